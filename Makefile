@@ -1,0 +1,66 @@
+# Everything that is needed is made on first use: the Python environment in .venv, control-plane
+# binaries and engines in the user's cache. Python 3.11+, Go, make and git are assumed.
+SHELL := /bin/sh
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := PYTHONPATH=operator:e2e:. $(BIN)/python
+ENGINE ?= sim
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Show what there is to make.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.venv/made: requirements/dev.txt tools/setup.py
+	@$(PYTHON) tools/setup.py
+	@touch $@
+
+.PHONY: demo
+demo: .venv/made ## Set up everything and play the main job (KEEP=1 keeps the world, ENGINE=vllm adds a real engine).
+	@$(RUN) -m demo --engine $(ENGINE) $(if $(KEEP),--keep)
+
+.PHONY: test
+test: .venv/made check lint-images ## Set up everything and run all tests.
+	@$(RUN) -m world build
+	@$(BIN)/pytest tests e2e
+
+.PHONY: check
+check: .venv/made ## The quick inner loop: format, lint, types, import rules, generated files, unit tests.
+	@$(BIN)/ruff format --check --quiet . || { echo "run: $(BIN)/ruff format ."; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@MYPYPATH=operator:e2e:tools $(BIN)/mypy
+	@PYTHONPATH=operator $(BIN)/lint-imports --no-logo --show-timings | tail -12
+	@$(RUN) tools/generate.py --check
+	@$(BIN)/pytest -q tests -m "not world"
+
+.PHONY: generate
+generate: .venv/made ## Write CRDs, RBAC, chart values and reference pages from the types.
+	@$(RUN) tools/generate.py
+
+.PHONY: world
+world: .venv/made ## Start the control plane alone and keep it; prints its KUBECONFIG.
+	@$(RUN) -m world up
+
+.PHONY: down
+down: .venv/made ## End what `make world` and `make demo KEEP=1` kept.
+	@$(RUN) -m world down
+
+.PHONY: fresh
+fresh: ## Clone HEAD and run both README commands with an empty home and a bare PATH.
+	@$(PYTHON) tools/fresh.py
+
+.PHONY: lint-images
+lint-images: ## Lint the Dockerfiles and the rendered chart.
+	@$(PYTHON) tools/lint_images.py
+
+.PHONY: bench-turn
+bench-turn: .venv/made ## CPU time of an unchanged turn with 50 services.
+	@$(RUN) tools/bench_turn.py
+
+.PHONY: bench-sim
+bench-sim: .venv/made ## Memory and speed of the look-alike engine.
+	@$(RUN) -m tessera.engine_sim.bench
+
+.PHONY: requirements
+requirements: ## Pin all dependencies anew, with hashes.
+	@$(PYTHON) tools/requirements.py

@@ -1,0 +1,1 @@
+"""LLM inference fleets on Kubernetes: the most good tokens per dollar, always saying why."""

@@ -1,0 +1,135 @@
+"""One leader at a time, by a Lease.
+
+Whether a lease has run out is judged by watching it on the own monotonic clock, never by comparing
+times of day, so skewed clocks do no harm. A leader that could not renew for `RENEW_DEADLINE` stops
+leading `LEASE_DURATION - RENEW_DEADLINE` before anybody else may begin.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from tessera.adapters.kube import KubeCluster
+from tessera.ports import Clock, ClusterError
+
+LEASE_DURATION = 15.0
+RENEW_DEADLINE = 10.0
+RETRY_PERIOD = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watched:
+    """A state of the lease, and since when (monotonic seconds) it has not changed."""
+
+    version: str
+    since: float
+
+
+def may_take(spec: dict[str, Any], identity: str, watched: Watched, now: float) -> bool:
+    """May `identity` write itself into the lease? `watched` is how long it has stood still."""
+    holder = spec.get("holderIdentity")
+    if not holder or holder == identity:
+        return True
+    return now - watched.since > float(spec.get("leaseDurationSeconds", LEASE_DURATION))
+
+
+class Election:
+    """Takes part in the election until cancelled."""
+
+    def __init__(
+        self,
+        cluster: KubeCluster,
+        *,
+        namespace: str,
+        name: str,
+        identity: str,
+        clock: Clock,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._cluster = cluster
+        self._path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
+        self._name = name
+        self._namespace = namespace
+        self._identity = identity
+        self._clock = clock
+        self._monotonic = monotonic
+        self._watched: Watched | None = None
+        self._valid_until = float("-inf")
+        self.elected = asyncio.Event()
+        """Set when this process leads for the first time."""
+
+    def leading(self) -> bool:
+        """May this process write right now?"""
+        return self._monotonic() < self._valid_until
+
+    async def run(self) -> None:
+        """Keep trying; returns when leadership was held and lost."""
+        while True:
+            begun = self._monotonic()
+            if await self._renewed():
+                self._valid_until = begun + RENEW_DEADLINE
+                self.elected.set()
+            elif self.elected.is_set() and not self.leading():
+                return
+            await asyncio.sleep(RETRY_PERIOD)
+
+    async def release(self) -> None:
+        """Let somebody else lead at once."""
+        if not self.leading():
+            return
+        self._valid_until = float("-inf")
+        status, lease = await self._cluster.request("GET", f"{self._path}/{self._name}")
+        if status == HTTPStatus.OK and lease["spec"].get("holderIdentity") == self._identity:
+            await self._put(lease, holder="")
+
+    async def _renewed(self) -> bool:
+        try:
+            async with asyncio.timeout(RENEW_DEADLINE / 2):
+                return await self._try()
+        except (ClusterError, TimeoutError):
+            return False
+
+    async def _try(self) -> bool:
+        status, lease = await self._cluster.request("GET", f"{self._path}/{self._name}")
+        if status == HTTPStatus.NOT_FOUND:
+            status, _ = await self._cluster.request("POST", self._path, body=self._lease())
+            return status == HTTPStatus.CREATED
+        if status != HTTPStatus.OK:
+            return False
+        version, now = lease["metadata"]["resourceVersion"], self._monotonic()
+        if self._watched is None or self._watched.version != version:
+            self._watched = Watched(version=version, since=now)
+        if not may_take(lease.get("spec", {}), self._identity, self._watched, now):
+            return False
+        return await self._put(lease, holder=self._identity)
+
+    async def _put(self, lease: dict[str, Any], holder: str) -> bool:
+        """Replace exactly the lease that was read; a race is lost by the second writer."""
+        before = lease.get("spec", {})
+        spec = self._spec(holder) | {"leaseTransitions": before.get("leaseTransitions", 0)}
+        if before.get("holderIdentity") == holder:
+            spec["acquireTime"] = before.get("acquireTime", spec["acquireTime"])
+        else:
+            spec["leaseTransitions"] += 1
+        path = f"{self._path}/{self._name}"
+        status, _ = await self._cluster.request("PUT", path, body=lease | {"spec": spec})
+        return status == HTTPStatus.OK
+
+    def _lease(self) -> dict[str, Any]:
+        return {
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": {"name": self._name, "namespace": self._namespace},
+            "spec": self._spec(self._identity) | {"leaseTransitions": 0},
+        }
+
+    def _spec(self, holder: str) -> dict[str, Any]:
+        now = self._clock().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        return {
+            "holderIdentity": holder,
+            "leaseDurationSeconds": int(LEASE_DURATION),
+            "acquireTime": now,
+            "renewTime": now,
+        }

@@ -1,0 +1,214 @@
+"""Objects as the API server sends them -> the small values of the domain."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from tessera.api.accelerator_pool import AcceleratorPoolSpec, AcceleratorPoolStatus
+from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
+from tessera.domain.names import (
+    COST_ANNOTATION,
+    FIELD_MANAGER,
+    SERVICE_LABEL,
+    SERVING_GATE,
+    VARIANT_LABEL,
+)
+from tessera.domain.snapshot import Front, Node, Pod, Pool, Ref, Service, Workload
+from tessera.ports import Seen, Value
+from tessera.resources.kinds import (
+    ACCELERATOR_POOLS,
+    CHILDREN,
+    DEPLOYMENTS,
+    INFERENCE_SERVICES,
+    NODES,
+    PODS,
+    SERVICES,
+    Kind,
+)
+from tessera.resources.manifest import Key
+
+Wire = Mapping[str, Any]
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def service(body: Wire) -> Service:
+    """An InferenceService; one that this version cannot read has a problem instead of a spec."""
+    meta = body["metadata"]
+    spec, problem = _parsed(InferenceServiceSpec, "inferenceservice", body.get("spec", {}))
+    status, _ = _parsed(InferenceServiceStatus, "inferenceservice", body.get("status", {}))
+    return Service(
+        ref=_ref(meta),
+        uid=meta["uid"],
+        generation=meta.get("generation", 0),
+        spec=spec,
+        problem=problem,
+        status=status or InferenceServiceStatus(),
+    )
+
+
+def pool(body: Wire) -> Pool:
+    """An AcceleratorPool, likewise."""
+    meta = body["metadata"]
+    spec, problem = _parsed(AcceleratorPoolSpec, "acceleratorpool", body.get("spec", {}))
+    status, _ = _parsed(AcceleratorPoolStatus, "acceleratorpool", body.get("status", {}))
+    return Pool(
+        name=meta["name"],
+        generation=meta.get("generation", 0),
+        spec=spec,
+        problem=problem,
+        status=status or AcceleratorPoolStatus(),
+    )
+
+
+def node(body: Wire) -> Node:
+    """A node's labels, readiness and extended resources."""
+    offered = body.get("status", {}).get("allocatable", {})
+    ready = _condition(body, "Ready").get("status") == "True"
+    return Node(
+        name=body["metadata"]["name"],
+        labels=body["metadata"].get("labels", {}),
+        ready=ready and not body.get("spec", {}).get("unschedulable", False),
+        allocatable={
+            name: int(count) for name, count in offered.items() if name.startswith("nvidia.com/")
+        },
+    )
+
+
+def pod(body: Wire) -> Pod:
+    """One replica."""
+    meta, status = body["metadata"], body.get("status", {})
+    ready, gate = _condition(body, "Ready"), _condition(body, SERVING_GATE)
+    scheduled = _condition(body, "PodScheduled")
+    serving = {"True": True, "False": False}.get(gate.get("status", ""))
+    trouble, last_words = _trouble(status.get("containerStatuses", ()))
+    labels = meta.get("labels", {})
+    return Pod(
+        ref=_ref(meta),
+        uid=meta["uid"],
+        service=Ref(meta["namespace"], labels.get(SERVICE_LABEL, "")),
+        variant=labels.get(VARIANT_LABEL, ""),
+        template=labels.get("pod-template-hash", ""),
+        created=_moment(meta["creationTimestamp"]),
+        address=status.get("podIP"),
+        ready_since=_since(ready, "True"),
+        up=_condition(body, "ContainersReady").get("status") == "True",
+        serving=serving,
+        draining_since=_since(gate, "False"),
+        leaving="deletionTimestamp" in meta or status.get("phase") in ("Failed", "Succeeded"),
+        deletion_cost=int(meta.get("annotations", {}).get(COST_ANNOTATION, 0)),
+        unschedulable=scheduled.get("message") if scheduled.get("status") == "False" else None,
+        trouble=trouble,
+        last_words=last_words,
+    )
+
+
+def workload(body: Wire) -> Workload:
+    """The Deployment of one variant."""
+    meta, status = body["metadata"], body.get("status", {})
+    labels = meta.get("labels", {})
+    seen = status.get("observedGeneration", 0) >= meta.get("generation", 0)
+    newest = status.get("updatedReplicas", 0) == status.get("replicas", 0)
+    return Workload(
+        ref=_ref(meta),
+        service=Ref(meta["namespace"], labels.get(SERVICE_LABEL, "")),
+        variant=labels.get(VARIANT_LABEL, ""),
+        replicas=body.get("spec", {}).get("replicas", 0),
+        settled=seen and newest,
+    )
+
+
+def front(body: Wire) -> Front:
+    """The Service over the replicas."""
+    meta = body["metadata"]
+    address = body.get("spec", {}).get("clusterIP")
+    return Front(
+        Ref(meta["namespace"], meta.get("labels", {}).get(SERVICE_LABEL, "")),
+        address if address != "None" else None,
+    )
+
+
+def owned(body: Wire) -> str | None:
+    """Digest of the set of fields that the operator owns by apply; None when it owns nothing.
+
+    A field that anybody else changes or removes leaves the set, so two equal digests mean that
+    everything applied is still in place, whatever the server made of its spelling.
+    """
+    for entry in body["metadata"].get("managedFields", ()):
+        ours = entry.get("manager") == FIELD_MANAGER and entry.get("operation") == "Apply"
+        if ours and not entry.get("subresource"):
+            text = json.dumps(entry.get("fieldsV1", {}), sort_keys=True)
+            return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return None
+
+
+def _parsed(model: type[Model], kind: str, wire: Wire) -> tuple[Model | None, str | None]:
+    try:
+        return model.model_validate(wire), None
+    except ValidationError as error:
+        faults = "; ".join(_fault(fault) for fault in error.errors()[:3])
+        return None, f"{faults} (kubectl explain {kind}.spec shows what may stand there)"
+
+
+def _fault(fault: Any) -> str:
+    path = ".".join(str(part) for part in ("spec", *fault["loc"]))
+    return f"{path}: {fault['msg']}"
+
+
+def _ref(meta: Wire) -> Ref:
+    return Ref(meta["namespace"], meta["name"])
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def _condition(body: Wire, kind: str) -> Wire:
+    found: Iterable[Wire] = body.get("status", {}).get("conditions", ())
+    return next((one for one in found if one.get("type") == kind), {})
+
+
+def _since(condition: Wire, status: str) -> datetime | None:
+    if condition.get("status") != status or not condition.get("lastTransitionTime"):
+        return None
+    return _moment(condition["lastTransitionTime"])
+
+
+def _trouble(containers: Iterable[Wire]) -> tuple[str | None, str]:
+    """Why a container waits, and what its last run or the kubelet said."""
+    for container in containers:
+        waiting = container.get("state", {}).get("waiting", {})
+        ended = container.get("lastState", {}).get("terminated", {})
+        words = str(ended.get("message") or waiting.get("message") or "").strip()
+        if waiting.get("reason") and waiting["reason"] not in (
+            "ContainerCreating",
+            "PodInitializing",
+        ):
+            return waiting["reason"], words
+    return None, ""
+
+
+_READERS: Mapping[str, Callable[[Wire], Value]] = {
+    INFERENCE_SERVICES.plural: service,
+    ACCELERATOR_POOLS.plural: pool,
+    NODES.plural: node,
+    PODS.plural: pod,
+    DEPLOYMENTS.plural: workload,
+    SERVICES.plural: front,
+}
+
+
+def seen(kind: Kind, body: Wire) -> Seen:
+    """An object of any kind that the operator knows."""
+    meta = body["metadata"]
+    namespace = meta.get("namespace", "")
+    name = meta.get("labels", {}).get(SERVICE_LABEL)
+    return Seen(
+        key=Key(kind.plural, namespace, meta["name"]),
+        value=_READERS[kind.plural](body) if kind.plural in _READERS else None,
+        service=Ref(namespace, name) if name else None,
+        owned=owned(body) if kind in CHILDREN else None,
+    )

@@ -1,0 +1,411 @@
+"""`InferenceService`: a model that somebody wants served."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field, StringConstraints
+
+from tessera.api.meta import Amount, Conditions, Duration, Name, Wire, rule, with_rules, written
+
+ModelUri = Annotated[
+    str,
+    StringConstraints(
+        pattern=(
+            r"^(hf://[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*"
+            r"|pvc://[a-z0-9][-a-z0-9.]*(/[A-Za-z0-9._-]+)*)$"
+        ),
+        max_length=512,
+    ),
+]
+
+
+class ModelShape(Wire):
+    """The numbers that decide memory and speed, as the model's `config.json` gives them."""
+
+    parameters: Annotated[int, Field(ge=1, le=10**13)]
+    """Number of weights, all experts included."""
+
+    active_parameters: Annotated[int, Field(ge=1, le=10**13)] | None = None
+    """Weights used for one token; only a mixture of experts has fewer than `parameters`."""
+
+    layers: Annotated[int, Field(ge=1, le=1024)]
+    """`num_hidden_layers`."""
+
+    attention_heads: Annotated[int, Field(ge=1, le=1024)]
+    """`num_attention_heads`; tensor parallelism divides them."""
+
+    kv_heads: Annotated[int, Field(ge=1, le=1024)]
+    """`num_key_value_heads`: with grouped-query attention fewer than the attention heads."""
+
+    head_dim: Annotated[int, Field(ge=1, le=4096)]
+    """`head_dim`: the width of one attention head."""
+
+    max_position_embeddings: Annotated[int, Field(ge=1, le=100_000_000)]
+    """`max_position_embeddings`: the longest context that the model was made for, in tokens."""
+
+    bits_per_weight: Literal[4, 8, 16, 32] = 16
+    """Bits of one stored weight."""
+
+
+class SecretKey(Wire):
+    """One key of a Secret in the service's namespace."""
+
+    name: Name
+    """Name of the Secret."""
+
+    key: Annotated[str, StringConstraints(pattern=r"^[-._a-zA-Z0-9]+$", max_length=253)] = "token"
+    """Key within the Secret."""
+
+
+class Model(Wire):
+    """Which model, and where its files are."""
+
+    uri: ModelUri
+    """Where the weights are: `hf://org/name` on the Hugging Face hub, or `pvc://claim/path` on a
+    PersistentVolumeClaim of the same namespace."""
+
+    revision: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._/-]+$", max_length=128)] | (
+        None
+    ) = None
+    """Branch, tag or commit of an `hf://` model; without it the hub's default branch."""
+
+    served_name: (
+        Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=128)]
+        | None
+    ) = None
+    """The name that clients put into `model`; without it the name of the service."""
+
+    token_secret_ref: SecretKey | None = None
+    """A Secret with the hub token; it is mounted into the engine's pod and read nowhere else."""
+
+    shape: ModelShape | None = None
+    """Needed only for a model that Tessera does not know; `kubectl explain
+    inferenceservice.spec.model.shape` names the fields."""
+
+
+class PrecisionVariant(Wire):
+    """One precision in which the answers are acceptable."""
+
+    precision: Literal["fp8"]
+    """`fp8`: the engine quantises the weights while loading (native on Hopper, weight-only on
+    Ampere)."""
+
+
+class Precision(Wire):
+    """In which precisions the model may run besides the one of its files."""
+
+    variants: Annotated[tuple[PrecisionVariant, ...], Field(max_length=8)] = ()
+    """Allowed besides the checkpoint's own precision; the cheapest that fits is taken. Nothing that
+    changes answers is used unless it is listed here."""
+
+
+class Slo(Wire):
+    """The latency that users were promised."""
+
+    ttft_p95: Duration = written("1s")
+    """95 % of requests see their first token within this time."""
+
+    inter_token_p95: Duration = written("33ms")
+    """95 % of the gaps between two tokens of a stream are at most this long."""
+
+
+class Context(Wire):
+    """How long prompts and answers are."""
+
+    max_model_len: Annotated[int, Field(ge=16, le=100_000_000)] | None = None
+    """Longest prompt plus answer, in tokens; without it 8192, or the model's limit if smaller."""
+
+    typical_input_tokens: Annotated[int, Field(ge=1, le=10_000_000)] = 1200
+    """Length of a usual prompt; capacity and cost per token assume it."""
+
+    typical_output_tokens: Annotated[int, Field(ge=1, le=10_000_000)] = 250
+    """Length of a usual answer; capacity and cost per token assume it."""
+
+
+class Placement(Wire):
+    """Where the service may run."""
+
+    pools: Annotated[tuple[Name, ...], Field(max_length=32)] = ()
+    """Names of the AcceleratorPools that may be used; empty means any."""
+
+
+class QueueGoal(Wire):
+    """The goal for requests that wait in the engines."""
+
+    target: Annotated[int, Field(ge=1, le=100_000)] = 50
+    """Waiting requests per replica above which replicas are added."""
+
+
+class ActivityGoal(Wire):
+    """The goal for the share of time in which a slice works (`DCGM_FI_PROF_GR_ENGINE_ACTIVE`)."""
+
+    target: Amount = written("0.75")
+    """Share between 0 and 1; above it no replica is removed, and replicas are added only while
+    something waits."""
+
+    model_config = ConfigDict(
+        json_schema_extra=with_rules(
+            rule(
+                "double(self.target) > 0.0 && double(self.target) <= 1.0",
+                "spec.scaling.activity.target is a share above 0 and at most 1, for example 0.75",
+                ".target",
+            )
+        )
+    )
+
+
+class ScaleUp(Wire):
+    """How fast replicas are added."""
+
+    window: Duration = written("60s")
+    """Replicas are added only up to the smallest wish of this time, so that a spike passes."""
+
+    pods: Annotated[int, Field(ge=1, le=1000)] = 2
+    """At most this many more replicas than one period ago."""
+
+    period: Duration = written("120s")
+    """The period of `pods`."""
+
+
+class ScaleDown(Wire):
+    """How fast replicas are removed."""
+
+    window: Duration = written("300s")
+    """Replicas are removed only down to the largest wish of this time, so that a lull passes."""
+
+
+class Scaling(Wire):
+    """Bounds and goals of the autoscaler."""
+
+    min_replicas: Annotated[int, Field(ge=1, le=1000)] = 2
+    """Replicas kept even without any load."""
+
+    max_replicas: Annotated[int, Field(ge=1, le=1000)] = 8
+    """Never more replicas than this."""
+
+    queue: QueueGoal = Field(default_factory=QueueGoal)
+    """The leading signal: requests that wait."""
+
+    activity: ActivityGoal = Field(default_factory=ActivityGoal)
+    """The guarding signal: how busy the slices are."""
+
+    scale_up: ScaleUp = Field(default_factory=ScaleUp)
+    """How fast replicas are added."""
+
+    scale_down: ScaleDown = Field(default_factory=ScaleDown)
+    """How fast replicas are removed."""
+
+    model_config = ConfigDict(
+        json_schema_extra=with_rules(
+            rule(
+                "self.minReplicas <= self.maxReplicas",
+                "spec.scaling.minReplicas must not exceed spec.scaling.maxReplicas "
+                "(defaults: 2 and 8); lower the one or raise the other",
+                ".minReplicas",
+            )
+        )
+    )
+
+
+class EngineOptions(Wire):
+    """The vLLM that serves the model."""
+
+    version: Annotated[
+        str, StringConstraints(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$", max_length=32)
+    ] = "0.32.0"
+    """Version of vLLM; flags are checked against the table of that version."""
+
+    image: Annotated[str, StringConstraints(min_length=1, max_length=512)] | None = None
+    """Image to run instead of `vllm/vllm-openai:v<version>`, for example from a mirror."""
+
+    extra_args: Annotated[
+        tuple[Annotated[str, StringConstraints(min_length=1, max_length=1024)], ...],
+        Field(max_length=64),
+    ] = ()
+    """Further flags of `vllm serve`. Flags that Tessera sets itself are refused, naming the field
+    that sets them."""
+
+
+class Drain(Wire):
+    """How a replica leaves."""
+
+    timeout: Duration = written("60s")
+    """How long running streams may take to end before the replica stops anyway."""
+
+
+class InferenceServiceSpec(Wire):
+    """What the model's owner wants."""
+
+    model: Model
+    """Which model, and where its files are."""
+
+    precision: Precision = Field(default_factory=Precision)
+    """In which precisions the model may run besides the one of its files."""
+
+    slo: Slo = Field(default_factory=Slo)
+    """The latency that users were promised."""
+
+    context: Context = Field(default_factory=Context)
+    """How long prompts and answers are."""
+
+    placement: Placement = Field(default_factory=Placement)
+    """Where the service may run."""
+
+    replicas: Annotated[int, Field(ge=0, le=1000)] | None = None
+    """A fixed number of replicas, as `kubectl scale` sets it; excludes `scaling`."""
+
+    scaling: Scaling | None = None
+    """Bounds and goals of the autoscaler; without it, and without `replicas`, its defaults hold."""
+
+    engine: EngineOptions = Field(default_factory=EngineOptions)
+    """The vLLM that serves the model."""
+
+    drain: Drain = Field(default_factory=Drain)
+    """How a replica leaves."""
+
+    model_config = ConfigDict(
+        json_schema_extra=with_rules(
+            rule(
+                "!(has(self.replicas) && has(self.scaling))",
+                "spec.replicas excludes spec.scaling: either remove spec.scaling and keep 1 fixed "
+                "number, or bound the autoscaler by spec.scaling.minReplicas and maxReplicas",
+                ".replicas",
+            ),
+            rule(
+                "!has(self.model.revision) || self.model.uri.startsWith('hf://')",
+                "spec.model.revision names a branch of an hf:// model; a pvc:// path holds exactly "
+                "1 revision, so put it into spec.model.uri",
+                ".model.revision",
+            ),
+            rule(
+                "!has(self.model.shape) || !has(self.model.shape.activeParameters) || "
+                "self.model.shape.activeParameters <= self.model.shape.parameters",
+                "spec.model.shape.activeParameters is the part used for 1 token and cannot exceed "
+                "spec.model.shape.parameters",
+                ".model.shape.activeParameters",
+            ),
+        )
+    )
+
+
+class VariantStatus(Wire):
+    """The hardware and the form in which the model runs."""
+
+    name: str
+    """Name of the variant, part of its Deployment's name."""
+
+    pool: str
+    """The AcceleratorPool."""
+
+    product: str
+    """The GPU product, as GPU feature discovery names it."""
+
+    profile: str | None = None
+    """The MIG profile; absent on whole GPUs."""
+
+    gpus: int
+    """Devices of one replica: 1 for a slice, the tensor parallel size for whole GPUs."""
+
+    precision: str
+    """`checkpoint`, or the precision chosen among `spec.precision.variants`."""
+
+    max_model_len: int
+    """Longest prompt plus answer in tokens that the engine accepts."""
+
+    max_num_seqs: int
+    """Requests that one replica works on at a time; more wait."""
+
+    max_num_batched_tokens: int
+    """Tokens of one engine step."""
+
+    kv_cache_tokens: int
+    """Tokens that the planned KV cache of one replica holds."""
+
+    tokens_per_second: int
+    """Output tokens per second that one replica is expected to give at the promised latency."""
+
+    source: str
+    """Where the speed comes from: `roofline` is computed, nothing was measured."""
+
+
+class CostStatus(Wire):
+    """What the service costs now."""
+
+    per_hour: Amount
+    """Price of all wanted replicas for an hour; a slice counts with its billing weight."""
+
+    per_million_tokens: Amount | None = None
+    """Price of a million output tokens if the service runs at its expected load."""
+
+    currency: str
+    """Currency of both."""
+
+    assumes: str
+    """The load that the price per token assumes."""
+
+
+class ReplicaChange(Wire):
+    """A moment at which the number of replicas changed."""
+
+    at: datetime
+    """When."""
+
+    replicas: int
+    """To how many."""
+
+
+class ScalingStatus(Wire):
+    """The last decision of the autoscaler."""
+
+    desired_replicas: int
+    """How many replicas are wanted."""
+
+    reason: str
+    """Why, in one word."""
+
+    message: str
+    """Why, with the readings behind it."""
+
+    memory: Annotated[tuple[ReplicaChange, ...], Field(max_length=16)] = ()
+    """Recent changes, which a restarted operator needs in order to keep the step limit."""
+
+
+class InferenceServiceStatus(Wire):
+    """What became of it; written by the operator alone."""
+
+    observed_generation: int = 0
+    """The generation of the spec that this status speaks about."""
+
+    conditions: Conditions = ()
+    """Accepted, Placed, Progressing and Ready."""
+
+    replicas: int = 0
+    """Replicas that exist."""
+
+    ready_replicas: int = 0
+    """Replicas that take requests."""
+
+    selector: str = ""
+    """Label selector of the replicas, for `kubectl scale` and autoscalers."""
+
+    endpoint: str | None = None
+    """Base URL of the OpenAI-compatible API inside the cluster."""
+
+    variant: VariantStatus | None = None
+    """The hardware and the form in which the model runs."""
+
+    cost: CostStatus | None = None
+    """What the service costs now."""
+
+    scaling: ScalingStatus | None = None
+    """The last decision of the autoscaler."""
+
+
+class InferenceService(Wire):
+    """A model behind an OpenAI-compatible API, on the cheapest hardware that keeps the promise."""
+
+    spec: InferenceServiceSpec
+    """What the model's owner wants."""
+
+    status: InferenceServiceStatus | None = None
+    """What became of it; written by the operator alone."""

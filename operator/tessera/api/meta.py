@@ -1,0 +1,130 @@
+"""What all resource types share: the wire base, scalars with a unit, conditions."""
+
+import re
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    StringConstraints,
+    WithJsonSchema,
+)
+from pydantic.alias_generators import to_camel
+
+GROUP = "tessera.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+
+
+class Wire(BaseModel):
+    """Base of everything that crosses the API: camelCase outside, frozen, no unknown fields."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+    )
+
+
+def rule(expression: str, message: str, field: str | None = None) -> dict[str, str]:
+    """One CEL rule of `x-kubernetes-validations`; `field` is the path it is reported under."""
+    told = {"rule": expression, "message": message}
+    return told if field is None else told | {"fieldPath": field}
+
+
+def with_rules(*rules: dict[str, str]) -> dict[str, Any]:
+    """`json_schema_extra` that carries CEL rules into the CRD."""
+    return {"x-kubernetes-validations": list(rules)}
+
+
+def written(default: str) -> Any:
+    """A default spelt as the user would write it; the schema shows the same spelling."""
+    return Field(default=default, validate_default=True)
+
+
+_DURATION = r"^([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$"
+_UNITS = {"h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 1}
+
+
+def _parse_duration(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    if not value or not re.match(_DURATION, value):
+        raise ValueError(f"{value!r} is not a duration such as 90s, 5m or 33ms")
+    milliseconds = sum(
+        int(count) * _UNITS[unit] for count, unit in re.findall(r"([0-9]+)(ms|[hms])", value)
+    )
+    return timedelta(milliseconds=milliseconds)
+
+
+def format_duration(value: timedelta) -> str:
+    """The shortest spelling in one unit: 60s stays 60s, 90 minutes become 90m."""
+    milliseconds = round(value.total_seconds() * 1000)
+    if milliseconds % 1000:
+        return f"{milliseconds}ms"
+    seconds = milliseconds // 1000
+    return f"{seconds // 60}m" if seconds % 60 == 0 and seconds > 300 else f"{seconds}s"
+
+
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(_parse_duration),
+    PlainSerializer(format_duration, return_type=str),
+    WithJsonSchema({"type": "string", "pattern": _DURATION, "minLength": 2, "maxLength": 32}),
+]
+"""A span of time, written as `90s`, `5m`, `1h30m` or `33ms`."""
+
+Amount = Annotated[
+    Decimal,
+    PlainSerializer(lambda value: format(value, "f"), return_type=str),
+    WithJsonSchema({"type": "string", "pattern": r"^[0-9]{1,9}(\.[0-9]{1,9})?$", "maxLength": 19}),
+]
+"""A decimal number as a string, so that no float ever touches it."""
+
+Name = Annotated[
+    str,
+    StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", min_length=1, max_length=63),
+]
+"""A DNS label, as Kubernetes names objects."""
+
+LabelKey = Annotated[str, StringConstraints(min_length=1, max_length=316)]
+LabelValue = Annotated[str, StringConstraints(max_length=63)]
+
+
+class Condition(Wire):
+    """One aspect of an object's state, with the reason for it."""
+
+    type: Annotated[str, Field(max_length=63)]
+    """Which aspect."""
+
+    status: Literal["True", "False", "Unknown"]
+    """Whether it holds; Unknown means that nobody could tell yet."""
+
+    reason: Annotated[str, Field(max_length=63)]
+    """One word of a closed set; the same word stands in metrics, logs and docs."""
+
+    message: Annotated[str, Field(max_length=2048)]
+    """The sentence for people: what was found, with its numbers, and what to do."""
+
+    observed_generation: Annotated[int, Field(ge=0)]
+    """The generation of the spec that this condition speaks about."""
+
+    last_transition_time: datetime
+    """When the status last changed."""
+
+
+Conditions = Annotated[
+    tuple[Condition, ...],
+    Field(
+        max_length=16,
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    ),
+]

@@ -1,0 +1,1 @@
+"""Values and decisions: no clock, no randomness, no network, no logging."""

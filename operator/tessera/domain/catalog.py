@@ -1,0 +1,66 @@
+"""What is known of GPU products, MIG profiles and models, from the data files beside it."""
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from typing import Annotated
+
+from pydantic import ConfigDict, Field, TypeAdapter
+
+from tessera.api.inference_service import ModelShape
+from tessera.api.meta import Wire
+
+COMPUTE_SLICES = 7
+MEMORY_SLICES = 8
+
+
+class Slice(Wire):
+    """One MIG profile of a product."""
+
+    profile: str
+    compute_slices: int
+    memory_slices: int
+    multiprocessors: int
+    memory_mib: Annotated[int, Field(alias="memoryMiB")]
+
+
+class Product(Wire):
+    """One GPU product, named as GPU feature discovery names it."""
+
+    product: str
+    memory_mib: Annotated[int, Field(alias="memoryMiB")]
+    bandwidth_gbs: Annotated[float, Field(alias="bandwidthGBs")]
+    """Memory bandwidth in 1e9 bytes per second."""
+    multiprocessors: int
+    bf16_tflops: float
+    """Dense peak in 1e12 operations per second."""
+    fp8_tflops: float | None
+    slices: tuple[Slice, ...]
+
+    def slice(self, profile: str) -> Slice | None:
+        return next((found for found in self.slices if found.profile == profile), None)
+
+
+class _KnownModel(ModelShape):
+    model_config = ConfigDict(frozen=True)
+    model: str
+
+
+def _read(name: str, key: str) -> object:
+    text = resources.files("tessera.domain").joinpath("data", name).read_text(encoding="utf-8")
+    return json.loads(text)[key]
+
+
+@cache
+def products() -> Mapping[str, Product]:
+    """All known GPU products by name."""
+    found = TypeAdapter(tuple[Product, ...]).validate_python(_read("accelerators.json", "products"))
+    return {product.product: product for product in found}
+
+
+@cache
+def models() -> Mapping[str, ModelShape]:
+    """The shapes of all known models by their name on the hub."""
+    found = TypeAdapter(tuple[_KnownModel, ...]).validate_python(_read("models.json", "models"))
+    return {known.model: known for known in found}

@@ -1,0 +1,147 @@
+"""Can a spec be carried out? Admission and the turn ask the same small checks."""
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+
+from tessera.api.inference_service import InferenceServiceSpec, ModelShape
+from tessera.domain import vllm_flags
+from tessera.domain.catalog import models
+from tessera.domain.reasons import Accepted
+from tessera.domain.sizing import DEFAULT_MAX_MODEL_LEN
+
+_SHAPE_FIELDS = "parameters, layers, attentionHeads, kvHeads, headDim, maxPositionEmbeddings"
+
+RESERVED = {
+    "api_key": "a Secret in front of the service",
+    "api_server_count": "nothing: one API server a pod is what drains",
+    "data_parallel_size": "spec.scaling",
+    "disable_log_stats": "nothing: the autoscaler reads these metrics",
+    "enable_mfu_metrics": "Tessera",
+    "enable_server_load_tracking": "Tessera",
+    "gpu_memory_utilization": "Tessera",
+    "host": "Tessera",
+    "max_model_len": "spec.context.maxModelLen",
+    "max_num_batched_tokens": "spec.slo",
+    "max_num_seqs": "spec.slo",
+    "model": "spec.model.uri",
+    "model_tag": "spec.model.uri",
+    "pipeline_parallel_size": "the placement",
+    "port": "Tessera",
+    "quantization": "spec.precision.variants",
+    "revision": "spec.model.revision",
+    "scheduling_policy": "Tessera",
+    "served_model_name": "spec.model.servedName",
+    "shutdown_timeout": "spec.drain.timeout",
+    "tensor_parallel_size": "the placement",
+}
+"""Flags by their vLLM destination, and what sets them instead."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Denial:
+    """One thing that is wrong, where, and what to do."""
+
+    reason: Accepted
+    field: str
+    message: str
+    passing: bool = False
+    """It may pass without an edit of this object, so admission only warns."""
+
+    @property
+    def sentence(self) -> str:
+        return f"{self.field}: {self.message}"
+
+
+Check = Callable[[InferenceServiceSpec, Collection[str]], Iterator[Denial]]
+
+
+def check(spec: InferenceServiceSpec, pools: Collection[str]) -> tuple[Denial, ...]:
+    """All denials of a spec, given the names of the pools that exist."""
+    return tuple(denial for one in CHECKS for denial in one(spec, pools))
+
+
+def flags_unchecked(spec: InferenceServiceSpec) -> str | None:
+    """The warning for an engine version without a flag table."""
+    if vllm_flags.table(spec.engine.version) is not None or not spec.engine.extra_args:
+        return None
+    known = ", ".join(vllm_flags.known_versions())
+    return (
+        f"spec.engine.extraArgs: the flags of vLLM {spec.engine.version} are not known "
+        f"(known: {known}), so its {len(spec.engine.extra_args)} arguments went unchecked"
+    )
+
+
+def shape_of(spec: InferenceServiceSpec) -> ModelShape | None:
+    """The model's shape: as the spec gives it, else as shipped."""
+    return spec.model.shape or models().get(spec.model.uri.removeprefix("hf://"))
+
+
+def max_model_len(spec: InferenceServiceSpec, shape: ModelShape) -> int:
+    """As the spec says, else the default within the model's limit."""
+    return spec.context.max_model_len or min(DEFAULT_MAX_MODEL_LEN, shape.max_position_embeddings)
+
+
+def _model_is_known(spec: InferenceServiceSpec, _: Collection[str]) -> Iterator[Denial]:
+    if shape_of(spec) is None:
+        yield Denial(
+            reason=Accepted.MODEL_UNKNOWN,
+            field="spec.model.shape",
+            message=(
+                f"{spec.model.uri} is none of the {len(models())} models that Tessera knows; give "
+                f"{_SHAPE_FIELDS} from its config.json "
+                "(kubectl explain inferenceservice.spec.model.shape)"
+            ),
+        )
+
+
+def _context_suits_the_model(spec: InferenceServiceSpec, _: Collection[str]) -> Iterator[Denial]:
+    shape = shape_of(spec)
+    asked = spec.context.max_model_len
+    if shape is not None and asked is not None and asked > shape.max_position_embeddings:
+        yield Denial(
+            reason=Accepted.CONTEXT_TOO_LONG,
+            field="spec.context.maxModelLen",
+            message=f"{asked} is more than the {shape.max_position_embeddings} tokens of the model",
+        )
+
+
+def _flags_are_free_and_valid(spec: InferenceServiceSpec, _: Collection[str]) -> Iterator[Denial]:
+    table = vllm_flags.table(spec.engine.version)
+    if table is None:
+        return
+    field = "spec.engine.extraArgs"
+    for name in vllm_flags.parse(spec.engine.extra_args, table):
+        if name in RESERVED:
+            flag = f"--{name.replace('_', '-')}"
+            yield Denial(
+                reason=Accepted.FLAG_RESERVED,
+                field=field,
+                message=f"remove {flag}; it is set by {RESERVED[name]} "
+                f"(1 of {len(RESERVED)} reserved flags)",
+            )
+    for problem in vllm_flags.check(spec.engine.extra_args, table):
+        yield Denial(
+            reason=Accepted.FLAG_INVALID,
+            field=field,
+            message=f"{problem.message} (vLLM {spec.engine.version})",
+        )
+
+
+def _pools_exist(spec: InferenceServiceSpec, pools: Collection[str]) -> Iterator[Denial]:
+    for index, name in enumerate(spec.placement.pools):
+        if name not in pools:
+            yield Denial(
+                reason=Accepted.POOL_UNKNOWN,
+                field=f"spec.placement.pools[{index}]",
+                message=f"there is no AcceleratorPool {name}; kubectl get acceleratorpools "
+                f"shows {len(pools)}",
+                passing=True,
+            )
+
+
+CHECKS: tuple[Check, ...] = (
+    _model_is_known,
+    _context_suits_the_model,
+    _flags_are_free_and_valid,
+    _pools_exist,
+)

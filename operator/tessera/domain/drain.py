@@ -1,0 +1,76 @@
+"""Which replicas leave, and when: the emptiest first, and none before its streams have ended.
+
+A leaving replica loses its readiness gate, so that the Service sends it nothing new. Once it is
+empty (or out of time) it gets the lowest deletion cost, and only when that is seen on the pod the
+Deployment shrinks, so that its controller removes this pod and no other. All of it is read back
+from the pods, so a restarted operator goes on where the last one stopped.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from tessera.domain.snapshot import InFlight, Pod, PodReading, Ref, Snapshot, Workload
+
+DONE_COST = -1000
+"""`controller.kubernetes.io/pod-deletion-cost` of a replica that may go."""
+SETTLE = timedelta(seconds=2)
+"""Time for proxies to learn that a replica takes nothing new."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drain:
+    """Who leaves, who may go already, and the number for the Deployment meanwhile."""
+
+    keep: int
+    leaving: tuple[Ref, ...] = ()
+    done: tuple[Ref, ...] = ()
+
+
+def drain(
+    snapshot: Snapshot,
+    workload: Workload | None,
+    wanted: int,
+    pods: Sequence[Pod],
+    limit: timedelta,
+) -> Drain:
+    """Shrink `workload` to `wanted` replicas without losing a stream.
+
+    While a new template rolls out the Deployment's controller chooses for itself; the engines' own
+    drain protects the streams then.
+    """
+    alive = sorted((pod for pod in pods if not pod.leaving), key=lambda pod: pod.ref)
+    rolling = len({pod.template for pod in alive}) > 1
+    if workload is None or rolling or len(alive) <= wanted:
+        return Drain(keep=wanted)
+    readings = snapshot.readings.pods if snapshot.readings else {}
+    ranked = sorted(alive, key=lambda pod: _emptiness(pod, readings))
+    victims = ranked[: len(alive) - wanted]
+    empty = [pod for pod in victims if _is_empty(pod, snapshot.in_flight, snapshot.at, limit)]
+    marked = [pod for pod in empty if pod.deletion_cost == DONE_COST]
+    return Drain(
+        keep=min(workload.replicas, len(alive) - len(marked)),
+        leaving=tuple(pod.ref for pod in victims),
+        done=tuple(pod.ref for pod in empty),
+    )
+
+
+def _emptiness(
+    pod: Pod, readings: Mapping[Ref, PodReading]
+) -> tuple[bool, bool, float, float, Ref]:
+    """Sort key: already leaving, then not up, then fewest requests, then youngest."""
+    reading = readings.get(pod.ref, PodReading())
+    known = reading.running is not None and reading.waiting is not None
+    requests = (reading.running or 0) + (reading.waiting or 0) if known else float("inf")
+    return (pod.draining_since is None, pod.up, requests, -pod.created.timestamp(), pod.ref)
+
+
+def _is_empty(pod: Pod, in_flight: Mapping[Ref, InFlight], now: datetime, limit: timedelta) -> bool:
+    if not pod.up:
+        return True
+    if pod.draining_since is None:
+        return False
+    if now - pod.draining_since >= limit:
+        return True
+    asked = in_flight.get(pod.ref)
+    return asked is not None and asked.requests == 0 and asked.at >= pod.draining_since + SETTLE

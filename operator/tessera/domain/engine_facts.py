@@ -1,0 +1,95 @@
+"""What is known of the versions of vLLM: flags of `vllm serve` and metrics, from the data files."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from importlib.resources.abc import Traversable
+from typing import Any, Literal
+
+from pydantic import TypeAdapter
+
+from tessera.api.meta import Wire
+
+Type = Literal["float", "int", "json", "jsonOrText", "size", "sizeOrAuto", "str", "word"]
+"""How a value is read. A `size` may be written 8k (8000) or 8K (8192); a `word` folds case."""
+
+
+class Flag(Wire):
+    """One option of `vllm serve`; without `options` it is the positional argument."""
+
+    options: tuple[str, ...]
+    dest: str
+    action: Literal["append", "help", "store", "switch"]
+    type: Type | None = None
+    nargs: Literal["?", "+"] | None = None
+    default: Any = None
+    choices: tuple[str | int, ...] | None = None
+    gt: float | None = None
+    ge: float | None = None
+    lt: float | None = None
+    le: float | None = None
+    accepts_none: bool = False
+
+    @property
+    def name(self) -> str:
+        """The option as people write it."""
+        return self.options[0] if self.options else self.dest
+
+
+class Metric(Wire):
+    """One metric of `/metrics`; counters carry their `_total`."""
+
+    name: str
+    type: Literal["counter", "gauge", "histogram", "summary"]
+    labels: tuple[str, ...]
+    buckets: tuple[float, ...] = ()
+    """Upper bounds of a histogram without the infinite one."""
+    always: bool = False
+    """A server with default flags shows it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """The facts of one version."""
+
+    version: str
+    flags: tuple[Flag, ...]
+    metrics: Mapping[str, Metric]
+    by_option: Mapping[str, Flag]
+
+
+def known_versions() -> tuple[str, ...]:
+    """Versions whose facts are shipped, oldest first."""
+    names = (entry.name for entry in _data().iterdir())
+    found = [_version(name) for name in names if name.startswith("vllm-")]
+    return tuple(sorted(found, key=_as_numbers))
+
+
+@cache
+def table(version: str) -> Table | None:
+    """The facts of a version; None when they are not shipped."""
+    if version not in known_versions():
+        return None
+    found = json.loads(_data().joinpath(f"vllm-{version}.json").read_text(encoding="utf-8"))
+    flags = TypeAdapter(tuple[Flag, ...]).validate_python(found["flags"])
+    metrics = TypeAdapter(tuple[Metric, ...]).validate_python(found["metrics"])
+    return Table(
+        version=version,
+        flags=flags,
+        metrics={metric.name: metric for metric in metrics},
+        by_option={option: flag for flag in flags for option in flag.options},
+    )
+
+
+def _data() -> Traversable:
+    return resources.files("tessera.domain").joinpath("data")
+
+
+def _version(file_name: str) -> str:
+    return file_name.removeprefix("vllm-").removesuffix(".json")
+
+
+def _as_numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))

@@ -1,0 +1,100 @@
+"""The engine's limits: as many requests at a time, and as large a step, as the promise allows."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from tessera.api.inference_service import ModelShape
+from tessera.domain.perf import StepTime
+
+_MAX_SEQUENCES = 256
+_STEP_TOKENS = (8192, 4096, 2048, 1024, 512, 256, 128)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """What the service asks of one replica."""
+
+    shape: ModelShape
+    precision: str | None
+    max_model_len: int
+    input_tokens: int
+    output_tokens: int
+    ttft: timedelta
+    inter_token: timedelta
+
+    @property
+    def resident(self) -> int:
+        """Tokens in the cache for a usual request half way through its answer."""
+        return min(self.max_model_len, self.input_tokens + self.output_tokens // 2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Limits of one replica and what it gives within them."""
+
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    tokens_per_second: float
+    """Output tokens per second with usual prompts and answers, as many at a time as allowed."""
+
+
+def best_limits(demand: Demand, step: StepTime, kv_tokens: int) -> Limits | None:
+    """The limits with the highest throughput; None when even one request breaks the promise.
+
+    Steps that carry a chunk of a prompt are so frequent that they decide the 95th percentile of the
+    gaps between tokens. So a full step has to keep the inter-token objective, and the steps that a
+    usual prompt takes have to keep the objective of the first token.
+    """
+    most = min(_MAX_SEQUENCES, max(1, kv_tokens // demand.resident))
+    found = [
+        _limits(demand, step, sequences, tokens)
+        for tokens in _STEP_TOKENS
+        if (sequences := _sequences(demand, step, min(most, tokens - 1), tokens)) > 0
+    ]
+    return max(found, key=lambda one: one.tokens_per_second, default=None)
+
+
+def _sequences(demand: Demand, step: StepTime, most: int, tokens: int) -> int:
+    """The most requests at a time that keep the promise; every condition worsens with each."""
+    low, high = 0, most
+    while low < high:
+        middle = (low + high + 1) // 2
+        if _keeps(demand, step, middle, tokens):
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _keeps(demand: Demand, step: StepTime, sequences: int, tokens: int) -> bool:
+    full = _full_step(demand, step, sequences, tokens)
+    chunks = -(-demand.input_tokens // (tokens - sequences))
+    return (
+        full <= demand.inter_token.total_seconds()
+        and chunks * full <= demand.ttft.total_seconds()
+        and _share_of_full_steps(demand, sequences, tokens) <= 1
+    )
+
+
+def _limits(demand: Demand, step: StepTime, sequences: int, tokens: int) -> Limits:
+    share = _share_of_full_steps(demand, sequences, tokens)
+    decode = step.seconds(decoding=sequences, kv_tokens=sequences * demand.resident)
+    mean = share * _full_step(demand, step, sequences, tokens) + (1 - share) * decode
+    return Limits(
+        max_num_seqs=sequences,
+        max_num_batched_tokens=tokens,
+        tokens_per_second=sequences / mean,
+    )
+
+
+def _full_step(demand: Demand, step: StepTime, sequences: int, tokens: int) -> float:
+    return step.seconds(
+        decoding=sequences,
+        kv_tokens=sequences * demand.resident,
+        prefill_tokens=tokens - sequences,
+    )
+
+
+def _share_of_full_steps(demand: Demand, sequences: int, tokens: int) -> float:
+    """While all requests get one answer, the prompts of as many have to be read."""
+    return sequences * demand.input_tokens / ((tokens - sequences) * demand.output_tokens)

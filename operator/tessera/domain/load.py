@@ -1,0 +1,42 @@
+"""Readings of single replicas -> the load of a service."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+
+from tessera.domain.autoscale import Load
+from tessera.domain.snapshot import Pod, PodReading, Readings, Ref
+
+FRESH = timedelta(seconds=30)
+"""Older readings count as missing; younger replicas need none yet."""
+
+
+def load_of(pods: Sequence[Pod], readings: Readings | None, replicas: int, now: datetime) -> Load:
+    """Sum what waits and average the activity over the replicas that take requests.
+
+    One replica that has taken requests for a while and cannot be read makes the sum unknown: a
+    missing reading is not zero.
+    """
+    serving = [pod for pod in pods if pod.ready_since is not None and pod.serving]
+    by_pod: Mapping[Ref, PodReading] = {}
+    if readings is not None and readings.problem is None and now - readings.at <= FRESH:
+        by_pod = readings.pods
+    settled = [
+        pod
+        for pod in serving
+        if pod.ref in by_pod or (pod.ready_since is not None and now - pod.ready_since > FRESH)
+    ]
+    found = [by_pod.get(pod.ref, PodReading()) for pod in settled]
+    waiting = _known([reading.waiting for reading in found])
+    activity = _known([reading.activity for reading in found])
+    return Load(
+        at=now,
+        replicas=replicas,
+        ready=len(found),
+        waiting=None if waiting is None else sum(waiting),
+        activity=None if activity is None else sum(activity) / len(activity),
+    )
+
+
+def _known(values: Sequence[float | None]) -> list[float] | None:
+    known = [value for value in values if value is not None]
+    return known if known and len(known) == len(values) else None

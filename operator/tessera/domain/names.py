@@ -1,0 +1,43 @@
+"""Names and labels of everything that belongs to a service, in one place."""
+
+import hashlib
+import re
+
+from tessera.api.meta import GROUP
+
+SERVICE_LABEL = f"{GROUP}/service"
+VARIANT_LABEL = f"{GROUP}/variant"
+PART_OF = "app.kubernetes.io/part-of"
+MANAGED_BY = "app.kubernetes.io/managed-by"
+COMPONENT = "app.kubernetes.io/component"
+TESSERA = "tessera"
+ENGINE = "engine"
+COST_ANNOTATION = "controller.kubernetes.io/pod-deletion-cost"
+SERVING_GATE = f"{GROUP}/serving"
+FIELD_MANAGER = "tessera-operator"
+PORT = 8000
+_LONGEST = 52
+"""A Deployment adds a hash and a random part to the names of its pods: 11 characters."""
+
+
+def variant_name(pool: str, form: str, precision: str | None) -> str:
+    """Pool, hardware shape and precision in one label: `a100-3g-40gb`, `h100-2gpu-fp8`."""
+    parts = [pool, re.sub(r"[^a-z0-9]+", "-", form), *([precision] if precision else [])]
+    return _short("-".join(parts))
+
+
+def deployment_name(service: str, variant: str) -> str:
+    """`<service>-<variant>`, shortened by a hash when pods could not carry it."""
+    return _short(f"{service}-{variant}")
+
+
+def _short(name: str) -> str:
+    if len(name) <= _LONGEST:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return f"{name[: _LONGEST - 9].rstrip('-')}-{digest}"
+
+
+def selector(service: str) -> str:
+    """Label selector of a service's replicas."""
+    return f"{SERVICE_LABEL}={service}"

@@ -1,0 +1,96 @@
+"""How fast an engine steps: the only place that knows speed.
+
+First form: a roofline. A step reads all weights and the resident KV cache once and computes every
+token of the step; the slower of the two binds. The shares of the peak that engines reach, and the
+fixed cost of a step, were set so that the published kernel measurements of vLLM (AIConfigurator's
+operator tables, 8B to 70B models on A100 and H100) are met: most points within a fifth, the worst,
+256 sequences over four A100, a third too fast. The tests hold those points. Nothing here was
+measured in the user's cluster, and `SOURCE` says so.
+"""
+
+from dataclasses import dataclass
+
+from tessera.api.inference_service import ModelShape
+from tessera.domain.hardware import Hardware
+
+SOURCE = "roofline"
+
+_BANDWIDTH_SHARE = 0.75
+_COMPUTE_SHARE = 0.75
+_FP8_COMPUTE_SHARE = 0.46
+_STEP_SECONDS = 0.6e-3
+_SEQUENCE_SECONDS = 4.4e-6
+_ALL_REDUCE_SECONDS = 15e-6
+"""One all-reduce over NVLink at the small sizes of decoding; two in every layer."""
+
+
+def decode_floor_seconds(weight_bytes: float, bandwidth: float) -> float:
+    """Least time of a decode step: every weight is read once (F07). Bytes, bytes/s -> seconds."""
+    return weight_bytes / bandwidth
+
+
+def ridge(peak_flops: float, bandwidth: float) -> float:
+    """Arithmetic intensity at which compute starts to bind (F28). FLOP/s, bytes/s -> FLOP/byte."""
+    return peak_flops / bandwidth
+
+
+def weight_bytes(parameters: int, bits: int) -> int:
+    """Parameters x bits / 8 (F06, first part)."""
+    return parameters * bits // 8
+
+
+def bits_of(shape: ModelShape, precision: str | None) -> int:
+    """Bits of one weight in memory; `precision` None means as in the files."""
+    return 8 if precision == "fp8" else shape.bits_per_weight
+
+
+def kv_bytes_per_token(layers: int, kv_heads: int, head_dim: int, bits: int = 16) -> int:
+    """2 x layers x KV heads x head dimension x bits / 8: keys and values of one token (F11)."""
+    return 2 * layers * kv_heads * head_dim * bits // 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepTime:
+    """Seconds of one engine step as a function of what is in it."""
+
+    weights: float
+    """Reading all weights once."""
+    kv_token: float
+    """Reading the cache of one resident token."""
+    token: float
+    """Computing one token."""
+    sequence: float = _SEQUENCE_SECONDS
+    """Scheduling and sampling one sequence."""
+    fixed: float = _STEP_SECONDS
+    """What every step costs, all-reduces of tensor parallelism included."""
+
+    def seconds(self, *, decoding: int, kv_tokens: int, prefill_tokens: int = 0) -> float:
+        """Time of a step of `decoding` sequences with `kv_tokens` resident and a prefill chunk."""
+        memory = self.weights + self.kv_token * kv_tokens
+        compute = self.token * (decoding + prefill_tokens)
+        return max(memory, compute) + self.fixed + self.sequence * decoding
+
+
+def step_time(shape: ModelShape, precision: str | None, hardware: Hardware) -> StepTime:
+    """The roofline of a model on one replica's hardware, tensor parallel over its devices."""
+    size = hardware.devices
+    bandwidth = hardware.bandwidth * _BANDWIDTH_SHARE * size
+    if precision == "fp8" and hardware.fp8_flops is not None:
+        flops = hardware.fp8_flops * _FP8_COMPUTE_SHARE * size
+    else:
+        flops = hardware.bf16_flops * _COMPUTE_SHARE * size
+    active = shape.active_parameters or shape.parameters
+    read = weight_bytes(active, bits_of(shape, precision))
+    cache = kv_bytes_per_token(shape.layers, shape.kv_heads, shape.head_dim)
+    reductions = 2 * shape.layers if size > 1 else 0
+    return StepTime(
+        weights=decode_floor_seconds(read, bandwidth),
+        kv_token=cache * _ranks_cache(shape, size) / bandwidth,
+        token=2 * active / flops,
+        fixed=_STEP_SECONDS + reductions * _ALL_REDUCE_SECONDS,
+    )
+
+
+def _ranks_cache(shape: ModelShape, size: int) -> float:
+    """KV heads are copied, not split, beyond one a rank."""
+    return max(1, shape.kv_heads / size) * size / shape.kv_heads

@@ -1,0 +1,217 @@
+"""On which hardware does a service run? The cheapest that fits and keeps the promise."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tessera.api.inference_service import InferenceServiceSpec, ModelShape
+from tessera.domain.checks import max_model_len, shape_of
+from tessera.domain.limits import Demand
+from tessera.domain.money import Money
+from tessera.domain.names import variant_name
+from tessera.domain.pools import Offer, PoolView
+from tessera.domain.reasons import Placed, Verdict
+from tessera.domain.sizing import Fit, Misfit, size
+
+_WORTHWHILE = 512
+"""A shorter context than this is not offered as a way out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """Hardware that a service can run on."""
+
+    offer: Offer
+    fit: Fit
+
+    @property
+    def variant(self) -> str:
+        """Name of (pool, hardware shape, precision), the same wherever it is needed."""
+        hardware = self.offer.hardware
+        form = hardware.profile or f"{hardware.devices}gpu"
+        return variant_name(self.offer.pool, form, self.fit.precision)
+
+    @property
+    def hourly(self) -> Money:
+        return self.offer.hourly
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """The choice with its reason, or the reason why there is none."""
+
+    verdict: Verdict[Placed]
+    choice: Choice | None = None
+
+
+def place(
+    spec: InferenceServiceSpec,
+    views: Sequence[PoolView],
+    *,
+    current: str | None,
+    floor: int,
+    taken: Mapping[tuple[str, str], int],
+) -> Placement:
+    """Choose hardware for a checked spec.
+
+    A service stays on its `current` variant as long as that fits: models are not moved for a better
+    price by themselves. Otherwise the cheapest hardware with room for `floor` replicas is taken,
+    and if none has room, the cheapest of all, where the scheduler will say what is missing. `taken`
+    counts devices that other services hold, by pool and resource.
+    """
+    shape = shape_of(spec)
+    if shape is None:
+        raise ValueError(f"{spec.model.uri} was placed without a shape")
+    allowed = [
+        view for view in views if not spec.placement.pools or view.pool.name in spec.placement.pools
+    ]
+    offers = [offer for view in allowed for offer in view.offers if offer.tier != "spot"]
+    if not offers:
+        return _no_offer(allowed)
+    sized = [size(demand, offer.hardware) for offer, demand in _pairs(spec, shape, offers)]
+    choices = sorted(
+        (
+            Choice(offer=offer, fit=fit)
+            for (offer, _), fit in zip(_pairs(spec, shape, offers), sized, strict=True)
+            if isinstance(fit, Fit)
+        ),
+        key=_rank,
+    )
+    if not choices:
+        return _misfit(spec, [one for one in sized if isinstance(one, Misfit)])
+    staying = [choice for choice in choices if choice.variant == current]
+    roomy = [choice for choice in choices if room(choice.offer, taken) >= floor]
+    return _placed((staying or roomy or choices)[0], choices)
+
+
+def _pairs(
+    spec: InferenceServiceSpec, shape: ModelShape, offers: Sequence[Offer]
+) -> list[tuple[Offer, Demand]]:
+    """Every offer with every precision that the owner accepts, the checkpoint's own first."""
+    length = max_model_len(spec, shape)
+    answer = min(spec.context.typical_output_tokens, max(1, length // 2))
+    prompt = min(spec.context.typical_input_tokens, length - answer)
+    precisions = (None, *(variant.precision for variant in spec.precision.variants))
+    return [
+        (
+            offer,
+            Demand(
+                shape=shape,
+                precision=precision,
+                max_model_len=length,
+                input_tokens=prompt,
+                output_tokens=answer,
+                ttft=spec.slo.ttft_p95,
+                inter_token=spec.slo.inter_token_p95,
+            ),
+        )
+        for offer in offers
+        if shape.attention_heads % offer.hardware.devices == 0
+        for precision in precisions
+    ]
+
+
+def _rank(choice: Choice) -> tuple[int, float, str]:
+    return (choice.offer.choosing.nanos, -choice.fit.limits.tokens_per_second, choice.variant)
+
+
+def room(offer: Offer, taken: Mapping[tuple[str, str], int]) -> int:
+    """Replicas that still go onto an offer; devices of one node are assumed to be together."""
+    hardware = offer.hardware
+    held = taken.get((offer.pool, hardware.resource), 0)
+    return offer.replicas - -(-held // hardware.devices)
+
+
+def _placed(choice: Choice, choices: Sequence[Choice]) -> Placement:
+    hardware, memory = choice.fit.hardware, choice.fit.memory
+    cheapest = choices[0]
+    told = (
+        f"{hardware.name} of {choice.offer.pool} at {choice.hourly} an hour: weights and reserve "
+        f"take {memory.weights_mib + memory.reserve_mib} of {memory.budget_mib} MiB, the cache "
+        f"holds {memory.kv_tokens} tokens"
+    )
+    if choice.variant != cheapest.variant:
+        told += (
+            f"; {cheapest.variant} would be the cheapest at {cheapest.hourly}, but was full or "
+            "came later"
+        )
+    elif len(choices) > 1:
+        told += f"; the cheapest of {len(choices)} that fit, next {_name_and_price(choices[1])}"
+    else:
+        told += "; nothing else fits"
+    return Placement(verdict=Verdict(Placed.PLACED, told), choice=choice)
+
+
+def _name_and_price(choice: Choice) -> str:
+    return f"{choice.variant} at {choice.hourly}"
+
+
+def _nowhere(reason: Placed, message: str) -> Placement:
+    return Placement(verdict=Verdict(reason, message))
+
+
+def _no_offer(allowed: Sequence[PoolView]) -> Placement:
+    command = "kubectl get acceleratorpools -o wide"
+    spot = [view.pool.name for view in allowed if any(o.tier == "spot" for o in view.offers)]
+    if not allowed:
+        return _nowhere(
+            Placed.NO_POOL,
+            f"spec.placement.pools: there is no AcceleratorPool yet ({command} shows 0); "
+            "make one for the GPU nodes",
+        )
+    if spot:
+        return _nowhere(
+            Placed.NO_POOL,
+            f"spec.placement.pools: {', '.join(spot)} is spot, where 0 services may run; "
+            "allow a pool of another tier",
+        )
+    told = "; ".join(f"{view.pool.name}: {_obstacle(view)}" for view in allowed)
+    return _nowhere(
+        Placed.NO_HARDWARE,
+        f"spec.placement.pools: {len(allowed)} allowed, none has usable devices ({told}); "
+        f"see {command}",
+    )
+
+
+def _obstacle(view: PoolView) -> str:
+    return (view.discovered if view.price else view.accepted).message
+
+
+def _misfit(spec: InferenceServiceSpec, misfits: Sequence[Misfit]) -> Placement:
+    slow = [one for one in misfits if one.needed_mib == 0]
+    if slow:
+        return _nowhere(Placed.TOO_SLOW, _too_slow(spec, slow))
+    best = max(misfits, key=lambda one: (one.kv_tokens, -one.needed_mib / one.hardware.memory_mib))
+    ways = [f"devices of {best.needed_mib} MiB", "more whole GPUs in one node"]
+    if best.kv_tokens >= _WORTHWHILE:
+        ways.insert(0, f"spec.context.maxModelLen of at most {best.kv_tokens}")
+    if not spec.precision.variants:
+        ways.append("fp8 in spec.precision.variants, which halves 16-bit weights")
+    return _nowhere(
+        Placed.TOO_LARGE,
+        f"spec.model.uri: the nearest, {_form(best)} with {best.hardware.memory_mib} MiB a device, "
+        f"is too small; what would do: {', or '.join(ways)}",
+    )
+
+
+def _too_slow(spec: InferenceServiceSpec, slow: Sequence[Misfit]) -> str:
+    best = min(slow, key=lambda one: one.inter_token_ms)
+    gap, first = (
+        span.total_seconds() * 1e3 for span in (spec.slo.inter_token_p95, spec.slo.ttft_p95)
+    )
+    if best.inter_token_ms > gap:
+        return (
+            f"spec.slo.interTokenP95: the fastest that fits, {_form(best)}, takes "
+            f"{best.inter_token_ms:.1f} ms a token and {gap:.0f} ms are promised; promise more "
+            "or add a faster pool"
+        )
+    return (
+        f"spec.slo.ttftP95: the fastest that fits, {_form(best)}, reads a prompt of "
+        f"{spec.context.typical_input_tokens} tokens in {best.prefill_ms:.0f} ms and more beside "
+        f"running streams; {first:.0f} ms are promised; promise more, expect shorter prompts in "
+        "spec.context.typicalInputTokens or add a faster pool"
+    )
+
+
+def _form(misfit: Misfit) -> str:
+    precision = f" in {misfit.precision}" if misfit.precision else ""
+    return f"{misfit.hardware.name} of {misfit.hardware.product}{precision}"

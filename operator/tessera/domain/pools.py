@@ -1,0 +1,257 @@
+"""Which hardware stands behind the AcceleratorPools."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from decimal import Decimal
+
+from tessera.api.accelerator_pool import AcceleratorPoolSpec, Price, Tier
+from tessera.domain import money
+from tessera.domain.catalog import Product, products
+from tessera.domain.hardware import Hardware, part, whole
+from tessera.domain.reasons import Discovered, PoolAccepted, Verdict
+from tessera.domain.snapshot import Node, Pool
+
+PRODUCT_LABEL = "nvidia.com/gpu.product"
+COUNT_LABEL = "nvidia.com/gpu.count"
+GPU = "nvidia.com/gpu"
+_MIG = "nvidia.com/mig-"
+_SIZES = (1, 2, 4, 8)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """Hardware that a pool has: for how many replicas, and what one costs."""
+
+    pool: str
+    tier: Tier
+    node_selector: Mapping[str, str]
+    hardware: Hardware
+    replicas: int
+    """How many replicas of this form the ready nodes could hold if nothing else ran; hardware on
+    nodes that are not ready is known, so that what runs there keeps its place."""
+    hourly: money.Money
+    """Billed price of one replica for an hour."""
+    choosing: money.Money
+    """The price that hardware is compared by; what a layout strands is in it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolView:
+    """A pool with what was found behind it."""
+
+    pool: Pool
+    accepted: Verdict[PoolAccepted]
+    discovered: Verdict[Discovered]
+    product: str | None = None
+    nodes: int = 0
+    ready_nodes: int = 0
+    gpus: int = 0
+    slices: tuple[tuple[str, int], ...] = ()
+    price: Price | None = None
+    offers: tuple[Offer, ...] = ()
+
+
+def discover(pools: Sequence[Pool], nodes: Sequence[Node], today: date) -> tuple[PoolView, ...]:
+    """Every pool with its nodes, devices and price of the day, in the order of names."""
+    members = {
+        pool.name: tuple(node for node in nodes if _selects(pool.spec, node))
+        for pool in pools
+        if pool.spec is not None
+    }
+    return tuple(_view(pool, members, today) for pool in sorted(pools, key=lambda pool: pool.name))
+
+
+def _selects(spec: AcceleratorPoolSpec, node: Node) -> bool:
+    return all(node.labels.get(key) == value for key, value in spec.node_selector.items())
+
+
+def _view(pool: Pool, members: Mapping[str, tuple[Node, ...]], today: date) -> PoolView:
+    if pool.spec is None:
+        return _refused(pool, PoolAccepted.SPEC_UNREADABLE, pool.problem or "")
+    nodes = members[pool.name]
+    price = money.price_on(pool.spec.prices, today)
+    if price is None:
+        first = min(price.from_ for price in pool.spec.prices)
+        return _refused(
+            pool,
+            PoolAccepted.NOT_YET_PRICED,
+            f"spec.prices begins on {first}; add the price that holds on {today}",
+        )
+    if (other := _overlap(pool, members)) is not None:
+        return _refused(pool, PoolAccepted.OVERLAPPING, other)
+    return _discovered(pool, pool.spec, nodes, price)
+
+
+def _refused(pool: Pool, reason: PoolAccepted, message: str) -> PoolView:
+    return PoolView(
+        pool=pool,
+        accepted=Verdict(reason, message),
+        discovered=Verdict(
+            Discovered.NOT_ACCEPTED, "nothing is discovered while Accepted is False"
+        ),
+    )
+
+
+def _overlap(pool: Pool, members: Mapping[str, tuple[Node, ...]]) -> str | None:
+    """Of two pools with a node in common the later name gives way."""
+    own = {node.name for node in members[pool.name]}
+    for name in sorted(members):
+        shared = own.intersection(node.name for node in members[name])
+        if name < pool.name and shared:
+            return (
+                f"spec.nodeSelector matches {len(shared)} nodes of pool {name} "
+                f"({min(shared)} first); narrow the labels of one of them"
+            )
+    return None
+
+
+def _discovered(
+    pool: Pool, spec: AcceleratorPoolSpec, nodes: tuple[Node, ...], price: Price
+) -> PoolView:
+    ready = tuple(node for node in nodes if node.ready)
+    names = sorted({node.labels[PRODUCT_LABEL] for node in nodes if PRODUCT_LABEL in node.labels})
+    gpus = sum(node.allocatable.get(GPU, 0) for node in ready)
+    slices = _slices(ready)
+    product = products().get(names[0]) if len(names) == 1 else None
+    return PoolView(
+        pool=pool,
+        accepted=Verdict(
+            PoolAccepted.VALID,
+            f"{price.per_gpu_hour} {price.currency} a GPU and hour ({price.basis})",
+        ),
+        discovered=_found(spec, nodes, names, gpus, slices),
+        product=names[0] if len(names) == 1 else None,
+        nodes=len(nodes),
+        ready_nodes=len(ready),
+        gpus=gpus,
+        slices=tuple(sorted(slices.items())),
+        price=price,
+        offers=() if product is None else _offers(pool.name, spec, product, nodes, price),
+    )
+
+
+def _found(
+    spec: AcceleratorPoolSpec,
+    nodes: tuple[Node, ...],
+    names: list[str],
+    gpus: int,
+    slices: Mapping[str, int],
+) -> Verdict[Discovered]:
+    selector = ",".join(f"{key}={value}" for key, value in sorted(spec.node_selector.items()))
+    command = f"kubectl get nodes -l {selector}"
+    if not nodes:
+        return Verdict(Discovered.NO_NODES, f"spec.nodeSelector matches no node: {command} shows 0")
+    if len(names) > 1:
+        return Verdict(
+            Discovered.MIXED_PRODUCTS,
+            f"spec.nodeSelector matches {len(names)} products ({', '.join(names)}): add "
+            f"{PRODUCT_LABEL}",
+        )
+    if not names or not (gpus or slices):
+        return Verdict(
+            Discovered.NO_DEVICES,
+            f"spec.nodeSelector matches {len(nodes)} nodes without a GPU to offer: is the device "
+            f"plugin running there, with GPU feature discovery? {command} -L {PRODUCT_LABEL}",
+        )
+    if names[0] not in products():
+        return Verdict(Discovered.UNKNOWN_PRODUCT, _unknown(names[0]))
+    return Verdict(
+        Discovered.FOUND, f"{len(nodes)} nodes with {offer_line(gpus, tuple(slices.items()))}"
+    )
+
+
+def _unknown(product: str) -> str:
+    message = f"spec.nodeSelector leads to {product}, none of the {len(products())} known products"
+    if "-MIG-" in product:
+        return f"{message}; slices are found under mig.strategy=mixed of the GPU operator"
+    return f"{message}: {', '.join(sorted(products()))}"
+
+
+def offer_line(gpus: int, slices: Sequence[tuple[str, int]]) -> str:
+    """`2 GPUs, 4x 1g.10gb`, for people."""
+    parts = [f"{gpus} GPUs"] if gpus else []
+    parts += [f"{count}x {profile}" for profile, count in sorted(slices)]
+    return ", ".join(parts) or "nothing"
+
+
+def _slices(nodes: Sequence[Node]) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for node in nodes:
+        for resource, count in node.allocatable.items():
+            if resource.startswith(_MIG) and count:
+                found[resource.removeprefix(_MIG)] += count
+    return found
+
+
+def _offers(
+    pool: str,
+    spec: AcceleratorPoolSpec,
+    product: Product,
+    nodes: tuple[Node, ...],
+    price: Price,
+) -> tuple[Offer, ...]:
+    hourly = money.money(price.per_gpu_hour, price.currency)
+    found = [*_sliced(product, nodes), *_whole(product, nodes)]
+    return tuple(
+        Offer(
+            pool=pool,
+            tier=spec.tier,
+            node_selector=spec.node_selector,
+            hardware=hardware,
+            replicas=replicas,
+            hourly=hourly.times(money.billing_weight(hardware)),
+            choosing=hourly.times(weight),
+        )
+        for hardware, replicas, weight in found
+    )
+
+
+def _sliced(product: Product, nodes: tuple[Node, ...]) -> list[tuple[Hardware, int, Decimal]]:
+    all_slices, ready = _slices(nodes), _slices([node for node in nodes if node.ready])
+    cut = {
+        profile: hardware
+        for profile in sorted(all_slices)
+        if (hardware := part(product, profile, _label_mib(nodes, f"mig-{profile}"))) is not None
+    }
+    together = sum(
+        (money.billing_weight(one) * all_slices[profile] for profile, one in cut.items()),
+        Decimal(0),
+    )
+    gpus = _cut_gpus(nodes)
+    return [
+        (one, ready[profile], money.choosing_weight(one, gpus, together))
+        for profile, one in cut.items()
+    ]
+
+
+def _cut_gpus(nodes: tuple[Node, ...]) -> int:
+    """GPUs in MIG mode: those that the node has and does not offer whole."""
+    return sum(
+        max(0, int(node.labels.get(COUNT_LABEL, 0)) - node.allocatable.get(GPU, 0))
+        for node in nodes
+        if any(resource.startswith(_MIG) for resource in node.allocatable)
+    )
+
+
+def _whole(product: Product, nodes: tuple[Node, ...]) -> list[tuple[Hardware, int, Decimal]]:
+    offered = [(node.allocatable.get(GPU, 0), node.ready) for node in nodes]
+    memory = _label_mib(nodes, "gpu")
+    largest = max((count for count, _ in offered), default=0)
+    return [
+        (
+            whole(product, size, memory),
+            sum(count // size for count, ready in offered if ready),
+            Decimal(size),
+        )
+        for size in _SIZES
+        if size <= largest
+    ]
+
+
+def _label_mib(nodes: tuple[Node, ...], device: str) -> int | None:
+    """The smallest memory that GPU feature discovery saw for a device, in MiB."""
+    key = f"nvidia.com/{device}.memory"
+    seen = [int(node.labels[key]) for node in nodes if node.labels.get(key, "").isdigit()]
+    return min(seen, default=None)

@@ -1,0 +1,73 @@
+"""Does a service answer? Only a real completion counts."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from tessera.api.meta import Condition
+from tessera.domain.reasons import Ready, Verdict
+from tessera.domain.snapshot import Answer, Pod, Service, Snapshot
+
+QUIET = timedelta(minutes=5)
+"""A service that finished no request for so long is asked again."""
+RETRY = timedelta(seconds=5)
+"""After a failure it is asked again this soon."""
+
+
+def ready(snapshot: Snapshot, service: Service, wanted: int, pods: Sequence[Pod]) -> Verdict[Ready]:
+    """Judge a placed service by its replicas and its last answer.
+
+    Once answered it stays ready while any replica takes requests, until a completion fails.
+    """
+    if wanted == 0:
+        return Verdict(Ready.SCALED_TO_ZERO, "spec.replicas is 0")
+    if not any(pod.ready_since for pod in pods):
+        return Verdict(
+            Ready.NO_REPLICA_READY, f"0 of {wanted} replicas take requests{_words(pods)}"
+        )
+    answer = _answer(snapshot, service)
+    if answer is not None and answer.problem is not None:
+        return Verdict(Ready.NO_ANSWER, answer.problem)
+    if answer is not None or _was_ready(service):
+        return Verdict(Ready.ANSWERED, "a one-token completion through the Service was answered")
+    return Verdict(Ready.WAITING_FOR_ANSWER, "a first completion through the Service was asked for")
+
+
+def must_ask(snapshot: Snapshot, service: Service, pods: Sequence[Pod]) -> bool:
+    """Is it time to ask the service for a token?"""
+    if not any(pod.ready_since for pod in pods):
+        return False
+    answer = _answer(snapshot, service)
+    if answer is None:
+        return True
+    age = snapshot.at - answer.at
+    if answer.problem is not None:
+        return age >= RETRY
+    finished = snapshot.readings.finished.get(service.ref) if snapshot.readings else None
+    return age >= QUIET and not finished
+
+
+def _answer(snapshot: Snapshot, service: Service) -> Answer | None:
+    """The last answer, unless the service was down since."""
+    answer = snapshot.answers.get(service.ref)
+    condition = _condition(service)
+    if answer is None or condition is None or condition.status == "True":
+        return answer
+    return answer if answer.at >= condition.last_transition_time else None
+
+
+def _was_ready(service: Service) -> bool:
+    condition = _condition(service)
+    return condition is not None and condition.status == "True"
+
+
+def _condition(service: Service) -> Condition | None:
+    found = (one for one in service.status.conditions if one.type == "Ready")
+    return next(found, None)
+
+
+def _words(pods: Sequence[Pod]) -> str:
+    """What the first replica in trouble said last."""
+    for pod in pods:
+        if pod.trouble:
+            return f"; {pod.ref.name}: {pod.trouble}: {pod.last_words[-400:]}".rstrip(": ")
+    return ""

@@ -1,0 +1,146 @@
+"""Every reason that Tessera gives: the word in status, metrics and logs, and what it means."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Generic, Self, TypeVar
+
+
+class Reason(StrEnum):
+    """A word of a closed set; with the meaning that the reference page prints."""
+
+    meaning: str
+    holds: bool
+    """A condition with this reason is True."""
+
+    def __new__(cls, word: str, meaning: str, holds: bool = False) -> Self:
+        member = str.__new__(cls, word)
+        member._value_ = word
+        member.meaning = meaning
+        member.holds = holds
+        return member
+
+
+R_co = TypeVar("R_co", bound=Reason, covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict(Generic[R_co]):
+    """A reason, and the sentence with its numbers."""
+
+    reason: R_co
+    message: str
+
+
+class Accepted(Reason):
+    """Can the spec of a service be carried out at all?"""
+
+    VALID = "Valid", "The spec can be carried out.", True
+    FLAGS_UNCHECKED = (
+        "FlagsUnchecked",
+        "The spec can be carried out, but there is no flag table for this engine version, so "
+        "`engine.extraArgs` went unchecked.",
+        True,
+    )
+    SPEC_UNREADABLE = "SpecUnreadable", "The object does not follow the schema of this operator."
+    MODEL_UNKNOWN = (
+        "ModelUnknown",
+        "The model's shape is not shipped with Tessera; `spec.model.shape` has to give it.",
+    )
+    CONTEXT_TOO_LONG = (
+        "ContextTooLong",
+        "`spec.context` asks for more tokens than the model was made for.",
+    )
+    FLAG_RESERVED = "FlagReserved", "`engine.extraArgs` holds a flag that Tessera sets itself."
+    FLAG_INVALID = (
+        "FlagInvalid",
+        "`engine.extraArgs` holds a flag or a value that this engine version refuses.",
+    )
+    POOL_UNKNOWN = "PoolUnknown", "`spec.placement.pools` names a pool that does not exist."
+    PLANNER_ERROR = (
+        "PlannerError",
+        "Planning this service failed inside Tessera; the others are planned without it.",
+    )
+
+
+class Placed(Reason):
+    """Is there hardware for the service?"""
+
+    PLACED = "Placed", "The cheapest hardware that fits was found.", True
+    NOT_ACCEPTED = "NotAccepted", "Nothing is placed while `Accepted` is False."
+    NO_POOL = "NoPool", "No AcceleratorPool may be used."
+    NO_HARDWARE = "NoHardware", "The allowed pools have no devices that Tessera knows."
+    TOO_LARGE = "TooLarge", "The model fits on no hardware; the message says what would do."
+    TOO_SLOW = (
+        "TooSlow",
+        "The model fits, but even a single stream would miss `slo.interTokenP95` everywhere.",
+    )
+    UNSCHEDULABLE = "Unschedulable", "The hardware exists, but the scheduler finds it taken."
+
+
+class Progressing(Reason):
+    """Is the service on its way to the wanted state?"""
+
+    SETTLED = "Settled", "All wanted replicas run as planned."
+    NOT_PLACED = "NotPlaced", "Nothing is rolled out while `Placed` is False."
+    STARTING = "Starting", "Replicas are starting.", True
+    DRAINING = "Draining", "Replicas finish their streams before they leave.", True
+    ENGINE_FAILED = "EngineFailed", "The engine keeps exiting; the message has its last words."
+    IMAGE_UNAVAILABLE = "ImageUnavailable", "The engine's image cannot be pulled."
+    APPLY_FAILED = "ApplyFailed", "The API server refused an object of the service."
+
+
+class Ready(Reason):
+    """Does the service answer?"""
+
+    ANSWERED = "Answered", "A real one-token completion was answered through the Service.", True
+    SCALED_TO_ZERO = "ScaledToZero", "No replicas are wanted."
+    NOT_PLACED = "NotPlaced", "There is no hardware yet, or the spec was not accepted."
+    NO_REPLICA_READY = "NoReplicaReady", "No replica takes requests yet."
+    WAITING_FOR_ANSWER = "WaitingForAnswer", "Replicas are up; the first completion was asked."
+    NO_ANSWER = "NoAnswer", "The service did not answer a completion."
+
+
+class Scaling(Reason):
+    """Why this number of replicas?"""
+
+    STEADY = "Steady", "The replicas match the load."
+    QUEUE_ABOVE_TARGET = "QueueAboveTarget", "More requests wait than the target allows."
+    ACTIVITY_ABOVE_TARGET = (
+        "ActivityAboveTarget",
+        "Slices are busier than their target and requests wait, so replicas are added.",
+    )
+    LOAD_BELOW_TARGET = "LoadBelowTarget", "Fewer replicas carry the load; some leave."
+    WAITING_TO_SCALE_UP = "WaitingToScaleUp", "More are wished, but not yet for the whole window."
+    WAITING_FOR_QUIET = "WaitingForQuiet", "Fewer would do, but not yet for the whole window."
+    BUSY = "Busy", "The queue is short, but slices are busier than their target: none is removed."
+    STEP_LIMITED = "StepLimited", "More are wished than one period may add."
+    BOUNDS_CHANGED = "BoundsChanged", "The number stood outside the bounds of `spec.scaling`."
+    AT_MAXIMUM = "AtMaximum", "More are wished than `scaling.maxReplicas`."
+    NO_READING = "NoReading", "A metric is missing: nothing is removed, and nothing can be added."
+    PARTLY_READ = "PartlyRead", "A metric is missing: nothing is removed; the other one may add."
+    SET_BY_USER = "SetByUser", "`spec.replicas` fixes the number."
+    NOT_PLACED = "NotPlaced", "There is no hardware to scale on."
+
+
+class PoolAccepted(Reason):
+    """Can the spec of a pool be used?"""
+
+    VALID = "Valid", "The spec can be used.", True
+    SPEC_UNREADABLE = "SpecUnreadable", "The object does not follow the schema of this operator."
+    NOT_YET_PRICED = "NotYetPriced", "The first day of `spec.prices` has not come."
+    OVERLAPPING = "Overlapping", "A node carries the labels of two pools."
+
+
+class Discovered(Reason):
+    """Was hardware found behind a pool?"""
+
+    FOUND = "Found", "Nodes with known devices were found.", True
+    NOT_ACCEPTED = "NotAccepted", "Nothing is discovered while `Accepted` is False."
+    NO_NODES = "NoNodes", "No node carries the labels."
+    NO_DEVICES = "NoDevices", "Nodes carry the labels, but offer no GPU."
+    MIXED_PRODUCTS = "MixedProducts", "The nodes hold different GPU products."
+    UNKNOWN_PRODUCT = "UnknownProduct", "The nodes hold a GPU product that Tessera does not know."
+
+
+SERVICE_CONDITIONS: tuple[type[Reason], ...] = (Accepted, Placed, Progressing, Ready)
+POOL_CONDITIONS: tuple[type[Reason], ...] = (PoolAccepted, Discovered)

@@ -1,0 +1,164 @@
+"""What the fleet looks like at one moment: the only input of a plan."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from typing_extensions import override
+
+from tessera.api.accelerator_pool import AcceleratorPoolSpec, AcceleratorPoolStatus
+from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
+from tessera.domain.autoscale import Memory
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Ref:
+    """Namespace and name."""
+
+    namespace: str
+    name: str
+
+    @override
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """An InferenceService. One whose spec cannot be read has a problem instead of a spec."""
+
+    ref: Ref
+    uid: str
+    generation: int
+    spec: InferenceServiceSpec | None
+    problem: str | None = None
+    status: InferenceServiceStatus = field(default_factory=InferenceServiceStatus)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """An AcceleratorPool, likewise."""
+
+    name: str
+    generation: int
+    spec: AcceleratorPoolSpec | None
+    problem: str | None = None
+    status: AcceleratorPoolStatus = field(default_factory=AcceleratorPoolStatus)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A node as far as placement needs it."""
+
+    name: str
+    labels: Mapping[str, str]
+    ready: bool
+    """Ready and not cordoned."""
+    allocatable: Mapping[str, int]
+    """Extended resources `nvidia.com/…` that the node offers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pod:
+    """One replica."""
+
+    ref: Ref
+    uid: str
+    service: Ref
+    variant: str
+    template: str
+    """`pod-template-hash`: which revision of the Deployment made it."""
+    created: datetime
+    address: str | None = None
+    ready_since: datetime | None = None
+    """Since when it takes requests; None while it does not."""
+    up: bool = False
+    """All containers pass their probes, whatever the readiness gate says."""
+    serving: bool | None = None
+    """The readiness gate as the operator set it; None before the first time."""
+    draining_since: datetime | None = None
+    leaving: bool = False
+    """It was told to stop."""
+    deletion_cost: int = 0
+    unschedulable: str | None = None
+    """The scheduler's sentence, while it finds no node."""
+    trouble: str | None = None
+    """Why a container waits, in the kubelet's word, such as CrashLoopBackOff."""
+    last_words: str = ""
+    """The end of the log of the last exit, or the kubelet's message."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """The Deployment of one variant."""
+
+    ref: Ref
+    service: Ref
+    variant: str
+    replicas: int
+    settled: bool
+    """Its controller has seen the newest spec, and all pods are of the newest template."""
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """The Kubernetes Service of an InferenceService."""
+
+    service: Ref
+    address: str | None
+    """Its cluster IP."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodReading:
+    """What Prometheus says of one replica. None is "not known"."""
+
+    waiting: float | None = None
+    running: float | None = None
+    activity: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Readings:
+    """One round of questions to Prometheus."""
+
+    at: datetime
+    pods: Mapping[Ref, PodReading] = field(default_factory=dict)
+    finished: Mapping[Ref, float] = field(default_factory=dict)
+    """Requests that each service finished in the last five minutes; absent is "not known"."""
+    problem: str | None = None
+    """Why nothing could be read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What came of asking a service for one token."""
+
+    at: datetime
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """Requests that a draining replica still held when it was asked."""
+
+    at: datetime
+    requests: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """The fleet at one moment."""
+
+    at: datetime
+    services: tuple[Service, ...] = ()
+    pools: tuple[Pool, ...] = ()
+    nodes: tuple[Node, ...] = ()
+    pods: tuple[Pod, ...] = ()
+    workloads: tuple[Workload, ...] = ()
+    addresses: Mapping[Ref, str] = field(default_factory=dict)
+    """Where each service answers."""
+    readings: Readings | None = None
+    answers: Mapping[Ref, Answer] = field(default_factory=dict)
+    in_flight: Mapping[Ref, InFlight] = field(default_factory=dict)
+    memory: Mapping[Ref, Memory] = field(default_factory=dict)

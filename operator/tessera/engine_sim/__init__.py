@@ -1,0 +1,1 @@
+"""`tessera-sim`: a look-alike of `vllm serve` that needs no GPU, no model and little memory."""

@@ -1,0 +1,64 @@
+"""The arguments of `vllm serve`, judged as its process would judge them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from tessera.domain import vllm_flags
+from tessera.domain.engine_facts import Table
+from tessera.domain.vllm_flags import PASSES_PARSER, Kind
+from tessera.engine_sim.errors import EngineExit
+
+_NO_SUCH = frozenset({Kind.UNKNOWN, Kind.REMOVED, Kind.RENAMED, Kind.UNEXPECTED_ARGUMENT})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arguments:
+    """The flags that have an effect here, by their destination; all others are only checked."""
+
+    model: str
+    model_tag: str | None
+    served_model_name: tuple[str, ...] | None
+    port: int
+    api_key: tuple[str, ...] | None
+    quantization: str | None
+    tensor_parallel_size: int
+    gpu_memory_utilization: float
+    kv_cache_memory_bytes: int | None
+    num_gpu_blocks_override: int | None
+    block_size: int | None
+    max_model_len: int | None
+    max_num_seqs: int | None
+    max_num_batched_tokens: int | None
+    max_num_queued_reqs: int | None
+    max_num_queued_tokens: int | None
+    scheduling_policy: str
+    shutdown_timeout: int
+    disable_log_stats: bool
+    enable_force_include_usage: bool
+    enable_mfu_metrics: bool
+    enable_prompt_tokens_details: bool
+    enable_request_id_headers: bool
+    enable_server_load_tracking: bool
+
+    @property
+    def named_model(self) -> str:
+        """The model as the positional argument, or the flag, names it."""
+        return self.model_tag or self.model
+
+
+def arguments_from(argv: Sequence[str], facts: Table) -> Arguments:
+    """What the arguments say over the defaults; EngineExit with the code of the engine."""
+    problems = vllm_flags.check(argv, facts)
+    unknown = [problem.flag for problem in problems if problem.kind in _NO_SUCH]
+    if unknown:
+        raise EngineExit(2, f"vllm serve: error: unrecognized arguments: {' '.join(unknown)}")
+    for problem in problems:
+        if problem.kind not in PASSES_PARSER:
+            raise EngineExit(2, f"vllm serve: error: {problem.message}")
+    for problem in problems:
+        if problem.kind is Kind.OUT_OF_RANGE:
+            raise EngineExit(1, f"ValueError: {problem.message}")
+    given = {**vllm_flags.defaults(facts), **vllm_flags.parse(argv, facts)}
+    chosen: dict[str, Any] = {field.name: given.get(field.name) for field in fields(Arguments)}
+    return Arguments(**chosen)

@@ -1,0 +1,135 @@
+"""What the look-alike costs: python -m tessera.engine_sim.bench
+
+Speed of the bare engine, time to import, and memory and CPU of ten engines in one process with one
+stream on each. The last line is `BENCH` and the figures as JSON.
+"""
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tessera.domain.engine import Engine
+from tessera.domain.engine_requests import Limits, Request
+from tessera.domain.perf import StepTime
+
+MODEL = "meta-llama/Llama-3.1-8B-Instruct"
+INSTANCES = 10
+PORT = 18431
+CHUNKS = 200
+"""Chunks of each stream over which memory and CPU are taken."""
+_DEADLINE_SECONDS = 60
+
+
+def main() -> None:
+    figures: dict[str, float] = {
+        f"sequence_steps_per_cpu_second_at_{batch}": round(_sequence_steps(batch))
+        for batch in (1, 8, 64, 256)
+    }
+    figures |= asyncio.run(_processes())
+    sys.stdout.write(f"BENCH {json.dumps(figures)}\n")
+
+
+def _sequence_steps(batch: int, steps: int = 20_000) -> float:
+    """Tokens that the bare engine gives out in a second of CPU, always `batch` at a time."""
+    limits = Limits(
+        max_model_len=8192, max_num_seqs=batch, max_num_batched_tokens=2048, blocks=30_000
+    )
+    engine = Engine(limits, StepTime(weights=1e-2, kv_token=1e-7, token=7e-5))
+    arrivals = iter(range(10**9))
+    tokens, began = 0, time.process_time()
+    for _ in range(steps):
+        while engine.running + engine.waiting < batch + 2:
+            number = next(arrivals)
+            engine.submit(
+                Request(
+                    id=number,
+                    prompt_tokens=500 + number % 7 * 200,
+                    output_tokens=150 + number % 11 * 20,
+                )
+            )
+        step = engine.step()
+        tokens += len(step.emitted) if step else 0
+    return tokens / (time.process_time() - began)
+
+
+async def _processes() -> dict[str, float]:
+    began = time.monotonic()
+    await (await _python("-c", "pass")).wait()
+    bare = time.monotonic()
+    await (await _python("-c", "import tessera.engine_sim.main")).wait()
+    importing = time.monotonic() - bare - (bare - began)
+    arguments = (MODEL, "--instances", str(INSTANCES), "--port", str(PORT))
+    process = await _python("-m", "tessera.engine_sim.main", *arguments)
+    try:
+        async with asyncio.timeout(_DEADLINE_SECONDS):
+            await _started(process)
+            measured = await _streaming(process.pid)
+    finally:
+        process.terminate()
+        await process.communicate()
+    return {"import_seconds": round(importing, 3), **measured}
+
+
+async def _started(process: asyncio.subprocess.Process) -> None:
+    """Each engine logs its address once its port is open."""
+    open_ports = 0
+    while process.stderr is not None and open_ports < INSTANCES:
+        open_ports += b"http://" in await process.stderr.readline()
+
+
+async def _streaming(pid: int) -> dict[str, float]:
+    """Memory and CPU of the process while each of its engines has one stream."""
+    streams = [await _opened(f"127.0.1.{number + 1}") for number in range(INSTANCES)]
+    await _read(streams, 1)
+    began, cpu = time.monotonic(), _cpu_seconds(pid)
+    await _read(streams, CHUNKS)
+    wall, used = time.monotonic() - began, _cpu_seconds(pid) - cpu
+    for _, writer in streams:
+        writer.close()
+    return {
+        "instances": INSTANCES,
+        "rss_mib": round(_rss_kib(pid) / 1024, 1),
+        "cpu_share": round(used / wall, 3),
+        "cpu_microseconds_per_token": round(used / (CHUNKS * INSTANCES) * 1e6, 1),
+    }
+
+
+Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def _opened(host: str) -> Stream:
+    """The stream of a long answer."""
+    body = b'{"prompt":"bench","max_tokens":4000,"ignore_eos":true,"stream":true}'
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n\r\n"
+    reader, writer = await asyncio.open_connection(host, PORT)
+    writer.write(head.encode() + body)
+    return reader, writer
+
+
+async def _read(streams: Sequence[Stream], chunks: int) -> None:
+    for reader, _ in streams:
+        for _ in range(chunks):
+            await reader.readuntil(b"data: ")
+
+
+async def _python(*words: str) -> asyncio.subprocess.Process:
+    pipe = asyncio.subprocess.PIPE
+    return await asyncio.create_subprocess_exec(sys.executable, *words, stderr=pipe)
+
+
+def _rss_kib(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+    return int(next(line for line in lines if line.startswith("VmRSS:")).split()[1])
+
+
+def _cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+if __name__ == "__main__":
+    main()

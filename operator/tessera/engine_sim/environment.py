@@ -1,0 +1,33 @@
+"""What the environment says about the simulated machine, where real engines look at hardware."""
+
+from collections.abc import Mapping
+
+from tessera.engine_sim.errors import EngineExit
+
+DEVICE = "TESSERA_SIM_DEVICE"
+"""A GPU product, or `product/profile` for a MIG slice; without it a whole A100 with 80 GB."""
+DEVICES = "TESSERA_SIM_DEVICES"
+"""How many of them the engine sees; without it as many as it asks for."""
+SHAPE = "TESSERA_SIM_SHAPE"
+"""A ModelShape as JSON, for a model that nothing else describes."""
+START_SECONDS = "TESSERA_SIM_START_SECONDS"
+"""For so long the port stays closed; without it 0.2."""
+API_KEY = "VLLM_API_KEY"
+"""The engine's own variable for its key."""
+
+DEFAULT_DEVICE = "NVIDIA-A100-SXM4-80GB"
+DEFAULT_START_SECONDS = 0.2
+
+
+def number(env: Mapping[str, str], name: str, default: float) -> float:
+    """A number that is not negative; the engine does not start with anything else."""
+    text = env.get(name)
+    if not text:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1
+    if not value >= 0:
+        raise EngineExit(1, f"{name}={text} is not a number of at least 0")
+    return value

@@ -1,0 +1,167 @@
+"""`/metrics`: names, types, labels and buckets from the fact table, numbers from the meters."""
+
+import itertools
+from collections.abc import Iterator, Mapping
+
+from prometheus_client import (
+    CollectorRegistry,
+    GCCollector,
+    PlatformCollector,
+    ProcessCollector,
+    metrics_core,
+)
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+from typing_extensions import override
+
+from tessera.domain import perf
+from tessera.domain.engine import Engine
+from tessera.domain.engine_facts import Metric
+from tessera.domain.engine_requests import Reason, Refusal
+from tessera.engine_sim.launch import Launch
+from tessera.engine_sim.meters import PREFIX, Histogram, Meters
+
+_ONLY = ""
+"""Instead of a label's value where a metric has only the common labels."""
+
+_ZEROES = {
+    "prompt_tokens_cached_by_source_total": (
+        "device",
+        "host",
+        "p2p",
+        "disk",
+        "external_unspecified",
+    ),
+}
+"""Label values of what never counts here."""
+
+
+def registry(launch: Launch, engine: Engine, meters: Meters) -> CollectorRegistry:
+    """A registry of its own for each engine of the process."""
+    found = CollectorRegistry()
+    ProcessCollector(registry=found)
+    PlatformCollector(registry=found)
+    GCCollector(registry=found)
+    if not launch.arguments.disable_log_stats:
+        found.register(Exposition(launch, engine, meters))
+    return found
+
+
+class Exposition(Collector):
+    """The engine's own metrics, made anew for each scrape."""
+
+    def __init__(self, launch: Launch, engine: Engine, meters: Meters) -> None:
+        self._launch = launch
+        self._engine = engine
+        self._meters = meters
+        self._common = {"engine": "0", "model_name": launch.names[0]}
+
+    @override
+    def collect(self) -> Iterator[metrics_core.Metric]:
+        values = self._values()
+        for metric in self._launch.facts.metrics.values():
+            name = metric.name.removeprefix(PREFIX)
+            if not metric.always or name == metric.name:
+                continue
+            if metric.type == "histogram":
+                yield self._histogram(metric, self._meters.histograms[name])
+            elif name == "cache_config_info":
+                yield _single(metric, {name: "None" for name in metric.labels} | self._cache())
+            else:
+                zeroes = dict.fromkeys(_ZEROES.get(name, (_ONLY,)), 0.0)
+                yield self._numbers(metric, values.get(name, zeroes))
+
+    def _values(self) -> dict[str, dict[str, float]]:
+        """Counters and gauges by name and value of their own label."""
+        engine, meters = self._engine, self._meters
+        return {
+            "num_requests_running": {_ONLY: engine.running},
+            "num_requests_waiting": {_ONLY: engine.waiting},
+            "num_requests_waiting_by_reason": {"capacity": engine.waiting, "deferred": 0},
+            "engine_sleep_state": {"awake": 1, "weights_offloaded": 0, "discard_all": 0},
+            "kv_cache_usage_perc": {_ONLY: engine.kv_usage},
+            "num_preemptions_total": {_ONLY: meters.preemptions},
+            "prompt_tokens_total": {_ONLY: meters.prompt_tokens},
+            "generation_tokens_total": {_ONLY: meters.generation_tokens},
+            "prefix_cache_queries_total": {_ONLY: meters.prompt_tokens},
+            "prompt_tokens_by_source_total": {
+                "local_compute": meters.prompt_tokens,
+                "local_cache_hit": 0,
+                "external_kv_transfer": 0,
+            },
+            "request_success_total": {
+                **{reason.value: meters.ended_by[reason] for reason in Reason},
+                "error": 0,
+                "repetition": 0,
+            },
+            "admission_rejections_total": {
+                refusal.value: meters.refused_by[refusal]
+                for refusal in (Refusal.QUEUED_REQUESTS, Refusal.QUEUED_TOKENS)
+            },
+            **(self._work() if self._launch.arguments.enable_mfu_metrics else {}),
+        }
+
+    def _work(self) -> dict[str, dict[str, float]]:
+        """What one device computed, read and wrote, as the performance model sees it."""
+        launch, meters = self._launch, self._meters
+        active = launch.shape.active_parameters or launch.shape.parameters
+        weights = perf.weight_bytes(active, perf.bits_of(launch.shape, launch.precision))
+        devices, token = launch.place.devices, launch.cache.bytes_per_token
+        read = meters.steps * weights / devices + meters.read_kv_tokens * token
+        return {
+            "estimated_flops_per_gpu_total": {
+                _ONLY: 2 * active * meters.computed_tokens / devices,
+            },
+            "estimated_read_bytes_per_gpu_total": {_ONLY: read},
+            "estimated_write_bytes_per_gpu_total": {_ONLY: meters.computed_tokens * token},
+        }
+
+    def _cache(self) -> dict[str, str]:
+        """Labels of `cache_config_info` that say something; the others are `None`."""
+        cache, limits = self._launch.cache, self._launch.limits
+        told = {
+            "block_size": cache.block_size,
+            "cache_dtype": "auto",
+            "effective_attention_block_size": cache.block_size,
+            "enable_prefix_caching": True,
+            "engine": 0,
+            "gpu_memory_utilization": self._launch.arguments.gpu_memory_utilization,
+            "kv_cache_max_concurrency": round(cache.tokens / limits.max_model_len, 2),
+            "kv_cache_memory_bytes": cache.tokens * cache.bytes_per_token,
+            "kv_cache_size_tokens": cache.tokens,
+            "num_gpu_blocks": cache.blocks,
+            "num_gpu_blocks_override": self._launch.arguments.num_gpu_blocks_override,
+        }
+        return {name: str(value) for name, value in told.items()}
+
+    def _numbers(self, metric: Metric, values: Mapping[str, float]) -> metrics_core.Metric:
+        names = tuple(metric.labels)
+        family: metrics_core.CounterMetricFamily | metrics_core.GaugeMetricFamily
+        if metric.type == "counter":
+            family = metrics_core.CounterMetricFamily(metric.name, _about(metric), labels=names)
+        else:
+            family = metrics_core.GaugeMetricFamily(metric.name, _about(metric), labels=names)
+        for own, value in values.items():
+            family.add_metric([self._common.get(name, own) for name in names], value)
+        return family
+
+    def _histogram(self, metric: Metric, histogram: Histogram) -> metrics_core.Metric:
+        family = metrics_core.HistogramMetricFamily(
+            metric.name, _about(metric), labels=metric.labels
+        )
+        bounds = [*map(floatToGoString, histogram.bounds), "+Inf"]
+        reached = itertools.accumulate(histogram.counts)
+        buckets = list(zip(bounds, map(float, reached), strict=True))
+        family.add_metric([self._common[name] for name in metric.labels], buckets, histogram.total)
+        return family
+
+
+def _single(metric: Metric, labels: Mapping[str, str]) -> metrics_core.Metric:
+    """A gauge of 1 that only carries labels."""
+    family = metrics_core.GaugeMetricFamily(metric.name, _about(metric), labels=metric.labels)
+    family.add_metric([labels[name] for name in metric.labels], 1)
+    return family
+
+
+def _about(metric: Metric) -> str:
+    return f"As vLLM's {metric.type} of this name."

@@ -1,0 +1,158 @@
+"""`tessera-sim MODEL …`: takes the arguments of `vllm serve`, and `--instances N` besides."""
+
+import asyncio
+import ipaddress
+import logging
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+
+from aiohttp import web
+
+from tessera.domain import vllm_flags
+from tessera.domain.engine import Engine
+from tessera.engine_sim.errors import EngineExit
+from tessera.engine_sim.exposition import registry
+from tessera.engine_sim.launch import VERSION, Launch, launch_from
+from tessera.engine_sim.meters import Meters
+from tessera.engine_sim.runner import Runner
+from tessera.engine_sim.server import Server
+
+log = logging.getLogger(__name__)
+
+FIRST_OF_MANY = "127.0.1.1"
+"""Address of the first of several instances; the others follow it."""
+_FLUSH_SECONDS = 5.0
+"""For so long the ends of aborted answers may take to reach their clients."""
+
+
+def main() -> None:
+    """Run until SIGTERM or SIGINT, then drain."""
+    logging.basicConfig(format="%(levelname)s %(message)s", level=logging.INFO)
+    try:
+        count, argv = _instances(sys.argv[1:])
+    except EngineExit as end:
+        log.error("%s", end.message)
+        raise
+    asyncio.run(_serve_all(argv, _hosts(argv, count), os.environ))
+
+
+async def serve(
+    argv: Sequence[str],
+    *,
+    host: str,
+    env: Mapping[str, str],
+    stop: asyncio.Event | None = None,
+) -> None:
+    """Run one engine on `host` until cancelled, or drain and return once `stop` is set.
+
+    Raises EngineExit, after logging its message, where the engine's process would end by itself.
+    """
+    stop = stop or asyncio.Event()
+    try:
+        launch = launch_from(argv, env)
+        if await _stopped_within(launch.start_seconds, stop):
+            return
+        await _run(launch, host, stop)
+    except EngineExit as end:
+        log.error("%s", end.message)
+        raise
+
+
+async def _serve_all(argv: Sequence[str], hosts: Sequence[str], env: Mapping[str, str]) -> None:
+    stop = asyncio.Event()
+    for wanted in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(wanted, stop.set)
+    await asyncio.gather(*(serve(argv, host=host, env=env, stop=stop) for host in hosts))
+
+
+async def _stopped_within(seconds: float, stop: asyncio.Event) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            await stop.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
+async def _run(launch: Launch, host: str, stop: asyncio.Event) -> None:
+    engine, meters = Engine(launch.limits, launch.speed), Meters(launch.facts.metrics)
+    runner = Runner(engine, meters, asyncio.get_running_loop().time)
+    server = Server(launch, runner, registry(launch, engine, meters))
+    http = web.AppRunner(
+        server.app(), access_log=None, handler_cancellation=True, shutdown_timeout=_FLUSH_SECONDS
+    )
+    await http.setup()
+    try:
+        await _listen(http, host, launch.arguments.port)
+        _told_start(launch, host)
+        async with asyncio.TaskGroup() as tasks:
+            stepping = tasks.create_task(runner.run())
+            await stop.wait()
+            await _drain(server, runner, launch.arguments.shutdown_timeout)
+            stepping.cancel()
+    finally:
+        server.cut()
+        await http.cleanup()
+        runner.told_speed()
+
+
+async def _listen(http: web.AppRunner, host: str, port: int) -> None:
+    try:
+        await web.TCPSite(http, host, port).start()
+    except OSError as error:
+        raise EngineExit(1, f"{host}:{port}: {error.strerror or error}") from error
+
+
+async def _drain(server: Server, runner: Runner, seconds: int) -> None:
+    """Let requests end within the time, or abort them at once; cut what is left after it."""
+    server.refuse()
+    if seconds == 0:
+        runner.abort_all()
+    allowed = seconds or _FLUSH_SECONDS
+    try:
+        async with asyncio.timeout(allowed):
+            await server.quiet()
+    except TimeoutError:
+        log.warning("requests did not end within %s s: their connections are cut", allowed)
+
+
+def _told_start(launch: Launch, host: str) -> None:
+    where = f"{launch.place.product} {launch.place.name}"
+    log.info("%s on http://%s:%s as on %s", launch.names[0], host, launch.arguments.port, where)
+    log.info(
+        "KV cache of %s tokens; max_model_len %s, max_num_seqs %s, max_num_batched_tokens %s",
+        launch.cache.tokens,
+        launch.limits.max_model_len,
+        launch.limits.max_num_seqs,
+        launch.limits.max_num_batched_tokens,
+    )
+
+
+def _instances(words: Sequence[str]) -> tuple[int, list[str]]:
+    """Take `--instances N` out of the arguments."""
+    count, argv, left = "1", [], iter(words)
+    for word in left:
+        name, _, value = word.partition("=")
+        if name == "--instances":
+            count = value or next(left, "")
+        else:
+            argv.append(word)
+    if not count.isdecimal() or int(count) < 1:
+        raise EngineExit(2, f"tessera-sim: error: --instances {count}: expected a number from 1 on")
+    return int(count), argv
+
+
+def _hosts(argv: Sequence[str], count: int) -> list[str]:
+    """One address for each instance, from `--host` on."""
+    facts = vllm_flags.table(VERSION)
+    asked = facts and vllm_flags.parse(argv, facts).get("host")
+    first = asked or ("0.0.0.0" if count == 1 else FIRST_OF_MANY)
+    if count == 1:
+        return [first]
+    return [str(ipaddress.ip_address(first) + number) for number in range(count)]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""Steps on the wall clock: the mean speed holds although single waits are never exact."""
+
+
+class Pace:
+    """When the present step ends, and how far the machine falls behind."""
+
+    def __init__(self) -> None:
+        self.worst_seconds = 0.0
+        """The latest that a step ended after its time."""
+        self.lost_seconds = 0.0
+        """What was never caught up before the engine became idle."""
+        self._begun_seconds = 0.0
+        """What all steps so far should take, the present one in full."""
+        self._due: float | None = None
+        self._behind = 0.0
+
+    def busy_seconds(self, now: float) -> float:
+        """Engine work so far; of the present step only what has passed."""
+        ahead = 0.0 if self._due is None else max(0.0, self._due - now)
+        return self._begun_seconds - ahead
+
+    def wait(self, seconds: float, now: float) -> float:
+        """Begin a step that takes so long; wait the returned time before its end.
+
+        A step begins where the one before it should have ended, so that a late one is made up for.
+        """
+        self._begun_seconds += seconds
+        self._due = (now if self._due is None else self._due) + seconds
+        return max(0.0, self._due - now)
+
+    def ended(self, now: float) -> None:
+        """The step was given out."""
+        self._behind = max(0.0, now - (now if self._due is None else self._due))
+        self.worst_seconds = max(self.worst_seconds, self._behind)
+
+    def rest(self) -> None:
+        """Nothing is left to do: the next step begins when there is."""
+        self.lost_seconds += self._behind
+        self._due, self._behind = None, 0.0

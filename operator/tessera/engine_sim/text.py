@@ -1,0 +1,87 @@
+"""Tokens and answers without a model: about four characters a token, the same for equal prompts."""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+CHARACTERS_PER_TOKEN = 4
+_VOCABULARY = 32_000
+_SHORTEST = 64
+"""Tokens of the shortest answer that ends by itself."""
+_SPREAD = 384
+
+_TEXT = """
+the of and to in is you it he was for on are as with his at be this have or one had by hot
+but some we can out all your when up use how said an each she do if will way then them so
+her make see him two has look more day go did my no its who now new any old
+"""
+_WORDS = _TEXT.split()
+"""About three letters each, so that an answer counts the same when it comes back in a prompt."""
+
+
+def count(text: str) -> int:
+    """Tokens of a text, at least one."""
+    return max(1, -(-len(text) // CHARACTERS_PER_TOKEN))
+
+
+def ids(text: str) -> list[int]:
+    """The same tokens as numbers."""
+    pieces = range(0, max(1, len(text)), CHARACTERS_PER_TOKEN)
+    return [
+        zlib.crc32(text[start : start + CHARACTERS_PER_TOKEN].encode()) % _VOCABULARY
+        for start in pieces
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """A stop string within an answer."""
+
+    string: str
+    characters: int
+    """Of the answer before it; the string itself is not shown."""
+    tokens: int
+    """Of the answer up to its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The text that answers a prompt, as long as anybody wants to read it."""
+
+    seed: int
+
+    @property
+    def own_length(self) -> int:
+        """Tokens after which it would end by itself."""
+        return _SHORTEST + self.seed % _SPREAD
+
+    def text(self, start: int, end: int) -> str:
+        """Tokens `start` to `end`."""
+        return "".join(map(self._piece, range(start, end)))
+
+    def first_stop(self, stops: Sequence[str], tokens: int) -> Stop | None:
+        """Where the first stop string appears among so many tokens."""
+        if not stops:
+            return None
+        text = self.text(0, tokens)
+        found = [(text.index(stop), stop) for stop in stops if stop and stop in text]
+        if not found:
+            return None
+        start, stop = min(found)
+        return Stop(stop, start, self._tokens_for(start + len(stop)))
+
+    def _tokens_for(self, characters: int) -> int:
+        tokens = 0
+        while characters > 0:
+            characters -= len(self._piece(tokens))
+            tokens += 1
+        return tokens
+
+    def _piece(self, token: int) -> str:
+        word = _WORDS[((self.seed ^ (token * 0x9E3779B1)) >> 13) % len(_WORDS)]
+        return f" {word}" if token else word
+
+
+def answer_to(prompt: str) -> Answer:
+    """Equal prompts get equal answers."""
+    return Answer(zlib.crc32(prompt.encode()))

@@ -1,0 +1,1 @@
+"""The operator's process: kopf as its frame, and the wiring."""

@@ -1,0 +1,133 @@
+"""`tessera-operator`: reads the environment, wires the operator, and runs it inside kopf."""
+
+import argparse
+import asyncio
+import logging
+import sys
+from datetime import timedelta
+from typing import Any
+
+import kopf
+from prometheus_client import start_http_server
+from pydantic import ValidationError
+
+from tessera.adapters import wire
+from tessera.adapters.clock import now
+from tessera.adapters.kube import Connection, KubeCluster, connect
+from tessera.api.meta import GROUP, VERSION
+from tessera.handlers.admission import validator
+from tessera.handlers.runtime import Runtime
+from tessera.resources.kinds import INFERENCE_SERVICES, WATCHED, Kind
+from tessera.settings import Settings
+
+log = logging.getLogger("tessera")
+
+_LOGIN_LIFE = timedelta(minutes=10)
+"""Tokens of ServiceAccounts are renewed in their file; kopf logs in anew this often."""
+
+
+def main() -> None:
+    """Entry point of the operator's image."""
+    parser = argparse.ArgumentParser(prog="tessera-operator", description="Runs the operator.")
+    parser.add_argument("--host", default="0.0.0.0", help="address that its servers bind")
+    host = parser.parse_args().host
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
+        )
+        sys.exit(f"tessera-operator: the environment is not usable: {faults}")
+    kopf.configure(log_format=kopf.LogFormat.JSON)
+    logging.getLogger("kopf").setLevel(logging.WARNING)
+    # kopf reports every refused admission as an error of its own.
+    logging.getLogger("kopf.objects").setLevel(logging.CRITICAL)
+    log.setLevel(settings.log_level.upper())
+    asyncio.run(operate(settings, host))
+
+
+async def operate(settings: Settings, host: str) -> None:
+    """Run until told to stop. When any part ends, all end, and the pod begins anew."""
+    connection = await connect(settings.kubeconfig)
+    cluster = KubeCluster(connection)
+    runtime = Runtime(settings, cluster)
+    start_http_server(settings.metrics_port, host, runtime.registry)
+    await runtime.mirror.seed()
+    parts = (
+        asyncio.create_task(runtime.run(), name="runtime"),
+        asyncio.create_task(_framed(runtime, connection, settings, host), name="kopf"),
+    )
+    try:
+        await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+        for part in parts:
+            part.cancel()
+        await asyncio.wait(parts)
+        for part in parts:
+            if not part.cancelled() and (error := part.exception()) is not None:
+                raise error
+    finally:
+        await runtime.close()
+        await cluster.close()
+
+
+async def _framed(runtime: Runtime, connection: Connection, settings: Settings, host: str) -> None:
+    """What kopf is for: watching, admission, probes, and the end of the process."""
+    options = kopf.OperatorSettings()
+    options.posting.enabled = False
+    options.scanning.disabled = True
+    options.networking.enforce_retry_after = True
+    options.process.ultimate_exiting_timeout = 30
+    for kind in WATCHED:
+        if kind.selector:
+            options.watching.label_selectors[kind.group, kind.version, kind.plural] = kind.selector
+    if settings.webhook_certificates is not None:
+        options.admission.managed = None
+        options.admission.server = kopf.WebhookServer(
+            addr=host,
+            port=settings.webhook_port,
+            certfile=settings.webhook_certificates / "tls.crt",
+            pkeyfile=settings.webhook_certificates / "tls.key",
+        )
+    await kopf.operator(
+        registry=_handlers(runtime, connection),
+        settings=options,
+        standalone=True,
+        clusterwide=True,
+        liveness_endpoint=f"http://{host}:{settings.probes_port}/healthz",
+    )
+
+
+def _handlers(runtime: Runtime, connection: Connection) -> kopf.OperatorRegistry:
+    """All handlers: they say that something changed, and decide nothing."""
+    registry = kopf.OperatorRegistry()
+    for kind in WATCHED:
+        _watch(registry, runtime, kind)
+
+    kopf.on.validate(
+        GROUP, VERSION, INFERENCE_SERVICES.plural, id="inferenceservices", registry=registry
+    )(validator(runtime.store))
+
+    @kopf.on.login(registry=registry)
+    async def login(**_: Any) -> kopf.ConnectionInfo:
+        return kopf.ConnectionInfo(
+            server=connection.host,
+            ca_path=connection.ssl_ca_cert,
+            certificate_path=connection.cert_file,
+            private_key_path=connection.key_file,
+            token=await connection.token(),
+            expiration=now() + _LOGIN_LIFE,
+        )
+
+    @kopf.on.probe(id="loop", registry=registry)
+    async def probe(**_: Any) -> str:
+        if not runtime.alive():
+            raise kopf.PermanentError("the leader's loop has not turned for a minute")
+        return "turning"
+
+    return registry
+
+
+def _watch(registry: kopf.OperatorRegistry, runtime: Runtime, kind: Kind) -> None:
+    @kopf.on.event(kind.group, kind.version, kind.plural, id=kind.plural, registry=registry)
+    async def took(event: kopf.RawEvent, **_: Any) -> None:
+        runtime.mirror.take(kind, event["type"], wire.seen(kind, event["object"]))

@@ -1,0 +1,152 @@
+"""The running operator: what is kept between turns, and the tasks that run beside kopf."""
+
+import asyncio
+import contextlib
+import logging
+import time
+
+from tessera.adapters.clock import now
+from tessera.adapters.election import Election
+from tessera.adapters.engines import HttpEngines
+from tessera.adapters.kube import KubeCluster
+from tessera.adapters.prometheus import PrometheusMetrics
+from tessera.domain.autoscale import recall
+from tessera.domain.plan import remembered, scaling_of
+from tessera.domain.snapshot import Service
+from tessera.ports import ClusterError, MetricsError
+from tessera.reconcile.apply import Applier, NotLeadingError
+from tessera.reconcile.asking import Asker
+from tessera.reconcile.fleet import Fleet
+from tessera.reconcile.loop import loop
+from tessera.reconcile.mirror import Mirror
+from tessera.reconcile.observe import Senses
+from tessera.reconcile.store import Store
+from tessera.resources.kinds import INFERENCE_SERVICES, KINDS
+from tessera.settings import Settings
+from tessera.telemetry import Telemetry
+
+log = logging.getLogger("tessera")
+
+_READ_SECONDS = 2.0
+_LAG_SECONDS = 1.0
+_SILENT_SECONDS = 60.0
+
+
+class Runtime:
+    """Everything that lives as long as the process; wiring is done here and nowhere else."""
+
+    def __init__(self, settings: Settings, cluster: KubeCluster) -> None:
+        self._changed = asyncio.Event()
+        self._senses = Senses()
+        self._telemetry = Telemetry()
+        self._engines = HttpEngines()
+        self._metrics = (
+            PrometheusMetrics(settings.prometheus_url, now) if settings.prometheus_url else None
+        )
+        self._asker = Asker(self._engines, self._senses, now, self._changed.set)
+        self._turned = time.monotonic()
+        self.store = Store(KINDS)
+        self.mirror = Mirror(cluster, self.store, self._senses, self._changed.set)
+        self.registry = self._telemetry.registry
+        self.election = Election(
+            cluster,
+            namespace=settings.namespace,
+            name="tessera-operator",
+            identity=settings.pod_name,
+            clock=now,
+            monotonic=time.monotonic,
+        )
+        applier = Applier(
+            cluster,
+            self.store,
+            visitors=(settings.namespace, *settings.monitoring_namespaces),
+            leading=self.election.leading,
+        )
+        self._fleet = Fleet(self.store, self._senses, applier, self._asker, now)
+
+    async def run(self) -> None:
+        """Mirror and elect; lead when elected. Ends when leadership is lost, as any error does."""
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self.mirror.keep()),
+                group.create_task(self._lead()),
+                group.create_task(self._watch_lag()),
+            ]
+            await self.election.run()
+            log.error("leadership was lost; the process ends and begins anew")
+            for task in tasks:
+                task.cancel()
+
+    async def close(self) -> None:
+        """Let go of what others may wait for."""
+        await self._asker.stop()
+        with contextlib.suppress(ClusterError):
+            await self.election.release()
+        await self._engines.close()
+
+    def alive(self) -> bool:
+        """The loop of a leader turns; one that only stands by is alive anyway."""
+        return not self.election.leading() or time.monotonic() - self._turned < _SILENT_SECONDS
+
+    async def _lead(self) -> None:
+        await self.election.elected.wait()
+        log.info("this process leads")
+        self._turned = time.monotonic()
+        await self._recall()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._read())
+            group.create_task(loop(self._changed, self._turn))
+
+    async def _turn(self) -> None:
+        """One turn; whatever goes wrong in it is counted, logged and tried again."""
+        begun = time.monotonic()
+        self._telemetry.leads(leading=self.election.leading())
+        try:
+            outcome = await self._fleet.turn()
+        except* NotLeadingError:
+            log.warning("not leading any more: the turn was given up")
+        except* Exception as errors:  # noqa: BLE001 - the loop must go on
+            self._telemetry.failed(errors)
+        else:
+            self._turned = time.monotonic()
+            self._telemetry.turned(outcome, self._turned - begun)
+
+    async def _read(self) -> None:
+        """Ask Prometheus beside the turns, so that a slow one holds up nothing."""
+        if self._metrics is None:
+            return
+        while True:
+            readings = await self._metrics.read()
+            before = self._senses.readings
+            self._senses.readings = readings
+            if readings.problem and (before is None or before.problem is None):
+                log.warning("no readings: %s", readings.problem)
+            await asyncio.sleep(_READ_SECONDS)
+
+    async def _recall(self) -> None:
+        """Rebuild the autoscaler's windows, so that a new leader goes on where the last stopped."""
+        if self._metrics is None:
+            return
+        policies = {
+            seen.value.ref: (scaling_of(seen.value.spec), remembered(seen.value.status))
+            for seen in self.store.all(INFERENCE_SERVICES).values()
+            if isinstance(seen.value, Service) and seen.value.spec
+        }
+        if not policies:
+            return
+        span = max(
+            max(policy.scale_up.window, policy.scale_down.window) for policy, _ in policies.values()
+        )
+        try:
+            past = await self._metrics.past(span)
+        except MetricsError as error:
+            log.warning("the past could not be read, so windows begin anew: %s", error)
+            return
+        for ref, (policy, memory) in policies.items():
+            self._senses.memory[ref] = recall(policy, past.get(ref, ()), memory)
+
+    async def _watch_lag(self) -> None:
+        while True:
+            due = time.monotonic() + _LAG_SECONDS
+            await asyncio.sleep(_LAG_SECONDS)
+            self._telemetry.lagged(max(0.0, time.monotonic() - due))

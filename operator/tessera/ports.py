@@ -1,0 +1,82 @@
+"""What the operator needs of the outside world, and the errors that may come from there."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol, TypeAlias
+
+from tessera.domain.autoscale import Load
+from tessera.domain.snapshot import Front, Node, Pod, Pool, Readings, Ref, Service, Workload
+from tessera.resources.kinds import Kind
+from tessera.resources.manifest import Key, Manifest
+
+Clock: TypeAlias = Callable[[], datetime]
+"""The present moment, aware and in UTC."""
+
+Value: TypeAlias = Service | Pool | Node | Pod | Workload | Front | None
+
+
+class PortError(Exception):
+    """Something outside did not do what was asked; the text is fit for a status."""
+
+
+class ClusterError(PortError):
+    """The API server refused or did not answer."""
+
+
+class GoneError(ClusterError):
+    """The object that was meant does not exist any more; a namesake is another object."""
+
+
+class MetricsError(PortError):
+    """Prometheus refused or did not answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """One object of the cluster, trimmed to what decisions need."""
+
+    key: Key
+    value: Value = None
+    """What the plan reads; None for children that are only kept in shape."""
+    service: Ref | None = None
+    """The service that a child belongs to; None for shared ones."""
+    owned: str | None = None
+    """Digest of the fields that Tessera owns on it; it changes when somebody takes one away."""
+
+
+class Cluster(Protocol):
+    """Kubernetes."""
+
+    async def list(self, kind: Kind) -> tuple[Seen, ...] | None:
+        """Every object of a kind, within the kind's selector; None when there is no such kind."""
+
+    async def apply(self, manifest: Manifest, *, subresource: str | None = None) -> Seen:
+        """Server-side apply; the object as it is afterwards.
+
+        Fields that somebody else set on an object of ours are taken back; an object that was never
+        ours is left alone, with a ClusterError that names its owners.
+        """
+
+    async def delete(self, kind: Kind, key: Key) -> None:
+        """Delete; what is gone already is no error."""
+
+
+class Metrics(Protocol):
+    """Prometheus."""
+
+    async def read(self) -> Readings:
+        """What Prometheus knows now; when it cannot be asked, the readings say why."""
+
+    async def past(self, span: timedelta) -> Mapping[Ref, tuple[Load, ...]]:
+        """Loads of services in the last `span`, oldest first; MetricsError when unreadable."""
+
+
+class Engines(Protocol):
+    """The engines themselves, through their Service or at a pod's address."""
+
+    async def ask(self, base: str, model: str) -> str | None:
+        """Ask for one token; None when it came, else what went wrong."""
+
+    async def in_flight(self, address: str) -> int | None:
+        """Requests that the engine of one pod holds; None when it cannot be asked."""

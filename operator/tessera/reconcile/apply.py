@@ -1,0 +1,213 @@
+"""Plan -> cluster: apply what differs, and only that."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from tessera.domain.drain import DONE_COST
+from tessera.domain.plan import Allotment, Plan
+from tessera.domain.snapshot import Ref, Snapshot
+from tessera.domain.status import pool_status, service_status
+from tessera.ports import Cluster, ClusterError, GoneError, Seen
+from tessera.reconcile.store import Store
+from tessera.resources import children, marks, statuses
+from tessera.resources.kinds import CHILDREN, DEPLOYMENTS, Kind
+from tessera.resources.manifest import Key, Manifest
+
+_AT_ONCE = 8
+
+
+class NotLeadingError(Exception):
+    """Another process may lead by now; nothing more is written."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Applied:
+    """What was applied last, and the digest of the fields that were then ours."""
+
+    body: Mapping[str, object]
+    owned: str | None
+
+
+class Applier:
+    """Keeps the cluster as planned.
+
+    An object is applied when it is wanted differently than before, or when it differs from what the
+    last apply left: it is gone, or a field was taken away. After a start everything is applied
+    once, which changes nothing that is in place.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        store: Store,
+        *,
+        visitors: tuple[str, ...],
+        leading: Callable[[], bool],
+    ) -> None:
+        self._cluster = cluster
+        self._store = store
+        self._visitors = visitors
+        self._leading = leading
+        self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._applied: dict[Key, _Applied] = {}
+        self._built: dict[Ref, tuple[tuple[object, ...], tuple[Manifest, ...]]] = {}
+        self.writes = 0
+        """Writing requests since the start."""
+
+    async def carry_out(
+        self, snapshot: Snapshot, plan: Plan, *, monitored: bool
+    ) -> Mapping[Ref, str]:
+        """Make the cluster as planned; what was refused, by service.
+
+        One object's refusal is written on its service and stops no other.
+        """
+        existing = self._children()
+        shared = await self._shared(plan, monitored=monitored)
+        problems = {ref: list(shared.get(ref.namespace, ())) for ref in plan.allotments}
+        await _all(
+            self._service(snapshot, allotment, existing.get(ref, ()), problems[ref])
+            for ref, allotment in plan.allotments.items()
+        )
+        for view in plan.pools:
+            status = pool_status(view, snapshot.at)
+            if status != view.pool.status:
+                await self._attempt(self._write(statuses.of_pool(view.pool, status), "status"))
+        self._forget(plan)
+        return {ref: "; ".join(told) for ref, told in problems.items() if told}
+
+    async def _shared(self, plan: Plan, *, monitored: bool) -> Mapping[str, list[str]]:
+        """The objects of the namespaces; what was refused, by namespace."""
+        problems: dict[str, list[str]] = defaultdict(list)
+        for namespace, manifests in children.of_namespaces(
+            plan, visitors=self._visitors, monitored=monitored
+        ):
+            for manifest in manifests:
+                problems[namespace] += await self._attempt(self._keep(manifest))
+        return problems
+
+    async def _service(
+        self,
+        snapshot: Snapshot,
+        allotment: Allotment,
+        existing: Iterable[Seen],
+        problems: list[str],
+    ) -> None:
+        for manifest, subresource in _marks(snapshot, allotment):
+            problems += await self._attempt(self._write(manifest, subresource))
+        wanted = self._manifests(allotment)
+        for manifest in wanted:
+            problems += await self._attempt(self._keep(manifest))
+        for kind, key in _superfluous(allotment, wanted, existing):
+            problems += await self._attempt(self._remove(kind, key))
+        status = service_status(snapshot, allotment, "; ".join(problems) or None)
+        if status != allotment.service.status:
+            applied = statuses.of_service(allotment.service, status)
+            problems += await self._attempt(self._write(applied, "status"))
+
+    async def _attempt(self, write: Awaitable[object]) -> list[str]:
+        """The problem, if any; an object that is gone needs nothing more."""
+        try:
+            await write
+        except GoneError:
+            return []
+        except ClusterError as error:
+            return [str(error)]
+        return []
+
+    async def _keep(self, manifest: Manifest) -> None:
+        seen = self._store.all(manifest.kind).get(manifest.key)
+        last = self._applied.get(manifest.key)
+        if (
+            seen is not None
+            and last is not None
+            and last.owned == seen.owned
+            and last.body == manifest.body
+        ):
+            return
+        seen = await self._write(manifest)
+        self._applied[manifest.key] = _Applied(manifest.body, seen.owned)
+
+    async def _write(self, manifest: Manifest, subresource: str | None = None) -> Seen:
+        """Apply, and remember the answer, so that the next turn need not wait for the watch."""
+        async with self._slots:
+            if not self._leading():
+                raise NotLeadingError
+            self.writes += 1
+            seen = await self._cluster.apply(manifest, subresource=subresource)
+        self._store.put(manifest.kind, seen)
+        return seen
+
+    async def _remove(self, kind: Kind, key: Key) -> None:
+        async with self._slots:
+            if not self._leading():
+                raise NotLeadingError
+            self.writes += 1
+            await self._cluster.delete(kind, key)
+        self._store.drop(kind, key)
+        self._applied.pop(key, None)
+
+    def _manifests(self, allotment: Allotment) -> tuple[Manifest, ...]:
+        """Built anew only when something that they are made of changed."""
+        ref, made_of = allotment.service.ref, children.made_of(allotment)
+        if ref not in self._built or self._built[ref][0] != made_of:
+            self._built[ref] = (made_of, children.of_service(allotment))
+        return self._built[ref][1]
+
+    def _children(self) -> Mapping[Ref, list[Seen]]:
+        found: dict[Ref, list[Seen]] = defaultdict(list)
+        for kind in CHILDREN:
+            for seen in self._store.all(kind).values():
+                if seen.service is not None:
+                    found[seen.service].append(seen)
+        return found
+
+    def _forget(self, plan: Plan) -> None:
+        for ref in self._built.keys() - plan.allotments.keys():
+            del self._built[ref]
+        namespaces = {ref.namespace for ref in plan.allotments}
+        for key in [key for key in self._applied if key.namespace not in namespaces]:
+            del self._applied[key]
+
+
+def _marks(snapshot: Snapshot, allotment: Allotment) -> Iterable[tuple[Manifest, str | None]]:
+    """Gates and deletion costs that are not yet as decided."""
+    drain = allotment.drain
+    for pod in allotment.pods:
+        serving = pod.ref not in drain.leaving
+        if not pod.leaving and pod.serving is not serving:
+            yield marks.gate(pod, snapshot.at, serving=serving), "status"
+        done = pod.ref in drain.done
+        if not pod.leaving and done is not (pod.deletion_cost == DONE_COST):
+            yield marks.deletion_cost(pod, done=done), None
+
+
+def _superfluous(
+    allotment: Allotment, wanted: Iterable[Manifest], existing: Iterable[Seen]
+) -> list[tuple[Kind, Key]]:
+    """Objects of the service that are not wanted any more; none while nothing is decided."""
+    if allotment.choice is None:
+        return []
+    kinds = {kind.plural: kind for kind in CHILDREN}
+    keys = {manifest.key for manifest in wanted}
+    return [
+        (kinds[seen.key.plural], seen.key)
+        for seen in existing
+        if seen.key not in keys
+        and (
+            seen.key.plural != DEPLOYMENTS.plural
+            or Ref(seen.key.namespace, seen.key.name) in allotment.retired
+        )
+    ]
+
+
+async def _all(steps: Iterable[Awaitable[None]]) -> None:
+    """All at once; if one raises, the others are ended first."""
+
+    async def run(step: Awaitable[None]) -> None:
+        await step
+
+    async with asyncio.TaskGroup() as group:
+        for step in steps:
+            group.create_task(run(step))

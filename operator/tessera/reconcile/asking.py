@@ -1,0 +1,84 @@
+"""Questions to engines that a turn does not wait for; their answers enter a later turn."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from datetime import timedelta
+from typing import TypeVar
+
+from tessera.domain.names import PORT
+from tessera.domain.plan import Plan
+from tessera.domain.snapshot import Answer, InFlight, Pod, Service, Snapshot
+from tessera.ports import Clock, Engines
+from tessera.reconcile.observe import Senses
+
+Asked = TypeVar("Asked")
+
+_AGAIN = timedelta(seconds=1)
+"""A draining replica is asked this often."""
+
+
+class Asker:
+    """Keeps at most one question to each service and each replica under way."""
+
+    def __init__(
+        self, engines: Engines, senses: Senses, clock: Clock, wake: Callable[[], None]
+    ) -> None:
+        self._engines = engines
+        self._senses = senses
+        self._clock = clock
+        self._wake = wake
+        self._under_way: dict[str, asyncio.Task[None]] = {}
+
+    def start(self, snapshot: Snapshot, plan: Plan) -> None:
+        """Ask whom the plan wants asked, and forget whom it does not know any more."""
+        for ref, allotment in plan.allotments.items():
+            address = snapshot.addresses.get(ref)
+            if allotment.ask and address is not None:
+                self._once(f"service {ref}", self._ask, allotment.service, address)
+            for pod in allotment.pods:
+                if pod.ref in allotment.drain.leaving and pod.address and self._due(pod):
+                    self._once(f"pod {pod.uid}", self._count, pod, pod.address)
+        self._forget(plan)
+
+    async def stop(self) -> None:
+        """End all questions."""
+        tasks = tuple(self._under_way.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _once(
+        self,
+        key: str,
+        question: Callable[[Asked, str], Coroutine[None, None, None]],
+        whom: Asked,
+        address: str,
+    ) -> None:
+        if key not in self._under_way:
+            task = asyncio.create_task(question(whom, f"{address}:{PORT}"), name=key)
+            self._under_way[key] = task
+            task.add_done_callback(lambda _: self._under_way.pop(key, None))
+
+    async def _ask(self, service: Service, address: str) -> None:
+        served = service.spec.model.served_name if service.spec else None
+        problem = await self._engines.ask(f"http://{address}", served or service.ref.name)
+        self._senses.answers[service.ref] = Answer(at=self._clock(), problem=problem)
+        self._wake()
+
+    async def _count(self, pod: Pod, address: str) -> None:
+        asked = self._clock()
+        requests = await self._engines.in_flight(address)
+        if requests is not None:
+            self._senses.in_flight[pod.ref] = InFlight(asked, requests)
+            self._wake()
+
+    def _due(self, pod: Pod) -> bool:
+        last = self._senses.in_flight.get(pod.ref)
+        return last is None or self._clock() - last.at >= _AGAIN
+
+    def _forget(self, plan: Plan) -> None:
+        pods = {pod.ref for one in plan.allotments.values() for pod in one.pods}
+        for ref in self._senses.answers.keys() - plan.allotments.keys():
+            del self._senses.answers[ref]
+        for ref in self._senses.in_flight.keys() - pods:
+            del self._senses.in_flight[ref]

@@ -1,0 +1,72 @@
+"""Store, readings and answers -> one immutable snapshot."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TypeVar
+
+from tessera.domain.autoscale import Memory
+from tessera.domain.snapshot import (
+    Answer,
+    Front,
+    InFlight,
+    Node,
+    Pod,
+    Pool,
+    Readings,
+    Ref,
+    Service,
+    Snapshot,
+    Workload,
+)
+from tessera.reconcile.store import Store
+from tessera.resources.kinds import (
+    ACCELERATOR_POOLS,
+    DEPLOYMENTS,
+    INFERENCE_SERVICES,
+    NODES,
+    PODS,
+    SERVICES,
+    Kind,
+)
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Senses:
+    """What reached the operator besides the objects; kept between turns."""
+
+    readings: Readings | None = None
+    answers: dict[Ref, Answer] = field(default_factory=dict)
+    in_flight: dict[Ref, InFlight] = field(default_factory=dict)
+    memory: dict[Ref, Memory] = field(default_factory=dict)
+    monitored: bool = False
+    """The cluster knows PodMonitors."""
+
+
+def observe(store: Store, senses: Senses, at: datetime) -> Snapshot:
+    """The fleet at one moment."""
+    return Snapshot(
+        at=at,
+        services=tuple(_values(store, INFERENCE_SERVICES, Service)),
+        pools=tuple(_values(store, ACCELERATOR_POOLS, Pool)),
+        nodes=tuple(_values(store, NODES, Node)),
+        pods=tuple(_values(store, PODS, Pod)),
+        workloads=tuple(_values(store, DEPLOYMENTS, Workload)),
+        addresses={
+            front.service: front.address
+            for front in _values(store, SERVICES, Front)
+            if front.address
+        },
+        readings=senses.readings,
+        answers=dict(senses.answers),
+        in_flight=dict(senses.in_flight),
+        memory=dict(senses.memory),
+    )
+
+
+def _values(store: Store, kind: Kind, wanted: type[T]) -> Iterator[T]:
+    for seen in store.all(kind).values():
+        if isinstance(seen.value, wanted):
+            yield seen.value

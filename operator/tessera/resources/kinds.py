@@ -1,0 +1,129 @@
+"""Every kind that the operator reads or writes, and with which verbs: the source of its RBAC."""
+
+from dataclasses import dataclass
+
+from tessera.api.meta import GROUP, VERSION
+from tessera.domain.names import COMPONENT, ENGINE, MANAGED_BY, TESSERA
+
+OURS = f"{MANAGED_BY}={TESSERA}"
+"""Label selector of the objects that the operator applies."""
+
+ENGINES = f"{COMPONENT}={ENGINE}"
+"""Label selector of the pods that it applies through Deployments."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """A resource type at the API server."""
+
+    group: str
+    version: str
+    kind: str
+    plural: str
+    namespaced: bool = True
+    verbs: tuple[str, ...]
+    selector: str | None = None
+    """Server-side label selector under which the kind is watched; only `watched` kinds have one."""
+    watched: bool = True
+    subresources: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+    @property
+    def api_version(self) -> str:
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+    def path(self, namespace: str | None, name: str | None = None) -> str:
+        """The URL path of one object, or of all of them."""
+        root = f"/apis/{self.api_version}" if self.group else f"/api/{self.version}"
+        where = f"/namespaces/{namespace}" if self.namespaced and namespace else ""
+        return f"{root}{where}/{self.plural}" + (f"/{name}" if name else "")
+
+
+_READ = ("get", "list", "watch")
+_OWN = (*_READ, "create", "patch", "delete")
+_STATUS = (("status", ("patch",)),)
+
+INFERENCE_SERVICES = Kind(
+    group=GROUP,
+    version=VERSION,
+    kind="InferenceService",
+    plural="inferenceservices",
+    verbs=_READ,
+    subresources=_STATUS,
+)
+ACCELERATOR_POOLS = Kind(
+    group=GROUP,
+    version=VERSION,
+    kind="AcceleratorPool",
+    plural="acceleratorpools",
+    namespaced=False,
+    verbs=_READ,
+    subresources=_STATUS,
+)
+NODES = Kind(group="", version="v1", kind="Node", plural="nodes", namespaced=False, verbs=_READ)
+PODS = Kind(
+    group="",
+    version="v1",
+    kind="Pod",
+    plural="pods",
+    verbs=(*_READ, "patch"),
+    selector=ENGINES,
+    subresources=_STATUS,
+)
+DEPLOYMENTS = Kind(
+    group="apps",
+    version="v1",
+    kind="Deployment",
+    plural="deployments",
+    verbs=_OWN,
+    selector=OURS,
+)
+SERVICES = Kind(
+    group="", version="v1", kind="Service", plural="services", verbs=_OWN, selector=OURS
+)
+SERVICE_ACCOUNTS = Kind(
+    group="",
+    version="v1",
+    kind="ServiceAccount",
+    plural="serviceaccounts",
+    verbs=_OWN,
+    selector=OURS,
+)
+NETWORK_POLICIES = Kind(
+    group="networking.k8s.io",
+    version="v1",
+    kind="NetworkPolicy",
+    plural="networkpolicies",
+    verbs=_OWN,
+    selector=OURS,
+)
+DISRUPTION_BUDGETS = Kind(
+    group="policy",
+    version="v1",
+    kind="PodDisruptionBudget",
+    plural="poddisruptionbudgets",
+    verbs=_OWN,
+    selector=OURS,
+)
+POD_MONITORS = Kind(
+    group="monitoring.coreos.com",
+    version="v1",
+    kind="PodMonitor",
+    plural="podmonitors",
+    verbs=_OWN,
+    selector=OURS,
+    watched=False,
+)
+"""Polled instead of watched: its CRD may come and go."""
+
+CHILDREN = (
+    DEPLOYMENTS,
+    SERVICES,
+    SERVICE_ACCOUNTS,
+    NETWORK_POLICIES,
+    DISRUPTION_BUDGETS,
+    POD_MONITORS,
+)
+"""What the operator applies, repairs and prunes."""
+
+KINDS = (INFERENCE_SERVICES, ACCELERATOR_POOLS, NODES, PODS, *CHILDREN)
+WATCHED = tuple(kind for kind in KINDS if kind.watched)

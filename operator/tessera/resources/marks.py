@@ -1,0 +1,38 @@
+"""What is written on single replicas: whether they take requests, and who leaves first."""
+
+from datetime import datetime
+
+from tessera.domain.drain import DONE_COST
+from tessera.domain.names import COST_ANNOTATION, SERVING_GATE
+from tessera.domain.snapshot import Pod
+from tessera.resources.kinds import PODS
+from tessera.resources.manifest import Manifest
+
+
+def gate(pod: Pod, at: datetime, *, serving: bool) -> Manifest:
+    """The readiness gate, for the status of a pod."""
+    condition = {
+        "type": SERVING_GATE,
+        "status": "True" if serving else "False",
+        "reason": "Serving" if serving else "Draining",
+        "lastTransitionTime": at.strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+    return _mark(pod, {"status": {"conditions": [condition]}})
+
+
+def deletion_cost(pod: Pod, *, done: bool) -> Manifest:
+    """The annotation by which a ReplicaSet chooses; applied without it, it goes."""
+    annotations = {COST_ANNOTATION: str(DONE_COST)} if done else {}
+    return _mark(pod, {"metadata": {"annotations": annotations}})
+
+
+def _mark(pod: Pod, fields: dict[str, dict[str, object]]) -> Manifest:
+    """With the uid, so that a namesake is never marked and a gone pod is not made anew."""
+    metadata = {"name": pod.ref.name, "namespace": pod.ref.namespace, "uid": pod.uid}
+    body = {
+        "apiVersion": PODS.api_version,
+        "kind": PODS.kind,
+        **fields,
+        "metadata": metadata | fields.get("metadata", {}),
+    }
+    return Manifest(kind=PODS, namespace=pod.ref.namespace, name=pod.ref.name, body=body)

@@ -1,0 +1,53 @@
+"""What stands in front of the replicas of one service."""
+
+from kubernetes.client import (
+    V1LabelSelector,
+    V1ObjectMeta,
+    V1PodDisruptionBudget,
+    V1PodDisruptionBudgetSpec,
+    V1Service,
+    V1ServicePort,
+    V1ServiceSpec,
+)
+
+from tessera.domain.names import PORT, SERVICE_LABEL
+from tessera.domain.snapshot import Service
+from tessera.resources.kinds import DISRUPTION_BUDGETS, SERVICES
+from tessera.resources.manifest import Manifest, labels, manifest, owner
+
+
+def front(service: Service) -> Manifest:
+    """The Service over all variants."""
+    name = service.ref.name
+    model = V1Service(
+        metadata=_metadata(service),
+        spec=V1ServiceSpec(
+            type="ClusterIP",
+            selector={SERVICE_LABEL: name},
+            ports=[V1ServicePort(name="http", port=PORT, target_port="http", protocol="TCP")],
+        ),
+    )
+    return manifest(SERVICES, service.ref.namespace, name, model)
+
+
+def disruption_budget(service: Service) -> Manifest:
+    """At most one replica leaves at a time; broken ones never block a drain of their node."""
+    name = service.ref.name
+    model = V1PodDisruptionBudget(
+        metadata=_metadata(service),
+        spec=V1PodDisruptionBudgetSpec(
+            max_unavailable=1,
+            unhealthy_pod_eviction_policy="AlwaysAllow",
+            selector=V1LabelSelector(match_labels={SERVICE_LABEL: name}),
+        ),
+    )
+    return manifest(DISRUPTION_BUDGETS, service.ref.namespace, name, model)
+
+
+def _metadata(service: Service) -> V1ObjectMeta:
+    return V1ObjectMeta(
+        name=service.ref.name,
+        namespace=service.ref.namespace,
+        labels=labels(service.ref.name),
+        owner_references=[owner(service, controller=True)],
+    )

@@ -1,0 +1,38 @@
+"""Statuses as they are applied."""
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from tessera.api.accelerator_pool import AcceleratorPoolStatus
+from tessera.api.inference_service import InferenceServiceStatus
+from tessera.domain.snapshot import Pool, Service
+from tessera.resources.kinds import ACCELERATOR_POOLS, INFERENCE_SERVICES, Kind
+from tessera.resources.manifest import Manifest
+
+
+def of_service(service: Service, status: InferenceServiceStatus) -> Manifest:
+    """With the uid, so that a service made anew under the same name gets none of the old one."""
+    metadata = {
+        "name": service.ref.name,
+        "namespace": service.ref.namespace,
+        "uid": service.uid,
+    }
+    return _status(INFERENCE_SERVICES, metadata, status)
+
+
+def of_pool(pool: Pool, status: AcceleratorPoolStatus) -> Manifest:
+    """A pool has no namespace."""
+    return _status(ACCELERATOR_POOLS, {"name": pool.name}, status)
+
+
+def _status(kind: Kind, metadata: dict[str, Any], status: BaseModel) -> Manifest:
+    body = {
+        "apiVersion": kind.api_version,
+        "kind": kind.kind,
+        "metadata": metadata,
+        "status": status.model_dump(by_alias=True, exclude_none=True, mode="json"),
+    }
+    return Manifest(
+        kind=kind, namespace=metadata.get("namespace", ""), name=metadata["name"], body=body
+    )

@@ -1,0 +1,45 @@
+"""The environment of the operator; nothing else reads it."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Read from `TESSERA_*` variables, which the chart sets."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="TESSERA_", frozen=True, use_attribute_docstrings=True
+    )
+
+    prometheus_url: str | None = None
+    """Base URL of Prometheus; without it replicas are kept and never scaled."""
+
+    monitoring_namespaces: tuple[str, ...] = ("monitoring",)
+    """Namespaces whose pods may read the engines' metrics."""
+
+    namespace: str = "tessera-system"
+    """The operator's own namespace."""
+
+    pod_name: str = "tessera-operator"
+    """The operator's own pod: its identity in the election."""
+
+    webhook_certificates: Path | None = None
+    """Folder with `tls.crt` and `tls.key`; without it there is no admission server."""
+
+    webhook_port: Annotated[int, Field(ge=1, le=65535)] = 9443
+    """Port of the admission server."""
+
+    metrics_port: Annotated[int, Field(ge=1, le=65535)] = 8080
+    """Port of `/metrics`."""
+
+    probes_port: Annotated[int, Field(ge=1, le=65535)] = 8081
+    """Port of `/healthz`."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """What is logged at least."""
+
+    kubeconfig: Annotated[str | None, Field(validation_alias="KUBECONFIG")] = None
+    """A kubeconfig to use instead of the pod's ServiceAccount."""

@@ -1,0 +1,30 @@
+"""Answers of Prometheus -> readings, without a server."""
+
+from tessera.adapters.prometheus import SERVICE, loads_of
+from tests.builders import NOW
+
+
+def series(
+    pod: str, values: list[tuple[float, str]], service: str | None = "chat"
+) -> dict[str, object]:
+    labels = {"namespace": "team-a", "pod": pod} | ({SERVICE: service} if service else {})
+    return {"metric": labels, "values": values}
+
+
+def test_past_loads_are_summed_over_the_replicas_of_each_moment() -> None:
+    start = NOW.timestamp()
+    waiting = [
+        series("a", [(start, "10"), (start + 5, "20")]),
+        series("b", [(start + 5, "5")]),
+    ]
+    activity = [series("a", [(start, "0.5"), (start + 5, "0.6")], None)]
+    ((_, loads),) = loads_of(waiting, activity).items()
+    assert [(load.waiting, load.activity, load.ready) for load in loads] == [
+        (10, 0.5, 1),
+        (25, 0.6, 2),
+    ]
+
+
+def test_activity_of_pods_that_serve_no_model_is_left_out() -> None:
+    activity = [series("other", [(NOW.timestamp(), "1")], None)]
+    assert loads_of([], activity) == {}

@@ -1,0 +1,97 @@
+"""The CRDs as the API server needs them: structural, bounded, with constant defaults."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from tessera.api.inference_service import InferenceServiceSpec
+from tessera.api.meta import format_duration
+from tessera.api.schema import KINDS, Kind, crd
+
+CASES = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+
+
+def schema(kind: Kind) -> dict[str, Any]:
+    found: dict[str, Any] = crd(kind)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    return found
+
+
+def nodes(node: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    yield path, node
+    for name, child in node.get("properties", {}).items():
+        yield from nodes(child, f"{path}.{name}")
+    if "items" in node:
+        yield from nodes(node["items"], f"{path}[]")
+
+
+@CASES
+def test_schemas_are_structural(kind: Kind) -> None:
+    for path, node in nodes(schema(kind)):
+        assert "type" in node, path
+        assert not {"$ref", "anyOf", "oneOf", "allOf", "title", "nullable"} & set(node), path
+
+
+@CASES
+def test_every_field_has_a_text_worth_reading(kind: Kind) -> None:
+    for path, node in nodes(schema(kind)):
+        if path and path.split(".")[1] in ("spec", "status") and not path.endswith("[]"):
+            assert len(node.get("description", "")) >= 5, path
+
+
+@CASES
+def test_everything_that_rules_look_at_is_bounded(kind: Kind) -> None:
+    for path, node in nodes(schema(kind)["properties"]["spec"]):
+        if node["type"] == "array":
+            assert "maxItems" in node, path
+        if node["type"] == "string" and "enum" not in node and "format" not in node:
+            assert "maxLength" in node or "pattern" in node, path
+
+
+@CASES
+def test_a_status_has_no_defaults(kind: Kind) -> None:
+    assert not [
+        path for path, node in nodes(schema(kind)["properties"]["status"]) if "default" in node
+    ]
+
+
+@CASES
+def test_every_rule_names_its_field_and_a_number_or_a_command(kind: Kind) -> None:
+    for _, node in nodes(schema(kind)):
+        for rule in node.get("x-kubernetes-validations", ()):
+            assert "spec." in rule["message"]
+            assert any(character.isdigit() for character in rule["message"]), rule["message"]
+
+
+def test_the_scaling_defaults_are_the_promised_ones() -> None:
+    told = InferenceServiceSpec.model_validate(
+        {"model": {"uri": "hf://a/b"}, "scaling": {}}
+    ).model_dump(by_alias=True, mode="json")
+    assert told["scaling"] == {
+        "minReplicas": 2,
+        "maxReplicas": 8,
+        "queue": {"target": 50},
+        "activity": {"target": "0.75"},
+        "scaleUp": {"window": "60s", "pods": 2, "period": "120s"},
+        "scaleDown": {"window": "300s"},
+    }
+
+
+def test_the_shortest_manifest_names_a_model_only() -> None:
+    assert InferenceServiceSpec.model_validate({"model": {"uri": "hf://a/b"}}).replicas is None
+
+
+@pytest.mark.parametrize("text", ["1s", "90s", "5m", "300s", "33ms", "1500ms", "2h"])
+def test_durations_keep_their_length(text: str) -> None:
+    spec = {"model": {"uri": "hf://a/b"}, "slo": {"ttftP95": text}}
+    first = InferenceServiceSpec.model_validate(spec).slo.ttft_p95
+    spec["slo"] = {"ttftP95": format_duration(first)}
+    assert InferenceServiceSpec.model_validate(spec).slo.ttft_p95 == first
+
+
+@pytest.mark.parametrize("text", ["", "5", "-3s", "1.5s", "s", "five"])
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="duration"):
+        InferenceServiceSpec.model_validate(
+            {"model": {"uri": "hf://a/b"}, "slo": {"ttftP95": text}}
+        )

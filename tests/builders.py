@@ -1,0 +1,162 @@
+"""Values for tests, with defaults: a test shows only what matters to it."""
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from tessera.api.accelerator_pool import AcceleratorPoolSpec
+from tessera.api.inference_service import InferenceServiceSpec
+from tessera.domain.names import deployment_name
+from tessera.domain.plan import Allotment, plan
+from tessera.domain.snapshot import (
+    Node,
+    Pod,
+    PodReading,
+    Pool,
+    Readings,
+    Ref,
+    Service,
+    Snapshot,
+    Workload,
+)
+
+NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
+SMALL = "hf://meta-llama/Llama-3.2-1B-Instruct"
+MEDIUM = "hf://meta-llama/Llama-3.1-8B-Instruct"
+LARGE = "hf://meta-llama/Llama-3.1-70B-Instruct"
+A100 = "NVIDIA-A100-SXM4-80GB"
+H100 = "NVIDIA-H100-80GB-HBM3"
+
+
+def at(seconds: float) -> datetime:
+    """A moment, counted from NOW."""
+    return NOW + timedelta(seconds=seconds)
+
+
+def a_spec(uri: str = SMALL, **fields: Any) -> InferenceServiceSpec:
+    """A spec as it stands in a manifest; `model` fields are merged into the uri."""
+    model = {"uri": uri, **fields.pop("model", {})}
+    return InferenceServiceSpec.model_validate({"model": model, **fields})
+
+
+def a_service(
+    name: str = "chat", spec: InferenceServiceSpec | None = None, **fields: Any
+) -> Service:
+    return Service(
+        **{
+            "ref": Ref("team-a", name),
+            "uid": f"uid-{name}",
+            "generation": 1,
+            "spec": a_spec() if spec is None and "problem" not in fields else spec,
+            **fields,
+        }
+    )
+
+
+def a_pool(name: str = "a100", per_gpu_hour: str = "2.00", **fields: Any) -> Pool:
+    spec = {
+        "nodeSelector": {"pool": name},
+        "tier": "reserved",
+        "prices": [{"from": date(2026, 1, 1), "perGPUHour": per_gpu_hour}],
+        **fields,
+    }
+    return Pool(name=name, generation=1, spec=AcceleratorPoolSpec.model_validate(spec))
+
+
+def a_node(
+    pool: str = "a100",
+    slices: Mapping[str, int] | None = None,
+    *,
+    whole: int = 0,
+    cut: int = 1,
+    product: str = A100,
+    name: str | None = None,
+    ready: bool = True,
+    labels: Mapping[str, str] | None = None,
+) -> Node:
+    """A node with `cut` GPUs in `slices` and `whole` uncut ones."""
+    slices = {} if slices is None else slices
+    return Node(
+        name=name or f"{pool}-0",
+        labels={
+            "pool": pool,
+            "nvidia.com/gpu.product": product,
+            "nvidia.com/gpu.count": str(whole + (cut if slices else 0)),
+            **(labels or {}),
+        },
+        ready=ready,
+        allocatable={
+            **({"nvidia.com/gpu": whole} if whole else {}),
+            **{f"nvidia.com/mig-{profile}": count for profile, count in slices.items()},
+        },
+    )
+
+
+def a_pod(
+    name: str = "chat-0",
+    service: str = "chat",
+    variant: str = "a100-1g-10gb",
+    **fields: Any,
+) -> Pod:
+    """A replica that takes requests since a minute, unless said otherwise."""
+    return Pod(
+        **{
+            "ref": Ref("team-a", name),
+            "uid": f"uid-{name}",
+            "service": Ref("team-a", service),
+            "variant": variant,
+            "template": "one",
+            "created": at(-120),
+            "address": "127.10.0.5",
+            "ready_since": at(-60),
+            "up": True,
+            "serving": True,
+            **fields,
+        }
+    )
+
+
+def a_workload(
+    replicas: int = 2, service: str = "chat", variant: str = "a100-1g-10gb", **fields: Any
+) -> Workload:
+    return Workload(
+        **{
+            "ref": Ref("team-a", deployment_name(service, variant)),
+            "service": Ref("team-a", service),
+            "variant": variant,
+            "replicas": replicas,
+            "settled": True,
+            **fields,
+        }
+    )
+
+
+def readings_of(pods: Iterable[Pod], **fields: Any) -> Readings:
+    """The same reading for every pod, taken just now."""
+    known = {"waiting": 0.0, "running": 0.0, "activity": 0.0}
+    reading = PodReading(**{**known, **{key: fields.pop(key) for key in known if key in fields}})
+    return Readings(**{"at": NOW, "pods": {pod.ref: reading for pod in pods}, **fields})
+
+
+def a_snapshot(*services: Service, **fields: Any) -> Snapshot:
+    """A fleet with one A100 of seven 1g.10gb slices, unless said otherwise."""
+    return Snapshot(
+        **{
+            "at": NOW,
+            "services": services,
+            "pools": (a_pool(),),
+            "nodes": (a_node(slices={"1g.10gb": 7}),),
+            **fields,
+        }
+    )
+
+
+def allotted(snapshot: Snapshot, name: str = "chat") -> Allotment:
+    """What the plan gives one service."""
+    return plan(snapshot).allotments[Ref("team-a", name)]
+
+
+def dollars(amount: str) -> int:
+    """Nano-units."""
+    return int(Decimal(amount) * 10**9)

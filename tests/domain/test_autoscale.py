@@ -1,0 +1,226 @@
+"""The autoscaler, minutes in microseconds."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tessera.api.inference_service import Scaling as ScalingSpec
+from tessera.domain.autoscale import Count, Load, Memory, Scale, desired_replicas, recall, scale
+from tests.builders import at
+
+
+def policy(**fields: Any) -> ScalingSpec:
+    return ScalingSpec.model_validate(fields)
+
+
+def load(
+    seconds: float,
+    waiting: float | None = 0,
+    activity: float | None = 0,
+    replicas: int = 2,
+    ready: int | None = None,
+) -> Load:
+    return Load(
+        at=at(seconds),
+        replicas=replicas,
+        ready=replicas if ready is None else ready,
+        waiting=waiting,
+        activity=activity,
+    )
+
+
+def play(spec: ScalingSpec, loads: list[Load], memory: Memory | None = None) -> list[Scale]:
+    """Every decision over a course of loads, with the memory passed on."""
+    decisions = []
+    memory = memory or Memory()
+    for one in loads:
+        decisions.append(scale(spec, one, memory))
+        memory = decisions[-1].memory
+    return decisions
+
+
+def steady(replicas: int, seconds: float = 0) -> Memory:
+    return Memory(counts=(Count(at(seconds - 1000), replicas),))
+
+
+@pytest.mark.parametrize(
+    ("total", "target", "replicas"), [(320, 50, 7), (4 * 90, 75, 5), (0, 5, 0)]
+)
+def test_the_bare_formula_is_that_of_the_hpa(total: float, target: float, replicas: int) -> None:
+    assert desired_replicas(total, target) == replicas
+
+
+def test_a_queue_raises_only_after_it_lasted_the_whole_window() -> None:
+    course = [load(second, waiting=200) for second in range(0, 70, 5)]
+    got = play(policy(), course)
+    assert [(one.replicas, one.reason) for one in got[:12]] == [(2, "WaitingToScaleUp")] * 12
+    assert (got[12].replicas, got[12].reason) == (4, "QueueAboveTarget")
+
+
+def test_one_short_queue_in_the_window_lets_a_spike_pass() -> None:
+    course = [load(second, waiting=0 if second == 30 else 400) for second in range(0, 90, 5)]
+    assert {one.replicas for one in play(policy(), course)} == {2}
+
+
+def test_a_period_adds_at_most_its_pods() -> None:
+    course = [load(second, waiting=4000, activity=1) for second in range(0, 320, 5)]
+    got = [one.replicas for one in play(policy(), course)]
+    assert (got[12], got[35], got[36], got[60]) == (4, 4, 6, 8)
+
+
+def test_a_spike_beyond_the_step_says_what_was_wished() -> None:
+    course = [load(second, waiting=400, activity=1) for second in range(0, 70, 5)]
+    got = play(policy(), course)[12]
+    assert (got.replicas, got.reason) == (4, "QueueAboveTarget")
+    assert "8 are wished, and spec.scaling.scaleUp allows 4" in got.message
+
+
+def test_a_lull_removes_only_after_the_whole_window() -> None:
+    course = [load(second, replicas=4) for second in range(0, 310, 10)]
+    got = play(policy(), course, steady(4))
+    assert {(one.replicas, one.reason) for one in got[:30]} == {(4, "WaitingForQuiet")}
+    assert (got[30].replicas, got[30].reason) == (2, "LoadBelowTarget")
+
+
+def test_a_busy_moment_in_the_window_keeps_the_replicas() -> None:
+    course = [
+        load(second, replicas=4, waiting=200 if second == 200 else 0)
+        for second in range(0, 490, 10)
+    ]
+    got = play(policy(), course, steady(4))
+    assert {one.replicas for one in got[:49]} == {4}
+
+
+def test_activity_above_its_target_holds_and_alone_never_raises() -> None:
+    course = [load(second, activity=0.99, replicas=3) for second in range(0, 600, 10)]
+    got = play(policy(), course, steady(3))
+    assert {(one.replicas, one.reason) for one in got} == {(3, "Busy")}
+
+
+def test_activity_raises_while_something_waits() -> None:
+    course = [load(second, waiting=1, activity=0.99, replicas=3) for second in range(0, 70, 5)]
+    got = play(policy(), course, steady(3))
+    assert (got[12].replicas, got[12].reason) == (4, "ActivityAboveTarget")
+
+
+def test_low_activity_limits_how_far_replicas_are_removed() -> None:
+    course = [load(second, activity=0.30, replicas=8) for second in range(0, 310, 10)]
+    assert play(policy(), course, steady(8))[-1].replicas == 4
+
+
+@pytest.mark.parametrize(("waiting", "activity"), [(None, None), (None, 0.1), (0, None)])
+def test_a_missing_reading_removes_nothing(waiting: float | None, activity: float | None) -> None:
+    course = [load(second, waiting, activity, replicas=4) for second in range(0, 900, 10)]
+    got = play(policy(), course, steady(4))
+    reason = "NoReading" if waiting is None else "PartlyRead"
+    assert {(one.replicas, one.reason) for one in got} == {(4, reason)}
+
+
+def test_the_queue_alone_may_raise_and_says_that_activity_is_missing() -> None:
+    course = [load(second, waiting=150, activity=None) for second in range(0, 70, 5)]
+    got = play(policy(), course)[-1]
+    assert (got.replicas, got.reason) == (3, "PartlyRead")
+    assert "activity could not be read" in got.message
+
+
+def test_a_readings_gap_does_not_count_as_quiet() -> None:
+    quiet = [load(second, replicas=4) for second in range(0, 200, 10)]
+    gap = [load(second, None, None, replicas=4) for second in range(200, 210, 10)]
+    after = [load(second, replicas=4) for second in range(210, 500, 10)]
+    got = play(policy(), quiet + gap + after, steady(4))
+    assert {one.replicas for one in got} == {4}
+
+
+@pytest.mark.parametrize("waiting", [91, 100, 109])
+def test_within_the_tolerance_nothing_moves(waiting: float) -> None:
+    course = [load(second, waiting=waiting, activity=0.75) for second in range(0, 130, 5)]
+    assert {one.replicas for one in play(policy(), course)} == {2}
+
+
+def test_replicas_on_their_way_count_as_idle_when_more_are_wished() -> None:
+    course = [load(second, waiting=1, activity=1.0, ready=2) for second in range(0, 70, 5)]
+    assert play(policy(), course, steady(4))[-1].replicas == 4
+
+
+def test_more_than_the_maximum_says_so() -> None:
+    course = [load(second, waiting=5000, activity=1, replicas=8) for second in range(0, 70, 5)]
+    got = play(policy(), course, steady(8))[-1]
+    assert (got.replicas, got.reason) == (8, "AtMaximum")
+    assert "spec.scaling.maxReplicas is 8" in got.message
+
+
+@pytest.mark.parametrize(("replicas", "bounded"), [(1, 2), (20, 8)])
+def test_a_number_outside_the_bounds_moves_to_them_at_once(replicas: int, bounded: int) -> None:
+    got = scale(policy(), load(0, replicas=replicas), steady(replicas))
+    assert (got.replicas, got.reason) == (bounded, "BoundsChanged")
+
+
+def test_a_restart_without_a_past_begins_both_windows_anew() -> None:
+    up = play(policy(), [load(second, waiting=400) for second in range(0, 60, 5)])
+    down = play(policy(), [load(second, replicas=6) for second in range(0, 300, 10)])
+    assert {one.replicas for one in up} == {2}
+    assert {one.replicas for one in down} == {6}
+
+
+def test_a_recalled_past_lets_a_restarted_operator_go_on() -> None:
+    past = [load(second, waiting=200) for second in range(0, 60, 5)]
+    remembered = recall(policy(), past, steady(2))
+    got = scale(policy(), load(60, waiting=200), remembered)
+    assert (got.replicas, got.reason) == (4, "QueueAboveTarget")
+
+
+def test_the_step_limit_survives_a_restart_by_what_was_written_down() -> None:
+    written = Memory(counts=(Count(at(-60), 2), Count(at(-10), 4)))
+    past = [load(second, waiting=4000, activity=1) for second in range(-60, 0, 5)]
+    got = scale(policy(), load(0, waiting=4000, activity=1), recall(policy(), past, written))
+    assert (got.replicas, got.reason) == (4, "StepLimited")
+
+
+loads = st.lists(
+    st.tuples(
+        st.integers(1, 40),
+        st.one_of(st.none(), st.integers(0, 2000)),
+        st.one_of(st.none(), st.floats(0, 1)),
+    ),
+    min_size=1,
+    max_size=60,
+)
+
+
+@given(course=loads)
+def test_no_decision_leaves_bounds_or_step(
+    course: list[tuple[int, int | None, float | None]],
+) -> None:
+    spec, memory, second = policy(), Memory(), 0
+    history = [(at(-10_000), 2)]
+    for pause, waiting, activity in course:
+        second += pause
+        got = scale(spec, load(second, waiting, activity, replicas=2), memory)
+        assert 2 <= got.replicas <= 8
+        period_ago = at(second) - timedelta(seconds=120)
+        before = max(
+            [count for moment, count in history if moment >= period_ago]
+            + [[count for moment, count in history if moment <= period_ago][-1]]
+        )
+        assert got.replicas <= max(history[-1][1], before + 2)
+        history.append((at(second), got.replicas))
+        memory = got.memory
+        assert len(memory.counts) <= 16
+
+
+@given(course=loads, more=st.integers(1, 500))
+def test_a_longer_queue_never_means_fewer_replicas(
+    course: list[tuple[int, int | None, float | None]], more: int
+) -> None:
+    spec = policy()
+    second, less_memory, more_memory = 0, Memory(), Memory()
+    for pause, waiting, activity in course:
+        second += pause
+        heavier = None if waiting is None else waiting + more
+        less = scale(spec, load(second, waiting, activity), less_memory)
+        greater = scale(spec, load(second, heavier, activity), more_memory)
+        assert greater.replicas >= less.replicas
+        less_memory, more_memory = less.memory, greater.memory

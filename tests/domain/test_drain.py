@@ -1,0 +1,122 @@
+"""Replicas leave emptiest first, and none before its streams have ended."""
+
+from datetime import timedelta
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tessera.domain.drain import DONE_COST, Drain, drain
+from tessera.domain.snapshot import InFlight, Pod, PodReading, Readings, Ref
+from tests.builders import NOW, a_pod, a_snapshot, a_workload, at
+
+LIMIT = timedelta(seconds=60)
+
+
+def drained(pods: list[Pod], wanted: int, replicas: int | None = None, **fields: Any) -> Drain:
+    snapshot = a_snapshot(**fields)
+    return drain(snapshot, a_workload(replicas or len(pods)), wanted, pods, LIMIT)
+
+
+def busy(requests: dict[str, float]) -> Readings:
+    return Readings(
+        at=NOW,
+        pods={
+            Ref("team-a", name): PodReading(waiting=0.0, running=count)
+            for name, count in requests.items()
+        },
+    )
+
+
+def names(refs: tuple[Ref, ...]) -> list[str]:
+    return [ref.name for ref in refs]
+
+
+def test_the_emptiest_replica_leaves() -> None:
+    pods = [a_pod("a"), a_pod("b"), a_pod("c")]
+    got = drained(pods, 2, readings=busy({"a": 4, "b": 1, "c": 9}))
+    assert (names(got.leaving), got.keep) == (["b"], 3)
+
+
+def test_a_replica_that_cannot_be_read_counts_as_the_fullest() -> None:
+    got = drained([a_pod("a"), a_pod("b")], 1, readings=busy({"b": 50}))
+    assert names(got.leaving) == ["b"]
+
+
+def test_the_deployment_shrinks_only_when_the_leaving_replica_is_empty_and_marked() -> None:
+    leaving = a_pod("a", serving=False, draining_since=at(-10), ready_since=None)
+    empty = {leaving.ref: InFlight(at(-1), 0)}
+    full = {leaving.ref: InFlight(at(-1), 3)}
+    marked = a_pod(
+        "a", serving=False, draining_since=at(-10), ready_since=None, deletion_cost=DONE_COST
+    )
+    others = [a_pod("b"), a_pod("c")]
+    assert drained([leaving, *others], 2, in_flight=full).done == ()
+    assert names(drained([leaving, *others], 2, in_flight=empty).done) == ["a"]
+    assert drained([leaving, *others], 2, in_flight=empty).keep == 3
+    assert drained([marked, *others], 2, in_flight=empty).keep == 2
+
+
+def test_an_answer_from_before_the_gate_closed_proves_nothing() -> None:
+    leaving = a_pod("a", serving=False, draining_since=at(-1), ready_since=None)
+    early = {leaving.ref: InFlight(at(0), 0)}
+    assert drained([leaving, a_pod("b")], 1, in_flight=early).done == ()
+
+
+def test_out_of_time_a_replica_leaves_with_its_streams() -> None:
+    leaving = a_pod("a", serving=False, draining_since=at(-61), ready_since=None)
+    full = {leaving.ref: InFlight(at(-1), 3)}
+    assert names(drained([leaving, a_pod("b")], 1, in_flight=full).done) == ["a"]
+
+
+def test_a_replica_that_is_not_up_may_go_at_once() -> None:
+    starting = a_pod("z", up=False, ready_since=None)
+    got = drained([a_pod("a"), starting], 1, readings=busy({"a": 0}))
+    assert (names(got.leaving), names(got.done)) == (["z"], ["z"])
+
+
+def test_who_leaves_already_goes_on_leaving() -> None:
+    leaving = a_pod("a", serving=False, draining_since=at(-5), ready_since=None)
+    got = drained([leaving, a_pod("b")], 1, readings=busy({"a": 30, "b": 0}))
+    assert names(got.leaving) == ["a"]
+
+
+def test_nobody_leaves_when_the_load_is_back() -> None:
+    leaving = a_pod("a", serving=False, draining_since=at(-5), ready_since=None)
+    assert drained([leaving, a_pod("b")], 2) == Drain(keep=2)
+
+
+def test_between_shrinking_and_the_end_of_the_pod_nobody_is_called_back() -> None:
+    gone = a_pod(
+        "a", serving=False, draining_since=at(-10), ready_since=None, deletion_cost=DONE_COST
+    )
+    empty = {gone.ref: InFlight(at(-1), 0)}
+    got = drained([gone, a_pod("b")], 1, replicas=1, in_flight=empty)
+    assert (names(got.leaving), got.keep) == (["a"], 1)
+
+
+def test_while_a_template_rolls_out_its_controller_chooses() -> None:
+    got = drained([a_pod("a"), a_pod("b", template="two")], 1)
+    assert got == Drain(keep=1)
+
+
+pods = st.lists(
+    st.builds(
+        a_pod,
+        st.uuids().map(str),
+        up=st.booleans(),
+        draining_since=st.one_of(st.none(), st.integers(-90, 0).map(at)),
+        deletion_cost=st.sampled_from([0, DONE_COST]),
+    ),
+    max_size=8,
+)
+
+
+@given(found=pods, wanted=st.integers(0, 8))
+def test_never_fewer_replicas_than_wanted_and_never_more_leave_than_are_too_many(
+    found: list[Pod], wanted: int
+) -> None:
+    got = drained(found, wanted)
+    assert got.keep >= min(wanted, len(found))
+    assert len(got.leaving) == max(0, len(found) - wanted)
+    assert set(got.done) <= set(got.leaving)

@@ -1,0 +1,178 @@
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tessera.domain.engine import Engine
+from tessera.domain.engine_requests import Limits, Policy, Reason, Request
+from tessera.domain.perf import StepTime
+
+LENGTH = 100
+BLOCK = 4
+SLOW = StepTime(weights=5e-3, kv_token=1e-6, token=1e-5)
+FAST = StepTime(weights=2e-3, kv_token=1e-6, token=4e-6)
+
+shapes = st.tuples(st.integers(1, 60), st.integers(1, 40), st.integers(-1, 1))
+"""Prompt tokens, output tokens, priority."""
+limits = st.builds(
+    Limits,
+    max_model_len=st.just(LENGTH),
+    max_num_seqs=st.integers(1, 6),
+    max_num_batched_tokens=st.integers(6, 64),
+    blocks=st.integers(LENGTH // BLOCK + 1, 3 * LENGTH // BLOCK),
+    block_size=st.just(BLOCK),
+    policy=st.sampled_from(Policy),
+)
+events = st.lists(
+    st.one_of(shapes, st.tuples(st.just("abort"), st.integers(0, 20)), st.just("step")),
+    max_size=40,
+)
+"""Arrivals, aborts of some request, and steps in any order."""
+
+
+@dataclass
+class Life:
+    """What a request went through."""
+
+    request: Request
+    admitted: int = 0
+    preempted: int = 0
+    tokens: int = 0
+    ends: list[Reason] = field(default_factory=list)
+
+
+def _lives(engine: Engine, happening: list[Any]) -> dict[int, Life]:
+    """Play the events and then drain; what must hold in every step is checked on the way."""
+    lives: dict[int, Life] = {}
+    for event in [*happening, *["step"] * 2000]:
+        if event == "step":
+            _step(engine, lives)
+        elif event[0] == "abort":
+            finished = engine.abort(event[1])
+            if finished is not None:
+                lives[event[1]].ends.append(finished.reason)
+                assert finished.output_tokens == lives[event[1]].tokens
+        else:
+            prompt, output, priority = event
+            request = Request(
+                id=len(lives), prompt_tokens=prompt, output_tokens=output, priority=priority
+            )
+            assert engine.submit(request) is None
+            lives[request.id] = Life(request)
+    return lives
+
+
+def _step(engine: Engine, lives: dict[int, Life]) -> None:
+    free = engine.free_blocks
+    done = engine.step()
+    if done is None:
+        assert engine.idle
+        return
+    for number in done.emitted:
+        lives[number].tokens += 1
+    for number in done.preempted:
+        lives[number].preempted += 1
+    for number in done.admitted:
+        lives[number].admitted += 1
+    for finished in done.finished:
+        lives[finished.request.id].ends.append(finished.reason)
+        assert finished.preemptions == lives[finished.request.id].preempted
+    assert max(Counter(done.emitted).values(), default=0) <= 1
+    assert len(done.emitted) <= engine.limits.max_num_seqs
+    assert done.decoding + done.prefill_tokens <= engine.limits.max_num_batched_tokens
+    assert 0 <= engine.free_blocks < engine.limits.blocks
+    if done.admitted:
+        needed = sum(_input_blocks(engine, lives[number], done.emitted) for number in done.admitted)
+        assert needed <= free + _freed(engine, lives, done.preempted)
+
+
+def _input_blocks(engine: Engine, life: Life, emitted: tuple[int, ...]) -> int:
+    before = life.tokens - (life.request.id in emitted)
+    return engine.limits.blocks_for(life.request.prompt_tokens + before)
+
+
+def _freed(engine: Engine, lives: dict[int, Life], preempted: tuple[int, ...]) -> int:
+    return sum(_input_blocks(engine, lives[number], ()) for number in preempted)
+
+
+@given(limits, events)
+def test_no_admitted_request_exceeds_the_free_blocks_and_every_limit_is_kept(
+    bounds: Limits, happening: list[Any]
+) -> None:
+    engine = Engine(bounds, SLOW)
+    _lives(engine, happening)
+    assert engine.idle
+    assert (engine.free_blocks, engine.kv_tokens) == (bounds.blocks - 1, 0)
+    assert engine.queued_tokens == 0
+
+
+@given(limits, events)
+def test_every_request_ends_exactly_once_with_exactly_its_tokens(
+    bounds: Limits, happening: list[Any]
+) -> None:
+    for life in _lives(Engine(bounds, SLOW), happening).values():
+        assert len(life.ends) == 1
+        if life.ends == [Reason.LENGTH]:
+            assert life.tokens == life.request.output_tokens
+            assert life.admitted == life.preempted + 1
+
+
+def _last_steps(
+    bounds: Limits, wanted: list[tuple[int, int, int]], speed: StepTime = SLOW
+) -> tuple[dict[int, tuple[int, float]], bool]:
+    """For requests that all arrive at once: number and moment of their last step, and whether
+    anybody was preempted."""
+    engine = Engine(bounds, speed)
+    for number, (prompt, output, priority) in enumerate(wanted):
+        engine.submit(
+            Request(id=number, prompt_tokens=prompt, output_tokens=output, priority=priority)
+        )
+    ends: dict[int, tuple[int, float]] = {}
+    now, preempted = 0.0, False
+    for number, done in enumerate(iter(engine.step, None)):
+        now += done.seconds
+        preempted |= bool(done.preempted)
+        ends |= {finished.request.id: (number, now) for finished in done.finished}
+    return ends, preempted
+
+
+def _with_blocks(bounds: Limits, blocks: int) -> Limits:
+    return Limits(
+        max_model_len=bounds.max_model_len,
+        max_num_seqs=bounds.max_num_seqs,
+        max_num_batched_tokens=bounds.max_num_batched_tokens,
+        blocks=blocks,
+        block_size=bounds.block_size,
+        policy=bounds.policy,
+    )
+
+
+@given(limits, st.lists(shapes, min_size=1, max_size=8))
+def test_faster_hardware_finishes_no_request_later(
+    bounds: Limits, wanted: list[tuple[int, int, int]]
+) -> None:
+    slow, _ = _last_steps(bounds, wanted, SLOW)
+    fast, _ = _last_steps(bounds, wanted, FAST)
+    assert all(fast[number][1] <= slow[number][1] for number in slow)
+
+
+@given(limits, st.lists(shapes, min_size=1, max_size=8))
+def test_memory_for_everybody_finishes_no_request_in_a_later_step(
+    bounds: Limits, wanted: list[tuple[int, int, int]]
+) -> None:
+    some, _ = _last_steps(bounds, wanted)
+    plenty, _ = _last_steps(_with_blocks(bounds, 10_000), wanted)
+    assert all(plenty[number][0] <= some[number][0] for number in some)
+
+
+@given(limits, st.integers(1, 200), st.lists(shapes, min_size=1, max_size=8))
+def test_more_memory_finishes_no_request_in_a_later_step_while_nobody_is_preempted(
+    bounds: Limits, more: int, wanted: list[tuple[int, int, int]]
+) -> None:
+    """With preemptions it can: one more admission may cost another request its cache."""
+    some, preempted = _last_steps(bounds, wanted)
+    larger, preempted_too = _last_steps(_with_blocks(bounds, bounds.blocks + more), wanted)
+    if not (preempted or preempted_too):
+        assert all(larger[number][0] <= some[number][0] for number in some)

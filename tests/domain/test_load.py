@@ -1,0 +1,50 @@
+"""Readings of replicas -> load of a service."""
+
+from tessera.domain.load import load_of
+from tessera.domain.snapshot import Pod, PodReading, Readings
+from tests.builders import NOW, a_pod, at, readings_of
+
+
+def read(pods: list[Pod], readings: Readings | None) -> tuple[float | None, float | None]:
+    got = load_of(pods, readings, 2, NOW)
+    return got.waiting, got.activity
+
+
+def test_waiting_is_summed_and_activity_averaged() -> None:
+    pods = [a_pod("a"), a_pod("b")]
+    readings = Readings(
+        at=NOW,
+        pods={
+            pods[0].ref: PodReading(waiting=30, running=1, activity=0.9),
+            pods[1].ref: PodReading(waiting=10, running=1, activity=0.5),
+        },
+    )
+    assert read(pods, readings) == (40, 0.7)
+
+
+def test_one_settled_replica_without_a_reading_makes_the_sum_unknown() -> None:
+    pods = [a_pod("a"), a_pod("b")]
+    assert read(pods, readings_of(pods[:1], waiting=30)) == (None, None)
+
+
+def test_a_replica_that_only_just_serves_needs_no_reading_yet() -> None:
+    pods = [a_pod("a"), a_pod("b", ready_since=at(-5))]
+    assert read(pods, readings_of(pods[:1], waiting=30, activity=0.5)) == (30, 0.5)
+
+
+def test_leaving_replicas_are_not_counted() -> None:
+    pods = [a_pod("a"), a_pod("b", serving=False, draining_since=at(-5))]
+    assert read(pods, readings_of(pods, waiting=30, activity=0.5)) == (30, 0.5)
+
+
+def test_old_readings_and_failed_questions_are_no_readings() -> None:
+    pods = [a_pod("a")]
+    old = readings_of(pods, at=at(-31), waiting=3)
+    failed = readings_of(pods, waiting=3, problem="connection refused")
+    assert read(pods, old) == read(pods, failed) == read(pods, None) == (None, None)
+
+
+def test_each_metric_may_be_missing_alone() -> None:
+    pods = [a_pod("a")]
+    readings = Readings(at=NOW, pods={pods[0].ref: PodReading(waiting=7)})
+    assert read(pods, readings) == (7, None)

@@ -1,0 +1,241 @@
+"""The plan for whole fleets: properties, placement, floors."""
+
+import itertools
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tessera.domain.plan import plan
+from tessera.domain.snapshot import Service, Snapshot
+from tests.builders import (
+    H100,
+    LARGE,
+    MEDIUM,
+    SMALL,
+    a_node,
+    a_pod,
+    a_pool,
+    a_service,
+    a_snapshot,
+    a_spec,
+    a_workload,
+    allotted,
+    at,
+    readings_of,
+)
+
+FLEET = {
+    "pools": (a_pool("a100", "1.60"), a_pool("h100", "2.50")),
+    "nodes": (
+        a_node("a100", {"3g.40gb": 1, "1g.10gb": 4}),
+        a_node("h100", whole=2, product=H100),
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("uri", "fields", "variant"),
+    [
+        (SMALL, {}, "a100-1g-10gb"),
+        (MEDIUM, {}, "a100-3g-40gb"),
+        (LARGE, {"precision": {"variants": [{"precision": "fp8"}]}}, "h100-1gpu-fp8"),
+        (
+            LARGE,
+            {
+                "precision": {"variants": [{"precision": "fp8"}]},
+                "context": {"maxModelLen": 16384},
+            },
+            "h100-2gpu-fp8",
+        ),
+        (SMALL, {"placement": {"pools": ["h100"]}}, "h100-1gpu"),
+    ],
+)
+def test_a_service_goes_onto_the_cheapest_hardware_that_fits(
+    uri: str, fields: dict[str, object], variant: str
+) -> None:
+    one = {"scaling": {"minReplicas": 1}}
+    service = a_service(spec=a_spec(uri, **one, **fields))
+    choice = allotted(a_snapshot(service, **FLEET)).choice
+    assert choice is not None
+    assert choice.variant == variant
+
+
+def test_a_running_service_stays_although_something_cheaper_appeared() -> None:
+    service = a_service(spec=a_spec(MEDIUM, scaling={"minReplicas": 1}))
+    cheap = (*FLEET["pools"], a_pool("bargain", "0.10"))
+    nodes = (*FLEET["nodes"], a_node("bargain", {"3g.40gb": 2}))
+    running = a_workload(1, variant="a100-3g-40gb")
+    got = allotted(a_snapshot(service, pools=cheap, nodes=nodes, workloads=(running,)))
+    assert got.choice is not None
+    assert got.choice.variant == "a100-3g-40gb"
+    assert "bargain-3g-40gb would be the cheapest" in got.placement.verdict.message
+
+
+def test_a_service_moves_when_its_spec_does_not_fit_any_more() -> None:
+    service = a_service(
+        spec=a_spec(MEDIUM, scaling={"minReplicas": 1}, context={"maxModelLen": 131072})
+    )
+    running = a_workload(1, variant="a100-2g-20gb")
+    got = allotted(a_snapshot(service, **FLEET, workloads=(running,)))
+    assert got.choice is not None
+    assert got.choice.variant == "a100-3g-40gb"
+    assert got.retired == ()
+
+
+def test_a_former_variant_goes_when_the_new_one_is_up() -> None:
+    service = a_service(spec=a_spec(MEDIUM, scaling={"minReplicas": 1}))
+    workloads = (a_workload(1, variant="a100-3g-40gb"), a_workload(1, variant="zzz-old"))
+    pods = (a_pod("new", variant="a100-3g-40gb"), a_pod("old", variant="zzz-old"))
+    got = allotted(a_snapshot(service, **FLEET, workloads=workloads, pods=pods))
+    assert [ref.name for ref in got.retired] == ["chat-zzz-old"]
+
+
+def test_new_services_choose_hardware_with_room_for_their_floor() -> None:
+    services = [a_service(name, a_spec(SMALL)) for name in ("one", "two", "three")]
+    nodes = (a_node("a100", {"1g.10gb": 4, "3g.40gb": 1}), a_node("h100", whole=2, product=H100))
+    got = plan(a_snapshot(*services, pools=FLEET["pools"], nodes=nodes))
+    variants = {ref.name: one.choice.variant for ref, one in got.allotments.items() if one.choice}
+    assert variants == {"one": "a100-1g-10gb", "three": "a100-1g-10gb", "two": "h100-1gpu"}
+
+
+def test_interactive_services_never_run_on_spot() -> None:
+    spot = a_pool("spot", "0.10", tier="spot")
+    nodes = (a_node("spot", {"1g.10gb": 7}), a_node("a100", {"1g.10gb": 7}))
+    got = allotted(a_snapshot(a_service(), pools=(spot, a_pool()), nodes=nodes))
+    assert got.choice is not None
+    assert got.choice.offer.pool == "a100"
+
+
+def test_a_node_that_is_away_takes_no_hardware_from_who_runs_there() -> None:
+    running = {"workloads": (a_workload(2),), "pods": (a_pod("chat-0"), a_pod("chat-1"))}
+    away = a_node(slices={"1g.10gb": 7}, ready=False)
+    got = allotted(a_snapshot(a_service(), nodes=(away,), **running))
+    assert got.choice is not None
+    assert (got.choice.variant, got.scale.replicas) == ("a100-1g-10gb", 2)
+
+
+def test_a_service_that_cannot_be_placed_any_more_is_left_as_it_is() -> None:
+    running = {"workloads": (a_workload(3),), "pods": (a_pod(),)}
+    got = allotted(a_snapshot(a_service(), nodes=(), **running))
+    assert (got.choice, got.drain.keep, got.placement.verdict.reason) == (None, 3, "NoHardware")
+
+
+def test_a_service_whose_planning_raises_is_set_aside_and_the_rest_is_planned() -> None:
+    broken = a_service("broken", a_spec(SMALL).model_copy(update={"context": None}))
+    got = plan(a_snapshot(broken, a_service("chat")))
+    by_name = {ref.name: one for ref, one in got.allotments.items()}
+    assert by_name["broken"].accepted.reason == "PlannerError"
+    assert "AttributeError" in by_name["broken"].accepted.message
+    assert by_name["chat"].choice is not None
+
+
+def test_a_fixed_number_overrules_the_autoscaler() -> None:
+    service = a_service(spec=a_spec(replicas=3))
+    got = allotted(a_snapshot(service))
+    assert (got.scale.replicas, got.scale.reason) == (3, "SetByUser")
+
+
+def test_a_deployment_scaled_by_hand_goes_back_to_the_decided_number() -> None:
+    service = a_service()
+    pods = tuple(a_pod(f"chat-{index}") for index in range(2))
+    first = plan(a_snapshot(service, workloads=(a_workload(2),), pods=pods))
+    by_hand = a_snapshot(
+        service, workloads=(a_workload(6),), pods=pods, memory=first.memory, at=at(1)
+    )
+    assert allotted(by_hand).drain.keep == 2
+
+
+def test_a_rollout_surges_only_where_there_is_room() -> None:
+    service = a_service(spec=a_spec(SMALL))
+    roomy = allotted(a_snapshot(service, nodes=(a_node(slices={"1g.10gb": 3}),)))
+    full = allotted(a_snapshot(service, nodes=(a_node(slices={"1g.10gb": 2}),)))
+    assert (roomy.surge, full.surge) == (True, False)
+
+
+names = st.sampled_from(["a", "b", "c", "d", "e"])
+services = st.dictionaries(
+    names,
+    st.builds(
+        a_spec,
+        st.sampled_from([SMALL, MEDIUM]),
+        scaling=st.fixed_dictionaries({"minReplicas": st.integers(1, 3)}),
+    ),
+    min_size=1,
+).map(lambda specs: [a_service(name, spec) for name, spec in specs.items()])
+nodes = st.builds(
+    lambda slices, whole: (a_node("a100", slices, whole=whole), a_node("h100", whole=2)),
+    st.dictionaries(
+        st.sampled_from(["1g.10gb", "2g.20gb", "3g.40gb"]), st.integers(1, 7), min_size=1
+    ),
+    st.integers(0, 4),
+)
+
+
+@given(found=services, hardware=nodes, order=st.randoms(use_true_random=False))
+@settings(max_examples=50)
+def test_the_order_of_input_does_not_matter(
+    found: list[Service], hardware: tuple[object, ...], order: object
+) -> None:
+    pools = [a_pool("a100", "1.60"), a_pool("h100", "2.50")]
+    straight = plan(a_snapshot(*found, pools=tuple(pools), nodes=hardware))
+    shuffled = [list(found), list(pools), list(hardware)]
+    for part in shuffled:
+        order.shuffle(part)  # type: ignore[attr-defined]
+    mixed = plan(a_snapshot(*shuffled[0], pools=tuple(shuffled[1]), nodes=tuple(shuffled[2])))
+    assert straight == mixed
+
+
+@given(found=services, hardware=nodes)
+@settings(max_examples=50)
+def test_planning_again_on_the_planned_state_changes_nothing(
+    found: list[Service], hardware: tuple[object, ...]
+) -> None:
+    first = plan(a_snapshot(*found, nodes=hardware))
+    again = plan(_carried_out(a_snapshot(*found, nodes=hardware), first))
+    for ref, one in first.allotments.items():
+        other = again.allotments[ref]
+        assert (one.choice, one.scale.replicas) == (other.choice, other.scale.replicas)
+        assert other.drain.leaving == ()
+
+
+def _carried_out(snapshot: Snapshot, decided: object) -> Snapshot:
+    """The fleet as it is when the plan was done and nothing loads it."""
+    allotments = decided.allotments.values()  # type: ignore[attr-defined]
+    placed = [one for one in allotments if one.choice is not None]
+    pods = tuple(
+        a_pod(f"{one.service.ref.name}-{index}", one.service.ref.name, one.choice.variant)
+        for one in placed
+        for index in range(one.scale.replicas)
+    )
+    workloads = tuple(
+        a_workload(one.scale.replicas, one.service.ref.name, one.choice.variant) for one in placed
+    )
+    return a_snapshot(
+        *snapshot.services,
+        nodes=snapshot.nodes,
+        pods=pods,
+        workloads=workloads,
+        readings=readings_of(pods),
+        memory=decided.memory,  # type: ignore[attr-defined]
+    )
+
+
+@given(found=services, hardware=nodes)
+@settings(max_examples=50)
+def test_floors_are_never_promised_the_same_slice_twice(
+    found: list[Service], hardware: tuple[object, ...]
+) -> None:
+    got = plan(a_snapshot(*found, nodes=hardware))
+    roomy = [
+        one
+        for one in got.allotments.values()
+        if one.choice and "full" not in one.placement.verdict.message
+    ]
+    by_offer = itertools.groupby(
+        sorted(roomy, key=lambda one: one.choice.variant), key=lambda one: one.choice.variant
+    )
+    for _, group in by_offer:
+        together = list(group)
+        if all(one.surge for one in together):
+            assert sum(one.scale.replicas for one in together) < together[0].choice.offer.replicas

@@ -1,0 +1,73 @@
+"""Ready means that a real completion was answered."""
+
+from typing import Any
+
+import pytest
+
+from tessera.api.inference_service import InferenceServiceStatus
+from tessera.domain.readiness import must_ask, ready
+from tessera.domain.reasons import Ready, Verdict
+from tessera.domain.snapshot import Answer, Readings, Ref, Service, Snapshot
+from tessera.domain.status import conditions
+from tests.builders import NOW, a_pod, a_service, a_snapshot, at
+
+CHAT = Ref("team-a", "chat")
+
+
+def was(reason: Ready, seconds: float) -> Service:
+    """A service whose Ready condition was written at a moment."""
+    told = conditions({"Ready": Verdict(reason, "")}, (), 1, at(seconds))
+    return a_service(status=InferenceServiceStatus(conditions=told))
+
+
+def judged(service: Service, snapshot: Snapshot, *pods: Any, wanted: int = 1) -> str:
+    return ready(snapshot, service, wanted, pods).reason
+
+
+def with_answer(seconds: float, problem: str | None = None, **fields: Any) -> Snapshot:
+    return a_snapshot(answers={CHAT: Answer(at=at(seconds), problem=problem)}, **fields)
+
+
+def test_a_service_is_ready_once_a_completion_was_answered() -> None:
+    service = was(Ready.WAITING_FOR_ANSWER, -10)
+    assert judged(service, a_snapshot(), a_pod()) == "WaitingForAnswer"
+    assert judged(service, with_answer(-1), a_pod()) == "Answered"
+
+
+def test_an_answer_from_before_an_outage_does_not_count() -> None:
+    service = was(Ready.NO_REPLICA_READY, -10)
+    assert judged(service, with_answer(-60), a_pod()) == "WaitingForAnswer"
+    assert must_ask(with_answer(-60), service, [a_pod()])
+
+
+def test_without_a_replica_nothing_is_ready_and_its_last_words_are_told() -> None:
+    broken = a_pod(ready_since=None, trouble="CrashLoopBackOff", last_words="out of memory")
+    got = ready(with_answer(-1), was(Ready.ANSWERED, -600), 2, [broken])
+    assert got.reason == "NoReplicaReady"
+    assert got.message.startswith("0 of 2 replicas take requests")
+    assert "out of memory" in got.message
+
+
+def test_a_failed_completion_is_told_and_asked_again_soon() -> None:
+    service = was(Ready.ANSWERED, -600)
+    assert judged(service, with_answer(-1, "500 boom"), a_pod()) == "NoAnswer"
+    assert not must_ask(with_answer(-1, "500 boom"), service, [a_pod()])
+    assert must_ask(with_answer(-6, "500 boom"), service, [a_pod()])
+
+
+def test_a_new_leader_keeps_ready_and_asks_once() -> None:
+    service = was(Ready.ANSWERED, -600)
+    assert judged(service, a_snapshot(), a_pod()) == "Answered"
+    assert must_ask(a_snapshot(), service, [a_pod()])
+
+
+@pytest.mark.parametrize(
+    ("age", "finished", "asked"), [(200, 0, False), (301, 0, True), (301, 7, False)]
+)
+def test_only_a_quiet_service_is_asked_again(age: float, finished: float, asked: bool) -> None:
+    snapshot = with_answer(-age, readings=Readings(at=NOW, finished={CHAT: finished}))
+    assert must_ask(snapshot, was(Ready.ANSWERED, -600), [a_pod()]) is asked
+
+
+def test_zero_wanted_replicas_are_a_reason_of_their_own() -> None:
+    assert judged(was(Ready.ANSWERED, -600), a_snapshot(), wanted=0) == "ScaledToZero"

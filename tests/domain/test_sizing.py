@@ -1,0 +1,127 @@
+"""What fits where, and what it then gives."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tessera.domain.catalog import models, products
+from tessera.domain.hardware import Hardware, part, whole
+from tessera.domain.limits import Demand
+from tessera.domain.sizing import Fit, Misfit, kv_pool_gb, memory, size
+from tests.builders import A100, H100
+
+B1 = "meta-llama/Llama-3.2-1B-Instruct"
+B8 = "meta-llama/Llama-3.1-8B-Instruct"
+B70 = "meta-llama/Llama-3.1-70B-Instruct"
+
+
+def a_slice(profile: str, product: str = A100) -> Hardware:
+    found = part(products()[product], profile)
+    assert found is not None
+    return found
+
+
+def demand(model: str, precision: str | None = None, length: int = 8192, ms: int = 33) -> Demand:
+    return Demand(
+        shape=models()[model],
+        precision=precision,
+        max_model_len=length,
+        input_tokens=1200,
+        output_tokens=250,
+        ttft=timedelta(seconds=1),
+        inter_token=timedelta(milliseconds=ms),
+    )
+
+
+@pytest.mark.parametrize(
+    ("device_gb", "devices", "utilization", "weights_gb", "pool_gb"),
+    [
+        (80, 2, 0.92, 140, 7.2),
+        (80, 1, 0.92, 70, 3.6),
+        (80, 1, 0.92, 35, 38.6),
+        (40, 1, 0.92, 35, 1.8),
+        (80, 4, 0.90, 140, 148.0),
+    ],
+)
+def test_the_bare_cache_pool_is_what_the_weights_leave(
+    device_gb: float, devices: int, utilization: float, weights_gb: float, pool_gb: float
+) -> None:
+    assert kv_pool_gb(device_gb, devices, utilization, weights_gb) == pytest.approx(pool_gb)
+
+
+@pytest.mark.parametrize(
+    ("model", "hardware", "fits"),
+    [
+        (B1, a_slice("1g.10gb"), True),
+        (B8, a_slice("1g.10gb"), False),
+        (B8, a_slice("2g.20gb"), False),
+        (B8, a_slice("3g.40gb"), True),
+        (B8, whole(products()[H100], 1), True),
+        (B70, whole(products()[H100], 1), False),
+        (B70, whole(products()[H100], 4), True),
+    ],
+)
+def test_a_model_fits_where_weights_reserve_and_one_long_request_go_in(
+    model: str, hardware: Hardware, fits: bool
+) -> None:
+    assert isinstance(size(demand(model), hardware), Fit) is fits
+
+
+def test_a_70b_in_fp8_with_long_context_needs_two_h100() -> None:
+    one, two = (whole(products()[H100], count) for count in (1, 2))
+    assert isinstance(size(demand(B70, "fp8", 16384), one), Misfit)
+    assert isinstance(size(demand(B70, "fp8", 16384), two), Fit)
+
+
+def test_a_misfit_says_which_context_and_which_device_would_do() -> None:
+    got = size(demand(B8), a_slice("2g.20gb"))
+    assert isinstance(got, Misfit)
+    assert got.kv_tokens == 7616
+    larger = replace(a_slice("2g.20gb"), memory_mib=got.needed_mib)
+    assert isinstance(size(demand(B8, ms=100), larger), Fit)
+
+
+def test_a_model_that_fits_but_misses_the_promise_is_a_misfit_without_missing_memory() -> None:
+    got = size(demand(B8, ms=15), a_slice("3g.40gb"))
+    assert isinstance(got, Misfit)
+    assert (got.needed_mib, round(got.inter_token_ms)) == (0, 22)
+
+
+@given(
+    model=st.sampled_from(sorted(models())),
+    profile=st.sampled_from(["1g.10gb", "2g.20gb", "3g.40gb", "4g.40gb", "7g.80gb"]),
+    product=st.sampled_from([A100, H100]),
+    milliseconds=st.integers(5, 200),
+    length=st.integers(256, 32768),
+)
+def test_a_fit_keeps_memory_context_and_promise(
+    model: str, profile: str, product: str, milliseconds: int, length: int
+) -> None:
+    wanted, hardware = demand(model, None, length, milliseconds), a_slice(profile, product)
+    got = size(wanted, hardware)
+    plan = memory(wanted.shape, None, hardware)
+    if isinstance(got, Misfit):
+        assert (got.needed_mib > 0) is (plan.kv_tokens < length)
+    else:
+        assert plan.weights_mib + plan.reserve_mib + plan.cache_mib <= plan.budget_mib
+        assert plan.kv_tokens >= length
+        limits = got.limits
+        assert 1 <= limits.max_num_seqs < limits.max_num_batched_tokens
+        full = got.step.seconds(
+            decoding=limits.max_num_seqs,
+            kv_tokens=limits.max_num_seqs * wanted.resident,
+            prefill_tokens=limits.max_num_batched_tokens - limits.max_num_seqs,
+        )
+        assert full * 1e3 <= milliseconds + 1e-6
+        assert limits.tokens_per_second > 0
+
+
+@given(mib=st.integers(4_000, 80_000), more=st.integers(1, 40_000))
+def test_more_memory_never_holds_fewer_tokens(mib: int, more: int) -> None:
+    small = replace(a_slice("3g.40gb"), memory_mib=mib)
+    large = replace(small, memory_mib=mib + more)
+    shape = models()[B8]
+    assert memory(shape, None, small).kv_tokens <= memory(shape, None, large).kv_tokens

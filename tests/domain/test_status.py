@@ -1,0 +1,122 @@
+"""Plan -> statuses: what is said, and what keeps its time."""
+
+from typing import Any
+
+from tessera.api.inference_service import InferenceServiceStatus
+from tessera.domain.plan import plan
+from tessera.domain.reasons import Accepted, Placed, Verdict
+from tessera.domain.snapshot import Ref, Service, Snapshot
+from tessera.domain.status import conditions, pool_status, service_status
+from tests.builders import NOW, a_pod, a_service, a_snapshot, a_workload, at, readings_of
+
+CHAT = Ref("team-a", "chat")
+
+
+def status_of(snapshot: Snapshot, problem: str | None = None) -> InferenceServiceStatus:
+    return service_status(snapshot, plan(snapshot).allotments[CHAT], problem)
+
+
+def a_running_fleet(service: Service | None = None, **fields: Any) -> Snapshot:
+    pods = (a_pod("chat-0"), a_pod("chat-1"))
+    return a_snapshot(
+        service or a_service(),
+        **{"pods": pods, "workloads": (a_workload(2),), "readings": readings_of(pods), **fields},
+    )
+
+
+def told(status: InferenceServiceStatus) -> dict[str, tuple[str, str]]:
+    return {one.type: (one.status, one.reason) for one in status.conditions}
+
+
+def test_a_settled_service_shows_where_it_runs_and_what_it_costs() -> None:
+    got = status_of(a_running_fleet())
+    assert told(got) == {
+        "Accepted": ("True", "Valid"),
+        "Placed": ("True", "Placed"),
+        "Progressing": ("False", "Settled"),
+        "Ready": ("False", "WaitingForAnswer"),
+    }
+    assert got.variant is not None
+    assert got.cost is not None
+    assert (got.replicas, got.ready_replicas) == (2, 2)
+    assert (got.variant.pool, got.variant.profile, got.variant.gpus) == ("a100", "1g.10gb", 1)
+    assert str(got.cost.per_hour) == "0.5357"
+    assert got.endpoint == "http://chat.team-a.svc:8000/v1"
+    assert got.selector == "tessera.dev/service=chat"
+
+
+def test_the_price_of_tokens_is_that_of_a_replica_at_its_expected_load() -> None:
+    got = status_of(a_running_fleet())
+    assert got.cost is not None
+    assert got.variant is not None
+    hourly, speed = 2 * (1 / 7 + 1 / 8) / 2, got.variant.tokens_per_second
+    assert float(got.cost.per_million_tokens or 0) == round(hourly / speed / 3600 * 1e6, 4)
+    assert f"{speed} output tokens" in got.cost.assumes
+
+
+def test_a_condition_keeps_its_time_until_its_status_changes() -> None:
+    first = conditions({"Placed": Verdict(Placed.NO_POOL, "a")}, (), 1, at(0))
+    same = conditions({"Placed": Verdict(Placed.TOO_LARGE, "b")}, first, 2, at(60))
+    other = conditions({"Placed": Verdict(Placed.PLACED, "c")}, same, 2, at(90))
+    assert [one[0].last_transition_time for one in (first, same, other)] == [at(0), at(0), at(90)]
+    assert [one[0].observed_generation for one in (first, same, other)] == [1, 2, 2]
+
+
+def test_an_unchanged_fleet_has_an_unchanged_status() -> None:
+    first = status_of(a_running_fleet())
+    again = status_of(a_running_fleet(a_service(status=first), at=at(30)))
+    assert again == first
+
+
+def test_readings_alone_do_not_rewrite_the_status() -> None:
+    first = status_of(a_running_fleet())
+    pods = (a_pod("chat-0"), a_pod("chat-1"))
+    later = a_running_fleet(
+        a_service(status=first), at=at(5), readings=readings_of(pods, activity=0.31)
+    )
+    assert status_of(later) == first
+
+
+def test_what_the_api_server_refused_is_told() -> None:
+    got = status_of(a_running_fleet(), "apply services team-a/chat: exists already")
+    assert told(got)["Progressing"] == ("False", "ApplyFailed")
+
+
+def test_an_engine_that_keeps_exiting_is_told_with_its_last_words() -> None:
+    broken = a_pod(
+        "chat-1", up=False, ready_since=None, trouble="CrashLoopBackOff", last_words="no such model"
+    )
+    got = status_of(a_running_fleet(pods=(a_pod("chat-0"), broken)))
+    condition = next(one for one in got.conditions if one.type == "Progressing")
+    assert condition.reason == "EngineFailed"
+    assert "no such model" in condition.message
+
+
+def test_a_missing_image_is_told_with_the_kubelets_message() -> None:
+    waiting = a_pod(
+        "chat-1", up=False, ready_since=None, trouble="ImagePullBackOff", last_words="not found"
+    )
+    got = status_of(a_running_fleet(pods=(a_pod("chat-0"), waiting)))
+    assert told(got)["Progressing"] == ("False", "ImageUnavailable")
+
+
+def test_scaling_is_written_only_with_a_decision() -> None:
+    first = status_of(a_running_fleet())
+    assert first.scaling is not None
+    assert (first.scaling.desired_replicas, first.scaling.reason) == (2, "Steady")
+    assert [one.replicas for one in first.scaling.memory] == [2]
+
+
+def test_a_refused_service_keeps_what_was_said_of_its_hardware() -> None:
+    first = status_of(a_running_fleet())
+    refused = a_service(status=first, spec=None, problem="spec.model: Field required")
+    got = status_of(a_running_fleet(refused))
+    assert told(got)["Accepted"] == ("False", Accepted.SPEC_UNREADABLE)
+    assert (got.variant, got.cost) == (first.variant, first.cost)
+
+
+def test_a_pool_shows_what_it_offers_and_its_price() -> None:
+    (view,) = plan(a_snapshot()).pools
+    got = pool_status(view, NOW)
+    assert (got.product, got.nodes, got.offer) == ("NVIDIA-A100-SXM4-80GB", 1, "7x 1g.10gb")
+    assert (str(got.per_gpu_hour), got.currency) == ("2.00", "USD")

@@ -1,0 +1,149 @@
+"""Look-alike engines in this process, on real sockets."""
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from tessera.domain.vllm_flags import table
+from tessera.engine_sim.launch import VERSION
+from tessera.engine_sim.main import serve
+
+DEADLINE_SECONDS = 20
+MODEL = "tiny"
+SHAPE = json.dumps(
+    {
+        "parameters": 1_000_000,
+        "layers": 2,
+        "attentionHeads": 4,
+        "kvHeads": 2,
+        "headDim": 32,
+        "maxPositionEmbeddings": 4096,
+    }
+)
+"""So small that a step takes little more than half a millisecond."""
+SLOW = ("meta-llama/Llama-3.1-70B-Instruct", "-tp", "4", "--max-model-len", "8192")
+"""A model whose long answers outlast every test."""
+
+_FOUND = table(VERSION)
+assert _FOUND is not None
+FACTS = _FOUND
+"""What is known of the engine that is looked like."""
+
+CAPTURED_KEYS: dict[str, list[str]] = json.loads(
+    Path(__file__).with_name("captured_keys.json").read_text(encoding="utf-8")
+)
+"""Every key, by its path, in answers of a real server of the same version."""
+
+
+@dataclass(kw_only=True)
+class Running:
+    """One engine and a client for it."""
+
+    url: str
+    http: httpx.AsyncClient
+    process: "asyncio.Task[None]"
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def post(self, path: str, **body: Any) -> httpx.Response:
+        return await self.http.post(path, json=body)
+
+    async def stream(self, path: str, **body: Any) -> list[Any]:
+        """All events of a stream; the last one is the text `[DONE]`."""
+        found: list[Any] = []
+        async with self.http.stream("POST", path, json={**body, "stream": True}) as answer:
+            assert answer.status_code == 200, await answer.aread()
+            async for line in answer.aiter_lines():
+                data = line.removeprefix("data: ")
+                if data:
+                    found.append(data if data == "[DONE]" else json.loads(data))
+        return found
+
+    async def metrics(self) -> dict[str, float]:
+        """Samples by name and value of the label that is theirs alone."""
+        answer = await self.http.get("/metrics")
+        found: dict[str, float] = {}
+        for family in text_string_to_metric_families(answer.text):
+            for sample in family.samples:
+                own = [
+                    sample.labels[key] for key in sample.labels.keys() - {"engine", "model_name"}
+                ]
+                found[" ".join([sample.name.removeprefix("vllm:"), *own])] = sample.value
+        return found
+
+    async def until(self, **wanted: float) -> None:
+        """Wait until these metrics have these values."""
+        seen: dict[str, float] = {}
+
+        async def reached() -> bool:
+            nonlocal seen
+            seen = await self.metrics()
+            return all(seen[name] == value for name, value in wanted.items())
+
+        await eventually(reached, lambda: f"{wanted}, but {[seen.get(name) for name in wanted]}")
+
+
+@asynccontextmanager
+async def running(*argv: str, **env: str) -> AsyncIterator[Running]:
+    """An engine from its open port until it has ended; by default a tiny and fast one."""
+    stop, port = asyncio.Event(), free_port()
+    arguments = [*(argv or (MODEL,)), "--port", str(port)]
+    if argv and argv[0].startswith("-"):
+        arguments.insert(0, MODEL)
+    environment = {"TESSERA_SIM_SHAPE": SHAPE, "TESSERA_SIM_START_SECONDS": "0", **env}
+    process = asyncio.create_task(serve(arguments, host="127.0.0.1", env=environment, stop=stop))
+    url = f"http://127.0.0.1:{port}"
+    async with httpx.AsyncClient(base_url=url, timeout=DEADLINE_SECONDS) as http:
+        engine = Running(url=url, http=http, process=process, stop=stop)
+        try:
+            await eventually(lambda: _answers(engine), lambda: "an open port")
+            yield engine
+        finally:
+            stop.set()
+            await http.aclose()
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                await asyncio.gather(process, return_exceptions=True)
+
+
+async def eventually(reached: Callable[[], Awaitable[bool]], wanted: Callable[[], str]) -> None:
+    """Ask over the network again and again, under a deadline; `wanted` says what did not come."""
+    try:
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while not await reached():
+                pass
+    except TimeoutError:
+        raise AssertionError(f"waited in vain for {wanted()}") from None
+
+
+def keys(value: Any, place: str = "") -> Iterator[str]:
+    """Paths of all keys in JSON, as in the captured file."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            path = f"{place}.{name}" if place else name
+            yield path
+            yield from keys(inner, path)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from keys(inner, f"{place}[]")
+
+
+async def _answers(engine: Running) -> bool:
+    if engine.process.done():
+        engine.process.result()
+    try:
+        return (await engine.http.get("/health")).status_code == 200
+    except httpx.ConnectError:
+        return False
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

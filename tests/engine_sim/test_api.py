@@ -1,0 +1,182 @@
+import pytest
+from openai import AsyncOpenAI
+
+from tests.engine_sim.running import CAPTURED_KEYS, MODEL, Running, keys, running
+
+HI = [{"role": "user", "content": "hi"}]
+
+
+def captured(name: str) -> set[str]:
+    return set(CAPTURED_KEYS[name])
+
+
+async def test_a_chat_answers_as_an_openai_client_expects() -> None:
+    async with running() as engine, AsyncOpenAI(base_url=f"{engine.url}/v1", api_key="x") as client:
+        got = await client.chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": "hi"}], max_tokens=5
+        )
+    assert got.choices[0].finish_reason == "length"
+    assert len((got.choices[0].message.content or "").split()) == 5
+    assert got.usage is not None
+    assert (got.usage.completion_tokens, got.usage.total_tokens - got.usage.prompt_tokens) == (5, 5)
+
+
+async def test_a_streamed_chat_gives_the_same_text_and_its_usage() -> None:
+    async with running() as engine, AsyncOpenAI(base_url=f"{engine.url}/v1", api_key="x") as client:
+        whole = await client.chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": "hi"}]
+        )
+        stream = await client.chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": "hi"}],
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+        chunks = [chunk async for chunk in stream]
+    parts = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
+    assert "".join(parts) == whole.choices[0].message.content
+    assert chunks[-2].choices[0].finish_reason == "stop"
+    assert chunks[-1].usage is not None
+    assert whole.usage is not None
+    assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens == len(parts) - 1
+
+
+async def test_a_completion_answers_as_an_openai_client_expects() -> None:
+    async with running() as engine, AsyncOpenAI(base_url=f"{engine.url}/v1", api_key="x") as client:
+        got = await client.completions.create(model=MODEL, prompt="once upon a time")
+        stream = await client.completions.create(
+            model=MODEL, prompt="once upon a time", stream=True
+        )
+        parts = [chunk.choices[0].text async for chunk in stream]
+    assert got.usage is not None
+    assert (got.usage.prompt_tokens, got.usage.completion_tokens) == (4, 16)
+    assert "".join(parts) == got.choices[0].text
+
+
+async def test_the_json_has_exactly_the_keys_of_a_real_server() -> None:
+    async with running("--enable-prompt-tokens-details") as engine:
+        completion = await engine.post("/v1/completions", prompt="a", max_tokens=2)
+        models = await engine.http.get("/v1/models")
+        tokenized = await engine.post("/tokenize", prompt="hello world")
+        load = await engine.http.get("/load")
+    async with running() as engine:
+        chat = await engine.post("/v1/chat/completions", messages=HI, max_tokens=2)
+    assert set(keys(completion.json())) == captured("completion")
+    assert set(keys(chat.json())) == captured("chat")
+    assert set(keys(models.json())) == captured("models")
+    assert set(keys(tokenized.json())) == captured("tokenize")
+    assert set(keys(load.json())) == captured("load")
+
+
+async def test_the_chunks_have_exactly_the_keys_of_a_real_server() -> None:
+    usage = {"include_usage": True, "continuous_usage_stats": True}
+    async with running() as engine:
+        chat = await engine.stream(
+            "/v1/chat/completions", messages=HI, max_tokens=3, stream_options=usage
+        )
+        completion = await engine.stream(
+            "/v1/completions", prompt="a", max_tokens=3, stream_options={"include_usage": True}
+        )
+    opening, token, _, last, used, done = chat
+    assert set(keys(opening)) == captured("chat stream, opening")
+    assert set(keys(token)) == captured("chat stream, token")
+    assert set(keys(last)) == captured("chat stream, last token")
+    assert set(keys(used)) == captured("chat stream, usage")
+    token, _, last, used, done_too = completion
+    assert set(keys(token)) == captured("completion stream, token")
+    assert set(keys(last)) == captured("completion stream, last token")
+    assert set(keys(used)) == captured("completion stream, usage")
+    assert done == done_too == "[DONE]"
+
+
+async def test_continuous_usage_counts_up_from_the_opening_chunk() -> None:
+    usage = {"include_usage": True, "continuous_usage_stats": True}
+    async with running() as engine:
+        chunks = await engine.stream(
+            "/v1/chat/completions", messages=HI, max_tokens=3, stream_options=usage
+        )
+    assert [chunk["usage"]["completion_tokens"] for chunk in chunks[:-1]] == [0, 1, 2, 3, 3]
+
+
+async def test_without_being_asked_a_stream_tells_no_usage_unless_the_server_is_forced() -> None:
+    async with running() as engine:
+        plain = await engine.stream("/v1/completions", prompt="a", max_tokens=3)
+    async with running("--enable-force-include-usage") as engine:
+        forced = await engine.stream("/v1/completions", prompt="a", max_tokens=3)
+    assert [chunk.get("usage") for chunk in plain[:-1]] == [None] * 3
+    assert forced[-2]["usage"]["completion_tokens"] == 3
+
+
+async def _answer(engine: Running, **body: object) -> tuple[str, str, int]:
+    """Text, finish reason and tokens."""
+    got = (await engine.post("/v1/completions", prompt="hello", **body)).json()
+    choice = got["choices"][0]
+    return choice["text"], choice["finish_reason"], got["usage"]["completion_tokens"]
+
+
+async def test_the_length_of_an_answer_follows_the_request() -> None:
+    async with running() as engine:
+        text, reason, own = await _answer(engine, max_tokens=None)
+        assert reason == "stop"
+        assert 64 <= own < 448
+        assert await _answer(engine, max_tokens=None) == (text, "stop", own)
+        assert (await _answer(engine, max_tokens=own - 1))[1:] == ("length", own - 1)
+        assert (await _answer(engine, max_tokens=600))[1:] == ("stop", own)
+        assert (await _answer(engine, max_tokens=600, ignore_eos=True))[1:] == ("length", 600)
+        assert (await _answer(engine, max_tokens=600, min_tokens=500))[1:] == ("stop", 500)
+
+
+async def test_a_stop_string_ends_the_answer_before_itself() -> None:
+    async with running() as engine:
+        text, _, _ = await _answer(engine, max_tokens=20)
+        stop = " ".join(text.split()[9:11])
+        got = (await engine.post("/v1/completions", prompt="hello", stop=[stop])).json()
+        chunks = await engine.stream("/v1/completions", prompt="hello", stop=stop)
+    choice = got["choices"][0]
+    assert choice["text"] == text[: text.index(stop)]
+    assert (choice["finish_reason"], choice["stop_reason"]) == ("stop", stop)
+    assert "".join(chunk["choices"][0]["text"] for chunk in chunks[:-1]) == choice["text"]
+
+
+async def test_a_request_id_becomes_the_id_of_the_answer() -> None:
+    body = {"prompt": "a", "max_tokens": 1}
+    named = {"X-Request-Id": "abc"}
+    async with running("--enable-request-id-headers") as engine:
+        got = await engine.http.post("/v1/completions", json=body, headers=named)
+        other = await engine.post("/v1/completions", **body)
+    assert (got.json()["id"], got.headers["X-Request-Id"]) == ("cmpl-abc", "abc")
+    assert other.json()["id"] == f"cmpl-{other.headers['X-Request-Id']}"
+
+
+async def test_every_served_name_is_listed_and_answers() -> None:
+    async with running("--served-model-name", "base", "alias") as engine:
+        models = (await engine.http.get("/v1/models")).json()["data"]
+        got = await engine.post("/v1/completions", model="alias", prompt="a", max_tokens=1)
+        unnamed = await engine.post("/v1/completions", prompt="a", max_tokens=1)
+    assert [(model["id"], model["root"]) for model in models] == [("base", MODEL), ("alias", MODEL)]
+    assert got.json()["model"] == "alias"
+    assert unnamed.json()["model"] == "base"
+
+
+async def test_token_numbers_and_message_parts_are_prompts_too() -> None:
+    parts = [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]
+    async with running() as engine:
+        numbers = await engine.post("/v1/completions", prompt=[1, 2, 3], max_tokens=1)
+        single = await engine.post("/v1/completions", prompt=["once upon a time"], max_tokens=1)
+        whole = await engine.post("/v1/chat/completions", messages=HI, max_tokens=2)
+        pieces = await engine.post("/v1/chat/completions", messages=parts, max_tokens=2)
+    assert numbers.json()["usage"]["prompt_tokens"] == 3
+    assert single.json()["usage"]["prompt_tokens"] == 4
+    assert pieces.json()["choices"] == whole.json()["choices"]
+
+
+@pytest.mark.parametrize("path", ["/health", "/ping"])
+async def test_health_is_an_empty_200(path: str) -> None:
+    async with running() as engine:
+        got = await engine.http.get(path)
+    assert (got.status_code, got.content) == (200, b"")
+
+
+async def test_the_version_is_the_one_that_was_captured() -> None:
+    async with running() as engine:
+        assert (await engine.http.get("/version")).json() == {"version": "0.32.0"}

@@ -1,0 +1,150 @@
+from typing import Any
+
+import pytest
+
+from tests.engine_sim.running import CAPTURED_KEYS, SLOW, keys, running
+
+LIMITED = ("--max-model-len", "1024")
+
+CAPTURED = [
+    (
+        {"prompt": "x" * 5000},
+        400,
+        "input_tokens",
+        "BadRequestError",
+        "This model's maximum context length is 1024 tokens. However, your prompt contains at "
+        "least 1025 input tokens, which exceeds this limit even without any output tokens. Please "
+        "reduce the length of the input prompt. (parameter=input_tokens, value=1025)",
+    ),
+    (
+        {"prompt": "a", "max_tokens": 5000},
+        400,
+        "max_tokens",
+        "BadRequestError",
+        "max_tokens=5000 cannot be greater than max_model_len=1024. Please request fewer output "
+        "tokens. (parameter=max_tokens, value=5000)",
+    ),
+    (
+        {"prompt": "a", "model": "nope"},
+        404,
+        "model",
+        "NotFoundError",
+        "The model `nope` does not exist. Valid aliases: tiny.",
+    ),
+    (
+        {"prompt": "a", "temperature": -1.0},
+        400,
+        "temperature",
+        "BadRequestError",
+        "temperature must be non-negative, got -1.0. (parameter=temperature, value=-1.0)",
+    ),
+    (
+        {"prompt": "a", "max_tokens": "x"},
+        400,
+        "body.max_tokens",
+        "Bad Request",
+        "1 validation error:\n  {'type': 'int_parsing', 'loc': 'body.max_tokens', 'msg': 'Input "
+        "should be a valid integer, unable to parse string as an integer', 'input': 'x'}",
+    ),
+    (
+        {"prompt": "a", "logprobs": 50},
+        400,
+        "logprobs",
+        "BadRequestError",
+        "Requested sample logprobs of 50, which is greater than max allowed: 20 "
+        "(parameter=logprobs, value=50)",
+    ),
+]
+"""Body, then status, `param`, `type` and message of a real server."""
+
+
+@pytest.mark.parametrize(("body", "status", "param", "kind", "message"), CAPTURED)
+async def test_a_bad_request_is_refused_in_the_words_of_a_real_server(
+    body: dict[str, Any], status: int, param: str, kind: str, message: str
+) -> None:
+    async with running(*LIMITED) as engine:
+        got = await engine.post("/v1/completions", **body)
+    assert got.status_code == status
+    assert got.json() == {
+        "error": {"message": message, "type": kind, "param": param, "code": status}
+    }
+    assert set(keys(got.json())) == set(CAPTURED_KEYS["too long"])
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "said"),
+    [
+        ({}, "body.prompt", "Field required"),
+        ({"prompt": "a", "n": 2}, "n", "n=1"),
+        ({"prompt": ["a", "b"]}, "prompt", "one prompt"),
+        ({"prompt": "a", "stream_options": {}}, "stream_options", "`stream=True`"),
+        ({"prompt": "a", "max_tokens": 0}, "max_tokens", "at least 1"),
+        ({"prompt": "a", "max_tokens": 5, "min_tokens": 6}, "min_tokens", "at most"),
+        (
+            {"prompt": "x" * 4000, "max_tokens": 50},
+            "input_tokens",
+            "you requested 50 output tokens",
+        ),
+    ],
+)
+async def test_other_bad_requests_say_which_parameter_is_wrong(
+    body: dict[str, Any], param: str, said: str
+) -> None:
+    async with running(*LIMITED) as engine:
+        got = await engine.post("/v1/completions", **body)
+    error = got.json()["error"]
+    assert (got.status_code, error["param"]) == (400, param)
+    assert said in error["message"]
+
+
+async def test_a_body_that_is_no_json_is_a_validation_error() -> None:
+    async with running() as engine:
+        got = await engine.http.post("/v1/chat/completions", content=b"{messages")
+    assert got.status_code == 400
+    assert "Invalid JSON" in got.json()["error"]["message"]
+
+
+async def test_an_unknown_route_or_method_is_refused_in_another_form() -> None:
+    async with running() as engine:
+        route = await engine.http.get("/is_sleeping")
+        method = await engine.http.get("/v1/completions")
+    assert (route.status_code, route.json()) == (404, {"detail": "Not Found"})
+    assert (method.status_code, method.json()) == (405, {"detail": "Method Not Allowed"})
+
+
+@pytest.mark.parametrize("keys_from", ["flag", "environment"])
+async def test_a_key_guards_the_api_but_not_health_and_metrics(keys_from: str) -> None:
+    by_flag = keys_from == "flag"
+    arguments = ("--api-key", "secret", "other") if by_flag else ()
+    environment = {} if by_flag else {"VLLM_API_KEY": "secret"}
+    async with running(*arguments, **environment) as engine:
+        without = await engine.http.get("/v1/models")
+        wrong = await engine.http.get("/v1/models", headers={"Authorization": "Bearer no"})
+        right = await engine.http.get("/v1/models", headers={"Authorization": "Bearer secret"})
+        open_ones = [
+            (await engine.http.get(path)).status_code
+            for path in ("/health", "/metrics", "/load", "/version")
+        ]
+    assert (without.status_code, without.json()) == (401, {"error": "Unauthorized"})
+    assert (wrong.status_code, right.status_code) == (401, 200)
+    assert open_ones == [200] * 4
+
+
+@pytest.mark.parametrize(
+    ("flag", "limit", "said"),
+    [("--max-num-queued-reqs", "1", "busy"), ("--max-num-queued-tokens", "1", "backlog")],
+)
+async def test_over_a_queue_limit_requests_are_turned_away_at_once(
+    flag: str, limit: str, said: str
+) -> None:
+    async with running(*SLOW, flag, limit) as engine:
+        long = {"prompt": "x" * 20_000, "max_tokens": 3000, "ignore_eos": True}
+        async with engine.http.stream("POST", "/v1/completions", json={**long, "stream": True}):
+            got = await engine.post("/v1/completions", prompt="a", priority=-9)
+            rejected = await engine.metrics()
+    assert got.status_code == 503
+    assert "retry-after" not in got.headers
+    assert said in got.json()["error"]["message"]
+    assert got.json()["error"]["type"] == "Service Unavailable"
+    counter = f"admission_rejections_total {flag.removeprefix('--').replace('-', '_')}"
+    assert rejected[counter] == 1

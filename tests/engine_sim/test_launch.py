@@ -1,0 +1,148 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from tessera.engine_sim.errors import EngineExit
+from tessera.engine_sim.launch import Launch, launch_from
+
+MEDIUM = "meta-llama/Llama-3.1-8B-Instruct"
+A100 = "NVIDIA-A100-SXM4-80GB"
+H100 = "NVIDIA-H100-80GB-HBM3"
+CONFIG = {
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 131072,
+    "vocab_size": 128256,
+    "torch_dtype": "bfloat16",
+}
+"""The numbers of an 8B model, by the names that model files use."""
+
+
+def launch(*argv: str, device: str = A100, **env: str) -> Launch:
+    return launch_from(argv, {"TESSERA_SIM_DEVICE": device, **env})
+
+
+def test_the_environment_names_the_hardware() -> None:
+    one = launch(MEDIUM, "--max-model-len", "4096", device=f"{A100}/3g.40gb")
+    two = launch(MEDIUM, "-tp", "2", device=H100, TESSERA_SIM_DEVICES="8")
+    assert (one.place.profile, one.place.devices) == ("3g.40gb", 1)
+    assert (two.place.product, two.place.devices) == (H100, 2)
+    assert launch_from([MEDIUM], {}).place.product == A100
+
+
+def test_memory_and_speed_are_those_of_the_planner() -> None:
+    got = launch(MEDIUM)
+    assert got.cache.tokens == 27_103 * 16
+    assert got.speed.weights == pytest.approx(10.5e-3, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("argv", "device", "tokens", "sequences"),
+    [
+        ([], A100, 2048, 256),
+        ([], H100, 8192, 1024),
+        ([], f"{H100}/3g.40gb", 2048, 256),
+        (["--max-num-batched-tokens", "128"], A100, 128, 128),
+        (["--max-num-seqs", "32", "--max-num-batched-tokens", "1k"], A100, 1000, 32),
+    ],
+)
+def test_batch_limits_default_as_the_engine_chooses_them(
+    argv: list[str], device: str, tokens: int, sequences: int
+) -> None:
+    limits = launch(MEDIUM, "--max-model-len", "4096", *argv, device=device).limits
+    assert (limits.max_num_batched_tokens, limits.max_num_seqs) == (tokens, sequences)
+
+
+@pytest.mark.parametrize(
+    ("argv", "blocks"),
+    [
+        (["--num-gpu-blocks-override", "600"], 600),
+        (["--kv-cache-memory-bytes", "1G"], 2**30 // (131_072 * 16)),
+        (["--block-size", "32", "--num-gpu-blocks-override", "300"], 300),
+    ],
+)
+def test_the_cache_can_be_set_by_hand(argv: list[str], blocks: int) -> None:
+    got = launch(MEDIUM, "--max-model-len", "4096", *argv)
+    assert got.cache.blocks == got.limits.blocks == blocks
+
+
+def test_the_model_length_is_the_models_own_or_what_fits() -> None:
+    whole = launch(MEDIUM)
+    fitted = launch(MEDIUM, "--max-model-len", "auto", device=f"{A100}/2g.20gb")
+    assert whole.limits.max_model_len == 131_072
+    assert fitted.limits.max_model_len == fitted.cache.tokens - 16
+
+
+def test_a_folder_tells_its_models_shape(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    shape = launch(str(tmp_path)).shape
+    assert shape.parameters == pytest.approx(8.03e9, rel=0.001)
+    assert (shape.layers, shape.kv_heads, shape.head_dim) == (32, 8, 128)
+
+
+def test_the_index_of_the_weights_counts_better_than_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {"total_size": 20_000_000}}))
+    assert launch(str(tmp_path)).shape.parameters == 10_000_000
+
+
+def test_a_model_that_nobody_described_gets_a_small_shape_and_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert launch("nobody/knows").shape.parameters == pytest.approx(1.2e9, rel=0.1)
+    assert "nobody/knows" in caplog.text
+
+
+def test_eight_bit_weights_leave_more_room_and_read_faster() -> None:
+    plain, quantised = launch(MEDIUM), launch(MEDIUM, "--quantization", "fp8")
+    assert quantised.cache.blocks > plain.cache.blocks
+    assert quantised.speed.weights == pytest.approx(plain.speed.weights / 2)
+
+
+def test_the_model_may_be_given_as_a_flag_and_flags_without_a_meaning_here_are_taken() -> None:
+    got = launch("--model", MEDIUM, "--enforce-eager", "--dtype", "bfloat16", "--seed", "7")
+    assert got.names == (MEDIUM,)
+
+
+@pytest.mark.parametrize(
+    ("argv", "env", "code", "said"),
+    [
+        (["--scheduling-policy", "random"], {}, 2, "expected one of fcfs, priority"),
+        (["--task", "generate", "--nope"], {}, 2, "unrecognized arguments: --task --nope"),
+        (["another/model"], {}, 2, "unrecognized arguments: another/model"),
+        (["--shutdown-timeout", "-1"], {}, 1, "at least 0"),
+        (["--max-num-seqs", "64", "--max-num-batched-tokens", "32"], {}, 1, "lower the other"),
+        (["--max-model-len", "1M"], {}, 1, "131072"),
+        (["--num-gpu-blocks-override", "100"], {}, 1, "1584 tokens would fit"),
+        (["--gpu-memory-utilization", "0.2"], {}, 1, "--gpu-memory-utilization"),
+        (["-tp", "4"], {"TESSERA_SIM_DEVICES": "2"}, 1, "World size"),
+        (["-tp", "2"], {"TESSERA_SIM_DEVICE": f"{A100}/3g.40gb"}, 1, "cannot work together"),
+        ([], {"TESSERA_SIM_DEVICE": f"{A100}/1g.10gb"}, 1, "15.0 GiB"),
+        ([], {"TESSERA_SIM_DEVICE": "Abacus"}, 1, "known products"),
+        ([], {"TESSERA_SIM_DEVICE": f"{A100}/9g.90gb"}, 1, "9g.90gb"),
+        ([], {"TESSERA_SIM_START_SECONDS": "soon"}, 1, "TESSERA_SIM_START_SECONDS=soon"),
+    ],
+)
+def test_what_an_engine_would_not_start_with_exits_and_says_why(
+    argv: list[str], env: dict[str, str], code: int, said: str
+) -> None:
+    with pytest.raises(EngineExit, match=said) as end:
+        launch_from([MEDIUM, *argv], env)
+    assert end.value.code == code
+
+
+@pytest.mark.parametrize("text", ['{"parameters": 0}', "shape"])
+def test_a_shape_that_is_none_exits_and_names_the_variable(text: str) -> None:
+    with pytest.raises(EngineExit, match="TESSERA_SIM_SHAPE"):
+        launch("mine", TESSERA_SIM_SHAPE=text)
+
+
+def test_a_folder_without_a_language_model_exits_and_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(EngineExit, match=r"config\.json"):
+        launch(str(tmp_path))

@@ -1,0 +1,134 @@
+import asyncio
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from tessera.domain.engine_facts import Metric
+from tests.engine_sim.running import FACTS, SLOW, Running, running
+
+LONG = {"prompt": "x" * 400, "max_tokens": 3000, "ignore_eos": True, "stream": True}
+
+
+async def _shown(engine: Running) -> dict[str, Metric]:
+    """The engine's own metrics in the terms of the fact table."""
+    answer = await engine.http.get("/metrics")
+    found = {}
+    for family in text_string_to_metric_families(answer.text):
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+        bounds = {float(s.labels["le"]) for s in family.samples if "le" in s.labels}
+        if name.startswith("vllm:"):
+            found[name] = Metric(
+                name=name,
+                type=family.type,
+                labels=tuple(sorted(labels)),
+                buckets=tuple(sorted(bounds - {float("inf")})),
+                always=True,
+            )
+    return found
+
+
+async def test_metrics_have_the_names_types_labels_and_buckets_of_a_default_server() -> None:
+    async with running() as engine:
+        shown = await _shown(engine)
+    assert shown == {
+        name: metric
+        for name, metric in FACTS.metrics.items()
+        if metric.always and name.startswith("vllm:")
+    }
+
+
+async def test_without_log_stats_the_engine_shows_no_metric_at_all() -> None:
+    async with running("--disable-log-stats") as engine:
+        assert await _shown(engine) == {}
+
+
+async def test_counters_and_histograms_follow_the_requests() -> None:
+    async with running() as engine:
+        await engine.post("/v1/completions", prompt="x" * 40, max_tokens=5)
+        await engine.post("/v1/completions", prompt="x" * 80, max_tokens=4000)
+        seen = await engine.metrics()
+    answer = seen["generation_tokens_total"] - 5
+    wanted = {
+        "prompt_tokens_total": 30,
+        "prompt_tokens_by_source_total local_compute": 30,
+        "prefix_cache_queries_total": 30,
+        "prefix_cache_hits_total": 0,
+        "request_success_total length": 1,
+        "request_success_total stop": 1,
+        "request_success_total abort": 0,
+        "iteration_tokens_total_count": 5 + answer,
+        "iteration_tokens_total_sum": 35 + answer,
+        "time_to_first_token_seconds_count": 2,
+        "inter_token_latency_seconds_count": 4 + answer - 1,
+        "e2e_request_latency_seconds_count": 2,
+        "request_prompt_tokens_sum": 30,
+        "request_generation_tokens_sum": 5 + answer,
+        "request_params_max_tokens_sum": 4005,
+        "num_requests_running": 0,
+        "kv_cache_usage_perc": 0,
+        "engine_sleep_state awake": 1,
+        "estimated_flops_per_gpu_total": 0,
+    }
+    assert {name: seen[name] for name in wanted} == wanted
+    phases = ("queue", "prefill", "decode")
+    parts = sum(seen[f"request_{phase}_time_seconds_sum"] for phase in phases)
+    assert abs(parts - seen["e2e_request_latency_seconds_sum"]) < 1e-6
+
+
+async def test_running_and_waiting_requests_are_told_apart_until_they_leave() -> None:
+    async with running(*SLOW, "--max-num-seqs", "2", "--enable-server-load-tracking") as engine:
+        streams = [asyncio.create_task(engine.stream("/v1/completions", **LONG)) for _ in range(5)]
+        await engine.until(num_requests_running=2, num_requests_waiting=3)
+        seen = await engine.metrics()
+        load = (await engine.http.get("/load")).json()
+        for stream in streams:
+            stream.cancel()
+        await engine.until(num_requests_running=0, num_requests_waiting=0)
+        left = await engine.metrics()
+    assert seen["num_requests_waiting_by_reason capacity"] == 3
+    assert 0 < seen["kv_cache_usage_perc"] < 0.01
+    assert load == {"server_load": 5}
+    assert left["request_success_total abort"] == 5
+
+
+async def test_the_load_is_zero_unless_it_is_tracked() -> None:
+    async with running(*SLOW) as engine:
+        stream = asyncio.create_task(engine.stream("/v1/completions", **LONG))
+        await engine.until(num_requests_running=1)
+        load = (await engine.http.get("/load")).json()
+        stream.cancel()
+    assert load == {"server_load": 0}
+
+
+async def test_short_memory_shows_as_preemptions() -> None:
+    blocks = ("--num-gpu-blocks-override", "40", "--max-model-len", "600")
+    async with running(*blocks) as engine:
+        long = {"prompt": "x" * 400, "max_tokens": 450, "ignore_eos": True}
+        answers = await asyncio.gather(*(engine.post("/v1/completions", **long) for _ in range(3)))
+        seen = await engine.metrics()
+    assert [got.json()["usage"]["completion_tokens"] for got in answers] == [450] * 3
+    assert seen["num_preemptions_total"] == seen["request_num_preemptions_sum"] > 0
+    assert seen["inter_token_latency_seconds_count"] == 3 * 449
+
+
+async def test_work_is_counted_in_operations_and_bytes_when_asked() -> None:
+    async with running("--enable-mfu-metrics") as engine:
+        await engine.post("/v1/completions", prompt="x" * 40, max_tokens=3)
+        seen = await engine.metrics()
+    weights, token = 2 * 1_000_000, 2 * 2 * 2 * 32 * 2
+    assert seen["estimated_flops_per_gpu_total"] == weights * (10 + 2)
+    assert seen["estimated_read_bytes_per_gpu_total"] == 3 * weights + (10 + 11 + 12) * token
+    assert seen["estimated_write_bytes_per_gpu_total"] == 12 * token
+
+
+async def test_the_cache_configuration_tells_what_the_operator_planned() -> None:
+    async with running("--num-gpu-blocks-override", "400") as engine:
+        answer = await engine.http.get("/metrics")
+    [labels] = [
+        sample.labels
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+        if sample.name == "vllm:cache_config_info"
+    ]
+    told = [labels[name] for name in ("num_gpu_blocks", "block_size", "kv_cache_size_tokens")]
+    assert told == ["400", "16", "6400"]

@@ -1,0 +1,109 @@
+from datetime import timedelta
+
+import pytest
+
+from tessera.domain import catalog, hardware, sizing
+from tessera.domain.engine import Engine
+from tessera.domain.engine_requests import Request
+from tessera.domain.limits import Demand
+from tessera.domain.sizing import Fit
+from tessera.engine_sim.launch import Launch, launch_from
+from tests.engine_sim.running import SHAPE, running
+
+MEDIUM = "meta-llama/Llama-3.1-8B-Instruct"
+INPUT, OUTPUT = 1200, 250
+INTER_TOKEN = timedelta(milliseconds=60)
+
+
+def _fit(product: str, profile: str) -> Fit:
+    found = catalog.products()[product]
+    place = hardware.part(found, profile) if profile else hardware.whole(found, 1)
+    assert place is not None
+    demand = Demand(
+        shape=catalog.models()[MEDIUM],
+        precision=None,
+        max_model_len=4096,
+        input_tokens=INPUT,
+        output_tokens=OUTPUT,
+        ttft=timedelta(seconds=2),
+        inter_token=INTER_TOKEN,
+    )
+    fit = sizing.size(demand, place)
+    assert isinstance(fit, Fit)
+    return fit
+
+
+def _launched(fit: Fit) -> Launch:
+    """The engine as the planner would start it."""
+    place = fit.hardware
+    argv = [
+        MEDIUM,
+        f"--max-model-len={fit.max_model_len}",
+        f"--max-num-seqs={fit.limits.max_num_seqs}",
+        f"--max-num-batched-tokens={fit.limits.max_num_batched_tokens}",
+    ]
+    device = place.product if place.profile is None else f"{place.product}/{place.profile}"
+    return launch_from(argv, {"TESSERA_SIM_DEVICE": device})
+
+
+PLACES = [
+    ("NVIDIA-A100-SXM4-80GB", ""),
+    ("NVIDIA-A100-SXM4-80GB", "3g.40gb"),
+    ("NVIDIA-H100-80GB-HBM3", ""),
+]
+
+
+@pytest.mark.parametrize(("product", "profile"), PLACES)
+@pytest.mark.parametrize("streams", [1, 8, 32])
+def test_decoding_streams_give_the_tokens_per_second_of_the_performance_model(
+    product: str, profile: str, streams: int
+) -> None:
+    fit = _fit(product, profile)
+    launch = _launched(fit)
+    engine = Engine(launch.limits, launch.speed)
+    for number in range(streams):
+        engine.submit(Request(id=number, prompt_tokens=INPUT, output_tokens=OUTPUT))
+    steps = [step for step in iter(engine.step, None) if step.decoding == streams]
+    middle = streams * (INPUT + OUTPUT // 2)
+    predicted = streams / fit.step.seconds(decoding=streams, kv_tokens=middle)
+    got = sum(len(step.emitted) for step in steps) / sum(step.seconds for step in steps)
+    assert got == pytest.approx(predicted, rel=0.01)
+
+
+@pytest.mark.parametrize(("product", "profile"), PLACES)
+def test_a_full_engine_gives_what_the_planner_promises(product: str, profile: str) -> None:
+    fit = _fit(product, profile)
+    launch = _launched(fit)
+    tokens_per_second, gap = _full(Engine(launch.limits, launch.speed))
+    assert 0.92 <= tokens_per_second / fit.limits.tokens_per_second <= 1.02
+    assert gap <= INTER_TOKEN.total_seconds()
+
+
+def _full(engine: Engine) -> tuple[float, float]:
+    """Tokens per second and the 95th percentile of the steps, always with one more waiting."""
+    arrived, tokens, steps = 0, 0, list[float]()
+    for number in range(6 * OUTPUT):
+        while engine.waiting < 2:
+            # Lengths around the typical one, so that the answers do not all end together.
+            output = OUTPUT // 2 + arrived * 97 % OUTPUT
+            engine.submit(Request(id=arrived, prompt_tokens=INPUT, output_tokens=output))
+            arrived += 1
+        step = engine.step()
+        assert step is not None
+        if number >= 2 * OUTPUT:
+            tokens += len(step.emitted)
+            steps.append(step.seconds)
+    return tokens / sum(steps), sorted(steps)[int(0.95 * len(steps))]
+
+
+async def test_a_served_stream_takes_exactly_the_predicted_engine_time() -> None:
+    async with running() as engine:
+        got = await engine.post("/v1/completions", prompt="x" * 400, max_tokens=50)
+        busy = (await engine.http.get("/sim/busy")).json()["busy_seconds"]
+        launch = launch_from(["tiny"], {"TESSERA_SIM_SHAPE": SHAPE})
+    assert got.json()["usage"]["completion_tokens"] == 50
+    predicted = launch.speed.seconds(decoding=0, kv_tokens=100, prefill_tokens=100)
+    predicted += sum(
+        launch.speed.seconds(decoding=1, kv_tokens=100 + token) for token in range(1, 50)
+    )
+    assert busy == pytest.approx(predicted, rel=1e-9)

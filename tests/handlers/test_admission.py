@@ -1,0 +1,61 @@
+"""Admission refuses what only an edit can mend, and warns of the rest."""
+
+from typing import Any
+
+from tessera.handlers.admission import judge
+from tessera.ports import Seen
+from tessera.reconcile.store import Store
+from tessera.resources.kinds import ACCELERATOR_POOLS, KINDS
+from tessera.resources.manifest import Key
+from tests.builders import SMALL
+
+
+def a_body(**spec: Any) -> dict[str, Any]:
+    meta = {"name": "chat", "namespace": "team-a", "uid": "uid-chat"}
+    return {"metadata": meta, "spec": {"model": {"uri": SMALL}, **spec}}
+
+
+def a_store(*pools: str) -> Store:
+    store = Store(KINDS)
+    for name in pools:
+        store.put(ACCELERATOR_POOLS, Seen(key=Key("acceleratorpools", "", name)))
+    return store
+
+
+def test_a_good_manifest_passes_in_silence() -> None:
+    assert judge(a_body(), a_store()) == ([], [])
+
+
+def test_several_faults_are_told_at_once() -> None:
+    body = a_body(
+        context={"maxModelLen": 10**6}, engine={"extraArgs": ["--port=1", "--max-logprobs=x"]}
+    )
+    refusals, warnings = judge(body, a_store())
+    assert [one.partition(":")[0] for one in refusals] == [
+        "spec.context.maxModelLen",
+        "spec.engine.extraArgs",
+        "spec.engine.extraArgs",
+    ]
+    assert warnings == []
+
+
+def test_a_pool_that_is_still_to_come_is_a_warning() -> None:
+    body = a_body(placement={"pools": ["a100", "b200"]})
+    refusals, warnings = judge(body, a_store("a100"))
+    assert refusals == []
+    assert warnings == [
+        "spec.placement.pools[1]: there is no AcceleratorPool b200; kubectl get acceleratorpools "
+        "shows 1"
+    ]
+
+
+def test_flags_of_an_unknown_engine_version_are_a_warning() -> None:
+    body = a_body(engine={"version": "0.99.0", "extraArgs": ["--anything"]})
+    refusals, warnings = judge(body, a_store())
+    assert refusals == []
+    assert "0.99.0" in warnings[0]
+
+
+def test_what_the_schema_would_refuse_is_refused_here_too() -> None:
+    refusals, _ = judge(a_body(scaling={"minReplicas": "many"}), a_store())
+    assert "spec.scaling.minReplicas" in refusals[0]

@@ -1,0 +1,132 @@
+"""An in-memory `Cluster`: objects, and who owns which of their fields."""
+
+import copy
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tessera.adapters import wire
+from tessera.domain.names import FIELD_MANAGER
+from tessera.ports import ClusterError, GoneError, Seen
+from tessera.resources.kinds import KINDS, POD_MONITORS, Kind
+from tessera.resources.manifest import Key, Manifest
+
+Path = tuple[str, ...]
+
+
+class MemoryCluster:
+    """Server-side apply as far as the operator depends on it; lists are single fields here."""
+
+    def __init__(self, *, monitored: bool = False) -> None:
+        self._kinds = {kind.plural: kind for kind in KINDS}
+        self._unknown = set() if monitored else {POD_MONITORS.plural}
+        self.objects: dict[Key, dict[str, Any]] = {}
+        self._owners: dict[Key, dict[Path, str]] = {}
+        self._serial = itertools.count(1)
+        self.applied: list[Key] = []
+        self.refusals: dict[Key, str] = {}
+
+    async def list(self, kind: Kind) -> tuple[Seen, ...] | None:
+        if kind.plural in self._unknown:
+            return None
+        found = (key for key in sorted(self.objects) if key.plural == kind.plural)
+        return tuple(self.seen(key) for key in found if self._selected(kind, key))
+
+    async def apply(self, manifest: Manifest, *, subresource: str | None = None) -> Seen:
+        key = manifest.key
+        self.applied.append(key)
+        if key in self.refusals:
+            raise ClusterError(self.refusals[key])
+        uid = manifest.body["metadata"].get("uid")
+        if uid and (key not in self.objects or self.objects[key]["metadata"]["uid"] != uid):
+            raise GoneError(f"{key.told()} is gone")
+        ours = FIELD_MANAGER if subresource is None else f"{FIELD_MANAGER}/{subresource}"
+        if key in self.objects and subresource is None and not uid:
+            self._must_be_ours(key)
+        self._set(key, manifest.body, ours)
+        return self.seen(key)
+
+    async def delete(self, kind: Kind, key: Key) -> None:
+        del kind
+        self.objects.pop(key, None)
+        self._owners.pop(key, None)
+
+    def put(self, kind: Kind, body: Mapping[str, Any], manager: str = "somebody") -> Key:
+        """What another client writes: it owns these fields afterwards."""
+        meta = body["metadata"]
+        key = Key(kind.plural, meta.get("namespace", ""), meta["name"])
+        self._set(key, body, manager)
+        return key
+
+    def remove(self, key: Key, *path: str) -> None:
+        """Another client removes a field."""
+        parent = self.objects[key]
+        for step in path[:-1]:
+            parent = parent[step]
+        del parent[path[-1]]
+        owners = self._owners[key]
+        for owned in [owned for owned in owners if owned[: len(path)] == path]:
+            del owners[owned]
+
+    def seen(self, key: Key) -> Seen:
+        body = self.objects[key]
+        fields = sorted(
+            ".".join(path) for path, owner in self._owners[key].items() if owner == FIELD_MANAGER
+        )
+        entry = {
+            "manager": FIELD_MANAGER,
+            "operation": "Apply",
+            "fieldsV1": {f"f:{name}": {} for name in fields},
+        }
+        meta = body["metadata"] | {"managedFields": [entry] if fields else []}
+        return wire.seen(self._kinds[key.plural], body | {"metadata": meta})
+
+    def _set(self, key: Key, body: Mapping[str, Any], manager: str) -> None:
+        new = key not in self.objects
+        live = self.objects.setdefault(key, {"metadata": {}, "spec": {}})
+        owners = self._owners.setdefault(key, {})
+        if new:
+            live["metadata"] |= {"uid": f"uid-{next(self._serial)}", "generation": 1}
+        leaves = dict(_leaves(body))
+        for path in [path for path, owner in owners.items() if owner == manager]:
+            if path not in leaves:
+                _drop(live, path)
+                del owners[path]
+        for path, value in leaves.items():
+            _put(live, path, copy.deepcopy(value))
+            if path not in (("metadata", "name"), ("metadata", "namespace"), ("metadata", "uid")):
+                owners[path] = manager
+
+    def _must_be_ours(self, key: Key) -> None:
+        managers = {owner.split("/")[0] for owner in self._owners[key].values()}
+        if FIELD_MANAGER not in managers:
+            raise ClusterError(
+                f"{key.told()} exists already and was made by {', '.join(sorted(managers))}; "
+                "rename it or the InferenceService"
+            )
+
+    def _selected(self, kind: Kind, key: Key) -> bool:
+        if kind.selector is None:
+            return True
+        name, _, value = kind.selector.partition("=")
+        return bool(self.objects[key]["metadata"].get("labels", {}).get(name) == value)
+
+
+def _leaves(body: Mapping[str, Any], prefix: Path = ()) -> Iterator[tuple[Path, Any]]:
+    for name, value in body.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, (*prefix, name))
+        else:
+            yield (*prefix, name), value
+
+
+def _put(live: dict[str, Any], path: Path, value: Any) -> None:
+    for step in path[:-1]:
+        live = live.setdefault(step, {})
+    live[path[-1]] = value
+
+
+def _drop(live: dict[str, Any], path: Path) -> None:
+    for step in path[:-1]:
+        live = live.get(step, {})
+    live.pop(path[-1], None)

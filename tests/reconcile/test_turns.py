@@ -1,0 +1,290 @@
+"""Whole turns against an in-memory cluster."""
+
+import asyncio
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from tessera.domain.names import deployment_name
+from tessera.domain.snapshot import Ref
+from tessera.reconcile.apply import Applier, NotLeadingError
+from tessera.reconcile.asking import Asker
+from tessera.reconcile.fleet import Fleet, Outcome
+from tessera.reconcile.loop import loop
+from tessera.reconcile.mirror import Mirror
+from tessera.reconcile.observe import Senses
+from tessera.reconcile.store import Store
+from tessera.resources.kinds import (
+    ACCELERATOR_POOLS,
+    DEPLOYMENTS,
+    DISRUPTION_BUDGETS,
+    INFERENCE_SERVICES,
+    KINDS,
+    NETWORK_POLICIES,
+    NODES,
+    POD_MONITORS,
+    PODS,
+    SERVICE_ACCOUNTS,
+    SERVICES,
+    Kind,
+)
+from tessera.resources.manifest import Key
+from tests.builders import NOW, SMALL
+from tests.memory_cluster import MemoryCluster
+
+VARIANT = "a100-1g-10gb"
+DEPLOYMENT = Key("deployments", "team-a", deployment_name("chat", VARIANT))
+SERVICE = Key("services", "team-a", "chat")
+CHAT = Key("inferenceservices", "team-a", "chat")
+
+
+class SilentEngines:
+    """Engines that nobody has started."""
+
+    async def ask(self, base: str, model: str) -> str | None:
+        return f"POST {base} for {model}: connection refused"
+
+    async def in_flight(self, address: str) -> int | None:
+        del address
+        return 0
+
+
+def _clock() -> datetime:
+    return NOW
+
+
+class World:
+    """An operator over an in-memory cluster, turned by hand."""
+
+    def __init__(self, *, monitored: bool = False) -> None:
+        self.cluster = MemoryCluster(monitored=monitored)
+        self.leading = True
+        self.senses = Senses()
+        self.restart()
+
+    def restart(self) -> None:
+        """A new process: everything that was in memory is gone."""
+        self.senses = Senses()
+        self._store = Store(KINDS)
+        applier = Applier(
+            self.cluster,
+            self._store,
+            visitors=("tessera-system", "monitoring"),
+            leading=lambda: self.leading,
+        )
+        asker = Asker(SilentEngines(), self.senses, _clock, lambda: None)
+        self._fleet = Fleet(self._store, self.senses, applier, asker, _clock)
+        self._mirror = Mirror(self.cluster, self._store, self.senses, lambda: None)
+
+    async def turn(self) -> Outcome:
+        """List everything, as after any event, and take a turn."""
+        await self._mirror.seed()
+        return await self._fleet.turn()
+
+    def serve(self, name: str = "chat", namespace: str = "team-a", **spec: Any) -> Key:
+        body = {
+            "metadata": {"name": name, "namespace": namespace},
+            "spec": {"model": {"uri": SMALL}, **spec},
+        }
+        return self.cluster.put(INFERENCE_SERVICES, body)
+
+    def body(self, key: Key) -> dict[str, Any]:
+        return self.cluster.objects[key]
+
+    def kinds(self) -> set[str]:
+        return {key.plural for key in self.cluster.objects}
+
+
+@pytest.fixture
+def world() -> World:
+    made = World()
+    stock(made)
+    return made
+
+
+def stock(world: World) -> None:
+    """One A100 in seven slices, and its pool."""
+    prices = [{"from": "2026-01-01", "perGPUHour": "2"}]
+    pool = {"nodeSelector": {"pool": "a100"}, "tier": "reserved", "prices": prices}
+    world.cluster.put(ACCELERATOR_POOLS, {"metadata": {"name": "a100"}, "spec": pool})
+    labels = {
+        "pool": "a100",
+        "nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB",
+        "nvidia.com/gpu.count": "1",
+    }
+    status = {
+        "allocatable": {"nvidia.com/mig-1g.10gb": "7"},
+        "conditions": [{"type": "Ready", "status": "True"}],
+    }
+    world.cluster.put(NODES, {"metadata": {"name": "a100-0", "labels": labels}, "status": status})
+
+
+async def test_a_service_gets_all_its_objects_in_one_turn(world: World) -> None:
+    world.serve()
+    await world.turn()
+    made = {DEPLOYMENTS, SERVICES, SERVICE_ACCOUNTS, NETWORK_POLICIES, DISRUPTION_BUDGETS}
+    assert {kind.plural for kind in made} <= world.kinds()
+    assert world.body(DEPLOYMENT)["spec"]["replicas"] == 2
+    told = {one["type"]: one["reason"] for one in world.body(CHAT)["status"]["conditions"]}
+    assert told["Placed"] == "Placed"
+
+
+async def test_an_unchanged_fleet_costs_no_write(world: World) -> None:
+    world.serve()
+    await world.turn()
+    await world.turn()
+    assert (await world.turn()).writes == 0
+
+
+@pytest.mark.parametrize(
+    ("key", "path"),
+    [
+        (DEPLOYMENT, ("spec", "replicas")),
+        (DEPLOYMENT, ("metadata", "labels")),
+        (SERVICE, ("spec", "selector")),
+        (Key("poddisruptionbudgets", "team-a", "chat"), ("spec", "maxUnavailable")),
+        (Key("networkpolicies", "team-a", "tessera-engine"), ("spec", "ingress")),
+        (Key("serviceaccounts", "team-a", "tessera-engine"), ("automountServiceAccountToken",)),
+    ],
+)
+async def test_a_field_removed_by_hand_is_back_after_a_turn(
+    world: World, key: Key, path: tuple[str, ...]
+) -> None:
+    world.serve()
+    await world.turn()
+    before = dict(world.body(key))
+    world.cluster.remove(key, *path)
+    await world.turn()
+    assert world.body(key) == before
+
+
+async def test_a_field_changed_by_hand_is_back_and_foreign_fields_stay(world: World) -> None:
+    world.serve()
+    await world.turn()
+    edit = {
+        "metadata": {**_meta(DEPLOYMENT), "annotations": {"team": "own"}},
+        "spec": {"replicas": 7},
+    }
+    world.cluster.put(DEPLOYMENTS, edit, "kubectl-edit")
+    await world.turn()
+    assert world.body(DEPLOYMENT)["spec"]["replicas"] == 2
+    assert world.body(DEPLOYMENT)["metadata"]["annotations"] == {"team": "own"}
+
+
+@pytest.mark.parametrize("kind", [DEPLOYMENTS, SERVICES, NETWORK_POLICIES, DISRUPTION_BUDGETS])
+async def test_a_deleted_child_is_back_after_a_turn(world: World, kind: Kind) -> None:
+    world.serve()
+    await world.turn()
+    (key,) = [key for key in world.cluster.objects if key.plural == kind.plural]
+    await world.cluster.delete(kind, key)
+    await world.turn()
+    assert key in world.cluster.objects
+
+
+async def test_a_restarted_operator_applies_all_once_and_then_nothing(world: World) -> None:
+    world.serve()
+    await world.turn()
+    await world.turn()
+    before = {key: dict(body) for key, body in world.cluster.objects.items()}
+    world.restart()
+    await world.turn()
+    assert (await world.turn()).writes == 0
+    assert world.cluster.objects == before
+
+
+async def test_an_object_that_somebody_else_made_is_left_alone_and_named(world: World) -> None:
+    world.serve()
+    foreign = {"metadata": {**_meta(SERVICE)}, "spec": {"selector": {"app": "theirs"}}}
+    world.cluster.put(SERVICES, foreign, "helm")
+    outcome = await world.turn()
+    assert world.body(SERVICE)["spec"]["selector"] == {"app": "theirs"}
+    assert "was made by helm" in outcome.problems[Ref("team-a", "chat")]
+    told = {one["type"]: one for one in world.body(CHAT)["status"]["conditions"]}
+    assert told["Progressing"]["reason"] == "ApplyFailed"
+
+
+async def test_the_refusal_of_one_service_stops_no_other(world: World) -> None:
+    world.serve()
+    world.serve("mail")
+    world.cluster.refusals[SERVICE] = "apply services team-a/chat: 500 boom"
+    outcome = await world.turn()
+    assert set(outcome.problems) == {Ref("team-a", "chat")}
+    assert Key("services", "team-a", "mail") in world.cluster.objects
+
+
+async def test_a_budget_exists_only_from_two_replicas(world: World) -> None:
+    world.serve(replicas=1)
+    await world.turn()
+    assert "poddisruptionbudgets" not in world.kinds()
+    world.serve(replicas=2)
+    await world.turn()
+    assert "poddisruptionbudgets" in world.kinds()
+    world.serve(replicas=1)
+    await world.turn()
+    assert "poddisruptionbudgets" not in world.kinds()
+
+
+async def test_pod_monitors_are_made_only_where_their_kind_exists() -> None:
+    for monitored in (False, True):
+        world = World(monitored=monitored)
+        stock(world)
+        world.serve()
+        await world.turn()
+        assert ("podmonitors" in world.kinds()) is monitored
+        assert POD_MONITORS.watched is False
+
+
+async def test_a_replica_takes_requests_once_its_gate_is_open(world: World) -> None:
+    world.serve()
+    await world.turn()
+    labels = world.body(DEPLOYMENT)["metadata"]["labels"]
+    meta = {
+        "name": "chat-0",
+        "namespace": "team-a",
+        "labels": labels,
+        "creationTimestamp": "2026-11-20T11:59:00Z",
+    }
+    pod = world.cluster.put(PODS, {"metadata": meta})
+    await world.turn()
+    (gate,) = world.body(pod)["status"]["conditions"]
+    assert (gate["type"], gate["status"]) == ("tessera.dev/serving", "True")
+
+
+async def test_a_process_that_does_not_lead_writes_nothing(world: World) -> None:
+    world.serve()
+    world.leading = False
+    with pytest.raises(NotLeadingError):
+        await world.turn()
+    assert world.cluster.applied == []
+
+
+async def test_two_namespaces_share_nothing(world: World) -> None:
+    world.serve()
+    world.serve(namespace="team-b")
+    await world.turn()
+    owners = world.body(Key("networkpolicies", "team-b", "tessera-engine"))["metadata"]
+    assert [one["name"] for one in owners["ownerReferences"]] == ["chat"]
+    assert Key("serviceaccounts", "team-b", "tessera-engine") in world.cluster.objects
+
+
+async def test_a_change_during_a_turn_costs_exactly_one_more() -> None:
+    changed, turns = asyncio.Event(), []
+
+    async def turn() -> None:
+        turns.append(len(turns))
+        if len(turns) == 1:
+            changed.set()
+            changed.set()
+        if len(turns) == 3:
+            raise RuntimeError("enough")
+
+    changed.set()
+    with pytest.raises(RuntimeError, match="enough"):
+        async with asyncio.timeout(5):
+            await loop(changed, turn, period=0.02, gather=0.001)
+    assert turns == [0, 1, 2]
+
+
+def _meta(key: Key) -> dict[str, str]:
+    return {"name": key.name, "namespace": key.namespace}

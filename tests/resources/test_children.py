@@ -1,0 +1,139 @@
+"""Golden manifests, and what must hold in every one of them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tessera.domain import vllm_flags
+from tessera.domain.checks import RESERVED
+from tessera.domain.plan import Plan, plan
+from tessera.domain.snapshot import Ref
+from tessera.resources import children
+from tessera.resources.manifest import Manifest
+from tests.builders import (
+    H100,
+    LARGE,
+    MEDIUM,
+    SMALL,
+    a_node,
+    a_pool,
+    a_service,
+    a_snapshot,
+    a_spec,
+)
+
+Golden = Callable[[str, list[Any]], None]
+
+SHAPE = {
+    "parameters": 800_000,
+    "layers": 2,
+    "attentionHeads": 4,
+    "kvHeads": 2,
+    "headDim": 32,
+    "maxPositionEmbeddings": 2048,
+}
+
+
+def planned(spec: Any) -> Plan:
+    return plan(
+        a_snapshot(
+            a_service(spec=spec),
+            pools=(a_pool("a100", "1.60"), a_pool("h100", "2.50")),
+            nodes=(
+                a_node("a100", {"3g.40gb": 1, "1g.10gb": 4}),
+                a_node("h100", whole=4, product=H100),
+            ),
+        )
+    )
+
+
+def objects(spec: Any) -> list[Manifest]:
+    got = planned(spec)
+    return list(children.of_service(got.allotments[Ref("team-a", "chat")]))
+
+
+def deployment(spec: Any) -> dict[str, Any]:
+    (found,) = [one for one in objects(spec) if one.kind.kind == "Deployment"]
+    return dict(found.body)
+
+
+def container(spec: Any) -> dict[str, Any]:
+    found: dict[str, Any] = deployment(spec)["spec"]["template"]["spec"]["containers"][0]
+    return found
+
+
+SPECS = {
+    "slice": a_spec(SMALL),
+    "one-replica": a_spec(MEDIUM, replicas=1),
+    "tensor-parallel": a_spec(
+        LARGE,
+        precision={"variants": [{"precision": "fp8"}]},
+        context={"maxModelLen": 16384},
+        model={"revision": "main", "servedName": "llama", "tokenSecretRef": {"name": "hub"}},
+    ),
+    "claim": a_spec("pvc://weights/tiny", model={"shape": SHAPE}, drain={"timeout": "90s"}),
+}
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_the_objects_of_a_service_are_as_reviewed(name: str, golden: Golden) -> None:
+    golden(f"service-{name}", [dict(one.body) for one in objects(SPECS[name])])
+
+
+def test_the_objects_of_a_namespace_are_as_reviewed(golden: Golden) -> None:
+    shared = children.of_namespaces(
+        planned(SPECS["slice"]), visitors=("tessera-system", "monitoring"), monitored=True
+    )
+    golden("namespace", [dict(one.body) for _, manifests in shared for one in manifests])
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_every_engine_is_restricted(name: str) -> None:
+    pod = deployment(SPECS[name])["spec"]["template"]["spec"]
+    security = pod["containers"][0]["securityContext"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert security["readOnlyRootFilesystem"] is True
+    assert security["allowPrivilegeEscalation"] is False
+    assert security["capabilities"] == {"drop": ["ALL"]}
+    assert (pod["automountServiceAccountToken"], pod["enableServiceLinks"]) == (False, False)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_every_engine_gets_flags_that_its_version_takes(name: str) -> None:
+    table = vllm_flags.table("0.32.0")
+    assert table is not None
+    assert vllm_flags.check(container(SPECS[name])["args"], table) == ()
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_every_flag_that_is_set_is_reserved(name: str) -> None:
+    table = vllm_flags.table("0.32.0")
+    assert table is not None
+    assert set(vllm_flags.parse(container(SPECS[name])["args"], table)) <= set(RESERVED)
+
+
+def test_the_grace_outlasts_pre_stop_and_drain() -> None:
+    pod = deployment(SPECS["claim"])["spec"]["template"]["spec"]
+    pre_stop = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert pod["terminationGracePeriodSeconds"] >= pre_stop + 90 + 6
+    assert "--shutdown-timeout=90" in pod["containers"][0]["args"]
+
+
+def test_the_hub_token_is_in_no_argument() -> None:
+    engine = container(SPECS["tensor-parallel"])
+    (token,) = [one for one in engine["env"] if one["name"] == "HF_TOKEN"]
+    assert token["valueFrom"] == {"secretKeyRef": {"name": "hub", "key": "token"}}
+    assert not any("hub" in argument for argument in engine["args"])
+
+
+def test_no_mig_id_ever_stands_in_the_environment() -> None:
+    names = {one["name"] for spec in SPECS.values() for one in container(spec)["env"]}
+    assert not names & {"CUDA_VISIBLE_DEVICES", "VLLM_SERVER_DEV_MODE", "NVIDIA_VISIBLE_DEVICES"}
+
+
+def test_equal_parts_make_equal_objects() -> None:
+    first, again = planned(SPECS["slice"]), planned(SPECS["slice"])
+    ref = Ref("team-a", "chat")
+    assert children.made_of(first.allotments[ref]) == children.made_of(again.allotments[ref])

@@ -1,0 +1,132 @@
+"""CPU time of a turn in which nothing changed: `make bench-turn`.
+
+An in-memory cluster holds the fleet, so that the operator's own work is measured: observing,
+planning, comparing. The last line is `BENCH {json}`.
+"""
+
+import asyncio
+import json
+import resource
+import statistics
+import time
+from typing import Any
+
+from tessera.domain.names import deployment_name
+from tessera.domain.snapshot import Pod, PodReading, Readings
+from tessera.reconcile.apply import Applier
+from tessera.reconcile.asking import Asker
+from tessera.reconcile.fleet import Fleet
+from tessera.reconcile.mirror import Mirror
+from tessera.reconcile.observe import Senses
+from tessera.reconcile.store import Store
+from tessera.resources.kinds import ACCELERATOR_POOLS, INFERENCE_SERVICES, KINDS, NODES, PODS
+from tests.builders import NOW, SMALL
+from tests.memory_cluster import MemoryCluster
+
+SERVICES = 50
+REPLICAS = 2
+TURNS = 30
+VARIANT = "a100-1g-10gb"
+
+
+class _Engines:
+    async def ask(self, base: str, model: str) -> str | None:
+        del base, model
+
+    async def in_flight(self, address: str) -> int | None:
+        del address
+        return 0
+
+
+def _stock(cluster: MemoryCluster) -> None:
+    pool = {
+        "nodeSelector": {"pool": "a100"},
+        "tier": "reserved",
+        "prices": [{"from": "2026-01-01", "perGPUHour": "2"}],
+    }
+    cluster.put(ACCELERATOR_POOLS, {"metadata": {"name": "a100"}, "spec": pool})
+    for index in range(SERVICES):
+        labels = {
+            "pool": "a100",
+            "nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB",
+            "nvidia.com/gpu.count": "2",
+        }
+        status = {
+            "allocatable": {"nvidia.com/mig-1g.10gb": "7", "nvidia.com/gpu": "1"},
+            "conditions": [{"type": "Ready", "status": "True"}],
+        }
+        node = {"metadata": {"name": f"node-{index}", "labels": labels}, "status": status}
+        cluster.put(NODES, node)
+        name = f"chat-{index:02d}"
+        service = {
+            "metadata": {"name": name, "namespace": f"team-{index % 5}"},
+            "spec": {"model": {"uri": SMALL}},
+        }
+        cluster.put(INFERENCE_SERVICES, service)
+        for replica in range(REPLICAS):
+            cluster.put(PODS, _pod(f"team-{index % 5}", name, replica))
+
+
+def _pod(namespace: str, service: str, replica: int) -> dict[str, Any]:
+    labels = {
+        "app.kubernetes.io/component": "engine",
+        "tessera.dev/service": service,
+        "tessera.dev/variant": VARIANT,
+        "pod-template-hash": "one",
+    }
+    since = "2026-11-20T11:00:00Z"
+    conditions = [
+        {"type": kind, "status": "True", "lastTransitionTime": since}
+        for kind in ("Ready", "ContainersReady", "PodScheduled", "tessera.dev/serving")
+    ]
+    return {
+        "metadata": {
+            "name": f"{deployment_name(service, VARIANT)}-{replica}",
+            "namespace": namespace,
+            "labels": labels,
+            "creationTimestamp": since,
+        },
+        "status": {"phase": "Running", "podIP": "127.0.0.1", "conditions": conditions},
+    }
+
+
+async def _measure() -> dict[str, float]:
+    cluster, store, senses = MemoryCluster(), Store(KINDS), Senses()
+    _stock(cluster)
+    applier = Applier(cluster, store, visitors=("monitoring",), leading=lambda: True)
+    asker = Asker(_Engines(), senses, lambda: NOW, lambda: None)
+    fleet = Fleet(store, senses, applier, asker, lambda: NOW)
+    mirror = Mirror(cluster, store, senses, lambda: None)
+    await mirror.seed()
+    pods = [seen.value for seen in store.all(PODS).values() if isinstance(seen.value, Pod)]
+    reading = PodReading(waiting=0.0, running=1.0, activity=0.5)
+    senses.readings = Readings(at=NOW, pods={pod.ref: reading for pod in pods})
+    for _ in range(3):
+        await fleet.turn()
+        await mirror.seed()
+    spent, writes = [], 0
+    for _ in range(TURNS):
+        begun = time.process_time()
+        writes += (await fleet.turn()).writes
+        spent.append((time.process_time() - begun) * 1e3)
+    await asker.stop()
+    return {
+        "services": SERVICES,
+        "pods": len(pods),
+        "turn_cpu_ms": round(statistics.median(spent), 2),
+        "turn_cpu_ms_max": round(max(spent), 2),
+        "writes": writes,
+        "rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    }
+
+
+def main() -> None:
+    """Measure and print."""
+    got = asyncio.run(_measure())
+    for name, value in got.items():
+        print(f"{name:>16} {value}")
+    print(f"BENCH {json.dumps(got)}")
+
+
+if __name__ == "__main__":
+    main()

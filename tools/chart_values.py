@@ -1,0 +1,95 @@
+"""The chart's values: the source of `values.yaml` and of its schema."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+
+class Values(BaseModel):
+    """Base: camelCase, nothing unknown."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+    )
+
+
+class Image(Values):
+    """The operator's image."""
+
+    repository: str = "tessera/operator"
+    """Name of the image."""
+
+    tag: str = ""
+    """Tag; empty means the chart's appVersion."""
+
+    pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    """When the image is pulled."""
+
+
+class Prometheus(Values):
+    """Where the readings come from."""
+
+    url: str = ""
+    """Base URL; empty means that replicas are kept and never scaled."""
+
+    namespaces: list[str] = Field(default=["monitoring"])
+    """Namespaces whose pods may read the engines' metrics."""
+
+
+class Webhook(Values):
+    """Admission of InferenceServices."""
+
+    enabled: bool = True
+    """Without it the same checks show in the conditions only."""
+
+    timeout_seconds: Annotated[int, Field(ge=1, le=30)] = 5
+    """How long the API server waits; afterwards it admits, and the turn judges."""
+
+
+class Chart(Values):
+    """Everything that can be set when installing."""
+
+    replicas: Annotated[int, Field(ge=1, le=5)] = 1
+    """Processes; one leads, the others stand by and answer admission."""
+
+    image: Image = Field(default_factory=Image)
+    """The operator's image."""
+
+    image_pull_secrets: list[dict[str, str]] = Field(default_factory=list)
+    """Secrets for a private registry."""
+
+    prometheus: Prometheus = Field(default_factory=Prometheus)
+    """Where the readings come from."""
+
+    webhook: Webhook = Field(default_factory=Webhook)
+    """Admission of InferenceServices."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """What is logged at least."""
+
+    resources: dict[str, dict[str, str]] = Field(
+        default={
+            "requests": {"cpu": "100m", "memory": "256Mi"},
+            "limits": {"memory": "1Gi"},
+        }
+    )
+    """CPU and memory of one process."""
+
+    node_selector: dict[str, str] = Field(default_factory=dict)
+    """Nodes that the operator may run on."""
+
+    tolerations: list[dict[str, Any]] = Field(default_factory=list)
+    """Taints that it tolerates."""
+
+    affinity: dict[str, Any] = Field(default_factory=dict)
+    """Further rules of placement."""
+
+    # What Helm passes to every chart.
+    global_: Annotated[dict[str, Any], Field(alias="global", exclude=True)] = Field(
+        default_factory=dict
+    )
+    """Values of a parent chart; unused."""

@@ -1,0 +1,232 @@
+"""Writes everything that is made from the types: CRDs, RBAC, the chart's values, reference pages.
+
+`python tools/generate.py` writes, `python tools/generate.py --check` fails on a difference.
+"""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from chart_values import Chart
+from tessera.api.meta import GROUP, VERSION
+from tessera.api.schema import KINDS as RESOURCES
+from tessera.api.schema import Kind as Resource
+from tessera.api.schema import crd, structural
+from tessera.domain import reasons
+from tessera.resources.kinds import KINDS, Kind
+from tessera.telemetry import Telemetry
+
+ROOT = Path(__file__).resolve().parent.parent
+CHART = "charts/tessera"
+NOTICE = "# Generated from the types by `make generate`; edits are lost.\n"
+
+
+def generated() -> dict[str, str]:
+    """Every generated file: path from the root -> content."""
+    files = {f"crds/{resource.plural}.yaml": _crd(resource) for resource in RESOURCES}
+    files |= {
+        f"{CHART}/templates/crd-{resource.plural}.yaml": _kept_crd(resource)
+        for resource in RESOURCES
+    }
+    files[f"{CHART}/templates/clusterrole.yaml"] = _cluster_role()
+    files[f"{CHART}/values.yaml"] = _values()
+    files[f"{CHART}/values.schema.json"] = _values_schema()
+    files |= {
+        f"docs/reference/{resource.name.lower()}.md": _page(resource) for resource in RESOURCES
+    }
+    files["docs/reference/reasons.md"] = _reasons()
+    files["docs/reference/metrics.md"] = _metrics()
+    files["docs/reference/values.md"] = _values_page()
+    return files
+
+
+def _yaml(body: Any) -> str:
+    return yaml.safe_dump(body, sort_keys=False, width=100)
+
+
+def _crd(resource: Resource) -> str:
+    return NOTICE + _yaml(crd(resource))
+
+
+def _kept_crd(resource: Resource) -> str:
+    """The chart's copy: uninstalling the chart keeps the CRDs, and with them all models."""
+    body = crd(resource)
+    body["metadata"]["annotations"] = {"helm.sh/resource-policy": "keep"}
+    return NOTICE + _yaml(body)
+
+
+def _cluster_role() -> str:
+    """Exactly the verbs on exactly the kinds that the operator's code names."""
+    rules = [rule for kind in KINDS for rule in _rules(kind)]
+    head = (
+        "apiVersion: rbac.authorization.k8s.io/v1\n"
+        "kind: ClusterRole\n"
+        "metadata:\n"
+        '  name: {{ include "tessera.clusterName" . }}\n'
+        "  labels:\n"
+        '    {{- include "tessera.labels" . | nindent 4 }}\n'
+    )
+    return NOTICE + head + _yaml({"rules": rules})
+
+
+def _rules(kind: Kind) -> Iterator[dict[str, list[str]]]:
+    yield {"apiGroups": [kind.group], "resources": [kind.plural], "verbs": list(kind.verbs)}
+    for name, verbs in kind.subresources:
+        resource = f"{kind.plural}/{name}"
+        yield {"apiGroups": [kind.group], "resources": [resource], "verbs": list(verbs)}
+
+
+def _values() -> str:
+    return NOTICE + "\n".join(_value_lines(Chart(), 0)) + "\n"
+
+
+def _value_lines(model: BaseModel, depth: int) -> Iterator[str]:
+    indent = "  " * depth
+    for name, field in type(model).model_fields.items():
+        if field.exclude:
+            continue
+        value = getattr(model, name)
+        yield f"{indent}# {field.description}"
+        if isinstance(value, BaseModel):
+            yield f"{indent}{field.alias}:"
+            yield from _value_lines(value, depth + 1)
+        else:
+            text = yaml.safe_dump({field.alias: value}, default_flow_style=not value).strip()
+            text = text.removeprefix("{").removesuffix("}") if not value else text
+            yield from (f"{indent}{line}" for line in text.splitlines())
+
+
+def _values_schema() -> str:
+    schema = Chart.model_json_schema(by_alias=True)
+    head = {"$schema": "https://json-schema.org/draft-07/schema#"}
+    return json.dumps({**head, **schema}, indent=2) + "\n"
+
+
+def _values_page() -> str:
+    lines = ["# Values of the chart", "", *_table("value", "default", "meaning")]
+    lines += _value_rows(Chart(), "")
+    return "\n".join(lines) + "\n"
+
+
+def _value_rows(model: BaseModel, prefix: str) -> Iterator[str]:
+    for name, field in type(model).model_fields.items():
+        if field.exclude:
+            continue
+        value, path = getattr(model, name), f"{prefix}{field.alias}"
+        if isinstance(value, BaseModel):
+            yield from _value_rows(value, f"{path}.")
+        else:
+            yield f"| `{path}` | `{json.dumps(value)}` | {field.description} |"
+
+
+def _page(resource: Resource) -> str:
+    scope = "namespace" if resource.namespaced else "cluster"
+    schema = structural(resource.model)
+    lines = [
+        f"# {resource.name}",
+        "",
+        schema["description"],
+        "",
+        f"`{GROUP}/{VERSION}`, scope: {scope}. The same texts: "
+        f"`kubectl explain {resource.name.lower()}.spec`.",
+    ]
+    for part in ("spec", "status"):
+        lines += ["", f"## {part}", "", *_table("field", "type", "default", "meaning")]
+        lines += _rows(schema["properties"][part], "")
+        if rules := list(_all_rules(schema["properties"][part])):
+            lines += ["", "Rules:", "", *(f"- {rule}" for rule in rules)]
+    return "\n".join(lines) + "\n"
+
+
+def _rows(node: Mapping[str, Any], prefix: str) -> Iterator[str]:
+    required = node.get("required", ())
+    for name, child in node.get("properties", {}).items():
+        path = f"{prefix}{name}"
+        default = "required" if name in required else _told(child.get("default"))
+        yield f"| `{path}` | {_type(child)} | {default} | {child.get('description', '')} |"
+        yield from _rows(child, f"{path}.")
+        if "items" in child:
+            yield from _rows(child["items"], f"{path}[].")
+
+
+def _type(node: Mapping[str, Any]) -> str:
+    if "enum" in node:
+        return " or ".join(f"`{value}`" for value in node["enum"])
+    if node["type"] == "array":
+        return f"list of {_type(node['items'])}"
+    if "additionalProperties" in node:
+        return "map of strings"
+    return str(node["type"])
+
+
+def _told(default: Any) -> str:
+    return "" if default in (None, [], ()) else f"`{default}`"
+
+
+def _all_rules(node: Mapping[str, Any]) -> Iterator[str]:
+    for rule in node.get("x-kubernetes-validations", ()):
+        yield rule["message"]
+    children = [*node.get("properties", {}).values(), node.get("items")]
+    for child in filter(None, children):
+        yield from _all_rules(child)
+
+
+def _table(*columns: str) -> list[str]:
+    """The head of a table."""
+    return [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
+
+
+def _reasons() -> str:
+    titles = {
+        reasons.Accepted: "InferenceService: condition Accepted",
+        reasons.Placed: "InferenceService: condition Placed",
+        reasons.Progressing: "InferenceService: condition Progressing",
+        reasons.Ready: "InferenceService: condition Ready",
+        reasons.Scaling: "InferenceService: status.scaling.reason",
+        reasons.PoolAccepted: "AcceleratorPool: condition Accepted",
+        reasons.Discovered: "AcceleratorPool: condition Discovered",
+    }
+    lines = [
+        "# Reasons",
+        "",
+        "The same words stand in conditions, in the metrics' labels and in the log.",
+    ]
+    for kind, title in titles.items():
+        lines += ["", f"## {title}", "", str(kind.__doc__), ""]
+        lines += _table("reason", "status", "meaning")
+        for reason in kind:
+            status = "" if kind is reasons.Scaling else str(reason.holds)
+            lines.append(f"| `{reason}` | {status} | {reason.meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+def _metrics() -> str:
+    lines = ["# Metrics of the operator", "", *_table("metric", "type", "meaning")]
+    for family in sorted(Telemetry().registry.collect(), key=lambda family: family.name):
+        lines.append(f"| `{family.name}` | {family.type} | {family.documentation} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Write, or with --check compare."""
+    checking = "--check" in sys.argv[1:]
+    different = []
+    for name, content in generated().items():
+        path = ROOT / name
+        if not path.exists() or path.read_text(encoding="utf-8") != content:
+            different.append(name)
+            if not checking:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(content, encoding="utf-8")
+    if checking and different:
+        sys.exit(f"not as generated: {', '.join(different)}; run `make generate`, look at the diff")
+    print(f"{len(different)} files written" if not checking else "generated files are in place")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""Makes `.venv` from the pinned requirements. Standard library only: nothing is installed yet."""
+
+import shutil
+import subprocess
+import sys
+import time
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+OLDEST = (3, 11)
+
+
+def main() -> None:
+    """Create the environment; every missing piece is named with what to install."""
+    _must_have()
+    begun = time.monotonic()
+    print("setup: making .venv", file=sys.stderr)
+    try:
+        venv.create(VENV, with_pip=True, clear=True, symlinks=True)
+    except subprocess.CalledProcessError:
+        sys.exit("setup: this Python has no ensurepip; on Debian: apt-get install python3-venv")
+    print("setup: installing the pinned requirements", file=sys.stderr)
+    pip = [str(VENV / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-input"]
+    pip.append("--disable-pip-version-check")
+    _run([*pip, "--require-hashes", "-r", str(ROOT / "requirements" / "dev.txt")])
+    _run([*pip, "--no-deps", "--no-build-isolation", "--editable", str(ROOT)])
+    print(f"setup: done in {time.monotonic() - begun:.0f} s", file=sys.stderr)
+
+
+def _must_have() -> None:
+    missing = []
+    if sys.version_info < OLDEST:
+        missing.append(f"Python {OLDEST[0]}.{OLDEST[1]}+ (this is {sys.version.split()[0]})")
+    if not sys.platform.startswith("linux"):
+        missing.append("Linux (pods get loopback addresses, which only Linux has)")
+    missing += [tool for tool in ("go", "git", "make") if shutil.which(tool) is None]
+    if missing:
+        sys.exit(f"setup: missing: {', '.join(missing)}")
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, check=False)
+    if done.returncode:
+        sys.exit(f"setup: failed ({done.returncode}): {' '.join(command)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""Write the facts of one vLLM version: vllm_facts.py CAPTURE.
+
+CAPTURE holds `flags.json` and `metrics.json` as read from a running server of that version. Only
+facts are taken over (names, types, bounds, labels, buckets), one line each, in a stable order.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+DATA = Path(__file__).parents[1] / "operator/tessera/domain/data"
+DEFAULT_SERVER = "metrics.txt"
+"""The capture of a server that was started with default flags."""
+
+_ACTIONS = {
+    "_AppendAction": "append",
+    "_HelpAction": "help",
+    "_StoreTrueAction": "switch",
+    "BooleanOptionalAction": "switch",
+}
+_TYPES = {
+    "float": "float",
+    "human_readable_int": "size",
+    "human_readable_int_or_auto": "sizeOrAuto",
+    "int": "int",
+    "loads": "json",
+    "parse_type": "json",
+    "union_dict_and_str": "jsonOrText",
+    "_compute_kwargs": "json",
+}
+_SUPPRESSED = "==SUPPRESS=="
+
+
+def flag_facts(option: dict[str, Any]) -> dict[str, Any]:
+    """One flag, without what is empty."""
+    action = _ACTIONS.get(option["action"], "store")
+    kind = None if action in ("switch", "help") else _type(option)
+    facts = {
+        "options": option["flags"],
+        "dest": option["dest"],
+        "action": action,
+        "type": kind,
+        "nargs": option["nargs"] if option["nargs"] in ("?", "+") else None,
+        "default": _default(option, kind),
+        "choices": sorted(choice for choice in option["choices"] or () if choice is not None)
+        or None,
+        **(option["constraints"] or {}),
+        "acceptsNone": option["accepts_none"] or None,
+    }
+    return {name: fact for name, fact in facts.items() if fact is not None}
+
+
+def _type(option: dict[str, Any]) -> str:
+    """Anonymous converters with choices only fold case and dashes of a word."""
+    if option["type"] == "EngineArgs.add_cli_args" and option["choices"]:
+        return "word"
+    return _TYPES.get(option["type"], "str")
+
+
+def _default(option: dict[str, Any], kind: str | None) -> Any:
+    """The default; an object that the capture could only print is no usable value."""
+    default = option["default"]
+    printed = kind == "json" and isinstance(default, str)
+    return None if printed or default == _SUPPRESSED else default
+
+
+def metric_facts(metric: dict[str, Any]) -> dict[str, Any]:
+    """One metric, without what is empty."""
+    bounds = [float(bound) for bound in metric["buckets"] or () if bound != "+Inf"]
+    facts = {
+        "name": metric["name"],
+        "type": metric["type"],
+        "labels": metric["labels"],
+        "buckets": bounds or None,
+        "always": DEFAULT_SERVER in metric["seen_in"] or None,
+    }
+    return {name: fact for name, fact in facts.items() if fact is not None}
+
+
+def written(version: str, flags: list[dict[str, Any]], metrics: list[dict[str, Any]]) -> str:
+    """The file: one line for each flag and each metric."""
+    source = (
+        f"vllm serve {version}: options of its argument parser, bounds of its config classes, "
+        "/metrics of running servers; `always` marks what a default server shows"
+    )
+    return "\n".join(
+        (
+            "{",
+            f'"version": {json.dumps(version)},',
+            f'"source": {json.dumps(source)},',
+            f'"flags": [\n{_lines(flags)}\n],',
+            f'"metrics": [\n{_lines(metrics)}\n]',
+            "}\n",
+        )
+    )
+
+
+def _lines(rows: list[dict[str, Any]]) -> str:
+    return ",\n".join(json.dumps(row) for row in rows)
+
+
+def main(capture: Path) -> None:
+    found = json.loads((capture / "flags.json").read_text(encoding="utf-8"))
+    seen = json.loads((capture / "metrics.json").read_text(encoding="utf-8"))
+    version = found["vllm"]
+    flags = sorted((flag_facts(option) for option in found["options"]), key=lambda f: f["dest"])
+    metrics = sorted((metric_facts(metric) for metric in seen["metrics"]), key=lambda m: m["name"])
+    path = DATA / f"vllm-{version}.json"
+    path.write_text(written(version, flags, metrics), encoding="utf-8")
+    print(f"{path.name}: {len(flags)} flags, {len(metrics)} metrics")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
