@@ -13,6 +13,15 @@ from tessera.resources.manifest import Key, Manifest
 
 Path = tuple[str, ...]
 
+_IDENTITY: tuple[Path, ...] = (
+    ("apiVersion",),
+    ("kind",),
+    ("metadata", "name"),
+    ("metadata", "namespace"),
+    ("metadata", "uid"),
+)
+"""What names an object is owned by nobody."""
+
 
 class MemoryCluster:
     """Server-side apply as far as the operator depends on it; lists are single fields here."""
@@ -38,7 +47,8 @@ class MemoryCluster:
         if key in self.refusals:
             raise ClusterError(self.refusals[key])
         uid = manifest.body["metadata"].get("uid")
-        if uid and (key not in self.objects or self.objects[key]["metadata"]["uid"] != uid):
+        live = self.objects.get(key, {"metadata": {}})["metadata"].get("uid")
+        if (subresource is not None and live is None) or uid not in (None, live):
             raise GoneError(f"{key.told()} is gone")
         ours = FIELD_MANAGER if subresource is None else f"{FIELD_MANAGER}/{subresource}"
         if key in self.objects and subresource is None and not uid:
@@ -94,7 +104,7 @@ class MemoryCluster:
                 del owners[path]
         for path, value in leaves.items():
             _put(live, path, copy.deepcopy(value))
-            if path not in (("metadata", "name"), ("metadata", "namespace"), ("metadata", "uid")):
+            if path not in _IDENTITY:
                 owners[path] = manager
 
     def _must_be_ours(self, key: Key) -> None:

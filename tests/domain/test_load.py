@@ -32,6 +32,18 @@ def test_a_replica_that_only_just_serves_needs_no_reading_yet() -> None:
     assert read(pods, readings_of(pods[:1], waiting=30, activity=0.5)) == (30, 0.5)
 
 
+def test_a_young_replica_may_have_one_metric_before_the_other() -> None:
+    pods = [a_pod("a"), a_pod("b", ready_since=at(-5))]
+    readings = Readings(
+        at=NOW,
+        pods={
+            pods[0].ref: PodReading(waiting=30, activity=0.9),
+            pods[1].ref: PodReading(activity=0.1),
+        },
+    )
+    assert read(pods, readings) == (30, 0.5)
+
+
 def test_leaving_replicas_are_not_counted() -> None:
     pods = [a_pod("a"), a_pod("b", serving=False, draining_since=at(-5))]
     assert read(pods, readings_of(pods, waiting=30, activity=0.5)) == (30, 0.5)

@@ -66,6 +66,9 @@ class KubeCluster:
             status, body = await self.request("GET", kind.path(None), query)
             if status == HTTPStatus.NOT_FOUND:
                 return None
+            if status == HTTPStatus.GONE and query.pop("continue", ""):
+                found.clear()  # the listing took so long that its version is forgotten
+                continue
             _must(status, body, f"list {kind.plural}")
             found += [wire.seen(kind, item) for item in body["items"]]
             query["continue"] = body["metadata"].get("continue", "")
@@ -76,7 +79,7 @@ class KubeCluster:
         status, body = await self._apply(manifest, subresource, force=False)
         if status == HTTPStatus.CONFLICT and await self._is_ours(manifest):
             status, body = await self._apply(manifest, subresource, force=True)
-        if "uid" in manifest.body["metadata"] and status == HTTPStatus.NOT_FOUND:
+        if subresource is not None and status == HTTPStatus.NOT_FOUND:
             raise GoneError(f"{manifest.key.told()} is gone")
         _must(status, body, f"apply {manifest.key.told()}")
         return wire.seen(manifest.kind, body)

@@ -19,7 +19,7 @@ class Price(Wire):
     per_gpu_hour: Annotated[Amount, Field(alias="perGPUHour")]
     """Price of one whole GPU for an hour, its share of the node included."""
 
-    currency: Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")] = "USD"
+    currency: Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$", max_length=3)] = "USD"
     """ISO 4217 code."""
 
     basis: Literal["list", "reserved", "negotiated", "amortised", "spot"] = "list"

@@ -20,23 +20,24 @@ def load_of(pods: Sequence[Pod], readings: Readings | None, replicas: int, now: 
     by_pod: Mapping[Ref, PodReading] = {}
     if readings is not None and readings.problem is None and now - readings.at <= FRESH:
         by_pod = readings.pods
-    settled = [
-        pod
-        for pod in serving
-        if pod.ref in by_pod or (pod.ready_since is not None and now - pod.ready_since > FRESH)
-    ]
-    found = [by_pod.get(pod.ref, PodReading()) for pod in settled]
-    waiting = _known([reading.waiting for reading in found])
-    activity = _known([reading.activity for reading in found])
+    found = [(by_pod.get(pod.ref, PodReading()), _is_young(pod, now)) for pod in serving]
+    waiting = _known([(reading.waiting, young) for reading, young in found])
+    activity = _known([(reading.activity, young) for reading, young in found])
     return Load(
         at=now,
         replicas=replicas,
-        ready=len(found),
+        ready=len(activity or ()),
         waiting=None if waiting is None else sum(waiting),
         activity=None if activity is None else sum(activity) / len(activity),
     )
 
 
-def _known(values: Sequence[float | None]) -> list[float] | None:
-    known = [value for value in values if value is not None]
-    return known if known and len(known) == len(values) else None
+def _is_young(pod: Pod, now: datetime) -> bool:
+    return pod.ready_since is not None and now - pod.ready_since <= FRESH
+
+
+def _known(values: Sequence[tuple[float | None, bool]]) -> list[float] | None:
+    """What was read; None when a replica that is not young has no reading, or none has."""
+    if any(value is None and not young for value, young in values):
+        return None
+    return [value for value, _ in values if value is not None] or None

@@ -12,17 +12,13 @@ from tessera.resources.manifest import Manifest
 
 
 def of_service(service: Service, status: InferenceServiceStatus) -> Manifest:
-    """With the uid, so that a service made anew under the same name gets none of the old one."""
-    metadata = {
-        "name": service.ref.name,
-        "namespace": service.ref.namespace,
-        "uid": service.uid,
-    }
+    """The status of one service."""
+    metadata = {"name": service.ref.name, "namespace": service.ref.namespace}
     return _status(INFERENCE_SERVICES, metadata, status)
 
 
 def of_pool(pool: Pool, status: AcceleratorPoolStatus) -> Manifest:
-    """A pool has no namespace."""
+    """The status of one pool; pools have no namespace."""
     return _status(ACCELERATOR_POOLS, {"name": pool.name}, status)
 
 

@@ -1,0 +1,178 @@
+"""The CRDs at a real API server: every rule, every bound, strictness, explain, scale."""
+
+import asyncio
+import itertools
+import json
+from typing import Any
+
+import pytest
+
+from tessera.adapters.kube import KubeCluster
+from tessera.api.schema import KINDS, crd
+from tessera.resources.kinds import ACCELERATOR_POOLS, INFERENCE_SERVICES, Kind
+from world import World
+from world.testing import eventually
+
+URI = "hf://meta-llama/Llama-3.1-8B-Instruct"
+_numbers = itertools.count(1)
+
+SHAPE = {
+    "parameters": 100,
+    "layers": 1,
+    "attentionHeads": 1,
+    "kvHeads": 1,
+    "headDim": 1,
+    "maxPositionEmbeddings": 100,
+}
+
+
+def served(**spec: Any) -> dict[str, Any]:
+    return {"model": {"uri": URI}, **spec}
+
+
+def pooled(*prices: dict[str, str], **spec: Any) -> dict[str, Any]:
+    return {"nodeSelector": {"a": "b"}, "prices": list(prices), **spec}
+
+
+PRICE = {"from": "2026-01-01", "perGPUHour": "2.16"}
+
+RULES = [
+    # kind, spec, words of the message
+    (INFERENCE_SERVICES, served(replicas=1, scaling={}), "spec.replicas excludes spec.scaling"),
+    (
+        INFERENCE_SERVICES,
+        served(scaling={"minReplicas": 9}),
+        "spec.scaling.minReplicas must not exceed spec.scaling.maxReplicas",
+    ),
+    (
+        INFERENCE_SERVICES,
+        served(scaling={"activity": {"target": "1.5"}}),
+        "spec.scaling.activity.target is a share",
+    ),
+    (
+        INFERENCE_SERVICES,
+        {"model": {"uri": "pvc://claim/path", "revision": "main", "shape": SHAPE}},
+        "spec.model.revision names a branch",
+    ),
+    (
+        INFERENCE_SERVICES,
+        {"model": {"uri": URI, "shape": SHAPE | {"activeParameters": 101}}},
+        "spec.model.shape.activeParameters",
+    ),
+    (
+        ACCELERATOR_POOLS,
+        pooled(PRICE, {"from": "2026-02-01", "perGPUHour": "2", "currency": "EUR"}),
+        "spec.prices must all have 1 currency",
+    ),
+    (
+        ACCELERATOR_POOLS,
+        pooled(PRICE, {"from": "2026-01-01", "perGPUHour": "3"}),
+        "spec.prices has 2 prices from the same day",
+    ),
+]
+
+BOUNDS = [
+    (INFERENCE_SERVICES, {"model": {"uri": "ftp://x"}}, "spec.model.uri"),
+    (INFERENCE_SERVICES, {}, "spec.model"),
+    (INFERENCE_SERVICES, served(replicas=-1), "spec.replicas"),
+    (INFERENCE_SERVICES, served(drain={"timeout": "a minute"}), "spec.drain.timeout"),
+    (INFERENCE_SERVICES, served(engine={"version": "latest"}), "spec.engine.version"),
+    (INFERENCE_SERVICES, served(scaling={"minReplicas": 0}), "spec.scaling.minReplicas"),
+    (
+        INFERENCE_SERVICES,
+        served(precision={"variants": [{"precision": "int1"}]}),
+        "spec.precision.variants[0].precision",
+    ),
+    (ACCELERATOR_POOLS, pooled(), "spec.prices"),
+    (ACCELERATOR_POOLS, pooled(PRICE, tier="free"), "spec.tier"),
+    (ACCELERATOR_POOLS, pooled(PRICE | {"perGPUHour": "-1"}), "spec.prices[0].perGPUHour"),
+    (ACCELERATOR_POOLS, pooled(PRICE | {"from": "soon"}), "spec.prices[0].from"),
+]
+
+
+async def create(
+    cluster: KubeCluster, kind: Kind, spec: dict[str, Any], **query: str
+) -> tuple[int, Any]:
+    name = f"case-{next(_numbers)}"
+    body = {
+        "apiVersion": kind.api_version,
+        "kind": kind.kind,
+        "metadata": {"name": name},
+        "spec": spec,
+    }
+    return await cluster.request("POST", kind.path("default"), query, body)
+
+
+@pytest.mark.parametrize(("kind", "spec", "words"), RULES)
+async def test_every_rule_refuses_with_its_message(
+    cluster: KubeCluster, kind: Kind, spec: dict[str, Any], words: str
+) -> None:
+    status, answer = await create(cluster, kind, spec)
+    assert status == 422
+    assert words in answer["message"]
+
+
+@pytest.mark.parametrize(("kind", "spec", "field"), BOUNDS)
+async def test_what_is_out_of_bounds_is_refused_with_its_path(
+    cluster: KubeCluster, kind: Kind, spec: dict[str, Any], field: str
+) -> None:
+    status, answer = await create(cluster, kind, spec)
+    assert status == 422
+    assert field in answer["message"]
+
+
+def test_every_rule_has_a_manifest() -> None:
+    text = json.dumps([crd(kind) for kind in KINDS])
+    assert text.count('"rule":') == len(RULES)
+
+
+async def test_unknown_fields_are_refused_under_strict_validation(cluster: KubeCluster) -> None:
+    spec = served(scaling={"minReplica": 1})
+    status, answer = await create(cluster, INFERENCE_SERVICES, spec, fieldValidation="Strict")
+    assert status == 400
+    assert 'unknown field "spec.scaling.minReplica"' in answer["message"]
+
+
+async def test_the_defaults_are_written_into_what_is_there(cluster: KubeCluster) -> None:
+    _, answer = await create(cluster, INFERENCE_SERVICES, served(scaling={"scaleUp": {}}))
+    assert answer["spec"]["scaling"]["minReplicas"] == 2
+    assert answer["spec"]["scaling"]["scaleUp"] == {"window": "60s", "pods": 2, "period": "120s"}
+    assert "slo" not in answer["spec"]
+
+
+async def test_scaling_by_hand_beside_scaling_is_refused(cluster: KubeCluster) -> None:
+    _, made = await create(cluster, INFERENCE_SERVICES, served(scaling={}))
+    path = f"{INFERENCE_SERVICES.path('default', made['metadata']['name'])}/scale"
+    status, answer = await cluster.request(
+        "PATCH", path, body={"spec": {"replicas": 3}}, content_type="application/merge-patch+json"
+    )
+    assert status == 422
+    assert "spec.replicas excludes spec.scaling" in answer["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("inferenceservice.spec.scaling.queue.target", "Waiting requests per replica"),
+        ("inferenceservice.spec.model.shape", "num_key_value_heads"),
+        ("acceleratorpool.spec.prices", "perGPUHour"),
+        ("inferenceservice.status.variant.source", "roofline"),
+    ],
+)
+async def test_explain_tells_what_a_field_means(
+    cluster: KubeCluster, world: World, path: str, words: str
+) -> None:
+    del cluster
+
+    async def explained() -> str:
+        process = await asyncio.create_subprocess_exec(
+            str(world.binary("kubectl")),
+            *("--kubeconfig", str(world.kubeconfig), "explain", path),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        output, _ = await process.communicate()
+        return output.decode()
+
+    # The API server publishes the schema of a new CRD a moment after it serves the kind.
+    await eventually(explained, lambda text: words in text)

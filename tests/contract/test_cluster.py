@@ -1,0 +1,208 @@
+"""What every `Cluster` must do: the in-memory one of the turn tests, and the real API server."""
+
+import itertools
+from typing import Any, Protocol
+
+import pytest
+
+from tessera.adapters.kube import KubeCluster
+from tessera.ports import Cluster, ClusterError, GoneError
+from tessera.resources.kinds import INFERENCE_SERVICES, POD_MONITORS, SERVICES
+from tessera.resources.manifest import Key, Manifest
+from tests.builders import SMALL
+from tests.memory_cluster import MemoryCluster
+
+_numbers = itertools.count(1)
+
+
+class Side(Protocol):
+    """A cluster, and what somebody else does to it."""
+
+    cluster: Cluster
+
+    async def write(self, key: Key, body: dict[str, Any], manager: str) -> None: ...
+
+    async def read(self, key: Key) -> dict[str, Any]: ...
+
+
+class MemorySide:
+    def __init__(self) -> None:
+        self._memory = MemoryCluster()
+        self.cluster: Cluster = self._memory
+
+    async def write(self, key: Key, body: dict[str, Any], manager: str) -> None:
+        del key
+        kind = INFERENCE_SERVICES if body["kind"] == "InferenceService" else SERVICES
+        self._memory.put(kind, body, manager)
+
+    async def read(self, key: Key) -> dict[str, Any]:
+        return self._memory.objects[key]
+
+
+class RealSide:
+    def __init__(self, cluster: KubeCluster) -> None:
+        self._real = cluster
+        self.cluster: Cluster = cluster
+
+    async def write(self, key: Key, body: dict[str, Any], manager: str) -> None:
+        """As `kubectl apply --server-side --force-conflicts` of another manager."""
+        kind = INFERENCE_SERVICES if key.plural == INFERENCE_SERVICES.plural else SERVICES
+        path = kind.path(key.namespace, key.name)
+        query = {"fieldManager": manager, "force": "true"}
+        status, answer = await self._real.request(
+            "PATCH", path, query, body, "application/apply-patch+yaml"
+        )
+        assert status < 300, answer
+
+    async def read(self, key: Key) -> dict[str, Any]:
+        kind = INFERENCE_SERVICES if key.plural == INFERENCE_SERVICES.plural else SERVICES
+        status, answer = await self._real.request("GET", kind.path(key.namespace, key.name))
+        assert status == 200, answer
+        found: dict[str, Any] = answer
+        return found
+
+
+@pytest.fixture(params=["memory", pytest.param("real", marks=pytest.mark.world)])
+def side(request: pytest.FixtureRequest) -> Side:
+    if request.param == "memory":
+        return MemorySide()
+    return RealSide(request.getfixturevalue("cluster"))
+
+
+def a_service(name: str | None = None, **spec: Any) -> Manifest:
+    name = name or f"contract-{next(_numbers)}"
+    body = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {
+            "name": name,
+            "namespace": "default",
+            "labels": {"app.kubernetes.io/managed-by": "tessera", "tessera.dev/service": "chat"},
+        },
+        "spec": {
+            "selector": {"app": "one"},
+            "ports": [{"name": "http", "port": 8000, "protocol": "TCP"}],
+            **spec,
+        },
+    }
+    return Manifest(kind=SERVICES, namespace="default", name=name, body=body)
+
+
+async def owned(side: Side, key: Key) -> str | None:
+    found = {seen.key: seen for seen in await side.cluster.list(SERVICES) or ()}
+    return found[key].owned
+
+
+async def test_what_is_applied_is_listed_with_the_same_digest(side: Side) -> None:
+    wanted = a_service()
+    made = await side.cluster.apply(wanted)
+    assert made.key == wanted.key
+    assert made.owned is not None
+    assert await owned(side, wanted.key) == made.owned
+
+
+async def test_applying_again_changes_nothing(side: Side) -> None:
+    wanted = a_service()
+    first = await side.cluster.apply(wanted)
+    before = await side.read(wanted.key)
+    again = await side.cluster.apply(wanted)
+    assert again == first
+    assert (await side.read(wanted.key))["metadata"].get("resourceVersion") == before[
+        "metadata"
+    ].get("resourceVersion")
+
+
+async def test_a_field_that_somebody_takes_changes_the_digest_and_is_taken_back(
+    side: Side,
+) -> None:
+    wanted = a_service()
+    made = await side.cluster.apply(wanted)
+    edit = {**wanted.body, "metadata": {"name": wanted.name, "namespace": "default"}}
+    edit["spec"] = {"selector": {"app": "two"}}
+    await side.write(wanted.key, edit, "kubectl-edit")
+    assert await owned(side, wanted.key) != made.owned
+    assert (await side.cluster.apply(wanted)).owned == made.owned
+    assert (await side.read(wanted.key))["spec"]["selector"] == {"app": "one"}
+
+
+async def test_fields_of_others_stay(side: Side) -> None:
+    wanted = a_service()
+    made = await side.cluster.apply(wanted)
+    extra = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": wanted.name, "namespace": "default", "annotations": {"team": "own"}},
+    }
+    await side.write(wanted.key, extra, "kubectl-annotate")
+    assert await owned(side, wanted.key) == made.owned
+    await side.cluster.apply(wanted)
+    assert (await side.read(wanted.key))["metadata"]["annotations"] == {"team": "own"}
+
+
+async def test_an_object_of_somebody_else_is_refused_with_its_owner(side: Side) -> None:
+    theirs = a_service()
+    await side.write(theirs.key, dict(theirs.body), "helm")
+    with pytest.raises(ClusterError, match=r"exists already and was made by helm; rename"):
+        await side.cluster.apply(a_service(theirs.name, selector={"app": "ours"}))
+    assert (await side.read(theirs.key))["spec"]["selector"] == {"app": "one"}
+
+
+async def test_deleting_twice_is_no_error(side: Side) -> None:
+    wanted = a_service()
+    await side.cluster.apply(wanted)
+    for _ in range(2):
+        await side.cluster.delete(SERVICES, wanted.key)
+    assert wanted.key not in {seen.key for seen in await side.cluster.list(SERVICES) or ()}
+
+
+async def test_only_what_the_selector_takes_is_listed(side: Side) -> None:
+    theirs = a_service()
+    plain = {**theirs.body, "metadata": {"name": theirs.name, "namespace": "default"}}
+    await side.write(theirs.key, plain, "helm")
+    assert theirs.key not in {seen.key for seen in await side.cluster.list(SERVICES) or ()}
+
+
+async def test_a_kind_that_does_not_exist_is_told_from_an_empty_one(side: Side) -> None:
+    assert await side.cluster.list(POD_MONITORS) is None
+
+
+async def test_a_status_is_applied_beside_the_spec(side: Side) -> None:
+    key = await _a_model(side)
+    body = _status(key, {"replicas": 3})
+    applied = Manifest(
+        kind=INFERENCE_SERVICES, namespace=key.namespace, name=key.name, body=body
+    )
+    await side.cluster.apply(applied, subresource="status")
+    got = await side.read(key)
+    assert (got["status"]["replicas"], got["spec"]["model"]["uri"]) == (3, SMALL)
+
+
+async def test_the_status_of_what_is_gone_makes_nothing_anew(side: Side) -> None:
+    key = Key(INFERENCE_SERVICES.plural, "default", f"contract-{next(_numbers)}")
+    body = _status(key, {"replicas": 3})
+    gone = Manifest(kind=INFERENCE_SERVICES, namespace=key.namespace, name=key.name, body=body)
+    with pytest.raises(GoneError):
+        await side.cluster.apply(gone, subresource="status")
+    assert key not in {seen.key for seen in await side.cluster.list(INFERENCE_SERVICES) or ()}
+
+
+async def _a_model(side: Side) -> Key:
+    name = f"contract-{next(_numbers)}"
+    key = Key(INFERENCE_SERVICES.plural, "default", name)
+    body = {
+        "apiVersion": INFERENCE_SERVICES.api_version,
+        "kind": INFERENCE_SERVICES.kind,
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {"model": {"uri": SMALL}},
+    }
+    await side.write(key, body, "kubectl")
+    return key
+
+
+def _status(key: Key, status: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "apiVersion": INFERENCE_SERVICES.api_version,
+        "kind": INFERENCE_SERVICES.kind,
+        "metadata": {"name": key.name, "namespace": key.namespace},
+        "status": status,
+    }
