@@ -7,7 +7,7 @@ from typing import Any
 
 from tessera.adapters import wire
 from tessera.domain.names import FIELD_MANAGER
-from tessera.ports import ClusterError, GoneError, Seen
+from tessera.ports import ClusterError, GoneError, Listing, Seen
 from tessera.resources.kinds import KINDS, POD_MONITORS, Kind
 from tessera.resources.manifest import Key, Manifest
 
@@ -35,11 +35,11 @@ class MemoryCluster:
         self.applied: list[Key] = []
         self.refusals: dict[Key, str] = {}
 
-    async def list(self, kind: Kind) -> tuple[Seen, ...] | None:
+    async def list(self, kind: Kind) -> Listing | None:
         if kind.plural in self._unknown:
             return None
         found = (key for key in sorted(self.objects) if key.plural == kind.plural)
-        return tuple(self.seen(key) for key in found if self._selected(kind, key))
+        return Listing(tuple(self.seen(key) for key in found if self._selected(kind, key)))
 
     async def apply(self, manifest: Manifest, *, subresource: str | None = None) -> Seen:
         key = manifest.key

@@ -1,7 +1,7 @@
 """What the operator needs of the outside world, and the errors that may come from there."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol, TypeAlias
 
@@ -43,12 +43,22 @@ class Seen:
     """The service that a child belongs to; None for shared ones."""
     owned: str | None = None
     """Digest of the fields that Tessera owns on it; it changes when somebody takes one away."""
+    version: int = field(default=0, compare=False)
+    """The resourceVersion: of two sights of an object, the one with the larger is the newer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """All objects of a kind as of one version of the cluster."""
+
+    items: tuple[Seen, ...] = ()
+    version: int = 0
 
 
 class Cluster(Protocol):
     """Kubernetes."""
 
-    async def list(self, kind: Kind) -> tuple[Seen, ...] | None:
+    async def list(self, kind: Kind) -> Listing | None:
         """Every object of a kind, within the kind's selector; None when there is no such kind."""
 
     async def apply(self, manifest: Manifest, *, subresource: str | None = None) -> Seen:

@@ -6,8 +6,8 @@ from typing import Any, Protocol
 import pytest
 
 from tessera.adapters.kube import KubeCluster
-from tessera.ports import Cluster, ClusterError, GoneError
-from tessera.resources.kinds import INFERENCE_SERVICES, POD_MONITORS, SERVICES
+from tessera.ports import Cluster, ClusterError, GoneError, Seen
+from tessera.resources.kinds import INFERENCE_SERVICES, POD_MONITORS, SERVICES, Kind
 from tessera.resources.manifest import Key, Manifest
 from tests.builders import SMALL
 from tests.memory_cluster import MemoryCluster
@@ -89,8 +89,13 @@ def a_service(name: str | None = None, **spec: Any) -> Manifest:
 
 
 async def owned(side: Side, key: Key) -> str | None:
-    found = {seen.key: seen for seen in await side.cluster.list(SERVICES) or ()}
-    return found[key].owned
+    return (await listed(side))[key].owned
+
+
+async def listed(side: Side, kind: Kind = SERVICES) -> dict[Key, Seen]:
+    found = await side.cluster.list(kind)
+    assert found is not None
+    return {seen.key: seen for seen in found.items}
 
 
 async def test_what_is_applied_is_listed_with_the_same_digest(side: Side) -> None:
@@ -152,14 +157,14 @@ async def test_deleting_twice_is_no_error(side: Side) -> None:
     await side.cluster.apply(wanted)
     for _ in range(2):
         await side.cluster.delete(SERVICES, wanted.key)
-    assert wanted.key not in {seen.key for seen in await side.cluster.list(SERVICES) or ()}
+    assert wanted.key not in await listed(side)
 
 
 async def test_only_what_the_selector_takes_is_listed(side: Side) -> None:
     theirs = a_service()
     plain = {**theirs.body, "metadata": {"name": theirs.name, "namespace": "default"}}
     await side.write(theirs.key, plain, "helm")
-    assert theirs.key not in {seen.key for seen in await side.cluster.list(SERVICES) or ()}
+    assert theirs.key not in await listed(side)
 
 
 async def test_a_kind_that_does_not_exist_is_told_from_an_empty_one(side: Side) -> None:
@@ -169,9 +174,7 @@ async def test_a_kind_that_does_not_exist_is_told_from_an_empty_one(side: Side) 
 async def test_a_status_is_applied_beside_the_spec(side: Side) -> None:
     key = await _a_model(side)
     body = _status(key, {"replicas": 3})
-    applied = Manifest(
-        kind=INFERENCE_SERVICES, namespace=key.namespace, name=key.name, body=body
-    )
+    applied = Manifest(kind=INFERENCE_SERVICES, namespace=key.namespace, name=key.name, body=body)
     await side.cluster.apply(applied, subresource="status")
     got = await side.read(key)
     assert (got["status"]["replicas"], got["spec"]["model"]["uri"]) == (3, SMALL)
@@ -183,7 +186,7 @@ async def test_the_status_of_what_is_gone_makes_nothing_anew(side: Side) -> None
     gone = Manifest(kind=INFERENCE_SERVICES, namespace=key.namespace, name=key.name, body=body)
     with pytest.raises(GoneError):
         await side.cluster.apply(gone, subresource="status")
-    assert key not in {seen.key for seen in await side.cluster.list(INFERENCE_SERVICES) or ()}
+    assert key not in await listed(side, INFERENCE_SERVICES)
 
 
 async def _a_model(side: Side) -> Key:

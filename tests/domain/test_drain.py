@@ -75,6 +75,12 @@ def test_a_replica_that_is_not_up_may_go_at_once() -> None:
     assert (names(got.leaving), names(got.done)) == (["z"], ["z"])
 
 
+def test_a_replica_that_never_served_goes_first_and_at_once() -> None:
+    by_hand = a_pod("z", serving=None, ready_since=None)
+    got = drained([a_pod("a"), by_hand], 1, readings=busy({"a": 0, "z": 9}))
+    assert (names(got.leaving), names(got.done)) == (["z"], ["z"])
+
+
 def test_who_leaves_already_goes_on_leaving() -> None:
     leaving = a_pod("a", serving=False, draining_since=at(-5), ready_since=None)
     got = drained([leaving, a_pod("b")], 1, readings=busy({"a": 30, "b": 0}))

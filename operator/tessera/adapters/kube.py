@@ -17,7 +17,7 @@ from kubernetes.aio.client import ApiClient, Configuration
 
 from tessera.adapters import wire
 from tessera.domain.names import FIELD_MANAGER
-from tessera.ports import ClusterError, GoneError, Seen
+from tessera.ports import ClusterError, GoneError, Listing, Seen
 from tessera.resources.kinds import Kind
 from tessera.resources.manifest import Key, Manifest
 
@@ -57,7 +57,7 @@ class KubeCluster:
     async def close(self) -> None:
         await self._api.close()  # type: ignore[no-untyped-call]  # same
 
-    async def list(self, kind: Kind) -> tuple[Seen, ...] | None:
+    async def list(self, kind: Kind) -> Listing | None:
         found: list[Seen] = []
         query = {"limit": str(_CHUNK)}
         if kind.selector:
@@ -73,12 +73,14 @@ class KubeCluster:
             found += [wire.seen(kind, item) for item in body["items"]]
             query["continue"] = body["metadata"].get("continue", "")
             if not query["continue"]:
-                return tuple(found)
+                return Listing(tuple(found), int(body["metadata"].get("resourceVersion", 0)))
 
     async def apply(self, manifest: Manifest, *, subresource: str | None = None) -> Seen:
         status, body = await self._apply(manifest, subresource, force=False)
         if status == HTTPStatus.CONFLICT and await self._is_ours(manifest):
             status, body = await self._apply(manifest, subresource, force=True)
+        if status == HTTPStatus.UNPROCESSABLE_ENTITY and await self._is_ours(manifest):
+            status, body = await self._replace(manifest, subresource)
         if subresource is not None and status == HTTPStatus.NOT_FOUND:
             raise GoneError(f"{manifest.key.told()} is gone")
         _must(status, body, f"apply {manifest.key.told()}")
@@ -123,6 +125,20 @@ class KubeCluster:
         if subresource:
             path = f"{path}/{subresource}"
         return await self.request("PATCH", path, query, manifest.body, _APPLY)
+
+    async def _replace(self, manifest: Manifest, subresource: str | None) -> tuple[int, Any]:
+        """Put our lists in the place of what others made of them, then apply.
+
+        Somebody who renames an item of a list leaves a foreign item behind; where both cannot
+        stand together (two ports of one name), apply alone is refused for ever.
+        """
+        path = manifest.kind.path(manifest.namespace, manifest.name)
+        query = {"fieldManager": FIELD_MANAGER}
+        merge = "application/merge-patch+json"
+        status, body = await self.request("PATCH", path, query, manifest.body, merge)
+        if status != HTTPStatus.OK:
+            return status, body
+        return await self._apply(manifest, subresource, force=True)
 
     async def _is_ours(self, manifest: Manifest) -> bool:
         """Did this operator make the object, so that its fields may be taken back?

@@ -12,6 +12,7 @@ from tessera.api.accelerator_pool import AcceleratorPoolSpec, AcceleratorPoolSta
 from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
 from tessera.domain.names import (
     COST_ANNOTATION,
+    DRAINING,
     FIELD_MANAGER,
     SERVICE_LABEL,
     SERVING_GATE,
@@ -97,7 +98,7 @@ def pod(body: Wire) -> Pod:
         ready_since=_since(ready, "True"),
         up=_condition(body, "ContainersReady").get("status") == "True",
         serving=serving,
-        draining_since=_since(gate, "False"),
+        draining_since=_since(gate, "False") if gate.get("reason") == DRAINING else None,
         leaving="deletionTimestamp" in meta or status.get("phase") in ("Failed", "Succeeded"),
         deletion_cost=int(meta.get("annotations", {}).get(COST_ANNOTATION, 0)),
         unschedulable=scheduled.get("message") if scheduled.get("status") == "False" else None,
@@ -211,4 +212,5 @@ def seen(kind: Kind, body: Wire) -> Seen:
         value=_READERS[kind.plural](body) if kind.plural in _READERS else None,
         service=Ref(namespace, name) if name else None,
         owned=owned(body) if kind in CHILDREN else None,
+        version=int(meta.get("resourceVersion", 0)),
     )

@@ -58,16 +58,16 @@ def drain(
 def _emptiness(
     pod: Pod, readings: Mapping[Ref, PodReading]
 ) -> tuple[bool, bool, float, float, Ref]:
-    """Sort key: already leaving, then not up, then fewest requests, then youngest."""
+    """Sort key: not serving any more or yet, then not up, then fewest requests, then youngest."""
     reading = readings.get(pod.ref, PodReading())
     known = reading.running is not None and reading.waiting is not None
     requests = (reading.running or 0) + (reading.waiting or 0) if known else float("inf")
-    return (pod.draining_since is None, pod.up, requests, -pod.created.timestamp(), pod.ref)
+    return (bool(pod.serving), pod.up, requests, -pod.created.timestamp(), pod.ref)
 
 
 def _is_empty(pod: Pod, in_flight: Mapping[Ref, InFlight], now: datetime, limit: timedelta) -> bool:
-    if not pod.up:
-        return True
+    if not pod.up or (pod.draining_since is None and not pod.serving):
+        return True  # it never took a request
     if pod.draining_since is None:
         return False
     if now - pod.draining_since >= limit:

@@ -14,6 +14,8 @@ TESSERA = "tessera"
 ENGINE = "engine"
 COST_ANNOTATION = "controller.kubernetes.io/pod-deletion-cost"
 SERVING_GATE = f"{GROUP}/serving"
+DRAINING = "Draining"
+"""Reason of a gate that was open and is closed now; one that never opened is `NotNeeded`."""
 FIELD_MANAGER = "tessera-operator"
 PORT = 8000
 _LONGEST = 52

@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from tessera.ports import Cluster, ClusterError, Seen
+from tessera.ports import Cluster, ClusterError, Listing, Seen
 from tessera.reconcile.observe import Senses
 from tessera.reconcile.store import Store
 from tessera.resources.kinds import KINDS, POD_MONITORS, Kind
@@ -48,7 +48,7 @@ class Mirror:
     def take(self, kind: Kind, event: str | None, seen: Seen) -> None:
         """One watch event; None as its type means that a watch began by listing."""
         if event == "DELETED":
-            changed = self._store.drop(kind, seen.key)
+            changed = self._store.drop(kind, seen.key, seen.version)
         else:
             if event is None and seen.key in self._store.all(kind):
                 self._doubtful.add(kind)
@@ -98,7 +98,7 @@ class Mirror:
         if kind is POD_MONITORS:
             appeared = self._senses.monitored != (found is not None)
             self._senses.monitored = found is not None
-            return self._store.replace(kind, found or ()) or appeared
+            return self._store.replace(kind, found or Listing()) or appeared
         if found is None:
             raise ClusterError(f"the API server does not know {kind.plural}: install the CRDs")
         return self._store.replace(kind, found)

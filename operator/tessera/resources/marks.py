@@ -3,7 +3,7 @@
 from datetime import datetime
 
 from tessera.domain.drain import DONE_COST
-from tessera.domain.names import COST_ANNOTATION, SERVING_GATE
+from tessera.domain.names import COST_ANNOTATION, DRAINING, SERVING_GATE
 from tessera.domain.snapshot import Pod
 from tessera.resources.kinds import PODS
 from tessera.resources.manifest import Manifest
@@ -11,10 +11,11 @@ from tessera.resources.manifest import Manifest
 
 def gate(pod: Pod, at: datetime, *, serving: bool) -> Manifest:
     """The readiness gate, for the status of a pod."""
+    closed = DRAINING if pod.serving else "NotNeeded"
     condition = {
         "type": SERVING_GATE,
         "status": "True" if serving else "False",
-        "reason": "Serving" if serving else "Draining",
+        "reason": "Serving" if serving else closed,
         "lastTransitionTime": at.strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
     return _mark(pod, {"status": {"conditions": [condition]}})
