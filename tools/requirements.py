@@ -34,7 +34,7 @@ def _compile(python: Path, name: str, extras: tuple[str, ...]) -> None:
     constraints = [] if name == "dev" else ["-c", "requirements/dev.txt"]
     subprocess.run(
         [
-            *(python, "-m", "uv", "pip", "compile", "pyproject.toml", *told, *constraints),
+            *(str(python), "-m", "uv", "pip", "compile", "pyproject.toml", *told, *constraints),
             *("--generate-hashes", "--universal", "--python-version", "3.11"),
             *("--no-header", "--no-emit-index-url", "--quiet", "--upgrade"),
             *("-o", f"requirements/{name}.txt"),

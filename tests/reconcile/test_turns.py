@@ -269,7 +269,7 @@ async def test_two_namespaces_share_nothing(world: World) -> None:
 
 
 async def test_a_change_during_a_turn_costs_exactly_one_more() -> None:
-    changed, turns = asyncio.Event(), []
+    changed, turns = asyncio.Event(), list[int]()
 
     async def turn() -> None:
         turns.append(len(turns))

@@ -1,0 +1,1 @@
+"""The main job, played: serve, scale, and say where everything runs and what it costs."""

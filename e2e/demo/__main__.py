@@ -1,0 +1,77 @@
+"""`python -m demo`: start the world, install, apply the examples, play the scenes."""
+
+import argparse
+import asyncio
+import sys
+import time
+from pathlib import Path
+
+import world as worlds
+from demo import scale, serve, table
+from demo.stage import Say, SceneError, Stage, all_ready, apply_examples, install
+from world.api import connect
+
+FLEET = Path(__file__).parent / "fleet.yaml"
+SCENES = (("serve", serve.play), ("scale", scale.play), ("table", table.play))
+
+
+def main() -> int:
+    """Exit 1 when a scene fails, naming it."""
+    parser = argparse.ArgumentParser(prog="demo")
+    parser.add_argument("--keep", action="store_true", help="keep the world afterwards")
+    parser.add_argument("--engine", choices=("sim", "vllm"), default="sim")
+    options = parser.parse_args()
+    begun = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"[{time.monotonic() - begun:5.1f} s] {text}", flush=True)
+
+    try:
+        name = "world" if options.keep else None
+        with worlds.start(fleet=FLEET, name=name, keep=options.keep, progress=say) as world:
+            asyncio.run(play(world, say))
+            if options.keep:
+                _what_to_try(world)
+    except (SceneError, worlds.WorldError) as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("demo: interrupted; the world is gone", file=sys.stderr)
+        return 130
+    say("all scenes came out as they must")
+    return 0
+
+
+async def play(world: worlds.World, say: Say) -> None:
+    """Everything between the start and the end of the world."""
+    async with connect(world.kubeconfig) as api:
+        stage = Stage(world, api, say)
+        say("installing the chart with Helm")
+        await install(stage)
+        say("applying examples/")
+        await apply_examples(stage)
+        await all_ready(stage)
+        for name, scene in SCENES:
+            say(f"scene {name}")
+            try:
+                await scene(stage)
+            except SceneError as error:
+                raise SceneError(f"scene {name}: {error}") from error
+
+
+def _what_to_try(world: worlds.World) -> None:
+    print(
+        f"\nThe world is kept. Try:\n\n"
+        f"  export KUBECONFIG={world.kubeconfig}\n"
+        f"  export PATH={world.binaries}:$PATH\n"
+        f"  kubectl get inferenceservices -A -o wide\n"
+        f"  kubectl -n team-a describe inferenceservice chat\n"
+        f"  kubectl explain inferenceservice.spec.scaling\n"
+        f"  kubectl get acceleratorpools\n\n"
+        f"Prometheus: {world.prometheus_url}\n"
+        f"The end:    make down"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

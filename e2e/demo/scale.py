@@ -1,0 +1,115 @@
+"""Scene 2: load until the queue grows; replicas rise, and fall again when little load is left."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from demo.load import steady
+from demo.stage import Json, Ref, SceneError, Stage, until
+
+SERVICE = Ref("team-a", "chat")
+OPERATOR = "tessera-operator"
+SCALING = {
+    "minReplicas": 1,
+    "maxReplicas": 3,
+    "queue": {"target": 5},
+    "scaleUp": {"window": "3s", "pods": 2, "period": "5s"},
+    "scaleDown": {"window": "8s"},
+}
+"""Small windows, so that minutes become seconds."""
+
+_ROSE = {"QueueAboveTarget", "ActivityAboveTarget"}
+_FELL = {"LoadBelowTarget"}
+_LOOK_SECONDS = 0.2
+
+
+@dataclass(slots=True)
+class Seen:
+    """Every number of replicas with who wrote it, and every reason with its message."""
+
+    replicas: list[tuple[int, str | None]] = field(default_factory=list)
+    reasons: dict[str, str] = field(default_factory=dict)
+
+
+async def play(stage: Stage) -> None:
+    """Replicas must rise and fall by the operator's own patches, with both reasons in status."""
+    await stage.patch(SERVICE, {"scaling": SCALING})
+    base = await stage.address(SERVICE)
+    async with _watching(stage) as seen:
+        async with steady(base, SERVICE.name, clients=130, tokens=150) as load:
+            variant = (await stage.service(SERVICE))["status"]["variant"]
+            stage.say(f"130 clients ask; a replica takes {variant['maxNumSeqs']} at a time")
+            await _replicas(stage, SCALING["maxReplicas"], 40)
+        stage.say(f"{load.finished} answers, {load.tokens} tokens; now one client stays")
+        if load.failures:
+            raise SceneError(f"{len(load.failures)} requests failed, first: {load.failures[0]}")
+        async with steady(base, SERVICE.name, clients=1, tokens=10, pause=1.0) as small:
+            await _replicas(stage, SCALING["minReplicas"], 60)
+        if small.failures:
+            raise SceneError(f"a request failed while replicas left: {small.failures[0]}")
+    _judge(seen)
+
+
+async def _replicas(stage: Stage, count: object, within: float) -> None:
+    async def replicas() -> Json:
+        status: Json = (await stage.service(SERVICE)).get("status", {})
+        return {key: status.get(key) for key in ("replicas", "readyReplicas", "scaling")}
+
+    def there(one: Json) -> bool:
+        return bool(one["replicas"] == one["readyReplicas"] == count)
+
+    await until(replicas, there, f"{count} replicas", within)
+
+
+def _judge(seen: Seen) -> None:
+    counts = [count for count, _ in seen.replicas]
+    if not counts or max(counts) <= counts[0] or counts[-1] >= max(counts):
+        raise SceneError(f"replicas did not rise and fall: {counts}")
+    strangers = {manager for _, manager in seen.replicas if manager != OPERATOR}
+    if strangers:
+        raise SceneError(f"replicas were not written by the operator's patches alone: {strangers}")
+    if not _ROSE & set(seen.reasons) or not _FELL & set(seen.reasons):
+        raise SceneError(f"a reason is missing in status: {sorted(seen.reasons)}")
+
+
+@contextlib.asynccontextmanager
+async def _watching(stage: Stage) -> AsyncIterator[Seen]:
+    """Look at the Deployment and the status all the time, and print every new reason."""
+    seen = Seen()
+
+    async def look() -> None:
+        variant = (await stage.service(SERVICE))["status"]["variant"]["name"]
+        path = f"/apis/apps/v1/namespaces/{SERVICE.namespace}/deployments/{SERVICE.name}-{variant}"
+        while True:
+            _note_replicas(await stage.api.get(path), seen)
+            scaling = (await stage.service(SERVICE))["status"].get("scaling", {})
+            reason = scaling.get("reason")
+            if reason and reason not in seen.reasons:
+                seen.reasons[reason] = scaling["message"]
+                stage.say(f"{scaling['desiredReplicas']} wanted: {reason}: {scaling['message']}")
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    task = asyncio.create_task(look())
+    try:
+        yield seen
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    if not task.cancelled() and (error := task.exception()) is not None:
+        raise error
+
+
+def _note_replicas(deployment: Json, seen: Seen) -> None:
+    count = deployment["spec"]["replicas"]
+    if not seen.replicas or seen.replicas[-1][0] != count:
+        seen.replicas.append((count, _writer_of_replicas(deployment)))
+
+
+def _writer_of_replicas(deployment: Json) -> str | None:
+    """Who owns `spec.replicas`, as the API server keeps it in managedFields."""
+    for entry in deployment["metadata"].get("managedFields", ()):
+        spec = entry.get("fieldsV1", {}).get("f:spec", {})
+        if "f:replicas" in spec and entry.get("operation") == "Apply":
+            return str(entry["manager"])
+    return None

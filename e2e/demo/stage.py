@@ -1,0 +1,155 @@
+"""What the scenes play on: a world, the installed chart, the applied examples."""
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from typing_extensions import override
+
+from world import World
+from world.api import Api
+
+ROOT = Path(__file__).resolve().parents[2]
+CHART = ROOT / "charts" / "tessera"
+EXAMPLES = ROOT / "examples"
+NAMESPACE = "tessera-system"
+PORT = 8000
+_LOOK_SECONDS = 0.2
+
+Json = dict[str, Any]
+Say = Callable[[str], None]
+
+
+class SceneError(Exception):
+    """A scene did not come out as it must; the text says what was seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """One InferenceService."""
+
+    namespace: str
+    name: str
+
+    @override
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A world with Tessera in it."""
+
+    world: World
+    api: Api
+    say: Say
+
+    async def service(self, ref: Ref) -> Json:
+        return await self.api.get(_path("inferenceservices", ref))
+
+    async def services(self) -> list[tuple[Ref, Json]]:
+        listed = await self.api.get("/apis/tessera.dev/v1alpha1/inferenceservices")
+        found = [
+            (Ref(one["metadata"]["namespace"], one["metadata"]["name"]), one)
+            for one in listed["items"]
+        ]
+        return sorted(found, key=lambda pair: str(pair[0]))
+
+    async def address(self, ref: Ref) -> str:
+        """Base URL of a service: its cluster IP, since there is no DNS in a world."""
+        found = await self.api.get(f"/api/v1/namespaces/{ref.namespace}/services/{ref.name}")
+        return f"http://{found['spec']['clusterIP']}:{PORT}"
+
+    async def patch(self, ref: Ref, spec: Json) -> None:
+        await self.api.patch(_path("inferenceservices", ref), {"spec": spec})
+
+    async def run(self, program: str, *arguments: str) -> str:
+        """Run kubectl or helm as a user of this world would; its output."""
+        environment = os.environ | {
+            "KUBECONFIG": str(self.world.kubeconfig),
+            "HELM_CACHE_HOME": str(self.world.folder / "helm"),
+            "HELM_CONFIG_HOME": str(self.world.folder / "helm"),
+            "HELM_DATA_HOME": str(self.world.folder / "helm"),
+        }
+        process = await asyncio.create_subprocess_exec(
+            str(self.world.binary(program)),
+            *arguments,
+            env=environment,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        output, _ = await process.communicate()
+        if process.returncode:
+            raise SceneError(f"{program} {' '.join(arguments)}: {output.decode().strip()}")
+        return output.decode()
+
+
+async def install(stage: Stage) -> None:
+    """Install the chart with Helm, as on any cluster."""
+    await stage.run(
+        *("helm", "upgrade", "--install", "tessera", str(CHART)),
+        *("--namespace", NAMESPACE, "--create-namespace"),
+        *("--set", f"prometheus.url={stage.world.prometheus_url}"),
+    )
+    path = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/tessera-operator"
+
+    async def available() -> Json:
+        status: Json = (await stage.api.get(path)).get("status", {})
+        return status
+
+    await until(available, lambda status: status.get("availableReplicas"), "the operator is up", 60)
+
+
+async def apply_examples(stage: Stage) -> None:
+    """`kubectl apply -f examples/`."""
+    await stage.run("kubectl", "apply", "-f", str(EXAMPLES))
+
+
+async def until(
+    read: Callable[[], Any], holds: Callable[[Any], object], what: str, within: float
+) -> Any:
+    """Look until it holds; the failure shows what was seen last."""
+    seen: Any = None
+    try:
+        async with asyncio.timeout(within):
+            while not holds(seen := await read()):
+                await asyncio.sleep(_LOOK_SECONDS)
+    except TimeoutError:
+        told = json.dumps(seen, indent=1, default=str)[-3000:]
+        raise SceneError(f"not within {within:g} s: {what}; seen last: {told}") from None
+    return seen
+
+
+async def all_ready(stage: Stage, within: float = 60) -> None:
+    """Wait until every service answered; say each as it does."""
+    begun, told = time.monotonic(), set()
+
+    async def waiting() -> list[str]:
+        left = []
+        for ref, one in await stage.services():
+            status = condition(one, "Ready")
+            if status.get("status") == "True":
+                if ref not in told:
+                    where = one["status"]["variant"]["name"]
+                    stage.say(f"{ref} answers on {where} after {time.monotonic() - begun:.0f} s")
+                    told.add(ref)
+            else:
+                left.append(f"{ref}: {status.get('reason')}: {status.get('message')}")
+        return left
+
+    await until(waiting, lambda left: not left, "every service is Ready", within)
+
+
+def condition(service: Json, kind: str) -> Json:
+    """One condition of a service; empty when there is none yet."""
+    conditions = service.get("status", {}).get("conditions", [])
+    return next((one for one in conditions if one["type"] == kind), {})
+
+
+def _path(plural: str, ref: Ref) -> str:
+    return f"/apis/tessera.dev/v1alpha1/namespaces/{ref.namespace}/{plural}/{ref.name}"

@@ -1,0 +1,1 @@
+"""Scenarios: what users and failures do to an installed Tessera."""

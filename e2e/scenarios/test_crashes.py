@@ -1,0 +1,260 @@
+"""The operator is killed with -9 at ten seeded moments; the fleet ends as if it never was.
+
+Two courses of the same actions are played, one undisturbed and one with kills. The moments come
+from a seed; two are aimed: one between two writes of one turn, one while a wish waits in its
+window.
+"""
+
+import asyncio
+import json
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from demo.load import steady
+from demo.stage import NAMESPACE, Json, Stage
+from scenarios.actions import Place
+from tessera.resources.kinds import DEPLOYMENTS, INFERENCE_SERVICES, SERVICES
+from world.testing import eventually
+
+SEED = 20261120
+FLEET = 12
+Kill = Callable[[], Awaitable[None]]
+
+SCALING = {
+    "minReplicas": 1,
+    "maxReplicas": 2,
+    "queue": {"target": 2},
+    "scaleUp": {"window": "8s", "pods": 1, "period": "10s"},
+    "scaleDown": {"window": "15s"},
+}
+
+
+async def operator_pod(stage: Stage) -> Json:
+    pods = await stage.api.get(
+        f"/api/v1/namespaces/{NAMESPACE}/pods",
+        labelSelector="app.kubernetes.io/component=operator",
+    )
+    (pod,) = pods["items"]
+    found: Json = pod
+    return found
+
+
+async def kill_operator(stage: Stage) -> None:
+    """SIGKILL, and wait until the next process runs; it need not lead yet."""
+    pod = await operator_pod(stage)
+    name = pod["metadata"]["name"]
+    before = pod["status"]["containerStatuses"][0]["restartCount"]
+    stage.world.kill(NAMESPACE, name, "operator")
+
+    async def restarted() -> Json:
+        status: Json = (await operator_pod(stage))["status"]["containerStatuses"][0]
+        return status
+
+    await eventually(
+        restarted, lambda one: one["restartCount"] > before and one["state"].get("running"),
+        within=60,
+    )  # fmt: skip
+
+
+async def act(place: Place, kill: Kill, moments: random.Random) -> None:
+    """Twelve services come, some change, some go; after every action a kill may follow."""
+
+    async def perhaps() -> None:
+        await asyncio.sleep(moments.uniform(0, 0.4))
+        await kill()
+
+    for index in range(FLEET):
+        await place.serve(f"svc-{index:02d}", replicas=0)
+    await perhaps()
+    for index in range(FLEET):
+        await _until_deployed(place, f"svc-{index:02d}", 0)
+    await place.serve("svc-00", replicas=0, drain={"timeout": "90s"})
+    await perhaps()
+    await place.serve("svc-01", replicas=0, context={"maxModelLen": 4096})
+    await place.serve("svc-02", replicas=2)
+    await perhaps()
+    await place.unserve("svc-03")
+    await perhaps()
+    await _until_deployed(place, "svc-02", 2)
+    await place.serve("svc-02", replicas=1)
+    await place.serve("svc-04", replicas=0, engine={"extraArgs": ["--max-logprobs=5"]})
+    await perhaps()
+    await place.serve("svc-05", replicas=0, model={"uri": "hf://Qwen/Qwen2.5-0.5B-Instruct"})
+    await perhaps()
+    await place.stage.api.delete(SERVICES.path(place.namespace, "svc-06"))
+    await perhaps()
+
+
+async def _until_deployed(place: Place, name: str, replicas: int) -> None:
+    """Wait until a number was carried over, so that both courses take the same steps."""
+
+    async def counts() -> list[int]:
+        return [one["spec"]["replicas"] for one in _of(await place.children(), name)]
+
+    await eventually(counts, lambda found: found == [replicas], within=60)
+
+
+def _of(children: dict[str, Json], name: str) -> list[Json]:
+    return [one for key, one in children.items() if key.startswith(f"Deployment/{name}-")]
+
+
+async def settled(place: Place) -> dict[str, Any]:
+    """Every object of the place once nothing moves any more, without what may differ."""
+    for index in range(FLEET):
+        if index != 3:
+            reason = "Settled"
+            await place.until_condition(f"svc-{index:02d}", "Progressing", reason, within=90)
+    await place.until_ready("svc-02", within=60)
+    await eventually(place.children, lambda all_made: not _of(all_made, "svc-03"), within=60)
+
+    async def all_objects() -> dict[str, Any]:
+        services = {
+            f"InferenceService/{one['metadata']['name']}": one
+            for one in await place.all(INFERENCE_SERVICES)
+        }
+        return {
+            name: _comparable(one, place.namespace)
+            for name, one in (services | await place.children()).items()
+        }
+
+    last: dict[str, Any] = {}
+
+    async def unchanged() -> bool:
+        nonlocal last
+        before, last = last, await all_objects()
+        return before == last
+
+    await eventually(unchanged, bool)
+    return last
+
+
+_VOLATILE = {
+    "uid", "resourceVersion", "creationTimestamp", "managedFields", "lastTransitionTime",
+    "lastUpdateTime", "time", "at", "clusterIP", "clusterIPs",
+}  # fmt: skip
+"""Names of single objects and moments; a cluster IP is the name of a Service's life."""
+
+
+def _comparable(node: Any, namespace: str) -> Any:
+    if isinstance(node, dict):
+        return {
+            key: _comparable(value, namespace)
+            for key, value in sorted(node.items())
+            if key not in _VOLATILE
+        }
+    if isinstance(node, list):
+        return [_comparable(item, namespace) for item in node]
+    return node.replace(namespace, "<place>") if isinstance(node, str) else node
+
+
+async def test_killed_at_any_moment_all_objects_end_equal(place: Place) -> None:
+    kills = 0
+
+    async def nothing() -> None:
+        """The undisturbed course."""
+
+    async def kill() -> None:
+        nonlocal kills
+        await kill_operator(place.stage)
+        kills += 1
+
+    await act(place, nothing, random.Random(SEED))  # noqa: S311 - a seeded course, no secret
+    undisturbed = await settled(place)
+    for one in await place.all(INFERENCE_SERVICES):
+        await place.unserve(one["metadata"]["name"])
+    await eventually(place.children, lambda left: not left, within=60)
+    await act(place, kill, random.Random(SEED))  # noqa: S311
+    disturbed = await settled(place)
+    assert kills == 7
+    different = _different(undisturbed, disturbed)
+    assert not different, "\n".join(different)
+
+
+async def test_killed_between_two_writes_of_one_turn_the_rest_follows(place: Place) -> None:
+    """Many services at once make a turn of many writes; the kill falls into its midst."""
+    for index in range(3 * FLEET):
+        await place.serve(f"svc-{index:02d}", replicas=0)
+
+    async def made() -> int:
+        return len(await place.all(DEPLOYMENTS))
+
+    await eventually(made, lambda count: count > 0)
+    await kill_operator(place.stage)
+    at_kill = _writes_before_last_start(place)
+    assert 0 < at_kill < 3 * FLEET, f"{at_kill} Deployments were written before the kill"
+    await eventually(made, lambda count: count == 3 * FLEET, within=30)
+    for index in range(3 * FLEET):
+        await place.until_condition(f"svc-{index:02d}", "Progressing", "Settled", within=30)
+
+
+async def test_killed_while_a_wish_waits_nothing_moves_early_and_the_wish_is_kept(
+    place: Place,
+) -> None:
+    ref = await place.serve(scaling=SCALING)
+    await place.until_ready()
+    base = await place.stage.address(ref)
+    moves = Moves(place)
+    async with steady(base, ref.name, clients=70, tokens=200):
+        await _until_reason(place, "WaitingToScaleUp")
+        await kill_operator(place.stage)
+        await moves.until(2, within=60)
+    quiet_since = await _until_reason(place, "WaitingForQuiet")
+    await kill_operator(place.stage)
+    await moves.until(1, within=90)
+    assert moves.seen == [1, 2, 1]
+    assert moves.at - quiet_since >= 15 - 2.5, "replicas left before the window was over"
+
+
+class Moves:
+    """The numbers of replicas that were wanted, and when the last one came."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self.seen: list[int] = [1]
+        self.at = 0.0
+
+    async def until(self, count: int, within: float) -> None:
+        async def wanted() -> int:
+            now = int((await self._place.status())["scaling"]["desiredReplicas"])
+            if now != self.seen[-1]:
+                self.seen.append(now)
+                self.at = asyncio.get_running_loop().time()
+            return now
+
+        await eventually(wanted, lambda now: now == count, within=within)
+
+
+async def _until_reason(place: Place, reason: str) -> float:
+    async def told() -> str:
+        return str((await place.status()).get("scaling", {}).get("reason"))
+
+    await eventually(told, lambda now: now == reason, within=60)
+    return asyncio.get_running_loop().time()
+
+
+def _writes_before_last_start(place: Place) -> int:
+    """Deployments of this place that the audit log has before the operator listed anew."""
+    written, at_last_start = 0, 0
+    for line in place.stage.world.audit_log.read_text().splitlines():
+        entry = json.loads(line)
+        if "tessera-operator" not in entry["user"]["username"]:
+            continue
+        target = entry.get("objectRef", {})
+        if target.get("resource") == "leases":
+            at_last_start = written
+        if target.get("resource") == "deployments" and target["namespace"] == place.namespace:
+            written += 1
+    return at_last_start or written
+
+
+def _different(one: Any, other: Any, path: str = "") -> list[str]:
+    """Where two objects differ, a line each."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        keys = sorted(one.keys() | other.keys())
+        return [
+            line
+            for key in keys
+            for line in _different(one.get(key), other.get(key), f"{path}/{key}")
+        ]
+    return [] if one == other else [f"{path}: {one} != {other}"]

@@ -1,0 +1,21 @@
+"""The demo's scenes, played as tests: what `make demo` shows cannot rot."""
+
+import pytest
+
+from demo.__main__ import SCENES
+from demo.stage import EXAMPLES, Stage, all_ready, apply_examples
+
+
+@pytest.fixture
+async def examples(stage: Stage) -> Stage:
+    """The examples, applied as a newcomer would."""
+    await apply_examples(stage)
+    await all_ready(stage)
+    return stage
+
+
+async def test_all_scenes_come_out_as_they_must(examples: Stage) -> None:
+    for _, scene in SCENES:
+        await scene(examples)
+    for manifest in ("10-team-a.yaml", "20-team-b.yaml"):
+        await examples.run("kubectl", "delete", "--wait", "-f", str(EXAMPLES / manifest))

@@ -1,0 +1,117 @@
+"""Scaling down loses no stream; `kubectl scale` works; a dead engine shows."""
+
+import asyncio
+
+import httpx
+
+from demo.stage import Json, Ref, Stage
+from scenarios.actions import Place
+from tessera.resources.kinds import PODS
+from world.testing import eventually
+
+TOKENS = 300
+
+
+async def stream(base: str, model: str) -> tuple[int, str | None]:
+    """One long streamed answer: its pieces and how it ended."""
+    body = {
+        "model": model,
+        "prompt": "tell me everything",
+        "max_tokens": TOKENS,
+        "ignore_eos": True,
+        "stream": True,
+    }
+    pieces, reason = 0, None
+    async with (
+        httpx.AsyncClient(base_url=base, timeout=60) as http,
+        http.stream("POST", "/v1/completions", json=body) as answer,
+    ):
+        async for line in answer.aiter_lines():
+            if line.startswith("data: {"):
+                pieces += line.count('"text":')
+                if '"finish_reason":"' in line:
+                    reason = line.partition('"finish_reason":"')[2].partition('"')[0]
+    return pieces, reason
+
+
+async def kubectl_scale(stage: Stage, ref: Ref, replicas: int) -> None:
+    await stage.run(
+        "kubectl", "--namespace", ref.namespace, "scale",
+        f"inferenceservice/{ref.name}", f"--replicas={replicas}",
+    )  # fmt: skip
+
+
+async def until_replicas(place: Place, count: int, within: float = 40) -> Json:
+    def there(status: Json) -> bool:
+        return bool(status.get("replicas") == status.get("readyReplicas") == count)
+
+    return await eventually(place.status, there, within=within)
+
+
+async def test_scaling_down_lets_every_stream_end(place: Place) -> None:
+    ref = await place.serve()
+    await place.until_ready()
+    await kubectl_scale(place.stage, ref, 2)
+    await until_replicas(place, 2)
+    base = await place.stage.address(ref)
+    streams = [asyncio.create_task(stream(base, ref.name)) for _ in range(8)]
+    await asyncio.wait(streams, timeout=1)
+    assert not any(one.done() for one in streams)
+    await kubectl_scale(place.stage, ref, 1)
+    await until_replicas(place, 1)
+    ends = await asyncio.gather(*streams)
+    assert ends == [(TOKENS, "length")] * 8
+    scaling = (await place.status())["scaling"]
+    assert (scaling["desiredReplicas"], scaling["reason"]) == (1, "SetByUser")
+
+
+async def test_the_emptiest_replica_leaves(place: Place) -> None:
+    ref = await place.serve(replicas=2)
+    await place.until_ready()
+    await until_replicas(place, 2)
+    pods = {one["metadata"]["name"]: one["status"]["podIP"] for one in await place.all(PODS)}
+    busy, idle = sorted(pods)
+    streams = [asyncio.create_task(stream(f"http://{pods[busy]}:8000", ref.name)) for _ in range(4)]
+    prometheus = f"{place.stage.world.prometheus_url}/api/v1/query"
+
+    async def running() -> list[str]:
+        query = f'vllm:num_requests_running{{pod="{busy}"}}'
+        async with httpx.AsyncClient() as http:
+            rows = (await http.get(prometheus, params={"query": query})).json()["data"]["result"]
+        return [row["value"][1] for row in rows]
+
+    await eventually(running, lambda values: values == ["4"])
+    # The operator reads every two seconds; the streams outlast that.
+    await asyncio.wait(streams, timeout=2.5)
+    await kubectl_scale(place.stage, ref, 1)
+
+    async def names() -> list[str]:
+        found = await place.all(PODS)
+        return [
+            one["metadata"]["name"] for one in found if "deletionTimestamp" not in one["metadata"]
+        ]
+
+    assert await eventually(names, lambda left: len(left) == 1, within=30) == [busy]
+    assert idle not in await names()
+    assert await asyncio.gather(*streams) == [(TOKENS, "length")] * 4
+
+
+async def test_ready_means_that_an_answer_came_and_falls_with_the_engine(place: Place) -> None:
+    await place.serve(replicas=1)
+    await place.until_ready()
+    (pod,) = await place.all(PODS)
+    place.stage.world.kill(place.namespace, pod["metadata"]["name"], "engine")
+    await place.until_condition("chat", "Ready", "NoReplicaReady", within=20)
+    await place.until_ready(within=40)
+
+
+async def test_an_engine_that_cannot_start_is_told_with_its_last_words(place: Place) -> None:
+    await place.serve(replicas=1, engine={"image": "world/sh:1", "extraArgs": []})
+    told = await place.until_condition("chat", "Progressing", "EngineFailed", within=40)
+    assert "chat-" in told["message"]
+
+
+async def test_a_missing_image_is_told(place: Place) -> None:
+    await place.serve(replicas=1, engine={"image": "nowhere/engine:1"})
+    told = await place.until_condition("chat", "Progressing", "ImageUnavailable", within=30)
+    assert "nowhere/engine:1" in told["message"]

@@ -1,0 +1,132 @@
+"""What users meet at an installed Tessera: admission, unplaceable models, tables, rights."""
+
+import json
+
+import pytest
+
+from demo.stage import NAMESPACE, SceneError, Stage
+from scenarios.actions import SMALL, Place
+from tessera.resources.kinds import INFERENCE_SERVICES
+from world.api import ApiError
+from world.testing import eventually
+
+OPERATOR = f"system:serviceaccount:{NAMESPACE}:tessera-operator"
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ({"model": {"uri": "hf://acme/own"}}, ("spec.model.shape", "kvHeads")),
+        (
+            {"model": {"uri": SMALL}, "context": {"maxModelLen": 200000}},
+            ("spec.context.maxModelLen", "131072"),
+        ),
+        (
+            {"model": {"uri": SMALL}, "engine": {"extraArgs": ["--max-num-seqs=4"]}},
+            ("spec.engine.extraArgs", "--max-num-seqs", "spec.slo"),
+        ),
+        (
+            {"model": {"uri": SMALL}, "engine": {"extraArgs": ["--swap-space=4"]}},
+            ("spec.engine.extraArgs", "--swap-space", "0.32.0"),
+        ),
+    ],
+)
+async def test_admission_refuses_what_only_an_edit_can_mend(
+    place: Place, spec: dict[str, object], words: tuple[str, ...]
+) -> None:
+    body = {
+        "apiVersion": INFERENCE_SERVICES.api_version,
+        "kind": INFERENCE_SERVICES.kind,
+        "metadata": {"name": "chat", "namespace": place.namespace},
+        "spec": spec,
+    }
+    with pytest.raises(ApiError) as refused:
+        await place.stage.api.create(INFERENCE_SERVICES.path(place.namespace), body)
+    assert refused.value.status == 422
+    for word in words:
+        assert word in str(refused.value)
+
+
+async def test_a_pool_that_is_still_to_come_is_warned_of_and_waited_for(place: Place) -> None:
+    manifest = {
+        "apiVersion": INFERENCE_SERVICES.api_version,
+        "kind": INFERENCE_SERVICES.kind,
+        "metadata": {"name": "chat", "namespace": place.namespace},
+        "spec": {"model": {"uri": SMALL}, "placement": {"pools": ["b200"]}, "replicas": 1},
+    }
+    path = place.stage.world.folder / "waiting.json"
+    path.write_text(json.dumps(manifest))
+    output = await place.stage.run("kubectl", "apply", "-f", str(path))
+    assert "Warning: spec.placement.pools[0]: there is no AcceleratorPool b200" in output
+    await place.until_condition("chat", "Accepted", "PoolUnknown")
+
+
+async def test_a_model_that_fits_nowhere_says_what_would_make_it_fit(place: Place) -> None:
+    shape = {
+        "parameters": 700_000_000_000,
+        "layers": 80,
+        "attentionHeads": 64,
+        "kvHeads": 8,
+        "headDim": 128,
+        "maxPositionEmbeddings": 8192,
+    }
+    await place.serve(model={"uri": "hf://acme/giant", "shape": shape})
+    told = await place.until_condition("chat", "Placed", "TooLarge")
+    assert "spec.model.uri" in told["message"]
+    assert "what would do" in told["message"]
+
+
+async def test_more_replicas_than_slices_are_told_with_the_schedulers_words(
+    place: Place,
+) -> None:
+    await place.serve(replicas=9)
+    told = await place.until_condition("chat", "Placed", "Unschedulable", within=40)
+    assert "spec.placement.pools" in told["message"]
+    assert "nodes are available" in told["message"]
+
+
+async def test_one_look_answers_the_first_questions(place: Place) -> None:
+    await place.serve(replicas=1)
+    await place.until_ready()
+    table = await place.stage.run(
+        "kubectl", "--namespace", place.namespace, "get", "inferenceservices", "-o", "wide"
+    )
+    head, row = table.splitlines()
+    for column in ("READY", "REASON", "REPLICAS", "WANTED", "WHERE", "$/H", "$/MTOK", "WHY"):
+        assert column in head
+    for cell in ("True", "Answered", "a100-reserved-1g-10gb", "0.2397"):
+        assert cell in row
+
+
+async def test_deleting_a_service_leaves_nothing(place: Place) -> None:
+    await place.serve(replicas=2)
+    await place.until_ready()
+    await place.unserve()
+    await eventually(place.children, lambda left: not left, within=60)
+
+
+@pytest.mark.parametrize(
+    ("verb", "resource", "allowed"),
+    [
+        ("patch", "deployments.apps", "yes"),
+        ("patch", "pods/status", "yes"),
+        ("get", "secrets", "no"),
+        ("get", "pods/log", "no"),
+        ("create", "pods", "no"),
+        ("delete", "pods", "no"),
+        ("delete", "nodes", "no"),
+        ("update", "inferenceservices.tessera.dev", "no"),
+        ("create", "clusterroles.rbac.authorization.k8s.io", "no"),
+        ("impersonate", "users", "no"),
+    ],
+)
+async def test_the_operator_may_do_its_work_and_nothing_else(
+    stage: Stage, verb: str, resource: str, allowed: str
+) -> None:
+    try:
+        answer = await stage.run(
+            "kubectl", "auth", "can-i", verb, resource, "--all-namespaces", f"--as={OPERATOR}"
+        )
+    except SceneError as error:  # kubectl exits with 1 on a no
+        answer = str(error)
+    assert answer.split()[-1] == allowed

@@ -1,0 +1,111 @@
+"""The commands of a world: up, down, run and build."""
+
+import argparse
+import os
+import select
+import shutil
+import signal
+import sys
+from functools import partial
+from pathlib import Path
+
+from world import binaries, client, supervisor
+from world.errors import WorldError
+from world.places import DEFAULT_FLEET, worlds
+from world.slots import holder
+from world.supervisor import Options, lock_of
+
+PATIENCE_MILLISECONDS = 60_000
+
+
+def main() -> int:
+    options = _parser().parse_args()
+    try:
+        options.act(options)
+    except WorldError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _up(options: argparse.Namespace) -> None:
+    say = partial(print, flush=True)
+    with client.start(
+        options.fleet, options.name, keep=True, progress=say, vllm=options.vllm
+    ) as up:
+        print(
+            f"The world {options.name} is up. Try:\n"
+            f"\n"
+            f"  export KUBECONFIG={up.kubeconfig}\n"
+            f"  export PATH={up.binaries}:$PATH\n"
+            f"  kubectl get nodes --label-columns nvidia.com/gpu.product\n"
+            f"\n"
+            f"Prometheus: {up.prometheus_url}\n"
+            f"Logs:       {up.folder / 'logs'}\n"
+            f"The end:    python -m world down --name {options.name}"
+        )
+
+
+def _down(options: argparse.Namespace) -> None:
+    folder = worlds() / options.name
+    if (pid := holder(lock_of(options.name))) is not None:
+        _end(pid)
+    elif not folder.exists():
+        raise WorldError(f"no world is named {options.name}")
+    shutil.rmtree(folder, ignore_errors=True)
+    print(f"The world {options.name} is gone.")
+
+
+def _end(pid: int) -> None:
+    """Ask the supervisor to end, and insist after a minute."""
+    watched = os.pidfd_open(pid)
+    try:
+        os.kill(pid, signal.SIGTERM)
+        gone = select.poll()
+        gone.register(watched, select.POLLIN)
+        if not gone.poll(PATIENCE_MILLISECONDS):
+            os.kill(pid, signal.SIGKILL)
+            gone.poll(PATIENCE_MILLISECONDS)
+    finally:
+        os.close(watched)
+
+
+def _run(options: argparse.Namespace) -> None:
+    wanted = Options(
+        fleet=options.fleet,
+        name=options.name,
+        vllm=options.vllm,
+        lifeline=options.lifeline,
+        quiet=options.quiet,
+    )
+    supervisor.run(wanted, partial(print, flush=True))
+
+
+def _build(_: argparse.Namespace) -> None:
+    print(binaries.ensure(partial(print, flush=True)))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("world", description="A Kubernetes world on one machine.")
+    commands = parser.add_subparsers(required=True)
+    up = commands.add_parser("up", help="start a world and leave it running")
+    down = commands.add_parser("down", help="end a world")
+    run = commands.add_parser("run", help="run a world in the foreground")
+    build = commands.add_parser("build", help="only build the programs")
+    for command, act in ((up, _up), (down, _down), (run, _run), (build, _build)):
+        command.set_defaults(act=act)
+    for command in (up, run):
+        command.add_argument("--fleet", type=Path, default=DEFAULT_FLEET, help="the fleet file")
+        command.add_argument("--vllm", type=Path, help="virtual environment with a real vLLM")
+    for command in (up, down):
+        command.add_argument("--name", default="world", help="default: world")
+    run.add_argument("--name", help="default: by its address range")
+    run.add_argument("--lifeline", action="store_true", help=argparse.SUPPRESS)
+    run.add_argument("--quiet", action="store_true", help=argparse.SUPPRESS)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""The programs of a world, built once from the pinned modules of `binaries/go.mod`.
+
+They go to the user's cache by the hash of the pins, one build at a time and under a lock, so that
+two starters do not build twice. Each is moved into place when complete: an interrupted build goes
+on where it stopped.
+"""
+
+import fcntl
+import hashlib
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from world.errors import WorldError
+from world.lifetimes import dies_with_parent
+from world.places import HERE, cache
+
+MODULE = HERE / "binaries"
+PACKAGES = {
+    "etcd": "go.etcd.io/etcd/server/v3",
+    "kube-apiserver": "k8s.io/kubernetes/cmd/kube-apiserver",
+    "kube-controller-manager": "k8s.io/kubernetes/cmd/kube-controller-manager",
+    "kube-scheduler": "k8s.io/kubernetes/cmd/kube-scheduler",
+    "kubectl": "k8s.io/kubernetes/cmd/kubectl",
+    "kwok": "sigs.k8s.io/kwok/cmd/kwok",
+    "prometheus": "github.com/prometheus/prometheus/cmd/prometheus",
+    "helm": "helm.sh/helm/v4/cmd/helm",
+}
+TICK_SECONDS = 10
+
+Progress = Callable[[str], None]
+
+
+def ensure(progress: Progress) -> Path:
+    """The folder that holds every binary; what is missing is built first."""
+    folder = _folder()
+    if not _missing(folder):
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    with _only_builder(folder, progress):
+        missing = _missing(folder)
+        if missing:
+            _check_go()
+        for number, name in enumerate(missing, start=1):
+            _build(folder, name, f"{name} ({number} of {len(missing)})", progress)
+    return folder
+
+
+def _folder() -> Path:
+    pins = (MODULE / "go.mod").read_bytes() + (MODULE / "go.sum").read_bytes()
+    digest = hashlib.sha256(pins + " ".join(_flags()).encode()).hexdigest()
+    return cache() / "bin" / digest[:12]
+
+
+def _missing(folder: Path) -> list[str]:
+    return [name for name in PACKAGES if not (folder / name).exists()]
+
+
+def _flags() -> list[str]:
+    """Without its version stamped in, the API server calls itself v0.0.0 and clients refuse it."""
+    pin = re.search(r"k8s\.io/kubernetes (v(\d+)\.(\d+)\.\S+)", (MODULE / "go.mod").read_text())
+    if pin is None:
+        raise WorldError(f"{MODULE / 'go.mod'} does not require k8s.io/kubernetes")
+    stamps = {"gitVersion": pin[1], "gitMajor": pin[2], "gitMinor": pin[3]}
+    stamped = " ".join(f"-X k8s.io/component-base/version.{k}={v}" for k, v in stamps.items())
+    return ["-trimpath", "-ldflags", f"-s -w {stamped}"]
+
+
+@contextmanager
+def _only_builder(folder: Path, progress: Progress) -> Iterator[None]:
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress("waiting for another build of the world's binaries")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _check_go() -> None:
+    """Asked inside the module, `go` itself says whether it can satisfy the version in go.mod."""
+    wanted = re.search(r"^go (\S+)", (MODULE / "go.mod").read_text(), re.MULTILINE)
+    hint = f"install Go {wanted[1] if wanted else ''} or newer from https://go.dev/dl/"
+    try:
+        answer = subprocess.run(
+            ["go", "version"], cwd=MODULE, capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError as error:
+        raise WorldError(f"building the world's binaries needs `go` on PATH: {hint}") from error
+    if answer.returncode:
+        raise WorldError(f"this `go` is too old: {hint} (it said: {answer.stderr.strip()})")
+
+
+def _build(folder: Path, name: str, label: str, progress: Progress) -> None:
+    progress(f"building {label}")
+    began = time.monotonic()
+    partial, log = folder / f".{name}.partial", folder / f"{name}.log"
+    command = ["go", "build", *_flags(), "-o", str(partial), PACKAGES[name]]
+    environment = os.environ | {"CGO_ENABLED": "0"}
+    with (
+        log.open("wb") as out,
+        subprocess.Popen(
+            command,
+            cwd=MODULE,
+            env=environment,
+            stdout=out,
+            stderr=out,
+            preexec_fn=dies_with_parent(),  # noqa: PLW1509 (it takes no lock)
+        ) as build,
+    ):
+        while not _ended(build):
+            progress(f"building {label}, {time.monotonic() - began:.0f} s so far")
+    if build.returncode:
+        raise WorldError(f"building {name} failed, see {log}:\n{log.read_text()[-2000:]}")
+    partial.rename(folder / name)
+    log.unlink()
+
+
+def _ended(build: subprocess.Popen[bytes]) -> bool:
+    """Whether the build ended within one tick; an interrupt ends it too."""
+    try:
+        build.wait(TICK_SECONDS)
+    except subprocess.TimeoutExpired:
+        return False
+    except KeyboardInterrupt:
+        build.terminate()
+        raise
+    return True

@@ -1,0 +1,189 @@
+"""Start a world from a program, and act on it beyond the Kubernetes API."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import tessera
+from world import binaries
+from world.binaries import Progress
+from world.errors import WorldError, require_linux
+from world.places import DEFAULT_FLEET, HERE
+from world.supervisor import FACTS, READY
+
+END_SECONDS = 60
+ASK_SECONDS = 30
+LAST_CHARACTERS = 2000
+
+
+class Running(NamedTuple):
+    """A container that runs just now; a coroutine has no process of its own."""
+
+    namespace: str
+    pod: str
+    container: str
+    node: str
+    pid: int | None
+    address: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """A world that is ready."""
+
+    folder: Path
+    pid: int
+    kubeconfig: Path
+    prometheus_url: str
+    control_url: str
+    binaries: Path
+    audit_log: Path
+    """One JSON object per line: who wrote what."""
+
+    def binary(self, name: str) -> Path:
+        """A program of the world: kubectl, helm, prometheus, ..."""
+        found = self.binaries / name
+        if not found.exists():
+            raise WorldError(f"the world has no program {name}")
+        return found
+
+    def containers(self) -> list[Running]:
+        return [Running(**found) for found in json.loads(self._ask("GET", "containers"))]
+
+    def kill(self, namespace: str, pod: str, container: str) -> None:
+        """End a container at once: SIGKILL for a process, a cancel for a coroutine."""
+        self._ask("POST", "containers", namespace, pod, container, "kill")
+
+    def silence(self, node: str) -> None:
+        """Cut a node's kubelet off from the API; its containers go on."""
+        self._ask("POST", "nodes", node, "silence")
+
+    def wake(self, node: str) -> None:
+        """Bring a silent node back, or boot one that was ended."""
+        self._ask("POST", "nodes", node, "wake")
+
+    def end_node(self, node: str) -> None:
+        """Let a node die with all its containers; its object stays until somebody deletes it."""
+        self._ask("POST", "nodes", node, "end")
+
+    def _ask(self, method: str, *parts: str) -> bytes:
+        path = "/".join(urllib.parse.quote(part, safe="") for part in parts)
+        request = urllib.request.Request(f"{self.control_url}/{path}", method=method)  # noqa: S310
+        try:
+            with urllib.request.urlopen(request, timeout=ASK_SECONDS) as answer:  # noqa: S310
+                return bytes(answer.read())
+        except urllib.error.HTTPError as error:
+            with error:
+                raise WorldError(error.read().decode()) from error
+        except OSError as error:
+            raise WorldError(f"the world in {self.folder} does not answer: {error}") from error
+
+
+@contextlib.contextmanager
+def start(
+    fleet: Path | None = None,
+    name: str | None = None,
+    keep: bool = False,
+    progress: Progress = print,
+    vllm: Path | None = None,
+) -> Iterator[World]:
+    """A world for the time of the block, and no longer than this process lives.
+
+    With `keep` it stays until `python -m world down --name NAME`.
+    """
+    require_linux()
+    binaries.ensure(progress)
+    supervisor = _supervise(fleet or DEFAULT_FLEET, name, keep, vllm)
+    with contextlib.ExitStack() as undo:
+        undo.callback(_end, supervisor)
+        folder = _ready(supervisor, progress)
+        undo.pop_all()
+    if keep:
+        # Not waited for: the process belongs to nobody from here on.
+        supervisor.returncode = 0
+        yield read(folder)
+        return
+    try:
+        yield read(folder)
+        ended = supervisor.poll() is not None
+    finally:
+        _end(supervisor)
+    if ended:
+        raise WorldError(f"the world ended too early; its log ends:\n{_last_words(folder)}")
+
+
+def read(folder: Path) -> World:
+    """The world of a folder, as it has told."""
+    try:
+        told = json.loads((folder / FACTS).read_text())
+    except FileNotFoundError as error:
+        raise WorldError(f"no world is ready in {folder}") from error
+    return World(
+        folder=folder,
+        pid=told["pid"],
+        kubeconfig=Path(told["kubeconfig"]),
+        prometheus_url=told["prometheusUrl"],
+        control_url=told["controlUrl"],
+        binaries=Path(told["binaries"]),
+        audit_log=Path(told["auditLog"]),
+    )
+
+
+def _supervise(
+    fleet: Path, name: str | None, keep: bool, vllm: Path | None
+) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "world", "run", "--quiet", "--fleet", str(fleet)]
+    command += ["--name", name] if name else []
+    command += ["--vllm", str(vllm)] if vllm else []
+    command += [] if keep else ["--lifeline"]
+    sources = f"{HERE.parent}{os.pathsep}{Path(tessera.__file__).parents[1]}"
+    return subprocess.Popen(
+        command,
+        env=os.environ | {"PYTHONPATH": sources, "PYTHONUNBUFFERED": "1"},
+        # The other end of its standard input is the lifeline: the kernel closes it when this
+        # process is gone, however it went.
+        stdin=subprocess.DEVNULL if keep else subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def _ready(supervisor: subprocess.Popen[str], progress: Progress) -> Path:
+    """The folder of the world, once it is ready; its last words, if it never is."""
+    assert supervisor.stdout is not None
+    words: list[str] = []
+    with supervisor.stdout as lines:
+        for line in lines:
+            if line.startswith(READY):
+                return Path(line.removeprefix(READY).strip())
+            words.append(line.rstrip())
+            progress(words[-1])
+    raise WorldError("\n".join(["the world did not start:", *words[-20:]]))
+
+
+def _last_words(folder: Path) -> str:
+    log = folder / "logs" / "world.log"
+    return log.read_text()[-LAST_CHARACTERS:] if log.exists() else f"({log} is gone)"
+
+
+def _end(supervisor: subprocess.Popen[str]) -> None:
+    if supervisor.stdin is not None:
+        supervisor.stdin.close()
+    else:
+        supervisor.terminate()
+    try:
+        supervisor.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:
+        supervisor.kill()
+        supervisor.wait()

@@ -1,0 +1,73 @@
+"""The control endpoint: what a test does to a world beyond the Kubernetes API."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from world.kubelet.kubelet import Kubelet
+
+
+@asynccontextmanager
+async def serve_control(
+    kubelets: Mapping[str, Kubelet], address: str, port: int
+) -> AsyncIterator[None]:
+    control = _Control(kubelets)
+    app = web.Application()
+    app.router.add_get("/containers", control.containers)
+    app.router.add_post("/containers/{namespace}/{pod}/{container}/kill", control.kill)
+    app.router.add_post("/nodes/{node}/{act:silence|wake|end}", control.node)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, address, port).start()
+        yield
+    finally:
+        await runner.cleanup()
+
+
+@dataclass(frozen=True, slots=True)
+class _Control:
+    kubelets: Mapping[str, Kubelet]
+
+    async def containers(self, _: web.Request) -> web.Response:
+        """Everything that runs just now."""
+        found = [
+            {
+                "namespace": worker.key[0],
+                "pod": worker.key[1],
+                "container": container.place.name,
+                "node": name,
+                "pid": container.pid,
+                "address": worker.address,
+            }
+            for name, kubelet in sorted(self.kubelets.items())
+            for worker, container in kubelet.containers()
+            if container.running
+        ]
+        return web.json_response(found)
+
+    async def kill(self, request: web.Request) -> web.Response:
+        wanted = request.match_info
+        for kubelet in self.kubelets.values():
+            for worker, container in kubelet.containers():
+                found = (*worker.key, container.place.name)
+                if found == (wanted["namespace"], wanted["pod"], wanted["container"]):
+                    container.kill()
+                    return web.Response()
+        raise web.HTTPNotFound(text=f"no such container runs: {'/'.join(wanted.values())}")
+
+    async def node(self, request: web.Request) -> web.Response:
+        name, act = request.match_info["node"], request.match_info["act"]
+        if name not in self.kubelets:
+            raise web.HTTPNotFound(text=f"no live node is named {name}")
+        kubelet = self.kubelets[name]
+        match act:
+            case "silence":
+                kubelet.silence()
+            case "wake":
+                await kubelet.wake()
+            case _:
+                await kubelet.end()
+        return web.Response()

@@ -1,0 +1,60 @@
+"""The coroutine behind the image of dcgm-exporter."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import aiohttp
+from aiohttp import web
+
+from world.dcgm.activity import Meters, engine_url
+from world.dcgm.text import page
+from world.kubelet.devices import Holder
+from world.kubelet.instances import Call
+from world.kubelet.kubelet import Kubelet
+
+PORT = 9400
+SAMPLE_SECONDS = 1.0
+
+
+@dataclass(slots=True)
+class Exporter:
+    """Serves the devices of the node that its pod runs on."""
+
+    session: aiohttp.ClientSession
+    kubelets: Mapping[str, Kubelet]
+    _activity: dict[str, dict[Holder, float]] = field(default_factory=dict)
+
+    async def serve(self, call: Call) -> None:
+        async def answer(_: web.Request) -> web.Response:
+            devices = list(self.kubelets[call.node].host.devices.holders())
+            return web.Response(text=page(devices, self._activity.get(call.node, {})))
+
+        app = web.Application()
+        for path in ("/metrics", "/health"):
+            app.router.add_get(path, answer)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, call.host, PORT).start()
+            async with asyncio.TaskGroup() as group:
+                sampling = group.create_task(self._sample(call.node))
+                await call.stop.wait()
+                sampling.cancel()
+        finally:
+            await runner.cleanup()
+
+    async def _sample(self, node: str) -> None:
+        meters = Meters(self.session)
+        while True:
+            self._activity[node] = await meters.sample(dict(self._engines(node)))
+            await asyncio.sleep(SAMPLE_SECONDS)
+
+    def _engines(self, node: str) -> list[tuple[Holder, str]]:
+        kubelet = self.kubelets[node]
+        holders = {holder for _, holder in kubelet.host.devices.holders() if holder is not None}
+        return [
+            (holder, engine_url(worker.pod, holder.container, worker.address))
+            for holder in holders
+            if (worker := kubelet.workers.get(holder.uid)) is not None
+        ]

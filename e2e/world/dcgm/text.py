@@ -1,0 +1,82 @@
+"""The page that dcgm-exporter shows, by GPU and by MIG instance."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from tessera.domain.catalog import products
+from world.boards import board
+from world.kubelet.devices import Device, Holder
+from world.labels import DRIVER
+
+# Modelled, not measured: the world knows when an engine is in a step, not what the step does. A
+# decoding engine is bound by memory and leaves most of the tensor pipes idle.
+TENSOR_SHARE = 0.25
+MEMORY_SHARE = 0.65
+FILLED = 0.9
+"""What vLLM takes of a device's memory at its start, and keeps: --gpu-memory-utilization."""
+
+HELP = {
+    "DCGM_FI_DEV_GPU_UTIL": "GPU utilization (in %).",
+    "DCGM_FI_DEV_FB_FREE": "Framebuffer memory free (in MiB).",
+    "DCGM_FI_DEV_FB_USED": "Framebuffer memory used (in MiB).",
+    "DCGM_FI_PROF_GR_ENGINE_ACTIVE": "Ratio of time the graphics engine is active.",
+    "DCGM_FI_PROF_PIPE_TENSOR_ACTIVE": "Ratio of cycles the tensor (HMMA) pipe is active.",
+    "DCGM_FI_PROF_DRAM_ACTIVE": (
+        "Ratio of cycles the device memory interface is active sending or receiving data."
+    ),
+}
+
+Held = Sequence[tuple[Device, Holder | None]]
+
+
+def page(devices: Held, activity: Mapping[Holder, float]) -> str:
+    return "".join(line for metric in HELP for line in _metric(metric, devices, activity))
+
+
+def _metric(metric: str, devices: Held, activity: Mapping[Holder, float]) -> Iterator[str]:
+    yield f"# HELP {metric} {HELP[metric]}\n# TYPE {metric} gauge\n"
+    for device, holder in devices:
+        busy = 0.0 if holder is None else activity.get(holder, 0.0)
+        value = _value(metric, device, holder, busy)
+        if value is not None:
+            yield f"{metric}{{{_labels(device, holder)}}} {value}\n"
+
+
+def _value(metric: str, device: Device, holder: Holder | None, busy: float) -> str | None:
+    used = 0 if holder is None else int(device.memory_mib * FILLED)
+    match metric:
+        case "DCGM_FI_DEV_FB_USED":
+            return str(used)
+        case "DCGM_FI_DEV_FB_FREE":
+            return str(device.memory_mib - used)
+        case "DCGM_FI_DEV_GPU_UTIL":
+            # The driver has none for MIG instances.
+            return str(round(100 * busy)) if device.placed is None else None
+        case "DCGM_FI_PROF_PIPE_TENSOR_ACTIVE":
+            return f"{busy * TENSOR_SHARE:.6f}"
+        case "DCGM_FI_PROF_DRAM_ACTIVE":
+            return f"{busy * MEMORY_SHARE:.6f}"
+        case _:
+            return f"{busy:.6f}"
+
+
+def _labels(device: Device, holder: Holder | None) -> str:
+    found = {
+        "gpu": str(device.gpu),
+        "UUID": device.gpu_uuid,
+        "pci_bus_id": f"00000000:{0x10 + device.gpu:02X}:00.0",
+        "device": f"nvidia{device.gpu}",
+        "modelName": board(products()[device.product]).model,
+    }
+    if device.placed is not None:
+        found |= {
+            "GPU_I_PROFILE": device.placed.profile,
+            "GPU_I_ID": str(device.placed.instance),
+        }
+    found |= {"hostname": device.node, "DCGM_FI_DRIVER_VERSION": DRIVER}
+    if holder is not None:
+        found |= {
+            "container": holder.container,
+            "namespace": holder.namespace,
+            "pod": holder.pod,
+        }
+    return ",".join(f'{name}="{value}"' for name, value in found.items())

@@ -1,0 +1,161 @@
+"""The fleet file: which nodes a world has."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+
+from tessera.domain.catalog import Product, products
+from world import mig
+from world.errors import WorldError
+from world.mig import Placed
+
+Tier = Literal["reserved", "onDemand", "spot"]
+Cloud = Literal["aws", "gcp", "azure", "onPrem"]
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,50}[a-z0-9])?$")]
+Gpu = tuple[Placed, ...] | None
+"""The slices of a GPU in the order of their starts; None is an uncut GPU."""
+
+
+class FleetError(WorldError):
+    """The fleet file is wrong; says where."""
+
+
+class Taint(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: str
+    value: str = ""
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] = "NoSchedule"
+
+
+class NodeEntry(BaseModel):
+    """One entry under `nodes`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Name
+    kind: Literal["gpu", "cpu", "kwok"] = "gpu"
+    count: Annotated[int, Field(ge=1, le=5000)] | None = None
+    product: str | None = None
+    tier: Tier = "onDemand"
+    cloud: Cloud = "onPrem"
+    zone: str | None = None
+    gpus: tuple[Literal["whole"] | tuple[str, ...], ...] = ()
+    labels: dict[str, str] = {}
+    taints: tuple[Taint, ...] = ()
+    cpu: Annotated[int, Field(ge=1)] = 96
+    memory_gib: Annotated[int, Field(ge=1, alias="memoryGiB")] = 1024
+
+    @model_validator(mode="after")
+    def _hangs_together(self) -> "NodeEntry":
+        if self.kind == "gpu" and not self.gpus:
+            raise ValueError("gpus: a node of kind gpu needs at least one; or say kind: cpu")
+        if self.kind == "cpu" and self.gpus:
+            raise ValueError("gpus: a node of kind cpu has none")
+        if self.gpus and self.product is None:
+            raise ValueError("product: needed where there are gpus")
+        if self.product is not None and self.product not in products():
+            known = ", ".join(sorted(products()))
+            raise ValueError(f"product: {self.product} is not known; known are {known}")
+        for problem in self._bad_layouts():
+            raise ValueError(problem)
+        return self
+
+    def _bad_layouts(self) -> Iterator[str]:
+        for index, layout in enumerate(self.gpus):
+            product = products()[self.product or ""]
+            if layout == "whole":
+                continue
+            for profile in layout:
+                if mig.known(product, profile) is None:
+                    known = ", ".join(found.profile for found in product.slices)
+                    yield f"gpus[{index}]: {product.product} has no {profile}; it has {known}"
+            if mig.place(product, layout) is None:
+                yield f"gpus[{index}]: {' + '.join(layout)} do not fit on one {product.product}"
+
+
+class FleetFile(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    nodes: Annotated[tuple[NodeEntry, ...], Field(min_length=1)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """One node of a world."""
+
+    name: str
+    live: bool
+    """Has a kubelet of ours; the others are KWOK's, whose pods are only said to run."""
+    product: Product | None
+    gpus: tuple[Gpu, ...]
+    tier: Tier
+    cloud: Cloud
+    zone: str | None
+    labels: Mapping[str, str]
+    taints: tuple[Taint, ...]
+    cpu: int
+    memory_gib: int
+
+
+def read(path: Path) -> tuple[Node, ...]:
+    """The nodes of a fleet file; a mistake names the file and the field."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise FleetError(f"{path}: cannot be read: {error}") from error
+    try:
+        entries = FleetFile.model_validate(content).nodes
+    except ValidationError as error:
+        raise FleetError("\n".join(_told(path, error))) from error
+    nodes = tuple(node for entry in entries for node in _expand(entry))
+    names = [node.name for node in nodes]
+    for name in names:
+        if names.count(name) > 1:
+            raise FleetError(f"{path}: nodes: two are named {name}")
+    return nodes
+
+
+def _told(path: Path, error: ValidationError) -> Iterator[str]:
+    for problem in error.errors():
+        steps = (f"[{one}]" if isinstance(one, int) else f".{one}" for one in problem["loc"])
+        where, text = "".join(steps).lstrip("."), problem["msg"].removeprefix("Value error, ")
+        # Our own checks are about an entry, and begin with the field.
+        joint = "." if problem["type"] == "value_error" else ": "
+        yield f"{path}: {where}{joint}{text}"
+
+
+def _expand(entry: NodeEntry) -> Iterator[Node]:
+    names = [entry.name]
+    if entry.count is not None:
+        names = [f"{entry.name}-{index}" for index in range(entry.count)]
+    product = None if entry.product is None else products()[entry.product]
+    for name in names:
+        yield Node(
+            name=name,
+            live=entry.kind != "kwok",
+            product=product,
+            gpus=tuple(_cut(product, layout) for layout in entry.gpus if product),
+            tier=entry.tier,
+            cloud=entry.cloud,
+            zone=entry.zone,
+            labels=entry.labels,
+            taints=entry.taints,
+            cpu=entry.cpu,
+            memory_gib=entry.memory_gib,
+        )
+
+
+def _cut(product: Product, layout: Literal["whole"] | tuple[str, ...]) -> Gpu:
+    return None if layout == "whole" else mig.place(product, layout)

@@ -1,0 +1,185 @@
+"""One container through all its starts."""
+
+import asyncio
+import datetime
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import aiohttp
+
+from world import clock
+from world.api import ApiError, Json
+from world.kubelet import backoff, images, launch, logs
+from world.kubelet.environment import MissingReferenceError
+from world.kubelet.images import Image, UnknownEntrypointError
+from world.kubelet.launch import Launch, Place
+from world.kubelet.running import Start
+from world.kubelet.states import Running, State, Terminated, View, Waiting
+from world.kubelet.tokens import MOUNT
+from world.kubelet.waits import first
+
+AGAIN_SECONDS = 0.5
+NOT_YET = (MissingReferenceError, UnknownEntrypointError, ApiError, aiohttp.ClientError)
+"""What a container waits for with the reason CreateContainerConfigError."""
+
+
+@dataclass(slots=True)
+class Container:
+    """`run` starts it again and again, until it has ended for good or `stop` was called."""
+
+    pod: Json
+    place: Place
+    view: View
+    policy: str
+    """Always, OnFailure or Never."""
+    logs: Path
+    changed: Callable[[], None]
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when it counts as started, which is when the next init container may go on."""
+    _stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    _grace: float = 0
+    _start: Start | None = None
+    _failures: int = 0
+
+    @property
+    def pid(self) -> int | None:
+        return None if self._start is None else self._start.instance.pid
+
+    @property
+    def running(self) -> bool:
+        return self._start is not None
+
+    async def run(self) -> None:
+        image = await self._image()
+        while image is not None and not self._stopping.is_set():
+            code = await self._once(image)
+            if code is None or self._stopping.is_set() or not self._again(code):
+                return
+            pause = backoff.pause(self._failures)
+            self._say("BackOff", f"Back-off restarting failed container {self.place.name}")
+            self._show(Waiting("CrashLoopBackOff", f"back-off {pause:g}s restarting container"))
+            await self._wait(pause)
+
+    def stop(self, grace: float) -> None:
+        """No more starts, and what runs is ended within the grace; `run` returns then."""
+        self._grace = grace
+        self._stopping.set()
+
+    def kill(self) -> None:
+        """End what runs at once, as the kernel might; the policy decides what follows."""
+        if self._start is not None:
+            self._start.instance.kill()
+
+    def log(self, *, previous: bool = False) -> Path:
+        return self.logs / f"{self.view.restarts - previous}.log"
+
+    def renew_identity(self) -> None:
+        """The kubeconfig of a running container follows the token in its volume."""
+        config = self.place.folder / "kubeconfig"
+        if self._start is not None and config.exists():
+            folder = self._start.launch.rewrite.mounts[MOUNT]
+            self.place.host.machine.tokens.kubeconfig(config, folder)
+
+    async def _image(self) -> Image | None:
+        """The row of the image table; without one, the container waits until it is stopped."""
+        reference = self.place.container["image"]
+        image = images.find(self.place.host.machine.images, reference)
+        problem = images.absent(reference) if image is None else image.missing
+        if not problem:
+            return image
+        self._show(Waiting("ErrImagePull", problem))
+        self._say("Failed", f"Failed to pull image: {problem}")
+        await self._wait(AGAIN_SECONDS)
+        self._show(Waiting("ImagePullBackOff", problem))
+        await self._stopping.wait()
+        return None
+
+    async def _once(self, image: Image) -> int | None:
+        """One start to its end, or None when it came to none."""
+        prepared = await self._prepare(image)
+        if prepared is None:
+            return None
+        restarts = self.view.restarts + bool(self.view.container_id)
+        identity, since = f"world://{uuid.uuid4().hex}", clock.now()
+        self.view = replace(self.view, container_id=identity, restarts=restarts)
+        self.logs.mkdir(parents=True, exist_ok=True)
+        self.place.termination_log.write_bytes(b"")
+        try:
+            instance = await launch.start(prepared, image, self.place, self.log())
+        except OSError as error:
+            self.log().write_text(f"{error}\n")
+            self._failures += 1
+            self._end(128, "StartError", str(error), since)
+            return 128
+        self._show(Running(since))
+        self._start = Start(pod=self.pod, place=self.place, launch=prepared, instance=instance)
+        code = await self._live(self._start)
+        self._start = None
+        ran = (clock.now() - since).total_seconds()
+        self._failures = backoff.failures_after(self._failures, ran)
+        self._end(code, "Error" if code else "Completed", "", since)
+        return code
+
+    async def _prepare(self, image: Image) -> Launch | None:
+        """Everything for a start; waits for references that do not exist yet."""
+        while not self._stopping.is_set():
+            try:
+                return await launch.prepare(self.place, image, self.pod)
+            except NOT_YET as error:
+                self._show(Waiting("CreateContainerConfigError", str(error)))
+                self._say("Failed", f"Error: {error}")
+            await self._wait(AGAIN_SECONDS)
+        return None
+
+    async def _live(self, start: Start) -> int:
+        """From the start to the end of one instance, with hooks and probes beside it."""
+        start.say("Started", f"Started container {self.place.name}")
+        async with asyncio.TaskGroup() as group:
+            beside = group.create_task(start.watch_over(self._show_ready))
+            await first(start.instance.ended(), self._stopping.wait())
+            if self._stopping.is_set():
+                beside.cancel()
+                await start.end(self._grace)
+            beside.cancel()
+        return await start.instance.ended()
+
+    def _again(self, code: int) -> bool:
+        return self.policy == "Always" or (self.policy == "OnFailure" and code != 0)
+
+    async def _wait(self, seconds: float) -> None:
+        """Cut short by `stop`."""
+        await first(asyncio.sleep(seconds), self._stopping.wait())
+
+    def _say(self, reason: str, message: str) -> None:
+        self.place.host.machine.events.say(self.pod, reason, message, warning=True)
+
+    def _end(self, code: int, reason: str, message: str, since: datetime.datetime) -> None:
+        ended = Terminated(
+            code=code,
+            reason=reason,
+            message=message or self._last_words(code),
+            started=since,
+            finished=clock.now(),
+            container_id=self.view.container_id,
+        )
+        self._show(ended)
+
+    def _last_words(self, code: int) -> str:
+        words = self.place.termination_log.read_bytes()[: logs.MESSAGE_BYTES]
+        if words:
+            return words.decode(errors="replace")
+        policy = self.place.container.get("terminationMessagePolicy")
+        return logs.last_words(self.log()) if code and policy == "FallbackToLogsOnError" else ""
+
+    def _show(self, state: State) -> None:
+        before = self.view.state
+        last = before if isinstance(before, Terminated) else self.view.last
+        self.view = replace(self.view, state=state, last=last, started=False, ready=False)
+        self.changed()
+
+    def _show_ready(self, ready: bool) -> None:
+        self.view = replace(self.view, started=True, ready=ready)
+        self.begun.set()
+        self.changed()

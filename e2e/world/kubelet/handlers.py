@@ -1,0 +1,100 @@
+"""The handlers that probes and hooks share: exec, httpGet, tcpSocket and sleep."""
+
+import asyncio
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+
+from world.api import Json
+from world.kubelet.instances import Sessions, start_process
+
+ANSWER_BYTES = 512
+KINDS = ("exec", "httpGet", "tcpSocket", "sleep", "grpc")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """The inside of a container, as far as handlers reach it."""
+
+    address: str
+    ports: Mapping[str, int]
+    env: Mapping[str, str]
+    folder: Path
+    rewrite: Callable[[str], str]
+    session: aiohttp.ClientSession
+    sessions: Sessions
+
+
+def chosen(probe: Json) -> Json:
+    """The handler of a probe, without its timing."""
+    return {kind: probe[kind] for kind in KINDS if kind in probe}
+
+
+async def run(handler: Json, target: Target, seconds: float) -> str | None:
+    """Do what a probe or hook says; returns what went wrong, None if nothing did."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await _do(handler, target)
+    except TimeoutError:
+        return f"no answer within {seconds:g} s"
+    except (OSError, aiohttp.ClientError) as error:
+        return str(error) or type(error).__name__
+
+
+async def _do(handler: Json, target: Target) -> str | None:
+    match handler:
+        case {"exec": wanted}:
+            return await _exec(wanted["command"], target)
+        case {"httpGet": wanted}:
+            return await _http_get(wanted, target)
+        case {"tcpSocket": wanted}:
+            return await _connect(wanted, target)
+        case {"sleep": wanted}:
+            await asyncio.sleep(wanted["seconds"])
+            return None
+        case _:
+            return "the world knows exec, httpGet, tcpSocket and sleep only"
+
+
+async def _exec(command: list[str], target: Target) -> str | None:
+    with tempfile.NamedTemporaryFile() as output:
+        process = await start_process(
+            [target.rewrite(word) for word in command],
+            env=target.env,
+            folder=target.folder,
+            log=Path(output.name),
+            sessions=target.sessions,
+        )
+        try:
+            code = await process.ended()
+        finally:
+            process.kill()
+        words = output.read()[-ANSWER_BYTES:].decode(errors="replace").strip()
+    return f"{command[0]} exited with {code}: {words}" if code else None
+
+
+async def _http_get(wanted: Json, target: Target) -> str | None:
+    scheme = wanted.get("scheme", "HTTP").lower()
+    host = wanted.get("host") or target.address
+    url = f"{scheme}://{host}:{_port(wanted, target)}{wanted.get('path', '/')}"
+    headers = {one["name"]: one["value"] for one in wanted.get("httpHeaders", [])}
+    # Like the real kubelet: a certificate is not verified, a redirect counts as success.
+    async with target.session.get(url, headers=headers, ssl=False, allow_redirects=False) as answer:
+        if 200 <= answer.status < 400:
+            return None
+        return f"HTTP probe failed with statuscode: {answer.status}"
+
+
+async def _connect(wanted: Json, target: Target) -> str | None:
+    host = wanted.get("host") or target.address
+    _, writer = await asyncio.open_connection(host, _port(wanted, target))
+    writer.close()
+    return None
+
+
+def _port(wanted: Json, target: Target) -> int:
+    port = wanted["port"]
+    return target.ports.get(port, 0) if isinstance(port, str) else int(port)

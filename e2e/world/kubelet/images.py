@@ -1,0 +1,136 @@
+"""The image table: what stands for a container image on this machine.
+
+An image is either a process or a coroutine of the world. To add one, add a row: a pattern for
+`repository:tag`, and what runs. The first row that matches counts.
+"""
+
+import sysconfig
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from world.kubelet.instances import Call, Serve
+from world.kubelet.webserver import serve_http
+
+TABLE = Path(__file__)
+SCRIPTS = Path(sysconfig.get_path("scripts"))
+VLLM_ENTRYPOINTS = (
+    ("vllm", "serve"),
+    ("python3", "-m", "vllm.entrypoints.openai.api_server"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """One row: the first entry point is the image's own, `command` may name any of them."""
+
+    pattern: str
+    entrypoints: tuple[tuple[str, ...], ...] = ((),)
+    serve: Serve | None = None
+    """The coroutine that runs; None for a process."""
+    extra: tuple[str, ...] = ()
+    """Arguments after those of the container."""
+    env: Mapping[str, str] = field(default_factory=dict)
+    binds_host: bool = False
+    """Ends its arguments with `--host <pod address>`: nothing else keeps pods apart here."""
+    missing: str = ""
+    """Why the image cannot be had."""
+
+
+class UnknownEntrypointError(Exception):
+    """A command that the stand-in of an image does not have."""
+
+
+def table(*, exporter: Serve, vllm: Path | None) -> tuple[Image, ...]:
+    operator = Image(
+        pattern="*/tessera-operator:*",
+        entrypoints=((str(SCRIPTS / "tessera-operator"),), ("tessera-operator",)),
+        env={"PYTHONUNBUFFERED": "1"},
+        binds_host=True,
+    )
+    engine = Image(
+        pattern="vllm/vllm-openai:*",
+        serve=_look_alike_engine,
+        entrypoints=(*VLLM_ENTRYPOINTS, ("tessera-sim",)),
+    )
+    return (
+        operator,
+        _named(operator, "tessera/operator:*"),
+        engine,
+        _named(engine, "*/tessera-sim:*"),
+        _real_vllm(vllm),
+        Image(
+            pattern="nvcr.io/nvidia/k8s/dcgm-exporter:*",
+            entrypoints=((), ("dcgm-exporter",)),
+            serve=exporter,
+        ),
+        Image(pattern="world/sh:*", entrypoints=(("sh", "-c"),)),
+        Image(pattern="world/http:*", serve=serve_http),
+    )
+
+
+def find(images: Sequence[Image], reference: str) -> Image | None:
+    """The row for an image reference; a missing tag is `latest`, a digest counts as a tag."""
+    name, _, digest = reference.removeprefix("docker.io/").partition("@")
+    if ":" not in name.rpartition("/")[2]:
+        name = f"{name}:{digest or 'latest'}"
+    return next((image for image in images if fnmatchcase(name, image.pattern)), None)
+
+
+def absent(reference: str) -> str:
+    return f"{reference} is not in the image table of the world: {TABLE}"
+
+
+def words(image: Image, command: Sequence[str], arguments: Sequence[str]) -> tuple[str, ...]:
+    """The command line of a process, or the arguments of a coroutine."""
+    if image.serve is None:
+        return (*(command or image.entrypoints[0]), *arguments, *image.extra)
+    given = (*command, *arguments) if command else (*image.entrypoints[0], *arguments)
+    for entrypoint in image.entrypoints:
+        if given[: len(entrypoint)] == entrypoint:
+            return given[len(entrypoint) :]
+    raise UnknownEntrypointError(
+        f"{given[0]}: the stand-in for {image.pattern} has no such command"
+    )
+
+
+def _named(image: Image, pattern: str) -> Image:
+    return Image(
+        pattern=pattern,
+        entrypoints=image.entrypoints,
+        serve=image.serve,
+        env=image.env,
+        binds_host=image.binds_host,
+    )
+
+
+def _real_vllm(venv: Path | None) -> Image:
+    """A real vLLM server on the CPU, small enough for a laptop."""
+    pattern = "tessera.dev/vllm-cpu:*"
+    if venv is None:
+        return Image(
+            pattern=pattern,
+            missing="no vLLM on this machine: install it into a virtual environment of its own "
+            "and start the world with --vllm PATH_TO_VENV",
+        )
+    return Image(
+        pattern=pattern,
+        entrypoints=((str(venv / "bin" / "vllm"), "serve"), *VLLM_ENTRYPOINTS),
+        extra=("--enforce-eager", "--num-gpu-blocks-override", "64"),
+        env={
+            "PATH": f"{venv / 'bin'}:/usr/local/bin:/usr/bin:/bin",
+            "VLLM_CPU_CI_ENV": "1",
+            "VLLM_CPU_KVCACHE_SPACE": "1",
+            "HF_HUB_OFFLINE": "1",
+            "VLLM_NO_USAGE_STATS": "1",
+        },
+        binds_host=True,
+    )
+
+
+async def _look_alike_engine(call: Call) -> None:
+    # Imported when first used: a world without engines does not load them.
+    from tessera.engine_sim.main import serve  # noqa: PLC0415
+
+    await serve(call.arguments, host=call.host, env=call.env, stop=call.stop)

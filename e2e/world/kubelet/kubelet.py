@@ -1,0 +1,113 @@
+"""All kubelets of a world: which pods are on which node, and what becomes of them."""
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from world.api import PODS, Json
+from world.control_plane import HeartBeats
+from world.kubelet import node
+from world.kubelet.container import Container
+from world.kubelet.pod import PodWorker
+from world.kubelet.surroundings import Host
+from world.mirror import Key, Mirror
+
+END_SECONDS = 5
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Kubelet:
+    """The kubelet of one node."""
+
+    host: Host
+    beats: HeartBeats
+    log_port: int
+    mirror: Mirror = field(init=False)
+    workers: dict[str, PodWorker] = field(default_factory=dict)
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _finished: set[str] = field(default_factory=set)
+    """Pods that are done, while the API still shows them: a finalizer may hold them."""
+
+    def __post_init__(self) -> None:
+        self.mirror = Mirror(
+            api=self.host.machine.api,
+            path=PODS.path(),
+            changed=self._changed,
+            selector={"fieldSelector": f"spec.nodeName={self.host.node.name}"},
+        )
+
+    async def run(self) -> None:
+        self.host.connected.set()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.mirror.follow())
+            group.create_task(node.beat(self.host, self.beats))
+
+    async def register(self) -> None:
+        await node.register(self.host.machine.api, self.host.node, self.host.address, self.log_port)
+
+    def silence(self) -> None:
+        """No heart-beat, no status, no ear; the containers go on."""
+        self.host.connected.clear()
+
+    async def wake(self) -> None:
+        """Back after a silence, or after a reboot when the node was ended."""
+        await self.register()
+        self.host.connected.set()
+        there = {pod["metadata"]["uid"] for pod in self.mirror.values()}
+        for uid, worker in self.workers.items():
+            worker.reporter.tell_again()
+            if uid not in there:
+                worker.abandon()
+        for pod in list(self.mirror.values()):
+            self._sync(pod)
+
+    async def end(self) -> None:
+        """The node dies with all its containers, also with those that wait for the API."""
+        self.silence()
+        for worker in self.workers.values():
+            worker.abandon()
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=END_SECONDS)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        self._finished.clear()
+
+    def containers(self) -> Iterator[tuple[PodWorker, Container]]:
+        for worker in self.workers.values():
+            for container in worker.containers():
+                yield worker, container
+
+    def _changed(self, key: Key, pod: Json | None) -> None:
+        if not self.host.connected.is_set():
+            return
+        for worker in self.workers.values():
+            gone = pod is None or worker.uid != pod["metadata"]["uid"]
+            if worker.key == key and gone:
+                worker.abandon()
+        if pod is not None:
+            self._sync(pod)
+
+    def _sync(self, pod: Json) -> None:
+        uid = pod["metadata"]["uid"]
+        if uid in self._finished:
+            return
+        if uid not in self.workers:
+            self._employ(PodWorker(pod, self.host))
+        self.workers[uid].update(pod)
+
+    def _employ(self, worker: PodWorker) -> None:
+        self.workers[worker.uid] = worker
+        task = asyncio.create_task(worker.run())
+        self._tasks.add(task)
+        task.add_done_callback(lambda done: self._dismiss(worker, done))
+
+    def _dismiss(self, worker: PodWorker, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self.workers.pop(worker.uid, None)
+        self._finished.add(worker.uid)
+        self.host.machine.tokens.forget(worker.uid)
+        if not task.cancelled() and (error := task.exception()):
+            log.error("the worker of pod %s failed", worker.key, exc_info=error)

@@ -1,0 +1,132 @@
+"""A node as the API knows it: its object, its status and its heart-beat."""
+
+import asyncio
+import logging
+import os
+import platform
+
+import aiohttp
+
+from world import clock
+from world.api import LEASES, NODES, STRATEGIC, Api, ApiError, Json
+from world.control_plane import HeartBeats
+from world.fleet import Node
+from world.kubelet.surroundings import Host
+from world.labels import labels, provider_id, resources, taints
+
+VERSION = "v1.36.3"
+KWOK = {"kwok.x-k8s.io/node": "fake"}
+LEASE_NAMESPACE = "kube-node-lease"
+RETRY_SECONDS = 0.5
+
+log = logging.getLogger(__name__)
+
+
+def manifest(node: Node, address: str, port: int) -> Json:
+    """The object with its status, as a kubelet registers it."""
+    meta: Json = {"name": node.name, "labels": labels(node)}
+    if not node.live:
+        meta["annotations"] = KWOK
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": meta,
+        "spec": {
+            "providerID": provider_id(node),
+            "taints": [taint.model_dump() for taint in taints(node)],
+        },
+        "status": status(node, address, port),
+    }
+
+
+def status(node: Node, address: str, port: int) -> Json:
+    return {
+        "capacity": resources(node),
+        "allocatable": resources(node),
+        "addresses": [
+            {"type": "InternalIP", "address": address},
+            {"type": "Hostname", "address": node.name},
+        ],
+        "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
+        "conditions": _conditions(),
+        "nodeInfo": _info(),
+    }
+
+
+async def register(api: Api, node: Node, address: str, port: int) -> None:
+    """Make the node exist and be ready; also after a silence, in which it was declared dead."""
+    found = manifest(node, address, port)
+    try:
+        await api.create(NODES.path(), found)
+    except ApiError as error:
+        if error.status != 409:
+            raise
+        await api.patch(
+            NODES.path(name=node.name, sub="status"), {"status": found["status"]}, STRATEGIC
+        )
+
+
+async def beat(host: Host, beats: HeartBeats) -> None:
+    """Renew the node's Lease for as long as it is not silent."""
+    while True:
+        await host.connected.wait()
+        try:
+            await _renew(host.machine.api, host.node.name, beats)
+        except (ApiError, aiohttp.ClientError, TimeoutError) as error:
+            log.warning("heart-beat of %s: %s", host.node.name, error)
+            await asyncio.sleep(RETRY_SECONDS)
+        else:
+            await asyncio.sleep(beats.renew_seconds)
+
+
+async def _renew(api: Api, name: str, beats: HeartBeats) -> None:
+    renewed = {"spec": {"renewTime": clock.micro_stamp()}}
+    try:
+        await api.patch(LEASES.path(LEASE_NAMESPACE, name), renewed)
+    except ApiError as error:
+        if error.status != 404:
+            raise
+        await api.create(LEASES.path(LEASE_NAMESPACE), await _lease(api, name, beats))
+
+
+async def _lease(api: Api, name: str, beats: HeartBeats) -> Json:
+    node = await api.get(NODES.path(name=name))
+    owner = {"apiVersion": "v1", "kind": "Node", "name": name, "uid": node["metadata"]["uid"]}
+    return {
+        "metadata": {"name": name, "ownerReferences": [owner]},
+        "spec": {
+            "holderIdentity": name,
+            "leaseDurationSeconds": beats.lease_seconds,
+            "renewTime": clock.micro_stamp(),
+        },
+    }
+
+
+def _conditions() -> list[Json]:
+    healthy = {
+        "MemoryPressure": ("False", "KubeletHasSufficientMemory"),
+        "DiskPressure": ("False", "KubeletHasNoDiskPressure"),
+        "PIDPressure": ("False", "KubeletHasSufficientPID"),
+        "Ready": ("True", "KubeletReady"),
+    }
+    moment = clock.stamp()
+    times = {"lastHeartbeatTime": moment, "lastTransitionTime": moment}
+    return [
+        {"type": kind, "status": state, "reason": reason, "message": reason, **times}
+        for kind, (state, reason) in healthy.items()
+    ]
+
+
+def _info() -> Json:
+    return {
+        "architecture": "amd64",
+        "bootID": "",
+        "containerRuntimeVersion": "world://1",
+        "kernelVersion": platform.release(),
+        "kubeProxyVersion": "",
+        "kubeletVersion": VERSION,
+        "machineID": "",
+        "operatingSystem": "linux",
+        "osImage": f"tessera world ({os.uname().sysname})",
+        "systemUUID": "",
+    }

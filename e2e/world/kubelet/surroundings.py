@@ -1,0 +1,57 @@
+"""What the containers of one node are given."""
+
+import asyncio
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+
+from world.api import Api
+from world.fleet import Node
+from world.kubelet.devices import Devices
+from world.kubelet.events import Events
+from world.kubelet.images import Image
+from world.kubelet.instances import Sessions
+from world.kubelet.tokens import Tokens
+from world.slots import Slot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What all nodes share, since they are one process."""
+
+    api: Api
+    slot: Slot
+    folder: Path
+    tools: Path
+    """The folder of the world's programs, kubectl among them."""
+    images: Sequence[Image]
+    tokens: Tokens
+    events: Events
+    session: aiohttp.ClientSession
+    """For probes and samples: a connection each, as kubelets do it."""
+    sessions: Sessions
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    def next_address(self) -> str:
+        return self.slot.pod(next(self._numbers))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """One live node, seen from its pods."""
+
+    machine: Machine
+    node: Node
+    address: str
+    devices: Devices
+    allocatable: dict[str, str]
+    connected: asyncio.Event = field(default_factory=asyncio.Event)
+    """Cleared while the node is silent: nothing is then told to the API or heard from it."""
+
+    @property
+    def files(self) -> Path:
+        """Stands for the node's own file system."""
+        return self.machine.folder / "nodes" / self.node.name

@@ -1,0 +1,137 @@
+"""The volumes of a pod as folders of this machine."""
+
+import base64
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from world.api import CLAIMS, CONFIG_MAPS, SECRETS, VOLUMES, Api, ApiError, Json
+from world.kubelet import payload
+from world.kubelet.environment import Facts, MissingReferenceError, field, resource
+from world.kubelet.payload import DEFAULT_MODE, File
+from world.kubelet.tokens import Tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Volumes:
+    """Makes the volumes of one pod, and makes their contents new again when asked once more."""
+
+    api: Api
+    tokens: Tokens
+    folder: Path
+    host_folder: Path
+    """Stands for the file system of the node, for `hostPath`."""
+    facts: Facts
+
+    async def make(self) -> dict[str, Path]:
+        """The folder of each volume; `MissingReferenceError` says what is not there yet."""
+        found: dict[str, Path] = {}
+        for volume in self.facts.pod["spec"].get("volumes", []):
+            path = await self._place(volume)
+            path.mkdir(parents=True, exist_ok=True)
+            found[volume["name"]] = path
+        await self.refresh()
+        return found
+
+    async def refresh(self) -> None:
+        """Write what ConfigMaps, Secrets, the downward API and tokens say now."""
+        for volume in self.facts.pod["spec"].get("volumes", []):
+            sources = _sources(volume)
+            if sources is None:
+                continue
+            files: dict[str, File] = {}
+            for source in sources:
+                async for name, file in self._files(source):
+                    files[name] = file
+            payload.write(self.folder / volume["name"], files)
+
+    async def _place(self, volume: Json) -> Path:
+        if "hostPath" in volume:
+            return self.host_folder / str(volume["hostPath"]["path"]).lstrip("/")
+        if "persistentVolumeClaim" in volume:
+            return await self._claimed(volume["persistentVolumeClaim"]["claimName"])
+        if "emptyDir" in volume or _sources(volume) is not None:
+            return self.folder / str(volume["name"])
+        kind = next(key for key in volume if key != "name")
+        raise MissingReferenceError(f"volume {volume['name']}: the world knows no {kind} volumes")
+
+    async def _claimed(self, name: str) -> Path:
+        namespace = self.facts.pod["metadata"]["namespace"]
+        claim = await self._read(CLAIMS.path(namespace, name), f'persistentvolumeclaim "{name}"')
+        bound = claim["spec"].get("volumeName") if claim else None
+        if not bound:
+            raise MissingReferenceError(f'persistentvolumeclaim "{name}" is not bound')
+        volume = await self.api.get(VOLUMES.path(name=bound))
+        if "hostPath" not in volume["spec"]:
+            raise MissingReferenceError(f"persistentvolume {bound}: the world knows only hostPath")
+        return Path(volume["spec"]["hostPath"]["path"])
+
+    async def _files(self, source: Json) -> AsyncIterator[tuple[str, File]]:
+        if "serviceAccountToken" in source:
+            wanted = source["serviceAccountToken"]
+            seconds = wanted.get("expirationSeconds", 3600)
+            token = await self.tokens.get(self.facts.pod, wanted.get("audience", ""), seconds)
+            yield wanted["path"], File(token.encode())
+        elif "downwardAPI" in source:
+            for item in source["downwardAPI"].get("items", []):
+                mode = _mode(item, source["downwardAPI"])
+                yield item["path"], File(self._downward(item).encode(), mode)
+        else:
+            async for found in self._keys(source):
+                yield found
+
+    async def _keys(self, source: Json) -> AsyncIterator[tuple[str, File]]:
+        """The keys of a ConfigMap or Secret, all of them or the chosen ones."""
+        secret = "secret" in source
+        wanted = source["secret"] if secret else source["configMap"]
+        name = wanted.get("name") or wanted["secretName"]
+        kind, label = (SECRETS, "secret") if secret else (CONFIG_MAPS, "configmap")
+        optional = wanted.get("optional", False)
+        path = kind.path(self.facts.pod["metadata"]["namespace"], name)
+        found = await self._read(path, f'{label} "{name}"', optional=optional)
+        content = contents(found or {})
+        for item in wanted.get("items") or [{"key": key, "path": key} for key in content]:
+            if item["key"] in content:
+                yield item["path"], File(content[item["key"]], _mode(item, wanted))
+            elif not optional:
+                raise MissingReferenceError(f'{label} "{name}" has no key {item["key"]}')
+
+    async def _read(self, path: str, label: str, *, optional: bool = False) -> Json | None:
+        try:
+            return await self.api.get(path)
+        except ApiError as error:
+            if error.status == 404 and optional:
+                return None
+            raise MissingReferenceError(
+                f"{label} not found" if error.status == 404 else str(error)
+            ) from error
+
+    def _downward(self, item: Json) -> str:
+        if "fieldRef" in item:
+            return field(item["fieldRef"]["fieldPath"], self.facts)
+        containers = self.facts.pod["spec"]["containers"]
+        return resource(item["resourceFieldRef"], containers, self.facts.allocatable)
+
+
+def contents(found: Json) -> dict[str, bytes]:
+    """The values of a ConfigMap or Secret."""
+    if found.get("kind") == "Secret":
+        return {key: base64.b64decode(value) for key, value in found.get("data", {}).items()}
+    text = {key: value.encode() for key, value in found.get("data", {}).items()}
+    return text | {k: base64.b64decode(v) for k, v in found.get("binaryData", {}).items()}
+
+
+def _sources(volume: Json) -> list[Json] | None:
+    """What the files of a volume come from; None for volumes without files of their own."""
+    if "projected" in volume:
+        default = volume["projected"].get("defaultMode", DEFAULT_MODE)
+        sources = volume["projected"].get("sources", [])
+        return [{kind: {"defaultMode": default} | one for kind, one in s.items()} for s in sources]
+    for kind in ("configMap", "secret", "downwardAPI"):
+        if kind in volume:
+            return [{kind: volume[kind]}]
+    return None
+
+
+def _mode(item: Json, source: Json) -> int:
+    return int(item.get("mode") or source.get("defaultMode") or DEFAULT_MODE)

@@ -1,0 +1,186 @@
+"""Labels and taints of a node: those of the cloud and those of GPU feature discovery."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from tessera.domain.catalog import Product
+from world.boards import board, engines
+from world.fleet import Cloud, Node, Taint
+from world.mig import MEDIA, Placed
+
+DRIVER, CUDA = "580.95.05", "13.0"
+DEPLOYED = (
+    "container-toolkit", "dcgm", "dcgm-exporter", "device-plugin", "driver",
+    "gpu-feature-discovery", "mig-manager", "node-status-exporter", "operator-validator",
+)  # fmt: skip
+"""Parts of the GPU operator, which marks with a label the nodes that each shall run on."""
+
+ZONES: dict[Cloud, tuple[str, str]] = {
+    "aws": ("us-east-1", "us-east-1a"),
+    "gcp": ("us-central1", "us-central1-a"),
+    "azure": ("eastus", "eastus-1"),
+    "onPrem": ("", ""),
+}
+PLAIN_MACHINE: dict[Cloud, str] = {
+    "aws": "m7i.4xlarge",
+    "gcp": "n2-standard-16",
+    "azure": "Standard_D16s_v5",
+    "onPrem": "",
+}
+
+
+def labels(node: Node) -> dict[str, str]:
+    """All labels of a node; those of the fleet file win."""
+    found = {
+        "kubernetes.io/hostname": node.name,
+        "kubernetes.io/os": "linux",
+        "kubernetes.io/arch": "amd64",
+    }
+    found |= _place(node) | _capacity_type(node)
+    if node.product is not None and node.gpus:
+        found |= _discovered(node, node.product)
+    return found | dict(node.labels)
+
+
+def taints(node: Node) -> list[Taint]:
+    """GKE may and AKS does taint its spot nodes; EKS does not."""
+    keys: dict[Cloud, tuple[str, str]] = {
+        "gcp": ("cloud.google.com/gke-spot", "true"),
+        "azure": ("kubernetes.azure.com/scalesetpriority", "spot"),
+    }
+    found = list(node.taints)
+    if node.tier == "spot" and node.cloud in keys:
+        key, value = keys[node.cloud]
+        found.append(Taint(key=key, value=value))
+    return found
+
+
+def provider_id(node: Node) -> str:
+    zone = node.zone or ZONES[node.cloud][1]
+    prefixes: dict[Cloud, str] = {
+        "aws": f"aws:///{zone}/",
+        "gcp": f"gce://world/{zone}/",
+        "azure": "azure:///subscriptions/world/virtualMachines/",
+        "onPrem": "world://",
+    }
+    return prefixes[node.cloud] + node.name
+
+
+def _machine(node: Node) -> str:
+    if node.product is None or node.cloud == "onPrem":
+        return PLAIN_MACHINE[node.cloud]
+    return str(getattr(board(node.product), node.cloud))
+
+
+def _place(node: Node) -> dict[str, str]:
+    region, zone = ZONES[node.cloud]
+    zone = node.zone or zone
+    found = {
+        "topology.kubernetes.io/region": region,
+        "topology.kubernetes.io/zone": zone,
+        "node.kubernetes.io/instance-type": _machine(node),
+    }
+    return {key: value for key, value in found.items() if value}
+
+
+def _capacity_type(node: Node) -> dict[str, str]:
+    """How the cloud says what kind of purchase a node is; on premises nobody says it.
+
+    On AWS fleets meet the label of a managed node group or Karpenter's; the nodes carry both.
+    """
+    spot = node.tier == "spot"
+    karpenter = {"reserved": "reserved", "onDemand": "on-demand", "spot": "spot"}
+    match node.cloud:
+        case "aws":
+            return {
+                "eks.amazonaws.com/capacityType": "SPOT" if spot else "ON_DEMAND",
+                "karpenter.sh/capacity-type": karpenter[node.tier],
+            }
+        case "gcp":
+            found = {"cloud.google.com/gke-provisioning": "spot" if spot else "standard"}
+            if node.product is not None:
+                found["cloud.google.com/gke-accelerator"] = board(node.product).gke
+            return found | ({"cloud.google.com/gke-spot": "true"} if spot else {})
+        case "azure":
+            found = {} if node.product is None else {"kubernetes.azure.com/accelerator": "nvidia"}
+            return found | ({"kubernetes.azure.com/scalesetpriority": "spot"} if spot else {})
+        case "onPrem":
+            return {}
+
+
+def _discovered(node: Node, product: Product) -> dict[str, str]:
+    """What feature discovery writes with `mig.strategy=mixed`, and the operator beside it."""
+    about = board(product)
+    major, minor = about.compute.split(".")
+    uncut = any(gpu is None for gpu in node.gpus)
+    found = {
+        "gpu.present": "true",
+        "gpu.product": product.product,
+        "gpu.count": str(len(node.gpus)),
+        "gpu.memory": str(product.memory_mib),
+        # GPUs in MIG mode are counted, but are not offered for sharing.
+        "gpu.replicas": "1" if uncut else "0",
+        "gpu.sharing-strategy": "none",
+        "gpu.family": about.family,
+        "gpu.compute.major": major,
+        "gpu.compute.minor": minor,
+        "gpu.machine": _machine(node) or "PowerEdge-XE9680",
+        "gpu.mode": "compute",
+        "mig.capable": "true",
+        "mig.strategy": "mixed",
+        "mps.capable": "false",
+    }
+    found |= dict(_versions()) | {f"gpu.deploy.{part}": "true" for part in DEPLOYED}
+    for profile, slices in _by_profile(node).items():
+        found |= _slice_labels(product, profile, slices)
+    return {f"nvidia.com/{key}": value for key, value in found.items()}
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    for part, value in zip(("major", "minor", "revision"), DRIVER.split("."), strict=True):
+        yield f"cuda.driver-version.{part}", value
+    yield "cuda.driver-version.full", DRIVER
+    for part, value in zip(("major", "minor"), CUDA.split("."), strict=True):
+        yield f"cuda.runtime-version.{part}", value
+    yield "cuda.runtime-version.full", CUDA
+
+
+def _by_profile(node: Node) -> dict[str, list[Placed]]:
+    found: dict[str, list[Placed]] = {}
+    for gpu in node.gpus:
+        for placed in gpu or ():
+            found.setdefault(placed.profile, []).append(placed)
+    return dict(sorted(found.items()))
+
+
+def _slice_labels(product: Product, profile: str, slices: list[Placed]) -> dict[str, str]:
+    one = slices[0].slice
+    name = profile.replace("+", ".")
+    values: dict[str, int | str] = {
+        "count": len(slices),
+        "replicas": 1,
+        "product": f"{product.product}-MIG-{name}",
+        "memory": one.memory_mib,
+        "multiprocessors": one.multiprocessors,
+        "slices.gi": one.compute_slices,
+        "slices.ci": one.compute_slices,
+    }
+    counts = engines(product, one, media=profile.endswith(MEDIA))
+    values |= {f"engines.{engine}": count for engine, count in counts.items()}
+    return {f"mig-{name}.{key}": str(value) for key, value in values.items()}
+
+
+def resources(node: Node) -> dict[str, str]:
+    """Capacity of a node; what the device plugin offers is part of it."""
+    offered = Counter(
+        "nvidia.com/gpu" if placed is None else placed.resource
+        for gpu in node.gpus
+        for placed in (gpu if gpu is not None else (None,))
+    )
+    plain = {
+        "cpu": str(node.cpu),
+        "memory": f"{node.memory_gib}Gi",
+        "ephemeral-storage": "1000Gi",
+        "pods": "110",
+    }
+    return plain | {resource: str(count) for resource, count in sorted(offered.items())}

@@ -1,0 +1,72 @@
+"""Which MIG slices fit on one GPU together, and where."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tessera.domain.catalog import Product, Slice
+
+MEDIA = "+me"
+"""Suffix of the one small slice of a GPU that also has the media engines."""
+
+# Legal starts on the axis of memory slices, by (compute, memory) slices; the right end first, as
+# the driver does, since a 3g at 0 strands a compute slice. The 7 + 8 geometry of A100 to H200.
+_STARTS = {
+    (1, 1): (6, 5, 4, 3, 2, 1, 0),
+    (1, 2): (6, 4, 2, 0),
+    (2, 2): (4, 2, 0),
+    (3, 4): (4, 0),
+    (4, 4): (0,),
+    (7, 8): (0,),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A slice and the memory slice that it starts at."""
+
+    profile: str
+    slice: Slice
+    start: int
+
+    @property
+    def instance(self) -> int:
+        """The GPU instance id as drivers number them: halves, quarters, then eighths."""
+        size = self.slice.memory_slices
+        return 8 // size - 1 + self.start // size
+
+    @property
+    def resource(self) -> str:
+        return f"nvidia.com/mig-{self.profile.replace('+', '.')}"
+
+
+def known(product: Product, profile: str) -> Slice | None:
+    """The slice that a profile of this product stands for."""
+    found = product.slice(profile.removesuffix(MEDIA))
+    if found is not None and profile.endswith(MEDIA) and found.memory_slices != 1:
+        return None
+    return found
+
+
+def place(product: Product, profiles: Sequence[str]) -> tuple[Placed, ...] | None:
+    """Starts for all the profiles of one GPU, in the order of their starts; None if none exist."""
+    if sum(profile.endswith(MEDIA) for profile in profiles) > 1:
+        return None
+    slices = [(profile, known(product, profile)) for profile in profiles]
+    wanted = [(profile, found) for profile, found in slices if found is not None]
+    wanted.sort(key=lambda pair: (-pair[1].memory_slices, -pair[1].compute_slices, pair[0]))
+    placed = _search(wanted, frozenset())
+    return None if placed is None else tuple(sorted(placed, key=lambda one: one.start))
+
+
+def _search(wanted: Sequence[tuple[str, Slice]], taken: frozenset[int]) -> list[Placed] | None:
+    if not wanted:
+        return []
+    (profile, found), *rest = wanted
+    for start in _STARTS[found.compute_slices, found.memory_slices]:
+        needed = frozenset(range(start, start + found.memory_slices))
+        if needed & taken:
+            continue
+        others = _search(rest, taken | needed)
+        if others is not None:
+            return [Placed(profile, found, start), *others]
+    return None

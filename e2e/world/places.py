@@ -1,0 +1,22 @@
+"""Where a world keeps its files."""
+
+import os
+from pathlib import Path
+
+HERE = Path(__file__).parent
+MANIFESTS = HERE / "manifests"
+DEFAULT_FLEET = HERE / "fleets" / "default.yaml"
+
+
+def cache() -> Path:
+    """The user's cache folder of this project, made when missing."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(base) / "tessera"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def worlds() -> Path:
+    folder = cache() / "worlds"
+    folder.mkdir(exist_ok=True)
+    return folder

@@ -1,0 +1,1 @@
+"""What kube-proxy does elsewhere: Services on loopback addresses, by forwarding in user space."""

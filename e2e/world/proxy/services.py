@@ -1,0 +1,77 @@
+"""A listener for every port of every Service."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from world.api import SERVICES, Api, Json
+from world.mirror import Key, Mirror
+from world.proxy.endpoints import endpoints
+from world.proxy.forward import Address, listen
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Services:
+    """Listens where Services are; chooses among pods as they are at each new connection."""
+
+    api: Api
+    pods: Callable[[], Iterable[Json]]
+    fixed: Mapping[Key, Address]
+    """Backends of Services without a selector: programs of the world itself."""
+    mirror: Mirror = field(init=False)
+    _listeners: dict[Address, asyncio.Server] = field(default_factory=dict)
+    _turns: dict[Address, int] = field(default_factory=dict)
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.mirror = Mirror(self.api, SERVICES.path(), lambda *_: self._changed.set())
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.mirror.follow())
+            while True:
+                await self._changed.wait()
+                self._changed.clear()
+                await self._settle()
+
+    def backends(self, key: Key, number: int) -> list[Address]:
+        """Where the port of a Service leads just now."""
+        service = self.mirror.objects.get(key)
+        if service is None:
+            return []
+        if key in self.fixed:
+            return [self.fixed[key]]
+        port = next((one for one in service["spec"]["ports"] if one["port"] == number), None)
+        return [] if port is None else sorted(endpoints(service, port, self.pods()))
+
+    async def _settle(self) -> None:
+        wanted = dict(_addresses(self.mirror.objects))
+        for address in self._listeners.keys() - wanted.keys():
+            self._listeners.pop(address).close()
+        for address in wanted.keys() - self._listeners.keys():
+            await self._open(address, wanted[address])
+
+    async def _open(self, address: Address, key: Key) -> None:
+        def choose() -> list[Address]:
+            found = self.backends(key, address[1])
+            turn = self._turns[address] = self._turns.get(address, 0) + 1
+            first = turn % len(found) if found else 0
+            return found[first:] + found[:first]
+
+        try:
+            self._listeners[address] = await listen(address, choose)
+        except OSError as error:
+            # Ports below 1024 want root; everything else of the Service works.
+            log.warning("Service %s/%s is not served on port %s: %s", *key, address[1], error)
+
+
+def _addresses(services: Mapping[Key, Json]) -> Iterable[tuple[Address, Key]]:
+    for key, service in services.items():
+        address = service["spec"].get("clusterIP")
+        if address and address != "None":
+            for port in service["spec"].get("ports", []):
+                if port.get("protocol", "TCP") == "TCP":
+                    yield (address, port["port"]), key

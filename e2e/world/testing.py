@@ -1,0 +1,151 @@
+"""For tests against a world: manifests with defaults, and waiting for what one wants to see."""
+
+import asyncio
+import itertools
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import aiohttp
+
+from world.api import CONFIG_MAPS, PODS, SERVICE_ACCOUNTS, Api, ApiError, Json
+
+T = TypeVar("T")
+LOOK_SECONDS = 0.05
+SHOWN_CHARACTERS = 3000
+_numbers = itertools.count(1)
+
+
+async def eventually(
+    read: Callable[[], Awaitable[T]], holds: Callable[[T], object], *, within: float = 20
+) -> T:
+    """Read until it holds; the failure shows what was read last."""
+    seen: object = None
+    try:
+        async with asyncio.timeout(within):
+            while True:
+                try:
+                    seen = found = await read()
+                    if holds(found):
+                        return found
+                except (ApiError, aiohttp.ClientError, OSError) as error:
+                    seen = str(error) or type(error).__name__
+                await asyncio.sleep(LOOK_SECONDS)
+    except TimeoutError:
+        shown = json.dumps(seen, indent=1, default=str)[-SHOWN_CHARACTERS:]
+        raise AssertionError(f"did not hold within {within:g} s; seen last: {shown}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """One namespace of a world, for one test."""
+
+    api: Api
+    namespace: str
+
+    async def create(self, manifest: Json) -> Json:
+        meta = manifest["metadata"] | {"namespace": self.namespace}
+        path = (await self.api.path_of(manifest | {"metadata": meta})).rpartition("/")[0]
+        return await self.api.create(path, manifest | {"metadata": meta})
+
+    async def pod(self, name: str) -> Json:
+        return await self.api.get(PODS.path(self.namespace, name))
+
+    async def pods(self, selector: str = "") -> list[Json]:
+        path = PODS.path(self.namespace)
+        found: list[Json] = (await self.api.get(path, labelSelector=selector))["items"]
+        return found
+
+    async def until(self, name: str, holds: Callable[[Json], object], within: float = 20) -> Json:
+        """Wait for a pod."""
+        return await eventually(lambda: self.pod(name), holds, within=within)
+
+    async def ready(self, manifest: Json, within: float = 20) -> Json:
+        """Create a pod, and wait until it is ready."""
+        await self.create(manifest)
+        return await self.until(manifest["metadata"]["name"], is_ready, within)
+
+    async def ended(self, manifest: Json, within: float = 20) -> Json:
+        """Create a pod, and wait for its end."""
+        await self.create(manifest)
+        return await self.until(manifest["metadata"]["name"], is_over, within)
+
+
+@asynccontextmanager
+async def room(api: Api) -> AsyncIterator[Room]:
+    """A fresh namespace whose pods are gone afterwards."""
+    name = f"test-{next(_numbers)}"
+    await api.create("/api/v1/namespaces", {"metadata": {"name": name}})
+    await eventually(lambda: api.get(SERVICE_ACCOUNTS.path(name, "default")), bool)
+    await eventually(lambda: api.get(CONFIG_MAPS.path(name, "kube-root-ca.crt")), bool)
+    found = Room(api, name)
+    try:
+        yield found
+    finally:
+        await api.delete(f"/api/v1/namespaces/{name}")
+        for pod in await found.pods():
+            path = PODS.path(name, pod["metadata"]["name"])
+            await api.delete(path, {"gracePeriodSeconds": 0})
+
+
+def a_container(script: str = "", **fields: object) -> Json:
+    """Runs a shell script; without one, the small web server."""
+    if script:
+        return {"name": "main", "image": "world/sh:1", "args": [script], **fields}
+    port = {"name": "http", "containerPort": 8000}
+    return {"name": "main", "image": "world/http:1", "ports": [port], **fields}
+
+
+def a_pod(
+    name: str, *containers: Json, labels: dict[str, str] | None = None, **spec: object
+) -> Json:
+    plain = {"terminationGracePeriodSeconds": 5, "automountServiceAccountToken": False}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "labels": {"app": name} | (labels or {})},
+        "spec": plain | {"containers": list(containers) or [a_container()]} | spec,
+    }
+
+
+def a_workload(kind: str, name: str, *containers: Json, **spec: object) -> Json:
+    """A Deployment, DaemonSet or Job; `template` in the spec adds to that of its pods."""
+    extra = spec.pop("template", {})
+    pod = a_pod(name, *containers)
+    template = {"metadata": pod["metadata"], "spec": pod["spec"] | (extra or {})}
+    fields: Json = {"template": template} | spec
+    if kind != "Job":
+        fields["selector"] = {"matchLabels": {"app": name}}
+    version = "batch/v1" if kind == "Job" else "apps/v1"
+    return {"apiVersion": version, "kind": kind, "metadata": {"name": name}, "spec": fields}
+
+
+def a_service(name: str, **spec: object) -> Json:
+    plain = {
+        "selector": {"app": name},
+        "ports": [{"name": "http", "port": 8080, "targetPort": "http"}],
+    }
+    return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": plain | spec}
+
+
+def is_ready(pod: Json) -> bool:
+    return condition(pod, "Ready") == "True"
+
+
+def is_over(pod: Json) -> bool:
+    return pod["status"].get("phase") in ("Succeeded", "Failed")
+
+
+def condition(found: Json, kind: str) -> str:
+    """The status of a condition; empty when there is none."""
+    conditions = found.get("status", {}).get("conditions", [])
+    return next((one["status"] for one in conditions if one["type"] == kind), "")
+
+
+def container_status(pod: Json, name: str = "main") -> Json:
+    """The status of one container, init containers too; empty when there is none yet."""
+    status = pod.get("status", {})
+    told = status.get("containerStatuses", []) + status.get("initContainerStatuses", [])
+    return next((one for one in told if one["name"] == name), {})

@@ -1,0 +1,39 @@
+"""One world for most tests of the world, a namespace for each test."""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+import world as worlds
+from world.api import Api, connect
+from world.testing import Room, room
+
+FLEET = Path(__file__).parent / "fleet.yaml"
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def world() -> Iterator[worlds.World]:
+    """At the end, nothing must have gone wrong inside that no test has noticed."""
+    with worlds.start(fleet=FLEET) as found:
+        yield found
+        log = (found.folder / "logs" / "world.log").read_text()
+    assert "ERROR" not in log, log
+
+
+@pytest.fixture
+async def api(world: worlds.World) -> AsyncIterator[Api]:
+    async with connect(world.kubeconfig) as found:
+        yield found
+
+
+@pytest.fixture
+async def here(api: Api) -> AsyncIterator[Room]:
+    """A namespace of the test's own."""
+    async with room(api) as found:
+        yield found

@@ -1,0 +1,102 @@
+"""The programs of a world are built once, visibly, and go on after an interruption."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from world import WorldError, binaries
+from world.places import HERE
+
+COMPILER = """#!/bin/sh
+[ "$1" = version ] && exit {version}
+while [ "$1" != -o ]; do shift; done
+case "$2" in */.{fails}.partial) echo "cannot find package"; exit 1;; esac
+echo program > "$2"
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, and a PATH with nothing but what the test puts there and a shell."""
+    folder = tmp_path / "path"
+    folder.mkdir()
+    (folder / "sh").symlink_to("/bin/sh")
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return folder
+
+
+def install_go(path: Path, *, version: int = 0, fails: str = "none") -> None:
+    compiler = path / "go"
+    compiler.write_text(COMPILER.format(version=version, fails=fails))
+    compiler.chmod(0o755)
+
+
+def test_every_program_is_built_with_its_place_in_the_row(path: Path) -> None:
+    install_go(path)
+    said: list[str] = []
+
+    folder = binaries.ensure(said.append)
+
+    assert {file.name for file in folder.iterdir()} == {*binaries.PACKAGES, ".lock"}
+    assert said[0] == "building etcd (1 of 8)"
+    assert said[-1] == "building helm (8 of 8)"
+
+
+def test_nothing_is_built_twice(path: Path) -> None:
+    install_go(path)
+    binaries.ensure(lambda _: None)
+    (path / "go").unlink()
+    said: list[str] = []
+
+    binaries.ensure(said.append)
+
+    assert said == []
+
+
+def test_an_interrupted_build_goes_on_where_it_stopped(path: Path) -> None:
+    install_go(path, fails="kwok")
+    with pytest.raises(WorldError, match=r"building kwok failed, see .*\n.*cannot find package"):
+        binaries.ensure(lambda _: None)
+    install_go(path)
+    said: list[str] = []
+
+    binaries.ensure(said.append)
+
+    assert said[0] == "building kwok (1 of 3)"
+
+
+def test_two_starters_do_not_build_twice(path: Path) -> None:
+    install_go(path)
+    said: list[str] = []
+    starters = [
+        threading.Thread(target=binaries.ensure, args=(said.append,), daemon=True) for _ in range(2)
+    ]
+    for starter in starters:
+        starter.start()
+    for starter in starters:
+        starter.join(timeout=30)
+
+    assert sum(line.startswith("building") for line in said) == len(binaries.PACKAGES)
+
+
+@pytest.mark.usefixtures("path")
+def test_a_missing_compiler_is_named_with_its_version() -> None:
+    with pytest.raises(WorldError, match=r"needs `go` on PATH: install Go 1\.\d+\.\d+ or newer"):
+        binaries.ensure(lambda _: None)
+
+
+def test_an_old_compiler_is_refused_in_one_line(path: Path) -> None:
+    install_go(path, version=1)
+
+    with pytest.raises(WorldError, match=r"this `go` is too old: install Go 1\.\d+") as refused:
+        binaries.ensure(lambda _: None)
+
+    assert "\n" not in str(refused.value)
+
+
+def test_the_module_lists_every_program_as_a_tool() -> None:
+    module = (HERE / "binaries" / "go.mod").read_text()
+
+    assert all(f"\t{package}\n" in module for package in binaries.PACKAGES.values())

@@ -1,0 +1,309 @@
+"""What a container of a world finds around it, and how it is started, probed and ended."""
+
+import json
+import subprocess
+
+import aiohttp
+import pytest
+
+import world as worlds
+from world.api import Json
+from world.testing import (
+    Room,
+    a_container,
+    a_pod,
+    container_status,
+    eventually,
+    is_over,
+    is_ready,
+)
+
+pytestmark = pytest.mark.world
+NEVER: Json = {"restartPolicy": "Never"}
+
+
+def last_words(pod: Json) -> str:
+    return str(container_status(pod)["state"]["terminated"].get("message", ""))
+
+
+async def get(pod: Json, path: str) -> aiohttp.ClientResponse:
+    """Ask the small web server in a pod."""
+    async with aiohttp.ClientSession() as session:
+        url = f"http://{pod['status']['podIP']}:8000{path}"
+        async with session.get(url) as answer:
+            await answer.read()
+            return answer
+
+
+async def test_environment_comes_from_values_pods_config_maps_and_secrets(here: Room) -> None:
+    await here.create(
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": "settings"},
+            "data": {"COLOUR": "blue", "SIZE": "large"},
+        }
+    )
+    await here.create(
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": "keys"},
+            "stringData": {"token": "open sesame"},
+        }
+    )
+    env = [
+        {"name": "PLAIN", "value": "one"},
+        {"name": "BOTH", "value": "$(PLAIN) and $(COLOUR), not $$(PLAIN)"},
+        {"name": "NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+        {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+        {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "keys", "key": "token"}}},
+        {
+            "name": "CORES",
+            "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}},
+        },
+    ]
+    container = a_container(
+        env=env,
+        envFrom=[{"configMapRef": {"name": "settings"}}],
+        resources={"limits": {"cpu": "1500m"}},
+    )
+
+    pod = await here.ready(a_pod("web", container))
+
+    found = await (await get(pod, "/env")).json()
+    expected = {
+        "COLOUR": "blue",
+        "SIZE": "large",
+        "PLAIN": "one",
+        "BOTH": "one and blue, not $(PLAIN)",
+        "NAME": "web",
+        "IP": pod["status"]["podIP"],
+        "TOKEN": "open sesame",
+        "CORES": "2",
+    }
+    assert {key: found[key] for key in expected} == expected
+
+
+async def test_a_process_sees_nothing_of_the_starters_environment(here: Room) -> None:
+    script = "env | cut -d= -f1 | sort | tr '\\n' ' ' > /dev/termination-log"
+
+    pod = await here.ended(a_pod("clean", a_container(script), **NEVER))
+
+    assert set(last_words(pod).split()) <= {
+        "HOME",
+        "HOSTNAME",
+        "PATH",
+        "PWD",
+        "SHLVL",
+        "_",
+        "OLDPWD",
+    }
+
+
+async def test_a_container_waits_for_a_config_map_that_does_not_exist_yet(here: Room) -> None:
+    source = {"configMapRef": {"name": "late"}}
+    await here.create(a_pod("patient", a_container(envFrom=[source])))
+    pod = await here.until(
+        "patient",
+        lambda it: (
+            "waiting" in container_status(it).get("state", {})
+            and container_status(it)["state"]["waiting"]["reason"] == "CreateContainerConfigError"
+        ),
+    )
+    assert 'configmap "late" not found' in container_status(pod)["state"]["waiting"]["message"]
+
+    await here.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "late"}})
+
+    await here.until("patient", is_ready)
+
+
+async def test_mount_paths_lead_to_the_volumes_in_arguments_and_environment(here: Room) -> None:
+    await here.create(
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": "files"},
+            "data": {"a.txt": "alpha", "b.txt": "beta"},
+        }
+    )
+    volumes = [
+        {"name": "files", "configMap": {"name": "files"}},
+        {"name": "deep", "emptyDir": {"medium": "Memory"}},
+        {
+            "name": "info",
+            "downwardAPI": {
+                "items": [
+                    {"path": "app", "fieldRef": {"fieldPath": "metadata.labels['app']"}},
+                    {"path": "deep/uid", "fieldRef": {"fieldPath": "metadata.uid"}},
+                ]
+            },
+        },
+    ]
+    mounts = [
+        {"name": "files", "mountPath": "/etc/app", "readOnly": True},
+        {"name": "deep", "mountPath": "/etc/app/deep"},
+        {"name": "info", "mountPath": "/info"},
+        {"name": "files", "mountPath": "/one/b", "subPath": "b.txt"},
+    ]
+    script = (
+        "cp /etc/app/a.txt /etc/app/deep/copy;"
+        "cat $WHERE/a.txt /etc/app/deep/copy /one/b /info/app /info/deep/uid > /dev/termination-log"
+    )
+    container = a_container(
+        script, env=[{"name": "WHERE", "value": "/etc/app"}], volumeMounts=mounts
+    )
+
+    pod = await here.ended(a_pod("reader", container, volumes=volumes, **NEVER))
+
+    assert last_words(pod) == f"alphaalphabetareader{pod['metadata']['uid']}"
+
+
+async def test_a_changed_secret_arrives_in_a_running_container(here: Room) -> None:
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "key"},
+        "stringData": {"word": "old"},
+    }
+    await here.create(secret)
+    script = "until grep -q new /key/word; do sleep 0.1; done"
+    mount = {"name": "key", "mountPath": "/key"}
+    volume = {"name": "key", "secret": {"secretName": "key"}}
+    container = a_container(script, volumeMounts=[mount])
+    await here.create(a_pod("reader", container, volumes=[volume], **NEVER))
+    await here.until("reader", is_ready)
+
+    path = f"/api/v1/namespaces/{here.namespace}/secrets/key"
+    await here.api.patch(path, {"stringData": {"word": "new"}})
+
+    await here.until("reader", is_over, within=60)
+
+
+async def test_a_claim_is_bound_and_keeps_its_files_from_pod_to_pod(here: Room) -> None:
+    claim = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "models"},
+        "spec": {
+            "accessModes": ["ReadWriteMany"],
+            "resources": {"requests": {"storage": "1Gi"}},
+        },
+    }
+    await here.create(claim)
+    volume = {"name": "models", "persistentVolumeClaim": {"claimName": "models"}}
+    mount = [{"name": "models", "mountPath": "/models"}]
+
+    writer = a_container("echo weights > /models/file", volumeMounts=mount)
+    await here.ended(a_pod("writer", writer, volumes=[volume], **NEVER))
+    reader = a_container("cat /models/file > /dev/termination-log", volumeMounts=mount)
+    pod = await here.ended(a_pod("reader", reader, volumes=[volume], **NEVER))
+
+    assert last_words(pod) == "weights\n"
+
+
+async def test_a_deleted_claim_takes_its_volume_along(here: Room, world: worlds.World) -> None:
+    claim = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "scratch"},
+        "spec": {
+            "accessModes": ["ReadWriteOnce"],
+            "resources": {"requests": {"storage": "1Gi"}},
+        },
+    }
+    await here.create(claim)
+    path = f"/api/v1/namespaces/{here.namespace}/persistentvolumeclaims/scratch"
+    bound = await eventually(
+        lambda: here.api.get(path), lambda it: it["status"].get("phase") == "Bound"
+    )
+    volume = bound["spec"]["volumeName"]
+
+    await here.api.delete(path)
+
+    async def volumes() -> list[str]:
+        found = await here.api.get("/api/v1/persistentvolumes")
+        return [one["metadata"]["name"] for one in found["items"]]
+
+    await eventually(volumes, lambda names: volume not in names)
+    assert not (world.folder / "claims" / volume).exists()
+
+
+async def test_a_service_account_may_do_what_its_role_binding_says(here: Room) -> None:
+    script = (
+        "kubectl get configmaps > /dev/null || exit 3;"
+        "kubectl auth whoami -o jsonpath='{.status.userInfo.username}' > /dev/termination-log"
+    )
+    spec = NEVER | {"automountServiceAccountToken": True}
+    refused = await here.ended(a_pod("before", a_container(script), **spec))
+    assert container_status(refused)["state"]["terminated"]["exitCode"] == 3
+
+    await here.create(
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "RoleBinding",
+            "metadata": {"name": "viewers"},
+            "roleRef": {
+                "apiGroup": "rbac.authorization.k8s.io",
+                "kind": "ClusterRole",
+                "name": "view",
+            },
+            "subjects": [
+                {"kind": "ServiceAccount", "name": "default", "namespace": here.namespace}
+            ],
+        }
+    )
+
+    allowed = await here.ended(a_pod("after", a_container(script), **spec))
+    assert container_status(allowed)["state"]["terminated"]["exitCode"] == 0
+    assert last_words(allowed) == f"system:serviceaccount:{here.namespace}:default"
+
+
+def kubectl_logs(world: worlds.World, here: Room, pod: str, *options: str) -> str:
+    command = [str(world.binary("kubectl")), "logs", pod, "-n", here.namespace, *options]
+    env = {"KUBECONFIG": str(world.kubeconfig), "HOME": str(world.folder)}
+    return subprocess.run(
+        command, env=env, capture_output=True, text=True, check=True, timeout=30
+    ).stdout
+
+
+async def test_kubectl_shows_logs_of_this_start_and_the_one_before(
+    here: Room, world: worlds.World
+) -> None:
+    mount = [{"name": "state", "mountPath": "/state"}]
+    script = (
+        "if [ -e /state/ran ]; then echo again; echo still; sleep 1000; fi;"
+        "touch /state/ran; echo once; exit 1"
+    )
+    volumes = [{"name": "state", "emptyDir": {}}]
+    await here.create(a_pod("talker", a_container(script, volumeMounts=mount), volumes=volumes))
+    await here.until(
+        "talker", lambda it: container_status(it).get("restartCount") == 1 and is_ready(it)
+    )
+
+    assert kubectl_logs(world, here, "talker") == "again\nstill\n"
+    assert kubectl_logs(world, here, "talker", "--tail=1") == "still\n"
+    assert kubectl_logs(world, here, "talker", "--previous") == "once\n"
+
+
+async def test_kubectl_follows_a_log_to_its_end(here: Room, world: worlds.World) -> None:
+    script = "echo one; sleep 1; echo two"
+    await here.create(a_pod("talker", a_container(script), restartPolicy="Never"))
+    await here.until("talker", lambda it: container_status(it).get("containerID"))
+
+    assert kubectl_logs(world, here, "talker", "--follow") == "one\ntwo\n"
+
+
+async def test_the_audit_log_says_who_wrote_what(here: Room, world: worlds.World) -> None:
+    await here.ready(a_pod("web"))
+
+    lines = world.audit_log.read_text().splitlines()
+
+    entries = [json.loads(line) for line in lines if here.namespace in line]
+    writes = {
+        (entry["user"]["username"], entry["verb"], entry["objectRef"].get("subresource", ""))
+        for entry in entries
+        if entry["objectRef"].get("name") == "web"
+    }
+    assert ("system:world:kubelet", "patch", "status") in writes
+    assert ("system:kube-scheduler", "create", "binding") in writes

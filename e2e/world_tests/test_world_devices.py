@@ -1,0 +1,126 @@
+"""GPUs and MIG slices: who gets which, and what the exporter and Prometheus say of them."""
+
+import re
+from typing import Any
+
+import aiohttp
+import pytest
+
+import world as worlds
+from world.api import Json
+from world.testing import Room, a_container, a_pod, container_status, eventually, is_ready
+
+pytestmark = pytest.mark.world
+SLICE = "nvidia.com/mig-1g.10gb"
+
+
+def asking(resource: str, count: int = 1, **fields: Any) -> Json:
+    return a_container(resources={"limits": {resource: str(count)}}, **fields)
+
+
+async def environment(pod: Json) -> dict[str, str]:
+    url = f"http://{pod['status']['podIP']}:8000/env"
+    async with aiohttp.ClientSession() as session, session.get(url) as answer:
+        found: dict[str, str] = await answer.json()
+        return found
+
+
+async def ask(world: worlds.World, query: str) -> list[dict[str, str]]:
+    """The label sets of the answers of Prometheus, with the value under `value`."""
+    url = f"{world.prometheus_url}/api/v1/query"
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(url, params={"query": query}) as answer,
+    ):
+        found: dict[str, Any] = await answer.json()
+    return [one["metric"] | {"value": one["value"][1]} for one in found["data"]["result"]]
+
+
+async def test_every_pod_gets_a_slice_of_its_own_and_keeps_it(
+    here: Room, world: worlds.World
+) -> None:
+    pods = [await here.ready(a_pod(f"engine-{n}", asking(SLICE))) for n in range(2)]
+    first, second = [await environment(pod) for pod in pods]
+
+    assert first["TESSERA_SIM_DEVICE"] == "NVIDIA-A100-SXM4-80GB/1g.10gb"
+    assert first["TESSERA_SIM_DEVICES"] == "1"
+    assert first["NVIDIA_VISIBLE_DEVICES"].startswith("MIG-")
+    assert first["NVIDIA_VISIBLE_DEVICES"] != second["NVIDIA_VISIBLE_DEVICES"]
+
+    world.kill(here.namespace, "engine-0", "main")
+    pod = await here.until(
+        "engine-0", lambda it: container_status(it)["restartCount"] == 1 and is_ready(it)
+    )
+    again = await eventually(lambda: environment(pod), bool)
+    assert again["NVIDIA_VISIBLE_DEVICES"] == first["NVIDIA_VISIBLE_DEVICES"]
+
+
+async def test_whole_gpus_are_counted(here: Room) -> None:
+    toleration = {"key": "kubernetes.azure.com/scalesetpriority", "operator": "Exists"}
+
+    pod = await here.ready(a_pod("engine", asking("nvidia.com/gpu", 2), tolerations=[toleration]))
+
+    found = await environment(pod)
+    assert found["TESSERA_SIM_DEVICE"] == "NVIDIA-H100-80GB-HBM3"
+    assert found["TESSERA_SIM_DEVICES"] == "2"
+
+
+async def test_a_pod_that_asks_for_more_than_there_is_fails_its_admission(here: Room) -> None:
+    # Bound by hand, since the scheduler would not.
+    pod = await here.ended(a_pod("greedy", asking("nvidia.com/gpu", 2), nodeName="a100"))
+
+    assert pod["status"]["phase"] == "Failed"
+    assert pod["status"]["reason"] == "UnexpectedAdmissionError"
+    assert "Requested: 2, Available: 1" in pod["status"]["message"]
+
+
+async def test_the_slice_of_an_ended_pod_is_free_again(here: Room) -> None:
+    script = "exit 0"
+    for number in range(3):
+        container = a_container(script, resources={"limits": {"nvidia.com/mig-3g.40gb": "1"}})
+        await here.ended(a_pod(f"short-{number}", container, restartPolicy="Never"))
+
+
+async def test_the_exporter_says_who_is_on_which_slice_and_how_busy_it_is(
+    here: Room, world: worlds.World
+) -> None:
+    await here.ready(a_pod("engine", asking(SLICE, args=["--busy"])))
+
+    query = f'DCGM_FI_PROF_GR_ENGINE_ACTIVE{{namespace="{here.namespace}"}} > 0.5'
+    (found,) = await eventually(lambda: ask(world, query), bool)
+
+    expected = {
+        "pod": "engine",
+        "container": "main",
+        "node": "a100",
+        "hostname": "a100",
+        "gpu": "0",
+        "device": "nvidia0",
+        "modelName": "NVIDIA A100-SXM4-80GB",
+        "GPU_I_PROFILE": "1g.10gb",
+        "job": "dcgm-exporter",
+    }
+    assert {key: found.get(key) for key in expected} == expected
+    assert re.fullmatch(r"\d+", found["GPU_I_ID"])
+    (used,) = await ask(world, f'DCGM_FI_DEV_FB_USED{{namespace="{here.namespace}"}}')
+    assert float(used["value"]) > 8000
+
+
+async def test_slices_have_no_gpu_utilisation(world: worlds.World) -> None:
+    found = await eventually(lambda: ask(world, 'DCGM_FI_DEV_GPU_UTIL{node="a100"}'), bool)
+
+    assert {one["gpu"] for one in found} == {"1"}
+    assert all("GPU_I_ID" not in one for one in found)
+
+
+async def test_prometheus_scrapes_what_belongs_to_tessera(here: Room, world: worlds.World) -> None:
+    labels = {"app.kubernetes.io/part-of": "tessera", "tessera.dev/service": "chat"}
+    await here.ready(a_pod("engine", labels=labels))
+    await here.ready(a_pod("stranger"))
+
+    query = f'world_requests_total{{namespace="{here.namespace}"}}'
+    (found,) = await eventually(lambda: ask(world, query), bool)
+
+    expected = {"pod": "engine", "tessera_dev_service": "chat", "container": "main"}
+    assert {key: found.get(key) for key in expected} == expected
+    assert found["node"]

@@ -1,0 +1,200 @@
+"""How containers of a world are probed, restarted and ended."""
+
+import subprocess
+
+import aiohttp
+import pytest
+
+import world as worlds
+from world.api import PODS, Json
+from world.testing import (
+    Room,
+    a_container,
+    a_pod,
+    condition,
+    container_status,
+    eventually,
+    is_ready,
+)
+
+pytestmark = pytest.mark.world
+NEVER: Json = {"restartPolicy": "Never"}
+
+
+def last_words(pod: Json) -> str:
+    return str(container_status(pod)["state"]["terminated"].get("message", ""))
+
+
+async def get(pod: Json, path: str) -> aiohttp.ClientResponse:
+    """Ask the small web server in a pod."""
+    async with aiohttp.ClientSession() as session:
+        url = f"http://{pod['status']['podIP']}:8000{path}"
+        async with session.get(url) as answer:
+            await answer.read()
+            return answer
+
+
+async def test_readiness_follows_an_http_probe(here: Room) -> None:
+    probe = {"httpGet": {"path": "/health", "port": "http"}, "periodSeconds": 1}
+    pod = await here.ready(
+        a_pod("web", a_container(readinessProbe=probe | {"failureThreshold": 1}))
+    )
+
+    await get(pod, "/fail")
+    await here.until("web", lambda it: condition(it, "Ready") == "False")
+    await get(pod, "/heal")
+    pod = await here.until("web", is_ready)
+
+    assert container_status(pod)["restartCount"] == 0
+
+
+async def test_a_failing_liveness_probe_restarts_the_container(here: Room) -> None:
+    probe = {"httpGet": {"path": "/health", "port": 8000}, "periodSeconds": 1}
+    pod = await here.ready(a_pod("web", a_container(livenessProbe=probe | {"failureThreshold": 2})))
+
+    await get(pod, "/fail")
+
+    await here.until("web", lambda it: container_status(it)["restartCount"] == 1 and is_ready(it))
+
+
+async def test_a_startup_probe_holds_back_the_others(here: Room) -> None:
+    port = {"tcpSocket": {"port": 8000}}
+    container = a_container(
+        args=["--delay", "2"],
+        startupProbe=port | {"periodSeconds": 1, "failureThreshold": 10},
+        livenessProbe=port | {"periodSeconds": 1, "failureThreshold": 1},
+    )
+
+    pod = await here.ready(a_pod("slow", container))
+
+    assert container_status(pod)["restartCount"] == 0
+    assert container_status(pod)["started"]
+
+
+async def test_a_startup_probe_that_never_passes_restarts_the_container(here: Room) -> None:
+    probe = {"tcpSocket": {"port": 8000}, "periodSeconds": 1, "failureThreshold": 1}
+    await here.create(a_pod("slow", a_container(args=["--delay", "600"], startupProbe=probe)))
+
+    pod = await here.until("slow", lambda it: container_status(it).get("restartCount", 0) >= 1)
+
+    assert not is_ready(pod)
+
+
+async def test_an_exec_probe_runs_beside_the_container(here: Room) -> None:
+    mount = {"name": "state", "mountPath": "/state"}
+    container = a_container(
+        "sleep 1; touch /state/ready; sleep 1000",
+        volumeMounts=[mount],
+        readinessProbe={
+            "exec": {"command": ["test", "-e", "/state/ready"]},
+            "periodSeconds": 1,
+        },
+    )
+
+    await here.ready(a_pod("worker", container, volumes=[{"name": "state", "emptyDir": {}}]))
+
+
+async def test_a_readiness_gate_keeps_a_pod_unready_until_it_is_opened(here: Room) -> None:
+    gate = "tessera.dev/answers"
+    await here.create(a_pod("web", readinessGates=[{"conditionType": gate}]))
+    await here.until("web", lambda it: condition(it, "ContainersReady") == "True")
+    assert condition(await here.pod("web"), "Ready") == "False"
+
+    status = {"status": {"conditions": [{"type": gate, "status": "True"}]}}
+    path = PODS.path(here.namespace, "web", "status")
+    await here.api.patch(path, status, "application/strategic-merge-patch+json")
+
+    pod = await here.until("web", is_ready)
+    assert condition(pod, gate) == "True"
+
+
+async def test_the_end_is_hook_then_term_then_the_rest_of_the_grace(here: Room) -> None:
+    mount = [{"name": "diary", "mountPath": "/diary"}]
+    script = "trap 'echo term >> /diary/log; exit 0' TERM; while true; do sleep 0.05; done"
+    hook = {"exec": {"command": ["sh", "-c", "echo hook >> /diary/log"]}}
+    container = a_container(script, lifecycle={"preStop": hook}, volumeMounts=mount)
+    claim = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "diary"},
+        "spec": {
+            "accessModes": ["ReadWriteOnce"],
+            "resources": {"requests": {"storage": "1Mi"}},
+        },
+    }
+    await here.create(claim)
+    volumes = [{"name": "diary", "persistentVolumeClaim": {"claimName": "diary"}}]
+    await here.ready(a_pod("writer", container, volumes=volumes))
+
+    await here.api.delete(PODS.path(here.namespace, "writer"))
+    await eventually(here.pods, lambda pods: not pods)
+
+    reader = a_container("cat /diary/log > /dev/termination-log", volumeMounts=mount)
+    pod = await here.ended(a_pod("reader", reader, volumes=volumes, **NEVER))
+    assert last_words(pod) == "hook\nterm\n"
+
+
+async def test_what_ignores_term_is_killed_with_all_its_children(
+    here: Room, world: worlds.World
+) -> None:
+    script = "trap '' TERM; sh -c 'trap \"\" TERM; sleep 1000' & sleep 1000; sleep 1000"
+    await here.ready(a_pod("stubborn", a_container(script), terminationGracePeriodSeconds=1))
+    (pid,) = [one.pid for one in world.containers() if one.namespace == here.namespace]
+    assert pid is not None
+    assert len(session(pid)) >= 3
+
+    await here.api.delete(PODS.path(here.namespace, "stubborn"))
+    await eventually(here.pods, lambda pods: not pods)
+
+    async def left() -> list[str]:
+        return session(pid)
+
+    await eventually(left, lambda pids: not pids)
+
+
+def session(leader: int) -> list[str]:
+    """The processes of a session."""
+    found = subprocess.run(
+        ["ps", "-o", "pid=", "--sid", str(leader)], capture_output=True, text=True, check=False
+    )
+    return found.stdout.split()
+
+
+async def test_a_coroutine_gets_the_time_that_it_takes_to_drain(here: Room) -> None:
+    pod = await here.ready(a_pod("web", a_container(args=["--drain", "3"])))
+    await here.api.delete(PODS.path(here.namespace, "web"))
+    await here.until("web", lambda it: "deletionTimestamp" in it["metadata"])
+
+    assert (await get(pod, "/")).status == 200
+    await eventually(here.pods, lambda pods: not pods)
+
+
+async def test_the_end_of_the_log_is_the_message_of_a_failed_container(here: Room) -> None:
+    script = "for i in $(seq 1 100); do echo line $i; done; exit 4"
+    container = a_container(script, terminationMessagePolicy="FallbackToLogsOnError")
+
+    pod = await here.ended(a_pod("wordy", container, **NEVER))
+
+    lines = last_words(pod).splitlines()
+    assert (len(lines), lines[-1]) == (80, "line 100")
+
+
+async def test_wrong_arguments_of_a_coroutine_end_in_its_message(here: Room) -> None:
+    container = a_container(args=["--nonsense"], terminationMessagePolicy="FallbackToLogsOnError")
+
+    pod = await here.ended(a_pod("wrong", container, **NEVER))
+
+    assert container_status(pod)["state"]["terminated"]["exitCode"] == 2
+    assert "unrecognized arguments: --nonsense" in last_words(pod)
+
+
+async def test_a_killed_container_is_restarted(here: Room, world: worlds.World) -> None:
+    await here.ready(a_pod("process", a_container("sleep 1000")))
+    await here.ready(a_pod("coroutine"))
+
+    for name in ("process", "coroutine"):
+        world.kill(here.namespace, name, "main")
+        pod = await here.until(
+            name, lambda it: container_status(it)["restartCount"] == 1 and is_ready(it)
+        )
+        assert container_status(pod)["lastState"]["terminated"]["exitCode"] == 137

@@ -1,0 +1,145 @@
+"""Nodes of a world: what they say of themselves, how they fall silent, die and come back."""
+
+import pytest
+
+import world as worlds
+from world.api import NODES, Api, Json
+from world.testing import (
+    Room,
+    a_container,
+    a_pod,
+    a_workload,
+    condition,
+    container_status,
+    eventually,
+    is_ready,
+)
+
+pytestmark = pytest.mark.world
+ON_VICTIM: Json = {
+    "nodeSelector": {"for": "victims"},
+    "tolerations": [{"key": "for", "value": "victims"}],
+}
+STAYS = [*ON_VICTIM["tolerations"], {"effect": "NoExecute", "operator": "Exists"}]
+
+
+def keys_of_taints(node: Json) -> set[str]:
+    return {taint["key"] for taint in node["spec"].get("taints", [])}
+
+
+async def victim(api: Api) -> Json:
+    return await api.get(NODES.path(name="victim"))
+
+
+async def test_a_gpu_node_says_what_feature_discovery_says(api: Api) -> None:
+    node = await api.get(NODES.path(name="a100"))
+
+    labels = node["metadata"]["labels"]
+    expected = {
+        "nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB",
+        "nvidia.com/gpu.count": "2",
+        "nvidia.com/mig.strategy": "mixed",
+        "nvidia.com/mig-1g.10gb.count": "4",
+        "nvidia.com/mig-3g.40gb.product": "NVIDIA-A100-SXM4-80GB-MIG-3g.40gb",
+        "karpenter.sh/capacity-type": "reserved",
+    }
+    assert {key: labels.get(key) for key in expected} == expected
+    offered = {key: v for key, v in node["status"]["allocatable"].items() if "nvidia" in key}
+    assert offered == {
+        "nvidia.com/gpu": "1",
+        "nvidia.com/mig-1g.10gb": "4",
+        "nvidia.com/mig-3g.40gb": "1",
+    }
+
+
+async def test_a_spot_node_carries_the_taint_of_its_cloud(api: Api) -> None:
+    node = await eventually(
+        lambda: api.get(NODES.path(name="h100-spot")),
+        lambda it: condition(it, "Ready") == "True",
+    )
+
+    assert "kubernetes.azure.com/scalesetpriority" in keys_of_taints(node)
+
+
+async def test_a_silent_node_is_declared_lost_while_its_containers_go_on(
+    here: Room, world: worlds.World
+) -> None:
+    before = await here.ready(a_pod("web", **(ON_VICTIM | {"tolerations": STAYS})))
+
+    world.silence("victim")
+    try:
+        lost = await eventually(
+            lambda: victim(here.api),
+            lambda it: (
+                condition(it, "Ready") == "Unknown"
+                and "node.kubernetes.io/unreachable" in keys_of_taints(it)
+            ),
+            within=30,
+        )
+        assert condition(lost, "Ready") == "Unknown"
+        await here.until("web", lambda it: condition(it, "Ready") == "False")
+        assert here.namespace in {one.namespace for one in world.containers()}
+    finally:
+        world.wake("victim")
+
+    after = await here.until("web", is_ready)
+    assert after["metadata"]["uid"] == before["metadata"]["uid"]
+    assert container_status(after)["restartCount"] == 0
+    await eventually(lambda: victim(here.api), lambda it: keys_of_taints(it) == {"for"})
+
+
+async def test_pods_of_a_dead_node_are_made_anew_elsewhere(here: Room, world: worlds.World) -> None:
+    preferred = {
+        "weight": 100,
+        "preference": {
+            "matchExpressions": [{"key": "for", "operator": "In", "values": ["victims"]}]
+        },
+    }
+    affinity = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [preferred]}}
+    spec = {"affinity": affinity, "tolerations": ON_VICTIM["tolerations"]}
+    await here.create(a_workload("Deployment", "web", replicas=1, template=spec))
+    (before,) = await eventually(
+        lambda: here.pods("app=web"), lambda pods: pods and all(map(is_ready, pods))
+    )
+    assert before["spec"]["nodeName"] == "victim"
+
+    world.end_node("victim")
+    try:
+        assert here.namespace not in {one.namespace for one in world.containers()}
+        await eventually(
+            lambda: here.pods("app=web"),
+            lambda pods: any(is_ready(pod) and pod["spec"]["nodeName"] != "victim" for pod in pods),
+            within=60,
+        )
+    finally:
+        world.wake("victim")
+
+    await eventually(lambda: victim(here.api), lambda it: condition(it, "Ready") == "True")
+    await eventually(lambda: here.pods("app=web"), lambda pods: len(pods) == 1)
+
+
+async def test_a_node_that_boots_again_restarts_its_pods(here: Room, world: worlds.World) -> None:
+    await here.ready(a_pod("web", **(ON_VICTIM | {"tolerations": STAYS})))
+
+    world.end_node("victim")
+    world.wake("victim")
+
+    await here.until("web", lambda it: container_status(it)["restartCount"] == 1 and is_ready(it))
+
+
+async def test_a_fake_node_only_says_that_its_pods_run(here: Room, world: worlds.World) -> None:
+    container = a_container() | {"image": "example.org/anything:1"}
+    spec: Json = {
+        "nodeSelector": {"for": "fakes"},
+        "tolerations": [{"key": "for", "value": "fakes"}],
+    }
+
+    pod = await here.ready(a_pod("dream", container, **spec))
+
+    assert pod["status"]["podIP"].startswith("10.")
+    assert here.namespace not in {one.namespace for one in world.containers()}
+
+
+async def test_an_unknown_node_is_named_in_the_refusal(world: worlds.World) -> None:
+    with pytest.raises(worlds.WorldError, match="no live node is named nobody"):
+        world.silence("nobody")

@@ -1,0 +1,204 @@
+"""Controllers of a real control plane find in a world what they expect of nodes."""
+
+import pytest
+
+from world.api import ApiError, Json
+from world.testing import (
+    Room,
+    a_container,
+    a_pod,
+    a_workload,
+    condition,
+    container_status,
+    eventually,
+    is_ready,
+)
+
+pytestmark = pytest.mark.world
+LOOPS = {"name": "main", "image": "world/sh:1", "args": ["exec sleep 1000"]}
+
+
+async def read(here: Room, kind: str, name: str) -> Json:
+    return await here.api.get(f"/apis/apps/v1/namespaces/{here.namespace}/{kind}/{name}")
+
+
+async def test_a_deployment_becomes_available_and_scales(here: Room) -> None:
+    await here.create(a_workload("Deployment", "web", replicas=2))
+    await eventually(
+        lambda: read(here, "deployments", "web"), lambda it: it["status"].get("readyReplicas") == 2
+    )
+
+    path = f"/apis/apps/v1/namespaces/{here.namespace}/deployments/web/scale"
+    await here.api.patch(path, {"spec": {"replicas": 4}})
+
+    await eventually(
+        lambda: read(here, "deployments", "web"), lambda it: it["status"].get("readyReplicas") == 4
+    )
+    addresses = {pod["status"]["podIP"] for pod in await here.pods("app=web")}
+    assert len(addresses) == 4
+
+
+async def test_a_rollout_replaces_every_pod(here: Room) -> None:
+    manifest = a_workload("Deployment", "web", replicas=2)
+    await here.create(manifest)
+    await eventually(lambda: here.pods("app=web"), lambda pods: sum(map(is_ready, pods)) == 2)
+    before = {pod["metadata"]["uid"] for pod in await here.pods("app=web")}
+
+    template = {"spec": {"template": {"metadata": {"annotations": {"edition": "2"}}}}}
+    path = f"/apis/apps/v1/namespaces/{here.namespace}/deployments/web"
+    await here.api.patch(path, template)
+
+    def replaced(pods: list[Json]) -> bool:
+        return len(pods) == 2 and not before & {pod["metadata"]["uid"] for pod in pods}
+
+    await eventually(lambda: here.pods("app=web"), replaced)
+
+
+async def test_a_daemon_set_runs_on_every_node_that_it_tolerates(here: Room) -> None:
+    spec = {"tolerations": [{"key": "for", "value": "victims"}]}
+    await here.create(a_workload("DaemonSet", "agent", LOOPS, template=spec))
+
+    pods = await eventually(
+        lambda: here.pods("app=agent"),
+        lambda pods: len(pods) == 3 and all(map(is_ready, pods)),
+    )
+
+    # Not on the spot node, whose taint it does not tolerate.
+    assert {pod["spec"]["nodeName"] for pod in pods} == {"a100", "control", "victim"}
+
+
+async def test_a_job_is_complete_when_its_pods_have_succeeded(here: Room) -> None:
+    spec = {"restartPolicy": "Never"}
+    job = a_workload("Job", "sums", a_container("true"), completions=2, template=spec)
+    await here.create(job)
+
+    path = f"/apis/batch/v1/namespaces/{here.namespace}/jobs/sums"
+    found = await eventually(
+        lambda: here.api.get(path), lambda it: condition(it, "Complete") == "True"
+    )
+
+    assert found["status"]["succeeded"] == 2
+
+
+async def test_a_job_whose_pod_fails_has_failed(here: Room) -> None:
+    spec = {"restartPolicy": "Never"}
+    job = a_workload("Job", "sums", a_container("exit 7"), backoffLimit=0, template=spec)
+    await here.create(job)
+
+    path = f"/apis/batch/v1/namespaces/{here.namespace}/jobs/sums"
+    await eventually(lambda: here.api.get(path), lambda it: condition(it, "Failed") == "True")
+
+    (pod,) = await here.pods("app=sums")
+    assert container_status(pod)["state"]["terminated"]["exitCode"] == 7
+
+
+async def test_an_eviction_waits_for_the_disruption_budget(here: Room) -> None:
+    await here.create(a_workload("Deployment", "web", replicas=2))
+    pods = await eventually(
+        lambda: here.pods("app=web"), lambda pods: sum(map(is_ready, pods)) == 2
+    )
+    budget = {"minAvailable": 2, "selector": {"matchLabels": {"app": "web"}}}
+    await here.create(
+        {
+            "apiVersion": "policy/v1",
+            "kind": "PodDisruptionBudget",
+            "metadata": {"name": "web"},
+            "spec": budget,
+        }
+    )
+    path = f"/apis/policy/v1/namespaces/{here.namespace}/poddisruptionbudgets/web"
+    await eventually(lambda: here.api.get(path), lambda it: it["status"].get("currentHealthy") == 2)
+
+    with pytest.raises(ApiError) as refused:
+        await evict(here, pods[0])
+    assert refused.value.status == 429
+
+    await here.api.patch(path, {"spec": {"minAvailable": 1}})
+    await eventually(
+        lambda: here.api.get(path), lambda it: it["status"].get("disruptionsAllowed") == 1
+    )
+    await evict(here, pods[0])
+    name = pods[0]["metadata"]["name"]
+    await eventually(
+        lambda: here.pods("app=web"),
+        lambda found: (
+            sum(map(is_ready, found)) == 2
+            and name not in {pod["metadata"]["name"] for pod in found}
+        ),
+    )
+
+
+async def evict(here: Room, pod: Json) -> None:
+    name = pod["metadata"]["name"]
+    meta = {"name": name, "namespace": here.namespace}
+    body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": meta}
+    await here.api.create(f"/api/v1/namespaces/{here.namespace}/pods/{name}/eviction", body)
+
+
+async def test_init_containers_run_in_order_before_the_others(here: Room) -> None:
+    volume = {"name": "shared", "emptyDir": {}}
+    mounts = [{"name": "shared", "mountPath": "/shared"}]
+    steps = [
+        a_container(f"echo {word} >> /shared/log", volumeMounts=mounts) | {"name": word}
+        for word in ("first", "second")
+    ]
+    main = a_container("cat /shared/log > /dev/termination-log", volumeMounts=mounts)
+
+    pod = await here.ended(
+        a_pod("steps", main, initContainers=steps, volumes=[volume], restartPolicy="Never")
+    )
+
+    assert container_status(pod)["state"]["terminated"]["message"] == "first\nsecond\n"
+
+
+async def test_a_sidecar_is_ended_after_the_main_container(here: Room) -> None:
+    sidecar = a_container(restartPolicy="Always") | {"name": "sidecar"}
+    pod = await here.ended(
+        a_pod("job", a_container("exit 0"), initContainers=[sidecar], restartPolicy="Never")
+    )
+
+    assert pod["status"]["phase"] == "Succeeded"
+    ended = container_status(pod, "sidecar")["state"]["terminated"]
+    assert ended["finishedAt"] >= container_status(pod)["state"]["terminated"]["finishedAt"]
+
+
+async def test_a_failing_container_is_restarted_with_a_growing_pause(here: Room) -> None:
+    await here.create(a_pod("crash", a_container("exit 3")))
+
+    pod = await here.until(
+        "crash",
+        lambda it: (
+            container_status(it).get("restartCount", 0) >= 2
+            and "waiting" in container_status(it)["state"]
+        ),
+    )
+
+    found = container_status(pod)
+    assert found["state"]["waiting"]["reason"] == "CrashLoopBackOff"
+    assert found["lastState"]["terminated"]["exitCode"] == 3
+    assert pod["status"]["phase"] == "Running"
+
+
+async def test_an_image_outside_the_table_is_named_with_the_table(here: Room) -> None:
+    await here.create(a_pod("strange", {"name": "main", "image": "example.org/nothing:1"}))
+
+    pod = await here.until(
+        "strange",
+        lambda it: (
+            container_status(it).get("state", {}).get("waiting", {}).get("reason")
+            in ("ErrImagePull", "ImagePullBackOff")
+        ),
+    )
+
+    message = container_status(pod)["state"]["waiting"]["message"]
+    assert "example.org/nothing:1" in message
+    assert "kubelet/images.py" in message
+
+
+async def test_a_forced_deletion_frees_the_name_at_once(here: Room) -> None:
+    stubborn = a_container("trap '' TERM; sleep 1000")
+    await here.ready(a_pod("stubborn", stubborn, terminationGracePeriodSeconds=600))
+
+    path = f"/api/v1/namespaces/{here.namespace}/pods/stubborn"
+    await here.api.delete(path, {"gracePeriodSeconds": 0})
+    await here.ready(a_pod("stubborn"))
