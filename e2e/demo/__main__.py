@@ -2,12 +2,13 @@
 
 import argparse
 import asyncio
+import functools
 import sys
 import time
 from pathlib import Path
 
 import world as worlds
-from demo import scale, serve, table
+from demo import engine, scale, serve, table
 from demo.stage import Say, SceneError, Stage, all_ready, apply_examples, install
 from world.api import connect
 
@@ -28,8 +29,11 @@ def main() -> int:
 
     try:
         name = "world" if options.keep else None
-        with worlds.start(fleet=FLEET, name=name, keep=options.keep, progress=say) as world:
-            asyncio.run(play(world, say))
+        vllm = engine.installed() if options.engine == "vllm" else None
+        with worlds.start(
+            fleet=FLEET, name=name, keep=options.keep, progress=say, vllm=vllm
+        ) as world:
+            asyncio.run(play(world, say, vllm))
             if options.keep:
                 _what_to_try(world)
     except (SceneError, worlds.WorldError) as error:
@@ -42,7 +46,7 @@ def main() -> int:
     return 0
 
 
-async def play(world: worlds.World, say: Say) -> None:
+async def play(world: worlds.World, say: Say, vllm: Path | None) -> None:
     """Everything between the start and the end of the world."""
     async with connect(world.kubeconfig) as api:
         stage = Stage(world, api, say)
@@ -51,7 +55,10 @@ async def play(world: worlds.World, say: Say) -> None:
         say("applying examples/")
         await apply_examples(stage)
         await all_ready(stage)
-        for name, scene in SCENES:
+        scenes = list(SCENES)
+        if vllm is not None:
+            scenes.append(("engine", functools.partial(engine.play, venv=vllm)))
+        for name, scene in scenes:
             say(f"scene {name}")
             try:
                 await scene(stage)

