@@ -19,6 +19,9 @@ SCALING = {
 }
 """Small windows, so that minutes become seconds."""
 
+CALM = {"queue": None, "scaleUp": None, "scaleDown": None}
+"""The defaults again, under which a load of seconds changes nothing."""
+
 _ROSE = {"QueueAboveTarget", "ActivityAboveTarget"}
 _FELL = {"LoadBelowTarget"}
 _LOOK_SECONDS = 0.2
@@ -49,6 +52,7 @@ async def play(stage: Stage) -> None:
         if small.failures:
             raise SceneError(f"a request failed while replicas left: {small.failures[0]}")
     _judge(seen)
+    await stage.patch(SERVICE, {"scaling": CALM})
 
 
 async def _replicas(stage: Stage, count: object, within: float) -> None:

@@ -32,7 +32,10 @@ _WHY_WIDTH = 60
 async def play(stage: Stage) -> None:
     """Load every service as its expected speed assumes, and draw the table: no cell is empty."""
     services = await stage.services()
-    stage.say(f"every service gets the load that its price assumes, for {_LOAD_SECONDS:.0f} s")
+    stage.say(
+        f"every service gets {_FILLED:.0%} of the load that its price assumes, "
+        f"for {_LOAD_SECONDS:.0f} s"
+    )
     async with contextlib.AsyncExitStack() as loads:
         for ref, service in services:
             await loads.enter_async_context(await _assumed_load(stage, ref, service))
