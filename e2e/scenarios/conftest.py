@@ -1,17 +1,24 @@
 """The installed chart on one world, for all scenarios."""
 
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from demo.stage import EXAMPLES, Stage, install
+from demo.stage import EXAMPLES, ROOT, Stage, install
 from scenarios.actions import Place
-from world import World
+from world import World, start
 from world.api import connect
 
+FLEET = ROOT / "e2e" / "demo" / "fleet.yaml"
 _numbers = itertools.count(1)
 _installed: set[int] = set()
+
+
+@pytest.fixture(scope="package")
+def world() -> Iterator[World]:
+    with start(fleet=FLEET) as found:
+        yield found
 
 
 @pytest.fixture

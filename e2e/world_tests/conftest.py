@@ -17,7 +17,7 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def world() -> Iterator[worlds.World]:
     """At the end, nothing must have gone wrong inside that no test has noticed."""
     with worlds.start(fleet=FLEET) as found:

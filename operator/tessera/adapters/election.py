@@ -67,13 +67,22 @@ class Election:
     async def run(self) -> None:
         """Keep trying; returns when leadership was held and lost."""
         while True:
-            begun = self._monotonic()
-            if await self._renewed():
-                self._valid_until = begun + RENEW_DEADLINE
-                self.elected.set()
-            elif self.elected.is_set() and not self.leading():
+            if not await self.attempt() and self.elected.is_set() and not self.leading():
                 return
             await asyncio.sleep(RETRY_PERIOD)
+
+    async def attempt(self) -> bool:
+        """Try once to take or renew the lease. A hanging API server counts as a failure."""
+        begun = self._monotonic()
+        try:
+            async with asyncio.timeout(RENEW_DEADLINE / 2):
+                renewed = await self._try()
+        except (ClusterError, TimeoutError):
+            return False
+        if renewed:
+            self._valid_until = begun + RENEW_DEADLINE
+            self.elected.set()
+        return renewed
 
     async def release(self) -> None:
         """Let somebody else lead at once."""
@@ -83,13 +92,6 @@ class Election:
         status, lease = await self._cluster.request("GET", f"{self._path}/{self._name}")
         if status == HTTPStatus.OK and lease["spec"].get("holderIdentity") == self._identity:
             await self._put(lease, holder="")
-
-    async def _renewed(self) -> bool:
-        try:
-            async with asyncio.timeout(RENEW_DEADLINE / 2):
-                return await self._try()
-        except (ClusterError, TimeoutError):
-            return False
 
     async def _try(self) -> bool:
         status, lease = await self._cluster.request("GET", f"{self._path}/{self._name}")

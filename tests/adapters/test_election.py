@@ -1,0 +1,141 @@
+"""Two electors at a real API server, with clocks of their own that tests turn."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from typing_extensions import override
+
+from tessera.adapters.clock import now
+from tessera.adapters.election import LEASE_DURATION, RENEW_DEADLINE, Election
+from tessera.adapters.kube import KubeCluster, connect
+from tessera.ports import ClusterError
+from world import World
+
+_numbers = itertools.count(1)
+
+
+class Turned:
+    """A monotonic clock that stands still until it is turned."""
+
+    def __init__(self, start: float) -> None:
+        self.now = start
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Line(KubeCluster):
+    """A connection that can be made to hang: requests are sent and never answered."""
+
+    hangs = False
+
+    @override
+    async def request(self, *arguments: Any, **options: Any) -> tuple[int, Any]:
+        if self.hangs:
+            raise ClusterError("the API server did not answer: TimeoutError")
+        return await super().request(*arguments, **options)
+
+
+class Electors:
+    """Two candidates for one lease, whose clocks differ by eleven days."""
+
+    def __init__(self, line_of_a: Line, line_of_b: Line) -> None:
+        self._name = f"lease-{next(_numbers)}"
+        self.line_of_a = line_of_a
+        self.clocks = (Turned(5.0), Turned(1e6))
+        self.a = self.elector("a", self.clocks[0], line_of_a)
+        self.b = self.elector("b", self.clocks[1], line_of_b)
+
+    def elector(self, identity: str, clock: Turned, line: Line) -> Election:
+        return Election(
+            line,
+            namespace="default",
+            name=self._name,
+            identity=identity,
+            clock=now,
+            monotonic=clock,
+        )
+
+    def turn(self, seconds: float) -> None:
+        for clock in self.clocks:
+            clock.now += seconds
+
+    def leaders(self) -> list[str]:
+        return [name for name, one in (("a", self.a), ("b", self.b)) if one.leading()]
+
+
+@pytest.fixture
+async def electors(world: World) -> AsyncIterator[Electors]:
+    lines = [Line(await connect(str(world.kubeconfig))) for _ in range(2)]
+    yield Electors(*lines)
+    for line in lines:
+        await line.close()
+
+
+async def test_the_first_leads_and_the_second_waits(electors: Electors) -> None:
+    assert await electors.a.attempt()
+    assert not await electors.b.attempt()
+    assert electors.leaders() == ["a"]
+
+
+async def test_a_renewed_lease_is_never_taken(electors: Electors) -> None:
+    await electors.a.attempt()
+    for _ in range(10):
+        electors.turn(4)
+        assert await electors.a.attempt()
+        assert not await electors.b.attempt()
+    assert electors.leaders() == ["a"]
+
+
+async def test_at_no_moment_do_two_lead_while_a_silent_leader_is_replaced(
+    electors: Electors,
+) -> None:
+    await electors.a.attempt()
+    seen = []
+    for _ in range(12):
+        await electors.b.attempt()
+        seen.append(electors.leaders())
+        electors.turn(2)
+    assert all(len(leaders) <= 1 for leaders in seen)
+    assert seen[0] == ["a"]
+    assert seen[int(RENEW_DEADLINE / 2)] == []
+    assert seen[int(LEASE_DURATION / 2) + 1] == ["b"]
+
+
+async def test_a_released_lease_is_taken_at_once(electors: Electors) -> None:
+    await electors.a.attempt()
+    await electors.a.release()
+    assert electors.leaders() == []
+    assert await electors.b.attempt()
+
+
+async def test_the_same_pod_leads_again_at_once_after_a_crash(electors: Electors) -> None:
+    await electors.a.attempt()
+    assert await electors.elector("a", Turned(77.0), electors.line_of_a).attempt()
+
+
+async def test_of_two_at_the_same_moment_one_wins(electors: Electors) -> None:
+    got = await asyncio.gather(electors.a.attempt(), electors.b.attempt())
+    assert sorted(got) == [False, True]
+    electors.turn(LEASE_DURATION + 1)
+    await electors.a.attempt()
+    await electors.b.attempt()
+    electors.turn(LEASE_DURATION + 1)
+    got = await asyncio.gather(electors.a.attempt(), electors.b.attempt())
+    assert len(electors.leaders()) == 1
+    assert True in got
+
+
+async def test_a_leader_whose_api_server_hangs_stops_leading_in_time(
+    electors: Electors,
+) -> None:
+    await electors.a.attempt()
+    electors.line_of_a.hangs = True
+    electors.turn(RENEW_DEADLINE - 1)
+    assert not await electors.a.attempt()
+    assert electors.leaders() == ["a"]
+    electors.turn(1.5)
+    assert electors.leaders() == []

@@ -1,0 +1,62 @@
+"""Golden files, and a control plane with the CRDs and without an operator."""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import world as worlds
+from tessera.adapters.kube import KubeCluster, connect
+from tessera.api.schema import KINDS, crd
+from tessera.resources.kinds import ACCELERATOR_POOLS, INFERENCE_SERVICES, Kind
+from world.testing import eventually
+
+GOLDEN = Path(__file__).parent / "golden"
+FLEET = Path(__file__).parent / "fleet.yaml"
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, list[Any]], None]:
+    """Compare objects with `tests/golden/<name>.yaml`; `--update-golden` writes it."""
+
+    def compare(name: str, objects: list[Any]) -> None:
+        path = GOLDEN / f"{name}.yaml"
+        text = yaml.safe_dump_all(objects, sort_keys=False, width=100)
+        if request.config.getoption("--update-golden"):
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        assert text == path.read_text(encoding="utf-8"), f"{path.name} differs: --update-golden"
+
+    return compare
+
+
+@pytest.fixture(scope="package")
+def world() -> Iterator[worlds.World]:
+    with worlds.start(fleet=FLEET) as found:
+        yield found
+
+
+@pytest.fixture
+async def cluster(world: worlds.World) -> AsyncIterator[KubeCluster]:
+    """The real API server with the CRDs, as its administrator."""
+    made = KubeCluster(await connect(str(world.kubeconfig)))
+    for kind in KINDS:
+        body = crd(kind)
+        path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{body['metadata']['name']}"
+        query = {"fieldManager": "helm", "force": "true"}
+        status, answer = await made.request(
+            "PATCH", path, query, body, "application/apply-patch+yaml"
+        )
+        assert status < 300, answer
+    for known in (INFERENCE_SERVICES, ACCELERATOR_POOLS):
+
+        async def listed(known: Kind = known) -> object:
+            return await made.list(known)
+
+        await eventually(listed, lambda found: found is not None)
+    try:
+        yield made
+    finally:
+        await made.close()
