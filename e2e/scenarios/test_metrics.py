@@ -31,12 +31,18 @@ async def test_every_reading_of_a_loaded_replica_comes_through(place: Place) -> 
             return all(known) and one.activity is not None and one.activity > 0.5
 
         reading = await eventually(read, loaded)
+
+        async def longest_queue() -> float:
+            past = await metrics.past(timedelta(seconds=30))
+            loads = past.get(Ref(place.namespace, "chat"), ())
+            return max((load.waiting or 0 for load in loads), default=0)
+
+        async def finished() -> float:
+            return (await metrics.read()).finished.get(Ref(place.namespace, "chat"), 0)
+
+        await eventually(longest_queue, lambda waiting: waiting > 0)
+        await eventually(finished, lambda requests: requests > 0)
     assert 0 < (reading.running or 0) <= (await place.status())["variant"]["maxNumSeqs"]
-    readings = await metrics.read()
-    assert readings.finished[Ref(place.namespace, "chat")] > 0
-    past = await metrics.past(timedelta(seconds=30))
-    loads = past[Ref(place.namespace, "chat")]
-    assert max(load.waiting or 0 for load in loads) > 0
 
 
 async def test_a_prometheus_that_is_away_is_a_reading_with_a_problem() -> None:
