@@ -28,3 +28,11 @@ def test_past_loads_are_summed_over_the_replicas_of_each_moment() -> None:
 def test_activity_of_pods_that_serve_no_model_is_left_out() -> None:
     activity = [series("other", [(NOW.timestamp(), "1")], None)]
     assert loads_of([], activity) == {}
+
+
+def test_a_value_that_is_no_number_is_not_known() -> None:
+    start = NOW.timestamp()
+    waiting = [series("a", [(start, "3")])]
+    activity = [series("a", [(start, "NaN")], None)]
+    ((_, (load,)),) = loads_of(waiting, activity).items()
+    assert (load.waiting, load.activity) == (3, None)

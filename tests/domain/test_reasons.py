@@ -141,6 +141,20 @@ SERVICES = [
         nodes=(),
     ),
     Case(
+        reason=Placed.MIXED_CURRENCIES,
+        manifest=served("  model: {uri: 'hf://meta-llama/Llama-3.2-1B-Instruct'}"),
+        field="spec.placement.pools",
+        says=("2 currencies (EUR, USD)", "name pools of one"),
+        pools=(
+            a_pool(),
+            a_pool(
+                "h100",
+                prices=[{"from": date(2026, 1, 1), "perGPUHour": "3", "currency": "EUR"}],
+            ),
+        ),
+        nodes=(a_node(slices={"1g.10gb": 7}), a_node("h100", whole=1, product=H100)),
+    ),
+    Case(
         reason=Placed.TOO_LARGE,
         manifest=served("  model: {uri: 'hf://meta-llama/Llama-3.1-70B-Instruct'}"),
         field="spec.model.uri",
@@ -270,6 +284,7 @@ def helps(message: str) -> bool:
 @pytest.mark.parametrize("case", SERVICES, ids=lambda case: case.reason)
 def test_a_refused_service_says_where_and_what_to_do(case: Case) -> None:
     service = wire.service(yaml.safe_load(case.manifest))
+    assert service is not None
     snapshot = fleet(case)
     snapshot = a_snapshot(
         service,

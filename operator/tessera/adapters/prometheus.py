@@ -1,6 +1,7 @@
 """Prometheus: the named questions and their answers as readings."""
 
 import asyncio
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -68,7 +69,8 @@ class PrometheusMetrics:
         return loads_of(waiting, activity)
 
     async def _ask(self, query: str) -> list[Row]:
-        return await self._call(self._client.custom_query, query)
+        rows = await self._call(self._client.custom_query, query)
+        return [row for row in rows if math.isfinite(_value(row))]
 
     async def _ask_range(self, query: str, start: datetime, end: datetime) -> list[Row]:
         step = f"{int(_STEP.total_seconds())}s"
@@ -90,7 +92,8 @@ def loads_of(waiting: Iterable[Row], activity: Iterable[Row]) -> dict[Ref, tuple
     for rows, found in ((waiting, queues), (activity, shares)):
         for row in rows:
             for moment, value in row["values"] if _pod(row) in services else ():
-                found[services[_pod(row)], float(moment)].append(float(value))
+                if math.isfinite(float(value)):
+                    found[services[_pod(row)], float(moment)].append(float(value))
     loads: dict[Ref, list[Load]] = defaultdict(list)
     for service, moment in sorted(queues):
         active = shares.get((service, moment))

@@ -36,9 +36,14 @@ Wire = Mapping[str, Any]
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def service(body: Wire) -> Service:
-    """An InferenceService; one that this version cannot read has a problem instead of a spec."""
+def service(body: Wire) -> Service | None:
+    """An InferenceService; one that this version cannot read has a problem instead of a spec.
+
+    None for one that is being deleted: what it owned is the garbage collector's.
+    """
     meta = body["metadata"]
+    if "deletionTimestamp" in meta:
+        return None
     spec, problem = _parsed(InferenceServiceSpec, "inferenceservice", body.get("spec", {}))
     status, _ = _parsed(InferenceServiceStatus, "inferenceservice", body.get("status", {}))
     return Service(
@@ -192,7 +197,7 @@ def _trouble(containers: Iterable[Wire]) -> tuple[str | None, str]:
     return None, ""
 
 
-_READERS: Mapping[str, Callable[[Wire], Value]] = {
+_READERS: Mapping[str, Callable[[Wire], Value | None]] = {
     INFERENCE_SERVICES.plural: service,
     ACCELERATOR_POOLS.plural: pool,
     NODES.plural: node,

@@ -67,6 +67,12 @@ def place(
     offers = [offer for view in allowed for offer in view.offers if offer.tier != "spot"]
     if not offers:
         return _no_offer(allowed)
+    if len(currencies := {offer.hourly.currency for offer in offers}) > 1:
+        return _nowhere(
+            Placed.MIXED_CURRENCIES,
+            f"spec.placement.pools: the pools allowed are priced in {len(currencies)} currencies "
+            f"({', '.join(sorted(currencies))}), which cannot be compared; name pools of one",
+        )
     sized = [size(demand, offer.hardware) for offer, demand in _pairs(spec, shape, offers)]
     choices = sorted(
         (

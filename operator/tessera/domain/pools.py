@@ -229,7 +229,7 @@ def _sliced(product: Product, nodes: tuple[Node, ...]) -> list[tuple[Hardware, i
 def _cut_gpus(nodes: tuple[Node, ...]) -> int:
     """GPUs in MIG mode: those that the node has and does not offer whole."""
     return sum(
-        max(0, int(node.labels.get(COUNT_LABEL, 0)) - node.allocatable.get(GPU, 0))
+        max(0, (_number(node, COUNT_LABEL) or 0) - node.allocatable.get(GPU, 0))
         for node in nodes
         if any(resource.startswith(_MIG) for resource in node.allocatable)
     )
@@ -252,6 +252,11 @@ def _whole(product: Product, nodes: tuple[Node, ...]) -> list[tuple[Hardware, in
 
 def _label_mib(nodes: tuple[Node, ...], device: str) -> int | None:
     """The smallest memory that GPU feature discovery saw for a device, in MiB."""
-    key = f"nvidia.com/{device}.memory"
-    seen = [int(node.labels[key]) for node in nodes if node.labels.get(key, "").isdigit()]
-    return min(seen, default=None)
+    seen = [_number(node, f"nvidia.com/{device}.memory") for node in nodes]
+    return min((mib for mib in seen if mib is not None), default=None)
+
+
+def _number(node: Node, label: str) -> int | None:
+    """A label that should be a number; anybody may have written something else."""
+    text = node.labels.get(label, "")
+    return int(text) if text.isdecimal() and text.isascii() else None

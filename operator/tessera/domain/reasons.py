@@ -69,6 +69,10 @@ class Placed(Reason):
     NOT_ACCEPTED = "NotAccepted", "Nothing is placed while `Accepted` is False."
     NO_POOL = "NoPool", "No AcceleratorPool may be used."
     NO_HARDWARE = "NoHardware", "The allowed pools have no devices that Tessera knows."
+    MIXED_CURRENCIES = (
+        "MixedCurrencies",
+        "The allowed pools are priced in different currencies, which cannot be compared.",
+    )
     TOO_LARGE = "TooLarge", "The model fits on no hardware; the message says what would do."
     TOO_SLOW = (
         "TooSlow",

@@ -18,6 +18,8 @@ def judge(body: Mapping[str, Any], store: Store) -> tuple[list[str], list[str]]:
     same in the condition, and it passes by itself.
     """
     service = wire.service(body)
+    if service is None:
+        return [], []
     if service.spec is None:
         return [service.problem or "spec: unreadable"], []
     pools = {key.name for key in store.all(ACCELERATOR_POOLS)}
