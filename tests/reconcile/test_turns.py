@@ -268,6 +268,22 @@ async def test_two_namespaces_share_nothing(world: World) -> None:
     assert Key("serviceaccounts", "team-b", "tessera-engine") in world.cluster.objects
 
 
+async def test_shared_objects_that_lost_all_their_owners_go_with_the_last_service(
+    world: World,
+) -> None:
+    world.serve()
+    await world.turn()
+    shared = Key("serviceaccounts", "team-a", "tessera-engine")
+    for key in [key for key in world.cluster.objects if key.name.startswith("chat")]:
+        assert shared in world.cluster.objects
+        await world.turn()
+        del world.cluster.objects[key]
+    world.cluster.put(SERVICE_ACCOUNTS, {"metadata": {"name": "theirs", "namespace": "team-a"}})
+    await world.turn()
+    left = {key.name for key in world.cluster.objects if key.namespace == "team-a"}
+    assert left == {"theirs"}
+
+
 async def test_a_change_during_a_turn_costs_exactly_one_more() -> None:
     changed, turns = asyncio.Event(), list[int]()
 

@@ -74,6 +74,8 @@ class Applier:
             status = pool_status(view, snapshot.at)
             if status != view.pool.status:
                 await self._attempt(self._write(statuses.of_pool(view.pool, status), "status"))
+        for kind, key in self._left_over(plan, existing):
+            await self._attempt(self._remove(kind, key))
         self._forget(plan)
         return {ref: "; ".join(told) for ref, told in problems.items() if told}
 
@@ -162,6 +164,22 @@ class Applier:
                 if seen.service is not None:
                     found[seen.service].append(seen)
         return found
+
+    def _left_over(
+        self, plan: Plan, existing: Mapping[Ref, list[Seen]]
+    ) -> list[tuple[Kind, Key]]:
+        """Shared objects of namespaces in which nothing of ours is left.
+
+        Their owners end together, and while the garbage collector takes one owner off an object, an
+        apply may just have put it there as the only one; then nobody but us would remove it.
+        """
+        used = {ref.namespace for ref in (*plan.allotments, *existing)}
+        return [
+            (kind, seen.key)
+            for kind in CHILDREN
+            for seen in self._store.all(kind).values()
+            if seen.service is None and seen.owned and seen.key.namespace not in used
+        ]
 
     def _forget(self, plan: Plan) -> None:
         for ref in self._built.keys() - plan.allotments.keys():
