@@ -165,9 +165,7 @@ class Applier:
                     found[seen.service].append(seen)
         return found
 
-    def _left_over(
-        self, plan: Plan, existing: Mapping[Ref, list[Seen]]
-    ) -> list[tuple[Kind, Key]]:
+    def _left_over(self, plan: Plan, existing: Mapping[Ref, list[Seen]]) -> list[tuple[Kind, Key]]:
         """Shared objects of namespaces in which nothing of ours is left.
 
         Their owners end together, and while the garbage collector takes one owner off an object, an
