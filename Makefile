@@ -16,8 +16,12 @@ help: ## Show what there is to make.
 	@touch $@
 
 .PHONY: demo
-demo: .venv/made ## Set up everything and play the main job (KEEP=1 keeps the world, ENGINE=vllm adds a real engine).
-	@$(RUN) -m demo --engine $(ENGINE) $(if $(KEEP),--keep)
+demo: .venv/made ## Set up everything and play the main job (KEEP=1 keeps the world, ENGINE=vllm adds a real engine, ALL=1 plays all shows).
+	@$(RUN) -m demo $(if $(ALL),all,main) --engine $(ENGINE) $(if $(KEEP),--keep)
+
+.PHONY: demo-budget
+demo-budget: .venv/made ## Play how money is counted, a scale-up refused, and a raised limit lifts it.
+	@$(RUN) -m demo budget $(if $(KEEP),--keep)
 
 .PHONY: test
 test: .venv/made check lint-images ## Set up everything and run all tests.
@@ -31,7 +35,7 @@ check: .venv/made ## The quick inner loop: format, lint, types, import rules, ge
 	@MYPYPATH=operator:e2e:tools $(BIN)/mypy
 	@PYTHONPATH=operator $(BIN)/lint-imports --no-logo --show-timings | tail -12
 	@$(RUN) tools/generate.py --check
-	@$(BIN)/pytest -q tests -m "not world"
+	@$(BIN)/pytest -q tests -m "not world and not long"
 
 .PHONY: generate
 generate: .venv/made ## Write CRDs, RBAC, chart values and reference pages from the types.

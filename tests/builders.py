@@ -7,9 +7,11 @@ from typing import Any
 
 from tessera.api.accelerator_pool import AcceleratorPoolSpec
 from tessera.api.inference_service import InferenceServiceSpec
+from tessera.api.tenant_budget import TenantBudgetSpec, TenantBudgetStatus
 from tessera.domain.names import deployment_name
 from tessera.domain.plan import Allotment, plan
 from tessera.domain.snapshot import (
+    Budget,
     Node,
     Pod,
     PodReading,
@@ -62,6 +64,22 @@ def a_pool(name: str = "a100", per_gpu_hour: str = "2.00", **fields: Any) -> Poo
         **fields,
     }
     return Pool(name=name, generation=1, spec=AcceleratorPoolSpec.model_validate(spec))
+
+
+def a_budget(
+    name: str = "team-a", amount: str = "10.00", window: str = "hour", **fields: Any
+) -> Budget:
+    """A budget of one namespace of the same name."""
+    status = fields.pop("status", TenantBudgetStatus())
+    spec = {
+        "owner": "team-a@example.org",
+        "tenant": {"namespaces": [name]},
+        "limits": [{"window": window, "amount": amount}],
+        **fields,
+    }
+    return Budget(
+        name=name, generation=1, spec=TenantBudgetSpec.model_validate(spec), status=status
+    )
 
 
 def a_node(

@@ -50,6 +50,16 @@ class Webhook(Values):
     """How long the API server waits; afterwards it admits, and the turn judges."""
 
 
+class Dashboard(Values):
+    """Grafana's dashboards, in a ConfigMap."""
+
+    enabled: bool = False
+    """Make the ConfigMap; the sidecar of Grafana's chart loads it."""
+
+    labels: dict[str, str] = Field(default={"grafana_dashboard": "1"})
+    """What the sidecar looks for."""
+
+
 class Chart(Values):
     """Everything that can be set when installing."""
 
@@ -67,6 +77,9 @@ class Chart(Values):
 
     webhook: Webhook = Field(default_factory=Webhook)
     """Admission of InferenceServices."""
+
+    dashboard: Dashboard = Field(default_factory=Dashboard)
+    """Grafana's dashboards, in a ConfigMap."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """What is logged at least."""

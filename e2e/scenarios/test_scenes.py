@@ -2,7 +2,7 @@
 
 import pytest
 
-from demo.__main__ import SCENES
+from demo.__main__ import SHOWS
 from demo.stage import EXAMPLES, Stage, all_ready, apply_examples
 
 
@@ -15,7 +15,13 @@ async def examples(stage: Stage) -> Stage:
 
 
 async def test_all_scenes_come_out_as_they_must(examples: Stage) -> None:
-    for _, scene in SCENES:
+    for _, scene in SHOWS["main"]:
         await scene(examples)
     for manifest in ("10-team-a.yaml", "20-team-b.yaml"):
         await examples.run("kubectl", "delete", "--wait", "-f", str(EXAMPLES / manifest))
+
+
+async def test_the_budget_show_comes_out_as_it_must(stage: Stage) -> None:
+    for _, scene in SHOWS["budget"]:
+        await scene(stage)
+    await stage.run("kubectl", "delete", "--wait", "inferenceservice", "-n", "team-a", "chat")

@@ -6,14 +6,24 @@ from datetime import datetime, timedelta
 from typing import Protocol, TypeAlias
 
 from tessera.domain.autoscale import Load
-from tessera.domain.snapshot import Front, Node, Pod, Pool, Readings, Ref, Service, Workload
+from tessera.domain.snapshot import (
+    Budget,
+    Front,
+    Node,
+    Pod,
+    Pool,
+    Readings,
+    Ref,
+    Service,
+    Workload,
+)
 from tessera.resources.kinds import Kind
 from tessera.resources.manifest import Key, Manifest
 
 Clock: TypeAlias = Callable[[], datetime]
 """The present moment, aware and in UTC."""
 
-Value: TypeAlias = Service | Pool | Node | Pod | Workload | Front | None
+Value: TypeAlias = Service | Pool | Budget | Node | Pod | Workload | Front | None
 
 
 class PortError(Exception):

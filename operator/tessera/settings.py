@@ -43,3 +43,23 @@ class Settings(BaseSettings):
 
     kubeconfig: Annotated[str | None, Field(validation_alias="KUBECONFIG")] = None
     """A kubeconfig to use instead of the pod's ServiceAccount."""
+
+
+class CommandSettings(BaseSettings):
+    """What commands at a terminal read."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="TESSERA_", frozen=True, use_attribute_docstrings=True
+    )
+
+    prometheus_url: str | None = None
+    """Base URL of Prometheus, where `--prometheus` is not given."""
+
+
+class RunnerSettings(BaseSettings):
+    """The environment of the batch runner; all else comes as arguments."""
+
+    model_config = SettingsConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    kubeconfig: Annotated[str | None, Field(validation_alias="KUBECONFIG")] = None
+    """A kubeconfig to use instead of the pod's ServiceAccount."""

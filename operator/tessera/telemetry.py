@@ -1,15 +1,17 @@
 """Metrics and logs of what turns returned."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from typing_extensions import override
 
 from tessera.api.meta import Condition
+from tessera.domain.bill import Bill, Line
 from tessera.domain.snapshot import Ref
 from tessera.reconcile.fleet import Outcome
 
@@ -45,6 +47,10 @@ class Telemetry:
         )
         self._fleet = _FleetCollector()
         self.registry.register(self._fleet)
+        self._budgets = _BudgetCollector()
+        self.registry.register(self._budgets)
+        self._bill = _BillCollector()
+        self.registry.register(self._bill)
         self._told: dict[Ref, tuple[object, ...]] = {}
 
     def turned(self, outcome: Outcome, seconds: float) -> None:
@@ -52,6 +58,9 @@ class Telemetry:
         self._turns.observe(seconds)
         self._writes.inc(outcome.writes)
         self._fleet.outcome = outcome
+        self._budgets.outcome = outcome
+        names = {name: view.budget.name for name, view in outcome.plan.tenants.items()}
+        self.billed(outcome.bill, names)
         for ref, allotment in outcome.plan.allotments.items():
             scale, problem = allotment.scale, outcome.problems.get(ref)
             verdicts = (allotment.accepted, allotment.placement.verdict)
@@ -66,6 +75,10 @@ class Telemetry:
                 self._told[ref] = decided
         for ref in self._told.keys() - outcome.plan.allotments.keys():
             del self._told[ref]
+
+    def billed(self, bill: Bill, tenants: Mapping[str, str]) -> None:
+        """Record the bill after a turn; `tenants` says which budget each namespace belongs to."""
+        self._bill.take(bill, tenants)
 
     def failed(self, error: BaseException) -> None:
         """Record a turn that raised."""
@@ -133,6 +146,89 @@ class _FleetCollector(Collector):
             for one in status.conditions:
                 condition.add_metric([*name, one.type, one.reason], _holds(one))
         yield from (wanted, ready, cost, condition)
+
+
+class _BudgetCollector(Collector):
+    """How the tenants stand as of the last turn."""
+
+    outcome: Outcome | None = None
+
+    @override
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        labels = ["budget", "window"]
+        limit, spent, reserved, forecast = (
+            GaugeMetricFamily(
+                f"tessera_budget_{name}_nanos", f"{text}, in 1e-9 of the currency.", labels=labels
+            )
+            for name, text in (
+                ("limit", "What may be spent in the present window"),
+                ("spent", "What was spent in it"),
+                ("reserved", "What floors and grants will still take of it"),
+                ("forecast", "What will have been spent at its end, if everything goes on"),
+            )
+        )
+        funded = GaugeMetricFamily(
+            "tessera_budget_funded",
+            "1 if there is money for everything that is wanted, else 0; with the reason.",
+            labels=["budget", "owner", "reason"],
+        )
+        for view in self.outcome.plan.budgets if self.outcome else ():
+            name, verdict = view.budget.name, view.funded
+            owner = view.budget.spec.owner if view.budget.spec is not None else ""
+            funded.add_metric([name, owner, verdict.reason], float(verdict.reason.holds))
+            for till in view.purse.now if view.purse is not None else ():
+                where = [name, till.window.name]
+                limit.add_metric(where, till.limit)
+                spent.add_metric(where, till.spent)
+                reserved.add_metric(where, till.floors + till.granted)
+                forecast.add_metric(where, till.forecast)
+        yield from (limit, spent, reserved, forecast, funded)
+
+
+@dataclass(frozen=True, slots=True)
+class _Spent:
+    """The bill with its tenants; one value, since scrapes read it from another thread."""
+
+    bill: Bill = field(default_factory=Bill)
+    nanos: Mapping[tuple[Line, str], int] = field(default_factory=dict)
+
+
+class _BillCollector(Collector):
+    """The bill as counters. What was spent stays with the tenant who had the namespace then."""
+
+    def __init__(self) -> None:
+        self._spent = _Spent()
+
+    def take(self, bill: Bill, tenants: Mapping[str, str]) -> None:
+        before, nanos = self._spent.bill.lines, dict(self._spent.nanos)
+        for line, total in bill.lines.items():
+            more = total - before.get(line, 0)
+            if more or line not in before:
+                key = line, tenants.get(line.namespace, "")
+                nanos[key] = nanos.get(key, 0) + more
+        self._spent = _Spent(bill, nanos)
+
+    @override
+    def collect(self) -> Iterator[Metric]:
+        spent = self._spent
+        cost = CounterMetricFamily(
+            "tessera_cost_nanos",
+            "Cost of the nodes of all pools since this process counts, in 1e-9 of the currency.",
+            labels=["currency", "pool", "profile", "tenant", "namespace", "service", "state"],
+        )
+        for (line, tenant), nanos in spent.nanos.items():
+            whose = [tenant, line.namespace, line.service]
+            cost.add_metric([line.currency, line.pool, line.profile, *whose, line.state], nanos)
+        as_of = GaugeMetricFamily(
+            "tessera_cost_as_of_timestamp_seconds", "Up to when time was charged."
+        )
+        since = GaugeMetricFamily(
+            "tessera_cost_since_timestamp_seconds", "From when on this process counts."
+        )
+        if spent.bill.as_of is not None and spent.bill.since is not None:
+            as_of.add_metric([], spent.bill.as_of.timestamp())
+            since.add_metric([], spent.bill.since.timestamp())
+        yield from (cost, as_of, since)
 
 
 def _holds(condition: Condition) -> float:

@@ -9,7 +9,7 @@ import pytest
 
 from tessera.adapters.kube import KubeCluster
 from tessera.api.schema import KINDS, crd
-from tessera.resources.kinds import ACCELERATOR_POOLS, INFERENCE_SERVICES, Kind
+from tessera.resources.kinds import ACCELERATOR_POOLS, INFERENCE_SERVICES, TENANT_BUDGETS, Kind
 from world import World
 from world.testing import eventually
 
@@ -71,7 +71,39 @@ RULES = [
     ),
 ]
 
+BUDGET = {
+    "owner": "anna@example.org",
+    "tenant": {"namespaces": ["team-a"]},
+    "limits": [{"window": "day", "amount": "10"}],
+}
+RULES += [
+    (
+        TENANT_BUDGETS,
+        BUDGET | {"limits": [{"window": "day", "amount": "10"}, {"window": "day", "amount": "9"}]},
+        "spec.limits has 2 limits for the same window",
+    ),
+    (
+        TENANT_BUDGETS,
+        BUDGET | {"tenant": {"namespaces": ["team-a", "team-a"]}},
+        "spec.tenant.namespaces names a namespace 2 times",
+    ),
+]
+
 BOUNDS = [
+    (TENANT_BUDGETS, BUDGET | {"owner": ""}, "spec.owner"),
+    (TENANT_BUDGETS, BUDGET | {"limits": []}, "spec.limits"),
+    (
+        TENANT_BUDGETS,
+        BUDGET | {"limits": [{"window": "day", "amount": "-1"}]},
+        "spec.limits[0].amount",
+    ),
+    (
+        TENANT_BUDGETS,
+        BUDGET | {"limits": [{"window": "week", "amount": "1"}]},
+        "spec.limits[0].window",
+    ),
+    (TENANT_BUDGETS, BUDGET | {"timeZone": "not a zone"}, "spec.timeZone"),
+    (TENANT_BUDGETS, BUDGET | {"currency": "dollars"}, "spec.currency"),
     (INFERENCE_SERVICES, {"model": {"uri": "ftp://x"}}, "spec.model.uri"),
     (INFERENCE_SERVICES, {}, "spec.model"),
     (INFERENCE_SERVICES, served(replicas=-1), "spec.replicas"),

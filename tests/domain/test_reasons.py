@@ -113,6 +113,16 @@ SERVICES = [
         says=("b200", "kubectl get acceleratorpools"),
     ),
     Case(
+        reason=Accepted.INTERACTIVE_ON_SPOT,
+        manifest=served(
+            "  model: {uri: 'hf://meta-llama/Llama-3.2-1B-Instruct'}\n"
+            "  placement: {pools: [a100, spot]}"
+        ),
+        field="spec.placement.pools[1]",
+        says=("spot is spot", "within 15 s", "spec.class"),
+        pools=(a_pool(), a_pool("spot", tier="spot")),
+    ),
+    Case(
         reason=Placed.NOT_ACCEPTED,
         manifest=served("  model: {uri: 'hf://acme/own-model'}"),
         field="Accepted",
@@ -127,7 +137,9 @@ SERVICES = [
     ),
     Case(
         reason=Placed.NO_POOL,
-        manifest=served("  model: {uri: 'hf://Qwen/Qwen3-8B'}\n  placement: {pools: [spot]}"),
+        manifest=served(
+            "  model: {uri: 'hf://Qwen/Qwen3-8B'}\n  placement: {pools: [spot]}\n  class: standard"
+        ),
         field="spec.placement.pools",
         says=("spot", "another tier"),
         pools=(a_pool("spot", tier="spot"),),
@@ -290,7 +302,7 @@ def test_a_refused_service_says_where_and_what_to_do(case: Case) -> None:
         service,
         **{name: getattr(snapshot, name) for name in ("pools", "nodes", "pods", "workloads")},
     )
-    status = service_status(snapshot, plan(snapshot).allotments[service.ref], None)
+    status = service_status(snapshot, plan(snapshot).allotments[service.ref], None, None)
     told = {condition.reason: condition.message for condition in status.conditions}
     _assert_told(case, told)
 

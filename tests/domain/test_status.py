@@ -13,7 +13,7 @@ CHAT = Ref("team-a", "chat")
 
 
 def status_of(snapshot: Snapshot, problem: str | None = None) -> InferenceServiceStatus:
-    return service_status(snapshot, plan(snapshot).allotments[CHAT], problem)
+    return service_status(snapshot, plan(snapshot).allotments[CHAT], None, problem)
 
 
 def a_running_fleet(service: Service | None = None, **fields: Any) -> Snapshot:

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from tessera.handlers.admission import judge
+from tessera.handlers.admission import judge, judge_budget
 from tessera.ports import Seen
 from tessera.reconcile.store import Store
-from tessera.resources.kinds import ACCELERATOR_POOLS, KINDS
+from tessera.resources.kinds import ACCELERATOR_POOLS, INFERENCE_SERVICES, KINDS, TENANT_BUDGETS
 from tessera.resources.manifest import Key
-from tests.builders import SMALL
+from tests.builders import SMALL, a_budget, a_pool
 
 
 def a_body(**spec: Any) -> dict[str, Any]:
@@ -59,3 +59,47 @@ def test_flags_of_an_unknown_engine_version_are_a_warning() -> None:
 def test_what_the_schema_would_refuse_is_refused_here_too() -> None:
     refusals, _ = judge(a_body(scaling={"minReplicas": "many"}), a_store())
     assert "spec.scaling.minReplicas" in refusals[0]
+
+
+def a_budget_body(**spec: Any) -> dict[str, Any]:
+    return {
+        "metadata": {"name": "team-a", "uid": "uid-budget"},
+        "spec": {
+            "owner": "anna@example.org",
+            "tenant": {"namespaces": ["team-a"]},
+            "limits": [{"window": "day", "amount": "10"}],
+            **spec,
+        },
+    }
+
+
+def test_a_budget_in_a_zone_that_nobody_knows_is_refused() -> None:
+    refusals, _ = judge_budget(a_budget_body(timeZone="Europe/Atlantis"), a_store())
+    assert refusals[0].startswith("spec.timeZone: Europe/Atlantis")
+
+
+def test_a_second_budget_for_a_namespace_is_a_warning() -> None:
+    store = a_store()
+    other = a_budget("first", tenant={"namespaces": ["team-a"]})
+    store.put(TENANT_BUDGETS, Seen(key=Key("tenantbudgets", "", "first"), value=other))
+    refusals, warnings = judge_budget(a_budget_body(), store)
+    assert refusals == []
+    assert warnings[0].startswith("spec.tenant.namespaces[0]: team-a belongs to budget first too")
+
+
+def test_deleting_a_budget_in_use_warns_of_what_loses_its_limit() -> None:
+    store = a_store()
+    assert judge_budget(a_budget_body(), store, deleted=True) == ([], [])
+    store.put(INFERENCE_SERVICES, Seen(key=Key("inferenceservices", "team-a", "chat")))
+    refusals, warnings = judge_budget(a_budget_body(), store, deleted=True)
+    assert refusals == []
+    assert warnings[0].startswith("1 services in team-a have no limit from now on")
+
+
+def test_an_interactive_service_on_spot_is_refused() -> None:
+    store = a_store()
+    pool = a_pool("a100-spot", tier="spot")
+    store.put(ACCELERATOR_POOLS, Seen(key=Key("acceleratorpools", "", pool.name), value=pool))
+    refusals, _ = judge(a_body(placement={"pools": ["a100-spot"]}), store)
+    assert refusals[0].startswith("spec.placement.pools[0]: a100-spot is spot")
+    assert judge(a_body(placement={"pools": ["a100-spot"]}, **{"class": "batch"}), store)[0] == []

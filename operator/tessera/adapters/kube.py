@@ -77,9 +77,16 @@ class KubeCluster:
 
     async def apply(self, manifest: Manifest, *, subresource: str | None = None) -> Seen:
         status, body = await self._apply(manifest, subresource, force=False)
-        if status == HTTPStatus.CONFLICT and await self._is_ours(manifest):
+        if status == HTTPStatus.CONFLICT:
+            managers = await self._managers(manifest)
+            if FIELD_MANAGER not in managers:
+                raise ClusterError(
+                    f"{manifest.key.told()} exists already and was made by "
+                    f"{', '.join(sorted(managers))}; rename it or the InferenceService"
+                )
             status, body = await self._apply(manifest, subresource, force=True)
-        if status == HTTPStatus.UNPROCESSABLE_ENTITY and await self._is_ours(manifest):
+        refused = status == HTTPStatus.UNPROCESSABLE_ENTITY
+        if refused and FIELD_MANAGER in await self._managers(manifest):
             status, body = await self._replace(manifest, subresource)
         if subresource is not None and status == HTTPStatus.NOT_FOUND:
             raise GoneError(f"{manifest.key.told()} is gone")
@@ -140,11 +147,8 @@ class KubeCluster:
             return status, body
         return await self._apply(manifest, subresource, force=True)
 
-    async def _is_ours(self, manifest: Manifest) -> bool:
-        """Did this operator make the object, so that its fields may be taken back?
-
-        Raises ClusterError with the names of the owners if not.
-        """
+    async def _managers(self, manifest: Manifest) -> set[str]:
+        """Who owns fields of the object; only what this operator made is ever taken back."""
         path = manifest.kind.path(manifest.namespace, manifest.name)
         status, body = await self.request("GET", path)
         if status == HTTPStatus.NOT_FOUND:
@@ -152,14 +156,7 @@ class KubeCluster:
         _must(status, body, f"get {manifest.key.told()}")
         if manifest.body["metadata"].get("uid", body["metadata"]["uid"]) != body["metadata"]["uid"]:
             raise GoneError(f"{manifest.key.told()} is another object now")
-        fields = body["metadata"].get("managedFields", ())
-        managers = {entry["manager"] for entry in fields}
-        if FIELD_MANAGER in managers:
-            return True
-        raise ClusterError(
-            f"{manifest.key.told()} exists already and was made by {', '.join(sorted(managers))}; "
-            "rename it or the InferenceService"
-        )
+        return {entry["manager"] for entry in body["metadata"].get("managedFields", ())}
 
 
 def _decoded(text: bytes) -> Any:

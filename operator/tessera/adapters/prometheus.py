@@ -3,7 +3,7 @@
 import asyncio
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,7 +14,9 @@ from prometheus_api_client.exceptions import PrometheusApiClientException
 from urllib3.util.retry import Retry
 
 from tessera.domain.autoscale import Load
+from tessera.domain.bill import CostState, Line
 from tessera.domain.snapshot import PodReading, Readings, Ref
+from tessera.domain.statement import SLACK, Amounts, Look, Mark, Process
 from tessera.ports import Clock, MetricsError
 
 SERVICE = "tessera_dev_service"
@@ -27,7 +29,20 @@ FINISHED = (
     f'sum by (namespace, {SERVICE}) (increase(vllm:request_success_total{{{SERVICE}!=""}}[5m]))'
 )
 
+ALIVE = "vllm:num_requests_waiting"
+"""What every engine exports as long as it lives."""
+COST = "tessera_cost_nanos_total"
+COST_AS_OF = "tessera_cost_as_of_timestamp_seconds"
+COST_SINCE = "tessera_cost_since_timestamp_seconds"
+BILLED_UNTIL = f"max(max_over_time({COST_AS_OF}[1d]))"
+
+_COST_LABELS = ("currency", "pool", "profile", "tenant", "namespace", "service", "state")
+_STATES = {state.value: state for state in CostState}
+_EXPORTED = "exported_"
+"""What Prometheus puts before a label of ours where the target has one of that name."""
+
 _TIMEOUT_SECONDS = 3
+_HISTORY_TIMEOUT_SECONDS = 30
 _STEP = timedelta(seconds=5)
 Row = Mapping[str, Any]
 
@@ -67,6 +82,36 @@ class PrometheusMetrics:
             self._ask_range(WAITING, end - span, end), self._ask_range(ACTIVITY, end - span, end)
         )
         return loads_of(waiting, activity)
+
+    async def billed_until(self) -> datetime | None:
+        """Until when operators billed, as far as the last day tells; MetricsError unreadable."""
+        rows = await self._ask(BILLED_UNTIL)
+        return _moment(_value(rows[0])) if rows else None
+
+    async def last_seen(self, pods: Sequence[str], span: timedelta) -> Mapping[str, datetime]:
+        """When each of these pods (namespace/name) was last scraped; unknown ones are absent."""
+        names = "|".join(pod.partition("/")[2] for pod in pods)
+        query = f'{ALIVE}{{pod=~"{names}"}}[{span // timedelta(seconds=1) + 1}s]'
+        rows = await self._ask_at(query, self._clock())
+        seen = {str(_pod(row)): _moment(row["values"][-1][0]) for row in rows}
+        return {pod: seen[pod] for pod in pods if pod in seen}
+
+    async def marks(self, begin: datetime, end: datetime) -> Mapping[Process, tuple[Mark, ...]]:
+        """Every scrape of every bill, raw; from shortly before `begin`, for a base of the sums."""
+        span = (end - begin + SLACK) // timedelta(milliseconds=1)
+        since, as_of = await asyncio.gather(
+            *(self._ask_at(f"{name}[{span}ms]", end) for name in (COST_SINCE, COST_AS_OF))
+        )
+        return marks_of(since, as_of)
+
+    async def billed(self, look: Look) -> Amounts:
+        """The bill of a process as it stood at a scrape."""
+        rows = await self._ask_at(COST, look.scraped)
+        return amounts_of(row for row in rows if _process(row) == look.process)
+
+    async def _ask_at(self, query: str, at: datetime) -> list[Row]:
+        when = {"time": at.timestamp()}
+        return await self._call(self._client.custom_query, query, when, _HISTORY_TIMEOUT_SECONDS)
 
     async def _ask(self, query: str) -> list[Row]:
         rows = await self._call(self._client.custom_query, query)
@@ -108,6 +153,61 @@ def loads_of(waiting: Iterable[Row], activity: Iterable[Row]) -> dict[Ref, tuple
             )
         )
     return {service: tuple(found) for service, found in loads.items()}
+
+
+def marks_of(since: Iterable[Row], as_of: Iterable[Row]) -> dict[Process, tuple[Mark, ...]]:
+    """Raw samples of the two gauges -> what was scraped, oldest first."""
+    starts = {
+        (_process(row), moment): float(value) for row in since for moment, value in row["values"]
+    }
+    found: dict[Process, list[Mark]] = defaultdict(list)
+    for row in as_of:
+        process = _process(row)
+        for moment, value in row["values"]:
+            start = starts.get((process, moment))
+            if start is not None:
+                mark = Mark(
+                    scraped=_moment(moment), since=_moment(start), as_of=_moment(float(value))
+                )
+                found[process].append(mark)
+    return {process: tuple(marks) for process, marks in found.items()}
+
+
+def amounts_of(rows: Iterable[Row]) -> dict[tuple[str, Line], int]:
+    """Counters of one process -> nano-units by tenant and line."""
+    found = {}
+    for row in rows:
+        label = {name: _own(row, name) for name in _COST_LABELS}
+        state = _STATES.get(label["state"])
+        if state is None:
+            raise MetricsError(f"{COST} has a state {label['state']!r} that is not known here")
+        if not state.owned:  # our own labels are empty there, so these are the target's
+            label |= dict.fromkeys(("tenant", "namespace", "service"), "")
+        line = Line(
+            currency=label["currency"],
+            pool=label["pool"],
+            profile=label["profile"],
+            namespace=label["namespace"],
+            service=label["service"],
+            state=state,
+        )
+        found[label["tenant"], line] = int(_value(row))
+    return found
+
+
+def _own(row: Row, name: str) -> str:
+    labels = row["metric"]
+    return str(labels.get(_EXPORTED + name, labels.get(name, "")))
+
+
+def _process(row: Row) -> Process:
+    """The labels that the target brought; where both have a name, it cannot tell processes."""
+    ours = {"__name__", *_COST_LABELS, *(_EXPORTED + name for name in _COST_LABELS)}
+    return tuple(sorted((name, value) for name, value in row["metric"].items() if name not in ours))
+
+
+def _moment(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
 
 
 def _pod(row: Row) -> Ref:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, TypeVar
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from tessera.api.accelerator_pool import AcceleratorPoolSpec, AcceleratorPoolStatus
 from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
+from tessera.api.tenant_budget import TenantBudgetSpec, TenantBudgetStatus
 from tessera.domain.names import (
     COST_ANNOTATION,
     DRAINING,
@@ -18,7 +20,7 @@ from tessera.domain.names import (
     SERVING_GATE,
     VARIANT_LABEL,
 )
-from tessera.domain.snapshot import Front, Node, Pod, Pool, Ref, Service, Workload
+from tessera.domain.snapshot import Budget, Front, Node, Pod, Pool, Ref, Service, Workload
 from tessera.ports import Seen, Value
 from tessera.resources.kinds import (
     ACCELERATOR_POOLS,
@@ -28,12 +30,17 @@ from tessera.resources.kinds import (
     NODES,
     PODS,
     SERVICES,
+    TENANT_BUDGETS,
     Kind,
 )
 from tessera.resources.manifest import Key
 
 Wire = Mapping[str, Any]
 Model = TypeVar("Model", bound=BaseModel)
+
+_GPU_VENDOR = "nvidia.com/"
+_OVER = ("Failed", "Succeeded")
+"""Phases after which a pod does not run again."""
 
 
 def service(body: Wire) -> Service | None:
@@ -70,6 +77,20 @@ def pool(body: Wire) -> Pool:
     )
 
 
+def budget(body: Wire) -> Budget:
+    """A TenantBudget, likewise."""
+    meta = body["metadata"]
+    spec, problem = _parsed(TenantBudgetSpec, "tenantbudget", body.get("spec", {}))
+    status, _ = _parsed(TenantBudgetStatus, "tenantbudget", body.get("status", {}))
+    return Budget(
+        name=meta["name"],
+        generation=meta.get("generation", 0),
+        spec=spec,
+        problem=problem,
+        status=status or TenantBudgetStatus(),
+    )
+
+
 def node(body: Wire) -> Node:
     """A node's labels, readiness and extended resources."""
     offered = body.get("status", {}).get("allocatable", {})
@@ -79,7 +100,7 @@ def node(body: Wire) -> Node:
         labels=body["metadata"].get("labels", {}),
         ready=ready and not body.get("spec", {}).get("unschedulable", False),
         allocatable={
-            name: int(count) for name, count in offered.items() if name.startswith("nvidia.com/")
+            name: int(count) for name, count in offered.items() if name.startswith(_GPU_VENDOR)
         },
     )
 
@@ -99,12 +120,16 @@ def pod(body: Wire) -> Pod:
         variant=labels.get(VARIANT_LABEL, ""),
         template=labels.get("pod-template-hash", ""),
         created=_moment(meta["creationTimestamp"]),
+        node=body.get("spec", {}).get("nodeName"),
+        devices=_devices(body.get("spec", {})),
+        bound=_since(scheduled, "True"),
+        ended=_ended(body),
         address=status.get("podIP"),
         ready_since=_since(ready, "True"),
         up=_condition(body, "ContainersReady").get("status") == "True",
         serving=serving,
         draining_since=_since(gate, "False") if gate.get("reason") == DRAINING else None,
-        leaving="deletionTimestamp" in meta or status.get("phase") in ("Failed", "Succeeded"),
+        leaving="deletionTimestamp" in meta or status.get("phase") in _OVER,
         deletion_cost=int(meta.get("annotations", {}).get(COST_ANNOTATION, 0)),
         unschedulable=scheduled.get("message") if scheduled.get("status") == "False" else None,
         trouble=trouble,
@@ -183,6 +208,35 @@ def _since(condition: Wire, status: str) -> datetime | None:
     return _moment(condition["lastTransitionTime"])
 
 
+def _devices(spec: Wire) -> Mapping[str, int]:
+    """Extended resources of all containers; for these requests and limits are equal."""
+    held: Counter[str] = Counter()
+    for container in (*spec.get("initContainers", ()), *spec.get("containers", ())):
+        for name, count in container.get("resources", {}).get("limits", {}).items():
+            if name.startswith(_GPU_VENDOR):
+                held[name] += int(count)
+    return dict(held)
+
+
+def _ended(body: Wire) -> datetime | None:
+    """When the last container of a pod that will not run again ended; one may never have run."""
+    status = body.get("status", {})
+    if status.get("phase") not in _OVER:
+        return None
+    ends = [
+        container.get("state", {}).get("terminated", {}).get("finishedAt")
+        for container in (
+            *status.get("initContainerStatuses", ()),
+            *status.get("containerStatuses", ()),
+        )
+    ]
+    never_ran = (
+        _condition(body, "PodScheduled").get("lastTransitionTime")
+        or body["metadata"]["creationTimestamp"]
+    )
+    return max((_moment(end) for end in ends if end), default=_moment(never_ran))
+
+
 def _trouble(containers: Iterable[Wire]) -> tuple[str | None, str]:
     """Why a container waits, and what its last run or the kubelet said."""
     for container in containers:
@@ -200,6 +254,7 @@ def _trouble(containers: Iterable[Wire]) -> tuple[str | None, str]:
 _READERS: Mapping[str, Callable[[Wire], Value | None]] = {
     INFERENCE_SERVICES.plural: service,
     ACCELERATOR_POOLS.plural: pool,
+    TENANT_BUDGETS.plural: budget,
     NODES.plural: node,
     PODS.plural: pod,
     DEPLOYMENTS.plural: workload,

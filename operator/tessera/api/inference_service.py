@@ -242,6 +242,13 @@ class InferenceServiceSpec(Wire):
     precision: Precision = Field(default_factory=Precision)
     """In which precisions the model may run besides the one of its files."""
 
+    service_class: Annotated[Literal["interactive", "standard", "batch"], Field(alias="class")] = (
+        "interactive"
+    )
+    """Who waits for the answers. `interactive`: a person, so no pool of tier spot is ever used, and
+    naming one is refused. `standard`: a program; spot is not used for replicas that always run.
+    `batch`: nobody; spot is used where it is the cheapest."""
+
     slo: Slo = Field(default_factory=Slo)
     """The latency that users were promised."""
 
@@ -344,6 +351,16 @@ class CostStatus(Wire):
     """The load that the price per token assumes."""
 
 
+class TenancyStatus(Wire):
+    """How the tenant of the service stands."""
+
+    budget: str | None = None
+    """The TenantBudget that names the namespace of the service."""
+
+    state: str
+    """The reason of its condition Funded, or `NoBudget`."""
+
+
 class ReplicaChange(Wire):
     """A moment at which the number of replicas changed."""
 
@@ -396,6 +413,9 @@ class InferenceServiceStatus(Wire):
 
     cost: CostStatus | None = None
     """What the service costs now."""
+
+    tenant: TenancyStatus | None = None
+    """How the tenant of the service stands."""
 
     scaling: ScalingStatus | None = None
     """The last decision of the autoscaler."""

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from tessera.api.accelerator_pool import AcceleratorPool
 from tessera.api.inference_service import InferenceService
 from tessera.api.meta import GROUP, VERSION
+from tessera.api.tenant_budget import TenantBudget
 
 _KEPT = (
     "default",
@@ -73,6 +74,7 @@ INFERENCE_SERVICE = Kind(
         Column(name="$/h", type="string", path=".status.cost.perHour"),
         Column(name="$/Mtok", type="string", path=".status.cost.perMillionTokens"),
         Column(name="Age", type="date", path=".metadata.creationTimestamp"),
+        Column(name="Budget", type="string", path=".status.tenant.state", priority=1),
         Column(name="Scaling", type="string", path=".status.scaling.reason", priority=1),
         Column(name="Why", type="string", path=_condition("Ready", "message"), priority=1),
     ),
@@ -100,7 +102,24 @@ ACCELERATOR_POOL = Kind(
     ),
 )
 
-KINDS = (INFERENCE_SERVICE, ACCELERATOR_POOL)
+TENANT_BUDGET = Kind(
+    model=TenantBudget,
+    plural="tenantbudgets",
+    namespaced=False,
+    columns=(
+        Column(name="Funded", type="string", path=_condition("Funded", "status")),
+        Column(name="Reason", type="string", path=_condition("Funded", "reason")),
+        Column(name="Spent", type="string", path=".status.summary"),
+        Column(name="$/h", type="string", path=".status.perHour"),
+        Column(name="Services", type="integer", path=".status.services"),
+        Column(name="Owner", type="string", path=".spec.owner"),
+        Column(name="Age", type="date", path=".metadata.creationTimestamp"),
+        Column(name="Accepted", type="string", path=_condition("Accepted", "reason"), priority=1),
+        Column(name="Why", type="string", path=_condition("Funded", "message"), priority=1),
+    ),
+)
+
+KINDS = (INFERENCE_SERVICE, ACCELERATOR_POOL, TENANT_BUDGET)
 
 
 def structural(model: type[BaseModel]) -> dict[str, Any]:

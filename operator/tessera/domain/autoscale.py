@@ -83,6 +83,19 @@ def scale(policy: ScalingSpec, load: Load, memory: Memory) -> Scale:
     return Scale(replicas=replicas, reason=reason, message=message, memory=memory)
 
 
+def cap(decided: Scale, replicas: int, message: str, at: datetime) -> Scale:
+    """The decision after somebody granted less; the windows keep what was wished."""
+    counts = tuple(count for count in decided.memory.counts if count.at < at)
+    if not counts or counts[-1].replicas != replicas:
+        counts = (*counts, Count(at, replicas))
+    return Scale(
+        replicas=replicas,
+        reason=Scaling.BUDGET_EXHAUSTED,
+        message=message,
+        memory=replace(decided.memory, counts=counts),
+    )
+
+
 def recall(policy: ScalingSpec, readings: Sequence[Load], memory: Memory) -> Memory:
     """Build the windows from readings of the past, oldest first."""
     for load in readings:

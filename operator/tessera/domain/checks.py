@@ -1,8 +1,10 @@
 """Can a spec be carried out? Admission and the turn ask the same small checks."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
+from tessera.api.accelerator_pool import Tier
 from tessera.api.inference_service import InferenceServiceSpec, ModelShape
 from tessera.domain import vllm_flags
 from tessera.domain.catalog import models
@@ -52,11 +54,13 @@ class Denial:
         return f"{self.field}: {self.message}"
 
 
-Check = Callable[[InferenceServiceSpec, Collection[str]], Iterator[Denial]]
+Tiers: TypeAlias = Mapping[str, Tier | None]
+"""The pools that exist by name; None where the pool cannot be read."""
+Check = Callable[[InferenceServiceSpec, Tiers], Iterator[Denial]]
 
 
-def check(spec: InferenceServiceSpec, pools: Collection[str]) -> tuple[Denial, ...]:
-    """All denials of a spec, given the names of the pools that exist."""
+def check(spec: InferenceServiceSpec, pools: Tiers) -> tuple[Denial, ...]:
+    """All denials of a spec, given the pools that exist."""
     return tuple(denial for one in CHECKS for denial in one(spec, pools))
 
 
@@ -81,7 +85,7 @@ def max_model_len(spec: InferenceServiceSpec, shape: ModelShape) -> int:
     return spec.context.max_model_len or min(DEFAULT_MAX_MODEL_LEN, shape.max_position_embeddings)
 
 
-def _model_is_known(spec: InferenceServiceSpec, _: Collection[str]) -> Iterator[Denial]:
+def _model_is_known(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
     if shape_of(spec) is None:
         yield Denial(
             reason=Accepted.MODEL_UNKNOWN,
@@ -94,7 +98,7 @@ def _model_is_known(spec: InferenceServiceSpec, _: Collection[str]) -> Iterator[
         )
 
 
-def _context_suits_the_model(spec: InferenceServiceSpec, _: Collection[str]) -> Iterator[Denial]:
+def _context_suits_the_model(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
     shape = shape_of(spec)
     asked = spec.context.max_model_len
     if shape is not None and asked is not None and asked > shape.max_position_embeddings:
@@ -105,7 +109,7 @@ def _context_suits_the_model(spec: InferenceServiceSpec, _: Collection[str]) -> 
         )
 
 
-def _flags_are_free_and_valid(spec: InferenceServiceSpec, _: Collection[str]) -> Iterator[Denial]:
+def _flags_are_free_and_valid(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
     table = vllm_flags.table(spec.engine.version)
     if table is None:
         return
@@ -127,7 +131,7 @@ def _flags_are_free_and_valid(spec: InferenceServiceSpec, _: Collection[str]) ->
         )
 
 
-def _pools_exist(spec: InferenceServiceSpec, pools: Collection[str]) -> Iterator[Denial]:
+def _pools_exist(spec: InferenceServiceSpec, pools: Tiers) -> Iterator[Denial]:
     for index, name in enumerate(spec.placement.pools):
         if name not in pools:
             yield Denial(
@@ -139,9 +143,23 @@ def _pools_exist(spec: InferenceServiceSpec, pools: Collection[str]) -> Iterator
             )
 
 
+def _interactive_stays_off_spot(spec: InferenceServiceSpec, pools: Tiers) -> Iterator[Denial]:
+    if spec.service_class != "interactive":
+        return
+    for index, name in enumerate(spec.placement.pools):
+        if pools.get(name) == "spot":
+            yield Denial(
+                reason=Accepted.INTERACTIVE_ON_SPOT,
+                field=f"spec.placement.pools[{index}]",
+                message=f"{name} is spot, which may be taken away within 15 s; take it out, or set "
+                "spec.class to batch if nobody waits for the answers",
+            )
+
+
 CHECKS: tuple[Check, ...] = (
     _model_is_known,
     _context_suits_the_model,
     _flags_are_free_and_valid,
     _pools_exist,
+    _interactive_stays_off_spot,
 )

@@ -1,9 +1,10 @@
 """Money: whole nano-units inside, decimal strings with a currency at the border."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import ROUND_HALF_EVEN, Decimal
+from itertools import pairwise
 
 from typing_extensions import override
 
@@ -12,6 +13,7 @@ from tessera.domain.catalog import COMPUTE_SLICES, MEMORY_SLICES
 from tessera.domain.hardware import Hardware
 
 NANO = 10**9
+_HOUR = timedelta(hours=1) // timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,16 @@ def money(amount: Decimal, currency: str) -> Money:
     return Money(_whole(amount * NANO), currency)
 
 
+def nanos(amount: Decimal) -> int:
+    """Units as they stand in a manifest or status -> nano-units, without the currency."""
+    return _whole(amount * NANO)
+
+
+def units(amount: int) -> Decimal:
+    """Nano-units -> units, exactly."""
+    return Decimal(amount) / NANO
+
+
 def _whole(value: Decimal) -> int:
     return int(value.to_integral_value(ROUND_HALF_EVEN))
 
@@ -46,6 +58,43 @@ def price_on(prices: Iterable[Price], day: date) -> Price | None:
     """The last price whose day has come; None before the first."""
     come = [price for price in prices if price.from_ <= day]
     return max(come, key=lambda price: price.from_, default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Tariff:
+    """What something of a pool costs: dated prices of a whole GPU, and its share of one."""
+
+    prices: tuple[Price, ...]
+    weight: Decimal
+
+    @property
+    def currency(self) -> str:
+        return self.prices[0].currency
+
+    def per_gpu_hour(self, day: date) -> Decimal:
+        """The price of a whole GPU on a day; days before the first price have the first."""
+        price = price_on(self.prices, day) or min(self.prices, key=lambda one: one.from_)
+        return price.per_gpu_hour
+
+    def hourly(self, day: date) -> Money:
+        """The price of an hour on a day."""
+        return money(self.per_gpu_hour(day), self.currency).times(self.weight)
+
+    def cost(self, start: datetime, end: datetime) -> int:
+        """Nano-units from one moment to another, each day at its price."""
+        if end <= start:
+            return 0
+        spans = (
+            (self.hourly(first.date()).nanos, (last - first) // timedelta(microseconds=1))
+            for first, last in self._spans(start, end)
+        )
+        return sum(_whole(Decimal(nanos * micros) / _HOUR) for nanos, micros in spans)
+
+    def _spans(self, start: datetime, end: datetime) -> Iterator[tuple[datetime, datetime]]:
+        """The parts of a span in which one price holds."""
+        changes = (datetime.combine(price.from_, time(), tzinfo=UTC) for price in self.prices)
+        cuts = [start, *sorted(one for one in changes if start < one < end), end]
+        yield from pairwise(cuts)
 
 
 def billing_weight(hardware: Hardware) -> Decimal:

@@ -3,16 +3,20 @@
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 
 from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
 from tessera.api.inference_service import Scaling as ScalingSpec
 from tessera.domain import autoscale
 from tessera.domain.autoscale import Count, Memory, Scale
+from tessera.domain.budgets import BudgetView, by_namespace, open_budgets
 from tessera.domain.checks import check, flags_unchecked
 from tessera.domain.drain import Drain, drain
 from tessera.domain.load import load_of
+from tessera.domain.meter import Meter
 from tessera.domain.placement import Choice, Placement, place, room
-from tessera.domain.pools import PoolView, discover
+from tessera.domain.pools import PoolView, discover, tiers
+from tessera.domain.purse import Claim, Funding, Purse, fund
 from tessera.domain.readiness import must_ask
 from tessera.domain.reasons import Accepted, Placed, Scaling, Verdict
 from tessera.domain.snapshot import Pod, Ref, Service, Snapshot, Workload
@@ -22,6 +26,8 @@ Taken = Counter[tuple[str, str]]
 
 
 _DEFAULT_SCALING = ScalingSpec()
+LEAVING = timedelta(seconds=60)
+"""A replica that is let go costs so long beyond its drain, until its engine has exited."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,12 +60,23 @@ class Plan:
     """What the fleet should be."""
 
     pools: tuple[PoolView, ...] = ()
+    budgets: tuple[BudgetView, ...] = ()
     allotments: Mapping[Ref, Allotment] = field(default_factory=dict)
 
     @property
     def memory(self) -> Mapping[Ref, Memory]:
         """What the next snapshot has to carry."""
         return {ref: allotment.scale.memory for ref, allotment in self.allotments.items()}
+
+    @property
+    def meters(self) -> Mapping[str, Meter]:
+        """What was spent, likewise."""
+        return {view.budget.name: view.meter for view in self.budgets if view.purse is not None}
+
+    @property
+    def tenants(self) -> Mapping[str, BudgetView]:
+        """The budget that holds in each namespace."""
+        return by_namespace(self.budgets)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +86,20 @@ class _Holding:
     pods: tuple[Pod, ...] = ()
     workloads: tuple[Workload, ...] = ()
 
+    def of(self, variant: str) -> Workload | None:
+        return next((one for one in self.workloads if one.variant == variant), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Draft:
+    """What a service would get if money were no object."""
+
+    service: Service
+    holding: _Holding
+    accepted: Verdict[Accepted]
+    placement: Placement
+    scale: Scale
+
 
 def plan(snapshot: Snapshot) -> Plan:
     """Decide for every service; the order of the input does not matter.
@@ -77,22 +108,105 @@ def plan(snapshot: Snapshot) -> Plan:
     service whose planning raises is set aside, and the rest is planned.
     """
     views = discover(snapshot.pools, snapshot.nodes, snapshot.at.date())
-    holdings = _holdings(snapshot)
+    budgets = open_budgets(snapshot, views)
     taken: Taken = Counter()
-    allotments: dict[Ref, Allotment] = {}
+    drafts = _drafts(snapshot, views, taken)
+    granted = _granted(drafts, budgets)
+    allotments = {
+        ref: _finished(snapshot, drafts[ref], granted.get(ref), taken) for ref in sorted(drafts)
+    }
+    return Plan(pools=views, budgets=budgets, allotments=allotments)
+
+
+def _drafts(snapshot: Snapshot, views: Sequence[PoolView], taken: Taken) -> Mapping[Ref, _Draft]:
+    holdings = _holdings(snapshot)
+    drafts = {}
     for service in sorted(
         snapshot.services, key=lambda one: (not holdings[one.ref].workloads, one.ref)
     ):
         holding = holdings[service.ref]
         try:
-            allotment = _allot(snapshot, service, holding, views, taken)
+            draft = _draft(snapshot, service, holding, views, taken)
         except Exception as error:  # noqa: BLE001 - one bad service must not stop the fleet
-            allotment = _held(snapshot, service, holding, _blame(error))
-        allotments[service.ref] = allotment
-        _take(taken, allotment)
-    return Plan(
-        pools=views,
-        allotments={ref: _with_surge(allotments[ref], taken) for ref in sorted(allotments)},
+            draft = _held(snapshot, service, holding, _blame(error))
+        drafts[service.ref] = draft
+        _take(taken, draft)
+    return drafts
+
+
+def _granted(drafts: Mapping[Ref, _Draft], budgets: Sequence[BudgetView]) -> Mapping[Ref, Funding]:
+    """What the tenants can pay, for the services of those that have a budget."""
+    granted: dict[Ref, Funding] = {}
+    for view in budgets:
+        if view.purse is None or view.budget.spec is None:
+            continue
+        claims = []
+        for ref in sorted(drafts):
+            if ref.namespace in view.budget.spec.tenant.namespaces:
+                draft = drafts[ref]
+                if draft.placement.choice is None:
+                    _go_on(draft, view.meter, view.purse)
+                else:
+                    claims.append(_claim(draft, draft.placement.choice))
+        granted |= fund(view.purse, claims)
+    return granted
+
+
+def _go_on(draft: _Draft, meter: Meter, purse: Purse) -> None:
+    """What runs of a service that cannot be placed is left as it is, and has to be paid."""
+    for pod in draft.holding.pods:
+        running = meter.running.get(pod.uid)
+        if running is not None and pod.ended is None:
+            purse.floor(running.tariff, 1)
+
+
+def _claim(draft: _Draft, choice: Choice) -> Claim:
+    """A fixed number has a floor of 1: what the user set beyond it is granted or not."""
+    spec, pods, wanted = draft.service.spec, draft.holding.pods, draft.scale.replicas
+    least = 1 if spec is None or spec.replicas is not None else scaling_of(spec).min_replicas
+    floor = min(least, wanted)
+    current = max((one.replicas for one in draft.holding.workloads), default=0)
+    kept = max(0, min(current, wanted) - floor)
+    drain_timeout = spec.drain.timeout if spec is not None else timedelta()
+    return Claim(
+        ref=draft.service.ref,
+        tariff=choice.offer.tariff,
+        floor=floor,
+        wanted=wanted,
+        alive=sum(pod.ended is None for pod in pods),
+        kept=kept,
+        leaving=drain_timeout + LEAVING,
+    )
+
+
+def _finished(
+    snapshot: Snapshot, draft: _Draft, funding: Funding | None, taken: Mapping[tuple[str, str], int]
+) -> Allotment:
+    """The allotment for what was granted."""
+    choice, holding, service = draft.placement.choice, draft.holding, draft.service
+    scale = draft.scale
+    if funding is not None and funding.shortage is not None:
+        scale = autoscale.cap(scale, funding.replicas, funding.shortage.message, snapshot.at)
+    told = Allotment(
+        service=service,
+        accepted=draft.accepted,
+        placement=draft.placement,
+        scale=scale,
+        drain=Drain(keep=scale.replicas),
+        pods=holding.pods,
+        workload=holding.workloads[0] if holding.workloads else None,
+    )
+    if choice is None or service.spec is None:
+        return told
+    workload = holding.of(choice.variant)
+    pods = tuple(pod for pod in holding.pods if pod.variant == choice.variant)
+    return replace(
+        told,
+        drain=drain(snapshot, workload, scale.replicas, pods, service.spec.drain.timeout),
+        workload=workload,
+        retired=_retired(holding, pods, choice.variant, scale.replicas),
+        ask=must_ask(snapshot, service, holding.pods),
+        surge=room(choice.offer, taken) > 0,
     )
 
 
@@ -117,18 +231,18 @@ def _holdings(snapshot: Snapshot) -> Mapping[Ref, _Holding]:
     }
 
 
-def _allot(
+def _draft(
     snapshot: Snapshot,
     service: Service,
     holding: _Holding,
     views: Sequence[PoolView],
     taken: Taken,
-) -> Allotment:
+) -> _Draft:
     spec = service.spec
     if spec is None:
         told = service.problem or "spec: unreadable"
         return _held(snapshot, service, holding, Verdict(Accepted.SPEC_UNREADABLE, told))
-    denials = check(spec, {view.pool.name for view in views})
+    denials = check(spec, tiers(views))
     if denials:
         told = "; ".join(denial.sentence for denial in denials)
         return _held(snapshot, service, holding, Verdict(denials[0].reason, told))
@@ -148,19 +262,13 @@ def _allot(
     if placement.choice is None:
         return replace(_held(snapshot, service, holding, accepted), placement=placement)
     variant = placement.choice.variant
-    workload = next((one for one in holding.workloads if one.variant == variant), None)
     pods = tuple(pod for pod in holding.pods if pod.variant == variant)
-    scale = _scale(snapshot, service, spec, pods, workload)
-    return Allotment(
+    return _Draft(
         service=service,
+        holding=holding,
         accepted=accepted,
         placement=placement,
-        scale=scale,
-        drain=drain(snapshot, workload, scale.replicas, pods, spec.drain.timeout),
-        pods=holding.pods,
-        workload=workload,
-        retired=_retired(holding, pods, variant, scale.replicas),
-        ask=must_ask(snapshot, service, holding.pods),
+        scale=_scale(snapshot, service, spec, pods, holding.of(variant)),
     )
 
 
@@ -202,26 +310,21 @@ def remembered(status: InferenceServiceStatus) -> Memory:
 
 def _held(
     snapshot: Snapshot, service: Service, holding: _Holding, accepted: Verdict[Accepted]
-) -> Allotment:
+) -> _Draft:
     """Nothing is decided, so whatever runs goes on as it is."""
-    workload = holding.workloads[0] if holding.workloads else None
-    running = workload.replicas if workload else 0
-    memory = snapshot.memory.get(service.ref) or remembered(service.status)
-    return Allotment(
+    return _Draft(
         service=service,
+        holding=holding,
         accepted=accepted,
         placement=Placement(
             verdict=Verdict(Placed.NOT_ACCEPTED, "nothing is placed while Accepted is False")
         ),
         scale=Scale(
-            replicas=running,
+            replicas=holding.workloads[0].replicas if holding.workloads else 0,
             reason=Scaling.NOT_PLACED,
             message="what runs is left as it is",
-            memory=memory,
+            memory=snapshot.memory.get(service.ref) or remembered(service.status),
         ),
-        drain=Drain(keep=running),
-        pods=holding.pods,
-        workload=workload,
     )
 
 
@@ -237,14 +340,9 @@ def _floor(spec: InferenceServiceSpec) -> int:
     return scaling_of(spec).min_replicas if spec.replicas is None else max(1, spec.replicas)
 
 
-def _take(taken: Taken, allotment: Allotment) -> None:
-    if allotment.choice is not None:
-        offer = allotment.choice.offer
-        replicas = max(allotment.scale.replicas, len(allotment.pods))
-        taken[offer.pool, offer.hardware.resource] += replicas * offer.hardware.devices
-
-
-def _with_surge(allotment: Allotment, taken: Taken) -> Allotment:
-    if allotment.choice is None:
-        return allotment
-    return replace(allotment, surge=room(allotment.choice.offer, taken) > 0)
+def _take(taken: Taken, draft: _Draft) -> None:
+    choice = draft.placement.choice
+    if choice is not None:
+        hardware = choice.offer.hardware
+        replicas = max(draft.scale.replicas, len(draft.holding.pods))
+        taken[choice.offer.pool, hardware.resource] += replicas * hardware.devices

@@ -31,8 +31,10 @@ class Offer:
     replicas: int
     """How many replicas of this form the ready nodes could hold if nothing else ran; hardware on
     nodes that are not ready is known, so that what runs there keeps its place."""
+    tariff: money.Tariff
+    """What one replica is billed."""
     hourly: money.Money
-    """Billed price of one replica for an hour."""
+    """Billed price of one replica for an hour today."""
     choosing: money.Money
     """The price that hardware is compared by; what a layout strands is in it."""
 
@@ -45,6 +47,8 @@ class PoolView:
     accepted: Verdict[PoolAccepted]
     discovered: Verdict[Discovered]
     product: str | None = None
+    members: frozenset[str] = frozenset()
+    """Names of the nodes."""
     nodes: int = 0
     ready_nodes: int = 0
     gpus: int = 0
@@ -123,6 +127,7 @@ def _discovered(
         ),
         discovered=_found(spec, nodes, names, gpus, slices),
         product=names[0] if len(names) == 1 else None,
+        members=frozenset(node.name for node in nodes),
         nodes=len(nodes),
         ready_nodes=len(ready),
         gpus=gpus,
@@ -160,6 +165,26 @@ def _found(
     return Verdict(
         Discovered.FOUND, f"{len(nodes)} nodes with {offer_line(gpus, tuple(slices.items()))}"
     )
+
+
+def tiers(views: Sequence[PoolView]) -> Mapping[str, Tier | None]:
+    """How the hardware of each pool is bought; None for a pool that cannot be read."""
+    return {view.pool.name: view.pool.spec.tier if view.pool.spec else None for view in views}
+
+
+def tariff_of(view: PoolView, devices: Mapping[str, int]) -> money.Tariff | None:
+    """What a pod with these devices is billed in a pool; None where the pool cannot say."""
+    product = products().get(view.product or "")
+    if view.pool.spec is None or product is None:
+        return None
+    weight = Decimal(0)
+    for resource, count in devices.items():
+        cut = part(product, resource.removeprefix(_MIG)) if resource.startswith(_MIG) else None
+        if resource == GPU:
+            weight += count
+        elif cut is not None:
+            weight += money.billing_weight(cut) * count
+    return money.Tariff(view.pool.spec.prices, weight)
 
 
 def _unknown(product: str) -> str:
@@ -201,6 +226,7 @@ def _offers(
             node_selector=spec.node_selector,
             hardware=hardware,
             replicas=replicas,
+            tariff=money.Tariff(spec.prices, money.billing_weight(hardware)),
             hourly=hourly.times(money.billing_weight(hardware)),
             choosing=hourly.times(weight),
         )

@@ -55,6 +55,10 @@ class Accepted(Reason):
         "FlagInvalid",
         "`engine.extraArgs` holds a flag or a value that this engine version refuses.",
     )
+    INTERACTIVE_ON_SPOT = (
+        "InteractiveOnSpot",
+        "`spec.placement.pools` names a spot pool for a service of class `interactive`.",
+    )
     POOL_UNKNOWN = "PoolUnknown", "`spec.placement.pools` names a pool that does not exist."
     PLANNER_ERROR = (
         "PlannerError",
@@ -123,6 +127,7 @@ class Scaling(Reason):
     NO_READING = "NoReading", "A metric is missing: nothing is removed, and nothing can be added."
     PARTLY_READ = "PartlyRead", "A metric is missing: nothing is removed; the other one may add."
     SET_BY_USER = "SetByUser", "`spec.replicas` fixes the number."
+    BUDGET_EXHAUSTED = "BudgetExhausted", "More are wanted than the tenant's budget can pay."
     NOT_PLACED = "NotPlaced", "There is no hardware to scale on."
 
 
@@ -146,5 +151,39 @@ class Discovered(Reason):
     UNKNOWN_PRODUCT = "UnknownProduct", "The nodes hold a GPU product that Tessera does not know."
 
 
+class BudgetAccepted(Reason):
+    """Can the spec of a budget be enforced?"""
+
+    VALID = "Valid", "The budget is enforced.", True
+    SPEC_UNREADABLE = "SpecUnreadable", "The object does not follow the schema of this operator."
+    ZONE_UNKNOWN = "ZoneUnknown", "`spec.timeZone` is no name of the IANA database."
+    OVERLAPPING = "Overlapping", "A namespace belongs to a budget with an earlier name."
+    MIXED_CURRENCIES = (
+        "MixedCurrencies",
+        "A pool that the tenant may use is priced in another currency.",
+    )
+
+
+class Funded(Reason):
+    """Is there money for what the tenant wants?"""
+
+    WITHIN_LIMITS = "WithinLimits", "Everything that is wanted is paid for.", True
+    FORECAST_ABOVE_LIMIT = (
+        "ForecastAboveLimit",
+        "If everything goes on as now, a window will end above its limit.",
+        True,
+    )
+    NEAR_LIMIT = "NearLimit", "80 % of a limit are spent.", True
+    BUDGET_EXHAUSTED = "BudgetExhausted", "Something was refused, since it could not be paid."
+    FLOORS_ABOVE_LIMIT = (
+        "FloorsAboveLimit",
+        "The replicas that always run cost more than a limit; nothing beyond them is granted.",
+    )
+    SPEND_UNKNOWN = "SpendUnknown", "The record of a window was lost; `spec.onLedgerLoss` holds."
+    NOT_ACCEPTED = "NotAccepted", "Nothing is enforced while `Accepted` is False."
+    NO_BUDGET = "NoBudget", "No TenantBudget names the namespace, so nothing limits its spend."
+
+
 SERVICE_CONDITIONS: tuple[type[Reason], ...] = (Accepted, Placed, Progressing, Ready)
 POOL_CONDITIONS: tuple[type[Reason], ...] = (PoolAccepted, Discovered)
+BUDGET_CONDITIONS: tuple[type[Reason], ...] = (BudgetAccepted, Funded)

@@ -8,7 +8,9 @@ from typing_extensions import override
 
 from tessera.api.accelerator_pool import AcceleratorPoolSpec, AcceleratorPoolStatus
 from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
+from tessera.api.tenant_budget import TenantBudgetSpec, TenantBudgetStatus
 from tessera.domain.autoscale import Memory
+from tessera.domain.meter import Meter
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -47,6 +49,17 @@ class Pool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """A TenantBudget, likewise."""
+
+    name: str
+    generation: int
+    spec: TenantBudgetSpec | None
+    problem: str | None = None
+    status: TenantBudgetStatus = field(default_factory=TenantBudgetStatus)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
     """A node as far as placement needs it."""
 
@@ -69,6 +82,14 @@ class Pod:
     template: str
     """`pod-template-hash`: which revision of the Deployment made it."""
     created: datetime
+    node: str | None = None
+    """Where it was bound to."""
+    devices: Mapping[str, int] = field(default_factory=dict)
+    """Extended resources `nvidia.com/…` that it holds."""
+    bound: datetime | None = None
+    """When it was bound: from then on it costs money."""
+    ended: datetime | None = None
+    """When its last container ended for good."""
     address: str | None = None
     ready_since: datetime | None = None
     """Since when it takes requests; None while it does not."""
@@ -162,3 +183,8 @@ class Snapshot:
     answers: Mapping[Ref, Answer] = field(default_factory=dict)
     in_flight: Mapping[Ref, InFlight] = field(default_factory=dict)
     memory: Mapping[Ref, Memory] = field(default_factory=dict)
+    budgets: tuple[Budget, ...] = ()
+    meters: Mapping[str, Meter] = field(default_factory=dict)
+    """What the budgets' tenants have spent, by the budgets' names."""
+    last_seen: Mapping[str, datetime] = field(default_factory=dict)
+    """When pods, by namespace/name, were last seen that may have gone while no operator ran."""

@@ -9,9 +9,11 @@ from tessera.api.inference_service import (
     InferenceServiceStatus,
     ReplicaChange,
     ScalingStatus,
+    TenancyStatus,
     VariantStatus,
 )
 from tessera.api.meta import Condition
+from tessera.domain.budgets import BudgetView
 from tessera.domain.money import per_million_tokens
 from tessera.domain.names import PORT, selector
 from tessera.domain.perf import SOURCE
@@ -21,6 +23,7 @@ from tessera.domain.pools import PoolView, offer_line
 from tessera.domain.readiness import ready
 from tessera.domain.reasons import (
     Accepted,
+    Funded,
     Placed,
     Progressing,
     Ready,
@@ -34,7 +37,7 @@ _LONGEST = 2048
 
 
 def service_status(
-    snapshot: Snapshot, allotment: Allotment, problem: str | None
+    snapshot: Snapshot, allotment: Allotment, tenant: BudgetView | None, problem: str | None
 ) -> InferenceServiceStatus:
     """The status of one service; `problem` is what the API server refused in this turn."""
     service, old = allotment.service, allotment.service.status
@@ -53,6 +56,10 @@ def service_status(
         endpoint=f"http://{service.ref.name}.{service.ref.namespace}.svc:{PORT}/v1",
         variant=_variant(allotment.choice) if allotment.choice else old.variant,
         cost=_cost(allotment, allotment.choice) if allotment.choice else old.cost,
+        tenant=TenancyStatus(
+            budget=tenant.budget.name if tenant is not None else None,
+            state=tenant.funded.reason if tenant is not None else Funded.NO_BUDGET,
+        ),
         scaling=_scaling(allotment, old.scaling),
     )
 

@@ -1,14 +1,19 @@
 """Admission: one object against what must hold, and against the pools there are."""
 
-from collections.abc import Mapping, MutableSequence
-from typing import Any
+from collections.abc import Callable, Mapping, MutableSequence
+from typing import Any, TypeAlias
 
 import kopf
 
 from tessera.adapters import wire
+from tessera.api.accelerator_pool import Tier
+from tessera.domain.budgets import zone_fault
 from tessera.domain.checks import check, flags_unchecked
+from tessera.domain.snapshot import Budget, Pool
 from tessera.reconcile.store import Store
-from tessera.resources.kinds import ACCELERATOR_POOLS
+from tessera.resources.kinds import ACCELERATOR_POOLS, INFERENCE_SERVICES, TENANT_BUDGETS
+
+Judge: TypeAlias = Callable[[Mapping[str, Any], object], tuple[list[str], list[str]]]
 
 
 def judge(body: Mapping[str, Any], store: Store) -> tuple[list[str], list[str]]:
@@ -22,7 +27,10 @@ def judge(body: Mapping[str, Any], store: Store) -> tuple[list[str], list[str]]:
         return [], []
     if service.spec is None:
         return [service.problem or "spec: unreadable"], []
-    pools = {key.name for key in store.all(ACCELERATOR_POOLS)}
+    pools: dict[str, Tier | None] = {
+        key.name: seen.value.spec.tier if isinstance(seen.value, Pool) and seen.value.spec else None
+        for key, seen in store.all(ACCELERATOR_POOLS).items()
+    }
     denials = check(service.spec, pools)
     refusals = [denial.sentence for denial in denials if not denial.passing]
     warnings = [denial.sentence for denial in denials if denial.passing]
@@ -31,13 +39,64 @@ def judge(body: Mapping[str, Any], store: Store) -> tuple[list[str], list[str]]:
     return refusals, warnings
 
 
+def judge_budget(
+    body: Mapping[str, Any], store: Store, *, deleted: bool = False
+) -> tuple[list[str], list[str]]:
+    """The same for a TenantBudget; one that goes while it is used leaves with a warning."""
+    budget = wire.budget(body)
+    if deleted:
+        return [], _unlimited(budget, store)
+    if budget.spec is None:
+        return [budget.problem or "spec: unreadable"], []
+    if (fault := zone_fault(budget.spec)) is not None:
+        return [fault], []
+    others = (
+        seen.value
+        for seen in store.all(TENANT_BUDGETS).values()
+        if isinstance(seen.value, Budget) and seen.value.name != budget.name and seen.value.spec
+    )
+    return [], [
+        f"spec.tenant.namespaces[{index}]: {name} belongs to budget {other.name} too; of 2 budgets "
+        "the later name gives way"
+        for other in sorted(others, key=lambda one: one.name)
+        for index, name in enumerate(budget.spec.tenant.namespaces)
+        if other.spec is not None and name in other.spec.tenant.namespaces
+    ]
+
+
+def _unlimited(budget: Budget, store: Store) -> list[str]:
+    names = budget.spec.tenant.namespaces if budget.spec is not None else ()
+    count = sum(key.namespace in names for key in store.all(INFERENCE_SERVICES))
+    if not count:
+        return []
+    return [
+        f"{count} services in {', '.join(names)} have no limit from now on, and what they spent is "
+        f"forgotten; kubectl get inferenceservices -n {names[0]} -o wide shows them"
+    ]
+
+
+def budget_validator(store: Store) -> Any:
+    """The handler that kopf calls for TenantBudgets."""
+
+    def judged(body: Mapping[str, Any], operation: object) -> tuple[list[str], list[str]]:
+        return judge_budget(body, store, deleted=operation == "DELETE")
+
+    return _validator(judged)
+
+
 def validator(store: Store) -> Any:
     """The handler that kopf calls for InferenceServices."""
+    return _validator(lambda body, _: judge(body, store))
 
+
+def _validator(judged: Judge) -> Any:
     async def validate(
-        body: Mapping[str, Any], warnings: MutableSequence[str], **_: object
+        body: Mapping[str, Any],
+        warnings: MutableSequence[str],
+        operation: str | None = None,
+        **_: object,
     ) -> None:
-        refusals, told = judge(body, store)
+        refusals, told = judged(body, operation)
         warnings.extend(told)
         if refusals:
             raise kopf.AdmissionError("; ".join(refusals), code=422)

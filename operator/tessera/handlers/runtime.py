@@ -11,8 +11,9 @@ from tessera.adapters.engines import HttpEngines
 from tessera.adapters.kube import KubeCluster
 from tessera.adapters.prometheus import PrometheusMetrics
 from tessera.domain.autoscale import recall
+from tessera.domain.bill import Bill
 from tessera.domain.plan import remembered, scaling_of
-from tessera.domain.snapshot import Service
+from tessera.domain.snapshot import Budget, Service
 from tessera.ports import ClusterError, MetricsError
 from tessera.reconcile.apply import Applier, NotLeadingError
 from tessera.reconcile.asking import Asker
@@ -21,7 +22,7 @@ from tessera.reconcile.loop import loop
 from tessera.reconcile.mirror import Mirror
 from tessera.reconcile.observe import Senses
 from tessera.reconcile.store import Store
-from tessera.resources.kinds import INFERENCE_SERVICES, KINDS
+from tessera.resources.kinds import INFERENCE_SERVICES, KINDS, PODS, TENANT_BUDGETS
 from tessera.settings import Settings
 from tessera.telemetry import Telemetry
 
@@ -93,6 +94,7 @@ class Runtime:
         log.info("this process leads")
         self._turned = time.monotonic()
         await self._recall()
+        await self._recall_spend()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._read())
             group.create_task(loop(self._changed, self._turn))
@@ -144,6 +146,25 @@ class Runtime:
             return
         for ref, (policy, memory) in policies.items():
             self._senses.memory[ref] = recall(policy, past.get(ref, ()), memory)
+
+    async def _recall_spend(self) -> None:
+        """From when on nobody billed, and until when pods lived that went since then."""
+        if self._metrics is None:
+            return
+        records = [
+            seen.value.status.spend
+            for seen in self.store.all(TENANT_BUDGETS).values()
+            if isinstance(seen.value, Budget) and seen.value.status.spend is not None
+        ]
+        here = {f"{key.namespace}/{key.name}" for key in self.store.all(PODS)}
+        gone = {one.pod for record in records for one in record.running} - here
+        try:
+            self._senses.bill = Bill(as_of=await self._metrics.billed_until())
+            if gone:
+                since = now() - min(record.as_of for record in records)
+                self._senses.last_seen = dict(await self._metrics.last_seen(sorted(gone), since))
+        except MetricsError as error:
+            log.warning("the time without an operator could not be read: %s", error)
 
     async def _watch_lag(self) -> None:
         while True:

@@ -5,6 +5,8 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from tessera.domain.budget_status import budget_status
+from tessera.domain.budgets import BudgetView
 from tessera.domain.drain import DONE_COST
 from tessera.domain.plan import Allotment, Plan
 from tessera.domain.snapshot import Ref, Snapshot
@@ -66,8 +68,22 @@ class Applier:
         existing = self._children()
         shared = await self._shared(plan, monitored=monitored)
         problems = {ref: list(shared.get(ref.namespace, ())) for ref in plan.allotments}
+        tenants = plan.tenants
+        for tenant in plan.budgets:  # before anything that costs
+            record = budget_status(tenant, snapshot.at)
+            if record != tenant.budget.status:
+                applied = statuses.of_budget(tenant.budget, record)
+                refused = await self._attempt(self._write(applied, "status"))
+                for ref in problems:
+                    problems[ref] += refused if tenants.get(ref.namespace) is tenant else []
         await _all(
-            self._service(snapshot, allotment, existing.get(ref, ()), problems[ref])
+            self._service(
+                snapshot,
+                allotment,
+                tenants.get(ref.namespace),
+                existing.get(ref, ()),
+                problems[ref],
+            )
             for ref, allotment in plan.allotments.items()
         )
         for view in plan.pools:
@@ -93,6 +109,7 @@ class Applier:
         self,
         snapshot: Snapshot,
         allotment: Allotment,
+        tenant: BudgetView | None,
         existing: Iterable[Seen],
         problems: list[str],
     ) -> None:
@@ -103,7 +120,7 @@ class Applier:
             problems += await self._attempt(self._keep(manifest))
         for kind, key in _superfluous(allotment, wanted, existing):
             problems += await self._attempt(self._remove(kind, key))
-        status = service_status(snapshot, allotment, "; ".join(problems) or None)
+        status = service_status(snapshot, allotment, tenant, "; ".join(problems) or None)
         if status != allotment.service.status:
             applied = statuses.of_service(allotment.service, status)
             problems += await self._attempt(self._write(applied, "status"))

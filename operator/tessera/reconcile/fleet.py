@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from tessera.domain.bill import Bill, accrue
 from tessera.domain.plan import Plan, plan
 from tessera.domain.snapshot import Ref, Snapshot
 from tessera.ports import Clock
@@ -18,6 +19,8 @@ class Outcome:
 
     snapshot: Snapshot
     plan: Plan
+    bill: Bill
+    """What the nodes cost until now, and for what."""
     problems: Mapping[Ref, str]
     writes: int
 
@@ -40,6 +43,9 @@ class Fleet:
         snapshot = observe(self._store, self._senses, self._clock())
         decision = plan(snapshot)
         self._senses.memory = dict(decision.memory)
+        self._senses.meters = dict(decision.meters)
+        self._senses.last_seen.clear()
+        self._senses.bill = accrue(self._senses.bill, snapshot, decision.pools)
         self._asker.start(snapshot, decision)
         problems = await self._applier.carry_out(
             snapshot, decision, monitored=self._senses.monitored
@@ -47,6 +53,7 @@ class Fleet:
         return Outcome(
             snapshot=snapshot,
             plan=decision,
+            bill=self._senses.bill,
             problems=problems,
             writes=self._applier.writes - before,
         )

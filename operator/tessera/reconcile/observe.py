@@ -6,8 +6,11 @@ from datetime import datetime
 from typing import TypeVar
 
 from tessera.domain.autoscale import Memory
+from tessera.domain.bill import Bill
+from tessera.domain.meter import Meter
 from tessera.domain.snapshot import (
     Answer,
+    Budget,
     Front,
     InFlight,
     Node,
@@ -27,6 +30,7 @@ from tessera.resources.kinds import (
     NODES,
     PODS,
     SERVICES,
+    TENANT_BUDGETS,
     Kind,
 )
 
@@ -41,6 +45,10 @@ class Senses:
     answers: dict[Ref, Answer] = field(default_factory=dict)
     in_flight: dict[Ref, InFlight] = field(default_factory=dict)
     memory: dict[Ref, Memory] = field(default_factory=dict)
+    meters: dict[str, Meter] = field(default_factory=dict)
+    last_seen: dict[str, datetime] = field(default_factory=dict)
+    """Filled at the start, and used by the first turn alone."""
+    bill: Bill = field(default_factory=Bill)
     monitored: bool = False
     """The cluster knows PodMonitors."""
 
@@ -63,6 +71,9 @@ def observe(store: Store, senses: Senses, at: datetime) -> Snapshot:
         answers=dict(senses.answers),
         in_flight=dict(senses.in_flight),
         memory=dict(senses.memory),
+        budgets=tuple(_values(store, TENANT_BUDGETS, Budget)),
+        meters=dict(senses.meters),
+        last_seen=dict(senses.last_seen),
     )
 
 

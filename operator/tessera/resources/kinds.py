@@ -59,6 +59,15 @@ ACCELERATOR_POOLS = Kind(
     verbs=_READ,
     subresources=_STATUS,
 )
+TENANT_BUDGETS = Kind(
+    group=GROUP,
+    version=VERSION,
+    kind="TenantBudget",
+    plural="tenantbudgets",
+    namespaced=False,
+    verbs=_READ,
+    subresources=_STATUS,
+)
 NODES = Kind(group="", version="v1", kind="Node", plural="nodes", namespaced=False, verbs=_READ)
 PODS = Kind(
     group="",
@@ -125,5 +134,5 @@ CHILDREN = (
 )
 """What the operator applies, repairs and prunes."""
 
-KINDS = (INFERENCE_SERVICES, ACCELERATOR_POOLS, NODES, PODS, *CHILDREN)
+KINDS = (INFERENCE_SERVICES, ACCELERATOR_POOLS, TENANT_BUDGETS, NODES, PODS, *CHILDREN)
 WATCHED = tuple(kind for kind in KINDS if kind.watched)

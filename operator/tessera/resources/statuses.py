@@ -6,8 +6,9 @@ from pydantic import BaseModel
 
 from tessera.api.accelerator_pool import AcceleratorPoolStatus
 from tessera.api.inference_service import InferenceServiceStatus
-from tessera.domain.snapshot import Pool, Service
-from tessera.resources.kinds import ACCELERATOR_POOLS, INFERENCE_SERVICES, Kind
+from tessera.api.tenant_budget import TenantBudgetStatus
+from tessera.domain.snapshot import Budget, Pool, Service
+from tessera.resources.kinds import ACCELERATOR_POOLS, INFERENCE_SERVICES, TENANT_BUDGETS, Kind
 from tessera.resources.manifest import Manifest
 
 
@@ -20,6 +21,11 @@ def of_service(service: Service, status: InferenceServiceStatus) -> Manifest:
 def of_pool(pool: Pool, status: AcceleratorPoolStatus) -> Manifest:
     """The status of one pool; pools have no namespace."""
     return _status(ACCELERATOR_POOLS, {"name": pool.name}, status)
+
+
+def of_budget(budget: Budget, status: TenantBudgetStatus) -> Manifest:
+    """The status of one budget; budgets have no namespace."""
+    return _status(TENANT_BUDGETS, {"name": budget.name}, status)
 
 
 def _status(kind: Kind, metadata: dict[str, Any], status: BaseModel) -> Manifest:

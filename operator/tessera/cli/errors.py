@@ -1,0 +1,5 @@
+"""What commands end with when they cannot do what was asked."""
+
+
+class CommandError(Exception):
+    """The text says what is wrong and what to do; it is printed without a traceback."""

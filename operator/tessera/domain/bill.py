@@ -1,0 +1,267 @@
+"""The bill: what the nodes of the pools cost, split without remainder over what held them.
+
+Every span of time costs price x GPUs x time on every node, ready or not. It is split by billing
+weight: slices that pods hold go to their services, free ones are idle, and what a GPU's slices do
+not cover is stranded. All of it is counted in whole parts of a nano-unit, so nothing is lost.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, time, timedelta
+from enum import StrEnum
+from functools import cache
+from heapq import nlargest
+from itertools import pairwise
+from typing import Self
+
+from tessera.api.accelerator_pool import AcceleratorPoolSpec
+from tessera.domain.catalog import COMPUTE_SLICES, MEMORY_SLICES, products
+from tessera.domain.hardware import part
+from tessera.domain.load import FRESH
+from tessera.domain.money import billing_weight, money, price_on
+from tessera.domain.pools import COUNT_LABEL, GPU, PRODUCT_LABEL, PoolView
+from tessera.domain.snapshot import Node, Pod, Ref, Snapshot
+
+WHOLE = "whole"
+"""The profile of a GPU that is not cut."""
+
+_NOBODY = Ref("", "")
+_MIG = "nvidia.com/mig-"
+_MICROSECOND = timedelta(microseconds=1)
+_GPU_WEIGHT = 2 * COMPUTE_SLICES * MEMORY_SLICES
+"""The weight of a GPU here; that of every slice is then a whole number."""
+_PARTS = _GPU_WEIGHT * (timedelta(hours=1) // _MICROSECOND)
+"""Parts of a nano-unit: price per hour in nano-units x weight x microseconds is a count of them."""
+
+
+class CostState(StrEnum):
+    """What the money was spent on; with the meaning that the page on the bill prints."""
+
+    meaning: str
+    owned: bool
+    """A service pays it, not the pool."""
+
+    def __new__(cls, word: str, meaning: str, owned: bool = False) -> Self:
+        member = str.__new__(cls, word)
+        member._value_ = word
+        member.meaning = meaning
+        member.owned = owned
+        return member
+
+    SERVING = "serving", "Replicas that work on requests.", True
+    WARM_IDLE = (
+        "warmIdle",
+        "Loaded replicas without a request, and those that cannot be read.",
+        True,
+    )
+    LOADING = "loading", "Replicas that hold hardware and whose model is not loaded.", True
+    COLD_IDLE = "coldIdle", "Slices and GPUs that are offered and that no replica holds."
+    STRANDED = "stranded", "What GPUs cost beyond the slices and GPUs that they offer."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Line:
+    """One line of the bill; namespace and service are empty where nobody held the hardware."""
+
+    currency: str
+    pool: str
+    profile: str
+    """A MIG profile, `whole`, or empty where the cost is stranded."""
+    namespace: str = ""
+    service: str = ""
+    state: CostState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bill:
+    """What was spent since a process began to count.
+
+    The lines of a pool sum exactly to what its nodes cost since then, rounded down to a nano-unit
+    once for all time. No line ever shrinks, and each is off its exact value by fewer nano-units
+    than its pool has lines, however many turns there were.
+    """
+
+    as_of: datetime | None = None
+    """Up to when time was charged; set from outside, the first turn charges from there."""
+    since: datetime | None = None
+    """From when on."""
+    lines: Mapping[Line, int] = field(default_factory=dict)
+    """Nano-units."""
+    owed: Mapping[Line, int] = field(default_factory=dict)
+    """Parts of a nano-unit that a line still lacks; below zero, it got them ahead."""
+
+
+def accrue(bill: Bill, snapshot: Snapshot, views: Sequence[PoolView]) -> Bill:
+    """Charge the time since the last turn; the first turn and a clock that goes back charge none.
+
+    What is seen now held since the last turn, except where the pods say when they came, were ready
+    or ended. A pod or node that vanished in between is not charged for its last moments.
+    """
+    begin, end = bill.as_of, snapshot.at
+    if begin is None:
+        return replace(bill, as_of=end, since=end)
+    if end <= begin:
+        return bill
+    busy, pods = _busy(snapshot), _by_node(snapshot.pods)
+    specs = {view.pool.name: view.pool.spec for view in views if view.pool.spec is not None}
+    parts: Counter[Line] = Counter()
+    for node in snapshot.nodes:
+        if (pool := _pool_of(node, specs)) is not None:
+            held = pods.get(node.name, ())
+            holding = _Holding(pool=pool, spec=specs[pool], node=node, pods=held, busy=busy)
+            for line, charged in holding.charges(begin, end):
+                parts[line] += charged
+    return _credited(replace(bill, as_of=end, since=bill.since or begin), parts)
+
+
+def _by_node(pods: Sequence[Pod]) -> Mapping[str, Sequence[Pod]]:
+    """Who holds devices where; on a node that is claimed twice the first to come holds."""
+    found: dict[str, list[Pod]] = defaultdict(list)
+    for pod in sorted(pods, key=lambda pod: (pod.bound or pod.created, pod.ref)):
+        if pod.node is not None and pod.bound is not None:
+            found[pod.node].append(pod)
+    return found
+
+
+def _busy(snapshot: Snapshot) -> Mapping[Ref, datetime]:
+    """Since when replicas work on requests; a reading tells of no more than the time before it."""
+    readings = snapshot.readings
+    if readings is None or readings.problem is not None or snapshot.at - readings.at > FRESH:
+        return {}
+    since = readings.at - FRESH
+    return {ref: since for ref, reading in readings.pods.items() if reading.running}
+
+
+def _pool_of(node: Node, specs: Mapping[str, AcceleratorPoolSpec]) -> str | None:
+    """The first pool by name: a node costs once, even where two pools claim it."""
+    labels = node.labels.items()
+    return min(
+        (name for name, spec in specs.items() if spec.node_selector.items() <= labels),
+        default=None,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Holding:
+    """One node, and who holds what of it."""
+
+    pool: str
+    spec: AcceleratorPoolSpec
+    node: Node
+    pods: Sequence[Pod]
+    busy: Mapping[Ref, datetime]
+
+    def charges(self, begin: datetime, end: datetime) -> Iterator[tuple[Line, int]]:
+        """Every line's parts of a nano-unit; none for days before the first price."""
+        for first, last in pairwise(self._cuts(begin, end)):
+            price = price_on(self.spec.prices, first.astimezone(UTC).date())
+            if price is not None:
+                hourly = money(price.per_gpu_hour, price.currency)
+                cost = hourly.nanos * ((last - first) // _MICROSECOND)
+                for line, weight in self._shares(first, hourly.currency):
+                    if weight:
+                        yield line, cost * weight
+
+    def _cuts(self, begin: datetime, end: datetime) -> list[datetime]:
+        """Moments between which nothing changes."""
+        changes = {datetime.combine(price.from_, time(), UTC) for price in self.spec.prices}
+        for pod in self.pods:
+            moments = (pod.bound, pod.ready_since, pod.ended, self.busy.get(pod.ref))
+            changes.update(moment for moment in moments if moment is not None)
+        return [begin, *sorted(moment for moment in changes if begin < moment < end), end]
+
+    def _shares(self, at: datetime, currency: str) -> Iterator[tuple[Line, int]]:
+        """How the weight of all GPUs of the node is spread at a moment; it sums exactly."""
+
+        def line(profile: str, state: CostState, owner: Ref = _NOBODY) -> Line:
+            return Line(
+                currency=currency,
+                pool=self.pool,
+                profile=profile,
+                namespace=owner.namespace,
+                service=owner.name,
+                state=state,
+            )
+
+        left = self._gpus() * _GPU_WEIGHT
+        free = Counter(self.node.allocatable)
+        for pod in self.pods:
+            if (pod.bound or at) <= at and (pod.ended is None or at < pod.ended):
+                for resource, count in sorted(pod.devices.items()):
+                    weight = min(left, self._weight(resource) * count)
+                    left, free[resource] = left - weight, free[resource] - count
+                    yield line(_profile(resource), self._state(pod, at), pod.service), weight
+        for resource, count in sorted(free.items()):
+            weight = min(left, self._weight(resource) * max(0, count))
+            left -= weight
+            yield line(_profile(resource), CostState.COLD_IDLE), weight
+        yield line("", CostState.STRANDED), left
+
+    def _state(self, pod: Pod, at: datetime) -> CostState:
+        loaded = pod.up if pod.ready_since is None else pod.ready_since <= at
+        if not loaded:
+            return CostState.LOADING
+        since = self.busy.get(pod.ref)
+        return CostState.WARM_IDLE if since is None or at < since else CostState.SERVING
+
+    def _gpus(self) -> int:
+        """What the label says, else the fewest that offer what the node offers."""
+        told = self.node.labels.get(COUNT_LABEL, "")
+        if told.isdecimal() and told.isascii():
+            return int(told)
+        offered = sum(
+            self._weight(resource) * count for resource, count in self.node.allocatable.items()
+        )
+        return -(-offered // _GPU_WEIGHT)
+
+    def _weight(self, resource: str) -> int:
+        return _weight(self.node.labels.get(PRODUCT_LABEL, ""), resource)
+
+
+def _profile(resource: str) -> str:
+    return WHOLE if resource == GPU else resource.removeprefix(_MIG)
+
+
+@cache
+def _weight(product: str, resource: str) -> int:
+    """The weight of a device; one that nobody knows has none, so its GPU counts as stranded."""
+    if resource == GPU:
+        return _GPU_WEIGHT
+    known = products().get(product)
+    cut = part(known, _profile(resource)) if known and resource.startswith(_MIG) else None
+    return round(billing_weight(cut) * _GPU_WEIGHT) if cut is not None else 0
+
+
+def _credited(bill: Bill, parts: Mapping[Line, int]) -> Bill:
+    """Turn parts into nano-units, pool by pool, and keep what does not fill one."""
+    lines, owed = dict(bill.lines), Counter(bill.owed)
+    owed.update(parts)
+    pools: dict[tuple[str, str], dict[Line, int]] = defaultdict(dict)
+    for line, due in owed.items():
+        pools[line.currency, line.pool][line] = due
+    for dues in pools.values():
+        for line, nanos in _paid(dues).items():
+            lines[line] = lines.get(line, 0) + nanos
+            owed[line] -= nanos * _PARTS
+    return replace(bill, lines=lines, owed=dict(owed))
+
+
+def _paid(dues: Mapping[Line, int]) -> Mapping[Line, int]:
+    """Nano-units for the lines of a pool: together all that are due, each about what it is due.
+
+    Most go to whom most is due. None is ever taken back, so a line may stay ahead by less than
+    one; what the others then lack is less than one for each such line.
+    """
+    paid = {line: max(0, due // _PARTS) for line, due in dues.items()}
+    left = sum(dues.values()) // _PARTS - sum(paid.values())
+
+    def lacking(line: Line) -> tuple[int, Line]:
+        return dues[line] - paid[line] * _PARTS, line
+
+    for line in nlargest(left, dues, key=lacking):
+        paid[line] += 1
+    while left < 0:
+        paid[min((line for line in dues if paid[line]), key=lacking)] -= 1
+        left += 1
+    return paid

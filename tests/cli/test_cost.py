@@ -1,0 +1,243 @@
+"""`tessera cost`: what is asked for, what is shown, and what is said when nothing can be."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tessera.adapters.prometheus import COST, COST_AS_OF, COST_SINCE, amounts_of, marks_of
+from tessera.cli.cost import ask, since
+from tessera.cli.cost_report import Report, as_csv, as_json, table
+from tessera.cli.errors import CommandError
+from tessera.cli.main import main
+from tessera.domain.bill import Bill, CostState, Line
+from tessera.domain.statement import Amounts, Look, Mark, Process, Statement
+from tessera.ports import MetricsError
+from tessera.telemetry import Telemetry
+from tests.builders import NOW, at, dollars
+
+PAGE = Path(__file__).parents[2] / "docs" / "tasks" / "read-the-bill.md"
+PROMETHEUS = "TESSERA_PROMETHEUS_URL"
+
+
+def a_line(state: CostState = CostState.SERVING, service: str = "chat", **fields: str) -> Line:
+    owned = {"namespace": "team-a", "service": service} if state.owned else {}
+    plain = {"currency": "USD", "pool": "a100", "profile": "1g.10gb"}
+    return Line(**{**plain, **owned, **fields}, state=state)
+
+
+AMOUNTS: Amounts = {
+    ("acme", a_line()): dollars("2.25"),
+    ("acme", a_line(CostState.WARM_IDLE)): dollars("0.75"),
+    ("", a_line(CostState.LOADING, "draft", namespace="team-b")): dollars("0.000000001"),
+    ("", a_line(CostState.COLD_IDLE)): dollars("0.5"),
+    ("", a_line(CostState.STRANDED, profile="")): dollars("0.5"),
+    ("acme", a_line(pool="h100", profile="whole", currency="EUR")): dollars("7"),
+}
+
+
+def a_report(by: str = "service", **fields: Any) -> Report:
+    """A day, of which everything is known."""
+    told = {"begin": NOW - timedelta(days=1), "end": NOW, "amounts": AMOUNTS}
+    asked = fields.pop("asked", NOW - timedelta(days=1))
+    return Report(asked=asked, now=NOW, by=by, statement=Statement(**{**told, **fields}))
+
+
+def names(text: str, by: str) -> list[str]:
+    return [row[by] for row in csv.DictReader(io.StringIO(text))]
+
+
+def test_the_table_has_a_column_for_every_state_with_money_and_a_sum_for_every_currency() -> None:
+    known = {key: nanos for key, nanos in AMOUNTS.items() if nanos > 1}
+    assert table(a_report(amounts=known)).splitlines() == [
+        "SERVICE           SERVING  WARM IDLE  COLD IDLE  STRANDED   TOTAL  CURRENCY   SHARE",
+        "team-a/chat        7.0000     0.0000     0.0000    0.0000  7.0000       EUR  100.0%",
+        "team-a/chat        2.2500     0.7500     0.0000    0.0000  3.0000       USD   75.0%",
+        "(unused in a100)   0.0000     0.0000     0.5000    0.5000  1.0000       USD   25.0%",
+        "total              7.0000     0.0000     0.0000    0.0000  7.0000       EUR  100.0%",
+        "total              2.2500     0.7500     0.5000    0.5000  4.0000       USD  100.0%",
+        "",
+        "Billed from 2026-11-19 12:00:00 to 2026-11-20 12:00:00 UTC.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("by", "expected"),
+    [
+        ("service", ["team-a/chat", "team-a/chat", "(unused in a100)", "team-b/draft"]),
+        ("tenant", ["acme", "acme", "(unused)", "(no budget)"]),
+        ("pool", ["h100", "a100"]),
+    ],
+)
+def test_rows_are_what_was_asked_for_and_what_cost_most_comes_first(
+    by: str, expected: list[str]
+) -> None:
+    assert names(as_csv(a_report(by)), by) == expected
+
+
+def test_json_and_csv_have_all_digits() -> None:
+    told = json.loads(as_json(a_report()))
+    (draft,) = (row for row in told["rows"] if row["name"] == "team-b/draft")
+    assert (draft["loading"], draft["total"]) == ("0.000000001", "0.000000001")
+    assert (told["from"], told["to"]) == ("2026-11-19T12:00:00+00:00", "2026-11-20T12:00:00+00:00")
+    assert [(row["currency"], row["total"]) for row in told["totals"]] == [
+        ("EUR", "7.000000000"),
+        ("USD", "4.000000001"),
+    ]
+    rows = list(csv.DictReader(io.StringIO(as_csv(a_report()))))
+    assert [row["total"] for row in rows] == [row["total"] for row in told["rows"]]
+
+
+def test_a_table_says_what_it_does_not_know() -> None:
+    told = table(
+        a_report(
+            begin=at(-7200),
+            end=at(-3600),
+            gaps=((at(-7000), at(-6990)),),
+        )
+    )
+    assert told.splitlines()[-4:] == [
+        "Billed from 2026-11-20 10:00:00 to 2026-11-20 11:00:00 UTC.",
+        "There is no data before that, though 2026-11-19 12:00:00 was asked for.",
+        "There is no newer data: is the operator running and scraped?",
+        "Not billed, since nobody counted: 2026-11-20 10:03:20 to 2026-11-20 10:03:30.",
+    ]
+
+
+def test_a_time_in_which_nothing_was_spent_is_an_empty_bill() -> None:
+    assert table(a_report(amounts={})).startswith("SERVICE  TOTAL  CURRENCY  SHARE\n\nBilled")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("30m", NOW - timedelta(minutes=30)),
+        ("24h", NOW - timedelta(days=1)),
+        ("7d", NOW - timedelta(days=7)),
+        ("2w", NOW - timedelta(days=14)),
+        ("2026-11-01", datetime(2026, 11, 1, tzinfo=UTC)),
+        ("2026-11-20T10:00:00+02:00", datetime(2026, 11, 20, 8, tzinfo=UTC)),
+    ],
+)
+def test_a_span_a_day_or_a_moment_is_understood(text: str, expected: datetime) -> None:
+    assert since(text, NOW) == expected
+
+
+@pytest.mark.parametrize("text", ["yesterday", "", "5", "1.5h", "-3h", "2026-13-01", "99999999d"])
+def test_what_is_not_understood_is_said_with_examples(text: str) -> None:
+    with pytest.raises(CommandError, match="write a span"):
+        since(text, NOW)
+
+
+def test_the_future_is_refused() -> None:
+    with pytest.raises(CommandError, match="not in the past"):
+        since("2026-11-21", NOW)
+
+
+def fails(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
+    """What the command says when it ends."""
+    monkeypatch.delenv(PROMETHEUS, raising=False)
+    with pytest.raises(SystemExit) as ended:
+        main(["cost", *arguments])
+    return str(ended.value.code)
+
+
+def test_without_a_url_it_says_how_to_give_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = fails(monkeypatch)
+    assert "--prometheus URL" in told
+    assert PROMETHEUS in told
+    assert "port-forward" in told
+
+
+def test_a_prometheus_that_is_away_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = fails(monkeypatch, "--prometheus", "http://127.0.0.1:9")
+    assert told.startswith("tessera cost: Prometheus at http://127.0.0.1:9: ConnectionError")
+    assert "port-forward" in told
+
+
+def test_the_url_is_read_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(PROMETHEUS, "http://127.0.0.1:9")
+    with pytest.raises(SystemExit, match="ConnectionError"):
+        main(["cost"])
+    assert capsys.readouterr().out == ""
+
+
+@dataclass
+class Scraped:
+    """What a Prometheus makes of the operator's exposition, under the labels of its target."""
+
+    rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    asked: list[Look] = field(default_factory=list)
+
+    def add(self, telemetry: Telemetry, moment: datetime, target: Mapping[str, str]) -> None:
+        text = generate_latest(telemetry.registry).decode()
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                told = {name: value for name, value in sample.labels.items() if value}
+                labels = {("exported_" if name in target else "") + name: value
+                          for name, value in told.items()}  # fmt: skip
+                self.rows.setdefault(sample.name, []).append(
+                    {
+                        "metric": {"__name__": sample.name, **labels, **target},
+                        "value": [moment.timestamp(), str(sample.value)],
+                        "values": [[moment.timestamp(), str(sample.value)]],
+                    }
+                )
+
+    async def marks(self, begin: datetime, end: datetime) -> Mapping[Process, Sequence[Mark]]:
+        assert begin < end
+        return marks_of(self.rows.get(COST_SINCE, []), self.rows.get(COST_AS_OF, []))
+
+    async def billed(self, look: Look) -> Amounts:
+        self.asked.append(look)
+        moment = look.scraped.timestamp()
+        return amounts_of(row for row in self.rows[COST] if row["value"][0] == moment)
+
+
+TARGET = {"namespace": "tessera-system", "pod": "tessera-operator-0", "service": "tessera"}
+
+
+async def test_what_the_operator_exports_comes_back_under_the_labels_of_its_target() -> None:
+    telemetry, scraped = Telemetry(), Scraped()
+    lines: dict[Line, int] = {}
+    for (_, line), nanos in AMOUNTS.items():
+        lines[line] = lines.get(line, 0) + nanos
+    for part in (1, 3):
+        bill = Bill(
+            since=at(-9000),
+            as_of=at(part),
+            lines={line: nanos * part for line, nanos in lines.items()},
+        )
+        telemetry.billed(bill, {"team-a": "acme"})
+        scraped.add(telemetry, at(part + 1), TARGET)
+    told = await ask(scraped, at(2), at(60))
+    assert told is not None
+    assert (told.begin, told.end, told.gaps) == (at(1), at(3), ())
+    assert told.amounts == {key: 2 * nanos for key, nanos in AMOUNTS.items()}
+    assert len(scraped.asked) == 2
+
+
+async def test_without_any_scrape_there_is_nothing_to_tell() -> None:
+    assert await ask(Scraped(), at(0), at(60)) is None
+
+
+def test_a_state_of_a_newer_operator_is_refused() -> None:
+    row = {"metric": {"currency": "USD", "state": "frozen"}, "value": [0, "1"]}
+    with pytest.raises(MetricsError, match="frozen"):
+        amounts_of([row])
+
+
+def test_the_page_on_the_bill_explains_every_state() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    for state in CostState:
+        assert f"| `{state}` | {state.meaning} |" in text

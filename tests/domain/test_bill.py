@@ -1,0 +1,558 @@
+"""The bill: it sums to what the nodes cost, to the nano-unit, whatever happened in between."""
+
+import itertools
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tessera.domain.bill import Bill, CostState, Line, accrue
+from tessera.domain.catalog import products
+from tessera.domain.hardware import part
+from tessera.domain.money import billing_weight, price_on
+from tessera.domain.pools import discover
+from tessera.domain.snapshot import Node, Pod, Pool, Readings, Ref, Snapshot
+from tests.builders import A100, H100, NOW, a_node, a_pod, a_pool, at, dollars, readings_of
+
+HOUR = timedelta(hours=1)
+MIG = "nvidia.com/mig-"
+GPU = "1.12"
+"""A price that every weight divides: 1g.10gb costs 0.15 an hour, 3g.40gb 0.52."""
+
+
+def billed(bill: Bill, snapshot: Snapshot) -> Bill:
+    return accrue(bill, snapshot, discover(snapshot.pools, snapshot.nodes, snapshot.at.date()))
+
+
+def after(
+    hours: float, *, pods: Sequence[Pod] = (), bill: Bill | None = None, **fields: Any
+) -> Bill:
+    """The bill of some hours in which the fleet was as it is seen at their end."""
+    begin = (bill.as_of if bill else None) or NOW
+    seen: dict[str, Any] = {
+        "at": begin + hours * HOUR,
+        "pools": (a_pool(per_gpu_hour=GPU),),
+        "nodes": (a_node(slices={"1g.10gb": 7}),),
+        "pods": tuple(pods),
+        **fields,
+    }
+    return billed(bill or Bill(as_of=NOW), Snapshot(**seen))
+
+
+def a_holder(name: str = "chat-0", profile: str = "1g.10gb", **fields: Any) -> Pod:
+    """A loaded replica that held one device all the time."""
+    resource = "nvidia.com/gpu" if profile == "whole" else MIG + profile
+    kept: dict[str, Any] = {
+        "node": "a100-0",
+        "devices": {resource: 1},
+        "bound": at(-60),
+        "ready_since": at(-60),
+    }
+    return a_pod(name, **{**kept, **fields})
+
+
+def line(state: CostState, profile: str = "1g.10gb", service: str = "chat") -> Line:
+    owned = {"namespace": "team-a", "service": service} if service else {}
+    return Line(currency="USD", pool="a100", profile=profile, state=state, **owned)
+
+
+def states(bill: Bill) -> Mapping[CostState, int]:
+    totals: Counter[CostState] = Counter()
+    for one, nanos in bill.lines.items():
+        totals[one.state] += nanos
+    return {state: nanos for state, nanos in totals.items() if nanos}
+
+
+def total(bill: Bill) -> int:
+    return sum(bill.lines.values())
+
+
+def test_the_first_turn_charges_nothing_and_begins_to_count() -> None:
+    got = billed(Bill(), Snapshot(at=NOW, pools=(a_pool(),), nodes=(a_node(whole=1),)))
+    assert (got.as_of, got.since, got.lines) == (NOW, NOW, {})
+
+
+def test_a_bill_that_is_told_until_when_it_was_charged_charges_from_there() -> None:
+    got = after(2, nodes=(a_node(whole=1),))
+    assert (got.since, got.as_of, total(got)) == (NOW, NOW + 2 * HOUR, dollars("2.24"))
+
+
+def test_time_that_goes_back_charges_nothing_and_is_charged_once() -> None:
+    first = after(1)
+    back = after(-0.5, bill=first)
+    assert back == first
+    again = after(1, bill=back)
+    assert (again.since, total(again)) == (NOW, dollars("2.24"))
+
+
+def test_a_free_layout_is_cold_and_its_rest_is_stranded() -> None:
+    assert after(1).lines == {
+        line(CostState.COLD_IDLE, service=""): dollars("1.05"),
+        line(CostState.STRANDED, "", ""): dollars("0.07"),
+    }
+
+
+def test_a_replica_pays_by_the_weight_of_its_slice() -> None:
+    got = after(1, pods=(a_holder(profile="3g.40gb"),), nodes=(a_node(slices={"3g.40gb": 2}),))
+    assert got.lines == {
+        line(CostState.WARM_IDLE, "3g.40gb"): dollars("0.52"),
+        line(CostState.COLD_IDLE, "3g.40gb", ""): dollars("0.52"),
+        line(CostState.STRANDED, "", ""): dollars("0.08"),
+    }
+
+
+def test_whole_gpus_cost_one_each_and_strand_nothing() -> None:
+    pod = a_holder(profile="whole", devices={"nvidia.com/gpu": 2})
+    got = after(1, pods=(pod,), nodes=(a_node(whole=4),))
+    assert got.lines == {
+        line(CostState.WARM_IDLE, "whole"): dollars("2.24"),
+        line(CostState.COLD_IDLE, "whole", ""): dollars("2.24"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("running", "age", "expected"),
+    [
+        (3.0, 0, CostState.SERVING),
+        (0.0, 0, CostState.WARM_IDLE),
+        (None, 0, CostState.WARM_IDLE),
+        (3.0, 31, CostState.WARM_IDLE),
+    ],
+)
+def test_a_replica_serves_while_it_works_on_requests(
+    running: float | None, age: float, expected: CostState
+) -> None:
+    pods = (a_holder(),)
+    told = replace(readings_of(pods, running=running), at=at(20 - age))
+    got = after(20 / 3600, pods=pods, readings=told)
+    assert got.lines[line(expected)] > 0
+    assert len([one for one in got.lines if one.service]) == 1
+
+
+def test_a_reading_says_nothing_of_a_time_long_before_it() -> None:
+    pods = (a_holder(),)
+    got = after(1, pods=pods, readings=replace(readings_of(pods, running=1.0), at=at(3600)))
+    assert got.lines[line(CostState.WARM_IDLE)] == 119 * got.lines[line(CostState.SERVING)]
+
+
+def test_a_replica_loads_until_it_was_ready() -> None:
+    got = after(1, pods=(a_holder(ready_since=at(900)),))
+    assert got.lines[line(CostState.WARM_IDLE)] == 3 * got.lines[line(CostState.LOADING)]
+
+
+def test_a_draining_replica_stays_loaded_and_a_broken_one_loads() -> None:
+    got = after(
+        1,
+        pods=(
+            a_holder("drains", ready_since=None, up=True),
+            a_holder("broken", ready_since=None, up=False),
+        ),
+    )
+    assert got.lines[line(CostState.WARM_IDLE)] == got.lines[line(CostState.LOADING)] > 0
+
+
+def test_pods_cost_from_their_bind_to_their_end_and_hand_over_the_same_slice() -> None:
+    first = a_holder("first", "7g.80gb", service="old", ended=at(900), leaving=True)
+    second = a_holder("second", "7g.80gb", bound=at(1800), ready_since=at(1800))
+    got = after(1, pods=(second, first), nodes=(a_node(slices={"7g.80gb": 1}),))
+    assert got.lines == {
+        line(CostState.WARM_IDLE, "7g.80gb", "old"): dollars("0.28"),
+        line(CostState.WARM_IDLE, "7g.80gb"): dollars("0.56"),
+        line(CostState.COLD_IDLE, "7g.80gb", ""): dollars("0.28"),
+    }
+
+
+def test_a_pod_that_waits_for_a_node_costs_nothing() -> None:
+    got = after(1, pods=(a_holder(node=None, bound=None),))
+    assert not [one for one in got.lines if one.service]
+
+
+def test_a_node_that_is_not_ready_costs_too_and_its_pods_still_hold_their_slices() -> None:
+    gone = replace(a_node(slices={"1g.10gb": 7}, ready=False), allocatable={})
+    got = after(1, pods=(a_holder(),), nodes=(gone,))
+    assert states(got) == {
+        CostState.WARM_IDLE: dollars("0.15"),
+        CostState.STRANDED: dollars("0.97"),
+    }
+
+
+def test_more_claims_than_a_node_has_never_cost_more_than_the_node() -> None:
+    pods = tuple(a_holder(f"chat-{index:02d}", bound=at(index - 60)) for index in range(9))
+    assert states(after(1, pods=pods)) == {CostState.WARM_IDLE: dollars(GPU)}
+
+
+def test_a_span_over_midnight_is_split_where_the_price_changes() -> None:
+    prices = [
+        {"from": date(2026, 1, 1), "perGPUHour": "2"},
+        {"from": date(2026, 11, 21), "perGPUHour": "3"},
+    ]
+    got = after(24, pools=(a_pool(prices=prices),), nodes=(a_node(whole=1),))
+    assert total(got) == dollars("60")
+
+
+def test_days_before_the_first_price_cost_nothing() -> None:
+    prices = [{"from": date(2026, 11, 21), "perGPUHour": "3"}]
+    got = after(24, pools=(a_pool(prices=prices),), nodes=(a_node(whole=1),))
+    assert total(got) == dollars("36")
+
+
+def test_every_currency_and_pool_has_its_own_lines() -> None:
+    prices = [{"from": date(2026, 1, 1), "perGPUHour": "5", "currency": "EUR"}]
+    got = after(
+        1,
+        pools=(a_pool(per_gpu_hour="2"), a_pool("h100", prices=prices)),
+        nodes=(a_node(whole=1), a_node("h100", whole=1, product=H100)),
+    )
+    sums: Counter[tuple[str, str]] = Counter()
+    for one, nanos in got.lines.items():
+        sums[one.currency, one.pool] += nanos
+    assert sums == {("USD", "a100"): dollars("2"), ("EUR", "h100"): dollars("5")}
+
+
+def test_a_node_that_two_pools_claim_costs_once_in_the_first() -> None:
+    twin = a_pool("a100-twin", nodeSelector={"pool": "a100"}, per_gpu_hour="9")
+    got = after(1, pools=(twin, a_pool(per_gpu_hour=GPU)), nodes=(a_node(whole=1),))
+    assert {one.pool: nanos for one, nanos in got.lines.items()} == {"a100": dollars(GPU)}
+
+
+def test_a_node_of_no_pool_or_without_gpus_costs_nothing_here() -> None:
+    bare = a_node(name="bare", labels={"nvidia.com/gpu.count": "0"})
+    assert after(1, nodes=(a_node("elsewhere", whole=8), bare)).lines == {}
+
+
+@pytest.mark.parametrize(("count", "gpus"), [("8", 8), ("", 3), ("many", 3), ("\u0663", 3)])
+def test_a_node_without_a_usable_label_has_as_many_gpus_as_its_offer_needs(
+    count: str, gpus: int
+) -> None:
+    node = a_node(whole=1, slices={"3g.40gb": 2, "4g.40gb": 1})
+    node = replace(node, labels={**node.labels, "nvidia.com/gpu.count": count})
+    assert total(after(1, nodes=(node,))) == gpus * dollars(GPU)
+
+
+def test_slices_of_an_unknown_product_are_stranded() -> None:
+    got = after(1, nodes=(a_node(slices={"1g.10gb": 7}, product="NVIDIA-Z900"),))
+    assert states(got) == {CostState.STRANDED: dollars(GPU)}
+
+
+def test_what_does_not_fill_a_nano_unit_is_carried_on() -> None:
+    bill = Bill(as_of=NOW)
+    for _ in range(60):
+        bill = after(1 / 60, bill=bill, pools=(a_pool(per_gpu_hour="0.000000001"),))
+    assert total(bill) == 1
+
+
+def test_every_weight_is_a_whole_number_of_the_unit_that_is_counted_in() -> None:
+    weights = [
+        billing_weight(hardware) * 112
+        for product in products().values()
+        for cut in product.slices
+        if (hardware := part(product, cut.profile)) is not None
+    ]
+    assert len(weights) > 40
+    assert all(abs(weight - round(weight)) < Decimal("1e-20") for weight in weights)
+
+
+# What holds of any course of events. A course is simulated from a seed: nodes come, fail and go,
+# replicas are bound to free devices, become ready, work, drain and end, and prices change.
+
+LAYOUTS: tuple[Mapping[str, int], ...] = (
+    {"1g.10gb": 7},
+    {"3g.40gb": 1, "1g.10gb": 4},
+    {"3g.40gb": 2},
+    {"2g.20gb": 3, "1g.10gb": 1},
+    {"4g.40gb": 1, "3g.40gb": 1},
+    {},
+)
+
+
+class Course:
+    """A fleet that changes at random; `go` moves it on to a moment."""
+
+    def __init__(self, seed: int, services: int, nodes: int, pools: Sequence[Pool]) -> None:
+        self._random = random.Random(seed)  # noqa: S311 - a seeded course, no secret
+        self.pools = tuple(pools)
+        self.services = [Ref(f"team-{index % 5}", f"svc-{index}") for index in range(services)]
+        self.nodes: dict[str, Node] = {}
+        self.pods: dict[str, Pod] = {}
+        self._running: dict[Ref, float] = {}
+        self._numbers = itertools.count()
+        for _ in range(nodes):
+            self._node_comes()
+
+    def _node_comes(self) -> None:
+        number, pick = next(self._numbers), self._random
+        pool, product = pick.choice([("a100", A100), ("h100", H100)])
+        layout = pick.choice(LAYOUTS)
+        whole = pick.randint(0, 3) if layout else pick.randint(1, 8)
+        name = f"node-{number}"
+        self.nodes[name] = a_node(pool, layout, whole=whole, product=product, name=name)
+
+    def go(self, begin: datetime, end: datetime) -> Snapshot:
+        pick = self._random
+        if pick.random() < 0.05:
+            self._node_comes()
+        if pick.random() < 0.03 and len(self.nodes) > 1:
+            gone = pick.choice(sorted(self.nodes))
+            del self.nodes[gone]
+            self.pods = {key: pod for key, pod in self.pods.items() if pod.node != gone}
+        if pick.random() < 0.05:
+            name = pick.choice(sorted(self.nodes))
+            self.nodes[name] = replace(self.nodes[name], ready=not self.nodes[name].ready)
+        for _ in range(pick.randint(0, 6)):
+            pick.choice((self._replica_comes, self._replica_comes, self._replica_ends))(
+                begin + (end - begin) * pick.random(), end
+            )
+        for key, pod in self.pods.items():
+            if pod.ready_since is None and not pod.leaving and pick.random() < 0.4:
+                ready = max(pod.bound or begin, begin + (end - begin) * pick.random())
+                self.pods[key] = replace(pod, ready_since=ready, up=True)
+        return self._seen(end)
+
+    def _replica_comes(self, moment: datetime, _: datetime) -> None:
+        pick, number = self._random, next(self._numbers)
+        free = [(name, resource) for name in sorted(self.nodes) for resource in self._free(name)]
+        node, resource = pick.choice(free) if free and pick.random() < 0.95 else (None, "")
+        service = pick.choice(self.services)
+        pod = replace(
+            a_pod(f"pod-{number}", ready_since=None, up=False, created=moment),
+            ref=Ref(service.namespace, f"pod-{number}"),
+            service=service,
+        )
+        if node is not None:
+            pod = replace(pod, node=node, devices={resource: 1}, bound=moment)
+        self.pods[pod.ref.name] = pod
+
+    def _free(self, name: str) -> list[str]:
+        held = Counter(
+            resource
+            for pod in self.pods.values()
+            if pod.node == name and pod.ended is None
+            for resource in pod.devices
+        )
+        offered = self.nodes[name].allocatable.items()
+        return [resource for resource, count in sorted(offered) if count > held[resource]]
+
+    def _replica_ends(self, moment: datetime, end: datetime) -> None:
+        alive = [key for key, pod in self.pods.items() if pod.ended is None]
+        if not alive:
+            return
+        key = self._random.choice(alive)
+        fate = self._random.random()
+        if fate < 0.4:
+            ended = min(end, max(moment, self.pods[key].ready_since or moment))
+            self.pods[key] = replace(self.pods[key], ended=ended, leaving=True)
+        elif fate < 0.7:
+            self.pods[key] = replace(self.pods[key], leaving=True, ready_since=None)
+        else:
+            del self.pods[key]
+
+    def _seen(self, moment: datetime) -> Snapshot:
+        pods = tuple(self.pods.values())
+        readings = [
+            None,
+            Readings(at=moment, problem="away"),
+            readings_of(pods, running=self._random.choice([None, 0.0, 2.0])),
+        ]
+        told = self._random.choice(readings)
+        if told is not None:
+            told = replace(told, at=moment - timedelta(seconds=self._random.randint(0, 40)))
+        nodes = tuple(self.nodes.values())
+        return Snapshot(at=moment, pools=self.pools, nodes=nodes, pods=pods, readings=told)
+
+
+def moments(pick: random.Random, end: datetime, longest: float) -> Iterator[datetime]:
+    """Turns at odd moments."""
+    moment = NOW
+    while moment < end:
+        moment += timedelta(microseconds=pick.randint(1, int(longest * 1e6)))
+        yield moment
+
+
+def two_pools(pick: random.Random, currency: str = "USD") -> tuple[Pool, ...]:
+    """Prices with nine digits that change at midnight, or begin only then."""
+
+    def price(day: int) -> dict[str, object]:
+        amount = Decimal(pick.randint(0, 9 * 10**9)).scaleb(-9)
+        return {"from": date(2026, 11, day), "perGPUHour": f"{amount:f}", "currency": currency}
+
+    return (
+        a_pool(prices=[price(1), price(21), price(22)]),
+        a_pool("h100", prices=[price(pick.choice([2, 21])), price(22)]),
+    )
+
+
+def node_bill(snapshot: Snapshot, begin: datetime) -> Fraction:
+    """What the nodes cost in a span, in nano-units: the arithmetic of a schoolbook."""
+    cost = Fraction(0)
+    for node in snapshot.nodes:
+        (pool,) = (one for one in snapshot.pools if one.name == node.labels["pool"])
+        assert pool.spec is not None
+        gpus, moment = int(node.labels["nvidia.com/gpu.count"]), begin
+        while moment < snapshot.at:
+            day = (moment + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
+            until = min(day, snapshot.at)
+            price = price_on(pool.spec.prices, moment.date())
+            hours = Fraction((until - moment) // timedelta(microseconds=1), 3600 * 10**6)
+            cost += Fraction(price.per_gpu_hour if price else 0) * 10**9 * gpus * hours
+            moment = until
+    return cost
+
+
+def by_pool(bill: Bill) -> Mapping[str, int]:
+    sums: Counter[str] = Counter()
+    for one, nanos in bill.lines.items():
+        sums[one.pool] += nanos
+    return sums
+
+
+def of_pool(snapshot: Snapshot, pool: str) -> Snapshot:
+    nodes = tuple(node for node in snapshot.nodes if node.labels["pool"] == pool)
+    return replace(snapshot, nodes=nodes)
+
+
+def play(course: Course, turns: Iterable[datetime]) -> tuple[Bill, Mapping[str, Fraction]]:
+    """The bill after a course, and what its nodes cost, by pool; looks at every turn."""
+    bill, begin = Bill(as_of=NOW), NOW
+    costs = dict.fromkeys(("a100", "h100"), Fraction(0))
+    for moment in turns:
+        snapshot = course.go(begin, moment)
+        before, bill = bill, billed(bill, snapshot)
+        for pool in costs:
+            costs[pool] += node_bill(of_pool(snapshot, pool), begin)
+        assert all(nanos >= before.lines.get(one, 0) for one, nanos in bill.lines.items())
+        begin = moment
+    return bill, costs
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.integers(0, 10**9))
+def test_the_bill_of_a_random_day_of_fifty_services_sums_exactly(seed: int) -> None:
+    pick = random.Random(seed)  # noqa: S311
+    course = Course(seed, services=50, nodes=12, pools=two_pools(pick))
+    turns = [*moments(pick, NOW + timedelta(hours=23), 1200), NOW + timedelta(days=1)]
+    bill, costs = play(course, turns)
+    assert {pool: by_pool(bill).get(pool, 0) for pool in costs} == {
+        pool: cost.numerator // cost.denominator for pool, cost in costs.items()
+    }
+    assert all(nanos >= 0 for nanos in bill.lines.values())
+    assert {one.state for one in bill.lines} == set(CostState)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 10**9), st.integers(1, 60))
+def test_any_course_sums_exactly_at_every_turn(seed: int, turns: int) -> None:
+    pick = random.Random(seed)  # noqa: S311
+    course = Course(seed, services=4, nodes=2, pools=two_pools(pick))
+    bill, begin, cost = Bill(as_of=NOW), NOW, Counter[str]()
+    exact = dict.fromkeys(("a100", "h100"), Fraction(0))
+    for moment in itertools.islice(moments(pick, NOW + timedelta(days=9), 4000), turns):
+        snapshot = course.go(begin, moment)
+        bill = billed(bill, snapshot)
+        for pool in exact:
+            exact[pool] += node_bill(of_pool(snapshot, pool), begin)
+            cost[pool] = int(exact[pool])
+        assert by_pool(bill) == +cost
+        begin = moment
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 10**9))
+def test_the_order_of_what_is_seen_is_irrelevant(seed: int) -> None:
+    pick = random.Random(seed)  # noqa: S311
+    course = Course(seed, services=4, nodes=3, pools=two_pools(pick))
+    one = other = Bill(as_of=NOW)
+    begin = NOW
+    for moment in itertools.islice(moments(pick, NOW + timedelta(days=9), 4000), 20):
+        seen = course.go(begin, moment)
+        one = billed(one, seen)
+        mixed = replace(
+            seen,
+            pools=tuple(pick.sample(seen.pools, len(seen.pools))),
+            nodes=tuple(pick.sample(seen.nodes, len(seen.nodes))),
+            pods=tuple(pick.sample(seen.pods, len(seen.pods))),
+        )
+        views = discover(mixed.pools, mixed.nodes, moment.date())
+        other = accrue(other, mixed, tuple(reversed(views)))
+        assert one == other
+        begin = moment
+
+
+def as_seen(pods: Iterable[Pod], moment: datetime) -> tuple[Pod, ...]:
+    """Pods with known lives as they look at a moment."""
+    return tuple(
+        replace(
+            pod,
+            ready_since=pod.ready_since if pod.ready_since and pod.ready_since <= moment else None,
+            up=pod.ready_since is not None and pod.ready_since <= moment,
+            ended=pod.ended if pod.ended and pod.ended <= moment else None,
+        )
+        for pod in pods
+        if pod.bound is not None and pod.bound <= moment
+    )
+
+
+lives = st.lists(
+    st.tuples(st.integers(0, 200), st.integers(0, 200), st.integers(0, 200)).map(sorted),
+    max_size=6,
+)
+
+
+@settings(deadline=None, max_examples=100)
+@given(lives, st.sets(st.integers(1, 199_999_999), max_size=30), st.integers(1, 10**10))
+def test_more_turns_move_no_line_by_more_than_the_stated_rounding(
+    found: list[list[int]], cuts: set[int], nanos: int
+) -> None:
+    pods = [
+        a_holder(
+            f"p-{index}",
+            service=f"s-{index % 3}",
+            bound=at(bound),
+            ready_since=at(ready),
+            ended=at(ended),
+        )
+        for index, (bound, ready, ended) in enumerate(found)
+    ]
+    pools = (a_pool(per_gpu_hour=f"{Decimal(nanos).scaleb(-9):f}"),)
+    nodes = (a_node(slices={"1g.10gb": 7}),)
+
+    def played(turns: Iterable[float]) -> Bill:
+        bill = Bill(as_of=NOW)
+        for moment in map(at, turns):
+            seen = Snapshot(at=moment, pools=pools, nodes=nodes, pods=as_seen(pods, moment))
+            bill = billed(bill, seen)
+        return bill
+
+    coarse, fine = played([200]), played([*sorted(cut / 1e6 for cut in cuts), 200])
+    names = coarse.lines.keys() | fine.lines.keys()
+    assert total(coarse) == total(fine)
+    for name in names:
+        exact = [
+            Fraction(bill.lines.get(name, 0)) + Fraction(bill.owed.get(name, 0), 112 * 3600 * 10**6)
+            for bill in (coarse, fine)
+        ]
+        assert exact[0] == exact[1]
+        assert abs(coarse.lines.get(name, 0) - fine.lines.get(name, 0)) < 2 * len(names)
+
+
+def test_no_line_drifts_from_its_exact_value_in_thousands_of_turns() -> None:
+    """Rounding every turn alone would lose up to a nano-unit a turn and line."""
+    slices = {"3g.40gb": 1, "1g.10gb": 4}
+    pods = [a_holder(f"p-{index}", service=f"s-{index}") for index in range(4)]
+    pools = (a_pool(per_gpu_hour="1.790000001"),)
+    node: Node = a_node(slices=slices)
+    bill = Bill(as_of=NOW)
+    views = discover(pools, (node,), NOW.date())
+    for turn in range(1, 5001):
+        moment = NOW + turn * timedelta(seconds=5, microseconds=137)
+        bill = accrue(bill, Snapshot(at=moment, nodes=(node,), pods=tuple(pods)), views)
+    off = [Fraction(due, 112 * 3600 * 10**6) for due in bill.owed.values()]
+    assert len(off) == 5
+    assert max(map(abs, off)) < 2

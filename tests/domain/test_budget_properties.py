@@ -1,0 +1,272 @@
+"""Whatever happens, in whatever order: a tenant spends what was published, and no more.
+
+A small fleet is played turn by turn. The truth is kept apart from the operator: every replica's own
+time at the price that held. Between turns come wishes, restarts and outages, deaths, changed
+prices, floors and limits, clock steps, and the ends of hours.
+"""
+
+import itertools
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tessera.domain.budget_status import budget_status
+from tessera.domain.budgets import open_budgets
+from tessera.domain.meter import Meter
+from tessera.domain.money import Tariff
+from tessera.domain.pools import discover
+from tessera.domain.purse import HOLD, Claim, Purse, fund
+from tessera.domain.snapshot import Budget, Pod, Pool, Ref
+from tests.builders import NOW, a_budget, a_node, a_pod, a_pool, a_snapshot
+
+HOUR = timedelta(hours=1)
+LEAVING = timedelta(seconds=120)
+AWAY = HOLD - LEAVING
+"""An operator that is away no longer than this cannot overspend."""
+SLICE = {"nvidia.com/mig-1g.10gb": 1}
+WEIGHT = (Decimal(1) / 7 + Decimal(1) / 8) / 2
+NODES = (a_node(slices={"1g.10gb": 70}, cut=10),)
+NAMES = ("a", "b", "c")
+ROUNDING = 10**5
+"""Nano-units; each turn rounds each replica by at most half of one."""
+PRICES = [
+    {"from": "2026-01-01", "perGPUHour": "2"},
+    {"from": "2026-11-21", "perGPUHour": "5"},
+]
+
+
+@dataclass
+class Game:
+    """A fleet that obeys what was granted, and the truth about its spend."""
+
+    limit: str
+    start: datetime
+    floors: dict[str, int]
+    now: timedelta = timedelta()
+    skew: timedelta = timedelta()
+    wishes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(NAMES, 0))
+    granted: dict[str, int] = field(default_factory=lambda: dict.fromkeys(NAMES, 0))
+    pods: dict[str, Pod] = field(default_factory=dict)
+    ends: dict[str, timedelta] = field(default_factory=dict)
+    """When the pods that were let go will be gone."""
+    truth: dict[datetime, int] = field(default_factory=dict)
+    """Nano-units of each hour."""
+    published: dict[datetime, int] = field(default_factory=dict)
+    """The most that each hour may end with, as the last turn said."""
+    meter: Meter | None = None
+    last_seen: dict[str, datetime] = field(default_factory=dict)
+    """What Prometheus knows of pods that went while no operator ran."""
+    serial: "itertools.count[int]" = field(default_factory=itertools.count)
+
+    def __post_init__(self) -> None:
+        self.pool: Pool = a_pool(prices=PRICES)
+        self.budget: Budget = a_budget(amount=self.limit)
+
+    @property
+    def at(self) -> datetime:
+        return self.start + self.now
+
+    @property
+    def hour(self) -> datetime:
+        return self.at.replace(minute=0, second=0, microsecond=0)
+
+    def pass_time(self, span: timedelta, *, awake: bool = True) -> None:
+        """Replicas burn money, and those let go end in their time, which wakes the operator."""
+        end = self.now + span
+        while self.now < end:
+            hour = self.hour
+            step = min(end, hour + HOUR - self.start, *self.ends.values())
+            cost = self._tariff().cost(self.at, self.start + step)
+            self.truth[hour] = self.truth.get(hour, 0) + cost * len(self.pods)
+            self.now = step
+            for uid in [uid for uid, gone in self.ends.items() if gone <= step]:
+                self.last_seen[f"team-a/{uid}"] = self.at
+                del self.ends[uid], self.pods[uid]
+                if awake:
+                    self.turn()
+
+    def _tariff(self) -> Tariff:
+        assert self.pool.spec is not None
+        return Tariff(self.pool.spec.prices, WEIGHT)
+
+    def staying(self, name: str) -> list[str]:
+        return [uid for uid, pod in self.pods.items() if pod.service.name == name
+                and uid not in self.ends]  # fmt: skip
+
+    def start_missing(self) -> None:
+        for name in NAMES:
+            for _ in range(self.granted[name] - len(self.staying(name))):
+                uid = f"{name}-{next(self.serial)}"
+                self.pods[uid] = a_pod(
+                    uid, name, uid=uid, node="a100-0", devices=SLICE, bound=self.at
+                )
+
+    def die(self, name: str) -> None:
+        """A replica is gone without a word, and its controller starts another."""
+        for uid in self.staying(name)[:1]:
+            self.last_seen[f"team-a/{uid}"] = self.at
+            del self.pods[uid]
+        self.start_missing()
+
+    def turn(self) -> Purse:
+        snapshot = a_snapshot(
+            at=self.at + self.skew,
+            pools=(self.pool,),
+            nodes=NODES,
+            pods=tuple(self.pods.values()),
+            budgets=(self.budget,),
+            meters={} if self.meter is None else {self.budget.name: self.meter},
+            last_seen=self.last_seen if self.meter is None else {},
+        )
+        (view,) = open_budgets(snapshot, discover(snapshot.pools, NODES, snapshot.at.date()))
+        purse = view.purse
+        assert purse is not None
+        found = fund(purse, [self._claim(name) for name in NAMES])
+        self.meter = view.meter
+        self.budget = replace(self.budget, status=budget_status(view, purse.at))
+        for name in NAMES:
+            self.granted[name] = found[Ref("team-a", name)].replicas
+            for uid in self.staying(name)[self.granted[name] :]:
+                self.ends[uid] = self.now + LEAVING
+        self.start_missing()
+        tills = (*purse.now, *purse.ahead)
+        self.published = {till.window.start: max(till.limit, till.taken) for till in tills}
+        return purse
+
+    def _claim(self, name: str) -> Claim:
+        wanted = max(self.floors[name], self.wishes[name])
+        return Claim(
+            ref=Ref("team-a", name),
+            tariff=self._tariff(),
+            floor=self.floors[name],
+            kept=max(0, min(self.granted[name], wanted) - self.floors[name]),
+            wanted=wanted,
+            alive=sum(pod.service.name == name for pod in self.pods.values()),
+            leaving=LEAVING,
+        )
+
+    def restart(self) -> None:
+        """What was in memory is gone; the record in the status is not."""
+        self.meter = None
+
+    def floors_alone(self, hour: datetime) -> int:
+        return self._tariff().cost(hour, hour + HOUR) * sum(self.floors.values())
+
+
+def seconds(most: int) -> st.SearchStrategy[timedelta]:
+    return st.integers(1, most).map(lambda count: timedelta(seconds=count))
+
+
+names = st.sampled_from(NAMES)
+quiet_events = st.one_of(
+    st.tuples(st.just("wait"), seconds(int(AWAY.total_seconds()))),
+    st.tuples(st.just("wait"), seconds(60)),
+    st.tuples(st.just("wish"), names, st.integers(0, 6)),
+    st.tuples(st.just("die"), names),
+    st.tuples(st.just("restart")),
+)
+events = st.one_of(
+    quiet_events,
+    st.tuples(st.just("price"), st.sampled_from(["1", "3", "8"])),
+    st.tuples(st.just("floor"), names, st.integers(0, 3)),
+    st.tuples(st.just("limit"), st.sampled_from(["0.5", "1", "3"])),
+    st.tuples(st.just("outage"), seconds(3600), names),
+    st.tuples(st.just("step"), st.integers(-120, 120).map(lambda s: timedelta(seconds=s))),
+)
+games = st.builds(
+    Game,
+    limit=st.sampled_from(["0.2", "0.8", "1.5", "4"]),
+    start=st.integers(0, 90).map(
+        lambda minutes: datetime.fromisoformat("2026-11-20T22:00Z") + timedelta(minutes=minutes)
+    ),
+    floors=st.fixed_dictionaries({name: st.integers(0, 2) for name in NAMES}),
+)
+
+
+def play(game: Game, event: tuple[object, ...]) -> bool:
+    """Carry out one event; True when the user or an accident changed what was promised."""
+    match event:
+        case ("wait", timedelta() as span):
+            game.pass_time(span)
+        case ("wish", str(name), int(count)):
+            game.wishes[name] = count
+        case ("die", str(name)):
+            game.turn()
+            game.die(name)
+        case ("restart",):
+            game.restart()
+        case ("price", str(price)):
+            assert game.pool.spec is not None
+            prices = [{"from": "2026-01-01", "perGPUHour": price}]
+            game.pool = a_pool(prices=prices)
+            return True
+        case ("floor", str(name), int(count)):
+            game.floors[name] = count
+            return True
+        case ("limit", str(limit)):
+            game.budget = replace(a_budget(amount=limit), status=game.budget.status)
+            return True
+        case ("outage", timedelta() as span, str(name)):
+            game.turn()
+            game.restart()
+            game.pass_time(span / 2, awake=False)
+            game.die(name)
+            game.pass_time(span / 2, awake=False)
+            return span > AWAY
+        case ("step", timedelta() as skew):
+            game.skew = skew
+            return True
+        case _:
+            raise AssertionError(event)
+    return False
+
+
+@pytest.mark.long
+@given(games, st.lists(quiet_events, max_size=25))
+@settings(max_examples=5_000, deadline=None, suppress_health_check=list(HealthCheck))
+def test_no_hour_ends_above_its_limit_unless_the_floors_alone_do(
+    game: Game, course: list[tuple[object, ...]]
+) -> None:
+    game.turn()
+    for event in course:
+        play(game, event)
+        game.turn()
+    for hour, spent in game.truth.items():
+        limit = int(Decimal(game.limit) * 10**9)
+        assert spent <= max(limit, game.floors_alone(hour)) + ROUNDING, hour
+
+
+@pytest.mark.long
+@given(games, st.lists(events, max_size=25))
+@settings(max_examples=5_000, deadline=None, suppress_health_check=list(HealthCheck))
+def test_spend_is_exact_and_within_the_published_bound_at_every_moment(
+    game: Game, course: list[tuple[object, ...]]
+) -> None:
+    game.turn()
+    stepped = False
+    for event in course:
+        published = game.published
+        changed = play(game, event)
+        stepped |= event[0] == "step"
+        spent = game.truth.get(game.hour, 0)
+        if not changed and not stepped and game.hour in published:
+            assert spent <= published[game.hour] + ROUNDING
+        purse = game.turn()
+        if not stepped:
+            assert abs(purse.now[0].spent - spent) <= ROUNDING
+
+
+def test_an_operator_away_for_ten_minutes_counts_to_the_second() -> None:
+    game = Game(limit="4", start=NOW, floors=dict.fromkeys(NAMES, 1))
+    game.wishes["a"] = 3
+    game.turn()
+    game.pass_time(timedelta(minutes=7))
+    game.turn()
+    game.restart()
+    game.pass_time(timedelta(minutes=10))
+    second = game._tariff().cost(game.at, game.at + timedelta(seconds=1)) * len(game.pods)
+    assert abs(game.turn().now[0].spent - game.truth[game.hour]) < second

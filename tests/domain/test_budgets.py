@@ -1,0 +1,302 @@
+"""Money limits: what is counted, what is granted, and what is said."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from tessera.domain.budget_status import budget_status
+from tessera.domain.money import units
+from tessera.domain.plan import Plan, plan
+from tessera.domain.reasons import BudgetAccepted, Funded, Scaling
+from tessera.domain.snapshot import Budget, Pod, Ref, Snapshot
+from tessera.domain.windows import following, window_at
+from tests.builders import (
+    NOW,
+    a_budget,
+    a_node,
+    a_pod,
+    a_pool,
+    a_service,
+    a_snapshot,
+    a_spec,
+    a_workload,
+    at,
+    readings_of,
+)
+
+SLICE = {"nvidia.com/mig-1g.10gb": 1}
+CHAT = Ref("team-a", "chat")
+WEIGHT = (Decimal(1) / 7 + Decimal(1) / 8) / 2
+"""A 1g.10gb of an A100 at 2.00 an hour costs 0.2679 an hour."""
+
+
+def running(count: int, since: datetime = NOW, service: str = "chat") -> tuple[Pod, ...]:
+    return tuple(
+        a_pod(f"{service}-{index}", service, node="a100-0", devices=SLICE, bound=since)
+        for index in range(count)
+    )
+
+
+def scaled(replicas: int, when: datetime = NOW, **scaling: int) -> Snapshot:
+    """A service with so many replicas, of which one is the floor, and a queue that wants six."""
+    spec = a_spec(
+        scaling={"minReplicas": 1, "maxReplicas": 6, "scaleUp": {"window": "0s", "pods": 9}}
+        | scaling
+    )
+    pods = running(replicas)
+    return a_snapshot(
+        a_service(spec=spec),
+        at=when,
+        pods=pods,
+        workloads=(a_workload(replicas=replicas),),
+        readings=readings_of(pods, at=when, waiting=300 / max(1, replicas), activity=0.9),
+    )
+
+
+def of(decision: Plan, name: str = "team-a") -> Budget:
+    """The budget with the status that this plan gives it."""
+    view = next(view for view in decision.budgets if view.budget.name == name)
+    return replace(view.budget, status=budget_status(view, NOW))
+
+
+def told(budget: Budget) -> tuple[str, str]:
+    condition = {one.type: one for one in budget.status.conditions}["Funded"]
+    return condition.reason, condition.message
+
+
+def spent(budget: Budget) -> Decimal:
+    assert budget.status.spend is not None
+    return budget.status.spend.windows[0].settled
+
+
+def test_a_tenant_without_a_budget_is_shown_as_such() -> None:
+    decision = plan(scaled(1))
+    assert decision.tenants == {}
+    assert decision.allotments[CHAT].scale.replicas == 6
+
+
+def test_a_budget_with_room_changes_nothing() -> None:
+    decision = plan(replace(scaled(1), budgets=(a_budget(amount="10"),)))
+    assert decision.allotments[CHAT].scale.replicas == 6
+    assert told(of(decision))[0] == "WithinLimits"
+
+
+def test_an_exhausted_budget_caps_the_service_and_says_so() -> None:
+    """The floor takes 0.268 of the hour; ten minutes of one more take 0.045."""
+    decision = plan(replace(scaled(1), budgets=(a_budget(amount="0.37"),)))
+    scale = decision.allotments[CHAT].scale
+    assert (scale.replicas, scale.reason) == (3, Scaling.BUDGET_EXHAUSTED)
+    assert "spec.limits[0].amount: of 0.3700 for the hour until 2026-11-20T13:00Z" in scale.message
+    reason, message = told(of(decision))
+    assert (reason, message) == ("BudgetExhausted", scale.message)
+
+
+def test_a_bigger_budget_lifts_the_cap_in_the_next_turn() -> None:
+    snapshot = replace(scaled(1), budgets=(a_budget(amount="0.37"),))
+    decision = plan(snapshot)
+    later = replace(snapshot, at=at(1), memory=decision.memory, budgets=(a_budget(amount="0.42"),))
+    assert plan(later).allotments[CHAT].scale.replicas == 4
+
+
+def test_a_new_window_lifts_the_cap() -> None:
+    budget = a_budget(amount="0.37")
+    late = plan(replace(scaled(3, at(3500)), budgets=(budget,)))
+    assert late.allotments[CHAT].scale.replicas == 1
+    rolled = plan(replace(scaled(1, at(3601)), budgets=(budget,), meters=late.meters))
+    assert rolled.allotments[CHAT].scale.replicas == 3
+
+
+def test_what_runs_goes_on_before_anything_new_starts() -> None:
+    """`busy` comes first by name; `chat` already has its second replica."""
+    spec = a_spec(scaling={"minReplicas": 1, "maxReplicas": 2, "scaleUp": {"window": "0s"}})
+    pods = (*running(1, service="busy"), *running(2))
+    snapshot = a_snapshot(
+        a_service("busy", spec),
+        a_service("chat", spec),
+        pods=pods,
+        workloads=(a_workload(1, "busy"), a_workload(2)),
+        readings=readings_of(pods, waiting=90.0, activity=0.9),
+        budgets=(a_budget(amount="0.60"),),
+    )
+    decision = plan(snapshot)
+    assert decision.allotments[CHAT].scale.replicas == 2
+    assert decision.allotments[Ref("team-a", "busy")].scale.reason == Scaling.BUDGET_EXHAUSTED
+
+
+def test_a_replica_that_cannot_be_paid_any_more_leaves_by_a_drain() -> None:
+    """One hour at 3 slices is 0.80; with 0.45 the third cannot stay, and the floor is not cut."""
+    snapshot = replace(scaled(3, at(1800)), budgets=(a_budget(amount="0.45"),))
+    allotment = plan(snapshot).allotments[CHAT]
+    assert (allotment.scale.replicas, allotment.scale.reason) == (1, Scaling.BUDGET_EXHAUSTED)
+    assert allotment.drain.keep == 3
+    assert len(allotment.drain.leaving) == 2
+
+
+def test_a_number_set_by_the_user_is_capped_too() -> None:
+    snapshot = a_snapshot(
+        a_service(spec=a_spec(replicas=5)),
+        pods=running(1),
+        workloads=(a_workload(1),),
+        budgets=(a_budget(amount="0.37"),),
+    )
+    scale = plan(snapshot).allotments[CHAT].scale
+    assert (scale.replicas, scale.reason) == (3, Scaling.BUDGET_EXHAUSTED)
+
+
+def test_floors_above_the_limit_are_said_at_once_and_not_cut() -> None:
+    decision = plan(replace(scaled(2, minReplicas=2), budgets=(a_budget(amount="0.30"),)))
+    assert decision.allotments[CHAT].scale.replicas == 2
+    budget = of(decision)
+    reason, message = told(budget)
+    assert reason == "FloorsAboveLimit"
+    assert "spec.limits[0].amount" in message
+    assert "to 0.5357, above its limit of 0.3000" in message
+    assert budget.status.spend is not None
+    assert budget.status.spend.windows[0].overspend_bound == Decimal("0.235714286")
+
+
+def test_all_limits_hold_at_once() -> None:
+    limits = [{"window": "hour", "amount": "10"}, {"window": "month", "amount": "70"}]
+    decision = plan(replace(scaled(1), budgets=(a_budget(limits=limits),)))
+    reason, message = told(of(decision))
+    assert reason == "FloorsAboveLimit"
+    assert "spec.limits[1].amount" in message
+
+
+def test_spend_counts_from_the_bind_within_the_window_at_the_billing_weight() -> None:
+    early = replace(running(1, at(-4000))[0], uid="early")
+    snapshot = replace(
+        a_snapshot(a_service(), at=at(1800)),
+        pods=(early, *running(1, at(900))),
+        budgets=(a_budget(),),
+    )
+    hours = Decimal("0.5") + Decimal("0.25")
+    assert abs(spent(of(plan(snapshot))) - 2 * WEIGHT * hours) < Decimal("1e-8")
+
+
+def test_each_day_has_its_price() -> None:
+    prices = [
+        {"from": "2026-01-01", "perGPUHour": "2"},
+        {"from": "2026-11-21", "perGPUHour": "4"},
+    ]
+    snapshot = a_snapshot(
+        a_service(),
+        at=datetime(2026, 11, 21, 1, tzinfo=UTC),
+        pools=(a_pool(prices=prices),),
+        pods=running(1, datetime(2026, 11, 20, 23, tzinfo=UTC)),
+        budgets=(a_budget(window="month", amount="1000"),),
+    )
+    assert abs(spent(of(plan(snapshot))) - WEIGHT * 6) < Decimal("1e-8")
+
+
+def test_a_restarted_operator_adds_the_gap_from_the_pods_times() -> None:
+    """Ten minutes away: one goes on, one ended, one vanished, one is new. Exact to a second."""
+    before = replace(scaled(3), at=at(60), budgets=(a_budget(),))
+    recorded = of(plan(before))
+    pods = running(3)
+    ended = replace(pods[1], ended=at(300), leaving=True)
+    new = a_pod("chat-9", node="a100-0", devices=SLICE, bound=at(320))
+    after = replace(
+        before,
+        at=at(660),
+        budgets=(recorded,),
+        pods=(pods[0], ended, new),
+        last_seen={"team-a/chat-2": at(310)},
+    )
+    view = plan(after).budgets[0]
+    seconds = 660 + 300 + 310 + (660 - 320)
+    true = 2 * WEIGHT * seconds / 3600
+    assert view.purse is not None
+    assert abs(units(view.purse.now[0].spent) - true) < Decimal("1e-8")
+
+
+def test_a_record_is_written_each_minute_before_grants_and_with_new_reasons() -> None:
+    snapshot = replace(scaled(1, maxReplicas=1), budgets=(a_budget(),))
+    decision = plan(snapshot)
+    recorded = of(decision)
+    quiet = replace(snapshot, at=at(30), budgets=(recorded,), meters=decision.meters)
+    assert budget_status(plan(quiet).budgets[0], at(30)) is recorded.status
+    minute = replace(quiet, at=at(60))
+    assert budget_status(plan(minute).budgets[0], at(60)).spend != recorded.status.spend
+    grant = replace(scaled(1), at=at(30), budgets=(recorded,), meters=decision.meters)
+    written = budget_status(plan(grant).budgets[0], at(30)).spend
+    assert written is not None
+    assert written.as_of == at(30)
+
+
+def test_a_lost_record_stops_grants_until_the_next_window_or_up_to_what_is_allowed() -> None:
+    decision = plan(replace(scaled(1), budgets=(a_budget(),)))
+    kept = of(decision)
+    lost = replace(kept, status=kept.status.model_copy(update={"spend": None}))
+    held = plan(replace(scaled(1), budgets=(lost,)))
+    assert held.allotments[CHAT].scale.replicas == 1
+    reason, message = told(of(held))
+    assert reason == "SpendUnknown"
+    assert "spec.onLedgerLoss" in message
+    allowing = replace(lost, spec=a_budget(onLedgerLoss={"allowUpTo": "0.37"}).spec)
+    assert plan(replace(scaled(1), budgets=(allowing,))).allotments[CHAT].scale.replicas == 3
+
+
+@pytest.mark.parametrize(
+    ("budget", "reason", "says"),
+    [
+        (a_budget(timeZone="Mars/Olympus"), BudgetAccepted.ZONE_UNKNOWN, "spec.timeZone"),
+        (a_budget(currency="EUR"), BudgetAccepted.MIXED_CURRENCIES, "pool a100"),
+        (
+            Budget(name="team-a", generation=1, spec=None, problem="spec.owner: Field required"),
+            BudgetAccepted.SPEC_UNREADABLE,
+            "spec.owner",
+        ),
+    ],
+    ids=lambda value: str(value) if isinstance(value, BudgetAccepted) else "",
+)
+def test_a_budget_that_cannot_hold_says_why_and_limits_nothing(
+    budget: Budget, reason: BudgetAccepted, says: str
+) -> None:
+    decision = plan(replace(scaled(1), budgets=(budget,)))
+    accepted = decision.budgets[0].accepted
+    assert (accepted.reason, decision.budgets[0].funded.reason) == (reason, Funded.NOT_ACCEPTED)
+    assert says in accepted.message
+    assert decision.allotments[CHAT].scale.replicas == 6
+
+
+def test_of_two_budgets_for_a_namespace_the_later_name_gives_way() -> None:
+    other = a_budget("zone", tenant={"namespaces": ["team-b", "team-a"]})
+    decision = plan(replace(scaled(1), budgets=(other, a_budget(amount="0.37"))))
+    accepted = {view.budget.name: view.accepted for view in decision.budgets}
+    assert accepted["zone"].reason == BudgetAccepted.OVERLAPPING
+    assert "spec.tenant.namespaces[1]: team-a belongs to budget team-a" in accepted["zone"].message
+    assert decision.allotments[CHAT].scale.replicas == 3
+
+
+def test_a_warning_comes_at_80_percent_and_with_a_forecast_above() -> None:
+    near = replace(scaled(3, at(3000), maxReplicas=3), budgets=(a_budget(amount="0.81"),))
+    assert told(of(plan(near)))[0] == "NearLimit"
+    above = replace(scaled(2, at(60), maxReplicas=2), budgets=(a_budget(amount="0.50"),))
+    assert told(of(plan(above)))[0] == "ForecastAboveLimit"
+
+
+BERLIN = ZoneInfo("Europe/Berlin")
+
+
+@pytest.mark.parametrize(
+    ("name", "moment", "start", "hours"),
+    [
+        ("hour", "2026-11-20T12:34:56Z", "2026-11-20T12:00Z", 1),
+        ("day", "2026-11-20T22:59:59Z", "2026-11-19T23:00Z", 24),
+        ("day", "2026-03-29T12:00:00Z", "2026-03-28T23:00Z", 23),
+        ("day", "2026-10-25T12:00:00Z", "2026-10-24T22:00Z", 25),
+        ("month", "2026-10-31T23:30:00Z", "2026-10-31T23:00Z", 30 * 24),
+        ("month", "2026-02-10T00:00:00Z", "2026-01-31T23:00Z", 28 * 24),
+    ],
+)
+def test_windows_follow_the_clock_of_the_zone(
+    name: str, moment: str, start: str, hours: int
+) -> None:
+    window = window_at(name, datetime.fromisoformat(moment), BERLIN)  # type: ignore[arg-type]  # a word of the table
+    assert window.start == datetime.fromisoformat(start)
+    assert window.end - window.start == timedelta(hours=hours)
+    assert following(window, BERLIN).start == window.end

@@ -1,0 +1,171 @@
+"""Statements are exact whatever happens to the processes that count."""
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tessera.domain.bill import CostState, Line
+from tessera.domain.statement import Amounts, Look, Mark, Process, Statement, runs, statement
+from tests.builders import at
+
+LINES = tuple(
+    Line(currency="USD", pool="a100", profile=profile, state=CostState.COLD_IDLE)
+    for profile in ("1g.10gb", "whole")
+)
+ONE: Process = (("pod", "one"),)
+TWO: Process = (("pod", "two"),)
+
+
+def spent(moment: datetime, line: Line) -> int:
+    """What a line cost up to a moment, at a rate of its own from a moment of its own on."""
+    number = LINES.index(line)
+    seconds = (moment - at(0)).total_seconds()
+    return int(max(0.0, seconds - 300 * number) * (7 + 5 * number))
+
+
+@dataclass
+class Scrapes:
+    """What Prometheus has."""
+
+    marks: dict[Process, list[Mark]] = field(default_factory=dict)
+    amounts: dict[Look, Amounts] = field(default_factory=dict)
+
+    def add(self, process: Process, scraped: float, since: float, as_of: float) -> None:
+        """One scrape of a process that counts from `since` and has charged until `as_of`."""
+        mark = Mark(scraped=at(scraped), since=at(since), as_of=at(as_of))
+        self.marks.setdefault(process, []).append(mark)
+        self.amounts[Look(process, at(scraped))] = {
+            ("", line): total
+            for line in LINES
+            if (total := spent(at(as_of), line) - spent(at(since), line))
+        }
+
+    def billed_until(self, moment: float) -> float | None:
+        """What the operator asks when it starts."""
+        marks = (mark for found in self.marks.values() for mark in found)
+        seen = [mark.as_of for mark in marks if mark.scraped <= at(moment)]
+        return (max(seen) - at(0)).total_seconds() if seen else None
+
+    def statement(self, begin: float) -> Statement | None:
+        return statement(runs(self.marks, at(begin)), self.amounts)
+
+
+def exact(told: Statement) -> Mapping[tuple[str, Line], int]:
+    """What the time that a statement names really cost."""
+    ends = [told.begin, *(moment for gap in told.gaps for moment in gap), told.end]
+    found = {}
+    for line in LINES:
+        pairs = zip(ends[::2], ends[1::2], strict=True)
+        total = sum(spent(last, line) - spent(first, line) for first, last in pairs)
+        if total:
+            found["", line] = total
+    return found
+
+
+def test_nothing_scraped_is_no_statement() -> None:
+    assert Scrapes().statement(0) is None
+
+
+def test_a_process_that_ran_all_the_time_billed_the_difference_of_two_scrapes() -> None:
+    scrapes = Scrapes()
+    for scraped in range(100, 1000, 15):
+        scrapes.add(ONE, scraped, since=5, as_of=scraped - 3)
+    told = scrapes.statement(500)
+    assert told is not None
+    assert (told.begin, told.end, told.gaps) == (at(487), at(982), ())
+    assert told.amounts == exact(told)
+
+
+def test_a_process_that_began_within_the_time_billed_all_that_it_has() -> None:
+    scrapes = Scrapes()
+    scrapes.add(ONE, 700, since=600, as_of=690)
+    told = scrapes.statement(500)
+    assert told is not None
+    assert (told.begin, told.end) == (at(600), at(690))
+    assert told.amounts == exact(told)
+
+
+def test_of_a_process_that_was_first_scraped_late_only_what_came_since_is_known() -> None:
+    scrapes = Scrapes()
+    scrapes.add(ONE, 700, since=5, as_of=690)
+    scrapes.add(ONE, 800, since=5, as_of=790)
+    told = scrapes.statement(500)
+    assert told is not None
+    assert (told.begin, told.end) == (at(690), at(790))
+    assert told.amounts == exact(told)
+
+
+def test_a_restart_under_the_same_name_loses_nothing() -> None:
+    scrapes = Scrapes()
+    scrapes.add(ONE, 600, since=5, as_of=598)
+    scrapes.add(ONE, 700, since=598, as_of=699)
+    told = scrapes.statement(590)
+    assert told is not None
+    assert (told.begin, told.end, told.gaps) == (at(598), at(699), ())
+    assert told.amounts == exact(told)
+
+
+def test_a_time_that_nobody_billed_is_a_gap() -> None:
+    scrapes = Scrapes()
+    for scraped in (400, 600):
+        scrapes.add(ONE, scraped, since=5, as_of=scraped)
+    scrapes.add(TWO, 800, since=700, as_of=800)
+    told = scrapes.statement(500)
+    assert told is not None
+    assert (told.begin, told.end, told.gaps) == (at(400), at(800), ((at(600), at(700)),))
+    assert told.amounts == exact(told)
+
+
+def test_two_targets_for_one_process_count_once() -> None:
+    scrapes = Scrapes()
+    for scraped in (400, 600, 800):
+        scrapes.add(ONE, scraped, since=5, as_of=scraped)
+        scrapes.add(TWO, scraped + 7, since=5, as_of=scraped + 5)
+    told = scrapes.statement(500)
+    assert told is not None
+    assert (told.begin, told.end, told.gaps) == (at(405), at(805), ())
+    assert told.amounts == exact(told)
+
+
+def test_a_predecessor_that_is_scraped_once_more_is_not_counted_twice() -> None:
+    scrapes = Scrapes()
+    scrapes.add(ONE, 600, since=5, as_of=600)
+    scrapes.add(ONE, 660, since=5, as_of=660)
+    scrapes.add(ONE, 670, since=5, as_of=665)
+    scrapes.add(TWO, 680, since=660, as_of=680)
+    told = scrapes.statement(600)
+    assert told is not None
+    assert (told.begin, told.end, told.gaps) == (at(600), at(680), ())
+    assert told.amounts == exact(told)
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.integers(0, 10**9), st.integers(0, 2000), st.booleans())
+def test_any_course_of_restarts_is_exact_for_the_time_it_names(
+    seed: int, begin: int, remembers: bool
+) -> None:
+    """Leaders follow each other; some are scraped on after they lost, some never."""
+    pick = random.Random(seed)  # noqa: S311 - a seeded course, no secret
+    scrapes, begun = Scrapes(), 0.0
+    for number in range(pick.randint(1, 8)):
+        lingers = pick.choice([0, 0, 90])
+        process = (("pod", f"n-{number}"),) if lingers else ONE
+        known = scrapes.billed_until(begun) if remembers else None
+        since = begun if known is None else known
+        lost, every = begun + pick.uniform(0, 900), pick.choice([1.0, 15.0, 60.0])
+        scraped, as_of = begun + pick.uniform(0, every), since
+        while scraped < lost + lingers:
+            as_of = max(as_of, min(lost, scraped) - pick.uniform(0, 5))
+            scrapes.add(process, scraped, since, as_of)
+            scraped += every
+        begun = lost + pick.choice([0.001, 20, 700])
+    told = scrapes.statement(begin)
+    if told is None:
+        assert all(mark.as_of <= at(begin) for found in scrapes.marks.values() for mark in found)
+    else:
+        assert told.amounts == exact(told)
+        assert not (remembers and told.gaps)

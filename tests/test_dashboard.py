@@ -1,0 +1,101 @@
+"""Grafana's dashboards: whole, readable, and asking for nothing that is not exported."""
+
+import itertools
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tessera.domain.engine_facts import known_versions, table
+from tessera.telemetry import Telemetry
+
+FOLDER = Path(__file__).parents[1] / "charts" / "tessera" / "dashboards"
+DASHBOARDS = sorted(FOLDER.glob("*.json"))
+COLUMNS = 24
+
+each = pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
+Json = dict[str, Any]
+
+
+def read(path: Path) -> Json:
+    found: Json = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def targets(dashboard: Json) -> Iterator[Json]:
+    for panel in dashboard["panels"]:
+        yield from panel["targets"]
+
+
+def known_metrics() -> set[str]:
+    """Everything that the operator exports, under the names that Prometheus sees."""
+    names = set[str]()
+    for family in Telemetry().registry.collect():
+        endings = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}
+        names |= {family.name + ending for ending in endings.get(family.type, [""])}
+    for version in known_versions():
+        if (facts := table(version)) is not None:
+            names |= set(facts.metrics)
+    return names
+
+
+def test_there_is_one_for_the_cost() -> None:
+    assert "Tessera: cost" in [read(path)["title"] for path in DASHBOARDS]
+
+
+def test_no_two_share_a_uid() -> None:
+    uids = [read(path)["uid"] for path in DASHBOARDS]
+    assert len(set(uids)) == len(uids)
+
+
+@each
+def test_ids_and_titles_of_panels_are_unique(path: Path) -> None:
+    panels = read(path)["panels"]
+    for field in ("id", "title"):
+        values = [panel[field] for panel in panels]
+        assert len(set(values)) == len(values) > 0
+
+
+@each
+def test_panels_lie_within_the_grid_and_on_no_other(path: Path) -> None:
+    places = [panel["gridPos"] for panel in read(path)["panels"]]
+    assert all(place["x"] >= 0 and place["x"] + place["w"] <= COLUMNS for place in places)
+    for one, other in itertools.combinations(places, 2):
+        beside = one["x"] + one["w"] <= other["x"] or other["x"] + other["w"] <= one["x"]
+        above = one["y"] + one["h"] <= other["y"] or other["y"] + other["h"] <= one["y"]
+        assert beside or above, f"{one} and {other} overlap"
+
+
+@each
+def test_every_panel_says_what_it_shows_and_in_which_unit(path: Path) -> None:
+    for panel in read(path)["panels"]:
+        assert panel["description"].endswith("."), panel["title"]
+        assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
+
+
+@each
+def test_every_target_asks_something_of_the_chosen_prometheus(path: Path) -> None:
+    dashboard = read(path)
+    variables = {one["name"]: one for one in dashboard["templating"]["list"]}
+    assert variables["datasource"]["type"] == "datasource"
+    for panel in dashboard["panels"]:
+        asked = panel["targets"]
+        assert len({target["refId"] for target in asked}) == len(asked) > 0
+        for target in asked:
+            assert target["expr"].strip()
+            assert target["datasource"]["uid"] == "${datasource}"
+            used = set(re.findall(r"\$(?!__)\{?(\w+)", target["expr"]))
+            assert used <= variables.keys()
+
+
+@each
+def test_every_metric_is_exported(path: Path) -> None:
+    dashboard = read(path)
+    asked = [target["expr"] for target in targets(dashboard)]
+    asked += [one.get("definition", "") for one in dashboard["templating"]["list"]]
+    named = {name for text in asked for name in re.findall(r"\b(?:tessera_|vllm:|DCGM_)\w+", text)}
+    assert named
+    assert named <= known_metrics()

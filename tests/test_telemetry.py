@@ -1,0 +1,64 @@
+"""What the operator says of the bill."""
+
+from datetime import timedelta
+
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tessera.domain.bill import Bill, CostState, Line
+from tessera.telemetry import Telemetry
+from tests.builders import NOW, at, dollars
+
+CHAT = Line(
+    currency="USD",
+    pool="a100",
+    profile="1g.10gb",
+    namespace="team-a",
+    service="chat",
+    state=CostState.SERVING,
+)
+COLD = Line(currency="USD", pool="a100", profile="1g.10gb", state=CostState.COLD_IDLE)
+
+
+def scraped(telemetry: Telemetry) -> dict[str, dict[tuple[str, ...], float]]:
+    """What a scrape sees of the bill: name -> tenant, service and state -> value."""
+    found: dict[str, dict[tuple[str, ...], float]] = {}
+    text = generate_latest(telemetry.registry).decode()
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.name.startswith("tessera_cost"):
+                key = tuple(sample.labels.get(name, "") for name in ("tenant", "service", "state"))
+                found.setdefault(sample.name, {})[key] = sample.value
+    return found
+
+
+def test_without_a_bill_there_are_no_series() -> None:
+    assert scraped(Telemetry()) == {}
+
+
+def test_the_bill_is_exported_with_its_time() -> None:
+    telemetry = Telemetry()
+    lines = {CHAT: dollars("1.5"), COLD: dollars("0.000000001")}
+    telemetry.billed(Bill(since=NOW, as_of=at(5.000137), lines=lines), {"team-a": "acme"})
+    assert scraped(telemetry) == {
+        "tessera_cost_nanos_total": {
+            ("acme", "chat", "serving"): 1_500_000_000,
+            ("", "", "coldIdle"): 1,
+        },
+        "tessera_cost_as_of_timestamp_seconds": {("", "", ""): at(5.000137).timestamp()},
+        "tessera_cost_since_timestamp_seconds": {("", "", ""): NOW.timestamp()},
+    }
+
+
+def test_what_was_spent_stays_with_the_tenant_of_then() -> None:
+    telemetry = Telemetry()
+    for turn, (total, tenants) in enumerate(
+        [(10, {"team-a": "acme"}), (15, {"team-a": "globex"}), (18, {}), (18, {"team-a": "late"})]
+    ):
+        bill = Bill(since=NOW, as_of=NOW + turn * timedelta(seconds=5), lines={CHAT: total})
+        telemetry.billed(bill, tenants)
+    assert scraped(telemetry)["tessera_cost_nanos_total"] == {
+        ("acme", "chat", "serving"): 10,
+        ("globex", "chat", "serving"): 5,
+        ("", "chat", "serving"): 3,
+    }
