@@ -16,7 +16,6 @@ from tessera.domain.windows import following, window_at
 from tests.builders import (
     NOW,
     a_budget,
-    a_node,
     a_pod,
     a_pool,
     a_service,
