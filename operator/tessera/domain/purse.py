@@ -139,7 +139,7 @@ class Funding:
 
 
 def fund(purse: Purse, claims: Sequence[Claim]) -> Mapping[Ref, Funding]:
-    """Pay floors and what leaves, then what runs already, then what is new, in the claims' order."""
+    """Pay floors and what leaves, then what runs, then what is new, each in the claims' order."""
     granted = {claim.ref: claim.floor for claim in claims}
     shortages: dict[Ref, Shortage] = {}
 
