@@ -25,9 +25,9 @@ _DIGITS = Decimal("1e-9")
 def budget_status(view: BudgetView, at: datetime) -> TenantBudgetStatus:
     """The status of one budget.
 
-    The spend is recorded each minute, before each grant, and when a reason, a window, a price or the
-    set of replicas changes; in between the last record stands, so that a turn in which nothing happens
-    writes nothing.
+    The spend is recorded each minute, before each grant, and when a reason, a window, a price or
+    the set of replicas changes; in between the last record stands, so that a turn in which nothing
+    happens writes nothing.
     """
     budget, old, purse = view.budget, view.budget.status, view.purse
     verdicts: dict[str, Verdict[Reason]] = {"Accepted": view.accepted, "Funded": view.funded}

@@ -184,20 +184,8 @@ def _limit(spec: TenantBudgetSpec, index: int, *, known: bool) -> int:
 
 
 def _funded(view: BudgetView, purse: Purse) -> Verdict[Funded]:
-    lost = [till for till in purse.now if not view.meter.knows(till.window)]
-    if lost:
-        return Verdict(
-            Funded.SPEND_UNKNOWN,
-            f"spec.onLedgerLoss: the record of this {lost[0].window.name} was lost, so at most "
-            f"{amount(lost[0].limit)} are granted until {lost[0].window.end:%Y-%m-%dT%H:%MZ}; "
-            "spec.onLedgerLoss.allowUpTo allows more",
-        )
-    if (floors := _floors_above(purse.now)) is not None:
-        return floors
-    if purse.shortage is not None:
-        return Verdict(Funded.BUDGET_EXHAUSTED, purse.shortage.message)
-    if (floors := _floors_above(purse.ahead)) is not None:
-        return floors
+    if (refusing := _refusing(view, purse)) is not None:
+        return refusing
     tightest = max(purse.now, key=_share)
     told = (
         f"{tightest.field}: {amount(tightest.spent)} of {amount(tightest.limit)} are spent in this "
@@ -205,14 +193,31 @@ def _funded(view: BudgetView, purse: Purse) -> Verdict[Funded]:
     )
     if _share(tightest) >= _NEAR:
         return Verdict(Funded.NEAR_LIMIT, told)
-    above = [till for till in purse.now if till.forecast > till.limit]
-    if above:
-        return Verdict(
-            Funded.FORECAST_ABOVE_LIMIT,
-            f"{above[0].field}: {amount(above[0].forecast)} are expected at the end of the "
-            f"{above[0].window.name}, above its limit of {amount(above[0].limit)}",
-        )
-    return Verdict(Funded.WITHIN_LIMITS, told)
+    above = next((till for till in purse.now if till.forecast > till.limit), None)
+    if above is None:
+        return Verdict(Funded.WITHIN_LIMITS, told)
+    return Verdict(
+        Funded.FORECAST_ABOVE_LIMIT,
+        f"{above.field}: {amount(above.forecast)} are expected at the end of the "
+        f"{above.window.name}, above its limit of {amount(above.limit)}",
+    )
+
+
+def _refusing(view: BudgetView, purse: Purse) -> Verdict[Funded] | None:
+    """Why something is refused, or would be."""
+    for till in purse.now:
+        if not view.meter.knows(till.window):
+            return Verdict(
+                Funded.SPEND_UNKNOWN,
+                f"spec.onLedgerLoss: the record of this {till.window.name} was lost, so at most "
+                f"{amount(till.limit)} are granted until {till.window.end:%Y-%m-%dT%H:%MZ}; "
+                "spec.onLedgerLoss.allowUpTo allows more",
+            )
+    if (floors := _floors_above(purse.now)) is not None:
+        return floors
+    if purse.shortage is not None:
+        return Verdict(Funded.BUDGET_EXHAUSTED, purse.shortage.message)
+    return _floors_above(purse.ahead)
 
 
 def _floors_above(tills: Sequence[Till]) -> Verdict[Funded] | None:
