@@ -23,6 +23,10 @@ demo: .venv/made ## Set up everything and play the main job (KEEP=1 keeps the wo
 demo-budget: .venv/made ## Play how money is counted, a scale-up refused, and a raised limit lifts it.
 	@$(RUN) -m demo budget $(if $(KEEP),--keep)
 
+.PHONY: demo-batch
+demo-batch: .venv/made ## Play a batch whose spot node dies in the middle.
+	@$(RUN) -m demo batch $(if $(KEEP),--keep)
+
 .PHONY: test
 test: .venv/made check lint-images ## Set up everything and run all tests.
 	@$(RUN) -m world build
@@ -60,6 +64,10 @@ lint-images: .venv/made ## Lint the Dockerfiles and the rendered chart.
 .PHONY: bench-turn
 bench-turn: .venv/made ## CPU time of an unchanged turn with 50 services.
 	@$(RUN) tools/bench_turn.py
+
+.PHONY: bench-batch
+bench-batch: .venv/made ## CPU time, memory and losses of the batch runner, killed at random.
+	@$(RUN) tools/bench_batch.py
 
 .PHONY: bench-sim
 bench-sim: .venv/made ## Memory and speed of the look-alike engine.

@@ -11,6 +11,7 @@ import statistics
 import time
 from typing import Any
 
+from tessera.domain.batch_reports import Shown
 from tessera.domain.names import deployment_name
 from tessera.domain.snapshot import Pod, PodReading, Readings
 from tessera.reconcile.apply import Applier
@@ -37,6 +38,10 @@ class _Engines:
     async def in_flight(self, address: str) -> int | None:
         del address
         return 0
+
+    async def progress(self, address: str) -> Shown | None:
+        del address
+        return None
 
 
 def _stock(cluster: MemoryCluster) -> None:
@@ -94,7 +99,13 @@ def _pod(namespace: str, service: str, replica: int) -> dict[str, Any]:
 async def _measure() -> dict[str, float]:
     cluster, store, senses = MemoryCluster(), Store(KINDS), Senses()
     _stock(cluster)
-    applier = Applier(cluster, store, visitors=("monitoring",), leading=lambda: True)
+    applier = Applier(
+        cluster,
+        store,
+        visitors=("monitoring",),
+        batch_image="tessera/batch:test",
+        leading=lambda: True,
+    )
     asker = Asker(_Engines(), senses, lambda: NOW, lambda: None)
     fleet = Fleet(store, senses, applier, asker, lambda: NOW)
     mirror = Mirror(cluster, store, senses, lambda: None)

@@ -30,6 +30,16 @@ class Image(Values):
     """When the image is pulled."""
 
 
+class BatchImage(Values):
+    """The image of the batch runner."""
+
+    repository: str = "tessera/batch"
+    """Name of the image."""
+
+    tag: str = ""
+    """Tag; empty means the chart's appVersion."""
+
+
 class Prometheus(Values):
     """Where the readings come from."""
 
@@ -68,6 +78,9 @@ class Chart(Values):
 
     image: Image = Field(default_factory=Image)
     """The operator's image."""
+
+    batch_image: BatchImage = Field(default_factory=BatchImage)
+    """The image of the batch runner."""
 
     image_pull_secrets: list[dict[str, str]] = Field(default_factory=list)
     """Secrets for a private registry."""

@@ -17,7 +17,7 @@ from tessera.api.meta import GROUP, VERSION
 from tessera.api.schema import KINDS as RESOURCES
 from tessera.api.schema import Kind as Resource
 from tessera.api.schema import crd, structural
-from tessera.domain import reasons
+from tessera.domain import batch_reasons, reasons
 from tessera.resources.kinds import KINDS, Kind
 from tessera.telemetry import Telemetry
 
@@ -190,6 +190,9 @@ def _reasons() -> str:
         reasons.Scaling: "InferenceService: status.scaling.reason",
         reasons.PoolAccepted: "AcceleratorPool: condition Accepted",
         reasons.Discovered: "AcceleratorPool: condition Discovered",
+        batch_reasons.BatchAccepted: "BatchInference: condition Accepted",
+        batch_reasons.BatchRunning: "BatchInference: condition Running",
+        batch_reasons.BatchComplete: "BatchInference: condition Complete",
         reasons.BudgetAccepted: "TenantBudget: condition Accepted",
         reasons.Funded: "TenantBudget: condition Funded; InferenceService: status.tenant.state",
     }

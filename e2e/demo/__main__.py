@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import world as worlds
-from demo import budget, engine, scale, serve, table
+from demo import batch, budget, engine, scale, serve, table
 from demo.stage import EXAMPLES, Say, SceneError, Stage, all_ready, apply_examples, install
 from world.api import connect
 
@@ -19,6 +19,7 @@ Scene: TypeAlias = Callable[[Stage], Awaitable[None]]
 SHOWS: dict[str, tuple[tuple[str, Scene], ...]] = {
     "main": (("serve", serve.play), ("scale", scale.play), ("table", table.play)),
     "budget": (("budget", budget.play),),
+    "batch": (("batch", batch.play),),
 }
 ALL = "all"
 

@@ -6,6 +6,8 @@ from datetime import datetime, timedelta
 from typing import Protocol, TypeAlias
 
 from tessera.domain.autoscale import Load
+from tessera.domain.batch_facts import Batch, BatchJob, VolumeClaim
+from tessera.domain.batch_reports import Shown
 from tessera.domain.snapshot import (
     Budget,
     Front,
@@ -23,7 +25,9 @@ from tessera.resources.manifest import Key, Manifest
 Clock: TypeAlias = Callable[[], datetime]
 """The present moment, aware and in UTC."""
 
-Value: TypeAlias = Service | Pool | Budget | Node | Pod | Workload | Front | None
+Value: TypeAlias = (
+    Service | Batch | Pool | Budget | Node | Pod | VolumeClaim | BatchJob | Workload | Front | None
+)
 
 
 class PortError(Exception):
@@ -100,3 +104,6 @@ class Engines(Protocol):
 
     async def in_flight(self, address: str) -> int | None:
         """Requests that the engine of one pod holds; None when it cannot be asked."""
+
+    async def progress(self, address: str) -> Shown | None:
+        """How far the runner of a batch is; None when it cannot be asked."""

@@ -26,6 +26,9 @@ class Settings(BaseSettings):
     pod_name: str = "tessera-operator"
     """The operator's own pod: its identity in the election."""
 
+    batch_image: str = "tessera/batch:latest"
+    """Image of the batch runner."""
+
     webhook_certificates: Path | None = None
     """Folder with `tls.crt` and `tls.key`; without it there is no admission server."""
 

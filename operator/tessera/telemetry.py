@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 from typing_extensions import override
 
 from tessera.api.meta import Condition
+from tessera.domain.batch_names import payer
 from tessera.domain.bill import Bill, Line
 from tessera.domain.snapshot import Ref
 from tessera.reconcile.fleet import Outcome
@@ -47,6 +48,8 @@ class Telemetry:
         )
         self._fleet = _FleetCollector()
         self.registry.register(self._fleet)
+        self._batches = _BatchCollector()
+        self.registry.register(self._batches)
         self._budgets = _BudgetCollector()
         self.registry.register(self._budgets)
         self._bill = _BillCollector()
@@ -59,6 +62,7 @@ class Telemetry:
         self._writes.inc(outcome.writes)
         self._fleet.outcome = outcome
         self._budgets.outcome = outcome
+        self._batches.outcome = outcome
         names = {name: view.budget.name for name, view in outcome.plan.tenants.items()}
         self.billed(outcome.bill, names)
         for ref, allotment in outcome.plan.allotments.items():
@@ -73,7 +77,14 @@ class Telemetry:
             if self._told.get(ref) != decided:
                 self._log(ref, outcome)
                 self._told[ref] = decided
-        for ref in self._told.keys() - outcome.plan.allotments.keys():
+        for ref, one in outcome.plan.batches.items():
+            reasons = (one.accepted.reason, one.running.reason, one.complete.reason)
+            attempt = one.attempt.number if one.attempt is not None else 0
+            if self._told.get(payer(ref)) != (*reasons, attempt):
+                self._told[payer(ref)] = (*reasons, attempt)
+                log.info("%s: attempt %s: %s", payer(ref), attempt, one.running.message)
+        known = {*outcome.plan.allotments, *map(payer, outcome.plan.batches)}
+        for ref in self._told.keys() - known:
             del self._told[ref]
 
     def billed(self, bill: Bill, tenants: Mapping[str, str]) -> None:
@@ -183,6 +194,37 @@ class _BudgetCollector(Collector):
                 reserved.add_metric(where, till.floors + till.granted)
                 forecast.add_metric(where, till.forecast)
         yield from (limit, spent, reserved, forecast, funded)
+
+
+class _BatchCollector(Collector):
+    """How far the batches are as of the last turn."""
+
+    outcome: Outcome | None = None
+
+    @override
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        labels = ["namespace", "batch"]
+        rows = GaugeMetricFamily(
+            "tessera_batch_rows", "Rows by what became of them.", labels=[*labels, "outcome"]
+        )
+        repaid = GaugeMetricFamily(
+            "tessera_batch_repaid_tokens",
+            "Tokens paid again since attempts were lost, estimated.",
+            labels=labels,
+        )
+        state = GaugeMetricFamily(
+            "tessera_batch_state", "1 for the state it is in.", labels=[*labels, "state", "reason"]
+        )
+        for ref, one in self.outcome.plan.batches.items() if self.outcome else ():
+            name = [ref.namespace, ref.name]
+            state.add_metric([*name, one.state, one.running.reason], 1)
+            if one.progress is not None:
+                left = one.progress.rows - one.progress.done
+                rows.add_metric([*name, "completed"], one.progress.completed)
+                rows.add_metric([*name, "failed"], one.progress.failed)
+                rows.add_metric([*name, "left"], left)
+                repaid.add_metric(name, one.progress.repaid_tokens)
+        yield from (rows, repaid, state)
 
 
 @dataclass(frozen=True, slots=True)

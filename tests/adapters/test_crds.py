@@ -9,7 +9,13 @@ import pytest
 
 from tessera.adapters.kube import KubeCluster
 from tessera.api.schema import KINDS, crd
-from tessera.resources.kinds import ACCELERATOR_POOLS, INFERENCE_SERVICES, TENANT_BUDGETS, Kind
+from tessera.resources.kinds import (
+    ACCELERATOR_POOLS,
+    BATCH_INFERENCES,
+    INFERENCE_SERVICES,
+    TENANT_BUDGETS,
+    Kind,
+)
 from world import World
 from world.testing import eventually
 
@@ -88,8 +94,49 @@ RULES += [
         "spec.tenant.namespaces names a namespace 2 times",
     ),
 ]
+BATCH = {
+    "claim": "data",
+    "input": "in.jsonl",
+    "output": "out.jsonl",
+    "model": {"uri": URI, "shape": SHAPE},
+}
+RULES += [
+    (BATCH_INFERENCES, BATCH | {"service": "chat"}, "spec.model and spec.service"),
+    (
+        BATCH_INFERENCES,
+        {**BATCH, "model": None, "service": "chat", "context": {}},
+        "spec.precision, spec.context and spec.engine are those of spec.service",
+    ),
+    (BATCH_INFERENCES, BATCH | {"output": "in.jsonl"}, "3 different files"),
+    (BATCH_INFERENCES, BATCH | {"deadline": "5s"}, "spec.deadline has to be at least 60s"),
+    (
+        BATCH_INFERENCES,
+        BATCH | {"model": {"uri": "pvc://claim/path", "revision": "main", "shape": SHAPE}},
+        "spec.model.revision names a branch",
+    ),
+    (
+        BATCH_INFERENCES,
+        BATCH | {"model": {"uri": URI, "shape": SHAPE | {"activeParameters": 101}}},
+        "spec.model.shape.activeParameters",
+    ),
+]
+FIXED = [
+    {"claim": "other"},
+    {"input": "other.jsonl"},
+    {"output": "other.jsonl"},
+    {"errors": "errors.jsonl"},
+    {"model": {"uri": "hf://Qwen/Qwen3-8B"}},
+    {"model": None, "service": "chat"},
+    {"precision": {"variants": [{"precision": "fp8"}]}},
+    {"context": {"maxModelLen": 64}},
+    {"engine": {"extraArgs": ["--max-logprobs=5"]}},
+]
 
 BOUNDS = [
+    (BATCH_INFERENCES, BATCH | {"input": "/etc/passwd"}, "spec.input"),
+    (BATCH_INFERENCES, BATCH | {"output": "../other"}, "spec.output"),
+    (BATCH_INFERENCES, BATCH | {"retries": 21}, "spec.retries"),
+    (BATCH_INFERENCES, BATCH | {"spot": {"policy": "maybe"}}, "spec.spot.policy"),
     (TENANT_BUDGETS, BUDGET | {"owner": ""}, "spec.owner"),
     (TENANT_BUDGETS, BUDGET | {"limits": []}, "spec.limits"),
     (
@@ -155,7 +202,20 @@ async def test_what_is_out_of_bounds_is_refused_with_its_path(
 
 def test_every_rule_has_a_manifest() -> None:
     text = json.dumps([crd(kind) for kind in KINDS])
-    assert text.count('"rule":') == len(RULES)
+    assert text.count('"rule":') == len(RULES) + len(FIXED)
+
+
+@pytest.mark.parametrize("change", FIXED, ids=lambda change: next(reversed(change)))
+async def test_what_answers_depend_on_cannot_change(
+    cluster: KubeCluster, change: dict[str, Any]
+) -> None:
+    status, made = await create(cluster, BATCH_INFERENCES, BATCH)
+    assert status == 201
+    path = BATCH_INFERENCES.path("default", made["metadata"]["name"])
+    body = {"spec": change}
+    status, answer = await cluster.request("PATCH", path, {}, body, "application/merge-patch+json")
+    assert status == 422
+    assert f"spec.{next(reversed(change))} cannot change" in answer["message"]
 
 
 async def test_unknown_fields_are_refused_under_strict_validation(cluster: KubeCluster) -> None:

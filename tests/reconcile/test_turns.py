@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tessera.domain.batch_reports import Shown
 from tessera.domain.names import deployment_name
 from tessera.domain.snapshot import Ref
 from tessera.reconcile.apply import Applier, NotLeadingError
@@ -49,6 +50,10 @@ class SilentEngines:
         del address
         return 0
 
+    async def progress(self, address: str) -> Shown | None:
+        del address
+        return None
+
 
 def _clock() -> datetime:
     return NOW
@@ -71,6 +76,7 @@ class World:
             self.cluster,
             self._store,
             visitors=("tessera-system", "monitoring"),
+            batch_image="tessera/batch:test",
             leading=lambda: self.leading,
         )
         asker = Asker(SilentEngines(), self.senses, _clock, lambda: None)

@@ -49,6 +49,11 @@ def table(*, exporter: Serve, vllm: Path | None) -> tuple[Image, ...]:
         env={"PYTHONUNBUFFERED": "1"},
         binds_host=True,
     )
+    runner = Image(
+        pattern="*/tessera-batch:*",
+        entrypoints=((str(SCRIPTS / "tessera-batch"),), ("tessera-batch",)),
+        env={"PYTHONUNBUFFERED": "1"},
+    )
     engine = Image(
         pattern="vllm/vllm-openai:*",
         serve=_look_alike_engine,
@@ -57,6 +62,8 @@ def table(*, exporter: Serve, vllm: Path | None) -> tuple[Image, ...]:
     return (
         operator,
         _named(operator, "tessera/operator:*"),
+        runner,
+        _named(runner, "tessera/batch:*"),
         engine,
         _named(engine, "*/tessera-sim:*"),
         _real_vllm(vllm),

@@ -1,6 +1,8 @@
-"""The engines' HTTP API, as far as the operator uses it: one token, and the load."""
+"""What the operator asks of pods: engines for a token and their load, runners for progress."""
 
 import httpx
+
+from tessera.domain.batch_reports import Shown, shown
 
 _ASK = httpx.Timeout(30, connect=3)
 _LOAD = httpx.Timeout(3)
@@ -36,3 +38,10 @@ class HttpEngines:
             return int(answer.json()["server_load"])
         except (httpx.HTTPError, ValueError, KeyError, TypeError):
             return None
+
+    async def progress(self, address: str) -> Shown | None:
+        try:
+            answer = await self._client.get(f"http://{address}/progress", timeout=_LOAD)
+        except httpx.HTTPError:
+            return None
+        return shown(answer.content)

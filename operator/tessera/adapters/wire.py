@@ -10,8 +10,11 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from tessera.api.accelerator_pool import AcceleratorPoolSpec, AcceleratorPoolStatus
+from tessera.api.batch_inference import BatchInferenceSpec, BatchInferenceStatus
 from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
 from tessera.api.tenant_budget import TenantBudgetSpec, TenantBudgetStatus
+from tessera.domain.batch_facts import Batch, BatchJob, VolumeClaim
+from tessera.domain.batch_names import ATTEMPT_LABEL, BATCH_LABEL, CHECK, RUNNER, attempt_of
 from tessera.domain.names import (
     COST_ANNOTATION,
     DRAINING,
@@ -20,13 +23,16 @@ from tessera.domain.names import (
     SERVING_GATE,
     VARIANT_LABEL,
 )
-from tessera.domain.snapshot import Budget, Front, Node, Pod, Pool, Ref, Service, Workload
+from tessera.domain.snapshot import Budget, Front, Node, Pod, Pool, Ref, Run, Service, Workload
 from tessera.ports import Seen, Value
 from tessera.resources.kinds import (
     ACCELERATOR_POOLS,
+    BATCH_INFERENCES,
     CHILDREN,
+    CLAIMS,
     DEPLOYMENTS,
     INFERENCE_SERVICES,
+    JOBS,
     NODES,
     PODS,
     SERVICES,
@@ -91,6 +97,46 @@ def budget(body: Wire) -> Budget:
     )
 
 
+def batch(body: Wire) -> Batch | None:
+    """A BatchInference, likewise; None for one that is being deleted."""
+    meta = body["metadata"]
+    if "deletionTimestamp" in meta:
+        return None
+    spec, problem = _parsed(BatchInferenceSpec, "batchinference", body.get("spec", {}))
+    status, _ = _parsed(BatchInferenceStatus, "batchinference", body.get("status", {}))
+    return Batch(
+        ref=_ref(meta),
+        uid=meta["uid"],
+        generation=meta.get("generation", 0),
+        created=_moment(meta["creationTimestamp"]),
+        spec=spec,
+        problem=problem,
+        status=status or BatchInferenceStatus(),
+    )
+
+
+def job(body: Wire) -> BatchJob | None:
+    """The Job of a batch; None for any other."""
+    meta = body["metadata"]
+    labels = meta.get("labels", {})
+    if BATCH_LABEL not in labels or "deletionTimestamp" in meta:
+        return None
+    return BatchJob(
+        ref=_ref(meta),
+        batch=Ref(meta["namespace"], labels[BATCH_LABEL]),
+        attempt=attempt_of(labels.get(ATTEMPT_LABEL, "")),
+        uid=meta["uid"],
+        failed=_condition(body, "Failed").get("status") == "True",
+    )
+
+
+def claim(body: Wire) -> VolumeClaim:
+    """A PersistentVolumeClaim."""
+    spec = body.get("spec", {})
+    modes = body.get("status", {}).get("accessModes") or spec.get("accessModes", ())
+    return VolumeClaim(modes=tuple(modes), storage_class=spec.get("storageClassName"))
+
+
 def node(body: Wire) -> Node:
     """A node's labels, readiness and extended resources."""
     offered = body.get("status", {}).get("allocatable", {})
@@ -99,6 +145,8 @@ def node(body: Wire) -> Node:
         name=body["metadata"]["name"],
         labels=body["metadata"].get("labels", {}),
         ready=ready and not body.get("spec", {}).get("unschedulable", False),
+        alive=ready,
+        taints=frozenset(taint["key"] for taint in body.get("spec", {}).get("taints", ())),
         allocatable={
             name: int(count) for name, count in offered.items() if name.startswith(_GPU_VENDOR)
         },
@@ -111,7 +159,8 @@ def pod(body: Wire) -> Pod:
     ready, gate = _condition(body, "Ready"), _condition(body, SERVING_GATE)
     scheduled = _condition(body, "PodScheduled")
     serving = {"True": True, "False": False}.get(gate.get("status", ""))
-    trouble, last_words = _trouble(status.get("containerStatuses", ()))
+    containers = (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ()))
+    trouble, last_words = _trouble(containers)
     labels = meta.get("labels", {})
     return Pod(
         ref=_ref(meta),
@@ -134,6 +183,33 @@ def pod(body: Wire) -> Pod:
         unschedulable=scheduled.get("message") if scheduled.get("status") == "False" else None,
         trouble=trouble,
         last_words=last_words,
+        run=_run(meta, status) if BATCH_LABEL in labels else None,
+    )
+
+
+def _run(meta: Wire, status: Wire) -> Run:
+    labels = meta["labels"]
+    runner: Wire = next(
+        (
+            container.get("state", {})
+            for container in status.get("containerStatuses", ())
+            if container.get("name") in (RUNNER, CHECK)
+        ),
+        {},
+    )
+    ended, started = runner.get("terminated"), runner.get("running", {}).get("startedAt")
+    owners = meta.get("ownerReferences", ())
+    return Run(
+        batch=Ref(meta["namespace"], labels[BATCH_LABEL]),
+        attempt=attempt_of(labels.get(ATTEMPT_LABEL, "")),
+        since=_moment(started) if started else None,
+        owner=next((one["uid"] for one in owners if one.get("controller")), ""),
+        exit_code=ended["exitCode"] if ended else None,
+        report=str(ended.get("message", "")) if ended else "",
+        disrupted=any(
+            one.get("type") == "DisruptionTarget" and one.get("status") == "True"
+            for one in status.get("conditions", ())
+        ),
     )
 
 
@@ -255,6 +331,9 @@ _READERS: Mapping[str, Callable[[Wire], Value | None]] = {
     INFERENCE_SERVICES.plural: service,
     ACCELERATOR_POOLS.plural: pool,
     TENANT_BUDGETS.plural: budget,
+    BATCH_INFERENCES.plural: batch,
+    JOBS.plural: job,
+    CLAIMS.plural: claim,
     NODES.plural: node,
     PODS.plural: pod,
     DEPLOYMENTS.plural: workload,

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from tessera.api.accelerator_pool import AcceleratorPool
+from tessera.api.batch_inference import BatchInference
 from tessera.api.inference_service import InferenceService
 from tessera.api.meta import GROUP, VERSION
 from tessera.api.tenant_budget import TenantBudget
@@ -119,7 +120,24 @@ TENANT_BUDGET = Kind(
     ),
 )
 
-KINDS = (INFERENCE_SERVICE, ACCELERATOR_POOL, TENANT_BUDGET)
+BATCH_INFERENCE = Kind(
+    model=BatchInference,
+    plural="batchinferences",
+    namespaced=True,
+    columns=(
+        Column(name="State", type="string", path=".status.state"),
+        Column(name="Done", type="string", path=".status.done"),
+        Column(name="Where", type="string", path=".status.attempt.variant"),
+        Column(name="Deadline", type="string", path=".status.deadline"),
+        Column(name="Reason", type="string", path=".status.reason"),
+        Column(name="Age", type="date", path=".metadata.creationTimestamp"),
+        Column(name="Attempt", type="integer", path=".status.attempt.number", priority=1),
+        Column(name="Tier", type="string", path=".status.attempt.tier", priority=1),
+        Column(name="Why", type="string", path=".status.message", priority=1),
+    ),
+)
+
+KINDS = (INFERENCE_SERVICE, BATCH_INFERENCE, ACCELERATOR_POOL, TENANT_BUDGET)
 
 
 def structural(model: type[BaseModel]) -> dict[str, Any]:

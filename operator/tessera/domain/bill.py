@@ -16,6 +16,7 @@ from itertools import pairwise
 from typing import Self
 
 from tessera.api.accelerator_pool import AcceleratorPoolSpec
+from tessera.domain.batch_names import payer
 from tessera.domain.catalog import COMPUTE_SLICES, MEMORY_SLICES, products
 from tessera.domain.hardware import part
 from tessera.domain.load import FRESH
@@ -191,7 +192,7 @@ class _Holding:
                 for resource, count in sorted(pod.devices.items()):
                     weight = min(left, self._weight(resource) * count)
                     left, free[resource] = left - weight, free[resource] - count
-                    yield line(_profile(resource), self._state(pod, at), pod.service), weight
+                    yield line(_profile(resource), self._state(pod, at), _payer(pod)), weight
         for resource, count in sorted(free.items()):
             weight = min(left, self._weight(resource) * max(0, count))
             left -= weight
@@ -202,6 +203,8 @@ class _Holding:
         loaded = pod.up if pod.ready_since is None else pod.ready_since <= at
         if not loaded:
             return CostState.LOADING
+        if pod.run is not None:
+            return CostState.SERVING
         since = self.busy.get(pod.ref)
         return CostState.WARM_IDLE if since is None or at < since else CostState.SERVING
 
@@ -217,6 +220,10 @@ class _Holding:
 
     def _weight(self, resource: str) -> int:
         return _weight(self.node.labels.get(PRODUCT_LABEL, ""), resource)
+
+
+def _payer(pod: Pod) -> Ref:
+    return pod.service if pod.run is None else payer(pod.run.batch)
 
 
 def _profile(resource: str) -> str:

@@ -43,20 +43,22 @@ def budget_status(view: BudgetView, at: datetime) -> TenantBudgetStatus:
         summary=summary(view),
         per_hour=units(view.hourly).quantize(_CENTS_OF_CENTS) if purse is not None else None,
         services=view.services,
+        batches=view.batches,
     )
 
 
 def _due(view: BudgetView, record: SpendStatus | None, purse: Purse | None) -> bool:
     if purse is None:
         return False
-    if record is None or purse.added or view.services != view.budget.status.services:
+    known = (view.budget.status.services, view.budget.status.batches)
+    if record is None or purse.added or known != (view.services, view.batches):
         return True
     starts = [window.start for window in record.windows]
     rolled = starts != [till.window.start for till in purse.now]
     recorded = {one.uid: one.per_gpu_hour for one in record.running}
     day = purse.at.date()
-    known = {uid: one.tariff.per_gpu_hour(day) for uid, one in view.meter.running.items()}
-    return rolled or recorded != known or purse.at - record.as_of >= RECORD_EVERY
+    rates = {uid: one.tariff.per_gpu_hour(day) for uid, one in view.meter.running.items()}
+    return rolled or recorded != rates or purse.at - record.as_of >= RECORD_EVERY
 
 
 def _record(meter: Meter, purse: Purse) -> SpendStatus:

@@ -8,12 +8,14 @@ from zoneinfo import ZoneInfo
 
 from tessera.api.accelerator_pool import Price
 from tessera.api.tenant_budget import TenantBudgetSpec
+from tessera.domain.batch_allotment import TERMINAL
+from tessera.domain.batch_facts import Batch
 from tessera.domain.meter import Meter
 from tessera.domain.money import nanos
 from tessera.domain.pools import PoolView
 from tessera.domain.purse import Purse, Till, amount
 from tessera.domain.reasons import BudgetAccepted, Funded, Verdict
-from tessera.domain.snapshot import Budget, Snapshot
+from tessera.domain.snapshot import Budget, Service, Snapshot
 from tessera.domain.spend import from_record, rates, settle
 from tessera.domain.windows import following, window_at, zone_of
 
@@ -34,6 +36,8 @@ class BudgetView:
     """Nano-units that everything running costs in an hour now."""
     services: int = 0
     """Services of the tenant."""
+    batches: int = 0
+    """Its batches that are not over."""
 
     @property
     def funded(self) -> Verdict[Funded]:
@@ -46,6 +50,9 @@ class BudgetView:
 def open_budgets(snapshot: Snapshot, views: Sequence[PoolView]) -> tuple[BudgetView, ...]:
     """Every budget with what was spent until now, in the order of names."""
     services = Counter(service.ref.namespace for service in snapshot.services)
+    batches = Counter(
+        batch.ref.namespace for batch in snapshot.batches if batch.status.state not in TERMINAL
+    )
     owners: dict[str, str] = {}
     found = []
     for budget in sorted(snapshot.budgets, key=lambda one: one.name):
@@ -53,7 +60,11 @@ def open_budgets(snapshot: Snapshot, views: Sequence[PoolView]) -> tuple[BudgetV
         view = BudgetView(budget=budget, accepted=accepted)
         if budget.spec is not None and (zone := zone_of(budget.spec.time_zone)) is not None:
             names = budget.spec.tenant.namespaces
-            view = replace(view, services=sum(services[name] for name in names))
+            view = replace(
+                view,
+                services=sum(services[name] for name in names),
+                batches=sum(batches[name] for name in names),
+            )
             if accepted.reason.holds:
                 owners |= dict.fromkeys(names, budget.name)
                 view = _opened(snapshot, view, budget.spec, zone, views)
@@ -114,11 +125,12 @@ def _judged(
 def _usable(
     snapshot: Snapshot, spec: TenantBudgetSpec, views: Sequence[PoolView]
 ) -> Sequence[PoolView]:
-    """The pools that services of the tenant may use."""
+    """The pools that services and batches of the tenant may use."""
+    users: tuple[Service | Batch, ...] = (*snapshot.services, *snapshot.batches)
     named = [
-        service.spec.placement.pools
-        for service in snapshot.services
-        if service.spec is not None and service.ref.namespace in spec.tenant.namespaces
+        one.spec.placement.pools
+        for one in users
+        if one.spec is not None and one.ref.namespace in spec.tenant.namespaces
     ]
     if any(not pools for pools in named):
         return views

@@ -1,8 +1,10 @@
 """On which hardware does a service run? The cheapest that fits and keeps the promise."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
+from tessera.api.accelerator_pool import Tier
 from tessera.api.inference_service import InferenceServiceSpec, ModelShape
 from tessera.domain.checks import max_model_len, shape_of
 from tessera.domain.limits import Demand
@@ -12,8 +14,13 @@ from tessera.domain.pools import Offer, PoolView
 from tessera.domain.reasons import Placed, Verdict
 from tessera.domain.sizing import Fit, Misfit, size
 
+STEADY: frozenset[Tier] = frozenset({"reserved", "onDemand"})
+"""Tiers whose nodes stay; services run on no other."""
+ANY: frozenset[Tier] = frozenset({"reserved", "onDemand", "spot"})
 _WORTHWHILE = 512
 """A shorter context than this is not offered as a way out."""
+_sized = lru_cache(maxsize=4096)(size)
+"""Every turn asks for the same again, and a batch for several tiers of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,20 +50,32 @@ class Placement:
     choice: Choice | None = None
 
 
-def place(
+Rank = Callable[[Choice], tuple[float, float, str]]
+"""Sort key of choices: the least is the best."""
+
+
+def cheapest_hour(choice: Choice) -> tuple[float, float, str]:
+    """Least price of a replica; of equal ones the fastest."""
+    return (choice.offer.choosing.nanos, -choice.fit.limits.tokens_per_second, choice.variant)
+
+
+def place(  # noqa: PLR0913 - two of them only batches need
     spec: InferenceServiceSpec,
     views: Sequence[PoolView],
     *,
     current: str | None,
     floor: int,
     taken: Mapping[tuple[str, str], int],
+    tiers: Collection[Tier] = STEADY,
+    rank: Rank = cheapest_hour,
 ) -> Placement:
     """Choose hardware for a checked spec.
 
     A service stays on its `current` variant as long as that fits: models are not moved for a better
     price by themselves. Otherwise the cheapest hardware with room for `floor` replicas is taken,
     and if none has room, the cheapest of all, where the scheduler will say what is missing. `taken`
-    counts devices that other services hold, by pool and resource.
+    counts devices that other services hold, by pool and resource. Pools of other `tiers` are left
+    out, and `rank` says what cheap means.
     """
     shape = shape_of(spec)
     if shape is None:
@@ -64,23 +83,23 @@ def place(
     allowed = [
         view for view in views if not spec.placement.pools or view.pool.name in spec.placement.pools
     ]
-    offers = [offer for view in allowed for offer in view.offers if offer.tier != "spot"]
+    offers = [offer for view in allowed for offer in view.offers if offer.tier in tiers]
     if not offers:
-        return _no_offer(allowed)
+        return _no_offer(allowed, tiers)
     if len(currencies := {offer.hourly.currency for offer in offers}) > 1:
         return _nowhere(
             Placed.MIXED_CURRENCIES,
             f"spec.placement.pools: the pools allowed are priced in {len(currencies)} currencies "
             f"({', '.join(sorted(currencies))}), which cannot be compared; name pools of one",
         )
-    sized = [size(demand, offer.hardware) for offer, demand in _pairs(spec, shape, offers)]
+    sized = [_sized(demand, offer.hardware) for offer, demand in _pairs(spec, shape, offers)]
     choices = sorted(
         (
             Choice(offer=offer, fit=fit)
             for (offer, _), fit in zip(_pairs(spec, shape, offers), sized, strict=True)
             if isinstance(fit, Fit)
         ),
-        key=_rank,
+        key=rank,
     )
     if not choices:
         return _misfit(spec, [one for one in sized if isinstance(one, Misfit)])
@@ -114,10 +133,6 @@ def _pairs(
         if shape.attention_heads % offer.hardware.devices == 0
         for precision in precisions
     ]
-
-
-def _rank(choice: Choice) -> tuple[int, float, str]:
-    return (choice.offer.choosing.nanos, -choice.fit.limits.tokens_per_second, choice.variant)
 
 
 def room(offer: Offer, taken: Mapping[tuple[str, str], int]) -> int:
@@ -155,9 +170,9 @@ def _nowhere(reason: Placed, message: str) -> Placement:
     return Placement(verdict=Verdict(reason, message))
 
 
-def _no_offer(allowed: Sequence[PoolView]) -> Placement:
+def _no_offer(allowed: Sequence[PoolView], tiers: Collection[Tier]) -> Placement:
     command = "kubectl get acceleratorpools -o wide"
-    spot = [view.pool.name for view in allowed if any(o.tier == "spot" for o in view.offers)]
+    spot = [view.pool.name for view in allowed if any(o.tier not in tiers for o in view.offers)]
     if not allowed:
         return _nowhere(
             Placed.NO_POOL,

@@ -7,14 +7,16 @@ from datetime import timedelta
 
 from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
 from tessera.api.inference_service import Scaling as ScalingSpec
-from tessera.domain import autoscale
+from tessera.domain import autoscale, batches
 from tessera.domain.autoscale import Count, Memory, Scale
+from tessera.domain.batch_allotment import BatchAllotment
+from tessera.domain.batch_names import payer
 from tessera.domain.budgets import BudgetView, by_namespace, open_budgets
 from tessera.domain.checks import check, flags_unchecked
 from tessera.domain.drain import Drain, drain
 from tessera.domain.load import load_of
 from tessera.domain.meter import Meter
-from tessera.domain.placement import Choice, Placement, place, room
+from tessera.domain.placement import ANY, STEADY, Choice, Placement, place, room
 from tessera.domain.pools import PoolView, discover, tiers
 from tessera.domain.purse import Claim, Funding, Purse, fund
 from tessera.domain.readiness import must_ask
@@ -62,6 +64,7 @@ class Plan:
     pools: tuple[PoolView, ...] = ()
     budgets: tuple[BudgetView, ...] = ()
     allotments: Mapping[Ref, Allotment] = field(default_factory=dict)
+    batches: Mapping[Ref, BatchAllotment] = field(default_factory=dict)
 
     @property
     def memory(self) -> Mapping[Ref, Memory]:
@@ -111,11 +114,16 @@ def plan(snapshot: Snapshot) -> Plan:
     budgets = open_budgets(snapshot, views)
     taken: Taken = Counter()
     drafts = _drafts(snapshot, views, taken)
-    granted = _granted(drafts, budgets)
-    allotments = {
-        ref: _finished(snapshot, drafts[ref], granted.get(ref), taken) for ref in sorted(drafts)
-    }
-    return Plan(pools=views, budgets=budgets, allotments=allotments)
+    runs = batches.drafted(snapshot, views, taken)
+    granted = _granted(drafts, runs, budgets)
+    return Plan(
+        pools=views,
+        budgets=budgets,
+        allotments={
+            ref: _finished(snapshot, drafts[ref], granted.get(ref), taken) for ref in sorted(drafts)
+        },
+        batches={ref: batches.finished(runs[ref], granted.get(payer(ref))) for ref in sorted(runs)},
+    )
 
 
 def _drafts(snapshot: Snapshot, views: Sequence[PoolView], taken: Taken) -> Mapping[Ref, _Draft]:
@@ -134,20 +142,27 @@ def _drafts(snapshot: Snapshot, views: Sequence[PoolView], taken: Taken) -> Mapp
     return drafts
 
 
-def _granted(drafts: Mapping[Ref, _Draft], budgets: Sequence[BudgetView]) -> Mapping[Ref, Funding]:
-    """What the tenants can pay, for the services of those that have a budget."""
+def _granted(
+    drafts: Mapping[Ref, _Draft],
+    runs: Mapping[Ref, batches.Drafted],
+    budgets: Sequence[BudgetView],
+) -> Mapping[Ref, Funding]:
+    """What the tenants can pay, for the services and batches of those that have a budget."""
     granted: dict[Ref, Funding] = {}
     for view in budgets:
         if view.purse is None or view.budget.spec is None:
             continue
-        claims = []
-        for ref in sorted(drafts):
-            if ref.namespace in view.budget.spec.tenant.namespaces:
-                draft = drafts[ref]
-                if draft.placement.choice is None:
-                    _go_on(draft, view.meter, view.purse)
-                else:
-                    claims.append(_claim(draft, draft.placement.choice))
+        names = view.budget.spec.tenant.namespaces
+        claims: list[Claim] = []
+        for ref in sorted(ref for ref in drafts if ref.namespace in names):
+            draft = drafts[ref]
+            if draft.placement.choice is None:
+                _go_on(draft, view.meter, view.purse)
+            else:
+                claims.append(_claim(draft, draft.placement.choice))
+        for ref in sorted(ref for ref in runs if ref.namespace in names):
+            runs[ref].go_on(view.meter, view.purse)
+            claims += runs[ref].claims
         granted |= fund(view.purse, claims)
     return granted
 
@@ -252,6 +267,7 @@ def _draft(
         current=holding.workloads[0].variant if holding.workloads else None,
         floor=_floor(spec),
         taken=taken,
+        tiers=ANY if spec.service_class == "batch" else STEADY,
     )
     warning = flags_unchecked(spec)
     accepted = (

@@ -4,25 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from typing_extensions import override
-
 from tessera.api.accelerator_pool import AcceleratorPoolSpec, AcceleratorPoolStatus
 from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
 from tessera.api.tenant_budget import TenantBudgetSpec, TenantBudgetStatus
 from tessera.domain.autoscale import Memory
+from tessera.domain.batch_facts import Asked, Batch, BatchJob, VolumeClaim
 from tessera.domain.meter import Meter
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Ref:
-    """Namespace and name."""
-
-    namespace: str
-    name: str
-
-    @override
-    def __str__(self) -> str:
-        return f"{self.namespace}/{self.name}"
+from tessera.domain.ref import Ref as Ref  # noqa: PLC0414 - re-exported
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,11 +57,34 @@ class Node:
     """Ready and not cordoned."""
     allocatable: Mapping[str, int]
     """Extended resources `nvidia.com/…` that the node offers."""
+    alive: bool = True
+    """The condition Ready alone; a cordoned node is alive."""
+    taints: frozenset[str] = frozenset()
+    """Keys of its taints."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """What only the pods of batches have."""
+
+    batch: Ref
+    attempt: int | None
+    """None is the check."""
+    since: datetime | None = None
+    """Since when its runner runs; its engine was up before that."""
+    owner: str = ""
+    """The uid of its Job."""
+    exit_code: int | None = None
+    """That of the runner, once it ended."""
+    report: str = ""
+    """The termination message of the runner."""
+    disrupted: bool = False
+    """It has the condition DisruptionTarget."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pod:
-    """One replica."""
+    """One replica of a service, or a pod of a batch."""
 
     ref: Ref
     uid: str
@@ -107,6 +118,8 @@ class Pod:
     """Why a container waits, in the kubelet's word, such as CrashLoopBackOff."""
     last_words: str = ""
     """The end of the log of the last exit, or the kubelet's message."""
+    run: Run | None = None
+    """Set on pods of batches; these belong to no service."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,6 +196,11 @@ class Snapshot:
     answers: Mapping[Ref, Answer] = field(default_factory=dict)
     in_flight: Mapping[Ref, InFlight] = field(default_factory=dict)
     memory: Mapping[Ref, Memory] = field(default_factory=dict)
+    batches: tuple[Batch, ...] = ()
+    jobs: tuple[BatchJob, ...] = ()
+    claims: Mapping[Ref, VolumeClaim] = field(default_factory=dict)
+    asked: Mapping[Ref, Asked] = field(default_factory=dict)
+    """What the runners of batches answered last."""
     budgets: tuple[Budget, ...] = ()
     meters: Mapping[str, Meter] = field(default_factory=dict)
     """What the budgets' tenants have spent, by the budgets' names."""

@@ -1,18 +1,31 @@
 """Admission: one object against what must hold, and against the pools there are."""
 
 from collections.abc import Callable, Mapping, MutableSequence
+from dataclasses import replace
+from datetime import datetime
 from typing import Any, TypeAlias
 
 import kopf
 
 from tessera.adapters import wire
 from tessera.api.accelerator_pool import Tier
+from tessera.domain.batch_reasons import BatchAccepted
+from tessera.domain.batch_spec import accept
+from tessera.domain.batches import situations
 from tessera.domain.budgets import zone_fault
 from tessera.domain.checks import check, flags_unchecked
 from tessera.domain.snapshot import Budget, Pool
+from tessera.ports import Clock
+from tessera.reconcile.observe import Senses, observe
 from tessera.reconcile.store import Store
 from tessera.resources.kinds import ACCELERATOR_POOLS, INFERENCE_SERVICES, TENANT_BUDGETS
 
+_PASSING = {
+    BatchAccepted.SERVICE_UNKNOWN,
+    BatchAccepted.POOL_UNKNOWN,
+    BatchAccepted.CLAIM_MISSING,
+}
+"""What passes by itself when another object comes."""
 Judge: TypeAlias = Callable[[Mapping[str, Any], object], tuple[list[str], list[str]]]
 
 
@@ -64,6 +77,23 @@ def judge_budget(
     ]
 
 
+def judge_batch(body: Mapping[str, Any], store: Store, at: datetime) -> tuple[list[str], list[str]]:
+    """The same for a BatchInference; what waits for another object is a warning."""
+    batch = wire.batch({**body, "metadata": _born(body, at)})
+    if batch is None:
+        return [], []
+    snapshot = replace(observe(store, Senses(), at), batches=(batch,))
+    verdict, _ = accept(situations(snapshot)[batch.ref])
+    if verdict.reason in _PASSING:
+        return [], [verdict.message]
+    return ([] if verdict.reason.holds else [verdict.message]), []
+
+
+def _born(body: Mapping[str, Any], at: datetime) -> Mapping[str, Any]:
+    """An object that is only asked about has no time and uid yet."""
+    return {"creationTimestamp": at.isoformat(), "uid": ""} | dict(body["metadata"])
+
+
 def _unlimited(budget: Budget, store: Store) -> list[str]:
     names = budget.spec.tenant.namespaces if budget.spec is not None else ()
     count = sum(key.namespace in names for key in store.all(INFERENCE_SERVICES))
@@ -82,6 +112,11 @@ def budget_validator(store: Store) -> Any:
         return judge_budget(body, store, deleted=operation == "DELETE")
 
     return _validator(judged)
+
+
+def batch_validator(store: Store, clock: Clock) -> Any:
+    """The handler that kopf calls for BatchInferences."""
+    return _validator(lambda body, _: judge_batch(body, store, clock()))
 
 
 def validator(store: Store) -> Any:

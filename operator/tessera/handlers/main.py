@@ -15,9 +15,15 @@ from tessera.adapters import wire
 from tessera.adapters.clock import now
 from tessera.adapters.kube import Connection, KubeCluster, connect
 from tessera.api.meta import GROUP, VERSION
-from tessera.handlers.admission import budget_validator, validator
+from tessera.handlers.admission import batch_validator, budget_validator, validator
 from tessera.handlers.runtime import Runtime
-from tessera.resources.kinds import INFERENCE_SERVICES, TENANT_BUDGETS, WATCHED, Kind
+from tessera.resources.kinds import (
+    BATCH_INFERENCES,
+    INFERENCE_SERVICES,
+    TENANT_BUDGETS,
+    WATCHED,
+    Kind,
+)
 from tessera.settings import Settings
 
 log = logging.getLogger("tessera")
@@ -106,6 +112,9 @@ def _handlers(runtime: Runtime, connection: Connection) -> kopf.OperatorRegistry
     kopf.on.validate(
         GROUP, VERSION, INFERENCE_SERVICES.plural, id="inferenceservices", registry=registry
     )(validator(runtime.store))
+    kopf.on.validate(
+        GROUP, VERSION, BATCH_INFERENCES.plural, id="batchinferences", registry=registry
+    )(batch_validator(runtime.store, now))
     kopf.on.validate(GROUP, VERSION, TENANT_BUDGETS.plural, id="tenantbudgets", registry=registry)(
         budget_validator(runtime.store)
     )

@@ -61,6 +61,7 @@ class Runtime:
             cluster,
             self.store,
             visitors=(settings.namespace, *settings.monitoring_namespaces),
+            batch_image=settings.batch_image,
             leading=self.election.leading,
         )
         self._fleet = Fleet(self.store, self._senses, applier, self._asker, now)

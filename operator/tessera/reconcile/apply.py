@@ -5,6 +5,8 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from tessera.domain.batch_allotment import BatchAllotment
+from tessera.domain.batch_status import batch_status
 from tessera.domain.budget_status import budget_status
 from tessera.domain.budgets import BudgetView
 from tessera.domain.drain import DONE_COST
@@ -14,7 +16,8 @@ from tessera.domain.status import pool_status, service_status
 from tessera.ports import Cluster, ClusterError, GoneError, Seen
 from tessera.reconcile.store import Store
 from tessera.resources import children, marks, statuses
-from tessera.resources.kinds import CHILDREN, DEPLOYMENTS, Kind
+from tessera.resources.job import job
+from tessera.resources.kinds import CHILDREN, DEPLOYMENTS, JOBS, Kind
 from tessera.resources.manifest import Key, Manifest
 
 _AT_ONCE = 8
@@ -46,11 +49,14 @@ class Applier:
         store: Store,
         *,
         visitors: tuple[str, ...],
+        batch_image: str,
         leading: Callable[[], bool],
     ) -> None:
         self._cluster = cluster
         self._store = store
         self._visitors = visitors
+        self._batch_image = batch_image
+        self._refused: dict[Ref, str | None] = {}
         self._leading = leading
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._applied: dict[Key, _Applied] = {}
@@ -86,6 +92,7 @@ class Applier:
             )
             for ref, allotment in plan.allotments.items()
         )
+        await _all(self._batch(snapshot, one) for one in plan.batches.values())
         for view in plan.pools:
             status = pool_status(view, snapshot.at)
             if status != view.pool.status:
@@ -124,6 +131,23 @@ class Applier:
         if status != allotment.service.status:
             applied = statuses.of_service(allotment.service, status)
             problems += await self._attempt(self._write(applied, "status"))
+
+    async def _batch(self, snapshot: Snapshot, allotment: BatchAllotment) -> None:
+        """The status comes first: its attempt is the fence. Without it nothing else is written."""
+        batch, spec = allotment.batch, allotment.batch.spec
+        status = batch_status(allotment, snapshot.at, self._refused.get(batch.ref))
+        problems: list[str] = []
+        if status != batch.status:
+            applied = statuses.of_batch(batch, status)
+            problems += await self._attempt(self._write(applied, "status"))
+        if not problems:
+            for ref in allotment.delete:
+                key = Key(JOBS.plural, ref.namespace, ref.name)
+                problems += await self._attempt(self._remove(JOBS, key))
+        if not problems and allotment.create is not None and spec is not None:
+            wanted = job(batch, spec, allotment.create, self._batch_image)
+            problems += await self._attempt(self._write(wanted))
+        self._refused[batch.ref] = "; ".join(problems) or None
 
     async def _attempt(self, write: Awaitable[object]) -> list[str]:
         """The problem, if any; an object that is gone needs nothing more."""
@@ -188,7 +212,7 @@ class Applier:
         Their owners end together, and while the garbage collector takes one owner off an object, an
         apply may just have put it there as the only one; then nobody but us would remove it.
         """
-        used = {ref.namespace for ref in (*plan.allotments, *existing)}
+        used = {ref.namespace for ref in (*plan.allotments, *plan.batches, *existing)}
         return [
             (kind, seen.key)
             for kind in CHILDREN
@@ -199,7 +223,9 @@ class Applier:
     def _forget(self, plan: Plan) -> None:
         for ref in self._built.keys() - plan.allotments.keys():
             del self._built[ref]
-        namespaces = {ref.namespace for ref in plan.allotments}
+        for ref in self._refused.keys() - plan.batches.keys():
+            del self._refused[ref]
+        namespaces = {ref.namespace for ref in (*plan.allotments, *plan.batches)}
         for key in [key for key in self._applied if key.namespace not in namespaces]:
             del self._applied[key]
 

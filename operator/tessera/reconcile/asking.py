@@ -5,16 +5,20 @@ from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from typing import TypeVar
 
+from tessera.domain.batch_facts import Asked
+from tessera.domain.batch_names import RUNNER_PORT
 from tessera.domain.names import PORT
 from tessera.domain.plan import Plan
-from tessera.domain.snapshot import Answer, InFlight, Pod, Service, Snapshot
+from tessera.domain.snapshot import Answer, InFlight, Pod, Ref, Service, Snapshot
 from tessera.ports import Clock, Engines
 from tessera.reconcile.observe import Senses
 
-Asked = TypeVar("Asked")
+Whom = TypeVar("Whom")
 
 _AGAIN = timedelta(seconds=1)
 """A draining replica is asked this often."""
+_RUNNERS_AGAIN = timedelta(seconds=3)
+"""A runner is asked this often."""
 
 
 class Asker:
@@ -34,10 +38,14 @@ class Asker:
         for ref, allotment in plan.allotments.items():
             address = snapshot.addresses.get(ref)
             if allotment.ask and address is not None:
-                self._once(f"service {ref}", self._ask, allotment.service, address)
+                self._once(f"service {ref}", self._ask, allotment.service, f"{address}:{PORT}")
             for pod in allotment.pods:
                 if pod.ref in allotment.drain.leaving and pod.address and self._due(pod):
-                    self._once(f"pod {pod.uid}", self._count, pod, pod.address)
+                    self._once(f"pod {pod.uid}", self._count, pod, f"{pod.address}:{PORT}")
+        for ref, one in plan.batches.items():
+            if one.ask is not None and self._due_again(ref):
+                address = f"{one.ask.address}:{RUNNER_PORT}"
+                self._once(f"batch {ref} {one.ask.attempt}", self._progress, ref, address)
         self._forget(plan)
 
     async def stop(self) -> None:
@@ -50,12 +58,12 @@ class Asker:
     def _once(
         self,
         key: str,
-        question: Callable[[Asked, str], Coroutine[None, None, None]],
-        whom: Asked,
+        question: Callable[[Whom, str], Coroutine[None, None, None]],
+        whom: Whom,
         address: str,
     ) -> None:
         if key not in self._under_way:
-            task = asyncio.create_task(question(whom, f"{address}:{PORT}"), name=key)
+            task = asyncio.create_task(question(whom, address), name=key)
             self._under_way[key] = task
             task.add_done_callback(lambda _: self._under_way.pop(key, None))
 
@@ -72,6 +80,17 @@ class Asker:
             self._senses.in_flight[pod.ref] = InFlight(asked, requests)
             self._wake()
 
+    async def _progress(self, batch: Ref, address: str) -> None:
+        asked = self._clock()
+        found = await self._engines.progress(address)
+        if found is not None:
+            self._senses.asked[batch] = Asked(asked, found)
+            self._wake()
+
+    def _due_again(self, batch: Ref) -> bool:
+        last = self._senses.asked.get(batch)
+        return last is None or self._clock() - last.at >= _RUNNERS_AGAIN
+
     def _due(self, pod: Pod) -> bool:
         last = self._senses.in_flight.get(pod.ref)
         return last is None or self._clock() - last.at >= _AGAIN
@@ -82,3 +101,5 @@ class Asker:
             del self._senses.answers[ref]
         for ref in self._senses.in_flight.keys() - pods:
             del self._senses.in_flight[ref]
+        for ref in self._senses.asked.keys() - plan.batches.keys():
+            del self._senses.asked[ref]

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import TypeVar
 
 from tessera.domain.autoscale import Memory
+from tessera.domain.batch_facts import Asked, Batch, BatchJob, VolumeClaim
 from tessera.domain.bill import Bill
 from tessera.domain.meter import Meter
 from tessera.domain.snapshot import (
@@ -25,8 +26,11 @@ from tessera.domain.snapshot import (
 from tessera.reconcile.store import Store
 from tessera.resources.kinds import (
     ACCELERATOR_POOLS,
+    BATCH_INFERENCES,
+    CLAIMS,
     DEPLOYMENTS,
     INFERENCE_SERVICES,
+    JOBS,
     NODES,
     PODS,
     SERVICES,
@@ -44,6 +48,7 @@ class Senses:
     readings: Readings | None = None
     answers: dict[Ref, Answer] = field(default_factory=dict)
     in_flight: dict[Ref, InFlight] = field(default_factory=dict)
+    asked: dict[Ref, Asked] = field(default_factory=dict)
     memory: dict[Ref, Memory] = field(default_factory=dict)
     meters: dict[str, Meter] = field(default_factory=dict)
     last_seen: dict[str, datetime] = field(default_factory=dict)
@@ -71,6 +76,14 @@ def observe(store: Store, senses: Senses, at: datetime) -> Snapshot:
         answers=dict(senses.answers),
         in_flight=dict(senses.in_flight),
         memory=dict(senses.memory),
+        batches=tuple(_values(store, BATCH_INFERENCES, Batch)),
+        jobs=tuple(_values(store, JOBS, BatchJob)),
+        claims={
+            Ref(key.namespace, key.name): seen.value
+            for key, seen in store.all(CLAIMS).items()
+            if isinstance(seen.value, VolumeClaim)
+        },
+        asked=dict(senses.asked),
         budgets=tuple(_values(store, TENANT_BUDGETS, Budget)),
         meters=dict(senses.meters),
         last_seen=dict(senses.last_seen),

@@ -1,12 +1,21 @@
 """Every object that a plan wants to exist."""
 
+from collections import defaultdict
 from collections.abc import Iterator
-from itertools import groupby
 
+from tessera.domain.batch_facts import Batch
 from tessera.domain.plan import Allotment, Plan
+from tessera.domain.snapshot import Service
 from tessera.resources.deployment import deployment
 from tessera.resources.manifest import Manifest
-from tessera.resources.namespace import account, isolation, monitor
+from tessera.resources.namespace import (
+    account,
+    batch_account,
+    batch_fence,
+    batch_isolation,
+    isolation,
+    monitor,
+)
 from tessera.resources.service import disruption_budget, front
 
 _BUDGETED = 2
@@ -43,13 +52,20 @@ def made_of(allotment: Allotment) -> tuple[object, ...]:
 def of_namespaces(
     plan: Plan, *, visitors: tuple[str, ...], monitored: bool
 ) -> Iterator[tuple[str, tuple[Manifest, ...]]]:
-    """The shared objects of every namespace in which something is placed."""
-    in_order = (plan.allotments[ref] for ref in sorted(plan.allotments))
-    for namespace, group in groupby(in_order, key=lambda one: one.service.ref.namespace):
-        allotments = list(group)
-        if any(allotment.choice for allotment in allotments):
-            services = [allotment.service for allotment in allotments]
-            told = [account(services), isolation(services, visitors)]
-            if monitored:
-                told.append(monitor(services))
-            yield namespace, tuple(told)
+    """The shared objects of every namespace in which something is placed; the first visitor is the
+    operator."""
+    owners: dict[str, list[Service | Batch]] = defaultdict(list)
+    for ref in sorted(plan.allotments):
+        owners[ref.namespace].append(plan.allotments[ref].service)
+    placed = {ref.namespace for ref, one in plan.allotments.items() if one.choice is not None}
+    batches: dict[str, list[Batch]] = defaultdict(list)
+    for ref in sorted(plan.batches):
+        batches[ref.namespace].append(plan.batches[ref].batch)
+    for namespace in sorted(placed | batches.keys()):
+        found = (*owners[namespace], *batches[namespace])
+        told = [account(found), isolation(found, visitors)]
+        if monitored:
+            told.append(monitor(found))
+        if mine := batches[namespace]:
+            told += [batch_account(mine), batch_fence(mine), batch_isolation(mine, visitors[0])]
+        yield namespace, tuple(told)

@@ -68,6 +68,14 @@ TENANT_BUDGETS = Kind(
     verbs=_READ,
     subresources=_STATUS,
 )
+BATCH_INFERENCES = Kind(
+    group=GROUP,
+    version=VERSION,
+    kind="BatchInference",
+    plural="batchinferences",
+    verbs=_READ,
+    subresources=_STATUS,
+)
 NODES = Kind(group="", version="v1", kind="Node", plural="nodes", namespaced=False, verbs=_READ)
 PODS = Kind(
     group="",
@@ -78,6 +86,15 @@ PODS = Kind(
     selector=ENGINES,
     subresources=_STATUS,
 )
+CLAIMS = Kind(
+    group="",
+    version="v1",
+    kind="PersistentVolumeClaim",
+    plural="persistentvolumeclaims",
+    verbs=_READ,
+)
+JOBS = Kind(group="batch", version="v1", kind="Job", plural="jobs", verbs=_OWN, selector=OURS)
+"""Created once and deleted; their templates cannot change, so there is nothing to repair."""
 DEPLOYMENTS = Kind(
     group="apps",
     version="v1",
@@ -113,6 +130,14 @@ DISRUPTION_BUDGETS = Kind(
     verbs=_OWN,
     selector=OURS,
 )
+ROLE_BINDINGS = Kind(
+    group="rbac.authorization.k8s.io",
+    version="v1",
+    kind="RoleBinding",
+    plural="rolebindings",
+    verbs=_OWN,
+    selector=OURS,
+)
 POD_MONITORS = Kind(
     group="monitoring.coreos.com",
     version="v1",
@@ -130,9 +155,20 @@ CHILDREN = (
     SERVICE_ACCOUNTS,
     NETWORK_POLICIES,
     DISRUPTION_BUDGETS,
+    ROLE_BINDINGS,
     POD_MONITORS,
 )
 """What the operator applies, repairs and prunes."""
 
-KINDS = (INFERENCE_SERVICES, ACCELERATOR_POOLS, TENANT_BUDGETS, NODES, PODS, *CHILDREN)
+KINDS = (
+    INFERENCE_SERVICES,
+    BATCH_INFERENCES,
+    ACCELERATOR_POOLS,
+    TENANT_BUDGETS,
+    NODES,
+    PODS,
+    CLAIMS,
+    JOBS,
+    *CHILDREN,
+)
 WATCHED = tuple(kind for kind in KINDS if kind.watched)

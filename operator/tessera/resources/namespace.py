@@ -1,63 +1,65 @@
-"""What the services of one namespace share; it goes when the last of them goes."""
+"""What the services and batches of one namespace share; it goes when the last of them goes."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from kubernetes.client import (
+    RbacV1Subject,
     V1LabelSelector,
+    V1LabelSelectorRequirement,
     V1NetworkPolicy,
     V1NetworkPolicyIngressRule,
     V1NetworkPolicyPeer,
     V1NetworkPolicyPort,
     V1NetworkPolicySpec,
     V1ObjectMeta,
+    V1RoleBinding,
+    V1RoleRef,
     V1ServiceAccount,
 )
 
+from tessera.domain.batch_facts import Batch
+from tessera.domain.batch_names import BATCH_ACCOUNT, BATCH_LABEL, BATCH_ROLE, RUNNER_PORT
 from tessera.domain.names import COMPONENT, ENGINE, PORT, SERVICE_LABEL, VARIANT_LABEL
 from tessera.domain.snapshot import Service
+from tessera.resources import job
 from tessera.resources.deployment import ACCOUNT
-from tessera.resources.kinds import NETWORK_POLICIES, POD_MONITORS, SERVICE_ACCOUNTS
+from tessera.resources.kinds import NETWORK_POLICIES, POD_MONITORS, ROLE_BINDINGS, SERVICE_ACCOUNTS
 from tessera.resources.manifest import Manifest, labels, manifest, owner
 
 _NAMESPACE_LABEL = "kubernetes.io/metadata.name"
+Owners = Sequence[Service | Batch]
+"""Everything of a namespace that shares an object; never empty."""
 
 
-def account(services: Sequence[Service]) -> Manifest:
+def account(owners: Owners) -> Manifest:
     """The engines' ServiceAccount: it may do nothing, and no token is mounted."""
-    model = V1ServiceAccount(metadata=_metadata(services), automount_service_account_token=False)
-    return manifest(SERVICE_ACCOUNTS, services[0].ref.namespace, ACCOUNT, model)
+    model = V1ServiceAccount(
+        metadata=_metadata(owners, ACCOUNT), automount_service_account_token=False
+    )
+    return manifest(SERVICE_ACCOUNTS, _namespace(owners), ACCOUNT, model)
 
 
-def isolation(services: Sequence[Service], visitors: Sequence[str]) -> Manifest:
+def isolation(owners: Owners, visitors: Sequence[str]) -> Manifest:
     """Engines answer pods of their own namespace and of the `visitors`, nobody else."""
     peers = [
         V1NetworkPolicyPeer(pod_selector=V1LabelSelector()),
-        *(
-            V1NetworkPolicyPeer(
-                namespace_selector=V1LabelSelector(match_labels={_NAMESPACE_LABEL: visitor})
-            )
-            for visitor in visitors
-        ),
+        *(_everybody_in(visitor) for visitor in visitors),
     ]
     model = V1NetworkPolicy(
-        metadata=_metadata(services),
+        metadata=_metadata(owners, ACCOUNT),
         spec=V1NetworkPolicySpec(
             pod_selector=V1LabelSelector(match_labels={COMPONENT: ENGINE}),
             policy_types=["Ingress"],
-            ingress=[
-                V1NetworkPolicyIngressRule(
-                    var_from=peers, ports=[V1NetworkPolicyPort(port=PORT, protocol="TCP")]
-                )
-            ],
+            ingress=[_from(peers, PORT)],
         ),
     )
-    return manifest(NETWORK_POLICIES, services[0].ref.namespace, ACCOUNT, model)
+    return manifest(NETWORK_POLICIES, _namespace(owners), ACCOUNT, model)
 
 
-def monitor(services: Sequence[Service]) -> Manifest:
+def monitor(owners: Owners) -> Manifest:
     """The PodMonitor that makes Prometheus read the engines."""
-    namespace = services[0].ref.namespace
-    metadata = _metadata(services).model_dump(by_alias=True, exclude_none=True, mode="json")
+    metadata = _metadata(owners, ACCOUNT).model_dump(by_alias=True, exclude_none=True, mode="json")
     body = {
         "apiVersion": POD_MONITORS.api_version,
         "kind": POD_MONITORS.kind,
@@ -68,17 +70,73 @@ def monitor(services: Sequence[Service]) -> Manifest:
             "podMetricsEndpoints": [{"port": "http", "path": "/metrics", "interval": "15s"}],
         },
     }
-    return Manifest(kind=POD_MONITORS, namespace=namespace, name=ACCOUNT, body=body)
+    return Manifest(kind=POD_MONITORS, namespace=_namespace(owners), name=ACCOUNT, body=body)
 
 
-def _metadata(services: Sequence[Service]) -> V1ObjectMeta:
-    """Owned by every service of the namespace, so that the last one to go takes it along."""
+def batch_account(batches: Sequence[Batch]) -> Manifest:
+    """The runners' ServiceAccount; its token is mounted by hand, into the runner alone."""
+    model = V1ServiceAccount(
+        metadata=_metadata(batches, BATCH_ACCOUNT), automount_service_account_token=False
+    )
+    return manifest(SERVICE_ACCOUNTS, _namespace(batches), BATCH_ACCOUNT, model)
+
+
+def batch_fence(batches: Sequence[Batch]) -> Manifest:
+    """Runners may read the batches of their namespace: the attempt in the status is their fence."""
+    namespace = _namespace(batches)
+    model = V1RoleBinding(
+        metadata=_metadata(batches, BATCH_ACCOUNT),
+        role_ref=V1RoleRef(
+            api_group="rbac.authorization.k8s.io", kind="ClusterRole", name=BATCH_ROLE
+        ),
+        subjects=[RbacV1Subject(kind="ServiceAccount", name=BATCH_ACCOUNT, namespace=namespace)],
+    )
+    return manifest(ROLE_BINDINGS, namespace, BATCH_ACCOUNT, model)
+
+
+def batch_isolation(batches: Sequence[Batch], operator: str) -> Manifest:
+    """The operator, in its namespace, may ask runners how far they are."""
+    runners = V1LabelSelectorRequirement(key=BATCH_LABEL, operator="Exists")
+    model = V1NetworkPolicy(
+        metadata=_metadata(batches, BATCH_ACCOUNT),
+        spec=V1NetworkPolicySpec(
+            pod_selector=V1LabelSelector(match_expressions=[runners]),
+            policy_types=["Ingress"],
+            ingress=[_from([_everybody_in(operator)], RUNNER_PORT)],
+        ),
+    )
+    return manifest(NETWORK_POLICIES, _namespace(batches), BATCH_ACCOUNT, model)
+
+
+def _everybody_in(namespace: str) -> V1NetworkPolicyPeer:
+    return V1NetworkPolicyPeer(
+        namespace_selector=V1LabelSelector(match_labels={_NAMESPACE_LABEL: namespace})
+    )
+
+
+def _from(peers: Sequence[V1NetworkPolicyPeer], port: int) -> V1NetworkPolicyIngressRule:
+    """Built from the wire's names: the model drops its own name of `from` without a word."""
+    ports = [V1NetworkPolicyPort(port=port, protocol="TCP")]
+    return V1NetworkPolicyIngressRule.model_validate({"from": list(peers), "ports": ports})
+
+
+def _namespace(owners: Owners) -> str:
+    return owners[0].ref.namespace
+
+
+def _metadata(owners: Owners, name: str) -> V1ObjectMeta:
+    """Owned by all that share the object, so that the last one to go takes it along."""
     return V1ObjectMeta(
-        name=ACCOUNT,
-        namespace=services[0].ref.namespace,
+        name=name,
+        namespace=_namespace(owners),
         labels=labels(),
         owner_references=[
-            owner(service, controller=False)
-            for service in sorted(services, key=lambda service: service.ref)
+            _reference(one) for one in sorted(owners, key=lambda one: (one.ref, one.uid))
         ],
     )
+
+
+def _reference(one: Service | Batch) -> dict[str, Any]:
+    if isinstance(one, Service):
+        return owner(one, controller=False)
+    return job.owner(one, controller=False)

@@ -5,10 +5,18 @@ from typing import Any
 from pydantic import BaseModel
 
 from tessera.api.accelerator_pool import AcceleratorPoolStatus
+from tessera.api.batch_inference import BatchInferenceStatus
 from tessera.api.inference_service import InferenceServiceStatus
 from tessera.api.tenant_budget import TenantBudgetStatus
+from tessera.domain.batch_facts import Batch
 from tessera.domain.snapshot import Budget, Pool, Service
-from tessera.resources.kinds import ACCELERATOR_POOLS, INFERENCE_SERVICES, TENANT_BUDGETS, Kind
+from tessera.resources.kinds import (
+    ACCELERATOR_POOLS,
+    BATCH_INFERENCES,
+    INFERENCE_SERVICES,
+    TENANT_BUDGETS,
+    Kind,
+)
 from tessera.resources.manifest import Manifest
 
 
@@ -16,6 +24,12 @@ def of_service(service: Service, status: InferenceServiceStatus) -> Manifest:
     """The status of one service."""
     metadata = {"name": service.ref.name, "namespace": service.ref.namespace}
     return _status(INFERENCE_SERVICES, metadata, status)
+
+
+def of_batch(batch: Batch, status: BatchInferenceStatus) -> Manifest:
+    """The status of one batch; a namesake of a batch that is gone does not get it."""
+    metadata = {"name": batch.ref.name, "namespace": batch.ref.namespace, "uid": batch.uid}
+    return _status(BATCH_INFERENCES, metadata, status)
 
 
 def of_pool(pool: Pool, status: AcceleratorPoolStatus) -> Manifest:

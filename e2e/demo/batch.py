@@ -1,0 +1,151 @@
+"""`make demo-batch`: a spot node dies in the middle of a batch, and every row is answered once."""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from demo.stage import Json, SceneError, Stage, condition, until
+
+NAMESPACE = "team-batch"
+NAME = "night"
+ROWS = 600
+ANSWER_TOKENS = 60
+BATCH = f"/apis/tessera.dev/v1alpha1/namespaces/{NAMESPACE}/batchinferences/{NAME}"
+_CLAIM = f"/api/v1/namespaces/{NAMESPACE}/persistentvolumeclaims/data"
+_BAD_ROW = 41
+
+
+async def play(stage: Stage) -> None:
+    """Refuse a broken file for nothing, lose a node in the middle, and publish every row once."""
+    folder = await _claimed(stage)
+    await _refused(stage, folder)
+    (folder / "questions.jsonl").write_text("".join(map(_row, range(ROWS))), encoding="utf-8")
+    await _submit(stage, NAME, "questions.jsonl", "answers.jsonl")
+    batch = await _until(stage, _some_done, "a part of the rows is done", 40)
+    attempt, done = batch["status"]["attempt"], batch["status"]["done"]
+    node = await _node(stage, attempt["job"])
+    stage.say(f"{done} rows are done by attempt {attempt['number']} on {node} ({attempt['tier']})")
+    stage.world.end_node(node)
+    stage.say(f"{node} is gone without a notice")
+    batch = await _until(stage, _completed, "the batch is completed", 60)
+    stage.world.wake(node)
+    _judge(stage, batch, folder)
+    stage.say("\n" + (await stage.run("kubectl", "-n", NAMESPACE, "get", "batchinferences")))
+    await stage.run("kubectl", "delete", "--wait", "namespace", NAMESPACE)
+
+
+async def _claimed(stage: Stage) -> Path:
+    """A claim that all nodes share, and the folder that stands for it on this machine."""
+    await stage.api.create("/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
+    claim = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "data"},
+        "spec": {
+            "accessModes": ["ReadWriteMany"],
+            "storageClassName": "world",
+            "resources": {"requests": {"storage": "1Gi"}},
+        },
+    }
+    await stage.api.apply(_CLAIM, claim, "kubectl")
+    bound = await until(
+        lambda: stage.api.get(_CLAIM),
+        lambda one: one.get("status", {}).get("phase") == "Bound",
+        "the claim is bound",
+        20,
+    )
+    volume = await stage.api.get(f"/api/v1/persistentvolumes/{bound['spec']['volumeName']}")
+    return Path(volume["spec"]["hostPath"]["path"])
+
+
+async def _refused(stage: Stage, folder: Path) -> None:
+    """A broken file costs nothing and says where it is broken."""
+    rows = [_row(0), "not json\n", _row(0)]
+    (folder / "broken.jsonl").write_text("".join(rows), encoding="utf-8")
+    await _submit(stage, "broken", "broken.jsonl", "broken-answers.jsonl")
+    broken = BATCH.replace(f"/{NAME}", "/broken")
+    found = await until(
+        lambda: stage.api.get(broken),
+        lambda one: condition(one, "Complete").get("reason") == "InputRefused",
+        "the broken file is refused",
+        30,
+    )
+    message = condition(found, "Complete")["message"]
+    stage.say(f"refused: {message}")
+    if "line 2" not in message or "line 3" not in message:
+        raise SceneError(f"the refusal does not name lines 2 and 3: {message}")
+    if found["status"].get("attempt") is not None:
+        raise SceneError("an attempt was started for a broken file")
+
+
+def _row(number: int) -> str:
+    body = {
+        "messages": [{"role": "user", "content": f"Describe mosaic number {number}."}],
+        "max_tokens": -1 if number == _BAD_ROW else ANSWER_TOKENS,
+    }
+    row = {"custom_id": f"row-{number}", "method": "POST", "url": "/v1/chat/completions"}
+    return json.dumps(row | {"body": body}) + "\n"
+
+
+async def _submit(stage: Stage, name: str, source: str, target: str) -> None:
+    body = {
+        "apiVersion": "tessera.dev/v1alpha1",
+        "kind": "BatchInference",
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "spec": {
+            "claim": "data",
+            "input": source,
+            "output": target,
+            "model": {"uri": "hf://meta-llama/Llama-3.1-8B-Instruct"},
+            "context": {"typicalInputTokens": 20, "typicalOutputTokens": ANSWER_TOKENS},
+            "deadline": "1h",
+        },
+    }
+    await stage.api.apply(BATCH.replace(f"/{NAME}", f"/{name}"), body, "kubectl")
+
+
+async def _until(stage: Stage, holds: Callable[[Json], bool], what: str, within: float) -> Json:
+    found: Json = await until(lambda: stage.api.get(BATCH), holds, what, within)
+    return found
+
+
+def _some_done(batch: Json) -> bool:
+    progress = batch.get("status", {}).get("progress", {})
+    return bool(progress.get("completed", 0) >= ROWS // 6)
+
+
+def _completed(batch: Json) -> bool:
+    return bool(batch.get("status", {}).get("state") == "completed")
+
+
+async def _node(stage: Stage, job: str) -> str:
+    path = f"/api/v1/namespaces/{NAMESPACE}/pods"
+    (pod,) = (await stage.api.get(path, labelSelector=f"job-name={job}"))["items"]
+    return str(pod["spec"]["nodeName"])
+
+
+def _judge(stage: Stage, batch: Json, folder: Path) -> None:
+    answers = _ids(folder / "answers.jsonl")
+    errors = _ids(folder / "answers.errors.jsonl")
+    expected = Counter(f"row-{number}" for number in range(ROWS))
+    if answers + errors != expected:
+        missing, extra = expected - (answers + errors), (answers + errors) - expected
+        raise SceneError(f"{len(missing)} rows are missing, {len(extra)} stand twice")
+    if set(errors) != {f"row-{_BAD_ROW}"}:
+        raise SceneError(f"row {_BAD_ROW} alone is bad, and these failed: {sorted(errors)}")
+    status = batch["status"]
+    if status["attempt"]["number"] < 2:
+        raise SceneError("the node died, and nobody began a second attempt")
+    progress = status["progress"]
+    stage.say(
+        f"attempt {status['attempt']['number']} on {status['attempt']['variant']} published "
+        f"{len(answers)} answers and {len(errors)} error, each row once; "
+        f"{progress['repaidRows']} rows were in flight at the loss and paid again "
+        f"(about {progress['repaidTokens']} tokens)"
+    )
+
+
+def _ids(path: Path) -> Counter[str]:
+    with path.open(encoding="utf-8") as lines:
+        return Counter(json.loads(line)["custom_id"] for line in lines)

@@ -1,0 +1,53 @@
+"""Which attempt of a batch is the current one, as its object says."""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+
+from tessera.adapters.kube import KubeCluster, connect
+from tessera.api.meta import API_VERSION
+from tessera.ports import ClusterError, GoneError
+
+log = logging.getLogger(__name__)
+
+_PLURAL = "batchinferences"
+
+
+class KubeFence:
+    """`Fence` over the API server."""
+
+    def __init__(self, cluster: KubeCluster, namespace: str, name: str, uid: str) -> None:
+        self._cluster = cluster
+        self._path = f"/apis/{API_VERSION}/namespaces/{namespace}/{_PLURAL}/{name}"
+        self._told = f"BatchInference {namespace}/{name}"
+        self._uid = uid
+
+    async def current(self) -> int | None:
+        """The attempt in the status; None without an answer, GoneError without the object."""
+        try:
+            status, body = await self._cluster.request("GET", self._path)
+        except ClusterError as error:
+            log.warning("%s", error)
+            return None
+        if status == HTTPStatus.NOT_FOUND:
+            raise GoneError(f"{self._told} is gone")
+        if status != HTTPStatus.OK:
+            log.warning("get %s: %s %.300s", self._told, status, body)
+            return None
+        if body["metadata"]["uid"] != self._uid:
+            raise GoneError(f"{self._told} is another object now")
+        number = body.get("status", {}).get("attempt", {}).get("number")
+        return number if isinstance(number, int) else None
+
+
+@asynccontextmanager
+async def kube_fence(
+    kubeconfig: str | None, namespace: str, name: str, uid: str
+) -> AsyncIterator[KubeFence]:
+    """The fence of one object for as long as the block runs."""
+    cluster = KubeCluster(await connect(kubeconfig))
+    try:
+        yield KubeFence(cluster, namespace, name, uid)
+    finally:
+        await cluster.close()

@@ -1,0 +1,31 @@
+"""Long work shows that it goes on, and ends when it is told to."""
+
+import logging
+from collections.abc import Callable
+
+from tessera.batch.errors import StoppedError
+
+log = logging.getLogger(__name__)
+
+EVERY_SECONDS = 10.0
+TOLD = "told to stop; the next attempt goes on from here"
+
+
+class Pulse:
+    """For work that asks often: a line in the log every ten seconds, and the end on demand."""
+
+    def __init__(
+        self, clock: Callable[[], float], stopped: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._clock = clock
+        self._stopped = stopped
+        self._due = clock() + EVERY_SECONDS
+
+    def beat(self, told: str, *figures: object) -> None:
+        """Log this, if it is time; StoppedError if the work should end."""
+        if self._stopped():
+            raise StoppedError(TOLD)
+        now = self._clock()
+        if now >= self._due:
+            self._due = now + EVERY_SECONDS
+            log.info(told, *figures)

@@ -1,0 +1,52 @@
+"""Names, labels and paths of everything that belongs to a batch, in one place."""
+
+from tessera.api.batch_inference import BatchInferenceSpec
+from tessera.api.meta import GROUP
+from tessera.domain.names import deployment_name
+from tessera.domain.ref import Ref
+
+BATCH_LABEL = f"{GROUP}/batch"
+ATTEMPT_LABEL = f"{GROUP}/attempt"
+"""Number of the attempt, or `check`."""
+CHECK = "check"
+RUNNER = "runner"
+RUNNER_PORT = 8001
+BATCH_ACCOUNT = "tessera-batch"
+BATCH_ROLE = "tessera-batch-runner"
+"""The ClusterRole that lets a runner read its batch; part of the chart."""
+LONGEST_NAME = 63
+"""A label holds no longer name."""
+
+
+def job_name(batch: str, attempt: int | None) -> str:
+    """`<batch>-check` or `<batch>-a<number>`; a Job adds as much to its pods as a Deployment."""
+    return deployment_name(batch, CHECK if attempt is None else f"a{attempt}")
+
+
+def attempt_label(attempt: int | None) -> str:
+    """The value of `ATTEMPT_LABEL`."""
+    return CHECK if attempt is None else str(attempt)
+
+
+def attempt_of(label: str) -> int | None:
+    """The attempt that a label names; None for the check."""
+    return int(label) if label.isdecimal() and label.isascii() else None
+
+
+def payer(batch: Ref) -> Ref:
+    """Under which name a batch pays; no service can have it."""
+    return Ref(batch.namespace, f"batch/{batch.name}")
+
+
+def errors_path(spec: BatchInferenceSpec) -> str:
+    """Where rows without an answer go: `answers.jsonl` -> `answers.errors.jsonl`."""
+    if spec.errors is not None:
+        return spec.errors
+    folder, slash, name = spec.output.rpartition("/")
+    stem = name.rpartition(".")[0] or name
+    return f"{folder}{slash}{stem}.errors.jsonl"
+
+
+def work_path(uid: str) -> str:
+    """The folder on the claim in which attempts keep what they finished."""
+    return f".tessera/{uid}"

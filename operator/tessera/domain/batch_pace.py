@@ -1,0 +1,51 @@
+"""How fast hardware answers a batch: as measured so far, else as expected."""
+
+from datetime import timedelta
+from decimal import Decimal
+
+from tessera.api.batch_inference import AttemptStatus, ProgressStatus
+from tessera.domain.batch_spec import Source
+from tessera.domain.placement import Choice
+
+UNMEASURED = 0.7
+"""Share of the expected speed that is counted on before anything was measured: of the published
+measurements the worst was by so much slower."""
+_ENOUGH_ROWS = 20
+_ENOUGH_TIME = timedelta(seconds=60)
+_START = timedelta(seconds=180)
+"""Image, engine and graphs on a node that is there."""
+_LOAD_MIB_PER_SECOND = 200
+
+
+def rate(choice: Choice, source: Source, progress: ProgressStatus) -> float:
+    """Rows in a second that the hardware is counted on for."""
+    share = UNMEASURED if progress.pace is None else float(progress.pace)
+    return _expected(choice, source, progress) * max(share, 0.01)
+
+
+def start(choice: Choice, progress: ProgressStatus) -> timedelta:
+    """Time from the decision for an attempt to its first rows: as last measured, else expected."""
+    if progress.start_seconds is not None:
+        return timedelta(seconds=progress.start_seconds)
+    weights = choice.fit.memory.weights_mib * choice.fit.hardware.devices
+    return _START + timedelta(seconds=weights // _LOAD_MIB_PER_SECOND)
+
+
+def paced(
+    progress: ProgressStatus, attempt: AttemptStatus, choice: Choice, source: Source
+) -> ProgressStatus:
+    """The progress with the pace of the attempt that is at work, once that can be told."""
+    if attempt.running_since is None or progress.at - attempt.running_since < _ENOUGH_TIME:
+        return progress
+    rows = progress.done - attempt.running_from
+    if rows <= 0:
+        return progress
+    measured = rows / (progress.at - attempt.running_since).total_seconds()
+    pace = Decimal(f"{measured / _expected(choice, source, progress):.2f}")
+    return progress.model_copy(update={"pace": min(max(pace, Decimal("0.01")), Decimal(100))})
+
+
+def _expected(choice: Choice, source: Source, progress: ProgressStatus) -> float:
+    known = progress.completed >= _ENOUGH_ROWS and progress.output_tokens > 0
+    tokens = progress.output_tokens / progress.completed if known else source.output_tokens
+    return choice.fit.limits.tokens_per_second / max(tokens, 1)

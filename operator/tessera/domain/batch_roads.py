@@ -1,0 +1,198 @@
+"""The hardware that a batch could go on with now: one choice of spot, one that stays."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from tessera.api.accelerator_pool import Tier
+from tessera.api.batch_inference import AttemptStatus, ProgressStatus, SpotPolicy
+from tessera.domain import batch_pace
+from tessera.domain.batch_attempt import Standing
+from tessera.domain.batch_reasons import BatchRunning
+from tessera.domain.batch_situation import Situation
+from tessera.domain.batch_spec import Source
+from tessera.domain.deadline import MARGIN, Course, Lane, Way
+from tessera.domain.placement import STEADY, Choice, Rank, place, room
+from tessera.domain.reasons import Placed, Verdict
+
+PATIENCE = timedelta(seconds=60)
+"""A pod that finds no node for so long says that its hardware is not to be had."""
+FULL = timedelta(minutes=10)
+"""Steady hardware that was waited for in vain is left alone for so long."""
+TIERS: Mapping[Way, frozenset[Tier]] = {"spot": frozenset({"spot"}), "steady": STEADY}
+_EXCLUDED: Mapping[SpotPolicy, Way] = {"only": "steady", "never": "spot"}
+_NOWHERE = {
+    Placed.NO_POOL: BatchRunning.NO_POOL,
+    Placed.NO_HARDWARE: BatchRunning.NO_HARDWARE,
+    Placed.MIXED_CURRENCIES: BatchRunning.MIXED_CURRENCIES,
+    Placed.TOO_LARGE: BatchRunning.TOO_LARGE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Road:
+    """Hardware, and how it would carry the batch."""
+
+    choice: Choice
+    lane: Lane
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Roads:
+    """What there is, and the progress with the pace that it was judged by."""
+
+    progress: ProgressStatus
+    spot: Road | None
+    steady: Road | None
+
+    def of(self, way: Way) -> Road | None:
+        return self.spot if way == "spot" else self.steady
+
+
+def way_of(attempt: AttemptStatus | None) -> Way | None:
+    """Where an attempt runs or ran."""
+    if attempt is None:
+        return None
+    return "spot" if attempt.tier == "spot" else "steady"
+
+
+def waits(standing: Standing, now: datetime) -> bool:
+    """Has the attempt looked for a node for too long?"""
+    if standing.attempt is None or not standing.alive or standing.bound:
+        return False
+    return now - standing.attempt.started_at > PATIENCE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlook:
+    """Everything that the roads depend on."""
+
+    situation: Situation
+    source: Source
+    policy: SpotPolicy
+    standing: Standing
+    progress: ProgressStatus
+    course: Course
+
+    @property
+    def mine(self) -> AttemptStatus | None:
+        """The attempt that lasts, unless its pool is not allowed any more."""
+        attempt, pools = self.standing.attempt, self.source.spec.placement.pools
+        allowed = attempt is not None and (not pools or attempt.pool in pools)
+        return attempt if allowed and self.standing.alive else None
+
+
+def roads(outlook: Outlook) -> Roads:
+    """Look at both ways; one that the policy excludes is none."""
+    mine = outlook.mine
+    own = None if mine is None else _choice(outlook, way_of(mine) or "spot")
+    if mine is not None and own is not None and own.variant == mine.variant:
+        progress = batch_pace.paced(outlook.progress, mine, own, outlook.source)
+        outlook = replace(outlook, progress=progress)
+    return Roads(
+        progress=outlook.progress, spot=_road(outlook, "spot"), steady=_road(outlook, "steady")
+    )
+
+
+def nowhere(outlook: Outlook) -> Verdict[BatchRunning]:
+    """Why there is no road at all."""
+    excluded = _EXCLUDED.get(outlook.policy)
+    pools = outlook.source.spec.placement.pools
+    seen = {
+        offer.pool: offer.tier
+        for view in outlook.situation.views
+        for offer in view.offers
+        if not pools or offer.pool in pools
+    }
+    if excluded is not None and seen and set(seen.values()) <= TIERS[excluded]:
+        told = ", ".join(f"{name} is {tier}" for name, tier in sorted(seen.items()))
+        return Verdict(
+            BatchRunning.NO_POOL,
+            f"spec.spot.policy {outlook.policy} leaves 0 of the {len(seen)} pools that "
+            f"spec.placement.pools allows: {told}",
+        )
+    tiers = frozenset[Tier]().union(*(TIERS[way] for way in TIERS if way != excluded))
+    verdict = place(
+        outlook.source.spec,
+        outlook.situation.views,
+        current=None,
+        floor=1,
+        taken=outlook.situation.taken,
+        tiers=tiers,
+    ).verdict
+    reason = _NOWHERE.get(verdict.reason, BatchRunning.NO_HARDWARE)
+    return Verdict(reason, verdict.message)
+
+
+def _road(outlook: Outlook, way: Way) -> Road | None:
+    choice = _choice(outlook, way)
+    if choice is None or _EXCLUDED.get(outlook.policy) == way:
+        return None
+    mine = outlook.mine if way_of(outlook.mine) == way else None
+    lane = Lane(
+        rate=batch_pace.rate(choice, outlook.source, outlook.progress),
+        start=batch_pace.start(choice, outlook.progress),
+        begun=_begun(outlook, mine),
+        free=_spot_free(outlook, mine, choice)
+        if way == "spot"
+        else _steady_free(outlook, mine, choice),
+    )
+    return Road(choice, lane)
+
+
+def _choice(outlook: Outlook, way: Way) -> Choice | None:
+    """The hardware of a way: where the batch is already, else the cheapest that is in time."""
+    mine = outlook.mine
+    return place(
+        outlook.source.spec,
+        outlook.situation.views,
+        current=mine.variant if mine is not None and way_of(mine) == way else None,
+        floor=1,
+        taken=outlook.situation.taken,
+        tiers=TIERS[way],
+        rank=_in_time(outlook),
+    ).choice
+
+
+def _in_time(outlook: Outlook) -> Rank:
+    """Hardware that makes the deadline by the price of a token, then the rest by speed."""
+
+    def rank(choice: Choice) -> tuple[float, float, str]:
+        lane = Lane(
+            rate=batch_pace.rate(choice, outlook.source, outlook.progress),
+            start=batch_pace.start(choice, outlook.progress),
+        )
+        speed = choice.fit.limits.tokens_per_second
+        if lane.need(outlook.course.undone) - MARGIN <= outlook.course.left:
+            return (0, choice.offer.choosing.nanos / speed, choice.variant)
+        return (1, -speed, choice.variant)
+
+    return rank
+
+
+def _begun(outlook: Outlook, mine: AttemptStatus | None) -> timedelta:
+    """How much of its start an attempt that lasts has behind it: all of it once it is at work."""
+    if mine is None:
+        return timedelta()
+    return timedelta.max if outlook.standing.started else outlook.course.at - mine.started_at
+
+
+def _spot_free(outlook: Outlook, mine: AttemptStatus | None, choice: Choice) -> bool:
+    """Who leaves steady hardware for it wants to see room; anybody else just tries."""
+    if mine is not None:
+        return not waits(outlook.standing, outlook.course.at)
+    if way_of(outlook.standing.attempt) == "steady":
+        return room(choice.offer, outlook.situation.taken) > 0
+    return True
+
+
+def _steady_free(outlook: Outlook, mine: AttemptStatus | None, choice: Choice) -> bool:
+    """Who is at work on spot wants to see room; anybody else tries, unless that was in vain."""
+    if mine is not None:
+        return not waits(outlook.standing, outlook.course.at)
+    attempt = outlook.standing.attempt
+    full = None if attempt is None else attempt.steady_full_at
+    if full is not None and outlook.course.at - full < FULL:
+        return False
+    at_work = outlook.standing.alive and outlook.standing.bound
+    return not at_work or room(choice.offer, outlook.situation.taken) > 0

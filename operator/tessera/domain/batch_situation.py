@@ -1,0 +1,31 @@
+"""What is known of one batch at one moment: the only input of its decision."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from tessera.api.inference_service import InferenceServiceSpec
+from tessera.domain.batch_facts import Asked, Batch, BatchJob, BatchPod, NodeHealth, VolumeClaim
+from tessera.domain.pools import PoolView
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Situation:
+    """One batch, and what it meets."""
+
+    at: datetime
+    batch: Batch
+    pods: tuple[BatchPod, ...] = ()
+    """Those of this batch, and so with the Jobs."""
+    jobs: tuple[BatchJob, ...] = ()
+    nodes: Mapping[str, NodeHealth] = field(default_factory=dict)
+    """Every node of the cluster by name: one that is missing is gone."""
+    claim: VolumeClaim | None = None
+    """The claim that the spec names; None when there is none."""
+    services: Mapping[str, InferenceServiceSpec | None] = field(default_factory=dict)
+    """The InferenceServices of the namespace by name; None for a spec that cannot be read."""
+    views: tuple[PoolView, ...] = ()
+    taken: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Devices that others hold, by pool and resource."""
+    asked: Asked | None = None
+    """The last answer of this batch's runner."""

@@ -1,0 +1,140 @@
+"""All batches of a plan: each in its situation, and what their tenants have to pay."""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from tessera.domain.batch import BatchDraft, draft_batch, finish_batch, set_aside
+from tessera.domain.batch_allotment import BatchAllotment
+from tessera.domain.batch_facts import BatchJob, BatchPod, NodeHealth
+from tessera.domain.batch_names import payer
+from tessera.domain.batch_situation import Situation
+from tessera.domain.meter import Meter
+from tessera.domain.pools import PoolView, discover
+from tessera.domain.purse import Claim, Funding, Purse
+from tessera.domain.snapshot import Pod, Ref, Run, Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Drafted:
+    """A batch in a plan that is being made."""
+
+    situation: Situation
+    draft: BatchDraft
+
+    @property
+    def claims(self) -> tuple[Claim, ...]:
+        """What has to be paid, under the name of the batch."""
+        claim, batch = self.draft.claim, self.situation.batch
+        return () if claim is None else (replace(claim, ref=payer(batch.ref)),)
+
+    def go_on(self, meter: Meter, purse: Purse) -> None:
+        """What runs without a claim of its own is left as it is, and has to be paid."""
+        if self.draft.claim is not None:
+            return
+        for uid, one in meter.running.items():
+            if uid in self._alive():
+                purse.floor(one.tariff, 1)
+
+    def _alive(self) -> set[str]:
+        return {pod.uid for pod in self.situation.pods if pod.ended is None}
+
+
+def drafted(
+    snapshot: Snapshot, views: Sequence[PoolView], taken: Counter[tuple[str, str]]
+) -> Mapping[Ref, Drafted]:
+    """Every batch as if money were no object; those that hold hardware come first.
+
+    `taken` counts the devices that others hold, and afterwards those of the batches too.
+    """
+    facts = _Facts(snapshot, views)
+    found = {}
+    for batch in sorted(
+        snapshot.batches, key=lambda one: (not facts.pods[one.ref], one.created, one.ref)
+    ):
+        situation = facts.situation(batch.ref, taken)
+        try:
+            draft = draft_batch(situation)
+        except Exception as error:  # noqa: BLE001 - one bad batch must not stop the fleet
+            draft = BatchDraft(allotment=set_aside(situation, error))
+        found[batch.ref] = Drafted(situation, draft)
+        if (choice := draft.allotment.choice) is not None:
+            hardware = choice.offer.hardware
+            taken[choice.offer.pool, hardware.resource] += hardware.devices
+    return found
+
+
+def situations(snapshot: Snapshot) -> Mapping[Ref, Situation]:
+    """Every batch with what it meets, as far as its spec can be judged by."""
+    views = discover(snapshot.pools, snapshot.nodes, snapshot.at.date())
+    facts = _Facts(snapshot, views)
+    return {batch.ref: facts.situation(batch.ref, {}) for batch in snapshot.batches}
+
+
+def finished(one: Drafted, funding: Funding | None) -> BatchAllotment:
+    """The decision for one batch, once the budget has spoken."""
+    shortage = funding.shortage if funding is not None else None
+    return finish_batch(one.draft, None if shortage is None else shortage.message)
+
+
+class _Facts:
+    """What the snapshot holds, by batch and by namespace."""
+
+    def __init__(self, snapshot: Snapshot, views: Sequence[PoolView]) -> None:
+        self._snapshot = snapshot
+        self._views = tuple(views)
+        self._batches = {batch.ref: batch for batch in snapshot.batches}
+        self.pods: dict[Ref, list[BatchPod]] = defaultdict(list)
+        for pod in snapshot.pods:
+            if pod.run is not None:
+                self.pods[pod.run.batch].append(_batch_pod(pod, pod.run))
+        self._jobs: dict[Ref, list[BatchJob]] = defaultdict(list)
+        for job in snapshot.jobs:
+            self._jobs[job.batch].append(job)
+        self._nodes = {
+            node.name: NodeHealth(ready=node.alive, taints=node.taints, labels=node.labels)
+            for node in snapshot.nodes
+        }
+
+    def situation(self, ref: Ref, taken: Mapping[tuple[str, str], int]) -> Situation:
+        batch = self._batches[ref]
+        name = batch.spec.claim if batch.spec is not None else ""
+        return Situation(
+            at=self._snapshot.at,
+            batch=batch,
+            pods=tuple(self.pods[ref]),
+            jobs=tuple(self._jobs[ref]),
+            nodes=self._nodes,
+            claim=self._snapshot.claims.get(Ref(ref.namespace, name)),
+            services={
+                service.ref.name: service.spec
+                for service in self._snapshot.services
+                if service.ref.namespace == ref.namespace
+            },
+            views=self._views,
+            taken=dict(taken),
+            asked=self._snapshot.asked.get(ref),
+        )
+
+
+def _batch_pod(pod: Pod, run: Run) -> BatchPod:
+    return BatchPod(
+        ref=pod.ref,
+        uid=pod.uid,
+        batch=run.batch,
+        attempt=run.attempt,
+        created=pod.created,
+        owner=run.owner,
+        node=pod.node,
+        bound=pod.bound,
+        runner_since=run.since,
+        ended=pod.ended,
+        exit_code=run.exit_code,
+        report=run.report,
+        address=pod.address,
+        leaving=pod.leaving and pod.ended is None,
+        disrupted=run.disrupted,
+        unschedulable=pod.unschedulable,
+        trouble=pod.trouble,
+        last_words=pod.last_words,
+    )

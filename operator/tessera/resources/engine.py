@@ -1,0 +1,149 @@
+"""The engine's container and what it stands on, the same in Deployments and in Jobs."""
+
+from kubernetes.client import (
+    V1Capabilities,
+    V1Container,
+    V1ContainerPort,
+    V1EmptyDirVolumeSource,
+    V1EnvVar,
+    V1EnvVarSource,
+    V1HTTPGetAction,
+    V1PersistentVolumeClaimVolumeSource,
+    V1PodSecurityContext,
+    V1Probe,
+    V1ResourceRequirements,
+    V1SeccompProfile,
+    V1SecretKeySelector,
+    V1SecurityContext,
+    V1Toleration,
+    V1Volume,
+    V1VolumeMount,
+)
+
+from tessera.api.inference_service import InferenceServiceSpec
+from tessera.domain.names import ENGINE, PORT
+from tessera.domain.placement import Choice
+from tessera.resources.arguments import MODELS, arguments, claim
+
+HEALTH = V1HTTPGetAction(path="/health", port="http")
+EXIT_SECONDS = 10
+"""vLLM needs 5 to 6 seconds to exit after its last token."""
+_USER = 1000
+_CACHE = "/cache"
+_START_SECONDS = 600
+_LOAD_MIB_PER_SECOND = 100
+"""Slowest loading of weights that still counts as starting."""
+
+
+def engine(name: str, spec: InferenceServiceSpec, choice: Choice) -> V1Container:
+    """A vLLM on the chosen hardware, restricted, with the probes that keep it alive."""
+    devices = {choice.fit.hardware.resource: str(choice.fit.hardware.devices)}
+    return V1Container(
+        name=ENGINE,
+        image=spec.engine.image or f"vllm/vllm-openai:v{spec.engine.version}",
+        args=arguments(name, spec, choice),
+        env=_environment(spec),
+        ports=[V1ContainerPort(name="http", container_port=PORT)],
+        resources=V1ResourceRequirements(
+            requests={
+                "cpu": str(2 * choice.fit.hardware.devices),
+                "memory": f"{_host_mib(choice)}Mi",
+                **devices,
+            },
+            limits=devices,
+        ),
+        security_context=restricted(),
+        startup_probe=V1Probe(
+            http_get=HEALTH, period_seconds=2, failure_threshold=start_seconds(choice) // 2
+        ),
+        liveness_probe=V1Probe(
+            http_get=HEALTH, period_seconds=10, timeout_seconds=10, failure_threshold=6
+        ),
+        termination_message_policy="FallbackToLogsOnError",
+        volume_mounts=_mounts(spec),
+    )
+
+
+def restricted() -> V1SecurityContext:
+    """What every container may do: nothing special."""
+    return V1SecurityContext(
+        allow_privilege_escalation=False,
+        read_only_root_filesystem=True,
+        capabilities=V1Capabilities(drop=["ALL"]),
+    )
+
+
+def restricted_pod() -> V1PodSecurityContext:
+    """As whom every pod runs."""
+    return V1PodSecurityContext(
+        run_as_non_root=True,
+        run_as_user=_USER,
+        run_as_group=_USER,
+        fs_group=_USER,
+        seccomp_profile=V1SeccompProfile(type="RuntimeDefault"),
+    )
+
+
+def gpu_toleration() -> V1Toleration:
+    """GPU nodes are often kept free of other pods by this taint."""
+    return V1Toleration(key="nvidia.com/gpu", operator="Exists", effect="NoSchedule")
+
+
+def volumes(spec: InferenceServiceSpec, choice: Choice) -> list[V1Volume]:
+    """The volumes that the engine mounts."""
+    found = [
+        V1Volume(
+            name="shm",
+            empty_dir=V1EmptyDirVolumeSource(medium="Memory", size_limit=f"{_shm_mib(choice)}Mi"),
+        ),
+        V1Volume(name="cache", empty_dir=V1EmptyDirVolumeSource()),
+        V1Volume(name="tmp", empty_dir=V1EmptyDirVolumeSource()),
+    ]
+    if (name := claim(spec.model.uri)) is not None:
+        source = V1PersistentVolumeClaimVolumeSource(claim_name=name, read_only=True)
+        found.append(V1Volume(name="models", persistent_volume_claim=source))
+    return found
+
+
+def start_seconds(choice: Choice) -> int:
+    """How long the engine may take to start."""
+    weights = choice.fit.memory.weights_mib * choice.fit.hardware.devices
+    return _START_SECONDS + weights // _LOAD_MIB_PER_SECOND
+
+
+def _environment(spec: InferenceServiceSpec) -> list[V1EnvVar]:
+    told = [
+        V1EnvVar(name="HOME", value=_CACHE),
+        V1EnvVar(name="USER", value=ENGINE),  # PyTorch asks for it where the user has no entry
+        V1EnvVar(name="HF_HOME", value=f"{_CACHE}/huggingface"),
+        V1EnvVar(name="VLLM_CACHE_ROOT", value=f"{_CACHE}/vllm"),
+        V1EnvVar(name="VLLM_NO_USAGE_STATS", value="1"),
+    ]
+    if spec.model.token_secret_ref is not None:
+        key = V1SecretKeySelector(
+            name=spec.model.token_secret_ref.name, key=spec.model.token_secret_ref.key
+        )
+        told.append(V1EnvVar(name="HF_TOKEN", value_from=V1EnvVarSource(secret_key_ref=key)))
+    return told
+
+
+def _mounts(spec: InferenceServiceSpec) -> list[V1VolumeMount]:
+    mounts = [
+        V1VolumeMount(name="shm", mount_path="/dev/shm"),  # noqa: S108 - a mount, not a temp file
+        V1VolumeMount(name="cache", mount_path=_CACHE),
+        V1VolumeMount(name="tmp", mount_path="/tmp"),  # noqa: S108
+    ]
+    if claim(spec.model.uri) is not None:
+        mounts.append(V1VolumeMount(name="models", mount_path=MODELS, read_only=True))
+    return mounts
+
+
+def _shm_mib(choice: Choice) -> int:
+    """Tensor parallel ranks talk through shared memory; a single one needs little."""
+    return 2048 if choice.fit.hardware.devices == 1 else 8192
+
+
+def _host_mib(choice: Choice) -> int:
+    """Process, shared memory, and a tenth of the weights at a time while they load."""
+    weights = choice.fit.memory.weights_mib * choice.fit.hardware.devices
+    return 4096 + _shm_mib(choice) + weights // 10

@@ -1,0 +1,229 @@
+"""The Jobs of a batch: the check of its input, and one for each attempt.
+
+An attempt is one pod: the engine as a sidecar that is up before the runner begins, and ends after
+it. It is never tried again by its Job, since the next attempt has another number.
+"""
+
+from typing import Any
+
+from kubernetes.client import (
+    V1ConfigMapProjection,
+    V1Container,
+    V1ContainerPort,
+    V1DownwardAPIProjection,
+    V1DownwardAPIVolumeFile,
+    V1EmptyDirVolumeSource,
+    V1EnvVar,
+    V1EnvVarSource,
+    V1Job,
+    V1JobSpec,
+    V1KeyToPath,
+    V1ObjectFieldSelector,
+    V1ObjectMeta,
+    V1PersistentVolumeClaimVolumeSource,
+    V1PodSpec,
+    V1PodTemplateSpec,
+    V1ProjectedVolumeSource,
+    V1ResourceRequirements,
+    V1ServiceAccountTokenProjection,
+    V1Volume,
+    V1VolumeMount,
+    V1VolumeProjection,
+)
+
+from tessera.api.batch_inference import BatchInferenceSpec
+from tessera.domain.batch_allotment import Start
+from tessera.domain.batch_facts import Batch
+from tessera.domain.batch_names import (
+    ATTEMPT_LABEL,
+    BATCH_ACCOUNT,
+    BATCH_LABEL,
+    CHECK,
+    RUNNER,
+    RUNNER_PORT,
+    attempt_label,
+    errors_path,
+    work_path,
+)
+from tessera.domain.names import PORT, VARIANT_LABEL
+from tessera.domain.placement import Choice
+from tessera.resources import engine, spot
+from tessera.resources.kinds import BATCH_INFERENCES, JOBS
+from tessera.resources.manifest import Manifest, labels, manifest
+
+_CLAIM = "/claim"
+"""Where the claim of the batch is mounted."""
+_REPORT = "/dev/termination-log"
+_TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105 - a path
+_TOKEN_SECONDS = 3600
+_GRACE_SECONDS = 12
+"""Within the 15 s that GKE leaves a pod: 2 s for the runner's last rows, 10 s for its engine."""
+_IN_FLIGHT_PER_SEQUENCE = 2
+"""Rows in flight for each request that the engine takes at a time, so that some always wait."""
+_STAYING = {
+    "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+    "karpenter.sh/do-not-disrupt": "true",
+}
+"""An attempt that is moved for tidiness pays its rows in flight again."""
+
+
+def job(batch: Batch, spec: BatchInferenceSpec, start: Start, image: str) -> Manifest:
+    """The Job to create; `image` is that of the runner."""
+    told = labels() | {BATCH_LABEL: batch.ref.name, ATTEMPT_LABEL: attempt_label(start.attempt)}
+    annotations = None
+    pod = _check(batch, spec, image)
+    if start.attempt is not None and start.choice is not None:
+        told |= {VARIANT_LABEL: start.choice.variant}
+        annotations = _STAYING
+        pod = _attempt(batch, spec, start, start.choice, image)
+    model = V1Job(
+        metadata=V1ObjectMeta(
+            name=start.name,
+            namespace=batch.ref.namespace,
+            labels=told,
+            owner_references=[owner(batch, controller=True)],
+        ),
+        spec=V1JobSpec(
+            backoff_limit=0,
+            completions=1,
+            parallelism=1,
+            template=V1PodTemplateSpec(
+                metadata=V1ObjectMeta(labels=told, annotations=annotations), spec=pod
+            ),
+        ),
+    )
+    return manifest(JOBS, batch.ref.namespace, start.name, model)
+
+
+def owner(batch: Batch, *, controller: bool) -> dict[str, Any]:
+    """The reference by which the garbage collector removes Jobs with their batch."""
+    reference: dict[str, Any] = {
+        "api_version": BATCH_INFERENCES.api_version,
+        "kind": BATCH_INFERENCES.kind,
+        "name": batch.ref.name,
+        "uid": batch.uid,
+    }
+    return reference | {"controller": True} if controller else reference
+
+
+def _check(batch: Batch, spec: BatchInferenceSpec, image: str) -> V1PodSpec:
+    """Reads every row and tries the paths; no GPU, no token."""
+    arguments = ["check", *_paths(batch, spec), f"--report={_REPORT}"]
+    requests = {"cpu": "200m", "memory": "256Mi"}
+    container = _container(CHECK, image, arguments, requests, memory_limit="1Gi")
+    return V1PodSpec(
+        service_account_name=BATCH_ACCOUNT,
+        automount_service_account_token=False,
+        enable_service_links=False,
+        restart_policy="Never",
+        termination_grace_period_seconds=_GRACE_SECONDS,
+        security_context=engine.restricted_pod(),
+        containers=[container],
+        volumes=[_claim(spec), _scratch()],
+    )
+
+
+def _attempt(
+    batch: Batch, spec: BatchInferenceSpec, start: Start, choice: Choice, image: str
+) -> V1PodSpec:
+    source, on_spot = start.source, choice.offer.tier == "spot"
+    sidecar = engine.engine(source.name, source.spec, choice)
+    sidecar.restart_policy = "Always"
+    return V1PodSpec(
+        service_account_name=BATCH_ACCOUNT,
+        automount_service_account_token=False,
+        enable_service_links=False,
+        restart_policy="Never",
+        node_selector=dict(choice.offer.node_selector),
+        affinity=spot.affinity() if start.labelled else None,
+        tolerations=[engine.gpu_toleration(), *(spot.tolerations() if on_spot else ())],
+        termination_grace_period_seconds=_GRACE_SECONDS,
+        security_context=engine.restricted_pod(),
+        init_containers=[sidecar],
+        containers=[_runner(batch, spec, start, choice, image)],
+        volumes=[*engine.volumes(source.spec, choice), _claim(spec), _scratch(), _token()],
+    )
+
+
+def _runner(
+    batch: Batch, spec: BatchInferenceSpec, start: Start, choice: Choice, image: str
+) -> V1Container:
+    in_flight = _IN_FLIGHT_PER_SEQUENCE * choice.fit.limits.max_num_seqs
+    arguments = [
+        "run",
+        *_paths(batch, spec),
+        f"--errors={_CLAIM}/{errors_path(spec)}",
+        f"--report={_REPORT}",
+        f"--attempt={start.attempt}",
+        f"--batch={batch.ref}",
+        f"--engine=http://$(POD_IP):{PORT}",
+        f"--model={start.source.model}",
+        f"--concurrency={in_flight}",
+        f"--retries={spec.retries}",
+        "--host=$(POD_IP)",
+        f"--port={RUNNER_PORT}",
+    ]
+    requests = {"cpu": "1", "memory": "512Mi"}
+    container = _container(RUNNER, image, arguments, requests, memory_limit="2Gi")
+    address = V1EnvVarSource(field_ref=V1ObjectFieldSelector(field_path="status.podIP"))
+    container.env = [V1EnvVar(name="POD_IP", value_from=address)]
+    container.ports = [V1ContainerPort(name="progress", container_port=RUNNER_PORT)]
+    token = V1VolumeMount(name="token", mount_path=_TOKEN, read_only=True)
+    container.volume_mounts = [*(container.volume_mounts or ()), token]
+    return container
+
+
+def _container(
+    name: str, image: str, arguments: list[str], requests: dict[str, str], memory_limit: str
+) -> V1Container:
+    return V1Container(
+        name=name,
+        image=image,
+        args=arguments,
+        resources=V1ResourceRequirements(requests=requests, limits={"memory": memory_limit}),
+        security_context=engine.restricted(),
+        termination_message_path=_REPORT,
+        termination_message_policy="FallbackToLogsOnError",
+        volume_mounts=[
+            V1VolumeMount(name="claim", mount_path=_CLAIM),
+            V1VolumeMount(name="scratch", mount_path="/tmp"),  # noqa: S108 - a mount
+        ],
+    )
+
+
+def _paths(batch: Batch, spec: BatchInferenceSpec) -> list[str]:
+    return [
+        f"--input={_CLAIM}/{spec.input}",
+        f"--output={_CLAIM}/{spec.output}",
+        f"--work={_CLAIM}/{work_path(batch.uid)}",
+    ]
+
+
+def _claim(spec: BatchInferenceSpec) -> V1Volume:
+    source = V1PersistentVolumeClaimVolumeSource(claim_name=spec.claim)
+    return V1Volume(name="claim", persistent_volume_claim=source)
+
+
+def _scratch() -> V1Volume:
+    return V1Volume(name="scratch", empty_dir=V1EmptyDirVolumeSource())
+
+
+def _token() -> V1Volume:
+    """The runner's token, for the fence; the engine beside it does not get it."""
+    namespace = V1DownwardAPIVolumeFile(
+        path="namespace", field_ref=V1ObjectFieldSelector(field_path="metadata.namespace")
+    )
+    sources = [
+        V1VolumeProjection(
+            service_account_token=V1ServiceAccountTokenProjection(
+                path="token", expiration_seconds=_TOKEN_SECONDS
+            )
+        ),
+        V1VolumeProjection(
+            config_map=V1ConfigMapProjection(
+                name="kube-root-ca.crt", items=[V1KeyToPath(key="ca.crt", path="ca.crt")]
+            )
+        ),
+        V1VolumeProjection(downward_api=V1DownwardAPIProjection(items=[namespace])),
+    ]
+    return V1Volume(name="token", projected=V1ProjectedVolumeSource(sources=sources))

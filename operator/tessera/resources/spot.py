@@ -1,0 +1,47 @@
+"""What lets a pod onto spot nodes, and off them in time."""
+
+from kubernetes.client import (
+    V1Affinity,
+    V1NodeAffinity,
+    V1NodeSelector,
+    V1NodeSelectorRequirement,
+    V1NodeSelectorTerm,
+    V1Toleration,
+)
+
+from tessera.domain.spot import SPOT_LABELS
+
+_SILENT_SECONDS = 5
+"""A node that does not answer is given up so soon; by default it would be five minutes."""
+
+
+def tolerations() -> list[V1Toleration]:
+    """The taints of spot nodes are endured; those that announce an end are not, save for 5 s."""
+    marks = [
+        V1Toleration(key=key, operator="Equal", value=value, effect="NoSchedule")
+        for key, value in SPOT_LABELS
+    ]
+    silences = [
+        V1Toleration(
+            key=f"node.kubernetes.io/{state}",
+            operator="Exists",
+            effect="NoExecute",
+            toleration_seconds=_SILENT_SECONDS,
+        )
+        for state in ("not-ready", "unreachable")
+    ]
+    return [*marks, *silences]
+
+
+def affinity() -> V1Affinity:
+    """Only nodes that their cloud marks as spot; one of its marks is enough."""
+    terms = [
+        V1NodeSelectorTerm(
+            match_expressions=[V1NodeSelectorRequirement(key=key, operator="In", values=[value])]
+        )
+        for key, value in SPOT_LABELS
+    ]
+    required = V1NodeSelector(node_selector_terms=terms)
+    return V1Affinity(
+        node_affinity=V1NodeAffinity(required_during_scheduling_ignored_during_execution=required)
+    )

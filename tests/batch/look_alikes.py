@@ -1,0 +1,125 @@
+"""An engine and an API server in a process of its own: python look_alikes.py PORT [options]
+
+They do no more than a runner needs, at a fraction of its cost. Words in a request make the engine
+misbehave, and every request that reaches it is logged, which is what a provider would charge for.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+from typing_extensions import override
+
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+_REQUEST_ID = re.compile(rb"\r\nx-request-id: *(\S+)", re.IGNORECASE)
+_ECHO = re.compile(rb"echo ([\w-]+)")
+_ANSWER = (
+    b'{"id":"chatcmpl-%s","object":"chat.completion","created":1,"model":"tiny","choices":[{"index"'
+    b':0,"message":{"role":"assistant","content":"%s%s"},"finish_reason":"stop"}],"usage":{'
+    b'"prompt_tokens":7,"completion_tokens":11,"total_tokens":18}}'
+)
+
+
+class Server(asyncio.Protocol):
+    """One connection; requests of a connection come one after the other."""
+
+    def __init__(self, given: argparse.Namespace) -> None:
+        self._given = given
+        self._seen: dict[bytes, int] = given.seen
+        self._read = bytearray()
+        self._filler = b" word" * given.words
+
+    @override
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        self._read += data
+        head, end, rest = bytes(self._read).partition(b"\r\n\r\n")
+        length = _LENGTH.search(head) if end else None
+        if not end or len(rest) < (size := int(length[1]) if length else 0):
+            return
+        self._read = bytearray(rest[size:])
+        self._take(head, rest[:size])
+
+    def _take(self, head: bytes, body: bytes) -> None:
+        method, path, _ = head.split(b" ", 2)
+        if path.startswith(b"/apis/"):
+            self._object()
+        elif method == b"GET":
+            self._answer(200, b"")
+        else:
+            self._row(head, body)
+
+    def _object(self) -> None:
+        text = self._given.object.read_bytes()
+        self._answer(int(text) if text.isdigit() else 200, text)
+
+    def _row(self, head: bytes, body: bytes) -> None:
+        found = _REQUEST_ID.search(head)
+        name = found[1].split(b"-")[0] if found else b""
+        self._seen[name] = self._seen.get(name, 0) + 1
+        if self._given.log is not None:
+            os.write(self._given.log, b"%s\n" % name)
+        if b"please crash" in body:
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif b"please hang" in body:
+            return
+        elif b"please refuse" in body:
+            self._answer(400, b'{"error":{"message":"the prompt is wrong","code":400}}')
+        elif b"please fail" in body or (b"fail once" in body and self._seen[name] == 1):
+            self._answer(500, b'{"error":{"message":"out of luck","code":500}}')
+        elif b"please mumble" in body:
+            self._answer(200, b"mumble")
+        else:
+            echo = _ECHO.search(body)
+            answer = _ANSWER % (name, echo[1] if echo else b"", self._filler)
+            self._later(answer)
+
+    def _later(self, answer: bytes) -> None:
+        if self._given.delay:
+            loop = asyncio.get_running_loop()
+            loop.call_later(self._given.delay, self._answer, 200, answer)
+        else:
+            self._answer(200, answer)
+
+    def _answer(self, status: int, body: bytes) -> None:
+        form = b"HTTP/1.1 %d So\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
+        self._transport.write(form % (status, len(body), body))
+
+
+def the_object(attempt: int, uid: str) -> str:
+    """A BatchInference, as far as a fence reads it."""
+    found: dict[str, Any] = {"metadata": {"uid": uid}, "status": {"attempt": {"number": attempt}}}
+    return json.dumps(found)
+
+
+async def _serve(given: argparse.Namespace) -> None:
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Server(given), "127.0.0.1", given.port)
+    await server.serve_forever()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("port", type=int)
+    parser.add_argument("--object", type=Path, help="what the API server shows, or a status code")
+    parser.add_argument("--delay", type=float, default=0.0, help="seconds to an answer")
+    parser.add_argument("--words", type=int, default=1, help="of an answer")
+    parser.add_argument("--log", type=Path, help="ids of requests that came")
+    given = parser.parse_args()
+    given.seen = {}
+    if given.log is not None:
+        given.log = os.open(given.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    asyncio.run(_serve(given))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+import errno
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from tessera.batch import manifest, parts
+from tessera.batch.check import Places, check
+from tessera.batch.errors import RefusedError, TroubleError, storage
+from tessera.batch.pulse import Pulse
+from tests.batch.running import Claim, Stage, a_row
+
+pytestmark = pytest.mark.long
+
+
+def _claim(folder: Path, rows: int = 3) -> Claim:
+    claim = Claim(folder)
+    claim.write(map(a_row, range(rows)))
+    return claim
+
+
+def _check(claim: Claim, **paths: Path) -> tuple[int, str]:
+    """The exit code, and the message of a refusal."""
+    places = {"input": claim.input, "output": claim.output, "work": claim.work, **paths}
+    code, report = check(Places(**places), Pulse(time.monotonic))
+    assert report["phase"] == "check"
+    assert report["ok"] is (code == 0)
+    return code, report.get("message", "")
+
+
+def test_a_valid_input_leaves_a_manifest_and_nothing_else(tmp_path: Path) -> None:
+    claim = _claim(tmp_path, rows=1500)
+    assert _check(claim) == (0, "")
+    found = manifest.load(claim.work)
+    assert (found.rows, found.bytes) == (1500, claim.input.stat().st_size)
+    assert [shard.first_row for shard in found.shards] == [0, 1000]
+    assert [path.name for path in claim.work.iterdir()] == ["manifest.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".tessera", "in.jsonl"]
+
+
+def test_an_input_that_is_missing_or_a_folder_is_refused(tmp_path: Path) -> None:
+    claim = _claim(tmp_path)
+    code, said = _check(claim, input=tmp_path / "none.jsonl")
+    assert (code, "does not exist; correct the path" in said) == (3, True)
+    code, said = _check(claim, input=tmp_path)
+    assert (code, "not a file" in said) == (3, True)
+
+
+def test_an_output_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    claim = _claim(tmp_path)
+    code, said = _check(claim, output=tmp_path / "none" / "out.jsonl")
+    assert (code, "none: it does not exist; correct the path or create it" in said) == (3, True)
+    code, said = _check(claim, output=claim.input / "out.jsonl")
+    assert (code, "is no folder" in said) == (3, True)
+    code, said = _check(claim, work=claim.input / "work")
+    assert (code, "is no folder" in said) == (3, True)
+
+
+def test_another_output_is_never_overwritten(tmp_path: Path) -> None:
+    claim = _claim(tmp_path)
+    claim.output.write_text("mine")
+    code, said = _check(claim)
+    assert (code, "exists already and is not from this batch" in said) == (3, True)
+    assert _check(claim, output=claim.input)[0] == 3
+    claim.output.unlink()
+    claim.output.symlink_to(tmp_path / "nowhere")
+    assert _check(claim)[0] == 3
+
+
+def test_an_output_on_another_volume_is_refused(tmp_path: Path) -> None:
+    other = Path("/dev/shm")  # noqa: S108 - another volume on every Linux
+    if not other.is_dir() or other.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is no other volume")
+    code, said = _check(_claim(tmp_path), output=other / f"out-{os.getpid()}.jsonl")
+    assert (code, "use the same claim" in said) == (3, True)
+
+
+def test_a_changed_input_is_checked_anew_until_rows_were_answered(tmp_path: Path) -> None:
+    claim = _claim(tmp_path)
+    assert _check(claim)[0] == 0
+    claim.write([a_row(7)])
+    assert _check(claim)[0] == 0
+    assert manifest.load(claim.work).rows == 1
+    parts.folder_of(claim.work).mkdir()
+    parts.path_of(claim.work, 0, 1).touch()
+    assert _check(claim)[0] == 0
+    claim.write([a_row(8)])
+    code, said = _check(claim)
+    assert (code, "changed after rows of it were answered" in said) == (3, True)
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "advice"),
+    [
+        (errno.EROFS, RefusedError, "mounted read-only"),
+        (errno.EACCES, RefusedError, "fsGroup"),
+        (errno.EPERM, RefusedError, "fsGroup"),
+        (errno.EXDEV, RefusedError, "same claim"),
+        (errno.ENOSPC, TroubleError, "volume is full"),
+        (errno.EDQUOT, TroubleError, "volume is full"),
+        (errno.EIO, TroubleError, "tried again"),
+        (errno.ESTALE, TroubleError, "tried again"),
+    ],
+)
+def test_an_error_of_the_volume_says_what_to_do(
+    number: int, kind: type[Exception], advice: str
+) -> None:
+    got = storage(OSError(number, os.strerror(number)), Path("/claim/x"), "write")
+    assert type(got) is kind
+    assert advice in str(got)
+    assert str(got).startswith("cannot write /claim/x: ")
+
+
+def test_the_process_reports_faults_with_their_lines(stage: Stage) -> None:
+    stage.claim.write([a_row(1), "{", a_row(1), a_row(3, body={"stream": True}), a_row(4)])
+    ended = stage.check()
+    assert ended.code == 3
+    report = ended.report
+    assert (report["ok"], report["rows"], report["errorCount"]) == (False, 5, 3)
+    assert [(error["line"], error["code"]) for error in report["errors"]] == [
+        (2, "invalid_json"),
+        (3, "duplicate_custom_id"),
+        (4, "stream_not_supported"),
+    ]
+    assert set(report["errors"][0]) == {"line", "code", "message", "param"}
+    assert "3 faulty rows; the first one is in line 2" in report["message"]
+    assert "Traceback" not in ended.said
+
+
+def test_the_report_of_a_valid_file_says_what_it_will_take(stage: Stage) -> None:
+    stage.claim.write(map(a_row, range(4)))
+    ended = stage.check()
+    assert ended.code == 0
+    assert ended.report.items() >= {"phase": "check", "ok": True, "rows": 4}.items()
+    assert ended.report["url"] == "/v1/chat/completions"
+    assert ended.report["inputTokens"] > 0
+
+
+def test_memory_does_not_grow_with_a_row_of_200_megabytes(stage: Stage) -> None:
+    stage.claim.write([a_row(1)])
+    with stage.claim.input.open("r+b") as file:
+        file.seek(200 * 10**6)
+        file.write(b"\n" + json.dumps(a_row(2)).encode())
+    ended = stage.check()
+    assert ended.code == 3
+    assert [(error["line"], error["code"]) for error in ended.report["errors"]] == [
+        (2, "row_too_large")
+    ]
+    assert ended.rss_mib < 150
+
+
+def test_a_full_volume_is_trouble_that_may_pass(stage: Stage) -> None:
+    stage.claim.write(map(a_row, range(20_000)))
+    ended = stage.check(fsize=1000)
+    assert (ended.code, ended.report["ok"]) == (1, False)
+    assert "raise the limit" in ended.report["message"]
+    assert "Traceback" not in ended.said

@@ -1,0 +1,118 @@
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from tessera.adapters.fence import KubeFence, kube_fence
+from tessera.batch.errors import FencedError
+from tessera.batch.feed import Terms
+from tessera.batch.fencing import hold, refuse_stale
+from tessera.batch.run import Attempt, Options
+from tessera.ports import GoneError
+from tests.batch.look_alikes import the_object
+from tests.batch.running import BATCH, DEADLINE_SECONDS, UID, Stage, a_row, free_port
+
+
+@pytest.fixture
+async def fence(stage: Stage) -> AsyncIterator[KubeFence]:
+    namespace, _, name = BATCH.partition("/")
+    async with kube_fence(str(stage.kubeconfig), namespace, name, UID) as found:
+        yield found
+
+
+async def test_the_status_says_which_attempt_is_current(stage: Stage, fence: KubeFence) -> None:
+    stage.current(3)
+    assert await fence.current() == 3
+    stage.current(4)
+    assert await fence.current() == 4
+
+
+@pytest.mark.parametrize("status", ["401", "403", "429", "500", "503"])
+async def test_without_an_answer_nothing_is_known(
+    stage: Stage, fence: KubeFence, status: str
+) -> None:
+    stage.api_shows(status)
+    assert await fence.current() is None
+
+
+@pytest.mark.parametrize("found", [{}, {"attempt": {}}, {"attempt": {"number": None}}])
+async def test_a_status_without_attempts_is_not_known(
+    stage: Stage, fence: KubeFence, found: dict[str, object]
+) -> None:
+    stage.api_shows(json.dumps({"metadata": {"uid": UID}, "status": found}))
+    assert await fence.current() is None
+
+
+@pytest.mark.parametrize("shown", ["404", the_object(1, "another")])
+async def test_an_object_that_is_gone_or_another_one_has_no_attempts(
+    stage: Stage, fence: KubeFence, shown: str
+) -> None:
+    stage.api_shows(shown)
+    with pytest.raises(GoneError, match="BatchInference team-a/night is"):
+        await fence.current()
+
+
+class Told:
+    """`Fence` that says one thing after the other, and then the last one for ever."""
+
+    def __init__(self, answers: Sequence[int | None]) -> None:
+        self._answers = list(answers)
+        self.asked = 0
+
+    async def current(self) -> int | None:
+        self.asked += 1
+        return self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+
+
+async def test_an_attempt_that_is_fenced_off_while_it_works_ends_early(stage: Stage) -> None:
+    stage.checked(a_row(1, prompt="please hang"))
+    stage.start_engine()
+    claim = stage.claim
+    options = Options(
+        input=claim.input,
+        output=claim.output,
+        errors=claim.errors,
+        work=claim.work,
+        report=claim.folder / "report",
+        attempt=1,
+        engine=f"http://127.0.0.1:{stage.engine_port}",
+        terms=Terms(model="tiny", concurrency=1, retries=0, seed=""),
+        host="127.0.0.1",
+        port=free_port(),
+        fence_seconds=0,
+    )
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        assert await Attempt(options, Told([1] * 100 + [2]), asyncio.Event()).run() == 4
+    assert json.loads(options.report.read_bytes())["state"] == "fenced"
+
+
+class Gone:
+    """`Fence` of a deleted object."""
+
+    async def current(self) -> int | None:
+        raise GoneError("BatchInference a/b is gone")
+
+
+async def test_publication_waits_until_the_attempt_is_known_to_be_the_current_one() -> None:
+    told = Told([None, None, 1, 2])
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        await hold(told, 2, pause=0)
+    assert told.asked == 4
+
+
+async def test_a_newer_attempt_fences_off() -> None:
+    with pytest.raises(FencedError, match="attempt 3 has taken over"):
+        await hold(Told([None, 3]), 2, pause=0)
+
+
+async def test_a_deleted_batch_fences_off() -> None:
+    with pytest.raises(FencedError, match="is gone; nothing is published"):
+        await hold(Gone(), 1, pause=0)
+
+
+@pytest.mark.parametrize(("answer", "current"), [(None, False), (1, False), (2, True)])
+async def test_an_attempt_may_work_while_it_is_not_known_to_be_stale(
+    answer: int | None, current: bool
+) -> None:
+    assert await refuse_stale(Told([answer]), 2) is current

@@ -1,0 +1,51 @@
+"""kill -9 at random moments, and attempts that live on after another took over."""
+
+from pathlib import Path
+
+import pytest
+
+from tessera.batch import records
+from tests.batch.chaos import CONCURRENCY, suffered
+from tests.batch.running import Stage, a_row
+
+pytestmark = pytest.mark.long
+
+
+@pytest.mark.parametrize("seed", [101, 102, 103])
+def test_no_row_is_lost_or_comes_twice_whatever_is_killed(tmp_path: Path, seed: int) -> None:
+    story = suffered(tmp_path / "stage", seed, rows=800, most=4)
+    assert story.harms, "something was killed"
+    assert (story.lost, story.twice, story.wrong) == (0, 0, 0), story
+    assert set(story.stale_codes) <= {0, 4}, "stale attempts see the results or the fence"
+    if "cut_off_runner" not in story.harms:
+        assert story.repaid <= CONCURRENCY * len(story.harms), story
+
+
+def test_a_stale_attempt_that_works_on_does_no_harm(stage: Stage) -> None:
+    stage.checked(*map(a_row, range(600)))
+    stage.start_engine("--delay", "0.03")
+    stale = stage.start(1)
+    stale.until(lambda seen: seen["done"] > 50, "some rows")
+    stage.current(2)
+    current = stage.start(2, "--concurrency", "8")
+    late = stale.ended()
+    assert (late.code, late.report["state"]) == (4, "fenced"), late.said
+    assert late.report["completed"] == 600, "it finished all rows before it asked"
+    assert "attempt 2 has taken over" in late.report["message"]
+    ended = current.ended()
+    assert (ended.code, ended.report["completed"]) == (0, 600), ended.said
+    found = [answer["custom_id"] for answer in stage.claim.answers()]
+    assert found == [f"row-{number}" for number in range(600)]
+    record = records.recorded(stage.claim.work)
+    assert record is not None
+    assert record.attempt == 2
+    assert 0 < ended.report["repaidRows"] <= len(stage.sent()) - 600
+
+
+def test_an_attempt_that_starts_stale_pays_nothing(stage: Stage) -> None:
+    stage.checked(a_row(1))
+    stage.start_engine()
+    stage.current(2)
+    ended = stage.start(1).ended()
+    assert (ended.code, ended.report["state"]) == (4, "fenced")
+    assert (stage.sent(), stage.claim.output.exists()) == ([], False)

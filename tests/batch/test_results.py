@@ -1,0 +1,95 @@
+import asyncio
+import json
+
+import pytest
+
+from tessera.batch.engine import Reply, outcome_of
+from tessera.batch.results import ending
+from tessera.batch.retry import Outcome
+from tessera.batch.room import Room
+from tests.batch.running import DEADLINE_SECONDS
+
+BODY = b'{"id":"chatcmpl-1","usage":{"prompt_tokens":3,"completion_tokens":5},"choices":[]}'
+
+
+def _ending(body: bytes, status: int = 200) -> tuple[Outcome, dict[str, object], tuple[int, int]]:
+    reply = Reply(outcome=outcome_of(status), status=status, body=body)
+    outcome, result = ending("batch_req_1", 'q "1" \ud800', reply)
+    assert b"\n" not in result.line
+    return outcome, json.loads(result.line), (result.prompt_tokens, result.output_tokens)
+
+
+@pytest.mark.parametrize("body", [BODY, json.dumps(json.loads(BODY), indent=2).encode()])
+def test_an_answer_keeps_the_engines_body_on_one_line(body: bytes) -> None:
+    outcome, line, tokens = _ending(body)
+    assert (outcome, tokens) == (Outcome.ANSWERED, (3, 5))
+    assert line == {
+        "id": "batch_req_1",
+        "custom_id": 'q "1" \ud800',
+        "response": {"status_code": 200, "request_id": "chatcmpl-1", "body": json.loads(BODY)},
+        "error": None,
+    }
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b"{", b"\xff", b"\xef\xbb\xbf{}", '{"a":1}'.encode("utf-16"), b"[" * 10**5]
+)
+def test_what_is_no_answer_is_a_failure(body: bytes) -> None:
+    outcome, line, _ = _ending(body)
+    assert (outcome, line["response"]) == (Outcome.FAILED, None)
+    assert isinstance(error := line["error"], dict)
+    assert error["code"] == "invalid_response"
+
+
+@pytest.mark.parametrize("usage", ["null", "[]", '{"prompt_tokens":"3"}', '{"prompt_tokens":-3}'])
+def test_odd_usage_counts_as_none(usage: str) -> None:
+    assert _ending(f'{{"usage":{usage}}}'.encode())[2] == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b'{"error":{"message":"too long","type":"BadRequestError"}}', "400: too long"),
+        (b'{"message":"too long"}', "400: too long"),
+        (b'{"error":"too long"}', "400: too long"),
+        (b"too long", "400: too long"),
+        (b'{"error":{}}', '400: {"error":{}}'),
+    ],
+)
+def test_a_refusal_repeats_the_engines_words(body: bytes, said: str) -> None:
+    outcome, line, _ = _ending(body, 400)
+    assert outcome is Outcome.REFUSED
+    assert line["error"] == {"code": "request_refused", "message": said}
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome"),
+    [
+        (200, Outcome.ANSWERED),
+        (307, Outcome.REFUSED),
+        (400, Outcome.REFUSED),
+        (404, Outcome.REFUSED),
+        (408, Outcome.FAILED),
+        (429, Outcome.FAILED),
+        (500, Outcome.FAILED),
+        (503, Outcome.FAILED),
+    ],
+)
+def test_status_codes_mean_what_they_say(status: int, outcome: Outcome) -> None:
+    assert outcome_of(status) is outcome
+
+
+async def test_rows_wait_for_room_and_a_huge_one_goes_alone() -> None:
+    room, inside, most = Room(10), list[int](), list[int]()
+
+    async def pass_through(size: int) -> None:
+        async with room.holding(size):
+            inside.append(size)
+            most.append(sum(inside))
+            await asyncio.sleep(0)
+            inside.remove(size)
+
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        await asyncio.gather(*(pass_through(size) for size in (4, 5, 99, 6, 4, 10, 1)))
+    assert len(most) == 7
+    assert all(used <= 10 or used == 99 for used in most)

@@ -1,0 +1,103 @@
+import json
+from typing import Any
+
+import pytest
+
+from tessera.batch.rows import Fault, Row, read_row, request_body
+from tests.batch.running import a_row
+
+
+def _read(**fields: Any) -> Row | Fault:
+    return read_row(json.dumps(a_row(1, **fields)).encode())
+
+
+@pytest.mark.parametrize("url", ["/v1/chat/completions", "/v1/completions", "/v1/embeddings"])
+def test_a_row_of_each_kind_is_read(url: str) -> None:
+    row = _read(url=url)
+    assert isinstance(row, Row)
+    assert (row.custom_id, row.url, row.max_tokens) == ("row-1", url, 20)
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "param"),
+    [
+        ({"custom_id": None}, "missing_custom_id", "custom_id"),
+        ({"custom_id": ""}, "missing_custom_id", "custom_id"),
+        ({"custom_id": 7}, "invalid_custom_id", "custom_id"),
+        ({"custom_id": "x" * 513}, "invalid_custom_id", "custom_id"),
+        ({"method": "GET"}, "invalid_method", "method"),
+        ({"url": None}, "unknown_url", "url"),
+        ({"url": ["/v1/completions"]}, "unknown_url", "url"),
+        ({"url": "/v1/responses"}, "unknown_url", "url"),
+        ({"url": "https://api.openai.com/v1/completions"}, "unknown_url", "url"),
+        ({"body": None}, "invalid_body", "body"),
+        ({"body": "{}"}, "invalid_body", "body"),
+        ({"body": {"stream": True}}, "stream_not_supported", "body.stream"),
+        ({"body": {"stream": 1}}, "stream_not_supported", "body.stream"),
+        ({"body": {"stream": "true"}}, "stream_not_supported", "body.stream"),
+    ],
+)
+def test_a_wrong_field_is_named(fields: dict[str, Any], code: str, param: str) -> None:
+    got = _read(**fields)
+    assert isinstance(got, Fault)
+    assert (got.code, got.param) == (code, param)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"{", "not JSON"),
+        (b"{} {}", "Extra data"),
+        (b"[]", "a list"),
+        (b'"{}"', "a text"),
+        (b"null", "missing or null"),
+        (b'{"body": NaN}', "NaN is no JSON number"),
+        (b'{"body": 1e999}', "too large a number"),
+        (b'{"body": ' + b"9" * 5000 + b"}", "not JSON"),
+        (b'{"custom_id": "\xff"}', "not UTF-8 at byte 15"),
+        (b'\xef\xbb\xbf{"custom_id": "a"}', "without one"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b"\0" * 100, "not JSON"),
+    ],
+)
+def test_a_line_that_is_no_json_object_is_refused_with_the_reason(
+    content: bytes, told: str
+) -> None:
+    got = read_row(content)
+    assert isinstance(got, Fault)
+    assert got.code == "invalid_json"
+    assert told in got.message
+    assert len(got.message) < 300
+
+
+def test_the_method_may_be_absent_and_stream_may_be_false() -> None:
+    row = a_row(1)
+    del row["method"]
+    row["body"]["stream"] = False
+    assert isinstance(read_row(json.dumps(row).encode()), Row)
+
+
+@pytest.mark.parametrize(
+    ("body", "limit"),
+    [
+        ({}, None),
+        ({"max_tokens": 5}, 5),
+        ({"max_tokens": 5, "max_completion_tokens": 9}, 9),
+        ({"max_tokens": "5"}, None),
+    ],
+)
+def test_the_limit_of_an_answer_is_read(body: dict[str, Any], limit: int | None) -> None:
+    row = _read(body=body)
+    assert isinstance(row, Row)
+    assert row.max_tokens == limit
+
+
+@pytest.mark.parametrize(
+    ("named", "sent"), [({}, "tiny"), ({"model": None}, "tiny"), ({"model": "mine"}, "mine")]
+)
+def test_only_a_row_without_a_model_gets_one(named: dict[str, Any], sent: str) -> None:
+    row = _read(body={"prompt": "käse \ud800 漢", **named})
+    assert isinstance(row, Row)
+    body = request_body(row, "tiny")
+    assert isinstance(body, bytes)
+    assert json.loads(body) == {"prompt": "käse \ud800 漢", "model": sent}

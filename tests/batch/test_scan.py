@@ -1,0 +1,139 @@
+import io
+import json
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tessera.batch import lines, manifest
+from tessera.batch.ids import Ids, mark_of
+from tessera.batch.lines import LARGEST_ROW
+from tessera.batch.scan import Findings, Scan, repeated, with_faults
+from tests.batch.running import a_row
+
+
+def _scanned(content: bytes, mark: Callable[[str], int] = mark_of) -> Findings:
+    scan, file = Scan(mark), io.BytesIO(content)
+    for line in lines.lines(file, len):
+        scan.take(line)
+    findings, repeats = scan.findings(), scan.repeats()
+    if repeats is None:
+        return findings
+    file.seek(0)
+    found = [repeated(repeats, line) for line in lines.lines(file, len)]
+    return with_faults(findings, (one for one in found if one is not None))
+
+
+def _file(rows: Iterable[Mapping[str, Any] | str]) -> bytes:
+    return "".join(f"{row if isinstance(row, str) else json.dumps(row)}\n" for row in rows).encode()
+
+
+def _codes(findings: Findings) -> list[tuple[int, str]]:
+    return [(found.line, found.fault.code) for found in findings.faults]
+
+
+def test_a_valid_file_has_no_faults_and_known_sums() -> None:
+    got = _scanned(_file(a_row(number) for number in range(3)))
+    assert (got.rows, got.url, got.fault_count) == (3, "/v1/chat/completions", 0)
+    assert got.max_tokens == 60
+    body = len(json.dumps(a_row(0)["body"]))
+    assert got.input_tokens == pytest.approx(3 * body / 4, rel=0.3)
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\n\n", "\r\n", "  \n"])
+def test_blank_lines_at_the_end_are_no_rows(end: str) -> None:
+    got = _scanned(_file([a_row(1), a_row(2)])[:-1] + end.encode())
+    assert (got.rows, got.fault_count) == (2, 0)
+
+
+def test_a_blank_line_between_rows_is_a_fault() -> None:
+    got = _scanned(_file([a_row(1), "", a_row(2)]))
+    assert _codes(got) == [(2, "invalid_json")]
+
+
+def test_windows_line_ends_are_fine() -> None:
+    got = _scanned(_file([a_row(1), a_row(2)]).replace(b"\n", b"\r\n"))
+    assert (got.rows, got.fault_count) == (2, 0)
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"  \n\n"])
+def test_a_file_without_rows_is_refused(content: bytes) -> None:
+    got = _scanned(content)
+    assert (got.rows, _codes(got)) == (0, [(1, "empty_file")])
+
+
+def test_a_second_url_is_a_fault_in_each_of_its_rows() -> None:
+    other = {"url": "/v1/embeddings"}
+    got = _scanned(_file([a_row(1), a_row(2, **other), a_row(3), a_row(4, **other)]))
+    assert _codes(got) == [(2, "mixed_url"), (4, "mixed_url")]
+
+
+@pytest.mark.parametrize("mark", [mark_of, lambda _: 7, len])
+def test_a_repeated_id_is_found_exactly_whatever_its_hash(mark: Callable[[str], int]) -> None:
+    got = _scanned(_file(a_row(number) for number in (1, 2, 3, 2, 4, 1, 2)), mark)
+    assert _codes(got) == [(line, "duplicate_custom_id") for line in (4, 6, 7)]
+    assert [found.fault.message.split("line ")[1][0] for found in got.faults] == ["2", "1", "2"]
+
+
+def test_equal_hashes_of_different_ids_are_no_fault() -> None:
+    assert _scanned(_file(map(a_row, range(50))), lambda _: 7).fault_count == 0
+
+
+def test_all_faults_are_counted_and_the_first_ones_shown_by_line() -> None:
+    rows = ["{" if number % 3 == 0 else a_row(number // 2) for number in range(90)]
+    got = _scanned(_file(rows))
+    ids = [number // 2 for number in range(90) if number % 3]
+    assert got.fault_count == 30 + len(ids) - len(set(ids))
+    shown = [line for line, _ in _codes(got)]
+    assert len(shown) == 20
+    assert shown == sorted(shown)
+    assert set(range(1, 30, 3)) <= set(shown)
+
+
+def test_ids_that_repeat_too_often_to_remember_are_still_counted() -> None:
+    ids = Ids(int)
+    for number in [*range(1, 12_001), *range(1, 12_001)]:
+        ids.take(str(number))
+    assert ids.surplus == 2000
+
+
+def test_a_row_that_is_too_large_is_a_fault_and_the_next_one_is_read() -> None:
+    large = json.dumps(a_row(1, prompt="x" * LARGEST_ROW))
+    got = _scanned(_file([a_row(0), large, a_row(2)]))
+    assert (got.rows, _codes(got)) == (3, [(2, "row_too_large")])
+
+
+@pytest.mark.parametrize(("size", "kept"), [(LARGEST_ROW, True), (LARGEST_ROW + 1, False)])
+@pytest.mark.parametrize("end", [b"\n", b""])
+def test_the_largest_row_is_exactly_as_large_as_promised(size: int, kept: bool, end: bytes) -> None:
+    (got,) = lines.lines(io.BytesIO(b"x" * size + end), len)
+    assert (got.content is not None) is kept
+
+
+@given(st.lists(st.binary(max_size=30)), st.binary(max_size=5))
+def test_lines_see_every_byte_once_and_know_where_they_begin(
+    parts: list[bytes], end: bytes
+) -> None:
+    content, seen = b"\n".join(parts) + end, list[bytes]()
+    got = list(lines.lines(io.BytesIO(content), seen.append))
+    assert b"".join(seen) == content
+    assert [line.number for line in got] == list(range(1, len(got) + 1))
+    for line in got:
+        assert line.content is not None
+        assert content[line.offset :].startswith(line.content)
+
+
+def test_shards_begin_every_thousand_rows() -> None:
+    content = _file(map(a_row, range(2001)))
+    got = _scanned(content)
+    shards = manifest.shards(got.offsets, got.rows)
+    assert [(shard.first_row, shard.rows) for shard in shards] == [
+        (0, 1000),
+        (1000, 1000),
+        (2000, 1),
+    ]
+    for shard in shards:
+        line = content[shard.offset :].split(b"\n", 1)[0]
+        assert json.loads(line)["custom_id"] == f"row-{shard.first_row}"

@@ -1,0 +1,179 @@
+"""Batches for tests, with defaults, and what becomes of them when a decision is carried out."""
+
+import json
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+from tessera.api.batch_inference import BatchInferenceSpec, BatchInferenceStatus
+from tessera.domain.batch import draft_batch, finish_batch
+from tessera.domain.batch_allotment import BatchAllotment
+from tessera.domain.batch_facts import Asked, Batch, BatchJob, BatchPod, NodeHealth, VolumeClaim
+from tessera.domain.batch_names import job_name
+from tessera.domain.batch_reports import Shown
+from tessera.domain.batch_situation import Situation
+from tessera.domain.batch_status import batch_status
+from tessera.domain.pools import discover
+from tessera.domain.snapshot import Node, Pool, Ref
+from tests.builders import NOW, SMALL, a_node, a_pool, at
+
+NIGHT = Ref("team-a", "night")
+SPOT_NODE, STEADY_NODE = "spot-0", "a100-0"
+POOLS = (a_pool("a100", "2.00", tier="onDemand"), a_pool("spot", "0.80", tier="spot"))
+NODES = (a_node("a100", {"1g.10gb": 7}), a_node("spot", {"1g.10gb": 7}))
+ROWS = 1000
+
+
+def a_batch_spec(**fields: Any) -> BatchInferenceSpec:
+    """A spec as it stands in a manifest; `model` and `service` may be given as None."""
+    told = {
+        "claim": "results",
+        "input": "jobs/questions.jsonl",
+        "output": "jobs/answers.jsonl",
+        "model": {"uri": SMALL},
+        **fields,
+    }
+    return BatchInferenceSpec.model_validate({k: v for k, v in told.items() if v is not None})
+
+
+def a_batch(spec: BatchInferenceSpec | None = None, **fields: Any) -> Batch:
+    """Created just now."""
+    return Batch(
+        **{
+            "ref": NIGHT,
+            "uid": "uid-night",
+            "generation": 1,
+            "created": NOW,
+            "spec": a_batch_spec() if spec is None and "problem" not in fields else spec,
+            **fields,
+        }
+    )
+
+
+def a_situation(batch: Batch | None = None, **fields: Any) -> Situation:
+    """An on-demand and a spot pool with seven slices each, all well, and a shared claim."""
+    pools: tuple[Pool, ...] = fields.pop("pools", POOLS)
+    nodes: tuple[Node, ...] = fields.pop("nodes", NODES)
+    well = {node.name: NodeHealth(labels=node.labels) for node in nodes}
+    return Situation(
+        **{
+            "at": NOW,
+            "batch": batch or a_batch(),
+            "views": discover(pools, nodes, NOW.date()),
+            "nodes": fields.pop("health", well),
+            "claim": VolumeClaim(modes=("ReadWriteMany",), storage_class="nfs"),
+            **fields,
+        }
+    )
+
+
+def a_checked_situation(batch: Batch | None = None, **fields: Any) -> Situation:
+    """The input has a thousand rows, and no attempt was made yet."""
+    batch = batch or a_batch()
+    told = {
+        "state": "in_progress",
+        "check": {"rows": ROWS, "url": "/v1/chat/completions", "inputTokens": 50_000},
+        "progress": {"rows": ROWS, "at": NOW},
+        **fields.pop("status", {}),
+    }
+    status = BatchInferenceStatus.model_validate(told)
+    return a_situation(replace(batch, status=status), **fields)
+
+
+def decided(situation: Situation, shortage: str | None = None) -> BatchAllotment:
+    """The decision, for a tenant with money unless there is a shortage."""
+    return finish_batch(draft_batch(situation), shortage)
+
+
+def carried_out(situation: Situation, allotment: BatchAllotment, **fields: Any) -> Situation:
+    """What is there after the decision was written: the status through the wire, and the Jobs."""
+    status = batch_status(allotment, situation.at)
+    wire = json.loads(status.model_dump_json(by_alias=True, exclude_none=True))
+    batch = replace(situation.batch, status=BatchInferenceStatus.model_validate(wire))
+    jobs = [job for job in situation.jobs if job.ref not in allotment.delete]
+    gone = {job.attempt for job in situation.jobs if job.ref in allotment.delete}
+    if allotment.create is not None:
+        jobs.append(a_job(allotment.create.attempt))
+    pods = tuple(pod for pod in situation.pods if pod.attempt not in gone)
+    return replace(situation, **{"batch": batch, "jobs": tuple(jobs), "pods": pods, **fields})
+
+
+def settled(situation: Situation, **fields: Any) -> Situation:
+    """Decide and carry out once."""
+    return carried_out(situation, decided(situation), **fields)
+
+
+def a_job(attempt: int | None = 1, **fields: Any) -> BatchJob:
+    name = job_name(NIGHT.name, attempt)
+    return BatchJob(
+        **{
+            "ref": Ref(NIGHT.namespace, name),
+            "batch": NIGHT,
+            "attempt": attempt,
+            "uid": f"uid-{name}",
+            **fields,
+        }
+    )
+
+
+def a_batch_pod(attempt: int | None = 1, node: str | None = SPOT_NODE, **fields: Any) -> BatchPod:
+    """A pod that runs on the spot node since now, unless said otherwise."""
+    name = job_name(NIGHT.name, attempt)
+    return BatchPod(
+        **{
+            "ref": Ref(NIGHT.namespace, f"{name}-x"),
+            "batch": NIGHT,
+            "attempt": attempt,
+            "created": NOW,
+            "owner": f"uid-{name}",
+            "node": node,
+            "bound": NOW if node else None,
+            "runner_since": NOW if node else None,
+            "address": "127.10.0.9" if node else None,
+            **fields,
+        }
+    )
+
+
+def a_report(attempt: int = 1, state: str = "failed", **fields: Any) -> str:
+    """What a runner leaves behind."""
+    told = {"phase": "run", "attempt": attempt, "state": state, "rows": ROWS, "message": state}
+    return json.dumps({**told, **fields})
+
+
+def a_check_report(*, ok: bool = True, **fields: Any) -> str:
+    told = {"phase": "check", "ok": ok, "rows": ROWS, "url": "/v1/chat/completions"}
+    return json.dumps({**told, "inputTokens": 50_000, **fields})
+
+
+def asked(done: int = 0, seconds: float = 0, **fields: Any) -> Asked:
+    """The answer of a runner at work, so many seconds from now."""
+    told = {"attempt": 1, "state": "running", "rows": ROWS, "done": done, **fields}
+    told.setdefault("outputTokens", done * 200)
+    return Asked(at(seconds), Shown.model_validate(told))
+
+
+def on_attempt(way: str = "spot", number: int = 1, **fields: Any) -> Situation:
+    """An attempt is at work on `spot` or `steady` hardware, with its pod and Job."""
+    spot = way == "spot"
+    pod_fields = fields.pop("pod", {})
+    attempt = {
+        "number": number,
+        "tier": "spot" if spot else "onDemand",
+        "pool": "spot" if spot else "a100",
+        "variant": f"{'spot' if spot else 'a100'}-1g-10gb",
+        "job": job_name(NIGHT.name, number),
+        "startedAt": NOW,
+        "runningSince": NOW,
+        **fields.pop("attempt", {}),
+    }
+    status = {"attempt": attempt, **fields.pop("status", {})}
+    node = SPOT_NODE if spot else STEADY_NODE
+    pod = a_batch_pod(number, **{"node": node, **pod_fields})
+    return a_checked_situation(
+        **{"status": status, "jobs": (a_job(number),), "pods": (pod,), **fields}
+    )
+
+
+def later(situation: Situation, seconds: float, **fields: Any) -> Situation:
+    return replace(situation, at=situation.at + timedelta(seconds=seconds), **fields)

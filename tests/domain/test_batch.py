@@ -1,0 +1,638 @@
+"""What becomes of a batch: every transition, and what never happens whatever does."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tessera.api.batch_inference import BatchInferenceStatus
+from tessera.domain.batch import draft_batch, finish_batch, set_aside
+from tessera.domain.batch_allotment import BatchAllotment
+from tessera.domain.batch_facts import NodeHealth
+from tessera.domain.batch_names import errors_path
+from tessera.domain.batch_situation import Situation
+from tessera.domain.money import money
+from tessera.domain.spot import NOTICE_TAINTS
+from tests.batch_builders import (
+    NODES,
+    POOLS,
+    ROWS,
+    SPOT_NODE,
+    a_batch,
+    a_batch_pod,
+    a_batch_spec,
+    a_check_report,
+    a_checked_situation,
+    a_job,
+    a_report,
+    a_situation,
+    asked,
+    carried_out,
+    decided,
+    later,
+    on_attempt,
+    settled,
+)
+from tests.builders import H100, NOW, SMALL, a_node, a_pool, a_spec, at
+
+HOUR = 3600
+
+
+def names(allotment: BatchAllotment) -> list[str]:
+    """Jobs to delete."""
+    return [ref.name for ref in allotment.delete]
+
+
+def words(allotment: BatchAllotment) -> tuple[str, str, str]:
+    return (allotment.state, allotment.running.reason, allotment.complete.reason)
+
+
+# The check
+
+
+def test_the_input_is_checked_before_anything_is_spent() -> None:
+    draft = draft_batch(a_situation())
+    got = draft.allotment
+    assert got.create is not None
+    assert (got.create.name, got.create.choice, draft.claim) == ("night-check", None, None)
+    assert words(got) == ("validating", "Checking", "Validating")
+
+
+def test_a_valid_input_starts_the_first_attempt_in_the_same_turn() -> None:
+    pod = a_batch_pod(None, exit_code=0, ended=NOW, report=a_check_report())
+    got = decided(settled(a_situation(), pods=(pod,)))
+    assert got.check is not None
+    assert got.create is not None
+    assert (got.check.rows, got.create.name, names(got)) == (ROWS, "night-a1", ["night-check"])
+    assert words(got) == ("in_progress", "Starting", "InProgress")
+
+
+def test_a_refused_input_ends_the_batch_with_its_lines_and_its_log() -> None:
+    faults = [{"line": 3, "code": "bad", "message": "no custom_id", "param": None}]
+    report = a_check_report(ok=False, errorCount=1, errors=faults, message="told")
+    pod = a_batch_pod(None, exit_code=3, ended=NOW, report=report)
+    got = decided(settled(a_situation(), pods=(pod,)))
+    assert words(got) == ("failed", "Finished", "InputRefused")
+    assert "1 of 1000 rows have faults: line 3: no custom_id" in got.complete.message
+    assert names(got) == [], "the log of the check helps"
+
+
+def test_a_check_that_may_pass_later_is_made_anew_after_a_while() -> None:
+    report = a_check_report(ok=False, message="the volume is full")
+    pod = a_batch_pod(None, exit_code=1, ended=NOW, report=report)
+    failed = settled(a_situation(), pods=(pod,))
+    soon, then = decided(failed), decided(later(failed, 30))
+    assert (soon.running.reason, names(soon), soon.create) == ("CheckFailed", [], None)
+    assert "the volume is full" in soon.running.message
+    assert names(then) == ["night-check"]
+    again = decided(carried_out(later(failed, 30), then))
+    assert again.create is not None
+    assert again.create.name == "night-check"
+
+
+@pytest.mark.parametrize(
+    "pod",
+    [
+        a_batch_pod(None, leaving=True),
+        a_batch_pod(None, disrupted=True),
+        a_batch_pod(None, node="gone-0"),
+    ],
+)
+def test_a_check_whose_pod_is_lost_is_made_anew(pod: Any) -> None:
+    assert names(decided(settled(a_situation(), pods=(pod,)))) == ["night-check"]
+
+
+def test_a_check_that_cannot_start_says_so() -> None:
+    pod = a_batch_pod(None, node=None, trouble="ErrImagePull", last_words="no such image")
+    got = decided(settled(a_situation(), pods=(pod,)))
+    assert got.running.reason == "CheckFailed"
+    assert "no such image" in got.running.message
+    assert names(got) == []
+
+
+def test_a_pod_of_a_former_check_judges_nothing() -> None:
+    old = a_batch_pod(None, owner="uid-former", exit_code=3, ended=NOW)
+    assert decided(settled(a_situation(), pods=(old,))).state == "validating"
+
+
+# Notice: both ways, and whichever is heard first
+
+
+def gone_with_its_node() -> Situation:
+    return on_attempt(health={})
+
+
+@pytest.mark.parametrize(
+    ("situation", "says"),
+    [
+        (on_attempt(pod={"leaving": True}), "is being deleted"),
+        (on_attempt(pod={"disrupted": True}), "DisruptionTarget"),
+        (gone_with_its_node(), "node spot-0 is gone"),
+        (on_attempt(health={SPOT_NODE: NodeHealth(ready=False)}), "node spot-0 is not ready"),
+        *(
+            (on_attempt(health={SPOT_NODE: NodeHealth(taints=frozenset({taint}))}), taint)
+            for taint in sorted(NOTICE_TAINTS)
+        ),
+        (on_attempt(jobs=(a_job(1, failed=True),), pods=()), "its pod is gone"),
+        (
+            on_attempt(pod={"exit_code": 0, "report": a_report(state="stopped")}),
+            "exit code 0: stopped",
+        ),
+        (on_attempt(pod={"exit_code": 1, "leaving": True}), "is being deleted"),
+    ],
+)
+def test_a_notice_starts_the_next_attempt_at_once_and_ends_the_old_one(
+    situation: Situation, says: str
+) -> None:
+    got = decided(situation)
+    assert got.create is not None
+    assert got.attempt is not None
+    assert (got.create.name, got.attempt.number, names(got)) == ("night-a2", 2, ["night-a1"])
+    assert says in got.attempt.after
+    assert says in got.running.message
+    assert got.attempt.barren == 0
+
+
+@pytest.mark.parametrize("taint", ["node.kubernetes.io/unschedulable", "nvidia.com/gpu"])
+def test_a_cordon_alone_is_no_notice(taint: str) -> None:
+    tainted = NodeHealth(taints=frozenset({taint}))
+    assert decided(on_attempt(health={SPOT_NODE: tainted})).create is None
+
+
+def test_an_old_runner_that_goes_on_writing_holds_nothing_up() -> None:
+    health = {SPOT_NODE: NodeHealth(ready=False), "a100-0": NodeHealth()}
+    silent = on_attempt(health=health)
+    moved = carried_out(silent, decided(silent))
+    # Its pod stays, since no kubelet confirms its end; its Job is gone.
+    old = a_batch_pod(1, leaving=True)
+    got = decided(later(moved, 30, pods=(old, a_batch_pod(2, node="a100-0"))))
+    assert got.attempt is not None
+    assert (got.attempt.number, got.create, names(got)) == (2, None, [])
+
+
+# Failures of an attempt's own
+
+
+def failed_again(situation: Situation, number: int) -> Situation:
+    """The attempt's runner ends with code 1 before any new row."""
+    pod = a_batch_pod(number, exit_code=1, ended=situation.at, report=a_report(number))
+    return replace(situation, pods=(pod,))
+
+
+def test_failures_wait_twice_as_long_each_time_and_six_without_a_row_end_the_batch() -> None:
+    situation, pauses = settled(a_checked_situation()), []
+    for number in range(1, 7):
+        situation = failed_again(situation, number)
+        got = decided(situation)
+        if got.attempt is None or got.attempt.retry_at is None or got.state == "failed":
+            break
+        assert words(got) == ("in_progress", "BackingOff", "InProgress")
+        assert names(got) == [], "its log helps until the next one starts"
+        pauses.append((got.attempt.retry_at - situation.at).total_seconds())
+        situation = carried_out(situation, got, at=got.attempt.retry_at)
+        situation = settled(situation)
+    assert pauses == [10, 20, 40, 80, 160]
+    assert words(decided(situation)) == ("failed", "Finished", "AttemptsFailed")
+    assert "6 attempts in a row" in decided(situation).complete.message
+
+
+def test_a_failure_after_new_rows_starts_counting_anew() -> None:
+    report = a_report(state="failed", completed=10, outputTokens=100)
+    pod = {"exit_code": 1, "report": report}
+    got = decided(on_attempt(attempt={"barren": 5}, pod=pod))
+    assert got.attempt is not None
+    assert (got.attempt.barren, got.attempt.retry_at) == (0, at(5))
+    assert got.progress is not None
+    assert got.progress.completed == 10
+
+
+@pytest.mark.parametrize(
+    ("pod", "says"),
+    [
+        ({"exit_code": 137, "report": "not json", "last_words": "x"}, "exit code 137: not json"),
+        ({"exit_code": 1, "report": "", "last_words": "Killed"}, "exit code 1: Killed"),
+        ({"exit_code": 4, "report": a_report(state="fenced")}, "exit code 4: fenced"),
+        ({"exit_code": 0, "report": ""}, "exit code 0"),
+        ({"ended": NOW, "last_words": "UnexpectedAdmissionError"}, "UnexpectedAdmissionError"),
+        ({"trouble": "CrashLoopBackOff", "last_words": "CUDA error"}, "CrashLoopBackOff: CUDA"),
+        ({"trouble": "ImagePullBackOff", "last_words": "denied"}, "ImagePullBackOff: denied"),
+    ],
+)
+def test_an_attempt_that_cannot_go_on_ends_with_its_last_words(
+    pod: dict[str, Any], says: str
+) -> None:
+    got = decided(on_attempt(pod=pod))
+    assert (got.running.reason, got.create) == ("BackingOff", None)
+    assert says in got.running.message
+    assert got.attempt is not None
+    assert got.attempt.barren == 1
+
+
+def test_an_engine_that_crashes_in_circles_holds_no_gpu_meanwhile() -> None:
+    got = decided(on_attempt(pod={"trouble": "CrashLoopBackOff"}))
+    assert names(got) == ["night-a1"]
+
+
+def test_an_engine_that_does_not_come_up_is_not_waited_for_for_ever() -> None:
+    slow = {"runner_since": None, "last_words": "MountVolume failed"}
+    fields: dict[str, Any] = {"pod": slow, "attempt": {"runningSince": None}}
+    assert decided(on_attempt(**fields, at=at(2699))).running.reason == "Starting"
+    got = decided(on_attempt(**fields, at=at(2700)))
+    assert (got.running.reason, names(got)) == ("BackingOff", ["night-a1"])
+    assert "45 min" in got.running.message
+    assert "MountVolume failed" in got.running.message
+
+
+def test_a_runner_that_cannot_be_asked_is_at_work_all_the_same() -> None:
+    up = {"runner_since": at(90)}
+    got = decided(on_attempt(pod=up, attempt={"runningSince": None}, at=at(4000)))
+    assert (got.running.reason, got.create) == ("OnSpot", None)
+
+
+def test_what_a_newer_operator_wrote_does_not_hide_the_fence() -> None:
+    known = on_attempt().batch.status.model_dump(by_alias=True, mode="json")
+    known["attempt"]["later"] = known["later"] = 1
+    assert BatchInferenceStatus.model_validate(known) == on_attempt().batch.status
+
+
+def test_a_job_that_vanished_is_never_made_again_under_its_number() -> None:
+    situation = on_attempt(jobs=(), pods=())
+    got = decided(situation)
+    assert (got.running.reason, got.create) == ("BackingOff", None)
+    then = decided(carried_out(later(situation, 0), got, at=at(10)))
+    assert then.create is not None
+    assert then.create.name == "night-a2"
+
+
+def test_jobs_that_cannot_be_made_slow_down_and_never_end_the_batch() -> None:
+    got = decided(on_attempt(jobs=(), pods=(), attempt={"barren": 5}))
+    assert got.attempt is not None
+    assert (got.state, got.attempt.barren) == ("in_progress", 5)
+
+
+def test_a_number_that_anything_ever_had_is_not_used_again() -> None:
+    lost = a_checked_situation(jobs=(a_job(7),), pods=(a_batch_pod(9),))
+    got = decided(lost)
+    assert got.create is not None
+    assert (got.create.attempt, names(got)) == (10, ["night-a7"])
+
+
+# The end
+
+
+def done_by(number: int, **fields: Any) -> Any:
+    report = a_report(number, "completed", completed=990, failed=10, outputTokens=5)
+    return a_batch_pod(number, exit_code=0, report=report, **fields)
+
+
+def test_a_completed_run_completes_the_batch_for_good() -> None:
+    situation = on_attempt(pods=(done_by(1),))
+    got = decided(situation)
+    assert words(got) == ("completed", "Finished", "Completed")
+    assert "990 of 1000 rows are answered in jobs/answers.jsonl on results" in got.complete.message
+    assert "jobs/answers.errors.jsonl" in got.complete.message
+    then = carried_out(situation, got)
+    for moment in (then, later(then, 30 * HOUR), replace(then, pods=(), jobs=())):
+        again = decided(moment)
+        assert words(again) == words(got)
+        assert again.complete == got.complete
+        assert again.create is None
+
+
+def test_what_a_former_attempt_published_in_its_last_moment_counts() -> None:
+    situation = on_attempt(number=2, pods=(done_by(1, leaving=True), a_batch_pod(2)))
+    got = decided(situation)
+    assert (got.state, names(got)) == ("completed", ["night-a2"])
+
+
+def test_a_report_that_names_another_attempt_completes_nothing() -> None:
+    pod = a_batch_pod(1, exit_code=0, report=a_report(2, "completed", completed=ROWS))
+    assert decided(on_attempt(pods=(pod,))).state == "in_progress"
+
+
+def test_an_input_that_changed_ends_the_batch_and_says_where_its_rows_are() -> None:
+    report = a_report(completed=400, outputTokens=1, message="/claim/x changed")
+    got = decided(on_attempt(pod={"exit_code": 3, "report": report}))
+    assert words(got) == ("failed", "Finished", "RunRefused")
+    for part in ("/claim/x changed", "400 of 1000", ".tessera/uid-night on results"):
+        assert part in got.complete.message
+
+
+def test_a_passed_deadline_ends_the_batch_and_keeps_its_rows() -> None:
+    situation = on_attempt(
+        at=at(24 * HOUR), status={"progress": {"rows": ROWS, "completed": 812, "at": NOW}}
+    )
+    got = decided(situation)
+    assert words(got) == ("expired", "Finished", "Expired")
+    assert names(got) == ["night-a1"]
+    for part in ("spec.deadline", "812 of 1000 rows", ".tessera/uid-night on results"):
+        assert part in got.complete.message
+
+
+def test_a_batch_that_is_publishing_at_its_deadline_may_do_so_for_a_minute() -> None:
+    asking = asked(ROWS, 24 * HOUR, state="publishing")
+    soon = decided(on_attempt(at=at(24 * HOUR), asked=asking))
+    assert words(soon)[0] == "finalizing"
+    assert decided(on_attempt(at=at(24 * HOUR + 60), asked=asking)).state == "expired"
+
+
+def test_who_only_has_to_publish_still_looks_for_hardware() -> None:
+    stuck = {"node": None, "unschedulable": "0/2"}
+    done = {"progress": {"rows": ROWS, "completed": ROWS, "at": NOW}}
+    fields: dict[str, Any] = {"pod": stuck, "attempt": {"runningSince": None}, "status": done}
+    assert decided(on_attempt(**fields, at=at(HOUR))).state == "in_progress"
+    got = decided(on_attempt(**fields, at=at(24 * HOUR - 200)))
+    assert got.attempt is not None
+    assert got.attempt.tier == "onDemand"
+
+
+def test_an_input_that_nobody_could_check_expires_too() -> None:
+    got = decided(settled(a_situation(), at=at(24 * HOUR)))
+    assert (got.state, names(got)) == ("expired", ["night-check"])
+
+
+# Suspended, unpaid, resumed
+
+
+def test_a_suspended_batch_runs_nothing_and_goes_on_later() -> None:
+    suspended = a_batch(a_batch_spec(suspend=True))
+    situation = on_attempt(batch=suspended)
+    got = decided(situation)
+    assert words(got) == ("in_progress", "Suspended", "InProgress")
+    assert (names(got), got.create) == (["night-a1"], None)
+    rested = carried_out(situation, got)
+    assert decided(rested).create is None
+    resumed = replace(rested, batch=replace(rested.batch, spec=a_batch_spec()))
+    again = decided(resumed)
+    assert again.create is not None
+    assert again.create.name == "night-a2"
+
+
+def test_a_suspended_check_ends_too() -> None:
+    situation = settled(a_situation())
+    suspended = replace(situation.batch, spec=a_batch_spec(suspend=True))
+    assert names(decided(replace(situation, batch=suspended))) == ["night-check"]
+
+
+def test_without_money_the_attempt_is_let_go_and_none_starts() -> None:
+    shortage = "budget team-a, spec.limits[0].amount: of 5.00 for the day 5.00 are spent"
+    for situation in (on_attempt(), a_checked_situation(), on_attempt(pod={"leaving": True})):
+        got = decided(situation, shortage)
+        assert words(got) == ("in_progress", "BudgetExhausted", "InProgress")
+        assert (got.create, got.running.message, got.choice) == (None, shortage, None)
+        rested = carried_out(situation, got)
+        assert decided(rested, shortage) == replace(got, batch=rested.batch, delete=())
+        assert decided(rested).create is not None
+
+
+def test_a_claim_on_the_budget_is_for_one_replica_of_the_chosen_hardware() -> None:
+    new, kept = draft_batch(a_checked_situation()).claim, draft_batch(on_attempt()).claim
+    assert new is not None
+    assert kept is not None
+    assert (new.floor, new.wanted, new.alive, new.kept) == (0, 1, 0, 0)
+    assert (kept.floor, kept.wanted, kept.alive, kept.kept) == (0, 1, 1, 1)
+    hourly = money(POOLS[1].spec.prices[0].per_gpu_hour, "USD") if POOLS[1].spec else None
+    assert hourly is not None
+    assert new.tariff.hourly(NOW.date()).nanos < hourly.nanos
+
+
+def test_what_costs_nothing_claims_nothing() -> None:
+    waiting = a_checked_situation(a_batch(a_batch_spec(suspend=True)))
+    for situation in (a_situation(), waiting):
+        draft = draft_batch(situation)
+        assert draft.claim is None
+        assert finish_batch(draft, "no money") == draft.allotment
+
+
+# Where it runs
+
+
+def test_the_deadline_moves_a_batch_off_spot_in_time() -> None:
+    short = a_batch(a_batch_spec(deadline="1h"))
+    half = {"progress": {"rows": ROWS, "completed": 500, "pace": "0.7", "at": NOW}}
+    fine = decided(on_attempt(batch=short, at=at(3200), status=half))
+    assert (fine.create, fine.running.reason) == (None, "OnSpot")
+    got = decided(on_attempt(batch=short, at=at(3300), status=half))
+    assert got.create is not None
+    assert got.create.choice is not None
+    assert (got.create.choice.offer.tier, names(got)) == ("onDemand", ["night-a1"])
+    assert "spec.deadline" in got.running.message
+    assert got.attempt is not None
+    assert got.attempt.after == "attempt 1: it gave way: DeadlineNear"
+
+
+def test_spot_that_does_not_come_within_a_minute_is_waited_for_above_the_line_only() -> None:
+    stuck = {"node": None, "unschedulable": "0/2 nodes are available"}
+    attempt = {"runningSince": None}
+    ahead = {"progress": {"rows": ROWS, "completed": 500, "at": NOW}}
+    soon = decided(on_attempt(pod=stuck, attempt=attempt, at=at(60)))
+    late = decided(on_attempt(pod=stuck, attempt=attempt, at=at(61)))
+    above = decided(on_attempt(pod=stuck, attempt=attempt, at=at(61), status=ahead))
+    assert (soon.create, soon.running.reason) == (None, "WaitingForSpot")
+    assert late.attempt is not None
+    assert (late.attempt.tier, late.attempt.number) == ("onDemand", 2)
+    assert (above.create, above.running.reason) == (None, "WaitingForSpot")
+    assert "0/2 nodes are available" in above.running.message
+
+
+def test_a_batch_returns_to_spot_when_it_is_clearly_ahead() -> None:
+    ahead = {"progress": {"rows": ROWS, "completed": 500, "at": NOW}}
+    got = decided(on_attempt("steady", at=at(HOUR), status=ahead))
+    assert got.attempt is not None
+    assert (got.attempt.tier, got.attempt.number) == ("spot", 2)
+    full = {("spot", "nvidia.com/mig-1g.10gb"): 7}
+    stays = decided(on_attempt("steady", at=at(HOUR), status=ahead, taken=full))
+    assert (stays.create, stays.running.reason) == (None, "NotYetAhead")
+
+
+def test_steady_hardware_that_is_taken_leaves_a_batch_where_it_works() -> None:
+    short = a_batch(a_batch_spec(deadline="1h"))
+    full = {("a100", "nvidia.com/mig-1g.10gb"): 7}
+    got = decided(on_attempt(batch=short, at=at(3300), asked=asked(500, 3300), taken=full))
+    assert (got.create, names(got)) == (None, [])
+
+
+def test_steady_hardware_that_does_not_come_gives_way_to_spot_for_ten_minutes() -> None:
+    stuck = {"node": None, "unschedulable": "0/2 nodes are available"}
+    situation = on_attempt("steady", pod=stuck, attempt={"runningSince": None}, at=at(61))
+    got = decided(situation)
+    assert got.attempt is not None
+    assert (got.attempt.tier, got.attempt.steady_full_at) == ("spot", at(61))
+    on_spot = carried_out(situation, got, pods=(a_batch_pod(2, node=None),))
+    for seconds, tier in ((70, "spot"), (599, "spot"), (600, "onDemand")):
+        then = decided(later(on_spot, seconds))
+        assert then.attempt is not None
+        assert then.attempt.tier == tier
+
+
+@pytest.mark.parametrize(("policy", "tier"), [("only", "spot"), ("never", "onDemand")])
+def test_a_changed_policy_moves_the_batch(policy: str, tier: str) -> None:
+    batch = a_batch(a_batch_spec(spot={"policy": policy}))
+    way = "steady" if policy == "only" else "spot"
+    got = decided(on_attempt(way, batch=batch))
+    assert got.attempt is not None
+    assert (got.attempt.number, got.attempt.tier) == (2, tier)
+
+
+def test_a_pool_that_is_not_allowed_any_more_is_left() -> None:
+    batch = a_batch(a_batch_spec(placement={"pools": ["a100"]}, spot={"policy": "preferred"}))
+    got = decided(on_attempt(batch=batch, at=at(HOUR)))
+    assert got.attempt is not None
+    assert (got.attempt.number, got.attempt.pool) == (2, "a100")
+
+
+def test_a_pool_that_cannot_be_seen_for_a_moment_is_no_reason_to_leave_it() -> None:
+    got = decided(on_attempt(views=()))
+    assert (got.create, names(got), got.running.reason) == (None, [], "OnSpot")
+
+
+def test_hardware_is_chosen_by_the_price_of_a_token() -> None:
+    pools = (a_pool("slow", "1.00", tier="spot"), a_pool("fast", "1.50", tier="spot"))
+    nodes = (a_node("slow", {"1g.10gb": 7}), a_node("fast", whole=1, product=H100))
+    got = decided(a_checked_situation(pools=pools, nodes=nodes))
+    assert got.choice is not None
+    assert got.choice.offer.pool == "fast"
+
+
+def test_a_short_deadline_takes_the_hardware_that_makes_it() -> None:
+    pools = (a_pool("cheap", "0.10", tier="onDemand"), a_pool("fast", "9.00", tier="onDemand"))
+    nodes = (a_node("cheap", {"1g.10gb": 7}), a_node("fast", whole=1, product=H100))
+    fields: dict[str, Any] = {"pools": pools, "nodes": nodes}
+    checked = {"check": {"rows": 50_000, "url": "/v1/completions", "inputTokens": 1}}
+    rows = {**checked, "progress": {"rows": 50_000, "at": NOW}}
+    for deadline, pool in (("24h", "cheap"), ("1h", "fast")):
+        batch = a_batch(a_batch_spec(deadline=deadline, spot={"policy": "never"}))
+        got = decided(a_checked_situation(batch, status=rows, **fields))
+        assert got.choice is not None
+        assert got.choice.offer.pool == pool
+
+
+def test_only_pools_whose_nodes_a_cloud_marks_ask_for_the_mark() -> None:
+    plain = decided(a_checked_situation())
+    marked = (
+        *NODES[:1],
+        a_node("spot", {"1g.10gb": 7}, labels={"karpenter.sh/capacity-type": "spot"}),
+    )
+    cloud = decided(a_checked_situation(nodes=marked))
+    assert plain.create is not None
+    assert cloud.create is not None
+    assert (plain.create.labelled, cloud.create.labelled) == (False, True)
+
+
+def test_a_service_lends_its_model_and_nothing_else() -> None:
+    service = a_spec(SMALL, context={"maxModelLen": 4096}, model={"servedName": "small"})
+    batch = a_batch(a_batch_spec(model=None, service="chat"))
+    got = decided(a_checked_situation(batch, services={"chat": service}))
+    assert got.create is not None
+    assert got.create.choice is not None
+    assert (got.create.source.model, got.create.choice.fit.max_model_len) == ("small", 4096)
+    assert got.create.choice.fit.limits.max_num_seqs > 44, "limits follow from throughput"
+
+
+def test_prompts_that_are_only_read_find_hardware_too() -> None:
+    context = {"maxModelLen": 65536, "typicalInputTokens": 60000, "typicalOutputTokens": 1}
+    batch = a_batch(a_batch_spec(context=context))
+    nodes = (a_node("a100", {"3g.40gb": 2}), a_node("spot", {"3g.40gb": 2}))
+    assert decided(a_checked_situation(batch, nodes=nodes)).create is not None
+
+
+# Progress
+
+
+def test_the_runner_is_asked_while_it_has_an_address() -> None:
+    got = decided(on_attempt())
+    assert got.ask is not None
+    assert (got.ask.attempt, got.ask.pod.name, got.ask.address) == (1, "night-a1-x", "127.10.0.9")
+    assert decided(on_attempt(pod={"node": None, "address": None})).ask is None
+    assert decided(on_attempt(pod={"leaving": True})).ask is None
+
+
+def test_progress_is_written_every_half_minute_and_never_goes_back() -> None:
+    situation = on_attempt(asked=asked(100, 10))
+    first = decided(situation)
+    assert first.progress is not None
+    assert first.progress.done == 100
+    situation = carried_out(situation, first)
+    for seconds, done, told in ((20, 200, 100), (40, 300, 300), (80, 50, 300), (81, ROWS, ROWS)):
+        got = decided(later(situation, seconds, asked=asked(done, seconds)))
+        assert got.progress is not None
+        assert got.progress.done == told
+        situation = carried_out(situation, got)
+
+
+def test_an_answer_of_another_attempt_is_no_progress() -> None:
+    got = decided(on_attempt(number=2, asked=asked(500, 10, attempt=1)))
+    assert got.progress is not None
+    assert got.progress.done == 0
+
+
+def test_the_measured_pace_decides_when_the_rest_takes_all_the_time() -> None:
+    batch = a_batch(a_batch_spec(deadline="1h"))
+    fast, slow = asked(900, 1800), asked(90, 1800)
+    quick = decided(on_attempt(batch=batch, at=at(1800), asked=fast))
+    late = decided(on_attempt(batch=batch, at=at(1800), asked=slow))
+    assert (quick.create, quick.running.reason) == (None, "OnSpot")
+    assert late.attempt is not None
+    assert late.attempt.tier == "onDemand"
+    assert quick.progress is not None
+    assert late.progress is not None
+    assert quick.progress.pace is not None
+    assert late.progress.pace is not None
+    assert quick.progress.pace > late.progress.pace
+
+
+def test_a_start_is_measured_by_the_first_sight_of_work() -> None:
+    begun = on_attempt(attempt={"runningSince": None}, asked=asked(5, 47))
+    got = decided(begun)
+    assert got.attempt is not None
+    assert got.progress is not None
+    assert (got.attempt.running_since, got.progress.start_seconds) == (at(47), 47)
+    loading = on_attempt(attempt={"runningSince": None}, asked=asked(0, 47, state="replaying"))
+    replaying = decided(loading).attempt
+    assert replaying is not None
+    assert replaying.running_since is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"phase": "run"}', '{"attempt": -1}'])
+def test_what_a_container_leaves_behind_is_not_trusted(text: str) -> None:
+    assert decided(on_attempt(pod={"exit_code": 1, "report": text})).state == "in_progress"
+    pod = a_batch_pod(None, exit_code=0, ended=NOW, report=text)
+    assert decided(settled(a_situation(), pods=(pod,))).state == "validating"
+
+
+# What cannot be decided
+
+
+def test_a_batch_whose_planning_raised_is_left_as_it_is() -> None:
+    situation = on_attempt()
+    got = set_aside(situation, KeyError("x"))
+    assert (got.accepted.reason, got.create, got.delete) == ("PlannerError", None, ())
+    assert "KeyError" in got.accepted.message
+    assert got.attempt == situation.batch.status.attempt
+
+
+def test_what_runs_goes_on_while_the_spec_cannot_be_carried_out() -> None:
+    for situation in (on_attempt(claim=None), on_attempt(batch=a_batch(problem="spec.x: no"))):
+        got = decided(situation)
+        assert (got.running.reason, got.create, got.delete) == ("NotAccepted", None, ())
+        assert got.attempt is not None
+        assert got.attempt.ended_at is None
+
+
+def test_a_batch_that_is_not_accepted_loses_its_attempt_like_any_other() -> None:
+    got = decided(on_attempt(claim=None, pod={"leaving": True}))
+    assert (names(got), got.create) == (["night-a1"], None)
+    assert decided(on_attempt(claim=None, pods=(done_by(1),))).state == "completed"
+
+
+@pytest.mark.parametrize(
+    ("output", "errors"),
+    [
+        ("answers.jsonl", "answers.errors.jsonl"),
+        ("a.b/answers", "a.b/answers.errors.jsonl"),
+        ("x/y.tar.jsonl", "x/y.tar.errors.jsonl"),
+    ],
+)
+def test_errors_go_beside_the_output(output: str, errors: str) -> None:
+    assert errors_path(a_batch_spec(output=output)) == errors
+    assert errors_path(a_batch_spec(output=output, errors="own.jsonl")) == "own.jsonl"

@@ -1,0 +1,384 @@
+"""Every reason that refuses a batch has a case that shows it, with a message that helps.
+
+A message helps when it holds the path of the field and a number or a command.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import date
+from typing import Any
+
+import pytest
+
+from tessera.domain.batch_facts import Batch, NodeHealth, VolumeClaim
+from tessera.domain.batch_reasons import (
+    BATCH_CONDITIONS,
+    BatchAccepted,
+    BatchComplete,
+    BatchRunning,
+)
+from tessera.domain.batch_situation import Situation
+from tessera.domain.batch_status import batch_status
+from tessera.domain.reasons import Reason
+from tessera.domain.snapshot import Ref
+from tests.batch_builders import (
+    NODES,
+    POOLS,
+    SPOT_NODE,
+    a_batch,
+    a_batch_pod,
+    a_batch_spec,
+    a_check_report,
+    a_checked_situation,
+    a_report,
+    a_situation,
+    asked,
+    decided,
+    on_attempt,
+    settled,
+)
+from tests.builders import H100, LARGE, MEDIUM, NOW, SMALL, a_node, a_pool, a_spec, at
+
+EUROS = [{"from": date(2026, 1, 1), "perGPUHour": "3", "currency": "EUR"}]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """What a batch meets, and what its condition must say."""
+
+    reason: Reason
+    situation: Situation
+    field: str
+    says: tuple[str, ...]
+    shortage: str | None = None
+
+
+def batch(**spec: Any) -> Batch:
+    return a_batch(a_batch_spec(**spec))
+
+
+def of_model(uri: str, **spec: Any) -> Situation:
+    return a_situation(batch(model={"uri": uri}, **spec))
+
+
+def refused_check(**fields: Any) -> Situation:
+    report = a_check_report(ok=False, **fields)
+    pod = a_batch_pod(None, exit_code=3, ended=NOW, report=report)
+    return settled(a_situation(), pods=(pod,))
+
+
+def failed_check() -> Situation:
+    report = a_check_report(ok=False, message="cannot write /claim/jobs: the volume is full")
+    pod = a_batch_pod(None, exit_code=1, ended=NOW, report=report)
+    return settled(a_situation(), pods=(pod,))
+
+
+FAULTS = [
+    {"line": 2, "code": "invalid_json_line", "message": "not JSON", "param": None},
+    {"line": 9, "code": "duplicate_custom_id", "message": "custom_id a again", "param": None},
+]
+UNBOUND: Mapping[str, Any] = {
+    "node": None,
+    "address": None,
+    "unschedulable": "0/2 nodes are available: 2 Insufficient nvidia.com/mig-1g.10gb.",
+}
+
+CASES = [
+    Case(
+        reason=BatchAccepted.SPEC_UNREADABLE,
+        situation=a_situation(a_batch(problem="spec.claim: Field required (kubectl explain x)")),
+        field="spec.claim",
+        says=("kubectl explain",),
+    ),
+    Case(
+        reason=BatchAccepted.SPEC_UNREADABLE,
+        situation=a_situation(batch(model=None)),
+        field="spec.model",
+        says=("spec.service", "give 1"),
+    ),
+    Case(
+        reason=BatchAccepted.NAME_TOO_LONG,
+        situation=a_situation(replace(a_batch(), ref=Ref("team-a", "n" * 70))),
+        field="metadata.name",
+        says=("70 characters", "63"),
+    ),
+    Case(
+        reason=BatchAccepted.SERVICE_UNKNOWN,
+        situation=a_situation(batch(model=None, service="chat")),
+        field="spec.service",
+        says=("chat does not exist", "kubectl get inferenceservices -n team-a shows 0"),
+    ),
+    Case(
+        reason=BatchAccepted.SERVICE_UNKNOWN,
+        situation=a_situation(batch(model=None, service="chat"), services={"chat": None}),
+        field="spec.service",
+        says=("cannot be read",),
+    ),
+    Case(
+        reason=BatchAccepted.MODEL_UNKNOWN,
+        situation=of_model("hf://acme/own-model"),
+        field="spec.model.shape",
+        says=("hf://acme/own-model", "kvHeads"),
+    ),
+    Case(
+        reason=BatchAccepted.MODEL_UNKNOWN,
+        situation=a_situation(
+            batch(model=None, service="chat"), services={"chat": a_spec("hf://acme/own-model")}
+        ),
+        field="spec.service",
+        says=("InferenceService chat: spec.model.shape", "hf://acme/own-model"),
+    ),
+    Case(
+        reason=BatchAccepted.CONTEXT_TOO_LONG,
+        situation=of_model("hf://Qwen/Qwen3-8B", context={"maxModelLen": 65536}),
+        field="spec.context.maxModelLen",
+        says=("65536", "40960"),
+    ),
+    Case(
+        reason=BatchAccepted.FLAG_RESERVED,
+        situation=of_model(SMALL, engine={"extraArgs": ["--max-num-seqs=100"]}),
+        field="spec.engine.extraArgs",
+        says=("--max-num-seqs", "set by Tessera"),
+    ),
+    Case(
+        reason=BatchAccepted.FLAG_INVALID,
+        situation=of_model(SMALL, engine={"extraArgs": ["--max-logprobs=x"]}),
+        field="spec.engine.extraArgs",
+        says=("--max-logprobs", "0.32.0"),
+    ),
+    Case(
+        reason=BatchAccepted.POOL_UNKNOWN,
+        situation=of_model(SMALL, placement={"pools": ["spot", "b200"]}),
+        field="spec.placement.pools[1]",
+        says=("b200", "kubectl get acceleratorpools"),
+    ),
+    Case(
+        reason=BatchAccepted.CLAIM_MISSING,
+        situation=a_situation(claim=None),
+        field="spec.claim",
+        says=("results", "kubectl get pvc", "ReadWriteMany"),
+    ),
+    Case(
+        reason=BatchAccepted.CLAIM_NOT_SHARED,
+        situation=a_situation(claim=VolumeClaim(modes=("ReadWriteOnce",), storage_class="gp3")),
+        field="spec.claim",
+        says=("ReadWriteOnce", "gp3", "ReadWriteMany", "kubectl get storageclass"),
+    ),
+    Case(
+        reason=BatchRunning.NOT_ACCEPTED,
+        situation=a_situation(claim=None),
+        field="Accepted",
+        says=("nothing is started",),
+    ),
+    Case(
+        reason=BatchRunning.CHECKING,
+        situation=a_situation(),
+        field="spec.input",
+        says=("jobs/questions.jsonl on results", "kubectl logs job/night-check"),
+    ),
+    Case(
+        reason=BatchRunning.CHECK_FAILED,
+        situation=failed_check(),
+        field="spec.input",
+        says=("the volume is full", "30 s"),
+    ),
+    Case(
+        reason=BatchRunning.CHECK_FAILED,
+        situation=settled(
+            a_situation(),
+            pods=(a_batch_pod(None, trouble="ErrImagePull", last_words="denied"),),
+        ),
+        field="spec.input",
+        says=("ErrImagePull: denied", "kubectl describe pod night-check-x"),
+    ),
+    Case(
+        reason=BatchRunning.STARTING,
+        situation=a_checked_situation(),
+        field="status.attempt",
+        says=("attempt 1", "spot-1g-10gb", "kubectl describe job night-a1"),
+    ),
+    Case(
+        reason=BatchRunning.WAITING_FOR_SPOT,
+        situation=on_attempt(pod=UNBOUND, attempt={"runningSince": None}),
+        field="spec.placement.pools",
+        says=("attempt 1 finds no node for spot-1g-10gb", "0/2 nodes are available"),
+    ),
+    Case(
+        reason=BatchRunning.WAITING_FOR_SPOT,
+        situation=a_checked_situation(nodes=NODES[:1]),
+        field="spec.spot.policy",
+        says=("no spot hardware is free", "0 of 1000 rows"),
+    ),
+    Case(
+        reason=BatchRunning.UNSCHEDULABLE,
+        situation=on_attempt("steady", pod=UNBOUND, attempt={"runningSince": None}),
+        field="spec.placement.pools",
+        says=("attempt 1 finds no node for a100-1g-10gb", "0/2 nodes are available"),
+    ),
+    Case(
+        reason=BatchRunning.BACKING_OFF,
+        situation=on_attempt(pod={"exit_code": 1, "report": a_report(message="engine is away")}),
+        field="status.attempt",
+        says=("attempt 1 on spot-1g-10gb", "exit code 1: engine is away", "12:00:10Z"),
+    ),
+    Case(
+        reason=BatchRunning.SUSPENDED,
+        situation=on_attempt(batch=batch(suspend=True)),
+        field="spec.suspend",
+        says=("2026-11-21T12:00Z goes on",),
+    ),
+    Case(
+        reason=BatchRunning.BUDGET_EXHAUSTED,
+        situation=on_attempt(),
+        shortage="budget team-a, spec.limits[0].amount: of 5.00 for the day 5.00 are spent",
+        field="spec.limits[0].amount",
+        says=("5.00",),
+    ),
+    Case(
+        reason=BatchRunning.NO_POOL,
+        situation=a_checked_situation(pools=(), nodes=()),
+        field="spec.placement.pools",
+        says=("kubectl get acceleratorpools", "0"),
+    ),
+    Case(
+        reason=BatchRunning.NO_POOL,
+        situation=a_checked_situation(
+            batch(spot={"policy": "only"}), pools=POOLS[:1], nodes=NODES[:1]
+        ),
+        field="spec.spot.policy",
+        says=("only leaves 0 of the 1 pools", "a100 is onDemand"),
+    ),
+    Case(
+        reason=BatchRunning.NO_HARDWARE,
+        situation=a_checked_situation(nodes=()),
+        field="spec.placement.pools",
+        says=("kubectl get nodes -l pool=spot",),
+    ),
+    Case(
+        reason=BatchRunning.MIXED_CURRENCIES,
+        situation=a_checked_situation(
+            batch(spot={"policy": "never"}),
+            pools=(POOLS[0], a_pool("h100", prices=EUROS)),
+            nodes=(NODES[0], a_node("h100", whole=1, product=H100)),
+        ),
+        field="spec.placement.pools",
+        says=("2 currencies (EUR, USD)",),
+    ),
+    Case(
+        reason=BatchRunning.TOO_LARGE,
+        situation=a_checked_situation(batch(model={"uri": LARGE})),
+        field="spec.model.uri",
+        says=("9728 MiB", "devices of"),
+    ),
+    Case(
+        reason=BatchRunning.TOO_LARGE,
+        situation=a_checked_situation(
+            batch(model={"uri": MEDIUM}), nodes=(a_node("spot", {"2g.20gb": 3}),)
+        ),
+        field="spec.model.uri",
+        says=("spec.context.maxModelLen of at most 7616",),
+    ),
+    Case(
+        reason=BatchRunning.FINISHED,
+        situation=on_attempt(at=at(86400)),
+        field="status.state",
+        says=("expired", "0 attempts"),
+    ),
+    Case(
+        reason=BatchComplete.VALIDATING,
+        situation=a_situation(),
+        field="spec.input",
+        says=("jobs/questions.jsonl on results", "0 rows"),
+    ),
+    Case(
+        reason=BatchComplete.IN_PROGRESS,
+        situation=on_attempt(asked=asked(400, 40, failed=3)),
+        field="status.progress",
+        says=("400 of 1000 rows are done, 3 of them failed",),
+    ),
+    Case(
+        reason=BatchComplete.FINALIZING,
+        situation=on_attempt(asked=asked(1000, 40, state="publishing")),
+        field="status.progress",
+        says=("all 1000 rows are done", "jobs/answers.jsonl"),
+    ),
+    Case(
+        reason=BatchComplete.INPUT_REFUSED,
+        situation=refused_check(errorCount=12, errors=FAULTS, message="the input has 12 faults"),
+        field="spec.input",
+        says=("12 of 1000 rows", "line 2: not JSON; line 9: custom_id a again", "kubectl logs"),
+    ),
+    Case(
+        reason=BatchComplete.INPUT_REFUSED,
+        situation=refused_check(message="cannot read the input: it does not exist; create it"),
+        field="spec.input",
+        says=("does not exist; create it", "kubectl logs -n team-a night-check-x", "0 tokens"),
+    ),
+    Case(
+        reason=BatchComplete.RUN_REFUSED,
+        situation=on_attempt(
+            pod={"exit_code": 3, "report": a_report(message="read-only; use another claim")}
+        ),
+        field="spec.output",
+        says=("attempt 1", "read-only; use another claim", ".tessera/uid-night on results"),
+    ),
+    Case(
+        reason=BatchComplete.ATTEMPTS_FAILED,
+        situation=on_attempt(
+            attempt={"barren": 5}, pod={"exit_code": 1, "report": a_report(message="CUDA error")}
+        ),
+        field="status.attempt",
+        says=("6 attempts", "CUDA error", ".tessera/uid-night on results"),
+    ),
+    Case(
+        reason=BatchComplete.EXPIRED,
+        situation=on_attempt(at=at(86400)),
+        field="spec.deadline",
+        says=("2026-11-21T12:00:00Z", "0 of 1000 rows", ".tessera/uid-night on results"),
+    ),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.reason)
+def test_a_batch_that_is_held_up_says_where_and_what_to_do(case: Case) -> None:
+    got = decided(case.situation, case.shortage)
+    told = {one.reason: one.message for one in batch_status(got, case.situation.at).conditions}
+    assert case.reason in told, told
+    message = told[case.reason]
+    assert case.field in message
+    for part in case.says:
+        assert part in message
+    if case.field != "Accepted":
+        assert re.search(r"\d|kubectl \w+", message)
+
+
+def test_every_reason_that_refuses_has_a_case() -> None:
+    shown = {case.reason for case in CASES}
+    refusing = {reason for kind in BATCH_CONDITIONS for reason in kind if not reason.holds}
+    # Shown by a test of its own: it needs a spec that no manifest can make.
+    assert refusing - shown == {BatchAccepted.PLANNER_ERROR}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.reason)
+def test_the_deciding_reason_stands_in_the_table_of_kubectl_get(case: Case) -> None:
+    status = batch_status(decided(case.situation, case.shortage), case.situation.at)
+    told = {one.reason: one.message for one in status.conditions}
+    assert told[status.reason] == status.message
+    assert status.state == "completed" or status.reason not in ("Valid", "InProgress")
+
+
+def test_a_problem_with_the_api_server_comes_first() -> None:
+    situation = on_attempt(health={SPOT_NODE: NodeHealth()})
+    status = batch_status(decided(situation), NOW, "jobs team-a/night-a1: 403 quota")
+    assert status.message.startswith("jobs team-a/night-a1: 403 quota; ")
+
+
+def test_reasons_are_single_words_with_a_meaning() -> None:
+    for kind in BATCH_CONDITIONS:
+        for reason in kind:
+            assert re.fullmatch(r"[A-Z][A-Za-z]+", reason)
+            assert reason.meaning.endswith(".")
+    assert BatchAccepted.VALID.holds
+    assert not BatchRunning.STARTING.holds
+    assert BatchComplete.COMPLETED.holds
