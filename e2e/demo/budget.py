@@ -1,8 +1,11 @@
 """`make demo-budget`: money is counted, a scale-up is refused, and a raised limit lifts it."""
 
+import asyncio
+import sys
 import time
 from collections.abc import Callable
 from decimal import Decimal
+from pathlib import Path
 
 from demo.load import steady
 from demo.stage import Json, Ref, SceneError, Stage, condition, until
@@ -53,6 +56,7 @@ async def play(stage: Stage) -> None:
         stage.say(f"the limit was raised, and the third replica granted after {waited:.1f} s")
         if waited > _TURN_SECONDS:
             raise SceneError(f"a raised limit took {waited:.1f} s, longer than 1 turn")
+    await _bill(stage)
     if load.failures:
         raise SceneError(f"{len(load.failures)} requests failed, first: {load.failures[0]}")
     stage.say(await stage.run("kubectl", "delete", "tenantbudget", "team-a"))
@@ -120,3 +124,17 @@ async def _scaling(stage: Stage, holds: Callable[[Json], bool]) -> Json:
 
 async def _show(stage: Stage) -> None:
     stage.say("\n" + (await stage.run("kubectl", "get", "tenantbudgets", "-o", "wide")).rstrip())
+
+
+async def _bill(stage: Stage) -> None:
+    """What the command says of it."""
+    process = await asyncio.create_subprocess_exec(
+        str(Path(sys.executable).parent / "tessera"),
+        *("cost", "--by", "service", "--since", "5m", "--prometheus", stage.world.prometheus_url),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    stage.say(f"tessera cost --by service --since 5m\n{output.decode().rstrip()}")
+    if process.returncode or "team-a/chat" not in output.decode():
+        raise SceneError("the bill does not show team-a/chat")

@@ -25,3 +25,8 @@ async def test_the_budget_show_comes_out_as_it_must(stage: Stage) -> None:
     for _, scene in SHOWS["budget"]:
         await scene(stage)
     await stage.run("kubectl", "delete", "--wait", "inferenceservice", "-n", "team-a", "chat")
+
+
+async def test_the_batch_show_comes_out_as_it_must(stage: Stage) -> None:
+    for _, scene in SHOWS["batch"]:
+        await scene(stage)

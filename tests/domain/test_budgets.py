@@ -12,6 +12,7 @@ from tessera.domain.money import units
 from tessera.domain.plan import Plan, plan
 from tessera.domain.reasons import BudgetAccepted, Funded, Scaling
 from tessera.domain.snapshot import Budget, Pod, Ref, Snapshot
+from tessera.domain.status import service_status
 from tessera.domain.windows import following, window_at
 from tests.builders import (
     NOW,
@@ -276,6 +277,16 @@ def test_a_warning_comes_at_80_percent_and_with_a_forecast_above() -> None:
     assert told(of(plan(near)))[0] == "NearLimit"
     above = replace(scaled(2, at(60), maxReplicas=2), budgets=(a_budget(amount="0.50"),))
     assert told(of(plan(above)))[0] == "ForecastAboveLimit"
+
+
+def test_the_service_says_how_its_tenant_stands() -> None:
+    for budgets, state in (((), "NoBudget"), ((a_budget(amount="0.37"),), "BudgetExhausted")):
+        snapshot = replace(scaled(1), budgets=budgets)
+        decision = plan(snapshot)
+        tenant = decision.tenants.get("team-a")
+        status = service_status(snapshot, decision.allotments[CHAT], tenant, None)
+        assert status.tenant is not None
+        assert status.tenant.state == state
 
 
 BERLIN = ZoneInfo("Europe/Berlin")

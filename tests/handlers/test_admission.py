@@ -2,12 +2,19 @@
 
 from typing import Any
 
-from tessera.handlers.admission import judge, judge_budget
+from tessera.domain.batch_facts import VolumeClaim
+from tessera.handlers.admission import judge, judge_batch, judge_budget
 from tessera.ports import Seen
 from tessera.reconcile.store import Store
-from tessera.resources.kinds import ACCELERATOR_POOLS, INFERENCE_SERVICES, KINDS, TENANT_BUDGETS
+from tessera.resources.kinds import (
+    ACCELERATOR_POOLS,
+    CLAIMS,
+    INFERENCE_SERVICES,
+    KINDS,
+    TENANT_BUDGETS,
+)
 from tessera.resources.manifest import Key
-from tests.builders import SMALL, a_budget, a_pool
+from tests.builders import NOW, SMALL, a_budget, a_pool
 
 
 def a_body(**spec: Any) -> dict[str, Any]:
@@ -103,3 +110,27 @@ def test_an_interactive_service_on_spot_is_refused() -> None:
     refusals, _ = judge(a_body(placement={"pools": ["a100-spot"]}), store)
     assert refusals[0].startswith("spec.placement.pools[0]: a100-spot is spot")
     assert judge(a_body(placement={"pools": ["a100-spot"]}, **{"class": "batch"}), store)[0] == []
+
+
+def a_batch_body(**spec: Any) -> dict[str, Any]:
+    wanted = {"claim": "data", "input": "in.jsonl", "output": "out.jsonl"}
+    return {
+        "metadata": {"name": "night", "namespace": "team-a"},
+        "spec": wanted | ({} if "service" in spec else {"model": {"uri": SMALL}}) | spec,
+    }
+
+
+def test_a_batch_whose_claim_is_still_to_come_is_a_warning() -> None:
+    refusals, warnings = judge_batch(a_batch_body(), a_store(), NOW)
+    assert refusals == []
+    assert warnings[0].startswith("spec.claim: there is no PersistentVolumeClaim data")
+
+
+def test_a_batch_with_a_flag_that_is_reserved_is_refused() -> None:
+    body = a_batch_body(engine={"extraArgs": ["--port=1"]})
+    store = a_store()
+    claim = VolumeClaim(modes=("ReadWriteMany",))
+    store.put(CLAIMS, Seen(key=Key("persistentvolumeclaims", "team-a", "data"), value=claim))
+    refusals, _ = judge_batch(body, store, NOW)
+    assert "spec.engine.extraArgs" in refusals[0]
+    assert judge_batch(a_batch_body(), store, NOW) == ([], [])

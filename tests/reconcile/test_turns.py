@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+from prometheus_client import generate_latest
 
 from tessera.domain.batch_reports import Shown
 from tessera.domain.names import deployment_name
@@ -18,6 +19,8 @@ from tessera.reconcile.observe import Senses
 from tessera.reconcile.store import Store
 from tessera.resources.kinds import (
     ACCELERATOR_POOLS,
+    BATCH_INFERENCES,
+    CLAIMS,
     DEPLOYMENTS,
     DISRUPTION_BUDGETS,
     INFERENCE_SERVICES,
@@ -28,9 +31,11 @@ from tessera.resources.kinds import (
     PODS,
     SERVICE_ACCOUNTS,
     SERVICES,
+    TENANT_BUDGETS,
     Kind,
 )
 from tessera.resources.manifest import Key
+from tessera.telemetry import Telemetry
 from tests.builders import NOW, SMALL
 from tests.memory_cluster import MemoryCluster
 
@@ -124,6 +129,22 @@ def stock(world: World) -> None:
         "conditions": [{"type": "Ready", "status": "True"}],
     }
     world.cluster.put(NODES, {"metadata": {"name": "a100-0", "labels": labels}, "status": status})
+
+
+def batched(world: World) -> Key:
+    """A batch with the claim that it names."""
+    claim = {
+        "metadata": {"name": "data", "namespace": "team-a"},
+        "spec": {"accessModes": ["ReadWriteMany"]},
+    }
+    world.cluster.put(CLAIMS, claim)
+    meta = {
+        "name": "night",
+        "namespace": "team-a",
+        "creationTimestamp": "2026-11-20T11:59:00Z",
+    }
+    spec = {"claim": "data", "input": "in.jsonl", "output": "out.jsonl", "model": {"uri": SMALL}}
+    return world.cluster.put(BATCH_INFERENCES, {"metadata": meta, "spec": spec})
 
 
 async def test_a_service_gets_all_its_objects_in_one_turn(world: World) -> None:
@@ -288,6 +309,45 @@ async def test_shared_objects_that_lost_all_their_owners_go_with_the_last_servic
     await world.turn()
     left = {key.name for key in world.cluster.objects if key.namespace == "team-a"}
     assert left == {"theirs"}
+
+
+async def test_what_was_spent_is_recorded_before_anything_that_costs(world: World) -> None:
+    spec = {
+        "owner": "anna@example.org",
+        "tenant": {"namespaces": ["team-a"]},
+        "limits": [{"window": "day", "amount": "100"}],
+    }
+    budget = world.cluster.put(TENANT_BUDGETS, {"metadata": {"name": "team-a"}, "spec": spec})
+    world.serve()
+    await world.turn()
+    assert world.cluster.applied.index(budget) < world.cluster.applied.index(DEPLOYMENT)
+    assert world.body(budget)["status"]["spend"]["windows"][0]["settled"] == "0"
+    assert world.body(CHAT)["status"]["tenant"] == {"budget": "team-a", "state": "WithinLimits"}
+    world.cluster.applied.clear()
+    await world.turn()
+    assert world.cluster.applied == []
+
+
+async def test_the_status_of_a_batch_is_written_before_its_job(world: World) -> None:
+    batch = batched(world)
+    outcome = await world.turn()
+    check = Key("jobs", "team-a", "night-check")
+    assert world.cluster.applied.index(batch) < world.cluster.applied.index(check)
+    assert world.body(batch)["status"]["state"] == "validating"
+    assert {"tessera-batch", "tessera-engine"} == {
+        key.name for key in world.cluster.objects if key.plural == "serviceaccounts"
+    }
+    telemetry = Telemetry()
+    telemetry.turned(outcome, 0.1)
+    metrics = generate_latest(telemetry.registry).decode()
+    assert 'tessera_batch_state{batch="night",namespace="team-a",reason="Checking"' in metrics
+
+
+async def test_without_its_status_no_job_of_a_batch_is_created(world: World) -> None:
+    batch = batched(world)
+    world.cluster.refusals[batch] = "the API server says no"
+    await world.turn()
+    assert Key("jobs", "team-a", "night-check") not in world.cluster.objects
 
 
 async def test_a_change_during_a_turn_costs_exactly_one_more() -> None:
