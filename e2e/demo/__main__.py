@@ -11,7 +11,16 @@ from typing import TypeAlias
 
 import world as worlds
 from demo import batch, budget, engine, scale, serve, table
-from demo.stage import EXAMPLES, Say, SceneError, Stage, all_ready, apply_examples, install
+from demo.stage import (
+    EXAMPLES,
+    Say,
+    SceneError,
+    Stage,
+    all_ready,
+    apply_examples,
+    cleared,
+    install,
+)
 from world.api import connect
 
 FLEET = Path(__file__).parent / "fleet.yaml"
@@ -57,26 +66,35 @@ def main() -> int:
 
 async def play(world: worlds.World, say: Say, show: str, vllm: Path | None) -> None:
     """Everything between the start and the end of the world."""
-    shows = tuple(SHOWS) if show == ALL else (show,)
-    scenes = [scene for one in shows for scene in SHOWS[one]]
-    if vllm is not None:
-        scenes.append(("engine", functools.partial(engine.play, venv=vllm)))
     async with connect(world.kubeconfig) as api:
         stage = Stage(world, api, say)
         say("installing the chart with Helm")
         await install(stage)
-        if "main" in shows:
-            say("applying examples/")
-            await apply_examples(stage)
-            await all_ready(stage)
-        else:
-            await stage.run("kubectl", "apply", "-f", str(EXAMPLES / "00-pools.yaml"))
-        for name, scene in scenes:
-            say(f"scene {name}")
-            try:
-                await scene(stage)
-            except SceneError as error:
-                raise SceneError(f"scene {name}: {error}") from error
+        for index, name in enumerate(SHOWS if show == ALL else (show,)):
+            if index:
+                await cleared(stage)
+            await _play(stage, name)
+        if vllm is not None:
+            await _scene(stage, "engine", functools.partial(engine.play, venv=vllm))
+
+
+async def _play(stage: Stage, show: str) -> None:
+    if show == "main":
+        stage.say("applying examples/")
+        await apply_examples(stage)
+        await all_ready(stage)
+    else:
+        await stage.run("kubectl", "apply", "-f", str(EXAMPLES / "00-pools.yaml"))
+    for name, scene in SHOWS[show]:
+        await _scene(stage, name, scene)
+
+
+async def _scene(stage: Stage, name: str, scene: Scene) -> None:
+    stage.say(f"scene {name}")
+    try:
+        await scene(stage)
+    except SceneError as error:
+        raise SceneError(f"scene {name}: {error}") from error
 
 
 def _what_to_try(world: worlds.World) -> None:

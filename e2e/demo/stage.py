@@ -110,6 +110,19 @@ async def apply_examples(stage: Stage) -> None:
     await stage.run("kubectl", "apply", "-f", str(EXAMPLES))
 
 
+async def cleared(stage: Stage) -> None:
+    """Take everything away that a show served, and wait until its hardware is free."""
+    for kind in ("inferenceservices", "batchinferences"):
+        await stage.run("kubectl", "delete", kind, "--all", "--all-namespaces", "--wait")
+
+    async def left() -> list[str]:
+        engines = "app.kubernetes.io/component=engine"
+        pods = await stage.api.get("/api/v1/pods", labelSelector=engines)
+        return [pod["metadata"]["name"] for pod in pods["items"]]
+
+    await until(left, lambda names: not names, "all engines are gone", 90)
+
+
 async def until(
     read: Callable[[], Any], holds: Callable[[Any], object], what: str, within: float
 ) -> Any:

@@ -3,7 +3,7 @@
 import pytest
 
 from demo.__main__ import SHOWS
-from demo.stage import EXAMPLES, Stage, all_ready, apply_examples
+from demo.stage import Stage, all_ready, apply_examples, cleared
 
 
 @pytest.fixture
@@ -17,16 +17,11 @@ async def examples(stage: Stage) -> Stage:
 async def test_all_scenes_come_out_as_they_must(examples: Stage) -> None:
     for _, scene in SHOWS["main"]:
         await scene(examples)
-    for manifest in ("10-team-a.yaml", "20-team-b.yaml"):
-        await examples.run("kubectl", "delete", "--wait", "-f", str(EXAMPLES / manifest))
+    await cleared(examples)
 
 
-async def test_the_budget_show_comes_out_as_it_must(stage: Stage) -> None:
-    for _, scene in SHOWS["budget"]:
+@pytest.mark.parametrize("show", ["budget", "batch"])
+async def test_the_other_shows_come_out_as_they_must(stage: Stage, show: str) -> None:
+    for _, scene in SHOWS[show]:
         await scene(stage)
-    await stage.run("kubectl", "delete", "--wait", "inferenceservice", "-n", "team-a", "chat")
-
-
-async def test_the_batch_show_comes_out_as_it_must(stage: Stage) -> None:
-    for _, scene in SHOWS["batch"]:
-        await scene(stage)
+    await cleared(stage)
