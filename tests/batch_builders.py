@@ -109,6 +109,7 @@ def a_job(attempt: int | None = 1, **fields: Any) -> BatchJob:
         **{
             "ref": Ref(NIGHT.namespace, name),
             "batch": NIGHT,
+            "batch_uid": "uid-night",
             "attempt": attempt,
             "uid": f"uid-{name}",
             **fields,

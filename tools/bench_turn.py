@@ -20,6 +20,7 @@ from tessera.reconcile.fleet import Fleet
 from tessera.reconcile.mirror import Mirror
 from tessera.reconcile.observe import Senses
 from tessera.reconcile.store import Store
+from tessera.resources.job import Image
 from tessera.resources.kinds import ACCELERATOR_POOLS, INFERENCE_SERVICES, KINDS, NODES, PODS
 from tests.builders import NOW, SMALL
 from tests.memory_cluster import MemoryCluster
@@ -103,7 +104,7 @@ async def _measure() -> dict[str, float]:
         cluster,
         store,
         visitors=("monitoring",),
-        batch_image="tessera/batch:test",
+        batch_image=Image("tessera/batch:test"),
         leading=lambda: True,
     )
     asker = Asker(_Engines(), senses, lambda: NOW, lambda: None)

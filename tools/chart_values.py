@@ -83,7 +83,7 @@ class Chart(Values):
     """The image of the batch runner."""
 
     image_pull_secrets: list[dict[str, str]] = Field(default_factory=list)
-    """Secrets for a private registry."""
+    """Secrets for a private registry. Batches need them in their own namespaces too."""
 
     prometheus: Prometheus = Field(default_factory=Prometheus)
     """Where the readings come from."""

@@ -74,8 +74,18 @@ def _cluster_role() -> str:
     return NOTICE + head + _yaml({"rules": rules})
 
 
+_UNNAMED = ("list", "watch", "create")
+"""Verbs of which a name can say nothing: a new object is named in its body."""
+
+
 def _rules(kind: Kind) -> Iterator[dict[str, list[str]]]:
-    yield {"apiGroups": [kind.group], "resources": [kind.plural], "verbs": list(kind.verbs)}
+    rule = {"apiGroups": [kind.group], "resources": [kind.plural]}
+    if not kind.names:
+        yield rule | {"verbs": list(kind.verbs)}
+    else:
+        yield rule | {"verbs": [verb for verb in kind.verbs if verb in _UNNAMED]}
+        named = [verb for verb in kind.verbs if verb not in _UNNAMED]
+        yield rule | {"resourceNames": list(kind.names), "verbs": named}
     for name, verbs in kind.subresources:
         resource = f"{kind.plural}/{name}"
         yield {"apiGroups": [kind.group], "resources": [resource], "verbs": list(verbs)}

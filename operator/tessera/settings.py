@@ -29,6 +29,12 @@ class Settings(BaseSettings):
     batch_image: str = "tessera/batch:latest"
     """Image of the batch runner."""
 
+    batch_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
+    """When that image is pulled; without it Kubernetes decides by the tag."""
+
+    batch_pull_secrets: tuple[str, ...] = ()
+    """Secrets for that image; they have to be in the namespaces of the batches."""
+
     webhook_certificates: Path | None = None
     """Folder with `tls.crt` and `tls.key`; without it there is no admission server."""
 

@@ -10,3 +10,18 @@ def test_a_service_on_its_way_out_is_not_planned() -> None:
     leaving = body | {"metadata": meta | {"deletionTimestamp": "2026-11-20T12:00:00Z"}}
     assert wire.seen(INFERENCE_SERVICES, body).value is not None
     assert wire.seen(INFERENCE_SERVICES, leaving).value is None
+
+
+def test_pods_and_jobs_of_a_batch_carry_its_uid() -> None:
+    labels = {"tessera.dev/batch": "night", "tessera.dev/batch-uid": "uid-night"}
+    meta = {
+        "name": "night-a1",
+        "namespace": "team-a",
+        "uid": "uid-night-a1",
+        "creationTimestamp": "2026-11-20T12:00:00Z",
+        "labels": labels,
+    }
+    job, pod = wire.job({"metadata": meta}), wire.pod({"metadata": meta})
+    assert job is not None
+    assert pod.run is not None
+    assert (job.batch_uid, pod.run.uid) == ("uid-night", "uid-night")

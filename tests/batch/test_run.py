@@ -219,9 +219,10 @@ def test_published_results_are_reported_again_without_engine_or_api_server(stage
 
 def test_nothing_is_published_while_the_api_server_cannot_be_asked(stage: Stage) -> None:
     stage.checked(a_row(1))
-    stage.start_engine()
-    stage.api_shows("503")
     runner = stage.start(1)
+    runner.until(lambda seen: seen["state"] == "waiting", "an attempt without its engine")
+    stage.api_shows("503")
+    stage.start_engine()
     runner.until(lambda seen: seen["state"] == "publishing", "an attempt that may not publish")
     eventually(lambda: "asking again" in runner.said(), runner.said)
     assert not stage.claim.output.exists()

@@ -5,13 +5,15 @@ from typing import Any
 
 import pytest
 
-from tessera.api.batch_inference import BatchInferenceStatus
+from tessera.api.batch_inference import BatchInferenceStatus, FullPool
 from tessera.domain.batch import draft_batch, finish_batch, set_aside
 from tessera.domain.batch_allotment import BatchAllotment
 from tessera.domain.batch_facts import NodeHealth
 from tessera.domain.batch_names import errors_path
 from tessera.domain.batch_situation import Situation
+from tessera.domain.batch_status import batch_status
 from tessera.domain.money import money
+from tessera.domain.ref import Ref
 from tessera.domain.spot import NOTICE_TAINTS
 from tests.batch_builders import (
     NODES,
@@ -179,9 +181,9 @@ def failed_again(situation: Situation, number: int) -> Situation:
     return replace(situation, pods=(pod,))
 
 
-def test_failures_wait_twice_as_long_each_time_and_six_without_a_row_end_the_batch() -> None:
+def test_failures_wait_twice_as_long_each_time_and_end_the_batch_after_two_hours() -> None:
     situation, pauses = settled(a_checked_situation()), []
-    for number in range(1, 7):
+    for number in range(1, 100):
         situation = failed_again(situation, number)
         got = decided(situation)
         if got.attempt is None or got.attempt.retry_at is None or got.state == "failed":
@@ -191,9 +193,41 @@ def test_failures_wait_twice_as_long_each_time_and_six_without_a_row_end_the_bat
         pauses.append((got.attempt.retry_at - situation.at).total_seconds())
         situation = carried_out(situation, got, at=got.attempt.retry_at)
         situation = settled(situation)
-    assert pauses == [10, 20, 40, 80, 160]
+    assert pauses == [10, 20, 40, 80, 160, *[300] * 23]
     assert words(decided(situation)) == ("failed", "Finished", "AttemptsFailed")
-    assert "6 attempts in a row" in decided(situation).complete.message
+    assert "29 attempts in a row" in decided(situation).complete.message
+    assert situation.at >= at(2 * HOUR)
+
+
+def test_an_image_that_cannot_be_pulled_for_an_hour_ends_nothing() -> None:
+    failed = {"number": 30, "barren": 29, "barrenSince": at(-HOUR)}
+    got = decided(on_attempt(number=30, attempt=failed, pod={"trouble": "ErrImagePull"}))
+    assert words(got) == ("in_progress", "BackingOff", "InProgress")
+    assert got.attempt is not None
+    assert got.attempt.retry_at == at(300)
+
+
+def test_few_attempts_end_nothing_however_long_they_took() -> None:
+    failed = {"barren": 4, "barrenSince": at(-9 * HOUR)}
+    assert decided(on_attempt(attempt=failed, pod={"exit_code": 1})).state == "in_progress"
+    failed = {"barren": 5, "barrenSince": at(-9 * HOUR)}
+    assert decided(on_attempt(attempt=failed, pod={"exit_code": 1})).state == "failed"
+
+
+def test_attempts_that_are_lost_one_after_the_other_without_a_row_pause_too() -> None:
+    pauses = []
+    for lost in range(7):
+        got = decided(on_attempt(attempt={"lost": lost}, pod={"leaving": True}))
+        assert got.attempt is not None
+        at_once = got.create is not None
+        pauses.append(0.0 if at_once else ((got.attempt.retry_at or NOW) - NOW).total_seconds())
+        assert got.state == "in_progress"
+    assert pauses == [0, 5, 10, 20, 40, 60, 60]
+    fruitful = {"progress": {"rows": ROWS, "completed": 5, "at": NOW}}
+    got = decided(on_attempt(attempt={"lost": 6}, pod={"leaving": True}, status=fruitful))
+    assert got.create is not None
+    assert got.attempt is not None
+    assert got.attempt.lost == 0
 
 
 def test_a_failure_after_new_rows_starts_counting_anew() -> None:
@@ -268,6 +302,31 @@ def test_jobs_that_cannot_be_made_slow_down_and_never_end_the_batch() -> None:
     got = decided(on_attempt(jobs=(), pods=(), attempt={"barren": 5}))
     assert got.attempt is not None
     assert (got.state, got.attempt.barren) == ("in_progress", 5)
+
+
+def test_a_job_that_was_refused_says_what_the_api_server_said() -> None:
+    said = 'jobs.batch "night-a1" is forbidden: exceeded quota: small'
+    got = decided(on_attempt(jobs=(), pods=(), refused=said))
+    assert (got.running.reason, got.create) == ("BackingOff", None)
+    assert got.attempt is not None
+    assert got.attempt.last_words == f"its Job was refused: {said}"
+    assert said in got.running.message
+
+
+def test_a_pause_after_losses_does_not_delay_the_way_to_steady_hardware() -> None:
+    short = a_batch(a_batch_spec(deadline="1h"))
+    half = {"progress": {"rows": ROWS, "completed": 500, "pace": "0.7", "at": NOW}}
+    lost: dict[str, Any] = {
+        "attempt": {"lost": 5, "doneBefore": 500},
+        "pod": {"leaving": True},
+        "batch": short,
+        "status": half,
+    }
+    early, late = decided(on_attempt(**lost, at=at(600))), decided(on_attempt(**lost, at=at(3300)))
+    assert (early.create, early.running.reason) == (None, "BackingOff")
+    assert late.create is not None
+    assert late.attempt is not None
+    assert late.attempt.tier == "onDemand"
 
 
 def test_a_number_that_anything_ever_had_is_not_used_again() -> None:
@@ -385,6 +444,40 @@ def test_without_money_the_attempt_is_let_go_and_none_starts() -> None:
         assert decided(rested).create is not None
 
 
+def written_after(situation: Situation, seconds: float, shortage: str | None = None) -> bool:
+    """Is there anything to write when nothing but time passed?"""
+    then = later(situation, seconds)
+    return batch_status(decided(then, shortage), then.at) != situation.batch.status
+
+
+def test_a_turn_in_which_nothing_happens_writes_nothing() -> None:
+    day, second = "of 5.00 for the day 5.00 are spent", "of 5.00 for the day 5.01 are spent"
+    broke = carried_out(on_attempt(), decided(on_attempt(), day))
+    assert broke.batch.status.message == day
+    assert not written_after(broke, 600, second)
+    assert written_after(broke, 600)
+    short = a_batch(a_batch_spec(deadline="1h"))
+    none: dict[str, Any] = {"pools": POOLS[1:], "nodes": NODES[1:]}
+    stuck = {"node": None, "bound": None, "runner_since": None, "unschedulable": "0/2"}
+    idle: dict[str, Any] = {"pod": stuck, "attempt": {"runningSince": None}}
+    for situation in (
+        on_attempt(),
+        on_attempt("steady", at=at(60)),
+        on_attempt(batch=a_batch(a_batch_spec(spot={"policy": "only"})), **idle, at=at(70)),
+        on_attempt(batch=short, at=at(3300), **none),
+        on_attempt(pod={"runner_since": None}, attempt={"runningSince": None}),
+    ):
+        assert not written_after(settled(situation), 120), decided(situation).running
+
+
+def test_a_message_changes_with_progress_and_with_the_spec() -> None:
+    situation = settled(on_attempt())
+    assert written_after(replace(situation, asked=asked(300, 40)), 40)
+    edited = replace(situation.batch, generation=2)
+    then = carried_out(later(situation, HOUR), decided(later(situation, HOUR, batch=edited)))
+    assert then.batch.status.message != situation.batch.status.message
+
+
 def test_a_claim_on_the_budget_is_for_one_replica_of_the_chosen_hardware() -> None:
     new, kept = draft_batch(a_checked_situation()).claim, draft_batch(on_attempt()).claim
     assert new is not None
@@ -435,6 +528,16 @@ def test_spot_that_does_not_come_within_a_minute_is_waited_for_above_the_line_on
     assert "0/2 nodes are available" in above.running.message
 
 
+def test_a_batch_without_spot_never_speaks_of_the_way_back() -> None:
+    never = a_batch(a_batch_spec(spot={"policy": "never"}))
+    unseen = decided(on_attempt("steady", batch=never, views=()))
+    assert (unseen.create, unseen.running.reason) == (None, "SpotExcluded")
+    publishing = asked(ROWS, 10, state="publishing")
+    assert decided(on_attempt("steady", batch=never, asked=publishing)).running.reason == (
+        "SpotExcluded"
+    )
+
+
 def test_a_batch_returns_to_spot_when_it_is_clearly_ahead() -> None:
     ahead = {"progress": {"rows": ROWS, "completed": 500, "at": NOW}}
     got = decided(on_attempt("steady", at=at(HOUR), status=ahead))
@@ -457,12 +560,83 @@ def test_steady_hardware_that_does_not_come_gives_way_to_spot_for_ten_minutes() 
     situation = on_attempt("steady", pod=stuck, attempt={"runningSince": None}, at=at(61))
     got = decided(situation)
     assert got.attempt is not None
-    assert (got.attempt.tier, got.attempt.steady_full_at) == ("spot", at(61))
+    assert (got.attempt.tier, got.attempt.full) == ("spot", (FullPool(pool="a100", at=at(61)),))
     on_spot = carried_out(situation, got, pods=(a_batch_pod(2, node=None),))
     for seconds, tier in ((70, "spot"), (599, "spot"), (600, "onDemand")):
         then = decided(later(on_spot, seconds))
         assert then.attempt is not None
         assert then.attempt.tier == tier
+
+
+def twin_pools(policy: str) -> dict[str, Any]:
+    """Two pools of the only tier that the policy allows."""
+    tier = "spot" if policy == "only" else "onDemand"
+    return {
+        "batch": a_batch(a_batch_spec(spot={"policy": policy})),
+        "pools": (a_pool("one", "0.80", tier=tier), a_pool("two", "0.90", tier=tier)),
+        "nodes": (a_node("one", {"1g.10gb": 7}), a_node("two", {"1g.10gb": 7})),
+    }
+
+
+def unbound(number: int, seconds: float) -> dict[str, Any]:
+    """The pod of an attempt finds no node, so many seconds from now."""
+    pod = a_batch_pod(number, node=None, created=at(seconds - 61), unschedulable="0/2")
+    return {"at": at(seconds), "pods": (pod,)}
+
+
+def pool_of(allotment: BatchAllotment) -> str:
+    assert allotment.attempt is not None
+    return allotment.attempt.pool
+
+
+@pytest.mark.parametrize("policy", ["only", "never"])
+def test_a_full_pool_gives_way_to_the_other_for_ten_minutes(policy: str) -> None:
+    first = settled(a_checked_situation(**twin_pools(policy)))
+    assert pool_of(decided(first)) == "one"
+    waiting = replace(first, **unbound(1, 60))
+    assert decided(waiting).create is None
+    second = replace(first, **unbound(1, 61))
+    got = decided(second)
+    assert (pool_of(got), names(got)) == ("two", ["night-a1"])
+    moved = carried_out(second, got)
+    both = decided(replace(moved, **unbound(2, 122)))
+    assert (pool_of(both), both.create) == ("two", None), "none is left, so it waits there"
+    moved = carried_out(replace(moved, **unbound(2, 122)), both)
+    assert decided(replace(moved, **unbound(2, 660))).create is None
+    assert pool_of(decided(replace(moved, **unbound(2, 661)))) == "one"
+
+
+def test_a_full_spot_pool_gives_way_to_the_other_before_steady_hardware() -> None:
+    twins = twin_pools("only") | {"batch": a_batch()}
+    twins["pools"] = (*twins["pools"], POOLS[0])
+    twins["nodes"] = (*twins["nodes"], NODES[0])
+    first = settled(a_checked_situation(**twins))
+    second = decided(replace(first, **unbound(1, 61)))
+    moved = carried_out(replace(first, **unbound(1, 61)), second)
+    third = decided(replace(moved, **unbound(2, 122)))
+    assert (pool_of(second), pool_of(third)) == ("two", "a100")
+
+
+def test_an_attempt_that_runs_stays_although_its_pool_was_full_before() -> None:
+    first = settled(a_checked_situation(**twin_pools("never")))
+    full = {"full": [{"pool": "one", "at": at(0)}]}
+    known = first.batch.status.model_dump(by_alias=True, mode="json")
+    known["attempt"] |= full
+    status = BatchInferenceStatus.model_validate(known)
+    first = replace(first, batch=replace(first.batch, status=status))
+    got = decided(later(first, 100, pods=(a_batch_pod(1, node="one-0"),)))
+    assert (pool_of(got), got.create) == ("one", None)
+
+
+def test_an_unbound_attempt_does_not_outlive_its_pool() -> None:
+    first = settled(a_checked_situation(**twin_pools("never")))
+    rest = a_checked_situation(**twin_pools("never") | {"pools": twin_pools("never")["pools"][1:]})
+    bound = replace(first, views=rest.views, pods=(a_batch_pod(1, node="one-0"),))
+    assert decided(bound).create is None, "it runs, and its hardware is not to be judged now"
+    got = decided(replace(first, views=rest.views, **unbound(1, 5)))
+    assert pool_of(got) == "two"
+    none = decided(replace(first, views=(), **unbound(1, 5)))
+    assert (none.running.reason, names(none)) == ("NoPool", ["night-a1"])
 
 
 @pytest.mark.parametrize(("policy", "tier"), [("only", "spot"), ("never", "onDemand")])
@@ -545,6 +719,18 @@ def test_the_runner_is_asked_while_it_has_an_address() -> None:
     assert (got.ask.attempt, got.ask.pod.name, got.ask.address) == (1, "night-a1-x", "127.10.0.9")
     assert decided(on_attempt(pod={"node": None, "address": None})).ask is None
     assert decided(on_attempt(pod={"leaving": True})).ask is None
+
+
+def test_a_pod_of_another_owner_is_neither_asked_nor_believed() -> None:
+    """Anybody in the namespace can put the labels of an attempt onto a pod."""
+    forged = a_batch_pod(
+        1, ref=Ref("team-a", "zzz"), owner="", address="10.0.0.1", created=at(5), exit_code=3
+    )
+    got = decided(on_attempt(pods=(a_batch_pod(1), forged)))
+    assert got.ask is not None
+    assert (got.ask.address, got.state) == ("127.10.0.9", "in_progress")
+    alone = decided(on_attempt(pods=(forged,)))
+    assert (alone.ask, alone.state) == (None, "in_progress")
 
 
 def test_progress_is_written_every_half_minute_and_never_goes_back() -> None:

@@ -326,7 +326,8 @@ CASES = [
     Case(
         reason=BatchComplete.ATTEMPTS_FAILED,
         situation=on_attempt(
-            attempt={"barren": 5}, pod={"exit_code": 1, "report": a_report(message="CUDA error")}
+            attempt={"barren": 5, "barrenSince": at(-7200)},
+            pod={"exit_code": 1, "report": a_report(message="CUDA error")},
         ),
         field="status.attempt",
         says=("6 attempts", "CUDA error", ".tessera/uid-night on results"),

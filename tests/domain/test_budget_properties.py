@@ -125,7 +125,7 @@ class Game:
         (view,) = open_budgets(snapshot, discover(snapshot.pools, NODES, snapshot.at.date()))
         purse = view.purse
         assert purse is not None
-        found = fund(purse, [self._claim(name) for name in NAMES])
+        found = fund(purse, [self._claim(name) for name in NAMES], "USD")
         self.meter = view.meter
         self.budget = replace(self.budget, status=budget_status(view, purse.at))
         for name in NAMES:
@@ -143,8 +143,8 @@ class Game:
             ref=Ref("team-a", name),
             tariff=self._tariff(),
             floor=self.floors[name],
-            kept=max(0, min(self.granted[name], wanted) - self.floors[name]),
             wanted=wanted,
+            running=self.granted[name],
             alive=sum(pod.service.name == name for pod in self.pods.values()),
             leaving=LEAVING,
         )

@@ -15,8 +15,10 @@ from tessera.domain.snapshot import Budget, Pod, Ref, Snapshot
 from tessera.domain.status import service_status
 from tessera.domain.windows import following, window_at
 from tests.builders import (
+    H100,
     NOW,
     a_budget,
+    a_node,
     a_pod,
     a_pool,
     a_service,
@@ -147,13 +149,14 @@ def test_a_number_set_by_the_user_is_capped_too() -> None:
 
 
 def test_floors_above_the_limit_are_said_at_once_and_not_cut() -> None:
-    decision = plan(replace(scaled(2, minReplicas=2), budgets=(a_budget(amount="0.30"),)))
+    snapshot = scaled(2, minReplicas=2, maxReplicas=2)
+    decision = plan(replace(snapshot, budgets=(a_budget(amount="0.30"),)))
     assert decision.allotments[CHAT].scale.replicas == 2
     budget = of(decision)
     reason, message = told(budget)
     assert reason == "FloorsAboveLimit"
     assert "spec.limits[0].amount" in message
-    assert "to 0.5357, above its limit of 0.3000" in message
+    assert "cost 0.5357 in a whole hour, and its limit is 0.3000" in message
     assert budget.status.spend is not None
     assert budget.status.spend.windows[0].overspend_bound == Decimal("0.235714286")
 
@@ -244,7 +247,6 @@ def test_a_lost_record_stops_grants_until_the_next_window_or_up_to_what_is_allow
     ("budget", "reason", "says"),
     [
         (a_budget(timeZone="Mars/Olympus"), BudgetAccepted.ZONE_UNKNOWN, "spec.timeZone"),
-        (a_budget(currency="EUR"), BudgetAccepted.MIXED_CURRENCIES, "pool a100"),
         (
             Budget(name="team-a", generation=1, spec=None, problem="spec.owner: Field required"),
             BudgetAccepted.SPEC_UNREADABLE,
@@ -261,6 +263,92 @@ def test_a_budget_that_cannot_hold_says_why_and_limits_nothing(
     assert (accepted.reason, decision.budgets[0].funded.reason) == (reason, Funded.NOT_ACCEPTED)
     assert says in accepted.message
     assert decision.allotments[CHAT].scale.replicas == 6
+
+
+def test_nothing_is_added_in_a_currency_that_the_budget_does_not_have() -> None:
+    decision = plan(replace(scaled(2), budgets=(a_budget(currency="EUR"),)))
+    scale = decision.allotments[CHAT].scale
+    assert (scale.replicas, scale.reason) == (2, Scaling.BUDGET_EXHAUSTED)
+    assert "spec.currency is EUR, and the pool of team-a/chat is priced in USD" in scale.message
+    assert told(of(decision)) == ("BudgetExhausted", scale.message)
+
+
+def test_a_service_on_a_foreign_pool_leaves_the_budget_in_force_for_the_others() -> None:
+    prices = [{"from": "2026-01-01", "perGPUHour": "2", "currency": "EUR"}]
+    snapshot = scaled(1)
+    spec = snapshot.services[0].spec
+    assert spec is not None
+    other = a_service("off", a_spec(replicas=0, placement={"pools": ["h100"]}))
+    held = a_service(spec=a_spec(scaling=spec.scaling, placement={"pools": ["a100"]}))
+    decision = plan(
+        replace(
+            snapshot,
+            services=(held, other),
+            pools=(a_pool(), a_pool("h100", prices=prices)),
+            nodes=(*snapshot.nodes, a_node("h100", whole=2, product=H100)),
+            budgets=(a_budget(amount="0.37"),),
+        )
+    )
+    assert decision.allotments[CHAT].scale.replicas == 3
+
+
+def test_a_pod_that_ended_is_charged_once_whenever_its_object_goes() -> None:
+    done = replace(running(1)[0], ended=at(120), leaving=True)
+    first = plan(replace(scaled(0, at(180)), pods=(done,), budgets=(a_budget(),)))
+    later = plan(replace(scaled(0, at(900)), budgets=(a_budget(),), meters=first.meters))
+    again = plan(
+        replace(scaled(0, at(900)), pods=(done,), budgets=(a_budget(),), meters=first.meters)
+    )
+    costs = [spent(of(one)) for one in (first, later, again)]
+    assert costs == [pytest.approx(Decimal(2 * WEIGHT * 120 / 3600), abs=Decimal("1e-8"))] * 3
+
+
+def test_a_namespace_that_moves_between_budgets_is_charged_from_then_on() -> None:
+    mine = a_budget("zone", tenant={"namespaces": ["team-b"]})
+    before = plan(replace(scaled(1, at(600)), budgets=(mine,)))
+    moved = replace(mine, spec=a_budget("zone", tenant={"namespaces": ["team-a"]}).spec)
+    after = plan(replace(scaled(1, at(660)), budgets=(moved,), meters=before.meters))
+    seconds = spent(of(after, "zone")) * 3600 / (2 * WEIGHT)
+    assert round(seconds) == 60
+
+
+def test_a_budget_that_was_refused_once_has_lost_nothing() -> None:
+    wrong = of(plan(replace(scaled(1), budgets=(a_budget(timeZone="Mars/Olympus"),))))
+    mended = replace(wrong, spec=a_budget().spec)
+    assert told(of(plan(replace(scaled(1), budgets=(mended,)))))[0] == "WithinLimits"
+
+
+def test_a_budget_that_is_not_accepted_counts_on() -> None:
+    first = plan(replace(scaled(3), budgets=(a_budget(),)))
+    refused = plan(
+        replace(
+            scaled(1, at(60)),
+            budgets=(a_budget("a", tenant={"namespaces": ["team-a"]}), a_budget()),
+            meters=first.meters,
+        )
+    )
+    day = plan(replace(scaled(1, at(3000)), budgets=(a_budget(),), meters=refused.meters))
+    seconds = spent(of(day)) * 3600 / (2 * WEIGHT)
+    assert round(seconds) == 2 * 60 + 3000
+
+
+def test_raising_the_floor_is_a_scale_up_like_any_other() -> None:
+    decision = plan(replace(scaled(1, minReplicas=6), budgets=(a_budget(amount="0.60"),)))
+    scale = decision.allotments[CHAT].scale
+    assert (scale.replicas, scale.reason) == (2, Scaling.BUDGET_EXHAUSTED)
+    reason, message = told(of(decision))
+    assert reason == "FloorsAboveLimit"
+    assert "1 more that always runs would cost 0.2679" in message
+
+
+def test_pods_of_a_former_variant_are_paid_while_they_run() -> None:
+    old = tuple(replace(pod, variant="a100-3g-40gb") for pod in running(2))
+    snapshot = replace(scaled(1), pods=(*running(1, service="chat"), *old[1:]))
+    purse = plan(replace(snapshot, budgets=(a_budget(),))).budgets[0].purse
+    assert purse is not None
+    alone = plan(replace(scaled(1), budgets=(a_budget(),))).budgets[0].purse
+    assert alone is not None
+    assert purse.now[0].granted > alone.now[0].granted
 
 
 def test_of_two_budgets_for_a_namespace_the_later_name_gives_way() -> None:

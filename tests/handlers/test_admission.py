@@ -100,7 +100,7 @@ def test_deleting_a_budget_in_use_warns_of_what_loses_its_limit() -> None:
     store.put(INFERENCE_SERVICES, Seen(key=Key("inferenceservices", "team-a", "chat")))
     refusals, warnings = judge_budget(a_budget_body(), store, deleted=True)
     assert refusals == []
-    assert warnings[0].startswith("1 services in team-a have no limit from now on")
+    assert warnings[0].startswith("1 services and 0 batches in team-a have no limit from now on")
 
 
 def test_an_interactive_service_on_spot_is_refused() -> None:

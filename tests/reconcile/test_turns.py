@@ -17,6 +17,7 @@ from tessera.reconcile.loop import loop
 from tessera.reconcile.mirror import Mirror
 from tessera.reconcile.observe import Senses
 from tessera.reconcile.store import Store
+from tessera.resources.job import Image
 from tessera.resources.kinds import (
     ACCELERATOR_POOLS,
     BATCH_INFERENCES,
@@ -81,7 +82,7 @@ class World:
             self.cluster,
             self._store,
             visitors=("tessera-system", "monitoring"),
-            batch_image="tessera/batch:test",
+            batch_image=Image("tessera/batch:test"),
             leading=lambda: self.leading,
         )
         asker = Asker(SilentEngines(), self.senses, _clock, lambda: None)
@@ -348,6 +349,37 @@ async def test_without_its_status_no_job_of_a_batch_is_created(world: World) -> 
     world.cluster.refusals[batch] = "the API server says no"
     await world.turn()
     assert Key("jobs", "team-a", "night-check") not in world.cluster.objects
+
+
+async def test_shared_objects_go_when_the_last_batch_of_a_namespace_is_over(world: World) -> None:
+    batch = batched(world)
+    await world.turn()
+    assert {"serviceaccounts", "rolebindings", "networkpolicies"} <= world.kinds()
+    world.body(batch)["status"]["state"] = "completed"
+    await world.turn()
+    assert not {"serviceaccounts", "rolebindings", "networkpolicies"} & world.kinds()
+    world.cluster.applied.clear()
+    await world.turn()
+    assert world.cluster.applied == []
+
+
+async def test_a_refused_job_tells_the_next_turn_why(world: World) -> None:
+    batch = batched(world)
+    await world.turn()
+    body = world.body(batch)
+    check = {"rows": 10, "url": "/v1/completions", "inputTokens": 5}
+    body["status"] |= {"check": check, "progress": {"rows": 10, "at": "2026-11-20T12:00:00Z"}}
+    refused = Key("jobs", "team-a", "night-a1")
+    world.cluster.refusals[refused] = "exceeded quota: small"
+    await world.turn()
+    await world.turn()
+    status = world.body(batch)["status"]
+    assert status["reason"] == "BackingOff"
+    assert status["attempt"]["lastWords"] == "its Job was refused: exceeded quota: small"
+    assert status["message"].count("exceeded quota: small") == 1
+    world.cluster.applied.clear()
+    await world.turn()
+    assert world.cluster.applied == []
 
 
 async def test_a_change_during_a_turn_costs_exactly_one_more() -> None:

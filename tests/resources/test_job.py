@@ -12,7 +12,7 @@ from tessera.domain.checks import RESERVED
 from tessera.domain.names import deployment_name
 from tessera.domain.spot import NOTICE_TAINTS, SPOT_LABELS
 from tessera.resources import namespace
-from tessera.resources.job import job
+from tessera.resources.job import Image, job
 from tests.batch_builders import (
     a_batch,
     a_batch_spec,
@@ -23,7 +23,7 @@ from tests.batch_builders import (
 from tests.builders import A100, MEDIUM, a_node, a_pool, a_service, a_spec
 
 Golden = Callable[[str, list[Any]], None]
-IMAGE = "tessera/batch:0.1.0"
+IMAGE = Image("tessera/batch:0.1.0")
 
 MARKS = {
     "aws": {"eks.amazonaws.com/capacityType": "SPOT"},
@@ -131,6 +131,7 @@ def test_a_job_makes_one_pod_and_no_second(name: str) -> None:
     spec = body(name)["spec"]
     assert (spec["backoffLimit"], spec["completions"], spec["parallelism"]) == (0, 1, 1)
     assert spec["template"]["spec"]["restartPolicy"] == "Never"
+    assert spec["activeDeadlineSeconds"] == (24 * 60 + 10) * 60, "without an operator it ends too"
     (owner,) = body(name)["metadata"]["ownerReferences"]
     assert (owner["kind"], owner["controller"], owner["uid"]) == (
         "BatchInference",
@@ -295,6 +296,18 @@ def test_attempts_are_not_moved_for_tidiness(name: str) -> None:
         "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
         "karpenter.sh/do-not-disrupt": "true",
     }
+
+
+@pytest.mark.parametrize("name", ["check", "own-spot"])
+def test_a_private_registry_is_reached_with_the_secrets_of_the_chart(name: str) -> None:
+    got = decided(SITUATIONS[name])
+    assert got.create is not None
+    assert got.batch.spec is not None
+    image = Image("private/batch:1", "Always", ("registry",))
+    made = job(got.batch, got.batch.spec, got.create, image).body["spec"]["template"]["spec"]
+    (container,) = made["containers"]
+    assert (container["image"], container["imagePullPolicy"]) == ("private/batch:1", "Always")
+    assert made["imagePullSecrets"] == [{"name": "registry"}]
 
 
 def test_a_service_lends_model_token_and_flags() -> None:

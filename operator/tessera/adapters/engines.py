@@ -1,18 +1,37 @@
 """What the operator asks of pods: engines for a token and their load, runners for progress."""
 
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import httpx
 
 from tessera.domain.batch_reports import Shown, shown
 
-_ASK = httpx.Timeout(30, connect=3)
-_LOAD = httpx.Timeout(3)
+_CONNECT_SECONDS = 3
+_MOST_BYTES = 64 * 1024
+"""Pods belong to tenants; whatever they send, no more of it is read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """For how long an answer is waited for, from the first byte sent to the last one read."""
+
+    ask_seconds: float = 30
+    load_seconds: float = 3
 
 
 class HttpEngines:
     """`Engines` over HTTP."""
 
-    def __init__(self) -> None:
-        self._client = httpx.AsyncClient(trust_env=False)
+    def __init__(self, limits: Limits = Limits()) -> None:
+        self._limits = limits
+        self._client = httpx.AsyncClient(
+            trust_env=False,
+            timeout=httpx.Timeout(None, connect=_CONNECT_SECONDS),
+            headers={"Accept-Encoding": "identity"},
+        )
 
     async def close(self) -> None:
         await self._client.aclose()
@@ -21,27 +40,53 @@ class HttpEngines:
         url = f"{base}/v1/completions"
         body = {"model": model, "prompt": "1", "max_tokens": 1, "priority": -1}
         try:
-            answer = await self._client.post(url, json=body, timeout=_ASK)
-        except httpx.HTTPError as error:
+            status, answer = await self._read("POST", url, self._limits.ask_seconds, body)
+        except (httpx.HTTPError, TimeoutError) as error:
             return f"POST {url}: {type(error).__name__} {error}".strip()
-        if answer.status_code != httpx.codes.OK:
-            return f"POST {url}: {answer.status_code} {answer.text[:300]}"
+        text = answer[:300].decode(errors="replace")
+        if status != httpx.codes.OK:
+            return f"POST {url}: {status} {text}"
         try:
-            tokens = answer.json()["usage"]["completion_tokens"]
-        except (ValueError, KeyError, TypeError):
-            return f"POST {url}: not a completion: {answer.text[:300]}"
+            tokens = json.loads(answer)["usage"]["completion_tokens"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return f"POST {url}: not a completion: {text}"
         return None if tokens else f"POST {url}: the completion has 0 tokens"
 
     async def in_flight(self, address: str) -> int | None:
+        url = f"http://{address}/load"
         try:
-            answer = await self._client.get(f"http://{address}/load", timeout=_LOAD)
-            return int(answer.json()["server_load"])
-        except (httpx.HTTPError, ValueError, KeyError, TypeError):
+            _, answer = await self._read("GET", url, self._limits.load_seconds)
+            return int(json.loads(answer)["server_load"])
+        except (
+            httpx.HTTPError,
+            TimeoutError,
+            ValueError,
+            KeyError,
+            TypeError,
+            OverflowError,
+            RecursionError,
+        ):
             return None
 
     async def progress(self, address: str) -> Shown | None:
+        url = f"http://{address}/progress"
         try:
-            answer = await self._client.get(f"http://{address}/progress", timeout=_LOAD)
-        except httpx.HTTPError:
+            _, answer = await self._read("GET", url, self._limits.load_seconds)
+        except (httpx.HTTPError, TimeoutError):
             return None
-        return shown(answer.content)
+        return shown(answer)
+
+    async def _read(
+        self, method: str, url: str, seconds: float, body: Mapping[str, object] | None = None
+    ) -> tuple[int, bytes]:
+        """The status and the beginning of the body, as sent: what is packed is not unpacked."""
+        found = bytearray()
+        async with (
+            asyncio.timeout(seconds),
+            self._client.stream(method, url, json=body) as answer,
+        ):
+            async for part in answer.aiter_raw():
+                found += part
+                if len(found) > _MOST_BYTES:
+                    break
+            return answer.status_code, bytes(found[:_MOST_BYTES])

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
@@ -14,7 +15,14 @@ from tessera.api.batch_inference import BatchInferenceSpec, BatchInferenceStatus
 from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
 from tessera.api.tenant_budget import TenantBudgetSpec, TenantBudgetStatus
 from tessera.domain.batch_facts import Batch, BatchJob, VolumeClaim
-from tessera.domain.batch_names import ATTEMPT_LABEL, BATCH_LABEL, CHECK, RUNNER, attempt_of
+from tessera.domain.batch_names import (
+    ATTEMPT_LABEL,
+    BATCH_LABEL,
+    BATCH_UID_LABEL,
+    CHECK,
+    RUNNER,
+    attempt_of,
+)
 from tessera.domain.names import (
     COST_ANNOTATION,
     DRAINING,
@@ -40,6 +48,8 @@ from tessera.resources.kinds import (
     Kind,
 )
 from tessera.resources.manifest import Key
+
+log = logging.getLogger("tessera")
 
 Wire = Mapping[str, Any]
 Model = TypeVar("Model", bound=BaseModel)
@@ -94,6 +104,7 @@ def budget(body: Wire) -> Budget:
         spec=spec,
         problem=problem,
         status=status or TenantBudgetStatus(),
+        record_lost=status is None,
     )
 
 
@@ -124,6 +135,7 @@ def job(body: Wire) -> BatchJob | None:
     return BatchJob(
         ref=_ref(meta),
         batch=Ref(meta["namespace"], labels[BATCH_LABEL]),
+        batch_uid=labels.get(BATCH_UID_LABEL, ""),
         attempt=attempt_of(labels.get(ATTEMPT_LABEL, "")),
         uid=meta["uid"],
         failed=_condition(body, "Failed").get("status") == "True",
@@ -148,7 +160,7 @@ def node(body: Wire) -> Node:
         alive=ready,
         taints=frozenset(taint["key"] for taint in body.get("spec", {}).get("taints", ())),
         allocatable={
-            name: int(count) for name, count in offered.items() if name.startswith(_GPU_VENDOR)
+            name: _count(count) for name, count in offered.items() if name.startswith(_GPU_VENDOR)
         },
     )
 
@@ -201,6 +213,7 @@ def _run(meta: Wire, status: Wire) -> Run:
     owners = meta.get("ownerReferences", ())
     return Run(
         batch=Ref(meta["namespace"], labels[BATCH_LABEL]),
+        uid=labels.get(BATCH_UID_LABEL, ""),
         attempt=attempt_of(labels.get(ATTEMPT_LABEL, "")),
         since=_moment(started) if started else None,
         owner=next((one["uid"] for one in owners if one.get("controller")), ""),
@@ -290,8 +303,15 @@ def _devices(spec: Wire) -> Mapping[str, int]:
     for container in (*spec.get("initContainers", ()), *spec.get("containers", ())):
         for name, count in container.get("resources", {}).get("limits", {}).items():
             if name.startswith(_GPU_VENDOR):
-                held[name] += int(count)
+                held[name] += _count(count)
     return dict(held)
+
+
+def _count(quantity: str) -> int:
+    """A whole number as the API server spells it: 3000 may stand there as 3k."""
+    powers = {"k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
+    power: int = powers.get(quantity[-1], 0)
+    return int(quantity.rstrip("kMGTPE")) * int(10**power)
 
 
 def _ended(body: Wire) -> datetime | None:
@@ -341,6 +361,17 @@ _READERS: Mapping[str, Callable[[Wire], Value | None]] = {
 }
 
 
+def _read(kind: Kind, body: Wire) -> Value | None:
+    """The value; one object that nobody could foresee is left out, and the rest goes on."""
+    if kind.plural not in _READERS:
+        return None
+    try:
+        return _READERS[kind.plural](body)
+    except (ValueError, TypeError, KeyError, ArithmeticError):
+        log.exception("%s %s is left out", kind.plural, body["metadata"].get("name"))
+        return None
+
+
 def seen(kind: Kind, body: Wire) -> Seen:
     """An object of any kind that the operator knows."""
     meta = body["metadata"]
@@ -348,7 +379,7 @@ def seen(kind: Kind, body: Wire) -> Seen:
     name = meta.get("labels", {}).get(SERVICE_LABEL)
     return Seen(
         key=Key(kind.plural, namespace, meta["name"]),
-        value=_READERS[kind.plural](body) if kind.plural in _READERS else None,
+        value=_read(kind, body),
         service=Ref(namespace, name) if name else None,
         owned=owned(body) if kind in CHILDREN else None,
         version=int(meta.get("resourceVersion", 0)),

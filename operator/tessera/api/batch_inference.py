@@ -19,9 +19,7 @@ ClaimPath = Annotated[
 """A file on the claim: relative, and no part of it begins with a dot."""
 
 SpotPolicy = Literal["preferred", "only", "never"]
-BatchState = Literal[
-    "validating", "in_progress", "finalizing", "completed", "failed", "expired", "cancelled"
-]
+BatchState = Literal["validating", "in_progress", "finalizing", "completed", "failed", "expired"]
 """The words of OpenAI's batch API."""
 
 _FIXED = (
@@ -177,6 +175,16 @@ class CheckStatus(_Known):
     """Tokens of all prompts, estimated."""
 
 
+class FullPool(_Known):
+    """A pool in which an attempt found no node."""
+
+    pool: str
+    """The AcceleratorPool."""
+
+    at: datetime
+    """When it was last waited for in vain."""
+
+
 class AttemptStatus(_Known):
     """The last attempt. Its number is the fence: only the attempt that stands here publishes."""
 
@@ -207,6 +215,12 @@ class AttemptStatus(_Known):
     barren: int = 0
     """Attempts in a row, up to the last one that ended, that failed without a new row."""
 
+    barren_since: datetime | None = None
+    """When the first of these failed."""
+
+    lost: int = 0
+    """Attempts in a row, likewise, whose hardware was taken from them before a new row."""
+
     running_since: datetime | None = None
     """When its engine was first seen at work on rows."""
 
@@ -222,8 +236,8 @@ class AttemptStatus(_Known):
     last_words: Annotated[str, Field(max_length=1024)] = ""
     """Why it ended."""
 
-    steady_full_at: datetime | None = None
-    """When on-demand and reserved hardware was last waited for in vain."""
+    full: tuple[FullPool, ...] = ()
+    """Pools that were waited for in vain; others are tried first for ten minutes."""
 
 
 class ProgressStatus(_Known):

@@ -50,7 +50,7 @@ def written(default: str) -> Any:
     return Field(default=default, validate_default=True)
 
 
-_DURATION = r"^([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$"
+_DURATION = r"^([0-9]{1,6}h)?([0-9]{1,8}m)?([0-9]{1,9}s)?([0-9]{1,12}ms)?$"
 _UNITS = {"h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 1}
 
 
@@ -85,7 +85,7 @@ Duration = Annotated[
 Amount = Annotated[
     Decimal,
     PlainSerializer(lambda value: format(value, "f"), return_type=str),
-    WithJsonSchema({"type": "string", "pattern": r"^[0-9]{1,9}(\.[0-9]{1,9})?$", "maxLength": 19}),
+    WithJsonSchema({"type": "string", "pattern": r"^[0-9]{1,15}(\.[0-9]{1,9})?$", "maxLength": 25}),
 ]
 """A decimal number as a string, so that no float ever touches it."""
 

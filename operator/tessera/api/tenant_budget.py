@@ -77,7 +77,14 @@ class TenantBudgetSpec(Wire):
     )
 
 
-class WindowStatus(Wire):
+class _Known(Wire):
+    """A part of the status. It is the record of what was spent, so what a newer operator added does
+    not make the rest unreadable."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class WindowStatus(_Known):
     """One window as it stands."""
 
     window: WindowName
@@ -92,6 +99,9 @@ class WindowStatus(Wire):
     limit: Amount
     """What may be spent."""
 
+    counted_from: datetime | None = None
+    """From when on it is counted, where that is later than `start`: its limit is new."""
+
     settled: Amount
     """What was spent from `start` to `spend.asOf`."""
 
@@ -105,7 +115,7 @@ class WindowStatus(Wire):
     """By how much the window may end above its limit at most, since floors are never cut."""
 
 
-class RunningStatus(Wire):
+class RunningStatus(_Known):
     """A replica whose cost is being counted."""
 
     uid: str
@@ -127,7 +137,7 @@ class RunningStatus(Wire):
     """Until when it is counted in `settled`."""
 
 
-class SpendStatus(Wire):
+class SpendStatus(_Known):
     """The record of what was spent, which a restarted operator goes on from."""
 
     as_of: datetime
@@ -136,14 +146,14 @@ class SpendStatus(Wire):
     windows: Annotated[tuple[WindowStatus, ...], Field(max_length=3)] = ()
     """One for each limit."""
 
-    running: Annotated[tuple[RunningStatus, ...], Field(max_length=2000)] = ()
+    running: Annotated[tuple[RunningStatus, ...], Field(max_length=4000)] = ()
     """The replicas that were being counted."""
 
     lost: Annotated[tuple[WindowName, ...], Field(max_length=3)] = ()
     """Windows of which an earlier part is not known."""
 
 
-class TenantBudgetStatus(Wire):
+class TenantBudgetStatus(_Known):
     """What became of it; written by the operator alone."""
 
     observed_generation: int = 0

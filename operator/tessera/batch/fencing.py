@@ -2,14 +2,30 @@
 
 import asyncio
 import logging
+from dataclasses import dataclass
 from typing import Protocol
 
-from tessera.batch.errors import FencedError
+from tessera.batch.errors import FencedError, TroubleError
+from tessera.domain.batch_names import BATCH_ACCOUNT
 from tessera.ports import GoneError
 
 log = logging.getLogger(__name__)
 
 _ASK_AGAIN_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """How long the fence is asked, and how long between two questions."""
+
+    seconds: float
+    pause: float = _ASK_AGAIN_SECONDS
+
+
+FIRST = Limit(120)
+"""Before anything is paid: an attempt that could never publish ends soon."""
+LAST = Limit(900)
+"""With all rows paid for, a longer outage of the API server is waited for."""
 
 
 class Fence(Protocol):
@@ -30,8 +46,17 @@ async def refuse_stale(fence: Fence, attempt: int) -> bool:
     return current == attempt
 
 
-async def hold(fence: Fence, attempt: int, pause: float = _ASK_AGAIN_SECONDS) -> None:
-    """Wait until the fence says that this attempt is the current one."""
-    while not await refuse_stale(fence, attempt):
-        log.warning("cannot be sure yet to be the current attempt; asking again")
-        await asyncio.sleep(pause)
+async def hold(fence: Fence, attempt: int, limit: Limit) -> None:
+    """Wait until the fence says that this attempt is the current one; TroubleError at the limit."""
+    try:
+        async with asyncio.timeout(limit.seconds):
+            while not await refuse_stale(fence, attempt):
+                log.warning("cannot be sure yet to be the current attempt; asking again")
+                await asyncio.sleep(limit.pause)
+    except TimeoutError as error:
+        raise TroubleError(
+            f"the API server did not say within {limit.seconds:.0f} s that attempt {attempt} is "
+            "the current one, and only that one publishes; all rows are kept. The pod needs egress "
+            f"to the API server (NetworkPolicies) and the RoleBinding {BATCH_ACCOUNT} of its "
+            "namespace"
+        ) from error

@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     running.add_argument("--errors", type=Path, required=True, help="where failed rows appear")
     running.add_argument("--attempt", type=_count, required=True, help="the fencing number")
     running.add_argument("--batch", type=_batch, required=True, help="NAMESPACE/NAME")
-    running.add_argument("--engine", required=True, help="base URL of the engine")
+    running.add_argument("--engine", type=base_url, required=True, help="base URL of the engine")
     running.add_argument("--model", required=True, help="for rows that name none")
     running.add_argument("--concurrency", type=_count, required=True, help="rows in flight")
     running.add_argument("--retries", type=int, required=True, help="per row")
@@ -111,6 +111,14 @@ def _parser() -> argparse.ArgumentParser:
         "--engine-seconds", type=float, default=PATIENCE_SECONDS, help="how long it may be away"
     )
     return parser
+
+
+def base_url(text: str) -> str:
+    """The URL; a Job can only write the bare address of its pod, which IPv6 wants in brackets."""
+    scheme, slashes, rest = text.partition("//")
+    host, colon, port = rest.rpartition(":")
+    bare = ":" in host and not host.startswith("[")
+    return f"{scheme}{slashes}[{host}]{colon}{port}" if bare else text
 
 
 def _count(text: str) -> int:

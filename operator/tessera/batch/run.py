@@ -11,7 +11,7 @@ from tessera.batch.assemble import assembled
 from tessera.batch.engine import PATIENCE_SECONDS, ROW_SECONDS, Engine
 from tessera.batch.errors import BatchError, StoppedError, storage
 from tessera.batch.feed import Feed, Terms
-from tessera.batch.fencing import Fence
+from tessera.batch.fencing import FIRST, LAST, Fence, Limit
 from tessera.batch.files import own_name
 from tessera.batch.journal import Journal
 from tessera.batch.ledger import Ledger, replay
@@ -25,6 +25,9 @@ from tessera.batch.tasks import first_of
 log = logging.getLogger(__name__)
 
 KILLED = "killed without notice; rows that were answered are kept"
+_REPORT_SECONDS = 1.0
+"""A kill without notice takes no more than this from the report; it says whether an attempt brought
+rows at all."""
 _LAST_SYNC_SECONDS = 1.0
 _READ_AHEAD = 2**20
 
@@ -47,6 +50,8 @@ class Options:
     patience_seconds: float = PATIENCE_SECONDS
     fence_seconds: float = 60.0
     """Between questions to the fence while rows are answered."""
+    first_hold: Limit = FIRST
+    last_hold: Limit = LAST
 
 
 class Attempt:
@@ -61,7 +66,8 @@ class Attempt:
     async def run(self) -> int:
         """The exit code; the report is written."""
         try:
-            await first_of(self._attempted(), self._stopped(), self._fenced(), self._shown())
+            watching = self._stopped(), self._fenced(), self._kept(), self._shown()
+            await first_of(self._attempted(), *watching)
         except BatchError as error:
             log.log(logging.ERROR if error.code else logging.INFO, "%s", error)
             self._reported(error.state, str(error))
@@ -79,13 +85,18 @@ class Attempt:
             await asyncio.sleep(self._options.fence_seconds)
             await fencing.refuse_stale(self._fence, self._options.attempt)
 
+    async def _kept(self) -> None:
+        """Keep a report for the case of a kill."""
+        while True:
+            await asyncio.sleep(_REPORT_SECONDS)
+            self._reported("failed", KILLED)
+
     async def _shown(self) -> None:
-        """Tell how far it is, and keep a report for the case of a kill."""
+        """Log how far it is."""
         done = 0
         while True:
             await asyncio.sleep(EVERY_SECONDS)
             progress, counts = self._progress, self._progress.counts()
-            self._reported("failed", KILLED)
             if progress.state == "running":
                 told = "%s of %s rows, %s of them failed; %s in flight, %.1f rows/s"
                 speed = (counts.done - done) / EVERY_SECONDS
@@ -101,7 +112,7 @@ class Attempt:
             await asyncio.to_thread(publish.refuse_foreign, options.work, *targets)
             record = await asyncio.to_thread(records.recorded, options.work)
             if record is None:
-                await fencing.refuse_stale(self._fence, options.attempt)
+                await fencing.hold(self._fence, options.attempt, options.first_hold)
                 record = await self._recorded(found)
             progress.counts = lambda: record.counts
             await self._published(record)
@@ -121,7 +132,7 @@ class Attempt:
         progress.state = "assembling"
         record = await asyncio.to_thread(_assembled, options, found, ledger, pulse)
         progress.state = "publishing"
-        await fencing.hold(self._fence, options.attempt)
+        await fencing.hold(self._fence, options.attempt, options.last_hold)
         return await asyncio.to_thread(publish.commit, options.work, record)
 
     async def _fed(self, found: Manifest, ledger: Ledger) -> None:
@@ -151,7 +162,7 @@ class Attempt:
         self._progress.state = "publishing"
         if await asyncio.to_thread(publish.is_published, options.work, record, options.output):
             return
-        await fencing.hold(self._fence, options.attempt)
+        await fencing.hold(self._fence, options.attempt, options.last_hold)
         await asyncio.to_thread(
             publish.publish, options.work, record, options.output, options.errors
         )

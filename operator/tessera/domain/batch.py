@@ -7,9 +7,9 @@ not wait for it.
 """
 
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 
-from tessera.api.batch_inference import AttemptStatus, ProgressStatus
+from tessera.api.batch_inference import AttemptStatus, FullPool, ProgressStatus
 from tessera.domain.batch_allotment import (
     NOT_ACCEPTED,
     TERMINAL,
@@ -29,7 +29,7 @@ from tessera.domain.batch_check import checked
 from tessera.domain.batch_facts import NodeHealth
 from tessera.domain.batch_names import job_name
 from tessera.domain.batch_reasons import BatchAccepted, BatchComplete, BatchRunning
-from tessera.domain.batch_roads import Outlook, Road, nowhere, roads, waits, way_of
+from tessera.domain.batch_roads import FULL, Outlook, Road, nowhere, roads, waits, way_of
 from tessera.domain.batch_situation import Situation
 from tessera.domain.batch_spec import Source, accept
 from tessera.domain.deadline import Course, Lot, choose
@@ -123,7 +123,12 @@ def _suspended(turn: Turn) -> Verdict[BatchRunning]:
     return Verdict(BatchRunning.SUSPENDED, text)
 
 
-def _backing_off(attempt: AttemptStatus, begins: datetime) -> Verdict[BatchRunning]:
+def _pause(turn: Turn) -> Verdict[BatchRunning] | None:
+    """The next attempt has to wait; after losses only one on hardware that is bought alike."""
+    attempt = turn.standing.attempt
+    begins = None if attempt is None else attempt.retry_at
+    if attempt is None or begins is None or turn.now >= begins:
+        return None
     return Verdict(
         BatchRunning.BACKING_OFF,
         f"status.attempt: attempt {attempt.number} on {attempt.variant} ended: "
@@ -143,11 +148,12 @@ def _checking(turn: Turn, source: Source) -> BatchDraft:
         )
         return _attempting(passed, source, progress)
     name = job_name(turn.batch.ref.name, None)
+    start = Start(attempt=None, name=name, source=source, lasting=turn.lasting)
     again = tuple(job.ref for job in turn.situation.jobs if job.attempt is None and check.again)
     return BatchDraft(
         allotment=replace(
             told(turn, check.running),
-            create=Start(attempt=None, name=name, source=source) if check.create else None,
+            create=start if check.create else None,
             delete=(*again, *deletable(turn.situation, (None,), None)),
         )
     )
@@ -156,11 +162,12 @@ def _checking(turn: Turn, source: Source) -> BatchDraft:
 def _attempting(turn: Turn, source: Source, progress: ProgressStatus) -> BatchDraft:
     """Go on with the attempt, begin the next one, or wait."""
     attempt = turn.standing.attempt
-    if attempt is not None and attempt.retry_at is not None and turn.now < attempt.retry_at:
-        return BatchDraft(allotment=idle(turn, _backing_off(attempt, attempt.retry_at)))
+    pause = _pause(turn)
+    if pause is not None and attempt is not None and not attempt.lost:
+        return BatchDraft(allotment=idle(turn, pause))
     if attempt is not None and turn.standing.alive and turn.standing.publishing:
         text = f"status.attempt: attempt {attempt.number} publishes all {progress.rows} rows"
-        return BatchDraft(allotment=left(turn, Verdict(_at_work(attempt), text)))
+        return BatchDraft(allotment=left(turn, Verdict(_at_work(turn, attempt), text)))
     turn = _with_patience(turn)
     course = Course(
         start=turn.batch.created,
@@ -184,7 +191,8 @@ def _on_a_road(turn: Turn, outlook: Outlook) -> BatchDraft:
     found = roads(outlook)
     turn = replace(turn, standing=replace(turn.standing, progress=found.progress))
     mine = outlook.mine
-    if mine is not None and _unseen(turn, mine, found.of(way_of(mine) or "spot")):
+    bound = turn.standing.bound
+    if mine is not None and bound and _unseen(turn, mine, found.of(way_of(mine) or "spot")):
         return BatchDraft(allotment=left(turn, _as_before(turn, mine)))
     lot = choose(
         outlook.policy,
@@ -199,7 +207,10 @@ def _on_a_road(turn: Turn, outlook: Outlook) -> BatchDraft:
         return BatchDraft(
             allotment=idle(turn, nowhere(outlook) if missing else Verdict(lot.reason, lot.message))
         )
-    if mine is not None and way_of(mine) == lot.way:
+    if (pause := _pause(turn)) is not None and lot.way == way_of(turn.standing.attempt):
+        return BatchDraft(allotment=idle(turn, pause))
+    stays = mine is not None and (bound or road.choice.variant == mine.variant)
+    if mine is not None and stays and way_of(mine) == lot.way:
         return _kept(turn, mine, road, lot)
     return _begun(turn, outlook.source, road, lot)
 
@@ -210,27 +221,31 @@ def _unseen(turn: Turn, mine: AttemptStatus, road: Road | None) -> bool:
     return road is None and not excluded
 
 
-def _at_work(mine: AttemptStatus) -> BatchRunning:
-    return BatchRunning.ON_SPOT if mine.tier == "spot" else BatchRunning.NOT_YET_AHEAD
+def _at_work(turn: Turn, mine: AttemptStatus) -> BatchRunning:
+    if mine.tier == "spot":
+        return BatchRunning.ON_SPOT
+    never = turn.spec.spot.policy == "never"
+    return BatchRunning.SPOT_EXCLUDED if never else BatchRunning.NOT_YET_AHEAD
 
 
 def _as_before(turn: Turn, mine: AttemptStatus) -> Verdict[BatchRunning]:
     return Verdict(
-        _at_work(mine) if turn.standing.started else BatchRunning.STARTING,
+        _at_work(turn, mine) if turn.standing.started else BatchRunning.STARTING,
         f"spec.placement.pools: attempt {mine.number} goes on in {mine.pool}, which cannot be "
         f"judged now: kubectl get acceleratorpool {mine.pool}",
     )
 
 
 def _with_patience(turn: Turn) -> Turn:
-    """Remember that steady hardware was waited for in vain."""
+    """Remember that a pool was waited for in vain."""
     state, attempt = turn.standing, turn.standing.attempt
-    if attempt is None or way_of(attempt) != "steady" or not waits(state, turn.now):
+    if attempt is None or not waits(state, turn.now):
         return turn
-    known = attempt.steady_full_at
-    if known is not None and known >= attempt.started_at:
+    if any(one.pool == attempt.pool and one.at >= attempt.started_at for one in attempt.full):
         return turn
-    noted = attempt.model_copy(update={"steady_full_at": turn.now})
+    known = {one.pool: one for one in attempt.full if turn.now - one.at < FULL}
+    known[attempt.pool] = FullPool(pool=attempt.pool, at=turn.now)
+    noted = attempt.model_copy(update={"full": tuple(known[name] for name in sorted(known))})
     return replace(turn, standing=replace(state, attempt=noted))
 
 
@@ -253,6 +268,7 @@ def _begun(turn: Turn, source: Source, road: Road, lot: Lot) -> BatchDraft:
         name=attempt.job,
         source=source,
         choice=road.choice,
+        lasting=turn.lasting,
         labelled=attempt.tier == "spot" and labelled(_nodes(turn.situation, attempt.pool)),
     )
     begun = Standing(attempt=attempt, progress=turn.standing.progress)
@@ -283,7 +299,9 @@ def _next(turn: Turn, choice: Choice, why: BatchRunning) -> AttemptStatus:
         after="" if before is None else f"attempt {before.number}: {before.last_words}",
         done_before=0 if progress is None else progress.done,
         barren=0 if before is None else before.barren,
-        steady_full_at=None if before is None else before.steady_full_at,
+        barren_since=None if before is None else before.barren_since,
+        lost=0 if before is None else before.lost,
+        full=() if before is None else before.full,
     )
 
 
@@ -302,7 +320,7 @@ def _claim(turn: Turn, choice: Choice, kept: int) -> Claim:
         floor=0,
         wanted=1,
         alive=sum(pod.attempt is not None and pod.ended is None for pod in pods),
-        kept=kept,
+        running=kept,
         leaving=LEAVING,
     )
 

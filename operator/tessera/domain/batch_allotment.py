@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 from tessera.api.batch_inference import (
@@ -21,11 +21,13 @@ from tessera.domain.placement import Choice
 from tessera.domain.reasons import Reason, Verdict
 from tessera.domain.ref import Ref
 
-TERMINAL: frozenset[BatchState] = frozenset({"completed", "failed", "expired", "cancelled"})
+TERMINAL: frozenset[BatchState] = frozenset({"completed", "failed", "expired"})
 NOT_ACCEPTED = Verdict(
     BatchRunning.NOT_ACCEPTED,
     "nothing is started while Accepted is False, and what runs is left as it is",
 )
+_BEYOND = timedelta(minutes=10)
+"""Beyond the deadline an operator that is there ends a Job long before its own limit does."""
 _STATES: dict[BatchComplete, BatchState] = {
     BatchComplete.COMPLETED: "completed",
     BatchComplete.INPUT_REFUSED: "failed",
@@ -45,6 +47,8 @@ class Start:
     source: Source
     choice: Choice | None = None
     """Where the attempt runs; a check runs anywhere."""
+    lasting: timedelta
+    """Its Job ends by itself after so long, also when no operator is there to end it."""
     labelled: bool = False
     """The cloud marks nodes of the chosen pool as spot, so the pod can ask for the mark."""
 
@@ -80,6 +84,8 @@ class BatchAllotment:
     ask: Ask | None = None
     choice: Choice | None = None
     """The hardware that the batch holds or is about to take."""
+    living: bool = True
+    """It is not over, or one of its pods is still there and has not ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +106,11 @@ class Turn:
     @property
     def deadline(self) -> datetime:
         return self.batch.created + self.spec.deadline
+
+    @property
+    def lasting(self) -> timedelta:
+        """How long a Job may last that begins now."""
+        return self.deadline - self.now + _BEYOND
 
 
 def told(turn: Turn, running: Verdict[BatchRunning]) -> BatchAllotment:
@@ -141,6 +152,7 @@ def closed(turn: Turn, over: Verdict[BatchComplete]) -> BatchAllotment:
         told(gone, _finished(state)),
         complete=over,
         state=state,
+        living=_living(turn.situation),
         delete=deletable(turn.situation, (), gone.standing.attempt),
     )
 
@@ -169,7 +181,12 @@ def finished(situation: Situation) -> BatchAllotment:
             situation, "Complete", Verdict(complete or BatchComplete.EXPIRED, f"it is {state}")
         ),
     )
-    return replace(found, delete=deletable(situation, (), situation.batch.status.attempt))
+    delete = deletable(situation, (), situation.batch.status.attempt)
+    return replace(found, delete=delete, living=_living(situation))
+
+
+def _living(situation: Situation) -> bool:
+    return any(pod.ended is None for pod in situation.pods)
 
 
 def deletable(

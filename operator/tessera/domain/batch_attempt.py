@@ -15,11 +15,14 @@ from tessera.domain.reasons import Verdict
 from tessera.domain.spot import notice
 
 MOST_BARREN = 6
-"""So many attempts in a row may fail without a new row."""
+"""So many attempts in a row fail without a new row before a batch is given up,"""
+BARREN_FOR = timedelta(hours=2)
+"""and for so long: a registry that is away for an hour must not end what has a day."""
 FRESH = timedelta(seconds=30)
 """Progress is written down this often; each writing costs a request."""
 _PAUSE = timedelta(seconds=5)
 _LONGEST_PAUSE = timedelta(minutes=5)
+_LONGEST_PAUSE_LOST = timedelta(minutes=1)
 _REFUSED = 3
 """Exit code of a runner that found something only the user can change."""
 _HOPELESS = frozenset(
@@ -86,9 +89,13 @@ def standing(situation: Situation, now: datetime) -> Standing:
     if attempt.ended_at is not None:
         return Standing(attempt=attempt, progress=progress)
     attempt, progress = _at_work(attempt, progress, _answer(situation))
-    pods = [pod for pod in situation.pods if pod.attempt == attempt.number]
-    pod = max(pods, key=lambda one: (one.created, one.ref), default=None)
     job = next((job for job in situation.jobs if job.attempt == attempt.number), None)
+    pods = [
+        pod
+        for pod in situation.pods
+        if pod.attempt == attempt.number and (job is None or pod.owner == job.uid)
+    ]
+    pod = max(pods, key=lambda one: (one.created, one.ref), default=None)
     end = _end(situation, pod, job) or _too_slow(pod, now)
     if end is not None:
         return _over(situation, attempt, progress, end, now)
@@ -112,17 +119,25 @@ def ended(
     now: datetime,
     words: str,
     *,
-    at_fault: bool = False,
+    why: Literal["lost", "failed", "let go"] = "let go",
 ) -> AttemptStatus:
     """The attempt, over now.
 
     After failures of its own the next one waits: 5 s, doubled with each in a row that brought no
-    new row, at most 5 min. What was taken from it does not count.
+    new row, at most 5 min. One that is lost is followed at once; from the second in a row that
+    brought no new row on the next one waits 5 s, doubled with each, at most 1 min.
     """
     fresh = progress is not None and progress.done > attempt.done_before
-    barren = 0 if fresh else min(attempt.barren + at_fault, MOST_BARREN)
-    pause = min(_PAUSE * 2**barren, _LONGEST_PAUSE) if at_fault else timedelta()
-    update = {"ended_at": now, "retry_at": now + pause, "barren": barren}
+    barren = 0 if fresh else attempt.barren + (why == "failed")
+    lost = 0 if fresh or why == "failed" else attempt.lost + (why == "lost")
+    pause = timedelta()
+    if why == "failed":
+        pause = min(_PAUSE * 2 ** min(barren, MOST_BARREN), _LONGEST_PAUSE)
+    elif why == "lost" and lost > 1:
+        pause = min(_PAUSE * 2 ** min(lost - 2, MOST_BARREN), _LONGEST_PAUSE_LOST)
+    since = (attempt.barren_since or now) if barren else None
+    update = {"ended_at": now, "retry_at": now + pause, "lost": lost}
+    update |= {"barren": barren, "barren_since": since}
     return attempt.model_copy(update={**update, "last_words": words[-_WORDS:]})
 
 
@@ -146,8 +161,8 @@ def _forgotten(situation: Situation, now: datetime) -> AttemptStatus | None:
 def _over(
     situation: Situation, attempt: AttemptStatus, progress: ProgressStatus, end: _End, now: datetime
 ) -> Standing:
-    at_fault = end.kind in ("failed", "vanished")
-    gone = ended(attempt, progress, now, end.words, at_fault=at_fault)
+    why: Literal["lost", "failed"] = "lost" if end.kind == "lost" else "failed"
+    gone = ended(attempt, progress, now, end.words, why=why)
     if end.kind == "vanished":
         gone = gone.model_copy(update={"barren": min(gone.barren, MOST_BARREN - 1)})
     told = Standing(attempt=gone, progress=progress)
@@ -155,7 +170,7 @@ def _over(
     if end.kind == "refused":
         message = f"spec.input, spec.output: attempt {attempt.number} was refused: {end.words}"
         return replace(told, over=Verdict(BatchComplete.RUN_REFUSED, f"{message}; {done}"))
-    if gone.barren >= MOST_BARREN:
+    if gone.barren >= MOST_BARREN and now - (gone.barren_since or now) >= BARREN_FOR:
         message = f"status.attempt: {gone.barren} attempts in a row failed without a new row"
         return replace(
             told,
@@ -170,7 +185,9 @@ def _end(situation: Situation, pod: BatchPod | None, job: BatchJob | None) -> _E
     """How the attempt ended; None while it lasts."""
     if pod is None:
         if job is None:
-            return _End("vanished", "its Job is gone")
+            refused = situation.refused
+            gone = "its Job is gone" if refused is None else f"its Job was refused: {refused}"
+            return _End("vanished", gone)
         return _End("lost", "its pod is gone") if job.failed else None
     danger = notice(pod, situation.nodes)
     if pod.over:

@@ -69,6 +69,7 @@ class BatchJob:
 
     ref: Ref
     batch: Ref
+    batch_uid: str = ""
     attempt: int | None
     """None is the check."""
     uid: str = ""

@@ -6,6 +6,8 @@ from tessera.domain.names import deployment_name
 from tessera.domain.ref import Ref
 
 BATCH_LABEL = f"{GROUP}/batch"
+BATCH_UID_LABEL = f"{GROUP}/batch-uid"
+"""A batch that is made again under its name takes nothing over from the former one."""
 ATTEMPT_LABEL = f"{GROUP}/attempt"
 """Number of the attempt, or `check`."""
 CHECK = "check"

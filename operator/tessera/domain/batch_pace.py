@@ -5,6 +5,7 @@ from decimal import Decimal
 
 from tessera.api.batch_inference import AttemptStatus, ProgressStatus
 from tessera.domain.batch_spec import Source
+from tessera.domain.perf import LOAD_MIB_PER_SECOND
 from tessera.domain.placement import Choice
 
 UNMEASURED = 0.7
@@ -14,7 +15,6 @@ _ENOUGH_ROWS = 20
 _ENOUGH_TIME = timedelta(seconds=60)
 _START = timedelta(seconds=180)
 """Image, engine and graphs on a node that is there."""
-_LOAD_MIB_PER_SECOND = 200
 
 
 def rate(choice: Choice, source: Source, progress: ProgressStatus) -> float:
@@ -28,7 +28,7 @@ def start(choice: Choice, progress: ProgressStatus) -> timedelta:
     if progress.start_seconds is not None:
         return timedelta(seconds=progress.start_seconds)
     weights = choice.fit.memory.weights_mib * choice.fit.hardware.devices
-    return _START + timedelta(seconds=weights // _LOAD_MIB_PER_SECOND)
+    return _START + timedelta(seconds=weights // LOAD_MIB_PER_SECOND)
 
 
 def paced(

@@ -1,6 +1,6 @@
 """The hardware that a batch could go on with now: one choice of spot, one that stays."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -13,12 +13,13 @@ from tessera.domain.batch_situation import Situation
 from tessera.domain.batch_spec import Source
 from tessera.domain.deadline import MARGIN, Course, Lane, Way
 from tessera.domain.placement import STEADY, Choice, Rank, place, room
+from tessera.domain.pools import PoolView
 from tessera.domain.reasons import Placed, Verdict
 
 PATIENCE = timedelta(seconds=60)
 """A pod that finds no node for so long says that its hardware is not to be had."""
 FULL = timedelta(minutes=10)
-"""Steady hardware that was waited for in vain is left alone for so long."""
+"""A pool that was waited for in vain is left alone for so long, if there is another way."""
 TIERS: Mapping[Way, frozenset[Tier]] = {"spot": frozenset({"spot"}), "steady": STEADY}
 _EXCLUDED: Mapping[SpotPolicy, Way] = {"only": "steady", "never": "spot"}
 _NOWHERE = {
@@ -81,6 +82,18 @@ class Outlook:
         allowed = attempt is not None and (not pools or attempt.pool in pools)
         return attempt if allowed and self.standing.alive else None
 
+    @property
+    def full(self) -> frozenset[str]:
+        """Pools that were waited for in vain; never the one in which an attempt is at work."""
+        attempt = self.standing.attempt
+        if attempt is None:
+            return frozenset()
+        found = {one.pool for one in attempt.full if self.course.at - one.at < FULL}
+        if self.standing.alive and self.standing.bound:
+            return frozenset(found - {attempt.pool})
+        waiting = {attempt.pool} if waits(self.standing, self.course.at) else set()
+        return frozenset(found | waiting)
+
 
 def roads(outlook: Outlook) -> Roads:
     """Look at both ways; one that the policy excludes is none."""
@@ -129,6 +142,8 @@ def _road(outlook: Outlook, way: Way) -> Road | None:
     if choice is None or _EXCLUDED.get(outlook.policy) == way:
         return None
     mine = outlook.mine if way_of(outlook.mine) == way else None
+    if mine is not None and not outlook.standing.bound and choice.variant != mine.variant:
+        mine = None
     lane = Lane(
         rate=batch_pace.rate(choice, outlook.source, outlook.progress),
         start=batch_pace.start(choice, outlook.progress),
@@ -141,11 +156,21 @@ def _road(outlook: Outlook, way: Way) -> Road | None:
 
 
 def _choice(outlook: Outlook, way: Way) -> Choice | None:
-    """The hardware of a way: where the batch is already, else the cheapest that is in time."""
+    """The hardware of a way: where the batch is already, else the cheapest that is in time.
+
+    Pools that are full come last.
+    """
+    full, views = outlook.full, outlook.situation.views
+    others = tuple(view for view in views if view.pool.name not in full)
+    found = _placed(outlook, way, others)
+    return found if found is not None or not full else _placed(outlook, way, views)
+
+
+def _placed(outlook: Outlook, way: Way, views: Sequence[PoolView]) -> Choice | None:
     mine = outlook.mine
     return place(
         outlook.source.spec,
-        outlook.situation.views,
+        views,
         current=mine.variant if mine is not None and way_of(mine) == way else None,
         floor=1,
         taken=outlook.situation.taken,
@@ -190,9 +215,7 @@ def _steady_free(outlook: Outlook, mine: AttemptStatus | None, choice: Choice) -
     """Who is at work on spot wants to see room; anybody else tries, unless that was in vain."""
     if mine is not None:
         return not waits(outlook.standing, outlook.course.at)
-    attempt = outlook.standing.attempt
-    full = None if attempt is None else attempt.steady_full_at
-    if full is not None and outlook.course.at - full < FULL:
+    if choice.offer.pool in outlook.full:
         return False
     at_work = outlook.standing.alive and outlook.standing.bound
     return not at_work or room(choice.offer, outlook.situation.taken) > 0

@@ -29,3 +29,5 @@ class Situation:
     """Devices that others hold, by pool and resource."""
     asked: Asked | None = None
     """The last answer of this batch's runner."""
+    refused: str | None = None
+    """What the API server said to the Job of the last attempt, if it refused it."""

@@ -4,9 +4,10 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from tessera.api.inference_service import InferenceServiceSpec
 from tessera.domain.batch import BatchDraft, draft_batch, finish_batch, set_aside
-from tessera.domain.batch_allotment import BatchAllotment
-from tessera.domain.batch_facts import BatchJob, BatchPod, NodeHealth
+from tessera.domain.batch_allotment import TERMINAL, BatchAllotment
+from tessera.domain.batch_facts import Batch, BatchJob, BatchPod, NodeHealth
 from tessera.domain.batch_names import payer
 from tessera.domain.batch_situation import Situation
 from tessera.domain.meter import Meter
@@ -30,10 +31,11 @@ class Drafted:
 
     def go_on(self, meter: Meter, purse: Purse) -> None:
         """What runs without a claim of its own is left as it is, and has to be paid."""
-        if self.draft.claim is not None:
+        alive = self._alive()
+        if self.draft.claim is not None or not alive:
             return
         for uid, one in meter.running.items():
-            if uid in self._alive():
+            if uid in alive:
                 purse.floor(one.tariff, 1)
 
     def _alive(self) -> set[str]:
@@ -52,7 +54,8 @@ def drafted(
     for batch in sorted(
         snapshot.batches, key=lambda one: (not facts.pods[one.ref], one.created, one.ref)
     ):
-        situation = facts.situation(batch.ref, taken)
+        over = batch.status.state in TERMINAL
+        situation = facts.rest(batch) if over else facts.situation(batch.ref, taken)
         try:
             draft = draft_batch(situation)
         except Exception as error:  # noqa: BLE001 - one bad batch must not stop the fleet
@@ -78,23 +81,36 @@ def finished(one: Drafted, funding: Funding | None) -> BatchAllotment:
 
 
 class _Facts:
-    """What the snapshot holds, by batch and by namespace."""
+    """What the snapshot holds, by batch and by namespace.
+
+    What carries the uid of another batch belongs to a former one of the same name.
+    """
 
     def __init__(self, snapshot: Snapshot, views: Sequence[PoolView]) -> None:
         self._snapshot = snapshot
         self._views = tuple(views)
         self._batches = {batch.ref: batch for batch in snapshot.batches}
+        uids = {batch.ref: batch.uid for batch in snapshot.batches}
         self.pods: dict[Ref, list[BatchPod]] = defaultdict(list)
         for pod in snapshot.pods:
-            if pod.run is not None:
+            if pod.run is not None and uids.get(pod.run.batch) == pod.run.uid:
                 self.pods[pod.run.batch].append(_batch_pod(pod, pod.run))
         self._jobs: dict[Ref, list[BatchJob]] = defaultdict(list)
         for job in snapshot.jobs:
-            self._jobs[job.batch].append(job)
+            if uids.get(job.batch) == job.batch_uid:
+                self._jobs[job.batch].append(job)
+        self._services: dict[str, dict[str, InferenceServiceSpec | None]] = defaultdict(dict)
+        for service in snapshot.services:
+            self._services[service.ref.namespace][service.ref.name] = service.spec
         self._nodes = {
             node.name: NodeHealth(ready=node.alive, taints=node.taints, labels=node.labels)
             for node in snapshot.nodes
         }
+
+    def rest(self, batch: Batch) -> Situation:
+        """What is left of a batch that is over; there may be many, and nothing is decided there."""
+        pods, jobs = tuple(self.pods[batch.ref]), tuple(self._jobs[batch.ref])
+        return Situation(at=self._snapshot.at, batch=batch, pods=pods, jobs=jobs)
 
     def situation(self, ref: Ref, taken: Mapping[tuple[str, str], int]) -> Situation:
         batch = self._batches[ref]
@@ -106,14 +122,11 @@ class _Facts:
             jobs=tuple(self._jobs[ref]),
             nodes=self._nodes,
             claim=self._snapshot.claims.get(Ref(ref.namespace, name)),
-            services={
-                service.ref.name: service.spec
-                for service in self._snapshot.services
-                if service.ref.namespace == ref.namespace
-            },
+            services=self._services[ref.namespace],
             views=self._views,
             taken=dict(taken),
-            asked=self._snapshot.asked.get(ref),
+            asked=self._snapshot.asked.get(batch.uid),
+            refused=self._snapshot.refused.get(batch.uid),
         )
 
 

@@ -64,7 +64,7 @@ def _due(view: BudgetView, record: SpendStatus | None, purse: Purse | None) -> b
 def _record(meter: Meter, purse: Purse) -> SpendStatus:
     return SpendStatus(
         as_of=purse.at,
-        windows=tuple(_window(till) for till in purse.now),
+        windows=tuple(_window(till, meter.settled[till.window.name].since) for till in purse.now),
         running=tuple(
             RunningStatus(
                 uid=uid,
@@ -80,12 +80,13 @@ def _record(meter: Meter, purse: Purse) -> SpendStatus:
     )
 
 
-def _window(till: Till) -> WindowStatus:
+def _window(till: Till, since: datetime) -> WindowStatus:
     return WindowStatus(
         window=till.window.name,
         start=till.window.start,
         end=till.window.end,
         limit=units(till.limit),
+        counted_from=since if since > till.window.start else None,
         settled=units(till.spent),
         reserved=units(till.floors + till.granted),
         forecast=units(till.forecast),

@@ -3,21 +3,21 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from decimal import Decimal
 from zoneinfo import ZoneInfo
 
 from tessera.api.accelerator_pool import Price
 from tessera.api.tenant_budget import TenantBudgetSpec
 from tessera.domain.batch_allotment import TERMINAL
-from tessera.domain.batch_facts import Batch
 from tessera.domain.meter import Meter
 from tessera.domain.money import nanos
 from tessera.domain.pools import PoolView
 from tessera.domain.purse import Purse, Till, amount
 from tessera.domain.reasons import BudgetAccepted, Funded, Verdict
-from tessera.domain.snapshot import Budget, Service, Snapshot
+from tessera.domain.snapshot import Budget, Snapshot
 from tessera.domain.spend import from_record, rates, settle
-from tessera.domain.windows import following, window_at, zone_of
+from tessera.domain.windows import Window, following, window_at, zone_of
 
 _NEAR = 0.8
 """Share of a limit from which on its owner is warned."""
@@ -56,18 +56,24 @@ def open_budgets(snapshot: Snapshot, views: Sequence[PoolView]) -> tuple[BudgetV
     owners: dict[str, str] = {}
     found = []
     for budget in sorted(snapshot.budgets, key=lambda one: one.name):
-        accepted = _judged(snapshot, budget, views, owners)
-        view = BudgetView(budget=budget, accepted=accepted)
-        if budget.spec is not None and (zone := zone_of(budget.spec.time_zone)) is not None:
-            names = budget.spec.tenant.namespaces
-            view = replace(
-                view,
-                services=sum(services[name] for name in names),
-                batches=sum(batches[name] for name in names),
+        accepted = _judged(budget, owners)
+        names = budget.spec.tenant.namespaces if budget.spec is not None else ()
+        view = BudgetView(
+            budget=budget,
+            accepted=accepted,
+            services=sum(services[name] for name in names),
+            batches=sum(batches[name] for name in names),
+        )
+        try:
+            view = _counted(snapshot, view, views)
+        except Exception as error:  # noqa: BLE001 - one bad budget must not stop the fleet
+            told = (
+                f"spec: judging raised {type(error).__name__} ({error}); please report it with the "
+                "output of kubectl get tenantbudget -o yaml"
             )
-            if accepted.reason.holds:
-                owners |= dict.fromkeys(names, budget.name)
-                view = _opened(snapshot, view, budget.spec, zone, views)
+            view = replace(view, accepted=Verdict(BudgetAccepted.PLANNER_ERROR, told))
+        if view.purse is not None:
+            owners |= dict.fromkeys(names, budget.name)
         found.append(view)
     return tuple(found)
 
@@ -92,9 +98,7 @@ def zone_fault(spec: TenantBudgetSpec) -> str | None:
     )
 
 
-def _judged(
-    snapshot: Snapshot, budget: Budget, views: Sequence[PoolView], owners: Mapping[str, str]
-) -> Verdict[BudgetAccepted]:
+def _judged(budget: Budget, owners: Mapping[str, str]) -> Verdict[BudgetAccepted]:
     spec = budget.spec
     if spec is None:
         return Verdict(BudgetAccepted.SPEC_UNREADABLE, budget.problem or "spec: unreadable")
@@ -107,14 +111,6 @@ def _judged(
                 f"spec.tenant.namespaces[{index}]: {name} belongs to budget {owners[name]} "
                 "already, and a namespace has 1 budget; take it out of one of them",
             )
-    for view in _usable(snapshot, spec, views):
-        if view.price is not None and view.price.currency != spec.currency:
-            return Verdict(
-                BudgetAccepted.MIXED_CURRENCIES,
-                f"spec.currency is {spec.currency}, and pool {view.pool.name}, which the tenant "
-                f"may use, is priced in {view.price.currency}; 1 budget has 1 currency: convert "
-                "the prices, or name other pools in spec.placement.pools of the services",
-            )
     return Verdict(
         BudgetAccepted.VALID,
         f"{len(spec.limits)} limits in {spec.currency} for "
@@ -122,37 +118,37 @@ def _judged(
     )
 
 
-def _usable(
-    snapshot: Snapshot, spec: TenantBudgetSpec, views: Sequence[PoolView]
-) -> Sequence[PoolView]:
-    """The pools that services and batches of the tenant may use."""
-    users: tuple[Service | Batch, ...] = (*snapshot.services, *snapshot.batches)
-    named = [
-        one.spec.placement.pools
-        for one in users
-        if one.spec is not None and one.ref.namespace in spec.tenant.namespaces
-    ]
-    if any(not pools for pools in named):
-        return views
-    return [view for view in views if any(view.pool.name in pools for pools in named)]
-
-
-def _opened(
-    snapshot: Snapshot,
-    view: BudgetView,
-    spec: TenantBudgetSpec,
-    zone: ZoneInfo,
-    views: Sequence[PoolView],
-) -> BudgetView:
-    budget = view.budget
+def _counted(snapshot: Snapshot, view: BudgetView, views: Sequence[PoolView]) -> BudgetView:
+    """The meter goes on also while the budget is not accepted; only then there is no purse."""
+    budget, spec = view.budget, view.budget.spec
+    if spec is None:
+        return replace(view, meter=snapshot.meters.get(budget.name) or Meter())
+    zone = zone_of(spec.time_zone)
+    enforced = view.accepted.reason.holds and zone is not None
     meter = snapshot.meters.get(budget.name) or _recalled(budget, spec, views)
     at = max(snapshot.at, meter.as_of or snapshot.at)
-    windows = [window_at(limit.window, at, zone) for limit in spec.limits]
-    if meter.as_of is None and budget.status.conditions:
+    windows = [window_at(one.window, at, zone) for one in spec.limits] if zone is not None else []
+    if meter.as_of is None and (budget.record_lost or _held_before(budget)):
         meter = replace(meter, lost={window.name: window.start for window in windows})
     pods = [pod for pod in snapshot.pods if pod.ref.namespace in spec.tenant.namespaces]
-    meter = settle(meter, pods, rates(pods, views), windows, at, snapshot.last_seen)
-    ends = {pod.uid for pod in pods if pod.ended is not None}
+    priced = rates(pods, views, spec.currency)
+    if not enforced:
+        if meter.as_of is None:
+            return view
+        counted = settle(meter, pods, priced, windows, at, snapshot.last_seen)
+        return replace(view, meter=replace(counted, settled={**meter.settled, **counted.settled}))
+    meter = settle(meter, pods, priced, windows, at, snapshot.last_seen)
+    return replace(
+        view,
+        meter=meter,
+        purse=_purse(budget.name, spec, meter, windows, at),
+        hourly=sum(one.tariff.hourly(at.date()).nanos for one in meter.running.values()),
+    )
+
+
+def _purse(
+    name: str, spec: TenantBudgetSpec, meter: Meter, windows: Sequence[Window], at: datetime
+) -> Purse:
     now = [
         Till(
             field=f"spec.limits[{index}].amount",
@@ -162,20 +158,18 @@ def _opened(
         )
         for index, window in enumerate(windows)
     ]
+    zone = zone_of(spec.time_zone) or ZoneInfo("UTC")
     ahead = [
         replace(till, window=following(till.window, zone), limit=nanos(limit.amount), spent=0)
         for till, limit in zip(now, spec.limits, strict=True)
     ]
-    return replace(
-        view,
-        meter=meter,
-        purse=Purse(budget.name, at, now, ahead),
-        hourly=sum(
-            one.tariff.hourly(at.date()).nanos
-            for uid, one in meter.running.items()
-            if uid not in ends
-        ),
-    )
+    return Purse(name, at, now, ahead)
+
+
+def _held_before(budget: Budget) -> bool:
+    """The budget was enforced once, so there was a record."""
+    conditions = budget.status.conditions
+    return any(one.type == "Accepted" and one.status == "True" for one in conditions)
 
 
 def _recalled(budget: Budget, spec: TenantBudgetSpec, views: Sequence[PoolView]) -> Meter:
@@ -225,22 +219,22 @@ def _refusing(view: BudgetView, purse: Purse) -> Verdict[Funded] | None:
                 f"{amount(till.limit)} are granted until {till.window.end:%Y-%m-%dT%H:%MZ}; "
                 "spec.onLedgerLoss.allowUpTo allows more",
             )
-    if (floors := _floors_above(purse.now)) is not None:
-        return floors
+    if purse.floor_shortage is not None:
+        return Verdict(Funded.FLOORS_ABOVE_LIMIT, purse.floor_shortage.message)
     if purse.shortage is not None:
         return Verdict(Funded.BUDGET_EXHAUSTED, purse.shortage.message)
-    return _floors_above(purse.ahead)
+    return _floors_above(purse)
 
 
-def _floors_above(tills: Sequence[Till]) -> Verdict[Funded] | None:
-    for till in tills:
-        if till.spent + till.floors > till.limit:
+def _floors_above(purse: Purse) -> Verdict[Funded] | None:
+    """Those that run, in a whole window."""
+    for till in purse.ahead:
+        if till.floors > till.limit:
             return Verdict(
                 Funded.FLOORS_ABOVE_LIMIT,
-                f"{till.field}: the replicas that always run take the {till.window.name} that "
-                f"begins at {till.window.start:%Y-%m-%dT%H:%MZ} to "
-                f"{amount(till.spent + till.floors)}, above its limit of {amount(till.limit)}; "
-                "lower spec.scaling.minReplicas of the tenant's services, or raise the limit",
+                f"{till.field}: the replicas that always run cost {amount(till.floors)} in a whole "
+                f"{till.window.name}, and its limit is {amount(till.limit)}; lower "
+                "spec.scaling.minReplicas of the tenant's services, or raise the limit",
             )
     return None
 

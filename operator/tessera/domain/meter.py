@@ -23,10 +23,11 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """Nano-units spent in the window that began at `start`."""
+    """Nano-units spent in the window that began at `start`, counted from `since` on."""
 
     start: datetime
     nanos: int
+    since: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

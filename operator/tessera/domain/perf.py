@@ -14,6 +14,8 @@ from tessera.api.inference_service import ModelShape
 from tessera.domain.hardware import Hardware
 
 SOURCE = "roofline"
+LOAD_MIB_PER_SECOND = 100
+"""Slowest loading of weights that still counts as starting."""
 
 _BANDWIDTH_SHARE = 0.75
 _COMPUTE_SHARE = 0.75

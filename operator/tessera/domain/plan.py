@@ -18,7 +18,7 @@ from tessera.domain.load import load_of
 from tessera.domain.meter import Meter
 from tessera.domain.placement import ANY, STEADY, Choice, Placement, place, room
 from tessera.domain.pools import PoolView, discover, tiers
-from tessera.domain.purse import Claim, Funding, Purse, fund
+from tessera.domain.purse import HOLD, Claim, Funding, Purse, fund
 from tessera.domain.readiness import must_ask
 from tessera.domain.reasons import Accepted, Placed, Scaling, Verdict
 from tessera.domain.snapshot import Pod, Ref, Service, Snapshot, Workload
@@ -72,9 +72,14 @@ class Plan:
         return {ref: allotment.scale.memory for ref, allotment in self.allotments.items()}
 
     @property
+    def living(self) -> Mapping[Ref, BatchAllotment]:
+        """The batches that still need anything: those that are not over, and last pods."""
+        return {ref: one for ref, one in self.batches.items() if one.living}
+
+    @property
     def meters(self) -> Mapping[str, Meter]:
         """What was spent, likewise."""
-        return {view.budget.name: view.meter for view in self.budgets if view.purse is not None}
+        return {view.budget.name: view.meter for view in self.budgets}
 
     @property
     def tenants(self) -> Mapping[str, BudgetView]:
@@ -115,7 +120,7 @@ def plan(snapshot: Snapshot) -> Plan:
     taken: Taken = Counter()
     drafts = _drafts(snapshot, views, taken)
     runs = batches.drafted(snapshot, views, taken)
-    granted = _granted(drafts, runs, budgets)
+    granted = _granted(snapshot, drafts, runs, budgets)
     return Plan(
         pools=views,
         budgets=budgets,
@@ -143,6 +148,7 @@ def _drafts(snapshot: Snapshot, views: Sequence[PoolView], taken: Taken) -> Mapp
 
 
 def _granted(
+    snapshot: Snapshot,
     drafts: Mapping[Ref, _Draft],
     runs: Mapping[Ref, batches.Drafted],
     budgets: Sequence[BudgetView],
@@ -155,43 +161,47 @@ def _granted(
         names = view.budget.spec.tenant.namespaces
         claims: list[Claim] = []
         for ref in sorted(ref for ref in drafts if ref.namespace in names):
-            draft = drafts[ref]
-            if draft.placement.choice is None:
-                _go_on(draft, view.meter, view.purse)
-            else:
-                claims.append(_claim(draft, draft.placement.choice))
+            _go_on(drafts[ref], view.meter, view.purse)
+            claims += _claims(snapshot, drafts[ref])
         for ref in sorted(ref for ref in runs if ref.namespace in names):
             runs[ref].go_on(view.meter, view.purse)
             claims += runs[ref].claims
-        granted |= fund(view.purse, claims)
+        granted |= fund(view.purse, claims, view.budget.spec.currency)
     return granted
 
 
 def _go_on(draft: _Draft, meter: Meter, purse: Purse) -> None:
-    """What runs of a service that cannot be placed is left as it is, and has to be paid."""
+    """What has to be paid besides the claim: pods of a service that cannot be placed are left as
+    they are, and those of a former variant go on until the new one is up."""
+    choice = draft.placement.choice
     for pod in draft.holding.pods:
         running = meter.running.get(pod.uid)
-        if running is not None and pod.ended is None:
+        if running is not None and choice is None:
             purse.floor(running.tariff, 1)
+        elif running is not None and choice is not None and pod.variant != choice.variant:
+            purse.leave(running.tariff, HOLD, 1)
 
 
-def _claim(draft: _Draft, choice: Choice) -> Claim:
+def _claims(snapshot: Snapshot, draft: _Draft) -> tuple[Claim, ...]:
     """A fixed number has a floor of 1: what the user set beyond it is granted or not."""
-    spec, pods, wanted = draft.service.spec, draft.holding.pods, draft.scale.replicas
-    least = 1 if spec is None or spec.replicas is not None else scaling_of(spec).min_replicas
-    floor = min(least, wanted)
-    current = max((one.replicas for one in draft.holding.workloads), default=0)
-    kept = max(0, min(current, wanted) - floor)
-    drain_timeout = spec.drain.timeout if spec is not None else timedelta()
-    return Claim(
-        ref=draft.service.ref,
+    choice, spec = draft.placement.choice, draft.service.spec
+    if choice is None or spec is None:
+        return ()
+    holding, wanted, ref = draft.holding, draft.scale.replicas, draft.service.ref
+    least = 1 if spec.replicas is not None else scaling_of(spec).min_replicas
+    memory = snapshot.memory.get(ref) or remembered(draft.service.status)
+    counts = [count.replicas for count in memory.counts[-1:]]
+    mine = [pod for pod in holding.pods if pod.variant == choice.variant and pod.ended is None]
+    claim = Claim(
+        ref=ref,
         tariff=choice.offer.tariff,
-        floor=floor,
+        floor=min(least, wanted),
         wanted=wanted,
-        alive=sum(pod.ended is None for pod in pods),
-        kept=kept,
-        leaving=drain_timeout + LEAVING,
+        running=max([*counts, *(one.replicas for one in holding.workloads)], default=0),
+        alive=len(mine),
+        leaving=spec.drain.timeout + LEAVING,
     )
+    return (claim,)
 
 
 def _finished(

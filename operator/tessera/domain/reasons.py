@@ -158,9 +158,9 @@ class BudgetAccepted(Reason):
     SPEC_UNREADABLE = "SpecUnreadable", "The object does not follow the schema of this operator."
     ZONE_UNKNOWN = "ZoneUnknown", "`spec.timeZone` is no name of the IANA database."
     OVERLAPPING = "Overlapping", "A namespace belongs to a budget with an earlier name."
-    MIXED_CURRENCIES = (
-        "MixedCurrencies",
-        "A pool that the tenant may use is priced in another currency.",
+    PLANNER_ERROR = (
+        "PlannerError",
+        "Judging this budget failed inside Tessera; the others are judged without it.",
     )
 
 
@@ -177,7 +177,7 @@ class Funded(Reason):
     BUDGET_EXHAUSTED = "BudgetExhausted", "Something was refused, since it could not be paid."
     FLOORS_ABOVE_LIMIT = (
         "FloorsAboveLimit",
-        "The replicas that always run cost more than a limit; nothing beyond them is granted.",
+        "Replicas that always run cost more than a limit; those there are go on, no more start.",
     )
     SPEND_UNKNOWN = "SpendUnknown", "The record of a window was lost; `spec.onLedgerLoss` holds."
     NOT_ACCEPTED = "NotAccepted", "Nothing is enforced while `Accepted` is False."

@@ -45,6 +45,8 @@ class Budget:
     spec: TenantBudgetSpec | None
     problem: str | None = None
     status: TenantBudgetStatus = field(default_factory=TenantBudgetStatus)
+    record_lost: bool = False
+    """There is a status, and it cannot be read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +70,8 @@ class Run:
     """What only the pods of batches have."""
 
     batch: Ref
+    uid: str = ""
+    """That of the batch: another one may have its name by now."""
     attempt: int | None
     """None is the check."""
     since: datetime | None = None
@@ -199,8 +203,10 @@ class Snapshot:
     batches: tuple[Batch, ...] = ()
     jobs: tuple[BatchJob, ...] = ()
     claims: Mapping[Ref, VolumeClaim] = field(default_factory=dict)
-    asked: Mapping[Ref, Asked] = field(default_factory=dict)
-    """What the runners of batches answered last."""
+    asked: Mapping[str, Asked] = field(default_factory=dict)
+    """What the runners of batches answered last, by the batches' uids."""
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """What the API server said when it refused the Job of an attempt, likewise."""
     budgets: tuple[Budget, ...] = ()
     meters: Mapping[str, Meter] = field(default_factory=dict)
     """What the budgets' tenants have spent, by the budgets' names."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 
 from tessera.api.accelerator_pool import Price
 from tessera.api.tenant_budget import RunningStatus, SpendStatus
@@ -11,6 +11,9 @@ from tessera.domain.money import Tariff, nanos
 from tessera.domain.pools import PoolView, tariff_of
 from tessera.domain.snapshot import Pod
 from tessera.domain.windows import Window
+
+_LATE = timedelta(minutes=2)
+"""A pod may be seen so much after it was bound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,14 +24,14 @@ class Rate:
     tariff: Tariff
 
 
-def rates(pods: Iterable[Pod], views: Sequence[PoolView]) -> Mapping[str, Rate]:
-    """The rate of every pod, by uid, that is bound to a node of a pool with a price."""
+def rates(pods: Iterable[Pod], views: Sequence[PoolView], currency: str) -> Mapping[str, Rate]:
+    """The rate of every pod, by uid, that is bound to a node of a pool priced in the currency."""
     pools = {name: view for view in views for name in view.members}
     found = {}
     for pod in pods:
         view = pools.get(pod.node or "")
         tariff = tariff_of(view, pod.devices) if view is not None else None
-        if view is not None and tariff is not None:
+        if view is not None and tariff is not None and tariff.currency == currency:
             found[pod.uid] = Rate(view.pool.name, tariff)
     return found
 
@@ -55,27 +58,53 @@ def settle(
             totals[window.name] += one.tariff.cost(*window.overlap(one.through, end))
         return replace(one, through=max(one.through, end))
 
+    here = set()
     for pod in pods:
-        one = _running(pod, priced.get(pod.uid), meter.running.get(pod.uid))
+        here.add(pod.uid)
+        one = _running(pod, priced.get(pod.uid), meter)
         if one is not None:
-            running[pod.uid] = charge(one, pod.ended or at)
-    for uid in sorted(meter.running.keys() - running.keys()):
+            charged = charge(one, pod.ended or at)
+            if pod.ended is None:
+                running[pod.uid] = charged
+    for uid in sorted(meter.running.keys() - here):
         gone = meter.running[uid]
         charge(gone, min(last_seen.get(gone.pod, at), at))
     return replace(
         meter,
         as_of=at,
-        settled={window.name: Settled(window.start, totals[window.name]) for window in windows},
+        settled={
+            window.name: Settled(window.start, totals[window.name], _since(meter, window))
+            for window in windows
+        },
         running=running,
     )
 
 
-def _running(pod: Pod, rate: Rate | None, before: Running | None) -> Running | None:
-    """The replica with its present rate; None while it costs nothing that is known."""
+def _running(pod: Pod, rate: Rate | None, meter: Meter) -> Running | None:
+    """The replica with its present rate; None while it costs nothing that is known, or no more.
+
+    One that ended before the meter stood was charged then. One that was bound long before, and was
+    not counted, belonged to somebody else until now.
+    """
+    before = meter.running.get(pod.uid)
     if pod.bound is None or rate is None:
         return before
-    through = before.through if before is not None else pod.bound
+    if before is not None:
+        return replace(before, pool=rate.pool, tariff=rate.tariff)
+    through, stood = pod.bound, meter.as_of
+    if stood is not None:
+        if pod.ended is not None and pod.ended <= stood:
+            return None
+        through = stood if pod.bound < stood - _LATE else through
     return Running(pod=str(pod.ref), pool=rate.pool, tariff=rate.tariff, through=through)
+
+
+def _since(meter: Meter, window: Window) -> datetime:
+    """From when on a window is counted: one that was not there before begins with its limit."""
+    known = meter.settled.get(window.name)
+    if known is not None and known.start == window.start:
+        return known.since
+    return window.start if meter.as_of is None else max(window.start, meter.as_of)
 
 
 def from_record(
@@ -84,7 +113,10 @@ def from_record(
     """The meter that an earlier leader wrote down; a pool that is gone has its last price."""
     return Meter(
         as_of=spend.as_of,
-        settled={one.window: Settled(one.start, nanos(one.settled)) for one in spend.windows},
+        settled={
+            one.window: Settled(one.start, nanos(one.settled), one.counted_from or one.start)
+            for one in spend.windows
+        },
         running={
             one.uid: Running(
                 pod=one.pod,

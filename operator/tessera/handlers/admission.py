@@ -18,7 +18,12 @@ from tessera.domain.snapshot import Budget, Pool
 from tessera.ports import Clock
 from tessera.reconcile.observe import Senses, observe
 from tessera.reconcile.store import Store
-from tessera.resources.kinds import ACCELERATOR_POOLS, INFERENCE_SERVICES, TENANT_BUDGETS
+from tessera.resources.kinds import (
+    ACCELERATOR_POOLS,
+    BATCH_INFERENCES,
+    INFERENCE_SERVICES,
+    TENANT_BUDGETS,
+)
 
 _PASSING = {
     BatchAccepted.SERVICE_UNKNOWN,
@@ -96,12 +101,15 @@ def _born(body: Mapping[str, Any], at: datetime) -> Mapping[str, Any]:
 
 def _unlimited(budget: Budget, store: Store) -> list[str]:
     names = budget.spec.tenant.namespaces if budget.spec is not None else ()
-    count = sum(key.namespace in names for key in store.all(INFERENCE_SERVICES))
-    if not count:
+    services, batches = (
+        sum(key.namespace in names for key in store.all(kind))
+        for kind in (INFERENCE_SERVICES, BATCH_INFERENCES)
+    )
+    if not services + batches:
         return []
     return [
-        f"{count} services in {', '.join(names)} have no limit from now on, and what they spent is "
-        f"forgotten; kubectl get inferenceservices -n {names[0]} -o wide shows them"
+        f"{services} services and {batches} batches in {', '.join(names)} have no limit from now "
+        f"on, and what they spent is forgotten; kubectl get tessera -n {names[0]} shows them"
     ]
 
 

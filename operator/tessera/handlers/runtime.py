@@ -22,6 +22,7 @@ from tessera.reconcile.loop import loop
 from tessera.reconcile.mirror import Mirror
 from tessera.reconcile.observe import Senses
 from tessera.reconcile.store import Store
+from tessera.resources.job import Image
 from tessera.resources.kinds import INFERENCE_SERVICES, KINDS, PODS, TENANT_BUDGETS
 from tessera.settings import Settings
 from tessera.telemetry import Telemetry
@@ -61,7 +62,9 @@ class Runtime:
             cluster,
             self.store,
             visitors=(settings.namespace, *settings.monitoring_namespaces),
-            batch_image=settings.batch_image,
+            batch_image=Image(
+                settings.batch_image, settings.batch_pull_policy, settings.batch_pull_secrets
+            ),
             leading=self.election.leading,
         )
         self._fleet = Fleet(self.store, self._senses, applier, self._asker, now)

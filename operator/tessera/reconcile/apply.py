@@ -16,11 +16,12 @@ from tessera.domain.status import pool_status, service_status
 from tessera.ports import Cluster, ClusterError, GoneError, Seen
 from tessera.reconcile.store import Store
 from tessera.resources import children, marks, statuses
-from tessera.resources.job import job
+from tessera.resources.job import Image, job
 from tessera.resources.kinds import CHILDREN, DEPLOYMENTS, JOBS, Kind
 from tessera.resources.manifest import Key, Manifest
 
 _AT_ONCE = 8
+_LONGEST = 500
 
 
 class NotLeadingError(Exception):
@@ -49,7 +50,7 @@ class Applier:
         store: Store,
         *,
         visitors: tuple[str, ...],
-        batch_image: str,
+        batch_image: Image,
         leading: Callable[[], bool],
     ) -> None:
         self._cluster = cluster
@@ -57,6 +58,8 @@ class Applier:
         self._visitors = visitors
         self._batch_image = batch_image
         self._refused: dict[Ref, str | None] = {}
+        self.refused_jobs: dict[str, str] = {}
+        """What was said in the last turn to Jobs of attempts, by the batches' uids."""
         self._leading = leading
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._applied: dict[Key, _Applied] = {}
@@ -71,17 +74,15 @@ class Applier:
 
         One object's refusal is written on its service and stops no other.
         """
+        self.refused_jobs.clear()
         existing = self._children()
         shared = await self._shared(plan, monitored=monitored)
         problems = {ref: list(shared.get(ref.namespace, ())) for ref in plan.allotments}
         tenants = plan.tenants
         for tenant in plan.budgets:  # before anything that costs
-            record = budget_status(tenant, snapshot.at)
-            if record != tenant.budget.status:
-                applied = statuses.of_budget(tenant.budget, record)
-                refused = await self._attempt(self._write(applied, "status"))
-                for ref in problems:
-                    problems[ref] += refused if tenants.get(ref.namespace) is tenant else []
+            refused = await self._budget(tenant, snapshot)
+            for ref in problems:
+                problems[ref] += refused if tenants.get(ref.namespace) is tenant else []
         await _all(
             self._service(
                 snapshot,
@@ -132,6 +133,16 @@ class Applier:
             applied = statuses.of_service(allotment.service, status)
             problems += await self._attempt(self._write(applied, "status"))
 
+    async def _budget(self, tenant: BudgetView, snapshot: Snapshot) -> list[str]:
+        try:
+            record = budget_status(tenant, snapshot.at)
+        except ValueError as error:  # more replicas than a status can list
+            return [f"tenantbudgets {tenant.budget.name}: {error}"[:_LONGEST]]
+        if record == tenant.budget.status:
+            return []
+        applied = statuses.of_budget(tenant.budget, record)
+        return await self._attempt(self._write(applied, "status"))
+
     async def _batch(self, snapshot: Snapshot, allotment: BatchAllotment) -> None:
         """The status comes first: its attempt is the fence. Without it nothing else is written."""
         batch, spec = allotment.batch, allotment.batch.spec
@@ -146,7 +157,11 @@ class Applier:
                 problems += await self._attempt(self._remove(JOBS, key))
         if not problems and allotment.create is not None and spec is not None:
             wanted = job(batch, spec, allotment.create, self._batch_image)
-            problems += await self._attempt(self._write(wanted))
+            refused = await self._attempt(self._write(wanted))
+            if refused and allotment.create.attempt is not None:
+                self.refused_jobs[batch.uid] = "; ".join(refused)
+            else:
+                problems += refused
         self._refused[batch.ref] = "; ".join(problems) or None
 
     async def _attempt(self, write: Awaitable[object]) -> list[str]:
@@ -212,7 +227,7 @@ class Applier:
         Their owners end together, and while the garbage collector takes one owner off an object, an
         apply may just have put it there as the only one; then nobody but us would remove it.
         """
-        used = {ref.namespace for ref in (*plan.allotments, *plan.batches, *existing)}
+        used = {ref.namespace for ref in (*plan.allotments, *plan.living, *existing)}
         return [
             (kind, seen.key)
             for kind in CHILDREN
@@ -225,7 +240,7 @@ class Applier:
             del self._built[ref]
         for ref in self._refused.keys() - plan.batches.keys():
             del self._refused[ref]
-        namespaces = {ref.namespace for ref in (*plan.allotments, *plan.batches)}
+        namespaces = {ref.namespace for ref in (*plan.allotments, *plan.living)}
         for key in [key for key in self._applied if key.namespace not in namespaces]:
             del self._applied[key]
 

@@ -9,7 +9,7 @@ from tessera.domain.batch_facts import Asked
 from tessera.domain.batch_names import RUNNER_PORT
 from tessera.domain.names import PORT
 from tessera.domain.plan import Plan
-from tessera.domain.snapshot import Answer, InFlight, Pod, Ref, Service, Snapshot
+from tessera.domain.snapshot import Answer, InFlight, Pod, Service, Snapshot
 from tessera.ports import Clock, Engines
 from tessera.reconcile.observe import Senses
 
@@ -38,14 +38,15 @@ class Asker:
         for ref, allotment in plan.allotments.items():
             address = snapshot.addresses.get(ref)
             if allotment.ask and address is not None:
-                self._once(f"service {ref}", self._ask, allotment.service, f"{address}:{PORT}")
+                self._once(f"service {ref}", self._ask, allotment.service, _host(address, PORT))
             for pod in allotment.pods:
                 if pod.ref in allotment.drain.leaving and pod.address and self._due(pod):
-                    self._once(f"pod {pod.uid}", self._count, pod, f"{pod.address}:{PORT}")
-        for ref, one in plan.batches.items():
-            if one.ask is not None and self._due_again(ref):
-                address = f"{one.ask.address}:{RUNNER_PORT}"
-                self._once(f"batch {ref} {one.ask.attempt}", self._progress, ref, address)
+                    self._once(f"pod {pod.uid}", self._count, pod, _host(pod.address, PORT))
+        for one in plan.batches.values():
+            uid = one.batch.uid
+            if one.ask is not None and self._due_again(uid):
+                address = _host(one.ask.address, RUNNER_PORT)
+                self._once(f"batch {uid} {one.ask.attempt}", self._progress, uid, address)
         self._forget(plan)
 
     async def stop(self) -> None:
@@ -80,14 +81,14 @@ class Asker:
             self._senses.in_flight[pod.ref] = InFlight(asked, requests)
             self._wake()
 
-    async def _progress(self, batch: Ref, address: str) -> None:
+    async def _progress(self, batch: str, address: str) -> None:
         asked = self._clock()
         found = await self._engines.progress(address)
         if found is not None:
             self._senses.asked[batch] = Asked(asked, found)
             self._wake()
 
-    def _due_again(self, batch: Ref) -> bool:
+    def _due_again(self, batch: str) -> bool:
         last = self._senses.asked.get(batch)
         return last is None or self._clock() - last.at >= _RUNNERS_AGAIN
 
@@ -101,5 +102,10 @@ class Asker:
             del self._senses.answers[ref]
         for ref in self._senses.in_flight.keys() - pods:
             del self._senses.in_flight[ref]
-        for ref in self._senses.asked.keys() - plan.batches.keys():
-            del self._senses.asked[ref]
+        for uid in self._senses.asked.keys() - {one.batch.uid for one in plan.batches.values()}:
+            del self._senses.asked[uid]
+
+
+def _host(address: str, port: int) -> str:
+    """As it stands in a URL."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

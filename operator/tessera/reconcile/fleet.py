@@ -50,6 +50,7 @@ class Fleet:
         problems = await self._applier.carry_out(
             snapshot, decision, monitored=self._senses.monitored
         )
+        self._senses.refused = dict(self._applier.refused_jobs)
         return Outcome(
             snapshot=snapshot,
             plan=decision,

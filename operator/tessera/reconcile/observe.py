@@ -48,7 +48,8 @@ class Senses:
     readings: Readings | None = None
     answers: dict[Ref, Answer] = field(default_factory=dict)
     in_flight: dict[Ref, InFlight] = field(default_factory=dict)
-    asked: dict[Ref, Asked] = field(default_factory=dict)
+    asked: dict[str, Asked] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
     memory: dict[Ref, Memory] = field(default_factory=dict)
     meters: dict[str, Meter] = field(default_factory=dict)
     last_seen: dict[str, datetime] = field(default_factory=dict)
@@ -84,6 +85,7 @@ def observe(store: Store, senses: Senses, at: datetime) -> Snapshot:
             if isinstance(seen.value, VolumeClaim)
         },
         asked=dict(senses.asked),
+        refused=dict(senses.refused),
         budgets=tuple(_values(store, TENANT_BUDGETS, Budget)),
         meters=dict(senses.meters),
         last_seen=dict(senses.last_seen),

@@ -59,7 +59,7 @@ def of_namespaces(
         owners[ref.namespace].append(plan.allotments[ref].service)
     placed = {ref.namespace for ref, one in plan.allotments.items() if one.choice is not None}
     batches: dict[str, list[Batch]] = defaultdict(list)
-    for ref in sorted(plan.batches):
+    for ref in sorted(plan.living):
         batches[ref.namespace].append(plan.batches[ref].batch)
     for namespace in sorted(placed | batches.keys()):
         found = (*owners[namespace], *batches[namespace])

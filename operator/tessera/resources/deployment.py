@@ -18,7 +18,13 @@ from kubernetes.client import (
 )
 
 from tessera.api.inference_service import InferenceServiceSpec
-from tessera.domain.names import SERVICE_LABEL, SERVING_GATE, VARIANT_LABEL, deployment_name
+from tessera.domain.names import (
+    ENGINE_ACCOUNT,
+    SERVICE_LABEL,
+    SERVING_GATE,
+    VARIANT_LABEL,
+    deployment_name,
+)
 from tessera.domain.placement import Choice
 from tessera.domain.plan import Allotment
 from tessera.resources import spot
@@ -35,7 +41,6 @@ from tessera.resources.engine import (
 from tessera.resources.kinds import DEPLOYMENTS
 from tessera.resources.manifest import Manifest, labels, manifest, owner
 
-ACCOUNT = "tessera-engine"
 _PRE_STOP_SECONDS = 5
 """Time for endpoints to forget a pod before its engine is told to stop."""
 
@@ -81,7 +86,7 @@ def _pod(
 ) -> V1PodSpec:
     drain, on_spot = seconds(spec.drain.timeout), choice.offer.tier == "spot"
     return V1PodSpec(
-        service_account_name=ACCOUNT,
+        service_account_name=ENGINE_ACCOUNT,
         automount_service_account_token=False,
         enable_service_links=False,
         node_selector=node_selector,

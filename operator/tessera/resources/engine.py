@@ -22,6 +22,7 @@ from kubernetes.client import (
 
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.domain.names import ENGINE, PORT
+from tessera.domain.perf import LOAD_MIB_PER_SECOND
 from tessera.domain.placement import Choice
 from tessera.resources.arguments import MODELS, arguments, claim
 
@@ -31,8 +32,6 @@ EXIT_SECONDS = 10
 _USER = 1000
 _CACHE = "/cache"
 _START_SECONDS = 600
-_LOAD_MIB_PER_SECOND = 100
-"""Slowest loading of weights that still counts as starting."""
 
 
 def engine(name: str, spec: InferenceServiceSpec, choice: Choice) -> V1Container:
@@ -108,7 +107,7 @@ def volumes(spec: InferenceServiceSpec, choice: Choice) -> list[V1Volume]:
 def start_seconds(choice: Choice) -> int:
     """How long the engine may take to start."""
     weights = choice.fit.memory.weights_mib * choice.fit.hardware.devices
-    return _START_SECONDS + weights // _LOAD_MIB_PER_SECOND
+    return _START_SECONDS + weights // LOAD_MIB_PER_SECOND
 
 
 def _environment(spec: InferenceServiceSpec) -> list[V1EnvVar]:

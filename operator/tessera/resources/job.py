@@ -4,7 +4,7 @@ An attempt is one pod: the engine as a sidecar that is up before the runner begi
 it. It is never tried again by its Job, since the next attempt has another number.
 """
 
-from typing import Any
+from dataclasses import dataclass
 
 from kubernetes.client import (
     V1ConfigMapProjection,
@@ -18,6 +18,7 @@ from kubernetes.client import (
     V1Job,
     V1JobSpec,
     V1KeyToPath,
+    V1LocalObjectReference,
     V1ObjectFieldSelector,
     V1ObjectMeta,
     V1PersistentVolumeClaimVolumeSource,
@@ -38,6 +39,7 @@ from tessera.domain.batch_names import (
     ATTEMPT_LABEL,
     BATCH_ACCOUNT,
     BATCH_LABEL,
+    BATCH_UID_LABEL,
     CHECK,
     RUNNER,
     RUNNER_PORT,
@@ -48,8 +50,8 @@ from tessera.domain.batch_names import (
 from tessera.domain.names import PORT, VARIANT_LABEL
 from tessera.domain.placement import Choice
 from tessera.resources import engine, spot
-from tessera.resources.kinds import BATCH_INFERENCES, JOBS
-from tessera.resources.manifest import Manifest, labels, manifest
+from tessera.resources.kinds import JOBS
+from tessera.resources.manifest import Manifest, labels, manifest, owner
 
 _CLAIM = "/claim"
 """Where the claim of the batch is mounted."""
@@ -67,9 +69,27 @@ _STAYING = {
 """An attempt that is moved for tidiness pays its rows in flight again."""
 
 
-def job(batch: Batch, spec: BatchInferenceSpec, start: Start, image: str) -> Manifest:
+@dataclass(frozen=True, slots=True)
+class Image:
+    """The image of the runner, and how nodes get it."""
+
+    name: str
+    pull_policy: str | None = None
+    pull_secrets: tuple[str, ...] = ()
+    """Of the namespace of the batch; one that is not there is passed over."""
+
+    @property
+    def secrets(self) -> list[V1LocalObjectReference] | None:
+        return [V1LocalObjectReference(name=name) for name in self.pull_secrets] or None
+
+
+def job(batch: Batch, spec: BatchInferenceSpec, start: Start, image: Image) -> Manifest:
     """The Job to create; `image` is that of the runner."""
-    told = labels() | {BATCH_LABEL: batch.ref.name, ATTEMPT_LABEL: attempt_label(start.attempt)}
+    told = labels() | {
+        BATCH_LABEL: batch.ref.name,
+        BATCH_UID_LABEL: batch.uid,
+        ATTEMPT_LABEL: attempt_label(start.attempt),
+    }
     annotations = None
     pod = _check(batch, spec, image)
     if start.attempt is not None and start.choice is not None:
@@ -84,6 +104,7 @@ def job(batch: Batch, spec: BatchInferenceSpec, start: Start, image: str) -> Man
             owner_references=[owner(batch, controller=True)],
         ),
         spec=V1JobSpec(
+            active_deadline_seconds=int(start.lasting.total_seconds()),
             backoff_limit=0,
             completions=1,
             parallelism=1,
@@ -95,18 +116,7 @@ def job(batch: Batch, spec: BatchInferenceSpec, start: Start, image: str) -> Man
     return manifest(JOBS, batch.ref.namespace, start.name, model)
 
 
-def owner(batch: Batch, *, controller: bool) -> dict[str, Any]:
-    """The reference by which the garbage collector removes Jobs with their batch."""
-    reference: dict[str, Any] = {
-        "api_version": BATCH_INFERENCES.api_version,
-        "kind": BATCH_INFERENCES.kind,
-        "name": batch.ref.name,
-        "uid": batch.uid,
-    }
-    return reference | {"controller": True} if controller else reference
-
-
-def _check(batch: Batch, spec: BatchInferenceSpec, image: str) -> V1PodSpec:
+def _check(batch: Batch, spec: BatchInferenceSpec, image: Image) -> V1PodSpec:
     """Reads every row and tries the paths; no GPU, no token."""
     arguments = ["check", *_paths(batch, spec), f"--report={_REPORT}"]
     requests = {"cpu": "200m", "memory": "256Mi"}
@@ -116,6 +126,7 @@ def _check(batch: Batch, spec: BatchInferenceSpec, image: str) -> V1PodSpec:
         automount_service_account_token=False,
         enable_service_links=False,
         restart_policy="Never",
+        image_pull_secrets=image.secrets,
         termination_grace_period_seconds=_GRACE_SECONDS,
         security_context=engine.restricted_pod(),
         containers=[container],
@@ -124,7 +135,7 @@ def _check(batch: Batch, spec: BatchInferenceSpec, image: str) -> V1PodSpec:
 
 
 def _attempt(
-    batch: Batch, spec: BatchInferenceSpec, start: Start, choice: Choice, image: str
+    batch: Batch, spec: BatchInferenceSpec, start: Start, choice: Choice, image: Image
 ) -> V1PodSpec:
     source, on_spot = start.source, choice.offer.tier == "spot"
     sidecar = engine.engine(source.name, source.spec, choice)
@@ -134,6 +145,7 @@ def _attempt(
         automount_service_account_token=False,
         enable_service_links=False,
         restart_policy="Never",
+        image_pull_secrets=image.secrets,
         node_selector=dict(choice.offer.node_selector),
         affinity=spot.affinity() if start.labelled else None,
         tolerations=[engine.gpu_toleration(), *(spot.tolerations() if on_spot else ())],
@@ -146,7 +158,7 @@ def _attempt(
 
 
 def _runner(
-    batch: Batch, spec: BatchInferenceSpec, start: Start, choice: Choice, image: str
+    batch: Batch, spec: BatchInferenceSpec, start: Start, choice: Choice, image: Image
 ) -> V1Container:
     in_flight = _IN_FLIGHT_PER_SEQUENCE * choice.fit.limits.max_num_seqs
     arguments = [
@@ -174,11 +186,12 @@ def _runner(
 
 
 def _container(
-    name: str, image: str, arguments: list[str], requests: dict[str, str], memory_limit: str
+    name: str, image: Image, arguments: list[str], requests: dict[str, str], memory_limit: str
 ) -> V1Container:
     return V1Container(
         name=name,
-        image=image,
+        image=image.name,
+        image_pull_policy=image.pull_policy,
         args=arguments,
         resources=V1ResourceRequirements(requests=requests, limits={"memory": memory_limit}),
         security_context=engine.restricted(),

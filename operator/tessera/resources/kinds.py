@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from tessera.api.meta import GROUP, VERSION
-from tessera.domain.names import COMPONENT, ENGINE, MANAGED_BY, TESSERA
+from tessera.domain.batch_names import BATCH_ACCOUNT
+from tessera.domain.names import COMPONENT, ENGINE, ENGINE_ACCOUNT, MANAGED_BY, TESSERA
 
 OURS = f"{MANAGED_BY}={TESSERA}"
 """Label selector of the objects that the operator applies."""
@@ -26,6 +27,8 @@ class Kind:
     """Server-side label selector under which the kind is watched; only `watched` kinds have one."""
     watched: bool = True
     subresources: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    names: tuple[str, ...] = ()
+    """The only names under which the operator writes or deletes objects of the kind."""
 
     @property
     def api_version(self) -> str:
@@ -113,6 +116,7 @@ SERVICE_ACCOUNTS = Kind(
     plural="serviceaccounts",
     verbs=_OWN,
     selector=OURS,
+    names=(ENGINE_ACCOUNT, BATCH_ACCOUNT),
 )
 NETWORK_POLICIES = Kind(
     group="networking.k8s.io",
@@ -121,6 +125,7 @@ NETWORK_POLICIES = Kind(
     plural="networkpolicies",
     verbs=_OWN,
     selector=OURS,
+    names=(ENGINE_ACCOUNT, BATCH_ACCOUNT),
 )
 DISRUPTION_BUDGETS = Kind(
     group="policy",
@@ -137,6 +142,7 @@ ROLE_BINDINGS = Kind(
     plural="rolebindings",
     verbs=_OWN,
     selector=OURS,
+    names=(BATCH_ACCOUNT,),
 )
 POD_MONITORS = Kind(
     group="monitoring.coreos.com",
@@ -146,6 +152,7 @@ POD_MONITORS = Kind(
     verbs=_OWN,
     selector=OURS,
     watched=False,
+    names=(ENGINE_ACCOUNT,),
 )
 """Polled instead of watched: its CRD may come and go."""
 

@@ -6,9 +6,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from tessera.domain.batch_facts import Batch
 from tessera.domain.names import COMPONENT, ENGINE, MANAGED_BY, PART_OF, SERVICE_LABEL, TESSERA
 from tessera.domain.snapshot import Service
-from tessera.resources.kinds import INFERENCE_SERVICES, Kind
+from tessera.resources.kinds import BATCH_INFERENCES, INFERENCE_SERVICES, Kind
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -54,12 +55,13 @@ def labels(service: str | None = None) -> dict[str, str]:
     return common if service is None else {**common, SERVICE_LABEL: service}
 
 
-def owner(service: Service, *, controller: bool) -> dict[str, Any]:
-    """The reference by which the garbage collector removes children with their service."""
+def owner(one: Service | Batch, *, controller: bool) -> dict[str, Any]:
+    """The reference by which the garbage collector removes objects with their owner."""
+    kind = INFERENCE_SERVICES if isinstance(one, Service) else BATCH_INFERENCES
     reference: dict[str, Any] = {
-        "api_version": INFERENCE_SERVICES.api_version,
-        "kind": INFERENCE_SERVICES.kind,
-        "name": service.ref.name,
-        "uid": service.uid,
+        "api_version": kind.api_version,
+        "kind": kind.kind,
+        "name": one.ref.name,
+        "uid": one.uid,
     }
     return reference | {"controller": True} if controller else reference

@@ -1,7 +1,6 @@
 """What the services and batches of one namespace share; it goes when the last of them goes."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from kubernetes.client import (
     RbacV1Subject,
@@ -20,10 +19,15 @@ from kubernetes.client import (
 
 from tessera.domain.batch_facts import Batch
 from tessera.domain.batch_names import BATCH_ACCOUNT, BATCH_LABEL, BATCH_ROLE, RUNNER_PORT
-from tessera.domain.names import COMPONENT, ENGINE, PORT, SERVICE_LABEL, VARIANT_LABEL
+from tessera.domain.names import (
+    COMPONENT,
+    ENGINE,
+    ENGINE_ACCOUNT,
+    PORT,
+    SERVICE_LABEL,
+    VARIANT_LABEL,
+)
 from tessera.domain.snapshot import Service
-from tessera.resources import job
-from tessera.resources.deployment import ACCOUNT
 from tessera.resources.kinds import NETWORK_POLICIES, POD_MONITORS, ROLE_BINDINGS, SERVICE_ACCOUNTS
 from tessera.resources.manifest import Manifest, labels, manifest, owner
 
@@ -35,9 +39,9 @@ Owners = Sequence[Service | Batch]
 def account(owners: Owners) -> Manifest:
     """The engines' ServiceAccount: it may do nothing, and no token is mounted."""
     model = V1ServiceAccount(
-        metadata=_metadata(owners, ACCOUNT), automount_service_account_token=False
+        metadata=_metadata(owners, ENGINE_ACCOUNT), automount_service_account_token=False
     )
-    return manifest(SERVICE_ACCOUNTS, _namespace(owners), ACCOUNT, model)
+    return manifest(SERVICE_ACCOUNTS, _namespace(owners), ENGINE_ACCOUNT, model)
 
 
 def isolation(owners: Owners, visitors: Sequence[str]) -> Manifest:
@@ -47,19 +51,21 @@ def isolation(owners: Owners, visitors: Sequence[str]) -> Manifest:
         *(_everybody_in(visitor) for visitor in visitors),
     ]
     model = V1NetworkPolicy(
-        metadata=_metadata(owners, ACCOUNT),
+        metadata=_metadata(owners, ENGINE_ACCOUNT),
         spec=V1NetworkPolicySpec(
             pod_selector=V1LabelSelector(match_labels={COMPONENT: ENGINE}),
             policy_types=["Ingress"],
             ingress=[_from(peers, PORT)],
         ),
     )
-    return manifest(NETWORK_POLICIES, _namespace(owners), ACCOUNT, model)
+    return manifest(NETWORK_POLICIES, _namespace(owners), ENGINE_ACCOUNT, model)
 
 
 def monitor(owners: Owners) -> Manifest:
     """The PodMonitor that makes Prometheus read the engines."""
-    metadata = _metadata(owners, ACCOUNT).model_dump(by_alias=True, exclude_none=True, mode="json")
+    metadata = _metadata(owners, ENGINE_ACCOUNT).model_dump(
+        by_alias=True, exclude_none=True, mode="json"
+    )
     body = {
         "apiVersion": POD_MONITORS.api_version,
         "kind": POD_MONITORS.kind,
@@ -70,7 +76,7 @@ def monitor(owners: Owners) -> Manifest:
             "podMetricsEndpoints": [{"port": "http", "path": "/metrics", "interval": "15s"}],
         },
     }
-    return Manifest(kind=POD_MONITORS, namespace=_namespace(owners), name=ACCOUNT, body=body)
+    return Manifest(kind=POD_MONITORS, namespace=_namespace(owners), name=ENGINE_ACCOUNT, body=body)
 
 
 def batch_account(batches: Sequence[Batch]) -> Manifest:
@@ -131,12 +137,7 @@ def _metadata(owners: Owners, name: str) -> V1ObjectMeta:
         namespace=_namespace(owners),
         labels=labels(),
         owner_references=[
-            _reference(one) for one in sorted(owners, key=lambda one: (one.ref, one.uid))
+            owner(one, controller=False)
+            for one in sorted(owners, key=lambda one: (one.ref, one.uid))
         ],
     )
-
-
-def _reference(one: Service | Batch) -> dict[str, Any]:
-    if isinstance(one, Service):
-        return owner(one, controller=False)
-    return job.owner(one, controller=False)

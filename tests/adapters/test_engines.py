@@ -1,0 +1,89 @@
+"""What pods answer is read within a time and a size, whatever they send."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from tessera.adapters.engines import HttpEngines, Limits
+
+DEADLINE_SECONDS = 10
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+
+
+@asynccontextmanager
+async def a_pod(answer: bytes, again: bytes = b"", every: float = 0) -> AsyncIterator[str]:
+    """The address of one that answers, and then sends `again` without end."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        try:
+            while again:
+                writer.write(again)
+                await writer.drain()
+                await asyncio.sleep(every)
+        except ConnectionError:
+            return
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    try:
+        yield f"{host}:{port}"
+    finally:
+        server.close()
+
+
+@pytest.fixture
+async def engines() -> AsyncIterator[HttpEngines]:
+    made = HttpEngines(Limits(ask_seconds=0.5, load_seconds=0.5))
+    yield made
+    await made.close()
+
+
+Question = Callable[[HttpEngines, str], Awaitable[object]]
+QUESTIONS: list[Question] = [
+    lambda engines, address: engines.progress(address),
+    lambda engines, address: engines.in_flight(address),
+    lambda engines, address: engines.ask(f"http://{address}", "small"),
+]
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+@pytest.mark.parametrize(
+    ("again", "every"), [(b" " * 2**16, 0), (b" ", 0.05)], ids=["fast", "slowly"]
+)
+async def test_an_answer_without_end_is_not_read_to_its_end(
+    engines: HttpEngines, question: Question, again: bytes, every: float
+) -> None:
+    async with asyncio.timeout(DEADLINE_SECONDS), a_pod(OK + b"\r\n{", again, every) as address:
+        got = await question(engines, address)
+    assert got is None or "POST" in str(got)
+
+
+async def test_an_answer_that_unpacks_to_more_is_no_answer(engines: HttpEngines) -> None:
+    packed = OK + b"Content-Encoding: gzip\r\nContent-Length: 3\r\n\r\n\x1f\x8b\x08"
+    async with a_pod(packed) as address:
+        assert await engines.progress(address) is None
+
+
+async def test_answers_are_read() -> None:
+    engines = HttpEngines()
+
+    def told(body: bytes) -> bytes:
+        return OK + b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
+
+    async with a_pod(told(b'{"attempt": 3, "done": 5}')) as address:
+        shown = await engines.progress(address)
+    assert shown is not None
+    assert (shown.attempt, shown.done) == (3, 5)
+    async with a_pod(told(b'{"server_load": 2}')) as address:
+        assert await engines.in_flight(address) == 2
+    async with a_pod(told(b'{"usage": {"completion_tokens": 1}}')) as address:
+        assert await engines.ask(f"http://{address}", "small") is None
+    async with a_pod(b"HTTP/1.1 404 Not Found\r\nContent-Length: 3\r\n\r\nwho") as address:
+        assert str(await engines.ask(f"http://{address}", "small")).endswith("completions: 404 who")
+    await engines.close()

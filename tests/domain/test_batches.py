@@ -1,0 +1,128 @@
+"""Which pods, Jobs and answers of a snapshot belong to which batch."""
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tessera.api.batch_inference import BatchInferenceStatus
+from tessera.domain.batch_facts import Batch, VolumeClaim
+from tessera.domain.batch_names import job_name
+from tessera.domain.batches import drafted, situations
+from tessera.domain.plan import plan
+from tessera.domain.pools import discover
+from tessera.domain.snapshot import Pod, Ref, Run, Snapshot
+from tessera.resources import children
+from tests.batch_builders import NIGHT, NODES, POOLS, a_batch, a_job, asked
+from tests.builders import NOW
+
+CLAIMS = {Ref("team-a", "results"): VolumeClaim(modes=("ReadWriteMany",))}
+ATTEMPT = {
+    "number": 1,
+    "tier": "spot",
+    "pool": "spot",
+    "variant": "spot-1g-10gb",
+    "job": "night-a1",
+    "startedAt": NOW,
+    "endedAt": NOW,
+}
+
+
+def a_pod(uid: str = "uid-night", attempt: int | None = 1, **run: Any) -> Pod:
+    """A pod of the batch with this uid, bound and running."""
+    name = job_name(NIGHT.name, attempt)
+    return Pod(
+        ref=Ref(NIGHT.namespace, f"{name}-x"),
+        uid=f"uid-{name}-x",
+        service=Ref(NIGHT.namespace, ""),
+        variant="spot-1g-10gb",
+        template="",
+        created=NOW,
+        bound=NOW,
+        run=Run(batch=NIGHT, uid=uid, attempt=attempt, owner=f"uid-{name}", **run),
+    )
+
+
+def a_fleet(**fields: Any) -> Snapshot:
+    return Snapshot(
+        **{
+            "at": NOW,
+            "pools": POOLS,
+            "nodes": NODES,
+            "batches": (a_batch(),),
+            "claims": CLAIMS,
+            **fields,
+        }
+    )
+
+
+def test_pods_jobs_and_answers_are_those_of_the_same_uid() -> None:
+    own, former = (
+        a_fleet(
+            pods=(a_pod(uid),),
+            jobs=(a_job(1, batch_uid=uid),),
+            asked={uid: asked(5)},
+        )
+        for uid in ("uid-night", "uid-former")
+    )
+    mine = situations(own)[NIGHT]
+    assert (len(mine.pods), len(mine.jobs), mine.asked) == (1, 1, asked(5))
+    none = situations(former)[NIGHT]
+    assert (none.pods, none.jobs, none.asked) == ((), (), None)
+
+
+def over(**fields: Any) -> Batch:
+    status = {"state": "completed", "done": "5/5", "attempt": ATTEMPT}
+    return a_batch(status=BatchInferenceStatus.model_validate(status), **fields)
+
+
+def test_a_batch_that_is_over_costs_no_look_at_the_fleet() -> None:
+    fleet = a_fleet(batches=(over(),), jobs=(a_job(1), a_job(2)), pods=(a_pod(exit_code=0),))
+    views = discover(fleet.pools, fleet.nodes, NOW.date())
+    one = drafted(fleet, views, Counter())[NIGHT]
+    assert (one.situation.views, one.situation.nodes, one.situation.services) == ((), {}, {})
+    got = plan(fleet).batches[NIGHT]
+    assert (got.state, [ref.name for ref in got.delete]) == ("completed", ["night-a2"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "shares"),
+    [
+        ({}, False),
+        ({"pods": (a_pod(),), "jobs": (a_job(),)}, True),
+        ({"pods": (replace(a_pod(exit_code=0), ended=NOW),), "jobs": (a_job(),)}, False),
+    ],
+)
+def test_a_batch_that_is_over_needs_shared_objects_only_for_its_last_pods(
+    fields: dict[str, Any], shares: bool
+) -> None:
+    got = plan(a_fleet(batches=(over(),), **fields))
+    found = dict(children.of_namespaces(got, visitors=("tessera-system",), monitored=True))
+    assert bool(found) is shares
+
+
+def test_shared_objects_belong_to_batches_that_are_not_over() -> None:
+    new = Ref("team-a", "next")
+    got = plan(a_fleet(batches=(over(), a_batch(ref=new, uid="uid-next"))))
+    ((_, manifests),) = children.of_namespaces(got, visitors=("x",), monitored=True)
+    for one in manifests:
+        owners = one.body["metadata"]["ownerReferences"]
+        assert [owner["name"] for owner in owners] == ["next"]
+
+
+def test_a_batch_that_was_made_again_begins_with_its_own_check() -> None:
+    former = a_fleet(
+        pods=(
+            a_pod(
+                "uid-former",
+                report='{"phase": "run", "attempt": 1, "state": "completed"}',
+                exit_code=0,
+            ),
+        ),
+        jobs=(a_job(1, batch_uid="uid-former"),),
+    )
+    got = plan(former).batches[NIGHT]
+    assert (got.state, got.attempt, got.delete) == ("validating", None, ())
+    assert got.create is not None
+    assert got.create.name == "night-check"
