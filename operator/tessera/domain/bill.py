@@ -10,25 +10,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, time, timedelta
 from enum import StrEnum
-from functools import cache
 from heapq import nlargest
 from itertools import pairwise
 from typing import Self
 
 from tessera.api.accelerator_pool import AcceleratorPoolSpec
 from tessera.domain.batch_names import payer
-from tessera.domain.catalog import COMPUTE_SLICES, MEMORY_SLICES, products
-from tessera.domain.hardware import part
+from tessera.domain.catalog import COMPUTE_SLICES, MEMORY_SLICES
 from tessera.domain.load import FRESH
-from tessera.domain.money import billing_weight, money, price_on
-from tessera.domain.pools import COUNT_LABEL, GPU, PRODUCT_LABEL, PoolView
+from tessera.domain.money import money, price_on
+from tessera.domain.pools import COUNT_LABEL, GPU, MIG, PRODUCT_LABEL, PoolView, weight_of
 from tessera.domain.snapshot import Node, Pod, Ref, Snapshot
 
 WHOLE = "whole"
 """The profile of a GPU that is not cut."""
 
 _NOBODY = Ref("", "")
-_MIG = "nvidia.com/mig-"
 _MICROSECOND = timedelta(microseconds=1)
 _GPU_WEIGHT = 2 * COMPUTE_SLICES * MEMORY_SLICES
 """The weight of a GPU here; that of every slice is then a whole number."""
@@ -219,7 +216,8 @@ class _Holding:
         return -(-offered // _GPU_WEIGHT)
 
     def _weight(self, resource: str) -> int:
-        return _weight(self.node.labels.get(PRODUCT_LABEL, ""), resource)
+        product = self.node.labels.get(PRODUCT_LABEL, "")
+        return round(weight_of(product, resource) * _GPU_WEIGHT)
 
 
 def _payer(pod: Pod) -> Ref:
@@ -227,17 +225,7 @@ def _payer(pod: Pod) -> Ref:
 
 
 def _profile(resource: str) -> str:
-    return WHOLE if resource == GPU else resource.removeprefix(_MIG)
-
-
-@cache
-def _weight(product: str, resource: str) -> int:
-    """The weight of a device; one that nobody knows has none, so its GPU counts as stranded."""
-    if resource == GPU:
-        return _GPU_WEIGHT
-    known = products().get(product)
-    cut = part(known, _profile(resource)) if known and resource.startswith(_MIG) else None
-    return round(billing_weight(cut) * _GPU_WEIGHT) if cut is not None else 0
+    return WHOLE if resource == GPU else resource.removeprefix(MIG)
 
 
 def _credited(bill: Bill, parts: Mapping[Line, int]) -> Bill:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
+from functools import cache
 
 from tessera.api.accelerator_pool import AcceleratorPoolSpec, Price, Tier
 from tessera.domain import money
@@ -16,7 +17,7 @@ from tessera.domain.snapshot import Node, Pool
 PRODUCT_LABEL = "nvidia.com/gpu.product"
 COUNT_LABEL = "nvidia.com/gpu.count"
 GPU = "nvidia.com/gpu"
-_MIG = "nvidia.com/mig-"
+MIG = "nvidia.com/mig-"
 _SIZES = (1, 2, 4, 8)
 
 
@@ -174,17 +175,20 @@ def tiers(views: Sequence[PoolView]) -> Mapping[str, Tier | None]:
 
 def tariff_of(view: PoolView, devices: Mapping[str, int]) -> money.Tariff | None:
     """What a pod with these devices is billed in a pool; None where the pool cannot say."""
-    product = products().get(view.product or "")
-    if view.pool.spec is None or product is None:
+    if view.pool.spec is None or view.product not in products():
         return None
-    weight = Decimal(0)
-    for resource, count in devices.items():
-        cut = part(product, resource.removeprefix(_MIG)) if resource.startswith(_MIG) else None
-        if resource == GPU:
-            weight += count
-        elif cut is not None:
-            weight += money.billing_weight(cut) * count
-    return money.Tariff(view.pool.spec.prices, weight)
+    weights = (weight_of(view.product, resource) * count for resource, count in devices.items())
+    return money.Tariff(view.pool.spec.prices, sum(weights, Decimal(0)))
+
+
+@cache
+def weight_of(product: str, resource: str) -> Decimal:
+    """Share of a GPU that a device is billed; one that nobody knows has none."""
+    if resource == GPU:
+        return Decimal(1)
+    known = products().get(product)
+    cut = part(known, resource.removeprefix(MIG)) if known and resource.startswith(MIG) else None
+    return money.billing_weight(cut) if cut is not None else Decimal(0)
 
 
 def _unknown(product: str) -> str:
@@ -205,8 +209,8 @@ def _slices(nodes: Sequence[Node]) -> Counter[str]:
     found: Counter[str] = Counter()
     for node in nodes:
         for resource, count in node.allocatable.items():
-            if resource.startswith(_MIG) and count:
-                found[resource.removeprefix(_MIG)] += count
+            if resource.startswith(MIG) and count:
+                found[resource.removeprefix(MIG)] += count
     return found
 
 
@@ -257,7 +261,7 @@ def _cut_gpus(nodes: tuple[Node, ...]) -> int:
     return sum(
         max(0, (_number(node, COUNT_LABEL) or 0) - node.allocatable.get(GPU, 0))
         for node in nodes
-        if any(resource.startswith(_MIG) for resource in node.allocatable)
+        if any(resource.startswith(MIG) for resource in node.allocatable)
     )
 
 
