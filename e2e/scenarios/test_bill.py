@@ -21,7 +21,7 @@ from tessera.api.accelerator_pool import AcceleratorPoolSpec
 from tessera.domain.money import price_on
 from world.testing import eventually
 
-GPUS = {"a100-reserved": 1, "h100-ondemand": 2}
+GPUS = {"a100-reserved": 1, "a100-spot": 2, "h100-ondemand": 2}
 """What stands in `e2e/demo/fleet.yaml`."""
 VARIABLES = {"$__rate_interval": "20s", "$__range": "60s", "$currency": "USD", "$pool": ".*"}
 
