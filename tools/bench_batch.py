@@ -1,21 +1,45 @@
 """What the batch runner costs: CPU for a row, memory with a million rows, and chaos.
 
-The engine is a look-alike in another process, so that its time is not counted. The last line is
-`BENCH` and the figures as JSON.
+The engine is a look-alike in another process, so that its time is not counted. Chaos comes twice:
+around a runner alone, and in a world with the installed chart, where runner, engine, node and
+operator are killed. The last line is `BENCH` and the figures as JSON.
 """
 
 import argparse
+import asyncio
 import json
+import random
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from statistics import mean
+from typing import TypeVar
 
+import world
+from demo.stage import EXAMPLES, install
+from demo.stage import Stage as Cluster
+from scenarios.batches import IN_FLIGHT, Shelf, fleet, shelf
+from scenarios.chaos import (
+    CLOUD_TAINTS,
+    KINDS,
+    Survival,
+    exits,
+    jobs_created,
+    suffer,
+    survive_notice,
+    survive_silence,
+)
+from scenarios.chaos import (
+    Story as Course,
+)
 from tessera.batch import manifest, parts
 from tests.batch.chaos import CONCURRENCY, HARMS, KILLS, Harm, Story, suffered
 from tests.batch.running import Claim, Ended, Stage, a_row
+from world.api import connect
 
 ROWS = 20_000
 MANY_ROWS = 1_000_000
@@ -24,22 +48,43 @@ OPEN_EVERY = 100
 KILL_SEEDS = range(1, 21)
 STALE_SEEDS = range(21, 27)
 CHAOS_ROWS = 2000
+WORLD_SEEDS = 20
+WORLD_TOKENS = 10
+"""So that 2,000 rows take 20 s when nothing happens."""
+AT_ONCE = 3
+LOSS_ROWS = 1000
+LOSS_TOKENS = 75
+"""So that a batch takes 70 s, and an old runner goes on for 60 s."""
+LOSSES_AT_ONCE = 5
+GRACES = (30, 15)
+"""Seconds from the notice to the end of a node; 15 as on GKE."""
+FENCED = 4
 ANSWER_WORDS = 150
+NAMESPACE = "team-batch"
 PROMPT = "lorem ipsum " * 80
+
+
+T = TypeVar("T")
+BY_DEFAULT = ("cpu", "memory", "chaos", "world")
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--only", choices=("cpu", "memory", "chaos"))
-    only = parser.parse_args().only
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=(*BY_DEFAULT, "losses"))
+    parser.add_argument("--seeds", type=int, default=WORLD_SEEDS, help="of world and losses")
+    given = parser.parse_args()
+    parts_of: dict[str, Callable[[], dict[str, float]]] = {
+        "cpu": _cpu,
+        "memory": _memory,
+        "chaos": _chaos,
+        "world": lambda: asyncio.run(_world(given.seeds)),
+        "losses": lambda: asyncio.run(_losses(given.seeds)),
+    }
     figures: dict[str, float] = {}
-    if only in (None, "cpu"):
-        figures |= _cpu()
-    if only in (None, "memory"):
-        figures |= _memory()
-    if only in (None, "chaos"):
-        figures |= _chaos()
+    for part in [given.only] if given.only else BY_DEFAULT:
+        for name, value in parts_of[part]().items():  # two parts count lost rows
+            figures[name] = figures.get(name, 0) + value
     for name, value in figures.items():
         print(f"{name:>24} {value}")
     print(f"BENCH {json.dumps(figures)}")
@@ -120,8 +165,8 @@ def _chaos() -> dict[str, float]:
         "rows_lost": sum(story.lost for story in killed + stale),
         "rows_twice": sum(story.twice for story in killed + stale),
         "rows_wrong": sum(story.wrong for story in killed + stale),
-        "repaid_share": round(repaid / (CHAOS_ROWS * len(killed)), 4),
-        "repaid_rows_per_harm": round(repaid / max(1, harms), 1),
+        "runner_repaid_share": round(repaid / (CHAOS_ROWS * len(killed)), 4),
+        "runner_repaid_rows_per_harm": round(repaid / max(1, harms), 1),
         "sent_again_share": round(
             sum(story.sent for story in killed) / (CHAOS_ROWS * len(killed)) - 1, 4
         ),
@@ -142,6 +187,149 @@ def _told(seed: int, harms: Sequence[Harm]) -> Story:
         f"{story.repaid} ({', '.join(story.harms)})"
     )
     return story
+
+
+async def _world(seeds: int) -> dict[str, float]:
+    """Batches in a world, harmed at random by -9 of runner, engine, node and operator."""
+    _said(
+        f"{seeds} batches of {CHAOS_ROWS} rows in a world, {IN_FLIGHT} in flight, {AT_ONCE} at a "
+        "time, each harmed 2 to 4 times"
+    )
+    begun, operator = time.monotonic(), asyncio.Lock()
+
+    async def suffered(seed: int) -> Course:
+        batch = await place.submit(f"seed-{seed}", rows=CHAOS_ROWS, tokens=WORLD_TOKENS)
+        story = await suffer(batch, seed, codes, operator)
+        _said(
+            f"seed {seed:2}: {story.seconds:3.0f} s, {story.attempts} attempts, "
+            f"lost {story.rows.lost}, twice {story.rows.twice}, wrong {len(story.rows.wrong)}, "
+            f"repaid {dict(story.repaid)}, exit codes {dict(story.codes)} "
+            f"({', '.join(hit.kind for hit in story.hits)})"
+        )
+        return story
+
+    async with _shelf(spot=4 * AT_ONCE) as place, exits(place.stage, place.namespace) as codes:
+        stories = await _some_at_a_time(suffered, range(1, seeds + 1), AT_ONCE)
+        repeated = sum(count - 1 for count in jobs_created(place).values())
+    _print_harms(stories)
+    repaid = sum(story.repaid.total() for story in stories)
+    hits = sum(len(story.hits) for story in stories)
+    return {
+        "world_seeds": len(stories),
+        "world_seconds": round(time.monotonic() - begun),
+        "world_harms": hits,
+        "world_attempts": sum(story.attempts for story in stories),
+        "world_numbers_repeated": repeated,
+        "world_runners_fenced": sum(story.codes[FENCED] for story in stories),
+        "rows_lost": sum(story.rows.lost for story in stories),
+        "rows_twice": sum(story.rows.twice for story in stories),
+        "rows_wrong": sum(len(story.rows.wrong) for story in stories),
+        "repaid_share": round(repaid / (CHAOS_ROWS * len(stories)), 4),
+        "repaid_rows_per_harm": round(repaid / max(1, hits), 1),
+    }
+
+
+def _print_harms(stories: Sequence[Course]) -> None:
+    """What each kind of harm cost."""
+    found = [hit for story in stories for hit in story.hits]
+    repaid = sum((story.repaid for story in stories), Counter[str]())
+    print(f"{'harm':>10} {'times':>6} {'rows paid again':>16} {'each':>6} {'s until rows':>13}")
+    for kind in (*KINDS, "other"):
+        spans = [hit.seconds for hit in found if hit.kind == kind]
+        if spans or repaid[kind]:
+            each = repaid[kind] / max(1, len(spans))
+            span = mean(spans) if spans else 0
+            print(f"{kind:>10} {len(spans):>6} {repaid[kind]:>16} {each:>6.1f} {span:>13.1f}")
+
+
+async def _losses(seeds: int) -> dict[str, float]:
+    """Both ways to lose a node, each with as many seeds."""
+    told = f"batches of {LOSS_ROWS} rows, {IN_FLIGHT} in flight, {LOSSES_AT_ONCE} at a time"
+    _said(f"2 times {seeds} {told}, each of which loses its node")
+
+    async def noticed(seed: int) -> Survival:
+        batch = await place.submit(f"notice-{seed}", rows=LOSS_ROWS, tokens=LOSS_TOKENS // 3)
+        await batch.until_done(_moment(seed, LOSS_ROWS // 2))
+        taint = CLOUD_TAINTS[seed % len(CLOUD_TAINTS)] if seed % 3 else None
+        grace = GRACES[seed % len(GRACES)]
+        return _shown(
+            f"notice of {grace} s by {taint or 'an eviction'}",
+            seed,
+            await survive_notice(batch, codes, taint=taint, grace_seconds=grace, dies_after=grace),
+        )
+
+    async def silent(seed: int) -> Survival:
+        batch = await place.submit(f"silence-{seed}", rows=LOSS_ROWS, tokens=LOSS_TOKENS)
+        await batch.until_done(_moment(seed, LOSS_ROWS // 15))
+        deaf = seed % 2 == 0
+        survival = await survive_silence(batch, codes, deaf=deaf)
+        return _shown(f"silence{', void token' if deaf else ''}", seed, survival)
+
+    async with _shelf(2 * LOSSES_AT_ONCE) as place, exits(place.stage, place.namespace) as codes:
+        notices = await _some_at_a_time(noticed, range(1, seeds + 1), LOSSES_AT_ONCE)
+        silences = await _some_at_a_time(silent, range(1, seeds + 1), LOSSES_AT_ONCE)
+    figures = _of_losses("notice", notices) | _of_losses("silence", silences)
+    both = (*notices, *silences)
+    return figures | {
+        "silence_least_seconds_of_writing": round(min(one.wrote_seconds for one in silences), 1),
+        "rows_lost": sum(one.rows.lost for one in both),
+        "rows_twice": sum(one.rows.twice for one in both),
+        "rows_wrong": sum(len(one.rows.wrong) for one in both),
+        "published_by_a_stale_runner": sum(one.publisher != one.number for one in both),
+    }
+
+
+def _of_losses(kind: str, found: Sequence[Survival]) -> dict[str, float]:
+    return {
+        f"{kind}_seeds": len(found),
+        f"{kind}_runners_fenced": sum(one.code == FENCED for one in found),
+        f"{kind}_seconds_to_next_number": round(mean(one.noticed_seconds for one in found), 1),
+        f"{kind}_repaid_share": round(sum(one.repaid for one in found) / LOSS_ROWS / len(found), 4),
+    }
+
+
+def _shown(kind: str, seed: int, one: Survival) -> Survival:
+    _said(
+        f"{kind}, seed {seed}: lost {one.rows.lost}, twice {one.rows.twice}, "
+        f"wrong {len(one.rows.wrong)}, attempt {one.publisher} published and {one.number} is in "
+        f"the status; after {one.noticed_seconds:.1f} s the next had its number, the old runner "
+        f"wrote for {one.wrote_seconds:.1f} s and ended with {one.code}; repaid {one.repaid}"
+    )
+    return one
+
+
+def _moment(seed: int, most: int) -> int:
+    """After how many rows the loss comes."""
+    return 1 + random.Random(seed).randrange(most)  # noqa: S311 - a seeded course, no secret
+
+
+async def _some_at_a_time(
+    do: Callable[[int], Awaitable[T]], seeds: Sequence[int], at_once: int
+) -> list[T]:
+    room = asyncio.Semaphore(at_once)
+
+    async def done(seed: int) -> T:
+        async with room:
+            return await do(seed)
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(done(seed)) for seed in seeds]
+    return [task.result() for task in tasks]
+
+
+@asynccontextmanager
+async def _shelf(spot: int) -> AsyncIterator[Shelf]:
+    """A world with the installed chart, and a namespace for batches in it."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        world.start(fleet=fleet(Path(folder), spot), progress=_said) as found,
+    ):
+        async with connect(found.kubeconfig) as api:
+            cluster = Cluster(found, api, _said)
+            await install(cluster)
+            await cluster.run("kubectl", "apply", "-f", str(EXAMPLES / "00-pools.yaml"))
+            await api.create("/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
+            yield await shelf(cluster, NAMESPACE)
 
 
 @contextmanager
