@@ -253,7 +253,7 @@ async def _losses(seeds: int) -> dict[str, float]:
         taint = CLOUD_TAINTS[seed % len(CLOUD_TAINTS)] if seed % 3 else None
         grace = GRACES[seed % len(GRACES)]
         return _shown(
-            f"notice of {grace} s by {taint or 'an eviction'}",
+            f"notice of {grace} s by {taint or 'a drain'}",
             seed,
             await survive_notice(batch, codes, taint=taint, grace_seconds=grace, dies_after=grace),
         )

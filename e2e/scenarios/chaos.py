@@ -80,7 +80,7 @@ async def survive_notice(
 ) -> Survival:
     """The cloud announces the end by a taint, its tool deletes the pod, and the node dies.
 
-    Without a taint the pod is evicted instead.
+    Without a taint the node is drained: it is cordoned, which is no notice, and the pod evicted.
     """
     world, old = batch.shelf.stage.world, await _victim(batch)
 
@@ -94,8 +94,7 @@ async def survive_notice(
         status = await batch.completed(_LONGEST_WAIT)
     finally:
         world.wake(old.node)
-        if taint is not None:
-            await batch.shelf.stage.run("kubectl", "taint", "node", old.node, f"{taint}-")
+        await old.forgive(taint)
     return await _survival(old, status, await _code_of(codes, old.pod))
 
 
@@ -170,22 +169,31 @@ class _Victim:
     written: int = 0
 
     async def announce(self, taint: str | None, grace_seconds: int) -> None:
-        """Taint the node and delete the pod, or evict it."""
+        """Taint the node and delete the pod, or drain the node."""
         stage, namespace = self.batch.shelf.stage, self.batch.shelf.namespace
-        if taint is None:
-            body: Json = {
-                "apiVersion": "policy/v1",
-                "kind": "Eviction",
-                "metadata": {"name": self.pod, "namespace": namespace},
-                "deleteOptions": {"gracePeriodSeconds": grace_seconds},
-            }
-            await stage.api.create(f"{PODS.path(namespace, self.pod)}/eviction", body)
+        if taint is not None:
+            await stage.run("kubectl", "taint", "node", self.node, f"{taint}=now:NoSchedule")
+            await stage.run(
+                *("kubectl", "--namespace", namespace, "delete", "pod", self.pod),
+                *("--ignore-not-found", "--wait=false", f"--grace-period={grace_seconds}"),
+            )
             return
-        await stage.run("kubectl", "taint", "node", self.node, f"{taint}=now:NoSchedule")
-        await stage.run(
-            *("kubectl", "--namespace", namespace, "delete", "pod", self.pod),
-            *("--ignore-not-found", "--wait=false", f"--grace-period={grace_seconds}"),
-        )
+        await stage.run("kubectl", "cordon", self.node)
+        body: Json = {
+            "apiVersion": "policy/v1",
+            "kind": "Eviction",
+            "metadata": {"name": self.pod, "namespace": namespace},
+            "deleteOptions": {"gracePeriodSeconds": grace_seconds},
+        }
+        await stage.api.create(f"{PODS.path(namespace, self.pod)}/eviction", body)
+
+    async def forgive(self, taint: str | None) -> None:
+        """Nothing keeps pods away from the node any more."""
+        run = self.batch.shelf.stage.run
+        if taint is not None:
+            await run("kubectl", "taint", "node", self.node, f"{taint}-")
+        else:
+            await run("kubectl", "uncordon", self.node)
 
     async def until_next(self) -> None:
         await self.batch.until_attempt(self.attempt + 1)

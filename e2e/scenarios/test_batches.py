@@ -33,8 +33,8 @@ from world.testing import eventually
 SEEDS = (1, 2, 3)
 GRACES = {1: 30, 2: 15, 3: 15}
 """Seconds from the notice to the end of the node: GKE leaves 15."""
-EVICTED = 3
-"""In this seed there is no taint, but an eviction."""
+DRAINED = 3
+"""In this seed the node is cordoned, not tainted, and its pod evicted."""
 DEAF = 3
 """In this seed the old runner cannot ask either who the current attempt is."""
 ROWS = 300
@@ -76,7 +76,7 @@ async def test_rows_survive_the_loss_of_nodes_with_a_notice_and_without(here: Sh
         chance = chance_of(seed)
         batch = await here.submit(f"notice-{seed}", rows=ROWS, tokens=TOKENS)
         await batch.until_done(chance.randint(1, ROWS // 2))
-        taint = None if seed == EVICTED else chance.choice(CLOUD_TAINTS)
+        taint = None if seed == DRAINED else chance.choice(CLOUD_TAINTS)
         dies_after = chance.uniform(0, 3)
         return await survive_notice(
             batch, codes, taint=taint, grace_seconds=GRACES[seed], dies_after=dies_after

@@ -73,11 +73,17 @@ def runs(marks: Mapping[Process, Sequence[Mark]], begin: datetime) -> tuple[Run,
     taken: list[Run] = []
     successor: datetime | None = None
     for start in sorted(found, reverse=True):
-        run = _run(sorted(found[start]), begin, successor)
+        run = _run(sorted(found[start], key=_reach), begin, successor)
         if run is not None:
             taken.append(run)
             successor = start
     return tuple(reversed(taken))
+
+
+def _reach(one: tuple[Mark, Process]) -> tuple[datetime, datetime, Process]:
+    """How far a bill was; a process that lost may be scraped after one that went on."""
+    mark, process = one
+    return mark.as_of, mark.scraped, process
 
 
 def _run(
