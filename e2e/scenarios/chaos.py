@@ -244,7 +244,7 @@ async def _survival(old: _Victim, status: Json, code: int | None) -> Survival:
         publisher=record.attempt,
         code=code,
         noticed_seconds=old.noticed_seconds,
-        wrote_seconds=old.wrote_until - old.lost_at,
+        wrote_seconds=max(0.0, old.wrote_until - old.lost_at),
         wrote_late=old.size - old.written,
         repaid=old.batch.paid_again().total(),
     )
