@@ -6,13 +6,13 @@ from datetime import timedelta
 from typing import Any
 
 from tessera.api.batch_inference import BatchInferenceSpec, BatchInferenceStatus
-from tessera.domain.batch import draft_batch, finish_batch
-from tessera.domain.batch_allotment import BatchAllotment
-from tessera.domain.batch_facts import Asked, Batch, BatchJob, BatchPod, NodeHealth, VolumeClaim
-from tessera.domain.batch_names import job_name
-from tessera.domain.batch_reports import Shown
-from tessera.domain.batch_situation import Situation
-from tessera.domain.batch_status import batch_status
+from tessera.domain.batch.allotment import BatchAllotment
+from tessera.domain.batch.decide import draft_batch, finish_batch
+from tessera.domain.batch.facts import Asked, Batch, BatchJob, BatchPod, NodeHealth, VolumeClaim
+from tessera.domain.batch.names import job_name
+from tessera.domain.batch.reports import Shown
+from tessera.domain.batch.situation import Situation
+from tessera.domain.batch.status import batch_status
 from tessera.domain.pools import discover
 from tessera.domain.snapshot import Node, Pool, Ref
 from tests.builders import NOW, SMALL, a_node, a_pool, at

@@ -11,7 +11,7 @@ import statistics
 import time
 from typing import Any
 
-from tessera.domain.batch_reports import Shown
+from tessera.domain.batch.reports import Shown
 from tessera.domain.names import deployment_name
 from tessera.domain.snapshot import Pod, PodReading, Readings
 from tessera.reconcile.apply import Applier

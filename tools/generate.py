@@ -17,7 +17,8 @@ from tessera.api.meta import GROUP, VERSION
 from tessera.api.schema import KINDS as RESOURCES
 from tessera.api.schema import Kind as Resource
 from tessera.api.schema import crd, structural
-from tessera.domain import batch_reasons, reasons
+from tessera.domain import reasons
+from tessera.domain.batch import reasons as batch_reasons
 from tessera.resources.kinds import KINDS, Kind
 from tessera.telemetry import Telemetry
 

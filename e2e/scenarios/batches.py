@@ -13,7 +13,7 @@ from demo.stage import Json, Stage, condition
 from tessera.batch import manifest, parts, records
 from tessera.batch.parts import Sent, Unsent
 from tessera.batch.records import Published
-from tessera.domain.batch_names import RUNNER, RUNNER_PORT, job_name
+from tessera.domain.batch.names import RUNNER, RUNNER_PORT, job_name
 from tessera.resources.kinds import BATCH_INFERENCES, CLAIMS
 from world.api import VOLUMES
 from world.client import Running

@@ -15,7 +15,7 @@ from demo.stage import Json, Stage
 from scenarios.batches import Batch, Rows, Shelf, is_over, number_in
 from scenarios.test_crashes import kill_operator
 from tessera.batch import parts
-from tessera.domain.batch_names import RUNNER
+from tessera.domain.batch.names import RUNNER
 from tessera.domain.names import ENGINE
 from tessera.domain.spot import NOTICE_TAINTS
 from tessera.resources.kinds import JOBS, PODS

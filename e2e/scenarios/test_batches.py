@@ -23,7 +23,7 @@ from scenarios.chaos import (
     until_gone,
 )
 from scenarios.test_crashes import kill_operator
-from tessera.domain.batch_names import BATCH_ACCOUNT, RUNNER
+from tessera.domain.batch.names import BATCH_ACCOUNT, RUNNER
 from tessera.domain.names import ENGINE
 from tessera.resources.kinds import CLAIMS, JOBS, TENANT_BUDGETS
 from world import World, start

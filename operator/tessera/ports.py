@@ -6,8 +6,8 @@ from datetime import datetime, timedelta
 from typing import Protocol, TypeAlias
 
 from tessera.domain.autoscale import Load
-from tessera.domain.batch_facts import Batch, BatchJob, VolumeClaim
-from tessera.domain.batch_reports import Shown
+from tessera.domain.batch.facts import Batch, BatchJob, VolumeClaim
+from tessera.domain.batch.reports import Shown
 from tessera.domain.snapshot import (
     Budget,
     Front,

@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 from typing_extensions import override
 
 from tessera.api.meta import Condition
-from tessera.domain.batch_names import payer
+from tessera.domain.batch.names import payer
 from tessera.domain.bill import Bill, Line
 from tessera.domain.snapshot import Ref
 from tessera.reconcile.fleet import Outcome

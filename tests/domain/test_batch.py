@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from tessera.api.batch_inference import BatchInferenceStatus, FullPool
-from tessera.domain.batch import draft_batch, finish_batch, set_aside
-from tessera.domain.batch_allotment import BatchAllotment
-from tessera.domain.batch_facts import NodeHealth
-from tessera.domain.batch_names import errors_path
-from tessera.domain.batch_situation import Situation
-from tessera.domain.batch_status import batch_status
+from tessera.domain.batch.allotment import BatchAllotment
+from tessera.domain.batch.decide import draft_batch, finish_batch, set_aside
+from tessera.domain.batch.facts import NodeHealth
+from tessera.domain.batch.names import errors_path
+from tessera.domain.batch.situation import Situation
+from tessera.domain.batch.status import batch_status
 from tessera.domain.money import money
 from tessera.domain.ref import Ref
 from tessera.domain.spot import NOTICE_TAINTS

@@ -7,9 +7,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tessera.domain.batch import draft_batch, finish_batch
-from tessera.domain.batch_allotment import TERMINAL, BatchAllotment
-from tessera.domain.batch_status import batch_status
+from tessera.domain.batch.allotment import TERMINAL, BatchAllotment
+from tessera.domain.batch.decide import draft_batch, finish_batch
+from tessera.domain.batch.status import batch_status
 from tests.batch_builders import (
     NIGHT,
     ROWS,

@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from tessera.domain.batch_facts import Batch, NodeHealth, VolumeClaim
-from tessera.domain.batch_reasons import (
+from tessera.domain.batch.facts import Batch, NodeHealth, VolumeClaim
+from tessera.domain.batch.reasons import (
     BATCH_CONDITIONS,
     BatchAccepted,
     BatchComplete,
     BatchRunning,
 )
-from tessera.domain.batch_situation import Situation
-from tessera.domain.batch_status import batch_status
+from tessera.domain.batch.situation import Situation
+from tessera.domain.batch.status import batch_status
 from tessera.domain.reasons import Reason
 from tessera.domain.snapshot import Ref
 from tests.batch_builders import (

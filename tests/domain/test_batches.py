@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from tessera.api.batch_inference import BatchInferenceStatus
-from tessera.domain.batch_facts import Batch, VolumeClaim
-from tessera.domain.batch_names import job_name
-from tessera.domain.batches import drafted, situations
+from tessera.domain.batch.batches import drafted, situations
+from tessera.domain.batch.facts import Batch, VolumeClaim
+from tessera.domain.batch.names import job_name
 from tessera.domain.plan import plan
 from tessera.domain.pools import discover
 from tessera.domain.snapshot import Pod, Ref, Run, Snapshot

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tessera.domain.budget_status import budget_status
-from tessera.domain.budgets import open_budgets
-from tessera.domain.meter import Meter
+from tessera.domain.budget.budgets import open_budgets
+from tessera.domain.budget.meter import Meter
+from tessera.domain.budget.purse import HOLD, Claim, Purse, fund
+from tessera.domain.budget.status import budget_status
 from tessera.domain.money import Tariff
 from tessera.domain.pools import discover
-from tessera.domain.purse import HOLD, Claim, Purse, fund
 from tessera.domain.snapshot import Budget, Pod, Pool, Ref
 from tests.builders import NOW, a_budget, a_node, a_pod, a_pool, a_snapshot
 

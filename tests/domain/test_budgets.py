@@ -7,13 +7,13 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from tessera.domain.budget_status import budget_status
+from tessera.domain.budget.status import budget_status
+from tessera.domain.budget.windows import following, window_at
 from tessera.domain.money import units
 from tessera.domain.plan import Plan, plan
 from tessera.domain.reasons import BudgetAccepted, Funded, Scaling
 from tessera.domain.snapshot import Budget, Pod, Ref, Snapshot
 from tessera.domain.status import service_status
-from tessera.domain.windows import following, window_at
 from tests.builders import (
     H100,
     NOW,

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tessera.domain.batch_facts import VolumeClaim
+from tessera.domain.batch.facts import VolumeClaim
 from tessera.handlers.admission import judge, judge_batch, judge_budget
 from tessera.ports import Seen
 from tessera.reconcile.store import Store

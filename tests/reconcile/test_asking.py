@@ -5,7 +5,7 @@ from datetime import datetime
 
 import pytest
 
-from tessera.domain.batch_reports import Shown
+from tessera.domain.batch.reports import Shown
 from tessera.domain.plan import Plan
 from tessera.domain.snapshot import Snapshot
 from tessera.reconcile.asking import Asker

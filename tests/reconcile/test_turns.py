@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from prometheus_client import generate_latest
 
-from tessera.domain.batch_reports import Shown
+from tessera.domain.batch.reports import Shown
 from tessera.domain.names import deployment_name
 from tessera.domain.snapshot import Ref
 from tessera.reconcile.apply import Applier, NotLeadingError

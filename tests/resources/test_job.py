@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from tessera.domain import vllm_flags
-from tessera.domain.batch_names import job_name
-from tessera.domain.batch_situation import Situation
+from tessera.domain.batch.names import job_name
+from tessera.domain.batch.situation import Situation
 from tessera.domain.checks import RESERVED
 from tessera.domain.names import deployment_name
 from tessera.domain.spot import NOTICE_TAINTS, SPOT_LABELS

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import httpx
 
-from tessera.domain.batch_reports import Shown, shown
+from tessera.domain.batch.reports import Shown, shown
 
 _CONNECT_SECONDS = 3
 _MOST_BYTES = 64 * 1024

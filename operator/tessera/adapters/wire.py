@@ -14,8 +14,8 @@ from tessera.api.accelerator_pool import AcceleratorPoolSpec, AcceleratorPoolSta
 from tessera.api.batch_inference import BatchInferenceSpec, BatchInferenceStatus
 from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
 from tessera.api.tenant_budget import TenantBudgetSpec, TenantBudgetStatus
-from tessera.domain.batch_facts import Batch, BatchJob, VolumeClaim
-from tessera.domain.batch_names import (
+from tessera.domain.batch.facts import Batch, BatchJob, VolumeClaim
+from tessera.domain.batch.names import (
     ATTEMPT_LABEL,
     BATCH_LABEL,
     BATCH_UID_LABEL,

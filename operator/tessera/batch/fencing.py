@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tessera.batch.errors import FencedError, TroubleError
-from tessera.domain.batch_names import BATCH_ACCOUNT
+from tessera.domain.batch.names import BATCH_ACCOUNT
 from tessera.ports import GoneError
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import Self
 
 from tessera.api.accelerator_pool import AcceleratorPoolSpec
-from tessera.domain.batch_names import payer
+from tessera.domain.batch.names import payer
 from tessera.domain.catalog import COMPUTE_SLICES, MEMORY_SLICES
 from tessera.domain.load import FRESH
 from tessera.domain.money import money, price_on

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from tessera.api.batch_inference import SpotPolicy
-from tessera.domain.batch_reasons import BatchRunning
+from tessera.domain.batch.reasons import BatchRunning
 
 Way = Literal["spot", "steady"]
 

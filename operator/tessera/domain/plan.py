@@ -7,18 +7,19 @@ from datetime import timedelta
 
 from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
 from tessera.api.inference_service import Scaling as ScalingSpec
-from tessera.domain import autoscale, batches
+from tessera.domain import autoscale
 from tessera.domain.autoscale import Count, Memory, Scale
-from tessera.domain.batch_allotment import BatchAllotment
-from tessera.domain.batch_names import payer
-from tessera.domain.budgets import BudgetView, by_namespace, open_budgets
+from tessera.domain.batch import batches
+from tessera.domain.batch.allotment import BatchAllotment
+from tessera.domain.batch.names import payer
+from tessera.domain.budget.budgets import BudgetView, by_namespace, open_budgets
+from tessera.domain.budget.meter import Meter
+from tessera.domain.budget.purse import HOLD, Claim, Funding, Purse, fund
 from tessera.domain.checks import check, flags_unchecked
 from tessera.domain.drain import Drain, drain
 from tessera.domain.load import load_of
-from tessera.domain.meter import Meter
 from tessera.domain.placement import ANY, STEADY, Choice, Placement, place, room
 from tessera.domain.pools import PoolView, discover, tiers
-from tessera.domain.purse import HOLD, Claim, Funding, Purse, fund
 from tessera.domain.readiness import must_ask
 from tessera.domain.reasons import Accepted, Placed, Scaling, Verdict
 from tessera.domain.snapshot import Pod, Ref, Service, Snapshot, Workload

@@ -8,8 +8,8 @@ from tessera.api.accelerator_pool import AcceleratorPoolSpec, AcceleratorPoolSta
 from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
 from tessera.api.tenant_budget import TenantBudgetSpec, TenantBudgetStatus
 from tessera.domain.autoscale import Memory
-from tessera.domain.batch_facts import Asked, Batch, BatchJob, VolumeClaim
-from tessera.domain.meter import Meter
+from tessera.domain.batch.facts import Asked, Batch, BatchJob, VolumeClaim
+from tessera.domain.budget.meter import Meter
 from tessera.domain.ref import Ref as Ref  # noqa: PLC0414 - re-exported
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from tessera.domain.batch_facts import BatchPod, NodeHealth
+from tessera.domain.batch.facts import BatchPod, NodeHealth
 
 SPOT_LABELS: tuple[tuple[str, str], ...] = (
     ("eks.amazonaws.com/capacityType", "SPOT"),

@@ -13,7 +13,7 @@ from tessera.api.inference_service import (
     VariantStatus,
 )
 from tessera.api.meta import Condition
-from tessera.domain.budgets import BudgetView
+from tessera.domain.budget.budgets import BudgetView
 from tessera.domain.money import per_million_tokens
 from tessera.domain.names import PORT, selector
 from tessera.domain.perf import SOURCE

@@ -9,10 +9,10 @@ import kopf
 
 from tessera.adapters import wire
 from tessera.api.accelerator_pool import Tier
-from tessera.domain.batch_reasons import BatchAccepted
-from tessera.domain.batch_spec import accept
-from tessera.domain.batches import situations
-from tessera.domain.budgets import zone_fault
+from tessera.domain.batch.batches import situations
+from tessera.domain.batch.reasons import BatchAccepted
+from tessera.domain.batch.spec import accept
+from tessera.domain.budget.budgets import zone_fault
 from tessera.domain.checks import check, flags_unchecked
 from tessera.domain.snapshot import Budget, Pool
 from tessera.ports import Clock

@@ -5,10 +5,10 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from tessera.domain.batch_allotment import BatchAllotment
-from tessera.domain.batch_status import batch_status
-from tessera.domain.budget_status import budget_status
-from tessera.domain.budgets import BudgetView
+from tessera.domain.batch.allotment import BatchAllotment
+from tessera.domain.batch.status import batch_status
+from tessera.domain.budget.budgets import BudgetView
+from tessera.domain.budget.status import budget_status
 from tessera.domain.drain import DONE_COST
 from tessera.domain.plan import Allotment, Plan
 from tessera.domain.snapshot import Ref, Snapshot

@@ -5,8 +5,8 @@ from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from typing import TypeVar
 
-from tessera.domain.batch_facts import Asked
-from tessera.domain.batch_names import RUNNER_PORT
+from tessera.domain.batch.facts import Asked
+from tessera.domain.batch.names import RUNNER_PORT
 from tessera.domain.names import PORT
 from tessera.domain.plan import Plan
 from tessera.domain.snapshot import Answer, InFlight, Pod, Service, Snapshot

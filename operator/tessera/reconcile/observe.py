@@ -6,9 +6,9 @@ from datetime import datetime
 from typing import TypeVar
 
 from tessera.domain.autoscale import Memory
-from tessera.domain.batch_facts import Asked, Batch, BatchJob, VolumeClaim
+from tessera.domain.batch.facts import Asked, Batch, BatchJob, VolumeClaim
 from tessera.domain.bill import Bill
-from tessera.domain.meter import Meter
+from tessera.domain.budget.meter import Meter
 from tessera.domain.snapshot import (
     Answer,
     Budget,

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator
 
-from tessera.domain.batch_facts import Batch
+from tessera.domain.batch.facts import Batch
 from tessera.domain.plan import Allotment, Plan
 from tessera.domain.snapshot import Service
 from tessera.resources.deployment import deployment

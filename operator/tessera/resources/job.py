@@ -33,9 +33,9 @@ from kubernetes.client import (
 )
 
 from tessera.api.batch_inference import BatchInferenceSpec
-from tessera.domain.batch_allotment import Start
-from tessera.domain.batch_facts import Batch
-from tessera.domain.batch_names import (
+from tessera.domain.batch.allotment import Start
+from tessera.domain.batch.facts import Batch
+from tessera.domain.batch.names import (
     ATTEMPT_LABEL,
     BATCH_ACCOUNT,
     BATCH_LABEL,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from tessera.api.meta import GROUP, VERSION
-from tessera.domain.batch_names import BATCH_ACCOUNT
+from tessera.domain.batch.names import BATCH_ACCOUNT
 from tessera.domain.names import COMPONENT, ENGINE, ENGINE_ACCOUNT, MANAGED_BY, TESSERA
 
 OURS = f"{MANAGED_BY}={TESSERA}"

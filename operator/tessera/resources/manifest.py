@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from tessera.domain.batch_facts import Batch
+from tessera.domain.batch.facts import Batch
 from tessera.domain.names import COMPONENT, ENGINE, MANAGED_BY, PART_OF, SERVICE_LABEL, TESSERA
 from tessera.domain.snapshot import Service
 from tessera.resources.kinds import BATCH_INFERENCES, INFERENCE_SERVICES, Kind

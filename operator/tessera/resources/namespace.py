@@ -17,8 +17,8 @@ from kubernetes.client import (
     V1ServiceAccount,
 )
 
-from tessera.domain.batch_facts import Batch
-from tessera.domain.batch_names import BATCH_ACCOUNT, BATCH_LABEL, BATCH_ROLE, RUNNER_PORT
+from tessera.domain.batch.facts import Batch
+from tessera.domain.batch.names import BATCH_ACCOUNT, BATCH_LABEL, BATCH_ROLE, RUNNER_PORT
 from tessera.domain.names import (
     COMPONENT,
     ENGINE,

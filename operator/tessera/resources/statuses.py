@@ -8,7 +8,7 @@ from tessera.api.accelerator_pool import AcceleratorPoolStatus
 from tessera.api.batch_inference import BatchInferenceStatus
 from tessera.api.inference_service import InferenceServiceStatus
 from tessera.api.tenant_budget import TenantBudgetStatus
-from tessera.domain.batch_facts import Batch
+from tessera.domain.batch.facts import Batch
 from tessera.domain.snapshot import Budget, Pool, Service
 from tessera.resources.kinds import (
     ACCELERATOR_POOLS,

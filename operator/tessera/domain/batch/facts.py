@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from tessera.api.batch_inference import BatchInferenceSpec, BatchInferenceStatus
-from tessera.domain.batch_reports import Shown
+from tessera.domain.batch.reports import Shown
 from tessera.domain.ref import Ref
 
 

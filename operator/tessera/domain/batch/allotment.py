@@ -12,11 +12,11 @@ from tessera.api.batch_inference import (
     CheckStatus,
     ProgressStatus,
 )
-from tessera.domain.batch_attempt import Standing, ended
-from tessera.domain.batch_facts import Batch, BatchJob
-from tessera.domain.batch_reasons import BatchAccepted, BatchComplete, BatchRunning
-from tessera.domain.batch_situation import Situation
-from tessera.domain.batch_spec import Source
+from tessera.domain.batch.attempt import Standing, ended
+from tessera.domain.batch.facts import Batch, BatchJob
+from tessera.domain.batch.reasons import BatchAccepted, BatchComplete, BatchRunning
+from tessera.domain.batch.situation import Situation
+from tessera.domain.batch.spec import Source
 from tessera.domain.placement import Choice
 from tessera.domain.reasons import Reason, Verdict
 from tessera.domain.ref import Ref

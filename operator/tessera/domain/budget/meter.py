@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from tessera.api.tenant_budget import WindowName
+from tessera.domain.budget.windows import Window
 from tessera.domain.money import Tariff
-from tessera.domain.windows import Window
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,11 +6,11 @@ from datetime import date, datetime, timedelta
 
 from tessera.api.accelerator_pool import Price
 from tessera.api.tenant_budget import RunningStatus, SpendStatus
-from tessera.domain.meter import Meter, Running, Settled
+from tessera.domain.budget.meter import Meter, Running, Settled
+from tessera.domain.budget.windows import Window
 from tessera.domain.money import Tariff, nanos
 from tessera.domain.pools import PoolView, tariff_of
 from tessera.domain.snapshot import Pod
-from tessera.domain.windows import Window
 
 _LATE = timedelta(minutes=2)
 """A pod may be seen so much after it was bound."""

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from tessera.api.batch_inference import BatchInferenceSpec, CheckStatus
-from tessera.domain.batch_facts import BatchJob, BatchPod
-from tessera.domain.batch_names import job_name
-from tessera.domain.batch_reasons import BatchComplete, BatchRunning
-from tessera.domain.batch_reports import CheckReport, check_report
-from tessera.domain.batch_situation import Situation
+from tessera.domain.batch.facts import BatchJob, BatchPod
+from tessera.domain.batch.names import job_name
+from tessera.domain.batch.reasons import BatchComplete, BatchRunning
+from tessera.domain.batch.reports import CheckReport, check_report
+from tessera.domain.batch.situation import Situation
 from tessera.domain.reasons import Verdict
 from tessera.domain.spot import notice
 

@@ -6,10 +6,10 @@ from datetime import timedelta
 
 from tessera.api.batch_inference import BatchInferenceSpec
 from tessera.api.inference_service import Context, Drain, InferenceServiceSpec, Slo
-from tessera.domain.batch_facts import VolumeClaim
-from tessera.domain.batch_names import LONGEST_NAME
-from tessera.domain.batch_reasons import BatchAccepted
-from tessera.domain.batch_situation import Situation
+from tessera.domain.batch.facts import VolumeClaim
+from tessera.domain.batch.names import LONGEST_NAME
+from tessera.domain.batch.reasons import BatchAccepted
+from tessera.domain.batch.situation import Situation
 from tessera.domain.checks import Denial, Tiers, check, flags_unchecked
 from tessera.domain.pools import tiers
 from tessera.domain.reasons import Verdict

@@ -6,11 +6,11 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from tessera.api.batch_inference import AttemptStatus, ProgressStatus
-from tessera.domain.batch_facts import Asked, BatchJob, BatchPod
-from tessera.domain.batch_names import errors_path, job_name, work_path
-from tessera.domain.batch_reasons import BatchComplete
-from tessera.domain.batch_reports import RunReport, run_report
-from tessera.domain.batch_situation import Situation
+from tessera.domain.batch.facts import Asked, BatchJob, BatchPod
+from tessera.domain.batch.names import errors_path, job_name, work_path
+from tessera.domain.batch.reasons import BatchComplete
+from tessera.domain.batch.reports import RunReport, run_report
+from tessera.domain.batch.situation import Situation
 from tessera.domain.reasons import Verdict
 from tessera.domain.spot import notice
 

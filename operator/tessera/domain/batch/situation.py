@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from tessera.api.inference_service import InferenceServiceSpec
-from tessera.domain.batch_facts import Asked, Batch, BatchJob, BatchPod, NodeHealth, VolumeClaim
+from tessera.domain.batch.facts import Asked, Batch, BatchJob, BatchPod, NodeHealth, VolumeClaim
 from tessera.domain.pools import PoolView
 
 

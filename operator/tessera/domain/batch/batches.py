@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tessera.api.inference_service import InferenceServiceSpec
-from tessera.domain.batch import BatchDraft, draft_batch, finish_batch, set_aside
-from tessera.domain.batch_allotment import TERMINAL, BatchAllotment
-from tessera.domain.batch_facts import Batch, BatchJob, BatchPod, NodeHealth
-from tessera.domain.batch_names import payer
-from tessera.domain.batch_situation import Situation
-from tessera.domain.meter import Meter
+from tessera.domain.batch.allotment import TERMINAL, BatchAllotment
+from tessera.domain.batch.decide import BatchDraft, draft_batch, finish_batch, set_aside
+from tessera.domain.batch.facts import Batch, BatchJob, BatchPod, NodeHealth
+from tessera.domain.batch.names import payer
+from tessera.domain.batch.situation import Situation
+from tessera.domain.budget.meter import Meter
+from tessera.domain.budget.purse import Claim, Funding, Purse
 from tessera.domain.pools import PoolView, discover
-from tessera.domain.purse import Claim, Funding, Purse
 from tessera.domain.snapshot import Pod, Ref, Run, Snapshot
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from tessera.api.batch_inference import AttemptStatus, FullPool, ProgressStatus
-from tessera.domain.batch_allotment import (
+from tessera.domain.batch.allotment import (
     NOT_ACCEPTED,
     TERMINAL,
     BatchAllotment,
@@ -24,17 +24,17 @@ from tessera.domain.batch_allotment import (
     left,
     told,
 )
-from tessera.domain.batch_attempt import Standing, ended, highest, kept_at, standing
-from tessera.domain.batch_check import checked
-from tessera.domain.batch_facts import NodeHealth
-from tessera.domain.batch_names import job_name
-from tessera.domain.batch_reasons import BatchAccepted, BatchComplete, BatchRunning
-from tessera.domain.batch_roads import FULL, Outlook, Road, nowhere, roads, waits, way_of
-from tessera.domain.batch_situation import Situation
-from tessera.domain.batch_spec import Source, accept
+from tessera.domain.batch.attempt import Standing, ended, highest, kept_at, standing
+from tessera.domain.batch.check import checked
+from tessera.domain.batch.facts import NodeHealth
+from tessera.domain.batch.names import job_name
+from tessera.domain.batch.reasons import BatchAccepted, BatchComplete, BatchRunning
+from tessera.domain.batch.roads import FULL, Outlook, Road, nowhere, roads, waits, way_of
+from tessera.domain.batch.situation import Situation
+from tessera.domain.batch.spec import Source, accept
+from tessera.domain.budget.purse import Claim
 from tessera.domain.deadline import Course, Lot, choose
 from tessera.domain.placement import Choice
-from tessera.domain.purse import Claim
 from tessera.domain.reasons import Verdict
 from tessera.domain.spot import labelled
 

@@ -6,11 +6,11 @@ from datetime import datetime, timedelta
 
 from tessera.api.accelerator_pool import Tier
 from tessera.api.batch_inference import AttemptStatus, ProgressStatus, SpotPolicy
-from tessera.domain import batch_pace
-from tessera.domain.batch_attempt import Standing
-from tessera.domain.batch_reasons import BatchRunning
-from tessera.domain.batch_situation import Situation
-from tessera.domain.batch_spec import Source
+from tessera.domain.batch import pace
+from tessera.domain.batch.attempt import Standing
+from tessera.domain.batch.reasons import BatchRunning
+from tessera.domain.batch.situation import Situation
+from tessera.domain.batch.spec import Source
 from tessera.domain.deadline import MARGIN, Course, Lane, Way
 from tessera.domain.placement import STEADY, Choice, Rank, place, room
 from tessera.domain.pools import PoolView
@@ -100,7 +100,7 @@ def roads(outlook: Outlook) -> Roads:
     mine = outlook.mine
     own = None if mine is None else _choice(outlook, way_of(mine) or "spot")
     if mine is not None and own is not None and own.variant == mine.variant:
-        progress = batch_pace.paced(outlook.progress, mine, own, outlook.source)
+        progress = pace.paced(outlook.progress, mine, own, outlook.source)
         outlook = replace(outlook, progress=progress)
     return Roads(
         progress=outlook.progress, spot=_road(outlook, "spot"), steady=_road(outlook, "steady")
@@ -145,8 +145,8 @@ def _road(outlook: Outlook, way: Way) -> Road | None:
     if mine is not None and not outlook.standing.bound and choice.variant != mine.variant:
         mine = None
     lane = Lane(
-        rate=batch_pace.rate(choice, outlook.source, outlook.progress),
-        start=batch_pace.start(choice, outlook.progress),
+        rate=pace.rate(choice, outlook.source, outlook.progress),
+        start=pace.start(choice, outlook.progress),
         begun=_begun(outlook, mine),
         free=_spot_free(outlook, mine, choice)
         if way == "spot"
@@ -184,8 +184,8 @@ def _in_time(outlook: Outlook) -> Rank:
 
     def rank(choice: Choice) -> tuple[float, float, str]:
         lane = Lane(
-            rate=batch_pace.rate(choice, outlook.source, outlook.progress),
-            start=batch_pace.start(choice, outlook.progress),
+            rate=pace.rate(choice, outlook.source, outlook.progress),
+            start=pace.start(choice, outlook.progress),
         )
         speed = choice.fit.limits.tokens_per_second
         if lane.need(outlook.course.undone) - MARGIN <= outlook.course.left:

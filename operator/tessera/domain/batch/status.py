@@ -4,8 +4,8 @@ from dataclasses import replace
 from datetime import datetime
 
 from tessera.api.batch_inference import BatchInferenceStatus
-from tessera.domain.batch_allotment import TERMINAL, BatchAllotment
-from tessera.domain.batch_reasons import BatchRunning
+from tessera.domain.batch.allotment import TERMINAL, BatchAllotment
+from tessera.domain.batch.reasons import BatchRunning
 from tessera.domain.reasons import Reason, Verdict
 from tessera.domain.status import conditions
 

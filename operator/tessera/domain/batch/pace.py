@@ -4,7 +4,7 @@ from datetime import timedelta
 from decimal import Decimal
 
 from tessera.api.batch_inference import AttemptStatus, ProgressStatus
-from tessera.domain.batch_spec import Source
+from tessera.domain.batch.spec import Source
 from tessera.domain.perf import LOAD_MIB_PER_SECOND
 from tessera.domain.placement import Choice
 

@@ -9,10 +9,10 @@ from tessera.api.tenant_budget import (
     TenantBudgetStatus,
     WindowStatus,
 )
-from tessera.domain.budgets import BudgetView, summary
-from tessera.domain.meter import Meter
+from tessera.domain.budget.budgets import BudgetView, summary
+from tessera.domain.budget.meter import Meter
+from tessera.domain.budget.purse import Purse, Till
 from tessera.domain.money import units
-from tessera.domain.purse import Purse, Till
 from tessera.domain.reasons import Reason, Verdict
 from tessera.domain.status import conditions
 

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from tessera.domain.budget.windows import Window
 from tessera.domain.money import Tariff, units
 from tessera.domain.snapshot import Ref
-from tessera.domain.windows import Window
 
 HOLD = timedelta(minutes=10)
 """So much of every replica beyond the floor is set aside; an operator that is away for less than

@@ -9,15 +9,15 @@ from zoneinfo import ZoneInfo
 
 from tessera.api.accelerator_pool import Price
 from tessera.api.tenant_budget import TenantBudgetSpec
-from tessera.domain.batch_allotment import TERMINAL
-from tessera.domain.meter import Meter
+from tessera.domain.batch.allotment import TERMINAL
+from tessera.domain.budget.meter import Meter
+from tessera.domain.budget.purse import Purse, Till, amount
+from tessera.domain.budget.spend import from_record, rates, settle
+from tessera.domain.budget.windows import Window, following, window_at, zone_of
 from tessera.domain.money import nanos
 from tessera.domain.pools import PoolView
-from tessera.domain.purse import Purse, Till, amount
 from tessera.domain.reasons import BudgetAccepted, Funded, Verdict
 from tessera.domain.snapshot import Budget, Snapshot
-from tessera.domain.spend import from_record, rates, settle
-from tessera.domain.windows import Window, following, window_at, zone_of
 
 _NEAR = 0.8
 """Share of a limit from which on its owner is warned."""

@@ -1,0 +1,1 @@
+"""Batches on spot: which attempt runs where, and what is said of it."""

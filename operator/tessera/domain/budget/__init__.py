@@ -1,0 +1,1 @@
+"""Money of tenants: what was spent, what may still be, and what that means."""
