@@ -1,0 +1,42 @@
+"""By what a replica was made besides its spec: the builder of this version, and the platform."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from tessera.api.meta import Name, Wire
+
+Url = Annotated[str, Field(max_length=512)]
+
+
+class Platform(Wire):
+    """What the platform team says of the surroundings of every engine; the chart's values."""
+
+    image_registry: Annotated[str, Field(max_length=253)] | None = None
+    """Registry, with a path if need be, from which engine images are pulled instead of the default
+    one: a mirror."""
+
+    image_pull_secrets: Annotated[tuple[Name, ...], Field(max_length=16)] = ()
+    """Secrets for private registries; they have to exist in the namespaces of the services."""
+
+    hub_endpoint: Url | None = None
+    """Base URL of the model hub or of its mirror, instead of the public one."""
+
+    https_proxy: Url | None = None
+    """Proxy by which engines and downloads reach the outside."""
+
+    no_proxy: Annotated[str, Field(max_length=2048)] | None = None
+    """Hosts and networks that are reached without the proxy, separated by commas."""
+
+    ca_config_map: Name | None = None
+    """ConfigMap with `ca.crt`, in the namespaces of the services: certificates to trust."""
+
+
+class Recipe(Wire):
+    """What is kept while a service's spec stays, so that an upgrade leaves its replicas alone."""
+
+    builder: Annotated[int, Field(ge=1)] = 1
+    """Version of the rules by which manifests are built."""
+
+    platform: Platform = Field(default_factory=Platform)
+    """The surroundings as they were."""
