@@ -19,6 +19,7 @@ from tessera.reconcile.fleet import Outcome
 log = logging.getLogger("tessera")
 
 _TURN_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_LAG_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5, 10)
 
 
 class Telemetry:
@@ -32,6 +33,11 @@ class Telemetry:
             buckets=_TURN_BUCKETS,
             registry=self.registry,
         )
+        self._cpu = Counter(
+            "tessera_turn_cpu_seconds",
+            "CPU time of turns, with that of what else the event loop did meanwhile.",
+            registry=self.registry,
+        )
         self._failures = Counter(
             "tessera_turn_failures", "Turns that raised.", registry=self.registry
         )
@@ -41,9 +47,10 @@ class Telemetry:
         self._leader = Gauge(
             "tessera_leader", "1 while this process leads.", registry=self.registry
         )
-        self._lag = Gauge(
+        self._lag = Histogram(
             "tessera_loop_lag_seconds",
-            "How late the event loop last woke up.",
+            "How late the event loop woke up; it is looked at 4 times a second.",
+            buckets=_LAG_BUCKETS,
             registry=self.registry,
         )
         self._fleet = _FleetCollector()
@@ -56,9 +63,10 @@ class Telemetry:
         self.registry.register(self._bill)
         self._told: dict[Ref, tuple[object, ...]] = {}
 
-    def turned(self, outcome: Outcome, seconds: float) -> None:
+    def turned(self, outcome: Outcome, seconds: float, cpu_seconds: float) -> None:
         """Record a turn."""
         self._turns.observe(seconds)
+        self._cpu.inc(cpu_seconds)
         self._writes.inc(outcome.writes)
         self._fleet.outcome = outcome
         self._budgets.outcome = outcome
@@ -100,7 +108,7 @@ class Telemetry:
         self._leader.set(leading)
 
     def lagged(self, seconds: float) -> None:
-        self._lag.set(seconds)
+        self._lag.observe(seconds)
 
     def _log(self, ref: Ref, outcome: Outcome) -> None:
         allotment = outcome.plan.allotments[ref]

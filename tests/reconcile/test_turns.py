@@ -339,7 +339,7 @@ async def test_the_status_of_a_batch_is_written_before_its_job(world: World) -> 
         key.name for key in world.cluster.objects if key.plural == "serviceaccounts"
     }
     telemetry = Telemetry()
-    telemetry.turned(outcome, 0.1)
+    telemetry.turned(outcome, 0.1, 0.1)
     metrics = generate_latest(telemetry.registry).decode()
     assert 'tessera_batch_state{batch="night",namespace="team-a",reason="Checking"' in metrics
 

@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from world.kubelet.instances import Call, Serve
+from world.kubelet.stand_in import serve_stand_in
 from world.kubelet.webserver import serve_http
 
 TABLE = Path(__file__)
@@ -74,6 +75,7 @@ def table(*, exporter: Serve, vllm: Path | None) -> tuple[Image, ...]:
         ),
         Image(pattern="world/sh:*", entrypoints=(("sh", "-c"),)),
         Image(pattern="world/http:*", serve=serve_http),
+        Image(pattern="world/stand-in:*", serve=serve_stand_in),
     )
 
 

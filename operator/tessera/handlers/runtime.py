@@ -30,7 +30,7 @@ from tessera.telemetry import Telemetry
 log = logging.getLogger("tessera")
 
 _READ_SECONDS = 2.0
-_LAG_SECONDS = 1.0
+_LAG_SECONDS = 0.25
 _SILENT_SECONDS = 60.0
 
 
@@ -105,7 +105,7 @@ class Runtime:
 
     async def _turn(self) -> None:
         """One turn; whatever goes wrong in it is counted, logged and tried again."""
-        begun = time.monotonic()
+        begun, cpu_begun = time.monotonic(), time.thread_time()
         self._telemetry.leads(leading=self.election.leading())
         try:
             outcome = await self._fleet.turn()
@@ -115,7 +115,9 @@ class Runtime:
             self._telemetry.failed(errors)
         else:
             self._turned = time.monotonic()
-            self._telemetry.turned(outcome, self._turned - begun)
+            self._telemetry.turned(
+                outcome, self._turned - begun, time.thread_time() - cpu_begun
+            )
 
     async def _read(self) -> None:
         """Ask Prometheus beside the turns, so that a slow one holds up nothing."""
