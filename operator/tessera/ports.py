@@ -1,6 +1,6 @@
 """What the operator needs of the outside world, and the errors that may come from there."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol, TypeAlias
@@ -42,6 +42,10 @@ class GoneError(ClusterError):
     """The object that was meant does not exist any more; a namesake is another object."""
 
 
+class StaleError(ClusterError):
+    """The version from which to go on is forgotten; only a new list helps."""
+
+
 class MetricsError(PortError):
     """Prometheus refused or did not answer."""
 
@@ -69,11 +73,28 @@ class Listing:
     version: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What a watch tells: an object came, changed or went, or only how far the watch is."""
+
+    version: int
+    """From here a next watch goes on."""
+    seen: Seen | None = None
+    gone: bool = False
+
+
 class Cluster(Protocol):
     """Kubernetes."""
 
     async def list(self, kind: Kind) -> Listing | None:
         """Every object of a kind, within the kind's selector; None when there is no such kind."""
+
+    def watch(self, kind: Kind, version: int) -> AsyncGenerator[Change, None]:
+        """What changed since a version, until the server ends the stream.
+
+        StaleError when the version is forgotten, ClusterError when the stream breaks or falls
+        silent.
+        """
 
     async def apply(self, manifest: Manifest, *, subresource: str | None = None) -> Seen:
         """Server-side apply; the object as it is afterwards.

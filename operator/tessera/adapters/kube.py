@@ -1,12 +1,13 @@
-"""The API server: lists, server-side apply, deletes. Raw JSON in and out.
+"""The API server: lists, watches, server-side apply, deletes. Raw JSON in and out.
 
 Typed models cost half a millisecond and 36 KiB for every pod read, so answers are trimmed straight
 from JSON into the values of the domain.
 """
 
 import asyncio
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlencode
@@ -14,17 +15,24 @@ from urllib.parse import urlencode
 import aiohttp
 from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
+from kubernetes.aio.client.rest import RESTResponse
 
 from tessera.adapters import wire
 from tessera.domain.names import FIELD_MANAGER
-from tessera.ports import ClusterError, GoneError, Listing, Seen
+from tessera.ports import Change, ClusterError, GoneError, Listing, Seen, StaleError
 from tessera.resources.kinds import Kind
 from tessera.resources.manifest import Key, Manifest
 
 _TIMEOUT_SECONDS = 5
 """Not longer than a leader that lost touch may still believe in itself: see the election."""
 _CHUNK = 500
+_WATCH_SECONDS = 300
+_SILENCE_SECONDS = 90
+"""The API server sends a bookmark every minute; a watch that is silent for longer is dead."""
 _APPLY = "application/apply-patch+yaml"
+
+
+_PATIENT = aiohttp.ClientTimeout(total=None, sock_read=_SILENCE_SECONDS)
 
 
 class Connection(Configuration):
@@ -75,6 +83,27 @@ class KubeCluster:
             if not query["continue"]:
                 return Listing(tuple(found), int(body["metadata"].get("resourceVersion", 0)))
 
+    async def watch(self, kind: Kind, version: int) -> AsyncGenerator[Change, None]:
+        query = {
+            "watch": "true",
+            "resourceVersion": str(version),
+            "allowWatchBookmarks": "true",
+            "timeoutSeconds": str(_WATCH_SECONDS),
+        }
+        if kind.selector:
+            query["labelSelector"] = kind.selector
+        try:
+            async with asyncio.timeout(_TIMEOUT_SECONDS):
+                answer = await self._send("GET", kind.path(None), query, timeout=_PATIENT)
+            with contextlib.closing(answer.response):
+                if answer.status != HTTPStatus.OK:
+                    raise _broken(kind, answer.status, _decoded(await answer.response.read()))
+                async for line in _lines(answer.response.content):
+                    yield _change(kind, json.loads(line))
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            told = str(error) or type(error).__name__
+            raise ClusterError(f"watch {kind.plural}: {told}") from error
+
     async def apply(self, manifest: Manifest, *, subresource: str | None = None) -> Seen:
         status, body = await self._apply(manifest, subresource, force=False)
         if status == HTTPStatus.CONFLICT:
@@ -108,21 +137,32 @@ class KubeCluster:
         content_type: str = "application/json",
     ) -> tuple[int, Any]:
         """One call; the status code and the decoded body. ClusterError when nobody answers."""
-        headers = {"Accept": "application/json", "Content-Type": content_type}
-        url = f"{self._api.configuration.host}{path}"
-        if query:
-            url = f"{url}?{urlencode(query)}"
         try:
             async with asyncio.timeout(_TIMEOUT_SECONDS):
-                await self._api.update_params_for_auth(
-                    headers, [], ["BearerToken"], path, method, body
-                )
-                answer = await self._api.call_api(method, url, header_params=headers, body=body)
+                answer = await self._send(method, path, query, body, content_type)
                 text = await answer.read()  # type: ignore[no-untyped-call]  # same
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             told = str(error) or type(error).__name__
             raise ClusterError(f"{method} {path}: the API server did not answer: {told}") from error
         return answer.status, _decoded(text)
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None,
+        body: Mapping[str, Any] | None = None,
+        content_type: str = "application/json",
+        timeout: aiohttp.ClientTimeout | None = None,  # noqa: ASYNC109 - of silence, not of the whole
+    ) -> RESTResponse:
+        headers = {"Accept": "application/json", "Content-Type": content_type}
+        url = f"{self._api.configuration.host}{path}"
+        if query:
+            url = f"{url}?{urlencode(query)}"
+        await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
+        return await self._api.call_api(
+            method, url, header_params=headers, body=body, _request_timeout=timeout
+        )
 
     async def _apply(
         self, manifest: Manifest, subresource: str | None, *, force: bool
@@ -157,6 +197,30 @@ class KubeCluster:
         if manifest.body["metadata"].get("uid", body["metadata"]["uid"]) != body["metadata"]["uid"]:
             raise GoneError(f"{manifest.key.told()} is another object now")
         return {entry["manager"] for entry in body["metadata"].get("managedFields", ())}
+
+
+async def _lines(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """Whole lines; an object may be longer than what a reader of lines takes."""
+    left = b""
+    async for part in stream.iter_any():
+        *lines, left = (left + part).split(b"\n")
+        for line in lines:
+            yield line
+
+
+def _change(kind: Kind, told: Mapping[str, Any]) -> Change:
+    body = told["object"]
+    if told["type"] == "ERROR":
+        raise _broken(kind, int(body.get("code", 0)), body)
+    version = int(body["metadata"]["resourceVersion"])
+    if told["type"] == "BOOKMARK":
+        return Change(version=version)
+    return Change(version=version, seen=wire.seen(kind, body), gone=told["type"] == "DELETED")
+
+
+def _broken(kind: Kind, status: int, body: Any) -> ClusterError:
+    told = f"watch {kind.plural}: {status} {body.get('message', '')}".strip()
+    return StaleError(told) if status == HTTPStatus.GONE else ClusterError(told)
 
 
 def _decoded(text: bytes) -> Any:

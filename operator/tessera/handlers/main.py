@@ -11,19 +11,12 @@ import kopf
 from prometheus_client import start_http_server
 from pydantic import ValidationError
 
-from tessera.adapters import wire
 from tessera.adapters.clock import now
 from tessera.adapters.kube import Connection, KubeCluster, connect
 from tessera.api.meta import GROUP, VERSION
 from tessera.handlers.admission import batch_validator, budget_validator, validator
 from tessera.handlers.runtime import Runtime
-from tessera.resources.kinds import (
-    BATCH_INFERENCES,
-    INFERENCE_SERVICES,
-    TENANT_BUDGETS,
-    WATCHED,
-    Kind,
-)
+from tessera.resources.kinds import BATCH_INFERENCES, INFERENCE_SERVICES, TENANT_BUDGETS
 from tessera.settings import Settings
 
 log = logging.getLogger("tessera")
@@ -77,15 +70,12 @@ async def operate(settings: Settings, host: str) -> None:
 
 
 async def _framed(runtime: Runtime, connection: Connection, settings: Settings, host: str) -> None:
-    """What kopf is for: watching, admission, probes, and the end of the process."""
+    """What kopf is for: admission, probes, and the end of the process."""
     options = kopf.OperatorSettings()
     options.posting.enabled = False
     options.scanning.disabled = True
     options.networking.enforce_retry_after = True
     options.process.ultimate_exiting_timeout = 30
-    for kind in WATCHED:
-        if kind.selector:
-            options.watching.label_selectors[kind.group, kind.version, kind.plural] = kind.selector
     if settings.webhook_certificates is not None:
         options.admission.managed = None
         options.admission.server = kopf.WebhookServer(
@@ -104,11 +94,8 @@ async def _framed(runtime: Runtime, connection: Connection, settings: Settings, 
 
 
 def _handlers(runtime: Runtime, connection: Connection) -> kopf.OperatorRegistry:
-    """All handlers: they say that something changed, and decide nothing."""
+    """Admission, login and the probe."""
     registry = kopf.OperatorRegistry()
-    for kind in WATCHED:
-        _watch(registry, runtime, kind)
-
     kopf.on.validate(
         GROUP, VERSION, INFERENCE_SERVICES.plural, id="inferenceservices", registry=registry
     )(validator(runtime.store))
@@ -137,12 +124,6 @@ def _handlers(runtime: Runtime, connection: Connection) -> kopf.OperatorRegistry
         return "turning"
 
     return registry
-
-
-def _watch(registry: kopf.OperatorRegistry, runtime: Runtime, kind: Kind) -> None:
-    @kopf.on.event(kind.group, kind.version, kind.plural, id=kind.plural, registry=registry)
-    async def took(event: kopf.RawEvent, **_: Any) -> None:
-        runtime.mirror.take(kind, event["type"], wire.seen(kind, event["object"]))
 
 
 if __name__ == "__main__":

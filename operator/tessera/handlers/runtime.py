@@ -115,9 +115,7 @@ class Runtime:
             self._telemetry.failed(errors)
         else:
             self._turned = time.monotonic()
-            self._telemetry.turned(
-                outcome, self._turned - begun, time.thread_time() - cpu_begun
-            )
+            self._telemetry.turned(outcome, self._turned - begun, time.thread_time() - cpu_begun)
 
     async def _read(self) -> None:
         """Ask Prometheus beside the turns, so that a slow one holds up nothing."""
