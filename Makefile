@@ -63,7 +63,7 @@ lint-images: .venv/made ## Lint the Dockerfiles and the rendered chart.
 
 .PHONY: bench-turn
 bench-turn: .venv/made ## CPU time of an unchanged turn with 50 services.
-	@$(RUN) tools/bench_turn.py
+	@$(RUN) tools/bench_turn.py $(OPTIONS)
 
 .PHONY: bench-control
 bench-control: .venv/made ## The operator on 250 nodes and 2,000 services: time, CPU, memory, writes (about 25 minutes).

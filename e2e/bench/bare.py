@@ -11,7 +11,7 @@ from tessera.adapters import wire
 from tessera.domain.names import FIELD_MANAGER
 from tessera.domain.plan import plan
 from tessera.domain.snapshot import Ref, Snapshot
-from tessera.resources.children import of_namespaces, of_service
+from tessera.resources.children import of_service, sharing
 from tessera.resources.kinds import INFERENCE_SERVICES
 from tessera.resources.manifest import Manifest
 from world.api import Api, Json
@@ -39,7 +39,11 @@ def children(size: Size, nodes: Iterable[Json]) -> Children:
         str(ref): of_service(one) for ref, one in decided.allotments.items()
     }
     assert all(told.values()), "a service was not placed"
-    return told | dict(of_namespaces(decided, visitors=_VISITORS, monitored=False))
+    shared = {
+        one.namespace: one.manifests(visitors=_VISITORS, monitored=False)
+        for one in sharing(decided.allotments, {})
+    }
+    return told | shared
 
 
 async def apply_all(api: Api, size: Size, wanted: Children) -> float:

@@ -13,6 +13,7 @@ from typing_extensions import override
 from tessera.api.meta import Condition
 from tessera.domain.batch.names import payer
 from tessera.domain.bill import Bill, Line
+from tessera.domain.plan import Allotment
 from tessera.domain.snapshot import Ref
 from tessera.reconcile.fleet import Outcome
 
@@ -62,6 +63,7 @@ class Telemetry:
         self._bill = _BillCollector()
         self.registry.register(self._bill)
         self._told: dict[Ref, tuple[object, ...]] = {}
+        self._known: dict[Ref, Allotment] = {}
 
     def turned(self, outcome: Outcome, seconds: float, cpu_seconds: float) -> None:
         """Record a turn."""
@@ -75,6 +77,9 @@ class Telemetry:
         self.billed(outcome.bill, names)
         for ref, allotment in outcome.plan.allotments.items():
             scale, problem = allotment.scale, outcome.problems.get(ref)
+            if self._known.get(ref) is allotment and problem is None:
+                continue
+            self._known[ref] = allotment
             verdicts = (allotment.accepted, allotment.placement.verdict)
             decided = (
                 *(verdict.reason for verdict in verdicts),
@@ -94,6 +99,7 @@ class Telemetry:
         known = {*outcome.plan.allotments, *map(payer, outcome.plan.batches)}
         for ref in self._told.keys() - known:
             del self._told[ref]
+            self._known.pop(ref, None)
 
     def billed(self, bill: Bill, tenants: Mapping[str, str]) -> None:
         """Record the bill after a turn; `tenants` says which budget each namespace belongs to."""

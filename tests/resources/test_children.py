@@ -82,10 +82,9 @@ def test_the_objects_of_a_service_are_as_reviewed(name: str, golden: Golden) -> 
 
 
 def test_the_objects_of_a_namespace_are_as_reviewed(golden: Golden) -> None:
-    shared = children.of_namespaces(
-        planned(SPECS["slice"]), visitors=("tessera-system", "monitoring"), monitored=True
-    )
-    golden("namespace", [dict(one.body) for _, manifests in shared for one in manifests])
+    (shared,) = children.sharing(planned(SPECS["slice"]).allotments, {})
+    made = shared.manifests(visitors=("tessera-system", "monitoring"), monitored=True)
+    golden("namespace", [dict(one.body) for one in made])
 
 
 @pytest.mark.parametrize("name", SPECS)

@@ -13,6 +13,7 @@ from tessera.domain.names import deployment_name
 from tessera.domain.spot import NOTICE_TAINTS, SPOT_LABELS
 from tessera.resources import namespace
 from tessera.resources.job import Image, job
+from tessera.resources.manifest import owner_of
 from tests.batch_builders import (
     a_batch,
     a_batch_spec,
@@ -117,7 +118,7 @@ def test_the_jobs_of_a_batch_are_as_reviewed(name: str, golden: Golden) -> None:
 
 
 def test_the_shared_objects_of_batches_are_as_reviewed(golden: Golden) -> None:
-    batches = [a_batch()]
+    batches = [owner_of(a_batch())]
     objects = [
         namespace.batch_account(batches),
         namespace.batch_fence(batches),
@@ -336,16 +337,18 @@ def peers(policy: Any) -> list[Any]:
 
 
 def test_engines_and_runners_answer_only_who_is_named() -> None:
-    engines = namespace.isolation([a_service(), a_batch()], ("tessera-system", "monitoring"))
+    engines = namespace.isolation(
+        [owner_of(a_service()), owner_of(a_batch())], ("tessera-system", "monitoring")
+    )
     assert len(peers(engines)) == 3
-    runners = namespace.batch_isolation([a_batch()], "tessera-system")
+    runners = namespace.batch_isolation([owner_of(a_batch())], "tessera-system")
     assert peers(runners) == [
         {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "tessera-system"}}}
     ]
 
 
 def test_shared_objects_belong_to_all_services_and_batches() -> None:
-    owners: list[Any] = [a_service(), a_batch()]
+    owners = [owner_of(a_service()), owner_of(a_batch())]
     references = namespace.account(owners).body["metadata"]["ownerReferences"]
     assert [(one["kind"], one["name"]) for one in references] == [
         ("InferenceService", "chat"),

@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import date, datetime, timedelta
 
 from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
 from tessera.api.inference_service import Scaling as ScalingSpec
@@ -17,12 +17,13 @@ from tessera.domain.budget.meter import Meter
 from tessera.domain.budget.purse import HOLD, Claim, Funding, Purse, fund
 from tessera.domain.checks import check, flags_unchecked
 from tessera.domain.drain import Drain, drain
-from tessera.domain.load import load_of
+from tessera.domain.kept import Last
+from tessera.domain.load import grown_up, load_of, read
 from tessera.domain.placement import ANY, STEADY, Choice, Placement, place, room
 from tessera.domain.pools import PoolView, discover, tiers
 from tessera.domain.readiness import must_ask
 from tessera.domain.reasons import Accepted, Placed, Scaling, Verdict
-from tessera.domain.snapshot import Pod, Ref, Service, Snapshot, Workload
+from tessera.domain.snapshot import Pod, PodReading, Ref, Service, Snapshot, Workload
 
 Taken = Counter[tuple[str, str]]
 """Devices that services hold, by pool and resource."""
@@ -110,42 +111,158 @@ class _Draft:
     scale: Scale
 
 
-def plan(snapshot: Snapshot) -> Plan:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _KeptDraft:
+    """A draft, and all that it was made of."""
+
+    draft: _Draft
+    views: Sequence[PoolView]
+    readings: tuple[PodReading | None, ...]
+    until: datetime | None
+    """From then on time alone may change it."""
+
+
+class Kept:
+    """What earlier plans found, kept by the identity of what it was made of.
+
+    With it a turn costs what changed and not what there is. A plan comes out the same without it,
+    but for moments in the autoscaler's memory, which are brought up to date when they matter.
+    """
+
+    def __init__(self) -> None:
+        self.at: datetime | None = None
+        self.views = Last(discover)
+        self.holdings = Last(self._holdings)
+        self.ranked = Last(_ranked)
+        self.drafts: dict[Ref, _KeptDraft] = {}
+        self.allotments: Mapping[Ref, Allotment] = {}
+        self.made_of: dict[Ref, tuple[_Draft, Funding | None]] = {}
+        self._held: Mapping[Ref, _Holding] = {}
+        self._day = date.min
+
+    def day(self, at: datetime) -> date:
+        """The date of a moment, the same object for a whole day."""
+        if at.date() != self._day:
+            self._day = at.date()
+        return self._day
+
+    def _holdings(
+        self, services: Sequence[Service], pods: Sequence[Pod], workloads: Sequence[Workload]
+    ) -> Mapping[Ref, _Holding]:
+        old, new = self._held, _holdings(services, pods, workloads)
+        self._held = {
+            ref: old[ref] if ref in old and old[ref] == holding else holding
+            for ref, holding in new.items()
+        }
+        return self._held
+
+
+def plan(snapshot: Snapshot, kept: Kept | None = None) -> Plan:
     """Decide for every service; the order of the input does not matter.
 
     Services that run keep their hardware before new ones choose; beyond that names decide. A
     service whose planning raises is set aside, and the rest is planned.
     """
-    views = discover(snapshot.pools, snapshot.nodes, snapshot.at.date())
+    kept = kept or Kept()
+    views = kept.views(snapshot.pools, snapshot.nodes, kept.day(snapshot.at))
     budgets = open_budgets(snapshot, views)
     taken: Taken = Counter()
-    drafts = _drafts(snapshot, views, taken)
+    drafts = _drafts(snapshot, views, taken, kept)
     runs = batches.drafted(snapshot, views, taken)
     granted = _granted(snapshot, drafts, runs, budgets)
+    kept.allotments = _allotments(snapshot, drafts, granted, taken, kept)
+    kept.at = snapshot.at
     return Plan(
         pools=views,
         budgets=budgets,
-        allotments={
-            ref: _finished(snapshot, drafts[ref], granted.get(ref), taken) for ref in sorted(drafts)
-        },
+        allotments=kept.allotments,
         batches={ref: batches.finished(runs[ref], granted.get(payer(ref))) for ref in sorted(runs)},
     )
 
 
-def _drafts(snapshot: Snapshot, views: Sequence[PoolView], taken: Taken) -> Mapping[Ref, _Draft]:
-    holdings = _holdings(snapshot)
-    drafts = {}
-    for service in sorted(
-        snapshot.services, key=lambda one: (not holdings[one.ref].workloads, one.ref)
-    ):
-        holding = holdings[service.ref]
-        try:
-            draft = _draft(snapshot, service, holding, views, taken)
-        except Exception as error:  # noqa: BLE001 - one bad service must not stop the fleet
-            draft = _held(snapshot, service, holding, _blame(error))
-        drafts[service.ref] = draft
-        _take(taken, draft)
+def _drafts(
+    snapshot: Snapshot, views: Sequence[PoolView], taken: Taken, kept: Kept
+) -> Mapping[Ref, _Draft]:
+    """In the order in which they choose."""
+    holdings = kept.holdings(snapshot.services, snapshot.pods, snapshot.workloads)
+    believed = read(snapshot.readings, snapshot.at)
+    drafts, known = {}, {}
+    for service in kept.ranked(snapshot.services, holdings):
+        ref, holding = service.ref, holdings[service.ref]
+        readings = tuple([believed.get(pod.ref) for pod in holding.pods])
+        old = kept.drafts.get(ref)
+        if old is None or not _still_holds(old, snapshot, service, holding, views, readings):
+            memory = _memory(snapshot, service, old, kept)
+            draft = _tried(snapshot, service, holding, views, taken, memory)
+            until = _until(snapshot, draft)
+            old = _KeptDraft(draft=draft, views=views, readings=readings, until=until)
+        known[ref] = old
+        drafts[ref] = old.draft
+        _take(taken, old.draft)
+    kept.drafts = known
     return drafts
+
+
+def _still_holds(
+    old: _KeptDraft,
+    snapshot: Snapshot,
+    service: Service,
+    holding: _Holding,
+    views: Sequence[PoolView],
+    readings: tuple[PodReading | None, ...],
+) -> bool:
+    draft = old.draft
+    return (
+        draft.service is service
+        and draft.holding is holding
+        and old.views is views
+        and snapshot.memory.get(service.ref) is draft.scale.memory
+        and (old.until is None or snapshot.at < old.until)
+        and old.readings == readings
+    )
+
+
+def _until(snapshot: Snapshot, draft: _Draft) -> datetime | None:
+    """How long equal input makes the same draft; no time where others' devices count too."""
+    choice, workloads = draft.placement.choice, draft.holding.workloads
+    if draft.accepted.reason is Accepted.PLANNER_ERROR:
+        return snapshot.at
+    if choice is None:
+        return None
+    moving = not workloads or workloads[0].variant != choice.variant
+    if moving or not autoscale.is_steady(draft.scale, snapshot.at):
+        return snapshot.at
+    return grown_up(draft.holding.pods, snapshot.at)
+
+
+def _memory(snapshot: Snapshot, service: Service, old: _KeptDraft | None, kept: Kept) -> Memory:
+    """What is remembered; while a draft was kept, its last wish was repeated until now."""
+    memory = snapshot.memory.get(service.ref) or remembered(service.status)
+    if old is None or kept.at is None or memory is not old.draft.scale.memory:
+        return memory
+    return autoscale.held(memory, kept.at)
+
+
+def _ranked(services: Sequence[Service], holdings: Mapping[Ref, _Holding]) -> Sequence[Service]:
+    """In the order in which they choose: those that run before new ones."""
+    return sorted(
+        services,
+        key=lambda one: (not holdings[one.ref].workloads, one.ref),
+    )
+
+
+def _tried(
+    snapshot: Snapshot,
+    service: Service,
+    holding: _Holding,
+    views: Sequence[PoolView],
+    taken: Taken,
+    memory: Memory,
+) -> _Draft:
+    try:
+        return _draft(snapshot, service, holding, views, taken, memory)
+    except Exception as error:  # noqa: BLE001 - one bad service must not stop the fleet
+        return _held(service, holding, _blame(error), memory)
 
 
 def _granted(
@@ -205,9 +322,53 @@ def _claims(snapshot: Snapshot, draft: _Draft) -> tuple[Claim, ...]:
     return (claim,)
 
 
-def _finished(
-    snapshot: Snapshot, draft: _Draft, funding: Funding | None, taken: Mapping[tuple[str, str], int]
-) -> Allotment:
+def _allotments(
+    snapshot: Snapshot,
+    drafts: Mapping[Ref, _Draft],
+    granted: Mapping[Ref, Funding],
+    taken: Mapping[tuple[str, str], int],
+    kept: Kept,
+) -> Mapping[Ref, Allotment]:
+    """The same mapping as before when nothing in it changed."""
+    found, made_of = {}, {}
+    for ref, draft in drafts.items():
+        funding, old = granted.get(ref), kept.allotments.get(ref)
+        if old is None or not _still_allotted(old, draft, funding, kept.made_of[ref]):
+            old = _finished(snapshot, draft, funding)
+        found[ref] = _timely(snapshot, old, taken)
+        made_of[ref] = (draft, funding)
+    kept.made_of = made_of
+    old_ones = kept.allotments
+    if len(found) == len(old_ones) and all(old_ones.get(ref) is one for ref, one in found.items()):
+        return old_ones
+    return found
+
+
+def _still_allotted(
+    old: Allotment, draft: _Draft, funding: Funding | None, made_of: tuple[_Draft, Funding | None]
+) -> bool:
+    """Who drains, and who was refused something, is looked at in every turn."""
+    before, money = made_of
+    return (
+        before is draft
+        and money == funding
+        and (funding is None or funding.shortage is None)
+        and not old.drain.leaving
+    )
+
+
+def _timely(snapshot: Snapshot, one: Allotment, taken: Mapping[tuple[str, str], int]) -> Allotment:
+    """With what depends on the moment and on everybody else."""
+    choice = one.choice
+    if choice is None:
+        return one
+    ask = must_ask(snapshot, one.service, one.pods)
+    surge = room(choice.offer, taken) > 0
+    same = ask is one.ask and surge is one.surge
+    return one if same else replace(one, ask=ask, surge=surge)
+
+
+def _finished(snapshot: Snapshot, draft: _Draft, funding: Funding | None) -> Allotment:
     """The allotment for what was granted."""
     choice, holding, service = draft.placement.choice, draft.holding, draft.service
     scale = draft.scale
@@ -231,8 +392,6 @@ def _finished(
         drain=drain(snapshot, workload, scale.replicas, pods, service.spec.drain.timeout),
         workload=workload,
         retired=_retired(holding, pods, choice.variant, scale.replicas),
-        ask=must_ask(snapshot, service, holding.pods),
-        surge=room(choice.offer, taken) > 0,
     )
 
 
@@ -241,19 +400,21 @@ def scaling_of(spec: InferenceServiceSpec) -> ScalingSpec:
     return spec.scaling or _DEFAULT_SCALING
 
 
-def _holdings(snapshot: Snapshot) -> Mapping[Ref, _Holding]:
-    pods: dict[Ref, list[Pod]] = defaultdict(list)
-    for pod in snapshot.pods:
-        pods[pod.service].append(pod)
-    workloads: dict[Ref, list[Workload]] = defaultdict(list)
-    for workload in snapshot.workloads:
-        workloads[workload.service].append(workload)
+def _holdings(
+    services: Sequence[Service], pods: Sequence[Pod], workloads: Sequence[Workload]
+) -> Mapping[Ref, _Holding]:
+    theirs: dict[Ref, list[Pod]] = defaultdict(list)
+    for pod in pods:
+        theirs[pod.service].append(pod)
+    made: dict[Ref, list[Workload]] = defaultdict(list)
+    for workload in workloads:
+        made[workload.service].append(workload)
     return {
         service.ref: _Holding(
-            pods=tuple(sorted(pods[service.ref], key=lambda pod: pod.ref)),
-            workloads=tuple(sorted(workloads[service.ref], key=lambda one: one.ref)),
+            pods=tuple(sorted(theirs.get(service.ref, ()), key=lambda pod: pod.ref)),
+            workloads=tuple(sorted(made.get(service.ref, ()), key=lambda one: one.ref)),
         )
-        for service in snapshot.services
+        for service in services
     }
 
 
@@ -263,15 +424,16 @@ def _draft(
     holding: _Holding,
     views: Sequence[PoolView],
     taken: Taken,
+    memory: Memory,
 ) -> _Draft:
     spec = service.spec
     if spec is None:
         told = service.problem or "spec: unreadable"
-        return _held(snapshot, service, holding, Verdict(Accepted.SPEC_UNREADABLE, told))
+        return _held(service, holding, Verdict(Accepted.SPEC_UNREADABLE, told), memory)
     denials = check(spec, tiers(views))
     if denials:
         told = "; ".join(denial.sentence for denial in denials)
-        return _held(snapshot, service, holding, Verdict(denials[0].reason, told))
+        return _held(service, holding, Verdict(denials[0].reason, told), memory)
     placement = place(
         spec,
         views,
@@ -287,7 +449,7 @@ def _draft(
         else Verdict(Accepted.FLAGS_UNCHECKED, warning)
     )
     if placement.choice is None:
-        return replace(_held(snapshot, service, holding, accepted), placement=placement)
+        return replace(_held(service, holding, accepted, memory), placement=placement)
     variant = placement.choice.variant
     pods = tuple(pod for pod in holding.pods if pod.variant == variant)
     return _Draft(
@@ -295,28 +457,33 @@ def _draft(
         holding=holding,
         accepted=accepted,
         placement=placement,
-        scale=_scale(snapshot, service, spec, pods, holding.of(variant)),
+        scale=_scale(snapshot, spec, pods, holding.of(variant), memory),
     )
 
 
 def _scale(
     snapshot: Snapshot,
-    service: Service,
     spec: InferenceServiceSpec,
     pods: Sequence[Pod],
     workload: Workload | None,
+    memory: Memory,
 ) -> Scale:
     if spec.replicas is not None:
-        return Scale(
-            replicas=spec.replicas,
-            reason=Scaling.SET_BY_USER,
-            message=f"spec.replicas is {spec.replicas}",
-            memory=Memory(counts=(Count(snapshot.at, spec.replicas),)),
-        )
+        return _fixed(spec.replicas, memory, snapshot.at)
     policy = scaling_of(spec)
     existing = workload.replicas if workload else policy.min_replicas
-    memory = snapshot.memory.get(service.ref) or remembered(service.status)
     return autoscale.scale(policy, load_of(pods, snapshot.readings, existing, snapshot.at), memory)
+
+
+def _fixed(replicas: int, memory: Memory, at: datetime) -> Scale:
+    known = [count.replicas for count in memory.counts] == [replicas]
+    counts = memory.counts if known else (Count(at, replicas),)
+    return Scale(
+        replicas=replicas,
+        reason=Scaling.SET_BY_USER,
+        message=f"spec.replicas is {replicas}",
+        memory=memory if known and not memory.lows else Memory(counts=counts),
+    )
 
 
 def _retired(holding: _Holding, pods: Sequence[Pod], variant: str, wanted: int) -> tuple[Ref, ...]:
@@ -336,7 +503,7 @@ def remembered(status: InferenceServiceStatus) -> Memory:
 
 
 def _held(
-    snapshot: Snapshot, service: Service, holding: _Holding, accepted: Verdict[Accepted]
+    service: Service, holding: _Holding, accepted: Verdict[Accepted], memory: Memory
 ) -> _Draft:
     """Nothing is decided, so whatever runs goes on as it is."""
     return _Draft(
@@ -350,7 +517,7 @@ def _held(
             replicas=holding.workloads[0].replicas if holding.workloads else 0,
             reason=Scaling.NOT_PLACED,
             message="what runs is left as it is",
-            memory=snapshot.memory.get(service.ref) or remembered(service.status),
+            memory=memory,
         ),
     )
 

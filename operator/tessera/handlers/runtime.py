@@ -29,7 +29,7 @@ from tessera.telemetry import Telemetry
 
 log = logging.getLogger("tessera")
 
-_READ_SECONDS = 2.0
+_READ_SECONDS = 5.0
 _LAG_SECONDS = 0.25
 _SILENT_SECONDS = 60.0
 

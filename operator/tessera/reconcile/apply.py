@@ -4,14 +4,17 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from tessera.domain.batch.allotment import BatchAllotment
 from tessera.domain.batch.status import batch_status
 from tessera.domain.budget.budgets import BudgetView
 from tessera.domain.budget.status import budget_status
 from tessera.domain.drain import DONE_COST
+from tessera.domain.kept import Last
 from tessera.domain.plan import Allotment, Plan
-from tessera.domain.snapshot import Ref, Snapshot
+from tessera.domain.reasons import Funded
+from tessera.domain.snapshot import Answer, Ref, Snapshot
 from tessera.domain.status import pool_status, service_status
 from tessera.ports import Cluster, ClusterError, GoneError, Seen
 from tessera.reconcile.store import Store
@@ -34,6 +37,21 @@ class _Applied:
 
     body: Mapping[str, object]
     owned: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Tenant:
+    """Who pays for a service, how he stands, and what was refused to write of it."""
+
+    view: BudgetView
+    state: Funded
+    refused: list[str]
+
+
+_MadeOf: TypeAlias = tuple[Allotment, tuple[Seen, ...], Answer | None, tuple[str, Funded] | None]
+"""All that the objects and the status of a service follow from."""
+_NO_BATCHES: Mapping[Ref, BatchAllotment] = {}
+_KINDS = {kind.plural: kind for kind in CHILDREN}
 
 
 class Applier:
@@ -64,6 +82,10 @@ class Applier:
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._applied: dict[Key, _Applied] = {}
         self._built: dict[Ref, tuple[tuple[object, ...], tuple[Manifest, ...]]] = {}
+        self._sharing = Last(children.sharing)
+        self._shared_of: dict[str, tuple[tuple[object, ...], tuple[Manifest, ...]]] = {}
+        self._settled: dict[Ref, _MadeOf] = {}
+        """What services were made of that needed nothing more."""
         self.writes = 0
         """Writing requests since the start."""
 
@@ -75,24 +97,25 @@ class Applier:
         One object's refusal is written on its service and stops no other.
         """
         self.refused_jobs.clear()
-        existing = self._children()
+        existing = self._store.belongings()
         shared = await self._shared(plan, monitored=monitored)
-        problems = {ref: list(shared.get(ref.namespace, ())) for ref in plan.allotments}
-        tenants = plan.tenants
-        for tenant in plan.budgets:  # before anything that costs
-            refused = await self._budget(tenant, snapshot)
-            for ref in problems:
-                problems[ref] += refused if tenants.get(ref.namespace) is tenant else []
-        await _all(
-            self._service(
-                snapshot,
-                allotment,
-                tenants.get(ref.namespace),
-                existing.get(ref, ()),
-                problems[ref],
-            )
-            for ref, allotment in plan.allotments.items()
-        )
+        tenants = {}
+        for one in plan.budgets:  # before anything that costs
+            refused = await self._budget(one, snapshot)
+            tenants[one.budget.name] = _Tenant(one, one.funded.reason, refused)
+        whose = {name: tenants[view.budget.name] for name, view in plan.tenants.items()}
+        problems: dict[Ref, list[str]] = {}
+        work = []
+        for ref, allotment in plan.allotments.items():
+            tenant = whose.get(ref.namespace)
+            theirs, answer = existing.get(ref, ()), snapshot.answers.get(ref)
+            told = [*shared.get(ref.namespace, ()), *(tenant.refused if tenant else ())]
+            paid = (tenant.view.budget.name, tenant.state) if tenant else None
+            made_of = (allotment, theirs, answer, paid)
+            if told or not _same(made_of, self._settled.get(ref)):
+                problems[ref] = told
+                work.append(self._service(snapshot, allotment, tenant, made_of, told))
+        await _all(work)
         await _all(self._batch(snapshot, one) for one in plan.batches.values())
         for view in plan.pools:
             status = pool_status(view, snapshot.at)
@@ -106,21 +129,25 @@ class Applier:
     async def _shared(self, plan: Plan, *, monitored: bool) -> Mapping[str, list[str]]:
         """The objects of the namespaces; what was refused, by namespace."""
         problems: dict[str, list[str]] = defaultdict(list)
-        for namespace, manifests in children.of_namespaces(
-            plan, visitors=self._visitors, monitored=monitored
-        ):
+        for sharing in self._sharing(plan.allotments, plan.living or _NO_BATCHES):
+            made_of, manifests = self._shared_of.get(sharing.namespace, (None, ()))
+            if made_of != (sharing, monitored):
+                manifests = sharing.manifests(visitors=self._visitors, monitored=monitored)
+                self._shared_of[sharing.namespace] = ((sharing, monitored), manifests)
             for manifest in manifests:
-                problems[namespace] += await self._attempt(self._keep(manifest))
+                problems[sharing.namespace] += await self._attempt(self._keep(manifest))
         return problems
 
     async def _service(
         self,
         snapshot: Snapshot,
         allotment: Allotment,
-        tenant: BudgetView | None,
-        existing: Iterable[Seen],
+        tenant: "_Tenant | None",
+        made_of: "_MadeOf",
         problems: list[str],
     ) -> None:
+        ref, existing = allotment.service.ref, made_of[1]
+        self._settled.pop(ref, None)
         for manifest, subresource in _marks(snapshot, allotment):
             problems += await self._attempt(self._write(manifest, subresource))
         wanted = self._manifests(allotment)
@@ -128,10 +155,13 @@ class Applier:
             problems += await self._attempt(self._keep(manifest))
         for kind, key in _superfluous(allotment, wanted, existing):
             problems += await self._attempt(self._remove(kind, key))
-        status = service_status(snapshot, allotment, tenant, "; ".join(problems) or None)
+        view = tenant.view if tenant is not None else None
+        status = service_status(snapshot, allotment, view, "; ".join(problems) or None)
         if status != allotment.service.status:
             applied = statuses.of_service(allotment.service, status)
             problems += await self._attempt(self._write(applied, "status"))
+        if not problems:
+            self._settled[ref] = made_of
 
     async def _budget(self, tenant: BudgetView, snapshot: Snapshot) -> list[str]:
         try:
@@ -213,36 +243,32 @@ class Applier:
             self._built[ref] = (made_of, children.of_service(allotment))
         return self._built[ref][1]
 
-    def _children(self) -> Mapping[Ref, list[Seen]]:
-        found: dict[Ref, list[Seen]] = defaultdict(list)
-        for kind in CHILDREN:
-            for seen in self._store.all(kind).values():
-                if seen.service is not None:
-                    found[seen.service].append(seen)
-        return found
-
-    def _left_over(self, plan: Plan, existing: Mapping[Ref, list[Seen]]) -> list[tuple[Kind, Key]]:
+    def _left_over(
+        self, plan: Plan, existing: Mapping[Ref | None, tuple[Seen, ...]]
+    ) -> list[tuple[Kind, Key]]:
         """Shared objects of namespaces in which nothing of ours is left.
 
         Their owners end together, and while the garbage collector takes one owner off an object, an
         apply may just have put it there as the only one; then nobody but us would remove it.
         """
-        used = {ref.namespace for ref in (*plan.allotments, *plan.living, *existing)}
+        used = {ref.namespace for ref in (*plan.allotments, *plan.living, *existing) if ref}
         return [
-            (kind, seen.key)
-            for kind in CHILDREN
-            for seen in self._store.all(kind).values()
-            if seen.service is None and seen.owned and seen.key.namespace not in used
+            (_KINDS[seen.key.plural], seen.key)
+            for seen in existing.get(None, ())
+            if seen.owned and seen.key.namespace not in used
         ]
 
     def _forget(self, plan: Plan) -> None:
         for ref in self._built.keys() - plan.allotments.keys():
             del self._built[ref]
+            self._settled.pop(ref, None)
         for ref in self._refused.keys() - plan.batches.keys():
             del self._refused[ref]
         namespaces = {ref.namespace for ref in (*plan.allotments, *plan.living)}
         for key in [key for key in self._applied if key.namespace not in namespaces]:
             del self._applied[key]
+        for name in self._shared_of.keys() - namespaces:
+            del self._shared_of[name]
 
 
 def _marks(snapshot: Snapshot, allotment: Allotment) -> Iterable[tuple[Manifest, str | None]]:
@@ -263,10 +289,9 @@ def _superfluous(
     """Objects of the service that are not wanted any more; none while nothing is decided."""
     if allotment.choice is None:
         return []
-    kinds = {kind.plural: kind for kind in CHILDREN}
     keys = {manifest.key for manifest in wanted}
     return [
-        (kinds[seen.key.plural], seen.key)
+        (_KINDS[seen.key.plural], seen.key)
         for seen in existing
         if seen.key not in keys
         and (
@@ -274,6 +299,18 @@ def _superfluous(
             or Ref(seen.key.namespace, seen.key.name) in allotment.retired
         )
     ]
+
+
+def _same(made_of: _MadeOf, before: _MadeOf | None) -> bool:
+    if before is None:
+        return False
+    allotment, existing, answer, paid = before
+    return (
+        made_of[0] is allotment
+        and made_of[1] is existing
+        and made_of[2] is answer
+        and made_of[3] == paid
+    )
 
 
 async def _all(steps: Iterable[Awaitable[None]]) -> None:

@@ -36,12 +36,12 @@ class Asker:
     def start(self, snapshot: Snapshot, plan: Plan) -> None:
         """Ask whom the plan wants asked, and forget whom it does not know any more."""
         for ref, allotment in plan.allotments.items():
-            address = snapshot.addresses.get(ref)
-            if allotment.ask and address is not None:
+            if allotment.ask and (address := snapshot.addresses.get(ref)) is not None:
                 self._once(f"service {ref}", self._ask, allotment.service, _host(address, PORT))
-            for pod in allotment.pods:
-                if pod.ref in allotment.drain.leaving and pod.address and self._due(pod):
-                    self._once(f"pod {pod.uid}", self._count, pod, _host(pod.address, PORT))
+            if leaving := allotment.drain.leaving:
+                for pod in allotment.pods:
+                    if pod.ref in leaving and pod.address and self._due(pod):
+                        self._once(f"pod {pod.uid}", self._count, pod, _host(pod.address, PORT))
         for one in plan.batches.values():
             uid = one.batch.uid
             if one.ask is not None and self._due_again(uid):
@@ -97,11 +97,12 @@ class Asker:
         return last is None or self._clock() - last.at >= _AGAIN
 
     def _forget(self, plan: Plan) -> None:
-        pods = {pod.ref for one in plan.allotments.values() for pod in one.pods}
         for ref in self._senses.answers.keys() - plan.allotments.keys():
             del self._senses.answers[ref]
-        for ref in self._senses.in_flight.keys() - pods:
-            del self._senses.in_flight[ref]
+        if self._senses.in_flight:
+            pods = {pod.ref for one in plan.allotments.values() for pod in one.pods}
+            for ref in self._senses.in_flight.keys() - pods:
+                del self._senses.in_flight[ref]
         for uid in self._senses.asked.keys() - {one.batch.uid for one in plan.batches.values()}:
             del self._senses.asked[uid]
 

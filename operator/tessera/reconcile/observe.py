@@ -1,14 +1,15 @@
 """Store, readings and answers -> one immutable snapshot."""
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from tessera.domain.autoscale import Memory
 from tessera.domain.batch.facts import Asked, Batch, BatchJob, VolumeClaim
 from tessera.domain.bill import Bill
 from tessera.domain.budget.meter import Meter
+from tessera.domain.kept import Last
 from tessera.domain.snapshot import (
     Answer,
     Budget,
@@ -57,28 +58,31 @@ class Senses:
     bill: Bill = field(default_factory=Bill)
     monitored: bool = False
     """The cluster knows PodMonitors."""
+    addresses_of: Last[[tuple[Front, ...]], Mapping[Ref, str]] = field(
+        default_factory=lambda: Last(_addresses)
+    )
+
+
+def _addresses(fronts: tuple[Front, ...]) -> Mapping[Ref, str]:
+    return {front.service: front.address for front in fronts if front.address}
 
 
 def observe(store: Store, senses: Senses, at: datetime) -> Snapshot:
-    """The fleet at one moment."""
+    """The fleet at one moment; what did not change is the same object as before."""
     return Snapshot(
         at=at,
-        services=tuple(_values(store, INFERENCE_SERVICES, Service)),
-        pools=tuple(_values(store, ACCELERATOR_POOLS, Pool)),
-        nodes=tuple(_values(store, NODES, Node)),
-        pods=tuple(_values(store, PODS, Pod)),
-        workloads=tuple(_values(store, DEPLOYMENTS, Workload)),
-        addresses={
-            front.service: front.address
-            for front in _values(store, SERVICES, Front)
-            if front.address
-        },
+        services=_values(store, INFERENCE_SERVICES, Service),
+        pools=_values(store, ACCELERATOR_POOLS, Pool),
+        nodes=_values(store, NODES, Node),
+        pods=_values(store, PODS, Pod),
+        workloads=_values(store, DEPLOYMENTS, Workload),
+        addresses=senses.addresses_of(_values(store, SERVICES, Front)),
         readings=senses.readings,
         answers=dict(senses.answers),
         in_flight=dict(senses.in_flight),
         memory=dict(senses.memory),
-        batches=tuple(_values(store, BATCH_INFERENCES, Batch)),
-        jobs=tuple(_values(store, JOBS, BatchJob)),
+        batches=_values(store, BATCH_INFERENCES, Batch),
+        jobs=_values(store, JOBS, BatchJob),
         claims={
             Ref(key.namespace, key.name): seen.value
             for key, seen in store.all(CLAIMS).items()
@@ -86,13 +90,12 @@ def observe(store: Store, senses: Senses, at: datetime) -> Snapshot:
         },
         asked=dict(senses.asked),
         refused=dict(senses.refused),
-        budgets=tuple(_values(store, TENANT_BUDGETS, Budget)),
+        budgets=_values(store, TENANT_BUDGETS, Budget),
         meters=dict(senses.meters),
         last_seen=dict(senses.last_seen),
     )
 
 
-def _values(store: Store, kind: Kind, wanted: type[T]) -> Iterator[T]:
-    for seen in store.all(kind).values():
-        if isinstance(seen.value, wanted):
-            yield seen.value
+def _values(store: Store, kind: Kind, read_as: type[T]) -> tuple[T, ...]:
+    del read_as  # what the border makes of a kind is always of one type
+    return cast(tuple[T, ...], store.values(kind))

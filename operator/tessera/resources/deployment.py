@@ -39,7 +39,7 @@ from tessera.resources.engine import (
     volumes,
 )
 from tessera.resources.kinds import DEPLOYMENTS
-from tessera.resources.manifest import Manifest, labels, manifest, owner
+from tessera.resources.manifest import Manifest, labels, manifest, owner_of, reference
 
 _PRE_STOP_SECONDS = 5
 """Time for endpoints to forget a pod before its engine is told to stop."""
@@ -58,7 +58,7 @@ def deployment(
             name=name,
             namespace=service.ref.namespace,
             labels=told,
-            owner_references=[owner(service, controller=True)],
+            owner_references=[reference(owner_of(service), controller=True)],
         ),
         spec=V1DeploymentSpec(
             replicas=allotment.drain.keep,

@@ -51,7 +51,7 @@ from tessera.domain.names import PORT, VARIANT_LABEL
 from tessera.domain.placement import Choice
 from tessera.resources import engine, spot
 from tessera.resources.kinds import JOBS
-from tessera.resources.manifest import Manifest, labels, manifest, owner
+from tessera.resources.manifest import Manifest, labels, manifest, owner_of, reference
 
 _CLAIM = "/claim"
 """Where the claim of the batch is mounted."""
@@ -101,7 +101,7 @@ def job(batch: Batch, spec: BatchInferenceSpec, start: Start, image: Image) -> M
             name=start.name,
             namespace=batch.ref.namespace,
             labels=told,
-            owner_references=[owner(batch, controller=True)],
+            owner_references=[reference(owner_of(batch), controller=True)],
         ),
         spec=V1JobSpec(
             active_deadline_seconds=int(start.lasting.total_seconds()),
