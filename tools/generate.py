@@ -223,7 +223,7 @@ def _reasons() -> str:
 
 def _metrics() -> str:
     lines = ["# Metrics of the operator", "", *_table("metric", "type", "meaning")]
-    for family in sorted(Telemetry().registry.collect(), key=lambda family: family.name):
+    for family in sorted(Telemetry().families(), key=lambda family: family.name):
         lines.append(f"| `{family.name}` | {family.type} | {family.documentation} |")
     return "\n".join(lines) + "\n"
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from typing_extensions import override
@@ -13,6 +13,7 @@ from typing_extensions import override
 from tessera.api.meta import Condition
 from tessera.domain.batch.names import payer
 from tessera.domain.bill import Bill, Line
+from tessera.domain.kept import Last
 from tessera.domain.plan import Allotment
 from tessera.domain.snapshot import Ref
 from tessera.reconcile.fleet import Outcome
@@ -28,6 +29,7 @@ class Telemetry:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        """All but the series of the services."""
         self._turns = Histogram(
             "tessera_turn_seconds",
             "Duration of turns.",
@@ -55,7 +57,9 @@ class Telemetry:
             registry=self.registry,
         )
         self._fleet = _FleetCollector()
-        self.registry.register(self._fleet)
+        self._page_of = Last(self._page)
+        self._services = CollectorRegistry()
+        self._services.register(self._fleet)
         self._batches = _BatchCollector()
         self.registry.register(self._batches)
         self._budgets = _BudgetCollector()
@@ -100,6 +104,20 @@ class Telemetry:
         for ref in self._told.keys() - known:
             del self._told[ref]
             self._known.pop(ref, None)
+
+    def exposition(self) -> bytes:
+        """What Prometheus reads. The series of the services are most of it, and are written anew
+        only when one of them changed."""
+        outcome = self._fleet.outcome
+        return generate_latest(self.registry) + self._page_of(outcome and outcome.plan.allotments)
+
+    def families(self) -> Iterator[Metric]:
+        """All metrics, as they are now."""
+        yield from self.registry.collect()
+        yield from self._services.collect()
+
+    def _page(self, _: object) -> bytes:
+        return generate_latest(self._services)
 
     def billed(self, bill: Bill, tenants: Mapping[str, str]) -> None:
         """Record the bill after a turn; `tenants` says which budget each namespace belongs to."""

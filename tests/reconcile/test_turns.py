@@ -5,7 +5,6 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from prometheus_client import generate_latest
 
 from tessera.domain.batch.reports import Shown
 from tessera.domain.names import deployment_name
@@ -340,7 +339,7 @@ async def test_the_status_of_a_batch_is_written_before_its_job(world: World) -> 
     }
     telemetry = Telemetry()
     telemetry.turned(outcome, 0.1, 0.1)
-    metrics = generate_latest(telemetry.registry).decode()
+    metrics = telemetry.exposition().decode()
     assert 'tessera_batch_state{batch="night",namespace="team-a",reason="Checking"' in metrics
 
 

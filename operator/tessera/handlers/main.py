@@ -8,13 +8,13 @@ from datetime import timedelta
 from typing import Any
 
 import kopf
-from prometheus_client import start_http_server
 from pydantic import ValidationError
 
 from tessera.adapters.clock import now
 from tessera.adapters.kube import Connection, KubeCluster, connect
 from tessera.api.meta import GROUP, VERSION
 from tessera.handlers.admission import batch_validator, budget_validator, validator
+from tessera.handlers.metrics import serve_metrics
 from tessera.handlers.runtime import Runtime
 from tessera.resources.kinds import BATCH_INFERENCES, INFERENCE_SERVICES, TENANT_BUDGETS
 from tessera.settings import Settings
@@ -50,8 +50,7 @@ async def operate(settings: Settings, host: str) -> None:
     connection = await connect(settings.kubeconfig)
     cluster = KubeCluster(connection)
     runtime = Runtime(settings, cluster)
-    start_http_server(settings.metrics_port, host, runtime.registry)
-    await runtime.mirror.seed()
+    serve_metrics(host, settings.metrics_port, runtime.telemetry.exposition)
     parts = (
         asyncio.create_task(runtime.run(), name="runtime"),
         asyncio.create_task(_framed(runtime, connection, settings, host), name="kopf"),
@@ -70,7 +69,8 @@ async def operate(settings: Settings, host: str) -> None:
 
 
 async def _framed(runtime: Runtime, connection: Connection, settings: Settings, host: str) -> None:
-    """What kopf is for: admission, probes, and the end of the process."""
+    """What kopf is for: admission, probes, and the end of the process; once all kinds are known."""
+    await runtime.seeded.wait()
     options = kopf.OperatorSettings()
     options.posting.enabled = False
     options.scanning.disabled = True

@@ -39,8 +39,10 @@ class Runtime:
 
     def __init__(self, settings: Settings, cluster: KubeCluster) -> None:
         self._changed = asyncio.Event()
+        self.seeded = asyncio.Event()
+        """Set when every kind was listed once."""
         self._senses = Senses()
-        self._telemetry = Telemetry()
+        self.telemetry = Telemetry()
         self._engines = HttpEngines()
         self._metrics = (
             PrometheusMetrics(settings.prometheus_url, now) if settings.prometheus_url else None
@@ -49,7 +51,6 @@ class Runtime:
         self._turned = time.monotonic()
         self.store = Store(KINDS)
         self.mirror = Mirror(cluster, self.store, self._senses, self._changed.set)
-        self.registry = self._telemetry.registry
         self.election = Election(
             cluster,
             namespace=settings.namespace,
@@ -73,7 +74,7 @@ class Runtime:
         """Mirror and elect; lead when elected. Ends when leadership is lost, as any error does."""
         async with asyncio.TaskGroup() as group:
             tasks = [
-                group.create_task(self.mirror.keep()),
+                group.create_task(self._mirror()),
                 group.create_task(self._lead()),
                 group.create_task(self._watch_lag()),
             ]
@@ -93,7 +94,14 @@ class Runtime:
         """The loop of a leader turns; one that only stands by is alive anyway."""
         return not self.election.leading() or time.monotonic() - self._turned < _SILENT_SECONDS
 
+    async def _mirror(self) -> None:
+        await self.mirror.seed()
+        self.seeded.set()
+        await self.mirror.keep()
+
     async def _lead(self) -> None:
+        """Only with all kinds listed: no budgets seen must not mean no limits."""
+        await self.seeded.wait()
         await self.election.elected.wait()
         log.info("this process leads")
         self._turned = time.monotonic()
@@ -106,16 +114,16 @@ class Runtime:
     async def _turn(self) -> None:
         """One turn; whatever goes wrong in it is counted, logged and tried again."""
         begun, cpu_begun = time.monotonic(), time.thread_time()
-        self._telemetry.leads(leading=self.election.leading())
+        self.telemetry.leads(leading=self.election.leading())
         try:
             outcome = await self._fleet.turn()
         except* NotLeadingError:
             log.warning("not leading any more: the turn was given up")
         except* Exception as errors:  # noqa: BLE001 - the loop must go on
-            self._telemetry.failed(errors)
+            self.telemetry.failed(errors)
         else:
             self._turned = time.monotonic()
-            self._telemetry.turned(outcome, self._turned - begun, time.thread_time() - cpu_begun)
+            self.telemetry.turned(outcome, self._turned - begun, time.thread_time() - cpu_begun)
 
     async def _read(self) -> None:
         """Ask Prometheus beside the turns, so that a slow one holds up nothing."""
@@ -174,4 +182,4 @@ class Runtime:
         while True:
             due = time.monotonic() + _LAG_SECONDS
             await asyncio.sleep(_LAG_SECONDS)
-            self._telemetry.lagged(max(0.0, time.monotonic() - due))
+            self.telemetry.lagged(max(0.0, time.monotonic() - due))
