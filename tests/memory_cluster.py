@@ -56,8 +56,12 @@ class MemoryCluster:
         self._set(key, manifest.body, ours)
         return self.seen(key)
 
-    async def delete(self, kind: Kind, key: Key) -> None:
-        del kind
+    async def delete(
+        self, kind: Kind, key: Key, *, uid: str | None = None, grace_seconds: int | None = None
+    ) -> None:
+        del kind, grace_seconds
+        if uid is not None and self.objects.get(key, {}).get("metadata", {}).get("uid") != uid:
+            return
         self.objects.pop(key, None)
         self._owners.pop(key, None)
 

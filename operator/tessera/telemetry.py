@@ -150,7 +150,7 @@ class _FleetCollector(Collector):
         for ref, allotment in self.outcome.plan.allotments.items() if self.outcome else ():
             name = [ref.namespace, ref.name]
             wanted.add_metric([*name, allotment.scale.reason], allotment.scale.replicas)
-            ready.add_metric(name, sum(pod.ready_since is not None for pod in allotment.pods))
+            ready.add_metric(name, sum(pod.takes_requests for pod in allotment.pods))
             status = allotment.service.status
             if status.cost is not None:
                 cost.add_metric([*name, status.cost.currency], float(status.cost.per_hour))

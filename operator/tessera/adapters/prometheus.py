@@ -4,7 +4,6 @@ import asyncio
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -25,9 +24,15 @@ SERVICE = "tessera_dev_service"
 WAITING = f'sum by (namespace, pod, {SERVICE}) (vllm:num_requests_waiting{{{SERVICE}!=""}})'
 RUNNING = f'sum by (namespace, pod, {SERVICE}) (vllm:num_requests_running{{{SERVICE}!=""}})'
 ACTIVITY = 'avg by (namespace, pod) (DCGM_FI_PROF_GR_ENGINE_ACTIVE{pod!=""})'
+STEPS = f'sum by (namespace, pod) (vllm:iteration_tokens_total_count{{{SERVICE}!=""}})'
+SCRAPED = f'max by (namespace, pod) (timestamp(vllm:iteration_tokens_total_count{{{SERVICE}!=""}}))'
+"""When the steps were counted: between two scrapes Prometheus gives the old number again."""
+AWAKE = f'min by (namespace, pod) (vllm:engine_sleep_state{{sleep_state="awake",{SERVICE}!=""}})'
 FINISHED = (
     f'sum by (namespace, {SERVICE}) (increase(vllm:request_success_total{{{SERVICE}!=""}}[5m]))'
 )
+
+_OF_PODS = (WAITING, RUNNING, ACTIVITY, STEPS, SCRAPED, AWAKE)
 
 ALIVE = "vllm:num_requests_waiting"
 """What every engine exports as long as it lives."""
@@ -60,20 +65,15 @@ class PrometheusMetrics:
     async def read(self) -> Readings:
         at = self._clock()
         try:
-            waiting, running, activity, finished = await asyncio.gather(
-                *(self._ask(query) for query in (WAITING, RUNNING, ACTIVITY, FINISHED))
+            *by_pod, finished = await asyncio.gather(
+                *(self._ask(query) for query in (*_OF_PODS, FINISHED))
             )
         except MetricsError as error:
             return Readings(at=at, problem=str(error))
-        pods: dict[Ref, PodReading] = defaultdict(PodReading)
-        for row in waiting:
-            pods[_pod(row)] = replace(pods[_pod(row)], waiting=_value(row))
-        for row in running:
-            pods[_pod(row)] = replace(pods[_pod(row)], running=_value(row))
-        for row in activity:
-            pods[_pod(row)] = replace(pods[_pod(row)], activity=_value(row))
         return Readings(
-            at=at, pods=dict(pods), finished={_service(row): _value(row) for row in finished}
+            at=at,
+            pods=pods_of(*by_pod),
+            finished={_service(row): _value(row) for row in finished},
         )
 
     async def past(self, span: timedelta) -> Mapping[Ref, tuple[Load, ...]]:
@@ -127,6 +127,25 @@ class PrometheusMetrics:
         except (PrometheusApiClientException, requests.RequestException, ValueError) as error:
             raise MetricsError(f"Prometheus at {self._url}: {_short(error)}") from error
         return rows
+
+
+def pods_of(*answers: Iterable[Row]) -> dict[Ref, PodReading]:
+    """The answers to `_OF_PODS` -> what is known of each replica; what is not, is None."""
+    found: dict[Ref, list[float | None]] = defaultdict(lambda: [None] * len(_OF_PODS))
+    for place, rows in enumerate(answers):
+        for row in rows:
+            found[_pod(row)][place] = _value(row)
+    return {
+        pod: PodReading(
+            waiting=waiting,
+            running=running,
+            activity=activity,
+            steps=steps,
+            scraped=None if scraped is None else _moment(scraped),
+            awake=None if awake is None else awake > 0,
+        )
+        for pod, (waiting, running, activity, steps, scraped, awake) in found.items()
+    }
 
 
 def loads_of(waiting: Iterable[Row], activity: Iterable[Row]) -> dict[Ref, tuple[Load, ...]]:

@@ -1,7 +1,7 @@
 """The decision for the whole fleet: one snapshot in, one plan out."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
@@ -22,7 +22,8 @@ from tessera.domain.placement import ANY, STEADY, Choice, Placement, place, room
 from tessera.domain.pools import PoolView, discover, tiers
 from tessera.domain.readiness import must_ask
 from tessera.domain.reasons import Accepted, Placed, Scaling, Verdict
-from tessera.domain.snapshot import Pod, Ref, Service, Snapshot, Workload
+from tessera.domain.snapshot import Pod, Ref, Service, Snapshot, Watch, Workload
+from tessera.domain.stall import Stall, stalled
 
 Taken = Counter[tuple[str, str]]
 """Devices that services hold, by pool and resource."""
@@ -52,6 +53,8 @@ class Allotment:
     """Deployments of former variants that may go now."""
     ask: bool = False
     """The service is to be asked for a token."""
+    stall: Stall = field(default_factory=Stall)
+    """Which engines are watched, and which replica has to be replaced."""
 
     @property
     def choice(self) -> Choice | None:
@@ -71,6 +74,15 @@ class Plan:
     def memory(self) -> Mapping[Ref, Memory]:
         """What the next snapshot has to carry."""
         return {ref: allotment.scale.memory for ref, allotment in self.allotments.items()}
+
+    @property
+    def watches(self) -> Mapping[Ref, Watch]:
+        """What is known of the engines, likewise."""
+        return {
+            ref: watch
+            for one in self.allotments.values()
+            for ref, watch in one.stall.watches.items()
+        }
 
     @property
     def living(self) -> Mapping[Ref, BatchAllotment]:
@@ -226,9 +238,18 @@ def _finished(
         return told
     workload = holding.of(choice.variant)
     pods = tuple(pod for pod in holding.pods if pod.variant == choice.variant)
+    leaves = drain(snapshot, workload, scale.replicas, pods, service.spec.drain.timeout)
     return replace(
         told,
-        drain=drain(snapshot, workload, scale.replicas, pods, service.spec.drain.timeout),
+        drain=leaves,
+        stall=stalled(
+            snapshot,
+            service,
+            choice,
+            pods,
+            leaving=leaves.leaving,
+            floor=min(_floor(service.spec), scale.replicas),
+        ),
         workload=workload,
         retired=_retired(holding, pods, choice.variant, scale.replicas),
         ask=must_ask(snapshot, service, holding.pods),
@@ -243,8 +264,10 @@ def scaling_of(spec: InferenceServiceSpec) -> ScalingSpec:
 
 def _holdings(snapshot: Snapshot) -> Mapping[Ref, _Holding]:
     pods: dict[Ref, list[Pod]] = defaultdict(list)
+    answering = {node.name for node in snapshot.nodes if node.alive}
     for pod in snapshot.pods:
-        pods[pod.service].append(pod)
+        if not _is_stuck(pod, answering):
+            pods[pod.service].append(pod)
     workloads: dict[Ref, list[Workload]] = defaultdict(list)
     for workload in snapshot.workloads:
         workloads[workload.service].append(workload)
@@ -255,6 +278,12 @@ def _holdings(snapshot: Snapshot) -> Mapping[Ref, _Holding]:
         )
         for service in snapshot.services
     }
+
+
+def _is_stuck(pod: Pod, answering: Collection[str]) -> bool:
+    """A pod that ends on a node that does not answer may do so for ever: it is no replica any more,
+    and what it held is not offered to others either."""
+    return pod.leaving and pod.node is not None and pod.node not in answering
 
 
 def _draft(
@@ -321,7 +350,7 @@ def _scale(
 
 def _retired(holding: _Holding, pods: Sequence[Pod], variant: str, wanted: int) -> tuple[Ref, ...]:
     """Former variants stay until the new one is up, unless they sit on the hardware it needs."""
-    up = sum(pod.ready_since is not None for pod in pods) >= wanted
+    up = sum(pod.takes_requests for pod in pods) >= wanted
     blocked = any(pod.unschedulable for pod in pods)
     if not (up or blocked):
         return ()

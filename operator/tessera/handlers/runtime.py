@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from datetime import timedelta
 
 from tessera.adapters.clock import now
 from tessera.adapters.election import Election
@@ -39,7 +40,7 @@ class Runtime:
 
     def __init__(self, settings: Settings, cluster: KubeCluster) -> None:
         self._changed = asyncio.Event()
-        self._senses = Senses()
+        self._senses = Senses(patience=timedelta(seconds=settings.stall_seconds))
         self._telemetry = Telemetry()
         self._engines = HttpEngines()
         self._metrics = (

@@ -43,6 +43,7 @@ class Fleet:
         snapshot = observe(self._store, self._senses, self._clock())
         decision = plan(snapshot)
         self._senses.memory = dict(decision.memory)
+        self._senses.watches = dict(decision.watches)
         self._senses.meters = dict(decision.meters)
         self._senses.last_seen.clear()
         self._senses.bill = accrue(self._senses.bill, snapshot, decision.pools)
