@@ -1,7 +1,8 @@
 """Answers of Prometheus -> readings, without a server."""
 
-from tessera.adapters.prometheus import SERVICE, loads_of
-from tests.builders import NOW
+from tessera.adapters.prometheus import SERVICE, loads_of, pods_of
+from tessera.domain.snapshot import PodReading, Ref
+from tests.builders import NOW, at
 
 
 def series(
@@ -36,3 +37,18 @@ def test_a_value_that_is_no_number_is_not_known() -> None:
     activity = [series("a", [(start, "NaN")], None)]
     ((_, (load,)),) = loads_of(waiting, activity).items()
     assert (load.waiting, load.activity) == (3, None)
+
+
+def test_each_replica_gets_its_own_readings_and_none_for_what_is_missing() -> None:
+    def now(pod: str, value: str) -> dict[str, object]:
+        return {"metric": {"namespace": "team-a", "pod": pod}, "value": [NOW.timestamp(), value]}
+
+    scraped = str(at(-3).timestamp())
+    got = pods_of(
+        [now("a", "4"), now("b", "0")], [now("a", "8")], [], [now("a", "123")],
+        [now("a", scraped)], [now("a", "1"), now("b", "0")],
+    )  # fmt: skip
+    assert got == {
+        Ref("team-a", "a"): PodReading(waiting=4, running=8, steps=123, scraped=at(-3), awake=True),
+        Ref("team-a", "b"): PodReading(waiting=0, awake=False),
+    }
