@@ -73,6 +73,7 @@ class Telemetry:
                 scale.replicas,
                 scale.reason,
                 problem,
+                stuck.uid if (stuck := allotment.stall.replace) is not None else None,
             )
             if self._told.get(ref) != decided:
                 self._log(ref, outcome)
@@ -115,6 +116,8 @@ class Telemetry:
         }
         if (problem := outcome.problems.get(ref)) is not None:
             log.warning("%s: %s", ref, problem, extra=fields)
+        if (stuck := allotment.stall.replace) is not None:
+            log.warning("%s: %s", ref, stuck.message, extra=fields)
         if not allotment.accepted.reason.holds:
             log.info("%s: not accepted: %s", ref, allotment.accepted.message, extra=fields)
         elif not placed.reason.holds:

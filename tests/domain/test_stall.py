@@ -115,7 +115,7 @@ def test_an_engine_that_holds_requests_and_takes_no_step_is_replaced_and_the_num
     [
         ({"load": {"chat-0": InFlight(at(-5), 0)}}, "it holds nothing: it is idle"),
         ({"load": {}}, "nobody could ask it"),
-        ({"load": {"chat-0": InFlight(at(-70), 3)}}, "that was long ago"),
+        ({"load": {"chat-0": InFlight(at(-31), 3)}}, "that was long ago"),
         ({"read": {"chat-0": reading(901.0)}}, "it took a step"),
         ({"read": {"chat-0": PodReading()}}, "nobody knows its steps"),
         ({"read": {"chat-0": reading(scraped=-60)}}, "they were counted too long ago"),
@@ -229,6 +229,20 @@ def test_only_engines_that_stand_still_are_asked_and_busy_ones_more_often() -> N
     assert asked(idle, 31)
     assert not asked(idle, 11)
     assert not asked(idle, 31, read={"chat-0": reading(901.0)})
+
+
+def test_whoever_gets_longer_is_asked_as_often_as_a_judgement_needs_it() -> None:
+    """Else the newest look would be too old whenever it is wanted."""
+    late = {"chat-0": Watch(steps=0.0, since=at(-700), busy_since=at(-300))}
+    load = {"chat-0": InFlight(at(-11), 3)}
+    got = stall_of(a_fleet(watches=late, load=load, read={"chat-0": reading(0.0)}))
+    assert got.look == (PAIR[0].ref,)
+
+
+def test_patience_that_is_shorter_than_a_turn_still_ends() -> None:
+    """A look enters the turn after the one that asked for it, five seconds later."""
+    seen = {"chat-0": InFlight(at(-5.1), 3)}
+    assert replaced(a_fleet(load=seen, patience=timedelta(seconds=8))) == "chat-0"
 
 
 def test_a_look_that_finds_nothing_begins_the_wait_anew() -> None:

@@ -21,6 +21,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from tessera.domain.load import FRESH
 from tessera.domain.placement import Choice
 from tessera.domain.sizing import Fit
 from tessera.domain.snapshot import InFlight, Pod, PodReading, Ref, Service, Snapshot, Watch
@@ -136,7 +137,7 @@ def _is_stalled(
     and a look that is not much older."""
     if watch.busy_since is None or load is None or reading.scraped is None:
         return False
-    recent = now - load.at <= patience / 2
+    recent = now - load.at <= FRESH
     return recent and reading.scraped - _idle_since(watch) >= patience
 
 
@@ -146,7 +147,7 @@ def _is_due(
     """Only engines whose count stands still are asked; those with requests in them more often."""
     if reading.scraped is None or reading.scraped - watch.since < patience / 4:
         return False
-    pause = patience / 4 if watch.busy_since is None else patience / 12
+    pause = patience / 4 if watch.busy_since is None else min(patience / 12, FRESH / 3)
     return load is None or now - load.at >= pause
 
 
