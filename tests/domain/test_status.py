@@ -9,9 +9,9 @@ from tessera.api.inference_service import InferenceServiceStatus, ReplacementSta
 from tessera.domain.plan import plan
 from tessera.domain.reasons import Accepted, Placed, Verdict
 from tessera.domain.snapshot import (
+    EngineReading,
     InFlight,
     Node,
-    PodReading,
     Readings,
     Ref,
     Service,
@@ -108,7 +108,7 @@ def test_a_stalled_engine_is_told_until_its_replacement_takes_requests() -> None
     frozen = a_running_fleet(
         watches={stuck.ref: Watch(steps=9.0, since=at(-200), busy_since=at(-190))},
         in_flight={stuck.ref: InFlight(at(-5), 3)},
-        readings=Readings(at=NOW, pods={stuck.ref: PodReading(steps=9.0, scraped=at(-1))}),
+        readings=Readings(at=NOW, engines={stuck.ref: EngineReading(steps=9.0, scraped=at(-1))}),
     )
     first = status_of(frozen)
     assert told(first)["Progressing"] == ("False", "EngineStalled")

@@ -7,7 +7,7 @@ import pytest
 
 from tessera.domain.batch.reports import Shown
 from tessera.domain.plan import Plan, plan
-from tessera.domain.snapshot import InFlight, PodReading, Readings, Snapshot, Watch
+from tessera.domain.snapshot import EngineReading, InFlight, Readings, Snapshot, Watch
 from tessera.reconcile.asking import Asker
 from tessera.reconcile.observe import Senses
 from tests.batch_builders import NIGHT, decided, on_attempt
@@ -89,7 +89,7 @@ async def test_an_engine_that_stands_still_is_counted_and_if_busy_asked_for_a_to
         workloads=(a_workload(2),),
         readings=Readings(
             at=NOW,
-            pods={pod.ref: PodReading(steps=9.0, scraped=at(-1)) for pod in (still, moving)},
+            engines={pod.ref: EngineReading(steps=9.0, scraped=at(-1)) for pod in (still, moving)},
         ),
         watches={
             still.ref: Watch(steps=9.0, since=at(-60)),

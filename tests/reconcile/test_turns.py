@@ -9,7 +9,7 @@ from prometheus_client import generate_latest
 
 from tessera.domain.batch.reports import Shown
 from tessera.domain.names import deployment_name
-from tessera.domain.snapshot import InFlight, PodReading, Readings, Ref, Watch
+from tessera.domain.snapshot import EngineReading, InFlight, Readings, Ref, Watch
 from tessera.reconcile.apply import Applier, NotLeadingError
 from tessera.reconcile.asking import Asker
 from tessera.reconcile.fleet import Fleet, Outcome
@@ -295,7 +295,7 @@ def frozen(world: World) -> Key:
     ]
     status = {"podIP": "127.10.0.5", "conditions": conditions}
     ref = Ref("team-a", "chat-0")
-    world.senses.readings = Readings(at=NOW, pods={ref: PodReading(steps=9.0, scraped=NOW)})
+    world.senses.readings = Readings(at=NOW, engines={ref: EngineReading(steps=9.0, scraped=NOW)})
     world.senses.watches = {ref: Watch(steps=9.0, since=at(-130), busy_since=at(-125))}
     world.senses.in_flight = {ref: InFlight(NOW, 2)}
     return world.cluster.put(PODS, {"metadata": meta, "status": status})
@@ -307,7 +307,7 @@ async def test_a_stalled_replica_is_deleted_once_the_status_says_so(world: World
     assert pod not in world.cluster.objects
     record = world.body(CHAT)["status"]["replacement"]
     assert (record["pod"], record["at"]) == ("chat-0", "2026-11-20T12:00:00Z")
-    assert "chat-0 holds 2 requests" in record["message"]
+    assert "it is replaced (2 in flight)" in record["message"]
     told = {one["type"]: one["reason"] for one in world.body(CHAT)["status"]["conditions"]}
     assert told["Progressing"] == "EngineStalled"
     assert outcome.problems == {}

@@ -4,6 +4,7 @@ import asyncio
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,7 +15,7 @@ from urllib3.util.retry import Retry
 
 from tessera.domain.autoscale import Load
 from tessera.domain.bill import CostState, Line
-from tessera.domain.snapshot import PodReading, Readings, Ref
+from tessera.domain.snapshot import EngineReading, PodReading, Readings, Ref
 from tessera.domain.statement import SLACK, Amounts, Look, Mark, Process
 from tessera.ports import Clock, MetricsError
 
@@ -32,7 +33,7 @@ FINISHED = (
     f'sum by (namespace, {SERVICE}) (increase(vllm:request_success_total{{{SERVICE}!=""}}[5m]))'
 )
 
-_OF_PODS = (WAITING, RUNNING, ACTIVITY, STEPS, SCRAPED, AWAKE)
+_LOADS = (WAITING, RUNNING, ACTIVITY)
 
 ALIVE = "vllm:num_requests_waiting"
 """What every engine exports as long as it lives."""
@@ -65,15 +66,16 @@ class PrometheusMetrics:
     async def read(self) -> Readings:
         at = self._clock()
         try:
-            *by_pod, finished = await asyncio.gather(
-                *(self._ask(query) for query in (*_OF_PODS, FINISHED))
+            *loads, steps, scraped, awake, finished = await asyncio.gather(
+                *(self._ask(query) for query in (*_LOADS, STEPS, SCRAPED, AWAKE, FINISHED))
             )
         except MetricsError as error:
             return Readings(at=at, problem=str(error))
         return Readings(
             at=at,
-            pods=pods_of(*by_pod),
+            pods=pods_of(*loads),
             finished={_service(row): _value(row) for row in finished},
+            engines=engines_of(steps, scraped, awake),
         )
 
     async def past(self, span: timedelta) -> Mapping[Ref, tuple[Load, ...]]:
@@ -129,22 +131,32 @@ class PrometheusMetrics:
         return rows
 
 
-def pods_of(*answers: Iterable[Row]) -> dict[Ref, PodReading]:
-    """The answers to `_OF_PODS` -> what is known of each replica; what is not, is None."""
-    found: dict[Ref, list[float | None]] = defaultdict(lambda: [None] * len(_OF_PODS))
-    for place, rows in enumerate(answers):
-        for row in rows:
-            found[_pod(row)][place] = _value(row)
+def pods_of(
+    waiting: Iterable[Row], running: Iterable[Row], activity: Iterable[Row]
+) -> dict[Ref, PodReading]:
+    """The load of each replica; what is missing is None."""
+    by_pod: dict[Ref, PodReading] = defaultdict(PodReading)
+    for row in waiting:
+        by_pod[_pod(row)] = replace(by_pod[_pod(row)], waiting=_value(row))
+    for row in running:
+        by_pod[_pod(row)] = replace(by_pod[_pod(row)], running=_value(row))
+    for row in activity:
+        by_pod[_pod(row)] = replace(by_pod[_pod(row)], activity=_value(row))
+    return dict(by_pod)
+
+
+def engines_of(
+    steps: Iterable[Row], scraped: Iterable[Row], awake: Iterable[Row]
+) -> dict[Ref, EngineReading]:
+    """What each engine has done; one without a count, or without its time, is absent."""
+    times = {_pod(row): _moment(_value(row)) for row in scraped}
+    states = {_pod(row): _value(row) > 0 for row in awake}
     return {
-        pod: PodReading(
-            waiting=waiting,
-            running=running,
-            activity=activity,
-            steps=steps,
-            scraped=None if scraped is None else _moment(scraped),
-            awake=None if awake is None else awake > 0,
+        _pod(row): EngineReading(
+            steps=_value(row), scraped=times[_pod(row)], awake=states.get(_pod(row))
         )
-        for pod, (waiting, running, activity, steps, scraped, awake) in found.items()
+        for row in steps
+        if _pod(row) in times
     }
 
 

@@ -23,7 +23,7 @@ from tessera.domain.pools import PoolView, discover, tiers
 from tessera.domain.readiness import must_ask
 from tessera.domain.reasons import Accepted, Placed, Scaling, Verdict
 from tessera.domain.snapshot import Pod, Ref, Service, Snapshot, Watch, Workload
-from tessera.domain.stall import Stall, stalled
+from tessera.domain.stall import Inspection, Stall, Suspect, inspect
 
 Taken = Counter[tuple[str, str]]
 """Devices that services hold, by pool and resource."""
@@ -54,7 +54,7 @@ class Allotment:
     ask: bool = False
     """The service is to be asked for a token."""
     stall: Stall = field(default_factory=Stall)
-    """Which engines are watched, and which replica has to be replaced."""
+    """An engine that stands still, and what is done about it."""
 
     @property
     def choice(self) -> Choice | None:
@@ -69,20 +69,15 @@ class Plan:
     budgets: tuple[BudgetView, ...] = ()
     allotments: Mapping[Ref, Allotment] = field(default_factory=dict)
     batches: Mapping[Ref, BatchAllotment] = field(default_factory=dict)
+    watches: Mapping[Ref, Watch] = field(default_factory=dict)
+    """What is known of the engines, for the next snapshot."""
+    suspects: tuple[Suspect, ...] = ()
+    """Replicas to be asked how many requests they hold."""
 
     @property
     def memory(self) -> Mapping[Ref, Memory]:
         """What the next snapshot has to carry."""
         return {ref: allotment.scale.memory for ref, allotment in self.allotments.items()}
-
-    @property
-    def watches(self) -> Mapping[Ref, Watch]:
-        """What is known of the engines, likewise."""
-        return {
-            ref: watch
-            for one in self.allotments.values()
-            for ref, watch in one.stall.watches.items()
-        }
 
     @property
     def living(self) -> Mapping[Ref, BatchAllotment]:
@@ -134,12 +129,21 @@ def plan(snapshot: Snapshot) -> Plan:
     drafts = _drafts(snapshot, views, taken)
     runs = batches.drafted(snapshot, views, taken)
     granted = _granted(snapshot, drafts, runs, budgets)
+    allotments = {
+        ref: _finished(snapshot, drafts[ref], granted.get(ref), taken) for ref in sorted(drafts)
+    }
+    inspections = {ref: _inspected(snapshot, one) for ref, one in allotments.items()}
     return Plan(
         pools=views,
         budgets=budgets,
         allotments={
-            ref: _finished(snapshot, drafts[ref], granted.get(ref), taken) for ref in sorted(drafts)
+            ref: one
+            if one.stall == inspections[ref].stall
+            else replace(one, stall=inspections[ref].stall)
+            for ref, one in allotments.items()
         },
+        watches={pod: watch for one in inspections.values() for pod, watch in one.watches.items()},
+        suspects=tuple(suspect for one in inspections.values() for suspect in one.suspects),
         batches={ref: batches.finished(runs[ref], granted.get(payer(ref))) for ref in sorted(runs)},
     )
 
@@ -238,22 +242,28 @@ def _finished(
         return told
     workload = holding.of(choice.variant)
     pods = tuple(pod for pod in holding.pods if pod.variant == choice.variant)
-    leaves = drain(snapshot, workload, scale.replicas, pods, service.spec.drain.timeout)
     return replace(
         told,
-        drain=leaves,
-        stall=stalled(
-            snapshot,
-            service,
-            choice,
-            pods,
-            leaving=leaves.leaving,
-            floor=min(_floor(service.spec), scale.replicas),
-        ),
+        drain=drain(snapshot, workload, scale.replicas, pods, service.spec.drain.timeout),
         workload=workload,
         retired=_retired(holding, pods, choice.variant, scale.replicas),
         ask=must_ask(snapshot, service, holding.pods),
         surge=room(choice.offer, taken) > 0,
+    )
+
+
+def _inspected(snapshot: Snapshot, one: Allotment) -> Inspection:
+    """The engines of a service that is placed; elsewhere nothing is touched."""
+    choice, spec = one.choice, one.service.spec
+    if choice is None or spec is None:
+        return Inspection()
+    return inspect(
+        snapshot,
+        one.service,
+        choice.fit,
+        [pod for pod in one.pods if pod.variant == choice.variant],
+        leaving=one.drain.leaving,
+        floor=min(_floor(spec), one.scale.replicas),
     )
 
 

@@ -179,12 +179,18 @@ class PodReading:
     waiting: float | None = None
     running: float | None = None
     activity: float | None = None
-    steps: float | None = None
-    """Steps in which its engine gave out tokens, since it started."""
-    scraped: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineReading:
+    """What the engine of one replica has done, as Prometheus saw it last."""
+
+    steps: float
+    """Steps in which it gave out tokens, since it started."""
+    scraped: datetime
     """When that was counted."""
     awake: bool | None = None
-    """False while the engine is asleep or paused."""
+    """False while it is asleep or paused; None is "not known"."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,6 +201,8 @@ class Readings:
     pods: Mapping[Ref, PodReading] = field(default_factory=dict)
     finished: Mapping[Ref, float] = field(default_factory=dict)
     """Requests that each service finished in the last five minutes; absent is "not known"."""
+    engines: Mapping[Ref, EngineReading] = field(default_factory=dict)
+    """By replica, apart from its load, since it differs after every scrape."""
     problem: str | None = None
     """Why nothing could be read."""
 

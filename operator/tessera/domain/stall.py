@@ -17,14 +17,14 @@ Nothing here is lost by a restart but time: the watch begins anew, and what was 
 in the status.
 """
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from tessera.domain.load import FRESH
-from tessera.domain.placement import Choice
 from tessera.domain.sizing import Fit
-from tessera.domain.snapshot import InFlight, Pod, PodReading, Ref, Service, Snapshot, Watch
+from tessera.domain.snapshot import EngineReading, InFlight, Pod, Ref, Service, Snapshot, Watch
 
 HOLD = timedelta(minutes=10)
 """From one replacement of a service to the next: what stalls all its replicas, a prompt or a
@@ -33,7 +33,8 @@ _FIRST = 5
 """So many times the patience for an engine that has not taken a step yet."""
 _MARGIN = 4
 """The performance model may be so much too fast about reading a prompt."""
-_NEVER = PodReading()
+_LOOKS = 4
+"""An engine whose count stands still is asked so many times within its patience."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,62 +49,79 @@ class Replacement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stall:
-    """What a turn knows of the engines of one service."""
+    """What is done about an engine that stands still; empty when none does."""
 
-    watches: Mapping[Ref, Watch] = field(default_factory=dict)
-    look: tuple[Ref, ...] = ()
-    """Replicas to be asked for their requests in flight."""
     replace: Replacement | None = None
     waits: str | None = None
     """A replica is stalled and may not be replaced yet: the sentence says why."""
 
 
-def stalled(
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A replica whose engine may stand still: it is asked for its requests in flight."""
+
+    service: Service
+    pod: Pod
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspection:
+    """What a turn finds of the engines of one service."""
+
+    watches: Mapping[Ref, Watch] = field(default_factory=dict)
+    suspects: tuple[Suspect, ...] = ()
+    stall: Stall = Stall()
+
+
+def inspect(
     snapshot: Snapshot,
     service: Service,
-    choice: Choice,
+    fit: Fit,
     pods: Sequence[Pod],
     *,
     leaving: Collection[Ref],
     floor: int,
-) -> Stall:
+) -> Inspection:
     """Watch the replicas of the chosen variant, and name the one to replace, if any."""
-    readings = snapshot.readings.pods if snapshot.readings else {}
+    readings = snapshot.readings.engines if snapshot.readings else {}
     watches: dict[Ref, Watch] = {}
-    look: list[Ref] = []
-    found: list[tuple[datetime, Pod]] = []
+    suspects: list[Suspect] = []
+    stalled: list[tuple[datetime, Ref, Pod]] = []
     for pod in pods:
-        reading, load = readings.get(pod.ref, _NEVER), snapshot.in_flight.get(pod.ref)
-        at_work = pod.takes_requests and pod.serving and pod.ref not in leaving
-        if not at_work or reading.awake is False:
+        reading, load = readings.get(pod.ref), snapshot.in_flight.get(pod.ref)
+        asleep = reading is not None and reading.awake is False
+        if asleep or not (pod.takes_requests and pod.serving) or pod.ref in leaving:
             continue
         watch = watched(snapshot.watches.get(pod.ref), reading, load)
         if watch is None:
             continue
         watches[pod.ref] = watch
-        patience = patience_for(choice.fit, watch, snapshot.patience)
-        if _is_due(watch, reading, load, patience, snapshot.at):
-            look.append(pod.ref)
+        if reading is None or reading.scraped - watch.since < snapshot.patience / _LOOKS:
+            continue
+        patience = patience_for(fit, watch, snapshot.patience)
+        if _is_due(watch, load, patience, snapshot.at):
+            suspects.append(Suspect(service, pod))
         if _is_stalled(watch, reading, load, patience, snapshot.at):
-            found.append((_idle_since(watch), pod))
-    told = Stall(watches=watches, look=tuple(look))
-    if not found:
-        return told
-    since, pod = min(found, key=lambda one: (one[0], one[1].ref))
-    replacement, waits = _judged(snapshot, service, pod, since, pods, floor)
-    return Stall(watches=watches, look=told.look, replace=replacement, waits=waits)
+            stalled.append((_idle_since(watch), pod.ref, pod))
+    stall = Stall()
+    if stalled:
+        since, _, pod = min(stalled)
+        stall = _judged(snapshot, service, pod, since, pods, floor)
+    return Inspection(watches=watches, suspects=tuple(suspects), stall=stall)
 
 
-def watched(old: Watch | None, reading: PodReading, load: InFlight | None) -> Watch | None:
+def watched(
+    old: Watch | None, reading: EngineReading | None, load: InFlight | None
+) -> Watch | None:
     """What is known after another look; a missing reading changes nothing."""
     watch = old
-    steps, scraped = reading.steps, reading.scraped
-    if steps is not None and scraped is not None and (old is None or steps != old.steps):
-        watch = Watch(steps=steps, since=scraped)
+    if reading is not None and (old is None or reading.steps != old.steps):
+        watch = Watch(steps=reading.steps, since=reading.scraped)
     if watch is None or load is None or load.at < watch.since:
         return watch
     busy = (watch.busy_since or load.at) if load.requests else None
-    return Watch(steps=watch.steps, since=watch.since, busy_since=busy)
+    same = busy == watch.busy_since
+    return watch if same else Watch(steps=watch.steps, since=watch.since, busy_since=busy)
 
 
 def patience_for(fit: Fit, watch: Watch, patience: timedelta) -> timedelta:
@@ -114,15 +132,13 @@ def patience_for(fit: Fit, watch: Watch, patience: timedelta) -> timedelta:
 
 
 def longest_prompt(fit: Fit) -> timedelta:
-    """The time to read a prompt that fills the whole context, in steps as large as allowed."""
+    """The time to read a prompt that fills the whole context, in steps as large as allowed.
+
+    Rather too long: each step is taken as slow as the last one, which reads all the others' cache.
+    """
     chunk = fit.limits.max_num_batched_tokens
-    seconds = sum(
-        fit.step.seconds(
-            decoding=0, kv_tokens=read, prefill_tokens=min(chunk, fit.max_model_len - read)
-        )
-        for read in range(0, fit.max_model_len, chunk)
-    )
-    return timedelta(seconds=seconds)
+    last = fit.step.seconds(decoding=0, kv_tokens=fit.max_model_len, prefill_tokens=chunk)
+    return timedelta(seconds=math.ceil(fit.max_model_len / chunk) * last)
 
 
 def _idle_since(watch: Watch) -> datetime:
@@ -131,23 +147,20 @@ def _idle_since(watch: Watch) -> datetime:
 
 
 def _is_stalled(
-    watch: Watch, reading: PodReading, load: InFlight | None, patience: timedelta, now: datetime
+    watch: Watch, reading: EngineReading, load: InFlight | None, patience: timedelta, now: datetime
 ) -> bool:
     """By a scrape that is so much younger than the first one, so that slow scrapes prove nothing,
     and a look that is not much older."""
-    if watch.busy_since is None or load is None or reading.scraped is None:
+    if watch.busy_since is None or load is None:
         return False
-    recent = now - load.at <= FRESH
-    return recent and reading.scraped - _idle_since(watch) >= patience
+    return now - load.at <= FRESH and reading.scraped - _idle_since(watch) >= patience
 
 
-def _is_due(
-    watch: Watch, reading: PodReading, load: InFlight | None, patience: timedelta, now: datetime
-) -> bool:
-    """Only engines whose count stands still are asked; those with requests in them more often."""
-    if reading.scraped is None or reading.scraped - watch.since < patience / 4:
-        return False
-    pause = patience / 4 if watch.busy_since is None else min(patience / 12, FRESH / 3)
+def _is_due(watch: Watch, load: InFlight | None, patience: timedelta, now: datetime) -> bool:
+    """Engines with requests in them are asked more often."""
+    pause = patience / _LOOKS
+    if watch.busy_since is not None:
+        pause = min(pause / 3, FRESH / 3)
     return load is None or now - load.at >= pause
 
 
@@ -158,31 +171,30 @@ def _judged(
     since: datetime,
     pods: Sequence[Pod],
     floor: int,
-) -> tuple[Replacement | None, str | None]:
+) -> Stall:
     """Replace it, or say why not yet.
 
     A false alarm that comes again and again must not empty a service, so beside the one that goes
     all others of the floor have to take requests.
     """
-    load = snapshot.in_flight[pod.ref]
     fact = (
-        f"{pod.ref.name} holds {load.requests} requests, and its engine took no step "
-        f"since {since:%Y-%m-%dT%H:%M:%SZ}"
+        f"{pod.ref.name} holds requests, and its engine took no step since "
+        f"{since:%Y-%m-%dT%H:%M:%SZ}"
     )
     last = service.status.replacement
     if last is not None and last.uid == pod.uid:
         again = Replacement(pod=pod.ref, uid=pod.uid, at=last.at, message=last.message)
-        return again, None
+        return Stall(replace=again)
     if last is not None and snapshot.at - last.at < HOLD:
-        return None, (
-            f"{fact}; {last.pod} was replaced before, and the next one may be "
+        return Stall(
+            waits=f"{fact}; {last.pod} was replaced before, and the next one may be "
             f"from {last.at + HOLD:%H:%M:%SZ} on"
         )
     others = sum(other.takes_requests for other in pods if other.uid != pod.uid)
     if others < floor - 1:
-        return (
-            None,
-            f"{fact}; it is replaced once {floor - 1} others take requests, now {others} do",
+        return Stall(
+            waits=f"{fact}; it is replaced once {floor - 1} others take requests, now {others} do"
         )
     at = snapshot.at.replace(microsecond=0)
-    return Replacement(pod=pod.ref, uid=pod.uid, at=at, message=f"{fact}: it is replaced"), None
+    told = f"{fact}: it is replaced ({snapshot.in_flight[pod.ref].requests} in flight)"
+    return Stall(replace=Replacement(pod=pod.ref, uid=pod.uid, at=at, message=told))

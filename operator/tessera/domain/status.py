@@ -32,7 +32,6 @@ from tessera.domain.reasons import (
     Verdict,
 )
 from tessera.domain.snapshot import Snapshot
-from tessera.domain.stall import HOLD
 from tessera.domain.trouble import trouble
 
 _LONGEST = 2048
@@ -46,7 +45,7 @@ def service_status(
     verdicts: dict[str, Verdict[Reason]] = {
         "Accepted": allotment.accepted,
         "Placed": _placed(allotment),
-        "Progressing": _progressing(snapshot, allotment, problem),
+        "Progressing": _progressing(allotment, problem),
         "Ready": _ready(snapshot, allotment),
     }
     return InferenceServiceStatus(
@@ -127,17 +126,13 @@ def _placed(allotment: Allotment) -> Verdict[Placed]:
     )
 
 
-def _progressing(
-    snapshot: Snapshot, allotment: Allotment, problem: str | None
-) -> Verdict[Progressing]:
+def _progressing(allotment: Allotment, problem: str | None) -> Verdict[Progressing]:
     if problem is not None:
         return Verdict(Progressing.APPLY_FAILED, problem)
     if allotment.choice is None:
         return Verdict(Progressing.NOT_PLACED, "what runs is left as it is")
     wanted, settled = allotment.scale.replicas, _settled(allotment)
-    found = trouble(allotment.pods, allotment.workload) or _stalled(
-        snapshot, allotment, settled=settled
-    )
+    found = trouble(allotment.pods, allotment.workload) or _stalled(allotment, settled=settled)
     if found is not None:
         return found
     if allotment.drain.leaving:
@@ -158,16 +153,14 @@ def _settled(allotment: Allotment) -> bool:
     return up == len(pods) == allotment.scale.replicas and seen
 
 
-def _stalled(
-    snapshot: Snapshot, allotment: Allotment, *, settled: bool
-) -> Verdict[Progressing] | None:
+def _stalled(allotment: Allotment, *, settled: bool) -> Verdict[Progressing] | None:
     """An engine that stands still, and then, until all is well, the one that was replaced."""
     stall, status = allotment.stall, allotment.service.status
     message = stall.replace.message if stall.replace is not None else stall.waits
     last = status.replacement
     told = any(one.reason == Progressing.ENGINE_STALLED for one in status.conditions)
     if message is None and last is not None and told and not settled:
-        message = last.message if snapshot.at - last.at < HOLD else None
+        message = last.message
     return None if message is None else Verdict(Progressing.ENGINE_STALLED, message)
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
@@ -11,6 +10,7 @@ from tessera.domain.batch.names import RUNNER_PORT
 from tessera.domain.names import PORT
 from tessera.domain.plan import Plan
 from tessera.domain.snapshot import Answer, InFlight, Pod, Service, Snapshot
+from tessera.domain.stall import Suspect
 from tessera.ports import Clock, Engines
 from tessera.reconcile.observe import Senses
 
@@ -20,14 +20,6 @@ _AGAIN = timedelta(seconds=1)
 """A draining replica is asked this often."""
 _RUNNERS_AGAIN = timedelta(seconds=3)
 """A runner is asked this often."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Suspect:
-    """A replica that may be stalled."""
-
-    service: Service
-    pod: Pod
 
 
 class Asker:
@@ -51,9 +43,10 @@ class Asker:
             for pod in allotment.pods:
                 if pod.ref in allotment.drain.leaving and pod.address and self._due(pod):
                     self._once(f"pod {pod.uid}", self._count, pod, _host(pod.address, PORT))
-                elif pod.ref in allotment.stall.look and pod.address:
-                    suspect = _Suspect(allotment.service, pod)
-                    self._once(f"pod {pod.uid}", self._look, suspect, _host(pod.address, PORT))
+        for suspect in plan.suspects:
+            if suspect.pod.address:
+                address = _host(suspect.pod.address, PORT)
+                self._once(f"pod {suspect.pod.uid}", self._look, suspect, address)
         for one in plan.batches.values():
             uid = one.batch.uid
             if one.ask is not None and self._due_again(uid):
@@ -92,7 +85,7 @@ class Asker:
             self._senses.in_flight[pod.ref] = InFlight(asked, requests)
             self._wake()
 
-    async def _look(self, suspect: _Suspect, address: str) -> None:
+    async def _look(self, suspect: Suspect, address: str) -> None:
         """Count, and ask for a token if there are any requests: a healthy engine takes a step for
         it, and is suspected no more. Turns do not wait for that, so none is woken."""
         asked = self._clock()
@@ -103,7 +96,7 @@ class Asker:
         if requests:
             self._once(f"token {suspect.pod.uid}", self._prod, suspect, address)
 
-    async def _prod(self, suspect: _Suspect, address: str) -> None:
+    async def _prod(self, suspect: Suspect, address: str) -> None:
         await self._engines.ask(f"http://{address}", _model(suspect.service))
 
     async def _progress(self, batch: str, address: str) -> None:
