@@ -71,8 +71,12 @@ class MemoryCluster:
         self._set(key, manifest.body, ours)
         return self.seen(key)
 
-    async def delete(self, kind: Kind, key: Key) -> None:
-        del kind
+    async def delete(
+        self, kind: Kind, key: Key, *, uid: str | None = None, grace_seconds: int | None = None
+    ) -> None:
+        del kind, grace_seconds
+        if uid is not None and self.objects.get(key, {}).get("metadata", {}).get("uid") != uid:
+            return
         self._owners.pop(key, None)
         if self.objects.pop(key, None) is not None:
             self._changed(key)

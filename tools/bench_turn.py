@@ -16,7 +16,7 @@ from typing import Any
 
 from tessera.domain.batch.reports import Shown
 from tessera.domain.names import deployment_name
-from tessera.domain.snapshot import Pod, PodReading, Readings
+from tessera.domain.snapshot import EngineReading, Pod, PodReading, Readings
 from tessera.reconcile.apply import Applier
 from tessera.reconcile.asking import Asker
 from tessera.reconcile.fleet import Fleet
@@ -127,7 +127,12 @@ async def _measure(services: int) -> dict[str, float]:
     await mirror.seed()
     pods = [seen.value for seen in store.all(PODS).values() if isinstance(seen.value, Pod)]
     reading = PodReading(waiting=0.0, running=1.0, activity=0.5)
-    senses.readings = Readings(at=NOW, pods={pod.ref: reading for pod in pods})
+    engine = EngineReading(steps=9.0, scraped=NOW, awake=True)
+    senses.readings = Readings(
+        at=NOW,
+        pods={pod.ref: reading for pod in pods},
+        engines={pod.ref: engine for pod in pods},
+    )
     for _ in range(4):
         clock.at += PERIOD
         await fleet.turn()

@@ -103,8 +103,10 @@ class Cluster(Protocol):
         ours is left alone, with a ClusterError that names its owners.
         """
 
-    async def delete(self, kind: Kind, key: Key) -> None:
-        """Delete; what is gone already is no error."""
+    async def delete(
+        self, kind: Kind, key: Key, *, uid: str | None = None, grace_seconds: int | None = None
+    ) -> None:
+        """Delete; what is gone already is no error, nor is a namesake with another uid."""
 
 
 class Metrics(Protocol):

@@ -47,6 +47,9 @@ class Settings(BaseSettings):
     probes_port: Annotated[int, Field(ge=1, le=65535)] = 8081
     """Port of `/healthz`."""
 
+    stall_seconds: Annotated[float, Field(gt=0)] = 120
+    """How long an engine may hold requests without a step before its replica is replaced."""
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """What is logged at least."""
 

@@ -90,6 +90,7 @@ class Telemetry:
                 scale.replicas,
                 scale.reason,
                 problem,
+                stuck.uid if (stuck := allotment.stall.replace) is not None else None,
             )
             if self._told.get(ref) != decided:
                 self._log(ref, outcome)
@@ -147,6 +148,8 @@ class Telemetry:
         }
         if (problem := outcome.problems.get(ref)) is not None:
             log.warning("%s: %s", ref, problem, extra=fields)
+        if (stuck := allotment.stall.replace) is not None:
+            log.warning("%s: %s", ref, stuck.message, extra=fields)
         if not allotment.accepted.reason.holds:
             log.info("%s: not accepted: %s", ref, allotment.accepted.message, extra=fields)
         elif not placed.reason.holds:
@@ -182,7 +185,7 @@ class _FleetCollector(Collector):
         for ref, allotment in self.outcome.plan.allotments.items() if self.outcome else ():
             name = [ref.namespace, ref.name]
             wanted.add_metric([*name, allotment.scale.reason], allotment.scale.replicas)
-            ready.add_metric(name, sum(pod.ready_since is not None for pod in allotment.pods))
+            ready.add_metric(name, sum(pod.takes_requests for pod in allotment.pods))
             status = allotment.service.status
             if status.cost is not None:
                 cost.add_metric([*name, status.cost.currency], float(status.cost.per_hour))

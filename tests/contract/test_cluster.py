@@ -161,6 +161,16 @@ async def test_deleting_twice_is_no_error(side: Side) -> None:
     assert wanted.key not in await listed(side)
 
 
+async def test_only_the_object_that_is_meant_is_deleted_and_no_namesake(side: Side) -> None:
+    wanted = a_service()
+    await side.cluster.apply(wanted)
+    uid = (await side.read(wanted.key))["metadata"]["uid"]
+    await side.cluster.delete(SERVICES, wanted.key, uid="another")
+    assert wanted.key in await listed(side)
+    await side.cluster.delete(SERVICES, wanted.key, uid=uid, grace_seconds=0)
+    assert wanted.key not in await listed(side)
+
+
 async def test_only_what_the_selector_takes_is_listed(side: Side) -> None:
     theirs = a_service()
     plain = {**theirs.body, "metadata": {"name": theirs.name, "namespace": "default"}}

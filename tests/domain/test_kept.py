@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tessera.domain.autoscale import Memory
@@ -148,6 +148,7 @@ SPIKE_AFTER_A_LULL = [
 ]
 
 
+@settings(deadline=None)  # machines are shared
 @given(st.lists(steps, min_size=1, max_size=40))
 @example(SPIKE_AFTER_A_LULL)
 def test_a_kept_plan_decides_as_one_that_remembers_nothing(course: list[Step]) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from tessera.domain.batch.reports import Shown
 from tessera.domain.names import deployment_name
-from tessera.domain.snapshot import Ref
+from tessera.domain.snapshot import EngineReading, InFlight, Readings, Ref, Watch
 from tessera.reconcile.apply import Applier, NotLeadingError
 from tessera.reconcile.asking import Asker
 from tessera.reconcile.fleet import Fleet, Outcome
@@ -36,7 +36,7 @@ from tessera.resources.kinds import (
 )
 from tessera.resources.manifest import Key
 from tessera.telemetry import Telemetry
-from tests.builders import NOW, SMALL
+from tests.builders import NOW, SMALL, at
 from tests.memory_cluster import MemoryCluster
 
 VARIANT = "a100-1g-10gb"
@@ -276,6 +276,59 @@ async def test_a_replica_takes_requests_once_its_gate_is_open(world: World) -> N
     await world.turn()
     (gate,) = world.body(pod)["status"]["conditions"]
     assert (gate["type"], gate["status"]) == ("tessera.dev/serving", "True")
+
+
+def frozen(world: World) -> Key:
+    """The only replica of a service holds requests, and its engine takes no step."""
+    world.serve(replicas=1)
+    labels = {"tessera.dev/service": "chat", "tessera.dev/variant": VARIANT}
+    meta = {
+        "name": "chat-0",
+        "namespace": "team-a",
+        "labels": {"app.kubernetes.io/component": "engine", **labels},
+        "creationTimestamp": "2026-11-20T11:30:00Z",
+    }
+    conditions = [
+        {"type": kind, "status": "True", "lastTransitionTime": "2026-11-20T11:31:00Z"}
+        for kind in ("Ready", "ContainersReady", "tessera.dev/serving")
+    ]
+    status = {"podIP": "127.10.0.5", "conditions": conditions}
+    ref = Ref("team-a", "chat-0")
+    world.senses.readings = Readings(at=NOW, engines={ref: EngineReading(steps=9.0, scraped=NOW)})
+    world.senses.watches = {ref: Watch(steps=9.0, since=at(-130), busy_since=at(-125))}
+    world.senses.in_flight = {ref: InFlight(NOW, 2)}
+    return world.cluster.put(PODS, {"metadata": meta, "status": status})
+
+
+async def test_a_stalled_replica_is_deleted_once_the_status_says_so(world: World) -> None:
+    pod = frozen(world)
+    outcome = await world.turn()
+    assert pod not in world.cluster.objects
+    record = world.body(CHAT)["status"]["replacement"]
+    assert (record["pod"], record["at"]) == ("chat-0", "2026-11-20T12:00:00Z")
+    assert "it is replaced (2 in flight)" in record["message"]
+    told = {one["type"]: one["reason"] for one in world.body(CHAT)["status"]["conditions"]}
+    assert told["Progressing"] == "EngineStalled"
+    assert outcome.problems == {}
+
+
+async def test_without_its_status_no_replica_is_deleted(world: World) -> None:
+    pod = frozen(world)
+    world.cluster.refusals[CHAT] = "the API server says no"
+    await world.turn()
+    assert pod in world.cluster.objects
+
+
+async def test_a_new_leader_replaces_no_second_one_within_ten_minutes(world: World) -> None:
+    frozen(world)
+    await world.turn()
+    world.restart()
+    pod = frozen(world)
+    await world.turn()
+    assert pod in world.cluster.objects
+    conditions = {one["type"]: one for one in world.body(CHAT)["status"]["conditions"]}
+    assert conditions["Progressing"]["reason"] == "EngineStalled"
+    assert "chat-0 was replaced before" in conditions["Progressing"]["message"]
 
 
 async def test_a_process_that_does_not_lead_writes_nothing(world: World) -> None:

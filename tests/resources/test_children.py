@@ -116,8 +116,26 @@ def test_every_flag_that_is_set_is_reserved(name: str) -> None:
 def test_the_grace_outlasts_pre_stop_and_drain() -> None:
     pod = deployment(SPECS["claim"])["spec"]["template"]["spec"]
     pre_stop = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
-    assert pod["terminationGracePeriodSeconds"] >= pre_stop + 90 + 6
+    assert pod["terminationGracePeriodSeconds"] == pre_stop + 90 + 10
     assert "--shutdown-timeout=90" in pod["containers"][0]["args"]
+
+
+@pytest.mark.parametrize(("tier", "seconds"), [("reserved", 30), ("onDemand", 30), ("spot", 5)])
+def test_a_replica_on_a_silent_node_is_given_up_soon_and_on_spot_sooner(
+    tier: str, seconds: int
+) -> None:
+    spec = a_spec(SMALL, placement={"pools": ["a100"]}, **{"class": "batch"})
+    got = plan(a_snapshot(a_service(spec=spec), pools=(a_pool(tier=tier),)))
+    made = children.of_service(got.allotments[Ref("team-a", "chat")])
+    (found,) = [one for one in made if one.kind.kind == "Deployment"]
+    tolerations = found.body["spec"]["template"]["spec"]["tolerations"]
+    silent = {
+        one["key"]: one["tolerationSeconds"] for one in tolerations if one["effect"] == "NoExecute"
+    }
+    assert silent == {
+        "node.kubernetes.io/not-ready": seconds,
+        "node.kubernetes.io/unreachable": seconds,
+    }
 
 
 def test_the_hub_token_is_in_no_argument() -> None:

@@ -122,10 +122,18 @@ class KubeCluster:
         _must(status, body, f"apply {manifest.key.told()}")
         return wire.seen(manifest.kind, body)
 
-    async def delete(self, kind: Kind, key: Key) -> None:
+    async def delete(
+        self, kind: Kind, key: Key, *, uid: str | None = None, grace_seconds: int | None = None
+    ) -> None:
+        options: dict[str, Any] = {"propagationPolicy": "Background"}
+        if uid is not None:
+            options["preconditions"] = {"uid": uid}
+        if grace_seconds is not None:
+            options["gracePeriodSeconds"] = grace_seconds
         path = kind.path(key.namespace, key.name)
-        status, body = await self.request("DELETE", path, {"propagationPolicy": "Background"})
-        if status != HTTPStatus.NOT_FOUND:
+        status, body = await self.request("DELETE", path, body=options)
+        other = uid is not None and status == HTTPStatus.CONFLICT
+        if status != HTTPStatus.NOT_FOUND and not other:
             _must(status, body, f"delete {key.told()}")
 
     async def request(

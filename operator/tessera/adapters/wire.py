@@ -31,7 +31,18 @@ from tessera.domain.names import (
     SERVING_GATE,
     VARIANT_LABEL,
 )
-from tessera.domain.snapshot import Budget, Front, Node, Pod, Pool, Ref, Run, Service, Workload
+from tessera.domain.snapshot import (
+    Budget,
+    Exit,
+    Front,
+    Node,
+    Pod,
+    Pool,
+    Ref,
+    Run,
+    Service,
+    Workload,
+)
 from tessera.ports import Seen, Value
 from tessera.resources.kinds import (
     ACCELERATOR_POOLS,
@@ -195,6 +206,7 @@ def pod(body: Wire) -> Pod:
         unschedulable=scheduled.get("message") if scheduled.get("status") == "False" else None,
         trouble=trouble,
         last_words=last_words,
+        exit=_exit(containers),
         run=_run(meta, status) if BATCH_LABEL in labels else None,
     )
 
@@ -238,6 +250,7 @@ def workload(body: Wire) -> Workload:
         variant=labels.get(VARIANT_LABEL, ""),
         replicas=body.get("spec", {}).get("replicas", 0),
         settled=seen and newest,
+        refused=_refused(body),
     )
 
 
@@ -345,6 +358,26 @@ def _trouble(containers: Iterable[Wire]) -> tuple[str | None, str]:
         ):
             return waiting["reason"], words
     return None, ""
+
+
+def _exit(containers: Iterable[Wire]) -> Exit | None:
+    """How the first container that is not ready ended last."""
+    for container in containers:
+        states = (container.get("state", {}), container.get("lastState", {}))
+        ended = next((one["terminated"] for one in states if one.get("terminated")), None)
+        if ended is not None and not container.get("ready"):
+            return Exit(
+                code=ended.get("exitCode", 0),
+                reason=ended.get("reason", ""),
+                words=str(ended.get("message") or "").strip(),
+            )
+    return None
+
+
+def _refused(deployment: Wire) -> str | None:
+    """Quotas and admission refuse pods to the ReplicaSet; its Deployment repeats the message."""
+    failure = _condition(deployment, "ReplicaFailure")
+    return failure.get("message", "") if failure.get("status") == "True" else None
 
 
 _READERS: Mapping[str, Callable[[Wire], Value | None]] = {

@@ -387,6 +387,22 @@ class ScalingStatus(Wire):
     """Recent changes, which a restarted operator needs in order to keep the step limit."""
 
 
+class ReplacementStatus(Wire):
+    """A replica that was replaced since its engine stood still."""
+
+    at: datetime
+    """When."""
+
+    pod: str
+    """Which one."""
+
+    uid: str
+    """The uid of that pod."""
+
+    message: str
+    """What was seen of it."""
+
+
 class InferenceServiceStatus(Wire):
     """What became of it; written by the operator alone."""
 
@@ -419,6 +435,9 @@ class InferenceServiceStatus(Wire):
 
     scaling: ScalingStatus | None = None
     """The last decision of the autoscaler."""
+
+    replacement: ReplacementStatus | None = None
+    """The last replica that was replaced since its engine stood still."""
 
 
 class InferenceService(Wire):

@@ -16,7 +16,7 @@ def load_of(pods: Sequence[Pod], readings: Readings | None, replicas: int, now: 
     One replica that has taken requests for a while and cannot be read makes the sum unknown: a
     missing reading is not zero.
     """
-    serving = [pod for pod in pods if pod.ready_since is not None and pod.serving]
+    serving = [pod for pod in pods if pod.takes_requests and pod.serving]
     by_pod = read(readings, now)
     found = [(by_pod.get(pod.ref, PodReading()), _is_young(pod, now)) for pod in serving]
     waiting = _known([(reading.waiting, young) for reading, young in found])

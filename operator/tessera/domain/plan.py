@@ -1,7 +1,7 @@
 """The decision for the whole fleet: one snapshot in, one plan out."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 
@@ -23,7 +23,17 @@ from tessera.domain.placement import ANY, STEADY, Choice, Placement, place, room
 from tessera.domain.pools import PoolView, discover, tiers
 from tessera.domain.readiness import must_ask
 from tessera.domain.reasons import Accepted, Placed, Scaling, Verdict
-from tessera.domain.snapshot import Pod, PodReading, Ref, Service, Snapshot, Workload
+from tessera.domain.snapshot import (
+    Node,
+    Pod,
+    PodReading,
+    Ref,
+    Service,
+    Snapshot,
+    Watch,
+    Workload,
+)
+from tessera.domain.stall import Inspection, Stall, Suspect, inspect
 
 Taken = Counter[tuple[str, str]]
 """Devices that services hold, by pool and resource."""
@@ -53,6 +63,8 @@ class Allotment:
     """Deployments of former variants that may go now."""
     ask: bool = False
     """The service is to be asked for a token."""
+    stall: Stall = field(default_factory=Stall)
+    """An engine that stands still, and what is done about it."""
 
     @property
     def choice(self) -> Choice | None:
@@ -67,6 +79,10 @@ class Plan:
     budgets: tuple[BudgetView, ...] = ()
     allotments: Mapping[Ref, Allotment] = field(default_factory=dict)
     batches: Mapping[Ref, BatchAllotment] = field(default_factory=dict)
+    watches: Mapping[Ref, Watch] = field(default_factory=dict)
+    """What is known of the engines, for the next snapshot."""
+    suspects: tuple[Suspect, ...] = ()
+    """Replicas to be asked how many requests they hold."""
 
     @property
     def memory(self) -> Mapping[Ref, Memory]:
@@ -147,9 +163,13 @@ class Kept:
         return self._day
 
     def _holdings(
-        self, services: Sequence[Service], pods: Sequence[Pod], workloads: Sequence[Workload]
+        self,
+        services: Sequence[Service],
+        pods: Sequence[Pod],
+        workloads: Sequence[Workload],
+        nodes: Sequence[Node],
     ) -> Mapping[Ref, _Holding]:
-        old, new = self._held, _holdings(services, pods, workloads)
+        old, new = self._held, _holdings(services, pods, workloads, nodes)
         self._held = {
             ref: old[ref] if ref in old and old[ref] == holding else holding
             for ref, holding in new.items()
@@ -170,12 +190,14 @@ def plan(snapshot: Snapshot, kept: Kept | None = None) -> Plan:
     drafts = _drafts(snapshot, views, taken, kept)
     runs = batches.drafted(snapshot, views, taken)
     granted = _granted(snapshot, drafts, runs, budgets)
-    kept.allotments = _allotments(snapshot, drafts, granted, taken, kept)
+    kept.allotments, inspections = _allotments(snapshot, drafts, granted, taken, kept)
     kept.at = snapshot.at
     return Plan(
         pools=views,
         budgets=budgets,
         allotments=kept.allotments,
+        watches={pod: watch for one in inspections for pod, watch in one.watches.items()},
+        suspects=tuple(suspect for one in inspections for suspect in one.suspects),
         batches={ref: batches.finished(runs[ref], granted.get(payer(ref))) for ref in sorted(runs)},
     )
 
@@ -184,7 +206,7 @@ def _drafts(
     snapshot: Snapshot, views: Sequence[PoolView], taken: Taken, kept: Kept
 ) -> Mapping[Ref, _Draft]:
     """In the order in which they choose."""
-    holdings = kept.holdings(snapshot.services, snapshot.pods, snapshot.workloads)
+    holdings = kept.holdings(snapshot.services, snapshot.pods, snapshot.workloads, snapshot.nodes)
     believed = read(snapshot.readings, snapshot.at)
     drafts, known = {}, {}
     for service in kept.ranked(snapshot.services, holdings):
@@ -328,20 +350,22 @@ def _allotments(
     granted: Mapping[Ref, Funding],
     taken: Mapping[tuple[str, str], int],
     kept: Kept,
-) -> Mapping[Ref, Allotment]:
-    """The same mapping as before when nothing in it changed."""
-    found, made_of = {}, {}
+) -> tuple[Mapping[Ref, Allotment], Sequence[Inspection]]:
+    """The same mapping as before when nothing in it changed; and what was found of the engines."""
+    found, made_of, inspections = {}, {}, []
     for ref, draft in drafts.items():
         funding, old = granted.get(ref), kept.allotments.get(ref)
         if old is None or not _still_allotted(old, draft, funding, kept.made_of[ref]):
             old = _finished(snapshot, draft, funding)
-        found[ref] = _timely(snapshot, old, taken)
+        inspection = _inspected(snapshot, old)
+        inspections.append(inspection)
+        found[ref] = _timely(snapshot, old, taken, inspection.stall)
         made_of[ref] = (draft, funding)
     kept.made_of = made_of
     old_ones = kept.allotments
     if len(found) == len(old_ones) and all(old_ones.get(ref) is one for ref, one in found.items()):
-        return old_ones
-    return found
+        return old_ones, inspections
+    return found, inspections
 
 
 def _still_allotted(
@@ -357,15 +381,17 @@ def _still_allotted(
     )
 
 
-def _timely(snapshot: Snapshot, one: Allotment, taken: Mapping[tuple[str, str], int]) -> Allotment:
+def _timely(
+    snapshot: Snapshot, one: Allotment, taken: Mapping[tuple[str, str], int], stall: Stall
+) -> Allotment:
     """With what depends on the moment and on everybody else."""
     choice = one.choice
     if choice is None:
         return one
     ask = must_ask(snapshot, one.service, one.pods)
     surge = room(choice.offer, taken) > 0
-    same = ask is one.ask and surge is one.surge
-    return one if same else replace(one, ask=ask, surge=surge)
+    same = ask is one.ask and surge is one.surge and stall == one.stall
+    return one if same else replace(one, ask=ask, surge=surge, stall=stall)
 
 
 def _finished(snapshot: Snapshot, draft: _Draft, funding: Funding | None) -> Allotment:
@@ -395,17 +421,37 @@ def _finished(snapshot: Snapshot, draft: _Draft, funding: Funding | None) -> All
     )
 
 
+def _inspected(snapshot: Snapshot, one: Allotment) -> Inspection:
+    """The engines of a service that is placed; elsewhere nothing is touched."""
+    choice, spec = one.choice, one.service.spec
+    if choice is None or spec is None:
+        return Inspection()
+    return inspect(
+        snapshot,
+        one.service,
+        choice.fit,
+        [pod for pod in one.pods if pod.variant == choice.variant],
+        leaving=one.drain.leaving,
+        floor=min(_floor(spec), one.scale.replicas),
+    )
+
+
 def scaling_of(spec: InferenceServiceSpec) -> ScalingSpec:
     """The autoscaler's bounds and goals; without any in the spec the defaults."""
     return spec.scaling or _DEFAULT_SCALING
 
 
 def _holdings(
-    services: Sequence[Service], pods: Sequence[Pod], workloads: Sequence[Workload]
+    services: Sequence[Service],
+    pods: Sequence[Pod],
+    workloads: Sequence[Workload],
+    nodes: Sequence[Node],
 ) -> Mapping[Ref, _Holding]:
     theirs: dict[Ref, list[Pod]] = defaultdict(list)
+    answering = {node.name for node in nodes if node.alive}
     for pod in pods:
-        theirs[pod.service].append(pod)
+        if not _is_stuck(pod, answering):
+            theirs[pod.service].append(pod)
     made: dict[Ref, list[Workload]] = defaultdict(list)
     for workload in workloads:
         made[workload.service].append(workload)
@@ -416,6 +462,12 @@ def _holdings(
         )
         for service in services
     }
+
+
+def _is_stuck(pod: Pod, answering: Collection[str]) -> bool:
+    """A pod that ends on a node that does not answer may do so for ever: it is no replica any more,
+    and what it held is not offered to others either."""
+    return pod.leaving and pod.node is not None and pod.node not in answering
 
 
 def _draft(
@@ -488,7 +540,7 @@ def _fixed(replicas: int, memory: Memory, at: datetime) -> Scale:
 
 def _retired(holding: _Holding, pods: Sequence[Pod], variant: str, wanted: int) -> tuple[Ref, ...]:
     """Former variants stay until the new one is up, unless they sit on the hardware it needs."""
-    up = sum(pod.ready_since is not None for pod in pods) >= wanted
+    up = sum(pod.takes_requests for pod in pods) >= wanted
     blocked = any(pod.unschedulable for pod in pods)
     if not (up or blocked):
         return ()

@@ -92,8 +92,41 @@ class Progressing(Reason):
     NOT_PLACED = "NotPlaced", "Nothing is rolled out while `Placed` is False."
     STARTING = "Starting", "Replicas are starting.", True
     DRAINING = "Draining", "Replicas finish their streams before they leave.", True
-    ENGINE_FAILED = "EngineFailed", "The engine keeps exiting; the message has its last words."
+    ENGINE_REFUSED_ARGUMENTS = (
+        "EngineRefusedArguments",
+        "The engine ended with exit code 2: it does not know a flag or a value; the message has "
+        "its last words.",
+    )
+    ENGINE_REFUSED_CONFIG = (
+        "EngineRefusedConfig",
+        "The engine ended with exit code 1: it cannot run as configured, or cannot load the model; "
+        "the message has its last words.",
+    )
+    ENGINE_OUT_OF_MEMORY = (
+        "EngineOutOfMemory",
+        "The kernel killed the engine for the memory of its host, not that of its GPU (OOMKilled).",
+    )
+    ENGINE_FAILED = (
+        "EngineFailed",
+        "The engine ended with another exit code and is not up again; the message has its last "
+        "words.",
+    )
+    ENGINE_STALLED = (
+        "EngineStalled",
+        "An engine holds requests and takes no step; its replica is replaced, at most one in ten "
+        "minutes.",
+    )
     IMAGE_UNAVAILABLE = "ImageUnavailable", "The engine's image cannot be pulled."
+    CONTAINER_NOT_CREATED = (
+        "ContainerNotCreated",
+        "The node cannot create the engine's container, for example without a Secret it names.",
+    )
+    QUOTA_EXCEEDED = "QuotaExceeded", "A ResourceQuota of the namespace refuses more pods."
+    POD_SECURITY_REFUSED = (
+        "PodSecurityRefused",
+        "The Pod Security Standard of the namespace refuses the pods.",
+    )
+    PODS_REFUSED = "PodsRefused", "The API server refuses the pods; the message says who and why."
     APPLY_FAILED = "ApplyFailed", "The API server refused an object of the service."
 
 

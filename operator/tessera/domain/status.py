@@ -7,6 +7,7 @@ from tessera.api.accelerator_pool import AcceleratorPoolStatus, SliceCount
 from tessera.api.inference_service import (
     CostStatus,
     InferenceServiceStatus,
+    ReplacementStatus,
     ReplicaChange,
     ScalingStatus,
     TenancyStatus,
@@ -30,9 +31,9 @@ from tessera.domain.reasons import (
     Reason,
     Verdict,
 )
-from tessera.domain.snapshot import Pod, Snapshot
+from tessera.domain.snapshot import Snapshot
+from tessera.domain.trouble import trouble
 
-_IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName")
 _LONGEST = 2048
 
 
@@ -51,7 +52,7 @@ def service_status(
         observed_generation=service.generation,
         conditions=conditions(verdicts, old.conditions, service.generation, snapshot.at),
         replicas=len(allotment.pods),
-        ready_replicas=sum(pod.ready_since is not None for pod in allotment.pods),
+        ready_replicas=sum(pod.takes_requests for pod in allotment.pods),
         selector=selector(service.ref.name),
         endpoint=f"http://{service.ref.name}.{service.ref.namespace}.svc:{PORT}/v1",
         variant=_variant(allotment.choice) if allotment.choice else old.variant,
@@ -61,6 +62,7 @@ def service_status(
             state=tenant.funded.reason if tenant is not None else Funded.NO_BUDGET,
         ),
         scaling=_scaling(allotment, old.scaling),
+        replacement=_replacement(allotment),
     )
 
 
@@ -129,38 +131,53 @@ def _progressing(allotment: Allotment, problem: str | None) -> Verdict[Progressi
         return Verdict(Progressing.APPLY_FAILED, problem)
     if allotment.choice is None:
         return Verdict(Progressing.NOT_PLACED, "what runs is left as it is")
-    wanted, pods = allotment.scale.replicas, allotment.pods
-    if (trouble := _trouble(pods)) is not None:
-        return trouble
+    wanted, settled = allotment.scale.replicas, _settled(allotment)
+    found = trouble(allotment.pods, allotment.workload) or _stalled(allotment, settled=settled)
+    if found is not None:
+        return found
     if allotment.drain.leaving:
         return Verdict(
             Progressing.DRAINING,
             f"{len(allotment.drain.leaving)} replicas finish their streams, {wanted} stay",
         )
-    up = sum(pod.ready_since is not None for pod in pods)
-    settled = allotment.workload is not None and allotment.workload.settled
-    if up == len(pods) == wanted and settled:
+    if settled:
         return Verdict(Progressing.SETTLED, f"{wanted} replicas run as planned")
     manner = "one new at a time" if allotment.surge else "in place, since there is no room for one"
     return Verdict(Progressing.STARTING, f"{wanted} wanted; replicas start {manner}")
 
 
-def _trouble(pods: Sequence[Pod]) -> Verdict[Progressing] | None:
-    """The first replica that cannot start, with its last words."""
-    for pod in pods:
-        words = f"{pod.ref.name}: {pod.last_words[-600:]}".strip(": ")
-        if pod.trouble in _IMAGE:
-            return Verdict(Progressing.IMAGE_UNAVAILABLE, words)
-        if pod.trouble == "CrashLoopBackOff":
-            return Verdict(Progressing.ENGINE_FAILED, words)
-    return None
+def _settled(allotment: Allotment) -> bool:
+    pods, workload = allotment.pods, allotment.workload
+    up = sum(pod.takes_requests for pod in pods)
+    seen = workload is not None and workload.settled
+    return up == len(pods) == allotment.scale.replicas and seen
+
+
+def _stalled(allotment: Allotment, *, settled: bool) -> Verdict[Progressing] | None:
+    """An engine that stands still, and then, until all is well, the one that was replaced."""
+    stall, status = allotment.stall, allotment.service.status
+    message = stall.replace.message if stall.replace is not None else stall.waits
+    last = status.replacement
+    told = any(one.reason == Progressing.ENGINE_STALLED for one in status.conditions)
+    if message is None and last is not None and told and not settled:
+        message = last.message
+    return None if message is None else Verdict(Progressing.ENGINE_STALLED, message)
+
+
+def _replacement(allotment: Allotment) -> ReplacementStatus | None:
+    """The last one; it is written before the pod is deleted, and stays."""
+    now = allotment.stall.replace
+    if now is None:
+        return allotment.service.status.replacement
+    return ReplacementStatus(at=now.at, pod=now.pod.name, uid=now.uid, message=now.message)
 
 
 def _ready(snapshot: Snapshot, allotment: Allotment) -> Verdict[Ready]:
     if allotment.choice is None and not allotment.pods:
         return Verdict(Ready.NOT_PLACED, _blocker(allotment).message)
     wanted = allotment.scale.replicas
-    return ready(snapshot, allotment.service, wanted, allotment.pods)
+    why = trouble(allotment.pods, allotment.workload)
+    return ready(snapshot, allotment.service, wanted, allotment.pods, why)
 
 
 def _blocker(allotment: Allotment) -> Verdict[Accepted] | Verdict[Placed]:

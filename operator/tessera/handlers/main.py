@@ -41,6 +41,8 @@ def main() -> None:
     logging.getLogger("kopf").setLevel(logging.WARNING)
     # kopf reports every refused admission as an error of its own.
     logging.getLogger("kopf.objects").setLevel(logging.CRITICAL)
+    # Every question to an engine would be a line.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     log.setLevel(settings.log_level.upper())
     asyncio.run(operate(settings, host))
 

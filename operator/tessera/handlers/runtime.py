@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from datetime import timedelta
 
 from tessera.adapters.clock import now
 from tessera.adapters.election import Election
@@ -41,7 +42,7 @@ class Runtime:
         self._changed = asyncio.Event()
         self.seeded = asyncio.Event()
         """Set when every kind was listed once."""
-        self._senses = Senses()
+        self._senses = Senses(patience=timedelta(seconds=settings.stall_seconds))
         self.telemetry = Telemetry()
         self._engines = HttpEngines()
         self._metrics = (

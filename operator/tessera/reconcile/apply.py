@@ -15,12 +15,14 @@ from tessera.domain.kept import Last
 from tessera.domain.plan import Allotment, Plan
 from tessera.domain.reasons import Funded
 from tessera.domain.snapshot import Answer, Ref, Snapshot
+from tessera.domain.stall import Replacement
 from tessera.domain.status import pool_status, service_status
 from tessera.ports import Cluster, ClusterError, GoneError, Seen
 from tessera.reconcile.store import Store
 from tessera.resources import children, marks, statuses
+from tessera.resources.deployment import STALLED_GRACE
 from tessera.resources.job import Image, job
-from tessera.resources.kinds import CHILDREN, DEPLOYMENTS, JOBS, Kind
+from tessera.resources.kinds import CHILDREN, DEPLOYMENTS, JOBS, PODS, Kind
 from tessera.resources.manifest import Key, Manifest
 
 _AT_ONCE = 8
@@ -159,7 +161,12 @@ class Applier:
         status = service_status(snapshot, allotment, view, "; ".join(problems) or None)
         if status != allotment.service.status:
             applied = statuses.of_service(allotment.service, status)
-            problems += await self._attempt(self._write(applied, "status"))
+            refused = await self._attempt(self._write(applied, "status"))
+            problems += refused
+            if refused:
+                return
+        if (stuck := allotment.stall.replace) is not None:
+            problems += await self._attempt(self._replace(stuck))
         if not problems:
             self._settled[ref] = made_of
 
@@ -235,6 +242,15 @@ class Applier:
             await self._cluster.delete(kind, key)
         self._store.drop(kind, key)
         self._applied.pop(key, None)
+
+    async def _replace(self, stuck: Replacement) -> None:
+        """Only once the status says so: it is what keeps a successor from replacing more."""
+        key = Key(PODS.plural, stuck.pod.namespace, stuck.pod.name)
+        async with self._slots:
+            if not self._leading():
+                raise NotLeadingError
+            self.writes += 1
+            await self._cluster.delete(PODS, key, uid=stuck.uid, grace_seconds=STALLED_GRACE)
 
     def _manifests(self, allotment: Allotment) -> tuple[Manifest, ...]:
         """Built anew only when something that they are made of changed."""

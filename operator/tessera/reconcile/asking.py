@@ -10,6 +10,7 @@ from tessera.domain.batch.names import RUNNER_PORT
 from tessera.domain.names import PORT
 from tessera.domain.plan import Plan
 from tessera.domain.snapshot import Answer, InFlight, Pod, Service, Snapshot
+from tessera.domain.stall import Suspect
 from tessera.ports import Clock, Engines
 from tessera.reconcile.observe import Senses
 
@@ -42,6 +43,10 @@ class Asker:
                 for pod in allotment.pods:
                     if pod.ref in leaving and pod.address and self._due(pod):
                         self._once(f"pod {pod.uid}", self._count, pod, _host(pod.address, PORT))
+        for suspect in plan.suspects:
+            if suspect.pod.address:
+                address = _host(suspect.pod.address, PORT)
+                self._once(f"pod {suspect.pod.uid}", self._look, suspect, address)
         for one in plan.batches.values():
             uid = one.batch.uid
             if one.ask is not None and self._due_again(uid):
@@ -69,8 +74,7 @@ class Asker:
             task.add_done_callback(lambda _: self._under_way.pop(key, None))
 
     async def _ask(self, service: Service, address: str) -> None:
-        served = service.spec.model.served_name if service.spec else None
-        problem = await self._engines.ask(f"http://{address}", served or service.ref.name)
+        problem = await self._engines.ask(f"http://{address}", _model(service))
         self._senses.answers[service.ref] = Answer(at=self._clock(), problem=problem)
         self._wake()
 
@@ -80,6 +84,20 @@ class Asker:
         if requests is not None:
             self._senses.in_flight[pod.ref] = InFlight(asked, requests)
             self._wake()
+
+    async def _look(self, suspect: Suspect, address: str) -> None:
+        """Count, and ask for a token if there are any requests: a healthy engine takes a step for
+        it, and is suspected no more. Turns do not wait for that, so none is woken."""
+        asked = self._clock()
+        requests = await self._engines.in_flight(address)
+        if requests is None:
+            return
+        self._senses.in_flight[suspect.pod.ref] = InFlight(asked, requests)
+        if requests:
+            self._once(f"token {suspect.pod.uid}", self._prod, suspect, address)
+
+    async def _prod(self, suspect: Suspect, address: str) -> None:
+        await self._engines.ask(f"http://{address}", _model(suspect.service))
 
     async def _progress(self, batch: str, address: str) -> None:
         asked = self._clock()
@@ -105,6 +123,12 @@ class Asker:
                 del self._senses.in_flight[ref]
         for uid in self._senses.asked.keys() - {one.batch.uid for one in plan.batches.values()}:
             del self._senses.asked[uid]
+
+
+def _model(service: Service) -> str:
+    """Under which name the model is served."""
+    served = service.spec.model.served_name if service.spec else None
+    return served or service.ref.name
 
 
 def _host(address: str, port: int) -> str:

@@ -49,6 +49,7 @@ class Fleet:
         snapshot = observe(self._store, self._senses, self._clock())
         decision = plan(snapshot, self._kept)
         self._senses.memory = dict(decision.memory)
+        self._senses.watches = dict(decision.watches)
         self._senses.meters = dict(decision.meters)
         self._senses.last_seen.clear()
         self._charge(snapshot, decision)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TypeVar, cast
 
 from tessera.domain.autoscale import Memory
@@ -11,6 +11,7 @@ from tessera.domain.bill import Bill
 from tessera.domain.budget.meter import Meter
 from tessera.domain.kept import Last
 from tessera.domain.snapshot import (
+    PATIENCE,
     Answer,
     Budget,
     Front,
@@ -22,6 +23,7 @@ from tessera.domain.snapshot import (
     Ref,
     Service,
     Snapshot,
+    Watch,
     Workload,
 )
 from tessera.reconcile.store import Store
@@ -52,6 +54,9 @@ class Senses:
     asked: dict[str, Asked] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     memory: dict[Ref, Memory] = field(default_factory=dict)
+    watches: dict[Ref, Watch] = field(default_factory=dict)
+    patience: timedelta = PATIENCE
+    """How long an engine may hold requests without a step; given, not sensed."""
     meters: dict[str, Meter] = field(default_factory=dict)
     last_seen: dict[str, datetime] = field(default_factory=dict)
     """Filled at the start, and used by the first turn alone."""
@@ -81,6 +86,8 @@ def observe(store: Store, senses: Senses, at: datetime) -> Snapshot:
         answers=dict(senses.answers),
         in_flight=dict(senses.in_flight),
         memory=dict(senses.memory),
+        watches=dict(senses.watches),
+        patience=senses.patience,
         batches=_values(store, BATCH_INFERENCES, Batch),
         jobs=_values(store, JOBS, BatchJob),
         claims={

@@ -35,6 +35,7 @@ from tessera.resources.engine import (
     engine,
     gpu_toleration,
     restricted_pod,
+    silences,
     start_seconds,
     volumes,
 )
@@ -43,6 +44,12 @@ from tessera.resources.manifest import Manifest, labels, manifest, owner_of, ref
 
 _PRE_STOP_SECONDS = 5
 """Time for endpoints to forget a pod before its engine is told to stop."""
+STALLED_GRACE = _PRE_STOP_SECONDS + EXIT_SECONDS
+"""Seconds for a replica whose engine stands still: its streams would not end in any time, and only
+its end frees the clients that wait, and the slice."""
+_SILENT_SECONDS = 30
+"""A replica on a node that does not answer is replaced so soon. Whoever waits for it longer loses
+capacity, whoever waits less loads a model anew for every hiccup of a network."""
 
 
 def deployment(
@@ -90,7 +97,10 @@ def _pod(
         automount_service_account_token=False,
         enable_service_links=False,
         node_selector=node_selector,
-        tolerations=[gpu_toleration(), *(spot.tolerations() if on_spot else ())],
+        tolerations=[
+            gpu_toleration(),
+            *(spot.tolerations() if on_spot else silences(_SILENT_SECONDS)),
+        ],
         readiness_gates=[V1PodReadinessGate(condition_type=SERVING_GATE)],
         termination_grace_period_seconds=_PRE_STOP_SECONDS + drain + EXIT_SECONDS,
         security_context=restricted_pod(),

@@ -32,6 +32,9 @@ EXIT_SECONDS = 10
 _USER = 1000
 _CACHE = "/cache"
 _START_SECONDS = 600
+_START_PERIOD = 2
+"""Asked more often than later on: until then nobody is served, and a closed port costs nothing."""
+_SILENT_STATES = ("not-ready", "unreachable")
 
 
 def engine(name: str, spec: InferenceServiceSpec, choice: Choice) -> V1Container:
@@ -53,7 +56,10 @@ def engine(name: str, spec: InferenceServiceSpec, choice: Choice) -> V1Container
         ),
         security_context=restricted(),
         startup_probe=V1Probe(
-            http_get=HEALTH, period_seconds=2, failure_threshold=start_seconds(choice) // 2
+            http_get=HEALTH,
+            period_seconds=_START_PERIOD,
+            timeout_seconds=5,
+            failure_threshold=start_seconds(choice) // _START_PERIOD,
         ),
         liveness_probe=V1Probe(
             http_get=HEALTH, period_seconds=10, timeout_seconds=10, failure_threshold=6
@@ -86,6 +92,19 @@ def restricted_pod() -> V1PodSecurityContext:
 def gpu_toleration() -> V1Toleration:
     """GPU nodes are often kept free of other pods by this taint."""
     return V1Toleration(key="nvidia.com/gpu", operator="Exists", effect="NoSchedule")
+
+
+def silences(given_up_after: int) -> list[V1Toleration]:
+    """For how many seconds a pod stays bound to a node that does not answer; the default is 300."""
+    return [
+        V1Toleration(
+            key=f"node.kubernetes.io/{state}",
+            operator="Exists",
+            effect="NoExecute",
+            toleration_seconds=given_up_after,
+        )
+        for state in _SILENT_STATES
+    ]
 
 
 def volumes(spec: InferenceServiceSpec, choice: Choice) -> list[V1Volume]:
