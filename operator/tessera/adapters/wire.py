@@ -29,6 +29,7 @@ from tessera.domain.names import (
     FIELD_MANAGER,
     SERVICE_LABEL,
     SERVING_GATE,
+    UPDATE_ANNOTATION,
     VARIANT_LABEL,
 )
 from tessera.domain.snapshot import Budget, Front, Node, Pod, Pool, Ref, Run, Service, Workload
@@ -75,6 +76,7 @@ def service(body: Wire) -> Service | None:
         generation=meta.get("generation", 0),
         spec=spec,
         problem=problem,
+        update=meta.get("annotations", {}).get(UPDATE_ANNOTATION),
         status=status or InferenceServiceStatus(),
     )
 
@@ -232,12 +234,14 @@ def workload(body: Wire) -> Workload:
     labels = meta.get("labels", {})
     seen = status.get("observedGeneration", 0) >= meta.get("generation", 0)
     newest = status.get("updatedReplicas", 0) == status.get("replicas", 0)
+    strategy = body.get("spec", {}).get("strategy", {})
     return Workload(
         ref=_ref(meta),
         service=Ref(meta["namespace"], labels.get(SERVICE_LABEL, "")),
         variant=labels.get(VARIANT_LABEL, ""),
         replicas=body.get("spec", {}).get("replicas", 0),
         settled=seen and newest,
+        surge=strategy.get("rollingUpdate", {}).get("maxSurge") != 0,
     )
 
 

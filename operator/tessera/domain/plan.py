@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
 from tessera.api.inference_service import Scaling as ScalingSpec
+from tessera.api.recipe import Recipe
 from tessera.domain import autoscale
 from tessera.domain.autoscale import Count, Memory, Scale
 from tessera.domain.batch import batches
@@ -22,6 +23,9 @@ from tessera.domain.placement import ANY, STEADY, Choice, Placement, place, room
 from tessera.domain.pools import PoolView, discover, tiers
 from tessera.domain.readiness import must_ask
 from tessera.domain.reasons import Accepted, Placed, Scaling, Verdict
+from tessera.domain.recipe import Making, filled_choice, filled_spec, making
+from tessera.domain.revision import Pin, pin, pinned_spec
+from tessera.domain.rollout import surges
 from tessera.domain.snapshot import Pod, Ref, Service, Snapshot, Workload
 
 Taken = Counter[tuple[str, str]]
@@ -52,6 +56,22 @@ class Allotment:
     """Deployments of former variants that may go now."""
     ask: bool = False
     """The service is to be asked for a token."""
+    pin: Pin = field(default_factory=Pin)
+    """Which weights are loaded, and what to ask a hub before anything is made."""
+    making: Making | None = None
+    """By what the replicas are made; None while there is no choice."""
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.making.recipe if self.making else Recipe()
+
+    @property
+    def built(self) -> InferenceServiceSpec | None:
+        """The spec as the replicas are made from it: defaults and revision as they were kept."""
+        spec = self.service.spec
+        if spec is None or self.making is None:
+            return spec
+        return pinned_spec(filled_spec(spec, self.making.kept.filled), self.pin)
 
     @property
     def choice(self) -> Choice | None:
@@ -226,14 +246,29 @@ def _finished(
         return told
     workload = holding.of(choice.variant)
     pods = tuple(pod for pod in holding.pods if pod.variant == choice.variant)
+    pinned = pin(service, service.spec, workload, snapshot.resolutions)
+    made = making(snapshot, service, service.spec, choice, workload)
     return replace(
         told,
+        placement=replace(draft.placement, choice=filled_choice(choice, made.kept.filled)),
+        pin=pinned,
+        making=made,
         drain=drain(snapshot, workload, scale.replicas, pods, service.spec.drain.timeout),
         workload=workload,
         retired=_retired(holding, pods, choice.variant, scale.replicas),
         ask=must_ask(snapshot, service, holding.pods),
-        surge=room(choice.offer, taken) > 0,
+        surge=surges(workload, pods, snapshot.at, room=_roomy(draft, choice, scale, taken)),
     )
+
+
+def _roomy(
+    draft: _Draft, choice: Choice, scale: Scale, taken: Mapping[tuple[str, str], int]
+) -> bool:
+    """Is there room beyond the wanted replicas? What comes and goes in a rollout does not count."""
+    hardware = choice.offer.hardware
+    key = choice.offer.pool, hardware.resource
+    others = taken.get(key, 0) - _held_replicas(draft) * hardware.devices
+    return room(choice.offer, {key: others}) > scale.replicas
 
 
 def scaling_of(spec: InferenceServiceSpec) -> ScalingSpec:
@@ -371,5 +406,8 @@ def _take(taken: Taken, draft: _Draft) -> None:
     choice = draft.placement.choice
     if choice is not None:
         hardware = choice.offer.hardware
-        replicas = max(draft.scale.replicas, len(draft.holding.pods))
-        taken[choice.offer.pool, hardware.resource] += replicas * hardware.devices
+        taken[choice.offer.pool, hardware.resource] += _held_replicas(draft) * hardware.devices
+
+
+def _held_replicas(draft: _Draft) -> int:
+    return max(draft.scale.replicas, len(draft.holding.pods))

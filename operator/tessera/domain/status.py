@@ -28,8 +28,10 @@ from tessera.domain.reasons import (
     Progressing,
     Ready,
     Reason,
+    UpdateAvailable,
     Verdict,
 )
+from tessera.domain.rollout import manner, progress, rolling
 from tessera.domain.snapshot import Pod, Snapshot
 
 _IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName")
@@ -46,6 +48,7 @@ def service_status(
         "Placed": _placed(allotment),
         "Progressing": _progressing(allotment, problem),
         "Ready": _ready(snapshot, allotment),
+        "UpdateAvailable": _update(allotment),
     }
     return InferenceServiceStatus(
         observed_generation=service.generation,
@@ -55,6 +58,8 @@ def service_status(
         selector=selector(service.ref.name),
         endpoint=f"http://{service.ref.name}.{service.ref.namespace}.svc:{PORT}/v1",
         variant=_variant(allotment.choice) if allotment.choice else old.variant,
+        model=allotment.pin.status if allotment.choice else old.model,
+        recipe=allotment.making.kept if allotment.making else old.recipe,
         cost=_cost(allotment, allotment.choice) if allotment.choice else old.cost,
         tenant=TenancyStatus(
             budget=tenant.budget.name if tenant is not None else None,
@@ -139,10 +144,26 @@ def _progressing(allotment: Allotment, problem: str | None) -> Verdict[Progressi
         )
     up = sum(pod.ready_since is not None for pod in pods)
     settled = allotment.workload is not None and allotment.workload.settled
-    if up == len(pods) == wanted and settled:
+    if up == len(pods) == wanted and settled and allotment.pin.question is None:
         return Verdict(Progressing.SETTLED, f"{wanted} replicas run as planned")
-    manner = "one new at a time" if allotment.surge else "in place, since there is no room for one"
-    return Verdict(Progressing.STARTING, f"{wanted} wanted; replicas start {manner}")
+    return _under_way(allotment, allotment.choice)
+
+
+def _under_way(allotment: Allotment, choice: Choice) -> Verdict[Progressing]:
+    """What is awaited while the replicas are not yet as planned."""
+    wanted, pods = allotment.scale.replicas, allotment.pods
+    if (asked := allotment.pin.question) is not None:
+        return Verdict(
+            Progressing.RESOLVING,
+            f"the hub is asked which commit of {asked.repository} {asked.revision} means",
+        )
+    how = manner(choice, surge=allotment.surge)
+    if rolling(pods):
+        new, old = progress(pods)
+        return Verdict(
+            Progressing.ROLLING_OUT, f"{new} of {wanted} replicas are new, {old} are old; {how}"
+        )
+    return Verdict(Progressing.STARTING, f"{wanted} wanted; replicas are replaced {how}")
 
 
 def _trouble(pods: Sequence[Pod]) -> Verdict[Progressing] | None:
@@ -161,6 +182,12 @@ def _ready(snapshot: Snapshot, allotment: Allotment) -> Verdict[Ready]:
         return Verdict(Ready.NOT_PLACED, _blocker(allotment).message)
     wanted = allotment.scale.replicas
     return ready(snapshot, allotment.service, wanted, allotment.pods)
+
+
+def _update(allotment: Allotment) -> Verdict[UpdateAvailable]:
+    if allotment.making is None:
+        return Verdict(UpdateAvailable.NOT_PLACED, "what runs is left as it is")
+    return allotment.making.verdict
 
 
 def _blocker(allotment: Allotment) -> Verdict[Accepted] | Verdict[Placed]:

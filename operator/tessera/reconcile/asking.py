@@ -3,17 +3,15 @@
 import asyncio
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
-from typing import TypeVar
+from functools import partial
 
 from tessera.domain.batch.facts import Asked
 from tessera.domain.batch.names import RUNNER_PORT
 from tessera.domain.names import PORT
 from tessera.domain.plan import Plan
-from tessera.domain.snapshot import Answer, InFlight, Pod, Service, Snapshot
-from tessera.ports import Clock, Engines
+from tessera.domain.snapshot import Answer, InFlight, Pod, Question, Ref, Service, Snapshot
+from tessera.ports import Clock, Engines, Hub
 from tessera.reconcile.observe import Senses
-
-Whom = TypeVar("Whom")
 
 _AGAIN = timedelta(seconds=1)
 """A draining replica is asked this often."""
@@ -22,11 +20,17 @@ _RUNNERS_AGAIN = timedelta(seconds=3)
 
 
 class Asker:
-    """Keeps at most one question to each service and each replica under way."""
+    """Keeps at most one question to each service, each replica and each hub's model under way."""
 
     def __init__(
-        self, engines: Engines, senses: Senses, clock: Clock, wake: Callable[[], None]
+        self,
+        engines: Engines,
+        senses: Senses,
+        clock: Clock,
+        wake: Callable[[], None],
+        hub: Hub | None = None,
     ) -> None:
+        self._hub = hub
         self._engines = engines
         self._senses = senses
         self._clock = clock
@@ -38,15 +42,20 @@ class Asker:
         for ref, allotment in plan.allotments.items():
             address = snapshot.addresses.get(ref)
             if allotment.ask and address is not None:
-                self._once(f"service {ref}", self._ask, allotment.service, _host(address, PORT))
+                question = partial(self._ask, allotment.service, _host(address, PORT))
+                self._once(f"service {ref}", question)
+            if (asked := allotment.pin.question) is not None and self._hub is not None:
+                self._once(f"model {ref} {asked}", partial(self._resolve, self._hub, ref, asked))
             for pod in allotment.pods:
                 if pod.ref in allotment.drain.leaving and pod.address and self._due(pod):
-                    self._once(f"pod {pod.uid}", self._count, pod, _host(pod.address, PORT))
+                    self._once(
+                        f"pod {pod.uid}", partial(self._count, pod, _host(pod.address, PORT))
+                    )
         for one in plan.batches.values():
             uid = one.batch.uid
             if one.ask is not None and self._due_again(uid):
                 address = _host(one.ask.address, RUNNER_PORT)
-                self._once(f"batch {uid} {one.ask.attempt}", self._progress, uid, address)
+                self._once(f"batch {uid} {one.ask.attempt}", partial(self._progress, uid, address))
         self._forget(plan)
 
     async def stop(self) -> None:
@@ -56,15 +65,9 @@ class Asker:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _once(
-        self,
-        key: str,
-        question: Callable[[Whom, str], Coroutine[None, None, None]],
-        whom: Whom,
-        address: str,
-    ) -> None:
+    def _once(self, key: str, question: Callable[[], Coroutine[None, None, None]]) -> None:
         if key not in self._under_way:
-            task = asyncio.create_task(question(whom, address), name=key)
+            task = asyncio.create_task(question(), name=key)
             self._under_way[key] = task
             task.add_done_callback(lambda _: self._under_way.pop(key, None))
 
@@ -73,6 +76,12 @@ class Asker:
         problem = await self._engines.ask(f"http://{address}", served or service.ref.name)
         self._senses.answers[service.ref] = Answer(at=self._clock(), problem=problem)
         self._wake()
+
+    async def _resolve(self, hub: Hub, ref: Ref, question: Question) -> None:
+        found = await hub.resolve(question)
+        if self._senses.resolutions is not None:
+            self._senses.resolutions[ref] = found
+            self._wake()
 
     async def _count(self, pod: Pod, address: str) -> None:
         asked = self._clock()
@@ -102,6 +111,8 @@ class Asker:
             del self._senses.answers[ref]
         for ref in self._senses.in_flight.keys() - pods:
             del self._senses.in_flight[ref]
+        for ref in (self._senses.resolutions or {}).keys() - plan.allotments.keys():
+            (self._senses.resolutions or {}).pop(ref)
         for uid in self._senses.asked.keys() - {one.batch.uid for one in plan.batches.values()}:
             del self._senses.asked[uid]
 
