@@ -30,8 +30,13 @@ def manner(choice: Choice, *, surge: bool) -> str:
     """The manner with its reason."""
     device, pool = choice.fit.hardware.name, choice.offer.pool
     if surge:
-        return f"a new one is up before an old one stops, since {pool} has room for 1 more {device}"
-    return f"in place, an old one stops first, since {pool} has no room for 1 more {device}"
+        return (
+            f"a new one is up before an old one stops, since the pool {pool} had room for 1 more "
+            f"{device}"
+        )
+    return (
+        f"in place, an old one stops first, since the pool {pool} had no room for 1 more {device}"
+    )
 
 
 def progress(pods: Sequence[Pod]) -> tuple[int, int]:

@@ -163,7 +163,10 @@ def _under_way(allotment: Allotment, choice: Choice) -> Verdict[Progressing]:
         return Verdict(
             Progressing.ROLLING_OUT, f"{new} of {wanted} replicas are new, {old} are old; {how}"
         )
-    return Verdict(Progressing.STARTING, f"{wanted} wanted; replicas are replaced {how}")
+    up = sum(pod.ready_since is not None for pod in pods)
+    told = f"{wanted} wanted, {up} take requests"
+    changed = allotment.workload is not None and not allotment.workload.settled and pods
+    return Verdict(Progressing.STARTING, f"{told}; a change goes out: {how}" if changed else told)
 
 
 def _trouble(pods: Sequence[Pod]) -> Verdict[Progressing] | None:
