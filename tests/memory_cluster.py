@@ -98,6 +98,7 @@ class MemoryCluster:
         if new:
             live["metadata"] |= {"uid": f"uid-{next(self._serial)}", "generation": 1}
         leaves = dict(_leaves(body))
+        before = copy.deepcopy(live["spec"])
         for path in [path for path, owner in owners.items() if owner == manager]:
             if path not in leaves:
                 _drop(live, path)
@@ -106,6 +107,8 @@ class MemoryCluster:
             _put(live, path, copy.deepcopy(value))
             if path not in _IDENTITY:
                 owners[path] = manager
+        if not new and live["spec"] != before:
+            live["metadata"]["generation"] += 1
 
     def _must_be_ours(self, key: Key) -> None:
         managers = {owner.split("/")[0] for owner in self._owners[key].values()}

@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator
 import pytest
 
 from demo.load import steady
-from demo.stage import Json, install
+from demo.stage import NAMESPACE, Json, install
 from scenarios.actions import Place
 from scenarios.test_streams import TOKENS, kubectl_scale, stream, until_replicas
 from tessera.resources.kinds import DEPLOYMENTS, PODS
+from world.testing import eventually
 
 NEXT = "image.repository=tessera/operator-next"
 
@@ -20,7 +21,27 @@ async def upgraded(place: Place) -> AsyncIterator[Place]:
     try:
         yield place
     finally:
-        await install(place.stage)
+        await release(place)
+
+
+async def release(place: Place, *values: str) -> None:
+    """Install with Helm, and wait until the operator of this release leads."""
+    await install(place.stage, *values)
+    image = f"{values[0].partition('=')[2]}:" if values else "tessera/operator:"
+    api = place.stage.api
+    lease = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/tessera-operator"
+
+    async def leader() -> str:
+        pods = await api.get(
+            f"/api/v1/namespaces/{NAMESPACE}/pods",
+            labelSelector="app.kubernetes.io/component=operator",
+        )
+        images = {
+            one["metadata"]["name"]: one["spec"]["containers"][0]["image"] for one in pods["items"]
+        }
+        return str(images.get((await api.get(lease))["spec"].get("holderIdentity"), ""))
+
+    await eventually(leader, lambda found: found.startswith(image), within=60)
 
 
 async def uids(place: Place) -> set[str]:
@@ -55,7 +76,7 @@ async def test_an_upgrade_leaves_pods_alone_until_it_is_asked(upgraded: Place) -
     await place.until_condition("chat", "UpdateAvailable", "Newest")
     before = await uids(place)
 
-    await install(place.stage, NEXT)
+    await release(place, NEXT)
     told = await place.until_condition("chat", "UpdateAvailable", "NewerRecipe", within=60)
     assert told["status"] == "True"
     assert "builder version 2 instead of 1" in told["message"]
@@ -88,14 +109,14 @@ async def test_an_upgrade_leaves_pods_alone_until_it_is_asked(upgraded: Place) -
 
 async def test_a_downgrade_rebuilds_what_it_does_not_know_and_says_so(upgraded: Place) -> None:
     place = upgraded
-    await install(place.stage, NEXT)
+    await release(place, NEXT)
     ref = await place.serve(replicas=2)
     await place.until_ready(within=60)
     await until_replicas(place, 2)
     assert await pre_stops(place) == [6]
     base = await place.stage.address(ref)
     async with steady(base, ref.name, clients=4, tokens=40) as load:
-        await install(place.stage)
+        await release(place)
         told = await place.until_condition("chat", "UpdateAvailable", "Downgraded", within=60)
         await place.until_condition("chat", "Progressing", "Settled", within=120)
     assert "builder version 2" in told["message"]

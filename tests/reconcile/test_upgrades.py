@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from tessera.api.recipe import Platform
-from tessera.domain.names import UPDATE_ANNOTATION
+from tessera.domain.names import SERVING_GATE, UPDATE_ANNOTATION
 from tessera.domain.reasons import Pinned
 from tessera.domain.snapshot import Question, Resolution
-from tessera.resources.kinds import INFERENCE_SERVICES
+from tessera.resources.kinds import DEPLOYMENTS, INFERENCE_SERVICES, PODS
 from tests.reconcile.test_turns import CHAT, DEPLOYMENT, World, stock
 
 ONE, TWO = "1" * 40, "2" * 40
@@ -37,111 +37,150 @@ async def hub() -> Hub:
 
 
 @pytest.fixture
-async def world(hub: Hub) -> World:
+async def fleet(hub: Hub) -> World:
     made = World(hub=hub)
     stock(made)
     return made
 
 
-async def answered(world: World) -> None:
+async def answered(fleet: World) -> None:
     """A turn that asks, and the one after the answer."""
-    world.answered.clear()
-    await world.turn()
+    fleet.answered.clear()
+    await fleet.turn()
     async with asyncio.timeout(5):
-        await world.answered.wait()
-    await world.turn()
+        await fleet.answered.wait()
+    await fleet.turn()
 
 
-def annotate(world: World, value: str) -> None:
-    metadata = {**world.body(CHAT)["metadata"], "annotations": {UPDATE_ANNOTATION: value}}
-    world.cluster.put(INFERENCE_SERVICES, {"metadata": metadata}, "kubectl-annotate")
+def annotate(fleet: World, value: str) -> None:
+    metadata = {**fleet.body(CHAT)["metadata"], "annotations": {UPDATE_ANNOTATION: value}}
+    fleet.cluster.put(INFERENCE_SERVICES, {"metadata": metadata}, "kubectl-annotate")
 
 
-def revision(world: World) -> str | None:
-    container = world.body(DEPLOYMENT)["spec"]["template"]["spec"]["containers"][0]
+def revision(fleet: World) -> str | None:
+    container = fleet.body(DEPLOYMENT)["spec"]["template"]["spec"]["containers"][0]
     told = [one for one in container["args"] if one.startswith("--revision=")]
     return told[0].partition("=")[2] if told else None
 
 
-def template(world: World) -> dict[str, Any]:
-    found: dict[str, Any] = world.body(DEPLOYMENT)["spec"]["template"]
+def template(fleet: World) -> dict[str, Any]:
+    found: dict[str, Any] = fleet.body(DEPLOYMENT)["spec"]["template"]
     return found
 
 
-def update(world: World) -> str:
-    conditions = world.body(CHAT)["status"]["conditions"]
+def update(fleet: World) -> str:
+    conditions = fleet.body(CHAT)["status"]["conditions"]
     return str(next(one["reason"] for one in conditions if one["type"] == "UpdateAvailable"))
 
 
 async def test_nothing_is_deployed_before_the_hub_has_answered_and_no_turn_waits(
-    world: World, hub: Hub
+    fleet: World, hub: Hub
 ) -> None:
     hub.open.clear()
-    world.serve()
-    await world.turn()
-    await world.turn()
-    assert DEPLOYMENT not in world.cluster.objects
+    fleet.serve()
+    await fleet.turn()
+    await fleet.turn()
+    assert DEPLOYMENT not in fleet.cluster.objects
     hub.open.set()
-    await answered(world)
-    assert revision(world) == ONE
+    await answered(fleet)
+    assert revision(fleet) == ONE
     assert len(hub.asked) == 1
 
 
 async def test_a_restarted_operator_keeps_the_commit_and_asks_nothing(
-    world: World, hub: Hub
+    fleet: World, hub: Hub
 ) -> None:
-    world.serve()
-    await answered(world)
+    fleet.serve()
+    await answered(fleet)
     hub.commit = TWO
-    world.restart()
-    await world.turn()
-    await world.turn()
-    assert (revision(world), len(hub.asked)) == (ONE, 1)
+    fleet.restart()
+    await fleet.turn()
+    await fleet.turn()
+    assert (revision(fleet), len(hub.asked)) == (ONE, 1)
 
 
 async def test_the_annotation_pins_anew_and_leaves_the_deployment_until_the_answer(
-    world: World, hub: Hub
+    fleet: World, hub: Hub
 ) -> None:
-    world.serve()
-    await answered(world)
+    fleet.serve()
+    await answered(fleet)
     hub.commit = TWO
     hub.open.clear()
-    annotate(world, "now")
-    await world.turn()
-    assert revision(world) == ONE
+    annotate(fleet, "now")
+    await fleet.turn()
+    assert revision(fleet) == ONE
     hub.open.set()
-    await answered(world)
-    assert revision(world) == TWO
-    world.restart()
-    await world.turn()
-    assert (revision(world), len(hub.asked)) == (TWO, 2)
+    await answered(fleet)
+    assert revision(fleet) == TWO
+    fleet.restart()
+    await fleet.turn()
+    assert (revision(fleet), len(hub.asked)) == (TWO, 2)
 
 
-async def test_without_an_answer_the_revision_is_used_as_given(world: World, hub: Hub) -> None:
+async def test_without_an_answer_the_revision_is_used_as_given(fleet: World, hub: Hub) -> None:
     hub.commit = None
-    world.serve(model={"uri": "hf://meta-llama/Llama-3.2-1B-Instruct", "revision": "release"})
-    await answered(world)
-    assert revision(world) == "release"
-    assert world.body(CHAT)["status"]["model"]["reason"] == "HubUnreachable"
+    fleet.serve(model={"uri": "hf://meta-llama/Llama-3.2-1B-Instruct", "revision": "release"})
+    await answered(fleet)
+    assert revision(fleet) == "release"
+    assert fleet.body(CHAT)["status"]["model"]["reason"] == "HubUnreachable"
 
 
-async def test_an_upgraded_operator_writes_no_deployment_until_it_is_asked(world: World) -> None:
-    world.serve()
-    await answered(world)
-    before = template(world)
-    world.builder, world.platform = 2, Platform(hub_endpoint="https://hub.example.org")
-    world.restart()
-    await world.turn()
-    assert (template(world), update(world)) == (before, "NewerRecipe")
-    assert world.body(CHAT)["status"]["recipe"]["builder"] == 1
-    annotate(world, "now")
-    await answered(world)
-    assert update(world) == "Newest"
-    assert world.body(CHAT)["status"]["recipe"]["builder"] == 2
+async def test_an_upgraded_operator_writes_no_deployment_until_it_is_asked(fleet: World) -> None:
+    fleet.serve()
+    await answered(fleet)
+    before = template(fleet)
+    fleet.builder, fleet.platform = 2, Platform(hub_endpoint="https://hub.example.org")
+    fleet.restart()
+    await fleet.turn()
+    assert (template(fleet), update(fleet)) == (before, "NewerRecipe")
+    assert fleet.body(CHAT)["status"]["recipe"]["builder"] == 1
+    annotate(fleet, "now")
+    await answered(fleet)
+    assert update(fleet) == "Newest"
+    assert fleet.body(CHAT)["status"]["recipe"]["builder"] == 2
 
 
-async def test_an_unchanged_fleet_with_a_recipe_and_a_pin_costs_no_write(world: World) -> None:
-    world.serve()
-    await answered(world)
-    await world.turn()
-    assert (await world.turn()).writes == 0
+async def test_an_unchanged_fleet_with_a_recipe_and_a_pin_costs_no_write(fleet: World) -> None:
+    fleet.serve()
+    await answered(fleet)
+    await fleet.turn()
+    assert (await fleet.turn()).writes == 0
+
+
+async def test_a_turn_that_changes_the_pods_does_not_call_them_settled(fleet: World) -> None:
+    fleet.serve(replicas=1)
+    await answered(fleet)
+    run(fleet)
+    await fleet.turn()
+    assert progressing(fleet) == "Settled"
+    fleet.serve(replicas=1, engine={"extraArgs": ["--max-logprobs=5"]})
+    await fleet.turn()
+    assert progressing(fleet) == "Starting"
+
+
+def progressing(fleet: World) -> str:
+    conditions = fleet.body(CHAT)["status"]["conditions"]
+    return str(next(one["reason"] for one in conditions if one["type"] == "Progressing"))
+
+
+def run(fleet: World) -> None:
+    """What controller and kubelet do with the Deployment as it is now."""
+    deployment = fleet.body(DEPLOYMENT)
+    seen = {"observedGeneration": 1, "replicas": 1, "updatedReplicas": 1}
+    metadata = {"name": DEPLOYMENT.name, "namespace": "team-a"}
+    fleet.cluster.put(DEPLOYMENTS, {"metadata": metadata, "status": seen}, "controller")
+    labels = {**deployment["spec"]["template"]["metadata"]["labels"], "pod-template-hash": "one"}
+    ready = [
+        {"type": kind, "status": "True", "lastTransitionTime": "2026-11-20T11:59:00Z"}
+        for kind in ("Ready", "ContainersReady", SERVING_GATE)
+    ]
+    pod = {
+        "metadata": {
+            "name": "chat-0",
+            "namespace": "team-a",
+            "labels": labels,
+            "creationTimestamp": "2026-11-20T11:58:00Z",
+        },
+        "status": {"podIP": "127.0.0.7", "conditions": ready},
+    }
+    fleet.cluster.put(PODS, pod, "kubelet")

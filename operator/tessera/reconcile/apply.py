@@ -3,7 +3,7 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tessera.domain.batch.allotment import BatchAllotment
 from tessera.domain.batch.status import batch_status
@@ -11,7 +11,7 @@ from tessera.domain.budget.budgets import BudgetView
 from tessera.domain.budget.status import budget_status
 from tessera.domain.drain import DONE_COST
 from tessera.domain.plan import Allotment, Plan
-from tessera.domain.snapshot import Ref, Snapshot
+from tessera.domain.snapshot import Ref, Snapshot, Workload
 from tessera.domain.status import pool_status, service_status
 from tessera.ports import Cluster, ClusterError, GoneError, Seen
 from tessera.reconcile.store import Store
@@ -128,10 +128,20 @@ class Applier:
             problems += await self._attempt(self._keep(manifest))
         for kind, key in _superfluous(allotment, wanted, existing):
             problems += await self._attempt(self._remove(kind, key))
-        status = service_status(snapshot, allotment, tenant, "; ".join(problems) or None)
+        applied = self._as_applied(allotment)
+        status = service_status(snapshot, applied, tenant, "; ".join(problems) or None)
         if status != allotment.service.status:
-            applied = statuses.of_service(allotment.service, status)
-            problems += await self._attempt(self._write(applied, "status"))
+            told = statuses.of_service(allotment.service, status)
+            problems += await self._attempt(self._write(told, "status"))
+
+    def _as_applied(self, allotment: Allotment) -> Allotment:
+        """With the Deployment as this turn left it: one that was just changed is not settled."""
+        if allotment.workload is None:
+            return allotment
+        ref = allotment.workload.ref
+        seen = self._store.all(DEPLOYMENTS).get(Key(DEPLOYMENTS.plural, ref.namespace, ref.name))
+        found = seen.value if seen is not None else None
+        return replace(allotment, workload=found if isinstance(found, Workload) else None)
 
     async def _budget(self, tenant: BudgetView, snapshot: Snapshot) -> list[str]:
         try:
