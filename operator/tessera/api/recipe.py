@@ -6,7 +6,7 @@ from pydantic import Field
 
 from tessera.api.meta import Duration, Name, Wire
 
-Url = Annotated[str, Field(max_length=512)]
+Url = Annotated[str, Field(max_length=512, pattern=r"^https?://[^\s]+$")]
 
 
 class Platform(Wire):

@@ -169,7 +169,9 @@ def _changes(kept: KeptRecipe, newest: KeptRecipe) -> Iterator[str]:
 
 
 def _differing(old: Wire, new: Wire) -> Iterator[tuple[str, Any, Any]]:
+    if old == new:
+        return
     before, after = (one.model_dump(mode="json", by_alias=True) for one in (old, new))
-    return (
-        (field, before[field], after[field]) for field in after if before[field] != after[field]
-    )
+    for field, value in after.items():
+        if before[field] != value:
+            yield field, before[field], value

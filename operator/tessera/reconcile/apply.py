@@ -141,6 +141,8 @@ class Applier:
         ref = allotment.workload.ref
         seen = self._store.all(DEPLOYMENTS).get(Key(DEPLOYMENTS.plural, ref.namespace, ref.name))
         found = seen.value if seen is not None else None
+        if found is allotment.workload:
+            return allotment
         return replace(allotment, workload=found if isinstance(found, Workload) else None)
 
     async def _budget(self, tenant: BudgetView, snapshot: Snapshot) -> list[str]:
