@@ -23,7 +23,7 @@ from tessera.domain.placement import ANY, STEADY, Choice, Placement, place, room
 from tessera.domain.pools import PoolView, discover, tiers
 from tessera.domain.readiness import must_ask
 from tessera.domain.reasons import Accepted, Placed, Scaling, Verdict
-from tessera.domain.recipe import Making, filled_choice, filled_spec, making
+from tessera.domain.recipe import Making, filled_spec, making
 from tessera.domain.revision import Pin, pin, pinned_spec
 from tessera.domain.rollout import surges
 from tessera.domain.snapshot import Pod, Ref, Service, Snapshot, Workload
@@ -250,7 +250,7 @@ def _finished(
     made = making(snapshot, service, service.spec, choice, workload)
     return replace(
         told,
-        placement=replace(draft.placement, choice=filled_choice(choice, made.kept.filled)),
+        placement=replace(draft.placement, choice=made.choice),
         pin=pinned,
         making=made,
         drain=drain(snapshot, workload, scale.replicas, pods, service.spec.drain.timeout),

@@ -29,6 +29,8 @@ class Making:
     """How the replicas of a service are made."""
 
     kept: KeptRecipe
+    choice: Choice
+    """The choice with the numbers as they were planned when the replicas were made."""
     verdict: Verdict[UpdateAvailable]
 
     @property
@@ -52,7 +54,12 @@ def making(
         kept = kept.model_copy(
             update={"builder": snapshot.builder, "instead_of": kept.builder},
         )
-    return Making(kept=kept, verdict=_verdict(service, kept, newest))
+    same = kept.filled == newest.filled
+    return Making(
+        kept=kept,
+        choice=choice if same else _filled_choice(choice, kept.filled),
+        verdict=_verdict(service, kept, newest),
+    )
 
 
 def asked_for(service: Service, honoured: str | None) -> bool:
@@ -67,8 +74,7 @@ def filled_spec(spec: InferenceServiceSpec, filled: Filled) -> InferenceServiceS
     return spec.model_copy(update={"engine": engine, "drain": drain})
 
 
-def filled_choice(choice: Choice, filled: Filled) -> Choice:
-    """The choice with the numbers as they were planned when the replicas were made."""
+def _filled_choice(choice: Choice, filled: Filled) -> Choice:
     fit = choice.fit
     return replace(
         choice,
