@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
 from tessera.api.meta import Condition
-from tessera.api.recipe import Platform, Recipe
+from tessera.api.recipe import Filled, KeptRecipe, Platform, Recipe
 from tessera.domain.plan import Allotment, plan
 from tessera.domain.snapshot import Ref, Service, Snapshot
 from tessera.domain.status import service_status
@@ -216,6 +216,24 @@ def test_the_parts_that_shape_pods_get_no_new_default() -> None:
     for part in ("model", "slo", "context", "engine", "drain"):
         found |= set(_defaults(InferenceServiceSpec, part))
     assert found == SHAPING_DEFAULTS
+
+
+def test_a_recipe_that_was_written_can_be_read_for_ever() -> None:
+    """A field that an older Tessera did not write must not be needed; give new ones a default."""
+    assert needed(KeptRecipe) == {"shape", "filled"}
+    assert needed(Platform) == set()
+    assert needed(Filled) == {
+        "drain_timeout",
+        "engine_version",
+        "max_model_len",
+        "max_num_batched_tokens",
+        "max_num_seqs",
+        "weights_mib",
+    }
+
+
+def needed(model: type[BaseModel]) -> set[str]:
+    return {name for name, field in model.model_fields.items() if field.is_required()}
 
 
 def _defaults(model: type[BaseModel], part: str) -> list[str]:

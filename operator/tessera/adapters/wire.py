@@ -1,5 +1,6 @@
 """Objects as the API server sends them -> the small values of the domain."""
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -69,7 +70,6 @@ def service(body: Wire) -> Service | None:
     if "deletionTimestamp" in meta:
         return None
     spec, problem = _parsed(InferenceServiceSpec, "inferenceservice", body.get("spec", {}))
-    status, _ = _parsed(InferenceServiceStatus, "inferenceservice", body.get("status", {}))
     return Service(
         ref=_ref(meta),
         uid=meta["uid"],
@@ -77,7 +77,7 @@ def service(body: Wire) -> Service | None:
         spec=spec,
         problem=problem,
         update=meta.get("annotations", {}).get(UPDATE_ANNOTATION),
-        status=status or InferenceServiceStatus(),
+        status=_readable(InferenceServiceStatus, body.get("status", {})),
     )
 
 
@@ -275,6 +275,19 @@ def _parsed(model: type[Model], kind: str, wire: Wire) -> tuple[Model | None, st
     except ValidationError as error:
         faults = "; ".join(_fault(fault) for fault in error.errors()[:3])
         return None, f"{faults} (kubectl explain {kind}.spec shows what may stand there)"
+
+
+def _readable(model: type[Model], wire: Wire) -> Model:
+    """What can be read of a status that another version wrote: one part of it that cannot must not
+    take the others along, or an upgrade would forget by what replicas were made."""
+    with contextlib.suppress(ValidationError):
+        return model.model_validate(wire, extra="ignore")
+    found = {}
+    for part, value in wire.items():
+        with contextlib.suppress(ValidationError):
+            model.model_validate({part: value}, extra="ignore")
+            found[part] = value
+    return model.model_validate(found, extra="ignore")
 
 
 def _fault(fault: Any) -> str:
