@@ -28,6 +28,11 @@ def model_of(snapshot: Snapshot) -> ModelStatus:
     return found
 
 
+def words(model: ModelStatus) -> str:
+    assert model.message is not None
+    return model.message
+
+
 def answered(commit: str | None, question: Question = MAIN, **fields: Any) -> dict[Ref, Resolution]:
     reason = Pinned.COMMIT if commit else Pinned.HUB_UNREACHABLE
     return {CHAT: Resolution(question, commit, fields.get("reason", reason), "the hub's words")}
@@ -78,7 +83,7 @@ def test_a_hub_that_does_not_answer_stops_nothing_and_is_told() -> None:
     service = pinned(None, revision="release")
     assert service.status.model is not None
     assert service.status.model.reason == "HubUnreachable"
-    assert "spec.model.revision release is used as given" in service.status.model.message
+    assert "spec.model.revision release is used as given" in words(service.status.model)
     got = allotted(running(service))
     assert (revision(got), got.pin.question) == ("release", None)
 
@@ -112,7 +117,7 @@ def test_an_update_without_a_hub_keeps_the_commit() -> None:
     asked = Question(REPOSITORY, "main", "now")
     snapshot = running(service, resolutions=answered(None, asked))
     assert revision(allotted(snapshot)) == ONE
-    assert f"the commit stays {ONE}" in model_of(snapshot).message
+    assert f"the commit stays {ONE}" in words(model_of(snapshot))
 
 
 def test_a_commit_needs_no_hub() -> None:
@@ -125,7 +130,7 @@ def test_a_commit_needs_no_hub() -> None:
 def test_a_service_from_before_pins_is_left_as_it_runs_until_the_annotation_asks() -> None:
     old = running(a_service())
     assert (revision(allotted(old)), allotted(old).pin.question) == (None, None)
-    assert "kubectl tessera update chat pins it" in model_of(old).message
+    assert "kubectl tessera update chat pins it" in words(model_of(old))
     told = replace(old.services[0], status=status_of(old))
     assert allotted(running(replace(told, update="now"))).pin.question is not None
 
@@ -149,4 +154,4 @@ def test_a_claim_has_no_revision() -> None:
 def test_what_the_hub_refuses_is_used_as_given_and_told(reason: Pinned) -> None:
     got = model_of(a_snapshot(a_service(), resolutions=answered(None, reason=reason)))
     assert (got.revision, got.reason) == (None, reason)
-    assert got.message.startswith("the hub's words")
+    assert words(got).startswith("the hub's words")

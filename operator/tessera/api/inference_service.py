@@ -309,10 +309,10 @@ class ModelStatus(Wire):
     revision: str | None = None
     """The commit that the engines load; absent while the revision is used as given."""
 
-    reason: str
-    """Why, in one word."""
+    reason: str | None = None
+    """Why, in one word; absent while nothing was found out."""
 
-    message: str
+    message: str | None = None
     """Why, with what the hub said."""
 
     update: str | None = None

@@ -67,7 +67,9 @@ def pinned_spec(spec: InferenceServiceSpec, pin: Pin) -> InferenceServiceSpec:
 
 def _mine(spec: InferenceServiceSpec, kept: ModelStatus | None) -> ModelStatus | None:
     """What was found out for the model as the spec names it."""
-    same = kept is not None and (kept.uri, kept.asked) == (spec.model.uri, spec.model.revision)
+    if kept is None or kept.reason is None:
+        return None
+    same = (kept.uri, kept.asked) == (spec.model.uri, spec.model.revision)
     return kept if same else None
 
 
