@@ -1,6 +1,9 @@
 """Surge where there is room, else in place; chosen once for a rollout, and told."""
 
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+import pytest
 
 from tessera.domain.plan import Allotment, plan
 from tessera.domain.snapshot import Pod, Ref, Snapshot
@@ -107,3 +110,78 @@ def test_it_waits_as_long_as_an_own_replica_still_gives_its_device_back() -> Non
     third = waiting(-90)
     snapshot = fleet(3, (*drained[1:], drained[0], third), settled=False)
     assert surge(snapshot)
+
+
+STEP_SECONDS = 20
+DRAIN_STEPS = 4
+
+
+@dataclass(slots=True)
+class Deployment:
+    """What controller, scheduler and kubelet do with a rollout, in steps."""
+
+    wanted: int
+    slices: int
+    surge: bool = True
+    step: int = 0
+    pods: dict[str, Pod] = field(default_factory=dict)
+    gone_at: dict[str, int] = field(default_factory=dict)
+
+    def seen(self) -> Snapshot:
+        done = all(pod.template == "two" for pod in self.alive())
+        return a_snapshot(
+            a_service(spec=a_spec(replicas=self.wanted)),
+            at=at(self.step * STEP_SECONDS),
+            nodes=(a_node(slices={"1g.10gb": self.slices}),),
+            pods=tuple(self.pods.values()),
+            workloads=(a_workload(self.wanted, settled=done, surge=self.surge),),
+        )
+
+    def alive(self, template: str | None = None) -> list[Pod]:
+        found = [pod for pod in self.pods.values() if not pod.leaving]
+        return [pod for pod in found if template in (None, pod.template)]
+
+    def advance(self) -> None:
+        self.step += 1
+        for name in [name for name, step in self.gone_at.items() if step <= self.step]:
+            del self.pods[name], self.gone_at[name]
+        for name, pod in self.pods.items():
+            if not pod.leaving and not pod.unschedulable:
+                self.pods[name] = replace(pod, up=True, serving=True, ready_since=at(0))
+        for pod in [pod for pod in self.alive() if pod.unschedulable]:
+            if sum(not one.unschedulable for one in self.pods.values()) < self.slices:
+                self.pods[pod.ref.name] = replace(pod, unschedulable=None)
+        self._scale_up()
+        self._scale_down()
+
+    def _scale_up(self) -> None:
+        room = self.wanted + int(self.surge) - len(self.alive())
+        for _ in range(min(room, self.wanted - len(self.alive("two")))):
+            name = f"new-{self.step}-{len(self.pods)}"
+            self.pods[name] = starting(
+                name, unschedulable="0/1 nodes", created=at(self.step * STEP_SECONDS)
+            )
+
+    def _scale_down(self) -> None:
+        available = sum(pod.ready_since is not None for pod in self.alive())
+        spare = available - self.wanted + int(not self.surge)
+        for pod in self.alive("one")[: max(0, spare)]:
+            self.pods[pod.ref.name] = replace(pod, leaving=True, ready_since=None)
+            self.gone_at[pod.ref.name] = self.step + DRAIN_STEPS
+
+
+@pytest.mark.parametrize("wanted", [1, 2, 4])
+@pytest.mark.parametrize("spare", [0, 1, 3])
+def test_a_whole_rollout_goes_in_one_manner_and_keeps_its_replicas(wanted: int, spare: int) -> None:
+    fleet = Deployment(wanted=wanted, slices=wanted + spare)
+    fleet.pods = {f"old-{index}": a_pod(f"old-{index}") for index in range(wanted)}
+    fleet.surge = surge(replace(fleet.seen(), workloads=(a_workload(wanted),)))
+    manners, ready = {fleet.surge}, wanted
+    while fleet.alive("one") or len(fleet.alive("two")) < wanted:
+        fleet.advance()
+        fleet.surge = surge(fleet.seen())
+        manners.add(fleet.surge)
+        ready = min(ready, sum(pod.ready_since is not None for pod in fleet.alive()))
+        assert fleet.step < 40 * wanted
+    assert manners == {spare > 0}
+    assert ready == wanted - (spare == 0)
