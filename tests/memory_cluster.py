@@ -120,6 +120,7 @@ class MemoryCluster:
             live["metadata"] |= {"uid": f"uid-{next(self._serial)}", "generation": 1}
         before = copy.deepcopy((live, owners))
         leaves = dict(_leaves(body))
+        spec_before = copy.deepcopy(live["spec"])
         for path in [path for path, owner in owners.items() if owner == manager]:
             if path not in leaves:
                 _drop(live, path)
@@ -128,6 +129,8 @@ class MemoryCluster:
             _put(live, path, copy.deepcopy(value))
             if path not in _IDENTITY:
                 owners[path] = manager
+        if not new and live["spec"] != spec_before:
+            live["metadata"]["generation"] += 1
         if before != (live, owners):
             self._changed(key)
 

@@ -198,6 +198,8 @@ def _reasons() -> str:
         reasons.Placed: "InferenceService: condition Placed",
         reasons.Progressing: "InferenceService: condition Progressing",
         reasons.Ready: "InferenceService: condition Ready",
+        reasons.UpdateAvailable: "InferenceService: condition UpdateAvailable",
+        reasons.Pinned: "InferenceService: status.model.reason",
         reasons.Scaling: "InferenceService: status.scaling.reason",
         reasons.PoolAccepted: "AcceleratorPool: condition Accepted",
         reasons.Discovered: "AcceleratorPool: condition Discovered",

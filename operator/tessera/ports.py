@@ -14,8 +14,10 @@ from tessera.domain.snapshot import (
     Node,
     Pod,
     Pool,
+    Question,
     Readings,
     Ref,
+    Resolution,
     Service,
     Workload,
 )
@@ -117,6 +119,13 @@ class Metrics(Protocol):
 
     async def past(self, span: timedelta) -> Mapping[Ref, tuple[Load, ...]]:
         """Loads of services in the last `span`, oldest first; MetricsError when unreadable."""
+
+
+class Hub(Protocol):
+    """Where models come from."""
+
+    async def resolve(self, question: Question) -> Resolution:
+        """Which commit a revision means now; or why that could not be found out."""
 
 
 class Engines(Protocol):

@@ -69,3 +69,43 @@ def test_why_no_pods_can_be_created_is_read_from_their_deployment() -> None:
     assert refused.refused == 'pods "chat-0" is forbidden: exceeded quota: small'
     over = failure | {"status": "False"}
     assert wire.workload({"metadata": meta, "status": {"conditions": [over]}}).refused is None
+
+
+def test_the_annotation_that_asks_for_an_update_is_read() -> None:
+    annotations = {"tessera.dev/update": "2026-11-20T12:00:00Z"}
+    meta = {"name": "chat", "namespace": "team-a", "uid": "uid-chat", "annotations": annotations}
+    found = wire.service({"metadata": meta, "spec": {"model": {"uri": "hf://a/b"}}})
+    assert found is not None
+    assert found.update == "2026-11-20T12:00:00Z"
+
+
+def test_of_a_status_of_another_version_is_read_what_can_be_read() -> None:
+    kept = {
+        "builder": 7,
+        "platform": {"hubEndpoint": "https://hub.example.org", "later": True},
+        "shape": "digest",
+        "filled": {
+            "engineVersion": "0.31.0",
+            "drainTimeout": "60s",
+            "maxModelLen": 8192,
+            "maxNumSeqs": 3,
+            "maxNumBatchedTokens": 2048,
+            "weightsMib": 2357,
+            "later": 1,
+        },
+    }
+    status = {"recipe": kept, "scaling": {"desiredReplicas": "many"}, "later": {}, "replicas": 2}
+    meta = {"name": "chat", "namespace": "team-a", "uid": "uid-chat"}
+    found = wire.service({"metadata": meta, "spec": {}, "status": status})
+    assert found is not None
+    assert found.status.recipe is not None
+    assert (found.status.recipe.builder, found.status.recipe.filled.max_num_seqs) == (7, 3)
+    assert found.status.recipe.platform.hub_endpoint == "https://hub.example.org"
+    assert (found.status.replicas, found.status.scaling) == (2, None)
+
+
+@pytest.mark.parametrize(("surge", "read"), [(1, True), (0, False), ("25%", True)])
+def test_the_manner_of_a_rollout_is_read_from_its_deployment(surge: int | str, read: bool) -> None:
+    strategy = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": surge}}
+    meta = {"name": "chat-a100", "namespace": "team-a", "labels": {}}
+    assert wire.workload({"metadata": meta, "spec": {"strategy": strategy}}).surge is read

@@ -56,6 +56,7 @@ def test_a_settled_service_shows_where_it_runs_and_what_it_costs() -> None:
         "Placed": ("True", "Placed"),
         "Progressing": ("False", "Settled"),
         "Ready": ("False", "WaitingForAnswer"),
+        "UpdateAvailable": ("False", "Newest"),
     }
     assert got.variant is not None
     assert got.cost is not None

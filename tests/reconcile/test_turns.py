@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from tessera.api.recipe import Platform
 from tessera.domain.batch.reports import Shown
 from tessera.domain.names import deployment_name
-from tessera.domain.snapshot import EngineReading, InFlight, Readings, Ref, Watch
+from tessera.domain.snapshot import EngineReading, InFlight, Readings, Ref, Resolution, Watch
+from tessera.ports import Hub
 from tessera.reconcile.apply import Applier, NotLeadingError
 from tessera.reconcile.asking import Asker
 from tessera.reconcile.fleet import Fleet, Outcome
@@ -67,15 +69,20 @@ def _clock() -> datetime:
 class World:
     """An operator over an in-memory cluster, turned by hand."""
 
-    def __init__(self, *, monitored: bool = False) -> None:
+    def __init__(self, *, monitored: bool = False, hub: Hub | None = None) -> None:
         self.cluster = MemoryCluster(monitored=monitored)
         self.leading = True
+        self.hub = hub
+        self.answered = asyncio.Event()
+        self.builder = 1
+        self.platform = Platform()
         self.senses = Senses()
         self.restart()
 
     def restart(self) -> None:
         """A new process: everything that was in memory is gone."""
-        self.senses = Senses()
+        resolutions: dict[Ref, Resolution] | None = None if self.hub is None else {}
+        self.senses = Senses(builder=self.builder, platform=self.platform, resolutions=resolutions)
         self._store = Store(KINDS)
         applier = Applier(
             self.cluster,
@@ -84,7 +91,7 @@ class World:
             batch_image=Image("tessera/batch:test"),
             leading=lambda: self.leading,
         )
-        asker = Asker(SilentEngines(), self.senses, _clock, lambda: None)
+        asker = Asker(SilentEngines(), self.senses, _clock, self.answered.set, self.hub)
         self._fleet = Fleet(self._store, self.senses, applier, asker, _clock)
         self._mirror = Mirror(self.cluster, self._store, self.senses, lambda: None)
 

@@ -1,5 +1,6 @@
 """Objects as the API server sends them -> the small values of the domain."""
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -29,6 +30,7 @@ from tessera.domain.names import (
     FIELD_MANAGER,
     SERVICE_LABEL,
     SERVING_GATE,
+    UPDATE_ANNOTATION,
     VARIANT_LABEL,
 )
 from tessera.domain.snapshot import (
@@ -79,14 +81,14 @@ def service(body: Wire) -> Service | None:
     if "deletionTimestamp" in meta:
         return None
     spec, problem = _parsed(InferenceServiceSpec, "inferenceservice", body.get("spec", {}))
-    status, _ = _parsed(InferenceServiceStatus, "inferenceservice", body.get("status", {}))
     return Service(
         ref=_ref(meta),
         uid=meta["uid"],
         generation=meta.get("generation", 0),
         spec=spec,
         problem=problem,
-        status=status or InferenceServiceStatus(),
+        update=meta.get("annotations", {}).get(UPDATE_ANNOTATION),
+        status=_readable(InferenceServiceStatus, body.get("status", {})),
     )
 
 
@@ -244,6 +246,7 @@ def workload(body: Wire) -> Workload:
     labels = meta.get("labels", {})
     seen = status.get("observedGeneration", 0) >= meta.get("generation", 0)
     newest = status.get("updatedReplicas", 0) == status.get("replicas", 0)
+    strategy = body.get("spec", {}).get("strategy", {})
     return Workload(
         ref=_ref(meta),
         service=Ref(meta["namespace"], labels.get(SERVICE_LABEL, "")),
@@ -251,6 +254,7 @@ def workload(body: Wire) -> Workload:
         replicas=body.get("spec", {}).get("replicas", 0),
         settled=seen and newest,
         refused=_refused(body),
+        surge=strategy.get("rollingUpdate", {}).get("maxSurge") != 0,
     )
 
 
@@ -284,6 +288,19 @@ def _parsed(model: type[Model], kind: str, wire: Wire) -> tuple[Model | None, st
     except ValidationError as error:
         faults = "; ".join(_fault(fault) for fault in error.errors()[:3])
         return None, f"{faults} (kubectl explain {kind}.spec shows what may stand there)"
+
+
+def _readable(model: type[Model], wire: Wire) -> Model:
+    """What can be read of a status that another version wrote: one part of it that cannot must not
+    take the others along, or an upgrade would forget by what replicas were made."""
+    with contextlib.suppress(ValidationError):
+        return model.model_validate(wire, extra="ignore")
+    found = {}
+    for part, value in wire.items():
+        with contextlib.suppress(ValidationError):
+            model.model_validate({part: value}, extra="ignore")
+            found[part] = value
+    return model.model_validate(found, extra="ignore")
 
 
 def _fault(fault: Any) -> str:

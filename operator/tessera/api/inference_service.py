@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, StringConstraints
 
 from tessera.api.meta import Amount, Conditions, Duration, Name, Wire, rule, with_rules, written
+from tessera.api.recipe import KeptRecipe
 
 ModelUri = Annotated[
     str,
@@ -67,7 +68,8 @@ class Model(Wire):
     revision: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._/-]+$", max_length=128)] | (
         None
     ) = None
-    """Branch, tag or commit of an `hf://` model; without it the hub's default branch."""
+    """Branch, tag or commit of an `hf://` model; without it `main`. It is resolved once, and the
+    commit stands in `status.model.revision`: a restart loads the same weights."""
 
     served_name: (
         Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=128)]
@@ -295,6 +297,28 @@ class InferenceServiceSpec(Wire):
     )
 
 
+class ModelStatus(Wire):
+    """Which weights the engines load."""
+
+    uri: str
+    """The model for which this was found out."""
+
+    asked: str | None = None
+    """The revision that the spec named then."""
+
+    revision: str | None = None
+    """The commit that the engines load; absent while the revision is used as given."""
+
+    reason: str | None = None
+    """Why, in one word; absent while nothing was found out."""
+
+    message: str | None = None
+    """Why, with what the hub said."""
+
+    update: str | None = None
+    """The value of the annotation `tessera.dev/update` for which it was found out."""
+
+
 class VariantStatus(Wire):
     """The hardware and the form in which the model runs."""
 
@@ -410,7 +434,7 @@ class InferenceServiceStatus(Wire):
     """The generation of the spec that this status speaks about."""
 
     conditions: Conditions = ()
-    """Accepted, Placed, Progressing and Ready."""
+    """Accepted, Placed, Progressing, Ready and UpdateAvailable."""
 
     replicas: int = 0
     """Replicas that exist."""
@@ -426,6 +450,12 @@ class InferenceServiceStatus(Wire):
 
     variant: VariantStatus | None = None
     """The hardware and the form in which the model runs."""
+
+    model: ModelStatus | None = None
+    """Which weights the engines load."""
+
+    recipe: KeptRecipe | None = None
+    """By what the replicas were made besides the spec; an upgrade of Tessera leaves it as it is."""
 
     cost: CostStatus | None = None
     """What the service costs now."""

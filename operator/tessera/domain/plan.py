@@ -7,6 +7,7 @@ from datetime import date, datetime, timedelta
 
 from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
 from tessera.api.inference_service import Scaling as ScalingSpec
+from tessera.api.recipe import Recipe
 from tessera.domain import autoscale
 from tessera.domain.autoscale import Count, Memory, Scale
 from tessera.domain.batch import batches
@@ -23,11 +24,15 @@ from tessera.domain.placement import ANY, STEADY, Choice, Placement, place, room
 from tessera.domain.pools import PoolView, discover, tiers
 from tessera.domain.readiness import must_ask
 from tessera.domain.reasons import Accepted, Placed, Scaling, Verdict
+from tessera.domain.recipe import Making, filled_spec, making
+from tessera.domain.revision import Pin, pin, pinned_spec
+from tessera.domain.rollout import surges
 from tessera.domain.snapshot import (
     Node,
     Pod,
     PodReading,
     Ref,
+    Resolution,
     Service,
     Snapshot,
     Watch,
@@ -65,6 +70,22 @@ class Allotment:
     """The service is to be asked for a token."""
     stall: Stall = field(default_factory=Stall)
     """An engine that stands still, and what is done about it."""
+    pin: Pin = field(default_factory=Pin)
+    """Which weights are loaded, and what to ask a hub before anything is made."""
+    making: Making | None = None
+    """By what the replicas are made; None while there is no choice."""
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.making.recipe if self.making else Recipe()
+
+    @property
+    def built(self) -> InferenceServiceSpec | None:
+        """The spec as the replicas are made from it: defaults and revision as they were kept."""
+        spec = self.service.spec
+        if spec is None or self.making is None:
+            return spec
+        return pinned_spec(filled_spec(spec, self.making.kept.filled), self.pin)
 
     @property
     def choice(self) -> Choice | None:
@@ -127,6 +148,15 @@ class _Draft:
     scale: Scale
 
 
+@dataclass(frozen=True, slots=True)
+class _MadeOf:
+    """All that an allotment follows from but the moment."""
+
+    draft: _Draft
+    funding: Funding | None
+    resolution: Resolution | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _KeptDraft:
     """A draft, and all that it was made of."""
@@ -152,7 +182,7 @@ class Kept:
         self.ranked = Last(_ranked)
         self.drafts: dict[Ref, _KeptDraft] = {}
         self.allotments: Mapping[Ref, Allotment] = {}
-        self.made_of: dict[Ref, tuple[_Draft, Funding | None]] = {}
+        self.made_of: dict[Ref, _MadeOf] = {}
         self._held: Mapping[Ref, _Holding] = {}
         self._day = date.min
 
@@ -353,14 +383,17 @@ def _allotments(
 ) -> tuple[Mapping[Ref, Allotment], Sequence[Inspection]]:
     """The same mapping as before when nothing in it changed; and what was found of the engines."""
     found, made_of, inspections = {}, {}, []
+    resolutions = snapshot.resolutions or {}
     for ref, draft in drafts.items():
         funding, old = granted.get(ref), kept.allotments.get(ref)
-        if old is None or not _still_allotted(old, draft, funding, kept.made_of[ref]):
+        asked = resolutions.get(ref)
+        made = _MadeOf(draft, funding, asked)
+        if old is None or not _still_allotted(old, made, kept.made_of[ref]):
             old = _finished(snapshot, draft, funding)
         inspection = _inspected(snapshot, old)
         inspections.append(inspection)
-        found[ref] = _timely(snapshot, old, taken, inspection.stall)
-        made_of[ref] = (draft, funding)
+        found[ref] = _timely(snapshot, old, draft, taken, inspection.stall)
+        made_of[ref] = made
     kept.made_of = made_of
     old_ones = kept.allotments
     if len(found) == len(old_ones) and all(old_ones.get(ref) is one for ref, one in found.items()):
@@ -368,28 +401,32 @@ def _allotments(
     return found, inspections
 
 
-def _still_allotted(
-    old: Allotment, draft: _Draft, funding: Funding | None, made_of: tuple[_Draft, Funding | None]
-) -> bool:
+def _still_allotted(old: Allotment, made_of: _MadeOf, before: _MadeOf) -> bool:
     """Who drains, and who was refused something, is looked at in every turn."""
-    before, money = made_of
     return (
-        before is draft
-        and money == funding
-        and (funding is None or funding.shortage is None)
+        before.draft is made_of.draft
+        and before.funding == made_of.funding
+        and before.resolution is made_of.resolution
+        and (made_of.funding is None or made_of.funding.shortage is None)
         and not old.drain.leaving
     )
 
 
 def _timely(
-    snapshot: Snapshot, one: Allotment, taken: Mapping[tuple[str, str], int], stall: Stall
+    snapshot: Snapshot,
+    one: Allotment,
+    draft: _Draft,
+    taken: Mapping[tuple[str, str], int],
+    stall: Stall,
 ) -> Allotment:
     """With what depends on the moment and on everybody else."""
-    choice = one.choice
+    choice = draft.placement.choice
     if choice is None:
         return one
     ask = must_ask(snapshot, one.service, one.pods)
-    surge = room(choice.offer, taken) > 0
+    pods = [pod for pod in one.pods if pod.variant == choice.variant]
+    roomy = _roomy(draft, choice, one.scale, taken)
+    surge = surges(one.workload, pods, snapshot.at, room=roomy)
     same = ask is one.ask and surge is one.surge and stall == one.stall
     return one if same else replace(one, ask=ask, surge=surge, stall=stall)
 
@@ -413,8 +450,13 @@ def _finished(snapshot: Snapshot, draft: _Draft, funding: Funding | None) -> All
         return told
     workload = holding.of(choice.variant)
     pods = tuple(pod for pod in holding.pods if pod.variant == choice.variant)
+    pinned = pin(service, service.spec, workload, snapshot.resolutions)
+    made = making(snapshot, service, service.spec, choice, workload)
     return replace(
         told,
+        placement=replace(draft.placement, choice=made.choice),
+        pin=pinned,
+        making=made,
         drain=drain(snapshot, workload, scale.replicas, pods, service.spec.drain.timeout),
         workload=workload,
         retired=_retired(holding, pods, choice.variant, scale.replicas),
@@ -434,6 +476,16 @@ def _inspected(snapshot: Snapshot, one: Allotment) -> Inspection:
         leaving=one.drain.leaving,
         floor=min(_floor(spec), one.scale.replicas),
     )
+
+
+def _roomy(
+    draft: _Draft, choice: Choice, scale: Scale, taken: Mapping[tuple[str, str], int]
+) -> bool:
+    """Is there room beyond the wanted replicas? What comes and goes in a rollout does not count."""
+    hardware = choice.offer.hardware
+    key = choice.offer.pool, hardware.resource
+    others = taken.get(key, 0) - _held_replicas(draft) * hardware.devices
+    return room(choice.offer, {key: others}) > scale.replicas
 
 
 def scaling_of(spec: InferenceServiceSpec) -> ScalingSpec:
@@ -590,5 +642,8 @@ def _take(taken: Taken, draft: _Draft) -> None:
     choice = draft.placement.choice
     if choice is not None:
         hardware = choice.offer.hardware
-        replicas = max(draft.scale.replicas, len(draft.holding.pods))
-        taken[choice.offer.pool, hardware.resource] += replicas * hardware.devices
+        taken[choice.offer.pool, hardware.resource] += _held_replicas(draft) * hardware.devices
+
+
+def _held_replicas(draft: _Draft) -> int:
+    return max(draft.scale.replicas, len(draft.holding.pods))

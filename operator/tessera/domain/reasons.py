@@ -91,6 +91,12 @@ class Progressing(Reason):
     SETTLED = "Settled", "All wanted replicas run as planned."
     NOT_PLACED = "NotPlaced", "Nothing is rolled out while `Placed` is False."
     STARTING = "Starting", "Replicas are starting.", True
+    RESOLVING = "Resolving", "The hub is asked which commit the revision means.", True
+    ROLLING_OUT = (
+        "RollingOut",
+        "New replicas replace old ones; the message says whether before or after these stop.",
+        True,
+    )
     DRAINING = "Draining", "Replicas finish their streams before they leave.", True
     ENGINE_REFUSED_ARGUMENTS = (
         "EngineRefusedArguments",
@@ -139,6 +145,45 @@ class Ready(Reason):
     NO_REPLICA_READY = "NoReplicaReady", "No replica takes requests yet."
     WAITING_FOR_ANSWER = "WaitingForAnswer", "Replicas are up; the first completion was asked."
     NO_ANSWER = "NoAnswer", "The service did not answer a completion."
+
+
+class UpdateAvailable(Reason):
+    """Would replicas be made differently now?"""
+
+    NEWEST = "Newest", "The replicas are made by the newest rules."
+    NEWER_RECIPE = (
+        "NewerRecipe",
+        "Tessera or its values changed since; the replicas stay as they are until the spec changes "
+        "or `kubectl tessera update` asks for it.",
+        True,
+    )
+    DOWNGRADED = (
+        "Downgraded",
+        "A newer Tessera made the replicas; this one rebuilt them by the newest rules it knows.",
+    )
+    NOT_PLACED = "NotPlaced", "Nothing is made while `Placed` is False."
+
+
+class Pinned(Reason):
+    """Which weights does the engine load?"""
+
+    COMMIT = "Commit", "The hub named the commit of the revision.", True
+    GIVEN = "Given", "The spec names the commit itself.", True
+    RESOLVING = "Resolving", "The hub is being asked."
+    UNPINNED = (
+        "Unpinned",
+        "The replicas were made before revisions were pinned; the revision is used as given.",
+    )
+    NOT_ASKED = "NotAsked", "No hub is asked here; the revision is used as given."
+    HUB_UNREACHABLE = (
+        "HubUnreachable",
+        "The hub did not answer, as in a cluster without a way out; the revision is used as given.",
+    )
+    TOKEN_NEEDED = (
+        "TokenNeeded",
+        "The hub wants a token, which Tessera does not read; the revision is used as given.",
+    )
+    NOT_FOUND = "NotFound", "The hub knows no such model or revision; it is used as given."
 
 
 class Scaling(Reason):
@@ -217,6 +262,12 @@ class Funded(Reason):
     NO_BUDGET = "NoBudget", "No TenantBudget names the namespace, so nothing limits its spend."
 
 
-SERVICE_CONDITIONS: tuple[type[Reason], ...] = (Accepted, Placed, Progressing, Ready)
+SERVICE_CONDITIONS: tuple[type[Reason], ...] = (
+    Accepted,
+    Placed,
+    Progressing,
+    Ready,
+    UpdateAvailable,
+)
 POOL_CONDITIONS: tuple[type[Reason], ...] = (PoolAccepted, Discovered)
 BUDGET_CONDITIONS: tuple[type[Reason], ...] = (BudgetAccepted, Funded)

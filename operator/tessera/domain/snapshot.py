@@ -6,10 +6,12 @@ from datetime import datetime, timedelta
 
 from tessera.api.accelerator_pool import AcceleratorPoolSpec, AcceleratorPoolStatus
 from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
+from tessera.api.recipe import Platform, Recipe
 from tessera.api.tenant_budget import TenantBudgetSpec, TenantBudgetStatus
 from tessera.domain.autoscale import Memory
 from tessera.domain.batch.facts import Asked, Batch, BatchJob, VolumeClaim
 from tessera.domain.budget.meter import Meter
+from tessera.domain.reasons import Pinned
 from tessera.domain.ref import Ref as Ref  # noqa: PLC0414 - re-exported
 
 PATIENCE = timedelta(seconds=120)
@@ -27,6 +29,8 @@ class Service:
     generation: int
     spec: InferenceServiceSpec | None
     problem: str | None = None
+    update: str | None = None
+    """The annotation that asks for the newest recipe and weights."""
     status: InferenceServiceStatus = field(default_factory=InferenceServiceStatus)
 
 
@@ -161,6 +165,8 @@ class Workload:
     """Its controller has seen the newest spec, and all pods are of the newest template."""
     refused: str | None = None
     """What the API server said when it refused to create a pod."""
+    surge: bool = True
+    """A rollout of it starts the new before it stops the old."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +229,26 @@ class InFlight:
     requests: int
 
 
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a hub is asked: which commit does a revision of a model mean?"""
+
+    repository: str
+    revision: str
+    update: str | None = None
+    """The annotation that asks; another value of it makes another question."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """What came of it."""
+
+    question: Question
+    commit: str | None
+    reason: Pinned
+    message: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watch:
     """What was seen of an engine since its count of steps last changed."""
@@ -266,3 +292,14 @@ class Snapshot:
     """What the budgets' tenants have spent, by the budgets' names."""
     last_seen: Mapping[str, datetime] = field(default_factory=dict)
     """When pods, by namespace/name, were last seen that may have gone while no operator ran."""
+    builder: int = 1
+    """The newest version of the rules by which manifests are built."""
+    platform: Platform = field(default_factory=Platform)
+    """The surroundings of engines, as the platform team says now."""
+    resolutions: Mapping[Ref, Resolution] | None = None
+    """What the hub said of services' revisions; None where no hub is asked."""
+
+    @property
+    def newest(self) -> Recipe:
+        """By what a new replica is made."""
+        return Recipe(builder=self.builder, platform=self.platform)

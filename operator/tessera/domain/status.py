@@ -29,8 +29,10 @@ from tessera.domain.reasons import (
     Progressing,
     Ready,
     Reason,
+    UpdateAvailable,
     Verdict,
 )
+from tessera.domain.rollout import manner, progress, rolling
 from tessera.domain.snapshot import Snapshot
 from tessera.domain.trouble import trouble
 
@@ -47,6 +49,7 @@ def service_status(
         "Placed": _placed(allotment),
         "Progressing": _progressing(allotment, problem),
         "Ready": _ready(snapshot, allotment),
+        "UpdateAvailable": _update(allotment),
     }
     return InferenceServiceStatus(
         observed_generation=service.generation,
@@ -56,6 +59,8 @@ def service_status(
         selector=selector(service.ref.name),
         endpoint=f"http://{service.ref.name}.{service.ref.namespace}.svc:{PORT}/v1",
         variant=_variant(allotment.choice) if allotment.choice else old.variant,
+        model=allotment.pin.status if allotment.choice else old.model,
+        recipe=allotment.making.kept if allotment.making else old.recipe,
         cost=_cost(allotment, allotment.choice) if allotment.choice else old.cost,
         tenant=TenancyStatus(
             budget=tenant.budget.name if tenant is not None else None,
@@ -140,10 +145,29 @@ def _progressing(allotment: Allotment, problem: str | None) -> Verdict[Progressi
             Progressing.DRAINING,
             f"{len(allotment.drain.leaving)} replicas finish their streams, {wanted} stay",
         )
-    if settled:
+    if settled and allotment.pin.question is None:
         return Verdict(Progressing.SETTLED, f"{wanted} replicas run as planned")
-    manner = "one new at a time" if allotment.surge else "in place, since there is no room for one"
-    return Verdict(Progressing.STARTING, f"{wanted} wanted; replicas start {manner}")
+    return _under_way(allotment, allotment.choice)
+
+
+def _under_way(allotment: Allotment, choice: Choice) -> Verdict[Progressing]:
+    """What is awaited while the replicas are not yet as planned."""
+    wanted, pods = allotment.scale.replicas, allotment.pods
+    if (asked := allotment.pin.question) is not None:
+        return Verdict(
+            Progressing.RESOLVING,
+            f"the hub is asked which commit of {asked.repository} {asked.revision} means",
+        )
+    how = manner(choice, surge=allotment.surge)
+    if rolling(pods):
+        new, old = progress(pods)
+        return Verdict(
+            Progressing.ROLLING_OUT, f"{new} of {wanted} replicas are new, {old} are old; {how}"
+        )
+    up = sum(pod.takes_requests for pod in pods)
+    told = f"{wanted} wanted, {up} take requests"
+    changed = allotment.workload is not None and not allotment.workload.settled and pods
+    return Verdict(Progressing.STARTING, f"{told}; a change goes out: {how}" if changed else told)
 
 
 def _settled(allotment: Allotment) -> bool:
@@ -178,6 +202,12 @@ def _ready(snapshot: Snapshot, allotment: Allotment) -> Verdict[Ready]:
     wanted = allotment.scale.replicas
     why = trouble(allotment.pods, allotment.workload)
     return ready(snapshot, allotment.service, wanted, allotment.pods, why)
+
+
+def _update(allotment: Allotment) -> Verdict[UpdateAvailable]:
+    if allotment.making is None:
+        return Verdict(UpdateAvailable.NOT_PLACED, "what runs is left as it is")
+    return allotment.making.verdict
 
 
 def _blocker(allotment: Allotment) -> Verdict[Accepted] | Verdict[Placed]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import kopf
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
 from tessera.adapters.clock import now
 from tessera.adapters.kube import Connection, KubeCluster, connect
@@ -37,6 +38,8 @@ def main() -> None:
             f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
         )
         sys.exit(f"tessera-operator: the environment is not usable: {faults}")
+    except SettingsError as error:  # not even JSON
+        sys.exit(f"tessera-operator: the environment is not usable: {error}")
     kopf.configure(log_format=kopf.LogFormat.JSON)
     logging.getLogger("kopf").setLevel(logging.WARNING)
     # kopf reports every refused admission as an error of its own.

@@ -9,6 +9,7 @@ from datetime import timedelta
 from tessera.adapters.clock import now
 from tessera.adapters.election import Election
 from tessera.adapters.engines import HttpEngines
+from tessera.adapters.hub import HttpHub
 from tessera.adapters.kube import KubeCluster
 from tessera.adapters.prometheus import PrometheusMetrics
 from tessera.domain.autoscale import recall
@@ -23,6 +24,7 @@ from tessera.reconcile.loop import loop
 from tessera.reconcile.mirror import Mirror
 from tessera.reconcile.observe import Senses
 from tessera.reconcile.store import Store
+from tessera.resources.defaults import newest
 from tessera.resources.job import Image
 from tessera.resources.kinds import INFERENCE_SERVICES, KINDS, PODS, TENANT_BUDGETS
 from tessera.settings import Settings
@@ -42,13 +44,19 @@ class Runtime:
         self._changed = asyncio.Event()
         self.seeded = asyncio.Event()
         """Set when every kind was listed once."""
-        self._senses = Senses(patience=timedelta(seconds=settings.stall_seconds))
+        self._senses = Senses(
+            patience=timedelta(seconds=settings.stall_seconds),
+            builder=newest(),
+            platform=settings.platform,
+            resolutions={},
+        )
         self.telemetry = Telemetry()
         self._engines = HttpEngines()
+        self._hub = HttpHub(settings.platform)
         self._metrics = (
             PrometheusMetrics(settings.prometheus_url, now) if settings.prometheus_url else None
         )
-        self._asker = Asker(self._engines, self._senses, now, self._changed.set)
+        self._asker = Asker(self._engines, self._senses, now, self._changed.set, self._hub)
         self._turned = time.monotonic()
         self.store = Store(KINDS)
         self.mirror = Mirror(cluster, self.store, self._senses, self._changed.set)
@@ -90,6 +98,7 @@ class Runtime:
         with contextlib.suppress(ClusterError):
             await self.election.release()
         await self._engines.close()
+        await self._hub.close()
 
     def alive(self) -> bool:
         """The loop of a leader turns; one that only stands by is alive anyway."""

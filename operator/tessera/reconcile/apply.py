@@ -3,7 +3,7 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from tessera.domain.batch.allotment import BatchAllotment
@@ -14,13 +14,13 @@ from tessera.domain.drain import DONE_COST
 from tessera.domain.kept import Last
 from tessera.domain.plan import Allotment, Plan
 from tessera.domain.reasons import Funded
-from tessera.domain.snapshot import Answer, Ref, Snapshot
+from tessera.domain.snapshot import Answer, Ref, Snapshot, Workload
 from tessera.domain.stall import Replacement
 from tessera.domain.status import pool_status, service_status
 from tessera.ports import Cluster, ClusterError, GoneError, Seen
 from tessera.reconcile.store import Store
 from tessera.resources import children, marks, statuses
-from tessera.resources.deployment import STALLED_GRACE
+from tessera.resources.defaults import defaults
 from tessera.resources.job import Image, job
 from tessera.resources.kinds import CHILDREN, DEPLOYMENTS, JOBS, PODS, Kind
 from tessera.resources.manifest import Key, Manifest
@@ -158,17 +158,30 @@ class Applier:
         for kind, key in _superfluous(allotment, wanted, existing):
             problems += await self._attempt(self._remove(kind, key))
         view = tenant.view if tenant is not None else None
-        status = service_status(snapshot, allotment, view, "; ".join(problems) or None)
+        applied = self._as_applied(allotment)
+        status = service_status(snapshot, applied, view, "; ".join(problems) or None)
         if status != allotment.service.status:
-            applied = statuses.of_service(allotment.service, status)
-            refused = await self._attempt(self._write(applied, "status"))
+            told = statuses.of_service(allotment.service, status)
+            refused = await self._attempt(self._write(told, "status"))
             problems += refused
             if refused:
                 return
         if (stuck := allotment.stall.replace) is not None:
-            problems += await self._attempt(self._replace(stuck))
+            grace = defaults(allotment.recipe.builder).stalled_grace_seconds
+            problems += await self._attempt(self._replace(stuck, grace))
         if not problems:
             self._settled[ref] = made_of
+
+    def _as_applied(self, allotment: Allotment) -> Allotment:
+        """With the Deployment as this turn left it: one that was just changed is not settled."""
+        if allotment.workload is None:
+            return allotment
+        ref = allotment.workload.ref
+        seen = self._store.all(DEPLOYMENTS).get(Key(DEPLOYMENTS.plural, ref.namespace, ref.name))
+        found = seen.value if seen is not None else None
+        if found is allotment.workload:
+            return allotment
+        return replace(allotment, workload=found if isinstance(found, Workload) else None)
 
     async def _budget(self, tenant: BudgetView, snapshot: Snapshot) -> list[str]:
         try:
@@ -243,14 +256,14 @@ class Applier:
         self._store.drop(kind, key)
         self._applied.pop(key, None)
 
-    async def _replace(self, stuck: Replacement) -> None:
+    async def _replace(self, stuck: Replacement, grace: int) -> None:
         """Only once the status says so: it is what keeps a successor from replacing more."""
         key = Key(PODS.plural, stuck.pod.namespace, stuck.pod.name)
         async with self._slots:
             if not self._leading():
                 raise NotLeadingError
             self.writes += 1
-            await self._cluster.delete(PODS, key, uid=stuck.uid, grace_seconds=STALLED_GRACE)
+            await self._cluster.delete(PODS, key, uid=stuck.uid, grace_seconds=grace)
 
     def _manifests(self, allotment: Allotment) -> tuple[Manifest, ...]:
         """Built anew only when something that they are made of changed."""

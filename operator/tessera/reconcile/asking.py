@@ -3,18 +3,16 @@
 import asyncio
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
-from typing import TypeVar
+from functools import partial
 
 from tessera.domain.batch.facts import Asked
 from tessera.domain.batch.names import RUNNER_PORT
 from tessera.domain.names import PORT
-from tessera.domain.plan import Plan
-from tessera.domain.snapshot import Answer, InFlight, Pod, Service, Snapshot
+from tessera.domain.plan import Allotment, Plan
+from tessera.domain.snapshot import Answer, InFlight, Pod, Question, Ref, Service, Snapshot
 from tessera.domain.stall import Suspect
-from tessera.ports import Clock, Engines
+from tessera.ports import Clock, Engines, Hub
 from tessera.reconcile.observe import Senses
-
-Whom = TypeVar("Whom")
 
 _AGAIN = timedelta(seconds=1)
 """A draining replica is asked this often."""
@@ -23,11 +21,17 @@ _RUNNERS_AGAIN = timedelta(seconds=3)
 
 
 class Asker:
-    """Keeps at most one question to each service and each replica under way."""
+    """Keeps at most one question to each service, each replica and each hub's model under way."""
 
     def __init__(
-        self, engines: Engines, senses: Senses, clock: Clock, wake: Callable[[], None]
+        self,
+        engines: Engines,
+        senses: Senses,
+        clock: Clock,
+        wake: Callable[[], None],
+        hub: Hub | None = None,
     ) -> None:
+        self._hub = hub
         self._engines = engines
         self._senses = senses
         self._clock = clock
@@ -37,22 +41,29 @@ class Asker:
     def start(self, snapshot: Snapshot, plan: Plan) -> None:
         """Ask whom the plan wants asked, and forget whom it does not know any more."""
         for ref, allotment in plan.allotments.items():
-            if allotment.ask and (address := snapshot.addresses.get(ref)) is not None:
-                self._once(f"service {ref}", self._ask, allotment.service, _host(address, PORT))
-            if leaving := allotment.drain.leaving:
-                for pod in allotment.pods:
-                    if pod.ref in leaving and pod.address and self._due(pod):
-                        self._once(f"pod {pod.uid}", self._count, pod, _host(pod.address, PORT))
+            self._of_service(ref, allotment, snapshot.addresses.get(ref))
         for suspect in plan.suspects:
             if suspect.pod.address:
-                address = _host(suspect.pod.address, PORT)
-                self._once(f"pod {suspect.pod.uid}", self._look, suspect, address)
+                look = partial(self._look, suspect, _host(suspect.pod.address, PORT))
+                self._once(f"pod {suspect.pod.uid}", look)
         for one in plan.batches.values():
             uid = one.batch.uid
             if one.ask is not None and self._due_again(uid):
                 address = _host(one.ask.address, RUNNER_PORT)
-                self._once(f"batch {uid} {one.ask.attempt}", self._progress, uid, address)
+                self._once(f"batch {uid} {one.ask.attempt}", partial(self._progress, uid, address))
         self._forget(plan)
+
+    def _of_service(self, ref: Ref, allotment: Allotment, address: str | None) -> None:
+        if allotment.ask and address is not None:
+            question = partial(self._ask, allotment.service, _host(address, PORT))
+            self._once(f"service {ref}", question)
+        if (asked := allotment.pin.question) is not None and self._hub is not None:
+            self._once(f"model {ref} {asked}", partial(self._resolve, self._hub, ref, asked))
+        if not (leaving := allotment.drain.leaving):
+            return
+        for pod in allotment.pods:
+            if pod.ref in leaving and pod.address and self._due(pod):
+                self._once(f"pod {pod.uid}", partial(self._count, pod, _host(pod.address, PORT)))
 
     async def stop(self) -> None:
         """End all questions."""
@@ -61,15 +72,9 @@ class Asker:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _once(
-        self,
-        key: str,
-        question: Callable[[Whom, str], Coroutine[None, None, None]],
-        whom: Whom,
-        address: str,
-    ) -> None:
+    def _once(self, key: str, question: Callable[[], Coroutine[None, None, None]]) -> None:
         if key not in self._under_way:
-            task = asyncio.create_task(question(whom, address), name=key)
+            task = asyncio.create_task(question(), name=key)
             self._under_way[key] = task
             task.add_done_callback(lambda _: self._under_way.pop(key, None))
 
@@ -77,6 +82,12 @@ class Asker:
         problem = await self._engines.ask(f"http://{address}", _model(service))
         self._senses.answers[service.ref] = Answer(at=self._clock(), problem=problem)
         self._wake()
+
+    async def _resolve(self, hub: Hub, ref: Ref, question: Question) -> None:
+        found = await hub.resolve(question)
+        if self._senses.resolutions is not None:
+            self._senses.resolutions[ref] = found
+            self._wake()
 
     async def _count(self, pod: Pod, address: str) -> None:
         asked = self._clock()
@@ -94,7 +105,7 @@ class Asker:
             return
         self._senses.in_flight[suspect.pod.ref] = InFlight(asked, requests)
         if requests:
-            self._once(f"token {suspect.pod.uid}", self._prod, suspect, address)
+            self._once(f"token {suspect.pod.uid}", partial(self._prod, suspect, address))
 
     async def _prod(self, suspect: Suspect, address: str) -> None:
         await self._engines.ask(f"http://{address}", _model(suspect.service))
@@ -121,6 +132,8 @@ class Asker:
             pods = {pod.ref for one in plan.allotments.values() for pod in one.pods}
             for ref in self._senses.in_flight.keys() - pods:
                 del self._senses.in_flight[ref]
+        for ref in (self._senses.resolutions or {}).keys() - plan.allotments.keys():
+            (self._senses.resolutions or {}).pop(ref)
         for uid in self._senses.asked.keys() - {one.batch.uid for one in plan.batches.values()}:
             del self._senses.asked[uid]
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TypeVar, cast
 
+from tessera.api.recipe import Platform
 from tessera.domain.autoscale import Memory
 from tessera.domain.batch.facts import Asked, Batch, BatchJob, VolumeClaim
 from tessera.domain.bill import Bill
@@ -21,6 +22,7 @@ from tessera.domain.snapshot import (
     Pool,
     Readings,
     Ref,
+    Resolution,
     Service,
     Snapshot,
     Watch,
@@ -61,6 +63,10 @@ class Senses:
     last_seen: dict[str, datetime] = field(default_factory=dict)
     """Filled at the start, and used by the first turn alone."""
     bill: Bill = field(default_factory=Bill)
+    builder: int = 1
+    platform: Platform = field(default_factory=Platform)
+    resolutions: dict[Ref, Resolution] | None = None
+    """None where no hub is asked."""
     monitored: bool = False
     """The cluster knows PodMonitors."""
     addresses_of: Last[[tuple[Front, ...]], Mapping[Ref, str]] = field(
@@ -100,6 +106,9 @@ def observe(store: Store, senses: Senses, at: datetime) -> Snapshot:
         budgets=_values(store, TENANT_BUDGETS, Budget),
         meters=dict(senses.meters),
         last_seen=dict(senses.last_seen),
+        builder=senses.builder,
+        platform=senses.platform,
+        resolutions=None if senses.resolutions is None else dict(senses.resolutions),
     )
 
 

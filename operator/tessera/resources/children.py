@@ -25,13 +25,12 @@ _BUDGETED = 2
 
 def of_service(allotment: Allotment) -> tuple[Manifest, ...]:
     """The objects of one service; none while there is nothing decided for it."""
-    choice, spec = allotment.choice, allotment.service.spec
+    choice, spec = allotment.choice, allotment.built
     if choice is None or spec is None:
         return ()
-    told = [
-        front(allotment.service),
-        deployment(allotment, spec, choice, dict(choice.offer.node_selector)),
-    ]
+    told = [front(allotment.service)]
+    if allotment.pin.question is None:  # else the Deployment stays as it is until the hub answered
+        told.append(deployment(allotment, spec, choice, dict(choice.offer.node_selector)))
     if allotment.scale.replicas >= _BUDGETED:
         told.append(disruption_budget(allotment.service))
     return tuple(told)
@@ -44,6 +43,8 @@ def made_of(allotment: Allotment) -> tuple[object, ...]:
         service.uid,
         service.spec,
         allotment.choice,
+        allotment.pin,
+        allotment.making,
         allotment.drain.keep,
         allotment.surge,
         allotment.scale.replicas >= _BUDGETED,

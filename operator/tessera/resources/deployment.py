@@ -18,6 +18,7 @@ from kubernetes.client import (
 )
 
 from tessera.api.inference_service import InferenceServiceSpec
+from tessera.api.recipe import Recipe
 from tessera.domain.names import (
     ENGINE_ACCOUNT,
     SERVICE_LABEL,
@@ -29,8 +30,8 @@ from tessera.domain.placement import Choice
 from tessera.domain.plan import Allotment
 from tessera.resources import spot
 from tessera.resources.arguments import seconds
+from tessera.resources.defaults import defaults
 from tessera.resources.engine import (
-    EXIT_SECONDS,
     HEALTH,
     engine,
     gpu_toleration,
@@ -41,15 +42,6 @@ from tessera.resources.engine import (
 )
 from tessera.resources.kinds import DEPLOYMENTS
 from tessera.resources.manifest import Manifest, labels, manifest, owner_of, reference
-
-_PRE_STOP_SECONDS = 5
-"""Time for endpoints to forget a pod before its engine is told to stop."""
-STALLED_GRACE = _PRE_STOP_SECONDS + EXIT_SECONDS
-"""Seconds for a replica whose engine stands still: its streams would not end in any time, and only
-its end frees the clients that wait, and the slice."""
-_SILENT_SECONDS = 30
-"""A replica on a node that does not answer is replaced so soon. Whoever waits for it longer loses
-capacity, whoever waits less loads a model anew for every hiccup of a network."""
 
 
 def deployment(
@@ -70,7 +62,7 @@ def deployment(
         spec=V1DeploymentSpec(
             replicas=allotment.drain.keep,
             revision_history_limit=3,
-            progress_deadline_seconds=start_seconds(choice),
+            progress_deadline_seconds=start_seconds(choice, allotment.recipe),
             selector=V1LabelSelector(match_labels=identity),
             strategy=V1DeploymentStrategy(
                 type="RollingUpdate",
@@ -81,7 +73,7 @@ def deployment(
             ),
             template=V1PodTemplateSpec(
                 metadata=V1ObjectMeta(labels=told),
-                spec=_pod(service.ref.name, spec, choice, node_selector),
+                spec=_pod(service.ref.name, spec, choice, node_selector, allotment.recipe),
             ),
         ),
     )
@@ -89,8 +81,13 @@ def deployment(
 
 
 def _pod(
-    name: str, spec: InferenceServiceSpec, choice: Choice, node_selector: dict[str, str]
+    name: str,
+    spec: InferenceServiceSpec,
+    choice: Choice,
+    node_selector: dict[str, str],
+    recipe: Recipe,
 ) -> V1PodSpec:
+    rules = defaults(recipe.builder)
     drain, on_spot = seconds(spec.drain.timeout), choice.offer.tier == "spot"
     return V1PodSpec(
         service_account_name=ENGINE_ACCOUNT,
@@ -99,23 +96,25 @@ def _pod(
         node_selector=node_selector,
         tolerations=[
             gpu_toleration(),
-            *(spot.tolerations() if on_spot else silences(_SILENT_SECONDS)),
+            *(spot.tolerations() if on_spot else silences(rules.silent_seconds)),
         ],
         readiness_gates=[V1PodReadinessGate(condition_type=SERVING_GATE)],
-        termination_grace_period_seconds=_PRE_STOP_SECONDS + drain + EXIT_SECONDS,
+        termination_grace_period_seconds=rules.pre_stop_seconds + drain + rules.exit_seconds,
         security_context=restricted_pod(),
-        containers=[_replica(name, spec, choice)],
-        volumes=volumes(spec, choice),
+        containers=[_replica(name, spec, choice, recipe)],
+        volumes=volumes(spec, choice, recipe),
     )
 
 
-def _replica(name: str, spec: InferenceServiceSpec, choice: Choice) -> V1Container:
+def _replica(name: str, spec: InferenceServiceSpec, choice: Choice, recipe: Recipe) -> V1Container:
     """An engine that takes requests of others, and is taken out of the way before it stops."""
-    found = engine(name, spec, choice)
+    found = engine(name, spec, choice, recipe)
     found.readiness_probe = V1Probe(
         http_get=HEALTH, period_seconds=5, timeout_seconds=5, failure_threshold=3
     )
     found.lifecycle = V1Lifecycle(
-        pre_stop=V1LifecycleHandler(sleep=V1SleepAction(seconds=_PRE_STOP_SECONDS))
+        pre_stop=V1LifecycleHandler(
+            sleep=V1SleepAction(seconds=defaults(recipe.builder).pre_stop_seconds)
+        )
     )
     return found

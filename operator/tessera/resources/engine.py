@@ -21,35 +21,35 @@ from kubernetes.client import (
 )
 
 from tessera.api.inference_service import InferenceServiceSpec
+from tessera.api.recipe import Recipe
 from tessera.domain.names import ENGINE, PORT
 from tessera.domain.perf import LOAD_MIB_PER_SECOND
 from tessera.domain.placement import Choice
 from tessera.resources.arguments import MODELS, arguments, claim
+from tessera.resources.defaults import Defaults, defaults
 
 HEALTH = V1HTTPGetAction(path="/health", port="http")
-EXIT_SECONDS = 10
-"""vLLM needs 5 to 6 seconds to exit after its last token."""
 _USER = 1000
 _CACHE = "/cache"
-_START_SECONDS = 600
 _START_PERIOD = 2
 """Asked more often than later on: until then nobody is served, and a closed port costs nothing."""
 _SILENT_STATES = ("not-ready", "unreachable")
 
 
-def engine(name: str, spec: InferenceServiceSpec, choice: Choice) -> V1Container:
+def engine(name: str, spec: InferenceServiceSpec, choice: Choice, recipe: Recipe) -> V1Container:
     """A vLLM on the chosen hardware, restricted, with the probes that keep it alive."""
+    rules = defaults(recipe.builder)
     devices = {choice.fit.hardware.resource: str(choice.fit.hardware.devices)}
     return V1Container(
         name=ENGINE,
-        image=spec.engine.image or f"vllm/vllm-openai:v{spec.engine.version}",
-        args=arguments(name, spec, choice),
+        image=spec.engine.image or f"{rules.image}:v{spec.engine.version}",
+        args=arguments(name, spec, choice, rules),
         env=_environment(spec),
         ports=[V1ContainerPort(name="http", container_port=PORT)],
         resources=V1ResourceRequirements(
             requests={
                 "cpu": str(2 * choice.fit.hardware.devices),
-                "memory": f"{_host_mib(choice)}Mi",
+                "memory": f"{_host_mib(choice, rules)}Mi",
                 **devices,
             },
             limits=devices,
@@ -59,7 +59,7 @@ def engine(name: str, spec: InferenceServiceSpec, choice: Choice) -> V1Container
             http_get=HEALTH,
             period_seconds=_START_PERIOD,
             timeout_seconds=5,
-            failure_threshold=start_seconds(choice) // _START_PERIOD,
+            failure_threshold=start_seconds(choice, recipe) // _START_PERIOD,
         ),
         liveness_probe=V1Probe(
             http_get=HEALTH, period_seconds=10, timeout_seconds=10, failure_threshold=6
@@ -107,12 +107,13 @@ def silences(given_up_after: int) -> list[V1Toleration]:
     ]
 
 
-def volumes(spec: InferenceServiceSpec, choice: Choice) -> list[V1Volume]:
+def volumes(spec: InferenceServiceSpec, choice: Choice, recipe: Recipe) -> list[V1Volume]:
     """The volumes that the engine mounts."""
+    shm = _shm_mib(choice, defaults(recipe.builder))
     found = [
         V1Volume(
             name="shm",
-            empty_dir=V1EmptyDirVolumeSource(medium="Memory", size_limit=f"{_shm_mib(choice)}Mi"),
+            empty_dir=V1EmptyDirVolumeSource(medium="Memory", size_limit=f"{shm}Mi"),
         ),
         V1Volume(name="cache", empty_dir=V1EmptyDirVolumeSource()),
         V1Volume(name="tmp", empty_dir=V1EmptyDirVolumeSource()),
@@ -123,10 +124,10 @@ def volumes(spec: InferenceServiceSpec, choice: Choice) -> list[V1Volume]:
     return found
 
 
-def start_seconds(choice: Choice) -> int:
+def start_seconds(choice: Choice, recipe: Recipe) -> int:
     """How long the engine may take to start."""
     weights = choice.fit.memory.weights_mib * choice.fit.hardware.devices
-    return _START_SECONDS + weights // LOAD_MIB_PER_SECOND
+    return defaults(recipe.builder).start_seconds + weights // LOAD_MIB_PER_SECOND
 
 
 def _environment(spec: InferenceServiceSpec) -> list[V1EnvVar]:
@@ -156,12 +157,12 @@ def _mounts(spec: InferenceServiceSpec) -> list[V1VolumeMount]:
     return mounts
 
 
-def _shm_mib(choice: Choice) -> int:
+def _shm_mib(choice: Choice, rules: Defaults) -> int:
     """Tensor parallel ranks talk through shared memory; a single one needs little."""
-    return 2048 if choice.fit.hardware.devices == 1 else 8192
+    return rules.shm_mib if choice.fit.hardware.devices == 1 else rules.shm_parallel_mib
 
 
-def _host_mib(choice: Choice) -> int:
+def _host_mib(choice: Choice, rules: Defaults) -> int:
     """Process, shared memory, and a tenth of the weights at a time while they load."""
     weights = choice.fit.memory.weights_mib * choice.fit.hardware.devices
-    return 4096 + _shm_mib(choice) + weights // 10
+    return rules.host_mib + _shm_mib(choice, rules) + weights // 10

@@ -33,6 +33,7 @@ from kubernetes.client import (
 )
 
 from tessera.api.batch_inference import BatchInferenceSpec
+from tessera.api.recipe import Recipe
 from tessera.domain.batch.allotment import Start
 from tessera.domain.batch.facts import Batch
 from tessera.domain.batch.names import (
@@ -50,6 +51,7 @@ from tessera.domain.batch.names import (
 from tessera.domain.names import PORT, VARIANT_LABEL
 from tessera.domain.placement import Choice
 from tessera.resources import engine, spot
+from tessera.resources.defaults import newest
 from tessera.resources.kinds import JOBS
 from tessera.resources.manifest import Manifest, labels, manifest, owner_of, reference
 
@@ -138,7 +140,8 @@ def _attempt(
     batch: Batch, spec: BatchInferenceSpec, start: Start, choice: Choice, image: Image
 ) -> V1PodSpec:
     source, on_spot = start.source, choice.offer.tier == "spot"
-    sidecar = engine.engine(source.name, source.spec, choice)
+    recipe = Recipe(builder=newest())
+    sidecar = engine.engine(source.name, source.spec, choice, recipe)
     sidecar.restart_policy = "Always"
     return V1PodSpec(
         service_account_name=BATCH_ACCOUNT,
@@ -153,7 +156,7 @@ def _attempt(
         security_context=engine.restricted_pod(),
         init_containers=[sidecar],
         containers=[_runner(batch, spec, start, choice, image)],
-        volumes=[*engine.volumes(source.spec, choice), _claim(spec), _scratch(), _token()],
+        volumes=[*engine.volumes(source.spec, choice, recipe), _claim(spec), _scratch(), _token()],
     )
 
 
