@@ -83,6 +83,11 @@ def scale(policy: ScalingSpec, load: Load, memory: Memory) -> Scale:
     return Scale(replicas=replicas, reason=reason, message=message, memory=memory)
 
 
+def wished(policy: ScalingSpec, load: Load, current: int) -> int:
+    """What one reading asks for within the bounds, before windows and steps."""
+    return _bounded(policy, _wish(policy, load, current).replicas)
+
+
 def cap(decided: Scale, replicas: int, message: str, at: datetime) -> Scale:
     """The decision after somebody granted less; the windows keep what was wished."""
     counts = tuple(count for count in decided.memory.counts if count.at < at)

@@ -1,0 +1,131 @@
+"""Snapshot files: everything that a plan reads, as one JSON document."""
+
+import gzip
+import json
+import zlib
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+
+from tessera.cli.errors import CommandError
+from tessera.cli.fleet import Fleet
+from tessera.domain.autoscale import Memory
+from tessera.domain.snapshot import PodReading, Readings, Ref
+
+FORM = 1
+"""Raised when files of before cannot be read any more."""
+_MAGIC = b"\x1f\x8b"
+
+
+class SavedReadings(BaseModel):
+    """`Readings` without keys that JSON does not have."""
+
+    model_config = ConfigDict(frozen=True)
+
+    at: AwareDatetime
+    problem: str | None = None
+    pods: tuple[tuple[Ref, PodReading], ...] = ()
+    finished: tuple[tuple[Ref, float], ...] = ()
+
+
+class SnapshotFile(BaseModel):
+    """The document."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["TesseraSnapshot"] = "TesseraSnapshot"
+    form: int = FORM
+    tessera: str
+    """The version that wrote it."""
+    at: AwareDatetime
+    objects: Mapping[str, tuple[Mapping[str, Any], ...]]
+    unread: tuple[str, ...] = ()
+    readings: SavedReadings | None = None
+    memory: tuple[tuple[Ref, Memory], ...] = ()
+
+
+def tessera_version() -> str:
+    """The version of this program."""
+    return version("tessera")
+
+
+def written(fleet: Fleet) -> str:
+    """A fleet as the text of a file; equal fleets give equal texts."""
+    told = fleet.readings
+    saved = SnapshotFile(
+        tessera=tessera_version(),
+        at=fleet.at,
+        objects={plural: tuple(bodies) for plural, bodies in sorted(fleet.objects.items())},
+        unread=fleet.unread,
+        readings=None
+        if told is None
+        else SavedReadings(
+            at=told.at,
+            problem=told.problem,
+            pods=tuple(sorted(told.pods.items())),
+            finished=tuple(sorted(told.finished.items())),
+        ),
+        memory=tuple(sorted(fleet.memory.items())),
+    )
+    return json.dumps(saved.model_dump(mode="json"), indent=1) + "\n"
+
+
+def save(name: str, text: str) -> None:
+    """Write a file, compressed when its name says so."""
+    raw = text.encode()
+    try:
+        Path(name).write_bytes(gzip.compress(raw, mtime=0) if name.endswith(".gz") else raw)
+    except OSError as error:
+        raise CommandError(f"{name} cannot be written: {error.strerror}") from error
+
+
+def read(name: str) -> tuple[Fleet, str]:
+    """The fleet of a file, and the version that wrote it; CommandError when it is none."""
+    try:
+        raw = Path(name).read_bytes()
+        text = (gzip.decompress(raw) if raw.startswith(_MAGIC) else raw).decode()
+        body = json.loads(text)
+    except OSError as error:
+        raise CommandError(f"{name} cannot be read: {error.strerror or error}") from error
+    except (EOFError, zlib.error, ValueError) as error:
+        raise CommandError(
+            f"{name} is damaged, or no snapshot file: {error}. Make it again with tessera "
+            "snapshot save"
+        ) from error
+    return _parsed(name, body)
+
+
+def _parsed(name: str, body: Any) -> tuple[Fleet, str]:
+    if not isinstance(body, dict) or body.get("kind") != "TesseraSnapshot":
+        raise CommandError(f"{name} is no snapshot file; tessera snapshot save makes one")
+    if body.get("form") != FORM:
+        raise CommandError(
+            f"{name} was made by tessera {body.get('tessera')} in form {body.get('form')}, and "
+            f"tessera {tessera_version()} reads form {FORM}; plan it with that version"
+        )
+    try:
+        saved = SnapshotFile.model_validate(body)
+        fleet = _fleet(saved)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(map(str, fault["loc"]))
+        raise CommandError(f"{name} is damaged: {where}: {fault['msg']}") from error
+    return fleet, saved.tessera
+
+
+def _fleet(saved: SnapshotFile) -> Fleet:
+    told = saved.readings
+    return Fleet(
+        at=saved.at,
+        objects={plural: [dict(one) for one in found] for plural, found in saved.objects.items()},
+        unread=saved.unread,
+        readings=None
+        if told is None
+        else Readings(
+            at=told.at, problem=told.problem, pods=dict(told.pods), finished=dict(told.finished)
+        ),
+        memory=dict(saved.memory),
+    )
