@@ -52,7 +52,7 @@ async def connect(kubeconfig: str | None, context: str | None = None) -> Connect
                 config_file=kubeconfig, context=context, client_configuration=told
             )
             found = loader.current_context["context"]
-            told.namespace = found.safe_get("namespace") or told.namespace
+            told.namespace = found.get("namespace") or told.namespace
         else:
             config.load_incluster_config(client_configuration=told)  # type: ignore[no-untyped-call]  # same
     except (config.ConfigException, yaml.YAMLError, OSError, ValueError) as error:

@@ -88,13 +88,13 @@ def read(name: str) -> tuple[Fleet, str]:
         raw = Path(name).read_bytes()
         text = (gzip.decompress(raw) if raw.startswith(_MAGIC) else raw).decode()
         body = json.loads(text)
-    except OSError as error:
-        raise CommandError(f"{name} cannot be read: {error.strerror or error}") from error
-    except (EOFError, zlib.error, ValueError) as error:
+    except (gzip.BadGzipFile, EOFError, zlib.error, ValueError) as error:
         raise CommandError(
             f"{name} is damaged, or no snapshot file: {error}. Make it again with tessera "
             "snapshot save"
         ) from error
+    except OSError as error:
+        raise CommandError(f"{name} cannot be read: {error.strerror or error}") from error
     return _parsed(name, body)
 
 

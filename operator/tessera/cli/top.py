@@ -146,8 +146,8 @@ def _lines(rows: Sequence[Row], found: Sequence[Json], notes: Sequence[str]) -> 
         yield "no services"
     if found:
         yield ""
-        head = ("POOL", "PRODUCT", "TIER", "$/GPU/H", "NODES", "FREE DEVICES")
-        yield from table(head, [_pool_cells(pool) for pool in found])
+        columns = ("POOL", "PRODUCT", "TIER", "$/GPU/H", "NODES", "FREE DEVICES")
+        yield from table(columns, [_pool_cells(pool) for pool in found])
     yield from ["", *(f"Note: {note}" for note in notes)] if notes else []
 
 

@@ -128,10 +128,10 @@ def _compared(snapshot: Snapshot, plan: Plan, allotment: Allotment, other: Choic
         return "chosen"
     room = free(snapshot, _view(plan, other.offer.pool), other.offer)
     wanted = _floor(allotment)
-    difference = other.offer.choosing.nanos - chosen.offer.choosing.nanos
-    if difference > 0:
-        share = difference / chosen.offer.choosing.nanos if chosen.offer.choosing.nanos else 0
-        return f"{share:.0%} dearer, with what the layout strands in both prices"
+    before, after = chosen.offer.choosing.nanos, other.offer.choosing.nanos
+    if after > before:
+        told = f"{after / before:.1f} times the price" if before else "dearer"
+        return f"{told}, with what the layout strands in both"
     if room < wanted:
         return f"full: {room} free, {wanted} wanted at the start"
     if allotment.workload is not None:

@@ -14,8 +14,6 @@ from tessera.domain.plan import Allotment, scaling_of
 from tessera.domain.reasons import Scaling
 from tessera.domain.snapshot import Snapshot
 
-NO_READINGS = "not known here; --prometheus URL reads them"
-
 
 def explain_scaling(snapshot: Snapshot, allotment: Allotment) -> Iterator[Decision]:
     """The number with its reason; nothing for a spec that cannot be read."""
@@ -23,7 +21,7 @@ def explain_scaling(snapshot: Snapshot, allotment: Allotment) -> Iterator[Decisi
     if spec is None:
         return
     told = allotment.service.status.scaling
-    unread = snapshot.readings is None and spec.replicas is None
+    unread = not _has_readings(snapshot) and spec.replicas is None
     trusted = told is not None and (unread or told.desired_replicas == scale.replicas)
     if told is None or not trusted:
         reason, message, since = str(scale.reason), scale.message, None
@@ -43,6 +41,10 @@ def explain_scaling(snapshot: Snapshot, allotment: Allotment) -> Iterator[Decisi
     )
 
 
+def _has_readings(snapshot: Snapshot) -> bool:
+    return snapshot.readings is not None and snapshot.readings.problem is None
+
+
 def _load(snapshot: Snapshot, allotment: Allotment) -> Load:
     variant = allotment.choice.variant if allotment.choice is not None else None
     pods = [pod for pod in allotment.pods if variant in (None, pod.variant)]
@@ -53,9 +55,7 @@ def _numbers(snapshot: Snapshot, spec: InferenceServiceSpec, load: Load, replica
     if spec.replicas is not None:
         return (("replicas", f"{replicas} wanted by spec.replicas"),)
     policy = scaling_of(spec)
-    missing = NO_READINGS
-    if snapshot.readings is not None:
-        missing = snapshot.readings.problem or "not read of every replica"
+    missing = "not read of every replica" if _has_readings(snapshot) else "not known here"
     waiting = missing if load.waiting is None else f"{load.waiting:.0f} in all replicas"
     activity = missing if load.activity is None else f"{load.activity:.2f}"
     return (

@@ -55,15 +55,15 @@ def _numbers(choice: Choice, demand: Demand) -> Numbers:
     return (
         (
             "weights",
-            f"{shape.parameters} parameters x {bits} bits / {devices} devices = "
-            f"{memory.weights_mib} MiB a device",
+            f"{shape.parameters} parameters x {bits} bits over {devices} of its devices = "
+            f"{memory.weights_mib} MiB each",
         ),
         ("reserve", f"{memory.reserve_mib} MiB for activations, workspaces and graphs"),
         (
             "memory",
             f"{fit.hardware.memory_mib} MiB x {GPU_MEMORY_UTILIZATION} = {memory.budget_mib} MiB",
         ),
-        ("cache", f"{memory.cache_mib} MiB a device, for {memory.kv_tokens} tokens"),
+        ("cache", f"{memory.cache_mib} MiB each, for {memory.kv_tokens} tokens"),
         ("longest request", f"{fit.max_model_len} tokens"),
         (
             "usual request",

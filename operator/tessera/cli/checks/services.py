@@ -1,0 +1,128 @@
+"""Services, their pods and their budgets."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from tessera.adapters import wire
+from tessera.api.inference_service import InferenceServiceStatus
+from tessera.cli.checks.finding import Finding, State, Ward, listed
+from tessera.cli.text import age
+from tessera.domain.reasons import Progressing, Ready
+from tessera.domain.snapshot import Pod, Service
+from tessera.resources.kinds import INFERENCE_SERVICES, PODS, TENANT_BUDGETS
+
+_STARTING = timedelta(minutes=15)
+"""A large model loads for so long at most."""
+_LEAVING = timedelta(minutes=15)
+_BROKEN = (Progressing.ENGINE_FAILED, Progressing.IMAGE_UNAVAILABLE, Progressing.APPLY_FAILED)
+_ORDER = ("Accepted", "Placed", "Progressing", "Ready")
+
+
+async def services(ward: Ward) -> Sequence[Finding]:
+    """Every service that does not answer, with the first cause; the worst first."""
+    bodies = await ward.reader.all(INFERENCE_SERVICES)
+    found = [one for one in map(wire.service, bodies) if one is not None]
+    ailing = sorted(
+        (rank, service.ref, finding)
+        for service in found
+        for rank, finding in [_judged(service)]
+        if finding is not None
+    )
+    if not ailing:
+        return [Finding("services", State.OK, f"{len(found)} services, none is in trouble")]
+    return [finding for _, _, finding in ailing if finding is not None]
+
+
+def _judged(service: Service) -> tuple[int, Finding | None]:
+    """How bad it is (0 is the worst) and what is wrong."""
+    name = f"service {service.ref}"
+    mend = f"tessera explain {service.ref.name} -n {service.ref.namespace}"
+    cause = _cause(service.status)
+    if not service.status.conditions:
+        return len(_ORDER), Finding(name, State.PROBLEM, "no operator looked at it", "see operator")
+    if service.status.observed_generation < service.generation:
+        told = "its status speaks of an older spec"
+        return len(_ORDER), Finding(name, State.WARNING, told, "see operator, or look again")
+    if cause is None:
+        return 0, None
+    rank, told, down = cause
+    state = State.PROBLEM if down or rank < len(_ORDER) - 1 else State.WARNING
+    return rank, Finding(name, state, told, mend)
+
+
+def _cause(status: InferenceServiceStatus) -> tuple[int, str, bool] | None:
+    """Rank, words, and whether the service is down; None for one without trouble."""
+    told = {one.type: one for one in status.conditions}
+    ready = told.get("Ready")
+    down = ready is not None and ready.status == "False" and ready.reason != Ready.SCALED_TO_ZERO
+    for rank, kind in enumerate(_ORDER):
+        one = told.get(kind)
+        if one is None:
+            continue
+        false = one.status == "False" and one.reason != Ready.SCALED_TO_ZERO
+        wrong = one.reason in _BROKEN if kind == "Progressing" else false
+        if wrong:
+            starting = kind == "Ready" and told["Progressing"].reason == Progressing.STARTING
+            return rank, f"{kind} {one.reason}: {one.message}", down and not starting
+    return None
+
+
+async def pods(ward: Ward) -> Sequence[Finding]:
+    """Engines that cannot start, find no node, or do not go."""
+    bodies = await ward.reader.all(PODS)
+    stuck = []
+    for body in bodies:
+        gone = body["metadata"].get("deletionTimestamp")
+        grace = timedelta(seconds=body["metadata"].get("deletionGracePeriodSeconds", 0))
+        told = _stuck(wire.pod(body), ward.at)
+        if gone and ward.at - datetime.fromisoformat(gone) > max(grace, _LEAVING):
+            told = "does not go"
+        if told:
+            stuck.append((f"{body['metadata']['namespace']}/{body['metadata']['name']}", told))
+    if not stuck:
+        return [Finding("pods", State.OK, f"{len(bodies)} engine pods, none is stuck")]
+    return [
+        Finding("pods", State.PROBLEM, f"{name}: {told}", f"kubectl describe pod -n {_split(name)}")
+        for name, told in sorted(stuck)
+    ]
+
+
+def _split(name: str) -> str:
+    return name.replace("/", " ", 1)
+
+
+def _stuck(pod: Pod, at: datetime) -> str:
+    if pod.leaving or pod.ended is not None:
+        return ""
+    if pod.trouble:
+        return f"{pod.trouble}: {pod.last_words[-200:]}".strip(": ")
+    if pod.unschedulable:
+        return f"no node takes it: {pod.unschedulable}"
+    if not pod.up and pod.run is None and at - pod.created > _STARTING:
+        return f"not up since {age(at - pod.created)}"
+    return ""
+
+
+async def budgets(ward: Ward) -> Sequence[Finding]:
+    """Whose spend nothing limits, and whose money is short."""
+    bodies = await ward.reader.all(INFERENCE_SERVICES)
+    used = {body["metadata"]["namespace"] for body in bodies}
+    found = [wire.budget(body) for body in await ward.reader.all(TENANT_BUDGETS)]
+    named = {name for one in found if one.spec is not None for name in one.spec.tenant.namespaces}
+    told = []
+    for one in found:
+        for condition in one.status.conditions:
+            if condition.status == "False":
+                words = f"{condition.type} {condition.reason}: {condition.message}"
+                mend = f"kubectl describe tenantbudget {one.name}"
+                told.append(Finding(f"budget {one.name}", State.WARNING, words, mend))
+    if free := sorted(used - named):
+        told.append(
+            Finding(
+                "budgets",
+                State.WARNING,
+                f"no TenantBudget names {listed(free)}, so nothing limits its spend",
+                "docs/tasks/set-a-budget.md",
+            )
+        )
+    return told or [Finding("budgets", State.OK, f"{len(found)} budgets, {len(used)} namespaces")]
