@@ -372,7 +372,7 @@ def _read(kind: Kind, body: Wire) -> Value | None:
         return None
     try:
         return _READERS[kind.plural](body)
-    except (ValueError, TypeError, KeyError, ArithmeticError):
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError):
         log.exception("%s %s is left out", kind.plural, body["metadata"].get("name"))
         return None
 

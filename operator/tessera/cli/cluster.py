@@ -123,14 +123,24 @@ def _must(status: int, body: Any, deed: str) -> Any:
     return body
 
 
+def _kubeconfig(arguments: argparse.Namespace) -> str | None:
+    """The file that was chosen; None in a pod, whose ServiceAccount asks then."""
+    settings, home = CommandSettings(), Path.home() / ".kube" / "config"
+    chosen: str | None = arguments.kubeconfig or settings.kubeconfig
+    if not chosen and settings.pod_address and not home.exists():
+        return None
+    chosen = chosen or str(home)
+    if not any(Path(one).expanduser().exists() for one in chosen.split(":")):
+        raise CommandError(
+            f"no cluster: there is no {chosen}. Give --kubeconfig FILE or set KUBECONFIG"
+        )
+    return chosen
+
+
 @asynccontextmanager
 async def reach(arguments: argparse.Namespace) -> AsyncIterator[Reader]:
     """A reader for the kubeconfig and context that the user chose."""
-    settings = CommandSettings()
-    home = Path.home() / ".kube" / "config"
-    kubeconfig = arguments.kubeconfig or settings.kubeconfig
-    if not kubeconfig and (home.exists() or not settings.pod_address):
-        kubeconfig = str(home)
+    kubeconfig = _kubeconfig(arguments)
     try:
         connection = await connect(kubeconfig, arguments.context)
     except ClusterError as error:

@@ -52,7 +52,7 @@ async def _run(arguments: argparse.Namespace) -> Told:
         )
         found = await examine(ward)
     bad = any(one.state is State.PROBLEM for one in found)
-    text = _json(found) if arguments.output == "json" else "\n".join(_lines(found)) + "\n"
+    text = as_json(found) if arguments.output == "json" else "\n".join(lines(found)) + "\n"
     return Told(text, code=int(bad))
 
 
@@ -80,7 +80,8 @@ async def _attempted(check: Check, ward: Ward) -> Sequence[Finding]:
 _SIGNS = {State.OK: "ok", State.WARNING: "WARN", State.PROBLEM: "FAIL", State.SKIPPED: "skip"}
 
 
-def _lines(found: Sequence[Finding]) -> Iterator[str]:
+def lines(found: Sequence[Finding]) -> Iterator[str]:
+    """A line for each finding, and one with its mend."""
     width = min(32, max(len(one.check) for one in found))
     for one in found:
         yield f"{_SIGNS[one.state].ljust(4)}  {one.check.ljust(width)}  {one.found}"
@@ -89,12 +90,13 @@ def _lines(found: Sequence[Finding]) -> Iterator[str]:
     counts = Counter(one.state for one in found)
     yield ""
     yield (
-        f"{counts[State.PROBLEM]} problems, {counts[State.WARNING]} warnings, "
-        f"{counts[State.SKIPPED]} skipped, {counts[State.OK]} fine"
+        f"problems: {counts[State.PROBLEM]}, warnings: {counts[State.WARNING]}, "
+        f"skipped: {counts[State.SKIPPED]}, fine: {counts[State.OK]}"
     )
 
 
-def _json(found: Sequence[Finding]) -> str:
+def as_json(found: Sequence[Finding]) -> str:
+    """The same for programs."""
     counts = Counter(one.state for one in found)
     body = {
         "findings": [

@@ -21,6 +21,8 @@ from tessera.domain.snapshot import Ref, Service, Snapshot
 from tessera.ports import MetricsError
 
 _NONE = "-"
+_BUSY = 1.0
+"""Tokens a second from which on a measured price of a token says something."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +91,7 @@ def _row(snapshot: Snapshot, service: Service, measured: float | None) -> Row:
     load = load_of(pods, snapshot.readings, status.replicas, snapshot.at)
     cost, scaling = status.cost, status.scaling
     per_million = cost.per_million_tokens if cost else None
-    if cost is not None and measured:
+    if cost is not None and measured is not None and measured >= _BUSY:
         hourly = money(cost.per_hour, cost.currency)
         per_million = per_million_tokens(hourly, measured).rounded(4)
     ready = next((one for one in status.conditions if one.type == "Ready"), None)

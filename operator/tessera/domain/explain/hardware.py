@@ -167,6 +167,8 @@ def _would_change(
         key=cheapest_hour,
     )
     told = {chosen.offer.pool}
+    if all(rival.offer.pool in told for rival in rivals):
+        yield "the model fits in no other pool that is allowed; one more would be compared by price"
     for rival in rivals:
         pool = rival.offer.pool
         if pool in told:
