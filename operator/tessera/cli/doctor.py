@@ -84,7 +84,8 @@ def lines(found: Sequence[Finding]) -> Iterator[str]:
     """A line for each finding, and one with its mend."""
     width = min(32, max(len(one.check) for one in found))
     for one in found:
-        yield f"{_SIGNS[one.state].ljust(4)}  {one.check.ljust(width)}  {one.found}"
+        told = " ".join(one.found.split())
+        yield f"{_SIGNS[one.state].ljust(4)}  {one.check.ljust(width)}  {told}"
         if one.mend:
             yield f"{'':{width + 8}}-> {one.mend}"
     counts = Counter(one.state for one in found)

@@ -72,7 +72,7 @@ def _notes(fleet: Fleet, decisions: Sequence[Decision]) -> Iterator[str]:
 def _lines(decision: Decision) -> Iterator[str]:
     since = f" since {moment(decision.since)}" if decision.since else ""
     yield f"{decision.topic.upper()}: {decision.reason}{since}"
-    yield f"  {decision.message}"
+    yield from (f"  {line}" for line in decision.message.splitlines())
     if decision.replayed:
         yield f"  planned anew it is {decision.replayed}"
     width = max((len(name) for name, _ in decision.numbers), default=0)

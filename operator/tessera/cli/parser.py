@@ -157,7 +157,9 @@ def _command(
 
 def _connects(made: argparse.ArgumentParser) -> None:
     made.add_argument(
-        "--kubeconfig", metavar="FILE", help="(default: $KUBECONFIG, then ~/.kube/config)"
+        "--kubeconfig",
+        metavar="FILE",
+        help="the kubeconfig (default: $KUBECONFIG, then ~/.kube/config)",
     )
     made.add_argument("--context", metavar="NAME", help="context of the kubeconfig")
 

@@ -105,5 +105,8 @@ async def webhook(ward: Ward) -> Sequence[Finding]:
                 "operator?",
             )
         ]
+    if status == HTTPStatus.NOT_FOUND:
+        told = f"there is no namespace {ward.reader.namespace} to try it in"
+        return [Finding("webhook", State.SKIPPED, told, "-n NAMESPACE")]
     told = f"it could not be tried: {status} {message}"
     return [Finding("webhook", State.PROBLEM, told, "see resource types and operator")]
