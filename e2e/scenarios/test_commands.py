@@ -184,14 +184,20 @@ async def test_a_service_without_money_is_explained_with_the_limit_that_would_do
         async def reason() -> object:
             return (await place.status()).get("scaling", {}).get("reason")
 
+        async def wanted() -> object:
+            return (await place.status()).get("scaling", {}).get("desiredReplicas")
+
         await eventually(reason, lambda told: told == "BudgetExhausted", within=30)
         told = await explained(place)
         assert told["scaling"]["reason"] == "BudgetExhausted"
         assert told["scaling"]["numbers"]["replicas"].startswith("0 wanted")
         assert told["budget"]["reason"] == "FloorsAboveLimit"
         assert "0.01 USD" in told["budget"]["numbers"]["month"].replace("0.0100", "0.01")
-        (said,) = told["budget"]["wouldChange"]
-        assert said.startswith("spec.limits[0].amount of ")
+        said, later = told["budget"]["wouldChange"]
+        assert later.startswith("the limits of the next windows do not pay it either")
+    enough = said.removeprefix("spec.limits[0].amount of ").split()[0]
+    async with a_budget(place, enough):
+        await eventually(wanted, lambda number: number == 1, within=30)
 
 
 @pytest.mark.parametrize("readings", [False, True])
@@ -318,3 +324,34 @@ async def test_near_names_are_offered(place: Place) -> None:
     told = await tessera(place.stage, "explain", "caht", "-n", place.namespace)
     assert (told.code, told.output) == (1, "")
     assert "did you mean chat?" in told.errors
+
+
+_PLUGINS = {
+    "kubectl-tessera": "from tessera.cli.main import main",
+    "kubectl_complete-tessera": "from tessera.cli.complete import main",
+}
+
+
+async def test_kubectl_runs_and_completes_it_as_a_plugin(place: Place, tmp_path: Path) -> None:
+    for name, line in _PLUGINS.items():
+        script = tmp_path / name
+        script.write_text(f"#!{sys.executable}\n{line}\nmain()\n", encoding="utf-8")
+        script.chmod(0o755)
+    kubectl = str(place.stage.world.binary("kubectl"))
+    environment = {
+        **os.environ,
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "KUBECONFIG": str(place.stage.world.kubeconfig),
+    }
+
+    async def run(*arguments: str) -> str:
+        process = await asyncio.create_subprocess_exec(
+            kubectl, *arguments, env=environment, stdout=asyncio.subprocess.PIPE
+        )
+        output, _ = await process.communicate()
+        return output.decode()
+
+    assert "POOL" in await run("tessera", "top", "-n", place.namespace)
+    assert "usage: kubectl tessera explain" in await run("tessera", "explain", "--help")
+    completed = await run("__complete", "tessera", "snapshot", "s")
+    assert completed.splitlines()[:2] == ["save", ":4"]

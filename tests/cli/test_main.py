@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -184,6 +185,13 @@ def test_an_interrupt_ends_quietly(tmp_path: Path) -> None:
             process.send_signal(signal.SIGINT)
             output, told = process.communicate(timeout=30)
     assert (process.returncode, output, told) == (130, "", "")
+
+
+@pytest.mark.parametrize("name", ["tessera", "kubectl-tessera", "kubectl_complete-tessera"])
+def test_every_program_of_the_package_has_its_function(name: str) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    module, _, function = project["scripts"][name].partition(":")
+    assert callable(getattr(importlib.import_module(module), function))
 
 
 def test_a_wrong_option_is_said_with_the_usage() -> None:

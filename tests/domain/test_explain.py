@@ -222,20 +222,62 @@ def test_a_promise_that_is_said_to_allow_more_allows_it() -> None:
     assert (limits.max_num_seqs, round(limits.tokens_per_second)) == (requests, tokens)
 
 
-def poor(limit: str) -> Snapshot:
-    """Two replicas run, a queue wishes six."""
-    return running(2, waiting=30, budgets=(a_budget(amount=limit),))
+def poor(*limits: str, count: int = 2, **fields: Any) -> Snapshot:
+    """Replicas of which one is the floor, and a queue that wishes six; an hour and a month."""
+    windows = zip(("hour", "month"), limits, strict=False)
+    told = [{"window": window, "amount": amount} for window, amount in windows]
+    return running(count, waiting=30, budgets=(a_budget(limits=told),), **fields)
 
 
-def test_the_limit_that_is_said_to_pay_one_more_replica_pays_it() -> None:
-    told = decisions(poor("0.31"))
+@pytest.mark.parametrize(
+    ("limits", "fields"),
+    [
+        (("0.31",), {}),
+        (("0.31", "50.00"), {}),
+        (("9.00", "66.00"), {}),
+        (("0.60",), {"scaling": {"minReplicas": 3}}),
+        (("0.10",), {"spec": {"drain": {"timeout": "30s"}}}),
+    ],
+)
+def test_the_limits_that_are_said_to_pay_one_more_replica_pay_it(
+    limits: tuple[str, ...], fields: dict[str, Any]
+) -> None:
+    told = decisions(poor(*limits, **fields))
     assert told["budget"].reason in (Funded.BUDGET_EXHAUSTED, Funded.FLOORS_ABOVE_LIMIT)
     assert told["scaling"].reason == Scaling.BUDGET_EXHAUSTED
     assert told["scaling"].would_change[0] == "money for more: see budget"
-    (said,) = told["budget"].would_change
-    enough = re.search(r"of (\d+\.\d+), ", said)
-    assert enough is not None
-    assert replicas(poor("0.31")) < replicas(poor(enough[1]))
+    said, later = told["budget"].would_change
+    raised = list(limits)
+    for index, amount in re.findall(r"spec\.limits\[(\d)\]\.amount of (\d+\.\d+)", said):
+        raised[int(index)] = amount
+    assert replicas(poor(*limits, **fields)) < replicas(poor(*raised, **fields))
+    assert later.startswith(("from 2026-", "the limits of the next windows do not pay it either"))
+
+
+def test_a_purse_that_has_enough_is_said_to_have() -> None:
+    assert decisions(poor("90.00"))["budget"].would_change == (
+        "the limits can pay 10 minutes of 1 more replica now",
+    )
+
+
+def test_money_of_another_currency_names_the_pools_to_use() -> None:
+    told = decisions(running(budgets=(a_budget(currency="EUR"),)))["budget"]
+    assert told.would_change == ("pools priced in EUR in spec.placement.pools",)
+
+
+def test_replicas_without_a_node_are_told_with_what_is_missing() -> None:
+    now = running(2)
+    stuck = a_pod("chat-9", unschedulable="0/1 nodes", ready_since=None, up=False)
+    told = decisions(replace(now, pods=(*now.pods, stuck)))["placed"]
+    assert told.reason == Placed.UNSCHEDULABLE
+    assert told.would_change[0] == "1 more free 1g.10gb in a100, or 1 replicas less"
+
+
+def test_pools_that_are_not_named_and_would_fit_are_named() -> None:
+    now = with_rival("3.00")
+    now = replace(now, services=(a_service(spec=a_spec(placement={"pools": ["a100"]})),))
+    (said,) = decisions(now)["placed"].would_change
+    assert said.startswith("h100 in spec.placement.pools: the model fits there too")
 
 
 def test_without_a_budget_it_says_that_nothing_limits_the_spend() -> None:

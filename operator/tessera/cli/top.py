@@ -9,6 +9,7 @@ from decimal import Decimal
 
 from tessera.adapters.clock import now
 from tessera.adapters.prometheus import PrometheusMetrics
+from tessera.api.inference_service import InferenceServiceStatus
 from tessera.cli.cluster import Json, reach
 from tessera.cli.fleet import fleet_of, prometheus_of
 from tessera.cli.text import table
@@ -94,8 +95,6 @@ def _row(snapshot: Snapshot, service: Service, measured: float | None) -> Row:
     if cost is not None and measured is not None and measured >= _BUSY:
         hourly = money(cost.per_hour, cost.currency)
         per_million = per_million_tokens(hourly, measured).rounded(4)
-    ready = next((one for one in status.conditions if one.type == "Ready"), None)
-    told = scaling.reason if scaling is not None else "-"
     return Row(
         ref=service.ref,
         per_hour=cost.per_hour if cost else None,
@@ -110,8 +109,17 @@ def _row(snapshot: Snapshot, service: Service, measured: float | None) -> Row:
         activity=load.activity,
         per_million=per_million,
         where=status.variant.name if status.variant else _NONE,
-        why=told if ready is None or ready.status == "True" else ready.reason,
+        why=_why(status),
     )
+
+
+def _why(status: InferenceServiceStatus) -> str:
+    """What keeps a service from answering, or from being whole; else why so many replicas."""
+    for kind in ("Accepted", "Placed", "Ready"):
+        for one in status.conditions:
+            if one.type == kind and one.status == "False":
+                return one.reason
+    return status.scaling.reason if status.scaling is not None else _NONE
 
 
 def pools(snapshot: Snapshot) -> list[Json]:

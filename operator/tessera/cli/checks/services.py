@@ -1,11 +1,13 @@
 """Services, their pods and their budgets."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from tessera.adapters import wire
 from tessera.api.inference_service import InferenceServiceStatus
 from tessera.cli.checks.finding import Finding, State, Ward, listed
+from tessera.cli.cluster import Json
 from tessera.cli.text import age
 from tessera.domain.reasons import Progressing, Ready
 from tessera.domain.snapshot import Pod, Service
@@ -14,6 +16,7 @@ from tessera.resources.kinds import INFERENCE_SERVICES, PODS, TENANT_BUDGETS
 _STARTING = timedelta(minutes=15)
 """A large model loads for so long at most."""
 _LEAVING = timedelta(minutes=15)
+"""Beyond the grace, which the moment of deletion has in it already."""
 _BROKEN = (Progressing.ENGINE_FAILED, Progressing.IMAGE_UNAVAILABLE, Progressing.APPLY_FAILED)
 _ORDER = ("Accepted", "Placed", "Progressing", "Ready")
 
@@ -68,30 +71,29 @@ def _cause(status: InferenceServiceStatus) -> tuple[int, str, bool] | None:
 
 
 async def pods(ward: Ward) -> Sequence[Finding]:
-    """Engines that cannot start, find no node, or do not go."""
+    """Engines that cannot start, find no node, or do not go; those with one fate together."""
     bodies = await ward.reader.all(PODS)
-    stuck = []
+    stuck: dict[tuple[str, str], list[str]] = defaultdict(list)
     for body in bodies:
-        gone = body["metadata"].get("deletionTimestamp")
-        grace = timedelta(seconds=body["metadata"].get("deletionGracePeriodSeconds", 0))
-        told = _stuck(wire.pod(body), ward.at)
-        if gone and ward.at - datetime.fromisoformat(gone) > max(grace, _LEAVING):
-            told = "does not go"
-        if told:
-            stuck.append((f"{body['metadata']['namespace']}/{body['metadata']['name']}", told))
+        if told := _stuck(body, wire.pod(body), ward.at):
+            stuck[body["metadata"]["namespace"], told].append(body["metadata"]["name"])
     if not stuck:
         return [Finding("pods", State.OK, f"{len(bodies)} engine pods, none is stuck")]
     return [
-        Finding("pods", State.PROBLEM, f"{name}: {told}", f"kubectl describe pod -n {_split(name)}")
-        for name, told in sorted(stuck)
+        Finding(
+            "pods",
+            State.PROBLEM,
+            f"{len(names)} in {namespace}: {told}: {listed(sorted(names))}",
+            f"kubectl describe pod -n {namespace} {min(names)}",
+        )
+        for (namespace, told), names in sorted(stuck.items())
     ]
 
 
-def _split(name: str) -> str:
-    return name.replace("/", " ", 1)
-
-
-def _stuck(pod: Pod, at: datetime) -> str:
+def _stuck(body: Json, pod: Pod, at: datetime) -> str:
+    """Why a pod does not get on; empty for one that does."""
+    if gone := body["metadata"].get("deletionTimestamp"):
+        return "does not go" if at - datetime.fromisoformat(gone) > _LEAVING else ""
     if pod.leaving or pod.ended is not None:
         return ""
     if pod.trouble:
@@ -99,7 +101,7 @@ def _stuck(pod: Pod, at: datetime) -> str:
     if pod.unschedulable:
         return f"no node takes it: {pod.unschedulable}"
     if not pod.up and pod.run is None and at - pod.created > _STARTING:
-        return f"not up since {age(at - pod.created)}"
+        return f"not up after {age(_STARTING)}"
     return ""
 
 

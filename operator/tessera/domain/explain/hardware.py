@@ -101,9 +101,14 @@ def _alternatives(
 def _forbidden(spec: InferenceServiceSpec, offer: Offer) -> str:
     if spec.placement.pools and offer.pool not in spec.placement.pools:
         return "spec.placement.pools does not name the pool"
-    if offer.tier not in (ANY if spec.service_class == "batch" else STEADY):
-        return f"{offer.tier}: a service of class {spec.service_class} never runs there"
-    return ""
+    return _off_limits(spec, offer)
+
+
+def _off_limits(spec: InferenceServiceSpec, offer: Offer) -> str:
+    """Why the class may not run there, whatever pools are named."""
+    if offer.tier in (ANY if spec.service_class == "batch" else STEADY):
+        return ""
+    return f"{offer.tier}: a service of class {spec.service_class} never runs there"
 
 
 def _unfit(spec: InferenceServiceSpec, misfit: Misfit) -> str:
@@ -153,35 +158,54 @@ def _would_change(
     looked: Sequence[Considered],
     chosen: Choice,
 ) -> Iterator[str]:
-    """Prices at which each other pool would be the cheapest, and what is cheaper already."""
+    """What is missing where it is, then prices at which other pools would be cheaper."""
     spec = allotment.service.spec
     if spec is None:
         return
-    moved = "; but a running service is not moved" if allotment.workload is not None else ""
+    if stuck := sum(pod.unschedulable is not None for pod in allotment.pods):
+        yield (
+            f"{stuck} more free {chosen.offer.hardware.name} in {chosen.offer.pool}, or {stuck} "
+            "replicas less"
+        )
     rivals = sorted(
-        (
-            Choice(offer=one.offer, fit=one.fit)
-            for one in looked
-            if isinstance(one.fit, Fit) and not _forbidden(spec, one.offer)
-        ),
+        (Choice(offer=one.offer, fit=one.fit) for one in looked if isinstance(one.fit, Fit)),
         key=cheapest_hour,
     )
     told = {chosen.offer.pool}
-    if all(rival.offer.pool in told for rival in rivals):
-        yield "the model fits in no other pool that is allowed; one more would be compared by price"
     for rival in rivals:
         pool = rival.offer.pool
-        if pool in told:
-            continue
-        told.add(pool)
-        if rival.offer.choosing.nanos <= chosen.offer.choosing.nanos:
-            yield _cheaper(snapshot, plan, allotment, rival)
-        elif (price := _view(plan, pool).price) is not None:
-            part = Decimal(chosen.offer.choosing.nanos) / rival.offer.choosing.nanos
-            yield (
-                f"a price below {price.per_gpu_hour * part:.2f} {price.currency} a GPU and hour in "
-                f"{pool} (now {price.per_gpu_hour}) would make {rival.variant} the cheapest{moved}"
-            )
+        if pool not in told and not _forbidden(spec, rival.offer):
+            told.add(pool)
+            yield from _compared_to(snapshot, plan, allotment, chosen, rival)
+    elsewhere = {
+        rival.offer.pool
+        for rival in rivals
+        if not _off_limits(spec, rival.offer) and rival.offer.pool not in told
+    }
+    if elsewhere:
+        yield (
+            f"{', '.join(sorted(elsewhere))} in spec.placement.pools: the model fits there too, "
+            "and the cheapest that is allowed is chosen"
+        )
+    elif told == {chosen.offer.pool}:
+        yield "the model fits in no other pool; a new one would be compared by price"
+
+
+def _compared_to(
+    snapshot: Snapshot, plan: Plan, allotment: Allotment, chosen: Choice, rival: Choice
+) -> Iterator[str]:
+    """The best of another pool: what it is missing."""
+    pool, before, after = rival.offer.pool, chosen.offer.choosing, rival.offer.choosing
+    price = _view(plan, pool).price
+    if after.nanos <= before.nanos:
+        yield _cheaper(snapshot, plan, allotment, rival)
+    elif price is not None:
+        limit = price.per_gpu_hour * Decimal(before.nanos) / after.nanos
+        moved = "; but a running service is not moved" if allotment.workload is not None else ""
+        yield (
+            f"a price below {limit:.2f} {price.currency} a GPU and hour in {pool} (now "
+            f"{price.per_gpu_hour}) would make {rival.variant} the cheapest{moved}"
+        )
 
 
 def _cheaper(snapshot: Snapshot, plan: Plan, allotment: Allotment, rival: Choice) -> str:
