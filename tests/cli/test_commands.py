@@ -11,7 +11,7 @@ from tessera.cli.cluster import Reader
 from tessera.cli.errors import CommandError, DeniedError
 from tessera.cli.explain import explained
 from tessera.cli.fleet import fleet_of
-from tessera.cli.top import pools, ranked
+from tessera.cli.top_rows import pools, ranked
 from tessera.cli.update import UPDATE_ANNOTATION, update
 from tessera.domain.snapshot import PodReading, Readings, Ref
 from tests.builders import NOW

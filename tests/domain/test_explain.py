@@ -16,7 +16,7 @@ from tessera.domain.explain.decision import Decision
 from tessera.domain.explain.explain import explain
 from tessera.domain.plan import plan
 from tessera.domain.reasons import Funded, Placed, Progressing, Ready, Scaling
-from tessera.domain.snapshot import Pod, Readings, Ref, Snapshot
+from tessera.domain.snapshot import Node, Pod, Readings, Ref, Service, Snapshot
 from tessera.domain.status import service_status
 from tests.builders import (
     H100,
@@ -32,6 +32,7 @@ from tests.builders import (
     at,
     readings_of,
 )
+from tests.domain.test_plan import nodes, services
 from tests.domain.test_reasons import SERVICES, Case
 
 CHAT = Ref("team-a", "chat")
@@ -325,6 +326,50 @@ def test_without_a_plan_the_status_alone_speaks() -> None:
     assert dict(told["scaling"].numbers)["hardware"] == "a100-1g-10gb"
     assert told["budget"].reason == Funded.NO_BUDGET
     assert explain(running(), None, CHAT) == ()
+
+
+def test_further_conditions_are_told_as_they_are() -> None:
+    now = running()
+    status = service_status(now, plan(now).allotments[CHAT], None, None)
+    more = status.conditions[0].model_copy(update={"type": "UpdateAvailable", "message": "new"})
+    status = status.model_copy(update={"conditions": (*status.conditions, more)})
+    before = replace(now, services=(replace(now.services[0], status=status),))
+    assert decisions(before)["UpdateAvailable"].message == "new"
+    assert explain(before, None, CHAT)[4].topic == "UpdateAvailable"
+
+
+@given(
+    found=services,
+    hardware=nodes,
+    budget=st.sampled_from(["0.10", "1.00", "50.00"]),
+    replicas=st.integers(0, 4),
+    waiting=st.integers(0, 200),
+)
+@settings(max_examples=60, deadline=None)
+def test_every_service_of_any_fleet_is_explained_and_its_choice_is_among_the_hardware(
+    found: list[Service], hardware: tuple[Node, ...], budget: str, replicas: int, waiting: int
+) -> None:
+    pods = tuple(
+        a_pod(f"{one.ref.name}-{index}", one.ref.name, node="a100-0", devices=SLICE, bound=at(-60))
+        for one in found
+        for index in range(replicas)
+    )
+    now = a_snapshot(
+        *found,
+        pools=(a_pool("a100", "1.60"), a_pool("h100", "2.50")),
+        nodes=hardware,
+        pods=pods,
+        workloads=tuple(a_workload(replicas, one.ref.name) for one in found),
+        readings=readings_of(pods, waiting=waiting, activity=0.9),
+        budgets=(a_budget(amount=budget),),
+    )
+    decided = plan(now)
+    for ref, allotment in decided.allotments.items():
+        told = {one.topic: one for one in explain(now, decided, ref)}
+        chosen = [one.name for one in told["placed"].alternatives if one.why == "chosen"]
+        assert chosen == ([allotment.choice.variant] if allotment.choice is not None else [])
+        assert told["scaling"].reason == allotment.scale.reason
+        assert all(one.reason and one.message for one in told.values())
 
 
 def test_a_service_that_is_not_there_is_a_key_error() -> None:

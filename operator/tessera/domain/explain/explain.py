@@ -1,5 +1,6 @@
 """Snapshot, plan and the name of a service -> its decisions, in the order they are made in."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from tessera.api.inference_service import InferenceServiceStatus
@@ -14,8 +15,6 @@ from tessera.domain.plan import Allotment, Plan
 from tessera.domain.reasons import Accepted
 from tessera.domain.snapshot import Ref, Service, Snapshot
 from tessera.domain.status import service_status
-
-_CONDITIONS = ("Accepted", "Placed", "Progressing", "Ready")
 
 
 def explain(snapshot: Snapshot, plan: Plan | None, ref: Ref) -> tuple[Decision, ...]:
@@ -41,7 +40,8 @@ def explain(snapshot: Snapshot, plan: Plan | None, ref: Ref) -> tuple[Decision, 
         *explain_rollout(allotment, _found(now, "Progressing")),
         explain_ready(allotment, _found(now, "Ready")),
     ]
-    return tuple(_as_told(decision, service.status) for decision in decisions)
+    told = tuple(_as_told(decision, service.status) for decision in decisions)
+    return (*told, *_further(service.status))
 
 
 def _accepted(allotment: Allotment) -> Decision:
@@ -82,19 +82,24 @@ def _as_told(decision: Decision, status: InferenceServiceStatus) -> Decision:
     )
 
 
+def _further(status: InferenceServiceStatus) -> Iterator[Decision]:
+    """Conditions about which nothing more is known here than what they say."""
+    for one in status.conditions:
+        if one.type not in _TOLD_BY.values():
+            yield _condition(one.type, one)
+
+
+def _condition(topic: str, one: Condition) -> Decision:
+    return Decision(
+        topic=topic, reason=one.reason, message=one.message, since=one.last_transition_time
+    )
+
+
 def _by_status(service: Service) -> tuple[Decision, ...]:
     """What the operator wrote, where nothing can be planned anew."""
     status = service.status
     topics = {kind: topic for topic, kind in _TOLD_BY.items()}
-    found = [
-        Decision(
-            topic=topics.get(one.type, one.type),
-            reason=one.reason,
-            message=one.message,
-            since=one.last_transition_time,
-        )
-        for one in status.conditions
-    ]
+    found = [_condition(topics.get(one.type, one.type), one) for one in status.conditions]
     if status.scaling is not None:
         numbers = [("replicas", str(status.scaling.desired_replicas))]
         if status.variant is not None:

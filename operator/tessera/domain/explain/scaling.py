@@ -82,6 +82,7 @@ def _would_change(spec: InferenceServiceSpec, load: Load, allotment: Allotment) 
         return
     if scale.reason is Scaling.BUDGET_EXHAUSTED:
         yield "money for more: see budget"
+        return
     policy = scaling_of(spec)
     yield _upwards(policy, load, scale.replicas)
     yield _downwards(policy, load, scale.replicas)
