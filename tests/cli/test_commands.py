@@ -12,7 +12,8 @@ from tessera.cli.errors import CommandError, DeniedError
 from tessera.cli.explain import explained
 from tessera.cli.fleet import fleet_of
 from tessera.cli.top_rows import pools, ranked
-from tessera.cli.update import UPDATE_ANNOTATION, update
+from tessera.cli.update import update
+from tessera.domain.names import UPDATE_ANNOTATION
 from tessera.domain.snapshot import PodReading, Readings, Ref
 from tests.builders import NOW
 from tests.cli.memory_api import MemoryApi, a_served_cluster

@@ -111,7 +111,8 @@ async def test_no_secret_is_in_a_file() -> None:
     body["status"]["conditions"][0]["message"] = (
         f"GET https://me:{SECRET}@hub failed, hf_abcdefghijklmnopqrstuvwx, bearer abcdefghijklmnop"
     )
-    text = written(await fleet_of(Reader(api), None))
+    unread = Readings(at=NOW, problem=f"http://me:{SECRET}@prometheus: refused")
+    text = written(replace(await fleet_of(Reader(api), None), readings=unread))
     assert SECRET not in text
     for token in ("abcdefghijklmnop", "me:", "last-applied", "managedFields"):
         assert token not in text
@@ -143,6 +144,11 @@ def test_trimming_changes_nothing_that_a_plan_reads() -> None:
         (b'{"kind": "List"}', "is no snapshot file"),
         (b'{"kind": "TesseraSnapshot", "form": 2, "tessera": "9.0.0"}', "made by tessera 9.0.0"),
         (b'{"kind": "TesseraSnapshot", "form": 1, "tessera": "0.1.0"}', "damaged: at"),
+        (
+            b'{"kind": "TesseraSnapshot", "form": 1, "tessera": "0.1.0", '
+            b'"at": "2026-11-20T12:00:00Z", "objects": {}, "readings": {}}',
+            "damaged: readings",
+        ),
     ],
 )
 def test_a_file_that_cannot_be_used_is_said_in_a_sentence(

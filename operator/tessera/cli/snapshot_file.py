@@ -6,29 +6,20 @@ import zlib
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from types import GenericAlias
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from tessera.cli.errors import CommandError
 from tessera.cli.fleet import Fleet
+from tessera.cli.trim import masked
 from tessera.domain.autoscale import Memory
-from tessera.domain.snapshot import PodReading, Readings, Ref
+from tessera.domain.snapshot import Readings, Ref
 
 FORM = 1
 """Raised when files of before cannot be read any more."""
 _MAGIC = b"\x1f\x8b"
-
-
-class SavedReadings(BaseModel):
-    """`Readings` without keys that JSON does not have."""
-
-    model_config = ConfigDict(frozen=True)
-
-    at: AwareDatetime
-    problem: str | None = None
-    pods: tuple[tuple[Ref, PodReading], ...] = ()
-    finished: tuple[tuple[Ref, float], ...] = ()
 
 
 class SnapshotFile(BaseModel):
@@ -43,7 +34,8 @@ class SnapshotFile(BaseModel):
     at: AwareDatetime
     objects: Mapping[str, tuple[Mapping[str, Any], ...]]
     unread: tuple[str, ...] = ()
-    readings: SavedReadings | None = None
+    readings: Mapping[str, Any] | None = None
+    """All fields of `Readings`, those by service or pod as pairs, since keys of JSON are texts."""
     memory: tuple[tuple[Ref, Memory], ...] = ()
 
 
@@ -54,23 +46,51 @@ def tessera_version() -> str:
 
 def written(fleet: Fleet) -> str:
     """A fleet as the text of a file; equal fleets give equal texts."""
-    told = fleet.readings
     saved = SnapshotFile(
         tessera=tessera_version(),
         at=fleet.at,
         objects={plural: tuple(bodies) for plural, bodies in sorted(fleet.objects.items())},
         unread=fleet.unread,
-        readings=None
-        if told is None
-        else SavedReadings(
-            at=told.at,
-            problem=told.problem,
-            pods=tuple(sorted(told.pods.items())),
-            finished=tuple(sorted(told.finished.items())),
-        ),
+        readings=None if fleet.readings is None else _saved(fleet.readings),
         memory=tuple(sorted(fleet.memory.items())),
     )
     return json.dumps(saved.model_dump(mode="json"), indent=1) + "\n"
+
+
+_FIELDS = get_type_hints(Readings)
+"""What the domain adds to its readings is saved without a word here."""
+
+
+def _saved(readings: Readings) -> dict[str, Any]:
+    told = {}
+    for name, hint in _FIELDS.items():
+        value = getattr(readings, name)
+        value = masked(value) if isinstance(value, str) else value
+        pairs = tuple(sorted(value.items())) if _by_key(hint) else value
+        told[name] = _adapter(hint).dump_python(pairs, mode="json")
+    return told
+
+
+def _readings(saved: Mapping[str, Any]) -> Readings:
+    """ValidationError for what cannot be read; what another version added is left out."""
+    known = {name: hint for name, hint in _FIELDS.items() if name in saved}
+    values: dict[str, Any] = {}
+    for name, hint in known.items():
+        value = _adapter(hint).validate_python(saved[name])
+        values[name] = dict(value) if _by_key(hint) else value
+    return Readings(**values)
+
+
+def _by_key(hint: Any) -> bool:
+    return get_origin(hint) is Mapping
+
+
+def _adapter(hint: Any) -> TypeAdapter[Any]:
+    if not _by_key(hint):
+        return TypeAdapter(hint)
+    pair = GenericAlias(tuple, get_args(hint))
+    pairs: Any = GenericAlias(tuple, (pair, ...))
+    return TypeAdapter(pairs)
 
 
 def save(name: str, text: str) -> None:
@@ -113,19 +133,16 @@ def _parsed(name: str, body: Any) -> tuple[Fleet, str]:
         fault = error.errors()[0]
         where = ".".join(map(str, fault["loc"]))
         raise CommandError(f"{name} is damaged: {where}: {fault['msg']}") from error
+    except TypeError as error:
+        raise CommandError(f"{name} is damaged: readings: {error}") from error
     return fleet, saved.tessera
 
 
 def _fleet(saved: SnapshotFile) -> Fleet:
-    told = saved.readings
     return Fleet(
         at=saved.at,
         objects={plural: [dict(one) for one in found] for plural, found in saved.objects.items()},
         unread=saved.unread,
-        readings=None
-        if told is None
-        else Readings(
-            at=told.at, problem=told.problem, pods=dict(told.pods), finished=dict(told.finished)
-        ),
+        readings=None if saved.readings is None else _readings(saved.readings),
         memory=dict(saved.memory),
     )

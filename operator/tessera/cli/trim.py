@@ -45,7 +45,7 @@ def _clean(value: Any, dropped: frozenset[str]) -> Any:
         }
     if isinstance(value, list):
         return _arguments([_clean(child, dropped) for child in value])
-    return _masked(value) if isinstance(value, str) else value
+    return masked(value) if isinstance(value, str) else value
 
 
 def _variables(env: Any, dropped: frozenset[str]) -> Any:
@@ -75,7 +75,8 @@ def _arguments(values: list[Any]) -> list[Any]:
     return told
 
 
-def _masked(text: str) -> str:
+def masked(text: str) -> str:
+    """A text without passwords of URLs and without tokens of well-known forms."""
     text = _LOGIN.sub(_MASK, text)
     text = _BEARER.sub(_MASK, text)
     return _TOKEN.sub(lambda found: found[1] + _MASK, text)

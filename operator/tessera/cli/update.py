@@ -6,16 +6,14 @@ import json
 from http import HTTPStatus
 
 from tessera.adapters.clock import now
-from tessera.api.meta import GROUP
 from tessera.cli.cluster import Json, Reader, reach
 from tessera.cli.errors import CommandError, DeniedError
 from tessera.cli.explain import must_know
 from tessera.cli.told import Told
+from tessera.domain.names import UPDATE_ANNOTATION
 from tessera.domain.snapshot import Ref
 from tessera.resources.kinds import INFERENCE_SERVICES
 
-UPDATE_ANNOTATION = f"{GROUP}/update"
-"""The moment at which the user asked."""
 CONDITION = "UpdateAvailable"
 
 
