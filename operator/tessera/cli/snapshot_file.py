@@ -64,7 +64,7 @@ _FIELDS = get_type_hints(Readings)
 def _saved(readings: Readings) -> dict[str, Any]:
     told = {}
     for name, hint in _FIELDS.items():
-        value = getattr(readings, name)
+        value: Any = getattr(readings, name)
         value = masked(value) if isinstance(value, str) else value
         pairs = tuple(sorted(value.items())) if _by_key(hint) else value
         told[name] = _adapter(hint).dump_python(pairs, mode="json")
