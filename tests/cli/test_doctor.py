@@ -253,6 +253,31 @@ async def test_a_service_that_sleeps_is_no_trouble() -> None:
     assert (await found(api))["services"].state is State.OK
 
 
+async def test_a_service_that_starts_is_a_warning_and_one_that_nobody_looked_at_a_problem() -> None:
+    world, api = await a_healthy_cluster()
+    _status(world, "Ready", "NoReplicaReady")
+    _status(world, "Progressing", "Starting", "True")
+    told = (await found(api))["service team-a/chat"]
+    assert (told.state, told.found) == (State.WARNING, "Ready NoReplicaReady: it is NoReplicaReady")
+    world.body(CHAT)["status"] = {}
+    assert (await found(api))["service team-a/chat"].found == "no operator has looked at it"
+
+
+async def test_pods_with_one_fate_are_one_finding() -> None:
+    world, api = await a_healthy_cluster()
+    for number in range(7, 14):
+        body = a_pod_body(f"chat-{number}")
+        body["status"] = {
+            "conditions": [{"type": "PodScheduled", "status": "False", "message": "0/1 nodes"}]
+        }
+        world.cluster.put(PODS, body)
+    told = (await found(api))["pods"]
+    assert told.found == (
+        "7 in team-a: no node takes it: 0/1 nodes: chat-10, chat-11, chat-12, chat-13, chat-7 "
+        "and 2 more"
+    )
+
+
 async def test_the_lines_say_state_and_mend() -> None:
     findings = [Finding("pools", State.PROBLEM, "none", "make one"), Finding("pods", State.OK, "2")]
     assert list(lines(findings)) == [

@@ -1,11 +1,10 @@
 """Services, their pods and their budgets."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
 from tessera.adapters import wire
-from tessera.api.inference_service import InferenceServiceStatus
 from tessera.cli.checks.finding import Finding, State, Ward, listed
 from tessera.cli.cluster import Json
 from tessera.cli.text import age
@@ -17,7 +16,8 @@ _STARTING = timedelta(minutes=15)
 """A large model loads for so long at most."""
 _LEAVING = timedelta(minutes=15)
 """Beyond the grace, which the moment of deletion has in it already."""
-_BROKEN = (Progressing.ENGINE_FAILED, Progressing.IMAGE_UNAVAILABLE, Progressing.APPLY_FAILED)
+_HARMLESS = (Progressing.SETTLED, Progressing.NOT_PLACED, Ready.SCALED_TO_ZERO)
+"""Of a condition that is False: an end as it should be, or what another condition tells better."""
 _ORDER = ("Accepted", "Placed", "Progressing", "Ready")
 
 
@@ -25,49 +25,37 @@ async def services(ward: Ward) -> Sequence[Finding]:
     """Every service that does not answer, with the first cause; the worst first."""
     bodies = await ward.reader.all(INFERENCE_SERVICES)
     found = [one for one in map(wire.service, bodies) if one is not None]
-    ailing = sorted(
+    ailing = [
         (rank, service.ref, finding)
         for service in found
-        for rank, finding in [_judged(service)]
+        for rank, finding in enumerate(_ailments(service))
         if finding is not None
-    )
+    ]
     if not ailing:
         return [Finding("services", State.OK, f"{len(found)} services, none is in trouble")]
-    return [finding for _, _, finding in ailing if finding is not None]
+    first = {ref: (rank, finding) for rank, ref, finding in reversed(ailing)}
+    order = sorted(first, key=lambda ref: (first[ref][0], ref))
+    return [first[ref][1] for ref in order]
 
 
-def _judged(service: Service) -> tuple[int, Finding | None]:
-    """How bad it is (0 is the worst) and what is wrong."""
+def _ailments(service: Service) -> Iterator[Finding | None]:
+    """One after the other from the worst on: each a finding, or None where all is well."""
+    told = {one.type: one for one in service.status.conditions}
     name = f"service {service.ref}"
     mend = f"tessera explain {service.ref.name} -n {service.ref.namespace}"
-    cause = _cause(service.status)
-    if not service.status.conditions:
-        return len(_ORDER), Finding(name, State.PROBLEM, "no operator looked at it", "see operator")
-    if service.status.observed_generation < service.generation:
-        told = "its status speaks of an older spec"
-        return len(_ORDER), Finding(name, State.WARNING, told, "see operator, or look again")
-    if cause is None:
-        return 0, None
-    rank, told, down = cause
-    state = State.PROBLEM if down or rank < len(_ORDER) - 1 else State.WARNING
-    return rank, Finding(name, state, told, mend)
-
-
-def _cause(status: InferenceServiceStatus) -> tuple[int, str, bool] | None:
-    """Rank, words, and whether the service is down; None for one without trouble."""
-    told = {one.type: one for one in status.conditions}
-    ready = told.get("Ready")
-    down = ready is not None and ready.status == "False" and ready.reason != Ready.SCALED_TO_ZERO
-    for rank, kind in enumerate(_ORDER):
+    starting = "Progressing" in told and told["Progressing"].status == "True"
+    for kind in _ORDER:
         one = told.get(kind)
-        if one is None:
-            continue
-        false = one.status == "False" and one.reason != Ready.SCALED_TO_ZERO
-        wrong = one.reason in _BROKEN if kind == "Progressing" else false
-        if wrong:
-            starting = kind == "Ready" and told["Progressing"].reason == Progressing.STARTING
-            return rank, f"{kind} {one.reason}: {one.message}", down and not starting
-    return None
+        if one is None or one.status != "False" or one.reason in _HARMLESS:
+            yield None
+        else:
+            state = State.WARNING if kind == "Ready" and starting else State.PROBLEM
+            yield Finding(name, state, f"{kind} {one.reason}: {one.message}", mend)
+    if not told:
+        yield Finding(name, State.PROBLEM, "no operator has looked at it", "see operator")
+    elif service.status.observed_generation < service.generation:
+        words = "its status speaks of an older spec"
+        yield Finding(name, State.WARNING, words, "see operator, or look again")
 
 
 async def pods(ward: Ward) -> Sequence[Finding]:
