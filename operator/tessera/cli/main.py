@@ -29,8 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     asked = parser(program).parse_args(words)
     command = " ".join(filter(None, (program, asked.command, getattr(asked, "deed", None))))
-    logging.basicConfig(format=f"{command}: %(message)s", level=logging.ERROR)
-    logging.getLogger().handlers[0].setFormatter(_Sentences(f"{command}: %(message)s"))
+    _log_as(command)
     try:
         told: Told = importlib.import_module(asked.module).run(asked)
         _print(told.text)
@@ -42,6 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _blame(command, error)
     if told.code:
         sys.exit(told.code)
+
+
+def _log_as(command: str) -> None:
+    """What adapters log stands on stderr as a sentence."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Sentences(f"{command}: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.ERROR)
 
 
 class _Sentences(logging.Formatter):
