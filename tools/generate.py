@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel
 
 from chart_values import Chart
+from cli_page import page as cli_page
 from tessera.api.meta import GROUP, VERSION
 from tessera.api.schema import KINDS as RESOURCES
 from tessera.api.schema import Kind as Resource
@@ -43,6 +44,7 @@ def generated() -> dict[str, str]:
     files["docs/reference/reasons.md"] = _reasons()
     files["docs/reference/metrics.md"] = _metrics()
     files["docs/reference/values.md"] = _values_page()
+    files["docs/reference/cli.md"] = cli_page()
     return files
 
 

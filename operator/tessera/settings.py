@@ -72,6 +72,12 @@ class CommandSettings(BaseSettings):
     prometheus_url: str | None = None
     """Base URL of Prometheus, where `--prometheus` is not given."""
 
+    kubeconfig: Annotated[str | None, Field(validation_alias="KUBECONFIG")] = None
+    """The kubeconfig, where `--kubeconfig` is not given; else that of the home directory."""
+
+    pod_address: Annotated[str | None, Field(validation_alias="KUBERNETES_SERVICE_HOST")] = None
+    """Set in a pod: without a kubeconfig its ServiceAccount is used there."""
+
 
 class RunnerSettings(BaseSettings):
     """The environment of the batch runner; all else comes as arguments."""

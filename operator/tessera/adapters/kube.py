@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import aiohttp
+import yaml
 from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.client.rest import RESTResponse
@@ -38,21 +39,32 @@ _PATIENT = aiohttp.ClientTimeout(total=None, sock_read=_SILENCE_SECONDS)
 class Connection(Configuration):
     """Where the API server is, and who asks."""
 
+    namespace = "default"
+    """That of the kubeconfig's context."""
+
     async def token(self) -> str | None:
         """The present bearer token, without its scheme; None with a client certificate."""
         value = await self.get_api_key_with_prefix("BearerToken", alias="authorization")
         return value.split(" ", 1)[-1] if value else None
 
 
-async def connect(kubeconfig: str | None) -> Connection:
-    """The connection of a kubeconfig, or of the pod's ServiceAccount, whose token is re-read."""
+async def connect(kubeconfig: str | None, context: str | None = None) -> Connection:
+    """The connection of a kubeconfig, or of the pod's ServiceAccount, whose token is re-read.
+
+    ClusterError when there is none, or it cannot be used.
+    """
     told = Connection()
-    if kubeconfig:
-        await config.load_kube_config(  # type: ignore[no-untyped-call]  # half typed package
-            config_file=kubeconfig, client_configuration=told
-        )
-    else:
-        config.load_incluster_config(client_configuration=told)  # type: ignore[no-untyped-call]  # same
+    try:
+        if kubeconfig:
+            loader = await config.load_kube_config(  # type: ignore[no-untyped-call]  # half typed package
+                config_file=kubeconfig, context=context, client_configuration=told
+            )
+            found = loader.current_context["context"]
+            told.namespace = found.get("namespace") or told.namespace
+        else:
+            config.load_incluster_config(client_configuration=told)  # type: ignore[no-untyped-call]  # same
+    except (config.ConfigException, yaml.YAMLError, OSError, ValueError) as error:
+        raise ClusterError(f"{kubeconfig or 'the ServiceAccount'}: {error}") from error
     return told
 
 

@@ -34,6 +34,7 @@ FINISHED = (
 )
 
 _LOADS = (WAITING, RUNNING, ACTIVITY)
+TOKENS = f'sum by (namespace, {SERVICE}) (rate(vllm:generation_tokens_total{{{SERVICE}!=""}}[1m]))'
 
 ALIVE = "vllm:num_requests_waiting"
 """What every engine exports as long as it lives."""
@@ -97,6 +98,18 @@ class PrometheusMetrics:
         rows = await self._ask_at(query, self._clock())
         seen = {str(_pod(row)): _moment(row["values"][-1][0]) for row in rows}
         return {pod: seen[pod] for pod in pods if pod in seen}
+
+    async def tokens(self) -> Mapping[Ref, float]:
+        """Output tokens a second of every service in the last minute."""
+        return {_service(row): _value(row) for row in await self._ask(TOKENS)}
+
+    async def present(self, selectors: Sequence[str]) -> Mapping[str, int]:
+        """How many series each selector finds now."""
+        found = await asyncio.gather(*(self._ask(f"count({one})") for one in selectors))
+        return {
+            one: int(_value(rows[0])) if rows else 0
+            for one, rows in zip(selectors, found, strict=True)
+        }
 
     async def marks(self, begin: datetime, end: datetime) -> Mapping[Process, tuple[Mark, ...]]:
         """Every scrape of every bill, raw; from shortly before `begin`, for a base of the sums."""

@@ -411,13 +411,18 @@ _READERS: Mapping[str, Callable[[Wire], Value | None]] = {
 }
 
 
+def planned(kind: Kind) -> bool:
+    """Does a plan read objects of this kind?"""
+    return kind.plural in _READERS
+
+
 def _read(kind: Kind, body: Wire) -> Value | None:
     """The value; one object that nobody could foresee is left out, and the rest goes on."""
     if kind.plural not in _READERS:
         return None
     try:
         return _READERS[kind.plural](body)
-    except (ValueError, TypeError, KeyError, ArithmeticError):
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError):
         log.exception("%s %s is left out", kind.plural, body["metadata"].get("name"))
         return None
 

@@ -86,10 +86,8 @@ def scale(policy: ScalingSpec, load: Load, memory: Memory) -> Scale:
 def is_steady(decided: Scale, at: datetime) -> bool:
     """The same readings will decide the same, however often: nothing is on its way."""
     memory, number = decided.memory, decided.replicas
-    return [count.replicas for count in (*memory.lows, *memory.highs)] in (
-        [number, number],
-        [],
-    ) and memory.counts[-1].at < at
+    windows = [count.replicas for count in (*memory.lows, *memory.highs)]
+    return windows in ([number, number], []) and memory.counts[-1].at < at
 
 
 def held(memory: Memory, at: datetime) -> Memory:
@@ -99,6 +97,11 @@ def held(memory: Memory, at: datetime) -> Memory:
 
 def _until(window: tuple[Count, ...], at: datetime) -> tuple[Count, ...]:
     return (*window[:-1], Count(at, window[-1].replicas)) if window else ()
+
+
+def wished(policy: ScalingSpec, load: Load, current: int) -> int:
+    """What one reading asks for within the bounds, before windows and steps."""
+    return _bounded(policy, _wish(policy, load, current).replicas)
 
 
 def cap(decided: Scale, replicas: int, message: str, at: datetime) -> Scale:
