@@ -8,6 +8,7 @@ from typing import Protocol, TypeAlias
 from tessera.domain.autoscale import Load
 from tessera.domain.batch.facts import Batch, BatchJob, VolumeClaim
 from tessera.domain.batch.reports import Shown
+from tessera.domain.certificate import Held
 from tessera.domain.snapshot import (
     Budget,
     Front,
@@ -107,3 +108,16 @@ class Engines(Protocol):
 
     async def progress(self, address: str) -> Shown | None:
         """How far the runner of a batch is; None when it cannot be asked."""
+
+
+class CertificateStore(Protocol):
+    """Where the certificates of admission are kept, and who trusts them."""
+
+    async def read(self) -> Held:
+        """What is held; nothing, and no version, where nothing was ever written."""
+
+    async def write(self, held: Held) -> None:
+        """Replace what was read; ClusterError when somebody else was faster."""
+
+    async def trust(self, bundle: str) -> None:
+        """Make whoever calls admission trust these authorities, and no others."""

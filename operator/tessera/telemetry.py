@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -44,6 +45,12 @@ class Telemetry:
         self._lag = Gauge(
             "tessera_loop_lag_seconds",
             "How late the event loop last woke up.",
+            registry=self.registry,
+        )
+        self._certificate = Gauge(
+            "tessera_webhook_certificate_end_timestamp_seconds",
+            "When the certificate ends that this process serves admission with, by its Secret.",
+            ("secret",),
             registry=self.registry,
         )
         self._fleet = _FleetCollector()
@@ -101,6 +108,10 @@ class Telemetry:
 
     def lagged(self, seconds: float) -> None:
         self._lag.set(seconds)
+
+    def certified(self, secret: str, ends: datetime) -> None:
+        """Admission serves with another certificate."""
+        self._certificate.labels(secret).set(ends.timestamp())
 
     def _log(self, ref: Ref, outcome: Outcome) -> None:
         allotment = outcome.plan.allotments[ref]

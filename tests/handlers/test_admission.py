@@ -68,6 +68,12 @@ def test_what_the_schema_would_refuse_is_refused_here_too() -> None:
     assert "spec.scaling.minReplicas" in refusals[0]
 
 
+def test_what_is_unwise_is_a_warning() -> None:
+    refusals, warnings = judge(a_body(replicas=1), a_store())
+    assert refusals == []
+    assert warnings[0].startswith("spec.replicas: with 1 replica")
+
+
 def a_budget_body(**spec: Any) -> dict[str, Any]:
     return {
         "metadata": {"name": "team-a", "uid": "uid-budget"},

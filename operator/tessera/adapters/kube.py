@@ -51,19 +51,33 @@ async def connect(kubeconfig: str | None) -> Connection:
 class KubeCluster:
     """`Cluster` over the real API server."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, namespaces: tuple[str, ...] = ()) -> None:
+        """With `namespaces` only these are listed; cluster-scoped kinds are listed anyway."""
         self._api = ApiClient(connection)
+        self._namespaces = namespaces
 
     async def close(self) -> None:
         await self._api.close()  # type: ignore[no-untyped-call]  # same
 
     async def list(self, kind: Kind) -> Listing | None:
+        where = self._namespaces if kind.namespaced and self._namespaces else (None,)
+        listings = [await self._list(kind, namespace) for namespace in where]
+        found = [listing for listing in listings if listing is not None]
+        if len(found) < len(listings):
+            return None
+        # The oldest of the versions: what events brought after it must not be undone.
+        return Listing(
+            tuple(seen for listing in found for seen in listing.items),
+            min(listing.version for listing in found),
+        )
+
+    async def _list(self, kind: Kind, namespace: str | None) -> Listing | None:
         found: list[Seen] = []
         query = {"limit": str(_CHUNK)}
         if kind.selector:
             query["labelSelector"] = kind.selector
         while True:
-            status, body = await self.request("GET", kind.path(None), query)
+            status, body = await self.request("GET", kind.path(namespace), query)
             if status == HTTPStatus.NOT_FOUND:
                 return None
             if status == HTTPStatus.GONE and query.pop("continue", ""):

@@ -16,6 +16,7 @@ from tessera.adapters.clock import now
 from tessera.adapters.kube import Connection, KubeCluster, connect
 from tessera.api.meta import GROUP, VERSION
 from tessera.handlers.admission import batch_validator, budget_validator, validator
+from tessera.handlers.certificates import AdmissionServer
 from tessera.handlers.runtime import Runtime
 from tessera.resources.kinds import (
     BATCH_INFERENCES,
@@ -55,7 +56,7 @@ def main() -> None:
 async def operate(settings: Settings, host: str) -> None:
     """Run until told to stop. When any part ends, all end, and the pod begins anew."""
     connection = await connect(settings.kubeconfig)
-    cluster = KubeCluster(connection)
+    cluster = KubeCluster(connection, settings.watch_namespaces)
     runtime = Runtime(settings, cluster)
     start_http_server(settings.metrics_port, host, runtime.registry)
     await runtime.mirror.seed()
@@ -86,38 +87,36 @@ async def _framed(runtime: Runtime, connection: Connection, settings: Settings, 
     for kind in WATCHED:
         if kind.selector:
             options.watching.label_selectors[kind.group, kind.version, kind.plural] = kind.selector
-    if settings.webhook_certificates is not None:
+    if runtime.certificates is not None:
         options.admission.managed = None
-        options.admission.server = kopf.WebhookServer(
-            addr=host,
-            port=settings.webhook_port,
-            certfile=settings.webhook_certificates / "tls.crt",
-            pkeyfile=settings.webhook_certificates / "tls.key",
+        options.admission.server = AdmissionServer(
+            runtime.certificates, host, settings.webhook_port
         )
     await kopf.operator(
-        registry=_handlers(runtime, connection),
+        registry=_handlers(runtime, connection, settings),
         settings=options,
         standalone=True,
-        clusterwide=True,
+        clusterwide=not settings.watch_namespaces,
+        namespaces=settings.watch_namespaces,
         liveness_endpoint=f"http://{host}:{settings.probes_port}/healthz",
     )
 
 
-def _handlers(runtime: Runtime, connection: Connection) -> kopf.OperatorRegistry:
+def _handlers(
+    runtime: Runtime, connection: Connection, settings: Settings
+) -> kopf.OperatorRegistry:
     """All handlers: they say that something changed, and decide nothing."""
     registry = kopf.OperatorRegistry()
     for kind in WATCHED:
         _watch(registry, runtime, kind)
 
-    kopf.on.validate(
-        GROUP, VERSION, INFERENCE_SERVICES.plural, id="inferenceservices", registry=registry
-    )(validator(runtime.store))
-    kopf.on.validate(
-        GROUP, VERSION, BATCH_INFERENCES.plural, id="batchinferences", registry=registry
-    )(batch_validator(runtime.store, now))
-    kopf.on.validate(GROUP, VERSION, TENANT_BUDGETS.plural, id="tenantbudgets", registry=registry)(
-        budget_validator(runtime.store)
-    )
+    store, watched = runtime.store, settings.watch_namespaces
+    for kind, judge in (
+        (INFERENCE_SERVICES, validator(store, watched)),
+        (BATCH_INFERENCES, batch_validator(store, now, watched)),
+        (TENANT_BUDGETS, budget_validator(store)),
+    ):
+        kopf.on.validate(GROUP, VERSION, kind.plural, id=kind.plural, registry=registry)(judge)
 
     @kopf.on.login(registry=registry)
     async def login(**_: Any) -> kopf.ConnectionInfo:

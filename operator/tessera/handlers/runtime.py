@@ -3,8 +3,13 @@
 import asyncio
 import contextlib
 import logging
+import shutil
+import tempfile
 import time
+from functools import partial
+from pathlib import Path
 
+from tessera.adapters.admission_objects import AdmissionObjects
 from tessera.adapters.clock import now
 from tessera.adapters.election import Election
 from tessera.adapters.engines import HttpEngines
@@ -12,8 +17,10 @@ from tessera.adapters.kube import KubeCluster
 from tessera.adapters.prometheus import PrometheusMetrics
 from tessera.domain.autoscale import recall
 from tessera.domain.bill import Bill
+from tessera.domain.certificate import Terms
 from tessera.domain.plan import remembered, scaling_of
 from tessera.domain.snapshot import Budget, Service
+from tessera.handlers.certificates import Certificates
 from tessera.ports import ClusterError, MetricsError
 from tessera.reconcile.apply import Applier, NotLeadingError
 from tessera.reconcile.asking import Asker
@@ -65,9 +72,13 @@ class Runtime:
             batch_image=Image(
                 settings.batch_image, settings.batch_pull_policy, settings.batch_pull_secrets
             ),
+            batch_role=settings.batch_role,
             leading=self.election.leading,
         )
         self._fleet = Fleet(self.store, self._senses, applier, self._asker, now)
+        self._look = settings.webhook_certificate_look
+        self._folder = Path(tempfile.mkdtemp(prefix="tessera-"))
+        self.certificates = self._certificates(settings, cluster)
 
     async def run(self) -> None:
         """Mirror and elect; lead when elected. Ends when leadership is lost, as any error does."""
@@ -77,6 +88,8 @@ class Runtime:
                 group.create_task(self._lead()),
                 group.create_task(self._watch_lag()),
             ]
+            if self.certificates is not None:
+                tasks.append(group.create_task(self.certificates.keep(self._look)))
             await self.election.run()
             log.error("leadership was lost; the process ends and begins anew")
             for task in tasks:
@@ -88,10 +101,34 @@ class Runtime:
         with contextlib.suppress(ClusterError):
             await self.election.release()
         await self._engines.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def alive(self) -> bool:
         """The loop of a leader turns; one that only stands by is alive anyway."""
         return not self.election.leading() or time.monotonic() - self._turned < _SILENT_SECONDS
+
+    def _certificates(self, settings: Settings, cluster: KubeCluster) -> Certificates | None:
+        """What admission serves with; None without admission."""
+        if settings.webhook_service is None:
+            return None
+        own = settings.webhook_certificate_owner == "tessera"
+        return Certificates(
+            AdmissionObjects(
+                cluster,
+                namespace=settings.namespace,
+                secret=settings.webhook_service,
+                webhooks=settings.webhook_configuration,
+            ),
+            folder=self._folder,
+            terms=Terms(
+                host=f"{settings.webhook_service}.{settings.namespace}.svc",
+                life=settings.webhook_certificate_life,
+                settle=6 * settings.webhook_certificate_look,
+            ),
+            renews=lambda: own and self.election.leading(),
+            clock=now,
+            told=partial(self._telemetry.certified, settings.webhook_service),
+        )
 
     async def _lead(self) -> None:
         await self.election.elected.wait()

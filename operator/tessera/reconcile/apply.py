@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from tessera.domain.batch.allotment import BatchAllotment
+from tessera.domain.batch.names import BATCH_ROLE
 from tessera.domain.batch.status import batch_status
 from tessera.domain.budget.budgets import BudgetView
 from tessera.domain.budget.status import budget_status
@@ -51,12 +52,14 @@ class Applier:
         *,
         visitors: tuple[str, ...],
         batch_image: Image,
+        batch_role: str = BATCH_ROLE,
         leading: Callable[[], bool],
     ) -> None:
         self._cluster = cluster
         self._store = store
         self._visitors = visitors
         self._batch_image = batch_image
+        self._batch_role = batch_role
         self._refused: dict[Ref, str | None] = {}
         self.refused_jobs: dict[str, str] = {}
         """What was said in the last turn to Jobs of attempts, by the batches' uids."""
@@ -107,7 +110,7 @@ class Applier:
         """The objects of the namespaces; what was refused, by namespace."""
         problems: dict[str, list[str]] = defaultdict(list)
         for namespace, manifests in children.of_namespaces(
-            plan, visitors=self._visitors, monitored=monitored
+            plan, visitors=self._visitors, monitored=monitored, batch_role=self._batch_role
         ):
             for manifest in manifests:
                 problems[namespace] += await self._attempt(self._keep(manifest))

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from tessera.domain.batch.facts import Batch
+from tessera.domain.batch.names import BATCH_ROLE
 from tessera.domain.plan import Allotment, Plan
 from tessera.domain.snapshot import Service
 from tessera.resources.deployment import deployment
@@ -50,7 +51,7 @@ def made_of(allotment: Allotment) -> tuple[object, ...]:
 
 
 def of_namespaces(
-    plan: Plan, *, visitors: tuple[str, ...], monitored: bool
+    plan: Plan, *, visitors: tuple[str, ...], monitored: bool, batch_role: str = BATCH_ROLE
 ) -> Iterator[tuple[str, tuple[Manifest, ...]]]:
     """The shared objects of every namespace in which something is placed; the first visitor is the
     operator."""
@@ -67,5 +68,9 @@ def of_namespaces(
         if monitored:
             told.append(monitor(found))
         if mine := batches[namespace]:
-            told += [batch_account(mine), batch_fence(mine), batch_isolation(mine, visitors[0])]
+            told += [
+                batch_account(mine),
+                batch_fence(mine, batch_role),
+                batch_isolation(mine, visitors[0]),
+            ]
         yield namespace, tuple(told)
