@@ -12,14 +12,14 @@ from world.testing import eventually
 AS_OPERATOR = ("--as", OPERATOR)
 GATE = "tessera.dev/serving"
 POLICIES = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies"
-MAY_PATCH_NODES: Json = {
+MORE_RIGHTS: Json = {
     "apiVersion": "rbac.authorization.k8s.io/v1",
     "kind": "ClusterRole",
-    "metadata": {"name": "test-nodes"},
+    "metadata": {"name": "test-more-rights"},
     "rules": [
         {
             "apiGroups": [""],
-            "resources": ["nodes", "nodes/status"],
+            "resources": ["nodes", "nodes/status", "pods/status"],
             "verbs": ["get", "patch", "delete"],
         }
     ],
@@ -27,11 +27,11 @@ MAY_PATCH_NODES: Json = {
 BOUND: Json = {
     "apiVersion": "rbac.authorization.k8s.io/v1",
     "kind": "ClusterRoleBinding",
-    "metadata": {"name": "test-nodes"},
+    "metadata": {"name": "test-more-rights"},
     "roleRef": {
         "apiGroup": "rbac.authorization.k8s.io",
         "kind": "ClusterRole",
-        "name": "test-nodes",
+        "name": "test-more-rights",
     },
     "subjects": [{"kind": "ServiceAccount", "name": "tessera-operator", "namespace": NAMESPACE}],
 }
@@ -62,6 +62,8 @@ async def test_of_pods_only_the_gate_and_the_deletion_cost_are_patched(release: 
         ),
     ):
         assert words in await release.refused(*patch, json.dumps(harm))
+    for granted in (MORE_RIGHTS, BOUND):  # kubectl reads a status before it patches it
+        await release.stage.api.apply_manifest(granted)
     status = (*patch[:-1], "--subresource=status", "-p")
     gate = {"status": {"conditions": [{"type": GATE, "status": "True", "reason": "Serving"}]}}
     await release.kubectl(*status, json.dumps(gate))
@@ -79,10 +81,13 @@ async def test_of_nodes_only_our_labels_and_taints_are_patched_even_with_the_rig
     release: Release,
 ) -> None:
     await release.install()
+    for granted in (BOUND, MORE_RIGHTS):
+        if await release.stage.api.answers(path := await release.stage.api.path_of(granted)):
+            await release.stage.api.delete(path)
     patch = ("patch", "node", "a100-0", *AS_OPERATOR, "-p")
     ours = json.dumps({"metadata": {"labels": {"tessera.dev/layout": "a"}}})
     assert "Forbidden" in await release.refused(*patch, ours)
-    for granted in (MAY_PATCH_NODES, BOUND):
+    for granted in (MORE_RIGHTS, BOUND):
         await release.stage.api.apply_manifest(granted)
     taint = {"key": "tessera.dev/repartition", "effect": "NoSchedule"}
     for fine in (

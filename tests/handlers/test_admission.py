@@ -2,8 +2,11 @@
 
 from typing import Any
 
+import kopf
+import pytest
+
 from tessera.domain.batch.facts import VolumeClaim
-from tessera.handlers.admission import judge, judge_batch, judge_budget
+from tessera.handlers.admission import judge, judge_batch, judge_budget, validator
 from tessera.ports import Seen
 from tessera.reconcile.store import Store
 from tessera.resources.kinds import (
@@ -140,3 +143,15 @@ def test_a_batch_with_a_flag_that_is_reserved_is_refused() -> None:
     refusals, _ = judge_batch(body, store, NOW)
     assert "spec.engine.extraArgs" in refusals[0]
     assert judge_batch(a_batch_body(), store, NOW) == ([], [])
+
+
+async def test_in_a_namespace_that_is_not_watched_nothing_is_judged_and_that_is_said() -> None:
+    bad = a_body(engine={"extraArgs": ["--port=1"]})
+    warnings: list[str] = []
+    await validator(a_store(), ("team-b", "team-c"))(body=bad, warnings=warnings)
+    assert warnings == [
+        "metadata.namespace: this Tessera does not act in team-a; it watches 2 namespaces: "
+        "team-b, team-c"
+    ]
+    with pytest.raises(kopf.AdmissionError, match="remove --port"):
+        await validator(a_store(), ("team-a",))(body=bad, warnings=warnings)

@@ -66,15 +66,19 @@ class Certificates:
     async def look(self) -> None:
         """Load what the Secret holds; as the leader, take the next step with it first."""
         held = await self._store.read()
-        if self._renews():
-            alive = certificates.alive(held.authorities, self._clock())
-            held = await self._renewed(replace(held, authorities=alive))
-        if held.serving is not None and held.serving != self._loaded:
-            self._load(held.serving)
-        if self._renews() and held.authorities:
-            await self._store.trust(held.bundle)
-            if self._known is None or self._known[0] != held.authorities:
-                self._known = held.authorities, self._clock()
+        try:
+            if self._renews():
+                alive = certificates.alive(held.authorities, self._clock())
+                held = await self._renewed(replace(held, authorities=alive))
+                await self._made_known(held)
+        finally:  # also when it could not be made known: what there is may be trusted already
+            if held.serving is not None and held.serving != self._loaded:
+                self._load(held.serving)
+
+    async def _made_known(self, held: Held) -> None:
+        await self._store.trust(held.bundle)
+        if self._known is None or self._known[0] != held.authorities:
+            self._known = held.authorities, self._clock()
 
     async def _renewed(self, held: Held) -> Held:
         at = self._clock()

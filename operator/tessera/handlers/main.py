@@ -17,7 +17,9 @@ from tessera.adapters.kube import Connection, KubeCluster, connect
 from tessera.api.meta import GROUP, VERSION
 from tessera.handlers.admission import batch_validator, budget_validator, validator
 from tessera.handlers.certificates import AdmissionServer
+from tessera.handlers.inspection import inspect
 from tessera.handlers.runtime import Runtime
+from tessera.ports import ClusterError
 from tessera.resources.kinds import (
     BATCH_INFERENCES,
     INFERENCE_SERVICES,
@@ -37,7 +39,10 @@ def main() -> None:
     """Entry point of the operator's image."""
     parser = argparse.ArgumentParser(prog="tessera-operator", description="Runs the operator.")
     parser.add_argument("--host", default="0.0.0.0", help="address that its servers bind")
-    host = parser.parse_args().host
+    parser.add_argument(
+        "--inspect", action="store_true", help="only look whether this installation can work"
+    )
+    told = parser.parse_args()
     try:
         settings = Settings()
     except ValidationError as error:
@@ -50,7 +55,25 @@ def main() -> None:
     # kopf reports every refused admission as an error of its own.
     logging.getLogger("kopf.objects").setLevel(logging.CRITICAL)
     log.setLevel(settings.log_level.upper())
-    asyncio.run(operate(settings, host))
+    if told.inspect:
+        sys.exit(asyncio.run(inspected(settings)))
+    asyncio.run(operate(settings, told.host))
+
+
+async def inspected(settings: Settings) -> int:
+    """Print every finding; 1 when something is wrong."""
+    cluster = KubeCluster(await connect(settings.kubeconfig), settings.watch_namespaces)
+    wrong = 0
+    try:
+        async for well, sentence in inspect(settings, cluster, now):
+            sys.stdout.write(f"{'ok' if well else 'WRONG'}: {sentence}\n")
+            wrong += not well
+    except ClusterError as error:
+        sys.stdout.write(f"WRONG: {error}\n")
+        wrong += 1
+    finally:
+        await cluster.close()
+    return min(wrong, 1)
 
 
 async def operate(settings: Settings, host: str) -> None:

@@ -36,6 +36,8 @@ from tessera.telemetry import Telemetry
 
 log = logging.getLogger("tessera")
 
+LEASE = "tessera-operator"
+"""Name of the Lease of the election."""
 _READ_SECONDS = 2.0
 _LAG_SECONDS = 1.0
 _SILENT_SECONDS = 60.0
@@ -60,7 +62,7 @@ class Runtime:
         self.election = Election(
             cluster,
             namespace=settings.namespace,
-            name="tessera-operator",
+            name=LEASE,
             identity=settings.pod_name,
             clock=now,
             monotonic=time.monotonic,
