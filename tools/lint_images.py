@@ -10,6 +10,7 @@ from world.binaries import ensure
 
 DOCKERFILES = (ROOT / "Dockerfile", *sorted((ROOT / "images").glob("*/Dockerfile")))
 CHART = ROOT / "charts" / "tessera"
+PRODUCTION = CHART / "values-production.yaml"
 SKIPPED = {
     "CKV_K8S_11": "no CPU limit: throttling the leader would delay its lease",
     "CKV_K8S_15": "the image is released by version, so it need not be pulled every time",
@@ -26,7 +27,7 @@ def main() -> None:
     helm = ensure(lambda line: print(line, file=sys.stderr)) / "helm"
     with tempfile.TemporaryDirectory() as folder:
         rendered = Path(folder) / "chart.yaml"
-        template = [str(helm), "template", "tessera", str(CHART), "--set", "replicas=2"]
+        template = [str(helm), "template", "tessera", str(CHART), "--values", str(PRODUCTION)]
         _run([*template, "--namespace", "tessera-system"], into=rendered)
         _run([str(tools / "hadolint"), *map(str, DOCKERFILES)])
         _run(_checkov(tools, "kubernetes", rendered))

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,20 +99,19 @@ class Release:
             return str(error)
         return ""
 
-    async def condition(self, namespace: str, name: str, kind: str) -> Mapping[str, Any]:
-        found = await self.stage.api.get(INFERENCE_SERVICES.path(namespace, name))
-        conditions = found.get("status", {}).get("conditions", ())
-        return next((one for one in conditions if one["type"] == kind), {})
-
     async def until_reason(
-        self, namespace: str, name: str, kind: str, reason: str, within: float = 60
-    ) -> Mapping[str, Any]:
-        """Wait for the reason of a condition."""
+        self, namespace: str, name: str, kind: str, reason: str, within: float = 90
+    ) -> Json:
+        """Wait for the reason of a condition; the failure shows all of them."""
 
-        async def read() -> Mapping[str, Any]:
-            return await self.condition(namespace, name, kind)
+        async def read() -> dict[str, Json]:
+            found = await self.stage.api.get(INFERENCE_SERVICES.path(namespace, name))
+            return {one["type"]: one for one in found.get("status", {}).get("conditions", ())}
 
-        return await eventually(read, lambda one: one.get("reason") == reason, within=within)
+        told = await eventually(
+            read, lambda all_told: all_told.get(kind, {}).get("reason") == reason, within=within
+        )
+        return told[kind]
 
 
 def a_service(namespace: str, name: str, **spec: Any) -> Json:

@@ -89,14 +89,14 @@ async def test_of_nodes_only_our_labels_and_taints_are_patched_even_with_the_rig
     assert "Forbidden" in await release.refused(*patch, ours)
     for granted in (MORE_RIGHTS, BOUND):
         await release.stage.api.apply_manifest(granted)
-    taint = {"key": "tessera.dev/repartition", "effect": "NoSchedule"}
+    taint = ("taint", "node", "a100-0", "tessera.dev/repartition:NoSchedule")
+    await release.kubectl(*taint, *AS_OPERATOR)
     for fine in (
         {"metadata": {"labels": {"tessera.dev/layout": "b", "nvidia.com/mig.config": "all-1g"}}},
         {"metadata": {"annotations": {"tessera.dev/plan": "7"}}},
-        {"spec": {"taints": [taint]}},
-        {"spec": {"taints": [{**taint, "$patch": "delete"}]}},
     ):
         await release.kubectl(*patch, json.dumps(fine))
+    await release.kubectl(*taint[:-1], f"{taint[-1]}-", *AS_OPERATOR)
     for harm, words in (
         ({"metadata": {"labels": {"team": "stolen"}}}, "labels"),
         ({"metadata": {"labels": {"nvidia.com/gpu.product": None}}}, "labels"),
