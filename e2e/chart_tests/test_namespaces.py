@@ -80,3 +80,16 @@ async def test_a_namespace_that_is_named_later_is_served_too(release: Release) -
     await eventually(roles, lambda found: not found)
     for namespace in (first, second):
         await release.kubectl("delete", "namespace", namespace)
+
+
+async def test_a_named_namespace_that_is_deleted_holds_up_no_other(release: Release) -> None:
+    staying, going = await release.namespace(), await release.namespace()
+    await release.install(watch={"namespaces": [staying, going]})
+    await release.kubectl("delete", "namespace", going)
+    await release.kubectl("rollout", "restart", "deployment/tessera-operator", "-n", NAMESPACE)
+    await release.rolled_out()
+    await release.apply(staying, "chat", replicas=1)
+    await release.until_reason(staying, "chat", "Ready", "Answered")
+    # The next upgrade has to leave it out: Helm cannot make a Role in a namespace that is gone.
+    await release.install(watch={"namespaces": [staying]})
+    await release.kubectl("delete", "namespace", staying)

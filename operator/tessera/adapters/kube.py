@@ -6,6 +6,7 @@ from JSON into the values of the domain.
 
 import asyncio
 import json
+import logging
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -21,10 +22,16 @@ from tessera.ports import ClusterError, GoneError, Listing, Seen
 from tessera.resources.kinds import Kind
 from tessera.resources.manifest import Key, Manifest
 
+log = logging.getLogger("tessera")
+
 _TIMEOUT_SECONDS = 5
 """Not longer than a leader that lost touch may still believe in itself: see the election."""
 _CHUNK = 500
 _APPLY = "application/apply-patch+yaml"
+
+
+class _ForbiddenError(ClusterError):
+    """RBAC does not grant it."""
 
 
 class Connection(Configuration):
@@ -60,14 +67,24 @@ class KubeCluster:
         await self._api.close()  # type: ignore[no-untyped-call]  # same
 
     async def list(self, kind: Kind) -> Listing | None:
-        where = self._namespaces if kind.namespaced and self._namespaces else (None,)
-        listings = [await self._list(kind, namespace) for namespace in where]
-        found = [listing for listing in listings if listing is not None]
-        if len(found) < len(listings):
-            return None
-        # The oldest of the versions: what events brought after it must not be undone.
+        if not (kind.namespaced and self._namespaces):
+            return await self._list(kind, None)
+        found: list[Listing] = []
+        for namespace in self._namespaces:
+            try:
+                listing = await self._list(kind, namespace)
+            except _ForbiddenError as error:
+                # Its Role went with the namespace; the others go on.
+                log.warning("%s in %s: %s", kind.plural, namespace, error)
+                continue
+            if listing is None:
+                return None
+            found.append(listing)
+        if not found:
+            raise ClusterError(f"list {kind.plural}: forbidden in all named namespaces")
         return Listing(
             tuple(seen for listing in found for seen in listing.items),
+            # The oldest of the versions: what events brought after it must not be undone.
             min(listing.version for listing in found),
         )
 
@@ -83,6 +100,8 @@ class KubeCluster:
             if status == HTTPStatus.GONE and query.pop("continue", ""):
                 found.clear()  # the listing took so long that its version is forgotten
                 continue
+            if status == HTTPStatus.FORBIDDEN:
+                raise _ForbiddenError(f"list {kind.plural}: {status} {body.get('message', '')}")
             _must(status, body, f"list {kind.plural}")
             found += [wire.seen(kind, item) for item in body["items"]]
             query["continue"] = body["metadata"].get("continue", "")
