@@ -1,5 +1,6 @@
 """What Helm makes of the chart's values, without a cluster."""
 
+import json
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import yaml
 
 from demo.stage import CHART
 from tessera.resources.kinds import KINDS
+from tessera.settings import Settings
 from world import binaries
 
 RELEASE = ("template", "tessera", str(CHART), "--namespace", "tessera-system")
@@ -99,6 +101,36 @@ def test_the_production_values_run_two_processes_apart_with_a_budget() -> None:
     assert "podAntiAffinity" in spec["template"]["spec"]["affinity"]
     assert told["PodDisruptionBudget", "tessera-operator"]["spec"]["maxUnavailable"] == 1
     assert ("PodDisruptionBudget", "tessera-operator") not in rendered()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        "prometheus.url=http://prometheus:9090",
+        "watch.namespaces={a,b}",
+        "webhook.certManager.enabled=true,webhook.certificateDays=30",
+        "imagePullSecrets[0].name=registry",
+    ],
+)
+def test_every_variable_that_the_chart_sets_is_one_that_the_operator_reads(values: str) -> None:
+    told = rendered("--set", values)
+    pods = (
+        told["Deployment", "tessera-operator"]["spec"]["template"]["spec"],
+        told["Pod", "tessera-operator-test"]["spec"],
+    )
+    for pod in pods:
+        found = {
+            one["name"].removeprefix("TESSERA_").lower(): one.get("value")
+            for one in pod["containers"][0]["env"]
+            if one["name"].startswith("TESSERA_")
+        }
+        assert set(found) <= set(Settings.model_fields)
+        spoken = {
+            name: json.loads(text) if text.startswith("[") else text
+            for name, text in found.items()
+            if text is not None
+        }
+        Settings.model_validate(spoken)
 
 
 def test_every_pod_of_the_chart_is_restricted() -> None:

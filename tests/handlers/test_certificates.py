@@ -27,8 +27,8 @@ class MemoryStore:
     folder: Path
     held: Held = field(default_factory=Held)
     trusted: str = ""
-    before: str = ""
     refuses: bool = False
+    nobody_trusts: bool = False
     steps: list[Held] = field(default_factory=list)
 
     async def read(self) -> Held:
@@ -41,7 +41,9 @@ class MemoryStore:
         self.steps.append(self.held)
 
     async def trust(self, bundle: str) -> None:
-        self.before, self.trusted = self.trusted, bundle
+        if self.nobody_trusts:
+            raise ClusterError("get the ValidatingWebhookConfiguration: 404")
+        self.trusted = bundle
 
 
 @dataclass
@@ -184,6 +186,30 @@ async def test_what_cannot_serve_is_replaced_at_once(
     store.held = broken(store.held)
     await leader.look()
     assert answers(leader, store.trusted)
+
+
+async def test_a_stand_by_serves_on_with_what_it_has_when_the_secret_is_broken(
+    store: MemoryStore,
+) -> None:
+    clock = Clock()
+    stand_by = a_process(store, clock, leads=False)
+    await a_process(store, clock).look()
+    await stand_by.look()
+    good = store.held
+    assert good.serving is not None
+    for broken in (Pair("no certificate", good.serving.key), Pair(good.serving.certificate, "")):
+        store.held = replace(good, serving=broken)
+        with pytest.raises(ClusterError, match="no pair"):
+            await stand_by.look()
+        assert answers(stand_by, store.trusted)
+
+
+async def test_what_cannot_be_made_known_is_served_all_the_same(store: MemoryStore) -> None:
+    leader = a_process(store, Clock())
+    store.nobody_trusts = True
+    with pytest.raises(ClusterError, match="404"):
+        await leader.look()
+    assert leader.ready.is_set()
 
 
 async def test_an_expired_certificate_is_replaced_at_once(store: MemoryStore) -> None:

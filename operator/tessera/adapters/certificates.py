@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
@@ -68,7 +68,7 @@ def end(pair: Pair) -> datetime | None:
     try:
         certificate = x509.load_pem_x509_certificate(pair.certificate.encode())
         key = load_pem_private_key(pair.key.encode(), password=None)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, UnsupportedAlgorithm):
         return None
     if key.public_key() != certificate.public_key():
         return None
@@ -107,7 +107,7 @@ def _end(certificate: str) -> datetime | None:
 def _signed(certificate: x509.Certificate, authority: str) -> bool:
     try:
         certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(authority.encode()))
-    except (ValueError, TypeError, InvalidSignature):
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
         return False
     return True
 

@@ -70,6 +70,7 @@ class Certificates:
             if self._renews():
                 alive = certificates.alive(held.authorities, self._clock())
                 held = await self._renewed(replace(held, authorities=alive))
+            if self._renews():
                 await self._made_known(held)
         finally:  # also when it could not be made known: what there is may be trusted already
             if held.serving is not None and held.serving != self._loaded:
@@ -116,10 +117,13 @@ class Certificates:
         ends = certificates.end(pair)
         if ends is None:
             raise ClusterError("tls.crt and tls.key of the Secret are no pair")
-        for path, text in zip(self.files, (pair.certificate, pair.key), strict=True):
-            path.touch(mode=0o600)
-            path.write_text(text, encoding="utf-8")
-        self.context.load_cert_chain(*self.files)
+        try:
+            for path, text in zip(self.files, (pair.certificate, pair.key), strict=True):
+                path.touch(mode=0o600)
+                path.write_text(text, encoding="utf-8")
+            self.context.load_cert_chain(*self.files)
+        except OSError as error:  # TLS reports what it refuses as one too
+            raise ClusterError(f"tls.crt and tls.key cannot be served: {error}") from error
         self._loaded = pair
         self._told(ends)
         log.info("admission serves with a certificate until %s", ends.isoformat())
