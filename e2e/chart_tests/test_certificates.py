@@ -5,9 +5,12 @@ import base64
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from cryptography import x509
+
 from chart_tests.release import SECRET, WEBHOOKS, Release
 from demo.stage import NAMESPACE
 from tessera.adapters import certificates
+from world import clock
 from world.testing import eventually
 
 BAD = {"engine": {"extraArgs": ["--port=1"]}}
@@ -83,6 +86,26 @@ async def test_admission_answers_all_the_time_while_short_certificates_follow_ea
     assert [told for told in said if REFUSED not in told] == []
     assert widest >= 2
     assert await starts(release) == before
+
+
+async def test_a_certificate_that_ended_while_nobody_ran_is_replaced_at_the_start(
+    release: Release,
+) -> None:
+    await release.install()
+    await release.set_env(**SHORT)
+    long = await serving(release)
+    short = await eventually(lambda: serving(release), lambda now: now != long, within=40)
+    await release.scale(0)
+
+    async def left() -> float:
+        ends = x509.load_pem_x509_certificate((await serving(release)).encode())
+        return (ends.not_valid_after_utc - clock.now()).total_seconds()
+
+    await eventually(left, lambda seconds: seconds < 0, within=60)
+    assert "remove" not in await release.dry_run(**BAD)
+    await release.scale(1)
+    await eventually(lambda: release.dry_run(**BAD), lambda told: REFUSED in told, within=30)
+    assert await serving(release) != short
 
 
 async def test_a_deleted_secret_and_a_broken_bundle_are_made_anew(release: Release) -> None:
