@@ -47,8 +47,15 @@ class MemoryCluster:
         items = tuple(self.seen(key) for key in found if self._selected(kind, key))
         return Listing(items, self.version)
 
-    async def watch(self, kind: Kind, version: int) -> AsyncGenerator[Change, None]:
+    def scopes(self, kind: Kind) -> tuple[None]:
+        del kind
+        return (None,)
+
+    async def watch(
+        self, kind: Kind, version: int, scope: str | None = None
+    ) -> AsyncGenerator[Change, None]:
         """All that changed since then; the stream ends there."""
+        del scope
         if version < self.forgotten:
             raise StaleError(f"watch {kind.plural}: 410 too old resource version")
         for at, key, seen in tuple(self._changes):

@@ -1,6 +1,6 @@
 """What the operator needs of the outside world, and the errors that may come from there."""
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol, TypeAlias
@@ -8,6 +8,7 @@ from typing import Protocol, TypeAlias
 from tessera.domain.autoscale import Load
 from tessera.domain.batch.facts import Batch, BatchJob, VolumeClaim
 from tessera.domain.batch.reports import Shown
+from tessera.domain.certificate import Held
 from tessera.domain.snapshot import (
     Budget,
     Front,
@@ -91,8 +92,13 @@ class Cluster(Protocol):
     async def list(self, kind: Kind) -> Listing | None:
         """Every object of a kind, within the kind's selector; None when there is no such kind."""
 
-    def watch(self, kind: Kind, version: int) -> AsyncGenerator[Change, None]:
-        """What changed since a version, until the server ends the stream.
+    def scopes(self, kind: Kind) -> Sequence[str | None]:
+        """The namespaces that are watched one by one; only None where all are watched at once."""
+
+    def watch(
+        self, kind: Kind, version: int, scope: str | None = None
+    ) -> AsyncGenerator[Change, None]:
+        """What changed in a scope since a version, until the server ends the stream.
 
         StaleError when the version is forgotten, ClusterError when the stream breaks or falls
         silent.
@@ -139,3 +145,16 @@ class Engines(Protocol):
 
     async def progress(self, address: str) -> Shown | None:
         """How far the runner of a batch is; None when it cannot be asked."""
+
+
+class CertificateStore(Protocol):
+    """Where the certificates of admission are kept, and who trusts them."""
+
+    async def read(self) -> Held:
+        """What is held; nothing, and no version, where nothing was ever written."""
+
+    async def write(self, held: Held) -> None:
+        """Replace what was read; ClusterError when somebody else was faster."""
+
+    async def trust(self, bundle: str) -> None:
+        """Make whoever calls admission trust these authorities, and no others."""

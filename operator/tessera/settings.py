@@ -1,12 +1,13 @@
 """The environment of the operator; nothing else reads it."""
 
-from pathlib import Path
+from datetime import timedelta
 from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tessera.api.recipe import Platform
+from tessera.domain.batch.names import BATCH_ROLE
 
 
 class Settings(BaseSettings):
@@ -28,6 +29,9 @@ class Settings(BaseSettings):
     pod_name: str = "tessera-operator"
     """The operator's own pod: its identity in the election."""
 
+    watch_namespaces: tuple[str, ...] = ()
+    """The only namespaces that are listed, watched and written in; empty means all."""
+
     batch_image: str = "tessera/batch:latest"
     """Image of the batch runner."""
 
@@ -40,8 +44,25 @@ class Settings(BaseSettings):
     platform: Platform = Field(default_factory=Platform)
     """The surroundings of engines, as JSON."""
 
-    webhook_certificates: Path | None = None
-    """Folder with `tls.crt` and `tls.key`; without it there is no admission server."""
+    batch_role: str = BATCH_ROLE
+    """The ClusterRole that lets a batch's runner read its batch; each release has its own."""
+
+    webhook_service: str | None = None
+    """Service of admission, and the Secret with its certificate; without it there is none."""
+
+    webhook_configuration: str = "tessera-operator"
+    """The ValidatingWebhookConfiguration whose callers have to trust the certificate."""
+
+    webhook_certificate_owner: Literal["tessera", "cert-manager"] = "tessera"
+    """Who makes and renews the certificate; what is not ours is only read."""
+
+    webhook_certificate_life: Annotated[timedelta, Field(ge=timedelta(seconds=1))] = timedelta(
+        days=90
+    )
+    """How long a certificate holds; it is renewed when two thirds of that are over."""
+
+    webhook_certificate_look: Annotated[timedelta, Field(gt=timedelta())] = timedelta(seconds=10)
+    """Every so often each process reads the certificate; a new one waits six times as long."""
 
     webhook_port: Annotated[int, Field(ge=1, le=65535)] = 9443
     """Port of the admission server."""

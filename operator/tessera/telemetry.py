@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -54,6 +55,12 @@ class Telemetry:
             "tessera_loop_lag_seconds",
             "How late the event loop woke up; it is looked at 4 times a second.",
             buckets=_LAG_BUCKETS,
+            registry=self.registry,
+        )
+        self._certificate = Gauge(
+            "tessera_webhook_certificate_end_timestamp_seconds",
+            "When the certificate ends that this process serves admission with, by its Secret.",
+            ("secret",),
             registry=self.registry,
         )
         self._fleet = _FleetCollector()
@@ -134,6 +141,10 @@ class Telemetry:
 
     def lagged(self, seconds: float) -> None:
         self._lag.observe(seconds)
+
+    def certified(self, secret: str, ends: datetime) -> None:
+        """Admission serves with another certificate."""
+        self._certificate.labels(secret).set(ends.timestamp())
 
     def _log(self, ref: Ref, outcome: Outcome) -> None:
         allotment = outcome.plan.allotments[ref]

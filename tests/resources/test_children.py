@@ -8,6 +8,7 @@ import pytest
 from tessera.domain import vllm_flags
 from tessera.domain.checks import RESERVED
 from tessera.domain.plan import Plan, plan
+from tessera.domain.pod_template import ENVIRONMENT
 from tessera.domain.snapshot import Ref
 from tessera.resources import children
 from tessera.resources.manifest import Manifest
@@ -71,6 +72,17 @@ SPECS = {
         precision={"variants": [{"precision": "fp8"}]},
         context={"maxModelLen": 16384},
         model={"revision": "main", "servedName": "llama", "tokenSecretRef": {"name": "hub"}},
+    ),
+    "own-additions": a_spec(
+        SMALL,
+        podTemplate={
+            "labels": {"cost-centre": "4711"},
+            "annotations": {"example.org/owner": "anna"},
+            "env": [
+                {"name": "VLLM_LOGGING_LEVEL", "value": "DEBUG"},
+                {"name": "TRACE_KEY", "valueFrom": {"secretKeyRef": {"name": "trace"}}},
+            ],
+        },
     ),
     "claim": a_spec("pvc://weights/tiny", model={"shape": SHAPE}, drain={"timeout": "90s"}),
 }
@@ -143,6 +155,24 @@ def test_the_hub_token_is_in_no_argument() -> None:
     (token,) = [one for one in engine["env"] if one["name"] == "HF_TOKEN"]
     assert token["valueFrom"] == {"secretKeyRef": {"name": "hub", "key": "token"}}
     assert not any("hub" in argument for argument in engine["args"])
+
+
+def test_every_variable_that_is_set_is_reserved() -> None:
+    set_by_us = {one["name"] for one in container(SPECS["tensor-parallel"])["env"]}
+    assert set_by_us <= set(ENVIRONMENT)
+
+
+def test_additions_reach_the_pods_and_change_nothing_else() -> None:
+    plain, own = (deployment(SPECS[name])["spec"] for name in ("slice", "own-additions"))
+    assert own["selector"] == plain["selector"]
+    metadata = own["template"]["metadata"]
+    assert metadata["labels"] == plain["template"]["metadata"]["labels"] | {"cost-centre": "4711"}
+    assert metadata["annotations"] == {"example.org/owner": "anna"}
+    added = own["template"]["spec"]["containers"][0]["env"][-2:]
+    assert added == [
+        {"name": "VLLM_LOGGING_LEVEL", "value": "DEBUG"},
+        {"name": "TRACE_KEY", "valueFrom": {"secretKeyRef": {"name": "trace", "key": "token"}}},
+    ]
 
 
 def test_no_mig_id_ever_stands_in_the_environment() -> None:

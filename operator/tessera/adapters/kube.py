@@ -7,7 +7,8 @@ from JSON into the values of the domain.
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlencode
@@ -24,6 +25,8 @@ from tessera.ports import Change, ClusterError, GoneError, Listing, Seen, StaleE
 from tessera.resources.kinds import Kind
 from tessera.resources.manifest import Key, Manifest
 
+log = logging.getLogger("tessera")
+
 _TIMEOUT_SECONDS = 5
 """Not longer than a leader that lost touch may still believe in itself: see the election."""
 _CHUNK = 500
@@ -34,6 +37,10 @@ _APPLY = "application/apply-patch+yaml"
 
 
 _PATIENT = aiohttp.ClientTimeout(total=None, sock_read=_SILENCE_SECONDS)
+
+
+class _ForbiddenError(ClusterError):
+    """RBAC does not grant it."""
 
 
 class Connection(Configuration):
@@ -71,31 +78,62 @@ async def connect(kubeconfig: str | None, context: str | None = None) -> Connect
 class KubeCluster:
     """`Cluster` over the real API server."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, namespaces: tuple[str, ...] = ()) -> None:
+        """With `namespaces` only these are listed; cluster-scoped kinds are listed anyway."""
         self._api = ApiClient(connection)
+        self._namespaces = namespaces
 
     async def close(self) -> None:
         await self._api.close()  # type: ignore[no-untyped-call]  # same
 
     async def list(self, kind: Kind) -> Listing | None:
+        if not (kind.namespaced and self._namespaces):
+            return await self._list(kind, None)
+        found: list[Listing] = []
+        for namespace in self._namespaces:
+            try:
+                listing = await self._list(kind, namespace)
+            except _ForbiddenError as error:
+                # Its Role went with the namespace; the others go on.
+                log.warning("%s in %s: %s", kind.plural, namespace, error)
+                continue
+            if listing is None:
+                return None
+            found.append(listing)
+        if not found:
+            raise ClusterError(f"list {kind.plural}: forbidden in all named namespaces")
+        return Listing(
+            tuple(seen for listing in found for seen in listing.items),
+            # The oldest of the versions: what events brought after it must not be undone.
+            min(listing.version for listing in found),
+        )
+
+    async def _list(self, kind: Kind, namespace: str | None) -> Listing | None:
         found: list[Seen] = []
         query = {"limit": str(_CHUNK)}
         if kind.selector:
             query["labelSelector"] = kind.selector
         while True:
-            status, body = await self.request("GET", kind.path(None), query)
+            status, body = await self.request("GET", kind.path(namespace), query)
             if status == HTTPStatus.NOT_FOUND:
                 return None
             if status == HTTPStatus.GONE and query.pop("continue", ""):
                 found.clear()  # the listing took so long that its version is forgotten
                 continue
+            if status == HTTPStatus.FORBIDDEN:
+                raise _ForbiddenError(f"list {kind.plural}: {status} {body.get('message', '')}")
             _must(status, body, f"list {kind.plural}")
             found += [wire.seen(kind, item) for item in body["items"]]
             query["continue"] = body["metadata"].get("continue", "")
             if not query["continue"]:
                 return Listing(tuple(found), int(body["metadata"].get("resourceVersion", 0)))
 
-    async def watch(self, kind: Kind, version: int) -> AsyncGenerator[Change, None]:
+    def scopes(self, kind: Kind) -> Sequence[str | None]:
+        return self._namespaces if kind.namespaced and self._namespaces else (None,)
+
+    async def watch(
+        self, kind: Kind, version: int, scope: str | None = None
+    ) -> AsyncGenerator[Change, None]:
         query = {
             "watch": "true",
             "resourceVersion": str(version),
@@ -106,7 +144,7 @@ class KubeCluster:
             query["labelSelector"] = kind.selector
         try:
             async with asyncio.timeout(_TIMEOUT_SECONDS):
-                answer = await self._send("GET", kind.path(None), query, timeout=_PATIENT)
+                answer = await self._send("GET", kind.path(scope), query, timeout=_PATIENT)
             with contextlib.closing(answer.response):
                 if answer.status != HTTPStatus.OK:
                     raise _broken(kind, answer.status, _decoded(await answer.response.read()))

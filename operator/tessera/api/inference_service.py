@@ -20,6 +20,13 @@ ModelUri = Annotated[
 ]
 
 
+PodLabel = Annotated[
+    str,
+    StringConstraints(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$", max_length=63),
+]
+"""The value of a label, as Kubernetes takes it."""
+
+
 class ModelShape(Wire):
     """The numbers that decide memory and speed, as the model's `config.json` gives them."""
 
@@ -235,6 +242,51 @@ class Drain(Wire):
     """How long running streams may take to end before the replica stops anyway."""
 
 
+class VariableSource(Wire):
+    """Where the value of a variable comes from."""
+
+    secret_key_ref: SecretKey
+    """One key of a Secret in the service's namespace; read in the engine's pod only."""
+
+
+class Variable(Wire):
+    """One variable of the engine's environment."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)]
+    """Name of the variable."""
+
+    value: Annotated[str, StringConstraints(max_length=4096)] | None = None
+    """Its value; for what is secret use `valueFrom`."""
+
+    value_from: VariableSource | None = None
+    """Where its value comes from, instead of `value`."""
+
+    model_config = ConfigDict(
+        json_schema_extra=with_rules(
+            rule(
+                "has(self.value) != has(self.valueFrom)",
+                "a variable of spec.podTemplate.env has exactly 1 of value and valueFrom",
+                ".value",
+            )
+        )
+    )
+
+
+class PodTemplate(Wire):
+    """What is added to the pods of the engines; nothing that Tessera sets can be replaced."""
+
+    labels: Annotated[dict[str, PodLabel], Field(max_length=32)] = Field(default_factory=dict)
+    """Labels added to the pods, for example for a cost centre."""
+
+    annotations: Annotated[
+        dict[str, Annotated[str, StringConstraints(max_length=4096)]], Field(max_length=32)
+    ] = Field(default_factory=dict)
+    """Annotations added to the pods."""
+
+    env: Annotated[tuple[Variable, ...], Field(max_length=32)] = ()
+    """Variables added to the engine's environment."""
+
+
 class InferenceServiceSpec(Wire):
     """What the model's owner wants."""
 
@@ -271,6 +323,9 @@ class InferenceServiceSpec(Wire):
 
     drain: Drain = Field(default_factory=Drain)
     """How a replica leaves."""
+
+    pod_template: PodTemplate = Field(default_factory=PodTemplate)
+    """What is added to the pods of the engines; nothing that Tessera sets can be replaced."""
 
     model_config = ConfigDict(
         json_schema_extra=with_rules(

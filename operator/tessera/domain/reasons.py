@@ -55,6 +55,14 @@ class Accepted(Reason):
         "FlagInvalid",
         "`engine.extraArgs` holds a flag or a value that this engine version refuses.",
     )
+    POD_TEMPLATE_RESERVED = (
+        "PodTemplateReserved",
+        "`spec.podTemplate` holds a name that Tessera or the cluster sets itself.",
+    )
+    POD_TEMPLATE_INVALID = (
+        "PodTemplateInvalid",
+        "`spec.podTemplate` holds a key that Kubernetes refuses.",
+    )
     INTERACTIVE_ON_SPOT = (
         "InteractiveOnSpot",
         "`spec.placement.pools` names a spot pool for a service of class `interactive`.",

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pydantic.alias_generators import to_camel
+
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.meta import Wire
 from tessera.api.recipe import Filled, KeptRecipe, Platform, Recipe
@@ -19,7 +21,7 @@ from tessera.domain.placement import Choice
 from tessera.domain.reasons import UpdateAvailable, Verdict
 from tessera.domain.snapshot import Service, Snapshot, Workload
 
-_SHAPING = ("model", "slo", "context", "engine", "drain")
+_SHAPING = ("model", "slo", "context", "engine", "drain", "pod_template")
 """Parts of the spec that shape the pods. The others decide where and how many, and who waits; of
 `precision` counts what was chosen."""
 
@@ -151,7 +153,8 @@ def _verdict(service: Service, kept: KeptRecipe, newest: KeptRecipe) -> Verdict[
             UpdateAvailable.NEWER_RECIPE,
             f"new replicas would differ in {len(changes)} points ({'; '.join(changes)}); kubectl "
             f"tessera update {service.ref.name} (the annotation {UPDATE_ANNOTATION}) or a change "
-            f"of {', '.join(f'spec.{part}' for part in _SHAPING)} applies it, and rolls the pods",
+            f"of {', '.join(f'spec.{to_camel(part)}' for part in _SHAPING)} applies it, and rolls "
+            "the pods",
         )
     if kept.instead_of is not None:
         return Verdict(

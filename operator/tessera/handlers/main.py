@@ -15,8 +15,11 @@ from tessera.adapters.clock import now
 from tessera.adapters.kube import Connection, KubeCluster, connect
 from tessera.api.meta import GROUP, VERSION
 from tessera.handlers.admission import batch_validator, budget_validator, validator
+from tessera.handlers.certificates import AdmissionServer
+from tessera.handlers.inspection import inspect
 from tessera.handlers.metrics import serve_metrics
 from tessera.handlers.runtime import Runtime
+from tessera.ports import ClusterError
 from tessera.resources.kinds import BATCH_INFERENCES, INFERENCE_SERVICES, TENANT_BUDGETS
 from tessera.settings import Settings
 
@@ -30,7 +33,10 @@ def main() -> None:
     """Entry point of the operator's image."""
     parser = argparse.ArgumentParser(prog="tessera-operator", description="Runs the operator.")
     parser.add_argument("--host", default="0.0.0.0", help="address that its servers bind")
-    host = parser.parse_args().host
+    parser.add_argument(
+        "--inspect", action="store_true", help="only look whether this installation can work"
+    )
+    told = parser.parse_args()
     try:
         settings = Settings()
     except ValidationError as error:
@@ -47,13 +53,31 @@ def main() -> None:
     # Every question to an engine would be a line.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     log.setLevel(settings.log_level.upper())
-    asyncio.run(operate(settings, host))
+    if told.inspect:
+        sys.exit(asyncio.run(inspected(settings)))
+    asyncio.run(operate(settings, told.host))
+
+
+async def inspected(settings: Settings) -> int:
+    """Print every finding; 1 when something is wrong."""
+    cluster = KubeCluster(await connect(settings.kubeconfig), settings.watch_namespaces)
+    wrong = 0
+    try:
+        async for well, sentence in inspect(settings, cluster, now):
+            sys.stdout.write(f"{'ok' if well else 'WRONG'}: {sentence}\n")
+            wrong += not well
+    except ClusterError as error:
+        sys.stdout.write(f"WRONG: {error}\n")
+        wrong += 1
+    finally:
+        await cluster.close()
+    return min(wrong, 1)
 
 
 async def operate(settings: Settings, host: str) -> None:
     """Run until told to stop. When any part ends, all end, and the pod begins anew."""
     connection = await connect(settings.kubeconfig)
-    cluster = KubeCluster(connection)
+    cluster = KubeCluster(connection, settings.watch_namespaces)
     runtime = Runtime(settings, cluster)
     serve_metrics(host, settings.metrics_port, runtime.telemetry.exposition)
     parts = (
@@ -81,16 +105,13 @@ async def _framed(runtime: Runtime, connection: Connection, settings: Settings, 
     options.scanning.disabled = True
     options.networking.enforce_retry_after = True
     options.process.ultimate_exiting_timeout = 30
-    if settings.webhook_certificates is not None:
+    if runtime.certificates is not None:
         options.admission.managed = None
-        options.admission.server = kopf.WebhookServer(
-            addr=host,
-            port=settings.webhook_port,
-            certfile=settings.webhook_certificates / "tls.crt",
-            pkeyfile=settings.webhook_certificates / "tls.key",
+        options.admission.server = AdmissionServer(
+            runtime.certificates, host, settings.webhook_port
         )
     await kopf.operator(
-        registry=_handlers(runtime, connection),
+        registry=_handlers(runtime, connection, settings),
         settings=options,
         standalone=True,
         clusterwide=True,
@@ -98,18 +119,18 @@ async def _framed(runtime: Runtime, connection: Connection, settings: Settings, 
     )
 
 
-def _handlers(runtime: Runtime, connection: Connection) -> kopf.OperatorRegistry:
+def _handlers(
+    runtime: Runtime, connection: Connection, settings: Settings
+) -> kopf.OperatorRegistry:
     """Admission, login and the probe."""
     registry = kopf.OperatorRegistry()
-    kopf.on.validate(
-        GROUP, VERSION, INFERENCE_SERVICES.plural, id="inferenceservices", registry=registry
-    )(validator(runtime.store))
-    kopf.on.validate(
-        GROUP, VERSION, BATCH_INFERENCES.plural, id="batchinferences", registry=registry
-    )(batch_validator(runtime.store, now))
-    kopf.on.validate(GROUP, VERSION, TENANT_BUDGETS.plural, id="tenantbudgets", registry=registry)(
-        budget_validator(runtime.store)
-    )
+    store, watched = runtime.store, settings.watch_namespaces
+    for kind, judge in (
+        (INFERENCE_SERVICES, validator(store, watched)),
+        (BATCH_INFERENCES, batch_validator(store, now, watched)),
+        (TENANT_BUDGETS, budget_validator(store)),
+    ):
+        kopf.on.validate(GROUP, VERSION, kind.plural, id=kind.plural, registry=registry)(judge)
 
     @kopf.on.login(registry=registry)
     async def login(**_: Any) -> kopf.ConnectionInfo:

@@ -3,9 +3,14 @@
 import asyncio
 import contextlib
 import logging
+import shutil
+import tempfile
 import time
 from datetime import timedelta
+from functools import partial
+from pathlib import Path
 
+from tessera.adapters.admission_objects import AdmissionObjects
 from tessera.adapters.clock import now
 from tessera.adapters.election import Election
 from tessera.adapters.engines import HttpEngines
@@ -14,8 +19,10 @@ from tessera.adapters.kube import KubeCluster
 from tessera.adapters.prometheus import PrometheusMetrics
 from tessera.domain.autoscale import recall
 from tessera.domain.bill import Bill
+from tessera.domain.certificate import Terms
 from tessera.domain.plan import remembered, scaling_of
 from tessera.domain.snapshot import Budget, Service
+from tessera.handlers.certificates import Certificates
 from tessera.ports import ClusterError, MetricsError
 from tessera.reconcile.apply import Applier, NotLeadingError
 from tessera.reconcile.asking import Asker
@@ -32,6 +39,8 @@ from tessera.telemetry import Telemetry
 
 log = logging.getLogger("tessera")
 
+LEASE = "tessera-operator"
+"""Name of the Lease of the election."""
 _READ_SECONDS = 5.0
 _LAG_SECONDS = 0.25
 _SILENT_SECONDS = 60.0
@@ -63,7 +72,7 @@ class Runtime:
         self.election = Election(
             cluster,
             namespace=settings.namespace,
-            name="tessera-operator",
+            name=LEASE,
             identity=settings.pod_name,
             clock=now,
             monotonic=time.monotonic,
@@ -75,9 +84,13 @@ class Runtime:
             batch_image=Image(
                 settings.batch_image, settings.batch_pull_policy, settings.batch_pull_secrets
             ),
+            batch_role=settings.batch_role,
             leading=self.election.leading,
         )
         self._fleet = Fleet(self.store, self._senses, applier, self._asker, now)
+        self._look = settings.webhook_certificate_look
+        self._folder = Path(tempfile.mkdtemp(prefix="tessera-"))
+        self.certificates = self._certificates(settings, cluster)
 
     async def run(self) -> None:
         """Mirror and elect; lead when elected. Ends when leadership is lost, as any error does."""
@@ -87,6 +100,8 @@ class Runtime:
                 group.create_task(self._lead()),
                 group.create_task(self._watch_lag()),
             ]
+            if self.certificates is not None:
+                tasks.append(group.create_task(self.certificates.keep(self._look)))
             await self.election.run()
             log.error("leadership was lost; the process ends and begins anew")
             for task in tasks:
@@ -99,6 +114,7 @@ class Runtime:
             await self.election.release()
         await self._engines.close()
         await self._hub.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def alive(self) -> bool:
         """The loop of a leader turns; one that only stands by is alive anyway."""
@@ -108,6 +124,29 @@ class Runtime:
         await self.mirror.seed()
         self.seeded.set()
         await self.mirror.keep()
+
+    def _certificates(self, settings: Settings, cluster: KubeCluster) -> Certificates | None:
+        """What admission serves with; None without admission."""
+        if settings.webhook_service is None:
+            return None
+        own = settings.webhook_certificate_owner == "tessera"
+        return Certificates(
+            AdmissionObjects(
+                cluster,
+                namespace=settings.namespace,
+                secret=settings.webhook_service,
+                webhooks=settings.webhook_configuration,
+            ),
+            folder=self._folder,
+            terms=Terms(
+                host=f"{settings.webhook_service}.{settings.namespace}.svc",
+                life=settings.webhook_certificate_life,
+                settle=6 * settings.webhook_certificate_look,
+            ),
+            renews=lambda: own and self.election.leading(),
+            clock=now,
+            told=partial(self.telemetry.certified, settings.webhook_service),
+        )
 
     async def _lead(self) -> None:
         """Only with all kinds listed: no budgets seen must not mean no limits."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from tessera.domain.batch.allotment import BatchAllotment
+from tessera.domain.batch.names import BATCH_ROLE
 from tessera.domain.batch.status import batch_status
 from tessera.domain.budget.budgets import BudgetView
 from tessera.domain.budget.status import budget_status
@@ -71,12 +72,14 @@ class Applier:
         *,
         visitors: tuple[str, ...],
         batch_image: Image,
+        batch_role: str = BATCH_ROLE,
         leading: Callable[[], bool],
     ) -> None:
         self._cluster = cluster
         self._store = store
         self._visitors = visitors
         self._batch_image = batch_image
+        self._batch_role = batch_role
         self._refused: dict[Ref, str | None] = {}
         self.refused_jobs: dict[str, str] = {}
         """What was said in the last turn to Jobs of attempts, by the batches' uids."""
@@ -134,7 +137,9 @@ class Applier:
         for sharing in self._sharing(plan.allotments, plan.living or _NO_BATCHES):
             made_of, manifests = self._shared_of.get(sharing.namespace, (None, ()))
             if made_of != (sharing, monitored):
-                manifests = sharing.manifests(visitors=self._visitors, monitored=monitored)
+                manifests = sharing.manifests(
+                    visitors=self._visitors, monitored=monitored, batch_role=self._batch_role
+                )
                 self._shared_of[sharing.namespace] = ((sharing, monitored), manifests)
             for manifest in manifests:
                 problems[sharing.namespace] += await self._attempt(self._keep(manifest))

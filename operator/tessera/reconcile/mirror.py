@@ -31,7 +31,7 @@ class Mirror:
         self._store = store
         self._senses = senses
         self._wake = wake
-        self._reached: dict[Kind, int] = {}
+        self._reached: dict[tuple[Kind, str | None], int] = {}
 
     async def seed(self) -> None:
         """List every kind once, however long the API server takes to answer."""
@@ -42,22 +42,23 @@ class Mirror:
         """Watch, list again what is only polled, and everything from time to time."""
         async with asyncio.TaskGroup() as group:
             for kind in WATCHED:
-                group.create_task(self._follow(kind))
+                for scope in self._cluster.scopes(kind):
+                    group.create_task(self._follow(kind, scope))
             group.create_task(self._every(POLL_SECONDS, (POD_MONITORS,)))
             group.create_task(self._every(RELIST_SECONDS, KINDS))
 
-    async def watch(self, kind: Kind) -> None:
+    async def watch(self, kind: Kind, scope: str | None = None) -> None:
         """One watch, from where the last one stopped until its end."""
-        async for change in self._cluster.watch(kind, self._reached[kind]):
-            self._reached[kind] = change.version
+        async for change in self._cluster.watch(kind, self._reached[kind, scope], scope):
+            self._reached[kind, scope] = change.version
             if self._take(kind, change):
                 self._wake()
 
-    async def _follow(self, kind: Kind) -> None:
+    async def _follow(self, kind: Kind, scope: str | None) -> None:
         broken = False
         while True:
             try:
-                await self.watch(kind)
+                await self.watch(kind, scope)
                 broken = False
             except StaleError:
                 await self._surely_list(kind)
@@ -105,5 +106,7 @@ class Mirror:
             return self._store.replace(kind, found or Listing()) or appeared
         if found is None:
             raise ClusterError(f"the API server does not know {kind.plural}: install the CRDs")
-        self._reached[kind] = max(found.version, self._reached.get(kind, 0))
+        for scope in self._cluster.scopes(kind):
+            reached = self._reached.get((kind, scope), 0)
+            self._reached[kind, scope] = max(found.version, reached)
         return self._store.replace(kind, found)

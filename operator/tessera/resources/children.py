@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tessera.domain.batch.allotment import BatchAllotment
+from tessera.domain.batch.names import BATCH_ROLE
 from tessera.domain.plan import Allotment
 from tessera.domain.ref import Ref
 from tessera.resources.deployment import deployment
@@ -59,14 +60,20 @@ class Sharing:
     services: tuple[Owner, ...]
     batches: tuple[Owner, ...]
 
-    def manifests(self, *, visitors: tuple[str, ...], monitored: bool) -> tuple[Manifest, ...]:
+    def manifests(
+        self, *, visitors: tuple[str, ...], monitored: bool, batch_role: str = BATCH_ROLE
+    ) -> tuple[Manifest, ...]:
         """The shared objects; the first visitor is the operator."""
         found = (*self.services, *self.batches)
         told = [account(found), isolation(found, visitors)]
         if monitored:
             told.append(monitor(found))
         if mine := self.batches:
-            told += [batch_account(mine), batch_fence(mine), batch_isolation(mine, visitors[0])]
+            told += [
+                batch_account(mine),
+                batch_fence(mine, batch_role),
+                batch_isolation(mine, visitors[0]),
+            ]
         return tuple(told)
 
 

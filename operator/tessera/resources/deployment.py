@@ -72,7 +72,10 @@ def deployment(
                 ),
             ),
             template=V1PodTemplateSpec(
-                metadata=V1ObjectMeta(labels=told),
+                metadata=V1ObjectMeta(
+                    labels={**spec.pod_template.labels, **told},
+                    annotations=dict(spec.pod_template.annotations) or None,
+                ),
                 spec=_pod(service.ref.name, spec, choice, node_selector, allotment.recipe),
             ),
         ),

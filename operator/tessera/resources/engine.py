@@ -20,7 +20,7 @@ from kubernetes.client import (
     V1VolumeMount,
 )
 
-from tessera.api.inference_service import InferenceServiceSpec
+from tessera.api.inference_service import InferenceServiceSpec, Variable
 from tessera.api.recipe import Recipe
 from tessera.domain.names import ENGINE, PORT
 from tessera.domain.perf import LOAD_MIB_PER_SECOND
@@ -143,7 +143,16 @@ def _environment(spec: InferenceServiceSpec) -> list[V1EnvVar]:
             name=spec.model.token_secret_ref.name, key=spec.model.token_secret_ref.key
         )
         told.append(V1EnvVar(name="HF_TOKEN", value_from=V1EnvVarSource(secret_key_ref=key)))
-    return told
+    return told + [_added(variable) for variable in spec.pod_template.env]
+
+
+def _added(variable: Variable) -> V1EnvVar:
+    """A variable of the service's own."""
+    if variable.value_from is None:
+        return V1EnvVar(name=variable.name, value=variable.value)
+    ref = variable.value_from.secret_key_ref
+    source = V1EnvVarSource(secret_key_ref=V1SecretKeySelector(name=ref.name, key=ref.key))
+    return V1EnvVar(name=variable.name, value_from=source)
 
 
 def _mounts(spec: InferenceServiceSpec) -> list[V1VolumeMount]:

@@ -85,14 +85,12 @@ def batch_account(batches: Owners) -> Manifest:
     return manifest(SERVICE_ACCOUNTS, _namespace(batches), BATCH_ACCOUNT, model)
 
 
-def batch_fence(batches: Owners) -> Manifest:
+def batch_fence(batches: Owners, role: str = BATCH_ROLE) -> Manifest:
     """Runners may read the batches of their namespace: the attempt in the status is their fence."""
     namespace = _namespace(batches)
     model = V1RoleBinding(
         metadata=_metadata(batches, BATCH_ACCOUNT),
-        role_ref=V1RoleRef(
-            api_group="rbac.authorization.k8s.io", kind="ClusterRole", name=BATCH_ROLE
-        ),
+        role_ref=V1RoleRef(api_group="rbac.authorization.k8s.io", kind="ClusterRole", name=role),
         subjects=[RbacV1Subject(kind="ServiceAccount", name=BATCH_ACCOUNT, namespace=namespace)],
     )
     return manifest(ROLE_BINDINGS, namespace, BATCH_ACCOUNT, model)
