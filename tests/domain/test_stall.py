@@ -6,12 +6,12 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tessera.api.inference_service import InferenceServiceStatus, ReplacementStatus
 from tessera.domain.placement import Choice
-from tessera.domain.plan import plan
+from tessera.domain.plan import Kept, plan
 from tessera.domain.sizing import Fit
 from tessera.domain.snapshot import (
     EngineReading,
@@ -269,6 +269,19 @@ def test_what_is_known_of_the_engines_is_carried_to_the_next_turn() -> None:
     }
 
 
+def test_a_kept_plan_sees_an_engine_stand_still_and_is_else_the_same_object() -> None:
+    kept = Kept()
+    calm = a_fleet(load={}, watches={}, service=a_service(spec=a_spec(replicas=2)))
+    for _ in range(2):
+        calm = replace(calm, at=at(5), memory=plan(calm, kept).memory)
+    assert plan(calm, kept).allotments is plan(calm, kept).allotments
+    frozen = replace(calm, watches={PAIR[0].ref: FROZEN}, in_flight={PAIR[0].ref: InFlight(NOW, 3)})
+    got = plan(frozen, kept).allotments[Ref("team-a", "chat")].stall.replace
+    assert got is not None
+    assert got.pod == PAIR[0].ref
+    assert plan(calm, kept).allotments[Ref("team-a", "chat")].stall == Stall()
+
+
 looks = st.lists(
     st.tuples(
         st.sampled_from([0, 0, 0, 1]),
@@ -279,6 +292,7 @@ looks = st.lists(
 )
 
 
+@settings(deadline=None, max_examples=50)
 @given(seen=looks)
 def test_whoever_is_replaced_held_requests_and_its_count_stood_still_for_the_whole_patience(
     seen: Sequence[tuple[int, int | None, int]],
@@ -302,7 +316,7 @@ def test_whoever_is_replaced_held_requests_and_its_count_stood_still_for_the_who
         )
         got = plan(snapshot)
         watches = dict(got.watches)
-        if stall_of(snapshot).replace is not None:
+        if got.allotments[Ref("team-a", "chat")].stall.replace is not None:
             assert now - moved >= 40
             assert now - empty >= 40 or empty == 0
             assert load["chat-0"].requests > 0
