@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import aiohttp
 from kubernetes.aio import config
@@ -22,7 +22,11 @@ from tessera.resources.kinds import Kind
 from tessera.resources.manifest import Key, Manifest
 
 _TIMEOUT_SECONDS = 5
-"""Not longer than a leader that lost touch may still believe in itself: see the election."""
+"""Not longer than a leader that lost touch may still believe in itself: see the election. All
+repetitions of a request that the server asked for lie within it."""
+_AT_ONCE = 16
+"""Connections at most: the writes of a turn, the election, listings."""
+_BUSY = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 _CHUNK = 500
 _APPLY = "application/apply-patch+yaml"
 
@@ -45,6 +49,7 @@ async def connect(kubeconfig: str | None) -> Connection:
         )
     else:
         config.load_incluster_config(client_configuration=told)  # type: ignore[no-untyped-call]  # same
+    told.connection_pool_maxsize = _AT_ONCE
     return told
 
 
@@ -53,6 +58,8 @@ class KubeCluster:
 
     def __init__(self, connection: Connection) -> None:
         self._api = ApiClient(connection)
+        self._not_before: dict[tuple[str, str], float] = {}
+        """What the server asked to wait for, in the seconds of the event loop."""
 
     async def close(self) -> None:
         await self._api.close()  # type: ignore[no-untyped-call]  # same
@@ -107,22 +114,50 @@ class KubeCluster:
         body: Mapping[str, Any] | None = None,
         content_type: str = "application/json",
     ) -> tuple[int, Any]:
-        """One call; the status code and the decoded body. ClusterError when nobody answers."""
-        headers = {"Accept": "application/json", "Content-Type": content_type}
+        """One call; the status code and the decoded body. ClusterError when nobody answers.
+
+        A server that is busy says after how many seconds it wants to be asked again. That is done
+        where there is time; otherwise the call fails, and a later one waits its turn.
+        """
         url = f"{self._api.configuration.host}{path}"
         if query:
             url = f"{url}?{urlencode(query)}"
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _TIMEOUT_SECONDS
+        while True:
+            due = self._not_before.pop((method, path), 0.0)
+            if due >= deadline:
+                self._not_before[method, path] = due
+                raise ClusterError(f"{method} {path}: the API server is busy and asked to wait")
+            await asyncio.sleep(max(0.0, due - loop.time()))
+            status, text, wait = await self._send(method, url, body, content_type, deadline)
+            if status not in _BUSY or wait is None:
+                return status, _decoded(text)
+            now = loop.time()
+            self._not_before = {key: at for key, at in self._not_before.items() if at > now}
+            self._not_before[method, path] = now + wait
+
+    async def _send(
+        self,
+        method: str,
+        url: str,
+        body: Mapping[str, Any] | None,
+        content_type: str,
+        deadline: float,
+    ) -> tuple[int, bytes, float | None]:
+        """Status, body, and the seconds to wait that the server asks for."""
+        headers = {"Accept": "application/json", "Content-Type": content_type}
         try:
-            async with asyncio.timeout(_TIMEOUT_SECONDS):
+            async with asyncio.timeout_at(deadline):
                 await self._api.update_params_for_auth(
-                    headers, [], ["BearerToken"], path, method, body
+                    headers, [], ["BearerToken"], url, method, body
                 )
                 answer = await self._api.call_api(method, url, header_params=headers, body=body)
-                text = await answer.read()  # type: ignore[no-untyped-call]  # same
+                text: bytes = await answer.read()  # type: ignore[no-untyped-call]  # same
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            told = str(error) or type(error).__name__
+            path, told = urlsplit(url).path, str(error) or type(error).__name__
             raise ClusterError(f"{method} {path}: the API server did not answer: {told}") from error
-        return answer.status, _decoded(text)
+        return answer.status, text, _seconds(answer.headers.get("Retry-After"))
 
     async def _apply(
         self, manifest: Manifest, subresource: str | None, *, force: bool
@@ -157,6 +192,11 @@ class KubeCluster:
         if manifest.body["metadata"].get("uid", body["metadata"]["uid"]) != body["metadata"]["uid"]:
             raise GoneError(f"{manifest.key.told()} is another object now")
         return {entry["manager"] for entry in body["metadata"].get("managedFields", ())}
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """The API server sends whole seconds; a date, which others may send, is not waited for."""
+    return float(retry_after) if retry_after is not None and retry_after.isdecimal() else None
 
 
 def _decoded(text: bytes) -> Any:
