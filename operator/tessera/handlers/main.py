@@ -52,9 +52,9 @@ def main() -> None:
     asyncio.run(operate(settings, host))
 
 
-async def operate(settings: Settings, host: str) -> None:
+async def operate(settings: Settings, host: str, connection: Connection | None = None) -> None:
     """Run until told to stop. When any part ends, all end, and the pod begins anew."""
-    connection = await connect(settings.kubeconfig)
+    connection = connection or await connect(settings.kubeconfig)
     cluster = KubeCluster(connection)
     runtime = Runtime(settings, cluster)
     start_http_server(settings.metrics_port, host, runtime.registry)
