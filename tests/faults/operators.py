@@ -36,7 +36,7 @@ class Fuse:
     """
 
     def __init__(self) -> None:
-        self._place = _context.Array("c", _NAME_BYTES)
+        self._place: Any = _context.Array("c", _NAME_BYTES)
         self._at = _context.Value("i", 0)
         self._moment = _context.Value("i", SENT)
         self._seen = _context.Value("i", 0)

@@ -25,7 +25,7 @@ async def course(place: Place) -> dict[str, object]:
     await place.serve("edited", replicas=0, context={"maxModelLen": 4096})
     await place.serve("scaled", replicas=2)
     await place.unserve("gone")
-    await place.until_deployed(edited=0, scaled=2)
+    await place.until_deployed(within=60, edited=0, scaled=2)
     return await place.end()
 
 

@@ -97,6 +97,8 @@ class KubeCluster:
             status, body = await self._replace(manifest, subresource)
         if subresource is not None and status == HTTPStatus.NOT_FOUND:
             raise GoneError(f"{manifest.key.told()} is gone")
+        if status == HTTPStatus.FORBIDDEN and _ending(body):
+            raise GoneError(f"{manifest.key.told()}: its namespace is being deleted")
         _must(status, body, f"apply {manifest.key.told()}")
         return wire.seen(manifest.kind, body)
 
@@ -204,6 +206,12 @@ def _decoded(text: bytes) -> Any:
         return json.loads(text)
     except ValueError:
         return {"message": text.decode(errors="replace")[:300]}
+
+
+def _ending(body: Any) -> bool:
+    """Refused since the namespace is being deleted, and everything in it goes with it."""
+    causes = (body.get("details") or {}).get("causes") or ()
+    return any(cause.get("reason") == "NamespaceTerminating" for cause in causes)
 
 
 def _must(status: int, body: Any, deed: str) -> None:

@@ -95,7 +95,9 @@ async def _framed(runtime: Runtime, connection: Connection, settings: Settings, 
             pkeyfile=settings.webhook_certificates / "tls.key",
         )
     await kopf.operator(
-        registry=_handlers(runtime, connection),
+        registry=_handlers(
+            runtime, connection, admission=settings.webhook_certificates is not None
+        ),
         settings=options,
         standalone=True,
         clusterwide=True,
@@ -103,21 +105,16 @@ async def _framed(runtime: Runtime, connection: Connection, settings: Settings, 
     )
 
 
-def _handlers(runtime: Runtime, connection: Connection) -> kopf.OperatorRegistry:
+def _handlers(
+    runtime: Runtime, connection: Connection, *, admission: bool
+) -> kopf.OperatorRegistry:
     """All handlers: they say that something changed, and decide nothing."""
     registry = kopf.OperatorRegistry()
     for kind in WATCHED:
         _watch(registry, runtime, kind)
 
-    kopf.on.validate(
-        GROUP, VERSION, INFERENCE_SERVICES.plural, id="inferenceservices", registry=registry
-    )(validator(runtime.store))
-    kopf.on.validate(
-        GROUP, VERSION, BATCH_INFERENCES.plural, id="batchinferences", registry=registry
-    )(batch_validator(runtime.store, now))
-    kopf.on.validate(GROUP, VERSION, TENANT_BUDGETS.plural, id="tenantbudgets", registry=registry)(
-        budget_validator(runtime.store)
-    )
+    if admission:
+        _admit(registry, runtime)
 
     @kopf.on.login(registry=registry)
     async def login(**_: Any) -> kopf.ConnectionInfo:
@@ -137,6 +134,19 @@ def _handlers(runtime: Runtime, connection: Connection) -> kopf.OperatorRegistry
         return "turning"
 
     return registry
+
+
+def _admit(registry: kopf.OperatorRegistry, runtime: Runtime) -> None:
+    """Only where there is a server for it: kopf ends a process that has handlers and no server."""
+    kopf.on.validate(
+        GROUP, VERSION, INFERENCE_SERVICES.plural, id="inferenceservices", registry=registry
+    )(validator(runtime.store))
+    kopf.on.validate(
+        GROUP, VERSION, BATCH_INFERENCES.plural, id="batchinferences", registry=registry
+    )(batch_validator(runtime.store, now))
+    kopf.on.validate(GROUP, VERSION, TENANT_BUDGETS.plural, id="tenantbudgets", registry=registry)(
+        budget_validator(runtime.store)
+    )
 
 
 def _watch(registry: kopf.OperatorRegistry, runtime: Runtime, kind: Kind) -> None:
