@@ -22,7 +22,7 @@ from tessera.resources.kinds import (
 )
 from world import World
 from world.api import Api, connect
-from world.ends import comparable, differences, told
+from world.ends import differences, ends
 from world.testing import eventually
 
 HEAL_SECONDS = 240.0
@@ -44,12 +44,6 @@ VALUES = (
     "tolerations[1].key=node.kubernetes.io/unreachable",
     "tolerations[1].operator=Exists",
 )
-_HISTORY = {
-    "InferenceService": ("scaling",),
-    "TenantBudget": ("spend", "summary", "message"),
-    "Deployment": ("conditions",),
-}
-"""What a status tells of the way and not of the end; the numbers of replicas are compared."""
 
 
 class Soak:
@@ -187,8 +181,7 @@ async def _objects(api: Api) -> dict[str, Any]:
             found += [one | {"kind": kind.kind} for one in listed["items"]]
     pods = (await api.get(PODS.path(None), labelSelector=PODS.selector or ""))["items"]
     running = Counter(one["metadata"]["labels"]["tessera.dev/service"] for one in pods)
-    objects = {told(one): comparable(one, {}, _HISTORY.get(one["kind"], ())) for one in found}
-    return objects | {f"pods of {name}": count for name, count in running.items()}
+    return ends(found) | {f"pods of {name}": count for name, count in running.items()}
 
 
 async def _restarts(api: Api) -> int:

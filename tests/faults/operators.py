@@ -9,13 +9,15 @@ import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
+from tessera.adapters.clock import now
 from tessera.adapters.kube import connect
 from tessera.handlers.main import operate
 from tessera.settings import Settings
@@ -97,6 +99,8 @@ class Wiring:
     namespace: str = "default"
     prometheus_url: str | None = None
     metrics_port: int = 0
+    clock_ahead: timedelta = timedelta()
+    """How far its time of day is ahead of that of others."""
 
 
 def _run(wiring: Wiring, fuse: Fuse) -> None:
@@ -104,14 +108,14 @@ def _run(wiring: Wiring, fuse: Fuse) -> None:
         namespace=wiring.namespace,
         pod_name=wiring.pod,
         prometheus_url=wiring.prometheus_url,
-        metrics_port=wiring.metrics_port or free_port(),
+        metrics_port=wiring.metrics_port,
         probes_port=free_port(),
     )
 
     async def run() -> None:
         connection = await connect(str(wiring.kubeconfig))
         connection.trace_configs = [traced(fuse)]
-        await operate(settings, "127.0.0.1", connection)
+        await operate(settings, "127.0.0.1", connection, lambda: now() + wiring.clock_ahead)
 
     asyncio.run(run())
 
@@ -120,6 +124,7 @@ class Operator:
     """One pod of the operator: when its process ends, the next begins."""
 
     def __init__(self, wiring: Wiring) -> None:
+        wiring = replace(wiring, metrics_port=wiring.metrics_port or free_port())
         self.fuse = Fuse()
         self.ends: list[int | None] = []
         """Exit codes of its processes until now."""
@@ -133,6 +138,18 @@ class Operator:
     def kill(self) -> None:
         if self._process is not None:
             self._process.kill()
+
+    async def metrics(self) -> str:
+        """What it says of itself and the fleet."""
+        url = f"http://127.0.0.1:{self._wiring.metrics_port}/metrics"
+        async with aiohttp.ClientSession() as http, http.get(url) as answer:
+            return await answer.text()
+
+    async def knows(self, namespace: str, service: str) -> bool:
+        """Is the service in its plan?"""
+        name = f'tessera_service_wanted_replicas{{namespace="{namespace}"'
+        told = (line for line in (await self.metrics()).splitlines() if line.startswith(name))
+        return any(f'service="{service}"' in line for line in told)
 
     async def keep(self) -> None:
         """Until cancelled; then the process is ended too."""

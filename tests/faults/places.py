@@ -7,7 +7,7 @@ from tessera.api.meta import GROUP, VERSION
 from tessera.resources.kinds import CHILDREN, DEPLOYMENTS, INFERENCE_SERVICES, TENANT_BUDGETS
 from tests.builders import A100, SMALL
 from world.api import Api, ApiError, Json
-from world.ends import comparable, told
+from world.ends import ends
 from world.testing import eventually
 
 API_VERSION = f"{GROUP}/{VERSION}"
@@ -21,7 +21,6 @@ POOL: Json = {
         "prices": [{"from": "2026-01-01", "perGPUHour": "2.00"}],
     },
 }
-_HISTORY = ("spend", "summary")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +73,13 @@ class Place:
     async def until_deployed(self, within: float = 30, **replicas: int) -> None:
         await eventually(self.deployed, lambda found: found == replicas, within=within)
 
-    async def objects(self) -> dict[str, Json]:
+    async def objects(self) -> list[Json]:
         """Everything of ours in it, as the API server has it."""
         listed = [await self.api.get(TENANT_BUDGETS.path(None, self.name))]
         for kind in (INFERENCE_SERVICES, *(kind for kind in CHILDREN if kind.watched)):
             found = await self.api.get(kind.path(self.name), labelSelector=kind.selector or "")
             listed += [one | {"kind": kind.kind} for one in found["items"]]
-        return {told(one): one for one in listed}
+        return listed
 
     async def end(self, within: float = 30) -> dict[str, Any]:
         """All that is there once every edit was seen, every replica is up, and nothing moves."""
@@ -89,12 +88,10 @@ class Place:
         async def read() -> list[str]:
             nonlocal last
             found = await self.objects()
-            now = {
-                key: comparable(one, {self.name: "<place>"}, _HISTORY) for key, one in found.items()
-            }
+            now = ends(found, {self.name: "<place>"})
             moved = [key for key in now | last if now.get(key) != last.get(key)]
             last = now
-            return moved + [key for key, one in found.items() if not _settled(one)]
+            return moved + [one["metadata"]["name"] for one in found if not _settled(one)]
 
         await eventually(read, lambda waiting: not waiting, within=within)
         return last

@@ -34,6 +34,10 @@ _APPLY = "application/apply-patch+yaml"
 class Connection(Configuration):
     """Where the API server is, and who asks."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.connection_pool_maxsize = _AT_ONCE
+
     async def token(self) -> str | None:
         """The present bearer token, without its scheme; None with a client certificate."""
         value = await self.get_api_key_with_prefix("BearerToken", alias="authorization")
@@ -49,7 +53,6 @@ async def connect(kubeconfig: str | None) -> Connection:
         )
     else:
         config.load_incluster_config(client_configuration=told)  # type: ignore[no-untyped-call]  # same
-    told.connection_pool_maxsize = _AT_ONCE
     return told
 
 
@@ -97,8 +100,8 @@ class KubeCluster:
             status, body = await self._replace(manifest, subresource)
         if subresource is not None and status == HTTPStatus.NOT_FOUND:
             raise GoneError(f"{manifest.key.told()} is gone")
-        if status == HTTPStatus.FORBIDDEN and _ending(body):
-            raise GoneError(f"{manifest.key.told()}: its namespace is being deleted")
+        if _without_namespace(status, body):
+            raise GoneError(f"{manifest.key.told()}: its namespace is going or gone")
         _must(status, body, f"apply {manifest.key.told()}")
         return wire.seen(manifest.kind, body)
 
@@ -208,10 +211,15 @@ def _decoded(text: bytes) -> Any:
         return {"message": text.decode(errors="replace")[:300]}
 
 
-def _ending(body: Any) -> bool:
-    """Refused since the namespace is being deleted, and everything in it goes with it."""
-    causes = (body.get("details") or {}).get("causes") or ()
-    return any(cause.get("reason") == "NamespaceTerminating" for cause in causes)
+def _without_namespace(status: int, body: Any) -> bool:
+    """Refused since the namespace goes, and everything in it goes with it, or is gone."""
+    details = body.get("details") or {}
+    if status == HTTPStatus.NOT_FOUND:
+        return bool(details.get("kind") == "namespaces")
+    causes = details.get("causes") or ()
+    return status == HTTPStatus.FORBIDDEN and any(
+        cause.get("reason") == "NamespaceTerminating" for cause in causes
+    )
 
 
 def _must(status: int, body: Any, deed: str) -> None:

@@ -17,6 +17,7 @@ from tessera.adapters.kube import Connection, KubeCluster, connect
 from tessera.api.meta import GROUP, VERSION
 from tessera.handlers.admission import batch_validator, budget_validator, validator
 from tessera.handlers.runtime import Runtime
+from tessera.ports import Clock
 from tessera.resources.kinds import (
     BATCH_INFERENCES,
     INFERENCE_SERVICES,
@@ -52,11 +53,13 @@ def main() -> None:
     asyncio.run(operate(settings, host))
 
 
-async def operate(settings: Settings, host: str, connection: Connection | None = None) -> None:
+async def operate(
+    settings: Settings, host: str, connection: Connection | None = None, clock: Clock = now
+) -> None:
     """Run until told to stop. When any part ends, all end, and the pod begins anew."""
     connection = connection or await connect(settings.kubeconfig)
     cluster = KubeCluster(connection)
-    runtime = Runtime(settings, cluster)
+    runtime = Runtime(settings, cluster, clock)
     start_http_server(settings.metrics_port, host, runtime.registry)
     await runtime.mirror.seed()
     parts = (

@@ -14,7 +14,7 @@ from tessera.domain.autoscale import recall
 from tessera.domain.bill import Bill
 from tessera.domain.plan import remembered, scaling_of
 from tessera.domain.snapshot import Budget, Service
-from tessera.ports import ClusterError, MetricsError
+from tessera.ports import Clock, ClusterError, MetricsError
 from tessera.reconcile.apply import Applier, NotLeadingError
 from tessera.reconcile.asking import Asker
 from tessera.reconcile.fleet import Fleet
@@ -37,15 +37,16 @@ _SILENT_SECONDS = 60.0
 class Runtime:
     """Everything that lives as long as the process; wiring is done here and nowhere else."""
 
-    def __init__(self, settings: Settings, cluster: KubeCluster) -> None:
+    def __init__(self, settings: Settings, cluster: KubeCluster, clock: Clock = now) -> None:
+        self._clock = clock
         self._changed = asyncio.Event()
         self._senses = Senses()
         self._telemetry = Telemetry()
         self._engines = HttpEngines()
         self._metrics = (
-            PrometheusMetrics(settings.prometheus_url, now) if settings.prometheus_url else None
+            PrometheusMetrics(settings.prometheus_url, clock) if settings.prometheus_url else None
         )
-        self._asker = Asker(self._engines, self._senses, now, self._changed.set)
+        self._asker = Asker(self._engines, self._senses, clock, self._changed.set)
         self._turned = time.monotonic()
         self.store = Store(KINDS)
         self.mirror = Mirror(cluster, self.store, self._senses, self._changed.set)
@@ -55,7 +56,7 @@ class Runtime:
             namespace=settings.namespace,
             name="tessera-operator",
             identity=settings.pod_name,
-            clock=now,
+            clock=clock,
             monotonic=time.monotonic,
         )
         applier = Applier(
@@ -67,7 +68,7 @@ class Runtime:
             ),
             leading=self.election.leading,
         )
-        self._fleet = Fleet(self.store, self._senses, applier, self._asker, now)
+        self._fleet = Fleet(self.store, self._senses, applier, self._asker, clock)
 
     async def run(self) -> None:
         """Mirror and elect; lead when elected. Ends when leadership is lost, as any error does."""
@@ -165,7 +166,7 @@ class Runtime:
         try:
             self._senses.bill = Bill(as_of=await self._metrics.billed_until())
             if gone:
-                since = now() - min(record.as_of for record in records)
+                since = self._clock() - min(record.as_of for record in records)
                 self._senses.last_seen = dict(await self._metrics.last_seen(sorted(gone), since))
         except MetricsError as error:
             log.warning("the time without an operator could not be read: %s", error)
