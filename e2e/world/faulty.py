@@ -62,6 +62,10 @@ class Proxy:
     requests: list[Request] = field(default_factory=list)
     dark: bool = False
     """While set, watches are cut and nothing is let through."""
+    mute: bool = False
+    """While set, watches stay open and tell nothing."""
+    swallowed: int = 0
+    """Pieces of watches that nobody got."""
     streams: set[asyncio.Task[Any]] = field(default_factory=set)
     _chance: random.Random = field(init=False)
 
@@ -134,7 +138,7 @@ class Proxy:
     ) -> web.StreamResponse:
         stream = web.StreamResponse(headers={"Content-Type": "application/json"})
         await stream.prepare(request)
-        task = asyncio.create_task(_copy(answer, stream))
+        task = asyncio.create_task(self._copy(answer, stream))
         self.streams.add(task)
         try:
             await asyncio.wait({task}, timeout=self.faults.watch_seconds)
@@ -146,11 +150,15 @@ class Proxy:
             request.transport.abort()
         return stream
 
-
-async def _copy(answer: aiohttp.ClientResponse, stream: web.StreamResponse) -> None:
-    with contextlib.suppress(aiohttp.ClientError, ConnectionError):
-        async for chunk in answer.content.iter_any():
-            await stream.write(chunk)
+    async def _copy(self, answer: aiohttp.ClientResponse, stream: web.StreamResponse) -> None:
+        deaf = False
+        with contextlib.suppress(aiohttp.ClientError, ConnectionError):
+            async for chunk in answer.content.iter_any():
+                deaf = deaf or self.mute  # what was swallowed is never made up for
+                if deaf:
+                    self.swallowed += 1
+                else:
+                    await stream.write(chunk)
 
 
 async def _lost(request: web.Request) -> web.Response:

@@ -7,6 +7,7 @@ import asyncio
 import multiprocessing
 import os
 import socket
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -112,12 +113,12 @@ def _run(wiring: Wiring, fuse: Fuse) -> None:
         probes_port=free_port(),
     )
 
-    async def run() -> None:
+    async def run() -> int:
         connection = await connect(str(wiring.kubeconfig))
         connection.trace_configs = [traced(fuse)]
-        await operate(settings, "127.0.0.1", connection, lambda: now() + wiring.clock_ahead)
+        return await operate(settings, "127.0.0.1", connection, lambda: now() + wiring.clock_ahead)
 
-    asyncio.run(run())
+    sys.exit(asyncio.run(run()))
 
 
 class Operator:

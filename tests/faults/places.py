@@ -11,6 +11,8 @@ from world.ends import ends
 from world.testing import eventually
 
 API_VERSION = f"{GROUP}/{VERSION}"
+_SETTLED = {"ScaledToZero", "NoAnswer"}
+"""Pods of KWOK answer nobody."""
 POOL: Json = {
     "apiVersion": API_VERSION,
     "kind": "AcceleratorPool",
@@ -105,6 +107,7 @@ def _settled(one: Json) -> bool:
             return bool(
                 status.get("observedGeneration") == generation
                 and reasons.get("Progressing") == "Settled"
+                and reasons.get("Ready") in _SETTLED
                 and status.get("readyReplicas") == one["spec"].get("replicas", 0)
             )
         case "Deployment":

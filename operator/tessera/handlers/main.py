@@ -32,6 +32,11 @@ log = logging.getLogger("tessera")
 _LOGIN_LIFE = timedelta(minutes=10)
 """Tokens of ServiceAccounts are renewed in their file; kopf logs in anew this often."""
 
+_CONNECT_SECONDS = 5.0
+_LIST_SECONDS = 30.0
+"""kopf's own five minutes would leave a kind unwatched that long when a list hangs. A watch that
+goes silent is begun anew by kopf after 70 seconds, since bookmarks come every minute."""
+
 
 def main() -> None:
     """Entry point of the operator's image."""
@@ -50,13 +55,16 @@ def main() -> None:
     # kopf reports every refused admission as an error of its own.
     logging.getLogger("kopf.objects").setLevel(logging.CRITICAL)
     log.setLevel(settings.log_level.upper())
-    asyncio.run(operate(settings, host))
+    sys.exit(asyncio.run(operate(settings, host)))
 
 
 async def operate(
     settings: Settings, host: str, connection: Connection | None = None, clock: Clock = now
-) -> None:
-    """Run until told to stop. When any part ends, all end, and the pod begins anew."""
+) -> int:
+    """Run until told to stop. When any part ends, all end, and the pod begins anew.
+
+    The exit status: not 0 when leadership was lost, so that the pod says that something was wrong.
+    """
     connection = connection or await connect(settings.kubeconfig)
     cluster = KubeCluster(connection)
     runtime = Runtime(settings, cluster, clock)
@@ -74,6 +82,7 @@ async def operate(
         for part in parts:
             if not part.cancelled() and (error := part.exception()) is not None:
                 raise error
+        return 0 if parts[0].cancelled() else 1
     finally:
         await runtime.close()
         await cluster.close()
@@ -85,6 +94,8 @@ async def _framed(runtime: Runtime, connection: Connection, settings: Settings, 
     options.posting.enabled = False
     options.scanning.disabled = True
     options.networking.enforce_retry_after = True
+    options.networking.connect_timeout = _CONNECT_SECONDS
+    options.networking.request_timeout = _LIST_SECONDS
     options.process.ultimate_exiting_timeout = 30
     for kind in WATCHED:
         if kind.selector:
