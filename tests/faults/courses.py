@@ -7,7 +7,7 @@ from tests.faults.places import Place
 from world.api import Api
 
 
-async def course(place: Place, within: float = 30) -> dict[str, Any]:
+async def course(place: Place, within: float = 60) -> dict[str, Any]:
     """Services come, one is edited, one scaled, one goes; how it ended."""
     await place.open()
     await place.serve("edited", replicas=0)
