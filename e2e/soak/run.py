@@ -76,22 +76,19 @@ class Soak:
                 await sampling
             begun = time.monotonic()
             disturbed = await healed(api)
-            heal_seconds = time.monotonic() - begun
-            restarts = await _restarts(api)
-            actions = len(user.done)
+            got = {
+                "seed": self._seed,
+                "minutes": round(self._seconds / 60, 1),
+                "faults": dict(sorted(faults.items())),
+                "actions": len(user.done),
+                "heal_seconds": round(time.monotonic() - begun, 1),
+                "operator_restarts": await _restarts(api),
+                **_answers(load),
+                **_memory(lives),
+            }
+            print(f"healed: {got}", flush=True)
             clean = await _clean_run(api, user)
-        return {
-            "seed": self._seed,
-            "minutes": round(self._seconds / 60, 1),
-            "faults": dict(sorted(faults.items())),
-            "actions": actions,
-            "heal_seconds": round(heal_seconds, 1),
-            "objects": len(clean),
-            "different": differences(clean, disturbed),
-            "operator_restarts": restarts,
-            **_answers(load),
-            **_memory(lives),
-        }
+        return got | {"objects": len(clean), "different": differences(clean, disturbed)}
 
     async def _harm(self, harm: Harm) -> Counter[str]:
         count = max(1, int(self._seconds / self._period))

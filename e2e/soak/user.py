@@ -67,11 +67,17 @@ class User:
         self.done.append((verb, path, body))
         match verb:
             case "apply":
-                await persist(lambda: self.api.apply(path, body, "kubectl"))
+                await persist(lambda: self._apply(path, body))
             case "patch":
                 await persist(lambda: self.api.patch(path, body))
             case _:
                 await persist(lambda: delete(self.api, path))
+
+    async def _apply(self, path: str, body: Json) -> None:
+        """A namespace that is going takes an apply, and goes nevertheless."""
+        found = await self.api.apply(path, body, "kubectl")
+        if found["metadata"].get("deletionTimestamp"):
+            raise ApiError(409, "Terminating", f"{path} is still going")
 
 
 async def persist(act: Callable[[], Awaitable[object]]) -> None:
