@@ -6,6 +6,7 @@ administrator, since a caller's ends with its connection.
 
 import asyncio
 import contextlib
+import json
 import random
 import ssl
 import time
@@ -13,7 +14,6 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -66,7 +66,7 @@ class Proxy:
     """While set, watches stay open and tell nothing."""
     swallowed: int = 0
     """Pieces of watches that nobody got."""
-    streams: set[asyncio.Task[Any]] = field(default_factory=set)
+    streams: dict[asyncio.Task[None], web.StreamResponse] = field(default_factory=dict)
     _chance: random.Random = field(init=False)
 
     def __post_init__(self) -> None:
@@ -80,6 +80,13 @@ class Proxy:
         """Every open request ends in the middle; new ones are let through."""
         for task in self.streams:
             task.cancel()
+
+    async def break_watches(self) -> None:
+        """Every watch tells an error that no caller can expect, as after a fault of etcd."""
+        status = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 500}
+        line = json.dumps({"type": "ERROR", "object": status | {"message": "injected"}}) + "\n"
+        for stream in list(self.streams.values()):
+            await stream.write(line.encode())
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         watching = request.query.get("watch") == "true"
@@ -139,11 +146,11 @@ class Proxy:
         stream = web.StreamResponse(headers={"Content-Type": "application/json"})
         await stream.prepare(request)
         task = asyncio.create_task(self._copy(answer, stream))
-        self.streams.add(task)
+        self.streams[task] = stream
         try:
             await asyncio.wait({task}, timeout=self.faults.watch_seconds)
         finally:
-            self.streams.discard(task)
+            del self.streams[task]
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
         if request.transport is not None:

@@ -124,3 +124,25 @@ async def test_a_watch_that_goes_silent_is_begun_anew(world: World, api: Api) ->
         await place.until_deployed(within=SILENT_SECONDS + 20, heard=0, unheard=0)
         assert not one.ends
         await place.close()
+
+
+async def test_when_a_watch_fails_for_good_the_process_ends_and_the_next_goes_on(
+    world: World, api: Api
+) -> None:
+    async with (
+        faulty(world.folder, Faults()) as (proxy, kubeconfig),
+        operator(Wiring(kubeconfig=kubeconfig)) as one,
+    ):
+        place = Place(api, "broken")
+        await place.open()
+        await place.serve("before", replicas=0)
+        await place.until_deployed(within=PATIENCE, before=0)
+        await proxy.break_watches()
+
+        async def ends() -> list[int | None]:
+            return one.ends
+
+        await eventually(ends, lambda codes: codes == [1], within=PATIENCE)
+        await place.serve("after", replicas=0)
+        await place.until_deployed(within=PATIENCE, before=0, after=0)
+        await place.close()
