@@ -1,5 +1,6 @@
 """The programs below a world can be ended, started, paused and resumed, and the world lives on."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,8 @@ def alone(tmp_path: Path) -> Path:
 async def test_a_world_outlives_its_api_server_etcd_and_prometheus(alone: Path) -> None:
     with worlds.start(fleet=alone) as world:
         async with connect(world.kubeconfig) as api, room(api) as here:
-            await here.create(a_pod("before"))
+            # Under load the node may fall out for a moment; its pods shall stay.
+            await here.create(a_pod("before", tolerations=[{"operator": "Exists"}]))
             await eventually(lambda: here.pod("before"), is_ready)
             before = {one.pod: one.pid for one in world.containers()}
 
@@ -31,13 +33,19 @@ async def test_a_world_outlives_its_api_server_etcd_and_prometheus(alone: Path) 
                 with pytest.raises(WorldError, match=f"no program {name} runs"):
                     world.end_program(name)
                 world.start_program(name)
+                await eventually(lambda: api.answers("/readyz"), bool, within=60)
             world.pause_program("etcd")
-            assert not await api.answers("/readyz?timeout=1s")
-            world.resume_program("etcd")
+            try:
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(2):
+                        await here.create(a_pod("meanwhile"))
+            finally:
+                world.resume_program("etcd")
 
-            await eventually(lambda: api.answers("/readyz"), bool)
+            await eventually(lambda: api.answers("/readyz"), bool, within=60)
             await here.create(a_pod("after"))
-            await eventually(lambda: here.pod("after"), is_ready)
-            assert is_ready(await here.pod("before"))
+            # A heart-beat that hung with etcd is given up after 30 seconds, and the node is out.
+            await eventually(lambda: here.pod("after"), is_ready, within=90)
+            await eventually(lambda: here.pod("before"), is_ready, within=40)
             now = {one.pod: one.pid for one in world.containers()}
             assert now["before"] == before["before"], "the container was not restarted"
