@@ -200,6 +200,7 @@ def _memory(lives: dict[int, Life]) -> dict[str, Any]:
     return {
         "processes": len(lives),
         "longest_life_minutes": round(longest.seconds / 60, 1),
+        "rss_mib_every_half_minute": [round(size, 1) for _, size in longest.samples[::3]],
         "rss_mib_max": round(max(sizes), 1),
         "rss_mib_per_10_min": None if slope is None else round(slope, 2),
     }
