@@ -15,6 +15,7 @@ from demo.load import steady
 from demo.stage import NAMESPACE, Json, Stage
 from scenarios.actions import Place
 from tessera.resources.kinds import DEPLOYMENTS, INFERENCE_SERVICES, SERVICES
+from world.ends import comparable, differences
 from world.testing import eventually
 
 SEED = 20261120
@@ -114,7 +115,7 @@ async def settled(place: Place) -> dict[str, Any]:
             for one in await place.all(INFERENCE_SERVICES)
         }
         return {
-            name: _comparable(one, place.namespace)
+            name: comparable(one, {place.namespace: "<place>"})
             for name, one in (services | await place.children()).items()
         }
 
@@ -127,25 +128,6 @@ async def settled(place: Place) -> dict[str, Any]:
 
     await eventually(unchanged, bool)
     return last
-
-
-_VOLATILE = {
-    "uid", "resourceVersion", "creationTimestamp", "managedFields", "lastTransitionTime",
-    "lastUpdateTime", "time", "at", "clusterIP", "clusterIPs",
-}  # fmt: skip
-"""Names of single objects and moments; a cluster IP is the name of a Service's life."""
-
-
-def _comparable(node: Any, namespace: str) -> Any:
-    if isinstance(node, dict):
-        return {
-            key: _comparable(value, namespace)
-            for key, value in sorted(node.items())
-            if key not in _VOLATILE
-        }
-    if isinstance(node, list):
-        return [_comparable(item, namespace) for item in node]
-    return node.replace(namespace, "<place>") if isinstance(node, str) else node
 
 
 async def test_killed_at_any_moment_all_objects_end_equal(place: Place) -> None:
@@ -167,7 +149,7 @@ async def test_killed_at_any_moment_all_objects_end_equal(place: Place) -> None:
     await act(place, kill, random.Random(SEED))  # noqa: S311
     disturbed = await settled(place)
     assert kills == 7
-    different = _different(undisturbed, disturbed)
+    different = differences(undisturbed, disturbed)
     assert not different, "\n".join(different)
 
 
@@ -246,15 +228,3 @@ def _writes_before_last_start(place: Place) -> int:
         if target.get("resource") == "deployments" and target["namespace"] == place.namespace:
             written += 1
     return at_last_start or written
-
-
-def _different(one: Any, other: Any, path: str = "") -> list[str]:
-    """Where two objects differ, a line each."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        keys = sorted(one.keys() | other.keys())
-        return [
-            line
-            for key in keys
-            for line in _different(one.get(key), other.get(key), f"{path}/{key}")
-        ]
-    return [] if one == other else [f"{path}: {one} != {other}"]

@@ -150,14 +150,21 @@ class Api:
 @asynccontextmanager
 async def connect(kubeconfig: Path) -> AsyncIterator[Api]:
     """The API as the user of a kubeconfig that this project wrote."""
+    async with session(kubeconfig) as found:
+        yield Api(found)
+
+
+@asynccontextmanager
+async def session(kubeconfig: Path) -> AsyncIterator[aiohttp.ClientSession]:
+    """The same for whoever speaks HTTP himself."""
     cluster, user = _read(kubeconfig)
     headers = {"Authorization": f"Bearer {user['token']}"} if "token" in user else {}
     connector = aiohttp.TCPConnector(ssl=_tls(cluster, user), limit=0)
     timeout = aiohttp.ClientTimeout(total=30)
     async with aiohttp.ClientSession(
         cluster["server"], connector=connector, headers=headers, timeout=timeout
-    ) as session:
-        yield Api(session)
+    ) as found:
+        yield found
 
 
 def _read(kubeconfig: Path) -> tuple[Json, Json]:

@@ -79,6 +79,21 @@ class World:
         """Let a node die with all its containers; its object stays until somebody deletes it."""
         self._ask("POST", "nodes", node, "end")
 
+    def end_program(self, name: str) -> None:
+        """SIGKILL a program of the world (`etcd`, `kube-apiserver`, ...); it stays away."""
+        self._ask("POST", "programs", name, "end")
+
+    def start_program(self, name: str) -> None:
+        """Start it again as it was, with all that it had stored."""
+        self._ask("POST", "programs", name, "start")
+
+    def pause_program(self, name: str) -> None:
+        """SIGSTOP: it keeps its connections and answers nobody."""
+        self._ask("POST", "programs", name, "pause")
+
+    def resume_program(self, name: str) -> None:
+        self._ask("POST", "programs", name, "resume")
+
     def _ask(self, method: str, *parts: str) -> bytes:
         path = "/".join(urllib.parse.quote(part, safe="") for part in parts)
         request = urllib.request.Request(f"{self.control_url}/{path}", method=method)  # noqa: S310

@@ -6,18 +6,21 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from world.errors import WorldError
 from world.kubelet.kubelet import Kubelet
+from world.programs import Programs
 
 
 @asynccontextmanager
 async def serve_control(
-    kubelets: Mapping[str, Kubelet], address: str, port: int
+    kubelets: Mapping[str, Kubelet], programs: Programs, address: str, port: int
 ) -> AsyncIterator[None]:
-    control = _Control(kubelets)
+    control = _Control(kubelets, programs)
     app = web.Application()
     app.router.add_get("/containers", control.containers)
     app.router.add_post("/containers/{namespace}/{pod}/{container}/{act:kill|oom}", control.kill)
     app.router.add_post("/nodes/{node}/{act:silence|wake|end}", control.node)
+    app.router.add_post("/programs/{program}/{act:end|start|pause|resume}", control.program)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     try:
@@ -30,6 +33,7 @@ async def serve_control(
 @dataclass(frozen=True, slots=True)
 class _Control:
     kubelets: Mapping[str, Kubelet]
+    programs: Programs
 
     async def containers(self, _: web.Request) -> web.Response:
         """Everything that runs just now."""
@@ -70,4 +74,20 @@ class _Control:
                 await kubelet.wake()
             case _:
                 await kubelet.end()
+        return web.Response()
+
+    async def program(self, request: web.Request) -> web.Response:
+        name, act = request.match_info["program"], request.match_info["act"]
+        try:
+            match act:
+                case "end":
+                    await self.programs.end(name)
+                case "start":
+                    await self.programs.start(name)
+                case "pause":
+                    self.programs.pause(name)
+                case _:
+                    self.programs.resume(name)
+        except WorldError as error:
+            raise web.HTTPNotFound(text=str(error)) from error
         return web.Response()

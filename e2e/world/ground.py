@@ -1,8 +1,7 @@
 """The ground that a world stands on: control plane, Prometheus, KWOK, first objects."""
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,12 +9,13 @@ from pathlib import Path
 import yaml
 
 from world.api import CONFIG_MAPS, SERVICE_ACCOUNTS, Api, connect
-from world.children import Child, spawn, until
+from world.children import until
 from world.control_plane import ControlPlane
 from world.keys import Authority
 from world.kwok import kwok
 from world.places import MANIFESTS
 from world.plan import Plan
+from world.programs import Programs, programs
 from world.prometheus import prometheus
 from world.slots import free_port
 
@@ -26,7 +26,7 @@ MASTERS = "system:masters"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ground:
     plane: ControlPlane
-    children: Sequence[Child]
+    programs: Programs
     api: Api
     """As the kubelet, whose name stands in the audit log."""
     kubeconfig: Path
@@ -48,18 +48,17 @@ async def ground(plan: Plan) -> AsyncIterator[Ground]:
         api_port=free_port(control),
     )
     own = plane.kubeconfig("kubelet.kubeconfig", "system:world:kubelet", MASTERS)
-    children: list[Child] = []
-    async with _ended_at_last(children), connect(own) as api:
-        await _spawn(children, plan, {"etcd": plane.etcd(), "kube-apiserver": plane.api_server()})
+    async with programs(plan.folder / "logs") as running, connect(own) as api:
+        await running.add({"etcd": plane.etcd(), "kube-apiserver": plane.api_server()})
         plan.progress("waiting for the API server")
-        await _until_ready(api, children)
+        await _until_ready(api, running)
         arguments, port = _prometheus(plan, plane)
-        await _spawn(children, plan, _clients(plan, plane) | {"prometheus": arguments})
+        await running.add(_clients(plan, plane) | {"prometheus": arguments})
         await _first_objects(plan, api)
-        await _until_accounts(api, children)
+        await _until_accounts(api, running)
         yield Ground(
             plane=plane,
-            children=children,
+            programs=running,
             api=api,
             kubeconfig=plane.kubeconfig("kubeconfig", "admin", MASTERS),
             prometheus_port=port,
@@ -85,35 +84,21 @@ def _prometheus(plan: Plan, plane: ControlPlane) -> tuple[list[str], int]:
     )
 
 
-@contextlib.asynccontextmanager
-async def _ended_at_last(children: list[Child]) -> AsyncIterator[None]:
-    try:
-        yield
-    finally:
-        for child in reversed(children):
-            await child.end()
-
-
-async def _spawn(children: list[Child], plan: Plan, programs: dict[str, list[str]]) -> None:
-    for name, arguments in programs.items():
-        children.append(await spawn(name, arguments, plan.folder / "logs"))
-
-
-async def _until_ready(api: Api, children: Sequence[Child]) -> None:
+async def _until_ready(api: Api, running: Programs) -> None:
     await until(
         lambda: api.answers("/readyz"),
-        children,
+        running.running,
         what="a ready API server",
         seconds=START_SECONDS,
     )
 
 
-async def _until_accounts(api: Api, children: Sequence[Child]) -> None:
+async def _until_accounts(api: Api, running: Programs) -> None:
     """Before these two exist, the API refuses pods or their tokens cannot be mounted."""
     account = SERVICE_ACCOUNTS.path("default", "default")
     authority = CONFIG_MAPS.path("default", "kube-root-ca.crt")
     for path in (account, authority):
-        await until(partial(api.answers, path), children, what=path, seconds=START_SECONDS)
+        await until(partial(api.answers, path), running.running, what=path, seconds=START_SECONDS)
 
 
 async def _first_objects(plan: Plan, api: Api) -> None:
@@ -121,11 +106,3 @@ async def _first_objects(plan: Plan, api: Api) -> None:
     for file in files:
         for manifest in yaml.safe_load_all((MANIFESTS / file).read_text()):
             await api.apply_manifest(manifest)
-
-
-async def watch(children: Sequence[Child]) -> None:
-    """Raise as soon as a child has ended, which none should."""
-    waits = [asyncio.create_task(child.process.wait()) for child in children]
-    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    for child in children:
-        child.check()

@@ -13,7 +13,7 @@ from world.claims import Claims
 from world.control import serve_control
 from world.dcgm.exporter import Exporter
 from world.fleet import Node
-from world.ground import Ground, ground, watch
+from world.ground import Ground, ground
 from world.kubelet import images, node
 from world.kubelet.container import Container
 from world.kubelet.devices import Devices, inventory
@@ -46,10 +46,10 @@ async def live(plan: Plan) -> None:
         async with (
             _kubelets(plan, base, sessions, log_port) as kubelets,
             _served_logs(base, kubelets, log_port),
-            serve_control(kubelets, plan.slot.control, control_port),
+            serve_control(kubelets, base.programs, plan.slot.control, control_port),
             asyncio.TaskGroup() as group,
         ):
-            group.create_task(watch(base.children))
+            group.create_task(base.programs.watch())
             group.create_task(Claims(base.api, plan.folder / "claims").run())
             services = _services(plan, base, kubelets)
             group.create_task(services.run())

@@ -6,9 +6,11 @@ from JSON into the values of the domain.
 
 import asyncio
 import contextlib
+import copy
 import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlencode
@@ -28,7 +30,11 @@ from tessera.resources.manifest import Key, Manifest
 log = logging.getLogger("tessera")
 
 _TIMEOUT_SECONDS = 5
-"""Not longer than a leader that lost touch may still believe in itself: see the election."""
+"""Not longer than a leader that lost touch may still believe in itself: see the election. All
+repetitions of a request that the server asked for lie within it."""
+_AT_ONCE = 16
+"""Connections at most: the writes of a turn, the election, listings."""
+_BUSY = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 _CHUNK = 500
 _WATCH_SECONDS = 300
 _SILENCE_SECONDS = 90
@@ -48,6 +54,10 @@ class Connection(Configuration):
 
     namespace = "default"
     """That of the kubeconfig's context."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.connection_pool_maxsize = _AT_ONCE
 
     async def token(self) -> str | None:
         """The present bearer token, without its scheme; None with a client certificate."""
@@ -82,9 +92,14 @@ class KubeCluster:
         """With `namespaces` only these are listed; cluster-scoped kinds are listed anyway."""
         self._api = ApiClient(connection)
         self._namespaces = namespaces
+        self._watches = ApiClient(_unlimited(connection))
+        """Streams would take all connections for themselves."""
+        self._not_before: dict[tuple[str, str], float] = {}
+        """What the server asked to wait for, in the seconds of the event loop."""
 
     async def close(self) -> None:
         await self._api.close()  # type: ignore[no-untyped-call]  # same
+        await self._watches.close()  # type: ignore[no-untyped-call]  # same
 
     async def list(self, kind: Kind) -> Listing | None:
         if not (kind.namespaced and self._namespaces):
@@ -144,7 +159,8 @@ class KubeCluster:
             query["labelSelector"] = kind.selector
         try:
             async with asyncio.timeout(_TIMEOUT_SECONDS):
-                answer = await self._send("GET", kind.path(scope), query, timeout=_PATIENT)
+                ask = _Ask("GET", kind.path(scope), query)
+                answer = await _sent(self._watches, ask, _PATIENT)
             with contextlib.closing(answer.response):
                 if answer.status != HTTPStatus.OK:
                     raise _broken(kind, answer.status, _decoded(await answer.response.read()))
@@ -169,6 +185,8 @@ class KubeCluster:
             status, body = await self._replace(manifest, subresource)
         if subresource is not None and status == HTTPStatus.NOT_FOUND:
             raise GoneError(f"{manifest.key.told()} is gone")
+        if _without_namespace(status, body):
+            raise GoneError(f"{manifest.key.told()}: its namespace is going or gone")
         _must(status, body, f"apply {manifest.key.told()}")
         return wire.seen(manifest.kind, body)
 
@@ -194,33 +212,37 @@ class KubeCluster:
         body: Mapping[str, Any] | None = None,
         content_type: str = "application/json",
     ) -> tuple[int, Any]:
-        """One call; the status code and the decoded body. ClusterError when nobody answers."""
-        try:
-            async with asyncio.timeout(_TIMEOUT_SECONDS):
-                answer = await self._send(method, path, query, body, content_type)
-                text = await answer.read()  # type: ignore[no-untyped-call]  # same
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            told = str(error) or type(error).__name__
-            raise ClusterError(f"{method} {path}: the API server did not answer: {told}") from error
-        return answer.status, _decoded(text)
+        """One call; the status code and the decoded body. ClusterError when nobody answers.
 
-    async def _send(
-        self,
-        method: str,
-        path: str,
-        query: Mapping[str, str] | None,
-        body: Mapping[str, Any] | None = None,
-        content_type: str = "application/json",
-        timeout: aiohttp.ClientTimeout | None = None,  # noqa: ASYNC109 - of silence, not of the whole
-    ) -> RESTResponse:
-        headers = {"Accept": "application/json", "Content-Type": content_type}
-        url = f"{self._api.configuration.host}{path}"
-        if query:
-            url = f"{url}?{urlencode(query)}"
-        await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
-        return await self._api.call_api(
-            method, url, header_params=headers, body=body, _request_timeout=timeout
-        )
+        A server that is busy says after how many seconds it wants to be asked again. That is done
+        where there is time; otherwise the call fails, and a later one waits its turn.
+        """
+        ask = _Ask(method, path, query, body, content_type)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _TIMEOUT_SECONDS
+        while True:
+            due = self._not_before.pop((method, path), 0.0)
+            if due >= deadline:
+                self._not_before[method, path] = due
+                raise ClusterError(f"{method} {path}: the API server is busy and asked to wait")
+            await asyncio.sleep(max(0.0, due - loop.time()))
+            status, text, wait = await self._answered(ask, deadline)
+            if status not in _BUSY or wait is None:
+                return status, _decoded(text)
+            now = loop.time()
+            self._not_before = {key: at for key, at in self._not_before.items() if at > now}
+            self._not_before[method, path] = now + wait
+
+    async def _answered(self, ask: "_Ask", deadline: float) -> tuple[int, bytes, float | None]:
+        """Status, body, and the seconds to wait that the server asks for."""
+        try:
+            async with asyncio.timeout_at(deadline):
+                answer = await _sent(self._api, ask)
+                text: bytes = await answer.read()  # type: ignore[no-untyped-call]  # same
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            told = f"{ask.method} {ask.path}: the API server did not answer"
+            raise ClusterError(f"{told}: {str(error) or type(error).__name__}") from error
+        return answer.status, text, _seconds(answer.headers.get("Retry-After"))
 
     async def _apply(
         self, manifest: Manifest, subresource: str | None, *, force: bool
@@ -257,6 +279,37 @@ class KubeCluster:
         return {entry["manager"] for entry in body["metadata"].get("managedFields", ())}
 
 
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """One request."""
+
+    method: str
+    path: str
+    query: Mapping[str, str] | None = None
+    body: Mapping[str, Any] | None = None
+    content_type: str = "application/json"
+
+
+async def _sent(
+    api: ApiClient, ask: _Ask, patience: aiohttp.ClientTimeout | None = None
+) -> RESTResponse:
+    """The answer as it begins."""
+    headers = {"Accept": "application/json", "Content-Type": ask.content_type}
+    url = f"{api.configuration.host}{ask.path}"
+    if ask.query:
+        url = f"{url}?{urlencode(ask.query)}"
+    await api.update_params_for_auth(headers, [], ["BearerToken"], ask.path, ask.method, ask.body)
+    return await api.call_api(
+        ask.method, url, header_params=headers, body=ask.body, _request_timeout=patience
+    )
+
+
+def _unlimited(connection: Connection) -> Connection:
+    found = copy.copy(connection)
+    found.connection_pool_maxsize = 0
+    return found
+
+
 async def _lines(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:
     """Whole lines; an object may be longer than what a reader of lines takes."""
     left = b""
@@ -281,11 +334,27 @@ def _broken(kind: Kind, status: int, body: Any) -> ClusterError:
     return StaleError(told) if status == HTTPStatus.GONE else ClusterError(told)
 
 
+def _seconds(retry_after: str | None) -> float | None:
+    """The API server sends whole seconds; a date, which others may send, is not waited for."""
+    return float(retry_after) if retry_after is not None and retry_after.isdecimal() else None
+
+
 def _decoded(text: bytes) -> Any:
     try:
         return json.loads(text)
     except ValueError:
         return {"message": text.decode(errors="replace")[:300]}
+
+
+def _without_namespace(status: int, body: Any) -> bool:
+    """Refused since the namespace goes, and everything in it goes with it, or is gone."""
+    details = body.get("details") or {}
+    if status == HTTPStatus.NOT_FOUND:
+        return bool(details.get("kind") == "namespaces")
+    causes = details.get("causes") or ()
+    return status == HTTPStatus.FORBIDDEN and any(
+        cause.get("reason") == "NamespaceTerminating" for cause in causes
+    )
 
 
 def _must(status: int, body: Any, deed: str) -> None:

@@ -19,7 +19,7 @@ from tessera.handlers.certificates import AdmissionServer
 from tessera.handlers.inspection import inspect
 from tessera.handlers.metrics import serve_metrics
 from tessera.handlers.runtime import Runtime
-from tessera.ports import ClusterError
+from tessera.ports import Clock, ClusterError
 from tessera.resources.kinds import BATCH_INFERENCES, INFERENCE_SERVICES, TENANT_BUDGETS
 from tessera.settings import Settings
 
@@ -55,7 +55,7 @@ def main() -> None:
     log.setLevel(settings.log_level.upper())
     if told.inspect:
         sys.exit(asyncio.run(inspected(settings)))
-    asyncio.run(operate(settings, told.host))
+    sys.exit(asyncio.run(operate(settings, told.host)))
 
 
 async def inspected(settings: Settings) -> int:
@@ -74,11 +74,16 @@ async def inspected(settings: Settings) -> int:
     return min(wrong, 1)
 
 
-async def operate(settings: Settings, host: str) -> None:
-    """Run until told to stop. When any part ends, all end, and the pod begins anew."""
-    connection = await connect(settings.kubeconfig)
+async def operate(
+    settings: Settings, host: str, connection: Connection | None = None, clock: Clock = now
+) -> int:
+    """Run until told to stop. When any part ends, all end, and the pod begins anew.
+
+    The exit status: not 0 when leadership was lost, so that the pod says that something was wrong.
+    """
+    connection = connection or await connect(settings.kubeconfig)
     cluster = KubeCluster(connection, settings.watch_namespaces)
-    runtime = Runtime(settings, cluster)
+    runtime = Runtime(settings, cluster, clock)
     serve_metrics(host, settings.metrics_port, runtime.telemetry.exposition)
     parts = (
         asyncio.create_task(runtime.run(), name="runtime"),
@@ -92,6 +97,7 @@ async def operate(settings: Settings, host: str) -> None:
         for part in parts:
             if not part.cancelled() and (error := part.exception()) is not None:
                 raise error
+        return 0 if parts[0].cancelled() else 1
     finally:
         await runtime.close()
         await cluster.close()
@@ -124,13 +130,8 @@ def _handlers(
 ) -> kopf.OperatorRegistry:
     """Admission, login and the probe."""
     registry = kopf.OperatorRegistry()
-    store, watched = runtime.store, settings.watch_namespaces
-    for kind, judge in (
-        (INFERENCE_SERVICES, validator(store, watched)),
-        (BATCH_INFERENCES, batch_validator(store, now, watched)),
-        (TENANT_BUDGETS, budget_validator(store)),
-    ):
-        kopf.on.validate(GROUP, VERSION, kind.plural, id=kind.plural, registry=registry)(judge)
+    if runtime.certificates is not None:
+        _admit(registry, runtime, settings)
 
     @kopf.on.login(registry=registry)
     async def login(**_: Any) -> kopf.ConnectionInfo:
@@ -150,6 +151,17 @@ def _handlers(
         return "turning"
 
     return registry
+
+
+def _admit(registry: kopf.OperatorRegistry, runtime: Runtime, settings: Settings) -> None:
+    """Only where there is a server for it: kopf ends a process that has handlers and no server."""
+    store, watched = runtime.store, settings.watch_namespaces
+    for kind, judge in (
+        (INFERENCE_SERVICES, validator(store, watched)),
+        (BATCH_INFERENCES, batch_validator(store, now, watched)),
+        (TENANT_BUDGETS, budget_validator(store)),
+    ):
+        kopf.on.validate(GROUP, VERSION, kind.plural, id=kind.plural, registry=registry)(judge)
 
 
 if __name__ == "__main__":

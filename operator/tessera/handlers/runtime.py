@@ -23,7 +23,7 @@ from tessera.domain.certificate import Terms
 from tessera.domain.plan import remembered, scaling_of
 from tessera.domain.snapshot import Budget, Service
 from tessera.handlers.certificates import Certificates
-from tessera.ports import ClusterError, MetricsError
+from tessera.ports import Clock, ClusterError, MetricsError
 from tessera.reconcile.apply import Applier, NotLeadingError
 from tessera.reconcile.asking import Asker
 from tessera.reconcile.fleet import Fleet
@@ -49,7 +49,8 @@ _SILENT_SECONDS = 60.0
 class Runtime:
     """Everything that lives as long as the process; wiring is done here and nowhere else."""
 
-    def __init__(self, settings: Settings, cluster: KubeCluster) -> None:
+    def __init__(self, settings: Settings, cluster: KubeCluster, clock: Clock = now) -> None:
+        self._clock = clock
         self._changed = asyncio.Event()
         self.seeded = asyncio.Event()
         """Set when every kind was listed once."""
@@ -63,9 +64,9 @@ class Runtime:
         self._engines = HttpEngines()
         self._hub = HttpHub(settings.platform)
         self._metrics = (
-            PrometheusMetrics(settings.prometheus_url, now) if settings.prometheus_url else None
+            PrometheusMetrics(settings.prometheus_url, clock) if settings.prometheus_url else None
         )
-        self._asker = Asker(self._engines, self._senses, now, self._changed.set, self._hub)
+        self._asker = Asker(self._engines, self._senses, clock, self._changed.set, self._hub)
         self._turned = time.monotonic()
         self.store = Store(KINDS)
         self.mirror = Mirror(cluster, self.store, self._senses, self._changed.set)
@@ -74,7 +75,7 @@ class Runtime:
             namespace=settings.namespace,
             name=LEASE,
             identity=settings.pod_name,
-            clock=now,
+            clock=clock,
             monotonic=time.monotonic,
         )
         applier = Applier(
@@ -87,7 +88,7 @@ class Runtime:
             batch_role=settings.batch_role,
             leading=self.election.leading,
         )
-        self._fleet = Fleet(self.store, self._senses, applier, self._asker, now)
+        self._fleet = Fleet(self.store, self._senses, applier, self._asker, clock)
         self._look = settings.webhook_certificate_look
         self._folder = Path(tempfile.mkdtemp(prefix="tessera-"))
         self.certificates = self._certificates(settings, cluster)
@@ -222,7 +223,7 @@ class Runtime:
         try:
             self._senses.bill = Bill(as_of=await self._metrics.billed_until())
             if gone:
-                since = now() - min(record.as_of for record in records)
+                since = self._clock() - min(record.as_of for record in records)
                 self._senses.last_seen = dict(await self._metrics.last_seen(sorted(gone), since))
         except MetricsError as error:
             log.warning("the time without an operator could not be read: %s", error)

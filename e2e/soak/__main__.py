@@ -1,0 +1,36 @@
+"""`make soak`: MINUTES and SEED come from the environment; the last line is for programs."""
+
+import argparse
+import asyncio
+import json
+import secrets
+import sys
+
+from soak.run import Soak
+from world import start
+from world.errors import WorldError
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser("soak", description="Faults for a while, then a comparison.")
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--period", type=float, default=20.0, help="seconds between two faults")
+    parser.add_argument("--seed", type=int, default=None)
+    options = parser.parse_args()
+    seed = secrets.randbelow(10**6) if options.seed is None else options.seed
+    print(f"SEED={seed}", flush=True)
+    try:
+        with start(fleet=Soak.FLEET) as world:
+            soak = Soak(world, seed, seconds=options.minutes * 60, period=options.period)
+            got = asyncio.run(soak.run())
+    except WorldError as error:
+        print(error, file=sys.stderr)
+        return 1
+    for line in got["different"]:
+        print(f"differs: {line}")
+    print(f"BENCH {json.dumps(got)}")
+    return 1 if got["different"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

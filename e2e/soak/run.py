@@ -1,0 +1,206 @@
+"""One soak: faults, healing, the same actions without faults, and the comparison."""
+
+import asyncio
+import contextlib
+import random
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any, ClassVar
+
+from demo.load import Load, steady
+from demo.stage import NAMESPACE, Json, Ref, Stage, condition, install
+from soak.faults import EDITED, OPERATORS, Harm, schedule
+from soak.memory import Life, watch
+from soak.user import HOME, User
+from tessera.resources.kinds import (
+    ACCELERATOR_POOLS,
+    CHILDREN,
+    INFERENCE_SERVICES,
+    PODS,
+    TENANT_BUDGETS,
+)
+from world import World
+from world.api import Api, connect
+from world.ends import differences, ends
+from world.testing import eventually
+
+HEAL_SECONDS = 240.0
+STILL_SECONDS = 6.0
+CLIENTS = 8
+SCALING = {
+    "minReplicas": 1,
+    "maxReplicas": 3,
+    "queue": {"target": 2},
+    "scaleUp": {"window": "3s", "pods": 1, "period": "5s"},
+    "scaleDown": {"window": "10s"},
+}
+VALUES = (
+    "replicas=2",
+    # Beside no engine, and not evicted with a node: the faults end processes themselves.
+    r"nodeSelector.kubernetes\.io/hostname=control",
+    "tolerations[0].key=node.kubernetes.io/not-ready",
+    "tolerations[0].operator=Exists",
+    "tolerations[1].key=node.kubernetes.io/unreachable",
+    "tolerations[1].operator=Exists",
+)
+
+
+class Soak:
+    """Faults drawn by a seed on the installed chart with two operators."""
+
+    FLEET: ClassVar[Path] = Path(__file__).parent / "fleet.yaml"
+
+    def __init__(self, world: World, seed: int, *, seconds: float, period: float) -> None:
+        self._world = world
+        self._chance = random.Random(seed)  # noqa: S311 - a seeded course, no secret
+        self._seed = seed
+        self._seconds = seconds
+        self._period = period
+
+    async def run(self) -> dict[str, Any]:
+        async with connect(self._world.kubeconfig) as api:
+            stage = Stage(self._world, api, print)
+            await install(stage, *VALUES)
+            user = User(api)
+            await begin(user)
+            await healed(api)
+            lives: dict[int, Life] = {}
+            sampling = asyncio.create_task(watch(self._world, lives))
+            base = await stage.address(Ref(HOME, "chat"))
+            harm = Harm(stage, user, self._chance)
+            async with steady(base, "chat", clients=CLIENTS, tokens=100, pause=0.2) as load:
+                faults = await self._harm(harm)
+            sampling.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await sampling
+            begun = time.monotonic()
+            disturbed = await healed(api)
+            got = {
+                "seed": self._seed,
+                "minutes": round(self._seconds / 60, 1),
+                "faults": dict(sorted(faults.items())),
+                "actions": len(user.done),
+                "heal_seconds": round(time.monotonic() - begun, 1),
+                "operator_restarts": await _restarts(api),
+                **_answers(load),
+                **_memory(lives),
+            }
+            print(f"healed: {got}", flush=True)
+            clean = await _clean_run(api, user)
+        return got | {"objects": len(clean), "different": differences(clean, disturbed)}
+
+    async def _harm(self, harm: Harm) -> Counter[str]:
+        count = max(1, int(self._seconds / self._period))
+        begun, done = time.monotonic(), Counter[str]()
+        for index, fault in enumerate(schedule(count, self._chance)):
+            await asyncio.sleep(max(0.0, begun + index * self._period - time.monotonic()))
+            print(f"{time.monotonic() - begun:7.1f} s  {fault.__name__}", flush=True)
+            await fault(harm)
+            done[fault.__name__] += 1
+        await asyncio.sleep(max(0.0, begun + self._seconds - time.monotonic()))
+        return done
+
+
+async def begin(user: User) -> None:
+    """What is there before the first fault."""
+    await user.namespace(HOME)
+    await user.pool("1.79")
+    await user.budget()
+    await user.serve("chat", scaling=SCALING)
+    for index in range(2):
+        await user.serve(f"fixed-{index}", replicas=1)
+    await user.serve("scaled", replicas=0)
+    for name in EDITED:
+        await user.serve(name, replicas=0)
+
+
+async def _clean_run(api: Api, user: User) -> dict[str, Any]:
+    """Everything goes, and the same actions are done anew without any fault."""
+    actions = list(user.done)
+    await user.end_namespace(HOME)
+
+    async def gone() -> bool:
+        return not await api.answers(f"/api/v1/namespaces/{HOME}")
+
+    await eventually(gone, bool, within=90)
+    await user.replay(actions)
+    return await healed(api)
+
+
+async def healed(api: Api) -> dict[str, Any]:
+    """Every object once all is as it should be and nothing moves any more."""
+
+    async def waiting() -> list[str]:
+        services = (await api.get(INFERENCE_SERVICES.path(None)))["items"]
+        return [reason for one in services if (reason := _not_yet(one))]
+
+    async def still() -> bool:
+        before = await _objects(api)
+        await asyncio.sleep(STILL_SECONDS)
+        return before == await _objects(api)
+
+    async with asyncio.timeout(HEAL_SECONDS):
+        while True:
+            await eventually(waiting, lambda left: not left, within=HEAL_SECONDS)
+            if await still() and not await waiting():
+                return await _objects(api)
+
+
+def _not_yet(service: Json) -> str | None:
+    """What the service still waits for."""
+    name, status = service["metadata"]["name"], service.get("status", {})
+    if service["metadata"].get("deletionTimestamp"):
+        return f"{name} is still going"
+    if status.get("observedGeneration") != service["metadata"]["generation"]:
+        return f"{name}: its last edit was not yet seen"
+    wanted = service["spec"].get("replicas", SCALING["minReplicas"])
+    have = status.get("replicas"), status.get("readyReplicas")
+    if have != (wanted, wanted):
+        return f"{name}: {have} replicas instead of {wanted}"
+    progress = condition(service, "Progressing").get("reason")
+    ready = condition(service, "Ready").get("reason")
+    if progress != "Settled" or (wanted and ready != "Answered"):
+        return f"{name}: {progress}, {ready}"
+    return None
+
+
+async def _objects(api: Api) -> dict[str, Any]:
+    """All that users wrote and the operator made, without history."""
+    found = [
+        *(await api.get(ACCELERATOR_POOLS.path(None)))["items"],
+        *(await api.get(TENANT_BUDGETS.path(None)))["items"],
+        *(await api.get(INFERENCE_SERVICES.path(None)))["items"],
+    ]
+    for kind in CHILDREN:
+        if kind.watched:
+            listed = await api.get(kind.path(None), labelSelector=kind.selector or "")
+            found += [one | {"kind": kind.kind} for one in listed["items"]]
+    pods = (await api.get(PODS.path(None), labelSelector=PODS.selector or ""))["items"]
+    running = Counter(one["metadata"]["labels"]["tessera.dev/service"] for one in pods)
+    return ends(found) | {f"pods of {name}": count for name, count in running.items()}
+
+
+async def _restarts(api: Api) -> int:
+    path = f"/api/v1/namespaces/{NAMESPACE}/pods"
+    pods = (await api.get(path, labelSelector=OPERATORS))["items"]
+    return sum(one["status"]["containerStatuses"][0]["restartCount"] for one in pods)
+
+
+def _answers(load: Load) -> dict[str, int]:
+    return {"answers": load.finished, "failed_answers": len(load.failures)}
+
+
+def _memory(lives: dict[int, Life]) -> dict[str, Any]:
+    """Of the process that lived longest."""
+    if not lives:
+        return {}
+    longest = max(lives.values(), key=lambda life: life.seconds)
+    slope, sizes = longest.slope(), [size for life in lives.values() for _, size in life.samples]
+    return {
+        "processes": len(lives),
+        "longest_life_minutes": round(longest.seconds / 60, 1),
+        "rss_mib_every_half_minute": [round(size, 1) for _, size in longest.samples[::3]],
+        "rss_mib_max": round(max(sizes), 1),
+        "rss_mib_per_10_min": None if slope is None else round(slope, 2),
+    }

@@ -1,0 +1,29 @@
+"""The short form: every kind of fault once."""
+
+import pytest
+
+import world as worlds
+from soak.faults import ENDING, OTHERS
+from soak.memory import Life
+from soak.run import Soak
+
+SEED = 20261120
+PERIOD_SECONDS = 8.0
+
+
+@pytest.mark.world
+async def test_after_every_kind_of_fault_once_all_is_as_if_there_had_been_none() -> None:
+    kinds = [fault.__name__ for fault in ENDING + OTHERS]
+    with worlds.start(fleet=Soak.FLEET) as world:
+        seconds = PERIOD_SECONDS * len(kinds)
+        got = await Soak(world, SEED, seconds=seconds, period=PERIOD_SECONDS).run()
+    assert got["faults"] == dict.fromkeys(sorted(kinds), 1)
+    assert not got["different"], "\n".join(got["different"][:20])
+    assert got["objects"] > 30
+
+
+def test_the_growth_of_memory_is_that_of_the_line_through_its_warm_samples() -> None:
+    steady = [(float(second), 100 + second / 600) for second in range(0, 1200, 10)]
+    young = [(moment, size + (500 if moment < 120 else 0)) for moment, size in steady]
+    assert Life("operator-0", young).slope() == pytest.approx(1.0)
+    assert Life("operator-0", young[:10]).slope() is None

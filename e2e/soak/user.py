@@ -1,0 +1,108 @@
+"""What users do: it is written down, so that it can be done again without faults."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import aiohttp
+
+from demo.stage import Json
+from tessera.api.meta import GROUP, VERSION
+from tessera.resources.kinds import ACCELERATOR_POOLS, INFERENCE_SERVICES, TENANT_BUDGETS
+from world.api import Api, ApiError
+
+HOME = "soak"
+"""The namespace that stays."""
+SMALL = "hf://meta-llama/Llama-3.2-1B-Instruct"
+PATIENCE_SECONDS = 60
+_RETRY_SECONDS = 0.3
+
+
+@dataclass(slots=True)
+class User:
+    """Repeats what the API server does not take, as people at a terminal do."""
+
+    api: Api
+    done: list[tuple[str, str, Json]] = field(default_factory=list)
+
+    async def replay(self, actions: list[tuple[str, str, Json]]) -> None:
+        """Do all of it again, in its order."""
+        for verb, path, body in actions:
+            await self._do(verb, path, body)
+
+    async def namespace(self, name: str) -> None:
+        await self._do("apply", f"/api/v1/namespaces/{name}", _object("v1", "Namespace", name))
+
+    async def end_namespace(self, name: str) -> None:
+        await self._do("delete", f"/api/v1/namespaces/{name}", {})
+
+    async def serve(self, name: str, namespace: str = HOME, **spec: object) -> None:
+        body = _object(f"{GROUP}/{VERSION}", INFERENCE_SERVICES.kind, name, namespace)
+        body["spec"] = {"model": {"uri": SMALL}, **spec}
+        await self._do("apply", INFERENCE_SERVICES.path(namespace, name), body)
+
+    async def scale(self, name: str, replicas: int) -> None:
+        path = f"{INFERENCE_SERVICES.path(HOME, name)}/scale"
+        await self._do("patch", path, {"spec": {"replicas": replicas}})
+
+    async def pool(self, per_gpu_hour: str) -> None:
+        body = _object(f"{GROUP}/{VERSION}", ACCELERATOR_POOLS.kind, "a100-reserved")
+        body["spec"] = {
+            "nodeSelector": {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB"},
+            "tier": "reserved",
+            "prices": [{"from": "2026-01-01", "perGPUHour": per_gpu_hour}],
+        }
+        await self._do("apply", ACCELERATOR_POOLS.path(None, "a100-reserved"), body)
+
+    async def budget(self) -> None:
+        body = _object(f"{GROUP}/{VERSION}", TENANT_BUDGETS.kind, HOME)
+        body["spec"] = {
+            "owner": "anna@soak.example",
+            "tenant": {"namespaces": [HOME]},
+            "limits": [{"window": "month", "amount": "100000"}],
+        }
+        await self._do("apply", TENANT_BUDGETS.path(None, HOME), body)
+
+    async def _do(self, verb: str, path: str, body: Json) -> None:
+        self.done.append((verb, path, body))
+        match verb:
+            case "apply":
+                await persist(lambda: self._apply(path, body))
+            case "patch":
+                await persist(lambda: self.api.patch(path, body))
+            case _:
+                await persist(lambda: delete(self.api, path))
+
+    async def _apply(self, path: str, body: Json) -> None:
+        """A namespace that is going takes an apply, and goes nevertheless."""
+        found = await self.api.apply(path, body, "kubectl")
+        if found["metadata"].get("deletionTimestamp"):
+            raise ApiError(409, "Terminating", f"{path} is still going")
+
+
+async def persist(act: Callable[[], Awaitable[object]]) -> None:
+    """Until it is taken: a namespace of that name may still be going, the server be away."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while True:
+            try:
+                await act()
+            except (ApiError, aiohttp.ClientError, TimeoutError) as error:
+                if isinstance(error, ApiError) and error.status == 422:
+                    raise
+                await asyncio.sleep(_RETRY_SECONDS)
+            else:
+                return
+
+
+async def delete(api: Api, path: str) -> None:
+    """What is gone already is no error."""
+    try:
+        await api.delete(path)
+    except ApiError as error:
+        if error.status != 404:
+            raise
+
+
+def _object(version: str, kind: str, name: str, namespace: str | None = None) -> Json:
+    metadata = {"name": name} | ({"namespace": namespace} if namespace else {})
+    return {"apiVersion": version, "kind": kind, "metadata": metadata}

@@ -1,0 +1,51 @@
+"""The programs below a world can be ended, started, paused and resumed, and the world lives on."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+import world as worlds
+from world.api import connect
+from world.errors import WorldError
+from world.testing import a_pod, eventually, is_ready, room
+
+pytestmark = pytest.mark.world
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Path:
+    fleet = tmp_path / "fleet.yaml"
+    fleet.write_text("nodes:\n- {name: control, kind: cpu}\n")
+    return fleet
+
+
+async def test_a_world_outlives_its_api_server_etcd_and_prometheus(alone: Path) -> None:
+    with worlds.start(fleet=alone) as world:
+        async with connect(world.kubeconfig) as api, room(api) as here:
+            # Under load the node may fall out for a moment; its pods shall stay.
+            await here.create(a_pod("before", tolerations=[{"operator": "Exists"}]))
+            await eventually(lambda: here.pod("before"), is_ready)
+            before = {one.pod: one.pid for one in world.containers()}
+
+            for name in ("kube-apiserver", "etcd", "prometheus"):
+                world.end_program(name)
+                with pytest.raises(WorldError, match=f"no program {name} runs"):
+                    world.end_program(name)
+                world.start_program(name)
+                await eventually(lambda: api.answers("/readyz"), bool, within=60)
+            world.pause_program("etcd")
+            try:
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(2):
+                        await here.create(a_pod("meanwhile"))
+            finally:
+                world.resume_program("etcd")
+
+            await eventually(lambda: api.answers("/readyz"), bool, within=60)
+            await here.create(a_pod("after"))
+            # A heart-beat that hung with etcd is given up after 30 seconds, and the node is out.
+            await eventually(lambda: here.pod("after"), is_ready, within=90)
+            await eventually(lambda: here.pod("before"), is_ready, within=40)
+            now = {one.pod: one.pid for one in world.containers()}
+            assert now["before"] == before["before"], "the container was not restarted"

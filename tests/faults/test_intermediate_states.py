@@ -1,0 +1,56 @@
+"""The operator's process ends at each of its writing requests in turn; the end is the same.
+
+The method is that of Sieve: every state in which a controller can leave its objects half done is
+visited, and a fresh process has to bring them to the same end.
+"""
+
+import itertools
+from typing import Any
+
+from tests.faults.courses import course
+from tests.faults.operators import ANSWERED, ENDED_BY_FUSE, SENT, Operator, Wiring, operator
+from tests.faults.places import Place
+from world import World
+from world.api import Api
+from world.ends import differences
+
+WARM_SECONDS = 90
+"""The garbage collector of a new control plane looks for new kinds every half minute."""
+
+
+async def ended_at(one: Operator, api: Api, at: int, moment: int) -> dict[str, Any]:
+    """How the course ends when the process does at that request."""
+    place = Place(api, f"{'sent' if moment == SENT else 'answered'}-{at}")
+    one.fuse.set(place.name, at, moment)
+    found = await course(place)
+    await place.close()
+    return found
+
+
+async def test_wherever_the_process_ends_between_two_writes_the_end_is_the_same(
+    world: World, api: Api
+) -> None:
+    async with operator(Wiring(kubeconfig=world.kubeconfig)) as one:
+        await course(Place(api, "warm"), WARM_SECONDS)
+        one.fuse.set("clean")
+        clean = await course(Place(api, "clean"))
+        writes = one.fuse.seen
+
+        wrong: list[str] = []
+        reached = {SENT: 0, ANSWERED: 0}
+        for moment in (SENT, ANSWERED):
+            for at in itertools.count(1):
+                deaths = len(one.ends)
+                found = await ended_at(one, api, at, moment)
+                wrong += [f"{moment} {at}: {line}" for line in differences(clean, found)]
+                if len(one.ends) == deaths and at > writes:
+                    break
+                reached[moment] += len(one.ends) - deaths
+
+    figures = (
+        f"n = {writes}; ended at {reached[SENT]} when sent, at {reached[ANSWERED]} when answered"
+    )
+    print(f"\n{figures}")  # noqa: T201 - how much was visited is the result
+    assert not wrong, "\n".join(wrong[:20])
+    assert set(one.ends) == {ENDED_BY_FUSE}, "the process ended for no other reason"
+    assert min(reached.values()) >= writes * 0.9
