@@ -4,6 +4,7 @@ The pages are read in the repository too, where links may lead to any file; the 
 """
 
 import logging
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def _without_links_outside(markdown: str, page: Path) -> str:
 
     def shown(link: re.Match[str]) -> str:
         text, target = link.groups()
-        file = (page.parent / target).resolve()
+        file = Path(os.path.normpath(page.parent / target))
         if file.is_relative_to(DOCS):
             return link[0]
         if not file.exists():

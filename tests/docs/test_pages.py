@@ -1,0 +1,75 @@
+"""What holds of all pages without building the site."""
+
+import re
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+from environments import ROOT
+from tessera.api.meta import GROUP, VERSION
+from tessera.api.schema import KINDS
+
+DOCS = ROOT / "docs"
+PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
+TYPES = {kind.name: kind.model for kind in KINDS}
+_MANIFEST = re.compile(
+    r"^(?P<indent> *)apiVersion: .*\n(?:(?P=indent)(?!```|END$|---$).+\n)*", re.MULTILINE
+)
+
+
+def menu(entry: Any) -> Iterator[str]:
+    """The pages of a part of the menu, in order."""
+    match entry:
+        case str():
+            yield entry
+        case dict():
+            for below in entry.values():
+                yield from menu(below)
+        case list():
+            for below in entry:
+                yield from menu(below)
+
+
+def manifests(text: str) -> Iterator[dict[str, Any]]:
+    """Every whole manifest of our kinds that a page shows: fenced, indented or typed in."""
+    for found in _MANIFEST.finditer(text):
+        body = yaml.safe_load(textwrap.dedent(found[0]))
+        if body["apiVersion"] == f"{GROUP}/{VERSION}":
+            yield body
+
+
+def test_every_page_is_in_the_menu_once() -> None:
+    told = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    assert sorted(menu(told["nav"])) == PAGES, "add the page to `nav` in mkdocs.yml"
+
+
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{page}" for page in PAGES)])
+def test_every_manifest_that_a_page_shows_is_valid(page: str) -> None:
+    for manifest in manifests((ROOT / page).read_text(encoding="utf-8")):
+        TYPES[manifest["kind"]].model_validate({"spec": manifest["spec"]})
+
+
+def test_manifests_are_found() -> None:
+    found = [m for page in PAGES for m in manifests((DOCS / page).read_text(encoding="utf-8"))]
+    assert {manifest["kind"] for manifest in found} == set(TYPES)
+
+
+def test_home_and_readme_show_the_same_first_manifest() -> None:
+    home, readme = (
+        next(manifests(path.read_text(encoding="utf-8")))
+        for path in (DOCS / "index.md", ROOT / "README.md")
+    )
+    assert home == readme
+
+
+def test_every_metric_has_a_type_its_labels_and_a_meaning() -> None:
+    page = (DOCS / "reference" / "metrics.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \| (.*) \| (.*) \|$", page, re.MULTILINE)
+    assert len(rows) == page.count("| `tessera_")
+    for name, kind, labels, meaning in rows:
+        assert kind in ("gauge", "counter", "histogram"), name
+        assert re.fullmatch(r"(`\w+`(, `\w+`)*)?", labels), name
+        assert meaning.endswith("."), name
