@@ -233,7 +233,7 @@ def _metrics() -> str:
 
 
 _SUFFIXES = {"counter": "_total", "histogram": "_bucket"}
-"""What a name gets on its way to Prometheus; `_sum` and `_count` of a histogram go without saying."""
+"""What a name gets on its way to Prometheus; a histogram has `_sum` and `_count`, too."""
 
 
 def _metric_rows(metrics: CollectorRegistry) -> Iterator[str]:

@@ -1,7 +1,8 @@
 """The blocks of a page, as somebody who follows it would take them.
 
-A ```sh block is typed in, and a ```text block right after it is what one sees then. A titled block is
-written to a file of that name. `<!-- not run: reason -->` above a block says why nobody tries it.
+A ```sh block is typed in, and a ```text block right after it is what one sees then. A titled block
+is written to a file of that name. Blocks in other languages are only looked at.
+`<!-- not run: reason -->` above a block says why nobody tries it.
 """
 
 import re
@@ -79,7 +80,9 @@ def steps(page: str) -> list[Step]:
             )
         elif block.language == SHELL:
             found.append(Command(line=block.line, section=block.section, text=block.text))
-        elif block.language == SEEN and _is_output(block, before):
+        elif block.language == SEEN:
+            if not _is_output(block, before):
+                raise PageError(f"line {block.line}: no command stands right before this output")
             found.append(_seen(found.pop(), block.text))
         before = block
     return found
@@ -117,7 +120,7 @@ def blocks(page: str) -> Iterator[Block]:
 
 
 def _until_closed(lines: Iterator[tuple[int, str]], opened: int) -> str:
-    text = []
+    text: list[str] = []
     for _, line in lines:
         if line == "```":
             return "\n".join(text) + "\n"

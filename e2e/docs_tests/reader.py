@@ -38,6 +38,10 @@ class Reader:
                 case Command():
                     self._type(f"{page}:{step.line}", step)
 
+    def begin(self) -> None:
+        """Count from here: what was done before belongs to another page."""
+        self.ran, self.untried = 0, []
+
     def leave(self, *command: str) -> None:
         """Clean up as far as there is anything to clean up."""
         subprocess.run(

@@ -18,12 +18,6 @@ make world
 up
 ```
 
-Prose.
-
-```text
-a picture
-```
-
 <!-- not run: needs a GPU -->
 ```sh
 nvidia-smi
@@ -50,8 +44,8 @@ def follow(folder: Path, page: str) -> Reader:
 def test_commands_files_and_reasons_are_taken_in_order() -> None:
     assert steps(PAGE) == [
         Command(line=3, section="Serve", text="make world\n", output="up\n"),
-        Untried(line=18, section="Serve", text="nvidia-smi\n", reason="needs a GPU"),
-        File(line=24, section="More", name="chat.yaml", text="kind: InferenceService\n"),
+        Untried(line=12, section="Serve", text="nvidia-smi\n", reason="needs a GPU"),
+        File(line=18, section="More", name="chat.yaml", text="kind: InferenceService\n"),
     ]
 
 
@@ -60,6 +54,7 @@ def test_commands_files_and_reasons_are_taken_in_order() -> None:
     [
         "Then:\n\n    make world\n",
         "```sh\nmake world\n",
+        "```sh\nmake world\n```\n\nProse.\n\n```text\nup\n```\n",
         "```sh {.fancy}\nmake world\n```\n",
     ],
 )

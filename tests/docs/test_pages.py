@@ -31,6 +31,8 @@ def menu(entry: Any) -> Iterator[str]:
         case list():
             for below in entry:
                 yield from menu(below)
+        case _:
+            raise AssertionError(entry)
 
 
 def manifests(text: str) -> Iterator[dict[str, Any]]:
