@@ -9,6 +9,7 @@ import pytest
 
 from demo.stage import ROOT
 from docs_tests.blocks import Untried
+from docs_tests.pages import not_tried, page_of, shell_blocks
 from docs_tests.reader import Reader
 from world import binaries
 
@@ -60,4 +61,7 @@ def pytest_terminal_summary(
         for one in untried[name]:
             terminalreporter.line(f"  line {one.line}: not run: {one.reason}")
     left = sum(map(len, untried.values()))
-    terminalreporter.line(f"all pages: {ran.total()} run, {left} not run")
+    for task, reason in not_tried().items():
+        left += (blocks := shell_blocks(page_of(task)))
+        terminalreporter.line(f"{page_of(task)}: {blocks} not run: {reason}")
+    terminalreporter.line(f"all: {ran.total()} blocks run, {left} not run")

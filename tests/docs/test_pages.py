@@ -3,11 +3,14 @@
 import re
 import textwrap
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from docs_tests.blocks import Command
+from docs_tests.pages import TASKS, TUTORIAL, not_tried, page_of, steps_of
 from environments import ROOT
 from tessera.api.meta import GROUP, VERSION
 from tessera.api.schema import KINDS
@@ -48,6 +51,17 @@ def test_every_page_is_in_the_menu_once() -> None:
     assert sorted(menu(told["nav"])) == PAGES, "add the page to `nav` in mkdocs.yml"
 
 
+def test_every_task_page_is_tried_or_says_why_not() -> None:
+    tasks = {Path(page).stem for page in PAGES if page.startswith("tasks/")}
+    assert tasks == {*TASKS, *not_tried()}, "see docs/tasks/develop.md, Pages"
+    assert not TASKS.keys() & not_tried().keys()
+
+
+@pytest.mark.parametrize("page", [TUTORIAL, *map(page_of, TASKS)])
+def test_a_tried_page_can_be_followed_and_what_it_leaves_out_has_a_reason(page: str) -> None:
+    assert any(isinstance(step, Command) for step in steps_of(page))
+
+
 @pytest.mark.parametrize("page", ["README.md", *(f"docs/{page}" for page in PAGES)])
 def test_every_manifest_that_a_page_shows_is_valid(page: str) -> None:
     for manifest in manifests((ROOT / page).read_text(encoding="utf-8")):
@@ -75,3 +89,13 @@ def test_every_metric_has_a_type_its_labels_and_a_meaning() -> None:
         assert kind in ("gauge", "counter", "histogram"), name
         assert re.fullmatch(r"(`\w+`(, `\w+`)*)?", labels), name
         assert meaning.endswith("."), name
+
+
+def test_every_file_that_the_architecture_names_exists() -> None:
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([\w/.-]+\.(?:py|md))`", page))
+    files = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("[a-z]*/**/*.[pm][yd]")}
+    files |= {"README.md"}
+    lost = [name for name in named if not any(f"/{file}".endswith(f"/{name}") for file in files)]
+    assert len(named) > 30
+    assert lost == []
