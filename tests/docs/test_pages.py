@@ -91,6 +91,14 @@ def test_every_metric_has_a_type_its_labels_and_a_meaning() -> None:
         assert meaning.endswith("."), name
 
 
+@pytest.mark.parametrize("page", ["README.md", "e2e/world/README.md"])
+def test_links_of_pages_outside_the_site_lead_somewhere(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!https?:)([^)#\s]+)", text)
+    assert links
+    assert [link for link in links if not (ROOT / page).parent.joinpath(link).exists()] == []
+
+
 def test_every_file_that_the_architecture_names_exists() -> None:
     page = (DOCS / "architecture.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`([\w/.-]+\.(?:py|md))`", page))
