@@ -1,8 +1,9 @@
 """Somebody who sits at a terminal and follows pages to the letter."""
 
+import itertools
 import os
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +27,7 @@ class Reader:
     variables: Mapping[str, str]
     ran: int = 0
     untried: list[Untried] = field(default_factory=list)
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def follow(self, page: str, todo: Iterable[Step]) -> None:
         """Do everything in order; TrialError at the first thing that is not as the page says."""
@@ -60,7 +62,9 @@ class Reader:
 
     def _run(self, text: str) -> tuple[str, int]:
         """Run a block in bash; it ends at the first command that fails."""
-        state, output = self.folder / ".reader-state", self.folder / ".reader-output"
+        # What an earlier block left running goes on writing into the output of that block.
+        output = self.folder / f".reader-output-{next(self._numbers)}"
+        state = self.folder / ".reader-state"
         # All variables are exported, so that the next block finds them.
         script = f"set -a -e -o pipefail\n{text}{_AFTERWARDS}"
         with output.open("wb") as file:

@@ -73,6 +73,15 @@ def test_variables_and_files_stay_from_block_to_block(tmp_path: Path) -> None:
     assert follow(tmp_path, page).ran == 2
 
 
+def test_what_still_runs_in_the_background_does_not_disturb_the_next_block(tmp_path: Path) -> None:
+    page = (
+        "```sh\nmkfifo go gone\n(read line < go; echo much too late; echo > gone) &\n```\n"
+        "```sh\necho > go\nread line < gone\necho next\n```\n"
+        "```text\nnext\n```\n"
+    )
+    assert follow(tmp_path, page).ran == 2
+
+
 @pytest.mark.parametrize(
     "page",
     [
