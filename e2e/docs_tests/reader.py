@@ -11,6 +11,7 @@ from docs_tests.blocks import Command, File, Step, Untried
 from docs_tests.output import matches
 
 PATIENCE_SECONDS = 300
+_OURS = "inferenceservices,batchinferences,tenantbudgets,acceleratorpools,pods"
 _AFTERWARDS = '\n{ env -0 > "$READER_STATE"; } 2>/dev/null\n'
 
 
@@ -53,12 +54,19 @@ class Reader:
     def _type(self, where: str, command: Command) -> None:
         printed, code = self._run(command.text)
         if code:
-            raise TrialError(f"{where}: failed with {code}:\n{command.text}\nprinted:\n{printed}")
+            raise TrialError(
+                f"{where}: failed with {code}:\n{command.text}\nprinted:\n{printed}\n"
+                f"how things stand:\n{self._looked()}"
+            )
         if command.output is not None and not matches(command.output, printed):
             raise TrialError(
                 f"{where}: the page shows\n{command.output}\nbut this was printed\n{printed}"
             )
         self.ran += 1
+
+    def _looked(self) -> str:
+        """The state of the cluster, as far as there is one."""
+        return self._run(f"kubectl get {_OURS} --all-namespaces --output wide")[0]
 
     def _run(self, text: str) -> tuple[str, int]:
         """Run a block in bash; it ends at the first command that fails."""
