@@ -5,12 +5,12 @@
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
-from prometheus_client import CollectorRegistry
+from prometheus_client.core import Metric
 from pydantic import BaseModel
 
 from chart_values import Chart
@@ -226,9 +226,9 @@ def _reasons() -> str:
 def _metrics() -> str:
     lines = ["# Metrics", "", "Names are as Prometheus keeps them.", ""]
     lines += ["## The operator", "", "`/metrics` on port 8080.", ""]
-    lines += _metric_rows(Telemetry().registry)
+    lines += _metric_rows(Telemetry().registry.collect())
     lines += ["", "## The batch runner", "", "`/metrics` on port 8001 of an attempt's pod.", ""]
-    lines += _metric_rows(registry(Progress(attempt=1)))
+    lines += _metric_rows(registry(Progress(attempt=1)).collect())
     return "\n".join(lines) + "\n"
 
 
@@ -236,9 +236,9 @@ _SUFFIXES = {"counter": "_total", "histogram": "_bucket"}
 """What a name gets on its way to Prometheus; a histogram has `_sum` and `_count`, too."""
 
 
-def _metric_rows(metrics: CollectorRegistry) -> Iterator[str]:
+def _metric_rows(families: Iterable[Metric]) -> Iterator[str]:
     yield from _table("metric", "type", "labels", "meaning")
-    for family in sorted(metrics.collect(), key=lambda family: family.name):
+    for family in sorted(families, key=lambda family: family.name):
         # A family of a collector knows its labels before it has a sample; others here have none.
         labels = ", ".join(f"`{label}`" for label in getattr(family, "_labelnames", ()))
         name = family.name + _SUFFIXES.get(family.type, "")
