@@ -1,5 +1,5 @@
 # Everything that is needed is made on first use: the Python environment in .venv, control-plane
-# binaries and engines in the user's cache. Python 3.11+, Go, make and git are assumed.
+# binaries and engines in the user's cache. Python 3.11+, Go, make, git and curl are assumed.
 SHELL := /bin/sh
 PYTHON ?= python3
 BIN := .venv/bin
@@ -28,7 +28,7 @@ demo-batch: .venv/made ## Play a batch whose spot node dies in the middle.
 	@$(RUN) -m demo batch $(if $(KEEP),--keep)
 
 .PHONY: test
-test: .venv/made check lint-images ## Set up everything and run all tests.
+test: .venv/made check lint-images docs ## Set up everything and run all tests.
 	@$(RUN) -m world build
 	@$(BIN)/pytest tests e2e
 
@@ -49,6 +49,10 @@ generate: .venv/made ## Write CRDs, RBAC, chart values and reference pages from 
 world: .venv/made ## Start the control plane alone and keep it; prints its KUBECONFIG.
 	@$(RUN) -m world up
 
+.PHONY: env
+env: .venv/made ## Print what to export for the kept world: eval "$$(make -s env)".
+	@$(RUN) -m world env
+
 .PHONY: down
 down: .venv/made ## End what `make world` and `make demo KEEP=1` kept.
 	@$(RUN) -m world down
@@ -60,6 +64,14 @@ fresh: ## Clone HEAD and run both README commands with an empty home and a bare 
 .PHONY: lint-images
 lint-images: .venv/made ## Lint the Dockerfiles and the rendered chart.
 	@$(RUN) tools/lint_images.py
+
+.PHONY: docs
+docs: .venv/made ## Build the documentation site strictly, into site/.
+	@$(RUN) tools/docs.py build
+
+.PHONY: docs-serve
+docs-serve: .venv/made ## Serve the documentation on 127.0.0.1, and build it anew on every change.
+	@$(RUN) tools/docs.py serve
 
 .PHONY: bench-turn
 bench-turn: .venv/made ## CPU time of an unchanged turn with 50 services.

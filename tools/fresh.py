@@ -1,6 +1,6 @@
 """Clones HEAD and runs both README commands as on a fresh machine.
 
-Empty home, empty cache, and nothing on PATH but python3, go, make, git and the plain userland.
+Empty home and cache, and nothing on PATH but python3, go, make, git, curl and the plain userland.
 """
 
 import os
@@ -12,12 +12,12 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-ASSUMED = ("python3", "go", "make", "git")
+ASSUMED = ("python3", "go", "make", "git", "curl")
 USERLAND = (
     *("awk", "basename", "bash", "cat", "chmod", "cp", "cut", "date", "dirname", "env", "expr"),
     *("find", "grep", "head", "ln", "ls", "mkdir", "mktemp", "mv", "printf", "ps", "pwd", "rm"),
-    *("sed", "sh", "sleep", "sort", "tail", "tar", "tee", "touch", "tr", "true", "uname", "uniq"),
-    *("wc", "which", "xargs"),
+    *("sed", "seq", "sh", "sleep", "sort", "tail", "tar", "tee", "touch", "tr", "true", "uname"),
+    *("uniq", "wc", "which", "xargs"),
 )
 COMMANDS = ("make demo", "make test")
 KEPT = ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE", "GOPROXY", "GOFLAGS", "PIP_INDEX_URL")

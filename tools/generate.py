@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from prometheus_client.core import Metric
 from pydantic import BaseModel
 
 from chart_values import Chart
@@ -18,6 +19,7 @@ from tessera.api.meta import GROUP, VERSION
 from tessera.api.schema import KINDS as RESOURCES
 from tessera.api.schema import Kind as Resource
 from tessera.api.schema import crd, structural
+from tessera.batch.progress import Progress, registry
 from tessera.domain import reasons
 from tessera.domain.batch import reasons as batch_reasons
 from tessera.resources.kinds import KINDS, Kind
@@ -268,10 +270,25 @@ def _reasons() -> str:
 
 
 def _metrics() -> str:
-    lines = ["# Metrics of the operator", "", *_table("metric", "type", "meaning")]
-    for family in sorted(Telemetry().families(), key=lambda family: family.name):
-        lines.append(f"| `{family.name}` | {family.type} | {family.documentation} |")
+    lines = ["# Metrics", "", "Names are as Prometheus keeps them.", ""]
+    lines += ["## The operator", "", "`/metrics` on port 8080.", ""]
+    lines += _metric_rows(Telemetry().families())
+    lines += ["", "## The batch runner", "", "`/metrics` on port 8001 of an attempt's pod.", ""]
+    lines += _metric_rows(registry(Progress(attempt=1)).collect())
     return "\n".join(lines) + "\n"
+
+
+_SUFFIXES = {"counter": "_total", "histogram": "_bucket"}
+"""What a name gets on its way to Prometheus; a histogram has `_sum` and `_count`, too."""
+
+
+def _metric_rows(families: Iterable[Metric]) -> Iterator[str]:
+    yield from _table("metric", "type", "labels", "meaning")
+    for family in sorted(families, key=lambda family: family.name):
+        # A family of a collector knows its labels before it has a sample; others here have none.
+        labels = ", ".join(f"`{label}`" for label in getattr(family, "_labelnames", ()))
+        name = family.name + _SUFFIXES.get(family.type, "")
+        yield f"| `{name}` | {family.type} | {labels} | {family.documentation} |"
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ FILES = {
     "batch": ("batch",),
     "sim": ("sim",),
     "images": ("images",),
+    "docs": ("docs",),
 }
 IMAGES = ("operator", "batch", "sim")
 """What goes into an image is exactly what was tested."""

@@ -1,13 +1,15 @@
-"""The commands of a world: up, down, run and build."""
+"""The commands of a world: up, down, env, run and build."""
 
 import argparse
 import os
 import select
+import shlex
 import shutil
 import signal
 import sys
 from functools import partial
 from pathlib import Path
+from textwrap import indent
 
 from world import binaries, client, supervisor
 from world.errors import WorldError
@@ -38,14 +40,37 @@ def _up(options: argparse.Namespace) -> None:
         print(
             f"The world {options.name} is up. Try:\n"
             f"\n"
-            f"  export KUBECONFIG={up.kubeconfig}\n"
-            f"  export PATH={up.binaries}:$PATH\n"
+            f"{indent(_exports(up), '  ')}\n"
             f"  kubectl get nodes --label-columns nvidia.com/gpu.product\n"
             f"\n"
             f"Prometheus: {up.prometheus_url}\n"
             f"Logs:       {up.folder / 'logs'}\n"
             f"The end:    python -m world down --name {options.name}"
         )
+
+
+def _env(options: argparse.Namespace) -> None:
+    try:
+        up = client.read(worlds() / options.name)
+    except WorldError:
+        # Whoever evaluates this goes on typing, and must not reach another cluster.
+        print(f"export KUBECONFIG={os.devnull}")
+        raise
+    print(_exports(up))
+
+
+def _exports(up: client.World) -> str:
+    """What a shell needs to use a world: its programs, beside the commands of Tessera."""
+    exported = {
+        "KUBECONFIG": up.kubeconfig,
+        "TESSERA_PROMETHEUS_URL": up.prometheus_url,
+        "HELM_CACHE_HOME": up.folder / "helm",
+        "HELM_CONFIG_HOME": up.folder / "helm",
+        "HELM_DATA_HOME": up.folder / "helm",
+    }
+    lines = [f"export {name}={shlex.quote(str(value))}" for name, value in exported.items()]
+    path = f"{shlex.quote(str(Path(sys.executable).parent))}:{shlex.quote(str(up.binaries))}"
+    return "\n".join([*lines, f"export PATH={path}:$PATH"])
 
 
 def _down(options: argparse.Namespace) -> None:
@@ -92,14 +117,15 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True)
     up = commands.add_parser("up", help="start a world and leave it running")
     down = commands.add_parser("down", help="end a world")
+    env = commands.add_parser("env", help="print what to export for a world that is up")
     run = commands.add_parser("run", help="run a world in the foreground")
     build = commands.add_parser("build", help="only build the programs")
-    for command, act in ((up, _up), (down, _down), (run, _run), (build, _build)):
+    for command, act in ((up, _up), (down, _down), (env, _env), (run, _run), (build, _build)):
         command.set_defaults(act=act)
     for command in (up, run):
         command.add_argument("--fleet", type=Path, default=DEFAULT_FLEET, help="the fleet file")
         command.add_argument("--vllm", type=Path, help="virtual environment with a real vLLM")
-    for command in (up, down):
+    for command in (up, down, env):
         command.add_argument("--name", default="world", help="default: world")
     run.add_argument("--name", help="default: by its address range")
     run.add_argument("--lifeline", action="store_true", help=argparse.SUPPRESS)

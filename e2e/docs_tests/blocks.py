@@ -1,0 +1,147 @@
+"""The blocks of a page, as somebody who follows it would take them.
+
+A ```sh block is typed in, and a ```text block right after it is what one sees then. A titled block
+is written to a file of that name. Blocks in other languages are only looked at.
+`<!-- not run: reason -->` above a block says why nobody tries it.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+SHELL = "sh"
+SEEN = "text"
+_FENCE = re.compile(r"^```(?P<language>\w*)(?: +title=\"(?P<title>[^\"]+)\")?$")
+_COMMENT = re.compile(r"^<!-- not run: (?P<reason>.+) -->$")
+
+
+class PageError(Exception):
+    """A page that cannot be tried as it is written; the text says where."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """Something to type, and what one sees then, where the page shows it."""
+
+    line: int
+    section: str
+    text: str
+    output: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class File:
+    """A file to write."""
+
+    line: int
+    section: str
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Untried:
+    """A block to type that nobody tries, with the reason."""
+
+    line: int
+    section: str
+    text: str
+    reason: str
+
+
+Step: TypeAlias = Command | File | Untried
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """One fenced block with what stands around it."""
+
+    line: int
+    section: str
+    language: str
+    title: str | None
+    reason: str | None
+    text: str
+    follows: bool
+    """Nothing but empty lines stands between the block before and this one."""
+
+
+def steps(page: str) -> list[Step]:
+    """Everything on a page that one would do, in order."""
+    found: list[Step] = []
+    before: Block | None = None
+    for block in blocks(page):
+        if block.reason is not None:
+            found.append(_untried(block, block.reason))
+        elif block.title is not None:
+            found.append(
+                File(line=block.line, section=block.section, name=block.title, text=block.text)
+            )
+        elif block.language == SHELL:
+            found.append(Command(line=block.line, section=block.section, text=block.text))
+        elif block.language == SEEN:
+            if not _is_output(block, before):
+                raise PageError(f"line {block.line}: no command stands right before this output")
+            found.append(_seen(found.pop(), block.text))
+        before = block
+    return found
+
+
+def blocks(page: str) -> Iterator[Block]:
+    """All fenced blocks; PageError where a block is only indented, since it would be overlooked."""
+    lines = enumerate(page.splitlines(), 1)
+    section, reason, follows, previous = "", None, False, ""
+    for number, line in lines:
+        if (fence := _FENCE.match(line)) is not None:
+            text = _until_closed(lines, number)
+            yield Block(
+                line=number,
+                section=section,
+                language=fence["language"],
+                title=fence["title"],
+                reason=reason,
+                text=text,
+                follows=follows,
+            )
+            reason, follows, previous = None, True, ""
+            continue
+        if line.startswith("```"):
+            raise PageError(f"line {number}: this fence is not understood: {line}")
+        if line.startswith("    ") and not previous.strip():
+            raise PageError(f"line {number}: an indented block; fence it, so that it is tried")
+        if line.startswith("#"):
+            section = line.lstrip("#").strip()
+        if (comment := _COMMENT.match(line)) is not None:
+            reason = comment["reason"]
+        elif line.strip():
+            reason, follows = None, False
+        previous = line
+
+
+def _until_closed(lines: Iterator[tuple[int, str]], opened: int) -> str:
+    text: list[str] = []
+    for _, line in lines:
+        if line == "```":
+            return "\n".join(text) + "\n"
+        text.append(line)
+    raise PageError(f"line {opened}: this block is never closed")
+
+
+def _is_output(block: Block, before: Block | None) -> bool:
+    return (
+        block.follows
+        and before is not None
+        and before.language == SHELL
+        and before.reason is None
+        and before.title is None
+    )
+
+
+def _untried(block: Block, reason: str) -> Untried:
+    return Untried(line=block.line, section=block.section, text=block.text, reason=reason)
+
+
+def _seen(step: Step, output: str) -> Command:
+    assert isinstance(step, Command)
+    return Command(line=step.line, section=step.section, text=step.text, output=output)

@@ -1,0 +1,50 @@
+"""Which pages are tried, after what, and which are not."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from demo.stage import ROOT
+from docs_tests.blocks import Step, steps
+
+TUTORIAL = "docs/tutorial.md"
+SERVED = ("Start a cluster", "Install Tessera", "Say what hardware there is", "Serve a model")
+"""The sections of the tutorial after which most tasks can begin."""
+TASKS: Mapping[str, Sequence[str]] = {
+    "pools": SERVED[:2],
+    "read-the-bill": SERVED,
+    "run-a-batch": (*SERVED, "The input"),
+    "scale": SERVED,
+    "serve": SERVED,
+    "set-a-budget": SERVED,
+    "troubleshoot": SERVED,
+}
+"""Each task that is tried, and the sections of the tutorial that come before it."""
+_NOT_TRIED = re.compile(r"^<!-- not tried: (?P<reason>.+) -->$", re.MULTILINE)
+
+
+def page_of(task: str) -> str:
+    return f"docs/tasks/{task}.md"
+
+
+def steps_of(page: str, sections: Iterable[str] | None = None) -> list[Step]:
+    """The steps of a page, or those of some sections, which must be there."""
+    found = steps((ROOT / page).read_text(encoding="utf-8"))
+    if sections is None:
+        return found
+    wanted = set(sections)
+    assert wanted <= {step.section for step in found}, f"{page} has lost a section"
+    return [step for step in found if step.section in wanted]
+
+
+def not_tried() -> dict[str, str]:
+    """Task pages that say why nobody tries them."""
+    found = {}
+    for path in sorted((ROOT / "docs" / "tasks").glob("*.md")):
+        if (told := _NOT_TRIED.search(path.read_text(encoding="utf-8"))) is not None:
+            found[path.stem] = told["reason"]
+    return found
+
+
+def shell_blocks(page: str) -> int:
+    """How many blocks to type a page has, tried or not."""
+    return len(re.findall(r"^```sh$", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE))

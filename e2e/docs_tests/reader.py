@@ -1,0 +1,92 @@
+"""Somebody who sits at a terminal and follows pages to the letter."""
+
+import itertools
+import os
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from docs_tests.blocks import Command, File, Step, Untried
+from docs_tests.output import matches
+
+PATIENCE_SECONDS = 300
+_OURS = "inferenceservices,batchinferences,tenantbudgets,acceleratorpools,pods"
+_AFTERWARDS = '\n{ env -0 > "$READER_STATE"; } 2>/dev/null\n'
+
+
+class TrialError(AssertionError):
+    """A page did not keep its word; the text says where and what was seen."""
+
+
+@dataclass(slots=True)
+class Reader:
+    """Keeps variables from one block to the next, as one terminal does."""
+
+    folder: Path
+    """Where the reader is; files of the page are written here."""
+    variables: Mapping[str, str]
+    ran: int = 0
+    untried: list[Untried] = field(default_factory=list)
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    def follow(self, page: str, todo: Iterable[Step]) -> None:
+        """Do everything in order; TrialError at the first thing that is not as the page says."""
+        for step in todo:
+            match step:
+                case File(name=name, text=text):
+                    (self.folder / name).write_text(text, encoding="utf-8")
+                case Untried():
+                    self.untried.append(step)
+                case Command():
+                    self._type(f"{page}:{step.line}", step)
+
+    def begin(self) -> None:
+        """Count from here: what was done before belongs to another page."""
+        self.ran, self.untried = 0, []
+
+    def leave(self, *command: str) -> None:
+        """Clean up as far as there is anything to clean up."""
+        subprocess.run(
+            command, cwd=self.folder, env=dict(self.variables), capture_output=True, check=False
+        )
+
+    def _type(self, where: str, command: Command) -> None:
+        printed, code = self._run(command.text)
+        if code:
+            raise TrialError(
+                f"{where}: failed with {code}:\n{command.text}\nprinted:\n{printed}\n"
+                f"how things stand:\n{self._looked()}"
+            )
+        if command.output is not None and not matches(command.output, printed):
+            raise TrialError(
+                f"{where}: the page shows\n{command.output}\nbut this was printed\n{printed}"
+            )
+        self.ran += 1
+
+    def _looked(self) -> str:
+        """The state of the cluster, as far as there is one."""
+        return self._run(f"kubectl get {_OURS} --all-namespaces --output wide")[0]
+
+    def _run(self, text: str) -> tuple[str, int]:
+        """Run a block in bash; it ends at the first command that fails."""
+        # What an earlier block left running goes on writing into the output of that block.
+        output = self.folder / f".reader-output-{next(self._numbers)}"
+        state = self.folder / ".reader-state"
+        # All variables are exported, so that the next block finds them.
+        script = f"set -a -e -o pipefail\n{text}{_AFTERWARDS}"
+        with output.open("wb") as file:
+            done = subprocess.run(
+                ["bash", "-c", script],
+                cwd=self.folder,
+                env={**self.variables, "READER_STATE": str(state)},
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                timeout=PATIENCE_SECONDS,
+                check=False,
+            )
+        if not done.returncode:
+            pairs = os.fsdecode(state.read_bytes()).rstrip("\0").split("\0")
+            self.variables = dict(pair.split("=", 1) for pair in pairs)
+        return output.read_text(encoding="utf-8", errors="replace"), done.returncode

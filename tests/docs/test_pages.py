@@ -1,0 +1,109 @@
+"""What holds of all pages without building the site."""
+
+import re
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from docs_tests.blocks import Command
+from docs_tests.pages import TASKS, TUTORIAL, not_tried, page_of, steps_of
+from environments import ROOT
+from tessera.api.meta import GROUP, VERSION
+from tessera.api.schema import KINDS
+
+DOCS = ROOT / "docs"
+PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
+TYPES = {kind.name: kind.model for kind in KINDS}
+_MANIFEST = re.compile(
+    r"^(?P<indent> *)apiVersion: .*\n(?:(?P=indent)(?!```|END$|---$).+\n)*", re.MULTILINE
+)
+
+
+def menu(entry: Any) -> Iterator[str]:
+    """The pages of a part of the menu, in order."""
+    match entry:
+        case str():
+            yield entry
+        case dict():
+            for below in entry.values():
+                yield from menu(below)
+        case list():
+            for below in entry:
+                yield from menu(below)
+        case _:
+            raise AssertionError(entry)
+
+
+def manifests(text: str) -> Iterator[dict[str, Any]]:
+    """Every whole manifest of our kinds that a page shows: fenced, indented or typed in."""
+    for found in _MANIFEST.finditer(text):
+        body = yaml.safe_load(textwrap.dedent(found[0]))
+        if body["apiVersion"] == f"{GROUP}/{VERSION}":
+            yield body
+
+
+def test_every_page_is_in_the_menu_once() -> None:
+    told = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    assert sorted(menu(told["nav"])) == PAGES, "add the page to `nav` in mkdocs.yml"
+
+
+def test_every_task_page_is_tried_or_says_why_not() -> None:
+    tasks = {Path(page).stem for page in PAGES if page.startswith("tasks/")}
+    assert tasks == {*TASKS, *not_tried()}, "see docs/tasks/develop.md, Pages"
+    assert not TASKS.keys() & not_tried().keys()
+
+
+@pytest.mark.parametrize("page", [TUTORIAL, *map(page_of, TASKS)])
+def test_a_tried_page_can_be_followed_and_what_it_leaves_out_has_a_reason(page: str) -> None:
+    assert any(isinstance(step, Command) for step in steps_of(page))
+
+
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{page}" for page in PAGES)])
+def test_every_manifest_that_a_page_shows_is_valid(page: str) -> None:
+    for manifest in manifests((ROOT / page).read_text(encoding="utf-8")):
+        TYPES[manifest["kind"]].model_validate({"spec": manifest["spec"]})
+
+
+def test_manifests_are_found() -> None:
+    found = [m for page in PAGES for m in manifests((DOCS / page).read_text(encoding="utf-8"))]
+    assert {manifest["kind"] for manifest in found} == set(TYPES)
+
+
+def test_home_and_readme_show_the_same_first_manifest() -> None:
+    home, readme = (
+        next(manifests(path.read_text(encoding="utf-8")))
+        for path in (DOCS / "index.md", ROOT / "README.md")
+    )
+    assert home == readme
+
+
+def test_every_metric_has_a_type_its_labels_and_a_meaning() -> None:
+    page = (DOCS / "reference" / "metrics.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \| (.*) \| (.*) \|$", page, re.MULTILINE)
+    assert len(rows) == page.count("| `tessera_")
+    for name, kind, labels, meaning in rows:
+        assert kind in ("gauge", "counter", "histogram"), name
+        assert re.fullmatch(r"(`\w+`(, `\w+`)*)?", labels), name
+        assert meaning.endswith("."), name
+
+
+@pytest.mark.parametrize("page", ["README.md", "e2e/world/README.md"])
+def test_links_of_pages_outside_the_site_lead_somewhere(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!https?:)([^)#\s]+)", text)
+    assert links
+    assert [link for link in links if not (ROOT / page).parent.joinpath(link).exists()] == []
+
+
+def test_every_file_that_the_architecture_names_exists() -> None:
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([\w/.-]+\.(?:py|md))`", page))
+    files = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("[a-z]*/**/*.[pm][yd]")}
+    files |= {"README.md"}
+    lost = [name for name in named if not any(f"/{file}".endswith(f"/{name}") for file in files)]
+    assert len(named) > 30
+    assert lost == []
