@@ -31,6 +31,8 @@ class HttpEngines:
             trust_env=False,
             timeout=httpx.Timeout(None, connect=_CONNECT_SECONDS),
             headers={"Accept-Encoding": "identity"},
+            # Each is asked seldom, and there are thousands: a kept connection only has to be found.
+            limits=httpx.Limits(max_connections=64, max_keepalive_connections=0),
         )
 
     async def close(self) -> None:

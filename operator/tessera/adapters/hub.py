@@ -15,6 +15,8 @@ from tessera.domain.snapshot import Question, Resolution
 PUBLIC = "https://huggingface.co"
 _MOST_BYTES = 4 * 2**20
 """The answer lists all files of a model."""
+_SHARED_SECONDS = 10
+"""What a hub said is its answer for so long."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _REASONS: Mapping[int, Pinned] = {
     httpx.codes.UNAUTHORIZED: Pinned.TOKEN_NEEDED,
@@ -36,11 +38,21 @@ class HttpHub:
             max_redirects=3,
             timeout=seconds,
         )
+        self._asked: dict[Question, asyncio.Task[Resolution]] = {}
 
     async def close(self) -> None:
         await self._client.aclose()
 
     async def resolve(self, question: Question) -> Resolution:
+        """Many services of one model that come together ask once."""
+        if question not in self._asked:
+            task = asyncio.create_task(self._resolve(question))
+            self._asked[question] = task
+            loop = asyncio.get_running_loop()
+            loop.call_later(_SHARED_SECONDS, self._asked.pop, question, None)
+        return await asyncio.shield(self._asked[question])
+
+    async def _resolve(self, question: Question) -> Resolution:
         path = f"/api/models/{question.repository}/revision/{quote(question.revision, safe='')}"
         try:
             status, body = await self._read(f"{self._base}{path}")

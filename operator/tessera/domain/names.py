@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from functools import cache
 
 from tessera.api.meta import GROUP
 
@@ -26,6 +27,7 @@ _LONGEST = 52
 """A Deployment adds a hash and a random part to the names of its pods: 11 characters."""
 
 
+@cache
 def variant_name(pool: str, form: str, precision: str | None) -> str:
     """Pool, hardware shape and precision in one label: `a100-3g-40gb`, `h100-2gpu-fp8`."""
     parts = [pool, re.sub(r"[^a-z0-9]+", "-", form), *([precision] if precision else [])]

@@ -4,6 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
+from typing import NamedTuple
 
 from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
 from tessera.api.inference_service import Scaling as ScalingSpec
@@ -22,12 +23,13 @@ from tessera.domain.kept import Last
 from tessera.domain.load import grown_up, load_of, read
 from tessera.domain.placement import ANY, STEADY, Choice, Placement, place, room
 from tessera.domain.pools import PoolView, discover, tiers
-from tessera.domain.readiness import must_ask
+from tessera.domain.readiness import asked_again, must_ask
 from tessera.domain.reasons import Accepted, Placed, Scaling, Verdict
 from tessera.domain.recipe import Making, filled_spec, making
 from tessera.domain.revision import Pin, pin, pinned_spec
 from tessera.domain.rollout import surges
 from tessera.domain.snapshot import (
+    Answer,
     Node,
     Pod,
     PodReading,
@@ -40,6 +42,7 @@ from tessera.domain.snapshot import (
 )
 from tessera.domain.stall import Inspection, Stall, Suspect, inspect
 
+_UNSEEN = Inspection()
 Taken = Counter[tuple[str, str]]
 """Devices that services hold, by pool and resource."""
 
@@ -148,13 +151,22 @@ class _Draft:
     scale: Scale
 
 
-@dataclass(frozen=True, slots=True)
-class _MadeOf:
+class _MadeOf(NamedTuple):
     """All that an allotment follows from but the moment."""
 
     draft: _Draft
     funding: Funding | None
     resolution: Resolution | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Quiet:
+    """A service that need not be asked for a token, what that follows from, and until when."""
+
+    service: Service
+    pods: tuple[Pod, ...]
+    answer: Answer | None
+    until: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,6 +195,7 @@ class Kept:
         self.drafts: dict[Ref, _KeptDraft] = {}
         self.allotments: Mapping[Ref, Allotment] = {}
         self.made_of: dict[Ref, _MadeOf] = {}
+        self.quiet: dict[Ref, _Quiet] = {}
         self._held: Mapping[Ref, _Holding] = {}
         self._day = date.min
 
@@ -392,9 +405,11 @@ def _allotments(
             old = _finished(snapshot, draft, funding)
         inspection = _inspected(snapshot, old)
         inspections.append(inspection)
-        found[ref] = _timely(snapshot, old, draft, taken, inspection.stall)
+        found[ref] = _timely(snapshot, old, draft, taken, inspection.stall, kept)
         made_of[ref] = made
     kept.made_of = made_of
+    for ref in kept.quiet.keys() - drafts.keys():
+        del kept.quiet[ref]
     old_ones = kept.allotments
     if len(found) == len(old_ones) and all(old_ones.get(ref) is one for ref, one in found.items()):
         return old_ones, inspections
@@ -412,19 +427,40 @@ def _still_allotted(old: Allotment, made_of: _MadeOf, before: _MadeOf) -> bool:
     )
 
 
+def _asks(snapshot: Snapshot, one: Allotment, kept: Kept) -> bool:
+    service, answer = one.service, snapshot.answers.get(one.service.ref)
+    known = kept.quiet.get(service.ref)
+    if (
+        known is not None
+        and known.service is service
+        and known.pods is one.pods
+        and known.answer is answer
+        and snapshot.at < known.until
+    ):
+        return False
+    ask = must_ask(snapshot, service, one.pods)
+    kept.quiet.pop(service.ref, None)
+    if not ask:
+        until = asked_again(snapshot, service)
+        kept.quiet[service.ref] = _Quiet(service, one.pods, answer, until)
+    return ask
+
+
 def _timely(
     snapshot: Snapshot,
     one: Allotment,
     draft: _Draft,
     taken: Mapping[tuple[str, str], int],
     stall: Stall,
+    kept: Kept,
 ) -> Allotment:
     """With what depends on the moment and on everybody else."""
     choice = draft.placement.choice
     if choice is None:
         return one
-    ask = must_ask(snapshot, one.service, one.pods)
-    pods = [pod for pod in one.pods if pod.variant == choice.variant]
+    ask = _asks(snapshot, one, kept)
+    variant = choice.variant
+    pods = [pod for pod in one.pods if pod.variant == variant]
     roomy = _roomy(draft, choice, one.scale, taken)
     surge = surges(one.workload, pods, snapshot.at, room=roomy)
     same = ask is one.ask and surge is one.surge and stall == one.stall
@@ -463,11 +499,16 @@ def _finished(snapshot: Snapshot, draft: _Draft, funding: Funding | None) -> All
     )
 
 
+def _is_watched(snapshot: Snapshot) -> bool:
+    """Something was read of any engine, now or before."""
+    return bool(snapshot.watches or (snapshot.readings and snapshot.readings.engines))
+
+
 def _inspected(snapshot: Snapshot, one: Allotment) -> Inspection:
     """The engines of a service that is placed; elsewhere nothing is touched."""
     choice, spec = one.choice, one.service.spec
-    if choice is None or spec is None:
-        return Inspection()
+    if choice is None or spec is None or not _is_watched(snapshot):
+        return _UNSEEN
     return inspect(
         snapshot,
         one.service,

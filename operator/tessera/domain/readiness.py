@@ -1,7 +1,7 @@
 """Does a service answer? Only a real completion counts."""
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from tessera.api.meta import Condition
 from tessera.domain.reasons import Progressing, Ready, Verdict
@@ -11,6 +11,7 @@ QUIET = timedelta(minutes=5)
 """A service that finished no request for so long is asked again."""
 RETRY = timedelta(seconds=5)
 """After a failure it is asked again this soon."""
+_NEVER = datetime.max.replace(tzinfo=UTC)
 
 
 def ready(
@@ -50,6 +51,15 @@ def must_ask(snapshot: Snapshot, service: Service, pods: Sequence[Pod]) -> bool:
         return age >= RETRY
     finished = snapshot.readings.finished.get(service.ref) if snapshot.readings else None
     return age >= QUIET and not finished
+
+
+def asked_again(snapshot: Snapshot, service: Service) -> datetime:
+    """Until when a service that need not be asked now need not be, as long as its replicas, its
+    status and its last answer stay the same."""
+    answer = snapshot.answers.get(service.ref)
+    if answer is None:
+        return _NEVER
+    return answer.at + (QUIET if answer.problem is None else RETRY)
 
 
 def _answer(snapshot: Snapshot, service: Service) -> Answer | None:

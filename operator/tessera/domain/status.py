@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Literal
 
 from tessera.api.accelerator_pool import AcceleratorPoolStatus, SliceCount
 from tessera.api.inference_service import (
@@ -102,17 +103,25 @@ def conditions(
     before = {condition.type: condition for condition in old}
     told = []
     for kind, verdict in verdicts.items():
-        status = "True" if verdict.reason.holds else "False"
-        same = kind in before and before[kind].status == status
+        last = before.get(kind)
+        status: Literal["True", "False"] = "True" if verdict.reason.holds else "False"
+        message = verdict.message[:_LONGEST]
+        now = (status, verdict.reason, message, generation)
+        if last is not None and now == (
+            last.status, last.reason, last.message, last.observed_generation,
+        ):  # fmt: skip
+            told.append(last)
+            continue
+        same = last is not None and last.status == status
         told.append(
             Condition(
                 type=kind,
                 status=status,
                 reason=verdict.reason,
-                message=verdict.message[:_LONGEST],
+                message=message,
                 observed_generation=generation,
-                last_transition_time=before[kind].last_transition_time
-                if same
+                last_transition_time=last.last_transition_time
+                if last is not None and same
                 else at.replace(microsecond=0),
             )
         )

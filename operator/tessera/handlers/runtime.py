@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import shutil
 import tempfile
@@ -123,6 +124,8 @@ class Runtime:
 
     async def _mirror(self) -> None:
         await self.mirror.seed()
+        # What was listed stays: the collector would look through all of it again and again.
+        gc.freeze()
         self.seeded.set()
         await self.mirror.keep()
 
