@@ -26,7 +26,7 @@ from tessera.resources.job import Image, job
 from tessera.resources.kinds import CHILDREN, DEPLOYMENTS, JOBS, PODS, Kind
 from tessera.resources.manifest import Key, Manifest
 
-_AT_ONCE = 8
+_AT_ONCE = 12
 _LONGEST = 500
 
 
