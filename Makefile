@@ -61,6 +61,10 @@ fresh: ## Clone HEAD and run both README commands with an empty home and a bare 
 lint-images: .venv/made ## Lint the Dockerfiles and the rendered chart.
 	@$(RUN) tools/lint_images.py
 
+.PHONY: images-list
+images-list: .venv/made ## List the images that a cluster pulls, for a mirror (REGISTRY=host/path rewrites them).
+	@$(RUN) tools/images.py $(REGISTRY)
+
 .PHONY: bench-turn
 bench-turn: .venv/made ## CPU time of an unchanged turn with 50 services.
 	@$(RUN) tools/bench_turn.py

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from tessera.api.recipe import Platform
+
 
 class Settings(BaseSettings):
     """Read from `TESSERA_*` variables, which the chart sets."""
@@ -34,6 +36,9 @@ class Settings(BaseSettings):
 
     batch_pull_secrets: tuple[str, ...] = ()
     """Secrets for that image; they have to be in the namespaces of the batches."""
+
+    platform: Platform = Platform()
+    """The surroundings of engines, as JSON."""
 
     webhook_certificates: Path | None = None
     """Folder with `tls.crt` and `tls.key`; without it there is no admission server."""

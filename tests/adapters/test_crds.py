@@ -75,6 +75,21 @@ RULES = [
         pooled(PRICE, {"from": "2026-01-01", "perGPUHour": "3"}),
         "spec.prices has 2 prices from the same day",
     ),
+    (
+        ACCELERATOR_POOLS,
+        pooled(PRICE, tolerations=[{"key": "a", "operator": "Exists", "value": "b"}]),
+        "operator Exists takes any value",
+    ),
+    (
+        ACCELERATOR_POOLS,
+        pooled(PRICE, tolerations=[{"value": "b"}]),
+        "1 key is needed, or operator Exists",
+    ),
+    (
+        ACCELERATOR_POOLS,
+        pooled(PRICE, tolerations=[{"key": "a", "tolerationSeconds": 5}]),
+        "spec.tolerations[].tolerationSeconds needs",
+    ),
 ]
 
 BUDGET = {
@@ -151,6 +166,16 @@ BOUNDS = [
     ),
     (TENANT_BUDGETS, BUDGET | {"timeZone": "not a zone"}, "spec.timeZone"),
     (TENANT_BUDGETS, BUDGET | {"currency": "dollars"}, "spec.currency"),
+    (
+        INFERENCE_SERVICES,
+        {"model": {"uri": URI, "adapters": [{"name": "a", "uri": URI}, {"name": "a", "uri": URI}]}},
+        "spec.model.adapters[1]",
+    ),
+    (
+        INFERENCE_SERVICES,
+        {"model": {"uri": URI, "adapters": [{"name": "a", "uri": URI, "rank": 513}]}},
+        "spec.model.adapters[0].rank",
+    ),
     (INFERENCE_SERVICES, {"model": {"uri": "ftp://x"}}, "spec.model.uri"),
     (INFERENCE_SERVICES, {}, "spec.model"),
     (INFERENCE_SERVICES, served(replicas=-1), "spec.replicas"),

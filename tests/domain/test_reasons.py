@@ -82,6 +82,15 @@ SERVICES = [
         says=("65536", "40960"),
     ),
     Case(
+        reason=Accepted.ADAPTER_NAME_TAKEN,
+        manifest=served(
+            "  model: {uri: 'hf://Qwen/Qwen3-8B', servedName: sql,"
+            " adapters: [{name: sql, uri: 'hf://acme/sql'}]}"
+        ),
+        field="spec.model.adapters[0].name",
+        says=("sql", "spec.model.servedName", "rename"),
+    ),
+    Case(
         reason=Accepted.FLAG_RESERVED,
         manifest=served(
             "  model: {uri: 'hf://Qwen/Qwen3-8B'}\n  engine: {extraArgs: ['--max-model-len=100']}"

@@ -6,17 +6,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, StringConstraints
 
 from tessera.api.meta import Amount, Conditions, Duration, Name, Wire, rule, with_rules, written
-
-ModelUri = Annotated[
-    str,
-    StringConstraints(
-        pattern=(
-            r"^(hf://[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*"
-            r"|pvc://[a-z0-9][-a-z0-9.]*(/[A-Za-z0-9._-]+)*)$"
-        ),
-        max_length=512,
-    ),
-]
+from tessera.api.model_files import Adapters, ModelUri
 
 
 class ModelShape(Wire):
@@ -77,6 +67,9 @@ class Model(Wire):
 
     token_secret_ref: SecretKey | None = None
     """A Secret with the hub token; it is mounted into the engine's pod and read nowhere else."""
+
+    adapters: Adapters = ()
+    """LoRA adapters that every replica serves beside the model, each under its own name."""
 
     shape: ModelShape | None = None
     """Needed only for a model that Tessera does not know; `kubectl explain

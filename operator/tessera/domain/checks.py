@@ -18,10 +18,14 @@ RESERVED = {
     "api_server_count": "nothing: one API server a pod is what drains",
     "data_parallel_size": "spec.scaling",
     "disable_log_stats": "nothing: the autoscaler reads these metrics",
+    "enable_lora": "spec.model.adapters",
     "enable_mfu_metrics": "Tessera",
     "enable_server_load_tracking": "Tessera",
     "gpu_memory_utilization": "Tessera",
     "host": "Tessera",
+    "lora_modules": "spec.model.adapters",
+    "max_lora_rank": "spec.model.adapters",
+    "max_loras": "spec.model.adapters",
     "max_model_len": "spec.context.maxModelLen",
     "max_num_batched_tokens": "spec.slo",
     "max_num_seqs": "spec.slo",
@@ -131,6 +135,17 @@ def _flags_are_free_and_valid(spec: InferenceServiceSpec, _: Tiers) -> Iterator[
         )
 
 
+def _adapters_have_names_of_their_own(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
+    for index, adapter in enumerate(spec.model.adapters):
+        if adapter.name == spec.model.served_name:
+            yield Denial(
+                reason=Accepted.ADAPTER_NAME_TAKEN,
+                field=f"spec.model.adapters[{index}].name",
+                message=f"{adapter.name} is spec.model.servedName too, and 1 name cannot mean 2 "
+                "models; rename one of them",
+            )
+
+
 def _pools_exist(spec: InferenceServiceSpec, pools: Tiers) -> Iterator[Denial]:
     for index, name in enumerate(spec.placement.pools):
         if name not in pools:
@@ -159,6 +174,7 @@ def _interactive_stays_off_spot(spec: InferenceServiceSpec, pools: Tiers) -> Ite
 CHECKS: tuple[Check, ...] = (
     _model_is_known,
     _context_suits_the_model,
+    _adapters_have_names_of_their_own,
     _flags_are_free_and_valid,
     _pools_exist,
     _interactive_stays_off_spot,

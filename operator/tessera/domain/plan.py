@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
 from tessera.api.inference_service import Scaling as ScalingSpec
+from tessera.api.recipe import Platform
 from tessera.domain import autoscale
 from tessera.domain.autoscale import Count, Memory, Scale
 from tessera.domain.batch import batches
@@ -42,6 +43,8 @@ class Allotment:
     placement: Placement
     scale: Scale
     drain: Drain
+    platform: Platform = field(default_factory=Platform)
+    """The surroundings of its engines."""
     surge: bool = False
     """There is room for one more replica: a rollout starts the new before it stops the old."""
     pods: tuple[Pod, ...] = ()
@@ -219,6 +222,7 @@ def _finished(
         placement=draft.placement,
         scale=scale,
         drain=Drain(keep=scale.replicas),
+        platform=snapshot.platform,
         pods=holding.pods,
         workload=holding.workloads[0] if holding.workloads else None,
     )

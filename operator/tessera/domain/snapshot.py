@@ -6,6 +6,7 @@ from datetime import datetime
 
 from tessera.api.accelerator_pool import AcceleratorPoolSpec, AcceleratorPoolStatus
 from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
+from tessera.api.recipe import Platform
 from tessera.api.tenant_budget import TenantBudgetSpec, TenantBudgetStatus
 from tessera.domain.autoscale import Memory
 from tessera.domain.batch.facts import Asked, Batch, BatchJob, VolumeClaim
@@ -189,6 +190,7 @@ class Snapshot:
     """The fleet at one moment."""
 
     at: datetime
+    platform: Platform = field(default_factory=Platform)
     services: tuple[Service, ...] = ()
     pools: tuple[Pool, ...] = ()
     nodes: tuple[Node, ...] = ()

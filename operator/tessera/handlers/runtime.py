@@ -39,7 +39,7 @@ class Runtime:
 
     def __init__(self, settings: Settings, cluster: KubeCluster) -> None:
         self._changed = asyncio.Event()
-        self._senses = Senses()
+        self._senses = Senses(platform=settings.platform)
         self._telemetry = Telemetry()
         self._engines = HttpEngines()
         self._metrics = (

@@ -156,7 +156,7 @@ class Applier:
                 key = Key(JOBS.plural, ref.namespace, ref.name)
                 problems += await self._attempt(self._remove(JOBS, key))
         if not problems and allotment.create is not None and spec is not None:
-            wanted = job(batch, spec, allotment.create, self._batch_image)
+            wanted = job(batch, spec, allotment.create, self._batch_image, snapshot.platform)
             refused = await self._attempt(self._write(wanted))
             if refused and allotment.create.attempt is not None:
                 self.refused_jobs[batch.uid] = "; ".join(refused)

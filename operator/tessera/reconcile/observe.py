@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeVar
 
+from tessera.api.recipe import Platform
 from tessera.domain.autoscale import Memory
 from tessera.domain.batch.facts import Asked, Batch, BatchJob, VolumeClaim
 from tessera.domain.bill import Bill
@@ -45,6 +46,7 @@ T = TypeVar("T")
 class Senses:
     """What reached the operator besides the objects; kept between turns."""
 
+    platform: Platform = field(default_factory=Platform)
     readings: Readings | None = None
     answers: dict[Ref, Answer] = field(default_factory=dict)
     in_flight: dict[Ref, InFlight] = field(default_factory=dict)
@@ -63,6 +65,7 @@ def observe(store: Store, senses: Senses, at: datetime) -> Snapshot:
     """The fleet at one moment."""
     return Snapshot(
         at=at,
+        platform=senses.platform,
         services=tuple(_values(store, INFERENCE_SERVICES, Service)),
         pools=tuple(_values(store, ACCELERATOR_POOLS, Pool)),
         nodes=tuple(_values(store, NODES, Node)),

@@ -3,13 +3,17 @@
 import math
 from datetime import timedelta
 
-from tessera.api.inference_service import InferenceServiceSpec
+from tessera.api.inference_service import InferenceServiceSpec, Model
+from tessera.api.model_files import Adapter
+from tessera.domain.adapters import engine_rank
 from tessera.domain.names import PORT
 from tessera.domain.placement import Choice
 from tessera.domain.sizing import GPU_MEMORY_UTILIZATION
 
 MODELS = "/models"
 """Where a `pvc://` claim is mounted."""
+ADAPTERS = "/adapters"
+"""Below it, by their names, the claims of `pvc://` adapters."""
 
 
 def arguments(name: str, spec: InferenceServiceSpec, choice: Choice) -> list[str]:
@@ -37,16 +41,34 @@ def arguments(name: str, spec: InferenceServiceSpec, choice: Choice) -> list[str
         told.append(f"--revision={spec.model.revision}")
     if fit.precision:
         told.append(f"--quantization={fit.precision}")
-    return [*told, *spec.engine.extra_args]
+    return [*told, *_adapters(spec.model), *spec.engine.extra_args]
 
 
-def model_path(uri: str) -> str:
+def _adapters(model: Model) -> list[str]:
+    """Loaded at every start of the engine, all at once in its memory, so that none waits."""
+    if not model.adapters:
+        return []
+    return [
+        "--lora-modules",
+        *(f"{one.name}={adapter_path(one)}" for one in model.adapters),
+        "--enable-lora",
+        f"--max-loras={len(model.adapters)}",
+        f"--max-lora-rank={engine_rank(model.adapters)}",
+    ]
+
+
+def adapter_path(adapter: Adapter) -> str:
+    """`hf://org/name` -> `org/name`, which the engine fetches; else where it is mounted."""
+    return model_path(adapter.uri, f"{ADAPTERS}/{adapter.name}")
+
+
+def model_path(uri: str, mount: str = MODELS) -> str:
     """`hf://org/name` -> `org/name`; `pvc://claim/path` -> the path below the mount."""
     scheme, _, rest = uri.partition("://")
     if scheme == "hf":
         return rest
     _, _, path = rest.partition("/")
-    return f"{MODELS}/{path}".rstrip("/")
+    return f"{mount}/{path}".rstrip("/")
 
 
 def claim(uri: str) -> str | None:

@@ -29,7 +29,7 @@ def of_service(allotment: Allotment) -> tuple[Manifest, ...]:
         return ()
     told = [
         front(allotment.service),
-        deployment(allotment, spec, choice, dict(choice.offer.node_selector)),
+        deployment(allotment, spec, choice),
     ]
     if allotment.scale.replicas >= _BUDGETED:
         told.append(disruption_budget(allotment.service))
@@ -42,6 +42,7 @@ def made_of(allotment: Allotment) -> tuple[object, ...]:
     return (
         service.uid,
         service.spec,
+        allotment.platform,
         allotment.choice,
         allotment.drain.keep,
         allotment.surge,

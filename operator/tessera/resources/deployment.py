@@ -18,6 +18,7 @@ from kubernetes.client import (
 )
 
 from tessera.api.inference_service import InferenceServiceSpec
+from tessera.api.recipe import Platform
 from tessera.domain.names import (
     ENGINE_ACCOUNT,
     SERVICE_LABEL,
@@ -27,27 +28,25 @@ from tessera.domain.names import (
 )
 from tessera.domain.placement import Choice
 from tessera.domain.plan import Allotment
-from tessera.resources import spot
 from tessera.resources.arguments import seconds
 from tessera.resources.engine import (
     EXIT_SECONDS,
     HEALTH,
     engine,
-    gpu_toleration,
     restricted_pod,
     start_seconds,
     volumes,
 )
 from tessera.resources.kinds import DEPLOYMENTS
 from tessera.resources.manifest import Manifest, labels, manifest, owner
+from tessera.resources.scheduling import scheduled, spread
+from tessera.resources.surroundings import pull_secrets
 
 _PRE_STOP_SECONDS = 5
 """Time for endpoints to forget a pod before its engine is told to stop."""
 
 
-def deployment(
-    allotment: Allotment, spec: InferenceServiceSpec, choice: Choice, node_selector: dict[str, str]
-) -> Manifest:
+def deployment(allotment: Allotment, spec: InferenceServiceSpec, choice: Choice) -> Manifest:
     """The Deployment of the chosen variant, with the number of replicas that drain allows."""
     service = allotment.service
     name = deployment_name(service.ref.name, choice.variant)
@@ -74,34 +73,35 @@ def deployment(
             ),
             template=V1PodTemplateSpec(
                 metadata=V1ObjectMeta(labels=told),
-                spec=_pod(service.ref.name, spec, choice, node_selector),
+                spec=_pod(service.ref.name, spec, choice, allotment.platform),
             ),
         ),
     )
     return manifest(DEPLOYMENTS, service.ref.namespace, name, model)
 
 
-def _pod(
-    name: str, spec: InferenceServiceSpec, choice: Choice, node_selector: dict[str, str]
-) -> V1PodSpec:
-    drain, on_spot = seconds(spec.drain.timeout), choice.offer.tier == "spot"
-    return V1PodSpec(
+def _pod(name: str, spec: InferenceServiceSpec, choice: Choice, platform: Platform) -> V1PodSpec:
+    drain = seconds(spec.drain.timeout)
+    pod = V1PodSpec(
         service_account_name=ENGINE_ACCOUNT,
         automount_service_account_token=False,
         enable_service_links=False,
-        node_selector=node_selector,
-        tolerations=[gpu_toleration(), *(spot.tolerations() if on_spot else ())],
+        image_pull_secrets=pull_secrets(platform),
+        topology_spread_constraints=spread(name),
         readiness_gates=[V1PodReadinessGate(condition_type=SERVING_GATE)],
         termination_grace_period_seconds=_PRE_STOP_SECONDS + drain + EXIT_SECONDS,
         security_context=restricted_pod(),
-        containers=[_replica(name, spec, choice)],
-        volumes=volumes(spec, choice),
+        containers=[_replica(name, spec, choice, platform)],
+        volumes=volumes(spec, choice, platform),
     )
+    return scheduled(pod, spec, choice, platform)
 
 
-def _replica(name: str, spec: InferenceServiceSpec, choice: Choice) -> V1Container:
+def _replica(
+    name: str, spec: InferenceServiceSpec, choice: Choice, platform: Platform
+) -> V1Container:
     """An engine that takes requests of others, and is taken out of the way before it stops."""
-    found = engine(name, spec, choice)
+    found = engine(name, spec, choice, platform)
     found.readiness_probe = V1Probe(
         http_get=HEALTH, period_seconds=5, timeout_seconds=5, failure_threshold=3
     )

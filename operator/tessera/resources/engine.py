@@ -15,16 +15,17 @@ from kubernetes.client import (
     V1SeccompProfile,
     V1SecretKeySelector,
     V1SecurityContext,
-    V1Toleration,
     V1Volume,
     V1VolumeMount,
 )
 
 from tessera.api.inference_service import InferenceServiceSpec
+from tessera.api.recipe import Platform
 from tessera.domain.names import ENGINE, PORT
 from tessera.domain.perf import LOAD_MIB_PER_SECOND
 from tessera.domain.placement import Choice
-from tessera.resources.arguments import MODELS, arguments, claim
+from tessera.resources import surroundings
+from tessera.resources.arguments import ADAPTERS, MODELS, arguments, claim
 
 HEALTH = V1HTTPGetAction(path="/health", port="http")
 EXIT_SECONDS = 10
@@ -34,14 +35,16 @@ _CACHE = "/cache"
 _START_SECONDS = 600
 
 
-def engine(name: str, spec: InferenceServiceSpec, choice: Choice) -> V1Container:
+def engine(
+    name: str, spec: InferenceServiceSpec, choice: Choice, platform: Platform
+) -> V1Container:
     """A vLLM on the chosen hardware, restricted, with the probes that keep it alive."""
     devices = {choice.fit.hardware.resource: str(choice.fit.hardware.devices)}
     return V1Container(
         name=ENGINE,
-        image=spec.engine.image or f"vllm/vllm-openai:v{spec.engine.version}",
+        image=surroundings.engine_image(spec, platform),
         args=arguments(name, spec, choice),
-        env=_environment(spec),
+        env=[*_environment(spec), *surroundings.environment(platform)],
         ports=[V1ContainerPort(name="http", container_port=PORT)],
         resources=V1ResourceRequirements(
             requests={
@@ -59,7 +62,7 @@ def engine(name: str, spec: InferenceServiceSpec, choice: Choice) -> V1Container
             http_get=HEALTH, period_seconds=10, timeout_seconds=10, failure_threshold=6
         ),
         termination_message_policy="FallbackToLogsOnError",
-        volume_mounts=_mounts(spec),
+        volume_mounts=[*_mounts(spec), *surroundings.mounts(platform)],
     )
 
 
@@ -83,12 +86,7 @@ def restricted_pod() -> V1PodSecurityContext:
     )
 
 
-def gpu_toleration() -> V1Toleration:
-    """GPU nodes are often kept free of other pods by this taint."""
-    return V1Toleration(key="nvidia.com/gpu", operator="Exists", effect="NoSchedule")
-
-
-def volumes(spec: InferenceServiceSpec, choice: Choice) -> list[V1Volume]:
+def volumes(spec: InferenceServiceSpec, choice: Choice, platform: Platform) -> list[V1Volume]:
     """The volumes that the engine mounts."""
     found = [
         V1Volume(
@@ -101,7 +99,12 @@ def volumes(spec: InferenceServiceSpec, choice: Choice) -> list[V1Volume]:
     if (name := claim(spec.model.uri)) is not None:
         source = V1PersistentVolumeClaimVolumeSource(claim_name=name, read_only=True)
         found.append(V1Volume(name="models", persistent_volume_claim=source))
-    return found
+    for adapter in spec.model.adapters:
+        if (name := claim(adapter.uri)) is not None:
+            source = V1PersistentVolumeClaimVolumeSource(claim_name=name, read_only=True)
+            mounted = V1Volume(name=f"adapter-{adapter.name}", persistent_volume_claim=source)
+            found.append(mounted)
+    return [*found, *surroundings.volumes(platform)]
 
 
 def start_seconds(choice: Choice) -> int:
@@ -134,6 +137,13 @@ def _mounts(spec: InferenceServiceSpec) -> list[V1VolumeMount]:
     ]
     if claim(spec.model.uri) is not None:
         mounts.append(V1VolumeMount(name="models", mount_path=MODELS, read_only=True))
+    mounts += [
+        V1VolumeMount(
+            name=f"adapter-{one.name}", mount_path=f"{ADAPTERS}/{one.name}", read_only=True
+        )
+        for one in spec.model.adapters
+        if claim(one.uri) is not None
+    ]
     return mounts
 
 
