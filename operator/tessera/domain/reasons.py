@@ -97,6 +97,18 @@ class Progressing(Reason):
     STARTING = "Starting", "Replicas are starting.", True
     DRAINING = "Draining", "Replicas finish their streams before they leave.", True
     ENGINE_FAILED = "EngineFailed", "The engine keeps exiting; the message has its last words."
+    ENGINE_NOT_STARTED = (
+        "EngineNotStarted",
+        "The kubelet cannot start the engine; the message has its words.",
+    )
+    SECRET_MISSING = (
+        "SecretMissing",
+        "The Secret of `spec.model.tokenSecretRef`, or its key, does not exist.",
+    )
+    HUB_REFUSED = (
+        "HubRefused",
+        "The model is gated or private, and the token, if there is one, may not read it.",
+    )
     IMAGE_UNAVAILABLE = "ImageUnavailable", "The engine's image cannot be pulled."
     APPLY_FAILED = "ApplyFailed", "The API server refused an object of the service."
 

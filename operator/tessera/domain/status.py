@@ -30,9 +30,9 @@ from tessera.domain.reasons import (
     Reason,
     Verdict,
 )
-from tessera.domain.snapshot import Pod, Snapshot
+from tessera.domain.snapshot import Snapshot
+from tessera.domain.trouble import trouble
 
-_IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName")
 _LONGEST = 2048
 
 
@@ -130,8 +130,8 @@ def _progressing(allotment: Allotment, problem: str | None) -> Verdict[Progressi
     if allotment.choice is None:
         return Verdict(Progressing.NOT_PLACED, "what runs is left as it is")
     wanted, pods = allotment.scale.replicas, allotment.pods
-    if (trouble := _trouble(pods)) is not None:
-        return trouble
+    if (found := trouble(allotment.service.spec, pods)) is not None:
+        return found
     if allotment.drain.leaving:
         return Verdict(
             Progressing.DRAINING,
@@ -143,17 +143,6 @@ def _progressing(allotment: Allotment, problem: str | None) -> Verdict[Progressi
         return Verdict(Progressing.SETTLED, f"{wanted} replicas run as planned")
     manner = "one new at a time" if allotment.surge else "in place, since there is no room for one"
     return Verdict(Progressing.STARTING, f"{wanted} wanted; replicas start {manner}")
-
-
-def _trouble(pods: Sequence[Pod]) -> Verdict[Progressing] | None:
-    """The first replica that cannot start, with its last words."""
-    for pod in pods:
-        words = f"{pod.ref.name}: {pod.last_words[-600:]}".strip(": ")
-        if pod.trouble in _IMAGE:
-            return Verdict(Progressing.IMAGE_UNAVAILABLE, words)
-        if pod.trouble == "CrashLoopBackOff":
-            return Verdict(Progressing.ENGINE_FAILED, words)
-    return None
 
 
 def _ready(snapshot: Snapshot, allotment: Allotment) -> Verdict[Ready]:
