@@ -12,6 +12,7 @@ import time
 from typing import Any
 
 from tessera.domain.batch.reports import Shown
+from tessera.domain.model.reports import Fetched
 from tessera.domain.names import deployment_name
 from tessera.domain.snapshot import Pod, PodReading, Readings
 from tessera.reconcile.apply import Applier
@@ -41,6 +42,10 @@ class _Engines:
         return 0
 
     async def progress(self, address: str) -> Shown | None:
+        del address
+        return None
+
+    async def fetched(self, address: str) -> Fetched | None:
         del address
         return None
 

@@ -62,6 +62,11 @@ RULES = [
     ),
     (
         INFERENCE_SERVICES,
+        {"model": {"uri": "pvc://claim/path", "shape": SHAPE, "cache": {"type": "pvc"}}},
+        "spec.model.cache is for hf:// models",
+    ),
+    (
+        INFERENCE_SERVICES,
         {"model": {"uri": URI, "shape": SHAPE | {"activeParameters": 101}}},
         "spec.model.shape.activeParameters",
     ),
@@ -131,6 +136,11 @@ RULES += [
     ),
     (
         BATCH_INFERENCES,
+        BATCH | {"model": {"uri": URI, "shape": SHAPE, "cache": {"type": "pvc"}}},
+        "spec.model.cache is for the 1 claim of a service",
+    ),
+    (
+        BATCH_INFERENCES,
         BATCH | {"model": {"uri": URI, "shape": SHAPE | {"activeParameters": 101}}},
         "spec.model.shape.activeParameters",
     ),
@@ -175,6 +185,11 @@ BOUNDS = [
         INFERENCE_SERVICES,
         {"model": {"uri": URI, "adapters": [{"name": "a", "uri": URI, "rank": 513}]}},
         "spec.model.adapters[0].rank",
+    ),
+    (
+        INFERENCE_SERVICES,
+        {"model": {"uri": URI, "cache": {"type": "pvc", "size": "50"}}},
+        "spec.model.cache.size",
     ),
     (INFERENCE_SERVICES, {"model": {"uri": "ftp://x"}}, "spec.model.uri"),
     (INFERENCE_SERVICES, {}, "spec.model"),

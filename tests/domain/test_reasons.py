@@ -70,10 +70,10 @@ SERVICES = [
         says=("hf://", "kubectl explain"),
     ),
     Case(
-        reason=Accepted.MODEL_UNKNOWN,
+        reason=Accepted.READING_MODEL,
         manifest=served("  model: {uri: 'hf://acme/own-model'}"),
         field="spec.model.shape",
-        says=("hf://acme/own-model", "layers", "kvHeads", "kubectl explain"),
+        says=("hf://acme/own-model", "kubectl logs -n team-a job/chat-shape-"),
     ),
     Case(
         reason=Accepted.CONTEXT_TOO_LONG,
@@ -340,5 +340,5 @@ def test_every_reason_that_refuses_has_a_case() -> None:
     shown = {case.reason for case in (*SERVICES, *POOLS)}
     kinds = (Accepted, Placed, PoolAccepted, Discovered)
     refusing = {reason for kind in kinds for reason in kind if not reason.holds}
-    # Shown by a test of its own: it needs a spec that no manifest can make.
-    assert refusing - shown == {Accepted.PLANNER_ERROR}
+    # Shown by tests of their own: no manifest alone makes them.
+    assert refusing - shown == {Accepted.PLANNER_ERROR, Accepted.MODEL_UNKNOWN}

@@ -6,6 +6,7 @@ from datetime import datetime
 import pytest
 
 from tessera.domain.batch.reports import Shown
+from tessera.domain.model.reports import Fetched
 from tessera.domain.plan import Plan
 from tessera.domain.snapshot import Snapshot
 from tessera.reconcile.asking import Asker
@@ -25,6 +26,10 @@ class Engines:
 
     async def in_flight(self, address: str) -> int | None:
         raise AssertionError(address)
+
+    async def fetched(self, address: str) -> Fetched | None:
+        del address
+        return None
 
     async def progress(self, address: str) -> Shown | None:
         self.asked.append(address)

@@ -8,6 +8,7 @@ import pytest
 from prometheus_client import generate_latest
 
 from tessera.domain.batch.reports import Shown
+from tessera.domain.model.reports import Fetched
 from tessera.domain.names import deployment_name
 from tessera.domain.snapshot import Ref
 from tessera.reconcile.apply import Applier, NotLeadingError
@@ -55,6 +56,10 @@ class SilentEngines:
     async def in_flight(self, address: str) -> int | None:
         del address
         return 0
+
+    async def fetched(self, address: str) -> Fetched | None:
+        del address
+        return None
 
     async def progress(self, address: str) -> Shown | None:
         del address

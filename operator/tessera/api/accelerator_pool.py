@@ -5,14 +5,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints
 
-from tessera.api.meta import Amount, Conditions, LabelKey, LabelValue, Wire, rule, with_rules
+from tessera.api.meta import (
+    Amount,
+    Conditions,
+    DnsName,
+    LabelKey,
+    LabelValue,
+    Wire,
+    rule,
+    with_rules,
+)
 
-DnsName = Annotated[
-    str,
-    StringConstraints(
-        pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$", max_length=253
-    ),
-]
 Tier = Literal["reserved", "onDemand", "spot"]
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, StringConstraints
 
 from tessera.api.meta import Amount, Conditions, Duration, Name, Wire, rule, with_rules, written
-from tessera.api.model_files import Adapters, ModelUri
+from tessera.api.model_files import Adapters, Cache, CacheStatus, ModelUri
 
 
 class ModelShape(Wire):
@@ -51,8 +51,9 @@ class Model(Wire):
     """Which model, and where its files are."""
 
     uri: ModelUri
-    """Where the weights are: `hf://org/name` on the Hugging Face hub, or `pvc://claim/path` on a
-    PersistentVolumeClaim of the same namespace."""
+    """Where the weights are: `hf://org/name` on the Hugging Face hub, `pvc://claim/path` on a
+    PersistentVolumeClaim of the same namespace, or `oci://registry/repository:tag`, an image whose
+    root holds the files; nodes keep it as they keep other images."""
 
     revision: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._/-]+$", max_length=128)] | (
         None
@@ -71,9 +72,12 @@ class Model(Wire):
     adapters: Adapters = ()
     """LoRA adapters that every replica serves beside the model, each under its own name."""
 
+    cache: Cache = Field(default_factory=Cache)
+    """Where the files of an `hf://` model are kept between the starts of engines."""
+
     shape: ModelShape | None = None
-    """Needed only for a model that Tessera does not know; `kubectl explain
-    inferenceservice.spec.model.shape` names the fields."""
+    """The numbers that decide memory and speed. Without it those of a model that Tessera knows, or
+    else what its `config.json` says, which a Job in the namespace reads."""
 
 
 class PrecisionVariant(Wire):
@@ -278,6 +282,13 @@ class InferenceServiceSpec(Wire):
                 ".model.revision",
             ),
             rule(
+                "!has(self.model.cache) || !has(self.model.cache.type) || "
+                "self.model.cache.type == 'none' || self.model.uri.startsWith('hf://')",
+                "spec.model.cache is for hf:// models; the files of 1 claim or image need not be "
+                "fetched, so leave it out",
+                ".model.cache",
+            ),
+            rule(
                 "!has(self.model.shape) || !has(self.model.shape.activeParameters) || "
                 "self.model.shape.activeParameters <= self.model.shape.parameters",
                 "spec.model.shape.activeParameters is the part used for 1 token and cannot exceed "
@@ -344,6 +355,25 @@ class CostStatus(Wire):
     """The load that the price per token assumes."""
 
 
+class ModelStatus(Wire):
+    """What was found out about the model of the spec."""
+
+    uri: str
+    """Of which model this speaks."""
+
+    revision: str | None = None
+    """Of which revision, as the spec says it."""
+
+    shape: ModelShape | None = None
+    """The shape that was read; absent where the spec gives it or Tessera knows it."""
+
+    source: str | None = None
+    """Where the shape was read."""
+
+    cache: CacheStatus | None = None
+    """How far its files are, with `spec.model.cache`."""
+
+
 class TenancyStatus(Wire):
     """How the tenant of the service stands."""
 
@@ -406,6 +436,9 @@ class InferenceServiceStatus(Wire):
 
     cost: CostStatus | None = None
     """What the service costs now."""
+
+    model: ModelStatus | None = None
+    """What was found out about the model."""
 
     tenant: TenancyStatus | None = None
     """How the tenant of the service stands."""

@@ -89,17 +89,19 @@ def max_model_len(spec: InferenceServiceSpec, shape: ModelShape) -> int:
     return spec.context.max_model_len or min(DEFAULT_MAX_MODEL_LEN, shape.max_position_embeddings)
 
 
-def _model_is_known(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
-    if shape_of(spec) is None:
-        yield Denial(
-            reason=Accepted.MODEL_UNKNOWN,
-            field="spec.model.shape",
-            message=(
-                f"{spec.model.uri} is none of the {len(models())} models that Tessera knows; give "
-                f"{_SHAPE_FIELDS} from its config.json "
-                "(kubectl explain inferenceservice.spec.model.shape)"
-            ),
-        )
+def model_unknown(spec: InferenceServiceSpec, why: str = "") -> Denial | None:
+    """The denial of a model without a shape, and `why` it could not be read."""
+    if shape_of(spec) is not None:
+        return None
+    return Denial(
+        reason=Accepted.MODEL_UNKNOWN,
+        field="spec.model.shape",
+        message=(
+            f"{why or f'{spec.model.uri} is none of the {len(models())} models that Tessera knows'}"
+            f"; give {_SHAPE_FIELDS} from its config.json "
+            "(kubectl explain inferenceservice.spec.model.shape)"
+        ),
+    )
 
 
 def _context_suits_the_model(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
@@ -172,7 +174,6 @@ def _interactive_stays_off_spot(spec: InferenceServiceSpec, pools: Tiers) -> Ite
 
 
 CHECKS: tuple[Check, ...] = (
-    _model_is_known,
     _context_suits_the_model,
     _adapters_have_names_of_their_own,
     _flags_are_free_and_valid,

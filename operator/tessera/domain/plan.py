@@ -19,6 +19,7 @@ from tessera.domain.budget.purse import HOLD, Claim, Funding, Purse, fund
 from tessera.domain.checks import check, flags_unchecked
 from tessera.domain.drain import Drain, drain
 from tessera.domain.load import load_of
+from tessera.domain.model.prepare import Preparation, prepare, recalled
 from tessera.domain.placement import ANY, STEADY, Choice, Placement, place, room
 from tessera.domain.pools import PoolView, discover, tiers
 from tessera.domain.readiness import must_ask
@@ -45,6 +46,8 @@ class Allotment:
     drain: Drain
     platform: Platform = field(default_factory=Platform)
     """The surroundings of its engines."""
+    preparation: Preparation | None = None
+    """How far its model is; None for a spec that was not accepted for another reason."""
     surge: bool = False
     """There is room for one more replica: a rollout starts the new before it stops the old."""
     pods: tuple[Pod, ...] = ()
@@ -111,6 +114,7 @@ class _Draft:
     accepted: Verdict[Accepted]
     placement: Placement
     scale: Scale
+    preparation: Preparation | None = None
 
 
 def plan(snapshot: Snapshot) -> Plan:
@@ -119,6 +123,7 @@ def plan(snapshot: Snapshot) -> Plan:
     Services that run keep their hardware before new ones choose; beyond that names decide. A
     service whose planning raises is set aside, and the rest is planned.
     """
+    snapshot = replace(snapshot, services=tuple(map(recalled, snapshot.services)))
     views = discover(snapshot.pools, snapshot.nodes, snapshot.at.date())
     budgets = open_budgets(snapshot, views)
     taken: Taken = Counter()
@@ -223,6 +228,7 @@ def _finished(
         scale=scale,
         drain=Drain(keep=scale.replicas),
         platform=snapshot.platform,
+        preparation=draft.preparation,
         pods=holding.pods,
         workload=holding.workloads[0] if holding.workloads else None,
     )
@@ -272,10 +278,16 @@ def _draft(
     if spec is None:
         told = service.problem or "spec: unreadable"
         return _held(snapshot, service, holding, Verdict(Accepted.SPEC_UNREADABLE, told))
+    preparation = prepare(snapshot, service, spec)
+    spec = preparation.spec
+    service = replace(service, spec=spec)
     denials = check(spec, tiers(views))
     if denials:
         told = "; ".join(denial.sentence for denial in denials)
         return _held(snapshot, service, holding, Verdict(denials[0].reason, told))
+    if preparation.unknown is not None:
+        held = _held(snapshot, service, holding, preparation.unknown)
+        return replace(held, preparation=preparation)
     placement = place(
         spec,
         views,
@@ -291,7 +303,8 @@ def _draft(
         else Verdict(Accepted.FLAGS_UNCHECKED, warning)
     )
     if placement.choice is None:
-        return replace(_held(snapshot, service, holding, accepted), placement=placement)
+        held = _held(snapshot, service, holding, accepted)
+        return replace(held, placement=placement, preparation=preparation)
     variant = placement.choice.variant
     pods = tuple(pod for pod in holding.pods if pod.variant == variant)
     return _Draft(
@@ -299,6 +312,7 @@ def _draft(
         holding=holding,
         accepted=accepted,
         placement=placement,
+        preparation=preparation,
         scale=_scale(snapshot, service, spec, pods, holding.of(variant)),
     )
 

@@ -42,9 +42,14 @@ class Accepted(Reason):
         True,
     )
     SPEC_UNREADABLE = "SpecUnreadable", "The object does not follow the schema of this operator."
+    READING_MODEL = (
+        "ReadingModel",
+        "The model's shape is not shipped with Tessera; a Job reads its `config.json`.",
+    )
     MODEL_UNKNOWN = (
         "ModelUnknown",
-        "The model's shape is not shipped with Tessera; `spec.model.shape` has to give it.",
+        "The model's shape is not shipped with Tessera and could not be read; "
+        "`spec.model.shape` has to give it.",
     )
     CONTEXT_TOO_LONG = (
         "ContextTooLong",
@@ -94,6 +99,8 @@ class Progressing(Reason):
 
     SETTLED = "Settled", "All wanted replicas run as planned."
     NOT_PLACED = "NotPlaced", "Nothing is rolled out while `Placed` is False."
+    FETCHING_MODEL = "FetchingModel", "The model's files come onto the service's claim.", True
+    FETCH_FAILED = "FetchFailed", "The model's files could not be fetched; the message says why."
     STARTING = "Starting", "Replicas are starting.", True
     DRAINING = "Draining", "Replicas finish their streams before they leave.", True
     ENGINE_FAILED = "EngineFailed", "The engine keeps exiting; the message has its last words."

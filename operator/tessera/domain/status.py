@@ -7,6 +7,7 @@ from tessera.api.accelerator_pool import AcceleratorPoolStatus, SliceCount
 from tessera.api.inference_service import (
     CostStatus,
     InferenceServiceStatus,
+    ModelStatus,
     ReplicaChange,
     ScalingStatus,
     TenancyStatus,
@@ -56,6 +57,7 @@ def service_status(
         endpoint=f"http://{service.ref.name}.{service.ref.namespace}.svc:{PORT}/v1",
         variant=_variant(allotment.choice) if allotment.choice else old.variant,
         cost=_cost(allotment, allotment.choice) if allotment.choice else old.cost,
+        model=_model(allotment, old.model),
         tenant=TenancyStatus(
             budget=tenant.budget.name if tenant is not None else None,
             state=tenant.funded.reason if tenant is not None else Funded.NO_BUDGET,
@@ -130,7 +132,8 @@ def _progressing(allotment: Allotment, problem: str | None) -> Verdict[Progressi
     if allotment.choice is None:
         return Verdict(Progressing.NOT_PLACED, "what runs is left as it is")
     wanted, pods = allotment.scale.replicas, allotment.pods
-    if (found := trouble(allotment.service.spec, pods)) is not None:
+    unfetched = allotment.preparation.unfetched if allotment.preparation else None
+    if (found := trouble(allotment.service.spec, pods) or unfetched) is not None:
         return found
     if allotment.drain.leaving:
         return Verdict(
@@ -156,6 +159,14 @@ def _blocker(allotment: Allotment) -> Verdict[Accepted] | Verdict[Placed]:
     if not allotment.accepted.reason.holds:
         return allotment.accepted
     return allotment.placement.verdict
+
+
+def _model(allotment: Allotment, old: ModelStatus | None) -> ModelStatus | None:
+    """What was found out; a model of which everything stands in the spec has nothing to tell."""
+    if allotment.preparation is None:
+        return old
+    found = allotment.preparation.status
+    return found if found.shape is not None or found.cache is not None else None
 
 
 def _variant(choice: Choice) -> VariantStatus:

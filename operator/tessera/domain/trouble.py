@@ -57,7 +57,9 @@ def _judged(spec: InferenceServiceSpec | None, pod: Pod) -> tuple[Progressing, s
     if pod.trouble in _IMAGE:
         return Progressing.IMAGE_UNAVAILABLE, None
     if pod.trouble in ("CreateContainerConfigError", "CreateContainerError", "RunContainerError"):
-        return _unmade(spec, pod)
+        advice = unmade(spec, pod)
+        reason = Progressing.SECRET_MISSING if advice else Progressing.ENGINE_NOT_STARTED
+        return reason, advice
     if pod.trouble != "CrashLoopBackOff":
         return None
     refusal = hub_refusal(spec.model, pod.last_words) if spec is not None else None
@@ -66,13 +68,13 @@ def _judged(spec: InferenceServiceSpec | None, pod: Pod) -> tuple[Progressing, s
     return Progressing.ENGINE_FAILED, None
 
 
-def _unmade(spec: InferenceServiceSpec | None, pod: Pod) -> tuple[Progressing, str | None]:
+def unmade(spec: InferenceServiceSpec | None, pod: Pod) -> str | None:
+    """What to do for a container that the kubelet cannot make for want of a Secret."""
     secret = spec.model.token_secret_ref if spec is not None else None
     if secret is None or "secret" not in pod.last_words.lower():
-        return Progressing.ENGINE_NOT_STARTED, None
-    namespace = pod.ref.namespace
-    return Progressing.SECRET_MISSING, (
+        return None
+    return (
         f"spec.model.tokenSecretRef: Secret {secret.name} with key {secret.key} is missing; "
-        f"kubectl create secret generic {secret.name} -n {namespace} "
-        f"--from-literal={secret.key}=<token> makes it, and the replica then starts"
+        f"kubectl create secret generic {secret.name} -n {pod.ref.namespace} "
+        f"--from-literal={secret.key}=<token> makes it, and the pod then starts"
     )

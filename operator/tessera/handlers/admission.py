@@ -13,7 +13,7 @@ from tessera.domain.batch.batches import situations
 from tessera.domain.batch.reasons import BatchAccepted
 from tessera.domain.batch.spec import accept
 from tessera.domain.budget.budgets import zone_fault
-from tessera.domain.checks import check, flags_unchecked
+from tessera.domain.checks import check, flags_unchecked, model_unknown
 from tessera.domain.snapshot import Budget, Pool
 from tessera.ports import Clock
 from tessera.reconcile.observe import Senses, observe
@@ -52,6 +52,8 @@ def judge(body: Mapping[str, Any], store: Store) -> tuple[list[str], list[str]]:
     denials = check(service.spec, pools)
     refusals = [denial.sentence for denial in denials if not denial.passing]
     warnings = [denial.sentence for denial in denials if denial.passing]
+    if (unknown := model_unknown(service.spec)) is not None:
+        warnings.append(f"{unknown.sentence}, or wait until a Job has read it")
     if (warning := flags_unchecked(service.spec)) is not None:
         warnings.append(warning)
     return refusals, warnings

@@ -16,6 +16,7 @@ from tessera.domain.status import pool_status, service_status
 from tessera.ports import Cluster, ClusterError, GoneError, Seen
 from tessera.reconcile.store import Store
 from tessera.resources import children, marks, statuses
+from tessera.resources.errand import errand
 from tessera.resources.job import Image, job
 from tessera.resources.kinds import CHILDREN, DEPLOYMENTS, JOBS, Kind
 from tessera.resources.manifest import Key, Manifest
@@ -58,6 +59,7 @@ class Applier:
         self._visitors = visitors
         self._batch_image = batch_image
         self._refused: dict[Ref, str | None] = {}
+        self._unprepared: dict[Ref, list[str]] = {}
         self.refused_jobs: dict[str, str] = {}
         """What was said in the last turn to Jobs of attempts, by the batches' uids."""
         self._leading = leading
@@ -128,10 +130,32 @@ class Applier:
             problems += await self._attempt(self._keep(manifest))
         for kind, key in _superfluous(allotment, wanted, existing):
             problems += await self._attempt(self._remove(kind, key))
+        problems += self._unprepared.get(allotment.service.ref, [])
         status = service_status(snapshot, allotment, tenant, "; ".join(problems) or None)
         if status != allotment.service.status:
             applied = statuses.of_service(allotment.service, status)
             problems += await self._attempt(self._write(applied, "status"))
+        self._unprepared[allotment.service.ref] = await self._prepare(allotment)
+
+    async def _prepare(self, allotment: Allotment) -> list[str]:
+        """Jobs for the model. What they found is in the status before they go."""
+        preparation, problems = allotment.preparation, list[str]()
+        if preparation is None:
+            return problems
+        for ref in preparation.over:
+            key = Key(JOBS.plural, ref.namespace, ref.name)
+            problems += await self._attempt(self._remove(JOBS, key))
+        if preparation.errand is not None:
+            wanted = errand(
+                allotment.service,
+                preparation.spec,
+                preparation.errand,
+                allotment.choice,
+                self._batch_image,
+                allotment.platform,
+            )
+            problems += await self._attempt(self._write(wanted))
+        return problems
 
     async def _budget(self, tenant: BudgetView, snapshot: Snapshot) -> list[str]:
         try:
@@ -240,6 +264,8 @@ class Applier:
             del self._built[ref]
         for ref in self._refused.keys() - plan.batches.keys():
             del self._refused[ref]
+        for ref in self._unprepared.keys() - plan.allotments.keys():
+            del self._unprepared[ref]
         namespaces = {ref.namespace for ref in (*plan.allotments, *plan.living)}
         for key in [key for key in self._applied if key.namespace not in namespaces]:
             del self._applied[key]

@@ -2,14 +2,14 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 from tessera.domain.batch.facts import Asked
 from tessera.domain.batch.names import RUNNER_PORT
 from tessera.domain.names import PORT
 from tessera.domain.plan import Plan
-from tessera.domain.snapshot import Answer, InFlight, Pod, Service, Snapshot
+from tessera.domain.snapshot import Answer, InFlight, Pod, Ref, Service, Snapshot
 from tessera.ports import Clock, Engines
 from tessera.reconcile.observe import Senses
 
@@ -32,6 +32,7 @@ class Asker:
         self._clock = clock
         self._wake = wake
         self._under_way: dict[str, asyncio.Task[None]] = {}
+        self._fetches_asked: dict[Ref, datetime] = {}
 
     def start(self, snapshot: Snapshot, plan: Plan) -> None:
         """Ask whom the plan wants asked, and forget whom it does not know any more."""
@@ -42,6 +43,10 @@ class Asker:
             for pod in allotment.pods:
                 if pod.ref in allotment.drain.leaving and pod.address and self._due(pod):
                     self._once(f"pod {pod.uid}", self._count, pod, _host(pod.address, PORT))
+            preparation = allotment.preparation
+            if preparation is not None and preparation.ask and self._due_fetch(ref):
+                where = _host(preparation.ask, PORT)
+                self._once(f"fetch {ref}", self._fetch, ref, where)
         for one in plan.batches.values():
             uid = one.batch.uid
             if one.ask is not None and self._due_again(uid):
@@ -88,6 +93,17 @@ class Asker:
             self._senses.asked[batch] = Asked(asked, found)
             self._wake()
 
+    async def _fetch(self, service: Ref, address: str) -> None:
+        self._fetches_asked[service] = self._clock()
+        found = await self._engines.fetched(address)
+        if found is not None:
+            self._senses.fetched[service] = found
+            self._wake()
+
+    def _due_fetch(self, service: Ref) -> bool:
+        last = self._fetches_asked.get(service)
+        return last is None or self._clock() - last >= _RUNNERS_AGAIN
+
     def _due_again(self, batch: str) -> bool:
         last = self._senses.asked.get(batch)
         return last is None or self._clock() - last.at >= _RUNNERS_AGAIN
@@ -102,6 +118,13 @@ class Asker:
             del self._senses.answers[ref]
         for ref in self._senses.in_flight.keys() - pods:
             del self._senses.in_flight[ref]
+        fetching = {
+            ref for ref, one in plan.allotments.items() if one.preparation and one.preparation.ask
+        }
+        for ref in self._senses.fetched.keys() - fetching:
+            del self._senses.fetched[ref]
+        for ref in self._fetches_asked.keys() - fetching:
+            del self._fetches_asked[ref]
         for uid in self._senses.asked.keys() - {one.batch.uid for one in plan.batches.values()}:
             del self._senses.asked[uid]
 

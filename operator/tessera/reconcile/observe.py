@@ -10,6 +10,8 @@ from tessera.domain.autoscale import Memory
 from tessera.domain.batch.facts import Asked, Batch, BatchJob, VolumeClaim
 from tessera.domain.bill import Bill
 from tessera.domain.budget.meter import Meter
+from tessera.domain.model.facts import ErrandJob
+from tessera.domain.model.reports import Fetched
 from tessera.domain.snapshot import (
     Answer,
     Budget,
@@ -52,6 +54,7 @@ class Senses:
     in_flight: dict[Ref, InFlight] = field(default_factory=dict)
     asked: dict[str, Asked] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    fetched: dict[Ref, Fetched] = field(default_factory=dict)
     memory: dict[Ref, Memory] = field(default_factory=dict)
     meters: dict[str, Meter] = field(default_factory=dict)
     last_seen: dict[str, datetime] = field(default_factory=dict)
@@ -82,6 +85,8 @@ def observe(store: Store, senses: Senses, at: datetime) -> Snapshot:
         memory=dict(senses.memory),
         batches=tuple(_values(store, BATCH_INFERENCES, Batch)),
         jobs=tuple(_values(store, JOBS, BatchJob)),
+        errands=tuple(_values(store, JOBS, ErrandJob)),
+        fetched=dict(senses.fetched),
         claims={
             Ref(key.namespace, key.name): seen.value
             for key, seen in store.all(CLAIMS).items()

@@ -6,6 +6,7 @@ from datetime import timedelta
 from tessera.api.inference_service import InferenceServiceSpec, Model
 from tessera.api.model_files import Adapter
 from tessera.domain.adapters import engine_rank
+from tessera.domain.model.names import folder_of
 from tessera.domain.names import PORT
 from tessera.domain.placement import Choice
 from tessera.domain.sizing import GPU_MEMORY_UTILIZATION
@@ -23,7 +24,7 @@ def arguments(name: str, spec: InferenceServiceSpec, choice: Choice) -> list[str
     """
     fit = choice.fit
     told = [
-        model_path(spec.model.uri),
+        served_path(spec.model),
         f"--served-model-name={spec.model.served_name or name}",
         f"--port={PORT}",
         f"--max-model-len={fit.max_model_len}",
@@ -37,7 +38,7 @@ def arguments(name: str, spec: InferenceServiceSpec, choice: Choice) -> list[str
         "--enable-server-load-tracking",
         "--enable-mfu-metrics",
     ]
-    if spec.model.revision:
+    if spec.model.revision and spec.model.cache.type == "none":
         told.append(f"--revision={spec.model.revision}")
     if fit.precision:
         told.append(f"--quantization={fit.precision}")
@@ -62,11 +63,21 @@ def adapter_path(adapter: Adapter) -> str:
     return model_path(adapter.uri, f"{ADAPTERS}/{adapter.name}")
 
 
+def served_path(model: Model) -> str:
+    """What the engine is given: a name on the hub, or where the files are mounted."""
+    if model.cache.type == "pvc":
+        return f"{MODELS}/{folder_of(model)}"
+    return model_path(model.uri)
+
+
 def model_path(uri: str, mount: str = MODELS) -> str:
-    """`hf://org/name` -> `org/name`; `pvc://claim/path` -> the path below the mount."""
+    """`hf://org/name` -> `org/name`; `pvc://claim/path` -> the path below the mount; an
+    image is mounted whole."""
     scheme, _, rest = uri.partition("://")
     if scheme == "hf":
         return rest
+    if scheme == "oci":
+        return mount
     _, _, path = rest.partition("/")
     return f"{mount}/{path}".rstrip("/")
 

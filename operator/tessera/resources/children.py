@@ -7,6 +7,7 @@ from tessera.domain.batch.facts import Batch
 from tessera.domain.plan import Allotment, Plan
 from tessera.domain.snapshot import Service
 from tessera.resources.deployment import deployment
+from tessera.resources.errand import claim
 from tessera.resources.manifest import Manifest
 from tessera.resources.namespace import (
     account,
@@ -27,10 +28,11 @@ def of_service(allotment: Allotment) -> tuple[Manifest, ...]:
     choice, spec = allotment.choice, allotment.service.spec
     if choice is None or spec is None:
         return ()
-    told = [
-        front(allotment.service),
-        deployment(allotment, spec, choice),
-    ]
+    told = [front(allotment.service)]
+    if spec.model.cache.type == "pvc":
+        told.append(claim(allotment.service, spec))
+    if allotment.preparation is None or allotment.preparation.unfetched is None:
+        told.append(deployment(allotment, spec, choice))
     if allotment.scale.replicas >= _BUDGETED:
         told.append(disruption_budget(allotment.service))
     return tuple(told)
@@ -44,6 +46,7 @@ def made_of(allotment: Allotment) -> tuple[object, ...]:
         service.spec,
         allotment.platform,
         allotment.choice,
+        allotment.preparation is not None and allotment.preparation.unfetched is not None,
         allotment.drain.keep,
         allotment.surge,
         allotment.scale.replicas >= _BUDGETED,
@@ -58,7 +61,11 @@ def of_namespaces(
     owners: dict[str, list[Service | Batch]] = defaultdict(list)
     for ref in sorted(plan.allotments):
         owners[ref.namespace].append(plan.allotments[ref].service)
-    placed = {ref.namespace for ref, one in plan.allotments.items() if one.choice is not None}
+    placed = {
+        ref.namespace
+        for ref, one in plan.allotments.items()
+        if one.choice is not None or (one.preparation and one.preparation.errand)
+    }
     batches: dict[str, list[Batch]] = defaultdict(list)
     for ref in sorted(plan.living):
         batches[ref.namespace].append(plan.batches[ref].batch)

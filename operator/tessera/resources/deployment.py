@@ -92,7 +92,7 @@ def _pod(name: str, spec: InferenceServiceSpec, choice: Choice, platform: Platfo
         termination_grace_period_seconds=_PRE_STOP_SECONDS + drain + EXIT_SECONDS,
         security_context=restricted_pod(),
         containers=[_replica(name, spec, choice, platform)],
-        volumes=volumes(spec, choice, platform),
+        volumes=volumes(name, spec, choice, platform),
     )
     return scheduled(pod, spec, choice, platform)
 

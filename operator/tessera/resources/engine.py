@@ -8,6 +8,7 @@ from kubernetes.client import (
     V1EnvVar,
     V1EnvVarSource,
     V1HTTPGetAction,
+    V1ImageVolumeSource,
     V1PersistentVolumeClaimVolumeSource,
     V1PodSecurityContext,
     V1Probe,
@@ -21,6 +22,7 @@ from kubernetes.client import (
 
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.recipe import Platform
+from tessera.domain.model.names import claim_name
 from tessera.domain.names import ENGINE, PORT
 from tessera.domain.perf import LOAD_MIB_PER_SECOND
 from tessera.domain.placement import Choice
@@ -86,7 +88,9 @@ def restricted_pod() -> V1PodSecurityContext:
     )
 
 
-def volumes(spec: InferenceServiceSpec, choice: Choice, platform: Platform) -> list[V1Volume]:
+def volumes(
+    name: str, spec: InferenceServiceSpec, choice: Choice, platform: Platform
+) -> list[V1Volume]:
     """The volumes that the engine mounts."""
     found = [
         V1Volume(
@@ -96,15 +100,26 @@ def volumes(spec: InferenceServiceSpec, choice: Choice, platform: Platform) -> l
         V1Volume(name="cache", empty_dir=V1EmptyDirVolumeSource()),
         V1Volume(name="tmp", empty_dir=V1EmptyDirVolumeSource()),
     ]
-    if (name := claim(spec.model.uri)) is not None:
-        source = V1PersistentVolumeClaimVolumeSource(claim_name=name, read_only=True)
-        found.append(V1Volume(name="models", persistent_volume_claim=source))
+    if (models := model_volume(name, spec)) is not None:
+        found.append(models)
     for adapter in spec.model.adapters:
-        if (name := claim(adapter.uri)) is not None:
-            source = V1PersistentVolumeClaimVolumeSource(claim_name=name, read_only=True)
+        if (found_claim := claim(adapter.uri)) is not None:
+            source = V1PersistentVolumeClaimVolumeSource(claim_name=found_claim, read_only=True)
             mounted = V1Volume(name=f"adapter-{adapter.name}", persistent_volume_claim=source)
             found.append(mounted)
     return [*found, *surroundings.volumes(platform)]
+
+
+def model_volume(name: str, spec: InferenceServiceSpec) -> V1Volume | None:
+    """Where the model's files are, if not on the hub: a claim, or an image."""
+    scheme, _, rest = spec.model.uri.partition("://")
+    if scheme == "oci":
+        return V1Volume(name="models", image=V1ImageVolumeSource(reference=rest))
+    found = claim_name(name) if spec.model.cache.type == "pvc" else claim(spec.model.uri)
+    if found is None:
+        return None
+    source = V1PersistentVolumeClaimVolumeSource(claim_name=found, read_only=True)
+    return V1Volume(name="models", persistent_volume_claim=source)
 
 
 def start_seconds(choice: Choice) -> int:
@@ -121,12 +136,16 @@ def _environment(spec: InferenceServiceSpec) -> list[V1EnvVar]:
         V1EnvVar(name="VLLM_CACHE_ROOT", value=f"{_CACHE}/vllm"),
         V1EnvVar(name="VLLM_NO_USAGE_STATS", value="1"),
     ]
-    if spec.model.token_secret_ref is not None:
-        key = V1SecretKeySelector(
-            name=spec.model.token_secret_ref.name, key=spec.model.token_secret_ref.key
-        )
-        told.append(V1EnvVar(name="HF_TOKEN", value_from=V1EnvVarSource(secret_key_ref=key)))
-    return told
+    return [*told, *token(spec)]
+
+
+def token(spec: InferenceServiceSpec) -> list[V1EnvVar]:
+    """The hub's token, straight from its Secret."""
+    secret = spec.model.token_secret_ref
+    if secret is None:
+        return []
+    key = V1SecretKeySelector(name=secret.name, key=secret.key)
+    return [V1EnvVar(name="HF_TOKEN", value_from=V1EnvVarSource(secret_key_ref=key))]
 
 
 def _mounts(spec: InferenceServiceSpec) -> list[V1VolumeMount]:
@@ -135,7 +154,7 @@ def _mounts(spec: InferenceServiceSpec) -> list[V1VolumeMount]:
         V1VolumeMount(name="cache", mount_path=_CACHE),
         V1VolumeMount(name="tmp", mount_path="/tmp"),  # noqa: S108
     ]
-    if claim(spec.model.uri) is not None:
+    if not spec.model.uri.startswith("hf://") or spec.model.cache.type == "pvc":
         mounts.append(V1VolumeMount(name="models", mount_path=MODELS, read_only=True))
     mounts += [
         V1VolumeMount(

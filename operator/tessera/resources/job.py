@@ -156,7 +156,7 @@ def _attempt(
         init_containers=[sidecar],
         containers=[_runner(batch, spec, start, choice, image)],
         volumes=[
-            *engine.volumes(source.spec, choice, platform),
+            *engine.volumes(source.name, source.spec, choice, platform),
             _claim(spec),
             _scratch(),
             _token(),

@@ -94,8 +94,9 @@ CLAIMS = Kind(
     version="v1",
     kind="PersistentVolumeClaim",
     plural="persistentvolumeclaims",
-    verbs=_READ,
+    verbs=(*_READ, "create", "patch"),
 )
+"""Made for models, and never deleted by us: it goes with its owner."""
 JOBS = Kind(group="batch", version="v1", kind="Job", plural="jobs", verbs=_OWN, selector=OURS)
 """Created once and deleted; their templates cannot change, so there is nothing to repair."""
 DEPLOYMENTS = Kind(
