@@ -50,10 +50,12 @@ class Hub:
             headers={"X-Repo-Commit": COMMIT, "Content-Length": str(len(content))},
         )
         await answer.prepare(request)
-        half = len(content) // 2 if path.endswith(".safetensors") else len(content)
-        await answer.write(content[:half])
-        await self.open.wait()
-        await answer.write(content[half:])
+        if path.endswith(".safetensors"):
+            half = len(content) // 2
+            await answer.write(content[:half])
+            await self.open.wait()
+            content = content[half:]
+        await answer.write(content)
         return answer
 
     def _repository(self, request: web.Request) -> Mapping[str, bytes]:

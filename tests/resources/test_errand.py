@@ -96,6 +96,17 @@ def test_a_cached_model_is_served_from_the_claim_once_it_is_there(golden: Golden
     golden("service-cached", [dict(one.body) for one in children.of_service(fetched())])
 
 
+def test_a_model_is_read_at_the_hub_before_there_is_a_claim_for_it() -> None:
+    spec = a_spec("hf://acme/own", model={"cache": {"type": "pvc"}})
+    got = allotted(a_snapshot(a_service(spec=spec)))
+    assert got.preparation is not None
+    assert got.preparation.errand is not None
+    made = errand(got.service, spec, got.preparation.errand, None, IMAGE, Platform()).body
+    pod = made["spec"]["template"]["spec"]
+    assert [one["name"] for one in pod["volumes"]] == ["home"]
+    assert not any(one.startswith("--path") for one in pod["containers"][0]["args"])
+
+
 def test_before_that_there_is_the_claim_and_no_deployment() -> None:
     found = children.of_service(allotted(JOBS["fetch"]))
     assert [one.kind.kind for one in found] == ["Service", "PersistentVolumeClaim"]

@@ -111,14 +111,21 @@ def volumes(
 
 
 def model_volume(name: str, spec: InferenceServiceSpec) -> V1Volume | None:
-    """Where the model's files are, if not on the hub: a claim, or an image."""
+    """Where the engine finds the model's files, if not on the hub."""
+    return _claimed(claim_name(name)) if spec.model.cache.type == "pvc" else own_volume(spec)
+
+
+def own_volume(spec: InferenceServiceSpec) -> V1Volume | None:
+    """The claim or the image that the model's URI names."""
     scheme, _, rest = spec.model.uri.partition("://")
     if scheme == "oci":
         return V1Volume(name="models", image=V1ImageVolumeSource(reference=rest))
-    found = claim_name(name) if spec.model.cache.type == "pvc" else claim(spec.model.uri)
-    if found is None:
-        return None
-    source = V1PersistentVolumeClaimVolumeSource(claim_name=found, read_only=True)
+    found = claim(spec.model.uri)
+    return None if found is None else _claimed(found)
+
+
+def _claimed(name: str) -> V1Volume:
+    source = V1PersistentVolumeClaimVolumeSource(claim_name=name, read_only=True)
     return V1Volume(name="models", persistent_volume_claim=source)
 
 

@@ -115,7 +115,7 @@ def _pod(
 ) -> V1PodSpec:
     fetches = wanted.task == "fetch"
     home = V1Volume(name="home", empty_dir=V1EmptyDirVolumeSource())
-    files = _claim(name) if fetches else engine.model_volume(name, spec)
+    files = _claim(name) if fetches else engine.own_volume(spec)
     return V1PodSpec(
         service_account_name=ENGINE_ACCOUNT,
         automount_service_account_token=False,
