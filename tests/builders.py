@@ -66,7 +66,8 @@ def a_pool(name: str = "a100", per_gpu_hour: str = "2.00", **fields: Any) -> Poo
         "prices": [{"from": date(2026, 1, 1), "perGPUHour": per_gpu_hour}],
         **fields,
     }
-    return Pool(name=name, generation=1, spec=AcceleratorPoolSpec.model_validate(spec))
+    checked = AcceleratorPoolSpec.model_validate(spec)
+    return Pool(name=name, uid=f"uid-{name}", generation=1, spec=checked)
 
 
 def a_budget(

@@ -1,6 +1,7 @@
 """Whole turns against an in-memory cluster."""
 
 import asyncio
+import json
 from datetime import datetime
 from typing import Any
 
@@ -26,6 +27,7 @@ from tessera.resources.kinds import (
     DEPLOYMENTS,
     DISRUPTION_BUDGETS,
     INFERENCE_SERVICES,
+    JOBS,
     KINDS,
     NETWORK_POLICIES,
     NODES,
@@ -407,3 +409,71 @@ async def test_a_change_during_a_turn_costs_exactly_one_more() -> None:
 
 def _meta(key: Key) -> dict[str, str]:
     return {"name": key.name, "namespace": key.namespace}
+
+
+async def test_an_unknown_model_is_read_by_a_job_and_placed_by_what_it_left(world: World) -> None:
+    own = world.serve(model={"uri": "hf://acme/own"})
+    await world.turn()
+    (job,) = [key for key in world.cluster.objects if key.plural == JOBS.plural]
+    assert Key("serviceaccounts", "team-a", "tessera-engine") in world.cluster.objects
+    world.cluster.put(PODS, _read_pod(job, world.body(job)))
+    await world.turn()
+    assert world.body(own)["status"]["model"]["shape"]["layers"] == 2
+    assert DEPLOYMENT in world.cluster.objects
+    await world.turn()
+    assert job not in world.cluster.objects
+    assert (await world.turn()).writes == 0
+
+
+def _read_pod(key: Key, job: dict[str, Any]) -> dict[str, Any]:
+    """The pod of a Job that has read a small model."""
+    shape = {
+        "parameters": 8_000_000,
+        "layers": 2,
+        "attentionHeads": 4,
+        "kvHeads": 2,
+        "headDim": 32,
+        "maxPositionEmbeddings": 2048,
+    }
+    report = json.dumps({"phase": "shape", "ok": True, "shape": shape})
+    ended = {"exitCode": 0, "message": report, "finishedAt": NOW.isoformat()}
+    return {
+        "metadata": {
+            "name": f"{key.name}-x",
+            "namespace": key.namespace,
+            "creationTimestamp": NOW.isoformat(),
+            "labels": job["spec"]["template"]["metadata"]["labels"],
+            "ownerReferences": [{"uid": job["metadata"]["uid"], "controller": True}],
+        },
+        "status": {"containerStatuses": [{"state": {"terminated": ended}}]},
+    }
+
+
+PULLS = Key("daemonsets", "tessera-system", "tessera-prepull-a100")
+
+
+def pull_ahead(world: World, *, wanted: bool) -> None:
+    """The platform team edits the pool."""
+    pool = Key("acceleratorpools", "", "a100")
+    spec = {**world.body(pool)["spec"], "prePull": wanted}
+    world.cluster.put(ACCELERATOR_POOLS, {"metadata": {"name": "a100"}, "spec": spec})
+
+
+async def test_a_pool_that_asks_for_it_gets_its_images_pulled_ahead(world: World) -> None:
+    pull_ahead(world, wanted=True)
+    world.serve(engine={"image": "acme/vllm:1"})
+    await world.turn()
+    pod = world.body(PULLS)["spec"]["template"]["spec"]
+    assert [one["image"] for one in pod["containers"]] == ["acme/vllm:1"]
+    assert pod["nodeSelector"] == {"pool": "a100"}
+    await world.turn()
+    assert (await world.turn()).writes == 0
+
+
+async def test_images_are_pulled_ahead_only_as_long_as_the_pool_asks_for_it(world: World) -> None:
+    pull_ahead(world, wanted=True)
+    await world.turn()
+    assert PULLS in world.cluster.objects
+    pull_ahead(world, wanted=False)
+    await world.turn()
+    assert PULLS not in world.cluster.objects

@@ -88,6 +88,7 @@ def pool(body: Wire) -> Pool:
     status, _ = _parsed(AcceleratorPoolStatus, "acceleratorpool", body.get("status", {}))
     return Pool(
         name=meta["name"],
+        uid=meta.get("uid", ""),
         generation=meta.get("generation", 0),
         spec=spec,
         problem=problem,

@@ -95,6 +95,10 @@ class AcceleratorPoolSpec(Wire):
     """Taints of the nodes that engines endure, besides `nvidia.com/gpu` and those of spot nodes.
     A change restarts the engines of the pool, one after the other."""
 
+    pre_pull: bool = False
+    """A DaemonSet in the operator's namespace keeps the images of engines on every node of the
+    pool: those of the services placed there, else that of the default version."""
+
     runtime_class_name: DnsName | None = None
     """RuntimeClass of engines on these nodes, such as `nvidia` where that is not the default."""
 

@@ -33,6 +33,7 @@ class Pool:
     """An AcceleratorPool, likewise."""
 
     name: str
+    uid: str = ""
     generation: int
     spec: AcceleratorPoolSpec | None
     problem: str | None = None

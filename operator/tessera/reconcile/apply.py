@@ -1,8 +1,9 @@
 """Plan -> cluster: apply what differs, and only that."""
 
 import asyncio
+import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from tessera.domain.batch.allotment import BatchAllotment
@@ -15,11 +16,13 @@ from tessera.domain.snapshot import Ref, Snapshot
 from tessera.domain.status import pool_status, service_status
 from tessera.ports import Cluster, ClusterError, GoneError, Seen
 from tessera.reconcile.store import Store
-from tessera.resources import children, marks, statuses
+from tessera.resources import children, marks, prepull, statuses
 from tessera.resources.errand import errand
 from tessera.resources.job import Image, job
-from tessera.resources.kinds import CHILDREN, DEPLOYMENTS, JOBS, Kind
+from tessera.resources.kinds import CHILDREN, DAEMON_SETS, DEPLOYMENTS, JOBS, Kind
 from tessera.resources.manifest import Key, Manifest
+
+log = logging.getLogger("tessera")
 
 _AT_ONCE = 8
 _LONGEST = 500
@@ -60,6 +63,7 @@ class Applier:
         self._batch_image = batch_image
         self._refused: dict[Ref, str | None] = {}
         self._unprepared: dict[Ref, list[str]] = {}
+        self._pull_problems: list[str] = []
         self.refused_jobs: dict[str, str] = {}
         """What was said in the last turn to Jobs of attempts, by the batches' uids."""
         self._leading = leading
@@ -100,7 +104,9 @@ class Applier:
             status = pool_status(view, snapshot.at)
             if status != view.pool.status:
                 await self._attempt(self._write(statuses.of_pool(view.pool, status), "status"))
-        for kind, key in self._left_over(plan, existing):
+        pulls = prepull.of_pools(plan, snapshot.platform, self._visitors[0])
+        self._told_pulls([told for one in pulls for told in await self._attempt(self._keep(one))])
+        for kind, key in self._left_over(plan, existing, {one.key for one in pulls}):
             await self._attempt(self._remove(kind, key))
         self._forget(plan)
         return {ref: "; ".join(told) for ref, told in problems.items() if told}
@@ -245,8 +251,16 @@ class Applier:
                     found[seen.service].append(seen)
         return found
 
-    def _left_over(self, plan: Plan, existing: Mapping[Ref, list[Seen]]) -> list[tuple[Kind, Key]]:
-        """Shared objects of namespaces in which nothing of ours is left.
+    def _told_pulls(self, problems: list[str]) -> None:
+        """Images that are not pulled ahead hold nothing up, so the log is where it is said."""
+        if problems and problems != self._pull_problems:
+            log.warning("images are not pulled ahead: %s", "; ".join(problems))
+        self._pull_problems = problems
+
+    def _left_over(
+        self, plan: Plan, existing: Mapping[Ref, list[Seen]], pulls: Collection[Key]
+    ) -> list[tuple[Kind, Key]]:
+        """Shared objects of namespaces in which nothing of ours is left, and of pools likewise.
 
         Their owners end together, and while the garbage collector takes one owner off an object, an
         apply may just have put it there as the only one; then nobody but us would remove it.
@@ -256,7 +270,8 @@ class Applier:
             (kind, seen.key)
             for kind in CHILDREN
             for seen in self._store.all(kind).values()
-            if seen.service is None and seen.owned and seen.key.namespace not in used
+            if seen.service is None and seen.owned and seen.key not in pulls
+            if kind is DAEMON_SETS or seen.key.namespace not in used
         ]
 
     def _forget(self, plan: Plan) -> None:
@@ -267,6 +282,7 @@ class Applier:
         for ref in self._unprepared.keys() - plan.allotments.keys():
             del self._unprepared[ref]
         namespaces = {ref.namespace for ref in (*plan.allotments, *plan.living)}
+        namespaces.add(self._visitors[0])
         for key in [key for key in self._applied if key.namespace not in namespaces]:
             del self._applied[key]
 

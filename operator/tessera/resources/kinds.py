@@ -107,6 +107,15 @@ DEPLOYMENTS = Kind(
     verbs=_OWN,
     selector=OURS,
 )
+DAEMON_SETS = Kind(
+    group="apps",
+    version="v1",
+    kind="DaemonSet",
+    plural="daemonsets",
+    verbs=_OWN,
+    selector=OURS,
+)
+"""Those that pull images; they stand in the operator's own namespace."""
 SERVICES = Kind(
     group="", version="v1", kind="Service", plural="services", verbs=_OWN, selector=OURS
 )
@@ -159,6 +168,7 @@ POD_MONITORS = Kind(
 
 CHILDREN = (
     DEPLOYMENTS,
+    DAEMON_SETS,
     SERVICES,
     SERVICE_ACCOUNTS,
     NETWORK_POLICIES,

@@ -1,5 +1,7 @@
 """Where the pods of engines go: onto the nodes of their pool, apart from each other if possible."""
 
+from collections.abc import Iterable
+
 from kubernetes.client import (
     V1LabelSelector,
     V1PodSpec,
@@ -7,6 +9,7 @@ from kubernetes.client import (
     V1TopologySpreadConstraint,
 )
 
+from tessera.api.accelerator_pool import Toleration
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.recipe import Platform
 from tessera.domain.names import SERVICE_LABEL
@@ -22,15 +25,20 @@ def scheduled(
     """The pod, bound to the pool of the choice in the way that the pool asks for."""
     offer = choice.offer
     pod.node_selector = dict(offer.node_selector)
-    pod.tolerations = [
-        _gpu_toleration(),
-        *(V1Toleration.model_validate(one.wire) for one in offer.tolerations),
-        *(spot.tolerations() if offer.tier == "spot" else ()),
-    ]
+    pod.tolerations = tolerations(offer.tolerations, on_spot=offer.tier == "spot")
     pod.runtime_class_name = offer.runtime_class_name
     pod.scheduler_name = offer.scheduler_name
     pod.priority_class_name = surroundings.priority_class(spec, platform)
     return pod
+
+
+def tolerations(of_pool: Iterable[Toleration], *, on_spot: bool) -> list[V1Toleration]:
+    """What lets a pod onto the nodes of a pool."""
+    return [
+        _gpu_toleration(),
+        *(V1Toleration.model_validate(one.wire) for one in of_pool),
+        *(spot.tolerations() if on_spot else ()),
+    ]
 
 
 def spread(service: str) -> list[V1TopologySpreadConstraint]:
