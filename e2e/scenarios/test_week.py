@@ -4,20 +4,27 @@ The hub stands on a loopback address and is given to the chart as any mirror wou
 """
 
 import base64
+import json
 from collections.abc import AsyncIterator
 
 import httpx
 import pytest
+import yaml
 
 from demo.stage import CHART, NAMESPACE, Json, Stage, install
-from scenarios.actions import Place
+from images import images
+from scenarios.actions import SMALL, Place
+from tessera.api.inference_service import InferenceServiceSpec
 from tessera.domain.model.names import claim_name
 from tessera.resources.kinds import CLAIMS, JOBS, PODS
+from tessera.resources.surroundings import engine_image, priority_class
+from tessera.settings import Settings
 from world.api import SECRETS
 from world.hub import COMMIT, TOKEN, Hub, a_model, serving
 from world.testing import eventually
 
 OWN = "hf://acme/own"
+EXAMPLE = InferenceServiceSpec.model_validate({"model": {"uri": SMALL}})
 SECRET = "hf://acme/secret"  # noqa: S105 - a model
 
 
@@ -128,11 +135,31 @@ async def test_a_claim_is_filled_once_for_all_replicas_and_shows_how_far_it_is(
     assert {one["containers"][0]["args"][0] for one in engines} == {f"/models/{done['folder']}"}
 
 
+async def test_a_mirror_and_priorities_are_a_matter_of_two_values(stage: Stage) -> None:
+    mirror = "registry.acme:5000/mirror"
+    rendered = await stage.run(
+        *("helm", "template", "tessera", str(CHART), "--namespace", NAMESPACE),
+        *("--set", f"platform.imageRegistry={mirror},platform.priorityClasses=true"),
+        *("--set", "batchImage.repository=ghcr.io/acme/batch"),
+    )
+    found = [one for one in yaml.safe_load_all(rendered) if one]
+    (operator,) = [one for one in found if one["kind"] == "Deployment"]
+    (container,) = operator["spec"]["template"]["spec"]["containers"]
+    told = {one["name"]: one.get("value") for one in container["env"]}
+    mirrored, _, engine = images(mirror)
+    assert container["image"] == mirrored
+    assert told["TESSERA_BATCH_IMAGE"].startswith("ghcr.io/acme/batch:")
+    platform = Settings(platform=json.loads(told["TESSERA_PLATFORM"])).platform
+    assert platform.priority_classes
+    assert engine_image(EXAMPLE, platform) == engine
+    classes = {one["metadata"]["name"]: one for one in found if one["kind"] == "PriorityClass"}
+    assert {priority_class(EXAMPLE, platform), "tessera-standard", "tessera-batch"} == {*classes}
+    assert classes["tessera-batch"]["preemptionPolicy"] == "Never"
+
+
 async def test_adapters_answer_by_their_names(place: Place) -> None:
     adapters = [{"name": "sql", "uri": "hf://acme/sql-lora"}]
-    ref = await place.serve(
-        model={"uri": "hf://meta-llama/Llama-3.2-1B-Instruct", "adapters": adapters}, replicas=1
-    )
+    ref = await place.serve(model={"uri": SMALL, "adapters": adapters}, replicas=1)
     await place.until_ready(within=60)
     async with httpx.AsyncClient(base_url=await place.stage.address(ref)) as client:
         listed = (await client.get("/v1/models")).json()["data"]

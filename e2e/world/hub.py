@@ -20,8 +20,12 @@ class Hub:
     gated: frozenset[str] = frozenset()
     """Answered only to `TOKEN`, as a gated model is."""
     url: str = ""
+    store: str = ""
+    """Where weights are sent for, as the public hub does; empty keeps them here."""
     asked: list[str] = field(default_factory=list)
     """Every path that was asked for."""
+    tokens: set[str] = field(default_factory=set)
+    """What came as authorization."""
     open: asyncio.Event = field(default_factory=asyncio.Event)
     """While it is clear, weights stop after their first half."""
 
@@ -43,6 +47,8 @@ class Hub:
         files, path = self._repository(request), request.match_info["path"]
         if path not in files:
             raise web.HTTPNotFound(headers={"X-Error-Code": "EntryNotFound"})
+        if self.store and path.endswith(".safetensors"):
+            raise web.HTTPFound(self.store + request.path)
         since = int(request.headers.get("Range", "bytes=0-").split("=")[1].rstrip("-"))
         content = files[path][since:]
         answer = web.StreamResponse(
@@ -60,6 +66,7 @@ class Hub:
 
     def _repository(self, request: web.Request) -> Mapping[str, bytes]:
         self.asked.append(request.path)
+        self.tokens |= {request.headers.get("Authorization", "")}
         name = f"{request.match_info['org']}/{request.match_info['name']}"
         if name not in self.repositories:
             raise web.HTTPUnauthorized(headers={"X-Error-Message": "Repository not found"})

@@ -11,6 +11,7 @@ from tessera.batch.fetch import fetch
 from tessera.batch.shape import shape
 from tests.batch.running import free_port
 from world.hub import COMMIT, TOKEN, Hub, a_model, serving
+from world.testing import eventually
 
 OWN = "hf://acme/own"
 
@@ -129,6 +130,17 @@ async def test_another_commit_of_the_same_size_takes_the_place_of_the_former(
     assert (tmp_path / "model.safetensors").read_bytes() == a_model()["model.safetensors"]
 
 
+async def test_the_token_stays_at_the_hub_when_weights_lie_elsewhere(tmp_path: Path) -> None:
+    hub, store = a_hub(gated=frozenset({"acme/own"})), a_hub()
+    async with serving(hub), serving(store):
+        hub.store = store.url
+        code, told = await fetch_from(hub, tmp_path, token=TOKEN)
+    assert code == 0, told
+    assert store.asked == [f"/acme/own/resolve/{COMMIT}/model.safetensors"]
+    assert (hub.tokens, store.tokens) == ({f"Bearer {TOKEN}"}, {""})
+    assert (tmp_path / "model.safetensors").read_bytes() == a_model()["model.safetensors"]
+
+
 async def test_progress_is_told_while_files_come(tmp_path: Path) -> None:
     hub, port = a_hub(), free_port()
     hub.open.clear()
@@ -176,15 +188,12 @@ async def test_what_is_no_hub_is_said(tmp_path: Path, listing: bytes) -> None:
 
 async def _until_half(port: int, total: int) -> dict[str, Any]:
     """Ask for the progress until the half of the weights is there."""
-    seen: dict[str, Any] = {}
-    async with asyncio.timeout(10):
-        while seen.get("done", 0) < total // 3:
-            try:
-                reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            except ConnectionRefusedError:
-                await asyncio.sleep(0.02)
-                continue
-            writer.write(b"GET /progress HTTP/1.0\r\n\r\n")
-            seen = json.loads((await reader.read()).partition(b"\r\n\r\n")[2])
-            writer.close()
-    return seen
+
+    async def asked() -> dict[str, Any]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /progress HTTP/1.0\r\n\r\n")
+        seen: dict[str, Any] = json.loads((await reader.read()).partition(b"\r\n\r\n")[2])
+        writer.close()
+        return seen
+
+    return await eventually(asked, lambda seen: seen["done"] > total // 3, within=10)

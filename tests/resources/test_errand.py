@@ -90,6 +90,8 @@ def test_no_service_counts_the_pod_of_a_job_as_a_replica(name: str) -> None:
     labels = job(name)["spec"]["template"]["metadata"]["labels"]
     assert "tessera.dev/service" not in labels
     assert labels["tessera.dev/errand-for"] == "chat"
+    # The NetworkPolicy of engines lets the operator ask how far it is.
+    assert labels["app.kubernetes.io/component"] == "engine"
 
 
 def test_a_cached_model_is_served_from_the_claim_once_it_is_there(golden: Golden) -> None:

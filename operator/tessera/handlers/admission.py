@@ -91,7 +91,9 @@ def judge_batch(body: Mapping[str, Any], store: Store, at: datetime) -> tuple[li
         return [], []
     snapshot = replace(observe(store, Senses(), at), batches=(batch,))
     verdict, _ = accept(situations(snapshot)[batch.ref])
-    if verdict.reason in _PASSING:
+    of_service = batch.spec is not None and batch.spec.service is not None
+    being_read = of_service and verdict.reason is BatchAccepted.MODEL_UNKNOWN
+    if verdict.reason in _PASSING or being_read:
         return [], [verdict.message]
     return ([] if verdict.reason.holds else [verdict.message]), []
 
