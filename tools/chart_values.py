@@ -33,7 +33,7 @@ class Image(Values):
 
 
 class BatchImage(Values):
-    """The image of the batch runner."""
+    """The image of the batch runner, which also reads and fetches models for services."""
 
     repository: str = "tessera/batch"
     """Name of the image."""
@@ -82,7 +82,7 @@ class Chart(Values):
     """The operator's image."""
 
     batch_image: BatchImage = Field(default_factory=BatchImage)
-    """The image of the batch runner."""
+    """The image of the batch runner, which also reads and fetches models for services."""
 
     image_pull_secrets: list[dict[str, str]] = Field(default_factory=list)
     """Secrets for the registry of the chart's own images. Batches need them in their own namespaces

@@ -39,7 +39,7 @@ def hub_refusal(model: Model, words: str) -> str | None:
     if secret is None:
         return (
             f"spec.model.tokenSecretRef: the hub answered {code} for {uri}, which is gated or "
-            f"private, and 0 tokens were shown; {page}, and name a Secret with a token here"
+            f"private, or does not exist; {page}, and name a Secret with a token here"
         )
     if code == "401":
         return (
