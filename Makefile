@@ -67,7 +67,11 @@ images-list: .venv/made ## List the images that a cluster pulls, for a mirror (R
 
 .PHONY: bench-turn
 bench-turn: .venv/made ## CPU time of an unchanged turn with 50 services.
-	@$(RUN) tools/bench_turn.py
+	@$(RUN) tools/bench_turn.py $(OPTIONS)
+
+.PHONY: bench-control
+bench-control: .venv/made ## The operator on 250 nodes and 2,000 services: time, CPU, memory, writes (about 25 minutes).
+	@$(RUN) -m bench $(OPTIONS)
 
 .PHONY: bench-batch
 bench-batch: .venv/made ## CPU time, memory and losses of the batch runner, killed at random.

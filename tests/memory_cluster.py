@@ -2,12 +2,12 @@
 
 import copy
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from typing import Any
 
 from tessera.adapters import wire
 from tessera.domain.names import FIELD_MANAGER
-from tessera.ports import ClusterError, GoneError, Listing, Seen
+from tessera.ports import Change, ClusterError, GoneError, Listing, Seen, StaleError
 from tessera.resources.kinds import KINDS, POD_MONITORS, Kind
 from tessera.resources.manifest import Key, Manifest
 
@@ -32,6 +32,11 @@ class MemoryCluster:
         self.objects: dict[Key, dict[str, Any]] = {}
         self._owners: dict[Key, dict[Path, str]] = {}
         self._serial = itertools.count(1)
+        self._changes: list[tuple[int, Key, Seen | None]] = []
+        self._versions = itertools.count(1)
+        self.version = 0
+        self.forgotten = 0
+        """Watches from before this version are refused, as after a compaction."""
         self.applied: list[Key] = []
         self.refusals: dict[Key, str] = {}
 
@@ -39,7 +44,24 @@ class MemoryCluster:
         if kind.plural in self._unknown:
             return None
         found = (key for key in sorted(self.objects) if key.plural == kind.plural)
-        return Listing(tuple(self.seen(key) for key in found if self._selected(kind, key)))
+        items = tuple(self.seen(key) for key in found if self._selected(kind, key))
+        return Listing(items, self.version)
+
+    def scopes(self, kind: Kind) -> tuple[None]:
+        del kind
+        return (None,)
+
+    async def watch(
+        self, kind: Kind, version: int, scope: str | None = None
+    ) -> AsyncGenerator[Change, None]:
+        """All that changed since then; the stream ends there."""
+        del scope
+        if version < self.forgotten:
+            raise StaleError(f"watch {kind.plural}: 410 too old resource version")
+        for at, key, seen in tuple(self._changes):
+            if at > version and key.plural == kind.plural:
+                yield Change(version=at, seen=seen or Seen(key=key), gone=seen is None)
+        yield Change(version=self.version)
 
     async def apply(self, manifest: Manifest, *, subresource: str | None = None) -> Seen:
         key = manifest.key
@@ -56,10 +78,15 @@ class MemoryCluster:
         self._set(key, manifest.body, ours)
         return self.seen(key)
 
-    async def delete(self, kind: Kind, key: Key) -> None:
-        del kind
-        self.objects.pop(key, None)
+    async def delete(
+        self, kind: Kind, key: Key, *, uid: str | None = None, grace_seconds: int | None = None
+    ) -> None:
+        del kind, grace_seconds
+        if uid is not None and self.objects.get(key, {}).get("metadata", {}).get("uid") != uid:
+            return
         self._owners.pop(key, None)
+        if self.objects.pop(key, None) is not None:
+            self._changed(key)
 
     def put(self, kind: Kind, body: Mapping[str, Any], manager: str = "somebody") -> Key:
         """What another client writes: it owns these fields afterwards."""
@@ -77,6 +104,7 @@ class MemoryCluster:
         owners = self._owners[key]
         for owned in [owned for owned in owners if owned[: len(path)] == path]:
             del owners[owned]
+        self._changed(key)
 
     def seen(self, key: Key) -> Seen:
         body = self.objects[key]
@@ -97,7 +125,9 @@ class MemoryCluster:
         owners = self._owners.setdefault(key, {})
         if new:
             live["metadata"] |= {"uid": f"uid-{next(self._serial)}", "generation": 1}
+        before = copy.deepcopy((live, owners))
         leaves = dict(_leaves(body))
+        spec_before = copy.deepcopy(live["spec"])
         for path in [path for path, owner in owners.items() if owner == manager]:
             if path not in leaves:
                 _drop(live, path)
@@ -106,6 +136,16 @@ class MemoryCluster:
             _put(live, path, copy.deepcopy(value))
             if path not in _IDENTITY:
                 owners[path] = manager
+        if not new and live["spec"] != spec_before:
+            live["metadata"]["generation"] += 1
+        if before != (live, owners):
+            self._changed(key)
+
+    def _changed(self, key: Key) -> None:
+        self.version = next(self._versions)
+        if key in self.objects:
+            self.objects[key]["metadata"]["resourceVersion"] = str(self.version)
+        self._changes.append((self.version, key, self.seen(key) if key in self.objects else None))
 
     def _must_be_ours(self, key: Key) -> None:
         managers = {owner.split("/")[0] for owner in self._owners[key].values()}

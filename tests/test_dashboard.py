@@ -33,7 +33,7 @@ def targets(dashboard: Json) -> Iterator[Json]:
 def known_metrics() -> set[str]:
     """Everything that the operator exports, under the names that Prometheus sees."""
     names = set[str]()
-    for family in Telemetry().registry.collect():
+    for family in Telemetry().families():
         endings = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}
         names |= {family.name + ending for ending in endings.get(family.type, [""])}
     for version in known_versions():

@@ -23,6 +23,7 @@ PLANTED = {
         "adapters/engines.py",
         "import prometheus_api_client",
     ),
+    "Certificates are made in one adapter": ("handlers/certificates.py", "import cryptography"),
     "The look-alike engine knows no operator": (
         "engine_sim/text.py",
         "import tessera.adapters.clock",

@@ -2,7 +2,6 @@
 
 from datetime import timedelta
 
-from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tessera.domain.bill import Bill, CostState, Line
@@ -23,7 +22,7 @@ COLD = Line(currency="USD", pool="a100", profile="1g.10gb", state=CostState.COLD
 def scraped(telemetry: Telemetry) -> dict[str, dict[tuple[str, ...], float]]:
     """What a scrape sees of the bill: name -> tenant, service and state -> value."""
     found: dict[str, dict[tuple[str, ...], float]] = {}
-    text = generate_latest(telemetry.registry).decode()
+    text = telemetry.exposition().decode()
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             if sample.name.startswith("tessera_cost"):

@@ -4,17 +4,20 @@ An in-memory cluster holds the fleet, so that the operator's own work is measure
 planning, comparing. The last line is `BENCH {json}`.
 """
 
+import argparse
 import asyncio
 import json
 import resource
 import statistics
 import time
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any
 
 from tessera.domain.batch.reports import Shown
 from tessera.domain.model.reports import Fetched
 from tessera.domain.names import deployment_name
-from tessera.domain.snapshot import Pod, PodReading, Readings
+from tessera.domain.snapshot import EngineReading, Pod, PodReading, Readings
 from tessera.reconcile.apply import Applier
 from tessera.reconcile.asking import Asker
 from tessera.reconcile.fleet import Fleet
@@ -26,9 +29,10 @@ from tessera.resources.kinds import ACCELERATOR_POOLS, INFERENCE_SERVICES, KINDS
 from tests.builders import NOW, SMALL
 from tests.memory_cluster import MemoryCluster
 
-SERVICES = 50
 REPLICAS = 2
 TURNS = 30
+PERIOD = timedelta(seconds=5)
+NAMESPACES = 40
 VARIANT = "a100-1g-10gb"
 
 
@@ -50,14 +54,24 @@ class _Engines:
         return None
 
 
-def _stock(cluster: MemoryCluster) -> None:
+class _Clock:
+    """Moves on by the period of turns."""
+
+    def __init__(self) -> None:
+        self.at = NOW
+
+    def __call__(self) -> datetime:
+        return self.at
+
+
+def _stock(cluster: MemoryCluster, services: int) -> None:
     pool = {
         "nodeSelector": {"pool": "a100"},
         "tier": "reserved",
         "prices": [{"from": "2026-01-01", "perGPUHour": "2"}],
     }
     cluster.put(ACCELERATOR_POOLS, {"metadata": {"name": "a100"}, "spec": pool})
-    for index in range(SERVICES):
+    for index in range(services):
         labels = {
             "pool": "a100",
             "nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB",
@@ -69,14 +83,14 @@ def _stock(cluster: MemoryCluster) -> None:
         }
         node = {"metadata": {"name": f"node-{index}", "labels": labels}, "status": status}
         cluster.put(NODES, node)
-        name = f"chat-{index:02d}"
+        name = f"chat-{index:04d}"
         service = {
-            "metadata": {"name": name, "namespace": f"team-{index % 5}"},
+            "metadata": {"name": name, "namespace": f"team-{index % NAMESPACES}"},
             "spec": {"model": {"uri": SMALL}},
         }
         cluster.put(INFERENCE_SERVICES, service)
         for replica in range(REPLICAS):
-            cluster.put(PODS, _pod(f"team-{index % 5}", name, replica))
+            cluster.put(PODS, _pod(f"team-{index % NAMESPACES}", name, replica))
 
 
 def _pod(namespace: str, service: str, replica: int) -> dict[str, Any]:
@@ -102,9 +116,9 @@ def _pod(namespace: str, service: str, replica: int) -> dict[str, Any]:
     }
 
 
-async def _measure() -> dict[str, float]:
-    cluster, store, senses = MemoryCluster(), Store(KINDS), Senses()
-    _stock(cluster)
+async def _measure(services: int) -> dict[str, float]:
+    cluster, store, senses, clock = MemoryCluster(), Store(KINDS), Senses(), _Clock()
+    _stock(cluster, services)
     applier = Applier(
         cluster,
         store,
@@ -112,24 +126,32 @@ async def _measure() -> dict[str, float]:
         batch_image=Image("tessera/batch:test"),
         leading=lambda: True,
     )
-    asker = Asker(_Engines(), senses, lambda: NOW, lambda: None)
-    fleet = Fleet(store, senses, applier, asker, lambda: NOW)
+    asker = Asker(_Engines(), senses, clock, lambda: None)
+    fleet = Fleet(store, senses, applier, asker, clock)
     mirror = Mirror(cluster, store, senses, lambda: None)
     await mirror.seed()
     pods = [seen.value for seen in store.all(PODS).values() if isinstance(seen.value, Pod)]
     reading = PodReading(waiting=0.0, running=1.0, activity=0.5)
-    senses.readings = Readings(at=NOW, pods={pod.ref: reading for pod in pods})
-    for _ in range(3):
+    engine = EngineReading(steps=9.0, scraped=NOW, awake=True)
+    senses.readings = Readings(
+        at=NOW,
+        pods={pod.ref: reading for pod in pods},
+        engines={pod.ref: engine for pod in pods},
+    )
+    for _ in range(4):
+        clock.at += PERIOD
         await fleet.turn()
         await mirror.seed()
     spent, writes = [], 0
     for _ in range(TURNS):
+        clock.at += PERIOD
+        senses.readings = replace(senses.readings, at=clock.at)
         begun = time.process_time()
         writes += (await fleet.turn()).writes
         spent.append((time.process_time() - begun) * 1e3)
     await asker.stop()
     return {
-        "services": SERVICES,
+        "services": services,
         "pods": len(pods),
         "turn_cpu_ms": round(statistics.median(spent), 2),
         "turn_cpu_ms_max": round(max(spent), 2),
@@ -140,7 +162,9 @@ async def _measure() -> dict[str, float]:
 
 def main() -> None:
     """Measure and print."""
-    got = asyncio.run(_measure())
+    parser = argparse.ArgumentParser(prog="bench_turn")
+    parser.add_argument("--services", type=int, default=50)
+    got = asyncio.run(_measure(parser.parse_args().services))
     for name, value in got.items():
         print(f"{name:>16} {value}")
     print(f"BENCH {json.dumps(got)}")

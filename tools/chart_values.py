@@ -52,14 +52,49 @@ class Prometheus(Values):
     """Namespaces whose pods may read the engines' metrics."""
 
 
+class IssuerRef(Values):
+    """The issuer of cert-manager that signs."""
+
+    kind: Literal["Issuer", "ClusterIssuer"] = "Issuer"
+    """Issuer of the release's namespace, or ClusterIssuer."""
+
+    name: str = ""
+    """Its name; empty means a self-signing Issuer that the chart makes."""
+
+
+class CertManager(Values):
+    """The certificate of admission by cert-manager instead of by Tessera itself."""
+
+    enabled: bool = False
+    """cert-manager makes, renews and injects it; it has to be installed."""
+
+    issuer_ref: IssuerRef = Field(default_factory=IssuerRef)
+    """The issuer of cert-manager that signs."""
+
+
 class Webhook(Values):
     """Admission of InferenceServices."""
 
     enabled: bool = True
     """Without it the same checks show in the conditions only."""
 
+    certificate_days: Annotated[int, Field(ge=1, le=365)] = 90
+    """Life of a certificate that Tessera makes; it is renewed when two thirds of it are over."""
+
+    cert_manager: CertManager = Field(default_factory=CertManager)
+    """The certificate of admission by cert-manager instead of by Tessera itself."""
+
     timeout_seconds: Annotated[int, Field(ge=1, le=30)] = 5
     """How long the API server waits; afterwards it admits, and the turn judges."""
+
+
+class Watch(Values):
+    """Where Tessera acts."""
+
+    namespaces: list[
+        Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
+    ] = Field(default_factory=list)
+    """The only namespaces with services and batches; they have to exist. Empty means all."""
 
 
 class Dashboard(Values):
@@ -96,6 +131,9 @@ class Chart(Values):
 
     webhook: Webhook = Field(default_factory=Webhook)
     """Admission of InferenceServices."""
+
+    watch: Watch = Field(default_factory=Watch)
+    """Where Tessera acts."""
 
     dashboard: Dashboard = Field(default_factory=Dashboard)
     """Grafana's dashboards, in a ConfigMap."""

@@ -5,7 +5,7 @@
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel
 
 from chart_values import Chart
+from cli_page import page as cli_page
 from tessera.api.meta import GROUP, VERSION
 from tessera.api.schema import KINDS as RESOURCES
 from tessera.api.schema import Kind as Resource
@@ -43,6 +44,7 @@ def generated() -> dict[str, str]:
     files["docs/reference/reasons.md"] = _reasons()
     files["docs/reference/metrics.md"] = _metrics()
     files["docs/reference/values.md"] = _values_page()
+    files["docs/reference/cli.md"] = cli_page()
     return files
 
 
@@ -62,34 +64,76 @@ def _kept_crd(resource: Resource) -> str:
 
 
 def _cluster_role() -> str:
-    """Exactly the verbs on exactly the kinds that the operator's code names."""
-    rules = [rule for kind in KINDS for rule in _rules(kind)]
-    head = (
-        "apiVersion: rbac.authorization.k8s.io/v1\n"
-        "kind: ClusterRole\n"
-        "metadata:\n"
-        '  name: {{ include "tessera.clusterName" . }}\n'
-        "  labels:\n"
-        '    {{- include "tessera.labels" . | nindent 4 }}\n'
-    )
-    return NOTICE + head + _yaml({"rules": rules})
+    """Exactly the verbs on exactly the kinds that the operator's code names.
+
+    With `watch.namespaces` what is namespaced is granted by a Role in each of them instead.
+    """
+    parts = [NOTICE]
+    for name, namespaced in (("clusterRules", False), ("namespaceRules", True)):
+        rules = [rule for kind in KINDS if kind.namespaced is namespaced for rule in _rules(kind)]
+        parts.append(f'{{{{- define "tessera.{name}" }}}}\n{_yaml(rules)}{{{{- end }}}}\n')
+    return "".join(parts) + _ROLES
 
 
+_ROLES = """\
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata:
+  name: {{ include "tessera.clusterName" . }}
+  labels:
+    {{- include "tessera.labels" . | nindent 4 }}
+rules:
+{{- include "tessera.clusterRules" . }}
+{{- if not .Values.watch.namespaces }}
+{{- include "tessera.namespaceRules" . }}
+{{- end }}
+{{- range .Values.watch.namespaces }}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata:
+  name: {{ include "tessera.clusterName" $ }}
+  namespace: {{ . }}
+  labels:
+    {{- include "tessera.labels" $ | nindent 4 }}
+rules:
+{{- include "tessera.namespaceRules" $ }}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata:
+  name: {{ include "tessera.clusterName" $ }}
+  namespace: {{ . }}
+  labels:
+    {{- include "tessera.labels" $ | nindent 4 }}
+roleRef:
+  apiGroup: rbac.authorization.k8s.io
+  kind: Role
+  name: {{ include "tessera.clusterName" $ }}
+subjects:
+- kind: ServiceAccount
+  name: {{ include "tessera.name" $ }}
+  namespace: {{ $.Release.Namespace }}
+{{- end }}
+"""
 _UNNAMED = ("list", "watch", "create")
 """Verbs of which a name can say nothing: a new object is named in its body."""
 
 
 def _rules(kind: Kind) -> Iterator[dict[str, list[str]]]:
-    rule = {"apiGroups": [kind.group], "resources": [kind.plural]}
+    """Lists of their own in every rule: YAML would write shared ones as aliases."""
+
+    def rule(resource: str, verbs: Iterable[str], **names: list[str]) -> dict[str, list[str]]:
+        return {"apiGroups": [kind.group], "resources": [resource], **names, "verbs": list(verbs)}
+
     if not kind.names:
-        yield rule | {"verbs": list(kind.verbs)}
+        yield rule(kind.plural, kind.verbs)
     else:
-        yield rule | {"verbs": [verb for verb in kind.verbs if verb in _UNNAMED]}
+        yield rule(kind.plural, [verb for verb in kind.verbs if verb in _UNNAMED])
         named = [verb for verb in kind.verbs if verb not in _UNNAMED]
-        yield rule | {"resourceNames": list(kind.names), "verbs": named}
+        yield rule(kind.plural, named, resourceNames=list(kind.names))
     for name, verbs in kind.subresources:
-        resource = f"{kind.plural}/{name}"
-        yield {"apiGroups": [kind.group], "resources": [resource], "verbs": list(verbs)}
+        yield rule(f"{kind.plural}/{name}", verbs)
 
 
 def _values() -> str:
@@ -199,6 +243,8 @@ def _reasons() -> str:
         reasons.Placed: "InferenceService: condition Placed",
         reasons.Progressing: "InferenceService: condition Progressing",
         reasons.Ready: "InferenceService: condition Ready",
+        reasons.UpdateAvailable: "InferenceService: condition UpdateAvailable",
+        reasons.Pinned: "InferenceService: status.model.reason",
         reasons.Scaling: "InferenceService: status.scaling.reason",
         reasons.PoolAccepted: "AcceleratorPool: condition Accepted",
         reasons.Discovered: "AcceleratorPool: condition Discovered",
@@ -224,7 +270,7 @@ def _reasons() -> str:
 
 def _metrics() -> str:
     lines = ["# Metrics of the operator", "", *_table("metric", "type", "meaning")]
-    for family in sorted(Telemetry().registry.collect(), key=lambda family: family.name):
+    for family in sorted(Telemetry().families(), key=lambda family: family.name):
         lines.append(f"| `{family.name}` | {family.type} | {family.documentation} |")
     return "\n".join(lines) + "\n"
 

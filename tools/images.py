@@ -12,6 +12,7 @@ import yaml
 from chart_values import Chart
 from environments import ROOT
 from tessera.domain import vllm_flags
+from tessera.resources.defaults import defaults, newest
 from tessera.resources.surroundings import default_image, mirrored
 
 
@@ -22,7 +23,7 @@ def images(registry: str | None = None) -> Iterator[str]:
     for image in (chart.image, chart.batch_image):
         yield mirrored(f"{image.repository}:{image.tag or version}", registry)
     for engine in vllm_flags.known_versions():
-        yield mirrored(default_image(engine), registry)
+        yield mirrored(default_image(engine, defaults(newest())), registry)
 
 
 if __name__ == "__main__":

@@ -89,12 +89,12 @@ class Stage:
         return output.decode()
 
 
-async def install(stage: Stage) -> None:
-    """Install the chart with Helm, as on any cluster."""
+async def install(stage: Stage, *values: str) -> None:
+    """Install or upgrade the chart with Helm, as on any cluster; `values` are `name=value`."""
     await stage.run(
         *("helm", "upgrade", "--install", "tessera", str(CHART)),
         *("--namespace", NAMESPACE, "--create-namespace"),
-        *("--set", f"prometheus.url={stage.world.prometheus_url}"),
+        *("--set", ",".join((f"prometheus.url={stage.world.prometheus_url}", *values))),
     )
     path = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/tessera-operator"
 

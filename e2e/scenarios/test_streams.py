@@ -1,12 +1,15 @@
 """Scaling down loses no stream; `kubectl scale` works; a dead engine shows."""
 
 import asyncio
+from dataclasses import dataclass, field
 
 import httpx
+import pytest
 
-from demo.stage import Json, Ref, Stage
+from demo.load import steady
+from demo.stage import Json, Ref, Stage, condition
 from scenarios.actions import Place
-from tessera.resources.kinds import PODS
+from tessera.resources.kinds import INFERENCE_SERVICES, PODS
 from world.testing import eventually
 
 TOKENS = 300
@@ -115,3 +118,70 @@ async def test_a_missing_image_is_told(place: Place) -> None:
     await place.serve(replicas=1, engine={"image": "nowhere/engine:1"})
     told = await place.until_condition("chat", "Progressing", "ImageUnavailable", within=30)
     assert "nowhere/engine:1" in told["message"]
+
+
+@dataclass(slots=True)
+class Course:
+    """What was seen of a rollout, look by look."""
+
+    alive: set[int] = field(default_factory=set)
+    """Replicas that were not told to stop."""
+    ready: set[int] = field(default_factory=set)
+    messages: set[str] = field(default_factory=set)
+
+
+async def until_rolled(place: Place, old: set[str], count: int) -> Course:
+    """Wait until none of the old pods is left and the service is settled."""
+    seen = Course()
+
+    async def look() -> tuple[bool, str]:
+        pods = await place.all(PODS)
+        alive = [one for one in pods if "deletionTimestamp" not in one["metadata"]]
+        service = await place.stage.api.get(INFERENCE_SERVICES.path(place.namespace, "chat"))
+        told = condition(service, "Progressing")
+        if told.get("reason") == "RollingOut":
+            seen.messages.add(told["message"].partition("; ")[2])
+        seen.alive.add(len(alive))
+        seen.ready.add(sum(_is_ready(one) for one in alive))
+        left = old & {one["metadata"]["uid"] for one in pods}
+        return not left and len(alive) == count, str(told.get("reason"))
+
+    await eventually(look, lambda one: one == (True, "Settled"), within=150)
+    return seen
+
+
+def _is_ready(pod: Json) -> bool:
+    conditions = pod.get("status", {}).get("conditions", [])
+    return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
+
+
+@pytest.mark.parametrize(
+    ("replicas", "words", "alive", "ready"),
+    [
+        (3, "a new one is up before an old one stops", {3, 4}, {3, 4}),
+        (4, "in place, an old one stops first", {3, 4}, {3, 4}),
+    ],
+    ids=["surge", "in place"],
+)
+async def test_a_rollout_loses_no_request_and_lets_every_stream_end(
+    place: Place, replicas: int, words: str, alive: set[int], ready: set[int]
+) -> None:
+    """There are four slices: three replicas leave room for just one more, four leave none."""
+    ref = await place.serve(replicas=replicas)
+    await place.until_ready()
+    await until_replicas(place, replicas)
+    old = {one["metadata"]["uid"] for one in await place.all(PODS)}
+    base = await place.stage.address(ref)
+    streams = [asyncio.create_task(stream(base, ref.name)) for _ in range(8)]
+    async with steady(base, ref.name, clients=4, tokens=40) as load:
+        await asyncio.wait(streams, timeout=1)
+        assert not any(one.done() for one in streams)
+        await place.serve(replicas=replicas, engine={"extraArgs": ["--max-logprobs=5"]})
+        seen = await until_rolled(place, old, replicas)
+    assert await asyncio.gather(*streams) == [(TOKENS, "length")] * 8
+    assert load.failures == []
+    assert load.finished > 50
+    assert len(seen.messages) == 1
+    assert words in next(iter(seen.messages))
+    assert seen.alive <= alive
+    assert seen.ready <= ready

@@ -63,6 +63,10 @@ class World:
         """End a container at once: SIGKILL for a process, a cancel for a coroutine."""
         self._ask("POST", "containers", namespace, pod, container, "kill")
 
+    def run_out_of_memory(self, namespace: str, pod: str, container: str) -> None:
+        """End a container as the kernel does when it takes more memory than it may."""
+        self._ask("POST", "containers", namespace, pod, container, "oom")
+
     def silence(self, node: str) -> None:
         """Cut a node's kubelet off from the API; its containers go on."""
         self._ask("POST", "nodes", node, "silence")

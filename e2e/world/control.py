@@ -16,7 +16,7 @@ async def serve_control(
     control = _Control(kubelets)
     app = web.Application()
     app.router.add_get("/containers", control.containers)
-    app.router.add_post("/containers/{namespace}/{pod}/{container}/kill", control.kill)
+    app.router.add_post("/containers/{namespace}/{pod}/{container}/{act:kill|oom}", control.kill)
     app.router.add_post("/nodes/{node}/{act:silence|wake|end}", control.node)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
@@ -49,12 +49,12 @@ class _Control:
         return web.json_response(found)
 
     async def kill(self, request: web.Request) -> web.Response:
-        wanted = request.match_info
+        wanted = dict(request.match_info)
         for kubelet in self.kubelets.values():
             for worker, container in kubelet.containers():
                 found = (*worker.key, container.place.name)
                 if found == (wanted["namespace"], wanted["pod"], wanted["container"]):
-                    container.kill()
+                    container.kill("OOMKilled" if wanted["act"] == "oom" else "")
                     return web.Response()
         raise web.HTTPNotFound(text=f"no such container runs: {'/'.join(wanted.values())}")
 

@@ -35,10 +35,16 @@ class HeartBeats:
     grace_seconds: int
     evict_seconds: int
     """Tolerance that pods get by default for a node that is not ready."""
+    scrape_seconds: int
+    """How often Prometheus looks."""
 
 
-FAULTS = HeartBeats(lease_seconds=8, renew_seconds=2, grace_seconds=8, evict_seconds=10)
-SCALE = HeartBeats(lease_seconds=40, renew_seconds=10, grace_seconds=40, evict_seconds=300)
+FAULTS = HeartBeats(
+    lease_seconds=8, renew_seconds=2, grace_seconds=8, evict_seconds=10, scrape_seconds=1
+)
+SCALE = HeartBeats(
+    lease_seconds=40, renew_seconds=10, grace_seconds=40, evict_seconds=300, scrape_seconds=15
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

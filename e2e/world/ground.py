@@ -80,7 +80,9 @@ def _clients(plan: Plan, plane: ControlPlane) -> dict[str, list[str]]:
 
 def _prometheus(plan: Plan, plane: ControlPlane) -> tuple[list[str], int]:
     config = plane.kubeconfig("prometheus.kubeconfig", "system:world:prometheus", MASTERS)
-    return prometheus(plan.binaries, plan.folder, plan.slot, config)
+    return prometheus(
+        plan.binaries, plan.folder, plan.slot, config, scrape_seconds=plan.beats.scrape_seconds
+    )
 
 
 @contextlib.asynccontextmanager

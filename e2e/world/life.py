@@ -4,10 +4,11 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 
 import aiohttp
 
+from world.api import Json
 from world.claims import Claims
 from world.control import serve_control
 from world.dcgm.exporter import Exporter
@@ -20,6 +21,7 @@ from world.kubelet.events import Events
 from world.kubelet.instances import Sessions
 from world.kubelet.kubelet import Kubelet
 from world.kubelet.log_server import serve_logs
+from world.kubelet.stand_in import stand_in
 from world.kubelet.surroundings import Host, Machine
 from world.kubelet.tokens import Tokens
 from world.labels import resources
@@ -102,9 +104,14 @@ def _host(machine: Machine, spec: Node, address: str) -> Host:
 
 def _services(plan: Plan, base: Ground, kubelets: Kubelets) -> Services:
     control = plan.slot.control
+
+    def pods() -> Iterator[Json]:
+        return (pod for kubelet in kubelets.values() for pod in kubelet.mirror.values())
+
     return Services(
         api=base.api,
-        pods=lambda: (pod for kubelet in kubelets.values() for pod in kubelet.mirror.values()),
+        pods=pods,
+        stand_in=lambda: [address for pod in pods() if (address := stand_in(pod)) is not None],
         fixed={
             ("default", "kubernetes"): (control, base.plane.api_port),
             ("monitoring", "prometheus"): (control, base.prometheus_port),

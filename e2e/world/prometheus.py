@@ -12,11 +12,13 @@ EXPORTER = "app.kubernetes.io/name=dcgm-exporter"
 META = "__meta_kubernetes_pod"
 
 
-def prometheus(binaries: Path, folder: Path, slot: Slot, kubeconfig: Path) -> tuple[list[str], int]:
+def prometheus(
+    binaries: Path, folder: Path, slot: Slot, kubeconfig: Path, *, scrape_seconds: int
+) -> tuple[list[str], int]:
     """The command line, and the port."""
     port = free_port(slot.control)
     config = folder / "prometheus.yaml"
-    config.write_text(json.dumps(configuration(slot, kubeconfig), indent=2))
+    config.write_text(json.dumps(configuration(slot, kubeconfig, scrape_seconds), indent=2))
     arguments = [
         str(binaries / "prometheus"),
         f"--config.file={config}",
@@ -28,10 +30,10 @@ def prometheus(binaries: Path, folder: Path, slot: Slot, kubeconfig: Path) -> tu
     return arguments, port
 
 
-def configuration(slot: Slot, kubeconfig: Path) -> Json:
+def configuration(slot: Slot, kubeconfig: Path, scrape_seconds: int) -> Json:
     # JSON is YAML.
     return {
-        "global": dict.fromkeys(("scrape_interval", "scrape_timeout"), "1s"),
+        "global": dict.fromkeys(("scrape_interval", "scrape_timeout"), f"{scrape_seconds}s"),
         "scrape_configs": [
             _job("tessera", TESSERA, slot, kubeconfig, honor_labels=False),
             # Only the exporter may say which pod a figure is about.

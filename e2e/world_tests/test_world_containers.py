@@ -307,3 +307,15 @@ async def test_the_audit_log_says_who_wrote_what(here: Room, world: worlds.World
     }
     assert ("system:world:kubelet", "patch", "status") in writes
     assert ("system:kube-scheduler", "create", "binding") in writes
+
+
+async def test_what_the_kernel_kills_for_memory_says_so(here: Room, world: worlds.World) -> None:
+    await here.ready(a_pod("greedy"))
+    world.run_out_of_memory(here.namespace, "greedy", "main")
+    pod = await here.until("greedy", lambda it: container_status(it)["restartCount"] == 1)
+    ended = container_status(pod)["lastState"]["terminated"]
+    assert (ended["exitCode"], ended["reason"]) == (137, "OOMKilled")
+
+    world.kill(here.namespace, "greedy", "main")
+    pod = await here.until("greedy", lambda it: container_status(it)["restartCount"] == 2)
+    assert container_status(pod)["lastState"]["terminated"]["reason"] == "Error"

@@ -1,6 +1,6 @@
 """What the operator needs of the outside world, and the errors that may come from there."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol, TypeAlias
@@ -8,6 +8,7 @@ from typing import Protocol, TypeAlias
 from tessera.domain.autoscale import Load
 from tessera.domain.batch.facts import Batch, BatchJob, VolumeClaim
 from tessera.domain.batch.reports import Shown
+from tessera.domain.certificate import Held
 from tessera.domain.model.facts import ErrandJob
 from tessera.domain.model.reports import Fetched
 from tessera.domain.snapshot import (
@@ -16,8 +17,10 @@ from tessera.domain.snapshot import (
     Node,
     Pod,
     Pool,
+    Question,
     Readings,
     Ref,
+    Resolution,
     Service,
     Workload,
 )
@@ -55,6 +58,10 @@ class GoneError(ClusterError):
     """The object that was meant does not exist any more; a namesake is another object."""
 
 
+class StaleError(ClusterError):
+    """The version from which to go on is forgotten; only a new list helps."""
+
+
 class MetricsError(PortError):
     """Prometheus refused or did not answer."""
 
@@ -82,11 +89,33 @@ class Listing:
     version: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What a watch tells: an object came, changed or went, or only how far the watch is."""
+
+    version: int
+    """From here a next watch goes on."""
+    seen: Seen | None = None
+    gone: bool = False
+
+
 class Cluster(Protocol):
     """Kubernetes."""
 
     async def list(self, kind: Kind) -> Listing | None:
         """Every object of a kind, within the kind's selector; None when there is no such kind."""
+
+    def scopes(self, kind: Kind) -> Sequence[str | None]:
+        """The namespaces that are watched one by one; only None where all are watched at once."""
+
+    def watch(
+        self, kind: Kind, version: int, scope: str | None = None
+    ) -> AsyncGenerator[Change, None]:
+        """What changed in a scope since a version, until the server ends the stream.
+
+        StaleError when the version is forgotten, ClusterError when the stream breaks or falls
+        silent.
+        """
 
     async def apply(self, manifest: Manifest, *, subresource: str | None = None) -> Seen:
         """Server-side apply; the object as it is afterwards.
@@ -95,8 +124,10 @@ class Cluster(Protocol):
         ours is left alone, with a ClusterError that names its owners.
         """
 
-    async def delete(self, kind: Kind, key: Key) -> None:
-        """Delete; what is gone already is no error."""
+    async def delete(
+        self, kind: Kind, key: Key, *, uid: str | None = None, grace_seconds: int | None = None
+    ) -> None:
+        """Delete; what is gone already is no error, nor is a namesake with another uid."""
 
 
 class Metrics(Protocol):
@@ -107,6 +138,13 @@ class Metrics(Protocol):
 
     async def past(self, span: timedelta) -> Mapping[Ref, tuple[Load, ...]]:
         """Loads of services in the last `span`, oldest first; MetricsError when unreadable."""
+
+
+class Hub(Protocol):
+    """Where models come from."""
+
+    async def resolve(self, question: Question) -> Resolution:
+        """Which commit a revision means now; or why that could not be found out."""
 
 
 class Engines(Protocol):
@@ -123,3 +161,16 @@ class Engines(Protocol):
 
     async def fetched(self, address: str) -> Fetched | None:
         """How far the fetch of a model is, likewise."""
+
+
+class CertificateStore(Protocol):
+    """Where the certificates of admission are kept, and who trusts them."""
+
+    async def read(self) -> Held:
+        """What is held; nothing, and no version, where nothing was ever written."""
+
+    async def write(self, held: Held) -> None:
+        """Replace what was read; ClusterError when somebody else was faster."""
+
+    async def trust(self, bundle: str) -> None:
+        """Make whoever calls admission trust these authorities, and no others."""

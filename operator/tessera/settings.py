@@ -1,12 +1,13 @@
 """The environment of the operator; nothing else reads it."""
 
-from pathlib import Path
+from datetime import timedelta
 from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tessera.api.recipe import Platform
+from tessera.domain.batch.names import BATCH_ROLE
 
 
 class Settings(BaseSettings):
@@ -28,6 +29,9 @@ class Settings(BaseSettings):
     pod_name: str = "tessera-operator"
     """The operator's own pod: its identity in the election."""
 
+    watch_namespaces: tuple[str, ...] = ()
+    """The only namespaces that are listed, watched and written in; empty means all."""
+
     batch_image: str = "tessera/batch:latest"
     """Image of the batch runner."""
 
@@ -37,11 +41,28 @@ class Settings(BaseSettings):
     batch_pull_secrets: tuple[str, ...] = ()
     """Secrets for that image; they have to be in the namespaces of the batches."""
 
-    platform: Platform = Platform()
+    platform: Platform = Field(default_factory=Platform)
     """The surroundings of engines, as JSON."""
 
-    webhook_certificates: Path | None = None
-    """Folder with `tls.crt` and `tls.key`; without it there is no admission server."""
+    batch_role: str = BATCH_ROLE
+    """The ClusterRole that lets a batch's runner read its batch; each release has its own."""
+
+    webhook_service: str | None = None
+    """Service of admission, and the Secret with its certificate; without it there is none."""
+
+    webhook_configuration: str = "tessera-operator"
+    """The ValidatingWebhookConfiguration whose callers have to trust the certificate."""
+
+    webhook_certificate_owner: Literal["tessera", "cert-manager"] = "tessera"
+    """Who makes and renews the certificate; what is not ours is only read."""
+
+    webhook_certificate_life: Annotated[timedelta, Field(ge=timedelta(seconds=1))] = timedelta(
+        days=90
+    )
+    """How long a certificate holds; it is renewed when two thirds of that are over."""
+
+    webhook_certificate_look: Annotated[timedelta, Field(gt=timedelta())] = timedelta(seconds=10)
+    """Every so often each process reads the certificate; a new one waits six times as long."""
 
     webhook_port: Annotated[int, Field(ge=1, le=65535)] = 9443
     """Port of the admission server."""
@@ -51,6 +72,9 @@ class Settings(BaseSettings):
 
     probes_port: Annotated[int, Field(ge=1, le=65535)] = 8081
     """Port of `/healthz`."""
+
+    stall_seconds: Annotated[float, Field(gt=0)] = 120
+    """How long an engine may hold requests without a step before its replica is replaced."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """What is logged at least."""
@@ -68,6 +92,12 @@ class CommandSettings(BaseSettings):
 
     prometheus_url: str | None = None
     """Base URL of Prometheus, where `--prometheus` is not given."""
+
+    kubeconfig: Annotated[str | None, Field(validation_alias="KUBECONFIG")] = None
+    """The kubeconfig, where `--kubeconfig` is not given; else that of the home directory."""
+
+    pod_address: Annotated[str | None, Field(validation_alias="KUBERNETES_SERVICE_HOST")] = None
+    """Set in a pod: without a kubeconfig its ServiceAccount is used there."""
 
 
 class RunnerSettings(BaseSettings):

@@ -3,9 +3,10 @@
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from typing_extensions import override
@@ -13,12 +14,15 @@ from typing_extensions import override
 from tessera.api.meta import Condition
 from tessera.domain.batch.names import payer
 from tessera.domain.bill import Bill, Line
+from tessera.domain.kept import Last
+from tessera.domain.plan import Allotment
 from tessera.domain.snapshot import Ref
 from tessera.reconcile.fleet import Outcome
 
 log = logging.getLogger("tessera")
 
 _TURN_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_LAG_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5, 10)
 
 
 class Telemetry:
@@ -26,10 +30,16 @@ class Telemetry:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        """All but the series of the services."""
         self._turns = Histogram(
             "tessera_turn_seconds",
             "Duration of turns.",
             buckets=_TURN_BUCKETS,
+            registry=self.registry,
+        )
+        self._cpu = Counter(
+            "tessera_turn_cpu_seconds",
+            "CPU time of turns, with that of what else the event loop did meanwhile.",
             registry=self.registry,
         )
         self._failures = Counter(
@@ -41,13 +51,22 @@ class Telemetry:
         self._leader = Gauge(
             "tessera_leader", "1 while this process leads.", registry=self.registry
         )
-        self._lag = Gauge(
+        self._lag = Histogram(
             "tessera_loop_lag_seconds",
-            "How late the event loop last woke up.",
+            "How late the event loop woke up; it is looked at 4 times a second.",
+            buckets=_LAG_BUCKETS,
+            registry=self.registry,
+        )
+        self._certificate = Gauge(
+            "tessera_webhook_certificate_end_timestamp_seconds",
+            "When the certificate ends that this process serves admission with, by its Secret.",
+            ("secret",),
             registry=self.registry,
         )
         self._fleet = _FleetCollector()
-        self.registry.register(self._fleet)
+        self._page_of = Last(self._page)
+        self._services = CollectorRegistry()
+        self._services.register(self._fleet)
         self._batches = _BatchCollector()
         self.registry.register(self._batches)
         self._budgets = _BudgetCollector()
@@ -55,10 +74,12 @@ class Telemetry:
         self._bill = _BillCollector()
         self.registry.register(self._bill)
         self._told: dict[Ref, tuple[object, ...]] = {}
+        self._known: dict[Ref, Allotment] = {}
 
-    def turned(self, outcome: Outcome, seconds: float) -> None:
+    def turned(self, outcome: Outcome, seconds: float, cpu_seconds: float) -> None:
         """Record a turn."""
         self._turns.observe(seconds)
+        self._cpu.inc(cpu_seconds)
         self._writes.inc(outcome.writes)
         self._fleet.outcome = outcome
         self._budgets.outcome = outcome
@@ -67,12 +88,16 @@ class Telemetry:
         self.billed(outcome.bill, names)
         for ref, allotment in outcome.plan.allotments.items():
             scale, problem = allotment.scale, outcome.problems.get(ref)
+            if self._known.get(ref) is allotment and problem is None:
+                continue
+            self._known[ref] = allotment
             verdicts = (allotment.accepted, allotment.placement.verdict)
             decided = (
                 *(verdict.reason for verdict in verdicts),
                 scale.replicas,
                 scale.reason,
                 problem,
+                stuck.uid if (stuck := allotment.stall.replace) is not None else None,
             )
             if self._told.get(ref) != decided:
                 self._log(ref, outcome)
@@ -86,6 +111,21 @@ class Telemetry:
         known = {*outcome.plan.allotments, *map(payer, outcome.plan.batches)}
         for ref in self._told.keys() - known:
             del self._told[ref]
+            self._known.pop(ref, None)
+
+    def exposition(self) -> bytes:
+        """What Prometheus reads. The series of the services are most of it, and are written anew
+        only when one of them changed."""
+        outcome = self._fleet.outcome
+        return generate_latest(self.registry) + self._page_of(outcome and outcome.plan.allotments)
+
+    def families(self) -> Iterator[Metric]:
+        """All metrics, as they are now."""
+        yield from self.registry.collect()
+        yield from self._services.collect()
+
+    def _page(self, _: object) -> bytes:
+        return generate_latest(self._services)
 
     def billed(self, bill: Bill, tenants: Mapping[str, str]) -> None:
         """Record the bill after a turn; `tenants` says which budget each namespace belongs to."""
@@ -100,7 +140,11 @@ class Telemetry:
         self._leader.set(leading)
 
     def lagged(self, seconds: float) -> None:
-        self._lag.set(seconds)
+        self._lag.observe(seconds)
+
+    def certified(self, secret: str, ends: datetime) -> None:
+        """Admission serves with another certificate."""
+        self._certificate.labels(secret).set(ends.timestamp())
 
     def _log(self, ref: Ref, outcome: Outcome) -> None:
         allotment = outcome.plan.allotments[ref]
@@ -115,6 +159,8 @@ class Telemetry:
         }
         if (problem := outcome.problems.get(ref)) is not None:
             log.warning("%s: %s", ref, problem, extra=fields)
+        if (stuck := allotment.stall.replace) is not None:
+            log.warning("%s: %s", ref, stuck.message, extra=fields)
         if not allotment.accepted.reason.holds:
             log.info("%s: not accepted: %s", ref, allotment.accepted.message, extra=fields)
         elif not placed.reason.holds:
@@ -150,7 +196,7 @@ class _FleetCollector(Collector):
         for ref, allotment in self.outcome.plan.allotments.items() if self.outcome else ():
             name = [ref.namespace, ref.name]
             wanted.add_metric([*name, allotment.scale.reason], allotment.scale.replicas)
-            ready.add_metric(name, sum(pod.ready_since is not None for pod in allotment.pods))
+            ready.add_metric(name, sum(pod.takes_requests for pod in allotment.pods))
             status = allotment.service.status
             if status.cost is not None:
                 cost.add_metric([*name, status.cost.currency], float(status.cost.per_hour))

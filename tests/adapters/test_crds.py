@@ -71,6 +71,11 @@ RULES = [
         "spec.model.shape.activeParameters",
     ),
     (
+        INFERENCE_SERVICES,
+        served(podTemplate={"env": [{"name": "A"}]}),
+        "has exactly 1 of value and valueFrom",
+    ),
+    (
         ACCELERATOR_POOLS,
         pooled(PRICE, {"from": "2026-02-01", "perGPUHour": "2", "currency": "EUR"}),
         "spec.prices must all have 1 currency",

@@ -3,7 +3,7 @@
 import pytest
 
 from tessera.adapters.kube import KubeCluster
-from tessera.api.recipe import Platform
+from tessera.api.recipe import Platform, Recipe
 from tessera.domain.batch.facts import VolumeClaim
 from tessera.domain.model.names import claim_name
 from tessera.domain.plan import Allotment, plan
@@ -56,11 +56,10 @@ def job(allotment: Allotment) -> Manifest:
     assert made.errand is not None
     return errand(
         allotment.service,
-        made.spec,
         made.errand,
         allotment.choice,
         Image("tessera/batch:1"),
-        allotment.platform,
+        Recipe(platform=PLATFORM),
     )
 
 
@@ -71,7 +70,7 @@ MANIFESTS = {
     "claim": (*children.of_service(CACHED), job(CACHED)),
     "read": (job(allotted(fleet("hf://acme/own", tokenSecretRef={"name": "hub"}))),),
     "read-image": (job(allotted(fleet("oci://registry.acme/own:1"))),),
-    "prepull": of_pools(plan(fleet(SMALL)), PLATFORM, "team-a"),
+    "prepull": of_pools(plan(fleet(SMALL)).pools, {}, PLATFORM, 1, "team-a"),
 }
 
 

@@ -1,7 +1,8 @@
 """Answers of Prometheus -> readings, without a server."""
 
-from tessera.adapters.prometheus import SERVICE, loads_of
-from tests.builders import NOW
+from tessera.adapters.prometheus import SERVICE, engines_of, loads_of, pods_of
+from tessera.domain.snapshot import EngineReading, PodReading, Ref
+from tests.builders import NOW, at
 
 
 def series(
@@ -36,3 +37,28 @@ def test_a_value_that_is_no_number_is_not_known() -> None:
     activity = [series("a", [(start, "NaN")], None)]
     ((_, (load,)),) = loads_of(waiting, activity).items()
     assert (load.waiting, load.activity) == (3, None)
+
+
+def now(pod: str, value: float) -> dict[str, object]:
+    """A row of an instant answer."""
+    return {"metric": {"namespace": "team-a", "pod": pod}, "value": [NOW.timestamp(), str(value)]}
+
+
+def test_each_replica_gets_its_own_load_and_none_for_what_is_missing() -> None:
+    assert pods_of([now("a", 4), now("b", 0)], [now("a", 8)], []) == {
+        Ref("team-a", "a"): PodReading(waiting=4, running=8),
+        Ref("team-a", "b"): PodReading(waiting=0),
+    }
+
+
+def test_steps_are_known_with_the_time_at_which_they_were_counted_or_not_at_all() -> None:
+    scraped = at(-3).timestamp()
+    got = engines_of(
+        [now("a", 123), now("b", 5), now("c", 6)],
+        [now("a", scraped), now("b", scraped)],
+        [now("a", 0)],
+    )
+    assert got == {
+        Ref("team-a", "a"): EngineReading(steps=123, scraped=at(-3), awake=False),
+        Ref("team-a", "b"): EngineReading(steps=5, scraped=at(-3), awake=None),
+    }

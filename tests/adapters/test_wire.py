@@ -1,10 +1,18 @@
 """Objects as the API server sends them, and what they become."""
 
+from typing import Any
+
+import pytest
+
 from tessera.adapters import wire
 from tessera.domain.batch.facts import BatchJob
 from tessera.domain.model.facts import ErrandJob, ErrandRun
 from tessera.domain.ref import Ref
+from tessera.domain.snapshot import Exit
 from tessera.resources.kinds import INFERENCE_SERVICES
+
+ENDED = {"terminated": {"exitCode": 2, "reason": "Error", "message": "no such flag\n"}}
+WAITS = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}}
 
 
 def test_a_service_on_its_way_out_is_not_planned() -> None:
@@ -49,3 +57,79 @@ def test_the_pod_of_an_errand_is_no_replica_and_brings_its_report() -> None:
     assert pod.errand == ErrandRun(
         service=Ref("team-a", "chat"), owner="uid-job", exit_code=3, report="no"
     )
+
+
+@pytest.mark.parametrize(
+    ("state", "last"),
+    [(ENDED, {}), (WAITS, ENDED), ({"running": {}}, ENDED)],
+    ids=["ended", "waits", "runs again"],
+)
+def test_the_last_exit_of_an_engine_is_known_until_it_is_ready_again(
+    state: dict[str, Any], last: dict[str, Any]
+) -> None:
+    def exit_of(*, ready: bool) -> Exit | None:
+        container = {"name": "engine", "ready": ready, "state": state, "lastState": last}
+        meta = {
+            "name": "chat-0",
+            "namespace": "team-a",
+            "uid": "uid-chat-0",
+            "creationTimestamp": "2026-11-20T12:00:00Z",
+        }
+        return wire.pod({"metadata": meta, "status": {"containerStatuses": [container]}}).exit
+
+    assert exit_of(ready=False) == Exit(code=2, reason="Error", words="no such flag")
+    assert exit_of(ready=True) is None
+
+
+def test_why_no_pods_can_be_created_is_read_from_their_deployment() -> None:
+    meta = {"name": "chat-a100", "namespace": "team-a"}
+    failure = {
+        "type": "ReplicaFailure",
+        "status": "True",
+        "reason": "FailedCreate",
+        "message": 'pods "chat-0" is forbidden: exceeded quota: small',
+    }
+    refused = wire.workload({"metadata": meta, "status": {"conditions": [failure]}})
+    assert refused.refused == 'pods "chat-0" is forbidden: exceeded quota: small'
+    over = failure | {"status": "False"}
+    assert wire.workload({"metadata": meta, "status": {"conditions": [over]}}).refused is None
+
+
+def test_the_annotation_that_asks_for_an_update_is_read() -> None:
+    annotations = {"tessera.dev/update": "2026-11-20T12:00:00Z"}
+    meta = {"name": "chat", "namespace": "team-a", "uid": "uid-chat", "annotations": annotations}
+    found = wire.service({"metadata": meta, "spec": {"model": {"uri": "hf://a/b"}}})
+    assert found is not None
+    assert found.update == "2026-11-20T12:00:00Z"
+
+
+def test_of_a_status_of_another_version_is_read_what_can_be_read() -> None:
+    kept = {
+        "builder": 7,
+        "platform": {"hubEndpoint": "https://hub.example.org", "later": True},
+        "shape": "digest",
+        "filled": {
+            "engineVersion": "0.31.0",
+            "drainTimeout": "60s",
+            "maxModelLen": 8192,
+            "maxNumSeqs": 3,
+            "maxNumBatchedTokens": 2048,
+            "weightsMib": 2357,
+            "later": 1,
+        },
+    }
+    status = {"recipe": kept, "scaling": {"desiredReplicas": "many"}, "later": {}, "replicas": 2}
+    meta = {"name": "chat", "namespace": "team-a", "uid": "uid-chat"}
+    found = wire.service({"metadata": meta, "spec": {}, "status": status})
+    assert found is not None
+    assert found.status.recipe is not None
+    assert (found.status.recipe.builder, found.status.recipe.filled.max_num_seqs) == (7, 3)
+    assert found.status.recipe.platform.hub_endpoint == "https://hub.example.org"
+    assert (found.status.replicas, found.status.scaling) == (2, None)
+
+
+@pytest.mark.parametrize(("surge", "read"), [(1, True), (0, False), ("25%", True)])
+def test_the_manner_of_a_rollout_is_read_from_its_deployment(surge: int | str, read: bool) -> None:
+    strategy = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": surge}}
+    meta = {"name": "chat-a100", "namespace": "team-a", "labels": {}}
+    assert wire.workload({"metadata": meta, "spec": {"strategy": strategy}}).surge is read

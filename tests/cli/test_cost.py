@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tessera.adapters.prometheus import COST, COST_AS_OF, COST_SINCE, amounts_of, marks_of
@@ -180,7 +179,7 @@ class Scraped:
     asked: list[Look] = field(default_factory=list)
 
     def add(self, telemetry: Telemetry, moment: datetime, target: Mapping[str, str]) -> None:
-        text = generate_latest(telemetry.registry).decode()
+        text = telemetry.exposition().decode()
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
                 told = {name: value for name, value in sample.labels.items() if value}

@@ -1,5 +1,6 @@
 """What every `Cluster` must do: the in-memory one of the turn tests, and the real API server."""
 
+import contextlib
 import itertools
 from typing import Any, Protocol
 
@@ -160,6 +161,16 @@ async def test_deleting_twice_is_no_error(side: Side) -> None:
     assert wanted.key not in await listed(side)
 
 
+async def test_only_the_object_that_is_meant_is_deleted_and_no_namesake(side: Side) -> None:
+    wanted = a_service()
+    await side.cluster.apply(wanted)
+    uid = (await side.read(wanted.key))["metadata"]["uid"]
+    await side.cluster.delete(SERVICES, wanted.key, uid="another")
+    assert wanted.key in await listed(side)
+    await side.cluster.delete(SERVICES, wanted.key, uid=uid, grace_seconds=0)
+    assert wanted.key not in await listed(side)
+
+
 async def test_only_what_the_selector_takes_is_listed(side: Side) -> None:
     theirs = a_service()
     plain = {**theirs.body, "metadata": {"name": theirs.name, "namespace": "default"}}
@@ -209,3 +220,18 @@ def _status(key: Key, status: dict[str, Any]) -> dict[str, Any]:
         "metadata": {"name": key.name, "namespace": key.namespace},
         "status": status,
     }
+
+
+async def test_a_watch_tells_what_came_and_went_since_a_version(side: Side) -> None:
+    begun = await side.cluster.list(SERVICES)
+    assert begun is not None
+    made = await side.cluster.apply(a_service())
+    await side.cluster.delete(SERVICES, made.key)
+    told = []
+    async with contextlib.aclosing(side.cluster.watch(SERVICES, begun.version)) as changes:
+        async for change in changes:
+            if change.seen is not None and change.seen.key == made.key:
+                told.append((change.gone, change.version > begun.version))
+            if len(told) == 2:
+                break
+    assert told == [(False, True), (True, True)]

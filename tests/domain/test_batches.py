@@ -98,14 +98,18 @@ def test_a_batch_that_is_over_needs_shared_objects_only_for_its_last_pods(
     fields: dict[str, Any], shares: bool
 ) -> None:
     got = plan(a_fleet(batches=(over(),), **fields))
-    found = dict(children.of_namespaces(got, visitors=("tessera-system",), monitored=True))
+    found = {
+        one.namespace: one.manifests(visitors=("tessera-system",), monitored=True)
+        for one in children.sharing(got.allotments, got.living)
+    }
     assert bool(found) is shares
 
 
 def test_shared_objects_belong_to_batches_that_are_not_over() -> None:
     new = Ref("team-a", "next")
     got = plan(a_fleet(batches=(over(), a_batch(ref=new, uid="uid-next"))))
-    ((_, manifests),) = children.of_namespaces(got, visitors=("x",), monitored=True)
+    (shared,) = children.sharing(got.allotments, got.living)
+    manifests = shared.manifests(visitors=("x",), monitored=True)
     for one in manifests:
         owners = one.body["metadata"]["ownerReferences"]
         assert [owner["name"] for owner in owners] == ["next"]

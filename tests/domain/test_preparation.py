@@ -3,13 +3,15 @@
 from dataclasses import replace
 from typing import Any
 
-from tessera.api.inference_service import InferenceServiceStatus
+from tessera.api.inference_service import InferenceServiceStatus, ModelStatus
 from tessera.domain.batch.facts import VolumeClaim
 from tessera.domain.model.facts import ErrandJob
 from tessera.domain.model.names import claim_name, errand_name
+from tessera.domain.model.prepare import recalled
 from tessera.domain.model.reports import Fetched
 from tessera.domain.plan import plan
-from tessera.domain.snapshot import Ref, Service, Snapshot
+from tessera.domain.reasons import Pinned
+from tessera.domain.snapshot import Question, Ref, Resolution, Service, Snapshot
 from tessera.domain.status import service_status
 from tests.builders import SMALL, a_pod, a_service, a_snapshot, a_spec, a_workload, an_errand, at
 
@@ -24,6 +26,9 @@ SHAPE = {
     "maxPositionEmbeddings": 8192,
 }
 FOUND = {"ok": True, "shape": SHAPE, "commit": "c0ffee"}
+COMMIT = "1" * 40
+MAIN = Question(SMALL.removeprefix("hf://"), "main")
+ANSWERED = {CHAT: Resolution(MAIN, COMMIT, Pinned.COMMIT, "the hub's words")}
 CLAIM = Ref("team-a", claim_name("chat"))
 
 
@@ -98,7 +103,9 @@ def test_another_model_is_read_again_and_the_former_job_goes() -> None:
 def test_a_shape_in_the_spec_needs_no_job() -> None:
     snapshot = a_snapshot(own(model={"shape": SHAPE}))
     assert preparation(snapshot).errand is None
-    assert status_of(snapshot).model is None
+    told = status_of(snapshot).model
+    assert told is not None
+    assert told.shape is None
 
 
 def test_a_config_that_was_not_understood_asks_for_the_shape() -> None:
@@ -201,3 +208,83 @@ def test_what_runs_goes_on_while_another_revision_is_fetched() -> None:
     got = plan(snapshot).allotments[CHAT]
     assert got.retired == ()
     assert got.pods == pods
+
+
+def test_a_fetch_waits_for_the_hub_and_then_takes_the_commit() -> None:
+    waiting = a_snapshot(cached(), claims=bound(), resolutions={})
+    assert plan(waiting).allotments[CHAT].pin.question == MAIN
+    assert preparation(waiting).errand is None
+    found = preparation(replace(waiting, resolutions=ANSWERED))
+    assert found.errand.spec.model.revision == COMMIT
+    told = status_of(replace(waiting, resolutions=ANSWERED)).model
+    assert told is not None
+    assert told.cache is not None
+    assert (told.revision, told.cache.fetched) == (COMMIT, False)
+
+
+def test_another_commit_is_fetched_into_another_folder_before_engines_change() -> None:
+    service = cached()
+    assert service.spec is not None
+    at_commit = service.spec.model.model_copy(update={"revision": COMMIT})
+    made = an_errand(
+        "fetch",
+        replace(service, spec=service.spec.model_copy(update={"model": at_commit})),
+        report={"ok": True, "bytes": 5},
+        exit_code=0,
+    )
+    first = a_snapshot(service, claims=bound(), resolutions=ANSWERED, **made)
+    there = replace(service, status=status_of(first))
+    assert preparation(first).unfetched is None
+    asked = a_snapshot(
+        replace(there, update="now"), claims=bound(), resolutions={}, workloads=(a_workload(1),)
+    )
+    question = replace(MAIN, update="now")
+    newer = {CHAT: Resolution(question, "2" * 40, Pinned.COMMIT, "the hub's words")}
+    later = replace(asked, resolutions=newer)
+    assert preparation(asked).errand is None
+    assert preparation(later).errand.spec.model.revision == "2" * 40
+    assert preparation(later).unfetched is not None
+
+
+def test_the_shape_of_a_pinned_model_is_read_at_its_commit() -> None:
+    status = InferenceServiceStatus(
+        model=ModelStatus(uri=OWN, revision=COMMIT, reason="Commit", message="the hub's words")
+    )
+    assert (
+        preparation(a_snapshot(replace(own(), status=status))).errand.spec.model.revision == COMMIT
+    )
+
+
+def test_what_was_read_and_what_was_pinned_stay_together() -> None:
+    question = Question("acme/own", "main")
+    pinned = {CHAT: Resolution(question, COMMIT, Pinned.COMMIT, "the hub's words")}
+    parts = an_errand("shape", own(), report=FOUND, exit_code=0)
+    told = status_of(a_snapshot(own(), **parts, resolutions=pinned))
+    later = status_of(a_snapshot(replace(own(), status=told), resolutions={}))
+    assert later.model is not None
+    assert later.model == told.model
+    assert (later.model.revision, later.model.shape is not None) == (COMMIT, True)
+
+
+def test_while_another_model_is_read_the_status_speaks_of_the_one_that_runs() -> None:
+    """Else the other one would count as one that ran unpinned since before there were pins."""
+    before = InferenceServiceStatus(
+        model=ModelStatus(uri=SMALL, revision=COMMIT, reason="Commit", message="the hub's words")
+    )
+    service = a_service(spec=a_spec(OWN, replicas=1), status=before)
+    runs = {"workloads": (a_workload(1),), "resolutions": {}}
+    assert status_of(a_snapshot(service, **runs)).model == before.model
+    read = a_snapshot(service, **runs, **an_errand("shape", service, report=FOUND, exit_code=0))
+    assert plan(read).allotments[CHAT].pin.question == Question("acme/own", "main")
+    assert status_of(read).model == before.model
+
+
+def test_a_shape_that_was_read_does_not_count_as_written() -> None:
+    """Else the replicas would be made anew by a Tessera that ships the model."""
+    status = status_of(a_snapshot(own(), **an_errand("shape", own(), report=FOUND, exit_code=0)))
+    known = recalled(replace(own(), status=status)).spec
+    plain = own().spec
+    assert known is not None
+    assert plain is not None
+    assert known.model.shape is not None
+    assert known.model_dump(exclude_unset=True) == plain.model_dump(exclude_unset=True)

@@ -6,8 +6,8 @@ import pytest
 
 from tessera.api.inference_service import InferenceServiceStatus
 from tessera.domain.readiness import must_ask, ready
-from tessera.domain.reasons import Ready, Verdict
-from tessera.domain.snapshot import Answer, Readings, Ref, Service, Snapshot
+from tessera.domain.reasons import Progressing, Ready, Verdict
+from tessera.domain.snapshot import Answer, Pod, Readings, Ref, Service, Snapshot
 from tessera.domain.status import conditions
 from tests.builders import NOW, a_pod, a_service, a_snapshot, at
 
@@ -40,12 +40,17 @@ def test_an_answer_from_before_an_outage_does_not_count() -> None:
     assert must_ask(with_answer(-60), service, [a_pod()])
 
 
-def test_without_a_replica_nothing_is_ready_and_its_last_words_are_told() -> None:
-    broken = a_pod(ready_since=None, trouble="CrashLoopBackOff", last_words="out of memory")
-    got = ready(with_answer(-1), was(Ready.ANSWERED, -600), 2, [broken])
+@pytest.mark.parametrize(
+    "pod", [a_pod(ready_since=None), a_pod(leaving=True)], ids=["not ready", "on its way out"]
+)
+def test_without_a_replica_nothing_is_ready_and_its_trouble_is_told(pod: Pod) -> None:
+    trouble = Verdict(Progressing.ENGINE_FAILED, "chat-0: exit code 9: out of memory")
+    got = ready(with_answer(-1), was(Ready.ANSWERED, -600), 2, [pod], trouble)
     assert got.reason == "NoReplicaReady"
-    assert got.message.startswith("0 of 2 replicas take requests")
-    assert "out of memory" in got.message
+    assert got.message == (
+        "0 of 2 replicas take requests; EngineFailed: chat-0: exit code 9: out of memory"
+    )
+    assert not must_ask(with_answer(-1), was(Ready.ANSWERED, -600), [pod])
 
 
 def test_a_failed_completion_is_told_and_asked_again_soon() -> None:

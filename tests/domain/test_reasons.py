@@ -91,6 +91,23 @@ SERVICES = [
         says=("sql", "spec.model.servedName", "rename"),
     ),
     Case(
+        reason=Accepted.POD_TEMPLATE_RESERVED,
+        manifest=served(
+            "  model: {uri: 'hf://Qwen/Qwen3-8B'}\n"
+            "  podTemplate: {labels: {tessera.dev/service: other}}"
+        ),
+        field="spec.podTemplate.labels",
+        says=("tessera.dev/service", "set by Tessera"),
+    ),
+    Case(
+        reason=Accepted.POD_TEMPLATE_INVALID,
+        manifest=served(
+            "  model: {uri: 'hf://Qwen/Qwen3-8B'}\n  podTemplate: {labels: {'my key': a}}"
+        ),
+        field="spec.podTemplate.labels",
+        says=("'my key'", "63 letters"),
+    ),
+    Case(
         reason=Accepted.FLAG_RESERVED,
         manifest=served(
             "  model: {uri: 'hf://Qwen/Qwen3-8B'}\n  engine: {extraArgs: ['--max-model-len=100']}"

@@ -1,13 +1,34 @@
 """Plan -> statuses: what is said, and what keeps its time."""
 
+from dataclasses import replace
 from typing import Any
 
-from tessera.api.inference_service import InferenceServiceStatus
+import pytest
+
+from tessera.api.inference_service import InferenceServiceStatus, ReplacementStatus
 from tessera.domain.plan import plan
 from tessera.domain.reasons import Accepted, Placed, Verdict
-from tessera.domain.snapshot import Ref, Service, Snapshot
+from tessera.domain.snapshot import (
+    EngineReading,
+    InFlight,
+    Node,
+    Readings,
+    Ref,
+    Service,
+    Snapshot,
+    Watch,
+)
 from tessera.domain.status import conditions, pool_status, service_status
-from tests.builders import NOW, a_pod, a_service, a_snapshot, a_workload, at, readings_of
+from tests.builders import (
+    NOW,
+    a_node,
+    a_pod,
+    a_service,
+    a_snapshot,
+    a_workload,
+    at,
+    readings_of,
+)
 
 CHAT = Ref("team-a", "chat")
 
@@ -35,6 +56,7 @@ def test_a_settled_service_shows_where_it_runs_and_what_it_costs() -> None:
         "Placed": ("True", "Placed"),
         "Progressing": ("False", "Settled"),
         "Ready": ("False", "WaitingForAnswer"),
+        "UpdateAvailable": ("False", "Newest"),
     }
     assert got.variant is not None
     assert got.cost is not None
@@ -82,22 +104,47 @@ def test_what_the_api_server_refused_is_told() -> None:
     assert told(got)["Progressing"] == ("False", "ApplyFailed")
 
 
-def test_an_engine_that_keeps_exiting_is_told_with_its_last_words() -> None:
-    broken = a_pod(
-        "chat-1", up=False, ready_since=None, trouble="CrashLoopBackOff", last_words="no such model"
+def test_a_stalled_engine_is_told_until_its_replacement_takes_requests() -> None:
+    stuck, other = a_pod("chat-0"), a_pod("chat-1")
+    frozen = a_running_fleet(
+        watches={stuck.ref: Watch(steps=9.0, since=at(-200), busy_since=at(-190))},
+        in_flight={stuck.ref: InFlight(at(-5), 3)},
+        readings=Readings(at=NOW, engines={stuck.ref: EngineReading(steps=9.0, scraped=at(-1))}),
     )
-    got = status_of(a_running_fleet(pods=(a_pod("chat-0"), broken)))
-    condition = next(one for one in got.conditions if one.type == "Progressing")
-    assert condition.reason == "EngineFailed"
-    assert "no such model" in condition.message
+    first = status_of(frozen)
+    assert told(first)["Progressing"] == ("False", "EngineStalled")
+    assert first.replacement is not None
+    assert (first.replacement.pod, first.replacement.uid) == ("chat-0", "uid-chat-0")
+
+    going = a_pod("chat-0", leaving=True)
+    new = a_pod("chat-2", ready_since=None, up=False)
+    during = status_of(a_running_fleet(a_service(status=first), pods=(going, other, new)))
+    assert (during.conditions, during.replacement) == (first.conditions, first.replacement)
+    assert during.ready_replicas == 1
+
+    after = a_running_fleet(a_service(status=during), pods=(other, a_pod("chat-2")))
+    assert told(status_of(after))["Progressing"] == ("False", "Settled")
+    assert status_of(after).replacement == first.replacement
 
 
-def test_a_missing_image_is_told_with_the_kubelets_message() -> None:
-    waiting = a_pod(
-        "chat-1", up=False, ready_since=None, trouble="ImagePullBackOff", last_words="not found"
-    )
-    got = status_of(a_running_fleet(pods=(a_pod("chat-0"), waiting)))
-    assert told(got)["Progressing"] == ("False", "ImageUnavailable")
+def test_replicas_that_start_later_have_nothing_to_do_with_an_engine_replaced_before() -> None:
+    record = ReplacementStatus(at=at(-60), pod="chat-9", uid="uid-chat-9", message="stood still")
+    service = a_service(status=InferenceServiceStatus(replacement=record))
+    new = a_pod("chat-2", ready_since=None, up=False)
+    got = status_of(a_running_fleet(service, pods=(a_pod("chat-0"), new)))
+    assert told(got)["Progressing"] == ("True", "Starting")
+
+
+@pytest.mark.parametrize("nodes", [(), (replace(a_node(slices={"1g.10gb": 7}), alive=False),)])
+def test_a_pod_that_cannot_end_on_a_dead_node_is_no_replica_any_more(
+    nodes: tuple[Node, ...],
+) -> None:
+    stuck = a_pod("chat-9", leaving=True, node="a100-0")
+    alive = a_node(slices={"1g.10gb": 2}, name="a100-1")
+    pods = (stuck, a_pod("chat-0", node="a100-1"), a_pod("chat-1", node="a100-1"))
+    got = status_of(a_running_fleet(pods=pods, nodes=(*nodes, alive)))
+    assert told(got)["Progressing"] == ("False", "Settled")
+    assert (got.replicas, got.ready_replicas) == (2, 2)
 
 
 def test_scaling_is_written_only_with_a_decision() -> None:

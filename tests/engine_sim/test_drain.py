@@ -6,10 +6,13 @@ import pytest
 
 from tessera.engine_sim.errors import EngineExit
 from tessera.engine_sim.main import serve
-from tests.engine_sim.running import DEADLINE_SECONDS, SHAPE, SLOW, Running, running
+from tests.engine_sim.running import DEADLINE_SECONDS, SHAPE, SLOW, Running, eventually, running
 
 LONG = {"prompt": "x" * 400, "max_tokens": 3000, "ignore_eos": True}
 SEATS = ("--max-num-seqs", "2")
+
+STANDING = ("iteration_tokens_total_count", "num_requests_running", "num_requests_waiting")
+"""Metrics by which others judge an engine."""
 
 Streams = list["asyncio.Task[list[Any]]"]
 
@@ -139,3 +142,26 @@ async def test_a_port_that_is_taken_ends_the_second_engine() -> None:
         env = {"TESSERA_SIM_SHAPE": SHAPE, "TESSERA_SIM_START_SECONDS": "0"}
         with pytest.raises(EngineExit, match=f"127.0.0.1:{port}"):
             await serve(["tiny", "--port", port], host="127.0.0.1", env=env)
+
+
+async def test_a_frozen_engine_looks_healthy_while_its_requests_hang() -> None:
+    async with running(*SLOW, "--enable-server-load-tracking", "--shutdown-timeout", "1") as engine:
+        first = asyncio.create_task(engine.stream("/v1/completions", **LONG))
+        await engine.until(num_requests_running=1, time_to_first_token_seconds_count=1)
+        await engine.post("/sim/freeze")
+        before = await engine.metrics()
+        later = asyncio.create_task(engine.stream("/v1/completions", **LONG))
+
+        async def both() -> bool:
+            return (await engine.http.get("/load")).text == '{"server_load":2}'
+
+        await eventually(both, lambda: "two requests in flight")
+        assert (await engine.http.get("/health")).status_code == 200
+        after = await engine.metrics()
+        vllm = [name for name in before if name.split()[0] in STANDING]
+        assert {name: after[name] for name in vllm} == {name: before[name] for name in vllm}
+        assert after["num_requests_waiting"] == 0
+        engine.stop.set()
+        await _ended(engine)
+        ends = await asyncio.gather(first, later, return_exceptions=True)
+    assert all(isinstance(end, httpx.HTTPError) for end in ends)

@@ -2,9 +2,12 @@
 
 from typing import Any
 
+import kopf
+import pytest
+
 from tessera.api.inference_service import InferenceServiceStatus
 from tessera.domain.batch.facts import VolumeClaim
-from tessera.handlers.admission import judge, judge_batch, judge_budget
+from tessera.handlers.admission import judge, judge_batch, judge_budget, validator
 from tessera.ports import Seen
 from tessera.reconcile.store import Store
 from tessera.resources.kinds import (
@@ -67,6 +70,12 @@ def test_flags_of_an_unknown_engine_version_are_a_warning() -> None:
 def test_what_the_schema_would_refuse_is_refused_here_too() -> None:
     refusals, _ = judge(a_body(scaling={"minReplicas": "many"}), a_store())
     assert "spec.scaling.minReplicas" in refusals[0]
+
+
+def test_what_is_unwise_is_a_warning() -> None:
+    refusals, warnings = judge(a_body(replicas=1), a_store())
+    assert refusals == []
+    assert warnings[0].startswith("spec.replicas: with 1 replica")
 
 
 def a_budget_body(**spec: Any) -> dict[str, Any]:
@@ -179,3 +188,15 @@ def test_a_batch_with_a_flag_that_is_reserved_is_refused() -> None:
     refusals, _ = judge_batch(body, store, NOW)
     assert "spec.engine.extraArgs" in refusals[0]
     assert judge_batch(a_batch_body(), store, NOW) == ([], [])
+
+
+async def test_in_a_namespace_that_is_not_watched_nothing_is_judged_and_that_is_said() -> None:
+    bad = a_body(engine={"extraArgs": ["--port=1"]})
+    warnings: list[str] = []
+    await validator(a_store(), ("team-b", "team-c"))(body=bad, warnings=warnings)
+    assert warnings == [
+        "metadata.namespace: this Tessera does not act in team-a; it watches 2 namespaces: "
+        "team-b, team-c"
+    ]
+    with pytest.raises(kopf.AdmissionError, match="remove --port"):
+        await validator(a_store(), ("team-a",))(body=bad, warnings=warnings)

@@ -7,12 +7,12 @@ import pytest
 
 from tessera.domain.batch.reports import Shown
 from tessera.domain.model.reports import Fetched
-from tessera.domain.plan import Plan
-from tessera.domain.snapshot import Snapshot
+from tessera.domain.plan import Plan, plan
+from tessera.domain.snapshot import EngineReading, InFlight, Readings, Snapshot, Watch
 from tessera.reconcile.asking import Asker
 from tessera.reconcile.observe import Senses
 from tests.batch_builders import NIGHT, decided, on_attempt
-from tests.builders import NOW
+from tests.builders import NOW, a_pod, a_service, a_snapshot, a_workload, at
 
 
 class Engines:
@@ -57,3 +57,64 @@ async def test_the_answer_of_a_runner_is_kept_under_the_uid_of_its_batch(
     asker.start(Snapshot(at=NOW), Plan())
     assert senses.asked == {}
     await asker.stop()
+
+
+class Suspects:
+    """Engines that hold so many requests, and take tokens or hang."""
+
+    def __init__(self, requests: int | None) -> None:
+        self._requests = requests
+        self.counted: list[str] = []
+        self.asked: list[tuple[str, str]] = []
+
+    async def ask(self, base: str, model: str) -> str | None:
+        self.asked.append((base, model))
+        return None
+
+    async def in_flight(self, address: str) -> int | None:
+        self.counted.append(address)
+        return self._requests
+
+    async def progress(self, address: str) -> Shown | None:
+        raise AssertionError(address)
+
+    async def fetched(self, address: str) -> Fetched | None:
+        raise AssertionError(address)
+
+
+@pytest.mark.parametrize(
+    ("requests", "known", "asked"),
+    [(3, 3, [("http://127.10.0.5:8000", "chat")]), (0, 0, []), (None, None, [])],
+    ids=["busy", "idle", "silent"],
+)
+async def test_an_engine_that_stands_still_is_counted_and_if_busy_asked_for_a_token(
+    requests: int | None, known: int | None, asked: list[tuple[str, str]]
+) -> None:
+    still, moving = a_pod("chat-0"), a_pod("chat-1", address="127.10.0.6")
+    snapshot = a_snapshot(
+        a_service(),
+        pods=(still, moving),
+        workloads=(a_workload(2),),
+        readings=Readings(
+            at=NOW,
+            engines={pod.ref: EngineReading(steps=9.0, scraped=at(-1)) for pod in (still, moving)},
+        ),
+        watches={
+            still.ref: Watch(steps=9.0, since=at(-60)),
+            moving.ref: Watch(steps=8.0, since=at(-60)),
+        },
+    )
+    engines, senses = Suspects(requests), Senses()
+    asker = Asker(engines, senses, _clock, lambda: None)
+    asker.start(snapshot, plan(snapshot))
+    async with asyncio.timeout(5):
+        while questions := [task for task in asyncio.all_tasks() if _is_question(task)]:
+            await asyncio.wait(questions)
+    assert engines.counted == ["127.10.0.5:8000"]
+    assert engines.asked == asked
+    found = senses.in_flight.get(still.ref)
+    assert found == (None if known is None else InFlight(NOW, known))
+
+
+def _is_question(task: "asyncio.Task[object]") -> bool:
+    return task.get_name().startswith(("pod ", "token "))

@@ -1,5 +1,6 @@
-"""The store stays true, although a watch may lie by silence."""
+"""The store stays true: from lists and from watches that go on where these ended."""
 
+import asyncio
 from typing import Any
 
 from tessera.adapters import wire
@@ -10,6 +11,7 @@ from tessera.reconcile.observe import Senses
 from tessera.reconcile.store import Store
 from tessera.resources.kinds import KINDS, NODES
 from tests.memory_cluster import MemoryCluster
+from world.testing import eventually
 
 
 def a_body(name: str, label: str = "x") -> dict[str, Any]:
@@ -28,80 +30,109 @@ class Watching:
     def _wake(self) -> None:
         self.woken += 1
 
-    def event(self, kind: str | None, body: dict[str, Any], version: int = 0) -> None:
+    async def put(self, body: dict[str, Any]) -> None:
+        """Somebody writes, and the watch tells it."""
+        self.cluster.put(NODES, body)
+        await self.mirror.watch(NODES)
+
+    async def remove(self, name: str) -> None:
+        """Somebody deletes; nothing is told yet."""
+        (key,) = [key for key in self.cluster.objects if key.name == name]
+        await self.cluster.delete(NODES, key)
+
+    def seen(self, name: str, version: int, label: str = "x") -> bool:
+        """An answer to a write of ours; True when it is news."""
+        body = a_body(name, label)
         meta = body["metadata"] | {"resourceVersion": str(version)}
-        self.mirror.take(NODES, kind, wire.seen(NODES, body | {"metadata": meta}))
+        return self.store.put(NODES, wire.seen(NODES, body | {"metadata": meta}))
 
     def names(self) -> list[str]:
         return sorted(key.name for key in self.store.all(NODES))
 
 
+async def watching() -> Watching:
+    found = Watching()
+    await found.mirror.seed()
+    return found
+
+
 async def test_nothing_is_complete_before_every_kind_was_listed() -> None:
-    watching = Watching()
-    assert not watching.store.complete
-    await watching.mirror.seed()
-    assert watching.store.complete
+    found = Watching()
+    assert not found.store.complete
+    await found.mirror.seed()
+    assert found.store.complete
 
 
 async def test_an_event_without_news_wakes_nobody_and_keeps_the_identity() -> None:
-    watching = Watching()
-    watching.event("ADDED", a_body("one"))
-    (first,) = watching.store.all(NODES).values()
-    heartbeat = a_body("one") | {"status": {"conditions": [{"type": "Other", "status": "True"}]}}
-    watching.event("MODIFIED", heartbeat)
-    (second,) = watching.store.all(NODES).values()
-    assert watching.woken == 1
+    found = await watching()
+    await found.put(a_body("one"))
+    (first,) = found.store.all(NODES).values()
+    heartbeat = {"status": {"conditions": [{"type": "Other", "status": "True"}]}}
+    await found.put(a_body("one") | heartbeat)
+    (second,) = found.store.all(NODES).values()
+    assert found.woken == 1
     assert first.value is second.value
 
 
 async def test_what_is_older_than_what_is_known_changes_nothing() -> None:
-    watching = Watching()
-    watching.event("MODIFIED", a_body("one", "new"), 7)
-    watching.event("MODIFIED", a_body("one", "old"), 6)
-    (seen,) = watching.store.all(NODES).values()
+    found = await watching()
+    assert found.seen("one", 7, "new")
+    assert not found.seen("one", 6, "old")
+    (seen,) = found.store.all(NODES).values()
     assert isinstance(seen.value, Node)
     assert (seen.value.labels, seen.version) == ({"pool": "new"}, 7)
 
 
 async def test_an_old_answer_does_not_bring_back_what_was_deleted() -> None:
-    watching = Watching()
-    watching.event("ADDED", a_body("one"), 5)
-    watching.event("DELETED", a_body("one"), 8)
-    watching.event("MODIFIED", a_body("one"), 7)
-    assert watching.names() == []
-    watching.event("ADDED", a_body("one"), 9)
-    assert watching.names() == ["one"]
+    found = await watching()
+    await found.put(a_body("one"))
+    await found.remove("one")
+    await found.mirror.watch(NODES)
+    gone_at = found.cluster.version
+    assert not found.seen("one", gone_at - 1)
+    assert found.names() == []
+    assert found.seen("one", gone_at + 1)
 
 
-async def test_a_deletion_is_taken_from_the_event() -> None:
-    watching = Watching()
-    watching.event("ADDED", a_body("one"))
-    watching.event("DELETED", a_body("one"))
-    assert (watching.names(), watching.woken) == ([], 2)
+async def test_a_deletion_is_taken_from_the_watch() -> None:
+    found = await watching()
+    await found.put(a_body("one"))
+    await found.remove("one")
+    await found.mirror.watch(NODES)
+    assert (found.names(), found.woken) == ([], 2)
+
+
+async def test_a_watch_that_was_cut_goes_on_where_it_stopped() -> None:
+    found = await watching()
+    await found.put(a_body("one"))
+    await found.remove("one")
+    found.cluster.put(NODES, a_body("two"))
+    await found.mirror.watch(NODES)
+    assert found.names() == ["two"]
+    await found.mirror.watch(NODES)
+    assert found.woken == 3
 
 
 async def test_a_new_list_forgets_what_vanished_while_the_watch_was_blind() -> None:
-    watching = Watching()
+    found = await watching()
     for name in ("one", "two"):
-        watching.cluster.put(NODES, a_body(name))
-    await watching.mirror.seed()
-    (gone,) = [key for key in watching.cluster.objects if key.name == "two"]
-    await watching.cluster.delete(NODES, gone)
-    assert watching.names() == ["one", "two"]
-    watching.event(None, a_body("one"))
-    assert await watching.mirror.settle() == ("nodes",)
-    assert watching.names() == ["one"]
+        await found.put(a_body(name))
+    await found.remove("two")
+    found.cluster.forgotten = found.cluster.version
+
+    async def names() -> list[str]:
+        return found.names()
+
+    keeping = asyncio.create_task(found.mirror.keep())
+    try:
+        await eventually(names, lambda told: told == ["one"])
+    finally:
+        keeping.cancel()
 
 
 async def test_a_listing_does_not_undo_what_events_brought_after_it_was_made() -> None:
-    watching = Watching()
-    watching.event("ADDED", a_body("later"), 12)
+    found = Watching()
+    found.seen("later", 12)
     early = wire.seen(NODES, a_body("early"))
-    watching.store.replace(NODES, Listing((early,), version=10))
-    assert watching.names() == ["early", "later"]
-
-
-async def test_listing_a_new_object_raises_no_doubt() -> None:
-    watching = Watching()
-    watching.event(None, a_body("one"))
-    assert await watching.mirror.settle() == ()
+    found.store.replace(NODES, Listing((early,), version=10))
+    assert found.names() == ["early", "later"]

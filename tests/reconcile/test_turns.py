@@ -6,12 +6,15 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from prometheus_client import generate_latest
 
+from tessera.api.inference_service import InferenceServiceSpec
+from tessera.api.recipe import Platform
 from tessera.domain.batch.reports import Shown
+from tessera.domain.model.names import errand_name
 from tessera.domain.model.reports import Fetched
 from tessera.domain.names import deployment_name
-from tessera.domain.snapshot import Ref
+from tessera.domain.snapshot import EngineReading, InFlight, Readings, Ref, Resolution, Watch
+from tessera.ports import Hub
 from tessera.reconcile.apply import Applier, NotLeadingError
 from tessera.reconcile.asking import Asker
 from tessera.reconcile.fleet import Fleet, Outcome
@@ -40,7 +43,7 @@ from tessera.resources.kinds import (
 )
 from tessera.resources.manifest import Key
 from tessera.telemetry import Telemetry
-from tests.builders import NOW, SMALL
+from tests.builders import NOW, SMALL, at
 from tests.memory_cluster import MemoryCluster
 
 VARIANT = "a100-1g-10gb"
@@ -75,15 +78,20 @@ def _clock() -> datetime:
 class World:
     """An operator over an in-memory cluster, turned by hand."""
 
-    def __init__(self, *, monitored: bool = False) -> None:
+    def __init__(self, *, monitored: bool = False, hub: Hub | None = None) -> None:
         self.cluster = MemoryCluster(monitored=monitored)
         self.leading = True
+        self.hub = hub
+        self.answered = asyncio.Event()
+        self.builder = 1
+        self.platform = Platform()
         self.senses = Senses()
         self.restart()
 
     def restart(self) -> None:
         """A new process: everything that was in memory is gone."""
-        self.senses = Senses()
+        resolutions: dict[Ref, Resolution] | None = None if self.hub is None else {}
+        self.senses = Senses(builder=self.builder, platform=self.platform, resolutions=resolutions)
         self._store = Store(KINDS)
         applier = Applier(
             self.cluster,
@@ -92,7 +100,7 @@ class World:
             batch_image=Image("tessera/batch:test"),
             leading=lambda: self.leading,
         )
-        asker = Asker(SilentEngines(), self.senses, _clock, lambda: None)
+        asker = Asker(SilentEngines(), self.senses, _clock, self.answered.set, self.hub)
         self._fleet = Fleet(self._store, self.senses, applier, asker, _clock)
         self._mirror = Mirror(self.cluster, self._store, self.senses, lambda: None)
 
@@ -286,6 +294,59 @@ async def test_a_replica_takes_requests_once_its_gate_is_open(world: World) -> N
     assert (gate["type"], gate["status"]) == ("tessera.dev/serving", "True")
 
 
+def frozen(world: World) -> Key:
+    """The only replica of a service holds requests, and its engine takes no step."""
+    world.serve(replicas=1)
+    labels = {"tessera.dev/service": "chat", "tessera.dev/variant": VARIANT}
+    meta = {
+        "name": "chat-0",
+        "namespace": "team-a",
+        "labels": {"app.kubernetes.io/component": "engine", **labels},
+        "creationTimestamp": "2026-11-20T11:30:00Z",
+    }
+    conditions = [
+        {"type": kind, "status": "True", "lastTransitionTime": "2026-11-20T11:31:00Z"}
+        for kind in ("Ready", "ContainersReady", "tessera.dev/serving")
+    ]
+    status = {"podIP": "127.10.0.5", "conditions": conditions}
+    ref = Ref("team-a", "chat-0")
+    world.senses.readings = Readings(at=NOW, engines={ref: EngineReading(steps=9.0, scraped=NOW)})
+    world.senses.watches = {ref: Watch(steps=9.0, since=at(-130), busy_since=at(-125))}
+    world.senses.in_flight = {ref: InFlight(NOW, 2)}
+    return world.cluster.put(PODS, {"metadata": meta, "status": status})
+
+
+async def test_a_stalled_replica_is_deleted_once_the_status_says_so(world: World) -> None:
+    pod = frozen(world)
+    outcome = await world.turn()
+    assert pod not in world.cluster.objects
+    record = world.body(CHAT)["status"]["replacement"]
+    assert (record["pod"], record["at"]) == ("chat-0", "2026-11-20T12:00:00Z")
+    assert "it is replaced (2 in flight)" in record["message"]
+    told = {one["type"]: one["reason"] for one in world.body(CHAT)["status"]["conditions"]}
+    assert told["Progressing"] == "EngineStalled"
+    assert outcome.problems == {}
+
+
+async def test_without_its_status_no_replica_is_deleted(world: World) -> None:
+    pod = frozen(world)
+    world.cluster.refusals[CHAT] = "the API server says no"
+    await world.turn()
+    assert pod in world.cluster.objects
+
+
+async def test_a_new_leader_replaces_no_second_one_within_ten_minutes(world: World) -> None:
+    frozen(world)
+    await world.turn()
+    world.restart()
+    pod = frozen(world)
+    await world.turn()
+    assert pod in world.cluster.objects
+    conditions = {one["type"]: one for one in world.body(CHAT)["status"]["conditions"]}
+    assert conditions["Progressing"]["reason"] == "EngineStalled"
+    assert "chat-0 was replaced before" in conditions["Progressing"]["message"]
+
+
 async def test_a_process_that_does_not_lead_writes_nothing(world: World) -> None:
     world.serve()
     world.leading = False
@@ -346,8 +407,8 @@ async def test_the_status_of_a_batch_is_written_before_its_job(world: World) -> 
         key.name for key in world.cluster.objects if key.plural == "serviceaccounts"
     }
     telemetry = Telemetry()
-    telemetry.turned(outcome, 0.1)
-    metrics = generate_latest(telemetry.registry).decode()
+    telemetry.turned(outcome, 0.1, 0.1)
+    metrics = telemetry.exposition().decode()
     assert 'tessera_batch_state{batch="night",namespace="team-a",reason="Checking"' in metrics
 
 
@@ -423,6 +484,38 @@ async def test_an_unknown_model_is_read_by_a_job_and_placed_by_what_it_left(worl
     await world.turn()
     assert job not in world.cluster.objects
     assert (await world.turn()).writes == 0
+
+
+async def test_a_job_that_was_lost_before_it_was_done_is_made_anew(world: World) -> None:
+    world.serve(model={"uri": "hf://acme/own"})
+    await world.turn()
+    await world.turn()
+    assert (await world.turn()).writes == 0
+    (job,) = [key for key in world.cluster.objects if key.plural == JOBS.plural]
+    del world.cluster.objects[job]
+    await world.turn()
+    assert job in world.cluster.objects
+
+
+async def test_a_job_of_a_model_that_was_refused_is_told_and_tried_again(world: World) -> None:
+    own = world.serve(model={"uri": "hf://acme/own"})
+    spec = InferenceServiceSpec.model_validate({"model": {"uri": "hf://acme/own"}})
+    uid = world.body(own)["metadata"]["uid"]
+    job = Key(JOBS.plural, "team-a", errand_name("chat", uid, "shape", spec.model))
+    world.cluster.refusals[job] = "exceeded quota: small"
+    await world.turn()
+    await world.turn()
+    assert _progressing(world.body(own)) == ("ApplyFailed", "exceeded quota: small")
+    del world.cluster.refusals[job]
+    await world.turn()
+    await world.turn()
+    assert job in world.cluster.objects
+    assert _progressing(world.body(own))[0] == "NotPlaced"
+
+
+def _progressing(body: dict[str, Any]) -> tuple[str, str]:
+    (found,) = [one for one in body["status"]["conditions"] if one["type"] == "Progressing"]
+    return found["reason"], found["message"]
 
 
 def _read_pod(key: Key, job: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import pytest
 from tessera.domain import vllm_flags
 from tessera.domain.checks import RESERVED
 from tessera.domain.plan import Plan, plan
+from tessera.domain.pod_template import ENVIRONMENT
 from tessera.domain.snapshot import Ref
 from tessera.resources import children
 from tessera.resources.manifest import Manifest
@@ -82,6 +83,17 @@ SPECS = {
             ]
         },
     ),
+    "own-additions": a_spec(
+        SMALL,
+        podTemplate={
+            "labels": {"cost-centre": "4711"},
+            "annotations": {"example.org/owner": "anna"},
+            "env": [
+                {"name": "VLLM_LOGGING_LEVEL", "value": "DEBUG"},
+                {"name": "TRACE_KEY", "valueFrom": {"secretKeyRef": {"name": "trace"}}},
+            ],
+        },
+    ),
     "claim": a_spec("pvc://weights/tiny", model={"shape": SHAPE}, drain={"timeout": "90s"}),
 }
 
@@ -92,10 +104,9 @@ def test_the_objects_of_a_service_are_as_reviewed(name: str, golden: Golden) -> 
 
 
 def test_the_objects_of_a_namespace_are_as_reviewed(golden: Golden) -> None:
-    shared = children.of_namespaces(
-        planned(SPECS["slice"]), visitors=("tessera-system", "monitoring"), monitored=True
-    )
-    golden("namespace", [dict(one.body) for _, manifests in shared for one in manifests])
+    (shared,) = children.sharing(planned(SPECS["slice"]).allotments, {})
+    made = shared.manifests(visitors=("tessera-system", "monitoring"), monitored=True)
+    golden("namespace", [dict(one.body) for one in made])
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -139,8 +150,26 @@ def test_adapters_are_loaded_by_every_engine_from_the_hub_or_their_claim() -> No
 def test_the_grace_outlasts_pre_stop_and_drain() -> None:
     pod = deployment(SPECS["claim"])["spec"]["template"]["spec"]
     pre_stop = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
-    assert pod["terminationGracePeriodSeconds"] >= pre_stop + 90 + 6
+    assert pod["terminationGracePeriodSeconds"] == pre_stop + 90 + 10
     assert "--shutdown-timeout=90" in pod["containers"][0]["args"]
+
+
+@pytest.mark.parametrize(("tier", "seconds"), [("reserved", 30), ("onDemand", 30), ("spot", 5)])
+def test_a_replica_on_a_silent_node_is_given_up_soon_and_on_spot_sooner(
+    tier: str, seconds: int
+) -> None:
+    spec = a_spec(SMALL, placement={"pools": ["a100"]}, **{"class": "batch"})
+    got = plan(a_snapshot(a_service(spec=spec), pools=(a_pool(tier=tier),)))
+    made = children.of_service(got.allotments[Ref("team-a", "chat")])
+    (found,) = [one for one in made if one.kind.kind == "Deployment"]
+    tolerations = found.body["spec"]["template"]["spec"]["tolerations"]
+    silent = {
+        one["key"]: one["tolerationSeconds"] for one in tolerations if one["effect"] == "NoExecute"
+    }
+    assert silent == {
+        "node.kubernetes.io/not-ready": seconds,
+        "node.kubernetes.io/unreachable": seconds,
+    }
 
 
 def test_the_hub_token_is_in_no_argument() -> None:
@@ -148,6 +177,24 @@ def test_the_hub_token_is_in_no_argument() -> None:
     (token,) = [one for one in engine["env"] if one["name"] == "HF_TOKEN"]
     assert token["valueFrom"] == {"secretKeyRef": {"name": "hub", "key": "token"}}
     assert not any("hub" in argument for argument in engine["args"])
+
+
+def test_every_variable_that_is_set_is_reserved() -> None:
+    set_by_us = {one["name"] for one in container(SPECS["tensor-parallel"])["env"]}
+    assert set_by_us <= set(ENVIRONMENT)
+
+
+def test_additions_reach_the_pods_and_change_nothing_else() -> None:
+    plain, own = (deployment(SPECS[name])["spec"] for name in ("slice", "own-additions"))
+    assert own["selector"] == plain["selector"]
+    metadata = own["template"]["metadata"]
+    assert metadata["labels"] == plain["template"]["metadata"]["labels"] | {"cost-centre": "4711"}
+    assert metadata["annotations"] == {"example.org/owner": "anna"}
+    added = own["template"]["spec"]["containers"][0]["env"][-2:]
+    assert added == [
+        {"name": "VLLM_LOGGING_LEVEL", "value": "DEBUG"},
+        {"name": "TRACE_KEY", "valueFrom": {"secretKeyRef": {"name": "trace", "key": "token"}}},
+    ]
 
 
 def test_no_mig_id_ever_stands_in_the_environment() -> None:

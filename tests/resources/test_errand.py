@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tessera.api.recipe import Platform
+from tessera.api.recipe import Platform, Recipe
 from tessera.domain.batch.facts import VolumeClaim
 from tessera.domain.model.names import claim_name
 from tessera.domain.plan import Allotment
@@ -64,7 +64,7 @@ def job(name: str) -> dict[str, Any]:
     assert got.preparation is not None
     assert got.preparation.errand is not None
     wanted = got.preparation.errand
-    made = errand(got.service, got.preparation.spec, wanted, got.choice, IMAGE, got.platform)
+    made = errand(got.service, wanted, got.choice, IMAGE, JOBS[name].newest)
     return dict(made.body)
 
 
@@ -103,7 +103,7 @@ def test_a_model_is_read_at_the_hub_before_there_is_a_claim_for_it() -> None:
     got = allotted(a_snapshot(a_service(spec=spec)))
     assert got.preparation is not None
     assert got.preparation.errand is not None
-    made = errand(got.service, spec, got.preparation.errand, None, IMAGE, Platform()).body
+    made = errand(got.service, got.preparation.errand, None, IMAGE, Recipe()).body
     pod = made["spec"]["template"]["spec"]
     assert [one["name"] for one in pod["volumes"]] == ["home"]
     assert not any(one.startswith("--path") for one in pod["containers"][0]["args"])
@@ -147,5 +147,5 @@ def test_a_model_in_an_image_is_mounted_from_it(golden: Golden) -> None:
 
 def test_whatever_else_changes_the_objects_follow_the_fetch() -> None:
     waiting = allotted(JOBS["fetch"])
-    there = replace(fetched(), platform=waiting.platform)
+    there = replace(fetched(), pin=waiting.pin, making=waiting.making)
     assert children.made_of(waiting) != children.made_of(there)

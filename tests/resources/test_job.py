@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tessera.api.recipe import Platform
+from tessera.api.recipe import Platform, Recipe
 from tessera.domain import vllm_flags
 from tessera.domain.batch.names import job_name
 from tessera.domain.batch.situation import Situation
@@ -14,6 +14,7 @@ from tessera.domain.names import deployment_name
 from tessera.domain.spot import NOTICE_TAINTS, SPOT_LABELS
 from tessera.resources import namespace
 from tessera.resources.job import Image, job
+from tessera.resources.manifest import owner_of
 from tests.batch_builders import (
     a_batch,
     a_batch_spec,
@@ -92,7 +93,7 @@ def body(name: str) -> dict[str, Any]:
     got = decided(SITUATIONS[name])
     assert got.create is not None
     assert got.batch.spec is not None
-    return dict(job(got.batch, got.batch.spec, got.create, IMAGE, Platform()).body)
+    return dict(job(got.batch, got.batch.spec, got.create, IMAGE, Recipe()).body)
 
 
 def pod(name: str) -> dict[str, Any]:
@@ -118,7 +119,7 @@ def test_the_jobs_of_a_batch_are_as_reviewed(name: str, golden: Golden) -> None:
 
 
 def test_the_shared_objects_of_batches_are_as_reviewed(golden: Golden) -> None:
-    batches = [a_batch()]
+    batches = [owner_of(a_batch())]
     objects = [
         namespace.batch_account(batches),
         namespace.batch_fence(batches),
@@ -305,8 +306,8 @@ def test_private_registries_are_reached_with_the_secrets_of_the_chart(name: str)
     assert got.create is not None
     assert got.batch.spec is not None
     image = Image("private/batch:1", "Always", ("registry",))
-    platform = Platform(image_pull_secrets=("mirror", "registry"))
-    made = job(got.batch, got.batch.spec, got.create, image, platform).body
+    recipe = Recipe(platform=Platform(image_pull_secrets=("mirror", "registry")))
+    made = job(got.batch, got.batch.spec, got.create, image, recipe).body
     made = made["spec"]["template"]["spec"]
     (container,) = made["containers"]
     assert (container["image"], container["imagePullPolicy"]) == ("private/batch:1", "Always")
@@ -339,16 +340,18 @@ def peers(policy: Any) -> list[Any]:
 
 
 def test_engines_and_runners_answer_only_who_is_named() -> None:
-    engines = namespace.isolation([a_service(), a_batch()], ("tessera-system", "monitoring"))
+    engines = namespace.isolation(
+        [owner_of(a_service()), owner_of(a_batch())], ("tessera-system", "monitoring")
+    )
     assert len(peers(engines)) == 3
-    runners = namespace.batch_isolation([a_batch()], "tessera-system")
+    runners = namespace.batch_isolation([owner_of(a_batch())], "tessera-system")
     assert peers(runners) == [
         {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "tessera-system"}}}
     ]
 
 
 def test_shared_objects_belong_to_all_services_and_batches() -> None:
-    owners: list[Any] = [a_service(), a_batch()]
+    owners = [owner_of(a_service()), owner_of(a_batch())]
     references = namespace.account(owners).body["metadata"]["ownerReferences"]
     assert [(one["kind"], one["name"]) for one in references] == [
         ("InferenceService", "chat"),

@@ -20,7 +20,8 @@ def pulled(
     platform = platform or Platform()
     fields = {"prePull": True, **pool}
     snapshot = a_snapshot(*services, platform=platform, pools=(a_pool(**fields),))
-    return of_pools(plan(snapshot), platform, "tessera-system")
+    got = plan(snapshot)
+    return of_pools(got.pools, got.allotments, platform, snapshot.builder, "tessera-system")
 
 
 def images(manifests: tuple[Manifest, ...]) -> list[str]:

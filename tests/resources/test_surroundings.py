@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tessera.api.recipe import Platform
+from tessera.api.recipe import Platform, Recipe
 from tessera.domain.plan import plan
 from tessera.domain.snapshot import Ref
 from tessera.resources import children
@@ -47,7 +47,9 @@ def pod_of_a_batch(platform: Platform, **pool: Any) -> dict[str, Any]:
     got = decided(situation)
     assert got.create is not None
     assert got.batch.spec is not None
-    made = job(got.batch, got.batch.spec, got.create, Image("tessera/batch:1"), platform)
+    made = job(
+        got.batch, got.batch.spec, got.create, Image("tessera/batch:1"), Recipe(platform=platform)
+    )
     template: dict[str, Any] = made.body["spec"]["template"]["spec"]
     return template
 
@@ -93,6 +95,15 @@ def test_without_a_word_of_the_platform_nothing_is_added(made: Any) -> None:
     assert not environment_of(pod).keys() & {"HF_ENDPOINT", "HTTPS_PROXY", "SSL_CERT_FILE"}
     assert not pod.keys() & {"imagePullSecrets", "runtimeClassName", "priorityClassName"}
     assert engine_of(pod)["image"] == "vllm/vllm-openai:v0.32.0"
+
+
+def test_a_variable_of_the_services_own_takes_the_place_of_the_platforms() -> None:
+    """Two of one name would be refused by server-side apply."""
+    own = {"env": [{"name": "HF_ENDPOINT", "value": "https://own.acme"}]}
+    pod = pod_of_a_service(BEHIND_A_PROXY, a_spec(podTemplate=own))
+    names = [one["name"] for one in engine_of(pod)["env"]]
+    assert len(names) == len({*names})
+    assert environment_of(pod)["HF_ENDPOINT"] == "https://own.acme"
 
 
 def test_an_image_that_the_owner_chose_is_left_alone() -> None:

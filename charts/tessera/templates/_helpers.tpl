@@ -4,6 +4,12 @@
 {{- printf "tessera-operator-%s" .Release.Namespace | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
 
+{{- define "tessera.webhook" -}}tessera-webhook{{- end -}}
+
+{{- define "tessera.batchRole" -}}
+{{- printf "tessera-batch-runner-%s" .Release.Namespace | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+
 {{- define "tessera.selector" -}}
 app.kubernetes.io/name: tessera-operator
 app.kubernetes.io/instance: {{ .Release.Name }}

@@ -42,6 +42,7 @@ class Container:
     _grace: float = 0
     _start: Start | None = None
     _failures: int = 0
+    _killed_for: str = ""
 
     @property
     def pid(self) -> int | None:
@@ -67,9 +68,10 @@ class Container:
         self._grace = grace
         self._stopping.set()
 
-    def kill(self) -> None:
+    def kill(self, reason: str = "") -> None:
         """End what runs at once, as the kernel might; the policy decides what follows."""
         if self._start is not None:
+            self._killed_for = reason
             self._start.instance.kill()
 
     def log(self, *, previous: bool = False) -> Path:
@@ -119,7 +121,8 @@ class Container:
         self._start = None
         ran = (clock.now() - since).total_seconds()
         self._failures = backoff.failures_after(self._failures, ran)
-        self._end(code, "Error" if code else "Completed", "", since)
+        self._end(code, self._killed_for or ("Error" if code else "Completed"), "", since)
+        self._killed_for = ""
         return code
 
     async def _prepare(self, image: Image) -> Launch | None:

@@ -4,6 +4,7 @@ An image is either a process or a coroutine of the world. To add one, add a row:
 `repository:tag`, and what runs. The first row that matches counts.
 """
 
+import sys
 import sysconfig
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,10 +12,12 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from world.kubelet.instances import Call, Serve
+from world.kubelet.stand_in import serve_stand_in
 from world.kubelet.webserver import serve_http
 
 TABLE = Path(__file__)
 SCRIPTS = Path(sysconfig.get_path("scripts"))
+NEXT_OPERATOR = TABLE.parents[1] / "next_operator.py"
 VLLM_ENTRYPOINTS = (
     ("vllm", "serve"),
     ("python3", "-m", "vllm.entrypoints.openai.api_server"),
@@ -59,8 +62,15 @@ def table(*, exporter: Serve, vllm: Path | None) -> tuple[Image, ...]:
         serve=_look_alike_engine,
         entrypoints=(*VLLM_ENTRYPOINTS, ("tessera-sim",)),
     )
+    coming = Image(
+        pattern="tessera/operator-next:*",
+        entrypoints=((sys.executable, str(NEXT_OPERATOR)),),
+        env={"PYTHONUNBUFFERED": "1"},
+        binds_host=True,
+    )
     return (
         operator,
+        coming,
         _named(operator, "tessera/operator:*"),
         runner,
         _named(runner, "tessera/batch:*"),
@@ -74,6 +84,7 @@ def table(*, exporter: Serve, vllm: Path | None) -> tuple[Image, ...]:
         ),
         Image(pattern="world/sh:*", entrypoints=(("sh", "-c"),)),
         Image(pattern="world/http:*", serve=serve_http),
+        Image(pattern="world/stand-in:*", serve=serve_stand_in),
     )
 
 

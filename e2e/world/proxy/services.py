@@ -21,6 +21,8 @@ class Services:
     pods: Callable[[], Iterable[Json]]
     fixed: Mapping[Key, Address]
     """Backends of Services without a selector: programs of the world itself."""
+    stand_in: Callable[[], list[Address]] = list
+    """Who answers for pods that are only said to run."""
     mirror: Mirror = field(init=False)
     _listeners: dict[Address, asyncio.Server] = field(default_factory=dict)
     _turns: dict[Address, int] = field(default_factory=dict)
@@ -45,7 +47,9 @@ class Services:
         if key in self.fixed:
             return [self.fixed[key]]
         port = next((one for one in service["spec"]["ports"] if one["port"] == number), None)
-        return [] if port is None else sorted(endpoints(service, port, self.pods()))
+        if port is None:
+            return []
+        return sorted(endpoints(service, port, self.pods())) or self.stand_in()
 
     async def _settle(self) -> None:
         wanted = dict(_addresses(self.mirror.objects))

@@ -1,34 +1,53 @@
-"""The API server: lists, server-side apply, deletes. Raw JSON in and out.
+"""The API server: lists, watches, server-side apply, deletes. Raw JSON in and out.
 
 Typed models cost half a millisecond and 36 KiB for every pod read, so answers are trimmed straight
 from JSON into the values of the domain.
 """
 
 import asyncio
+import contextlib
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlencode
 
 import aiohttp
+import yaml
 from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
+from kubernetes.aio.client.rest import RESTResponse
 
 from tessera.adapters import wire
 from tessera.domain.names import FIELD_MANAGER
-from tessera.ports import ClusterError, GoneError, Listing, Seen
+from tessera.ports import Change, ClusterError, GoneError, Listing, Seen, StaleError
 from tessera.resources.kinds import Kind
 from tessera.resources.manifest import Key, Manifest
+
+log = logging.getLogger("tessera")
 
 _TIMEOUT_SECONDS = 5
 """Not longer than a leader that lost touch may still believe in itself: see the election."""
 _CHUNK = 500
+_WATCH_SECONDS = 300
+_SILENCE_SECONDS = 90
+"""The API server sends a bookmark every minute; a watch that is silent for longer is dead."""
 _APPLY = "application/apply-patch+yaml"
+
+
+_PATIENT = aiohttp.ClientTimeout(total=None, sock_read=_SILENCE_SECONDS)
+
+
+class _ForbiddenError(ClusterError):
+    """RBAC does not grant it."""
 
 
 class Connection(Configuration):
     """Where the API server is, and who asks."""
+
+    namespace = "default"
+    """That of the kubeconfig's context."""
 
     async def token(self) -> str | None:
         """The present bearer token, without its scheme; None with a client certificate."""
@@ -36,44 +55,104 @@ class Connection(Configuration):
         return value.split(" ", 1)[-1] if value else None
 
 
-async def connect(kubeconfig: str | None) -> Connection:
-    """The connection of a kubeconfig, or of the pod's ServiceAccount, whose token is re-read."""
+async def connect(kubeconfig: str | None, context: str | None = None) -> Connection:
+    """The connection of a kubeconfig, or of the pod's ServiceAccount, whose token is re-read.
+
+    ClusterError when there is none, or it cannot be used.
+    """
     told = Connection()
-    if kubeconfig:
-        await config.load_kube_config(  # type: ignore[no-untyped-call]  # half typed package
-            config_file=kubeconfig, client_configuration=told
-        )
-    else:
-        config.load_incluster_config(client_configuration=told)  # type: ignore[no-untyped-call]  # same
+    try:
+        if kubeconfig:
+            loader = await config.load_kube_config(  # type: ignore[no-untyped-call]  # half typed package
+                config_file=kubeconfig, context=context, client_configuration=told
+            )
+            found = loader.current_context["context"]
+            told.namespace = found.get("namespace") or told.namespace
+        else:
+            config.load_incluster_config(client_configuration=told)  # type: ignore[no-untyped-call]  # same
+    except (config.ConfigException, yaml.YAMLError, OSError, ValueError) as error:
+        raise ClusterError(f"{kubeconfig or 'the ServiceAccount'}: {error}") from error
     return told
 
 
 class KubeCluster:
     """`Cluster` over the real API server."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, namespaces: tuple[str, ...] = ()) -> None:
+        """With `namespaces` only these are listed; cluster-scoped kinds are listed anyway."""
         self._api = ApiClient(connection)
+        self._namespaces = namespaces
 
     async def close(self) -> None:
         await self._api.close()  # type: ignore[no-untyped-call]  # same
 
     async def list(self, kind: Kind) -> Listing | None:
+        if not (kind.namespaced and self._namespaces):
+            return await self._list(kind, None)
+        found: list[Listing] = []
+        for namespace in self._namespaces:
+            try:
+                listing = await self._list(kind, namespace)
+            except _ForbiddenError as error:
+                # Its Role went with the namespace; the others go on.
+                log.warning("%s in %s: %s", kind.plural, namespace, error)
+                continue
+            if listing is None:
+                return None
+            found.append(listing)
+        if not found:
+            raise ClusterError(f"list {kind.plural}: forbidden in all named namespaces")
+        return Listing(
+            tuple(seen for listing in found for seen in listing.items),
+            # The oldest of the versions: what events brought after it must not be undone.
+            min(listing.version for listing in found),
+        )
+
+    async def _list(self, kind: Kind, namespace: str | None) -> Listing | None:
         found: list[Seen] = []
         query = {"limit": str(_CHUNK)}
         if kind.selector:
             query["labelSelector"] = kind.selector
         while True:
-            status, body = await self.request("GET", kind.path(None), query)
+            status, body = await self.request("GET", kind.path(namespace), query)
             if status == HTTPStatus.NOT_FOUND:
                 return None
             if status == HTTPStatus.GONE and query.pop("continue", ""):
                 found.clear()  # the listing took so long that its version is forgotten
                 continue
+            if status == HTTPStatus.FORBIDDEN:
+                raise _ForbiddenError(f"list {kind.plural}: {status} {body.get('message', '')}")
             _must(status, body, f"list {kind.plural}")
             found += [wire.seen(kind, item) for item in body["items"]]
             query["continue"] = body["metadata"].get("continue", "")
             if not query["continue"]:
                 return Listing(tuple(found), int(body["metadata"].get("resourceVersion", 0)))
+
+    def scopes(self, kind: Kind) -> Sequence[str | None]:
+        return self._namespaces if kind.namespaced and self._namespaces else (None,)
+
+    async def watch(
+        self, kind: Kind, version: int, scope: str | None = None
+    ) -> AsyncGenerator[Change, None]:
+        query = {
+            "watch": "true",
+            "resourceVersion": str(version),
+            "allowWatchBookmarks": "true",
+            "timeoutSeconds": str(_WATCH_SECONDS),
+        }
+        if kind.selector:
+            query["labelSelector"] = kind.selector
+        try:
+            async with asyncio.timeout(_TIMEOUT_SECONDS):
+                answer = await self._send("GET", kind.path(scope), query, timeout=_PATIENT)
+            with contextlib.closing(answer.response):
+                if answer.status != HTTPStatus.OK:
+                    raise _broken(kind, answer.status, _decoded(await answer.response.read()))
+                async for line in _lines(answer.response.content):
+                    yield _change(kind, json.loads(line))
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            told = str(error) or type(error).__name__
+            raise ClusterError(f"watch {kind.plural}: {told}") from error
 
     async def apply(self, manifest: Manifest, *, subresource: str | None = None) -> Seen:
         status, body = await self._apply(manifest, subresource, force=False)
@@ -93,10 +172,18 @@ class KubeCluster:
         _must(status, body, f"apply {manifest.key.told()}")
         return wire.seen(manifest.kind, body)
 
-    async def delete(self, kind: Kind, key: Key) -> None:
+    async def delete(
+        self, kind: Kind, key: Key, *, uid: str | None = None, grace_seconds: int | None = None
+    ) -> None:
+        options: dict[str, Any] = {"propagationPolicy": "Background"}
+        if uid is not None:
+            options["preconditions"] = {"uid": uid}
+        if grace_seconds is not None:
+            options["gracePeriodSeconds"] = grace_seconds
         path = kind.path(key.namespace, key.name)
-        status, body = await self.request("DELETE", path, {"propagationPolicy": "Background"})
-        if status != HTTPStatus.NOT_FOUND:
+        status, body = await self.request("DELETE", path, body=options)
+        other = uid is not None and status == HTTPStatus.CONFLICT
+        if status != HTTPStatus.NOT_FOUND and not other:
             _must(status, body, f"delete {key.told()}")
 
     async def request(
@@ -108,21 +195,32 @@ class KubeCluster:
         content_type: str = "application/json",
     ) -> tuple[int, Any]:
         """One call; the status code and the decoded body. ClusterError when nobody answers."""
-        headers = {"Accept": "application/json", "Content-Type": content_type}
-        url = f"{self._api.configuration.host}{path}"
-        if query:
-            url = f"{url}?{urlencode(query)}"
         try:
             async with asyncio.timeout(_TIMEOUT_SECONDS):
-                await self._api.update_params_for_auth(
-                    headers, [], ["BearerToken"], path, method, body
-                )
-                answer = await self._api.call_api(method, url, header_params=headers, body=body)
+                answer = await self._send(method, path, query, body, content_type)
                 text = await answer.read()  # type: ignore[no-untyped-call]  # same
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             told = str(error) or type(error).__name__
             raise ClusterError(f"{method} {path}: the API server did not answer: {told}") from error
         return answer.status, _decoded(text)
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None,
+        body: Mapping[str, Any] | None = None,
+        content_type: str = "application/json",
+        timeout: aiohttp.ClientTimeout | None = None,  # noqa: ASYNC109 - of silence, not of the whole
+    ) -> RESTResponse:
+        headers = {"Accept": "application/json", "Content-Type": content_type}
+        url = f"{self._api.configuration.host}{path}"
+        if query:
+            url = f"{url}?{urlencode(query)}"
+        await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
+        return await self._api.call_api(
+            method, url, header_params=headers, body=body, _request_timeout=timeout
+        )
 
     async def _apply(
         self, manifest: Manifest, subresource: str | None, *, force: bool
@@ -157,6 +255,30 @@ class KubeCluster:
         if manifest.body["metadata"].get("uid", body["metadata"]["uid"]) != body["metadata"]["uid"]:
             raise GoneError(f"{manifest.key.told()} is another object now")
         return {entry["manager"] for entry in body["metadata"].get("managedFields", ())}
+
+
+async def _lines(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """Whole lines; an object may be longer than what a reader of lines takes."""
+    left = b""
+    async for part in stream.iter_any():
+        *lines, left = (left + part).split(b"\n")
+        for line in lines:
+            yield line
+
+
+def _change(kind: Kind, told: Mapping[str, Any]) -> Change:
+    body = told["object"]
+    if told["type"] == "ERROR":
+        raise _broken(kind, int(body.get("code", 0)), body)
+    version = int(body["metadata"]["resourceVersion"])
+    if told["type"] == "BOOKMARK":
+        return Change(version=version)
+    return Change(version=version, seen=wire.seen(kind, body), gone=told["type"] == "DELETED")
+
+
+def _broken(kind: Kind, status: int, body: Any) -> ClusterError:
+    told = f"watch {kind.plural}: {status} {body.get('message', '')}".strip()
+    return StaleError(told) if status == HTTPStatus.GONE else ClusterError(told)
 
 
 def _decoded(text: bytes) -> Any:

@@ -15,7 +15,7 @@ from urllib3.util.retry import Retry
 
 from tessera.domain.autoscale import Load
 from tessera.domain.bill import CostState, Line
-from tessera.domain.snapshot import PodReading, Readings, Ref
+from tessera.domain.snapshot import EngineReading, PodReading, Readings, Ref
 from tessera.domain.statement import SLACK, Amounts, Look, Mark, Process
 from tessera.ports import Clock, MetricsError
 
@@ -25,9 +25,16 @@ SERVICE = "tessera_dev_service"
 WAITING = f'sum by (namespace, pod, {SERVICE}) (vllm:num_requests_waiting{{{SERVICE}!=""}})'
 RUNNING = f'sum by (namespace, pod, {SERVICE}) (vllm:num_requests_running{{{SERVICE}!=""}})'
 ACTIVITY = 'avg by (namespace, pod) (DCGM_FI_PROF_GR_ENGINE_ACTIVE{pod!=""})'
+STEPS = f'sum by (namespace, pod) (vllm:iteration_tokens_total_count{{{SERVICE}!=""}})'
+SCRAPED = f'max by (namespace, pod) (timestamp(vllm:iteration_tokens_total_count{{{SERVICE}!=""}}))'
+"""When the steps were counted: between two scrapes Prometheus gives the old number again."""
+AWAKE = f'min by (namespace, pod) (vllm:engine_sleep_state{{sleep_state="awake",{SERVICE}!=""}})'
 FINISHED = (
     f'sum by (namespace, {SERVICE}) (increase(vllm:request_success_total{{{SERVICE}!=""}}[5m]))'
 )
+
+_LOADS = (WAITING, RUNNING, ACTIVITY)
+TOKENS = f'sum by (namespace, {SERVICE}) (rate(vllm:generation_tokens_total{{{SERVICE}!=""}}[1m]))'
 
 ALIVE = "vllm:num_requests_waiting"
 """What every engine exports as long as it lives."""
@@ -60,20 +67,16 @@ class PrometheusMetrics:
     async def read(self) -> Readings:
         at = self._clock()
         try:
-            waiting, running, activity, finished = await asyncio.gather(
-                *(self._ask(query) for query in (WAITING, RUNNING, ACTIVITY, FINISHED))
+            *loads, steps, scraped, awake, finished = await asyncio.gather(
+                *(self._ask(query) for query in (*_LOADS, STEPS, SCRAPED, AWAKE, FINISHED))
             )
         except MetricsError as error:
             return Readings(at=at, problem=str(error))
-        pods: dict[Ref, PodReading] = defaultdict(PodReading)
-        for row in waiting:
-            pods[_pod(row)] = replace(pods[_pod(row)], waiting=_value(row))
-        for row in running:
-            pods[_pod(row)] = replace(pods[_pod(row)], running=_value(row))
-        for row in activity:
-            pods[_pod(row)] = replace(pods[_pod(row)], activity=_value(row))
         return Readings(
-            at=at, pods=dict(pods), finished={_service(row): _value(row) for row in finished}
+            at=at,
+            pods=pods_of(*loads),
+            finished={_service(row): _value(row) for row in finished},
+            engines=engines_of(steps, scraped, awake),
         )
 
     async def past(self, span: timedelta) -> Mapping[Ref, tuple[Load, ...]]:
@@ -95,6 +98,18 @@ class PrometheusMetrics:
         rows = await self._ask_at(query, self._clock())
         seen = {str(_pod(row)): _moment(row["values"][-1][0]) for row in rows}
         return {pod: seen[pod] for pod in pods if pod in seen}
+
+    async def tokens(self) -> Mapping[Ref, float]:
+        """Output tokens a second of every service in the last minute."""
+        return {_service(row): _value(row) for row in await self._ask(TOKENS)}
+
+    async def present(self, selectors: Sequence[str]) -> Mapping[str, int]:
+        """How many series each selector finds now."""
+        found = await asyncio.gather(*(self._ask(f"count({one})") for one in selectors))
+        return {
+            one: int(_value(rows[0])) if rows else 0
+            for one, rows in zip(selectors, found, strict=True)
+        }
 
     async def marks(self, begin: datetime, end: datetime) -> Mapping[Process, tuple[Mark, ...]]:
         """Every scrape of every bill, raw; from shortly before `begin`, for a base of the sums."""
@@ -127,6 +142,35 @@ class PrometheusMetrics:
         except (PrometheusApiClientException, requests.RequestException, ValueError) as error:
             raise MetricsError(f"Prometheus at {self._url}: {_short(error)}") from error
         return rows
+
+
+def pods_of(
+    waiting: Iterable[Row], running: Iterable[Row], activity: Iterable[Row]
+) -> dict[Ref, PodReading]:
+    """The load of each replica; what is missing is None."""
+    by_pod: dict[Ref, PodReading] = defaultdict(PodReading)
+    for row in waiting:
+        by_pod[_pod(row)] = replace(by_pod[_pod(row)], waiting=_value(row))
+    for row in running:
+        by_pod[_pod(row)] = replace(by_pod[_pod(row)], running=_value(row))
+    for row in activity:
+        by_pod[_pod(row)] = replace(by_pod[_pod(row)], activity=_value(row))
+    return dict(by_pod)
+
+
+def engines_of(
+    steps: Iterable[Row], scraped: Iterable[Row], awake: Iterable[Row]
+) -> dict[Ref, EngineReading]:
+    """What each engine has done; one without a count, or without its time, is absent."""
+    times = {_pod(row): _moment(_value(row)) for row in scraped}
+    states = {_pod(row): _value(row) > 0 for row in awake}
+    return {
+        _pod(row): EngineReading(
+            steps=_value(row), scraped=times[_pod(row)], awake=states.get(_pod(row))
+        )
+        for row in steps
+        if _pod(row) in times
+    }
 
 
 def loads_of(waiting: Iterable[Row], activity: Iterable[Row]) -> dict[Ref, tuple[Load, ...]]:

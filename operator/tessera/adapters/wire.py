@@ -1,5 +1,6 @@
 """Objects as the API server sends them -> the small values of the domain."""
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -31,9 +32,21 @@ from tessera.domain.names import (
     FIELD_MANAGER,
     SERVICE_LABEL,
     SERVING_GATE,
+    UPDATE_ANNOTATION,
     VARIANT_LABEL,
 )
-from tessera.domain.snapshot import Budget, Front, Node, Pod, Pool, Ref, Run, Service, Workload
+from tessera.domain.snapshot import (
+    Budget,
+    Exit,
+    Front,
+    Node,
+    Pod,
+    Pool,
+    Ref,
+    Run,
+    Service,
+    Workload,
+)
 from tessera.ports import Seen, Value
 from tessera.resources.kinds import (
     ACCELERATOR_POOLS,
@@ -70,14 +83,14 @@ def service(body: Wire) -> Service | None:
     if "deletionTimestamp" in meta:
         return None
     spec, problem = _parsed(InferenceServiceSpec, "inferenceservice", body.get("spec", {}))
-    status, _ = _parsed(InferenceServiceStatus, "inferenceservice", body.get("status", {}))
     return Service(
         ref=_ref(meta),
         uid=meta["uid"],
         generation=meta.get("generation", 0),
         spec=spec,
         problem=problem,
-        status=status or InferenceServiceStatus(),
+        update=meta.get("annotations", {}).get(UPDATE_ANNOTATION),
+        status=_readable(InferenceServiceStatus, body.get("status", {})),
     )
 
 
@@ -210,6 +223,7 @@ def pod(body: Wire) -> Pod:
         unschedulable=scheduled.get("message") if scheduled.get("status") == "False" else None,
         trouble=trouble,
         last_words=last_words,
+        exit=_exit(containers),
         run=_run(meta, status) if BATCH_LABEL in labels else None,
         errand=_errand(meta, status) if ERRAND_LABEL in labels else None,
     )
@@ -260,12 +274,15 @@ def workload(body: Wire) -> Workload:
     labels = meta.get("labels", {})
     seen = status.get("observedGeneration", 0) >= meta.get("generation", 0)
     newest = status.get("updatedReplicas", 0) == status.get("replicas", 0)
+    strategy = body.get("spec", {}).get("strategy", {})
     return Workload(
         ref=_ref(meta),
         service=Ref(meta["namespace"], labels.get(SERVICE_LABEL, "")),
         variant=labels.get(VARIANT_LABEL, ""),
         replicas=body.get("spec", {}).get("replicas", 0),
         settled=seen and newest,
+        refused=_refused(body),
+        surge=strategy.get("rollingUpdate", {}).get("maxSurge") != 0,
     )
 
 
@@ -299,6 +316,19 @@ def _parsed(model: type[Model], kind: str, wire: Wire) -> tuple[Model | None, st
     except ValidationError as error:
         faults = "; ".join(_fault(fault) for fault in error.errors()[:3])
         return None, f"{faults} (kubectl explain {kind}.spec shows what may stand there)"
+
+
+def _readable(model: type[Model], wire: Wire) -> Model:
+    """What can be read of a status that another version wrote: one part of it that cannot must not
+    take the others along, or an upgrade would forget by what replicas were made."""
+    with contextlib.suppress(ValidationError):
+        return model.model_validate(wire, extra="ignore")
+    found = {}
+    for part, value in wire.items():
+        with contextlib.suppress(ValidationError):
+            model.model_validate({part: value}, extra="ignore")
+            found[part] = value
+    return model.model_validate(found, extra="ignore")
 
 
 def _fault(fault: Any) -> str:
@@ -375,6 +405,26 @@ def _trouble(containers: Iterable[Wire]) -> tuple[str | None, str]:
     return None, ""
 
 
+def _exit(containers: Iterable[Wire]) -> Exit | None:
+    """How the first container that is not ready ended last."""
+    for container in containers:
+        states = (container.get("state", {}), container.get("lastState", {}))
+        ended = next((one["terminated"] for one in states if one.get("terminated")), None)
+        if ended is not None and not container.get("ready"):
+            return Exit(
+                code=ended.get("exitCode", 0),
+                reason=ended.get("reason", ""),
+                words=str(ended.get("message") or "").strip(),
+            )
+    return None
+
+
+def _refused(deployment: Wire) -> str | None:
+    """Quotas and admission refuse pods to the ReplicaSet; its Deployment repeats the message."""
+    failure = _condition(deployment, "ReplicaFailure")
+    return failure.get("message", "") if failure.get("status") == "True" else None
+
+
 _READERS: Mapping[str, Callable[[Wire], Value | None]] = {
     INFERENCE_SERVICES.plural: service,
     ACCELERATOR_POOLS.plural: pool,
@@ -389,13 +439,18 @@ _READERS: Mapping[str, Callable[[Wire], Value | None]] = {
 }
 
 
+def planned(kind: Kind) -> bool:
+    """Does a plan read objects of this kind?"""
+    return kind.plural in _READERS
+
+
 def _read(kind: Kind, body: Wire) -> Value | None:
     """The value; one object that nobody could foresee is left out, and the rest goes on."""
     if kind.plural not in _READERS:
         return None
     try:
         return _READERS[kind.plural](body)
-    except (ValueError, TypeError, KeyError, ArithmeticError):
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError):
         log.exception("%s %s is left out", kind.plural, body["metadata"].get("name"))
         return None
 

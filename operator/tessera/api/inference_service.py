@@ -7,6 +7,13 @@ from pydantic import ConfigDict, Field, StringConstraints
 
 from tessera.api.meta import Amount, Conditions, Duration, Name, Wire, rule, with_rules, written
 from tessera.api.model_files import Adapters, Cache, CacheStatus, ModelUri
+from tessera.api.recipe import KeptRecipe
+
+PodLabel = Annotated[
+    str,
+    StringConstraints(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$", max_length=63),
+]
+"""The value of a label, as Kubernetes takes it."""
 
 
 class ModelShape(Wire):
@@ -58,7 +65,8 @@ class Model(Wire):
     revision: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._/-]+$", max_length=128)] | (
         None
     ) = None
-    """Branch, tag or commit of an `hf://` model; without it the hub's default branch."""
+    """Branch, tag or commit of an `hf://` model; without it `main`. It is resolved once, and the
+    commit stands in `status.model.revision`: a restart loads the same weights."""
 
     served_name: (
         Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=128)]
@@ -230,6 +238,51 @@ class Drain(Wire):
     """How long running streams may take to end before the replica stops anyway."""
 
 
+class VariableSource(Wire):
+    """Where the value of a variable comes from."""
+
+    secret_key_ref: SecretKey
+    """One key of a Secret in the service's namespace; read in the engine's pod only."""
+
+
+class Variable(Wire):
+    """One variable of the engine's environment."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)]
+    """Name of the variable."""
+
+    value: Annotated[str, StringConstraints(max_length=4096)] | None = None
+    """Its value; for what is secret use `valueFrom`."""
+
+    value_from: VariableSource | None = None
+    """Where its value comes from, instead of `value`."""
+
+    model_config = ConfigDict(
+        json_schema_extra=with_rules(
+            rule(
+                "has(self.value) != has(self.valueFrom)",
+                "a variable of spec.podTemplate.env has exactly 1 of value and valueFrom",
+                ".value",
+            )
+        )
+    )
+
+
+class PodTemplate(Wire):
+    """What is added to the pods of the engines; nothing that Tessera sets can be replaced."""
+
+    labels: Annotated[dict[str, PodLabel], Field(max_length=32)] = Field(default_factory=dict)
+    """Labels added to the pods, for example for a cost centre."""
+
+    annotations: Annotated[
+        dict[str, Annotated[str, StringConstraints(max_length=4096)]], Field(max_length=32)
+    ] = Field(default_factory=dict)
+    """Annotations added to the pods."""
+
+    env: Annotated[tuple[Variable, ...], Field(max_length=32)] = ()
+    """Variables added to the engine's environment."""
+
+
 class InferenceServiceSpec(Wire):
     """What the model's owner wants."""
 
@@ -267,6 +320,9 @@ class InferenceServiceSpec(Wire):
     drain: Drain = Field(default_factory=Drain)
     """How a replica leaves."""
 
+    pod_template: PodTemplate = Field(default_factory=PodTemplate)
+    """What is added to the pods of the engines; nothing that Tessera sets can be replaced."""
+
     model_config = ConfigDict(
         json_schema_extra=with_rules(
             rule(
@@ -297,6 +353,37 @@ class InferenceServiceSpec(Wire):
             ),
         )
     )
+
+
+class ModelStatus(Wire):
+    """Which weights the engines load, and what else was found out about the model."""
+
+    uri: str
+    """The model for which this was found out."""
+
+    asked: str | None = None
+    """The revision that the spec named then."""
+
+    revision: str | None = None
+    """The commit that the engines load; absent while the revision is used as given."""
+
+    reason: str | None = None
+    """Why, in one word; absent while nothing was found out."""
+
+    message: str | None = None
+    """Why, with what the hub said."""
+
+    update: str | None = None
+    """The value of the annotation `tessera.dev/update` for which it was found out."""
+
+    shape: ModelShape | None = None
+    """The shape that was read; absent where the spec gives it or Tessera knows it."""
+
+    source: str | None = None
+    """Where the shape was read."""
+
+    cache: CacheStatus | None = None
+    """How far its files are, with `spec.model.cache`."""
 
 
 class VariantStatus(Wire):
@@ -355,25 +442,6 @@ class CostStatus(Wire):
     """The load that the price per token assumes."""
 
 
-class ModelStatus(Wire):
-    """What was found out about the model of the spec."""
-
-    uri: str
-    """Of which model this speaks."""
-
-    revision: str | None = None
-    """Of which revision, as the spec says it."""
-
-    shape: ModelShape | None = None
-    """The shape that was read; absent where the spec gives it or Tessera knows it."""
-
-    source: str | None = None
-    """Where the shape was read."""
-
-    cache: CacheStatus | None = None
-    """How far its files are, with `spec.model.cache`."""
-
-
 class TenancyStatus(Wire):
     """How the tenant of the service stands."""
 
@@ -410,6 +478,22 @@ class ScalingStatus(Wire):
     """Recent changes, which a restarted operator needs in order to keep the step limit."""
 
 
+class ReplacementStatus(Wire):
+    """A replica that was replaced since its engine stood still."""
+
+    at: datetime
+    """When."""
+
+    pod: str
+    """Which one."""
+
+    uid: str
+    """The uid of that pod."""
+
+    message: str
+    """What was seen of it."""
+
+
 class InferenceServiceStatus(Wire):
     """What became of it; written by the operator alone."""
 
@@ -417,7 +501,7 @@ class InferenceServiceStatus(Wire):
     """The generation of the spec that this status speaks about."""
 
     conditions: Conditions = ()
-    """Accepted, Placed, Progressing and Ready."""
+    """Accepted, Placed, Progressing, Ready and UpdateAvailable."""
 
     replicas: int = 0
     """Replicas that exist."""
@@ -434,17 +518,23 @@ class InferenceServiceStatus(Wire):
     variant: VariantStatus | None = None
     """The hardware and the form in which the model runs."""
 
+    model: ModelStatus | None = None
+    """Which weights the engines load, and what else was found out about the model."""
+
+    recipe: KeptRecipe | None = None
+    """By what the replicas were made besides the spec; an upgrade of Tessera leaves it as it is."""
+
     cost: CostStatus | None = None
     """What the service costs now."""
-
-    model: ModelStatus | None = None
-    """What was found out about the model."""
 
     tenant: TenancyStatus | None = None
     """How the tenant of the service stands."""
 
     scaling: ScalingStatus | None = None
     """The last decision of the autoscaler."""
+
+    replacement: ReplacementStatus | None = None
+    """The last replica that was replaced since its engine stood still."""
 
 
 class InferenceService(Wire):

@@ -4,9 +4,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from tessera.api.meta import Name, Wire
+from tessera.api.meta import Duration, Name, Wire
 
-Url = Annotated[str, Field(max_length=512)]
+Url = Annotated[str, Field(max_length=512, pattern=r"^https?://[^\s]+$")]
 
 
 class Platform(Wire):
@@ -45,3 +45,42 @@ class Recipe(Wire):
 
     platform: Platform = Field(default_factory=Platform)
     """The surroundings as they were."""
+
+
+class Filled(Wire):
+    """What stands in the engine's pods where the spec is silent: defaults, and planned numbers."""
+
+    engine_version: str
+    """Version of vLLM."""
+
+    drain_timeout: Duration
+    """How long running streams may take to end."""
+
+    max_model_len: int
+    """Longest prompt plus answer, in tokens."""
+
+    max_num_seqs: int
+    """Requests that one replica works on at a time."""
+
+    max_num_batched_tokens: int
+    """Tokens of one engine step."""
+
+    weights_mib: int
+    """Weights on one device, in MiB; the pod's memory and time to start follow from them."""
+
+
+class KeptRecipe(Recipe):
+    """By what the replicas were made, and for what it was chosen."""
+
+    shape: str
+    """Digest of what shapes the pods in spec and placement: while it stays, so does the recipe."""
+
+    filled: Filled
+    """What stands in the pods where the spec is silent."""
+
+    update: str | None = None
+    """The value of the annotation `tessera.dev/update` that was honoured last."""
+
+    instead_of: int | None = None
+    """The builder version by which a newer Tessera made the replicas, if this one does not know
+    it."""

@@ -77,6 +77,9 @@ INFERENCE_SERVICE = Kind(
         Column(name="Age", type="date", path=".metadata.creationTimestamp"),
         Column(name="Budget", type="string", path=".status.tenant.state", priority=1),
         Column(name="Scaling", type="string", path=".status.scaling.reason", priority=1),
+        Column(
+            name="Update", type="string", path=_condition("UpdateAvailable", "status"), priority=1
+        ),
         Column(name="Why", type="string", path=_condition("Ready", "message"), priority=1),
     ),
     scale={

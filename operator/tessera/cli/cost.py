@@ -5,12 +5,13 @@ import asyncio
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
+from typing import Protocol
 
 from tessera.adapters.clock import now
 from tessera.adapters.prometheus import COST, PrometheusMetrics
-from tessera.cli.cost_report import BY, FORMS, Report
+from tessera.cli.cost_report import FORMS, Report
 from tessera.cli.errors import CommandError
+from tessera.cli.told import Told
 from tessera.domain.statement import Amounts, Look, Mark, Process, Statement, runs, statement
 from tessera.ports import MetricsError
 from tessera.settings import CommandSettings
@@ -32,33 +33,7 @@ class Bills(Protocol):
         """The bill of a process as it stood at a scrape."""
 
 
-def add(commands: Any) -> None:
-    """Add the command to the parser."""
-    parser = commands.add_parser(
-        "cost",
-        help="what the fleet cost",
-        description="Shows what the nodes of all pools cost, by what was done with them. The "
-        "figures are differences of counters at single scrapes, so they are exact.",
-    )
-    parser.add_argument(
-        "--by", choices=tuple(BY), default="service", help="rows (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--since",
-        default="24h",
-        metavar="WHEN",
-        help="30m, 24h, 7d, or a day or moment such as 2026-11-01 in UTC (default: %(default)s)",
-    )
-    parser.add_argument(
-        "-o", "--output", choices=tuple(FORMS), default="table", help="form (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--prometheus", metavar="URL", help="base URL (default: $TESSERA_PROMETHEUS_URL)"
-    )
-    parser.set_defaults(run=run)
-
-
-def run(arguments: argparse.Namespace) -> str:
+def run(arguments: argparse.Namespace) -> Told:
     """The report as text."""
     url = arguments.prometheus or CommandSettings().prometheus_url
     if not url:
@@ -81,7 +56,7 @@ def run(arguments: argparse.Namespace) -> str:
             "first scrape"
         )
     report = Report(asked=begin, now=end, by=arguments.by, statement=found)
-    return FORMS[arguments.output](report)
+    return Told(FORMS[arguments.output](report))
 
 
 async def ask(bills: Bills, begin: datetime, end: datetime) -> Statement | None:

@@ -3,3 +3,7 @@
 
 class CommandError(Exception):
     """The text says what is wrong and what to do; it is printed without a traceback."""
+
+
+class DeniedError(CommandError):
+    """The user has no rights for what was asked."""

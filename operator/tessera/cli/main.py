@@ -1,34 +1,80 @@
-"""`tessera`: the commands for people at a terminal."""
+"""`tessera`, also as `kubectl tessera`: the commands for people at a terminal."""
 
-import argparse
+import importlib
+import logging
+import os
 import sys
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
 
-from tessera.cli import cost
+from typing_extensions import override
+
+from tessera.cli.complete import COMPLETE, candidates
 from tessera.cli.errors import CommandError
+from tessera.cli.parser import parser
+from tessera.cli.told import Told
 
-COMMANDS = (cost,)
-"""Modules with `add(commands)`, which sets `run`: arguments in, text out, or a CommandError."""
+_INTERRUPTED = 130
+"""What shells expect of a program that Ctrl-C ended."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point; exits with 1 and a sentence when a command cannot do what was asked."""
-    asked = parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    program = "kubectl tessera" if Path(sys.argv[0]).name == "kubectl-tessera" else "tessera"
+    if words[:1] == [COMPLETE]:
+        sys.stdout.writelines(f"{word}\n" for word in candidates(words[1:]))
+        return
+    asked = parser(program).parse_args(words)
+    command = " ".join(filter(None, (program, asked.command, getattr(asked, "deed", None))))
+    _log_as(command)
     try:
-        sys.stdout.write(asked.run(asked))
+        told: Told = importlib.import_module(asked.module).run(asked)
+        _print(told.text)
     except CommandError as error:
-        sys.exit(f"tessera {asked.command}: {error}")
+        sys.exit(f"{command}: {error}")
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)
+    except Exception as error:  # noqa: BLE001 - nobody at a terminal shall meet a traceback
+        _blame(command, error)
+    if told.code:
+        sys.exit(told.code)
 
 
-def parser() -> argparse.ArgumentParser:
-    """All commands with their options."""
-    made = argparse.ArgumentParser(
-        prog="tessera", description="Looks at the inference fleets of a cluster."
+def _log_as(command: str) -> None:
+    """What adapters log stands on stderr as a sentence."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Sentences(f"{command}: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.ERROR)
+
+
+class _Sentences(logging.Formatter):
+    """Log records without tracebacks."""
+
+    @override
+    def formatException(self, ei: object) -> str:
+        del ei
+        return ""
+
+
+def _print(text: str) -> None:
+    """A reader that leaves early, such as head, is no error."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _blame(command: str, error: Exception) -> NoReturn:
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "?"
+    sys.exit(
+        f"{command}: a fault of Tessera: {type(error).__name__} at {where}: {error}. Please report "
+        "it, best with the file that tessera snapshot save writes"
     )
-    commands = made.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command in COMMANDS:
-        command.add(commands)
-    return made
 
 
 if __name__ == "__main__":

@@ -83,6 +83,27 @@ def scale(policy: ScalingSpec, load: Load, memory: Memory) -> Scale:
     return Scale(replicas=replicas, reason=reason, message=message, memory=memory)
 
 
+def is_steady(decided: Scale, at: datetime) -> bool:
+    """The same readings will decide the same, however often: nothing is on its way."""
+    memory, number = decided.memory, decided.replicas
+    windows = [count.replicas for count in (*memory.lows, *memory.highs)]
+    return windows in ([number, number], []) and memory.counts[-1].at < at
+
+
+def held(memory: Memory, at: datetime) -> Memory:
+    """The memory after the last wish was repeated until a moment."""
+    return replace(memory, lows=_until(memory.lows, at), highs=_until(memory.highs, at))
+
+
+def _until(window: tuple[Count, ...], at: datetime) -> tuple[Count, ...]:
+    return (*window[:-1], Count(at, window[-1].replicas)) if window else ()
+
+
+def wished(policy: ScalingSpec, load: Load, current: int) -> int:
+    """What one reading asks for within the bounds, before windows and steps."""
+    return _bounded(policy, _wish(policy, load, current).replicas)
+
+
 def cap(decided: Scale, replicas: int, message: str, at: datetime) -> Scale:
     """The decision after somebody granted less; the windows keep what was wished."""
     counts = tuple(count for count in decided.memory.counts if count.at < at)

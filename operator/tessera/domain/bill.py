@@ -101,13 +101,13 @@ def accrue(bill: Bill, snapshot: Snapshot, views: Sequence[PoolView]) -> Bill:
         return replace(bill, as_of=end, since=end)
     if end <= begin:
         return bill
-    busy, pods = _busy(snapshot), _by_node(snapshot.pods)
+    working, pods = busy(snapshot), _by_node(snapshot.pods)
     specs = {view.pool.name: view.pool.spec for view in views if view.pool.spec is not None}
     parts: Counter[Line] = Counter()
     for node in snapshot.nodes:
         if (pool := _pool_of(node, specs)) is not None:
             held = pods.get(node.name, ())
-            holding = _Holding(pool=pool, spec=specs[pool], node=node, pods=held, busy=busy)
+            holding = _Holding(pool=pool, spec=specs[pool], node=node, pods=held, busy=working)
             for line, charged in holding.charges(begin, end):
                 parts[line] += charged
     return _credited(replace(bill, as_of=end, since=bill.since or begin), parts)
@@ -122,7 +122,7 @@ def _by_node(pods: Sequence[Pod]) -> Mapping[str, Sequence[Pod]]:
     return found
 
 
-def _busy(snapshot: Snapshot) -> Mapping[Ref, datetime]:
+def busy(snapshot: Snapshot) -> Mapping[Ref, datetime]:
     """Since when replicas work on requests; a reading tells of no more than the time before it."""
     readings = snapshot.readings
     if readings is None or readings.problem is not None or snapshot.at - readings.at > FRESH:

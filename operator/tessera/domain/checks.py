@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 from tessera.api.accelerator_pool import Tier
 from tessera.api.inference_service import InferenceServiceSpec, ModelShape
-from tessera.domain import vllm_flags
+from tessera.domain import pod_template, vllm_flags
 from tessera.domain.catalog import models
 from tessera.domain.reasons import Accepted
 from tessera.domain.sizing import DEFAULT_MAX_MODEL_LEN
@@ -173,10 +173,20 @@ def _interactive_stays_off_spot(spec: InferenceServiceSpec, pools: Tiers) -> Ite
             )
 
 
+def _pod_template_is_free_and_valid(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
+    for reason, found in (
+        (Accepted.POD_TEMPLATE_RESERVED, pod_template.reserved(spec.pod_template)),
+        (Accepted.POD_TEMPLATE_INVALID, pod_template.malformed(spec.pod_template)),
+    ):
+        for field, message in found:
+            yield Denial(reason=reason, field=field, message=message)
+
+
 CHECKS: tuple[Check, ...] = (
     _context_suits_the_model,
     _adapters_have_names_of_their_own,
     _flags_are_free_and_valid,
+    _pod_template_is_free_and_valid,
     _pools_exist,
     _interactive_stays_off_spot,
 )

@@ -16,10 +16,8 @@ def load_of(pods: Sequence[Pod], readings: Readings | None, replicas: int, now: 
     One replica that has taken requests for a while and cannot be read makes the sum unknown: a
     missing reading is not zero.
     """
-    serving = [pod for pod in pods if pod.ready_since is not None and pod.serving]
-    by_pod: Mapping[Ref, PodReading] = {}
-    if readings is not None and readings.problem is None and now - readings.at <= FRESH:
-        by_pod = readings.pods
+    serving = [pod for pod in pods if pod.takes_requests and pod.serving]
+    by_pod = read(readings, now)
     found = [(by_pod.get(pod.ref, PodReading()), _is_young(pod, now)) for pod in serving]
     waiting = _known([(reading.waiting, young) for reading, young in found])
     activity = _known([(reading.activity, young) for reading, young in found])
@@ -30,6 +28,19 @@ def load_of(pods: Sequence[Pod], readings: Readings | None, replicas: int, now: 
         waiting=None if waiting is None else sum(waiting),
         activity=None if activity is None else sum(activity) / len(activity),
     )
+
+
+def read(readings: Readings | None, now: datetime) -> Mapping[Ref, PodReading]:
+    """What may be believed of the readings; nothing when they are old or failed."""
+    if readings is None or readings.problem is not None or now - readings.at > FRESH:
+        return {}
+    return readings.pods
+
+
+def grown_up(pods: Sequence[Pod], now: datetime) -> datetime | None:
+    """When the next of the young replicas will need a reading; time alone changes the load then."""
+    young = [pod.ready_since + FRESH for pod in pods if pod.ready_since and _is_young(pod, now)]
+    return min(young, default=None)
 
 
 def _is_young(pod: Pod, now: datetime) -> bool:

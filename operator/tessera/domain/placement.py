@@ -51,6 +51,15 @@ class Placement:
     choice: Choice | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Considered:
+    """Hardware that was looked at, and whether the model fits."""
+
+    offer: Offer
+    demand: Demand
+    fit: Fit | Misfit
+
+
 Rank = Callable[[Choice], tuple[float, float, str]]
 """Sort key of choices: the least is the best."""
 
@@ -93,20 +102,26 @@ def place(  # noqa: PLR0913 - two of them only batches need
             f"spec.placement.pools: the pools allowed are priced in {len(currencies)} currencies "
             f"({', '.join(sorted(currencies))}), which cannot be compared; name pools of one",
         )
-    sized = [_sized(demand, offer.hardware) for offer, demand in _pairs(spec, shape, offers)]
+    sized = considered(spec, shape, offers)
     choices = sorted(
-        (
-            Choice(offer=offer, fit=fit)
-            for (offer, _), fit in zip(_pairs(spec, shape, offers), sized, strict=True)
-            if isinstance(fit, Fit)
-        ),
+        (Choice(offer=one.offer, fit=one.fit) for one in sized if isinstance(one.fit, Fit)),
         key=rank,
     )
     if not choices:
-        return _misfit(spec, [one for one in sized if isinstance(one, Misfit)])
+        return _misfit(spec, [one.fit for one in sized if isinstance(one.fit, Misfit)])
     staying = [choice for choice in choices if choice.variant == current]
     roomy = [choice for choice in choices if room(choice.offer, taken) >= floor]
     return _placed((staying or roomy or choices)[0], choices)
+
+
+def considered(
+    spec: InferenceServiceSpec, shape: ModelShape, offers: Sequence[Offer]
+) -> list[Considered]:
+    """Every offer in every precision that the owner accepts, sized."""
+    return [
+        Considered(offer=offer, demand=demand, fit=_sized(demand, offer.hardware))
+        for offer, demand in _pairs(spec, shape, offers)
+    ]
 
 
 def _pairs(

@@ -1,30 +1,47 @@
 """The decision for the whole fleet: one snapshot in, one plan out."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import date, datetime, timedelta
 
 from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
 from tessera.api.inference_service import Scaling as ScalingSpec
-from tessera.api.recipe import Platform
+from tessera.api.recipe import Recipe
 from tessera.domain import autoscale
 from tessera.domain.autoscale import Count, Memory, Scale
 from tessera.domain.batch import batches
 from tessera.domain.batch.allotment import BatchAllotment
+from tessera.domain.batch.facts import VolumeClaim
 from tessera.domain.batch.names import payer
 from tessera.domain.budget.budgets import BudgetView, by_namespace, open_budgets
 from tessera.domain.budget.meter import Meter
 from tessera.domain.budget.purse import HOLD, Claim, Funding, Purse, fund
 from tessera.domain.checks import check, flags_unchecked
 from tessera.domain.drain import Drain, drain
-from tessera.domain.load import load_of
-from tessera.domain.model.prepare import Preparation, prepare, recalled
+from tessera.domain.kept import Last
+from tessera.domain.load import grown_up, load_of, read
+from tessera.domain.model.facts import ErrandJob
+from tessera.domain.model.prepare import Preparation, claim_of, fetched, prepare, recalled
 from tessera.domain.placement import ANY, STEADY, Choice, Placement, place, room
 from tessera.domain.pools import PoolView, discover, tiers
 from tessera.domain.readiness import must_ask
 from tessera.domain.reasons import Accepted, Placed, Scaling, Verdict
-from tessera.domain.snapshot import Pod, Ref, Service, Snapshot, Workload
+from tessera.domain.recipe import Making, filled_spec, making
+from tessera.domain.revision import Pin, pin, pinned_spec
+from tessera.domain.rollout import surges
+from tessera.domain.snapshot import (
+    Node,
+    Pod,
+    PodReading,
+    Ref,
+    Resolution,
+    Service,
+    Snapshot,
+    Watch,
+    Workload,
+)
+from tessera.domain.stall import Inspection, Stall, Suspect, inspect
 
 Taken = Counter[tuple[str, str]]
 """Devices that services hold, by pool and resource."""
@@ -44,8 +61,6 @@ class Allotment:
     placement: Placement
     scale: Scale
     drain: Drain
-    platform: Platform = field(default_factory=Platform)
-    """The surroundings of its engines."""
     preparation: Preparation | None = None
     """How far its model is; None for a spec that was not accepted for another reason."""
     surge: bool = False
@@ -58,6 +73,24 @@ class Allotment:
     """Deployments of former variants that may go now."""
     ask: bool = False
     """The service is to be asked for a token."""
+    stall: Stall = field(default_factory=Stall)
+    """An engine that stands still, and what is done about it."""
+    pin: Pin = field(default_factory=Pin)
+    """Which weights are loaded, and what to ask a hub before anything is made."""
+    making: Making | None = None
+    """By what the replicas are made; None while there is no choice."""
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.making.recipe if self.making else Recipe()
+
+    @property
+    def built(self) -> InferenceServiceSpec | None:
+        """The spec as the replicas are made from it: defaults and revision as they were kept."""
+        spec = self.service.spec
+        if spec is None or self.making is None:
+            return spec
+        return pinned_spec(filled_spec(spec, self.making.kept.filled), self.pin)
 
     @property
     def choice(self) -> Choice | None:
@@ -72,6 +105,10 @@ class Plan:
     budgets: tuple[BudgetView, ...] = ()
     allotments: Mapping[Ref, Allotment] = field(default_factory=dict)
     batches: Mapping[Ref, BatchAllotment] = field(default_factory=dict)
+    watches: Mapping[Ref, Watch] = field(default_factory=dict)
+    """What is known of the engines, for the next snapshot."""
+    suspects: tuple[Suspect, ...] = ()
+    """Replicas to be asked how many requests they hold."""
 
     @property
     def memory(self) -> Mapping[Ref, Memory]:
@@ -100,6 +137,7 @@ class _Holding:
 
     pods: tuple[Pod, ...] = ()
     workloads: tuple[Workload, ...] = ()
+    errands: tuple[ErrandJob, ...] = ()
 
     def of(self, variant: str) -> Workload | None:
         return next((one for one in self.workloads if one.variant == variant), None)
@@ -117,43 +155,199 @@ class _Draft:
     preparation: Preparation | None = None
 
 
-def plan(snapshot: Snapshot) -> Plan:
+@dataclass(frozen=True, slots=True)
+class _MadeOf:
+    """All that an allotment follows from but the moment."""
+
+    draft: _Draft
+    funding: Funding | None
+    resolution: Resolution | None
+    claim: VolumeClaim | None
+    """That of its model's files, if it has one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _KeptDraft:
+    """A draft, and all that it was made of."""
+
+    service: Service
+    draft: _Draft
+    views: Sequence[PoolView]
+    readings: tuple[PodReading | None, ...]
+    until: datetime | None
+    """From then on time alone may change it."""
+
+
+class Kept:
+    """What earlier plans found, kept by the identity of what it was made of.
+
+    With it a turn costs what changed and not what there is. A plan comes out the same without it,
+    but for moments in the autoscaler's memory, which are brought up to date when they matter.
+    """
+
+    def __init__(self) -> None:
+        self.at: datetime | None = None
+        self.views = Last(discover)
+        self.recalled = Last(self._recalled)
+        self.holdings = Last(self._holdings)
+        self.ranked = Last(_ranked)
+        self.drafts: dict[Ref, _KeptDraft] = {}
+        self.allotments: Mapping[Ref, Allotment] = {}
+        self.made_of: dict[Ref, _MadeOf] = {}
+        self._held: Mapping[Ref, _Holding] = {}
+        self._known: Mapping[Ref, tuple[Service, Service]] = {}
+        self._day = date.min
+
+    def day(self, at: datetime) -> date:
+        """The date of a moment, the same object for a whole day."""
+        if at.date() != self._day:
+            self._day = at.date()
+        return self._day
+
+    def _recalled(self, services: tuple[Service, ...]) -> tuple[Service, ...]:
+        """With the shapes that were read; a service that did not change is the same object."""
+        old = self._known
+        self._known = {
+            one.ref: old[one.ref]
+            if one.ref in old and old[one.ref][0] is one
+            else (one, recalled(one))
+            for one in services
+        }
+        found = tuple([self._known[one.ref][1] for one in services])
+        same = all(new is one for new, one in zip(found, services, strict=True))
+        return services if same else found
+
+    def _holdings(
+        self,
+        services: Sequence[Service],
+        pods: Sequence[Pod],
+        workloads: Sequence[Workload],
+        nodes: Sequence[Node],
+        errands: Sequence[ErrandJob],
+    ) -> Mapping[Ref, _Holding]:
+        old, new = self._held, _holdings(services, pods, workloads, nodes, errands)
+        self._held = {
+            ref: old[ref] if ref in old and old[ref] == holding else holding
+            for ref, holding in new.items()
+        }
+        return self._held
+
+
+def plan(snapshot: Snapshot, kept: Kept | None = None) -> Plan:
     """Decide for every service; the order of the input does not matter.
 
     Services that run keep their hardware before new ones choose; beyond that names decide. A
     service whose planning raises is set aside, and the rest is planned.
     """
-    snapshot = replace(snapshot, services=tuple(map(recalled, snapshot.services)))
-    views = discover(snapshot.pools, snapshot.nodes, snapshot.at.date())
+    kept = kept or Kept()
+    snapshot = replace(snapshot, services=kept.recalled(snapshot.services))
+    views = kept.views(snapshot.pools, snapshot.nodes, kept.day(snapshot.at))
     budgets = open_budgets(snapshot, views)
     taken: Taken = Counter()
-    drafts = _drafts(snapshot, views, taken)
+    drafts = _drafts(snapshot, views, taken, kept)
     runs = batches.drafted(snapshot, views, taken)
     granted = _granted(snapshot, drafts, runs, budgets)
+    kept.allotments, inspections = _allotments(snapshot, drafts, granted, taken, kept)
+    kept.at = snapshot.at
     return Plan(
         pools=views,
         budgets=budgets,
-        allotments={
-            ref: _finished(snapshot, drafts[ref], granted.get(ref), taken) for ref in sorted(drafts)
-        },
+        allotments=kept.allotments,
+        watches={pod: watch for one in inspections for pod, watch in one.watches.items()},
+        suspects=tuple(suspect for one in inspections for suspect in one.suspects),
         batches={ref: batches.finished(runs[ref], granted.get(payer(ref))) for ref in sorted(runs)},
     )
 
 
-def _drafts(snapshot: Snapshot, views: Sequence[PoolView], taken: Taken) -> Mapping[Ref, _Draft]:
-    holdings = _holdings(snapshot)
-    drafts = {}
-    for service in sorted(
-        snapshot.services, key=lambda one: (not holdings[one.ref].workloads, one.ref)
-    ):
-        holding = holdings[service.ref]
-        try:
-            draft = _draft(snapshot, service, holding, views, taken)
-        except Exception as error:  # noqa: BLE001 - one bad service must not stop the fleet
-            draft = _held(snapshot, service, holding, _blame(error))
-        drafts[service.ref] = draft
-        _take(taken, draft)
+def _drafts(
+    snapshot: Snapshot, views: Sequence[PoolView], taken: Taken, kept: Kept
+) -> Mapping[Ref, _Draft]:
+    """In the order in which they choose."""
+    holdings = kept.holdings(
+        snapshot.services, snapshot.pods, snapshot.workloads, snapshot.nodes, snapshot.errands
+    )
+    believed = read(snapshot.readings, snapshot.at)
+    drafts, known = {}, {}
+    for service in kept.ranked(snapshot.services, holdings):
+        ref, holding = service.ref, holdings[service.ref]
+        readings = tuple([believed.get(pod.ref) for pod in holding.pods])
+        old = kept.drafts.get(ref)
+        if old is None or not _still_holds(old, snapshot, service, holding, views, readings):
+            memory = _memory(snapshot, service, old, kept)
+            draft = _tried(snapshot, service, holding, views, taken, memory)
+            until = _until(snapshot, draft)
+            old = _KeptDraft(
+                service=service, draft=draft, views=views, readings=readings, until=until
+            )
+        known[ref] = old
+        drafts[ref] = old.draft
+        _take(taken, old.draft)
+    kept.drafts = known
     return drafts
+
+
+def _still_holds(
+    old: _KeptDraft,
+    snapshot: Snapshot,
+    service: Service,
+    holding: _Holding,
+    views: Sequence[PoolView],
+    readings: tuple[PodReading | None, ...],
+) -> bool:
+    draft = old.draft
+    return (
+        old.service is service
+        and draft.holding is holding
+        and old.views is views
+        and snapshot.memory.get(service.ref) is draft.scale.memory
+        and (old.until is None or snapshot.at < old.until)
+        and old.readings == readings
+    )
+
+
+def _until(snapshot: Snapshot, draft: _Draft) -> datetime | None:
+    """How long equal input makes the same draft; no time where others' devices count too."""
+    choice, workloads = draft.placement.choice, draft.holding.workloads
+    if draft.accepted.reason is Accepted.PLANNER_ERROR:
+        return snapshot.at
+    if draft.preparation is not None and draft.preparation.pending:
+        return snapshot.at
+    if choice is None:
+        return None
+    moving = not workloads or workloads[0].variant != choice.variant
+    if moving or not autoscale.is_steady(draft.scale, snapshot.at):
+        return snapshot.at
+    return grown_up(draft.holding.pods, snapshot.at)
+
+
+def _memory(snapshot: Snapshot, service: Service, old: _KeptDraft | None, kept: Kept) -> Memory:
+    """What is remembered; while a draft was kept, its last wish was repeated until now."""
+    memory = snapshot.memory.get(service.ref) or remembered(service.status)
+    if old is None or kept.at is None or memory is not old.draft.scale.memory:
+        return memory
+    return autoscale.held(memory, kept.at)
+
+
+def _ranked(services: Sequence[Service], holdings: Mapping[Ref, _Holding]) -> Sequence[Service]:
+    """In the order in which they choose: those that run before new ones."""
+    return sorted(
+        services,
+        key=lambda one: (not holdings[one.ref].workloads, one.ref),
+    )
+
+
+def _tried(
+    snapshot: Snapshot,
+    service: Service,
+    holding: _Holding,
+    views: Sequence[PoolView],
+    taken: Taken,
+    memory: Memory,
+) -> _Draft:
+    try:
+        return _draft(snapshot, service, holding, views, taken, memory)
+    except Exception as error:  # noqa: BLE001 - one bad service must not stop the fleet
+        return _held(service, holding, _blame(error), memory)
 
 
 def _granted(
@@ -213,9 +407,67 @@ def _claims(snapshot: Snapshot, draft: _Draft) -> tuple[Claim, ...]:
     return (claim,)
 
 
-def _finished(
-    snapshot: Snapshot, draft: _Draft, funding: Funding | None, taken: Mapping[tuple[str, str], int]
+def _allotments(
+    snapshot: Snapshot,
+    drafts: Mapping[Ref, _Draft],
+    granted: Mapping[Ref, Funding],
+    taken: Mapping[tuple[str, str], int],
+    kept: Kept,
+) -> tuple[Mapping[Ref, Allotment], Sequence[Inspection]]:
+    """The same mapping as before when nothing in it changed; and what was found of the engines."""
+    found, made_of, inspections = {}, {}, []
+    resolutions = snapshot.resolutions or {}
+    for ref, draft in drafts.items():
+        funding, old = granted.get(ref), kept.allotments.get(ref)
+        asked = resolutions.get(ref)
+        made = _MadeOf(draft, funding, asked, snapshot.claims.get(claim_of(ref)))
+        if old is None or not _still_allotted(old, made, kept.made_of[ref]):
+            old = _finished(snapshot, draft, funding)
+        inspection = _inspected(snapshot, old)
+        inspections.append(inspection)
+        found[ref] = _timely(snapshot, old, draft, taken, inspection.stall)
+        made_of[ref] = made
+    kept.made_of = made_of
+    old_ones = kept.allotments
+    if len(found) == len(old_ones) and all(old_ones.get(ref) is one for ref, one in found.items()):
+        return old_ones, inspections
+    return found, inspections
+
+
+def _still_allotted(old: Allotment, made_of: _MadeOf, before: _MadeOf) -> bool:
+    """Who drains, who was refused something, and whose model is not ready, is looked at in every
+    turn."""
+    return (
+        before.draft is made_of.draft
+        and before.funding == made_of.funding
+        and before.resolution is made_of.resolution
+        and before.claim == made_of.claim
+        and (made_of.funding is None or made_of.funding.shortage is None)
+        and not old.drain.leaving
+        and not (old.preparation is not None and old.preparation.pending)
+    )
+
+
+def _timely(
+    snapshot: Snapshot,
+    one: Allotment,
+    draft: _Draft,
+    taken: Mapping[tuple[str, str], int],
+    stall: Stall,
 ) -> Allotment:
+    """With what depends on the moment and on everybody else."""
+    choice = draft.placement.choice
+    if choice is None:
+        return one
+    ask = must_ask(snapshot, one.service, one.pods)
+    pods = [pod for pod in one.pods if pod.variant == choice.variant]
+    roomy = _roomy(draft, choice, one.scale, taken)
+    surge = surges(one.workload, pods, snapshot.at, room=roomy)
+    same = ask is one.ask and surge is one.surge and stall == one.stall
+    return one if same else replace(one, ask=ask, surge=surge, stall=stall)
+
+
+def _finished(snapshot: Snapshot, draft: _Draft, funding: Funding | None) -> Allotment:
     """The allotment for what was granted."""
     choice, holding, service = draft.placement.choice, draft.holding, draft.service
     scale = draft.scale
@@ -227,7 +479,6 @@ def _finished(
         placement=draft.placement,
         scale=scale,
         drain=Drain(keep=scale.replicas),
-        platform=snapshot.platform,
         preparation=draft.preparation,
         pods=holding.pods,
         workload=holding.workloads[0] if holding.workloads else None,
@@ -236,14 +487,44 @@ def _finished(
         return told
     workload = holding.of(choice.variant)
     pods = tuple(pod for pod in holding.pods if pod.variant == choice.variant)
+    pinned = pin(service, service.spec, workload, snapshot.resolutions)
+    made = making(snapshot, service, service.spec, choice, workload)
+    preparation = draft.preparation
     return replace(
         told,
+        placement=replace(draft.placement, choice=made.choice),
+        pin=pinned,
+        preparation=preparation and fetched(snapshot, service, preparation, pinned),
+        making=made,
         drain=drain(snapshot, workload, scale.replicas, pods, service.spec.drain.timeout),
         workload=workload,
         retired=_retired(holding, pods, choice.variant, scale.replicas),
-        ask=must_ask(snapshot, service, holding.pods),
-        surge=room(choice.offer, taken) > 0,
     )
+
+
+def _inspected(snapshot: Snapshot, one: Allotment) -> Inspection:
+    """The engines of a service that is placed; elsewhere nothing is touched."""
+    choice, spec = one.choice, one.service.spec
+    if choice is None or spec is None:
+        return Inspection()
+    return inspect(
+        snapshot,
+        one.service,
+        choice.fit,
+        [pod for pod in one.pods if pod.variant == choice.variant],
+        leaving=one.drain.leaving,
+        floor=min(_floor(spec), one.scale.replicas),
+    )
+
+
+def _roomy(
+    draft: _Draft, choice: Choice, scale: Scale, taken: Mapping[tuple[str, str], int]
+) -> bool:
+    """Is there room beyond the wanted replicas? What comes and goes in a rollout does not count."""
+    hardware = choice.offer.hardware
+    key = choice.offer.pool, hardware.resource
+    others = taken.get(key, 0) - _held_replicas(draft) * hardware.devices
+    return room(choice.offer, {key: others}) > scale.replicas
 
 
 def scaling_of(spec: InferenceServiceSpec) -> ScalingSpec:
@@ -251,20 +532,38 @@ def scaling_of(spec: InferenceServiceSpec) -> ScalingSpec:
     return spec.scaling or _DEFAULT_SCALING
 
 
-def _holdings(snapshot: Snapshot) -> Mapping[Ref, _Holding]:
-    pods: dict[Ref, list[Pod]] = defaultdict(list)
-    for pod in snapshot.pods:
-        pods[pod.service].append(pod)
-    workloads: dict[Ref, list[Workload]] = defaultdict(list)
-    for workload in snapshot.workloads:
-        workloads[workload.service].append(workload)
+def _holdings(
+    services: Sequence[Service],
+    pods: Sequence[Pod],
+    workloads: Sequence[Workload],
+    nodes: Sequence[Node],
+    errands: Sequence[ErrandJob],
+) -> Mapping[Ref, _Holding]:
+    theirs: dict[Ref, list[Pod]] = defaultdict(list)
+    answering = {node.name for node in nodes if node.alive}
+    for pod in pods:
+        if not _is_stuck(pod, answering):
+            theirs[pod.service].append(pod)
+    made: dict[Ref, list[Workload]] = defaultdict(list)
+    for workload in workloads:
+        made[workload.service].append(workload)
+    sent: dict[Ref, list[ErrandJob]] = defaultdict(list)
+    for job in errands:
+        sent[job.service].append(job)
     return {
         service.ref: _Holding(
-            pods=tuple(sorted(pods[service.ref], key=lambda pod: pod.ref)),
-            workloads=tuple(sorted(workloads[service.ref], key=lambda one: one.ref)),
+            pods=tuple(sorted(theirs.get(service.ref, ()), key=lambda pod: pod.ref)),
+            workloads=tuple(sorted(made.get(service.ref, ()), key=lambda one: one.ref)),
+            errands=tuple(sorted(sent.get(service.ref, ()), key=lambda one: one.ref)),
         )
-        for service in snapshot.services
+        for service in services
     }
+
+
+def _is_stuck(pod: Pod, answering: Collection[str]) -> bool:
+    """A pod that ends on a node that does not answer may do so for ever: it is no replica any more,
+    and what it held is not offered to others either."""
+    return pod.leaving and pod.node is not None and pod.node not in answering
 
 
 def _draft(
@@ -273,20 +572,21 @@ def _draft(
     holding: _Holding,
     views: Sequence[PoolView],
     taken: Taken,
+    memory: Memory,
 ) -> _Draft:
     spec = service.spec
     if spec is None:
         told = service.problem or "spec: unreadable"
-        return _held(snapshot, service, holding, Verdict(Accepted.SPEC_UNREADABLE, told))
+        return _held(service, holding, Verdict(Accepted.SPEC_UNREADABLE, told), memory)
     preparation = prepare(snapshot, service, spec)
     spec = preparation.spec
     service = replace(service, spec=spec)
     denials = check(spec, tiers(views))
     if denials:
         told = "; ".join(denial.sentence for denial in denials)
-        return _held(snapshot, service, holding, Verdict(denials[0].reason, told))
+        return _held(service, holding, Verdict(denials[0].reason, told), memory)
     if preparation.unknown is not None:
-        held = _held(snapshot, service, holding, preparation.unknown)
+        held = _held(service, holding, preparation.unknown, memory)
         return replace(held, preparation=preparation)
     placement = place(
         spec,
@@ -303,7 +603,7 @@ def _draft(
         else Verdict(Accepted.FLAGS_UNCHECKED, warning)
     )
     if placement.choice is None:
-        held = _held(snapshot, service, holding, accepted)
+        held = _held(service, holding, accepted, memory)
         return replace(held, placement=placement, preparation=preparation)
     variant = placement.choice.variant
     pods = tuple(pod for pod in holding.pods if pod.variant == variant)
@@ -313,33 +613,38 @@ def _draft(
         accepted=accepted,
         placement=placement,
         preparation=preparation,
-        scale=_scale(snapshot, service, spec, pods, holding.of(variant)),
+        scale=_scale(snapshot, spec, pods, holding.of(variant), memory),
     )
 
 
 def _scale(
     snapshot: Snapshot,
-    service: Service,
     spec: InferenceServiceSpec,
     pods: Sequence[Pod],
     workload: Workload | None,
+    memory: Memory,
 ) -> Scale:
     if spec.replicas is not None:
-        return Scale(
-            replicas=spec.replicas,
-            reason=Scaling.SET_BY_USER,
-            message=f"spec.replicas is {spec.replicas}",
-            memory=Memory(counts=(Count(snapshot.at, spec.replicas),)),
-        )
+        return _fixed(spec.replicas, memory, snapshot.at)
     policy = scaling_of(spec)
     existing = workload.replicas if workload else policy.min_replicas
-    memory = snapshot.memory.get(service.ref) or remembered(service.status)
     return autoscale.scale(policy, load_of(pods, snapshot.readings, existing, snapshot.at), memory)
+
+
+def _fixed(replicas: int, memory: Memory, at: datetime) -> Scale:
+    known = [count.replicas for count in memory.counts] == [replicas]
+    counts = memory.counts if known else (Count(at, replicas),)
+    return Scale(
+        replicas=replicas,
+        reason=Scaling.SET_BY_USER,
+        message=f"spec.replicas is {replicas}",
+        memory=memory if known and not memory.lows else Memory(counts=counts),
+    )
 
 
 def _retired(holding: _Holding, pods: Sequence[Pod], variant: str, wanted: int) -> tuple[Ref, ...]:
     """Former variants stay until the new one is up, unless they sit on the hardware it needs."""
-    up = sum(pod.ready_since is not None for pod in pods) >= wanted
+    up = sum(pod.takes_requests for pod in pods) >= wanted
     blocked = any(pod.unschedulable for pod in pods)
     if not (up or blocked):
         return ()
@@ -354,7 +659,7 @@ def remembered(status: InferenceServiceStatus) -> Memory:
 
 
 def _held(
-    snapshot: Snapshot, service: Service, holding: _Holding, accepted: Verdict[Accepted]
+    service: Service, holding: _Holding, accepted: Verdict[Accepted], memory: Memory
 ) -> _Draft:
     """Nothing is decided, so whatever runs goes on as it is."""
     return _Draft(
@@ -368,7 +673,7 @@ def _held(
             replicas=holding.workloads[0].replicas if holding.workloads else 0,
             reason=Scaling.NOT_PLACED,
             message="what runs is left as it is",
-            memory=snapshot.memory.get(service.ref) or remembered(service.status),
+            memory=memory,
         ),
     )
 
@@ -389,5 +694,8 @@ def _take(taken: Taken, draft: _Draft) -> None:
     choice = draft.placement.choice
     if choice is not None:
         hardware = choice.offer.hardware
-        replicas = max(draft.scale.replicas, len(draft.holding.pods))
-        taken[choice.offer.pool, hardware.resource] += replicas * hardware.devices
+        taken[choice.offer.pool, hardware.resource] += _held_replicas(draft) * hardware.devices
+
+
+def _held_replicas(draft: _Draft) -> int:
+    return max(draft.scale.replicas, len(draft.holding.pods))

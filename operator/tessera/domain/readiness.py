@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from tessera.api.meta import Condition
-from tessera.domain.reasons import Ready, Verdict
+from tessera.domain.reasons import Progressing, Ready, Verdict
 from tessera.domain.snapshot import Answer, Pod, Service, Snapshot
 
 QUIET = timedelta(minutes=5)
@@ -13,17 +13,23 @@ RETRY = timedelta(seconds=5)
 """After a failure it is asked again this soon."""
 
 
-def ready(snapshot: Snapshot, service: Service, wanted: int, pods: Sequence[Pod]) -> Verdict[Ready]:
+def ready(
+    snapshot: Snapshot,
+    service: Service,
+    wanted: int,
+    pods: Sequence[Pod],
+    trouble: Verdict[Progressing] | None = None,
+) -> Verdict[Ready]:
     """Judge a placed service by its replicas and its last answer.
 
     Once answered it stays ready while any replica takes requests, until a completion fails.
+    `trouble` is why replicas do not come up.
     """
     if wanted == 0:
         return Verdict(Ready.SCALED_TO_ZERO, "spec.replicas is 0")
-    if not any(pod.ready_since for pod in pods):
-        return Verdict(
-            Ready.NO_REPLICA_READY, f"0 of {wanted} replicas take requests{_words(pods)}"
-        )
+    if not any(pod.takes_requests for pod in pods):
+        why = f"; {trouble.reason}: {trouble.message}" if trouble is not None else ""
+        return Verdict(Ready.NO_REPLICA_READY, f"0 of {wanted} replicas take requests{why}")
     answer = _answer(snapshot, service)
     if answer is not None and answer.problem is not None:
         return Verdict(Ready.NO_ANSWER, answer.problem)
@@ -34,7 +40,7 @@ def ready(snapshot: Snapshot, service: Service, wanted: int, pods: Sequence[Pod]
 
 def must_ask(snapshot: Snapshot, service: Service, pods: Sequence[Pod]) -> bool:
     """Is it time to ask the service for a token?"""
-    if not any(pod.ready_since for pod in pods):
+    if not any(pod.takes_requests for pod in pods):
         return False
     answer = _answer(snapshot, service)
     if answer is None:
@@ -63,11 +69,3 @@ def _was_ready(service: Service) -> bool:
 def _condition(service: Service) -> Condition | None:
     found = (one for one in service.status.conditions if one.type == "Ready")
     return next(found, None)
-
-
-def _words(pods: Sequence[Pod]) -> str:
-    """What the first replica in trouble said last."""
-    for pod in pods:
-        if pod.trouble:
-            return f"; {pod.ref.name}: {pod.trouble}: {pod.last_words[-400:]}".rstrip(": ")
-    return ""

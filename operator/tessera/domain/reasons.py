@@ -64,6 +64,14 @@ class Accepted(Reason):
         "FlagInvalid",
         "`engine.extraArgs` holds a flag or a value that this engine version refuses.",
     )
+    POD_TEMPLATE_RESERVED = (
+        "PodTemplateReserved",
+        "`spec.podTemplate` holds a name that Tessera or the cluster sets itself.",
+    )
+    POD_TEMPLATE_INVALID = (
+        "PodTemplateInvalid",
+        "`spec.podTemplate` holds a key that Kubernetes refuses.",
+    )
     INTERACTIVE_ON_SPOT = (
         "InteractiveOnSpot",
         "`spec.placement.pools` names a spot pool for a service of class `interactive`.",
@@ -102,12 +110,13 @@ class Progressing(Reason):
     FETCHING_MODEL = "FetchingModel", "The model's files come onto the service's claim.", True
     FETCH_FAILED = "FetchFailed", "The model's files could not be fetched; the message says why."
     STARTING = "Starting", "Replicas are starting.", True
-    DRAINING = "Draining", "Replicas finish their streams before they leave.", True
-    ENGINE_FAILED = "EngineFailed", "The engine keeps exiting; the message has its last words."
-    ENGINE_NOT_STARTED = (
-        "EngineNotStarted",
-        "The kubelet cannot start the engine; the message has its words.",
+    RESOLVING = "Resolving", "The hub is asked which commit the revision means.", True
+    ROLLING_OUT = (
+        "RollingOut",
+        "New replicas replace old ones; the message says whether before or after these stop.",
+        True,
     )
+    DRAINING = "Draining", "Replicas finish their streams before they leave.", True
     SECRET_MISSING = (
         "SecretMissing",
         "The Secret of `spec.model.tokenSecretRef`, or its key, does not exist.",
@@ -116,7 +125,41 @@ class Progressing(Reason):
         "HubRefused",
         "The model is gated or private, and the token, if there is one, may not read it.",
     )
+    ENGINE_REFUSED_ARGUMENTS = (
+        "EngineRefusedArguments",
+        "The engine ended with exit code 2: it does not know a flag or a value; the message has "
+        "its last words.",
+    )
+    ENGINE_REFUSED_CONFIG = (
+        "EngineRefusedConfig",
+        "The engine ended with exit code 1: it cannot run as configured, or cannot load the model; "
+        "the message has its last words.",
+    )
+    ENGINE_OUT_OF_MEMORY = (
+        "EngineOutOfMemory",
+        "The kernel killed the engine for the memory of its host, not that of its GPU (OOMKilled).",
+    )
+    ENGINE_FAILED = (
+        "EngineFailed",
+        "The engine ended with another exit code and is not up again; the message has its last "
+        "words.",
+    )
+    ENGINE_STALLED = (
+        "EngineStalled",
+        "An engine holds requests and takes no step; its replica is replaced, at most one in ten "
+        "minutes.",
+    )
     IMAGE_UNAVAILABLE = "ImageUnavailable", "The engine's image cannot be pulled."
+    CONTAINER_NOT_CREATED = (
+        "ContainerNotCreated",
+        "The node cannot create the engine's container, for example without a Secret it names.",
+    )
+    QUOTA_EXCEEDED = "QuotaExceeded", "A ResourceQuota of the namespace refuses more pods."
+    POD_SECURITY_REFUSED = (
+        "PodSecurityRefused",
+        "The Pod Security Standard of the namespace refuses the pods.",
+    )
+    PODS_REFUSED = "PodsRefused", "The API server refuses the pods; the message says who and why."
     APPLY_FAILED = "ApplyFailed", "The API server refused an object of the service."
 
 
@@ -129,6 +172,45 @@ class Ready(Reason):
     NO_REPLICA_READY = "NoReplicaReady", "No replica takes requests yet."
     WAITING_FOR_ANSWER = "WaitingForAnswer", "Replicas are up; the first completion was asked."
     NO_ANSWER = "NoAnswer", "The service did not answer a completion."
+
+
+class UpdateAvailable(Reason):
+    """Would replicas be made differently now?"""
+
+    NEWEST = "Newest", "The replicas are made by the newest rules."
+    NEWER_RECIPE = (
+        "NewerRecipe",
+        "Tessera or its values changed since; the replicas stay as they are until the spec changes "
+        "or `kubectl tessera update` asks for it.",
+        True,
+    )
+    DOWNGRADED = (
+        "Downgraded",
+        "A newer Tessera made the replicas; this one rebuilt them by the newest rules it knows.",
+    )
+    NOT_PLACED = "NotPlaced", "Nothing is made while `Placed` is False."
+
+
+class Pinned(Reason):
+    """Which weights does the engine load?"""
+
+    COMMIT = "Commit", "The hub named the commit of the revision.", True
+    GIVEN = "Given", "The spec names the commit itself.", True
+    RESOLVING = "Resolving", "The hub is being asked."
+    UNPINNED = (
+        "Unpinned",
+        "The replicas were made before revisions were pinned; the revision is used as given.",
+    )
+    NOT_ASKED = "NotAsked", "No hub is asked here; the revision is used as given."
+    HUB_UNREACHABLE = (
+        "HubUnreachable",
+        "The hub did not answer, as in a cluster without a way out; the revision is used as given.",
+    )
+    TOKEN_NEEDED = (
+        "TokenNeeded",
+        "The hub wants a token, which Tessera does not read; the revision is used as given.",
+    )
+    NOT_FOUND = "NotFound", "The hub knows no such model or revision; it is used as given."
 
 
 class Scaling(Reason):
@@ -207,6 +289,12 @@ class Funded(Reason):
     NO_BUDGET = "NoBudget", "No TenantBudget names the namespace, so nothing limits its spend."
 
 
-SERVICE_CONDITIONS: tuple[type[Reason], ...] = (Accepted, Placed, Progressing, Ready)
+SERVICE_CONDITIONS: tuple[type[Reason], ...] = (
+    Accepted,
+    Placed,
+    Progressing,
+    Ready,
+    UpdateAvailable,
+)
 POOL_CONDITIONS: tuple[type[Reason], ...] = (PoolAccepted, Discovered)
 BUDGET_CONDITIONS: tuple[type[Reason], ...] = (BudgetAccepted, Funded)

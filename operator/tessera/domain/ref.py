@@ -1,13 +1,12 @@
 """How one object is named."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from typing_extensions import override
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Ref:
-    """Namespace and name."""
+class Ref(NamedTuple):
+    """Namespace and name; a tuple, since a turn hashes and compares tens of thousands of them."""
 
     namespace: str
     name: str

@@ -2,18 +2,24 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from tessera.api.accelerator_pool import AcceleratorPoolSpec, AcceleratorPoolStatus
 from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
-from tessera.api.recipe import Platform
+from tessera.api.recipe import Platform, Recipe
 from tessera.api.tenant_budget import TenantBudgetSpec, TenantBudgetStatus
 from tessera.domain.autoscale import Memory
 from tessera.domain.batch.facts import Asked, Batch, BatchJob, VolumeClaim
 from tessera.domain.budget.meter import Meter
 from tessera.domain.model.facts import ErrandJob, ErrandRun
 from tessera.domain.model.reports import Fetched
+from tessera.domain.reasons import Pinned
 from tessera.domain.ref import Ref as Ref  # noqa: PLC0414 - re-exported
+
+PATIENCE = timedelta(seconds=120)
+"""For so long an engine may hold requests without a step. In the field 120 s are used: what halts
+an engine in the middle of service and passes, such as a kernel compiled anew, takes tens of
+seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +31,8 @@ class Service:
     generation: int
     spec: InferenceServiceSpec | None
     problem: str | None = None
+    update: str | None = None
+    """The annotation that asks for the newest recipe and weights."""
     status: InferenceServiceStatus = field(default_factory=InferenceServiceStatus)
 
 
@@ -91,6 +99,17 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Exit:
+    """The end of one run of a container."""
+
+    code: int
+    reason: str = ""
+    """The kubelet's word, such as OOMKilled."""
+    words: str = ""
+    """The end of its log."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Pod:
     """One replica of a service, or a pod of a batch."""
 
@@ -126,10 +145,17 @@ class Pod:
     """Why a container waits, in the kubelet's word, such as CrashLoopBackOff."""
     last_words: str = ""
     """The end of the log of the last exit, or the kubelet's message."""
+    exit: Exit | None = None
+    """How a container ended last, as long as the pod is not up again."""
     run: Run | None = None
     """Set on pods of batches; these belong to no service."""
     errand: ErrandRun | None = None
     """Set on pods of errands; these are no replicas of their service."""
+
+    @property
+    def takes_requests(self) -> bool:
+        """Ready, and not on its way out: on a dead node that may hang for ever."""
+        return self.ready_since is not None and not self.leaving
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +168,10 @@ class Workload:
     replicas: int
     settled: bool
     """Its controller has seen the newest spec, and all pods are of the newest template."""
+    refused: str | None = None
+    """What the API server said when it refused to create a pod."""
+    surge: bool = True
+    """A rollout of it starts the new before it stops the old."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +193,18 @@ class PodReading:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EngineReading:
+    """What the engine of one replica has done, as Prometheus saw it last."""
+
+    steps: float
+    """Steps in which it gave out tokens, since it started."""
+    scraped: datetime
+    """When that was counted."""
+    awake: bool | None = None
+    """False while it is asleep or paused; None is "not known"."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Readings:
     """One round of questions to Prometheus."""
 
@@ -170,6 +212,8 @@ class Readings:
     pods: Mapping[Ref, PodReading] = field(default_factory=dict)
     finished: Mapping[Ref, float] = field(default_factory=dict)
     """Requests that each service finished in the last five minutes; absent is "not known"."""
+    engines: Mapping[Ref, EngineReading] = field(default_factory=dict)
+    """By replica, apart from its load, since it differs after every scrape."""
     problem: str | None = None
     """Why nothing could be read."""
 
@@ -184,10 +228,41 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class InFlight:
-    """Requests that a draining replica still held when it was asked."""
+    """Requests that a replica held when it was asked."""
 
     at: datetime
     requests: int
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a hub is asked: which commit does a revision of a model mean?"""
+
+    repository: str
+    revision: str
+    update: str | None = None
+    """The annotation that asks; another value of it makes another question."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """What came of it."""
+
+    question: Question
+    commit: str | None
+    reason: Pinned
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watch:
+    """What was seen of an engine since its count of steps last changed."""
+
+    steps: float
+    since: datetime
+    """When this count was scraped first."""
+    busy_since: datetime | None = None
+    """Since when every look has found requests in it; None when the last one found none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,7 +270,6 @@ class Snapshot:
     """The fleet at one moment."""
 
     at: datetime
-    platform: Platform = field(default_factory=Platform)
     services: tuple[Service, ...] = ()
     pools: tuple[Pool, ...] = ()
     nodes: tuple[Node, ...] = ()
@@ -206,6 +280,10 @@ class Snapshot:
     readings: Readings | None = None
     answers: Mapping[Ref, Answer] = field(default_factory=dict)
     in_flight: Mapping[Ref, InFlight] = field(default_factory=dict)
+    watches: Mapping[Ref, Watch] = field(default_factory=dict)
+    """What the last turn knew of each replica that takes requests."""
+    patience: timedelta = PATIENCE
+    """How long an engine may hold requests without a step."""
     memory: Mapping[Ref, Memory] = field(default_factory=dict)
     batches: tuple[Batch, ...] = ()
     jobs: tuple[BatchJob, ...] = ()
@@ -222,3 +300,14 @@ class Snapshot:
     """What the budgets' tenants have spent, by the budgets' names."""
     last_seen: Mapping[str, datetime] = field(default_factory=dict)
     """When pods, by namespace/name, were last seen that may have gone while no operator ran."""
+    builder: int = 1
+    """The newest version of the rules by which manifests are built."""
+    platform: Platform = field(default_factory=Platform)
+    """The surroundings of engines, as the platform team says now."""
+    resolutions: Mapping[Ref, Resolution] | None = None
+    """What the hub said of services' revisions; None where no hub is asked."""
+
+    @property
+    def newest(self) -> Recipe:
+        """By what a new replica is made."""
+        return Recipe(builder=self.builder, platform=self.platform)

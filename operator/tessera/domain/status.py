@@ -8,6 +8,7 @@ from tessera.api.inference_service import (
     CostStatus,
     InferenceServiceStatus,
     ModelStatus,
+    ReplacementStatus,
     ReplicaChange,
     ScalingStatus,
     TenancyStatus,
@@ -29,8 +30,10 @@ from tessera.domain.reasons import (
     Progressing,
     Ready,
     Reason,
+    UpdateAvailable,
     Verdict,
 )
+from tessera.domain.rollout import manner, progress, rolling
 from tessera.domain.snapshot import Snapshot
 from tessera.domain.trouble import trouble
 
@@ -47,22 +50,25 @@ def service_status(
         "Placed": _placed(allotment),
         "Progressing": _progressing(allotment, problem),
         "Ready": _ready(snapshot, allotment),
+        "UpdateAvailable": _update(allotment),
     }
     return InferenceServiceStatus(
         observed_generation=service.generation,
         conditions=conditions(verdicts, old.conditions, service.generation, snapshot.at),
         replicas=len(allotment.pods),
-        ready_replicas=sum(pod.ready_since is not None for pod in allotment.pods),
+        ready_replicas=sum(pod.takes_requests for pod in allotment.pods),
         selector=selector(service.ref.name),
         endpoint=f"http://{service.ref.name}.{service.ref.namespace}.svc:{PORT}/v1",
         variant=_variant(allotment.choice) if allotment.choice else old.variant,
-        cost=_cost(allotment, allotment.choice) if allotment.choice else old.cost,
         model=_model(allotment, old.model),
+        recipe=allotment.making.kept if allotment.making else old.recipe,
+        cost=_cost(allotment, allotment.choice) if allotment.choice else old.cost,
         tenant=TenancyStatus(
             budget=tenant.budget.name if tenant is not None else None,
             state=tenant.funded.reason if tenant is not None else Funded.NO_BUDGET,
         ),
         scaling=_scaling(allotment, old.scaling),
+        replacement=_replacement(allotment),
     )
 
 
@@ -131,28 +137,83 @@ def _progressing(allotment: Allotment, problem: str | None) -> Verdict[Progressi
         return Verdict(Progressing.APPLY_FAILED, problem)
     if allotment.choice is None:
         return Verdict(Progressing.NOT_PLACED, "what runs is left as it is")
-    wanted, pods = allotment.scale.replicas, allotment.pods
-    unfetched = allotment.preparation.unfetched if allotment.preparation else None
-    if (found := trouble(allotment.service.spec, pods) or unfetched) is not None:
+    spec, preparation = allotment.service.spec, allotment.preparation
+    wanted, settled = allotment.scale.replicas, _settled(allotment)
+    found = (
+        trouble(spec, allotment.pods, allotment.workload)
+        or _stalled(allotment, settled=settled)
+        or (preparation.unfetched if preparation is not None else None)
+    )
+    if found is not None:
         return found
     if allotment.drain.leaving:
         return Verdict(
             Progressing.DRAINING,
             f"{len(allotment.drain.leaving)} replicas finish their streams, {wanted} stay",
         )
-    up = sum(pod.ready_since is not None for pod in pods)
-    settled = allotment.workload is not None and allotment.workload.settled
-    if up == len(pods) == wanted and settled:
+    if settled and allotment.pin.question is None:
         return Verdict(Progressing.SETTLED, f"{wanted} replicas run as planned")
-    manner = "one new at a time" if allotment.surge else "in place, since there is no room for one"
-    return Verdict(Progressing.STARTING, f"{wanted} wanted; replicas start {manner}")
+    return _under_way(allotment, allotment.choice)
+
+
+def _under_way(allotment: Allotment, choice: Choice) -> Verdict[Progressing]:
+    """What is awaited while the replicas are not yet as planned."""
+    wanted, pods = allotment.scale.replicas, allotment.pods
+    if (asked := allotment.pin.question) is not None:
+        return Verdict(
+            Progressing.RESOLVING,
+            f"the hub is asked which commit of {asked.repository} {asked.revision} means",
+        )
+    how = manner(choice, surge=allotment.surge)
+    if rolling(pods):
+        new, old = progress(pods)
+        return Verdict(
+            Progressing.ROLLING_OUT, f"{new} of {wanted} replicas are new, {old} are old; {how}"
+        )
+    up = sum(pod.takes_requests for pod in pods)
+    told = f"{wanted} wanted, {up} take requests"
+    changed = allotment.workload is not None and not allotment.workload.settled and pods
+    return Verdict(Progressing.STARTING, f"{told}; a change goes out: {how}" if changed else told)
+
+
+def _settled(allotment: Allotment) -> bool:
+    pods, workload = allotment.pods, allotment.workload
+    up = sum(pod.takes_requests for pod in pods)
+    seen = workload is not None and workload.settled
+    return up == len(pods) == allotment.scale.replicas and seen
+
+
+def _stalled(allotment: Allotment, *, settled: bool) -> Verdict[Progressing] | None:
+    """An engine that stands still, and then, until all is well, the one that was replaced."""
+    stall, status = allotment.stall, allotment.service.status
+    message = stall.replace.message if stall.replace is not None else stall.waits
+    last = status.replacement
+    told = any(one.reason == Progressing.ENGINE_STALLED for one in status.conditions)
+    if message is None and last is not None and told and not settled:
+        message = last.message
+    return None if message is None else Verdict(Progressing.ENGINE_STALLED, message)
+
+
+def _replacement(allotment: Allotment) -> ReplacementStatus | None:
+    """The last one; it is written before the pod is deleted, and stays."""
+    now = allotment.stall.replace
+    if now is None:
+        return allotment.service.status.replacement
+    return ReplacementStatus(at=now.at, pod=now.pod.name, uid=now.uid, message=now.message)
 
 
 def _ready(snapshot: Snapshot, allotment: Allotment) -> Verdict[Ready]:
     if allotment.choice is None and not allotment.pods:
         return Verdict(Ready.NOT_PLACED, _blocker(allotment).message)
     wanted = allotment.scale.replicas
-    return ready(snapshot, allotment.service, wanted, allotment.pods)
+    why = trouble(allotment.service.spec, allotment.pods, allotment.workload)
+    return ready(snapshot, allotment.service, wanted, allotment.pods, why)
+
+
+def _update(allotment: Allotment) -> Verdict[UpdateAvailable]:
+    if allotment.making is None:
+        return Verdict(UpdateAvailable.NOT_PLACED, "what runs is left as it is")
+    return allotment.making.verdict
 
 
 def _blocker(allotment: Allotment) -> Verdict[Accepted] | Verdict[Placed]:
@@ -162,11 +223,20 @@ def _blocker(allotment: Allotment) -> Verdict[Accepted] | Verdict[Placed]:
 
 
 def _model(allotment: Allotment, old: ModelStatus | None) -> ModelStatus | None:
-    """What was found out; a model of which everything stands in the spec has nothing to tell."""
+    """Which weights, and what else was found out. Before there is a choice nothing that an earlier
+    turn said is lost, and while a hub is asked it speaks of the model that still runs."""
     if allotment.preparation is None:
         return old
-    found = allotment.preparation.status
-    return found if found.shape is not None or found.cache is not None else None
+    found, pinned = allotment.preparation.status, allotment.pin.status
+    telling = found.shape is not None or found.cache is not None
+    if allotment.choice is None:
+        return found if telling else old
+    if pinned is None:
+        return found if telling else None
+    if (pinned.uri, pinned.asked) != (found.uri, found.asked):
+        return pinned
+    findings = {"shape": found.shape, "source": found.source, "cache": found.cache}
+    return pinned.model_copy(update=findings)
 
 
 def _variant(choice: Choice) -> VariantStatus:

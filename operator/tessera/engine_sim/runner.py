@@ -54,6 +54,7 @@ class Runner:
         self._streams: dict[int, Stream] = {}
         self._numbers = 0
         self._work = asyncio.Event()
+        self._frozen = False
 
     async def run(self) -> None:
         """Step while there is work; ends only by being cancelled."""
@@ -67,7 +68,14 @@ class Runner:
             now = self._clock()
             self._meters.began(step, now)
             await asyncio.sleep(self._pace.wait(step.seconds, now))
+            if self._frozen:
+                await asyncio.Event().wait()
             self._hand_out(step)
+
+    def freeze(self) -> None:
+        """As a stopped engine process behind a living API server: no step ends any more, and
+        requests that come do not reach the queue, so that no metric moves. It never thaws."""
+        self._frozen = True
 
     def busy_seconds(self) -> float:
         """Engine work until now."""
@@ -79,18 +87,19 @@ class Runner:
 
     def submit(self, request: Request, *, max_tokens: int, live: bool) -> Stream | Refusal:
         """Queue a request, or say which limit refuses it."""
-        refusal = self._engine.submit(request)
+        refusal = None if self._frozen else self._engine.submit(request)
         if refusal is not None:
             self._meters.refused_by[refusal] += 1
             return refusal
-        self._meters.arrived(request, max_tokens, self._clock())
         stream = self._streams[request.id] = Stream(request, live=live)
-        self._work.set()
+        if not self._frozen:
+            self._meters.arrived(request, max_tokens, self._clock())
+            self._work.set()
         return stream
 
     def leave(self, stream: Stream) -> None:
         """The handler is done with it; a request that has not ended is aborted."""
-        if self._streams.pop(stream.request.id, None) is not None:
+        if self._streams.pop(stream.request.id, None) is not None and not self._frozen:
             self._engine.abort(stream.request.id)
             self._meters.aborted(stream.request.id)
 

@@ -54,6 +54,7 @@ class Server:
         app.router.add_post("/tokenize", self._tokenize)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/sim/busy", self._busy)
+        app.router.add_post("/sim/freeze", self._freeze)
         return app
 
     def refuse(self) -> None:
@@ -180,6 +181,11 @@ class Server:
     async def _busy(self, _: web.Request) -> web.Response:
         """No route of the engine: seconds of work so far, for simulated device metrics."""
         return _json({"busy_seconds": self._runner.busy_seconds()})
+
+    async def _freeze(self, _: web.Request) -> web.Response:
+        """No route of the engine: from now on it hangs, for trying out what becomes of it."""
+        self._runner.freeze()
+        return web.Response()
 
 
 def _request_id(request: web.Request) -> str:

@@ -1,6 +1,6 @@
 """Admission: one object against what must hold, and against the pools there are."""
 
-from collections.abc import Callable, Mapping, MutableSequence
+from collections.abc import Callable, Mapping, MutableSequence, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, TypeAlias
@@ -9,6 +9,7 @@ import kopf
 
 from tessera.adapters import wire
 from tessera.api.accelerator_pool import Tier
+from tessera.domain.advice import advice
 from tessera.domain.batch.batches import situations
 from tessera.domain.batch.reasons import BatchAccepted
 from tessera.domain.batch.spec import accept
@@ -56,7 +57,8 @@ def judge(body: Mapping[str, Any], store: Store) -> tuple[list[str], list[str]]:
         warnings.append(f"{unknown.sentence}, or wait until a Job has read it")
     if (warning := flags_unchecked(service.spec)) is not None:
         warnings.append(warning)
-    return refusals, warnings
+    # Whoever has to edit the manifest anyway is not told of finer points yet.
+    return refusals, [*warnings, *(() if refusals else advice(service.spec))]
 
 
 def judge_budget(
@@ -126,14 +128,29 @@ def budget_validator(store: Store) -> Any:
     return _validator(judged)
 
 
-def batch_validator(store: Store, clock: Clock) -> Any:
+def batch_validator(store: Store, clock: Clock, watched: Sequence[str] = ()) -> Any:
     """The handler that kopf calls for BatchInferences."""
-    return _validator(lambda body, _: judge_batch(body, store, clock()))
+    return _validator(_here(watched, lambda body, _: judge_batch(body, store, clock())))
 
 
-def validator(store: Store) -> Any:
+def validator(store: Store, watched: Sequence[str] = ()) -> Any:
     """The handler that kopf calls for InferenceServices."""
-    return _validator(lambda body, _: judge(body, store))
+    return _validator(_here(watched, lambda body, _: judge(body, store)))
+
+
+def _here(watched: Sequence[str], judged: Judge) -> Judge:
+    """Judge only what somebody will act on; of the rest, say that nobody does."""
+
+    def found(body: Mapping[str, Any], operation: object) -> tuple[list[str], list[str]]:
+        namespace = body["metadata"].get("namespace", "")
+        if not watched or namespace in watched:
+            return judged(body, operation)
+        return [], [
+            f"metadata.namespace: this Tessera does not act in {namespace}; it watches "
+            f"{len(watched)} namespaces: {', '.join(sorted(watched))}"
+        ]
+
+    return found
 
 
 def _validator(judged: Judge) -> Any:

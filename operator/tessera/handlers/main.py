@@ -8,22 +8,19 @@ from datetime import timedelta
 from typing import Any
 
 import kopf
-from prometheus_client import start_http_server
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
-from tessera.adapters import wire
 from tessera.adapters.clock import now
 from tessera.adapters.kube import Connection, KubeCluster, connect
 from tessera.api.meta import GROUP, VERSION
 from tessera.handlers.admission import batch_validator, budget_validator, validator
+from tessera.handlers.certificates import AdmissionServer
+from tessera.handlers.inspection import inspect
+from tessera.handlers.metrics import serve_metrics
 from tessera.handlers.runtime import Runtime
-from tessera.resources.kinds import (
-    BATCH_INFERENCES,
-    INFERENCE_SERVICES,
-    TENANT_BUDGETS,
-    WATCHED,
-    Kind,
-)
+from tessera.ports import ClusterError
+from tessera.resources.kinds import BATCH_INFERENCES, INFERENCE_SERVICES, TENANT_BUDGETS
 from tessera.settings import Settings
 
 log = logging.getLogger("tessera")
@@ -36,7 +33,10 @@ def main() -> None:
     """Entry point of the operator's image."""
     parser = argparse.ArgumentParser(prog="tessera-operator", description="Runs the operator.")
     parser.add_argument("--host", default="0.0.0.0", help="address that its servers bind")
-    host = parser.parse_args().host
+    parser.add_argument(
+        "--inspect", action="store_true", help="only look whether this installation can work"
+    )
+    told = parser.parse_args()
     try:
         settings = Settings()
     except ValidationError as error:
@@ -44,21 +44,42 @@ def main() -> None:
             f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
         )
         sys.exit(f"tessera-operator: the environment is not usable: {faults}")
+    except SettingsError as error:  # not even JSON
+        sys.exit(f"tessera-operator: the environment is not usable: {error}")
     kopf.configure(log_format=kopf.LogFormat.JSON)
     logging.getLogger("kopf").setLevel(logging.WARNING)
     # kopf reports every refused admission as an error of its own.
     logging.getLogger("kopf.objects").setLevel(logging.CRITICAL)
+    # Every question to an engine would be a line.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     log.setLevel(settings.log_level.upper())
-    asyncio.run(operate(settings, host))
+    if told.inspect:
+        sys.exit(asyncio.run(inspected(settings)))
+    asyncio.run(operate(settings, told.host))
+
+
+async def inspected(settings: Settings) -> int:
+    """Print every finding; 1 when something is wrong."""
+    cluster = KubeCluster(await connect(settings.kubeconfig), settings.watch_namespaces)
+    wrong = 0
+    try:
+        async for well, sentence in inspect(settings, cluster, now):
+            sys.stdout.write(f"{'ok' if well else 'WRONG'}: {sentence}\n")
+            wrong += not well
+    except ClusterError as error:
+        sys.stdout.write(f"WRONG: {error}\n")
+        wrong += 1
+    finally:
+        await cluster.close()
+    return min(wrong, 1)
 
 
 async def operate(settings: Settings, host: str) -> None:
     """Run until told to stop. When any part ends, all end, and the pod begins anew."""
     connection = await connect(settings.kubeconfig)
-    cluster = KubeCluster(connection)
+    cluster = KubeCluster(connection, settings.watch_namespaces)
     runtime = Runtime(settings, cluster)
-    start_http_server(settings.metrics_port, host, runtime.registry)
-    await runtime.mirror.seed()
+    serve_metrics(host, settings.metrics_port, runtime.telemetry.exposition)
     parts = (
         asyncio.create_task(runtime.run(), name="runtime"),
         asyncio.create_task(_framed(runtime, connection, settings, host), name="kopf"),
@@ -77,25 +98,20 @@ async def operate(settings: Settings, host: str) -> None:
 
 
 async def _framed(runtime: Runtime, connection: Connection, settings: Settings, host: str) -> None:
-    """What kopf is for: watching, admission, probes, and the end of the process."""
+    """What kopf is for: admission, probes, and the end of the process; once all kinds are known."""
+    await runtime.seeded.wait()
     options = kopf.OperatorSettings()
     options.posting.enabled = False
     options.scanning.disabled = True
     options.networking.enforce_retry_after = True
     options.process.ultimate_exiting_timeout = 30
-    for kind in WATCHED:
-        if kind.selector:
-            options.watching.label_selectors[kind.group, kind.version, kind.plural] = kind.selector
-    if settings.webhook_certificates is not None:
+    if runtime.certificates is not None:
         options.admission.managed = None
-        options.admission.server = kopf.WebhookServer(
-            addr=host,
-            port=settings.webhook_port,
-            certfile=settings.webhook_certificates / "tls.crt",
-            pkeyfile=settings.webhook_certificates / "tls.key",
+        options.admission.server = AdmissionServer(
+            runtime.certificates, host, settings.webhook_port
         )
     await kopf.operator(
-        registry=_handlers(runtime, connection),
+        registry=_handlers(runtime, connection, settings),
         settings=options,
         standalone=True,
         clusterwide=True,
@@ -103,21 +119,18 @@ async def _framed(runtime: Runtime, connection: Connection, settings: Settings, 
     )
 
 
-def _handlers(runtime: Runtime, connection: Connection) -> kopf.OperatorRegistry:
-    """All handlers: they say that something changed, and decide nothing."""
+def _handlers(
+    runtime: Runtime, connection: Connection, settings: Settings
+) -> kopf.OperatorRegistry:
+    """Admission, login and the probe."""
     registry = kopf.OperatorRegistry()
-    for kind in WATCHED:
-        _watch(registry, runtime, kind)
-
-    kopf.on.validate(
-        GROUP, VERSION, INFERENCE_SERVICES.plural, id="inferenceservices", registry=registry
-    )(validator(runtime.store))
-    kopf.on.validate(
-        GROUP, VERSION, BATCH_INFERENCES.plural, id="batchinferences", registry=registry
-    )(batch_validator(runtime.store, now))
-    kopf.on.validate(GROUP, VERSION, TENANT_BUDGETS.plural, id="tenantbudgets", registry=registry)(
-        budget_validator(runtime.store)
-    )
+    store, watched = runtime.store, settings.watch_namespaces
+    for kind, judge in (
+        (INFERENCE_SERVICES, validator(store, watched)),
+        (BATCH_INFERENCES, batch_validator(store, now, watched)),
+        (TENANT_BUDGETS, budget_validator(store)),
+    ):
+        kopf.on.validate(GROUP, VERSION, kind.plural, id=kind.plural, registry=registry)(judge)
 
     @kopf.on.login(registry=registry)
     async def login(**_: Any) -> kopf.ConnectionInfo:
@@ -137,12 +150,6 @@ def _handlers(runtime: Runtime, connection: Connection) -> kopf.OperatorRegistry
         return "turning"
 
     return registry
-
-
-def _watch(registry: kopf.OperatorRegistry, runtime: Runtime, kind: Kind) -> None:
-    @kopf.on.event(kind.group, kind.version, kind.plural, id=kind.plural, registry=registry)
-    async def took(event: kopf.RawEvent, **_: Any) -> None:
-        runtime.mirror.take(kind, event["type"], wire.seen(kind, event["object"]))
 
 
 if __name__ == "__main__":

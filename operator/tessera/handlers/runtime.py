@@ -3,17 +3,26 @@
 import asyncio
 import contextlib
 import logging
+import shutil
+import tempfile
 import time
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
 
+from tessera.adapters.admission_objects import AdmissionObjects
 from tessera.adapters.clock import now
 from tessera.adapters.election import Election
 from tessera.adapters.engines import HttpEngines
+from tessera.adapters.hub import HttpHub
 from tessera.adapters.kube import KubeCluster
 from tessera.adapters.prometheus import PrometheusMetrics
 from tessera.domain.autoscale import recall
 from tessera.domain.bill import Bill
+from tessera.domain.certificate import Terms
 from tessera.domain.plan import remembered, scaling_of
 from tessera.domain.snapshot import Budget, Service
+from tessera.handlers.certificates import Certificates
 from tessera.ports import ClusterError, MetricsError
 from tessera.reconcile.apply import Applier, NotLeadingError
 from tessera.reconcile.asking import Asker
@@ -22,6 +31,7 @@ from tessera.reconcile.loop import loop
 from tessera.reconcile.mirror import Mirror
 from tessera.reconcile.observe import Senses
 from tessera.reconcile.store import Store
+from tessera.resources.defaults import newest
 from tessera.resources.job import Image
 from tessera.resources.kinds import INFERENCE_SERVICES, KINDS, PODS, TENANT_BUDGETS
 from tessera.settings import Settings
@@ -29,8 +39,10 @@ from tessera.telemetry import Telemetry
 
 log = logging.getLogger("tessera")
 
-_READ_SECONDS = 2.0
-_LAG_SECONDS = 1.0
+LEASE = "tessera-operator"
+"""Name of the Lease of the election."""
+_READ_SECONDS = 5.0
+_LAG_SECONDS = 0.25
 _SILENT_SECONDS = 60.0
 
 
@@ -39,21 +51,28 @@ class Runtime:
 
     def __init__(self, settings: Settings, cluster: KubeCluster) -> None:
         self._changed = asyncio.Event()
-        self._senses = Senses(platform=settings.platform)
-        self._telemetry = Telemetry()
+        self.seeded = asyncio.Event()
+        """Set when every kind was listed once."""
+        self._senses = Senses(
+            patience=timedelta(seconds=settings.stall_seconds),
+            builder=newest(),
+            platform=settings.platform,
+            resolutions={},
+        )
+        self.telemetry = Telemetry()
         self._engines = HttpEngines()
+        self._hub = HttpHub(settings.platform)
         self._metrics = (
             PrometheusMetrics(settings.prometheus_url, now) if settings.prometheus_url else None
         )
-        self._asker = Asker(self._engines, self._senses, now, self._changed.set)
+        self._asker = Asker(self._engines, self._senses, now, self._changed.set, self._hub)
         self._turned = time.monotonic()
         self.store = Store(KINDS)
         self.mirror = Mirror(cluster, self.store, self._senses, self._changed.set)
-        self.registry = self._telemetry.registry
         self.election = Election(
             cluster,
             namespace=settings.namespace,
-            name="tessera-operator",
+            name=LEASE,
             identity=settings.pod_name,
             clock=now,
             monotonic=time.monotonic,
@@ -65,18 +84,24 @@ class Runtime:
             batch_image=Image(
                 settings.batch_image, settings.batch_pull_policy, settings.batch_pull_secrets
             ),
+            batch_role=settings.batch_role,
             leading=self.election.leading,
         )
         self._fleet = Fleet(self.store, self._senses, applier, self._asker, now)
+        self._look = settings.webhook_certificate_look
+        self._folder = Path(tempfile.mkdtemp(prefix="tessera-"))
+        self.certificates = self._certificates(settings, cluster)
 
     async def run(self) -> None:
         """Mirror and elect; lead when elected. Ends when leadership is lost, as any error does."""
         async with asyncio.TaskGroup() as group:
             tasks = [
-                group.create_task(self.mirror.keep()),
+                group.create_task(self._mirror()),
                 group.create_task(self._lead()),
                 group.create_task(self._watch_lag()),
             ]
+            if self.certificates is not None:
+                tasks.append(group.create_task(self.certificates.keep(self._look)))
             await self.election.run()
             log.error("leadership was lost; the process ends and begins anew")
             for task in tasks:
@@ -88,12 +113,44 @@ class Runtime:
         with contextlib.suppress(ClusterError):
             await self.election.release()
         await self._engines.close()
+        await self._hub.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def alive(self) -> bool:
         """The loop of a leader turns; one that only stands by is alive anyway."""
         return not self.election.leading() or time.monotonic() - self._turned < _SILENT_SECONDS
 
+    async def _mirror(self) -> None:
+        await self.mirror.seed()
+        self.seeded.set()
+        await self.mirror.keep()
+
+    def _certificates(self, settings: Settings, cluster: KubeCluster) -> Certificates | None:
+        """What admission serves with; None without admission."""
+        if settings.webhook_service is None:
+            return None
+        own = settings.webhook_certificate_owner == "tessera"
+        return Certificates(
+            AdmissionObjects(
+                cluster,
+                namespace=settings.namespace,
+                secret=settings.webhook_service,
+                webhooks=settings.webhook_configuration,
+            ),
+            folder=self._folder,
+            terms=Terms(
+                host=f"{settings.webhook_service}.{settings.namespace}.svc",
+                life=settings.webhook_certificate_life,
+                settle=6 * settings.webhook_certificate_look,
+            ),
+            renews=lambda: own and self.election.leading(),
+            clock=now,
+            told=partial(self.telemetry.certified, settings.webhook_service),
+        )
+
     async def _lead(self) -> None:
+        """Only with all kinds listed: no budgets seen must not mean no limits."""
+        await self.seeded.wait()
         await self.election.elected.wait()
         log.info("this process leads")
         self._turned = time.monotonic()
@@ -105,17 +162,17 @@ class Runtime:
 
     async def _turn(self) -> None:
         """One turn; whatever goes wrong in it is counted, logged and tried again."""
-        begun = time.monotonic()
-        self._telemetry.leads(leading=self.election.leading())
+        begun, cpu_begun = time.monotonic(), time.thread_time()
+        self.telemetry.leads(leading=self.election.leading())
         try:
             outcome = await self._fleet.turn()
         except* NotLeadingError:
             log.warning("not leading any more: the turn was given up")
         except* Exception as errors:  # noqa: BLE001 - the loop must go on
-            self._telemetry.failed(errors)
+            self.telemetry.failed(errors)
         else:
             self._turned = time.monotonic()
-            self._telemetry.turned(outcome, self._turned - begun)
+            self.telemetry.turned(outcome, self._turned - begun, time.thread_time() - cpu_begun)
 
     async def _read(self) -> None:
         """Ask Prometheus beside the turns, so that a slow one holds up nothing."""
@@ -174,4 +231,4 @@ class Runtime:
         while True:
             due = time.monotonic() + _LAG_SECONDS
             await asyncio.sleep(_LAG_SECONDS)
-            self._telemetry.lagged(max(0.0, time.monotonic() - due))
+            self.telemetry.lagged(max(0.0, time.monotonic() - due))

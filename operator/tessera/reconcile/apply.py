@@ -4,22 +4,28 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from tessera.domain.batch.allotment import BatchAllotment
+from tessera.domain.batch.names import BATCH_ROLE
 from tessera.domain.batch.status import batch_status
 from tessera.domain.budget.budgets import BudgetView
 from tessera.domain.budget.status import budget_status
 from tessera.domain.drain import DONE_COST
+from tessera.domain.kept import Last
 from tessera.domain.plan import Allotment, Plan
-from tessera.domain.snapshot import Ref, Snapshot
+from tessera.domain.reasons import Funded
+from tessera.domain.snapshot import Answer, Ref, Snapshot, Workload
+from tessera.domain.stall import Replacement
 from tessera.domain.status import pool_status, service_status
 from tessera.ports import Cluster, ClusterError, GoneError, Seen
 from tessera.reconcile.store import Store
 from tessera.resources import children, marks, prepull, statuses
+from tessera.resources.defaults import defaults
 from tessera.resources.errand import errand
 from tessera.resources.job import Image, job
-from tessera.resources.kinds import CHILDREN, DAEMON_SETS, DEPLOYMENTS, JOBS, Kind
+from tessera.resources.kinds import CHILDREN, DAEMON_SETS, DEPLOYMENTS, JOBS, PODS, Kind
 from tessera.resources.manifest import Key, Manifest
 
 log = logging.getLogger("tessera")
@@ -40,6 +46,21 @@ class _Applied:
     owned: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Tenant:
+    """Who pays for a service, how he stands, and what was refused to write of it."""
+
+    view: BudgetView
+    state: Funded
+    refused: list[str]
+
+
+_MadeOf: TypeAlias = tuple[Allotment, tuple[Seen, ...], Answer | None, tuple[str, Funded] | None]
+"""All that the objects and the status of a service follow from."""
+_NO_BATCHES: Mapping[Ref, BatchAllotment] = {}
+_KINDS = {kind.plural: kind for kind in CHILDREN}
+
+
 class Applier:
     """Keeps the cluster as planned.
 
@@ -55,12 +76,14 @@ class Applier:
         *,
         visitors: tuple[str, ...],
         batch_image: Image,
+        batch_role: str = BATCH_ROLE,
         leading: Callable[[], bool],
     ) -> None:
         self._cluster = cluster
         self._store = store
         self._visitors = visitors
         self._batch_image = batch_image
+        self._batch_role = batch_role
         self._refused: dict[Ref, str | None] = {}
         self._unprepared: dict[Ref, list[str]] = {}
         self._pull_problems: list[str] = []
@@ -70,6 +93,11 @@ class Applier:
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._applied: dict[Key, _Applied] = {}
         self._built: dict[Ref, tuple[tuple[object, ...], tuple[Manifest, ...]]] = {}
+        self._sharing = Last(children.sharing)
+        self._pulls = Last(prepull.of_pools)
+        self._shared_of: dict[str, tuple[tuple[object, ...], tuple[Manifest, ...]]] = {}
+        self._settled: dict[Ref, _MadeOf] = {}
+        """What services were made of that needed nothing more."""
         self.writes = 0
         """Writing requests since the start."""
 
@@ -81,30 +109,33 @@ class Applier:
         One object's refusal is written on its service and stops no other.
         """
         self.refused_jobs.clear()
-        existing = self._children()
+        existing = self._store.belongings()
         shared = await self._shared(plan, monitored=monitored)
-        problems = {ref: list(shared.get(ref.namespace, ())) for ref in plan.allotments}
-        tenants = plan.tenants
-        for tenant in plan.budgets:  # before anything that costs
-            refused = await self._budget(tenant, snapshot)
-            for ref in problems:
-                problems[ref] += refused if tenants.get(ref.namespace) is tenant else []
-        await _all(
-            self._service(
-                snapshot,
-                allotment,
-                tenants.get(ref.namespace),
-                existing.get(ref, ()),
-                problems[ref],
-            )
-            for ref, allotment in plan.allotments.items()
-        )
+        tenants = {}
+        for one in plan.budgets:  # before anything that costs
+            refused = await self._budget(one, snapshot)
+            tenants[one.budget.name] = _Tenant(one, one.funded.reason, refused)
+        whose = {name: tenants[view.budget.name] for name, view in plan.tenants.items()}
+        problems: dict[Ref, list[str]] = {}
+        work = []
+        for ref, allotment in plan.allotments.items():
+            tenant = whose.get(ref.namespace)
+            theirs, answer = existing.get(ref, ()), snapshot.answers.get(ref)
+            told = [*shared.get(ref.namespace, ()), *(tenant.refused if tenant else ())]
+            paid = (tenant.view.budget.name, tenant.state) if tenant else None
+            made_of = (allotment, theirs, answer, paid)
+            if told or not _same(made_of, self._settled.get(ref)):
+                problems[ref] = told
+                work.append(self._service(snapshot, allotment, tenant, made_of, told))
+        await _all(work)
         await _all(self._batch(snapshot, one) for one in plan.batches.values())
         for view in plan.pools:
             status = pool_status(view, snapshot.at)
             if status != view.pool.status:
                 await self._attempt(self._write(statuses.of_pool(view.pool, status), "status"))
-        pulls = prepull.of_pools(plan, snapshot.platform, self._visitors[0])
+        pulls = self._pulls(
+            plan.pools, plan.allotments, snapshot.platform, snapshot.builder, self._visitors[0]
+        )
         self._told_pulls([told for one in pulls for told in await self._attempt(self._keep(one))])
         for kind, key in self._left_over(plan, existing, {one.key for one in pulls}):
             await self._attempt(self._remove(kind, key))
@@ -114,21 +145,27 @@ class Applier:
     async def _shared(self, plan: Plan, *, monitored: bool) -> Mapping[str, list[str]]:
         """The objects of the namespaces; what was refused, by namespace."""
         problems: dict[str, list[str]] = defaultdict(list)
-        for namespace, manifests in children.of_namespaces(
-            plan, visitors=self._visitors, monitored=monitored
-        ):
+        for sharing in self._sharing(plan.allotments, plan.living or _NO_BATCHES):
+            made_of, manifests = self._shared_of.get(sharing.namespace, (None, ()))
+            if made_of != (sharing, monitored):
+                manifests = sharing.manifests(
+                    visitors=self._visitors, monitored=monitored, batch_role=self._batch_role
+                )
+                self._shared_of[sharing.namespace] = ((sharing, monitored), manifests)
             for manifest in manifests:
-                problems[namespace] += await self._attempt(self._keep(manifest))
+                problems[sharing.namespace] += await self._attempt(self._keep(manifest))
         return problems
 
     async def _service(
         self,
         snapshot: Snapshot,
         allotment: Allotment,
-        tenant: BudgetView | None,
-        existing: Iterable[Seen],
+        tenant: "_Tenant | None",
+        made_of: "_MadeOf",
         problems: list[str],
     ) -> None:
+        ref, existing = allotment.service.ref, made_of[1]
+        self._settled.pop(ref, None)
         for manifest, subresource in _marks(snapshot, allotment):
             problems += await self._attempt(self._write(manifest, subresource))
         wanted = self._manifests(allotment)
@@ -136,14 +173,25 @@ class Applier:
             problems += await self._attempt(self._keep(manifest))
         for kind, key in _superfluous(allotment, wanted, existing):
             problems += await self._attempt(self._remove(kind, key))
-        problems += self._unprepared.get(allotment.service.ref, [])
-        status = service_status(snapshot, allotment, tenant, "; ".join(problems) or None)
+        problems += self._unprepared.get(ref, [])
+        view = tenant.view if tenant is not None else None
+        applied = self._as_applied(allotment)
+        status = service_status(snapshot, applied, view, "; ".join(problems) or None)
         if status != allotment.service.status:
-            applied = statuses.of_service(allotment.service, status)
-            problems += await self._attempt(self._write(applied, "status"))
-        self._unprepared[allotment.service.ref] = await self._prepare(allotment)
+            told = statuses.of_service(allotment.service, status)
+            refused = await self._attempt(self._write(told, "status"))
+            problems += refused
+            if refused:
+                return
+        if (stuck := allotment.stall.replace) is not None:
+            grace = defaults(allotment.recipe.builder).stalled_grace_seconds
+            problems += await self._attempt(self._replace(stuck, grace))
+        preparation = allotment.preparation
+        self._unprepared[ref] = await self._prepare(snapshot, allotment)
+        if not problems and not (preparation is not None and preparation.pending):
+            self._settled[ref] = made_of
 
-    async def _prepare(self, allotment: Allotment) -> list[str]:
+    async def _prepare(self, snapshot: Snapshot, allotment: Allotment) -> list[str]:
         """Jobs for the model. What they found is in the status before they go."""
         preparation, problems = allotment.preparation, list[str]()
         if preparation is None:
@@ -154,14 +202,24 @@ class Applier:
         if preparation.errand is not None:
             wanted = errand(
                 allotment.service,
-                preparation.spec,
                 preparation.errand,
                 allotment.choice,
                 self._batch_image,
-                allotment.platform,
+                snapshot.newest,
             )
             problems += await self._attempt(self._write(wanted))
         return problems
+
+    def _as_applied(self, allotment: Allotment) -> Allotment:
+        """With the Deployment as this turn left it: one that was just changed is not settled."""
+        if allotment.workload is None:
+            return allotment
+        ref = allotment.workload.ref
+        seen = self._store.all(DEPLOYMENTS).get(Key(DEPLOYMENTS.plural, ref.namespace, ref.name))
+        found = seen.value if seen is not None else None
+        if found is allotment.workload:
+            return allotment
+        return replace(allotment, workload=found if isinstance(found, Workload) else None)
 
     async def _budget(self, tenant: BudgetView, snapshot: Snapshot) -> list[str]:
         try:
@@ -186,7 +244,7 @@ class Applier:
                 key = Key(JOBS.plural, ref.namespace, ref.name)
                 problems += await self._attempt(self._remove(JOBS, key))
         if not problems and allotment.create is not None and spec is not None:
-            wanted = job(batch, spec, allotment.create, self._batch_image, snapshot.platform)
+            wanted = job(batch, spec, allotment.create, self._batch_image, snapshot.newest)
             refused = await self._attempt(self._write(wanted))
             if refused and allotment.create.attempt is not None:
                 self.refused_jobs[batch.uid] = "; ".join(refused)
@@ -236,20 +294,21 @@ class Applier:
         self._store.drop(kind, key)
         self._applied.pop(key, None)
 
+    async def _replace(self, stuck: Replacement, grace: int) -> None:
+        """Only once the status says so: it is what keeps a successor from replacing more."""
+        key = Key(PODS.plural, stuck.pod.namespace, stuck.pod.name)
+        async with self._slots:
+            if not self._leading():
+                raise NotLeadingError
+            self.writes += 1
+            await self._cluster.delete(PODS, key, uid=stuck.uid, grace_seconds=grace)
+
     def _manifests(self, allotment: Allotment) -> tuple[Manifest, ...]:
         """Built anew only when something that they are made of changed."""
         ref, made_of = allotment.service.ref, children.made_of(allotment)
         if ref not in self._built or self._built[ref][0] != made_of:
             self._built[ref] = (made_of, children.of_service(allotment))
         return self._built[ref][1]
-
-    def _children(self) -> Mapping[Ref, list[Seen]]:
-        found: dict[Ref, list[Seen]] = defaultdict(list)
-        for kind in CHILDREN:
-            for seen in self._store.all(kind).values():
-                if seen.service is not None:
-                    found[seen.service].append(seen)
-        return found
 
     def _told_pulls(self, problems: list[str]) -> None:
         """Images that are not pulled ahead hold nothing up, so the log is where it is said."""
@@ -258,25 +317,28 @@ class Applier:
         self._pull_problems = problems
 
     def _left_over(
-        self, plan: Plan, existing: Mapping[Ref, list[Seen]], pulls: Collection[Key]
+        self,
+        plan: Plan,
+        existing: Mapping[Ref | None, tuple[Seen, ...]],
+        pulls: Collection[Key],
     ) -> list[tuple[Kind, Key]]:
         """Shared objects of namespaces in which nothing of ours is left, and of pools likewise.
 
         Their owners end together, and while the garbage collector takes one owner off an object, an
         apply may just have put it there as the only one; then nobody but us would remove it.
         """
-        used = {ref.namespace for ref in (*plan.allotments, *plan.living, *existing)}
+        used = {ref.namespace for ref in (*plan.allotments, *plan.living, *existing) if ref}
         return [
-            (kind, seen.key)
-            for kind in CHILDREN
-            for seen in self._store.all(kind).values()
-            if seen.service is None and seen.owned and seen.key not in pulls
-            if kind is DAEMON_SETS or seen.key.namespace not in used
+            (_KINDS[seen.key.plural], seen.key)
+            for seen in existing.get(None, ())
+            if seen.owned and seen.key not in pulls
+            if seen.key.plural == DAEMON_SETS.plural or seen.key.namespace not in used
         ]
 
     def _forget(self, plan: Plan) -> None:
         for ref in self._built.keys() - plan.allotments.keys():
             del self._built[ref]
+            self._settled.pop(ref, None)
         for ref in self._refused.keys() - plan.batches.keys():
             del self._refused[ref]
         for ref in self._unprepared.keys() - plan.allotments.keys():
@@ -285,6 +347,8 @@ class Applier:
         namespaces.add(self._visitors[0])
         for key in [key for key in self._applied if key.namespace not in namespaces]:
             del self._applied[key]
+        for name in self._shared_of.keys() - namespaces:
+            del self._shared_of[name]
 
 
 def _marks(snapshot: Snapshot, allotment: Allotment) -> Iterable[tuple[Manifest, str | None]]:
@@ -305,10 +369,9 @@ def _superfluous(
     """Objects of the service that are not wanted any more; none while nothing is decided."""
     if allotment.choice is None:
         return []
-    kinds = {kind.plural: kind for kind in CHILDREN}
     keys = {manifest.key for manifest in wanted}
     return [
-        (kinds[seen.key.plural], seen.key)
+        (_KINDS[seen.key.plural], seen.key)
         for seen in existing
         if seen.key not in keys
         and (
@@ -316,6 +379,18 @@ def _superfluous(
             or Ref(seen.key.namespace, seen.key.name) in allotment.retired
         )
     ]
+
+
+def _same(made_of: _MadeOf, before: _MadeOf | None) -> bool:
+    if before is None:
+        return False
+    allotment, existing, answer, paid = before
+    return (
+        made_of[0] is allotment
+        and made_of[1] is existing
+        and made_of[2] is answer
+        and made_of[3] == paid
+    )
 
 
 async def _all(steps: Iterable[Awaitable[None]]) -> None:

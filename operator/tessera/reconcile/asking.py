@@ -3,17 +3,16 @@
 import asyncio
 from collections.abc import Callable, Coroutine
 from datetime import datetime, timedelta
-from typing import TypeVar
+from functools import partial
 
 from tessera.domain.batch.facts import Asked
 from tessera.domain.batch.names import RUNNER_PORT
 from tessera.domain.names import PORT
-from tessera.domain.plan import Plan
-from tessera.domain.snapshot import Answer, InFlight, Pod, Ref, Service, Snapshot
-from tessera.ports import Clock, Engines
+from tessera.domain.plan import Allotment, Plan
+from tessera.domain.snapshot import Answer, InFlight, Pod, Question, Ref, Service, Snapshot
+from tessera.domain.stall import Suspect
+from tessera.ports import Clock, Engines, Hub
 from tessera.reconcile.observe import Senses
-
-Whom = TypeVar("Whom")
 
 _AGAIN = timedelta(seconds=1)
 """A draining replica is asked this often."""
@@ -22,11 +21,17 @@ _RUNNERS_AGAIN = timedelta(seconds=3)
 
 
 class Asker:
-    """Keeps at most one question to each service and each replica under way."""
+    """Keeps at most one question to each service, each replica and each hub's model under way."""
 
     def __init__(
-        self, engines: Engines, senses: Senses, clock: Clock, wake: Callable[[], None]
+        self,
+        engines: Engines,
+        senses: Senses,
+        clock: Clock,
+        wake: Callable[[], None],
+        hub: Hub | None = None,
     ) -> None:
+        self._hub = hub
         self._engines = engines
         self._senses = senses
         self._clock = clock
@@ -37,22 +42,31 @@ class Asker:
     def start(self, snapshot: Snapshot, plan: Plan) -> None:
         """Ask whom the plan wants asked, and forget whom it does not know any more."""
         for ref, allotment in plan.allotments.items():
-            address = snapshot.addresses.get(ref)
-            if allotment.ask and address is not None:
-                self._once(f"service {ref}", self._ask, allotment.service, _host(address, PORT))
-            for pod in allotment.pods:
-                if pod.ref in allotment.drain.leaving and pod.address and self._due(pod):
-                    self._once(f"pod {pod.uid}", self._count, pod, _host(pod.address, PORT))
-            preparation = allotment.preparation
-            if preparation is not None and preparation.ask and self._due_fetch(ref):
-                where = _host(preparation.ask, PORT)
-                self._once(f"fetch {ref}", self._fetch, ref, where)
+            self._of_service(ref, allotment, snapshot.addresses.get(ref))
+        for suspect in plan.suspects:
+            if suspect.pod.address:
+                look = partial(self._look, suspect, _host(suspect.pod.address, PORT))
+                self._once(f"pod {suspect.pod.uid}", look)
         for one in plan.batches.values():
             uid = one.batch.uid
             if one.ask is not None and self._due_again(uid):
                 address = _host(one.ask.address, RUNNER_PORT)
-                self._once(f"batch {uid} {one.ask.attempt}", self._progress, uid, address)
+                self._once(f"batch {uid} {one.ask.attempt}", partial(self._progress, uid, address))
         self._forget(plan)
+
+    def _of_service(self, ref: Ref, allotment: Allotment, address: str | None) -> None:
+        if allotment.ask and address is not None:
+            question = partial(self._ask, allotment.service, _host(address, PORT))
+            self._once(f"service {ref}", question)
+        if (asked := allotment.pin.question) is not None and self._hub is not None:
+            self._once(f"model {ref} {asked}", partial(self._resolve, self._hub, ref, asked))
+        if (preparation := allotment.preparation) and preparation.ask and self._due_fetch(ref):
+            self._once(f"fetch {ref}", partial(self._fetch, ref, _host(preparation.ask, PORT)))
+        if not (leaving := allotment.drain.leaving):
+            return
+        for pod in allotment.pods:
+            if pod.ref in leaving and pod.address and self._due(pod):
+                self._once(f"pod {pod.uid}", partial(self._count, pod, _host(pod.address, PORT)))
 
     async def stop(self) -> None:
         """End all questions."""
@@ -61,23 +75,22 @@ class Asker:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _once(
-        self,
-        key: str,
-        question: Callable[[Whom, str], Coroutine[None, None, None]],
-        whom: Whom,
-        address: str,
-    ) -> None:
+    def _once(self, key: str, question: Callable[[], Coroutine[None, None, None]]) -> None:
         if key not in self._under_way:
-            task = asyncio.create_task(question(whom, address), name=key)
+            task = asyncio.create_task(question(), name=key)
             self._under_way[key] = task
             task.add_done_callback(lambda _: self._under_way.pop(key, None))
 
     async def _ask(self, service: Service, address: str) -> None:
-        served = service.spec.model.served_name if service.spec else None
-        problem = await self._engines.ask(f"http://{address}", served or service.ref.name)
+        problem = await self._engines.ask(f"http://{address}", _model(service))
         self._senses.answers[service.ref] = Answer(at=self._clock(), problem=problem)
         self._wake()
+
+    async def _resolve(self, hub: Hub, ref: Ref, question: Question) -> None:
+        found = await hub.resolve(question)
+        if self._senses.resolutions is not None:
+            self._senses.resolutions[ref] = found
+            self._wake()
 
     async def _count(self, pod: Pod, address: str) -> None:
         asked = self._clock()
@@ -85,6 +98,20 @@ class Asker:
         if requests is not None:
             self._senses.in_flight[pod.ref] = InFlight(asked, requests)
             self._wake()
+
+    async def _look(self, suspect: Suspect, address: str) -> None:
+        """Count, and ask for a token if there are any requests: a healthy engine takes a step for
+        it, and is suspected no more. Turns do not wait for that, so none is woken."""
+        asked = self._clock()
+        requests = await self._engines.in_flight(address)
+        if requests is None:
+            return
+        self._senses.in_flight[suspect.pod.ref] = InFlight(asked, requests)
+        if requests:
+            self._once(f"token {suspect.pod.uid}", partial(self._prod, suspect, address))
+
+    async def _prod(self, suspect: Suspect, address: str) -> None:
+        await self._engines.ask(f"http://{address}", _model(suspect.service))
 
     async def _progress(self, batch: str, address: str) -> None:
         asked = self._clock()
@@ -113,11 +140,20 @@ class Asker:
         return last is None or self._clock() - last.at >= _AGAIN
 
     def _forget(self, plan: Plan) -> None:
-        pods = {pod.ref for one in plan.allotments.values() for pod in one.pods}
         for ref in self._senses.answers.keys() - plan.allotments.keys():
             del self._senses.answers[ref]
-        for ref in self._senses.in_flight.keys() - pods:
-            del self._senses.in_flight[ref]
+        if self._senses.in_flight:
+            pods = {pod.ref for one in plan.allotments.values() for pod in one.pods}
+            for ref in self._senses.in_flight.keys() - pods:
+                del self._senses.in_flight[ref]
+        for ref in (self._senses.resolutions or {}).keys() - plan.allotments.keys():
+            (self._senses.resolutions or {}).pop(ref)
+        if self._senses.fetched or self._fetches_asked:
+            self._forget_fetches(plan)
+        for uid in self._senses.asked.keys() - {one.batch.uid for one in plan.batches.values()}:
+            del self._senses.asked[uid]
+
+    def _forget_fetches(self, plan: Plan) -> None:
         fetching = {
             ref for ref, one in plan.allotments.items() if one.preparation and one.preparation.ask
         }
@@ -125,8 +161,12 @@ class Asker:
             del self._senses.fetched[ref]
         for ref in self._fetches_asked.keys() - fetching:
             del self._fetches_asked[ref]
-        for uid in self._senses.asked.keys() - {one.batch.uid for one in plan.batches.values()}:
-            del self._senses.asked[uid]
+
+
+def _model(service: Service) -> str:
+    """Under which name the model is served."""
+    served = service.spec.model.served_name if service.spec else None
+    return served or service.ref.name
 
 
 def _host(address: str, port: int) -> str:

@@ -2,15 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 
-from tessera.domain.bill import Bill, accrue
-from tessera.domain.plan import Plan, plan
+from tessera.domain.bill import Bill, accrue, busy
+from tessera.domain.plan import Kept, Plan, plan
 from tessera.domain.snapshot import Ref, Snapshot
 from tessera.ports import Clock
 from tessera.reconcile.apply import Applier
 from tessera.reconcile.asking import Asker
 from tessera.reconcile.observe import Senses, observe
 from tessera.reconcile.store import Store
+
+CHARGED_AFTER = timedelta(seconds=15)
+"""As often as Prometheus usually looks at the bill."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,16 +40,19 @@ class Fleet:
         self._applier = applier
         self._asker = asker
         self._clock = clock
+        self._kept = Kept()
+        self._uncharged: tuple[Snapshot, Plan] | None = None
 
     async def turn(self) -> Outcome:
         """Bring the fleet closer to what is wanted; repeating it does no harm."""
         before = self._applier.writes
         snapshot = observe(self._store, self._senses, self._clock())
-        decision = plan(snapshot)
+        decision = plan(snapshot, self._kept)
         self._senses.memory = dict(decision.memory)
+        self._senses.watches = dict(decision.watches)
         self._senses.meters = dict(decision.meters)
         self._senses.last_seen.clear()
-        self._senses.bill = accrue(self._senses.bill, snapshot, decision.pools)
+        self._charge(snapshot, decision)
         self._asker.start(snapshot, decision)
         problems = await self._applier.carry_out(
             snapshot, decision, monitored=self._senses.monitored
@@ -58,3 +65,23 @@ class Fleet:
             problems=problems,
             writes=self._applier.writes - before,
         )
+
+    def _charge(self, snapshot: Snapshot, decision: Plan) -> None:
+        """Nothing is charged while all stays as it was; then it is charged at once, as it was."""
+        bill, before = self._senses.bill, self._uncharged
+        due = bill.as_of is None or snapshot.at - bill.as_of >= CHARGED_AFTER
+        if before is not None and not _same(before, snapshot, decision):
+            bill, due = accrue(bill, before[0], before[1].pools), True
+        self._uncharged = None if due else (snapshot, decision)
+        self._senses.bill = accrue(bill, snapshot, decision.pools) if due else bill
+
+
+def _same(before: tuple[Snapshot, Plan], snapshot: Snapshot, decision: Plan) -> bool:
+    """What the bill is made of."""
+    old, decided = before
+    return (
+        old.pods is snapshot.pods
+        and old.nodes is snapshot.nodes
+        and decided.pools is decision.pools
+        and busy(old).keys() == busy(snapshot).keys()
+    )

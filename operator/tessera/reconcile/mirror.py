@@ -1,23 +1,23 @@
-"""Keeps the store true: a full list at the start, events, and full lists again where they may lie.
+"""Keeps the store true: a full list at the start, what watches tell, and full lists again.
 
-A watch that begins anew lists what exists, and says nothing of what vanished meanwhile. So a
-listed event that names a known object makes its kind be listed again by ourselves, and every kind
-is listed again from time to time.
+A watch goes on exactly where the list or the last watch ended. Where that is forgotten, the kind is
+listed again, since a watch that began anew would say nothing of what vanished meanwhile; and every
+kind is listed again from time to time.
 """
 
 import asyncio
 import logging
 from collections.abc import Callable
 
-from tessera.ports import Cluster, ClusterError, Listing, Seen
+from tessera.ports import Change, Cluster, ClusterError, Listing, StaleError
 from tessera.reconcile.observe import Senses
 from tessera.reconcile.store import Store
-from tessera.resources.kinds import KINDS, POD_MONITORS, Kind
+from tessera.resources.kinds import KINDS, POD_MONITORS, WATCHED, Kind
 
 log = logging.getLogger("tessera")
 
 RELIST_SECONDS = 600.0
-POLL_SECONDS = 2.0
+POLL_SECONDS = 10.0
 _RETRY_SECONDS = 2.0
 
 
@@ -31,67 +31,72 @@ class Mirror:
         self._store = store
         self._senses = senses
         self._wake = wake
-        self._doubtful: set[Kind] = set()
-        self._doubt = asyncio.Event()
+        self._reached: dict[tuple[Kind, str | None], int] = {}
 
     async def seed(self) -> None:
         """List every kind once, however long the API server takes to answer."""
         for kind in KINDS:
-            while True:
-                try:
-                    await self._list(kind)
-                    break
-                except ClusterError as error:
-                    log.warning("waiting for the API server: %s", error)
-                    await asyncio.sleep(_RETRY_SECONDS)
-
-    def take(self, kind: Kind, event: str | None, seen: Seen) -> None:
-        """One watch event; None as its type means that a watch began by listing."""
-        if event == "DELETED":
-            changed = self._store.drop(kind, seen.key, seen.version)
-        else:
-            if event is None and seen.key in self._store.all(kind):
-                self._doubtful.add(kind)
-                self._doubt.set()
-            changed = self._store.put(kind, seen)
-        if changed:
-            self._wake()
+            await self._surely_list(kind)
 
     async def keep(self) -> None:
-        """List again what is doubtful, what is only polled, and everything from time to time."""
+        """Watch, list again what is only polled, and everything from time to time."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._settle_doubts())
+            for kind in WATCHED:
+                for scope in self._cluster.scopes(kind):
+                    group.create_task(self._follow(kind, scope))
             group.create_task(self._every(POLL_SECONDS, (POD_MONITORS,)))
             group.create_task(self._every(RELIST_SECONDS, KINDS))
 
-    async def settle(self) -> tuple[str, ...]:
-        """List again every kind that a new watch made doubtful; which they were."""
-        doubtful, self._doubtful = self._doubtful, set()
-        for kind in doubtful:
-            await self._refresh(kind)
-        return tuple(sorted(kind.plural for kind in doubtful))
+    async def watch(self, kind: Kind, scope: str | None = None) -> None:
+        """One watch, from where the last one stopped until its end."""
+        async for change in self._cluster.watch(kind, self._reached[kind, scope], scope):
+            self._reached[kind, scope] = change.version
+            if self._take(kind, change):
+                self._wake()
 
-    async def _settle_doubts(self) -> None:
+    async def _follow(self, kind: Kind, scope: str | None) -> None:
+        broken = False
         while True:
-            await self._doubt.wait()
-            await asyncio.sleep(_RETRY_SECONDS)  # the events of one listing come together
-            self._doubt.clear()
-            await self.settle()
+            try:
+                await self.watch(kind, scope)
+                broken = False
+            except StaleError:
+                await self._surely_list(kind)
+                self._wake()
+            except ClusterError as error:
+                if not broken:
+                    log.warning("will be watched again: %s", error)
+                broken = True
+            await asyncio.sleep(_RETRY_SECONDS if broken else 0)
+
+    def _take(self, kind: Kind, change: Change) -> bool:
+        if change.seen is None:
+            return False
+        if change.gone:
+            return self._store.drop(kind, change.seen.key, change.version)
+        return self._store.put(kind, change.seen)
 
     async def _every(self, seconds: float, kinds: tuple[Kind, ...]) -> None:
         while True:
             await asyncio.sleep(seconds)
             for kind in kinds:
-                await self._refresh(kind)
+                try:
+                    changed = await self._list(kind)
+                except ClusterError as error:
+                    log.warning("%s could not be listed: %s", kind.plural, error)
+                else:
+                    if changed:
+                        self._wake()
 
-    async def _refresh(self, kind: Kind) -> None:
-        try:
-            changed = await self._list(kind)
-        except ClusterError as error:
-            log.warning("%s could not be listed: %s", kind.plural, error)
-        else:
-            if changed:
-                self._wake()
+    async def _surely_list(self, kind: Kind) -> None:
+        while True:
+            try:
+                await self._list(kind)
+            except ClusterError as error:
+                log.warning("waiting for the API server: %s", error)
+                await asyncio.sleep(_RETRY_SECONDS)
+            else:
+                return
 
     async def _list(self, kind: Kind) -> bool:
         found = await self._cluster.list(kind)
@@ -101,4 +106,7 @@ class Mirror:
             return self._store.replace(kind, found or Listing()) or appeared
         if found is None:
             raise ClusterError(f"the API server does not know {kind.plural}: install the CRDs")
+        for scope in self._cluster.scopes(kind):
+            reached = self._reached.get((kind, scope), 0)
+            self._reached[kind, scope] = max(found.version, reached)
         return self._store.replace(kind, found)

@@ -1,11 +1,15 @@
 """The fleet as last seen. Objects that did not change keep their identity."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from tessera.ports import Listing, Seen
-from tessera.resources.kinds import Kind
+from tessera.domain.snapshot import Ref
+from tessera.ports import Listing, Seen, Value
+from tessera.resources.kinds import CHILDREN, Kind
 from tessera.resources.manifest import Key
+
+_CHILDREN = frozenset(kind.plural for kind in CHILDREN)
 
 
 class Store:
@@ -15,6 +19,9 @@ class Store:
         self._seen: dict[str, dict[Key, Seen]] = {kind.plural: {} for kind in kinds}
         self._awaited = set(self._seen)
         self._gone: dict[Key, int] = {}
+        self._values: dict[str, tuple[Value, ...]] = {}
+        self._belongings: Mapping[Ref | None, tuple[Seen, ...]] | None = None
+        self._before: Mapping[Ref | None, tuple[Seen, ...]] = {}
 
     @property
     def complete(self) -> bool:
@@ -33,7 +40,7 @@ class Store:
         self._seen[kind.plural] = new
         for key in [key for key in self._gone if key.plural == kind.plural]:
             del self._gone[key]
-        return old != new
+        return self._changed(kind, old != new)
 
     def put(self, kind: Kind, seen: Seen) -> bool:
         """Take one object; True when it changed.
@@ -47,7 +54,7 @@ class Store:
             return False
         self._gone.pop(seen.key, None)
         objects[seen.key] = _newer(known, seen)
-        return known != seen
+        return self._changed(kind, known != seen)
 
     def drop(self, kind: Kind, key: Key, version: int = 0) -> bool:
         """Forget one object; True when it was known."""
@@ -56,7 +63,36 @@ class Store:
             return False
         if version:
             self._gone[key] = version
-        return self._seen[kind.plural].pop(key, None) is not None
+        return self._changed(kind, self._seen[kind.plural].pop(key, None) is not None)
+
+    def values(self, kind: Kind) -> tuple[Value, ...]:
+        """What the plan reads of them; the same tuple as long as none of them changed."""
+        if kind.plural not in self._values:
+            found = (seen.value for seen in self._seen[kind.plural].values())
+            self._values[kind.plural] = tuple(value for value in found if value is not None)
+        return self._values[kind.plural]
+
+    def belongings(self) -> Mapping[Ref | None, tuple[Seen, ...]]:
+        """The objects that we applied for each service, and under None those that are shared; the
+        same mapping as long as none changed, and the same tuples for whom none changed."""
+        if self._belongings is None:
+            found: dict[Ref | None, list[Seen]] = defaultdict(list)
+            for plural in sorted(_CHILDREN):
+                for seen in self._seen[plural].values():
+                    found[seen.service].append(seen)
+            old = self._before
+            self._before = self._belongings = {
+                ref: old[ref] if ref in old and old[ref] == tuple(one) else tuple(one)
+                for ref, one in found.items()
+            }
+        return self._belongings
+
+    def _changed(self, kind: Kind, changed: bool) -> bool:
+        if changed:
+            self._values.pop(kind.plural, None)
+            if kind.plural in _CHILDREN:
+                self._belongings = None
+        return changed
 
     def all(self, kind: Kind) -> Mapping[Key, Seen]:
         """Every object of one kind."""

@@ -9,7 +9,7 @@ from tessera.domain.adapters import engine_rank
 from tessera.domain.model.names import folder_of
 from tessera.domain.names import PORT
 from tessera.domain.placement import Choice
-from tessera.domain.sizing import GPU_MEMORY_UTILIZATION
+from tessera.resources.defaults import Defaults
 
 MODELS = "/models"
 """Where a `pvc://` claim is mounted."""
@@ -17,7 +17,9 @@ ADAPTERS = "/adapters"
 """Below it, by their names, the claims of `pvc://` adapters."""
 
 
-def arguments(name: str, spec: InferenceServiceSpec, choice: Choice) -> list[str]:
+def arguments(
+    name: str, spec: InferenceServiceSpec, choice: Choice, defaults: Defaults
+) -> list[str]:
     """Arguments of `vllm serve`, all limits explicit, so that no default of the engine decides.
 
     The defaults are read through NVML, which inside a slice answers for the whole GPU.
@@ -30,13 +32,11 @@ def arguments(name: str, spec: InferenceServiceSpec, choice: Choice) -> list[str
         f"--max-model-len={fit.max_model_len}",
         f"--max-num-seqs={fit.limits.max_num_seqs}",
         f"--max-num-batched-tokens={fit.limits.max_num_batched_tokens}",
-        f"--gpu-memory-utilization={GPU_MEMORY_UTILIZATION}",
+        f"--gpu-memory-utilization={defaults.gpu_memory_utilization}",
         f"--tensor-parallel-size={fit.hardware.devices}",
         "--scheduling-policy=priority",
         f"--shutdown-timeout={seconds(spec.drain.timeout)}",
-        "--api-server-count=1",
-        "--enable-server-load-tracking",
-        "--enable-mfu-metrics",
+        *defaults.flags,
     ]
     if spec.model.revision and spec.model.cache.type == "none":
         told.append(f"--revision={spec.model.revision}")

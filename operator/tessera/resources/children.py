@@ -1,14 +1,16 @@
 """Every object that a plan wants to exist."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-from tessera.domain.batch.facts import Batch
-from tessera.domain.plan import Allotment, Plan
-from tessera.domain.snapshot import Service
+from tessera.domain.batch.allotment import BatchAllotment
+from tessera.domain.batch.names import BATCH_ROLE
+from tessera.domain.plan import Allotment
+from tessera.domain.ref import Ref
 from tessera.resources.deployment import deployment
 from tessera.resources.errand import claim
-from tessera.resources.manifest import Manifest
+from tessera.resources.manifest import Manifest, Owner, owner_of
 from tessera.resources.namespace import (
     account,
     batch_account,
@@ -25,17 +27,24 @@ _BUDGETED = 2
 
 def of_service(allotment: Allotment) -> tuple[Manifest, ...]:
     """The objects of one service; none while there is nothing decided for it."""
-    choice, spec = allotment.choice, allotment.service.spec
+    choice, spec = allotment.choice, allotment.built
     if choice is None or spec is None:
         return ()
     told = [front(allotment.service)]
     if spec.model.cache.type == "pvc":
         told.append(claim(allotment.service, spec))
-    if allotment.preparation is None or allotment.preparation.unfetched is None:
+    if not _awaited(allotment):
         told.append(deployment(allotment, spec, choice))
     if allotment.scale.replicas >= _BUDGETED:
         told.append(disruption_budget(allotment.service))
     return tuple(told)
+
+
+def _awaited(allotment: Allotment) -> bool:
+    """The Deployment stays as it is until the hub answered, and the files are there."""
+    preparation = allotment.preparation
+    unfetched = preparation is not None and preparation.unfetched is not None
+    return unfetched or allotment.pin.question is not None
 
 
 def made_of(allotment: Allotment) -> tuple[object, ...]:
@@ -44,36 +53,61 @@ def made_of(allotment: Allotment) -> tuple[object, ...]:
     return (
         service.uid,
         service.spec,
-        allotment.platform,
         allotment.choice,
-        allotment.preparation is not None and allotment.preparation.unfetched is not None,
+        _awaited(allotment),
+        allotment.pin,
+        allotment.making,
         allotment.drain.keep,
         allotment.surge,
         allotment.scale.replicas >= _BUDGETED,
     )
 
 
-def of_namespaces(
-    plan: Plan, *, visitors: tuple[str, ...], monitored: bool
-) -> Iterator[tuple[str, tuple[Manifest, ...]]]:
-    """The shared objects of every namespace in which something is placed; the first visitor is the
-    operator."""
-    owners: dict[str, list[Service | Batch]] = defaultdict(list)
-    for ref in sorted(plan.allotments):
-        owners[ref.namespace].append(plan.allotments[ref].service)
-    placed = {
-        ref.namespace
-        for ref, one in plan.allotments.items()
-        if one.choice is not None or (one.preparation and one.preparation.errand)
-    }
-    batches: dict[str, list[Batch]] = defaultdict(list)
-    for ref in sorted(plan.living):
-        batches[ref.namespace].append(plan.batches[ref].batch)
-    for namespace in sorted(placed | batches.keys()):
-        found = (*owners[namespace], *batches[namespace])
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sharing:
+    """Who shares the objects of a namespace in which something is placed, in the order of names."""
+
+    namespace: str
+    services: tuple[Owner, ...]
+    batches: tuple[Owner, ...]
+
+    def manifests(
+        self, *, visitors: tuple[str, ...], monitored: bool, batch_role: str = BATCH_ROLE
+    ) -> tuple[Manifest, ...]:
+        """The shared objects; the first visitor is the operator."""
+        found = (*self.services, *self.batches)
         told = [account(found), isolation(found, visitors)]
         if monitored:
             told.append(monitor(found))
-        if mine := batches[namespace]:
-            told += [batch_account(mine), batch_fence(mine), batch_isolation(mine, visitors[0])]
-        yield namespace, tuple(told)
+        if mine := self.batches:
+            told += [
+                batch_account(mine),
+                batch_fence(mine, batch_role),
+                batch_isolation(mine, visitors[0]),
+            ]
+        return tuple(told)
+
+
+def sharing(
+    allotments: Mapping[Ref, Allotment], batches: Mapping[Ref, BatchAllotment]
+) -> tuple[Sharing, ...]:
+    """The namespaces with what lives in them."""
+    services: dict[str, list[Owner]] = defaultdict(list)
+    for ref in sorted(allotments):
+        services[ref.namespace].append(owner_of(allotments[ref].service))
+    placed = {
+        ref.namespace
+        for ref, one in allotments.items()
+        if one.choice is not None or (one.preparation and one.preparation.errand)
+    }
+    living: dict[str, list[Owner]] = defaultdict(list)
+    for ref in sorted(batches):
+        living[ref.namespace].append(owner_of(batches[ref].batch))
+    return tuple(
+        Sharing(
+            namespace=name,
+            services=tuple(services.get(name, ())),
+            batches=tuple(living.get(name, ())),
+        )
+        for name in sorted(placed | living.keys())
+    )

@@ -18,7 +18,7 @@ from kubernetes.client import (
 )
 
 from tessera.api.inference_service import InferenceServiceSpec
-from tessera.api.recipe import Platform
+from tessera.api.recipe import Recipe
 from tessera.domain.names import (
     ENGINE_ACCOUNT,
     SERVICE_LABEL,
@@ -29,8 +29,8 @@ from tessera.domain.names import (
 from tessera.domain.placement import Choice
 from tessera.domain.plan import Allotment
 from tessera.resources.arguments import seconds
+from tessera.resources.defaults import defaults
 from tessera.resources.engine import (
-    EXIT_SECONDS,
     HEALTH,
     engine,
     restricted_pod,
@@ -38,12 +38,9 @@ from tessera.resources.engine import (
     volumes,
 )
 from tessera.resources.kinds import DEPLOYMENTS
-from tessera.resources.manifest import Manifest, labels, manifest, owner
+from tessera.resources.manifest import Manifest, labels, manifest, owner_of, reference
 from tessera.resources.scheduling import scheduled, spread
 from tessera.resources.surroundings import pull_secrets
-
-_PRE_STOP_SECONDS = 5
-"""Time for endpoints to forget a pod before its engine is told to stop."""
 
 
 def deployment(allotment: Allotment, spec: InferenceServiceSpec, choice: Choice) -> Manifest:
@@ -57,12 +54,12 @@ def deployment(allotment: Allotment, spec: InferenceServiceSpec, choice: Choice)
             name=name,
             namespace=service.ref.namespace,
             labels=told,
-            owner_references=[owner(service, controller=True)],
+            owner_references=[reference(owner_of(service), controller=True)],
         ),
         spec=V1DeploymentSpec(
             replicas=allotment.drain.keep,
             revision_history_limit=3,
-            progress_deadline_seconds=start_seconds(choice),
+            progress_deadline_seconds=start_seconds(choice, allotment.recipe),
             selector=V1LabelSelector(match_labels=identity),
             strategy=V1DeploymentStrategy(
                 type="RollingUpdate",
@@ -72,40 +69,43 @@ def deployment(allotment: Allotment, spec: InferenceServiceSpec, choice: Choice)
                 ),
             ),
             template=V1PodTemplateSpec(
-                metadata=V1ObjectMeta(labels=told),
-                spec=_pod(service.ref.name, spec, choice, allotment.platform),
+                metadata=V1ObjectMeta(
+                    labels={**spec.pod_template.labels, **told},
+                    annotations=dict(spec.pod_template.annotations) or None,
+                ),
+                spec=_pod(service.ref.name, spec, choice, allotment.recipe),
             ),
         ),
     )
     return manifest(DEPLOYMENTS, service.ref.namespace, name, model)
 
 
-def _pod(name: str, spec: InferenceServiceSpec, choice: Choice, platform: Platform) -> V1PodSpec:
-    drain = seconds(spec.drain.timeout)
+def _pod(name: str, spec: InferenceServiceSpec, choice: Choice, recipe: Recipe) -> V1PodSpec:
+    rules, drain = defaults(recipe.builder), seconds(spec.drain.timeout)
     pod = V1PodSpec(
         service_account_name=ENGINE_ACCOUNT,
         automount_service_account_token=False,
         enable_service_links=False,
-        image_pull_secrets=pull_secrets(platform),
+        image_pull_secrets=pull_secrets(recipe.platform),
         topology_spread_constraints=spread(name),
         readiness_gates=[V1PodReadinessGate(condition_type=SERVING_GATE)],
-        termination_grace_period_seconds=_PRE_STOP_SECONDS + drain + EXIT_SECONDS,
+        termination_grace_period_seconds=rules.pre_stop_seconds + drain + rules.exit_seconds,
         security_context=restricted_pod(),
-        containers=[_replica(name, spec, choice, platform)],
-        volumes=volumes(name, spec, choice, platform),
+        containers=[_replica(name, spec, choice, recipe)],
+        volumes=volumes(name, spec, choice, recipe),
     )
-    return scheduled(pod, spec, choice, platform)
+    return scheduled(pod, spec, choice, recipe, given_up_after=rules.silent_seconds)
 
 
-def _replica(
-    name: str, spec: InferenceServiceSpec, choice: Choice, platform: Platform
-) -> V1Container:
+def _replica(name: str, spec: InferenceServiceSpec, choice: Choice, recipe: Recipe) -> V1Container:
     """An engine that takes requests of others, and is taken out of the way before it stops."""
-    found = engine(name, spec, choice, platform)
+    found = engine(name, spec, choice, recipe)
     found.readiness_probe = V1Probe(
         http_get=HEALTH, period_seconds=5, timeout_seconds=5, failure_threshold=3
     )
     found.lifecycle = V1Lifecycle(
-        pre_stop=V1LifecycleHandler(sleep=V1SleepAction(seconds=_PRE_STOP_SECONDS))
+        pre_stop=V1LifecycleHandler(
+            sleep=V1SleepAction(seconds=defaults(recipe.builder).pre_stop_seconds)
+        )
     )
     return found

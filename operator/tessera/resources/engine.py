@@ -16,55 +16,59 @@ from kubernetes.client import (
     V1SeccompProfile,
     V1SecretKeySelector,
     V1SecurityContext,
+    V1Toleration,
     V1Volume,
     V1VolumeMount,
 )
 
-from tessera.api.inference_service import InferenceServiceSpec
-from tessera.api.recipe import Platform
+from tessera.api.inference_service import InferenceServiceSpec, Variable
+from tessera.api.recipe import Recipe
 from tessera.domain.model.names import claim_name
 from tessera.domain.names import ENGINE, PORT
 from tessera.domain.perf import LOAD_MIB_PER_SECOND
 from tessera.domain.placement import Choice
 from tessera.resources import surroundings
 from tessera.resources.arguments import ADAPTERS, MODELS, arguments, claim
+from tessera.resources.defaults import Defaults, defaults
 
 HEALTH = V1HTTPGetAction(path="/health", port="http")
-EXIT_SECONDS = 10
-"""vLLM needs 5 to 6 seconds to exit after its last token."""
 _USER = 1000
 _CACHE = "/cache"
-_START_SECONDS = 600
+_START_PERIOD = 2
+"""Asked more often than later on: until then nobody is served, and a closed port costs nothing."""
+_SILENT_STATES = ("not-ready", "unreachable")
 
 
-def engine(
-    name: str, spec: InferenceServiceSpec, choice: Choice, platform: Platform
-) -> V1Container:
+def engine(name: str, spec: InferenceServiceSpec, choice: Choice, recipe: Recipe) -> V1Container:
     """A vLLM on the chosen hardware, restricted, with the probes that keep it alive."""
+    rules = defaults(recipe.builder)
     devices = {choice.fit.hardware.resource: str(choice.fit.hardware.devices)}
     return V1Container(
         name=ENGINE,
-        image=surroundings.engine_image(spec, platform),
-        args=arguments(name, spec, choice),
-        env=[*_environment(spec), *surroundings.environment(platform)],
+        image=surroundings.engine_image(spec, recipe),
+        args=arguments(name, spec, choice, rules),
+        env=_environment(spec, recipe),
         ports=[V1ContainerPort(name="http", container_port=PORT)],
         resources=V1ResourceRequirements(
             requests={
                 "cpu": str(2 * choice.fit.hardware.devices),
-                "memory": f"{_host_mib(choice)}Mi",
+                "memory": f"{_host_mib(choice, rules)}Mi",
                 **devices,
             },
             limits=devices,
         ),
         security_context=restricted(),
         startup_probe=V1Probe(
-            http_get=HEALTH, period_seconds=2, failure_threshold=start_seconds(choice) // 2
+            http_get=HEALTH,
+            period_seconds=_START_PERIOD,
+            timeout_seconds=5,
+            failure_threshold=start_seconds(choice, recipe) // _START_PERIOD,
         ),
         liveness_probe=V1Probe(
             http_get=HEALTH, period_seconds=10, timeout_seconds=10, failure_threshold=6
         ),
         termination_message_policy="FallbackToLogsOnError",
-        volume_mounts=[*_mounts(spec), *surroundings.mounts(platform)],
+        volume_mounts=[*_mounts(spec), *surroundings.mounts(recipe.platform)],
     )
 
 
@@ -88,14 +92,28 @@ def restricted_pod() -> V1PodSecurityContext:
     )
 
 
+def silences(given_up_after: int) -> list[V1Toleration]:
+    """For how many seconds a pod stays bound to a node that does not answer; the default is 300."""
+    return [
+        V1Toleration(
+            key=f"node.kubernetes.io/{state}",
+            operator="Exists",
+            effect="NoExecute",
+            toleration_seconds=given_up_after,
+        )
+        for state in _SILENT_STATES
+    ]
+
+
 def volumes(
-    name: str, spec: InferenceServiceSpec, choice: Choice, platform: Platform
+    name: str, spec: InferenceServiceSpec, choice: Choice, recipe: Recipe
 ) -> list[V1Volume]:
     """The volumes that the engine mounts."""
+    shm = _shm_mib(choice, defaults(recipe.builder))
     found = [
         V1Volume(
             name="shm",
-            empty_dir=V1EmptyDirVolumeSource(medium="Memory", size_limit=f"{_shm_mib(choice)}Mi"),
+            empty_dir=V1EmptyDirVolumeSource(medium="Memory", size_limit=f"{shm}Mi"),
         ),
         V1Volume(name="cache", empty_dir=V1EmptyDirVolumeSource()),
         V1Volume(name="tmp", empty_dir=V1EmptyDirVolumeSource()),
@@ -107,7 +125,7 @@ def volumes(
             source = V1PersistentVolumeClaimVolumeSource(claim_name=found_claim, read_only=True)
             mounted = V1Volume(name=f"adapter-{adapter.name}", persistent_volume_claim=source)
             found.append(mounted)
-    return [*found, *surroundings.volumes(platform)]
+    return [*found, *surroundings.volumes(recipe.platform)]
 
 
 def model_volume(name: str, spec: InferenceServiceSpec) -> V1Volume | None:
@@ -129,13 +147,14 @@ def _claimed(name: str) -> V1Volume:
     return V1Volume(name="models", persistent_volume_claim=source)
 
 
-def start_seconds(choice: Choice) -> int:
+def start_seconds(choice: Choice, recipe: Recipe) -> int:
     """How long the engine may take to start."""
     weights = choice.fit.memory.weights_mib * choice.fit.hardware.devices
-    return _START_SECONDS + weights // LOAD_MIB_PER_SECOND
+    return defaults(recipe.builder).start_seconds + weights // LOAD_MIB_PER_SECOND
 
 
-def _environment(spec: InferenceServiceSpec) -> list[V1EnvVar]:
+def _environment(spec: InferenceServiceSpec, recipe: Recipe) -> list[V1EnvVar]:
+    """A variable of the service's own takes the place of the platform's."""
     told = [
         V1EnvVar(name="HOME", value=_CACHE),
         V1EnvVar(name="USER", value=ENGINE),  # PyTorch asks for it where the user has no entry
@@ -143,7 +162,10 @@ def _environment(spec: InferenceServiceSpec) -> list[V1EnvVar]:
         V1EnvVar(name="VLLM_CACHE_ROOT", value=f"{_CACHE}/vllm"),
         V1EnvVar(name="VLLM_NO_USAGE_STATS", value="1"),
     ]
-    return [*told, *token(spec)]
+    own = [_added(variable) for variable in spec.pod_template.env]
+    names = {variable.name for variable in own}
+    around = [one for one in surroundings.environment(recipe.platform) if one.name not in names]
+    return [*told, *token(spec), *around, *own]
 
 
 def token(spec: InferenceServiceSpec) -> list[V1EnvVar]:
@@ -153,6 +175,15 @@ def token(spec: InferenceServiceSpec) -> list[V1EnvVar]:
         return []
     key = V1SecretKeySelector(name=secret.name, key=secret.key)
     return [V1EnvVar(name="HF_TOKEN", value_from=V1EnvVarSource(secret_key_ref=key))]
+
+
+def _added(variable: Variable) -> V1EnvVar:
+    """A variable of the service's own."""
+    if variable.value_from is None:
+        return V1EnvVar(name=variable.name, value=variable.value)
+    ref = variable.value_from.secret_key_ref
+    source = V1EnvVarSource(secret_key_ref=V1SecretKeySelector(name=ref.name, key=ref.key))
+    return V1EnvVar(name=variable.name, value_from=source)
 
 
 def _mounts(spec: InferenceServiceSpec) -> list[V1VolumeMount]:
@@ -173,12 +204,12 @@ def _mounts(spec: InferenceServiceSpec) -> list[V1VolumeMount]:
     return mounts
 
 
-def _shm_mib(choice: Choice) -> int:
+def _shm_mib(choice: Choice, rules: Defaults) -> int:
     """Tensor parallel ranks talk through shared memory; a single one needs little."""
-    return 2048 if choice.fit.hardware.devices == 1 else 8192
+    return rules.shm_mib if choice.fit.hardware.devices == 1 else rules.shm_parallel_mib
 
 
-def _host_mib(choice: Choice) -> int:
+def _host_mib(choice: Choice, rules: Defaults) -> int:
     """Process, shared memory, and a tenth of the weights at a time while they load."""
     weights = choice.fit.memory.weights_mib * choice.fit.hardware.devices
-    return 4096 + _shm_mib(choice) + weights // 10
+    return rules.host_mib + _shm_mib(choice, rules) + weights // 10

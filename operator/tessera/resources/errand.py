@@ -22,7 +22,7 @@ from kubernetes.client import (
 )
 
 from tessera.api.inference_service import InferenceServiceSpec, ModelShape
-from tessera.api.recipe import Platform
+from tessera.api.recipe import Platform, Recipe
 from tessera.domain.batch.spec import SHARED
 from tessera.domain.checks import shape_of
 from tessera.domain.model.errands import Errand
@@ -41,7 +41,7 @@ from tessera.resources import engine, surroundings
 from tessera.resources.arguments import MODELS, model_path
 from tessera.resources.job import Image
 from tessera.resources.kinds import CLAIMS, JOBS
-from tessera.resources.manifest import Manifest, labels, manifest, owner
+from tessera.resources.manifest import Manifest, labels, manifest, owner_of, reference
 from tessera.resources.scheduling import scheduled
 
 _REPORT = "/dev/termination-log"
@@ -53,25 +53,20 @@ _MARGIN = 1.2
 
 
 def errand(
-    service: Service,
-    spec: InferenceServiceSpec,
-    wanted: Errand,
-    choice: Choice | None,
-    image: Image,
-    platform: Platform,
+    service: Service, wanted: Errand, choice: Choice | None, image: Image, recipe: Recipe
 ) -> Manifest:
     """The Job to create. A fetch runs on nodes of the chosen pool, where its claim is read later;
     a small read runs anywhere."""
     told = labels() | {ERRAND_LABEL: wanted.task, ERRAND_FOR_LABEL: service.ref.name}
-    pod = _pod(service.ref.name, spec, wanted, image, platform)
+    pod = _pod(service.ref.name, wanted, image, recipe.platform)
     if wanted.task == "fetch" and choice is not None:
-        pod = scheduled(pod, spec, choice, platform)
+        pod = scheduled(pod, wanted.spec, choice, recipe)
     model = V1Job(
         metadata=V1ObjectMeta(
             name=wanted.name,
             namespace=service.ref.namespace,
             labels=told,
-            owner_references=[owner(service, controller=True)],
+            owner_references=[reference(owner_of(service), controller=True)],
         ),
         spec=V1JobSpec(
             active_deadline_seconds=_LASTING[wanted.task],
@@ -92,7 +87,7 @@ def claim(service: Service, spec: InferenceServiceSpec) -> Manifest:
             name=name,
             namespace=service.ref.namespace,
             labels=labels(),
-            owner_references=[owner(service, controller=True)],
+            owner_references=[reference(owner_of(service), controller=True)],
         ),
         spec=V1PersistentVolumeClaimSpec(
             access_modes=[SHARED],
@@ -110,12 +105,10 @@ def _size(shape: ModelShape | None) -> str:
     return f"{int(bits * _MARGIN / _GIB) + 1}Gi"
 
 
-def _pod(
-    name: str, spec: InferenceServiceSpec, wanted: Errand, image: Image, platform: Platform
-) -> V1PodSpec:
+def _pod(name: str, wanted: Errand, image: Image, platform: Platform) -> V1PodSpec:
     fetches = wanted.task == "fetch"
     home = V1Volume(name="home", empty_dir=V1EmptyDirVolumeSource())
-    files = _claim(name) if fetches else engine.own_volume(spec)
+    files = _claim(name) if fetches else engine.own_volume(wanted.spec)
     return V1PodSpec(
         service_account_name=ENGINE_ACCOUNT,
         automount_service_account_token=False,
@@ -123,7 +116,7 @@ def _pod(
         restart_policy="Never",
         image_pull_secrets=surroundings.pull_secrets(platform, *image.pull_secrets),
         security_context=engine.restricted_pod(),
-        containers=[_container(spec, wanted, image, platform, mounted=files is not None)],
+        containers=[_container(wanted, image, platform, mounted=files is not None)],
         volumes=[home, *([files] if files else ()), *surroundings.volumes(platform)],
     )
 
@@ -133,21 +126,14 @@ def _claim(name: str) -> V1Volume:
     return V1Volume(name="models", persistent_volume_claim=source)
 
 
-def _container(
-    spec: InferenceServiceSpec,
-    wanted: Errand,
-    image: Image,
-    platform: Platform,
-    *,
-    mounted: bool,
-) -> V1Container:
-    fetches = wanted.task == "fetch"
+def _container(wanted: Errand, image: Image, platform: Platform, *, mounted: bool) -> V1Container:
+    spec, fetches = wanted.spec, wanted.task == "fetch"
     files = V1VolumeMount(name="models", mount_path=MODELS, read_only=not fetches)
     found = V1Container(
         name=ERRAND,
         image=image.name,
         image_pull_policy=image.pull_policy,
-        args=_arguments(spec, wanted, mounted=mounted),
+        args=_arguments(wanted, mounted=mounted),
         env=[*_environment(), *engine.token(spec), *surroundings.environment(platform)],
         resources=V1ResourceRequirements(
             requests={"cpu": "500m" if fetches else "100m", "memory": "256Mi"},
@@ -167,14 +153,15 @@ def _container(
     return found
 
 
-def _arguments(spec: InferenceServiceSpec, wanted: Errand, *, mounted: bool) -> list[str]:
-    told = [wanted.task, f"--uri={spec.model.uri}", f"--report={_REPORT}"]
-    if spec.model.revision:
-        told.append(f"--revision={spec.model.revision}")
+def _arguments(wanted: Errand, *, mounted: bool) -> list[str]:
+    model = wanted.spec.model
+    told = [wanted.task, f"--uri={model.uri}", f"--report={_REPORT}"]
+    if model.revision:
+        told.append(f"--revision={model.revision}")
     if wanted.task == "fetch":
-        folder = f"{MODELS}/{folder_of(spec.model)}"
+        folder = f"{MODELS}/{folder_of(model)}"
         return [*told, f"--into={folder}", "--host=$(POD_IP)", f"--port={PORT}"]
-    return [*told, f"--path={model_path(spec.model.uri)}"] if mounted else told
+    return [*told, f"--path={model_path(model.uri)}"] if mounted else told
 
 
 def _environment() -> list[V1EnvVar]:

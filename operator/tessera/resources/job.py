@@ -32,7 +32,7 @@ from kubernetes.client import (
 )
 
 from tessera.api.batch_inference import BatchInferenceSpec
-from tessera.api.recipe import Platform
+from tessera.api.recipe import Recipe
 from tessera.domain.batch.allotment import Start
 from tessera.domain.batch.facts import Batch
 from tessera.domain.batch.names import (
@@ -51,7 +51,7 @@ from tessera.domain.names import PORT, VARIANT_LABEL
 from tessera.domain.placement import Choice
 from tessera.resources import engine, spot, surroundings
 from tessera.resources.kinds import JOBS
-from tessera.resources.manifest import Manifest, labels, manifest, owner
+from tessera.resources.manifest import Manifest, labels, manifest, owner_of, reference
 from tessera.resources.scheduling import scheduled
 
 _CLAIM = "/claim"
@@ -81,7 +81,7 @@ class Image:
 
 
 def job(
-    batch: Batch, spec: BatchInferenceSpec, start: Start, image: Image, platform: Platform
+    batch: Batch, spec: BatchInferenceSpec, start: Start, image: Image, recipe: Recipe
 ) -> Manifest:
     """The Job to create; `image` is that of the runner."""
     told = labels() | {
@@ -90,17 +90,17 @@ def job(
         ATTEMPT_LABEL: attempt_label(start.attempt),
     }
     annotations = None
-    pod = _check(batch, spec, image, platform)
+    pod = _check(batch, spec, image, recipe)
     if start.attempt is not None and start.choice is not None:
         told |= {VARIANT_LABEL: start.choice.variant}
         annotations = _STAYING
-        pod = _attempt(batch, spec, start, start.choice, image, platform)
+        pod = _attempt(batch, spec, start, start.choice, image, recipe)
     model = V1Job(
         metadata=V1ObjectMeta(
             name=start.name,
             namespace=batch.ref.namespace,
             labels=told,
-            owner_references=[owner(batch, controller=True)],
+            owner_references=[reference(owner_of(batch), controller=True)],
         ),
         spec=V1JobSpec(
             active_deadline_seconds=int(start.lasting.total_seconds()),
@@ -115,7 +115,7 @@ def job(
     return manifest(JOBS, batch.ref.namespace, start.name, model)
 
 
-def _check(batch: Batch, spec: BatchInferenceSpec, image: Image, platform: Platform) -> V1PodSpec:
+def _check(batch: Batch, spec: BatchInferenceSpec, image: Image, recipe: Recipe) -> V1PodSpec:
     """Reads every row and tries the paths; no GPU, no token."""
     arguments = ["check", *_paths(batch, spec), f"--report={_REPORT}"]
     requests = {"cpu": "200m", "memory": "256Mi"}
@@ -125,7 +125,7 @@ def _check(batch: Batch, spec: BatchInferenceSpec, image: Image, platform: Platf
         automount_service_account_token=False,
         enable_service_links=False,
         restart_policy="Never",
-        image_pull_secrets=surroundings.pull_secrets(platform, *image.pull_secrets),
+        image_pull_secrets=surroundings.pull_secrets(recipe.platform, *image.pull_secrets),
         termination_grace_period_seconds=_GRACE_SECONDS,
         security_context=engine.restricted_pod(),
         containers=[container],
@@ -139,30 +139,30 @@ def _attempt(
     start: Start,
     choice: Choice,
     image: Image,
-    platform: Platform,
+    recipe: Recipe,
 ) -> V1PodSpec:
     source = start.source
-    sidecar = engine.engine(source.name, source.spec, choice, platform)
+    sidecar = engine.engine(source.name, source.spec, choice, recipe)
     sidecar.restart_policy = "Always"
     pod = V1PodSpec(
         service_account_name=BATCH_ACCOUNT,
         automount_service_account_token=False,
         enable_service_links=False,
         restart_policy="Never",
-        image_pull_secrets=surroundings.pull_secrets(platform, *image.pull_secrets),
+        image_pull_secrets=surroundings.pull_secrets(recipe.platform, *image.pull_secrets),
         affinity=spot.affinity() if start.labelled else None,
         termination_grace_period_seconds=_GRACE_SECONDS,
         security_context=engine.restricted_pod(),
         init_containers=[sidecar],
         containers=[_runner(batch, spec, start, choice, image)],
         volumes=[
-            *engine.volumes(source.name, source.spec, choice, platform),
+            *engine.volumes(source.name, source.spec, choice, recipe),
             _claim(spec),
             _scratch(),
             _token(),
         ],
     )
-    return scheduled(pod, source.spec, choice, platform)
+    return scheduled(pod, source.spec, choice, recipe)
 
 
 def _runner(

@@ -85,7 +85,7 @@ PODS = Kind(
     version="v1",
     kind="Pod",
     plural="pods",
-    verbs=(*_READ, "patch"),
+    verbs=(*_READ, "patch", "delete"),
     selector=ENGINES,
     subresources=_STATUS,
 )

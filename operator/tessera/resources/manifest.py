@@ -2,18 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
 from tessera.domain.batch.facts import Batch
 from tessera.domain.names import COMPONENT, ENGINE, MANAGED_BY, PART_OF, SERVICE_LABEL, TESSERA
-from tessera.domain.snapshot import Service
+from tessera.domain.snapshot import Ref, Service
 from tessera.resources.kinds import BATCH_INFERENCES, INFERENCE_SERVICES, Kind
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Key:
+class Key(NamedTuple):
     """Which object: its kind's plural, namespace and name."""
 
     plural: str
@@ -55,13 +54,27 @@ def labels(service: str | None = None) -> dict[str, str]:
     return common if service is None else {**common, SERVICE_LABEL: service}
 
 
-def owner(one: Service | Batch, *, controller: bool) -> dict[str, Any]:
-    """The reference by which the garbage collector removes objects with their owner."""
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """With whom an object goes."""
+
+    kind: Kind
+    ref: Ref
+    uid: str
+
+
+def owner_of(one: Service | Batch) -> Owner:
+    """As whom a service or a batch owns."""
     kind = INFERENCE_SERVICES if isinstance(one, Service) else BATCH_INFERENCES
-    reference: dict[str, Any] = {
-        "api_version": kind.api_version,
-        "kind": kind.kind,
-        "name": one.ref.name,
-        "uid": one.uid,
+    return Owner(kind, one.ref, one.uid)
+
+
+def reference(owner: Owner, *, controller: bool) -> dict[str, Any]:
+    """The reference by which the garbage collector removes objects with their owner."""
+    told: dict[str, Any] = {
+        "api_version": owner.kind.api_version,
+        "kind": owner.kind.kind,
+        "name": owner.ref.name,
+        "uid": owner.uid,
     }
-    return reference | {"controller": True} if controller else reference
+    return told | {"controller": True} if controller else told

@@ -17,7 +17,6 @@ from kubernetes.client import (
     V1ServiceAccount,
 )
 
-from tessera.domain.batch.facts import Batch
 from tessera.domain.batch.names import BATCH_ACCOUNT, BATCH_LABEL, BATCH_ROLE, RUNNER_PORT
 from tessera.domain.names import (
     COMPONENT,
@@ -27,12 +26,11 @@ from tessera.domain.names import (
     SERVICE_LABEL,
     VARIANT_LABEL,
 )
-from tessera.domain.snapshot import Service
 from tessera.resources.kinds import NETWORK_POLICIES, POD_MONITORS, ROLE_BINDINGS, SERVICE_ACCOUNTS
-from tessera.resources.manifest import Manifest, labels, manifest, owner
+from tessera.resources.manifest import Manifest, Owner, labels, manifest, reference
 
 _NAMESPACE_LABEL = "kubernetes.io/metadata.name"
-Owners = Sequence[Service | Batch]
+Owners = Sequence[Owner]
 """Everything of a namespace that shares an object; never empty."""
 
 
@@ -79,7 +77,7 @@ def monitor(owners: Owners) -> Manifest:
     return Manifest(kind=POD_MONITORS, namespace=_namespace(owners), name=ENGINE_ACCOUNT, body=body)
 
 
-def batch_account(batches: Sequence[Batch]) -> Manifest:
+def batch_account(batches: Owners) -> Manifest:
     """The runners' ServiceAccount; its token is mounted by hand, into the runner alone."""
     model = V1ServiceAccount(
         metadata=_metadata(batches, BATCH_ACCOUNT), automount_service_account_token=False
@@ -87,20 +85,18 @@ def batch_account(batches: Sequence[Batch]) -> Manifest:
     return manifest(SERVICE_ACCOUNTS, _namespace(batches), BATCH_ACCOUNT, model)
 
 
-def batch_fence(batches: Sequence[Batch]) -> Manifest:
+def batch_fence(batches: Owners, role: str = BATCH_ROLE) -> Manifest:
     """Runners may read the batches of their namespace: the attempt in the status is their fence."""
     namespace = _namespace(batches)
     model = V1RoleBinding(
         metadata=_metadata(batches, BATCH_ACCOUNT),
-        role_ref=V1RoleRef(
-            api_group="rbac.authorization.k8s.io", kind="ClusterRole", name=BATCH_ROLE
-        ),
+        role_ref=V1RoleRef(api_group="rbac.authorization.k8s.io", kind="ClusterRole", name=role),
         subjects=[RbacV1Subject(kind="ServiceAccount", name=BATCH_ACCOUNT, namespace=namespace)],
     )
     return manifest(ROLE_BINDINGS, namespace, BATCH_ACCOUNT, model)
 
 
-def batch_isolation(batches: Sequence[Batch], operator: str) -> Manifest:
+def batch_isolation(batches: Owners, operator: str) -> Manifest:
     """The operator, in its namespace, may ask runners how far they are."""
     runners = V1LabelSelectorRequirement(key=BATCH_LABEL, operator="Exists")
     model = V1NetworkPolicy(
@@ -137,7 +133,7 @@ def _metadata(owners: Owners, name: str) -> V1ObjectMeta:
         namespace=_namespace(owners),
         labels=labels(),
         owner_references=[
-            owner(one, controller=False)
+            reference(one, controller=False)
             for one in sorted(owners, key=lambda one: (one.ref, one.uid))
         ],
     )

@@ -1,7 +1,7 @@
 """The images of engines, on the nodes of a pool before anything needs them."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from kubernetes.client import (
     V1Container,
@@ -17,12 +17,13 @@ from kubernetes.client import (
 from tessera.api.accelerator_pool import AcceleratorPoolSpec
 from tessera.api.inference_service import EngineOptions
 from tessera.api.meta import GROUP
-from tessera.api.recipe import Platform
+from tessera.api.recipe import Platform, Recipe
 from tessera.domain.names import COMPONENT, MANAGED_BY, PART_OF, TESSERA, deployment_name
-from tessera.domain.plan import Plan
+from tessera.domain.plan import Allotment
 from tessera.domain.pools import PoolView
-from tessera.domain.snapshot import Pool
+from tessera.domain.snapshot import Pool, Ref
 from tessera.resources import engine, scheduling, surroundings
+from tessera.resources.defaults import defaults
 from tessera.resources.kinds import ACCELERATOR_POOLS, DAEMON_SETS
 from tessera.resources.manifest import Manifest, manifest
 
@@ -32,26 +33,33 @@ _WAIT = ["sleep", "infinity"]
 _SMALL = {"cpu": "1m", "memory": "16Mi"}
 
 
-def of_pools(plan: Plan, platform: Platform, namespace: str) -> tuple[Manifest, ...]:
+def of_pools(
+    pools: Sequence[PoolView],
+    allotments: Mapping[Ref, Allotment],
+    platform: Platform,
+    builder: int,
+    namespace: str,
+) -> tuple[Manifest, ...]:
     """A DaemonSet for each pool that asks for it, in the namespace of the operator."""
+    newest = Recipe(builder=builder, platform=platform)
     return tuple(
-        _daemon_set(view.pool, spec, _images(view, plan, platform), platform, namespace)
-        for view in plan.pools
+        _daemon_set(view.pool, spec, _images(view, allotments, newest), platform, namespace)
+        for view in pools
         if (spec := view.pool.spec) is not None and spec.pre_pull
     )
 
 
-def _images(view: PoolView, plan: Plan, platform: Platform) -> Sequence[str]:
+def _images(view: PoolView, allotments: Mapping[Ref, Allotment], newest: Recipe) -> Sequence[str]:
     """Those of the services placed there; before the first one that of the default version."""
     found = {
-        surroundings.engine_image(one.service.spec, one.platform)
-        for one in plan.allotments.values()
-        if one.service.spec is not None
-        and one.choice is not None
-        and one.choice.offer.pool == view.pool.name
+        surroundings.engine_image(spec, one.recipe)
+        for one in allotments.values()
+        if one.choice is not None and one.choice.offer.pool == view.pool.name
+        if (spec := one.built) is not None
     }
-    default = surroundings.default_image(EngineOptions().version)
-    return sorted(found) or [surroundings.mirrored(default, platform.image_registry)]
+    version, rules = EngineOptions().version, defaults(newest.builder)
+    default = surroundings.default_image(version, rules)
+    return sorted(found) or [surroundings.mirrored(default, newest.platform.image_registry)]
 
 
 def _daemon_set(

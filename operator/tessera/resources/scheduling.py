@@ -11,24 +11,34 @@ from kubernetes.client import (
 
 from tessera.api.accelerator_pool import Toleration
 from tessera.api.inference_service import InferenceServiceSpec
-from tessera.api.recipe import Platform
+from tessera.api.recipe import Recipe
 from tessera.domain.names import SERVICE_LABEL
 from tessera.domain.placement import Choice
-from tessera.resources import spot, surroundings
+from tessera.resources import engine, spot, surroundings
 
 _APART = ("kubernetes.io/hostname", "topology.kubernetes.io/zone")
 
 
 def scheduled(
-    pod: V1PodSpec, spec: InferenceServiceSpec, choice: Choice, platform: Platform
+    pod: V1PodSpec,
+    spec: InferenceServiceSpec,
+    choice: Choice,
+    recipe: Recipe,
+    *,
+    given_up_after: int | None = None,
 ) -> V1PodSpec:
-    """The pod, bound to the pool of the choice in the way that the pool asks for."""
-    offer = choice.offer
+    """The pod, bound to the pool of the choice in the way that the pool asks for.
+
+    A node that does not answer is given up after so many seconds, a spot node sooner.
+    """
+    offer, on_spot = choice.offer, choice.offer.tier == "spot"
     pod.node_selector = dict(offer.node_selector)
-    pod.tolerations = tolerations(offer.tolerations, on_spot=offer.tier == "spot")
+    pod.tolerations = tolerations(offer.tolerations, on_spot=on_spot)
+    if given_up_after is not None and not on_spot:
+        pod.tolerations += engine.silences(given_up_after)
     pod.runtime_class_name = offer.runtime_class_name
     pod.scheduler_name = offer.scheduler_name
-    pod.priority_class_name = surroundings.priority_class(spec, platform)
+    pod.priority_class_name = surroundings.priority_class(spec, recipe.platform)
     return pod
 
 

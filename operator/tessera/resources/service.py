@@ -13,7 +13,7 @@ from kubernetes.client import (
 from tessera.domain.names import PORT, SERVICE_LABEL
 from tessera.domain.snapshot import Service
 from tessera.resources.kinds import DISRUPTION_BUDGETS, SERVICES
-from tessera.resources.manifest import Manifest, labels, manifest, owner
+from tessera.resources.manifest import Manifest, labels, manifest, owner_of, reference
 
 
 def front(service: Service) -> Manifest:
@@ -49,5 +49,5 @@ def _metadata(service: Service) -> V1ObjectMeta:
         name=service.ref.name,
         namespace=service.ref.namespace,
         labels=labels(service.ref.name),
-        owner_references=[owner(service, controller=True)],
+        owner_references=[reference(owner_of(service), controller=True)],
     )

@@ -10,6 +10,7 @@ from kubernetes.client import (
 )
 
 from tessera.domain.spot import SPOT_LABELS
+from tessera.resources.engine import silences
 
 _SILENT_SECONDS = 5
 """A node that does not answer is given up so soon; by default it would be five minutes."""
@@ -21,16 +22,7 @@ def tolerations() -> list[V1Toleration]:
         V1Toleration(key=key, operator="Equal", value=value, effect="NoSchedule")
         for key, value in SPOT_LABELS
     ]
-    silences = [
-        V1Toleration(
-            key=f"node.kubernetes.io/{state}",
-            operator="Exists",
-            effect="NoExecute",
-            toleration_seconds=_SILENT_SECONDS,
-        )
-        for state in ("not-ready", "unreachable")
-    ]
-    return [*marks, *silences]
+    return [*marks, *silences(_SILENT_SECONDS)]
 
 
 def affinity() -> V1Affinity:

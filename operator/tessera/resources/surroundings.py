@@ -10,7 +10,8 @@ from kubernetes.client import (
 )
 
 from tessera.api.inference_service import InferenceServiceSpec
-from tessera.api.recipe import Platform
+from tessera.api.recipe import Platform, Recipe
+from tessera.resources.defaults import Defaults, defaults
 
 _AUTHORITIES = "/etc/tessera/authorities"
 _BUNDLE = "ca.crt"
@@ -31,15 +32,15 @@ def mirrored(image: str, registry: str | None) -> str:
     return f"{registry.rstrip('/')}/{rest if named else image}"
 
 
-def default_image(version: str) -> str:
+def default_image(version: str, rules: Defaults) -> str:
     """Where vLLM publishes its images."""
-    return f"vllm/vllm-openai:v{version}"
+    return f"{rules.image}:v{version}"
 
 
-def engine_image(spec: InferenceServiceSpec, platform: Platform) -> str:
+def engine_image(spec: InferenceServiceSpec, recipe: Recipe) -> str:
     """The image that the spec gives, else that of its version, from the mirror if there is one."""
-    default = default_image(spec.engine.version)
-    return spec.engine.image or mirrored(default, platform.image_registry)
+    default = default_image(spec.engine.version, defaults(recipe.builder))
+    return spec.engine.image or mirrored(default, recipe.platform.image_registry)
 
 
 def pull_secrets(platform: Platform, *more: str) -> list[V1LocalObjectReference] | None:

@@ -15,7 +15,7 @@ RUNNER = "runner"
 RUNNER_PORT = 8001
 BATCH_ACCOUNT = "tessera-batch"
 BATCH_ROLE = "tessera-batch-runner"
-"""The ClusterRole that lets a runner read its batch; part of the chart."""
+"""The ClusterRole that lets a runner read its batch; the chart makes one for each release."""
 LONGEST_NAME = 63
 """A label holds no longer name."""
 

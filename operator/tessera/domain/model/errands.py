@@ -31,6 +31,8 @@ class Errand:
 
     task: Task
     name: str
+    spec: InferenceServiceSpec
+    """As it is carried out: of the commit, if one is pinned."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +76,7 @@ def standing(
         former=tuple(ref for ref in jobs if ref.name != name),
     )
     if job is None:
-        return replace(told, errand=Errand(task=task, name=name), over=told.former)
+        return replace(told, errand=Errand(task=task, name=name, spec=spec), over=told.former)
     own = [pod for pod in snapshot.pods if pod.errand is not None and pod.errand.owner == job.uid]
     pod = max(own, key=lambda one: (one.created, one.ref), default=None)
     lost = job.failed and pod is None

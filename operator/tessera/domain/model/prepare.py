@@ -2,7 +2,12 @@
 
 from dataclasses import dataclass, replace
 
-from tessera.api.inference_service import InferenceServiceSpec, ModelShape, ModelStatus
+from tessera.api.inference_service import (
+    InferenceServiceSpec,
+    Model,
+    ModelShape,
+    ModelStatus,
+)
 from tessera.api.model_files import CacheStatus
 from tessera.domain.checks import model_unknown, shape_of
 from tessera.domain.model.errands import Errand, Outcome, Standing, standing
@@ -10,6 +15,7 @@ from tessera.domain.model.names import claim_name, folder_of
 from tessera.domain.model.reports import FetchReport, ShapeReport, report
 from tessera.domain.reasons import Accepted, Progressing, Verdict
 from tessera.domain.ref import Ref
+from tessera.domain.revision import Pin, pinned_spec
 from tessera.domain.snapshot import Service, Snapshot
 from tessera.domain.trouble import hub_refusal
 
@@ -35,6 +41,12 @@ class Preparation:
     ask: str | None = None
     """Address of the pod to ask how far the fetch is."""
 
+    @property
+    def pending(self) -> bool:
+        """Something is under way, or left to do: Jobs, their pods and the time count."""
+        waits = self.unknown is not None or self.unfetched is not None
+        return waits or self.errand is not None or bool(self.over)
+
 
 def recalled(service: Service) -> Service:
     """The service with the shape that was found before, as if its spec gave it."""
@@ -45,31 +57,9 @@ def recalled(service: Service) -> Service:
 
 
 def prepare(snapshot: Snapshot, service: Service, spec: InferenceServiceSpec) -> Preparation:
-    """Judge one service by what it remembers and by the Jobs that were made for it."""
-    found = _read(snapshot, service, spec)
-    if found.unknown is not None or spec.model.cache.type == "none":
-        return found
-    return _fetched(snapshot, service, found)
-
-
-def _known(service: Service) -> ModelStatus:
-    """What the status says, unless it speaks of another model."""
-    spec, told = service.spec, service.status.model
-    if spec is None:
-        return ModelStatus(uri="")
-    fresh = ModelStatus(uri=spec.model.uri, revision=spec.model.revision)
-    if told is None or (told.uri, told.revision) != (fresh.uri, fresh.revision):
-        return fresh
-    return told
-
-
-def _with_shape(spec: InferenceServiceSpec, shape: ModelShape) -> InferenceServiceSpec:
-    return spec.model_copy(update={"model": spec.model.model_copy(update={"shape": shape})})
-
-
-def _read(snapshot: Snapshot, service: Service, spec: InferenceServiceSpec) -> Preparation:
+    """Is the shape known? By what the service remembers and by the Job that was made for it."""
     known = _known(service)
-    stands = standing(snapshot, service, spec, "shape")
+    stands = standing(snapshot, service, pinned_spec(spec, Pin(known)), "shape")
     if shape_of(spec) is not None:
         return Preparation(spec=spec, status=known, over=stands.jobs)
     told = report(ShapeReport, stands.report)
@@ -86,6 +76,31 @@ def _read(snapshot: Snapshot, service: Service, spec: InferenceServiceSpec) -> P
     )
 
 
+def fetched(snapshot: Snapshot, service: Service, found: Preparation, pin: Pin) -> Preparation:
+    """Are the files of the pinned commit on the claim? Nothing is fetched before a hub that is
+    asked has said which commit that is."""
+    if found.spec.model.cache.type == "none" or pin.question is not None:
+        return found
+    return _fetched(snapshot, service, found, pinned_spec(found.spec, pin))
+
+
+def _known(service: Service) -> ModelStatus:
+    """What the status says, unless it speaks of another model."""
+    spec, told = service.spec, service.status.model
+    if spec is None:
+        return ModelStatus(uri="")
+    fresh = ModelStatus(uri=spec.model.uri, asked=spec.model.revision)
+    if told is None or (told.uri, told.asked) != (fresh.uri, fresh.asked):
+        return fresh
+    return told
+
+
+def _with_shape(spec: InferenceServiceSpec, shape: ModelShape) -> InferenceServiceSpec:
+    """A shape that was read counts as not written: once Tessera ships it, no replica is new."""
+    model = Model.model_construct(spec.model.model_fields_set, **dict(spec.model, shape=shape))
+    return spec.model_copy(update={"model": model})
+
+
 def _unknown(spec: InferenceServiceSpec, stands: Standing, words: str) -> Verdict[Accepted]:
     if stands.outcome is Outcome.REFUSED:
         refusal = hub_refusal(spec.model, words)
@@ -96,11 +111,18 @@ def _unknown(spec: InferenceServiceSpec, stands: Standing, words: str) -> Verdic
     return Verdict(Accepted.READING_MODEL, f"spec.model.shape: {told}; {stands.where}")
 
 
-def _fetched(snapshot: Snapshot, service: Service, found: Preparation) -> Preparation:
-    claim = Ref(service.ref.namespace, claim_name(service.ref.name))
+def claim_of(service: Ref) -> Ref:
+    """The claim for the files of a service's model."""
+    return Ref(service.namespace, claim_name(service.name))
+
+
+def _fetched(
+    snapshot: Snapshot, service: Service, found: Preparation, spec: InferenceServiceSpec
+) -> Preparation:
+    claim = claim_of(service.ref)
     volume = snapshot.claims.get(claim)
-    model, old = found.spec.model, found.status.cache
-    stands = standing(snapshot, service, found.spec, "fetch")
+    model, old = spec.model, found.status.cache
+    stands = standing(snapshot, service, spec, "fetch")
     cache = CacheStatus(
         claim=claim.name, claim_uid=volume.uid if volume else "", folder=folder_of(model)
     )

@@ -1,0 +1,1 @@
+"""What the control plane of a large fleet costs: `make bench-control`."""

@@ -1,0 +1,112 @@
+"""`make bench-control`: the operator on 2,000 services, beside a client that decides nothing.
+
+The last line is `BENCH {json}`; what the last committed figures were is printed beside it.
+"""
+
+import argparse
+import asyncio
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import world as worlds
+from bench.audit import Audit
+from bench.bare import apply_all, children
+from bench.control import Bench, Times
+from bench.fleet import Size, fleet_file, pool
+from demo.stage import ROOT, Stage
+from tessera.api.schema import KINDS, crd
+from world import World
+from world.api import connect
+
+COMMITTED = ROOT / "docs" / "figures" / "control.json"
+GOALS: dict[str, float] = {
+    "applied_vs_bare": 1.4,
+    "operator_cpu_ms_per_service": 15,
+    "edit_p99_ms": 1000,
+    "edit_alone_ms": 200,
+    "idle_core_share": 0.01,
+    "steady_writes": 0,
+    "moving_status_writes_per_service_30s": 1,
+    "rss_mib": 450,
+    "cold_sync_s": 20,
+    "turn_cpu_ms_unchanged": 50,
+    "loop_lag_p99_ms": 200,
+}
+"""What each figure must not exceed."""
+
+
+def main() -> None:
+    """Measure, print the table, and the line for machines."""
+    parser = argparse.ArgumentParser(prog="bench")
+    parser.add_argument("--nodes", type=int, default=250)
+    parser.add_argument("--services", type=int, default=2000)
+    parser.add_argument("--edits", type=int, default=600)
+    parser.add_argument("--quiet", type=float, default=300)
+    parser.add_argument("--moving", type=float, default=120)
+    parser.add_argument("--save", action="store_true", help="make these the committed figures")
+    options = parser.parse_args()
+    size = Size(nodes=options.nodes, services=options.services)
+    times = Times(edits=options.edits, quiet=options.quiet, moving=options.moving)
+    begun = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"[{time.monotonic() - begun:5.0f} s] {text}", flush=True)
+
+    with tempfile.TemporaryDirectory() as folder:
+        fleet = fleet_file(Path(folder), size)
+        with worlds.start(fleet=fleet, progress=say) as world:
+            bare = asyncio.run(_bare(world, size))
+        say(f"the bare client took {bare:.1f} s")
+        with worlds.start(fleet=fleet, progress=say) as world:
+            figures = asyncio.run(_operator(world, size, times, bare, say))
+    figures |= {"services": size.services, "nodes": size.nodes}
+    _table(figures)
+    if options.save:
+        COMMITTED.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    print(f"BENCH {json.dumps(figures)}")
+
+
+async def _bare(world: World, size: Size) -> float:
+    async with connect(world.kubeconfig) as api:
+        for kind in KINDS:
+            await api.apply_manifest(crd(kind))
+        await _known(Stage(world, api, print))
+        await api.apply_manifest(pool())
+        for name in size.namespaces:
+            await api.create("/api/v1/namespaces", {"metadata": {"name": name}})
+        nodes = (await api.get("/api/v1/nodes"))["items"]
+        return await apply_all(api, size, children(size, nodes))
+
+
+async def _known(stage: Stage) -> None:
+    for kind in KINDS:
+        while not await stage.api.answers(f"/apis/tessera.dev/v1alpha1/{kind.plural}"):
+            await asyncio.sleep(0.2)
+
+
+async def _operator(
+    world: World, size: Size, times: Times, bare: float, say: Any
+) -> dict[str, Any]:
+    async with connect(world.kubeconfig) as api:
+        stage = Stage(world, api, say)
+        return await Bench(stage, size, times, Audit(world.audit_log)).run(bare)
+
+
+def _table(figures: dict[str, Any]) -> None:
+    last = json.loads(COMMITTED.read_text()) if COMMITTED.exists() else {}
+    print(f"{'figure':38} {'now':>10} {'goal':>8} {'last':>10}  change")
+    for name, value in figures.items():
+        goal, before = GOALS.get(name), last.get(name)
+        verdict = "" if goal is None or value <= goal else "  MISSED"
+        change = f"{value / before - 1:+.0%}" if before else ""
+        print(
+            f"{name:38} {value:>10} {'' if goal is None else goal:>8} "
+            f"{'' if before is None else before:>10}  {change}{verdict}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""Who wrote what, from the audit log of the API server."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+OPERATOR = "system:serviceaccount:tessera-system:tessera-operator"
+
+
+@dataclass(slots=True)
+class Audit:
+    """Reads on from where it stopped."""
+
+    path: Path
+    _offset: int = 0
+
+    def skip(self) -> None:
+        self._offset = self.path.stat().st_size
+
+    def writes(self) -> list[tuple[datetime, str, str]]:
+        """The operator's writes since the last look, its Lease apart: when, what, which object."""
+        with self.path.open("rb") as file:
+            file.seek(self._offset)
+            text = file.read()
+        end = text.rfind(b"\n") + 1
+        self._offset += end
+        return [told for line in text[:end].splitlines() if (told := _told(line)) is not None]
+
+
+def kinds(writes: list[tuple[datetime, str, str]]) -> Counter[str]:
+    return Counter(what for _, what, _ in writes)
+
+
+def _told(line: bytes) -> tuple[datetime, str, str] | None:
+    if OPERATOR.encode() not in line:
+        return None
+    event = json.loads(line)
+    about = event["objectRef"]
+    if event["user"]["username"] != OPERATOR or about["resource"] == "leases":
+        return None
+    at = datetime.fromisoformat(event["stageTimestamp"])
+    what = "/".join(filter(None, (event["verb"], about["resource"], about.get("subresource"))))
+    return at, what, f"{about.get('namespace', '')}/{about.get('name', '')}"

@@ -1,0 +1,73 @@
+"""The same child objects by a client that decides nothing: what the API server alone takes."""
+
+import json
+import time
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from bench.fleet import Size, each, pool, service
+from tessera.adapters import wire
+from tessera.domain.names import FIELD_MANAGER
+from tessera.domain.plan import plan
+from tessera.domain.snapshot import Ref, Snapshot
+from tessera.resources.children import of_service, sharing
+from tessera.resources.kinds import INFERENCE_SERVICES
+from tessera.resources.manifest import Manifest
+from world.api import Api, Json
+
+_UID = "00000000-0000-0000-0000-000000000000"
+_VISITORS = ("tessera-system", "monitoring")
+Children = Mapping[str, tuple[Manifest, ...]]
+"""What belongs to each service, by namespace/name; what a namespace shares, by its name."""
+
+
+def children(size: Size, nodes: Iterable[Json]) -> Children:
+    """The manifests that the operator applies for these services on these nodes."""
+    named = {"uid": _UID, "generation": 1}
+    bodies = [service(*one) for one in size.names]
+    found = [wire.service(body | {"metadata": body["metadata"] | named}) for body in bodies]
+    decided = plan(
+        Snapshot(
+            at=datetime.now(UTC),  # noqa: TID251 - the benchmark is an entry point
+            services=tuple(one for one in found if one is not None),
+            pools=(wire.pool(pool()),),
+            nodes=tuple(wire.node(node) for node in nodes),
+        )
+    )
+    told: dict[str, tuple[Manifest, ...]] = {
+        str(ref): of_service(one) for ref, one in decided.allotments.items()
+    }
+    assert all(told.values()), "a service was not placed"
+    shared = {
+        one.namespace: one.manifests(visitors=_VISITORS, monitored=False)
+        for one in sharing(decided.allotments, {})
+    }
+    return told | shared
+
+
+async def apply_all(api: Api, size: Size, wanted: Children) -> float:
+    """Seconds from the first service created to the last child applied."""
+    texts = {key: [_text(one) for one in manifests] for key, manifests in wanted.items()}
+    uids: dict[str, str] = {}
+    begun = time.monotonic()
+
+    async def make(namespace: str, name: str) -> None:
+        made = await api.create(INFERENCE_SERVICES.path(namespace), service(namespace, name))
+        shared = () if namespace in uids else texts[namespace]
+        uids[namespace] = uid = made["metadata"]["uid"]
+        for path, text in (*shared, *texts[str(Ref(namespace, name))]):
+            await api.apply(path, _owned(json.loads(text.replace(_UID, uid))), FIELD_MANAGER)
+
+    await each(size.names, make)
+    return time.monotonic() - begun
+
+
+def _text(manifest: Manifest) -> tuple[str, str]:
+    return manifest.kind.path(manifest.namespace, manifest.name), json.dumps(manifest.body)
+
+
+def _owned(body: dict[str, Any]) -> dict[str, Any]:
+    """With one owner, where the services of a namespace share: the others do not exist yet."""
+    body["metadata"]["ownerReferences"] = body["metadata"]["ownerReferences"][:1]
+    return body

@@ -1,0 +1,329 @@
+"""The operator on a large fleet, measured from outside: time, CPU, memory, writes."""
+
+import asyncio
+import statistics
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import aiohttp
+
+from bench.audit import Audit, kinds
+from bench.fleet import REPLICAS, Size, each, pool, service
+from bench.process import Operator, quantile, running
+from demo.stage import NAMESPACE, Stage, install, until
+from tessera.resources.kinds import (
+    DEPLOYMENTS,
+    INFERENCE_SERVICES,
+    PODS,
+    SERVICES,
+)
+from world.api import Json
+from world.kubelet.stand_in import LABEL
+
+_EDITS_A_SECOND = 20
+_WINDOW = 30.0
+"""Seconds in which at most one status write of a service is allowed while only gauges move."""
+Figures = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Times:
+    """How long to look."""
+
+    edits: int
+    quiet: float
+    moving: float
+
+
+@dataclass(slots=True)
+class Bench:
+    """One operator on one world."""
+
+    stage: Stage
+    size: Size
+    times: Times
+    audit: Audit
+    figures: Figures = field(default_factory=dict)
+
+    async def run(self, bare_seconds: float) -> Figures:
+        await self._begin()
+        await self._create(bare_seconds)
+        await self._settle()
+        await self._quiet()
+        await self._edit_alone()
+        await self._edits()
+        await self._moving()
+        await self._cold()
+        return self.figures
+
+    async def _begin(self) -> None:
+        stage = self.stage
+        await install(stage)
+        api = stage.api
+        await api.apply_manifest(pool())
+        for name in self.size.namespaces:
+            await api.create("/api/v1/namespaces", {"metadata": {"name": name}})
+        await api.create(PODS.path("default"), _stand_in())
+
+        async def answers() -> Json:
+            status: Json = (await api.get(PODS.path("default", "stand-in")))["status"]
+            return status
+
+        await until(answers, lambda one: one.get("phase") == "Running", "the stand-in runs", 20)
+
+    async def _create(self, bare_seconds: float) -> None:
+        """Create all services; from the first one to the last child, and until all answer."""
+        api, operator = self.stage.api, self._operator()
+        await asyncio.sleep(2)
+        cpu, lag = operator.cpu_seconds(), await operator.metrics()
+        self.audit.skip()
+        begun, at = time.monotonic(), datetime.now(UTC)  # noqa: TID251 - compared with the log's
+        await each(
+            self.size.names,
+            lambda space, name: api.create(INFERENCE_SERVICES.path(space), service(space, name)),
+        )
+        self._say(f"{self.size.services} services created in {time.monotonic() - begun:.1f} s")
+        await until(self._unready, lambda left: not left, "all services are Ready", 900)
+        self.figures["ready_s"] = round(time.monotonic() - begun, 1)
+        writes = self.audit.writes()
+        last = max(when for when, what, _ in writes if what in _CHILD_WRITES)
+        seconds = (last - at).total_seconds()
+        after = await operator.metrics()
+        self.figures |= {
+            "bare_s": round(bare_seconds, 1),
+            "applied_s": round(seconds, 1),
+            "applied_vs_bare": round(seconds / bare_seconds, 2),
+            "operator_cpu_ms_per_service": round(
+                (operator.cpu_seconds() - cpu) * 1e3 / self.size.services, 2
+            ),
+            "loop_lag_p99_ms": quantile(lag, after, "tessera_loop_lag_seconds", 0.99) * 1e3,
+            "loop_lag_p999_ms": quantile(lag, after, "tessera_loop_lag_seconds", 0.999) * 1e3,
+        }
+        self._say(f"writes: {dict(kinds(writes))}")
+        self._tell()
+
+    async def _settle(self) -> None:
+        """Wait until nothing is written for a while."""
+        quiet_since, deadline = time.monotonic(), time.monotonic() + 300
+        self.audit.skip()
+        while time.monotonic() - quiet_since < 15:
+            await asyncio.sleep(1)
+            if writes := self.audit.writes():
+                quiet_since = time.monotonic()
+            assert time.monotonic() < deadline, f"still writing: {kinds(writes)}"
+
+    async def _quiet(self) -> None:
+        """Nothing happens."""
+        operator = self._operator()
+        before, cpu, begun = await operator.metrics(), operator.cpu_seconds(), time.monotonic()
+        self.audit.skip()
+        await asyncio.sleep(self.times.quiet)
+        share = (operator.cpu_seconds() - cpu) / (time.monotonic() - begun)
+        after, writes = await operator.metrics(), self.audit.writes()
+        turns = after["tessera_turn_seconds_count"] - before["tessera_turn_seconds_count"]
+        spent = after["tessera_turn_cpu_seconds_total"] - before["tessera_turn_cpu_seconds_total"]
+        self.figures |= {
+            "idle_core_share": round(share, 4),
+            "steady_writes": len(writes),
+            "turn_cpu_ms_unchanged": round(spent / turns * 1e3, 1),
+            "rss_mib": round(operator.rss_mib()),
+        }
+        self._tell()
+
+    async def _edit_alone(self) -> None:
+        async with self._watched() as applied:
+            took = [await self._edit(index, REPLICAS + 1, applied) for index in range(5)]
+        self.figures["edit_alone_ms"] = round(statistics.median(took) * 1e3)
+        await self._settle()
+
+    async def _edits(self) -> None:
+        """Many edits at a steady rate, from many users."""
+        operator = self._operator()
+        before = await operator.metrics()
+        async with self._watched() as applied, asyncio.TaskGroup() as group:
+            begun, tasks = time.monotonic(), []
+            for index in range(self.times.edits):
+                await asyncio.sleep(max(0.0, begun + index / _EDITS_A_SECOND - time.monotonic()))
+                edit = self._edit(5 + index, REPLICAS + 1, applied)
+                tasks.append(group.create_task(edit))
+        took = sorted(task.result() for task in tasks)
+        after = await operator.metrics()
+        self.figures |= {
+            "edit_p50_ms": round(took[len(took) // 2] * 1e3),
+            "edit_p99_ms": round(took[int(0.99 * (len(took) - 1))] * 1e3),
+            "edits": len(took),
+            "edits_lag_p99_ms": quantile(before, after, "tessera_loop_lag_seconds", 0.99) * 1e3,
+        }
+        self._tell()
+        await self._settle()
+
+    async def _edit(self, index: int, replicas: int, applied: "_Applied") -> float:
+        namespace, name = self.size.names[index % self.size.services]
+        path = INFERENCE_SERVICES.path(namespace, name)
+        done = applied.awaited(namespace, name, replicas)
+        begun = time.monotonic()
+        await self.stage.api.patch(path, {"spec": {"replicas": replicas}})
+        async with asyncio.timeout(60):
+            await done
+        return time.monotonic() - begun
+
+    @asynccontextmanager
+    async def _watched(self) -> AsyncIterator["_Applied"]:
+        """What the Deployments say, as a watch tells it."""
+        api, applied = self.stage.api, _Applied()
+        listed = await api.get(DEPLOYMENTS.path(None), limit="1")
+
+        async def follow() -> None:
+            version = listed["metadata"]["resourceVersion"]
+            async for _, body in api.watch(DEPLOYMENTS.path(None), version):
+                applied.see(body)
+
+        task = asyncio.create_task(follow())
+        try:
+            yield applied
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _moving(self) -> None:
+        """The gauges of up to 200 services move each second."""
+        names = self.size.names[: min(200, self.size.services)]
+        pods = await self.stage.api.get(PODS.path(None), labelSelector="tessera.dev/service")
+        of_service: dict[tuple[str, str], list[str]] = {}
+        for one in pods["items"]:
+            meta = one["metadata"]
+            key = meta["namespace"], meta["labels"]["tessera.dev/service"]
+            of_service.setdefault(key, []).append(meta["name"])
+        for space, name in names:  # numbers that an autoscaler holds have readings to say
+            path = INFERENCE_SERVICES.path(space, name)
+            bounds = {"minReplicas": REPLICAS, "maxReplicas": REPLICAS + 1}
+            await self.stage.api.patch(path, {"spec": {"replicas": None, "scaling": bounds}})
+        operator = self._operator()
+        await self._gauges(names, of_service, 0)
+        await asyncio.sleep(20)
+        self.audit.skip()
+        begun, second, cpu = time.monotonic(), 0, operator.cpu_seconds()
+        while (passed := time.monotonic() - begun) < self.times.moving:
+            await self._gauges(names, of_service, second)
+            second += 1
+            await asyncio.sleep(max(0.0, second - passed))
+        wrote = Counter(
+            (key, int((when.timestamp()) // _WINDOW))
+            for when, what, key in self.audit.writes()
+            if what == "patch/inferenceservices/status"
+        )
+        share = (operator.cpu_seconds() - cpu) / (time.monotonic() - begun)
+        self.figures |= {
+            "moving_status_writes_per_service_30s": max(wrote.values(), default=0),
+            "moving_status_writes": sum(wrote.values()),
+            "moving_core_share": round(share, 4),
+        }
+        self._tell()
+
+    async def _gauges(
+        self,
+        names: list[tuple[str, str]],
+        pods: dict[tuple[str, str], list[str]],
+        second: int,
+    ) -> None:
+        address = (await self.stage.api.get(PODS.path("default", "stand-in")))["status"]["podIP"]
+        told = [
+            {"namespace": space, "pod": pod, "service": name, "waiting": (second + index) % 20}
+            for index, (space, name) in enumerate(names)
+            for pod in pods.get((space, name), ())
+        ]
+        async with (
+            aiohttp.ClientSession() as session,
+            session.put(f"http://{address}:8000/gauges", json=told) as answer,
+        ):
+            answer.raise_for_status()
+
+    async def _cold(self) -> None:
+        """Killed and started anew: until it leads and its first turn is done."""
+        old = self._operator()
+        world = self.stage.world
+        pods = await self.stage.api.get(
+            PODS.path(NAMESPACE), labelSelector="app.kubernetes.io/component=operator"
+        )
+        world.kill(NAMESPACE, pods["items"][0]["metadata"]["name"], "operator")
+
+        async def reborn() -> Operator | None:
+            found = running(world)
+            return found if found is not None and found.pid != old.pid else None
+
+        new = await until(reborn, lambda found: found is not None, "the operator is back", 60)
+        begun = time.monotonic()
+
+        async def turned() -> object:
+            return (await new.metrics()).get("tessera_turn_seconds_count", 0.0)
+
+        await until(turned, bool, "the first turn", 120)
+        self.figures["cold_sync_s"] = round(time.monotonic() - begun, 1)
+        self.figures["cold_cpu_s"] = round(new.cpu_seconds(), 1)
+        self._tell()
+
+    async def _unready(self) -> int:
+        listed = await self.stage.api.get(INFERENCE_SERVICES.path(None))
+        return sum(
+            not any(
+                one["type"] == "Ready" and one["status"] == "True"
+                for one in body.get("status", {}).get("conditions", ())
+            )
+            for body in listed["items"]
+        )
+
+    def _operator(self) -> Operator:
+        found = running(self.stage.world)
+        assert found is not None, "no operator runs"
+        return found
+
+    def _say(self, text: str) -> None:
+        self.stage.say(text)
+
+    def _tell(self) -> None:
+        self._say(", ".join(f"{name} {value}" for name, value in self.figures.items()))
+
+
+@dataclass(slots=True)
+class _Applied:
+    """Who waits for which number of replicas to stand in the Deployment."""
+
+    _waiting: dict[tuple[str, str], tuple[int, asyncio.Future[None]]] = field(default_factory=dict)
+
+    def awaited(self, namespace: str, name: str, replicas: int) -> asyncio.Future[None]:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting[namespace, name] = replicas, future
+        return future
+
+    def see(self, body: Json) -> None:
+        meta = body["metadata"]
+        key = meta["namespace"], meta.get("labels", {}).get("tessera.dev/service", "")
+        wanted = self._waiting.get(key)
+        if wanted is not None and body["spec"].get("replicas") == wanted[0]:
+            del self._waiting[key]
+            wanted[1].set_result(None)
+
+
+_CHILD_WRITES = {f"patch/{kind.plural}" for kind in (DEPLOYMENTS, SERVICES)} | {
+    "patch/poddisruptionbudgets"
+}
+
+
+def _stand_in() -> Json:
+    labels = {LABEL: "kwok", "app.kubernetes.io/name": "dcgm-exporter"}
+    container = {
+        "name": "main",
+        "image": "world/stand-in:1",
+        "ports": [{"name": "http", "containerPort": 8000}],
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "stand-in", "labels": labels},
+        "spec": {"nodeName": "control", "containers": [container]},
+    }

@@ -1,0 +1,1 @@
+"""The chart itself on a world: certificates, namespaces, policies, and its whole life."""

@@ -1,0 +1,132 @@
+"""What is done with the chart: installed, changed, asked, and removed."""
+
+import itertools
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from demo.stage import CHART, EXAMPLES, NAMESPACE, Json, SceneError, Stage
+from tessera.resources.kinds import INFERENCE_SERVICES
+from world.api import ApiError
+from world.testing import eventually
+
+OPERATOR = f"system:serviceaccount:{NAMESPACE}:tessera-operator"
+DEPLOYMENT = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/tessera-operator"
+SECRET = f"/api/v1/namespaces/{NAMESPACE}/secrets/tessera-webhook"
+WEBHOOKS = (
+    "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/"
+    f"tessera-operator-{NAMESPACE}"
+)
+SMALL = "hf://meta-llama/Llama-3.2-1B-Instruct"
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """One release of the chart on one world."""
+
+    stage: Stage
+
+    async def install(self, **values: object) -> None:
+        """Install or upgrade to exactly these values, and wait until every process is ready."""
+        told = self.stage.world.folder / "values.json"
+        told.write_text(
+            json.dumps({"prometheus": {"url": self.stage.world.prometheus_url}, **values})
+        )
+        await self.stage.run(
+            *(
+                "helm",
+                "upgrade",
+                "--install",
+                "tessera",
+                str(CHART),
+                "--reset-values",
+                "--force-conflicts",
+            ),
+            *("--namespace", NAMESPACE, "--create-namespace", "--values", str(told)),
+        )
+        await self.rolled_out()
+        await self.stage.run("kubectl", "apply", "-f", str(EXAMPLES / "00-pools.yaml"))
+
+    async def rolled_out(self, within: float = 90) -> None:
+        """Wait until the present spec of the operator runs, and nothing else."""
+
+        async def read() -> Json:
+            return await self.stage.api.get(DEPLOYMENT)
+
+        await eventually(read, _is_rolled_out, within=within)
+
+    async def set_env(self, **env: str) -> None:
+        """Change the environment of the operator, as no value of the chart does."""
+        told = [f"{name}={value}" for name, value in env.items()]
+        await self.kubectl("set", "env", "deployment/tessera-operator", "-n", NAMESPACE, *told)
+        await self.rolled_out()
+
+    async def scale(self, replicas: int) -> None:
+        """Change how many processes run."""
+        await self.stage.api.patch(DEPLOYMENT, {"spec": {"replicas": replicas}})
+        await self.rolled_out()
+
+    async def kubectl(self, *arguments: str) -> str:
+        return await self.stage.run("kubectl", *arguments)
+
+    async def refused(self, *arguments: str) -> str:
+        """What kubectl says when it is refused; it must be."""
+        try:
+            told = await self.stage.run("kubectl", *arguments)
+        except SceneError as error:
+            return str(error)
+        raise AssertionError(f"kubectl {' '.join(arguments)} was not refused: {told}")
+
+    async def namespace(self, name: str | None = None) -> str:
+        """A new namespace."""
+        name = name or f"chart-{next(_numbers)}"
+        await self.stage.api.create("/api/v1/namespaces", {"metadata": {"name": name}})
+        return name
+
+    async def apply(self, namespace: str, name: str, **spec: Any) -> str:
+        """Apply an InferenceService with kubectl; what it says, warnings included."""
+        path = self.stage.world.folder / f"{namespace}-{name}.json"
+        path.write_text(json.dumps(a_service(namespace, name, **spec)))
+        return await self.kubectl("apply", "-f", str(path))
+
+    async def dry_run(self, **spec: Any) -> str:
+        """What admission says to a service that is not kept: empty when it is admitted."""
+        body = a_service("default", f"dry-{next(_numbers)}", **spec)
+        try:
+            await self.stage.api.create(INFERENCE_SERVICES.path("default") + "?dryRun=All", body)
+        except ApiError as error:
+            return str(error)
+        return ""
+
+    async def until_reason(
+        self, namespace: str, name: str, kind: str, reason: str, within: float = 90
+    ) -> Json:
+        """Wait for the reason of a condition; the failure shows all of them."""
+
+        async def read() -> dict[str, Json]:
+            found = await self.stage.api.get(INFERENCE_SERVICES.path(namespace, name))
+            return {one["type"]: one for one in found.get("status", {}).get("conditions", ())}
+
+        told = await eventually(
+            read, lambda all_told: all_told.get(kind, {}).get("reason") == reason, within=within
+        )
+        return told[kind]
+
+
+def a_service(namespace: str, name: str, **spec: Any) -> Json:
+    return {
+        "apiVersion": INFERENCE_SERVICES.api_version,
+        "kind": INFERENCE_SERVICES.kind,
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"model": {"uri": SMALL}, **spec},
+    }
+
+
+def _is_rolled_out(deployment: Json) -> bool:
+    status, wanted = deployment.get("status", {}), deployment["spec"]["replicas"]
+    counts = ("replicas", "updatedReplicas", "availableReplicas")
+    return bool(
+        status.get("observedGeneration") == deployment["metadata"]["generation"]
+        and all(status.get(name, 0) == wanted for name in counts)
+    )

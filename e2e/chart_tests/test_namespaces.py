@@ -1,0 +1,95 @@
+"""With `watch.namespaces` Tessera acts in the named namespaces, and has no rights elsewhere."""
+
+from chart_tests.release import OPERATOR, Release
+from demo.stage import NAMESPACE, Json
+from tessera.resources.kinds import DEPLOYMENTS, INFERENCE_SERVICES, KINDS
+from world.testing import eventually
+
+
+async def may(release: Release, verb: str, resource: str, namespace: str | None) -> bool:
+    """What the API server itself says of the operator's rights."""
+    group, _, plural = resource.rpartition("/")
+    plural, _, sub = plural.partition(":")
+    attributes = {"verb": verb, "group": group, "resource": plural, "subresource": sub}
+    body: Json = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SubjectAccessReview",
+        "metadata": {},
+        "spec": {
+            "user": OPERATOR,
+            "resourceAttributes": attributes | ({"namespace": namespace} if namespace else {}),
+        },
+    }
+    path = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+    return bool((await release.stage.api.create(path, body))["status"]["allowed"])
+
+
+async def test_a_named_namespace_is_served_and_another_is_left_alone(release: Release) -> None:
+    named, other = await release.namespace(), await release.namespace()
+    await release.install(watch={"namespaces": [named]})
+    assert "Warning" not in await release.apply(named, "chat", replicas=2)
+    told = await release.apply(other, "chat", replicas=2)
+    assert f"this Tessera does not act in {other}; it watches 1 namespaces: {named}" in told
+    await release.until_reason(named, "chat", "Ready", "Answered")
+    left = await release.stage.api.get(INFERENCE_SERVICES.path(other, "chat"))
+    assert "status" not in left
+    assert (await release.stage.api.get(DEPLOYMENTS.path(other)))["items"] == []
+    for namespace in (named, other):
+        await release.kubectl("delete", "namespace", namespace)
+
+
+async def test_rights_end_at_the_named_namespaces(release: Release) -> None:
+    named, other = await release.namespace(), await release.namespace()
+    await release.install(watch={"namespaces": [named]})
+    checked = 0
+    for kind in KINDS:
+        resource = f"{kind.group}/{kind.plural}"
+        for verb in [verb for verb in kind.verbs if not kind.names or verb in ("list", "create")]:
+            checked += 1
+            if not kind.namespaced:
+                assert await may(release, verb, resource, None)
+                assert verb in ("get", "list", "watch")
+                continue
+            assert await may(release, verb, resource, named)
+            assert not await may(release, verb, resource, other)
+            assert not await may(release, verb, resource, None)
+    print(f"{checked} rights checked")
+    assert not await may(release, "get", "/secrets", named)
+    assert not await may(release, "get", "/secrets", NAMESPACE)  # any but its own by name
+    written = await release.refused(
+        *("create", "service", "clusterip", "x", "--tcp=80", "-n", other, "--as", OPERATOR)
+    )
+    assert "cannot create resource" in written
+    for namespace in (named, other):
+        await release.kubectl("delete", "namespace", namespace)
+
+
+async def test_a_namespace_that_is_named_later_is_served_too(release: Release) -> None:
+    first, second = await release.namespace(), await release.namespace()
+    await release.install(watch={"namespaces": [first]})
+    await release.apply(second, "chat", replicas=1)
+    await release.install(watch={"namespaces": [first, second]})
+    await release.until_reason(second, "chat", "Ready", "Answered")
+
+    async def roles() -> list[str]:
+        path = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{first}/roles"
+        return [one["metadata"]["name"] for one in (await release.stage.api.get(path))["items"]]
+
+    assert await roles() == [f"tessera-operator-{NAMESPACE}"]
+    await release.install()
+    await eventually(roles, lambda found: not found)
+    for namespace in (first, second):
+        await release.kubectl("delete", "namespace", namespace)
+
+
+async def test_a_named_namespace_that_is_deleted_holds_up_no_other(release: Release) -> None:
+    staying, going = await release.namespace(), await release.namespace()
+    await release.install(watch={"namespaces": [staying, going]})
+    await release.kubectl("delete", "namespace", going)
+    await release.kubectl("rollout", "restart", "deployment/tessera-operator", "-n", NAMESPACE)
+    await release.rolled_out()
+    await release.apply(staying, "chat", replicas=1)
+    await release.until_reason(staying, "chat", "Ready", "Answered")
+    # The next upgrade has to leave it out: Helm cannot make a Role in a namespace that is gone.
+    await release.install(watch={"namespaces": [staying]})
+    await release.kubectl("delete", "namespace", staying)

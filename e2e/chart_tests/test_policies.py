@@ -1,0 +1,125 @@
+"""The operator may change a few fields of pods and nodes, whatever RBAC lets it reach."""
+
+import json
+
+import pytest
+
+from chart_tests.release import OPERATOR, Release
+from demo.stage import NAMESPACE, Json
+from tessera.resources.kinds import PODS
+from world.testing import eventually
+
+AS_OPERATOR = ("--as", OPERATOR)
+GATE = "tessera.dev/serving"
+POLICIES = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies"
+MORE_RIGHTS: Json = {
+    "apiVersion": "rbac.authorization.k8s.io/v1",
+    "kind": "ClusterRole",
+    "metadata": {"name": "test-more-rights"},
+    "rules": [
+        {
+            "apiGroups": [""],
+            "resources": ["nodes", "nodes/status", "pods/status"],
+            "verbs": ["get", "patch", "delete"],
+        }
+    ],
+}
+BOUND: Json = {
+    "apiVersion": "rbac.authorization.k8s.io/v1",
+    "kind": "ClusterRoleBinding",
+    "metadata": {"name": "test-more-rights"},
+    "roleRef": {
+        "apiGroup": "rbac.authorization.k8s.io",
+        "kind": "ClusterRole",
+        "name": "test-more-rights",
+    },
+    "subjects": [{"kind": "ServiceAccount", "name": "tessera-operator", "namespace": NAMESPACE}],
+}
+
+
+async def an_engine_pod(release: Release) -> tuple[str, str]:
+    """Namespace and name of a replica that serves."""
+    namespace = await release.namespace()
+    await release.apply(namespace, "chat", replicas=1)
+    await release.until_reason(namespace, "chat", "Ready", "Answered")
+    (pod,) = (await release.stage.api.get(PODS.path(namespace)))["items"]
+    return namespace, str(pod["metadata"]["name"])
+
+
+async def test_of_pods_only_the_gate_and_the_deletion_cost_are_patched(release: Release) -> None:
+    await release.install()
+    namespace, name = await an_engine_pod(release)
+    patch = ("patch", "pod", name, "-n", namespace, *AS_OPERATOR, "-p")
+    cost = {"controller.kubernetes.io/pod-deletion-cost": "-7"}
+    await release.kubectl(*patch, json.dumps({"metadata": {"annotations": cost}}))
+    for harm, words in (
+        ({"metadata": {"annotations": {"other": "x"}}}, "pod-deletion-cost alone"),
+        ({"metadata": {"labels": {"tessera.dev/service": "stolen"}}}, "no labels"),
+        ({"metadata": {"finalizers": ["tessera.dev/held"]}}, "no labels, owners or finalizers"),
+        (
+            {"spec": {"containers": [{"name": "engine", "image": "evil/image:1"}]}},
+            "no field of a pod's spec",
+        ),
+    ):
+        assert words in await release.refused(*patch, json.dumps(harm))
+    for granted in (MORE_RIGHTS, BOUND):  # kubectl reads a status before it patches it
+        await release.stage.api.apply_manifest(granted)
+    status = (*patch[:-1], "--subresource=status", "-p")
+    gate = {"status": {"conditions": [{"type": GATE, "status": "True", "reason": "Serving"}]}}
+    await release.kubectl(*status, json.dumps(gate))
+    for kind in ("Ready", "PodScheduled"):
+        harm = {"status": {"conditions": [{"type": kind, "status": "False"}]}}
+        told = await release.refused(*status, json.dumps(harm))
+        assert f"the condition {GATE} alone" in told
+    assert f"{GATE} alone" in await release.refused(*status, '{"status": {"phase": "Failed"}}')
+    # Everybody else is left alone.
+    await release.kubectl("annotate", "pod", name, "-n", namespace, "other=x")
+    await release.kubectl("delete", "namespace", namespace)
+
+
+async def test_of_nodes_only_our_labels_and_taints_are_patched_even_with_the_right_to_patch(
+    release: Release,
+) -> None:
+    await release.install()
+    for granted in (BOUND, MORE_RIGHTS):
+        if await release.stage.api.answers(path := await release.stage.api.path_of(granted)):
+            await release.stage.api.delete(path)
+    patch = ("patch", "node", "a100-0", *AS_OPERATOR, "-p")
+    ours = json.dumps({"metadata": {"labels": {"tessera.dev/layout": "a"}}})
+    assert "Forbidden" in await release.refused(*patch, ours)
+    for granted in (MORE_RIGHTS, BOUND):
+        await release.stage.api.apply_manifest(granted)
+    taint = ("taint", "node", "a100-0", "tessera.dev/repartition:NoSchedule")
+    await release.kubectl(*taint, *AS_OPERATOR)
+    for fine in (
+        {"metadata": {"labels": {"tessera.dev/layout": "b", "nvidia.com/mig.config": "all-1g"}}},
+        {"metadata": {"annotations": {"tessera.dev/plan": "7"}}},
+    ):
+        await release.kubectl(*patch, json.dumps(fine))
+    await release.kubectl(*taint[:-1], f"{taint[-1]}-", *AS_OPERATOR)
+    for harm, words in (
+        ({"metadata": {"labels": {"team": "stolen"}}}, "labels"),
+        ({"metadata": {"labels": {"nvidia.com/gpu.product": None}}}, "labels"),
+        ({"metadata": {"annotations": {"other": "x"}}}, "annotations"),
+        ({"spec": {"unschedulable": True}}, "spec"),
+        ({"spec": {"taints": [{"key": "other", "effect": "NoExecute"}]}}, "taints"),
+    ):
+        told = await release.refused(*patch, json.dumps(harm))
+        assert "ValidatingAdmissionPolicy" in told
+        assert words in told
+    assert "deletes no nodes" in await release.refused("delete", "node", "a100-0", *AS_OPERATOR)
+
+
+@pytest.mark.parametrize("name", ["pods", "nodes"])
+async def test_the_api_server_finds_nothing_wrong_with_the_policies(
+    release: Release, name: str
+) -> None:
+    await release.install()
+    path = f"{POLICIES}/tessera-operator-{NAMESPACE}-{name}"
+
+    async def status() -> Json:
+        found: Json = (await release.stage.api.get(path)).get("status", {})
+        return found
+
+    told = await eventually(status, lambda one: one.get("observedGeneration"))
+    assert told.get("typeChecking", {}).get("expressionWarnings", []) == []

@@ -1,0 +1,171 @@
+"""What Helm makes of the chart's values, without a cluster."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from demo.stage import CHART
+from tessera.resources.kinds import KINDS
+from tessera.settings import Settings
+from world import binaries
+
+RELEASE = ("template", "tessera", str(CHART), "--namespace", "tessera-system")
+GOLDEN = Path(__file__).parent / "golden"
+Objects = dict[tuple[str, str], dict[str, Any]]
+"""By kind and name."""
+
+
+def rendered(*arguments: str) -> Objects:
+    helm = binaries.ensure(print) / "helm"
+    done = subprocess.run([str(helm), *RELEASE, *arguments], check=True, capture_output=True)
+    found = [one for one in yaml.safe_load_all(done.stdout) if one]
+    told = {(one["kind"], _name(one)): one for one in found}
+    assert len(told) == len(found)
+    return told
+
+
+def _name(body: dict[str, Any]) -> str:
+    meta = body["metadata"]
+    inside = f"{meta['namespace']}/" if body["kind"] in ("Role", "RoleBinding") else ""
+    return f"{inside}{meta['name']}"
+
+
+def refused(*arguments: str) -> str:
+    helm = binaries.ensure(print) / "helm"
+    done = subprocess.run([str(helm), *RELEASE, *arguments], check=False, capture_output=True)
+    assert done.returncode
+    return done.stderr.decode()
+
+
+def plurals(rules: list[dict[str, Any]]) -> set[str]:
+    return {name.partition("/")[0] for rule in rules for name in rule["resources"]}
+
+
+def test_every_right_is_granted_cluster_wide_or_in_each_named_namespace() -> None:
+    everywhere = rendered()["ClusterRole", "tessera-operator-tessera-system"]["rules"]
+    assert plurals(everywhere) == {kind.plural for kind in KINDS}
+    named = rendered("--set", "watch.namespaces={a,b}")
+    cluster = named["ClusterRole", "tessera-operator-tessera-system"]["rules"]
+    assert plurals(cluster) == {kind.plural for kind in KINDS if not kind.namespaced}
+    for namespace in ("a", "b"):
+        rules = named["Role", f"{namespace}/tessera-operator-tessera-system"]["rules"]
+        assert plurals(rules) == {kind.plural for kind in KINDS if kind.namespaced}
+        bound = named["RoleBinding", f"{namespace}/tessera-operator-tessera-system"]
+        assert bound["subjects"][0]["namespace"] == "tessera-system"
+        for rule in rules:
+            assert rule in everywhere
+
+
+def test_two_releases_share_no_object_of_the_cluster_but_the_crds() -> None:
+    first = rendered()
+    second = rendered("--namespace", "another")
+    shared = {
+        key
+        for key in first.keys() & second.keys()
+        if "namespace" not in first[key]["metadata"] and key[0] != "CustomResourceDefinition"
+    }
+    assert shared == set()
+
+
+def test_the_operator_never_writes_the_secret_that_cert_manager_owns() -> None:
+    told = rendered("--set", "webhook.certManager.enabled=true")
+    assert told["Certificate", "tessera-webhook"]["spec"]["dnsNames"] == [
+        "tessera-webhook.tessera-system.svc"
+    ]
+    assert ("Issuer", "tessera-webhook") in told
+    rules = told["Role", "tessera-system/tessera-operator"]["rules"]
+    (secrets,) = [rule for rule in rules if rule["resources"] == ["secrets"]]
+    assert secrets["verbs"] == ["get"]
+    hooks = told["ValidatingWebhookConfiguration", "tessera-operator-tessera-system"]
+    injected = hooks["metadata"]["annotations"]["cert-manager.io/inject-ca-from"]
+    assert injected == "tessera-system/tessera-webhook"
+    assert not any(kind == "ClusterRole" and "admission" in name for kind, name in told)
+    own = rendered("--set", "webhook.certManager.enabled=true,webhook.certManager.issuerRef.name=x")
+    assert ("Issuer", "tessera-webhook") not in own
+
+
+def test_without_admission_nothing_of_it_is_left() -> None:
+    told = rendered("--set", "webhook.enabled=false")
+    assert not any("webhook" in name or "admission" in name for _, name in told)
+    assert "secrets" not in plurals(told["Role", "tessera-system/tessera-operator"]["rules"])
+
+
+def test_the_production_values_run_two_processes_apart_with_a_budget() -> None:
+    told = rendered("--values", str(CHART / "values-production.yaml"))
+    spec = told["Deployment", "tessera-operator"]["spec"]
+    assert spec["replicas"] == 2
+    assert "podAntiAffinity" in spec["template"]["spec"]["affinity"]
+    assert told["PodDisruptionBudget", "tessera-operator"]["spec"]["maxUnavailable"] == 1
+    assert ("PodDisruptionBudget", "tessera-operator") not in rendered()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        "prometheus.url=http://prometheus:9090",
+        "watch.namespaces={a,b}",
+        "webhook.certManager.enabled=true,webhook.certificateDays=30",
+        "imagePullSecrets[0].name=registry",
+    ],
+)
+def test_every_variable_that_the_chart_sets_is_one_that_the_operator_reads(values: str) -> None:
+    told = rendered("--set", values)
+    pods = (
+        told["Deployment", "tessera-operator"]["spec"]["template"]["spec"],
+        told["Pod", "tessera-operator-test"]["spec"],
+    )
+    for pod in pods:
+        found = {
+            one["name"].removeprefix("TESSERA_").lower(): one.get("value")
+            for one in pod["containers"][0]["env"]
+            if one["name"].startswith("TESSERA_")
+        }
+        assert set(found) <= set(Settings.model_fields)
+        spoken = {
+            name: json.loads(text) if text.startswith("[") else text
+            for name, text in found.items()
+            if text is not None
+        }
+        Settings.model_validate(spoken)
+
+
+def test_every_pod_of_the_chart_is_restricted() -> None:
+    told = rendered()
+    pods = (
+        told["Deployment", "tessera-operator"]["spec"]["template"]["spec"],
+        told["Pod", "tessera-operator-test"]["spec"],
+    )
+    for pod in pods:
+        security = pod["containers"][0]["securityContext"]
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert security["readOnlyRootFilesystem"] is True
+        assert security["allowPrivilegeEscalation"] is False
+        assert security["capabilities"] == {"drop": ["ALL"]}
+
+
+def test_the_network_policy_of_the_operator_is_as_reviewed(request: pytest.FixtureRequest) -> None:
+    policy = rendered()["NetworkPolicy", "tessera-operator"]
+    path = GOLDEN / "networkpolicy.yaml"
+    text = yaml.safe_dump(policy, sort_keys=False, width=100)
+    if request.config.getoption("--update-golden"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "watch.namespaces={Not_A_Name}",
+        "webhook.certificateDays=0",
+        "webhook.certManager.issuerRef.kind=Secret",
+        "unknown=1",
+    ],
+)
+def test_values_that_the_schema_does_not_know_are_refused(value: str) -> None:
+    assert value.partition("=")[0].rpartition(".")[2] in refused("--set", value)

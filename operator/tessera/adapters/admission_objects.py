@@ -1,0 +1,98 @@
+"""What admission needs at the API server: the Secret with its certificates, and who trusts them."""
+
+import base64
+import binascii
+from http import HTTPStatus
+from typing import Any
+
+from tessera.adapters import certificates
+from tessera.adapters.kube import KubeCluster
+from tessera.domain.certificate import Held, Pair
+from tessera.domain.names import FIELD_MANAGER
+from tessera.ports import ClusterError
+
+_APPLY = "application/apply-patch+yaml"
+_WEBHOOKS = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations"
+
+
+class AdmissionObjects:
+    """`CertificateStore` over the API server."""
+
+    def __init__(self, cluster: KubeCluster, *, namespace: str, secret: str, webhooks: str) -> None:
+        self._cluster = cluster
+        self._meta = {"name": secret, "namespace": namespace}
+        self._path = f"/api/v1/namespaces/{namespace}/secrets/{secret}"
+        self._webhooks = webhooks
+
+    async def read(self) -> Held:
+        status, body = await self._cluster.request("GET", self._path)
+        if status == HTTPStatus.NOT_FOUND:
+            return Held()
+        _must(status, body, f"get the Secret {self._meta['name']}")
+        data = body.get("data") or {}
+        return Held(
+            serving=_pair(data, "tls"),
+            coming=_pair(data, "next"),
+            authorities=certificates.authorities(_text(data, "ca.crt")),
+            version=body["metadata"]["resourceVersion"],
+        )
+
+    async def write(self, held: Held) -> None:
+        texts = {"ca.crt": held.bundle}
+        for prefix, pair in (("tls", held.serving), ("next", held.coming)):
+            if pair is not None:
+                texts |= {f"{prefix}.crt": pair.certificate, f"{prefix}.key": pair.key}
+        # With the version that was read: what somebody else wrote meanwhile is not lost.
+        version = {} if held.version is None else {"resourceVersion": held.version}
+        body = {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "type": "kubernetes.io/tls",
+            "metadata": self._meta | version,
+            "data": {
+                name: base64.b64encode(text.encode()).decode() for name, text in texts.items()
+            },
+        }
+        status, answer = await self._apply(self._path, body)
+        _must(status, answer, f"apply the Secret {self._meta['name']}")
+
+    async def trust(self, bundle: str) -> None:
+        path = f"{_WEBHOOKS}/{self._webhooks}"
+        status, body = await self._cluster.request("GET", path)
+        _must(status, body, f"get the ValidatingWebhookConfiguration {self._webhooks}")
+        wanted = base64.b64encode(bundle.encode()).decode()
+        found = body.get("webhooks", ())
+        if all(one["clientConfig"].get("caBundle") == wanted for one in found):
+            return
+        applied = {
+            "apiVersion": body["apiVersion"],
+            "kind": body["kind"],
+            "metadata": {"name": self._webhooks},
+            "webhooks": [
+                {"name": one["name"], "clientConfig": {"caBundle": wanted}} for one in found
+            ],
+        }
+        status, answer = await self._apply(path, applied)
+        _must(status, answer, f"apply the ValidatingWebhookConfiguration {self._webhooks}")
+
+    async def _apply(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        query = {"fieldManager": FIELD_MANAGER, "force": "true"}
+        return await self._cluster.request("PATCH", path, query, body, _APPLY)
+
+
+def _pair(data: dict[str, str], prefix: str) -> Pair | None:
+    certificate, key = (_text(data, f"{prefix}.{part}") for part in ("crt", "key"))
+    return Pair(certificate, key) if certificate and key else None
+
+
+def _text(data: dict[str, str], name: str) -> str:
+    """The text of a key; empty when there is none that can be read."""
+    try:
+        return base64.b64decode(data.get(name, "")).decode()
+    except (binascii.Error, UnicodeDecodeError):
+        return ""
+
+
+def _must(status: int, body: Any, deed: str) -> None:
+    if status >= HTTPStatus.BAD_REQUEST:
+        raise ClusterError(f"{deed}: {status} {body.get('message', '')}".strip())

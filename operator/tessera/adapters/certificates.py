@@ -1,0 +1,153 @@
+"""Certificates of admission: made, and read.
+
+Every pair has an authority of its own, whose key is forgotten as soon as it has signed: nobody who
+reads the Secret can sign for another name.
+"""
+
+import re
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from tessera.domain.certificate import Pair
+
+_SKEW = timedelta(minutes=5)
+"""Clocks of API servers may be behind by so much."""
+_ONE = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----\n?", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Issued:
+    """A new pair, and the authority that signed it."""
+
+    pair: Pair
+    authority: str
+
+
+def issue(host: str, at: datetime, life: timedelta) -> Issued:
+    """A certificate for one DNS name; it and its authority end together."""
+    signer, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    issuer = _name(f"{host} authority")
+    identifier = x509.SubjectKeyIdentifier.from_public_key(signer.public_key())
+    authority = (
+        _builder(issuer, issuer, signer.public_key(), at, life)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(signs=True), critical=True)
+        .add_extension(identifier, critical=False)
+        .sign(signer, hashes.SHA256())
+    )
+    certificate = (
+        _builder(_name("tessera-webhook"), issuer, key.public_key(), at, life)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(signs=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier),
+            critical=False,
+        )
+        .sign(signer, hashes.SHA256())
+    )
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return Issued(pair=Pair(_pem(certificate), private.decode()), authority=_pem(authority))
+
+
+def end(pair: Pair) -> datetime | None:
+    """When a certificate ends; None when nobody can serve with the pair."""
+    try:
+        certificate = x509.load_pem_x509_certificate(pair.certificate.encode())
+        key = load_pem_private_key(pair.key.encode(), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return None
+    if key.public_key() != certificate.public_key():
+        return None
+    return certificate.not_valid_after_utc
+
+
+def fits(pair: Pair, host: str, authorities: tuple[str, ...]) -> bool:
+    """The certificate is for that name, and one of the authorities signed it."""
+    certificate = x509.load_pem_x509_certificate(pair.certificate.encode())
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return False
+    return host in names.get_values_for_type(x509.DNSName) and any(
+        _signed(certificate, authority) for authority in authorities
+    )
+
+
+def authorities(bundle: str) -> tuple[str, ...]:
+    """The single certificates of a bundle."""
+    return tuple(f"{text.strip()}\n" for text in _ONE.findall(bundle))
+
+
+def alive(authorities: tuple[str, ...], at: datetime) -> tuple[str, ...]:
+    """Those that can be read and did not end yet."""
+    return tuple(one for one in authorities if (ends := _end(one)) is not None and ends > at)
+
+
+def _end(certificate: str) -> datetime | None:
+    try:
+        return x509.load_pem_x509_certificate(certificate.encode()).not_valid_after_utc
+    except ValueError:
+        return None
+
+
+def _signed(certificate: x509.Certificate, authority: str) -> bool:
+    try:
+        certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(authority.encode()))
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        return False
+    return True
+
+
+def _builder(
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePublicKey,
+    at: datetime,
+    life: timedelta,
+) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(at - _SKEW)
+        .not_valid_after(at + life)
+    )
+
+
+def _usage(*, signs: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs,
+        key_cert_sign=signs,
+        crl_sign=False,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _name(common: str) -> x509.Name:
+    """A common name holds at most 64 characters."""
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common[:64])])
+
+
+def _pem(certificate: x509.Certificate) -> str:
+    return certificate.public_bytes(Encoding.PEM).decode()

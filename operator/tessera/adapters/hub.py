@@ -1,0 +1,76 @@
+"""The model hub: which commit a revision means, as anybody may ask, without any token."""
+
+import asyncio
+import json
+import re
+from collections.abc import Mapping
+from urllib.parse import quote
+
+import httpx
+
+from tessera.api.recipe import Platform
+from tessera.domain.reasons import Pinned
+from tessera.domain.snapshot import Question, Resolution
+
+PUBLIC = "https://huggingface.co"
+_MOST_BYTES = 4 * 2**20
+"""The answer lists all files of a model."""
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_REASONS: Mapping[int, Pinned] = {
+    httpx.codes.UNAUTHORIZED: Pinned.TOKEN_NEEDED,
+    httpx.codes.FORBIDDEN: Pinned.TOKEN_NEEDED,
+    httpx.codes.NOT_FOUND: Pinned.NOT_FOUND,
+}
+
+
+class HttpHub:
+    """`Hub` over HTTP: the public one, or the mirror of the platform."""
+
+    def __init__(self, platform: Platform, seconds: float = 5) -> None:
+        self._base = (platform.hub_endpoint or PUBLIC).rstrip("/")
+        self._seconds = seconds
+        self._client = httpx.AsyncClient(
+            trust_env=False,
+            proxy=platform.https_proxy,
+            follow_redirects=True,  # a model that was renamed
+            max_redirects=3,
+            timeout=seconds,
+        )
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    async def resolve(self, question: Question) -> Resolution:
+        path = f"/api/models/{question.repository}/revision/{quote(question.revision, safe='')}"
+        try:
+            status, body = await self._read(f"{self._base}{path}")
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
+            told = f"GET {path}: {type(error).__name__} {error}".strip()
+            return Resolution(question, None, Pinned.HUB_UNREACHABLE, told)
+        if status != httpx.codes.OK:
+            reason = _REASONS.get(status, Pinned.HUB_UNREACHABLE)
+            return Resolution(question, None, reason, f"GET {path}: {status}")
+        commit = _commit(body)
+        if commit is None:
+            return Resolution(
+                question, None, Pinned.HUB_UNREACHABLE, f"GET {path}: no commit in the answer"
+            )
+        told = f"{question.revision} of {question.repository} was {commit} when the hub was asked"
+        return Resolution(question, commit, Pinned.COMMIT, told)
+
+    async def _read(self, url: str) -> tuple[int, bytes]:
+        found = bytearray()
+        async with asyncio.timeout(self._seconds), self._client.stream("GET", url) as answer:
+            async for part in answer.aiter_bytes():
+                found += part
+                if len(found) > _MOST_BYTES:
+                    break
+            return answer.status_code, bytes(found)
+
+
+def _commit(body: bytes) -> str | None:
+    try:
+        found = json.loads(body)["sha"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return found if isinstance(found, str) and _COMMIT.fullmatch(found) else None

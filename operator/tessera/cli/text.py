@@ -1,0 +1,32 @@
+"""Tables and amounts for people."""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Lines with aligned columns, the last one as long as it is."""
+    lines = [list(head), *map(list, rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
+        yield "  ".join(cells).rstrip()
+
+
+def indented(lines: Iterator[str], by: str) -> Iterator[str]:
+    """Lines with something before each."""
+    return (f"{by}{line}".rstrip() for line in lines)
+
+
+def moment(at: datetime) -> str:
+    """To the second, in UTC."""
+    return f"{at:%Y-%m-%d %H:%M:%S}"
+
+
+def age(span: timedelta) -> str:
+    """`40s`, `12m`, `5h`, `3d`: as kubectl writes ages."""
+    seconds = max(0, int(span.total_seconds()))
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= 2 * size:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"

@@ -1,0 +1,74 @@
+"""`tessera update`: ask for what this version would build."""
+
+import argparse
+import asyncio
+import json
+from http import HTTPStatus
+
+from tessera.adapters.clock import now
+from tessera.cli.cluster import Json, Reader, reach
+from tessera.cli.errors import CommandError, DeniedError
+from tessera.cli.explain import must_know
+from tessera.cli.told import Told
+from tessera.domain.names import UPDATE_ANNOTATION
+from tessera.domain.snapshot import Ref
+from tessera.resources.kinds import INFERENCE_SERVICES
+
+CONDITION = "UpdateAvailable"
+
+
+def run(arguments: argparse.Namespace) -> Told:
+    """What will happen, or that there is nothing to do."""
+    return asyncio.run(_run(arguments))
+
+
+async def _run(arguments: argparse.Namespace) -> Told:
+    async with reach(arguments) as reader:
+        return await update(reader, Ref(reader.namespace, arguments.service), arguments.output)
+
+
+async def update(reader: Reader, ref: Ref, form: str) -> Told:
+    """Annotate the service if an update is available."""
+    path = INFERENCE_SERVICES.path(ref.namespace, ref.name)
+    body = await reader.get(path)
+    if body is None:
+        must_know(ref, await _known(reader, ref))
+        raise CommandError(f"{ref} went away just now")
+    told = _available(body)
+    if told is None:
+        text = f"{ref}: no update is available: it runs as this version of Tessera builds it"
+        return _told(form, ref, text, asked=None)
+    at = now().isoformat()
+    patch = {"metadata": {"annotations": {UPDATE_ANNOTATION: at}}}
+    status, answer = await reader.send(
+        "PATCH", path, body=patch, content_type="application/merge-patch+json"
+    )
+    if status == HTTPStatus.FORBIDDEN:
+        raise DeniedError(f"no rights to patch {ref}; ask the platform team for them")
+    if status >= HTTPStatus.BAD_REQUEST:
+        raise CommandError(f"{ref}: the API server says {status} {answer.get('message', '')}")
+    text = (
+        f"{ref}: asked for at {at}: {told}. Replicas are replaced one by one, with every stream "
+        f"drained; kubectl get inferenceservice {ref.name} -n {ref.namespace} -w follows it"
+    )
+    return _told(form, ref, text, asked=at)
+
+
+async def _known(reader: Reader, ref: Ref) -> list[Ref]:
+    bodies = await reader.all(INFERENCE_SERVICES, ref.namespace)
+    return [Ref(one["metadata"]["namespace"], one["metadata"]["name"]) for one in bodies]
+
+
+def _available(body: Json) -> str | None:
+    """What the update would bring, in the operator's words; None without one."""
+    for one in body.get("status", {}).get("conditions", ()):
+        if one["type"] == CONDITION and one["status"] == "True":
+            return str(one["message"])
+    return None
+
+
+def _told(form: str, ref: Ref, text: str, asked: str | None) -> Told:
+    if form == "text":
+        return Told(f"{text}\n")
+    fields = {"namespace": ref.namespace, "service": ref.name, "asked": asked, "message": text}
+    return Told(json.dumps(fields, indent=2) + "\n")

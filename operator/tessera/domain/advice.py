@@ -1,0 +1,89 @@
+"""What can be carried out and is still unwise: `kubectl apply` shows it, and nothing is refused."""
+
+import math
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+
+from tessera.api.inference_service import InferenceServiceSpec, Scaling
+
+LONGEST = 256
+"""The API server may cut a longer warning off."""
+_LONG_CONTEXT = 16
+"""Contexts so many times a typical request are rarely used and always paid for."""
+_ROOM = 2
+"""Answers are of uneven length: a drain of so many typical ones lets most of them end."""
+
+
+def advice(spec: InferenceServiceSpec) -> tuple[str, ...]:
+    """A sentence for every unwise field: where, the numbers, and what to do."""
+    return tuple(sentence for one in _ADVICE for sentence in one(spec))
+
+
+def _one_replica_is_a_gap(spec: InferenceServiceSpec) -> Iterator[str]:
+    fixed, floor = spec.replicas, (spec.scaling or Scaling()).min_replicas
+    if spec.service_class == "interactive" and 1 in (fixed, floor if fixed is None else fixed):
+        field = "spec.replicas" if fixed is not None else "spec.scaling.minReplicas"
+        yield (
+            f"{field}: with 1 replica nobody answers while its node drains or a new one loads; set "
+            "2, or spec.class: standard if no person waits"
+        )
+
+
+def _bounds_leave_nothing_to_scale(spec: InferenceServiceSpec) -> Iterator[str]:
+    if spec.scaling is not None and spec.scaling.min_replicas == spec.scaling.max_replicas:
+        count = spec.scaling.max_replicas
+        yield (
+            f"spec.scaling: minReplicas and maxReplicas are both {count}, so nothing is ever "
+            f"scaled; raise maxReplicas, or write spec.replicas: {count} instead"
+        )
+
+
+def _answers_outlast_the_drain(spec: InferenceServiceSpec) -> Iterator[str]:
+    tokens, gap = spec.context.typical_output_tokens, spec.slo.inter_token_p95
+    answer = tokens * gap
+    if spec.drain.timeout < answer:
+        yield (
+            f"spec.drain.timeout: {_told(spec.drain.timeout)} cuts off typical answers, which take "
+            f"{tokens} tokens x {_told(gap)} = {_told(answer)}; set at least "
+            f"{math.ceil(_ROOM * answer.total_seconds())}s"
+        )
+
+
+def _context_is_much_longer_than_its_use(spec: InferenceServiceSpec) -> Iterator[str]:
+    context = spec.context
+    typical = context.typical_input_tokens + context.typical_output_tokens
+    asked = context.max_model_len or 0
+    if asked > _LONG_CONTEXT * typical:
+        yield (
+            f"spec.context.maxModelLen: {asked} tokens are {asked // typical} times a typical "
+            f"request of {typical}, and memory is kept for one of them; lower it, or correct "
+            "typicalInputTokens"
+        )
+
+
+def _image_may_change(spec: InferenceServiceSpec) -> Iterator[str]:
+    image = spec.engine.image
+    if image is None or "@" in image:
+        return
+    _, _, tag = image.rpartition("/")[2].partition(":")
+    if tag in ("", "latest"):
+        shown = image if len(image) <= 100 else f"{image[:97]}..."
+        yield (
+            f"spec.engine.image: {shown} may be another image at the next start; name 1 "
+            "version, or a digest (@sha256:...)"
+        )
+
+
+def _told(span: timedelta) -> str:
+    """33ms, 8.2s, 90s."""
+    seconds = span.total_seconds()
+    return f"{seconds * 1000:.0f}ms" if seconds < 1 else f"{seconds:.3g}s"
+
+
+_ADVICE: tuple[Callable[[InferenceServiceSpec], Iterator[str]], ...] = (
+    _one_replica_is_a_gap,
+    _bounds_leave_nothing_to_scale,
+    _answers_outlast_the_drain,
+    _context_is_much_longer_than_its_use,
+    _image_may_change,
+)

@@ -1,0 +1,94 @@
+"""What happens to the replicas: who leaves, how new ones come, and whether they answer."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from tessera.api.meta import Condition, format_duration
+from tessera.domain.drain import SETTLE
+from tessera.domain.explain.decision import Decision
+from tessera.domain.plan import Allotment
+from tessera.domain.readiness import QUIET
+from tessera.domain.reasons import Progressing, Ready
+from tessera.domain.snapshot import Pod, Snapshot
+
+_READY_WOULD: dict[str, str] = {
+    Ready.ANSWERED: "a completion that fails; it is asked again after "
+    f"{format_duration(QUIET)} without a finished request",
+    Ready.SCALED_TO_ZERO: "spec.replicas above 0",
+    Ready.NOT_PLACED: "hardware for the service: see placed",
+    Ready.NO_REPLICA_READY: "a replica that passes its probes: see rollout",
+    Ready.WAITING_FOR_ANSWER: "an answer to the completion that was asked",
+    Ready.NO_ANSWER: "an answer to the next completion, which is asked within seconds",
+}
+
+
+def explain_drain(snapshot: Snapshot, allotment: Allotment) -> Iterator[Decision]:
+    """Who leaves; nothing while nobody does."""
+    spec, leaving = allotment.service.spec, allotment.drain.leaving
+    if spec is None or not leaving:
+        return
+    pods = {pod.ref: pod for pod in allotment.pods}
+    limit = format_duration(spec.drain.timeout)
+    yield Decision(
+        topic="drain",
+        reason=Progressing.DRAINING,
+        message=f"{len(leaving)} replicas finish their streams, {allotment.scale.replicas} stay",
+        numbers=tuple((ref.name, _leave(snapshot, pods[ref])) for ref in leaving if ref in pods),
+        would_change=(
+            "a replica goes once it holds 0 requests, "
+            f"{SETTLE.total_seconds():.0f} s after it left the Service, or after "
+            f"spec.drain.timeout of {limit}",
+        ),
+    )
+
+
+def _leave(snapshot: Snapshot, pod: Pod) -> str:
+    if pod.draining_since is None:
+        return "about to leave the Service"
+    held = snapshot.in_flight.get(pod.ref)
+    told = "" if held is None else f", {held.requests} requests when last asked"
+    return f"{(snapshot.at - pod.draining_since).total_seconds():.0f} s without new requests{told}"
+
+
+def explain_rollout(allotment: Allotment, progressing: Condition) -> Iterator[Decision]:
+    """How replicas come and are replaced; nothing while there is no hardware."""
+    choice = allotment.choice
+    if choice is None:
+        return
+    hardware = f"{choice.offer.hardware.name} in {choice.offer.pool}"
+    revisions = Counter(pod.template for pod in allotment.pods if pod.variant == choice.variant)
+    up = sum(pod.takes_requests for pod in allotment.pods)
+    if allotment.surge:
+        manner = "surge: a new replica starts before an old one stops"
+        would = f"no free {hardware} any more: replicas would then be replaced in place"
+    else:
+        manner = "in place: an old replica stops before a new one starts, as nothing is free"
+        would = f"1 free {hardware}: a new replica would then start before an old one stops"
+    numbers = [
+        ("replicas", f"{up} of {allotment.scale.replicas} take requests"),
+        ("manner", manner),
+        ("revisions", str(len(revisions))),
+    ]
+    if allotment.retired:
+        numbers.append(("going", ", ".join(ref.name for ref in allotment.retired)))
+    yield Decision(
+        topic="rollout",
+        reason=progressing.reason,
+        message=progressing.message,
+        numbers=tuple(numbers),
+        would_change=(would,),
+    )
+
+
+def explain_ready(allotment: Allotment, ready: Condition) -> Decision:
+    """Whether the service answers."""
+    up = sum(pod.takes_requests for pod in allotment.pods)
+    told = {one.type: one.reason for one in allotment.service.status.conditions}
+    word = told.get("Ready", ready.reason)
+    return Decision(
+        topic="ready",
+        reason=ready.reason,
+        message=ready.message,
+        numbers=(("replicas", f"{up} take requests"),),
+        would_change=(_READY_WOULD[word],) if word in _READY_WOULD else (),
+    )

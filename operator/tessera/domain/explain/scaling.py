@@ -1,0 +1,138 @@
+"""Why this number of replicas, and which readings would move it."""
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import replace
+
+from tessera.api.inference_service import InferenceServiceSpec
+from tessera.api.inference_service import Scaling as Policy
+from tessera.api.meta import format_duration
+from tessera.domain.autoscale import Load, wished
+from tessera.domain.explain.decision import Decision, Numbers
+from tessera.domain.load import load_of
+from tessera.domain.plan import Allotment, scaling_of
+from tessera.domain.reasons import Scaling
+from tessera.domain.snapshot import Snapshot
+
+
+def explain_scaling(snapshot: Snapshot, allotment: Allotment) -> Iterator[Decision]:
+    """The number with its reason; nothing for a spec that cannot be read."""
+    spec, scale = allotment.service.spec, allotment.scale
+    if spec is None:
+        return
+    told = allotment.service.status.scaling
+    unread = not _has_readings(snapshot) and spec.replicas is None
+    trusted = told is not None and (unread or told.desired_replicas == scale.replicas)
+    if told is None or not trusted:
+        reason, message, since = str(scale.reason), scale.message, None
+    else:
+        reason, message = told.reason, told.message
+        since = max((one.at for one in told.memory), default=None)
+    replayed = "" if reason == scale.reason or unread else f"{scale.reason}: {scale.message}"
+    load = _load(snapshot, allotment)
+    yield Decision(
+        topic="scaling",
+        reason=reason,
+        message=message,
+        since=since,
+        numbers=_numbers(snapshot, spec, load, scale.replicas),
+        would_change=tuple(_would_change(spec, load, allotment)),
+        replayed=replayed,
+    )
+
+
+def _has_readings(snapshot: Snapshot) -> bool:
+    return snapshot.readings is not None and snapshot.readings.problem is None
+
+
+def _load(snapshot: Snapshot, allotment: Allotment) -> Load:
+    variant = allotment.choice.variant if allotment.choice is not None else None
+    pods = [pod for pod in allotment.pods if variant in (None, pod.variant)]
+    return load_of(pods, snapshot.readings, allotment.scale.replicas, snapshot.at)
+
+
+def _numbers(snapshot: Snapshot, spec: InferenceServiceSpec, load: Load, replicas: int) -> Numbers:
+    if spec.replicas is not None:
+        return (("replicas", f"{replicas} wanted by spec.replicas"),)
+    policy = scaling_of(spec)
+    missing = "not read of every replica" if _has_readings(snapshot) else "not known here"
+    waiting = missing if load.waiting is None else f"{load.waiting:.0f} in all replicas"
+    activity = missing if load.activity is None else f"{load.activity:.2f}"
+    return (
+        ("replicas", f"{replicas} wanted"),
+        ("bounds", f"{policy.min_replicas} to {policy.max_replicas}"),
+        ("waiting requests", f"{waiting} (target {policy.queue.target} a replica)"),
+        ("activity", f"{activity} (target {policy.activity.target})"),
+        (
+            "up",
+            f"after {format_duration(policy.scale_up.window)}, at most {policy.scale_up.pods} in "
+            f"{format_duration(policy.scale_up.period)}",
+        ),
+        ("down", f"after {format_duration(policy.scale_down.window)}"),
+    )
+
+
+def _would_change(spec: InferenceServiceSpec, load: Load, allotment: Allotment) -> Iterator[str]:
+    scale = allotment.scale
+    if spec.replicas is not None:
+        yield "kubectl scale, or another spec.replicas; without it spec.scaling decides"
+        return
+    if allotment.choice is None:
+        yield "hardware for the service: see placed"
+        return
+    if scale.reason is Scaling.BUDGET_EXHAUSTED:
+        yield "money for more: see budget"
+        return
+    policy = scaling_of(spec)
+    yield _upwards(policy, load, scale.replicas)
+    yield _downwards(policy, load, scale.replicas)
+
+
+def _upwards(policy: Policy, load: Load, current: int) -> str:
+    """The shortest queue that would add replicas."""
+    if current >= policy.max_replicas:
+        return f"spec.scaling.maxReplicas above {policy.max_replicas} would let a queue add more"
+    most = policy.queue.target * (current + 1) * 2
+    least = bisect_left(
+        range(most), True, key=lambda waiting: _wish(policy, load, current, waiting) > current
+    )
+    more = _wish(policy, load, current, least) - current
+    window = format_duration(policy.scale_up.window)
+    if load.waiting is None:
+        return f"{least} waiting requests for {window} would add {more}"
+    if load.waiting >= least:
+        return f"{load.waiting:.0f} waiting requests for {window} will add replicas"
+    missing = least - load.waiting
+    return (
+        f"{least} waiting requests in all, {missing / max(1, current):.1f} per replica more than "
+        f"now, for {window} would add {more}"
+    )
+
+
+def _wish(
+    policy: Policy, load: Load, current: int, waiting: int, activity: float | None = None
+) -> int:
+    known = load.activity if activity is None else activity
+    return wished(policy, replace(load, waiting=float(waiting), activity=known), current)
+
+
+def _downwards(policy: Policy, load: Load, current: int) -> str:
+    """The longest queue, and the highest activity, that would remove replicas."""
+    if current <= policy.min_replicas:
+        return f"spec.scaling.minReplicas below {policy.min_replicas} would let fewer do"
+    idle = replace(load, ready=current)
+    queue = bisect_left(
+        range(policy.queue.target * current),
+        True,
+        key=lambda waiting: _wish(policy, idle, current, waiting, 0.0) >= current,
+    )
+    hundredths = bisect_left(
+        range(101), True, key=lambda share: _wish(policy, idle, current, 0, share / 100) >= current
+    )
+    if queue == 0 or hundredths == 0:
+        return "nothing would remove a replica"
+    window = format_duration(policy.scale_down.window)
+    return (
+        f"at most {queue - 1} waiting requests and activity of at most "
+        f"{(hundredths - 1) / 100:.2f} for {window} would remove replicas"
+    )

@@ -1,0 +1,102 @@
+"""The arithmetic behind one replica: memory, limits, speed."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from tessera.domain import perf
+from tessera.domain.checks import shape_of
+from tessera.domain.explain.decision import Decision, Numbers
+from tessera.domain.limits import Demand
+from tessera.domain.money import per_million_tokens
+from tessera.domain.placement import Choice, considered
+from tessera.domain.plan import Allotment
+from tessera.domain.sizing import GPU_MEMORY_UTILIZATION, Fit, size
+
+_LOOSER = 2
+"""The promise times this, to show what it costs."""
+
+
+def explain_sizing(allotment: Allotment) -> Iterator[Decision]:
+    """How the model goes onto the chosen hardware; nothing while there is none."""
+    choice, spec = allotment.choice, allotment.service.spec
+    shape = shape_of(spec) if spec is not None else None
+    if choice is None or spec is None or shape is None:
+        return
+    demand = next(
+        one.demand
+        for one in considered(spec, shape, (choice.offer,))
+        if one.demand.precision == choice.fit.precision
+    )
+    fit = choice.fit
+    yield Decision(
+        topic="sizing",
+        reason="Fits",
+        message=(
+            f"one replica works on {fit.limits.max_num_seqs} requests at a time and gives "
+            f"{fit.limits.tokens_per_second:.0f} output tokens a second "
+            f"({perf.SOURCE}, not measured)"
+        ),
+        numbers=_numbers(choice, demand),
+        would_change=tuple(_would_change(fit, demand)),
+    )
+
+
+def _numbers(choice: Choice, demand: Demand) -> Numbers:
+    fit, shape = choice.fit, demand.shape
+    memory, devices = fit.memory, fit.hardware.devices
+    bits = perf.bits_of(shape, fit.precision)
+    limits = fit.limits
+    full = fit.step.seconds(
+        decoding=limits.max_num_seqs,
+        kv_tokens=limits.max_num_seqs * demand.resident,
+        prefill_tokens=limits.max_num_batched_tokens - limits.max_num_seqs,
+    )
+    per_million = per_million_tokens(choice.hourly, limits.tokens_per_second)
+    return (
+        (
+            "weights",
+            f"{shape.parameters} parameters x {bits} bits over {devices} of its devices = "
+            f"{memory.weights_mib} MiB each",
+        ),
+        ("reserve", f"{memory.reserve_mib} MiB for activations, workspaces and graphs"),
+        (
+            "memory",
+            f"{fit.hardware.memory_mib} MiB x {GPU_MEMORY_UTILIZATION} = {memory.budget_mib} MiB",
+        ),
+        ("cache", f"{memory.cache_mib} MiB each, for {memory.kv_tokens} tokens"),
+        ("longest request", f"{fit.max_model_len} tokens"),
+        (
+            "usual request",
+            f"{demand.input_tokens} tokens in, {demand.output_tokens} out, {demand.resident} in "
+            "the cache half way",
+        ),
+        ("requests at a time", str(limits.max_num_seqs)),
+        (
+            "full step",
+            f"{limits.max_num_batched_tokens} tokens in {full * 1e3:.1f} ms, promised "
+            f"{demand.inter_token.total_seconds() * 1e3:.0f} ms between tokens",
+        ),
+        ("tokens a second", f"{limits.tokens_per_second:.0f}"),
+        ("price of a million tokens", f"{per_million.rounded(4)} {per_million.currency}"),
+    )
+
+
+def _would_change(fit: Fit, demand: Demand) -> Iterator[str]:
+    """What other promises and precisions would give on the same hardware."""
+    now = fit.limits.tokens_per_second
+    looser = size(replace(demand, inter_token=demand.inter_token * _LOOSER), fit.hardware)
+    if isinstance(looser, Fit) and looser.limits.tokens_per_second > now:
+        promised = demand.inter_token.total_seconds() * 1e3 * _LOOSER
+        yield (
+            f"spec.slo.interTokenP95 of {promised:.0f}ms would allow "
+            f"{looser.limits.max_num_seqs} requests at a time and "
+            f"{looser.limits.tokens_per_second:.0f} tokens a second"
+        )
+    if fit.precision is None:
+        lighter = size(replace(demand, precision="fp8"), fit.hardware)
+        if isinstance(lighter, Fit) and lighter.limits.tokens_per_second > now:
+            yield (
+                "fp8 in spec.precision.variants would give "
+                f"{lighter.limits.tokens_per_second:.0f} tokens a second on the same hardware"
+            )
+    yield (f"spec.context.maxModelLen above {fit.memory.kv_tokens} would not fit here any more")

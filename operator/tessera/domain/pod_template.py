@@ -1,0 +1,75 @@
+"""What users may add to the pods of a service, and what others set there."""
+
+import re
+from collections.abc import Iterator
+
+from tessera.api.inference_service import PodTemplate
+from tessera.api.meta import GROUP
+from tessera.domain.names import COMPONENT, COST_ANNOTATION, MANAGED_BY, PART_OF
+
+LABELS = {
+    COMPONENT: "Tessera",
+    MANAGED_BY: "Tessera",
+    PART_OF: "Tessera",
+    "pod-template-hash": "the Deployment",
+}
+"""Labels that are set, and by whom."""
+
+ANNOTATIONS = {COST_ANNOTATION: "Tessera"}
+"""The same for annotations."""
+
+ENVIRONMENT = {
+    "CUDA_VISIBLE_DEVICES": "the device plugin",
+    "HF_HOME": "Tessera",
+    "HF_TOKEN": "spec.model.tokenSecretRef",
+    "HOME": "Tessera",
+    "HUGGING_FACE_HUB_TOKEN": "spec.model.tokenSecretRef",
+    "NVIDIA_VISIBLE_DEVICES": "the device plugin",
+    "USER": "Tessera",
+    "VLLM_API_KEY": "a Secret in front of the service",
+    "VLLM_CACHE_ROOT": "Tessera",
+    "VLLM_HOST_IP": "Tessera",
+    "VLLM_NO_USAGE_STATS": "Tessera",
+    "VLLM_PORT": "Tessera",
+    "VLLM_SERVER_DEV_MODE": "nobody: it lets every client stop the engine",
+}
+"""The same for variables of the engine's environment."""
+
+_OURS = f"{GROUP}/"
+_KEY = re.compile(
+    r"^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?\Z"
+)
+
+
+def reserved(template: PodTemplate) -> Iterator[tuple[str, str]]:
+    """Field and sentence of everything that somebody else sets."""
+    for field, keys, known in (
+        ("labels", template.labels, LABELS),
+        ("annotations", template.annotations, ANNOTATIONS),
+    ):
+        for key in sorted(keys):
+            by = "Tessera" if key.startswith(_OURS) else known.get(key)
+            if by is not None:
+                yield (
+                    f"spec.podTemplate.{field}",
+                    f"remove {key}; it is set by {by} (reserved: {_OURS}* and {len(known)} more)",
+                )
+    for index, variable in enumerate(template.env):
+        if variable.name in ENVIRONMENT:
+            yield (
+                f"spec.podTemplate.env[{index}]",
+                f"remove {variable.name}; it is set by {ENVIRONMENT[variable.name]} "
+                f"(1 of {len(ENVIRONMENT)} reserved variables)",
+            )
+
+
+def malformed(template: PodTemplate) -> Iterator[tuple[str, str]]:
+    """Field and sentence of every key that Kubernetes refuses; the schema cannot say it of keys."""
+    for field, keys in (("labels", template.labels), ("annotations", template.annotations)):
+        for key in sorted(keys):
+            if not _KEY.match(key):
+                yield (
+                    f"spec.podTemplate.{field}",
+                    f"{key!r} is no key of Kubernetes: at most 63 letters, digits, dots, dashes "
+                    "and underscores, after an optional domain and a slash",
+                )

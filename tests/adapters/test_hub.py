@@ -1,0 +1,122 @@
+"""What a hub answers becomes a commit, or a reason why there is none."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from aiohttp import web
+
+from tessera.adapters.hub import HttpHub
+from tessera.api.recipe import Platform
+from tessera.domain.snapshot import Question, Resolution
+
+COMMIT = "0123456789abcdef" * 2 + "01234567"
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@asynccontextmanager
+async def a_hub(handler: Handler, seconds: float = 5) -> AsyncIterator[HttpHub]:
+    """A real server on an address of its own, and the adapter that asks it."""
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", handler)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.9", 0)
+    await site.start()
+    host, port = runner.addresses[0][:2]
+    made = HttpHub(Platform(hub_endpoint=f"http://{host}:{port}/"), seconds)
+    try:
+        yield made
+    finally:
+        await made.close()
+        await runner.cleanup()
+
+
+def says(status: int = 200, body: object = None, **headers: str) -> Handler:
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(status=status, text=json.dumps(body), headers=headers)
+
+    return answer
+
+
+async def asked(handler: Handler, revision: str = "main", seconds: float = 5) -> Resolution:
+    async with a_hub(handler, seconds) as hub:
+        return await hub.resolve(Question("org/name", revision))
+
+
+async def test_the_commit_is_the_sha_of_the_revision() -> None:
+    seen: list[tuple[str, bool]] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        seen.append((request.raw_path, "Authorization" in request.headers))
+        return web.json_response({"id": "org/name", "sha": COMMIT, "siblings": []})
+
+    got = await asked(answer, "refs/pr/1")
+    assert (got.commit, got.reason) == (COMMIT, "Commit")
+    assert seen == [("/api/models/org/name/revision/refs%2Fpr%2F1", False)]
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        (401, "TokenNeeded"),
+        (403, "TokenNeeded"),
+        (404, "NotFound"),
+        (503, "HubUnreachable"),
+        (599, "HubUnreachable"),
+    ],
+)
+async def test_a_refusal_has_its_reason_and_its_number(status: int, reason: str) -> None:
+    got = await asked(says(status, {"error": "no"}))
+    assert (got.commit, got.reason) == (None, reason)
+    assert str(status) in got.message
+
+
+@pytest.mark.parametrize("body", [{}, [], "text", {"sha": None}, {"sha": "main"}, {"sha": 7}])
+async def test_an_answer_without_a_commit_is_none(body: object) -> None:
+    got = await asked(says(200, body))
+    assert (got.commit, got.reason) == (None, "HubUnreachable")
+
+
+async def test_a_model_that_was_renamed_is_followed() -> None:
+    async def answer(request: web.Request) -> web.Response:
+        if "/org/name/" in request.path:
+            raise web.HTTPTemporaryRedirect("/api/models/org/renamed/revision/main")
+        return web.json_response({"sha": COMMIT})
+
+    assert (await asked(answer)).commit == COMMIT
+
+
+async def test_a_silent_hub_is_given_up() -> None:
+    async def answer(_: web.Request) -> web.Response:
+        await asyncio.Event().wait()
+        return web.Response()
+
+    async with asyncio.timeout(5):
+        got = await asked(answer, seconds=0.3)
+    assert (got.commit, got.reason) == (None, "HubUnreachable")
+
+
+async def test_an_answer_without_end_is_not_read_to_its_end() -> None:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        stream = web.StreamResponse()
+        await stream.prepare(request)
+        try:
+            while True:
+                await stream.write(b" " * 2**20)
+        except ConnectionError:
+            return stream
+
+    async with asyncio.timeout(20):
+        got = await asked(answer)
+    assert got.commit is None
+
+
+async def test_a_hub_that_is_not_there_is_told() -> None:
+    hub = HttpHub(Platform(hub_endpoint="http://127.0.0.9:1"), seconds=2)
+    got = await hub.resolve(Question("org/name", "main"))
+    await hub.close()
+    assert (got.commit, got.reason) == (None, "HubUnreachable")
+    assert "/api/models/org/name" in got.message

@@ -1,0 +1,40 @@
+"""A cluster that is held to named namespaces lists nothing else."""
+
+from tessera.adapters.kube import KubeCluster, connect
+from tessera.resources.kinds import (
+    ACCELERATOR_POOLS,
+    INFERENCE_SERVICES,
+    NODES,
+    POD_MONITORS,
+)
+from tests.builders import SMALL
+from world import World
+
+
+async def test_only_the_named_namespaces_are_listed_and_what_has_none(
+    cluster: KubeCluster, world: World
+) -> None:
+    for name in ("named-one", "named-two", "unnamed"):
+        await cluster.request("POST", "/api/v1/namespaces", body={"metadata": {"name": name}})
+        body = {
+            "apiVersion": INFERENCE_SERVICES.api_version,
+            "kind": INFERENCE_SERVICES.kind,
+            "metadata": {"name": "chat", "namespace": name},
+            "spec": {"model": {"uri": SMALL}},
+        }
+        status, answer = await cluster.request("POST", INFERENCE_SERVICES.path(name), body=body)
+        assert status == 201, answer
+    wanted = ("named-one", "named-two", "not-there")
+    held = KubeCluster(await connect(str(world.kubeconfig)), wanted)
+    try:
+        services = await held.list(INFERENCE_SERVICES)
+        assert services is not None
+        assert [seen.key.namespace for seen in services.items] == ["named-one", "named-two"]
+        assert services.version > 0
+        nodes = await held.list(NODES)
+        assert nodes is not None
+        assert nodes.items
+        assert await held.list(ACCELERATOR_POOLS) is not None
+        assert await held.list(POD_MONITORS) is None
+    finally:
+        await held.close()

@@ -1,0 +1,193 @@
+"""The API server as commands ask it, over the objects of an in-memory cluster."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tessera.api.schema import KINDS as RESOURCES
+from tessera.api.schema import crd
+from tessera.domain.names import COMPONENT, ENGINE, SERVICE_LABEL, SERVING_GATE, VARIANT_LABEL
+from tessera.domain.snapshot import Answer, Ref
+from tessera.ports import ClusterError
+from tessera.resources.kinds import INFERENCE_SERVICES, KINDS, POD_MONITORS, PODS, Kind
+from tests.builders import NOW
+from tests.memory_cluster import MemoryCluster
+from tests.reconcile.test_turns import VARIANT, World, stock
+
+Json = dict[str, Any]
+SECRET = "do-not-tell-anybody"  # noqa: S105 - it must not be found again
+_CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+_LEASE = "/apis/coordination.k8s.io/v1/namespaces/tessera-system/leases/tessera-operator"
+_OPERATOR = "/apis/apps/v1/namespaces/tessera-system/deployments/tessera-operator"
+DENIED = "--max-num-seqs; it is set by spec.slo"
+
+
+@dataclass
+class MemoryApi:
+    """Answers what commands ask; what is in `pages` is there besides the cluster's objects."""
+
+    cluster: MemoryCluster
+    pages: dict[str, Json] = field(default_factory=dict)
+    denied: set[str] = field(default_factory=set)
+    """Plurals that may not be listed in all namespaces, patched or created."""
+    hidden: set[str] = field(default_factory=set)
+    """Plurals that may not be listed anywhere."""
+    unknown: set[str] = field(default_factory=lambda: {POD_MONITORS.plural})
+    """Plurals that the API server does not have."""
+    problem: str = ""
+    """Why nobody answers."""
+    status: int = 0
+    """What every call ends with."""
+    webhook: bool = True
+    sent: list[tuple[str, str, Any]] = field(default_factory=list)
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+        content_type: str = "application/json",
+    ) -> tuple[int, Any]:
+        del content_type
+        if self.problem:
+            raise ClusterError(f"{method} {path}: the API server did not answer: {self.problem}")
+        if self.status:
+            return self.status, {"message": "so it is"}
+        if method == "GET":
+            return self._got(path, query or {})
+        self.sent.append((method, path, body))
+        if path.endswith("selfsubjectaccessreviews"):
+            resource = (body or {})["spec"]["resourceAttributes"]["resource"]
+            return 201, {"status": {"allowed": resource not in self.denied | self.hidden}}
+        if INFERENCE_SERVICES.plural in self.denied | self.hidden:
+            return 403, {"message": "forbidden"}
+        if method == "POST":
+            return (422, {"message": DENIED}) if self.webhook else (201, body)
+        return 200, body
+
+    def _got(self, path: str, query: Mapping[str, str]) -> tuple[int, Any]:
+        if path in self.pages:
+            return 200, self.pages[path]
+        for kind in KINDS:
+            namespace = _namespace_of(kind, path)
+            if namespace is None:
+                continue
+            if kind.plural in self.unknown:
+                break
+            if kind.plural in self.hidden or (kind.plural in self.denied and not namespace):
+                return 403, {"message": "forbidden"}
+            items = [body for body in self._all(kind) if namespace in ("", _where(body))]
+            wanted = query.get("labelSelector", "")
+            return 200, {"items": [one for one in items if _labelled(one, wanted)], "metadata": {}}
+        found = next((one for one, at in self._objects() if at == path), None)
+        return (200, found) if found is not None else (404, {"message": "not found"})
+
+    def _all(self, kind: Kind) -> Iterator[Json]:
+        yield from (body for key, body in self.cluster.objects.items() if key.plural == kind.plural)
+        yield from (
+            body
+            for path, body in self.pages.items()
+            if f"/{kind.plural}/" in path and path.startswith(kind.path(None).rpartition("/")[0])
+        )
+
+    def _objects(self) -> Iterator[tuple[Json, str]]:
+        kinds = {kind.plural: kind for kind in KINDS}
+        for key, body in self.cluster.objects.items():
+            yield body, kinds[key.plural].path(key.namespace, key.name)
+
+
+def _namespace_of(kind: Kind, path: str) -> str | None:
+    """Empty for the path of all objects of a kind; None for any other path."""
+    if path == kind.path(None):
+        return ""
+    head, tail = kind.path("*").split("*") if kind.namespaced else ("none", "none")
+    if path.startswith(head) and path.endswith(tail):
+        found = path.removeprefix(head).removesuffix(tail)
+        return found if "/" not in found else None
+    return None
+
+
+def _where(body: Json) -> str:
+    return str(body["metadata"].get("namespace", ""))
+
+
+def _labelled(body: Json, selector: str) -> bool:
+    name, _, value = selector.partition("=")
+    return not selector or body["metadata"].get("labels", {}).get(name) == value
+
+
+async def a_served_cluster(**spec: Any) -> tuple[World, MemoryApi]:
+    """An A100 in slices, a service with two replicas that answered, and the operator's own turn."""
+    world = World()
+    stock(world)
+    world.serve(**spec)
+    await world.turn()
+    for index in range(2):
+        world.cluster.put(PODS, a_pod_body(f"chat-{index}"))
+    await world.turn()
+    world.senses.answers[Ref("team-a", "chat")] = Answer(at=NOW)
+    await world.turn()
+    return world, MemoryApi(world.cluster, pages=pages())
+
+
+def a_pod_body(name: str) -> Json:
+    conditions = [
+        {"type": kind, "status": "True", "lastTransitionTime": "2026-11-20T11:58:00Z"}
+        for kind in ("PodScheduled", "ContainersReady", "Ready", SERVING_GATE)
+    ]
+    env = [
+        {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}},
+        {"name": "PASSWORD", "value": SECRET},
+    ]
+    container = {
+        "name": "engine",
+        "args": ["--api-key", SECRET],
+        "env": env,
+        "resources": {"limits": {"nvidia.com/mig-1g.10gb": "1"}},
+    }
+    labels = {
+        COMPONENT: ENGINE,
+        SERVICE_LABEL: "chat",
+        VARIANT_LABEL: VARIANT,
+        "pod-template-hash": "one",
+    }
+    return {
+        "metadata": {
+            "name": name,
+            "namespace": "team-a",
+            "labels": labels,
+            "creationTimestamp": "2026-11-20T11:57:00Z",
+            "annotations": {"kubectl.kubernetes.io/last-applied-configuration": SECRET},
+            "managedFields": [{"manager": SECRET}],
+        },
+        "spec": {"nodeName": "a100-0", "containers": [container]},
+        "status": {"phase": "Running", "podIP": "127.10.0.5", "conditions": conditions},
+    }
+
+
+def pages(version: str = "0.1.0") -> dict[str, Json]:
+    """A cluster with the CRDs and a leading operator."""
+    crds = {f"{_CRDS}/{crd(kind)['metadata']['name']}": crd(kind) for kind in RESOURCES}
+    labels = {"app.kubernetes.io/name": "tessera-operator", "app.kubernetes.io/version": version}
+    env = [{"name": "TESSERA_PROMETHEUS_URL", "value": "http://prometheus.monitoring.svc:9090"}]
+    operator = {
+        "metadata": {"name": "tessera-operator", "namespace": "tessera-system", "labels": labels},
+        "spec": {"replicas": 1, "template": {"spec": {"containers": [{"env": env}]}}},
+        "status": {"availableReplicas": 1},
+    }
+    lease = {"spec": {"holderIdentity": "operator-0", "renewTime": "2026-11-20T11:59:59.000000Z"}}
+    version_page = {"major": "1", "minor": "36", "gitVersion": "v1.36.3"}
+    return {"/version": version_page, _OPERATOR: operator, _LEASE: lease, **crds}
+
+
+def operator_of(api: MemoryApi) -> Json:
+    return api.pages[_OPERATOR]
+
+
+def lease_of(api: MemoryApi) -> Json:
+    return api.pages[_LEASE]
+
+
+def crd_path(name: str) -> str:
+    return f"{_CRDS}/{name}.tessera.dev"

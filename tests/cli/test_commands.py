@@ -1,0 +1,168 @@
+"""`tessera explain`, `top` and `update` over an in-memory cluster."""
+
+import json
+from dataclasses import replace
+from datetime import datetime
+from decimal import Decimal
+
+import pytest
+
+from tessera.cli.cluster import Reader
+from tessera.cli.errors import CommandError, DeniedError
+from tessera.cli.explain import explained
+from tessera.cli.fleet import fleet_of
+from tessera.cli.top_rows import pools, ranked
+from tessera.cli.update import update
+from tessera.domain.names import UPDATE_ANNOTATION
+from tessera.domain.snapshot import PodReading, Readings, Ref
+from tests.builders import NOW
+from tests.cli.memory_api import MemoryApi, a_served_cluster
+from tests.reconcile.test_turns import CHAT
+
+TEAM_CHAT = Ref("team-a", "chat")
+
+
+async def told(api: MemoryApi, ref: Ref = TEAM_CHAT, form: str = "text") -> str:
+    reader = Reader(api, ref.namespace)
+    return explained(replace(await fleet_of(reader, None), at=NOW), ref, form).text
+
+
+async def test_a_service_is_explained_in_lines() -> None:
+    _, api = await a_served_cluster()
+    text = await told(api)
+    for line in (
+        "ACCEPTED: Valid since 2026-11-20 12:00:00",
+        "PLACED: Placed since 2026-11-20 12:00:00",
+        "    a100-1g-10gb  0.2679 USD  chosen",
+        "SIZING: Fits",
+        "BUDGET: NoBudget",
+        "READY: Answered since 2026-11-20 12:00:00",
+    ):
+        assert line in text.splitlines()
+    assert "--prometheus URL reads them" in text
+    assert api.sent == []
+
+
+async def test_json_has_the_same() -> None:
+    _, api = await a_served_cluster()
+    body = json.loads(await told(api, form="json"))
+    topics = {one["topic"]: one for one in body["decisions"]}
+    assert topics["placed"]["reason"] == "Placed"
+    assert topics["placed"]["numbers"]["price of a replica"] == "0.2679 USD an hour"
+    assert topics["scaling"]["wouldChange"]
+    assert topics["ready"]["since"] == "2026-11-20T12:00:00+00:00"
+
+
+async def test_without_rights_the_status_alone_is_told_and_it_says_so() -> None:
+    _, api = await a_served_cluster()
+    api.denied = {"inferenceservices", "pods"}
+    api.hidden = {"nodes", "acceleratorpools"}
+    text = await told(api)
+    assert "told by the status alone: no rights to list inferenceservices in all" in text
+    assert "READY: Answered" in text
+    assert "SIZING" not in text
+
+
+async def test_who_may_not_even_see_services_is_told_so() -> None:
+    _, api = await a_served_cluster()
+    api.hidden = {"inferenceservices"}
+    with pytest.raises(DeniedError, match="no rights to list inferenceservices"):
+        await told(api)
+
+
+@pytest.mark.parametrize(
+    ("ref", "hint"),
+    [
+        (Ref("team-a", "caht"), "did you mean chat"),
+        (Ref("team-b", "chat"), "did you mean team-a/chat"),
+        (Ref("team-b", "other"), "kubectl get inferenceservices -A"),
+    ],
+)
+async def test_an_unknown_service_is_answered_with_near_names(ref: Ref, hint: str) -> None:
+    _, api = await a_served_cluster()
+    with pytest.raises(CommandError, match=hint):
+        await told(api, ref)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"problem": "connection refused"}, "Is the cluster up"),
+        ({"status": 401}, "log in to the cluster"),
+        ({"status": 500}, "the API server says 500 so it is"),
+        ({"unknown": {"inferenceservices"}}, "Tessera is not installed"),
+    ],
+)
+async def test_what_the_api_server_refuses_is_a_sentence(
+    fields: dict[str, object], words: str
+) -> None:
+    _, api = await a_served_cluster()
+    for name, value in fields.items():
+        setattr(api, name, value)
+    with pytest.raises(CommandError, match=words):
+        await told(api)
+
+
+async def test_top_has_the_price_the_load_and_the_free_devices() -> None:
+    _, api = await a_served_cluster()
+    fleet = replace(await fleet_of(Reader(api), None), at=NOW)
+    (quiet,) = ranked(fleet.snapshot, {}, None)
+    assert (quiet.per_hour, quiet.ready, quiet.wanted) == (Decimal("0.5357"), 2, 2)
+    assert (quiet.measured, quiet.waiting, quiet.why) == (None, None, "NoReading")
+    assert quiet.expected is not None
+    assert quiet.expected > 1000
+    readings = {Ref("team-a", f"chat-{one}"): PodReading(waiting=4, activity=0.5)
+                for one in range(2)}  # fmt: skip
+    read = replace(fleet, readings=Readings(at=NOW, pods=readings))
+    (busy,) = ranked(read.snapshot, {TEAM_CHAT: 1000.0}, "team-a")
+    assert (busy.measured, busy.waiting, busy.activity) == (1000.0, 8.0, 0.5)
+    assert busy.per_million == Decimal("0.1488")  # 0.5357 for 3.6 million tokens
+    assert ranked(read.snapshot, {}, "team-b") == []
+    (pool,) = pools(fleet.snapshot)
+    assert pool["devices"] == {"1g.10gb": {"free": 5, "all": 7}}
+
+
+async def test_what_costs_most_comes_first() -> None:
+    world, api = await a_served_cluster()
+    world.serve("large", replicas=4)
+    world.serve("small", replicas=1)
+    await world.turn()
+    rows = ranked((await fleet_of(Reader(api), None)).snapshot, {}, None)
+    assert [row.ref.name for row in rows] == ["large", "chat", "small"]
+
+
+def update_available(body: dict[str, object]) -> None:
+    told = {"type": "UpdateAvailable", "status": "True", "message": "builder 2 instead of 1"}
+    body["status"]["conditions"].append(told)  # type: ignore[index]
+
+
+async def test_an_update_is_asked_for_by_the_annotation() -> None:
+    world, api = await a_served_cluster()
+    update_available(world.body(CHAT))
+    text = (await update(Reader(api, "team-a"), TEAM_CHAT, "text")).text
+    assert "builder 2 instead of 1" in text
+    ((method, path, patch),) = api.sent
+    assert (method, path) == (
+        "PATCH",
+        "/apis/tessera.dev/v1alpha1/namespaces/team-a/inferenceservices/chat",
+    )
+    asked = patch["metadata"]["annotations"][UPDATE_ANNOTATION]
+    assert datetime.fromisoformat(asked).tzinfo is not None
+
+
+async def test_without_an_available_update_nothing_is_written() -> None:
+    _, api = await a_served_cluster()
+    answer = await update(Reader(api, "team-a"), TEAM_CHAT, "json")
+    assert json.loads(answer.text)["asked"] is None
+    assert "no update is available" in answer.text
+    assert (answer.code, api.sent) == (0, [])
+
+
+async def test_an_update_without_rights_or_of_nothing_is_a_sentence() -> None:
+    world, api = await a_served_cluster()
+    update_available(world.body(CHAT))
+    with pytest.raises(CommandError, match="did you mean chat"):
+        await update(Reader(api, "team-a"), Ref("team-a", "chta"), "text")
+    api.denied = {"inferenceservices"}
+    with pytest.raises(DeniedError, match="no rights to patch team-a/chat"):
+        await update(Reader(api, "team-a"), TEAM_CHAT, "text")

@@ -1,0 +1,297 @@
+"""`tessera doctor`: a healthy cluster is fine, and what is broken is named with a mend."""
+
+import copy
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from tessera.cli.checks.finding import Finding, State, Ward
+from tessera.cli.checks.services import services
+from tessera.cli.cluster import Reader
+from tessera.cli.doctor import as_json, examine, lines
+from tessera.ports import MetricsError
+from tessera.resources.kinds import (
+    ACCELERATOR_POOLS,
+    INFERENCE_SERVICES,
+    NODES,
+    PODS,
+    TENANT_BUDGETS,
+)
+from tessera.resources.manifest import Key
+from tests.builders import NOW
+from tests.cli.memory_api import (
+    MemoryApi,
+    a_pod_body,
+    a_served_cluster,
+    crd_path,
+    lease_of,
+    operator_of,
+)
+from tests.reconcile.test_turns import CHAT, World
+
+NODE = Key("nodes", "", "a100-0")
+ACTIVE = "DCGM_FI_PROF_GR_ENGINE_ACTIVE"
+
+
+@dataclass(frozen=True)
+class Counts:
+    """A Prometheus with so many series."""
+
+    active: int = 7
+    renamed: int = 0
+    engines: int = 2
+    problem: str = ""
+
+    async def present(self, selectors: Sequence[str]) -> Mapping[str, int]:
+        if self.problem:
+            raise MetricsError(self.problem)
+        return dict(zip(selectors, (self.active, self.renamed, self.engines), strict=True))
+
+
+def a_ward(api: MemoryApi, counts: Counts | None = None, **fields: Any) -> Ward:
+    return Ward(
+        **{
+            "reader": Reader(api, "team-a"),
+            "at": NOW,
+            "version": "0.1.0",
+            "prometheus": "http://given",
+            "series": lambda _: counts or Counts(),
+            **fields,
+        }
+    )
+
+
+async def found(api: MemoryApi, counts: Counts | None = None, **fields: Any) -> dict[str, Finding]:
+    return {one.check: one for one in await examine(a_ward(api, counts, **fields))}
+
+
+async def a_healthy_cluster() -> tuple[World, MemoryApi]:
+    """All is well, as far as a doctor can see; the price is of this month."""
+    world, api = await a_served_cluster()
+    limits = [{"window": "day", "amount": "100"}]
+    spec = {"owner": "a@example.org", "tenant": {"namespaces": ["team-a"]}, "limits": limits}
+    world.cluster.put(TENANT_BUDGETS, {"metadata": {"name": "team-a"}, "spec": spec})
+    pool = world.body(Key("acceleratorpools", "", "a100"))
+    pool["spec"]["prices"] = [{"from": "2026-11-01", "perGPUHour": "2"}]
+    labels = world.body(NODE)["metadata"]["labels"]
+    labels |= {"nvidia.com/mig.capable": "true", "nvidia.com/mig.strategy": "mixed"}
+    api.unknown.clear()
+    await world.turn()
+    return world, api
+
+
+async def test_a_healthy_cluster_is_fine() -> None:
+    _, api = await a_healthy_cluster()
+    told = await found(api)
+    assert {name: one for name, one in told.items() if one.state is not State.OK} == {}
+    assert told["kubernetes"].found == "the API server answers, version v1.36.3"
+    assert "operator-0 leads" in told["leader"].found
+    assert "1 services" in told["services"].found
+
+
+Breaks = Callable[[World, MemoryApi], object]
+
+
+def _node(world: World) -> dict[str, Any]:
+    return world.body(NODE)
+
+
+def _status(world: World, kind: str, reason: str, status: str = "False") -> None:
+    for one in world.body(CHAT)["status"]["conditions"]:
+        if one["type"] == kind:
+            one |= {"reason": reason, "status": status, "message": f"it is {reason}"}
+
+
+def _crashes(world: World, _: MemoryApi) -> None:
+    body = a_pod_body("chat-9")
+    waiting = {"waiting": {"reason": "CrashLoopBackOff", "message": "out of memory"}}
+    body["status"]["containerStatuses"] = [{"name": "engine", "state": waiting}]
+    world.cluster.put(PODS, body)
+
+
+BROKEN: dict[str, tuple[str, State, str, Breaks]] = {
+    "old": ("kubernetes", State.PROBLEM, "1.32 to 1.36",
+            lambda _, api: api.pages["/version"].update(minor="31")),
+    "new": ("kubernetes", State.WARNING, "more than 1.36",
+            lambda _, api: api.pages["/version"].update(minor="37+")),
+    "no crd": ("resource types", State.PROBLEM, "crds/",
+               lambda _, api: api.pages.pop(crd_path("tenantbudgets"))),
+    "another crd": ("resource types", State.PROBLEM, "helm upgrade",
+                    lambda _, api: api.pages[crd_path("tenantbudgets")]["spec"]["versions"][0]
+                    .update(schema={})),
+    "no operator": ("operator", State.PROBLEM, "helm upgrade --install",
+                    lambda _, api: operator_of(api)["metadata"].update(labels={})),
+    "scaled to 0": ("operator", State.PROBLEM, "scale deployment tessera-operator --replicas=1",
+                    lambda _, api: operator_of(api).update(
+                        spec={**operator_of(api)["spec"], "replicas": 0}, status={})),
+    "crashing": ("operator", State.PROBLEM, "logs --previous",
+                 lambda _, api: operator_of(api).update(status={})),
+    "another version": ("operator", State.WARNING, "use the same version",
+                        lambda _, api: operator_of(api)["metadata"]["labels"].update(
+                            {"app.kubernetes.io/version": "0.2.0"})),
+    "stale lease": ("leader", State.PROBLEM, "logs deployment/tessera-operator",
+                    lambda _, api: lease_of(api)["spec"].update(
+                        renewTime="2026-11-20T11:58:00.000000Z")),
+    "no leader": ("leader", State.PROBLEM, "logs deployment/tessera-operator",
+                  lambda _, api: lease_of(api)["spec"].update(holderIdentity="")),
+    "no webhook": ("webhook", State.WARNING, "9443",
+                   lambda _, api: setattr(api, "webhook", False)),
+    "no pools": ("pools", State.PROBLEM, "examples/00-pools.yaml",
+                 lambda world, _: world.cluster.objects.pop(Key("acceleratorpools", "", "a100"))),
+    "no nodes": ("pool a100", State.PROBLEM, "kubectl get acceleratorpool a100",
+                 lambda world, _: world.cluster.objects.pop(NODE)),
+    "old price": ("pool a100", State.WARNING, "spec.prices",
+                  lambda world, _: world.body(Key("acceleratorpools", "", "a100"))["spec"].update(
+                      prices=[{"from": "2026-01-01", "perGPUHour": "2"}])),
+    "unlabelled": ("gpu labels", State.PROBLEM, "GPU feature discovery",
+                   lambda world, _: _node(world)["metadata"]["labels"].pop(
+                       "nvidia.com/gpu.product")),
+    "single strategy": ("mig strategy", State.PROBLEM, "mig.strategy: mixed",
+                        lambda world, _: _node(world)["metadata"]["labels"].update(
+                            {"nvidia.com/mig.strategy": "single"})),
+    "no plugin": ("device plugin", State.PROBLEM, "spec.nodeName=a100-0",
+                  lambda world, _: _node(world)["status"].update(allocatable={})),
+    "no pod monitors": ("pod monitors", State.WARNING, "Prometheus operator",
+                        lambda _, api: api.unknown.add("podmonitors")),
+    "no budget": ("budgets", State.WARNING, "set-a-budget.md",
+                  lambda world, _: world.cluster.objects.pop(
+                      Key("tenantbudgets", "", "team-a"))),
+    "no hardware": ("service team-a/chat", State.PROBLEM, "tessera explain chat -n team-a",
+                    lambda world, _: _status(world, "Placed", "NoHardware")),
+    "crashing pod": ("pods", State.PROBLEM, "kubectl describe pod -n team-a chat-9", _crashes),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BROKEN)
+async def test_what_is_broken_is_named_with_its_mend(name: str) -> None:
+    check, state, mend, breaks = BROKEN[name]
+    world, api = await a_healthy_cluster()
+    api.pages = copy.deepcopy(api.pages)
+    breaks(world, api)
+    told = (await found(api))[check]
+    assert (told.state, mend in told.mend) == (state, True), told
+
+
+@pytest.mark.parametrize(
+    ("counts", "check", "mend"),
+    [
+        (Counts(active=0), "dcgm metrics", "dcgm-exporter"),
+        (Counts(renamed=7), "dcgm metrics", "honorLabels: true"),
+        (Counts(engines=0), "engine metrics", "podMonitorSelector"),
+        (Counts(problem="it is away"), "prometheus", "port-forward"),
+    ],
+)
+async def test_a_prometheus_without_what_scaling_reads_is_a_problem(
+    counts: Counts, check: str, mend: str
+) -> None:
+    _, api = await a_healthy_cluster()
+    told = (await found(api, counts))[check]
+    assert told.state is State.PROBLEM
+    assert mend in told.mend
+
+
+async def test_the_prometheus_of_the_operator_is_asked_when_none_is_given() -> None:
+    _, api = await a_healthy_cluster()
+    told = await found(api, prometheus=None)
+    assert told["prometheus"].found == "http://prometheus.monitoring.svc:9090 answers"
+    away = await found(api, Counts(problem="no such host"), prometheus=None)
+    assert away["prometheus"].state is State.SKIPPED
+    operator_of(api)["spec"]["template"]["spec"]["containers"][0]["env"] = []
+    none = await found(api, prometheus=None)
+    assert none["prometheus"].state is State.PROBLEM
+    assert "prometheus.url" in none["prometheus"].mend
+
+
+async def test_what_may_not_be_read_is_skipped_and_never_a_failure() -> None:
+    _, api = await a_healthy_cluster()
+    plurals = {kind.plural for kind in (NODES, ACCELERATOR_POOLS, PODS, TENANT_BUDGETS)}
+    api.hidden = {*plurals, "deployments", INFERENCE_SERVICES.plural}
+    told = await found(api)
+    states = {one.state for one in told.values()}
+    assert State.PROBLEM not in states
+    for check in ("operator", "pools", "gpu nodes", "budgets", "services", "pods", "webhook"):
+        assert told[check].state is State.SKIPPED, told[check]
+        assert "no rights" in told[check].found
+    assert told["rights"].state is State.WARNING
+    assert "list nodes" in told["rights"].found
+
+
+async def test_without_an_api_server_nothing_else_is_asked() -> None:
+    _, api = await a_healthy_cluster()
+    api.problem = "connection refused"
+    (told,) = await examine(a_ward(api))
+    assert (told.check, told.state) == ("kubernetes", State.PROBLEM)
+    assert "connection refused" in told.found
+
+
+async def test_the_worst_service_comes_first() -> None:
+    world, api = await a_healthy_cluster()
+    for name in ("a-slow", "b-unplaced", "c-refused"):
+        body = copy.deepcopy(world.body(CHAT))
+        body["metadata"] = {**body["metadata"], "name": name}
+        world.cluster.put(INFERENCE_SERVICES, body)
+    wrong = {"a-slow": "Ready", "b-unplaced": "Placed", "c-refused": "Accepted"}
+    for name, kind in wrong.items():
+        conditions = world.body(Key("inferenceservices", "team-a", name))["status"]["conditions"]
+        for one in conditions:
+            if one["type"] == kind:
+                one.update(status="False", reason="NoAnswer")
+    told = await services(a_ward(api))
+    assert [one.check for one in told] == [
+        "service team-a/c-refused",
+        "service team-a/b-unplaced",
+        "service team-a/a-slow",
+    ]
+
+
+async def test_a_service_that_sleeps_is_no_trouble() -> None:
+    world, api = await a_healthy_cluster()
+    _status(world, "Ready", "ScaledToZero")
+    assert (await found(api))["services"].state is State.OK
+
+
+async def test_a_service_that_starts_is_a_warning_and_one_that_nobody_looked_at_a_problem() -> None:
+    world, api = await a_healthy_cluster()
+    _status(world, "Ready", "NoReplicaReady")
+    _status(world, "Progressing", "Starting", "True")
+    told = (await found(api))["service team-a/chat"]
+    assert (told.state, told.found) == (State.WARNING, "Ready NoReplicaReady: it is NoReplicaReady")
+    world.body(CHAT)["status"] = {}
+    assert (await found(api))["service team-a/chat"].found == "no operator has looked at it"
+
+
+async def test_pods_with_one_fate_are_one_finding() -> None:
+    world, api = await a_healthy_cluster()
+    for number in range(7, 14):
+        body = a_pod_body(f"chat-{number}")
+        body["status"] = {
+            "conditions": [{"type": "PodScheduled", "status": "False", "message": "0/1 nodes"}]
+        }
+        world.cluster.put(PODS, body)
+    told = (await found(api))["pods"]
+    assert told.found == (
+        "7 in team-a: no node takes it: 0/1 nodes: chat-10, chat-11, chat-12, chat-13, chat-7 "
+        "and 2 more"
+    )
+
+
+async def test_the_lines_say_state_and_mend() -> None:
+    findings = [Finding("pools", State.PROBLEM, "none", "make one"), Finding("pods", State.OK, "2")]
+    assert list(lines(findings)) == [
+        "FAIL  pools  none",
+        "             -> make one",
+        "ok    pods   2",
+        "",
+        "problems: 1, warnings: 0, skipped: 0, fine: 1",
+    ]
+
+
+async def test_findings_are_json() -> None:
+    told = json.loads(as_json([Finding("pools", State.PROBLEM, "none", "make one")]))
+    assert told["counts"] == {"ok": 0, "warning": 0, "problem": 1, "skipped": 0}
+    assert told["findings"] == [
+        {"check": "pools", "state": "problem", "found": "none", "mend": "make one"}
+    ]

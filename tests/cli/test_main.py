@@ -1,0 +1,224 @@
+"""The command line itself: help, completion, ends."""
+
+import importlib
+import os
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tessera.cli import cost_report
+from tessera.cli.complete import candidates
+from tessera.cli.completion import SCRIPTS
+from tessera.cli.main import main
+from tessera.cli.parser import COST_FORMS, COST_ROWS, SHELLS, parser
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAVY = ("aiohttp", "kubernetes", "pydantic", "requests", "yaml", "prometheus_api_client")
+COMMANDS = ("doctor", "explain", "top", "update", "cost", "completion")
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "operator"), "HOME": "/nonexistent"}
+
+
+def tessera(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    told = {name: value for name, value in ENVIRONMENT.items() if name != "KUBECONFIG"}
+    return subprocess.run(
+        [sys.executable, "-m", "tessera.cli.main", *arguments],
+        env=told | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_help_and_completion_import_nothing_heavy() -> None:
+    script = (
+        "import sys\nfrom tessera.cli.main import main\n"
+        "for words in (['--help'], ['explain', '--help'], ['__complete', 'ex']):\n"
+        "    try:\n        main(words)\n    except SystemExit:\n        pass\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_help_takes_less_than_a_third_of_a_second_of_the_processor() -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert tessera("--help").returncode == 0
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    assert used < 0.3
+
+
+def test_every_command_has_a_module_that_runs_it() -> None:
+    asked = [[name] for name in COMMANDS] + [["snapshot", "save"], ["snapshot", "plan"]]
+    values = {"explain": ["x"], "update": ["x"], "completion": ["bash"]}
+    for words in asked:
+        rest = ["f"] if words[0] == "snapshot" else values.get(words[0], [])
+        module = parser().parse_args([*words, *rest]).module
+        assert callable(importlib.import_module(module).run)
+
+
+def test_the_choices_of_the_parser_are_those_of_the_reports() -> None:
+    assert set(COST_ROWS) == set(cost_report.BY)
+    assert set(COST_FORMS) == set(cost_report.FORMS)
+    assert set(SHELLS) == set(SCRIPTS)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([""], [*sorted((*COMMANDS, "snapshot"))]),
+        (["ex"], ["explain"]),
+        (["snapshot", ""], ["plan", "save"]),
+        (["cost", "--by", ""], ["pool", "service", "tenant"]),
+        (["cost", "--by", "t"], ["tenant"]),
+        (["top", "-o", ""], ["json", "text"]),
+        (["top", "--all"], ["--all-namespaces"]),
+        (["top", "-n", ""], []),
+        (["explain", ""], []),
+        (["explain", "--js"], ["--json"]),
+        (["completion", ""], ["bash", "fish", "zsh"]),
+        (["completion", "bash", ""], []),
+        (["snapshot", "save", ""], []),
+    ],
+)
+def test_the_next_word_is_completed(words: list[str], expected: list[str]) -> None:
+    assert candidates(words) == expected
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not here")
+def test_bash_completes_with_the_script(tmp_path: Path) -> None:
+    program = tmp_path / "tessera"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m tessera.cli.main "$@"\n')
+    program.chmod(0o755)
+    script = (
+        'source <(tessera completion bash)\nCOMP_WORDS=(tessera cost --by ""); COMP_CWORD=3\n'
+        '_tessera\necho "${COMPREPLY[@]}"\n'
+    )
+    done = subprocess.run(
+        ["bash", "-c", script],
+        env=ENVIRONMENT | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["pool", "service", "tenant"]
+
+
+def test_kubectl_completes_by_its_own_protocol() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from tessera.cli.complete import main; main()", "top", "-o", "j"],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "json\n:4\n"
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_every_shell_has_a_script(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["completion", shell])
+    assert "tessera __complete" in capsys.readouterr().out
+
+
+def kubeconfig(path: Path, server: str) -> Path:
+    path.write_text(
+        "apiVersion: v1\nkind: Config\ncurrent-context: here\n"
+        f"clusters: [{{name: here, cluster: {{server: '{server}'}}}}]\n"
+        "users: [{name: me, user: {token: x}}]\n"
+        "contexts: [{name: here, context: {cluster: here, user: me, namespace: team-a}}]\n"
+    )
+    return path
+
+
+@pytest.fixture
+def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user without any kubeconfig."""
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    monkeypatch.setenv("HOME", "/nonexistent")
+
+
+@pytest.mark.usefixtures("nowhere")
+def test_no_cluster_is_a_sentence_with_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    away = kubeconfig(tmp_path / "config", "http://127.0.0.1:9")
+    broken = tmp_path / "broken"
+    broken.write_text("][")
+    for arguments, words in (
+        (["top"], "there is no /nonexistent/.kube/config. Give --kubeconfig"),
+        (["top", "--kubeconfig", "/nowhere"], "there is no /nowhere"),
+        (["top", "--kubeconfig", str(broken)], "Give --kubeconfig FILE"),
+        (["top", "--kubeconfig", str(away)], "Is the cluster up"),
+        (["top", "--kubeconfig", str(away), "--context", "other"], "get-contexts"),
+        (["snapshot", "save", "f", "--kubeconfig", str(away)], "tessera snapshot save: "),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        assert words in str(ended.value.code)
+        assert capsys.readouterr().out == ""
+
+
+def test_the_doctor_finds_an_api_server_that_is_away(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    away = kubeconfig(tmp_path / "config", "http://127.0.0.1:9")
+    with pytest.raises(SystemExit) as ended:
+        main(["doctor", "--kubeconfig", str(away)])
+    assert ended.value.code == 1
+    assert capsys.readouterr().out.startswith("FAIL  kubernetes")
+
+
+def test_an_interrupt_ends_quietly(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        config = kubeconfig(tmp_path / "c", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tessera.cli.main", "top", "--kubeconfig", str(config)],
+            env=ENVIRONMENT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        connection, _ = silent.accept()  # it asks, so it waits for an answer now
+        with connection:
+            process.send_signal(signal.SIGINT)
+            output, told = process.communicate(timeout=30)
+    assert (process.returncode, output, told) == (130, "", "")
+
+
+@pytest.mark.parametrize("name", ["tessera", "kubectl-tessera", "kubectl_complete-tessera"])
+def test_every_program_of_the_package_has_its_function(name: str) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    module, _, function = project["scripts"][name].partition(":")
+    assert callable(getattr(importlib.import_module(module), function))
+
+
+def test_an_object_that_cannot_be_read_is_a_sentence_on_stderr(tmp_path: Path) -> None:
+    file = tmp_path / "f"
+    file.write_text(
+        '{"kind": "TesseraSnapshot", "form": 1, "tessera": "0.1.0", "at": "2026-11-20T12:00:00Z", '
+        '"objects": {"nodes": [{"metadata": {"name": "odd"}, "spec": 5}]}}'
+    )
+    done = tessera("snapshot", "plan", str(file))
+    assert done.returncode == 0
+    assert done.stderr == "tessera snapshot plan: nodes odd is left out\n"
+
+
+def test_a_wrong_option_is_said_with_the_usage() -> None:
+    done = tessera("top", "--wrong")
+    assert done.returncode == 2
+    assert "usage: tessera" in done.stderr

@@ -1,0 +1,183 @@
+"""Snapshot files: equal input gives an equal plan, no secret is in them, damage is said."""
+
+import gzip
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tessera.adapters import wire
+from tessera.cli.cluster import Reader
+from tessera.cli.errors import CommandError
+from tessera.cli.fleet import Fleet, fleet_of
+from tessera.cli.main import main
+from tessera.cli.parser import parser
+from tessera.cli.snapshot_file import read, save, written
+from tessera.cli.snapshot_plan import run as plan
+from tessera.cli.trim import trimmed
+from tessera.domain.autoscale import Count, Memory
+from tessera.domain.snapshot import PodReading, Readings, Ref
+from tessera.resources.kinds import CHILDREN, INFERENCE_SERVICES, KINDS, NODES, PODS
+from tests.builders import NOW, at
+from tests.cli.memory_api import SECRET, a_pod_body, a_served_cluster
+from tests.reconcile.test_turns import CHAT, World, batched
+
+TEAM_CHAT = Ref("team-a", "chat")
+
+
+async def a_fleet(**spec: Any) -> tuple[World, Fleet]:
+    world, api = await a_served_cluster(**spec)
+    batched(world)
+    await world.turn()
+    fleet = await fleet_of(Reader(api), None)
+    return world, replace(fleet, at=at(5))
+
+
+def with_readings(fleet: Fleet, waiting: float) -> Fleet:
+    pods = {Ref("team-a", f"chat-{one}"): PodReading(waiting=waiting, activity=0.9)
+            for one in range(2)}  # fmt: skip
+    lows = (Count(at(-120), 4), Count(at(-30), 5))
+    return replace(
+        fleet,
+        readings=Readings(at=NOW, pods=pods, finished={TEAM_CHAT: 3.0}),
+        memory={TEAM_CHAT: Memory(lows=lows, highs=(Count(at(-60), 6),), counts=lows[:1])},
+    )
+
+
+@pytest.mark.parametrize("name", ["fleet.json", "fleet.json.gz"])
+async def test_what_is_read_is_what_was_saved(tmp_path: Path, name: str) -> None:
+    _, fleet = await a_fleet()
+    for one in (fleet, with_readings(fleet, 80)):
+        save(str(tmp_path / name), written(one))
+        got, version = read(str(tmp_path / name))
+        assert version == "0.1.0"
+        assert got.snapshot == one.snapshot
+        assert written(got) == written(one)
+
+
+async def test_every_kind_that_a_plan_reads_is_saved() -> None:
+    _, fleet = await a_fleet()
+    snapshot = fleet.snapshot
+    told = (snapshot.services, snapshot.pools, snapshot.nodes, snapshot.pods, snapshot.workloads)
+    assert all((*told, snapshot.batches, snapshot.claims, snapshot.jobs))
+    assert set(fleet.objects) == {kind.plural for kind in KINDS if wire.planned(kind)}
+    assert {"deployments", "services"} == set(fleet.objects) & {one.plural for one in CHILDREN}
+
+
+async def test_the_replayed_decisions_are_those_of_the_status(tmp_path: Path) -> None:
+    world, fleet = await a_fleet()
+    save(str(tmp_path / "f"), written(fleet))
+    told = json.loads(planned(tmp_path, "--json"))
+    status = world.body(CHAT)["status"]
+    words = {one["type"].lower(): one["reason"] for one in status["conditions"]}
+    (row,) = told["services"]
+    assert {name: row[name] for name in words} == words
+    assert row["hardware"] == status["variant"]["name"]
+    assert row["replicas"] == status["scaling"]["desiredReplicas"]
+    assert told["notes"] == ["Readings were not saved, so no number of replicas changes."]
+
+
+def planned(folder: Path, *arguments: str) -> str:
+    """The command as the shell runs it, without an event loop of its own."""
+    return plan(parser().parse_args(["snapshot", "plan", str(folder / "f"), *arguments])).text
+
+
+async def test_a_saved_queue_is_decided_upon(tmp_path: Path) -> None:
+    scaling = {"minReplicas": 2, "maxReplicas": 7, "scaleUp": {"window": "0s", "pods": 5}}
+    _, fleet = await a_fleet(scaling=scaling)
+    save(str(tmp_path / "f"), written(replace(with_readings(fleet, 80), memory={})))
+    (row,) = json.loads(planned(tmp_path, "--json"))["services"]
+    assert (row["replicas"], row["scaling"]) == (4, "QueueAboveTarget")
+    text = planned(tmp_path)
+    assert "QueueAboveTarget" in text
+    assert "NAME" not in text
+    one = planned(tmp_path, "--service", "team-a/chat")
+    assert "SCALING: QueueAboveTarget" in one
+    assert "160 in all replicas" in one
+    with pytest.raises(CommandError, match="did you mean chat"):
+        planned(tmp_path, "--service", "team-a/cht")
+    with pytest.raises(CommandError, match="NAMESPACE/NAME"):
+        planned(tmp_path, "--service", "chat")
+
+
+async def test_no_secret_is_in_a_file() -> None:
+    world, api = await a_served_cluster(
+        engine={"extraArgs": [f"--hf-token={SECRET}", "--ssl-keyfile-password", SECRET]},
+    )
+    body = world.body(CHAT)
+    body["metadata"]["annotations"] = {"kubectl.kubernetes.io/last-applied-configuration": SECRET}
+    body["status"]["conditions"][0]["message"] = (
+        f"GET https://me:{SECRET}@hub failed, hf_abcdefghijklmnopqrstuvwx, bearer abcdefghijklmnop"
+    )
+    unread = Readings(at=NOW, problem=f"http://me:{SECRET}@prometheus: refused")
+    text = written(replace(await fleet_of(Reader(api), None), readings=unread))
+    assert SECRET not in text
+    for token in ("abcdefghijklmnop", "me:", "last-applied", "managedFields"):
+        assert token not in text
+    pods = json.loads(text)["objects"]["pods"]
+    assert pods[0]["spec"]["containers"][0]["env"] == [
+        {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}},
+        {"name": "PASSWORD"},
+    ]
+
+
+def test_trimming_changes_nothing_that_a_plan_reads() -> None:
+    body = a_pod_body("chat-0")
+    body["metadata"] |= {"uid": "one", "resourceVersion": "7"}
+    body["metadata"]["annotations"] |= {"controller.kubernetes.io/pod-deletion-cost": "-1000"}
+    assert wire.seen(PODS, trimmed(PODS, body)) == wire.seen(PODS, body)
+    node = {"metadata": {"name": "a"}, "status": {"images": [1], "allocatable": {}}}
+    assert trimmed(NODES, node) == {"metadata": {"name": "a"}, "status": {"allocatable": {}}}
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (b"", "damaged, or no snapshot file"),
+        (b'{"kind": "TesseraSnapsh', "damaged, or no snapshot file"),
+        (b"\x1f\x8b\x08nonsense", "damaged, or no snapshot file"),
+        (gzip.compress(b"{}")[:-6], "damaged, or no snapshot file"),
+        (b"\xff\xfe", "damaged, or no snapshot file"),
+        (b"[]", "is no snapshot file"),
+        (b'{"kind": "List"}', "is no snapshot file"),
+        (b'{"kind": "TesseraSnapshot", "form": 2, "tessera": "9.0.0"}', "made by tessera 9.0.0"),
+        (b'{"kind": "TesseraSnapshot", "form": 1, "tessera": "0.1.0"}', "damaged: at"),
+        (
+            b'{"kind": "TesseraSnapshot", "form": 1, "tessera": "0.1.0", '
+            b'"at": "2026-11-20T12:00:00Z", "objects": {}, "readings": {}}',
+            "damaged: readings",
+        ),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_said_in_a_sentence(
+    tmp_path: Path, raw: bytes, words: str
+) -> None:
+    (tmp_path / "f").write_bytes(raw)
+    with pytest.raises(SystemExit, match=words):
+        main(["snapshot", "plan", str(tmp_path / "f")])
+
+
+def test_a_file_that_is_not_there_is_said() -> None:
+    with pytest.raises(SystemExit, match="No such file"):
+        main(["snapshot", "plan", "/nowhere/f"])
+
+
+async def test_one_strange_object_does_not_spoil_a_file(tmp_path: Path) -> None:
+    _, fleet = await a_fleet()
+    strange = {"metadata": {"name": "odd", "namespace": "team-a"}, "spec": 5}
+    objects = {**fleet.objects, "nodes": [*fleet.objects["nodes"], strange]}
+    save(str(tmp_path / "f"), written(replace(fleet, objects=objects)))
+    assert read(str(tmp_path / "f"))[0].snapshot.services == fleet.snapshot.services
+
+
+async def test_rights_that_are_missing_are_written_into_the_file(tmp_path: Path) -> None:
+    _, api = await a_served_cluster()
+    api.hidden = {"nodes"}
+    fleet = await fleet_of(Reader(api), None)
+    save(str(tmp_path / "f"), written(fleet))
+    told = json.loads(planned(tmp_path, "--json"))
+    assert any("no rights to list nodes" in one for one in told["notes"])
+    assert fleet.planned(fleet.snapshot) is None
+    assert INFERENCE_SERVICES.plural in fleet.objects

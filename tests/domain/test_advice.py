@@ -1,0 +1,71 @@
+"""Advice names the field, the numbers and what to do; a plain manifest gets none."""
+
+from typing import Any
+
+import pytest
+
+from tessera.domain.advice import LONGEST, advice
+from tests.builders import a_spec
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ({"replicas": 1}, ("spec.replicas:", "with 1 replica", "set 2")),
+        ({"scaling": {"minReplicas": 1}}, ("spec.scaling.minReplicas:", "with 1 replica")),
+        (
+            {"scaling": {"minReplicas": 3, "maxReplicas": 3}},
+            ("spec.scaling:", "both 3", "spec.replicas: 3"),
+        ),
+        (
+            {"drain": {"timeout": "5s"}},
+            ("spec.drain.timeout: 5s", "250 tokens x 33ms = 8.25s", "set at least 17s"),
+        ),
+        (
+            {"context": {"maxModelLen": 131072}},
+            ("spec.context.maxModelLen: 131072", "90 times", "1450"),
+        ),
+        ({"engine": {"image": "mirror:5000/vllm"}}, ("spec.engine.image: mirror:5000/vllm", "1 v")),
+        ({"engine": {"image": "vllm/vllm-openai:latest"}}, ("vllm-openai:latest", "digest")),
+    ],
+)
+def test_an_unwise_field_is_told_with_its_numbers(
+    spec: dict[str, Any], words: tuple[str, ...]
+) -> None:
+    (told,) = advice(a_spec(**spec))
+    for word in words:
+        assert word in told
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {},
+        {"replicas": 0},
+        {"replicas": 2},
+        {"replicas": 1, "class": "standard"},
+        {"scaling": {"minReplicas": 2, "maxReplicas": 3}},
+        {"drain": {"timeout": "9s"}},
+        {"context": {"maxModelLen": 16 * 1450}},
+        {"engine": {"image": "mirror:5000/vllm:v0.32.0"}},
+        {"engine": {"image": "mirror/vllm@sha256:0123"}},
+    ],
+)
+def test_what_is_wise_enough_passes_in_silence(spec: dict[str, Any]) -> None:
+    assert advice(a_spec(**spec)) == ()
+
+
+def test_no_warning_is_so_long_that_the_api_server_cuts_it() -> None:
+    spec = a_spec(
+        scaling={"minReplicas": 1, "maxReplicas": 1},
+        context={
+            "maxModelLen": 100_000_000,
+            "typicalInputTokens": 1_000_000,
+            "typicalOutputTokens": 1_000_000,
+        },
+        slo={"interTokenP95": "999999ms"},
+        engine={"image": "m" * 500},
+    )
+    found = advice(spec)
+    assert len(found) == 5
+    assert max(map(len, found)) <= LONGEST

@@ -1,0 +1,419 @@
+"""What is explained, and that what it says would change a decision does change it."""
+
+import re
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tessera.adapters import wire
+from tessera.api.inference_service import InferenceServiceStatus
+from tessera.domain.explain.decision import Decision
+from tessera.domain.explain.explain import explain
+from tessera.domain.plan import plan
+from tessera.domain.reasons import Funded, Placed, Progressing, Ready, Scaling
+from tessera.domain.snapshot import Node, Pod, Readings, Ref, Service, Snapshot
+from tessera.domain.status import service_status
+from tests.builders import (
+    H100,
+    NOW,
+    SMALL,
+    a_budget,
+    a_node,
+    a_pod,
+    a_pool,
+    a_service,
+    a_snapshot,
+    a_spec,
+    a_workload,
+    at,
+    readings_of,
+)
+from tests.domain.test_plan import nodes, services
+from tests.domain.test_reasons import SERVICES, Case
+
+CHAT = Ref("team-a", "chat")
+SLICE = {"nvidia.com/mig-1g.10gb": 1}
+
+
+def decisions(snapshot: Snapshot) -> dict[str, Decision]:
+    return {one.topic: one for one in explain(snapshot, plan(snapshot), CHAT)}
+
+
+def pods_of(count: int) -> tuple[Pod, ...]:
+    return tuple(
+        a_pod(f"chat-{index}", node="a100-0", devices=SLICE, bound=at(-60))
+        for index in range(count)
+    )
+
+
+def running(count: int = 2, waiting: float = 0.0, activity: float = 0.5, **fields: Any) -> Snapshot:
+    """A service with so many replicas, each with so many requests waiting."""
+    pods = pods_of(count)
+    scaling = {"minReplicas": 1, "maxReplicas": 6, "queue": {"target": 10}}
+    windows = {"scaleUp": {"window": "0s", "pods": 9}, "scaleDown": {"window": "0s"}}
+    spec = a_spec(scaling=scaling | windows | fields.pop("scaling", {}), **fields.pop("spec", {}))
+    return a_snapshot(
+        a_service(spec=spec),
+        **{
+            "pods": pods,
+            "workloads": (a_workload(replicas=count),),
+            "readings": readings_of(pods, waiting=waiting, activity=activity),
+            **fields,
+        },
+    )
+
+
+def replicas(snapshot: Snapshot) -> int:
+    return plan(snapshot).allotments[CHAT].scale.replicas
+
+
+def with_load(snapshot: Snapshot, waiting: float, activity: float) -> Snapshot:
+    """All that waits does so in the first replica, so that the sum is exact."""
+    first, *others = snapshot.pods
+    told = readings_of(others, activity=activity)
+    waits = readings_of((first,), waiting=waiting, activity=activity)
+    return replace(snapshot, readings=replace(told, pods={**told.pods, **waits.pods}))
+
+
+def numbers_in(text: str) -> list[float]:
+    return [float(one) for one in re.findall(r"\d+(?:\.\d+)?", text)]
+
+
+def test_a_running_service_is_explained_from_the_spec_to_the_answer() -> None:
+    told = explain(running(), plan(running()), CHAT)
+    topics = ["accepted", "placed", "sizing", "scaling", "budget", "rollout", "ready"]
+    assert [one.topic for one in told] == topics
+    assert all(one.message and one.would_change for one in told if one.topic != "accepted")
+
+
+@given(count=st.integers(1, 5), target=st.integers(1, 60), activity=st.floats(0, 1))
+@settings(deadline=None)
+def test_the_queue_that_is_said_to_add_replicas_adds_them_and_one_less_does_not(
+    count: int, target: int, activity: float
+) -> None:
+    scaling = {"queue": {"target": target}, "minReplicas": count}
+    now = running(count, activity=activity, scaling=scaling)
+    (said,) = [one for one in decisions(now)["scaling"].would_change if "would add" in one]
+    least, more = numbers_in(said)[0], numbers_in(said)[-1]
+    assert replicas(with_load(now, least, activity)) == count + more
+    assert replicas(with_load(now, least - 1, activity)) == count
+
+
+@given(count=st.integers(2, 6), target=st.integers(1, 60))
+@settings(deadline=None)
+def test_the_load_that_is_said_to_remove_replicas_removes_them_and_a_bit_more_does_not(
+    count: int, target: int
+) -> None:
+    now = running(count, waiting=target * 0.9, scaling={"queue": {"target": target}})
+    (said,) = [one for one in decisions(now)["scaling"].would_change if "would remove" in one]
+    waiting, activity = numbers_in(said)[:2]
+    assert replicas(with_load(now, waiting, activity)) < count
+    assert replicas(with_load(now, waiting + 1, 0.0)) == count
+    assert replicas(with_load(now, 0, activity + 0.01)) == count
+
+
+def test_at_the_bounds_it_names_them() -> None:
+    told = decisions(running(6, waiting=100, scaling={"minReplicas": 6}))["scaling"].would_change
+    assert told == (
+        "spec.scaling.maxReplicas above 6 would let a queue add more",
+        "spec.scaling.minReplicas below 6 would let fewer do",
+    )
+
+
+def test_without_readings_the_status_has_the_word_and_the_numbers_say_what_is_not_known() -> None:
+    now = running()
+    allotment = plan(now).allotments[CHAT]
+    status = service_status(now, allotment, None, None)
+    service = replace(now.services[0], status=status)
+    for readings in (None, Readings(at=NOW, problem="refused")):
+        told = decisions(replace(now, services=(service,), readings=readings))["scaling"]
+        assert (told.reason, told.replayed) == (Scaling.STEADY, "")
+        assert dict(told.numbers)["waiting requests"].startswith("not known here")
+        assert any("would add" in one for one in told.would_change)
+
+
+def with_rival(price: str, **fields: Any) -> Snapshot:
+    return a_snapshot(
+        a_service(),
+        pools=(a_pool(), a_pool("h100", price)),
+        nodes=(a_node(slices={"1g.10gb": 7}), a_node("h100", whole=2, product=H100)),
+        **fields,
+    )
+
+
+def test_the_price_that_is_said_to_make_another_pool_the_cheapest_does() -> None:
+    (said,) = (one for one in decisions(with_rival("3.00"))["placed"].would_change if "h100" in one)
+    limit = numbers_in(said)[0]
+    cheaper, dearer = (plan(with_rival(f"{limit + step:.2f}")) for step in (-0.01, 0.01))
+    assert cheaper.allotments[CHAT].choice.variant == "h100-1gpu"  # type: ignore[union-attr]
+    assert dearer.allotments[CHAT].choice.variant == "a100-1g-10gb"  # type: ignore[union-attr]
+
+
+def test_cheaper_hardware_does_not_move_a_running_service_and_it_says_so() -> None:
+    told = decisions(with_rival("0.10", workloads=(a_workload(),)))["placed"]
+    why = {one.name: one.why for one in told.alternatives}
+    assert why["a100-1g-10gb"] == "chosen"
+    assert "a running service is not moved" in why["h100-1gpu"]
+    assert any("made anew, the service would go to h100-1gpu" in one for one in told.would_change)
+
+
+def test_every_hardware_of_the_fleet_has_a_reason_why_not() -> None:
+    other = a_spec(placement={"pools": ["full"]}, scaling={"minReplicas": 2, "maxReplicas": 2})
+    held = tuple(
+        a_pod(f"other-{one}", "other", "full-1g-10gb", node="full-0", devices=SLICE)
+        for one in range(2)
+    )
+    now = a_snapshot(
+        a_service(spec=a_spec(placement={"pools": ["a100", "big", "full", "empty", "spot"]},
+                              **{"class": "standard"})),
+        a_service("other", spec=other),
+        pods=held,
+        workloads=(a_workload(2, "other", "full-1g-10gb"),),
+        pools=(
+            a_pool(),
+            a_pool("big"),
+            a_pool("empty"),
+            a_pool("full", "0.50"),
+            a_pool("unnamed"),
+            a_pool("spot", tier="spot"),
+        ),
+        nodes=(
+            a_node(slices={"1g.10gb": 7}),
+            a_node("big", whole=1),
+            a_node("full", {"1g.10gb": 2}),
+            a_node("unnamed", {"1g.10gb": 7}),
+            a_node("spot", {"1g.10gb": 7}),
+        ),
+    )  # fmt: skip
+    told = decisions(now)["placed"]
+    why = {one.name: one.why for one in told.alternatives}
+    assert why["a100-1g-10gb"] == "chosen"
+    assert why["big-1gpu"] == "7.0 times the price, with what the layout strands in both"
+    assert why["full-1g-10gb"] == "full: 0 free, 2 wanted at the start"
+    assert why["unnamed-1g-10gb"] == "spec.placement.pools does not name the pool"
+    assert why["spot-1g-10gb"] == "spot: a service of class standard never runs there"
+    assert "matches no node" in why["empty"]
+    assert any("2 more free 1g.10gb in full" in one for one in told.would_change)
+
+
+def test_a_model_that_fits_nowhere_has_the_missing_memory_of_every_hardware() -> None:
+    spec = a_spec("hf://meta-llama/Llama-3.1-70B-Instruct")
+    told = decisions(a_snapshot(a_service(spec=spec)))
+    assert told["placed"].reason == Placed.TOO_LARGE
+    (one,) = told["placed"].alternatives
+    assert one.why.startswith("too small: devices of ")
+    assert one.why.endswith("these have 9728")
+    assert "what would do" in told["placed"].would_change[0]
+    assert "sizing" not in told
+
+
+def test_a_promise_that_is_said_to_allow_more_allows_it() -> None:
+    said = decisions(running())["sizing"].would_change[0]
+    field, requests, tokens = said.split()[0], *numbers_in(said)[-2:]
+    assert field == "spec.slo.interTokenP95"
+    promised = said.split()[2]
+    looser = running(spec={"slo": {"interTokenP95": promised}})
+    choice = plan(looser).allotments[CHAT].choice
+    assert choice is not None
+    limits = choice.fit.limits
+    assert (limits.max_num_seqs, round(limits.tokens_per_second)) == (requests, tokens)
+
+
+def poor(*limits: str, count: int = 2, **fields: Any) -> Snapshot:
+    """Replicas of which one is the floor, and a queue that wishes six; an hour and a month."""
+    windows = zip(("hour", "month"), limits, strict=False)
+    told = [{"window": window, "amount": amount} for window, amount in windows]
+    return running(count, waiting=30, budgets=(a_budget(limits=told),), **fields)
+
+
+@pytest.mark.parametrize(
+    ("limits", "fields"),
+    [
+        (("0.31",), {}),
+        (("0.31", "50.00"), {}),
+        (("9.00", "66.00"), {}),
+        (("0.60",), {"scaling": {"minReplicas": 3}}),
+        (("0.10",), {"spec": {"drain": {"timeout": "30s"}}}),
+    ],
+)
+def test_the_limits_that_are_said_to_pay_one_more_replica_pay_it(
+    limits: tuple[str, ...], fields: dict[str, Any]
+) -> None:
+    told = decisions(poor(*limits, **fields))
+    assert told["budget"].reason in (Funded.BUDGET_EXHAUSTED, Funded.FLOORS_ABOVE_LIMIT)
+    assert told["scaling"].reason == Scaling.BUDGET_EXHAUSTED
+    assert told["scaling"].would_change[0] == "money for more: see budget"
+    said, later = told["budget"].would_change
+    raised = list(limits)
+    for index, amount in re.findall(r"spec\.limits\[(\d)\]\.amount of (\d+\.\d+)", said):
+        raised[int(index)] = amount
+    assert replicas(poor(*limits, **fields)) < replicas(poor(*raised, **fields))
+    assert later.startswith(("from 2026-", "the limits of the next windows do not pay it either"))
+
+
+def test_a_purse_that_has_enough_is_said_to_have() -> None:
+    assert decisions(poor("90.00"))["budget"].would_change == (
+        "the limits can pay 10 minutes of 1 more replica now",
+    )
+
+
+def test_money_of_another_currency_names_the_pools_to_use() -> None:
+    told = decisions(running(budgets=(a_budget(currency="EUR"),)))["budget"]
+    assert told.would_change == ("pools priced in EUR in spec.placement.pools",)
+
+
+def test_replicas_without_a_node_are_told_with_what_is_missing() -> None:
+    now = running(2)
+    stuck = a_pod("chat-9", unschedulable="0/1 nodes", ready_since=None, up=False)
+    told = decisions(replace(now, pods=(*now.pods, stuck)))["placed"]
+    assert told.reason == Placed.UNSCHEDULABLE
+    assert told.would_change[0] == "1 more free 1g.10gb in a100, or 1 replicas less"
+
+
+def test_pools_that_are_not_named_and_would_fit_are_named() -> None:
+    now = with_rival("3.00")
+    now = replace(now, services=(a_service(spec=a_spec(placement={"pools": ["a100"]})),))
+    (said,) = decisions(now)["placed"].would_change
+    assert said.startswith("h100 in spec.placement.pools: the model fits there too")
+
+
+def test_without_a_budget_it_says_that_nothing_limits_the_spend() -> None:
+    told = decisions(running())["budget"]
+    assert told.reason == Funded.NO_BUDGET
+    assert told.would_change == ("a TenantBudget with team-a in spec.tenant.namespaces",)
+
+
+def test_who_leaves_is_named_with_what_would_let_it_go() -> None:
+    now = running(3, waiting=0.0, activity=0.0)
+    pods = (replace(now.pods[0], serving=False, draining_since=at(-20)), *now.pods[1:])
+    told = decisions(replace(now, pods=pods))["drain"]
+    assert dict(told.numbers)["chat-0"] == "20 s without new requests"
+    assert "spec.drain.timeout of 60s" in told.would_change[0]
+
+
+def test_a_full_pool_replaces_in_place_and_a_free_slice_would_change_it() -> None:
+    full = running(2, nodes=(a_node(slices={"1g.10gb": 2}),))
+    told = decisions(full)["rollout"]
+    assert dict(told.numbers)["manner"].startswith("in place")
+    assert told.would_change[0].startswith("1 free 1g.10gb in a100")
+    roomy = decisions(running(2, nodes=(a_node(slices={"1g.10gb": 3}),)))["rollout"]
+    assert dict(roomy.numbers)["manner"].startswith("surge")
+
+
+def test_where_the_status_says_something_else_than_the_plan_both_are_told() -> None:
+    now = running()
+    status = service_status(now, plan(now).allotments[CHAT], None, "the API server said no")
+    before = replace(now, services=(replace(now.services[0], status=status),))
+    assert decisions(before)["rollout"].reason == Progressing.APPLY_FAILED
+    assert decisions(before)["rollout"].replayed.startswith("Settled: ")
+    told = decisions(replace(before, nodes=()))
+    assert told["placed"].reason == Placed.PLACED
+    assert told["placed"].replayed.startswith("NoHardware: ")
+    assert told["placed"].since == NOW
+
+
+def test_without_a_plan_the_status_alone_speaks() -> None:
+    now = running()
+    status = service_status(now, plan(now).allotments[CHAT], None, None)
+    before = replace(now, services=(replace(now.services[0], status=status),))
+    told = {one.topic: one for one in explain(before, None, CHAT)}
+    assert told["ready"].reason == Ready.WAITING_FOR_ANSWER
+    assert told["scaling"].reason == status.scaling.reason  # type: ignore[union-attr]
+    assert dict(told["scaling"].numbers)["hardware"] == "a100-1g-10gb"
+    assert told["budget"].reason == Funded.NO_BUDGET
+    assert explain(running(), None, CHAT) == ()
+
+
+def test_further_conditions_are_told_as_they_are() -> None:
+    now = running()
+    status = service_status(now, plan(now).allotments[CHAT], None, None)
+    more = status.conditions[0].model_copy(update={"type": "UpdateAvailable", "message": "new"})
+    status = status.model_copy(update={"conditions": (*status.conditions, more)})
+    before = replace(now, services=(replace(now.services[0], status=status),))
+    assert decisions(before)["UpdateAvailable"].message == "new"
+    assert explain(before, None, CHAT)[4].topic == "UpdateAvailable"
+
+
+@given(
+    found=services,
+    hardware=nodes,
+    budget=st.sampled_from(["0.10", "1.00", "50.00"]),
+    replicas=st.integers(0, 4),
+    waiting=st.integers(0, 200),
+)
+@settings(max_examples=60, deadline=None)
+def test_every_service_of_any_fleet_is_explained_and_its_choice_is_among_the_hardware(
+    found: list[Service], hardware: tuple[Node, ...], budget: str, replicas: int, waiting: int
+) -> None:
+    pods = tuple(
+        a_pod(f"{one.ref.name}-{index}", one.ref.name, node="a100-0", devices=SLICE, bound=at(-60))
+        for one in found
+        for index in range(replicas)
+    )
+    now = a_snapshot(
+        *found,
+        pools=(a_pool("a100", "1.60"), a_pool("h100", "2.50")),
+        nodes=hardware,
+        pods=pods,
+        workloads=tuple(a_workload(replicas, one.ref.name) for one in found),
+        readings=readings_of(pods, waiting=waiting, activity=0.9),
+        budgets=(a_budget(amount=budget),),
+    )
+    decided = plan(now)
+    for ref, allotment in decided.allotments.items():
+        told = {one.topic: one for one in explain(now, decided, ref)}
+        chosen = [one.name for one in told["placed"].alternatives if one.why == "chosen"]
+        assert chosen == ([allotment.choice.variant] if allotment.choice is not None else [])
+        assert told["scaling"].reason == allotment.scale.reason
+        assert all(one.reason and one.message for one in told.values())
+
+
+def test_a_service_that_is_not_there_is_a_key_error() -> None:
+    with pytest.raises(KeyError):
+        explain(running(), plan(running()), Ref("team-a", "other"))
+
+
+@pytest.mark.parametrize("case", SERVICES, ids=lambda case: str(case.reason))
+def test_every_refusal_is_explained_with_the_words_of_the_status(case: Case) -> None:
+    body = yaml.safe_load(case.manifest)
+    service = wire.service(body)
+    assert service is not None
+    now = Snapshot(
+        at=NOW + timedelta(seconds=1),
+        services=(service,),
+        pools=case.pools,
+        nodes=case.nodes,
+        pods=case.pods,
+    )
+    found = {one.topic: one.reason for one in explain(now, plan(now), service.ref)}
+    status: InferenceServiceStatus = service_status(
+        now, plan(now).allotments[service.ref], None, None
+    )
+    words = {one.type: one.reason for one in status.conditions}
+    told = [found["accepted"], found["placed"], found["ready"]]
+    assert told == [words["Accepted"], words["Placed"], words["Ready"]]
+    assert found.get("rollout", words["Progressing"]) == words["Progressing"]
+
+
+@pytest.mark.parametrize(
+    ("uri", "model", "words"),
+    [
+        ("hf://acme/own", {}, "reads the config.json of hf://acme/own"),
+        (SMALL, {"cache": {"type": "pvc"}}, "are on claim chat-models"),
+        (SMALL, {"adapters": [{"name": "sql", "uri": "hf://acme/sql-lora"}]}, "MiB"),
+        ("oci://registry.acme/own:1", {}, "reads the config.json of oci://registry.acme/own:1"),
+    ],
+)
+def test_models_that_are_read_fetched_or_adapted_are_explained(
+    uri: str, model: dict[str, Any], words: str
+) -> None:
+    got = decisions(a_snapshot(a_service(spec=a_spec(uri, model=model))))
+    told = [
+        text for one in got.values() for text in (one.message, *(pair[1] for pair in one.numbers))
+    ]
+    assert any(words in text for text in told)

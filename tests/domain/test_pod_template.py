@@ -1,0 +1,76 @@
+"""Users add to the pods; what others set there is refused, with who sets it."""
+
+from typing import Any
+
+import pytest
+
+from tessera.domain.checks import check
+from tessera.domain.pod_template import ENVIRONMENT
+from tests.builders import a_spec
+
+
+def told(**template: Any) -> list[tuple[str, str]]:
+    return [(one.reason, one.sentence) for one in check(a_spec(podTemplate=template), {})]
+
+
+@pytest.mark.parametrize(
+    ("template", "reason", "words"),
+    [
+        (
+            {"labels": {"tessera.dev/service": "other"}},
+            "PodTemplateReserved",
+            "spec.podTemplate.labels: remove tessera.dev/service; it is set by Tessera",
+        ),
+        (
+            {"labels": {"pod-template-hash": "a"}},
+            "PodTemplateReserved",
+            "spec.podTemplate.labels: remove pod-template-hash; it is set by the Deployment",
+        ),
+        (
+            {"annotations": {"controller.kubernetes.io/pod-deletion-cost": "1"}},
+            "PodTemplateReserved",
+            "spec.podTemplate.annotations: remove controller.kubernetes.io/pod-deletion-cost",
+        ),
+        (
+            {"env": [{"name": "A", "value": "1"}, {"name": "HF_TOKEN", "value": "hf_secret"}]},
+            "PodTemplateReserved",
+            "spec.podTemplate.env[1]: remove HF_TOKEN; it is set by spec.model.tokenSecretRef",
+        ),
+        (
+            {"labels": {"my key": "a"}},
+            "PodTemplateInvalid",
+            "spec.podTemplate.labels: 'my key' is no key of Kubernetes",
+        ),
+        (
+            {"annotations": {"a/b/c": "a"}},
+            "PodTemplateInvalid",
+            "spec.podTemplate.annotations: 'a/b/c' is no key",
+        ),
+    ],
+)
+def test_what_others_set_or_kubernetes_refuses_is_denied(
+    template: dict[str, Any], reason: str, words: str
+) -> None:
+    ((got, sentence),) = told(**template)
+    assert got == reason
+    assert sentence.startswith(words)
+
+
+def test_what_is_free_passes() -> None:
+    assert (
+        told(
+            labels={"cost-centre": "4711", "example.org/team": "a"},
+            annotations={"prometheus.io/scrape": "false"},
+            env=[
+                {"name": "VLLM_LOGGING_LEVEL", "value": "DEBUG"},
+                {"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "trace", "key": "key"}}},
+            ],
+        )
+        == []
+    )
+
+
+def test_the_value_of_a_refused_variable_is_never_repeated() -> None:
+    for name in ENVIRONMENT:
+        ((_, sentence),) = told(env=[{"name": name, "value": "hf_secret"}])
+        assert "hf_secret" not in sentence

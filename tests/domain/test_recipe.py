@@ -1,0 +1,254 @@
+"""By what replicas are made: an upgrade leaves them alone until they are made anew anyway."""
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
+from tessera.api.meta import Condition
+from tessera.api.recipe import Filled, KeptRecipe, Platform, Recipe
+from tessera.domain.plan import Allotment, plan
+from tessera.domain.snapshot import Ref, Service, Snapshot
+from tessera.domain.status import service_status
+from tests.builders import (
+    SMALL,
+    a_pod,
+    a_pool,
+    a_service,
+    a_snapshot,
+    a_spec,
+    a_workload,
+    allotted,
+)
+
+CHAT = Ref("team-a", "chat")
+MIRROR = Platform(image_registry="mirror.example.org", https_proxy="http://me:secret@proxy:3128")
+
+
+def status_of(snapshot: Snapshot) -> InferenceServiceStatus:
+    return service_status(snapshot, plan(snapshot).allotments[CHAT], None, None)
+
+
+def made(spec: InferenceServiceSpec | None = None, **fields: Any) -> Service:
+    """A service whose replicas were made by builder 1, or as `fields` of the snapshot say."""
+    service = a_service(spec=spec)
+    return replace(service, status=status_of(a_snapshot(service, **fields)))
+
+
+def later(service: Service, **fields: Any) -> Snapshot:
+    """The same fleet after an upgrade: its Deployment is there, builder 2 is the newest."""
+    pods = (a_pod("chat-0"), a_pod("chat-1"))
+    return a_snapshot(
+        service, **{"builder": 2, "workloads": (a_workload(2),), "pods": pods, **fields}
+    )
+
+
+def told(snapshot: Snapshot) -> Condition:
+    found = status_of(snapshot).conditions
+    return next(one for one in found if one.type == "UpdateAvailable")
+
+
+def filled(allotment: Allotment) -> Any:
+    assert allotment.making is not None
+    return allotment.making.kept.filled
+
+
+def test_a_new_service_is_made_by_the_newest_recipe() -> None:
+    got = allotted(a_snapshot(a_service(), builder=2, platform=MIRROR))
+    assert got.recipe == Recipe(builder=2, platform=MIRROR)
+
+
+def test_an_upgrade_leaves_a_running_service_at_its_recipe_and_says_what_would_change() -> None:
+    upgraded = later(made(), platform=MIRROR)
+    assert allotted(upgraded).recipe == Recipe(builder=1)
+    condition = told(upgraded)
+    assert (condition.status, condition.reason) == ("True", "NewerRecipe")
+    assert "builder version 2 instead of 1" in condition.message
+    assert "imageRegistry of the platform" in condition.message
+    assert "kubectl tessera update chat" in condition.message
+    assert "secret" not in condition.message
+
+
+def test_without_a_change_there_is_no_update() -> None:
+    condition = told(later(made(), builder=1))
+    assert (condition.status, condition.reason) == ("False", "Newest")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"replicas": 3},
+        {"scaling": {"minReplicas": 3}},
+        {"placement": {"pools": ["a100"]}},
+        {"class": "standard"},
+        {"precision": {"variants": [{"precision": "fp8"}]}},
+    ],
+    ids=str,
+)
+def test_what_does_not_shape_the_pods_keeps_the_recipe(change: dict[str, Any]) -> None:
+    before = made()
+    upgraded = later(replace(before, spec=a_spec(**change), generation=2))
+    assert allotted(upgraded).recipe.builder == 1
+    assert status_of(upgraded).recipe == before.status.recipe
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": {"servedName": "other"}},
+        {"engine": {"extraArgs": ["--max-logprobs=5"]}},
+        {"drain": {"timeout": "90s"}},
+        {"context": {"maxModelLen": 4096}},
+        {"slo": {"interTokenP95": "40ms"}},
+    ],
+    ids=str,
+)
+def test_a_change_that_shapes_the_pods_takes_the_newest(change: dict[str, Any]) -> None:
+    upgraded = later(replace(made(), spec=a_spec(**change), generation=2))
+    assert allotted(upgraded).recipe.builder == 2
+    assert told(upgraded).reason == "Newest"
+
+
+def test_a_deployment_that_is_gone_is_made_anew_by_the_newest() -> None:
+    assert allotted(later(made(), workloads=(), pods=())).recipe.builder == 2
+
+
+def test_a_pool_with_other_nodes_takes_the_newest_since_the_pods_move() -> None:
+    node = replace(later(made()).nodes[0], labels={**later(made()).nodes[0].labels, "zone": "b"})
+    moved = a_pool(nodeSelector={"pool": "a100", "zone": "b"})
+    assert allotted(later(made(), pools=(moved,), nodes=(node,))).recipe.builder == 2
+
+
+def test_the_annotation_takes_the_newest_once() -> None:
+    asking = later(replace(made(), update="2026-11-20T12:00:00Z"))
+    assert allotted(asking).recipe.builder == 2
+    honoured = replace(asking.services[0], status=status_of(asking))
+    third = later(honoured, builder=3)
+    assert allotted(third).recipe.builder == 2
+    again = later(replace(honoured, update="2026-11-21T12:00:00Z"), builder=3)
+    assert allotted(again).recipe.builder == 3
+
+
+def test_taking_the_annotation_away_changes_nothing() -> None:
+    service = a_service(update="then")
+    before = replace(service, status=status_of(a_snapshot(service)))
+    assert allotted(later(replace(before, update=None))).recipe.builder == 1
+
+
+def test_a_service_from_before_recipes_keeps_builder_one_without_a_platform() -> None:
+    old = made()
+    old = replace(old, status=old.status.model_copy(update={"recipe": None}))
+    assert allotted(later(old, platform=MIRROR)).recipe == Recipe(builder=1)
+
+
+def test_a_service_whose_first_status_was_lost_keeps_what_it_was_just_made_by() -> None:
+    assert allotted(later(a_service(), platform=MIRROR)).recipe == Recipe(
+        builder=2, platform=MIRROR
+    )
+
+
+def test_planned_numbers_and_defaults_stay_too() -> None:
+    before = made()
+    kept = before.status.recipe
+    assert kept is not None
+    older = kept.filled.model_copy(
+        update={"max_num_seqs": 3, "engine_version": "0.31.0", "weights_mib": 7}
+    )
+    status = before.status.model_copy(update={"recipe": kept.model_copy(update={"filled": older})})
+    got = allotted(snapshot := later(replace(before, status=status), builder=1))
+    assert got.choice is not None
+    assert got.built is not None
+    assert got.choice.fit.limits.max_num_seqs == 3
+    assert got.choice.fit.memory.weights_mib == 7
+    assert got.built.engine.version == "0.31.0"
+    assert "engineVersion 0.32.0 instead of 0.31.0" in told(snapshot).message
+
+
+def test_a_downgrade_builds_by_what_it_knows_says_so_and_goes_on_saying_so() -> None:
+    upgraded = made(builder=2)
+    down = later(upgraded, builder=1)
+    assert allotted(down).recipe.builder == 1
+    assert (told(down).status, told(down).reason) == ("False", "Downgraded")
+    assert "builder version 2" in told(down).message
+    after = replace(upgraded, status=status_of(down))
+    assert told(later(after, builder=1)).reason == "Downgraded"
+    up_again = later(after, builder=2)
+    assert allotted(up_again).recipe.builder == 1
+    assert told(up_again).reason == "NewerRecipe"
+
+
+def test_a_refused_service_keeps_its_recipe() -> None:
+    before = made()
+    refused = later(replace(before, spec=None, problem="spec.model: Field required"))
+    assert status_of(refused).recipe == before.status.recipe
+    assert told(refused).reason == "NotPlaced"
+
+
+def test_planning_again_with_the_written_status_keeps_it() -> None:
+    before = made(a_spec(SMALL, drain={"timeout": "90s"}))
+    wire = before.status.model_dump(mode="json", by_alias=True, exclude_none=True)
+    read = replace(before, status=InferenceServiceStatus.model_validate(wire))
+    assert status_of(later(read)).recipe == before.status.recipe
+    assert filled(allotted(later(read))).drain_timeout == timedelta(seconds=90)
+
+
+SHAPING_DEFAULTS = {
+    "model.tokenSecretRef.key",
+    "model.shape.bitsPerWeight",
+    "model.adapters",
+    "model.cache.type",
+    "slo.ttftP95",
+    "slo.interTokenP95",
+    "context.typicalInputTokens",
+    "context.typicalOutputTokens",
+    "engine.version",
+    "engine.extraArgs",
+    "drain.timeout",
+}
+
+
+def test_the_parts_that_shape_pods_get_no_new_default() -> None:
+    """The API server writes defaults into objects that it reads: a new one would change the shape
+    of every service, and an upgrade would roll them. A new field there has to be None by default,
+    and what stands for None belongs to `Filled` or to the builder's defaults."""
+    found: set[str] = set()
+    for part in ("model", "slo", "context", "engine", "drain"):
+        found |= set(_defaults(InferenceServiceSpec, part))
+    assert found == SHAPING_DEFAULTS
+
+
+def test_a_recipe_that_was_written_can_be_read_for_ever() -> None:
+    """A field that an older Tessera did not write must not be needed; give new ones a default."""
+    assert needed(KeptRecipe) == {"shape", "filled"}
+    assert needed(Platform) == set()
+    assert needed(Filled) == {
+        "drain_timeout",
+        "engine_version",
+        "max_model_len",
+        "max_num_batched_tokens",
+        "max_num_seqs",
+        "weights_mib",
+    }
+
+
+def needed(model: type[BaseModel]) -> set[str]:
+    return {name for name, field in model.model_fields.items() if field.is_required()}
+
+
+def _defaults(model: type[BaseModel], part: str) -> list[str]:
+    schema = model.model_json_schema(by_alias=True)
+    definitions = schema["$defs"]
+
+    def walk(node: dict[str, Any], path: str) -> list[str]:
+        for branch in (node, *node.get("anyOf", ())):
+            if "$ref" in branch:
+                node = definitions[branch["$ref"].rsplit("/", 1)[-1]] | node
+        told = [path] if node.get("default") is not None else []
+        for name, child in node.get("properties", {}).items():
+            told += walk(child, f"{path}.{name}")
+        return told
+
+    return walk(schema["properties"][part], part)

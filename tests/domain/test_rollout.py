@@ -1,0 +1,187 @@
+"""Surge where there is room, else in place; chosen once for a rollout, and told."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+
+from tessera.domain.plan import Allotment, plan
+from tessera.domain.snapshot import Pod, Ref, Snapshot
+from tessera.domain.status import service_status
+from tests.builders import (
+    a_node,
+    a_pod,
+    a_service,
+    a_snapshot,
+    a_spec,
+    a_workload,
+    allotted,
+    at,
+)
+
+CHAT = Ref("team-a", "chat")
+OLD = (a_pod("chat-0"), a_pod("chat-1"))
+
+
+def fleet(slices: int, pods: tuple[Pod, ...], *others: Any, **workload: Any) -> Snapshot:
+    """Two wanted replicas on so many slices."""
+    return a_snapshot(
+        a_service(spec=a_spec(replicas=2)),
+        *others,
+        nodes=(a_node(slices={"1g.10gb": slices}),),
+        pods=pods,
+        workloads=(a_workload(2, **workload),),
+    )
+
+
+def new(name: str = "chat-2", **fields: Any) -> Pod:
+    return a_pod(name, **{"template": "two", "created": at(-1), **fields})
+
+
+def starting(name: str = "chat-2", **fields: Any) -> Pod:
+    return new(name, **{"up": False, "ready_since": None, "serving": None, **fields})
+
+
+def waiting(created: float) -> Pod:
+    return starting(unschedulable="0/1 nodes are available", created=at(created))
+
+
+def progressing(snapshot: Snapshot) -> tuple[str, str]:
+    status = service_status(snapshot, plan(snapshot).allotments[CHAT], None, None)
+    found = next(one for one in status.conditions if one.type == "Progressing")
+    return found.reason, found.message
+
+
+def surge(snapshot: Snapshot) -> bool:
+    got: Allotment = allotted(snapshot)
+    return got.surge
+
+
+def test_the_surge_pod_itself_does_not_end_the_surge() -> None:
+    """With room for exactly one more, the new replica takes it."""
+    assert surge(fleet(3, OLD))
+    assert surge(fleet(3, (*OLD, starting()), settled=False))
+    assert surge(fleet(3, (*OLD, new()), settled=False))
+
+
+def test_a_settled_fleet_beside_its_last_leaving_replica_may_surge_again() -> None:
+    done = (new("chat-2"), new("chat-3"), a_pod("chat-0", leaving=True))
+    assert surge(fleet(3, done))
+
+
+def test_a_rollout_in_place_goes_on_in_place_when_room_appears() -> None:
+    snapshot = fleet(7, (OLD[0], starting()), settled=False, surge=False)
+    assert not surge(snapshot)
+    reason, message = progressing(snapshot)
+    assert reason == "RollingOut"
+    assert message == (
+        "0 of 2 replicas are new, 1 are old; in place, an old one stops first, since the pool a100 "
+        "had no room for 1 more 1g.10gb"
+    )
+
+
+def test_a_rollout_with_surge_says_so() -> None:
+    reason, message = progressing(fleet(3, (*OLD, new()), settled=False))
+    assert reason == "RollingOut"
+    assert message == (
+        "1 of 2 replicas are new, 2 are old; a new one is up before an old one stops, since the "
+        "pool a100 had room for 1 more 1g.10gb"
+    )
+
+
+def test_a_full_pool_is_rolled_in_place_and_says_so_before_the_first_pod_is_new() -> None:
+    snapshot = fleet(2, OLD, settled=False, surge=False)
+    assert not surge(snapshot)
+    assert "in place" in progressing(snapshot)[1]
+
+
+def test_another_service_that_takes_the_room_does_not_turn_a_surge_around() -> None:
+    other = a_service("other", a_spec(replicas=1))
+    assert surge(fleet(3, (*OLD, new()), other, settled=False))
+
+
+def test_a_new_replica_that_finds_no_device_for_long_makes_the_rollout_go_on_in_place() -> None:
+    assert surge(fleet(3, (*OLD, waiting(-30)), settled=False))
+    assert not surge(fleet(3, (*OLD, waiting(-90)), settled=False))
+
+
+def test_it_waits_as_long_as_an_own_replica_still_gives_its_device_back() -> None:
+    drained = (a_pod("chat-0", leaving=True), OLD[1], new("chat-2"))
+    third = waiting(-90)
+    snapshot = fleet(3, (*drained[1:], drained[0], third), settled=False)
+    assert surge(snapshot)
+
+
+STEP_SECONDS = 20
+DRAIN_STEPS = 4
+
+
+@dataclass(slots=True)
+class Deployment:
+    """What controller, scheduler and kubelet do with a rollout, in steps."""
+
+    wanted: int
+    slices: int
+    surge: bool = True
+    step: int = 0
+    pods: dict[str, Pod] = field(default_factory=dict)
+    gone_at: dict[str, int] = field(default_factory=dict)
+
+    def seen(self) -> Snapshot:
+        done = all(pod.template == "two" for pod in self.alive())
+        return a_snapshot(
+            a_service(spec=a_spec(replicas=self.wanted)),
+            at=at(self.step * STEP_SECONDS),
+            nodes=(a_node(slices={"1g.10gb": self.slices}),),
+            pods=tuple(self.pods.values()),
+            workloads=(a_workload(self.wanted, settled=done, surge=self.surge),),
+        )
+
+    def alive(self, template: str | None = None) -> list[Pod]:
+        found = [pod for pod in self.pods.values() if not pod.leaving]
+        return [pod for pod in found if template in (None, pod.template)]
+
+    def advance(self) -> None:
+        self.step += 1
+        for name in [name for name, step in self.gone_at.items() if step <= self.step]:
+            del self.pods[name], self.gone_at[name]
+        for name, pod in self.pods.items():
+            if not pod.leaving and not pod.unschedulable:
+                self.pods[name] = replace(pod, up=True, serving=True, ready_since=at(0))
+        for pod in [pod for pod in self.alive() if pod.unschedulable]:
+            if sum(not one.unschedulable for one in self.pods.values()) < self.slices:
+                self.pods[pod.ref.name] = replace(pod, unschedulable=None)
+        self._scale_up()
+        self._scale_down()
+
+    def _scale_up(self) -> None:
+        room = self.wanted + int(self.surge) - len(self.alive())
+        for _ in range(min(room, self.wanted - len(self.alive("two")))):
+            name = f"new-{self.step}-{len(self.pods)}"
+            self.pods[name] = starting(
+                name, unschedulable="0/1 nodes", created=at(self.step * STEP_SECONDS)
+            )
+
+    def _scale_down(self) -> None:
+        available = sum(pod.ready_since is not None for pod in self.alive())
+        spare = available - self.wanted + int(not self.surge)
+        for pod in self.alive("one")[: max(0, spare)]:
+            self.pods[pod.ref.name] = replace(pod, leaving=True, ready_since=None)
+            self.gone_at[pod.ref.name] = self.step + DRAIN_STEPS
+
+
+@pytest.mark.parametrize("wanted", [1, 2, 4])
+@pytest.mark.parametrize("spare", [0, 1, 3])
+def test_a_whole_rollout_goes_in_one_manner_and_keeps_its_replicas(wanted: int, spare: int) -> None:
+    fleet = Deployment(wanted=wanted, slices=wanted + spare)
+    fleet.pods = {f"old-{index}": a_pod(f"old-{index}") for index in range(wanted)}
+    fleet.surge = surge(replace(fleet.seen(), workloads=(a_workload(wanted),)))
+    manners, ready = {fleet.surge}, wanted
+    while fleet.alive("one") or len(fleet.alive("two")) < wanted:
+        fleet.advance()
+        fleet.surge = surge(fleet.seen())
+        manners.add(fleet.surge)
+        ready = min(ready, sum(pod.ready_since is not None for pod in fleet.alive()))
+        assert fleet.step < 40 * wanted
+    assert manners == {spare > 0}
+    assert ready == wanted - (spare == 0)

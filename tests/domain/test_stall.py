@@ -1,0 +1,322 @@
+"""Which engines stand still, which only look so, and when one is replaced."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tessera.api.inference_service import InferenceServiceStatus, ReplacementStatus
+from tessera.domain.placement import Choice
+from tessera.domain.plan import Kept, plan
+from tessera.domain.sizing import Fit
+from tessera.domain.snapshot import (
+    EngineReading,
+    InFlight,
+    Pod,
+    Readings,
+    Ref,
+    Service,
+    Snapshot,
+    Watch,
+)
+from tessera.domain.stall import HOLD, Stall, longest_prompt, patience_for, watched
+from tests.builders import (
+    MEDIUM,
+    NOW,
+    a_node,
+    a_pod,
+    a_service,
+    a_snapshot,
+    a_spec,
+    a_workload,
+    allotted,
+    at,
+)
+
+FROZEN = Watch(steps=900.0, since=at(-150), busy_since=at(-140))
+PAIR = (a_pod("chat-0"), a_pod("chat-1"))
+
+
+def reading(
+    steps: float = 900.0, scraped: float = -1, *, awake: bool | None = True
+) -> EngineReading:
+    return EngineReading(steps=steps, scraped=at(scraped), awake=awake)
+
+
+def a_fleet(
+    *pods: Pod,
+    watches: dict[str, Watch] | None = None,
+    load: dict[str, InFlight] | None = None,
+    read: dict[str, EngineReading] | None = None,
+    service: Service | None = None,
+    **fields: Any,
+) -> Snapshot:
+    """Two replicas of which the first holds 3 requests and stands still since 140 s."""
+    pods = pods or PAIR
+    first = pods[0].ref.name
+    plain = {pod.ref.name: reading() for pod in pods}
+    named: dict[str, Any] = {
+        "watches": {first: FROZEN} if watches is None else watches,
+        "in_flight": {first: InFlight(at(-5), 3)} if load is None else load,
+    }
+    return a_snapshot(
+        service or a_service(),
+        **{
+            "pods": pods,
+            "workloads": (a_workload(len(pods)),),
+            "readings": Readings(at=NOW, engines=_by_ref(plain if read is None else read)),
+            **{name: _by_ref(value) for name, value in named.items()},
+            **fields,
+        },
+    )
+
+
+def _by_ref(named: dict[str, Any]) -> dict[Ref, Any]:
+    return {Ref("team-a", name): value for name, value in named.items()}
+
+
+def stall_of(snapshot: Snapshot) -> Stall:
+    return allotted(snapshot).stall
+
+
+def replaced(snapshot: Snapshot) -> str | None:
+    found = stall_of(snapshot).replace
+    return None if found is None else found.pod.name
+
+
+def suspects(snapshot: Snapshot) -> list[str]:
+    return [one.pod.ref.name for one in plan(snapshot).suspects]
+
+
+def fit_of(snapshot: Snapshot) -> Fit:
+    choice: Choice | None = allotted(snapshot).choice
+    assert choice is not None
+    return choice.fit
+
+
+def after(seconds: float, **fields: Any) -> Service:
+    """A service of which a replica was replaced so long ago."""
+    record = {"pod": "chat-9", "uid": "uid-chat-9", "message": "it stood still", **fields}
+    status = InferenceServiceStatus(replacement=ReplacementStatus(at=at(-seconds), **record))
+    return a_service(status=status)
+
+
+def test_an_engine_that_holds_requests_and_takes_no_step_is_replaced_and_the_numbers_are_told() -> (
+    None
+):
+    got = stall_of(a_fleet()).replace
+    assert got is not None
+    assert (got.pod.name, got.uid, got.at) == ("chat-0", "uid-chat-0", NOW)
+    assert got.message == (
+        "chat-0 holds requests, and its engine took no step since 2026-11-20T11:57:40Z: "
+        "it is replaced (3 in flight)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"load": {"chat-0": InFlight(at(-5), 0)}}, "it holds nothing: it is idle"),
+        ({"load": {}}, "nobody could ask it"),
+        ({"load": {"chat-0": InFlight(at(-31), 3)}}, "that was long ago"),
+        ({"read": {"chat-0": reading(901.0)}}, "it took a step"),
+        ({"read": {}}, "nobody knows its steps"),
+        ({"read": {"chat-0": reading(scraped=-60)}}, "they were counted too long ago"),
+        ({"read": {"chat-0": reading(awake=False)}}, "it sleeps, or is paused"),
+        ({"readings": None}, "there is no reading at all"),
+        ({"watches": {}}, "the watch has just begun, as after a restart"),
+        (
+            {"watches": {"chat-0": replace(FROZEN, busy_since=at(-30))}},
+            "its first request came late",
+        ),
+        ({"patience": timedelta(seconds=150)}, "it gets longer"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_only_looks_like_a_stall_is_none(fields: dict[str, Any], why: str) -> None:
+    assert (replaced(a_fleet(**fields)), why) == (None, why)
+
+
+@pytest.mark.parametrize(
+    "pod",
+    [
+        a_pod("chat-0", ready_since=None, up=False),
+        a_pod("chat-0", serving=False, draining_since=at(-5), ready_since=None),
+        a_pod("chat-0", leaving=True),
+    ],
+    ids=["starting", "draining", "leaving"],
+)
+def test_who_takes_no_requests_is_not_watched(pod: Pod) -> None:
+    got = plan(a_fleet(pod, PAIR[1]))
+    assert pod.ref not in got.watches
+    assert got.allotments[Ref("team-a", "chat")].stall == Stall()
+
+
+def test_the_longest_prompt_of_all_is_waited_for() -> None:
+    """Of the steps that read a prompt of 128k tokens only the last one counts."""
+    long = a_spec(
+        MEDIUM,
+        context={"maxModelLen": 131072},
+        slo={"ttftP95": "600s", "interTokenP95": "500ms"},
+        precision={"variants": [{"precision": "fp8"}]},
+    )
+    whole = a_snapshot(a_service(spec=long), nodes=(a_node(whole=1),))
+    short = a_snapshot(a_service())
+    patience = timedelta(seconds=30)
+    assert patience_for(fit_of(short), FROZEN, patience) == patience
+    assert longest_prompt(fit_of(whole)) > timedelta(seconds=8)
+    assert patience_for(fit_of(whole), FROZEN, patience) == 4 * longest_prompt(fit_of(whole))
+
+
+def test_an_engine_that_never_took_a_step_may_compile_for_five_times_as_long() -> None:
+    fresh = replace(FROZEN, steps=0.0)
+    none_yet = {"chat-0": reading(0.0)}
+    assert replaced(a_fleet(watches={"chat-0": fresh}, read=none_yet)) is None
+    late = Watch(steps=0.0, since=at(-700), busy_since=at(-602))
+    assert replaced(a_fleet(watches={"chat-0": late}, read=none_yet)) == "chat-0"
+
+
+def test_slow_scrapes_prove_nothing_until_one_is_young_enough() -> None:
+    """Requests came 140 s ago, and the newest scrape is only 110 s younger than they are."""
+    assert replaced(a_fleet(read={"chat-0": reading(scraped=-30)})) is None
+
+
+def test_two_replicas_at_once_go_one_after_the_other_the_longest_first() -> None:
+    longer = replace(FROZEN, busy_since=at(-145))
+    both = {"chat-0": FROZEN, "chat-1": longer}
+    load = dict.fromkeys(both, InFlight(at(-5), 1))
+    assert replaced(a_fleet(watches=both, load=load)) == "chat-1"
+
+
+def test_at_most_one_replica_of_a_service_is_replaced_in_ten_minutes() -> None:
+    got = stall_of(a_fleet(service=after(599)))
+    assert got.replace is None
+    assert got.waits is not None
+    assert "chat-0 holds requests" in got.waits
+    assert "chat-9 was replaced before, and the next one may be from 12:00:01Z on" in got.waits
+    assert replaced(a_fleet(service=after(HOLD.total_seconds()))) == "chat-0"
+
+
+def test_a_replacement_that_was_written_down_and_not_carried_out_is_carried_out() -> None:
+    service = after(30, pod="chat-0", uid="uid-chat-0")
+    got = stall_of(a_fleet(service=service)).replace
+    assert got is not None
+    assert (got.at, got.message) == (at(-30), "it stood still")
+
+
+def test_none_is_replaced_while_others_of_the_floor_are_missing() -> None:
+    starting = a_pod("chat-1", ready_since=None, up=False)
+    got = stall_of(a_fleet(PAIR[0], starting))
+    assert got.replace is None
+    assert got.waits is not None
+    assert "it is replaced once 1 others take requests, now 0 do" in got.waits
+    beyond = a_service(spec=a_spec(scaling={"minReplicas": 1}))
+    assert replaced(a_fleet(PAIR[0], starting, service=beyond)) == "chat-0"
+
+
+def test_the_only_replica_of_a_service_is_replaced_too() -> None:
+    alone = a_service(spec=a_spec(replicas=1))
+    assert replaced(a_fleet(PAIR[0], service=alone)) == "chat-0"
+
+
+def test_only_engines_that_stand_still_are_asked_and_busy_ones_more_often() -> None:
+    idle = replace(FROZEN, busy_since=None)
+
+    def asked(watch: Watch, age: float, **fields: Any) -> bool:
+        load = {"chat-0": InFlight(at(-age), int(watch.busy_since is not None))}
+        return suspects(a_fleet(watches={"chat-0": watch}, load=load, **fields)) == ["chat-0"]
+
+    assert asked(FROZEN, 11)
+    assert not asked(FROZEN, 9)
+    assert asked(idle, 31)
+    assert not asked(idle, 11)
+    assert not asked(idle, 31, read={"chat-0": reading(901.0)})
+
+
+def test_whoever_gets_longer_is_asked_as_often_as_a_judgement_needs_it() -> None:
+    """Else the newest look would be too old whenever it is wanted."""
+    late = {"chat-0": Watch(steps=0.0, since=at(-700), busy_since=at(-300))}
+    load = {"chat-0": InFlight(at(-11), 3)}
+    assert suspects(a_fleet(watches=late, load=load, read={"chat-0": reading(0.0)})) == ["chat-0"]
+
+
+def test_patience_that_is_shorter_than_a_turn_still_ends() -> None:
+    """A look enters the turn after the one that asked for it, five seconds later."""
+    seen = {"chat-0": InFlight(at(-5.1), 3)}
+    assert replaced(a_fleet(load=seen, patience=timedelta(seconds=8))) == "chat-0"
+
+
+def test_a_look_that_finds_nothing_begins_the_wait_anew() -> None:
+    seen = watched(FROZEN, reading(), InFlight(at(-20), 0))
+    assert seen == replace(FROZEN, busy_since=None)
+    assert watched(seen, reading(), InFlight(at(-10), 2)) == replace(FROZEN, busy_since=at(-10))
+
+
+def test_a_look_from_before_the_last_step_says_nothing() -> None:
+    moved = watched(FROZEN, reading(901.0, -10), InFlight(at(-20), 3))
+    assert moved == Watch(steps=901.0, since=at(-10))
+
+
+def test_what_is_known_of_the_engines_is_carried_to_the_next_turn() -> None:
+    got = plan(a_fleet())
+    assert got.watches == {
+        PAIR[0].ref: FROZEN,
+        PAIR[1].ref: Watch(steps=900.0, since=at(-1)),
+    }
+
+
+def test_a_kept_plan_sees_an_engine_stand_still_and_is_else_the_same_object() -> None:
+    kept = Kept()
+    calm = a_fleet(load={}, watches={}, service=a_service(spec=a_spec(replicas=2)))
+    for _ in range(2):
+        calm = replace(calm, at=at(5), memory=plan(calm, kept).memory)
+    assert plan(calm, kept).allotments is plan(calm, kept).allotments
+    frozen = replace(calm, watches={PAIR[0].ref: FROZEN}, in_flight={PAIR[0].ref: InFlight(NOW, 3)})
+    got = plan(frozen, kept).allotments[Ref("team-a", "chat")].stall.replace
+    assert got is not None
+    assert got.pod == PAIR[0].ref
+    assert plan(calm, kept).allotments[Ref("team-a", "chat")].stall == Stall()
+
+
+looks = st.lists(
+    st.tuples(
+        st.sampled_from([0, 0, 0, 1]),
+        st.sampled_from([None, 1, 1, 2, 0]),
+        st.integers(1, 20),
+    ),
+    max_size=40,
+)
+
+
+@settings(deadline=None, max_examples=50)
+@given(seen=looks)
+def test_whoever_is_replaced_held_requests_and_its_count_stood_still_for_the_whole_patience(
+    seen: Sequence[tuple[int, int | None, int]],
+) -> None:
+    """Steps taken, requests found (None: not asked) and seconds passed, look by look."""
+    watches: dict[Ref, Watch] = {}
+    load: dict[str, InFlight] = {}
+    now, steps, moved, empty = 0, 1000.0, 0, 0
+    for more, requests, seconds in seen:
+        now, steps = now + seconds, steps + more
+        moved = now if more or not watches else moved
+        if requests is not None:
+            load = {"chat-0": InFlight(at(now), requests)}
+            empty = now if requests == 0 else empty
+        snapshot = a_fleet(
+            at=at(now),
+            load=load,
+            patience=timedelta(seconds=40),
+            read={"chat-0": reading(steps, now)},
+            watches={ref.name: watch for ref, watch in watches.items()},
+        )
+        got = plan(snapshot)
+        watches = dict(got.watches)
+        if got.allotments[Ref("team-a", "chat")].stall.replace is not None:
+            assert now - moved >= 40
+            assert now - empty >= 40 or empty == 0
+            assert load["chat-0"].requests > 0
