@@ -71,7 +71,7 @@ steps = st.builds(
     change=st.sampled_from(
         (
             *("nothing", "nothing", "load", "spec", "pods", "node", "blind", "answer", "refused"),
-            *("model", "errand", "claim", "read"),
+            *("model", "errand", "claim", "read", "gone"),
         )
     ),
 )
@@ -159,6 +159,16 @@ def errand(old: Snapshot, *rest: Any) -> Fields:
     }
 
 
+def gone(old: Snapshot, *rest: Any) -> Fields:
+    """The Jobs of its model are deleted, and their pods with them."""
+    step: Step = rest[-1]
+    ref = Ref("team-a", step.name)
+    return {
+        "errands": tuple(job for job in old.errands if job.service != ref),
+        "pods": tuple(pod for pod in old.pods if pod.errand is None or pod.errand.service != ref),
+    }
+
+
 def claim(old: Snapshot, *rest: Any) -> Fields:
     """The claim of its model comes, or is made again."""
     step: Step = rest[-1]
@@ -193,6 +203,7 @@ CHANGES: dict[str, Callable[[Snapshot, Snapshot, Readings, Step], Fields]] = {
     "errand": errand,
     "claim": claim,
     "read": remembered,
+    "gone": gone,
     "refused": lambda old, *_: {
         "budgets": () if old.budgets else (a_budget(amount="0.05"),),
         "meters": {},
@@ -224,12 +235,16 @@ A_MODEL_THAT_IS_READ_AND_FETCHED = [
     a_step("errand", waiting=4),
     a_step("errand"),
     a_step("read"),
-    a_step("nothing"),
+    replace(a_step("pods"), pods=2),
+    *(a_step("nothing") for _ in range(2)),
     a_step("claim"),
     *(a_step("nothing") for _ in range(2)),
+    replace(a_step("errand", waiting=12), pods=2),
+    *(a_step("nothing", passed=15) for _ in range(3)),
     replace(a_step("errand"), pods=2),
     a_step("read"),
-    a_step("nothing"),
+    a_step("gone"),
+    *(a_step("nothing") for _ in range(2)),
     replace(a_step("claim"), pods=3),
     a_step("nothing"),
 ]
