@@ -73,6 +73,10 @@ docs: .venv/made ## Build the documentation site strictly, into site/.
 docs-serve: .venv/made ## Serve the documentation on 127.0.0.1, and build it anew on every change.
 	@$(RUN) tools/docs.py serve
 
+.PHONY: images-list
+images-list: .venv/made ## List the images that a cluster pulls, for a mirror (REGISTRY=host/path rewrites them).
+	@$(RUN) tools/images.py $(REGISTRY)
+
 .PHONY: bench-turn
 bench-turn: .venv/made ## CPU time of an unchanged turn with 50 services.
 	@$(RUN) tools/bench_turn.py $(OPTIONS)

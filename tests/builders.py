@@ -1,5 +1,6 @@
 """Values for tests, with defaults: a test shows only what matters to it."""
 
+import json
 from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -8,6 +9,8 @@ from typing import Any
 from tessera.api.accelerator_pool import AcceleratorPoolSpec
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.tenant_budget import TenantBudgetSpec, TenantBudgetStatus
+from tessera.domain.model.facts import ErrandJob, ErrandRun
+from tessera.domain.model.names import errand_name
 from tessera.domain.names import deployment_name
 from tessera.domain.plan import Allotment, plan
 from tessera.domain.snapshot import (
@@ -63,7 +66,8 @@ def a_pool(name: str = "a100", per_gpu_hour: str = "2.00", **fields: Any) -> Poo
         "prices": [{"from": date(2026, 1, 1), "perGPUHour": per_gpu_hour}],
         **fields,
     }
-    return Pool(name=name, generation=1, spec=AcceleratorPoolSpec.model_validate(spec))
+    checked = AcceleratorPoolSpec.model_validate(spec)
+    return Pool(name=name, uid=f"uid-{name}", generation=1, spec=checked)
 
 
 def a_budget(
@@ -148,6 +152,22 @@ def a_workload(
             **fields,
         }
     )
+
+
+def an_errand(task: str, service: Service, **fields: Any) -> dict[str, Any]:
+    """The Job and the pod of an errand, as fields of a snapshot; `report` is what it left."""
+    assert service.spec is not None
+    name = errand_name(
+        service.ref.name, service.uid, "fetch" if task == "fetch" else "shape", service.spec.model
+    )
+    report, code = fields.pop("report", ""), fields.pop("exit_code", None)
+    told = report if isinstance(report, str) else json.dumps({"phase": task, **report})
+    run = ErrandRun(service=service.ref, owner=f"uid-{name}", exit_code=code, report=told)
+    job = ErrandJob(ref=Ref("team-a", name), service=service.ref, task=task, uid=f"uid-{name}")
+    ended = None if code is None else NOW
+    bare = {"service": Ref("team-a", ""), "variant": "", "ready_since": None, "ended": ended}
+    pod = a_pod(f"{name}-x", **{**bare, "errand": run, **fields})
+    return {"errands": (job,), "pods": (pod,)}
 
 
 def readings_of(pods: Iterable[Pod], **fields: Any) -> Readings:

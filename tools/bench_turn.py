@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from tessera.domain.batch.reports import Shown
+from tessera.domain.model.reports import Fetched
 from tessera.domain.names import deployment_name
 from tessera.domain.snapshot import EngineReading, Pod, PodReading, Readings
 from tessera.reconcile.apply import Applier
@@ -45,6 +46,10 @@ class _Engines:
         return 0
 
     async def progress(self, address: str) -> Shown | None:
+        del address
+        return None
+
+    async def fetched(self, address: str) -> Fetched | None:
         del address
         return None
 

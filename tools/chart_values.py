@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from tessera.api.recipe import Platform
+
 
 class Values(BaseModel):
     """Base: camelCase, nothing unknown."""
@@ -31,7 +33,7 @@ class Image(Values):
 
 
 class BatchImage(Values):
-    """The image of the batch runner."""
+    """The image of the batch runner, which also reads and fetches models for services."""
 
     repository: str = "tessera/batch"
     """Name of the image."""
@@ -115,10 +117,14 @@ class Chart(Values):
     """The operator's image."""
 
     batch_image: BatchImage = Field(default_factory=BatchImage)
-    """The image of the batch runner."""
+    """The image of the batch runner, which also reads and fetches models for services."""
 
     image_pull_secrets: list[dict[str, str]] = Field(default_factory=list)
-    """Secrets for a private registry. Batches need them in their own namespaces too."""
+    """Secrets for the registry of the chart's own images. Batches need them in their own namespaces
+    too."""
+
+    platform: Platform = Field(default_factory=Platform)
+    """The surroundings of engines, where they are not those of the public internet."""
 
     prometheus: Prometheus = Field(default_factory=Prometheus)
     """Where the readings come from."""

@@ -148,7 +148,7 @@ def _value_lines(model: BaseModel, depth: int) -> Iterator[str]:
         if field.exclude:
             continue
         value = getattr(model, name)
-        yield f"{indent}# {field.description}"
+        yield from (f"{indent}# {line}" for line in (field.description or "").splitlines())
         if isinstance(value, BaseModel):
             yield f"{indent}{field.alias}:"
             yield from _value_lines(value, depth + 1)
@@ -178,7 +178,8 @@ def _value_rows(model: BaseModel, prefix: str) -> Iterator[str]:
         if isinstance(value, BaseModel):
             yield from _value_rows(value, f"{path}.")
         else:
-            yield f"| `{path}` | `{json.dumps(value)}` | {field.description} |"
+            told = " ".join((field.description or "").split())
+            yield f"| `{path}` | `{json.dumps(value)}` | {told} |"
 
 
 def _page(resource: Resource) -> str:

@@ -126,11 +126,21 @@ def test_every_variable_that_the_chart_sets_is_one_that_the_operator_reads(value
         }
         assert set(found) <= set(Settings.model_fields)
         spoken = {
-            name: json.loads(text) if text.startswith("[") else text
+            name: json.loads(text) if text.startswith(("[", "{")) else text
             for name, text in found.items()
             if text is not None
         }
         Settings.model_validate(spoken)
+
+
+def test_every_pod_of_the_chart_comes_from_the_mirror_if_there_is_one() -> None:
+    told = rendered("--set", "platform.imageRegistry=registry.acme/mirror")
+    pods = (
+        told["Deployment", "tessera-operator"]["spec"]["template"]["spec"],
+        told["Pod", "tessera-operator-test"]["spec"],
+    )
+    for pod in pods:
+        assert all(one["image"].startswith("registry.acme/mirror/") for one in pod["containers"])
 
 
 def test_every_pod_of_the_chart_is_restricted() -> None:

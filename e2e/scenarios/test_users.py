@@ -16,7 +16,6 @@ OPERATOR = f"system:serviceaccount:{NAMESPACE}:tessera-operator"
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ({"model": {"uri": "hf://acme/own"}}, ("spec.model.shape", "kvHeads")),
         (
             {"model": {"uri": SMALL}, "context": {"maxModelLen": 200000}},
             ("spec.context.maxModelLen", "131072"),

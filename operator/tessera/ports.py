@@ -9,6 +9,8 @@ from tessera.domain.autoscale import Load
 from tessera.domain.batch.facts import Batch, BatchJob, VolumeClaim
 from tessera.domain.batch.reports import Shown
 from tessera.domain.certificate import Held
+from tessera.domain.model.facts import ErrandJob
+from tessera.domain.model.reports import Fetched
 from tessera.domain.snapshot import (
     Budget,
     Front,
@@ -29,7 +31,18 @@ Clock: TypeAlias = Callable[[], datetime]
 """The present moment, aware and in UTC."""
 
 Value: TypeAlias = (
-    Service | Batch | Pool | Budget | Node | Pod | VolumeClaim | BatchJob | Workload | Front | None
+    Service
+    | Batch
+    | Pool
+    | Budget
+    | Node
+    | Pod
+    | VolumeClaim
+    | BatchJob
+    | ErrandJob
+    | Workload
+    | Front
+    | None
 )
 
 
@@ -145,6 +158,9 @@ class Engines(Protocol):
 
     async def progress(self, address: str) -> Shown | None:
         """How far the runner of a batch is; None when it cannot be asked."""
+
+    async def fetched(self, address: str) -> Fetched | None:
+        """How far the fetch of a model is, likewise."""
 
 
 class CertificateStore(Protocol):

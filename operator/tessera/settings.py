@@ -105,5 +105,11 @@ class RunnerSettings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, use_attribute_docstrings=True)
 
+    hub_endpoint: Annotated[str | None, Field(validation_alias="HF_ENDPOINT")] = None
+    """Base URL of the model hub, where it is not the public one."""
+
+    hub_token: Annotated[str | None, Field(validation_alias="HF_TOKEN")] = None
+    """The user's token for the hub."""
+
     kubeconfig: Annotated[str | None, Field(validation_alias="KUBECONFIG")] = None
     """A kubeconfig to use instead of the pod's ServiceAccount."""

@@ -62,6 +62,11 @@ RULES = [
     ),
     (
         INFERENCE_SERVICES,
+        {"model": {"uri": "pvc://claim/path", "shape": SHAPE, "cache": {"type": "pvc"}}},
+        "spec.model.cache is for hf:// models",
+    ),
+    (
+        INFERENCE_SERVICES,
         {"model": {"uri": URI, "shape": SHAPE | {"activeParameters": 101}}},
         "spec.model.shape.activeParameters",
     ),
@@ -79,6 +84,21 @@ RULES = [
         ACCELERATOR_POOLS,
         pooled(PRICE, {"from": "2026-01-01", "perGPUHour": "3"}),
         "spec.prices has 2 prices from the same day",
+    ),
+    (
+        ACCELERATOR_POOLS,
+        pooled(PRICE, tolerations=[{"key": "a", "operator": "Exists", "value": "b"}]),
+        "operator Exists takes any value",
+    ),
+    (
+        ACCELERATOR_POOLS,
+        pooled(PRICE, tolerations=[{"value": "b"}]),
+        "1 key is needed, or operator Exists",
+    ),
+    (
+        ACCELERATOR_POOLS,
+        pooled(PRICE, tolerations=[{"key": "a", "tolerationSeconds": 5}]),
+        "spec.tolerations[].tolerationSeconds needs",
     ),
 ]
 
@@ -121,6 +141,11 @@ RULES += [
     ),
     (
         BATCH_INFERENCES,
+        BATCH | {"model": {"uri": URI, "shape": SHAPE, "cache": {"type": "pvc"}}},
+        "spec.model.cache is for the 1 claim of a service",
+    ),
+    (
+        BATCH_INFERENCES,
         BATCH | {"model": {"uri": URI, "shape": SHAPE | {"activeParameters": 101}}},
         "spec.model.shape.activeParameters",
     ),
@@ -156,6 +181,21 @@ BOUNDS = [
     ),
     (TENANT_BUDGETS, BUDGET | {"timeZone": "not a zone"}, "spec.timeZone"),
     (TENANT_BUDGETS, BUDGET | {"currency": "dollars"}, "spec.currency"),
+    (
+        INFERENCE_SERVICES,
+        {"model": {"uri": URI, "adapters": [{"name": "a", "uri": URI}, {"name": "a", "uri": URI}]}},
+        "spec.model.adapters[1]",
+    ),
+    (
+        INFERENCE_SERVICES,
+        {"model": {"uri": URI, "adapters": [{"name": "a", "uri": URI, "rank": 513}]}},
+        "spec.model.adapters[0].rank",
+    ),
+    (
+        INFERENCE_SERVICES,
+        {"model": {"uri": URI, "cache": {"type": "pvc", "size": "50"}}},
+        "spec.model.cache.size",
+    ),
     (INFERENCE_SERVICES, {"model": {"uri": "ftp://x"}}, "spec.model.uri"),
     (INFERENCE_SERVICES, {}, "spec.model"),
     (INFERENCE_SERVICES, served(replicas=-1), "spec.replicas"),

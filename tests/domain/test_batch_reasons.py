@@ -130,6 +130,20 @@ CASES = [
         says=("InferenceService chat: spec.model.shape", "hf://acme/own-model"),
     ),
     Case(
+        reason=BatchAccepted.ADAPTER_NAME_TAKEN,
+        situation=a_situation(
+            batch(
+                model={
+                    "uri": "hf://Qwen/Qwen3-8B",
+                    "servedName": "sql",
+                    "adapters": [{"name": "sql", "uri": "hf://acme/sql"}],
+                }
+            )
+        ),
+        field="spec.model.adapters[0].name",
+        says=("sql", "spec.model.servedName", "rename"),
+    ),
+    Case(
         reason=BatchAccepted.CONTEXT_TOO_LONG,
         situation=of_model("hf://Qwen/Qwen3-8B", context={"maxModelLen": 65536}),
         field="spec.context.maxModelLen",

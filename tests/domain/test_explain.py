@@ -21,6 +21,7 @@ from tessera.domain.status import service_status
 from tests.builders import (
     H100,
     NOW,
+    SMALL,
     a_budget,
     a_node,
     a_pod,
@@ -397,3 +398,22 @@ def test_every_refusal_is_explained_with_the_words_of_the_status(case: Case) -> 
     told = [found["accepted"], found["placed"], found["ready"]]
     assert told == [words["Accepted"], words["Placed"], words["Ready"]]
     assert found.get("rollout", words["Progressing"]) == words["Progressing"]
+
+
+@pytest.mark.parametrize(
+    ("uri", "model", "words"),
+    [
+        ("hf://acme/own", {}, "reads the config.json of hf://acme/own"),
+        (SMALL, {"cache": {"type": "pvc"}}, "are on claim chat-models"),
+        (SMALL, {"adapters": [{"name": "sql", "uri": "hf://acme/sql-lora"}]}, "MiB"),
+        ("oci://registry.acme/own:1", {}, "reads the config.json of oci://registry.acme/own:1"),
+    ],
+)
+def test_models_that_are_read_fetched_or_adapted_are_explained(
+    uri: str, model: dict[str, Any], words: str
+) -> None:
+    got = decisions(a_snapshot(a_service(spec=a_spec(uri, model=model))))
+    told = [
+        text for one in got.values() for text in (one.message, *(pair[1] for pair in one.numbers))
+    ]
+    assert any(words in text for text in told)

@@ -9,8 +9,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tessera.domain.autoscale import Memory
+from tessera.domain.batch.facts import VolumeClaim
+from tessera.domain.model.names import claim_name
 from tessera.domain.plan import Allotment, Kept, plan
 from tessera.domain.snapshot import Answer, Pod, Readings, Ref, Snapshot
+from tessera.domain.status import service_status
 from tests.builders import (
     NOW,
     a_budget,
@@ -20,9 +23,22 @@ from tests.builders import (
     a_snapshot,
     a_spec,
     a_workload,
+    an_errand,
     readings_of,
 )
 
+OWN = "hf://acme/own"
+READ = {
+    "ok": True,
+    "shape": {
+        "parameters": 100_000_000,
+        "layers": 12,
+        "attentionHeads": 12,
+        "kvHeads": 4,
+        "headDim": 64,
+        "maxPositionEmbeddings": 8192,
+    },
+}
 NAMES = ("chat", "code", "sum")
 SCALING = {
     "minReplicas": 1,
@@ -53,7 +69,10 @@ steps = st.builds(
     replicas=st.sampled_from((None, None, 2, 3)),
     pods=st.integers(0, 4),
     change=st.sampled_from(
-        ("nothing", "nothing", "load", "spec", "pods", "node", "blind", "answer", "refused")
+        (
+            *("nothing", "nothing", "load", "spec", "pods", "node", "blind", "answer", "refused"),
+            *("model", "errand", "claim", "read", "gone"),
+        )
     ),
 )
 
@@ -114,6 +133,64 @@ def answer(old: Snapshot, new: Snapshot, _: Readings, step: Step) -> Fields:
     return {"answers": {**old.answers, Ref("team-a", step.name): told}}
 
 
+def model(old: Snapshot, *rest: Any) -> Fields:
+    """A model that nobody described, whose files are to be on a claim."""
+    step: Step = rest[-1]
+    wanted = a_spec(OWN, model={"cache": {"type": "pvc"}}, replicas=2)
+    return {
+        "services": tuple(
+            replace(one, spec=wanted) if one.ref.name == step.name else one for one in old.services
+        )
+    }
+
+
+def errand(old: Snapshot, *rest: Any) -> Fields:
+    """A Job of its model comes, goes on, ends well, or ends for a reason that may pass."""
+    step: Step = rest[-1]
+    (service,) = [one for one in old.services if one.ref.name == step.name]
+    task, report = ("shape", READ) if step.pods % 2 else ("fetch", {"ok": True, "bytes": 5})
+    code = {0.0: 0, 4.0: None, 12.0: 1}.get(step.waiting, 3)
+    made = an_errand(task, service, report=report, exit_code=code)
+    mine = {job.uid for job in old.errands if job.service == service.ref}
+    others = [pod for pod in old.pods if pod.errand is None or pod.errand.owner not in mine]
+    return {
+        "errands": (*(one for one in old.errands if one.uid not in mine), *made["errands"]),
+        "pods": (*others, *made["pods"]),
+    }
+
+
+def gone(old: Snapshot, *rest: Any) -> Fields:
+    """The Jobs of its model are deleted, and their pods with them."""
+    step: Step = rest[-1]
+    ref = Ref("team-a", step.name)
+    return {
+        "errands": tuple(job for job in old.errands if job.service != ref),
+        "pods": tuple(pod for pod in old.pods if pod.errand is None or pod.errand.service != ref),
+    }
+
+
+def claim(old: Snapshot, *rest: Any) -> Fields:
+    """The claim of its model comes, or is made again."""
+    step: Step = rest[-1]
+    made = VolumeClaim(modes=("ReadWriteMany",), uid=f"uid-{step.pods}")
+    return {"claims": {**old.claims, Ref("team-a", claim_name(step.name)): made}}
+
+
+def remembered(_: Snapshot, new: Snapshot, *rest: Any) -> Fields:
+    """What was found out about its model is written down."""
+    step: Step = rest[-1]
+    ref = Ref("team-a", step.name)
+    found = service_status(new, plan(new).allotments[ref], None, None).model
+    return {
+        "services": tuple(
+            replace(one, status=one.status.model_copy(update={"model": found}))
+            if one.ref == ref
+            else one
+            for one in new.services
+        )
+    }
+
+
 CHANGES: dict[str, Callable[[Snapshot, Snapshot, Readings, Step], Fields]] = {
     "nothing": lambda *_: {},
     "load": load,
@@ -122,6 +199,11 @@ CHANGES: dict[str, Callable[[Snapshot, Snapshot, Readings, Step], Fields]] = {
     "node": lambda *rest: {"nodes": (a_node(slices={"1g.10gb": 3 + rest[-1].pods}),)},
     "blind": lambda old, *_: {"readings": old.readings},
     "answer": answer,
+    "model": model,
+    "errand": errand,
+    "claim": claim,
+    "read": remembered,
+    "gone": gone,
     "refused": lambda old, *_: {
         "budgets": () if old.budgets else (a_budget(amount="0.05"),),
         "meters": {},
@@ -148,9 +230,30 @@ SPIKE_AFTER_A_LULL = [
 ]
 
 
+A_MODEL_THAT_IS_READ_AND_FETCHED = [
+    a_step("model"),
+    a_step("errand", waiting=4),
+    a_step("errand"),
+    a_step("read"),
+    replace(a_step("pods"), pods=2),
+    *(a_step("nothing") for _ in range(2)),
+    a_step("claim"),
+    *(a_step("nothing") for _ in range(2)),
+    replace(a_step("errand", waiting=12), pods=2),
+    *(a_step("nothing", passed=15) for _ in range(3)),
+    replace(a_step("errand"), pods=2),
+    a_step("read"),
+    a_step("gone"),
+    *(a_step("nothing") for _ in range(2)),
+    replace(a_step("claim"), pods=3),
+    a_step("nothing"),
+]
+
+
 @settings(deadline=None)  # machines are shared
 @given(st.lists(steps, min_size=1, max_size=40))
 @example(SPIKE_AFTER_A_LULL)
+@example(A_MODEL_THAT_IS_READ_AND_FETCHED)
 def test_a_kept_plan_decides_as_one_that_remembers_nothing(course: list[Step]) -> None:
     kept, plain, quick = Kept(), begun(), begun()
     for step in course:
@@ -170,6 +273,31 @@ def test_an_unchanged_fleet_is_allotted_the_very_same() -> None:
         found.append(got.allotments)
     assert found[0] is not found[1]
     assert found[2] is found[3]
+
+
+def test_a_model_that_was_read_is_recalled_as_the_very_same() -> None:
+    """Only who has something under way is planned anew."""
+    own = a_service("chat", a_spec(OWN, replicas=1))
+    parts = an_errand("shape", own, report=READ, exit_code=0)
+    first = a_snapshot(own, **parts)
+    status = service_status(first, plan(first).allotments[own.ref], None, None)
+    service = replace(own, status=status)
+    kept, found = Kept(), []
+    snapshot = a_snapshot(
+        service, a_service("code"), workloads=(a_workload(1), a_workload(2, "code"))
+    )
+    for seconds in (0, 5, 10):
+        got = plan(replace(snapshot, at=NOW + timedelta(seconds=seconds)), kept)
+        snapshot = replace(snapshot, memory=dict(got.memory))
+        found.append(got.allotments)
+    assert found[1] is found[2]
+    snapshot = replace(snapshot, **parts)
+    over = [plan(snapshot, kept).allotments for _ in range(2)]
+    preparation = over[0][own.ref].preparation
+    assert preparation is not None
+    assert preparation.over == (parts["errands"][0].ref,)
+    assert over[0][own.ref] is not over[1][own.ref]
+    assert over[0][Ref("team-a", "code")] is over[1][Ref("team-a", "code")]
 
 
 def test_a_service_that_raises_is_tried_again_in_every_turn() -> None:

@@ -70,16 +70,25 @@ SERVICES = [
         says=("hf://", "kubectl explain"),
     ),
     Case(
-        reason=Accepted.MODEL_UNKNOWN,
+        reason=Accepted.READING_MODEL,
         manifest=served("  model: {uri: 'hf://acme/own-model'}"),
         field="spec.model.shape",
-        says=("hf://acme/own-model", "layers", "kvHeads", "kubectl explain"),
+        says=("hf://acme/own-model", "kubectl logs -n team-a job/chat-shape-"),
     ),
     Case(
         reason=Accepted.CONTEXT_TOO_LONG,
         manifest=served("  model: {uri: 'hf://Qwen/Qwen3-8B'}\n  context: {maxModelLen: 65536}"),
         field="spec.context.maxModelLen",
         says=("65536", "40960"),
+    ),
+    Case(
+        reason=Accepted.ADAPTER_NAME_TAKEN,
+        manifest=served(
+            "  model: {uri: 'hf://Qwen/Qwen3-8B', servedName: sql,"
+            " adapters: [{name: sql, uri: 'hf://acme/sql'}]}"
+        ),
+        field="spec.model.adapters[0].name",
+        says=("sql", "spec.model.servedName", "rename"),
     ),
     Case(
         reason=Accepted.POD_TEMPLATE_RESERVED,
@@ -348,5 +357,5 @@ def test_every_reason_that_refuses_has_a_case() -> None:
     shown = {case.reason for case in (*SERVICES, *POOLS)}
     kinds = (Accepted, Placed, PoolAccepted, Discovered)
     refusing = {reason for kind in kinds for reason in kind if not reason.holds}
-    # Shown by a test of its own: it needs a spec that no manifest can make.
-    assert refusing - shown == {Accepted.PLANNER_ERROR}
+    # Shown by tests of their own: no manifest alone makes them.
+    assert refusing - shown == {Accepted.PLANNER_ERROR, Accepted.MODEL_UNKNOWN}

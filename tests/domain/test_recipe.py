@@ -198,6 +198,8 @@ def test_planning_again_with_the_written_status_keeps_it() -> None:
 SHAPING_DEFAULTS = {
     "model.tokenSecretRef.key",
     "model.shape.bitsPerWeight",
+    "model.adapters",
+    "model.cache.type",
     "slo.ttftP95",
     "slo.interTokenP95",
     "context.typicalInputTokens",

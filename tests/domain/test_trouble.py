@@ -1,5 +1,7 @@
-"""Why replicas do not come up: each reason has a case, with the words of whoever refused."""
+"""Why replicas do not come up: each reason has a case, with the words of whoever refused, and with
+what to do where that is known."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ from tessera.domain.reasons import Progressing
 from tessera.domain.snapshot import Exit, Pod, Ref, Workload
 from tessera.domain.status import service_status
 from tessera.domain.trouble import trouble
-from tests.builders import a_pod, a_service, a_snapshot, a_workload
+from tests.builders import MEDIUM, a_node, a_pod, a_service, a_snapshot, a_spec, a_workload
 
 QUOTA = (
     'pods "chat-0" is forbidden: exceeded quota: small, requested: '
@@ -21,12 +23,25 @@ SECURITY = (
     "(hostPID=true)"
 )
 WEBHOOK = 'admission webhook "policy.example.org" denied the request: no images from outside'
+GATED = """huggingface_hub.errors.GatedRepoError: 401 Client Error. (Request ID: Root=1-68)
+Cannot access gated repo for url https://huggingface.co/meta-llama/x/resolve/main/config.json.
+Access to model meta-llama/x is restricted. You must have access to it and be authenticated."""
+FORBIDDEN = """OSError: You are trying to access a gated repo.
+403 Client Error. (Request ID: Root=1-68) Access to model meta-llama/x is restricted and you are
+not in the authorized list. Visit https://huggingface.co/meta-llama/x to ask for access."""
+HTTPX = "Client error '401 Unauthorized' for url 'https://hub.acme/meta-llama/x/config.json'"
+TOKEN = {"tokenSecretRef": {"name": "hub", "key": "key"}}
 
 
 def down(code: int | None = None, reason: str = "Error", words: str = "", **fields: Any) -> Pod:
     """A replica that is not up, after a run that ended with a code."""
     ended = None if code is None else Exit(code=code, reason=reason, words=words)
     return a_pod("chat-0", up=False, ready_since=None, exit=ended, **fields)
+
+
+def unmade(words: str) -> Pod:
+    """A replica whose container the kubelet cannot make."""
+    return down(trouble="CreateContainerConfigError", last_words=words)
 
 
 CASES: list[tuple[Pod, Workload | None, Progressing, str]] = [
@@ -89,19 +104,21 @@ def test_trouble_is_told_in_the_words_of_whoever_refused(
 
 def test_every_reason_for_trouble_has_a_case() -> None:
     shown = {reason for *_, reason, _ in CASES}
+    advised = {Progressing.SECRET_MISSING, Progressing.HUB_REFUSED}
     others = {
         Progressing.SETTLED,
         Progressing.NOT_PLACED,
         Progressing.APPLY_FAILED,
         Progressing.ENGINE_STALLED,
+        Progressing.FETCH_FAILED,
     }
-    assert {reason for reason in Progressing if not reason.holds} - others == shown
+    assert {reason for reason in Progressing if not reason.holds} - others == shown | advised
 
 
 def test_a_run_that_ended_stays_the_reason_while_the_next_one_starts() -> None:
     """Between two starts a container waits in CrashLoopBackOff, then runs, then ends."""
     for waits in ("CrashLoopBackOff", None):
-        found = trouble([down(1, words="no such model", trouble=waits)], None)
+        found = trouble(None, [down(1, words="no such model", trouble=waits)], None)
         assert found is not None
         assert found.reason == Progressing.ENGINE_REFUSED_CONFIG
 
@@ -110,11 +127,81 @@ def test_a_run_that_ended_stays_the_reason_while_the_next_one_starts() -> None:
     "pod", [down(leaving=True, code=143), a_pod("chat-0", exit=Exit(code=1))], ids=["leaving", "up"]
 )
 def test_who_leaves_and_who_is_up_again_is_in_no_trouble(pod: Pod) -> None:
-    assert trouble([pod], a_workload()) is None
+    assert trouble(None, [pod], a_workload()) is None
 
 
 def test_of_a_long_log_the_end_is_told() -> None:
-    found = trouble([down(1, words="x" * 5000 + "the cause")], None)
+    found = trouble(None, [down(1, words="x" * 5000 + "the cause")], None)
     assert found is not None
     assert found.message.endswith("the cause")
     assert len(found.message) < 2048
+
+
+def progressing(pod: Pod, **model: object) -> tuple[str, str]:
+    service = a_service(spec=a_spec(MEDIUM, replicas=1, model=model))
+    pod = replace(pod, variant="a100-3g-40gb")
+    snapshot = a_snapshot(service, nodes=(a_node(slices={"3g.40gb": 1}),), pods=(pod,))
+    status = service_status(snapshot, plan(snapshot).allotments[Ref("team-a", "chat")], None, None)
+    (found,) = [one for one in status.conditions if one.type == "Progressing"]
+    return found.reason, found.message
+
+
+@pytest.mark.parametrize(
+    "words", ['secret "hub" not found', "couldn't find key key in Secret team-a/hub"]
+)
+def test_a_missing_secret_is_named_with_the_command_that_makes_it(words: str) -> None:
+    reason, message = progressing(unmade(words), **TOKEN)
+    assert reason == "SecretMissing"
+    assert "kubectl create secret generic hub -n team-a --from-literal=key=<token>" in message
+    assert words in message
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "container has runAsNonRoot and image will run as root",
+        'secret "trace" not found',
+        'secret "hub-2" not found',
+        "couldn't find key trace in Secret team-a/hub",
+    ],
+)
+def test_what_else_the_kubelet_refuses_is_told_in_its_words(words: str) -> None:
+    assert progressing(unmade(words), **TOKEN) == (
+        "ContainerNotCreated",
+        f"chat-0: {words}",
+    )
+
+
+@pytest.mark.parametrize("words", [GATED, HTTPX])
+def test_a_gated_model_without_a_token_asks_for_one(words: str) -> None:
+    reason, message = progressing(down(1, words=words))
+    assert reason == "HubRefused"
+    assert "401" in message
+    assert "accept the terms of meta-llama/Llama-3.1-8B-Instruct" in message
+    assert "name a Secret" in message
+
+
+def test_a_token_that_the_hub_does_not_know_is_told_apart_from_one_without_access() -> None:
+    _, unknown = progressing(down(1, words=GATED), **TOKEN)
+    _, denied = progressing(down(1, words=FORBIDDEN), **TOKEN)
+    assert "does not know the token in Secret hub, key key" in unknown
+    assert "the account of the token in Secret hub may not read" in denied
+
+
+@pytest.mark.parametrize("code", [1, 2, 139])
+def test_a_refusal_is_known_by_its_words_whatever_the_exit_code(code: int) -> None:
+    reason, message = progressing(down(code, words=HTTPX))
+    assert reason == "HubRefused"
+    assert message.endswith(f"chat-0: exit code {code}: {HTTPX}")
+
+
+def test_what_the_kernel_killed_was_not_refused_by_the_hub() -> None:
+    assert progressing(down(137, "OOMKilled", words=HTTPX))[0] == "EngineOutOfMemory"
+
+
+def test_an_engine_that_fails_for_another_reason_is_told_in_its_last_words() -> None:
+    words = "torch.OutOfMemoryError: tried to allocate 403 MiB"
+    assert progressing(down(1, words=words)) == (
+        "EngineRefusedConfig",
+        f"chat-0: exit code 1: {words}",
+    )

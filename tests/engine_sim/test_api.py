@@ -180,3 +180,15 @@ async def test_health_is_an_empty_200(path: str) -> None:
 async def test_the_version_is_the_one_that_was_captured() -> None:
     async with running() as engine:
         assert (await engine.http.get("/version")).json() == {"version": "0.32.0"}
+
+
+async def test_adapters_are_listed_with_their_base_and_answer_by_their_names() -> None:
+    lora = ("--enable-lora", "--lora-modules", "sql=acme/sql-lora", "tone=/adapters/tone")
+    async with running(*lora) as engine:
+        models = (await engine.http.get("/v1/models")).json()["data"]
+        answered = await engine.post("/v1/completions", model="sql", prompt="hi", max_tokens=3)
+        unknown = await engine.post("/v1/completions", model="other", prompt="hi")
+    found = [(one["id"], one["root"], one["parent"]) for one in models[1:]]
+    assert found == [("sql", "acme/sql-lora", MODEL), ("tone", "/adapters/tone", MODEL)]
+    assert answered.json()["model"] == "sql"
+    assert unknown.status_code == 404

@@ -5,6 +5,7 @@ from typing import Any
 import kopf
 import pytest
 
+from tessera.api.inference_service import InferenceServiceStatus
 from tessera.domain.batch.facts import VolumeClaim
 from tessera.handlers.admission import judge, judge_batch, judge_budget, validator
 from tessera.ports import Seen
@@ -17,7 +18,7 @@ from tessera.resources.kinds import (
     TENANT_BUDGETS,
 )
 from tessera.resources.manifest import Key
-from tests.builders import NOW, SMALL, a_budget, a_pool
+from tests.builders import NOW, SMALL, a_budget, a_pool, a_service, a_spec
 
 
 def a_body(**spec: Any) -> dict[str, Any]:
@@ -133,6 +134,50 @@ def test_a_batch_whose_claim_is_still_to_come_is_a_warning() -> None:
     refusals, warnings = judge_batch(a_batch_body(), a_store(), NOW)
     assert refusals == []
     assert warnings[0].startswith("spec.claim: there is no PersistentVolumeClaim data")
+
+
+def test_a_model_that_has_to_be_read_is_a_warning() -> None:
+    refusals, warnings = judge(a_body(model={"uri": "hf://acme/own"}), a_store())
+    assert refusals == []
+    assert "hf://acme/own is none of the" in warnings[0]
+    assert "wait until a Job has read it" in warnings[0]
+
+
+SHAPE = {
+    "parameters": 8_000_000,
+    "layers": 2,
+    "attentionHeads": 4,
+    "kvHeads": 2,
+    "headDim": 32,
+    "maxPositionEmbeddings": 2048,
+}
+
+
+def a_batch_of_a_service(status: InferenceServiceStatus) -> tuple[list[str], list[str]]:
+    """A batch with the model of a service that nobody described."""
+    store = a_store()
+    own = a_spec("hf://acme/own", context={"maxModelLen": 1024})
+    service = a_service(spec=own, status=status)
+    key = Key("inferenceservices", "team-a", "chat")
+    store.put(INFERENCE_SERVICES, Seen(key=key, value=service))
+    claim = VolumeClaim(modes=("ReadWriteMany",))
+    key = Key("persistentvolumeclaims", "team-a", "data")
+    store.put(CLAIMS, Seen(key=key, value=claim))
+    spec = {"claim": "data", "input": "in.jsonl", "output": "out.jsonl", "service": "chat"}
+    body = {"metadata": {"name": "night", "namespace": "team-a"}, "spec": spec}
+    return judge_batch(body, store, NOW)
+
+
+def test_a_batch_may_use_a_service_whose_model_was_read() -> None:
+    model = {"uri": "hf://acme/own", "shape": SHAPE}
+    status = InferenceServiceStatus.model_validate({"model": model})
+    assert a_batch_of_a_service(status) == ([], [])
+
+
+def test_a_batch_of_a_service_whose_model_is_still_read_is_warned() -> None:
+    refusals, warnings = a_batch_of_a_service(InferenceServiceStatus())
+    assert refusals == []
+    assert "InferenceService chat: spec.model.shape" in warnings[0]
 
 
 def test_a_batch_with_a_flag_that_is_reserved_is_refused() -> None:

@@ -6,6 +6,7 @@ from datetime import datetime
 import pytest
 
 from tessera.domain.batch.reports import Shown
+from tessera.domain.model.reports import Fetched
 from tessera.domain.plan import Plan, plan
 from tessera.domain.snapshot import EngineReading, InFlight, Readings, Snapshot, Watch
 from tessera.reconcile.asking import Asker
@@ -25,6 +26,10 @@ class Engines:
 
     async def in_flight(self, address: str) -> int | None:
         raise AssertionError(address)
+
+    async def fetched(self, address: str) -> Fetched | None:
+        del address
+        return None
 
     async def progress(self, address: str) -> Shown | None:
         self.asked.append(address)
@@ -71,6 +76,9 @@ class Suspects:
         return self._requests
 
     async def progress(self, address: str) -> Shown | None:
+        raise AssertionError(address)
+
+    async def fetched(self, address: str) -> Fetched | None:
         raise AssertionError(address)
 
 

@@ -1,13 +1,17 @@
 """Whole turns against an in-memory cluster."""
 
 import asyncio
+import json
 from datetime import datetime
 from typing import Any
 
 import pytest
 
+from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.recipe import Platform
 from tessera.domain.batch.reports import Shown
+from tessera.domain.model.names import errand_name
+from tessera.domain.model.reports import Fetched
 from tessera.domain.names import deployment_name
 from tessera.domain.snapshot import EngineReading, InFlight, Readings, Ref, Resolution, Watch
 from tessera.ports import Hub
@@ -26,6 +30,7 @@ from tessera.resources.kinds import (
     DEPLOYMENTS,
     DISRUPTION_BUDGETS,
     INFERENCE_SERVICES,
+    JOBS,
     KINDS,
     NETWORK_POLICIES,
     NODES,
@@ -56,6 +61,10 @@ class SilentEngines:
     async def in_flight(self, address: str) -> int | None:
         del address
         return 0
+
+    async def fetched(self, address: str) -> Fetched | None:
+        del address
+        return None
 
     async def progress(self, address: str) -> Shown | None:
         del address
@@ -461,3 +470,103 @@ async def test_a_change_during_a_turn_costs_exactly_one_more() -> None:
 
 def _meta(key: Key) -> dict[str, str]:
     return {"name": key.name, "namespace": key.namespace}
+
+
+async def test_an_unknown_model_is_read_by_a_job_and_placed_by_what_it_left(world: World) -> None:
+    own = world.serve(model={"uri": "hf://acme/own"})
+    await world.turn()
+    (job,) = [key for key in world.cluster.objects if key.plural == JOBS.plural]
+    assert Key("serviceaccounts", "team-a", "tessera-engine") in world.cluster.objects
+    world.cluster.put(PODS, _read_pod(job, world.body(job)))
+    await world.turn()
+    assert world.body(own)["status"]["model"]["shape"]["layers"] == 2
+    assert DEPLOYMENT in world.cluster.objects
+    await world.turn()
+    assert job not in world.cluster.objects
+    assert (await world.turn()).writes == 0
+
+
+async def test_a_job_that_was_lost_before_it_was_done_is_made_anew(world: World) -> None:
+    world.serve(model={"uri": "hf://acme/own"})
+    await world.turn()
+    await world.turn()
+    assert (await world.turn()).writes == 0
+    (job,) = [key for key in world.cluster.objects if key.plural == JOBS.plural]
+    del world.cluster.objects[job]
+    await world.turn()
+    assert job in world.cluster.objects
+
+
+async def test_a_job_of_a_model_that_was_refused_is_told_and_tried_again(world: World) -> None:
+    own = world.serve(model={"uri": "hf://acme/own"})
+    spec = InferenceServiceSpec.model_validate({"model": {"uri": "hf://acme/own"}})
+    uid = world.body(own)["metadata"]["uid"]
+    job = Key(JOBS.plural, "team-a", errand_name("chat", uid, "shape", spec.model))
+    world.cluster.refusals[job] = "exceeded quota: small"
+    await world.turn()
+    await world.turn()
+    assert _progressing(world.body(own)) == ("ApplyFailed", "exceeded quota: small")
+    del world.cluster.refusals[job]
+    await world.turn()
+    await world.turn()
+    assert job in world.cluster.objects
+    assert _progressing(world.body(own))[0] == "NotPlaced"
+
+
+def _progressing(body: dict[str, Any]) -> tuple[str, str]:
+    (found,) = [one for one in body["status"]["conditions"] if one["type"] == "Progressing"]
+    return found["reason"], found["message"]
+
+
+def _read_pod(key: Key, job: dict[str, Any]) -> dict[str, Any]:
+    """The pod of a Job that has read a small model."""
+    shape = {
+        "parameters": 8_000_000,
+        "layers": 2,
+        "attentionHeads": 4,
+        "kvHeads": 2,
+        "headDim": 32,
+        "maxPositionEmbeddings": 2048,
+    }
+    report = json.dumps({"phase": "shape", "ok": True, "shape": shape})
+    ended = {"exitCode": 0, "message": report, "finishedAt": NOW.isoformat()}
+    return {
+        "metadata": {
+            "name": f"{key.name}-x",
+            "namespace": key.namespace,
+            "creationTimestamp": NOW.isoformat(),
+            "labels": job["spec"]["template"]["metadata"]["labels"],
+            "ownerReferences": [{"uid": job["metadata"]["uid"], "controller": True}],
+        },
+        "status": {"containerStatuses": [{"state": {"terminated": ended}}]},
+    }
+
+
+PULLS = Key("daemonsets", "tessera-system", "tessera-prepull-a100")
+
+
+def pull_ahead(world: World, *, wanted: bool) -> None:
+    """The platform team edits the pool."""
+    pool = Key("acceleratorpools", "", "a100")
+    spec = {**world.body(pool)["spec"], "prePull": wanted}
+    world.cluster.put(ACCELERATOR_POOLS, {"metadata": {"name": "a100"}, "spec": spec})
+
+
+async def test_a_pool_that_asks_for_it_gets_its_images_pulled_ahead(world: World) -> None:
+    pull_ahead(world, wanted=True)
+    world.serve(engine={"image": "acme/vllm:1"})
+    await world.turn()
+    pod = world.body(PULLS)["spec"]["template"]["spec"]
+    assert [one["image"] for one in pod["containers"]] == ["acme/vllm:1"]
+    assert pod["nodeSelector"] == {"pool": "a100"}
+    await world.turn()
+    assert (await world.turn()).writes == 0
+
+
+async def test_images_are_pulled_ahead_only_as_long_as_the_pool_asks_for_it(world: World) -> None:
+    pull_ahead(world, wanted=True)
+    await world.turn()
+    assert PULLS in world.cluster.objects
+    pull_ahead(world, wanted=False)
+    await world.turn()
+    assert PULLS not in world.cluster.objects

@@ -73,6 +73,16 @@ SPECS = {
         context={"maxModelLen": 16384},
         model={"revision": "main", "servedName": "llama", "tokenSecretRef": {"name": "hub"}},
     ),
+    "adapters": a_spec(
+        MEDIUM,
+        replicas=1,
+        model={
+            "adapters": [
+                {"name": "sql", "uri": "hf://acme/sql-lora"},
+                {"name": "tone", "uri": "pvc://adapters/tone", "rank": 24},
+            ]
+        },
+    ),
     "own-additions": a_spec(
         SMALL,
         podTemplate={
@@ -123,6 +133,18 @@ def test_every_flag_that_is_set_is_reserved(name: str) -> None:
     table = vllm_flags.table("0.32.0")
     assert table is not None
     assert set(vllm_flags.parse(container(SPECS[name])["args"], table)) <= set(RESERVED)
+
+
+def test_adapters_are_loaded_by_every_engine_from_the_hub_or_their_claim() -> None:
+    engine = container(SPECS["adapters"])
+    table = vllm_flags.table("0.32.0")
+    assert table is not None
+    flags = vllm_flags.parse(engine["args"], table)
+    assert list(flags["lora_modules"]) == ["sql=acme/sql-lora", "tone=/adapters/tone/tone"]
+    assert (flags["enable_lora"], flags["max_loras"], flags["max_lora_rank"]) == (True, 2, 32)
+    assert {"name": "adapter-tone", "mountPath": "/adapters/tone", "readOnly": True} in engine[
+        "volumeMounts"
+    ]
 
 
 def test_the_grace_outlasts_pre_stop_and_drain() -> None:

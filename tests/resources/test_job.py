@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from tessera.api.recipe import Platform, Recipe
 from tessera.domain import vllm_flags
 from tessera.domain.batch.names import job_name
 from tessera.domain.batch.situation import Situation
@@ -92,7 +93,7 @@ def body(name: str) -> dict[str, Any]:
     got = decided(SITUATIONS[name])
     assert got.create is not None
     assert got.batch.spec is not None
-    return dict(job(got.batch, got.batch.spec, got.create, IMAGE).body)
+    return dict(job(got.batch, got.batch.spec, got.create, IMAGE, Recipe()).body)
 
 
 def pod(name: str) -> dict[str, Any]:
@@ -300,15 +301,17 @@ def test_attempts_are_not_moved_for_tidiness(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["check", "own-spot"])
-def test_a_private_registry_is_reached_with_the_secrets_of_the_chart(name: str) -> None:
+def test_private_registries_are_reached_with_the_secrets_of_the_chart(name: str) -> None:
     got = decided(SITUATIONS[name])
     assert got.create is not None
     assert got.batch.spec is not None
     image = Image("private/batch:1", "Always", ("registry",))
-    made = job(got.batch, got.batch.spec, got.create, image).body["spec"]["template"]["spec"]
+    recipe = Recipe(platform=Platform(image_pull_secrets=("mirror", "registry")))
+    made = job(got.batch, got.batch.spec, got.create, image, recipe).body
+    made = made["spec"]["template"]["spec"]
     (container,) = made["containers"]
     assert (container["image"], container["imagePullPolicy"]) == ("private/batch:1", "Always")
-    assert made["imagePullSecrets"] == [{"name": "registry"}]
+    assert made["imagePullSecrets"] == [{"name": "registry"}, {"name": "mirror"}]
 
 
 def test_a_service_lends_model_token_and_flags() -> None:

@@ -23,3 +23,14 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
+
+{{/* An image of the chart: from the mirror, unless its repository names a registry already. */}}
+{{- define "tessera.image" -}}
+{{- $root := index . 0 -}}
+{{- $image := index . 1 -}}
+{{- $registry := $root.Values.platform.imageRegistry -}}
+{{- $first := splitList "/" $image.repository | first -}}
+{{- $named := regexMatch "[.:]|^localhost$" $first -}}
+{{- if and $registry (not $named) -}}{{ trimSuffix "/" $registry }}/{{- end -}}
+{{ $image.repository }}:{{ $image.tag | default $root.Chart.AppVersion }}
+{{- end -}}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import httpx
 
 from tessera.domain.batch.reports import Shown, shown
+from tessera.domain.model.reports import Fetched, report
 
 _CONNECT_SECONDS = 3
 _MOST_BYTES = 64 * 1024
@@ -71,12 +72,19 @@ class HttpEngines:
             return None
 
     async def progress(self, address: str) -> Shown | None:
+        return shown(await self._progress(address))
+
+    async def fetched(self, address: str) -> Fetched | None:
+        return report(Fetched, await self._progress(address))
+
+    async def _progress(self, address: str) -> bytes:
+        """What stands at `/progress`; nothing when it cannot be read."""
         url = f"http://{address}/progress"
         try:
             _, answer = await self._read("GET", url, self._limits.load_seconds)
         except (httpx.HTTPError, TimeoutError):
-            return None
-        return shown(answer)
+            return b""
+        return answer
 
     async def _read(
         self, method: str, url: str, seconds: float, body: Mapping[str, object] | None = None

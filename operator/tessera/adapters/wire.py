@@ -24,6 +24,8 @@ from tessera.domain.batch.names import (
     RUNNER,
     attempt_of,
 )
+from tessera.domain.model.facts import ErrandJob, ErrandRun
+from tessera.domain.model.names import ERRAND_FOR_LABEL, ERRAND_LABEL
 from tessera.domain.names import (
     COST_ANNOTATION,
     DRAINING,
@@ -99,6 +101,7 @@ def pool(body: Wire) -> Pool:
     status, _ = _parsed(AcceleratorPoolStatus, "acceleratorpool", body.get("status", {}))
     return Pool(
         name=meta["name"],
+        uid=meta.get("uid", ""),
         generation=meta.get("generation", 0),
         spec=spec,
         problem=problem,
@@ -139,10 +142,18 @@ def batch(body: Wire) -> Batch | None:
     )
 
 
-def job(body: Wire) -> BatchJob | None:
-    """The Job of a batch; None for any other."""
+def job(body: Wire) -> BatchJob | ErrandJob | None:
+    """The Job of a batch, or of an errand; None for any other."""
     meta = body["metadata"]
     labels = meta.get("labels", {})
+    if ERRAND_LABEL in labels and "deletionTimestamp" not in meta:
+        return ErrandJob(
+            ref=_ref(meta),
+            service=Ref(meta["namespace"], labels.get(ERRAND_FOR_LABEL, "")),
+            task=labels[ERRAND_LABEL],
+            uid=meta["uid"],
+            failed=_condition(body, "Failed").get("status") == "True",
+        )
     if BATCH_LABEL not in labels or "deletionTimestamp" in meta:
         return None
     return BatchJob(
@@ -159,7 +170,11 @@ def claim(body: Wire) -> VolumeClaim:
     """A PersistentVolumeClaim."""
     spec = body.get("spec", {})
     modes = body.get("status", {}).get("accessModes") or spec.get("accessModes", ())
-    return VolumeClaim(modes=tuple(modes), storage_class=spec.get("storageClassName"))
+    return VolumeClaim(
+        modes=tuple(modes),
+        storage_class=spec.get("storageClassName"),
+        uid=body["metadata"].get("uid", ""),
+    )
 
 
 def node(body: Wire) -> Node:
@@ -210,6 +225,19 @@ def pod(body: Wire) -> Pod:
         last_words=last_words,
         exit=_exit(containers),
         run=_run(meta, status) if BATCH_LABEL in labels else None,
+        errand=_errand(meta, status) if ERRAND_LABEL in labels else None,
+    )
+
+
+def _errand(meta: Wire, status: Wire) -> ErrandRun:
+    states = [one.get("state", {}) for one in status.get("containerStatuses", ())]
+    ended = next((state["terminated"] for state in states if "terminated" in state), None)
+    owners = meta.get("ownerReferences", ())
+    return ErrandRun(
+        service=Ref(meta["namespace"], meta["labels"].get(ERRAND_FOR_LABEL, "")),
+        owner=next((one["uid"] for one in owners if one.get("controller")), ""),
+        exit_code=ended["exitCode"] if ended else None,
+        report=str(ended.get("message", "")) if ended else "",
     )
 
 

@@ -1,11 +1,20 @@
 """`AcceleratorPool`: GPU nodes of one product that are bought in one way."""
 
 from datetime import date
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints
 
-from tessera.api.meta import Amount, Conditions, LabelKey, LabelValue, Wire, rule, with_rules
+from tessera.api.meta import (
+    Amount,
+    Conditions,
+    DnsName,
+    LabelKey,
+    LabelValue,
+    Wire,
+    rule,
+    with_rules,
+)
 
 Tier = Literal["reserved", "onDemand", "spot"]
 
@@ -26,6 +35,50 @@ class Price(Wire):
     """Where the price comes from."""
 
 
+class Toleration(Wire):
+    """A taint of the pool's nodes that pods endure there, as in a pod's specification."""
+
+    key: LabelKey | None = None
+    """Key of the taint; without it, and with `operator: Exists`, every taint."""
+
+    operator: Literal["Equal", "Exists"] = "Equal"
+    """`Equal` compares the value, `Exists` takes any."""
+
+    value: LabelValue | None = None
+    """Value of the taint, for `Equal`."""
+
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    """Effect of the taint; without it every effect."""
+
+    toleration_seconds: Annotated[int, Field(ge=0)] | None = None
+    """How long a `NoExecute` taint is endured; without it for ever."""
+
+    model_config = ConfigDict(
+        json_schema_extra=with_rules(
+            rule(
+                "self.operator != 'Exists' || !has(self.value)",
+                "spec.tolerations[]: operator Exists takes any value, so 0 values may be given",
+                ".value",
+            ),
+            rule(
+                "has(self.key) || self.operator == 'Exists'",
+                "spec.tolerations[]: 1 key is needed, or operator Exists for every taint",
+                ".operator",
+            ),
+            rule(
+                "!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
+                "spec.tolerations[].tolerationSeconds needs the 1 effect that ends pods, NoExecute",
+                ".tolerationSeconds",
+            ),
+        )
+    )
+
+    @property
+    def wire(self) -> dict[str, Any]:
+        """As it stands in a pod."""
+        return self.model_dump(by_alias=True, exclude_none=True)
+
+
 class AcceleratorPoolSpec(Wire):
     """Which nodes, and what they cost."""
 
@@ -37,6 +90,20 @@ class AcceleratorPoolSpec(Wire):
 
     prices: Annotated[tuple[Price, ...], Field(min_length=1, max_length=64)]
     """Dated prices; the last one whose day has come is used."""
+
+    tolerations: Annotated[tuple[Toleration, ...], Field(max_length=16)] = ()
+    """Taints of the nodes that engines endure, besides `nvidia.com/gpu` and those of spot nodes.
+    A change restarts the engines of the pool, one after the other."""
+
+    pre_pull: bool = False
+    """A DaemonSet in the operator's namespace keeps the images of engines on every node of the
+    pool: those of the services placed there, else that of the default version."""
+
+    runtime_class_name: DnsName | None = None
+    """RuntimeClass of engines on these nodes, such as `nvidia` where that is not the default."""
+
+    scheduler_name: DnsName | None = None
+    """Scheduler of engines on these nodes, where it is not the default one."""
 
     model_config = ConfigDict(
         json_schema_extra=with_rules(

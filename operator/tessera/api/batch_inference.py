@@ -136,6 +136,13 @@ class BatchInferenceSpec(Wire):
                 ".model",
             ),
             rule(
+                "!has(self.model) || !has(self.model.cache) || !has(self.model.cache.type) || "
+                "self.model.cache.type == 'none'",
+                "spec.model.cache is for the 1 claim of a service; a batch fetches its model "
+                "itself, so leave it out",
+                ".model",
+            ),
+            rule(
                 "!has(self.model) || !has(self.model.shape) || "
                 "!has(self.model.shape.activeParameters) || "
                 "self.model.shape.activeParameters <= self.model.shape.parameters",

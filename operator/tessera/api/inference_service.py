@@ -6,19 +6,8 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, StringConstraints
 
 from tessera.api.meta import Amount, Conditions, Duration, Name, Wire, rule, with_rules, written
+from tessera.api.model_files import Adapters, Cache, CacheStatus, ModelUri
 from tessera.api.recipe import KeptRecipe
-
-ModelUri = Annotated[
-    str,
-    StringConstraints(
-        pattern=(
-            r"^(hf://[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*"
-            r"|pvc://[a-z0-9][-a-z0-9.]*(/[A-Za-z0-9._-]+)*)$"
-        ),
-        max_length=512,
-    ),
-]
-
 
 PodLabel = Annotated[
     str,
@@ -69,8 +58,9 @@ class Model(Wire):
     """Which model, and where its files are."""
 
     uri: ModelUri
-    """Where the weights are: `hf://org/name` on the Hugging Face hub, or `pvc://claim/path` on a
-    PersistentVolumeClaim of the same namespace."""
+    """Where the weights are: `hf://org/name` on the Hugging Face hub, `pvc://claim/path` on a
+    PersistentVolumeClaim of the same namespace, or `oci://registry/repository:tag`, an image whose
+    root holds the files; nodes keep it as they keep other images."""
 
     revision: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._/-]+$", max_length=128)] | (
         None
@@ -87,9 +77,15 @@ class Model(Wire):
     token_secret_ref: SecretKey | None = None
     """A Secret with the hub token; it is mounted into the engine's pod and read nowhere else."""
 
+    adapters: Adapters = ()
+    """LoRA adapters that every replica serves beside the model, each under its own name."""
+
+    cache: Cache = Field(default_factory=Cache)
+    """Where the files of an `hf://` model are kept between the starts of engines."""
+
     shape: ModelShape | None = None
-    """Needed only for a model that Tessera does not know; `kubectl explain
-    inferenceservice.spec.model.shape` names the fields."""
+    """The numbers that decide memory and speed. Without it those of a model that Tessera knows, or
+    else what its `config.json` says, which a Job in the namespace reads."""
 
 
 class PrecisionVariant(Wire):
@@ -342,6 +338,13 @@ class InferenceServiceSpec(Wire):
                 ".model.revision",
             ),
             rule(
+                "!has(self.model.cache) || !has(self.model.cache.type) || "
+                "self.model.cache.type == 'none' || self.model.uri.startsWith('hf://')",
+                "spec.model.cache is for hf:// models; the files of 1 claim or image need not be "
+                "fetched, so leave it out",
+                ".model.cache",
+            ),
+            rule(
                 "!has(self.model.shape) || !has(self.model.shape.activeParameters) || "
                 "self.model.shape.activeParameters <= self.model.shape.parameters",
                 "spec.model.shape.activeParameters is the part used for 1 token and cannot exceed "
@@ -353,7 +356,7 @@ class InferenceServiceSpec(Wire):
 
 
 class ModelStatus(Wire):
-    """Which weights the engines load."""
+    """Which weights the engines load, and what else was found out about the model."""
 
     uri: str
     """The model for which this was found out."""
@@ -372,6 +375,15 @@ class ModelStatus(Wire):
 
     update: str | None = None
     """The value of the annotation `tessera.dev/update` for which it was found out."""
+
+    shape: ModelShape | None = None
+    """The shape that was read; absent where the spec gives it or Tessera knows it."""
+
+    source: str | None = None
+    """Where the shape was read."""
+
+    cache: CacheStatus | None = None
+    """How far its files are, with `spec.model.cache`."""
 
 
 class VariantStatus(Wire):
@@ -507,7 +519,7 @@ class InferenceServiceStatus(Wire):
     """The hardware and the form in which the model runs."""
 
     model: ModelStatus | None = None
-    """Which weights the engines load."""
+    """Which weights the engines load, and what else was found out about the model."""
 
     recipe: KeptRecipe | None = None
     """By what the replicas were made besides the spec; an upgrade of Tessera leaves it as it is."""

@@ -95,6 +95,14 @@ Name = Annotated[
 ]
 """A DNS label, as Kubernetes names objects."""
 
+DnsName = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$", max_length=253
+    ),
+]
+"""A DNS name, as Kubernetes names objects of the cluster."""
+
 LabelKey = Annotated[str, StringConstraints(min_length=1, max_length=316)]
 LabelValue = Annotated[str, StringConstraints(max_length=63)]
 

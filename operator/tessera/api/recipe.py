@@ -29,7 +29,12 @@ class Platform(Wire):
     """Hosts and networks that are reached without the proxy, separated by commas."""
 
     ca_config_map: Name | None = None
-    """ConfigMap with `ca.crt`, in the namespaces of the services: certificates to trust."""
+    """ConfigMap with `ca.crt`, in the namespaces of the services: all certificates to trust, since
+    it takes the place of those in the image."""
+
+    priority_classes: bool = False
+    """Pods get the PriorityClass `tessera-<class of the service>`; the chart makes all three. Off,
+    since with it engines push out pods of lower priority."""
 
 
 class Recipe(Wire):

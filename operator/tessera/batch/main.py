@@ -1,4 +1,5 @@
-"""`tessera-batch check …` and `tessera-batch run …`: see docs/batch-files.md."""
+"""`tessera-batch check …` and `run …` for batches: see docs/batch-files.md; `tessera-batch shape …`
+and `fetch …` for models of services: see docs/tasks/serve.md."""
 
 import argparse
 import asyncio
@@ -9,15 +10,18 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from tessera.adapters.fence import kube_fence
 from tessera.batch import report
 from tessera.batch.check import Places, check
 from tessera.batch.engine import PATIENCE_SECONDS, ROW_SECONDS
 from tessera.batch.feed import Terms
+from tessera.batch.fetch import fetch
 from tessera.batch.progress import Progress
 from tessera.batch.pulse import Pulse
 from tessera.batch.run import KILLED, Attempt, Options
+from tessera.batch.shape import shape
 from tessera.settings import RunnerSettings
 
 log = logging.getLogger(__name__)
@@ -29,6 +33,11 @@ def main() -> int:
     given = _parser().parse_args()
     if given.command == "check":
         return _check(given)
+    if given.command in _ERRANDS:
+        code, told = asyncio.run(_ERRANDS[given.command](given))
+        log.log(logging.ERROR if code else logging.INFO, "%s", told.get("message", "done"))
+        report.write(given.report, told)
+        return code
     _many_files()
     return asyncio.run(_run(given))
 
@@ -39,6 +48,27 @@ def _check(given: argparse.Namespace) -> int:
     log.log(logging.ERROR if code else logging.INFO, "%s", told.get("message", "the file is valid"))
     report.write(given.report, told)
     return code
+
+
+async def _shape(given: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    told = RunnerSettings()
+    return await shape(given.uri, given.revision, given.path, told.hub_endpoint, told.hub_token)
+
+
+async def _fetch(given: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    told = RunnerSettings()
+    return await fetch(
+        given.uri,
+        given.revision,
+        given.into,
+        endpoint=told.hub_endpoint,
+        token=told.hub_token,
+        host=given.host,
+        port=given.port,
+    )
+
+
+_ERRANDS = {"shape": _shape, "fetch": _fetch}
 
 
 async def _run(given: argparse.Namespace) -> int:
@@ -94,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--output", type=Path, required=True, help="where answers appear")
         command.add_argument("--work", type=Path, required=True, help="folder named by the uid")
         command.add_argument("--report", type=Path, required=True, help="termination message")
+    _add_errands(commands)
     running.add_argument("--errors", type=Path, required=True, help="where failed rows appear")
     running.add_argument("--attempt", type=_count, required=True, help="the fencing number")
     running.add_argument("--batch", type=_batch, required=True, help="NAMESPACE/NAME")
@@ -111,6 +142,20 @@ def _parser() -> argparse.ArgumentParser:
         "--engine-seconds", type=float, default=PATIENCE_SECONDS, help="how long it may be away"
     )
     return parser
+
+
+def _add_errands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """What services need before their engines start."""
+    reading = commands.add_parser("shape", help="read a model's config.json")
+    reading.add_argument("--path", type=Path, help="folder with the files, if they are mounted")
+    fetching = commands.add_parser("fetch", help="bring the files of a model onto a volume")
+    fetching.add_argument("--into", type=Path, required=True, help="folder on the volume")
+    fetching.add_argument("--host", default="0.0.0.0", help="of /progress")
+    fetching.add_argument("--port", type=int, default=8000)
+    for command in (reading, fetching):
+        command.add_argument("--uri", required=True, help="as in spec.model.uri")
+        command.add_argument("--revision", help="branch, tag or commit")
+        command.add_argument("--report", type=Path, required=True, help="termination message")
 
 
 def base_url(text: str) -> str:

@@ -18,10 +18,14 @@ RESERVED = {
     "api_server_count": "nothing: one API server a pod is what drains",
     "data_parallel_size": "spec.scaling",
     "disable_log_stats": "nothing: the autoscaler reads these metrics",
+    "enable_lora": "spec.model.adapters",
     "enable_mfu_metrics": "Tessera",
     "enable_server_load_tracking": "Tessera",
     "gpu_memory_utilization": "Tessera",
     "host": "Tessera",
+    "lora_modules": "spec.model.adapters",
+    "max_lora_rank": "spec.model.adapters",
+    "max_loras": "spec.model.adapters",
     "max_model_len": "spec.context.maxModelLen",
     "max_num_batched_tokens": "spec.slo",
     "max_num_seqs": "spec.slo",
@@ -85,17 +89,19 @@ def max_model_len(spec: InferenceServiceSpec, shape: ModelShape) -> int:
     return spec.context.max_model_len or min(DEFAULT_MAX_MODEL_LEN, shape.max_position_embeddings)
 
 
-def _model_is_known(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
-    if shape_of(spec) is None:
-        yield Denial(
-            reason=Accepted.MODEL_UNKNOWN,
-            field="spec.model.shape",
-            message=(
-                f"{spec.model.uri} is none of the {len(models())} models that Tessera knows; give "
-                f"{_SHAPE_FIELDS} from its config.json "
-                "(kubectl explain inferenceservice.spec.model.shape)"
-            ),
-        )
+def model_unknown(spec: InferenceServiceSpec, why: str = "") -> Denial | None:
+    """The denial of a model without a shape, and `why` it could not be read."""
+    if shape_of(spec) is not None:
+        return None
+    return Denial(
+        reason=Accepted.MODEL_UNKNOWN,
+        field="spec.model.shape",
+        message=(
+            f"{why or f'{spec.model.uri} is none of the {len(models())} models that Tessera knows'}"
+            f"; give {_SHAPE_FIELDS} from its config.json "
+            "(kubectl explain inferenceservice.spec.model.shape)"
+        ),
+    )
 
 
 def _context_suits_the_model(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
@@ -129,6 +135,17 @@ def _flags_are_free_and_valid(spec: InferenceServiceSpec, _: Tiers) -> Iterator[
             field=field,
             message=f"{problem.message} (vLLM {spec.engine.version})",
         )
+
+
+def _adapters_have_names_of_their_own(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
+    for index, adapter in enumerate(spec.model.adapters):
+        if adapter.name == spec.model.served_name:
+            yield Denial(
+                reason=Accepted.ADAPTER_NAME_TAKEN,
+                field=f"spec.model.adapters[{index}].name",
+                message=f"{adapter.name} is spec.model.servedName too, and 1 name cannot mean 2 "
+                "models; rename one of them",
+            )
 
 
 def _pools_exist(spec: InferenceServiceSpec, pools: Tiers) -> Iterator[Denial]:
@@ -166,8 +183,8 @@ def _pod_template_is_free_and_valid(spec: InferenceServiceSpec, _: Tiers) -> Ite
 
 
 CHECKS: tuple[Check, ...] = (
-    _model_is_known,
     _context_suits_the_model,
+    _adapters_have_names_of_their_own,
     _flags_are_free_and_valid,
     _pod_template_is_free_and_valid,
     _pools_exist,

@@ -21,6 +21,8 @@ class Demand:
     output_tokens: int
     ttft: timedelta
     inter_token: timedelta
+    adapters_mib: int = 0
+    """Memory of one device that LoRA adapters take."""
 
     @property
     def resident(self) -> int:

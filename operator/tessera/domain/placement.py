@@ -6,6 +6,7 @@ from functools import lru_cache
 
 from tessera.api.accelerator_pool import Tier
 from tessera.api.inference_service import InferenceServiceSpec, ModelShape
+from tessera.domain.adapters import engine_rank, slots_mib
 from tessera.domain.checks import max_model_len, shape_of
 from tessera.domain.limits import Demand
 from tessera.domain.money import Money
@@ -130,6 +131,8 @@ def _pairs(
     length = max_model_len(spec, shape)
     answer = min(spec.context.typical_output_tokens, max(1, length // 2))
     prompt = min(spec.context.typical_input_tokens, length - answer)
+    adapters = spec.model.adapters
+    adapters_mib = slots_mib(shape, len(adapters), engine_rank(adapters))
     precisions = (None, *(variant.precision for variant in spec.precision.variants))
     return [
         (
@@ -142,6 +145,7 @@ def _pairs(
                 output_tokens=answer,
                 ttft=spec.slo.ttft_p95,
                 inter_token=spec.slo.inter_token_p95,
+                adapters_mib=adapters_mib,
             ),
         )
         for offer in offers

@@ -13,6 +13,7 @@ from tessera.domain import autoscale
 from tessera.domain.autoscale import Count, Memory, Scale
 from tessera.domain.batch import batches
 from tessera.domain.batch.allotment import BatchAllotment
+from tessera.domain.batch.facts import VolumeClaim
 from tessera.domain.batch.names import payer
 from tessera.domain.budget.budgets import BudgetView, by_namespace, open_budgets
 from tessera.domain.budget.meter import Meter
@@ -21,6 +22,8 @@ from tessera.domain.checks import check, flags_unchecked
 from tessera.domain.drain import Drain, drain
 from tessera.domain.kept import Last
 from tessera.domain.load import grown_up, load_of, read
+from tessera.domain.model.facts import ErrandJob
+from tessera.domain.model.prepare import Preparation, claim_of, fetched, prepare, recalled
 from tessera.domain.placement import ANY, STEADY, Choice, Placement, place, room
 from tessera.domain.pools import PoolView, discover, tiers
 from tessera.domain.readiness import asked_again, must_ask
@@ -61,6 +64,8 @@ class Allotment:
     placement: Placement
     scale: Scale
     drain: Drain
+    preparation: Preparation | None = None
+    """How far its model is; None for a spec that was not accepted for another reason."""
     surge: bool = False
     """There is room for one more replica: a rollout starts the new before it stops the old."""
     pods: tuple[Pod, ...] = ()
@@ -135,6 +140,7 @@ class _Holding:
 
     pods: tuple[Pod, ...] = ()
     workloads: tuple[Workload, ...] = ()
+    errands: tuple[ErrandJob, ...] = ()
 
     def of(self, variant: str) -> Workload | None:
         return next((one for one in self.workloads if one.variant == variant), None)
@@ -149,6 +155,7 @@ class _Draft:
     accepted: Verdict[Accepted]
     placement: Placement
     scale: Scale
+    preparation: Preparation | None = None
 
 
 class _MadeOf(NamedTuple):
@@ -157,6 +164,8 @@ class _MadeOf(NamedTuple):
     draft: _Draft
     funding: Funding | None
     resolution: Resolution | None
+    claim: VolumeClaim | None
+    """That of its model's files, if it has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +182,7 @@ class _Quiet:
 class _KeptDraft:
     """A draft, and all that it was made of."""
 
+    service: Service
     draft: _Draft
     views: Sequence[PoolView]
     readings: tuple[PodReading | None, ...]
@@ -190,6 +200,7 @@ class Kept:
     def __init__(self) -> None:
         self.at: datetime | None = None
         self.views = Last(discover)
+        self.recalled = Last(self._recalled)
         self.holdings = Last(self._holdings)
         self.ranked = Last(_ranked)
         self.drafts: dict[Ref, _KeptDraft] = {}
@@ -197,6 +208,7 @@ class Kept:
         self.made_of: dict[Ref, _MadeOf] = {}
         self.quiet: dict[Ref, _Quiet] = {}
         self._held: Mapping[Ref, _Holding] = {}
+        self._known: Mapping[Ref, tuple[Service, Service]] = {}
         self._day = date.min
 
     def day(self, at: datetime) -> date:
@@ -205,14 +217,28 @@ class Kept:
             self._day = at.date()
         return self._day
 
+    def _recalled(self, services: tuple[Service, ...]) -> tuple[Service, ...]:
+        """With the shapes that were read; a service that did not change is the same object."""
+        old = self._known
+        self._known = {
+            one.ref: old[one.ref]
+            if one.ref in old and old[one.ref][0] is one
+            else (one, recalled(one))
+            for one in services
+        }
+        found = tuple([self._known[one.ref][1] for one in services])
+        same = all(new is one for new, one in zip(found, services, strict=True))
+        return services if same else found
+
     def _holdings(
         self,
         services: Sequence[Service],
         pods: Sequence[Pod],
         workloads: Sequence[Workload],
         nodes: Sequence[Node],
+        errands: Sequence[ErrandJob],
     ) -> Mapping[Ref, _Holding]:
-        old, new = self._held, _holdings(services, pods, workloads, nodes)
+        old, new = self._held, _holdings(services, pods, workloads, nodes, errands)
         self._held = {
             ref: old[ref] if ref in old and old[ref] == holding else holding
             for ref, holding in new.items()
@@ -227,6 +253,7 @@ def plan(snapshot: Snapshot, kept: Kept | None = None) -> Plan:
     service whose planning raises is set aside, and the rest is planned.
     """
     kept = kept or Kept()
+    snapshot = replace(snapshot, services=kept.recalled(snapshot.services))
     views = kept.views(snapshot.pools, snapshot.nodes, kept.day(snapshot.at))
     budgets = open_budgets(snapshot, views)
     taken: Taken = Counter()
@@ -249,7 +276,9 @@ def _drafts(
     snapshot: Snapshot, views: Sequence[PoolView], taken: Taken, kept: Kept
 ) -> Mapping[Ref, _Draft]:
     """In the order in which they choose."""
-    holdings = kept.holdings(snapshot.services, snapshot.pods, snapshot.workloads, snapshot.nodes)
+    holdings = kept.holdings(
+        snapshot.services, snapshot.pods, snapshot.workloads, snapshot.nodes, snapshot.errands
+    )
     believed = read(snapshot.readings, snapshot.at)
     drafts, known = {}, {}
     for service in kept.ranked(snapshot.services, holdings):
@@ -260,7 +289,9 @@ def _drafts(
             memory = _memory(snapshot, service, old, kept)
             draft = _tried(snapshot, service, holding, views, taken, memory)
             until = _until(snapshot, draft)
-            old = _KeptDraft(draft=draft, views=views, readings=readings, until=until)
+            old = _KeptDraft(
+                service=service, draft=draft, views=views, readings=readings, until=until
+            )
         known[ref] = old
         drafts[ref] = old.draft
         _take(taken, old.draft)
@@ -278,7 +309,7 @@ def _still_holds(
 ) -> bool:
     draft = old.draft
     return (
-        draft.service is service
+        old.service is service
         and draft.holding is holding
         and old.views is views
         and snapshot.memory.get(service.ref) is draft.scale.memory
@@ -291,6 +322,8 @@ def _until(snapshot: Snapshot, draft: _Draft) -> datetime | None:
     """How long equal input makes the same draft; no time where others' devices count too."""
     choice, workloads = draft.placement.choice, draft.holding.workloads
     if draft.accepted.reason is Accepted.PLANNER_ERROR:
+        return snapshot.at
+    if draft.preparation is not None and draft.preparation.pending:
         return snapshot.at
     if choice is None:
         return None
@@ -400,7 +433,7 @@ def _allotments(
     for ref, draft in drafts.items():
         funding, old = granted.get(ref), kept.allotments.get(ref)
         asked = resolutions.get(ref)
-        made = _MadeOf(draft, funding, asked)
+        made = _MadeOf(draft, funding, asked, snapshot.claims.get(claim_of(ref)))
         if old is None or not _still_allotted(old, made, kept.made_of[ref]):
             old = _finished(snapshot, draft, funding)
         inspection = _inspected(snapshot, old)
@@ -417,13 +450,16 @@ def _allotments(
 
 
 def _still_allotted(old: Allotment, made_of: _MadeOf, before: _MadeOf) -> bool:
-    """Who drains, and who was refused something, is looked at in every turn."""
+    """Who drains, who was refused something, and whose model is not ready, is looked at in every
+    turn."""
     return (
         before.draft is made_of.draft
         and before.funding == made_of.funding
         and before.resolution is made_of.resolution
+        and before.claim == made_of.claim
         and (made_of.funding is None or made_of.funding.shortage is None)
         and not old.drain.leaving
+        and not (old.preparation is not None and old.preparation.pending)
     )
 
 
@@ -479,6 +515,7 @@ def _finished(snapshot: Snapshot, draft: _Draft, funding: Funding | None) -> All
         placement=draft.placement,
         scale=scale,
         drain=Drain(keep=scale.replicas),
+        preparation=draft.preparation,
         pods=holding.pods,
         workload=holding.workloads[0] if holding.workloads else None,
     )
@@ -488,10 +525,12 @@ def _finished(snapshot: Snapshot, draft: _Draft, funding: Funding | None) -> All
     pods = tuple(pod for pod in holding.pods if pod.variant == choice.variant)
     pinned = pin(service, service.spec, workload, snapshot.resolutions)
     made = making(snapshot, service, service.spec, choice, workload)
+    preparation = draft.preparation
     return replace(
         told,
         placement=replace(draft.placement, choice=made.choice),
         pin=pinned,
+        preparation=preparation and fetched(snapshot, service, preparation, pinned),
         making=made,
         drain=drain(snapshot, workload, scale.replicas, pods, service.spec.drain.timeout),
         workload=workload,
@@ -539,6 +578,7 @@ def _holdings(
     pods: Sequence[Pod],
     workloads: Sequence[Workload],
     nodes: Sequence[Node],
+    errands: Sequence[ErrandJob],
 ) -> Mapping[Ref, _Holding]:
     theirs: dict[Ref, list[Pod]] = defaultdict(list)
     answering = {node.name for node in nodes if node.alive}
@@ -548,10 +588,14 @@ def _holdings(
     made: dict[Ref, list[Workload]] = defaultdict(list)
     for workload in workloads:
         made[workload.service].append(workload)
+    sent: dict[Ref, list[ErrandJob]] = defaultdict(list)
+    for job in errands:
+        sent[job.service].append(job)
     return {
         service.ref: _Holding(
             pods=tuple(sorted(theirs.get(service.ref, ()), key=lambda pod: pod.ref)),
             workloads=tuple(sorted(made.get(service.ref, ()), key=lambda one: one.ref)),
+            errands=tuple(sorted(sent.get(service.ref, ()), key=lambda one: one.ref)),
         )
         for service in services
     }
@@ -575,10 +619,16 @@ def _draft(
     if spec is None:
         told = service.problem or "spec: unreadable"
         return _held(service, holding, Verdict(Accepted.SPEC_UNREADABLE, told), memory)
+    preparation = prepare(snapshot, service, spec)
+    spec = preparation.spec
+    service = replace(service, spec=spec)
     denials = check(spec, tiers(views))
     if denials:
         told = "; ".join(denial.sentence for denial in denials)
         return _held(service, holding, Verdict(denials[0].reason, told), memory)
+    if preparation.unknown is not None:
+        held = _held(service, holding, preparation.unknown, memory)
+        return replace(held, preparation=preparation)
     placement = place(
         spec,
         views,
@@ -594,7 +644,8 @@ def _draft(
         else Verdict(Accepted.FLAGS_UNCHECKED, warning)
     )
     if placement.choice is None:
-        return replace(_held(service, holding, accepted, memory), placement=placement)
+        held = _held(service, holding, accepted, memory)
+        return replace(held, placement=placement, preparation=preparation)
     variant = placement.choice.variant
     pods = tuple(pod for pod in holding.pods if pod.variant == variant)
     return _Draft(
@@ -602,6 +653,7 @@ def _draft(
         holding=holding,
         accepted=accepted,
         placement=placement,
+        preparation=preparation,
         scale=_scale(snapshot, spec, pods, holding.of(variant), memory),
     )
 

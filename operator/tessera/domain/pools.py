@@ -7,7 +7,7 @@ from datetime import date
 from decimal import Decimal
 from functools import cache
 
-from tessera.api.accelerator_pool import AcceleratorPoolSpec, Price, Tier
+from tessera.api.accelerator_pool import AcceleratorPoolSpec, Price, Tier, Toleration
 from tessera.domain import money
 from tessera.domain.catalog import Product, products
 from tessera.domain.hardware import Hardware, part, whole
@@ -38,6 +38,10 @@ class Offer:
     """Billed price of one replica for an hour today."""
     choosing: money.Money
     """The price that hardware is compared by; what a layout strands is in it."""
+    tolerations: tuple[Toleration, ...] = ()
+    """Taints of the nodes that pods endure."""
+    runtime_class_name: str | None = None
+    scheduler_name: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,6 +237,9 @@ def _offers(
             tariff=money.Tariff(spec.prices, money.billing_weight(hardware)),
             hourly=hourly.times(money.billing_weight(hardware)),
             choosing=hourly.times(weight),
+            tolerations=spec.tolerations,
+            runtime_class_name=spec.runtime_class_name,
+            scheduler_name=spec.scheduler_name,
         )
         for hardware, replicas, weight in found
     )

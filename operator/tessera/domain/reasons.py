@@ -42,13 +42,22 @@ class Accepted(Reason):
         True,
     )
     SPEC_UNREADABLE = "SpecUnreadable", "The object does not follow the schema of this operator."
+    READING_MODEL = (
+        "ReadingModel",
+        "The model's shape is not shipped with Tessera; a Job reads its `config.json`.",
+    )
     MODEL_UNKNOWN = (
         "ModelUnknown",
-        "The model's shape is not shipped with Tessera; `spec.model.shape` has to give it.",
+        "The model's shape is not shipped with Tessera and could not be read; "
+        "`spec.model.shape` has to give it.",
     )
     CONTEXT_TOO_LONG = (
         "ContextTooLong",
         "`spec.context` asks for more tokens than the model was made for.",
+    )
+    ADAPTER_NAME_TAKEN = (
+        "AdapterNameTaken",
+        "An adapter in `spec.model.adapters` has the name of the model itself.",
     )
     FLAG_RESERVED = "FlagReserved", "`engine.extraArgs` holds a flag that Tessera sets itself."
     FLAG_INVALID = (
@@ -98,6 +107,8 @@ class Progressing(Reason):
 
     SETTLED = "Settled", "All wanted replicas run as planned."
     NOT_PLACED = "NotPlaced", "Nothing is rolled out while `Placed` is False."
+    FETCHING_MODEL = "FetchingModel", "The model's files come onto the service's claim.", True
+    FETCH_FAILED = "FetchFailed", "The model's files could not be fetched; the message says why."
     STARTING = "Starting", "Replicas are starting.", True
     RESOLVING = "Resolving", "The hub is asked which commit the revision means.", True
     ROLLING_OUT = (
@@ -106,6 +117,14 @@ class Progressing(Reason):
         True,
     )
     DRAINING = "Draining", "Replicas finish their streams before they leave.", True
+    SECRET_MISSING = (
+        "SecretMissing",
+        "The Secret of `spec.model.tokenSecretRef`, or its key, does not exist.",
+    )
+    HUB_REFUSED = (
+        "HubRefused",
+        "The model is gated or private, and the token, if there is one, may not read it.",
+    )
     ENGINE_REFUSED_ARGUMENTS = (
         "EngineRefusedArguments",
         "The engine ended with exit code 2: it does not know a flag or a value; the message has "

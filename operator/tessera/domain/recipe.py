@@ -143,6 +143,9 @@ def _shape(spec: InferenceServiceSpec, choice: Choice) -> str:
         hardware.devices,
         choice.fit.precision,
         sorted(offer.node_selector.items()),
+        [one.wire for one in offer.tolerations],
+        offer.runtime_class_name,
+        offer.scheduler_name,
     ]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 

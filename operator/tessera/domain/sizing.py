@@ -24,7 +24,8 @@ class Memory:
 
     weights_mib: int
     reserve_mib: int
-    """Activations, workspaces, graphs and, between devices, communication buffers."""
+    """Activations, workspaces, graphs, slots of adapters and, between devices, communication
+    buffers."""
     budget_mib: int
     """What the engine may use at all."""
     cache_mib: int
@@ -72,11 +73,12 @@ def memory(
     precision: str | None,
     hardware: Hardware,
     utilization: float = GPU_MEMORY_UTILIZATION,
+    adapters_mib: int = 0,
 ) -> Memory:
-    """The memory plan of one device of a replica."""
+    """The memory plan of one device of a replica; adapters are part of the reserve."""
     weights = perf.weight_bytes(shape.parameters, perf.bits_of(shape, precision))
     weights_mib = _ceil(weights, hardware.devices * MIB)
-    reserve_mib = _reserve_mib(shape, hardware.devices)
+    reserve_mib = _reserve_mib(shape, hardware.devices) + adapters_mib
     budget_mib = int(hardware.memory_mib * utilization)
     cache_mib = int((budget_mib - weights_mib - reserve_mib) * _KV_SHARE)
     blocks = cache_mib * MIB // (_kv_bytes_per_device(shape, hardware.devices) * _BLOCK)
@@ -91,7 +93,7 @@ def memory(
 
 def size(demand: Demand, hardware: Hardware) -> Fit | Misfit:
     """Fit `demand` onto one replica of `hardware`."""
-    plan = memory(demand.shape, demand.precision, hardware)
+    plan = memory(demand.shape, demand.precision, hardware, adapters_mib=demand.adapters_mib)
     step = perf.step_time(demand.shape, demand.precision, hardware)
     limits = best_limits(demand, step, plan.kv_tokens)
     if plan.kv_tokens < demand.max_model_len or limits is None:

@@ -11,6 +11,8 @@ from tessera.api.tenant_budget import TenantBudgetSpec, TenantBudgetStatus
 from tessera.domain.autoscale import Memory
 from tessera.domain.batch.facts import Asked, Batch, BatchJob, VolumeClaim
 from tessera.domain.budget.meter import Meter
+from tessera.domain.model.facts import ErrandJob, ErrandRun
+from tessera.domain.model.reports import Fetched
 from tessera.domain.reasons import Pinned
 from tessera.domain.ref import Ref as Ref  # noqa: PLC0414 - re-exported
 
@@ -39,6 +41,7 @@ class Pool:
     """An AcceleratorPool, likewise."""
 
     name: str
+    uid: str = ""
     generation: int
     spec: AcceleratorPoolSpec | None
     problem: str | None = None
@@ -146,6 +149,8 @@ class Pod:
     """How a container ended last, as long as the pod is not up again."""
     run: Run | None = None
     """Set on pods of batches; these belong to no service."""
+    errand: ErrandRun | None = None
+    """Set on pods of errands; these are no replicas of their service."""
 
     @property
     def takes_requests(self) -> bool:
@@ -282,6 +287,9 @@ class Snapshot:
     memory: Mapping[Ref, Memory] = field(default_factory=dict)
     batches: tuple[Batch, ...] = ()
     jobs: tuple[BatchJob, ...] = ()
+    errands: tuple[ErrandJob, ...] = ()
+    fetched: Mapping[Ref, Fetched] = field(default_factory=dict)
+    """What the fetches of models answered last, by service."""
     claims: Mapping[Ref, VolumeClaim] = field(default_factory=dict)
     asked: Mapping[str, Asked] = field(default_factory=dict)
     """What the runners of batches answered last, by the batches' uids."""

@@ -8,6 +8,7 @@ from tessera.api.accelerator_pool import AcceleratorPoolStatus, SliceCount
 from tessera.api.inference_service import (
     CostStatus,
     InferenceServiceStatus,
+    ModelStatus,
     ReplacementStatus,
     ReplicaChange,
     ScalingStatus,
@@ -60,7 +61,7 @@ def service_status(
         selector=selector(service.ref.name),
         endpoint=f"http://{service.ref.name}.{service.ref.namespace}.svc:{PORT}/v1",
         variant=_variant(allotment.choice) if allotment.choice else old.variant,
-        model=allotment.pin.status if allotment.choice else old.model,
+        model=_model(allotment, old.model),
         recipe=allotment.making.kept if allotment.making else old.recipe,
         cost=_cost(allotment, allotment.choice) if allotment.choice else old.cost,
         tenant=TenancyStatus(
@@ -145,8 +146,13 @@ def _progressing(allotment: Allotment, problem: str | None) -> Verdict[Progressi
         return Verdict(Progressing.APPLY_FAILED, problem)
     if allotment.choice is None:
         return Verdict(Progressing.NOT_PLACED, "what runs is left as it is")
+    spec, preparation = allotment.service.spec, allotment.preparation
     wanted, settled = allotment.scale.replicas, _settled(allotment)
-    found = trouble(allotment.pods, allotment.workload) or _stalled(allotment, settled=settled)
+    found = (
+        trouble(spec, allotment.pods, allotment.workload)
+        or _stalled(allotment, settled=settled)
+        or (preparation.unfetched if preparation is not None else None)
+    )
     if found is not None:
         return found
     if allotment.drain.leaving:
@@ -209,7 +215,7 @@ def _ready(snapshot: Snapshot, allotment: Allotment) -> Verdict[Ready]:
     if allotment.choice is None and not allotment.pods:
         return Verdict(Ready.NOT_PLACED, _blocker(allotment).message)
     wanted = allotment.scale.replicas
-    why = trouble(allotment.pods, allotment.workload)
+    why = trouble(allotment.service.spec, allotment.pods, allotment.workload)
     return ready(snapshot, allotment.service, wanted, allotment.pods, why)
 
 
@@ -223,6 +229,23 @@ def _blocker(allotment: Allotment) -> Verdict[Accepted] | Verdict[Placed]:
     if not allotment.accepted.reason.holds:
         return allotment.accepted
     return allotment.placement.verdict
+
+
+def _model(allotment: Allotment, old: ModelStatus | None) -> ModelStatus | None:
+    """Which weights, and what else was found out. Before there is a choice nothing that an earlier
+    turn said is lost, and while a hub is asked it speaks of the model that still runs."""
+    if allotment.preparation is None:
+        return old
+    found, pinned = allotment.preparation.status, allotment.pin.status
+    telling = found.shape is not None or found.cache is not None
+    if allotment.choice is None:
+        return found if telling else old
+    if pinned is None:
+        return found if telling else None
+    if (pinned.uri, pinned.asked) != (found.uri, found.asked):
+        return pinned
+    findings = {"shape": found.shape, "source": found.source, "cache": found.cache}
+    return pinned.model_copy(update=findings)
 
 
 def _variant(choice: Choice) -> VariantStatus:

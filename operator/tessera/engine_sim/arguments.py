@@ -1,6 +1,7 @@
 """The arguments of `vllm serve`, judged as its process would judge them."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -22,6 +23,9 @@ class Arguments:
     port: int
     api_key: tuple[str, ...] | None
     quantization: str | None
+    lora_modules: tuple[str, ...] | None
+    max_lora_rank: int
+    max_loras: int
     tensor_parallel_size: int
     gpu_memory_utilization: float
     kv_cache_memory_bytes: int | None
@@ -42,6 +46,11 @@ class Arguments:
     enable_server_load_tracking: bool
 
     @property
+    def adapters(self) -> Mapping[str, str]:
+        """Paths of the adapters by their names."""
+        return dict(map(_adapter, self.lora_modules or ()))
+
+    @property
     def named_model(self) -> str:
         """The model as the positional argument, or the flag, names it."""
         return self.model_tag or self.model
@@ -60,5 +69,16 @@ def arguments_from(argv: Sequence[str], facts: Table) -> Arguments:
         if problem.kind is Kind.OUT_OF_RANGE:
             raise EngineExit(1, f"ValueError: {problem.message}")
     given = {**vllm_flags.defaults(facts), **vllm_flags.parse(argv, facts)}
+    if given.get("lora_modules") and not given.get("enable_lora"):
+        raise EngineExit(1, "ValueError: --lora-modules needs --enable-lora")
     chosen: dict[str, Any] = {field.name: given.get(field.name) for field in fields(Arguments)}
     return Arguments(**chosen)
+
+
+def _adapter(text: str) -> tuple[str, str]:
+    """`name=path`, or the same as JSON."""
+    if text.startswith("{"):
+        told = json.loads(text)
+        return told["name"], told["path"]
+    name, _, path = text.partition("=")
+    return name, path

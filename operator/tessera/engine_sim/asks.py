@@ -81,7 +81,7 @@ def ask(body: Chat | Completion, launch: Launch) -> Ask:
 
 
 def _check(body: Chat | Completion, launch: Launch) -> None:
-    if body.model is not None and body.model not in launch.names:
+    if body.model is not None and body.model not in launch.known:
         raise unknown_model(body.model, launch.names)
     if body.n not in (None, 1):
         raise ApiError(400, "this look-alike gives one answer (n=1)", "BadRequestError", "n")

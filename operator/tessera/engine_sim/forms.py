@@ -199,8 +199,14 @@ class CompletionForm:
 
 
 def models(launch: Launch, created: int) -> dict[str, Any]:
-    """`/v1/models`: one entry for each served name."""
-    return {"object": "list", "data": [_model(name, launch, created) for name in launch.names]}
+    """`/v1/models`: one entry for each served name, then the adapters with their base."""
+    adapters = [
+        _model(name, launch, created)
+        | {"root": path, "parent": launch.names[0], "max_model_len": None}
+        for name, path in launch.adapters.items()
+    ]
+    data = [*(_model(name, launch, created) for name in launch.names), *adapters]
+    return {"object": "list", "data": data}
 
 
 def _model(name: str, launch: Launch, created: int) -> dict[str, Any]:

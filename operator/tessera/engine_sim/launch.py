@@ -26,6 +26,8 @@ class Launch:
     arguments: Arguments
     names: tuple[str, ...]
     """Served names; the first one is the metrics' label."""
+    adapters: Mapping[str, str]
+    """Paths of LoRA adapters by their names, which are served too."""
     api_keys: frozenset[str]
     shape: ModelShape
     precision: str | None
@@ -34,6 +36,11 @@ class Launch:
     limits: Limits
     speed: perf.StepTime
     start_seconds: float
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """Everything that a request may name."""
+        return (*self.names, *self.adapters)
 
 
 def launch_from(argv: Sequence[str], env: Mapping[str, str]) -> Launch:
@@ -50,6 +57,7 @@ def launch_from(argv: Sequence[str], env: Mapping[str, str]) -> Launch:
         facts=facts,
         arguments=arguments,
         names=arguments.served_model_name or (arguments.named_model,),
+        adapters=arguments.adapters,
         api_keys=frozenset(key for key in arguments.api_key or (env.get(API_KEY),) if key),
         shape=shape,
         precision=precision,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from tessera.api.inference_service import ModelShape
 from tessera.domain import catalog, hardware, perf, sizing
+from tessera.domain.adapters import slots_mib
 from tessera.domain.engine_requests import Limits, Policy
 from tessera.domain.engine_values import AUTO
 from tessera.domain.hardware import Hardware
@@ -59,7 +60,9 @@ def _hardware(product_name: str, profile: str, devices: int) -> Hardware | None:
 
 def cache(shape: ModelShape, precision: str | None, place: Hardware, given: Arguments) -> Cache:
     """Room for the KV cache; the engine exits when the weights leave none."""
-    plan = sizing.memory(shape, precision, place, given.gpu_memory_utilization)
+    slots = given.max_loras if given.lora_modules else 0
+    adapters_mib = slots_mib(shape, slots, given.max_lora_rank)
+    plan = sizing.memory(shape, precision, place, given.gpu_memory_utilization, adapters_mib)
     if plan.weights_mib + plan.reserve_mib > place.memory_mib:
         message = (
             f"torch.OutOfMemoryError: CUDA out of memory: the weights take {_gib(plan.weights_mib)}"

@@ -161,7 +161,7 @@ class Server:
 
     async def _tokenize(self, request: web.Request) -> web.Response:
         body = parse(Tokenize, await request.read())
-        if body.model is not None and body.model not in self._launch.names:
+        if body.model is not None and body.model not in self._launch.known:
             raise unknown_model(body.model, self._launch.names)
         prompt = chat_prompt(body.messages).text if body.messages else body.prompt or ""
         tokens = text.ids(prompt)

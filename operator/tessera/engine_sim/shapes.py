@@ -4,12 +4,13 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
 from tessera.api.inference_service import ModelShape
 from tessera.domain import catalog
+from tessera.domain.model import config as model_config
+from tessera.domain.model.config import Puzzle
 from tessera.engine_sim.environment import SHAPE
 from tessera.engine_sim.errors import EngineExit
 
@@ -17,8 +18,6 @@ log = logging.getLogger(__name__)
 
 _SMALL = "meta-llama/Llama-3.2-1B-Instruct"
 """Whose shape a model gets that nobody described."""
-
-_BITS = {"float32": 32}
 
 
 def shape_of(model: str, env: Mapping[str, str]) -> ModelShape:
@@ -45,39 +44,21 @@ def _from_json(text: str) -> ModelShape:
 def _from_config(path: Path) -> ModelShape:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        heads = config["num_attention_heads"]
-        width = config.get("head_dim") or config["hidden_size"] // heads
-        return ModelShape(
-            parameters=_parameters(config, path.parent, width),
-            layers=config["num_hidden_layers"],
-            attention_heads=heads,
-            kv_heads=config.get("num_key_value_heads") or heads,
-            head_dim=width,
-            max_position_embeddings=config["max_position_embeddings"],
-            bits_per_weight=_bits(config),
-        )
-    except ValidationError as error:
-        raise EngineExit(1, f"{path}: {_first(error)}") from error
-    except (json.JSONDecodeError, KeyError) as error:
+    except json.JSONDecodeError as error:
         raise EngineExit(1, f"{path} is no configuration of a language model: {error}") from error
+    found = model_config.read(config, _total_size(path.parent))
+    if isinstance(found, Puzzle):
+        raise EngineExit(1, f"{path} is no configuration of a language model: {found.message}")
+    return found
 
 
-def _parameters(config: Mapping[str, Any], folder: Path, width: int) -> int:
-    """As the weights' index says, else counted for a dense transformer with a gated MLP."""
+def _total_size(folder: Path) -> int | None:
+    """Bytes of all weights, where there is an index."""
     index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        size: int = json.loads(index.read_text(encoding="utf-8"))["metadata"]["total_size"]
-        return size * 8 // _bits(config)
-    hidden, heads = config["hidden_size"], config["num_attention_heads"]
-    kv_heads = config.get("num_key_value_heads") or heads
-    attention = 2 * hidden * width * (heads + kv_heads)
-    mlp = 3 * hidden * config["intermediate_size"]
-    embeddings = (1 if config.get("tie_word_embeddings") else 2) * config["vocab_size"] * hidden
-    return int(config["num_hidden_layers"] * (attention + mlp) + embeddings)
-
-
-def _bits(config: Mapping[str, Any]) -> int:
-    return _BITS.get(config.get("dtype") or config.get("torch_dtype") or "", 16)
+    if not index.is_file():
+        return None
+    size: int = json.loads(index.read_text(encoding="utf-8"))["metadata"]["total_size"]
+    return size
 
 
 def _first(error: ValidationError) -> str:

@@ -14,7 +14,7 @@ from tessera.domain.batch.batches import situations
 from tessera.domain.batch.reasons import BatchAccepted
 from tessera.domain.batch.spec import accept
 from tessera.domain.budget.budgets import zone_fault
-from tessera.domain.checks import check, flags_unchecked
+from tessera.domain.checks import check, flags_unchecked, model_unknown
 from tessera.domain.snapshot import Budget, Pool
 from tessera.ports import Clock
 from tessera.reconcile.observe import Senses, observe
@@ -53,6 +53,8 @@ def judge(body: Mapping[str, Any], store: Store) -> tuple[list[str], list[str]]:
     denials = check(service.spec, pools)
     refusals = [denial.sentence for denial in denials if not denial.passing]
     warnings = [denial.sentence for denial in denials if denial.passing]
+    if (unknown := model_unknown(service.spec)) is not None:
+        warnings.append(f"{unknown.sentence}, or wait until a Job has read it")
     if (warning := flags_unchecked(service.spec)) is not None:
         warnings.append(warning)
     # Whoever has to edit the manifest anyway is not told of finer points yet.
@@ -91,7 +93,9 @@ def judge_batch(body: Mapping[str, Any], store: Store, at: datetime) -> tuple[li
         return [], []
     snapshot = replace(observe(store, Senses(), at), batches=(batch,))
     verdict, _ = accept(situations(snapshot)[batch.ref])
-    if verdict.reason in _PASSING:
+    of_service = batch.spec is not None and batch.spec.service is not None
+    being_read = of_service and verdict.reason is BatchAccepted.MODEL_UNKNOWN
+    if verdict.reason in _PASSING or being_read:
         return [], [verdict.message]
     return ([] if verdict.reason.holds else [verdict.message]), []
 

@@ -1,8 +1,9 @@
 """Plan -> cluster: apply what differs, and only that."""
 
 import asyncio
+import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -20,11 +21,14 @@ from tessera.domain.stall import Replacement
 from tessera.domain.status import pool_status, service_status
 from tessera.ports import Cluster, ClusterError, GoneError, Seen
 from tessera.reconcile.store import Store
-from tessera.resources import children, marks, statuses
+from tessera.resources import children, marks, prepull, statuses
 from tessera.resources.defaults import defaults
+from tessera.resources.errand import errand
 from tessera.resources.job import Image, job
-from tessera.resources.kinds import CHILDREN, DEPLOYMENTS, JOBS, PODS, Kind
+from tessera.resources.kinds import CHILDREN, DAEMON_SETS, DEPLOYMENTS, JOBS, PODS, Kind
 from tessera.resources.manifest import Key, Manifest
+
+log = logging.getLogger("tessera")
 
 _AT_ONCE = 12
 _LONGEST = 500
@@ -81,6 +85,8 @@ class Applier:
         self._batch_image = batch_image
         self._batch_role = batch_role
         self._refused: dict[Ref, str | None] = {}
+        self._unprepared: dict[Ref, list[str]] = {}
+        self._pull_problems: list[str] = []
         self.refused_jobs: dict[str, str] = {}
         """What was said in the last turn to Jobs of attempts, by the batches' uids."""
         self._leading = leading
@@ -88,6 +94,7 @@ class Applier:
         self._applied: dict[Key, _Applied] = {}
         self._built: dict[Ref, tuple[tuple[object, ...], tuple[Manifest, ...]]] = {}
         self._sharing = Last(children.sharing)
+        self._pulls = Last(prepull.of_pools)
         self._shared_of: dict[str, tuple[tuple[object, ...], tuple[Manifest, ...]]] = {}
         self._settled: dict[Ref, _MadeOf] = {}
         """What services were made of that needed nothing more."""
@@ -126,7 +133,11 @@ class Applier:
             status = pool_status(view, snapshot.at)
             if status != view.pool.status:
                 await self._attempt(self._write(statuses.of_pool(view.pool, status), "status"))
-        for kind, key in self._left_over(plan, existing):
+        pulls = self._pulls(
+            plan.pools, plan.allotments, snapshot.platform, snapshot.builder, self._visitors[0]
+        )
+        self._told_pulls([told for one in pulls for told in await self._attempt(self._keep(one))])
+        for kind, key in self._left_over(plan, existing, {one.key for one in pulls}):
             await self._attempt(self._remove(kind, key))
         self._forget(plan)
         return {ref: "; ".join(told) for ref, told in problems.items() if told}
@@ -162,6 +173,7 @@ class Applier:
             problems += await self._attempt(self._keep(manifest))
         for kind, key in _superfluous(allotment, wanted, existing):
             problems += await self._attempt(self._remove(kind, key))
+        problems += self._unprepared.get(ref, [])
         view = tenant.view if tenant is not None else None
         applied = self._as_applied(allotment)
         status = service_status(snapshot, applied, view, "; ".join(problems) or None)
@@ -174,8 +186,29 @@ class Applier:
         if (stuck := allotment.stall.replace) is not None:
             grace = defaults(allotment.recipe.builder).stalled_grace_seconds
             problems += await self._attempt(self._replace(stuck, grace))
-        if not problems:
+        preparation = allotment.preparation
+        self._unprepared[ref] = await self._prepare(snapshot, allotment)
+        if not problems and not (preparation is not None and preparation.pending):
             self._settled[ref] = made_of
+
+    async def _prepare(self, snapshot: Snapshot, allotment: Allotment) -> list[str]:
+        """Jobs for the model. What they found is in the status before they go."""
+        preparation, problems = allotment.preparation, list[str]()
+        if preparation is None:
+            return problems
+        for ref in preparation.over:
+            key = Key(JOBS.plural, ref.namespace, ref.name)
+            problems += await self._attempt(self._remove(JOBS, key))
+        if preparation.errand is not None:
+            wanted = errand(
+                allotment.service,
+                preparation.errand,
+                allotment.choice,
+                self._batch_image,
+                snapshot.newest,
+            )
+            problems += await self._attempt(self._write(wanted))
+        return problems
 
     def _as_applied(self, allotment: Allotment) -> Allotment:
         """With the Deployment as this turn left it: one that was just changed is not settled."""
@@ -211,7 +244,7 @@ class Applier:
                 key = Key(JOBS.plural, ref.namespace, ref.name)
                 problems += await self._attempt(self._remove(JOBS, key))
         if not problems and allotment.create is not None and spec is not None:
-            wanted = job(batch, spec, allotment.create, self._batch_image)
+            wanted = job(batch, spec, allotment.create, self._batch_image, snapshot.newest)
             refused = await self._attempt(self._write(wanted))
             if refused and allotment.create.attempt is not None:
                 self.refused_jobs[batch.uid] = "; ".join(refused)
@@ -277,10 +310,19 @@ class Applier:
             self._built[ref] = (made_of, children.of_service(allotment))
         return self._built[ref][1]
 
+    def _told_pulls(self, problems: list[str]) -> None:
+        """Images that are not pulled ahead hold nothing up, so the log is where it is said."""
+        if problems and problems != self._pull_problems:
+            log.warning("images are not pulled ahead: %s", "; ".join(problems))
+        self._pull_problems = problems
+
     def _left_over(
-        self, plan: Plan, existing: Mapping[Ref | None, tuple[Seen, ...]]
+        self,
+        plan: Plan,
+        existing: Mapping[Ref | None, tuple[Seen, ...]],
+        pulls: Collection[Key],
     ) -> list[tuple[Kind, Key]]:
-        """Shared objects of namespaces in which nothing of ours is left.
+        """Shared objects of namespaces in which nothing of ours is left, and of pools likewise.
 
         Their owners end together, and while the garbage collector takes one owner off an object, an
         apply may just have put it there as the only one; then nobody but us would remove it.
@@ -289,7 +331,8 @@ class Applier:
         return [
             (_KINDS[seen.key.plural], seen.key)
             for seen in existing.get(None, ())
-            if seen.owned and seen.key.namespace not in used
+            if seen.owned and seen.key not in pulls
+            if seen.key.plural == DAEMON_SETS.plural or seen.key.namespace not in used
         ]
 
     def _forget(self, plan: Plan) -> None:
@@ -298,7 +341,10 @@ class Applier:
             self._settled.pop(ref, None)
         for ref in self._refused.keys() - plan.batches.keys():
             del self._refused[ref]
+        for ref in self._unprepared.keys() - plan.allotments.keys():
+            del self._unprepared[ref]
         namespaces = {ref.namespace for ref in (*plan.allotments, *plan.living)}
+        namespaces.add(self._visitors[0])
         for key in [key for key in self._applied if key.namespace not in namespaces]:
             del self._applied[key]
         for name in self._shared_of.keys() - namespaces:

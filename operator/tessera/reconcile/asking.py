@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 
 from tessera.domain.batch.facts import Asked
@@ -37,6 +37,7 @@ class Asker:
         self._clock = clock
         self._wake = wake
         self._under_way: dict[str, asyncio.Task[None]] = {}
+        self._fetches_asked: dict[Ref, datetime] = {}
 
     def start(self, snapshot: Snapshot, plan: Plan) -> None:
         """Ask whom the plan wants asked, and forget whom it does not know any more."""
@@ -59,6 +60,8 @@ class Asker:
             self._once(f"service {ref}", question)
         if (asked := allotment.pin.question) is not None and self._hub is not None:
             self._once(f"model {ref} {asked}", partial(self._resolve, self._hub, ref, asked))
+        if (preparation := allotment.preparation) and preparation.ask and self._due_fetch(ref):
+            self._once(f"fetch {ref}", partial(self._fetch, ref, _host(preparation.ask, PORT)))
         if not (leaving := allotment.drain.leaving):
             return
         for pod in allotment.pods:
@@ -117,6 +120,17 @@ class Asker:
             self._senses.asked[batch] = Asked(asked, found)
             self._wake()
 
+    async def _fetch(self, service: Ref, address: str) -> None:
+        self._fetches_asked[service] = self._clock()
+        found = await self._engines.fetched(address)
+        if found is not None:
+            self._senses.fetched[service] = found
+            self._wake()
+
+    def _due_fetch(self, service: Ref) -> bool:
+        last = self._fetches_asked.get(service)
+        return last is None or self._clock() - last >= _RUNNERS_AGAIN
+
     def _due_again(self, batch: str) -> bool:
         last = self._senses.asked.get(batch)
         return last is None or self._clock() - last.at >= _RUNNERS_AGAIN
@@ -134,8 +148,19 @@ class Asker:
                 del self._senses.in_flight[ref]
         for ref in (self._senses.resolutions or {}).keys() - plan.allotments.keys():
             (self._senses.resolutions or {}).pop(ref)
+        if self._senses.fetched or self._fetches_asked:
+            self._forget_fetches(plan)
         for uid in self._senses.asked.keys() - {one.batch.uid for one in plan.batches.values()}:
             del self._senses.asked[uid]
+
+    def _forget_fetches(self, plan: Plan) -> None:
+        fetching = {
+            ref for ref, one in plan.allotments.items() if one.preparation and one.preparation.ask
+        }
+        for ref in self._senses.fetched.keys() - fetching:
+            del self._senses.fetched[ref]
+        for ref in self._fetches_asked.keys() - fetching:
+            del self._fetches_asked[ref]
 
 
 def _model(service: Service) -> str:

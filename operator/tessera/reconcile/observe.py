@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TypeVar, cast
+from typing import TypeAlias, TypeVar, cast
 
 from tessera.api.recipe import Platform
 from tessera.domain.autoscale import Memory
@@ -11,6 +11,8 @@ from tessera.domain.batch.facts import Asked, Batch, BatchJob, VolumeClaim
 from tessera.domain.bill import Bill
 from tessera.domain.budget.meter import Meter
 from tessera.domain.kept import Last
+from tessera.domain.model.facts import ErrandJob
+from tessera.domain.model.reports import Fetched
 from tessera.domain.snapshot import (
     PATIENCE,
     Answer,
@@ -44,6 +46,7 @@ from tessera.resources.kinds import (
 )
 
 T = TypeVar("T")
+Job: TypeAlias = BatchJob | ErrandJob
 
 
 @dataclass(slots=True)
@@ -55,6 +58,7 @@ class Senses:
     in_flight: dict[Ref, InFlight] = field(default_factory=dict)
     asked: dict[str, Asked] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    fetched: dict[Ref, Fetched] = field(default_factory=dict)
     memory: dict[Ref, Memory] = field(default_factory=dict)
     watches: dict[Ref, Watch] = field(default_factory=dict)
     patience: timedelta = PATIENCE
@@ -72,6 +76,20 @@ class Senses:
     addresses_of: Last[[tuple[Front, ...]], Mapping[Ref, str]] = field(
         default_factory=lambda: Last(_addresses)
     )
+    jobs_of: Last[[tuple[Job, ...]], tuple[BatchJob, ...]] = field(
+        default_factory=lambda: Last(_jobs)
+    )
+    errands_of: Last[[tuple[Job, ...]], tuple[ErrandJob, ...]] = field(
+        default_factory=lambda: Last(_errands)
+    )
+
+
+def _jobs(found: tuple[Job, ...]) -> tuple[BatchJob, ...]:
+    return tuple(one for one in found if isinstance(one, BatchJob))
+
+
+def _errands(found: tuple[Job, ...]) -> tuple[ErrandJob, ...]:
+    return tuple(one for one in found if isinstance(one, ErrandJob))
 
 
 def _addresses(fronts: tuple[Front, ...]) -> Mapping[Ref, str]:
@@ -80,6 +98,7 @@ def _addresses(fronts: tuple[Front, ...]) -> Mapping[Ref, str]:
 
 def observe(store: Store, senses: Senses, at: datetime) -> Snapshot:
     """The fleet at one moment; what did not change is the same object as before."""
+    jobs = cast(tuple[Job, ...], store.values(JOBS))
     return Snapshot(
         at=at,
         services=_values(store, INFERENCE_SERVICES, Service),
@@ -95,7 +114,9 @@ def observe(store: Store, senses: Senses, at: datetime) -> Snapshot:
         watches=dict(senses.watches),
         patience=senses.patience,
         batches=_values(store, BATCH_INFERENCES, Batch),
-        jobs=_values(store, JOBS, BatchJob),
+        jobs=senses.jobs_of(jobs),
+        errands=senses.errands_of(jobs),
+        fetched=dict(senses.fetched),
         claims={
             Ref(key.namespace, key.name): seen.value
             for key, seen in store.all(CLAIMS).items()

@@ -3,13 +3,18 @@
 import math
 from datetime import timedelta
 
-from tessera.api.inference_service import InferenceServiceSpec
+from tessera.api.inference_service import InferenceServiceSpec, Model
+from tessera.api.model_files import Adapter
+from tessera.domain.adapters import engine_rank
+from tessera.domain.model.names import folder_of
 from tessera.domain.names import PORT
 from tessera.domain.placement import Choice
 from tessera.resources.defaults import Defaults
 
 MODELS = "/models"
 """Where a `pvc://` claim is mounted."""
+ADAPTERS = "/adapters"
+"""Below it, by their names, the claims of `pvc://` adapters."""
 
 
 def arguments(
@@ -21,7 +26,7 @@ def arguments(
     """
     fit = choice.fit
     told = [
-        model_path(spec.model.uri),
+        served_path(spec.model),
         f"--served-model-name={spec.model.served_name or name}",
         f"--port={PORT}",
         f"--max-model-len={fit.max_model_len}",
@@ -33,20 +38,48 @@ def arguments(
         f"--shutdown-timeout={seconds(spec.drain.timeout)}",
         *defaults.flags,
     ]
-    if spec.model.revision:
+    if spec.model.revision and spec.model.cache.type == "none":
         told.append(f"--revision={spec.model.revision}")
     if fit.precision:
         told.append(f"--quantization={fit.precision}")
-    return [*told, *spec.engine.extra_args]
+    return [*told, *_adapters(spec.model), *spec.engine.extra_args]
 
 
-def model_path(uri: str) -> str:
-    """`hf://org/name` -> `org/name`; `pvc://claim/path` -> the path below the mount."""
+def _adapters(model: Model) -> list[str]:
+    """Loaded at every start of the engine, all at once in its memory, so that none waits."""
+    if not model.adapters:
+        return []
+    return [
+        "--lora-modules",
+        *(f"{one.name}={adapter_path(one)}" for one in model.adapters),
+        "--enable-lora",
+        f"--max-loras={len(model.adapters)}",
+        f"--max-lora-rank={engine_rank(model.adapters)}",
+    ]
+
+
+def adapter_path(adapter: Adapter) -> str:
+    """`hf://org/name` -> `org/name`, which the engine fetches; else where it is mounted."""
+    return model_path(adapter.uri, f"{ADAPTERS}/{adapter.name}")
+
+
+def served_path(model: Model) -> str:
+    """What the engine is given: a name on the hub, or where the files are mounted."""
+    if model.cache.type == "pvc":
+        return f"{MODELS}/{folder_of(model)}"
+    return model_path(model.uri)
+
+
+def model_path(uri: str, mount: str = MODELS) -> str:
+    """`hf://org/name` -> `org/name`; `pvc://claim/path` -> the path below the mount; an
+    image is mounted whole."""
     scheme, _, rest = uri.partition("://")
     if scheme == "hf":
         return rest
+    if scheme == "oci":
+        return mount
     _, _, path = rest.partition("/")
-    return f"{MODELS}/{path}".rstrip("/")
+    return f"{mount}/{path}".rstrip("/")
 
 
 def claim(uri: str) -> str | None:

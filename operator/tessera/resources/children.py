@@ -9,6 +9,7 @@ from tessera.domain.batch.names import BATCH_ROLE
 from tessera.domain.plan import Allotment
 from tessera.domain.ref import Ref
 from tessera.resources.deployment import deployment
+from tessera.resources.errand import claim
 from tessera.resources.manifest import Manifest, Owner, owner_of
 from tessera.resources.namespace import (
     account,
@@ -30,11 +31,20 @@ def of_service(allotment: Allotment) -> tuple[Manifest, ...]:
     if choice is None or spec is None:
         return ()
     told = [front(allotment.service)]
-    if allotment.pin.question is None:  # else the Deployment stays as it is until the hub answered
-        told.append(deployment(allotment, spec, choice, dict(choice.offer.node_selector)))
+    if spec.model.cache.type == "pvc":
+        told.append(claim(allotment.service, spec))
+    if not _awaited(allotment):
+        told.append(deployment(allotment, spec, choice))
     if allotment.scale.replicas >= _BUDGETED:
         told.append(disruption_budget(allotment.service))
     return tuple(told)
+
+
+def _awaited(allotment: Allotment) -> bool:
+    """The Deployment stays as it is until the hub answered, and the files are there."""
+    preparation = allotment.preparation
+    unfetched = preparation is not None and preparation.unfetched is not None
+    return unfetched or allotment.pin.question is not None
 
 
 def made_of(allotment: Allotment) -> tuple[object, ...]:
@@ -44,6 +54,7 @@ def made_of(allotment: Allotment) -> tuple[object, ...]:
         service.uid,
         service.spec,
         allotment.choice,
+        _awaited(allotment),
         allotment.pin,
         allotment.making,
         allotment.drain.keep,
@@ -84,7 +95,11 @@ def sharing(
     services: dict[str, list[Owner]] = defaultdict(list)
     for ref in sorted(allotments):
         services[ref.namespace].append(owner_of(allotments[ref].service))
-    placed = {ref.namespace for ref, one in allotments.items() if one.choice is not None}
+    placed = {
+        ref.namespace
+        for ref, one in allotments.items()
+        if one.choice is not None or (one.preparation and one.preparation.errand)
+    }
     living: dict[str, list[Owner]] = defaultdict(list)
     for ref in sorted(batches):
         living[ref.namespace].append(owner_of(batches[ref].batch))

@@ -28,25 +28,22 @@ from tessera.domain.names import (
 )
 from tessera.domain.placement import Choice
 from tessera.domain.plan import Allotment
-from tessera.resources import spot
 from tessera.resources.arguments import seconds
 from tessera.resources.defaults import defaults
 from tessera.resources.engine import (
     HEALTH,
     engine,
-    gpu_toleration,
     restricted_pod,
-    silences,
     start_seconds,
     volumes,
 )
 from tessera.resources.kinds import DEPLOYMENTS
 from tessera.resources.manifest import Manifest, labels, manifest, owner_of, reference
+from tessera.resources.scheduling import scheduled, spread
+from tessera.resources.surroundings import pull_secrets
 
 
-def deployment(
-    allotment: Allotment, spec: InferenceServiceSpec, choice: Choice, node_selector: dict[str, str]
-) -> Manifest:
+def deployment(allotment: Allotment, spec: InferenceServiceSpec, choice: Choice) -> Manifest:
     """The Deployment of the chosen variant, with the number of replicas that drain allows."""
     service = allotment.service
     name = deployment_name(service.ref.name, choice.variant)
@@ -76,37 +73,28 @@ def deployment(
                     labels={**spec.pod_template.labels, **told},
                     annotations=dict(spec.pod_template.annotations) or None,
                 ),
-                spec=_pod(service.ref.name, spec, choice, node_selector, allotment.recipe),
+                spec=_pod(service.ref.name, spec, choice, allotment.recipe),
             ),
         ),
     )
     return manifest(DEPLOYMENTS, service.ref.namespace, name, model)
 
 
-def _pod(
-    name: str,
-    spec: InferenceServiceSpec,
-    choice: Choice,
-    node_selector: dict[str, str],
-    recipe: Recipe,
-) -> V1PodSpec:
-    rules = defaults(recipe.builder)
-    drain, on_spot = seconds(spec.drain.timeout), choice.offer.tier == "spot"
-    return V1PodSpec(
+def _pod(name: str, spec: InferenceServiceSpec, choice: Choice, recipe: Recipe) -> V1PodSpec:
+    rules, drain = defaults(recipe.builder), seconds(spec.drain.timeout)
+    pod = V1PodSpec(
         service_account_name=ENGINE_ACCOUNT,
         automount_service_account_token=False,
         enable_service_links=False,
-        node_selector=node_selector,
-        tolerations=[
-            gpu_toleration(),
-            *(spot.tolerations() if on_spot else silences(rules.silent_seconds)),
-        ],
+        image_pull_secrets=pull_secrets(recipe.platform),
+        topology_spread_constraints=spread(name),
         readiness_gates=[V1PodReadinessGate(condition_type=SERVING_GATE)],
         termination_grace_period_seconds=rules.pre_stop_seconds + drain + rules.exit_seconds,
         security_context=restricted_pod(),
         containers=[_replica(name, spec, choice, recipe)],
-        volumes=volumes(spec, choice, recipe),
+        volumes=volumes(name, spec, choice, recipe),
     )
+    return scheduled(pod, spec, choice, recipe, given_up_after=rules.silent_seconds)
 
 
 def _replica(name: str, spec: InferenceServiceSpec, choice: Choice, recipe: Recipe) -> V1Container:

@@ -8,6 +8,7 @@ from kubernetes.client import (
     V1EnvVar,
     V1EnvVarSource,
     V1HTTPGetAction,
+    V1ImageVolumeSource,
     V1PersistentVolumeClaimVolumeSource,
     V1PodSecurityContext,
     V1Probe,
@@ -22,10 +23,12 @@ from kubernetes.client import (
 
 from tessera.api.inference_service import InferenceServiceSpec, Variable
 from tessera.api.recipe import Recipe
+from tessera.domain.model.names import claim_name
 from tessera.domain.names import ENGINE, PORT
 from tessera.domain.perf import LOAD_MIB_PER_SECOND
 from tessera.domain.placement import Choice
-from tessera.resources.arguments import MODELS, arguments, claim
+from tessera.resources import surroundings
+from tessera.resources.arguments import ADAPTERS, MODELS, arguments, claim
 from tessera.resources.defaults import Defaults, defaults
 
 HEALTH = V1HTTPGetAction(path="/health", port="http")
@@ -42,9 +45,9 @@ def engine(name: str, spec: InferenceServiceSpec, choice: Choice, recipe: Recipe
     devices = {choice.fit.hardware.resource: str(choice.fit.hardware.devices)}
     return V1Container(
         name=ENGINE,
-        image=spec.engine.image or f"{rules.image}:v{spec.engine.version}",
+        image=surroundings.engine_image(spec, recipe),
         args=arguments(name, spec, choice, rules),
-        env=_environment(spec),
+        env=_environment(spec, recipe),
         ports=[V1ContainerPort(name="http", container_port=PORT)],
         resources=V1ResourceRequirements(
             requests={
@@ -65,7 +68,7 @@ def engine(name: str, spec: InferenceServiceSpec, choice: Choice, recipe: Recipe
             http_get=HEALTH, period_seconds=10, timeout_seconds=10, failure_threshold=6
         ),
         termination_message_policy="FallbackToLogsOnError",
-        volume_mounts=_mounts(spec),
+        volume_mounts=[*_mounts(spec), *surroundings.mounts(recipe.platform)],
     )
 
 
@@ -89,11 +92,6 @@ def restricted_pod() -> V1PodSecurityContext:
     )
 
 
-def gpu_toleration() -> V1Toleration:
-    """GPU nodes are often kept free of other pods by this taint."""
-    return V1Toleration(key="nvidia.com/gpu", operator="Exists", effect="NoSchedule")
-
-
 def silences(given_up_after: int) -> list[V1Toleration]:
     """For how many seconds a pod stays bound to a node that does not answer; the default is 300."""
     return [
@@ -107,7 +105,9 @@ def silences(given_up_after: int) -> list[V1Toleration]:
     ]
 
 
-def volumes(spec: InferenceServiceSpec, choice: Choice, recipe: Recipe) -> list[V1Volume]:
+def volumes(
+    name: str, spec: InferenceServiceSpec, choice: Choice, recipe: Recipe
+) -> list[V1Volume]:
     """The volumes that the engine mounts."""
     shm = _shm_mib(choice, defaults(recipe.builder))
     found = [
@@ -118,10 +118,33 @@ def volumes(spec: InferenceServiceSpec, choice: Choice, recipe: Recipe) -> list[
         V1Volume(name="cache", empty_dir=V1EmptyDirVolumeSource()),
         V1Volume(name="tmp", empty_dir=V1EmptyDirVolumeSource()),
     ]
-    if (name := claim(spec.model.uri)) is not None:
-        source = V1PersistentVolumeClaimVolumeSource(claim_name=name, read_only=True)
-        found.append(V1Volume(name="models", persistent_volume_claim=source))
-    return found
+    if (models := model_volume(name, spec)) is not None:
+        found.append(models)
+    for adapter in spec.model.adapters:
+        if (found_claim := claim(adapter.uri)) is not None:
+            source = V1PersistentVolumeClaimVolumeSource(claim_name=found_claim, read_only=True)
+            mounted = V1Volume(name=f"adapter-{adapter.name}", persistent_volume_claim=source)
+            found.append(mounted)
+    return [*found, *surroundings.volumes(recipe.platform)]
+
+
+def model_volume(name: str, spec: InferenceServiceSpec) -> V1Volume | None:
+    """Where the engine finds the model's files, if not on the hub."""
+    return _claimed(claim_name(name)) if spec.model.cache.type == "pvc" else own_volume(spec)
+
+
+def own_volume(spec: InferenceServiceSpec) -> V1Volume | None:
+    """The claim or the image that the model's URI names."""
+    scheme, _, rest = spec.model.uri.partition("://")
+    if scheme == "oci":
+        return V1Volume(name="models", image=V1ImageVolumeSource(reference=rest))
+    found = claim(spec.model.uri)
+    return None if found is None else _claimed(found)
+
+
+def _claimed(name: str) -> V1Volume:
+    source = V1PersistentVolumeClaimVolumeSource(claim_name=name, read_only=True)
+    return V1Volume(name="models", persistent_volume_claim=source)
 
 
 def start_seconds(choice: Choice, recipe: Recipe) -> int:
@@ -130,7 +153,8 @@ def start_seconds(choice: Choice, recipe: Recipe) -> int:
     return defaults(recipe.builder).start_seconds + weights // LOAD_MIB_PER_SECOND
 
 
-def _environment(spec: InferenceServiceSpec) -> list[V1EnvVar]:
+def _environment(spec: InferenceServiceSpec, recipe: Recipe) -> list[V1EnvVar]:
+    """A variable of the service's own takes the place of the platform's."""
     told = [
         V1EnvVar(name="HOME", value=_CACHE),
         V1EnvVar(name="USER", value=ENGINE),  # PyTorch asks for it where the user has no entry
@@ -138,12 +162,19 @@ def _environment(spec: InferenceServiceSpec) -> list[V1EnvVar]:
         V1EnvVar(name="VLLM_CACHE_ROOT", value=f"{_CACHE}/vllm"),
         V1EnvVar(name="VLLM_NO_USAGE_STATS", value="1"),
     ]
-    if spec.model.token_secret_ref is not None:
-        key = V1SecretKeySelector(
-            name=spec.model.token_secret_ref.name, key=spec.model.token_secret_ref.key
-        )
-        told.append(V1EnvVar(name="HF_TOKEN", value_from=V1EnvVarSource(secret_key_ref=key)))
-    return told + [_added(variable) for variable in spec.pod_template.env]
+    own = [_added(variable) for variable in spec.pod_template.env]
+    names = {variable.name for variable in own}
+    around = [one for one in surroundings.environment(recipe.platform) if one.name not in names]
+    return [*told, *token(spec), *around, *own]
+
+
+def token(spec: InferenceServiceSpec) -> list[V1EnvVar]:
+    """The hub's token, straight from its Secret."""
+    secret = spec.model.token_secret_ref
+    if secret is None:
+        return []
+    key = V1SecretKeySelector(name=secret.name, key=secret.key)
+    return [V1EnvVar(name="HF_TOKEN", value_from=V1EnvVarSource(secret_key_ref=key))]
 
 
 def _added(variable: Variable) -> V1EnvVar:
@@ -161,8 +192,15 @@ def _mounts(spec: InferenceServiceSpec) -> list[V1VolumeMount]:
         V1VolumeMount(name="cache", mount_path=_CACHE),
         V1VolumeMount(name="tmp", mount_path="/tmp"),  # noqa: S108
     ]
-    if claim(spec.model.uri) is not None:
+    if not spec.model.uri.startswith("hf://") or spec.model.cache.type == "pvc":
         mounts.append(V1VolumeMount(name="models", mount_path=MODELS, read_only=True))
+    mounts += [
+        V1VolumeMount(
+            name=f"adapter-{one.name}", mount_path=f"{ADAPTERS}/{one.name}", read_only=True
+        )
+        for one in spec.model.adapters
+        if claim(one.uri) is not None
+    ]
     return mounts
 
 

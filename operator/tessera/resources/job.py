@@ -18,7 +18,6 @@ from kubernetes.client import (
     V1Job,
     V1JobSpec,
     V1KeyToPath,
-    V1LocalObjectReference,
     V1ObjectFieldSelector,
     V1ObjectMeta,
     V1PersistentVolumeClaimVolumeSource,
@@ -50,10 +49,10 @@ from tessera.domain.batch.names import (
 )
 from tessera.domain.names import PORT, VARIANT_LABEL
 from tessera.domain.placement import Choice
-from tessera.resources import engine, spot
-from tessera.resources.defaults import newest
+from tessera.resources import engine, spot, surroundings
 from tessera.resources.kinds import JOBS
 from tessera.resources.manifest import Manifest, labels, manifest, owner_of, reference
+from tessera.resources.scheduling import scheduled
 
 _CLAIM = "/claim"
 """Where the claim of the batch is mounted."""
@@ -80,12 +79,10 @@ class Image:
     pull_secrets: tuple[str, ...] = ()
     """Of the namespace of the batch; one that is not there is passed over."""
 
-    @property
-    def secrets(self) -> list[V1LocalObjectReference] | None:
-        return [V1LocalObjectReference(name=name) for name in self.pull_secrets] or None
 
-
-def job(batch: Batch, spec: BatchInferenceSpec, start: Start, image: Image) -> Manifest:
+def job(
+    batch: Batch, spec: BatchInferenceSpec, start: Start, image: Image, recipe: Recipe
+) -> Manifest:
     """The Job to create; `image` is that of the runner."""
     told = labels() | {
         BATCH_LABEL: batch.ref.name,
@@ -93,11 +90,11 @@ def job(batch: Batch, spec: BatchInferenceSpec, start: Start, image: Image) -> M
         ATTEMPT_LABEL: attempt_label(start.attempt),
     }
     annotations = None
-    pod = _check(batch, spec, image)
+    pod = _check(batch, spec, image, recipe)
     if start.attempt is not None and start.choice is not None:
         told |= {VARIANT_LABEL: start.choice.variant}
         annotations = _STAYING
-        pod = _attempt(batch, spec, start, start.choice, image)
+        pod = _attempt(batch, spec, start, start.choice, image, recipe)
     model = V1Job(
         metadata=V1ObjectMeta(
             name=start.name,
@@ -118,7 +115,7 @@ def job(batch: Batch, spec: BatchInferenceSpec, start: Start, image: Image) -> M
     return manifest(JOBS, batch.ref.namespace, start.name, model)
 
 
-def _check(batch: Batch, spec: BatchInferenceSpec, image: Image) -> V1PodSpec:
+def _check(batch: Batch, spec: BatchInferenceSpec, image: Image, recipe: Recipe) -> V1PodSpec:
     """Reads every row and tries the paths; no GPU, no token."""
     arguments = ["check", *_paths(batch, spec), f"--report={_REPORT}"]
     requests = {"cpu": "200m", "memory": "256Mi"}
@@ -128,7 +125,7 @@ def _check(batch: Batch, spec: BatchInferenceSpec, image: Image) -> V1PodSpec:
         automount_service_account_token=False,
         enable_service_links=False,
         restart_policy="Never",
-        image_pull_secrets=image.secrets,
+        image_pull_secrets=surroundings.pull_secrets(recipe.platform, *image.pull_secrets),
         termination_grace_period_seconds=_GRACE_SECONDS,
         security_context=engine.restricted_pod(),
         containers=[container],
@@ -137,27 +134,35 @@ def _check(batch: Batch, spec: BatchInferenceSpec, image: Image) -> V1PodSpec:
 
 
 def _attempt(
-    batch: Batch, spec: BatchInferenceSpec, start: Start, choice: Choice, image: Image
+    batch: Batch,
+    spec: BatchInferenceSpec,
+    start: Start,
+    choice: Choice,
+    image: Image,
+    recipe: Recipe,
 ) -> V1PodSpec:
-    source, on_spot = start.source, choice.offer.tier == "spot"
-    recipe = Recipe(builder=newest())
+    source = start.source
     sidecar = engine.engine(source.name, source.spec, choice, recipe)
     sidecar.restart_policy = "Always"
-    return V1PodSpec(
+    pod = V1PodSpec(
         service_account_name=BATCH_ACCOUNT,
         automount_service_account_token=False,
         enable_service_links=False,
         restart_policy="Never",
-        image_pull_secrets=image.secrets,
-        node_selector=dict(choice.offer.node_selector),
+        image_pull_secrets=surroundings.pull_secrets(recipe.platform, *image.pull_secrets),
         affinity=spot.affinity() if start.labelled else None,
-        tolerations=[engine.gpu_toleration(), *(spot.tolerations() if on_spot else ())],
         termination_grace_period_seconds=_GRACE_SECONDS,
         security_context=engine.restricted_pod(),
         init_containers=[sidecar],
         containers=[_runner(batch, spec, start, choice, image)],
-        volumes=[*engine.volumes(source.spec, choice, recipe), _claim(spec), _scratch(), _token()],
+        volumes=[
+            *engine.volumes(source.name, source.spec, choice, recipe),
+            _claim(spec),
+            _scratch(),
+            _token(),
+        ],
     )
+    return scheduled(pod, source.spec, choice, recipe)
 
 
 def _runner(

@@ -94,8 +94,9 @@ CLAIMS = Kind(
     version="v1",
     kind="PersistentVolumeClaim",
     plural="persistentvolumeclaims",
-    verbs=_READ,
+    verbs=(*_READ, "create", "patch"),
 )
+"""Made for models, and never deleted by us: it goes with its owner."""
 JOBS = Kind(group="batch", version="v1", kind="Job", plural="jobs", verbs=_OWN, selector=OURS)
 """Created once and deleted; their templates cannot change, so there is nothing to repair."""
 DEPLOYMENTS = Kind(
@@ -106,6 +107,15 @@ DEPLOYMENTS = Kind(
     verbs=_OWN,
     selector=OURS,
 )
+DAEMON_SETS = Kind(
+    group="apps",
+    version="v1",
+    kind="DaemonSet",
+    plural="daemonsets",
+    verbs=_OWN,
+    selector=OURS,
+)
+"""Those that pull images; they stand in the operator's own namespace."""
 SERVICES = Kind(
     group="", version="v1", kind="Service", plural="services", verbs=_OWN, selector=OURS
 )
@@ -158,6 +168,7 @@ POD_MONITORS = Kind(
 
 CHILDREN = (
     DEPLOYMENTS,
+    DAEMON_SETS,
     SERVICES,
     SERVICE_ACCOUNTS,
     NETWORK_POLICIES,

@@ -12,6 +12,7 @@ from tessera.domain.batch.names import payer
 from tessera.domain.batch.situation import Situation
 from tessera.domain.budget.meter import Meter
 from tessera.domain.budget.purse import Claim, Funding, Purse
+from tessera.domain.model.prepare import recalled
 from tessera.domain.pools import PoolView, discover
 from tessera.domain.snapshot import Pod, Ref, Run, Snapshot
 
@@ -101,7 +102,7 @@ class _Facts:
                 self._jobs[job.batch].append(job)
         self._services: dict[str, dict[str, InferenceServiceSpec | None]] = defaultdict(dict)
         for service in snapshot.services:
-            self._services[service.ref.namespace][service.ref.name] = service.spec
+            self._services[service.ref.namespace][service.ref.name] = recalled(service).spec
         self._nodes = {
             node.name: NodeHealth(ready=node.alive, taints=node.taints, labels=node.labels)
             for node in snapshot.nodes

@@ -94,6 +94,7 @@ class VolumeClaim:
 
     modes: tuple[str, ...]
     storage_class: str | None = None
+    uid: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,10 @@ class BatchAccepted(Reason):
         "ContextTooLong",
         "`spec.context` asks for more tokens than the model was made for.",
     )
+    ADAPTER_NAME_TAKEN = (
+        "AdapterNameTaken",
+        "An adapter in `spec.model.adapters` has the name of the model itself.",
+    )
     FLAG_RESERVED = "FlagReserved", "`engine.extraArgs` holds a flag that Tessera sets itself."
     FLAG_INVALID = (
         "FlagInvalid",

@@ -6,11 +6,12 @@ from datetime import timedelta
 
 from tessera.api.batch_inference import BatchInferenceSpec
 from tessera.api.inference_service import Context, Drain, InferenceServiceSpec, Slo
+from tessera.api.model_files import Cache
 from tessera.domain.batch.facts import VolumeClaim
 from tessera.domain.batch.names import LONGEST_NAME
 from tessera.domain.batch.reasons import BatchAccepted
 from tessera.domain.batch.situation import Situation
-from tessera.domain.checks import Denial, Tiers, check, flags_unchecked
+from tessera.domain.checks import Denial, Tiers, check, flags_unchecked, model_unknown
 from tessera.domain.pools import tiers
 from tessera.domain.reasons import Verdict
 
@@ -92,6 +93,7 @@ def _patient(name: str, spec: InferenceServiceSpec, batch: BatchInferenceSpec) -
     )
     own: Context = spec.context.model_copy(update={"typical_output_tokens": answer})
     update = {
+        "model": spec.model.model_copy(update={"cache": Cache()}),
         "service_class": "batch",
         "slo": _PATIENT,
         "context": own,
@@ -116,7 +118,8 @@ def _denials(
             BatchAccepted.NAME_TOO_LONG,
             f"metadata.name has {len(name)} characters, and a label holds {LONGEST_NAME}",
         )
-    for denial in check(source.spec, pools):
+    unknown = model_unknown(source.spec)
+    for denial in (*((unknown,) if unknown else ()), *check(source.spec, pools)):
         own = spec.service is None or denial.field.startswith("spec.placement")
         where = "" if own else f"spec.service: InferenceService {spec.service}: "
         yield Verdict(

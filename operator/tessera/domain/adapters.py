@@ -1,0 +1,41 @@
+"""What LoRA adapters take besides their model.
+
+The engine keeps one slot for each adapter that may be in a step, with the largest rank, for every
+projection of every layer, whatever the adapter itself changes.
+"""
+
+from collections.abc import Sequence
+
+from tessera.api.inference_service import ModelShape
+from tessera.api.model_files import Adapter
+
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What `--max-lora-rank` takes."""
+_BYTES = 2
+_MIB = 2**20
+_VOCABULARY = 262_144
+"""Rows of the output layer, as in the largest vocabularies."""
+
+
+def engine_rank(adapters: Sequence[Adapter]) -> int:
+    """The least rank of the engine that takes all adapters; 0 without any."""
+    most = max((adapter.rank for adapter in adapters), default=0)
+    return min((rank for rank in RANKS if rank >= most), default=RANKS[-1]) if most else 0
+
+
+def slots_mib(shape: ModelShape, slots: int, rank: int) -> int:
+    """Memory of so many slots on one device, in MiB.
+
+    Counted in full on each device of a tensor-parallel group: one half of a slot is on every device
+    anyway. Widths that a shape does not have follow from its number of weights, rounded up.
+    """
+    if not slots:
+        return 0
+    hidden = shape.attention_heads * shape.head_dim
+    keys = shape.kv_heads * shape.head_dim
+    attention = 2 * hidden * (hidden + keys)
+    inner = max(0, -(-shape.parameters // shape.layers) - attention) // (3 * hidden)
+    # In and out of q, k, v, o, gate, up and down.
+    widths = 2 * hidden + 2 * (hidden + keys) + 2 * hidden + 3 * (hidden + inner)
+    numbers = rank * (shape.layers * widths + hidden + _VOCABULARY)
+    return -(-slots * numbers * _BYTES // _MIB)

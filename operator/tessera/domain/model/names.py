@@ -1,0 +1,38 @@
+"""Names and labels of what models need besides engines, in one place."""
+
+import hashlib
+from typing import Literal, TypeAlias
+
+from tessera.api.inference_service import Model
+from tessera.api.meta import GROUP
+from tessera.domain.names import deployment_name
+
+Task: TypeAlias = Literal["shape", "fetch"]
+"""Read `config.json`, or bring all files onto the claim of the service."""
+
+ERRAND_LABEL = f"{GROUP}/errand"
+"""The task of a Job and its pod."""
+ERRAND_FOR_LABEL = f"{GROUP}/errand-for"
+"""The service. It is not the label of replicas: Services and budgets must not count the pod."""
+ERRAND = "errand"
+"""Name of the container."""
+
+
+def claim_name(service: str) -> str:
+    """The claim that holds the models of a service."""
+    return deployment_name(service, "models")
+
+
+def folder_of(model: Model) -> str:
+    """Where on the claim a revision of a model is."""
+    return _digest(model.uri, model.revision or "")
+
+
+def errand_name(service: str, uid: str, task: Task, model: Model) -> str:
+    """The Job: another model, revision or size of the claim makes another one."""
+    told = (uid, task, model.uri, model.revision or "", model.cache.size or "")
+    return deployment_name(service, f"{task}-{_digest(*told)}")
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]

@@ -1,0 +1,120 @@
+"""The images of engines, on the nodes of a pool before anything needs them."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+
+from kubernetes.client import (
+    V1Container,
+    V1DaemonSet,
+    V1DaemonSetSpec,
+    V1LabelSelector,
+    V1ObjectMeta,
+    V1PodSpec,
+    V1PodTemplateSpec,
+    V1ResourceRequirements,
+)
+
+from tessera.api.accelerator_pool import AcceleratorPoolSpec
+from tessera.api.inference_service import EngineOptions
+from tessera.api.meta import GROUP
+from tessera.api.recipe import Platform, Recipe
+from tessera.domain.names import COMPONENT, MANAGED_BY, PART_OF, TESSERA, deployment_name
+from tessera.domain.plan import Allotment
+from tessera.domain.pools import PoolView
+from tessera.domain.snapshot import Pool, Ref
+from tessera.resources import engine, scheduling, surroundings
+from tessera.resources.defaults import defaults
+from tessera.resources.kinds import ACCELERATOR_POOLS, DAEMON_SETS
+from tessera.resources.manifest import Manifest, manifest
+
+_POOL_LABEL = f"{GROUP}/pool"
+_WAIT = ["sleep", "infinity"]
+"""A program of the image itself, so that nothing else has to be pulled."""
+_SMALL = {"cpu": "1m", "memory": "16Mi"}
+
+
+def of_pools(
+    pools: Sequence[PoolView],
+    allotments: Mapping[Ref, Allotment],
+    platform: Platform,
+    builder: int,
+    namespace: str,
+) -> tuple[Manifest, ...]:
+    """A DaemonSet for each pool that asks for it, in the namespace of the operator."""
+    newest = Recipe(builder=builder, platform=platform)
+    return tuple(
+        _daemon_set(view.pool, spec, _images(view, allotments, newest), platform, namespace)
+        for view in pools
+        if (spec := view.pool.spec) is not None and spec.pre_pull
+    )
+
+
+def _images(view: PoolView, allotments: Mapping[Ref, Allotment], newest: Recipe) -> Sequence[str]:
+    """Those of the services placed there; before the first one that of the default version."""
+    found = {
+        surroundings.engine_image(spec, one.recipe)
+        for one in allotments.values()
+        if one.choice is not None and one.choice.offer.pool == view.pool.name
+        if (spec := one.built) is not None
+    }
+    version, rules = EngineOptions().version, defaults(newest.builder)
+    default = surroundings.default_image(version, rules)
+    return sorted(found) or [surroundings.mirrored(default, newest.platform.image_registry)]
+
+
+def _daemon_set(
+    pool: Pool,
+    spec: AcceleratorPoolSpec,
+    images: Sequence[str],
+    platform: Platform,
+    namespace: str,
+) -> Manifest:
+    name = deployment_name("tessera-prepull", pool.name)
+    labels = {PART_OF: TESSERA, MANAGED_BY: TESSERA, COMPONENT: "prepull", _POOL_LABEL: pool.name}
+    model = V1DaemonSet(
+        metadata=V1ObjectMeta(
+            name=name,
+            namespace=namespace,
+            labels=labels,
+            owner_references=[
+                {
+                    "api_version": ACCELERATOR_POOLS.api_version,
+                    "kind": ACCELERATOR_POOLS.kind,
+                    "name": pool.name,
+                    "uid": pool.uid,
+                    "controller": True,
+                }
+            ],
+        ),
+        spec=V1DaemonSetSpec(
+            selector=V1LabelSelector(match_labels={_POOL_LABEL: pool.name}),
+            template=V1PodTemplateSpec(
+                metadata=V1ObjectMeta(labels=labels), spec=_pod(spec, images, platform)
+            ),
+        ),
+    )
+    return manifest(DAEMON_SETS, namespace, name, model)
+
+
+def _pod(spec: AcceleratorPoolSpec, images: Sequence[str], platform: Platform) -> V1PodSpec:
+    return V1PodSpec(
+        automount_service_account_token=False,
+        enable_service_links=False,
+        image_pull_secrets=surroundings.pull_secrets(platform),
+        node_selector=dict(spec.node_selector),
+        tolerations=scheduling.tolerations(spec.tolerations, on_spot=spec.tier == "spot"),
+        termination_grace_period_seconds=1,
+        security_context=engine.restricted_pod(),
+        containers=list(_containers(images)),
+    )
+
+
+def _containers(images: Sequence[str]) -> Iterator[V1Container]:
+    for image in images:
+        yield V1Container(
+            name=f"image-{hashlib.sha256(image.encode()).hexdigest()[:8]}",
+            image=image,
+            command=_WAIT,
+            resources=V1ResourceRequirements(requests=_SMALL, limits={"memory": _SMALL["memory"]}),
+            security_context=engine.restricted(),
+        )

@@ -1,0 +1,74 @@
+"""Where the pods of engines go: onto the nodes of their pool, apart from each other if possible."""
+
+from collections.abc import Iterable
+
+from kubernetes.client import (
+    V1LabelSelector,
+    V1PodSpec,
+    V1Toleration,
+    V1TopologySpreadConstraint,
+)
+
+from tessera.api.accelerator_pool import Toleration
+from tessera.api.inference_service import InferenceServiceSpec
+from tessera.api.recipe import Recipe
+from tessera.domain.names import SERVICE_LABEL
+from tessera.domain.placement import Choice
+from tessera.resources import engine, spot, surroundings
+
+_APART = ("kubernetes.io/hostname", "topology.kubernetes.io/zone")
+
+
+def scheduled(
+    pod: V1PodSpec,
+    spec: InferenceServiceSpec,
+    choice: Choice,
+    recipe: Recipe,
+    *,
+    given_up_after: int | None = None,
+) -> V1PodSpec:
+    """The pod, bound to the pool of the choice in the way that the pool asks for.
+
+    A node that does not answer is given up after so many seconds, a spot node sooner.
+    """
+    offer, on_spot = choice.offer, choice.offer.tier == "spot"
+    pod.node_selector = dict(offer.node_selector)
+    pod.tolerations = tolerations(offer.tolerations, on_spot=on_spot)
+    if given_up_after is not None and not on_spot:
+        pod.tolerations += engine.silences(given_up_after)
+    pod.runtime_class_name = offer.runtime_class_name
+    pod.scheduler_name = offer.scheduler_name
+    pod.priority_class_name = surroundings.priority_class(spec, recipe.platform)
+    return pod
+
+
+def tolerations(of_pool: Iterable[Toleration], *, on_spot: bool) -> list[V1Toleration]:
+    """What lets a pod onto the nodes of a pool."""
+    return [
+        _gpu_toleration(),
+        *(V1Toleration.model_validate(one.wire) for one in of_pool),
+        *(spot.tolerations() if on_spot else ()),
+    ]
+
+
+def spread(service: str) -> list[V1TopologySpreadConstraint]:
+    """Replicas of one template keep apart where that costs no place.
+
+    It stands there for a single replica too, where it means nothing: added with the second one, it
+    would change the template and restart the first.
+    """
+    return [
+        V1TopologySpreadConstraint(
+            max_skew=1,
+            topology_key=key,
+            when_unsatisfiable="ScheduleAnyway",
+            label_selector=V1LabelSelector(match_labels={SERVICE_LABEL: service}),
+            match_label_keys=["pod-template-hash"],
+        )
+        for key in _APART
+    ]
+
+
+def _gpu_toleration() -> V1Toleration:
+    """GPU nodes are often kept free of other pods by this taint."""
+    return V1Toleration(key="nvidia.com/gpu", operator="Exists", effect="NoSchedule")

@@ -1,0 +1,87 @@
+"""The API server takes what is built, field by field: nothing unknown, nothing it would refuse."""
+
+import pytest
+
+from tessera.adapters.kube import KubeCluster
+from tessera.api.recipe import Platform, Recipe
+from tessera.domain.batch.facts import VolumeClaim
+from tessera.domain.model.names import claim_name
+from tessera.domain.plan import Allotment, plan
+from tessera.domain.snapshot import Ref, Snapshot
+from tessera.resources import children
+from tessera.resources.errand import errand
+from tessera.resources.job import Image
+from tessera.resources.manifest import Manifest
+from tessera.resources.prepull import of_pools
+from tests.builders import SMALL, a_pool, a_service, a_snapshot, a_spec, allotted
+
+PLATFORM = Platform(
+    image_registry="registry.acme:5000/mirror",
+    image_pull_secrets=("mirror",),
+    hub_endpoint="https://hub.acme",
+    https_proxy="http://proxy.acme:3128",
+    no_proxy=".acme",
+    ca_config_map="trusted",
+    priority_classes=True,
+)
+POOL = a_pool(
+    prePull=True,
+    runtimeClassName="nvidia",
+    schedulerName="volcano",
+    tolerations=[
+        {"key": "team", "value": "llm", "effect": "NoSchedule"},
+        {"operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 30},
+    ],
+)
+SHAPE = {
+    "parameters": 8_000_000,
+    "layers": 2,
+    "attentionHeads": 4,
+    "kvHeads": 2,
+    "headDim": 32,
+    "maxPositionEmbeddings": 2048,
+}
+BOUND = {Ref("team-a", claim_name("chat")): VolumeClaim(modes=("ReadWriteMany",), uid="uid")}
+ADAPTERS = [{"name": "sql", "uri": "hf://a/b"}, {"name": "tone", "uri": "pvc://adapters/tone"}]
+
+
+def fleet(uri: str, **model: object) -> Snapshot:
+    service = a_service(spec=a_spec(uri, replicas=2, model=model))
+    return a_snapshot(service, platform=PLATFORM, pools=(POOL,), claims=BOUND)
+
+
+def job(allotment: Allotment) -> Manifest:
+    made = allotment.preparation
+    assert made is not None
+    assert made.errand is not None
+    return errand(
+        allotment.service,
+        made.errand,
+        allotment.choice,
+        Image("tessera/batch:1"),
+        Recipe(platform=PLATFORM),
+    )
+
+
+CACHED = allotted(fleet(SMALL, cache={"type": "pvc"}))
+MANIFESTS = {
+    "adapters": children.of_service(allotted(fleet(SMALL, adapters=ADAPTERS))),
+    "image": children.of_service(allotted(fleet("oci://registry.acme/own:1", shape=SHAPE))),
+    "claim": (*children.of_service(CACHED), job(CACHED)),
+    "read": (job(allotted(fleet("hf://acme/own", tokenSecretRef={"name": "hub"}))),),
+    "read-image": (job(allotted(fleet("oci://registry.acme/own:1"))),),
+    "prepull": of_pools(plan(fleet(SMALL)).pools, {}, PLATFORM, 1, "team-a"),
+}
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+async def test_the_api_server_knows_every_field(cluster: KubeCluster, name: str) -> None:
+    await cluster.request("POST", "/api/v1/namespaces", {}, {"metadata": {"name": "team-a"}})
+    assert MANIFESTS[name]
+    for manifest in MANIFESTS[name]:
+        path = manifest.kind.path(manifest.namespace, manifest.name)
+        query = {"fieldManager": "a", "dryRun": "All", "fieldValidation": "Strict"}
+        status, answer = await cluster.request(
+            "PATCH", path, query, manifest.body, "application/apply-patch+yaml"
+        )
+        assert status < 300, answer

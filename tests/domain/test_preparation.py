@@ -1,0 +1,290 @@
+"""Models before their engines: shapes that are read, files that are fetched, and what is said."""
+
+from dataclasses import replace
+from typing import Any
+
+from tessera.api.inference_service import InferenceServiceStatus, ModelStatus
+from tessera.domain.batch.facts import VolumeClaim
+from tessera.domain.model.facts import ErrandJob
+from tessera.domain.model.names import claim_name, errand_name
+from tessera.domain.model.prepare import recalled
+from tessera.domain.model.reports import Fetched
+from tessera.domain.plan import plan
+from tessera.domain.reasons import Pinned
+from tessera.domain.snapshot import Question, Ref, Resolution, Service, Snapshot
+from tessera.domain.status import service_status
+from tests.builders import SMALL, a_pod, a_service, a_snapshot, a_spec, a_workload, an_errand, at
+
+CHAT = Ref("team-a", "chat")
+OWN = "hf://acme/own"
+SHAPE = {
+    "parameters": 100_000_000,
+    "layers": 12,
+    "attentionHeads": 12,
+    "kvHeads": 4,
+    "headDim": 64,
+    "maxPositionEmbeddings": 8192,
+}
+FOUND = {"ok": True, "shape": SHAPE, "commit": "c0ffee"}
+COMMIT = "1" * 40
+MAIN = Question(SMALL.removeprefix("hf://"), "main")
+ANSWERED = {CHAT: Resolution(MAIN, COMMIT, Pinned.COMMIT, "the hub's words")}
+CLAIM = Ref("team-a", claim_name("chat"))
+
+
+def own(**fields: Any) -> Service:
+    return a_service(spec=a_spec(OWN, replicas=1, **fields))
+
+
+def cached(status: InferenceServiceStatus | None = None) -> Service:
+    spec = a_spec(SMALL, replicas=1, model={"cache": {"type": "pvc"}})
+    return a_service(spec=spec, status=status or InferenceServiceStatus())
+
+
+def bound(uid: str = "uid-claim") -> dict[Ref, VolumeClaim]:
+    return {CLAIM: VolumeClaim(modes=("ReadWriteMany",), uid=uid)}
+
+
+def status_of(snapshot: Snapshot) -> InferenceServiceStatus:
+    return service_status(snapshot, plan(snapshot).allotments[CHAT], None, None)
+
+
+def said(snapshot: Snapshot, kind: str) -> tuple[str, str]:
+    (found,) = [one for one in status_of(snapshot).conditions if one.type == kind]
+    return found.reason, found.message
+
+
+def preparation(snapshot: Snapshot) -> Any:
+    return plan(snapshot).allotments[CHAT].preparation
+
+
+def test_an_unknown_model_is_read_by_a_job_and_nothing_is_placed_before() -> None:
+    snapshot = a_snapshot(own())
+    assert preparation(snapshot).errand.task == "shape"
+    assert plan(snapshot).allotments[CHAT].choice is None
+    assert said(snapshot, "Accepted")[0] == "ReadingModel"
+
+
+def test_while_the_job_runs_no_other_is_made() -> None:
+    snapshot = a_snapshot(own(), **an_errand("shape", own()))
+    assert preparation(snapshot).errand is None
+    assert said(snapshot, "Accepted")[0] == "ReadingModel"
+
+
+def test_a_shape_that_was_read_places_the_model_in_the_same_turn_and_is_kept() -> None:
+    snapshot = a_snapshot(own(), **an_errand("shape", own(), report=FOUND, exit_code=0))
+    got = status_of(snapshot)
+    assert plan(snapshot).allotments[CHAT].choice is not None
+    assert got.model is not None
+    assert got.model.shape is not None
+    assert got.model.shape.layers == 12
+    assert got.model.source == "config.json of hf://acme/own at c0ffee"
+
+
+def test_a_job_goes_only_when_the_status_has_what_it_found() -> None:
+    parts = an_errand("shape", own(), report=FOUND, exit_code=0)
+    assert preparation(a_snapshot(own(), **parts)).over == ()
+    told = status_of(a_snapshot(own(), **parts))
+    later = a_snapshot(replace(own(), status=told), **parts)
+    assert preparation(later).over == (parts["errands"][0].ref,)
+    assert plan(a_snapshot(replace(own(), status=told))).allotments[CHAT].choice is not None
+
+
+def test_another_model_is_read_again_and_the_former_job_goes() -> None:
+    parts = an_errand("shape", own(), report=FOUND, exit_code=0)
+    told = status_of(a_snapshot(own(), **parts))
+    other = a_service(spec=a_spec("hf://acme/other", replicas=1), status=told)
+    got = preparation(a_snapshot(other, **parts))
+    assert got.errand.name != parts["errands"][0].ref.name
+    assert got.over == (parts["errands"][0].ref,)
+    assert got.status.shape is None
+
+
+def test_a_shape_in_the_spec_needs_no_job() -> None:
+    snapshot = a_snapshot(own(model={"shape": SHAPE}))
+    assert preparation(snapshot).errand is None
+    told = status_of(snapshot).model
+    assert told is not None
+    assert told.shape is None
+
+
+def test_a_config_that_was_not_understood_asks_for_the_shape() -> None:
+    report = {"ok": False, "message": "config.json of hf://acme/own: vocab_size is missing"}
+    parts = an_errand("shape", own(), report=report, exit_code=3)
+    reason, message = said(a_snapshot(own(), **parts), "Accepted")
+    assert reason == "ModelUnknown"
+    for words in ("spec.model.shape", "vocab_size is missing", "kvHeads", "kubectl logs -n team-a"):
+        assert words in message
+
+
+def test_a_gated_model_is_said_before_any_engine_starts() -> None:
+    report = {"ok": False, "message": "401 Client Error: Unauthorized for https://hub/config.json"}
+    parts = an_errand("shape", own(), report=report, exit_code=3)
+    assert "name a Secret with a token" in said(a_snapshot(own(), **parts), "Accepted")[1]
+
+
+def test_a_missing_secret_holds_the_job_up_and_is_said() -> None:
+    service = own(model={"tokenSecretRef": {"name": "hub"}})
+    words = {"trouble": "CreateContainerConfigError", "last_words": 'secret "hub" not found'}
+    message = said(a_snapshot(service, **an_errand("shape", service, **words)), "Accepted")[1]
+    assert "kubectl create secret generic hub -n team-a" in message
+
+
+def test_what_may_pass_is_tried_again_after_a_while() -> None:
+    parts = an_errand("shape", own(), report={"ok": False, "message": "502"}, exit_code=1)
+    assert preparation(a_snapshot(own(), **parts, at=at(10))).over == ()
+    assert preparation(a_snapshot(own(), **parts, at=at(31))).over == (parts["errands"][0].ref,)
+    assert "exit code 1" in said(a_snapshot(own(), **parts), "Accepted")[1]
+
+
+def test_a_job_whose_pod_was_lost_is_made_anew() -> None:
+    spec = own().spec
+    assert spec is not None
+    name = errand_name("chat", "uid-chat", "shape", spec.model)
+    lost = ErrandJob(ref=Ref("team-a", name), service=CHAT, task="shape", uid="u", failed=True)
+    assert preparation(a_snapshot(own(), errands=(lost,))).over == (lost.ref,)
+
+
+def test_a_wrong_spec_is_said_before_a_job_is_made() -> None:
+    snapshot = a_snapshot(own(engine={"extraArgs": ["--port=1"]}))
+    assert plan(snapshot).allotments[CHAT].preparation is None
+    assert said(snapshot, "Accepted")[0] == "FlagReserved"
+
+
+def test_files_are_fetched_once_there_is_a_claim_and_engines_wait() -> None:
+    assert preparation(a_snapshot(cached())).errand is None
+    got = preparation(a_snapshot(cached(), claims=bound()))
+    assert got.errand.task == "fetch"
+    assert said(a_snapshot(cached(), claims=bound()), "Progressing")[0] == "FetchingModel"
+
+
+def test_the_progress_is_told_in_hundredths() -> None:
+    parts = an_errand("fetch", cached(), address="10.0.0.9")
+    shown = {CHAT: Fetched(done=3_217_000_000, total=16_000_000_000)}
+    snapshot = a_snapshot(cached(), claims=bound(), fetched=shown, **parts)
+    told = status_of(snapshot)
+    assert told.model is not None
+    assert told.model.cache is not None
+    assert told.model.cache.bytes_done == 3_200_000_000
+    assert told.model.cache.bytes_total == 16_000_000_000
+    assert "3.2 of 16.0 GB (20%)" in said(snapshot, "Progressing")[1]
+    assert preparation(snapshot).ask == "10.0.0.9"
+
+
+def test_when_all_files_are_there_engines_start_and_the_job_goes() -> None:
+    report = {"ok": True, "bytes": 2_500, "commit": "c0ffee"}
+    parts = an_errand("fetch", cached(), report=report, exit_code=0)
+    snapshot = a_snapshot(cached(), claims=bound(), **parts)
+    told = status_of(snapshot)
+    assert preparation(snapshot).unfetched is None
+    assert told.model is not None
+    assert told.model.cache is not None
+    assert (told.model.cache.fetched, told.model.cache.commit) == (True, "c0ffee")
+    later = a_snapshot(cached(told), claims=bound(), **parts)
+    assert preparation(later).over == (parts["errands"][0].ref,)
+    assert status_of(later).model == told.model
+
+
+def test_a_claim_that_was_made_again_is_filled_again() -> None:
+    report = {"ok": True, "bytes": 2_500}
+    parts = an_errand("fetch", cached(), report=report, exit_code=0)
+    told = status_of(a_snapshot(cached(), claims=bound(), **parts))
+    got = preparation(a_snapshot(cached(told), claims=bound("uid-other")))
+    assert got.errand.task == "fetch"
+    assert got.unfetched is not None
+
+
+def test_a_fetch_that_is_refused_says_why() -> None:
+    report = {"ok": False, "message": "cannot write /models/x: the volume is full"}
+    parts = an_errand("fetch", cached(), report=report, exit_code=3)
+    reason, message = said(a_snapshot(cached(), claims=bound(), **parts), "Progressing")
+    assert reason == "FetchFailed"
+    assert "the volume is full" in message
+
+
+def test_what_runs_goes_on_while_another_revision_is_fetched() -> None:
+    pods, workloads = (a_pod("chat-0"),), (a_workload(1),)
+    snapshot = a_snapshot(cached(), claims=bound(), pods=pods, workloads=workloads)
+    got = plan(snapshot).allotments[CHAT]
+    assert got.retired == ()
+    assert got.pods == pods
+
+
+def test_a_fetch_waits_for_the_hub_and_then_takes_the_commit() -> None:
+    waiting = a_snapshot(cached(), claims=bound(), resolutions={})
+    assert plan(waiting).allotments[CHAT].pin.question == MAIN
+    assert preparation(waiting).errand is None
+    found = preparation(replace(waiting, resolutions=ANSWERED))
+    assert found.errand.spec.model.revision == COMMIT
+    told = status_of(replace(waiting, resolutions=ANSWERED)).model
+    assert told is not None
+    assert told.cache is not None
+    assert (told.revision, told.cache.fetched) == (COMMIT, False)
+
+
+def test_another_commit_is_fetched_into_another_folder_before_engines_change() -> None:
+    service = cached()
+    assert service.spec is not None
+    at_commit = service.spec.model.model_copy(update={"revision": COMMIT})
+    made = an_errand(
+        "fetch",
+        replace(service, spec=service.spec.model_copy(update={"model": at_commit})),
+        report={"ok": True, "bytes": 5},
+        exit_code=0,
+    )
+    first = a_snapshot(service, claims=bound(), resolutions=ANSWERED, **made)
+    there = replace(service, status=status_of(first))
+    assert preparation(first).unfetched is None
+    asked = a_snapshot(
+        replace(there, update="now"), claims=bound(), resolutions={}, workloads=(a_workload(1),)
+    )
+    question = replace(MAIN, update="now")
+    newer = {CHAT: Resolution(question, "2" * 40, Pinned.COMMIT, "the hub's words")}
+    later = replace(asked, resolutions=newer)
+    assert preparation(asked).errand is None
+    assert preparation(later).errand.spec.model.revision == "2" * 40
+    assert preparation(later).unfetched is not None
+
+
+def test_the_shape_of_a_pinned_model_is_read_at_its_commit() -> None:
+    status = InferenceServiceStatus(
+        model=ModelStatus(uri=OWN, revision=COMMIT, reason="Commit", message="the hub's words")
+    )
+    assert (
+        preparation(a_snapshot(replace(own(), status=status))).errand.spec.model.revision == COMMIT
+    )
+
+
+def test_what_was_read_and_what_was_pinned_stay_together() -> None:
+    question = Question("acme/own", "main")
+    pinned = {CHAT: Resolution(question, COMMIT, Pinned.COMMIT, "the hub's words")}
+    parts = an_errand("shape", own(), report=FOUND, exit_code=0)
+    told = status_of(a_snapshot(own(), **parts, resolutions=pinned))
+    later = status_of(a_snapshot(replace(own(), status=told), resolutions={}))
+    assert later.model is not None
+    assert later.model == told.model
+    assert (later.model.revision, later.model.shape is not None) == (COMMIT, True)
+
+
+def test_while_another_model_is_read_the_status_speaks_of_the_one_that_runs() -> None:
+    """Else the other one would count as one that ran unpinned since before there were pins."""
+    before = InferenceServiceStatus(
+        model=ModelStatus(uri=SMALL, revision=COMMIT, reason="Commit", message="the hub's words")
+    )
+    service = a_service(spec=a_spec(OWN, replicas=1), status=before)
+    runs = {"workloads": (a_workload(1),), "resolutions": {}}
+    assert status_of(a_snapshot(service, **runs)).model == before.model
+    read = a_snapshot(service, **runs, **an_errand("shape", service, report=FOUND, exit_code=0))
+    assert plan(read).allotments[CHAT].pin.question == Question("acme/own", "main")
+    assert status_of(read).model == before.model
+
+
+def test_a_shape_that_was_read_does_not_count_as_written() -> None:
+    """Else the replicas would be made anew by a Tessera that ships the model."""
+    status = status_of(a_snapshot(own(), **an_errand("shape", own(), report=FOUND, exit_code=0)))
+    known = recalled(replace(own(), status=status)).spec
+    plain = own().spec
+    assert known is not None
+    assert plain is not None
+    assert known.model.shape is not None
+    assert known.model_dump(exclude_unset=True) == plain.model_dump(exclude_unset=True)

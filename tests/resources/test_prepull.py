@@ -1,0 +1,55 @@
+"""The DaemonSets that pull images ahead."""
+
+from collections.abc import Callable
+from typing import Any
+
+from tessera.api.recipe import Platform
+from tessera.domain.plan import plan
+from tessera.domain.snapshot import Service
+from tessera.resources.manifest import Manifest
+from tessera.resources.prepull import of_pools
+from tests.builders import a_pool, a_service, a_snapshot, a_spec
+
+Golden = Callable[[str, list[Any]], None]
+TAINTS = [{"key": "team", "value": "llm", "effect": "NoSchedule"}]
+
+
+def pulled(
+    *services: Service, platform: Platform | None = None, **pool: Any
+) -> tuple[Manifest, ...]:
+    platform = platform or Platform()
+    fields = {"prePull": True, **pool}
+    snapshot = a_snapshot(*services, platform=platform, pools=(a_pool(**fields),))
+    got = plan(snapshot)
+    return of_pools(got.pools, got.allotments, platform, snapshot.builder, "tessera-system")
+
+
+def images(manifests: tuple[Manifest, ...]) -> list[str]:
+    (found,) = manifests
+    return [one["image"] for one in found.body["spec"]["template"]["spec"]["containers"]]
+
+
+def test_the_daemon_set_of_a_pool_is_as_reviewed(golden: Golden) -> None:
+    platform = Platform(image_registry="registry.acme/mirror", image_pull_secrets=("mirror",))
+    golden("prepull", [dict(one.body) for one in pulled(platform=platform, tolerations=TAINTS)])
+
+
+def test_a_pool_that_does_not_ask_gets_none() -> None:
+    assert pulled(prePull=False) == ()
+
+
+def test_every_image_of_the_services_placed_there_is_pulled_once() -> None:
+    own = a_spec(engine={"image": "acme/vllm:1"}, replicas=1)
+    services = [a_service(name, own) for name in ("a", "b")]
+    plain = a_service("c", a_spec(replicas=1))
+    assert images(pulled(*services, plain)) == ["acme/vllm:1", "vllm/vllm-openai:v0.32.0"]
+
+
+def test_it_takes_no_gpu_and_no_right() -> None:
+    (found,) = pulled()
+    pod = found.body["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert "nvidia.com/gpu" not in str(container["resources"])
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}

@@ -1,0 +1,30 @@
+"""Prints every image that a cluster pulls for Tessera, one a line: what a mirror has to hold.
+
+`python tools/images.py` prints them where they are published, `python tools/images.py REGISTRY`
+where the value `platform.imageRegistry` looks for them, in the same order.
+"""
+
+import sys
+from collections.abc import Iterator
+
+import yaml
+
+from chart_values import Chart
+from environments import ROOT
+from tessera.domain import vllm_flags
+from tessera.resources.defaults import defaults, newest
+from tessera.resources.surroundings import default_image, mirrored
+
+
+def images(registry: str | None = None) -> Iterator[str]:
+    """The chart's own images, then an engine for each version whose flags are known."""
+    chart = Chart()
+    version = yaml.safe_load((ROOT / "charts/tessera/Chart.yaml").read_text("utf-8"))["appVersion"]
+    for image in (chart.image, chart.batch_image):
+        yield mirrored(f"{image.repository}:{image.tag or version}", registry)
+    for engine in vllm_flags.known_versions():
+        yield mirrored(default_image(engine, defaults(newest())), registry)
+
+
+if __name__ == "__main__":
+    print("\n".join(images(sys.argv[1] if sys.argv[1:] else None)))
