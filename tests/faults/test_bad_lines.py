@@ -60,7 +60,9 @@ async def played(
         return found, proxy, seconds
 
 
-@pytest.mark.parametrize(("share", "rounds"), [(0.01, 6), (0.1, 2)])
+@pytest.mark.parametrize(
+    ("share", "rounds"), [pytest.param(0.01, 6, marks=pytest.mark.full), (0.1, 2)]
+)
 async def test_refused_hung_and_lost_requests_change_no_end_and_make_no_storm(
     world: World, api: Api, share: float, rounds: int
 ) -> None:
@@ -104,6 +106,7 @@ async def test_what_is_deleted_while_no_watch_arrives_leaves_no_ghost(
         await place.close()
 
 
+@pytest.mark.full
 async def test_a_watch_that_goes_silent_is_begun_anew(world: World, api: Api) -> None:
     async with (
         faulty(world.folder, Faults()) as (proxy, kubeconfig),
