@@ -28,9 +28,9 @@ demo-batch: .venv/made ## Play a batch whose spot node dies in the middle.
 	@$(RUN) -m demo batch $(if $(KEEP),--keep)
 
 .PHONY: test
-test: .venv/made check lint-images docs ## Set up everything and run all tests.
+test: .venv/made check lint-images docs ## Set up everything and run all tests (FULL=1: with all seeds and moments, about 15 minutes more).
 	@$(RUN) -m world build
-	@$(BIN)/pytest tests e2e
+	@$(BIN)/pytest tests e2e $(if $(FULL),--full)
 
 .PHONY: check
 check: .venv/made ## The quick inner loop: format, lint, types, import rules, generated files, unit tests.

@@ -50,6 +50,7 @@ class Request:
     method: str
     path: str
     agent: str
+    watching: bool
     fault: str | None
 
 
@@ -81,12 +82,19 @@ class Proxy:
         for task in self.streams:
             task.cancel()
 
-    async def break_watches(self) -> None:
+    @property
+    def watches(self) -> int:
+        """How many were begun until now."""
+        return sum(one.watching for one in self.requests)
+
+    async def break_watches(self) -> int:
         """Every watch tells an error that no caller can expect, as after a fault of etcd."""
         status = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 500}
         line = json.dumps({"type": "ERROR", "object": status | {"message": "injected"}}) + "\n"
-        for stream in list(self.streams.values()):
+        broken = list(self.streams.values())
+        for stream in broken:
             await stream.write(line.encode())
+        return len(broken)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         watching = request.query.get("watch") == "true"
@@ -97,6 +105,7 @@ class Proxy:
                 method=request.method,
                 path=request.path,
                 agent=request.headers.get("User-Agent", ""),
+                watching=watching,
                 fault=fault,
             )
         )

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -11,11 +12,11 @@ from aiohttp import web
 from tessera.adapters.kube import Connection, KubeCluster
 from tessera.ports import ClusterError
 
-Answer = Callable[[web.Request], Awaitable[web.Response]]
+Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @asynccontextmanager
-async def served(answer: Answer) -> AsyncIterator[KubeCluster]:
+async def served(answer: Answer, **options: Any) -> AsyncIterator[KubeCluster]:
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", answer)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
@@ -24,7 +25,7 @@ async def served(answer: Answer) -> AsyncIterator[KubeCluster]:
     host, port = runner.addresses[0][:2]
     connection = Connection()
     connection.host = f"http://{host}:{port}"
-    cluster = KubeCluster(connection)
+    cluster = KubeCluster(connection, **options)
     try:
         yield cluster
     finally:

@@ -43,9 +43,6 @@ _SILENCE_SECONDS = 90
 _APPLY = "application/apply-patch+yaml"
 
 
-_PATIENT = aiohttp.ClientTimeout(total=None, sock_read=_SILENCE_SECONDS)
-
-
 class _ForbiddenError(ClusterError):
     """RBAC does not grant it."""
 
@@ -91,12 +88,21 @@ async def connect(kubeconfig: str | None, context: str | None = None) -> Connect
 class KubeCluster:
     """`Cluster` over the real API server."""
 
-    def __init__(self, connection: Connection, namespaces: tuple[str, ...] = ()) -> None:
-        """With `namespaces` only these are listed; cluster-scoped kinds are listed anyway."""
+    def __init__(
+        self,
+        connection: Connection,
+        namespaces: tuple[str, ...] = (),
+        silence_seconds: float = _SILENCE_SECONDS,
+    ) -> None:
+        """With `namespaces` only these are listed; cluster-scoped kinds are listed anyway.
+
+        A watch that is silent for longer than `silence_seconds` is given up.
+        """
         self._api = ApiClient(connection)
         self._namespaces = namespaces
         self._watches = ApiClient(_unlimited(connection))
         """Streams would take all connections for themselves."""
+        self._patience = aiohttp.ClientTimeout(total=None, sock_read=silence_seconds)
         self._not_before: dict[tuple[str, str], float] = {}
         """What the server asked to wait for, in the seconds of the event loop."""
 
@@ -163,7 +169,7 @@ class KubeCluster:
         try:
             async with asyncio.timeout(_TIMEOUT_SECONDS):
                 ask = _Ask("GET", kind.path(scope), query)
-                answer = await _sent(self._watches, ask, _PATIENT)
+                answer = await _sent(self._watches, ask, self._patience)
             with contextlib.closing(answer.response):
                 if answer.status != HTTPStatus.OK:
                     raise _broken(kind, answer.status, _decoded(await answer.response.read()))

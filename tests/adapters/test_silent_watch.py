@@ -1,0 +1,29 @@
+"""A watch that stays open and tells nothing more; a small server stands in for the API server."""
+
+import asyncio
+import json
+
+import pytest
+from aiohttp import web
+
+from tessera.ports import Change, ClusterError
+from tessera.resources.kinds import NODES
+from tests.adapters.test_busy_server import served
+
+SILENCE_SECONDS = 0.3
+
+
+async def test_a_watch_that_goes_silent_is_given_up_and_what_it_told_is_kept() -> None:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        stream = web.StreamResponse()
+        await stream.prepare(request)
+        bookmark = {"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "8"}}}
+        await stream.write(json.dumps(bookmark).encode() + b"\n")
+        await asyncio.Event().wait()
+        return stream
+
+    async with served(answer, silence_seconds=SILENCE_SECONDS) as cluster, asyncio.timeout(10):
+        watch = cluster.watch(NODES, 7)
+        assert await anext(watch) == Change(version=8)
+        with pytest.raises(ClusterError, match="watch nodes"):
+            await anext(watch)
