@@ -78,19 +78,24 @@ async def connect(kubeconfig: str | None, context: str | None = None) -> Connect
 class KubeCluster:
     """`Cluster` over the real API server."""
 
-    def __init__(self, connection: Connection, namespaces: tuple[str, ...] = ()) -> None:
-        """With `namespaces` only these are listed; cluster-scoped kinds are listed anyway."""
+    def __init__(
+        self, connection: Connection, namespaces: tuple[str, ...] = (), home: str | None = None
+    ) -> None:
+        """With `namespaces` only these are listed; cluster-scoped kinds are listed anyway, and
+        those that stand at home are listed there alone."""
         self._api = ApiClient(connection)
         self._namespaces = namespaces
+        self._home = home
 
     async def close(self) -> None:
         await self._api.close()  # type: ignore[no-untyped-call]  # same
 
     async def list(self, kind: Kind) -> Listing | None:
-        if not (kind.namespaced and self._namespaces):
-            return await self._list(kind, None)
+        scopes = self.scopes(kind)
+        if kind.home or scopes == (None,):
+            return await self._list(kind, scopes[0])
         found: list[Listing] = []
-        for namespace in self._namespaces:
+        for namespace in scopes:
             try:
                 listing = await self._list(kind, namespace)
             except _ForbiddenError as error:
@@ -129,6 +134,8 @@ class KubeCluster:
                 return Listing(tuple(found), int(body["metadata"].get("resourceVersion", 0)))
 
     def scopes(self, kind: Kind) -> Sequence[str | None]:
+        if kind.home:
+            return (self._home,)
         return self._namespaces if kind.namespaced and self._namespaces else (None,)
 
     async def watch(

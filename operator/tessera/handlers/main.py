@@ -60,7 +60,8 @@ def main() -> None:
 
 async def inspected(settings: Settings) -> int:
     """Print every finding; 1 when something is wrong."""
-    cluster = KubeCluster(await connect(settings.kubeconfig), settings.watch_namespaces)
+    connection = await connect(settings.kubeconfig)
+    cluster = KubeCluster(connection, settings.watch_namespaces, settings.namespace)
     wrong = 0
     try:
         async for well, sentence in inspect(settings, cluster, now):
@@ -77,7 +78,7 @@ async def inspected(settings: Settings) -> int:
 async def operate(settings: Settings, host: str) -> None:
     """Run until told to stop. When any part ends, all end, and the pod begins anew."""
     connection = await connect(settings.kubeconfig)
-    cluster = KubeCluster(connection, settings.watch_namespaces)
+    cluster = KubeCluster(connection, settings.watch_namespaces, settings.namespace)
     runtime = Runtime(settings, cluster)
     serve_metrics(host, settings.metrics_port, runtime.telemetry.exposition)
     parts = (
