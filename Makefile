@@ -30,7 +30,7 @@ demo-batch: .venv/made ## Play a batch whose spot node dies in the middle.
 .PHONY: test
 test: .venv/made check lint-images docs ## Set up everything and run all tests (FULL=1: with all seeds and moments, about 15 minutes more).
 	@$(RUN) -m world build
-	@$(BIN)/pytest tests e2e $(if $(FULL),--full)
+	@$(BIN)/pytest -n 3 --dist loadfile tests e2e $(if $(FULL),--full)
 
 .PHONY: check
 check: .venv/made ## The quick inner loop: format, lint, types, import rules, generated files, unit tests.

@@ -68,11 +68,16 @@ def _kept_crd(resource: Resource) -> str:
 def _cluster_role() -> str:
     """Exactly the verbs on exactly the kinds that the operator's code names.
 
-    With `watch.namespaces` what is namespaced is granted by a Role in each of them instead.
+    With `watch.namespaces` what is namespaced is granted by a Role in each of them instead. What
+    stands in the operator's own namespace is granted by the Role there in any case.
     """
     parts = [NOTICE]
-    for name, namespaced in (("clusterRules", False), ("namespaceRules", True)):
-        rules = [rule for kind in KINDS if kind.namespaced is namespaced for rule in _rules(kind)]
+    for name, kinds in (
+        ("clusterRules", [kind for kind in KINDS if not kind.namespaced]),
+        ("namespaceRules", [kind for kind in KINDS if kind.namespaced and not kind.home]),
+        ("homeRules", [kind for kind in KINDS if kind.home]),
+    ):
+        rules = [rule for kind in kinds for rule in _rules(kind)]
         parts.append(f'{{{{- define "tessera.{name}" }}}}\n{_yaml(rules)}{{{{- end }}}}\n')
     return "".join(parts) + _ROLES
 

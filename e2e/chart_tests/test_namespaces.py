@@ -50,6 +50,10 @@ async def test_rights_end_at_the_named_namespaces(release: Release) -> None:
                 assert await may(release, verb, resource, None)
                 assert verb in ("get", "list", "watch")
                 continue
+            if kind.home:
+                assert await may(release, verb, resource, NAMESPACE)
+                assert not await may(release, verb, resource, named)
+                continue
             assert await may(release, verb, resource, named)
             assert not await may(release, verb, resource, other)
             assert not await may(release, verb, resource, None)

@@ -47,17 +47,20 @@ def plurals(rules: list[dict[str, Any]]) -> set[str]:
 
 def test_every_right_is_granted_cluster_wide_or_in_each_named_namespace() -> None:
     everywhere = rendered()["ClusterRole", "tessera-operator-tessera-system"]["rules"]
-    assert plurals(everywhere) == {kind.plural for kind in KINDS}
+    at_home = {kind.plural for kind in KINDS if kind.home}
+    assert plurals(everywhere) == {kind.plural for kind in KINDS} - at_home
     named = rendered("--set", "watch.namespaces={a,b}")
     cluster = named["ClusterRole", "tessera-operator-tessera-system"]["rules"]
     assert plurals(cluster) == {kind.plural for kind in KINDS if not kind.namespaced}
     for namespace in ("a", "b"):
         rules = named["Role", f"{namespace}/tessera-operator-tessera-system"]["rules"]
-        assert plurals(rules) == {kind.plural for kind in KINDS if kind.namespaced}
+        assert plurals(rules) == {kind.plural for kind in KINDS if kind.namespaced} - at_home
         bound = named["RoleBinding", f"{namespace}/tessera-operator-tessera-system"]
         assert bound["subjects"][0]["namespace"] == "tessera-system"
         for rule in rules:
             assert rule in everywhere
+    for told in (rendered(), named):
+        assert at_home <= plurals(told["Role", "tessera-system/tessera-operator"]["rules"])
 
 
 def test_two_releases_share_no_object_of_the_cluster_but_the_crds() -> None:

@@ -3,11 +3,12 @@
 import contextlib
 import time
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 
 from demo.stage import Json, SceneError, Stage
-from scenarios.actions import Place
+from scenarios.actions import SMALL, Place
 from scenarios.lifecycle import (
     be_impatient,
     fleet,
@@ -192,13 +193,34 @@ async def test_an_image_that_cannot_be_pulled_is_told_word_by_word(place: Place)
     assert "nowhere/engine:1 is not in the image table" in told.message
 
 
-async def test_a_secret_that_is_missing_is_told_word_by_word(place: Place) -> None:
-    model = {
-        "uri": "hf://meta-llama/Llama-3.2-1B-Instruct",
-        "tokenSecretRef": {"name": "hub", "key": "token"},
-    }
-    await place.serve(replicas=1, model=model)
-    told = await until_told(place, "ContainerNotCreated")
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        (
+            {"model": {"uri": SMALL, "tokenSecretRef": {"name": "hub", "key": "token"}}},
+            "SecretMissing",
+        ),
+        (
+            {
+                "podTemplate": {
+                    "env": [
+                        {
+                            "name": "TRACE_KEY",
+                            "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}},
+                        }
+                    ]
+                }
+            },
+            "ContainerNotCreated",
+        ),
+    ],
+    ids=["token", "variable"],
+)
+async def test_a_secret_that_is_missing_is_told_word_by_word(
+    place: Place, spec: dict[str, Any], reason: str
+) -> None:
+    await place.serve(replicas=1, **spec)
+    told = await until_told(place, reason)
     assert 'secret "hub" not found' in told.message
 
 

@@ -3,6 +3,7 @@
 from tessera.adapters.kube import KubeCluster, connect
 from tessera.resources.kinds import (
     ACCELERATOR_POOLS,
+    DAEMON_SETS,
     INFERENCE_SERVICES,
     NODES,
     POD_MONITORS,
@@ -25,7 +26,7 @@ async def test_only_the_named_namespaces_are_listed_and_what_has_none(
         status, answer = await cluster.request("POST", INFERENCE_SERVICES.path(name), body=body)
         assert status == 201, answer
     wanted = ("named-one", "named-two", "not-there")
-    held = KubeCluster(await connect(str(world.kubeconfig)), wanted)
+    held = KubeCluster(await connect(str(world.kubeconfig)), wanted, "unnamed")
     try:
         services = await held.list(INFERENCE_SERVICES)
         assert services is not None
@@ -36,5 +37,7 @@ async def test_only_the_named_namespaces_are_listed_and_what_has_none(
         assert nodes.items
         assert await held.list(ACCELERATOR_POOLS) is not None
         assert await held.list(POD_MONITORS) is None
+        assert (held.scopes(NODES), held.scopes(DAEMON_SETS)) == ((None,), ("unnamed",))
+        assert await held.list(DAEMON_SETS) is not None
     finally:
         await held.close()

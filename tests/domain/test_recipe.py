@@ -122,6 +122,21 @@ def test_a_pool_with_other_nodes_takes_the_newest_since_the_pods_move() -> None:
     assert allotted(later(made(), pools=(moved,), nodes=(node,))).recipe.builder == 2
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tolerations": [{"key": "team", "value": "llm", "effect": "NoSchedule"}]},
+        {"runtimeClassName": "nvidia"},
+        {"schedulerName": "volcano"},
+    ],
+    ids=str,
+)
+def test_a_pool_that_schedules_otherwise_takes_the_newest_since_its_pods_change(
+    change: dict[str, Any],
+) -> None:
+    assert allotted(later(made(), pools=(a_pool(**change),))).recipe.builder == 2
+
+
 def test_the_annotation_takes_the_newest_once() -> None:
     asking = later(replace(made(), update="2026-11-20T12:00:00Z"))
     assert allotted(asking).recipe.builder == 2

@@ -92,14 +92,17 @@ class KubeCluster:
         self,
         connection: Connection,
         namespaces: tuple[str, ...] = (),
+        home: str | None = None,
         silence_seconds: float = _SILENCE_SECONDS,
     ) -> None:
-        """With `namespaces` only these are listed; cluster-scoped kinds are listed anyway.
+        """With `namespaces` only these are listed; cluster-scoped kinds are listed anyway, and
+        those that stand at home are listed there alone.
 
         A watch that is silent for longer than `silence_seconds` is given up.
         """
         self._api = ApiClient(connection)
         self._namespaces = namespaces
+        self._home = home
         self._watches = ApiClient(_unlimited(connection))
         """Streams would take all connections for themselves."""
         self._patience = aiohttp.ClientTimeout(total=None, sock_read=silence_seconds)
@@ -111,10 +114,11 @@ class KubeCluster:
         await self._watches.close()  # type: ignore[no-untyped-call]  # same
 
     async def list(self, kind: Kind) -> Listing | None:
-        if not (kind.namespaced and self._namespaces):
-            return await self._list(kind, None)
+        scopes = self.scopes(kind)
+        if kind.home or scopes == (None,):
+            return await self._list(kind, scopes[0])
         found: list[Listing] = []
-        for namespace in self._namespaces:
+        for namespace in scopes:
             try:
                 listing = await self._list(kind, namespace)
             except _ForbiddenError as error:
@@ -153,6 +157,8 @@ class KubeCluster:
                 return Listing(tuple(found), int(body["metadata"].get("resourceVersion", 0)))
 
     def scopes(self, kind: Kind) -> Sequence[str | None]:
+        if kind.home:
+            return (self._home,)
         return self._namespaces if kind.namespaced and self._namespaces else (None,)
 
     async def watch(

@@ -60,7 +60,8 @@ def main() -> None:
 
 async def inspected(settings: Settings) -> int:
     """Print every finding; 1 when something is wrong."""
-    cluster = KubeCluster(await connect(settings.kubeconfig), settings.watch_namespaces)
+    connection = await connect(settings.kubeconfig)
+    cluster = KubeCluster(connection, settings.watch_namespaces, settings.namespace)
     wrong = 0
     try:
         async for well, sentence in inspect(settings, cluster, now):
@@ -82,7 +83,7 @@ async def operate(
     The exit status: not 0 when leadership was lost, so that the pod says that something was wrong.
     """
     connection = connection or await connect(settings.kubeconfig)
-    cluster = KubeCluster(connection, settings.watch_namespaces)
+    cluster = KubeCluster(connection, settings.watch_namespaces, settings.namespace)
     runtime = Runtime(settings, cluster, clock)
     serve_metrics(host, settings.metrics_port, runtime.telemetry.exposition)
     parts = (

@@ -29,6 +29,8 @@ class Kind:
     subresources: tuple[tuple[str, tuple[str, ...]], ...] = ()
     names: tuple[str, ...] = ()
     """The only names under which the operator writes or deletes objects of the kind."""
+    home: bool = False
+    """They stand in the operator's own namespace, and it has no right on any others."""
 
     @property
     def api_version(self) -> str:
@@ -114,8 +116,9 @@ DAEMON_SETS = Kind(
     plural="daemonsets",
     verbs=_OWN,
     selector=OURS,
+    home=True,
 )
-"""Those that pull images; they stand in the operator's own namespace."""
+"""Those that pull images."""
 SERVICES = Kind(
     group="", version="v1", kind="Service", plural="services", verbs=_OWN, selector=OURS
 )
