@@ -23,13 +23,19 @@ from world.testing import eventually
 
 GPUS = {"a100-reserved": 1, "a100-spot": 2, "h100-ondemand": 2}
 """What stands in `e2e/demo/fleet.yaml`."""
+BILLED_WITHIN = 40
+"""Seconds: while nothing changes it is charged at the first turn after 15 s, and then scraped."""
 VARIABLES = {"$__rate_interval": "20s", "$__range": "60s", "$currency": "USD", "$pool": ".*"}
 
 
 async def billed_until(stage: Stage) -> datetime:
     """Until when was billed, at a scrape of a turn that is still to come."""
     metrics, begun = PrometheusMetrics(stage.world.prometheus_url, now), now()
-    found = await eventually(metrics.billed_until, lambda told: told is not None and told > begun)
+    found = await eventually(
+        metrics.billed_until,
+        lambda told: told is not None and told > begun,
+        within=BILLED_WITHIN,
+    )
     assert found is not None
     return found
 
@@ -100,9 +106,9 @@ async def test_the_bill_of_a_fleet_is_what_its_nodes_cost_and_survives_a_killed_
     async def states() -> Mapping[str, int]:
         return await billed_states(stage, name, *since)
 
-    await eventually(states, lambda found: found["warmIdle"] > 0)
+    await eventually(states, lambda found: found["warmIdle"] > 0, within=BILLED_WITHIN)
     async with steady(await stage.address(ref), ref.name, clients=20, tokens=100):
-        await eventually(states, lambda found: found["serving"] > 0)
+        await eventually(states, lambda found: found["serving"] > 0, within=BILLED_WITHIN)
     before = await cost(stage, *since)
     await kill_operator(stage)
 
