@@ -18,6 +18,7 @@ from tessera.ports import Hub
 from tessera.reconcile.apply import Applier, NotLeadingError
 from tessera.reconcile.asking import Asker
 from tessera.reconcile.fleet import Fleet, Outcome
+from tessera.reconcile.inheritance import SERVICES_A_TURN
 from tessera.reconcile.loop import loop
 from tessera.reconcile.mirror import Mirror
 from tessera.reconcile.observe import Senses
@@ -147,6 +148,10 @@ def stock(world: World) -> None:
     world.cluster.put(NODES, {"metadata": {"name": "a100-0", "labels": labels}, "status": status})
 
 
+def _named(name: str) -> dict[str, Any]:
+    return {"metadata": {"name": name, "namespace": "team-a"}}
+
+
 def batched(world: World) -> Key:
     """A batch with the claim that it names."""
     claim = {
@@ -234,6 +239,46 @@ async def test_a_restarted_operator_applies_all_once_and_then_nothing(world: Wor
     await world.turn()
     assert (await world.turn()).writes == 0
     assert world.cluster.objects == before
+
+
+async def test_after_a_restart_a_large_fleet_is_applied_bit_by_bit_and_what_is_touched_at_once(
+    world: World,
+) -> None:
+    names = [f"svc-{index:03d}" for index in range(2 * SERVICES_A_TURN + 5)]
+    for name in names:
+        world.serve(name, replicas=1)
+    for _ in range(3):
+        await world.turn()
+    world.restart()
+    world.cluster.applied.clear()
+    await world.turn()
+    services = {key.name for key in world.cluster.applied if key.plural == SERVICES.plural}
+    assert len(services) == SERVICES_A_TURN
+    touched = Key(SERVICES.plural, "team-a", names[-1])
+    assert touched.name not in services
+    world.cluster.remove(touched, "spec", "selector")
+    await world.turn()
+    assert world.body(touched)["spec"]["selector"] == {"tessera.dev/service": names[-1]}
+    await world.turn()
+    applied = {key.name for key in world.cluster.applied if key.plural == SERVICES.plural}
+    assert applied == set(names)
+    assert (await world.turn()).writes == 0
+
+
+async def test_after_a_restart_what_was_edited_meanwhile_comes_first(world: World) -> None:
+    names = [f"svc-{index:03d}" for index in range(SERVICES_A_TURN + 5)]
+    for name in names:
+        world.serve(name, replicas=1)
+    for _ in range(3):
+        await world.turn()
+    last = world.cluster.put(
+        INFERENCE_SERVICES,
+        {**_named(names[-1]), "spec": {"model": {"uri": SMALL}, "replicas": 2}},
+    )
+    world.restart()
+    await world.turn()
+    made = Key(DEPLOYMENTS.plural, "team-a", deployment_name(last.name, VARIANT))
+    assert world.body(made)["spec"]["replicas"] == 2
 
 
 async def test_an_object_that_somebody_else_made_is_left_alone_and_named(world: World) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -20,6 +20,7 @@ from tessera.domain.snapshot import Answer, Ref, Snapshot, Workload
 from tessera.domain.stall import Replacement
 from tessera.domain.status import pool_status, service_status
 from tessera.ports import Cluster, ClusterError, GoneError, Seen
+from tessera.reconcile.inheritance import Inheritance, is_inherited
 from tessera.reconcile.store import Store
 from tessera.resources import children, marks, prepull, statuses
 from tessera.resources.defaults import defaults
@@ -93,6 +94,7 @@ class Applier:
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._applied: dict[Key, _Applied] = {}
         self._built: dict[Ref, tuple[tuple[object, ...], tuple[Manifest, ...]]] = {}
+        self._inheritance = Inheritance()
         self._sharing = Last(children.sharing)
         self._pulls = Last(prepull.of_pools)
         self._shared_of: dict[str, tuple[tuple[object, ...], tuple[Manifest, ...]]] = {}
@@ -109,6 +111,8 @@ class Applier:
         One object's refusal is written on its service and stops no other.
         """
         self.refused_jobs.clear()
+        for due in self._inheritance.turn():
+            self._settled.pop(due, None)
         existing = self._store.belongings()
         shared = await self._shared(plan, monitored=monitored)
         tenants = {}
@@ -169,8 +173,9 @@ class Applier:
         for manifest, subresource in _marks(snapshot, allotment):
             problems += await self._attempt(self._write(manifest, subresource))
         wanted = self._manifests(allotment)
-        for manifest in wanted:
-            problems += await self._attempt(self._keep(manifest))
+        if not self._may_wait(allotment, wanted, existing):
+            for manifest in wanted:
+                problems += await self._attempt(self._keep(manifest))
         for kind, key in _superfluous(allotment, wanted, existing):
             problems += await self._attempt(self._remove(kind, key))
         problems += self._unprepared.get(ref, [])
@@ -209,6 +214,17 @@ class Applier:
             )
             problems += await self._attempt(self._write(wanted))
         return problems
+
+    def _may_wait(
+        self, allotment: Allotment, wanted: Sequence[Manifest], existing: Collection[Seen]
+    ) -> bool:
+        """All objects are there as a former process left them, and others come first."""
+        there = {seen.key for seen in existing}
+        return (
+            all(one.key in there and one.key not in self._applied for one in wanted)
+            and is_inherited(allotment)
+            and self._inheritance.take(allotment.service.ref, existing)
+        )
 
     def _as_applied(self, allotment: Allotment) -> Allotment:
         """With the Deployment as this turn left it: one that was just changed is not settled."""
@@ -339,6 +355,7 @@ class Applier:
         for ref in self._built.keys() - plan.allotments.keys():
             del self._built[ref]
             self._settled.pop(ref, None)
+        self._inheritance.forget(plan.allotments.keys())
         for ref in self._refused.keys() - plan.batches.keys():
             del self._refused[ref]
         for ref in self._unprepared.keys() - plan.allotments.keys():
