@@ -158,9 +158,13 @@ class Applier:
         for manifest, subresource in _marks(snapshot, allotment):
             problems += await self._attempt(self._write(manifest, subresource))
         wanted = self._manifests(allotment)
+        in_place = True
         for manifest in wanted:
+            last = self._applied.get(manifest.key)
             problems += await self._attempt(self._keep(manifest))
+            in_place &= self._applied.get(manifest.key) is last
         for kind, key in _superfluous(allotment, wanted, existing):
+            in_place = False
             problems += await self._attempt(self._remove(kind, key))
         view = tenant.view if tenant is not None else None
         applied = self._as_applied(allotment)
@@ -174,7 +178,8 @@ class Applier:
         if (stuck := allotment.stall.replace) is not None:
             grace = defaults(allotment.recipe.builder).stalled_grace_seconds
             problems += await self._attempt(self._replace(stuck, grace))
-        if not problems:
+        if in_place and not problems:
+            # What was repaired may be spoiled again in the same way before anybody looks.
             self._settled[ref] = made_of
 
     def _as_applied(self, allotment: Allotment) -> Allotment:
