@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -86,6 +86,7 @@ class World:
         self.answered = asyncio.Event()
         self.builder = 1
         self.platform = Platform()
+        self.at = NOW
         self.senses = Senses()
         self.restart()
 
@@ -102,7 +103,7 @@ class World:
             leading=lambda: self.leading,
         )
         asker = Asker(SilentEngines(), self.senses, _clock, self.answered.set, self.hub)
-        self._fleet = Fleet(self._store, self.senses, applier, asker, _clock)
+        self._fleet = Fleet(self._store, self.senses, applier, asker, lambda: self.at)
         self._mirror = Mirror(self.cluster, self._store, self.senses, lambda: None)
 
     async def turn(self) -> Outcome:
@@ -205,6 +206,25 @@ async def test_a_field_removed_by_hand_is_back_after_a_turn(
     world.cluster.remove(key, *path)
     await world.turn()
     assert world.body(key) == before
+
+
+async def test_what_is_spoiled_again_in_the_same_way_right_after_its_repair_is_repaired_again(
+    world: World,
+) -> None:
+    """No turn sees the Service as repaired, so one turn after another meets the same."""
+    world.serve(replicas=0)
+
+    async def turn() -> None:
+        world.at += timedelta(seconds=5)
+        await world.turn()
+
+    for _ in range(3):  # nothing moves any more, so its plan is kept
+        await turn()
+    before = dict(world.body(SERVICE)["spec"])
+    for _ in range(3):
+        world.cluster.remove(SERVICE, "spec", "selector")
+        await turn()
+        assert world.body(SERVICE)["spec"] == before
 
 
 async def test_a_field_changed_by_hand_is_back_and_foreign_fields_stay(world: World) -> None:

@@ -173,10 +173,12 @@ class Applier:
         for manifest, subresource in _marks(snapshot, allotment):
             problems += await self._attempt(self._write(manifest, subresource))
         wanted = self._manifests(allotment)
+        in_place = True
         if not self._may_wait(allotment, wanted, existing):
-            for manifest in wanted:
-                problems += await self._attempt(self._keep(manifest))
+            refusals, in_place = await self._kept(wanted)
+            problems += refusals
         for kind, key in _superfluous(allotment, wanted, existing):
+            in_place = False
             problems += await self._attempt(self._remove(kind, key))
         problems += self._unprepared.get(ref, [])
         view = tenant.view if tenant is not None else None
@@ -193,8 +195,19 @@ class Applier:
             problems += await self._attempt(self._replace(stuck, grace))
         preparation = allotment.preparation
         self._unprepared[ref] = await self._prepare(snapshot, allotment)
-        if not problems and not (preparation is not None and preparation.pending):
+        pending = preparation is not None and preparation.pending
+        if in_place and not problems and not pending:
+            # What was repaired may be spoiled again in the same way before anybody looks.
             self._settled[ref] = made_of
+
+    async def _kept(self, wanted: Iterable[Manifest]) -> tuple[list[str], bool]:
+        """What was refused; and whether all objects were in place already."""
+        problems, in_place = list[str](), True
+        for manifest in wanted:
+            last = self._applied.get(manifest.key)
+            problems += await self._attempt(self._keep(manifest))
+            in_place &= self._applied.get(manifest.key) is last
+        return problems, in_place
 
     async def _prepare(self, snapshot: Snapshot, allotment: Allotment) -> list[str]:
         """Jobs for the model. What they found is in the status before they go."""
