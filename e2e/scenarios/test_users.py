@@ -112,7 +112,8 @@ async def test_deleting_a_service_leaves_nothing(place: Place) -> None:
         ("get", "secrets", "no"),
         ("get", "pods/log", "no"),
         ("create", "pods", "no"),
-        ("delete", "pods", "no"),
+        ("delete", "pods", "yes"),  # an engine that takes no step is replaced
+        ("deletecollection", "pods", "no"),
         ("delete", "nodes", "no"),
         ("update", "inferenceservices.tessera.dev", "no"),
         ("create", "clusterroles.rbac.authorization.k8s.io", "no"),

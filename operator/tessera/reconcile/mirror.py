@@ -17,7 +17,8 @@ from tessera.resources.kinds import KINDS, POD_MONITORS, WATCHED, Kind
 log = logging.getLogger("tessera")
 
 RELIST_SECONDS = 600.0
-POLL_SECONDS = 10.0
+POLL_SECONDS = 4.0
+"""What cannot be watched is repaired within five seconds too."""
 _RETRY_SECONDS = 2.0
 
 
