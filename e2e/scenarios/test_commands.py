@@ -119,7 +119,13 @@ async def test_the_doctor_names_what_is_broken(stage: Stage) -> None:
 async def test_a_ready_service_is_explained_with_its_readings(place: Place) -> None:
     await place.serve(scaling={"minReplicas": 1, "maxReplicas": 3})
     await place.until_ready()
-    told = await explained(place, "--prometheus", place.stage.world.prometheus_url)
+    read = ("--prometheus", place.stage.world.prometheus_url)
+    told = await eventually(
+        lambda: explained(place, *read),
+        lambda one: one["scaling"]["numbers"]["waiting requests"].startswith("0 in all replicas"),
+        within=40,
+    )
+    await eventually(place.status, lambda one: one["scaling"]["reason"] == "Steady", within=40)
     status = await place.status()
     for topic, kind in (("accepted", "Accepted"), ("placed", "Placed"), ("ready", "Ready")):
         assert told[topic]["reason"] == condition({"status": status}, kind)["reason"]
@@ -130,7 +136,6 @@ async def test_a_ready_service_is_explained_with_its_readings(place: Place) -> N
     assert why["a100-spot-3g-40gb"].startswith("spot: a service of class interactive never")
     assert "h100-ondemand (now 2.99)" in " ".join(told["placed"]["wouldChange"])
     assert told["scaling"]["reason"] == status["scaling"]["reason"]
-    assert told["scaling"]["numbers"]["waiting requests"].startswith("0 in all replicas")
     assert "for 60s would add 1" in told["scaling"]["wouldChange"][0]
 
 
@@ -231,13 +236,15 @@ async def test_a_snapshot_is_planned_anew_to_the_decisions_of_the_statuses(
             for row, status in pairs
             for one in status["conditions"]
             if one["type"].lower() in row
+        ) and all(
+            row["scaling"] == status["scaling"]["reason"]
+            for row, status in pairs
+            if readings or row["scaling"] != "NoReading"
         )
 
     for row, status in await eventually(rows, same, within=40):
         assert row["replicas"] == status["scaling"]["desiredReplicas"]
         assert row["hardware"] == status.get("variant", {}).get("name")
-        if readings or row["scaling"] != "NoReading":
-            assert row["scaling"] == status["scaling"]["reason"]
 
 
 async def test_top_ranks_the_services_and_counts_free_devices(place: Place) -> None:

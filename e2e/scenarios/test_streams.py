@@ -15,12 +15,12 @@ from world.testing import eventually
 TOKENS = 300
 
 
-async def stream(base: str, model: str) -> tuple[int, str | None]:
+async def stream(base: str, model: str, tokens: int = TOKENS) -> tuple[int, str | None]:
     """One long streamed answer: its pieces and how it ended."""
     body = {
         "model": model,
         "prompt": "tell me everything",
-        "max_tokens": TOKENS,
+        "max_tokens": tokens,
         "ignore_eos": True,
         "stream": True,
     }
@@ -74,7 +74,9 @@ async def test_the_emptiest_replica_leaves(place: Place) -> None:
     await until_replicas(place, 2)
     pods = {one["metadata"]["name"]: one["status"]["podIP"] for one in await place.all(PODS)}
     busy, idle = sorted(pods)
-    streams = [asyncio.create_task(stream(f"http://{pods[busy]}:8000", ref.name)) for _ in range(4)]
+    long = 3 * TOKENS
+    base = f"http://{pods[busy]}:8000"
+    streams = [asyncio.create_task(stream(base, ref.name, long)) for _ in range(4)]
     prometheus = f"{place.stage.world.prometheus_url}/api/v1/query"
 
     async def running() -> list[str]:
@@ -84,8 +86,8 @@ async def test_the_emptiest_replica_leaves(place: Place) -> None:
         return [row["value"][1] for row in rows]
 
     await eventually(running, lambda values: values == ["4"])
-    # The operator reads every two seconds; the streams outlast that.
-    await asyncio.wait(streams, timeout=2.5)
+    # The operator reads every five seconds; the streams outlast that.
+    await asyncio.wait(streams, timeout=5.5)
     await kubectl_scale(place.stage, ref, 1)
 
     async def names() -> list[str]:
@@ -96,7 +98,7 @@ async def test_the_emptiest_replica_leaves(place: Place) -> None:
 
     assert await eventually(names, lambda left: len(left) == 1, within=30) == [busy]
     assert idle not in await names()
-    assert await asyncio.gather(*streams) == [(TOKENS, "length")] * 4
+    assert await asyncio.gather(*streams) == [(long, "length")] * 4
 
 
 async def test_ready_means_that_an_answer_came_and_falls_with_the_engine(place: Place) -> None:

@@ -138,8 +138,14 @@ class Runner:
         os.kill(self.process.pid, number)
 
     def ended(self) -> Ended:
-        """Wait for the end."""
-        eventually(lambda: not self.runs_for(1), lambda: f"the end of the runner; {self.said()}")
+        """Wait for the end; its memory is looked at twenty times a second."""
+        peaks = [0.0]
+
+        def is_over() -> bool:
+            peaks.append(_most_mib(self.process.pid))
+            return not self.runs_for(0.05)
+
+        eventually(is_over, lambda: f"the end of the runner; {self.said()}")
         _, status, usage = os.wait4(self.process.pid, 0)
         self.process.returncode = os.waitstatus_to_exitcode(status)
         told = self.report.read_bytes() if self.report.exists() else b""
@@ -148,8 +154,15 @@ class Runner:
             report=json.loads(told or b"{}"),
             said=self.said(),
             cpu_seconds=usage.ru_utime + usage.ru_stime,
-            rss_mib=usage.ru_maxrss / 1024,
+            rss_mib=max(peaks),
         )
+
+
+def _most_mib(pid: int) -> float:
+    """The most that the program had until now; `wait` would count its starter's memory too."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    told = (line.split()[1] for line in lines if line.startswith("VmHWM"))
+    return int(next(told, 0)) / 1024
 
 
 class Stage:
