@@ -13,7 +13,8 @@ from tessera.cli.cluster import Json, Reader
 from tessera.cli.errors import DeniedError
 from tessera.cli.trim import trimmed
 from tessera.domain.autoscale import Memory, recall
-from tessera.domain.plan import Plan, plan, remembered, scaling_of
+from tessera.domain.draft import remembered, scaling_of
+from tessera.domain.plan import Plan, plan
 from tessera.domain.snapshot import Readings, Ref, Snapshot
 from tessera.ports import Listing, MetricsError
 from tessera.reconcile.observe import Senses, observe

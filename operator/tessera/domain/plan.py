@@ -1,16 +1,15 @@
 """The decision for the whole fleet: one snapshot in, one plan out."""
 
-from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from typing import NamedTuple
 
-from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
-from tessera.api.inference_service import Scaling as ScalingSpec
+from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.recipe import Recipe
 from tessera.domain import autoscale
-from tessera.domain.autoscale import Count, Memory, Scale
+from tessera.domain.autoscale import Memory, Scale
 from tessera.domain.batch import batches
 from tessera.domain.batch.allotment import BatchAllotment
 from tessera.domain.batch.facts import VolumeClaim
@@ -18,16 +17,27 @@ from tessera.domain.batch.names import payer
 from tessera.domain.budget.budgets import BudgetView, by_namespace, open_budgets
 from tessera.domain.budget.meter import Meter
 from tessera.domain.budget.purse import HOLD, Claim, Funding, Purse, fund
-from tessera.domain.checks import check, flags_unchecked
+from tessera.domain.draft import (
+    Draft,
+    Holding,
+    Taken,
+    drafted,
+    floor_of,
+    held_replicas,
+    holdings_of,
+    remembered,
+    scaling_of,
+    take,
+)
 from tessera.domain.drain import Drain, drain
 from tessera.domain.kept import Last
-from tessera.domain.load import grown_up, load_of, read
+from tessera.domain.load import grown_up, read
 from tessera.domain.model.facts import ErrandJob
-from tessera.domain.model.prepare import Preparation, claim_of, fetched, prepare, recalled
-from tessera.domain.placement import ANY, STEADY, Choice, Placement, place, room
-from tessera.domain.pools import PoolView, discover, tiers
+from tessera.domain.model.prepare import Preparation, claim_of, fetched, recalled
+from tessera.domain.placement import Choice, Placement, room
+from tessera.domain.pools import PoolView, discover
 from tessera.domain.readiness import asked_again, must_ask
-from tessera.domain.reasons import Accepted, Placed, Scaling, Verdict
+from tessera.domain.reasons import Accepted, Verdict
 from tessera.domain.recipe import Making, filled_spec, making
 from tessera.domain.revision import Pin, pin, pinned_spec
 from tessera.domain.rollout import surges
@@ -46,11 +56,8 @@ from tessera.domain.snapshot import (
 from tessera.domain.stall import Inspection, Stall, Suspect, inspect
 
 _UNSEEN = Inspection()
-Taken = Counter[tuple[str, str]]
-"""Devices that services hold, by pool and resource."""
 
 
-_DEFAULT_SCALING = ScalingSpec()
 LEAVING = timedelta(seconds=60)
 """A replica that is let go costs so long beyond its drain, until its engine has exited."""
 
@@ -134,34 +141,10 @@ class Plan:
         return by_namespace(self.budgets)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Holding:
-    """What a service has now."""
-
-    pods: tuple[Pod, ...] = ()
-    workloads: tuple[Workload, ...] = ()
-    errands: tuple[ErrandJob, ...] = ()
-
-    def of(self, variant: str) -> Workload | None:
-        return next((one for one in self.workloads if one.variant == variant), None)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Draft:
-    """What a service would get if money were no object."""
-
-    service: Service
-    holding: _Holding
-    accepted: Verdict[Accepted]
-    placement: Placement
-    scale: Scale
-    preparation: Preparation | None = None
-
-
 class _MadeOf(NamedTuple):
     """All that an allotment follows from but the moment."""
 
-    draft: _Draft
+    draft: Draft
     funding: Funding | None
     resolution: Resolution | None
     claim: VolumeClaim | None
@@ -183,7 +166,7 @@ class _KeptDraft:
     """A draft, and all that it was made of."""
 
     service: Service
-    draft: _Draft
+    draft: Draft
     views: Sequence[PoolView]
     readings: tuple[PodReading | None, ...]
     until: datetime | None
@@ -207,7 +190,7 @@ class Kept:
         self.allotments: Mapping[Ref, Allotment] = {}
         self.made_of: dict[Ref, _MadeOf] = {}
         self.quiet: dict[Ref, _Quiet] = {}
-        self._held: Mapping[Ref, _Holding] = {}
+        self._held: Mapping[Ref, Holding] = {}
         self._known: Mapping[Ref, tuple[Service, Service]] = {}
         self._day = date.min
 
@@ -237,8 +220,8 @@ class Kept:
         workloads: Sequence[Workload],
         nodes: Sequence[Node],
         errands: Sequence[ErrandJob],
-    ) -> Mapping[Ref, _Holding]:
-        old, new = self._held, _holdings(services, pods, workloads, nodes, errands)
+    ) -> Mapping[Ref, Holding]:
+        old, new = self._held, holdings_of(services, pods, workloads, nodes, errands)
         self._held = {
             ref: old[ref] if ref in old and old[ref] == holding else holding
             for ref, holding in new.items()
@@ -274,7 +257,7 @@ def plan(snapshot: Snapshot, kept: Kept | None = None) -> Plan:
 
 def _drafts(
     snapshot: Snapshot, views: Sequence[PoolView], taken: Taken, kept: Kept
-) -> Mapping[Ref, _Draft]:
+) -> Mapping[Ref, Draft]:
     """In the order in which they choose."""
     holdings = kept.holdings(
         snapshot.services, snapshot.pods, snapshot.workloads, snapshot.nodes, snapshot.errands
@@ -287,14 +270,14 @@ def _drafts(
         old = kept.drafts.get(ref)
         if old is None or not _still_holds(old, snapshot, service, holding, views, readings):
             memory = _memory(snapshot, service, old, kept)
-            draft = _tried(snapshot, service, holding, views, taken, memory)
+            draft = drafted(snapshot, service, holding, views, taken, memory)
             until = _until(snapshot, draft)
             old = _KeptDraft(
                 service=service, draft=draft, views=views, readings=readings, until=until
             )
         known[ref] = old
         drafts[ref] = old.draft
-        _take(taken, old.draft)
+        take(taken, old.draft)
     kept.drafts = known
     return drafts
 
@@ -303,7 +286,7 @@ def _still_holds(
     old: _KeptDraft,
     snapshot: Snapshot,
     service: Service,
-    holding: _Holding,
+    holding: Holding,
     views: Sequence[PoolView],
     readings: tuple[PodReading | None, ...],
 ) -> bool:
@@ -318,7 +301,7 @@ def _still_holds(
     )
 
 
-def _until(snapshot: Snapshot, draft: _Draft) -> datetime | None:
+def _until(snapshot: Snapshot, draft: Draft) -> datetime | None:
     """How long equal input makes the same draft; no time where others' devices count too."""
     choice, workloads = draft.placement.choice, draft.holding.workloads
     if draft.accepted.reason is Accepted.PLANNER_ERROR:
@@ -341,7 +324,7 @@ def _memory(snapshot: Snapshot, service: Service, old: _KeptDraft | None, kept: 
     return autoscale.held(memory, kept.at)
 
 
-def _ranked(services: Sequence[Service], holdings: Mapping[Ref, _Holding]) -> Sequence[Service]:
+def _ranked(services: Sequence[Service], holdings: Mapping[Ref, Holding]) -> Sequence[Service]:
     """In the order in which they choose: those that run before new ones."""
     return sorted(
         services,
@@ -349,23 +332,9 @@ def _ranked(services: Sequence[Service], holdings: Mapping[Ref, _Holding]) -> Se
     )
 
 
-def _tried(
-    snapshot: Snapshot,
-    service: Service,
-    holding: _Holding,
-    views: Sequence[PoolView],
-    taken: Taken,
-    memory: Memory,
-) -> _Draft:
-    try:
-        return _draft(snapshot, service, holding, views, taken, memory)
-    except Exception as error:  # noqa: BLE001 - one bad service must not stop the fleet
-        return _held(service, holding, _blame(error), memory)
-
-
 def _granted(
     snapshot: Snapshot,
-    drafts: Mapping[Ref, _Draft],
+    drafts: Mapping[Ref, Draft],
     runs: Mapping[Ref, batches.Drafted],
     budgets: Sequence[BudgetView],
 ) -> Mapping[Ref, Funding]:
@@ -386,7 +355,7 @@ def _granted(
     return granted
 
 
-def _go_on(draft: _Draft, meter: Meter, purse: Purse) -> None:
+def _go_on(draft: Draft, meter: Meter, purse: Purse) -> None:
     """What has to be paid besides the claim: pods of a service that cannot be placed are left as
     they are, and those of a former variant go on until the new one is up."""
     choice = draft.placement.choice
@@ -398,7 +367,7 @@ def _go_on(draft: _Draft, meter: Meter, purse: Purse) -> None:
             purse.leave(running.tariff, HOLD, 1)
 
 
-def _claims(snapshot: Snapshot, draft: _Draft) -> tuple[Claim, ...]:
+def _claims(snapshot: Snapshot, draft: Draft) -> tuple[Claim, ...]:
     """A fixed number has a floor of 1: what the user set beyond it is granted or not."""
     choice, spec = draft.placement.choice, draft.service.spec
     if choice is None or spec is None:
@@ -422,7 +391,7 @@ def _claims(snapshot: Snapshot, draft: _Draft) -> tuple[Claim, ...]:
 
 def _allotments(
     snapshot: Snapshot,
-    drafts: Mapping[Ref, _Draft],
+    drafts: Mapping[Ref, Draft],
     granted: Mapping[Ref, Funding],
     taken: Mapping[tuple[str, str], int],
     kept: Kept,
@@ -485,7 +454,7 @@ def _asks(snapshot: Snapshot, one: Allotment, kept: Kept) -> bool:
 def _timely(
     snapshot: Snapshot,
     one: Allotment,
-    draft: _Draft,
+    draft: Draft,
     taken: Mapping[tuple[str, str], int],
     stall: Stall,
     kept: Kept,
@@ -503,7 +472,7 @@ def _timely(
     return one if same else replace(one, ask=ask, surge=surge, stall=stall)
 
 
-def _finished(snapshot: Snapshot, draft: _Draft, funding: Funding | None) -> Allotment:
+def _finished(snapshot: Snapshot, draft: Draft, funding: Funding | None) -> Allotment:
     """The allotment for what was granted."""
     choice, holding, service = draft.placement.choice, draft.holding, draft.service
     scale = draft.scale
@@ -554,189 +523,24 @@ def _inspected(snapshot: Snapshot, one: Allotment) -> Inspection:
         choice.fit,
         [pod for pod in one.pods if pod.variant == choice.variant],
         leaving=one.drain.leaving,
-        floor=min(_floor(spec), one.scale.replicas),
+        floor=min(floor_of(spec), one.scale.replicas),
     )
 
 
 def _roomy(
-    draft: _Draft, choice: Choice, scale: Scale, taken: Mapping[tuple[str, str], int]
+    draft: Draft, choice: Choice, scale: Scale, taken: Mapping[tuple[str, str], int]
 ) -> bool:
     """Is there room beyond the wanted replicas? What comes and goes in a rollout does not count."""
     hardware = choice.offer.hardware
     key = choice.offer.pool, hardware.resource
-    others = taken.get(key, 0) - _held_replicas(draft) * hardware.devices
+    others = taken.get(key, 0) - held_replicas(draft) * hardware.devices
     return room(choice.offer, {key: others}) > scale.replicas
 
 
-def scaling_of(spec: InferenceServiceSpec) -> ScalingSpec:
-    """The autoscaler's bounds and goals; without any in the spec the defaults."""
-    return spec.scaling or _DEFAULT_SCALING
-
-
-def _holdings(
-    services: Sequence[Service],
-    pods: Sequence[Pod],
-    workloads: Sequence[Workload],
-    nodes: Sequence[Node],
-    errands: Sequence[ErrandJob],
-) -> Mapping[Ref, _Holding]:
-    theirs: dict[Ref, list[Pod]] = defaultdict(list)
-    answering = {node.name for node in nodes if node.alive}
-    for pod in pods:
-        if not _is_stuck(pod, answering):
-            theirs[pod.service].append(pod)
-    made: dict[Ref, list[Workload]] = defaultdict(list)
-    for workload in workloads:
-        made[workload.service].append(workload)
-    sent: dict[Ref, list[ErrandJob]] = defaultdict(list)
-    for job in errands:
-        sent[job.service].append(job)
-    return {
-        service.ref: _Holding(
-            pods=tuple(sorted(theirs.get(service.ref, ()), key=lambda pod: pod.ref)),
-            workloads=tuple(sorted(made.get(service.ref, ()), key=lambda one: one.ref)),
-            errands=tuple(sorted(sent.get(service.ref, ()), key=lambda one: one.ref)),
-        )
-        for service in services
-    }
-
-
-def _is_stuck(pod: Pod, answering: Collection[str]) -> bool:
-    """A pod that ends on a node that does not answer may do so for ever: it is no replica any more,
-    and what it held is not offered to others either."""
-    return pod.leaving and pod.node is not None and pod.node not in answering
-
-
-def _draft(
-    snapshot: Snapshot,
-    service: Service,
-    holding: _Holding,
-    views: Sequence[PoolView],
-    taken: Taken,
-    memory: Memory,
-) -> _Draft:
-    spec = service.spec
-    if spec is None:
-        told = service.problem or "spec: unreadable"
-        return _held(service, holding, Verdict(Accepted.SPEC_UNREADABLE, told), memory)
-    preparation = prepare(snapshot, service, spec)
-    spec = preparation.spec
-    service = replace(service, spec=spec)
-    denials = check(spec, tiers(views))
-    if denials:
-        told = "; ".join(denial.sentence for denial in denials)
-        return _held(service, holding, Verdict(denials[0].reason, told), memory)
-    if preparation.unknown is not None:
-        held = _held(service, holding, preparation.unknown, memory)
-        return replace(held, preparation=preparation)
-    placement = place(
-        spec,
-        views,
-        current=holding.workloads[0].variant if holding.workloads else None,
-        floor=_floor(spec),
-        taken=taken,
-        tiers=ANY if spec.service_class == "batch" else STEADY,
-    )
-    warning = flags_unchecked(spec)
-    accepted = (
-        Verdict(Accepted.VALID, "the spec can be carried out")
-        if warning is None
-        else Verdict(Accepted.FLAGS_UNCHECKED, warning)
-    )
-    if placement.choice is None:
-        held = _held(service, holding, accepted, memory)
-        return replace(held, placement=placement, preparation=preparation)
-    variant = placement.choice.variant
-    pods = tuple(pod for pod in holding.pods if pod.variant == variant)
-    return _Draft(
-        service=service,
-        holding=holding,
-        accepted=accepted,
-        placement=placement,
-        preparation=preparation,
-        scale=_scale(snapshot, spec, pods, holding.of(variant), memory),
-    )
-
-
-def _scale(
-    snapshot: Snapshot,
-    spec: InferenceServiceSpec,
-    pods: Sequence[Pod],
-    workload: Workload | None,
-    memory: Memory,
-) -> Scale:
-    if spec.replicas is not None:
-        return _fixed(spec.replicas, memory, snapshot.at)
-    policy = scaling_of(spec)
-    existing = workload.replicas if workload else policy.min_replicas
-    return autoscale.scale(policy, load_of(pods, snapshot.readings, existing, snapshot.at), memory)
-
-
-def _fixed(replicas: int, memory: Memory, at: datetime) -> Scale:
-    known = [count.replicas for count in memory.counts] == [replicas]
-    counts = memory.counts if known else (Count(at, replicas),)
-    return Scale(
-        replicas=replicas,
-        reason=Scaling.SET_BY_USER,
-        message=f"spec.replicas is {replicas}",
-        memory=memory if known and not memory.lows else Memory(counts=counts),
-    )
-
-
-def _retired(holding: _Holding, pods: Sequence[Pod], variant: str, wanted: int) -> tuple[Ref, ...]:
+def _retired(holding: Holding, pods: Sequence[Pod], variant: str, wanted: int) -> tuple[Ref, ...]:
     """Former variants stay until the new one is up, unless they sit on the hardware it needs."""
     up = sum(pod.takes_requests for pod in pods) >= wanted
     blocked = any(pod.unschedulable for pod in pods)
     if not (up or blocked):
         return ()
     return tuple(one.ref for one in holding.workloads if one.variant != variant)
-
-
-def remembered(status: InferenceServiceStatus) -> Memory:
-    """What an earlier leader wrote down for its successor."""
-    if status.scaling is None:
-        return Memory()
-    return Memory(counts=tuple(Count(one.at, one.replicas) for one in status.scaling.memory))
-
-
-def _held(
-    service: Service, holding: _Holding, accepted: Verdict[Accepted], memory: Memory
-) -> _Draft:
-    """Nothing is decided, so whatever runs goes on as it is."""
-    return _Draft(
-        service=service,
-        holding=holding,
-        accepted=accepted,
-        placement=Placement(
-            verdict=Verdict(Placed.NOT_ACCEPTED, "nothing is placed while Accepted is False")
-        ),
-        scale=Scale(
-            replicas=holding.workloads[0].replicas if holding.workloads else 0,
-            reason=Scaling.NOT_PLACED,
-            message="what runs is left as it is",
-            memory=memory,
-        ),
-    )
-
-
-def _blame(error: Exception) -> Verdict[Accepted]:
-    return Verdict(
-        Accepted.PLANNER_ERROR,
-        f"spec: planning raised {type(error).__name__} ({error}); please report it with the output "
-        "of kubectl get inferenceservice -o yaml",
-    )
-
-
-def _floor(spec: InferenceServiceSpec) -> int:
-    return scaling_of(spec).min_replicas if spec.replicas is None else max(1, spec.replicas)
-
-
-def _take(taken: Taken, draft: _Draft) -> None:
-    choice = draft.placement.choice
-    if choice is not None:
-        hardware = choice.offer.hardware
-        taken[choice.offer.pool, hardware.resource] += _held_replicas(draft) * hardware.devices
-
-
-def _held_replicas(draft: _Draft) -> int:
-    return max(draft.scale.replicas, len(draft.holding.pods))

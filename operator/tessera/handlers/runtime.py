@@ -21,7 +21,7 @@ from tessera.adapters.prometheus import PrometheusMetrics
 from tessera.domain.autoscale import recall
 from tessera.domain.bill import Bill
 from tessera.domain.certificate import Terms
-from tessera.domain.plan import remembered, scaling_of
+from tessera.domain.draft import remembered, scaling_of
 from tessera.domain.snapshot import Budget, Service
 from tessera.handlers.certificates import Certificates
 from tessera.ports import Clock, ClusterError, MetricsError

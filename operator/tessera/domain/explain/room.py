@@ -1,7 +1,8 @@
 """How much room a pool has, and for how many replicas a service needs it."""
 
+from tessera.domain.draft import scaling_of
 from tessera.domain.money import Money
-from tessera.domain.plan import Allotment, Plan, scaling_of
+from tessera.domain.plan import Allotment, Plan
 from tessera.domain.pools import Offer, PoolView
 from tessera.domain.snapshot import Snapshot
 
