@@ -9,7 +9,7 @@ from world.api import Json
 VOLATILE = {
     "uid", "resourceVersion", "generation", "observedGeneration", "creationTimestamp",
     "managedFields", "lastTransitionTime", "lastUpdateTime", "time", "at", "clusterIP",
-    "clusterIPs", "deployment.kubernetes.io/revision",
+    "clusterIPs", "deployment.kubernetes.io/revision", "collisionCount",
 }  # fmt: skip
 """Names of single objects, moments, and counts of writes; a cluster IP names a Service's life."""
 

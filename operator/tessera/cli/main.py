@@ -3,6 +3,7 @@
 import importlib
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -22,6 +23,10 @@ _INTERRUPTED = 130
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point; exits with 1 and a sentence when a command cannot do what was asked."""
+    if arguments is None:
+        # At once: a cancelled request may be under way in a place that takes the cancelling for its
+        # own time-out, and goes on.
+        signal.signal(signal.SIGINT, lambda *_: os._exit(_INTERRUPTED))
     words = sys.argv[1:] if arguments is None else list(arguments)
     program = "kubectl tessera" if Path(sys.argv[0]).name == "kubectl-tessera" else "tessera"
     if words[:1] == [COMPLETE]:
@@ -35,8 +40,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _print(told.text)
     except CommandError as error:
         sys.exit(f"{command}: {error}")
-    except KeyboardInterrupt:
-        sys.exit(_INTERRUPTED)
     except Exception as error:  # noqa: BLE001 - nobody at a terminal shall meet a traceback
         _blame(command, error)
     if told.code:
