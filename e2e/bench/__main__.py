@@ -65,6 +65,7 @@ def main() -> None:
     figures |= {"services": size.services, "nodes": size.nodes}
     _table(figures)
     if options.save:
+        COMMITTED.parent.mkdir(exist_ok=True)
         COMMITTED.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     print(f"BENCH {json.dumps(figures)}")
 
