@@ -1,5 +1,5 @@
 # Everything that is needed is made on first use: the Python environment in .venv, control-plane
-# binaries and engines in the user's cache. Python 3.11+, Go, make, git and curl are assumed.
+# binaries and engines in the user's cache. Python 3.11+, Go, make and git are assumed.
 SHELL := /bin/sh
 PYTHON ?= python3
 BIN := .venv/bin

@@ -1,6 +1,6 @@
 """Clones HEAD and runs both README commands as on a fresh machine.
 
-Empty home and cache, and nothing on PATH but python3, go, make, git, curl and the plain userland.
+Empty home and cache, and nothing on PATH but python3, go, make, git and the plain userland.
 """
 
 import os
@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-ASSUMED = ("python3", "go", "make", "git", "curl")
+ASSUMED = ("python3", "go", "make", "git")
 USERLAND = (
     *("awk", "basename", "bash", "cat", "chmod", "cp", "cut", "date", "dirname", "env", "expr"),
     *("find", "grep", "head", "ln", "ls", "mkdir", "mktemp", "mv", "printf", "ps", "pwd", "rm"),

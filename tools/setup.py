@@ -35,7 +35,7 @@ def _must_have() -> None:
         missing.append(f"Python {OLDEST[0]}.{OLDEST[1]}+ (this is {sys.version.split()[0]})")
     if not sys.platform.startswith("linux"):
         missing.append("Linux (pods get loopback addresses, which only Linux has)")
-    missing += [tool for tool in ("curl", "go", "git", "make") if shutil.which(tool) is None]
+    missing += [tool for tool in ("go", "git", "make") if shutil.which(tool) is None]
     if missing:
         sys.exit(f"setup: missing: {', '.join(missing)}")
 
