@@ -1,12 +1,10 @@
 """`tessera` at the terminal of users of an installed chart: the platform team, and a tenant."""
 
 import asyncio
-import json
 import os
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,40 +13,13 @@ import yaml
 
 from demo.stage import EXAMPLES, NAMESPACE, Json, Stage, condition
 from scenarios.actions import SMALL, Place
+from scenarios.commands import tessera
 from tessera.resources.kinds import INFERENCE_SERVICES, TENANT_BUDGETS
 from world.testing import eventually
 
 NODE = "/api/v1/nodes/a100-0"
 OPERATOR = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/tessera-operator"
 PRODUCT = "nvidia.com/gpu.product"
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """How a command ended."""
-
-    code: int
-    output: str
-    errors: str
-
-    @property
-    def json(self) -> Json:
-        found: Json = json.loads(self.output)
-        return found
-
-
-async def tessera(stage: Stage, *arguments: str, kubeconfig: Path | None = None) -> Ended:
-    """A command as a user runs it."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tessera.cli.main", *arguments),
-        env=os.environ | {"KUBECONFIG": str(kubeconfig or stage.world.kubeconfig)},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    output, errors = await process.communicate()
-    assert process.returncode is not None
-    assert "Traceback" not in errors.decode()
-    return Ended(process.returncode, output.decode(), errors.decode())
 
 
 async def findings(stage: Stage, *arguments: str, **fields: Any) -> Mapping[str, Json]:
@@ -268,7 +239,8 @@ async def test_top_ranks_the_services_and_counts_free_devices(place: Place) -> N
 
 
 async def test_an_update_that_is_not_available_changes_nothing(place: Place) -> None:
-    await place.serve(replicas=1)
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    await place.serve(replicas=1, model={"uri": SMALL, "revision": commit})
     await place.until_ready()
     told = await tessera(place.stage, "update", "chat", "-n", place.namespace)
     assert (told.code, told.errors) == (0, "")

@@ -12,6 +12,7 @@ from aiohttp import web
 from demo.load import steady
 from demo.stage import NAMESPACE, Json, install
 from scenarios.actions import SMALL, Place
+from scenarios.commands import tessera
 from scenarios.test_streams import TOKENS, kubectl_scale, stream, until_replicas
 from tessera.resources.kinds import DEPLOYMENTS, PODS
 from world.testing import eventually
@@ -80,12 +81,10 @@ async def surroundings(place: Place, platform: Json | None) -> None:
     )
 
 
-async def annotate(place: Place, name: str, value: str) -> None:
-    """As `kubectl tessera update` does."""
-    await place.stage.run(
-        *("kubectl", "--namespace", place.namespace, "annotate", "--overwrite"),
-        *(f"inferenceservice/{name}", f"tessera.dev/update={value}"),
-    )
+async def update(place: Place, name: str) -> None:
+    """As its owner does who has read what would change."""
+    done = await tessera(place.stage, "update", name, "--namespace", place.namespace)
+    assert done.code == 0, done.errors
 
 
 async def test_an_upgrade_leaves_pods_alone_until_it_is_asked(upgraded: Place) -> None:
@@ -117,7 +116,7 @@ async def test_an_upgrade_leaves_pods_alone_until_it_is_asked(upgraded: Place) -
     streams = [asyncio.create_task(stream(base, ref.name)) for _ in range(6)]
     async with steady(base, ref.name, clients=4, tokens=40) as load:
         await asyncio.wait(streams, timeout=1)
-        await annotate(place, "chat", "2026-11-20T12:00:00Z")
+        await update(place, "chat")
         await place.until_condition("chat", "UpdateAvailable", "Newest", within=60)
         await place.until_condition("chat", "Progressing", "Settled", within=120)
     assert await asyncio.gather(*streams) == [(TOKENS, "length")] * 6
@@ -195,8 +194,8 @@ async def test_a_revision_is_pinned_through_restarts_until_it_is_asked(upgraded:
     async with a_hub(first) as hub:
         await surroundings(place, {"hubEndpoint": hub.url})
         await until_led(place, lambda one: hub.url in json.dumps(one["env"]))
-        update = await place.until_condition("before", "UpdateAvailable", "NewerRecipe", within=30)
-        assert "hubEndpoint of the platform" in update["message"]
+        told = await place.until_condition("before", "UpdateAvailable", "NewerRecipe", within=30)
+        assert "hubEndpoint of the platform" in told["message"]
 
         await place.serve(replicas=1, model={"uri": SMALL, "revision": "main"})
         await place.until_ready()
@@ -210,7 +209,7 @@ async def test_a_revision_is_pinned_through_restarts_until_it_is_asked(upgraded:
         await place.until_condition("chat", "Progressing", "Settled", within=60)
         assert await revisions(place, "chat") == {first}
 
-        await annotate(place, "chat", "now")
+        await update(place, "chat")
         await eventually(place.status, lambda one: one["model"].get("revision") == second)
         await place.until_condition("chat", "Progressing", "Settled", within=60)
         assert await revisions(place, "chat") == {second}

@@ -150,6 +150,17 @@ async def test_an_update_is_asked_for_by_the_annotation() -> None:
     assert datetime.fromisoformat(asked).tzinfo is not None
 
 
+@pytest.mark.parametrize(("reason", "asks"), [("Commit", True), ("Given", False)])
+async def test_a_hub_is_asked_again_where_a_branch_may_mean_another_commit(
+    reason: str, asks: bool
+) -> None:
+    world, api = await a_served_cluster()
+    model = {"uri": "hf://acme/one", "asked": "main", "reason": reason}
+    world.body(CHAT)["status"]["model"] = model
+    text = (await update(Reader(api, "team-a"), TEAM_CHAT, "text")).text
+    assert ("which commit main of hf://acme/one is" in text, bool(api.sent)) == (asks, asks)
+
+
 async def test_without_an_available_update_nothing_is_written() -> None:
     _, api = await a_served_cluster()
     answer = await update(Reader(api, "team-a"), TEAM_CHAT, "json")

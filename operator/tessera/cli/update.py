@@ -11,10 +11,13 @@ from tessera.cli.errors import CommandError, DeniedError
 from tessera.cli.explain import must_know
 from tessera.cli.told import Told
 from tessera.domain.names import UPDATE_ANNOTATION
+from tessera.domain.reasons import Pinned
 from tessera.domain.snapshot import Ref
 from tessera.resources.kinds import INFERENCE_SERVICES
 
 CONDITION = "UpdateAvailable"
+_ASKABLE = set(Pinned) - {Pinned.GIVEN, Pinned.NOT_ASKED, Pinned.RESOLVING}
+"""Where a hub had something to say, or may have now."""
 
 
 def run(arguments: argparse.Namespace) -> Told:
@@ -34,7 +37,7 @@ async def update(reader: Reader, ref: Ref, form: str) -> Told:
     if body is None:
         must_know(ref, await _known(reader, ref))
         raise CommandError(f"{ref} went away just now")
-    told = _available(body)
+    told = _available(body) or _asked_anew(body)
     if told is None:
         text = f"{ref}: no update is available: it runs as this version of Tessera builds it"
         return _told(form, ref, text, asked=None)
@@ -48,7 +51,7 @@ async def update(reader: Reader, ref: Ref, form: str) -> Told:
     if status >= HTTPStatus.BAD_REQUEST:
         raise CommandError(f"{ref}: the API server says {status} {answer.get('message', '')}")
     text = (
-        f"{ref}: asked for at {at}: {told}. Replicas are replaced one by one, with every stream "
+        f"{ref}: asked for at {at}: {told}, replicas are replaced one by one, with every stream "
         f"drained; kubectl get inferenceservice {ref.name} -n {ref.namespace} -w follows it"
     )
     return _told(form, ref, text, asked=at)
@@ -65,6 +68,15 @@ def _available(body: Json) -> str | None:
         if one["type"] == CONDITION and one["status"] == "True":
             return str(one["message"])
     return None
+
+
+def _asked_anew(body: Json) -> str | None:
+    """A branch may mean another commit by now, and a hub may answer that did not."""
+    model = body.get("status", {}).get("model", {})
+    if model.get("reason") not in _ASKABLE:
+        return None
+    revision = model.get("asked") or "the default branch"
+    return f"the hub is asked again which commit {revision} of {model['uri']} is; if it is another"
 
 
 def _told(form: str, ref: Ref, text: str, asked: str | None) -> Told:
