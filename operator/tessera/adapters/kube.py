@@ -112,6 +112,8 @@ class KubeCluster:
     async def close(self) -> None:
         await self._api.close()  # type: ignore[no-untyped-call]  # same
         await self._watches.close()  # type: ignore[no-untyped-call]  # same
+        for _ in range(2):
+            await asyncio.sleep(0)  # connections that were cut end in the next rounds of the loop
 
     async def list(self, kind: Kind) -> Listing | None:
         scopes = self.scopes(kind)
