@@ -376,7 +376,7 @@ def _claims(snapshot: Snapshot, draft: Draft) -> tuple[Claim, ...]:
     least = 1 if spec.replicas is not None else scaling_of(spec).min_replicas
     memory = snapshot.memory.get(ref) or remembered(draft.service.status)
     counts = [count.replicas for count in memory.counts[-1:]]
-    mine = [pod for pod in holding.pods if pod.variant == choice.variant and pod.ended is None]
+    mine = [pod for pod in _of_variant(holding.pods, choice) if pod.ended is None]
     claim = Claim(
         ref=ref,
         tariff=choice.offer.tariff,
@@ -464,8 +464,7 @@ def _timely(
     if choice is None:
         return one
     ask = _asks(snapshot, one, kept)
-    variant = choice.variant
-    pods = [pod for pod in one.pods if pod.variant == variant]
+    pods = _of_variant(one.pods, choice)
     roomy = _roomy(draft, choice, one.scale, taken)
     surge = surges(one.workload, pods, snapshot.at, room=roomy)
     same = ask is one.ask and surge is one.surge and stall == one.stall
@@ -491,7 +490,7 @@ def _finished(snapshot: Snapshot, draft: Draft, funding: Funding | None) -> Allo
     if choice is None or service.spec is None:
         return told
     workload = holding.of(choice.variant)
-    pods = tuple(pod for pod in holding.pods if pod.variant == choice.variant)
+    pods = _of_variant(holding.pods, choice)
     pinned = pin(service, service.spec, workload, snapshot.resolutions)
     made = making(snapshot, service, service.spec, choice, workload)
     preparation = draft.preparation
@@ -505,6 +504,12 @@ def _finished(snapshot: Snapshot, draft: Draft, funding: Funding | None) -> Allo
         workload=workload,
         retired=_retired(holding, pods, choice.variant, scale.replicas),
     )
+
+
+def _of_variant(pods: Sequence[Pod], choice: Choice) -> Sequence[Pod]:
+    """The replicas on the chosen hardware."""
+    variant = choice.variant  # a name put together each time it is asked for
+    return [pod for pod in pods if pod.variant == variant]
 
 
 def _is_watched(snapshot: Snapshot) -> bool:
@@ -521,7 +526,7 @@ def _inspected(snapshot: Snapshot, one: Allotment) -> Inspection:
         snapshot,
         one.service,
         choice.fit,
-        [pod for pod in one.pods if pod.variant == choice.variant],
+        _of_variant(one.pods, choice),
         leaving=one.drain.leaving,
         floor=min(floor_of(spec), one.scale.replicas),
     )

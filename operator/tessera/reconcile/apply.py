@@ -3,7 +3,16 @@
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+    Sequence,
+)
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -164,8 +173,8 @@ class Applier:
         self,
         snapshot: Snapshot,
         allotment: Allotment,
-        tenant: "_Tenant | None",
-        made_of: "_MadeOf",
+        tenant: _Tenant | None,
+        made_of: _MadeOf,
         problems: list[str],
     ) -> None:
         ref, existing = allotment.service.ref, made_of[1]
@@ -304,21 +313,24 @@ class Applier:
         seen = await self._write(manifest)
         self._applied[manifest.key] = _Applied(manifest.body, seen.owned)
 
-    async def _write(self, manifest: Manifest, subresource: str | None = None) -> Seen:
-        """Apply, and remember the answer, so that the next turn need not wait for the watch."""
+    @asynccontextmanager
+    async def _writing(self) -> AsyncIterator[None]:
+        """Room for one writing request, which only a leader may send."""
         async with self._slots:
             if not self._leading():
                 raise NotLeadingError
             self.writes += 1
+            yield
+
+    async def _write(self, manifest: Manifest, subresource: str | None = None) -> Seen:
+        """Apply, and remember the answer, so that the next turn need not wait for the watch."""
+        async with self._writing():
             seen = await self._cluster.apply(manifest, subresource=subresource)
         self._store.put(manifest.kind, seen)
         return seen
 
     async def _remove(self, kind: Kind, key: Key) -> None:
-        async with self._slots:
-            if not self._leading():
-                raise NotLeadingError
-            self.writes += 1
+        async with self._writing():
             await self._cluster.delete(kind, key)
         self._store.drop(kind, key)
         self._applied.pop(key, None)
@@ -326,10 +338,7 @@ class Applier:
     async def _replace(self, stuck: Replacement, grace: int) -> None:
         """Only once the status says so: it is what keeps a successor from replacing more."""
         key = Key(PODS.plural, stuck.pod.namespace, stuck.pod.name)
-        async with self._slots:
-            if not self._leading():
-                raise NotLeadingError
-            self.writes += 1
+        async with self._writing():
             await self._cluster.delete(PODS, key, uid=stuck.uid, grace_seconds=grace)
 
     def _manifests(self, allotment: Allotment) -> tuple[Manifest, ...]:
