@@ -12,6 +12,8 @@ from world.testing import eventually
 
 OPERATOR = f"system:serviceaccount:{NAMESPACE}:tessera-operator"
 DEPLOYMENT = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/tessera-operator"
+PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
+SELECTOR = "app.kubernetes.io/name=tessera-operator"
 SECRET = f"/api/v1/namespaces/{NAMESPACE}/secrets/tessera-webhook"
 WEBHOOKS = (
     "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/"
@@ -49,12 +51,13 @@ class Release:
         await self.stage.run("kubectl", "apply", "-f", str(EXAMPLES / "00-pools.yaml"))
 
     async def rolled_out(self, within: float = 90) -> None:
-        """Wait until the present spec of the operator runs, and nothing else."""
+        """Wait until the present spec of the operator runs, and no process that is going either."""
 
-        async def read() -> Json:
-            return await self.stage.api.get(DEPLOYMENT)
+        async def read() -> tuple[Json, int]:
+            pods = await self.stage.api.get(PODS, labelSelector=SELECTOR)
+            return await self.stage.api.get(DEPLOYMENT), len(pods["items"])
 
-        await eventually(read, _is_rolled_out, within=within)
+        await eventually(read, lambda found: _is_rolled_out(*found), within=within)
 
     async def set_env(self, **env: str) -> None:
         """Change the environment of the operator, as no value of the chart does."""
@@ -123,10 +126,11 @@ def a_service(namespace: str, name: str, **spec: Any) -> Json:
     }
 
 
-def _is_rolled_out(deployment: Json) -> bool:
+def _is_rolled_out(deployment: Json, pods: int) -> bool:
     status, wanted = deployment.get("status", {}), deployment["spec"]["replicas"]
     counts = ("replicas", "updatedReplicas", "availableReplicas")
     return bool(
         status.get("observedGeneration") == deployment["metadata"]["generation"]
+        and pods == wanted
         and all(status.get(name, 0) == wanted for name in counts)
     )

@@ -7,8 +7,7 @@ from contextlib import asynccontextmanager
 
 from cryptography import x509
 
-from chart_tests.release import SECRET, WEBHOOKS, Release
-from demo.stage import NAMESPACE
+from chart_tests.release import PODS, SECRET, SELECTOR, WEBHOOKS, Release
 from tessera.adapters import certificates
 from world import clock
 from world.testing import eventually
@@ -54,10 +53,7 @@ async def bundle(release: Release) -> tuple[str, ...]:
 
 async def starts(release: Release) -> dict[str, int]:
     """How often each process of the operator began anew."""
-    path = f"/api/v1/namespaces/{NAMESPACE}/pods"
-    found = await release.stage.api.get(
-        path, labelSelector="app.kubernetes.io/name=tessera-operator"
-    )
+    found = await release.stage.api.get(PODS, labelSelector=SELECTOR)
     return {
         pod["metadata"]["name"]: pod["status"]["containerStatuses"][0]["restartCount"]
         for pod in found["items"]
@@ -93,14 +89,14 @@ async def test_a_certificate_that_ended_while_nobody_ran_is_replaced_at_the_star
 ) -> None:
     await release.install()
     await release.set_env(**SHORT)
-    long = await serving(release)
-    short = await eventually(lambda: serving(release), lambda now: now != long, within=40)
-    await release.scale(0)
 
     async def left() -> float:
         ends = x509.load_pem_x509_certificate((await serving(release)).encode())
         return (ends.not_valid_after_utc - clock.now()).total_seconds()
 
+    await eventually(left, lambda seconds: seconds < 60, within=60)
+    await release.scale(0)
+    short = await serving(release)
     await eventually(left, lambda seconds: seconds < 0, within=60)
     assert "remove" not in await release.dry_run(**BAD)
     await release.scale(1)
