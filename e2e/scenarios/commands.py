@@ -4,10 +4,12 @@ import asyncio
 import json
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from demo.stage import Json, Stage
+from scenarios.actions import Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,3 +38,12 @@ async def tessera(stage: Stage, *arguments: str, kubeconfig: Path | None = None)
     assert process.returncode is not None
     assert "Traceback" not in errors.decode()
     return Ended(process.returncode, output.decode(), errors.decode())
+
+
+async def explained(place: Place, *arguments: str, name: str = "chat") -> Mapping[str, Json]:
+    """The decisions about a service, by topic."""
+    told = await tessera(
+        place.stage, "explain", name, "-n", place.namespace, "-o", "json", *arguments
+    )
+    assert told.code == 0, told.errors
+    return {one["topic"]: one for one in told.json["decisions"]}

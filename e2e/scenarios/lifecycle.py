@@ -1,4 +1,4 @@
-"""What is done to engines, and what `kubectl get inferenceservice` prints of it."""
+"""What is done to engines, and what kubectl and `tessera explain` tell of it."""
 
 import asyncio
 import json
@@ -9,12 +9,15 @@ import httpx
 
 from demo.stage import NAMESPACE, Json, Stage
 from scenarios.actions import Place
+from scenarios.commands import explained
 from tessera.domain.names import PORT
 from tessera.resources.kinds import PODS
 from world.testing import eventually
 
 STALL_SECONDS = 8
 """How long an engine may stand still here; two minutes by default."""
+_TOPICS = {"Progressing": "rollout", "Placed": "placed", "Ready": "ready"}
+"""Under which topic a condition is explained, where it is not its own."""
 _PRODUCT = "NVIDIA-A100-SXM4-80GB"
 
 
@@ -56,16 +59,34 @@ async def until_told(
     place: Place, reason: str, kind: str = "Progressing", within: float = 40
 ) -> Told:
     """Wait until kubectl prints a condition with this reason."""
+    return await eventually(
+        lambda: _told(place, kind), lambda told: told.reason == reason, within=within
+    )
+
+
+async def until_both_tell(
+    place: Place, reason: str, kind: str = "Progressing", within: float = 40
+) -> Told:
+    """The same, and `tessera explain` says it in the same words."""
+    await until_told(place, reason, kind, within)
+
+    async def both() -> tuple[Told, Json]:
+        decisions = await explained(place)
+        return await _told(place, kind), decisions[_TOPICS.get(kind, kind)]
+
+    def alike(told: Told, decision: Json) -> bool:
+        said = decision["reason"], decision["message"]
+        return (reason, told.message) == said and told.reason == reason
+
+    told, _ = await eventually(both, lambda found: alike(*found), within=20)
+    return told
+
+
+async def _told(place: Place, kind: str) -> Told:
     one = f'.status.conditions[?(@.type=="{kind}")]'
     path = "{'\\n'}".join(f"{{{one}.{field}}}" for field in ("status", "reason", "message"))
-
-    async def told() -> list[str]:
-        return (await printed(place, path)).split("\n", 2)
-
-    status, found, message = await eventually(
-        told, lambda parts: parts[1:2] == [reason], within=within
-    )
-    return Told(status, found, message)
+    status, reason, message = [*(await printed(place, path)).split("\n", 2), "", ""][:3]
+    return Told(status, reason, message)
 
 
 async def until_printed(place: Place, jsonpath: str, wanted: str, within: float = 60) -> None:

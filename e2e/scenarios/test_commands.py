@@ -13,7 +13,7 @@ import yaml
 
 from demo.stage import EXAMPLES, NAMESPACE, Json, Stage, condition
 from scenarios.actions import SMALL, Place
-from scenarios.commands import tessera
+from scenarios.commands import explained, tessera
 from tessera.resources.kinds import INFERENCE_SERVICES, TENANT_BUDGETS
 from world.testing import eventually
 
@@ -32,15 +32,6 @@ async def findings(stage: Stage, *arguments: str, **fields: Any) -> Mapping[str,
 
 def states(found: Mapping[str, Json], state: str) -> set[str]:
     return {check for check, one in found.items() if one["state"] == state}
-
-
-async def explained(place: Place, *arguments: str, name: str = "chat") -> Mapping[str, Json]:
-    """The decisions about a service, by topic."""
-    told = await tessera(
-        place.stage, "explain", name, "-n", place.namespace, "-o", "json", *arguments
-    )
-    assert told.code == 0, told.errors
-    return {one["topic"]: one for one in told.json["decisions"]}
 
 
 async def test_the_doctor_finds_a_served_cluster_fine(place: Place) -> None:

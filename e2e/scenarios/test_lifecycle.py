@@ -9,12 +9,14 @@ import pytest
 
 from demo.stage import Json, SceneError, Stage
 from scenarios.actions import SMALL, Place
+from scenarios.commands import explained
 from scenarios.lifecycle import (
     be_impatient,
     fleet,
     freeze,
     printed,
     replicas,
+    until_both_tell,
     until_printed,
     until_told,
 )
@@ -57,7 +59,7 @@ async def test_an_engine_that_takes_no_step_is_replaced_once_and_a_new_leader_kn
 
     await kill_operator(place.stage)
     again = await freeze(second, ref.name)
-    told = await until_told(place, "EngineStalled", within=90)
+    told = await until_both_tell(place, "EngineStalled", within=90)
     assert f"{second['metadata']['name']} holds" in told.message
     assert f"{name} was replaced before, and the next one may be from" in told.message
     left = {one["metadata"]["name"] for one in await replicas(place)}
@@ -68,7 +70,7 @@ async def test_an_engine_that_takes_no_step_is_replaced_once_and_a_new_leader_kn
 async def test_an_unknown_flag_is_told_in_the_words_of_the_engine(place: Place) -> None:
     engine = {"version": UNCHECKED, "extraArgs": ["--no-such-flag"]}
     await place.serve(replicas=1, engine=engine)
-    told = await until_told(place, "EngineRefusedArguments")
+    told = await until_both_tell(place, "EngineRefusedArguments")
     assert "exit code 2: " in told.message
     assert told.message.endswith("vllm serve: error: unrecognized arguments: --no-such-flag")
     wide = await place.stage.run(
@@ -83,7 +85,7 @@ async def test_a_configuration_out_of_range_is_told_in_the_words_of_the_engine(
 ) -> None:
     engine = {"version": UNCHECKED, "extraArgs": ["--block-size=0"]}
     await place.serve(replicas=1, engine=engine)
-    told = await until_told(place, "EngineRefusedConfig")
+    told = await until_both_tell(place, "EngineRefusedConfig")
     assert "exit code 1: " in told.message
     assert "--block-size" in told.message
 
@@ -101,7 +103,7 @@ async def test_an_engine_that_takes_too_much_memory_of_its_node_is_told(place: P
         return await printed(place, '{.status.conditions[?(@.type=="Progressing")].reason}')
 
     await eventually(killed_again, lambda reason: reason == "EngineOutOfMemory", within=30)
-    told = await until_told(place, "EngineOutOfMemory")
+    told = await until_both_tell(place, "EngineOutOfMemory")
     assert told.message.startswith(f"{name}: exit code 137")
     await until_told(place, "Settled", within=60)
 
@@ -116,7 +118,7 @@ async def test_an_exceeded_quota_is_told_word_by_word(place: Place) -> None:
     }
     await place.stage.api.create(f"/api/v1/namespaces/{place.namespace}/resourcequotas", quota)
     await place.serve(replicas=2)
-    told = await until_told(place, "QuotaExceeded")
+    told = await until_both_tell(place, "QuotaExceeded")
     for words in ('pods "chat-', "exceeded quota: small", f"limited: {slices}=1"):
         assert words in told.message
     await until_printed(place, READY, "1")
@@ -126,11 +128,11 @@ async def test_an_exceeded_quota_is_told_word_by_word(place: Place) -> None:
 async def test_what_pod_security_refuses_is_told_word_by_word(place: Place) -> None:
     """Our own pods are restricted; what others add to them may not be."""
     await place.serve(replicas=1)
-    told = await until_told(place, "PodSecurityRefused")
+    told = await until_both_tell(place, "PodSecurityRefused")
     assert (
         'violates PodSecurity "restricted:latest": host namespaces (hostPID=true)' in told.message
     )
-    ready = await until_told(place, "NoReplicaReady", "Ready")
+    ready = await until_both_tell(place, "NoReplicaReady", "Ready")
     assert "PodSecurityRefused: pods " in ready.message
 
 
@@ -189,7 +191,7 @@ async def _until_in_force(stage: Stage, namespace: str) -> None:
 
 async def test_an_image_that_cannot_be_pulled_is_told_word_by_word(place: Place) -> None:
     await place.serve(replicas=1, engine={"image": "nowhere/engine:1"})
-    told = await until_told(place, "ImageUnavailable")
+    told = await until_both_tell(place, "ImageUnavailable")
     assert "nowhere/engine:1 is not in the image table" in told.message
 
 
@@ -220,13 +222,13 @@ async def test_a_secret_that_is_missing_is_told_word_by_word(
     place: Place, spec: dict[str, Any], reason: str
 ) -> None:
     await place.serve(replicas=1, **spec)
-    told = await until_told(place, reason)
+    told = await until_both_tell(place, reason)
     assert 'secret "hub" not found' in told.message
 
 
 async def test_what_the_scheduler_cannot_place_is_told_word_by_word(place: Place) -> None:
     await place.serve(replicas=9)
-    told = await until_told(place, "Unschedulable", "Placed")
+    told = await until_both_tell(place, "Unschedulable", "Placed")
     assert "1 of 9 replicas find no free 1g.10gb" in told.message
     assert "0/3 nodes are available: " in told.message
 
@@ -250,7 +252,8 @@ async def test_a_replica_on_a_dead_node_is_replaced_within_a_minute_of_the_taint
         await eventually(made, lambda found: len(found) == 2, within=GIVEN_UP_SECONDS)
         taken = time.monotonic() - tainted
         await until_printed(place, READY, "2")
-        await until_told(place, "Settled")
+        await until_both_tell(place, "Settled")
+        assert (await explained(place))["ready"]["numbers"]["replicas"] == "2 take requests"
         assert await printed(place, "{.status.replicas}") == "2"
         hanging = {one["metadata"]["uid"] for one in await place.all(PODS)} & lost
         print(f"{node}: {len(lost)} replaced {taken:.0f} s after the taint, {len(hanging)} hang")

@@ -9,6 +9,7 @@ import pytest
 from demo.load import steady
 from demo.stage import Json, Ref, Stage, condition
 from scenarios.actions import Place
+from scenarios.commands import explained
 from tessera.resources.kinds import INFERENCE_SERVICES, PODS
 from world.testing import eventually
 
@@ -152,21 +153,31 @@ async def until_rolled(place: Place, old: set[str], count: int) -> Course:
     return seen
 
 
+async def until_explained(place: Place) -> Json:
+    """What `tessera explain` says of the rollout."""
+
+    async def rollout() -> Json:
+        found: Json = (await explained(place))["rollout"]
+        return found
+
+    return await eventually(rollout, lambda told: told["reason"] == "RollingOut", within=60)
+
+
 def _is_ready(pod: Json) -> bool:
     conditions = pod.get("status", {}).get("conditions", [])
     return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
 
 
 @pytest.mark.parametrize(
-    ("replicas", "words", "alive", "ready"),
+    ("replicas", "words", "manner", "alive", "ready"),
     [
-        (3, "a new one is up before an old one stops", {3, 4}, {3, 4}),
-        (4, "in place, an old one stops first", {3, 4}, {3, 4}),
+        (3, "a new one is up before an old one stops", "surge: ", {3, 4}, {3, 4}),
+        (4, "in place, an old one stops first", "in place: ", {3, 4}, {3, 4}),
     ],
     ids=["surge", "in place"],
 )
 async def test_a_rollout_loses_no_request_and_lets_every_stream_end(
-    place: Place, replicas: int, words: str, alive: set[int], ready: set[int]
+    place: Place, replicas: int, words: str, manner: str, alive: set[int], ready: set[int]
 ) -> None:
     """There are four slices: three replicas leave room for just one more, four leave none."""
     ref = await place.serve(replicas=replicas)
@@ -179,7 +190,9 @@ async def test_a_rollout_loses_no_request_and_lets_every_stream_end(
         await asyncio.wait(streams, timeout=1)
         assert not any(one.done() for one in streams)
         await place.serve(replicas=replicas, engine={"extraArgs": ["--max-logprobs=5"]})
-        seen = await until_rolled(place, old, replicas)
+        seen, told = await asyncio.gather(
+            until_rolled(place, old, replicas), until_explained(place)
+        )
     assert await asyncio.gather(*streams) == [(TOKENS, "length")] * 8
     assert load.failures == []
     assert load.finished > 50
@@ -187,3 +200,5 @@ async def test_a_rollout_loses_no_request_and_lets_every_stream_end(
     assert words in next(iter(seen.messages))
     assert seen.alive <= alive
     assert seen.ready <= ready
+    assert words in told["message"]
+    assert told["numbers"]["manner"].startswith(manner)

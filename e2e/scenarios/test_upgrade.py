@@ -13,6 +13,7 @@ from demo.load import steady
 from demo.stage import NAMESPACE, Json, install
 from scenarios.actions import SMALL, Place
 from scenarios.commands import tessera
+from scenarios.lifecycle import until_both_tell
 from scenarios.test_streams import TOKENS, kubectl_scale, stream, until_replicas
 from tessera.resources.kinds import DEPLOYMENTS, PODS
 from world.testing import eventually
@@ -96,10 +97,10 @@ async def test_an_upgrade_leaves_pods_alone_until_it_is_asked(upgraded: Place) -
     before = await uids(place)
 
     await release(place, NEXT)
-    told = await place.until_condition("chat", "UpdateAvailable", "NewerRecipe", within=60)
-    assert told["status"] == "True"
-    assert "builder version 2 instead of 1" in told["message"]
-    assert "kubectl tessera update chat" in told["message"]
+    told = await until_both_tell(place, "NewerRecipe", "UpdateAvailable", within=60)
+    assert told.status == "True"
+    assert "builder version 2 instead of 1" in told.message
+    assert "kubectl tessera update chat" in told.message
     wide = await place.stage.run(
         "kubectl", "--namespace", place.namespace, "get", "inferenceservices", "-o", "wide"
     )
@@ -136,9 +137,9 @@ async def test_a_downgrade_rebuilds_what_it_does_not_know_and_says_so(upgraded: 
     base = await place.stage.address(ref)
     async with steady(base, ref.name, clients=4, tokens=40) as load:
         await release(place)
-        told = await place.until_condition("chat", "UpdateAvailable", "Downgraded", within=60)
+        told = await until_both_tell(place, "Downgraded", "UpdateAvailable", within=60)
         await place.until_condition("chat", "Progressing", "Settled", within=120)
-    assert "builder version 2" in told["message"]
+    assert "builder version 2" in told.message
     assert await pre_stops(place) == [5]
     assert load.failures == []
 
