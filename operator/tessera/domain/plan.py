@@ -19,12 +19,13 @@ from tessera.domain.budget.meter import Meter
 from tessera.domain.budget.purse import HOLD, Claim, Funding, Purse, fund
 from tessera.domain.draft import (
     Draft,
+    Held,
     Holding,
     Taken,
     drafted,
     floor_of,
+    held_by,
     held_replicas,
-    holdings_of,
     remembered,
     scaling_of,
     take,
@@ -190,7 +191,7 @@ class Kept:
         self.allotments: Mapping[Ref, Allotment] = {}
         self.made_of: dict[Ref, _MadeOf] = {}
         self.quiet: dict[Ref, _Quiet] = {}
-        self._held: Mapping[Ref, Holding] = {}
+        self._held: Mapping[Ref, tuple[Held, Holding]] = {}
         self._known: Mapping[Ref, tuple[Service, Service]] = {}
         self._day = date.min
 
@@ -221,12 +222,12 @@ class Kept:
         nodes: Sequence[Node],
         errands: Sequence[ErrandJob],
     ) -> Mapping[Ref, Holding]:
-        old, new = self._held, holdings_of(services, pods, workloads, nodes, errands)
+        old = self._held
         self._held = {
-            ref: old[ref] if ref in old and old[ref] == holding else holding
-            for ref, holding in new.items()
+            ref: (old[ref] if ref in old and old[ref][0] == held else (held, held.sorted))
+            for ref, held in held_by(services, pods, workloads, nodes, errands).items()
         }
-        return self._held
+        return {ref: holding for ref, (_, holding) in self._held.items()}
 
 
 def plan(snapshot: Snapshot, kept: Kept | None = None) -> Plan:

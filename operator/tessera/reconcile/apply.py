@@ -139,8 +139,8 @@ class Applier:
             made_of = (allotment, theirs, answer, paid)
             if told or not _same(made_of, self._settled.get(ref)):
                 problems[ref] = told
-                work.append(self._service(snapshot, allotment, tenant, made_of, told))
-        await _all(work)
+                work.append((allotment, tenant, made_of, told))
+        await _all(self._service(snapshot, *one) for one in work)
         await _all(self._batch(snapshot, one) for one in plan.batches.values())
         for view in plan.pools:
             status = pool_status(view, snapshot.at)
@@ -433,11 +433,18 @@ def _same(made_of: _MadeOf, before: _MadeOf | None) -> bool:
 
 
 async def _all(steps: Iterable[Awaitable[None]]) -> None:
-    """All at once; if one raises, the others are ended first."""
+    """As many at once as there is room for; if one raises, the others are ended first.
 
-    async def run(step: Awaitable[None]) -> None:
-        await step
+    The steps are made one by one, so that none is left when the others end, and between two of
+    them the loop serves whoever else waits: a large fleet is no reason for a late probe.
+    """
+    left = iter(steps)
+
+    async def work() -> None:
+        for step in left:
+            await step
+            await asyncio.sleep(0)
 
     async with asyncio.TaskGroup() as group:
-        for step in steps:
-            group.create_task(run(step))
+        for _ in range(_AT_ONCE):
+            group.create_task(work())

@@ -9,6 +9,7 @@ from tessera.domain.batch.facts import Asked
 from tessera.domain.batch.names import RUNNER_PORT
 from tessera.domain.names import PORT
 from tessera.domain.plan import Allotment, Plan
+from tessera.domain.readiness import was_ready
 from tessera.domain.snapshot import Answer, InFlight, Pod, Question, Ref, Service, Snapshot
 from tessera.domain.stall import Suspect
 from tessera.ports import Clock, Engines, Hub
@@ -84,7 +85,8 @@ class Asker:
     async def _ask(self, service: Service, address: str) -> None:
         problem = await self._engines.ask(f"http://{address}", _model(service))
         self._senses.answers[service.ref] = Answer(at=self._clock(), problem=problem)
-        self._wake()
+        if problem is not None or not was_ready(service):
+            self._wake()
 
     async def _resolve(self, hub: Hub, ref: Ref, question: Question) -> None:
         found = await hub.resolve(question)

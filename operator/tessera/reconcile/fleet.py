@@ -10,11 +10,14 @@ from tessera.domain.snapshot import Ref, Snapshot
 from tessera.ports import Clock
 from tessera.reconcile.apply import Applier
 from tessera.reconcile.asking import Asker
+from tessera.reconcile.loop import PERIOD
 from tessera.reconcile.observe import Senses, observe
 from tessera.reconcile.store import Store
 
 CHARGED_AFTER = timedelta(seconds=15)
 """As often as Prometheus usually looks at the bill."""
+UNCHARGED = timedelta(seconds=PERIOD)
+"""Changes closer upon each other are charged together, as between two turns of a quiet fleet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +72,8 @@ class Fleet:
     def _charge(self, snapshot: Snapshot, decision: Plan) -> None:
         """Nothing is charged while all stays as it was; then it is charged at once, as it was."""
         bill, before = self._senses.bill, self._uncharged
+        if bill.as_of is not None and timedelta() <= snapshot.at - bill.as_of < UNCHARGED:
+            return
         due = bill.as_of is None or snapshot.at - bill.as_of >= CHARGED_AFTER
         if before is not None and not _same(before, snapshot, decision):
             bill, due = accrue(bill, before[0], before[1].pools), True
