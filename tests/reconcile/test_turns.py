@@ -13,7 +13,15 @@ from tessera.domain.batch.reports import Shown
 from tessera.domain.model.names import errand_name
 from tessera.domain.model.reports import Fetched
 from tessera.domain.names import deployment_name
-from tessera.domain.snapshot import EngineReading, InFlight, Readings, Ref, Resolution, Watch
+from tessera.domain.snapshot import (
+    EngineReading,
+    InFlight,
+    Question,
+    Readings,
+    Ref,
+    Resolution,
+    Watch,
+)
 from tessera.ports import Hub
 from tessera.reconcile.apply import Applier, NotLeadingError
 from tessera.reconcile.asking import Asker
@@ -92,7 +100,7 @@ class World:
 
     def restart(self) -> None:
         """A new process: everything that was in memory is gone."""
-        resolutions: dict[Ref, Resolution] | None = None if self.hub is None else {}
+        resolutions: dict[Question, Resolution] | None = None if self.hub is None else {}
         self.senses = Senses(builder=self.builder, platform=self.platform, resolutions=resolutions)
         self._store = Store(KINDS)
         applier = Applier(

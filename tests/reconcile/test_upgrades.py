@@ -28,7 +28,7 @@ class Hub:
         self.asked.append(question)
         await self.open.wait()
         reason = Pinned.COMMIT if self.commit else Pinned.HUB_UNREACHABLE
-        return Resolution(question, self.commit, reason, "the hub's words")
+        return Resolution(self.commit, reason, "the hub's words")
 
 
 @pytest.fixture

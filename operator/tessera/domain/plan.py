@@ -48,7 +48,6 @@ from tessera.domain.snapshot import (
     Pod,
     PodReading,
     Ref,
-    Resolution,
     Service,
     Snapshot,
     Watch,
@@ -147,7 +146,6 @@ class _MadeOf(NamedTuple):
 
     draft: Draft
     funding: Funding | None
-    resolution: Resolution | None
     claim: VolumeClaim | None
     """That of its model's files, if it has one."""
 
@@ -402,9 +400,12 @@ def _allotments(
     resolutions = snapshot.resolutions or {}
     for ref, draft in drafts.items():
         funding, old = granted.get(ref), kept.allotments.get(ref)
-        asked = resolutions.get(ref)
-        made = _MadeOf(draft, funding, asked, snapshot.claims.get(claim_of(ref)))
-        if old is None or not _still_allotted(old, made, kept.made_of[ref]):
+        made = _MadeOf(draft, funding, snapshot.claims.get(claim_of(ref)))
+        if (
+            old is None
+            or old.pin.question in resolutions
+            or not _still_allotted(old, made, kept.made_of[ref])
+        ):
             old = _finished(snapshot, draft, funding)
         inspection = _inspected(snapshot, old)
         inspections.append(inspection)
@@ -425,7 +426,6 @@ def _still_allotted(old: Allotment, made_of: _MadeOf, before: _MadeOf) -> bool:
     return (
         before.draft is made_of.draft
         and before.funding == made_of.funding
-        and before.resolution is made_of.resolution
         and before.claim == made_of.claim
         and (made_of.funding is None or made_of.funding.shortage is None)
         and not old.drain.leaving
