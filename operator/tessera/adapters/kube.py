@@ -34,8 +34,8 @@ log = logging.getLogger("tessera")
 _TIMEOUT_SECONDS = 5
 """Not longer than a leader that lost touch may still believe in itself: see the election. All
 repetitions of a request that the server asked for lie within it."""
-_AT_ONCE = 16
-"""Connections at most: the writes of a turn, the election, listings."""
+_AT_ONCE = 20
+"""Connections at most: the writes of a turn, and beside them the election and listings."""
 _BUSY = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 _CHUNK = 500
 _WATCH_SECONDS = 300

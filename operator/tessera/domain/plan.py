@@ -189,6 +189,7 @@ class Kept:
         self.allotments: Mapping[Ref, Allotment] = {}
         self.made_of: dict[Ref, _MadeOf] = {}
         self.quiet: dict[Ref, _Quiet] = {}
+        self.taken: Mapping[tuple[str, str], int] = {}
         self._held: Mapping[Ref, tuple[Held, Holding]] = {}
         self._known: Mapping[Ref, tuple[Service, Service]] = {}
         self._day = date.min
@@ -397,20 +398,21 @@ def _allotments(
 ) -> tuple[Mapping[Ref, Allotment], Sequence[Inspection]]:
     """The same mapping as before when nothing in it changed; and what was found of the engines."""
     found, made_of, inspections = {}, {}, []
-    resolutions = snapshot.resolutions or {}
+    resolutions, watched = snapshot.resolutions or {}, _is_watched(snapshot)
+    same_room, kept.taken = kept.taken == taken, dict(taken)
     for ref, draft in drafts.items():
-        funding, old = granted.get(ref), kept.allotments.get(ref)
-        made = _MadeOf(draft, funding, snapshot.claims.get(claim_of(ref)))
-        if (
-            old is None
-            or old.pin.question in resolutions
-            or not _still_allotted(old, made, kept.made_of[ref])
-        ):
-            old = _finished(snapshot, draft, funding)
-        inspection = _inspected(snapshot, old)
-        inspections.append(inspection)
-        found[ref] = _timely(snapshot, old, draft, taken, inspection.stall, kept)
-        made_of[ref] = made
+        claim = snapshot.claims.get(claim_of(ref)) if snapshot.claims else None
+        made, old = _MadeOf(draft, granted.get(ref), claim), kept.allotments.get(ref)
+        still = old is not None and old.pin.question not in resolutions
+        if old is None or not still or not _still_allotted(old, made, kept.made_of[ref]):
+            old, still = _finished(snapshot, draft, made.funding), False
+        inspection = _UNSEEN
+        if watched:
+            inspection = _inspected(snapshot, old)
+            inspections.append(inspection)
+        if not (still and same_room and _is_timeless(snapshot, old, inspection.stall, kept)):
+            old = _timely(snapshot, old, draft, taken, inspection.stall, kept)
+        found[ref], made_of[ref] = old, made
     kept.made_of = made_of
     for ref in kept.quiet.keys() - drafts.keys():
         del kept.quiet[ref]
@@ -433,21 +435,35 @@ def _still_allotted(old: Allotment, made_of: _MadeOf, before: _MadeOf) -> bool:
     )
 
 
-def _asks(snapshot: Snapshot, one: Allotment, kept: Kept) -> bool:
-    service, answer = one.service, snapshot.answers.get(one.service.ref)
-    known = kept.quiet.get(service.ref)
-    if (
+def _is_timeless(snapshot: Snapshot, one: Allotment, stall: Stall, kept: Kept) -> bool:
+    """Neither the moment nor anybody else can have changed it."""
+    return (
+        not one.ask
+        and (one.workload is None or one.workload.settled)
+        and stall == one.stall
+        and _is_quiet(snapshot, one, kept)
+    )
+
+
+def _is_quiet(snapshot: Snapshot, one: Allotment, kept: Kept) -> bool:
+    known = kept.quiet.get(one.service.ref)
+    return (
         known is not None
-        and known.service is service
+        and known.service is one.service
         and known.pods is one.pods
-        and known.answer is answer
+        and known.answer is snapshot.answers.get(one.service.ref)
         and snapshot.at < known.until
-    ):
+    )
+
+
+def _asks(snapshot: Snapshot, one: Allotment, kept: Kept) -> bool:
+    if _is_quiet(snapshot, one, kept):
         return False
+    service = one.service
     ask = must_ask(snapshot, service, one.pods)
     kept.quiet.pop(service.ref, None)
     if not ask:
-        until = asked_again(snapshot, service)
+        answer, until = snapshot.answers.get(service.ref), asked_again(snapshot, service)
         kept.quiet[service.ref] = _Quiet(service, one.pods, answer, until)
     return ask
 
@@ -521,7 +537,7 @@ def _is_watched(snapshot: Snapshot) -> bool:
 def _inspected(snapshot: Snapshot, one: Allotment) -> Inspection:
     """The engines of a service that is placed; elsewhere nothing is touched."""
     choice, spec = one.choice, one.service.spec
-    if choice is None or spec is None or not _is_watched(snapshot):
+    if choice is None or spec is None:
         return _UNSEEN
     return inspect(
         snapshot,

@@ -40,7 +40,7 @@ from tessera.resources.manifest import Key, Manifest
 
 log = logging.getLogger("tessera")
 
-_AT_ONCE = 12
+_AT_ONCE = 16
 _LONGEST = 500
 
 
