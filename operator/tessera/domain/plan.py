@@ -81,8 +81,6 @@ class Allotment:
     """The Deployment of the chosen variant, if it exists."""
     retired: tuple[Ref, ...] = ()
     """Deployments of former variants that may go now."""
-    ask: bool = False
-    """The service is to be asked for a token."""
     stall: Stall = field(default_factory=Stall)
     """An engine that stands still, and what is done about it."""
     pin: Pin = field(default_factory=Pin)
@@ -117,6 +115,8 @@ class Plan:
     batches: Mapping[Ref, BatchAllotment] = field(default_factory=dict)
     watches: Mapping[Ref, Watch] = field(default_factory=dict)
     """What is known of the engines, for the next snapshot."""
+    asks: frozenset[Ref] = frozenset()
+    """Services to be asked for a token."""
     suspects: tuple[Suspect, ...] = ()
     """Replicas to be asked how many requests they hold."""
 
@@ -245,10 +245,12 @@ def plan(snapshot: Snapshot, kept: Kept | None = None) -> Plan:
     granted = _granted(snapshot, drafts, runs, budgets)
     kept.allotments, inspections = _allotments(snapshot, drafts, granted, taken, kept)
     kept.at = snapshot.at
+    asks = (ref for ref, one in kept.allotments.items() if _asks(snapshot, one, kept))
     return Plan(
         pools=views,
         budgets=budgets,
         allotments=kept.allotments,
+        asks=frozenset(asks),
         watches={pod: watch for one in inspections for pod, watch in one.watches.items()},
         suspects=tuple(suspect for one in inspections for suspect in one.suspects),
         batches={ref: batches.finished(runs[ref], granted.get(payer(ref))) for ref in sorted(runs)},
@@ -410,8 +412,8 @@ def _allotments(
         if watched:
             inspection = _inspected(snapshot, old)
             inspections.append(inspection)
-        if not (still and same_room and _is_timeless(snapshot, old, inspection.stall, kept)):
-            old = _timely(snapshot, old, draft, taken, inspection.stall, kept)
+        if not (still and same_room and _is_timeless(old, inspection.stall)):
+            old = _timely(snapshot, old, draft, taken, inspection.stall)
         found[ref], made_of[ref] = old, made
     kept.made_of = made_of
     for ref in kept.quiet.keys() - drafts.keys():
@@ -435,37 +437,31 @@ def _still_allotted(old: Allotment, made_of: _MadeOf, before: _MadeOf) -> bool:
     )
 
 
-def _is_timeless(snapshot: Snapshot, one: Allotment, stall: Stall, kept: Kept) -> bool:
-    """Neither the moment nor anybody else can have changed it."""
-    return (
-        not one.ask
-        and (one.workload is None or one.workload.settled)
-        and stall == one.stall
-        and _is_quiet(snapshot, one, kept)
-    )
-
-
-def _is_quiet(snapshot: Snapshot, one: Allotment, kept: Kept) -> bool:
-    known = kept.quiet.get(one.service.ref)
-    return (
-        known is not None
-        and known.service is one.service
-        and known.pods is one.pods
-        and known.answer is snapshot.answers.get(one.service.ref)
-        and snapshot.at < known.until
-    )
+def _is_timeless(one: Allotment, stall: Stall) -> bool:
+    """The moment changes nothing in it."""
+    return (one.workload is None or one.workload.settled) and stall == one.stall
 
 
 def _asks(snapshot: Snapshot, one: Allotment, kept: Kept) -> bool:
-    if _is_quiet(snapshot, one, kept):
+    """Is a service that is placed to be asked for a token?"""
+    if one.choice is None:
         return False
-    service = one.service
-    ask = must_ask(snapshot, service, one.pods)
-    kept.quiet.pop(service.ref, None)
-    if not ask:
-        answer, until = snapshot.answers.get(service.ref), asked_again(snapshot, service)
-        kept.quiet[service.ref] = _Quiet(service, one.pods, answer, until)
-    return ask
+    service, answer = one.service, snapshot.answers.get(one.service.ref)
+    known = kept.quiet.get(service.ref)
+    if (
+        known is not None
+        and known.service is service
+        and known.pods is one.pods
+        and known.answer is answer
+        and snapshot.at < known.until
+    ):
+        return False
+    if must_ask(snapshot, service, one.pods):
+        kept.quiet.pop(service.ref, None)
+        return True
+    until = asked_again(snapshot, service)
+    kept.quiet[service.ref] = _Quiet(service, one.pods, answer, until)
+    return False
 
 
 def _timely(
@@ -474,18 +470,16 @@ def _timely(
     draft: Draft,
     taken: Mapping[tuple[str, str], int],
     stall: Stall,
-    kept: Kept,
 ) -> Allotment:
     """With what depends on the moment and on everybody else."""
     choice = draft.placement.choice
     if choice is None:
         return one
-    ask = _asks(snapshot, one, kept)
     pods = _of_variant(one.pods, choice)
     roomy = _roomy(draft, choice, one.scale, taken)
     surge = surges(one.workload, pods, snapshot.at, room=roomy)
-    same = ask is one.ask and surge is one.surge and stall == one.stall
-    return one if same else replace(one, ask=ask, surge=surge, stall=stall)
+    same = surge is one.surge and stall == one.stall
+    return one if same else replace(one, surge=surge, stall=stall)
 
 
 def _finished(snapshot: Snapshot, draft: Draft, funding: Funding | None) -> Allotment:

@@ -55,7 +55,11 @@ class Asker:
     def start(self, snapshot: Snapshot, plan: Plan) -> None:
         """Ask whom the plan wants asked, and forget whom it does not know any more."""
         for ref, allotment in plan.allotments.items():
-            self._of_service(ref, allotment, snapshot.addresses.get(ref))
+            self._of_service(ref, allotment)
+        for ref in plan.asks & snapshot.addresses.keys():
+            address = _host(snapshot.addresses[ref], PORT)
+            question = partial(self._ask, plan.allotments[ref].service, address)
+            self._once(f"service {ref}", question)
         for suspect in plan.suspects:
             if suspect.pod.address:
                 look = partial(self._look, suspect, _host(suspect.pod.address, PORT))
@@ -67,10 +71,7 @@ class Asker:
                 self._once(f"batch {uid} {one.ask.attempt}", partial(self._progress, uid, address))
         self._forget(plan)
 
-    def _of_service(self, ref: Ref, allotment: Allotment, address: str | None) -> None:
-        if allotment.ask and address is not None:
-            question = partial(self._ask, allotment.service, _host(address, PORT))
-            self._once(f"service {ref}", question)
+    def _of_service(self, ref: Ref, allotment: Allotment) -> None:
         if (asked := allotment.pin.question) is not None and self._hub is not None:
             self._once(f"model {asked}", partial(self._resolve, self._hub, asked))
         if (preparation := allotment.preparation) and preparation.ask and self._due_fetch(ref):
