@@ -168,7 +168,7 @@ class Runtime:
         begun, cpu_begun = time.monotonic(), time.thread_time()
         self.telemetry.leads(leading=self.election.leading())
         try:
-            outcome = await self._fleet.turn()
+            outcome = await self._fleet.turn(self._changed.is_set)
         except* NotLeadingError:
             log.warning("not leading any more: the turn was given up")
         except* Exception as errors:  # noqa: BLE001 - the loop must go on

@@ -1,6 +1,6 @@
 """A turn: observe, decide, apply."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -46,8 +46,11 @@ class Fleet:
         self._kept = Kept()
         self._uncharged: tuple[Snapshot, Plan] | None = None
 
-    async def turn(self) -> Outcome:
-        """Bring the fleet closer to what is wanted; repeating it does no harm."""
+    async def turn(self, hurried: Callable[[], bool] = lambda: False) -> Outcome:
+        """Bring the fleet closer to what is wanted; repeating it does no harm.
+
+        What can wait waits while `hurried` says that something new is there for the next turn.
+        """
         before = self._applier.writes
         snapshot = observe(self._store, self._senses, self._clock())
         decision = plan(snapshot, self._kept)
@@ -58,7 +61,7 @@ class Fleet:
         self._charge(snapshot, decision)
         self._asker.start(snapshot, decision)
         problems = await self._applier.carry_out(
-            snapshot, decision, monitored=self._senses.monitored
+            snapshot, decision, monitored=self._senses.monitored, hurried=hurried
         )
         self._senses.refused = dict(self._applier.refused_jobs)
         return Outcome(
