@@ -7,7 +7,6 @@ from JSON into the values of the domain.
 import asyncio
 import contextlib
 import copy
-import json
 import logging
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
@@ -22,6 +21,7 @@ import yaml
 from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.client.rest import RESTResponse
+from pydantic_core import from_json
 
 from tessera.adapters import wire
 from tessera.domain.names import FIELD_MANAGER
@@ -188,7 +188,7 @@ class KubeCluster:
                 if answer.status != HTTPStatus.OK:
                     raise _broken(kind, answer.status, _decoded(await answer.response.read()))
                 async for line in _lines(answer.response.content):
-                    yield self._known(line) or _change(kind, json.loads(line))
+                    yield self._known(line) or _change(kind, from_json(line))
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             told = str(error) or type(error).__name__
             raise ClusterError(f"watch {kind.plural}: {told}") from error
@@ -383,7 +383,7 @@ def _seconds(retry_after: str | None) -> float | None:
 
 def _decoded(text: bytes) -> Any:
     try:
-        return json.loads(text)
+        return from_json(text)
     except ValueError:
         return {"message": text.decode(errors="replace")[:300]}
 
