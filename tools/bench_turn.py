@@ -25,7 +25,15 @@ from tessera.reconcile.mirror import Mirror
 from tessera.reconcile.observe import Senses
 from tessera.reconcile.store import Store
 from tessera.resources.job import Image
-from tessera.resources.kinds import ACCELERATOR_POOLS, INFERENCE_SERVICES, KINDS, NODES, PODS
+from tessera.resources.kinds import (
+    ACCELERATOR_POOLS,
+    DEPLOYMENTS,
+    INFERENCE_SERVICES,
+    KINDS,
+    NODES,
+    PODS,
+    SERVICES,
+)
 from tests.builders import NOW, SMALL
 from tests.memory_cluster import MemoryCluster
 
@@ -93,6 +101,18 @@ def _stock(cluster: MemoryCluster, services: int) -> None:
             cluster.put(PODS, _pod(f"team-{index % NAMESPACES}", name, replica))
 
 
+def _settle(cluster: MemoryCluster) -> None:
+    """What the controllers of a cluster add to Services and Deployments."""
+    for key, body in list(cluster.objects.items()):
+        named = {"metadata": {"namespace": key.namespace, "name": key.name}}
+        if key.plural == SERVICES.plural:
+            cluster.put(SERVICES, named | {"spec": {"clusterIP": "127.0.0.1"}})
+        if key.plural == DEPLOYMENTS.plural:
+            count, generation = body["spec"]["replicas"], body["metadata"]["generation"]
+            counts = {"replicas": count, "updatedReplicas": count, "observedGeneration": generation}
+            cluster.put(DEPLOYMENTS, named | {"status": counts})
+
+
 def _pod(namespace: str, service: str, replica: int) -> dict[str, Any]:
     labels = {
         "app.kubernetes.io/component": "engine",
@@ -138,10 +158,13 @@ async def _measure(services: int) -> dict[str, float]:
         pods={pod.ref: reading for pod in pods},
         engines={pod.ref: engine for pod in pods},
     )
+    await fleet.turn()
+    _settle(cluster)
     for _ in range(4):
+        await mirror.seed()
         clock.at += PERIOD
         await fleet.turn()
-        await mirror.seed()
+        await asyncio.sleep(0.1)  # the answers to the first completions
     spent, writes = [], 0
     for _ in range(TURNS):
         clock.at += PERIOD

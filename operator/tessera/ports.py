@@ -113,6 +113,7 @@ class Cluster(Protocol):
     ) -> AsyncGenerator[Change, None]:
         """What changed in a scope since a version, until the server ends the stream.
 
+        What an `apply` answered may be left out: whoever applied knows it.
         StaleError when the version is forgotten, ClusterError when the stream breaks or falls
         silent.
         """

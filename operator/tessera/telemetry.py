@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -30,7 +31,7 @@ class Telemetry:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        """All but the series of the services."""
+        """All but the series of the services and of the bill."""
         self._turns = Histogram(
             "tessera_turn_seconds",
             "Duration of turns.",
@@ -64,15 +65,17 @@ class Telemetry:
             registry=self.registry,
         )
         self._fleet = _FleetCollector()
-        self._page_of = Last(self._page)
         self._services = CollectorRegistry()
         self._services.register(self._fleet)
+        self._services_page = Last(partial(_page, self._services))
         self._batches = _BatchCollector()
         self.registry.register(self._batches)
         self._budgets = _BudgetCollector()
         self.registry.register(self._budgets)
         self._bill = _BillCollector()
-        self.registry.register(self._bill)
+        self._costs = CollectorRegistry()
+        self._costs.register(self._bill)
+        self._costs_page = Last(partial(_page, self._costs))
         self._told: dict[Ref, tuple[object, ...]] = {}
         self._known: dict[Ref, Allotment] = {}
 
@@ -114,18 +117,17 @@ class Telemetry:
             self._known.pop(ref, None)
 
     def exposition(self) -> bytes:
-        """What Prometheus reads. The series of the services are most of it, and are written anew
-        only when one of them changed."""
+        """What Prometheus reads. The series of the services and of the bill are most of it, and
+        are written anew only when one of them changed."""
         outcome = self._fleet.outcome
-        return generate_latest(self.registry) + self._page_of(outcome and outcome.plan.allotments)
+        services = self._services_page(outcome and outcome.plan.allotments)
+        return generate_latest(self.registry) + services + self._costs_page(self._bill.spent)
 
     def families(self) -> Iterator[Metric]:
         """All metrics, as they are now."""
         yield from self.registry.collect()
         yield from self._services.collect()
-
-    def _page(self, _: object) -> bytes:
-        return generate_latest(self._services)
+        yield from self._costs.collect()
 
     def billed(self, bill: Bill, tenants: Mapping[str, str]) -> None:
         """Record the bill after a turn; `tenants` says which budget each namespace belongs to."""
@@ -167,6 +169,10 @@ class Telemetry:
             log.info("%s: not placed: %s", ref, placed.message, extra=fields)
         else:
             log.info("%s: %s replicas: %s", ref, scale.replicas, scale.message, extra=fields)
+
+
+def _page(registry: CollectorRegistry, _: object) -> bytes:
+    return generate_latest(registry)
 
 
 class _FleetCollector(Collector):
@@ -285,20 +291,22 @@ class _BillCollector(Collector):
     """The bill as counters. What was spent stays with the tenant who had the namespace then."""
 
     def __init__(self) -> None:
-        self._spent = _Spent()
+        self.spent = _Spent()
 
     def take(self, bill: Bill, tenants: Mapping[str, str]) -> None:
-        before, nanos = self._spent.bill.lines, dict(self._spent.nanos)
+        if bill is self.spent.bill:
+            return
+        before, nanos = self.spent.bill.lines, dict(self.spent.nanos)
         for line, total in bill.lines.items():
             more = total - before.get(line, 0)
             if more or line not in before:
                 key = line, tenants.get(line.namespace, "")
                 nanos[key] = nanos.get(key, 0) + more
-        self._spent = _Spent(bill, nanos)
+        self.spent = _Spent(bill, nanos)
 
     @override
     def collect(self) -> Iterator[Metric]:
-        spent = self._spent
+        spent = self.spent
         cost = CounterMetricFamily(
             "tessera_cost_nanos",
             "Cost of the nodes of all pools since this process counts, in 1e-9 of the currency.",

@@ -225,12 +225,13 @@ def _status(key: Key, status: dict[str, Any]) -> dict[str, Any]:
 async def test_a_watch_tells_what_came_and_went_since_a_version(side: Side) -> None:
     begun = await side.cluster.list(SERVICES)
     assert begun is not None
-    made = await side.cluster.apply(a_service())
-    await side.cluster.delete(SERVICES, made.key)
+    wanted = a_service()
+    await side.write(wanted.key, dict(wanted.body), "kubectl")
+    await side.cluster.delete(SERVICES, wanted.key)
     told = []
     async with contextlib.aclosing(side.cluster.watch(SERVICES, begun.version)) as changes:
         async for change in changes:
-            if change.seen is not None and change.seen.key == made.key:
+            if change.seen is not None and change.seen.key == wanted.key:
                 told.append((change.gone, change.version > begun.version))
             if len(told) == 2:
                 break

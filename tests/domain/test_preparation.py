@@ -28,7 +28,7 @@ SHAPE = {
 FOUND = {"ok": True, "shape": SHAPE, "commit": "c0ffee"}
 COMMIT = "1" * 40
 MAIN = Question(SMALL.removeprefix("hf://"), "main")
-ANSWERED = {CHAT: Resolution(MAIN, COMMIT, Pinned.COMMIT, "the hub's words")}
+ANSWERED = {MAIN: Resolution(COMMIT, Pinned.COMMIT, "the hub's words")}
 CLAIM = Ref("team-a", claim_name("chat"))
 
 
@@ -239,7 +239,7 @@ def test_another_commit_is_fetched_into_another_folder_before_engines_change() -
         replace(there, update="now"), claims=bound(), resolutions={}, workloads=(a_workload(1),)
     )
     question = replace(MAIN, update="now")
-    newer = {CHAT: Resolution(question, "2" * 40, Pinned.COMMIT, "the hub's words")}
+    newer = {question: Resolution("2" * 40, Pinned.COMMIT, "the hub's words")}
     later = replace(asked, resolutions=newer)
     assert preparation(asked).errand is None
     assert preparation(later).errand.spec.model.revision == "2" * 40
@@ -257,7 +257,7 @@ def test_the_shape_of_a_pinned_model_is_read_at_its_commit() -> None:
 
 def test_what_was_read_and_what_was_pinned_stay_together() -> None:
     question = Question("acme/own", "main")
-    pinned = {CHAT: Resolution(question, COMMIT, Pinned.COMMIT, "the hub's words")}
+    pinned = {question: Resolution(COMMIT, Pinned.COMMIT, "the hub's words")}
     parts = an_errand("shape", own(), report=FOUND, exit_code=0)
     told = status_of(a_snapshot(own(), **parts, resolutions=pinned))
     later = status_of(a_snapshot(replace(own(), status=told), resolutions={}))

@@ -33,9 +33,11 @@ def words(model: ModelStatus) -> str:
     return model.message
 
 
-def answered(commit: str | None, question: Question = MAIN, **fields: Any) -> dict[Ref, Resolution]:
+def answered(
+    commit: str | None, question: Question = MAIN, **fields: Any
+) -> dict[Question, Resolution]:
     reason = Pinned.COMMIT if commit else Pinned.HUB_UNREACHABLE
-    return {CHAT: Resolution(question, commit, fields.get("reason", reason), "the hub's words")}
+    return {question: Resolution(commit, fields.get("reason", reason), "the hub's words")}
 
 
 def running(service: Service, **fields: Any) -> Snapshot:

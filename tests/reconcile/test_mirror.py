@@ -3,10 +3,12 @@
 import asyncio
 from typing import Any
 
+import pytest
+
 from tessera.adapters import wire
 from tessera.domain.snapshot import Node
 from tessera.ports import Listing
-from tessera.reconcile.mirror import Mirror
+from tessera.reconcile.mirror import Mirror, RewoundError
 from tessera.reconcile.observe import Senses
 from tessera.reconcile.store import Store
 from tessera.resources.kinds import KINDS, NODES
@@ -136,3 +138,23 @@ async def test_a_listing_does_not_undo_what_events_brought_after_it_was_made() -
     early = wire.seen(NODES, a_body("early"))
     found.store.replace(NODES, Listing((early,), version=10))
     assert found.names() == ["early", "later"]
+
+
+async def test_an_api_server_that_knows_less_than_it_told_ends_the_mirror() -> None:
+    found = await watching()
+    await found.put(a_body("one"))
+    await found.put(a_body("two"))
+    found.cluster.version = 1  # etcd was restored from a snapshot
+    with pytest.raises(RewoundError, match="nodes are at version 1 and were at 2 before"):
+        await found.mirror.seed()
+
+
+async def test_a_watch_that_is_stale_again_and_again_pauses_between_lists() -> None:
+    found = await watching()
+    found.cluster.forgotten = 10**9
+    keeping = asyncio.create_task(found.mirror.keep())
+    for _ in range(1000):
+        await asyncio.sleep(0)
+    keeping.cancel()
+    await asyncio.gather(keeping, return_exceptions=True)
+    assert found.woken <= len(KINDS)

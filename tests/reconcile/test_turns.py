@@ -13,7 +13,15 @@ from tessera.domain.batch.reports import Shown
 from tessera.domain.model.names import errand_name
 from tessera.domain.model.reports import Fetched
 from tessera.domain.names import deployment_name
-from tessera.domain.snapshot import EngineReading, InFlight, Readings, Ref, Resolution, Watch
+from tessera.domain.snapshot import (
+    EngineReading,
+    InFlight,
+    Question,
+    Readings,
+    Ref,
+    Resolution,
+    Watch,
+)
 from tessera.ports import Hub
 from tessera.reconcile.apply import Applier, NotLeadingError
 from tessera.reconcile.asking import Asker
@@ -72,10 +80,6 @@ class SilentEngines:
         return None
 
 
-def _clock() -> datetime:
-    return NOW
-
-
 class World:
     """An operator over an in-memory cluster, turned by hand."""
 
@@ -92,7 +96,7 @@ class World:
 
     def restart(self) -> None:
         """A new process: everything that was in memory is gone."""
-        resolutions: dict[Ref, Resolution] | None = None if self.hub is None else {}
+        resolutions: dict[Question, Resolution] | None = None if self.hub is None else {}
         self.senses = Senses(builder=self.builder, platform=self.platform, resolutions=resolutions)
         self._store = Store(KINDS)
         applier = Applier(
@@ -102,14 +106,17 @@ class World:
             batch_image=Image("tessera/batch:test"),
             leading=lambda: self.leading,
         )
-        asker = Asker(SilentEngines(), self.senses, _clock, self.answered.set, self.hub)
-        self._fleet = Fleet(self._store, self.senses, applier, asker, lambda: self.at)
+        asker = Asker(SilentEngines(), self.senses, self._now, self.answered.set, self.hub)
+        self._fleet = Fleet(self._store, self.senses, applier, asker, self._now)
         self._mirror = Mirror(self.cluster, self._store, self.senses, lambda: None)
 
-    async def turn(self) -> Outcome:
+    def _now(self) -> datetime:
+        return self.at
+
+    async def turn(self, *, hurried: bool = False) -> Outcome:
         """List everything, as after any event, and take a turn."""
         await self._mirror.seed()
-        return await self._fleet.turn()
+        return await self._fleet.turn(lambda: hurried)
 
     def serve(self, name: str = "chat", namespace: str = "team-a", **spec: Any) -> Key:
         body = {
@@ -635,3 +642,22 @@ async def test_images_are_pulled_ahead_only_as_long_as_the_pool_asks_for_it(worl
     pull_ahead(world, wanted=False)
     await world.turn()
     assert PULLS not in world.cluster.objects
+
+
+async def test_in_a_hurry_objects_come_before_statuses_and_nobody_is_forgotten(
+    world: World,
+) -> None:
+    keys = [world.serve(f"chat-{index:03}") for index in range(200)]
+
+    def told() -> int:
+        return sum("status" in world.body(key) for key in keys)
+
+    await world.turn(hurried=True)
+    assert len([key for key in world.cluster.objects if key.plural == "deployments"]) == len(keys)
+    first = told()
+    assert 0 < first < len(keys)
+    await world.turn(hurried=True)
+    assert first < told() < len(keys)
+    for _ in range(4):
+        await world.turn(hurried=True)
+    assert told() == len(keys)

@@ -1,6 +1,7 @@
 """Turns before and after an upgrade of the operator, and around the answer of a hub."""
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from tessera.domain.names import SERVING_GATE, UPDATE_ANNOTATION
 from tessera.domain.reasons import Pinned
 from tessera.domain.snapshot import Question, Resolution
 from tessera.resources.kinds import DEPLOYMENTS, INFERENCE_SERVICES, PODS
+from tessera.resources.manifest import Key
 from tests.reconcile.test_turns import CHAT, DEPLOYMENT, World, stock
 
 ONE, TWO = "1" * 40, "2" * 40
@@ -28,7 +30,7 @@ class Hub:
         self.asked.append(question)
         await self.open.wait()
         reason = Pinned.COMMIT if self.commit else Pinned.HUB_UNREACHABLE
-        return Resolution(question, self.commit, reason, "the hub's words")
+        return Resolution(self.commit, reason, "the hub's words")
 
 
 @pytest.fixture
@@ -184,3 +186,18 @@ def run(fleet: World) -> None:
         "status": {"podIP": "127.0.0.7", "conditions": ready},
     }
     fleet.cluster.put(PODS, pod, "kubelet")
+
+
+async def test_services_of_one_model_ask_the_hub_once_for_a_while(fleet: World, hub: Hub) -> None:
+    fleet.serve()
+    await answered(fleet)
+    fleet.serve("twin")
+    await fleet.turn()
+    twin = fleet.body(Key(CHAT.plural, CHAT.namespace, "twin"))
+    assert twin["status"]["model"]["revision"] == ONE
+    assert len(hub.asked) == 1
+    fleet.at += timedelta(seconds=11)
+    await fleet.turn()
+    fleet.serve("late")
+    await answered(fleet)
+    assert len(hub.asked) == 2

@@ -4,8 +4,9 @@ import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 
-import httpx
+import aiohttp
 
 from tessera.domain.batch.reports import Shown, shown
 from tessera.domain.model.reports import Fetched, report
@@ -28,26 +29,26 @@ class HttpEngines:
 
     def __init__(self, limits: Limits = Limits()) -> None:
         self._limits = limits
-        self._client = httpx.AsyncClient(
-            trust_env=False,
-            timeout=httpx.Timeout(None, connect=_CONNECT_SECONDS),
+        self._session = aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
             headers={"Accept-Encoding": "identity"},
+            auto_decompress=False,
             # Each is asked seldom, and there are thousands: a kept connection only has to be found.
-            limits=httpx.Limits(max_connections=64, max_keepalive_connections=0),
+            connector=aiohttp.TCPConnector(limit=64, force_close=True),
         )
 
     async def close(self) -> None:
-        await self._client.aclose()
+        await self._session.close()
 
     async def ask(self, base: str, model: str) -> str | None:
         url = f"{base}/v1/completions"
         body = {"model": model, "prompt": "1", "max_tokens": 1, "priority": -1}
         try:
             status, answer = await self._read("POST", url, self._limits.ask_seconds, body)
-        except (httpx.HTTPError, TimeoutError) as error:
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return f"POST {url}: {type(error).__name__} {error}".strip()
         text = answer[:300].decode(errors="replace")
-        if status != httpx.codes.OK:
+        if status != HTTPStatus.OK:
             return f"POST {url}: {status} {text}"
         try:
             tokens = json.loads(answer)["usage"]["completion_tokens"]
@@ -61,8 +62,9 @@ class HttpEngines:
             _, answer = await self._read("GET", url, self._limits.load_seconds)
             return int(json.loads(answer)["server_load"])
         except (
-            httpx.HTTPError,
+            aiohttp.ClientError,
             TimeoutError,
+            OSError,
             ValueError,
             KeyError,
             TypeError,
@@ -82,7 +84,7 @@ class HttpEngines:
         url = f"http://{address}/progress"
         try:
             _, answer = await self._read("GET", url, self._limits.load_seconds)
-        except (httpx.HTTPError, TimeoutError):
+        except (aiohttp.ClientError, TimeoutError, OSError):
             return b""
         return answer
 
@@ -93,10 +95,10 @@ class HttpEngines:
         found = bytearray()
         async with (
             asyncio.timeout(seconds),
-            self._client.stream(method, url, json=body) as answer,
+            self._session.request(method, url, json=body, allow_redirects=False) as answer,
         ):
-            async for part in answer.aiter_raw():
+            async for part in answer.content.iter_any():
                 found += part
                 if len(found) > _MOST_BYTES:
                     break
-            return answer.status_code, bytes(found[:_MOST_BYTES])
+            return answer.status, bytes(found[:_MOST_BYTES])

@@ -15,8 +15,6 @@ from tessera.domain.snapshot import Question, Resolution
 PUBLIC = "https://huggingface.co"
 _MOST_BYTES = 4 * 2**20
 """The answer lists all files of a model."""
-_SHARED_SECONDS = 10
-"""What a hub said is its answer for so long."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _REASONS: Mapping[int, Pinned] = {
     httpx.codes.UNAUTHORIZED: Pinned.TOKEN_NEEDED,
@@ -38,37 +36,25 @@ class HttpHub:
             max_redirects=3,
             timeout=seconds,
         )
-        self._asked: dict[Question, asyncio.Task[Resolution]] = {}
 
     async def close(self) -> None:
         await self._client.aclose()
 
     async def resolve(self, question: Question) -> Resolution:
-        """Many services of one model that come together ask once."""
-        if question not in self._asked:
-            task = asyncio.create_task(self._resolve(question))
-            self._asked[question] = task
-            loop = asyncio.get_running_loop()
-            loop.call_later(_SHARED_SECONDS, self._asked.pop, question, None)
-        return await asyncio.shield(self._asked[question])
-
-    async def _resolve(self, question: Question) -> Resolution:
         path = f"/api/models/{question.repository}/revision/{quote(question.revision, safe='')}"
         try:
             status, body = await self._read(f"{self._base}{path}")
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
             told = f"GET {path}: {type(error).__name__} {error}".strip()
-            return Resolution(question, None, Pinned.HUB_UNREACHABLE, told)
+            return Resolution(None, Pinned.HUB_UNREACHABLE, told)
         if status != httpx.codes.OK:
             reason = _REASONS.get(status, Pinned.HUB_UNREACHABLE)
-            return Resolution(question, None, reason, f"GET {path}: {status}")
+            return Resolution(None, reason, f"GET {path}: {status}")
         commit = _commit(body)
         if commit is None:
-            return Resolution(
-                question, None, Pinned.HUB_UNREACHABLE, f"GET {path}: no commit in the answer"
-            )
+            return Resolution(None, Pinned.HUB_UNREACHABLE, f"GET {path}: no commit in the answer")
         told = f"{question.revision} of {question.repository} was {commit} when the hub was asked"
-        return Resolution(question, commit, Pinned.COMMIT, told)
+        return Resolution(commit, Pinned.COMMIT, told)
 
     async def _read(self, url: str) -> tuple[int, bytes]:
         found = bytearray()

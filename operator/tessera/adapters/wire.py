@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -82,7 +83,7 @@ def service(body: Wire) -> Service | None:
     meta = body["metadata"]
     if "deletionTimestamp" in meta:
         return None
-    spec, problem = _parsed(InferenceServiceSpec, "inferenceservice", body.get("spec", {}))
+    spec, problem = _service_spec(json.dumps(body.get("spec", {})))
     return Service(
         ref=_ref(meta),
         uid=meta["uid"],
@@ -308,6 +309,12 @@ def owned(body: Wire) -> str | None:
             text = json.dumps(entry.get("fieldsV1", {}), sort_keys=True)
             return hashlib.sha256(text.encode()).hexdigest()[:16]
     return None
+
+
+@lru_cache(maxsize=4096)
+def _service_spec(text: str) -> tuple[InferenceServiceSpec | None, str | None]:
+    """Events seldom bring another spec, and many services have the same."""
+    return _parsed(InferenceServiceSpec, "inferenceservice", json.loads(text))
 
 
 def _parsed(model: type[Model], kind: str, wire: Wire) -> tuple[Model | None, str | None]:

@@ -1,9 +1,10 @@
 """What each service would get if money were no object: its hardware, and how many replicas."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import NamedTuple
 
 from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
 from tessera.api.inference_service import Scaling as ScalingSpec
@@ -56,32 +57,42 @@ class Draft:
     preparation: Preparation | None = None
 
 
-def holdings_of(
+class Held(NamedTuple):
+    """What a service has, in the order in which it was seen."""
+
+    pods: list[Pod]
+    workloads: list[Workload]
+    errands: list[ErrandJob]
+
+    @property
+    def sorted(self) -> Holding:
+        return Holding(
+            pods=tuple(sorted(self.pods, key=lambda pod: pod.ref)),
+            workloads=tuple(sorted(self.workloads, key=lambda one: one.ref)),
+            errands=tuple(sorted(self.errands, key=lambda one: one.ref)),
+        )
+
+
+def held_by(
     services: Sequence[Service],
     pods: Sequence[Pod],
     workloads: Sequence[Workload],
     nodes: Sequence[Node],
     errands: Sequence[ErrandJob],
-) -> Mapping[Ref, Holding]:
-    theirs: dict[Ref, list[Pod]] = defaultdict(list)
+) -> Mapping[Ref, Held]:
+    """What each service has now."""
+    found = {service.ref: Held([], [], []) for service in services}
     answering = {node.name for node in nodes if node.alive}
     for pod in pods:
-        if not _is_stuck(pod, answering):
-            theirs[pod.service].append(pod)
-    made: dict[Ref, list[Workload]] = defaultdict(list)
+        if (held := found.get(pod.service)) is not None and not _is_stuck(pod, answering):
+            held.pods.append(pod)
     for workload in workloads:
-        made[workload.service].append(workload)
-    sent: dict[Ref, list[ErrandJob]] = defaultdict(list)
+        if (held := found.get(workload.service)) is not None:
+            held.workloads.append(workload)
     for job in errands:
-        sent[job.service].append(job)
-    return {
-        service.ref: Holding(
-            pods=tuple(sorted(theirs.get(service.ref, ()), key=lambda pod: pod.ref)),
-            workloads=tuple(sorted(made.get(service.ref, ()), key=lambda one: one.ref)),
-            errands=tuple(sorted(sent.get(service.ref, ()), key=lambda one: one.ref)),
-        )
-        for service in services
-    }
+        if (held := found.get(job.service)) is not None:
+            held.errands.append(job)
+    return found
 
 
 def _is_stuck(pod: Pod, answering: Collection[str]) -> bool:

@@ -19,12 +19,13 @@ from tessera.domain.budget.meter import Meter
 from tessera.domain.budget.purse import HOLD, Claim, Funding, Purse, fund
 from tessera.domain.draft import (
     Draft,
+    Held,
     Holding,
     Taken,
     drafted,
     floor_of,
+    held_by,
     held_replicas,
-    holdings_of,
     remembered,
     scaling_of,
     take,
@@ -47,7 +48,6 @@ from tessera.domain.snapshot import (
     Pod,
     PodReading,
     Ref,
-    Resolution,
     Service,
     Snapshot,
     Watch,
@@ -81,8 +81,6 @@ class Allotment:
     """The Deployment of the chosen variant, if it exists."""
     retired: tuple[Ref, ...] = ()
     """Deployments of former variants that may go now."""
-    ask: bool = False
-    """The service is to be asked for a token."""
     stall: Stall = field(default_factory=Stall)
     """An engine that stands still, and what is done about it."""
     pin: Pin = field(default_factory=Pin)
@@ -117,6 +115,8 @@ class Plan:
     batches: Mapping[Ref, BatchAllotment] = field(default_factory=dict)
     watches: Mapping[Ref, Watch] = field(default_factory=dict)
     """What is known of the engines, for the next snapshot."""
+    asks: frozenset[Ref] = frozenset()
+    """Services to be asked for a token."""
     suspects: tuple[Suspect, ...] = ()
     """Replicas to be asked how many requests they hold."""
 
@@ -146,7 +146,6 @@ class _MadeOf(NamedTuple):
 
     draft: Draft
     funding: Funding | None
-    resolution: Resolution | None
     claim: VolumeClaim | None
     """That of its model's files, if it has one."""
 
@@ -190,7 +189,8 @@ class Kept:
         self.allotments: Mapping[Ref, Allotment] = {}
         self.made_of: dict[Ref, _MadeOf] = {}
         self.quiet: dict[Ref, _Quiet] = {}
-        self._held: Mapping[Ref, Holding] = {}
+        self.taken: Mapping[tuple[str, str], int] = {}
+        self._held: Mapping[Ref, tuple[Held, Holding]] = {}
         self._known: Mapping[Ref, tuple[Service, Service]] = {}
         self._day = date.min
 
@@ -221,12 +221,12 @@ class Kept:
         nodes: Sequence[Node],
         errands: Sequence[ErrandJob],
     ) -> Mapping[Ref, Holding]:
-        old, new = self._held, holdings_of(services, pods, workloads, nodes, errands)
+        old = self._held
         self._held = {
-            ref: old[ref] if ref in old and old[ref] == holding else holding
-            for ref, holding in new.items()
+            ref: (old[ref] if ref in old and old[ref][0] == held else (held, held.sorted))
+            for ref, held in held_by(services, pods, workloads, nodes, errands).items()
         }
-        return self._held
+        return {ref: holding for ref, (_, holding) in self._held.items()}
 
 
 def plan(snapshot: Snapshot, kept: Kept | None = None) -> Plan:
@@ -245,10 +245,12 @@ def plan(snapshot: Snapshot, kept: Kept | None = None) -> Plan:
     granted = _granted(snapshot, drafts, runs, budgets)
     kept.allotments, inspections = _allotments(snapshot, drafts, granted, taken, kept)
     kept.at = snapshot.at
+    asks = (ref for ref, one in kept.allotments.items() if _asks(snapshot, one, kept))
     return Plan(
         pools=views,
         budgets=budgets,
         allotments=kept.allotments,
+        asks=frozenset(asks),
         watches={pod: watch for one in inspections for pod, watch in one.watches.items()},
         suspects=tuple(suspect for one in inspections for suspect in one.suspects),
         batches={ref: batches.finished(runs[ref], granted.get(payer(ref))) for ref in sorted(runs)},
@@ -398,17 +400,21 @@ def _allotments(
 ) -> tuple[Mapping[Ref, Allotment], Sequence[Inspection]]:
     """The same mapping as before when nothing in it changed; and what was found of the engines."""
     found, made_of, inspections = {}, {}, []
-    resolutions = snapshot.resolutions or {}
+    resolutions, watched = snapshot.resolutions or {}, _is_watched(snapshot)
+    same_room, kept.taken = kept.taken == taken, dict(taken)
     for ref, draft in drafts.items():
-        funding, old = granted.get(ref), kept.allotments.get(ref)
-        asked = resolutions.get(ref)
-        made = _MadeOf(draft, funding, asked, snapshot.claims.get(claim_of(ref)))
-        if old is None or not _still_allotted(old, made, kept.made_of[ref]):
-            old = _finished(snapshot, draft, funding)
-        inspection = _inspected(snapshot, old)
-        inspections.append(inspection)
-        found[ref] = _timely(snapshot, old, draft, taken, inspection.stall, kept)
-        made_of[ref] = made
+        claim = snapshot.claims.get(claim_of(ref)) if snapshot.claims else None
+        made, old = _MadeOf(draft, granted.get(ref), claim), kept.allotments.get(ref)
+        still = old is not None and old.pin.question not in resolutions
+        if old is None or not still or not _still_allotted(old, made, kept.made_of[ref]):
+            old, still = _finished(snapshot, draft, made.funding), False
+        inspection = _UNSEEN
+        if watched:
+            inspection = _inspected(snapshot, old)
+            inspections.append(inspection)
+        if not (still and same_room and _is_timeless(old, inspection.stall)):
+            old = _timely(snapshot, old, draft, taken, inspection.stall)
+        found[ref], made_of[ref] = old, made
     kept.made_of = made_of
     for ref in kept.quiet.keys() - drafts.keys():
         del kept.quiet[ref]
@@ -424,7 +430,6 @@ def _still_allotted(old: Allotment, made_of: _MadeOf, before: _MadeOf) -> bool:
     return (
         before.draft is made_of.draft
         and before.funding == made_of.funding
-        and before.resolution is made_of.resolution
         and before.claim == made_of.claim
         and (made_of.funding is None or made_of.funding.shortage is None)
         and not old.drain.leaving
@@ -432,7 +437,15 @@ def _still_allotted(old: Allotment, made_of: _MadeOf, before: _MadeOf) -> bool:
     )
 
 
+def _is_timeless(one: Allotment, stall: Stall) -> bool:
+    """The moment changes nothing in it."""
+    return (one.workload is None or one.workload.settled) and stall == one.stall
+
+
 def _asks(snapshot: Snapshot, one: Allotment, kept: Kept) -> bool:
+    """Is a service that is placed to be asked for a token?"""
+    if one.choice is None:
+        return False
     service, answer = one.service, snapshot.answers.get(one.service.ref)
     known = kept.quiet.get(service.ref)
     if (
@@ -443,12 +456,12 @@ def _asks(snapshot: Snapshot, one: Allotment, kept: Kept) -> bool:
         and snapshot.at < known.until
     ):
         return False
-    ask = must_ask(snapshot, service, one.pods)
-    kept.quiet.pop(service.ref, None)
-    if not ask:
-        until = asked_again(snapshot, service)
-        kept.quiet[service.ref] = _Quiet(service, one.pods, answer, until)
-    return ask
+    if must_ask(snapshot, service, one.pods):
+        kept.quiet.pop(service.ref, None)
+        return True
+    until = asked_again(snapshot, service)
+    kept.quiet[service.ref] = _Quiet(service, one.pods, answer, until)
+    return False
 
 
 def _timely(
@@ -457,18 +470,16 @@ def _timely(
     draft: Draft,
     taken: Mapping[tuple[str, str], int],
     stall: Stall,
-    kept: Kept,
 ) -> Allotment:
     """With what depends on the moment and on everybody else."""
     choice = draft.placement.choice
     if choice is None:
         return one
-    ask = _asks(snapshot, one, kept)
     pods = _of_variant(one.pods, choice)
     roomy = _roomy(draft, choice, one.scale, taken)
     surge = surges(one.workload, pods, snapshot.at, room=roomy)
-    same = ask is one.ask and surge is one.surge and stall == one.stall
-    return one if same else replace(one, ask=ask, surge=surge, stall=stall)
+    same = surge is one.surge and stall == one.stall
+    return one if same else replace(one, surge=surge, stall=stall)
 
 
 def _finished(snapshot: Snapshot, draft: Draft, funding: Funding | None) -> Allotment:
@@ -520,7 +531,7 @@ def _is_watched(snapshot: Snapshot) -> bool:
 def _inspected(snapshot: Snapshot, one: Allotment) -> Inspection:
     """The engines of a service that is placed; elsewhere nothing is touched."""
     choice, spec = one.choice, one.service.spec
-    if choice is None or spec is None or not _is_watched(snapshot):
+    if choice is None or spec is None:
         return _UNSEEN
     return inspect(
         snapshot,

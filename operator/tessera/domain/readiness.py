@@ -34,7 +34,7 @@ def ready(
     answer = _answer(snapshot, service)
     if answer is not None and answer.problem is not None:
         return Verdict(Ready.NO_ANSWER, answer.problem)
-    if answer is not None or _was_ready(service):
+    if answer is not None or was_ready(service):
         return Verdict(Ready.ANSWERED, "a one-token completion through the Service was answered")
     return Verdict(Ready.WAITING_FOR_ANSWER, "a first completion through the Service was asked for")
 
@@ -62,6 +62,12 @@ def asked_again(snapshot: Snapshot, service: Service) -> datetime:
     return answer.at + (QUIET if answer.problem is None else RETRY)
 
 
+def was_ready(service: Service) -> bool:
+    """Its status says that it is ready."""
+    condition = _condition(service)
+    return condition is not None and condition.status == "True"
+
+
 def _answer(snapshot: Snapshot, service: Service) -> Answer | None:
     """The last answer, unless the service was down since."""
     answer = snapshot.answers.get(service.ref)
@@ -69,11 +75,6 @@ def _answer(snapshot: Snapshot, service: Service) -> Answer | None:
     if answer is None or condition is None or condition.status == "True":
         return answer
     return answer if answer.at >= condition.last_transition_time else None
-
-
-def _was_ready(service: Service) -> bool:
-    condition = _condition(service)
-    return condition is not None and condition.status == "True"
 
 
 def _condition(service: Service) -> Condition | None:

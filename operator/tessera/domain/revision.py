@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from tessera.api.inference_service import InferenceServiceSpec, ModelStatus
 from tessera.domain.reasons import Pinned
 from tessera.domain.recipe import asked_for
-from tessera.domain.snapshot import Question, Ref, Resolution, Service, Workload
+from tessera.domain.snapshot import Question, Resolution, Service, Workload
 
 _HUB = "hf://"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -34,7 +34,7 @@ def pin(
     service: Service,
     spec: InferenceServiceSpec,
     workload: Workload | None,
-    resolutions: Mapping[Ref, Resolution] | None,
+    resolutions: Mapping[Question, Resolution] | None,
 ) -> Pin:
     """Keep what is pinned, or pin what the hub said."""
     kept, revision = service.status.model, spec.model.revision
@@ -49,8 +49,7 @@ def pin(
         return Pin(_told(service, spec, Pinned.NOT_ASKED, _as_given(spec)))
     repository = spec.model.uri.removeprefix(_HUB)
     question = Question(repository, revision or _DEFAULT, service.update)
-    found = resolutions.get(service.ref)
-    if found is not None and found.question == question:
+    if (found := resolutions.get(question)) is not None:
         return Pin(_answered(service, spec, mine, found))
     asking = f"the hub is asked which commit {question.revision} means"
     waiting = _told(service, spec, Pinned.RESOLVING, asking) if workload is None else kept

@@ -248,7 +248,6 @@ class Question:
 class Resolution:
     """What came of it."""
 
-    question: Question
     commit: str | None
     reason: Pinned
     message: str
@@ -304,8 +303,8 @@ class Snapshot:
     """The newest version of the rules by which manifests are built."""
     platform: Platform = field(default_factory=Platform)
     """The surroundings of engines, as the platform team says now."""
-    resolutions: Mapping[Ref, Resolution] | None = None
-    """What the hub said of services' revisions; None where no hub is asked."""
+    resolutions: Mapping[Question, Resolution] | None = None
+    """What the hub said of late; None where no hub is asked."""
 
     @property
     def newest(self) -> Recipe:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
 import logging
 import shutil
 import tempfile
@@ -24,6 +23,7 @@ from tessera.domain.certificate import Terms
 from tessera.domain.draft import remembered, scaling_of
 from tessera.domain.snapshot import Budget, Service
 from tessera.handlers.certificates import Certificates
+from tessera.handlers.garbage import spare_what_stays
 from tessera.ports import Clock, ClusterError, MetricsError
 from tessera.reconcile.apply import Applier, NotLeadingError
 from tessera.reconcile.asking import Asker
@@ -101,6 +101,7 @@ class Runtime:
                 group.create_task(self._mirror()),
                 group.create_task(self._lead()),
                 group.create_task(self._watch_lag()),
+                group.create_task(spare_what_stays()),
             ]
             if self.certificates is not None:
                 tasks.append(group.create_task(self.certificates.keep(self._look)))
@@ -124,8 +125,6 @@ class Runtime:
 
     async def _mirror(self) -> None:
         await self.mirror.seed()
-        # What was listed stays: the collector would look through all of it again and again.
-        gc.freeze()
         self.seeded.set()
         await self.mirror.keep()
 
@@ -169,7 +168,7 @@ class Runtime:
         begun, cpu_begun = time.monotonic(), time.thread_time()
         self.telemetry.leads(leading=self.election.leading())
         try:
-            outcome = await self._fleet.turn()
+            outcome = await self._fleet.turn(self._changed.is_set)
         except* NotLeadingError:
             log.warning("not leading any more: the turn was given up")
         except* Exception as errors:  # noqa: BLE001 - the loop must go on

@@ -9,6 +9,7 @@ from collections.abc import (
     Callable,
     Collection,
     Iterable,
+    Iterator,
     Mapping,
     Sequence,
 )
@@ -40,8 +41,10 @@ from tessera.resources.manifest import Key, Manifest
 
 log = logging.getLogger("tessera")
 
-_AT_ONCE = 12
+_AT_ONCE = 16
 _LONGEST = 500
+_REPORTS = 4 * _AT_ONCE
+"""So many services are reported on in a turn while something new waits for the next one."""
 
 
 class NotLeadingError(Exception):
@@ -67,6 +70,23 @@ class _Tenant:
 
 _MadeOf: TypeAlias = tuple[Allotment, tuple[Seen, ...], Answer | None, tuple[str, Funded] | None]
 """All that the objects and the status of a service follow from."""
+
+
+@dataclass(slots=True)
+class _Work:
+    """What a turn does for one service, and what became of it."""
+
+    allotment: Allotment
+    tenant: _Tenant | None
+    made_of: _MadeOf
+    problems: list[str]
+    in_place: bool = True
+
+    @property
+    def ref(self) -> Ref:
+        return self.allotment.service.ref
+
+
 _NO_BATCHES: Mapping[Ref, BatchAllotment] = {}
 _KINDS = {kind.plural: kind for kind in CHILDREN}
 
@@ -107,21 +127,29 @@ class Applier:
         self._sharing = Last(children.sharing)
         self._pulls = Last(prepull.of_pools)
         self._shared_of: dict[str, tuple[tuple[object, ...], tuple[Manifest, ...]]] = {}
+        self._placed: dict[Ref, _MadeOf] = {}
+        """What services were made of whose objects are all in place."""
         self._settled: dict[Ref, _MadeOf] = {}
-        """What services were made of that needed nothing more."""
+        """Likewise, of those that needed nothing more."""
+        self._unreported: dict[Ref, int] = {}
+        """Since which turn services wait for their status."""
+        self._turn = 0
         self.writes = 0
         """Writing requests since the start."""
 
     async def carry_out(
-        self, snapshot: Snapshot, plan: Plan, *, monitored: bool
+        self, snapshot: Snapshot, plan: Plan, *, monitored: bool, hurried: Callable[[], bool]
     ) -> Mapping[Ref, str]:
         """Make the cluster as planned; what was refused, by service.
 
-        One object's refusal is written on its service and stops no other.
+        One object's refusal is written on its service and stops no other. `hurried` says that
+        something new waits for the next turn.
         """
         self.refused_jobs.clear()
+        self._turn += 1
         for due in self._inheritance.turn():
             self._settled.pop(due, None)
+            self._placed.pop(due, None)
         existing = self._store.belongings()
         shared = await self._shared(plan, monitored=monitored)
         tenants = {}
@@ -139,8 +167,9 @@ class Applier:
             made_of = (allotment, theirs, answer, paid)
             if told or not _same(made_of, self._settled.get(ref)):
                 problems[ref] = told
-                work.append(self._service(snapshot, allotment, tenant, made_of, told))
-        await _all(work)
+                work.append(_Work(allotment, tenant, made_of, told))
+        await _all(self._objects(snapshot, one) for one in work)
+        await _all(self._report(snapshot, one) for one in self._reportable(work, hurried))
         await _all(self._batch(snapshot, one) for one in plan.batches.values())
         for view in plan.pools:
             status = pool_status(view, snapshot.at)
@@ -169,28 +198,43 @@ class Applier:
                 problems[sharing.namespace] += await self._attempt(self._keep(manifest))
         return problems
 
-    async def _service(
-        self,
-        snapshot: Snapshot,
-        allotment: Allotment,
-        tenant: _Tenant | None,
-        made_of: _MadeOf,
-        problems: list[str],
-    ) -> None:
-        ref, existing = allotment.service.ref, made_of[1]
+    def _reportable(self, work: Sequence[_Work], hurried: Callable[[], bool]) -> Iterator[_Work]:
+        """Those that waited longest first. What is new comes before the status of what is old, so
+        that many changes at once do not hold up each other."""
+        before, self._unreported = self._unreported, {}
+        waiting = sorted(work, key=lambda one: before.get(one.ref, self._turn))
+        for index, one in enumerate(waiting):
+            if index >= _REPORTS and hurried():
+                left = waiting[index:]
+                self._unreported = {one.ref: before.get(one.ref, self._turn) for one in left}
+                return
+            yield one
+
+    async def _objects(self, snapshot: Snapshot, work: _Work) -> None:
+        """The objects of one service."""
+        ref, allotment, problems = work.ref, work.allotment, work.problems
         self._settled.pop(ref, None)
+        if not problems and _same(work.made_of, self._placed.pop(ref, None)):
+            self._placed[ref] = work.made_of
+            return
         for manifest, subresource in _marks(snapshot, allotment):
             problems += await self._attempt(self._write(manifest, subresource))
-        wanted = self._manifests(allotment)
-        in_place = True
+        wanted, existing = self._manifests(allotment), work.made_of[1]
         if not self._may_wait(allotment, wanted, existing):
-            refusals, in_place = await self._kept(wanted)
+            refusals, work.in_place = await self._kept(wanted)
             problems += refusals
         for kind, key in _superfluous(allotment, wanted, existing):
-            in_place = False
+            work.in_place = False
             problems += await self._attempt(self._remove(kind, key))
+        if work.in_place and not problems:
+            # What was repaired may be spoiled again in the same way before anybody looks.
+            self._placed[ref] = work.made_of
+
+    async def _report(self, snapshot: Snapshot, work: _Work) -> None:
+        """The status of one service, and what may only be done once it is written."""
+        ref, allotment, problems = work.ref, work.allotment, work.problems
         problems += self._unprepared.get(ref, [])
-        view = tenant.view if tenant is not None else None
+        view = work.tenant.view if work.tenant is not None else None
         applied = self._as_applied(allotment)
         status = service_status(snapshot, applied, view, "; ".join(problems) or None)
         if status != allotment.service.status:
@@ -205,9 +249,8 @@ class Applier:
         preparation = allotment.preparation
         self._unprepared[ref] = await self._prepare(snapshot, allotment)
         pending = preparation is not None and preparation.pending
-        if in_place and not problems and not pending:
-            # What was repaired may be spoiled again in the same way before anybody looks.
-            self._settled[ref] = made_of
+        if work.in_place and not problems and not pending:
+            self._settled[ref] = work.made_of
 
     async def _kept(self, wanted: Iterable[Manifest]) -> tuple[list[str], bool]:
         """What was refused; and whether all objects were in place already."""
@@ -377,6 +420,7 @@ class Applier:
         for ref in self._built.keys() - plan.allotments.keys():
             del self._built[ref]
             self._settled.pop(ref, None)
+            self._placed.pop(ref, None)
         self._inheritance.forget(plan.allotments.keys())
         for ref in self._refused.keys() - plan.batches.keys():
             del self._refused[ref]
@@ -433,11 +477,18 @@ def _same(made_of: _MadeOf, before: _MadeOf | None) -> bool:
 
 
 async def _all(steps: Iterable[Awaitable[None]]) -> None:
-    """All at once; if one raises, the others are ended first."""
+    """As many at once as there is room for; if one raises, the others are ended first.
 
-    async def run(step: Awaitable[None]) -> None:
-        await step
+    The steps are made one by one, so that none is left when the others end, and between two of
+    them the loop serves whoever else waits: a large fleet is no reason for a late probe.
+    """
+    left = iter(steps)
+
+    async def work() -> None:
+        for step in left:
+            await step
+            await asyncio.sleep(0)
 
     async with asyncio.TaskGroup() as group:
-        for step in steps:
-            group.create_task(run(step))
+        for _ in range(_AT_ONCE):
+            group.create_task(work())

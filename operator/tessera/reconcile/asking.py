@@ -9,7 +9,17 @@ from tessera.domain.batch.facts import Asked
 from tessera.domain.batch.names import RUNNER_PORT
 from tessera.domain.names import PORT
 from tessera.domain.plan import Allotment, Plan
-from tessera.domain.snapshot import Answer, InFlight, Pod, Question, Ref, Service, Snapshot
+from tessera.domain.readiness import was_ready
+from tessera.domain.snapshot import (
+    Answer,
+    InFlight,
+    Pod,
+    Question,
+    Ref,
+    Resolution,
+    Service,
+    Snapshot,
+)
 from tessera.domain.stall import Suspect
 from tessera.ports import Clock, Engines, Hub
 from tessera.reconcile.observe import Senses
@@ -18,6 +28,8 @@ _AGAIN = timedelta(seconds=1)
 """A draining replica is asked this often."""
 _RUNNERS_AGAIN = timedelta(seconds=3)
 """A runner is asked this often."""
+_SHARED = timedelta(seconds=10)
+"""What a hub said is its answer for so long."""
 
 
 class Asker:
@@ -38,11 +50,16 @@ class Asker:
         self._wake = wake
         self._under_way: dict[str, asyncio.Task[None]] = {}
         self._fetches_asked: dict[Ref, datetime] = {}
+        self._resolved: dict[Question, datetime] = {}
 
     def start(self, snapshot: Snapshot, plan: Plan) -> None:
         """Ask whom the plan wants asked, and forget whom it does not know any more."""
         for ref, allotment in plan.allotments.items():
-            self._of_service(ref, allotment, snapshot.addresses.get(ref))
+            self._of_service(ref, allotment)
+        for ref in plan.asks & snapshot.addresses.keys():
+            address = _host(snapshot.addresses[ref], PORT)
+            question = partial(self._ask, plan.allotments[ref].service, address)
+            self._once(f"service {ref}", question)
         for suspect in plan.suspects:
             if suspect.pod.address:
                 look = partial(self._look, suspect, _host(suspect.pod.address, PORT))
@@ -54,12 +71,9 @@ class Asker:
                 self._once(f"batch {uid} {one.ask.attempt}", partial(self._progress, uid, address))
         self._forget(plan)
 
-    def _of_service(self, ref: Ref, allotment: Allotment, address: str | None) -> None:
-        if allotment.ask and address is not None:
-            question = partial(self._ask, allotment.service, _host(address, PORT))
-            self._once(f"service {ref}", question)
+    def _of_service(self, ref: Ref, allotment: Allotment) -> None:
         if (asked := allotment.pin.question) is not None and self._hub is not None:
-            self._once(f"model {ref} {asked}", partial(self._resolve, self._hub, ref, asked))
+            self._once(f"model {asked}", partial(self._resolve, self._hub, asked))
         if (preparation := allotment.preparation) and preparation.ask and self._due_fetch(ref):
             self._once(f"fetch {ref}", partial(self._fetch, ref, _host(preparation.ask, PORT)))
         if not (leaving := allotment.drain.leaving):
@@ -84,12 +98,14 @@ class Asker:
     async def _ask(self, service: Service, address: str) -> None:
         problem = await self._engines.ask(f"http://{address}", _model(service))
         self._senses.answers[service.ref] = Answer(at=self._clock(), problem=problem)
-        self._wake()
+        if problem is not None or not was_ready(service):
+            self._wake()
 
-    async def _resolve(self, hub: Hub, ref: Ref, question: Question) -> None:
+    async def _resolve(self, hub: Hub, question: Question) -> None:
         found = await hub.resolve(question)
         if self._senses.resolutions is not None:
-            self._senses.resolutions[ref] = found
+            self._senses.resolutions[question] = found
+            self._resolved[question] = self._clock()
             self._wake()
 
     async def _count(self, pod: Pod, address: str) -> None:
@@ -146,12 +162,19 @@ class Asker:
             pods = {pod.ref for one in plan.allotments.values() for pod in one.pods}
             for ref in self._senses.in_flight.keys() - pods:
                 del self._senses.in_flight[ref]
-        for ref in (self._senses.resolutions or {}).keys() - plan.allotments.keys():
-            (self._senses.resolutions or {}).pop(ref)
+        if self._senses.resolutions:
+            self._forget_resolutions(self._senses.resolutions, plan)
         if self._senses.fetched or self._fetches_asked:
             self._forget_fetches(plan)
         for uid in self._senses.asked.keys() - {one.batch.uid for one in plan.batches.values()}:
             del self._senses.asked[uid]
+
+    def _forget_resolutions(self, known: dict[Question, Resolution], plan: Plan) -> None:
+        """Services of one model that come together ask once; what was used by all is forgotten."""
+        asked = {allotment.pin.question for allotment in plan.allotments.values()}
+        for question in known.keys() - asked:
+            if self._clock() - self._resolved[question] >= _SHARED:
+                del known[question], self._resolved[question]
 
     def _forget_fetches(self, plan: Plan) -> None:
         fetching = {

@@ -1,6 +1,6 @@
 """A turn: observe, decide, apply."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -10,11 +10,14 @@ from tessera.domain.snapshot import Ref, Snapshot
 from tessera.ports import Clock
 from tessera.reconcile.apply import Applier
 from tessera.reconcile.asking import Asker
+from tessera.reconcile.loop import PERIOD
 from tessera.reconcile.observe import Senses, observe
 from tessera.reconcile.store import Store
 
 CHARGED_AFTER = timedelta(seconds=15)
 """As often as Prometheus usually looks at the bill."""
+UNCHARGED = timedelta(seconds=PERIOD)
+"""Changes closer upon each other are charged together, as between two turns of a quiet fleet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +46,11 @@ class Fleet:
         self._kept = Kept()
         self._uncharged: tuple[Snapshot, Plan] | None = None
 
-    async def turn(self) -> Outcome:
-        """Bring the fleet closer to what is wanted; repeating it does no harm."""
+    async def turn(self, hurried: Callable[[], bool] = lambda: False) -> Outcome:
+        """Bring the fleet closer to what is wanted; repeating it does no harm.
+
+        What can wait waits while `hurried` says that something new is there for the next turn.
+        """
         before = self._applier.writes
         snapshot = observe(self._store, self._senses, self._clock())
         decision = plan(snapshot, self._kept)
@@ -55,7 +61,7 @@ class Fleet:
         self._charge(snapshot, decision)
         self._asker.start(snapshot, decision)
         problems = await self._applier.carry_out(
-            snapshot, decision, monitored=self._senses.monitored
+            snapshot, decision, monitored=self._senses.monitored, hurried=hurried
         )
         self._senses.refused = dict(self._applier.refused_jobs)
         return Outcome(
@@ -69,6 +75,8 @@ class Fleet:
     def _charge(self, snapshot: Snapshot, decision: Plan) -> None:
         """Nothing is charged while all stays as it was; then it is charged at once, as it was."""
         bill, before = self._senses.bill, self._uncharged
+        if bill.as_of is not None and timedelta() <= snapshot.at - bill.as_of < UNCHARGED:
+            return
         due = bill.as_of is None or snapshot.at - bill.as_of >= CHARGED_AFTER
         if before is not None and not _same(before, snapshot, decision):
             bill, due = accrue(bill, before[0], before[1].pools), True

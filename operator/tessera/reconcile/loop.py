@@ -1,12 +1,17 @@
 """When a turn is due."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 
 PERIOD = 5.0
 """Seconds after which a turn comes even if nothing happened."""
 GATHER = 0.25
 """Seconds between two turns at least, so that a burst costs one."""
+REST = 4.0
+"""So many times as long as a turn computed nothing is computed, so that others get the loop; it
+matters from a thousand services on."""
+LONGEST_REST = 1.0
 
 
 async def loop(
@@ -22,10 +27,12 @@ async def loop(
     """
     while True:
         changed.clear()
+        begun = time.thread_time()
         await turn()
-        await asyncio.sleep(gather)
+        rest = max(gather, min(LONGEST_REST, REST * (time.thread_time() - begun)))
+        await asyncio.sleep(rest)
         try:
-            async with asyncio.timeout(period - gather):
+            async with asyncio.timeout(period - rest):
                 await changed.wait()
         except TimeoutError:
             continue

@@ -22,6 +22,10 @@ POLL_SECONDS = 4.0
 _RETRY_SECONDS = 2.0
 
 
+class RewoundError(Exception):
+    """The API server knows less than it told before: nothing that is remembered can be trusted."""
+
+
 class Mirror:
     """The store's only writer besides the answers to our own writes."""
 
@@ -62,13 +66,15 @@ class Mirror:
                 await self.watch(kind, scope)
                 broken = False
             except StaleError:
+                self._reached[kind, scope] = 0
                 await self._surely_list(kind)
                 self._wake()
+                await asyncio.sleep(_RETRY_SECONDS)
             except ClusterError as error:
                 if not broken:
                     log.warning("will be watched again: %s", error)
                 broken = True
-            await asyncio.sleep(_RETRY_SECONDS if broken else 0)
+                await asyncio.sleep(_RETRY_SECONDS)
 
     def _take(self, kind: Kind, change: Change) -> bool:
         if change.seen is None:
@@ -100,6 +106,8 @@ class Mirror:
                 return
 
     async def _list(self, kind: Kind) -> bool:
+        scopes = [(kind, scope) for scope in self._cluster.scopes(kind)]
+        known = max(self._reached.get(scope, 0) for scope in scopes)
         found = await self._cluster.list(kind)
         if kind is POD_MONITORS:
             appeared = self._senses.monitored != (found is not None)
@@ -107,7 +115,11 @@ class Mirror:
             return self._store.replace(kind, found or Listing()) or appeared
         if found is None:
             raise ClusterError(f"the API server does not know {kind.plural}: install the CRDs")
-        for scope in self._cluster.scopes(kind):
-            reached = self._reached.get((kind, scope), 0)
-            self._reached[kind, scope] = max(found.version, reached)
+        if found.version < known:
+            raise RewoundError(
+                f"{kind.plural} are at version {found.version} and were at {known} before: etcd "
+                "was restored; the process ends and begins anew"
+            )
+        for scope in scopes:
+            self._reached[scope] = max(found.version, self._reached.get(scope, 0))
         return self._store.replace(kind, found)

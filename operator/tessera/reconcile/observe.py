@@ -22,6 +22,7 @@ from tessera.domain.snapshot import (
     Node,
     Pod,
     Pool,
+    Question,
     Readings,
     Ref,
     Resolution,
@@ -69,7 +70,7 @@ class Senses:
     bill: Bill = field(default_factory=Bill)
     builder: int = 1
     platform: Platform = field(default_factory=Platform)
-    resolutions: dict[Ref, Resolution] | None = None
+    resolutions: dict[Question, Resolution] | None = None
     """None where no hub is asked."""
     monitored: bool = False
     """The cluster knows PodMonitors."""

@@ -50,6 +50,8 @@ def drafted(
 
     `taken` counts the devices that others hold, and afterwards those of the batches too.
     """
+    if not snapshot.batches:
+        return {}
     facts = _Facts(snapshot, views)
     found = {}
     for batch in sorted(
@@ -101,8 +103,10 @@ class _Facts:
             if uids.get(job.batch) == job.batch_uid:
                 self._jobs[job.batch].append(job)
         self._services: dict[str, dict[str, InferenceServiceSpec | None]] = defaultdict(dict)
+        spaces = {batch.ref.namespace for batch in snapshot.batches}
         for service in snapshot.services:
-            self._services[service.ref.namespace][service.ref.name] = recalled(service).spec
+            if service.ref.namespace in spaces:
+                self._services[service.ref.namespace][service.ref.name] = recalled(service).spec
         self._nodes = {
             node.name: NodeHealth(ready=node.alive, taints=node.taints, labels=node.labels)
             for node in snapshot.nodes
