@@ -88,6 +88,12 @@ class MemoryCluster:
         if self.objects.pop(key, None) is not None:
             self._changed(key)
 
+    def forget_the_past(self) -> None:
+        """No watch can ask for it any more."""
+        self._changes.clear()
+        self.applied.clear()
+        self.forgotten = self.version
+
     def put(self, kind: Kind, body: Mapping[str, Any], manager: str = "somebody") -> Key:
         """What another client writes: it owns these fields afterwards."""
         meta = body["metadata"]

@@ -100,10 +100,10 @@ async def test_an_engine_that_takes_too_much_memory_of_its_node_is_told(place: P
         """As soon as it runs it is killed again, as for an engine that never gets enough."""
         with contextlib.suppress(WorldError):  # while it waits for its next start
             place.stage.world.run_out_of_memory(place.namespace, name, ENGINE)
-        return await printed(place, '{.status.conditions[?(@.type=="Progressing")].reason}')
+        return str((await explained(place))["rollout"]["reason"])
 
-    await eventually(killed_again, lambda reason: reason == "EngineOutOfMemory", within=30)
-    told = await until_both_tell(place, "EngineOutOfMemory")
+    await eventually(killed_again, lambda reason: reason == "EngineOutOfMemory", within=60)
+    told = await until_told(place, "EngineOutOfMemory")
     assert told.message.startswith(f"{name}: exit code 137")
     await until_told(place, "Settled", within=60)
 

@@ -1,7 +1,9 @@
 """Whole turns against an in-memory cluster."""
 
 import asyncio
+import gc
 import json
+import tracemalloc
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -647,17 +649,49 @@ async def test_images_are_pulled_ahead_only_as_long_as_the_pool_asks_for_it(worl
 async def test_in_a_hurry_objects_come_before_statuses_and_nobody_is_forgotten(
     world: World,
 ) -> None:
-    keys = [world.serve(f"chat-{index:03}") for index in range(200)]
+    names = [f"chat-{index:03}" for index in range(200)]
+    keys = [world.serve(name, replicas=1) for name in names]
+    await world.turn()
+    for name in names:
+        world.serve(name, replicas=2)
 
     def told() -> int:
-        return sum("status" in world.body(key) for key in keys)
+        statuses = [world.body(key)["status"] for key in keys]
+        return sum(one["scaling"]["desiredReplicas"] == 2 for one in statuses)
 
     await world.turn(hurried=True)
-    assert len([key for key in world.cluster.objects if key.plural == "deployments"]) == len(keys)
+    deployments = [one for key, one in world.cluster.objects.items() if key.plural == "deployments"]
+    assert [one["spec"]["replicas"] for one in deployments] == [2] * len(names)
     first = told()
     assert 0 < first < len(keys)
     await world.turn(hurried=True)
     assert first < told() < len(keys)
-    for _ in range(4):
+    for _ in range(10):
         await world.turn(hurried=True)
     assert told() == len(keys)
+
+
+async def test_what_services_were_made_of_is_forgotten_with_them(world: World) -> None:
+    async def come_and_go(name: str) -> None:
+        world.serve(name)
+        await world.turn()
+        await world.turn()
+        for key in [key for key in world.cluster.objects if name in key.name]:
+            await world.cluster.delete(INFERENCE_SERVICES, key)
+        await world.turn()
+        world.cluster.forget_the_past()
+
+    world.serve("stays")
+    for index in range(3):
+        await come_and_go(f"first-{index}")
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for index in range(10):
+            await come_and_go(f"later-{index}")
+        gc.collect()
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (after - before) / 10 < 8000, "bytes for each service that came and went"

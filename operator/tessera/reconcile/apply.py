@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+from tessera.api.inference_service import InferenceServiceStatus
 from tessera.domain.batch.allotment import BatchAllotment
 from tessera.domain.batch.names import BATCH_ROLE
 from tessera.domain.batch.status import batch_status
@@ -74,7 +75,7 @@ _MadeOf: TypeAlias = tuple[Allotment, tuple[Seen, ...], Answer | None, tuple[str
 """All that the objects and the status of a service follow from."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class _Work:
     """What a turn does for one service, and what became of it."""
 
@@ -82,6 +83,8 @@ class _Work:
     tenant: _Tenant | None
     made_of: _MadeOf
     problems: list[str]
+    status: InferenceServiceStatus
+    """As it is known to be written."""
     in_place: bool = True
 
     @property
@@ -169,7 +172,15 @@ class Applier:
             made_of = (allotment, theirs, answer, paid)
             if told or not _same(made_of, self._settled.get(ref)):
                 problems[ref] = told
-                work.append(_Work(allotment, tenant, made_of, told))
+                work.append(
+                    _Work(
+                        allotment=allotment,
+                        tenant=tenant,
+                        made_of=made_of,
+                        problems=told,
+                        status=allotment.service.status,
+                    )
+                )
         await _all(self._objects(snapshot, one) for one in work)
         await _all(self._report(snapshot, one) for one in self._reportable(work, hurried))
         await _all(self._batch(snapshot, one) for one in plan.batches.values())
@@ -222,6 +233,8 @@ class Applier:
         if not problems and _same(work.made_of, self._placed.pop(ref, None)):
             self._placed[ref] = work.made_of
             return
+        if _comes_first(allotment) and not await self._tell(snapshot, work):
+            return
         for manifest, subresource in _marks(snapshot, allotment):
             problems += await self._attempt(self._write(manifest, subresource))
         wanted, existing = self._manifests(allotment), work.made_of[1]
@@ -239,15 +252,8 @@ class Applier:
         """The status of one service, and what may only be done once it is written."""
         ref, allotment, problems = work.ref, work.allotment, work.problems
         problems += self._unprepared.get(ref, [])
-        view = work.tenant.view if work.tenant is not None else None
-        applied = self._as_applied(allotment)
-        status = service_status(snapshot, applied, view, "; ".join(problems) or None)
-        if status != allotment.service.status:
-            told = statuses.of_service(allotment.service, status)
-            refused = await self._attempt(self._write(told, "status"))
-            problems += refused
-            if refused:
-                return
+        if not await self._tell(snapshot, work):
+            return
         if (stuck := allotment.stall.replace) is not None:
             grace = defaults(allotment.recipe.builder).stalled_grace_seconds
             problems += await self._attempt(self._replace(stuck, grace))
@@ -256,6 +262,20 @@ class Applier:
         pending = preparation is not None and preparation.pending
         if work.in_place and not problems and not pending:
             self._settled[ref] = work.made_of
+
+    async def _tell(self, snapshot: Snapshot, work: _Work) -> bool:
+        """Write the status if it changed; False when that was refused."""
+        view = work.tenant.view if work.tenant is not None else None
+        applied, problem = self._as_applied(work.allotment), "; ".join(work.problems)
+        status = service_status(snapshot, applied, view, problem or None)
+        if status == work.status:
+            return True
+        told = statuses.of_service(work.allotment.service, status)
+        refused = await self._attempt(self._write(told, "status"))
+        work.problems += refused
+        if not refused:
+            work.status = status
+        return not refused
 
     async def _kept(self, wanted: Iterable[Manifest]) -> tuple[list[str], bool]:
         """What was refused; and whether all objects were in place already."""
@@ -423,7 +443,9 @@ class Applier:
 
     def _forget(self, plan: Plan) -> None:
         for ref in self._built.keys() - plan.allotments.keys():
-            del self._built[ref]
+            _, manifests = self._built.pop(ref)
+            for manifest in manifests:
+                self._applied.pop(manifest.key, None)
             self._settled.pop(ref, None)
             self._placed.pop(ref, None)
         self._inheritance.forget(plan.allotments.keys())
@@ -437,6 +459,17 @@ class Applier:
             del self._applied[key]
         for name in self._shared_of.keys() - namespaces:
             del self._shared_of[name]
+
+
+def _comes_first(allotment: Allotment) -> bool:
+    """The status says by which commit replicas are made before the first is: a successor could not
+    tell it from one that nobody asked for."""
+    pinned, told = allotment.pin.status, allotment.service.status.model
+    return (
+        allotment.workload is None
+        and pinned is not None
+        and (told is None or told.reason != pinned.reason)
+    )
 
 
 def _marks(snapshot: Snapshot, allotment: Allotment) -> Iterable[tuple[Manifest, str | None]]:
