@@ -15,36 +15,43 @@ from collections.abc import (
 )
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import TypeAlias
 
-from tessera.api.inference_service import InferenceServiceStatus
 from tessera.domain.batch.allotment import BatchAllotment
 from tessera.domain.batch.names import BATCH_ROLE
 from tessera.domain.batch.status import batch_status
 from tessera.domain.budget.budgets import BudgetView
 from tessera.domain.budget.status import budget_status
-from tessera.domain.drain import DONE_COST
 from tessera.domain.kept import Last
 from tessera.domain.plan import Allotment, Plan
-from tessera.domain.reasons import Funded
-from tessera.domain.snapshot import Answer, Ref, Snapshot, Workload
+from tessera.domain.snapshot import Ref, Snapshot, Workload
 from tessera.domain.stall import Replacement
 from tessera.domain.status import pool_status, service_status
 from tessera.ports import Cluster, ClusterError, GoneError, Seen
 from tessera.reconcile.inheritance import Inheritance, is_inherited
 from tessera.reconcile.store import Store
-from tessera.resources import children, marks, prepull, statuses
+from tessera.reconcile.work import (
+    AT_ONCE,
+    KINDS,
+    MadeOf,
+    Tenant,
+    Work,
+    all_of,
+    comes_first,
+    same,
+    superfluous,
+    unmarked,
+)
+from tessera.resources import children, prepull, statuses
 from tessera.resources.defaults import defaults
 from tessera.resources.errand import errand
 from tessera.resources.job import Image, job
-from tessera.resources.kinds import CHILDREN, DAEMON_SETS, DEPLOYMENTS, JOBS, PODS, Kind
+from tessera.resources.kinds import DAEMON_SETS, DEPLOYMENTS, JOBS, PODS, Kind
 from tessera.resources.manifest import Key, Manifest
 
 log = logging.getLogger("tessera")
 
-_AT_ONCE = 16
 _LONGEST = 500
-_REPORTS = 4 * _AT_ONCE
+_REPORTS = 4 * AT_ONCE
 _REPORT_SECONDS = 0.25
 """So many services are reported on in a turn, and for so long, while something new waits for the
 next one; for longer only as many as there are connections."""
@@ -62,38 +69,7 @@ class _Applied:
     owned: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Tenant:
-    """Who pays for a service, how he stands, and what was refused to write of it."""
-
-    view: BudgetView
-    state: Funded
-    refused: list[str]
-
-
-_MadeOf: TypeAlias = tuple[Allotment, tuple[Seen, ...], Answer | None, tuple[str, Funded] | None]
-"""All that the objects and the status of a service follow from."""
-
-
-@dataclass(slots=True, kw_only=True)
-class _Work:
-    """What a turn does for one service, and what became of it."""
-
-    allotment: Allotment
-    tenant: _Tenant | None
-    made_of: _MadeOf
-    problems: list[str]
-    status: InferenceServiceStatus
-    """As it is known to be written."""
-    in_place: bool = True
-
-    @property
-    def ref(self) -> Ref:
-        return self.allotment.service.ref
-
-
 _NO_BATCHES: Mapping[Ref, BatchAllotment] = {}
-_KINDS = {kind.plural: kind for kind in CHILDREN}
 
 
 class Applier:
@@ -125,16 +101,16 @@ class Applier:
         self.refused_jobs: dict[str, str] = {}
         """What was said in the last turn to Jobs of attempts, by the batches' uids."""
         self._leading = leading
-        self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._slots = asyncio.Semaphore(AT_ONCE)
         self._applied: dict[Key, _Applied] = {}
         self._built: dict[Ref, tuple[tuple[object, ...], tuple[Manifest, ...]]] = {}
         self._inheritance = Inheritance()
         self._sharing = Last(children.sharing)
         self._pulls = Last(prepull.of_pools)
         self._shared_of: dict[str, tuple[tuple[object, ...], tuple[Manifest, ...]]] = {}
-        self._placed: dict[Ref, _MadeOf] = {}
+        self._placed: dict[Ref, MadeOf] = {}
         """What services were made of whose objects are all in place."""
-        self._settled: dict[Ref, _MadeOf] = {}
+        self._settled: dict[Ref, MadeOf] = {}
         """Likewise, of those that needed nothing more."""
         self._unreported: dict[Ref, int] = {}
         """Since which turn services wait for their status."""
@@ -160,7 +136,7 @@ class Applier:
         tenants = {}
         for one in plan.budgets:  # before anything that costs
             refused = await self._budget(one, snapshot)
-            tenants[one.budget.name] = _Tenant(one, one.funded.reason, refused)
+            tenants[one.budget.name] = Tenant(one, one.funded.reason, refused)
         whose = {name: tenants[view.budget.name] for name, view in plan.tenants.items()}
         problems: dict[Ref, list[str]] = {}
         work = []
@@ -170,10 +146,10 @@ class Applier:
             told = [*shared.get(ref.namespace, ()), *(tenant.refused if tenant else ())]
             paid = (tenant.view.budget.name, tenant.state) if tenant else None
             made_of = (allotment, theirs, answer, paid)
-            if told or not _same(made_of, self._settled.get(ref)):
+            if told or not same(made_of, self._settled.get(ref)):
                 problems[ref] = told
                 work.append(
-                    _Work(
+                    Work(
                         allotment=allotment,
                         tenant=tenant,
                         made_of=made_of,
@@ -181,9 +157,9 @@ class Applier:
                         status=allotment.service.status,
                     )
                 )
-        await _all(self._objects(snapshot, one) for one in work)
-        await _all(self._report(snapshot, one) for one in self._reportable(work, hurried))
-        await _all(self._batch(snapshot, one) for one in plan.batches.values())
+        await all_of(self._objects(snapshot, one) for one in work)
+        await all_of(self._report(snapshot, one) for one in self._reportable(work, hurried))
+        await all_of(self._batch(snapshot, one) for one in plan.batches.values())
         for view in plan.pools:
             status = pool_status(view, snapshot.at)
             if status != view.pool.status:
@@ -211,7 +187,7 @@ class Applier:
                 problems[sharing.namespace] += await self._attempt(self._keep(manifest))
         return problems
 
-    def _reportable(self, work: Sequence[_Work], hurried: Callable[[], bool]) -> Iterator[_Work]:
+    def _reportable(self, work: Sequence[Work], hurried: Callable[[], bool]) -> Iterator[Work]:
         """Those that waited longest first. What is new comes before the status of what is old, so
         that many changes at once do not hold up each other."""
         before, self._unreported = self._unreported, {}
@@ -219,36 +195,36 @@ class Applier:
         loop = asyncio.get_running_loop()
         late = loop.time() + _REPORT_SECONDS
         for index, one in enumerate(waiting):
-            enough = index >= (_REPORTS if loop.time() < late else _AT_ONCE)
+            enough = index >= (_REPORTS if loop.time() < late else AT_ONCE)
             if enough and hurried():
                 left = waiting[index:]
                 self._unreported = {one.ref: before.get(one.ref, self._turn) for one in left}
                 return
             yield one
 
-    async def _objects(self, snapshot: Snapshot, work: _Work) -> None:
+    async def _objects(self, snapshot: Snapshot, work: Work) -> None:
         """The objects of one service."""
         ref, allotment, problems = work.ref, work.allotment, work.problems
         self._settled.pop(ref, None)
-        if not problems and _same(work.made_of, self._placed.pop(ref, None)):
+        if not problems and same(work.made_of, self._placed.pop(ref, None)):
             self._placed[ref] = work.made_of
             return
-        if _comes_first(allotment) and not await self._tell(snapshot, work):
+        if comes_first(allotment) and not await self._tell(snapshot, work):
             return
-        for manifest, subresource in _marks(snapshot, allotment):
+        for manifest, subresource in unmarked(snapshot, allotment):
             problems += await self._attempt(self._write(manifest, subresource))
         wanted, existing = self._manifests(allotment), work.made_of[1]
         if not self._may_wait(allotment, wanted, existing):
             refusals, work.in_place = await self._kept(wanted)
             problems += refusals
-        for kind, key in _superfluous(allotment, wanted, existing):
+        for kind, key in superfluous(allotment, wanted, existing):
             work.in_place = False
             problems += await self._attempt(self._remove(kind, key))
         if work.in_place and not problems:
             # What was repaired may be spoiled again in the same way before anybody looks.
             self._placed[ref] = work.made_of
 
-    async def _report(self, snapshot: Snapshot, work: _Work) -> None:
+    async def _report(self, snapshot: Snapshot, work: Work) -> None:
         """The status of one service, and what may only be done once it is written."""
         ref, allotment, problems = work.ref, work.allotment, work.problems
         problems += self._unprepared.get(ref, [])
@@ -263,7 +239,7 @@ class Applier:
         if work.in_place and not problems and not pending:
             self._settled[ref] = work.made_of
 
-    async def _tell(self, snapshot: Snapshot, work: _Work) -> bool:
+    async def _tell(self, snapshot: Snapshot, work: Work) -> bool:
         """Write the status if it changed; False when that was refused."""
         view = work.tenant.view if work.tenant is not None else None
         applied, problem = self._as_applied(work.allotment), "; ".join(work.problems)
@@ -435,7 +411,7 @@ class Applier:
         """
         used = {ref.namespace for ref in (*plan.allotments, *plan.living, *existing) if ref}
         return [
-            (_KINDS[seen.key.plural], seen.key)
+            (KINDS[seen.key.plural], seen.key)
             for seen in existing.get(None, ())
             if seen.owned and seen.key not in pulls
             if seen.key.plural == DAEMON_SETS.plural or seen.key.namespace not in used
@@ -459,74 +435,3 @@ class Applier:
             del self._applied[key]
         for name in self._shared_of.keys() - namespaces:
             del self._shared_of[name]
-
-
-def _comes_first(allotment: Allotment) -> bool:
-    """The status says by which commit replicas are made before the first is: a successor could not
-    tell it from one that nobody asked for."""
-    pinned, told = allotment.pin.status, allotment.service.status.model
-    return (
-        allotment.workload is None
-        and pinned is not None
-        and (told is None or told.reason != pinned.reason)
-    )
-
-
-def _marks(snapshot: Snapshot, allotment: Allotment) -> Iterable[tuple[Manifest, str | None]]:
-    """Gates and deletion costs that are not yet as decided."""
-    drain = allotment.drain
-    for pod in allotment.pods:
-        serving = pod.ref not in drain.leaving
-        if not pod.leaving and pod.serving is not serving:
-            yield marks.gate(pod, snapshot.at, serving=serving), "status"
-        done = pod.ref in drain.done
-        if not pod.leaving and done is not (pod.deletion_cost == DONE_COST):
-            yield marks.deletion_cost(pod, done=done), None
-
-
-def _superfluous(
-    allotment: Allotment, wanted: Iterable[Manifest], existing: Iterable[Seen]
-) -> list[tuple[Kind, Key]]:
-    """Objects of the service that are not wanted any more; none while nothing is decided."""
-    if allotment.choice is None:
-        return []
-    keys = {manifest.key for manifest in wanted}
-    return [
-        (_KINDS[seen.key.plural], seen.key)
-        for seen in existing
-        if seen.key not in keys
-        and (
-            seen.key.plural != DEPLOYMENTS.plural
-            or Ref(seen.key.namespace, seen.key.name) in allotment.retired
-        )
-    ]
-
-
-def _same(made_of: _MadeOf, before: _MadeOf | None) -> bool:
-    if before is None:
-        return False
-    allotment, existing, answer, paid = before
-    return (
-        made_of[0] is allotment
-        and made_of[1] is existing
-        and made_of[2] is answer
-        and made_of[3] == paid
-    )
-
-
-async def _all(steps: Iterable[Awaitable[None]]) -> None:
-    """As many at once as there is room for; if one raises, the others are ended first.
-
-    The steps are made one by one, so that none is left when the others end, and between two of
-    them the loop serves whoever else waits: a large fleet is no reason for a late probe.
-    """
-    left = iter(steps)
-
-    async def work() -> None:
-        for step in left:
-            await step
-            await asyncio.sleep(0)
-
-    async with asyncio.TaskGroup() as group:
-        for _ in range(_AT_ONCE):
-            group.create_task(work())
