@@ -164,7 +164,7 @@ class Plain:
             self._name(one)
 
     def _name(self, one: Counted) -> None:
-        """Full blocks can be found: under their shared names up to the first that exists already."""
+        """Full blocks can be found: by their shared names up to the first that exists already."""
         if not self.limits.prefix_cache:
             return
         shared, held = one.request.shared, self.held

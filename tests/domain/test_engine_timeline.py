@@ -1,13 +1,15 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typing_extensions import override
 
 from tessera.domain.engine import Engine, Served, Timeline
-from tessera.domain.engine_requests import Allocator, Limits, Policy, Reason, Refusal, Request
+from tessera.domain.engine_requests import Limits, Policy, Reason, Refusal, Request
 from tessera.domain.perf import StepTime
 
 SPEED = StepTime(weights=5.0123e-3, kv_token=1.0471e-6, token=1.0933e-5)
@@ -139,3 +141,130 @@ def _exact(served: Served) -> Served:
 
 def _moments(served: Served) -> list[float | None]:
     return [served.arrived, served.admitted, served.first, served.ended]
+
+
+def a_timeline(**changes: Any) -> Timeline:
+    bounds = Limits(max_model_len=2048, max_num_seqs=8, max_num_batched_tokens=2048, blocks=2000)
+    return Timeline(Engine(replace(bounds, **changes), SPEED))
+
+
+def a_request(number: int, prompt: int = 100, output: int = 50) -> Request:
+    return Request(id=number, prompt_tokens=prompt, output_tokens=output)
+
+
+def test_who_comes_while_a_step_is_under_way_waits_for_its_end() -> None:
+    timeline = a_timeline()
+    timeline.submit(a_request(0))
+    timeline.advance(0.001)
+    step_end = timeline.now
+    assert step_end > 0.001
+    timeline.submit(a_request(1), at=0.001)
+    served = timeline.advance(math.inf)
+    assert [(one.arrived, one.admitted) for one in served] == [(0.0, 0.0), (0.001, step_end)]
+
+
+def test_nobody_arrives_in_the_future() -> None:
+    with pytest.raises(ValueError, match="still to come"):
+        a_timeline().submit(a_request(0), at=1.0)
+
+
+def test_an_idle_engine_waits_for_the_moment_and_is_not_busy_meanwhile() -> None:
+    timeline = a_timeline()
+    assert timeline.advance(10.0) == []
+    timeline.submit(a_request(0))
+    [served] = timeline.advance(math.inf)
+    assert served.admitted == 10.0
+    assert timeline.busy_seconds == pytest.approx(served.ended - 10.0)
+    assert timeline.now == served.ended
+
+
+def test_latencies_follow_from_the_moments() -> None:
+    timeline = a_timeline()
+    timeline.submit(a_request(0, prompt=100, output=3))
+    [served] = timeline.advance(math.inf)
+    first = SPEED.seconds(decoding=0, kv_tokens=100, prefill_tokens=100)
+    later = [SPEED.seconds(decoding=1, kv_tokens=100 + token) for token in (1, 2)]
+    assert served.first_token_seconds == pytest.approx(first)
+    assert served.token_seconds == pytest.approx(sum(later) / 2)
+    assert served.ended == pytest.approx(first + sum(later))
+
+
+def test_a_drained_engine_takes_nothing_more_and_finishes_what_runs_and_waits() -> None:
+    timeline = a_timeline(max_num_seqs=2)
+    for number in range(5):
+        timeline.submit(a_request(number))
+    timeline.advance(0.05)
+    timeline.drain()
+    assert timeline.submit(a_request(9)) is Refusal.DRAINING
+    served = timeline.advance(math.inf)
+    assert [one.reason for one in served] == [Reason.LENGTH] * 5
+    assert timeline.engine.idle
+
+
+def test_at_the_deadline_of_a_drain_what_is_left_is_aborted_with_what_it_got() -> None:
+    timeline = a_timeline(max_num_seqs=2)
+    for number, output in enumerate((10, 500, 500)):
+        timeline.submit(a_request(number, output=output))
+    timeline.drain(deadline=0.5)
+    served = timeline.advance(math.inf)
+    assert [(one.request.id, one.reason) for one in served] == [
+        (0, Reason.LENGTH),
+        (1, Reason.ABORT),
+        (2, Reason.ABORT),
+    ]
+    assert 0 < served[1].output_tokens < 500
+    assert served[1].ended == pytest.approx(0.5, abs=0.01)
+    assert timeline.engine.idle
+    assert timeline.engine.free_blocks == 1999
+
+
+@pytest.mark.parametrize(("batched", "longest_gap"), [(512, 0.016), (8192, 0.1)])
+def test_chunks_of_512_keep_a_long_prompt_from_stalling_others(
+    batched: int, longest_gap: float
+) -> None:
+    """At 11 ms of prefill for 1,000 tokens a prompt of 8,000 stalls everybody for 90 ms."""
+    bounds = Limits(max_model_len=8192, max_num_seqs=8, max_num_batched_tokens=batched, blocks=2000)
+    engine = Engine(bounds, SPEED)
+    engine.submit(a_request(0, prompt=10, output=60))
+    engine.step()
+    engine.submit(a_request(1, prompt=8000, output=2))
+    gaps = [step.seconds for step in iter(engine.step, None) if 0 in step.emitted]
+    assert longest_gap * 0.8 <= max(gaps) <= longest_gap
+
+
+def test_without_chunks_a_prompt_waits_for_a_step_that_has_room_for_all_of_it() -> None:
+    bounds = Limits(
+        max_model_len=1000,
+        max_num_seqs=8,
+        max_num_batched_tokens=1000,
+        blocks=2000,
+        chunked_prefill=False,
+    )
+    engine = Engine(bounds, SPEED)
+    for number, prompt in enumerate((600, 500, 400)):
+        engine.submit(a_request(number, prompt=prompt, output=3))
+    steps = list(iter(engine.step, None))
+    assert [step.admitted for step in steps if step.admitted] == [(0,), (1, 2)]
+    assert all(step.first == step.admitted for step in steps)
+
+
+def test_a_day_of_decoding_alone_costs_few_questions_about_the_time_of_a_step() -> None:
+    asked = 0
+
+    class Asked(StepTime):
+        @override
+        def seconds(self, *, decoding: int, kv_tokens: int, prefill_tokens: int = 0) -> float:
+            nonlocal asked
+            asked += 1
+            return SPEED.seconds(
+                decoding=decoding, kv_tokens=kv_tokens, prefill_tokens=prefill_tokens
+            )
+
+    bounds = Limits(
+        max_model_len=1_000_000, max_num_seqs=8, max_num_batched_tokens=64, blocks=100_000
+    )
+    timeline = Timeline(Engine(bounds, Asked(weights=1, kv_token=1, token=1)))
+    timeline.submit(a_request(0, prompt=10, output=900_000))
+    [served] = timeline.advance(math.inf)
+    assert served.output_tokens == 900_000
+    assert asked < 10

@@ -15,14 +15,14 @@ request, and many steps in which requests only decode can be done at once.
 import heapq
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from tessera.domain.engine.blocks import Blocks, Found
+from tessera.domain.engine.counts import Counts
+from tessera.domain.engine.decoding import Decoding
 from tessera.domain.engine.sequence import Sequence
 from tessera.domain.engine.speculation import Speculation
 from tessera.domain.engine.stretch import stretch
 from tessera.domain.engine_requests import (
-    Allocator,
     Finished,
     Limits,
     Policy,
@@ -32,21 +32,6 @@ from tessera.domain.engine_requests import (
     Step,
 )
 from tessera.domain.perf import StepTime
-
-
-@dataclass(slots=True)
-class Counts:
-    """What an engine did so far."""
-
-    steps: int = 0
-    prefill_tokens: int = 0
-    generated_tokens: int = 0
-    preemptions: int = 0
-    queried_tokens: int = 0
-    """Looked for in the prefix cache, by requests admitted for the first time."""
-    hit_tokens: int = 0
-    read_kv_tokens: int = 0
-    """Cached tokens, summed over the steps that read them."""
 
 
 class Engine:
@@ -79,10 +64,9 @@ class Engine:
         self._gains = gains or (speculation.steady() if speculation else None)
         self._work_per_token = 1 + (speculation.draft_tokens if speculation else 0)
         self._blocks = Blocks(limits)
-        self._paged = limits.allocator is Allocator.PAGED
         self._draining = False
         self._arrivals = 0
-        self._beat = 0
+        self._decoding = Decoding(limits)
         self._waiting: dict[int, Sequence] = {}
         self._queue: list[tuple[tuple[int, int], Sequence]] = []
         """A heap of the waiting; aborted ones stay in it until they come up."""
@@ -91,12 +75,6 @@ class Engine:
         self._running: dict[int, Sequence] = {}
         """In the order of admission, so that an unfinished prompt is always the last."""
         self._unfinished: Sequence | None = None
-        self._growing = [0] * limits.block_size
-        """How many decoding requests begin a block, by the beat's place in a block's turn."""
-        self._ending: dict[int, dict[int, Sequence]] = {}
-        """Decoding requests by the beat of their last token."""
-        self._ends: list[int] = []
-        """A heap of these beats; some may be gone."""
         if speculation is not None:
             _check_room(limits, speculation)
 
@@ -212,15 +190,7 @@ class Engine:
 
     def let_go(self) -> list[Sequence]:
         """Those whose last token came in the newest step."""
-        gone: list[Sequence] = []
-        ends, beat = self._ends, self._beat
-        while ends and ends[0] <= beat:
-            last = heapq.heappop(ends)
-            ending = self._ending.pop(last, None)
-            if ending:
-                gone += ending.values()
-                # What speculation computed beyond the last token is thrown away.
-                self.counts.generated_tokens -= (beat - last) * len(ending)
+        gone = self._decoding.ended()
         for sequence in gone:
             self._evict(sequence)
         return gone
@@ -236,7 +206,7 @@ class Engine:
             return 0.0
         if self._waiting and not self._blocked and running < self.limits.max_num_seqs:
             return 0.0
-        most = self._steps_with_room(self._next_end() - self._beat)
+        most = self._steps_with_room(self._decoding.next_end() - self._decoding.beat)
         if not most:
             return 0.0
         steps, took = stretch(self.speed, running, self.kv_tokens, most, seconds)
@@ -244,8 +214,8 @@ class Engine:
         counts.steps += steps
         counts.generated_tokens += steps * running
         counts.read_kv_tokens += steps * self.kv_tokens + running * steps * (steps + 1) // 2
-        self._blocks.free -= self._growth(steps)
-        self._beat += steps
+        self._blocks.free -= self._decoding.growth(steps)
+        self._decoding.beat += steps
         self.kv_tokens += steps * running
         return took
 
@@ -276,8 +246,8 @@ class Engine:
         gain = 1 if self._gains is None else next(self._gains)
         chunk = self._make_room(gain)
         decoding = len(self._running) - (self._unfinished is not None)
-        self._blocks.free -= self._growth(gain)
-        self._beat += gain
+        self._blocks.free -= self._decoding.growth(gain)
+        self._decoding.beat += gain
         self.kv_tokens += gain * decoding
         left = self.limits.max_num_batched_tokens - decoding * self._work_per_token - chunk
         prefill = chunk
@@ -307,7 +277,7 @@ class Engine:
     def _make_room(self, gain: int) -> int:
         """Preempt until the step's blocks suffice: tokens that the unfinished prompt gets."""
         while True:
-            chunk, needed = 0, self._growth(gain)
+            chunk, needed = 0, self._decoding.growth(gain)
             unfinished = self._unfinished
             if unfinished is not None:
                 decoding = len(self._running) - 1
@@ -322,16 +292,6 @@ class Engine:
             self.counts.preemptions += 1
             self._enqueue(victim)
             self.preempted.append(victim)
-
-    def _growth(self, beats: int) -> int:
-        """Blocks that decoding requests begin within the next beats."""
-        size, growing = self.limits.block_size, self._growing
-        start = (self._beat + 1) % size
-        if beats == 1:
-            return growing[start]
-        turns, rest = divmod(beats, size)
-        begun = sum(growing[start : start + rest]) + sum(growing[: max(0, start + rest - size)])
-        return begun + turns * sum(growing) if turns else begun
 
     def _blocks_to_add(self, sequence: Sequence, tokens: int) -> int:
         held = self.limits.blocks_for(sequence.computed)
@@ -399,36 +359,15 @@ class Engine:
         """From the present step on it emits a token in every beat."""
         if not sequence.emitted:
             self.queued_tokens -= sequence.request.prompt_tokens
-        sequence.zero = self._beat - sequence.emitted - 1
-        if self._paged:
-            self._growing[self._turn(sequence)] += 1
-        last = sequence.last_beat
-        ending = self._ending.get(last)
-        if ending is None:
-            ending = self._ending[last] = {}
-            heapq.heappush(self._ends, last)
-        ending[sequence.request.id] = sequence
+        self._decoding.join(sequence)
         self.joined.append(sequence)
-
-    def _turn(self, sequence: Sequence) -> int:
-        """When it begins a block: its cache then holds one token more than whole blocks.
-
-        After a step it holds the prompt and what was emitted less the newest token.
-        """
-        return (sequence.zero - sequence.request.prompt_tokens + 2) % self.limits.block_size
-
-    def _next_end(self) -> int:
-        """The beat of the next last token; somebody decodes."""
-        while self._ends[0] not in self._ending:
-            heapq.heappop(self._ends)
-        return self._ends[0]
 
     def _steps_with_room(self, most: int) -> int:
         """Of so many steps, how many have the blocks that they begin."""
         free = self._blocks.free
         if len(self._running) * (most // self.limits.block_size + 1) <= free:
             return most
-        return bisect_right(range(1, most + 1), free, key=self._growth)
+        return bisect_right(range(1, most + 1), free, key=self._decoding.growth)
 
     def _evict(self, sequence: Sequence) -> None:
         """Take a running request's seat and cache; its answer so far stays known."""
@@ -438,23 +377,13 @@ class Engine:
             self._unfinished = None
             cached = tokens = sequence.computed
         else:
-            if self._paged:
-                self._growing[self._turn(sequence)] -= 1
-            self._forget_end(sequence)
-            emitted = self._beat - sequence.zero
-            sequence.emitted = min(emitted, sequence.request.output_tokens)
+            thrown_away = self._decoding.leave(sequence)
+            self.counts.generated_tokens -= thrown_away
             tokens = sequence.input_tokens - 1
-            cached = tokens + emitted - sequence.emitted
+            cached = tokens + thrown_away
         sequence.computed = 0
         self.kv_tokens -= cached
         self._blocks.release(sequence, tokens, self.limits.blocks_for(cached))
-
-    def _forget_end(self, sequence: Sequence) -> None:
-        ending = self._ending.get(sequence.last_beat)
-        if ending is not None:
-            ending.pop(sequence.request.id, None)
-            if not ending:
-                del self._ending[sequence.last_beat]
 
 
 def _check_room(limits: Limits, speculation: Speculation) -> None:

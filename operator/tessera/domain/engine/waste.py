@@ -1,4 +1,4 @@
-"""What is reserved and not used, as shares: padding, slots that wait, KV memory that stays empty."""
+"""What is reserved and not used, as shares: padding, waiting slots, empty KV memory."""
 
 from collections.abc import Sequence
 
