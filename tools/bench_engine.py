@@ -1,8 +1,8 @@
 """What the engine's state machine costs, and how true its speeds are: `make bench-engine`.
 
-One engine lives through a synthetic day of a million requests: a quiet night and a busy afternoon,
-log-normal lengths, prompts that begin like others do. Only the machine's own CPU time counts, not
-the making of requests. The last line is `BENCH {json}`.
+A few engines live through a synthetic day of a million requests, in turn: a quiet night and a busy
+afternoon, log-normal lengths, prompts that begin like others do. Only the machine's own CPU time
+counts, not the making of requests. The last line is `BENCH {json}`.
 """
 
 import argparse
@@ -19,13 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from tessera.domain import catalog, hardware, perf
-from tessera.domain.engine import Engine, Timeline
+from tessera.domain.engine import Engine, Served, Timeline
 from tessera.domain.engine_requests import Limits, Request
 from tessera.engine_sim import bench
 
 MODEL = "meta-llama/Llama-3.1-8B-Instruct"
 PRODUCT = "NVIDIA-A100-SXM4-80GB"
 DAY = 86_400.0
+ENGINES = 3
+"""As many as bear the busiest hour without a queue that grows."""
 SLICE = 10_000
 """Requests that are made ahead of the clock that is read."""
 BLOCK = 16
@@ -89,38 +91,56 @@ def engine() -> Engine:
 
 def live(count: int, seed: int) -> dict[str, Any]:
     """The day, and what it cost."""
-    timeline, lived, spent, sizes = Timeline(engine()), Lived(), 0.0, list[float]()
+    fleet = [Timeline(engine()) for _ in range(ENGINES)]
+    lived, spent, sizes = Lived(), 0.0, list[float]()
     coming = requests(count, seed)
     while made := list(itertools.islice(coming, SLICE)):
         begun = time.process_time()
         for moment, request in made:
-            _note(lived, timeline, moment)
+            timeline = fleet[request.id % ENGINES]
+            _note(lived, timeline.advance(moment))
             timeline.submit(request, moment)
         spent += time.process_time() - begun
         if made[-1][1].id + 1 >= (len(sizes) + 1) * count / 4:
             sizes.append(_rss_mib())
             print(f"{made[-1][1].id + 1:>10} requests, {sizes[-1]:.1f} MiB", flush=True)
     begun = time.process_time()
-    _note(lived, timeline, math.inf)
+    for timeline in fleet:
+        _note(lived, timeline.advance(math.inf))
     spent += time.process_time() - begun
-    counts = timeline.engine.counts
     return {
         "sim_requests": lived.served,
         "sim_requests_per_cpu_s": round(lived.served / spent),
-        "sim_steps": counts.steps,
         "sim_rss_mib": sizes[-1],
         "sim_rss_mib_quarters": sizes,
-        "sim_busy_share": round(timeline.busy_seconds / timeline.now, 3),
-        "sim_hit_share": round(counts.hit_tokens / counts.queried_tokens, 3),
-        "sim_preemptions": counts.preemptions,
+        **_fleet(fleet),
+        **_latencies(lived),
+    }
+
+
+def _fleet(fleet: list[Timeline]) -> dict[str, Any]:
+    counts = [timeline.engine.counts for timeline in fleet]
+    busy = sum(timeline.busy_seconds for timeline in fleet)
+    hits = sum(count.hit_tokens for count in counts)
+    return {
+        "sim_engines": len(fleet),
+        "sim_steps": sum(count.steps for count in counts),
+        "sim_busy_share": round(busy / sum(timeline.now for timeline in fleet), 3),
+        "sim_hit_share": round(hits / sum(count.queried_tokens for count in counts), 3),
+        "sim_preemptions": sum(count.preemptions for count in counts),
+    }
+
+
+def _latencies(lived: Lived) -> dict[str, Any]:
+    return {
         "sim_ttft_mean_ms": round(lived.first_token_seconds / lived.served * 1e3, 1),
         "sim_ttft_over_2s_share": round(lived.slow_first_tokens / lived.served, 4),
         "sim_inter_token_mean_ms": round(lived.token_seconds / lived.served * 1e3, 2),
     }
 
 
-def _note(lived: Lived, timeline: Timeline, until: float) -> None:
-    for served in timeline.advance(until):
+def _note(lived: Lived, left: list[Served]) -> None:
+    for served in left:
         lived.served += 1
         waited = served.first_token_seconds or 0.0
         lived.first_token_seconds += waited

@@ -128,15 +128,18 @@ class Blocks:
 
     def _forget(self) -> None:
         """Give up contents whose blocks have been taken."""
-        while self._parked_blocks > self.free:
-            name, blocks = next(iter(self._parked.items()))
-            over = self._parked_blocks - self.free
+        over = self._parked_blocks - self.free
+        if over <= 0:
+            return
+        parked = self._parked
+        while over > 0:
+            name, blocks = parked.popitem(last=False)
             if name < 0 and blocks > over:
-                self._parked[name] = blocks - over
-                self._parked_blocks -= over
-            else:
-                del self._parked[name]
-                self._parked_blocks -= blocks
+                parked[name] = blocks - over
+                parked.move_to_end(name, last=False)
+                blocks = over
+            over -= blocks
+        self._parked_blocks = self.free + over
 
 
 _NOTHING = Found()
