@@ -130,3 +130,5 @@ class Step:
     """Looked for in the prefix cache by requests that were admitted for the first time."""
     hit_tokens: int = 0
     """Of these, found there."""
+    first_cached_tokens: int = 0
+    """Prompt tokens of those in `first` that came from the prefix cache."""

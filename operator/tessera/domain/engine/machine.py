@@ -162,14 +162,14 @@ class Engine:
         decoding, gain, seconds = self._work()
         kv_tokens = self.kv_tokens
         emitted = tuple(self._running)
-        first = tuple(joined.request.id for joined in self.joined if not joined.emitted)
+        first = [joined for joined in self.joined if not joined.emitted]
         resumed = tuple(joined.request.id for joined in self.joined if joined.emitted)
         finished = self.let_go()
         return Step(
             seconds=seconds,
             emitted=emitted if self._unfinished is None else emitted[:-1],
             admitted=tuple(admitted.request.id for admitted in self.admitted),
-            first=first,
+            first=tuple(joined.request.id for joined in first),
             resumed=resumed,
             finished=tuple(gone.finished(gone.request.ends) for gone in finished),
             preempted=tuple(victim.request.id for victim in self.preempted),
@@ -179,6 +179,7 @@ class Engine:
             gain=gain,
             queried_tokens=counts.queried_tokens - queried,
             hit_tokens=counts.hit_tokens - hit,
+            first_cached_tokens=sum(joined.cached or 0 for joined in first),
         )
 
     def work(self) -> float:
