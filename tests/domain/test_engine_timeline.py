@@ -268,3 +268,16 @@ def test_a_day_of_decoding_alone_costs_few_questions_about_the_time_of_a_step() 
     [served] = timeline.advance(math.inf)
     assert served.output_tokens == 900_000
     assert asked < 10
+
+
+def test_past_a_request_that_does_not_fit_a_better_one_that_does_is_admitted_at_once() -> None:
+    timeline = a_timeline(policy=Policy.PRIORITY, blocks=129)  # 128 usable blocks
+    timeline.submit(a_request(0, prompt=1600, output=400))
+    timeline.advance(0.1)
+    timeline.submit(a_request(1, prompt=1600, output=2))
+    timeline.advance(0.2)
+    now = timeline.now
+    timeline.submit(Request(id=2, prompt_tokens=16, output_tokens=2, priority=-1))
+    served = timeline.advance(math.inf)
+    assert [one.request.id for one in served] == [2, 0, 1]
+    assert served[0].admitted == now
