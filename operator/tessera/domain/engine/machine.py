@@ -157,29 +157,28 @@ class Engine:
         """Do one step; None when there is nothing to do."""
         if self.idle:
             return None
-        counts = self.counts
-        prefill, queried, hit = counts.prefill_tokens, counts.queried_tokens, counts.hit_tokens
-        decoding, gain, seconds = self._work()
+        queried, hit = self.counts.queried_tokens, self.counts.hit_tokens
+        decoding, gain, prefill, seconds = self._work()
         kv_tokens = self.kv_tokens
         emitted = tuple(self._running)
         first = [joined for joined in self.joined if not joined.emitted]
-        resumed = tuple(joined.request.id for joined in self.joined if joined.emitted)
+        resumed = [joined for joined in self.joined if joined.emitted]
         finished = self.let_go()
         return Step(
             seconds=seconds,
             emitted=emitted if self._unfinished is None else emitted[:-1],
-            admitted=tuple(admitted.request.id for admitted in self.admitted),
-            first=tuple(joined.request.id for joined in first),
-            resumed=resumed,
-            finished=tuple(gone.finished(gone.request.ends) for gone in finished),
-            preempted=tuple(victim.request.id for victim in self.preempted),
-            prefill_tokens=counts.prefill_tokens - prefill,
+            admitted=_ids(self.admitted),
+            first=_ids(first),
+            resumed=_ids(resumed),
+            finished=tuple([gone.finished(gone.request.ends) for gone in finished]),
+            preempted=_ids(self.preempted),
+            prefill_tokens=prefill,
             decoding=decoding,
             kv_tokens=kv_tokens,
             gain=gain,
-            queried_tokens=counts.queried_tokens - queried,
-            hit_tokens=counts.hit_tokens - hit,
-            first_cached_tokens=sum(joined.cached or 0 for joined in first),
+            queried_tokens=self.counts.queried_tokens - queried,
+            hit_tokens=self.counts.hit_tokens - hit,
+            first_cached_tokens=sum([joined.cached or 0 for joined in first]),
         )
 
     def work(self) -> float:
@@ -187,7 +186,7 @@ class Engine:
 
         Afterwards `admitted`, `preempted` and `joined` are of this step. Not while idle.
         """
-        return self._work()[2]
+        return self._work()[3]
 
     def let_go(self) -> list[Sequence]:
         """Those whose last token came in the newest step."""
@@ -239,29 +238,31 @@ class Engine:
         if self._queue[0][1] is sequence:
             self._blocked = False
 
-    def _work(self) -> tuple[int, int, float]:
-        """Decoding requests, tokens of each, seconds."""
+    def _work(self) -> tuple[int, int, int, float]:
+        """Decoding requests, tokens of each, tokens of prompts, seconds."""
         self.admitted.clear()
         self.preempted.clear()
         self.joined.clear()
+        decoding_ones, blocks, limits = self._decoding, self._blocks, self.limits
         gain = 1 if self._gains is None else next(self._gains)
-        chunk = self._make_room(gain)
+        prefill = 0
+        if self._unfinished is not None or decoding_ones.growth(gain) > blocks.free:
+            prefill = self._make_room(gain)
         decoding = len(self._running) - (self._unfinished is not None)
-        self._blocks.free -= self._decoding.growth(gain)
-        self._decoding.beat += gain
+        blocks.free -= decoding_ones.growth(gain)
+        decoding_ones.beat += gain
         self.kv_tokens += gain * decoding
-        left = self.limits.max_num_batched_tokens - decoding * self._work_per_token - chunk
-        prefill = chunk
+        left = limits.max_num_batched_tokens - decoding * self._work_per_token - prefill
         if self._unfinished is not None:
-            self._compute(self._unfinished, chunk)
-        if self._waiting and not self.preempted:
+            self._compute(self._unfinished, prefill)
+        if self._waiting and not self.preempted and len(self._running) < limits.max_num_seqs:
             prefill += self._admit(left)
         counts = self.counts
         counts.steps += 1
         counts.prefill_tokens += prefill
         counts.generated_tokens += gain * decoding + len(self.joined)
         counts.read_kv_tokens += self.kv_tokens
-        return decoding, gain, self._seconds(decoding, prefill)
+        return decoding, gain, prefill, self._seconds(decoding, prefill)
 
     def _seconds(self, decoding: int, prefill: int) -> float:
         if self._speculation is None:
@@ -394,3 +395,7 @@ def _check_room(limits: Limits, speculation: Speculation) -> None:
         raise ValueError("the KV blocks hold no request of max_model_len with its drafted tokens")
     if limits.max_num_batched_tokens < limits.max_num_seqs * (1 + drafted):
         raise ValueError("max_num_batched_tokens is below max_num_seqs with drafted tokens")
+
+
+def _ids(sequences: list[Sequence]) -> tuple[int, ...]:
+    return tuple([sequence.request.id for sequence in sequences]) if sequences else ()
