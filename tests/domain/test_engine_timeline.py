@@ -111,7 +111,7 @@ class Stepped:
         assert self.engine.submit(request) is None
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(limits, st.sampled_from([SPEED, KINKED]), arrivals)
 def test_skipping_equal_steps_gives_what_doing_them_one_by_one_gives(
     bounds: Limits, speed: StepTime, found: list[Arrival]
