@@ -165,7 +165,9 @@ def _elsewhere(module: str, name: str) -> Callable[[], Any] | None:
     """A measurement that lives with what it measures, where that is there."""
     try:
         found = importlib.import_module(module)
-    except ImportError:
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
         return None
     return getattr(found, name, None)
 
