@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import AsyncIterator
 
 import httpx
 
 _WORD = "tile"
 """The look-alike engine counts four characters as a token."""
+_NUMBER_TOKENS = 2
 
 
 class Load:
@@ -29,11 +31,13 @@ async def steady(
     prompt_tokens: int = 250,
     pause: float = 0.0,
 ) -> AsyncIterator[Load]:
-    """`clients` that each ask again as soon as they were answered, for the time of the block."""
-    load = Load()
+    """`clients` that each ask again as soon as they were answered, for the time of the block.
+
+    Every prompt begins with a number of its own, so that no prefix cache takes the load away.
+    """
+    load, numbers = Load(), itertools.count()
     body = {
         "model": model,
-        "prompt": _WORD * prompt_tokens,
         "max_tokens": tokens,
         "ignore_eos": True,
     }
@@ -42,7 +46,8 @@ async def steady(
 
         async def one() -> None:
             while True:
-                await _ask(http, body, load)
+                prompt = f"{next(numbers):>8}{_WORD * (prompt_tokens - _NUMBER_TOKENS)}"
+                await _ask(http, {**body, "prompt": prompt}, load)
                 await asyncio.sleep(pause)
 
         tasks = [asyncio.create_task(one()) for _ in range(clients)]

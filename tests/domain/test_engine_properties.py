@@ -1,12 +1,12 @@
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tessera.domain.engine import Engine
-from tessera.domain.engine_requests import Limits, Policy, Reason, Request
+from tessera.domain.engine_requests import Allocator, Limits, Policy, Reason, Request
 from tessera.domain.perf import StepTime
 
 LENGTH = 100
@@ -24,6 +24,7 @@ limits = st.builds(
     blocks=st.integers(LENGTH // BLOCK + 1, 3 * LENGTH // BLOCK),
     block_size=st.just(BLOCK),
     policy=st.sampled_from(Policy),
+    allocator=st.sampled_from(Allocator),
 )
 events = st.lists(
     st.one_of(shapes, st.tuples(st.just("abort"), st.integers(0, 20)), st.just("step")),
@@ -138,17 +139,6 @@ def _last_steps(
     return ends, preempted
 
 
-def _with_blocks(bounds: Limits, blocks: int) -> Limits:
-    return Limits(
-        max_model_len=bounds.max_model_len,
-        max_num_seqs=bounds.max_num_seqs,
-        max_num_batched_tokens=bounds.max_num_batched_tokens,
-        blocks=blocks,
-        block_size=bounds.block_size,
-        policy=bounds.policy,
-    )
-
-
 @given(limits, st.lists(shapes, min_size=1, max_size=8))
 def test_faster_hardware_finishes_no_request_later(
     bounds: Limits, wanted: list[tuple[int, int, int]]
@@ -163,7 +153,7 @@ def test_memory_for_everybody_finishes_no_request_in_a_later_step(
     bounds: Limits, wanted: list[tuple[int, int, int]]
 ) -> None:
     some, _ = _last_steps(bounds, wanted)
-    plenty, _ = _last_steps(_with_blocks(bounds, 10_000), wanted)
+    plenty, _ = _last_steps(replace(bounds, blocks=10_000), wanted)
     assert all(plenty[number][0] <= some[number][0] for number in some)
 
 
@@ -173,6 +163,6 @@ def test_more_memory_finishes_no_request_in_a_later_step_while_nobody_is_preempt
 ) -> None:
     """With preemptions it can: one more admission may cost another request its cache."""
     some, preempted = _last_steps(bounds, wanted)
-    larger, preempted_too = _last_steps(_with_blocks(bounds, bounds.blocks + more), wanted)
+    larger, preempted_too = _last_steps(replace(bounds, blocks=bounds.blocks + more), wanted)
     if not (preempted or preempted_too):
         assert all(larger[number][0] <= some[number][0] for number in some)

@@ -11,6 +11,14 @@ class Policy(StrEnum):
     PRIORITY = "priority"
 
 
+class Allocator(StrEnum):
+    """How a request gets its KV blocks: as it grows, or all that it could ever need at once."""
+
+    PAGED = "paged"
+    CONTIGUOUS = "contiguous"
+    """`max_model_len` tokens for everybody, as engines did before paging; for comparison."""
+
+
 class Reason(StrEnum):
     """Why a request ended, as the engine's API spells it."""
 
@@ -25,6 +33,7 @@ class Refusal(StrEnum):
     TOO_LONG = "max_model_len"
     QUEUED_REQUESTS = "max_num_queued_reqs"
     QUEUED_TOKENS = "max_num_queued_tokens"
+    DRAINING = "draining"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +51,20 @@ class Limits:
     """Waiting and running together."""
     max_queued_tokens: int | None = None
     """Prompt tokens of requests without a first token."""
+    allocator: Allocator = Allocator.PAGED
+    chunked_prefill: bool = True
+    """Whether a prompt may be spread over several steps; else it waits for a step with room."""
+    prefix_cache: bool = False
+    shared_tokens: int | None = None
+    """Tokens that one of `Request.shared` covers, in whole blocks; None: one block."""
 
     def __post_init__(self) -> None:
+        if self.shared_tokens is not None and self.shared_tokens % self.block_size:
+            raise ValueError("shared_tokens are not whole blocks")
+        if self.prefix_cache and self.allocator is Allocator.CONTIGUOUS:
+            raise ValueError("a prefix cache needs paged blocks")
+        if not self.chunked_prefill and self.max_num_batched_tokens < self.max_model_len:
+            raise ValueError("without chunks max_num_batched_tokens is below max_model_len")
         if (self.blocks - 1) * self.block_size < self.max_model_len:
             raise ValueError("the KV blocks hold no request of max_model_len")
         if self.max_num_batched_tokens < self.max_num_seqs:
@@ -51,6 +72,8 @@ class Limits:
 
     def blocks_for(self, tokens: int) -> int:
         """Blocks that so many tokens of one request occupy."""
+        if self.allocator is Allocator.CONTIGUOUS and tokens:
+            tokens = self.max_model_len
         return -(-tokens // self.block_size)
 
 
@@ -64,6 +87,9 @@ class Request:
     ends: Reason = Reason.LENGTH
     """Why the last token is the last one."""
     priority: int = 0
+    shared: tuple[int, ...] = ()
+    """Names of the prompt's beginnings, each of `Limits.shared_tokens` more: equal names mean equal
+    tokens up to there. They may go on over the answer, for who asks on. None is negative."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +100,8 @@ class Finished:
     reason: Reason
     output_tokens: int
     preemptions: int
+    cached_tokens: int = 0
+    """Of the prompt, found in the prefix cache when it was first admitted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +110,7 @@ class Step:
 
     seconds: float
     emitted: tuple[int, ...]
-    """Every request that got a token, exactly one each."""
+    """Every request that got a token: one each, or under speculation up to `gain`."""
     admitted: tuple[int, ...]
     """From waiting to running, for the first time or after a preemption."""
     first: tuple[int, ...]
@@ -96,3 +124,11 @@ class Step:
     """Requests that computed one token each."""
     kv_tokens: int
     """Tokens in the cache during the step."""
+    gain: int = 1
+    """Tokens of each decoding request; only speculation makes it more than one."""
+    queried_tokens: int = 0
+    """Looked for in the prefix cache by requests that were admitted for the first time."""
+    hit_tokens: int = 0
+    """Of these, found there."""
+    first_cached_tokens: int = 0
+    """Prompt tokens of those in `first` that came from the prefix cache."""

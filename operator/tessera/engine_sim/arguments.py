@@ -41,6 +41,7 @@ class Arguments:
     disable_log_stats: bool
     enable_force_include_usage: bool
     enable_mfu_metrics: bool
+    enable_prefix_caching: bool | None
     enable_prompt_tokens_details: bool
     enable_request_id_headers: bool
     enable_server_load_tracking: bool

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from tessera.domain.engine_requests import Reason
+from tessera.domain.engine_requests import Limits, Reason
 from tessera.engine_sim import text
 from tessera.engine_sim.bodies import (
     Chat,
@@ -34,6 +34,8 @@ class Ask:
     """The stop string that ends the answer."""
     answer: Answer
     priority: int
+    shared: tuple[int, ...]
+    """Names of the prompt's beginnings, for the prefix cache."""
     stream: bool
     usage: bool
     """A last chunk tells the usage."""
@@ -74,10 +76,17 @@ def ask(body: Chat | Completion, launch: Launch) -> Ask:
         stop=stop,
         answer=answer,
         priority=body.priority,
+        shared=_shared(prompt, launch.limits),
         stream=bool(body.stream),
         usage=usage,
         running_usage=running,
     )
+
+
+def _shared(prompt: Prompt, limits: Limits) -> tuple[int, ...]:
+    if not limits.prefix_cache:
+        return ()
+    return text.beginnings(prompt.blocks(limits.block_size))
 
 
 def _check(body: Chat | Completion, launch: Launch) -> None:

@@ -77,6 +77,15 @@ class Prompt:
 
     text: str
     tokens: int
+    numbers: tuple[int, ...] = ()
+    """The tokens, where they were given so."""
+
+    def blocks(self, size: int) -> list[str]:
+        """Its whole blocks of so many tokens, as text."""
+        if not self.numbers:
+            return text.blocks(self.text, size)
+        ends = range(size, len(self.numbers) + 1, size)
+        return [f"{self.numbers[end - size : end]}" for end in ends]
 
 
 Parsed = TypeVar("Parsed", bound=BaseModel)
@@ -111,7 +120,8 @@ def completion_prompt(body: Completion) -> Prompt:
         given = given[0]
     if isinstance(given, str):
         return Prompt(given, text.count(given))
-    return Prompt(str(given), max(1, len(given)))
+    numbers = tuple(token for token in given if isinstance(token, int))
+    return Prompt(str(given), max(1, len(given)), numbers)
 
 
 def chat_prompt(messages: list[Message]) -> Prompt:

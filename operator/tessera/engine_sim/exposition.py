@@ -24,17 +24,6 @@ from tessera.engine_sim.meters import PREFIX, Histogram, Meters
 _ONLY = ""
 """Instead of a label's value where a metric has only the common labels."""
 
-_ZEROES = {
-    "prompt_tokens_cached_by_source_total": (
-        "device",
-        "host",
-        "p2p",
-        "disk",
-        "external_unspecified",
-    ),
-}
-"""Label values of what never counts here."""
-
 
 def registry(launch: Launch, engine: Engine, meters: Meters) -> CollectorRegistry:
     """A registry of its own for each engine of the process."""
@@ -68,8 +57,7 @@ class Exposition(Collector):
             elif name == "cache_config_info":
                 yield _single(metric, {name: "None" for name in metric.labels} | self._cache())
             else:
-                zeroes = dict.fromkeys(_ZEROES.get(name, (_ONLY,)), 0.0)
-                yield self._numbers(metric, values.get(name, zeroes))
+                yield self._numbers(metric, values.get(name, {_ONLY: 0.0}))
 
     def _values(self) -> dict[str, dict[str, float]]:
         """Counters and gauges by name and value of their own label."""
@@ -83,10 +71,16 @@ class Exposition(Collector):
             "num_preemptions_total": {_ONLY: meters.preemptions},
             "prompt_tokens_total": {_ONLY: meters.prompt_tokens},
             "generation_tokens_total": {_ONLY: meters.generation_tokens},
-            "prefix_cache_queries_total": {_ONLY: meters.prompt_tokens},
+            "prefix_cache_queries_total": {_ONLY: meters.queried_tokens},
+            "prefix_cache_hits_total": {_ONLY: meters.hit_tokens},
+            "prompt_tokens_cached_total": {_ONLY: meters.cached_tokens},
+            "prompt_tokens_cached_by_source_total": {
+                "device": meters.cached_tokens,
+                **dict.fromkeys(("host", "p2p", "disk", "external_unspecified"), 0.0),
+            },
             "prompt_tokens_by_source_total": {
-                "local_compute": meters.prompt_tokens,
-                "local_cache_hit": 0,
+                "local_compute": meters.prompt_tokens - meters.cached_tokens,
+                "local_cache_hit": meters.cached_tokens,
                 "external_kv_transfer": 0,
             },
             "request_success_total": {
@@ -123,7 +117,7 @@ class Exposition(Collector):
             "block_size": cache.block_size,
             "cache_dtype": "auto",
             "effective_attention_block_size": cache.block_size,
-            "enable_prefix_caching": True,
+            "enable_prefix_caching": limits.prefix_cache,
             "engine": 0,
             "gpu_memory_utilization": self._launch.arguments.gpu_memory_utilization,
             "kv_cache_max_concurrency": round(cache.tokens / limits.max_model_len, 2),

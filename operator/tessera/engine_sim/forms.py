@@ -16,8 +16,8 @@ class Usage:
 
     prompt_tokens: int
     completion_tokens: int
-    details: bool = False
-    """With what came from the prefix cache, which here is nothing."""
+    cached_tokens: int | None = None
+    """What came from the prefix cache, where it is to be told."""
 
     def brief(self) -> dict[str, Any]:
         return {
@@ -32,19 +32,22 @@ class Usage:
 
     def last(self) -> dict[str, Any]:
         """In the last chunk."""
-        return {**self.brief(), **({"prompt_tokens_details": _CACHED} if self.details else {})}
+        details = self._details()
+        return {**self.brief(), **({"prompt_tokens_details": details} if details else {})}
 
     def whole(self) -> dict[str, Any]:
         """In an answer that is no stream."""
-        cached = _CACHED if self.details else None
         return {
             **self.brief(),
-            "prompt_tokens_details": cached,
+            "prompt_tokens_details": self._details(),
             "completion_tokens_details": None,
         }
 
-
-_CACHED = {"cached_tokens": 0, "created_cache_tokens": None, "multimodal_tokens": None}
+    def _details(self) -> dict[str, Any] | None:
+        if self.cached_tokens is None:
+            return None
+        unknown = {"created_cache_tokens": None, "multimodal_tokens": None}
+        return {"cached_tokens": self.cached_tokens, **unknown}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

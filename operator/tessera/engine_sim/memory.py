@@ -100,6 +100,7 @@ def limits(shape: ModelShape, place: Hardware, room: Cache, given: Arguments) ->
         policy=Policy(given.scheduling_policy),
         max_queued_requests=given.max_num_queued_reqs,
         max_queued_tokens=given.max_num_queued_tokens,
+        prefix_cache=given.enable_prefix_caching is not False,
     )
 
 

@@ -49,6 +49,11 @@ class Meters:
         }
         self.steps = 0
         self.prompt_tokens = 0
+        self.cached_tokens = 0
+        """Of these, from the prefix cache."""
+        self.queried_tokens = 0
+        """Looked for there; counted when a request is admitted, like the next."""
+        self.hit_tokens = 0
         self.generation_tokens = 0
         self.preemptions = 0
         self.computed_tokens = 0
@@ -66,6 +71,8 @@ class Meters:
 
     def began(self, step: Step, now: float) -> None:
         """What the step admitted had waited until now."""
+        self.queried_tokens += step.queried_tokens
+        self.hit_tokens += step.hit_tokens
         for life in self._known(step.preempted):
             life.newest = self._newest
         for life in self._known(step.admitted):
@@ -106,8 +113,10 @@ class Meters:
             self._observe("inter_token_latency_seconds", now - self._newest, steady)
         if step.emitted:
             # As in the engine, a step that only works on a long prompt is not seen here.
-            self._observe("iteration_tokens_total", prompts + len(step.emitted))
+            computed = prompts - step.first_cached_tokens
+            self._observe("iteration_tokens_total", computed + len(step.emitted))
         self.prompt_tokens += prompts
+        self.cached_tokens += step.first_cached_tokens
         self.generation_tokens += len(step.emitted)
 
     def _finished(self, finished: Finished, now: float) -> None:
@@ -124,7 +133,7 @@ class Meters:
             "request_inference_time_seconds": now - life.started,
             "request_time_per_output_token_seconds": decode / (tokens - 1) if tokens > 1 else 0.0,
             "request_prompt_tokens": life.prompt_tokens,
-            "request_prefill_kv_computed_tokens": life.prompt_tokens,
+            "request_prefill_kv_computed_tokens": life.prompt_tokens - finished.cached_tokens,
             "request_generation_tokens": tokens,
             "request_max_num_generation_tokens": tokens,
             "request_num_preemptions": finished.preemptions,

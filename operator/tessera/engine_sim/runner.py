@@ -25,6 +25,8 @@ class Stream:
         self.over = False
         self.reason: Reason | None = None
         """Why it is over; None if it was dropped without having run."""
+        self.cached_tokens = 0
+        """Of the prompt, from the prefix cache; known at the end."""
         self._live = live
         self._news = asyncio.Event()
 
@@ -137,6 +139,7 @@ class Runner:
     def _finished(self, finished: Finished) -> None:
         stream = self._streams.get(finished.request.id)
         if stream is not None:
+            stream.cached_tokens = finished.cached_tokens
             self._end(stream, finished.reason)
 
     def _end(self, stream: Stream, reason: Reason | None) -> None:

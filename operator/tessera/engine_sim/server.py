@@ -132,6 +132,7 @@ class Server:
             output_tokens=asked.output_tokens,
             ends=asked.ends,
             priority=asked.priority,
+            shared=asked.shared,
         )
         stream = self._runner.submit(request, max_tokens=asked.max_tokens, live=asked.stream)
         if isinstance(stream, Refusal):

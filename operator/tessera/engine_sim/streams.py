@@ -25,7 +25,7 @@ async def streamed(
         told = stream.tokens
         if events:
             await response.write(events)
-    usage = Usage(prompt_tokens=ask.prompt_tokens, completion_tokens=told, details=details)
+    usage = _usage(ask, stream, told, details=details)
     last = form.usage_chunk(usage) if ask.usage and stream.reason is not None else b""
     await response.write(last + DONE)
     await response.write_eof()
@@ -36,7 +36,7 @@ async def whole(ask: Ask, stream: Stream, form: Dialect, *, details: bool) -> we
     """The answer in one piece."""
     while not stream.over:
         await stream.more()
-    usage = Usage(prompt_tokens=ask.prompt_tokens, completion_tokens=stream.tokens, details=details)
+    usage = _usage(ask, stream, stream.tokens, details=details)
     body = form.whole(ask.visible(0, stream.tokens), usage, _ending(ask, stream))
     return web.json_response(body, dumps=dumps)
 
@@ -59,6 +59,15 @@ def _ending(ask: Ask, stream: Stream) -> Ending:
     reason = stream.reason or Reason.ABORT
     stop = ask.stop.string if ask.stop is not None and reason is Reason.STOP else None
     return Ending(reason=reason, stop=stop)
+
+
+def _usage(ask: Ask, stream: Stream, tokens: int, *, details: bool) -> Usage:
+    """At the end."""
+    return Usage(
+        prompt_tokens=ask.prompt_tokens,
+        completion_tokens=tokens,
+        cached_tokens=stream.cached_tokens if details else None,
+    )
 
 
 def _running(ask: Ask, tokens: int) -> Usage | None:

@@ -1,0 +1,10 @@
+"""The inference engine as a pure machine: what a replica does with requests, and when.
+
+`machine` schedules, step by step; `blocks` is its KV cache; `timeline` runs it on simulated time
+and skips equal steps. `waves` is what came before continuous batching, for comparison.
+"""
+
+from tessera.domain.engine.machine import Engine
+from tessera.domain.engine.timeline import Served, Timeline
+
+__all__ = ["Engine", "Served", "Timeline"]

@@ -1,0 +1,184 @@
+"""What batching and paging save, by the figures that are often quoted and by running them."""
+
+import itertools
+import math
+from statistics import mean
+
+import pytest
+
+from tessera.domain.engine import Engine, Timeline
+from tessera.domain.engine.waste import (
+    batch_padding_waste,
+    idle_slot_steps,
+    padding_waste,
+    sequences_that_fit,
+    slot_waste,
+)
+from tessera.domain.engine.waves import Waves
+from tessera.domain.engine_requests import Allocator, Limits, Request
+from tessera.domain.perf import StepTime, kv_bytes_per_token
+
+SPEED = StepTime(weights=9e-3, kv_token=3.4e-7, token=6e-5)
+"""About a 7B model with full attention heads on an A100."""
+LENGTHS = range(50, 2049)
+MIXED = [LENGTHS[int(number * 0.6180339887 % 1 * len(LENGTHS))] for number in range(400)]
+"""From 50 to 2,048, evenly spread wherever one begins to take them."""
+KV_BYTES = 66e9
+TOKEN_BYTES = kv_bytes_per_token(layers=32, kv_heads=32, head_dim=128)
+BLOCKS = int(KV_BYTES // (16 * TOKEN_BYTES))
+
+
+def test_a_batch_padded_to_its_longest_wastes_more_than_half() -> None:
+    assert padding_waste(50, 500) == pytest.approx(0.90)
+    assert batch_padding_waste([50, 150, 200, 500]) == pytest.approx(0.55)
+
+
+@pytest.mark.parametrize(
+    ("short", "long", "idle"), [(10, 2000, 1990), (50, 500, 450)], ids=["1990", "450"]
+)
+def test_in_a_wave_a_short_answer_idles_until_the_longest_is_complete(
+    short: int, long: int, idle: int
+) -> None:
+    waves = Waves(2, SPEED)
+    for number, output in enumerate((short, long)):
+        waves.submit(Request(id=number, prompt_tokens=100, output_tokens=output))
+    served = waves.advance(math.inf)
+    assert waves.idle_slot_steps == idle_slot_steps(short, long) == idle
+    assert waves.slot_steps == 2 * long
+    assert served[0].ended == served[1].ended == waves.now
+
+
+def test_a_wave_pads_its_prompts_to_the_longest() -> None:
+    waves = Waves(4, SPEED)
+    for number, prompt in enumerate((50, 150, 200, 500)):
+        waves.submit(Request(id=number, prompt_tokens=prompt, output_tokens=1))
+    waves.advance(math.inf)
+    assert waves.padded_tokens / (4 * 500) == pytest.approx(0.55)
+
+
+def test_a_wave_takes_exactly_the_seconds_of_its_steps() -> None:
+    waves = Waves(3, SPEED)
+    for number in range(3):
+        waves.submit(Request(id=number, prompt_tokens=200, output_tokens=40))
+    waves.advance(math.inf)
+    expected = SPEED.seconds(decoding=0, kv_tokens=600, prefill_tokens=600)
+    expected += sum(SPEED.seconds(decoding=3, kv_tokens=600 + 3 * token) for token in range(1, 40))
+    assert waves.busy_seconds == pytest.approx(expected)
+
+
+def test_who_comes_while_a_wave_runs_waits_for_its_end() -> None:
+    waves = Waves(8, SPEED)
+    waves.submit(Request(id=0, prompt_tokens=10, output_tokens=100))
+    waves.advance(0.01)
+    first = waves.now
+    waves.submit(Request(id=1, prompt_tokens=10, output_tokens=1), at=0.01)
+    [late] = waves.advance(math.inf)
+    assert late.admitted == first
+    with pytest.raises(ValueError, match="still to come"):
+        waves.submit(Request(id=2, prompt_tokens=10, output_tokens=1), at=waves.now + 1)
+
+
+def test_a_contiguous_slot_is_mostly_empty() -> None:
+    assert slot_waste(50, 2048) == pytest.approx(0.9756, abs=5e-5)
+    assert mean(slot_waste(length, 2048) for length in LENGTHS) == pytest.approx(0.488, abs=5e-4)
+
+
+def test_66_gb_hold_15_requests_of_8k_61_of_2k_and_120_of_the_mean_length() -> None:
+    fit = [sequences_that_fit(KV_BYTES, TOKEN_BYTES, tokens) for tokens in (8192, 2048, 1049)]
+    assert fit == [15, 61, 120]
+
+
+def a_cache(max_model_len: int, allocator: Allocator, block_size: int = 16) -> Limits:
+    return Limits(
+        max_model_len=max_model_len,
+        max_num_seqs=512,
+        max_num_batched_tokens=2_000_000,
+        blocks=BLOCKS * 16 // block_size + 1,
+        block_size=block_size,
+        allocator=allocator,
+    )
+
+
+def admitted(limits: Limits, lengths: list[int]) -> Engine:
+    """An engine that has admitted as many of the requests as it can, their answers near the end."""
+    engine = Engine(limits, SPEED)
+    for number, length in enumerate(lengths):
+        engine.submit(Request(id=number, prompt_tokens=length - 1, output_tokens=2))
+    engine.work()
+    return engine
+
+
+@pytest.mark.parametrize(("max_model_len", "held"), [(8192, 15), (2048, 61)])
+def test_contiguous_slots_admit_as_many_as_the_longest_length_allows(
+    max_model_len: int, held: int
+) -> None:
+    engine = admitted(a_cache(max_model_len, Allocator.CONTIGUOUS), MIXED)
+    assert engine.running == held
+
+
+@pytest.mark.parametrize("block_size", [16, 32])
+def test_paging_admits_about_120_of_the_mean_length(block_size: int) -> None:
+    """One less than without rounding: the last block of each is not full."""
+    limits = a_cache(2048, Allocator.PAGED, block_size)
+    assert admitted(limits, [1049] * 400).running == 119
+    assert admitted(limits, MIXED).running == pytest.approx(119, abs=2)
+
+
+def test_with_8k_slots_paging_brings_15_to_50_at_a_mean_of_2500() -> None:
+    lengths = [1000 + number * 797 % 3000 for number in range(400)]
+    assert admitted(a_cache(8192, Allocator.CONTIGUOUS), lengths).running == 15
+    assert 40 <= admitted(a_cache(8192, Allocator.PAGED), lengths).running <= 60
+
+
+def test_the_engine_measures_its_own_waste_of_kv_memory() -> None:
+    contiguous = admitted(a_cache(2048, Allocator.CONTIGUOUS), MIXED)
+    paged = admitted(a_cache(2048, Allocator.PAGED), MIXED)
+    assert contiguous.kv_waste == pytest.approx(0.488, abs=0.02)
+    assert paged.kv_waste < 0.01
+
+
+def test_a_contiguous_slot_never_needs_a_preemption() -> None:
+    timeline = Timeline(Engine(a_cache(2048, Allocator.CONTIGUOUS), SPEED))
+    for number, length in enumerate(MIXED):
+        timeline.submit(Request(id=number, prompt_tokens=20, output_tokens=length - 20))
+    served = timeline.advance(math.inf)
+    assert len(served) == len(MIXED)
+    assert timeline.engine.counts.preemptions == 0
+    assert timeline.engine.free_blocks == BLOCKS
+
+
+def test_continuous_batching_beats_waves_and_waves_beat_one_at_a_time() -> None:
+    requests = [
+        Request(id=number, prompt_tokens=200, output_tokens=length // 4)
+        for number, length in enumerate(MIXED)
+    ]
+    seconds = []
+    for machine in (Waves(1, SPEED), Waves(16, SPEED), _continuous(16)):
+        for request in requests:
+            machine.submit(request)
+        assert len(machine.advance(math.inf)) == len(requests)
+        seconds.append(machine.busy_seconds)
+    serial, static, continuous = seconds
+    assert 10 <= serial / continuous <= 25
+    assert 1.5 <= static / continuous <= 5
+
+
+def _continuous(seats: int) -> Timeline:
+    limits = Limits(
+        max_model_len=2048, max_num_seqs=seats, max_num_batched_tokens=2048, blocks=10_000
+    )
+    return Timeline(Engine(limits, SPEED))
+
+
+def test_continuous_batching_costs_the_first_token_less_than_a_tenth_of_a_second() -> None:
+    """At 60 % of its requests per second, against an engine that does nothing else."""
+    alone = _continuous(16)
+    alone.submit(Request(id=0, prompt_tokens=200, output_tokens=250))
+    [only] = alone.advance(math.inf)
+    busy, served = _continuous(16), []
+    for number, moment in enumerate(itertools.islice(itertools.count(0.0, 0.33), 200)):
+        served += busy.advance(moment)
+        busy.submit(Request(id=number, prompt_tokens=200, output_tokens=250), moment)
+    served += busy.advance(math.inf)
+    delays = [one.first_token_seconds or math.inf for one in served]
+    assert mean(delays) - (only.first_token_seconds or 0) < 0.1

@@ -1,0 +1,85 @@
+"""The prefix cache as a client and a scrape see it; with the figures of a real server."""
+
+from typing import Any
+
+import pytest
+
+from tessera.engine_sim import text
+from tests.engine_sim.running import running
+
+PROMPT = "".join(f"{number:>4}" for number in range(401))
+"""401 tokens."""
+LIKE_CPU = ("--block-size", "128", "--enable-prompt-tokens-details")
+"""On a CPU the real engine takes blocks of 128."""
+
+
+def _details(cached: int) -> dict[str, Any]:
+    return {"cached_tokens": cached, "created_cache_tokens": None, "multimodal_tokens": None}
+
+
+async def test_a_repeated_prompt_comes_from_the_cache_in_whole_blocks() -> None:
+    async with running(*LIKE_CPU) as engine:
+        usages = [
+            (await engine.post("/v1/completions", prompt=PROMPT, max_tokens=2)).json()["usage"]
+            for _ in range(2)
+        ]
+    assert [usage["prompt_tokens_details"] for usage in usages] == [_details(0), _details(384)]
+
+
+async def test_a_stream_tells_what_was_cached_in_its_last_chunk() -> None:
+    asked = {"prompt": PROMPT, "max_tokens": 2, "stream_options": {"include_usage": True}}
+    async with running(*LIKE_CPU) as engine:
+        await engine.stream("/v1/completions", **asked)
+        events = await engine.stream("/v1/completions", **asked)
+    assert events[-2]["usage"]["prompt_tokens_details"] == _details(384)
+
+
+async def test_metrics_tell_cached_from_computed_tokens() -> None:
+    async with running(*LIKE_CPU) as engine:
+        for _ in range(2):
+            await engine.post("/v1/completions", prompt=PROMPT, max_tokens=2)
+        await engine.post("/v1/completions", prompt="x" * 80, max_tokens=2)
+        seen = await engine.metrics()
+    wanted = {
+        "prefix_cache_queries_total": 822,
+        "prefix_cache_hits_total": 384,
+        "prompt_tokens_total": 822,
+        "prompt_tokens_by_source_total local_compute": 438,
+        "prompt_tokens_by_source_total local_cache_hit": 384,
+        "prompt_tokens_cached_total": 384,
+        "prompt_tokens_cached_by_source_total device": 384,
+        "prompt_tokens_cached_by_source_total host": 0,
+        "iteration_tokens_total_sum": 438 + 6,
+        "request_prefill_kv_computed_tokens_sum": 438,
+        "request_prompt_tokens_sum": 822,
+        "kv_cache_usage_perc": 0,
+    }
+    assert {name: seen[name] for name in wanted} == wanted
+
+
+@pytest.mark.parametrize(
+    ("flags", "cached"), [((), 400), (("--no-enable-prefix-caching",), 0)], ids=["on", "off"]
+)
+async def test_the_cache_is_on_unless_it_is_switched_off(
+    flags: tuple[str, ...], cached: int
+) -> None:
+    async with running("--enable-prompt-tokens-details", *flags) as engine:
+        for _ in range(2):
+            got = await engine.post("/v1/completions", prompt=list(range(401)), max_tokens=2)
+    assert got.json()["usage"]["prompt_tokens_details"] == _details(cached)
+
+
+async def test_messages_that_begin_alike_share_their_beginning() -> None:
+    system = {"role": "system", "content": "x" * 640}
+    async with running("--enable-prompt-tokens-details") as engine:
+        for question in ("why?", "how?"):
+            messages = [system, {"role": "user", "content": question}]
+            got = await engine.post("/v1/chat/completions", messages=messages, max_tokens=2)
+    assert got.json()["usage"]["prompt_tokens_details"]["cached_tokens"] == 160
+
+
+def test_equal_names_mean_equal_beginnings_and_not_only_equal_blocks() -> None:
+    one, other = text.beginnings(["a", "b", "c"]), text.beginnings(["a", "x", "c"])
+    assert one[0] == other[0]
+    assert set(one[1:]).isdisjoint(other[1:])
+    assert one == text.beginnings(["a", "b", "c"])

@@ -1,0 +1,200 @@
+"""What the engine's state machine costs, and how true its speeds are: `make bench-engine`.
+
+A few engines live through a synthetic day of a million requests, in turn: a quiet night and a busy
+afternoon, log-normal lengths, prompts that begin like others do. Only the machine's own CPU time
+counts, not the making of requests. The last line is `BENCH {json}`.
+"""
+
+import argparse
+import asyncio
+import importlib
+import itertools
+import json
+import math
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tessera.domain import catalog, hardware, perf
+from tessera.domain.engine import Engine, Served, Timeline
+from tessera.domain.engine_requests import Limits, Request
+from tessera.engine_sim import bench
+
+MODEL = "meta-llama/Llama-3.1-8B-Instruct"
+PRODUCT = "NVIDIA-A100-SXM4-80GB"
+DAY = 86_400.0
+ENGINES = 3
+"""As many as bear the busiest hour without a queue that grows."""
+SLICE = 10_000
+"""Requests that are made ahead of the clock that is read."""
+BLOCK = 16
+BLOCKS = 29_000
+"""55 GiB at 128 KiB a token."""
+FAMILIES = 2_000
+"""System prompts and documents that prompts begin with, the n-th used 1/n as often."""
+
+
+@dataclass
+class Lived:
+    """What is kept of the day."""
+
+    served: int = 0
+    first_token_seconds: float = 0.0
+    token_seconds: float = 0.0
+    slow_first_tokens: int = 0
+    """Later than two seconds."""
+
+
+def requests(count: int, seed: int) -> Iterator[tuple[float, Request]]:
+    """Arrivals over a day, at their moments."""
+    rng = random.Random(seed)  # noqa: S311 - not a secret
+    weights = list(itertools.accumulate(1 / rank for rank in range(1, FAMILIES + 1)))
+    lengths = [rng.randrange(8, 96) for _ in range(FAMILIES)]
+    busiest = count / DAY * 1.6
+    moment, number = 0.0, 0
+    while number < count:
+        moment += rng.expovariate(busiest)
+        wave = 1 + 0.6 * math.sin(2 * math.pi * (moment / DAY - 0.375))
+        if rng.random() > wave / 1.6:
+            continue
+        family = rng.choices(range(FAMILIES), cum_weights=weights)[0]
+        own = int(min(4000.0, rng.lognormvariate(5.6, 0.9))) + 1
+        beginning = lengths[family]
+        yield (
+            moment,
+            Request(
+                id=number,
+                prompt_tokens=beginning * BLOCK + own,
+                output_tokens=int(min(2000.0, rng.lognormvariate(5.0, 0.8))) + 1,
+                shared=tuple(range(family * 100, family * 100 + beginning)),
+            ),
+        )
+        number += 1
+
+
+def engine() -> Engine:
+    """An 8B model on one A100, as vLLM starts it by default."""
+    place = hardware.whole(catalog.products()[PRODUCT], 1)
+    limits = Limits(
+        max_model_len=8192,
+        max_num_seqs=256,
+        max_num_batched_tokens=2048,
+        blocks=BLOCKS,
+        block_size=BLOCK,
+        prefix_cache=True,
+    )
+    return Engine(limits, perf.step_time(catalog.models()[MODEL], None, place))
+
+
+def live(count: int, seed: int) -> dict[str, Any]:
+    """The day, and what it cost."""
+    fleet = [Timeline(engine()) for _ in range(ENGINES)]
+    lived, spent, sizes = Lived(), 0.0, list[float]()
+    coming = requests(count, seed)
+    while made := list(itertools.islice(coming, SLICE)):
+        begun = time.process_time()
+        for moment, request in made:
+            timeline = fleet[request.id % ENGINES]
+            _note(lived, timeline.advance(moment))
+            timeline.submit(request, moment)
+        spent += time.process_time() - begun
+        if made[-1][1].id + 1 >= (len(sizes) + 1) * count / 4:
+            sizes.append(_rss_mib())
+            print(f"{made[-1][1].id + 1:>10} requests, {sizes[-1]:.1f} MiB", flush=True)
+    begun = time.process_time()
+    for timeline in fleet:
+        _note(lived, timeline.advance(math.inf))
+    spent += time.process_time() - begun
+    return {
+        "sim_requests": lived.served,
+        "sim_requests_per_cpu_s": round(lived.served / spent),
+        "sim_rss_mib": sizes[-1],
+        "sim_rss_mib_quarters": sizes,
+        **_fleet(fleet),
+        **_latencies(lived),
+    }
+
+
+def _fleet(fleet: list[Timeline]) -> dict[str, Any]:
+    counts = [timeline.engine.counts for timeline in fleet]
+    busy = sum(timeline.busy_seconds for timeline in fleet)
+    hits = sum(count.hit_tokens for count in counts)
+    return {
+        "sim_engines": len(fleet),
+        "sim_steps": sum(count.steps for count in counts),
+        "sim_busy_share": round(busy / sum(timeline.now for timeline in fleet), 3),
+        "sim_hit_share": round(hits / sum(count.queried_tokens for count in counts), 3),
+        "sim_preemptions": sum(count.preemptions for count in counts),
+    }
+
+
+def _latencies(lived: Lived) -> dict[str, Any]:
+    return {
+        "sim_ttft_mean_ms": round(lived.first_token_seconds / lived.served * 1e3, 1),
+        "sim_ttft_over_2s_share": round(lived.slow_first_tokens / lived.served, 4),
+        "sim_inter_token_mean_ms": round(lived.token_seconds / lived.served * 1e3, 2),
+    }
+
+
+def _note(lived: Lived, left: list[Served]) -> None:
+    for served in left:
+        lived.served += 1
+        waited = served.first_token_seconds or 0.0
+        lived.first_token_seconds += waited
+        lived.slow_first_tokens += waited > 2.0
+        lived.token_seconds += served.token_seconds or 0.0
+
+
+def _rss_mib() -> float:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    found = next(line for line in lines if line.startswith("VmRSS:"))
+    return round(int(found.split()[1]) / 1024, 1)
+
+
+def _live_sim() -> dict[str, Any]:
+    """CPU of `tessera-sim` for one stream, ten of them at a time."""
+    got = asyncio.run(bench.processes())
+    per_stream = got["cpu_microseconds_per_token"] * bench.CHUNKS / 1e3
+    return {"live_sim_cpu_ms_per_stream": round(per_stream, 1), "live_sim_tokens": bench.CHUNKS}
+
+
+def _elsewhere(module: str, name: str) -> Callable[[], Any] | None:
+    """A measurement that lives with what it measures, where that is there."""
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+        return None
+    return getattr(found, name, None)
+
+
+def _speeds() -> dict[str, Any]:
+    """Errors of `domain/perf` on rows that were not fitted, in percent; unknown without them."""
+    errors = _elsewhere("calibrate", "errors")
+    got = errors() if errors else {}
+    return {name: got.get(name) for name in ("decode_mape", "prefill_mape")}
+
+
+def _sizing() -> dict[str, Any]:
+    measure = _elsewhere("tessera.cli.size", "size_all_ms")
+    return {"size_all_ms": measure() if measure else None}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="bench_engine")
+    parser.add_argument("--requests", type=int, default=1_000_000)
+    parser.add_argument("--seed", type=int, default=1)
+    given = parser.parse_args()
+    got = live(given.requests, given.seed) | _speeds() | _live_sim() | _sizing()
+    for name, value in got.items():
+        print(f"{name:>28} {value}")
+    print(f"BENCH {json.dumps(got)}")
+
+
+if __name__ == "__main__":
+    main()
