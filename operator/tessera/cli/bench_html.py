@@ -20,6 +20,7 @@ from tessera.domain.bench.spread import Spread
 
 _MOST_LINES = 8
 """Loads in one plot; more lines cannot be told apart."""
+_PARTS = 50
 _STYLE = """
 :root { color-scheme: light dark; --fore: #1c1917; --back: #fff; --soft: #e7e5e4; }
 @media (prefers-color-scheme: dark) { :root { --fore: #e7e5e4; --back: #1c1917; --soft: #44403c; } }
@@ -65,24 +66,30 @@ def plots(report: Report) -> Iterator[Plot]:
     """Of a sweep what it is about first, then how latencies are spread and went over time."""
     if report.swept:
         yield from _sweep(report)
-    shown = report.levels[:_MOST_LINES]
+    shown = [
+        (one, f"{one.level.name} at once" if report.swept else "")
+        for one in report.levels[:_MOST_LINES]
+    ]
     yield Plot(
         title="Time to first token",
         across="seconds",
         up="share of answers, %",
-        series=[_cumulated(one, _firsts(one)) for one in shown],
+        series=[_cumulated(_firsts(one), name) for one, name in shown],
+        low=True,
     )
     yield Plot(
         title="Time between tokens, mean of each answer",
         across="milliseconds",
         up="share of answers, %",
-        series=[_cumulated(one, _per_token(one)) for one in shown],
+        series=[_cumulated(_per_token(one), name) for one, name in shown],
+        low=True,
     )
     yield Plot(
         title="Whole answers",
         across="seconds",
         up="share of answers, %",
-        series=[_cumulated(one, _answers(one)) for one in shown],
+        series=[_cumulated(_answers(one), name) for one, name in shown],
+        low=True,
     )
     if len(report.levels) == 1:
         yield from _course(report.levels[0])
@@ -176,23 +183,23 @@ def _course(one: Figures) -> Iterator[Plot]:
 
 
 def _rates(answers: Sequence[Answer], began: float, seconds: float) -> Points:
-    """Output tokens a second in fifty or so parts of the time."""
-    width = max(seconds / 50, 1e-3)
-    counted = [0.0] * (int(seconds / width) + 1)
+    """Output tokens a second in equal parts of the time."""
+    width = seconds / _PARTS
+    counted = [0.0] * _PARTS
     for answer in answers:
         if answer.first is None or not answer.whole:
             continue
         at, each = answer.first, answer.output_tokens / answer.chunks
         for gap in (0.0, *answer.gaps):
             at += gap
-            counted[min(len(counted) - 1, int((at - began) / width))] += each
+            counted[min(_PARTS - 1, int((at - began) / width))] += each
     return [((place + 0.5) * width, tokens / width) for place, tokens in enumerate(counted)]
 
 
-def _cumulated(one: Figures, values: Sequence[float]) -> Series:
+def _cumulated(values: Sequence[float], name: str) -> Series:
     ordered = sorted(values)
     steps = [(value, 100 * (rank + 1) / len(ordered)) for rank, value in enumerate(ordered)]
-    return Series(name=one.level.name, points=thinned(steps))
+    return Series(name=name, points=thinned(steps))
 
 
 def _firsts(one: Figures) -> list[float]:

@@ -126,8 +126,8 @@ def _shapes(asked: argparse.Namespace) -> tuple[Lengths, Lengths]:
     inputs = lengths("--input-tokens", asked.input_tokens)
     if asked.shared_prefix < 0 or (asked.shared_prefix and asked.shared_prefix >= inputs.low):
         raise CommandError(
-            f"--shared-prefix {asked.shared_prefix} leaves prompts of {inputs.low:g} tokens nothing "
-            "of their own: take fewer, or more --input-tokens"
+            f"--shared-prefix {asked.shared_prefix} leaves prompts of {inputs.low:g} tokens "
+            "nothing of their own: take fewer, or more --input-tokens"
         )
     return inputs, lengths("--output-tokens", asked.output_tokens)
 

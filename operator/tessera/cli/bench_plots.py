@@ -34,6 +34,8 @@ class Plot:
     series: Sequence[Series]
     mark: tuple[float, str] | None = None
     """A place on the axis that is named by a vertical line."""
+    low: bool = False
+    """The legend stands at the right and below, where rising lines leave room."""
     labels: Sequence[tuple[float, float, str]] = field(default=())
 
 
@@ -133,10 +135,13 @@ def _marked(frame: _Frame, plot: Plot) -> Iterator[str]:
 
 def _legend(plot: Plot) -> Iterator[str]:
     named = [(at, one) for at, one in enumerate(plot.series) if one.name]
+    x, top = _LEFT + 10, _TOP + 12
+    if plot.low:
+        x, top = _WIDTH - _RIGHT - 110, _HEIGHT - _BOTTOM - 4 - 16 * len(named)
     for row, (at, one) in enumerate(named):
-        y, color = _TOP + 12 + 16 * row, _color(one, at)
-        yield f'<rect x="{_LEFT + 10}" y="{y - 8}" width="10" height="10" fill="{color}"/>'
-        yield f'<text x="{_LEFT + 26}" y="{y + 1}">{escape(one.name)}</text>'
+        y, color = top + 16 * row, _color(one, at)
+        yield f'<rect x="{x}" y="{y - 8}" width="10" height="10" fill="{color}"/>'
+        yield f'<text x="{x + 16}" y="{y + 1}">{escape(one.name)}</text>'
 
 
 def _color(series: Series, at: int) -> str:

@@ -1,7 +1,9 @@
 """What an engine's `/metrics` say, and what it did between two looks."""
 
+import math
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from tessera.domain.hardware import Hardware
@@ -54,12 +56,12 @@ class Look:
 def look(text: str, at: float) -> Look:
     """The text form of Prometheus, of which only known names are taken."""
     found: dict[str, list[float]] = {}
-    for name, value in _SAMPLE.findall(text):
+    for name, text_of_value in _SAMPLE.findall(text):
         if name in _SUMMED or name in _MEANS:
-            try:
-                found.setdefault(name, []).append(float(value))
-            except ValueError:
-                continue
+            with suppress(ValueError):
+                value = float(text_of_value)
+                if math.isfinite(value):
+                    found.setdefault(name, []).append(value)
     return Look(
         at,
         {
