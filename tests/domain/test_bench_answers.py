@@ -176,7 +176,8 @@ def test_ranks_of_a_server_are_summed_and_what_counts_for_each_gpu_is_averaged()
         'vllm:kv_cache_usage_perc{engine="0"} 0.2\nvllm:kv_cache_usage_perc{engine="1"} 0.4\n'
         'vllm:estimated_flops_per_gpu_total{engine="0"} 6\n'
         'vllm:estimated_flops_per_gpu_total{engine="1"} 8\n'
-        'python_info{version="3"} 1.0\nvllm:num_requests_running NaN\nvllm:num_requests_waiting x\n',
+        'python_info{version="3"} 1.0\n'
+        "vllm:num_requests_running NaN\nvllm:num_requests_waiting x\n",
         3.0,
     )
     assert found.at == 3.0

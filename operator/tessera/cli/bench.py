@@ -34,9 +34,14 @@ _WARM_ROUND = -1
 
 def run(arguments: argparse.Namespace) -> Told:
     """The report; 130 after Ctrl-C, 1 when no request was answered."""
+    return asyncio.run(told(arguments))
+
+
+async def told(arguments: argparse.Namespace) -> Told:
+    """The same, for who has a loop already."""
     seed = secrets.randbelow(10**6) if arguments.seed is None else arguments.seed
     made = plan(arguments, seed)
-    report = asyncio.run(_run(arguments, made))
+    report = await _run(arguments, made)
     if made.html is not None:
         try:
             made.html.write_text(html(report), encoding="utf-8")
