@@ -118,6 +118,26 @@ async def test_the_client_and_the_engine_count_the_same_tokens() -> None:
     assert level["client"]["requestsPerSecond"] > 10
 
 
+async def test_counters_of_several_engines_are_added_up_and_one_alone_is_doubted() -> None:
+    async with running() as one, running() as other, odd_server(good) as front:
+        for engine, tokens in ((one, 40), (other, 56)):
+            await engine.post("/v1/completions", prompt="x", max_tokens=tokens, ignore_eos=True)
+
+        async def relayed(_: OddServer, request: web.Request, body: Any) -> web.StreamResponse:
+            """Each answer costs both engines four tokens."""
+            for engine in (one, other):
+                await engine.post("/v1/completions", prompt="x", max_tokens=4, ignore_eos=True)
+            return await good(front, request, body)
+
+        front.answer = relayed
+        both = f"{one.url}/metrics,{other.url}/metrics"
+        summed = await bench(front.url, *SMALL, "--json", "--metrics", both)
+        alone = await bench(front.url, *SMALL, "--json", "--metrics", f"{one.url}/metrics")
+    assert (summed.level["engine"]["outputTokens"], summed.level["engine"]["trusted"]) == (96, True)
+    assert (alone.level["engine"]["outputTokens"], alone.level["engine"]["trusted"]) == (48, False)
+    assert any("the client 96" in caution for caution in alone.level["cautions"])
+
+
 class Tags(HTMLParser):
     """What a file would load, and its tags."""
 

@@ -161,8 +161,8 @@ def test_counters_that_fell_are_those_of_another_process() -> None:
 def test_an_engine_that_estimates_nothing_has_no_mfu() -> None:
     standing = {f"estimated_{name}_per_gpu_total": 0.0 for name in ("flops", "read_bytes")}
     standing["estimated_write_bytes_per_gpu_total"] = 0.0
-    looks = (a_look(at, generation_tokens_total=at, **standing) for at in (0.0, 10.0))
-    got = work(*looks, [], PEAKS)
+    before, after = (a_look(at, generation_tokens_total=at, **standing) for at in (0.0, 10.0))
+    got = work(before, after, [], PEAKS)
     assert got is not None
     assert (got.mfu, got.mbu, got.preemptions) == (None, None, None)
 

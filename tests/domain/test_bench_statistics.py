@@ -108,6 +108,7 @@ def test_a_run_costs_its_part_of_the_hour() -> None:
 
 def test_tokens_for_a_dollar_are_the_inverse_of_the_price_of_a_million() -> None:
     found = tokens_per_unit(usd("3.50"), 1000)
+    assert found is not None
     assert found == pytest.approx(1_028_571.43)
     assert 1e6 / found == pytest.approx(0.972222, abs=1e-6)
     assert tokens_per_unit(usd("0"), 1000) is None

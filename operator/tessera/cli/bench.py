@@ -101,7 +101,7 @@ class _Test:
     async def warm(self, load: Load, count: int) -> None:
         """Requests like the first ones, which do not count."""
         jobs = [replace(job, arrival=0.0, blocks=None) for job in load.jobs[:count]]
-        course = Course(api=self._api, meter=Meter(self._api, None), stop=self.stop)
+        course = Course(api=self._api, meter=Meter(self._api, ()), stop=self.stop)
         places = min(load.concurrency or len(jobs), len(jobs))
         if places:
             await course.closed("warm-up", jobs, places, self._asking(_WARM_ROUND))
@@ -163,8 +163,8 @@ def _missing(levels: Sequence[Figures], made: Plan) -> Iterator[str]:
     """What could not be told, and what would tell it."""
     if levels and not any(one.level.before.speaks for one in levels):
         yield (
-            f"{made.metrics} shows no vLLM counters: batch, preemptions, cache and MFU are not "
-            "known; --metrics URL names the engine"
+            f"no vLLM counters at {', '.join(made.metrics)}: batch, preemptions, cache and MFU are "
+            "not known; --metrics names the engines"
         )
     elif levels and made.peaks and all(one.work is None or one.work.mfu is None for one in levels):
         yield "no MFU: vLLM estimates its work only with --enable-mfu-metrics"

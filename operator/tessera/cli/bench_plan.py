@@ -43,7 +43,8 @@ class Plan:
     """A test before it begins."""
 
     base: str
-    metrics: str
+    metrics: tuple[str, ...]
+    """Of each engine."""
     loads: tuple[Load, ...]
     told: str
     """The load in words."""
@@ -67,7 +68,7 @@ def plan(asked: argparse.Namespace, seed: int) -> Plan:
     loads, told = _loads(asked, seed)
     return Plan(
         base=base,
-        metrics=asked.metrics or f"{base}/metrics",
+        metrics=_metrics(asked.metrics) or (f"{base}/metrics",),
         loads=loads,
         told=told,
         seed=seed,
@@ -92,6 +93,13 @@ def api_key(asked: argparse.Namespace) -> str | None:
     if not found.isprintable() or not found.isascii():
         raise CommandError("the API key has characters that no header may have: is it one line?")
     return found or None
+
+
+def _metrics(text: str | None) -> tuple[str, ...]:
+    urls = tuple(text.split(",")) if text else ()
+    for url in urls:
+        base_of(url)
+    return urls
 
 
 def _loads(asked: argparse.Namespace, seed: int) -> tuple[tuple[Load, ...], str]:

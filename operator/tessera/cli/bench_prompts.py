@@ -1,5 +1,6 @@
 """Prompts of given lengths that no cache knows, the same for the same seed."""
 
+import math
 import random
 import re
 from collections.abc import Iterator
@@ -54,7 +55,8 @@ class Lengths:
         if self.kind == "uniform":
             return chance.randint(int(self.low), int(self.high))
         if self.kind == "lognormal":
-            return max(1, round(self.low * (self.high / self.low) ** (chance.gauss(0, 1) / _P95)))
+            sigma = math.log(self.high / self.low) / _P95
+            return max(1, round(chance.lognormvariate(math.log(self.low), sigma)))
         return int(self.low)
 
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any, TypeAlias
 
 from tessera.adapters.openai_api import OpenAiApi, ServerError
@@ -15,25 +16,25 @@ from tessera.domain.bench.jobs import Job
 
 Ask: TypeAlias = Callable[[Job, float | None], Coroutine[Any, Any, Answer]]
 """Sends a job that is due at a moment, or now."""
-_OK = 200
 
 
 class Meter:
-    """The engine's `/metrics`; without a URL, or when they cannot be had, looks are empty."""
+    """`/metrics` of all engines together; a look is empty when one of them cannot be had."""
 
-    def __init__(self, api: OpenAiApi, url: str | None) -> None:
-        self._api, self._url = api, url
+    def __init__(self, api: OpenAiApi, urls: Sequence[str]) -> None:
+        self._api, self._urls = api, urls
 
     async def look(self) -> Look:
-        if self._url is None:
-            return Look(self._api.now)
+        texts = await asyncio.gather(*map(self._text, self._urls))
+        whole = [] if None in texts else [text for text in texts if text]
+        return look("\n".join(whole), self._api.now)
+
+    async def _text(self, url: str) -> str | None:
         try:
-            status, body = await self._api.get(self._url)
+            status, body = await self._api.get(url)
         except ServerError:
-            return Look(self._api.now)
-        if status != _OK:
-            return Look(self._api.now)
-        return look(body.decode(errors="replace"), self._api.now)
+            return None
+        return body.decode(errors="replace") if status == HTTPStatus.OK else None
 
 
 @dataclass(kw_only=True)
@@ -92,9 +93,8 @@ class Course:
         before = await self.meter.look()
         self.began, cpu = self.api.now, time.process_time()
         async with self._watched():
-            running = [asyncio.ensure_future(one) for one in work()]
-            stopping = asyncio.ensure_future(self.stop.wait())
-            everything = asyncio.gather(*running)
+            everything = asyncio.create_task(_all(work()))
+            stopping = asyncio.create_task(self._stopped())
             await asyncio.wait({everything, stopping}, return_when=asyncio.FIRST_COMPLETED)
             unfinished = self.in_flight
             for task in (everything, stopping):
@@ -114,6 +114,9 @@ class Course:
             after=await self.meter.look(),
             during=tuple(self.looks),
         )
+
+    async def _stopped(self) -> None:
+        await self.stop.wait()
 
     async def _one(self, job: Job, ask: Ask, due: float | None) -> None:
         self.in_flight += 1
@@ -153,3 +156,7 @@ class Course:
         while True:
             progress(self)
             await asyncio.sleep(0.25)
+
+
+async def _all(work: Sequence[Coroutine[Any, Any, None]]) -> None:
+    await asyncio.gather(*work)

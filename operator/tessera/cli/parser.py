@@ -209,7 +209,9 @@ def _requests(made: argparse.ArgumentParser) -> None:
 def _judges(made: argparse.ArgumentParser) -> None:
     """What the answers are held against."""
     made.add_argument(
-        "--metrics", metavar="URL", help="of the engine (default: /metrics of the server)"
+        "--metrics",
+        metavar="URL,...",
+        help="of all engines that serve, one URL each (default: /metrics of the server)",
     )
     made.add_argument(
         "--gpu",

@@ -89,7 +89,7 @@ def _engine(found: Figures) -> Iterator[str]:
     if done is None:
         yield (
             "the engine's counters are not of one process from begin to end (several replicas, or "
-            "a restart): they are left out; point --metrics at one engine"
+            "a restart): they are left out; name each engine with --metrics URL,URL"
         )
     elif not found.trusted:
         seen = sum(answer.output_tokens for answer in level.answers)
