@@ -93,6 +93,10 @@ bench-batch: .venv/made ## CPU time, memory and losses of the batch runner, kill
 bench-sim: .venv/made ## Memory and speed of the look-alike engine.
 	@$(RUN) -m tessera.engine_sim.bench
 
+.PHONY: bench-client
+bench-client: .venv/made ## What the client of tessera bench takes itself.
+	@$(RUN) tools/bench_client.py
+
 .PHONY: soak
 soak: .venv/made ## Faults on the installed chart for MINUTES (30), drawn by SEED; prints the end state's differences and the growth of memory.
 	@$(RUN) -m soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))

@@ -54,7 +54,7 @@ class OpenAiApi:
                 asyncio.timeout(_QUESTION_SECONDS),
                 self._session.get(url, allow_redirects=False) as answer,
             ):
-                return answer.status, await answer.content.read(_MOST_BYTES)
+                return answer.status, await _body(answer, _MOST_BYTES)
         except TimeoutError:
             raise ServerError(f"no answer within {_QUESTION_SECONDS} s") from None
         except (aiohttp.ClientError, OSError, ValueError, ssl.SSLError) as error:
@@ -80,7 +80,7 @@ class OpenAiApi:
     async def _stream(self, url: str, body: Mapping[str, Any], transcript: Transcript) -> None:
         async with self._session.post(url, json=body, allow_redirects=False) as response:
             if response.status != HTTPStatus.OK:
-                text = (await response.content.read(_MOST_LINE)).decode(errors="replace")
+                text = (await _body(response, _MOST_LINE)).decode(errors="replace")
                 transcript.fail(f"Http{response.status}", text.strip())
                 return
             if not response.content_type.startswith("text/event-stream"):
@@ -96,6 +96,16 @@ class OpenAiApi:
                 if len(rest) > _MOST_LINE:
                     transcript.fail(Failure.NO_STREAM, "a line without an end")
                     return
+
+
+async def _body(response: aiohttp.ClientResponse, most: int) -> bytes:
+    """All of it, up to a bound."""
+    found = bytearray()
+    async for part in response.content.iter_any():
+        found += part
+        if len(found) >= most:
+            break
+    return bytes(found[:most])
 
 
 def _told(error: BaseException) -> str:

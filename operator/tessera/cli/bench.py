@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import os
+import resource
 import secrets
 import signal
 import sys
@@ -34,6 +35,8 @@ _WARM_ROUND = -1
 
 def run(arguments: argparse.Namespace) -> Told:
     """The report; 130 after Ctrl-C, 1 when no request was answered."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each request is a connection
     return asyncio.run(told(arguments))
 
 
