@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import json
 import os
+import pty
 import re
 import signal
 import sys
@@ -86,7 +87,7 @@ async def started(*arguments: str) -> asyncio.subprocess.Process:
 async def ended(process: asyncio.subprocess.Process) -> Ended:
     async with asyncio.timeout(60):
         output, said = await process.communicate()
-    return Ended(process.returncode, output.decode(), said.decode())
+    return Ended(process.returncode, output.decode(), (said or b"").decode())
 
 
 async def test_the_client_and_the_engine_count_the_same_tokens() -> None:
@@ -161,7 +162,7 @@ async def test_a_sweep_is_shown_with_its_knee_and_plots_in_one_file(tmp_path: Pa
     assert got.code == 0
     assert re.search(r"^Knee: \d at once", got.output, re.MULTILINE)
     loads = re.findall(r"^(\d) +(\d+) +0 ", got.output, re.MULTILINE)
-    assert loads == [("1", "12"), ("2", "12"), ("4", "16")]
+    assert loads == [("1", "12"), ("2", "16"), ("4", "32")]
     text = page.read_text(encoding="utf-8")
     tags = Tags()
     tags.feed(text)
@@ -416,3 +417,21 @@ async def test_at_a_terminal_a_refusal_is_a_sentence_on_stderr() -> None:
     assert (got.code, got.output) == (1, "")
     assert got.told.startswith("tessera bench: http://127.0.0.1:")
     assert got.told.count("\n") == 1
+
+
+async def test_at_a_terminal_progress_is_shown_on_stderr_and_taken_away_again() -> None:
+    terminal, side = pty.openpty()
+    async with odd_server(good) as server:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "tessera.cli.main", "bench", server.url, *SMALL, "--json"),
+            env=ENVIRONMENT,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=side,
+        )
+        os.close(side)
+        got = await ended(process)
+    shown = os.read(terminal, 10_000).decode()
+    os.close(terminal)
+    assert got.level["requests"]["whole"] == 12
+    assert "/12 answers, 0 failed" in shown
+    assert shown.endswith("\r\x1b[K")

@@ -23,7 +23,7 @@ from tessera.settings import CommandSettings
 
 _CONCURRENCY = 10
 _PROMPTS = 100
-_FOR_EACH_PLACE = 4
+_FOR_EACH_PLACE = 8
 """Requests of a sweep, so that the time while all places are taken is the greater part."""
 _MOST = 10_000
 

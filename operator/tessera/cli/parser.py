@@ -150,7 +150,7 @@ def _loads(made: argparse.ArgumentParser) -> None:
         "--prompts",
         metavar="N",
         type=int,
-        help="requests (default: 100, in a sweep at least 4 for each place; of a trace all)",
+        help="requests (default: 100, in a sweep at least 8 for each place; of a trace all)",
     )
     made.add_argument(
         "--warmup",
