@@ -16,7 +16,7 @@ BUSY = 0.8
 """Share of a processor from which on the client may be what is measured."""
 _FULL_CACHE = 0.95
 _NEAR_PEAK = 0.6
-"""Shares of the peaks that well tuned engines reach."""
+"""Share of the peaks, both together, that tells a device at its limits from one that waits."""
 _QUEUED = 0.1
 
 
@@ -222,10 +222,12 @@ def _bound(client: Client, done: Work | None, answer_seconds: float) -> Bound:
         return Bound.CLIENT
     if done is None:
         return Bound.UNKNOWN
+    # Prompts take the arithmetic and answers the memory, by turns, so both shares are of one time.
+    busy = (done.mfu or 0) + (done.mbu or 0) > _NEAR_PEAK
     rules = (
         (Bound.KV_CACHE, bool(done.preemptions) or (done.most_kv or 0) > _FULL_CACHE),
-        (Bound.COMPUTE, (done.mfu or 0) > _NEAR_PEAK),
-        (Bound.BANDWIDTH, (done.mbu or 0) > _NEAR_PEAK),
+        (Bound.COMPUTE, busy and (done.mfu or 0) >= (done.mbu or 0)),
+        (Bound.BANDWIDTH, busy),
         (Bound.QUEUE, (done.queued_seconds or 0) > _QUEUED * answer_seconds),
     )
     return next((bound for bound, applies in rules if applies), Bound.LOAD)
