@@ -15,9 +15,10 @@ from importlib.metadata import version
 from tessera.adapters.clock import now
 from tessera.adapters.openai_api import OpenAiApi
 from tessera.cli.bench_html import html
+from tessera.cli.bench_json import as_json
 from tessera.cli.bench_plan import Load, Plan, api_key, plan
 from tessera.cli.bench_prompts import Prompts
-from tessera.cli.bench_report import Report, as_json, as_text
+from tessera.cli.bench_report import Report, as_text
 from tessera.cli.bench_run import Ask, Course, Meter
 from tessera.cli.bench_server import PATHS, Manner, Model, chosen, learned
 from tessera.cli.errors import CommandError
