@@ -85,7 +85,7 @@ async def test_a_burst_of_requests_shares_few_connections() -> None:
         nonlocal now, most
         now += 1
         most = max(most, now)
-        if now == 16:
+        if now == 20:
             arrived.set()
         await arrived.wait()
         await asyncio.sleep(0)
@@ -95,4 +95,4 @@ async def test_a_burst_of_requests_shares_few_connections() -> None:
     async with served(answer) as cluster:
         got = await asyncio.gather(*(cluster.request("GET", f"/{index}") for index in range(64)))
     assert {status for status, _ in got} == {200}
-    assert most == 16
+    assert most == 20

@@ -44,7 +44,9 @@ log = logging.getLogger("tessera")
 _AT_ONCE = 16
 _LONGEST = 500
 _REPORTS = 4 * _AT_ONCE
-"""So many services are reported on in a turn while something new waits for the next one."""
+_REPORT_SECONDS = 0.25
+"""So many services are reported on in a turn, and for so long, while something new waits for the
+next one; for longer only as many as there are connections."""
 
 
 class NotLeadingError(Exception):
@@ -203,8 +205,11 @@ class Applier:
         that many changes at once do not hold up each other."""
         before, self._unreported = self._unreported, {}
         waiting = sorted(work, key=lambda one: before.get(one.ref, self._turn))
+        loop = asyncio.get_running_loop()
+        late = loop.time() + _REPORT_SECONDS
         for index, one in enumerate(waiting):
-            if index >= _REPORTS and hurried():
+            enough = index >= (_REPORTS if loop.time() < late else _AT_ONCE)
+            if enough and hurried():
                 left = waiting[index:]
                 self._unreported = {one.ref: before.get(one.ref, self._turn) for one in left}
                 return
