@@ -97,6 +97,10 @@ bench-sim: .venv/made ## Memory and speed of the look-alike engine.
 bench-engine: .venv/made ## The engine's state machine on a day of a million requests, and the errors of predicted speeds.
 	@$(RUN) tools/bench_engine.py $(OPTIONS)
 
+.PHONY: bench-client
+bench-client: .venv/made ## What the client of tessera bench takes itself.
+	@$(RUN) tools/bench_client.py
+
 .PHONY: soak
 soak: .venv/made ## Faults on the installed chart for MINUTES (30), drawn by SEED; prints the end state's differences and the growth of memory.
 	@$(RUN) -m soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))

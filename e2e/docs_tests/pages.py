@@ -10,6 +10,7 @@ TUTORIAL = "docs/tutorial.md"
 SERVED = ("Start a cluster", "Install Tessera", "Say what hardware there is", "Serve a model")
 """The sections of the tutorial after which most tasks can begin."""
 TASKS: Mapping[str, Sequence[str]] = {
+    "load-test": SERVED,
     "pools": SERVED[:2],
     "read-the-bill": SERVED,
     "run-a-batch": (*SERVED, "The input"),

@@ -14,14 +14,15 @@ from pathlib import Path
 import pytest
 
 from tessera.cli import cost_report
+from tessera.cli.bench_server import PATHS
 from tessera.cli.complete import candidates
 from tessera.cli.completion import SCRIPTS
 from tessera.cli.main import main
-from tessera.cli.parser import COST_FORMS, COST_ROWS, SHELLS, parser
+from tessera.cli.parser import COST_FORMS, COST_ROWS, ENDPOINTS, SHELLS, parser
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("aiohttp", "kubernetes", "pydantic", "requests", "yaml", "prometheus_api_client")
-COMMANDS = ("doctor", "explain", "top", "update", "cost", "completion")
+COMMANDS = ("doctor", "explain", "top", "update", "cost", "bench", "completion")
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "operator"), "HOME": "/nonexistent"}
 
 
@@ -63,7 +64,7 @@ def test_help_takes_less_than_a_third_of_a_second_of_the_processor() -> None:
 
 def test_every_command_has_a_module_that_runs_it() -> None:
     asked = [[name] for name in COMMANDS] + [["snapshot", "save"], ["snapshot", "plan"]]
-    values = {"explain": ["x"], "update": ["x"], "completion": ["bash"]}
+    values = {"bench": ["x"], "explain": ["x"], "update": ["x"], "completion": ["bash"]}
     for words in asked:
         rest = ["f"] if words[0] == "snapshot" else values.get(words[0], [])
         module = parser().parse_args([*words, *rest]).module
@@ -74,6 +75,7 @@ def test_the_choices_of_the_parser_are_those_of_the_reports() -> None:
     assert set(COST_ROWS) == set(cost_report.BY)
     assert set(COST_FORMS) == set(cost_report.FORMS)
     assert set(SHELLS) == set(SCRIPTS)
+    assert set(ENDPOINTS) == set(PATHS)
 
 
 @pytest.mark.parametrize(
@@ -82,6 +84,7 @@ def test_the_choices_of_the_parser_are_those_of_the_reports() -> None:
         ([""], [*sorted((*COMMANDS, "snapshot"))]),
         (["ex"], ["explain"]),
         (["snapshot", ""], ["plan", "save"]),
+        (["bench", "--endpoint", ""], ["chat", "completions"]),
         (["cost", "--by", ""], ["pool", "service", "tenant"]),
         (["cost", "--by", "t"], ["tenant"]),
         (["top", "-o", ""], ["json", "text"]),

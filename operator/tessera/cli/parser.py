@@ -9,6 +9,7 @@ from typing import TypeAlias
 COST_ROWS = ("service", "tenant", "pool")
 COST_FORMS = ("table", "json", "csv")
 FORMS = ("text", "json")
+ENDPOINTS = ("chat", "completions")
 SHELLS = ("bash", "zsh", "fish")
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -19,7 +20,7 @@ def parser(program: str = "tessera") -> argparse.ArgumentParser:
         prog=program, description="Looks at the inference fleets of a cluster."
     )
     commands = made.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for add in (_doctor, _explain, _top, _update, _cost, _snapshot, _completion):
+    for add in (_doctor, _explain, _top, _update, _cost, _bench, _snapshot, _completion):
         add(commands)
     return made
 
@@ -104,6 +105,141 @@ def _cost(commands: Commands) -> None:
     )
     _asks_prometheus(made)
     _formed(made, COST_FORMS)
+
+
+def _bench(commands: Commands) -> None:
+    made = _command(
+        commands,
+        "bench",
+        "a load test of an OpenAI-compatible server",
+        "Sends streamed requests with random prompts and tells latencies, tokens a second, what "
+        "they cost, and what to know before believing it. Ctrl-C ends it with the report so far. "
+        "The API key comes from TESSERA_API_KEY or a file.",
+    )
+    made.add_argument("url", metavar="URL", help="of the server, such as http://127.0.0.1:8000")
+    _loads(made)
+    _requests(made)
+    _judges(made)
+    made.add_argument("--html", metavar="FILE", help="write the report with plots there, too")
+    _formed(made)
+
+
+def _loads(made: argparse.ArgumentParser) -> None:
+    """Which of the loads, at most one of them."""
+    load = made.add_argument_group("load").add_mutually_exclusive_group()
+    load.add_argument(
+        "--concurrency", metavar="N", type=int, help="closed loop: so many at once (default: 10)"
+    )
+    load.add_argument(
+        "--sweep", metavar="N,N,...", help="closed loop, one load after another, and the knee"
+    )
+    load.add_argument(
+        "--rate", metavar="R", type=float, help="open loop: R requests a second, Poisson arrivals"
+    )
+    load.add_argument(
+        "--trace", metavar="FILE", help="open loop, recorded: CSV or Mooncake's JSON lines, or .gz"
+    )
+    made.add_argument(
+        "--speed",
+        metavar="X",
+        type=float,
+        default=1.0,
+        help="the trace X times as fast (default: %(default)s)",
+    )
+    made.add_argument(
+        "--prompts",
+        metavar="N",
+        type=int,
+        help="requests (default: 100, in a sweep at least 8 for each place; of a trace all)",
+    )
+    made.add_argument(
+        "--warmup",
+        metavar="N",
+        type=int,
+        default=10,
+        help="requests before that, which do not count (default: %(default)s)",
+    )
+    made.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=float,
+        default=60.0,
+        help="for a whole answer (default: %(default)s)",
+    )
+
+
+def _requests(made: argparse.ArgumentParser) -> None:
+    """What they ask for."""
+    made.add_argument("--model", metavar="NAME", help="where the server has several")
+    made.add_argument(
+        "--endpoint",
+        choices=ENDPOINTS,
+        default=ENDPOINTS[0],
+        help="which form of requests (default: %(default)s)",
+    )
+    form = "N, uniform:LEAST:MOST or lognormal:P50:P95"
+    made.add_argument(
+        "--input-tokens",
+        metavar="LENGTHS",
+        default="512",
+        help=f"{form} (default: %(default)s)",
+    )
+    made.add_argument(
+        "--output-tokens",
+        metavar="LENGTHS",
+        default="200",
+        help="the same, of answers (default: %(default)s)",
+    )
+    made.add_argument(
+        "--shared-prefix",
+        metavar="N",
+        type=int,
+        default=0,
+        help="so many of the input tokens are the same in all (default: %(default)s)",
+    )
+    made.add_argument(
+        "--natural-end",
+        action="store_true",
+        help="answers may end before their length; without it vLLM's ignore_eos is sent",
+    )
+    made.add_argument("--seed", metavar="N", type=int, help="of prompts and arrivals")
+    made.add_argument("--api-key-file", metavar="FILE", help="holds the API key")
+
+
+def _judges(made: argparse.ArgumentParser) -> None:
+    """What the answers are held against."""
+    made.add_argument(
+        "--metrics",
+        metavar="URL,...",
+        help="of all engines that serve, one URL each (default: /metrics of the server)",
+    )
+    made.add_argument(
+        "--gpu",
+        metavar="PRODUCT[/PROFILE]",
+        help="for MFU and MBU, such as NVIDIA-H100-80GB-HBM3/3g.40gb",
+    )
+    made.add_argument("--fp8", action="store_true", help="MFU against the peak at 8 bits")
+    made.add_argument(
+        "--price", metavar="AMOUNT", help="of an hour of one GPU or slice, such as 3.50"
+    )
+    made.add_argument(
+        "--gpus",
+        metavar="N",
+        type=int,
+        default=1,
+        help="how many of them serve (default: %(default)s)",
+    )
+    made.add_argument(
+        "--currency", metavar="CODE", default="USD", help="of the price (default: %(default)s)"
+    )
+    made.add_argument(
+        "--price-ratio",
+        metavar="X",
+        type=float,
+        default=4.0,
+        help="how many times the price of an input token an output token is sold for "
+        "(default: %(default)s)",
+    )
 
 
 def _snapshot(commands: Commands) -> None:

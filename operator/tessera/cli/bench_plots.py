@@ -1,0 +1,148 @@
+"""Plots as inline SVG: axes, lines, dots and a legend, nothing more."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from html import escape
+
+_WIDTH, _HEIGHT = 640, 300
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 14, 16, 44
+_MOST_POINTS = 600
+"""Of a line; more cannot be told apart at this width."""
+COLORS = ("#0f766e", "#b45309", "#4338ca", "#be123c", "#4d7c0f", "#0369a1", "#7e22ce", "#57534e")
+
+Points = Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    """One line, or dots."""
+
+    name: str
+    points: Points
+    dots: bool = False
+    color: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plot:
+    """Both axes begin at zero, so that no difference looks greater than it is."""
+
+    title: str
+    across: str
+    up: str
+    series: Sequence[Series]
+    mark: tuple[float, str] | None = None
+    """A place on the axis that is named by a vertical line."""
+    low: bool = False
+    """The legend stands at the right and below, where rising lines leave room."""
+    labels: Sequence[tuple[float, float, str]] = field(default=())
+
+
+def svg(plot: Plot) -> str:
+    """Empty without any point."""
+    points = [point for series in plot.series for point in series.points]
+    if not points:
+        return ""
+    frame = _Frame(_top(x for x, _ in points), _top(y for _, y in points))
+    parts = [
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(plot.title)}">',
+        *_axes(frame, plot),
+        *(part for at, one in enumerate(plot.series) for part in _drawn(frame, one, at)),
+        *_marked(frame, plot),
+        *_legend(plot),
+        "</svg>",
+    ]
+    return "\n".join(parts)
+
+
+def ticks(top: float, about: int = 5) -> list[float]:
+    """From zero in steps of 1, 2 or 5 times a power of ten, the last at or above `top`."""
+    rough = top / about
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * size for size in (1, 2, 5, 10) if power * size >= rough * (1 - 1e-9))
+    count = math.ceil(top / step - 1e-9)
+    return [step * number for number in range(count + 1)]
+
+
+def thinned(points: Points, most: int = _MOST_POINTS) -> Points:
+    """Evenly fewer points, with the first and the last."""
+    if len(points) <= most:
+        return points
+    step = (len(points) - 1) / (most - 1)
+    return [points[round(step * number)] for number in range(most)]
+
+
+class _Frame:
+    """From values to places in the picture."""
+
+    def __init__(self, across: float, up: float) -> None:
+        self.across, self.up = ticks(across), ticks(up)
+
+    def x(self, value: float) -> float:
+        return _LEFT + (_WIDTH - _LEFT - _RIGHT) * value / self.across[-1]
+
+    def y(self, value: float) -> float:
+        return _HEIGHT - _BOTTOM - (_HEIGHT - _TOP - _BOTTOM) * value / self.up[-1]
+
+
+def _top(values: Iterator[float]) -> float:
+    found = max(values)
+    return found if found > 0 and math.isfinite(found) else 1.0
+
+
+def _axes(frame: _Frame, plot: Plot) -> Iterator[str]:
+    left, right, floor = _LEFT, _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
+    for value in frame.up:
+        y = frame.y(value)
+        yield f'<line class="grid" x1="{left}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}"/>'
+        yield f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.6g}</text>'
+    for value in frame.across:
+        x = frame.x(value)
+        yield f'<line class="grid" x1="{x:.1f}" y1="{_TOP}" x2="{x:.1f}" y2="{floor}"/>'
+        yield f'<text x="{x:.1f}" y="{floor + 16}" text-anchor="middle">{value:.6g}</text>'
+    middle = (left + right) / 2
+    bottom = _HEIGHT - 8
+    yield f'<text x="{middle:.0f}" y="{bottom}" text-anchor="middle">{escape(plot.across)}</text>'
+    yield (
+        f'<text transform="translate(14 {(_TOP + floor) / 2:.0f}) rotate(-90)" '
+        f'text-anchor="middle">{escape(plot.up)}</text>'
+    )
+
+
+def _drawn(frame: _Frame, series: Series, at: int) -> Iterator[str]:
+    color = _color(series, at)
+    places = [(frame.x(x), frame.y(y)) for x, y in thinned(series.points)]
+    if not series.dots:
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+        yield f'<polyline fill="none" stroke="{color}" stroke-width="2" points="{path}"/>'
+    if series.dots or len(places) <= 20:
+        yield from (
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{color}" fill-opacity="0.7"/>'
+            for x, y in places
+        )
+
+
+def _marked(frame: _Frame, plot: Plot) -> Iterator[str]:
+    if plot.mark is not None:
+        x, floor = frame.x(plot.mark[0]), _HEIGHT - _BOTTOM
+        yield f'<line class="mark" x1="{x:.1f}" y1="{_TOP}" x2="{x:.1f}" y2="{floor}"/>'
+        yield f'<text x="{x + 5:.1f}" y="{floor - 6}">{escape(plot.mark[1])}</text>'
+    for x, y, label in plot.labels:
+        place = f'x="{frame.x(x) - 6:.1f}" y="{frame.y(y) - 6:.1f}"'
+        yield f'<text {place} text-anchor="end">{escape(label)}</text>'
+
+
+def _legend(plot: Plot) -> Iterator[str]:
+    named = [(at, one) for at, one in enumerate(plot.series) if one.name]
+    x, top = _LEFT + 10, _TOP + 12
+    if plot.low:
+        x, top = _WIDTH - _RIGHT - 110, _HEIGHT - _BOTTOM - 4 - 16 * len(named)
+    for row, (at, one) in enumerate(named):
+        y, color = top + 16 * row, _color(one, at)
+        yield f'<rect x="{x}" y="{y - 8}" width="10" height="10" fill="{color}"/>'
+        yield f'<text x="{x + 16}" y="{y + 1}">{escape(one.name)}</text>'
+
+
+def _color(series: Series, at: int) -> str:
+    return COLORS[(at if series.color is None else series.color) % len(COLORS)]

@@ -1,0 +1,1 @@
+"""What a load test says: answers, statistics, the engine's work, money, the knee; pure."""

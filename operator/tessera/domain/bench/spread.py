@@ -1,0 +1,42 @@
+"""Percentiles by nearest rank."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+def nearest_rank(ordered: Sequence[float], percent: int) -> float:
+    """The smallest value that at least `percent` of all do not exceed: rank ceil(percent n / 100).
+
+    Always a value that was measured. Of 100 values P95 is the 95th, index 94; of one it is that
+    one. The rank is counted in integers, since 7 % of 100 is a little more than 7 in floats.
+    """
+    return ordered[max(0, -(-percent * len(ordered) // 100) - 1)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """How values are distributed."""
+
+    count: int
+    mean: float
+    p50: float
+    p90: float
+    p95: float
+    p99: float
+    most: float
+
+
+def spread(values: Sequence[float]) -> Spread | None:
+    """None of no values."""
+    if not values:
+        return None
+    ordered = sorted(values)
+    return Spread(
+        count=len(ordered),
+        mean=sum(ordered) / len(ordered),
+        p50=nearest_rank(ordered, 50),
+        p90=nearest_rank(ordered, 90),
+        p95=nearest_rank(ordered, 95),
+        p99=nearest_rank(ordered, 99),
+        most=ordered[-1],
+    )

@@ -1,0 +1,314 @@
+"""Streams as servers send them, and the figures of a load."""
+
+import json
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from tessera.domain.bench.answers import Answer, Failure
+from tessera.domain.bench.cautions import cautions
+from tessera.domain.bench.counters import Peaks, look, work
+from tessera.domain.bench.dollars import Price
+from tessera.domain.bench.figures import Bound, figures, knee_of
+from tessera.domain.bench.jobs import Job, fitting, shared_by_design
+from tessera.domain.bench.transcript import Transcript
+from tessera.domain.money import money
+from tests.bench_builders import a_failure, a_job, a_level, a_look, an_answer
+
+OPENING = {"choices": [{"delta": {"role": "assistant", "content": ""}, "finish_reason": None}]}
+USAGE = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
+
+
+def said(text: str, end: str | None = None) -> dict[str, Any]:
+    return {"choices": [{"delta": {"content": text}, "finish_reason": end}]}
+
+
+def heard(*events: dict[str, Any] | bytes) -> Answer:
+    """What came, an event each second from 1 on, of a request sent at 0."""
+    transcript = Transcript(a_job(), 0.0, 0.0)
+    for at, event in enumerate(events, 1):
+        transcript.event(event if isinstance(event, bytes) else json.dumps(event).encode(), at)
+    return transcript.answer(float(len(events)))
+
+
+def test_a_chat_begins_with_its_first_token_and_not_with_the_role() -> None:
+    got = heard(OPENING, said("a"), said("b"), said("c", "stop"), {"choices": [], "usage": USAGE})
+    assert (got.first, list(got.gaps), got.failure) == (2, [1, 1], "")
+    assert (got.prompt_tokens, got.output_tokens, got.exact) == (7, 5, True)
+
+
+def test_usage_counts_and_chunks_only_where_there_is_none() -> None:
+    told = heard(said("a b c"), said("d", "length"), {"choices": [], "usage": USAGE}, b"[DONE]")
+    silent = heard(said("a b c"), said("d", "length"), b"[DONE]")
+    assert (told.output_tokens, told.exact) == (5, True)
+    assert (silent.output_tokens, silent.exact, silent.prompt_tokens) == (2, False, None)
+
+
+def test_time_between_tokens_is_shared_by_all_tokens_of_a_chunk() -> None:
+    got = heard(said("a"), said("b c"), said("d e", "stop"), {"choices": [], "usage": USAGE})
+    assert got.per_token == 2 / 4
+
+
+def test_an_empty_text_is_a_token_and_reasoning_is_too() -> None:
+    reasoning = {"choices": [{"delta": {"reasoning_content": "hm"}, "finish_reason": None}]}
+    assert heard(OPENING, reasoning, said("", "stop")).chunks == 2
+
+
+def test_a_completion_is_read_as_well() -> None:
+    text = {"choices": [{"text": "a", "finish_reason": None}]}
+    end = {"choices": [{"text": "", "finish_reason": "length"}]}
+    assert (heard(text, text, end).chunks, heard(text, end).failure) == (3, "")
+
+
+def test_cached_tokens_are_taken_from_the_usage() -> None:
+    usage = {**USAGE, "prompt_tokens_details": {"cached_tokens": 4}}
+    assert heard(said("a", "stop"), {"choices": [], "usage": usage}).cached_tokens == 4
+    usage = {**USAGE, "prompt_tokens_details": None}
+    assert heard(said("a", "stop"), {"choices": [], "usage": usage}).cached_tokens is None
+
+
+@pytest.mark.parametrize(
+    ("events", "failure"),
+    [
+        ([said("a")], Failure.CUT),
+        ([], Failure.CUT),
+        ([said("a"), b"[DONE]"], Failure.CUT),
+        ([said("a"), said("", "abort"), b"[DONE]"], Failure.ABORTED),
+        ([said("a"), {"error": {"message": "out of memory"}}], Failure.ERROR),
+        ([OPENING, {"choices": [{"delta": {}, "finish_reason": "stop"}]}], Failure.EMPTY),
+        ([b"<html>"], Failure.NO_STREAM),
+        ([b"7"], Failure.NO_STREAM),
+        ([{"choices": 5}], Failure.NO_STREAM),
+        ([{"choices": ["x"]}], Failure.NO_STREAM),
+        ([{"choices": [], "usage": {"completion_tokens": "many"}}], Failure.NO_STREAM),
+        ([b"[" * 100_000], Failure.NO_STREAM),
+    ],
+)
+def test_what_is_no_whole_answer_is_a_failure_of_its_kind(
+    events: list[dict[str, Any] | bytes], failure: Failure
+) -> None:
+    got = heard(*events)
+    assert (got.whole, got.failure) == (False, failure)
+    assert len(got.detail) <= 300
+
+
+PRICE = Price(per_hour=money(Decimal("3.60"), "USD"), output_over_input=Decimal(4))
+PEAKS = Peaks(name="gpu", flops=1e12, bandwidth=1e11)
+
+
+def test_rates_are_of_whole_answers_over_the_whole_time() -> None:
+    got = figures(a_level(an_answer(), an_answer(due=1.0), a_failure()), None, PRICE)
+    assert (got.whole, got.failures) == (2, {"Http503": 1})
+    assert (got.requests_per_second, got.output_per_second, got.total_per_second) == (0.2, 1, 21)
+    assert got.latencies.first_token is not None
+    assert got.latencies.first_token.p50 == 0.5
+    assert got.per_user == pytest.approx(10)
+    assert got.dollars is not None
+    assert got.dollars.run.rounded(4) == Decimal("0.0100")
+
+
+def test_a_late_client_does_not_flatter_the_server() -> None:
+    got = figures(a_level(an_answer(due=1.0, sent=1.4, first=0.5)), None, None)
+    assert got.latencies.first_token is not None
+    assert got.latencies.first_token.p50 == 0.5
+    assert got.client.late_seconds == pytest.approx(0.4)
+
+
+def test_no_load_without_any_whole_answer_breaks_the_figures() -> None:
+    got = figures(a_level(a_failure()), PEAKS, PRICE)
+    assert (got.whole, got.latencies.answer, got.per_user, got.full) == (0, None, None, None)
+    assert figures(a_level(), None, None).held == 0
+
+
+def test_the_rate_while_full_leaves_out_the_end_when_places_are_empty() -> None:
+    # Two places, one answer a second each; the last one takes four seconds alone.
+    short = [an_answer(due=due, first=0.2, gaps=[0.2] * 4) for due in (0.0, 0.0, 1.0, 1.0, 2.0)]
+    long = an_answer(due=2.0, first=2.0, gaps=[0.5] * 4)
+    got = figures(a_level(*short, long, seconds=6.0), None, None)
+    assert got.output_per_second == 5
+    assert got.full == pytest.approx(10)
+
+
+def test_work_is_what_the_counters_grew_by() -> None:
+    before = a_look(
+        0.0, generation_tokens_total=100, iteration_tokens_total_count=50, num_preemptions_total=1,
+        prefix_cache_queries_total=1000, prefix_cache_hits_total=500,
+        estimated_flops_per_gpu_total=0, estimated_read_bytes_per_gpu_total=0,
+        estimated_write_bytes_per_gpu_total=0, request_queue_time_seconds_sum=1,
+        request_queue_time_seconds_count=10,
+    )  # fmt: skip
+    after = a_look(
+        10.0, generation_tokens_total=500, iteration_tokens_total_count=150,
+        num_preemptions_total=3, prefix_cache_queries_total=2000, prefix_cache_hits_total=600,
+        estimated_flops_per_gpu_total=5e12, estimated_read_bytes_per_gpu_total=5e11,
+        estimated_write_bytes_per_gpu_total=1e11, request_queue_time_seconds_sum=3,
+        request_queue_time_seconds_count=20,
+    )  # fmt: skip
+    during = [a_look(5.0, num_requests_running=3, num_requests_waiting=2, kv_cache_usage_perc=0.5)]
+    got = work(before, after, during, PEAKS)
+    assert got is not None
+    assert (got.output_tokens, got.preemptions, got.batch, got.prefix_hits) == (400, 2, 4, 0.1)
+    assert (got.mfu, got.mbu) == (0.5, 0.6)
+    assert (got.running, got.most_waiting, got.most_kv, got.queued_seconds) == (3, 2, 0.5, 0.2)
+
+
+def test_counters_that_fell_are_those_of_another_process() -> None:
+    before, after = (a_look(at, generation_tokens_total=100 - at) for at in (0.0, 10.0))
+    assert work(before, after, [], None) is None
+
+
+def test_an_engine_that_estimates_nothing_has_no_mfu() -> None:
+    standing = {f"estimated_{name}_per_gpu_total": 0.0 for name in ("flops", "read_bytes")}
+    standing["estimated_write_bytes_per_gpu_total"] = 0.0
+    before, after = (a_look(at, generation_tokens_total=at, **standing) for at in (0.0, 10.0))
+    got = work(before, after, [], PEAKS)
+    assert got is not None
+    assert (got.mfu, got.mbu, got.preemptions) == (None, None, None)
+
+
+def test_ranks_of_a_server_are_summed_and_what_counts_for_each_gpu_is_averaged() -> None:
+    found = look(
+        "# HELP vllm:generation_tokens_total Number of generation tokens processed.\n"
+        "# TYPE vllm:generation_tokens_total counter\n"
+        'vllm:generation_tokens_total{engine="0",model_name="a b"} 10.0\n'
+        'vllm:generation_tokens_total{engine="1",model_name="a b"} 1.5e+01\n'
+        'vllm:kv_cache_usage_perc{engine="0"} 0.2\nvllm:kv_cache_usage_perc{engine="1"} 0.4\n'
+        'vllm:estimated_flops_per_gpu_total{engine="0"} 6\n'
+        'vllm:estimated_flops_per_gpu_total{engine="1"} 8\n'
+        'python_info{version="3"} 1.0\n'
+        "vllm:num_requests_running NaN\nvllm:num_requests_waiting x\n",
+        3.0,
+    )
+    assert found.at == 3.0
+    assert found.values == {
+        "vllm:generation_tokens_total": 25,
+        "vllm:kv_cache_usage_perc": pytest.approx(0.3),
+        "vllm:estimated_flops_per_gpu_total": 7,
+    }
+
+
+def engine(tokens: float, **grown: float) -> dict[str, Any]:
+    """An engine that gave out so many tokens in ten seconds, and grew otherwise as said."""
+    zero = dict.fromkeys(grown, 0.0)
+    return {
+        "before": a_look(0.0, generation_tokens_total=0, **zero),
+        "after": a_look(10.0, generation_tokens_total=tokens, **grown),
+    }
+
+
+@pytest.mark.parametrize(
+    ("level", "bound"),
+    [
+        (a_level(an_answer()), Bound.UNKNOWN),
+        (a_level(an_answer(), cpu_seconds=9.0, **engine(5)), Bound.CLIENT),
+        (a_level(an_answer(), **engine(5)), Bound.LOAD),
+        (a_level(an_answer(), **engine(5000)), Bound.UNKNOWN),
+        (a_level(an_answer(), **engine(5, num_preemptions_total=1)), Bound.KV_CACHE),
+        (a_level(an_answer(), **engine(5, estimated_flops_per_gpu_total=7e12)), Bound.COMPUTE),
+        (
+            a_level(
+                an_answer(),
+                **engine(
+                    5,
+                    estimated_read_bytes_per_gpu_total=7e11,
+                    estimated_write_bytes_per_gpu_total=1e9,
+                ),
+            ),
+            Bound.BANDWIDTH,
+        ),
+        (
+            a_level(
+                an_answer(),
+                **engine(5, request_queue_time_seconds_sum=0.2, request_queue_time_seconds_count=1),
+            ),
+            Bound.QUEUE,
+        ),
+    ],
+)
+def test_what_bound_the_load_is_named(level: Any, bound: Bound) -> None:
+    assert figures(level, PEAKS, None).bound is bound
+
+
+def told(level: Any, shared: float = 0.0, *, natural_end: bool = False) -> str:
+    return "\n".join(cautions(figures(level, None, None), shared, natural_end=natural_end))
+
+
+def test_a_sound_load_needs_no_caution() -> None:
+    assert told(a_level(an_answer(), an_answer(), **engine(10))) == ""
+
+
+@pytest.mark.parametrize(
+    ("level", "caution"),
+    [
+        (a_level(an_answer(), unfinished=3), "3 requests were broken off"),
+        (a_level(an_answer(), a_failure(detail="full up")), "1 Http503, the first: full up"),
+        (a_level(an_answer(), cpu_seconds=9.0), "client used 90% of a processor"),
+        (a_level(an_answer(due=1.0, sent=1.2)), "late by 200 ms"),
+        (a_level(an_answer(cached=50)), "cache-hot: 50%"),
+        (
+            a_level(
+                an_answer(),
+                **engine(5, prefix_cache_queries_total=100, prefix_cache_hits_total=90),
+            ),
+            "cache-hot: 90%",
+        ),
+        (a_level(an_answer(exact=False)), "no usage"),
+        (a_level(an_answer(job=a_job(outputs=50))), "5 tokens on average instead of 50"),
+        (a_level(an_answer(job=a_job(inputs=300))), "100 tokens on average instead of 300"),
+        (a_level(an_answer(), **engine(500)), "counted 500 output tokens, the client 5"),
+        (
+            a_level(
+                an_answer(),
+                before=a_look(0.0, generation_tokens_total=9),
+                after=a_look(9.0, generation_tokens_total=3),
+            ),
+            "several replicas",
+        ),
+    ],
+)
+def test_what_a_reader_has_to_know_is_said(level: Any, caution: str) -> None:
+    assert caution in told(level)
+
+
+def test_what_is_shared_by_design_is_not_cache_hot() -> None:
+    assert "cache-hot" not in told(a_level(an_answer(cached=50)), shared=0.5)
+
+
+def test_answers_that_may_end_are_not_too_short() -> None:
+    assert told(a_level(an_answer(job=a_job(outputs=50))), natural_end=True) == ""
+
+
+def test_other_tokens_of_failed_answers_do_not_cast_doubt_on_the_engine() -> None:
+    assert "the client" not in told(a_level(an_answer(), a_failure(), **engine(60)))
+
+
+def test_loads_with_failures_are_not_asked_for_the_knee() -> None:
+    loads = [a_level(an_answer(gaps=[0.1] * places), concurrency=places) for places in (1, 2, 4)]
+    assert knee_of([figures(one, None, None) for one in loads]) is not None
+    loads.append(a_level(an_answer(), a_failure(), concurrency=8))
+    found = knee_of([figures(one, None, None) for one in loads])
+    assert found is not None
+    assert found.concurrency <= 4
+
+
+def blocks(number: int, tokens: int, *ids: int) -> Job:
+    return Job(number=number, input_tokens=tokens, output_tokens=1, blocks=ids)
+
+
+def test_only_the_begin_of_a_prompt_can_repeat() -> None:
+    jobs = [blocks(0, 1024, 1, 2), blocks(1, 1024, 1, 3), blocks(2, 1024, 4, 2)]
+    assert shared_by_design(jobs) == 512 / 3072
+    assert shared_by_design([blocks(0, 600, 1, 2), blocks(1, 600, 1, 2)]) == 0.5
+    assert shared_by_design([]) == 0
+
+
+def test_a_shared_prefix_repeats_in_all_but_the_first() -> None:
+    jobs = [Job(number=n, input_tokens=100, output_tokens=1, shared=50) for n in range(4)]
+    assert shared_by_design(jobs) == 150 / 400
+
+
+def test_what_the_model_cannot_hold_is_not_sent() -> None:
+    jobs = [a_job(inputs=90, outputs=10), a_job(inputs=91, outputs=10)]
+    assert fitting(jobs, 100) == jobs[:1]
+    assert fitting(jobs, None) == jobs

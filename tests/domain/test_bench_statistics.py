@@ -1,0 +1,190 @@
+"""Percentiles, prices, the knee: what a load test computes from what it measured."""
+
+import math
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tessera.domain.bench.counters import mfu
+from tessera.domain.bench.dollars import Price, break_even, dollars, run_cost, tokens_per_unit
+from tessera.domain.bench.knee import Knee, Point, knee
+from tessera.domain.bench.spread import nearest_rank, spread
+from tessera.domain.money import Money, money, per_million_tokens
+
+VALUES = st.lists(st.floats(0, 1e6), min_size=1, max_size=300).map(sorted)
+
+
+def usd(amount: str) -> Money:
+    return money(Decimal(amount), "USD")
+
+
+@pytest.mark.parametrize(
+    ("count", "percent", "rank"),
+    [
+        (100, 95, 95),  # int(0.95 * 100) would take the 96th
+        (100, 50, 50),
+        (100, 99, 99),
+        (100, 100, 100),
+        (100, 7, 7),  # ceil(0.07 * 100) is 8 in floats
+        (1, 50, 1),
+        (1, 99, 1),
+        (2, 50, 1),
+        (2, 51, 2),
+        (3, 50, 2),
+        (20, 95, 19),
+        (21, 95, 20),
+        (10, 99, 10),
+        (5, 0, 1),
+    ],
+)
+def test_a_percentile_is_the_value_at_its_nearest_rank(count: int, percent: int, rank: int) -> None:
+    assert nearest_rank(range(1, count + 1), percent) == rank
+
+
+@given(VALUES, st.integers(1, 100))
+def test_at_least_the_share_does_not_exceed_a_percentile_and_less_is_below_it(
+    values: list[float], percent: int
+) -> None:
+    found = nearest_rank(values, percent)
+    assert found in values
+    assert sum(value <= found for value in values) * 100 >= percent * len(values)
+    assert sum(value < found for value in values) * 100 < percent * len(values)
+
+
+@given(VALUES)
+def test_percentiles_rise_from_the_least_to_the_most(values: list[float]) -> None:
+    found = spread(values)
+    assert found is not None
+    assert values[0] <= found.p50 <= found.p90 <= found.p95 <= found.p99 <= found.most
+    assert found.most == values[-1]
+    assert found.mean == pytest.approx(sum(values) / len(values))
+
+
+def test_nothing_has_no_spread() -> None:
+    assert spread([]) is None
+
+
+@pytest.mark.parametrize(
+    ("hourly", "gpus", "rate", "expected"),
+    [
+        ("3.50", 1, 1000, "0.972222"),
+        ("3.50", 1, 833, "1.167133"),
+        ("3.50", 2, 1500, "1.296296"),
+        ("3.50", 2, 350, "5.555556"),
+        ("3.50", 1, 3200, "0.303819"),
+        ("2.10", 1, 1000, "0.583333"),
+        ("1.05", 1, 1000, "0.291667"),
+    ],
+)
+def test_a_million_output_tokens_cost_the_hour_by_the_tokens_of_an_hour(
+    hourly: str, gpus: int, rate: int, expected: str
+) -> None:
+    price = Price(per_hour=usd(hourly).times(gpus), output_over_input=Decimal(4))
+    found = dollars(price, 0, rate * 60, 60.0).per_million_output
+    assert found is not None
+    assert found.rounded(9) == pytest.approx(Decimal(expected), abs=Decimal("0.000001"))
+
+
+@pytest.mark.parametrize(
+    ("hourly", "target", "expected"), [("3.50", "1.00", 972.2222), ("7.00", "1.00", 1944.444)]
+)
+def test_the_break_even_rate_is_where_the_price_is_met(
+    hourly: str, target: str, expected: float
+) -> None:
+    assert break_even(usd(hourly), usd(target)) == pytest.approx(expected, rel=1e-6)
+
+
+@given(st.integers(1, 10**5), st.integers(1, 10**5))
+def test_the_break_even_rate_costs_what_it_is_for(cents: int, rate: int) -> None:
+    hourly = usd("0.01").times(cents)
+    assert break_even(hourly, per_million_tokens(hourly, rate)) == pytest.approx(rate, rel=1e-3)
+
+
+def test_a_run_costs_its_part_of_the_hour() -> None:
+    assert run_cost(usd("3.50"), 120.0).rounded(7) == Decimal("0.1166667")
+
+
+def test_tokens_for_a_dollar_are_the_inverse_of_the_price_of_a_million() -> None:
+    found = tokens_per_unit(usd("3.50"), 1000)
+    assert found is not None
+    assert found == pytest.approx(1_028_571.43)
+    assert 1e6 / found == pytest.approx(0.972222, abs=1e-6)
+    assert tokens_per_unit(usd("0"), 1000) is None
+
+
+def test_each_price_divides_by_the_tokens_that_it_names() -> None:
+    price = Price(per_hour=usd("3.60"), output_over_input=Decimal(4))
+    found = dollars(price, 8000, 1000, 10.0)  # a cent
+    assert found.per_million_output == usd("10")
+    assert found.per_million_total is not None
+    assert found.per_million_total.rounded(6) == Decimal("1.111111")
+    assert found.per_million_weighted is not None
+    assert found.per_million_weighted.rounded(6) == Decimal("3.333333")
+    # Sold at the weighted price, and the prompts at a quarter of it, the cent comes in.
+    weighted = found.per_million_weighted.rounded(9)
+    assert (1000 * weighted + 8000 * weighted / 4) / 10**6 == pytest.approx(Decimal("0.01"))
+
+
+def test_no_tokens_have_no_price() -> None:
+    price = Price(per_hour=usd("3.60"), output_over_input=Decimal(4))
+    found = dollars(price, 0, 0, 10.0)
+    assert (found.per_million_output, found.per_million_weighted) == (None, None)
+    assert found.run == usd("0.01")
+
+
+@pytest.mark.parametrize(
+    ("achieved", "peak", "expected"),
+    [(50, 312, 0.160256), (200, 312, 0.641026), (250, 312, 0.801282)],
+)
+def test_mfu_is_the_share_of_the_peak(achieved: float, peak: float, expected: float) -> None:
+    assert mfu(achieved, peak) == pytest.approx(expected, abs=1e-6)
+
+
+def saturating(*places: int, fixed: float = 8.0, each: float = 1.0) -> list[Point]:
+    """A server whose step takes `fixed` and `each` for every request in it."""
+    return [
+        Point(
+            concurrency=number,
+            tokens_per_second=number / (fixed + each * number),
+            answer_seconds=fixed + each * number,
+        )
+        for number in places
+    ]
+
+
+def test_the_knee_is_where_power_is_greatest() -> None:
+    # n / (8 + n)^2 is greatest at 8, where half of what there is to win is won.
+    assert knee(saturating(1, 2, 4, 8, 16, 32)) == Knee(concurrency=8, passed=True)
+    assert knee(saturating(32, 8, 2, 16, 4)) == Knee(concurrency=8, passed=True)
+
+
+def test_a_sweep_that_ends_before_its_knee_says_so() -> None:
+    assert knee(saturating(1, 2, 4)) == Knee(concurrency=4, passed=False)
+
+
+@pytest.mark.parametrize("places", [(), (8,), (4, 16), (16, 32, 64)])
+def test_too_few_loads_or_only_ones_beyond_it_have_no_knee(places: tuple[int, ...]) -> None:
+    assert knee(saturating(*places)) is None
+
+
+def test_of_equally_good_loads_the_smaller_is_the_knee() -> None:
+    points = [
+        Point(concurrency=number, tokens_per_second=10.0 * number, answer_seconds=float(seconds))
+        for number, seconds in ((1, 1), (2, 1), (4, 2), (8, 8))
+    ]
+    assert knee(points) == Knee(concurrency=2, passed=True)
+
+
+@given(st.floats(0.5, 20), st.floats(0.05, 3))
+def test_no_load_of_a_saturating_server_has_more_power_than_the_knee(
+    fixed: float, each: float
+) -> None:
+    points = saturating(1, 2, 4, 8, 16, 32, 64, fixed=fixed, each=each)
+    found = knee(points)
+    assert found is not None
+    best = max(point.power for point in points)
+    assert math.isclose(
+        best, next(p.power for p in points if p.concurrency == found.concurrency), rel_tol=1e-9
+    )
