@@ -14,7 +14,7 @@ from tessera.domain.checks import check, flags_unchecked
 from tessera.domain.load import load_of
 from tessera.domain.model.facts import ErrandJob
 from tessera.domain.model.prepare import Preparation, prepare
-from tessera.domain.placement import ANY, STEADY, Placement, place
+from tessera.domain.placement import ANY, STEADY, Choice, Placement, place
 from tessera.domain.pools import PoolView, tiers
 from tessera.domain.reasons import Accepted, Placed, Scaling, Verdict
 from tessera.domain.snapshot import (
@@ -154,15 +154,15 @@ def _draft(
     if placement.choice is None:
         held = _held(service, holding, accepted, memory)
         return replace(held, placement=placement, preparation=preparation)
-    variant = placement.choice.variant
-    pods = tuple(pod for pod in holding.pods if pod.variant == variant)
+    pods = of_variant(holding.pods, placement.choice)
+    workload = holding.of(placement.choice.variant)
     return Draft(
         service=service,
         holding=holding,
         accepted=accepted,
         placement=placement,
         preparation=preparation,
-        scale=_scale(snapshot, spec, pods, holding.of(variant), memory),
+        scale=_scale(snapshot, spec, pods, workload, memory),
     )
 
 
@@ -230,6 +230,12 @@ def take(taken: Taken, draft: Draft) -> None:
 
 def held_replicas(draft: Draft) -> int:
     return max(draft.scale.replicas, len(draft.holding.pods))
+
+
+def of_variant(pods: Sequence[Pod], choice: Choice) -> Sequence[Pod]:
+    """The replicas on the chosen hardware."""
+    variant = choice.variant  # a name put together each time it is asked for
+    return [pod for pod in pods if pod.variant == variant]
 
 
 def scaling_of(spec: InferenceServiceSpec) -> ScalingSpec:

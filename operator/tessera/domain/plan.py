@@ -26,6 +26,7 @@ from tessera.domain.draft import (
     floor_of,
     held_by,
     held_replicas,
+    of_variant,
     remembered,
     scaling_of,
     take,
@@ -378,7 +379,7 @@ def _claims(snapshot: Snapshot, draft: Draft) -> tuple[Claim, ...]:
     least = 1 if spec.replicas is not None else scaling_of(spec).min_replicas
     memory = snapshot.memory.get(ref) or remembered(draft.service.status)
     counts = [count.replicas for count in memory.counts[-1:]]
-    mine = [pod for pod in _of_variant(holding.pods, choice) if pod.ended is None]
+    mine = [pod for pod in of_variant(holding.pods, choice) if pod.ended is None]
     claim = Claim(
         ref=ref,
         tariff=choice.offer.tariff,
@@ -475,7 +476,7 @@ def _timely(
     choice = draft.placement.choice
     if choice is None:
         return one
-    pods = _of_variant(one.pods, choice)
+    pods = of_variant(one.pods, choice)
     roomy = _roomy(draft, choice, one.scale, taken)
     surge = surges(one.workload, pods, snapshot.at, room=roomy)
     same = surge is one.surge and stall == one.stall
@@ -501,7 +502,7 @@ def _finished(snapshot: Snapshot, draft: Draft, funding: Funding | None) -> Allo
     if choice is None or service.spec is None:
         return told
     workload = holding.of(choice.variant)
-    pods = _of_variant(holding.pods, choice)
+    pods = of_variant(holding.pods, choice)
     pinned = pin(service, service.spec, workload, snapshot.resolutions)
     made = making(snapshot, service, service.spec, choice, workload)
     preparation = draft.preparation
@@ -515,12 +516,6 @@ def _finished(snapshot: Snapshot, draft: Draft, funding: Funding | None) -> Allo
         workload=workload,
         retired=_retired(holding, pods, choice.variant, scale.replicas),
     )
-
-
-def _of_variant(pods: Sequence[Pod], choice: Choice) -> Sequence[Pod]:
-    """The replicas on the chosen hardware."""
-    variant = choice.variant  # a name put together each time it is asked for
-    return [pod for pod in pods if pod.variant == variant]
 
 
 def _is_watched(snapshot: Snapshot) -> bool:
@@ -537,7 +532,7 @@ def _inspected(snapshot: Snapshot, one: Allotment) -> Inspection:
         snapshot,
         one.service,
         choice.fit,
-        _of_variant(one.pods, choice),
+        of_variant(one.pods, choice),
         leaving=one.drain.leaving,
         floor=min(floor_of(spec), one.scale.replicas),
     )
