@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import (
-    AsyncIterator,
     Awaitable,
     Callable,
     Collection,
@@ -13,7 +12,6 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 from tessera.domain.batch.allotment import BatchAllotment
@@ -101,7 +99,6 @@ class Applier:
         self.refused_jobs: dict[str, str] = {}
         """What was said in the last turn to Jobs of attempts, by the batches' uids."""
         self._leading = leading
-        self._slots = asyncio.Semaphore(AT_ONCE)
         self._applied: dict[Key, _Applied] = {}
         self._built: dict[Ref, tuple[tuple[object, ...], tuple[Manifest, ...]]] = {}
         self._inheritance = Inheritance()
@@ -206,9 +203,9 @@ class Applier:
         """The objects of one service."""
         ref, allotment, problems = work.ref, work.allotment, work.problems
         self._settled.pop(ref, None)
-        if not problems and same(work.made_of, self._placed.pop(ref, None)):
-            self._placed[ref] = work.made_of
+        if not problems and same(work.made_of, self._placed.get(ref)):
             return
+        self._placed.pop(ref, None)
         if comes_first(allotment) and not await self._tell(snapshot, work):
             return
         for manifest, subresource in unmarked(snapshot, allotment):
@@ -357,33 +354,30 @@ class Applier:
         seen = await self._write(manifest)
         self._applied[manifest.key] = _Applied(manifest.body, seen.owned)
 
-    @asynccontextmanager
-    async def _writing(self) -> AsyncIterator[None]:
-        """Room for one writing request, which only a leader may send."""
-        async with self._slots:
-            if not self._leading():
-                raise NotLeadingError
-            self.writes += 1
-            yield
+    def _begin_write(self) -> None:
+        """One writing request more, which only a leader may send."""
+        if not self._leading():
+            raise NotLeadingError
+        self.writes += 1
 
     async def _write(self, manifest: Manifest, subresource: str | None = None) -> Seen:
         """Apply, and remember the answer, so that the next turn need not wait for the watch."""
-        async with self._writing():
-            seen = await self._cluster.apply(manifest, subresource=subresource)
+        self._begin_write()
+        seen = await self._cluster.apply(manifest, subresource=subresource)
         self._store.put(manifest.kind, seen)
         return seen
 
     async def _remove(self, kind: Kind, key: Key) -> None:
-        async with self._writing():
-            await self._cluster.delete(kind, key)
+        self._begin_write()
+        await self._cluster.delete(kind, key)
         self._store.drop(kind, key)
         self._applied.pop(key, None)
 
     async def _replace(self, stuck: Replacement, grace: int) -> None:
         """Only once the status says so: it is what keeps a successor from replacing more."""
         key = Key(PODS.plural, stuck.pod.namespace, stuck.pod.name)
-        async with self._writing():
-            await self._cluster.delete(PODS, key, uid=stuck.uid, grace_seconds=grace)
+        self._begin_write()
+        await self._cluster.delete(PODS, key, uid=stuck.uid, grace_seconds=grace)
 
     def _manifests(self, allotment: Allotment) -> tuple[Manifest, ...]:
         """Built anew only when something that they are made of changed."""

@@ -73,7 +73,8 @@ class Fleet:
         )
 
     def _charge(self, snapshot: Snapshot, decision: Plan) -> None:
-        """Nothing is charged while all stays as it was; then it is charged at once, as it was."""
+        """Nothing is charged while all stays as it was; then it is charged as it was, but not again
+        so soon after the last time."""
         bill, before = self._senses.bill, self._uncharged
         if bill.as_of is not None and timedelta() <= snapshot.at - bill.as_of < UNCHARGED:
             return
