@@ -16,7 +16,8 @@ from tessera.domain.engine.waste import (
 )
 from tessera.domain.engine.waves import Waves
 from tessera.domain.engine_requests import Allocator, Limits, Request
-from tessera.domain.perf import StepTime, kv_bytes_per_token
+from tessera.domain.footprint import kv_bytes_per_token
+from tessera.domain.perf import StepTime
 
 SPEED = StepTime(weights=9e-3, kv_token=3.4e-7, token=6e-5)
 """About a 7B model with full attention heads on an A100."""

@@ -3,13 +3,12 @@
 import pytest
 
 from tessera.domain.catalog import models, products
+from tessera.domain.footprint import kv_bytes_per_token, weight_bytes
 from tessera.domain.hardware import Hardware, part, whole
 from tessera.domain.perf import (
     decode_floor_seconds,
-    kv_bytes_per_token,
     ridge,
     step_time,
-    weight_bytes,
 )
 from tests.builders import A100, H100
 

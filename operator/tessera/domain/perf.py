@@ -11,6 +11,7 @@ measured in the user's cluster, and `SOURCE` says so.
 from dataclasses import dataclass
 
 from tessera.api.inference_service import ModelShape
+from tessera.domain import footprint
 from tessera.domain.hardware import Hardware
 
 SOURCE = "roofline"
@@ -34,21 +35,6 @@ def decode_floor_seconds(weight_bytes: float, bandwidth: float) -> float:
 def ridge(peak_flops: float, bandwidth: float) -> float:
     """Arithmetic intensity at which compute starts to bind (F28). FLOP/s, bytes/s -> FLOP/byte."""
     return peak_flops / bandwidth
-
-
-def weight_bytes(parameters: int, bits: int) -> int:
-    """Parameters x bits / 8 (F06, first part)."""
-    return parameters * bits // 8
-
-
-def bits_of(shape: ModelShape, precision: str | None) -> int:
-    """Bits of one weight in memory; `precision` None means as in the files."""
-    return 8 if precision == "fp8" else shape.bits_per_weight
-
-
-def kv_bytes_per_token(layers: int, kv_heads: int, head_dim: int, bits: int = 16) -> int:
-    """2 x layers x KV heads x head dimension x bits / 8: keys and values of one token (F11)."""
-    return 2 * layers * kv_heads * head_dim * bits // 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,18 +67,10 @@ def step_time(shape: ModelShape, precision: str | None, hardware: Hardware) -> S
         flops = hardware.fp8_flops * _FP8_COMPUTE_SHARE * size
     else:
         flops = hardware.bf16_flops * _COMPUTE_SHARE * size
-    active = shape.active_parameters or shape.parameters
-    read = weight_bytes(active, bits_of(shape, precision))
-    cache = kv_bytes_per_token(shape.layers, shape.kv_heads, shape.head_dim)
     reductions = 2 * shape.layers if size > 1 else 0
     return StepTime(
-        weights=decode_floor_seconds(read, bandwidth),
-        kv_token=cache * _ranks_cache(shape, size) / bandwidth,
-        token=2 * active / flops,
+        weights=decode_floor_seconds(footprint.read_bytes(shape, precision), bandwidth),
+        kv_token=footprint.cache_bytes_per_token(shape, size) * size / bandwidth,
+        token=2 * footprint.active_parameters(shape) / flops,
         fixed=_STEP_SECONDS + reductions * _ALL_REDUCE_SECONDS,
     )
-
-
-def _ranks_cache(shape: ModelShape, size: int) -> float:
-    """KV heads are copied, not split, beyond one a rank."""
-    return max(1, shape.kv_heads / size) * size / shape.kv_heads

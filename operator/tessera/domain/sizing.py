@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from tessera.api.inference_service import ModelShape
-from tessera.domain import perf
+from tessera.domain import footprint, perf
 from tessera.domain.hardware import Hardware
 from tessera.domain.limits import Demand, Limits, best_limits
 
@@ -76,12 +76,12 @@ def memory(
     adapters_mib: int = 0,
 ) -> Memory:
     """The memory plan of one device of a replica; adapters are part of the reserve."""
-    weights = perf.weight_bytes(shape.parameters, perf.bits_of(shape, precision))
+    weights = footprint.resident_bytes(shape, precision)
     weights_mib = _ceil(weights, hardware.devices * MIB)
     reserve_mib = _reserve_mib(shape, hardware.devices) + adapters_mib
     budget_mib = int(hardware.memory_mib * utilization)
     cache_mib = int((budget_mib - weights_mib - reserve_mib) * _KV_SHARE)
-    blocks = cache_mib * MIB // (_kv_bytes_per_device(shape, hardware.devices) * _BLOCK)
+    blocks = cache_mib * MIB // (footprint.cache_bytes_per_token(shape, hardware.devices) * _BLOCK)
     return Memory(
         weights_mib=weights_mib,
         reserve_mib=reserve_mib,
@@ -121,7 +121,7 @@ def _needed_mib(demand: Demand, hardware: Hardware, plan: Memory) -> int:
     if plan.kv_tokens >= demand.max_model_len:
         return 0
     tokens = (_ceil(demand.max_model_len, _BLOCK) + 1) * _BLOCK
-    cache = _ceil(tokens * _kv_bytes_per_device(demand.shape, hardware.devices), MIB)
+    cache = _ceil(tokens * footprint.cache_bytes_per_token(demand.shape, hardware.devices), MIB)
     used = plan.weights_mib + plan.reserve_mib + (cache + 1) / _KV_SHARE
     return math.ceil((used + 1) / GPU_MEMORY_UTILIZATION)
 
@@ -137,8 +137,3 @@ def _reserve_mib(shape: ModelShape, devices: int) -> int:
     billions = shape.parameters / 1e9
     gib = 2 + 2 * min(max((billions - 8) / 62, 0), 1)
     return int((gib + (1.8 if devices > 1 else 0)) * 1024)
-
-
-def _kv_bytes_per_device(shape: ModelShape, devices: int) -> int:
-    heads = max(1, _ceil(shape.kv_heads, devices))
-    return perf.kv_bytes_per_token(shape.layers, heads, shape.head_dim)

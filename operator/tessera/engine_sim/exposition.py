@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 from typing_extensions import override
 
-from tessera.domain import perf
+from tessera.domain import footprint
 from tessera.domain.engine import Engine
 from tessera.domain.engine_facts import Metric
 from tessera.domain.engine_requests import Reason, Refusal
@@ -98,8 +98,8 @@ class Exposition(Collector):
     def _work(self) -> dict[str, dict[str, float]]:
         """What one device computed, read and wrote, as the performance model sees it."""
         launch, meters = self._launch, self._meters
-        active = launch.shape.active_parameters or launch.shape.parameters
-        weights = perf.weight_bytes(active, perf.bits_of(launch.shape, launch.precision))
+        active = footprint.active_parameters(launch.shape)
+        weights = footprint.read_bytes(launch.shape, launch.precision)
         devices, token = launch.place.devices, launch.cache.bytes_per_token
         read = meters.steps * weights / devices + meters.read_kv_tokens * token
         return {

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tessera.api.inference_service import ModelShape
-from tessera.domain import catalog, hardware, perf, sizing
+from tessera.domain import catalog, footprint, hardware, sizing
 from tessera.domain.adapters import slots_mib
 from tessera.domain.engine_requests import Limits, Policy
 from tessera.domain.engine_values import AUTO
@@ -69,9 +69,7 @@ def cache(shape: ModelShape, precision: str | None, place: Hardware, given: Argu
             f" and the rest {_gib(plan.reserve_mib)} of {_gib(place.memory_mib)}"
         )
         raise EngineExit(1, f"{message} on each {place.product} {place.profile or ''}".rstrip())
-    bytes_per_token = perf.kv_bytes_per_token(
-        shape.layers, -(-shape.kv_heads // place.devices), shape.head_dim
-    )
+    bytes_per_token = footprint.cache_bytes_per_token(shape, place.devices)
     block_size = given.block_size or 16
     room = given.kv_cache_memory_bytes
     if room is None:

@@ -25,6 +25,7 @@ from tessera.api.inference_service import InferenceServiceSpec, ModelShape
 from tessera.api.recipe import Platform, Recipe
 from tessera.domain.batch.spec import SHARED
 from tessera.domain.checks import shape_of
+from tessera.domain.footprint import weight_bytes
 from tessera.domain.model.errands import Errand
 from tessera.domain.model.names import (
     ERRAND,
@@ -34,7 +35,6 @@ from tessera.domain.model.names import (
     folder_of,
 )
 from tessera.domain.names import ENGINE_ACCOUNT, PORT
-from tessera.domain.perf import weight_bytes
 from tessera.domain.placement import Choice
 from tessera.domain.snapshot import Service
 from tessera.resources import engine, surroundings

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from tessera.domain import perf
+from tessera.domain import footprint, perf
 from tessera.domain.checks import shape_of
 from tessera.domain.explain.decision import Decision, Numbers
 from tessera.domain.limits import Demand
@@ -44,7 +44,7 @@ def explain_sizing(allotment: Allotment) -> Iterator[Decision]:
 def _numbers(choice: Choice, demand: Demand) -> Numbers:
     fit, shape = choice.fit, demand.shape
     memory, devices = fit.memory, fit.hardware.devices
-    bits = perf.bits_of(shape, fit.precision)
+    bits = footprint.bits_of(shape, fit.precision)
     limits = fit.limits
     full = fit.step.seconds(
         decoding=limits.max_num_seqs,
