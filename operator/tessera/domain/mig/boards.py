@@ -50,12 +50,12 @@ class Board:
     compute_slices: int
     memory_slices: int
     cuts: tuple[Cut, ...]
-    spellings: Mapping[str, str]
-    """Names of profiles that some board or driver uses, by the one that is used here."""
+    spellings: tuple[tuple[str, str], ...]
+    """Other names that some board or driver gives a profile, each with the name used here."""
 
     def cut(self, profile: str) -> Cut | None:
         """By any of its names."""
-        named = self.spellings.get(profile, profile)
+        named = dict(self.spellings).get(profile, profile)
         return next((cut for cut in self.cuts if cut.profile == named), None)
 
 
@@ -136,5 +136,5 @@ def _board(entry: _Board, family: _Family) -> Board:
         compute_slices=family.compute_slices,
         memory_slices=family.memory_slices,
         cuts=cuts,
-        spellings={name: names[0] for names in entry.names.values() for name in names},
+        spellings=tuple((name, names[0]) for names in entry.names.values() for name in names[1:]),
     )
