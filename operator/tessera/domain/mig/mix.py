@@ -14,7 +14,8 @@ from typing import TypeAlias
 
 from tessera.domain.mig.boards import WHOLE, Board
 from tessera.domain.mig.demand import Kind, Offer, Service
-from tessera.domain.mig.layouts import Geometry, geometries, inclusion_maximal, placed
+from tessera.domain.mig.fill import fillings
+from tessera.domain.mig.layouts import Geometry
 from tessera.domain.mig.patterns import Pattern, cheapest
 from tessera.domain.mig.solver import Programme
 from tessera.domain.mig.undecomposed import undecomposed
@@ -58,14 +59,14 @@ def ways(board: Board, profiles: tuple[str, ...]) -> tuple[Geometry, ...]:
     """Geometries that hold as much of these profiles as a GPU can; `full` is one of them."""
     cuts = tuple(profile for profile in profiles if profile != WHOLE)
     whole: tuple[Geometry, ...] = (((WHOLE, 1),),) if WHOLE in profiles else ()
-    return (*inclusion_maximal(geometries(placed(board, cuts))), *whole) if cuts else whole
+    return (*fillings(board, cuts), *whole) if cuts else whole
 
 
 def cheapest_mix(services: Iterable[Service], offers: Iterable[Offer]) -> Mix:
     """The mix of least cost for all services that some GPU on offer can hold."""
     offered = sorted(offers, key=lambda offer: offer.board.name)
     wanted = sorted((one for one in services if one.instances), key=lambda one: one.name)
-    usable = [_on_offer(service, offered) for service in wanted]
+    usable = [on_offer(service, offered) for service in wanted]
     served = [service for service in usable if service.throughput]
     unmet = tuple(service.name for service in usable if not service.throughput)
     if not served:
@@ -73,8 +74,8 @@ def cheapest_mix(services: Iterable[Service], offers: Iterable[Offer]) -> Mix:
     return _Decomposed(served, offered, unmet).solve()
 
 
-def _on_offer(service: Service, offers: Sequence[Offer]) -> Service:
-    """Without what cannot be had."""
+def on_offer(service: Service, offers: Sequence[Offer]) -> Service:
+    """Without kinds that cannot be had or do nothing."""
     boards = {offer.board.name: offer.board for offer in offers}
     throughput = {
         kind: speed

@@ -1,12 +1,21 @@
-"""The plan of layouts: what to cut, who sits where, how far that is from the best."""
+"""The plan of layouts: what to cut, who sits where, who moves, how far that is from the best."""
 
+import math
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from tessera.domain.mig.changes import Changes, changes
 from tessera.domain.mig.deal import deal
 from tessera.domain.mig.demand import Offer, Service
 from tessera.domain.mig.fleet import Gpu
-from tessera.domain.mig.mix import cheapest_mix
+from tessera.domain.mig.mix import Mix, cheapest_mix, on_offer
+from tessera.domain.mig.repair import Fleet, named, rearranged, repaired, suits
+
+_EXACT = 24
+"""So many GPUs are rearranged at once."""
+_NEARLY = 0.005
+"""Of the cost: a large fleet may be that far from the optimum before more instances move."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,6 +23,8 @@ class LayoutPlan:
     """GPUs in use and idle ones that were there before, by name."""
 
     gpus: tuple[Gpu, ...]
+    changes: Changes
+    """Against what was there."""
     cost: int
     bound: int
     """No layouts that serve the same services cost less."""
@@ -31,13 +42,61 @@ class LayoutPlan:
         return (self.cost - self.bound) / self.cost if self.cost else 0.0
 
 
-def plan_layouts(services: Iterable[Service], offers: Iterable[Offer]) -> LayoutPlan:
-    """From nothing, at least cost. Equal input in any order gives equal plans."""
-    offered = tuple(offers)
-    mix = cheapest_mix(services, offered)
+def plan_layouts(
+    services: Iterable[Service], offers: Iterable[Offer], current: Iterable[Gpu] = ()
+) -> LayoutPlan:
+    """At least cost, then with the fewest moves. Equal input in any order gives equal plans."""
+    offered = sorted(offers, key=lambda offer: offer.board.name)
+    wanted = sorted(services, key=lambda service: service.name)
+    there = tuple(sorted(current, key=lambda gpu: gpu.name))
+    mix = cheapest_mix(wanted, offered)
+    served = [on_offer(one, offered) for one in wanted if one.name in mix.instances]
+    fleet = Fleet(services=served, offers=offered, gpus=there)
+    gpus = _planned(fleet, mix)
+    cost = fleet.cost(gpus)
     return LayoutPlan(
-        gpus=deal(mix, {offer.board.name: offer.board for offer in offered}),
-        cost=mix.cost,
-        bound=mix.bound,
+        gpus=gpus,
+        changes=changes(there, gpus),
+        cost=cost,
+        bound=min(mix.bound, cost),
         unmet=mix.unmet,
     )
+
+
+def _planned(fleet: Fleet, mix: Mix) -> tuple[Gpu, ...]:
+    boards = {offer.board.name: offer.board for offer in fleet.offers}
+    if not fleet.gpus:
+        return deal(mix, boards)
+    if suits(fleet) and fleet.cost(fleet.gpus) <= mix.cost:
+        return fleet.gpus
+    if len(fleet.gpus) <= _EXACT and (found := rearranged(fleet, mix.cost)) is not None:
+        return found
+    budget = math.floor(mix.cost * (1 + _NEARLY))
+    found = repaired(fleet, budget)
+    return found if fleet.cost(found) <= budget else _anew(fleet, mix)
+
+
+def _anew(fleet: Fleet, mix: Mix) -> tuple[Gpu, ...]:
+    """The whole mix, on the GPUs that resemble it most; idle ones are left as they are."""
+    left = {gpu.name: gpu for gpu in fleet.gpus}
+    holding: dict[tuple[str, str], list[str]] = {}
+    for gpu in fleet.gpus:
+        for service in sorted({one.service for one in gpu.slices if one.service is not None}):
+            holding.setdefault((gpu.board, service), []).append(gpu.name)
+    made = []
+    for gpu in deal(mix, {offer.board.name: offer.board for offer in fleet.offers}):
+        like = Counter(
+            name
+            for one in gpu.slices
+            for name in holding.get((gpu.board, one.service or ""), ())
+            if name in left
+        )
+        spare = (name for name, other in left.items() if other.board == gpu.board)
+        name = max(like, key=lambda one: (like[one], one)) if like else next(spare, "")
+        left.pop(name, None)
+        made.append(replace(gpu, name=name))
+    idle = (
+        replace(gpu, slices=tuple(one._replace(service=None) for one in gpu.slices))
+        for gpu in left.values()
+    )
+    return named([*made, *idle])

@@ -1,0 +1,126 @@
+"""A fleet in use, changed as little as a new demand allows.
+
+A small fleet is rearranged at once. In a large one only those GPUs are opened that the change
+concerns, then the emptiest ones, a few at a time, until the cost is what it may be.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from tessera.domain.mig.demand import Kind, Offer, Service, met
+from tessera.domain.mig.fleet import Gpu, instances
+from tessera.domain.mig.rearrange import Ground, rearrange
+
+_AT_ONCE = 12
+"""GPUs that are opened together in a large fleet."""
+_WINDOWS = 40
+"""So often the emptiest GPUs of a large fleet are opened."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fleet:
+    """What is there, and for whom; services by name, each with a kind on offer."""
+
+    services: Sequence[Service]
+    offers: Sequence[Offer]
+    gpus: tuple[Gpu, ...]
+
+    def cost(self, gpus: Sequence[Gpu]) -> int:
+        """Of GPUs that somebody sits on."""
+        prices = {offer.board.name: offer.price for offer in self.offers}
+        return sum(prices[gpu.board] for gpu in gpus if gpu.used)
+
+
+def suits(fleet: Fleet) -> bool:
+    """Everybody is served, and nobody sits there who should not."""
+    there = instances(fleet.gpus)
+    names = {service.name for service in fleet.services}
+    return there.keys() <= names and all(
+        met(service, _known(service, there)) for service in fleet.services
+    )
+
+
+def rearranged(fleet: Fleet, budget: int) -> tuple[Gpu, ...] | None:
+    """All GPUs opened at once."""
+    ground = Ground(services=fleet.services, offers=fleet.offers, opened=fleet.gpus, budget=budget)
+    found = rearrange(ground)
+    return None if found is None else named(found)
+
+
+def repaired(fleet: Fleet, budget: int) -> tuple[Gpu, ...]:
+    """Opened where the change is, then where room is wasted; the cost may stay above the budget."""
+    gpus = _opened(fleet, fleet.gpus, _concerned(fleet))
+    for window in range(_WINDOWS):
+        if fleet.cost(gpus) <= budget:
+            break
+        emptiest = sorted(
+            (gpu for gpu in gpus if gpu.used), key=lambda gpu: (_share(fleet, gpu), gpu.name)
+        )
+        begin = window * _AT_ONCE // 2
+        gpus = _opened(fleet, gpus, {gpu.name for gpu in emptiest[begin : begin + _AT_ONCE]})
+    return gpus
+
+
+def _opened(fleet: Fleet, gpus: tuple[Gpu, ...], names: set[str]) -> tuple[Gpu, ...]:
+    """The fleet with these GPUs at the least cost that they can have together."""
+    found = rearrange(
+        Ground(
+            services=fleet.services,
+            offers=fleet.offers,
+            opened=[gpu for gpu in gpus if gpu.name in names],
+            fixed=[gpu for gpu in gpus if gpu.name not in names],
+        )
+    )
+    if found is None:
+        return gpus
+    changed = {gpu.name: gpu for gpu in found if gpu.name}
+    added = [gpu for gpu in found if not gpu.name]
+    return named([*(changed.get(gpu.name, gpu) for gpu in gpus), *added])
+
+
+def _concerned(fleet: Fleet) -> set[str]:
+    """GPUs of services that are not served or gone, and those with the most room beside them."""
+    there = instances(fleet.gpus)
+    names = {service.name for service in fleet.services}
+    wrong = {name for name in there if name not in names}
+    wrong |= {one.name for one in fleet.services if not met(one, _known(one, there))}
+    holding = [gpu for gpu in fleet.gpus if any(one.service in wrong for one in gpu.slices)]
+    roomy = sorted(fleet.gpus, key=lambda gpu: (not gpu.used, _share(fleet, gpu), gpu.name))
+    return {gpu.name for gpu in (*holding, *roomy[: max(0, _AT_ONCE - len(holding))])}
+
+
+def _known(service: Service, there: Mapping[str, Counter[Kind]]) -> dict[Kind, int]:
+    """Its instances on kinds that it is known to fit."""
+    held = there.get(service.name, Counter())
+    return {kind: count for kind, count in held.items() if kind in service.throughput}
+
+
+def _share(fleet: Fleet, gpu: Gpu) -> float:
+    """Of the GPU's memory slices, those that somebody sits on."""
+    board = next(offer.board for offer in fleet.offers if offer.board.name == gpu.board)
+    taken = 0
+    for one in gpu.slices:
+        cut = board.cut(one.profile)
+        if one.service is not None:
+            taken += cut.memory_slices if cut else board.memory_slices
+    return taken / board.memory_slices
+
+
+def named(gpus: Sequence[Gpu]) -> tuple[Gpu, ...]:
+    """By name; those without one get the first numbers that are free."""
+    free = _free({gpu.name for gpu in gpus})
+    return tuple(
+        sorted(
+            (gpu if gpu.name else replace(gpu, name=next(free)) for gpu in gpus),
+            key=lambda gpu: gpu.name,
+        )
+    )
+
+
+def _free(taken: set[str]) -> Iterator[str]:
+    at = 0
+    while True:
+        at += 1
+        if (name := f"gpu-{at:04}") not in taken:
+            yield name
