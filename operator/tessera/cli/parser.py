@@ -264,6 +264,12 @@ def _plan(commands: Commands) -> None:
     made.add_argument(
         "--gpu", metavar="NAME", required=True, help="such as A100-80GB or NVIDIA-H100-PCIe"
     )
+    made.add_argument(
+        "--current",
+        metavar="FILE",
+        help="JSON: the layouts that there are, as this command prints them; as few instances as "
+        "possible move",
+    )
     _formed(made)
 
 
