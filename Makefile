@@ -97,6 +97,10 @@ bench-sim: .venv/made ## Memory and speed of the look-alike engine.
 bench-engine: .venv/made ## The engine's state machine on a day of a million requests, and the errors of predicted speeds.
 	@$(RUN) tools/bench_engine.py $(OPTIONS)
 
+.PHONY: bench-mig
+bench-mig: .venv/made ## MIG layouts: time and gap of plans, GPUs against simpler planners, what churn moves (about 5 minutes).
+	@$(RUN) tools/bench_mig.py $(OPTIONS)
+
 .PHONY: bench-client
 bench-client: .venv/made ## What the client of tessera bench takes itself.
 	@$(RUN) tools/bench_client.py

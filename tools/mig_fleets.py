@@ -12,6 +12,7 @@ from tessera.domain.mig.boards import WHOLE, Board
 from tessera.domain.mig.deal import places
 from tessera.domain.mig.demand import Kind, Service
 from tessera.domain.mig.layouts import Geometry
+from tessera.domain.mig.patterns import cheapest
 
 WORK = {(1, 1): 1.0, (1, 2): 1.05, (2, 2): 2.0, (3, 4): 3.2, (4, 4): 4.0, (7, 8): 7.0}
 """What a slice of so many compute and memory slices does at the power 1."""
@@ -45,7 +46,7 @@ def _service(name: str, draw: random.Random, boards: Sequence[Board], scale: flo
 
 
 def first_fit_decreasing(services: Sequence[Service], board: Board) -> int:
-    """Every service on its most efficient slice; large slices first, each on the first GPU."""
+    """Every service on the slices that take least; large ones first, each on the first GPU."""
     return _packed(board, _largest_first(board, _efficient(services, board)), min)
 
 
@@ -85,13 +86,12 @@ def _alike(services: Sequence[Service], board: Board, profile: str, each: int) -
 
 
 def _efficient(services: Sequence[Service], board: Board) -> list[str]:
+    """Instances that take the least share of GPUs, each service for itself."""
     wanted: list[str] = []
     for service in services:
-        kind, speed = max(
-            service.throughput.items(),
-            key=lambda item: (item[1] / _share(board, item[0].profile), item[0]),
-        )
-        wanted += [kind.profile] * max(math.ceil(service.demand / speed), service.instances)
+        shares = {kind: _share(board, kind.profile) for kind in service.throughput}
+        for kind, count in cheapest(service, shares).pattern:
+            wanted += [kind.profile] * count
     return wanted
 
 

@@ -65,7 +65,13 @@ def test_help_takes_less_than_a_third_of_a_second_of_the_processor() -> None:
 def test_every_command_has_a_module_that_runs_it() -> None:
     asked = [[name] for name in COMMANDS] + [["snapshot", "save"], ["snapshot", "plan"]]
     planned = ["--demand", "d", "--throughput", "t", "--gpu", "g"]
-    values = {"bench": ["x"], "plan": planned, "explain": ["x"], "update": ["x"], "completion": ["bash"]}
+    values = {
+        "bench": ["x"],
+        "plan": planned,
+        "explain": ["x"],
+        "update": ["x"],
+        "completion": ["bash"],
+    }
     for words in asked:
         rest = ["f"] if words[0] == "snapshot" else values.get(words[0], [])
         module = parser().parse_args([*words, *rest]).module

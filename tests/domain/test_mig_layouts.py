@@ -148,8 +148,9 @@ def test_a_plus_in_a_profile_is_a_dot_in_the_resource() -> None:
 
 
 def test_profiles_are_keyed_by_the_constants_of_nvml() -> None:
-    assert constants() | {"1_SLICE": 0, "2_SLICE": 1, "3_SLICE": 2, "4_SLICE": 3} == constants()
-    assert constants() | {"7_SLICE": 4, "1_SLICE_REV1": 7, "1_SLICE_REV2": 9} == constants()
+    known = {"1_SLICE": 0, "2_SLICE": 1, "3_SLICE": 2, "4_SLICE": 3, "7_SLICE": 4}
+    known |= {"1_SLICE_REV1": 7, "1_SLICE_REV2": 9, "2_SLICE_REV1": 8}
+    assert known.items() <= constants().items()
 
 
 def test_no_name_stands_for_two_profiles_or_boards() -> None:

@@ -37,6 +37,8 @@ class Ground:
     """GPUs whose instances all stay."""
     budget: int | None = None
     """Of the opened GPUs and those that are added; without one, cost goes before moves."""
+    still: bool = False
+    """Slices are only added beside those that are there, which is quick."""
 
 
 class _Need(NamedTuple):
@@ -59,8 +61,8 @@ class _Rearranged:
     def __init__(self, ground: Ground) -> None:
         self._ground = ground
         self._offers = {offer.board.name: offer for offer in ground.offers}
-        self._now = instances(ground.opened)
-        held = instances(ground.fixed)
+        self._now = {} if ground.still else instances(ground.opened)
+        held = instances((*ground.fixed, *ground.opened) if ground.still else ground.fixed)
         self._left = {
             service.name: left
             for service in ground.services
@@ -90,7 +92,8 @@ class _Rearranged:
             self._add_seats(service)
         self._add_stays()
         self._add_moves()
-        found = self._made.whole(_NODES)
+        step = self._touch if self._ground.budget is None else 0.0
+        found = self._made.whole(_NODES, step=step)
         return None if found is None else self._seated(found)
 
     def _row(self, low: float, high: float = INFINITE) -> int:
@@ -118,11 +121,19 @@ class _Rearranged:
     def _add_shapes(self, at: int, gpu: Gpu) -> None:
         """All ways to reshape it; unused it stays as it is and costs nothing."""
         offer = self._offers[gpu.board]
-        self._shapes.append((at, None))
-        self._made.column(0, [(self._of_gpu[at], 1)], 0, 1)
+        if not (self._ground.still and gpu.used):
+            self._shapes.append((at, None))
+            self._made.column(0, [(self._of_gpu[at], 1)], 0, 1)
         holders = {one.spot: one.service for one in gpu.slices}
-        for shape in reshapes(offer.board, self._profiles(gpu.board), gpu.layout):
-            there = Counter(Kind(gpu.board, spot.profile) for spot in shape.kept)
+        shapes = reshapes(offer.board, self._profiles(gpu.board), gpu.layout)
+        if self._ground.still:
+            shapes = tuple(shape for shape in shapes if shape.kept == gpu.layout)
+        for shape in shapes:
+            there = Counter(
+                Kind(gpu.board, spot.profile)
+                for spot in shape.kept
+                if not (self._ground.still and holders[spot])
+            )
             there.update({Kind(gpu.board, name): count for name, count in shape.added})
             stays = Counter((holders[spot], Kind(gpu.board, spot.profile)) for spot in shape.kept)
             entries = [(self._of_gpu[at], 1.0), (self._cost, float(offer.price))]
@@ -191,6 +202,10 @@ class _Rearranged:
             Shaped(self._ground.opened[at], shape) for at, shape in sorted(chosen, key=_first)
         ]
         shaped += [Shaped(Gpu(name="", board=offer.board.name), way) for offer, way in added]
+        if self._ground.still:
+            for name, kinds in instances(self._ground.opened).items():
+                stays |= {(name, kind): count for kind, count in kinds.items()}
+            seats = dict(Counter(seats) + Counter(stays))
         boards = {name: offer.board for name, offer in self._offers.items()}
         return seat(shaped, Seated(seats, stays), boards)
 

@@ -1,7 +1,7 @@
 """A fleet in use, changed as little as a new demand allows.
 
-A small fleet is rearranged at once. In a large one only those GPUs are opened that the change
-concerns, then the emptiest ones, a few at a time, until the cost is what it may be.
+A small fleet is rearranged at once. In a large one slices are added beside those
+that are there; while that costs too much, the emptiest GPUs are rearranged, a few at a time.
 """
 
 from collections import Counter
@@ -12,7 +12,7 @@ from tessera.domain.mig.demand import Kind, Offer, Service, met
 from tessera.domain.mig.fleet import Gpu, instances
 from tessera.domain.mig.rearrange import Ground, rearrange
 
-_AT_ONCE = 12
+_AT_ONCE = 8
 """GPUs that are opened together in a large fleet."""
 _WINDOWS = 40
 """So often the emptiest GPUs of a large fleet are opened."""
@@ -50,7 +50,11 @@ def rearranged(fleet: Fleet, budget: int) -> tuple[Gpu, ...] | None:
 
 def repaired(fleet: Fleet, budget: int) -> tuple[Gpu, ...]:
     """Opened where the change is, then where room is wasted; the cost may stay above the budget."""
-    gpus = _opened(fleet, fleet.gpus, _concerned(fleet))
+    if suits(fleet) and fleet.cost(fleet.gpus) <= budget:
+        return fleet.gpus
+    gpus = _spared(fleet)
+    if names := _concerned(fleet, gpus):
+        gpus = _opened(fleet, gpus, names, still=True)
     for window in range(_WINDOWS):
         if fleet.cost(gpus) <= budget:
             break
@@ -62,7 +66,34 @@ def repaired(fleet: Fleet, budget: int) -> tuple[Gpu, ...]:
     return gpus
 
 
-def _opened(fleet: Fleet, gpus: tuple[Gpu, ...], names: set[str]) -> tuple[Gpu, ...]:
+def _spared(fleet: Fleet) -> tuple[Gpu, ...]:
+    """Without services that are gone, and without instances that nobody needs."""
+    services = {service.name: service for service in fleet.services}
+    held = {
+        name: Counter(_known(services[name], {name: kinds})) if name in services else Counter()
+        for name, kinds in instances(fleet.gpus).items()
+    }
+    gpus = {gpu.name: gpu for gpu in fleet.gpus}
+    for gpu in sorted(fleet.gpus, key=lambda gpu: (_share(fleet, gpu), gpu.name)):
+        slices = []
+        for one in gpu.slices:
+            there = held.get(one.service or "", Counter[Kind]())
+            kind = gpu.kind(one)
+            service = services.get(one.service or "")
+            if service is None or kind not in service.throughput:
+                slices.append(one._replace(service=None))
+            elif met(service, there - Counter({kind: 1})):
+                there[kind] -= 1
+                slices.append(one._replace(service=None))
+            else:
+                slices.append(one)
+        gpus[gpu.name] = replace(gpu, slices=tuple(slices))
+    return tuple(gpus[gpu.name] for gpu in fleet.gpus)
+
+
+def _opened(
+    fleet: Fleet, gpus: tuple[Gpu, ...], names: set[str], *, still: bool = False
+) -> tuple[Gpu, ...]:
     """The fleet with these GPUs at the least cost that they can have together."""
     found = rearrange(
         Ground(
@@ -70,6 +101,7 @@ def _opened(fleet: Fleet, gpus: tuple[Gpu, ...], names: set[str]) -> tuple[Gpu, 
             offers=fleet.offers,
             opened=[gpu for gpu in gpus if gpu.name in names],
             fixed=[gpu for gpu in gpus if gpu.name not in names],
+            still=still,
         )
     )
     if found is None:
@@ -79,15 +111,15 @@ def _opened(fleet: Fleet, gpus: tuple[Gpu, ...], names: set[str]) -> tuple[Gpu, 
     return named([*(changed.get(gpu.name, gpu) for gpu in gpus), *added])
 
 
-def _concerned(fleet: Fleet) -> set[str]:
-    """GPUs of services that are not served or gone, and those with the most room beside them."""
-    there = instances(fleet.gpus)
-    names = {service.name for service in fleet.services}
-    wrong = {name for name in there if name not in names}
-    wrong |= {one.name for one in fleet.services if not met(one, _known(one, there))}
-    holding = [gpu for gpu in fleet.gpus if any(one.service in wrong for one in gpu.slices)]
-    roomy = sorted(fleet.gpus, key=lambda gpu: (not gpu.used, _share(fleet, gpu), gpu.name))
-    return {gpu.name for gpu in (*holding, *roomy[: max(0, _AT_ONCE - len(holding))])}
+def _concerned(fleet: Fleet, gpus: Sequence[Gpu]) -> set[str]:
+    """Some GPUs of services that are not served, and those with the most room beside them."""
+    there = instances(gpus)
+    wrong = {one.name for one in fleet.services if not met(one, _known(one, there))}
+    if not wrong:
+        return set()
+    room = sorted(gpus, key=lambda gpu: (not gpu.used, _share(fleet, gpu), gpu.name))
+    holding = [gpu for gpu in room if any(one.service in wrong for one in gpu.slices)]
+    return {gpu.name for gpu in (*holding[:_AT_ONCE], *room[:_AT_ONCE])}
 
 
 def _known(service: Service, there: Mapping[str, Counter[Kind]]) -> dict[Kind, int]:
