@@ -29,12 +29,14 @@ class Service:
     """Of one instance. A kind that is absent cannot hold the service."""
     gpus: int = 1
     """On so many different GPUs its instances stand at least."""
+    nodes: int = 1
+    """And on so many different nodes."""
 
     @property
     def instances(self) -> int:
         """At least so many, for the floor and the spread."""
-        spread = self.gpus if self.gpus > 1 else 0
-        return max(self.floor, spread, 1 if self.demand > 0 else 0)
+        spread = max(self.gpus, self.nodes)
+        return max(self.floor, spread if spread > 1 else 0, 1 if self.demand > 0 else 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +47,8 @@ class Offer:
     price: int
     """Of a whole GPU for an hour, in nano-units of one currency; any other unit does as well."""
     most: int | None = None
+    per_node: int = 8
+    """GPUs of a node, where nodes are not there yet."""
 
 
 def met(service: Service, got: Mapping[Kind, int]) -> bool:

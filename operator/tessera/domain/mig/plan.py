@@ -11,6 +11,7 @@ from tessera.domain.mig.demand import Offer, Service
 from tessera.domain.mig.fleet import Gpu
 from tessera.domain.mig.mix import Mix, cheapest_mix, on_offer
 from tessera.domain.mig.repair import Fleet, named, rearranged, repaired, suits
+from tessera.domain.mig.spread import cramped, on_nodes, spread
 
 _EXACT = 24
 """So many GPUs are rearranged at once."""
@@ -30,6 +31,8 @@ class LayoutPlan:
     """No layouts that serve the same services cost less."""
     unmet: tuple[str, ...]
     """Services that no GPU on offer can hold."""
+    cramped: tuple[str, ...] = ()
+    """Services on fewer GPUs or nodes than they should be."""
 
     @property
     def used(self) -> int:
@@ -52,7 +55,7 @@ def plan_layouts(
     mix = cheapest_mix(wanted, offered)
     served = [on_offer(one, offered) for one in wanted if one.name in mix.instances]
     fleet = Fleet(services=served, offers=offered, gpus=there)
-    gpus = _planned(fleet, mix)
+    gpus = there if _stays(fleet, mix) else _spread(fleet, _planned(fleet, mix))
     cost = fleet.cost(gpus)
     return LayoutPlan(
         gpus=gpus,
@@ -60,15 +63,40 @@ def plan_layouts(
         cost=cost,
         bound=min(mix.bound, cost),
         unmet=mix.unmet,
+        cramped=cramped(served, gpus),
     )
+
+
+def _stays(fleet: Fleet, mix: Mix) -> bool:
+    """Whether what there is serves everybody and costs no more than a fleet from nothing would.
+
+    With spreading that is more than the mix, which knows no names.
+    """
+    if not fleet.gpus or not suits(fleet):
+        return False
+    cost = fleet.cost(fleet.gpus)
+    if cost <= mix.cost or not any(max(one.gpus, one.nodes) > 1 for one in fleet.services):
+        return cost <= mix.cost
+    boards = {offer.board.name: offer.board for offer in fleet.offers}
+    return cost <= fleet.cost(_spread(fleet, deal(mix, boards)))
+
+
+def _spread(fleet: Fleet, gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
+    """Only where somebody asks for it; then every GPU has a node, if nodes are asked for."""
+    boards = {offer.board.name: offer.board for offer in fleet.offers}
+    nodes = any(service.nodes > 1 for service in fleet.services)
+    each = min((offer.per_node for offer in fleet.offers), default=1)
+    placed = on_nodes(gpus, each) if nodes else gpus
+    if not cramped(fleet.services, placed):
+        return placed
+    found = spread(fleet.services, placed, boards)
+    return named(on_nodes(found, each) if nodes else found)
 
 
 def _planned(fleet: Fleet, mix: Mix) -> tuple[Gpu, ...]:
     boards = {offer.board.name: offer.board for offer in fleet.offers}
     if not fleet.gpus:
         return deal(mix, boards)
-    if suits(fleet) and fleet.cost(fleet.gpus) <= mix.cost:
-        return fleet.gpus
     if len(fleet.gpus) <= _EXACT and (found := rearranged(fleet, mix.cost)) is not None:
         return found
     budget = math.floor(mix.cost * (1 + _NEARLY))

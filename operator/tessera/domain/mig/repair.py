@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from tessera.domain.mig.demand import Kind, Offer, Service, met
 from tessera.domain.mig.fleet import Gpu, instances
 from tessera.domain.mig.rearrange import Ground, rearrange
+from tessera.domain.mig.spread import cramped
 
 _AT_ONCE = 8
 """GPUs that are opened together in a large fleet."""
@@ -36,8 +37,10 @@ def suits(fleet: Fleet) -> bool:
     """Everybody is served, and nobody sits there who should not."""
     there = instances(fleet.gpus)
     names = {service.name for service in fleet.services}
-    return there.keys() <= names and all(
-        met(service, _known(service, there)) for service in fleet.services
+    return (
+        there.keys() <= names
+        and all(met(service, _known(service, there)) for service in fleet.services)
+        and not cramped(fleet.services, fleet.gpus)
     )
 
 
