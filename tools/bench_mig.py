@@ -145,14 +145,16 @@ def _replans() -> Figures:
 
 def _compared(count: int) -> Figures:
     """GPUs of simpler planners for each of ours, and whether one ever needed fewer."""
-    ours, proven, worse = 0, 0, 0
+    ours, bounds, proven, worse, exact = 0, 0, 0, 0, [0, 0]
     others = dict.fromkeys(PLANNERS, 0)
     for at in range(count):
         size, scale = SIZES[at % len(SIZES)], SCALES[at // len(SIZES) % len(SCALES)]
         services = fleet(size, 1000 + at, [A100], scale)
         mix = cheapest_mix(services, ONE)
-        ours += mix.cost
-        proven += mix.cost == mix.bound
+        ours, bounds = ours + mix.cost, bounds + mix.bound
+        if mix.cost == mix.bound:
+            proven += 1
+            exact = [exact[0] + mix.cost, exact[1] + mix.bound]
         for name, planner in PLANNERS.items():
             gpus = planner(services, A100)
             others[name] += gpus
@@ -161,7 +163,8 @@ def _compared(count: int) -> Figures:
         "fleets": count,
         "fleets_proven": proven,
         "fleets_worse": worse,
-        "gpus_vs_exact": 1.0 if proven == count else None,
+        "gpus_vs_exact": exact[0] / exact[1] if proven else None,
+        "gpus_vs_bound": round(ours / bounds, 5),
         "gpus_vs_ffd": round(ours / others["first_fit_decreasing"], 4),
         "gpus_vs_best_fit": round(ours / others["best_fit"], 4),
         "gpus_vs_homogeneous": round(ours / others["homogeneous"], 4),
