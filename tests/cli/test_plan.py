@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -12,10 +13,11 @@ from docs_tests.blocks import Command, File
 from docs_tests.pages import page_of, steps_of
 from mig_fleets import fleet
 from tessera.cli.errors import CommandError
+from tessera.cli.mosaic import strips, tiles
 from tessera.cli.parser import parser
 from tessera.cli.plan import UNMET, run
 from tessera.cli.told import Told
-from tests.mig_builders import A100
+from tests.mig_builders import A100, a_gpu
 
 DEMAND = "service,demand,floor\nchat,700,1\nsearch,300,2\n"
 THROUGHPUT = """\
@@ -85,7 +87,39 @@ def test_what_must_move_is_told_with_both_its_places(files: Files) -> None:
     assert got["gpus"] == 1
     [move] = got["moves"]
     assert {move["from"]["gpu"], move["to"]["gpu"]} == {"b", "c"}
-    assert "moves from" in files.plan(*files.current(there)).text
+    assert [step["do"] for step in got["steps"]] == ["create", "start", "stop"]
+    told = files.plan(*files.current(there)).text
+    assert "1 moved:" in told
+    assert "Steps:\n  1. cut " in told
+
+
+def test_the_mosaic_shows_slices_holes_and_what_is_stranded() -> None:
+    small = [f"1g.10gb@{start}=chat" for start in range(7)]
+    lines = list(
+        strips(A100, (a_gpu("a", *small), a_gpu("b", "3g.40gb@4"), a_gpu("c", "full@0=x")))
+    )
+    assert len({len(line) for line in lines}) == 1
+    assert lines[0].endswith("|1g chat    |///////////|")
+    assert "3g - " in lines[1]
+    assert "/" not in lines[1] + lines[2]
+    wide = tiles(A100, a_gpu("d", "1g.20gb@0=chat", "3g.40gb@4=chat"))
+    assert [(tile.start, tile.width, tile.stranded) for tile in wide] == [
+        (0, 2, False),
+        (2, 2, False),
+        (4, 4, False),
+    ]
+
+
+def test_the_picture_is_xml_with_both_layouts_and_names_that_need_escaping(files: Files) -> None:
+    files.write("demand.csv", "service,demand\nchat,350\n")
+    there = [{"gpu": "<b>", "slices": [{"profile": "3g.40gb", "start": 0, "service": "a&b"}]}]
+    picture = files.folder / "layouts.svg"
+    files.plan(*files.current(there), "--svg", str(picture))
+    root = ElementTree.fromstring(picture.read_text("utf-8"))  # noqa: S314 - it is our own
+    told = [element.text for element in root.iter("{http://www.w3.org/2000/svg}title")]
+    assert {"3g.40gb a&b", "3g.40gb chat", "free"} <= set(told)
+    with pytest.raises(CommandError, match="cannot be written"):
+        files.plan("--svg", str(files.folder))
 
 
 def test_who_fits_nowhere_is_named_with_the_code_3_and_the_rest_is_planned(files: Files) -> None:

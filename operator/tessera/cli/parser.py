@@ -270,6 +270,7 @@ def _plan(commands: Commands) -> None:
         help="JSON: the layouts that there are, as this command prints them; as few instances as "
         "possible move",
     )
+    made.add_argument("--svg", metavar="FILE", help="draw the layouts there, too")
     _formed(made)
 
 

@@ -3,19 +3,20 @@
 import argparse
 import difflib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from tessera.cli.cluster import Json
 from tessera.cli.errors import CommandError
+from tessera.cli.mosaic import strips, write_svg
 from tessera.cli.plan_files import layout, services
-from tessera.cli.text import table
 from tessera.cli.told import Told
 from tessera.domain.mig.boards import Board, board_of, boards
-from tessera.domain.mig.changes import Changes, Placed, Seat
+from tessera.domain.mig.changes import Seat
 from tessera.domain.mig.demand import Offer
 from tessera.domain.mig.fleet import Gpu
 from tessera.domain.mig.plan import LayoutPlan, plan_layouts
 from tessera.domain.mig.solver import SolverMissingError
+from tessera.domain.mig.steps import Deed, Step, ordered
 
 UNMET = 3
 """The exit code when a service cannot be served by any number of these GPUs."""
@@ -32,11 +33,14 @@ def run(arguments: argparse.Namespace) -> Told:
         raise CommandError(
             "the solver is not installed; install it with: pip install 'tessera[cli]'"
         ) from None
+    steps = ordered(there, plan.gpus, wanted, {board.name: board}) if there else ()
+    if arguments.svg:
+        write_svg(arguments.svg, board, there, plan.gpus)
     code = UNMET if plan.unmet else 0
     if arguments.output == "json":
-        fields = _fields(plan, board, anew=not arguments.current)
-        return Told(json.dumps(fields, indent=2) + "\n", code)
-    return Told("\n".join(_lines(plan, board, anew=not arguments.current)) + "\n", code)
+        return Told(json.dumps(_fields(plan, board, steps), indent=2) + "\n", code)
+    lines = _lines(plan, board, there)
+    return Told("\n".join((*lines, *(_changed(plan, steps) if there else ()))) + "\n", code)
 
 
 def _board(name: str) -> Board:
@@ -50,7 +54,7 @@ def _board(name: str) -> Board:
     return found
 
 
-def _fields(plan: LayoutPlan, board: Board, *, anew: bool) -> Json:
+def _fields(plan: LayoutPlan, board: Board, steps: Sequence[Step]) -> Json:
     changes = plan.changes
     return {
         "gpu": board.name,
@@ -72,8 +76,16 @@ def _fields(plan: LayoutPlan, board: Board, *, anew: bool) -> Json:
             {"service": move.service, "from": _seat(move.source), "to": _seat(move.target)}
             for move in changes.moves
         ],
-        "starts": [] if anew else [_placed(one) for one in changes.starts],
-        "stops": [_placed(one) for one in changes.stops],
+        "steps": [
+            {
+                "do": step.deed,
+                "at": _seat(step.seat),
+                "service": step.service,
+                "temporary": step.temporary,
+                "short": step.short,
+            }
+            for step in steps
+        ],
     }
 
 
@@ -81,11 +93,7 @@ def _seat(seat: Seat) -> Json:
     return {"gpu": seat.gpu, "profile": seat.profile, "start": seat.start}
 
 
-def _placed(placed: Placed) -> Json:
-    return {"service": placed.service, "at": _seat(placed.seat)}
-
-
-def _lines(plan: LayoutPlan, board: Board, *, anew: bool) -> Iterator[str]:
+def _lines(plan: LayoutPlan, board: Board, there: Sequence[Gpu]) -> Iterator[str]:
     proven = "fewer are not possible" if plan.used == plan.bound else f"at least {plan.bound}"
     yield f"{plan.used} of {board.name}; {proven}."
     for name in plan.unmet:
@@ -93,32 +101,39 @@ def _lines(plan: LayoutPlan, board: Board, *, anew: bool) -> Iterator[str]:
             f"{name} cannot be served: no row of the throughput says that it fits a slice of "
             f"{board.name} or the whole; add one, or take a larger GPU."
         )
-    if plan.gpus:
+    if there:
+        yield from ("", "Before:", *strips(board, there), "", "After:")
+    elif plan.gpus:
         yield ""
-        yield from table(("GPU", "SLICES"), [[gpu.name, _slices(gpu)] for gpu in plan.gpus])
-    if not anew:
-        yield ""
-        yield from _changed(plan.changes)
+    yield from strips(board, plan.gpus)
 
 
-def _slices(gpu: Gpu) -> str:
-    parts = (f"{one.profile}@{one.start} {one.service or '-'}" for one in gpu.slices)
-    return ", ".join(parts) or "not cut"
-
-
-def _changed(changes: Changes) -> Iterator[str]:
-    if changes.none:
+def _changed(plan: LayoutPlan, steps: Sequence[Step]) -> Iterator[str]:
+    yield ""
+    if plan.changes.none:
         yield "Nothing changes."
         return
-    for move in changes.moves:
-        yield f"{move.service} moves from {_told(move.source)} to {_told(move.target)}"
-    for one in changes.starts:
-        yield f"{one.service} starts on {_told(one.seat)}"
-    for one in changes.stops:
-        yield f"{one.service} stops on {_told(one.seat)}"
-    for verb, seats in (("is cut", changes.created), ("is destroyed", changes.destroyed)):
-        for seat in seats:
-            yield f"{_told(seat)} {verb}"
+    moves = plan.changes.moves
+    yield f"{len(moves)} moved" + (":" if moves else ".")
+    for move in moves:
+        yield f"  {move.service} from {_told(move.source)} to {_told(move.target)}"
+    yield "Steps:"
+    for number, step in enumerate(steps, start=1):
+        yield f"  {number}. {_step(step)}"
+
+
+def _step(step: Step) -> str:
+    where = _told(step.seat)
+    match step.deed:
+        case Deed.CREATE:
+            return f"cut {where}"
+        case Deed.DESTROY:
+            return f"destroy {where}"
+        case Deed.START:
+            return f"start {step.service} on {where}" + ", for a while" * step.temporary
+        case Deed.STOP:
+            told = f"stop {step.service} on {where}"
+            return told + ": it has less than it should until its next start" * step.short
 
 
 def _told(seat: Seat) -> str:
