@@ -36,6 +36,7 @@ from tessera.domain.reasons import (
 )
 from tessera.domain.rollout import manner, progress, rolling
 from tessera.domain.snapshot import Snapshot
+from tessera.domain.speed.verdict import verdict as speed_verdict
 from tessera.domain.trouble import trouble
 
 _LONGEST = 2048
@@ -52,6 +53,7 @@ def service_status(
         "Progressing": _progressing(allotment, problem),
         "Ready": _ready(snapshot, allotment),
         "UpdateAvailable": _update(allotment),
+        "SpeedAsPredicted": speed_verdict(allotment.speed),
     }
     return InferenceServiceStatus(
         observed_generation=service.generation,
@@ -64,6 +66,7 @@ def service_status(
         model=_model(allotment, old.model),
         recipe=allotment.making.kept if allotment.making else old.recipe,
         cost=_cost(allotment, allotment.choice) if allotment.choice else old.cost,
+        speed=allotment.speed,
         tenant=TenancyStatus(
             budget=tenant.budget.name if tenant is not None else None,
             state=tenant.funded.reason if tenant is not None else Funded.NO_BUDGET,
@@ -105,7 +108,9 @@ def conditions(
     told = []
     for kind, verdict in verdicts.items():
         last = before.get(kind)
-        status: Literal["True", "False"] = "True" if verdict.reason.holds else "False"
+        status: Literal["True", "False", "Unknown"] = (
+            "Unknown" if not verdict.reason.known else "True" if verdict.reason.holds else "False"
+        )
         message = verdict.message[:_LONGEST]
         now = (status, verdict.reason, message, generation)
         if last is not None and now == (
