@@ -116,7 +116,7 @@ class Allotment:
         if self.choice is None:
             return None
         found = readings.speeds.get(self.service.ref, ()) if readings is not None else ()
-        version = self.built.engine.version if self.built is not None else None
+        version = self.service.spec.engine.version if self.service.spec is not None else None
         return seen(self.choice, self.pods, version, found)
 
 
@@ -510,7 +510,8 @@ def _with_speed(readings: Readings | None, one: Allotment) -> Allotment:
         found = one.seen(readings)
         if found is not None:
             speed = judged(found, speed, readings.speeds_at)
-    return one if speed == one.speed else replace(one, speed=speed)
+    same = speed is one.speed or speed == one.speed
+    return one if same else replace(one, speed=speed)
 
 
 def _finished(snapshot: Snapshot, draft: Draft, funding: Funding | None) -> Allotment:

@@ -35,10 +35,10 @@ def judged(speed: Speed, kept: SpeedStatus | None, at: datetime) -> SpeedStatus 
         kept = None
     if kept is not None and at - kept.at < SPAN:
         return kept
-    told = _told(speed, _reason_of(kept), at)
-    if told is None or (kept is not None and not _news(kept, told)):
+    reason = reason_of(speed, _reason_of(kept))
+    if reason is None or (kept is not None and not _news(kept, reason, speed)):
         return kept
-    return told
+    return _told(speed, reason, at) or kept
 
 
 def verdict(status: SpeedStatus | None) -> Verdict[SpeedAsPredicted]:
@@ -99,13 +99,14 @@ def _by_ratio(least: float, most: float, tolerance: float) -> SpeedAsPredicted |
 
 def _reason_of(status: SpeedStatus | None) -> SpeedAsPredicted | None:
     """None also for a word that only another version knows."""
-    known = {reason.value: reason for reason in SpeedAsPredicted}
-    return known.get(status.reason) if status is not None else None
+    return _KNOWN.get(status.reason) if status is not None else None
 
 
-def _told(speed: Speed, before: SpeedAsPredicted | None, at: datetime) -> SpeedStatus | None:
-    reason = reason_of(speed, before)
-    if reason is None or speed.predicted is None or speed.measured_mean is None:
+_KNOWN = {reason.value: reason for reason in SpeedAsPredicted}
+
+
+def _told(speed: Speed, reason: SpeedAsPredicted, at: datetime) -> SpeedStatus | None:
+    if speed.predicted is None or speed.measured_mean is None:
         return None
     return SpeedStatus(
         variant=speed.variant,
@@ -127,18 +128,22 @@ def _told(speed: Speed, before: SpeedAsPredicted | None, at: datetime) -> SpeedS
     )
 
 
-def _news(kept: SpeedStatus, told: SpeedStatus) -> bool:
+def _news(kept: SpeedStatus, reason: SpeedAsPredicted, speed: Speed) -> bool:
+    """Compared as numbers: a status is only made when it is written."""
+    gap, rate, cache = kept.inter_token_ms, kept.tokens_per_second, kept.kv_cache_tokens
+    predicted = speed.predicted.mean if speed.predicted is not None else 0.0
     return (
-        kept.reason != told.reason
-        or _differs(kept.inter_token_ms, told.inter_token_ms, _MOVED)
-        or _differs(kept.tokens_per_second, told.tokens_per_second, _LOAD_MOVED)
-        or kept.kv_cache_tokens != told.kv_cache_tokens
+        kept.reason != reason
+        or _moved(gap.predicted, predicted * 1e3, _MOVED)
+        or _moved(gap.measured, (speed.measured_mean or 0.0) * 1e3, _MOVED)
+        or _moved(rate.predicted, speed.capacity, _LOAD_MOVED)
+        or _moved(rate.measured, speed.tokens_per_second or 0.0, _LOAD_MOVED)
+        or (cache.measured if cache is not None else None) != speed.kv_reported
     )
 
 
-def _differs(kept: Compared, told: Compared, by: float) -> bool:
-    pairs = ((kept.predicted, told.predicted), (kept.measured, told.measured))
-    return any(abs(float(new - old)) > by * max(float(old), 1e-9) for old, new in pairs)
+def _moved(kept: Decimal, now: float, by: float) -> bool:
+    return abs(now - float(kept)) > by * float(kept)
 
 
 def _milliseconds(seconds: float) -> Decimal:
