@@ -45,7 +45,7 @@ def a_choice(**fields: Any) -> Choice:
 
 
 def a_speed(reading: SpeedReading, pods: tuple[Pod, ...] = PODS) -> Speed:
-    return seen(a_choice(), pods, "0.32.0", [reading])
+    return seen(a_spec(), a_choice(), pods, [reading])
 
 
 def as_predicted(times: float = 1.0, **fields: Any) -> Speed:
@@ -142,8 +142,8 @@ def test_the_cache_is_compared_with_the_plan() -> None:
 
 def test_a_reading_of_another_variant_says_nothing_of_this_one() -> None:
     mine, other = a_speed_reading(variant="a100-1g-10gb"), a_speed_reading(variant="other")
-    assert seen(a_choice(), PODS, None, [mine, other]).requests == 1200
-    assert seen(a_choice(), PODS, None, [other]).requests == 0
+    assert seen(a_spec(), a_choice(), PODS, [mine, other]).requests == 1200
+    assert seen(a_spec(), a_choice(), PODS, [other]).requests == 0
 
 
 def test_buckets_are_those_that_the_engine_counts_in() -> None:
@@ -222,8 +222,9 @@ def test_without_a_reading_what_was_told_stays() -> None:
     assert verdict(kept).reason is SLOWER
 
 
-def test_what_another_variant_measured_is_forgotten() -> None:
-    kept = told_of(1.3).model_copy(update={"variant": "another"})
+@pytest.mark.parametrize("field", ["variant", "model"])
+def test_what_was_measured_of_another_variant_or_model_is_forgotten(field: str) -> None:
+    kept = told_of(1.3).model_copy(update={field: "another"})
     assert judged(a_speed(SpeedReading()), kept, at(3600)) is None
     assert verdict(None).reason is SpeedAsPredicted.NOT_ENOUGH_REQUESTS
 

@@ -459,6 +459,9 @@ class SpeedStatus(Wire):
     that; the metrics have what moves in between.
     """
 
+    model: str
+    """The model that was measured."""
+
     variant: str
     """The variant that it was measured on."""
 

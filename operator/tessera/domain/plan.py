@@ -113,11 +113,11 @@ class Allotment:
 
     def seen(self, readings: Readings | None) -> Speed | None:
         """Its speed by the readings; None while nothing is placed."""
-        if self.choice is None:
+        spec = self.service.spec
+        if self.choice is None or spec is None:
             return None
         found = readings.speeds.get(self.service.ref, ()) if readings is not None else ()
-        version = self.service.spec.engine.version if self.service.spec is not None else None
-        return seen(self.choice, self.pods, version, found)
+        return seen(spec, self.choice, self.pods, found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
+from tessera.api.inference_service import InferenceServiceSpec
 from tessera.domain.bench.counters import Peaks, mfu, peaks
 from tessera.domain.engine_facts import known_versions, table
 from tessera.domain.money import Money, per_million_tokens
@@ -33,6 +34,7 @@ class Gap:
 class Speed:
     """One service, predicted and measured. None is "not known"."""
 
+    model: str
     variant: str
     peaks: Peaks
     """Of one device of a replica."""
@@ -98,15 +100,19 @@ class Speed:
 
 
 def seen(
-    choice: Choice, pods: Sequence[Pod], version: str | None, readings: Sequence[SpeedReading]
+    spec: InferenceServiceSpec,
+    choice: Choice,
+    pods: Sequence[Pod],
+    readings: Sequence[SpeedReading],
 ) -> Speed:
-    """The speed of the chosen variant; `version` is that of the engine, for its buckets."""
+    """The speed of the chosen variant."""
     fit = choice.fit
     up = sum(pod.takes_requests and pod.variant == choice.variant for pod in pods)
     one = reading_of(choice.variant, readings)
     peak, median, told = peaks_of(fit), one.median_gap_seconds, _estimated(one)
     flops, moved = one.flops_per_second, one.bytes_per_second
     return Speed(
+        model=spec.model.uri,
         variant=choice.variant,
         peaks=peak,
         requests=one.requests or 0.0,
@@ -118,7 +124,7 @@ def seen(
         predicted=predicted(fit, one),
         measured_mean=one.gap_seconds,
         measured_median=median,
-        median_bucket=None if median is None else bucket(median, bounds(version)),
+        median_bucket=None if median is None else bucket(median, bounds(spec.engine.version)),
         kv_planned=fit.memory.kv_tokens,
         kv_reported=one.kv_tokens,
         kv_usage=one.kv_usage,
@@ -168,9 +174,9 @@ def predicted(fit: Fit, one: SpeedReading) -> Gap | None:
 
 
 @cache
-def bounds(version: str | None) -> tuple[float, ...]:
+def bounds(version: str) -> tuple[float, ...]:
     """Of the buckets that an engine counts gaps in; of an unknown version those of the newest."""
-    facts = (version and table(version)) or table(known_versions()[-1])
+    facts = table(version) or table(known_versions()[-1])
     return facts.metrics[GAPS].buckets if facts and GAPS in facts.metrics else ()
 
 

@@ -28,10 +28,10 @@ _LOAD_MOVED = 0.5
 def judged(speed: Speed, kept: SpeedStatus | None, at: datetime) -> SpeedStatus | None:
     """What the status should say by a reading of this moment; what is kept, unless there is news.
 
-    A missing reading, and one of too few requests, change nothing. What was measured on another
-    variant is forgotten.
+    A missing reading, and one of too few requests, change nothing. What was measured of another
+    model or variant is forgotten.
     """
-    if kept is not None and kept.variant != speed.variant:
+    if kept is not None and (kept.model, kept.variant) != (speed.model, speed.variant):
         kept = None
     if kept is not None and at - kept.at < SPAN:
         return kept
@@ -109,6 +109,7 @@ def _told(speed: Speed, reason: SpeedAsPredicted, at: datetime) -> SpeedStatus |
     if speed.predicted is None or speed.measured_mean is None:
         return None
     return SpeedStatus(
+        model=speed.model,
         variant=speed.variant,
         reason=reason,
         inter_token_ms=Compared(
