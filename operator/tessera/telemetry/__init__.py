@@ -128,7 +128,7 @@ class Telemetry:
         it, and are written anew only when one of them changed."""
         outcome = self._fleet.outcome
         services = self._services_page(outcome and outcome.plan.allotments)
-        speeds = self._speed_page(*self._speeds.made_of)
+        speeds = self._speed_page(self._speeds.made_of)
         costs = self._costs_page(self._bill.spent)
         return generate_latest(self.registry) + services + speeds + costs
 
@@ -181,7 +181,7 @@ class Telemetry:
             log.info("%s: %s replicas: %s", ref, scale.replicas, scale.message, extra=fields)
 
 
-def _page(registry: CollectorRegistry, *_: object) -> bytes:
+def _page(registry: CollectorRegistry, _: object) -> bytes:
     return generate_latest(registry)
 
 

@@ -17,16 +17,18 @@ _PREDICTED, _MEASURED = "predicted", "measured"
 
 
 class SpeedCollector(Collector):
-    """The speeds as of the last turn; what is not known has no series."""
+    """The speeds as of the last reading; what is not known has no series."""
 
     allotments: Mapping[Ref, Allotment] | None = None
     readings: Readings | None = None
 
     @property
-    def made_of(self) -> tuple[object, object]:
-        """As long as both are the same objects, so is every series."""
-        speeds = self.readings.speeds if self.readings and self.readings.speeds_at else None
-        return self.allotments, speeds
+    def made_of(self) -> object:
+        """As long as it is the same object, the series are left as they are: they follow the
+        readings of speed, and only without any each change of the plan."""
+        if self.readings is not None and self.readings.speeds_at is not None:
+            return self.readings.speeds
+        return self.allotments
 
     @override
     def collect(self) -> Iterator[GaugeMetricFamily]:
