@@ -1,6 +1,7 @@
 """Least squares: known answers, and the shipped table against the rows that it was fitted on."""
 
 import math
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -29,7 +30,7 @@ def test_a_system_without_a_single_solution_is_refused() -> None:
 def test_the_numbers_behind_exact_measurements_are_found(height: float, decay: float) -> None:
     seen = [(x / 4, height * math.exp(-decay * x / 4)) for x in range(12)]
 
-    def off(at: list[float]) -> list[float]:
+    def off(at: Sequence[float]) -> list[float]:
         return [math.exp(at[0] - math.exp(at[1]) * x) / y - 1 for x, y in seen]
 
     got = least_squares(off, [0.0, 0.0])
