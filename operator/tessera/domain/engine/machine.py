@@ -268,22 +268,18 @@ class Engine:
         return decoding, gain, prefill, self._seconds(decoding, prefill)
 
     def _seconds(self, decoding: int, prefill: int) -> float:
-        if self._speculation is None:
-            return self.speed.seconds(
-                decoding=decoding,
-                kv_tokens=self.kv_tokens,
-                prefill_tokens=prefill,
-                prefill_pairs=self._pairs,
-            )
-        k = self._speculation.draft_tokens if decoding else 0
-        verify = self.speed.seconds(
+        speculation = self._speculation if decoding else None
+        k = speculation.draft_tokens if speculation else 0
+        seconds = self.speed.seconds(
             decoding=decoding,
             kv_tokens=self.kv_tokens,
             prefill_tokens=prefill + k * decoding,
             prefill_pairs=self._pairs,
         )
+        if speculation is None:
+            return seconds
         plain = self.speed.seconds(decoding=decoding, kv_tokens=self.kv_tokens)
-        return verify + k * self._speculation.draft_cost * plain
+        return seconds + k * speculation.draft_cost * plain
 
     def _make_room(self, gain: int) -> int:
         """Preempt until the step's blocks suffice: tokens that the unfinished prompt gets."""
