@@ -1,15 +1,20 @@
 """What engines did, beside what the speed model says of the same load; and what is told of it."""
 
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from tessera.api.inference_service import SpeedStatus
+from tessera.domain.checks import shape_of
+from tessera.domain.explain.explain import explain
+from tessera.domain.perf import Case, Measured, case_of
 from tessera.domain.placement import Choice
 from tessera.domain.plan import Kept, plan
 from tessera.domain.reasons import SpeedAsPredicted
 from tessera.domain.snapshot import Pod, Ref, Service, Snapshot, SpeedReading
+from tessera.domain.speed.measured import measured
 from tessera.domain.speed.seen import Speed, bounds, bucket, peaks_of, predicted, seen
 from tessera.domain.speed.verdict import judged, reason_of, verdict
 from tessera.domain.status import service_status
@@ -77,7 +82,9 @@ def test_steps_with_prompts_count_by_their_share() -> None:
     reading = a_speed_reading(prefill_tokens=10.0, prompt_tokens=100.0)
     without = predicted(choice.fit, a_speed_reading(prefill_tokens=0.0))
     gap = predicted(choice.fit, reading)
-    both = choice.fit.step.seconds(decoding=8, kv_tokens=4800, prefill_tokens=100)
+    both = choice.fit.step.seconds(
+        decoding=8, kv_tokens=4800, prefill_tokens=100, prefill_pairs=100 * 100
+    )
     assert gap is not None
     assert without is not None
     assert gap.median == without.mean
@@ -94,7 +101,9 @@ def test_where_most_steps_read_prompts_the_median_step_does() -> None:
 def test_a_prompt_longer_than_a_step_is_read_in_chunks() -> None:
     fit = a_choice().fit
     most = fit.limits.max_num_batched_tokens - 8
-    full = fit.step.seconds(decoding=8, kv_tokens=4800, prefill_tokens=most)
+    full = fit.step.seconds(
+        decoding=8, kv_tokens=4800, prefill_tokens=most, prefill_pairs=most * 10 * most
+    )
     gap = predicted(fit, a_speed_reading(prefill_tokens=most, prompt_tokens=10.0 * most))
     assert gap is not None
     assert gap.mean == full
@@ -305,3 +314,65 @@ def test_8_bits_are_measured_by_the_peak_at_8_bits_where_there_is_one() -> None:
 
     assert peak(H100) == pytest.approx(2, rel=0.01)
     assert peak(A100) == 1
+
+
+def test_what_a_service_measured_corrects_what_is_told_of_it_and_no_limit() -> None:
+    before, after = written(a_measured_fleet(1.0)).status, written(a_measured_fleet(1.25)).status
+    assert before.variant is not None
+    assert after.variant is not None
+    assert after.variant.tokens_per_second == pytest.approx(
+        before.variant.tokens_per_second / 1.25, rel=0.01
+    )
+    assert (after.variant.source, after.variant.max_num_seqs) == (
+        "measured",
+        before.variant.max_num_seqs,
+    )
+    assert before.cost is not None
+    assert after.cost is not None
+    assert float(after.cost.per_million_tokens or 0) == pytest.approx(
+        1.25 * float(before.cost.per_million_tokens or 0), rel=0.01
+    )
+    assert "measured" in after.cost.assumes
+
+
+def test_a_measurement_changes_nothing_that_engines_are_made_of() -> None:
+    service = written(a_measured_fleet(1.4))
+    told = plan(a_measured_fleet(1.4, service, 600)).allotments[CHAT]
+    plain = plan(a_snapshot(a_service(), pods=PODS, workloads=(a_workload(2),))).allotments[CHAT]
+    assert told.measured is not None
+    assert told.choice == plain.choice
+
+
+def a_case(service: Service) -> Case:
+    found = a_choice().fit
+    assert service.spec is not None
+    shape = shape_of(service.spec)
+    assert shape is not None
+    return case_of(shape, found.precision, found.hardware)
+
+
+def test_services_of_one_case_are_weighed_by_their_requests() -> None:
+    first = written(a_measured_fleet(1.2))
+    speed = first.status.speed
+    assert speed is not None
+    less = speed.model_copy(update={"ratio": Decimal("1.5"), "requests": 400})
+    other = replace(first, status=first.status.model_copy(update={"speed": less}))
+    got = measured([first, other, a_service("quiet")])
+    assert got == {a_case(first): Measured(ratio=pytest.approx(1.275), requests=1600)}
+
+
+@pytest.mark.parametrize("field", ["variant", "model"])
+def test_what_was_measured_before_a_service_moved_on_counts_for_none(field: str) -> None:
+    service = written(a_measured_fleet(1.2))
+    speed = service.status.speed
+    assert speed is not None
+    moved = speed.model_copy(update={field: "another"})
+    status = service.status.model_copy(update={"speed": moved})
+    assert measured([replace(service, status=status)]) == {}
+
+
+def test_explain_tells_the_measured_throughput_and_why() -> None:
+    snapshot = a_measured_fleet(1.25, written(a_measured_fleet(1.25)))
+    told = {one.topic: one for one in explain(snapshot, plan(snapshot), CHAT)}
+    assert "measured in this cluster" in told["sizing"].message
+    assert "1.25 times as long" in dict(told["sizing"].numbers)["tokens a second"]

@@ -36,6 +36,7 @@ from tessera.domain.kept import Last
 from tessera.domain.load import grown_up, read
 from tessera.domain.model.facts import ErrandJob
 from tessera.domain.model.prepare import Preparation, claim_of, fetched, recalled
+from tessera.domain.perf import Measured
 from tessera.domain.placement import Choice, Placement, room
 from tessera.domain.pools import PoolView, discover
 from tessera.domain.readiness import asked_again, must_ask
@@ -56,6 +57,7 @@ from tessera.domain.snapshot import (
     Watch,
     Workload,
 )
+from tessera.domain.speed.measured import own_of
 from tessera.domain.speed.seen import Speed, seen
 from tessera.domain.speed.verdict import judged
 from tessera.domain.stall import Inspection, Stall, Suspect, inspect
@@ -110,6 +112,11 @@ class Allotment:
     @property
     def choice(self) -> Choice | None:
         return self.placement.choice
+
+    @property
+    def measured(self) -> Measured | None:
+        """What it told of its own speed; predictions that are told of it are corrected by that."""
+        return own_of(self.service, self.speed)
 
     def seen(self, readings: Readings | None) -> Speed | None:
         """Its speed by the readings; None while nothing is placed."""

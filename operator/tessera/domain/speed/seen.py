@@ -168,7 +168,12 @@ def predicted(fit: Fit, one: SpeedReading) -> Gap | None:
     if chunk < 1 or not one.prefill_tokens:
         return Gap(mean=decode, median=decode)
     share = min(1.0, one.prefill_tokens / chunk)
-    both = fit.step.seconds(decoding=sequences, kv_tokens=kv_tokens, prefill_tokens=round(chunk))
+    both = fit.step.seconds(
+        decoding=sequences,
+        kv_tokens=kv_tokens,
+        prefill_tokens=round(chunk),
+        prefill_pairs=round(chunk * (one.prompt_tokens or 0.0)),
+    )
     mean = share * both + (1 - share) * decode
     return Gap(mean=mean, median=both if share > 0.5 else decode)
 
