@@ -63,6 +63,7 @@ async def test_the_speed_of_a_loaded_replica_is_told_beside_the_predicted_one(
         reading = (await metrics.read()).speeds[who][0]
     assert speed is not None
     variant, gap = (await place.status())["variant"], speed["interTokenMs"]
+    print(f"measured {gap['measured']} ms, predicted {gap['predicted']} ms between tokens")
     # The look-alike steps by the same model of speed; what it adds is the machine's own delay.
     assert 0.8 < float(gap["measured"]) / float(gap["predicted"]) < 2
     assert speed["requests"] >= 100
