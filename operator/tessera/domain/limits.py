@@ -4,10 +4,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from tessera.api.inference_service import ModelShape
+from tessera.domain.footprint import KvBits
 from tessera.domain.perf import StepTime
 
+MOST_STEP_TOKENS = 8192
 _MAX_SEQUENCES = 256
-_STEP_TOKENS = (8192, 4096, 2048, 1024, 512, 256, 128)
+_STEP_TOKENS = (MOST_STEP_TOKENS, 4096, 2048, 1024, 512, 256, 128)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +25,10 @@ class Demand:
     inter_token: timedelta
     adapters_mib: int = 0
     """Memory of one device that LoRA adapters take."""
+    draft: ModelShape | None = None
+    """The model that proposes tokens when decoding is speculative; its weights and cache lie on the
+    same devices."""
+    kv_bits: KvBits = 16
 
     @property
     def resident(self) -> int:

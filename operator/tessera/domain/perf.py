@@ -63,7 +63,7 @@ def step_time(shape: ModelShape, precision: str | None, hardware: Hardware) -> S
     """The roofline of a model on one replica's hardware, tensor parallel over its devices."""
     size = hardware.devices
     bandwidth = hardware.bandwidth * _BANDWIDTH_SHARE * size
-    if precision == "fp8" and hardware.fp8_flops is not None:
+    if footprint.computes_in_fp8(shape, precision) and hardware.fp8_flops is not None:
         flops = hardware.fp8_flops * _FP8_COMPUTE_SHARE * size
     else:
         flops = hardware.bf16_flops * _COMPUTE_SHARE * size
