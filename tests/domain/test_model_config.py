@@ -13,7 +13,6 @@ from tessera.domain.catalog import models
 from tessera.domain.footprint import resident_bytes
 from tessera.domain.model.config import Puzzle, read
 
-
 FILE = json.loads(Path(__file__).with_name("model_configs.json").read_text(encoding="utf-8"))
 CONFIGS = {one["model"]: one for one in FILE["configs"]}
 PUBLISHED: dict[str, int] = FILE["published"]

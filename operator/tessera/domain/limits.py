@@ -64,7 +64,9 @@ def best_limits(demand: Demand, step: StepTime, kv_tokens: int) -> Limits | None
 
 def _sequences(demand: Demand, step: StepTime, most: int, tokens: int) -> int:
     """The most requests at a time that keep the promise; every condition worsens with each."""
-    low, high = 0, most
+    if most > 0 and _keeps(demand, step, most, tokens):
+        return most
+    low, high = 0, most - 1
     while low < high:
         middle = (low + high + 1) // 2
         if _keeps(demand, step, middle, tokens):

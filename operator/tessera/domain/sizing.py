@@ -154,9 +154,11 @@ def size(demand: Demand, hardware: Hardware) -> Fit | Misfit:
         kv_bits=demand.kv_bits,
     )
     step = perf.step_time(demand.shape, demand.precision, hardware)
-    usual = _held(demand, hardware).tokens(max(0, plan.cache_mib) * MIB, demand.resident)
-    limits = best_limits(demand, step, usual)
-    if plan.kv_tokens < demand.max_model_len or limits is None:
+    limits = None
+    if plan.kv_tokens >= demand.max_model_len:
+        usual = _held(demand, hardware).tokens(plan.cache_mib * MIB, demand.resident)
+        limits = best_limits(demand, step, usual)
+    if limits is None:
         alone = step.seconds(decoding=1, kv_tokens=demand.resident)
         reading = step.seconds(decoding=0, kv_tokens=0, prefill_tokens=demand.input_tokens)
         return Misfit(

@@ -1,6 +1,6 @@
 """`quantization_config` -> how the weights lie in memory."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,13 +11,13 @@ _MXFP4_GROUP = 32
 _NVFP4_GROUP = 16
 _GROUP = 128
 """Where AWQ's configuration does not say it."""
-_REFUSED = {
+REFUSED = {
     "bitsandbytes": "its kernels are slow and no longer served; take an FP8 or AWQ checkpoint, or "
     "the 16-bit files with fp8 in spec.precision.variants",
     "gguf": "it is made for other engines; take the safetensors files, for 4 bits an AWQ or GPTQ "
     "checkpoint",
 }
-_KNOWN = "fp8, awq, gptq, mxfp4, modelopt, compressed-tensors"
+"""Methods that engines here do not serve, and what to take instead."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,29 +35,37 @@ def quantized(config: Mapping[str, Any]) -> Quantized | None:
     if not found:
         return None
     method = str(found.get("quant_method", "")).lower()
-    if method in _REFUSED:
-        raise PuzzleError(f"quantization_config.quant_method {method}: {_REFUSED[method]}")
-    if method in ("fp8", "fbgemm_fp8"):
-        return Quantized(format="fp8", bits=8)
-    if method == "mxfp4":
-        return Quantized(format="mxfp4", bits=4, group_size=_MXFP4_GROUP)
-    if method == "awq":
-        _bits(found.get("bits", found.get("w_bit")), method, (4,))
-        return Quantized(format="awq", bits=4, group_size=_group(found) or _GROUP)
-    if method == "gptq":
-        bits = _bits(found.get("bits"), method, (4, 8))
-        return Quantized(format="gptq", bits=bits, group_size=_group(found))
-    if method == "modelopt":
-        return _modelopt(str(found.get("quant_algo", "")).lower())
-    if method == "compressed-tensors":
-        return _compressed(found)
-    raise PuzzleError(
-        f"quantization_config.quant_method {method or 'is missing and'} is not foreseen; known "
-        f"are {_KNOWN}: take a checkpoint in one of these"
-    )
+    if method in REFUSED:
+        raise PuzzleError(f"quantization_config.quant_method {method}: {REFUSED[method]}")
+    reader = _READERS.get(method)
+    if reader is None:
+        raise PuzzleError(
+            f"quantization_config.quant_method {method or 'is missing and'} is not foreseen; known "
+            f"are {', '.join(_READERS)}: take a checkpoint in one of these"
+        )
+    return reader(found)
 
 
-def _modelopt(algorithm: str) -> Quantized:
+def _fp8(_: Mapping[str, Any]) -> Quantized:
+    return Quantized(format="fp8", bits=8)
+
+
+def _mxfp4(_: Mapping[str, Any]) -> Quantized:
+    return Quantized(format="mxfp4", bits=4, group_size=_MXFP4_GROUP)
+
+
+def _awq(found: Mapping[str, Any]) -> Quantized:
+    _bits(found.get("bits", found.get("w_bit")), "awq", (4,))
+    return Quantized(format="awq", bits=4, group_size=_group(found) or _GROUP)
+
+
+def _gptq(found: Mapping[str, Any]) -> Quantized:
+    bits = _bits(found.get("bits"), "gptq", (4, 8))
+    return Quantized(format="gptq", bits=bits, group_size=_group(found))
+
+
+def _modelopt(found: Mapping[str, Any]) -> Quantized:
+    algorithm = str(found.get("quant_algo", "")).lower()
     if "fp4" in algorithm:
         return Quantized(format="nvfp4", bits=4, group_size=_NVFP4_GROUP)
     if "fp8" in algorithm:
@@ -95,3 +103,15 @@ def _group(found: Mapping[str, Any]) -> int | None:
     """Weights that share a scale; -1 means a whole row."""
     told = found.get("group_size", found.get("q_group_size"))
     return told if isinstance(told, int) and told > 0 else None
+
+
+_READERS: Mapping[str, Callable[[Mapping[str, Any]], Quantized]] = {
+    "fp8": _fp8,
+    "fbgemm_fp8": _fp8,
+    "awq": _awq,
+    "gptq": _gptq,
+    "mxfp4": _mxfp4,
+    "modelopt": _modelopt,
+    "compressed-tensors": _compressed,
+}
+"""By `quant_method`."""
