@@ -82,6 +82,14 @@ SERVICES = [
         says=("65536", "40960"),
     ),
     Case(
+        reason=Accepted.PRECISION_MISMATCH,
+        manifest=served(
+            "  model: {uri: 'hf://Qwen/Qwen3-8B-FP8'}\n  precision: {variants: [{precision: fp8}]}"
+        ),
+        field="spec.precision.variants[0].precision",
+        says=("quantised to fp8 already", "leave fp8 out"),
+    ),
+    Case(
         reason=Accepted.ADAPTER_NAME_TAKEN,
         manifest=served(
             "  model: {uri: 'hf://Qwen/Qwen3-8B', servedName: sql,"

@@ -134,7 +134,7 @@ def _notes(report: Report, best: Row | None) -> Iterator[str]:
         yield f"Prices are {ASSUMED}: {told} (--prices FILE gives yours)."
     if ask.unpriced:
         names = ", ".join(ask.unpriced)
-        yield f"Without a price in {ask.book.name}: {names} (--gpu shows them)."
+        yield f"Prices ({ask.book.name}) lack {names}: --gpu shows these all the same."
 
 
 def _form(row: Row) -> str:

@@ -100,23 +100,19 @@ def forms(product: Product) -> list[Hardware]:
 
 
 def replicas_before_parallel(rows: Sequence[Row]) -> Iterator[str]:
-    """Where one device suffices: what as many replicas give as tensor parallelism spreads over."""
+    """Where one GPU suffices: what two replicas give against one that is spread over two."""
+    alone = {
+        (row.hardware.product, row.label): row.tokens_per_second
+        for row in rows
+        if row.verdict is Verdict.FITS and row.hardware.name == "1x whole"
+    }
     for row in rows:
-        if not row.serves or row.hardware.devices < 2:
-            continue
-        alone = [
-            one
-            for one in rows
-            if one.verdict is Verdict.FITS
-            and one.hardware.name == "1x whole"
-            and (one.hardware.product, one.label) == (row.hardware.product, row.label)
-        ]
-        if alone and alone[0].tokens_per_second and row.tokens_per_second:
-            count = row.hardware.devices
+        single = alone.get((row.hardware.product, row.label))
+        spread = row.tokens_per_second
+        if row.hardware.devices == 2 and single and spread and 2 * single > spread:
             yield (
-                f"{count} replicas of 1 {row.hardware.product} in {row.label} give "
-                f"{count * alone[0].tokens_per_second:,.0f} tokens/s, one over {count} GPUs "
-                f"{row.tokens_per_second:,.0f}"
+                f"2 replicas of 1x {row.hardware.product} in {row.label} give {2 * single:,.0f} "
+                f"tokens/s, one over 2 GPUs {spread:,.0f}"
             )
 
 
@@ -150,15 +146,13 @@ def _first(rows: list[Row]) -> Row:
     return same[-1]
 
 
-def _by_price(row: Row) -> tuple[bool, float, str, int, str, str]:
-    price = row.per_million.nanos if row.per_million else 0
-    unsold = row.per_million is None
-    speed = -(row.tokens_per_second or 0)
-    hardware = row.hardware
-    order = list(Verdict).index(row.verdict)
+def _by_price(row: Row) -> tuple[int, bool, int, float, str, int, str, str]:
+    price, hardware = row.per_million, row.hardware
     return (
-        not row.serves or unsold,
-        order or price or speed,
+        list(Verdict).index(row.verdict),
+        price is None,
+        price.nanos if price else 0,
+        -(row.tokens_per_second or 0),
         hardware.product,
         hardware.devices,
         hardware.name,
