@@ -40,7 +40,7 @@ def demand(model: str, length: int = 8192, **more: object) -> Demand:
 
 def _with(made: Demand, more: dict[str, object]) -> Demand:
     fields = {name: getattr(made, name) for name in made.__dataclass_fields__}
-    return Demand(**(fields | more))  # type: ignore[arg-type]  # given by name in the tests
+    return Demand(**(fields | more))
 
 
 def row(model: str, product: str, form: str, precision: str | None, length: int = 8192) -> Row:
