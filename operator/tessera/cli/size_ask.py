@@ -17,7 +17,7 @@ from tessera.api.meta import Duration
 from tessera.cli.errors import CommandError
 from tessera.domain import precision, prices, tensor_parallel
 from tessera.domain.adapters import RANKS, slots_mib
-from tessera.domain.catalog import Product, models, products
+from tessera.domain.catalog import Product, models, nearest_products, products
 from tessera.domain.footprint import KvBits
 from tessera.domain.limits import Demand
 from tessera.domain.model.config import Puzzle, read
@@ -232,10 +232,9 @@ def _products(
         return priced, tuple(name for name in known if name not in book.hourly)
     for name in text.split(","):
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=3, cutoff=0.2) or sorted(known)
             raise CommandError(
                 f"--gpu {name} is none of the {len(known)} products that Tessera knows; the "
-                f"nearest: {', '.join(close)}"
+                f"nearest: {', '.join(nearest_products(name))}"
             )
         if path is not None and name not in book.hourly:
             raise CommandError(

@@ -1,5 +1,6 @@
 """What is known of GPU products, MIG profiles and models, from the data files beside it."""
 
+import difflib
 import json
 from collections.abc import Mapping
 from functools import cache
@@ -64,6 +65,13 @@ def products() -> Mapping[str, Product]:
     """All known GPU products by name."""
     found = TypeAdapter(tuple[Product, ...]).validate_python(_read("accelerators.json", "products"))
     return {product.product: product for product in found}
+
+
+def nearest_products(name: str) -> list[str]:
+    """Known products that a name may mean: those that have it within, then those spelt like it."""
+    within = [one for one in products() if name and name.lower() in one.lower()]
+    alike = difflib.get_close_matches(name, products(), cutoff=0.4)
+    return list(dict.fromkeys([*within, *alike])) or sorted(products())
 
 
 @cache
