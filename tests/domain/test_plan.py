@@ -45,6 +45,16 @@ FLEET = {
             LARGE,
             {
                 "precision": {"variants": [{"precision": "fp8"}]},
+                "slo": {"interTokenP95": "50ms"},
+                "context": {"maxModelLen": 2048},
+            },
+            "h100-1gpu-fp8",
+        ),
+        (
+            LARGE,
+            {
+                "precision": {"variants": [{"precision": "fp8"}]},
+                "slo": {"interTokenP95": "50ms"},
                 "context": {"maxModelLen": 16384},
             },
             "h100-2gpu-fp8",

@@ -51,18 +51,29 @@ def resident_bytes(shape: ModelShape, precision: str | None) -> int:
 
 
 def active_parameters(shape: ModelShape) -> int:
-    """Weights that one token uses: all of them, but for a mixture of experts."""
-    return shape.active_parameters or shape.parameters
+    """Weights that one token is computed with: of a mixture its experts, and no input embedding."""
+    return (shape.active_parameters or shape.parameters) - _unread(shape)
+
+
+def readable_bytes(shape: ModelShape, precision: str | None) -> int:
+    """Weights that a step of many tokens reads: all but an input embedding of its own, of which
+    only the rows of its tokens are read.
+    """
+    return resident_bytes(shape, precision) - weight_bytes(_unread(shape), 16)
 
 
 def read_bytes(shape: ModelShape, precision: str | None) -> int:
-    """Weights that a step of a single token reads, over all devices.
-
-    Of an input embedding with a matrix of its own only one row is read.
-    """
-    unread = min(shape.embedding_parameters or 0, _kept(shape))
-    active = active_parameters(shape)
+    """Weights that a step of a single token reads, over all devices."""
+    if shape.active_parameters is None:
+        return readable_bytes(shape, precision)
+    unread = _unread(shape)
+    active = shape.active_parameters
     return _in_memory(shape, precision, active - unread, min(active, _kept(shape)) - unread)
+
+
+def _unread(shape: ModelShape) -> int:
+    """The input embedding; as the output layer is as large, it is never more than half."""
+    return min(shape.embedding_parameters or 0, _kept(shape), shape.parameters // 2)
 
 
 def _kept(shape: ModelShape) -> int:

@@ -7,7 +7,7 @@ from tessera.api.inference_service import ModelShape
 from tessera.domain import footprint, perf
 from tessera.domain.footprint import KvBits
 from tessera.domain.hardware import Hardware
-from tessera.domain.limits import MOST_STEP_TOKENS, Demand, Limits, best_limits
+from tessera.domain.limits import LONGEST_CHUNK, Demand, Limits, best_limits
 
 MIB = 2**20
 GPU_MEMORY_UTILIZATION = 0.92
@@ -98,7 +98,7 @@ def memory(  # noqa: PLR0913 - what lies in memory beside the model are options
         reserve_mib=reserve_mib,
         budget_mib=budget_mib,
         cache_mib=cache_mib,
-        kv_tokens=held.tokens(cache_mib * MIB, context, MOST_STEP_TOKENS),
+        kv_tokens=held.tokens(cache_mib * MIB, context, LONGEST_CHUNK),
         draft_mib=draft_mib,
     )
 
@@ -160,7 +160,7 @@ def size(demand: Demand, hardware: Hardware) -> Fit | Misfit:
         limits = best_limits(demand, step, usual)
     if limits is None:
         alone = step.seconds(decoding=1, kv_tokens=demand.resident)
-        reading = step.seconds(decoding=0, kv_tokens=0, prefill_tokens=demand.input_tokens)
+        reading = step.prefill_seconds(demand.input_tokens, LONGEST_CHUNK)
         return Misfit(
             hardware=hardware,
             precision=demand.precision,
@@ -191,7 +191,7 @@ def _held(demand: Demand, hardware: Hardware) -> Held:
 def _needed_mib(demand: Demand, hardware: Hardware, plan: Memory) -> int:
     if plan.kv_tokens >= demand.max_model_len:
         return 0
-    request = _held(demand, hardware).bytes_of(demand.max_model_len, MOST_STEP_TOKENS)
+    request = _held(demand, hardware).bytes_of(demand.max_model_len, LONGEST_CHUNK)
     used = plan.weights_mib + plan.reserve_mib + (_ceil(request, MIB) + 1) / _KV_SHARE
     return math.ceil((used + 1) / GPU_MEMORY_UTILIZATION)
 
