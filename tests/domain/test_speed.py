@@ -310,7 +310,7 @@ def test_8_bits_are_measured_by_the_peak_at_8_bits_where_there_is_one() -> None:
         choice = allotted(fleet).choice
         assert choice is not None
         fit = replace(choice.fit, precision="fp8")
-        return peaks_of(fit).flops / fit.hardware.bf16_flops
+        return peaks_of(spec, fit).flops / fit.hardware.bf16_flops
 
     assert peak(H100) == pytest.approx(2, rel=0.01)
     assert peak(A100) == 1

@@ -11,8 +11,10 @@ from functools import cache
 
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.domain.bench.counters import Peaks, mfu, peaks
+from tessera.domain.checks import shape_of
 from tessera.domain.engine_facts import known_versions, table
 from tessera.domain.money import Money, per_million_tokens
+from tessera.domain.perf.roofline import arithmetic
 from tessera.domain.placement import Choice
 from tessera.domain.sizing import Fit
 from tessera.domain.snapshot import Pod, SpeedReading
@@ -109,7 +111,7 @@ def seen(
     fit = choice.fit
     up = sum(pod.takes_requests and pod.variant == choice.variant for pod in pods)
     one = reading_of(choice.variant, readings)
-    peak, median, told = peaks_of(fit), one.median_gap_seconds, _estimated(one)
+    peak, median, told = peaks_of(spec, fit), one.median_gap_seconds, _estimated(one)
     flops, moved = one.flops_per_second, one.bytes_per_second
     return Speed(
         model=spec.model.uri,
@@ -142,14 +144,13 @@ def reading_of(variant: str, readings: Sequence[SpeedReading]) -> SpeedReading:
     return readings[0] if nameless else SpeedReading()
 
 
-def peaks_of(fit: Fit) -> Peaks:
-    """Of one device, or slice, of a replica; at 8 bits where it computes in them."""
-    found = peaks(fit.hardware, fp8=True) if fit.precision == "fp8" else None
-    if found is not None:
-        return found
-    dense = peaks(fit.hardware, fp8=False)
-    assert dense is not None  # noqa: S101 - every product has this peak
-    return dense
+def peaks_of(spec: InferenceServiceSpec, fit: Fit) -> Peaks:
+    """Of one device, or slice, of a replica, in the width in which it computes this model."""
+    shape = shape_of(spec)
+    narrow = shape is not None and arithmetic(shape, fit.precision, fit.hardware) == "fp8"
+    found = peaks(fit.hardware, fp8=narrow)
+    assert found is not None  # noqa: S101 - it computes at 8 bits only where it has that peak
+    return found
 
 
 def predicted(fit: Fit, one: SpeedReading) -> Gap | None:
