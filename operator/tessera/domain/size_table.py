@@ -124,9 +124,14 @@ def break_even(hourly: Money, target: Money) -> float:
 def _until_served(
     demand: Demand, product: Product, found: list[Hardware], one: str | None, book: PriceBook
 ) -> Iterator[Row]:
+    """Forms from the smallest on that could serve, the last of them the first that does."""
     if _unfit(demand.shape, one, product) is not None:
-        found = [whole(product, 1)]
-    for hardware in found:
+        yield _row(demand, product, whole(product, 1), one, book)
+        return
+    weights = footprint.resident_bytes(demand.shape, one)
+    divided = [form for form in found if tensor_parallel.divides(demand.shape, form.devices)]
+    roomy = [form for form in divided if weights < form.memory_mib * MIB * form.devices]
+    for hardware in roomy or divided[-1:]:
         row = _row(demand, product, hardware, one, book)
         yield row
         if row.verdict is Verdict.FITS:
