@@ -8,6 +8,7 @@ from tessera.domain.checks import shape_of
 from tessera.domain.explain.decision import Decision, Numbers
 from tessera.domain.limits import Demand, full_step
 from tessera.domain.money import per_million_tokens
+from tessera.domain.oversize import oversized
 from tessera.domain.placement import Choice, considered
 from tessera.domain.plan import Allotment
 from tessera.domain.sizing import GPU_MEMORY_UTILIZATION, Fit, size
@@ -56,8 +57,8 @@ def _numbers(choice: Choice, demand: Demand) -> Numbers:
     return (
         (
             "weights",
-            f"{shape.parameters} parameters x {bits} bits over {devices} of its devices = "
-            f"{memory.weights_mib} MiB each",
+            f"{shape.parameters} parameters x {bits} bits{_kept(demand)} over {devices} of its "
+            f"devices = {memory.weights_mib} MiB each",
         ),
         ("reserve", f"{memory.reserve_mib} MiB for activations, workspaces and graphs"),
         (
@@ -82,6 +83,14 @@ def _numbers(choice: Choice, demand: Demand) -> Numbers:
     )
 
 
+def _kept(demand: Demand) -> str:
+    """What of quantised weights is not."""
+    shape = demand.shape
+    if footprint.bits_of(shape, demand.precision) >= 16 or not shape.unquantized_parameters:
+        return ""
+    return f", {shape.unquantized_parameters} of them 16, and their scales"
+
+
 def _would_change(fit: Fit, demand: Demand) -> Iterator[str]:
     """What other promises and precisions would give on the same hardware."""
     now = fit.limits.tokens_per_second
@@ -93,7 +102,9 @@ def _would_change(fit: Fit, demand: Demand) -> Iterator[str]:
             f"{looser.limits.max_num_seqs} requests at a time and "
             f"{looser.limits.tokens_per_second:.0f} tokens a second"
         )
-    if fit.precision is None:
+    if (told := oversized(demand, fit)) is not None:
+        yield f"OversizedAccelerator: {told}"
+    if fit.precision is None and demand.shape.quantization is None:
         lighter = size(replace(demand, precision="fp8"), fit.hardware)
         if isinstance(lighter, Fit) and lighter.limits.tokens_per_second > now:
             yield (
