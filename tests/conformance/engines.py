@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 
 from tests.conformance.configurations import KEY, Configuration
+from tests.conformance.confined import Confinement
 from tests.engine_sim.running import SHAPE
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -55,6 +56,7 @@ class Program:
 
     words: tuple[str, ...]
     env: Mapping[str, str]
+    confined: Confinement | None = None
 
 
 def lookalike() -> Program:
@@ -62,11 +64,15 @@ def lookalike() -> Program:
     return Program(words=(sys.executable, "-m", "tessera.engine_sim.main"), env=env)
 
 
-def real(venv: Path, wrapper: Sequence[str] = (), env: Mapping[str, str] | None = None) -> Program:
-    """The engine in its environment, behind words that confine it."""
+def real(venv: Path, confined: Confinement | None = None, readable: Sequence[Path] = ()) -> Program:
+    """The engine in its environment; confined it sees the readable folders beside the system."""
     path = f"{venv / 'bin'}:{os.environ['PATH']}"
-    words = (*wrapper, str(venv / "bin" / "vllm"), "serve")
-    return Program(words=words, env={"PATH": path, **_CPU, **(env or {})})
+    words = (str(venv / "bin" / "vllm"), "serve")
+    env = {"PATH": path, **_CPU}
+    if confined is None:
+        return Program(words=words, env=env)
+    around = confined.words(readable)
+    return Program(words=(*around, *words), env={**env, **confined.env}, confined=confined)
 
 
 @asynccontextmanager

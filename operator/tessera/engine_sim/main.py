@@ -104,7 +104,7 @@ async def _crashed(crashed: asyncio.Event) -> None:
     """The API server outlives its dead engine for a moment."""
     await crashed.wait()
     await asyncio.sleep(_AFTERLIFE_SECONDS)
-    raise EngineExit(1, "RuntimeError: Engine core died unexpectedly")
+    raise EngineExit(0, "the engine died, and with it the API server shut down")
 
 
 async def _listen(http: web.AppRunner, host: str, port: int) -> None:
