@@ -45,8 +45,10 @@ def _chat(name: str, **body: Any) -> Case:
     return Case(name=name, path=CHAT, body=asked)
 
 
-_COUNTED = {"stream": True, "stream_options": {"include_usage": True}}
-_RUNNING = {
+# Tokens enough for some to come alone: the engine sends together what a busy client has not read.
+_COUNTED: Json = {"max_tokens": 24, "stream": True, "stream_options": {"include_usage": True}}
+_RUNNING: Json = {
+    "max_tokens": 24,
     "stream": True,
     "stream_options": {"include_usage": True, "continuous_usage_stats": True},
 }
@@ -129,15 +131,15 @@ PLAIN_MORE: tuple[Case, ...] = (
     _completion("top_k out of range", top_k=-5),
     _completion("n is zero", n=0),
     _completion("stream options alone", stream_options={"include_usage": True}),
-    _completion("streamed logprobs", logprobs=1, stream=True),
+    _completion("streamed logprobs", logprobs=1, stream=True, max_tokens=24),
     _completion("streamed running usage", **_RUNNING),
     _completion("token ids", return_token_ids=True),
     _completion("too long with answer", prompt=MIDDLE_TEXT, max_tokens=1000, ignore_eos=True),
     _completion("bad schema", structured_outputs={"regex": "("}),
     _completion("negative logprobs", logprobs=-2),
     _chat("two chats", n=2, temperature=0.9, seed=1),
-    _chat("chat stream", stream=True),
-    _chat("chat stream logprobs", stream=True, logprobs=True, top_logprobs=1),
+    _chat("chat stream", stream=True, max_tokens=24),
+    _chat("chat stream logprobs", stream=True, logprobs=True, top_logprobs=1, max_tokens=24),
     _chat("no messages", messages=[]),
     _chat("messages of a wrong type", messages="hello"),
     _chat("unknown role", messages=[{"role": "x", "content": "y"}]),
@@ -171,7 +173,7 @@ PLAIN_MORE: tuple[Case, ...] = (
     Case(
         name="responses stream",
         path="/v1/responses",
-        body={"input": "A tile", "max_output_tokens": 3, "stream": True},
+        body={"input": "A tile", "max_output_tokens": 24, "stream": True},
     ),
     Case(
         name="responses messages",
@@ -184,7 +186,7 @@ PLAIN_MORE: tuple[Case, ...] = (
     Case(
         name="messages stream",
         path="/v1/messages",
-        body={"model": "tiny", "messages": HELLO, "max_tokens": 3, "stream": True},
+        body={"model": "tiny", "messages": HELLO, "max_tokens": 24, "stream": True},
     ),
     Case(name="messages wrong", path="/v1/messages", body={"messages": HELLO}),
     Case(

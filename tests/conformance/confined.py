@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 _SCRIPT = Path(__file__).with_name("confined.sh")
-_ALWAYS = ("/proc", "/dev")
-"""The kernel's own; a container has them as well."""
+_KERNEL = ("/proc", "/dev")
+"""A container has them as well."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,7 @@ def writable_mounts(process: int) -> set[str]:
     found = set()
     for line in Path(f"/proc/{process}/mountinfo").read_text(encoding="utf-8").splitlines():
         place, options = line.split()[4:6]
-        if "rw" in options.split(",") and not place.startswith(_ALWAYS):
+        if "rw" in options.split(",") and not (place in _KERNEL or place.startswith("/proc/")):
             found.add(place)
     return found
 

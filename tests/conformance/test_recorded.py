@@ -5,7 +5,6 @@ import pytest
 from tessera.engine_sim.launch import VERSION
 from tests.conformance import adapter, comparison, engines, recording, scenarios, talk
 from tests.conformance.configurations import CONFIGURATIONS, Configuration
-from tests.engine_sim.running import CAPTURED_KEYS
 
 
 @pytest.mark.parametrize("given", CONFIGURATIONS, ids=lambda given: given.name)
@@ -31,8 +30,3 @@ def test_every_difference_names_a_case_and_its_reason() -> None:
     reasons = comparison.reasons()
     assert reasons.keys() <= known
     assert all(len(reason.split()) > 5 for reason in reasons.values())
-
-
-def test_every_captured_example_is_a_case() -> None:
-    names = {case.name for given in CONFIGURATIONS for case in talk.cases_of(given, "")}
-    assert {heading for heading in CAPTURED_KEYS if heading not in names} == set()

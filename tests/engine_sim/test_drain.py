@@ -59,9 +59,12 @@ async def test_with_a_timeout_running_and_waiting_streams_complete() -> None:
     async with running(*SEATS, "--shutdown-timeout", "20") as engine:
         tasks = await _busy(engine, max_tokens=800)
         engine.stop.set()
-        refused = await engine.post("/v1/completions", prompt="a", max_tokens=1)
+        late = asyncio.create_task(engine.post("/v1/completions", prompt="a", max_tokens=1))
         health = await engine.http.get("/health")
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        assert not late.done()
         streams = await asyncio.gather(*tasks)
+        refused = await late
         await _ended(engine)
     assert [len(events) for events in streams] == [801] * 5
     assert refused.status_code == 500

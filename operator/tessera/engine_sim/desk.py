@@ -52,7 +52,8 @@ class Desk:
         return len(found)
 
     def refuse(self) -> None:
-        """From now on no generation is taken; everything else is still answered."""
+        """From now on no generation is taken: who comes hangs until the others have ended, and is
+        refused then. Everything else is still answered."""
         self._closing = True
 
     async def quiet(self) -> None:
@@ -72,7 +73,7 @@ class Desk:
     ) -> web.StreamResponse:
         """Generate and answer; who goes away early takes the request out of the engine."""
         spoken = form(self._envelope(prefix, request, asked.model), asked)
-        going = self._submit(request, asked)
+        going = await self._submit(request, asked)
         try:
             if asked.stream:
                 return await streamed(request, going, spoken)
@@ -82,7 +83,7 @@ class Desk:
 
     async def generated(self, request: web.Request, asked: Ask) -> Going:
         """Generate everything, for who makes an answer of its own of it."""
-        going = self._submit(request, asked)
+        going = await self._submit(request, asked)
         try:
             while not going.over:
                 await going.more()
@@ -90,9 +91,10 @@ class Desk:
             self._leave(going)
         return going
 
-    def _submit(self, request: web.Request, asked: Ask) -> Going:
+    async def _submit(self, request: web.Request, asked: Ask) -> Going:
         """All answers of a request, or none when a limit refuses one of them."""
         if self._closing:
+            await self.quiet()
             raise shutting_down()
         if not self.condition.alive:
             raise engine_dead()

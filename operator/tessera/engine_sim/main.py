@@ -87,24 +87,28 @@ async def _run(launch: Launch, host: str, stop: asyncio.Event) -> None:
         _told_start(launch, host)
         async with asyncio.TaskGroup() as tasks:
             stepping = tasks.create_task(made.runner.run())
-            crashing = tasks.create_task(_crashed(made.crashed))
+            watching = tasks.create_task(_watch(made.crashed))
             await stop.wait()
-            crashing.cancel()
+            watching.cancel()
             await _drain(made, launch.arguments.shutdown_timeout)
             stepping.cancel()
-    except* EngineExit as ends:
-        raise ends.exceptions[0] from None
+    except* _EngineGoneError:
+        raise EngineExit(0, "the engine died, and with it the API server shut down") from None
     finally:
         made.desk.cut()
         await http.cleanup()
         made.runner.told_speed()
 
 
-async def _crashed(crashed: asyncio.Event) -> None:
+class _EngineGoneError(Exception):
+    """The engine behind the API server is gone."""
+
+
+async def _watch(crashed: asyncio.Event) -> None:
     """The API server outlives its dead engine for a moment."""
     await crashed.wait()
     await asyncio.sleep(_AFTERLIFE_SECONDS)
-    raise EngineExit(0, "the engine died, and with it the API server shut down")
+    raise _EngineGoneError
 
 
 async def _listen(http: web.AppRunner, host: str, port: int) -> None:

@@ -20,6 +20,7 @@ class Faults:
         return [
             web.get("/sim/busy", self._busy, allow_head=False),
             web.post("/sim/freeze", self._freeze),
+            web.post("/sim/thaw", self._thaw),
             web.post("/sim/stall", self._stall),
             web.post("/sim/crash", self._crash),
         ]
@@ -31,6 +32,11 @@ class Faults:
     async def _freeze(self, _: web.Request) -> web.Response:
         """From now on it hangs, for trying out what becomes of it."""
         self._runner.freeze()
+        return web.Response()
+
+    async def _thaw(self, _: web.Request) -> web.Response:
+        """It goes on where it was."""
+        self._runner.thaw()
         return web.Response()
 
     async def _stall(self, request: web.Request) -> web.Response:

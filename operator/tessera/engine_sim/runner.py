@@ -133,11 +133,21 @@ class Runner:
 
     def freeze(self, seconds: float | None = None) -> None:
         """As a stopped engine process behind a living API server: no step ends any more, and
-        requests that come do not reach the queue, so that no metric moves. Without an end for ever.
+        requests that come do not reach the queue, so that no metric moves. It ends after so many
+        seconds, or with `thaw`.
         """
         self._alive.clear()
         if seconds is not None:
-            asyncio.get_running_loop().call_later(seconds, self._thaw)
+            asyncio.get_running_loop().call_later(seconds, self.thaw)
+
+    def thaw(self) -> None:
+        """Go on in the middle of the step; who left meanwhile is aborted now."""
+        self._alive.set()
+        for number in self._gone:
+            self._engine.abort(number)
+            self._meters.aborted(number)
+        self._gone.clear()
+        self._let_in()
 
     def forget(self) -> None:
         """Empty the prefix cache."""
@@ -232,14 +242,6 @@ class Runner:
         if limit is not None and len(self._streams) >= limit:
             return Refusal.QUEUED_REQUESTS
         return None
-
-    def _thaw(self) -> None:
-        self._alive.set()
-        for number in self._gone:
-            self._engine.abort(number)
-            self._meters.aborted(number)
-        self._gone.clear()
-        self._let_in()
 
     def _let_in(self) -> None:
         """Queue what was held back, unless the engine still stands."""
