@@ -101,6 +101,10 @@ bench-sim: .venv/made ## Memory and speed of the look-alike engine.
 bench-engine: .venv/made ## The engine's state machine on a day of a million requests, and the errors of predicted speeds.
 	@$(RUN) tools/bench_engine.py $(OPTIONS)
 
+.PHONY: calibrate
+calibrate: .venv/made ## Fit the shipped table of speeds anew, and print its errors (needs the measurements in ../shared).
+	@$(RUN) tools/calibrate.py
+
 .PHONY: bench-client
 bench-client: .venv/made ## What the client of tessera bench takes itself.
 	@$(RUN) tools/bench_client.py
