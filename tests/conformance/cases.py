@@ -87,11 +87,15 @@ PLAIN: tuple[Case, ...] = (
             "json_schema": {"name": "a", "schema": _SCHEMA, "strict": True},
         },
     ),
-    Case(name="responses", path="/v1/responses", body={"input": "A tile", "max_output_tokens": 5}),
+    Case(
+        name="responses",
+        path="/v1/responses",
+        body={"input": "A tile", "max_output_tokens": 24, "temperature": 0},
+    ),
     Case(
         name="messages",
         path="/v1/messages",
-        body={"model": "tiny", "messages": HELLO, "max_tokens": 5},
+        body={"model": "tiny", "messages": HELLO, "max_tokens": 24, "temperature": 0},
     ),
 )
 PLAIN_MORE: tuple[Case, ...] = (
@@ -168,17 +172,17 @@ PLAIN_MORE: tuple[Case, ...] = (
     Case(
         name="chat batch",
         path="/v1/chat/completions/batch",
-        body={"messages": [HELLO, HELLO], "max_tokens": 2},
+        body={"messages": [HELLO, HELLO], "max_tokens": 2, "temperature": 0},
     ),
     Case(
         name="responses stream",
         path="/v1/responses",
-        body={"input": "A tile", "max_output_tokens": 24, "stream": True},
+        body={"input": "A tile", "max_output_tokens": 24, "temperature": 0, "stream": True},
     ),
     Case(
         name="responses messages",
         path="/v1/responses",
-        body={"input": HELLO, "max_output_tokens": 2},
+        body={"input": HELLO, "max_output_tokens": 24, "temperature": 0},
     ),
     Case(name="responses wrong", path="/v1/responses", body={"max_output_tokens": 3}),
     _get("response missing", "/v1/responses/resp_none"),
@@ -186,7 +190,13 @@ PLAIN_MORE: tuple[Case, ...] = (
     Case(
         name="messages stream",
         path="/v1/messages",
-        body={"model": "tiny", "messages": HELLO, "max_tokens": 24, "stream": True},
+        body={
+            "model": "tiny",
+            "messages": HELLO,
+            "max_tokens": 24,
+            "temperature": 0,
+            "stream": True,
+        },
     ),
     Case(name="messages wrong", path="/v1/messages", body={"messages": HELLO}),
     Case(

@@ -1,5 +1,6 @@
 """Routes of development mode (`VLLM_SERVER_DEV_MODE=1`)."""
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import web
@@ -11,6 +12,8 @@ from tessera.engine_sim.launch import VERSION
 from tessera.engine_sim.operations import SLEEP, WEIGHTS, Operations
 from tessera.engine_sim.replies import reply
 from tessera.engine_sim.runner import Runner
+
+Handler = Callable[[web.Request], Awaitable[web.Response]]
 
 _DEEPEST = 2
 _PAUSES = ("abort", "wait", "keep")
@@ -144,7 +147,7 @@ class Development:
         with self._operations.recorded(WEIGHTS, "shutdown"):
             return reply({"message": "Weight transfer shut down"})
 
-    def _no_transfer(self, operation: str) -> Any:
+    def _no_transfer(self, operation: str) -> Handler:
         async def refused(_: web.Request) -> web.Response:
             with self._operations.recorded(WEIGHTS, operation):
                 raise internal(_NO_TRANSFER)
@@ -152,7 +155,7 @@ class Development:
         return refused
 
 
-def _needs(field: str) -> Any:
+def _needs(field: str) -> Handler:
     """A route that no body satisfies: without the field it says so, with it that it cannot."""
 
     async def refused(request: web.Request) -> web.Response:

@@ -1,11 +1,12 @@
 """Routes that generate: chats, completions, and the two other vendors' forms of them."""
 
+import time
 from typing import Any
 
 from aiohttp import web
 
 from tessera.engine_sim import messages, responses
-from tessera.engine_sim.asks import ask
+from tessera.engine_sim.asks import Ask, ask
 from tessera.engine_sim.bodies import Chat, ChatBatch, Completion, fit, missing, parse, parse_json
 from tessera.engine_sim.desk import Desk, request_id
 from tessera.engine_sim.errors import ApiError
@@ -91,7 +92,7 @@ class Generation:
             {
                 "id": f"generative-scoring-{request_id(request)}",
                 "object": "list",
-                "created": self._desk.created,
+                "created": int(time.time()),
                 "model": asked.model,
                 "data": [
                     {"index": place, "object": "score", "score": 0.5}
@@ -109,7 +110,7 @@ class Generation:
         asked = self._ask(fit(Completion, body))
         return await self._desk.answer(request, asked, "cmpl", CompletionForm)
 
-    def _ask(self, body: Chat | Completion) -> Any:
+    def _ask(self, body: Chat | Completion) -> Ask:
         return ask(body, self._desk.launch, self._desk.condition.loaded)
 
     async def _read(self, request: web.Request) -> Any:
