@@ -17,7 +17,7 @@ LIMITS = Limits(
 TRUE = StepTime(weights=6e-3, kv_token=2e-7, token=5e-4, sequence=1e-3, fixed=3e-3)
 
 
-def asked(seed: int, rate: float, count: int = 40, *, inputs: int = 90, outputs: int = 25) -> Run:
+def asked(seed: int, rate: float, count: int = 30, *, inputs: int = 90, outputs: int = 25) -> Run:
     """Requests before anybody served them."""
     chance, at, found = random.Random(seed), 0.0, []  # noqa: S311 - no secret
     for _ in range(count):
@@ -34,7 +34,7 @@ def asked(seed: int, rate: float, count: int = 40, *, inputs: int = 90, outputs:
 
 
 def served(speed: StepTime, rate: float, *, inputs: int = 90, outputs: int = 25) -> Load:
-    runs = [asked(seed, rate, inputs=inputs, outputs=outputs) for seed in (1, 2)]
+    runs = [asked(seed, rate, inputs=inputs, outputs=outputs) for seed in (1, 2, 3)]
     return [replayed(run, LIMITS, speed) for run in runs]
 
 
@@ -46,9 +46,10 @@ def test_the_speed_of_a_known_engine_is_found_and_foretells_other_loads() -> Non
         true = TRUE.seconds(decoding=decoding, kv_tokens=300, prefill_tokens=prefill)
         assert got == pytest.approx(true, rel=0.06), (decoding, prefill)
     for unseen in (served(TRUE, 6.0), served(TRUE, 3.0, inputs=40, outputs=60)):
-        foretold = latencies([replayed(run, LIMITS, found.speed) for run in unseen])
-        assert foretold.first_token == pytest.approx(latencies(unseen).first_token, rel=0.06)
-        assert foretold.per_token == pytest.approx(latencies(unseen).per_token, rel=0.04)
+        foretold = latencies([replayed(run, LIMITS, found.speed) for run in unseen], (50, 95))
+        true_ones = latencies(unseen, (50, 95))
+        assert foretold.first_token == pytest.approx(true_ones.first_token, rel=0.06)
+        assert foretold.per_token == pytest.approx(true_ones.per_token, rel=0.06)
 
 
 def test_the_same_runs_give_the_same_speed() -> None:
