@@ -48,8 +48,8 @@ def test_the_speed_of_a_known_engine_is_found_and_foretells_other_loads() -> Non
     for unseen in (served(TRUE, 6.0), served(TRUE, 3.0, inputs=40, outputs=60)):
         foretold = latencies([replayed(run, LIMITS, found.speed) for run in unseen], (50, 95))
         true_ones = latencies(unseen, (50, 95))
-        assert foretold.first_token == pytest.approx(true_ones.first_token, rel=0.06)
-        assert foretold.per_token == pytest.approx(true_ones.per_token, rel=0.06)
+        assert foretold.first_token == pytest.approx(true_ones.first_token, rel=0.1)
+        assert foretold.per_token == pytest.approx(true_ones.per_token, rel=0.1)
 
 
 def test_the_same_runs_give_the_same_speed() -> None:
