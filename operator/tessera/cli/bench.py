@@ -14,6 +14,7 @@ from importlib.metadata import version
 
 from tessera.adapters.clock import now
 from tessera.adapters.openai_api import OpenAiApi
+from tessera.cli.bench_baseline import against
 from tessera.cli.bench_html import html
 from tessera.cli.bench_json import as_json
 from tessera.cli.bench_plan import Load, Plan, api_key, plan
@@ -46,6 +47,8 @@ async def told(arguments: argparse.Namespace) -> Told:
     seed = secrets.randbelow(10**6) if arguments.seed is None else arguments.seed
     made = plan(arguments, seed)
     report = await measured(arguments, made)
+    if made.baseline is not None:
+        report = replace(report, against=against(made.baseline, report))
     if made.html is not None:
         try:
             made.html.write_text(html(report), encoding="utf-8")
