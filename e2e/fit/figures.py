@@ -1,0 +1,107 @@
+"""What came of the comparison, as numbers and as a table."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fit.loads import Load, Measured
+from tessera.domain.engine_fit import Latencies, latencies
+
+SHOWN = (50, 95)
+NAMES = ("first token P50", "first token P95", "between tokens P50", "between tokens P95")
+GOAL = 0.2
+"""By how much the look-alike may differ from the engine."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """One load on the engine, on the look-alike, and on the machine without a clock."""
+
+    load: Load
+    rate: float
+    real: Sequence[Measured]
+    sim: Sequence[Measured]
+    machine: Latencies
+
+    def figures(self) -> dict[str, Any]:
+        real, sim = _seconds(self.real), _seconds(self.sim)
+        machine = (*self.machine.first_token, *self.machine.per_token)
+        return {
+            "load": self.load.name,
+            "fitted": self.load.fitted,
+            "lengths": " ".join(self.load.lengths),
+            "requests_per_second": round(self.rate, 3),
+            "runs": len(self.real),
+            "requests": sum(len(one.run) for one in self.real),
+            "engine_without_core": round(max(one.waited for one in self.real), 4),
+            "latencies": [
+                {
+                    "name": name,
+                    "vllm_ms": round(wanted * 1e3, 2),
+                    "tessera_sim_ms": round(live * 1e3, 2),
+                    "machine_ms": round(pure * 1e3, 2),
+                    "tessera_sim_error": round(live / wanted - 1, 4),
+                    "machine_error": round(pure / wanted - 1, 4),
+                }
+                for name, wanted, live, pure in zip(NAMES, real, sim, machine, strict=True)
+            ],
+        }
+
+
+def missed(loads: Sequence[dict[str, Any]]) -> list[str]:
+    """Where the look-alike is further off than promised."""
+    return [
+        f"{load['load']}: {one['name']} {one['tessera_sim_error']:+.1%}"
+        for load in loads
+        for one in load["latencies"]
+        if abs(one["tessera_sim_error"]) > GOAL
+    ]
+
+
+def flat(figures: dict[str, Any]) -> dict[str, Any]:
+    """The line for machines: one number each."""
+    found = {
+        "fit_error": figures["fit_error"],
+        "knee_requests_per_second": figures["knee"]["vllm"]["requests_per_second"],
+        "engine_without_core": max(one["engine_without_core"] for one in figures["loads"]),
+        "missed": len(figures["missed"]),
+    }
+    for kind, fitted in (("fitted", True), ("foretold", False)):
+        errors = [
+            abs(one["tessera_sim_error"])
+            for load in figures["loads"]
+            if load["fitted"] is fitted
+            for one in load["latencies"]
+        ]
+        found[f"worst_error_{kind}"] = max(errors)
+        found[f"mean_error_{kind}"] = round(sum(errors) / len(errors), 4)
+    return found
+
+
+def table(loads: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """As it stands in the documentation."""
+    yield "| load | latency | vLLM | tessera-sim | error | machine alone | error |"
+    yield "| --- | --- | --- | --- | --- | --- | --- |"
+    for load in loads:
+        kind = "fitted" if load["fitted"] else "foretold"
+        for one in load["latencies"]:
+            first = f"{load['load']} ({kind})" if one is load["latencies"][0] else ""
+            cells = (
+                first,
+                one["name"],
+                f"{one['vllm_ms']:.1f} ms",
+                f"{one['tessera_sim_ms']:.1f} ms",
+                _told(one["tessera_sim_error"]),
+                f"{one['machine_ms']:.1f} ms",
+                _told(one["machine_error"]),
+            )
+            yield f"| {' | '.join(cells)} |"
+
+
+def _told(error: float) -> str:
+    return f"{error:+.1%}{', missed' * (abs(error) > GOAL)}"
+
+
+def _seconds(runs: Sequence[Measured]) -> tuple[float, ...]:
+    found = latencies([one.run for one in runs], SHOWN)
+    return (*found.first_token, *found.per_token)
