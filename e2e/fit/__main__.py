@@ -11,28 +11,22 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from demo.engine import VERSION, installed
 from demo.stage import ROOT
-from fit.engines import LIMITS, Cores, Running, arguments, cores, look_alike, real
-from fit.figures import SHOWN, Compared, flat, missed, table
-from fit.loads import LOADS, Measured, Tally, once, sweep
+from fit.course import Course, Outcome
+from fit.engines import LIMITS, cores, ticks
+from fit.figures import flat, knee, missed, table
 from fit.model import NAME, SIZES, make
 from tessera.cli.bench_html import html
 from tessera.cli.bench_json import as_json
-from tessera.cli.bench_report import Report
-from tessera.domain.engine_fit import Fit, fit, latencies, replayed
-from tessera.domain.engine_requests import Limits
 from tessera.engine_sim import speeds
-from tessera.engine_sim.launch import launch_from
 
 FOLDER = ROOT / "docs" / "figures"
-_EXTRA = 3
-"""Runs of a load beyond those that are wanted, in place of disturbed ones."""
-Say = Callable[[str], None]
+_IDLE, _STOLEN = 3, 7
+"""Places in a line of /proc/stat."""
 
 
 def main() -> None:
@@ -42,129 +36,56 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=12.0, help="of each run")
     parser.add_argument("--save", action="store_true", help="make these the committed figures")
     options = parser.parse_args()
-    begun = time.monotonic()
+    begun, counted, on = time.monotonic(), ticks(), cores()
 
     def say(text: str) -> None:
         print(f"[{time.monotonic() - begun:4.0f} s] {text}", flush=True)
 
     venv = installed()
-    on = cores()
-    os.sched_setaffinity(0, {on.client})
     with tempfile.TemporaryDirectory() as folder:
-        model = make(venv, Path(folder) / NAME)
-        figures, reports = asyncio.run(_all(venv, model, on, options, say))
+        course = Course(
+            venv=venv,
+            model=make(venv, Path(folder) / NAME),
+            on=on,
+            runs=options.runs,
+            seconds=options.seconds,
+            say=say,
+        )
+        os.sched_setaffinity(0, {on.client})
+        outcome = asyncio.run(course.whole())
+    figures = _figures(outcome) | _about(counted, options.seconds)
     print(*table(figures["loads"]), sep="\n")
     for line in figures["missed"]:
         print(f"MISSED {line}")
     if options.save:
-        _save(figures, reports)
+        _save(figures, outcome)
     print(f"BENCH {json.dumps(flat(figures))}")
 
 
-async def _all(
-    venv: Path, model: Path, on: Cores, options: argparse.Namespace, say: Say
-) -> tuple[dict[str, Any], dict[str, Report]]:
-    counted = _ticks()
-    say("starting vLLM on the CPU; this takes half a minute")
-    with real(venv, model, on) as engine:
-        first = await _swept(engine, say)
-        knee = _knee(first)
-        tallies = [
-            Tally(load=load, rate=load.share * knee["requests_per_second"]) for load in LOADS
-        ]
-        for attempt in range(options.runs + _EXTRA):
-            for tally in tallies:
-                if tally.missing(options.runs):
-                    tally.runs.append(
-                        await _ran(engine, tally, 100 + attempt, options.seconds, say)
-                    )
-    chosen = [tally.quietest(options.runs) for tally in tallies]
-    limits = launch_from(arguments(model, "tessera-sim"), {}).limits
-    found = fit(
-        [_runs(got) for tally, got in zip(tallies, chosen, strict=True) if tally.load.fitted],
-        limits,
-    )
-    say(f"fitted, off by {found.error:.1%}: {speeds.as_json(found.speed)}")
-    sims = [Tally(load=tally.load, rate=tally.rate) for tally in tallies]
-    with look_alike(model, found.speed, on) as engine:
-        second = await _swept(engine, say)
-        for sim, got in zip(sims, chosen, strict=True):
-            for one in got:
-                sim.runs.append(await _ran(engine, sim, one.seed, options.seconds, say))
-    compared = [
-        Compared(
-            load=tally.load,
-            rate=tally.rate,
-            real=got,
-            sim=sim.runs,
-            machine=_machine(got, limits, found),
-        ).figures()
-        for tally, got, sim in zip(tallies, chosen, sims, strict=True)
-    ]
-    figures = {
-        **_about(options, counted, found),
-        "knee": {"vllm": knee, "tessera_sim": _knee(second)},
-        "loads": compared,
-        "missed": missed(compared),
+def _figures(outcome: Outcome) -> dict[str, Any]:
+    loads = [one.figures() for one in outcome.loads]
+    return {
+        "knee": {"vllm": knee(outcome.real), "tessera_sim": knee(outcome.sim)},
+        "speed": json.loads(speeds.as_json(outcome.fit.speed)),
+        "fit_error": round(outcome.fit.error, 4),
+        "loads": loads,
+        "missed": missed(loads),
     }
-    return figures, {"vllm": first, "tessera-sim": second}
 
 
-async def _swept(engine: Running, say: Say) -> Report:
-    before = engine.waited_seconds()
-    report = await sweep()
-    lines = [f"{one.level.name}: {one.requests_per_second:.2f}/s" for one in report.levels]
-    knee = report.knee.concurrency if report.knee else "not found"
-    waited = engine.waited_seconds() - before
-    say(f"closed loops {', '.join(lines)}; knee {knee}; {waited:.1f} s without a core")
-    return report
-
-
-def _knee(report: Report) -> dict[str, Any]:
-    if report.knee is None:
-        raise SystemExit("the sweep shows no knee: the machine was too busy, try again")
-    at = report.knee.concurrency
-    level = next(one for one in report.levels if one.level.concurrency == at)
-    return {"concurrency": at, "requests_per_second": round(level.requests_per_second, 3)}
-
-
-async def _ran(engine: Running, tally: Tally, seed: int, seconds: float, say: Say) -> Measured:
-    got = await once(engine, tally.load, tally.rate, seed, seconds)
-    found = latencies([got.run], SHOWN)
-    told = " ".join(f"{value * 1e3:.1f}" for value in (*found.first_token, *found.per_token))
-    say(f"{tally.load.name}, seed {seed}: {told} ms; {got.waited:.1%} without a core")
-    return got
-
-
-def _machine(runs: Sequence[Measured], limits: Limits, found: Fit) -> Any:
-    return latencies([replayed(one.run, limits, found.speed) for one in runs], SHOWN)
-
-
-def _runs(got: Sequence[Measured]) -> list[Any]:
-    return [one.run for one in got]
-
-
-def _about(options: argparse.Namespace, counted: list[int], found: Fit) -> dict[str, Any]:
-    passed = [after - before for before, after in zip(counted, _ticks(), strict=True)]
+def _about(counted: list[int], seconds: float) -> dict[str, Any]:
+    """What it was measured on."""
+    passed = [after - before for before, after in zip(counted, ticks(), strict=True)]
     return {
         "vllm": VERSION,
         "model": SIZES,
         "limits": " ".join(LIMITS),
+        "seconds_of_a_run": seconds,
         "processor": _processor(),
         "cores": os.cpu_count(),
-        "stolen_share": round(passed[7] / sum(passed), 4),
-        "idle_share": round(passed[3] / sum(passed), 4),
-        "runs": options.runs,
-        "seconds_of_a_run": options.seconds,
-        "speed": json.loads(speeds.as_json(found.speed)),
-        "fit_error": round(found.error, 4),
+        "idle_share": round(passed[_IDLE] / sum(passed), 3),
+        "stolen_share": round(passed[_STOLEN] / sum(passed), 3),
     }
-
-
-def _ticks() -> list[int]:
-    """Of all cores together, as /proc/stat counts them."""
-    first = Path("/proc/stat").read_text(encoding="ascii").splitlines()[0]
-    return [int(word) for word in first.split()[1:9]]
 
 
 def _processor() -> str:
@@ -173,11 +94,11 @@ def _processor() -> str:
     return next(named, platform.machine())
 
 
-def _save(figures: dict[str, Any], reports: dict[str, Report]) -> None:
+def _save(figures: dict[str, Any], outcome: Outcome) -> None:
     FOLDER.mkdir(exist_ok=True)
     text = json.dumps(figures, indent=2) + "\n"
     (FOLDER / "fit.json").write_text(text, encoding="utf-8")
-    for name, report in reports.items():
+    for name, report in (("vllm", outcome.real), ("tessera-sim", outcome.sim)):
         (FOLDER / f"bench-{name}.json").write_text(as_json(report), encoding="utf-8")
         (FOLDER / f"bench-{name}.html").write_text(html(report), encoding="utf-8")
 

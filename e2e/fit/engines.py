@@ -33,9 +33,12 @@ _ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
     "OMP_NUM_THREADS": "1",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # else the scheduler spins while it awaits the worker
 }
 _START_SECONDS = 240
-_WORKER = "VLLM::Worker"
+_COMPUTES = "VLLM::EngineCor"
+"""The process that schedules and, with one thread, computes."""
+_TICK = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +47,18 @@ class Cores:
 
     client: int
     engine: int
+
+
+def ticks() -> list[int]:
+    """Of all cores together, as /proc/stat counts them."""
+    first = Path("/proc/stat").read_text(encoding="ascii").splitlines()[0]
+    return [int(word) for word in first.split()[1:9]]
+
+
+def busy_seconds() -> float:
+    """Of all cores together, by whomever, another machine's turns included."""
+    user, nice, system, _, _, interrupts, soft, stolen = ticks()
+    return (user + nice + system + interrupts + soft + stolen) / _TICK
 
 
 def cores() -> Cores:
@@ -59,53 +74,50 @@ def arguments(folder: Path, kind: str) -> list[str]:
 
 
 class Running:
-    """An engine that answers."""
+    """An engine that answers, and what others take from it."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
 
-    def waited_seconds(self) -> float:
-        """For how long what computes was ready and had no core, since it began."""
-        return sum(_waited(pid) for pid in self._computing())
-
-    def _computing(self) -> list[int]:
-        """The worker of the real engine; the look-alike is one process."""
-        session = [pid for pid in _pids() if _session(pid) == self._process.pid]
-        workers = [pid for pid in session if _name(pid).startswith(_WORKER)]
-        return workers or [self._process.pid]
+    def others_seconds(self) -> float:
+        """Time of all cores that neither the engine nor this process used, nor was idle."""
+        ours = sum(_used(pid) for pid in _session_of(self._process.pid))
+        return busy_seconds() - ours - time.process_time()
 
 
 @contextmanager
 def real(venv: Path, folder: Path, on: Cores) -> Iterator[Running]:
-    """The real one on the CPU with one thread; its other processes share the client's core."""
+    """The real one on the CPU with one thread; its API server shares the client's core."""
     environment = {**os.environ, **_ENVIRONMENT, "VLLM_CPU_OMP_THREADS_BIND": str(on.engine)}
     command = [str(venv / "bin" / "vllm"), "serve", *arguments(folder, "vllm"), *_REAL]
-    with _started(command, environment, on.client) as running:
-        yield running
+    with _started(command, environment) as process:
+        for pid in _session_of(process.pid):
+            _pin(pid, on.engine if _name(pid).startswith(_COMPUTES) else on.client)
+        yield Running(process)
 
 
 @contextmanager
 def look_alike(folder: Path, speed: StepTime, on: Cores) -> Iterator[Running]:
     """tessera-sim with a fitted speed."""
     command = [sys.executable, "-m", "tessera.engine_sim.main", *arguments(folder, "tessera-sim")]
-    with _started(command, {**os.environ, SPEED: as_json(speed)}, on.engine) as running:
-        yield running
+    with _started(command, {**os.environ, SPEED: as_json(speed)}) as process:
+        _pin(process.pid, on.engine)
+        yield Running(process)
 
 
 @contextmanager
-def _started(command: Sequence[str], env: Mapping[str, str], core: int) -> Iterator[Running]:
+def _started(command: Sequence[str], env: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     """From the first answer to the end of all its processes."""
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             command, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
         try:
-            os.sched_setaffinity(process.pid, {core})
             if not _answers(process):
                 log.seek(0)
                 said = log.read().decode(errors="replace")[-2000:]
                 raise SystemExit(f"{command[0]} did not start: {said}")
-            yield Running(process)
+            yield process
         finally:
             _end(process)
 
@@ -124,7 +136,7 @@ def _answers(process: subprocess.Popen[bytes]) -> bool:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """All of its session: a killed server leaves its workers behind."""
-    for pid in [pid for pid in _pids() if _session(pid) == process.pid]:
+    for pid in _session_of(process.pid):
         try:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -132,8 +144,10 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _pids() -> list[int]:
-    return [int(place.name) for place in Path("/proc").iterdir() if place.name.isdecimal()]
+def _session_of(leader: int) -> list[int]:
+    """All processes that it started, itself included."""
+    pids = [int(place.name) for place in Path("/proc").iterdir() if place.name.isdecimal()]
+    return [pid for pid in pids if _session(pid) == leader]
 
 
 def _session(pid: int) -> int:
@@ -150,7 +164,17 @@ def _name(pid: int) -> str:
         return ""
 
 
-def _waited(pid: int) -> float:
-    """Seconds that its first thread, which computes, spent on the run queue."""
-    told = Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii")
-    return int(told.split()[1]) / 1e9
+def _used(pid: int) -> float:
+    """Seconds of processor; 0 of one that has ended."""
+    try:
+        told = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return 0.0
+    fields = told.rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICK
+
+
+def _pin(pid: int, core: int) -> None:
+    """All threads of a process."""
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        os.sched_setaffinity(int(task.name), {core})

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fit.loads import Load, Measured
+from tessera.cli.bench_report import Report
 from tessera.domain.engine_fit import Latencies, latencies
 
 SHOWN = (50, 95)
@@ -33,7 +34,7 @@ class Compared:
             "requests_per_second": round(self.rate, 3),
             "runs": len(self.real),
             "requests": sum(len(one.run) for one in self.real),
-            "engine_without_core": round(max(one.waited for one in self.real), 4),
+            "others_share": round(max(one.others for one in self.real), 3),
             "latencies": [
                 {
                     "name": name,
@@ -63,7 +64,7 @@ def flat(figures: dict[str, Any]) -> dict[str, Any]:
     found = {
         "fit_error": figures["fit_error"],
         "knee_requests_per_second": figures["knee"]["vllm"]["requests_per_second"],
-        "engine_without_core": max(one["engine_without_core"] for one in figures["loads"]),
+        "others_share": max(one["others_share"] for one in figures["loads"]),
         "missed": len(figures["missed"]),
     }
     for kind, fitted in (("fitted", True), ("foretold", False)):
@@ -105,3 +106,12 @@ def _told(error: float) -> str:
 def _seconds(runs: Sequence[Measured]) -> tuple[float, ...]:
     found = latencies([one.run for one in runs], SHOWN)
     return (*found.first_token, *found.per_token)
+
+
+def knee(report: Report) -> dict[str, Any]:
+    """Where it is, and how many requests a second were answered there."""
+    if report.knee is None:
+        raise SystemExit("the sweep shows no knee: the machine was too busy, try again")
+    at = report.knee.concurrency
+    level = next(one for one in report.levels if one.level.concurrency == at)
+    return {"concurrency": at, "requests_per_second": round(level.requests_per_second, 3)}

@@ -1,6 +1,8 @@
 """The loads of the comparison, and one of them put on an engine by `tessera bench`."""
 
 import math
+import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -18,7 +20,7 @@ OTHER_LENGTHS = ("--input-tokens", "lognormal:50:120", "--output-tokens", "logno
 """Short prompts and long answers: most of the work moves from the one to the other."""
 _SWEEP = ("--sweep", "1,2,4,8,16", "--prompts", "24", "--seed", "7", "--warmup", "4")
 QUIET = 0.1
-"""Share of a run for which the engine may be without a core before another run is made."""
+"""Share of the cores that others may take during a run before another one is made."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +48,8 @@ class Measured:
 
     seed: int
     run: Run
-    waited: float
-    """Share of its time for which the engine was ready and had no core."""
+    others: float
+    """Share of all cores' time that others took."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -59,11 +61,11 @@ class Tally:
     runs: list[Measured] = field(default_factory=list)
 
     def missing(self, wanted: int) -> bool:
-        return sum(one.waited <= QUIET for one in self.runs) < wanted
+        return sum(one.others <= QUIET for one in self.runs) < wanted
 
     def quietest(self, wanted: int) -> list[Measured]:
         """So many runs in which others took least from the engine, in the order of their seeds."""
-        chosen = sorted(self.runs, key=lambda one: (one.waited, one.seed))[:wanted]
+        chosen = sorted(self.runs, key=lambda one: (one.others, one.seed))[:wanted]
         return sorted(chosen, key=lambda one: one.seed)
 
 
@@ -76,10 +78,11 @@ async def once(engine: Running, load: Load, rate: float, seed: int, seconds: flo
     """One run; the same seed brings the same requests at the same moments."""
     count = max(20, math.ceil(rate * seconds))
     words = ("--rate", f"{rate:.4f}", "--prompts", str(count), "--seed", str(seed), "--warmup", "4")
-    before = engine.waited_seconds()
+    before, begun = engine.others_seconds(), time.monotonic()
     (level,) = (await _bench((*words, *load.lengths))).levels
-    waited = (engine.waited_seconds() - before) / level.level.seconds
-    return Measured(seed=seed, run=_run(level), waited=waited)
+    passed = (time.monotonic() - begun) * (os.cpu_count() or 1)
+    others = (engine.others_seconds() - before) / passed
+    return Measured(seed=seed, run=_run(level), others=others)
 
 
 async def _bench(words: Sequence[str]) -> Report:
