@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from demo.engine import VERSION, installed
-from demo.stage import ROOT
+from fit import pages
 from fit.course import Course, Outcome
 from fit.engines import LIMITS, cores, ticks
-from fit.figures import flat, knee, missed, table
+from fit.figures import flat, knee, missed
 from fit.model import NAME, SIZES, make
+from fit.pages import FOLDER, table
 from tessera.cli.bench_html import html
 from tessera.cli.bench_json import as_json
 from tessera.engine_sim import speeds
 
-FOLDER = ROOT / "docs" / "figures"
 _IDLE, _STOLEN = 3, 7
 """Places in a line of /proc/stat."""
 
@@ -67,6 +67,7 @@ def _figures(outcome: Outcome) -> dict[str, Any]:
     return {
         "knee": {"vllm": knee(outcome.real), "tessera_sim": knee(outcome.sim)},
         "speed": json.loads(speeds.as_json(outcome.fit.speed)),
+        "front_seconds": round(outcome.fit.front_seconds, 6),
         "fit_error": round(outcome.fit.error, 4),
         "loads": loads,
         "missed": missed(loads),
@@ -101,6 +102,7 @@ def _save(figures: dict[str, Any], outcome: Outcome) -> None:
     for name, report in (("vllm", outcome.real), ("tessera-sim", outcome.sim)):
         (FOLDER / f"bench-{name}.json").write_text(as_json(report), encoding="utf-8")
         (FOLDER / f"bench-{name}.html").write_text(html(report), encoding="utf-8")
+    pages.main()
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ class Course:
     ) -> Compared:
         """The requests of these runs, on the look-alike and on the machine alone."""
         sim = [await self._once(engine, tally.load, tally.rate, one.seed) for one in real]
-        machine = [replayed(one.run, limits, found.speed) for one in real]
+        machine = [replayed(one.run, limits, found.speed, found.front_seconds) for one in real]
         return Compared(
             load=tally.load,
             rate=tally.rate,
@@ -94,7 +94,8 @@ class Course:
         got = await once(engine, load, rate, seed, self.seconds)
         found = latencies([got.run], SHOWN)
         told = " ".join(f"{value * 1e3:.1f}" for value in (*found.first_token, *found.per_token))
-        self.say(f"{load.name}, seed {seed}: {told} ms; others took {got.others:.0%}")
+        spoilt = f"others took {got.others:.0%}, sent late by {got.late * 1e3:.0f} ms"
+        self.say(f"{load.name}, seed {seed}: {told} ms; {spoilt}")
         return got
 
 

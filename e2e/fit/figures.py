@@ -1,6 +1,6 @@
-"""What came of the comparison, as numbers and as a table."""
+"""What came of the comparison, as numbers."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,7 @@ class Compared:
             "requests_per_second": round(self.rate, 3),
             "runs": len(self.real),
             "requests": sum(len(one.run) for one in self.real),
+            "late_ms": round(max(one.late for one in self.real) * 1e3, 1),
             "others_share": round(max(one.others for one in self.real), 3),
             "latencies": [
                 {
@@ -77,30 +78,6 @@ def flat(figures: dict[str, Any]) -> dict[str, Any]:
         found[f"worst_error_{kind}"] = max(errors)
         found[f"mean_error_{kind}"] = round(sum(errors) / len(errors), 4)
     return found
-
-
-def table(loads: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """As it stands in the documentation."""
-    yield "| load | latency | vLLM | tessera-sim | error | machine alone | error |"
-    yield "| --- | --- | --- | --- | --- | --- | --- |"
-    for load in loads:
-        kind = "fitted" if load["fitted"] else "foretold"
-        for one in load["latencies"]:
-            first = f"{load['load']} ({kind})" if one is load["latencies"][0] else ""
-            cells = (
-                first,
-                one["name"],
-                f"{one['vllm_ms']:.1f} ms",
-                f"{one['tessera_sim_ms']:.1f} ms",
-                _told(one["tessera_sim_error"]),
-                f"{one['machine_ms']:.1f} ms",
-                _told(one["machine_error"]),
-            )
-            yield f"| {' | '.join(cells)} |"
-
-
-def _told(error: float) -> str:
-    return f"{error:+.1%}{', missed' * (abs(error) > GOAL)}"
 
 
 def _seconds(runs: Sequence[Measured]) -> tuple[float, ...]:

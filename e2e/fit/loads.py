@@ -19,8 +19,9 @@ LENGTHS = ("--input-tokens", "lognormal:100:250", "--output-tokens", "lognormal:
 OTHER_LENGTHS = ("--input-tokens", "lognormal:50:120", "--output-tokens", "lognormal:64:140")
 """Short prompts and long answers: most of the work moves from the one to the other."""
 _SWEEP = ("--sweep", "1,2,4,8,16", "--prompts", "24", "--seed", "7", "--warmup", "4")
-QUIET = 0.1
-"""Share of the cores that others may take during a run before another one is made."""
+QUIET, LATE = 0.1, 0.05
+"""Share of the cores that others may take during a run, and seconds by which its client may be
+late, before another one is made."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +51,12 @@ class Measured:
     run: Run
     others: float
     """Share of all cores' time that others took."""
+    late: float
+    """Seconds by which the client sent late (P95): above 0 where the whole machine stood still."""
+
+    @property
+    def quiet(self) -> bool:
+        return self.others <= QUIET and self.late <= LATE
 
 
 @dataclass(slots=True, kw_only=True)
@@ -61,11 +68,11 @@ class Tally:
     runs: list[Measured] = field(default_factory=list)
 
     def missing(self, wanted: int) -> bool:
-        return sum(one.others <= QUIET for one in self.runs) < wanted
+        return sum(one.quiet for one in self.runs) < wanted
 
     def quietest(self, wanted: int) -> list[Measured]:
-        """So many runs in which others took least from the engine, in the order of their seeds."""
-        chosen = sorted(self.runs, key=lambda one: (one.others, one.seed))[:wanted]
+        """So many runs in which others took least, in the order of their seeds."""
+        chosen = sorted(self.runs, key=lambda one: (one.late > LATE, one.others, one.seed))[:wanted]
         return sorted(chosen, key=lambda one: one.seed)
 
 
@@ -82,7 +89,7 @@ async def once(engine: Running, load: Load, rate: float, seed: int, seconds: flo
     (level,) = (await _bench((*words, *load.lengths))).levels
     passed = (time.monotonic() - begun) * (os.cpu_count() or 1)
     others = (engine.others_seconds() - before) / passed
-    return Measured(seed=seed, run=_run(level), others=others)
+    return Measured(seed=seed, run=_run(level), others=others, late=level.client.late_seconds)
 
 
 async def _bench(words: Sequence[str]) -> Report:

@@ -18,8 +18,6 @@ from tessera.domain.perf import StepTime
 
 PERCENTS = (5, 15, 25, 35, 50, 65, 75, 85, 95)
 """Percentiles that are held against each other."""
-_LEAST_SECONDS = 1e-12
-"""Stands for nothing, which has no logarithm."""
 _AGAIN = 2
 """A simplex that became flat stands still before the bottom; a new one walks on."""
 _SPREAD = (1.0, 0.25)
@@ -58,6 +56,8 @@ class Fit:
     """The speed that explains what was seen best."""
 
     speed: StepTime
+    front_seconds: float
+    """What a request takes on its way to the engine and its first token on the way back."""
     error: float
     """Root of the mean square of the logarithms of predicted by seen: about a relative error."""
 
@@ -73,22 +73,26 @@ def latencies(load: Load, percents: Sequence[int] = PERCENTS) -> Latencies:
     )
 
 
-def replayed(run: Run, limits: Limits, speed: StepTime) -> list[Seen]:
-    """The same requests at the same moments, as an engine of this speed serves them."""
+def replayed(run: Run, limits: Limits, speed: StepTime, front_seconds: float = 0.0) -> list[Seen]:
+    """The same requests at the same moments, as an engine of this speed serves them.
+
+    They come to it `front_seconds` later.
+    """
     timeline, served = Timeline(Engine(limits, speed)), list[Served]()
     for number, one in enumerate(run):
-        served += timeline.advance(one.arrival)
+        moment = one.arrival + front_seconds
+        served += timeline.advance(moment)
         request = Request(
             id=number, prompt_tokens=one.prompt_tokens, output_tokens=one.output_tokens
         )
-        timeline.submit(request, one.arrival)
+        timeline.submit(request, moment)
     served += timeline.advance(math.inf)
     return [
         Seen(
-            arrival=one.arrived,
+            arrival=one.arrived - front_seconds,
             prompt_tokens=one.request.prompt_tokens,
             output_tokens=one.output_tokens,
-            first_token_seconds=one.first_token_seconds or 0.0,
+            first_token_seconds=(one.first_token_seconds or 0.0) + front_seconds,
             token_seconds=one.token_seconds,
         )
         for one in sorted(served, key=lambda one: one.request.id)
@@ -104,22 +108,24 @@ def fit(loads: Sequence[Load], limits: Limits) -> Fit:
     seen = [latencies(load) for load in loads]
 
     def error(point: Point, /) -> float:
-        return _error(seen, loads, limits, _speed(point))
+        return _error(seen, loads, limits, point)
 
     ends = [least(error, start) for start in _starts(loads)]
     _, best = min((error(end), end) for end in ends)
     for _ in range(_AGAIN):
         best = least(error, best)
-    return Fit(speed=_speed(best), error=error(best))
+    speed, front = _parts(best)
+    return Fit(speed=speed, front_seconds=front, error=error(best))
 
 
-def _error(
-    seen: Sequence[Latencies], loads: Sequence[Load], limits: Limits, speed: StepTime
-) -> float:
+def _error(seen: Sequence[Latencies], loads: Sequence[Load], limits: Limits, point: Point) -> float:
+    speed, front = _parts(point)
     squares = [
         math.log(got / wanted) ** 2
         for known, load in zip(seen, loads, strict=True)
-        for got, wanted in _pairs(latencies([replayed(run, limits, speed) for run in load]), known)
+        for got, wanted in _pairs(
+            latencies([replayed(run, limits, speed, front) for run in load]), known
+        )
     ]
     return math.sqrt(sum(squares) / len(squares))
 
@@ -130,7 +136,7 @@ def _pairs(got: Latencies, wanted: Latencies) -> Iterator[tuple[float, float]]:
 
 
 def _starts(loads: Sequence[Load]) -> list[Point]:
-    """A quick request tells the fixed part and the prompt's tokens, a busy moment the rest."""
+    """A quick answer tells the fixed part, a quick first token those of the prompt's tokens."""
     everybody = [one for load in loads for run in load for one in run]
     steps = sorted(one.token_seconds for one in everybody if one.token_seconds is not None)
     step = nearest_rank(steps, 5)
@@ -144,21 +150,25 @@ def _starts(loads: Sequence[Load]) -> list[Point]:
                 token=token / 2,
                 sequence=step * 0.1 * share,
                 fixed=step * share / 2,
-            )
+            ),
+            step * share / 2,
         )
         for share in _SPREAD
     ]
 
 
-def _speed(point: Point) -> StepTime:
-    weights, kv_token, token, sequence, fixed = (math.exp(value) for value in point)
-    return StepTime(weights=weights, kv_token=kv_token, token=token, sequence=sequence, fixed=fixed)
+def _parts(point: Point) -> tuple[StepTime, float]:
+    weights, kv_token, token, sequence, fixed, front = (math.exp(value) for value in point)
+    speed = StepTime(
+        weights=weights, kv_token=kv_token, token=token, sequence=sequence, fixed=fixed
+    )
+    return speed, front
 
 
-def _logarithms(speed: StepTime) -> Point:
+def _logarithms(speed: StepTime, front: float) -> Point:
     """A search over logarithms finds no negative time, and small parts as well as great ones."""
-    parts = (speed.weights, speed.kv_token, speed.token, speed.sequence, speed.fixed)
-    return tuple(math.log(max(part, _LEAST_SECONDS)) for part in parts)
+    parts = (speed.weights, speed.kv_token, speed.token, speed.sequence, speed.fixed, front)
+    return tuple(math.log(part) for part in parts)
 
 
 def _medians(runs: Sequence[Sequence[float]], percents: Sequence[int]) -> Iterator[float]:
