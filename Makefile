@@ -101,6 +101,10 @@ bench-engine: .venv/made ## The engine's state machine on a day of a million req
 fit-vllm: .venv/made ## Fit the look-alike engine to a real vLLM on the CPU and compare the two (about 15 minutes; OPTIONS=--save keeps it).
 	@$(RUN) -m fit $(OPTIONS)
 
+.PHONY: calibrate
+calibrate: .venv/made ## Fit the shipped table of speeds anew, and print its errors (needs the measurements in ../shared).
+	@$(RUN) tools/calibrate.py
+
 .PHONY: bench-client
 bench-client: .venv/made ## What the client of tessera bench takes itself.
 	@$(RUN) tools/bench_client.py

@@ -39,6 +39,7 @@ def served(speed: StepTime, rate: float, *, inputs: int = 90, outputs: int = 25)
     return [replayed(run, LIMITS, speed, FRONT) for run in runs]
 
 
+@pytest.mark.long
 def test_the_speed_of_a_known_engine_is_found_and_foretells_other_loads() -> None:
     found = fit([served(TRUE, 2.0), served(TRUE, 4.0)], LIMITS)
     assert found.error < 0.02
@@ -55,9 +56,11 @@ def test_the_speed_of_a_known_engine_is_found_and_foretells_other_loads() -> Non
         assert foretold.per_token == pytest.approx(true_ones.per_token, rel=0.1)
 
 
-def test_the_same_runs_give_the_same_speed() -> None:
-    loads = [[asked_and_served(seed, 3.0) for seed in (5,)]]
-    assert fit(loads, LIMITS) == fit(loads, LIMITS)
+def test_the_same_run_gives_the_same_speed_and_one_that_explains_it() -> None:
+    loads = [[asked_and_served(5, 3.0)]]
+    found = fit(loads, LIMITS)
+    assert found == fit(loads, LIMITS)
+    assert found.error < 0.03
 
 
 def asked_and_served(seed: int, rate: float) -> Run:

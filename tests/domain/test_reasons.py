@@ -211,7 +211,7 @@ SERVICES = [
             "  model: {uri: 'hf://meta-llama/Llama-3.1-8B-Instruct'}\n  slo: {interTokenP95: 10ms}"
         ),
         field="spec.slo.interTokenP95",
-        says=("21.8 ms a token and 10 ms are promised", "faster pool"),
+        says=("23.2 ms a token and 10 ms are promised", "faster pool"),
         nodes=(a_node(slices={"3g.40gb": 2}),),
     ),
     Case(

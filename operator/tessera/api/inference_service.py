@@ -16,6 +16,9 @@ PodLabel = Annotated[
 """The value of a label, as Kubernetes takes it."""
 
 
+SpeedSource = Literal["measured", "table", "roofline"]
+
+
 class ModelShape(Wire):
     """The numbers that decide memory and speed, as the model's `config.json` gives them."""
 
@@ -422,8 +425,10 @@ class VariantStatus(Wire):
     tokens_per_second: int
     """Output tokens per second that one replica is expected to give at the promised latency."""
 
-    source: str
-    """Where the speed comes from: `roofline` is computed, nothing was measured."""
+    source: SpeedSource
+    """Where the speed comes from: `measured` was seen in this cluster; `table` is computed with
+    shares of the peaks that were fitted on published measurements of this GPU family; `roofline`
+    is computed with shares that are usual, nothing alike was measured."""
 
 
 class CostStatus(Wire):

@@ -18,6 +18,8 @@ from tessera.domain.perf import StepTime
 
 PERCENTS = (5, 15, 25, 35, 50, 65, 75, 85, 95)
 """Percentiles that are held against each other."""
+_SINGLES = 0.3
+"""Weight of how far single requests are off; percentiles alone are ground with steps in it."""
 _AGAIN = 2
 """A simplex that became flat stands still before the bottom; a new one walks on."""
 _SPREAD = (1.0, 0.25)
@@ -59,7 +61,8 @@ class Fit:
     front_seconds: float
     """What a request takes on its way to the engine and its first token on the way back."""
     error: float
-    """Root of the mean square of the logarithms of predicted by seen: about a relative error."""
+    """Of the percentiles: root of the mean square of the logarithms of predicted by seen, which is
+    about a relative error."""
 
 
 def latencies(load: Load, percents: Sequence[int] = PERCENTS) -> Latencies:
@@ -108,26 +111,40 @@ def fit(loads: Sequence[Load], limits: Limits) -> Fit:
     seen = [latencies(load) for load in loads]
 
     def error(point: Point, /) -> float:
-        return _error(seen, loads, limits, point)
+        percentiles, singles = _errors(seen, loads, limits, point)
+        return percentiles + _SINGLES * singles
 
     ends = [least(error, start) for start in _starts(loads)]
     _, best = min((error(end), end) for end in ends)
     for _ in range(_AGAIN):
         best = least(error, best)
     speed, front = _parts(best)
-    return Fit(speed=speed, front_seconds=front, error=error(best))
+    return Fit(speed=speed, front_seconds=front, error=_errors(seen, loads, limits, best)[0])
 
 
-def _error(seen: Sequence[Latencies], loads: Sequence[Load], limits: Limits, point: Point) -> float:
+def _errors(
+    seen: Sequence[Latencies], loads: Sequence[Load], limits: Limits, point: Point
+) -> tuple[float, float]:
+    """Of the percentiles, and of single requests."""
     speed, front = _parts(point)
-    squares = [
-        math.log(got / wanted) ** 2
-        for known, load in zip(seen, loads, strict=True)
-        for got, wanted in _pairs(
-            latencies([replayed(run, limits, speed, front) for run in load]), known
-        )
-    ]
-    return math.sqrt(sum(squares) / len(squares))
+    squares, singles = list[float](), list[float]()
+    for known, load in zip(seen, loads, strict=True):
+        again = [replayed(run, limits, speed, front) for run in load]
+        squares += [_off(*pair) ** 2 for pair in _pairs(latencies(again), known)]
+        for got, run in zip(again, load, strict=True):
+            singles += [_off(*pair) for pair in _singles(got, run)]
+    return math.sqrt(sum(squares) / len(squares)), sum(singles) / len(singles)
+
+
+def _off(got: float, wanted: float) -> float:
+    return abs(math.log(got / wanted))
+
+
+def _singles(got: Run, wanted: Run) -> Iterator[tuple[float, float]]:
+    for one, other in zip(got, wanted, strict=True):
+        yield one.first_token_seconds, other.first_token_seconds
+        if one.token_seconds is not None and other.token_seconds is not None:
+            yield one.token_seconds, other.token_seconds
 
 
 def _pairs(got: Latencies, wanted: Latencies) -> Iterator[tuple[float, float]]:
@@ -160,7 +177,12 @@ def _starts(loads: Sequence[Load]) -> list[Point]:
 def _parts(point: Point) -> tuple[StepTime, float]:
     weights, kv_token, token, sequence, fixed, front = (math.exp(value) for value in point)
     speed = StepTime(
-        weights=weights, kv_token=kv_token, token=token, sequence=sequence, fixed=fixed
+        weights=weights,
+        kv_token=kv_token,
+        token=token,
+        sequence=sequence,
+        fixed=fixed,
+        source="measured",
     )
     return speed, front
 

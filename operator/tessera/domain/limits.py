@@ -7,7 +7,9 @@ from tessera.api.inference_service import ModelShape
 from tessera.domain.perf import StepTime
 
 _MAX_SEQUENCES = 256
-_STEP_TOKENS = (8192, 4096, 2048, 1024, 512, 256, 128)
+LONGEST_CHUNK = 8192
+"""The most tokens of a step that are ever set."""
+_STEP_TOKENS = (LONGEST_CHUNK, 4096, 2048, 1024, 512, 256, 128, 64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +71,7 @@ def _sequences(demand: Demand, step: StepTime, most: int, tokens: int) -> int:
 
 
 def _keeps(demand: Demand, step: StepTime, sequences: int, tokens: int) -> bool:
-    full = _full_step(demand, step, sequences, tokens)
+    full = full_step(demand, step, sequences, tokens)
     chunks = -(-demand.input_tokens // (tokens - sequences))
     return (
         full <= demand.inter_token.total_seconds()
@@ -81,7 +83,7 @@ def _keeps(demand: Demand, step: StepTime, sequences: int, tokens: int) -> bool:
 def _limits(demand: Demand, step: StepTime, sequences: int, tokens: int) -> Limits:
     share = _share_of_full_steps(demand, sequences, tokens)
     decode = step.seconds(decoding=sequences, kv_tokens=sequences * demand.resident)
-    mean = share * _full_step(demand, step, sequences, tokens) + (1 - share) * decode
+    mean = share * full_step(demand, step, sequences, tokens) + (1 - share) * decode
     return Limits(
         max_num_seqs=sequences,
         max_num_batched_tokens=tokens,
@@ -89,11 +91,13 @@ def _limits(demand: Demand, step: StepTime, sequences: int, tokens: int) -> Limi
     )
 
 
-def _full_step(demand: Demand, step: StepTime, sequences: int, tokens: int) -> float:
+def full_step(demand: Demand, step: StepTime, sequences: int, tokens: int) -> float:
+    """Seconds of a step of so many tokens, filled up with usual prompts."""
     return step.seconds(
         decoding=sequences,
         kv_tokens=sequences * demand.resident,
         prefill_tokens=tokens - sequences,
+        prefill_pairs=(tokens - sequences) * demand.input_tokens,
     )
 
 

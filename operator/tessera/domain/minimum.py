@@ -1,4 +1,7 @@
-"""The least value of a function of a few numbers, without its slopes (Nelder and Mead, 1965)."""
+"""The least value of a function of a few numbers, without its slopes (Nelder and Mead, 1965).
+
+For ground with steps in it, such as percentiles have, where a slope says nothing.
+"""
 
 from collections.abc import Callable, Sequence
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from tessera.api.inference_service import ModelShape
 from tessera.domain import footprint, perf
 from tessera.domain.hardware import Hardware
-from tessera.domain.limits import Demand, Limits, best_limits
+from tessera.domain.limits import LONGEST_CHUNK, Demand, Limits, best_limits
 
 MIB = 2**20
 GPU_MEMORY_UTILIZATION = 0.92
@@ -98,7 +98,7 @@ def size(demand: Demand, hardware: Hardware) -> Fit | Misfit:
     limits = best_limits(demand, step, plan.kv_tokens)
     if plan.kv_tokens < demand.max_model_len or limits is None:
         alone = step.seconds(decoding=1, kv_tokens=demand.resident)
-        reading = step.seconds(decoding=0, kv_tokens=0, prefill_tokens=demand.input_tokens)
+        reading = step.prefill_seconds(demand.input_tokens, LONGEST_CHUNK)
         return Misfit(
             hardware=hardware,
             precision=demand.precision,

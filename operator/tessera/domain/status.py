@@ -19,7 +19,6 @@ from tessera.api.meta import Condition
 from tessera.domain.budget.budgets import BudgetView
 from tessera.domain.money import per_million_tokens
 from tessera.domain.names import PORT, selector
-from tessera.domain.perf import SOURCE
 from tessera.domain.placement import Choice
 from tessera.domain.plan import Allotment
 from tessera.domain.pools import PoolView, offer_line
@@ -262,7 +261,7 @@ def _variant(choice: Choice) -> VariantStatus:
         max_num_batched_tokens=fit.limits.max_num_batched_tokens,
         kv_cache_tokens=fit.memory.kv_tokens,
         tokens_per_second=round(fit.limits.tokens_per_second),
-        source=SOURCE,
+        source=fit.step.source,
     )
 
 
@@ -276,7 +275,7 @@ def _cost(allotment: Allotment, choice: Choice) -> CostStatus:
         currency=total.currency,
         assumes=(
             f"each replica gives {limits.tokens_per_second:.0f} output tokens a second: "
-            f"{limits.max_num_seqs} requests at a time, {SOURCE}"
+            f"{limits.max_num_seqs} requests at a time, {choice.fit.step.source}"
         ),
     )
 

@@ -15,6 +15,7 @@ from tessera.engine_sim.errors import EngineExit
 _NAMES = {
     first + "".join(word.capitalize() for word in rest): field.name
     for field in fields(perf.StepTime)
+    if field.type is float
     for first, *rest in (field.name.split("_"),)
 }
 """Fields of a step's time, by their keys on the wire."""
@@ -45,7 +46,8 @@ def _given(text: str) -> perf.StepTime:
             raise _bad(f"{key}: not known; known are {', '.join(_NAMES)}")
         if not _is_seconds(value):
             raise _bad(f"{key}: {value} is not a number of seconds of at least 0")
-    speed = perf.StepTime(**{name: float(told.get(key, 0.0)) for key, name in _NAMES.items()})
+    parts = {name: float(told.get(key, 0.0)) for key, name in _NAMES.items()}
+    speed = perf.StepTime(source="measured", **parts)
     if not speed.seconds(decoding=1, kv_tokens=1) > 0:
         raise _bad("a step of one token would take no time")
     return speed

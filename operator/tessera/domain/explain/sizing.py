@@ -3,15 +3,20 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from tessera.domain import footprint, perf
+from tessera.domain import footprint
 from tessera.domain.checks import shape_of
 from tessera.domain.explain.decision import Decision, Numbers
-from tessera.domain.limits import Demand
+from tessera.domain.limits import Demand, full_step
 from tessera.domain.money import per_million_tokens
 from tessera.domain.placement import Choice, considered
 from tessera.domain.plan import Allotment
 from tessera.domain.sizing import GPU_MEMORY_UTILIZATION, Fit, size
 
+_SOURCES = {
+    "measured": "measured in this cluster",
+    "table": "computed from measurements of this GPU family",
+    "roofline": "roofline, not measured",
+}
 _LOOSER = 2
 """The promise times this, to show what it costs."""
 
@@ -34,7 +39,7 @@ def explain_sizing(allotment: Allotment) -> Iterator[Decision]:
         message=(
             f"one replica works on {fit.limits.max_num_seqs} requests at a time and gives "
             f"{fit.limits.tokens_per_second:.0f} output tokens a second "
-            f"({perf.SOURCE}, not measured)"
+            f"({_SOURCES[fit.step.source]})"
         ),
         numbers=_numbers(choice, demand),
         would_change=tuple(_would_change(fit, demand)),
@@ -46,11 +51,7 @@ def _numbers(choice: Choice, demand: Demand) -> Numbers:
     memory, devices = fit.memory, fit.hardware.devices
     bits = footprint.bits_of(shape, fit.precision)
     limits = fit.limits
-    full = fit.step.seconds(
-        decoding=limits.max_num_seqs,
-        kv_tokens=limits.max_num_seqs * demand.resident,
-        prefill_tokens=limits.max_num_batched_tokens - limits.max_num_seqs,
-    )
+    full = full_step(demand, fit.step, limits.max_num_seqs, limits.max_num_batched_tokens)
     per_million = per_million_tokens(choice.hourly, limits.tokens_per_second)
     return (
         (
