@@ -190,7 +190,7 @@ def test_a_slice_has_the_bandwidth_of_its_memory_and_the_compute_of_its_multipro
 
 def mixture() -> tuple[ModelShape, ModelShape]:
     """A dense model and one of the same size that uses a quarter of its weights for a token."""
-    dense = models()[B70]
+    dense = models()[B70].model_copy(update={"embedding_parameters": None})
     return dense, dense.model_copy(update={"active_parameters": dense.parameters // 4})
 
 

@@ -46,6 +46,7 @@ FLEET = {
             {
                 "precision": {"variants": [{"precision": "fp8"}]},
                 "slo": {"interTokenP95": "50ms"},
+                "context": {"maxModelLen": 2048},
             },
             "h100-1gpu-fp8",
         ),

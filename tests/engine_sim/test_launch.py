@@ -11,6 +11,7 @@ MEDIUM = "meta-llama/Llama-3.1-8B-Instruct"
 A100 = "NVIDIA-A100-SXM4-80GB"
 H100 = "NVIDIA-H100-80GB-HBM3"
 CONFIG = {
+    "model_type": "llama",
     "hidden_size": 4096,
     "intermediate_size": 14336,
     "num_hidden_layers": 32,
@@ -38,7 +39,7 @@ def test_the_environment_names_the_hardware() -> None:
 def test_memory_and_speed_are_those_of_the_planner() -> None:
     got = launch(MEDIUM)
     assert got.cache.tokens == 27_103 * 16
-    assert got.speed.weights == pytest.approx(10.85e-3, rel=0.01)
+    assert got.speed.weights == pytest.approx(10.6e-3, rel=0.01)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +103,8 @@ def test_a_model_that_nobody_described_gets_a_small_shape_and_a_warning(
 def test_eight_bit_weights_leave_more_room_and_read_faster() -> None:
     plain, quantised = launch(MEDIUM), launch(MEDIUM, "--quantization", "fp8")
     assert quantised.cache.blocks > plain.cache.blocks
-    assert quantised.speed.weights == pytest.approx(plain.speed.weights / 2)
+    # The output layer keeps its 16 bits.
+    assert quantised.speed.weights == pytest.approx(plain.speed.weights * 0.535, rel=0.001)
 
 
 def test_the_model_may_be_given_as_a_flag_and_flags_without_a_meaning_here_are_taken() -> None:

@@ -46,6 +46,40 @@ class ModelShape(Wire):
     bits_per_weight: Literal[4, 8, 16, 32] = 16
     """Bits of one stored weight."""
 
+    quantization: Literal["fp8", "int8", "int4", "awq", "gptq", "mxfp4", "nvfp4"] | None = None
+    """How the files are quantised, as `quantization_config` says; absent when they are not. What
+    `compressed-tensors` holds is told by its weights."""
+
+    group_size: Annotated[int, Field(ge=1, le=65_536)] | None = None
+    """So many quantised weights share one scale; absent when there is one for a whole row."""
+
+    unquantized_parameters: Annotated[int, Field(ge=0, le=10**13)] | None = None
+    """Weights that keep 16 bits when the others are quantised: embeddings, output layer, norms,
+    routers. Absent, all are taken for quantised."""
+
+    weight_bytes: Annotated[int, Field(ge=1, le=10**14)] | None = None
+    """Bytes of all files of a quantised model, where an index tells them."""
+
+    embedding_parameters: Annotated[int, Field(ge=0, le=10**13)] | None = None
+    """Weights of the input embedding where the output layer has its own: a step reads only the
+    rows of its tokens."""
+
+    experts: Annotated[int, Field(ge=1, le=65_536)] | None = None
+    """Experts of a layer in a mixture, shared ones not counted."""
+
+    experts_per_token: Annotated[int, Field(ge=1, le=65_536)] | None = None
+    """Of these, so many compute one token."""
+
+    latent_dim: Annotated[int, Field(ge=1, le=65_536)] | None = None
+    """With latent attention, `kv_lora_rank` + `qk_rope_head_dim`: what a layer keeps of one token
+    instead of keys and values of each head; tensor parallelism does not divide it."""
+
+    sliding_window: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
+    """Tokens that layers with a sliding window look back."""
+
+    sliding_layers: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """How many layers have that window; the others keep every token."""
+
 
 class SecretKey(Wire):
     """One key of a Secret in the service's namespace."""

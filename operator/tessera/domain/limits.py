@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from tessera.api.inference_service import ModelShape
+from tessera.domain.footprint import KvBits
 from tessera.domain.perf import StepTime
 
 _MAX_SEQUENCES = 256
@@ -25,6 +26,10 @@ class Demand:
     inter_token: timedelta
     adapters_mib: int = 0
     """Memory of one device that LoRA adapters take."""
+    draft: ModelShape | None = None
+    """The model that proposes tokens when decoding is speculative; its weights and cache lie on the
+    same devices."""
+    kv_bits: KvBits = 16
 
     @property
     def resident(self) -> int:
@@ -60,7 +65,9 @@ def best_limits(demand: Demand, step: StepTime, kv_tokens: int) -> Limits | None
 
 def _sequences(demand: Demand, step: StepTime, most: int, tokens: int) -> int:
     """The most requests at a time that keep the promise; every condition worsens with each."""
-    low, high = 0, most
+    if most > 0 and _keeps(demand, step, most, tokens):
+        return most
+    low, high = 0, most - 1
     while low < high:
         middle = (low + high + 1) // 2
         if _keeps(demand, step, middle, tokens):

@@ -14,6 +14,7 @@ from tessera.domain.names import variant_name
 from tessera.domain.pools import Offer, PoolView
 from tessera.domain.reasons import Placed, Verdict
 from tessera.domain.sizing import Fit, Misfit, size
+from tessera.domain.tensor_parallel import divides
 
 STEADY: frozenset[Tier] = frozenset({"reserved", "onDemand"})
 """Tiers whose nodes stay; services run on no other."""
@@ -149,7 +150,7 @@ def _pairs(
             ),
         )
         for offer in offers
-        if shape.attention_heads % offer.hardware.devices == 0
+        if divides(shape, offer.hardware.devices)
         for precision in precisions
     ]
 

@@ -55,6 +55,10 @@ class Accepted(Reason):
         "ContextTooLong",
         "`spec.context` asks for more tokens than the model was made for.",
     )
+    PRECISION_MISMATCH = (
+        "PrecisionMismatch",
+        "`spec.precision.variants` asks for a precision that the model's files do not allow.",
+    )
     ADAPTER_NAME_TAKEN = (
         "AdapterNameTaken",
         "An adapter in `spec.model.adapters` has the name of the model itself.",

@@ -9,8 +9,8 @@ from tessera.domain.perf import LOAD_MIB_PER_SECOND
 from tessera.domain.placement import Choice
 
 UNMEASURED = 0.7
-"""Share of the expected speed that is counted on before anything was measured: of published steps on
-GPUs that were left out of the fit, the worst took 1.4 times as long as predicted."""
+"""Share of the expected speed that is counted on before anything was measured: of published steps
+on GPUs that were left out of the fit, the worst took 1.4 times as long as predicted."""
 _ENOUGH_ROWS = 20
 _ENOUGH_TIME = timedelta(seconds=60)
 _START = timedelta(seconds=180)

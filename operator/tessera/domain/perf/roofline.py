@@ -49,11 +49,11 @@ def ridge(peak_flops: float, bandwidth: float) -> float:
     return peak_flops / bandwidth
 
 
-def arithmetic(precision: str | None, hardware: Hardware) -> Arithmetic:
+def arithmetic(shape: ModelShape, precision: str | None, hardware: Hardware) -> Arithmetic:
     """In which width the layers compute: in 8 bits where the weights are fp8 and the device has it;
     all other weights (fp8 on Ampere, 4-bit ones) only lie narrow and are widened to 16 bits first.
     """
-    narrow = precision == "fp8" and hardware.fp8_flops is not None
+    narrow = footprint.computes_in_fp8(shape, precision) and hardware.fp8_flops is not None
     return "fp8" if narrow else "bf16"
 
 
@@ -69,14 +69,14 @@ def roofline(
     width = shape.attention_heads * shape.head_dim
     reading = hardware.bandwidth * size
     read = footprint.read_bytes(shape, precision)
-    resident = footprint.resident_bytes(shape, precision)
-    flops = _peak(precision, hardware) * size * shares.compute
+    most = footprint.readable_bytes(shape, precision)
+    flops = _peak(shape, precision, hardware) * size * shares.compute
     reductions = _REDUCTIONS * shape.layers if size > 1 else 0
     sent = 2 * (size - 1) / size * width * _ACTIVATION_BYTES
     return StepTime(
         weights=decode_floor_seconds(read, reading * shares.weights),
-        other_experts=decode_floor_seconds(resident - read, reading * shares.weights),
-        left_alone=1 - read / resident,
+        other_experts=decode_floor_seconds(most - read, reading * shares.weights),
+        left_alone=1 - read / most,
         kv_token=footprint.cache_bytes_per_token(shape, size) * size / (reading * shares.cache),
         token=2 * footprint.active_parameters(shape) / flops,
         unhidden=shares.unhidden,
@@ -90,7 +90,7 @@ def roofline(
     )
 
 
-def _peak(precision: str | None, hardware: Hardware) -> float:
-    if arithmetic(precision, hardware) == "fp8":
+def _peak(shape: ModelShape, precision: str | None, hardware: Hardware) -> float:
+    if arithmetic(shape, precision, hardware) == "fp8":
         return hardware.fp8_flops or hardware.bf16_flops
     return hardware.bf16_flops

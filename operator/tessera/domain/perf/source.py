@@ -67,7 +67,7 @@ def predict(found: Table, shape: ModelShape, precision: str | None, hardware: Ha
     """By a table's shares, of a slice as of a whole GPU: the slice has its own bandwidth and
     multiprocessors already. Weights that only lie narrow were not measured anywhere.
     """
-    kind = arithmetic(precision, hardware)
+    kind = arithmetic(shape, precision, hardware)
     family = family_of(found, hardware.product)
     known = family is not None and kind in family.arithmetic
     used = family if family is not None and known else found.usual
