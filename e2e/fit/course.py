@@ -13,7 +13,7 @@ from tessera.domain.engine_requests import Limits
 from tessera.engine_sim import speeds
 from tessera.engine_sim.launch import launch_from
 
-_EXTRA = 3
+_EXTRA = 2
 """Runs of a load beyond those that are wanted, in place of disturbed ones."""
 _SEED = 100
 
