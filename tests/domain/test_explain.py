@@ -86,7 +86,7 @@ def numbers_in(text: str) -> list[float]:
 
 def test_a_running_service_is_explained_from_the_spec_to_the_answer() -> None:
     told = explain(running(), plan(running()), CHAT)
-    topics = ["accepted", "placed", "sizing", "scaling", "budget", "rollout", "ready"]
+    topics = ["accepted", "placed", "sizing", "speed", "scaling", "budget", "rollout", "ready"]
     assert [one.topic for one in told] == topics
     assert all(one.message and one.would_change for one in told if one.topic != "accepted")
 
@@ -336,7 +336,8 @@ def test_further_conditions_are_told_as_they_are() -> None:
     status = status.model_copy(update={"conditions": (*status.conditions, more)})
     before = replace(now, services=(replace(now.services[0], status=status),))
     assert decisions(before)["UpdateAvailable"].message == "new"
-    assert explain(before, None, CHAT)[4].topic == "UpdateAvailable"
+    topics = [one.topic for one in explain(before, None, CHAT)]
+    assert "UpdateAvailable" in topics
 
 
 @given(
