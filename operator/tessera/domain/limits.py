@@ -86,10 +86,10 @@ def _sequences(demand: Demand, step: StepTime, most: int, tokens: int) -> int:
 
 def _keeps(demand: Demand, step: StepTime, sequences: int, tokens: int) -> bool:
     full = full_step(demand, step, sequences, tokens)
+    if full > demand.inter_token.total_seconds():
+        return False
     chunks = -(-demand.input_tokens // (tokens - sequences))
-    return (
-        full <= demand.inter_token.total_seconds() and chunks * full <= demand.ttft.total_seconds()
-    )
+    return chunks * full <= demand.ttft.total_seconds()
 
 
 def _limits(demand: Demand, step: StepTime, sequences: int, tokens: int) -> Limits:

@@ -120,14 +120,14 @@ def _until_served(
     demand: Demand, product: Product, found: list[Hardware], book: PriceBook
 ) -> Iterator[Row]:
     """Forms from the smallest on that could serve, the last of them the first that does."""
-    if _unfit(demand, product) is not None:
-        yield _row(demand, product, whole(product, 1), book)
+    if (fault := _unfit(demand, product)) is not None:
+        yield _refused(demand, whole(product, 1), book, fault)
         return
     weights = footprint.resident_bytes(demand.shape, demand.precision)
     divided = [form for form in found if tensor_parallel.divides(demand.shape, form.devices)]
     roomy = [form for form in divided if weights < form.memory_mib * MIB * form.devices]
     for hardware in roomy or divided[-1:]:
-        row = _row(demand, product, hardware, book)
+        row = _sized(demand, product, hardware, book)
         yield row
         if row.verdict is Verdict.FITS:
             return
@@ -163,23 +163,36 @@ def _by_price(row: Row) -> tuple[int, bool, int, float, str, int, str, str]:
 
 def _row(demand: Demand, product: Product, hardware: Hardware, book: PriceBook) -> Row:
     shape = demand.shape
-    label = precision.label(shape, demand.precision)
     fault = _unfit(demand, product) or tensor_parallel.undivided(shape, hardware.devices)
-    hourly = book.hourly.get(product.product)
-    hourly = hourly and hourly.times(billing_weight(hardware))
     if fault is not None:
-        return Row(
-            hardware=hardware,
-            precision=demand.precision,
-            label=label,
-            verdict=Verdict.REFUSED,
-            why=fault,
-            hourly=hourly,
-        )
+        return _refused(demand, hardware, book, fault)
+    return _sized(demand, product, hardware, book)
+
+
+def _refused(demand: Demand, hardware: Hardware, book: PriceBook, fault: str) -> Row:
+    return Row(
+        hardware=hardware,
+        precision=demand.precision,
+        label=precision.label(demand.shape, demand.precision),
+        verdict=Verdict.REFUSED,
+        why=fault,
+        hourly=_hourly(hardware, book),
+    )
+
+
+def _sized(demand: Demand, product: Product, hardware: Hardware, book: PriceBook) -> Row:
+    label = precision.label(demand.shape, demand.precision)
+    hourly = _hourly(hardware, book)
     got = size(demand, hardware)
     if isinstance(got, Misfit):
         return _misfit(demand, got, label, hourly)
-    return _fit(demand, got, label, hourly, precision.note(shape, demand.precision, product))
+    told = precision.note(demand.shape, demand.precision, product)
+    return _fit(demand, got, label, hourly, told)
+
+
+def _hourly(hardware: Hardware, book: PriceBook) -> Money | None:
+    whole_gpu = book.hourly.get(hardware.product)
+    return whole_gpu and whole_gpu.times(billing_weight(hardware))
 
 
 def _misfit(demand: Demand, got: Misfit, label: str, hourly: Money | None) -> Row:
