@@ -41,6 +41,10 @@ check: .venv/made ## The quick inner loop: format, lint, types, import rules, ge
 	@$(RUN) tools/generate.py --check
 	@$(BIN)/pytest -q tests -m "not world and not long"
 
+.PHONY: test-vllm
+test-vllm: .venv/made ## Hold the look-alike engine against a real vLLM on the CPU (UPDATE=1 records the real one's answers anew).
+	@UPDATE=$(UPDATE) $(BIN)/pytest -q -s --vllm -m vllm tests/conformance
+
 .PHONY: generate
 generate: .venv/made ## Write CRDs, RBAC, chart values and reference pages from the types.
 	@$(RUN) tools/generate.py
@@ -96,6 +100,10 @@ bench-sim: .venv/made ## Memory and speed of the look-alike engine.
 .PHONY: bench-engine
 bench-engine: .venv/made ## The engine's state machine on a day of a million requests, and the errors of predicted speeds.
 	@$(RUN) tools/bench_engine.py $(OPTIONS)
+
+.PHONY: fit-vllm
+fit-vllm: .venv/made ## Fit the look-alike engine to a real vLLM on the CPU and compare the two (about 15 minutes; OPTIONS=--save keeps it).
+	@$(RUN) -m fit $(OPTIONS)
 
 .PHONY: calibrate
 calibrate: .venv/made ## Fit the shipped table of speeds anew, and print its errors (needs the measurements in ../shared).

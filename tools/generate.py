@@ -13,6 +13,7 @@ import yaml
 from prometheus_client.core import Metric
 from pydantic import BaseModel
 
+import engine_differences
 from chart_values import Chart
 from cli_page import page as cli_page
 from tessera.api.meta import GROUP, VERSION
@@ -47,6 +48,7 @@ def generated() -> dict[str, str]:
     files["docs/reference/metrics.md"] = _metrics()
     files["docs/reference/values.md"] = _values_page()
     files["docs/reference/cli.md"] = cli_page()
+    files["docs/reference/engine-differences.md"] = engine_differences.page(ROOT)
     return files
 
 

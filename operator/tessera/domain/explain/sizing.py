@@ -8,6 +8,7 @@ from tessera.domain.checks import shape_of
 from tessera.domain.explain.decision import Decision, Numbers
 from tessera.domain.limits import Demand, full_step
 from tessera.domain.money import per_million_tokens
+from tessera.domain.oversize import oversized
 from tessera.domain.perf import Measured
 from tessera.domain.placement import Choice, considered
 from tessera.domain.plan import Allotment
@@ -60,8 +61,8 @@ def _numbers(choice: Choice, demand: Demand, found: Measured | None) -> Numbers:
     return (
         (
             "weights",
-            f"{shape.parameters} parameters x {bits} bits over {devices} of its devices = "
-            f"{memory.weights_mib} MiB each",
+            f"{shape.parameters} parameters x {bits} bits{_kept(demand)} over {devices} of its "
+            f"devices = {memory.weights_mib} MiB each",
         ),
         ("reserve", f"{memory.reserve_mib} MiB for activations, workspaces and graphs"),
         (
@@ -86,6 +87,14 @@ def _numbers(choice: Choice, demand: Demand, found: Measured | None) -> Numbers:
     )
 
 
+def _kept(demand: Demand) -> str:
+    """What of quantised weights is not."""
+    shape = demand.shape
+    if footprint.bits_of(shape, demand.precision) >= 16 or not shape.unquantized_parameters:
+        return ""
+    return f", {shape.unquantized_parameters} of them 16, and their scales"
+
+
 def _by(found: Measured | None) -> str:
     """The limits are those of the prediction all the same."""
     return "" if found is None else f", steps measured {found.ratio:.2f} times as long as predicted"
@@ -102,7 +111,9 @@ def _would_change(fit: Fit, demand: Demand, found: Measured | None) -> Iterator[
             f"{looser.limits.max_num_seqs} requests at a time and "
             f"{rate(looser.limits.tokens_per_second, found):.0f} tokens a second"
         )
-    if fit.precision is None:
+    if (told := oversized(demand, fit)) is not None:
+        yield f"OversizedAccelerator: {told}"
+    if fit.precision is None and demand.shape.quantization is None:
         lighter = size(replace(demand, precision="fp8"), fit.hardware)
         if isinstance(lighter, Fit) and lighter.limits.tokens_per_second > now:
             yield (
