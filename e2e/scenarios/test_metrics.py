@@ -7,6 +7,7 @@ from functools import partial
 from demo.load import steady
 from demo.stage import NAMESPACE, Json
 from scenarios.actions import Place
+from scenarios.commands import tessera
 from tessera.adapters.clock import now
 from tessera.adapters.engines import HttpEngines
 from tessera.adapters.prometheus import PrometheusMetrics
@@ -61,9 +62,22 @@ async def test_the_speed_of_a_loaded_replica_is_told_beside_the_predicted_one(
 
         speed = await eventually(told, lambda found: found is not None, within=150)
         reading = (await metrics.read()).speeds[who][0]
+        told_now = await tessera(
+            place.stage,
+            *("explain", "chat", "-n", place.namespace),
+            *("--prometheus", place.stage.world.prometheus_url),
+        )
     assert speed is not None
     variant, gap = (await place.status())["variant"], speed["interTokenMs"]
-    print(f"measured {gap['measured']} ms, predicted {gap['predicted']} ms between tokens")
+    about = told_now.output.partition("\nSPEED: ")[2].partition("\n\n")[0]
+    for part in (
+        "tokens a second",
+        "answers in a step",
+        "share of the peaks",
+        "as its engine says",
+    ):
+        assert part in about
+    print(about)
     # The look-alike steps by the same model of speed; what it adds is the machine's own delay.
     assert 0.8 < float(gap["measured"]) / float(gap["predicted"]) < 2
     assert speed["requests"] >= 100
