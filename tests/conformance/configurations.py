@@ -27,7 +27,7 @@ _ALL = (
     "--dtype=bfloat16",
     f"--max-model-len={CONTEXT}",
     "--block-size=128",
-    "--shutdown-timeout=20",
+    "--shutdown-timeout=120",
 )
 _NAMED = f"--served-model-name={MODEL}"
 
@@ -64,8 +64,10 @@ TIGHT = Configuration(
         _NAMED,
         "--max-num-seqs=8",
         "--num-gpu-blocks-override=24",
+        "--enable-server-load-tracking",
         '--speculative-config={"method":"ngram","num_speculative_tokens":3,"prompt_lookup_max":3}',
     ),
+    env={"VLLM_SERVER_DEV_MODE": "1"},
     confined=True,
 )
 CONFIGURATIONS = (PLAIN, RICH, TIGHT)
