@@ -41,6 +41,10 @@ check: .venv/made ## The quick inner loop: format, lint, types, import rules, ge
 	@$(RUN) tools/generate.py --check
 	@$(BIN)/pytest -q tests -m "not world and not long"
 
+.PHONY: test-vllm
+test-vllm: .venv/made ## Hold the look-alike engine against a real vLLM on the CPU (UPDATE=1 records the real one's answers anew).
+	@UPDATE=$(UPDATE) $(BIN)/pytest -q -s --vllm -m vllm tests/conformance
+
 .PHONY: generate
 generate: .venv/made ## Write CRDs, RBAC, chart values and reference pages from the types.
 	@$(RUN) tools/generate.py
@@ -100,6 +104,14 @@ bench-engine: .venv/made ## The engine's state machine on a day of a million req
 .PHONY: bench-mig
 bench-mig: .venv/made ## MIG layouts: time and gap of plans, GPUs against simpler planners, what churn moves (about 5 minutes).
 	@$(RUN) tools/bench_mig.py $(OPTIONS)
+
+.PHONY: fit-vllm
+fit-vllm: .venv/made ## Fit the look-alike engine to a real vLLM on the CPU and compare the two (about 15 minutes; OPTIONS=--save keeps it).
+	@$(RUN) -m fit $(OPTIONS)
+
+.PHONY: calibrate
+calibrate: .venv/made ## Fit the shipped table of speeds anew, and print its errors (needs the measurements in ../shared).
+	@$(RUN) tools/calibrate.py
 
 .PHONY: bench-client
 bench-client: .venv/made ## What the client of tessera bench takes itself.

@@ -40,9 +40,9 @@ async def play(stage: Stage) -> None:
     await stage.patch(SERVICE, {"scaling": SCALING})
     base = await stage.address(SERVICE)
     async with _watching(stage) as seen:
-        async with steady(base, SERVICE.name, clients=130, tokens=150) as load:
+        async with steady(base, SERVICE.name, clients=115, tokens=150) as load:
             variant = (await stage.service(SERVICE))["status"]["variant"]
-            stage.say(f"130 clients ask; a replica takes {variant['maxNumSeqs']} at a time")
+            stage.say(f"115 clients ask; a replica takes {variant['maxNumSeqs']} at a time")
             await _replicas(stage, SCALING["maxReplicas"], 40)
         stage.say(f"{load.finished} answers, {load.tokens} tokens; now one client stays")
         if load.failures:

@@ -20,7 +20,7 @@ from world.client import Running
 from world.testing import eventually
 
 MODEL = "hf://meta-llama/Llama-3.1-8B-Instruct"
-CONTEXT = {"typicalInputTokens": 4000, "typicalOutputTokens": 400}
+CONTEXT = {"typicalInputTokens": 6200, "typicalOutputTokens": 400}
 """Said to be usual, so that a slice of 40 GB takes few requests at a time, and rows take time."""
 IN_FLIGHT = 46
 """Rows at the engine for all that."""

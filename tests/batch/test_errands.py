@@ -62,9 +62,9 @@ async def test_a_gated_model_is_read_with_the_token_and_refused_without() -> Non
 
 
 async def test_a_config_that_is_not_understood_is_said() -> None:
-    code, told = await shape_at(a_hub(files=a_model(kv_lora_rank=512)))
+    code, told = await shape_at(a_hub(files=a_model(mamba_d_state=16)))
     assert (code, told["ok"]) == (3, False)
-    assert "latent attention" in told["message"]
+    assert "state-space layers" in told["message"]
 
 
 async def test_a_hub_that_does_not_answer_may_do_so_later() -> None:

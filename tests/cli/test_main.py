@@ -22,7 +22,10 @@ from tessera.cli.parser import COST_FORMS, COST_ROWS, ENDPOINTS, SHELLS, parser
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("aiohttp", "kubernetes", "pydantic", "requests", "yaml", "prometheus_api_client")
-COMMANDS = ("doctor", "explain", "top", "update", "cost", "bench", "plan", "completion")
+COMMANDS = (
+    *("doctor", "explain", "top", "update", "cost", "size", "bench"),
+    *("plan", "completion"),
+)
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "operator"), "HOME": "/nonexistent"}
 
 

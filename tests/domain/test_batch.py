@@ -464,7 +464,7 @@ def test_a_turn_in_which_nothing_happens_writes_nothing() -> None:
         on_attempt(),
         on_attempt("steady", at=at(60)),
         on_attempt(batch=a_batch(a_batch_spec(spot={"policy": "only"})), **idle, at=at(70)),
-        on_attempt(batch=short, at=at(3300), **none),
+        on_attempt(batch=short, at=at(3200), **none),
         on_attempt(pod={"runner_since": None}, attempt={"runningSince": None}),
     ):
         assert not written_after(settled(situation), 120), decided(situation).running
@@ -505,7 +505,7 @@ def test_the_deadline_moves_a_batch_off_spot_in_time() -> None:
     half = {"progress": {"rows": ROWS, "completed": 500, "pace": "0.7", "at": NOW}}
     fine = decided(on_attempt(batch=short, at=at(3200), status=half))
     assert (fine.create, fine.running.reason) == (None, "OnSpot")
-    got = decided(on_attempt(batch=short, at=at(3300), status=half))
+    got = decided(on_attempt(batch=short, at=at(3250), status=half))
     assert got.create is not None
     assert got.create.choice is not None
     assert (got.create.choice.offer.tier, names(got)) == ("onDemand", ["night-a1"])

@@ -1,5 +1,7 @@
-"""`config.json` files, cut to the keys that count, against the shapes that are shipped."""
+"""`config.json` files of every shipped model against the shapes that are shipped."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,66 +10,24 @@ from hypothesis import strategies as st
 
 from tessera.api.inference_service import ModelShape
 from tessera.domain.catalog import models
+from tessera.domain.footprint import resident_bytes
 from tessera.domain.model.config import Puzzle, read
 
-
-def config(hidden: int, inner: int, vocabulary: int, **more: Any) -> dict[str, Any]:
-    return {"hidden_size": hidden, "intermediate_size": inner, "vocab_size": vocabulary, **more}
+FILE = json.loads(Path(__file__).with_name("model_configs.json").read_text(encoding="utf-8"))
+CONFIGS = {one["model"]: one for one in FILE["configs"]}
+PUBLISHED: dict[str, int] = FILE["published"]
+QWEN = "Qwen/Qwen3-8B"
+AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128}
 
 
 def of(model: str, **keys: Any) -> dict[str, Any]:
-    """The other numbers are those of the shipped shape, as the hub has them."""
-    known = models()[model]
-    return {
-        "num_hidden_layers": known.layers,
-        "num_attention_heads": known.attention_heads,
-        "num_key_value_heads": known.kv_heads,
-        "max_position_embeddings": known.max_position_embeddings,
-        **keys,
-    }
+    """The configuration of a shipped model, with the keys around it that the hub has."""
+    beside = {"architectures": ["ForCausalLM"], "torch_dtype": "bfloat16", "use_cache": True}
+    return {**beside, **CONFIGS[model]["config"], **keys}
 
 
-LLAMA = config(4096, 14336, 128256, model_type="llama", tie_word_embeddings=False)
-KNOWN = {
-    "meta-llama/Llama-3.1-8B-Instruct": LLAMA,
-    "meta-llama/Llama-3.1-70B-Instruct": config(8192, 28672, 128256, model_type="llama"),
-    "meta-llama/Llama-3.2-1B-Instruct": config(
-        2048, 8192, 128256, model_type="llama", head_dim=64, tie_word_embeddings=True
-    ),
-    "meta-llama/Llama-3.2-3B-Instruct": config(
-        3072, 8192, 128256, model_type="llama", head_dim=128, tie_word_embeddings=True
-    ),
-    "mistralai/Mistral-7B-Instruct-v0.3": config(4096, 14336, 32768, model_type="mistral"),
-    "Qwen/Qwen2.5-0.5B-Instruct": config(
-        896, 4864, 151936, model_type="qwen2", tie_word_embeddings=True
-    ),
-    "Qwen/Qwen2.5-7B-Instruct": config(3584, 18944, 152064, model_type="qwen2"),
-    "Qwen/Qwen2.5-14B-Instruct": config(5120, 13824, 152064, model_type="qwen2"),
-    "Qwen/Qwen3-8B": config(4096, 12288, 151936, model_type="qwen3", head_dim=128),
-    "Qwen/Qwen3-32B": config(5120, 25600, 151936, model_type="qwen3", head_dim=128),
-}
-MIXTRAL = {
-    "model_type": "mixtral",
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "max_position_embeddings": 32768,
-    "num_local_experts": 8,
-    "num_experts_per_tok": 2,
-    **config(4096, 14336, 32000),
-}
-QWEN_MOE = {
-    "model_type": "qwen3_moe",
-    "num_hidden_layers": 48,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 4,
-    "head_dim": 128,
-    "max_position_embeddings": 40960,
-    "num_experts": 128,
-    "num_experts_per_tok": 8,
-    "moe_intermediate_size": 768,
-    **config(2048, 6144, 151936),
-}
+MIXTRAL = of("mistralai/Mixtral-8x7B-Instruct-v0.1")
+DEEPSEEK = of("deepseek-ai/DeepSeek-V3")
 
 
 def as_shipped(model: str) -> dict[str, Any]:
@@ -79,20 +39,72 @@ def shape(found: ModelShape | Puzzle) -> ModelShape:
     return found
 
 
-@pytest.mark.parametrize("model", KNOWN)
+@pytest.mark.parametrize("model", sorted(models()))
 def test_a_config_gives_the_shape_that_is_shipped_to_the_weight(model: str) -> None:
-    assert shape(read(of(model, **KNOWN[model]))).model_dump() == as_shipped(model)
+    got = shape(read(of(model), CONFIGS[model].get("totalSize")))
+    assert got.model_dump() == as_shipped(model)
+
+
+@pytest.mark.parametrize(("model", "weights"), sorted(PUBLISHED.items()))
+def test_counted_weights_are_those_that_the_repositories_publish(model: str, weights: int) -> None:
+    assert models()[model].parameters == weights
+
+
+def test_the_catalogue_holds_every_model_that_has_a_config_and_no_other() -> None:
+    assert len(models()) >= 60
+    assert sorted(models()) == sorted(CONFIGS)
 
 
 @pytest.mark.parametrize(
-    ("found", "billions", "active"), [(MIXTRAL, 46.7, 12.9), (QWEN_MOE, 30.5, 3.3)]
+    ("model", "billions", "active"),
+    [
+        ("mistralai/Mixtral-8x7B-Instruct-v0.1", 46.7, 12.9),
+        ("Qwen/Qwen3-30B-A3B", 30.5, 3.3),
+        ("Qwen/Qwen3-235B-A22B", 235, 22),
+        ("Qwen/Qwen2-57B-A14B-Instruct", 57.4, 14.2),
+        ("deepseek-ai/DeepSeek-V2-Lite-Chat", 15.7, 2.65),
+        ("deepseek-ai/DeepSeek-V2-Chat", 236, 21.4),
+        ("deepseek-ai/DeepSeek-V3", 671, 37.5),
+        ("moonshotai/Kimi-K2-Instruct", 1026, 32.9),
+        ("openai/gpt-oss-20b", 20.9, 4.19),
+        ("openai/gpt-oss-120b", 116.8, 5.71),
+        ("zai-org/GLM-4.5-Air", 106.9, 13.5),
+        ("meta-llama/Llama-4-Scout-17B-16E-Instruct", 108.6, 17.2),
+        ("microsoft/Phi-3.5-MoE-instruct", 41.9, 6.6),
+        ("allenai/OLMoE-1B-7B-0924-Instruct", 6.9, 1.28),
+    ],
 )
 def test_of_a_mixture_the_weights_of_one_token_are_counted_apart(
-    found: dict[str, Any], billions: float, active: float
+    model: str, billions: float, active: float
 ) -> None:
-    got = shape(read(found))
+    got = models()[model]
     assert got.parameters / 1e9 == pytest.approx(billions, rel=0.01)
     assert (got.active_parameters or 0) / 1e9 == pytest.approx(active, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("model", "window", "layers"),
+    [
+        ("mistralai/Mistral-7B-Instruct-v0.1", 4096, 32),
+        ("mistralai/Mistral-7B-Instruct-v0.3", None, None),
+        ("google/gemma-2-9b-it", 4096, 21),
+        ("google/gemma-3-27b-it", 1024, 52),
+        ("openai/gpt-oss-20b", 128, 12),
+        ("CohereForAI/c4ai-command-r7b-12-2024", 4096, 24),
+        ("meta-llama/Llama-4-Scout-17B-16E-Instruct", 8192, 36),
+        ("Qwen/Qwen2.5-7B-Instruct", None, None),
+        ("microsoft/Phi-3.5-mini-instruct", None, None),
+    ],
+)
+def test_layers_with_a_window_are_counted(
+    model: str, window: int | None, layers: int | None
+) -> None:
+    got = models()[model]
+    assert (got.sliding_window, got.sliding_layers) == (window, layers)
+
+
+def test_the_latent_vector_of_deepseek_is_512_and_64_wide() -> None:
+    assert models()["deepseek-ai/DeepSeek-V3"].latent_dim == 576
 
 
 @pytest.mark.parametrize(
@@ -102,7 +114,8 @@ def test_of_a_mixture_the_weights_of_one_token_are_counted_apart(
         ({"quant_method": "gptq", "bits": 8}, 8),
         ({"quant_method": "fp8"}, 8),
         ({"quant_method": "mxfp4"}, 4),
-        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, 4),
+        ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, 4),
+        ({"quant_method": "fbgemm_fp8"}, 8),
         (
             {
                 "quant_method": "compressed-tensors",
@@ -110,28 +123,51 @@ def test_of_a_mixture_the_weights_of_one_token_are_counted_apart(
             },
             8,
         ),
-        ({"quant_method": "hqq"}, 16),
     ],
 )
 def test_quantised_weights_have_their_bits(quantised: dict[str, Any], bits: int) -> None:
-    found = of("Qwen/Qwen3-8B", **KNOWN["Qwen/Qwen3-8B"], quantization_config=quantised)
+    found = of(QWEN, quantization_config=quantised)
     assert shape(read(found)).bits_per_weight == bits
 
 
 def test_the_index_decides_how_many_bytes_the_weights_take() -> None:
-    found = of("Qwen/Qwen3-8B", **KNOWN["Qwen/Qwen3-8B"])
-    got = shape(read({**found, "quantization_config": {"bits": 4}}, 6_100_000_000))
-    assert got.parameters * got.bits_per_weight // 8 == 6_100_000_000
+    got = shape(read(of(QWEN, quantization_config=AWQ), 6_100_000_000))
+    assert (got.parameters, resident_bytes(got, None)) == (8_190_735_360, 6_100_000_000)
+
+
+@pytest.mark.parametrize(
+    ("quantised", "form", "group"),
+    [
+        (AWQ, "awq", 128),
+        ({"quant_method": "gptq", "bits": 4, "group_size": 32}, "gptq", 32),
+        ({"quant_method": "gptq", "bits": 4, "group_size": -1}, "gptq", None),
+        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "fp8", None),
+        ({"quant_method": "mxfp4"}, "mxfp4", 32),
+        (
+            {
+                "quant_method": "compressed-tensors",
+                "config_groups": {"group_0": {"weights": {"num_bits": 8, "type": "float"}}},
+            },
+            "fp8",
+            None,
+        ),
+    ],
+)
+def test_the_format_and_its_groups_are_kept(
+    quantised: dict[str, Any], form: str, group: int | None
+) -> None:
+    got = shape(read(of(QWEN, quantization_config=quantised)))
+    assert (got.quantization, got.group_size) == (form, group)
 
 
 def test_32_bit_files_are_loaded_with_16_bits() -> None:
-    found = of("Qwen/Qwen3-8B", **KNOWN["Qwen/Qwen3-8B"], torch_dtype="float32")
+    found = of(QWEN, torch_dtype="float32")
     got = shape(read(found, 8_190_735_360 * 4))
     assert (got.parameters, got.bits_per_weight) == (8_190_735_360, 16)
 
 
 def test_the_language_part_of_a_larger_model_counts_with_the_size_of_all() -> None:
-    found = {"vision_config": {}, "text_config": of("Qwen/Qwen3-8B", **KNOWN["Qwen/Qwen3-8B"])}
+    found = {"vision_config": {}, "text_config": of(QWEN)}
     got = shape(read(found, 18_000_000_000))
     assert (got.layers, got.parameters) == (36, 9_000_000_000)
     assert "no index" in told(read(found))
@@ -146,12 +182,30 @@ def told(found: ModelShape | Puzzle) -> str:
     ("found", "words"),
     [
         ([], "not an object"),
-        ({}, "num_attention_heads is missing"),
-        ({**MIXTRAL, "kv_lora_rank": 512}, "kv_lora_rank means latent attention"),
+        ({}, "model_type is missing"),
+        ({"model_type": "bert"}, "bert is none of the"),
+        ({"model_type": "llama"}, "num_attention_heads is missing"),
+        ({**MIXTRAL, "kv_lora_rank": 512}, "qk_rope_head_dim is missing"),
+        ({**MIXTRAL, "mamba_d_state": 16}, "mamba_d_state means state-space layers"),
+        ({**MIXTRAL, "num_attention_heads": 30}, "num_key_value_heads 8 does not divide"),
+        ({**MIXTRAL, "num_key_value_heads": 64}, "num_key_value_heads 64 does not divide"),
+        ({**MIXTRAL, "hidden_size": 4100}, "does not divide hidden_size 4100"),
+        ({**MIXTRAL, "num_experts_per_tok": 9}, "num_experts_per_tok 9 is more than the 8"),
+        ({**DEEPSEEK, "v_head_dim": None}, "v_head_dim is missing"),
+        ({**MIXTRAL, "layer_types": ["linear_attention"] * 32}, "layer_types has linear_attention"),
+        ({**MIXTRAL, "layer_types": ["full_attention"]}, "layer_types names 1 layers"),
+        ({**MIXTRAL, "quantization_config": {"quant_method": "bitsandbytes"}}, "FP8 or AWQ"),
+        ({**MIXTRAL, "quantization_config": {"quant_method": "gguf"}}, "safetensors"),
+        ({**MIXTRAL, "quantization_config": {"quant_method": "hqq"}}, "hqq is not foreseen"),
+        ({**MIXTRAL, "quantization_config": {"bits": 4}}, "is missing and is not foreseen"),
+        (
+            {**MIXTRAL, "quantization_config": {"quant_method": "gptq", "bits": 3}},
+            "has 3 bits; engines serve 4 and 8",
+        ),
         ({**MIXTRAL, "vocab_size": "many"}, "vocab_size is missing"),
         ({**MIXTRAL, "num_experts_per_tok": None}, "num_experts_per_tok is missing"),
-        ({**MIXTRAL, "num_attention_heads": 5000}, "attention_heads"),
-        ({"text_config": 3}, "num_attention_heads is missing"),
+        ({**MIXTRAL, "head_dim": 128, "num_attention_heads": 5000}, "attention_heads"),
+        ({"text_config": 3}, "model_type is missing"),
     ],
 )
 def test_what_is_not_understood_is_said(found: object, words: str) -> None:

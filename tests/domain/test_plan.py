@@ -40,11 +40,21 @@ FLEET = {
     [
         (SMALL, {}, "a100-1g-10gb"),
         (MEDIUM, {}, "a100-3g-40gb"),
-        (LARGE, {"precision": {"variants": [{"precision": "fp8"}]}}, "h100-1gpu-fp8"),
+        (LARGE, {"precision": {"variants": [{"precision": "fp8"}]}}, "h100-2gpu-fp8"),
         (
             LARGE,
             {
                 "precision": {"variants": [{"precision": "fp8"}]},
+                "slo": {"interTokenP95": "50ms"},
+                "context": {"maxModelLen": 2048},
+            },
+            "h100-1gpu-fp8",
+        ),
+        (
+            LARGE,
+            {
+                "precision": {"variants": [{"precision": "fp8"}]},
+                "slo": {"interTokenP95": "50ms"},
                 "context": {"maxModelLen": 16384},
             },
             "h100-2gpu-fp8",

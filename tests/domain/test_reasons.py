@@ -82,6 +82,14 @@ SERVICES = [
         says=("65536", "40960"),
     ),
     Case(
+        reason=Accepted.PRECISION_MISMATCH,
+        manifest=served(
+            "  model: {uri: 'hf://Qwen/Qwen3-8B-FP8'}\n  precision: {variants: [{precision: fp8}]}"
+        ),
+        field="spec.precision.variants[0].precision",
+        says=("quantised to fp8 already", "leave fp8 out"),
+    ),
+    Case(
         reason=Accepted.ADAPTER_NAME_TAKEN,
         manifest=served(
             "  model: {uri: 'hf://Qwen/Qwen3-8B', servedName: sql,"
@@ -211,7 +219,7 @@ SERVICES = [
             "  model: {uri: 'hf://meta-llama/Llama-3.1-8B-Instruct'}\n  slo: {interTokenP95: 10ms}"
         ),
         field="spec.slo.interTokenP95",
-        says=("21.8 ms a token and 10 ms are promised", "faster pool"),
+        says=("22.6 ms a token and 10 ms are promised", "faster pool"),
         nodes=(a_node(slices={"3g.40gb": 2}),),
     ),
     Case(

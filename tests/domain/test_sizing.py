@@ -87,7 +87,7 @@ def test_a_misfit_says_which_context_and_which_device_would_do() -> None:
 def test_a_model_that_fits_but_misses_the_promise_is_a_misfit_without_missing_memory() -> None:
     got = size(demand(B8, ms=15), a_slice("3g.40gb"))
     assert isinstance(got, Misfit)
-    assert (got.needed_mib, round(got.inter_token_ms)) == (0, 22)
+    assert (got.needed_mib, round(got.inter_token_ms)) == (0, 23)
 
 
 @given(

@@ -102,7 +102,9 @@ async def test_a_served_stream_takes_exactly_the_predicted_engine_time() -> None
         busy = (await engine.http.get("/sim/busy")).json()["busy_seconds"]
         launch = launch_from(["tiny"], {"TESSERA_SIM_SHAPE": SHAPE})
     assert got.json()["usage"]["completion_tokens"] == 50
-    predicted = launch.speed.seconds(decoding=0, kv_tokens=100, prefill_tokens=100)
+    predicted = launch.speed.seconds(
+        decoding=0, kv_tokens=100, prefill_tokens=100, prefill_pairs=10_000
+    )
     predicted += sum(
         launch.speed.seconds(decoding=1, kv_tokens=100 + token) for token in range(1, 50)
     )

@@ -16,6 +16,9 @@ PodLabel = Annotated[
 """The value of a label, as Kubernetes takes it."""
 
 
+SpeedSource = Literal["measured", "table", "roofline"]
+
+
 class ModelShape(Wire):
     """The numbers that decide memory and speed, as the model's `config.json` gives them."""
 
@@ -42,6 +45,40 @@ class ModelShape(Wire):
 
     bits_per_weight: Literal[4, 8, 16, 32] = 16
     """Bits of one stored weight."""
+
+    quantization: Literal["fp8", "int8", "int4", "awq", "gptq", "mxfp4", "nvfp4"] | None = None
+    """How the files are quantised, as `quantization_config` says; absent when they are not. What
+    `compressed-tensors` holds is told by its weights."""
+
+    group_size: Annotated[int, Field(ge=1, le=65_536)] | None = None
+    """So many quantised weights share one scale; absent when there is one for a whole row."""
+
+    unquantized_parameters: Annotated[int, Field(ge=0, le=10**13)] | None = None
+    """Weights that keep 16 bits when the others are quantised: embeddings, output layer, norms,
+    routers. Absent, all are taken for quantised."""
+
+    weight_bytes: Annotated[int, Field(ge=1, le=10**14)] | None = None
+    """Bytes of all files of a quantised model, where an index tells them."""
+
+    embedding_parameters: Annotated[int, Field(ge=0, le=10**13)] | None = None
+    """Weights of the input embedding where the output layer has its own: a step reads only the
+    rows of its tokens."""
+
+    experts: Annotated[int, Field(ge=1, le=65_536)] | None = None
+    """Experts of a layer in a mixture, shared ones not counted."""
+
+    experts_per_token: Annotated[int, Field(ge=1, le=65_536)] | None = None
+    """Of these, so many compute one token."""
+
+    latent_dim: Annotated[int, Field(ge=1, le=65_536)] | None = None
+    """With latent attention, `kv_lora_rank` + `qk_rope_head_dim`: what a layer keeps of one token
+    instead of keys and values of each head; tensor parallelism does not divide it."""
+
+    sliding_window: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
+    """Tokens that layers with a sliding window look back."""
+
+    sliding_layers: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """How many layers have that window; the others keep every token."""
 
 
 class SecretKey(Wire):
@@ -422,8 +459,10 @@ class VariantStatus(Wire):
     tokens_per_second: int
     """Output tokens per second that one replica is expected to give at the promised latency."""
 
-    source: str
-    """Where the speed comes from: `roofline` is computed, nothing was measured."""
+    source: SpeedSource
+    """Where the speed comes from: `measured` was seen in this cluster; `table` is computed with
+    shares of the peaks that were fitted on published measurements of this GPU family; `roofline`
+    is computed with shares that are usual, nothing alike was measured."""
 
 
 class CostStatus(Wire):
@@ -440,6 +479,52 @@ class CostStatus(Wire):
 
     assumes: str
     """The load that the price per token assumes."""
+
+
+class Compared(Wire):
+    """A quantity as it was predicted, and as it was measured."""
+
+    predicted: Amount
+    """As the speed model has it."""
+
+    measured: Amount
+    """As the engines told it."""
+
+
+class SpeedStatus(Wire):
+    """How fast the engines are, beside what was predicted.
+
+    Written when at least 100 requests within five minutes say something new, and no more often than
+    that; the metrics have what moves in between.
+    """
+
+    model: str
+    """The model that was measured."""
+
+    variant: str
+    """The variant that it was measured on."""
+
+    reason: str
+    """The reason of the condition SpeedAsPredicted."""
+
+    inter_token_ms: Compared
+    """Mean time between two tokens of an answer in milliseconds, for the load that was seen."""
+
+    tokens_per_second: Compared
+    """Output tokens a second of the replicas that take requests: what they can give at the promised
+    latency, and what they gave."""
+
+    kv_cache_tokens: Compared | None = None
+    """Tokens that the KV cache of one replica holds, as planned and as its engine says."""
+
+    ratio: Amount
+    """Measured by predicted time between tokens."""
+
+    requests: Annotated[int, Field(ge=0)]
+    """Requests behind it."""
+
+    at: datetime
+    """When; it speaks of the five minutes before."""
 
 
 class TenancyStatus(Wire):
@@ -501,7 +586,7 @@ class InferenceServiceStatus(Wire):
     """The generation of the spec that this status speaks about."""
 
     conditions: Conditions = ()
-    """Accepted, Placed, Progressing, Ready and UpdateAvailable."""
+    """Accepted, Placed, Progressing, Ready, UpdateAvailable and SpeedAsPredicted."""
 
     replicas: int = 0
     """Replicas that exist."""
@@ -526,6 +611,9 @@ class InferenceServiceStatus(Wire):
 
     cost: CostStatus | None = None
     """What the service costs now."""
+
+    speed: SpeedStatus | None = None
+    """How fast the engines are, beside what was predicted."""
 
     tenant: TenancyStatus | None = None
     """How the tenant of the service stands."""

@@ -1,7 +1,6 @@
 """What the options of `tessera bench` ask for; every wrong one is a sentence with its mend."""
 
 import argparse
-import difflib
 import math
 import os
 import re
@@ -9,6 +8,8 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
+from tessera.cli.bench_baseline import baseline
+from tessera.cli.bench_json import Json
 from tessera.cli.bench_prompts import Lengths, drawn, lengths
 from tessera.cli.bench_server import base_of
 from tessera.cli.bench_trace import trace
@@ -16,7 +17,7 @@ from tessera.cli.errors import CommandError
 from tessera.domain.bench.counters import Peaks, peaks
 from tessera.domain.bench.dollars import Price
 from tessera.domain.bench.jobs import Job
-from tessera.domain.catalog import products
+from tessera.domain.catalog import nearest_products, products
 from tessera.domain.hardware import part, whole
 from tessera.domain.money import money
 from tessera.settings import CommandSettings
@@ -52,6 +53,8 @@ class Plan:
     peaks: Peaks | None
     price: Price | None
     html: Path | None
+    baseline: Json | None
+    """An earlier report."""
 
 
 def plan(asked: argparse.Namespace, seed: int) -> Plan:
@@ -75,6 +78,7 @@ def plan(asked: argparse.Namespace, seed: int) -> Plan:
         peaks=_peaks(asked),
         price=_price(asked),
         html=_writable(asked.html),
+        baseline=baseline(asked.baseline) if asked.baseline else None,
     )
 
 
@@ -155,8 +159,8 @@ def _peaks(asked: argparse.Namespace) -> Peaks | None:
     name, _, profile = asked.gpu.partition("/")
     product = products().get(name)
     if product is None:
-        near = difflib.get_close_matches(name, products(), cutoff=0.4) or sorted(products())
-        raise CommandError(f"--gpu {name} is not known; known are {', '.join(near)}")
+        near = ", ".join(nearest_products(name))
+        raise CommandError(f"--gpu {name} is not known; known are {near}")
     hardware = part(product, profile) if profile else whole(product, 1)
     if hardware is None:
         known = ", ".join(one.profile for one in product.slices)

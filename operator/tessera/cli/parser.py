@@ -10,6 +10,7 @@ COST_ROWS = ("service", "tenant", "pool")
 COST_FORMS = ("table", "json", "csv")
 FORMS = ("text", "json")
 ENDPOINTS = ("chat", "completions")
+KV_DTYPES = ("auto", "fp8")
 SHELLS = ("bash", "zsh", "fish")
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -20,7 +21,8 @@ def parser(program: str = "tessera") -> argparse.ArgumentParser:
         prog=program, description="Looks at the inference fleets of a cluster."
     )
     commands = made.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for add in (_doctor, _explain, _top, _update, _cost, _bench, _plan, _snapshot, _completion):
+    added = (_doctor, _explain, _top, _update, _cost, _size, _bench, _plan, _snapshot, _completion)
+    for add in added:
         add(commands)
     return made
 
@@ -107,6 +109,103 @@ def _cost(commands: Commands) -> None:
     _formed(made, COST_FORMS)
 
 
+def _size(commands: Commands) -> None:
+    made = _command(
+        commands,
+        "size",
+        "what a model fits on, what it then gives, and what that costs",
+        "Sizes a model on all hardware that has a price, in every precision, without any cluster: "
+        "for each the smallest form that serves it, and why. Speeds are predicted and prices "
+        "assumed, unless a file gives them.",
+    )
+    made.add_argument("model", metavar="MODEL", nargs="?", help="its name on the hub")
+    made.add_argument("--config", metavar="FILE", help="the config.json of a model not known here")
+    _sized_on(made)
+    _sized_for(made)
+    _sized_with(made)
+    _formed(made)
+
+
+def _sized_on(made: argparse.ArgumentParser) -> None:
+    """On which hardware, at which price."""
+    made.add_argument(
+        "--gpu",
+        metavar="PRODUCT,...",
+        help="only these, named as the label nvidia.com/gpu.product has them",
+    )
+    made.add_argument(
+        "--precision", metavar="NAME,...", help="only these: own, fp8, int8, awq-int4, gptq-int4"
+    )
+    made.add_argument(
+        "--tensor-parallel", metavar="N", type=int, help="only replicas over N whole GPUs"
+    )
+    made.add_argument(
+        "--compare",
+        action="store_true",
+        help="every slice and number of GPUs, cheapest tokens first, against the cheapest",
+    )
+    made.add_argument("--prices", metavar="FILE", help="JSON with prices of GPUs and their days")
+    made.add_argument(
+        "--api-price",
+        metavar="AMOUNT",
+        help="what a million output tokens cost elsewhere: shows where serving breaks even",
+    )
+
+
+def _sized_for(made: argparse.ArgumentParser) -> None:
+    """For which load and promise."""
+    made.add_argument(
+        "--slo",
+        metavar="ttft=1s,inter-token=33ms",
+        help="the promise to keep; finds the simplest form that does",
+    )
+    made.add_argument(
+        "--context",
+        metavar="N",
+        type=int,
+        help="longest prompt plus answer (default: 8192, or the model's if smaller)",
+    )
+    made.add_argument(
+        "--input-tokens",
+        metavar="N",
+        type=int,
+        default=1200,
+        help="of a usual prompt (default: %(default)s)",
+    )
+    made.add_argument(
+        "--output-tokens",
+        metavar="N",
+        type=int,
+        default=250,
+        help="of a usual answer (default: %(default)s)",
+    )
+
+
+def _sized_with(made: argparse.ArgumentParser) -> None:
+    """What lies in memory beside the model."""
+    made.add_argument(
+        "--kv-cache-dtype",
+        choices=KV_DTYPES,
+        default=KV_DTYPES[0],
+        help="of the KV cache (default: %(default)s, 16 bits)",
+    )
+    made.add_argument("--draft", metavar="MODEL", help="a draft model for speculative decoding")
+    made.add_argument(
+        "--adapters",
+        metavar="N",
+        type=int,
+        default=0,
+        help="slots for LoRA adapters (default: %(default)s)",
+    )
+    made.add_argument(
+        "--rank",
+        metavar="R",
+        type=int,
+        default=16,
+        help="rank of the adapters (default: %(default)s)",
+    )
+
+
 def _bench(commands: Commands) -> None:
     made = _command(
         commands,
@@ -121,6 +220,9 @@ def _bench(commands: Commands) -> None:
     _requests(made)
     _judges(made)
     made.add_argument("--html", metavar="FILE", help="write the report with plots there, too")
+    made.add_argument(
+        "--baseline", metavar="FILE", help="an earlier report (-o json); tells what changed since"
+    )
     _formed(made)
 
 

@@ -1,5 +1,6 @@
 """What is known of GPU products, MIG profiles and models, from the data files beside it."""
 
+import difflib
 import json
 from collections.abc import Mapping
 from functools import cache
@@ -13,6 +14,7 @@ from tessera.api.meta import Wire
 
 COMPUTE_SLICES = 7
 MEMORY_SLICES = 8
+"""Most products are cut into so many parts; a few into four and four."""
 
 
 class Slice(Wire):
@@ -29,13 +31,19 @@ class Product(Wire):
     """One GPU product, named as GPU feature discovery names it."""
 
     product: str
+    capability: Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]$")]
+    """CUDA compute capability, which decides the kernels that run on it."""
     memory_mib: Annotated[int, Field(alias="memoryMiB")]
     bandwidth_gbs: Annotated[float, Field(alias="bandwidthGBs")]
     """Memory bandwidth in 1e9 bytes per second."""
     multiprocessors: int
     bf16_tflops: float
-    """Dense peak in 1e12 operations per second."""
+    """Dense peak in 1e12 operations per second; of float16 where there is no bfloat16."""
     fp8_tflops: float | None
+    compute_slices: int = COMPUTE_SLICES
+    """Into how many parts MIG cuts its multiprocessors."""
+    memory_slices: int = MEMORY_SLICES
+    """Into how many parts MIG cuts its memory."""
     slices: tuple[Slice, ...]
 
     def slice(self, profile: str) -> Slice | None:
@@ -57,6 +65,13 @@ def products() -> Mapping[str, Product]:
     """All known GPU products by name."""
     found = TypeAdapter(tuple[Product, ...]).validate_python(_read("accelerators.json", "products"))
     return {product.product: product for product in found}
+
+
+def nearest_products(name: str) -> list[str]:
+    """Known products that a name may mean: those that have it within, then those spelt like it."""
+    within = [one for one in products() if name and name.lower() in one.lower()]
+    alike = difflib.get_close_matches(name, products(), cutoff=0.4)
+    return list(dict.fromkeys([*within, *alike])) or sorted(products())
 
 
 @cache

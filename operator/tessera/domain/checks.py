@@ -8,6 +8,7 @@ from tessera.api.accelerator_pool import Tier
 from tessera.api.inference_service import InferenceServiceSpec, ModelShape
 from tessera.domain import pod_template, vllm_flags
 from tessera.domain.catalog import models
+from tessera.domain.precision import mismatch
 from tessera.domain.reasons import Accepted
 from tessera.domain.sizing import DEFAULT_MAX_MODEL_LEN
 
@@ -115,6 +116,19 @@ def _context_suits_the_model(spec: InferenceServiceSpec, _: Tiers) -> Iterator[D
         )
 
 
+def _precision_suits_the_files(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
+    shape = shape_of(spec)
+    if shape is None:
+        return
+    for index, variant in enumerate(spec.precision.variants):
+        if (told := mismatch(shape, variant.precision)) is not None:
+            yield Denial(
+                reason=Accepted.PRECISION_MISMATCH,
+                field=f"spec.precision.variants[{index}].precision",
+                message=told,
+            )
+
+
 def _flags_are_free_and_valid(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
     table = vllm_flags.table(spec.engine.version)
     if table is None:
@@ -184,6 +198,7 @@ def _pod_template_is_free_and_valid(spec: InferenceServiceSpec, _: Tiers) -> Ite
 
 CHECKS: tuple[Check, ...] = (
     _context_suits_the_model,
+    _precision_suits_the_files,
     _adapters_have_names_of_their_own,
     _flags_are_free_and_valid,
     _pod_template_is_free_and_valid,

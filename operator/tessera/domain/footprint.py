@@ -1,6 +1,22 @@
 """What a model takes in memory: its weights and, for every token, its KV cache."""
 
+from typing import Literal
+
 from tessera.api.inference_service import ModelShape
+
+KvBits = Literal[8, 16]
+"""Bits of one number in the KV cache: 8 with `--kv-cache-dtype fp8`."""
+_SCALE_BITS = 16
+_BLOCK_SCALE_BITS = 8
+"""Of a scale in the 4-bit floating formats."""
+_GROUP = 128
+"""Weights that share a scale in what is quantised to 4 bits, unless the files say otherwise."""
+_FLOATS = ("mxfp4", "nvfp4")
+_ZEROS = ("awq", "gptq", "awq-int4", "gptq-int4")
+"""Formats that keep a zero point beside each scale, in as many bits as a weight."""
+_PADDED = 1.25
+"""Layers with and without a window are put into groups of the smaller number, unless the larger
+one is less than so many times as large."""
 
 
 def weight_bytes(parameters: int, bits: int) -> int:
@@ -10,7 +26,16 @@ def weight_bytes(parameters: int, bits: int) -> int:
 
 def bits_of(shape: ModelShape, precision: str | None) -> int:
     """Bits of one weight in memory; `precision` None means as in the files."""
-    return 8 if precision == "fp8" else shape.bits_per_weight
+    if precision is None:
+        return shape.bits_per_weight
+    if precision in ("fp8", "int8"):
+        return min(8, shape.bits_per_weight)
+    return min(4 if precision.endswith("int4") else 16, shape.bits_per_weight)
+
+
+def computes_in_fp8(shape: ModelShape, precision: str | None) -> bool:
+    """Whether products are taken at 8 bits where the hardware can: files or loading made them."""
+    return precision == "fp8" or (precision is None and shape.quantization == "fp8")
 
 
 def kv_bytes_per_token(layers: int, kv_heads: int, head_dim: int, bits: int = 16) -> int:
@@ -20,20 +45,103 @@ def kv_bytes_per_token(layers: int, kv_heads: int, head_dim: int, bits: int = 16
 
 def resident_bytes(shape: ModelShape, precision: str | None) -> int:
     """All weights as they lie in memory, over all devices of a replica."""
-    return weight_bytes(shape.parameters, bits_of(shape, precision))
+    if precision is None and shape.weight_bytes is not None:
+        return shape.weight_bytes
+    return _in_memory(shape, precision, shape.parameters, _kept(shape))
 
 
 def active_parameters(shape: ModelShape) -> int:
-    """Weights that one token uses: all of them, but for a mixture of experts."""
-    return shape.active_parameters or shape.parameters
+    """Weights that one token is computed with: of a mixture its experts, and no input embedding."""
+    return (shape.active_parameters or shape.parameters) - _unread(shape)
+
+
+def readable_bytes(shape: ModelShape, precision: str | None) -> int:
+    """Weights that a step of many tokens reads: all but an input embedding of its own, of which
+    only the rows of its tokens are read.
+    """
+    return resident_bytes(shape, precision) - weight_bytes(_unread(shape), 16)
 
 
 def read_bytes(shape: ModelShape, precision: str | None) -> int:
     """Weights that a step of a single token reads, over all devices."""
-    return weight_bytes(active_parameters(shape), bits_of(shape, precision))
+    if shape.active_parameters is None:
+        return readable_bytes(shape, precision)
+    unread = _unread(shape)
+    active = shape.active_parameters
+    return _in_memory(shape, precision, active - unread, min(active, _kept(shape)) - unread)
 
 
-def cache_bytes_per_token(shape: ModelShape, devices: int) -> int:
-    """Keys and values of one token on each of `devices`: beyond one a rank, KV heads are copied."""
+def _unread(shape: ModelShape) -> int:
+    """The input embedding; as the output layer is as large, it is never more than half."""
+    return min(shape.embedding_parameters or 0, _kept(shape), shape.parameters // 2)
+
+
+def _kept(shape: ModelShape) -> int:
+    """Weights that no format quantises."""
+    return min(shape.parameters, shape.unquantized_parameters or 0)
+
+
+def _in_memory(shape: ModelShape, precision: str | None, parameters: int, kept: int) -> int:
+    bits = bits_of(shape, precision)
+    if bits >= 16:
+        return weight_bytes(parameters, bits)
+    quantized = parameters - kept
+    return (
+        weight_bytes(kept, 16)
+        + weight_bytes(quantized, bits)
+        + _scale_bytes(shape, precision, bits, quantized)
+    )
+
+
+def _scale_bytes(shape: ModelShape, precision: str | None, bits: int, quantized: int) -> int:
+    """Scales and zero points of groups; those of whole rows and blocks are too few to count."""
+    form = shape.quantization if precision is None else precision
+    group = shape.group_size if precision is None else (_GROUP if bits == 4 else None)
+    if group is None:
+        return 0
+    scale = _BLOCK_SCALE_BITS if form in _FLOATS else _SCALE_BITS
+    zero = bits if form in _ZEROS else 0
+    return weight_bytes(-(-quantized // group), scale + zero)
+
+
+def cache_bytes_per_token(shape: ModelShape, devices: int, kv_bits: int = 16) -> int:
+    """What one token takes on each of `devices` while every layer keeps it.
+
+    Keys and values of the heads, of which each device has at least one, or the latent vector, which
+    each device has whole.
+    """
+    return shape.layers * _row_bytes(shape, devices, kv_bits)
+
+
+def cache_bytes(
+    shape: ModelShape, tokens: int, devices: int, kv_bits: int = 16, ahead: int = 0
+) -> int:
+    """What a request of so many tokens takes on each of `devices`.
+
+    Layers with a sliding window keep no more than that and the `ahead` tokens of a step. The engine
+    lays layers with and without a window out in groups of equal size, padded where they are uneven.
+    """
+    row = _row_bytes(shape, devices, kv_bits)
+    if shape.sliding_window is None or shape.sliding_layers is None:
+        return shape.layers * row * tokens
+    sliding, full = _groups(shape.layers, min(shape.layers, shape.sliding_layers))
+    held = min(tokens, shape.sliding_window + ahead)
+    return row * (full * tokens + sliding * held)
+
+
+def _row_bytes(shape: ModelShape, devices: int, kv_bits: int) -> int:
+    """One token in one layer on one device."""
+    if shape.latent_dim is not None:
+        return shape.latent_dim * kv_bits // 8
     heads = max(1, -(-shape.kv_heads // devices))
-    return kv_bytes_per_token(shape.layers, heads, shape.head_dim)
+    return kv_bytes_per_token(1, heads, shape.head_dim, kv_bits)
+
+
+def _groups(layers: int, sliding: int) -> tuple[int, int]:
+    """Layers with and without a window, as many as take memory."""
+    full = layers - sliding
+    if not full:
+        return sliding, 0
+    least, most = sorted((full, sliding))
+    size = most if most < _PADDED * least else least
+    return -(-sliding // size) * size, -(-full // size) * size

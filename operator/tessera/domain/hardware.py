@@ -22,6 +22,8 @@ class Hardware:
     """The same at 8 bits, where the product has it."""
     compute_slices: int
     memory_slices: int
+    compute_slices_of_gpu: int = COMPUTE_SLICES
+    memory_slices_of_gpu: int = MEMORY_SLICES
 
     @property
     def resource(self) -> str:
@@ -46,8 +48,10 @@ def whole(product: Product, devices: int, memory_mib: int | None = None) -> Hard
         bandwidth=product.bandwidth_gbs * 1e9,
         bf16_flops=product.bf16_tflops * 1e12,
         fp8_flops=None if product.fp8_tflops is None else product.fp8_tflops * 1e12,
-        compute_slices=COMPUTE_SLICES,
-        memory_slices=MEMORY_SLICES,
+        compute_slices=product.compute_slices,
+        memory_slices=product.memory_slices,
+        compute_slices_of_gpu=product.compute_slices,
+        memory_slices_of_gpu=product.memory_slices,
     )
 
 
@@ -66,9 +70,18 @@ def part(product: Product, profile: str, memory_mib: int | None = None) -> Hardw
         profile=profile,
         devices=1,
         memory_mib=min(cut.memory_mib, memory_mib or cut.memory_mib),
-        bandwidth=product.bandwidth_gbs * 1e9 * cut.memory_slices / MEMORY_SLICES,
+        bandwidth=product.bandwidth_gbs * 1e9 * cut.memory_slices / product.memory_slices,
         bf16_flops=product.bf16_tflops * 1e12 * compute,
         fp8_flops=None if product.fp8_tflops is None else product.fp8_tflops * 1e12 * compute,
         compute_slices=cut.compute_slices,
         memory_slices=cut.memory_slices,
+        compute_slices_of_gpu=product.compute_slices,
+        memory_slices_of_gpu=product.memory_slices,
     )
+
+
+def slices(product: Product) -> list[Hardware]:
+    """All real slices of a product, the smallest first."""
+    cut = (part(product, one.profile) for one in product.slices)
+    found = [one for one in cut if one and one.compute_slices < product.compute_slices]
+    return sorted(found, key=lambda one: (one.memory_slices, one.compute_slices, one.memory_mib))

@@ -4,10 +4,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from tessera.api.inference_service import ModelShape
+from tessera.domain.footprint import KvBits
 from tessera.domain.perf import StepTime
 
 _MAX_SEQUENCES = 256
-_STEP_TOKENS = (8192, 4096, 2048, 1024, 512, 256, 128)
+LONGEST_CHUNK = 8192
+"""The most tokens of a step that are ever set."""
+_STEP_TOKENS = (LONGEST_CHUNK, 4096, 2048, 1024, 512, 256, 128, 64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +26,10 @@ class Demand:
     inter_token: timedelta
     adapters_mib: int = 0
     """Memory of one device that LoRA adapters take."""
+    draft: ModelShape | None = None
+    """The model that proposes tokens when decoding is speculative; its weights and cache lie on the
+    same devices."""
+    kv_bits: KvBits = 16
 
     @property
     def resident(self) -> int:
@@ -51,14 +58,23 @@ def best_limits(demand: Demand, step: StepTime, kv_tokens: int) -> Limits | None
     found = [
         _limits(demand, step, sequences, tokens)
         for tokens in _STEP_TOKENS
-        if (sequences := _sequences(demand, step, min(most, tokens - 1), tokens)) > 0
+        if (sequences := _sequences(demand, step, min(most, _read(demand, tokens)), tokens)) > 0
     ]
     return max(found, key=lambda one: one.tokens_per_second, default=None)
 
 
+def _read(demand: Demand, tokens: int) -> int:
+    """As many requests as have their prompts read by steps of `tokens` while they get answers."""
+    return min(
+        tokens - 1, tokens * demand.output_tokens // (demand.input_tokens + demand.output_tokens)
+    )
+
+
 def _sequences(demand: Demand, step: StepTime, most: int, tokens: int) -> int:
     """The most requests at a time that keep the promise; every condition worsens with each."""
-    low, high = 0, most
+    if most > 0 and _keeps(demand, step, most, tokens):
+        return most
+    low, high = 0, most - 1
     while low < high:
         middle = (low + high + 1) // 2
         if _keeps(demand, step, middle, tokens):
@@ -69,19 +85,17 @@ def _sequences(demand: Demand, step: StepTime, most: int, tokens: int) -> int:
 
 
 def _keeps(demand: Demand, step: StepTime, sequences: int, tokens: int) -> bool:
-    full = _full_step(demand, step, sequences, tokens)
+    full = full_step(demand, step, sequences, tokens)
+    if full > demand.inter_token.total_seconds():
+        return False
     chunks = -(-demand.input_tokens // (tokens - sequences))
-    return (
-        full <= demand.inter_token.total_seconds()
-        and chunks * full <= demand.ttft.total_seconds()
-        and _share_of_full_steps(demand, sequences, tokens) <= 1
-    )
+    return chunks * full <= demand.ttft.total_seconds()
 
 
 def _limits(demand: Demand, step: StepTime, sequences: int, tokens: int) -> Limits:
     share = _share_of_full_steps(demand, sequences, tokens)
     decode = step.seconds(decoding=sequences, kv_tokens=sequences * demand.resident)
-    mean = share * _full_step(demand, step, sequences, tokens) + (1 - share) * decode
+    mean = share * full_step(demand, step, sequences, tokens) + (1 - share) * decode
     return Limits(
         max_num_seqs=sequences,
         max_num_batched_tokens=tokens,
@@ -89,11 +103,13 @@ def _limits(demand: Demand, step: StepTime, sequences: int, tokens: int) -> Limi
     )
 
 
-def _full_step(demand: Demand, step: StepTime, sequences: int, tokens: int) -> float:
+def full_step(demand: Demand, step: StepTime, sequences: int, tokens: int) -> float:
+    """Seconds of a step of so many tokens, filled up with usual prompts."""
     return step.seconds(
         decoding=sequences,
         kv_tokens=sequences * demand.resident,
         prefill_tokens=tokens - sequences,
+        prefill_pairs=(tokens - sequences) * demand.input_tokens,
     )
 
 

@@ -9,7 +9,6 @@ from itertools import pairwise
 from typing_extensions import override
 
 from tessera.api.accelerator_pool import Price
-from tessera.domain.catalog import COMPUTE_SLICES, MEMORY_SLICES
 from tessera.domain.hardware import Hardware
 
 NANO = 10**9
@@ -98,9 +97,12 @@ class Tariff:
 
 
 def billing_weight(hardware: Hardware) -> Decimal:
-    """Share of a GPU that a slice is billed: (c/7 + m/8) / 2; whole GPUs count 1 each."""
-    compute = Decimal(hardware.compute_slices) / COMPUTE_SLICES
-    memory = Decimal(hardware.memory_slices) / MEMORY_SLICES
+    """Share of a GPU that a slice is billed: (c/7 + m/8) / 2; whole GPUs count 1 each.
+
+    Products that are cut into four count c/4 and m/4.
+    """
+    compute = Decimal(hardware.compute_slices) / hardware.compute_slices_of_gpu
+    memory = Decimal(hardware.memory_slices) / hardware.memory_slices_of_gpu
     return (compute + memory) / 2 * hardware.devices
 
 

@@ -14,6 +14,7 @@ from tessera.domain.names import variant_name
 from tessera.domain.pools import Offer, PoolView
 from tessera.domain.reasons import Placed, Verdict
 from tessera.domain.sizing import Fit, Misfit, size
+from tessera.domain.tensor_parallel import divides
 
 STEADY: frozenset[Tier] = frozenset({"reserved", "onDemand"})
 """Tiers whose nodes stay; services run on no other."""
@@ -149,7 +150,7 @@ def _pairs(
             ),
         )
         for offer in offers
-        if shape.attention_heads % offer.hardware.devices == 0
+        if divides(shape, offer.hardware.devices)
         for precision in precisions
     ]
 
@@ -224,7 +225,8 @@ def _misfit(spec: InferenceServiceSpec, misfits: Sequence[Misfit]) -> Placement:
     ways = [f"devices of {best.needed_mib} MiB", "more whole GPUs in one node"]
     if best.kv_tokens >= _WORTHWHILE:
         ways.insert(0, f"spec.context.maxModelLen of at most {best.kv_tokens}")
-    if not spec.precision.variants:
+    shape = shape_of(spec)
+    if not spec.precision.variants and (shape is None or shape.quantization is None):
         ways.append("fp8 in spec.precision.variants, which halves 16-bit weights")
     return _nowhere(
         Placed.TOO_LARGE,

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from tessera.api.inference_service import ModelShape
 from tessera.domain import footprint, perf
+from tessera.domain.footprint import KvBits
 from tessera.domain.hardware import Hardware
-from tessera.domain.limits import Demand, Limits, best_limits
+from tessera.domain.limits import LONGEST_CHUNK, Demand, Limits, best_limits
 
 MIB = 2**20
 GPU_MEMORY_UTILIZATION = 0.92
@@ -31,7 +32,9 @@ class Memory:
     cache_mib: int
     """What is counted on for the KV cache; negative when even the weights do not go in."""
     kv_tokens: int
-    """Tokens of requests that the cache of the whole replica holds."""
+    """Tokens that the cache of the whole replica holds in requests of the longest context."""
+    draft_mib: int = 0
+    """Of the reserve, the weights of the draft model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,37 +71,96 @@ def kv_pool_gb(device_gb: float, devices: int, utilization: float, weights_gb: f
     return device_gb * devices * utilization - weights_gb
 
 
-def memory(
+def memory(  # noqa: PLR0913 - what lies in memory beside the model are options
     shape: ModelShape,
     precision: str | None,
     hardware: Hardware,
     utilization: float = GPU_MEMORY_UTILIZATION,
     adapters_mib: int = 0,
+    *,
+    context: int | None = None,
+    draft: ModelShape | None = None,
+    kv_bits: KvBits = 16,
 ) -> Memory:
-    """The memory plan of one device of a replica; adapters are part of the reserve."""
-    weights = footprint.resident_bytes(shape, precision)
-    weights_mib = _ceil(weights, hardware.devices * MIB)
-    reserve_mib = _reserve_mib(shape, hardware.devices) + adapters_mib
+    """The memory plan of one device of a replica; adapters and draft are part of the reserve.
+
+    Without a `context` every layer is taken to keep every token.
+    """
+    weights_mib = _ceil(footprint.resident_bytes(shape, precision), hardware.devices * MIB)
+    drafts = 0 if draft is None else footprint.resident_bytes(draft, None)
+    draft_mib = _ceil(drafts, hardware.devices * MIB)
+    reserve_mib = _reserve_mib(shape, hardware.devices) + adapters_mib + draft_mib
     budget_mib = int(hardware.memory_mib * utilization)
     cache_mib = int((budget_mib - weights_mib - reserve_mib) * _KV_SHARE)
-    blocks = cache_mib * MIB // (footprint.cache_bytes_per_token(shape, hardware.devices) * _BLOCK)
+    held = Held(shape=shape, draft=draft, devices=hardware.devices, kv_bits=kv_bits)
     return Memory(
         weights_mib=weights_mib,
         reserve_mib=reserve_mib,
         budget_mib=budget_mib,
         cache_mib=cache_mib,
-        kv_tokens=max(0, blocks - 1) * _BLOCK,
+        kv_tokens=held.tokens(cache_mib * MIB, context, LONGEST_CHUNK),
+        draft_mib=draft_mib,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """What the cache of one device holds: tokens of the model and of its draft."""
+
+    shape: ModelShape
+    draft: ModelShape | None
+    devices: int
+    kv_bits: KvBits
+
+    def tokens(self, room: int, context: int | None, ahead: int = 0) -> int:
+        """Tokens in so many bytes, when all requests have `context` tokens; whole blocks.
+
+        With windows long requests take less a token than short ones, and `ahead` more of a step.
+        """
+        if context is None:
+            each = self._bytes(_BLOCK, whole=True)
+            return max(0, room // each - 1) * _BLOCK
+        blocks = _ceil(context, _BLOCK)
+        request = self._bytes(blocks * _BLOCK, ahead=ahead)
+        return max(0, room * blocks // request - 1) * _BLOCK
+
+    def bytes_of(self, context: int, ahead: int = 0) -> int:
+        """A request of so many tokens, with the block that the engine keeps for itself."""
+        blocks = _ceil(context, _BLOCK)
+        request = self._bytes(blocks * _BLOCK, ahead=ahead)
+        return request + _ceil(request, blocks)
+
+    def _bytes(self, tokens: int, ahead: int = 0, *, whole: bool = False) -> int:
+        models = [one for one in (self.shape, self.draft) if one is not None]
+        if whole:
+            return sum(
+                tokens * footprint.cache_bytes_per_token(one, self.devices, self.kv_bits)
+                for one in models
+            )
+        return sum(
+            footprint.cache_bytes(one, tokens, self.devices, self.kv_bits, ahead) for one in models
+        )
 
 
 def size(demand: Demand, hardware: Hardware) -> Fit | Misfit:
     """Fit `demand` onto one replica of `hardware`."""
-    plan = memory(demand.shape, demand.precision, hardware, adapters_mib=demand.adapters_mib)
+    plan = memory(
+        demand.shape,
+        demand.precision,
+        hardware,
+        adapters_mib=demand.adapters_mib,
+        context=demand.max_model_len,
+        draft=demand.draft,
+        kv_bits=demand.kv_bits,
+    )
     step = perf.step_time(demand.shape, demand.precision, hardware)
-    limits = best_limits(demand, step, plan.kv_tokens)
-    if plan.kv_tokens < demand.max_model_len or limits is None:
+    limits = None
+    if plan.kv_tokens >= demand.max_model_len:
+        usual = _held(demand, hardware).tokens(plan.cache_mib * MIB, demand.resident)
+        limits = best_limits(demand, step, usual)
+    if limits is None:
         alone = step.seconds(decoding=1, kv_tokens=demand.resident)
-        reading = step.seconds(decoding=0, kv_tokens=0, prefill_tokens=demand.input_tokens)
+        reading = step.prefill_seconds(demand.input_tokens, LONGEST_CHUNK)
         return Misfit(
             hardware=hardware,
             precision=demand.precision,
@@ -117,12 +179,20 @@ def size(demand: Demand, hardware: Hardware) -> Fit | Misfit:
     )
 
 
+def _held(demand: Demand, hardware: Hardware) -> Held:
+    return Held(
+        shape=demand.shape,
+        draft=demand.draft,
+        devices=hardware.devices,
+        kv_bits=demand.kv_bits,
+    )
+
+
 def _needed_mib(demand: Demand, hardware: Hardware, plan: Memory) -> int:
     if plan.kv_tokens >= demand.max_model_len:
         return 0
-    tokens = (_ceil(demand.max_model_len, _BLOCK) + 1) * _BLOCK
-    cache = _ceil(tokens * footprint.cache_bytes_per_token(demand.shape, hardware.devices), MIB)
-    used = plan.weights_mib + plan.reserve_mib + (cache + 1) / _KV_SHARE
+    request = _held(demand, hardware).bytes_of(demand.max_model_len, LONGEST_CHUNK)
+    used = plan.weights_mib + plan.reserve_mib + (_ceil(request, MIB) + 1) / _KV_SHARE
     return math.ceil((used + 1) / GPU_MEMORY_UTILIZATION)
 
 

@@ -134,11 +134,16 @@ def patience_for(fit: Fit, watch: Watch, patience: timedelta) -> timedelta:
 def longest_prompt(fit: Fit) -> timedelta:
     """The time to read a prompt that fills the whole context, in steps as large as allowed.
 
-    Rather too long: each step is taken as slow as the last one, which reads all the others' cache.
+    Rather too long: each step is taken as slow as the last one, which attends to all before it.
     """
-    chunk = fit.limits.max_num_batched_tokens
-    last = fit.step.seconds(decoding=0, kv_tokens=fit.max_model_len, prefill_tokens=chunk)
-    return timedelta(seconds=math.ceil(fit.max_model_len / chunk) * last)
+    longest, chunk = fit.max_model_len, fit.limits.max_num_batched_tokens
+    last = fit.step.seconds(
+        decoding=0,
+        kv_tokens=longest,
+        prefill_tokens=chunk,
+        prefill_pairs=2 * longest * chunk,
+    )
+    return timedelta(seconds=math.ceil(longest / chunk) * last)
 
 
 def _idle_since(watch: Watch) -> datetime:

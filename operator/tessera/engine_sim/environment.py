@@ -10,10 +10,14 @@ DEVICES = "TESSERA_SIM_DEVICES"
 """How many of them the engine sees; without it as many as it asks for."""
 SHAPE = "TESSERA_SIM_SHAPE"
 """A ModelShape as JSON, for a model that nothing else describes."""
+SPEED = "TESSERA_SIM_SPEED"
+"""Seconds of a step's parts as JSON, where they were measured; without it they are predicted."""
 START_SECONDS = "TESSERA_SIM_START_SECONDS"
 """For so long the port stays closed; without it 0.2."""
 API_KEY = "VLLM_API_KEY"
 """The engine's own variable for its key."""
+DEVELOPMENT = "VLLM_SERVER_DEV_MODE"
+RUNTIME_ADAPTERS = "VLLM_ALLOW_RUNTIME_LORA_UPDATING"
 
 DEFAULT_DEVICE = "NVIDIA-A100-SXM4-80GB"
 DEFAULT_START_SECONDS = 0.2
@@ -31,3 +35,8 @@ def number(env: Mapping[str, str], name: str, default: float) -> float:
     if not value >= 0:
         raise EngineExit(1, f"{name}={text} is not a number of at least 0")
     return value
+
+
+def switch(env: Mapping[str, str], name: str) -> bool:
+    """Whether one of the engine's own variables is on."""
+    return env.get(name, "").lower() in ("1", "true")

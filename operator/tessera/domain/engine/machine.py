@@ -75,8 +75,10 @@ class Engine:
         self._running: dict[int, Sequence] = {}
         """In the order of admission, so that an unfinished prompt is always the last."""
         self._unfinished: Sequence | None = None
+        self._pairs = 0
+        """Tokens that the newest step's chunks attend to, as `StepTime` counts them."""
         if speculation is not None:
-            _check_room(limits, speculation)
+            speculation.check_room(limits)
 
     @property
     def running(self) -> int:
@@ -130,6 +132,10 @@ class Engine:
     def drain(self) -> None:
         """From now on refuse what comes; all that is here still runs to its end."""
         self._draining = True
+
+    def forget(self) -> None:
+        """Empty the prefix cache; what requests hold at present stays shared."""
+        self._blocks.clear()
 
     def is_waiting(self, request_id: int) -> bool:
         """Whether a request waits, for the first time or after a preemption."""
@@ -243,6 +249,7 @@ class Engine:
         self.admitted.clear()
         self.preempted.clear()
         self.joined.clear()
+        self._pairs = 0
         decoding_ones, blocks, limits = self._decoding, self._blocks, self.limits
         gain = 1 if self._gains is None else next(self._gains)
         prefill = 0
@@ -265,16 +272,18 @@ class Engine:
         return decoding, gain, prefill, self._seconds(decoding, prefill)
 
     def _seconds(self, decoding: int, prefill: int) -> float:
-        if self._speculation is None:
-            return self.speed.seconds(
-                decoding=decoding, kv_tokens=self.kv_tokens, prefill_tokens=prefill
-            )
-        k = self._speculation.draft_tokens if decoding else 0
-        verify = self.speed.seconds(
-            decoding=decoding, kv_tokens=self.kv_tokens, prefill_tokens=prefill + k * decoding
+        speculation = self._speculation if decoding else None
+        k = speculation.draft_tokens if speculation else 0
+        seconds = self.speed.seconds(
+            decoding=decoding,
+            kv_tokens=self.kv_tokens,
+            prefill_tokens=prefill + k * decoding,
+            prefill_pairs=self._pairs,
         )
+        if speculation is None:
+            return seconds
         plain = self.speed.seconds(decoding=decoding, kv_tokens=self.kv_tokens)
-        return verify + k * self._speculation.draft_cost * plain
+        return seconds + k * speculation.draft_cost * plain
 
     def _make_room(self, gain: int) -> int:
         """Preempt until the step's blocks suffice: tokens that the unfinished prompt gets."""
@@ -347,6 +356,7 @@ class Engine:
         """Compute so much of an input; a complete one decodes from now on."""
         self._blocks.free -= self._blocks_to_add(sequence, tokens)
         self.kv_tokens += tokens
+        self._pairs += tokens * (tokens + 2 * sequence.computed)
         sequence.computed += tokens
         if sequence.request.shared and self.limits.prefix_cache:
             self._blocks.share(sequence, sequence.computed)
@@ -386,15 +396,6 @@ class Engine:
         sequence.computed = 0
         self.kv_tokens -= cached
         self._blocks.release(sequence, tokens, self.limits.blocks_for(cached))
-
-
-def _check_room(limits: Limits, speculation: Speculation) -> None:
-    """A step may compute drafted tokens beyond the end of an answer."""
-    drafted = speculation.draft_tokens
-    if (limits.blocks - 1) * limits.block_size < limits.max_model_len + drafted:
-        raise ValueError("the KV blocks hold no request of max_model_len with its drafted tokens")
-    if limits.max_num_batched_tokens < limits.max_num_seqs * (1 + drafted):
-        raise ValueError("max_num_batched_tokens is below max_num_seqs with drafted tokens")
 
 
 def _ids(sequences: list[Sequence]) -> tuple[int, ...]:

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from tessera.domain.engine_requests import Limits
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speculation:
@@ -24,6 +26,16 @@ class Speculation:
     def speedup(self) -> float:
         """Against plain decoding while memory binds: E / (1 + k c) (F08)."""
         return self.expected / (1 + self.draft_tokens * self.draft_cost)
+
+    def check_room(self, limits: Limits) -> None:
+        """A step may compute drafted tokens beyond the end of an answer."""
+        drafted = self.draft_tokens
+        if (limits.blocks - 1) * limits.block_size < limits.max_model_len + drafted:
+            raise ValueError(
+                "the KV blocks hold no request of max_model_len with its drafted tokens"
+            )
+        if limits.max_num_batched_tokens < limits.max_num_seqs * (1 + drafted):
+            raise ValueError("max_num_batched_tokens is below max_num_seqs with drafted tokens")
 
     def steady(self) -> Iterator[int]:
         """Tokens of each step without chance: whole numbers whose mean is the expected one."""

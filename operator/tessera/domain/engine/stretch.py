@@ -4,9 +4,6 @@ import math
 
 from tessera.domain.perf import StepTime
 
-_LINEAR = 1e-9
-"""Relative distance of the middle from the mean of the ends that still counts as a line."""
-
 
 def stretch(
     speed: StepTime, decoding: int, kv_tokens: int, most: int, seconds: float
@@ -14,35 +11,20 @@ def stretch(
     """Of the next steps that only decode: how many of `most`, and their seconds together.
 
     Each adds a token of every decoding request to the cache. All of them begin within `seconds`
-    (above 0). Where the time of a step does not grow by the same in every step, it is fewer of
-    them than could be; the caller asks again.
+    (above 0); each takes longer than the one before by the same, as `StepTime` promises.
     """
     first = speed.seconds(decoding=decoding, kv_tokens=kv_tokens + decoding)
     if most > 1:
         most = min(most, int(min(seconds / first, most)) + 1)
-    last = first
-    while most > 1:
-        last = speed.seconds(decoding=decoding, kv_tokens=kv_tokens + most * decoding)
-        if most == 2 or _on_a_line(speed, decoding, kv_tokens, most, first, last):
-            break
-        most = (most + 1) // 2
     if most == 1:
         return 1, first
+    last = speed.seconds(decoding=decoding, kv_tokens=kv_tokens + most * decoding)
     total = most * (first + last) / 2
     if total - last < seconds:
         return most, total
     growth = (last - first) / (most - 1)
     steps = _steps_until(first, growth, seconds)
     return steps, _sum(first, growth, steps)
-
-
-def _on_a_line(
-    speed: StepTime, decoding: int, kv_tokens: int, most: int, first: float, last: float
-) -> bool:
-    half = (most + 1) // 2
-    middle = speed.seconds(decoding=decoding, kv_tokens=kv_tokens + half * decoding)
-    expected = first + (last - first) * (half - 1) / (most - 1)
-    return abs(middle - expected) <= _LINEAR * middle
 
 
 def _sum(first: float, growth: float, steps: int) -> float:

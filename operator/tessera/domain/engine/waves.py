@@ -53,7 +53,12 @@ class Waves:
         prompt = max(request.prompt_tokens for _, request in wave)
         steps = max(request.output_tokens for _, request in wave)
         prefill = size * prompt
-        first = began + self._speed.seconds(decoding=0, kv_tokens=prefill, prefill_tokens=prefill)
+        first = began + self._speed.seconds(
+            decoding=0,
+            kv_tokens=prefill,
+            prefill_tokens=prefill,
+            prefill_pairs=prefill * prompt,
+        )
         self.now = first + self._decode(size, prefill, steps - 1)
         self.busy_seconds += self.now - began
         self.slot_steps += size * steps

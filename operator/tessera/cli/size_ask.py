@@ -1,0 +1,256 @@
+"""The options of `tessera size` -> what is to be sized, on what, at which prices."""
+
+import argparse
+import difflib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, timedelta
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import cast
+
+from pydantic import TypeAdapter, ValidationError
+
+from tessera.api.inference_service import ModelShape
+from tessera.api.meta import Duration
+from tessera.cli.errors import CommandError
+from tessera.domain import precision, prices, tensor_parallel
+from tessera.domain.adapters import RANKS, slots_mib
+from tessera.domain.catalog import Product, models, nearest_products, products
+from tessera.domain.footprint import KvBits
+from tessera.domain.limits import Demand
+from tessera.domain.model.config import Puzzle, read
+from tessera.domain.model.quantization import REFUSED
+from tessera.domain.money import Money, money
+from tessera.domain.prices import PriceBook, PriceError
+from tessera.domain.sizing import DEFAULT_MAX_MODEL_LEN
+
+_UNPROMISED = (timedelta(seconds=10), timedelta(milliseconds=250))
+"""First token and gap that nobody would wait longer for; they bound the batch without a promise."""
+_PRECISIONS = (None, "fp8", "awq-int4")
+_SLO = ("ttft", "inter-token")
+_INDEX = "model.safetensors.index.json"
+_SHAPE = (
+    "take the name from its page on the hub, or give its config.json with --config FILE; the "
+    "nearest known:"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """What to size."""
+
+    name: str
+    demand: Demand
+    products: tuple[Product, ...]
+    precisions: tuple[str | None, ...]
+    book: PriceBook
+    unpriced: tuple[str, ...]
+    """Products that were left out because nobody prices them."""
+    promised: bool
+    compare: bool
+    tensor_parallel: int | None
+    api_price: Money | None
+
+
+def ask(asked: argparse.Namespace, day: date) -> Ask:
+    """CommandError where the options cannot be carried out."""
+    for option, least in (("input_tokens", 1), ("output_tokens", 1), ("adapters", 0), ("rank", 1)):
+        _bounded(option, getattr(asked, option), least)
+    name, shape = _model(asked)
+    book = _book(asked.prices, day)
+    chosen, unpriced = _products(asked.gpu, book, asked.prices)
+    _divided(shape, asked.tensor_parallel)
+    return Ask(
+        name=name,
+        demand=_demand(asked, shape),
+        products=chosen,
+        precisions=_precisions(asked.precision, shape),
+        book=book,
+        unpriced=unpriced,
+        promised=asked.slo is not None,
+        compare=asked.compare,
+        tensor_parallel=asked.tensor_parallel,
+        api_price=_api_price(asked.api_price, book),
+    )
+
+
+def known_model(name: str, option: str) -> ModelShape:
+    """A shipped shape; CommandError with the nearest names."""
+    form = next((one for one in REFUSED if one in name.lower()), None)
+    if form is not None:
+        raise CommandError(f"{option} {name}: {form} is not served: {REFUSED[form]}")
+    found = models().get(name.removeprefix("hf://"))
+    if found is None:
+        raise CommandError(
+            f"{option} {name} is none of the {len(models())} models that Tessera knows; {_SHAPE} "
+            f"{', '.join(nearest(name))}"
+        )
+    return found
+
+
+def nearest(name: str) -> list[str]:
+    """Known models whose names are most like it, the organisation counting little."""
+    short = {one.partition("/")[2].lower(): one for one in models()}
+    wanted = name.rpartition("/")[2].lower()
+    close = difflib.get_close_matches(wanted, sorted(short), n=3, cutoff=0.3)
+    return [short[one] for one in close] or sorted(models())[:3]
+
+
+def _bounded(option: str, value: int | None, least: int) -> None:
+    if value is not None and not least <= value <= 10**8:
+        name = option.replace("_", "-")
+        raise CommandError(f"--{name} {value}: write a number from {least} on")
+
+
+def _model(asked: argparse.Namespace) -> tuple[str, ModelShape]:
+    if asked.config is not None:
+        return asked.model or asked.config, _from_config(Path(asked.config).expanduser())
+    if asked.model is None:
+        raise CommandError(
+            "which model? Name one, such as tessera size meta-llama/Llama-3.1-8B-Instruct, or give "
+            "--config FILE"
+        )
+    return asked.model, known_model(asked.model, "MODEL")
+
+
+def _from_config(path: Path) -> ModelShape:
+    index = path.with_name(_INDEX)
+    size = _object(index).get("metadata") if index.is_file() else None
+    total = size.get("total_size") if isinstance(size, dict) else None
+    found = read(_object(path), total if isinstance(total, int) else None)
+    if isinstance(found, Puzzle):
+        raise CommandError(f"--config {path}: {found.message}")
+    return found
+
+
+def _object(path: Path) -> Mapping[str, object]:
+    found = _json(path)
+    return found if isinstance(found, dict) else {}
+
+
+def _json(path: Path) -> object:
+    try:
+        return cast("object", json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise CommandError(f"{path}: {error.strerror}; is the path right?") from None
+    except ValueError as error:
+        raise CommandError(f"{path} is not JSON: {error}") from None
+
+
+def _demand(asked: argparse.Namespace, shape: ModelShape) -> Demand:
+    longest = shape.max_position_embeddings
+    _bounded("context", asked.context, 16)
+    if asked.context is not None and asked.context > longest:
+        raise CommandError(
+            f"--context {asked.context} is more than the {longest} tokens that the model was made "
+            f"for; ask for at most {longest}"
+        )
+    length = asked.context or min(DEFAULT_MAX_MODEL_LEN, longest)
+    answer = min(asked.output_tokens, max(1, length // 2))
+    ttft, gap = _slo(asked.slo)
+    adapters_mib = slots_mib(shape, asked.adapters, _rank(asked.rank))
+    bits: KvBits = 8 if asked.kv_cache_dtype == "fp8" else 16
+    return Demand(
+        shape=shape,
+        precision=None,
+        max_model_len=length,
+        input_tokens=min(asked.input_tokens, length - answer),
+        output_tokens=answer,
+        ttft=ttft,
+        inter_token=gap,
+        adapters_mib=adapters_mib,
+        draft=None if asked.draft is None else known_model(asked.draft, "--draft"),
+        kv_bits=bits,
+    )
+
+
+def _rank(rank: int) -> int:
+    found = next((one for one in RANKS if one >= rank), None)
+    if found is None:
+        raise CommandError(f"--rank {rank}: engines take at most {RANKS[-1]}")
+    return found
+
+
+def _slo(text: str | None) -> tuple[timedelta, timedelta]:
+    """What is not named is not promised."""
+    told = dict(zip(_SLO, _UNPROMISED, strict=True))
+    for item in text.split(",") if text is not None else ():
+        key, _, value = item.partition("=")
+        try:
+            span: timedelta = TypeAdapter(Duration).validate_python(value)
+        except ValidationError:
+            span = timedelta()
+        if key not in told or span <= timedelta():
+            raise CommandError(f"--slo {text}: write ttft=1s,inter-token=33ms, or one of the two")
+        told[key] = span
+    return told["ttft"], told["inter-token"]
+
+
+def _precisions(text: str | None, shape: ModelShape) -> tuple[str | None, ...]:
+    if text is None:
+        return _PRECISIONS if shape.quantization is None else (None,)
+    names = text.split(",")
+    for name in names:
+        if name in REFUSED:
+            raise CommandError(f"--precision {name} is not served: {REFUSED[name]}")
+        if name not in (precision.OWN, *precision.CHANGES):
+            known = ", ".join((precision.OWN, *precision.CHANGES))
+            raise CommandError(f"--precision {name} is not known; write one or more of {known}")
+        if (told := precision.mismatch(shape, None if name == precision.OWN else name)) is not None:
+            raise CommandError(f"--precision {name}: {told}")
+    return tuple(None if name == precision.OWN else name for name in names)
+
+
+def _divided(shape: ModelShape, devices: int | None) -> None:
+    _bounded("tensor_parallel", devices, 1)
+    told = None if devices is None else tensor_parallel.undivided(shape, devices)
+    if told is not None:
+        raise CommandError(f"--tensor-parallel {devices}: {told}")
+
+
+def _book(path: str | None, day: date) -> PriceBook:
+    if path is None:
+        return prices.book(prices.ASSUMED, prices.assumed(), day)
+    try:
+        text = Path(path).expanduser().read_text(encoding="utf-8")
+        return prices.book(path, prices.parse(text), day)
+    except OSError as error:
+        raise CommandError(f"--prices {path}: {error.strerror}; is the path right?") from None
+    except (PriceError, UnicodeDecodeError) as error:
+        raise CommandError(f"--prices {path}: {error}") from None
+
+
+def _products(
+    text: str | None, book: PriceBook, path: str | None
+) -> tuple[tuple[Product, ...], tuple[str, ...]]:
+    """Those that were named, else all that have a price, and the others' names."""
+    known = products()
+    if text is None:
+        priced = tuple(known[name] for name in known if name in book.hourly)
+        return priced, tuple(name for name in known if name not in book.hourly)
+    for name in text.split(","):
+        if name not in known:
+            raise CommandError(
+                f"--gpu {name} is none of the {len(known)} products that Tessera knows; the "
+                f"nearest: {', '.join(nearest_products(name))}"
+            )
+        if path is not None and name not in book.hourly:
+            raise CommandError(
+                f"--prices {path} has no price of {name}; add one, or leave it out of --gpu"
+            )
+    named = tuple(known[name] for name in text.split(","))
+    return named, tuple(one.product for one in named if one.product not in book.hourly)
+
+
+def _api_price(text: str | None, book: PriceBook) -> Money | None:
+    if text is None:
+        return None
+    try:
+        found = Decimal(text)
+    except InvalidOperation:
+        found = Decimal(0)
+    if not (found.is_finite() and found > 0):
+        raise CommandError(f"--api-price {text}: write an amount above 0, such as 0.90")
+    return money(found, book.currency)

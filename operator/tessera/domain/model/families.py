@@ -1,0 +1,147 @@
+"""How the architectures lay out their weights, by the `model_type` of their `config.json`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+OLD_NAMES: Mapping[str, str] = {
+    "n_layer": "num_hidden_layers",
+    "num_layers": "num_hidden_layers",
+    "n_head": "num_attention_heads",
+    "num_kv_heads": "num_key_value_heads",
+    "multi_query_group_num": "num_key_value_heads",
+    "kv_channels": "head_dim",
+    "ffn_hidden_size": "intermediate_size",
+    "padded_vocab_size": "vocab_size",
+    "seq_length": "max_position_embeddings",
+    "n_positions": "max_position_embeddings",
+}
+"""Names that some architectures use, and the usual ones."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """What decides the number of weights besides the numbers in the configuration."""
+
+    matrices: Literal[2, 3] = 3
+    """Of a feed-forward block: in and out, or gate, up and down."""
+    qkv_bias: bool = False
+    out_bias: bool = False
+    bias_before_heads: bool = False
+    """Whether `attention_bias` means queries, keys and values, and not the matrix after them."""
+    mlp_bias: bool = False
+    head_bias: bool = False
+    """Of the output layer."""
+    head_norm: Literal["", "head", "heads"] = ""
+    """Norms of queries and keys: one for all heads, or each head its own."""
+    norms: int = 2
+    """Of a layer."""
+    norm_width: Literal[0, 1, 2] = 1
+    """2 with biases, 0 where norms have no weights."""
+    tied: bool = False
+    """Whether the output layer is the input embedding when the configuration does not say it."""
+    one_kv_head: bool = False
+    """Whether `multi_query` means a single KV head."""
+    sinks: bool = False
+    """A learned sink for every head."""
+    expert_bias: bool = False
+    """Biases of experts and their router."""
+    shared_gate: bool = False
+    """A gate before the shared expert."""
+    router_correction: bool = False
+    """A number for each expert that the router adds."""
+    window: Literal["", "all", "every", "chunk", "asked"] = ""
+    """Which layers have the sliding window: none, all, all but every n-th, the same by chunks, or
+    those from `max_window_layers` on if `use_sliding_window` is true."""
+    every: int = 0
+    """Every so many layers one keeps all tokens, when the configuration does not say it."""
+    defaults: Mapping[str, int] = field(default_factory=dict)
+    """Numbers that configurations leave to the architecture."""
+
+
+_LLAMA = Family()
+_GEMMA = Family(tied=True)
+_MISTRAL = Family(window="all")
+_DEEPSEEK = {"max_position_embeddings": 2048, "moe_layer_freq": 1}
+
+FAMILIES: Mapping[str, Family] = {
+    "llama": _LLAMA,
+    "llama4_text": Family(
+        window="chunk", every=4, defaults={"num_local_experts": 16, "num_experts_per_tok": 1}
+    ),
+    "mistral": _MISTRAL,
+    "ministral": _MISTRAL,
+    "mixtral": _MISTRAL,
+    "qwen2": Family(qkv_bias=True, window="asked"),
+    "qwen2_moe": Family(qkv_bias=True, shared_gate=True, window="asked"),
+    "qwen3": Family(head_norm="head", window="asked"),
+    "qwen3_moe": Family(head_norm="head", window="asked"),
+    "gemma": _GEMMA,
+    "gemma2": Family(tied=True, norms=4, window="every", every=2),
+    "gemma3_text": Family(
+        tied=True,
+        norms=4,
+        head_norm="head",
+        window="every",
+        every=6,
+        defaults={
+            "vocab_size": 262_208,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 4,
+            "head_dim": 256,
+            "max_position_embeddings": 131_072,
+        },
+    ),
+    "phi": Family(
+        matrices=2,
+        qkv_bias=True,
+        out_bias=True,
+        mlp_bias=True,
+        head_bias=True,
+        norms=1,
+        norm_width=2,
+    ),
+    "phi3": Family(window="all"),
+    "phimoe": Family(qkv_bias=True, out_bias=True, head_bias=True, norm_width=2, window="all"),
+    "deepseek_v2": Family(defaults=_DEEPSEEK),
+    "deepseek_v3": Family(router_correction=True, defaults=_DEEPSEEK),
+    "kimi_k2": Family(router_correction=True, defaults=_DEEPSEEK),
+    "gpt_oss": Family(
+        qkv_bias=True,
+        out_bias=True,
+        sinks=True,
+        expert_bias=True,
+        window="every",
+        every=2,
+        defaults={"head_dim": 64, "max_position_embeddings": 131_072},
+    ),
+    "cohere": Family(norms=1, tied=True),
+    "cohere2": Family(norms=1, tied=True, window="every", every=4),
+    "falcon": Family(matrices=2, norms=1, norm_width=2, tied=True, one_kv_head=True),
+    "starcoder2": Family(
+        matrices=2,
+        qkv_bias=True,
+        out_bias=True,
+        mlp_bias=True,
+        norm_width=2,
+        tied=True,
+        window="all",
+    ),
+    "granite": _LLAMA,
+    "granitemoe": _LLAMA,
+    "olmo2": Family(head_norm="heads"),
+    "olmo3": Family(head_norm="heads", window="every", every=4),
+    "olmoe": Family(head_norm="heads"),
+    "smollm3": Family(tied=True),
+    "glm": Family(qkv_bias=True),
+    "glm4": Family(norms=4, bias_before_heads=True),
+    "glm4_moe": Family(router_correction=True, bias_before_heads=True),
+    "chatglm": Family(qkv_bias=True),
+    "internlm2": _LLAMA,
+    "internlm3": _LLAMA,
+}
+ALIASES: Mapping[str, str] = {
+    "gemma3": "gemma3_text",
+    "llama4": "llama4_text",
+}
+"""Models of several parts, and the language part's own name."""

@@ -1,0 +1,96 @@
+"""From a device's peaks, and the shares of them that engines reach, to the time of a step."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tessera.api.inference_service import ModelShape, SpeedSource
+from tessera.domain import footprint
+from tessera.domain.hardware import Hardware
+from tessera.domain.perf.step import StepTime
+
+Arithmetic = Literal["bf16", "fp8"]
+
+_ACTIVATION_BYTES = 2
+_REDUCTIONS = 2
+"""All-reduces of one layer: after attention and after the feed-forward part."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shares:
+    """What of its peaks a GPU family reaches with one kind of arithmetic; shares are below 1."""
+
+    weights: float
+    """Of the bandwidth, while weights are read."""
+    cache: float
+    """Of the bandwidth, while the KV cache is read."""
+    compute: float
+    """Of the peak operations, in the layers."""
+    attention: float
+    """Of the 16-bit peak operations, in a prompt's attention."""
+    unhidden: float
+    """As in `StepTime`."""
+    link: float
+    """Bytes per second between tensor-parallel devices."""
+    layer_seconds: float
+    """Launching one layer."""
+    reduction_seconds: float
+    """One all-reduce of next to nothing."""
+    sequence_seconds: float
+    step_seconds: float
+
+
+def decode_floor_seconds(weight_bytes: float, bandwidth: float) -> float:
+    """Least time of a decode step: every weight is read once (F07). Bytes, bytes/s -> seconds."""
+    return weight_bytes / bandwidth
+
+
+def ridge(peak_flops: float, bandwidth: float) -> float:
+    """Arithmetic intensity at which compute starts to bind (F28). FLOP/s, bytes/s -> FLOP/byte."""
+    return peak_flops / bandwidth
+
+
+def arithmetic(shape: ModelShape, precision: str | None, hardware: Hardware) -> Arithmetic:
+    """In which width the layers compute: in 8 bits where the weights are fp8 and the device has it;
+    all other weights (fp8 on Ampere, 4-bit ones) only lie narrow and are widened to 16 bits first.
+    """
+    narrow = footprint.computes_in_fp8(shape, precision) and hardware.fp8_flops is not None
+    return "fp8" if narrow else "bf16"
+
+
+def roofline(
+    shape: ModelShape,
+    precision: str | None,
+    hardware: Hardware,
+    shares: Shares,
+    source: SpeedSource = "roofline",
+) -> StepTime:
+    """The steps of a model on one replica's hardware, tensor parallel over its devices."""
+    size = hardware.devices
+    width = shape.attention_heads * shape.head_dim
+    reading = hardware.bandwidth * size
+    read = footprint.read_bytes(shape, precision)
+    most = footprint.readable_bytes(shape, precision)
+    flops = _peak(shape, precision, hardware) * size * shares.compute
+    reductions = _REDUCTIONS * shape.layers if size > 1 else 0
+    sent = 2 * (size - 1) / size * width * _ACTIVATION_BYTES
+    return StepTime(
+        weights=decode_floor_seconds(read, reading * shares.weights),
+        other_experts=decode_floor_seconds(most - read, reading * shares.weights),
+        left_alone=1 - read / most,
+        kv_token=footprint.cache_bytes_per_token(shape, size) * size / (reading * shares.cache),
+        token=2 * footprint.active_parameters(shape) / flops,
+        unhidden=shares.unhidden,
+        pair=2 * shape.layers * width / (hardware.bf16_flops * size * shares.attention),
+        exchange=reductions * sent / shares.link,
+        sequence=shares.sequence_seconds,
+        fixed=shares.step_seconds
+        + shape.layers * shares.layer_seconds
+        + reductions * shares.reduction_seconds,
+        source=source,
+    )
+
+
+def _peak(shape: ModelShape, precision: str | None, hardware: Hardware) -> float:
+    if arithmetic(shape, precision, hardware) == "fp8":
+        return hardware.fp8_flops or hardware.bf16_flops
+    return hardware.bf16_flops

@@ -1,0 +1,71 @@
+"""Which precision runs on which hardware, and which agrees with the model's files."""
+
+from tessera.api.inference_service import ModelShape
+from tessera.domain.catalog import Product
+from tessera.domain.model.quantization import REFUSED
+
+OWN = "own"
+"""As the files are."""
+CHANGES = ("fp8", "int8", "awq-int4", "gptq-int4")
+"""Precisions that a 16-bit model can have: fp8 by loading, the others by other files of it."""
+LOADED = "fp8"
+"""The one that engines make themselves while loading 16-bit files."""
+_ENGINE = (7, 5)
+"""Compute capability below which the engine's images do not run: CUDA 13 left it."""
+_BFLOAT16 = (8, 0)
+_NO_INT8 = (10, 0)
+_LEAST = {"fp8": (8, 0), "mxfp4": (8, 0), "nvfp4": (8, 0)}
+"""Compute capability from which there are kernels; those below the native one widen the weights."""
+_NATIVE_FP8 = (8, 9)
+
+
+def label(shape: ModelShape, precision: str | None) -> str:
+    """What a precision is called; that of plain files is bf16."""
+    return precision or shape.quantization or "bf16"
+
+
+def mismatch(shape: ModelShape, precision: str | None) -> str | None:
+    """Why a precision cannot be had from the model's files."""
+    if precision in REFUSED:
+        return f"{precision} is not served: {REFUSED[precision]}"
+    if precision is None or shape.quantization is None:
+        return None
+    return (
+        f"the files are quantised to {shape.quantization} already and the engine takes them as "
+        f"they are; leave {precision} out, or take the model's 16-bit files"
+    )
+
+
+def lacking(shape: ModelShape, precision: str | None, product: Product) -> str | None:
+    """Why hardware has no kernels for a precision, and what to do."""
+    has = capability(product)
+    form = label(shape, precision)
+    if has < _ENGINE:
+        return f"the engine's images need compute capability 7.5 and it has {product.capability}"
+    if form == "bf16" and has < _BFLOAT16:
+        return (
+            f"bfloat16 needs compute capability 8.0 and it has {product.capability}; take AWQ or "
+            "GPTQ files, or a newer GPU"
+        )
+    if form == "int8" and has >= _NO_INT8:
+        return "there are no int8 kernels from compute capability 10.0 on; take fp8"
+    least = _LEAST.get(form, _ENGINE)
+    if has < least:
+        return (
+            f"{form} needs compute capability {least[0]}.{least[1]} and it has "
+            f"{product.capability}; take AWQ or GPTQ files, or a newer GPU"
+        )
+    return None
+
+
+def note(shape: ModelShape, precision: str | None, product: Product) -> str | None:
+    """What to know of a precision that runs."""
+    if label(shape, precision) == "fp8" and capability(product) < _NATIVE_FP8:
+        return "fp8 weights only: it computes in 16 bits"
+    return None
+
+
+def capability(product: Product) -> tuple[int, int]:
+    """Its compute capability, to be compared."""
+    major, minor = product.capability.split(".")
+    return int(major), int(minor)

@@ -1,0 +1,208 @@
+"""`tessera size`: tables, JSON, and what cannot be sized."""
+
+import json
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tessera.cli.errors import CommandError
+from tessera.cli.main import main
+from tessera.cli.parser import parser
+from tessera.cli.size import report
+from tessera.cli.size_ask import ask
+from tessera.cli.size_report import Report, as_json, as_table
+
+DAY = date(2026, 11, 20)
+B8 = "meta-llama/Llama-3.1-8B-Instruct"
+A100 = "NVIDIA-A100-SXM4-80GB"
+H100 = "NVIDIA-H100-80GB-HBM3"
+CONFIG: dict[str, Any] = {
+    "model_type": "qwen3",
+    "num_hidden_layers": 36,
+    "hidden_size": 4096,
+    "intermediate_size": 12288,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "vocab_size": 151936,
+    "max_position_embeddings": 40960,
+    "tie_word_embeddings": False,
+}
+PRICES = {"prices": [{"product": H100, "from": "2026-01-01", "perGPUHour": "2.95"}]}
+
+
+def sized(*words: str) -> Report:
+    return report(ask(parser().parse_args(["size", *words]), DAY))
+
+
+def written(folder: Path, name: str, found: object) -> str:
+    path = folder / name
+    path.write_text(found if isinstance(found, str) else json.dumps(found), encoding="utf-8")
+    return str(path)
+
+
+def test_the_table_says_what_fits_what_it_gives_and_why() -> None:
+    told = as_table(sized(B8, "--gpu", f"{A100},{H100}"))
+    assert f"{B8}: 8.0 billion weights" in told
+    assert "bf16       fits" in told
+    assert "weights 15.0, reserve 2.0, cache 18.2 GiB" in told
+    assert "Simplest form that serves it: 1g.20gb" in told
+    assert "Prices are assumed" in told
+
+
+def test_a_promise_finds_the_simplest_form_that_keeps_it() -> None:
+    got = sized(B8, "--gpu", A100, "--precision", "own", "--slo", "ttft=1s,inter-token=15ms")
+    assert got.simplest is not None
+    assert got.simplest.hardware.name == "1x whole"
+    assert "Simplest form that keeps the promise: 1x whole" in as_table(got)
+    assert all((row.inter_token_ms or 0) <= 15 for row in got.rows if row.serves)
+
+
+def test_nothing_that_serves_is_said_and_not_an_error() -> None:
+    told = as_table(sized("meta-llama/Llama-3.1-405B-Instruct", "--gpu", "NVIDIA-L4"))
+    assert "Nothing here serves it" in told
+
+
+def test_compare_ranks_every_form_against_the_cheapest() -> None:
+    told = as_table(sized(B8, "--gpu", A100, "--compare")).splitlines()
+    head = next(line for line in told if line.startswith("GPU"))
+    first = told[told.index(head) + 1]
+    assert "AGAINST BEST" in head
+    assert "1.00x" in first
+    assert any("8x whole" in line for line in told)
+    assert any("2 replicas of 1x" in line for line in told)
+
+
+def test_an_api_price_shows_where_serving_breaks_even() -> None:
+    got = sized(B8, "--gpu", H100, "--precision", "own", "--compare", "--api-price", "1.00")
+    assert "BREAK-EVEN" in as_table(got)
+    rows = json.loads(as_json(got))["rows"]
+    whole = next(row for row in rows if row["form"] == "1x whole")
+    assert whole["breakEvenTokensPerSecond"] == pytest.approx(6.88 / 3600 * 1e6, abs=0.01)
+
+
+def test_json_has_every_row_with_amounts_as_strings() -> None:
+    found = json.loads(as_json(sized(B8, "--gpu", H100, "--precision", "own,fp8")))
+    assert [row["precision"] for row in found["rows"]] == ["bf16", "fp8"]
+    assert found["prices"] == "assumed"
+    assert found["simplest"]["perHour"] == "1.351428571"
+    assert found["shape"]["kvHeads"] == 8
+
+
+def test_a_configuration_gives_what_the_catalogue_gives(tmp_path: Path) -> None:
+    path = written(tmp_path, "config.json", CONFIG)
+    told = sized("--config", path, "--gpu", H100)
+    assert told.rows == sized("Qwen/Qwen3-8B", "--gpu", H100).rows
+
+
+def test_the_index_beside_a_configuration_counts(tmp_path: Path) -> None:
+    path = written(tmp_path, "config.json", CONFIG)
+    written(tmp_path, "model.safetensors.index.json", {"metadata": {"total_size": 20 * 10**9}})
+    assert sized("--config", path).ask.demand.shape.parameters == 10 * 10**9
+
+
+def test_own_prices_are_used_and_those_that_lack_are_told(tmp_path: Path) -> None:
+    path = written(tmp_path, "prices.json", PRICES)
+    got = sized(B8, "--prices", path, "--compare", "--precision", "own")
+    assert {row.hardware.product for row in got.rows} == {H100}
+    assert f"Prices ({path}) lack" in as_table(got)
+    whole = next(row for row in got.rows if row.hardware.name == "1x whole")
+    assert str(whole.hourly) == "2.95 USD"
+
+
+def test_a_small_model_on_a_large_gpu_is_called_oversized() -> None:
+    small = ("meta-llama/Llama-3.2-1B-Instruct", "--gpu", H100, "--precision", "own")
+    told = as_table(sized(*small, "--tensor-parallel", "1"))
+    assert "OversizedAccelerator: 1x whole" in told
+    assert "1g.10gb would do" in told
+
+
+def test_draft_adapters_and_small_caches_are_counted() -> None:
+    plain = sized(B8, "--gpu", H100, "--tensor-parallel", "1").rows[0]
+    draft = ("--draft", "meta-llama/Llama-3.2-1B-Instruct")
+    beside = sized(
+        B8, "--gpu", H100, "--tensor-parallel", "1", *draft, "--adapters", "4", "--rank", "16"
+    ).rows[0]
+    eighth = sized(B8, "--gpu", H100, "--tensor-parallel", "1", "--kv-cache-dtype", "fp8").rows[0]
+    assert beside.kv_tokens < plain.kv_tokens < eighth.kv_tokens
+
+
+@pytest.mark.parametrize(
+    ("words", "mend"),
+    [
+        ([], "which model? Name one"),
+        (["Qwen3-8"], "the nearest known: Qwen/Qwen3-8B"),
+        (["meta-llama/Lama-3.1-8B-Instruct"], B8),
+        (["TheBloke/Llama-2-7B-GGUF"], "take the safetensors files"),
+        ([B8, "--gpu", "H100"], "the nearest: NVIDIA-H100"),
+        ([B8, "--precision", "fp4"], "write one or more of own, fp8"),
+        ([B8, "--precision", "bitsandbytes"], "take an FP8 or AWQ checkpoint"),
+        (["Qwen/Qwen2.5-7B-Instruct-AWQ", "--precision", "fp8"], "leave fp8 out"),
+        ([B8, "--context", "200000"], "ask for at most 131072"),
+        ([B8, "--context", "0"], "write a number from 16 on"),
+        ([B8, "--input-tokens", "0"], "write a number from 1 on"),
+        ([B8, "--tensor-parallel", "3"], "these can do it: 1, 2, 4, 8"),
+        ([B8, "--slo", "1s"], "write ttft=1s,inter-token=33ms"),
+        ([B8, "--slo", "ttft=soon"], "write ttft=1s,inter-token=33ms"),
+        ([B8, "--api-price", "0"], "write an amount above 0"),
+        ([B8, "--api-price", "much"], "write an amount above 0"),
+        ([B8, "--rank", "1000"], "engines take at most 512"),
+        ([B8, "--draft", "nothing"], "--draft nothing is none of the"),
+        ([B8, "--prices", "/nonexistent"], "is the path right?"),
+        (["--config", "/nonexistent"], "is the path right?"),
+    ],
+)
+def test_what_cannot_be_sized_is_told_with_the_mend(words: list[str], mend: str) -> None:
+    with pytest.raises(CommandError) as caught:
+        sized(*words)
+    assert mend in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "mend"),
+    [
+        ({"model_type": "bert"}, "bert is none of the"),
+        ({"vocab_size": None}, "vocab_size is missing"),
+        ({"num_key_value_heads": 5}, "num_key_value_heads 5 does not divide"),
+        ({"quantization_config": {"quant_method": "bitsandbytes"}}, "take an FP8 or AWQ"),
+    ],
+)
+def test_a_configuration_that_is_not_understood_is_told_with_the_mend(
+    change: dict[str, Any], mend: str, tmp_path: Path
+) -> None:
+    path = written(tmp_path, "config.json", CONFIG | change)
+    with pytest.raises(CommandError) as caught:
+        sized("--config", path)
+    assert mend in str(caught.value)
+    assert path in str(caught.value)
+
+
+def test_a_configuration_that_is_no_json_is_told(tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match="is not JSON"):
+        sized("--config", written(tmp_path, "config.json", "{"))
+
+
+def test_a_price_file_without_the_gpu_that_was_named_is_told(tmp_path: Path) -> None:
+    path = written(tmp_path, "prices.json", PRICES)
+    with pytest.raises(CommandError, match=f"has no price of {A100}; add one"):
+        sized(B8, "--prices", path, "--gpu", A100)
+
+
+def test_a_price_file_with_a_gap_is_told(tmp_path: Path) -> None:
+    gap = {"prices": [{"product": H100, "from": "2026-01-01"}]}
+    with pytest.raises(CommandError, match=r"prices\[0\].perGPUHour: Field required"):
+        sized(B8, "--prices", written(tmp_path, "prices.json", gap))
+
+
+def test_the_command_prints_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["size", B8, "--gpu", H100])
+    assert H100 in capsys.readouterr().out
+
+
+def test_the_command_ends_with_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["size", "Qwen3-8"])
+    assert "the nearest known: Qwen/Qwen3-8B" in str(caught.value)
+    assert not capsys.readouterr().out

@@ -1,0 +1,109 @@
+"""The data files of hardware and prices."""
+
+from datetime import date
+from decimal import Decimal
+
+import pytest
+
+from tessera.domain import prices
+from tessera.domain.catalog import products
+from tessera.domain.hardware import part
+from tessera.domain.money import billing_weight
+from tessera.domain.precision import capability
+from tessera.domain.prices import PriceError, book, parse
+
+DAY = date(2026, 11, 20)
+ENTRY = '{"product": "NVIDIA-L40S", "from": "2026-01-01", "perGPUHour": "1.55"}'
+
+
+def test_twenty_products_and_more_are_known_with_their_peaks() -> None:
+    assert len(products()) >= 20
+    for one in products().values():
+        assert one.memory_mib > 10_000
+        assert one.bf16_tflops > 0
+        assert (one.fp8_tflops is None) is (capability(one) < (8, 9))
+
+
+@pytest.mark.parametrize(
+    ("product", "profile", "multiprocessors", "gib"),
+    [
+        ("NVIDIA-A100-SXM4-40GB", "1g.5gb", 14, 4.75),
+        ("NVIDIA-A100-SXM4-80GB", "3g.40gb", 42, 39.25),
+        ("NVIDIA-H100-80GB-HBM3", "1g.20gb", 26, 19.62),
+        ("NVIDIA-H100-80GB-HBM3", "3g.40gb", 60, 39.50),
+        ("NVIDIA-H100-PCIe", "2g.20gb", 30, 19.62),
+        ("NVIDIA-H100-NVL", "4g.47gb", 64, 46.38),
+        ("NVIDIA-H200", "1g.18gb", 16, 16.0),
+        ("NVIDIA-GH200-144G-HBM3e", "2g.36gb", 32, 35.25),
+        ("NVIDIA-B200", "1g.23gb", 18, 20.5),
+        ("NVIDIA-GB200", "2g.47gb", 38, 45.5),
+        ("NVIDIA-A30", "2g.12gb", 28, 11.69),
+        ("NVIDIA-RTX-PRO-6000-Blackwell-Server-Edition", "1g.24gb", 46, 23.12),
+    ],
+)
+def test_slices_have_what_the_boards_show(
+    product: str, profile: str, multiprocessors: int, gib: float
+) -> None:
+    found = products()[product].slice(profile)
+    assert found is not None
+    assert found.multiprocessors == multiprocessors
+    assert found.memory_mib / 1024 == pytest.approx(gib, abs=0.01)
+
+
+def test_no_slice_is_more_than_its_gpu() -> None:
+    for one in products().values():
+        for cut in one.slices:
+            # A whole-GPU profile may show some MiB that no engine ever saw.
+            assert cut.memory_mib <= one.memory_mib * 1.001
+            assert cut.multiprocessors <= one.multiprocessors
+            assert cut.compute_slices <= one.compute_slices
+            assert cut.memory_slices <= one.memory_slices
+
+
+def test_a_quarter_of_an_a30_has_a_quarter_of_its_bandwidth_and_price() -> None:
+    found = part(products()["NVIDIA-A30"], "1g.6gb")
+    assert found is not None
+    assert found.bandwidth == 933e9 / 4
+    assert billing_weight(found) == Decimal("0.25")
+
+
+def test_shipped_prices_are_dated_told_apart_and_of_known_products() -> None:
+    shipped = prices.assumed()
+    assert {one.product for one in shipped} <= set(products())
+    assert all(one.source and one.per_gpu_hour > 0 and one.from_ <= DAY for one in shipped)
+    assert str(book(prices.ASSUMED, shipped, DAY).hourly["NVIDIA-H100-80GB-HBM3"]) == "6.88 USD"
+
+
+def test_the_last_price_whose_day_has_come_holds() -> None:
+    later = ENTRY.replace("2026-01-01", "2026-11-01").replace("1.55", "1.20")
+    latest = ENTRY.replace("2026", "2027").replace("1.55", "0.90")
+    found = parse(f'{{"prices": [{ENTRY}, {later}, {latest}]}}')
+    assert str(book("mine", found, DAY).hourly["NVIDIA-L40S"]) == "1.20 USD"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("prices", "it is not JSON"),
+        ("[]", "it has no list prices"),
+        ('{"price": []}', "it has no list prices"),
+        ('{"prices": []}', "it has no prices; add one"),
+        ('{"prices": [{"product": "NVIDIA-L40S", "from": "2026-01-01"}]}', "[0].perGPUHour: Field"),
+        ('{"prices": [{"from": "2026-01-01", "perGPUHour": "1"}]}', "[0].product: Field required"),
+        ('{"prices": [{"product": "NVIDIA-L40S", "perGPUHour": "1"}]}', "[0].from: Field required"),
+        (f'{{"prices": [{ENTRY.replace("1.55", "-1")}]}}', "write an amount above 0"),
+        (f'{{"prices": [{ENTRY.replace("1.55", "dear")}]}}', "[0].perGPUHour"),
+        (f'{{"prices": [{ENTRY.replace("L40S", "L40X")}]}}', "NVIDIA-L40X is not known"),
+        (f'{{"prices": [{ENTRY.replace("2026-01", "2027-01")}]}}', "no price before 2027-01-01"),
+    ],
+)
+def test_a_price_file_with_a_gap_is_told_where_and_how_to_fill_it(text: str, says: str) -> None:
+    with pytest.raises(PriceError) as caught:
+        book("mine", parse(text), DAY)
+    assert says in str(caught.value)
+
+
+def test_prices_of_two_currencies_cannot_be_compared() -> None:
+    other = '{"product": "NVIDIA-L4", "from": "2026-01-01", "perGPUHour": "1", "currency": "EUR"}'
+    with pytest.raises(PriceError, match=r"2 currencies \(EUR, USD\)"):
+        book("mine", parse(f'{{"prices": [{ENTRY}, {other}]}}'), DAY)

@@ -1,0 +1,78 @@
+"""Least squares: known answers, and the shipped table against the rows that it was fitted on."""
+
+import math
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import calibrate
+from speed_rows import ROWS, read, split
+from tessera.domain.perf.fit import least_squares, solve
+from tessera.domain.perf.table import table
+
+rows_needed = pytest.mark.skipif(
+    not ROWS.exists(), reason="the published measurements are not beside this checkout"
+)
+
+
+def test_a_system_is_solved_although_its_first_pivot_is_zero() -> None:
+    assert solve([[0.0, 2.0], [4.0, 1.0]], [6.0, 7.0]) == pytest.approx([1.0, 3.0])
+
+
+def test_a_system_without_a_single_solution_is_refused() -> None:
+    with pytest.raises(ValueError, match="no single solution"):
+        solve([[1.0, 2.0], [2.0, 4.0]], [1.0, 2.0])
+
+
+@given(st.floats(0.1, 5.0), st.floats(0.1, 3.0))
+def test_the_numbers_behind_exact_measurements_are_found(height: float, decay: float) -> None:
+    seen = [(x / 4, height * math.exp(-decay * x / 4)) for x in range(12)]
+
+    def off(at: Sequence[float]) -> list[float]:
+        return [math.exp(at[0] - math.exp(at[1]) * x) / y - 1 for x, y in seen]
+
+    got = least_squares(off, [0.0, 0.0])
+    assert [math.exp(value) for value in got] == pytest.approx([height, decay], rel=1e-4)
+
+
+def test_the_shipped_table_says_how_it_was_made_and_keeps_its_promise() -> None:
+    shipped = table()
+    assert shipped.fitted_rows == 3 * shipped.held_out_rows
+    assert shipped.errors.decode_mape <= 5
+    assert shipped.errors.prefill_mape <= 10
+    shares = [
+        share
+        for family in shipped.families
+        for layers in family.arithmetic.values()
+        for share in (family.cache, family.attention, layers.weights, layers.compute)
+    ]
+    assert all(0 < share < 1 for share in shares)
+
+
+@rows_needed
+def test_the_shipped_table_has_the_errors_that_it_states() -> None:
+    shipped = table()
+    fitted, held_out = split(read(ROWS), shipped.seed)
+    assert (len(fitted), len(held_out)) == (shipped.fitted_rows, shipped.held_out_rows)
+    for phase, stated in (
+        ("decode", shipped.errors.decode_mape),
+        ("prefill", shipped.errors.prefill_mape),
+    ):
+        assert calibrate.mape(shipped, held_out, phase) == pytest.approx(stated, abs=0.01)
+    assert calibrate.errors() == {
+        "decode_mape": shipped.errors.decode_mape,
+        "prefill_mape": shipped.errors.prefill_mape,
+    }
+
+
+@rows_needed
+def test_no_published_step_is_off_by_more_than_a_seventh() -> None:
+    assert max(abs(row.off(table())) for row in read(ROWS)) < 1 / 7
+
+
+@pytest.mark.long
+@rows_needed
+def test_fitting_anew_gives_the_shipped_table() -> None:
+    assert calibrate.calibrated(read(ROWS)) == table()

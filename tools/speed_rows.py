@@ -1,0 +1,117 @@
+"""Published measurements of engine steps, from the shared data beside the checkout.
+
+AIConfigurator's estimates of vLLM's steps from its measured operator tables: kernels alone.
+"""
+
+import csv
+import gzip
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tessera.api.inference_service import ModelShape
+from tessera.domain.catalog import models
+from tessera.domain.hardware import Hardware
+from tessera.domain.perf.roofline import Arithmetic
+from tessera.domain.perf.source import predict
+from tessera.domain.perf.table import Table
+
+ROWS = Path(__file__).parents[2] / "shared/traces/perf_aiconfigurator_vllm.csv.gz"
+_NAMES = {
+    "meta-llama/Meta-Llama-3.1-8B": "meta-llama/Llama-3.1-8B-Instruct",
+    "meta-llama/Meta-Llama-3.1-70B": "meta-llama/Llama-3.1-70B-Instruct",
+    "Qwen/Qwen3-32B": "Qwen/Qwen3-32B",
+}
+
+
+def _gpu(product: str, bandwidth_gbs: float, bf16: float, fp8: float | None) -> Hardware:
+    """A whole GPU with the peaks of its data sheet, in 1e9 bytes and 1e12 operations a second."""
+    return Hardware(
+        product=product,
+        profile=None,
+        devices=1,
+        memory_mib=0,
+        bandwidth=bandwidth_gbs * 1e9,
+        bf16_flops=bf16 * 1e12,
+        fp8_flops=None if fp8 is None else fp8 * 1e12,
+        compute_slices=7,
+        memory_slices=8,
+    )
+
+
+SYSTEMS = {
+    "a100_sxm": _gpu("NVIDIA-A100", 2039, 312, None),
+    "h100_sxm": _gpu("NVIDIA-H100", 3350, 989, 1979),
+    "h200_sxm": _gpu("NVIDIA-H200", 4800, 989, 1979),
+    "l40s": _gpu("NVIDIA-L40S", 864, 362, 733),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One measured step."""
+
+    model: str
+    hardware: Hardware
+    precision: str | None
+    phase: str
+    batch: int
+    context: int
+    seconds: float
+
+    @property
+    def shape(self) -> ModelShape:
+        return models()[_NAMES[self.model]]
+
+    @property
+    def kind(self) -> Arithmetic:
+        return "fp8" if self.precision else "bf16"
+
+    @property
+    def group(self) -> str:
+        name, place = self.model.rpartition("/")[2], self.hardware
+        return f"{name} {self.kind} {place.devices}x {place.product}"
+
+    def predicted(self, found: Table) -> float:
+        """What a table says of it, in seconds."""
+        step = predict(found, self.shape, self.precision, self.hardware)
+        tokens = self.batch * self.context
+        if self.phase == "decode":
+            return step.seconds(decoding=self.batch, kv_tokens=tokens)
+        pairs = tokens * self.context
+        return step.seconds(
+            decoding=0, kv_tokens=tokens, prefill_tokens=tokens, prefill_pairs=pairs
+        )
+
+    def off(self, found: Table) -> float:
+        """Relative error."""
+        return self.predicted(found) / self.seconds - 1
+
+
+def read(path: Path) -> list[Row]:
+    """All rows, in the file's order."""
+    with gzip.open(path, "rt", encoding="utf-8", newline="") as text:
+        return [_row(found) for found in csv.DictReader(text)]
+
+
+def _row(found: dict[str, str]) -> Row:
+    one = SYSTEMS[found["system"]]
+    return Row(
+        model=found["model"],
+        hardware=replace(one, devices=int(found["tp"])),
+        precision="fp8" if found["gemm_dtype"] == "fp8" else None,
+        phase=found["phase"],
+        batch=int(found["batch"]),
+        context=int(found["context_tokens"]),
+        seconds=float(found["ms_per_step"]) / 1e3,
+    )
+
+
+def split(rows: Sequence[Row], seed: int) -> tuple[list[Row], list[Row]]:
+    """Three quarters to fit on and the rest, drawn by the seed."""
+    order = list(range(len(rows)))
+    random.Random(seed).shuffle(order)  # noqa: S311 - not a secret
+    fitted = set(order[: len(rows) * 3 // 4])
+    held_out = [row for i, row in enumerate(rows) if i not in fitted]
+    return [row for i, row in enumerate(rows) if i in fitted], held_out
