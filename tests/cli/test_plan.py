@@ -90,6 +90,10 @@ def test_what_must_move_is_told_with_both_its_places(files: Files) -> None:
     assert [step["do"] for step in got["steps"]] == ["create", "start", "stop"]
     told = files.plan(*files.current(there)).text
     assert "1 moved:" in told
+    kept = files.fields(*files.current(there), "--moves-per-gpu", "0.5")
+    assert (kept["gpus"], kept["lower_bound"], kept["moves"]) == (2, 1, [])
+    with pytest.raises(CommandError, match="write a number from 0"):
+        files.plan("--moves-per-gpu", "-1")
     assert "Steps:\n  1. cut " in told
 
 

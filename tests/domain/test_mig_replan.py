@@ -179,6 +179,15 @@ def test_a_move_that_saves_a_gpu_is_made_and_told() -> None:
     assert (got.used, len(got.changes.moves)) == (1, 1)
 
 
+@pytest.mark.parametrize(("worth", "used", "moves"), [(0.5, 2, 0), (1.5, 1, 1)])
+def test_a_saving_has_to_earn_its_moves(worth: float, used: int, moves: int) -> None:
+    there = (a_gpu("one", "3g.40gb@4=chat"), a_gpu("two", "3g.40gb@4=search"))
+    services = [a_service(name, 3, {"3g.40gb": 3}) for name in ("chat", "search")]
+    got = plan_layouts(services, ONE, there, worth=worth)
+    assert (got.used, len(got.changes.moves), got.bound) == (used, moves, 1)
+    assert plan_layouts(services, ONE, got.gpus, worth=worth).changes.none
+
+
 def test_an_idle_slice_is_used_before_one_is_cut() -> None:
     there = (a_gpu("one", "1g.10gb@3", "1g.10gb@6=chat"),)
     got = plan_layouts([a_service("chat", 2, {"1g.10gb": 1})], ONE, there)

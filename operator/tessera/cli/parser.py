@@ -372,6 +372,13 @@ def _plan(commands: Commands) -> None:
         help="JSON: the layouts that there are, as this command prints them; as few instances as "
         "possible move",
     )
+    made.add_argument(
+        "--moves-per-gpu",
+        metavar="N",
+        type=float,
+        help="with --current: a GPU is given up only if that moves at most so many instances "
+        "(default: any number)",
+    )
     made.add_argument("--svg", metavar="FILE", help="draw the layouts there, too")
     _formed(made)
 

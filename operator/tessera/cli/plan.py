@@ -18,6 +18,8 @@ from tessera.domain.mig.plan import LayoutPlan, plan_layouts
 from tessera.domain.mig.solver import SolverMissingError
 from tessera.domain.mig.steps import Deed, Step, ordered
 
+_MANY = 1000
+"""Moves for a GPU; more are as good as any number."""
 UNMET = 3
 """The exit code when a service cannot be served by any number of these GPUs."""
 
@@ -26,9 +28,14 @@ def run(arguments: argparse.Namespace) -> Told:
     """The plan, and 3 when somebody is left out."""
     board = _board(arguments.gpu)
     wanted = services(arguments.demand, arguments.throughput, board)
+    if arguments.moves_per_gpu is not None and not 0 <= arguments.moves_per_gpu < _MANY:
+        raise CommandError(
+            f"--moves-per-gpu {arguments.moves_per_gpu:g}: write a number from 0 to {_MANY}"
+        )
     there = layout(arguments.current, board) if arguments.current else ()
     try:
-        plan = plan_layouts(wanted, [Offer(board=board, price=1)], there)
+        worth = arguments.moves_per_gpu
+        plan = plan_layouts(wanted, [Offer(board=board, price=1)], there, worth=worth)
     except SolverMissingError:
         raise CommandError(
             "the solver is not installed; install it with: pip install 'tessera[cli]'"

@@ -46,16 +46,24 @@ class LayoutPlan:
 
 
 def plan_layouts(
-    services: Iterable[Service], offers: Iterable[Offer], current: Iterable[Gpu] = ()
+    services: Iterable[Service],
+    offers: Iterable[Offer],
+    current: Iterable[Gpu] = (),
+    *,
+    worth: float | None = None,
 ) -> LayoutPlan:
-    """At least cost, then with the fewest moves. Equal input in any order gives equal plans."""
+    """At least cost, then with the fewest moves. Equal input in any order gives equal plans.
+
+    `worth` is how many moves saving a GPU, the dearest one, may take; a saving that takes more is
+    left until the demand changes further. None for any number.
+    """
     offered = sorted(offers, key=lambda offer: offer.board.name)
     wanted = sorted(services, key=lambda service: service.name)
     there = tuple(sorted(current, key=lambda gpu: gpu.name))
     mix = cheapest_mix(wanted, offered)
     served = [on_offer(one, offered) for one in wanted if one.name in mix.instances]
     fleet = Fleet(services=served, offers=offered, gpus=there)
-    gpus = there if _stays(fleet, mix) else _spread(fleet, _planned(fleet, mix))
+    gpus = there if _stays(fleet, mix) else _spread(fleet, _planned(fleet, mix, worth))
     cost = fleet.cost(gpus)
     return LayoutPlan(
         gpus=gpus,
@@ -93,15 +101,17 @@ def _spread(fleet: Fleet, gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
     return named(on_nodes(found, each) if nodes else found)
 
 
-def _planned(fleet: Fleet, mix: Mix) -> tuple[Gpu, ...]:
+def _planned(fleet: Fleet, mix: Mix, worth: float | None) -> tuple[Gpu, ...]:
     boards = {offer.board.name: offer.board for offer in fleet.offers}
     if not fleet.gpus:
         return deal(mix, boards)
-    if len(fleet.gpus) <= _EXACT and (found := rearranged(fleet, mix.cost)) is not None:
-        return found
-    budget = math.floor(mix.cost * (1 + _NEARLY))
-    found = repaired(fleet, budget)
-    return found if fleet.cost(found) <= budget else _anew(fleet, mix)
+    if len(fleet.gpus) <= _EXACT:
+        budget = mix.cost if worth is None else None
+        if (found := rearranged(fleet, budget, worth)) is not None:
+            return found
+    enough = math.floor(mix.cost * (1 + _NEARLY))
+    mended = repaired(fleet, enough)
+    return mended if fleet.cost(mended) <= enough else _anew(fleet, mix)
 
 
 def _anew(fleet: Fleet, mix: Mix) -> tuple[Gpu, ...]:

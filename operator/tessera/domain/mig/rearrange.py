@@ -37,6 +37,8 @@ class Ground:
     """GPUs whose instances all stay."""
     budget: int | None = None
     """Of the opened GPUs and those that are added; without one, cost goes before moves."""
+    worth: float | None = None
+    """Without a budget: moves that saving the dearest GPU is worth; None for any number."""
     still: bool = False
     """Slices are only added beside those that are there, which is quick."""
 
@@ -76,7 +78,8 @@ class _Rearranged:
         self._ways: list[tuple[Offer, Reshape]] = []
         self._seats: list[tuple[str, Kind]] = []
         total = len(ground.opened) + 1
-        self._dear = 0.0 if ground.budget is not None else _DEAR
+        worth = _DEAR if ground.worth is None else ground.worth
+        self._dear = 0.0 if ground.budget is not None else worth
         self._touch = 1 / total
         self._destroy = self._touch / (2 * _SLICES * total)
         self._start = self._destroy / (2 * _SLICES * total)
@@ -92,7 +95,8 @@ class _Rearranged:
             self._add_seats(service)
         self._add_stays()
         self._add_moves()
-        step = self._touch if self._ground.budget is None else 0.0
+        quick = self._ground.budget is None and self._ground.worth is None
+        step = self._touch if quick else 0.0
         found = self._made.whole(_NODES, step=step)
         return None if found is None else self._seated(found)
 

@@ -44,9 +44,15 @@ def suits(fleet: Fleet) -> bool:
     )
 
 
-def rearranged(fleet: Fleet, budget: int) -> tuple[Gpu, ...] | None:
-    """All GPUs opened at once."""
-    ground = Ground(services=fleet.services, offers=fleet.offers, opened=fleet.gpus, budget=budget)
+def rearranged(fleet: Fleet, budget: int | None, worth: float | None) -> tuple[Gpu, ...] | None:
+    """All GPUs opened at once; without a budget, moves have to earn what they save."""
+    ground = Ground(
+        services=fleet.services,
+        offers=fleet.offers,
+        opened=fleet.gpus,
+        budget=budget,
+        worth=worth,
+    )
     found = rearrange(ground)
     return None if found is None else named(found)
 

@@ -11,7 +11,7 @@ from tessera.domain.mig.demand import NEARLY, Kind, Service
 from tessera.domain.mig.patterns import Pattern
 from tessera.domain.mig.solver import Programme
 
-_NODES = 200
+_NODES = 2_000
 
 
 @dataclass(frozen=True, slots=True)
