@@ -1,6 +1,10 @@
 """Options and marks of all tests."""
 
+import hypothesis
 import pytest
+
+hypothesis.settings.register_profile("shared machines", deadline=None)
+hypothesis.settings.load_profile("shared machines")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -253,6 +253,7 @@ def _reasons() -> str:
         reasons.Progressing: "InferenceService: condition Progressing",
         reasons.Ready: "InferenceService: condition Ready",
         reasons.UpdateAvailable: "InferenceService: condition UpdateAvailable",
+        reasons.SpeedAsPredicted: "InferenceService: condition SpeedAsPredicted",
         reasons.Pinned: "InferenceService: status.model.reason",
         reasons.Scaling: "InferenceService: status.scaling.reason",
         reasons.PoolAccepted: "AcceleratorPool: condition Accepted",
@@ -273,6 +274,7 @@ def _reasons() -> str:
         lines += _table("reason", "status", "meaning")
         for reason in kind:
             status = "" if kind is reasons.Scaling else str(reason.holds)
+            status = status if reason.known else "Unknown"
             lines.append(f"| `{reason}` | {status} | {reason.meaning} |")
     return "\n".join(lines) + "\n"
 

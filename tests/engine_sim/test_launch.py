@@ -5,6 +5,7 @@ import pytest
 
 from tessera.engine_sim.errors import EngineExit
 from tessera.engine_sim.launch import Launch, launch_from
+from tessera.engine_sim.speeds import as_json
 
 MEDIUM = "meta-llama/Llama-3.1-8B-Instruct"
 A100 = "NVIDIA-A100-SXM4-80GB"
@@ -136,6 +137,36 @@ def test_what_an_engine_would_not_start_with_exits_and_says_why(
     with pytest.raises(EngineExit, match=said) as end:
         launch_from([MEDIUM, *argv], env)
     assert end.value.code == code
+
+
+def test_a_measured_speed_takes_the_place_of_the_predicted_one() -> None:
+    got = launch(MEDIUM, TESSERA_SIM_SPEED='{"kvToken": 1e-6, "fixed": 0.004, "sequence": 0}')
+    assert got.speed.seconds(decoding=3, kv_tokens=1000) == pytest.approx(0.005)
+    again = launch(MEDIUM, TESSERA_SIM_SPEED=as_json(got.speed))
+    assert again.speed == got.speed
+    assert again.cache == got.cache == launch(MEDIUM).cache
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("fast", "no JSON"),
+        ("[0.01]", "not an object"),
+        ('{"fixd": 0.01}', "fixd: not known; known are weights"),
+        ('{"fixed": -1}', "fixed: -1 is not a number of seconds"),
+        ('{"fixed": NaN}', "fixed: nan is not a number of seconds"),
+        ('{"fixed": "4 ms"}', "fixed: 4 ms is not a number of seconds"),
+        ('{"fixed": true}', "fixed: True is not a number of seconds"),
+        ("{}", "would take no time"),
+    ],
+)
+def test_a_speed_that_is_none_exits_and_names_the_variable_and_its_form(
+    text: str, said: str
+) -> None:
+    with pytest.raises(EngineExit, match="TESSERA_SIM_SPEED") as end:
+        launch(MEDIUM, TESSERA_SIM_SPEED=text)
+    assert said in str(end.value)
+    assert 'Give seconds, such as {"fixed":' in str(end.value)
 
 
 @pytest.mark.parametrize("text", ['{"parameters": 0}', "shape"])

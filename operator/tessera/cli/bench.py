@@ -14,6 +14,7 @@ from importlib.metadata import version
 
 from tessera.adapters.clock import now
 from tessera.adapters.openai_api import OpenAiApi
+from tessera.cli.bench_baseline import against
 from tessera.cli.bench_html import html
 from tessera.cli.bench_json import as_json
 from tessera.cli.bench_plan import Load, Plan, api_key, plan
@@ -45,7 +46,9 @@ async def told(arguments: argparse.Namespace) -> Told:
     """The same, for who has a loop already."""
     seed = secrets.randbelow(10**6) if arguments.seed is None else arguments.seed
     made = plan(arguments, seed)
-    report = await _run(arguments, made)
+    report = await measured(arguments, made)
+    if made.baseline is not None:
+        report = replace(report, against=against(made.baseline, report))
     if made.html is not None:
         try:
             made.html.write_text(html(report), encoding="utf-8")
@@ -57,7 +60,8 @@ async def told(arguments: argparse.Namespace) -> Told:
     return Told(text, 0 if any(level.whole for level in report.levels) else 1)
 
 
-async def _run(asked: argparse.Namespace, made: Plan) -> Report:
+async def measured(asked: argparse.Namespace, made: Plan) -> Report:
+    """The load put on the server, with every answer to it."""
     api = OpenAiApi(made.base, api_key(asked), asked.timeout)
     try:
         model = await chosen(api, asked.model)

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from tessera.cli.bench_report import PERCENTILES, Report
+from tessera.domain.bench.changes import Against
 from tessera.domain.bench.dollars import Dollars
 from tessera.domain.bench.figures import Figures
 from tessera.domain.bench.knee import RULE
@@ -13,6 +14,9 @@ from tessera.domain.bench.spread import Spread
 from tessera.domain.money import Money
 
 Json = dict[str, Any]
+KIND = "TesseraBench"
+FORM = 1
+"""Counts changes of the form that a reader of an older one would not understand."""
 
 
 def as_json(report: Report) -> str:
@@ -23,8 +27,8 @@ def as_json(report: Report) -> str:
 def fields(report: Report) -> Json:
     price, peaks, knee = report.price, report.peaks, report.knee
     return {
-        "kind": "TesseraBench",
-        "form": 1,
+        "kind": KIND,
+        "form": FORM,
         "tessera": report.tessera,
         "at": report.at.isoformat(),
         "url": report.url,
@@ -50,7 +54,16 @@ def fields(report: Report) -> Json:
         "knee": {"concurrency": knee.concurrency, "passed": knee.passed, "rule": RULE}
         if knee
         else None,
+        "baseline": _against(report.against) if report.against else None,
         "notes": list(report.notes),
+    }
+
+
+def _against(found: Against) -> Json:
+    return {
+        "at": found.at,
+        "changes": [{**asdict(one), "share": one.share} for one in found.changes],
+        "doubts": list(found.doubts),
     }
 
 

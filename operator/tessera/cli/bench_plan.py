@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
+from tessera.cli.bench_baseline import baseline
+from tessera.cli.bench_json import Json
 from tessera.cli.bench_prompts import Lengths, drawn, lengths
 from tessera.cli.bench_server import base_of
 from tessera.cli.bench_trace import trace
@@ -51,6 +53,8 @@ class Plan:
     peaks: Peaks | None
     price: Price | None
     html: Path | None
+    baseline: Json | None
+    """An earlier report."""
 
 
 def plan(asked: argparse.Namespace, seed: int) -> Plan:
@@ -74,6 +78,7 @@ def plan(asked: argparse.Namespace, seed: int) -> Plan:
         peaks=_peaks(asked),
         price=_price(asked),
         html=_writable(asked.html),
+        baseline=baseline(asked.baseline) if asked.baseline else None,
     )
 
 

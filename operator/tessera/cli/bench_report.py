@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from tessera.cli.text import moment, table
+from tessera.domain.bench.changes import Against, Change
 from tessera.domain.bench.counters import Peaks, Work
 from tessera.domain.bench.dollars import Dollars, Price
 from tessera.domain.bench.figures import Figures
@@ -39,6 +40,8 @@ class Report:
     price: Price | None
     interrupted: bool
     notes: tuple[str, ...]
+    against: Against | None = None
+    """An earlier report to which this one is compared."""
 
     @property
     def title(self) -> str:
@@ -99,6 +102,11 @@ def tables(report: Report) -> Iterator[Table]:
             ),
             [_money(one.level.name, one.dollars) for one in levels],
         )
+    if report.against is not None and report.against.changes:
+        yield (
+            ("LOAD", f"SINCE {report.against.at[:16]}", "BEFORE", "NOW", "CHANGE"),
+            [_change(one) for one in report.against.changes],
+        )
 
 
 def knee_lines(report: Report) -> Iterator[str]:
@@ -137,6 +145,8 @@ def all_notes(report: Report) -> Iterator[str]:
     for one, found in zip(report.levels, report.cautions, strict=True):
         prefix = f"load {one.level.name}: " if report.swept else ""
         yield from (prefix + caution for caution in found)
+    if report.against is not None:
+        yield from report.against.doubts
     yield from report.notes
 
 
@@ -212,6 +222,28 @@ def _money(name: str, found: Dollars | None) -> list[str]:
         _number(found.total_tokens_per_unit, ",.0f"),
         _amount(found.run, 6),
     ]
+
+
+_SECONDS = {
+    "firstToken": "first token",
+    "perToken": "between tokens",
+    "answer": "whole answer",
+}
+_FORMS = {
+    "requestsPerSecond": ("requests/s", ".2f"),
+    "outputTokensPerSecond": ("output tokens/s", ".0f"),
+    "perMillionOutput": ("price of a million output tokens", ".4f"),
+}
+
+
+def _change(one: Change) -> list[str]:
+    share = NONE if one.share is None else f"{one.share:+.1%}"
+    key, _, percentile = one.figure.partition(".")
+    if percentile:
+        named = f"{_SECONDS[key]} {percentile.upper()}"
+        return [one.load, named, span(one.before), span(one.now), share]
+    named, form = _FORMS[key]
+    return [one.load, named, format(one.before, form), format(one.now, form), share]
 
 
 def _amount(value: Money | None, digits: int = 4) -> str:

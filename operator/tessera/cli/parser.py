@@ -219,6 +219,9 @@ def _bench(commands: Commands) -> None:
     _requests(made)
     _judges(made)
     made.add_argument("--html", metavar="FILE", help="write the report with plots there, too")
+    made.add_argument(
+        "--baseline", metavar="FILE", help="an earlier report (-o json); tells what changed since"
+    )
     _formed(made)
 
 

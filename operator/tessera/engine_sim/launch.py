@@ -8,7 +8,7 @@ from tessera.domain import perf, vllm_flags
 from tessera.domain.engine_facts import Table
 from tessera.domain.engine_requests import Limits
 from tessera.domain.hardware import Hardware
-from tessera.engine_sim import memory, shapes
+from tessera.engine_sim import memory, shapes, speeds
 from tessera.engine_sim.arguments import Arguments, arguments_from
 from tessera.engine_sim.environment import (
     API_KEY,
@@ -77,7 +77,7 @@ def launch_from(argv: Sequence[str], env: Mapping[str, str]) -> Launch:
         place=place,
         cache=room,
         limits=memory.limits(shape, place, room, arguments),
-        speed=perf.step_time(shape, precision, place),
+        speed=speeds.speed_of(shape, precision, place, env),
         start_seconds=number(env, START_SECONDS, DEFAULT_START_SECONDS),
         development=switch(env, DEVELOPMENT),
         changes_adapters=arguments.enable_lora and switch(env, RUNTIME_ADAPTERS),

@@ -1,0 +1,103 @@
+"""From the real engine to the look-alike that was fitted to it: what is run, in which order."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fit.engines import Cores, Running, arguments, look_alike, real
+from fit.figures import SHOWN, Compared, knee
+from fit.loads import LOADS, Load, Measured, Tally, once, sweep
+from tessera.cli.bench_report import Report
+from tessera.domain.engine_fit import Fit, Run, fit, latencies, replayed
+from tessera.domain.engine_requests import Limits
+from tessera.engine_sim import speeds
+from tessera.engine_sim.launch import launch_from
+
+_EXTRA = 2
+"""Runs of a load beyond those that are wanted, in place of disturbed ones."""
+_SEED = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """Everything that was measured."""
+
+    real: Report
+    sim: Report
+    fit: Fit
+    loads: Sequence[Compared]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Course:
+    """Both engines under the same loads."""
+
+    venv: Path
+    model: Path
+    on: Cores
+    runs: int
+    """Of each load."""
+    seconds: float
+    """Of each run."""
+    say: Callable[[str], None]
+
+    async def whole(self) -> Outcome:
+        """The real engine, the fit, the look-alike."""
+        self.say("starting vLLM on the CPU; this takes half a minute")
+        with real(self.venv, self.model, self.on) as engine:
+            first = await self._swept()
+            tallies = await self._loaded(engine, knee(first)["requests_per_second"])
+        chosen = [tally.quietest(self.runs) for tally in tallies]
+        limits = launch_from(arguments(self.model, "tessera-sim"), {}).limits
+        known = zip(tallies, chosen, strict=True)
+        found = fit([_seen(got) for tally, got in known if tally.load.fitted], limits)
+        self.say(f"fitted, off by {found.error:.1%}: {speeds.as_json(found.speed)}")
+        compared = []
+        with look_alike(self.model, found.speed, self.on) as engine:
+            second = await self._swept()
+            for tally, got in zip(tallies, chosen, strict=True):
+                compared.append(await self._again(engine, tally, got, found, limits))
+        return Outcome(real=first, sim=second, fit=found, loads=compared)
+
+    async def _loaded(self, engine: Running, top: float) -> list[Tally]:
+        """All loads by turns, so that what disturbs for a while disturbs all of them."""
+        tallies = [Tally(load=load, rate=load.share * top) for load in LOADS]
+        for attempt in range(self.runs + _EXTRA):
+            for tally in tallies:
+                if tally.missing(self.runs):
+                    got = await self._once(engine, tally.load, tally.rate, _SEED + attempt)
+                    tally.runs.append(got)
+        return tallies
+
+    async def _again(
+        self, engine: Running, tally: Tally, real: Sequence[Measured], found: Fit, limits: Limits
+    ) -> Compared:
+        """The requests of these runs, on the look-alike and on the machine alone."""
+        sim = [await self._once(engine, tally.load, tally.rate, one.seed) for one in real]
+        machine = [replayed(one.run, limits, found.speed, found.front_seconds) for one in real]
+        return Compared(
+            load=tally.load,
+            rate=tally.rate,
+            real=real,
+            sim=sim,
+            machine=latencies(machine, SHOWN),
+        )
+
+    async def _swept(self) -> Report:
+        report = await sweep()
+        lines = [f"{one.level.name}: {one.requests_per_second:.2f}/s" for one in report.levels]
+        at = report.knee.concurrency if report.knee else "not found"
+        self.say(f"closed loops {', '.join(lines)}; knee {at}")
+        return report
+
+    async def _once(self, engine: Running, load: Load, rate: float, seed: int) -> Measured:
+        got = await once(engine, load, rate, seed, self.seconds)
+        found = latencies([got.run], SHOWN)
+        told = " ".join(f"{value * 1e3:.1f}" for value in (*found.first_token, *found.per_token))
+        spoilt = f"others took {got.others:.0%}, sent late by {got.late * 1e3:.0f} ms"
+        self.say(f"{load.name}, seed {seed}: {told} ms; {spoilt}")
+        return got
+
+
+def _seen(got: Sequence[Measured]) -> list[Run]:
+    return [one.run for one in got]

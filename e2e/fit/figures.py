@@ -1,0 +1,94 @@
+"""What came of the comparison, as numbers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fit.loads import Load, Measured
+from tessera.cli.bench_report import Report
+from tessera.domain.engine_fit import Latencies, latencies
+
+SHOWN = (50, 95)
+NAMES = ("first token P50", "first token P95", "between tokens P50", "between tokens P95")
+GOAL = 0.2
+"""By how much the look-alike may differ from the engine."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """One load on the engine, on the look-alike, and on the machine without a clock."""
+
+    load: Load
+    rate: float
+    real: Sequence[Measured]
+    sim: Sequence[Measured]
+    machine: Latencies
+
+    def figures(self) -> dict[str, Any]:
+        real, sim = _seconds(self.real), _seconds(self.sim)
+        machine = (*self.machine.first_token, *self.machine.per_token)
+        return {
+            "load": self.load.name,
+            "fitted": self.load.fitted,
+            "lengths": " ".join(self.load.lengths),
+            "requests_per_second": round(self.rate, 3),
+            "runs": len(self.real),
+            "requests": sum(len(one.run) for one in self.real),
+            "late_ms": round(max(one.late for one in self.real) * 1e3, 1),
+            "others_share": round(max(one.others for one in self.real), 3),
+            "latencies": [
+                {
+                    "name": name,
+                    "vllm_ms": round(wanted * 1e3, 2),
+                    "tessera_sim_ms": round(live * 1e3, 2),
+                    "machine_ms": round(pure * 1e3, 2),
+                    "tessera_sim_error": round(live / wanted - 1, 4),
+                    "machine_error": round(pure / wanted - 1, 4),
+                }
+                for name, wanted, live, pure in zip(NAMES, real, sim, machine, strict=True)
+            ],
+        }
+
+
+def missed(loads: Sequence[dict[str, Any]]) -> list[str]:
+    """Where the look-alike is further off than promised."""
+    return [
+        f"{load['load']}: {one['name']} {one['tessera_sim_error']:+.1%}"
+        for load in loads
+        for one in load["latencies"]
+        if abs(one["tessera_sim_error"]) > GOAL
+    ]
+
+
+def flat(figures: dict[str, Any]) -> dict[str, Any]:
+    """The line for machines: one number each."""
+    found = {
+        "fit_error": figures["fit_error"],
+        "knee_requests_per_second": figures["knee"]["vllm"]["requests_per_second"],
+        "others_share": max(one["others_share"] for one in figures["loads"]),
+        "missed": len(figures["missed"]),
+    }
+    for kind, fitted in (("fitted", True), ("foretold", False)):
+        errors = [
+            abs(one["tessera_sim_error"])
+            for load in figures["loads"]
+            if load["fitted"] is fitted
+            for one in load["latencies"]
+        ]
+        found[f"worst_error_{kind}"] = max(errors)
+        found[f"mean_error_{kind}"] = round(sum(errors) / len(errors), 4)
+    return found
+
+
+def _seconds(runs: Sequence[Measured]) -> tuple[float, ...]:
+    found = latencies([one.run for one in runs], SHOWN)
+    return (*found.first_token, *found.per_token)
+
+
+def knee(report: Report) -> dict[str, Any]:
+    """Where it is, and how many requests a second were answered there."""
+    if report.knee is None:
+        raise SystemExit("the sweep shows no knee: the machine was too busy, try again")
+    at = report.knee.concurrency
+    level = next(one for one in report.levels if one.level.concurrency == at)
+    return {"concurrency": at, "requests_per_second": round(level.requests_per_second, 3)}

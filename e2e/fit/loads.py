@@ -1,0 +1,119 @@
+"""The loads of the comparison, and one of them put on an engine by `tessera bench`."""
+
+import math
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from fit.engines import URL, Running
+from tessera.cli.bench import measured
+from tessera.cli.bench_plan import plan
+from tessera.cli.bench_report import Report
+from tessera.cli.parser import parser
+from tessera.domain.bench.answers import Answer
+from tessera.domain.bench.figures import Figures
+from tessera.domain.engine_fit import Run, Seen
+
+LENGTHS = ("--input-tokens", "lognormal:100:250", "--output-tokens", "lognormal:32:80")
+OTHER_LENGTHS = ("--input-tokens", "lognormal:50:120", "--output-tokens", "lognormal:64:140")
+"""Short prompts and long answers: most of the work moves from the one to the other."""
+_SWEEP = ("--sweep", "1,2,4,8,16", "--prompts", "24", "--seed", "7", "--warmup", "4")
+QUIET, LATE = 0.1, 0.05
+"""Share of the cores that others may take during a run, and seconds by which its client may be
+late, before another one is made."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """An open loop at a share of the knee's rate."""
+
+    name: str
+    share: float
+    lengths: Sequence[str] = LENGTHS
+    fitted: bool = False
+    """The speed is found from it; else it is foretold."""
+
+
+LOADS = (
+    Load(name="30 % of the knee", share=0.3, fitted=True),
+    Load(name="60 % of the knee", share=0.6, fitted=True),
+    Load(name="85 % of the knee", share=0.85),
+    Load(name="other lengths, 50 %", share=0.5, lengths=OTHER_LENGTHS),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """One run."""
+
+    seed: int
+    run: Run
+    others: float
+    """Share of all cores' time that others took."""
+    late: float
+    """Seconds by which the client sent late (P95): above 0 where the whole machine stood still."""
+
+    @property
+    def quiet(self) -> bool:
+        return self.others <= QUIET and self.late <= LATE
+
+
+@dataclass(slots=True, kw_only=True)
+class Tally:
+    """The runs of one load so far."""
+
+    load: Load
+    rate: float
+    runs: list[Measured] = field(default_factory=list)
+
+    def missing(self, wanted: int) -> bool:
+        return sum(one.quiet for one in self.runs) < wanted
+
+    def quietest(self, wanted: int) -> list[Measured]:
+        """So many runs in which others took least, in the order of their seeds."""
+        chosen = sorted(self.runs, key=lambda one: (one.late > LATE, one.others, one.seed))[:wanted]
+        return sorted(chosen, key=lambda one: one.seed)
+
+
+async def sweep() -> Report:
+    """Closed loops up to all seats, with the knee."""
+    return await _bench((*_SWEEP, *LENGTHS))
+
+
+async def once(engine: Running, load: Load, rate: float, seed: int, seconds: float) -> Measured:
+    """One run; the same seed brings the same requests at the same moments."""
+    count = max(20, math.ceil(rate * seconds))
+    words = ("--rate", f"{rate:.4f}", "--prompts", str(count), "--seed", str(seed), "--warmup", "4")
+    before, begun = engine.others_seconds(), time.monotonic()
+    (level,) = (await _bench((*words, *load.lengths))).levels
+    passed = (time.monotonic() - begun) * (os.cpu_count() or 1)
+    others = (engine.others_seconds() - before) / passed
+    return Measured(seed=seed, run=_run(level), others=others, late=level.client.late_seconds)
+
+
+async def _bench(words: Sequence[str]) -> Report:
+    asked = parser().parse_args(["bench", URL, *words])
+    report = await measured(asked, plan(asked, asked.seed))
+    failed = [one.failures for one in report.levels if one.failures]
+    if failed or report.interrupted:
+        raise SystemExit(f"not all were answered: {failed or 'interrupted'}")
+    return report
+
+
+def _run(level: Figures) -> Run:
+    began = level.level.began
+    ordered = sorted(level.level.answers, key=lambda answer: answer.due)
+    return [_seen(answer, began) for answer in ordered]
+
+
+def _seen(answer: Answer, began: float) -> Seen:
+    if answer.to_first is None or answer.prompt_tokens is None:
+        raise SystemExit("an answer without tokens, or without usage")
+    return Seen(
+        arrival=answer.due - began,
+        prompt_tokens=answer.prompt_tokens,
+        output_tokens=answer.output_tokens,
+        first_token_seconds=answer.to_first,
+        token_seconds=answer.per_token,
+    )

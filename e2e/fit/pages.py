@@ -1,0 +1,95 @@
+"""The comparison as it stands in the documentation: `python -m fit.pages` writes it anew."""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from demo.stage import ROOT
+from fit.figures import GOAL
+
+FOLDER = ROOT / "docs" / "figures"
+PAGE = ROOT / "docs" / "held-against-vllm.md"
+_TABLE = re.compile(r"<!-- table: (?P<name>\w+) -->.*?<!-- end -->", re.DOTALL)
+_TIMES = (
+    ("first token P50", "firstToken", "p50"),
+    ("P95", "firstToken", "p95"),
+    ("between tokens P50", "perToken", "p50"),
+    ("P95", "perToken", "p95"),
+)
+
+
+def table(loads: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Each load with its four latencies."""
+    yield "| load | latency | vLLM | tessera-sim | error | machine alone | error |"
+    yield "| --- | --- | --- | --- | --- | --- | --- |"
+    for load in loads:
+        kind = "fitted" if load["fitted"] else "foretold"
+        for one in load["latencies"]:
+            cells = (
+                f"{load['load']} ({kind})" if one is load["latencies"][0] else "",
+                one["name"],
+                f"{one['vllm_ms']:.1f} ms",
+                f"{one['tessera_sim_ms']:.1f} ms",
+                _error(one["tessera_sim_error"]),
+                f"{one['machine_ms']:.1f} ms",
+                _error(one["machine_error"]),
+            )
+            yield f"| {' | '.join(cells)} |"
+
+
+def side_by_side(real: dict[str, Any], sim: dict[str, Any]) -> Iterator[str]:
+    """The same sweep on both, load by load: first the one, then the other."""
+    heads = ("at once", "requests/s", "output tokens/s", *(name for name, _, _ in _TIMES))
+    yield f"| {' | '.join(heads)} |"
+    yield f"|{' --- |' * len(heads)}"
+    for one, other in zip(real["levels"], sim["levels"], strict=True):
+        cells = (
+            one["load"],
+            *(
+                f"{first:.{digits}f} / {second:.{digits}f}{unit}"
+                for first, second, digits, unit in _pairs(one, other)
+            ),
+        )
+        yield f"| {' | '.join(cells)} |"
+
+
+def _pairs(one: dict[str, Any], other: dict[str, Any]) -> Iterator[tuple[float, float, int, str]]:
+    yield one["requestsPerSecond"], other["requestsPerSecond"], 2, ""
+    yield one["outputTokensPerSecond"], other["outputTokensPerSecond"], 0, ""
+    for _, name, percentile in _TIMES:
+        seconds = [level["latencySeconds"][name][percentile] for level in (one, other)]
+        yield seconds[0] * 1e3, seconds[1] * 1e3, 0 if seconds[0] > 0.1 else 1, " ms"
+
+
+def kept(name: str, folder: Path = FOLDER) -> Any:
+    """A committed file of figures."""
+    return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def _error(share: float) -> str:
+    return f"{share:+.1%}{', missed' * (abs(share) > GOAL)}"
+
+
+def with_tables(page: str) -> str:
+    """The page's text with both tables as the committed figures tell them."""
+    tables = {
+        "fit": table(kept("fit")["loads"]),
+        "sweep": side_by_side(kept("bench-vllm"), kept("bench-tessera-sim")),
+    }
+
+    def filled(mark: re.Match[str]) -> str:
+        lines = "\n".join(tables[mark["name"]])
+        return f"<!-- table: {mark['name']} -->\n{lines}\n<!-- end -->"
+
+    return _TABLE.sub(filled, page)
+
+
+def main() -> None:
+    """Write both tables into the page."""
+    PAGE.write_text(with_tables(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""`tessera bench --baseline`: an earlier report, and what changed since then."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tessera.cli.bench import told
+from tessera.cli.bench_baseline import baseline
+from tessera.cli.errors import CommandError
+from tessera.cli.parser import parser
+from tests.cli.odd_server import good, odd_server
+
+SMALL = ("--prompts", "6", "--warmup", "0", "--input-tokens", "60", "--output-tokens", "4")
+pytestmark = pytest.mark.anyio
+
+
+async def bench(*arguments: str) -> str:
+    return (await told(parser().parse_args(["bench", *arguments]))).text
+
+
+async def kept(folder: Path, *arguments: str, **changed: Any) -> Path:
+    """A report of now in a file, with some of its fields changed."""
+    file = folder / "before.json"
+    file.write_text(json.dumps(json.loads(await bench(*arguments, "-o", "json")) | changed))
+    return file
+
+
+async def test_the_difference_to_an_earlier_report_is_told_load_by_load(tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    async with odd_server(good) as server:
+        file = await kept(tmp_path, server.url, *SMALL, "--sweep", "1,2", "--price", "2")
+        before = json.loads(file.read_text())
+        before["levels"][0]["outputTokensPerSecond"] = 1.0
+        before["levels"][1]["latencySeconds"]["firstToken"]["p95"] = 80.0
+        file.write_text(json.dumps(before))
+        same = (server.url, *SMALL, "--sweep", "1,2", "--price", "2", "--baseline", str(file))
+        text = await bench(*same, "--html", str(page))
+        report = json.loads(await bench(*same, "-o", "json"))
+    assert re.search(
+        r"^2 +first token P95 +80\.00 s +\S+ ms +-(99\.9|100\.0)%$", text, re.MULTILINE
+    )
+    assert f"SINCE {before['at'][:16]}" in page.read_text()
+    found = {(one["load"], one["figure"]): one for one in report["baseline"]["changes"]}
+    assert {load for load, _ in found} == {"1", "2"}
+    assert {figure for _, figure in found} == {
+        *("requestsPerSecond", "outputTokensPerSecond", "perMillionOutput"),
+        *("firstToken.p50", "firstToken.p95", "perToken.p50", "perToken.p95"),
+        *("answer.p50", "answer.p95"),
+    }
+    quicker = found["1", "outputTokensPerSecond"]
+    assert quicker["before"] == 1.0
+    assert quicker["now"] == report["levels"][0]["outputTokensPerSecond"]
+    assert quicker["share"] == pytest.approx(quicker["now"] - 1)
+    assert report["baseline"]["doubts"] == []
+
+
+async def test_what_makes_two_reports_hard_to_compare_is_told(tmp_path: Path) -> None:
+    async with odd_server(good) as server:
+        file = await kept(
+            *(tmp_path, server.url, *SMALL, "--concurrency", "1"), model="older", interrupted=True
+        )
+        text = await bench(server.url, *SMALL, "--sweep", "1,2", "--baseline", str(file))
+    assert "the baseline differs in model: older, now odd" in text
+    assert "the baseline differs in interrupted: true, now false" in text
+    assert "the baseline differs in load: closed loop, 1 at once" in text
+    assert "the baseline has no load 2; it has 1" in text
+    assert "SINCE" in text
+
+
+async def test_prices_of_two_currencies_are_told(tmp_path: Path) -> None:
+    async with odd_server(good) as server:
+        file = await kept(tmp_path, server.url, *SMALL, "--price", "2")
+        words = ("--price", "2", "--currency", "EUR", "--baseline", str(file))
+        text = await bench(server.url, *SMALL, *words)
+    assert "the baseline's prices are in USD, now in EUR" in text
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "No such file"),
+        ("LOAD  WHOLE", "is not JSON"),
+        ("[]", "is no report of tessera bench"),
+        ('{"kind": "Else"}', "is no report of tessera bench"),
+        ('{"kind": "TesseraBench", "form": 9}', "has form 9, this version reads 1"),
+        ('{"kind": "TesseraBench", "form": 1}', "is broken off or was changed"),
+        ('{"kind": "TesseraBench", "form": 1, "levels": [{"load": "1"}]}', "is broken off"),
+    ],
+)
+def test_a_baseline_that_is_none_is_a_sentence_with_its_mend(
+    tmp_path: Path, content: str | None, said: str
+) -> None:
+    file = tmp_path / "before.json"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(CommandError) as refused:
+        baseline(str(file))
+    assert said in str(refused.value)
+    assert "make one with tessera bench URL -o json > FILE" in str(refused.value)

@@ -1,0 +1,32 @@
+"""The page on the real engine says what the committed figures say."""
+
+from fit.figures import GOAL, missed
+from fit.pages import FOLDER, PAGE, kept, with_tables
+
+
+def test_the_tables_of_the_page_are_those_of_the_figures() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert with_tables(page) == page
+    assert page.count("| tessera-sim |") == 1
+
+
+def test_every_miss_is_stated() -> None:
+    figures, page = kept("fit"), PAGE.read_text(encoding="utf-8")
+    assert figures["missed"] == missed(figures["loads"])
+    assert page.count("%, missed |") == sum(
+        abs(one[error]) > GOAL
+        for load in figures["loads"]
+        for one in load["latencies"]
+        for error in ("tessera_sim_error", "machine_error")
+    )
+
+
+def test_both_reports_are_of_one_load_and_name_no_place_of_a_machine() -> None:
+    real, sim = kept("bench-vllm"), kept("bench-tessera-sim")
+    assert [real[key] for key in ("load", "seed", "warmup")] == [
+        sim[key] for key in ("load", "seed", "warmup")
+    ]
+    for name in ("bench-vllm", "bench-tessera-sim"):
+        for end in ("json", "html"):
+            text = (FOLDER / f"{name}.{end}").read_text(encoding="utf-8")
+            assert not any(place in text for place in ("/home/", "/root/", "/tmp/", "/work/"))  # noqa: S108
