@@ -168,6 +168,7 @@ def test_a_gpu_goes_by_its_name_or_that_of_its_product(files: Files, gpu: str) -
         ("service,demand\nchat,many\n", "line 2: demand is many; write a number"),
         ("service,demand\nchat,-1\n", "line 2: demand is -1; write a number"),
         ("service,demand\nchat,nan\n", "line 2: demand is nan; write a number"),
+        ("service,demand\nchat,1e11\n", "write demand and throughput in the same unit"),
         ("service,demand\nchat,inf\n", "line 2: demand is inf; write a number"),
         ("service,demand\nchat,\n", "line 2: demand is empty"),
         ("service,demand,floor\nchat,1,1.5\n", "floor is 1.5; write a whole number"),

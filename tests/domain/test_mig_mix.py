@@ -149,6 +149,15 @@ def test_what_is_short_goes_to_the_more_services_and_the_rest_are_named() -> Non
     assert (got.cost, len(got.unmet), len(got.instances)) == (2, 1, 2)
 
 
+@pytest.mark.parametrize("three", [30, 40])
+def test_speeds_in_proportion_to_the_slice_are_planned_to_the_optimum_too(three: int) -> None:
+    """All slices cost the same for the work, so that nothing tells one answer from another."""
+    speeds = {"1g.10gb": 10, "2g.20gb": 20, "3g.40gb": three, "4g.40gb": 40, "7g.80gb": 2 * three}
+    services = [a_service(f"s{at:03}", 7.3 * (at % 90 + 1), speeds, floor=1) for at in range(300)]
+    got = cheapest_mix(services, ONE)
+    assert (got.gap, len(got.instances)) == (0, 300)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_500_services_are_planned_to_the_optimum(seed: int) -> None:
     got = cheapest_mix(fleet(500, seed, [A100]), ONE)

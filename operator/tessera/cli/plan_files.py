@@ -18,7 +18,7 @@ from tessera.domain.mig.layouts import fault
 _LARGEST = 1e12
 """Of demand and throughput; floats are exact enough below."""
 _MOST = 100_000
-"""Instances that a floor may ask for."""
+"""Instances that a floor or a demand may ask for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +69,19 @@ def services(demand: str, throughput: str, board: Board) -> tuple[Service, ...]:
             floor=row.count("floor"),
             throughput=speeds.get(name, {}),
         )
+        _plausible(row.place, found[name])
     if not found:
         raise CommandError(f"{demand} has no services; write one row for each")
     return tuple(found.values())
+
+
+def _plausible(place: str, service: Service) -> None:
+    fastest = max(service.throughput.values(), default=0.0)
+    if fastest > 0 and service.demand / fastest > _MOST:
+        raise CommandError(
+            f"{place}: {service.name} would take more than {_MOST} instances; write demand and "
+            "throughput in the same unit"
+        )
 
 
 def _speeds(file: str, board: Board) -> dict[str, dict[Kind, float]]:

@@ -4,7 +4,7 @@ A small covering problem with few kinds, searched depth first with the fractiona
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -13,6 +13,8 @@ from tessera.domain.mig.demand import NEARLY, Kind, Service
 Pattern: TypeAlias = tuple[tuple[Kind, int], ...]
 """Kinds with their counts, by name; together they serve the service."""
 
+_PARTS = 1_000_000
+"""Of the unit of demand: speeds with more digits have no common measure."""
 _NODES = 4000
 """More are not searched; the bound holds all the same."""
 
@@ -29,7 +31,7 @@ class Priced:
 def cheapest(service: Service, prices: Mapping[Kind, float]) -> Priced:
     """The service has a kind that can hold it; prices are of single instances."""
     search = _Search(service, prices)
-    search.descend(0, service.demand * (1 - NEARLY), service.instances, 0.0)
+    search.descend(0, search.demand, service.instances, 0.0)
     pattern = tuple(sorted((kind, count) for kind, count in search.best.items() if count))
     bound = search.cost if search.nodes < _NODES else min(search.cost, search.root)
     return Priced(bound, search.cost, pattern)
@@ -47,10 +49,9 @@ class _Search:
         ] + [math.inf]
         self.counts = [0] * len(self.kinds)
         self.cost, self.best, self.nodes = math.inf, dict[Kind, int](), 0
+        self.demand = _whole(service.demand, [speed for _, speed, _ in self.kinds])
         price, speed, _ = self.kinds[0]
-        self.root = max(
-            service.demand * (1 - NEARLY) * price / speed, service.instances * self.least[0]
-        )
+        self.root = max(self.demand * price / speed, service.instances * self.least[0])
 
     def descend(self, at: int, demand: float, instances: int, cost: float) -> None:
         """Try all counts of one kind, many first, for what is left to serve."""
@@ -84,3 +85,17 @@ class _Search:
             return True
         price, speed, _ = self.kinds[at]
         return cost + demand * price / speed >= self.cost * (1 - NEARLY)
+
+
+def _whole(demand: float, speeds: Sequence[float]) -> float:
+    """Demand up to the next sum that these speeds can have, if they have a common measure.
+
+    Where speed is in proportion to the slice, this makes the fractional bound the true one.
+    """
+    parts = [round(speed * _PARTS) for speed in speeds]
+    pairs = zip(parts, speeds, strict=True)
+    if any(abs(part - speed * _PARTS) > NEARLY * part for part, speed in pairs):
+        return demand * (1 - NEARLY)
+    measure = math.gcd(*parts)
+    sums = math.ceil(demand * (1 - NEARLY) * _PARTS / measure)
+    return sums * measure / _PARTS * (1 - NEARLY)
