@@ -41,6 +41,10 @@ check: .venv/made ## The quick inner loop: format, lint, types, import rules, ge
 	@$(RUN) tools/generate.py --check
 	@$(BIN)/pytest -q tests -m "not world and not long"
 
+.PHONY: test-vllm
+test-vllm: .venv/made ## Hold the look-alike engine against a real vLLM on the CPU (UPDATE=1 records the real one's answers anew).
+	@UPDATE=$(UPDATE) $(BIN)/pytest -q -s --vllm -m vllm tests/conformance
+
 .PHONY: generate
 generate: .venv/made ## Write CRDs, RBAC, chart values and reference pages from the types.
 	@$(RUN) tools/generate.py

@@ -23,6 +23,7 @@ from tessera.domain.snapshot import (
     Ref,
     Service,
     Snapshot,
+    SpeedReading,
     Workload,
 )
 
@@ -175,6 +176,24 @@ def readings_of(pods: Iterable[Pod], **fields: Any) -> Readings:
     known = {"waiting": 0.0, "running": 0.0, "activity": 0.0}
     reading = PodReading(**{**known, **{key: fields.pop(key) for key in known if key in fields}})
     return Readings(**{"at": NOW, "pods": {pod.ref: reading for pod in pods}, **fields})
+
+
+def a_speed_reading(**fields: Any) -> SpeedReading:
+    """Five busy minutes of two replicas, with prompts of 400 tokens and answers of 100."""
+    return SpeedReading(
+        **{
+            "requests": 1200.0,
+            "tokens_per_second": 400.0,
+            "sequences": 8.0,
+            "prefill_tokens": 32.0,
+            "prompt_tokens": 400.0,
+            "gap_seconds": 0.012,
+            "running": 4.0,
+            "kv_usage": 0.02,
+            "kv_tokens": 120_000,
+            **fields,
+        }
+    )
 
 
 def a_snapshot(*services: Service, **fields: Any) -> Snapshot:

@@ -7,6 +7,7 @@ planning, comparing. The last line is `BENCH {json}`.
 import argparse
 import asyncio
 import json
+import math
 import resource
 import statistics
 import time
@@ -34,12 +35,15 @@ from tessera.resources.kinds import (
     PODS,
     SERVICES,
 )
-from tests.builders import NOW, SMALL
+from tests.builders import NOW, SMALL, a_speed_reading
 from tests.memory_cluster import MemoryCluster
 
 REPLICAS = 2
 TURNS = 30
 PERIOD = timedelta(seconds=5)
+_SPEEDS = timedelta(seconds=30)
+"""As often as the operator asks for speeds."""
+_SPEED_TURNS = 20
 NAMESPACES = 40
 VARIANT = "a100-1g-10gb"
 
@@ -172,6 +176,7 @@ async def _measure(services: int) -> dict[str, float]:
         begun = time.process_time()
         writes += (await fleet.turn()).writes
         spent.append((time.process_time() - begun) * 1e3)
+    measured, told = await _with_speeds(fleet, senses, clock)
     await asker.stop()
     return {
         "services": services,
@@ -179,8 +184,36 @@ async def _measure(services: int) -> dict[str, float]:
         "turn_cpu_ms": round(statistics.median(spent), 2),
         "turn_cpu_ms_max": round(max(spent), 2),
         "writes": writes,
+        "speeds_turn_cpu_ms": measured,
+        "speeds_writes_per_service": round(told / services, 2),
         "rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
+
+
+async def _with_speeds(fleet: Fleet, senses: Senses, clock: _Clock) -> tuple[float, int]:
+    """Ten minutes with measured speeds that move in every reading: the CPU time of a turn that
+    finds a new one, and the writes after the first, which tells of all services."""
+    spent, writes = [], 0
+    refs = {one.service for one in (await fleet.turn()).snapshot.pods}
+    known = senses.readings or Readings(at=clock.at)
+    for turn in range(_SPEED_TURNS):
+        clock.at += _SPEEDS
+        share = 1 + 0.08 * math.sin(turn)
+        reading = a_speed_reading(
+            gap_seconds=0.0145 * share, tokens_per_second=400 * share, running=4 * share
+        )
+        senses.readings = replace(
+            known,
+            at=clock.at,
+            speeds={ref: (reading,) for ref in refs},
+            speeds_at=clock.at,
+        )
+        begun = time.process_time()
+        wrote = (await fleet.turn()).writes
+        if turn:
+            spent.append((time.process_time() - begun) * 1e3)
+            writes += wrote
+    return round(statistics.median(spent), 2), writes
 
 
 def main() -> None:

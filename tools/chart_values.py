@@ -107,6 +107,16 @@ class Dashboard(Values):
     """What the sidecar looks for."""
 
 
+class Rules(Values):
+    """Recording rules and alerts, in a PrometheusRule; made where the cluster knows that kind."""
+
+    enabled: bool = True
+    """Make the PrometheusRule."""
+
+    labels: dict[str, str] = Field(default_factory=dict)
+    """Labels by which a Prometheus selects its rules, as `release: kube-prometheus-stack`."""
+
+
 class Chart(Values):
     """Everything that can be set when installing."""
 
@@ -137,6 +147,9 @@ class Chart(Values):
 
     dashboard: Dashboard = Field(default_factory=Dashboard)
     """Grafana's dashboards, in a ConfigMap."""
+
+    rules: Rules = Field(default_factory=Rules)
+    """Recording rules and alerts, in a PrometheusRule; made where the cluster knows that kind."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """What is logged at least."""

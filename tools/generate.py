@@ -13,6 +13,7 @@ import yaml
 from prometheus_client.core import Metric
 from pydantic import BaseModel
 
+import engine_differences
 from chart_values import Chart
 from cli_page import page as cli_page
 from tessera.api.meta import GROUP, VERSION
@@ -47,6 +48,7 @@ def generated() -> dict[str, str]:
     files["docs/reference/metrics.md"] = _metrics()
     files["docs/reference/values.md"] = _values_page()
     files["docs/reference/cli.md"] = cli_page()
+    files["docs/reference/engine-differences.md"] = engine_differences.page(ROOT)
     return files
 
 
@@ -251,6 +253,7 @@ def _reasons() -> str:
         reasons.Progressing: "InferenceService: condition Progressing",
         reasons.Ready: "InferenceService: condition Ready",
         reasons.UpdateAvailable: "InferenceService: condition UpdateAvailable",
+        reasons.SpeedAsPredicted: "InferenceService: condition SpeedAsPredicted",
         reasons.Pinned: "InferenceService: status.model.reason",
         reasons.Scaling: "InferenceService: status.scaling.reason",
         reasons.PoolAccepted: "AcceleratorPool: condition Accepted",
@@ -271,6 +274,7 @@ def _reasons() -> str:
         lines += _table("reason", "status", "meaning")
         for reason in kind:
             status = "" if kind is reasons.Scaling else str(reason.holds)
+            status = status if reason.known else "Unknown"
             lines.append(f"| `{reason}` | {status} | {reason.meaning} |")
     return "\n".join(lines) + "\n"
 

@@ -25,6 +25,8 @@ CALM = {"queue": None, "scaleUp": None, "scaleDown": None}
 _ROSE = {"QueueAboveTarget", "ActivityAboveTarget"}
 _FELL = {"LoadBelowTarget"}
 _LOOK_SECONDS = 0.2
+_MORE_THAN_TWO_TAKE = 12
+"""Waiting requests for which three replicas are wished, and no more."""
 
 
 @dataclass(slots=True)
@@ -40,9 +42,10 @@ async def play(stage: Stage) -> None:
     await stage.patch(SERVICE, {"scaling": SCALING})
     base = await stage.address(SERVICE)
     async with _watching(stage) as seen:
-        async with steady(base, SERVICE.name, clients=115, tokens=150) as load:
-            variant = (await stage.service(SERVICE))["status"]["variant"]
-            stage.say(f"115 clients ask; a replica takes {variant['maxNumSeqs']} at a time")
+        seats = (await stage.service(SERVICE))["status"]["variant"]["maxNumSeqs"]
+        clients = 2 * seats + _MORE_THAN_TWO_TAKE
+        stage.say(f"{clients} clients ask; a replica takes {seats} at a time")
+        async with steady(base, SERVICE.name, clients=clients, tokens=150) as load:
             await _replicas(stage, SCALING["maxReplicas"], 40)
         stage.say(f"{load.finished} answers, {load.tokens} tokens; now one client stays")
         if load.failures:

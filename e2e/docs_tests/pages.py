@@ -17,7 +17,7 @@ TASKS: Mapping[str, Sequence[str]] = {
     "scale": SERVED,
     "serve": SERVED,
     "set-a-budget": SERVED,
-    "size-a-model": (),
+    "size-a-model": SERVED[:1],
     "troubleshoot": SERVED,
 }
 """Each task that is tried, and the sections of the tutorial that come before it."""

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+import httpx
+
 from demo.stage import Json, Ref, Stage, condition
 from tessera.resources.kinds import CHILDREN, INFERENCE_SERVICES, PODS, Kind
 from world.testing import eventually
@@ -47,6 +49,24 @@ class Place:
             return condition(await self.stage.api.get(_SERVICES.path(self.namespace, name)), kind)
 
         return await eventually(told, lambda one: one.get("reason") == reason, within=within)
+
+    async def until_known(self, name: str, kind: str, within: float = 30) -> Json:
+        """Wait until a condition is not Unknown; the condition."""
+
+        async def told() -> Json:
+            return condition(await self.stage.api.get(_SERVICES.path(self.namespace, name)), kind)
+
+        return await eventually(
+            told, lambda one: one.get("status") in ("True", "False"), within=within
+        )
+
+    async def asked(self, query: str) -> list[Json]:
+        """What Prometheus answers now."""
+        url = f"{self.stage.world.prometheus_url}/api/v1/query"
+        async with httpx.AsyncClient() as http:
+            answer = await http.get(url, params={"query": query})
+        found: list[Json] = answer.json()["data"]["result"]
+        return found
 
     async def until_ready(self, name: str = "chat", within: float = 30) -> None:
         await self.until_condition(name, "Ready", "Answered", within)

@@ -1,12 +1,13 @@
 """The real Prometheus: what the operator asks it, and what it exports itself."""
 
+from dataclasses import fields
 from datetime import timedelta
-
-import httpx
+from functools import partial
 
 from demo.load import steady
 from demo.stage import NAMESPACE, Json
 from scenarios.actions import Place
+from scenarios.commands import tessera
 from tessera.adapters.clock import now
 from tessera.adapters.engines import HttpEngines
 from tessera.adapters.prometheus import PrometheusMetrics
@@ -45,6 +46,57 @@ async def test_every_reading_of_a_loaded_replica_comes_through(place: Place) -> 
     assert 0 < (reading.running or 0) <= (await place.status())["variant"]["maxNumSeqs"]
 
 
+async def test_the_speed_of_a_loaded_replica_is_told_beside_the_predicted_one(
+    place: Place,
+) -> None:
+    ref = await place.serve(replicas=1)
+    await place.until_ready()
+    metrics, who = (
+        PrometheusMetrics(place.stage.world.prometheus_url, now),
+        Ref(place.namespace, "chat"),
+    )
+    async with steady(await place.stage.address(ref), ref.name, clients=12, tokens=40):
+
+        async def told() -> Json | None:
+            return (await place.status()).get("speed")
+
+        speed = await eventually(told, lambda found: found is not None, within=150)
+        reading = (await metrics.read()).speeds[who][0]
+        told_now = await tessera(
+            place.stage,
+            *("explain", "chat", "-n", place.namespace),
+            *("--prometheus", place.stage.world.prometheus_url),
+        )
+    assert speed is not None
+    variant, gap = (await place.status())["variant"], speed["interTokenMs"]
+    about = told_now.output.partition("\nSPEED: ")[2].partition("\n\n")[0]
+    for part in (
+        "tokens a second",
+        "answers in a step",
+        "share of the peaks",
+        "as its engine says",
+    ):
+        assert part in about
+    print(about)
+    # The look-alike steps by the same model of speed; what it adds is the machine's own delay.
+    assert 0.8 < float(gap["measured"]) / float(gap["predicted"]) < 2
+    assert speed["requests"] >= 100
+    assert (reading.variant, reading.requests is not None) == (variant["name"], True)
+    missing = [one.name for one in fields(reading) if getattr(reading, one.name) is None]
+    assert missing == []
+    assert abs((reading.kv_tokens or 0) / variant["kvCacheTokens"] - 1) < 0.01
+    condition = await place.until_known("chat", "SpeedAsPredicted")
+    assert condition["reason"] == speed["reason"]
+    table = await place.stage.run(
+        "kubectl", "--namespace", place.namespace, "get", "inferenceservices"
+    )
+    assert gap["predicted"] in table
+    assert gap["measured"] in table
+    own = f'{{exported_namespace="{place.namespace}",service="chat",kind="measured"}} > 0'
+    for name in ("output_tokens_per_second", "inter_token_seconds", "cost_per_million_tokens"):
+        await eventually(partial(place.asked, f"tessera_service_{name}{own}"), bool)
+
+
 async def test_a_prometheus_that_is_away_is_a_reading_with_a_problem() -> None:
     readings = await PrometheusMetrics("http://127.0.0.1:9", now).read()
     assert isinstance(readings, Readings)
@@ -69,16 +121,8 @@ async def test_an_engine_is_asked_for_a_token_and_for_its_load(place: Place) -> 
 async def test_the_operator_exports_its_own_metrics(place: Place) -> None:
     await place.serve(replicas=1)
     await place.until_ready()
-    url = f"{place.stage.world.prometheus_url}/api/v1/query"
-
-    async def value(query: str) -> list[Json]:
-        async with httpx.AsyncClient() as http:
-            answer = await http.get(url, params={"query": query})
-        found: list[Json] = answer.json()["data"]["result"]
-        return found
-
     where = f'namespace="{NAMESPACE}"'
-    assert await eventually(lambda: value(f"tessera_leader{{{where}}} == 1"), bool)
+    assert await eventually(partial(place.asked, f"tessera_leader{{{where}}} == 1"), bool)
     ready = f'tessera_service_ready_replicas{{exported_namespace="{place.namespace}"}} == 1'
-    assert await eventually(lambda: value(ready), bool)
-    assert await value(f"tessera_turn_seconds_count{{{where}}}")
+    assert await eventually(partial(place.asked, ready), bool)
+    assert await place.asked(f"tessera_turn_seconds_count{{{where}}}")

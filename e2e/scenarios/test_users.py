@@ -91,7 +91,8 @@ async def test_one_look_answers_the_first_questions(place: Place) -> None:
         "kubectl", "--namespace", place.namespace, "get", "inferenceservices", "-o", "wide"
     )
     head, row = table.splitlines()
-    for column in ("READY", "REASON", "REPLICAS", "WANTED", "WHERE", "$/H", "$/MTOK", "WHY"):
+    names = ("READY", "REASON", "REPLICAS", "WANTED", "WHERE", "$/H", "$/MTOK", "~MS/TOK", "MS/TOK")
+    for column in (*names, "~TOK/S", "TOK/S", "WHY"):
         assert column in head
     for cell in ("True", "Answered", "a100-reserved-1g-10gb", "0.2397"):
         assert cell in row

@@ -58,6 +58,7 @@ def _job(name: str, label: str, slot: Slot, kubeconfig: Path, *, honor_labels: b
             _label(f"{META}_container_name", "container"),
             _label(f"{META}_node_name", "node"),
             _label(f"{META}_label_tessera_dev_service", "tessera_dev_service"),
+            _label(f"{META}_label_tessera_dev_variant", "tessera_dev_variant"),
         ],
     }
 

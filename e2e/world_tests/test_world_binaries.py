@@ -40,8 +40,8 @@ def test_every_program_is_built_with_its_place_in_the_row(path: Path) -> None:
     folder = binaries.ensure(said.append)
 
     assert {file.name for file in folder.iterdir()} == {*binaries.PACKAGES, ".lock"}
-    assert said[0] == "building etcd (1 of 8)"
-    assert said[-1] == "building helm (8 of 8)"
+    assert said[0] == "building etcd (1 of 9)"
+    assert said[-1] == "building helm (9 of 9)"
 
 
 def test_nothing_is_built_twice(path: Path) -> None:
@@ -64,7 +64,7 @@ def test_an_interrupted_build_goes_on_where_it_stopped(path: Path) -> None:
 
     binaries.ensure(said.append)
 
-    assert said[0] == "building kwok (1 of 3)"
+    assert said[0] == "building kwok (1 of 4)"
 
 
 def test_two_starters_do_not_build_twice(path: Path) -> None:

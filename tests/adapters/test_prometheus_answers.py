@@ -1,6 +1,7 @@
 """Answers of Prometheus -> readings, without a server."""
 
-from tessera.adapters.prometheus import SERVICE, engines_of, loads_of, pods_of
+from tessera.adapters.prometheus import engines_of, loads_of, pods_of
+from tessera.adapters.prometheus_queries import SERVICE
 from tessera.domain.snapshot import EngineReading, PodReading, Ref
 from tests.builders import NOW, at
 

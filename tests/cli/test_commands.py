@@ -15,7 +15,7 @@ from tessera.cli.top_rows import pools, ranked
 from tessera.cli.update import update
 from tessera.domain.names import UPDATE_ANNOTATION
 from tessera.domain.snapshot import PodReading, Readings, Ref
-from tests.builders import NOW
+from tests.builders import NOW, a_speed_reading
 from tests.cli.memory_api import MemoryApi, a_served_cluster
 from tests.reconcile.test_turns import CHAT
 
@@ -106,7 +106,7 @@ async def test_what_the_api_server_refuses_is_a_sentence(
 async def test_top_has_the_price_the_load_and_the_free_devices() -> None:
     _, api = await a_served_cluster()
     fleet = replace(await fleet_of(Reader(api), None), at=NOW)
-    (quiet,) = ranked(fleet.snapshot, {}, None)
+    (quiet,) = ranked(fleet.snapshot, None, {}, None)
     assert (quiet.per_hour, quiet.ready, quiet.wanted) == (Decimal("0.5357"), 2, 2)
     assert (quiet.measured, quiet.waiting, quiet.why) == (None, None, "NoReading")
     assert quiet.expected is not None
@@ -114,12 +114,28 @@ async def test_top_has_the_price_the_load_and_the_free_devices() -> None:
     readings = {Ref("team-a", f"chat-{one}"): PodReading(waiting=4, activity=0.5)
                 for one in range(2)}  # fmt: skip
     read = replace(fleet, readings=Readings(at=NOW, pods=readings))
-    (busy,) = ranked(read.snapshot, {TEAM_CHAT: 1000.0}, "team-a")
+    (busy,) = ranked(read.snapshot, None, {TEAM_CHAT: 1000.0}, "team-a")
     assert (busy.measured, busy.waiting, busy.activity) == (1000.0, 8.0, 0.5)
     assert busy.per_million == Decimal("0.1488")  # 0.5357 for 3.6 million tokens
-    assert ranked(read.snapshot, {}, "team-b") == []
+    assert ranked(read.snapshot, None, {}, "team-b") == []
     (pool,) = pools(fleet.snapshot)
     assert pool["devices"] == {"1g.10gb": {"free": 5, "all": 7}}
+
+
+async def test_top_and_explain_have_both_speeds_of_the_load_that_is_seen() -> None:
+    _, api = await a_served_cluster()
+    fleet = replace(await fleet_of(Reader(api), None), at=NOW)
+    reading = a_speed_reading(gap_seconds=0.0123, median_gap_seconds=0.013)
+    readings = Readings(at=NOW, speeds={TEAM_CHAT: (reading,)}, speeds_at=NOW)
+    read = replace(fleet, readings=readings)
+    (row,) = ranked(read.snapshot, read.planned(read.snapshot), {}, None)
+    assert row.gap_ms == pytest.approx(12.3)
+    assert row.expected_gap_ms is not None
+    text = explained(read, TEAM_CHAT, "text").text
+    assert "SPEED: " in text
+    assert f"12.3 ms on average, {row.expected_gap_ms:.1f} ms predicted for 8.0 answers" in text
+    assert "between 10 and 25 ms" in text
+    assert "120000 as its engine says" in text
 
 
 async def test_what_costs_most_comes_first() -> None:
@@ -127,7 +143,7 @@ async def test_what_costs_most_comes_first() -> None:
     world.serve("large", replicas=4)
     world.serve("small", replicas=1)
     await world.turn()
-    rows = ranked((await fleet_of(Reader(api), None)).snapshot, {}, None)
+    rows = ranked((await fleet_of(Reader(api), None)).snapshot, None, {}, None)
     assert [row.ref.name for row in rows] == ["large", "chat", "small"]
 
 

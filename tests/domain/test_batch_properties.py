@@ -136,7 +136,7 @@ class Life:
             assert not wanted
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(EVENTS, max_size=40))
 def test_whatever_happens_numbers_never_repeat_and_one_attempt_runs_at_most(
     events: list[str],
@@ -148,7 +148,7 @@ def test_whatever_happens_numbers_never_repeat_and_one_attempt_runs_at_most(
         life.turn()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(EVENTS, max_size=30))
 def test_a_batch_that_is_over_stays_so(events: list[str]) -> None:
     life = Life()

@@ -432,7 +432,7 @@ def play(course: Course, turns: Iterable[datetime]) -> tuple[Bill, Mapping[str, 
     return bill, costs
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(st.integers(0, 10**9))
 def test_the_bill_of_a_random_day_of_fifty_services_sums_exactly(seed: int) -> None:
     pick = random.Random(seed)  # noqa: S311
@@ -446,7 +446,7 @@ def test_the_bill_of_a_random_day_of_fifty_services_sums_exactly(seed: int) -> N
     assert {one.state for one in bill.lines} == set(CostState)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 10**9), st.integers(1, 60))
 def test_any_course_sums_exactly_at_every_turn(seed: int, turns: int) -> None:
     pick = random.Random(seed)  # noqa: S311
@@ -463,7 +463,7 @@ def test_any_course_sums_exactly_at_every_turn(seed: int, turns: int) -> None:
         begin = moment
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 10**9))
 def test_the_order_of_what_is_seen_is_irrelevant(seed: int) -> None:
     pick = random.Random(seed)  # noqa: S311
@@ -505,7 +505,7 @@ lives = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(lives, st.sets(st.integers(1, 199_999_999), max_size=30), st.integers(1, 10**10))
 def test_more_turns_move_no_line_by_more_than_the_stated_rounding(
     found: list[list[int]], cuts: set[int], nanos: int

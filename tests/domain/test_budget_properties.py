@@ -227,7 +227,7 @@ def play(game: Game, event: tuple[object, ...]) -> bool:
 
 @pytest.mark.long
 @given(games, st.lists(quiet_events, max_size=25))
-@settings(max_examples=5_000, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=5_000, suppress_health_check=list(HealthCheck))
 def test_no_hour_ends_above_its_limit_unless_the_floors_alone_do(
     game: Game, course: list[tuple[object, ...]]
 ) -> None:
@@ -242,7 +242,7 @@ def test_no_hour_ends_above_its_limit_unless_the_floors_alone_do(
 
 @pytest.mark.long
 @given(games, st.lists(events, max_size=25))
-@settings(max_examples=5_000, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=5_000, suppress_health_check=list(HealthCheck))
 def test_spend_is_exact_and_within_the_published_bound_at_every_moment(
     game: Game, course: list[tuple[object, ...]]
 ) -> None:

@@ -186,7 +186,7 @@ class Run:
         return self.time - (self.done - self.rows) / self.rate
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     rows=st.integers(1, 3000),
     rate=st.floats(0.5, 50),

@@ -227,7 +227,7 @@ limits = st.builds(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(limits, events)
 def test_the_engine_does_in_every_step_what_counting_one_by_one_gives(
     bounds: Limits, happening: list[tuple[int, int, int, int, int] | int | str]

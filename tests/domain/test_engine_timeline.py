@@ -120,7 +120,7 @@ class Stepped:
         assert self.engine.submit(request) is None
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(limits, st.sampled_from([SPEED, FULL]), arrivals)
 def test_skipping_equal_steps_gives_what_doing_them_one_by_one_gives(
     bounds: Limits, speed: StepTime, found: list[Arrival]

@@ -86,13 +86,12 @@ def numbers_in(text: str) -> list[float]:
 
 def test_a_running_service_is_explained_from_the_spec_to_the_answer() -> None:
     told = explain(running(), plan(running()), CHAT)
-    topics = ["accepted", "placed", "sizing", "scaling", "budget", "rollout", "ready"]
+    topics = ["accepted", "placed", "sizing", "speed", "scaling", "budget", "rollout", "ready"]
     assert [one.topic for one in told] == topics
     assert all(one.message and one.would_change for one in told if one.topic != "accepted")
 
 
 @given(count=st.integers(1, 5), target=st.integers(1, 60), activity=st.floats(0, 1))
-@settings(deadline=None)
 def test_the_queue_that_is_said_to_add_replicas_adds_them_and_one_less_does_not(
     count: int, target: int, activity: float
 ) -> None:
@@ -105,7 +104,6 @@ def test_the_queue_that_is_said_to_add_replicas_adds_them_and_one_less_does_not(
 
 
 @given(count=st.integers(2, 6), target=st.integers(1, 60))
-@settings(deadline=None)
 def test_the_load_that_is_said_to_remove_replicas_removes_them_and_a_bit_more_does_not(
     count: int, target: int
 ) -> None:
@@ -336,7 +334,8 @@ def test_further_conditions_are_told_as_they_are() -> None:
     status = status.model_copy(update={"conditions": (*status.conditions, more)})
     before = replace(now, services=(replace(now.services[0], status=status),))
     assert decisions(before)["UpdateAvailable"].message == "new"
-    assert explain(before, None, CHAT)[4].topic == "UpdateAvailable"
+    topics = [one.topic for one in explain(before, None, CHAT)]
+    assert "UpdateAvailable" in topics
 
 
 @given(
@@ -346,7 +345,7 @@ def test_further_conditions_are_told_as_they_are() -> None:
     replicas=st.integers(0, 4),
     waiting=st.integers(0, 200),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_service_of_any_fleet_is_explained_and_its_choice_is_among_the_hardware(
     found: list[Service], hardware: tuple[Node, ...], budget: str, replicas: int, waiting: int
 ) -> None:

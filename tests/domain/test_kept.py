@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tessera.domain.autoscale import Memory
@@ -250,7 +250,6 @@ A_MODEL_THAT_IS_READ_AND_FETCHED = [
 ]
 
 
-@settings(deadline=None)  # machines are shared
 @given(st.lists(steps, min_size=1, max_size=40))
 @example(SPIKE_AFTER_A_LULL)
 @example(A_MODEL_THAT_IS_READ_AND_FETCHED)

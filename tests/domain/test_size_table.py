@@ -116,17 +116,15 @@ def test_a_product_without_a_price_is_sized_all_the_same() -> None:
 
 
 def test_an_oversized_gpu_is_told_with_the_slice_that_would_do() -> None:
-    product = products()[H100]
-    got = size_table.with_smaller(demand(B1), product, row(B1, H100, "1x whole", None), BOOK)
+    got = row(B1, H100, "1x whole", None)
     assert got.used is not None
     assert got.used < 0.4
-    assert got.oversized == f"{got.used:.0%} of its memory is used: 1g.10gb would do"
+    assert got.oversized == f"{got.used:.0%} of its memory is used, a slice 1g.10gb would do"
 
 
-def test_a_gpu_that_is_used_is_not_called_oversized() -> None:
-    product = products()[A100]
-    full = row(B70, A100, "1x whole", "awq-int4")
-    assert size_table.with_smaller(demand(B70), product, full, BOOK).oversized is None
+@pytest.mark.parametrize(("model", "form"), [(B70, "1x whole"), (B1, "2x whole"), (B1, "1g.10gb")])
+def test_what_is_used_spread_or_cut_is_not_called_oversized(model: str, form: str) -> None:
+    assert row(model, A100, form, "awq-int4").oversized is None
 
 
 def test_two_replicas_are_held_against_one_over_two_gpus() -> None:

@@ -292,7 +292,7 @@ looks = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(seen=looks)
 def test_whoever_is_replaced_held_requests_and_its_count_stood_still_for_the_whole_patience(
     seen: Sequence[tuple[int, int | None, int]],

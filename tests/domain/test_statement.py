@@ -154,7 +154,7 @@ def test_a_loser_that_is_scraped_last_does_not_shorten_the_bill() -> None:
     assert told.amounts == exact(told)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.integers(0, 10**9), st.integers(0, 2000), st.booleans())
 def test_any_course_of_restarts_is_exact_for_the_time_it_names(
     seed: int, begin: int, remembers: bool

@@ -57,6 +57,7 @@ def test_a_settled_service_shows_where_it_runs_and_what_it_costs() -> None:
         "Progressing": ("False", "Settled"),
         "Ready": ("False", "WaitingForAnswer"),
         "UpdateAvailable": ("False", "Newest"),
+        "SpeedAsPredicted": ("Unknown", "NotEnoughRequests"),
     }
     assert got.variant is not None
     assert got.cost is not None

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +13,7 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from tessera.domain.vllm_flags import table
+from tessera.engine_sim.errors import EngineExit
 from tessera.engine_sim.launch import VERSION
 from tessera.engine_sim.main import serve
 
@@ -49,7 +50,8 @@ class Running:
 
     url: str
     http: httpx.AsyncClient
-    process: "asyncio.Task[None]"
+    process: "asyncio.Task[EngineExit | None]"
+    """It gives the exit of an engine that ended by itself."""
     stop: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def post(self, path: str, **body: Any) -> httpx.Response:
@@ -98,7 +100,7 @@ async def running(*argv: str, **env: str) -> AsyncIterator[Running]:
     if argv and argv[0].startswith("-"):
         arguments.insert(0, MODEL)
     environment = {"TESSERA_SIM_SHAPE": SHAPE, "TESSERA_SIM_START_SECONDS": "0", **env}
-    process = asyncio.create_task(serve(arguments, host="127.0.0.1", env=environment, stop=stop))
+    process = asyncio.create_task(_exit_of(arguments, environment, stop))
     url = f"http://127.0.0.1:{port}"
     async with httpx.AsyncClient(base_url=url, timeout=DEADLINE_SECONDS) as http:
         engine = Running(url=url, http=http, process=process, stop=stop)
@@ -134,9 +136,20 @@ def keys(value: Any, place: str = "") -> Iterator[str]:
             yield from keys(inner, f"{place}[]")
 
 
+async def _exit_of(
+    arguments: Sequence[str], env: Mapping[str, str], stop: asyncio.Event
+) -> EngineExit | None:
+    """As an exit it would end the loop of whoever made a task of it."""
+    try:
+        await serve(arguments, host="127.0.0.1", env=env, stop=stop)
+    except EngineExit as end:
+        return end
+    return None
+
+
 async def _answers(engine: Running) -> bool:
     if engine.process.done():
-        engine.process.result()
+        raise AssertionError(f"the engine ended: {engine.process.result()}")
     try:
         return (await engine.http.get("/health")).status_code == 200
     except httpx.ConnectError:

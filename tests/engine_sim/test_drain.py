@@ -9,6 +9,7 @@ from tessera.engine_sim.main import serve
 from tests.engine_sim.running import DEADLINE_SECONDS, SHAPE, SLOW, Running, eventually, running
 
 LONG = {"prompt": "x" * 400, "max_tokens": 3000, "ignore_eos": True}
+ASKED = [{"role": "user", "content": "go on"}]
 SEATS = ("--max-num-seqs", "2")
 
 STANDING = ("iteration_tokens_total_count", "num_requests_running", "num_requests_waiting")
@@ -47,7 +48,7 @@ async def test_without_a_timeout_running_streams_end_aborted_and_waiting_ones_em
 
 async def test_an_answer_that_is_no_stream_ends_aborted_as_well() -> None:
     async with running(*SLOW) as engine:
-        task = asyncio.create_task(engine.post("/v1/chat/completions", messages=[], **LONG))
+        task = asyncio.create_task(engine.post("/v1/chat/completions", messages=ASKED, **LONG))
         await engine.until(num_requests_running=1)
         engine.stop.set()
         got = (await task).json()
@@ -58,9 +59,12 @@ async def test_with_a_timeout_running_and_waiting_streams_complete() -> None:
     async with running(*SEATS, "--shutdown-timeout", "20") as engine:
         tasks = await _busy(engine, max_tokens=800)
         engine.stop.set()
-        refused = await engine.post("/v1/completions", prompt="a", max_tokens=1)
+        late = asyncio.create_task(engine.post("/v1/completions", prompt="a", max_tokens=1))
         health = await engine.http.get("/health")
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        assert not late.done()
         streams = await asyncio.gather(*tasks)
+        refused = await late
         await _ended(engine)
     assert [len(events) for events in streams] == [801] * 5
     assert refused.status_code == 500

@@ -74,21 +74,19 @@ async def test_a_bad_request_is_refused_in_the_words_of_a_real_server(
 @pytest.mark.parametrize(
     ("body", "param", "said"),
     [
-        ({}, "body.prompt", "Field required"),
-        ({"prompt": "a", "n": 2}, "n", "n=1"),
-        ({"prompt": ["a", "b"]}, "prompt", "one prompt"),
+        ({}, "prompt", "must be provided"),
+        ({"prompt": ["a", ""], "n": 0}, None, "at least 1"),
+        ({"prompt": "a", "n": 2, "temperature": 0}, None, "greedy"),
+        ({"prompt": [1, 99999]}, None, "out of vocabulary"),
         ({"prompt": "a", "stream_options": {}}, "stream_options", "`stream=True`"),
         ({"prompt": "a", "max_tokens": 0}, "max_tokens", "at least 1"),
-        ({"prompt": "a", "max_tokens": 5, "min_tokens": 6}, "min_tokens", "at most"),
-        (
-            {"prompt": "x" * 4000, "max_tokens": 50},
-            "input_tokens",
-            "you requested 50 output tokens",
-        ),
+        ({"prompt": "a", "max_tokens": 5, "min_tokens": 6}, None, "less than or equal"),
+        ({"prompt": "a", "top_p": 2}, "top_p", "in (0, 1]"),
+        ({"prompt": "a", "logprobs": -2}, "logprobs", "positive"),
     ],
 )
 async def test_other_bad_requests_say_which_parameter_is_wrong(
-    body: dict[str, Any], param: str, said: str
+    body: dict[str, Any], param: str | None, said: str
 ) -> None:
     async with running(*LIMITED) as engine:
         got = await engine.post("/v1/completions", **body)
@@ -99,9 +97,21 @@ async def test_other_bad_requests_say_which_parameter_is_wrong(
 
 async def test_a_body_that_is_no_json_is_a_validation_error() -> None:
     async with running() as engine:
-        got = await engine.http.post("/v1/chat/completions", content=b"{messages")
-    assert got.status_code == 400
-    assert "Invalid JSON" in got.json()["error"]["message"]
+        said = {"Content-Type": "application/json"}
+        path = "/v1/chat/completions"
+        got = await engine.http.post(path, content=b"{messages", headers=said)
+        untyped = await engine.http.post(path, content=b"{}")
+    assert (got.status_code, got.json()["error"]["param"]) == (400, "body.1")
+    assert "JSON decode error" in got.json()["error"]["message"]
+    assert untyped.status_code == 400
+    assert "Unsupported Media Type" in untyped.json()["error"]["message"]
+
+
+async def test_an_answer_gets_what_the_prompt_leaves_of_the_context() -> None:
+    asked = {"prompt": "x" * 4000, "max_tokens": 50, "ignore_eos": True}
+    async with running(*LIMITED) as engine:
+        got = await engine.post("/v1/completions", **asked)
+    assert got.json()["usage"]["completion_tokens"] == 24
 
 
 async def test_an_unknown_route_or_method_is_refused_in_another_form() -> None:

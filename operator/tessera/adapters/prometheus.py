@@ -6,21 +6,20 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeAlias
 
 import requests
 from prometheus_api_client import PrometheusConnect
 from prometheus_api_client.exceptions import PrometheusApiClientException
 from urllib3.util.retry import Retry
 
+from tessera.adapters.prometheus_queries import SERVICE, Row, all_of, by_question
+from tessera.adapters.prometheus_speeds import SPEEDS, speeds_of
 from tessera.domain.autoscale import Load
 from tessera.domain.bill import CostState, Line
-from tessera.domain.snapshot import EngineReading, PodReading, Readings, Ref
+from tessera.domain.snapshot import EngineReading, PodReading, Readings, Ref, SpeedReading
 from tessera.domain.statement import SLACK, Amounts, Look, Mark, Process
 from tessera.ports import Clock, MetricsError
-
-SERVICE = "tessera_dev_service"
-"""What a PodMonitor makes of the pod label `tessera.dev/service`."""
 
 WAITING = f'sum by (namespace, pod, {SERVICE}) (vllm:num_requests_waiting{{{SERVICE}!=""}})'
 RUNNING = f'sum by (namespace, pod, {SERVICE}) (vllm:num_requests_running{{{SERVICE}!=""}})'
@@ -33,20 +32,17 @@ FINISHED = (
     f'sum by (namespace, {SERVICE}) (increase(vllm:request_success_total{{{SERVICE}!=""}}[5m]))'
 )
 
-_QUESTION = "tessera_question"
-_ALL = " or ".join(
-    f'label_replace({query}, "{_QUESTION}", "{name}", "", "")'
-    for name, query in (
-        ("waiting", WAITING),
-        ("running", RUNNING),
-        ("activity", ACTIVITY),
-        ("steps", STEPS),
-        ("scraped", SCRAPED),
-        ("awake", AWAKE),
-        ("finished", FINISHED),
-    )
+_ALL = all_of(
+    {
+        "waiting": WAITING,
+        "running": RUNNING,
+        "activity": ACTIVITY,
+        "steps": STEPS,
+        "scraped": SCRAPED,
+        "awake": AWAKE,
+        "finished": FINISHED,
+    }
 )
-"""All in one: a question costs a few milliseconds, however short its answer is."""
 TOKENS = f'sum by (namespace, {SERVICE}) (rate(vllm:generation_tokens_total{{{SERVICE}!=""}}[1m]))'
 
 ALIVE = "vllm:num_requests_waiting"
@@ -64,7 +60,9 @@ _EXPORTED = "exported_"
 _TIMEOUT_SECONDS = 3
 _HISTORY_TIMEOUT_SECONDS = 30
 _STEP = timedelta(seconds=5)
-Row = Mapping[str, Any]
+_SPEEDS_AGAIN = timedelta(seconds=30)
+
+_Speeds: TypeAlias = tuple[datetime | None, Mapping[Ref, tuple[SpeedReading, ...]]]
 
 
 class PrometheusMetrics:
@@ -76,22 +74,35 @@ class PrometheusMetrics:
         )
         self._url = url
         self._clock = clock
+        self._last_speeds: _Speeds = None, {}
 
     async def read(self) -> Readings:
         at = self._clock()
         try:
-            rows = await self._ask(_ALL)
+            told = by_question(await self._ask(_ALL))
         except MetricsError as error:
             return Readings(at=at, problem=str(error))
-        told: dict[str, list[Row]] = defaultdict(list)
-        for row in rows:
-            told[row["metric"][_QUESTION]].append(row)
+        asked, speeds = await self._speeds(at)
         return Readings(
             at=at,
             pods=pods_of(told["waiting"], told["running"], told["activity"]),
             finished={_service(row): _value(row) for row in told["finished"]},
             engines=engines_of(told["steps"], told["scraped"], told["awake"]),
+            speeds=speeds,
+            speeds_at=asked,
         )
+
+    async def _speeds(self, at: datetime) -> _Speeds:
+        """Seldom asked, since the answer is long and about five minutes. When it does not come
+        nothing is known of speeds, and all else still is."""
+        last, found = self._last_speeds
+        if last is None or at - last >= _SPEEDS_AGAIN:
+            try:
+                found = speeds_of(by_question(await self._ask(SPEEDS)))
+            except MetricsError:
+                found = {}
+            self._last_speeds = at, found
+        return self._last_speeds
 
     async def past(self, span: timedelta) -> Mapping[Ref, tuple[Load, ...]]:
         end = self._clock()

@@ -481,6 +481,52 @@ class CostStatus(Wire):
     """The load that the price per token assumes."""
 
 
+class Compared(Wire):
+    """A quantity as it was predicted, and as it was measured."""
+
+    predicted: Amount
+    """As the speed model has it."""
+
+    measured: Amount
+    """As the engines told it."""
+
+
+class SpeedStatus(Wire):
+    """How fast the engines are, beside what was predicted.
+
+    Written when at least 100 requests within five minutes say something new, and no more often than
+    that; the metrics have what moves in between.
+    """
+
+    model: str
+    """The model that was measured."""
+
+    variant: str
+    """The variant that it was measured on."""
+
+    reason: str
+    """The reason of the condition SpeedAsPredicted."""
+
+    inter_token_ms: Compared
+    """Mean time between two tokens of an answer in milliseconds, for the load that was seen."""
+
+    tokens_per_second: Compared
+    """Output tokens a second of the replicas that take requests: what they can give at the promised
+    latency, and what they gave."""
+
+    kv_cache_tokens: Compared | None = None
+    """Tokens that the KV cache of one replica holds, as planned and as its engine says."""
+
+    ratio: Amount
+    """Measured by predicted time between tokens."""
+
+    requests: Annotated[int, Field(ge=0)]
+    """Requests behind it."""
+
+    at: datetime
+    """When; it speaks of the five minutes before."""
+
+
 class TenancyStatus(Wire):
     """How the tenant of the service stands."""
 
@@ -540,7 +586,7 @@ class InferenceServiceStatus(Wire):
     """The generation of the spec that this status speaks about."""
 
     conditions: Conditions = ()
-    """Accepted, Placed, Progressing, Ready and UpdateAvailable."""
+    """Accepted, Placed, Progressing, Ready, UpdateAvailable and SpeedAsPredicted."""
 
     replicas: int = 0
     """Replicas that exist."""
@@ -565,6 +611,9 @@ class InferenceServiceStatus(Wire):
 
     cost: CostStatus | None = None
     """What the service costs now."""
+
+    speed: SpeedStatus | None = None
+    """How fast the engines are, beside what was predicted."""
 
     tenant: TenancyStatus | None = None
     """How the tenant of the service stands."""

@@ -62,6 +62,8 @@ def _condition(kind: str, field: str) -> str:
     return f'.status.conditions[?(@.type=="{kind}")].{field}'
 
 
+_GAP, _RATE = ".status.speed.interTokenMs", ".status.speed.tokensPerSecond"
+
 INFERENCE_SERVICE = Kind(
     model=InferenceService,
     plural="inferenceservices",
@@ -74,7 +76,11 @@ INFERENCE_SERVICE = Kind(
         Column(name="Where", type="string", path=".status.variant.name"),
         Column(name="$/h", type="string", path=".status.cost.perHour"),
         Column(name="$/Mtok", type="string", path=".status.cost.perMillionTokens"),
+        Column(name="~ms/tok", type="string", path=f"{_GAP}.predicted"),
+        Column(name="ms/tok", type="string", path=f"{_GAP}.measured"),
         Column(name="Age", type="date", path=".metadata.creationTimestamp"),
+        Column(name="~tok/s", type="string", path=f"{_RATE}.predicted", priority=1),
+        Column(name="tok/s", type="string", path=f"{_RATE}.measured", priority=1),
         Column(name="Budget", type="string", path=".status.tenant.state", priority=1),
         Column(name="Scaling", type="string", path=".status.scaling.reason", priority=1),
         Column(

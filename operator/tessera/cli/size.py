@@ -29,12 +29,7 @@ def report(asked: Ask) -> Report:
     rows = size_table.every(*given) if everything else size_table.simplest(*given)
     if asked.tensor_parallel is not None:
         rows = [row for row in rows if _whole(row, asked.tensor_parallel)]
-    by_name = {product.product: product for product in asked.products}
-    told = tuple(
-        size_table.with_smaller(asked.demand, by_name[row.hardware.product], row, asked.book)
-        for row in rows
-    )
-    return Report(ask=asked, rows=told, simplest=simplest(told))
+    return Report(ask=asked, rows=tuple(rows), simplest=simplest(rows))
 
 
 def simplest(rows: Iterable[Row]) -> Row | None:

@@ -16,6 +16,8 @@ _HEAD = (
     "GPU", "FORM", "PRECISION", "FITS", "KV TOKENS", "FULL", "TOK/S", "TTFT", "GAP", "PER HOUR",
     "PER M TOK",
 )  # fmt: skip
+_NAMED = 5
+"""More products without a price are counted; JSON names them all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +135,8 @@ def _notes(report: Report, best: Row | None) -> Iterator[str]:
         told = "single providers' list prices, for comparing only"
         yield f"Prices are {ASSUMED}: {told} (--prices FILE gives yours)."
     if ask.unpriced:
-        names = ", ".join(ask.unpriced)
+        count = len(ask.unpriced)
+        names = ", ".join(ask.unpriced) if count <= _NAMED else f"{count} GPUs that Tessera knows"
         yield f"Prices ({ask.book.name}) lack {names}: --gpu shows these all the same."
 
 

@@ -28,7 +28,7 @@ async def _run(arguments: argparse.Namespace) -> Told:
     tokens, problem = await _tokens(url)
     namespace = None if arguments.all_namespaces else arguments.namespace
     snapshot = fleet.snapshot
-    rows = ranked(snapshot, tokens, namespace)
+    rows = ranked(snapshot, fleet.planned(snapshot), tokens, namespace)
     notes = [*fleet.unread, *([problem] if problem else [])]
     if arguments.output == "json":
         fields = {"services": [_fields(row) for row in rows], "pools": pools(snapshot)}
@@ -45,10 +45,15 @@ async def _tokens(url: str | None) -> tuple[Mapping[Ref, float], str]:
         return {}, str(error)
 
 
+_HEAD = (
+    *("SERVICE", "$/H", "REPLICAS", "TOKENS/S", "~MS/TOK", "MS/TOK", "QUEUE", "ACTIVITY"),
+    *("$/MTOK", "WHERE", "WHY"),
+)
+
+
 def _lines(rows: Sequence[Row], found: Sequence[Json], notes: Sequence[str]) -> Iterator[str]:
-    head = ("SERVICE", "$/H", "REPLICAS", "TOKENS/S", "QUEUE", "ACTIVITY", "$/MTOK", "WHERE", "WHY")
     if rows:
-        yield from table(head, [_cells(row) for row in rows])
+        yield from table(_HEAD, [_cells(row) for row in rows])
     else:
         yield "no services"
     if found:
@@ -70,6 +75,8 @@ def _cells(row: Row) -> list[str]:
         NONE if row.per_hour is None else f"{row.per_hour} {row.currency}",
         f"{row.ready}/{wanted}",
         tokens,
+        NONE if row.expected_gap_ms is None else f"{row.expected_gap_ms:.1f}",
+        NONE if row.gap_ms is None else f"{row.gap_ms:.1f}",
         NONE if row.waiting is None else f"{row.waiting:.0f}",
         NONE if row.activity is None else f"{row.activity:.2f}",
         NONE if row.per_million is None else str(row.per_million),
@@ -98,9 +105,15 @@ def _fields(row: Row) -> Json:
         "wantedReplicas": row.wanted,
         "tokensPerSecond": row.measured,
         "expectedTokensPerSecond": row.expected,
+        "interTokenMs": _rounded(row.gap_ms),
+        "expectedInterTokenMs": _rounded(row.expected_gap_ms),
         "waiting": row.waiting,
         "activity": row.activity,
         "perMillionTokens": None if row.per_million is None else str(row.per_million),
         "variant": None if row.where == NONE else row.where,
         "reason": row.why,
     }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 2)

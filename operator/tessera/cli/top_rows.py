@@ -9,6 +9,7 @@ from tessera.cli.cluster import Json
 from tessera.domain.explain.room import free
 from tessera.domain.load import load_of
 from tessera.domain.money import money, per_million_tokens
+from tessera.domain.plan import Allotment, Plan
 from tessera.domain.pools import discover
 from tessera.domain.snapshot import Ref, Service, Snapshot
 
@@ -32,24 +33,34 @@ class Row:
     """The same, of all ready replicas at their planned load."""
     waiting: float | None
     activity: float | None
+    gap_ms: float | None
+    """Measured time between two tokens."""
+    expected_gap_ms: float | None
+    """The same, for the load that was seen."""
     per_million: Decimal | None
     """Of the measured tokens, else of the expected ones."""
     where: str
     why: str
 
 
-def ranked(snapshot: Snapshot, tokens: Mapping[Ref, float], namespace: str | None) -> Sequence[Row]:
-    """The services, of each currency what costs most first."""
+def ranked(
+    snapshot: Snapshot, plan: Plan | None, tokens: Mapping[Ref, float], namespace: str | None
+) -> Sequence[Row]:
+    """The services, of each currency what costs most first; without a plan some is not known."""
+    allotments = plan.allotments if plan is not None else {}
     rows = [
-        _row(snapshot, service, tokens.get(service.ref))
+        _row(snapshot, service, allotments.get(service.ref), tokens.get(service.ref))
         for service in snapshot.services
         if namespace in (None, service.ref.namespace)
     ]
     return sorted(rows, key=lambda row: (row.currency, -(row.per_hour or 0), row.ref))
 
 
-def _row(snapshot: Snapshot, service: Service, measured: float | None) -> Row:
+def _row(
+    snapshot: Snapshot, service: Service, allotment: Allotment | None, measured: float | None
+) -> Row:
     status = service.status
+    speed = allotment.seen(snapshot.readings) if allotment is not None else None
     pods = [pod for pod in snapshot.pods if pod.service == service.ref and pod.run is None]
     load = load_of(pods, snapshot.readings, status.replicas, snapshot.at)
     cost, scaling = status.cost, status.scaling
@@ -69,6 +80,8 @@ def _row(snapshot: Snapshot, service: Service, measured: float | None) -> Row:
         else None,
         waiting=load.waiting,
         activity=load.activity,
+        gap_ms=speed.measured_mean * 1e3 if speed and speed.measured_mean else None,
+        expected_gap_ms=speed.predicted.mean * 1e3 if speed and speed.predicted else None,
         per_million=per_million,
         where=status.variant.name if status.variant else NONE,
         why=_why(status),

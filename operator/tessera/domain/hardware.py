@@ -78,3 +78,10 @@ def part(product: Product, profile: str, memory_mib: int | None = None) -> Hardw
         compute_slices_of_gpu=product.compute_slices,
         memory_slices_of_gpu=product.memory_slices,
     )
+
+
+def slices(product: Product) -> list[Hardware]:
+    """All real slices of a product, the smallest first."""
+    cut = (part(product, one.profile) for one in product.slices)
+    found = [one for one in cut if one and one.compute_slices < product.compute_slices]
+    return sorted(found, key=lambda one: (one.memory_slices, one.compute_slices, one.memory_mib))

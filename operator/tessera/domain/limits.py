@@ -58,9 +58,16 @@ def best_limits(demand: Demand, step: StepTime, kv_tokens: int) -> Limits | None
     found = [
         _limits(demand, step, sequences, tokens)
         for tokens in _STEP_TOKENS
-        if (sequences := _sequences(demand, step, min(most, tokens - 1), tokens)) > 0
+        if (sequences := _sequences(demand, step, min(most, _read(demand, tokens)), tokens)) > 0
     ]
     return max(found, key=lambda one: one.tokens_per_second, default=None)
+
+
+def _read(demand: Demand, tokens: int) -> int:
+    """As many requests as have their prompts read by steps of `tokens` while they get answers."""
+    return min(
+        tokens - 1, tokens * demand.output_tokens // (demand.input_tokens + demand.output_tokens)
+    )
 
 
 def _sequences(demand: Demand, step: StepTime, most: int, tokens: int) -> int:
@@ -79,12 +86,10 @@ def _sequences(demand: Demand, step: StepTime, most: int, tokens: int) -> int:
 
 def _keeps(demand: Demand, step: StepTime, sequences: int, tokens: int) -> bool:
     full = full_step(demand, step, sequences, tokens)
+    if full > demand.inter_token.total_seconds():
+        return False
     chunks = -(-demand.input_tokens // (tokens - sequences))
-    return (
-        full <= demand.inter_token.total_seconds()
-        and chunks * full <= demand.ttft.total_seconds()
-        and _share_of_full_steps(demand, sequences, tokens) <= 1
-    )
+    return chunks * full <= demand.ttft.total_seconds()
 
 
 def _limits(demand: Demand, step: StepTime, sequences: int, tokens: int) -> Limits:

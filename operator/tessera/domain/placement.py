@@ -225,7 +225,8 @@ def _misfit(spec: InferenceServiceSpec, misfits: Sequence[Misfit]) -> Placement:
     ways = [f"devices of {best.needed_mib} MiB", "more whole GPUs in one node"]
     if best.kv_tokens >= _WORTHWHILE:
         ways.insert(0, f"spec.context.maxModelLen of at most {best.kv_tokens}")
-    if not spec.precision.variants:
+    shape = shape_of(spec)
+    if not spec.precision.variants and (shape is None or shape.quantization is None):
         ways.append("fp8 in spec.precision.variants, which halves 16-bit weights")
     return _nowhere(
         Placed.TOO_LARGE,

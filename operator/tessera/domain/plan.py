@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from typing import NamedTuple
 
-from tessera.api.inference_service import InferenceServiceSpec
+from tessera.api.inference_service import InferenceServiceSpec, SpeedStatus
 from tessera.api.recipe import Recipe
 from tessera.domain import autoscale
 from tessera.domain.autoscale import Memory, Scale
@@ -36,6 +36,7 @@ from tessera.domain.kept import Last
 from tessera.domain.load import grown_up, read
 from tessera.domain.model.facts import ErrandJob
 from tessera.domain.model.prepare import Preparation, claim_of, fetched, recalled
+from tessera.domain.perf import Measured
 from tessera.domain.placement import Choice, Placement, room
 from tessera.domain.pools import PoolView, discover
 from tessera.domain.readiness import asked_again, must_ask
@@ -48,12 +49,17 @@ from tessera.domain.snapshot import (
     Node,
     Pod,
     PodReading,
+    Readings,
     Ref,
     Service,
     Snapshot,
+    SpeedReading,
     Watch,
     Workload,
 )
+from tessera.domain.speed.measured import own_of
+from tessera.domain.speed.seen import Speed, seen
+from tessera.domain.speed.verdict import judged
 from tessera.domain.stall import Inspection, Stall, Suspect, inspect
 
 _UNSEEN = Inspection()
@@ -88,6 +94,8 @@ class Allotment:
     """Which weights are loaded, and what to ask a hub before anything is made."""
     making: Making | None = None
     """By what the replicas are made; None while there is no choice."""
+    speed: SpeedStatus | None = None
+    """What is to be said of its speed; it changes seldom."""
 
     @property
     def recipe(self) -> Recipe:
@@ -104,6 +112,19 @@ class Allotment:
     @property
     def choice(self) -> Choice | None:
         return self.placement.choice
+
+    @property
+    def measured(self) -> Measured | None:
+        """What it told of its own speed; predictions that are told of it are corrected by that."""
+        return own_of(self.service, self.speed)
+
+    def seen(self, readings: Readings | None) -> Speed | None:
+        """Its speed by the readings; None while nothing is placed."""
+        spec = self.service.spec
+        if self.choice is None or spec is None:
+            return None
+        found = readings.speeds.get(self.service.ref, ()) if readings is not None else ()
+        return seen(spec, self.choice, self.pods, found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,6 +212,7 @@ class Kept:
         self.made_of: dict[Ref, _MadeOf] = {}
         self.quiet: dict[Ref, _Quiet] = {}
         self.taken: Mapping[tuple[str, str], int] = {}
+        self.speeds: Mapping[Ref, tuple[SpeedReading, ...]] | None = None
         self._held: Mapping[Ref, tuple[Held, Holding]] = {}
         self._known: Mapping[Ref, tuple[Service, Service]] = {}
         self._day = date.min
@@ -403,6 +425,9 @@ def _allotments(
     found, made_of, inspections = {}, {}, []
     resolutions, watched = snapshot.resolutions or {}, _is_watched(snapshot)
     same_room, kept.taken = kept.taken == taken, dict(taken)
+    readings = snapshot.readings
+    speeds = readings.speeds if readings is not None and readings.speeds_at is not None else None
+    same_speeds, kept.speeds = kept.speeds is speeds, speeds
     for ref, draft in drafts.items():
         claim = snapshot.claims.get(claim_of(ref)) if snapshot.claims else None
         made, old = _MadeOf(draft, granted.get(ref), claim), kept.allotments.get(ref)
@@ -415,6 +440,8 @@ def _allotments(
             inspections.append(inspection)
         if not (still and same_room and _is_timeless(old, inspection.stall)):
             old = _timely(snapshot, old, draft, taken, inspection.stall)
+        if not (still and same_speeds):
+            old = _with_speed(readings, old)
         found[ref], made_of[ref] = old, made
     kept.made_of = made_of
     for ref in kept.quiet.keys() - drafts.keys():
@@ -481,6 +508,17 @@ def _timely(
     surge = surges(one.workload, pods, snapshot.at, room=roomy)
     same = surge is one.surge and stall == one.stall
     return one if same else replace(one, surge=surge, stall=stall)
+
+
+def _with_speed(readings: Readings | None, one: Allotment) -> Allotment:
+    """With what its status should say of its speed; without a reading, what it says."""
+    speed = one.service.status.speed
+    if readings is not None and readings.speeds_at is not None:
+        found = one.seen(readings)
+        if found is not None:
+            speed = judged(found, speed, readings.speeds_at)
+    same = speed is one.speed or speed == one.speed
+    return one if same else replace(one, speed=speed)
 
 
 def _finished(snapshot: Snapshot, draft: Draft, funding: Funding | None) -> Allotment:

@@ -11,12 +11,15 @@ class Reason(StrEnum):
     meaning: str
     holds: bool
     """A condition with this reason is True."""
+    known: bool
+    """A condition with another one is Unknown."""
 
-    def __new__(cls, word: str, meaning: str, holds: bool = False) -> Self:
+    def __new__(cls, word: str, meaning: str, holds: bool = False, known: bool = True) -> Self:
         member = str.__new__(cls, word)
         member._value_ = word
         member.meaning = meaning
         member.holds = holds
+        member.known = known
         return member
 
 
@@ -195,6 +198,32 @@ class UpdateAvailable(Reason):
     NOT_PLACED = "NotPlaced", "Nothing is made while `Placed` is False."
 
 
+class SpeedAsPredicted(Reason):
+    """Are the engines as fast as was reckoned with?"""
+
+    AS_PREDICTED = (
+        "AsPredicted",
+        "The time between tokens is within 15 % of the predicted one for the load that was seen.",
+        True,
+    )
+    SLOWER = (
+        "SlowerThanPredicted",
+        "The time between tokens is more than 15 % longer than predicted for the load that was "
+        "seen.",
+    )
+    FASTER = (
+        "FasterThanPredicted",
+        "The time between tokens is more than 15 % shorter than predicted for the load that was "
+        "seen.",
+    )
+    NOT_ENOUGH_REQUESTS = (
+        "NotEnoughRequests",
+        "There were never 100 requests within 5 minutes, so nothing can be told yet.",
+        False,
+        False,
+    )
+
+
 class Pinned(Reason):
     """Which weights does the engine load?"""
 
@@ -299,6 +328,7 @@ SERVICE_CONDITIONS: tuple[type[Reason], ...] = (
     Progressing,
     Ready,
     UpdateAvailable,
+    SpeedAsPredicted,
 )
 POOL_CONDITIONS: tuple[type[Reason], ...] = (PoolAccepted, Discovered)
 BUDGET_CONDITIONS: tuple[type[Reason], ...] = (BudgetAccepted, Funded)

@@ -4,21 +4,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from tessera.api.inference_service import ModelShape
 from tessera.domain import footprint, precision, tensor_parallel
 from tessera.domain.catalog import Product
-from tessera.domain.hardware import Hardware, part, whole
+from tessera.domain.hardware import Hardware, slices, whole
 from tessera.domain.limits import Demand
 from tessera.domain.money import Money, billing_weight, per_million_tokens
+from tessera.domain.oversize import REAL, oversized, used
 from tessera.domain.prices import PriceBook
 from tessera.domain.sizing import MIB, Fit, Misfit, size
 
 COUNTS = (1, 2, 4, 8)
 """GPUs of one node that a replica may take."""
-REAL = 4
-"""A replica that cannot hold so many requests of full length is a toy."""
-OVERSIZED_BELOW = 0.4
-"""A device is oversized when weights and usual cache use less of its memory."""
 
 
 class Verdict(StrEnum):
@@ -70,11 +66,12 @@ def simplest(
     A slice comes before a whole GPU and one GPU before several: what fits on one device is
     multiplied by replicas rather than spread out.
     """
+    asked = [replace(demand, precision=one) for one in precisions]
     return [
-        _first(list(_until_served(demand, product, found, one, book)))
+        _first(list(_until_served(one, product, found, book)))
         for product in products
         for found in (forms(product),)
-        for one in precisions
+        for one in asked
     ]
 
 
@@ -82,10 +79,11 @@ def every(
     demand: Demand, products: Sequence[Product], precisions: Sequence[str | None], book: PriceBook
 ) -> list[Row]:
     """Every product in every precision and form: the cheapest tokens first, then what fails."""
+    asked = [replace(demand, precision=one) for one in precisions]
     rows = [
-        _row(demand, product, hardware, one, book)
+        _row(one, product, hardware, book)
         for product in products
-        for one in precisions
+        for one in asked
         for hardware in forms(product)
     ]
     return sorted(rows, key=_by_price)
@@ -93,10 +91,7 @@ def every(
 
 def forms(product: Product) -> list[Hardware]:
     """Slices from the smallest on, then whole GPUs."""
-    cut = [part(product, one.profile) for one in product.slices]
-    slices = [one for one in cut if one is not None and one.compute_slices < product.compute_slices]
-    slices.sort(key=lambda one: (billing_weight(one), one.memory_mib))
-    return [*slices, *(whole(product, count) for count in COUNTS)]
+    return [*slices(product), *(whole(product, count) for count in COUNTS)]
 
 
 def replicas_before_parallel(rows: Sequence[Row]) -> Iterator[str]:
@@ -122,19 +117,25 @@ def break_even(hourly: Money, target: Money) -> float:
 
 
 def _until_served(
-    demand: Demand, product: Product, found: list[Hardware], one: str | None, book: PriceBook
+    demand: Demand, product: Product, found: list[Hardware], book: PriceBook
 ) -> Iterator[Row]:
-    if _unfit(demand.shape, one, product) is not None:
-        found = [whole(product, 1)]
-    for hardware in found:
-        row = _row(demand, product, hardware, one, book)
+    """Forms from the smallest on that could serve, the last of them the first that does."""
+    if (fault := _unfit(demand, product)) is not None:
+        yield _refused(demand, whole(product, 1), book, fault)
+        return
+    weights = footprint.resident_bytes(demand.shape, demand.precision)
+    divided = [form for form in found if tensor_parallel.divides(demand.shape, form.devices)]
+    roomy = [form for form in divided if weights < form.memory_mib * MIB * form.devices]
+    for hardware in roomy or divided[-1:]:
+        row = _sized(demand, product, hardware, book)
         yield row
         if row.verdict is Verdict.FITS:
             return
 
 
-def _unfit(shape: ModelShape, one: str | None, product: Product) -> str | None:
+def _unfit(demand: Demand, product: Product) -> str | None:
     """Why no form of a product takes a precision of the model."""
+    shape, one = demand.shape, demand.precision
     return precision.mismatch(shape, one) or precision.lacking(shape, one, product)
 
 
@@ -160,29 +161,38 @@ def _by_price(row: Row) -> tuple[int, bool, int, float, str, int, str, str]:
     )
 
 
-def _row(
-    demand: Demand, product: Product, hardware: Hardware, one: str | None, book: PriceBook
-) -> Row:
+def _row(demand: Demand, product: Product, hardware: Hardware, book: PriceBook) -> Row:
     shape = demand.shape
-    label = precision.label(shape, one)
-    fault = _unfit(shape, one, product) or tensor_parallel.undivided(shape, hardware.devices)
-    hourly = book.hourly.get(product.product)
-    hourly = hourly and hourly.times(billing_weight(hardware))
+    fault = _unfit(demand, product) or tensor_parallel.undivided(shape, hardware.devices)
     if fault is not None:
-        return Row(
-            hardware=hardware,
-            precision=one,
-            label=label,
-            verdict=Verdict.REFUSED,
-            why=fault,
-            hourly=hourly,
-        )
-    asked = replace(demand, precision=one)
-    got = size(asked, hardware)
+        return _refused(demand, hardware, book, fault)
+    return _sized(demand, product, hardware, book)
+
+
+def _refused(demand: Demand, hardware: Hardware, book: PriceBook, fault: str) -> Row:
+    return Row(
+        hardware=hardware,
+        precision=demand.precision,
+        label=precision.label(demand.shape, demand.precision),
+        verdict=Verdict.REFUSED,
+        why=fault,
+        hourly=_hourly(hardware, book),
+    )
+
+
+def _sized(demand: Demand, product: Product, hardware: Hardware, book: PriceBook) -> Row:
+    label = precision.label(demand.shape, demand.precision)
+    hourly = _hourly(hardware, book)
+    got = size(demand, hardware)
     if isinstance(got, Misfit):
-        return _misfit(asked, got, label, hourly)
-    told = precision.note(shape, one, product)
-    return _fit(asked, got, label, hourly, told)
+        return _misfit(demand, got, label, hourly)
+    told = precision.note(demand.shape, demand.precision, product)
+    return _fit(demand, got, label, hourly, told)
+
+
+def _hourly(hardware: Hardware, book: PriceBook) -> Money | None:
+    whole_gpu = book.hourly.get(hardware.product)
+    return whole_gpu and whole_gpu.times(billing_weight(hardware))
 
 
 def _misfit(demand: Demand, got: Misfit, label: str, hourly: Money | None) -> Row:
@@ -245,29 +255,7 @@ def _fit(demand: Demand, got: Fit, label: str, hourly: Money | None, told: str |
         ttft_ms=-(-demand.input_tokens // chunk) * full * 1e3,
         inter_token_ms=limits.max_num_seqs / limits.tokens_per_second * 1e3,
         used=used(demand, got),
+        oversized=oversized(demand, got),
         hourly=hourly,
         per_million=hourly and per_million_tokens(hourly, limits.tokens_per_second),
     )
-
-
-def used(demand: Demand, got: Fit) -> float:
-    """Share of a device that weights, reserve and the cache of usual requests take."""
-    shape, devices = demand.shape, got.hardware.devices
-    request = footprint.cache_bytes(shape, demand.resident, devices, demand.kv_bits)
-    cache = got.limits.max_num_seqs * request / MIB
-    taken = got.memory.weights_mib + got.memory.reserve_mib + cache
-    return taken / got.hardware.memory_mib
-
-
-def with_smaller(demand: Demand, product: Product, row: Row, book: PriceBook) -> Row:
-    """The row with the slice that would do, when its whole GPU is oversized."""
-    if row.used is None or row.used >= OVERSIZED_BELOW or row.hardware.name != "1x whole":
-        return row
-    smaller = (
-        _row(demand, product, hardware, row.precision, book)
-        for hardware in forms(product)
-        if hardware.profile is not None
-    )
-    found = next((one for one in smaller if one.verdict is Verdict.FITS), None)
-    told = f"{found.hardware.profile} would do" if found else "a smaller GPU would do"
-    return replace(row, oversized=f"{row.used:.0%} of its memory is used: {told}")

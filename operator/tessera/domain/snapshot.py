@@ -205,6 +205,41 @@ class EngineReading:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SpeedReading:
+    """What the engines of one variant of a service did in the last five minutes.
+
+    What is said of a step, of a replica and of a device is a mean. None is "not known".
+    """
+
+    variant: str | None = None
+    """None where Prometheus was not told the variant: then it is the one that runs."""
+    requests: float | None = None
+    """Finished ones, of all replicas."""
+    tokens_per_second: float | None = None
+    """Output tokens, of all replicas."""
+    sequences: float | None = None
+    """Tokens that a step gave out, which is how many answers it worked on."""
+    prefill_tokens: float | None = None
+    """Tokens of prompts that a step read; those out of the prefix cache are none."""
+    prompt_tokens: float | None = None
+    """The same, that a request had."""
+    gap_seconds: float | None = None
+    """Time between two tokens of an answer."""
+    median_gap_seconds: float | None = None
+    """The same, as interpolated within its bucket."""
+    running: float | None = None
+    """Requests in a replica, whether or not it stepped."""
+    kv_usage: float | None = None
+    """Share of the cache in use, likewise."""
+    kv_tokens: int | None = None
+    """Tokens that the cache of a replica holds, as its engine says; of several the least."""
+    flops_per_second: float | None = None
+    """Operations of a device."""
+    bytes_per_second: float | None = None
+    """What a device read and wrote."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Readings:
     """One round of questions to Prometheus."""
 
@@ -214,6 +249,10 @@ class Readings:
     """Requests that each service finished in the last five minutes; absent is "not known"."""
     engines: Mapping[Ref, EngineReading] = field(default_factory=dict)
     """By replica, apart from its load, since it differs after every scrape."""
+    speeds: Mapping[Ref, tuple[SpeedReading, ...]] = field(default_factory=dict)
+    """By service; the same object until it is asked again, which is seldom."""
+    speeds_at: datetime | None = None
+    """When that was asked."""
     problem: str | None = None
     """Why nothing could be read."""
 

@@ -12,6 +12,7 @@ from tessera.api.inference_service import (
     ReplacementStatus,
     ReplicaChange,
     ScalingStatus,
+    SpeedSource,
     TenancyStatus,
     VariantStatus,
 )
@@ -35,6 +36,8 @@ from tessera.domain.reasons import (
 )
 from tessera.domain.rollout import manner, progress, rolling
 from tessera.domain.snapshot import Snapshot
+from tessera.domain.speed.measured import rate
+from tessera.domain.speed.verdict import verdict as speed_verdict
 from tessera.domain.trouble import trouble
 
 _LONGEST = 2048
@@ -51,6 +54,7 @@ def service_status(
         "Progressing": _progressing(allotment, problem),
         "Ready": _ready(snapshot, allotment),
         "UpdateAvailable": _update(allotment),
+        "SpeedAsPredicted": speed_verdict(allotment.speed),
     }
     return InferenceServiceStatus(
         observed_generation=service.generation,
@@ -59,10 +63,11 @@ def service_status(
         ready_replicas=sum(pod.takes_requests for pod in allotment.pods),
         selector=selector(service.ref.name),
         endpoint=f"http://{service.ref.name}.{service.ref.namespace}.svc:{PORT}/v1",
-        variant=_variant(allotment.choice) if allotment.choice else old.variant,
+        variant=_variant(allotment, allotment.choice) if allotment.choice else old.variant,
         model=_model(allotment, old.model),
         recipe=allotment.making.kept if allotment.making else old.recipe,
         cost=_cost(allotment, allotment.choice) if allotment.choice else old.cost,
+        speed=allotment.speed,
         tenant=TenancyStatus(
             budget=tenant.budget.name if tenant is not None else None,
             state=tenant.funded.reason if tenant is not None else Funded.NO_BUDGET,
@@ -104,7 +109,9 @@ def conditions(
     told = []
     for kind, verdict in verdicts.items():
         last = before.get(kind)
-        status: Literal["True", "False"] = "True" if verdict.reason.holds else "False"
+        status: Literal["True", "False", "Unknown"] = (
+            "Unknown" if not verdict.reason.known else "True" if verdict.reason.holds else "False"
+        )
         message = verdict.message[:_LONGEST]
         now = (status, verdict.reason, message, generation)
         if last is not None and now == (
@@ -247,7 +254,7 @@ def _model(allotment: Allotment, old: ModelStatus | None) -> ModelStatus | None:
     return pinned.model_copy(update=findings)
 
 
-def _variant(choice: Choice) -> VariantStatus:
+def _variant(allotment: Allotment, choice: Choice) -> VariantStatus:
     fit = choice.fit
     return VariantStatus(
         name=choice.variant,
@@ -260,24 +267,29 @@ def _variant(choice: Choice) -> VariantStatus:
         max_num_seqs=fit.limits.max_num_seqs,
         max_num_batched_tokens=fit.limits.max_num_batched_tokens,
         kv_cache_tokens=fit.memory.kv_tokens,
-        tokens_per_second=round(fit.limits.tokens_per_second),
-        source=fit.step.source,
+        tokens_per_second=round(rate(fit.limits.tokens_per_second, allotment.measured)),
+        source=_source(allotment, choice),
     )
 
 
 def _cost(allotment: Allotment, choice: Choice) -> CostStatus:
     total = choice.hourly.times(allotment.scale.replicas)
     limits = choice.fit.limits
-    per_million = per_million_tokens(choice.hourly, limits.tokens_per_second)
+    given = rate(limits.tokens_per_second, allotment.measured)
+    per_million = per_million_tokens(choice.hourly, given)
     return CostStatus(
         per_hour=total.rounded(4),
         per_million_tokens=per_million.rounded(4),
         currency=total.currency,
         assumes=(
-            f"each replica gives {limits.tokens_per_second:.0f} output tokens a second: "
-            f"{limits.max_num_seqs} requests at a time, {choice.fit.step.source}"
+            f"each replica gives {given:.0f} output tokens a second: "
+            f"{limits.max_num_seqs} requests at a time, {_source(allotment, choice)}"
         ),
     )
+
+
+def _source(allotment: Allotment, choice: Choice) -> SpeedSource:
+    return choice.fit.step.source if allotment.measured is None else "measured"
 
 
 def _scaling(allotment: Allotment, old: ScalingStatus | None) -> ScalingStatus:

@@ -40,11 +40,17 @@ class Arguments:
     shutdown_timeout: int
     disable_log_stats: bool
     enable_force_include_usage: bool
+    enable_lora: bool
     enable_mfu_metrics: bool
+    enable_per_request_metrics: bool
     enable_prefix_caching: bool | None
     enable_prompt_tokens_details: bool
     enable_request_id_headers: bool
+    enable_scale_out: bool
     enable_server_load_tracking: bool
+    kv_cache_metrics: bool
+    max_logprobs: int
+    speculative_config: Any
 
     @property
     def adapters(self) -> Mapping[str, str]:

@@ -105,7 +105,9 @@ Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 async def _opened(host: str) -> Stream:
     """The stream of a long answer."""
     body = b'{"prompt":"bench","max_tokens":4000,"ignore_eos":true,"stream":true}'
-    head = f"POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n\r\n"
+    typed = "Content-Type: application/json"
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: {host}\r\n{typed}\r\n"
+    head += f"Content-Length: {len(body)}\r\n\r\n"
     reader, writer = await asyncio.open_connection(host, PORT)
     writer.write(head.encode() + body)
     return reader, writer

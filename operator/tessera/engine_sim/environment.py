@@ -16,6 +16,8 @@ START_SECONDS = "TESSERA_SIM_START_SECONDS"
 """For so long the port stays closed; without it 0.2."""
 API_KEY = "VLLM_API_KEY"
 """The engine's own variable for its key."""
+DEVELOPMENT = "VLLM_SERVER_DEV_MODE"
+RUNTIME_ADAPTERS = "VLLM_ALLOW_RUNTIME_LORA_UPDATING"
 
 DEFAULT_DEVICE = "NVIDIA-A100-SXM4-80GB"
 DEFAULT_START_SECONDS = 0.2
@@ -33,3 +35,8 @@ def number(env: Mapping[str, str], name: str, default: float) -> float:
     if not value >= 0:
         raise EngineExit(1, f"{name}={text} is not a number of at least 0")
     return value
+
+
+def switch(env: Mapping[str, str], name: str) -> bool:
+    """Whether one of the engine's own variables is on."""
+    return env.get(name, "").lower() in ("1", "true")

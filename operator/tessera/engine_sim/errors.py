@@ -46,8 +46,18 @@ def unknown_model(asked: str, names: tuple[str, ...]) -> ApiError:
     return ApiError(404, told, "NotFoundError", "model")
 
 
+def internal(message: str) -> ApiError:
+    """500 in the engine's form."""
+    return ApiError(500, message, "InternalServerError")
+
+
 def shutting_down() -> ApiError:
-    return ApiError(500, "cannot schedule new futures after shutdown", "InternalServerError")
+    return internal("cannot schedule new futures after shutdown")
+
+
+def engine_dead() -> ApiError:
+    """Of every generation once the engine behind the API server is gone."""
+    return internal("EngineCore encountered an issue. See stack trace (above) for the root cause.")
 
 
 def refused(refusal: Refusal) -> ApiError:

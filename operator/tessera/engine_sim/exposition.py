@@ -1,6 +1,7 @@
 """`/metrics`: names, types, labels and buckets from the fact table, numbers from the meters."""
 
 import itertools
+import time
 from collections.abc import Iterator, Mapping
 
 from prometheus_client import (
@@ -18,6 +19,7 @@ from tessera.domain import footprint
 from tessera.domain.engine import Engine
 from tessera.domain.engine_facts import Metric
 from tessera.domain.engine_requests import Reason, Refusal
+from tessera.engine_sim.condition import Condition
 from tessera.engine_sim.launch import Launch
 from tessera.engine_sim.meters import PREFIX, Histogram, Meters
 
@@ -25,21 +27,28 @@ _ONLY = ""
 """Instead of a label's value where a metric has only the common labels."""
 
 
-def registry(launch: Launch, engine: Engine, meters: Meters) -> CollectorRegistry:
+def registry(
+    launch: Launch, engine: Engine, meters: Meters, condition: Condition
+) -> CollectorRegistry:
     """A registry of its own for each engine of the process."""
     found = CollectorRegistry()
     ProcessCollector(registry=found)
     PlatformCollector(registry=found)
     GCCollector(registry=found)
     if not launch.arguments.disable_log_stats:
-        found.register(Exposition(launch, engine, meters))
+        found.register(Exposition(launch, engine, meters, condition))
     return found
 
 
 class Exposition(Collector):
     """The engine's own metrics, made anew for each scrape."""
 
-    def __init__(self, launch: Launch, engine: Engine, meters: Meters) -> None:
+    def __init__(
+        self, launch: Launch, engine: Engine, meters: Meters, condition: Condition
+    ) -> None:
+        self._condition = condition
+        self._created = time.time()
+        self._shown = _shown(launch)
         self._launch = launch
         self._engine = engine
         self._meters = meters
@@ -48,14 +57,14 @@ class Exposition(Collector):
     @override
     def collect(self) -> Iterator[metrics_core.Metric]:
         values = self._values()
-        for metric in self._launch.facts.metrics.values():
+        for metric in self._shown:
             name = metric.name.removeprefix(PREFIX)
-            if not metric.always or name == metric.name:
-                continue
             if metric.type == "histogram":
                 yield self._histogram(metric, self._meters.histograms[name])
             elif name == "cache_config_info":
                 yield _single(metric, {name: "None" for name in metric.labels} | self._cache())
+            elif name == "lora_requests_info":
+                yield self._adapters(metric)
             else:
                 yield self._numbers(metric, values.get(name, {_ONLY: 0.0}))
 
@@ -66,7 +75,10 @@ class Exposition(Collector):
             "num_requests_running": {_ONLY: engine.running},
             "num_requests_waiting": {_ONLY: engine.waiting},
             "num_requests_waiting_by_reason": {"capacity": engine.waiting, "deferred": 0},
-            "engine_sleep_state": {"awake": 1, "weights_offloaded": 0, "discard_all": 0},
+            "engine_sleep_state": {
+                state: float(state == self._condition.sleep_state)
+                for state in ("awake", "weights_offloaded", "discard_all")
+            },
             "kv_cache_usage_perc": {_ONLY: engine.kv_usage},
             "num_preemptions_total": {_ONLY: meters.preemptions},
             "prompt_tokens_total": {_ONLY: meters.prompt_tokens},
@@ -92,6 +104,9 @@ class Exposition(Collector):
                 refusal.value: meters.refused_by[refusal]
                 for refusal in (Refusal.QUEUED_REQUESTS, Refusal.QUEUED_TOKENS)
             },
+            "spec_decode_num_accepted_tokens_per_pos_total": dict.fromkeys(
+                map(str, range(self._launch.drafted)), 0.0
+            ),
             **(self._work() if self._launch.arguments.enable_mfu_metrics else {}),
         }
 
@@ -136,7 +151,19 @@ class Exposition(Collector):
         else:
             family = metrics_core.GaugeMetricFamily(metric.name, _about(metric), labels=names)
         for own, value in values.items():
-            family.add_metric([self._common.get(name, own) for name in names], value)
+            labels = [self._common.get(name, own) for name in names]
+            if isinstance(family, metrics_core.CounterMetricFamily):
+                family.add_metric(labels, value, created=self._created)
+            else:
+                family.add_metric(labels, value)
+        return family
+
+    def _adapters(self, metric: Metric) -> metrics_core.Metric:
+        """Old series stay as the engine leaves them; the newest value is the present one."""
+        family = metrics_core.GaugeMetricFamily(metric.name, _about(metric), labels=metric.labels)
+        most = str(self._launch.arguments.max_loras)
+        for (running, waiting), moment in self._condition.adapters().items():
+            family.add_metric([most, running, waiting], moment)
         return family
 
     def _histogram(self, metric: Metric, histogram: Histogram) -> metrics_core.Metric:
@@ -146,8 +173,26 @@ class Exposition(Collector):
         bounds = [*map(floatToGoString, histogram.bounds), "+Inf"]
         reached = itertools.accumulate(histogram.counts)
         buckets = list(zip(bounds, map(float, reached), strict=True))
-        family.add_metric([self._common[name] for name in metric.labels], buckets, histogram.total)
+        labels = {name: self._common[name] for name in metric.labels}
+        family.add_metric(list(labels.values()), buckets, histogram.total)
+        family.add_sample(f"{metric.name}_created", labels, self._created)
         return family
+
+
+def _shown(launch: Launch) -> tuple[Metric, ...]:
+    """What this engine shows: the always present ones, and those of its options."""
+    given = launch.arguments
+    optional = {
+        "kv_block_": given.kv_cache_metrics,
+        "lora_requests_info": given.enable_lora,
+        "spec_decode_": bool(given.speculative_config),
+    }
+    wanted = tuple(f"{PREFIX}{start}" for start, shown in optional.items() if shown)
+    return tuple(
+        metric
+        for metric in launch.facts.metrics.values()
+        if metric.name.startswith(PREFIX) and (metric.always or metric.name.startswith(wanted))
+    )
 
 
 def _single(metric: Metric, labels: Mapping[str, str]) -> metrics_core.Metric:

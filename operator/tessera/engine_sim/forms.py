@@ -1,73 +1,52 @@
-"""The JSON of answers, field by field as the engine gives it."""
+"""The JSON of chats and completions, field by field as the engine gives it."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from tessera.domain.engine_requests import Reason
-from tessera.engine_sim.launch import VERSION, Launch
+from tessera.engine_sim import logprobs, text
+from tessera.engine_sim.asks import Ask, Part
+from tessera.engine_sim.usage import Ending, Timing, Usage
 
 DONE = b"data: [DONE]\n\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
-    """Tokens of a request so far."""
+class Piece:
+    """Some tokens of one answer, the last of them with its ending."""
 
-    prompt_tokens: int
-    completion_tokens: int
-    cached_tokens: int | None = None
-    """What came from the prefix cache, where it is to be told."""
+    part: Part
+    start: int
+    end: int
+    ending: Ending | None = None
 
-    def brief(self) -> dict[str, Any]:
-        return {
-            "prompt_tokens": self.prompt_tokens,
-            "total_tokens": self.prompt_tokens + self.completion_tokens,
-            "completion_tokens": self.completion_tokens,
-        }
+    @property
+    def text(self) -> str:
+        return self.part.visible(self.start, self.end)
 
-    def running(self) -> dict[str, Any]:
-        """In the chunks of a chat."""
-        return {**self.brief(), "completion_tokens_details": None}
+    @property
+    def tokens(self) -> list[str]:
+        return self.part.answer.pieces(self.start, self.end)
 
-    def last(self) -> dict[str, Any]:
-        """In the last chunk."""
-        details = self._details()
-        return {**self.brief(), **({"prompt_tokens_details": details} if details else {})}
-
-    def whole(self) -> dict[str, Any]:
-        """In an answer that is no stream."""
-        return {
-            **self.brief(),
-            "prompt_tokens_details": self._details(),
-            "completion_tokens_details": None,
-        }
-
-    def _details(self) -> dict[str, Any] | None:
-        if self.cached_tokens is None:
-            return None
-        unknown = {"created_cache_tokens": None, "multimodal_tokens": None}
-        return {"cached_tokens": self.cached_tokens, **unknown}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ending:
-    """How an answer ended."""
-
-    reason: Reason
-    stop: str | None = None
+    @property
+    def ids(self) -> list[int]:
+        return list(map(text.token_id, self.tokens))
 
 
 class Dialect(Protocol):
-    """One of the two forms of generation; chunks are given without their envelope."""
+    """One of the forms of an answer; what it gives for a stream is bytes to send."""
 
-    def opening(self, usage: Usage | None) -> bytes: ...
+    def opening(self, part: Part, usage: Usage | None) -> bytes: ...
 
-    def chunk(self, text: str, usage: Usage | None, ending: Ending | None) -> bytes: ...
+    def chunk(self, piece: Piece, usage: Usage | None) -> bytes: ...
 
-    def usage_chunk(self, usage: Usage) -> bytes: ...
+    def closing(self, pieces: Sequence[Piece], usage: Usage, timing: Timing | None) -> bytes:
+        """After the last token; `pieces` are the whole answers."""
 
-    def whole(self, text: str, usage: Usage, ending: Ending) -> dict[str, Any]: ...
+    def whole(
+        self, pieces: Sequence[Piece], usage: Usage, timing: Timing | None
+    ) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,9 +61,28 @@ class Envelope:
     def head(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
-    def usage_chunk(self, kind: str, usage: Usage) -> bytes:
-        body = {**self.head(kind), "choices": [], "usage": usage.last()}
-        return event({**body, "system_fingerprint": self.fingerprint})
+    def body(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        """The beginning of an answer in one piece."""
+        return {
+            **self.head(kind),
+            "choices": choices,
+            "service_tier": None,
+            "system_fingerprint": self.fingerprint,
+        }
+
+    def chunk(
+        self, kind: str, choice: dict[str, Any], usage: dict[str, Any] | None, *, last: bool
+    ) -> dict[str, Any]:
+        """`last`: the end of an answer, after which nothing tells the fingerprint."""
+        body = {**self.head(kind), "choices": [choice]}
+        if last:
+            body["system_fingerprint"] = self.fingerprint
+        return body if usage is None else {**body, "usage": usage}
+
+    def usage_chunk(self, kind: str, usage: dict[str, Any], timing: Timing | None) -> bytes:
+        body = {**self.head(kind), "choices": [], "usage": usage}
+        body["system_fingerprint"] = self.fingerprint
+        return event(body | ({"metrics": timing.told()} if timing else {})) + DONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,64 +90,82 @@ class ChatForm:
     """`/v1/chat/completions`."""
 
     envelope: Envelope
+    ask: Ask
 
-    def opening(self, usage: Usage | None) -> bytes:
+    def opening(self, part: Part, usage: Usage | None) -> bytes:
         choice = {
-            "index": 0,
+            "index": part.index,
             "delta": {"role": "assistant", "content": ""},
             "logprobs": None,
             "finish_reason": None,
         }
         body = self._chunk(choice, usage)
-        return event({**body, "prompt_token_ids": None, "prompt_text": None})
+        told = part.prompt.ids() if self.ask.ids else None
+        return event({**body, "prompt_token_ids": told, "prompt_text": None})
 
-    def chunk(self, text: str, usage: Usage | None, ending: Ending | None) -> bytes:
-        choice: dict[str, Any] = {"index": 0, "delta": {"content": text}, "logprobs": None}
-        choice["finish_reason"] = ending and ending.reason
+    def chunk(self, piece: Piece, usage: Usage | None) -> bytes:
+        ending = piece.ending
+        choice: dict[str, Any] = {
+            "index": piece.part.index,
+            "delta": {"content": piece.text},
+            "logprobs": self._logprobs(piece),
+            "finish_reason": ending and ending.reason,
+        }
         if ending is not None:
             choice["stop_reason"] = ending.stop
-        choice["token_ids"] = None
-        return event(self._chunk(choice, usage))
+        choice["token_ids"] = piece.ids if self.ask.ids else None
+        return event(self._chunk(choice, usage, last=ending is not None and not self.ask.usage))
 
-    def usage_chunk(self, usage: Usage) -> bytes:
-        return self.envelope.usage_chunk("chat.completion.chunk", usage)
+    def closing(self, pieces: Sequence[Piece], usage: Usage, timing: Timing | None) -> bytes:  # noqa: ARG002  # as others
+        if not self.ask.usage:
+            return DONE
+        told = usage.last({"created_cache_tokens": 0})
+        return self.envelope.usage_chunk("chat.completion.chunk", told, timing)
 
-    def whole(self, text: str, usage: Usage, ending: Ending) -> dict[str, Any]:
+    def whole(self, pieces: Sequence[Piece], usage: Usage, timing: Timing | None) -> dict[str, Any]:
+        asked, prompt = self.ask, pieces[0].part.prompt
+        return {
+            **self.envelope.body("chat.completion", list(map(self._choice, pieces))),
+            "usage": usage.whole(created=0),
+            "prompt_logprobs": _of_prompt(asked, pieces[0].part),
+            "prompt_token_ids": prompt.ids() if asked.ids else None,
+            "prompt_text": None,
+            "kv_transfer_params": None,
+            "ec_transfer_params": None,
+            "metrics": _metrics(timing),
+        }
+
+    def _choice(self, piece: Piece) -> dict[str, Any]:
         message = {
             "role": "assistant",
-            "content": text,
+            "content": piece.text,
             "refusal": None,
             "annotations": None,
             "audio": None,
             "function_call": None,
             "reasoning": None,
         }
-        choice = {
-            "index": 0,
+        return {
+            "index": piece.part.index,
             "message": message,
-            "logprobs": None,
-            "finish_reason": ending.reason,
-            "stop_reason": ending.stop,
-            "token_ids": None,
+            "logprobs": self._logprobs(piece),
+            "finish_reason": piece.ending and piece.ending.reason,
+            "stop_reason": piece.ending and piece.ending.stop,
+            "token_ids": piece.ids if self.ask.ids else None,
             "routed_experts": None,
         }
-        return {
-            **self.envelope.head("chat.completion"),
-            "choices": [choice],
-            "service_tier": None,
-            "system_fingerprint": self.envelope.fingerprint,
-            "usage": usage.whole(),
-            "prompt_logprobs": None,
-            "prompt_token_ids": None,
-            "prompt_text": None,
-            "kv_transfer_params": None,
-            "ec_transfer_params": None,
-            "metrics": None,
-        }
 
-    def _chunk(self, choice: dict[str, Any], usage: Usage | None) -> dict[str, Any]:
-        body = {**self.envelope.head("chat.completion.chunk"), "choices": [choice]}
-        return body if usage is None else {**body, "usage": usage.running()}
+    def _logprobs(self, piece: Piece) -> dict[str, Any] | None:
+        count = self.ask.logprobs
+        if count is None or piece.start == piece.end:
+            return None
+        return logprobs.of_chat(piece.tokens, piece.start, count)
+
+    def _chunk(
+        self, choice: dict[str, Any], usage: Usage | None, *, last: bool = False
+    ) -> dict[str, Any]:
+        told = usage.running() if usage else None
+        return self.envelope.chunk("chat.completion.chunk", choice, told, last=last)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,90 +173,88 @@ class CompletionForm:
     """`/v1/completions`."""
 
     envelope: Envelope
+    ask: Ask
 
-    def opening(self, usage: Usage | None) -> bytes:  # noqa: ARG002  # a completion has none
-        return b""
+    def opening(self, part: Part, usage: Usage | None) -> bytes:
+        """Only an echoed prompt comes before the first token."""
+        if not self.ask.echo:
+            return b""
+        return event(self._chunk(self._piece(part, part.prompt.text), usage))
 
-    def chunk(self, text: str, usage: Usage | None, ending: Ending | None) -> bytes:
-        choice = {
-            "index": 0,
-            "text": text,
-            "logprobs": None,
-            "finish_reason": ending and ending.reason,
-            "stop_reason": ending and ending.stop,
-            "prompt_token_ids": None,
-            "token_ids": None,
-        }
-        body = {**self.envelope.head("text_completion"), "choices": [choice]}
-        return event(body if usage is None else {**body, "usage": usage.brief()})
+    def chunk(self, piece: Piece, usage: Usage | None) -> bytes:
+        ending, asked = piece.ending, self.ask
+        choice = self._piece(piece.part, piece.text)
+        choice["logprobs"] = self._logprobs(piece, echo=False)
+        choice["finish_reason"] = ending and ending.reason
+        choice["stop_reason"] = ending and ending.stop
+        if asked.ids:
+            choice["token_ids"] = piece.ids
+            choice["prompt_token_ids"] = None if piece.start else piece.part.prompt.ids()
+        return event(self._chunk(choice, usage, last=ending is not None and not asked.usage))
 
-    def usage_chunk(self, usage: Usage) -> bytes:
-        return self.envelope.usage_chunk("text_completion", usage)
+    def closing(self, pieces: Sequence[Piece], usage: Usage, timing: Timing | None) -> bytes:  # noqa: ARG002  # as others
+        if not self.ask.usage:
+            return DONE
+        return self.envelope.usage_chunk("text_completion", usage.last({}), timing)
 
-    def whole(self, text: str, usage: Usage, ending: Ending) -> dict[str, Any]:
-        choice = {
-            "index": 0,
-            "text": text,
-            "logprobs": None,
-            "finish_reason": ending.reason,
-            "stop_reason": ending.stop,
-            "token_ids": None,
-            "prompt_logprobs": None,
-            "prompt_token_ids": None,
-            "routed_experts": None,
-        }
+    def whole(self, pieces: Sequence[Piece], usage: Usage, timing: Timing | None) -> dict[str, Any]:
         return {
-            **self.envelope.head("text_completion"),
-            "choices": [choice],
-            "service_tier": None,
-            "system_fingerprint": self.envelope.fingerprint,
-            "usage": usage.whole(),
+            **self.envelope.body("text_completion", list(map(self._choice, pieces))),
+            "usage": usage.whole(created=None),
             "kv_transfer_params": None,
             "ec_transfer_params": None,
-            "metrics": None,
+            "metrics": _metrics(timing),
         }
 
+    def _choice(self, piece: Piece) -> dict[str, Any]:
+        asked, prompt = self.ask, piece.part.prompt
+        return {
+            "index": piece.part.index,
+            "text": (prompt.text if asked.echo else "") + piece.text,
+            "logprobs": self._logprobs(piece, echo=asked.echo),
+            "finish_reason": piece.ending and piece.ending.reason,
+            "stop_reason": piece.ending and piece.ending.stop,
+            "token_ids": piece.ids if asked.ids else None,
+            "prompt_logprobs": _of_prompt(asked, piece.part),
+            "prompt_token_ids": prompt.ids() if asked.ids else None,
+            "routed_experts": None,
+        }
 
-def models(launch: Launch, created: int) -> dict[str, Any]:
-    """`/v1/models`: one entry for each served name, then the adapters with their base."""
-    adapters = [
-        _model(name, launch, created)
-        | {"root": path, "parent": launch.names[0], "max_model_len": None}
-        for name, path in launch.adapters.items()
-    ]
-    data = [*(_model(name, launch, created) for name in launch.names), *adapters]
-    return {"object": "list", "data": data}
+    def _piece(self, part: Part, shown: str) -> dict[str, Any]:
+        return {
+            "index": part.index,
+            "text": shown,
+            "logprobs": None,
+            "finish_reason": None,
+            "stop_reason": None,
+            "prompt_token_ids": None,
+            "token_ids": None,
+        }
+
+    def _chunk(
+        self, choice: dict[str, Any], usage: Usage | None, *, last: bool = False
+    ) -> dict[str, Any]:
+        told = usage.brief() if usage else None
+        return self.envelope.chunk("text_completion", choice, told, last=last)
+
+    def _logprobs(self, piece: Piece, *, echo: bool) -> dict[str, Any] | None:
+        count = self.ask.logprobs
+        if count is None or (piece.start == piece.end and not echo):
+            return None
+        prompt = piece.part.prompt.pieces() if echo else []
+        offset = len(piece.part.answer.text(0, piece.start))
+        return logprobs.of_completion(
+            [*prompt, *piece.tokens], piece.start, count, offset, begins=echo
+        )
 
 
-def _model(name: str, launch: Launch, created: int) -> dict[str, Any]:
-    permission = {
-        "id": f"modelperm-{name}",
-        "object": "model_permission",
-        "created": created,
-        "allow_create_engine": False,
-        "allow_sampling": True,
-        "allow_logprobs": True,
-        "allow_search_indices": False,
-        "allow_view": True,
-        "allow_fine_tuning": False,
-        "organization": "*",
-        "group": None,
-        "is_blocking": False,
-    }
-    return {
-        "id": name,
-        "object": "model",
-        "created": created,
-        "owned_by": "vllm",
-        "root": launch.arguments.named_model,
-        "parent": None,
-        "max_model_len": launch.limits.max_model_len,
-        "permission": [permission],
-    }
+def _of_prompt(ask: Ask, part: Part) -> list[dict[str, Any] | None] | None:
+    count = ask.prompt_logprobs
+    return None if count is None else logprobs.of_prompt(part.prompt.pieces(), count)
 
 
-def fingerprint(digest: str) -> str:
-    return f"vllm-{VERSION}-{digest}"
+def _metrics(timing: Timing | None) -> dict[str, Any] | None:
+    return {**timing.told(), "speculative_decoding": None} if timing else None
 
 
 def event(body: dict[str, Any]) -> bytes:

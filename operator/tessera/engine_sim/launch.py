@@ -10,7 +10,15 @@ from tessera.domain.engine_requests import Limits
 from tessera.domain.hardware import Hardware
 from tessera.engine_sim import memory, shapes, speeds
 from tessera.engine_sim.arguments import Arguments, arguments_from
-from tessera.engine_sim.environment import API_KEY, DEFAULT_START_SECONDS, START_SECONDS, number
+from tessera.engine_sim.environment import (
+    API_KEY,
+    DEFAULT_START_SECONDS,
+    DEVELOPMENT,
+    RUNTIME_ADAPTERS,
+    START_SECONDS,
+    number,
+    switch,
+)
 from tessera.engine_sim.errors import EngineExit
 from tessera.engine_sim.memory import Cache
 
@@ -27,7 +35,7 @@ class Launch:
     names: tuple[str, ...]
     """Served names; the first one is the metrics' label."""
     adapters: Mapping[str, str]
-    """Paths of LoRA adapters by their names, which are served too."""
+    """Paths of LoRA adapters by their names, which are served from the start."""
     api_keys: frozenset[str]
     shape: ModelShape
     precision: str | None
@@ -36,11 +44,16 @@ class Launch:
     limits: Limits
     speed: perf.StepTime
     start_seconds: float
+    development: bool
+    """Its routes of development are open."""
+    changes_adapters: bool
+    """Adapters may be loaded and unloaded while it runs."""
 
     @property
-    def known(self) -> tuple[str, ...]:
-        """Everything that a request may name."""
-        return (*self.names, *self.adapters)
+    def drafted(self) -> int:
+        """Tokens that a step guesses ahead; 0 without speculation."""
+        asked = self.arguments.speculative_config or {}
+        return int(asked.get("num_speculative_tokens") or 0)
 
 
 def launch_from(argv: Sequence[str], env: Mapping[str, str]) -> Launch:
@@ -66,4 +79,6 @@ def launch_from(argv: Sequence[str], env: Mapping[str, str]) -> Launch:
         limits=memory.limits(shape, place, room, arguments),
         speed=speeds.speed_of(shape, precision, place, env),
         start_seconds=number(env, START_SECONDS, DEFAULT_START_SECONDS),
+        development=switch(env, DEVELOPMENT),
+        changes_adapters=arguments.enable_lora and switch(env, RUNTIME_ADAPTERS),
     )

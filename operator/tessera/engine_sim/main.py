@@ -11,13 +11,9 @@ from collections.abc import Mapping, Sequence
 from aiohttp import web
 
 from tessera.domain import vllm_flags
-from tessera.domain.engine import Engine
+from tessera.engine_sim.assembly import Made, assemble
 from tessera.engine_sim.errors import EngineExit
-from tessera.engine_sim.exposition import registry
 from tessera.engine_sim.launch import VERSION, Launch, launch_from
-from tessera.engine_sim.meters import Meters
-from tessera.engine_sim.runner import Runner
-from tessera.engine_sim.server import Server
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +21,10 @@ FIRST_OF_MANY = "127.0.1.1"
 """Address of the first of several instances; the others follow it."""
 _FLUSH_SECONDS = 5.0
 """For so long the ends of aborted answers may take to reach their clients."""
+_AFTERLIFE_SECONDS = 1.5
+"""From an engine's death to the end of its process; a real one takes up to two seconds."""
+_AFTERLIFE_SECONDS = 1.5
+"""From an engine's death to the end of its process; a real one takes up to two seconds."""
 
 
 def main() -> None:
@@ -77,25 +77,38 @@ async def _stopped_within(seconds: float, stop: asyncio.Event) -> bool:
 
 
 async def _run(launch: Launch, host: str, stop: asyncio.Event) -> None:
-    engine, meters = Engine(launch.limits, launch.speed), Meters(launch.facts.metrics)
-    runner = Runner(engine, meters, asyncio.get_running_loop().time)
-    server = Server(launch, runner, registry(launch, engine, meters))
+    made = assemble(launch)
     http = web.AppRunner(
-        server.app(), access_log=None, handler_cancellation=True, shutdown_timeout=_FLUSH_SECONDS
+        made.app, access_log=None, handler_cancellation=True, shutdown_timeout=_FLUSH_SECONDS
     )
     await http.setup()
     try:
         await _listen(http, host, launch.arguments.port)
         _told_start(launch, host)
         async with asyncio.TaskGroup() as tasks:
-            stepping = tasks.create_task(runner.run())
+            stepping = tasks.create_task(made.runner.run())
+            watching = tasks.create_task(_watch(made.crashed))
             await stop.wait()
-            await _drain(server, runner, launch.arguments.shutdown_timeout)
+            watching.cancel()
+            await _drain(made, launch.arguments.shutdown_timeout)
             stepping.cancel()
+    except* _EngineGoneError:
+        raise EngineExit(0, "the engine died, and with it the API server shut down") from None
     finally:
-        server.cut()
+        made.desk.cut()
         await http.cleanup()
-        runner.told_speed()
+        made.runner.told_speed()
+
+
+class _EngineGoneError(Exception):
+    """The engine behind the API server is gone."""
+
+
+async def _watch(crashed: asyncio.Event) -> None:
+    """The API server outlives its dead engine for a moment."""
+    await crashed.wait()
+    await asyncio.sleep(_AFTERLIFE_SECONDS)
+    raise _EngineGoneError
 
 
 async def _listen(http: web.AppRunner, host: str, port: int) -> None:
@@ -105,15 +118,15 @@ async def _listen(http: web.AppRunner, host: str, port: int) -> None:
         raise EngineExit(1, f"{host}:{port}: {error.strerror or error}") from error
 
 
-async def _drain(server: Server, runner: Runner, seconds: int) -> None:
+async def _drain(made: Made, seconds: int) -> None:
     """Let requests end within the time, or abort them at once; cut what is left after it."""
-    server.refuse()
+    made.desk.refuse()
     if seconds == 0:
-        runner.abort_all()
+        made.runner.abort_all()
     allowed = seconds or _FLUSH_SECONDS
     try:
         async with asyncio.timeout(allowed):
-            await server.quiet()
+            await made.desk.quiet()
     except TimeoutError:
         log.warning("requests did not end within %s s: their connections are cut", allowed)
 

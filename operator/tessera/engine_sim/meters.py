@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from tessera.domain.engine_facts import Metric
 from tessera.domain.engine_requests import Finished, Reason, Refusal, Request, Step
+from tessera.engine_sim.usage import Timing
 
 PREFIX = "vllm:"
 
@@ -28,9 +29,18 @@ class Histogram:
 class _Life:
     """Moments of one request, on the clock that the steps run on."""
 
-    __slots__ = ("arrived", "first", "max_tokens", "newest", "prompt_tokens", "started")
+    __slots__ = (
+        "arrived",
+        "first",
+        "max_tokens",
+        "newest",
+        "prompt_tokens",
+        "siblings",
+        "started",
+    )
 
-    def __init__(self, request: Request, max_tokens: int, now: float) -> None:
+    def __init__(self, request: Request, max_tokens: int, siblings: int, now: float) -> None:
+        self.siblings = siblings
         self.prompt_tokens = request.prompt_tokens
         self.max_tokens = max_tokens
         self.arrived = self.started = self.newest = now
@@ -45,7 +55,7 @@ class Meters:
         self.histograms = {
             name.removeprefix(PREFIX): Histogram(metric.buckets)
             for name, metric in metrics.items()
-            if metric.always and metric.type == "histogram"
+            if metric.type == "histogram"
         }
         self.steps = 0
         self.prompt_tokens = 0
@@ -66,8 +76,9 @@ class Meters:
         self._newest = 0.0
         """The end of the step before the present one."""
 
-    def arrived(self, request: Request, max_tokens: int, now: float) -> None:
-        self._lives[request.id] = _Life(request, max_tokens, now)
+    def arrived(self, request: Request, max_tokens: int, siblings: int, now: float) -> None:
+        """`siblings` are the answers that were asked for together, this one included."""
+        self._lives[request.id] = _Life(request, max_tokens, siblings, now)
 
     def began(self, step: Step, now: float) -> None:
         """What the step admitted had waited until now."""
@@ -79,16 +90,16 @@ class Meters:
             if life.first is None:
                 life.started = now
 
-    def ended(self, step: Step, now: float) -> None:
-        """The step gave out its tokens."""
+    def ended(self, step: Step, now: float) -> dict[int, Timing]:
+        """The step gave out its tokens: the moments of those that it ended."""
         self.steps += 1
         self.preemptions += len(step.preempted)
         self.computed_tokens += step.decoding + step.prefill_tokens
         self.read_kv_tokens += step.kv_tokens
         self._tokens(step, now)
         self._newest = now
-        for finished in step.finished:
-            self._finished(finished, now)
+        timings = ((one.request.id, self._finished(one, now)) for one in step.finished)
+        return {number: timing for number, timing in timings if timing is not None}
 
     def aborted(self, request_id: int) -> None:
         """A request left without an end of its own."""
@@ -119,10 +130,10 @@ class Meters:
         self.cached_tokens += step.first_cached_tokens
         self.generation_tokens += len(step.emitted)
 
-    def _finished(self, finished: Finished, now: float) -> None:
+    def _finished(self, finished: Finished, now: float) -> Timing | None:
         life = self._lives.pop(finished.request.id, None)
         if life is None or life.first is None:
-            return
+            return None
         self.ended_by[finished.reason] += 1
         tokens, decode = finished.output_tokens, now - life.first
         observed = {
@@ -138,10 +149,16 @@ class Meters:
             "request_max_num_generation_tokens": tokens,
             "request_num_preemptions": finished.preemptions,
             "request_params_max_tokens": life.max_tokens,
-            "request_params_n": 1,
+            "request_params_n": life.siblings,
         }
         for name, value in observed.items():
             self._observe(name, value)
+        return Timing(
+            started=life.started - life.arrived,
+            first=life.first - life.arrived,
+            last=now - life.arrived,
+            tokens=tokens,
+        )
 
     def _known(self, request_ids: Sequence[int]) -> list[_Life]:
         return [self._lives[number] for number in request_ids if number in self._lives]

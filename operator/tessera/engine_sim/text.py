@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 CHARACTERS_PER_TOKEN = 4
-_VOCABULARY = 32_000
+VOCABULARY = 32_000
 _SHORTEST = 64
 """Tokens of the shortest answer that ends by itself."""
 _SPREAD = 384
@@ -25,13 +25,30 @@ def count(text: str) -> int:
     return max(1, -(-len(text) // CHARACTERS_PER_TOKEN))
 
 
+def pieces(text: str) -> list[str]:
+    """The tokens of a text."""
+    starts = range(0, max(1, len(text)), CHARACTERS_PER_TOKEN)
+    return [text[start : start + CHARACTERS_PER_TOKEN] for start in starts]
+
+
 def ids(text: str) -> list[int]:
     """The same tokens as numbers."""
-    pieces = range(0, max(1, len(text)), CHARACTERS_PER_TOKEN)
-    return [
-        zlib.crc32(text[start : start + CHARACTERS_PER_TOKEN].encode()) % _VOCABULARY
-        for start in pieces
-    ]
+    return list(map(token_id, pieces(text)))
+
+
+def token_id(piece: str) -> int:
+    """The number of a token; several tokens may share one."""
+    return number(piece) % VOCABULARY
+
+
+def number(text: str) -> int:
+    """Some number, equal for equal texts."""
+    return zlib.crc32(text.encode())
+
+
+def word(number: int) -> str:
+    """Some token that an answer could have."""
+    return f" {_WORDS[number % len(_WORDS)]}"
 
 
 def blocks(text: str, tokens: int) -> list[str]:
@@ -73,7 +90,11 @@ class Answer:
 
     def text(self, start: int, end: int) -> str:
         """Tokens `start` to `end`."""
-        return "".join(map(self._piece, range(start, end)))
+        return "".join(self.pieces(start, end))
+
+    def pieces(self, start: int, end: int) -> list[str]:
+        """The same, one by one."""
+        return list(map(self._piece, range(start, end)))
 
     def first_stop(self, stops: Sequence[str], tokens: int) -> Stop | None:
         """Where the first stop string appears among so many tokens."""
@@ -98,6 +119,6 @@ class Answer:
         return f" {word}" if token else word
 
 
-def answer_to(prompt: str) -> Answer:
-    """Equal prompts get equal answers."""
-    return Answer(zlib.crc32(prompt.encode()))
+def answer_to(prompt: str, number_of: int = 0) -> Answer:
+    """Equal prompts get equal answers; who asks for several gets different ones."""
+    return Answer(zlib.crc32(prompt.encode(), number_of))

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
-from tessera.adapters.prometheus import ALIVE, SERVICE
+from tessera.adapters.prometheus import ALIVE
+from tessera.adapters.prometheus_queries import SERVICE
 from tessera.cli.checks.finding import Finding, Series, State, Ward
 from tessera.cli.checks.operator import deployments
 from tessera.cli.errors import CommandError

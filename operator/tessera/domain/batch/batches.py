@@ -15,6 +15,7 @@ from tessera.domain.budget.purse import Claim, Funding, Purse
 from tessera.domain.model.prepare import recalled
 from tessera.domain.pools import PoolView, discover
 from tessera.domain.snapshot import Pod, Ref, Run, Snapshot
+from tessera.domain.speed.measured import measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,7 @@ class _Facts:
     def __init__(self, snapshot: Snapshot, views: Sequence[PoolView]) -> None:
         self._snapshot = snapshot
         self._views = tuple(views)
+        self._measured = measured(snapshot.services)
         self._batches = {batch.ref: batch for batch in snapshot.batches}
         uids = {batch.ref: batch.uid for batch in snapshot.batches}
         self.pods: dict[Ref, list[BatchPod]] = defaultdict(list)
@@ -130,6 +132,7 @@ class _Facts:
             services=self._services[ref.namespace],
             views=self._views,
             taken=dict(taken),
+            measured=self._measured,
             asked=self._snapshot.asked.get(batch.uid),
             refused=self._snapshot.refused.get(batch.uid),
         )

@@ -1,26 +1,46 @@
 """How fast hardware answers a batch: as measured so far, else as expected."""
 
+from collections.abc import Mapping
 from datetime import timedelta
 from decimal import Decimal
+from types import MappingProxyType
 
 from tessera.api.batch_inference import AttemptStatus, ProgressStatus
 from tessera.domain.batch.spec import Source
-from tessera.domain.perf import LOAD_MIB_PER_SECOND
+from tessera.domain.checks import shape_of
+from tessera.domain.perf import LOAD_MIB_PER_SECOND, Case, Measured, case_of
 from tessera.domain.placement import Choice
 
 UNMEASURED = 0.7
 """Share of the expected speed that is counted on before anything was measured: of published steps
 on GPUs that were left out of the fit, the worst took 1.4 times as long as predicted."""
+MEASURED = 0.9
+"""The same once services told how fast the model is on such hardware: their statuses follow only
+what moves by a tenth."""
 _ENOUGH_ROWS = 20
 _ENOUGH_TIME = timedelta(seconds=60)
 _START = timedelta(seconds=180)
 """Image, engine and graphs on a node that is there."""
 
 
-def rate(choice: Choice, source: Source, progress: ProgressStatus) -> float:
-    """Rows in a second that the hardware is counted on for."""
-    share = UNMEASURED if progress.pace is None else float(progress.pace)
+def rate(
+    choice: Choice,
+    source: Source,
+    progress: ProgressStatus,
+    measured: Mapping[Case, Measured] = MappingProxyType({}),
+) -> float:
+    """Rows in a second that the hardware is counted on for: by the batch's own pace, else by what
+    services measured, else by what is expected."""
+    share = _share(choice, source, measured) if progress.pace is None else float(progress.pace)
     return _expected(choice, source, progress) * max(share, 0.01)
+
+
+def _share(choice: Choice, source: Source, measured: Mapping[Case, Measured]) -> float:
+    shape = shape_of(source.spec)
+    if shape is None:
+        return UNMEASURED
+    found = measured.get(case_of(shape, choice.fit.precision, choice.fit.hardware))
+    return UNMEASURED if found is None else MEASURED / found.ratio
 
 
 def start(choice: Choice, progress: ProgressStatus) -> timedelta:

@@ -145,7 +145,7 @@ def _road(outlook: Outlook, way: Way) -> Road | None:
     if mine is not None and not outlook.standing.bound and choice.variant != mine.variant:
         mine = None
     lane = Lane(
-        rate=pace.rate(choice, outlook.source, outlook.progress),
+        rate=pace.rate(choice, outlook.source, outlook.progress, outlook.situation.measured),
         start=pace.start(choice, outlook.progress),
         begun=_begun(outlook, mine),
         free=_spot_free(outlook, mine, choice)
@@ -184,7 +184,7 @@ def _in_time(outlook: Outlook) -> Rank:
 
     def rank(choice: Choice) -> tuple[float, float, str]:
         lane = Lane(
-            rate=pace.rate(choice, outlook.source, outlook.progress),
+            rate=pace.rate(choice, outlook.source, outlook.progress, outlook.situation.measured),
             start=pace.start(choice, outlook.progress),
         )
         speed = choice.fit.limits.tokens_per_second

@@ -126,6 +126,11 @@ class Blocks:
         self._parked_blocks += freed
         self.free += freed
 
+    def clear(self) -> None:
+        """Give up all contents that nobody holds; their blocks were free already."""
+        self._parked.clear()
+        self._parked_blocks = 0
+
     def _forget(self) -> None:
         """Give up contents whose blocks have been taken."""
         over = self._parked_blocks - self.free

@@ -133,6 +133,10 @@ class Engine:
         """From now on refuse what comes; all that is here still runs to its end."""
         self._draining = True
 
+    def forget(self) -> None:
+        """Empty the prefix cache; what requests hold at present stays shared."""
+        self._blocks.clear()
+
     def is_waiting(self, request_id: int) -> bool:
         """Whether a request waits, for the first time or after a preemption."""
         return request_id in self._waiting

@@ -23,8 +23,8 @@ class Decision:
     """One decision about a service."""
 
     topic: str
-    """`accepted`, `placed`, `sizing`, `scaling`, `budget`, `drain`, `rollout`, `ready`, or the type
-    of a further condition."""
+    """`accepted`, `placed`, `sizing`, `speed`, `scaling`, `budget`, `drain`, `rollout`, `ready`, or
+    the type of a further condition."""
     reason: str
     """The word that status has too, where it speaks of the topic."""
     message: str

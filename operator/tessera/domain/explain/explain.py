@@ -11,6 +11,7 @@ from tessera.domain.explain.hardware import explain_placed
 from tessera.domain.explain.replicas import explain_drain, explain_ready, explain_rollout
 from tessera.domain.explain.scaling import explain_scaling
 from tessera.domain.explain.sizing import explain_sizing
+from tessera.domain.explain.speed import explain_speed
 from tessera.domain.plan import Allotment, Plan
 from tessera.domain.reasons import Accepted
 from tessera.domain.snapshot import Ref, Service, Snapshot
@@ -34,6 +35,7 @@ def explain(snapshot: Snapshot, plan: Plan | None, ref: Ref) -> tuple[Decision, 
         _accepted(allotment),
         explain_placed(snapshot, plan, allotment, _found(now, "Placed")),
         *explain_sizing(allotment),
+        *explain_speed(snapshot, allotment),
         *explain_scaling(snapshot, allotment),
         explain_budget(snapshot, plan, allotment),
         *explain_drain(snapshot, allotment),
@@ -62,7 +64,13 @@ def _found(status: InferenceServiceStatus, kind: str) -> Condition:
     return next(one for one in status.conditions if one.type == kind)
 
 
-_TOLD_BY = {"accepted": "Accepted", "placed": "Placed", "rollout": "Progressing", "ready": "Ready"}
+_TOLD_BY = {
+    "accepted": "Accepted",
+    "placed": "Placed",
+    "speed": "SpeedAsPredicted",
+    "rollout": "Progressing",
+    "ready": "Ready",
+}
 
 
 def _as_told(decision: Decision, status: InferenceServiceStatus) -> Decision:

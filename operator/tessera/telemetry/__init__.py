@@ -19,6 +19,7 @@ from tessera.domain.kept import Last
 from tessera.domain.plan import Allotment
 from tessera.domain.snapshot import Ref
 from tessera.reconcile.fleet import Outcome
+from tessera.telemetry.speed import SpeedCollector
 
 log = logging.getLogger("tessera")
 
@@ -31,7 +32,7 @@ class Telemetry:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        """All but the series of the services and of the bill."""
+        """All but the series of the services, their speeds and the bill."""
         self._turns = Histogram(
             "tessera_turn_seconds",
             "Duration of turns.",
@@ -68,6 +69,10 @@ class Telemetry:
         self._services = CollectorRegistry()
         self._services.register(self._fleet)
         self._services_page = Last(partial(_page, self._services))
+        self._speeds = SpeedCollector()
+        self._speed = CollectorRegistry()
+        self._speed.register(self._speeds)
+        self._speed_page = Last(partial(_page, self._speed))
         self._batches = _BatchCollector()
         self.registry.register(self._batches)
         self._budgets = _BudgetCollector()
@@ -85,6 +90,8 @@ class Telemetry:
         self._cpu.inc(cpu_seconds)
         self._writes.inc(outcome.writes)
         self._fleet.outcome = outcome
+        self._speeds.allotments = outcome.plan.allotments
+        self._speeds.readings = outcome.snapshot.readings
         self._budgets.outcome = outcome
         self._batches.outcome = outcome
         names = {name: view.budget.name for name, view in outcome.plan.tenants.items()}
@@ -117,16 +124,19 @@ class Telemetry:
             self._known.pop(ref, None)
 
     def exposition(self) -> bytes:
-        """What Prometheus reads. The series of the services and of the bill are most of it, and
-        are written anew only when one of them changed."""
+        """What Prometheus reads. The series of the services, their speeds and the bill are most of
+        it, and are written anew only when one of them changed."""
         outcome = self._fleet.outcome
         services = self._services_page(outcome and outcome.plan.allotments)
-        return generate_latest(self.registry) + services + self._costs_page(self._bill.spent)
+        speeds = self._speed_page(self._speeds.made_of)
+        costs = self._costs_page(self._bill.spent)
+        return generate_latest(self.registry) + services + speeds + costs
 
     def families(self) -> Iterator[Metric]:
         """All metrics, as they are now."""
         yield from self.registry.collect()
         yield from self._services.collect()
+        yield from self._speed.collect()
         yield from self._costs.collect()
 
     def billed(self, bill: Bill, tenants: Mapping[str, str]) -> None:

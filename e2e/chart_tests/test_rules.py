@@ -1,0 +1,350 @@
+"""The chart's recording rules and alerts, as Prometheus itself evaluates them on made-up series."""
+
+import json
+import re
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from demo.stage import CHART, ROOT
+from world import binaries
+
+OURS = 'namespace="team-a",tessera_dev_service="chat"'
+POD = f'{OURS},pod="chat-0",tessera_dev_variant="a100-1g-10gb"'
+OTHER = f'{OURS},pod="chat-1",tessera_dev_variant="a100-1g-10gb"'
+TOLD = 'namespace="tessera-system",exported_namespace="team-a",service="chat"'
+"""The labels of the operator's own metrics, as its PodMonitor leaves them."""
+HONORED = 'namespace="team-a",service="chat"'
+CHAT = {"namespace": "team-a", "tessera_dev_service": "chat"}
+PEAK = 'tessera_service_peak_flops{%s,variant="a100-1g-10gb"}'
+PREDICTED = 'tessera_service_output_tokens_per_second{%s,kind="predicted"}'
+Series = Mapping[str, str]
+
+
+def always(value: float) -> str:
+    """A gauge for three hours."""
+    return f"{value}x180"
+
+
+def growing(a_second: float) -> str:
+    """A counter for three hours, by samples of each minute."""
+    return f"0+{a_second * 60:g}x180"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fires:
+    """A state of which an alert tells, after so many minutes and not a minute earlier."""
+
+    alert: str
+    series: Series
+    minutes: int
+    severity: str
+    says: str
+    labels: Mapping[str, str] = field(default_factory=lambda: CHAT)
+
+
+BUSY = {
+    'DCGM_FI_PROF_GR_ENGINE_ACTIVE{namespace="team-a",pod="chat-0"}': always(0.95),
+    f"vllm:num_requests_running{{{POD}}}": always(1),
+    f"vllm:estimated_flops_per_gpu_total{{{POD}}}": growing(4e12),
+    PEAK % TOLD: always(40e12),
+    f"vllm:generation_tokens_total{{{POD}}}": growing(300),
+    PREDICTED % TOLD: always(1000),
+}
+"""One request at a time: a device that is always busy, with a tenth of its peak operations."""
+
+FIRES = [
+    Fires(
+        alert="KVCacheSaturated",
+        series={
+            f"vllm:kv_cache_usage_perc{{{POD}}}": always(0.97),
+            f"vllm:kv_cache_usage_perc{{{OTHER}}}": always(0.5),
+        },
+        minutes=5,
+        severity="warning",
+        says="97% of it are in use since 5 minutes",
+    ),
+    Fires(
+        alert="KVCacheOverProvisioned",
+        series={
+            f"vllm:kv_cache_usage_perc{{{POD}}}": always(0.4),
+            f"vllm:num_requests_running{{{POD}}}": always(3),
+        },
+        minutes=60,
+        severity="info",
+        says="At most 40% of it are in use since 1 hour",
+    ),
+    Fires(
+        alert="EnginePreempts",
+        series={f"vllm:num_preemptions_total{{{POD}}}": growing(0.1)},
+        minutes=6,
+        severity="warning",
+        says="30 requests within 5 minutes lost their place",
+    ),
+    Fires(
+        alert="BusyButInefficient",
+        series=BUSY,
+        minutes=16,
+        severity="warning",
+        says="Busy 95% of the time since 15 minutes",
+    ),
+    Fires(
+        alert="OverProvisioned",
+        series={
+            f"vllm:generation_tokens_total{{{POD}}}": growing(100),
+            PREDICTED % TOLD: always(1000),
+        },
+        minutes=61,
+        severity="info",
+        says="10% of the output tokens that its replicas could give",
+    ),
+    Fires(
+        alert="SpeedOff",
+        series={
+            f'tessera_service_condition{{{TOLD},condition="SpeedAsPredicted",'
+            'reason="SlowerThanPredicted"}': always(0)
+        },
+        minutes=10,
+        severity="warning",
+        says="more than 15 % off",
+        labels=CHAT | {"reason": "SlowerThanPredicted"},
+    ),
+]
+
+QUIET: list[tuple[str, str, Series]] = [
+    (
+        "a cache that is full for four minutes only",
+        "KVCacheSaturated",
+        {f"vllm:kv_cache_usage_perc{{{POD}}}": "0.97x4 0.94x1 0.97x4 0.5x170"},
+    ),
+    (
+        "a cache that is used as it should be",
+        "KVCacheOverProvisioned",
+        {
+            f"vllm:kv_cache_usage_perc{{{POD}}}": always(0.85),
+            f"vllm:num_requests_running{{{POD}}}": always(30),
+        },
+    ),
+    (
+        "a cache that is empty since nothing runs",
+        "KVCacheOverProvisioned",
+        {
+            f"vllm:kv_cache_usage_perc{{{POD}}}": always(0),
+            f"vllm:num_requests_running{{{POD}}}": always(0),
+        },
+    ),
+    (
+        "a cache that one replica uses well",
+        "KVCacheOverProvisioned",
+        {
+            f"vllm:kv_cache_usage_perc{{{POD}}}": always(0.1),
+            f"vllm:kv_cache_usage_perc{{{OTHER}}}": always(0.8),
+            f"vllm:num_requests_running{{{POD}}}": always(30),
+        },
+    ),
+    (
+        "preemptions of long ago",
+        "EnginePreempts",
+        {f"vllm:num_preemptions_total{{{POD}}}": always(700)},
+    ),
+    (
+        "a single preemption",
+        "EnginePreempts",
+        {f"vllm:num_preemptions_total{{{POD}}}": "0x20 1x160"},
+    ),
+    (
+        "devices that are busy with much work",
+        "BusyButInefficient",
+        BUSY | {f"vllm:estimated_flops_per_gpu_total{{{POD}}}": growing(16e12)},
+    ),
+    (
+        "decoding of full batches, which takes few operations",
+        "BusyButInefficient",
+        BUSY | {f"vllm:generation_tokens_total{{{POD}}}": growing(800)},
+    ),
+    (
+        "devices that are idle half of the time",
+        "BusyButInefficient",
+        BUSY | {'DCGM_FI_PROF_GR_ENGINE_ACTIVE{namespace="team-a",pod="chat-0"}': always(0.5)},
+    ),
+    (
+        "a service that uses a third of what it has",
+        "OverProvisioned",
+        {
+            f"vllm:generation_tokens_total{{{POD}}}": growing(330),
+            PREDICTED % TOLD: always(1000),
+        },
+    ),
+    (
+        "a service without replicas",
+        "OverProvisioned",
+        {f"vllm:generation_tokens_total{{{POD}}}": always(5), PREDICTED % TOLD: always(0)},
+    ),
+    *(
+        (
+            f"the reason {reason}",
+            "SpeedOff",
+            {
+                f'tessera_service_condition{{{TOLD},condition="SpeedAsPredicted",'
+                f'reason="{reason}"}}': always(value)
+            },
+        )
+        for reason, value in (("AsPredicted", 1), ("NotEnoughRequests", 0))
+    ),
+]
+
+
+@cache
+def groups() -> dict[str, Any]:
+    """What Helm renders where there is a Prometheus operator."""
+    helm = binaries.ensure(print) / "helm"
+    kind = "monitoring.coreos.com/v1/PrometheusRule"
+    command = (str(helm), "template", "tessera", str(CHART), "--api-versions", kind)
+    told = subprocess.run(
+        [*command, "--show-only", "templates/rules.yaml"], check=True, capture_output=True
+    )
+    found: dict[str, Any] = yaml.safe_load(told.stdout)["spec"]
+    return found
+
+
+def rule(alert: str) -> dict[str, Any]:
+    found = [one for group in groups()["groups"] for one in group["rules"]]
+    (told,) = [one for one in found if one.get("alert") == alert]
+    return dict(told)
+
+
+def promtool(folder: Path, *tests: dict[str, Any]) -> None:
+    """Run tests of rules; the failure shows what Prometheus found."""
+    (folder / "rules.yaml").write_text(json.dumps(groups()))  # JSON is YAML
+    told = {"rule_files": ["rules.yaml"], "evaluation_interval": "1m", "tests": tests}
+    (folder / "tests.yaml").write_text(json.dumps(told))
+    tool = binaries.ensure(print) / "promtool"
+    command = [str(tool), "test", "rules", str(folder / "tests.yaml")]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def series(values: Series) -> dict[str, Any]:
+    told = [{"series": name, "values": found} for name, found in values.items()]
+    return {"interval": "1m", "input_series": told}
+
+
+def expressed(expr: str, minute: int, *values: tuple[str, float]) -> dict[str, Any]:
+    samples = [{"labels": labels, "value": value} for labels, value in values]
+    return {"expr": expr, "eval_time": f"{minute}m", "exp_samples": samples}
+
+
+def firing(alert: str, minute: int, *values: tuple[str, float]) -> dict[str, Any]:
+    expr = f'count by (alertname) (ALERTS{{alertname="{alert}",alertstate="firing"}})'
+    return expressed(expr, minute, *values)
+
+
+@pytest.mark.parametrize("case", FIRES, ids=lambda case: case.alert)
+def test_an_alert_fires_when_its_time_is_over_and_not_before(case: Fires, tmp_path: Path) -> None:
+    once = (f'{{alertname="{case.alert}"}}', 1)
+    tests = [
+        firing(case.alert, case.minutes - 1),
+        firing(case.alert, case.minutes + 1, once),
+        firing(case.alert, 150, once),
+    ]
+    told = rule(case.alert)
+    words = {name: filled(text, case) for name, text in told["annotations"].items()}
+    assert case.says in words["description"]
+    expected = {
+        "exp_labels": {**case.labels, "severity": case.severity},
+        "exp_annotations": words,
+    }
+    alerts = [{"eval_time": "150m", "alertname": case.alert, "exp_alerts": [expected]}]
+    promtool(tmp_path, series(case.series) | {"promql_expr_test": tests, "alert_rule_test": alerts})
+
+
+def filled(text: str, case: Fires) -> str:
+    """What the template comes to; the value is the first number that the case says."""
+    told = re.sub(r"{{ \$labels\.(\w+) }}", lambda found: case.labels[found[1]], text)
+    number = re.search(r"\d+%?", case.says)
+    return re.sub(r"{{ \$value \| \w+ }}", number[0] if number else "", told)
+
+
+@pytest.mark.parametrize(("state", "alert", "values"), QUIET, ids=[one[0] for one in QUIET])
+def test_an_alert_stays_quiet(state: str, alert: str, values: Series, tmp_path: Path) -> None:
+    del state
+    tests = [firing(alert, minute) for minute in range(10, 180, 10)]
+    promtool(tmp_path, series(values) | {"promql_expr_test": tests})
+
+
+def test_every_alert_is_seen_to_fire_and_to_stay_quiet() -> None:
+    alerts = {
+        one["alert"] for group in groups()["groups"] for one in group["rules"] if "alert" in one
+    }
+    assert {case.alert for case in FIRES} == {alert for _, alert, _ in QUIET} == alerts
+
+
+def test_every_alert_says_what_to_do() -> None:
+    for group in groups()["groups"]:
+        for one in group["rules"]:
+            if "alert" in one:
+                page, _, anchor = one["annotations"]["runbook"].partition("#")
+                text = (ROOT / page).read_text(encoding="utf-8")
+                assert f"\n## {one['alert']}\n" in text
+                assert anchor == one["alert"].lower()
+
+
+def test_busy_devices_of_engines_without_an_exporter_are_those_that_hold_requests(
+    tmp_path: Path,
+) -> None:
+    name = 'DCGM_FI_PROF_GR_ENGINE_ACTIVE{namespace="team-a",pod="chat-0"}'
+    without = {key: values for key, values in BUSY.items() if key != name}
+    assert len(without) == len(BUSY) - 1
+    once = ('{alertname="BusyButInefficient"}', 1)
+    promtool(
+        tmp_path,
+        series(without) | {"promql_expr_test": [firing("BusyButInefficient", 60, once)]},
+    )
+
+
+@pytest.mark.parametrize("labels", [TOLD, HONORED])
+def test_shares_of_the_peak_are_those_of_the_slice_whatever_the_scrape_calls_its_labels(
+    labels: str, tmp_path: Path
+) -> None:
+    values = {
+        f"vllm:estimated_flops_per_gpu_total{{{POD}}}": growing(10e12),
+        f"vllm:estimated_flops_per_gpu_total{{{OTHER}}}": growing(30e12),
+        PEAK % labels: always(40e12),
+    }
+    tests = [
+        expressed(
+            "tessera:service_mfu:rate5m",
+            20,
+            (f"tessera:service_mfu:rate5m{{{OURS}}}", 0.5),
+        )
+    ]
+    promtool(tmp_path, series(values) | {"promql_expr_test": tests})
+
+
+def test_replicas_of_another_variant_are_not_measured_by_the_peak_of_this_one(
+    tmp_path: Path,
+) -> None:
+    old = f'{OURS},pod="chat-1",tessera_dev_variant="h100-1gpu"'
+    values = {
+        f"vllm:estimated_flops_per_gpu_total{{{POD}}}": growing(10e12),
+        f"vllm:estimated_flops_per_gpu_total{{{old}}}": growing(300e12),
+        PEAK % TOLD: always(40e12),
+    }
+    share = (f"tessera:service_mfu:rate5m{{{OURS}}}", 0.25)
+    tests = [expressed("tessera:service_mfu:rate5m", 20, share)]
+    promtool(tmp_path, series(values) | {"promql_expr_test": tests})
+
+
+def test_without_a_prometheus_operator_or_when_turned_off_there_is_no_rule() -> None:
+    helm = binaries.ensure(print) / "helm"
+    kind = "monitoring.coreos.com/v1/PrometheusRule"
+    for more in ((), ("--api-versions", kind, "--set", "rules.enabled=false")):
+        command = (str(helm), "template", "tessera", str(CHART), *more)
+        told = subprocess.run(command, check=True, capture_output=True, text=True)
+        assert "PrometheusRule" not in told.stdout

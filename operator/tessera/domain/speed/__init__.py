@@ -1,0 +1,1 @@
+"""How fast engines are: as predicted for the load that was seen, and as measured."""

@@ -1,0 +1,207 @@
+"""What Prometheus says of a service's engines, beside what the speed model says of the same load.
+
+A prediction for full replicas says nothing of half empty ones. So the step is predicted with what
+the steps of the last five minutes had in them: answers, tokens in the cache, and prompts.
+"""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from tessera.api.inference_service import InferenceServiceSpec
+from tessera.domain.bench.counters import Peaks, mfu, peaks
+from tessera.domain.checks import shape_of
+from tessera.domain.engine_facts import known_versions, table
+from tessera.domain.money import Money, per_million_tokens
+from tessera.domain.perf.roofline import arithmetic
+from tessera.domain.placement import Choice
+from tessera.domain.sizing import Fit
+from tessera.domain.snapshot import Pod, SpeedReading
+
+GAPS = "vllm:inter_token_latency_seconds"
+_BUSY = 1.0
+"""Tokens a second from which on a measured price of a token says something."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gap:
+    """Time between two tokens of an answer, in seconds."""
+
+    mean: float
+    median: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """One service, predicted and measured. None is "not known"."""
+
+    model: str
+    variant: str
+    peaks: Peaks
+    """Of one device of a replica."""
+    requests: float = 0.0
+    """Finished within five minutes."""
+    full: float
+    """Output tokens a second of one replica that is full."""
+    tokens_per_second: float | None = None
+    """What they gave."""
+    hourly: Money
+    """Price of one replica."""
+    replicas: int
+    """Those that take requests."""
+    sequences: float | None = None
+    """Answers that a step worked on."""
+    predicted: Gap | None = None
+    """For the load that was seen."""
+    measured_mean: float | None = None
+    measured_median: float | None = None
+    median_bucket: tuple[float, float] | None = None
+    """Between these bounds the measured median lies: more an engine's histogram does not tell."""
+    kv_planned: int
+    """Tokens of the cache of one replica."""
+    kv_reported: int | None = None
+    kv_usage: float | None = None
+    """Share in use."""
+    mfu: float | None = None
+    """Share of the peak operations."""
+    mbu: float | None = None
+    """Share of the peak memory bandwidth."""
+
+    @property
+    def capacity(self) -> float:
+        """Output tokens a second that the replicas which take requests give when full."""
+        return self.full * self.replicas
+
+    @property
+    def capacity_price(self) -> Money:
+        """Of a million output tokens when full."""
+        return per_million_tokens(self.hourly, self.full)
+
+    @property
+    def price(self) -> Money | None:
+        """Of a million of those that came; None while next to none come."""
+        given = self.tokens_per_second
+        if given is None or given < _BUSY:
+            return None
+        return per_million_tokens(self.hourly.times(self.replicas), given)
+
+    @property
+    def ratio(self) -> float | None:
+        """Measured by predicted time between tokens."""
+        if self.predicted is None or self.measured_mean is None:
+            return None
+        return self.measured_mean / self.predicted.mean
+
+    @property
+    def kv_error(self) -> float | None:
+        """By how much the engine has more than planned, as a share of the plan."""
+        if self.kv_reported is None or not self.kv_planned:
+            return None
+        return self.kv_reported / self.kv_planned - 1
+
+
+def seen(
+    spec: InferenceServiceSpec,
+    choice: Choice,
+    pods: Sequence[Pod],
+    readings: Sequence[SpeedReading],
+) -> Speed:
+    """The speed of the chosen variant."""
+    fit = choice.fit
+    up = sum(pod.takes_requests and pod.variant == choice.variant for pod in pods)
+    one = reading_of(choice.variant, readings)
+    peak, median, told = peaks_of(spec, fit), one.median_gap_seconds, _estimated(one)
+    flops, moved = one.flops_per_second, one.bytes_per_second
+    return Speed(
+        model=spec.model.uri,
+        variant=choice.variant,
+        peaks=peak,
+        requests=one.requests or 0.0,
+        full=fit.limits.tokens_per_second,
+        hourly=choice.hourly,
+        replicas=up,
+        tokens_per_second=one.tokens_per_second,
+        sequences=one.sequences,
+        predicted=predicted(fit, one),
+        measured_mean=one.gap_seconds,
+        measured_median=median,
+        median_bucket=None if median is None else bucket(median, bounds(spec.engine.version)),
+        kv_planned=fit.memory.kv_tokens,
+        kv_reported=one.kv_tokens,
+        kv_usage=one.kv_usage,
+        mfu=mfu(flops, peak.flops) if flops is not None and told else None,
+        mbu=moved / peak.bandwidth if moved is not None and told else None,
+    )
+
+
+def reading_of(variant: str, readings: Sequence[SpeedReading]) -> SpeedReading:
+    """That of a variant; one without a name counts where it is the only one."""
+    for one in readings:
+        if one.variant == variant:
+            return one
+    nameless = len(readings) == 1 and readings[0].variant is None
+    return readings[0] if nameless else SpeedReading()
+
+
+def peaks_of(spec: InferenceServiceSpec, fit: Fit) -> Peaks:
+    """Of one device, or slice, of a replica, in the width in which it computes this model."""
+    shape = shape_of(spec)
+    narrow = shape is not None and arithmetic(shape, fit.precision, fit.hardware) == "fp8"
+    found = peaks(fit.hardware, fp8=narrow)
+    assert found is not None  # noqa: S101 - it computes at 8 bits only where it has that peak
+    return found
+
+
+def predicted(fit: Fit, one: SpeedReading) -> Gap | None:
+    """The time between tokens at the load that a reading tells; None when it tells none.
+
+    Prompts come in chunks, and a step with a chunk takes far longer than one without. So the mean
+    is that of both kinds by their shares, and the median is that of the more frequent kind.
+    """
+    resident = _resident(fit, one)
+    if not one.sequences or resident is None:
+        return None
+    sequences = max(1, round(one.sequences))
+    kv_tokens = round(sequences * resident)
+    decode = fit.step.seconds(decoding=sequences, kv_tokens=kv_tokens)
+    chunk = min(one.prompt_tokens or 0.0, fit.limits.max_num_batched_tokens - sequences)
+    if chunk < 1 or not one.prefill_tokens:
+        return Gap(mean=decode, median=decode)
+    share = min(1.0, one.prefill_tokens / chunk)
+    both = fit.step.seconds(
+        decoding=sequences,
+        kv_tokens=kv_tokens,
+        prefill_tokens=round(chunk),
+        prefill_pairs=round(chunk * (one.prompt_tokens or 0.0)),
+    )
+    mean = share * both + (1 - share) * decode
+    return Gap(mean=mean, median=both if share > 0.5 else decode)
+
+
+@cache
+def bounds(version: str) -> tuple[float, ...]:
+    """Of the buckets that an engine counts gaps in; of an unknown version those of the newest."""
+    facts = table(version) or table(known_versions()[-1])
+    return facts.metrics[GAPS].buckets if facts and GAPS in facts.metrics else ()
+
+
+def bucket(value: float, found: Sequence[float]) -> tuple[float, float] | None:
+    """The bucket that a quantile was interpolated in; none beyond the last bound."""
+    index = bisect_left(found, value)
+    if index >= len(found):
+        return None
+    return (found[index - 1] if index else 0.0), found[index]
+
+
+def _resident(fit: Fit, one: SpeedReading) -> float | None:
+    """Tokens in the cache for each running request; of means over the same time, the quotient
+    holds whatever part of it nothing ran."""
+    if not one.running or one.kv_usage is None:
+        return None
+    return one.kv_usage * (one.kv_tokens or fit.memory.kv_tokens) / one.running
+
+
+def _estimated(one: SpeedReading) -> bool:
+    """An engine that was not told to estimate has the counters, and they stand still."""
+    return bool(one.flops_per_second) or not one.tokens_per_second

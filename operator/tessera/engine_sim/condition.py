@@ -1,0 +1,49 @@
+"""What changes about an engine while it runs: its adapters, whether it sleeps, whether it lives."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from tessera.engine_sim.runner import Runner
+
+AWAKE = "awake"
+SLEEP_STATES = {0: AWAKE, 1: "weights_offloaded", 2: "discard_all"}
+"""By the level of sleep, as the metric names them."""
+_TAGS = frozenset({"weights", "kv_cache"})
+"""What sleeps and can be woken by itself."""
+
+
+@dataclass(slots=True)
+class Condition:
+    """The state of one engine beside its queue."""
+
+    runner: Runner
+    loaded: dict[str, str]
+    """Paths of its adapters by name."""
+    alive: bool = True
+    sleep_state: str = AWAKE
+    asleep: set[str] = field(default_factory=set)
+    """Tags that sleep."""
+    _seen: dict[tuple[str, str], float] = field(default_factory=dict)
+
+    def sleep(self, level: int) -> None:
+        """Stop taking steps; whatever was cached is lost."""
+        self.runner.pause()
+        self.runner.forget()
+        self.sleep_state = SLEEP_STATES[level]
+        self.asleep = set(_TAGS)
+
+    def wake(self, tags: list[str] | None) -> bool:
+        """Wake what the tags name, or everything: whether nothing sleeps any more."""
+        self.asleep -= _TAGS if tags is None else set(tags)
+        if self.asleep:
+            return False
+        self.sleep_state = AWAKE
+        self.runner.resume()
+        return True
+
+    def adapters(self) -> Mapping[tuple[str, str], float]:
+        """When each pair of adapters of running and of waiting requests was last there."""
+        running, waiting = self.runner.adapters()
+        self._seen[",".join(sorted(running)), ",".join(sorted(waiting))] = time.time()
+        return self._seen

@@ -1,0 +1,58 @@
+"""Routes that no engine has: what goes wrong here goes wrong on demand."""
+
+from collections.abc import Callable
+
+from aiohttp import web
+
+from tessera.engine_sim.errors import ApiError
+from tessera.engine_sim.replies import reply
+from tessera.engine_sim.runner import Runner
+
+
+class Faults:
+    """`/sim/…`."""
+
+    def __init__(self, runner: Runner, crash: Callable[[], None]) -> None:
+        self._runner = runner
+        self._crash_now = crash
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/sim/busy", self._busy, allow_head=False),
+            web.post("/sim/freeze", self._freeze),
+            web.post("/sim/thaw", self._thaw),
+            web.post("/sim/stall", self._stall),
+            web.post("/sim/crash", self._crash),
+        ]
+
+    async def _busy(self, _: web.Request) -> web.Response:
+        """Seconds of work so far, for simulated device metrics."""
+        return reply({"busy_seconds": self._runner.busy_seconds()})
+
+    async def _freeze(self, _: web.Request) -> web.Response:
+        """From now on it hangs, for trying out what becomes of it."""
+        self._runner.freeze()
+        return web.Response()
+
+    async def _thaw(self, _: web.Request) -> web.Response:
+        """It goes on where it was."""
+        self._runner.thaw()
+        return web.Response()
+
+    async def _stall(self, request: web.Request) -> web.Response:
+        """It hangs for so many seconds and then goes on where it was."""
+        given = request.query.get("seconds", "")
+        try:
+            seconds = float(given)
+        except ValueError:
+            seconds = -1
+        if not seconds > 0:
+            told = f"/sim/stall?seconds={given}: expected a number of seconds above 0"
+            raise ApiError(400, told, "BadRequestError", "seconds")
+        self._runner.freeze(seconds)
+        return web.Response()
+
+    async def _crash(self, _: web.Request) -> web.Response:
+        """The engine dies, and its API server soon after it."""
+        self._crash_now()
+        return web.Response()

@@ -1,0 +1,81 @@
+"""Answers of Prometheus about speed -> readings, without a server."""
+
+from typing import Any
+
+from tessera.adapters.prometheus_queries import SERVICE, VARIANT
+from tessera.adapters.prometheus_speeds import speeds_of
+from tessera.domain.snapshot import Ref, SpeedReading
+
+CHAT = Ref("team-a", "chat")
+
+
+def row(value: float, variant: str = "a100-1gpu", **labels: str) -> dict[str, Any]:
+    names = {"namespace": "team-a", SERVICE: "chat", **({VARIANT: variant} if variant else {})}
+    return {"metric": {**names, **labels}, "value": [0, str(value)]}
+
+
+def test_rates_become_means_of_steps_requests_and_gaps() -> None:
+    told = {
+        "requests": [row(600)],
+        "tokens": [row(200)],
+        "steps": [row(25)],
+        "worked": [row(1000)],
+        "gaps": [row(190)],
+        "gap_seconds": [row(3.8)],
+        "read": [row(5e11)],
+        "written": [row(1e11)],
+    }
+    assert speeds_of(told) == {
+        CHAT: (
+            SpeedReading(
+                variant="a100-1gpu",
+                requests=600,
+                tokens_per_second=200,
+                sequences=8,
+                prefill_tokens=32,
+                prompt_tokens=400,
+                gap_seconds=0.02,
+                bytes_per_second=6e11,
+            ),
+        )
+    }
+
+
+def test_where_nothing_happened_there_is_no_mean() -> None:
+    told = {"tokens": [row(0)], "steps": [row(0)], "worked": [row(0)], "gaps": [row(0)]}
+    ((got,),) = speeds_of(told).values()
+    assert (got.tokens_per_second, got.sequences, got.prompt_tokens, got.gap_seconds) == (
+        0,
+        None,
+        None,
+        None,
+    )
+
+
+def test_each_variant_has_a_reading_of_its_own() -> None:
+    told = {"requests": [row(5, "b"), row(3, "a"), row(1, "")]}
+    ((first, second, third),) = speeds_of(told).values()
+    assert [(one.variant, one.requests) for one in (first, second, third)] == [
+        (None, 1),
+        ("a", 3),
+        ("b", 5),
+    ]
+
+
+def cache(size: str, blocks: str = "None", block: str = "None") -> dict[str, Any]:
+    return row(1, kv_cache_size_tokens=size, num_gpu_blocks=blocks, block_size=block)
+
+
+def tokens(*rows: dict[str, Any]) -> int | None:
+    ((got,),) = speeds_of({"cache": rows, "requests": [row(1)]}).values()
+    return got.kv_tokens
+
+
+def test_the_smallest_cache_of_several_replicas_counts() -> None:
+    assert tokens(cache("48000"), cache("47984")) == 47984
+
+
+def test_an_engine_that_does_not_say_its_tokens_says_its_blocks() -> None:
+    assert tokens(cache("None", "3000", "16")) == 48000
+    assert tokens(cache("", "3000", "16")) == 48000
+    assert tokens(cache("None")) is None

@@ -1,0 +1,1 @@
+"""The look-alike engine held against a real vLLM."""

@@ -1,0 +1,361 @@
+"""Requests that both engines get, one after the other; the state of one case is left to the next.
+
+The first ones of each list stand for the captured examples, under their headings.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.conformance.configurations import CONTEXT, KEY
+
+Json = dict[str, Any]
+
+COMPLETION, CHAT = "/v1/completions", "/v1/chat/completions"
+HELLO = [{"role": "user", "content": "A tessera is one tile"}]
+LONG_TEXT = "tile " * (CONTEXT + 200)
+MIDDLE_TEXT = "tile " * 300
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One request."""
+
+    name: str
+    path: str
+    method: str = "POST"
+    body: Any = None
+    """JSON, or text that is sent as it is."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    key: bool = True
+    """The configuration's API key goes with it."""
+
+
+def _get(name: str, path: str, *, key: bool = True) -> Case:
+    return Case(name=name, path=path, method="GET", key=key)
+
+
+def _completion(name: str, **body: Any) -> Case:
+    asked = {"prompt": "A tessera is", "temperature": 0, "max_tokens": 3, **body}
+    return Case(name=name, path=COMPLETION, body=asked)
+
+
+def _chat(name: str, **body: Any) -> Case:
+    asked = {"messages": HELLO, "temperature": 0, "max_tokens": 3, **body}
+    return Case(name=name, path=CHAT, body=asked)
+
+
+# Tokens enough for some to come alone: the engine sends together what a busy client has not read.
+_COUNTED: Json = {"max_tokens": 24, "stream": True, "stream_options": {"include_usage": True}}
+_RUNNING: Json = {
+    "max_tokens": 24,
+    "stream": True,
+    "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+}
+_SCHEMA = {
+    "type": "object",
+    "properties": {"a": {"type": "integer"}},
+    "required": ["a"],
+    "additionalProperties": False,
+}
+
+PLAIN: tuple[Case, ...] = (
+    _completion("completion", logprobs=2, max_tokens=8, ignore_eos=True),
+    _chat("chat", logprobs=True, top_logprobs=3, max_tokens=5, ignore_eos=True),
+    _chat("stream", **_RUNNING, ignore_eos=True),
+    _completion("stream compl", **_COUNTED, ignore_eos=True),
+    _completion("too long", prompt=LONG_TEXT),
+    _chat("too long chat", messages=[{"role": "user", "content": LONG_TEXT}]),
+    _completion("max_tokens too big", max_tokens=5000),
+    _completion("bad model", model="nope"),
+    _completion("bad param", temperature=-1.0),
+    _completion("bad json type", max_tokens="x"),
+    _completion("logprobs too many", logprobs=50),
+    _completion("priority fcfs", priority=5, max_tokens=1),
+    _get("load", "/load"),
+    _get("ping", "/ping"),
+    _get("sleeping", "/is_sleeping"),
+    Case(
+        name="lora load", path="/v1/load_lora_adapter", body={"lora_name": "x", "lora_path": "/x"}
+    ),
+    Case(name="tokenize", path="/tokenize", body={"prompt": "one tile of a mosaic"}),
+    _chat(
+        "json schema",
+        max_tokens=64,
+        response_format={
+            "type": "json_schema",
+            "json_schema": {"name": "a", "schema": _SCHEMA, "strict": True},
+        },
+    ),
+    Case(
+        name="responses",
+        path="/v1/responses",
+        body={"input": "A tile", "max_output_tokens": 24, "temperature": 0},
+    ),
+    Case(
+        name="messages",
+        path="/v1/messages",
+        body={"model": "tiny", "messages": HELLO, "max_tokens": 24, "temperature": 0},
+    ),
+)
+PLAIN_MORE: tuple[Case, ...] = (
+    _get("routes", "/openapi.json"),
+    Case(name="routes head", path="/openapi.json", method="HEAD"),
+    _get("docs", "/docs"),
+    Case(name="docs head", path="/docs", method="HEAD"),
+    _get("docs oauth", "/docs/oauth2-redirect"),
+    _get("redoc", "/redoc"),
+    _get("version", "/version"),
+    _get("kv event sources", "/kv_event_sources"),
+    _get("health", "/health"),
+    Case(name="ping posted", path="/ping"),
+    _get("models", "/v1/models"),
+    _get("unknown route", "/v1/nothing"),
+    _get("wrong method", COMPLETION),
+    Case(name="no json", path=COMPLETION, body="{"),
+    Case(name="no body", path=COMPLETION),
+    Case(
+        name="wrong content type", path=COMPLETION, body="a", headers={"Content-Type": "text/plain"}
+    ),
+    _completion("no prompt", prompt=None),
+    _completion("empty prompt", prompt=""),
+    _completion("several prompts", prompt=["one", "two"]),
+    _completion("tokens as prompt", prompt=[10, 11, 12]),
+    _completion("token out of range", prompt=[10, 99_999_999]),
+    _completion("two answers", n=2, temperature=0.9, seed=1),
+    _completion("two answers streamed", n=2, temperature=0.9, seed=1, **_COUNTED),
+    _completion("two greedy answers", n=2),
+    _completion("echo", echo=True),
+    _completion("echo with logprobs", echo=True, logprobs=1),
+    _completion("prompt logprobs", prompt_logprobs=1),
+    _completion("no tokens", max_tokens=0),
+    _completion("stop string", stop=["never seen"], max_tokens=200, ignore_eos=True),
+    _completion("min_tokens too big", min_tokens=9),
+    _completion("top_p out of range", top_p=2.0),
+    _completion("top_k out of range", top_k=-5),
+    _completion("n is zero", n=0),
+    _completion("stream options alone", stream_options={"include_usage": True}),
+    _completion("streamed logprobs", logprobs=1, stream=True, max_tokens=24),
+    _completion("streamed running usage", **_RUNNING),
+    _completion("token ids", return_token_ids=True),
+    _completion("too long with answer", prompt=MIDDLE_TEXT, max_tokens=1000, ignore_eos=True),
+    _completion("bad schema", structured_outputs={"regex": "("}),
+    _completion("negative logprobs", logprobs=-2),
+    _chat("two chats", n=2, temperature=0.9, seed=1),
+    _chat("chat stream", stream=True, max_tokens=24),
+    _chat("chat stream logprobs", stream=True, logprobs=True, top_logprobs=1, max_tokens=24),
+    _chat("no messages", messages=[]),
+    _chat("messages of a wrong type", messages="hello"),
+    _chat("unknown role", messages=[{"role": "x", "content": "y"}]),
+    _chat("top_logprobs alone", top_logprobs=2),
+    _chat("top_logprobs too many", logprobs=True, top_logprobs=50),
+    _chat("chat token ids", return_token_ids=True),
+    _chat("chat bad model", model="nope"),
+    _chat("chat max_completion_tokens", max_completion_tokens=2),
+    _chat(
+        "tools without a parser",
+        tools=[{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}],
+        tool_choice="auto",
+    ),
+    Case(name="tokenize chat", path="/tokenize", body={"messages": HELLO}),
+    Case(
+        name="tokenize strings", path="/tokenize", body={"prompt": "a b", "return_token_strs": True}
+    ),
+    Case(name="tokenize nothing", path="/tokenize", body={}),
+    Case(name="tokenize bad model", path="/tokenize", body={"prompt": "a", "model": "nope"}),
+    Case(name="detokenize", path="/detokenize", body={"tokens": [10, 11]}),
+    Case(name="detokenize wrong", path="/detokenize", body={"tokens": "x"}),
+    Case(name="systemone", path="/v1/systemone", body={"prompt": "a"}),
+    Case(name="invocations", path="/invocations", body={"prompt": "a", "max_tokens": 2}),
+    Case(name="invocations chat", path="/invocations", body={"messages": HELLO, "max_tokens": 2}),
+    Case(name="invocations wrong", path="/invocations", body={"nothing": 1}),
+    Case(
+        name="chat batch",
+        path="/v1/chat/completions/batch",
+        body={"messages": [HELLO, HELLO], "max_tokens": 2, "temperature": 0},
+    ),
+    Case(
+        name="responses stream",
+        path="/v1/responses",
+        body={"input": "A tile", "max_output_tokens": 24, "temperature": 0, "stream": True},
+    ),
+    Case(
+        name="responses messages",
+        path="/v1/responses",
+        body={"input": HELLO, "max_output_tokens": 24, "temperature": 0},
+    ),
+    Case(name="responses wrong", path="/v1/responses", body={"max_output_tokens": 3}),
+    _get("response missing", "/v1/responses/resp_none"),
+    Case(name="response cancel missing", path="/v1/responses/resp_none/cancel"),
+    Case(
+        name="messages stream",
+        path="/v1/messages",
+        body={
+            "model": "tiny",
+            "messages": HELLO,
+            "max_tokens": 24,
+            "temperature": 0,
+            "stream": True,
+        },
+    ),
+    Case(name="messages wrong", path="/v1/messages", body={"messages": HELLO}),
+    Case(
+        name="messages bad model",
+        path="/v1/messages",
+        body={"messages": HELLO, "max_tokens": 3, "model": "nope"},
+    ),
+    Case(
+        name="messages count",
+        path="/v1/messages/count_tokens",
+        body={"model": "tiny", "messages": HELLO},
+    ),
+    Case(
+        name="generative scoring",
+        path="/generative_scoring",
+        body={"query": "a", "items": ["b", "c"], "label_token_ids": [10, 11]},
+    ),
+    Case(name="generative scoring wrong", path="/generative_scoring", body={}),
+    Case(name="scale elastic", path="/scale_elastic_ep", body={"new_data_parallel_size": 2}),
+    Case(name="scale elastic wrong", path="/scale_elastic_ep", body={}),
+    Case(name="is scaling", path="/is_scaling_elastic_ep"),
+    Case(name="render chat", path="/v1/chat/completions/render", body={"messages": HELLO}),
+    Case(name="render completion", path="/v1/completions/render", body={"prompt": "a tile"}),
+    Case(
+        name="render messages",
+        path="/v1/messages/render",
+        body={"messages": HELLO, "max_tokens": 3},
+    ),
+    Case(name="render responses", path="/v1/responses/render", body={"input": "a tile"}),
+    Case(name="derender chat", path="/v1/chat/completions/derender", body={}),
+    Case(name="derender completion", path="/v1/completions/derender", body={}),
+    Case(
+        name="generate",
+        path="/inference/v1/generate",
+        body={"token_ids": [10, 11, 12], "sampling_params": {"max_tokens": 2}},
+    ),
+    Case(name="generate wrong", path="/inference/v1/generate", body={}),
+    Case(
+        name="abort requests", path="/inference/v1/abort_requests", body={"request_ids": ["none"]}
+    ),
+    Case(name="abort requests wrong", path="/inference/v1/abort_requests", body={}),
+)
+
+
+def rich(adapter: str) -> tuple[Case, ...]:
+    """With every option on; `adapter` is the folder of a LoRA adapter."""
+    return (
+        Case(name="no key", path=COMPLETION, body={"prompt": "a"}, key=False),
+        _get("health no key", "/health", key=False),
+        _get("load nokey", "/load", key=False),
+        _get("is_sleeping nokey", "/is_sleeping", key=False),
+        _get("models", "/v1/models"),
+        _load("lora load", adapter),
+        _load("lora load again", adapter),
+        _load("lora load inplace", adapter, load_inplace=True),
+        _load("lora bad path", "/nowhere", lora_name="l2"),
+        _get("models with an adapter", "/v1/models"),
+        _completion("use lora", model="l1", max_tokens=8),
+        _completion("use base", model="base", max_tokens=8),
+        _unload("lora unload", "l1"),
+        _unload("lora unload missing", "zz"),
+        _get("sleeping?", "/is_sleeping"),
+        Case(name="sleep", path="/sleep?level=1"),
+        _get("sleeping? asleep", "/is_sleeping"),
+        Case(name="wake", path="/wake_up"),
+        _get("sleeping? awake", "/is_sleeping"),
+        Case(name="pause", path="/pause"),
+        _get("is_paused", "/is_paused"),
+        Case(name="resume", path="/resume"),
+        _get("server_info", "/server_info"),
+        _completion("prompt tok details", prompt=MIDDLE_TEXT, max_tokens=2),
+        _completion("prompt tok details 2 (prefix hit)", prompt=MIDDLE_TEXT, max_tokens=2),
+        _get("load", "/load"),
+    )
+
+
+def rich_more(adapter: str) -> tuple[Case, ...]:
+    """Routes of development, and what only these options change."""
+    return (
+        _get("routes", "/openapi.json"),
+        _get("unknown route without a key", "/v1/nothing", key=False),
+        Case(name="tokenize without a key", path="/tokenize", body={"prompt": "a"}, key=False),
+        Case(
+            name="wrong key",
+            path=COMPLETION,
+            body={"prompt": "a"},
+            headers={"Authorization": "Bearer wrong"},
+            key=False,
+        ),
+        Case(
+            name="lower-case scheme",
+            path=COMPLETION,
+            body={"prompt": "a", "max_tokens": 1},
+            headers={"Authorization": f"bearer {KEY}"},
+            key=False,
+        ),
+        Case(
+            name="own request id",
+            path=COMPLETION,
+            body={"prompt": "a", "max_tokens": 1},
+            headers={"X-Request-Id": "mine"},
+        ),
+        _completion("alias", model="alias"),
+        _completion("unloaded adapter", model="l1"),
+        _completion("streamed with metrics", **_COUNTED),
+        _chat("chat with metrics"),
+        _chat("chat streamed with metrics", **_COUNTED),
+        _completion("priority", priority=-3),
+        _completion("priority no number", priority="x"),
+        Case(name="load without a name", path="/v1/load_lora_adapter", body={}),
+        _load("load an empty name", adapter, lora_name=""),
+        _unload("unload without a name", ""),
+        Case(name="adapters added", path="/adapters", body={"name": "l3", "src": adapter}),
+        Case(name="adapters removed", path="/adapters/l3", method="DELETE"),
+        Case(name="sleep deeper", path="/sleep?level=2"),
+        Case(name="wake tagged", path="/wake_up?tags=weights"),
+        Case(name="wake the rest", path="/wake_up"),
+        Case(name="sleep to no level", path="/sleep?level=x"),
+        Case(name="sleep too deep", path="/sleep?level=7"),
+        Case(name="wake after it", path="/wake_up"),
+        Case(name="pause, keeping", path="/pause?mode=keep"),
+        Case(name="resume after it", path="/resume"),
+        Case(name="pause, waiting", path="/pause?mode=wait"),
+        Case(name="resume once more", path="/resume"),
+        Case(name="pause in no mode", path="/pause?mode=x"),
+        _get("server_info as json", "/server_info?config_format=json"),
+        Case(name="reset prefix cache", path="/reset_prefix_cache"),
+        Case(name="reset mm cache", path="/reset_mm_cache"),
+        Case(name="reset encoder cache", path="/reset_encoder_cache"),
+        Case(name="release kv cache", path="/release_kv_cache_memory"),
+        Case(name="wake the kv cache", path="/wake_up"),
+        Case(name="collective rpc", path="/collective_rpc", body={"method": "get_model"}),
+        Case(name="collective rpc wrong", path="/collective_rpc", body={}),
+        Case(
+            name="abort requests in development", path="/abort_requests", body={"request_ids": []}
+        ),
+        Case(name="init weights", path="/init_weight_transfer_engine", body={}),
+        Case(name="shutdown weights", path="/shutdown_weight_transfer_engine"),
+        Case(name="start update", path="/start_weight_update", body={}),
+        Case(name="start draft update", path="/start_draft_weight_update", body={}),
+        Case(name="update weights", path="/update_weights", body={}),
+        Case(name="finish update", path="/finish_weight_update"),
+        Case(name="update version", path="/update_weight_version", body={}),
+        _get("weight info", "/weight_info"),
+        Case(name="weight checker", path="/weight_checker", body={}),
+        _get("world size", "/get_world_size"),
+    )
+
+
+TIGHT: tuple[Case, ...] = (
+    _completion("speculated", max_tokens=20, ignore_eos=True),
+    _completion("speculated logprobs", logprobs=1, max_tokens=4, ignore_eos=True),
+)
+
+
+def _load(name: str, path: str, **body: Any) -> Case:
+    asked = {"lora_name": "l1", "lora_path": path, **body}
+    return Case(name=name, path="/v1/load_lora_adapter", body=asked)
+
+
+def _unload(name: str, adapter: str) -> Case:
+    return Case(name=name, path="/v1/unload_lora_adapter", body={"lora_name": adapter})

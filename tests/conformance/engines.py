@@ -1,0 +1,162 @@
+"""Engines as processes: the real one and the look-alike, started by the same arguments."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from tests.conformance.configurations import KEY, Configuration
+from tests.conformance.confined import Confinement
+from tests.engine_sim.running import SHAPE
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+START_SECONDS = 300
+"""A real engine on a busy machine takes longer than a minute."""
+ANSWER_SECONDS = 240
+_CPU = {
+    "VLLM_CPU_CI_ENV": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+"""No warm-up, a small cache, nothing from outside."""
+_LOOKALIKE = {"TESSERA_SIM_SHAPE": SHAPE, "TESSERA_SIM_START_SECONDS": "0"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """An engine that answers."""
+
+    url: str
+    http: httpx.AsyncClient
+    process: "subprocess.Popen[bytes]"
+    log: Path
+
+    def terminate(self) -> None:
+        """SIGTERM to the API server alone, as a kubelet sends it."""
+        self.process.terminate()
+
+    async def ended(self, seconds: float) -> int:
+        """Wait for its end: the exit code."""
+        async with asyncio.timeout(seconds):
+            return await asyncio.to_thread(self.process.wait)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """What is started, before the arguments."""
+
+    words: tuple[str, ...]
+    env: Mapping[str, str]
+    confined: Confinement | None = None
+
+
+def lookalike() -> Program:
+    env = {"PYTHONPATH": str(ROOT / "operator"), **_LOOKALIKE}
+    return Program(words=(sys.executable, "-m", "tessera.engine_sim.main"), env=env)
+
+
+def real(venv: Path, confined: Confinement | None = None, readable: Sequence[Path] = ()) -> Program:
+    """The engine in its environment; confined it sees the readable folders beside the system."""
+    path = f"{venv / 'bin'}:{os.environ['PATH']}"
+    words = (str(venv / "bin" / "vllm"), "serve")
+    env = {"PATH": path, **_CPU}
+    if confined is None:
+        return Program(words=words, env=env)
+    around = confined.words(readable)
+    return Program(words=(*around, *words), env={**env, **confined.env}, confined=confined)
+
+
+@asynccontextmanager
+async def running(
+    program: Program, model: str, given: Configuration, folder: Path
+) -> AsyncIterator[Running]:
+    """The engine from its open port on; with its whole session it is gone afterwards."""
+    port = _free_port()
+    argv = [*program.words, model, *given.argv, "--host", "127.0.0.1", "--port", str(port)]
+    log = folder / f"{given.name}-{port}.log"
+    inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    process = _started(argv, {**inherited, **program.env, **given.env}, log)
+    url = f"http://127.0.0.1:{port}"
+    # One connection a request, as probes have them: a kept one may be closed at the wrong moment.
+    limits = httpx.Limits(max_keepalive_connections=0)
+    try:
+        async with httpx.AsyncClient(base_url=url, timeout=ANSWER_SECONDS, limits=limits) as http:
+            found = Running(url=url, http=http, process=process, log=log)
+            await _open(found)
+            yield found
+    finally:
+        await asyncio.to_thread(_end, process)
+
+
+def _started(argv: Sequence[str], env: Mapping[str, str], log: Path) -> "subprocess.Popen[bytes]":
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            argv, env=env, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+
+
+def key(given: Configuration) -> dict[str, str]:
+    """The header that the configuration's requests carry."""
+    guarded = any(word.startswith("--api-key") for word in given.argv)
+    return {"Authorization": f"Bearer {KEY}"} if guarded else {}
+
+
+async def _open(engine: Running) -> None:
+    """Ask until it answers; a process that ends instead shows the end of its log."""
+    try:
+        async with asyncio.timeout(START_SECONDS):
+            while not await _healthy(engine):
+                if engine.process.poll() is not None:
+                    raise AssertionError(f"the engine ended: {_tail(engine.log)}")
+                await asyncio.sleep(0.1)
+    except TimeoutError:
+        raise AssertionError(f"no answer in {START_SECONDS} s: {_tail(engine.log)}") from None
+
+
+async def _healthy(engine: Running) -> bool:
+    try:
+        return (await engine.http.get("/health")).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def _tail(log: Path) -> str:
+    return log.read_text(encoding="utf-8", errors="replace")[-3000:]
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """Kill everything of the session: engine processes outlive their API server."""
+    for number in members(process.pid):
+        try:
+            os.kill(number, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    process.wait()
+
+
+def members(session: int) -> list[int]:
+    """All processes of a session."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            fields = (entry / "stat").read_text(encoding="ascii", errors="replace")
+        except OSError:
+            continue
+        if entry.name.isdecimal() and int(fields.rpartition(")")[2].split()[3]) == session:
+            found.append(int(entry.name))
+    return found
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

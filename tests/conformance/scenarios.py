@@ -1,0 +1,288 @@
+"""What engines do under load and at their end, as facts that must be the same for both."""
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.conformance.cases import COMPLETION
+from tests.conformance.configurations import QUEUE_LIMIT, Configuration
+from tests.conformance.engines import Running, key, members
+from tests.conformance.seen import Facts
+
+DEADLINE_SECONDS = 240
+_MANY = 12
+"""Requests that keep an engine busy."""
+_OVER = 12
+"""Requests beyond the queue limit."""
+_TEXT = list(range(10, 310))
+"""A prompt in tokens, so that both engines count it alike."""
+
+
+@dataclass(slots=True)
+class Heard:
+    """What a client heard of its stream."""
+
+    status: int = 0
+    tokens: int = 0
+    first: float | None = None
+    end: str | None = None
+    done: bool = False
+    failed: bool = False
+    """An event told an error."""
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
+    """It has had a token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Asks one engine."""
+
+    engine: Running
+    given: Configuration
+
+    async def post(self, path: str, body: Any = None) -> httpx.Response:
+        return await self.engine.http.post(path, json=body, headers=key(self.given))
+
+    async def ask(self, tokens: int, **body: Any) -> httpx.Response:
+        asked = {"prompt": _TEXT[:20], "max_tokens": tokens, "ignore_eos": True, **body}
+        return await self.post(COMPLETION, asked)
+
+    async def stream(self, tokens: int, heard: Heard | None = None, **body: Any) -> Heard:
+        """A stream as long as asked for."""
+        found = heard or Heard()
+        asked = {"prompt": _TEXT[:20], "max_tokens": tokens, "ignore_eos": True, "stream": True}
+        asked |= {"temperature": 0, **body}
+        async with self.engine.http.stream(
+            "POST", COMPLETION, json=asked, headers=key(self.given)
+        ) as answer:
+            found.status = answer.status_code
+            async for line in answer.aiter_lines():
+                _listen(found, line.removeprefix("data: "))
+        return found
+
+    async def metrics(self) -> dict[str, float]:
+        """Samples by name and value of the label that is theirs alone."""
+        shown = (await self.engine.http.get("/metrics")).text
+        found: dict[str, float] = {}
+        for family in text_string_to_metric_families(shown):
+            for sample in family.samples:
+                own = sorted(sample.labels.keys() - {"engine", "model_name", "le"})
+                name = sample.name.removeprefix("vllm:")
+                found[" ".join([name, *(sample.labels[label] for label in own)])] = sample.value
+        return found
+
+
+def _listen(heard: Heard, data: str) -> None:
+    if data == "[DONE]":
+        heard.done = True
+    elif data:
+        event = json.loads(data)
+        heard.failed |= "error" in event
+        for choice in event.get("choices", ()):
+            heard.first = heard.first or asyncio.get_running_loop().time()
+            heard.tokens += 1
+            heard.begun.set()
+            heard.end = choice["finish_reason"] or heard.end
+
+
+Asked = list["asyncio.Task[httpx.Response]"]
+
+
+def _end(answer: httpx.Response) -> str:
+    """How an answer ended that is no stream."""
+    if answer.status_code != 200:
+        return str(answer.status_code)
+    return str(answer.json()["choices"][0]["finish_reason"])
+
+
+async def prefix_hits(client: Client) -> Facts:
+    """Tokens that came from the cache: of a new prompt, again, of a longer one, of another."""
+    prompts = (_TEXT, _TEXT, [*_TEXT, *range(10, 110)], _TEXT[1:])
+    await client.post("/reset_prefix_cache")
+    told = [(await client.ask(2, prompt=one)).json()["usage"] for one in prompts]
+    cached = [usage["prompt_tokens_details"]["cached_tokens"] for usage in told]
+    return {"cached": cached, "prompts": [usage["prompt_tokens"] for usage in told]}
+
+
+async def priorities(client: Client) -> Facts:
+    """Four seats are taken at once; of those that wait the urgent ones, who came last, are next."""
+    await client.post("/pause")
+    later = [asyncio.create_task(client.stream(100, priority=10)) for _ in range(8)]
+    await _loaded(client, 8)
+    urgent = [asyncio.create_task(client.stream(100, priority=-10)) for _ in range(4)]
+    await _loaded(client, 12)
+    await client.post("/resume")
+    served = max(one.first or 0 for one in await asyncio.gather(*urgent))
+    after = [one for one in await asyncio.gather(*later) if (one.first or 0) > served]
+    return {"waiting urgent ones first": len(after) >= len(later) - 4}
+
+
+async def queue_limit(client: Client) -> Facts:
+    """More than the queue takes, all at once: how many are refused, and what counts them."""
+    before = await client.metrics()
+    tasks = [asyncio.create_task(client.ask(200)) for _ in range(QUEUE_LIMIT + _OVER)]
+    answers = await asyncio.gather(*tasks)
+    after = await client.metrics()
+    refused = [one for one in answers if one.status_code != 200]
+    name = "admission_rejections_total max_num_queued_reqs"
+    return {
+        "answered": len(answers) - len(refused),
+        "statuses": sorted({one.status_code for one in refused}),
+        "types": sorted({one.json()["error"]["type"] for one in refused}),
+        "retry after": any("retry-after" in one.headers for one in refused),
+        "counted": after[name] - before[name],
+    }
+
+
+async def asleep(client: Client) -> Facts:
+    """A request to a sleeping engine waits unseen, and is answered once it wakes."""
+    slept = (await client.post("/sleep?level=1")).status_code
+    states = await client.metrics()
+    task = asyncio.create_task(client.ask(5))
+    load = await _loaded(client, 1)
+    seen = await client.metrics()
+    health = (await client.engine.http.get("/health")).status_code
+    waits = not task.done()
+    woken = (await client.post("/wake_up")).status_code
+    return {
+        "statuses": [slept, woken, (await task).status_code],
+        "awake": [states["engine_sleep_state awake"], states["engine_sleep_state discard_all"]],
+        "waits": waits,
+        "load": load,
+        "seen waiting": seen["num_requests_waiting"],
+        "health": health,
+    }
+
+
+async def paused(client: Client) -> Facts:
+    """Who is kept over a pause goes on after it; who is aborted ends."""
+    facts: Facts = {}
+    for mode in ("keep", "abort"):
+        await client.post("/pause?mode=keep")
+        stream, tasks = await _held(client)
+        await client.post("/resume")
+        stopped = (await client.post(f"/pause?mode={mode}")).status_code
+        told = (await client.engine.http.get("/is_paused")).json()
+        resumed = (await client.post("/resume")).status_code
+        ends = {_end(one) for one in await asyncio.gather(*tasks)}
+        done = (await stream).done
+        facts[mode] = [stopped, told, resumed, done, *sorted(ends)]
+    return facts
+
+
+async def preemption(client: Client) -> Facts:
+    """More than the KV blocks hold: some lose their place, and all get their whole answer."""
+    before = (await client.metrics())["num_preemptions_total"]
+    answers = await asyncio.gather(*(client.ask(800) for _ in range(8)))
+    after = (await client.metrics())["num_preemptions_total"]
+    told = [one.json()["usage"]["completion_tokens"] for one in answers]
+    return {"tokens": told, "preempted": after > before}
+
+
+async def drain(client: Client) -> Facts:
+    """SIGTERM with work to do: all of it is done, nothing new is taken, health says nothing."""
+    stream, tasks = await _busy(client)
+    client.engine.terminate()
+    late = asyncio.create_task(_refused(client))
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    health = (await client.engine.http.get("/health")).status_code
+    refused_early = late.done()
+    answers = await asyncio.gather(*tasks)
+    heard = await stream
+    code = await client.engine.ended(DEADLINE_SECONDS)
+    return {
+        "stream": [heard.end, heard.done, heard.tokens],
+        "ends": sorted({_end(one) for one in answers}),
+        "tokens": [one.json()["usage"]["completion_tokens"] for one in answers],
+        "late": await late,
+        "refused early": refused_early,
+        "health": health,
+        "exit": code,
+    }
+
+
+async def crash(client: Client) -> Facts:
+    """The engine behind the API server dies: everybody is told, and the whole process ends."""
+    await client.post("/pause?mode=keep")
+    stream, tasks = await _held(client)
+    if (await client.engine.http.post("/sim/crash")).status_code != 200:
+        _kill_engine_process(client.engine)
+    answers = await asyncio.gather(*tasks)
+    heard = await stream
+    code = await client.engine.ended(DEADLINE_SECONDS)
+    return {
+        "stream": [heard.end, heard.done, heard.failed],
+        "ends": sorted({_end(one) for one in answers}),
+        "exit": code,
+    }
+
+
+Scenario = Callable[[Client], Awaitable[Facts]]
+SCENARIOS: dict[str, tuple[Scenario, ...]] = {
+    "plain": (drain,),
+    "rich": (prefix_hits, priorities, queue_limit, asleep, paused),
+    "tight": (preemption, crash),
+}
+"""By configuration; the last one may end the engine."""
+
+
+async def play(engine: Running, given: Configuration) -> dict[str, Facts]:
+    """All scenarios of a configuration, one after the other."""
+    client, found = Client(engine, given), dict[str, Facts]()
+    for scenario in SCENARIOS[given.name]:
+        facts = await scenario(client)
+        found[f"{given.name}/scenario {scenario.__name__.replace('_', ' ')}"] = facts
+    return found
+
+
+async def _busy(client: Client) -> "tuple[asyncio.Task[Heard], Asked]":
+    """Work for seconds, and a stream among it that has had a token.
+
+    Only one stream: a client that reads many of them is slower than the engine.
+    """
+    heard = Heard()
+    tasks = [asyncio.create_task(client.ask(900)) for _ in range(_MANY)]
+    stream = asyncio.create_task(client.stream(900, heard))
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        await heard.begun.wait()
+    return stream, tasks
+
+
+async def _held(client: Client) -> "tuple[asyncio.Task[Heard], Asked]":
+    """The same before a paused engine, where nothing is too late."""
+    stream = asyncio.create_task(client.stream(900))
+    tasks = [asyncio.create_task(client.ask(900)) for _ in range(_MANY)]
+    await _loaded(client, 1 + _MANY)
+    return stream, tasks
+
+
+async def _loaded(client: Client, requests: int) -> int:
+    """Wait until so many requests have arrived."""
+    load = 0
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while load < requests:
+            load = (await client.engine.http.get("/load")).json()["server_load"]
+    return load
+
+
+async def _refused(client: Client) -> int:
+    """The status of the first request that is taken no more."""
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while (answer := await client.ask(1)).status_code == 200:
+            pass
+    return answer.status_code
+
+
+def _kill_engine_process(engine: Running) -> None:
+    """As the kernel does when memory runs out."""
+    for number in members(engine.process.pid):
+        with open(f"/proc/{number}/cmdline", "rb") as read:  # noqa: PTH123
+            if b"EngineCore" in read.read():
+                os.kill(number, signal.SIGKILL)

@@ -1,0 +1,116 @@
+"""What of an answer is compared: status, kind of content, keys of JSON; of metrics their form."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+Facts = dict[str, Any]
+"""What is compared of one case, by its aspect, as JSON."""
+
+_MAPS = ("top_logprobs[]", "prompt_logprobs[]", "vllm_config", "vllm_env", "system_env")
+"""Places whose keys are not names of the API: tokens, their numbers, settings of the machine."""
+_SETTINGS = ("vllm_config", "vllm_env", "system_env")
+_COMMON = {"engine", "model_name"}
+_OWN_SERIES = "vllm:"
+_TOLD_ELSEWHERE = ("vllm:cache_config_info", "vllm:lora_requests_info")
+"""Infos whose values are texts."""
+_ECHOED = ("x-request-id",)
+"""Headers of the engine's own."""
+
+
+def answer(response: httpx.Response) -> Facts:
+    """The facts of one answer. Of an OpenAPI page the routes, not how bodies are described."""
+    kind = response.headers.get("content-type", "").partition(";")[0]
+    found: Facts = {"status": response.status_code, "content": kind}
+    echoed = [name for name in _ECHOED if name in response.headers]
+    if echoed:
+        found["headers"] = echoed
+    if kind == "text/event-stream":
+        return found | {"events": _events(response.text)}
+    if kind != "application/json" or not response.content:
+        return found
+    body = response.json()
+    if isinstance(body, dict) and "openapi" in body:
+        return found | {"routes": routes(body)}
+    found["keys"] = sorted(set(keys(body)))
+    return found | _said(body)
+
+
+def routes(page: Mapping[str, Any]) -> list[str]:
+    """Routes of an OpenAPI page, with their methods."""
+    return sorted(
+        f"{method.upper()} {path}" for path, one in page["paths"].items() for method in one
+    )
+
+
+def keys(value: Any, place: str = "") -> Iterator[str]:
+    """Paths of all keys in JSON."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            known = "*" if place.endswith(_MAPS) else name
+            path = f"{place}.{known}" if place else known
+            yield path
+            if not place.endswith(_SETTINGS):
+                yield from keys(inner, path)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from keys(inner, f"{place}[]")
+
+
+def _said(body: Any) -> Facts:
+    """Of a refusal who is to blame, and of an answer how it ended."""
+    if not isinstance(body, dict):
+        return {}
+    error = body.get("error")
+    if isinstance(error, dict):
+        return {"error": {name: error.get(name) for name in ("type", "param", "code")}}
+    choices = [one for one in body.get("choices") or [] if isinstance(one, dict)]
+    ends = [one["finish_reason"] for one in choices if "finish_reason" in one]
+    return {"ends": ends} if ends else {}
+
+
+def _events(text: str) -> list[list[str]]:
+    """The kinds of events of a stream in their order; equal neighbours count as one."""
+    found: list[list[str]] = []
+    for block in text.split("\n\n"):
+        kind = _event(block)
+        if kind and (not found or found[-1] != kind):
+            found.append(kind)
+    return found
+
+
+def _event(block: str) -> list[str]:
+    told: list[str] = []
+    for line in block.splitlines():
+        field, _, value = line.partition(": ")
+        if field == "event":
+            told.append(f"event {value}")
+        elif field == "data" and not value.startswith("{"):
+            told.append(value)
+        elif field == "data":
+            told += sorted(set(keys(json.loads(value))))
+    return told
+
+
+def metrics(text: str) -> dict[str, Facts]:
+    """The form of every metric by its name; counters carry their `_total`."""
+    found: dict[str, Facts] = {}
+    for family in text_string_to_metric_families(text):
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+        bounds = {float(s.labels["le"]) for s in family.samples if "le" in s.labels}
+        facts: Facts = {"type": family.type, "labels": sorted(labels)}
+        if bounds:
+            facts["buckets"] = sorted(bounds - {float("inf")})
+        own = labels - _COMMON
+        if name.startswith(_OWN_SERIES) and name not in _TOLD_ELSEWHERE and own:
+            series = {
+                ",".join(f"{label}={sample.labels[label]}" for label in sorted(own))
+                for sample in family.samples
+            }
+            facts["series"] = sorted(series)
+        found[name] = facts
+    return found

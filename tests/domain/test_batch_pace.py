@@ -1,0 +1,59 @@
+"""What batches are planned with: their own pace, else what services measured, else a share."""
+
+from dataclasses import replace
+from decimal import Decimal
+
+import pytest
+
+from tessera.api.inference_service import SpeedStatus
+from tessera.domain.batch import pace
+from tessera.domain.batch.batches import situations
+from tessera.domain.batch.spec import accept
+from tessera.domain.checks import shape_of
+from tessera.domain.perf import Measured, case_of
+from tessera.domain.plan import plan
+from tessera.domain.ref import Ref
+from tessera.domain.status import service_status
+from tests.batch_builders import NIGHT, a_batch, a_checked_situation, decided
+from tests.builders import NOW, SMALL, a_pod, a_service, a_snapshot, a_workload
+
+
+def test_before_its_own_pace_is_known_a_batch_counts_on_what_services_measured() -> None:
+    situation = a_checked_situation()
+    source, choice = accept(situation)[1], decided(situation).choice
+    progress = situation.batch.status.progress
+    assert source is not None
+    assert choice is not None
+    assert progress is not None
+    shape = shape_of(source.spec)
+    assert shape is not None
+    case = case_of(shape, choice.fit.precision, choice.fit.hardware)
+
+    def rate(own: str | None = None, measured: float | None = None) -> float:
+        known = progress.model_copy(update={"pace": own and Decimal(own)})
+        found = {} if measured is None else {case: Measured(ratio=measured, requests=500)}
+        return pace.rate(choice, source, known, found)
+
+    expected = rate() / pace.UNMEASURED
+    assert rate(measured=1.5) == pytest.approx(expected * pace.MEASURED / 1.5)
+    assert rate(measured=0.8) > expected
+    assert rate("0.40", measured=0.8) == pytest.approx(expected * 0.4)
+
+
+def test_a_batch_meets_what_services_of_the_fleet_measured() -> None:
+    speed = {
+        "model": SMALL,
+        "variant": "a100-1g-10gb",
+        "reason": "SlowerThanPredicted",
+        "interTokenMs": {"predicted": "10", "measured": "13"},
+        "tokensPerSecond": {"predicted": "1000", "measured": "500"},
+        "ratio": "1.30",
+        "requests": 500,
+        "at": NOW,
+    }
+    plain = a_snapshot(a_service(), pods=(a_pod(),), workloads=(a_workload(1),))
+    status = service_status(plain, plan(plain).allotments[Ref("team-a", "chat")], None, None)
+    told = status.model_copy(update={"speed": SpeedStatus.model_validate(speed)})
+    fleet = replace(plain, services=(a_service(status=told),), batches=(a_batch(),))
+    (found,) = situations(fleet)[NIGHT].measured.values()
+    assert found == Measured(ratio=1.3, requests=500)

@@ -1,0 +1,379 @@
+"""What engines did, beside what the speed model says of the same load; and what is told of it."""
+
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from tessera.api.inference_service import SpeedStatus
+from tessera.domain.checks import shape_of
+from tessera.domain.explain.explain import explain
+from tessera.domain.perf import Case, case_of
+from tessera.domain.placement import Choice
+from tessera.domain.plan import Kept, plan
+from tessera.domain.reasons import SpeedAsPredicted
+from tessera.domain.snapshot import Pod, Ref, Service, Snapshot, SpeedReading
+from tessera.domain.speed.measured import measured
+from tessera.domain.speed.seen import Speed, bounds, bucket, peaks_of, predicted, seen
+from tessera.domain.speed.verdict import judged, reason_of, verdict
+from tessera.domain.status import service_status
+from tests.builders import (
+    A100,
+    H100,
+    NOW,
+    a_node,
+    a_pod,
+    a_service,
+    a_snapshot,
+    a_spec,
+    a_speed_reading,
+    a_workload,
+    allotted,
+    at,
+    readings_of,
+)
+
+CHAT = Ref("team-a", "chat")
+PODS = (a_pod("chat-0"), a_pod("chat-1"))
+AS, SLOWER, FASTER = (
+    SpeedAsPredicted.AS_PREDICTED,
+    SpeedAsPredicted.SLOWER,
+    SpeedAsPredicted.FASTER,
+)
+
+
+def a_choice(**fields: Any) -> Choice:
+    choice = allotted(a_snapshot(a_service(), **fields)).choice
+    assert choice is not None
+    return choice
+
+
+def a_speed(reading: SpeedReading, pods: tuple[Pod, ...] = PODS) -> Speed:
+    return seen(a_spec(), a_choice(), pods, [reading])
+
+
+def as_predicted(times: float = 1.0, **fields: Any) -> Speed:
+    """Engines that take so many times as long as predicted."""
+    told = a_speed_reading(**fields)
+    gap = predicted(a_choice().fit, told)
+    assert gap is not None
+    return a_speed(replace(told, gap_seconds=gap.mean * times))
+
+
+def told_of(times: float, kept: SpeedStatus | None = None, when: float = 0) -> SpeedStatus:
+    got = judged(as_predicted(times), kept, at(when))
+    assert got is not None
+    return got
+
+
+def test_the_step_is_predicted_for_what_was_in_it() -> None:
+    choice = a_choice()
+    reading = a_speed_reading(prefill_tokens=0.0, kv_usage=0.02, running=4.0, kv_tokens=100_000)
+    gap = predicted(choice.fit, reading)
+    # 2000 tokens in the cache of a replica with 4 requests are 500 each, and a step had 8.
+    decode = choice.fit.step.seconds(decoding=8, kv_tokens=4000)
+    assert gap is not None
+    assert (gap.mean, gap.median) == (decode, decode)
+
+
+def test_steps_with_prompts_count_by_their_share() -> None:
+    choice = a_choice()
+    reading = a_speed_reading(prefill_tokens=10.0, prompt_tokens=100.0)
+    without = predicted(choice.fit, a_speed_reading(prefill_tokens=0.0))
+    gap = predicted(choice.fit, reading)
+    both = choice.fit.step.seconds(
+        decoding=8, kv_tokens=4800, prefill_tokens=100, prefill_pairs=100 * 100
+    )
+    assert gap is not None
+    assert without is not None
+    assert gap.median == without.mean
+    assert gap.mean == pytest.approx(0.1 * both + 0.9 * without.mean)
+
+
+def test_where_most_steps_read_prompts_the_median_step_does() -> None:
+    fit = a_choice(nodes=(a_node(whole=1),)).fit
+    gap = predicted(fit, a_speed_reading(prefill_tokens=900.0, prompt_tokens=1000.0))
+    assert gap is not None
+    assert gap.median > gap.mean
+
+
+def test_a_prompt_longer_than_a_step_is_read_in_chunks() -> None:
+    fit = a_choice().fit
+    most = fit.limits.max_num_batched_tokens - 8
+    full = fit.step.seconds(
+        decoding=8, kv_tokens=4800, prefill_tokens=most, prefill_pairs=most * 10 * most
+    )
+    gap = predicted(fit, a_speed_reading(prefill_tokens=most, prompt_tokens=10.0 * most))
+    assert gap is not None
+    assert gap.mean == full
+
+
+@pytest.mark.parametrize("missing", ["sequences", "running", "kv_usage"])
+def test_without_the_load_nothing_is_predicted(missing: str) -> None:
+    assert predicted(a_choice().fit, a_speed_reading(**{missing: None})) is None
+
+
+def test_capacity_and_prices_are_those_of_replicas_that_take_requests() -> None:
+    pods = (*PODS, a_pod("chat-2", ready_since=None), a_pod("chat-3", variant="another"))
+    got = a_speed(a_speed_reading(tokens_per_second=100.0), pods)
+    choice = a_choice()
+    assert got.capacity == 2 * choice.fit.limits.tokens_per_second
+    assert got.price is not None
+    assert float(got.price.rounded(6)) == pytest.approx(
+        float(choice.hourly.rounded(9)) * 2 / (100 * 3600) * 1e6, rel=1e-4
+    )
+
+
+def test_next_to_no_tokens_have_no_price() -> None:
+    assert a_speed(a_speed_reading(tokens_per_second=0.5)).price is None
+
+
+def test_the_share_of_the_peak_is_that_of_the_slice() -> None:
+    got = a_speed(a_speed_reading(flops_per_second=4e12, bytes_per_second=50e9))
+    assert got.mfu == pytest.approx(4e12 / (312e12 * 14 / 108))
+    assert got.mbu == pytest.approx(50e9 / got.peaks.bandwidth)
+
+
+def test_an_engine_that_does_not_count_operations_has_no_share_of_the_peak() -> None:
+    assert a_speed(a_speed_reading(flops_per_second=0.0, bytes_per_second=0.0)).mfu is None
+    idle = a_speed_reading(flops_per_second=0.0, bytes_per_second=0.0, tokens_per_second=0.0)
+    assert a_speed(idle).mfu == 0
+
+
+def test_the_cache_is_compared_with_the_plan() -> None:
+    planned = a_choice().fit.memory.kv_tokens
+    got = a_speed(a_speed_reading(kv_tokens=round(planned * 1.05)))
+    assert got.kv_planned == planned
+    assert got.kv_error == pytest.approx(0.05, abs=1e-4)
+    assert a_speed(a_speed_reading(kv_tokens=None)).kv_error is None
+
+
+def test_a_reading_of_another_variant_says_nothing_of_this_one() -> None:
+    mine, other = a_speed_reading(variant="a100-1g-10gb"), a_speed_reading(variant="other")
+    assert seen(a_spec(), a_choice(), PODS, [mine, other]).requests == 1200
+    assert seen(a_spec(), a_choice(), PODS, [other]).requests == 0
+
+
+def test_buckets_are_those_that_the_engine_counts_in() -> None:
+    assert bucket(0.012, bounds("0.32.0")) == (0.01, 0.025)
+    assert bucket(0.01, bounds("0.32.0")) == (0.0, 0.01)
+    assert bucket(81.0, bounds("0.32.0")) is None
+    assert bounds("0.99.0") == bounds("0.32.0")
+
+
+@pytest.mark.parametrize(
+    ("times", "reason"), [(1.0, AS), (1.14, AS), (1.16, SLOWER), (0.86, AS), (0.84, FASTER)]
+)
+def test_more_than_15_percent_off_is_off(times: float, reason: SpeedAsPredicted) -> None:
+    assert reason_of(as_predicted(times), None) is reason
+
+
+@pytest.mark.parametrize(("times", "reason"), [(1.12, SLOWER), (1.09, AS), (0.88, FASTER)])
+def test_what_was_off_is_right_again_within_10_percent(
+    times: float, reason: SpeedAsPredicted
+) -> None:
+    before = SLOWER if times > 1 else FASTER
+    assert reason_of(as_predicted(times), before) is reason
+
+
+def test_fewer_than_100_requests_say_nothing() -> None:
+    assert reason_of(as_predicted(2.0, requests=99.0), None) is None
+    assert reason_of(as_predicted(2.0, requests=100.0), None) is SLOWER
+
+
+def test_a_bucket_beyond_the_predicted_median_decides_whatever_the_mean_says() -> None:
+    right = as_predicted(1.0)
+    assert right.predicted is not None
+    median = right.predicted.median
+    beyond = replace(right, median_bucket=(median * 1.2, median * 3))
+    below = replace(right, median_bucket=(0.0, median * 0.8))
+    assert (reason_of(beyond, None), reason_of(below, None)) == (SLOWER, FASTER)
+
+
+def test_a_bucket_around_the_predicted_median_leaves_it_to_the_mean() -> None:
+    slow = as_predicted(1.3)
+    assert slow.predicted is not None
+    wide = replace(slow, median_bucket=(0.0, slow.predicted.median * 3))
+    narrow = replace(slow, median_bucket=(slow.predicted.median * 0.9, slow.predicted.median * 1.1))
+    assert (reason_of(wide, None), reason_of(narrow, None)) == (SLOWER, AS)
+
+
+def test_the_first_measurement_is_told_at_once() -> None:
+    got = told_of(1.07)
+    assert (got.reason, str(got.ratio), got.requests, got.at) == ("AsPredicted", "1.07", 1200, NOW)
+    assert got.variant == "a100-1g-10gb"
+
+
+def test_nothing_is_told_anew_within_five_minutes() -> None:
+    kept = told_of(1.0)
+    assert told_of(2.0, kept, 299) is kept
+    assert told_of(2.0, kept, 300).reason == "SlowerThanPredicted"
+
+
+def test_what_moved_little_is_not_told_anew() -> None:
+    kept = told_of(1.0)
+    assert told_of(1.09, kept, 600) is kept
+    assert told_of(1.13, kept, 600) is not kept
+
+
+def test_throughput_that_follows_the_load_is_no_news_until_it_moved_by_half() -> None:
+    kept = judged(as_predicted(1.0), None, NOW)
+    more = judged(as_predicted(1.0, tokens_per_second=590.0), kept, at(600))
+    much_more = judged(as_predicted(1.0, tokens_per_second=610.0), kept, at(600))
+    assert more is kept
+    assert much_more is not kept
+
+
+def test_without_a_reading_what_was_told_stays() -> None:
+    kept = told_of(1.3)
+    assert judged(a_speed(SpeedReading()), kept, at(3600)) is kept
+    assert verdict(kept).reason is SLOWER
+
+
+@pytest.mark.parametrize("field", ["variant", "model"])
+def test_what_was_measured_of_another_variant_or_model_is_forgotten(field: str) -> None:
+    kept = told_of(1.3).model_copy(update={field: "another"})
+    assert judged(a_speed(SpeedReading()), kept, at(3600)) is None
+    assert verdict(None).reason is SpeedAsPredicted.NOT_ENOUGH_REQUESTS
+
+
+def test_a_word_of_a_newer_version_is_no_verdict() -> None:
+    kept = told_of(1.3).model_copy(update={"reason": "MuchSlower"})
+    assert verdict(kept).reason is SpeedAsPredicted.NOT_ENOUGH_REQUESTS
+
+
+def test_the_message_has_both_times_and_where_to_look() -> None:
+    message = verdict(told_of(1.3)).message
+    assert "1.30 times as long" in message
+    assert "1200 requests" in message
+    assert "docs/tasks/alerts.md" in message
+
+
+def a_measured_fleet(
+    times: float, service: Service | None = None, when: float = 0, **fields: Any
+) -> Snapshot:
+    reading = as_predicted(times)
+    told = a_speed_reading(gap_seconds=reading.measured_mean, variant="a100-1g-10gb")
+    readings = readings_of(
+        PODS, at=at(when), speeds={CHAT: (replace(told, **fields),)}, speeds_at=at(when)
+    )
+    found = service or a_service()
+    return a_snapshot(found, at=at(when), pods=PODS, workloads=(a_workload(2),), readings=readings)
+
+
+def written(snapshot: Snapshot, kept: Kept | None = None) -> Service:
+    """The service as the turn leaves it."""
+    one = plan(snapshot, kept).allotments[CHAT]
+    return replace(one.service, status=service_status(snapshot, one, None, None))
+
+
+def test_status_and_condition_tell_both_speeds() -> None:
+    got = written(a_measured_fleet(1.3)).status
+    assert got.speed is not None
+    assert float(got.speed.ratio) == 1.3
+    condition = next(one for one in got.conditions if one.type == "SpeedAsPredicted")
+    assert (condition.status, condition.reason) == ("False", "SlowerThanPredicted")
+
+
+def test_a_restarted_operator_keeps_what_the_status_says() -> None:
+    before = written(a_measured_fleet(1.3))
+    after = written(a_snapshot(before, pods=PODS, workloads=(a_workload(2),)))
+    assert after.status.speed == before.status.speed
+
+
+def test_moving_readings_write_no_status() -> None:
+    kept, service = Kept(), written(a_measured_fleet(1.0))
+    for turn in range(1, 20):
+        moved = a_measured_fleet(
+            1 + 0.004 * turn, service, 30.0 * turn, tokens_per_second=400.0 + 9 * turn
+        )
+        assert written(moved, kept).status.speed == service.status.speed
+
+
+def test_a_verdict_that_changes_is_written_once_in_five_minutes() -> None:
+    service, changes = written(a_measured_fleet(1.0)), 0
+    for turn in range(1, 31):  # a quarter of an hour between right and wrong
+        after = written(a_measured_fleet(1.3 if turn % 2 else 1.0, service, 30.0 * turn))
+        changes += after.status.speed != service.status.speed
+        service = after
+    assert changes <= 3
+
+
+def test_8_bits_are_measured_by_the_peak_at_8_bits_where_there_is_one() -> None:
+    spec = a_spec(precision={"variants": [{"precision": "fp8"}]})
+
+    def peak(product: str) -> float:
+        fleet = a_snapshot(
+            a_service(spec=spec), nodes=(a_node(slices={"1g.10gb": 7}, product=product),)
+        )
+        choice = allotted(fleet).choice
+        assert choice is not None
+        fit = replace(choice.fit, precision="fp8")
+        return peaks_of(spec, fit).flops / fit.hardware.bf16_flops
+
+    assert peak(H100) == pytest.approx(2, rel=0.01)
+    assert peak(A100) == 1
+
+
+def test_what_a_service_measured_corrects_what_is_told_of_it_and_no_limit() -> None:
+    before, after = written(a_measured_fleet(1.0)).status, written(a_measured_fleet(1.25)).status
+    assert before.variant is not None
+    assert after.variant is not None
+    assert after.variant.tokens_per_second == pytest.approx(
+        before.variant.tokens_per_second / 1.25, rel=0.01
+    )
+    assert (after.variant.source, after.variant.max_num_seqs) == (
+        "measured",
+        before.variant.max_num_seqs,
+    )
+    assert before.cost is not None
+    assert after.cost is not None
+    assert float(after.cost.per_million_tokens or 0) == pytest.approx(
+        1.25 * float(before.cost.per_million_tokens or 0), rel=0.01
+    )
+    assert "measured" in after.cost.assumes
+
+
+def test_a_measurement_changes_nothing_that_engines_are_made_of() -> None:
+    service = written(a_measured_fleet(1.4))
+    told = plan(a_measured_fleet(1.4, service, 600)).allotments[CHAT]
+    plain = plan(a_snapshot(a_service(), pods=PODS, workloads=(a_workload(2),))).allotments[CHAT]
+    assert told.measured is not None
+    assert told.choice == plain.choice
+
+
+def a_case(service: Service) -> Case:
+    found = a_choice().fit
+    assert service.spec is not None
+    shape = shape_of(service.spec)
+    assert shape is not None
+    return case_of(shape, found.precision, found.hardware)
+
+
+def test_services_of_one_case_are_weighed_by_their_requests() -> None:
+    first = written(a_measured_fleet(1.2))
+    speed = first.status.speed
+    assert speed is not None
+    less = speed.model_copy(update={"ratio": Decimal("1.5"), "requests": 400})
+    other = replace(first, status=first.status.model_copy(update={"speed": less}))
+    got = measured([first, other, a_service("quiet")])[a_case(first)]
+    assert got.ratio == pytest.approx(1.275)
+    assert got.requests == 1600
+
+
+@pytest.mark.parametrize("field", ["variant", "model"])
+def test_what_was_measured_before_a_service_moved_on_counts_for_none(field: str) -> None:
+    service = written(a_measured_fleet(1.2))
+    speed = service.status.speed
+    assert speed is not None
+    moved = speed.model_copy(update={field: "another"})
+    status = service.status.model_copy(update={"speed": moved})
+    assert measured([replace(service, status=status)]) == {}
+
+
+def test_explain_tells_the_measured_throughput_and_why() -> None:
+    snapshot = a_measured_fleet(1.25, written(a_measured_fleet(1.25)))
+    told = {one.topic: one for one in explain(snapshot, plan(snapshot), CHAT)}
+    assert "measured in this cluster" in told["sizing"].message
+    assert "1.25 times as long" in dict(told["sizing"].numbers)["tokens a second"]

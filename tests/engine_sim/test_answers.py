@@ -1,0 +1,134 @@
+"""More than one plain answer: several of them, log-probabilities, other vendors' forms."""
+
+from typing import Any
+
+import pytest
+
+from tests.engine_sim.running import running
+
+HI = [{"role": "user", "content": "say hi"}]
+LORA = ("--enable-lora",)
+RUNTIME = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
+
+
+async def test_several_answers_of_several_prompts_come_in_order_and_count_prompts_once() -> None:
+    async with running() as engine:
+        asked = {"prompt": ["one", "two"], "n": 2, "max_tokens": 4}
+        got = (await engine.post("/v1/completions", **asked)).json()
+        single = (await engine.post("/v1/completions", prompt="two", max_tokens=4)).json()
+        seen = await engine.metrics()
+    assert [choice["index"] for choice in got["choices"]] == [0, 1, 2, 3]
+    assert len({choice["text"] for choice in got["choices"]}) == 4
+    assert got["choices"][2]["text"] == single["choices"][0]["text"]
+    assert got["usage"]["prompt_tokens"] == 2
+    assert got["usage"]["completion_tokens"] == 16
+    assert seen["request_params_n_sum"] == 4 * 2 + 1
+
+
+async def test_streamed_answers_are_told_apart_by_their_index() -> None:
+    asked = {"messages": HI, "n": 3, "max_tokens": 5}
+    async with running() as engine:
+        whole = (await engine.post("/v1/chat/completions", **asked)).json()
+        events = await engine.stream("/v1/chat/completions", **asked)
+    told = {0: "", 1: "", 2: ""}
+    for event in events[:-1]:
+        for choice in event["choices"]:
+            told[choice["index"]] += choice["delta"]["content"]
+    assert told == {one["index"]: one["message"]["content"] for one in whole["choices"]}
+    ends = [c["finish_reason"] for event in events[:-1] for c in event["choices"]]
+    assert [end for end in ends if end] == ["length"] * 3
+
+
+async def test_log_probabilities_are_of_the_tokens_and_fall_from_the_chosen_one_on() -> None:
+    async with running() as engine:
+        asked = {"prompt": "tell", "max_tokens": 6, "logprobs": 3}
+        got = (await engine.post("/v1/completions", **asked)).json()["choices"][0]
+        again = (await engine.post("/v1/completions", **asked)).json()["choices"][0]
+    told = got["logprobs"]
+    assert told == again["logprobs"]
+    assert "".join(told["tokens"]) == got["text"]
+    assert [got["text"][start:].startswith(t) for start, t in _places(told)] == [True] * 6
+    for token, number, top in zip(
+        told["tokens"], told["token_logprobs"], told["top_logprobs"], strict=True
+    ):
+        assert top[token] == number == max(top.values()) <= 0
+        assert len(top) == 3
+
+
+def _places(told: dict[str, Any]) -> list[tuple[int, str]]:
+    return list(zip(told["text_offset"], told["tokens"], strict=True))
+
+
+async def test_the_limit_of_log_probabilities_is_the_flag() -> None:
+    async with running("--max-logprobs", "2") as engine:
+        asked = {"prompt": "tell", "max_tokens": 1}
+        codes = [
+            (await engine.post("/v1/completions", **asked, logprobs=count)).status_code
+            for count in (2, 3)
+        ]
+    assert codes == [200, 400]
+
+
+async def test_an_echoed_prompt_stands_before_the_answer_with_its_log_probabilities() -> None:
+    async with running() as engine:
+        asked = {"prompt": "once upon a time", "max_tokens": 2, "echo": True, "logprobs": 1}
+        got = (await engine.post("/v1/completions", **asked)).json()["choices"][0]
+    assert got["text"].startswith("once upon a time")
+    assert "".join(got["logprobs"]["tokens"]) == got["text"]
+    assert got["logprobs"]["token_logprobs"][0] is None
+    assert len(got["prompt_logprobs"]) == 4
+
+
+async def test_tokens_can_be_turned_back_into_the_text_they_came_from() -> None:
+    async with running() as engine:
+        tokens = (await engine.post("/tokenize", prompt="a tile of a mosaic")).json()["tokens"]
+        back = await engine.post("/detokenize", tokens=tokens)
+    assert back.json() == {"prompt": "a tile of a mosaic"}
+
+
+async def test_the_other_forms_say_what_a_chat_says() -> None:
+    async with running() as engine:
+        chat = (await engine.post("/v1/chat/completions", messages=HI, max_tokens=5)).json()
+        message = (
+            await engine.post("/v1/messages", model="tiny", messages=HI, max_tokens=5)
+        ).json()
+        response = (await engine.post("/v1/responses", input="say hi", max_output_tokens=5)).json()
+        wrong = await engine.post("/v1/messages", model="x", messages=HI, max_tokens=5)
+    text = chat["choices"][0]["message"]["content"]
+    assert message["content"] == [{"type": "text", "text": text}]
+    assert message["stop_reason"] == "max_tokens"
+    assert response["output"][0]["content"][0]["text"] == text
+    assert response["status"] == "incomplete"
+    assert (wrong.status_code, wrong.json()["type"]) == (404, "error")
+
+
+async def test_per_request_metrics_add_up() -> None:
+    async with running("--enable-per-request-metrics") as engine:
+        got = (await engine.post("/v1/completions", prompt="x", max_tokens=9)).json()["metrics"]
+    assert got["queue_time_ms"] <= got["time_to_first_token_ms"]
+    assert got["mean_itl_ms"] == pytest.approx(got["generation_time_ms"] / 8)
+    seconds = (got["time_to_first_token_ms"] + got["generation_time_ms"]) / 1e3
+    assert got["tokens_per_second"] == pytest.approx(9 / seconds)
+
+
+async def test_an_adapter_comes_and_goes_while_the_engine_runs(tmp_path: Any) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    loaded = {"lora_name": "sql", "lora_path": str(tmp_path)}
+    asked = {"model": "sql", "prompt": "a", "max_tokens": 1}
+    async with running(*LORA, **RUNTIME) as engine:
+        before = await engine.post("/v1/completions", **asked)
+        load = await engine.post("/v1/load_lora_adapter", **loaded)
+        during = await engine.post("/v1/completions", **asked)
+        listed = (await engine.http.get("/v1/models")).json()["data"]
+        unload = await engine.post("/v1/unload_lora_adapter", lora_name="sql")
+        after = await engine.post("/v1/completions", **asked)
+    codes = [one.status_code for one in (before, load, during, unload, after)]
+    assert codes == [404, 200, 200, 200, 404]
+    assert during.json()["model"] == "sql"
+    assert [(one["id"], one["parent"]) for one in listed] == [("tiny", None), ("sql", "tiny")]
+
+
+async def test_adapters_stay_as_they_are_without_the_engine_s_variable() -> None:
+    async with running(*LORA) as engine:
+        got = await engine.post("/v1/load_lora_adapter", lora_name="sql", lora_path="acme/sql")
+    assert got.status_code == 404

@@ -1,0 +1,49 @@
+"""The chart's recording rules and alerts: what can be said of them without Prometheus."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.test_dashboard import DASHBOARDS, known_metrics, read, targets
+
+FOLDER = Path(__file__).parents[1] / "charts" / "tessera" / "rules"
+RULES: list[dict[str, Any]] = [
+    rule
+    for path in sorted(FOLDER.glob("*.yaml"))
+    for group in yaml.safe_load(path.read_text(encoding="utf-8"))
+    for rule in group["rules"]
+]
+FOREIGN = {"DCGM_FI_PROF_GR_ENGINE_ACTIVE"}
+
+
+def test_every_metric_is_exported_or_recorded_before() -> None:
+    known = known_metrics() | FOREIGN
+    for rule in RULES:
+        asked = set(re.findall(r"\b(?:tessera_(?!dev_)|tessera:|vllm:|DCGM_)[\w:]+", rule["expr"]))
+        assert asked
+        assert asked <= known, asked - known
+        known.add(rule.get("record", ""))
+
+
+def test_every_record_serves_an_alert_or_a_panel() -> None:
+    recorded = [rule["record"] for rule in RULES if "record" in rule]
+    assert len(set(recorded)) == len(recorded)
+    asked = [rule["expr"] for rule in RULES]
+    asked += [target["expr"] for path in DASHBOARDS for target in targets(read(path))]
+    assert [one for one in recorded if one not in " ".join(asked)] == []
+
+
+def test_panels_ask_for_what_is_recorded() -> None:
+    recorded = {rule["record"] for rule in RULES if "record" in rule}
+    asked = " ".join(target["expr"] for path in DASHBOARDS for target in targets(read(path)))
+    assert set(re.findall(r"tessera:[\w:]+", asked)) <= recorded
+
+
+@pytest.mark.parametrize("rule", [one for one in RULES if "alert" in one], ids=lambda r: r["alert"])
+def test_an_alert_has_a_time_a_severity_and_words(rule: dict[str, Any]) -> None:
+    assert re.fullmatch(r"\d+[mh]", rule["for"])
+    assert rule["labels"]["severity"] in ("info", "warning")
+    assert set(rule["annotations"]) == {"summary", "description", "runbook"}

@@ -1,0 +1,79 @@
+"""What the operator exports of speeds."""
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from tessera.domain.bill import Bill
+from tessera.domain.plan import plan
+from tessera.domain.snapshot import Ref, SpeedReading
+from tessera.reconcile.fleet import Outcome
+from tessera.telemetry import Telemetry
+from tests.builders import (
+    a_pod,
+    a_service,
+    a_snapshot,
+    a_speed_reading,
+    a_workload,
+    at,
+    readings_of,
+)
+
+PODS = (a_pod("chat-0"), a_pod("chat-1"))
+CHAT = Ref("team-a", "chat")
+
+
+def outcome(*readings: SpeedReading, when: float = 0) -> Outcome:
+    told = readings_of(PODS, speeds={CHAT: readings}, speeds_at=at(when))
+    snapshot = a_snapshot(a_service(), pods=PODS, workloads=(a_workload(2),), readings=told)
+    return Outcome(snapshot=snapshot, plan=plan(snapshot), bill=Bill(), problems={}, writes=0)
+
+
+def scraped(telemetry: Telemetry) -> dict[str, float]:
+    """`metric` or `metric kind` -> value, of the service's speeds."""
+    found = {}
+    for family in text_string_to_metric_families(telemetry.exposition().decode()):
+        for sample in family.samples:
+            name = sample.name.removeprefix("tessera_service_")
+            found[f"{name} {sample.labels.get('kind', '')}".strip()] = sample.value
+    return found
+
+
+def test_both_speeds_prices_and_caches_are_told_side_by_side() -> None:
+    telemetry = Telemetry()
+    measured = a_speed_reading(
+        tokens_per_second=360.0, flops_per_second=4.0444e12, median_gap_seconds=0.015
+    )
+    telemetry.turned(outcome(measured), 0.1, 0.1)
+    got = scraped(telemetry)
+    assert got["output_tokens_per_second measured"] == 360
+    assert got["output_tokens_per_second predicted"] > 360
+    assert got["inter_token_seconds measured"] == 0.012
+    assert 0 < got["inter_token_seconds predicted"] < 0.033
+    assert got["inter_token_median_seconds measured"] == 0.015
+    assert got["cost_per_million_tokens measured"] > got["cost_per_million_tokens predicted"] > 0
+    assert round(got["mfu"], 2) == 0.1
+    assert got["kv_usage"] == 0.02
+    assert got["kv_tokens measured"] == 120_000
+    assert got["kv_tokens_error"] == 120_000 / got["kv_tokens predicted"] - 1
+    assert 0 < got["peak_bytes_per_second"] < got["peak_flops"]
+
+
+def test_without_readings_only_predictions_are_told() -> None:
+    telemetry = Telemetry()
+    telemetry.turned(outcome(), 0.1, 0.1)
+    got = scraped(telemetry)
+    assert "output_tokens_per_second predicted" in got
+    assert "peak_flops" in got
+    assert not any(name.endswith(" measured") for name in got)
+    assert "mfu" not in got
+
+
+def test_what_a_later_reading_says_is_told_though_nothing_is_decided_by_it() -> None:
+    telemetry = Telemetry()
+    telemetry.turned(outcome(a_speed_reading(tokens_per_second=100.0)), 0.1, 0.1)
+    assert scraped(telemetry)["output_tokens_per_second measured"] == 100
+    telemetry.turned(outcome(a_speed_reading(tokens_per_second=101.0), when=30), 0.1, 0.1)
+    assert scraped(telemetry)["output_tokens_per_second measured"] == 101
+
+
+def test_before_the_first_turn_nothing_is_told_of_services() -> None:
+    assert not any(name.startswith("mfu") for name in scraped(Telemetry()))
