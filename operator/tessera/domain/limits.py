@@ -107,7 +107,7 @@ def full_step(demand: Demand, step: StepTime, sequences: int, tokens: int) -> fl
     """Seconds of a step of so many tokens, filled up with usual prompts."""
     return step.seconds(
         decoding=sequences,
-        kv_tokens=sequences * demand.resident,
+        kv_tokens=sequences * demand.resident + tokens - sequences,
         prefill_tokens=tokens - sequences,
         prefill_pairs=(tokens - sequences) * demand.input_tokens,
     )

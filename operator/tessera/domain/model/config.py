@@ -85,6 +85,7 @@ def _shape(
     window = window_of(keys, family)
     parameters = counted.whole if plain is None else plain * 8 // _stored_bits(config)
     mixture = counted.experts > 0
+    told = heads.queries * heads.width
     return ModelShape(
         parameters=parameters,
         active_parameters=min(parameters, counted.active) if mixture else None,
@@ -92,6 +93,7 @@ def _shape(
         attention_heads=heads.queries,
         kv_heads=heads.keys,
         head_dim=heads.width,
+        hidden_size=None if told == keys["hidden_size"] else keys["hidden_size"],
         max_position_embeddings=keys["max_position_embeddings"],
         bits_per_weight=16 if form is None else form.bits,
         quantization=None if form is None else form.format,

@@ -72,7 +72,7 @@ def roofline(
     most = footprint.readable_bytes(shape, precision)
     flops = _peak(shape, precision, hardware) * size * shares.compute
     reductions = _REDUCTIONS * shape.layers if size > 1 else 0
-    sent = 2 * (size - 1) / size * width * _ACTIVATION_BYTES
+    sent = 2 * (size - 1) / size * footprint.hidden_size(shape) * _ACTIVATION_BYTES
     return StepTime(
         weights=decode_floor_seconds(read, reading * shares.weights),
         other_experts=decode_floor_seconds(most - read, reading * shares.weights),
