@@ -246,6 +246,7 @@ def rich(adapter: str) -> tuple[Case, ...]:
     return (
         Case(name="no key", path=COMPLETION, body={"prompt": "a"}, key=False),
         _get("health no key", "/health", key=False),
+        _get("metrics no key", "/metrics", key=False),
         _get("load nokey", "/load", key=False),
         _get("is_sleeping nokey", "/is_sleeping", key=False),
         _get("models", "/v1/models"),

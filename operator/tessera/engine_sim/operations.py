@@ -10,37 +10,37 @@ from tessera.domain.engine_facts import Metric
 from tessera.engine_sim.meters import PREFIX
 
 SLEEP, WEIGHTS = "sleep_mode", "rl_weight_update"
-_KINDS = (SLEEP, WEIGHTS)
 
 
 class Operations:
-    """How long each operation took, and what is under way."""
+    """How long each operation took, and what is under way; shown from the first one on."""
 
     def __init__(self, metrics: Mapping[str, Metric], registry: CollectorRegistry) -> None:
-        self._took: dict[str, Histogram] = {}
-        self._under_way: dict[str, Gauge] = {}
-        for kind in _KINDS:
-            name = f"{PREFIX}{kind}_operation_duration_seconds"
-            self._took[kind] = Histogram(
-                name,
-                "",
-                labelnames=("operation",),
-                buckets=metrics[name].buckets,
-                registry=registry,
-            )
-            self._under_way[kind] = Gauge(
-                f"{PREFIX}{kind}_operations_in_flight",
-                "",
-                labelnames=("operation",),
-                registry=registry,
-            )
+        self._metrics = metrics
+        self._registry = registry
+        self._meters: dict[str, tuple[Histogram, Gauge]] = {}
 
     @contextmanager
     def recorded(self, kind: str, operation: str) -> Iterator[None]:
         """Count the operation, however it ends."""
+        if kind not in self._meters:
+            self._meters[kind] = self._made(kind)
+        took, under_way = self._meters[kind]
         began = time.monotonic()
-        with self._under_way[kind].labels(operation).track_inprogress():
+        with under_way.labels(operation).track_inprogress():
             try:
                 yield
             finally:
-                self._took[kind].labels(operation).observe(time.monotonic() - began)
+                took.labels(operation).observe(time.monotonic() - began)
+
+    def _made(self, kind: str) -> tuple[Histogram, Gauge]:
+        known = self._metrics[f"{PREFIX}{kind}_operation_duration_seconds"]
+        took = Histogram(
+            known.name,
+            "",
+            labelnames=known.labels,
+            buckets=known.buckets,
+            registry=self._registry,
+        )
+        name = f"{PREFIX}{kind}_operations_in_flight"
+        return took, Gauge(name, "", labelnames=known.labels, registry=self._registry)
