@@ -2,6 +2,7 @@
 
 CAPTURE holds `flags.json` and `metrics.json` as read from a running server of that version. Only
 facts are taken over (names, types, bounds, labels, buckets), one line each, in a stable order.
+Metrics that the capture lacks and the conformance tests have seen in that version are added.
 """
 
 import json
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 DATA = Path(__file__).parents[1] / "operator/tessera/domain/data"
+RECORDED = Path(__file__).parents[1] / "tests/conformance/recorded.json"
 DEFAULT_SERVER = "metrics.txt"
 """The capture of a server that was started with default flags."""
 
@@ -78,6 +80,20 @@ def metric_facts(metric: dict[str, Any]) -> dict[str, Any]:
     return {name: fact for name, fact in facts.items() if fact is not None}
 
 
+def recorded_facts(version: str, known: set[str]) -> list[dict[str, Any]]:
+    """Metrics that a real engine showed in the conformance tests and the capture has not."""
+    seen = json.loads(RECORDED.read_text(encoding="utf-8"))
+    if seen["version"] != version:
+        return []
+    named = {case.partition("/metric ")[2]: facts for case, facts in seen["cases"].items()}
+    return [
+        {"name": name}
+        | {key: named[name][key] for key in ("type", "labels", "buckets") if key in named[name]}
+        for name in sorted(named.keys() - known)
+        if name.startswith("vllm:") and not name.endswith("_created")
+    ]
+
+
 def written(version: str, flags: list[dict[str, Any]], metrics: list[dict[str, Any]]) -> str:
     """The file: one line for each flag and each metric."""
     source = (
@@ -105,7 +121,9 @@ def main(capture: Path) -> None:
     seen = json.loads((capture / "metrics.json").read_text(encoding="utf-8"))
     version = found["vllm"]
     flags = sorted((flag_facts(option) for option in found["options"]), key=lambda f: f["dest"])
-    metrics = sorted((metric_facts(metric) for metric in seen["metrics"]), key=lambda m: m["name"])
+    metrics = [metric_facts(metric) for metric in seen["metrics"]]
+    metrics += recorded_facts(version, {metric["name"] for metric in metrics})
+    metrics.sort(key=lambda metric: metric["name"])
     path = DATA / f"vllm-{version}.json"
     path.write_text(written(version, flags, metrics), encoding="utf-8")
     print(f"{path.name}: {len(flags)} flags, {len(metrics)} metrics")

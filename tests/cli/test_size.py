@@ -86,6 +86,8 @@ def test_an_api_price_shows_where_serving_breaks_even() -> None:
 def test_json_has_every_row_with_amounts_as_strings() -> None:
     found = json.loads(as_json(sized(B8, "--gpu", H100, "--precision", "own,fp8")))
     assert [row["precision"] for row in found["rows"]] == ["bf16", "fp8"]
+    named = json.loads(as_json(sized(B8, "--gpu", H100, "--precision", "bf16,fp8")))
+    assert named == found
     assert found["prices"] == "assumed"
     assert found["simplest"]["perHour"] == "1.351428571"
     assert found["shape"]["kvHeads"] == 8

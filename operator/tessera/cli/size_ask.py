@@ -189,18 +189,24 @@ def _slo(text: str | None) -> tuple[timedelta, timedelta]:
 
 
 def _precisions(text: str | None, shape: ModelShape) -> tuple[str | None, ...]:
+    """The files' own is None, whether it is asked for as that or by what it is called."""
     if text is None:
         return _PRECISIONS if shape.quantization is None else (None,)
-    names = text.split(",")
-    for name in names:
-        if name in REFUSED:
-            raise CommandError(f"--precision {name} is not served: {REFUSED[name]}")
-        if name not in (precision.OWN, *precision.CHANGES):
-            known = ", ".join((precision.OWN, *precision.CHANGES))
-            raise CommandError(f"--precision {name} is not known; write one or more of {known}")
-        if (told := precision.mismatch(shape, None if name == precision.OWN else name)) is not None:
-            raise CommandError(f"--precision {name}: {told}")
-    return tuple(None if name == precision.OWN else name for name in names)
+    own = precision.label(shape, None)
+    return tuple(
+        None if name in (precision.OWN, own) else _other(name, shape) for name in text.split(",")
+    )
+
+
+def _other(name: str, shape: ModelShape) -> str:
+    if name in REFUSED:
+        raise CommandError(f"--precision {name} is not served: {REFUSED[name]}")
+    if name not in precision.CHANGES:
+        known = ", ".join((precision.OWN, *precision.CHANGES))
+        raise CommandError(f"--precision {name} is not known; write one or more of {known}")
+    if (told := precision.mismatch(shape, name)) is not None:
+        raise CommandError(f"--precision {name}: {told}")
+    return name
 
 
 def _divided(shape: ModelShape, devices: int | None) -> None:

@@ -30,8 +30,9 @@ def speed_of(
 
 
 def as_json(speed: perf.StepTime) -> str:
-    """What the environment would have to say."""
-    return json.dumps({key: getattr(speed, name) for key, name in _NAMES.items()})
+    """What the environment would have to say; parts that take no time are left out."""
+    parts = {key: getattr(speed, name) for key, name in _NAMES.items()}
+    return json.dumps({key: seconds for key, seconds in parts.items() if seconds})
 
 
 def _given(text: str) -> perf.StepTime:
