@@ -101,6 +101,10 @@ bench-sim: .venv/made ## Memory and speed of the look-alike engine.
 bench-engine: .venv/made ## The engine's state machine on a day of a million requests, and the errors of predicted speeds.
 	@$(RUN) tools/bench_engine.py $(OPTIONS)
 
+.PHONY: bench-mig
+bench-mig: .venv/made ## MIG layouts: time and gap of plans, GPUs against simpler planners, what churn moves (about 5 minutes).
+	@$(RUN) tools/bench_mig.py $(OPTIONS)
+
 .PHONY: fit-vllm
 fit-vllm: .venv/made ## Fit the look-alike engine to a real vLLM on the CPU and compare the two (about 15 minutes; OPTIONS=--save keeps it).
 	@$(RUN) -m fit $(OPTIONS)

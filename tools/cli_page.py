@@ -11,8 +11,9 @@ _HEAD = """\
 
 `tessera`, or `kubectl tessera` where `kubectl-tessera` is on the `PATH`. The exit code is 0 when
 the command did what was asked, 1 when it could not (the sentence says what to do) or when `doctor`
-found a problem, 2 for wrong options and 130 after Ctrl-C. Of the environment it reads `KUBECONFIG`,
-`TESSERA_PROMETHEUS_URL` and, for `bench`, `TESSERA_API_KEY`."""
+found a problem, 2 for wrong options, 3 when `plan` cannot serve a service and 130 after Ctrl-C. Of
+the environment it reads `KUBECONFIG`, `TESSERA_PROMETHEUS_URL` and, for `bench`,
+`TESSERA_API_KEY`."""
 
 
 def page() -> str:

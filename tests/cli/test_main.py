@@ -22,7 +22,10 @@ from tessera.cli.parser import COST_FORMS, COST_ROWS, ENDPOINTS, SHELLS, parser
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("aiohttp", "kubernetes", "pydantic", "requests", "yaml", "prometheus_api_client")
-COMMANDS = ("doctor", "explain", "top", "update", "cost", "size", "bench", "completion")
+COMMANDS = (
+    *("doctor", "explain", "top", "update", "cost", "size", "bench"),
+    *("plan", "completion"),
+)
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "operator"), "HOME": "/nonexistent"}
 
 
@@ -64,7 +67,14 @@ def test_help_takes_less_than_a_third_of_a_second_of_the_processor() -> None:
 
 def test_every_command_has_a_module_that_runs_it() -> None:
     asked = [[name] for name in COMMANDS] + [["snapshot", "save"], ["snapshot", "plan"]]
-    values = {"bench": ["x"], "explain": ["x"], "update": ["x"], "completion": ["bash"]}
+    planned = ["--demand", "d", "--throughput", "t", "--gpu", "g"]
+    values = {
+        "bench": ["x"],
+        "plan": planned,
+        "explain": ["x"],
+        "update": ["x"],
+        "completion": ["bash"],
+    }
     for words in asked:
         rest = ["f"] if words[0] == "snapshot" else values.get(words[0], [])
         module = parser().parse_args([*words, *rest]).module

@@ -21,7 +21,8 @@ def parser(program: str = "tessera") -> argparse.ArgumentParser:
         prog=program, description="Looks at the inference fleets of a cluster."
     )
     commands = made.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for add in (_doctor, _explain, _top, _update, _cost, _size, _bench, _snapshot, _completion):
+    added = (_doctor, _explain, _top, _update, _cost, _size, _bench, _plan, _snapshot, _completion)
+    for add in added:
         add(commands)
     return made
 
@@ -341,6 +342,45 @@ def _judges(made: argparse.ArgumentParser) -> None:
         help="how many times the price of an input token an output token is sold for "
         "(default: %(default)s)",
     )
+
+
+def _plan(commands: Commands) -> None:
+    made = _command(
+        commands,
+        "plan",
+        "MIG layouts for a demand, on the fewest GPUs",
+        "Chooses slices and layouts for the services of a CSV file, without a cluster, and tells "
+        "how far that may be from the best. Exits with 3 when a service fits no slice and no whole "
+        "GPU; the others are planned all the same.",
+    )
+    made.add_argument(
+        "--demand", metavar="FILE", required=True, help="CSV: service,demand[,floor of instances]"
+    )
+    made.add_argument(
+        "--throughput",
+        metavar="FILE",
+        required=True,
+        help="CSV: service,profile,throughput of one instance in the unit of demand; no row: it "
+        "does not fit; the profile full is the unpartitioned GPU",
+    )
+    made.add_argument(
+        "--gpu", metavar="NAME", required=True, help="such as A100-80GB or NVIDIA-H100-PCIe"
+    )
+    made.add_argument(
+        "--current",
+        metavar="FILE",
+        help="JSON: the layouts that there are, as this command prints them; as few instances as "
+        "possible move",
+    )
+    made.add_argument(
+        "--moves-per-gpu",
+        metavar="N",
+        type=float,
+        help="with --current: a GPU is given up only if that moves at most so many instances "
+        "(default: any number)",
+    )
+    made.add_argument("--svg", metavar="FILE", help="draw the layouts there, too")
+    _formed(made)
 
 
 def _snapshot(commands: Commands) -> None:

@@ -1,0 +1,165 @@
+"""Slices and GPUs of least cost: against every possibility, and against simpler planners."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import combinations_with_replacement, product
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mig_fleets import PLANNERS, fleet
+from tessera.domain.mig.boards import WHOLE, boards
+from tessera.domain.mig.deal import deal
+from tessera.domain.mig.demand import Kind, Offer, Service, met
+from tessera.domain.mig.fleet import instances
+from tessera.domain.mig.layouts import fault
+from tessera.domain.mig.mix import cheapest_mix, ways
+from tests.mig_builders import A100, ONE, a_service
+
+PROFILES = ("1g.10gb", "2g.20gb", "3g.40gb", WHOLE)
+H200 = boards()["H200-141GB"]
+
+speeds = st.dictionaries(
+    st.sampled_from(PROFILES), st.sampled_from([1.0, 2.5, 3.0, 4.0, 7.5]), min_size=1
+)
+small = st.lists(
+    st.builds(a_service, demand=st.sampled_from([0.0, 1.0, 4.0, 6.5, 9.0]), speeds=speeds)
+    | st.builds(a_service, floor=st.integers(1, 3), speeds=speeds),
+    min_size=1,
+    max_size=3,
+).map(lambda found: [a_service(f"s{at}", like=one) for at, one in enumerate(found)])
+
+
+def patterns(service: Service, most: int) -> Iterator[Counter[Kind]]:
+    """All instances that serve it, none of them needless."""
+    kinds = sorted(service.throughput)
+    for counts in product(range(most + 1), repeat=len(kinds)):
+        got = Counter(dict(zip(kinds, counts, strict=True)))
+        if met(service, got) and not any(met(service, got - Counter([kind])) for kind in +got):
+            yield +got
+
+
+def servable(services: Sequence[Service], supply: Counter[Kind]) -> bool:
+    if not services:
+        return True
+    return any(
+        pattern <= supply and servable(services[1:], supply - pattern)
+        for pattern in patterns(services[0], max(supply.values(), default=0))
+    )
+
+
+def fewest(services: Sequence[Service], most: int) -> int | None:
+    """By trying all combinations of geometries; None when so many GPUs are not enough."""
+    if not any(service.instances for service in services):
+        return 0
+    found = ways(A100, PROFILES)
+    for count in range(1, most + 1):
+        for chosen in combinations_with_replacement(found, count):
+            supply = Counter[Kind]()
+            for way in chosen:
+                supply.update({Kind(A100.name, profile): number for profile, number in way})
+            if servable(services, supply):
+                return count
+    return None
+
+
+@settings(max_examples=60, deadline=None)
+@given(small)
+def test_no_combination_of_geometries_needs_fewer_gpus(services: list[Service]) -> None:
+    got = cheapest_mix(services, ONE)
+    assert got.bound <= got.cost
+    if got.cost <= 3:
+        assert fewest(services, 3) == got.cost
+    else:
+        assert fewest(services, 2) is None
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 40), st.integers(0, 10_000), st.sampled_from([0.02, 0.2, 1.0]))
+def test_no_simpler_planner_needs_fewer_gpus(count: int, seed: int, scale: float) -> None:
+    services = fleet(count, seed, [A100], scale)
+    got = cheapest_mix(services, ONE)
+    assert {
+        name: f(services, A100) for name, f in PLANNERS.items() if f(services, A100) < got.cost
+    } == {}
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 40), st.integers(0, 10_000), st.randoms(use_true_random=False))
+def test_plans_are_legal_serve_everybody_and_do_not_depend_on_order(
+    count: int, seed: int, random: object
+) -> None:
+    services = fleet(count, seed, [A100], 0.3)
+    offers = [*ONE]
+    got = cheapest_mix(services, offers)
+    gpus = deal(got, {A100.name: A100})
+    assert [fault(A100, gpu.layout) for gpu in gpus] == [None] * len(gpus)
+    assert len(gpus) == got.cost
+    sitting = instances(gpus)
+    assert all(met(service, sitting[service.name]) for service in services)
+    random.shuffle(services)  # type: ignore[attr-defined] # hypothesis gives a Random
+    assert deal(cheapest_mix(services, offers), {A100.name: A100}) == gpus
+
+
+def test_a_model_that_slices_slow_down_stays_on_whole_gpus() -> None:
+    service = a_service(demand=100, speeds={"1g.10gb": 1, "3g.40gb": 10, WHOLE: 50})
+    got = cheapest_mix([service], ONE)
+    assert got.gpus == {(A100.name, ((WHOLE, 1),)): 2}
+
+
+def test_a_slice_that_is_faster_than_a_larger_one_is_taken() -> None:
+    service = a_service(demand=545, speeds={"3g.40gb": 545, "4g.40gb": 537})
+    assert cheapest_mix([service], ONE).instances == {"a": ((Kind(A100.name, "3g.40gb"), 1),)}
+
+
+def test_services_share_a_gpu_whatever_their_slices() -> None:
+    chat, search = a_service("chat", 4, {"4g.40gb": 4}), a_service("search", 3, {"3g.40gb": 3})
+    assert cheapest_mix([chat, search], ONE).cost == 1
+
+
+def test_who_fits_nowhere_is_named_and_the_others_are_served() -> None:
+    chat, giant = a_service("chat", 1, {"1g.10gb": 1}), a_service("giant", 1, {})
+    got = cheapest_mix([chat, giant], ONE)
+    assert (got.unmet, got.cost) == (("giant",), 1)
+
+
+def test_a_floor_is_kept_without_any_demand() -> None:
+    got = cheapest_mix([a_service(floor=8, speeds={"1g.10gb": 1})], ONE)
+    assert got.cost == 2
+
+
+def test_nobody_asking_needs_no_gpu() -> None:
+    got = cheapest_mix([a_service(demand=0, speeds={"1g.10gb": 1})], ONE)
+    assert (got.cost, got.gap, got.gpus) == (0, 0.0, {})
+
+
+def test_the_cheaper_of_two_boards_for_the_work_is_taken() -> None:
+    service = Service(
+        name="a", demand=10, throughput={Kind(A100.name, WHOLE): 5, Kind(H200.name, WHOLE): 10}
+    )
+    dear = [Offer(board=A100, price=2), Offer(board=H200, price=5)]
+    cheap = [Offer(board=A100, price=2), Offer(board=H200, price=3)]
+    assert [cheapest_mix([service], offers).cost for offers in (dear, cheap)] == [4, 3]
+
+
+def test_what_is_short_goes_to_the_more_services_and_the_rest_are_named() -> None:
+    services = [a_service(name, 1, {WHOLE: 1}) for name in "abc"]
+    got = cheapest_mix(services, [Offer(board=A100, price=1, most=2)])
+    assert (got.cost, len(got.unmet), len(got.instances)) == (2, 1, 2)
+
+
+@pytest.mark.parametrize("three", [30, 40])
+def test_speeds_in_proportion_to_the_slice_are_planned_to_the_optimum_too(three: int) -> None:
+    """All slices cost the same for the work, so that nothing tells one answer from another."""
+    speeds = {"1g.10gb": 10, "2g.20gb": 20, "3g.40gb": three, "4g.40gb": 40, "7g.80gb": 2 * three}
+    services = [a_service(f"s{at:03}", 7.3 * (at % 90 + 1), speeds, floor=1) for at in range(300)]
+    got = cheapest_mix(services, ONE)
+    assert (got.gap, len(got.instances)) == (0, 300)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_500_services_are_planned_to_the_optimum(seed: int) -> None:
+    got = cheapest_mix(fleet(500, seed, [A100]), ONE)
+    assert got.gap <= 0.005
+    assert got.cost > 900

@@ -1,0 +1,205 @@
+"""How well and how fast MIG layouts are planned: `make bench-mig`.
+
+Fleets come from a seeded generator. Times are wall-clock times of this machine, with the CPU time
+beside them. The last line is `BENCH {json}`.
+"""
+
+import argparse
+import cProfile
+import json
+import pstats
+import random
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import version
+from typing import TypeVar
+
+from mig_fleets import PLANNERS, fleet
+from mig_followers import FOLLOWERS
+from tessera.domain.mig.boards import boards
+from tessera.domain.mig.changes import changes
+from tessera.domain.mig.demand import Offer, Service, met
+from tessera.domain.mig.fleet import instances
+from tessera.domain.mig.mix import cheapest_mix
+from tessera.domain.mig.plan import plan_layouts
+from tessera.domain.mig.repair import Fleet, repaired
+
+A100 = boards()["A100-80GB"]
+ONE = (Offer(board=A100, price=1),)
+THREE = tuple(
+    Offer(board=boards()[name], price=price)
+    for name, price in (("A100-80GB", 179), ("H100-80GB", 331), ("H200-141GB", 419))
+)
+"""Prices in cents, so that the step of cost is small, as it is in life."""
+HOURS, DOLLARS = 0.1, 1.79
+"""Between two events of the churn; of a GPU for an hour."""
+SEEDS = range(5)
+SIZES = (3, 10, 30, 100)
+SCALES = (0.05, 0.3, 1.35)
+
+T = TypeVar("T")
+Figures = dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """Seconds of one call."""
+
+    wall: float
+    cpu: float
+
+
+def timed(work: Callable[[], T]) -> tuple[T, Timed]:
+    """The result, and what it took."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    got = work()
+    return got, Timed(time.perf_counter() - wall, time.process_time() - cpu)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="bench_mig")
+    parser.add_argument("--fleets", type=int, default=204, help="compared with simpler planners")
+    parser.add_argument("--events", type=int, default=1000, help="of the churn trace")
+    asked = parser.parse_args()
+    cheapest_mix(fleet(3, 0, [A100]), ONE)  # loads the solver, whose import is not planning
+    got: Figures = {"solver": f"HiGHS {version('highspy')}"}
+    for part in (_whole_fleets, _three_boards, _replans):
+        got |= part()
+    got |= _compared(asked.fleets)
+    got |= _churn(asked.events)
+    for name, value in got.items():
+        print(f"{name:>28} {value}")
+    print(f"BENCH {json.dumps(got)}")
+
+
+def _whole_fleets() -> Figures:
+    """500 services from nothing, the median and the worst of several fleets."""
+    plans = []
+    for seed in SEEDS:
+        services = fleet(500, seed, [A100])
+        plans.append(timed(partial(cheapest_mix, services, ONE)))
+    return {
+        "plan_500_services_s": _rounded(statistics.median(took.wall for _, took in plans)),
+        "plan_500_services_s_max": _rounded(max(took.wall for _, took in plans)),
+        "plan_500_services_cpu_s": _rounded(statistics.median(took.cpu for _, took in plans)),
+        "plan_500_solver_share": _rounded(_solver_share(fleet(500, 0, [A100]))),
+        "plan_500_gpus": [mix.cost for mix, _ in plans],
+        "gap": max(mix.gap for mix, _ in plans),
+    }
+
+
+def _solver_share(services: Sequence[Service]) -> float:
+    """Of the time that a profiler sees, what passes inside the solver."""
+    profile = cProfile.Profile()
+    profile.runcall(cheapest_mix, services, ONE)
+    rows = pstats.Stats(profile).stats.items()  # type: ignore[attr-defined] # it has them
+    total = sum(own for _, (_, _, own, _, _) in rows)
+    inside = sum(whole for (file, _, name), (_, _, _, whole, _) in rows if _solves(file, name))
+    return float(inside / total)
+
+
+def _solves(file: str, name: str) -> bool:
+    return file.endswith("mig/solver.py") and name in ("relaxed", "whole")
+
+
+def _three_boards() -> Figures:
+    services = fleet(500, 0, [offer.board for offer in THREE])
+    mix, took = timed(partial(cheapest_mix, services, THREE))
+    return {
+        "plan_three_boards_s": _rounded(took.wall),
+        "plan_three_boards_cpu_s": _rounded(took.cpu),
+        "plan_three_boards_gap": round(mix.gap, 6),
+    }
+
+
+def _replans() -> Figures:
+    """One service changes in a fleet of about 1,000 GPUs; the bound is that of the full solve."""
+    services = fleet(500, 1, [A100])
+    gpus = plan_layouts(services, ONE).gpus
+    draw = random.Random(7)  # noqa: S311 - a change is no secret
+    took, ratios, moved = [], [], []
+    for _ in range(20):
+        at = draw.randrange(len(services))
+        changed = replace(services[at], demand=services[at].demand * draw.choice((0.3, 1.3, 2, 3)))
+        wanted = [*services[:at], changed, *services[at + 1 :]]
+        full = cheapest_mix(wanted, ONE).cost
+        there = Fleet(services=wanted, offers=ONE, gpus=gpus)
+        got, one = timed(partial(repaired, there, int(full * 1.005)))
+        sitting = instances(got)
+        assert all(met(service, sitting[service.name]) for service in wanted)  # noqa: S101
+        took.append(one.wall * 1e3)
+        ratios.append(there.cost(got) / full)
+        moved.append(len(changes(gpus, got).moves))
+    return {
+        "replan_gpus": len(gpus),
+        "replan_1000_gpus_ms": round(statistics.median(took), 1),
+        "replan_1000_gpus_ms_max": round(max(took), 1),
+        "repair_vs_full": round(max(ratios), 4),
+        "repair_moves_mean": statistics.mean(moved),
+    }
+
+
+def _compared(count: int) -> Figures:
+    """GPUs of simpler planners for each of ours, and whether one ever needed fewer."""
+    ours, bounds, proven, worse, exact = 0, 0, 0, 0, [0, 0]
+    others = dict.fromkeys(PLANNERS, 0)
+    for at in range(count):
+        size, scale = SIZES[at % len(SIZES)], SCALES[at // len(SIZES) % len(SCALES)]
+        services = fleet(size, 1000 + at, [A100], scale)
+        mix = cheapest_mix(services, ONE)
+        ours, bounds = ours + mix.cost, bounds + mix.bound
+        if mix.cost == mix.bound:
+            proven += 1
+            exact = [exact[0] + mix.cost, exact[1] + mix.bound]
+        for name, planner in PLANNERS.items():
+            gpus = planner(services, A100)
+            others[name] += gpus
+            worse += gpus < mix.cost
+    return {
+        "fleets": count,
+        "fleets_proven": proven,
+        "fleets_worse": worse,
+        "gpus_vs_exact": exact[0] / exact[1] if proven else None,
+        "gpus_vs_bound": round(ours / bounds, 5),
+        "gpus_vs_ffd": round(ours / others["first_fit_decreasing"], 4),
+        "gpus_vs_best_fit": round(ours / others["best_fit"], 4),
+        "gpus_vs_homogeneous": round(ours / others["homogeneous"], 4),
+        "gpus_vs_request_driven": round(ours / others["request_driven"], 4),
+    }
+
+
+def _churn(events: int) -> Figures:
+    """Demands of twelve services go up and down; what each way of following them costs."""
+    draw = random.Random(11)  # noqa: S311 - a trace is no secret
+    base = fleet(12, 3, [A100], 0.3)
+    services = list(base)
+    fleets = {name: plan_layouts(services, ONE).gpus for name in FOLLOWERS}
+    moved, hours = dict.fromkeys(FOLLOWERS, 0), dict.fromkeys(FOLLOWERS, 0.0)
+    for _ in range(events):
+        at = draw.randrange(len(services))
+        services[at] = replace(base[at], demand=base[at].demand * draw.uniform(0.2, 2.5))
+        for name, follow in FOLLOWERS.items():
+            before = fleets[name]
+            fleets[name], moves = follow(services, before)
+            moved[name] += moves
+            hours[name] += sum(gpu.used for gpu in fleets[name]) * HOURS
+    return {
+        f"churn_{name}": {
+            "moved": moved[name],
+            "gpu_hours": round(hours[name], 1),
+            "dollars": round(hours[name] * DOLLARS, 1),
+        }
+        for name in FOLLOWERS
+    } | {"churn_events": events}
+
+
+def _rounded(value: float) -> float:
+    return round(value, 3)
+
+
+if __name__ == "__main__":
+    main()
