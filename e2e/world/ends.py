@@ -14,11 +14,15 @@ VOLATILE = {
 """Names of single objects, moments, and counts of writes; a cluster IP names a Service's life."""
 
 HISTORY: Mapping[str, Collection[str]] = {
-    "InferenceService": {"scaling"},
+    "InferenceService": {"scaling", "speed", "tokensPerSecond", "perMillionTokens", "assumes"},
     "TenantBudget": {"spend", "summary", "message"},
     "Deployment": {"conditions"},
 }
-"""What a status tells of the way and not of the end; numbers of replicas stand beside it."""
+"""What a status tells of the way and not of the end; numbers of replicas stand beside it. Speeds
+and prices of tokens are those that were measured on it."""
+
+MEASURED = "SpeedAsPredicted"
+"""The condition that tells of measurements alone."""
 
 _ADDRESS = re.compile(r"\b127(?:\.\d{1,3}){3}\b")
 _NO_ANSWER = re.compile(r"(/v1/completions): .*")
@@ -44,6 +48,8 @@ def comparable(
     """Conditions are put in the order of their types: controllers move those that they renew."""
     without = VOLATILE | set(dropped)
     if isinstance(node, dict):
+        if node.get("type") == MEASURED:
+            return {"type": MEASURED}
         return {
             key: comparable(value, names, dropped)
             for key, value in sorted(node.items())
