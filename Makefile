@@ -27,8 +27,12 @@ demo-budget: .venv/made ## Play how money is counted, a scale-up refused, and a 
 demo-batch: .venv/made ## Play a batch whose spot node dies in the middle.
 	@$(RUN) -m demo batch $(if $(KEEP),--keep)
 
+.PHONY: demo-mig
+demo-mig: .venv/made ## Play how wrongly cut GPUs are cut anew under running streams (BACKEND=migManager lets NVIDIA's mig-manager cut).
+	@$(RUN) -m demo mig $(if $(BACKEND),--backend $(BACKEND)) $(if $(KEEP),--keep)
+
 .PHONY: test
-test: .venv/made check lint-images docs ## Set up everything and run all tests (FULL=1: with all seeds and moments, about 15 minutes more).
+test: .venv/made check lint-images docs ## Set up everything and run all tests (FULL=1: with all seeds and moments, about 20 minutes more).
 	@$(RUN) -m world build
 	@$(BIN)/pytest -n 3 --dist loadfile tests e2e $(if $(FULL),--full)
 
@@ -84,6 +88,10 @@ images-list: .venv/made ## List the images that a cluster pulls, for a mirror (R
 .PHONY: bench-turn
 bench-turn: .venv/made ## CPU time of an unchanged turn with 50 services.
 	@$(RUN) tools/bench_turn.py $(OPTIONS)
+
+.PHONY: bench-layouts
+bench-layouts: .venv/made ## CPU time of a turn over 1,000 GPUs that are cut as planned, and while they are cut.
+	@$(RUN) tools/bench_layouts.py $(OPTIONS)
 
 .PHONY: bench-control
 bench-control: .venv/made ## The operator on 250 nodes and 2,000 services: time, CPU, memory, writes (about 25 minutes).

@@ -7,8 +7,25 @@ from typing import Any
 
 from tessera.adapters import wire
 from tessera.domain.names import FIELD_MANAGER
-from tessera.ports import Change, ClusterError, GoneError, Listing, Seen, StaleError
-from tessera.resources.kinds import KINDS, POD_MONITORS, Kind
+from tessera.domain.ref import Ref
+from tessera.ports import (
+    Change,
+    ClusterError,
+    DisruptionError,
+    GoneError,
+    Listing,
+    Seen,
+    StaleError,
+)
+from tessera.resources.kinds import (
+    CONFIG_MAPS,
+    DEPLOYMENTS,
+    KINDS,
+    NODES,
+    POD_MONITORS,
+    PODS,
+    Kind,
+)
 from tessera.resources.manifest import Key, Manifest
 
 Path = tuple[str, ...]
@@ -27,7 +44,7 @@ class MemoryCluster:
     """Server-side apply as far as the operator depends on it; lists are single fields here."""
 
     def __init__(self, *, monitored: bool = False) -> None:
-        self._kinds = {kind.plural: kind for kind in KINDS}
+        self._kinds = {kind.plural: kind for kind in (*KINDS, CONFIG_MAPS)}
         self._unknown = set() if monitored else {POD_MONITORS.plural}
         self.objects: dict[Key, dict[str, Any]] = {}
         self._owners: dict[Key, dict[Path, str]] = {}
@@ -87,6 +104,41 @@ class MemoryCluster:
         self._owners.pop(key, None)
         if self.objects.pop(key, None) is not None:
             self._changed(key)
+
+    async def mark(
+        self, node: str, labels: Mapping[str, str | None], taints: Mapping[str, bool]
+    ) -> Seen:
+        key = Key(NODES.plural, "", node)
+        if key not in self.objects:
+            raise GoneError(f"node {node} is gone")
+        body = self.objects[key]
+        change = wire.marked(body, labels, taints)
+        if change is not None:
+            live = body["metadata"].setdefault("labels", {})
+            for name, value in change.get("metadata", {}).get("labels", {}).items():
+                if value is None:
+                    del live[name]
+                else:
+                    live[name] = value
+            body.setdefault("spec", {}).update(change.get("spec", {}))
+            self._changed(key)
+        return self.seen(key)
+
+    async def resize(self, deployment: Ref, replicas: int) -> Seen:
+        key = Key(DEPLOYMENTS.plural, deployment.namespace, deployment.name)
+        if key not in self.objects:
+            raise GoneError(f"deployment {deployment} is gone")
+        self.objects[key]["spec"]["replicas"] = replicas
+        self._changed(key)
+        return self.seen(key)
+
+    async def evict(self, pod: Ref, uid: str) -> None:
+        key = Key(PODS.plural, pod.namespace, pod.name)
+        if self.objects.get(key, {}).get("metadata", {}).get("uid") != uid:
+            return
+        if key in self.refusals:
+            raise DisruptionError(f"evict pod {pod}: {self.refusals[key]}")
+        await self.delete(PODS, key)
 
     def forget_the_past(self) -> None:
         """No watch can ask for it any more."""
@@ -183,6 +235,10 @@ def _put(live: dict[str, Any], path: Path, value: Any) -> None:
 
 
 def _drop(live: dict[str, Any], path: Path) -> None:
-    for step in path[:-1]:
-        live = live.get(step, {})
-    live.pop(path[-1], None)
+    """What was only around it goes with it."""
+    first, rest = path[0], path[1:]
+    if rest and isinstance(live.get(first), dict):
+        _drop(live[first], rest)
+        if live[first] or first in ("metadata", "spec"):
+            return
+    live.pop(first, None)

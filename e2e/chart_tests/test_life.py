@@ -58,7 +58,8 @@ async def test_models_outlive_an_upgrade_and_an_uninstall_and_the_second_command
     engines = await uids(release, namespace)
 
     url = f"prometheus.url={release.stage.world.prometheus_url}"
-    await helm(release, "upgrade", "tessera", str(CHART), "-f", PRODUCTION, "--set", url)
+    told = ("-f", PRODUCTION, "--set", url, "--force-conflicts")
+    await helm(release, "upgrade", "tessera", str(CHART), *told)
     await release.rolled_out()
     budget = f"/apis/policy/v1/namespaces/{NAMESPACE}/poddisruptionbudgets/tessera-operator"
     assert (await release.stage.api.get(DEPLOYMENT))["spec"]["replicas"] == 2

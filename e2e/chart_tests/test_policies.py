@@ -11,6 +11,14 @@ from world.testing import eventually
 
 AS_OPERATOR = ("--as", OPERATOR)
 GATE = "tessera.dev/serving"
+OF_NVIDIA = (
+    "nvidia.com/mig.config",
+    "nvidia.com/mig.config.state",
+    "nvidia.com/gpu.deploy.device-plugin",
+    "nvidia.com/gpu.deploy.gpu-feature-discovery",
+    "nvidia.com/gpu.deploy.mig-manager",
+)
+"""Labels of the GPU Operator by which its own parts are called, sent away and told to cut."""
 POLICIES = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies"
 MORE_RIGHTS: Json = {
     "apiVersion": "rbac.authorization.k8s.io/v1",
@@ -81,6 +89,7 @@ async def test_of_nodes_only_our_labels_and_taints_are_patched_even_with_the_rig
     release: Release,
 ) -> None:
     await release.install()
+    await release.scale(0)  # it would take the taint away itself
     for granted in (BOUND, MORE_RIGHTS):
         if await release.stage.api.answers(path := await release.stage.api.path_of(granted)):
             await release.stage.api.delete(path)
@@ -92,7 +101,8 @@ async def test_of_nodes_only_our_labels_and_taints_are_patched_even_with_the_rig
     taint = ("taint", "node", "a100-0", "tessera.dev/repartition:NoSchedule")
     await release.kubectl(*taint, *AS_OPERATOR)
     for fine in (
-        {"metadata": {"labels": {"tessera.dev/layout": "b", "nvidia.com/mig.config": "all-1g"}}},
+        {"metadata": {"labels": {"tessera.dev/layout": "b", **dict.fromkeys(OF_NVIDIA, "false")}}},
+        {"metadata": {"labels": dict.fromkeys(OF_NVIDIA)}},
         {"metadata": {"annotations": {"tessera.dev/plan": "7"}}},
     ):
         await release.kubectl(*patch, json.dumps(fine))
@@ -100,6 +110,7 @@ async def test_of_nodes_only_our_labels_and_taints_are_patched_even_with_the_rig
     for harm, words in (
         ({"metadata": {"labels": {"team": "stolen"}}}, "labels"),
         ({"metadata": {"labels": {"nvidia.com/gpu.product": None}}}, "labels"),
+        ({"metadata": {"labels": {"nvidia.com/gpu.deploy.driver": "false"}}}, "labels"),
         ({"metadata": {"annotations": {"other": "x"}}}, "annotations"),
         ({"spec": {"unschedulable": True}}, "spec"),
         ({"spec": {"taints": [{"key": "other", "effect": "NoExecute"}]}}, "taints"),

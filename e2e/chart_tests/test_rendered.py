@@ -10,7 +10,7 @@ import yaml
 
 from demo.stage import CHART
 from tessera.resources.kinds import KINDS
-from tessera.settings import Settings
+from tessera.settings import NodeSettings, Settings
 from world import binaries
 
 RELEASE = ("template", "tessera", str(CHART), "--namespace", "tessera-system")
@@ -182,3 +182,34 @@ def test_the_network_policy_of_the_operator_is_as_reviewed(request: pytest.Fixtu
 )
 def test_values_that_the_schema_does_not_know_are_refused(value: str) -> None:
     assert value.partition("=")[0].rpartition(".")[2] in refused("--set", value)
+
+
+def test_agents_run_only_where_they_are_asked_for_and_privileged_only_to_cut() -> None:
+    assert not [name for kind, name in rendered() if name.startswith("tessera-node")]
+    for cut in (False, True):
+        found = rendered("--set", "node.enabled=true", "--set", f"node.cut={str(cut).lower()}")
+        pod = found["DaemonSet", "tessera-node"]["spec"]["template"]["spec"]
+        (agent,) = pod["containers"]
+        assert agent["securityContext"].get("privileged", False) == cut
+        assert agent["securityContext"]["readOnlyRootFilesystem"]
+        names = {variable["name"] for variable in agent["env"]}
+        assert {
+            name.removeprefix("TESSERA_").lower() for name in names if "TESSERA_" in name
+        } <= set(NodeSettings.model_fields)
+        mounts = {mount["mountPath"]: mount.get("readOnly") for mount in agent["volumeMounts"]}
+        assert mounts.pop("/var/lib/kubelet/pod-resources")
+        assert ("/run/tessera" in mounts) == cut
+        assert {"key": "tessera.dev/repartition", "operator": "Exists"} in pod["tolerations"]
+
+
+def test_an_agent_may_write_nothing_but_the_status_of_node_layouts() -> None:
+    found = rendered("--set", "node.enabled=true")
+    rules = found["ClusterRole", "tessera-node-tessera-system"]["rules"]
+    writes = {
+        (resource, verb)
+        for rule in rules
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+        if verb not in ("get", "watch")
+    }
+    assert writes == {("nodelayouts", "create"), ("nodelayouts/status", "patch")}

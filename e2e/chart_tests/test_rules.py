@@ -115,6 +115,17 @@ FIRES = [
         says="more than 15 % off",
         labels=CHAT | {"reason": "SlowerThanPredicted"},
     ),
+    Fires(
+        alert="LayoutBlocked",
+        series={
+            'tessera_pool_laid_out{pool="a100",reason="NoRoom"}': "0x20 _x160",
+            'tessera_pool_laid_out{pool="a100",reason="DisruptionBudget"}': "_x20 0x160",
+        },
+        minutes=30,
+        severity="warning",
+        says="kubectl tessera plan a100 says what keeps it",
+        labels={"pool": "a100"},
+    ),
 ]
 
 QUIET: list[tuple[str, str, Series]] = [
@@ -196,6 +207,28 @@ QUIET: list[tuple[str, str, Series]] = [
             },
         )
         for reason, value in (("AsPredicted", 1), ("NotEnoughRequests", 0))
+    ),
+    *(
+        (
+            f"a pool with the reason {reason}",
+            "LayoutBlocked",
+            {f'tessera_pool_laid_out{{pool="a100",reason="{reason}"}}': always(value)},
+        )
+        for reason, value in (
+            ("AsPlanned", 1),
+            ("AwaitingApproval", 0),
+            ("OutsideWindow", 0),
+            ("Planning", 0),
+            ("Repartitioning", 0),
+        )
+    ),
+    (
+        "a pool that goes on before its time is over",
+        "LayoutBlocked",
+        {
+            'tessera_pool_laid_out{pool="a100",reason="NoRoom"}': "0x20 _x160",
+            'tessera_pool_laid_out{pool="a100",reason="Repartitioning"}': "_x20 0x160",
+        },
     ),
 ]
 

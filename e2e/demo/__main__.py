@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import world as worlds
-from demo import batch, budget, engine, scale, serve, table
+from demo import batch, budget, engine, mig, scale, serve, table
 from demo.stage import (
     EXAMPLES,
     Say,
@@ -30,15 +30,19 @@ SHOWS: dict[str, tuple[tuple[str, Scene], ...]] = {
     "budget": (("budget", budget.play),),
     "batch": (("batch", batch.play),),
 }
-ALL = "all"
+ALL, MIG = "all", "mig"
+MIG_FLEET = Path(__file__).parent / "mig.yaml"
 
 
 def main() -> int:
     """Exit 1 when a scene fails, naming it."""
     parser = argparse.ArgumentParser(prog="demo")
-    parser.add_argument("show", nargs="?", choices=(*SHOWS, ALL), default="main")
+    parser.add_argument("show", nargs="?", choices=(*SHOWS, MIG, ALL), default="main")
     parser.add_argument("--keep", action="store_true", help="keep the world afterwards")
     parser.add_argument("--engine", choices=("sim", "vllm"), default="sim")
+    parser.add_argument(
+        "--backend", choices=mig.BACKENDS, default="agent", help="who cuts GPUs in the show mig"
+    )
     options = parser.parse_args()
     begun = time.monotonic()
 
@@ -49,9 +53,16 @@ def main() -> int:
         name = "world" if options.keep else None
         vllm = engine.installed() if options.engine == "vllm" else None
         with worlds.start(
-            fleet=FLEET, name=name, keep=options.keep, progress=say, vllm=vllm
+            fleet=MIG_FLEET if options.show == MIG else FLEET,
+            name=name,
+            keep=options.keep,
+            progress=say,
+            vllm=vllm,
         ) as world:
-            asyncio.run(play(world, say, options.show, vllm))
+            if options.show == MIG:
+                asyncio.run(play_mig(world, say, options.backend))
+            else:
+                asyncio.run(play(world, say, options.show, vllm))
             if options.keep:
                 _what_to_try(world)
     except (SceneError, worlds.WorldError) as error:
@@ -76,6 +87,15 @@ async def play(world: worlds.World, say: Say, show: str, vllm: Path | None) -> N
             await _play(stage, name)
         if vllm is not None:
             await _scene(stage, "engine", functools.partial(engine.play, venv=vllm))
+
+
+async def play_mig(world: worlds.World, say: Say, backend: mig.Backend) -> None:
+    """The show whose nodes are cut anew."""
+    async with connect(world.kubeconfig) as api:
+        stage = Stage(world, api, say)
+        say("installing the chart with Helm")
+        await mig.install(stage, backend)
+        await _scene(stage, MIG, functools.partial(mig.play, backend=backend))
 
 
 async def _play(stage: Stage, show: str) -> None:

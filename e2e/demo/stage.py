@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import sysconfig
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from world.api import Api
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "charts" / "tessera"
 EXAMPLES = ROOT / "examples"
+SCRIPTS = Path(sysconfig.get_path("scripts"))
 NAMESPACE = "tessera-system"
 PORT = 8000
 _LOOK_SECONDS = 0.2
@@ -70,6 +72,13 @@ class Stage:
 
     async def run(self, program: str, *arguments: str) -> str:
         """Run kubectl or helm as a user of this world would; its output."""
+        return await self._run(self.world.binary(program), *arguments)
+
+    async def tessera(self, *arguments: str) -> str:
+        """Run `kubectl tessera` likewise."""
+        return await self._run(SCRIPTS / "tessera", *arguments)
+
+    async def _run(self, program: Path, *arguments: str) -> str:
         environment = os.environ | {
             "KUBECONFIG": str(self.world.kubeconfig),
             "HELM_CACHE_HOME": str(self.world.folder / "helm"),
@@ -77,7 +86,7 @@ class Stage:
             "HELM_DATA_HOME": str(self.world.folder / "helm"),
         }
         process = await asyncio.create_subprocess_exec(
-            str(self.world.binary(program)),
+            str(program),
             *arguments,
             env=environment,
             stdout=asyncio.subprocess.PIPE,
@@ -85,7 +94,7 @@ class Stage:
         )
         output, _ = await process.communicate()
         if process.returncode:
-            raise SceneError(f"{program} {' '.join(arguments)}: {output.decode().strip()}")
+            raise SceneError(f"{program.name} {' '.join(arguments)}: {output.decode().strip()}")
         return output.decode()
 
 

@@ -131,7 +131,10 @@ async def test_an_operator_that_starts_finds_until_when_was_billed(stage: Stage)
 
 
 async def test_every_query_of_the_dashboard_is_answered(place: Place) -> None:
-    """Prometheus takes all of them, and those of the bill have data."""
+    """Prometheus takes all of them, and those of the bill have data.
+
+    Nobody has a budget here, and no pool is cut: the show of that asks for its slices.
+    """
     await place.serve(replicas=1)
     await place.until_ready()
     dashboard = json.loads((CHART / "dashboards" / "cost.json").read_text(encoding="utf-8"))
@@ -153,7 +156,11 @@ async def test_every_query_of_the_dashboard_is_answered(place: Place) -> None:
                     empty[query] = title
             return empty
 
-        await eventually(answers, lambda empty: all("Budget" in one for one in empty.values()))
+        await eventually(answers, lambda empty: all(map(may_be_empty, empty.values())))
+
+
+def may_be_empty(title: str) -> bool:
+    return "Budget" in title or title.startswith(("MIG: ", "Slices, "))
 
 
 async def test_the_chart_renders_the_dashboard_for_the_sidecar(stage: Stage) -> None:

@@ -97,6 +97,20 @@ async def test_a_ready_service_is_explained_with_its_readings(place: Place) -> N
     assert "for 60s would add 1" in told["scaling"]["wouldChange"][0]
 
 
+async def test_layouts_are_shown_where_they_are_known_and_said_where_not(place: Place) -> None:
+    told = await tessera(place.stage, "mosaic", "--json")
+    pools = {one["name"]: one for one in told.json["pools"]}
+    assert told.json["notes"] == []
+    assert "a100-reserved" in pools
+    for pool in pools.values():
+        assert pool["strandedPerHour"] is not None
+    shown = await tessera(place.stage, "mosaic", "a100-reserved")
+    assert shown.code == 0, shown
+    planned = await tessera(place.stage, "plan")
+    assert planned.code == 1
+    assert "no AcceleratorPool says how its GPUs are to be cut" in planned.errors
+
+
 async def test_an_unplaceable_service_is_explained_by_every_hardware(place: Place) -> None:
     shape = {
         "parameters": 700_000_000_000,

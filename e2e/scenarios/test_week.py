@@ -147,7 +147,7 @@ async def test_a_mirror_and_priorities_are_a_matter_of_two_values(stage: Stage) 
     (operator,) = [one for one in found if one["kind"] == "Deployment"]
     (container,) = operator["spec"]["template"]["spec"]["containers"]
     told = {one["name"]: one.get("value") for one in container["env"]}
-    mirrored, _, engine = images(mirror)
+    mirrored, _, _, engine = images(mirror)
     assert container["image"] == mirrored
     assert told["TESSERA_BATCH_IMAGE"].startswith("ghcr.io/acme/batch:")
     platform = Settings(platform=json.loads(told["TESSERA_PLATFORM"])).platform

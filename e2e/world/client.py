@@ -11,7 +11,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tessera
 from world import binaries
@@ -79,6 +79,31 @@ class World:
         """Let a node die with all its containers; its object stays until somebody deletes it."""
         self._ask("POST", "nodes", node, "end")
 
+    def gpus(self, node: str) -> list[dict[str, Any]]:
+        """The GPUs of a node as they are: mode, and slices with their places."""
+        found: list[dict[str, Any]] = json.loads(self._ask("GET", "gpus", node))
+        return found
+
+    def compute(self, node: str, device: str, process: str, *, begin: bool = True) -> None:
+        """Let a process that is no pod's sit on a GPU or slice, by its UUID, or leave it."""
+        act = "attach" if begin else "detach"
+        self._ask("POST", "gpus", node, act, device=device, process=process)
+
+    def fail(self, node: str, call: str, code: str, times: int = 1) -> None:
+        """Let the next calls of a function of the driver fail, `IN_USE` or so."""
+        self._ask("POST", "gpus", node, "fail", call=call, code=code, times=times)
+
+    def mig_manager(self, node: str, **wanted: bool | float) -> None:
+        """Its pace, where 1 is the real one, and its edges: `stuck=True`, `fails=2`, ..."""
+        self._ask("POST", "mig-managers", node, **wanted)
+
+    def mig_config(self, node: str) -> str:
+        """What its mig-manager can read of the ConfigMap by now; empty before it has arrived."""
+        try:
+            return self._ask("GET", "mig-managers", node).decode()
+        except WorldError:
+            return ""
+
     def end_program(self, name: str) -> None:
         """SIGKILL a program of the world (`etcd`, `kube-apiserver`, ...); it stays away."""
         self._ask("POST", "programs", name, "end")
@@ -94,9 +119,14 @@ class World:
     def resume_program(self, name: str) -> None:
         self._ask("POST", "programs", name, "resume")
 
-    def _ask(self, method: str, *parts: str) -> bytes:
+    def _ask(self, method: str, *parts: str, **told: object) -> bytes:
         path = "/".join(urllib.parse.quote(part, safe="") for part in parts)
-        request = urllib.request.Request(f"{self.control_url}/{path}", method=method)  # noqa: S310
+        request = urllib.request.Request(  # noqa: S310
+            f"{self.control_url}/{path}",
+            method=method,
+            data=json.dumps(told).encode() if told else None,
+            headers={"Content-Type": "application/json"},
+        )
         try:
             with urllib.request.urlopen(request, timeout=ASK_SECONDS) as answer:  # noqa: S310
                 return bytes(answer.read())

@@ -7,20 +7,31 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from world.errors import WorldError
+from world.gpus.control import GpuControl
+from world.gpus.operands import Operands
 from world.kubelet.kubelet import Kubelet
 from world.programs import Programs
 
 
 @asynccontextmanager
 async def serve_control(
-    kubelets: Mapping[str, Kubelet], programs: Programs, address: str, port: int
+    kubelets: Mapping[str, Kubelet],
+    operands: Mapping[str, Operands],
+    programs: Programs,
+    address: str,
+    port: int,
 ) -> AsyncIterator[None]:
     control = _Control(kubelets, programs)
+    gpus = GpuControl(operands)
     app = web.Application()
     app.router.add_get("/containers", control.containers)
     app.router.add_post("/containers/{namespace}/{pod}/{container}/{act:kill|oom}", control.kill)
     app.router.add_post("/nodes/{node}/{act:silence|wake|end}", control.node)
     app.router.add_post("/programs/{program}/{act:end|start|pause|resume}", control.program)
+    app.router.add_get("/gpus/{node}", gpus.look)
+    app.router.add_post("/gpus/{node}/{act:fail|attach|detach}", gpus.act)
+    app.router.add_get("/mig-managers/{node}", gpus.config)
+    app.router.add_post("/mig-managers/{node}", gpus.manage)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     try:

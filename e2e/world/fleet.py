@@ -24,7 +24,7 @@ Tier = Literal["reserved", "onDemand", "spot"]
 Cloud = Literal["aws", "gcp", "azure", "onPrem"]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,50}[a-z0-9])?$")]
 Gpu = tuple[Placed, ...] | None
-"""The slices of a GPU in the order of their starts; None is an uncut GPU."""
+"""The slices of a GPU in MIG mode, in the order of their starts; None is an uncut GPU."""
 
 
 class FleetError(WorldError):
@@ -37,6 +37,20 @@ class Taint(BaseModel):
     key: str
     value: str = ""
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] = "NoSchedule"
+
+
+class MigManagerEntry(BaseModel):
+    """NVIDIA's mig-manager on a node."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    namespace: str = "gpu-operator"
+    config: str = "tessera-mig"
+    """The ConfigMap that it mounts."""
+    pace: Annotated[float, Field(gt=0, le=10)] = 0.05
+    """1 takes as long as the real one, which is about a minute."""
+    lag_seconds: Annotated[float, Field(ge=0, alias="lagSeconds")] = 1.0
+    """Until it sees a change of the ConfigMap; with the real one it is up to 90 s."""
 
 
 class NodeEntry(BaseModel):
@@ -52,6 +66,9 @@ class NodeEntry(BaseModel):
     cloud: Cloud = "onPrem"
     zone: str | None = None
     gpus: tuple[Literal["whole"] | tuple[str, ...], ...] = ()
+    mig_manager: Annotated[MigManagerEntry | Literal[False], Field(alias="migManager")] = (
+        MigManagerEntry()
+    )
     labels: dict[str, str] = {}
     taints: tuple[Taint, ...] = ()
     cpu: Annotated[int, Field(ge=1)] = 96
@@ -103,6 +120,7 @@ class Node:
     tier: Tier
     cloud: Cloud
     zone: str | None
+    mig_manager: MigManagerEntry | None
     labels: Mapping[str, str]
     taints: tuple[Taint, ...]
     cpu: int
@@ -150,6 +168,7 @@ def _expand(entry: NodeEntry) -> Iterator[Node]:
             tier=entry.tier,
             cloud=entry.cloud,
             zone=entry.zone,
+            mig_manager=entry.mig_manager or None,
             labels=entry.labels,
             taints=entry.taints,
             cpu=entry.cpu,

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from tessera.domain.catalog import Product
+from tessera.domain.mig.boards import board_of
 from world.boards import board, engines
 from world.fleet import Cloud, Node, Taint
 from world.mig import MEDIA, Placed
@@ -37,8 +38,7 @@ def labels(node: Node) -> dict[str, str]:
         "kubernetes.io/arch": "amd64",
     }
     found |= _place(node) | _capacity_type(node)
-    if node.product is not None and node.gpus:
-        found |= _discovered(node, node.product)
+    found |= deployed(node) | discovered(node)
     return found | dict(node.labels)
 
 
@@ -108,8 +108,19 @@ def _capacity_type(node: Node) -> dict[str, str]:
             return {}
 
 
-def _discovered(node: Node, product: Product) -> dict[str, str]:
-    """What feature discovery writes with `mig.strategy=mixed`, and the operator beside it."""
+def deployed(node: Node) -> dict[str, str]:
+    """Which parts of the GPU operator shall run on a node."""
+    if not node.gpus:
+        return {}
+    absent = {"mig-manager"} if node.mig_manager is None else set()
+    return {f"nvidia.com/gpu.deploy.{part}": "true" for part in DEPLOYED if part not in absent}
+
+
+def discovered(node: Node) -> dict[str, str]:
+    """What feature discovery writes with `mig.strategy=mixed`."""
+    product = node.product
+    if product is None or not node.gpus:
+        return {}
     about = board(product)
     major, minor = about.compute.split(".")
     uncut = any(gpu is None for gpu in node.gpus)
@@ -126,11 +137,11 @@ def _discovered(node: Node, product: Product) -> dict[str, str]:
         "gpu.compute.minor": minor,
         "gpu.machine": _machine(node) or "PowerEdge-XE9680",
         "gpu.mode": "compute",
-        "mig.capable": "true",
+        "mig.capable": str(board_of(product.product) is not None).lower(),
         "mig.strategy": "mixed",
         "mps.capable": "false",
     }
-    found |= dict(_versions()) | {f"gpu.deploy.{part}": "true" for part in DEPLOYED}
+    found |= dict(_versions())
     for profile, slices in _by_profile(node).items():
         found |= _slice_labels(product, profile, slices)
     return {f"nvidia.com/{key}": value for key, value in found.items()}
@@ -171,16 +182,20 @@ def _slice_labels(product: Product, profile: str, slices: list[Placed]) -> dict[
 
 
 def resources(node: Node) -> dict[str, str]:
-    """Capacity of a node; what the device plugin offers is part of it."""
+    """Capacity of a node as its fleet file says; GPUs and slices are part of it."""
     offered = Counter(
         "nvidia.com/gpu" if placed is None else placed.resource
         for gpu in node.gpus
         for placed in (gpu if gpu is not None else (None,))
     )
-    plain = {
+    return plain(node) | {resource: str(count) for resource, count in sorted(offered.items())}
+
+
+def plain(node: Node) -> dict[str, str]:
+    """What a machine has without its GPUs."""
+    return {
         "cpu": str(node.cpu),
         "memory": f"{node.memory_gib}Gi",
         "ephemeral-storage": "1000Gi",
         "pods": "110",
     }
-    return plain | {resource: str(count) for resource, count in sorted(offered.items())}

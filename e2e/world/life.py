@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import shutil
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 
@@ -13,10 +14,14 @@ from world.claims import Claims
 from world.control import serve_control
 from world.dcgm.exporter import Exporter
 from world.fleet import Node
+from world.gpus.driver import serve_driver
+from world.gpus.hardware import hardware
+from world.gpus.operands import Operands
+from world.gpus.pod_resources import serve_pod_resources
 from world.ground import Ground, ground
 from world.kubelet import images, node
 from world.kubelet.container import Container
-from world.kubelet.devices import Devices, inventory
+from world.kubelet.devices import Devices
 from world.kubelet.events import Events
 from world.kubelet.instances import Sessions
 from world.kubelet.kubelet import Kubelet
@@ -25,6 +30,7 @@ from world.kubelet.stand_in import stand_in
 from world.kubelet.surroundings import Host, Machine
 from world.kubelet.tokens import Tokens
 from world.labels import resources
+from world.places import sockets
 from world.plan import Facts, Plan
 from world.proxy.services import Services
 from world.proxy.slices import Slices
@@ -46,7 +52,8 @@ async def live(plan: Plan) -> None:
         async with (
             _kubelets(plan, base, sessions, log_port) as kubelets,
             _served_logs(base, kubelets, log_port),
-            serve_control(kubelets, base.programs, plan.slot.control, control_port),
+            _operands(plan, kubelets) as operands,
+            serve_control(kubelets, operands, base.programs, plan.slot.control, control_port),
             asyncio.TaskGroup() as group,
         ):
             group.create_task(base.programs.watch())
@@ -55,9 +62,11 @@ async def live(plan: Plan) -> None:
             group.create_task(services.run())
             group.create_task(Slices(base.api, services).run())
             plan.progress(f"registering {len(plan.nodes)} nodes")
-            await _register(plan, base, log_port)
+            await _register(plan, base, kubelets)
             for kubelet in kubelets.values():
                 group.create_task(kubelet.run())
+            for part in operands.values():
+                group.create_task(part.run())
             plan.progress(f"started in {time.monotonic() - began:.1f} s")
             plan.announce(_facts(plan, base, control_port))
 
@@ -93,13 +102,24 @@ async def _kubelets(
 
 
 def _host(machine: Machine, spec: Node, address: str) -> Host:
-    return Host(
-        machine=machine,
-        node=spec,
-        address=address,
-        devices=Devices(inventory(spec)),
-        allocatable=resources(spec),
-    )
+    found = Devices()
+    found.offer((there := hardware(spec)).devices())
+    return Host(machine=machine, node=spec, address=address, hardware=there, devices=found)
+
+
+@contextlib.asynccontextmanager
+async def _operands(plan: Plan, kubelets: Kubelets) -> AsyncIterator[Mapping[str, Operands]]:
+    """What looks after the GPUs of a node, where it has some."""
+    with_gpus = {name: one for name, one in kubelets.items() if one.host.node.gpus}
+    folder = sockets(plan.slot.number)
+    shutil.rmtree(folder, ignore_errors=True)  # of a world that was killed
+    async with contextlib.AsyncExitStack() as served:
+        served.callback(shutil.rmtree, folder, ignore_errors=True)
+        for kubelet in with_gpus.values():
+            kubelet.host.sockets.mkdir(parents=True, mode=0o700)
+            await served.enter_async_context(serve_pod_resources(kubelet))
+            await served.enter_async_context(serve_driver(kubelet.host))
+        yield {name: Operands(kubelet.host) for name, kubelet in with_gpus.items()}
 
 
 def _services(plan: Plan, base: Ground, kubelets: Kubelets) -> Services:
@@ -134,20 +154,20 @@ def _served_logs(
     return serve_logs(find, pair, addresses, port)
 
 
-async def _register(plan: Plan, base: Ground, log_port: int) -> None:
+async def _register(plan: Plan, base: Ground, kubelets: Kubelets) -> None:
     """Fake nodes have addresses that nobody answers, as KWOK's pods have."""
     room = asyncio.Semaphore(REGISTERED_AT_ONCE)
 
-    async def register(spec: Node, address: str, port: int) -> None:
+    async def register(spec: Node, address: str) -> None:
         async with room:
-            await node.register(base.api, spec, address, port)
+            there = resources(spec)
+            await node.register(base.api, node.manifest(spec, address, 0, there, there))
 
     async with asyncio.TaskGroup() as group:
-        live = [spec for spec in plan.nodes if spec.live]
-        for index, spec in enumerate(live):
-            group.create_task(register(spec, plan.slot.node(index), log_port))
+        for kubelet in kubelets.values():
+            group.create_task(kubelet.register())
         for index, spec in enumerate(plan.fakes):
-            group.create_task(register(spec, f"10.1.{index // 254}.{1 + index % 254}", 0))
+            group.create_task(register(spec, f"10.1.{index // 254}.{1 + index % 254}"))
 
 
 def _facts(plan: Plan, base: Ground, control_port: int) -> Facts:

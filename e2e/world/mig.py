@@ -1,16 +1,17 @@
 """Which MIG slices fit on one GPU together, and where."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tessera.domain.catalog import Product, Slice
+from tessera.domain.mig.boards import board_of
 
 MEDIA = "+me"
 """Suffix of the one small slice of a GPU that also has the media engines."""
 
 # Legal starts on the axis of memory slices, by (compute, memory) slices; the right end first, as
-# the driver does, since a 3g at 0 strands a compute slice. The 7 + 8 geometry of A100 to H200.
-_STARTS = {
+# the driver does, since a 3g at 0 strands a compute slice. The 7 + 8 geometry of A100 to B300.
+_SEVEN = {
     (1, 1): (6, 5, 4, 3, 2, 1, 0),
     (1, 2): (6, 4, 2, 0),
     (2, 2): (4, 2, 0),
@@ -18,6 +19,8 @@ _STARTS = {
     (4, 4): (0,),
     (7, 8): (0,),
 }
+# The 4 + 4 geometry of A30 and RTX PRO 6000.
+_FOUR = {(1, 1): (3, 2, 1, 0), (2, 2): (2, 0), (4, 4): (0,)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,19 +57,25 @@ def place(product: Product, profiles: Sequence[str]) -> tuple[Placed, ...] | Non
     slices = [(profile, known(product, profile)) for profile in profiles]
     wanted = [(profile, found) for profile, found in slices if found is not None]
     wanted.sort(key=lambda pair: (-pair[1].memory_slices, -pair[1].compute_slices, pair[0]))
-    placed = _search(wanted, frozenset())
+    board = board_of(product.product)
+    seven = board is None or board.memory_slices == 8
+    placed = _search(wanted, _SEVEN if seven else _FOUR, frozenset())
     return None if placed is None else tuple(sorted(placed, key=lambda one: one.start))
 
 
-def _search(wanted: Sequence[tuple[str, Slice]], taken: frozenset[int]) -> list[Placed] | None:
+def _search(
+    wanted: Sequence[tuple[str, Slice]],
+    starts: Mapping[tuple[int, int], Sequence[int]],
+    taken: frozenset[int],
+) -> list[Placed] | None:
     if not wanted:
         return []
     (profile, found), *rest = wanted
-    for start in _STARTS[found.compute_slices, found.memory_slices]:
+    for start in starts[found.compute_slices, found.memory_slices]:
         needed = frozenset(range(start, start + found.memory_slices))
         if needed & taken:
             continue
-        others = _search(rest, taken | needed)
+        others = _search(rest, starts, taken | needed)
         if others is not None:
             return [Placed(profile, found, start), *others]
     return None

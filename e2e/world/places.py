@@ -1,6 +1,7 @@
 """Where a world keeps its files."""
 
 import os
+import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -14,6 +15,11 @@ def cache() -> Path:
     folder = Path(base) / "tessera"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def sockets(slot: int) -> Path:
+    """Where the sockets of a world are, by the number of its address range."""
+    return Path(tempfile.gettempdir()) / f"tessera-{os.getuid()}" / str(slot)
 
 
 def worlds() -> Path:

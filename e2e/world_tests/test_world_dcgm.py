@@ -7,7 +7,8 @@ import pytest
 from world.dcgm.activity import Reading, engine_url, share
 from world.dcgm.text import page
 from world.fleet import read
-from world.kubelet.devices import Device, Holder, inventory
+from world.gpus.hardware import hardware
+from world.kubelet.devices import Device, Holder
 from world.testing import a_container, a_pod
 
 
@@ -17,7 +18,7 @@ def devices(tmp_path: Path) -> tuple[Device, ...]:
     path = tmp_path / "fleet.yaml"
     path.write_text("nodes: [{name: n, product: NVIDIA-H100-80GB-HBM3, gpus: [[3g.40gb], whole]}]")
     (node,) = read(path)
-    return inventory(node)
+    return hardware(node).devices()
 
 
 @pytest.mark.parametrize(

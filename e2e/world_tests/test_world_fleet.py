@@ -8,7 +8,7 @@ import pytest
 from tessera.domain.catalog import products
 from world import mig
 from world.fleet import FleetError, Node, read
-from world.kubelet.devices import inventory
+from world.gpus.hardware import hardware
 from world.labels import labels, provider_id, resources, taints
 from world.places import DEFAULT_FLEET
 
@@ -195,4 +195,4 @@ def test_a_node_offers_its_uncut_gpus_and_its_slices(tmp_path: Path) -> None:
 
     offered = {key: count for key, count in resources(node).items() if "nvidia" in key}
     assert offered == {"nvidia.com/gpu": "2", "nvidia.com/mig-2g.20gb": "2"}
-    assert len({device.id for device in inventory(node)}) == 4
+    assert len({device.id for device in hardware(node).devices()}) == 4

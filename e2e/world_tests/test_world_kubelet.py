@@ -7,8 +7,9 @@ import pytest
 
 from world.api import Json
 from world.fleet import read
+from world.gpus.hardware import hardware
 from world.kubelet import backoff, images, logs, payload
-from world.kubelet.devices import Devices, NoDeviceError, inventory, told
+from world.kubelet.devices import Devices, NoDeviceError, told
 from world.kubelet.environment import Facts, MissingReferenceError, expand, field, resolve
 from world.kubelet.images import Image, UnknownEntrypointError
 from world.kubelet.instances import Call
@@ -205,7 +206,9 @@ def devices(tmp_path: Path) -> Devices:
         "nodes: [{name: n, product: NVIDIA-A100-SXM4-80GB, gpus: [[1g.10gb, 1g.10gb], whole]}]"
     )
     (node,) = read(path)
-    return Devices(inventory(node))
+    found = Devices()
+    found.offer(hardware(node).devices())
+    return found
 
 
 def asking(uid: str, resource: str, count: int) -> Json:
@@ -235,7 +238,7 @@ def test_a_pod_that_gets_less_than_it_asks_gets_nothing(devices: Devices) -> Non
     with pytest.raises(NoDeviceError, match=r"for nvidia\.com/gpu"):
         devices.admit(greedy)
 
-    assert all(holder is None for _, holder in devices.holders())
+    assert not list(devices.held())
 
 
 def test_a_container_is_told_what_it_holds(devices: Devices) -> None:

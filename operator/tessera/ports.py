@@ -1,16 +1,23 @@
 """What the operator needs of the outside world, and the errors that may come from there."""
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol, TypeAlias
 
+from tessera.api.node_layout import Fault, NodeLayoutStatus
 from tessera.domain.autoscale import Load
 from tessera.domain.batch.facts import Batch, BatchJob, VolumeClaim
 from tessera.domain.batch.reports import Shown
 from tessera.domain.certificate import Held
+from tessera.domain.cutting import Holders, Readout
+from tessera.domain.mig.layouts import Spot
 from tessera.domain.model.facts import ErrandJob
 from tessera.domain.model.reports import Fetched
+from tessera.domain.repartition.facts import NodeLayout
+from tessera.domain.repartition.question import Question as LayoutQuestion
+from tessera.domain.repartition.question import Solved
 from tessera.domain.snapshot import (
     Budget,
     Front,
@@ -36,6 +43,7 @@ Value: TypeAlias = (
     | Pool
     | Budget
     | Node
+    | NodeLayout
     | Pod
     | VolumeClaim
     | BatchJob
@@ -58,8 +66,16 @@ class GoneError(ClusterError):
     """The object that was meant does not exist any more; a namesake is another object."""
 
 
+class DisruptionError(ClusterError):
+    """A PodDisruptionBudget does not let the pod go now."""
+
+
 class StaleError(ClusterError):
     """The version from which to go on is forgotten; only a new list helps."""
+
+
+class LayoutsError(PortError):
+    """No layouts could be planned."""
 
 
 class MetricsError(PortError):
@@ -130,6 +146,24 @@ class Cluster(Protocol):
     ) -> None:
         """Delete; what is gone already is no error, nor is a namesake with another uid."""
 
+    async def mark(
+        self, node: str, labels: Mapping[str, str | None], taints: Mapping[str, bool]
+    ) -> Seen:
+        """Labels of a node, None takes one away, and whether it carries taints that keep new pods
+        off; all in one write, and none where all is so already. Other taints stay.
+
+        The node as it is afterwards; GoneError when there is none of this name.
+        """
+
+    async def resize(self, deployment: Ref, replicas: int) -> Seen:
+        """Set the number of replicas of a Deployment and nothing else; GoneError without one."""
+
+    async def evict(self, pod: Ref, uid: str) -> None:
+        """Ask for a pod to go; what is gone already is no error, nor is a namesake.
+
+        DisruptionError when its budget does not allow that now.
+        """
+
 
 class Metrics(Protocol):
     """Prometheus."""
@@ -146,6 +180,13 @@ class Hub(Protocol):
 
     async def resolve(self, question: Question) -> Resolution:
         """Which commit a revision means now; or why that could not be found out."""
+
+
+class Layouts(Protocol):
+    """The planner of layouts."""
+
+    async def solve(self, question: LayoutQuestion) -> Solved:
+        """Layouts for what services wish; LayoutsError when none came."""
 
 
 class Engines(Protocol):
@@ -175,3 +216,64 @@ class CertificateStore(Protocol):
 
     async def trust(self, bundle: str) -> None:
         """Make whoever calls admission trust these authorities, and no others."""
+
+
+class GpuError(PortError):
+    """A driver refused or cannot be asked."""
+
+    def __init__(self, fault: Fault, message: str) -> None:
+        super().__init__(message)
+        self.fault = fault
+
+
+class KubeletError(PortError):
+    """The kubelet does not tell which pod holds what."""
+
+
+class Gpus(Protocol):
+    """The GPUs of the node that the process runs on."""
+
+    async def read(self, gpu: str | None = None) -> Readout:
+        """All of them, or one by its UUID, as they are at this moment.
+
+        GpuError when nothing can be told.
+        """
+
+    async def create(self, gpu: str, spot: Spot) -> None:
+        """Make an instance, or finish one that is half made; nothing where it is whole already.
+
+        GpuError leaves as little behind as the driver allows.
+        """
+
+    async def destroy(self, gpu: str, spot: Spot) -> None:
+        """Take an instance away with all that is in it; nothing where it is gone already.
+
+        GpuError with InUse, and nothing done, while a process computes on it.
+        """
+
+
+class PodDevices(Protocol):
+    """The kubelet of the node."""
+
+    async def holders(self) -> Holders:
+        """Which pods hold which GPUs and MIG devices; KubeletError when it does not answer."""
+
+
+class OwnLayout(Protocol):
+    """The NodeLayout of the node that the process runs on."""
+
+    async def read(self) -> NodeLayout:
+        """As it is now; made where there is none. ClusterError."""
+
+    async def write(self, status: NodeLayoutStatus) -> None:
+        """Replace its status. ClusterError."""
+
+    async def changed(self) -> None:
+        """Return once its spec is another than at the last read, or it is gone. ClusterError."""
+
+
+class Locks(Protocol):
+    """What only one process of a machine may do at a time."""
+
+    def hold(self, name: str) -> AbstractContextManager[bool]:
+        """Whether it is ours for as long as the block runs; nobody waits for it."""

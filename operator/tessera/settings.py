@@ -1,6 +1,7 @@
-"""The environment of the operator; nothing else reads it."""
+"""The environment of every process; nothing else reads it."""
 
 from datetime import timedelta
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr
@@ -47,6 +48,12 @@ class Settings(BaseSettings):
     batch_role: str = BATCH_ROLE
     """The ClusterRole that lets a batch's runner read its batch; each release has its own."""
 
+    mig_enabled: bool = False
+    """GPUs may be cut anew; the chart grants the rights for it."""
+
+    mig_manager_namespace: str | None = None
+    """Namespace of the GPU operator; without it nothing is written for mig-manager."""
+
     webhook_service: str | None = None
     """Service of admission, and the Secret with its certificate; without it there is none."""
 
@@ -82,6 +89,12 @@ class Settings(BaseSettings):
     kubeconfig: Annotated[str | None, Field(validation_alias="KUBECONFIG")] = None
     """A kubeconfig to use instead of the pod's ServiceAccount."""
 
+    @property
+    def cutters(self) -> frozenset[str]:
+        """The backends that may cut GPUs."""
+        found = {"agent"} | ({"migManager"} if self.mig_manager_namespace else set())
+        return frozenset(found) if self.mig_enabled else frozenset()
+
 
 class CommandSettings(BaseSettings):
     """What commands at a terminal read."""
@@ -113,6 +126,38 @@ class RunnerSettings(BaseSettings):
 
     hub_token: Annotated[str | None, Field(validation_alias="HF_TOKEN")] = None
     """The user's token for the hub."""
+
+    kubeconfig: Annotated[str | None, Field(validation_alias="KUBECONFIG")] = None
+    """A kubeconfig to use instead of the pod's ServiceAccount."""
+
+
+class NodeSettings(BaseSettings):
+    """The environment of the agent of a node."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="TESSERA_", frozen=True, use_attribute_docstrings=True
+    )
+
+    node_name: str
+    """The node that it runs on, and the name of its NodeLayout."""
+
+    cut: bool = False
+    """Whether it carries out what the spec of the NodeLayout says; otherwise it only looks."""
+
+    pod_resources: Path = Path("/var/lib/kubelet/pod-resources/kubelet.sock")
+    """Socket of the kubelet that says which pod holds which device."""
+
+    locks: Path = Path("/run/tessera")
+    """Folder of the machine, so that two agents never cut one GPU at the same time."""
+
+    every_seconds: Annotated[float, Field(gt=0)] = 5
+    """How often the driver and the kubelet are asked."""
+
+    probes_port: Annotated[int, Field(ge=0, le=65535)] = 8082
+    """Port of `/healthz`."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """What is logged at least."""
 
     kubeconfig: Annotated[str | None, Field(validation_alias="KUBECONFIG")] = None
     """A kubeconfig to use instead of the pod's ServiceAccount."""

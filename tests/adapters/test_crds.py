@@ -100,6 +100,11 @@ RULES = [
         pooled(PRICE, tolerations=[{"key": "a", "tolerationSeconds": 5}]),
         "spec.tolerations[].tolerationSeconds needs",
     ),
+    (
+        ACCELERATOR_POOLS,
+        pooled(PRICE, mig={"mode": "auto", "layout": {"3g.40gb": 2}}),
+        "spec.mig.layout: 1 layout for all GPUs needs mode static",
+    ),
 ]
 
 BUDGET = {
@@ -211,6 +216,17 @@ BOUNDS = [
     (ACCELERATOR_POOLS, pooled(PRICE, tier="free"), "spec.tier"),
     (ACCELERATOR_POOLS, pooled(PRICE | {"perGPUHour": "-1"}), "spec.prices[0].perGPUHour"),
     (ACCELERATOR_POOLS, pooled(PRICE | {"from": "soon"}), "spec.prices[0].from"),
+    (ACCELERATOR_POOLS, pooled(PRICE, mig={"backend": "nobody"}), "spec.mig.backend"),
+    (
+        ACCELERATOR_POOLS,
+        pooled(PRICE, mig={"mode": "static", "layout": {"3g.40gb": 9}}),
+        "spec.mig.layout.3g.40gb",
+    ),
+    (
+        ACCELERATOR_POOLS,
+        pooled(PRICE, mig={"maintenanceWindow": {"start": "25:00", "end": "06:00"}}),
+        "spec.mig.maintenanceWindow.start",
+    ),
 ]
 
 

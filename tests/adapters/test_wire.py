@@ -128,6 +128,14 @@ def test_of_a_status_of_another_version_is_read_what_can_be_read() -> None:
     assert (found.status.replicas, found.status.scaling) == (2, None)
 
 
+def test_what_another_version_says_of_a_pool_beside_its_layouts_does_not_hide_them() -> None:
+    unit = {"node": "a100-0", "gpus": [0], "phase": "Emptying", "since": "2026-11-20T12:00:00Z"}
+    status = {"mig": {"units": [{**unit, "later": 1}], "later": {}}, "later": True}
+    found = wire.pool({"metadata": {"name": "a100"}, "spec": {}, "status": status})
+    assert found.status.mig is not None
+    assert [(one.node, one.gpus) for one in found.status.mig.units] == [("a100-0", (0,))]
+
+
 @pytest.mark.parametrize(("surge", "read"), [(1, True), (0, False), ("25%", True)])
 def test_the_manner_of_a_rollout_is_read_from_its_deployment(surge: int | str, read: bool) -> None:
     strategy = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": surge}}

@@ -18,13 +18,14 @@ from tessera.cli.bench_server import PATHS
 from tessera.cli.complete import candidates
 from tessera.cli.completion import SCRIPTS
 from tessera.cli.main import main
-from tessera.cli.parser import COST_FORMS, COST_ROWS, ENDPOINTS, SHELLS, parser
+from tessera.cli.parser import COST_FORMS, COST_ROWS, SHELLS, parser
+from tessera.cli.parser_load import ENDPOINTS
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("aiohttp", "kubernetes", "pydantic", "requests", "yaml", "prometheus_api_client")
 COMMANDS = (
     *("doctor", "explain", "top", "update", "cost", "size", "bench"),
-    *("plan", "completion"),
+    *("plan", "mosaic", "completion"),
 )
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "operator"), "HOME": "/nonexistent"}
 
@@ -67,10 +68,8 @@ def test_help_takes_less_than_a_third_of_a_second_of_the_processor() -> None:
 
 def test_every_command_has_a_module_that_runs_it() -> None:
     asked = [[name] for name in COMMANDS] + [["snapshot", "save"], ["snapshot", "plan"]]
-    planned = ["--demand", "d", "--throughput", "t", "--gpu", "g"]
     values = {
         "bench": ["x"],
-        "plan": planned,
         "explain": ["x"],
         "update": ["x"],
         "completion": ["bash"],
@@ -174,6 +173,8 @@ def test_no_cluster_is_a_sentence_with_what_to_do(
     broken.write_text("][")
     for arguments, words in (
         (["top"], "there is no /nonexistent/.kube/config. Give --kubeconfig"),
+        (["plan"], "there is no /nonexistent/.kube/config. Give --kubeconfig"),
+        (["mosaic", "--kubeconfig", str(away)], "Is the cluster up"),
         (["top", "--kubeconfig", "/nowhere"], "there is no /nowhere"),
         (["top", "--kubeconfig", str(broken)], "Give --kubeconfig FILE"),
         (["top", "--kubeconfig", str(away)], "Is the cluster up"),

@@ -13,9 +13,9 @@ from docs_tests.blocks import Command, File
 from docs_tests.pages import page_of, steps_of
 from mig_fleets import fleet
 from tessera.cli.errors import CommandError
-from tessera.cli.mosaic import strips, tiles
 from tessera.cli.parser import parser
 from tessera.cli.plan import UNMET, run
+from tessera.cli.tiles import strips, tiles
 from tessera.cli.told import Told
 from tests.mig_builders import A100, a_gpu
 
@@ -121,7 +121,7 @@ def test_the_picture_is_xml_with_both_layouts_and_names_that_need_escaping(files
     files.plan(*files.current(there), "--svg", str(picture))
     root = ElementTree.fromstring(picture.read_text("utf-8"))  # noqa: S314 - it is our own
     told = [element.text for element in root.iter("{http://www.w3.org/2000/svg}title")]
-    assert {"3g.40gb a&b", "3g.40gb chat", "free"} <= set(told)
+    assert {"3g.40gb a&b @0", "3g.40gb chat @0", "free"} <= set(told)
     with pytest.raises(CommandError, match="cannot be written"):
         files.plan("--svg", str(files.folder))
 

@@ -7,8 +7,19 @@ from typing import Any, Protocol
 import pytest
 
 from tessera.adapters.kube import KubeCluster
-from tessera.ports import Cluster, ClusterError, GoneError, Seen
-from tessera.resources.kinds import INFERENCE_SERVICES, POD_MONITORS, SERVICES, Kind
+from tessera.domain.ref import Ref
+from tessera.domain.snapshot import Node, Pod
+from tessera.ports import Cluster, ClusterError, DisruptionError, GoneError, Seen
+from tessera.resources.kinds import (
+    DISRUPTION_BUDGETS,
+    INFERENCE_SERVICES,
+    KINDS,
+    NODES,
+    POD_MONITORS,
+    PODS,
+    SERVICES,
+    Kind,
+)
 from tessera.resources.manifest import Key, Manifest
 from tests.builders import SMALL
 from tests.memory_cluster import MemoryCluster
@@ -25,6 +36,12 @@ class Side(Protocol):
 
     async def read(self, key: Key) -> dict[str, Any]: ...
 
+    async def node(self) -> Key:
+        """A new node with a taint of somebody else."""
+
+    async def pod(self, *, guarded: bool) -> tuple[Ref, str]:
+        """A new one that runs, with its uid; its budget lets none go, or it has none."""
+
 
 class MemorySide:
     def __init__(self) -> None:
@@ -38,6 +55,15 @@ class MemorySide:
 
     async def read(self, key: Key) -> dict[str, Any]:
         return self._memory.objects[key]
+
+    async def node(self) -> Key:
+        return self._memory.put(NODES, _node(f"contract-{next(_numbers)}"))
+
+    async def pod(self, *, guarded: bool) -> tuple[Ref, str]:
+        key = self._memory.put(PODS, _pod(f"contract-{next(_numbers)}"))
+        if guarded:
+            self._memory.refusals[key] = "The disruption budget contract allows 0"
+        return Ref("default", key.name), self._memory.objects[key]["metadata"]["uid"]
 
 
 class RealSide:
@@ -56,11 +82,67 @@ class RealSide:
         assert status < 300, answer
 
     async def read(self, key: Key) -> dict[str, Any]:
-        kind = INFERENCE_SERVICES if key.plural == INFERENCE_SERVICES.plural else SERVICES
-        status, answer = await self._real.request("GET", kind.path(key.namespace, key.name))
-        assert status == 200, answer
+        kind = next(kind for kind in KINDS if kind.plural == key.plural)
+        return await self._asked("GET", kind.path(key.namespace or None, key.name))
+
+    async def node(self) -> Key:
+        name = f"contract-{next(_numbers)}"
+        await self._asked("POST", NODES.path(None), _node(name))
+        return Key(NODES.plural, "", name)
+
+    async def pod(self, *, guarded: bool) -> tuple[Ref, str]:
+        """Bound to a node without a kubelet, so that it stays as it is said to be."""
+        name = f"contract-{next(_numbers)}"
+        body = _pod(name, nodeName=(await self.node()).name)
+        made = await self._asked("POST", PODS.path("default"), body)
+        budget = {
+            "apiVersion": "policy/v1",
+            "kind": "PodDisruptionBudget",
+            "metadata": {"name": name},
+            "spec": {"minAvailable": 1, "selector": {"matchLabels": {"pod": name}}},
+        }
+        if guarded:
+            await self._asked("POST", DISRUPTION_BUDGETS.path("default"), budget)
+        ready = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+        path = f"{PODS.path('default', name)}/status"
+        await self._asked("PATCH", path, {"status": ready}, "application/merge-patch+json")
+        return Ref("default", name), made["metadata"]["uid"]
+
+    async def _asked(
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+        content_type: str = "application/json",
+    ) -> dict[str, Any]:
+        status, answer = await self._real.request(method, path, None, body, content_type)
+        assert status < 300, answer
         found: dict[str, Any] = answer
         return found
+
+
+def _node(name: str) -> dict[str, Any]:
+    taint = {"key": "team", "value": "llm", "effect": "NoSchedule"}
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": name, "labels": {"zone": "a"}},
+        "spec": {"taints": [taint]},
+    }
+
+
+def _pod(name: str, **spec: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": name,
+            "namespace": "default",
+            "labels": {"pod": name},
+            "creationTimestamp": None,
+        },
+        "spec": {"containers": [{"name": "one", "image": "none"}], **spec},
+    }
 
 
 @pytest.fixture(params=["memory", pytest.param("real", marks=pytest.mark.world)])
@@ -191,6 +273,17 @@ async def test_a_status_is_applied_beside_the_spec(side: Side) -> None:
     assert (got["status"]["replicas"], got["spec"]["model"]["uri"]) == (3, SMALL)
 
 
+async def test_a_part_of_a_status_that_is_not_told_again_is_gone_as_a_whole(side: Side) -> None:
+    key = await _a_model(side)
+    for told in ({"replicas": 3, "tenant": {"state": "NoBudget"}}, {"replicas": 3}):
+        body = _status(key, told)
+        applied = Manifest(
+            kind=INFERENCE_SERVICES, namespace=key.namespace, name=key.name, body=body
+        )
+        await side.cluster.apply(applied, subresource="status")
+    assert "tenant" not in (await side.read(key))["status"]
+
+
 async def test_the_status_of_what_is_gone_makes_nothing_anew(side: Side) -> None:
     key = Key(INFERENCE_SERVICES.plural, "default", f"contract-{next(_numbers)}")
     body = _status(key, {"replicas": 3})
@@ -236,3 +329,61 @@ async def test_a_watch_tells_what_came_and_went_since_a_version(side: Side) -> N
             if len(told) == 2:
                 break
     assert told == [(False, True), (True, True)]
+
+
+TAINT = "tessera.dev/repartition"
+
+
+async def test_a_node_is_marked_in_one_write_and_what_others_said_of_it_stays(side: Side) -> None:
+    key = await side.node()
+    before = await side.read(key)
+    seen = await side.cluster.mark(key.name, {"mig": "one", "zone": None}, {TAINT: True})
+    got = await side.read(key)
+    assert got["metadata"]["labels"].get("mig") == "one"
+    assert "zone" not in got["metadata"]["labels"]
+    assert {TAINT, "team"} <= {taint["key"] for taint in got["spec"]["taints"]}
+    assert isinstance(seen.value, Node)
+    assert (seen.value.labels["mig"], TAINT in seen.value.taints) == ("one", True)
+    assert before["metadata"]["uid"] == got["metadata"]["uid"]
+
+
+async def test_marking_again_writes_nothing(side: Side) -> None:
+    key = await side.node()
+    await side.cluster.mark(key.name, {"mig": "one"}, {TAINT: True})
+    before = (await side.read(key))["metadata"].get("resourceVersion")
+    await side.cluster.mark(key.name, {"mig": "one", "never": None}, {TAINT: True, "other": False})
+    assert (await side.read(key))["metadata"].get("resourceVersion") == before
+
+
+async def test_a_taint_goes_alone(side: Side) -> None:
+    key = await side.node()
+    await side.cluster.mark(key.name, {}, {TAINT: True})
+    await side.cluster.mark(key.name, {}, {TAINT: False})
+    left = {taint["key"] for taint in (await side.read(key))["spec"]["taints"]}
+    assert TAINT not in left
+    assert "team" in left
+
+
+async def test_a_node_that_is_gone_is_not_marked(side: Side) -> None:
+    with pytest.raises(GoneError):
+        await side.cluster.mark("nowhere", {"mig": "one"}, {})
+
+
+async def test_a_budget_keeps_a_pod_and_says_so(side: Side) -> None:
+    pod, uid = await side.pod(guarded=True)
+    with pytest.raises(DisruptionError, match="disruption budget"):
+        await side.cluster.evict(pod, uid)
+
+
+async def test_neither_a_namesake_nor_what_is_gone_is_evicted(side: Side) -> None:
+    pod, _ = await side.pod(guarded=False)
+    await side.cluster.evict(pod, "another")
+    await side.cluster.evict(Ref("default", "nobody"), "another")
+    assert (await side.read(Key(PODS.plural, *pod)))["metadata"]["name"] == pod.name
+
+
+async def test_a_pod_is_evicted_where_no_budget_keeps_it(side: Side) -> None:
+    pod, uid = await side.pod(guarded=False)
+    await side.cluster.evict(pod, uid)
+    found = (await listed(side, PODS)).get(Key(PODS.plural, *pod))
+    assert found is None or (isinstance(found.value, Pod) and found.value.leaving)

@@ -73,6 +73,14 @@ def test_manifests_are_found() -> None:
     assert {manifest["kind"] for manifest in found} == set(TYPES)
 
 
+def test_the_example_of_layouts_is_the_file_that_its_page_shows() -> None:
+    example = (ROOT / "examples" / "mig" / "cut.yaml").read_text(encoding="utf-8")
+    page = (ROOT / page_of("repartition")).read_text(encoding="utf-8")
+    shown = page.partition('title="cut.yaml"\n')[2].partition("```")[0]
+    assert shown
+    assert example.endswith(shown)
+
+
 def test_home_and_readme_show_the_same_first_manifest() -> None:
     home, readme = (
         next(manifests(path.read_text(encoding="utf-8")))

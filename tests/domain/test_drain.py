@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.domain.drain import DONE_COST, Drain, drain
+from tessera.domain.drain import DONE_COST, Displaced, Drain, drain
 from tessera.domain.snapshot import InFlight, Pod, PodReading, Readings, Ref
 from tests.builders import NOW, a_pod, a_snapshot, a_workload, at
 
@@ -126,3 +126,36 @@ def test_never_fewer_replicas_than_wanted_and_never_more_leave_than_are_too_many
     assert got.keep >= min(wanted, len(found))
     assert len(got.leaving) == max(0, len(found) - wanted)
     assert set(got.done) <= set(got.leaving)
+
+
+def displaced_from(pods: list[Pod], *doomed: str, leaving: tuple[str, ...] = ()) -> Displaced:
+    return Displaced(
+        frozenset(pod.ref for pod in pods if pod.ref.name in doomed),
+        frozenset(pod.ref for pod in pods if pod.ref.name in leaving),
+    )
+
+
+def test_a_replica_whose_slice_goes_is_replaced_before_it_leaves() -> None:
+    pods = [a_pod("a"), a_pod("b")]
+    got = drain(a_snapshot(), a_workload(2), 2, pods, LIMIT, displaced_from(pods, "a"))
+    assert got == Drain(keep=3)
+
+
+def test_once_replaced_it_takes_no_more_requests_and_its_place_is_kept_until_it_went() -> None:
+    pods = [a_pod("a"), a_pod("b"), a_pod("c")]
+    mine = displaced_from(pods, "a", leaving=("a",))
+    got = drain(a_snapshot(), a_workload(3), 2, pods, LIMIT, mine)
+    assert (names(got.leaving), got.keep, got.done) == (["a"], 3, ())
+
+
+def test_others_leave_as_ever_beside_one_whose_slice_goes() -> None:
+    pods = [a_pod("a"), a_pod("b"), a_pod("c")]
+    mine = displaced_from(pods, "a")
+    got = drain(a_snapshot(readings=busy({"b": 3})), a_workload(3), 1, pods, LIMIT, mine)
+    assert (names(got.leaving), got.keep) == (["b"], 3)
+
+
+def test_one_that_went_already_is_not_replaced_twice() -> None:
+    pods = [a_pod("a", leaving=True, ready_since=None), a_pod("b"), a_pod("c")]
+    got = drain(a_snapshot(), a_workload(3), 2, pods, LIMIT, displaced_from(pods, "a"))
+    assert got == Drain(keep=2)

@@ -4,6 +4,7 @@ import heapq
 from collections.abc import Iterator, Sequence
 from itertools import count
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -174,6 +175,15 @@ def test_steps_are_possible_keep_everybody_and_end_where_they_should(
 def test_plans_are_carried_out_without_anybody_below_his_floor(
     number: int, seed: int, factor: float
 ) -> None:
+    _assert_carried_out(number, seed, factor)
+
+
+@pytest.mark.long
+def test_a_search_that_is_cut_short_comes_to_an_end_too() -> None:
+    _assert_carried_out(8, 973, 0.3)
+
+
+def _assert_carried_out(number: int, seed: int, factor: float) -> None:
     services = fleet(number, seed, [A100], 0.2)
     before = plan_layouts(services, ONE).gpus
     wanted = [

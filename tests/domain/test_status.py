@@ -166,6 +166,6 @@ def test_a_refused_service_keeps_what_was_said_of_its_hardware() -> None:
 
 def test_a_pool_shows_what_it_offers_and_its_price() -> None:
     (view,) = plan(a_snapshot()).pools
-    got = pool_status(view, NOW)
+    got = pool_status(view, None, NOW)
     assert (got.product, got.nodes, got.offer) == ("NVIDIA-A100-SXM4-80GB", 1, "7x 1g.10gb")
     assert (str(got.per_gpu_hour), got.currency) == ("2.00", "USD")

@@ -24,6 +24,16 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 
+{{- define "tessera.nodeLabels" -}}
+app.kubernetes.io/name: tessera-node
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/part-of: tessera
+app.kubernetes.io/component: node
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end -}}
+
 {{/* An image of the chart: from the mirror, unless its repository names a registry already. */}}
 {{- define "tessera.image" -}}
 {{- $root := index . 0 -}}

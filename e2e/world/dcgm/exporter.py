@@ -27,7 +27,8 @@ class Exporter:
 
     async def serve(self, call: Call) -> None:
         async def answer(_: web.Request) -> web.Response:
-            devices = list(self.kubelets[call.node].host.devices.holders())
+            host = self.kubelets[call.node].host
+            devices = [(one, host.devices.holder(one.id)) for one in host.hardware.devices()]
             return web.Response(text=page(devices, self._activity.get(call.node, {})))
 
         app = web.Application()
@@ -52,7 +53,7 @@ class Exporter:
 
     def _engines(self, node: str) -> list[tuple[Holder, str]]:
         kubelet = self.kubelets[node]
-        holders = {holder for _, holder in kubelet.host.devices.holders() if holder is not None}
+        holders = {holder for _, holder in kubelet.host.devices.held()}
         return [
             (holder, engine_url(worker.pod, holder.container, worker.address))
             for holder in holders

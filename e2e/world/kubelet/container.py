@@ -1,9 +1,10 @@
 """One container through all its starts."""
 
 import asyncio
+import contextlib
 import datetime
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -108,22 +109,35 @@ class Container:
         self.view = replace(self.view, container_id=identity, restarts=restarts)
         self.logs.mkdir(parents=True, exist_ok=True)
         self.place.termination_log.write_bytes(b"")
-        try:
-            instance = await launch.start(prepared, image, self.place, self.log())
-        except OSError as error:
-            self.log().write_text(f"{error}\n")
-            self._failures += 1
-            self._end(128, "StartError", str(error), since)
-            return 128
-        self._show(Running(since))
-        self._start = Start(pod=self.pod, place=self.place, launch=prepared, instance=instance)
-        code = await self._live(self._start)
+        with contextlib.ExitStack() as using:
+            try:
+                using.enter_context(self._on_devices())
+                instance = await launch.start(prepared, image, self.place, self.log())
+            except OSError as error:
+                self.log().write_text(f"{error}\n")
+                self._failures += 1
+                self._end(128, "StartError", str(error), since)
+                return 128
+            self._show(Running(since))
+            self._start = Start(pod=self.pod, place=self.place, launch=prepared, instance=instance)
+            code = await self._live(self._start)
         self._start = None
         ran = (clock.now() - since).total_seconds()
         self._failures = backoff.failures_after(self._failures, ran)
         self._end(code, self._killed_for or ("Error" if code else "Completed"), "", since)
         self._killed_for = ""
         return code
+
+    @contextlib.contextmanager
+    def _on_devices(self) -> Iterator[None]:
+        """As long as it runs, it computes on what it holds."""
+        host = self.place.host
+        devices = host.devices.of(self.pod["metadata"]["uid"], self.place.name)
+        process = host.hardware.begin(devices)
+        try:
+            yield
+        finally:
+            host.hardware.end(devices, process)
 
     async def _prepare(self, image: Image) -> Launch | None:
         """Everything for a start; waits for references that do not exist yet."""

@@ -1,16 +1,13 @@
-"""Which pod holds which GPU or slice of a node."""
+"""Which pod holds which GPU or slice of a node: the kubelet's side of device plugins."""
 
-import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from world.api import Json
-from world.fleet import Node
 from world.kubelet.quantities import number
 from world.mig import Placed
 
 PREFIX = "nvidia.com/"
-_NAMESPACE = uuid.UUID("2f3c7a66-0f6b-4f0c-9f0e-6f6e1a0b7c11")
 
 
 class NoDeviceError(Exception):
@@ -21,23 +18,14 @@ class NoDeviceError(Exception):
 class Device:
     """One uncut GPU, or one MIG slice."""
 
+    id: str
+    """The identity under which the device plugin offers it."""
     node: str
     gpu: int
+    gpu_uuid: str
     product: str
     placed: Placed | None
     memory_mib: int
-
-    @property
-    def gpu_uuid(self) -> str:
-        return f"GPU-{uuid.uuid5(_NAMESPACE, f'{self.node}/{self.gpu}')}"
-
-    @property
-    def id(self) -> str:
-        """The identity under which the device plugin offers it."""
-        if self.placed is None:
-            return self.gpu_uuid
-        own = f"{self.node}/{self.gpu}/{self.placed.start}/{self.placed.profile}"
-        return f"MIG-{uuid.uuid5(_NAMESPACE, own)}"
 
     @property
     def resource(self) -> str:
@@ -59,63 +47,77 @@ class Holder:
     container: str
 
 
+Held = tuple[Device, Holder]
+
+
 @dataclass(slots=True)
 class Devices:
-    """The devices of one node; a container keeps its own through restarts."""
+    """What is offered on one node; a container keeps its own through restarts and offers."""
 
-    all: tuple[Device, ...]
-    _held: dict[str, Holder] = field(default_factory=dict)
+    _offered: dict[str, tuple[Device, ...]] = field(default_factory=dict)
+    """By resource; empty for one that was offered before."""
+    _counted: dict[str, int] = field(default_factory=dict)
+    _held: dict[str, Held] = field(default_factory=dict)
+
+    def offer(self, devices: Iterable[Device]) -> bool:
+        """All that there is from now on; no device at all means that the plugin is away.
+
+        Whether this changes the node. A resource that was offered once stays known.
+        """
+        before = self.capacity(), self.allocatable()
+        found = dict.fromkeys(self._offered, ()) | _by_resource(devices)
+        self._offered = found
+        self._counted |= {resource: len(some) for resource, some in found.items() if some}
+        return before != (self.capacity(), self.allocatable())
+
+    def capacity(self) -> dict[str, int]:
+        """What was offered last, also while the plugin is away."""
+        return dict(sorted(self._counted.items()))
+
+    def allocatable(self) -> dict[str, int]:
+        return {resource: len(some) for resource, some in sorted(self._offered.items())}
 
     def admit(self, pod: Json) -> None:
         """Give a pod all that it asks for, or raise `NoDeviceError` and give nothing."""
-        granted: dict[str, Holder] = {}
+        granted: dict[str, Held] = {}
         for container in pod["spec"]["containers"] + _sidecars(pod):
             holder = _holder(pod, container["name"])
             for resource, count in _wanted(container):
-                granted |= dict.fromkeys(self._free(resource, count, granted), holder)
+                free = self._free(resource, count, granted)
+                granted |= {device.id: (device, holder) for device in free}
         self._held |= granted
 
     def release(self, uid: str) -> None:
-        self._held = {key: holder for key, holder in self._held.items() if holder.uid != uid}
+        self._held = {key: held for key, held in self._held.items() if held[1].uid != uid}
 
     def of(self, uid: str, container: str) -> list[Device]:
-        held = self._held
-        mine = (one for one in self.all if one.id in held and held[one.id].uid == uid)
-        return [one for one in mine if held[one.id].container == container]
+        found = [
+            device
+            for device, by in self._held.values()
+            if (by.uid, by.container) == (uid, container)
+        ]
+        return sorted(found, key=_place)
 
-    def holders(self) -> Iterator[tuple[Device, Holder | None]]:
-        for device in self.all:
-            yield device, self._held.get(device.id)
+    def holder(self, device: str) -> Holder | None:
+        return self._held[device][1] if device in self._held else None
 
-    def _free(self, resource: str, count: int, granted: Mapping[str, Holder]) -> list[str]:
+    def held(self) -> Iterator[Held]:
+        yield from self._held.values()
+
+    def _free(self, resource: str, count: int, granted: Mapping[str, Held]) -> Sequence[Device]:
         taken = self._held.keys() | granted.keys()
-        free = [one.id for one in self.all if one.resource == resource and one.id not in taken]
+        offered = self._offered.get(resource)
+        if not offered:
+            known = f"no healthy devices present; cannot allocate unhealthy devices {resource}"
+            reason = f"cannot allocate unregistered device {resource}" if offered is None else known
+            raise NoDeviceError(f"Allocate failed due to {reason}, which is unexpected")
+        free = [device for device in offered if device.id not in taken]
         if len(free) < count:
             raise NoDeviceError(
                 f"Allocate failed due to requested number of devices unavailable for {resource}. "
                 f"Requested: {count}, Available: {len(free)}, which is unexpected"
             )
         return free[:count]
-
-
-def inventory(node: Node) -> tuple[Device, ...]:
-    """The devices of a node by GPU, slices by their start."""
-    if node.product is None:
-        return ()
-    found: list[Device] = []
-    for index, gpu in enumerate(node.gpus):
-        for placed in gpu if gpu is not None else (None,):
-            memory = node.product.memory_mib if placed is None else placed.slice.memory_mib
-            found.append(
-                Device(
-                    node=node.name,
-                    gpu=index,
-                    product=node.product.product,
-                    placed=placed,
-                    memory_mib=memory,
-                )
-            )
-    return tuple(found)
 
 
 def told(devices: list[Device]) -> dict[str, str]:
@@ -127,6 +129,17 @@ def told(devices: list[Device]) -> dict[str, str]:
         "TESSERA_SIM_DEVICE": devices[0].kind,
         "TESSERA_SIM_DEVICES": str(len(devices)),
     }
+
+
+def _by_resource(devices: Iterable[Device]) -> dict[str, tuple[Device, ...]]:
+    found: dict[str, tuple[Device, ...]] = {}
+    for device in sorted(devices, key=_place):
+        found[device.resource] = (*found.get(device.resource, ()), device)
+    return found
+
+
+def _place(device: Device) -> tuple[int, int]:
+    return device.gpu, 0 if device.placed is None else device.placed.start
 
 
 def _sidecars(pod: Json) -> list[Json]:

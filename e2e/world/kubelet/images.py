@@ -7,7 +7,7 @@ An image is either a process or a coroutine of the world. To add one, add a row:
 import sys
 import sysconfig
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -35,8 +35,11 @@ class Image:
     extra: tuple[str, ...] = ()
     """Arguments after those of the container."""
     env: Mapping[str, str] = field(default_factory=dict)
+    """Also paths that its program has built in, which only there are rewritten for mounts."""
     binds_host: bool = False
     """Ends its arguments with `--host <pod address>`: nothing else keeps pods apart here."""
+    reaches_driver: bool = False
+    """Its `pynvml` talks to the GPUs of its node."""
     missing: str = ""
     """Why the image cannot be had."""
 
@@ -51,6 +54,17 @@ def table(*, exporter: Serve, vllm: Path | None) -> tuple[Image, ...]:
         entrypoints=((str(SCRIPTS / "tessera-operator"),), ("tessera-operator",)),
         env={"PYTHONUNBUFFERED": "1"},
         binds_host=True,
+    )
+    agent = Image(
+        pattern="*/tessera-node:*",
+        entrypoints=((str(SCRIPTS / "tessera-node"),), ("tessera-node",)),
+        env={
+            "PYTHONUNBUFFERED": "1",
+            "TESSERA_POD_RESOURCES": "/var/lib/kubelet/pod-resources/kubelet.sock",
+            "TESSERA_LOCKS": "/run/tessera",
+        },
+        binds_host=True,
+        reaches_driver=True,
     )
     runner = Image(
         pattern="*/tessera-batch:*",
@@ -74,6 +88,8 @@ def table(*, exporter: Serve, vllm: Path | None) -> tuple[Image, ...]:
         _named(operator, "tessera/operator:*"),
         runner,
         _named(runner, "tessera/batch:*"),
+        agent,
+        _named(agent, "tessera/node:*"),
         engine,
         _named(engine, "*/tessera-sim:*"),
         _real_vllm(vllm),
@@ -114,13 +130,7 @@ def words(image: Image, command: Sequence[str], arguments: Sequence[str]) -> tup
 
 
 def _named(image: Image, pattern: str) -> Image:
-    return Image(
-        pattern=pattern,
-        entrypoints=image.entrypoints,
-        serve=image.serve,
-        env=image.env,
-        binds_host=image.binds_host,
-    )
+    return replace(image, pattern=pattern)
 
 
 def _real_vllm(venv: Path | None) -> Image:

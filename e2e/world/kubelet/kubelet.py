@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from world.api import PODS, Json
 from world.control_plane import HeartBeats
@@ -45,7 +45,12 @@ class Kubelet:
             group.create_task(node.beat(self.host, self.beats))
 
     async def register(self) -> None:
-        await node.register(self.host.machine.api, self.host.node, self.host.address, self.log_port)
+        host = self.host
+        spec = replace(host.node, gpus=host.hardware.layouts())
+        found = node.manifest(
+            spec, host.address, self.log_port, host.capacity(), host.allocatable()
+        )
+        await node.register(host.machine.api, found)
 
     def silence(self) -> None:
         """No heart-beat, no status, no ear; the containers go on."""

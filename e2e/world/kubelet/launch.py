@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 
+from fakegpu.remote import SHIM, SOCKET
 from world.api import CONFIG_MAPS, SECRETS, ApiError, Json
 from world.kubelet.devices import told
 from world.kubelet.environment import Facts, Named, expand, referred, resolve
@@ -59,7 +60,7 @@ async def prepare(place: Place, image: Image, pod: Json) -> Launch:
         pod=pod,
         pod_ip=place.address,
         host_ip=place.host.address,
-        allocatable=place.host.allocatable,
+        allocatable=place.host.allocatable(),
         sources=await _sources(place, pod),
     )
     container, machine = place.container, place.host.machine
@@ -69,7 +70,8 @@ async def prepare(place: Place, image: Image, pod: Json) -> Launch:
         "PATH": f"{SCRIPTS}:{machine.tools}:{PLAIN_PATH}",
         "HOME": str(place.home),
         "HOSTNAME": pod["spec"].get("hostname") or pod["metadata"]["name"],
-        **image.env,
+        **{name: rewrite(value) for name, value in image.env.items()},
+        **(_driver(place.host) if image.reaches_driver else {}),
         **told(place.host.devices.of(pod["metadata"]["uid"], container["name"])),
         **{name: rewrite(value) for name, value in own.items()},
     }
@@ -104,6 +106,11 @@ async def start(launch: Launch, image: Image, place: Place, log: Path) -> Instan
         stop=asyncio.Event(),
     )
     return CoroutineInstance(image.serve, call, log)
+
+
+def _driver(host: Host) -> dict[str, str]:
+    """How a process finds the GPUs of its node."""
+    return {SOCKET: str(host.driver), "PYTHONPATH": f"{SHIM}:{SHIM.parents[1]}"}
 
 
 def _mounts(place: Place, env: dict[str, str]) -> dict[str, Path]:

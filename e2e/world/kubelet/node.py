@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import platform
+from collections.abc import Mapping
 
 import aiohttp
 
@@ -12,7 +13,7 @@ from world.api import LEASES, NODES, STRATEGIC, Api, ApiError, Json
 from world.control_plane import HeartBeats
 from world.fleet import Node
 from world.kubelet.surroundings import Host
-from world.labels import labels, provider_id, resources, taints
+from world.labels import labels, provider_id, taints
 
 VERSION = "v1.36.3"
 KWOK = {"kwok.x-k8s.io/node": "fake"}
@@ -22,7 +23,10 @@ RETRY_SECONDS = 0.5
 log = logging.getLogger(__name__)
 
 
-def manifest(node: Node, address: str, port: int) -> Json:
+Amounts = Mapping[str, str]
+
+
+def manifest(node: Node, address: str, port: int, capacity: Amounts, allocatable: Amounts) -> Json:
     """The object with its status, as a kubelet registers it."""
     meta: Json = {"name": node.name, "labels": labels(node)}
     if not node.live:
@@ -35,35 +39,33 @@ def manifest(node: Node, address: str, port: int) -> Json:
             "providerID": provider_id(node),
             "taints": [taint.model_dump() for taint in taints(node)],
         },
-        "status": status(node, address, port),
+        "status": {
+            "capacity": dict(capacity),
+            "allocatable": dict(allocatable),
+            "addresses": [
+                {"type": "InternalIP", "address": address},
+                {"type": "Hostname", "address": node.name},
+            ],
+            "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
+            "conditions": _conditions(),
+            "nodeInfo": _info(),
+        },
     }
 
 
-def status(node: Node, address: str, port: int) -> Json:
-    return {
-        "capacity": resources(node),
-        "allocatable": resources(node),
-        "addresses": [
-            {"type": "InternalIP", "address": address},
-            {"type": "Hostname", "address": node.name},
-        ],
-        "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
-        "conditions": _conditions(),
-        "nodeInfo": _info(),
-    }
-
-
-async def register(api: Api, node: Node, address: str, port: int) -> None:
+async def register(api: Api, found: Json) -> None:
     """Make the node exist and be ready; also after a silence, in which it was declared dead."""
-    found = manifest(node, address, port)
     try:
         await api.create(NODES.path(), found)
     except ApiError as error:
         if error.status != 409:
             raise
-        await api.patch(
-            NODES.path(name=node.name, sub="status"), {"status": found["status"]}, STRATEGIC
-        )
+        await tell(api, found["metadata"]["name"], found["status"])
+
+
+async def tell(api: Api, name: str, status: Json) -> None:
+    """Write some of a node's status; resources that are not named stay as they are."""
+    await api.patch(NODES.path(name=name, sub="status"), {"status": status}, STRATEGIC)
 
 
 async def beat(host: Host, beats: HeartBeats) -> None:

@@ -78,6 +78,11 @@ class PodWorker:
             self._kill()
             self._release()
 
+    @property
+    def lives(self) -> bool:
+        """It was not refused, and has not ended."""
+        return not self._over and self._refused is None
+
     def update(self, pod: Json) -> None:
         """The pod as the API has it now: perhaps it is to be deleted, or a gate has opened."""
         self.pod = pod
@@ -203,7 +208,7 @@ class PodWorker:
             pod=self.pod,
             pod_ip=self.address,
             host_ip=self.host.address,
-            allocatable=self.host.allocatable,
+            allocatable=self.host.allocatable(),
             sources={},
         )
         return Volumes(

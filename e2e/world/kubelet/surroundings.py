@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,11 +10,14 @@ import aiohttp
 
 from world.api import Api
 from world.fleet import Node
+from world.gpus.hardware import Hardware
 from world.kubelet.devices import Devices
 from world.kubelet.events import Events
 from world.kubelet.images import Image
 from world.kubelet.instances import Sessions
 from world.kubelet.tokens import Tokens
+from world.labels import plain
+from world.places import sockets
 from world.slots import Slot
 
 
@@ -46,12 +49,32 @@ class Host:
     machine: Machine
     node: Node
     address: str
+    hardware: Hardware
     devices: Devices
-    allocatable: dict[str, str]
     connected: asyncio.Event = field(default_factory=asyncio.Event)
     """Cleared while the node is silent: nothing is then told to the API or heard from it."""
+
+    def capacity(self) -> dict[str, str]:
+        return plain(self.node) | _texts(self.devices.capacity())
+
+    def allocatable(self) -> dict[str, str]:
+        return plain(self.node) | _texts(self.devices.allocatable())
+
+    @property
+    def sockets(self) -> Path:
+        """Outside the world's folder: the path of a socket has room for 107 characters."""
+        return sockets(self.machine.slot.number) / self.node.name
+
+    @property
+    def driver(self) -> Path:
+        """The socket on which the driver of its GPUs answers."""
+        return self.sockets / "nvml"
 
     @property
     def files(self) -> Path:
         """Stands for the node's own file system."""
         return self.machine.folder / "nodes" / self.node.name
+
+
+def _texts(counts: Mapping[str, int]) -> dict[str, str]:
+    return {resource: str(count) for resource, count in counts.items()}

@@ -47,7 +47,7 @@ class Volumes:
 
     async def _place(self, volume: Json) -> Path:
         if "hostPath" in volume:
-            return self.host_folder / str(volume["hostPath"]["path"]).lstrip("/")
+            return (self.host_folder / str(volume["hostPath"]["path"]).lstrip("/")).resolve()
         if "persistentVolumeClaim" in volume:
             return await self._claimed(volume["persistentVolumeClaim"]["claimName"])
         if "emptyDir" in volume or _sources(volume) is not None:

@@ -25,8 +25,17 @@ from pydantic_core import from_json
 
 from tessera.adapters import wire
 from tessera.domain.names import FIELD_MANAGER
-from tessera.ports import Change, ClusterError, GoneError, Listing, Seen, StaleError
-from tessera.resources.kinds import Kind
+from tessera.domain.ref import Ref
+from tessera.ports import (
+    Change,
+    ClusterError,
+    DisruptionError,
+    GoneError,
+    Listing,
+    Seen,
+    StaleError,
+)
+from tessera.resources.kinds import DEPLOYMENTS, NODES, PODS, Kind
 from tessera.resources.manifest import Key, Manifest
 
 log = logging.getLogger("tessera")
@@ -45,6 +54,9 @@ _OWN = 4096
 """So many writes may be ahead of their events."""
 _VERSION = re.compile(rb'"resourceVersion":"(\d+)"')
 _APPLY = "application/apply-patch+yaml"
+_MERGE = "application/merge-patch+json"
+_TRIES = 5
+"""Of a write that somebody else's write came between."""
 
 
 class _ForbiddenError(ClusterError):
@@ -170,7 +182,7 @@ class KubeCluster:
         return self._namespaces if kind.namespaced and self._namespaces else (None,)
 
     async def watch(
-        self, kind: Kind, version: int, scope: str | None = None
+        self, kind: Kind, version: int, scope: str | None = None, *, name: str | None = None
     ) -> AsyncGenerator[Change, None]:
         query = {
             "watch": "true",
@@ -180,6 +192,8 @@ class KubeCluster:
         }
         if kind.selector:
             query["labelSelector"] = kind.selector
+        if name:
+            query["fieldSelector"] = f"metadata.name={name}"
         try:
             async with asyncio.timeout(_TIMEOUT_SECONDS):
                 ask = _Ask("GET", kind.path(scope), query)
@@ -246,6 +260,55 @@ class KubeCluster:
         if status != HTTPStatus.NOT_FOUND and not other:
             _must(status, body, f"delete {key.told()}")
 
+    async def mark(
+        self, node: str, labels: Mapping[str, str | None], taints: Mapping[str, bool]
+    ) -> Seen:
+        path, query = NODES.path(None, node), {"fieldManager": FIELD_MANAGER}
+        for _ in range(_TRIES):
+            status, live = await self.request("GET", path)
+            if status == HTTPStatus.NOT_FOUND:
+                raise GoneError(f"node {node} is gone")
+            _must(status, live, f"get node {node}")
+            change = wire.marked(live, labels, taints)
+            if change is None:
+                return wire.seen(NODES, live)
+            status, body = await self.request("PATCH", path, query, change, _MERGE)
+            if status != HTTPStatus.CONFLICT:
+                break
+        _must(status, body, f"mark node {node}")
+        seen = wire.seen(NODES, body)
+        self._answered_with(seen.version)
+        return seen
+
+    async def resize(self, deployment: Ref, replicas: int) -> Seen:
+        path = DEPLOYMENTS.path(deployment.namespace, deployment.name)
+        query, change = {"fieldManager": FIELD_MANAGER}, {"spec": {"replicas": replicas}}
+        status, body = await self.request("PATCH", path, query, change, _MERGE)
+        if status == HTTPStatus.NOT_FOUND:
+            raise GoneError(f"deployment {deployment} is gone")
+        _must(status, body, f"resize deployment {deployment}")
+        seen = wire.seen(DEPLOYMENTS, body)
+        self._answered_with(seen.version)
+        return seen
+
+    async def evict(self, pod: Ref, uid: str) -> None:
+        body = {
+            "apiVersion": "policy/v1",
+            "kind": "Eviction",
+            "metadata": {"name": pod.name, "namespace": pod.namespace},
+            "deleteOptions": {"preconditions": {"uid": uid}},
+        }
+        ask = _Ask("POST", f"{PODS.path(pod.namespace, pod.name)}/eviction", None, body)
+        # A budget that does not allow it answers as a busy server does; that is not waited for.
+        deadline = asyncio.get_running_loop().time() + _TIMEOUT_SECONDS
+        status, text, _ = await self._answered(ask, deadline)
+        answer = _decoded(text)
+        if status in (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT):
+            return
+        if told := _budget(answer):
+            raise DisruptionError(f"evict pod {pod}: {told}")
+        _must(status, answer, f"evict pod {pod}")
+
     async def request(
         self,
         method: str,
@@ -303,8 +366,7 @@ class KubeCluster:
         """
         path = manifest.kind.path(manifest.namespace, manifest.name)
         query = {"fieldManager": FIELD_MANAGER}
-        merge = "application/merge-patch+json"
-        status, body = await self.request("PATCH", path, query, manifest.body, merge)
+        status, body = await self.request("PATCH", path, query, manifest.body, _MERGE)
         if status != HTTPStatus.OK:
             return status, body
         return await self._apply(manifest, subresource, force=True)
@@ -397,6 +459,13 @@ def _without_namespace(status: int, body: Any) -> bool:
     return status == HTTPStatus.FORBIDDEN and any(
         cause.get("reason") == "NamespaceTerminating" for cause in causes
     )
+
+
+def _budget(body: Any) -> str | None:
+    """What the PodDisruptionBudget says that refused an eviction."""
+    causes = (body.get("details") or {}).get("causes") or ()
+    told = [cause for cause in causes if cause.get("reason") == "DisruptionBudget"]
+    return str(told[0].get("message") or body.get("message", "")) if told else None
 
 
 def _must(status: int, body: Any, deed: str) -> None:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from tessera.api.accelerator_pool import AcceleratorPoolSpec, AcceleratorPoolStatus
 from tessera.api.batch_inference import BatchInferenceSpec, BatchInferenceStatus
 from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
+from tessera.api.node_layout import NodeLayoutSpec, NodeLayoutStatus
 from tessera.api.tenant_budget import TenantBudgetSpec, TenantBudgetStatus
 from tessera.domain.batch.facts import Batch, BatchJob, VolumeClaim
 from tessera.domain.batch.names import (
@@ -36,6 +37,7 @@ from tessera.domain.names import (
     UPDATE_ANNOTATION,
     VARIANT_LABEL,
 )
+from tessera.domain.repartition.facts import APPROVAL, DOWNTIME, NodeLayout
 from tessera.domain.snapshot import (
     Budget,
     Exit,
@@ -57,6 +59,7 @@ from tessera.resources.kinds import (
     DEPLOYMENTS,
     INFERENCE_SERVICES,
     JOBS,
+    NODE_LAYOUTS,
     NODES,
     PODS,
     SERVICES,
@@ -91,6 +94,7 @@ def service(body: Wire) -> Service | None:
         spec=spec,
         problem=problem,
         update=meta.get("annotations", {}).get(UPDATE_ANNOTATION),
+        downtime=meta.get("annotations", {}).get(DOWNTIME) == "true",
         status=_readable(InferenceServiceStatus, body.get("status", {})),
     )
 
@@ -99,14 +103,14 @@ def pool(body: Wire) -> Pool:
     """An AcceleratorPool, likewise."""
     meta = body["metadata"]
     spec, problem = _parsed(AcceleratorPoolSpec, "acceleratorpool", body.get("spec", {}))
-    status, _ = _parsed(AcceleratorPoolStatus, "acceleratorpool", body.get("status", {}))
     return Pool(
         name=meta["name"],
         uid=meta.get("uid", ""),
         generation=meta.get("generation", 0),
         spec=spec,
         problem=problem,
-        status=status or AcceleratorPoolStatus(),
+        approved=meta.get("annotations", {}).get(APPROVAL),
+        status=_readable(AcceleratorPoolStatus, body.get("status", {})),
     )
 
 
@@ -191,6 +195,39 @@ def node(body: Wire) -> Node:
         allocatable={
             name: _count(count) for name, count in offered.items() if name.startswith(_GPU_VENDOR)
         },
+    )
+
+
+def marked(body: Wire, labels: Mapping[str, str | None], taints: Mapping[str, bool]) -> Wire | None:
+    """The merge patch that gives a node these labels and taints; None when it has them.
+
+    Taints are one list: whoever changed it since makes the patch fail by the version.
+    """
+    meta = body["metadata"]
+    live = meta.get("labels", {})
+    different = {key: value for key, value in labels.items() if live.get(key) != value}
+    before = body.get("spec", {}).get("taints", [])
+    after = [taint for taint in before if taints.get(taint["key"], True)]
+    there = {taint["key"] for taint in after}
+    wanted = sorted(key for key, carried in taints.items() if carried and key not in there)
+    after += [{"key": key, "effect": "NoSchedule"} for key in wanted]
+    patch: dict[str, Any] = {"metadata": {"labels": different}} if different else {}
+    if after != before:
+        version = {"resourceVersion": meta["resourceVersion"]}
+        patch = {"metadata": patch.get("metadata", {}) | version, "spec": {"taints": after}}
+    return patch or None
+
+
+def layout(body: Wire) -> NodeLayout:
+    """What an agent tells of the GPUs of its node."""
+    meta = body["metadata"]
+    spec, _ = _parsed(NodeLayoutSpec, "nodelayout", body.get("spec", {}))
+    status, _ = _parsed(NodeLayoutStatus, "nodelayout", body.get("status", {}))
+    return NodeLayout(
+        name=meta["name"],
+        generation=meta.get("generation", 0),
+        spec=spec or NodeLayoutSpec(),
+        status=status if "status" in body else None,
     )
 
 
@@ -327,7 +364,8 @@ def _parsed(model: type[Model], kind: str, wire: Wire) -> tuple[Model | None, st
 
 def _readable(model: type[Model], wire: Wire) -> Model:
     """What can be read of a status that another version wrote: one part of it that cannot must not
-    take the others along, or an upgrade would forget by what replicas were made."""
+    take the others along, or an upgrade would forget by what replicas were made, or which GPUs are
+    being cut."""
     with contextlib.suppress(ValidationError):
         return model.model_validate(wire, extra="ignore")
     found = {}
@@ -439,6 +477,7 @@ _READERS: Mapping[str, Callable[[Wire], Value | None]] = {
     BATCH_INFERENCES.plural: batch,
     JOBS.plural: job,
     CLAIMS.plural: claim,
+    NODE_LAYOUTS.plural: layout,
     NODES.plural: node,
     PODS.plural: pod,
     DEPLOYMENTS.plural: workload,

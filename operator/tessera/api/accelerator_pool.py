@@ -15,6 +15,7 @@ from tessera.api.meta import (
     rule,
     with_rules,
 )
+from tessera.api.mig import Mig, MigStatus
 
 Tier = Literal["reserved", "onDemand", "spot"]
 
@@ -105,6 +106,9 @@ class AcceleratorPoolSpec(Wire):
     scheduler_name: DnsName | None = None
     """Scheduler of engines on these nodes, where it is not the default one."""
 
+    mig: Mig | None = None
+    """How the GPUs are cut into MIG slices; without it they are taken as they are."""
+
     model_config = ConfigDict(
         json_schema_extra=with_rules(
             rule(
@@ -138,7 +142,7 @@ class AcceleratorPoolStatus(Wire):
     """The generation of the spec that this status speaks about."""
 
     conditions: Conditions = ()
-    """Accepted and Discovered."""
+    """Accepted, Discovered and LaidOut."""
 
     product: str | None = None
     """The GPU product, as GPU feature discovery names it."""
@@ -163,6 +167,9 @@ class AcceleratorPoolStatus(Wire):
 
     currency: str | None = None
     """Its currency."""
+
+    mig: MigStatus | None = None
+    """Layouts that are planned, and how far they are; only with `spec.mig`."""
 
 
 class AcceleratorPool(Wire):

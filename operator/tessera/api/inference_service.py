@@ -175,6 +175,18 @@ class Placement(Wire):
     """Names of the AcceleratorPools that may be used; empty means any."""
 
 
+class ServicePlacement(Placement):
+    """Where the service may run, and what may be cut for it."""
+
+    mig: Literal["auto", "existing"] = "existing"
+    """`auto` lets Tessera cut slices for the service in pools whose `spec.mig.mode` is `auto` or
+    `propose`; `existing` takes what is cut already."""
+
+    isolation: Literal["gpu", "slice"] = "slice"
+    """`gpu` keeps every other service off the GPUs of this one: it runs on whole GPUs, or on slices
+    that fill one. `slice` shares a GPU, with memory and multiprocessors of its own."""
+
+
 class QueueGoal(Wire):
     """The goal for requests that wait in the engines."""
 
@@ -346,7 +358,7 @@ class InferenceServiceSpec(Wire):
     context: Context = Field(default_factory=Context)
     """How long prompts and answers are."""
 
-    placement: Placement = Field(default_factory=Placement)
+    placement: ServicePlacement = Field(default_factory=ServicePlacement)
     """Where the service may run."""
 
     replicas: Annotated[int, Field(ge=0, le=1000)] | None = None

@@ -10,6 +10,7 @@ from tessera.api.accelerator_pool import AcceleratorPool
 from tessera.api.batch_inference import BatchInference
 from tessera.api.inference_service import InferenceService
 from tessera.api.meta import GROUP, VERSION
+from tessera.api.node_layout import NodeLayout
 from tessera.api.tenant_budget import TenantBudget
 
 _KEPT = (
@@ -106,9 +107,22 @@ ACCELERATOR_POOL = Kind(
         Column(name="Tier", type="string", path=".spec.tier"),
         Column(name="Nodes", type="integer", path=".status.readyNodes"),
         Column(name="Offer", type="string", path=".status.offer"),
+        Column(name="Laid out", type="string", path=_condition("LaidOut", "reason")),
         Column(name="$/GPU-h", type="string", path=".status.perGPUHour"),
         Column(name="Age", type="date", path=".metadata.creationTimestamp"),
         Column(name="Why", type="string", path=_condition("Discovered", "message"), priority=1),
+    ),
+)
+
+NODE_LAYOUT = Kind(
+    model=NodeLayout,
+    plural="nodelayouts",
+    namespaced=False,
+    columns=(
+        Column(name="Cuts", type="boolean", path=".status.cuts"),
+        Column(name="Driver", type="string", path=".status.driver"),
+        Column(name="Problem", type="string", path=".status.problem"),
+        Column(name="Age", type="date", path=".metadata.creationTimestamp"),
     ),
 )
 
@@ -146,7 +160,7 @@ BATCH_INFERENCE = Kind(
     ),
 )
 
-KINDS = (INFERENCE_SERVICE, BATCH_INFERENCE, ACCELERATOR_POOL, TENANT_BUDGET)
+KINDS = (INFERENCE_SERVICE, BATCH_INFERENCE, ACCELERATOR_POOL, TENANT_BUDGET, NODE_LAYOUT)
 
 
 def structural(model: type[BaseModel]) -> dict[str, Any]:
@@ -172,9 +186,16 @@ def _structural(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict
         }
         if required := [name for name in node.get("required", ())]:
             told["required"] = required
-    elif isinstance(node.get("additionalProperties"), Mapping):
-        told["additionalProperties"] = _structural(node["additionalProperties"], definitions)
+    elif values := _values(node):
+        told["additionalProperties"] = _structural(values, definitions)
     return dict(sorted(told.items()))
+
+
+def _values(node: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What the values of a map are; Kubernetes knows no pattern of keys."""
+    by_pattern: Mapping[str, Any] = node.get("patternProperties", {})
+    found = next(iter(by_pattern.values()), node.get("additionalProperties"))
+    return found if isinstance(found, Mapping) else None
 
 
 def _resolved(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[str, Any]:

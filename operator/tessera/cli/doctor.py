@@ -12,6 +12,7 @@ from tessera.cli.checks.control import kubernetes, resource_types, rights
 from tessera.cli.checks.finding import Check, Finding, State, Ward
 from tessera.cli.checks.hardware import gpu_nodes, pools
 from tessera.cli.checks.metrics import pod_monitors, prometheus
+from tessera.cli.checks.mig import layouts
 from tessera.cli.checks.operator import operator, webhook
 from tessera.cli.checks.services import budgets, pods, services
 from tessera.cli.cluster import reach
@@ -28,6 +29,7 @@ CHECKS: tuple[Check, ...] = (
     webhook,
     pools,
     gpu_nodes,
+    layouts,
     pod_monitors,
     prometheus,
     budgets,

@@ -1,133 +1,247 @@
-"""A fleet as a mosaic: every GPU a strip of tiles, one for each slice, in the terminal and as SVG.
+"""`tessera mosaic`: every GPU as a strip of tiles, one for each slice."""
 
-A tile is as wide as its memory slices. What is left is stranded when no profile could be cut there.
-"""
+import argparse
+import asyncio
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
 
-import html
-import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-
+from tessera.cli.cluster import reach
 from tessera.cli.errors import CommandError
-from tessera.domain.mig.boards import WHOLE, Board
-from tessera.domain.mig.fleet import Gpu
-from tessera.domain.mig.layouts import additions
+from tessera.cli.fleet import Fleet, fleet_of, prometheus_of
+from tessera.cli.layouts_seen import (
+    SeenPool,
+    Slices,
+    after,
+    layouts_seen,
+    movers,
+    present,
+)
+from tessera.cli.mosaic_json import fields
+from tessera.cli.plan import state
+from tessera.cli.tiles import Rows, Strip, Tile, lines, picture, tiles, write_svg
+from tessera.cli.told import Told
+from tessera.domain.mig.fleet import Gpu, Slice
+from tessera.domain.repartition.facts import Ground
+from tessera.domain.repartition.usage import share
 
-_CELL = 11
-"""Characters of a memory slice."""
-_WIDE, _HIGH, _GAP, _NAME = 90, 34, 8, 150
-"""Of a memory slice, of a strip, between strips, of names; in SVG's units."""
-_COLOURS = ("#4e79a7", "#59a14f", "#b07aa1", "#f28e2b", "#76b7b2", "#e15759", "#9c755f", "#edc948")
-_IDLE, _FREE, _STRANDED = "#d9d9d9", "#ffffff", "#8c8c8c"
-
-
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """A slice or a hole; widths in memory slices."""
-
-    start: int
-    width: int
-    profile: str | None
-    service: str | None
-    stranded: bool = False
-    """A hole that no profile could fill."""
-
-
-def tiles(board: Board, gpu: Gpu) -> tuple[Tile, ...]:
-    """From the first memory slice to the last, holes included."""
-    found = []
-    for one in gpu.slices:
-        cut = board.cut(one.profile)
-        width = cut.memory_slices if cut else board.memory_slices
-        found.append(Tile(one.start, width, one.profile, one.service))
-    return tuple(sorted([*found, *_holes(board, gpu, found)], key=_start))
+_TERMINAL = (110, 24)
+"""One that does not tell its size."""
+LEGEND = (
+    "A tile is a slice: its service, below it where it starts, its load and its price an hour.",
+    "- idle, * has to leave, blank not cut, /// nothing can be cut there.",
+    "/ at the end of a GPU: the price an hour of what no slice covers.",
+)
 
 
-def _start(tile: Tile) -> int:
-    return tile.start
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mosaic:
+    """The GPUs of one pool at one moment, ready to be drawn."""
+
+    pool: str
+    summary: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    rows: Rows = ()
+    plan: str = ""
+    """The plan that is proposed or carried out, as far as it makes a difference."""
+    coming: Rows = ()
+    """The GPUs as it cuts them."""
 
 
-def _holes(board: Board, gpu: Gpu, taken: Sequence[Tile]) -> Iterator[Tile]:
-    held = {at for tile in taken for at in range(tile.start, tile.start + tile.width)}
-    profiles = [cut.profile for cut in board.cuts]
-    fillable: set[int] = set()
-    if WHOLE not in {one.profile for one in gpu.slices}:
-        for spot in additions(board, gpu.layout, profiles):
-            cut = board.cut(spot.profile)
-            fillable |= set(range(spot.start, spot.start + (cut.memory_slices if cut else 0)))
-    start = 0
-    while start < board.memory_slices:
-        end = start
-        while (
-            end < board.memory_slices
-            and end not in held
-            and (end in fillable) == (start in fillable)
-        ):
-            end += 1
-        if end > start:
-            yield Tile(start, end - start, None, None, stranded=start not in fillable)
-        start = max(end, start + 1)
+def run(arguments: argparse.Namespace) -> Told:
+    """The strips, drawn as wide as the terminal."""
+    return asyncio.run(_run(arguments))
 
 
-def strips(board: Board, gpus: Sequence[Gpu]) -> Iterator[str]:
-    """A line for each GPU; equal widths are equal shares of its memory."""
-    widest = max((len(gpu.name) for gpu in gpus), default=0)
-    for gpu in gpus:
-        parts = (_text(tile) for tile in tiles(board, gpu))
-        yield f"{gpu.name.ljust(widest)} |{'|'.join(parts)}|"
+async def _run(arguments: argparse.Namespace) -> Told:
+    async with reach(arguments) as reader:
+        fleet = await fleet_of(reader, prometheus_of(arguments))
+    width = shutil.get_terminal_size(_TERMINAL).columns
+    return told(fleet, arguments.pool, arguments.output, width, arguments.svg)
 
 
-def _text(tile: Tile) -> str:
-    room = tile.width * (_CELL + 1) - 1
-    if tile.profile is None:
-        return ("/" if tile.stranded else " ") * room
-    short = tile.profile if tile.profile == WHOLE else tile.profile.split(".")[0]
-    told = f"{short} {tile.service or '-'}"
-    return (told if len(told) <= room else told[: room - 1] + "~").ljust(room)
+def told(fleet: Fleet, name: str | None, form: str, width: int, file: str | None = None) -> Told:
+    """What is drawn of all pools, or of the one of this name; with a file also there."""
+    seen = _drawable(fleet, name)
+    found = [mosaic(pool) for pool in seen]
+    if file is not None:
+        write_svg(file, drawn(found))
+    if form == "json":
+        body = {"pools": [fields(pool) for pool in seen], "notes": list(fleet.unread)}
+        return Told(json.dumps(body, indent=2) + "\n")
+    notes = [f"Note: {note}" for note in fleet.unread]
+    return Told("\n".join([*notes, *shown(found, width)]) + "\n")
 
 
-def write_svg(file: str, board: Board, before: Sequence[Gpu], after: Sequence[Gpu]) -> None:
-    """The layouts, or those before beside those after."""
-    path = Path(file).expanduser()
-    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise CommandError(f"--svg {file} cannot be written: give a file in a folder of yours")
-    path.write_text(svg(board, before, after), encoding="utf-8")
+def mosaics(fleet: Fleet, name: str | None = None) -> Sequence[Mosaic]:
+    """Of all pools with GPUs that are cut, or of the one of this name."""
+    return [mosaic(pool) for pool in _drawable(fleet, name)]
 
 
-def svg(board: Board, before: Sequence[Gpu], after: Sequence[Gpu]) -> str:
-    """One picture; a service has the same colour everywhere, as far as there are colours."""
-    names = sorted({one.service for gpu in (*before, *after) for one in gpu.slices if one.service})
-    colours = {name: _COLOURS[at % len(_COLOURS)] for at, name in enumerate(names)}
-    columns = [("before", before), ("after", after)] if before else [("", after)]
-    width = _NAME + board.memory_slices * _WIDE + 2 * _GAP
-    height = (max(len(gpus) for _, gpus in columns) + 1) * (_HIGH + _GAP) + _GAP
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width * len(columns)}" '
-        f'height="{height}" font-family="sans-serif" font-size="12">'
+def _drawable(fleet: Fleet, name: str | None) -> Sequence[SeenPool]:
+    seen = layouts_seen(fleet, name)
+    found = [pool for pool in seen if pool.usage.gpus or pool.view.slices]
+    if not found:
+        which = "no AcceleratorPool has" if name is None else f"pool {name} has no"
+        raise CommandError(
+            f"{which} GPUs in MIG mode; nvidia-smi -mig 1 on a node switches it on, and tessera "
+            "doctor tells what else may be missing"
+        )
+    return found
+
+
+def shown(found: Sequence[Mosaic], width: int) -> Iterator[str]:
+    """In the terminal; with a plan before and after."""
+    for one in found:
+        yield from one.summary
+        yield from one.notes
+        if one.plan:
+            yield from ("", "Before:", *lines(one.rows, width))
+            yield from ("", f"After plan {one.plan}:", *lines(one.coming, width), "")
+        else:
+            yield from ("", *lines(one.rows, width), "")
+    yield from LEGEND
+
+
+def between(before: Sequence[Mosaic], later: Sequence[Mosaic], width: int) -> Iterator[str]:
+    """Two readings of the same pools."""
+    for title, found in (("Before:", before), ("After:", later)):
+        yield title
+        for one in found:
+            yield from (*one.summary, *lines(one.rows, width), "")
+    yield from LEGEND
+
+
+def drawn(found: Sequence[Mosaic], later: Sequence[Mosaic] = ()) -> str:
+    """As SVG, with another reading or a plan beside it."""
+    now = [row for one in found for row in (*one.summary, *one.rows)]
+    if later:
+        coming = [row for one in later for row in (*one.summary, *one.rows)]
+        return picture([("before", now), ("after", coming)])
+    plans = [one.plan for one in found if one.plan]
+    if not plans:
+        return picture([("", now)])
+    blank = [("",) * (len(one.summary) - 1) for one in found]
+    coming = [
+        row
+        for one, gap in zip(found, blank, strict=True)
+        for row in (one.pool, *gap, *(one.coming or one.rows))
     ]
-    for at, (title, gpus) in enumerate(columns):
-        left = at * width + _GAP
-        lines.append(f'<text x="{left}" y="{_HIGH // 2 + _GAP}">{board.name} {title}</text>')
-        for number, gpu in enumerate(gpus, start=1):
-            top = number * (_HIGH + _GAP)
-            name = html.escape(gpu.name)
-            lines.append(f'<text x="{left}" y="{top + _HIGH // 2 + 4}">{name}</text>')
-            lines += [_drawn(tile, left + _NAME, top, colours) for tile in tiles(board, gpu)]
-    return "\n".join((*lines, "</svg>", ""))
+    return picture([("before", now), (f"after plan {', '.join(plans)}", coming)])
 
 
-def _drawn(tile: Tile, left: int, top: int, colours: dict[str, str]) -> str:
-    x, width = left + tile.start * _WIDE, tile.width * _WIDE
-    fill = _STRANDED if tile.stranded else _FREE if tile.profile is None else _IDLE
-    told = "stranded" if tile.stranded else "free"
-    if tile.profile is not None:
-        fill = colours.get(tile.service or "", _IDLE)
-        told = html.escape(f"{tile.profile} {tile.service or 'idle'}")
-    rect = f'<rect x="{x}" y="{top}" width="{width}" height="{_HIGH}" fill="{fill}" stroke="#333"/>'
-    label = (
-        f'<text x="{x + 5}" y="{top + _HIGH // 2 + 4}" textLength="{width - 10}" '
-        * (len(told) * 7 > width)
-        or f'<text x="{x + 5}" y="{top + _HIGH // 2 + 4}" '
+def mosaic(pool: SeenPool) -> Mosaic:
+    """Of one pool."""
+    plan, known = pool.coming, _known(pool)
+    later = replace(known, loads={}, leaving=frozenset())
+    return Mosaic(
+        pool=pool.name,
+        summary=tuple(_summary(pool)),
+        notes=tuple(_notes(pool)),
+        rows=tuple(_rows(pool, present(pool), known)),
+        plan=plan.name if plan is not None else "",
+        coming=tuple(_rows(pool, after(pool, plan), later)) if plan is not None else (),
     )
-    return f"<g><title>{told}</title>{rect}{label}>{told}</text></g>"
+
+
+def _summary(pool: SeenPool) -> Iterator[str]:
+    yield state(pool) if pool.mig is not None else f"{pool.name}: slices are taken as they are"
+    usage, price = pool.usage, pool.view.price
+    if price is not None:
+        total, idle, stranded = (
+            f"{part * price.per_gpu_hour:.2f}" for part in (usage.gpus, usage.idle, usage.stranded)
+        )
+        yield (
+            f"{usage.gpus} GPUs in MIG mode for {total} {price.currency} an hour, of which {idle} "
+            f"are idle and {stranded} stranded"
+        )
+
+
+def _notes(pool: SeenPool) -> Iterator[str]:
+    if not pool.places_known:
+        yield "Places are assumed where no agent (tessera-node) tells them; their counts are right."
+    if not pool.loads:
+        yield "Loads are not known; --prometheus URL reads them."
+    if whole := sum(ground.uncut for ground in pool.grounds):
+        yield f"{whole} GPUs are not in MIG mode."
+    for ground in pool.grounds:
+        if ground.disagrees is not None:
+            yield f"Node {ground.name} is not drawn: {ground.disagrees}."
+        for card in ground.cards:
+            if card.fault is not None:
+                yield f"Node {ground.name} GPU {card.index}: {card.fault}: {card.message}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Known:
+    """What tiles are labelled with besides their services; places are node, GPU and start."""
+
+    names: Mapping[str, str]
+    hourly: Decimal | None
+    """The price of a GPU."""
+    loads: Mapping[tuple[str, int, int], float]
+    leaving: frozenset[tuple[str, int, int]]
+
+
+def _known(pool: SeenPool) -> _Known:
+    plan = pool.coming
+    leaving = movers(pool, plan) if plan is not None else frozenset()
+    places = {(seat.node, seat.gpu, seat.spot.start): seat for seat in pool.seats}
+    loads = {place: pool.load(seat) for place, seat in places.items()}
+    return _Known(
+        names=_shortened(pool),
+        hourly=pool.view.price.per_gpu_hour if pool.view.price is not None else None,
+        loads={place: load for place, load in loads.items() if load is not None},
+        leaving=frozenset(
+            place for place, seat in places.items() if not leaving.isdisjoint(seat.holders)
+        ),
+    )
+
+
+def _shortened(pool: SeenPool) -> Mapping[str, str]:
+    """Services by their names alone where nobody else is called so: tiles are small."""
+    plan = pool.coming
+    known = {*pool.services.values(), *(one.service for one in (plan.services if plan else ()))}
+    heirs = Counter(_last(name) for name in known)
+    return {name: _last(name) for name in known if heirs[_last(name)] == 1}
+
+
+def _last(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def _rows(pool: SeenPool, slices: Slices, known: _Known) -> Iterator[Strip | str]:
+    """A heading for each node, a strip for each GPU."""
+    for ground in pool.grounds:
+        if ground.cards:
+            yield f"{ground.name}: {ground.board.name}{', assumed' * (not ground.tells_pods)}"
+        for card in ground.cards:
+            yield _strip(ground, card.index, slices[ground.name, card.index], known)
+
+
+def _strip(ground: Ground, index: int, slices: tuple[Slice, ...], known: _Known) -> Strip:
+    gpu = Gpu(name=str(index), board=ground.board.name, slices=slices)
+    covered = sum((share(ground.board, one.profile) for one in slices), Decimal(0))
+    return Strip(
+        name=gpu.name,
+        tiles=tuple(_tile(ground, index, tile, known) for tile in tiles(ground.board, gpu)),
+        stranded=(1 - covered) * known.hourly if known.hourly is not None else None,
+    )
+
+
+def _tile(ground: Ground, index: int, tile: Tile, known: _Known) -> Tile:
+    if tile.profile is None:
+        return tile
+    place = ground.name, index, tile.start
+    part = share(ground.board, tile.profile)
+    return replace(
+        tile,
+        service=known.names.get(tile.service, tile.service) if tile.service else None,
+        placed=ground.tells_pods,
+        leaves=place in known.leaving,
+        load=known.loads.get(place),
+        price=part * known.hourly if known.hourly is not None else None,
+    )

@@ -101,7 +101,7 @@ def pools(snapshot: Snapshot) -> list[Json]:
     """Every pool with its devices: how many no engine of Tessera holds, of how many."""
     told = []
     for view in discover(snapshot.pools, snapshot.nodes, snapshot.at.date()):
-        smallest = [one for one in view.offers if one.hardware.devices == 1]
+        smallest = [one for one in view.offers if one.hardware.devices == 1 and not one.planned]
         told.append(
             {
                 "name": view.pool.name,

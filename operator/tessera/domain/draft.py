@@ -14,7 +14,7 @@ from tessera.domain.checks import check, flags_unchecked
 from tessera.domain.load import load_of
 from tessera.domain.model.facts import ErrandJob
 from tessera.domain.model.prepare import Preparation, prepare
-from tessera.domain.placement import ANY, STEADY, Choice, Placement, place
+from tessera.domain.placement import ANY, STEADY, Choice, Placement, assigned, place
 from tessera.domain.pools import PoolView, tiers
 from tessera.domain.reasons import Accepted, Placed, Scaling, Verdict
 from tessera.domain.snapshot import (
@@ -137,6 +137,7 @@ def _draft(
     if preparation.unknown is not None:
         held = _held(service, holding, preparation.unknown, memory)
         return replace(held, preparation=preparation)
+    given = assigned(service.ref, snapshot.pools)
     placement = place(
         spec,
         views,
@@ -144,6 +145,7 @@ def _draft(
         floor=floor_of(spec),
         taken=taken,
         tiers=ANY if spec.service_class == "batch" else STEADY,
+        assigned=given,
     )
     warning = flags_unchecked(spec)
     accepted = (
@@ -156,6 +158,8 @@ def _draft(
         return replace(held, placement=placement, preparation=preparation)
     pods = of_variant(holding.pods, placement.choice)
     workload = holding.of(placement.choice.variant)
+    if given is not None and workload is None and holding.workloads:
+        memory = Memory(counts=(Count(snapshot.at, given.replicas),))
     return Draft(
         service=service,
         holding=holding,

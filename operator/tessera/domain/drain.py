@@ -1,5 +1,8 @@
 """Which replicas leave, and when: the emptiest first, and none before its streams have ended.
 
+One whose slice will be cut anew is replaced first: for as long as it is there, the Deployment has
+one replica more.
+
 A leaving replica loses its readiness gate, so that the Service sends it nothing new. Once it is
 empty (or out of time) it gets the lowest deletion cost, and only when that is seen on the pod the
 Deployment shrinks, so that its controller removes this pod and no other. All of it is read back
@@ -27,30 +30,44 @@ class Drain:
     done: tuple[Ref, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Displaced:
+    """Replicas of a service whose slices go, and those of them that may stop taking requests."""
+
+    doomed: frozenset[Ref] = frozenset()
+    leaving: frozenset[Ref] = frozenset()
+
+
+NOBODY = Displaced()
+
+
 def drain(
     snapshot: Snapshot,
     workload: Workload | None,
     wanted: int,
     pods: Sequence[Pod],
     limit: timedelta,
+    displaced: Displaced = NOBODY,
 ) -> Drain:
     """Shrink `workload` to `wanted` replicas without losing a stream.
 
     While a new template rolls out the Deployment's controller chooses for itself; the engines' own
     drain protects the streams then.
     """
-    alive = sorted((pod for pod in pods if not pod.leaving), key=lambda pod: pod.ref)
-    rolling = len({pod.template for pod in alive}) > 1
+    there = sorted((pod for pod in pods if not pod.leaving), key=lambda pod: pod.ref)
+    alive = [pod for pod in there if pod.ref not in displaced.doomed]
+    replaced, gone = len(there) - len(alive), tuple(sorted(displaced.leaving))
+    rolling = len({pod.template for pod in there}) > 1
     if workload is None or rolling or len(alive) <= wanted:
-        return Drain(keep=wanted)
+        return Drain(keep=wanted + replaced, leaving=gone)
     readings = snapshot.readings.pods if snapshot.readings else {}
     ranked = sorted(alive, key=lambda pod: _emptiness(pod, readings))
     victims = ranked[: len(alive) - wanted]
-    empty = [pod for pod in victims if _is_empty(pod, snapshot.in_flight, snapshot.at, limit)]
+    empty = [pod for pod in victims if is_empty(pod, snapshot.in_flight, snapshot.at, limit)]
     marked = [pod for pod in empty if pod.deletion_cost == DONE_COST]
     return Drain(
-        keep=min(workload.replicas, len(alive) - len(marked)),
-        leaving=tuple(pod.ref for pod in victims),
+        keep=min(workload.replicas, len(there) - len(marked)),
+        leaving=(*(pod.ref for pod in victims), *gone),
         done=tuple(pod.ref for pod in empty),
     )
 
@@ -65,7 +82,8 @@ def _emptiness(
     return (bool(pod.serving), pod.up, requests, -pod.created.timestamp(), pod.ref)
 
 
-def _is_empty(pod: Pod, in_flight: Mapping[Ref, InFlight], now: datetime, limit: timedelta) -> bool:
+def is_empty(pod: Pod, in_flight: Mapping[Ref, InFlight], now: datetime, limit: timedelta) -> bool:
+    """Nothing is lost when it ends: it took no request, finished them, or is out of time."""
     if not pod.up or (pod.draining_since is None and not pod.serving):
         return True  # it never took a request
     if pod.draining_since is None:

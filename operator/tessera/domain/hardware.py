@@ -33,6 +33,11 @@ class Hardware:
         return f"nvidia.com/mig-{self.profile.replace('+', '.')}"
 
     @property
+    def alone(self) -> bool:
+        """Nothing else fits beside it on its GPU."""
+        return self.memory_slices >= self.memory_slices_of_gpu
+
+    @property
     def name(self) -> str:
         """`3g.40gb` or `2x whole`, as people say it."""
         return self.profile or f"{self.devices}x whole"

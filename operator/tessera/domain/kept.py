@@ -1,10 +1,12 @@
 """Results kept by the identity of what they were made of: they save time and change nothing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Hashable
+from operator import is_
 from typing import Generic, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
 
 
 class Last(Generic[P, T]):
@@ -22,3 +24,40 @@ class Last(Generic[P, T]):
             self._result = self._function(*arguments, **named)
             self._arguments = given
         return self._result
+
+
+class Each(Generic[K, P, T]):
+    """The last result for every key, likewise; one that is equal to it stays the same object."""
+
+    def __init__(self, function: Callable[P, T]) -> None:
+        self._function = function
+        self._known: dict[K, tuple[tuple[object, ...], T]] = {}
+
+    def __call__(self, key: K, /, *arguments: P.args, **named: P.kwargs) -> T:
+        given = (*arguments, *named.values())
+        known = self._known.get(key)
+        if known is not None and all(map(is_, given, known[0])):
+            return known[1]
+        result = self._function(*arguments, **named)
+        if known is not None and known[1] == result:
+            result = known[1]
+        self._known[key] = (given, result)
+        return result
+
+    def only(self, keys: Collection[K]) -> None:
+        """Forget all others."""
+        for key in self._known.keys() - keys:
+            del self._known[key]
+
+
+class Same(Generic[T]):
+    """The last tuple, as long as it holds the very same objects."""
+
+    def __init__(self) -> None:
+        self._last: tuple[T, ...] = ()
+
+    def __call__(self, found: tuple[T, ...]) -> tuple[T, ...]:
+        last = self._last
+        if len(found) != len(last) or not all(map(is_, found, last)):
+            self._last = found
+        return self._last

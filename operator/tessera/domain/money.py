@@ -101,9 +101,14 @@ def billing_weight(hardware: Hardware) -> Decimal:
 
     Products that are cut into four count c/4 and m/4.
     """
-    compute = Decimal(hardware.compute_slices) / hardware.compute_slices_of_gpu
-    memory = Decimal(hardware.memory_slices) / hardware.memory_slices_of_gpu
-    return (compute + memory) / 2 * hardware.devices
+    compute = hardware.compute_slices, hardware.compute_slices_of_gpu
+    memory = hardware.memory_slices, hardware.memory_slices_of_gpu
+    return slice_weight(compute, memory) * hardware.devices
+
+
+def slice_weight(compute: tuple[int, int], memory: tuple[int, int]) -> Decimal:
+    """The same by slices of compute and of memory, each with how many of them a GPU has."""
+    return (Decimal(compute[0]) / compute[1] + Decimal(memory[0]) / memory[1]) / 2
 
 
 def choosing_weight(hardware: Hardware, cut_gpus: int, weights: Decimal) -> Decimal:

@@ -1,8 +1,9 @@
 """On which hardware does a service run? The cheapest that fits and keeps the promise."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from tessera.api.accelerator_pool import Tier
 from tessera.api.inference_service import InferenceServiceSpec, ModelShape
@@ -11,9 +12,11 @@ from tessera.domain.checks import max_model_len, shape_of
 from tessera.domain.limits import Demand
 from tessera.domain.money import Money
 from tessera.domain.names import variant_name
-from tessera.domain.pools import Offer, PoolView
+from tessera.domain.pools import Offer, PoolView, plans_layouts
 from tessera.domain.reasons import Placed, Verdict
+from tessera.domain.ref import Ref
 from tessera.domain.sizing import Fit, Misfit, size
+from tessera.domain.snapshot import Pool
 from tessera.domain.tensor_parallel import divides
 
 STEADY: frozenset[Tier] = frozenset({"reserved", "onDemand"})
@@ -23,6 +26,27 @@ _WORTHWHILE = 512
 """A shorter context than this is not offered as a way out."""
 _sized = lru_cache(maxsize=4096)(size)
 """Every turn asks for the same again, and a batch for several tiers of it."""
+
+
+class Assigned(NamedTuple):
+    """What a plan of layouts gives to a service."""
+
+    pool: str
+    profile: str
+    """`full` for the whole GPU."""
+    replicas: int
+
+
+def assigned(service: Ref, pools: Iterable[Pool]) -> Assigned | None:
+    """By the plans that are carried out, or were; of several pools the first by name."""
+    found = [
+        Assigned(pool.name, one.profile, one.replicas)
+        for pool in pools
+        if plans_layouts(pool.spec) and pool.status.mig and pool.status.mig.target
+        for one in pool.status.mig.target.services
+        if one.service == str(service)
+    ]
+    return min(found, default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +103,7 @@ def place(  # noqa: PLR0913 - two of them only batches need
     taken: Mapping[tuple[str, str], int],
     tiers: Collection[Tier] = STEADY,
     rank: Rank = cheapest_hour,
+    assigned: Assigned | None = None,
 ) -> Placement:
     """Choose hardware for a checked spec.
 
@@ -87,6 +112,9 @@ def place(  # noqa: PLR0913 - two of them only batches need
     and if none has room, the cheapest of all, where the scheduler will say what is missing. `taken`
     counts devices that other services hold, by pool and resource. Pools of other `tiers` are left
     out, and `rank` says what cheap means.
+
+    Where slices are planned for the service, it runs on those that the plan has `assigned` to it;
+    before there are any, it stays where it is or waits.
     """
     shape = shape_of(spec)
     if shape is None:
@@ -94,7 +122,12 @@ def place(  # noqa: PLR0913 - two of them only batches need
     allowed = [
         view for view in views if not spec.placement.pools or view.pool.name in spec.placement.pools
     ]
-    offers = [offer for view in allowed for offer in view.offers if offer.tier in tiers]
+    offers = [
+        offer
+        for view in allowed
+        for offer in view.offers
+        if offer.tier in tiers and _offered(spec, offer)
+    ]
     if not offers:
         return _no_offer(allowed, tiers)
     if len(currencies := {offer.hourly.currency for offer in offers}) > 1:
@@ -111,8 +144,59 @@ def place(  # noqa: PLR0913 - two of them only batches need
     if not choices:
         return _misfit(spec, [one.fit for one in sized if isinstance(one.fit, Misfit)])
     staying = [choice for choice in choices if choice.variant == current]
+    if waits := _planned(spec, allowed, choices):
+        return _as_assigned(waits, choices, staying, assigned)
+    choices = [choice for choice in choices if not choice.offer.planned]
     roomy = [choice for choice in choices if room(choice.offer, taken) >= floor]
     return _placed((staying or roomy or choices)[0], choices)
+
+
+def _offered(spec: InferenceServiceSpec, offer: Offer) -> bool:
+    """Slices that are not cut are for services that are planned for, and shared GPUs not for those
+    that want one for themselves."""
+    placement = spec.placement
+    if offer.planned and placement.mig != "auto":
+        return False
+    return placement.isolation == "slice" or offer.hardware.alone
+
+
+def _planned(
+    spec: InferenceServiceSpec, allowed: Sequence[PoolView], choices: Sequence[Choice]
+) -> list[str]:
+    """Pools where slices for the service are planned; none where it fits on no single device."""
+    if spec.placement.mig != "auto":
+        return []
+    fits = {choice.offer.pool for choice in choices if choice.offer.kind}
+    return [
+        view.pool.name
+        for view in allowed
+        if view.pool.name in fits and plans_layouts(view.pool.spec)
+    ]
+
+
+def _as_assigned(
+    pools: Sequence[str],
+    choices: Sequence[Choice],
+    staying: Sequence[Choice],
+    assigned: Assigned | None,
+) -> Placement:
+    given = [choice for choice in choices if assigned and _is(choice.offer, assigned)]
+    same = [choice for choice in given if choice in staying]
+    if found := next(iter(same or given), None):
+        told = _placed(found, [found]).verdict.message.removesuffix("; nothing else fits")
+        return Placement(verdict=Verdict(Placed.PLACED, f"{told}; as planned"), choice=found)
+    if staying:
+        return _placed(staying[0], choices)
+    command = f"kubectl get acceleratorpool {pools[0]} -o yaml"
+    return _nowhere(
+        Placed.LAYOUT_PENDING,
+        f"spec.placement.mig: waits for a plan of slices in {', '.join(pools)}, of which "
+        f"{len(choices)} forms would do; see the condition LaidOut of {command}",
+    )
+
+
+def _is(offer: Offer, assigned: Assigned) -> bool:
+    return offer.pool == assigned.pool and offer.kind == assigned.profile
 
 
 def considered(

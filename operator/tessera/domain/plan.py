@@ -31,7 +31,7 @@ from tessera.domain.draft import (
     scaling_of,
     take,
 )
-from tessera.domain.drain import Drain, drain
+from tessera.domain.drain import NOBODY, Displaced, Drain, drain
 from tessera.domain.kept import Last
 from tessera.domain.load import grown_up, read
 from tessera.domain.model.facts import ErrandJob
@@ -42,6 +42,8 @@ from tessera.domain.pools import PoolView, discover
 from tessera.domain.readiness import asked_again, must_ask
 from tessera.domain.reasons import Accepted, Verdict
 from tessera.domain.recipe import Making, filled_spec, making
+from tessera.domain.repartition.displaced import displaced, formers
+from tessera.domain.repartition.turn import KeptLayouts, Repartitions, repartition
 from tessera.domain.revision import Pin, pin, pinned_spec
 from tessera.domain.rollout import surges
 from tessera.domain.snapshot import (
@@ -88,6 +90,8 @@ class Allotment:
     """The Deployment of the chosen variant, if it exists."""
     retired: tuple[Ref, ...] = ()
     """Deployments of former variants that may go now."""
+    formers: Mapping[Ref, int] = field(default_factory=dict)
+    """Deployments of former variants that should have another number of replicas for a while."""
     stall: Stall = field(default_factory=Stall)
     """An engine that stands still, and what is done about it."""
     pin: Pin = field(default_factory=Pin)
@@ -135,6 +139,8 @@ class Plan:
     budgets: tuple[BudgetView, ...] = ()
     allotments: Mapping[Ref, Allotment] = field(default_factory=dict)
     batches: Mapping[Ref, BatchAllotment] = field(default_factory=dict)
+    repartitions: Repartitions = field(default_factory=Repartitions)
+    """What is done about layouts."""
     watches: Mapping[Ref, Watch] = field(default_factory=dict)
     """What is known of the engines, for the next snapshot."""
     asks: frozenset[Ref] = frozenset()
@@ -170,6 +176,12 @@ class _MadeOf(NamedTuple):
     funding: Funding | None
     claim: VolumeClaim | None
     """That of its model's files, if it has one."""
+    displaced: Displaced
+    """Replicas that have to leave their slices."""
+    tenant: bool
+    """It has slices, or a plan of slices, in the pool where it is placed."""
+    surge: int
+    """Replicas that it needs besides on its former variants."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +219,7 @@ class Kept:
         self.recalled = Last(self._recalled)
         self.holdings = Last(self._holdings)
         self.ranked = Last(_ranked)
+        self.layouts = KeptLayouts()
         self.drafts: dict[Ref, _KeptDraft] = {}
         self.allotments: Mapping[Ref, Allotment] = {}
         self.made_of: dict[Ref, _MadeOf] = {}
@@ -266,13 +279,15 @@ def plan(snapshot: Snapshot, kept: Kept | None = None) -> Plan:
     drafts = _drafts(snapshot, views, taken, kept)
     runs = batches.drafted(snapshot, views, taken)
     granted = _granted(snapshot, drafts, runs, budgets)
-    kept.allotments, inspections = _allotments(snapshot, drafts, granted, taken, kept)
+    layouts = repartition(snapshot, views, drafts, kept.layouts)
+    kept.allotments, inspections = _allotments(snapshot, drafts, granted, taken, layouts, kept)
     kept.at = snapshot.at
     asks = (ref for ref, one in kept.allotments.items() if _asks(snapshot, one, kept))
     return Plan(
         pools=views,
         budgets=budgets,
         allotments=kept.allotments,
+        repartitions=layouts,
         asks=frozenset(asks),
         watches={pod: watch for one in inspections for pod, watch in one.watches.items()},
         suspects=tuple(suspect for one in inspections for suspect in one.suspects),
@@ -419,6 +434,7 @@ def _allotments(
     drafts: Mapping[Ref, Draft],
     granted: Mapping[Ref, Funding],
     taken: Mapping[tuple[str, str], int],
+    layouts: Repartitions,
     kept: Kept,
 ) -> tuple[Mapping[Ref, Allotment], Sequence[Inspection]]:
     """The same mapping as before when nothing in it changed; and what was found of the engines."""
@@ -430,10 +446,15 @@ def _allotments(
     same_speeds, kept.speeds = kept.speeds is speeds, speeds
     for ref, draft in drafts.items():
         claim = snapshot.claims.get(claim_of(ref)) if snapshot.claims else None
-        made, old = _MadeOf(draft, granted.get(ref), claim), kept.allotments.get(ref)
+        mine = displaced(layouts.orders.values(), draft.holding.pods) if layouts.orders else NOBODY
+        choice = draft.placement.choice
+        tenant = choice is not None and ref in layouts.tenants.get(choice.offer.pool, ())
+        surge = sum(one.surges.get(ref, 0) for one in layouts.orders.values())
+        made = _MadeOf(draft, granted.get(ref), claim, mine, tenant, surge)
+        old = kept.allotments.get(ref)
         still = old is not None and old.pin.question not in resolutions
         if old is None or not still or not _still_allotted(old, made, kept.made_of[ref]):
-            old, still = _finished(snapshot, draft, made.funding), False
+            old, still = _finished(snapshot, made), False
         inspection = _UNSEEN
         if watched:
             inspection = _inspected(snapshot, old)
@@ -459,6 +480,9 @@ def _still_allotted(old: Allotment, made_of: _MadeOf, before: _MadeOf) -> bool:
         before.draft is made_of.draft
         and before.funding == made_of.funding
         and before.claim == made_of.claim
+        and before.displaced == made_of.displaced
+        and before.tenant == made_of.tenant
+        and before.surge == made_of.surge
         and (made_of.funding is None or made_of.funding.shortage is None)
         and not old.drain.leaving
         and not (old.preparation is not None and old.preparation.pending)
@@ -521,8 +545,9 @@ def _with_speed(readings: Readings | None, one: Allotment) -> Allotment:
     return one if same else replace(one, speed=speed)
 
 
-def _finished(snapshot: Snapshot, draft: Draft, funding: Funding | None) -> Allotment:
+def _finished(snapshot: Snapshot, made_of: _MadeOf) -> Allotment:
     """The allotment for what was granted."""
+    draft, funding, mine = made_of.draft, made_of.funding, made_of.displaced
     choice, holding, service = draft.placement.choice, draft.holding, draft.service
     scale = draft.scale
     if funding is not None and funding.shortage is not None:
@@ -532,7 +557,7 @@ def _finished(snapshot: Snapshot, draft: Draft, funding: Funding | None) -> Allo
         accepted=draft.accepted,
         placement=draft.placement,
         scale=scale,
-        drain=Drain(keep=scale.replicas),
+        drain=Drain(keep=scale.replicas, leaving=tuple(sorted(mine.leaving))),
         preparation=draft.preparation,
         pods=holding.pods,
         workload=holding.workloads[0] if holding.workloads else None,
@@ -544,15 +569,22 @@ def _finished(snapshot: Snapshot, draft: Draft, funding: Funding | None) -> Allo
     pinned = pin(service, service.spec, workload, snapshot.resolutions)
     made = making(snapshot, service, service.spec, choice, workload)
     preparation = draft.preparation
+    patient = service.spec.placement.mig == "auto" and made_of.tenant
+    retired = _retired(holding, pods, choice.variant, scale.replicas, patient=patient)
+    former = [one for one in holding.workloads if one.variant != choice.variant]
+    left = [one for one in former if one.ref not in retired] if patient else []
     return replace(
         told,
         placement=replace(draft.placement, choice=made.choice),
         pin=pinned,
         preparation=preparation and fetched(snapshot, service, preparation, pinned),
         making=made,
-        drain=drain(snapshot, workload, scale.replicas, pods, service.spec.drain.timeout),
+        drain=drain(
+            snapshot, workload, scale.replicas, pods, service.spec.drain.timeout, displaced=mine
+        ),
         workload=workload,
-        retired=_retired(holding, pods, choice.variant, scale.replicas),
+        retired=retired,
+        formers=formers(left, holding.pods, mine.doomed, made_of.surge),
     )
 
 
@@ -586,10 +618,17 @@ def _roomy(
     return room(choice.offer, {key: others}) > scale.replicas
 
 
-def _retired(holding: Holding, pods: Sequence[Pod], variant: str, wanted: int) -> tuple[Ref, ...]:
-    """Former variants stay until the new one is up, unless they sit on the hardware it needs."""
+def _retired(
+    holding: Holding, pods: Sequence[Pod], variant: str, wanted: int, *, patient: bool
+) -> tuple[Ref, ...]:
+    """Former variants stay until the new one is up, unless they sit on the hardware it needs.
+
+    A patient service waits for slices that are still to be cut; its former replicas leave one by
+    one.
+    """
     up = sum(pod.takes_requests for pod in pods) >= wanted
     blocked = any(pod.unschedulable for pod in pods)
-    if not (up or blocked):
+    left = len(holding.pods) > len(pods)
+    if (patient and (left or not up)) or not (up or blocked):
         return ()
     return tuple(one.ref for one in holding.workloads if one.variant != variant)

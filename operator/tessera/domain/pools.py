@@ -11,6 +11,7 @@ from tessera.api.accelerator_pool import AcceleratorPoolSpec, Price, Tier, Toler
 from tessera.domain import money
 from tessera.domain.catalog import Product, products
 from tessera.domain.hardware import Hardware, part, whole
+from tessera.domain.mig.boards import WHOLE, board_of
 from tessera.domain.reasons import Discovered, PoolAccepted, Verdict
 from tessera.domain.snapshot import Node, Pool
 
@@ -42,6 +43,15 @@ class Offer:
     """Taints of the nodes that pods endure."""
     runtime_class_name: str | None = None
     scheduler_name: str | None = None
+    planned: bool = False
+    """Nothing of it is cut yet, but it could be: only for services whose slices are planned."""
+
+    @property
+    def kind(self) -> str | None:
+        """As plans of layouts name it; None for several GPUs."""
+        if self.hardware.devices > 1:
+            return None
+        return self.hardware.profile or WHOLE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,6 +237,8 @@ def _offers(
 ) -> tuple[Offer, ...]:
     hourly = money.money(price.per_gpu_hour, price.currency)
     found = [*_sliced(product, nodes), *_whole(product, nodes)]
+    there = {hardware.profile for hardware, _, _ in found}
+    found += [one for one in _cuttable(spec, product, nodes) if one[0].profile not in there]
     return tuple(
         Offer(
             pool=pool,
@@ -240,6 +252,7 @@ def _offers(
             tolerations=spec.tolerations,
             runtime_class_name=spec.runtime_class_name,
             scheduler_name=spec.scheduler_name,
+            planned=hardware.profile is not None and hardware.profile not in there,
         )
         for hardware, replicas, weight in found
     )
@@ -261,6 +274,26 @@ def _sliced(product: Product, nodes: tuple[Node, ...]) -> list[tuple[Hardware, i
         (one, ready[profile], money.choosing_weight(one, gpus, together))
         for profile, one in cut.items()
     ]
+
+
+def _cuttable(
+    spec: AcceleratorPoolSpec, product: Product, nodes: tuple[Node, ...]
+) -> list[tuple[Hardware, int, Decimal]]:
+    """Slices that could be cut, where Tessera may; at the price that they are billed."""
+    board = board_of(product.product)
+    if board is None or not plans_layouts(spec):
+        return []
+    parts = (
+        part(product, cut.profile, _label_mib(nodes, f"mig-{cut.profile}"))
+        for cut in board.cuts
+        if not cut.media
+    )
+    return [(one, 0, money.billing_weight(one)) for one in parts if one is not None]
+
+
+def plans_layouts(spec: AcceleratorPoolSpec | None) -> bool:
+    """Layouts of the pool follow from what services need."""
+    return spec is not None and spec.mig is not None and spec.mig.mode != "static"
 
 
 def _cut_gpus(nodes: tuple[Node, ...]) -> int:

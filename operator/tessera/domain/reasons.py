@@ -107,6 +107,10 @@ class Placed(Reason):
         "The model fits, but even a single stream would miss `slo.interTokenP95` everywhere.",
     )
     UNSCHEDULABLE = "Unschedulable", "The hardware exists, but the scheduler finds it taken."
+    LAYOUT_PENDING = (
+        "LayoutPending",
+        "Slices for the service are planned or being cut; see the pool's condition LaidOut.",
+    )
 
 
 class Progressing(Reason):
@@ -287,6 +291,59 @@ class Discovered(Reason):
     NO_DEVICES = "NoDevices", "Nodes carry the labels, but offer no GPU."
     MIXED_PRODUCTS = "MixedProducts", "The nodes hold different GPU products."
     UNKNOWN_PRODUCT = "UnknownProduct", "The nodes hold a GPU product that Tessera does not know."
+
+
+class LaidOut(Reason):
+    """Are the GPUs of a pool cut as planned?"""
+
+    AS_PLANNED = "AsPlanned", "Every GPU is cut as planned.", True
+    NOT_MANAGED = (
+        "NotManaged",
+        "`spec.mig` is absent, or `static` without a layout: slices are taken as they are.",
+        True,
+    )
+    PLANNING = "Planning", "A plan is being made.", False, False
+    NOT_DISCOVERED = "NotDiscovered", "Nothing is planned while `Discovered` is False."
+    NO_MIG_MODE = (
+        "NoMigMode",
+        "No GPU of the pool is in MIG mode, which Tessera never changes: they are used whole.",
+    )
+    AWAITING_APPROVAL = (
+        "AwaitingApproval",
+        "A plan waits for the annotation `tessera.dev/approve-layout`; the message has its name.",
+    )
+    OUTSIDE_WINDOW = "OutsideWindow", "A plan waits for `spec.mig.maintenanceWindow`."
+    REPARTITIONING = "Repartitioning", "GPUs are being emptied and cut; the message says which."
+    NO_ROOM = (
+        "NoRoom",
+        "A replica has to leave its slice, nothing free can take it, and its service would fall "
+        "below its floor; the message names both.",
+    )
+    DISRUPTION_BUDGET = (
+        "DisruptionBudget",
+        "A PodDisruptionBudget does not let a replica be evicted now.",
+    )
+    FOREIGN_POD = "ForeignPod", "A pod that is not Tessera's holds a slice that has to go."
+    NODE_UNAVAILABLE = "NodeUnavailable", "A node that has to be cut anew is not ready."
+    LABELS_DISAGREE = (
+        "LabelsDisagree",
+        "The labels and resources of a node fit no layout of its GPUs; it is left alone.",
+    )
+    WRITE_REFUSED = (
+        "WriteRefused",
+        "The API server refuses what has to be written for the plan; the message is its own.",
+    )
+    BACKEND_MISSING = "BackendMissing", "Nobody on the node carries out what is asked."
+    BACKEND_FAILED = "BackendFailed", "The backend said that it failed, more than once."
+    BACKEND_STUCK = "BackendStuck", "The backend began and does not end."
+    DEVICES_MISSING = (
+        "DevicesMissing",
+        "The backend said that it succeeded, but the node does not offer the slices.",
+    )
+    RESET_NEEDED = "ResetNeeded", "A GPU has to be reset, which Tessera never does."
+    GPU_BUSY = "GpuBusy", "Something that is no pod holds a slice that has to go."
+    PROFILE_UNKNOWN = "ProfileUnknown", "The GPUs do not have a profile of `spec.mig.layout`."
+    DEMAND_UNMET = "DemandUnmet", "The pool has too few GPUs for what its services need."
 
 
 class BudgetAccepted(Reason):

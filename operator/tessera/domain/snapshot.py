@@ -15,6 +15,8 @@ from tessera.domain.model.facts import ErrandJob, ErrandRun
 from tessera.domain.model.reports import Fetched
 from tessera.domain.reasons import Pinned
 from tessera.domain.ref import Ref as Ref  # noqa: PLC0414 - re-exported
+from tessera.domain.repartition.facts import NodeLayout
+from tessera.domain.repartition.question import Solved
 
 PATIENCE = timedelta(seconds=120)
 """For so long an engine may hold requests without a step. In the field 120 s are used: what halts
@@ -33,6 +35,8 @@ class Service:
     problem: str | None = None
     update: str | None = None
     """The annotation that asks for the newest recipe and weights."""
+    downtime: bool = False
+    """The annotation that lets it fall below its floor while its slices are cut."""
     status: InferenceServiceStatus = field(default_factory=InferenceServiceStatus)
 
 
@@ -45,6 +49,8 @@ class Pool:
     generation: int
     spec: AcceleratorPoolSpec | None
     problem: str | None = None
+    approved: str | None = None
+    """The annotation that approves a plan of layouts."""
     status: AcceleratorPoolStatus = field(default_factory=AcceleratorPoolStatus)
 
 
@@ -311,6 +317,18 @@ class Snapshot:
     services: tuple[Service, ...] = ()
     pools: tuple[Pool, ...] = ()
     nodes: tuple[Node, ...] = ()
+    layouts: tuple[NodeLayout, ...] = ()
+    """What the agents on the nodes tell of their GPUs."""
+    solved: Solved | None = None
+    """The last layouts that were planned, perhaps for an older question."""
+    unsolved: str | None = None
+    """Why there are no newer ones."""
+    cutters: frozenset[str] = frozenset({"agent", "migManager"})
+    """The backends that this installation lets cut GPUs."""
+    held: Mapping[Ref, str] = field(default_factory=dict)
+    """Pods that could not be evicted in the last turn, and what their budgets said."""
+    unwritten: tuple[str, ...] = ()
+    """What the API server said in the last turn when it refused a write for a layout."""
     pods: tuple[Pod, ...] = ()
     workloads: tuple[Workload, ...] = ()
     addresses: Mapping[Ref, str] = field(default_factory=dict)

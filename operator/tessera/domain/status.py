@@ -27,6 +27,7 @@ from tessera.domain.readiness import ready
 from tessera.domain.reasons import (
     Accepted,
     Funded,
+    LaidOut,
     Placed,
     Progressing,
     Ready,
@@ -34,6 +35,7 @@ from tessera.domain.reasons import (
     UpdateAvailable,
     Verdict,
 )
+from tessera.domain.repartition.orders import Orders
 from tessera.domain.rollout import manner, progress, rolling
 from tessera.domain.snapshot import Snapshot
 from tessera.domain.speed.measured import rate
@@ -41,6 +43,9 @@ from tessera.domain.speed.verdict import verdict as speed_verdict
 from tessera.domain.trouble import trouble
 
 _LONGEST = 2048
+_UNMANAGED = Verdict(
+    LaidOut.NOT_MANAGED, "spec.mig is not set: slices are taken as they are cut, 0 are planned"
+)
 
 
 def service_status(
@@ -77,12 +82,13 @@ def service_status(
     )
 
 
-def pool_status(view: PoolView, at: datetime) -> AcceleratorPoolStatus:
-    """The status of one pool."""
+def pool_status(view: PoolView, orders: Orders | None, at: datetime) -> AcceleratorPoolStatus:
+    """The status of one pool; the orders are those for its layouts, if Tessera cuts its GPUs."""
     pool = view.pool
     verdicts: dict[str, Verdict[Reason]] = {
         "Accepted": view.accepted,
         "Discovered": view.discovered,
+        "LaidOut": orders.verdict if orders is not None else _UNMANAGED,
     }
     return AcceleratorPoolStatus(
         observed_generation=pool.generation,
@@ -95,6 +101,7 @@ def pool_status(view: PoolView, at: datetime) -> AcceleratorPoolStatus:
         offer=offer_line(view.gpus, view.slices),
         per_gpu_hour=view.price.per_gpu_hour if view.price else None,
         currency=view.price.currency if view.price else None,
+        mig=orders.status if orders is not None else None,
     )
 
 

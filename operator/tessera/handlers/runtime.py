@@ -16,6 +16,7 @@ from tessera.adapters.election import Election
 from tessera.adapters.engines import HttpEngines
 from tessera.adapters.hub import HttpHub
 from tessera.adapters.kube import KubeCluster
+from tessera.adapters.layouts import ProcessLayouts
 from tessera.adapters.prometheus import PrometheusMetrics
 from tessera.domain.autoscale import recall
 from tessera.domain.bill import Bill
@@ -31,6 +32,7 @@ from tessera.reconcile.fleet import Fleet
 from tessera.reconcile.loop import loop
 from tessera.reconcile.mirror import Mirror
 from tessera.reconcile.observe import Senses
+from tessera.reconcile.planning import Planning
 from tessera.reconcile.store import Store
 from tessera.resources.defaults import newest
 from tessera.resources.job import Image
@@ -60,6 +62,7 @@ class Runtime:
             builder=newest(),
             platform=settings.platform,
             resolutions={},
+            cutters=settings.cutters,
         )
         self.telemetry = Telemetry()
         self._engines = HttpEngines()
@@ -68,6 +71,8 @@ class Runtime:
             PrometheusMetrics(settings.prometheus_url, clock) if settings.prometheus_url else None
         )
         self._asker = Asker(self._engines, self._senses, clock, self._changed.set, self._hub)
+        self._layouts = ProcessLayouts()
+        self._planning = Planning(self._layouts, self._senses, clock, self._changed.set)
         self._turned = time.monotonic()
         self.store = Store(KINDS)
         self.mirror = Mirror(cluster, self.store, self._senses, self._changed.set)
@@ -87,9 +92,10 @@ class Runtime:
                 settings.batch_image, settings.batch_pull_policy, settings.batch_pull_secrets
             ),
             batch_role=settings.batch_role,
+            mig_namespace=settings.mig_manager_namespace,
             leading=self.election.leading,
         )
-        self._fleet = Fleet(self.store, self._senses, applier, self._asker, clock)
+        self._fleet = Fleet(self.store, self._senses, applier, self._asker, clock, self._planning)
         self._look = settings.webhook_certificate_look
         self._folder = Path(tempfile.mkdtemp(prefix="tessera-"))
         self.certificates = self._certificates(settings, cluster)
@@ -113,6 +119,8 @@ class Runtime:
     async def close(self) -> None:
         """Let go of what others may wait for."""
         await self._asker.stop()
+        await self._planning.stop()
+        self._layouts.close()
         with contextlib.suppress(ClusterError):
             await self.election.release()
         await self._engines.close()

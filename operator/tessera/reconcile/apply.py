@@ -26,6 +26,7 @@ from tessera.domain.stall import Replacement
 from tessera.domain.status import pool_status, service_status
 from tessera.ports import Cluster, ClusterError, GoneError, Seen
 from tessera.reconcile.inheritance import Inheritance, is_inherited
+from tessera.reconcile.layouts import Layouts
 from tessera.reconcile.store import Store
 from tessera.reconcile.work import (
     AT_ONCE,
@@ -78,7 +79,7 @@ class Applier:
     once, which changes nothing that is in place.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - how one process is wired
         self,
         cluster: Cluster,
         store: Store,
@@ -86,6 +87,7 @@ class Applier:
         visitors: tuple[str, ...],
         batch_image: Image,
         batch_role: str = BATCH_ROLE,
+        mig_namespace: str | None = None,
         leading: Callable[[], bool],
     ) -> None:
         self._cluster = cluster
@@ -99,6 +101,7 @@ class Applier:
         self.refused_jobs: dict[str, str] = {}
         """What was said in the last turn to Jobs of attempts, by the batches' uids."""
         self._leading = leading
+        self.layouts = Layouts(cluster, store, namespace=mig_namespace, begin=self._begin_write)
         self._applied: dict[Key, _Applied] = {}
         self._built: dict[Ref, tuple[tuple[object, ...], tuple[Manifest, ...]]] = {}
         self._inheritance = Inheritance()
@@ -129,6 +132,7 @@ class Applier:
             self._settled.pop(due, None)
             self._placed.pop(due, None)
         existing = self._store.belongings()
+        await self.layouts.carry_out(plan.repartitions, await self._pools(snapshot, plan))
         shared = await self._shared(plan, monitored=monitored)
         tenants = {}
         for one in plan.budgets:  # before anything that costs
@@ -157,10 +161,6 @@ class Applier:
         await all_of(self._objects(snapshot, one) for one in work)
         await all_of(self._report(snapshot, one) for one in self._reportable(work, hurried))
         await all_of(self._batch(snapshot, one) for one in plan.batches.values())
-        for view in plan.pools:
-            status = pool_status(view, snapshot.at)
-            if status != view.pool.status:
-                await self._attempt(self._write(statuses.of_pool(view.pool, status), "status"))
         pulls = self._pulls(
             plan.pools, plan.allotments, snapshot.platform, snapshot.builder, self._visitors[0]
         )
@@ -169,6 +169,17 @@ class Applier:
             await self._attempt(self._remove(kind, key))
         self._forget(plan)
         return {ref: "; ".join(told) for ref, told in problems.items() if told}
+
+    async def _pools(self, snapshot: Snapshot, plan: Plan) -> frozenset[str]:
+        """Their statuses, which say what is done about layouts before it is; those refused."""
+        refused = set[str]()
+        for view in plan.pools:
+            status = pool_status(view, plan.repartitions.orders.get(view.pool.name), snapshot.at)
+            if status != view.pool.status:
+                written = self._write(statuses.of_pool(view.pool, status), "status")
+                if await self._attempt(written):
+                    refused.add(view.pool.name)
+        return frozenset(refused)
 
     async def _shared(self, plan: Plan, *, monitored: bool) -> Mapping[str, list[str]]:
         """The objects of the namespaces; what was refused, by namespace."""
@@ -214,6 +225,8 @@ class Applier:
         if not self._may_wait(allotment, wanted, existing):
             refusals, work.in_place = await self._kept(wanted)
             problems += refusals
+        for deployment, replicas in sorted(allotment.formers.items()):
+            problems += await self._attempt(self._resize(deployment, replicas))
         for kind, key in superfluous(allotment, wanted, existing):
             work.in_place = False
             problems += await self._attempt(self._remove(kind, key))
@@ -372,6 +385,10 @@ class Applier:
         await self._cluster.delete(kind, key)
         self._store.drop(kind, key)
         self._applied.pop(key, None)
+
+    async def _resize(self, deployment: Ref, replicas: int) -> None:
+        self._begin_write()
+        self._store.put(DEPLOYMENTS, await self._cluster.resize(deployment, replicas))
 
     async def _replace(self, stuck: Replacement, grace: int) -> None:
         """Only once the status says so: it is what keeps a successor from replacing more."""

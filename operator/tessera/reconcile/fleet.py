@@ -12,6 +12,7 @@ from tessera.reconcile.apply import Applier
 from tessera.reconcile.asking import Asker
 from tessera.reconcile.loop import PERIOD
 from tessera.reconcile.observe import Senses, observe
+from tessera.reconcile.planning import Planning
 from tessera.reconcile.store import Store
 
 CHARGED_AFTER = timedelta(seconds=15)
@@ -36,13 +37,20 @@ class Fleet:
     """The fleet and the steps of its turn."""
 
     def __init__(
-        self, store: Store, senses: Senses, applier: Applier, asker: Asker, clock: Clock
+        self,
+        store: Store,
+        senses: Senses,
+        applier: Applier,
+        asker: Asker,
+        clock: Clock,
+        planning: Planning | None = None,
     ) -> None:
         self._store = store
         self._senses = senses
         self._applier = applier
         self._asker = asker
         self._clock = clock
+        self._planning = planning
         self._kept = Kept()
         self._uncharged: tuple[Snapshot, Plan] | None = None
 
@@ -60,10 +68,14 @@ class Fleet:
         self._senses.last_seen.clear()
         self._charge(snapshot, decision)
         self._asker.start(snapshot, decision)
+        if self._planning is not None:
+            self._planning.start(decision.repartitions.question)
         problems = await self._applier.carry_out(
             snapshot, decision, monitored=self._senses.monitored, hurried=hurried
         )
         self._senses.refused = dict(self._applier.refused_jobs)
+        self._senses.held = dict(self._applier.layouts.held)
+        self._senses.unwritten = tuple(self._applier.layouts.problems)
         return Outcome(
             snapshot=snapshot,
             plan=decision,

@@ -13,6 +13,8 @@ from tessera.domain.budget.meter import Meter
 from tessera.domain.kept import Last
 from tessera.domain.model.facts import ErrandJob
 from tessera.domain.model.reports import Fetched
+from tessera.domain.repartition.facts import NodeLayout
+from tessera.domain.repartition.question import Solved
 from tessera.domain.snapshot import (
     PATIENCE,
     Answer,
@@ -39,6 +41,7 @@ from tessera.resources.kinds import (
     DEPLOYMENTS,
     INFERENCE_SERVICES,
     JOBS,
+    NODE_LAYOUTS,
     NODES,
     PODS,
     SERVICES,
@@ -68,10 +71,18 @@ class Senses:
     last_seen: dict[str, datetime] = field(default_factory=dict)
     """Filled at the start, and used by the first turn alone."""
     bill: Bill = field(default_factory=Bill)
+    cutters: frozenset[str] = frozenset()
+    """Given, not sensed."""
+    held: dict[Ref, str] = field(default_factory=dict)
+    unwritten: tuple[str, ...] = ()
     builder: int = 1
     platform: Platform = field(default_factory=Platform)
     resolutions: dict[Question, Resolution] | None = None
     """None where no hub is asked."""
+    solved: Solved | None = None
+    """The last layouts that were planned."""
+    unsolved: str | None = None
+    """Why there are no newer ones."""
     monitored: bool = False
     """The cluster knows PodMonitors."""
     addresses_of: Last[[tuple[Front, ...]], Mapping[Ref, str]] = field(
@@ -105,6 +116,7 @@ def observe(store: Store, senses: Senses, at: datetime) -> Snapshot:
         services=_values(store, INFERENCE_SERVICES, Service),
         pools=_values(store, ACCELERATOR_POOLS, Pool),
         nodes=_values(store, NODES, Node),
+        layouts=_values(store, NODE_LAYOUTS, NodeLayout),
         pods=_values(store, PODS, Pod),
         workloads=_values(store, DEPLOYMENTS, Workload),
         addresses=senses.addresses_of(_values(store, SERVICES, Front)),
@@ -128,8 +140,13 @@ def observe(store: Store, senses: Senses, at: datetime) -> Snapshot:
         budgets=_values(store, TENANT_BUDGETS, Budget),
         meters=dict(senses.meters),
         last_seen=dict(senses.last_seen),
+        cutters=senses.cutters,
+        held=dict(senses.held),
+        unwritten=senses.unwritten,
         builder=senses.builder,
         platform=senses.platform,
+        solved=senses.solved,
+        unsolved=senses.unsolved,
         resolutions=None if senses.resolutions is None else dict(senses.resolutions),
     )
 

@@ -1,10 +1,17 @@
 """Every kind that the operator reads or writes, and with which verbs: the source of its RBAC."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tessera.api.meta import GROUP, VERSION
 from tessera.domain.batch.names import BATCH_ACCOUNT
-from tessera.domain.names import COMPONENT, ENGINE, ENGINE_ACCOUNT, MANAGED_BY, TESSERA
+from tessera.domain.names import (
+    COMPONENT,
+    ENGINE,
+    ENGINE_ACCOUNT,
+    MANAGED_BY,
+    MIG_CONFIG,
+    TESSERA,
+)
 
 OURS = f"{MANAGED_BY}={TESSERA}"
 """Label selector of the objects that the operator applies."""
@@ -81,6 +88,15 @@ BATCH_INFERENCES = Kind(
     verbs=_READ,
     subresources=_STATUS,
 )
+NODE_LAYOUTS = Kind(
+    group=GROUP,
+    version=VERSION,
+    kind="NodeLayout",
+    plural="nodelayouts",
+    namespaced=False,
+    verbs=_READ,
+)
+"""Made by the agents, each for its node; only the spec is ours."""
 NODES = Kind(group="", version="v1", kind="Node", plural="nodes", namespaced=False, verbs=_READ)
 PODS = Kind(
     group="",
@@ -169,6 +185,17 @@ POD_MONITORS = Kind(
 )
 """Polled instead of watched: its CRD may come and go."""
 
+CONFIG_MAPS = Kind(
+    group="",
+    version="v1",
+    kind="ConfigMap",
+    plural="configmaps",
+    verbs=("get", "create", "patch"),
+    watched=False,
+    names=(MIG_CONFIG,),
+)
+"""The configuration of mig-manager; it stands in the namespace of the GPU operator."""
+
 CHILDREN = (
     DEPLOYMENTS,
     DAEMON_SETS,
@@ -186,10 +213,17 @@ KINDS = (
     BATCH_INFERENCES,
     ACCELERATOR_POOLS,
     TENANT_BUDGETS,
+    NODE_LAYOUTS,
     NODES,
     PODS,
     CLAIMS,
     JOBS,
     *CHILDREN,
 )
+CUTTING = (
+    replace(NODES, verbs=("patch",)),
+    replace(NODE_LAYOUTS, verbs=("patch",)),
+    replace(PODS, verbs=(), subresources=(("eviction", ("create",)),)),
+)
+"""What an operator that may cut GPUs does besides."""
 WATCHED = tuple(kind for kind in KINDS if kind.watched)

@@ -1,7 +1,7 @@
 """Metrics and logs of what turns returned."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -17,8 +17,10 @@ from tessera.domain.batch.names import payer
 from tessera.domain.bill import Bill, Line
 from tessera.domain.kept import Last
 from tessera.domain.plan import Allotment
-from tessera.domain.snapshot import Ref
+from tessera.domain.reasons import LaidOut, Verdict
+from tessera.domain.snapshot import Pod, Ref
 from tessera.reconcile.fleet import Outcome
+from tessera.telemetry.layouts import LaidPool, LayoutsCollector
 from tessera.telemetry.speed import SpeedCollector
 
 log = logging.getLogger("tessera")
@@ -77,11 +79,14 @@ class Telemetry:
         self.registry.register(self._batches)
         self._budgets = _BudgetCollector()
         self.registry.register(self._budgets)
+        self._layouts = LayoutsCollector()
+        self.registry.register(self._layouts)
         self._bill = _BillCollector()
         self._costs = CollectorRegistry()
         self._costs.register(self._bill)
         self._costs_page = Last(partial(_page, self._costs))
         self._told: dict[Ref, tuple[object, ...]] = {}
+        self._laid: dict[str, Verdict[LaidOut]] = {}
         self._known: dict[Ref, Allotment] = {}
 
     def turned(self, outcome: Outcome, seconds: float, cpu_seconds: float) -> None:
@@ -94,6 +99,15 @@ class Telemetry:
         self._speeds.readings = outcome.snapshot.readings
         self._budgets.outcome = outcome
         self._batches.outcome = outcome
+        told = outcome.plan.repartitions
+        self.laid_out(
+            [
+                LaidPool(view=view, grounds=told.grounds[view.pool.name], orders=orders)
+                for view in outcome.plan.pools
+                if (orders := told.orders.get(view.pool.name)) is not None
+            ],
+            outcome.snapshot.pods,
+        )
         names = {name: view.budget.name for name, view in outcome.plan.tenants.items()}
         self.billed(outcome.bill, names)
         for ref, allotment in outcome.plan.allotments.items():
@@ -142,6 +156,15 @@ class Telemetry:
     def billed(self, bill: Bill, tenants: Mapping[str, str]) -> None:
         """Record the bill after a turn; `tenants` says which budget each namespace belongs to."""
         self._bill.take(bill, tenants)
+
+    def laid_out(self, pools: Sequence[LaidPool], pods: tuple[Pod, ...]) -> None:
+        """Record the layouts after a turn; `pods` tell who sits where no agent does."""
+        self._layouts.take(pools, pods)
+        for one in pools:
+            name, verdict = one.view.pool.name, one.orders.verdict
+            if self._laid.get(name) != verdict:
+                self._laid[name] = verdict
+                log.info("pool %s: %s: %s", name, verdict.reason, verdict.message)
 
     def failed(self, error: BaseException) -> None:
         """Record a turn that raised."""

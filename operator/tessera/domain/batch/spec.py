@@ -5,7 +5,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from tessera.api.batch_inference import BatchInferenceSpec
-from tessera.api.inference_service import Context, Drain, InferenceServiceSpec, Slo
+from tessera.api.inference_service import (
+    Context,
+    Drain,
+    InferenceServiceSpec,
+    ServicePlacement,
+    Slo,
+)
 from tessera.api.model_files import Cache
 from tessera.domain.batch.facts import VolumeClaim
 from tessera.domain.batch.names import LONGEST_NAME
@@ -97,7 +103,7 @@ def _patient(name: str, spec: InferenceServiceSpec, batch: BatchInferenceSpec) -
         "service_class": "batch",
         "slo": _PATIENT,
         "context": own,
-        "placement": batch.placement,
+        "placement": ServicePlacement(pools=batch.placement.pools),
         "replicas": None,
         "scaling": None,
         "drain": _AT_ONCE,

@@ -43,6 +43,10 @@ def forbidden(spec: InferenceServiceSpec, offer: Offer) -> str:
     """Why the service may not run there; empty where it may."""
     if spec.placement.pools and offer.pool not in spec.placement.pools:
         return "spec.placement.pools does not name the pool"
+    if offer.planned and spec.placement.mig != "auto":
+        return "not cut; spec.placement.mig auto would let it be cut"
+    if spec.placement.isolation == "gpu" and not offer.hardware.alone:
+        return "spec.placement.isolation gpu: others may share the GPU"
     return off_limits(spec, offer)
 
 

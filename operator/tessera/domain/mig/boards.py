@@ -5,7 +5,7 @@ A placement lies on the axis of memory slices. What a board itself reports goes 
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 
@@ -41,22 +41,30 @@ class Cut:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Board:
-    """One kind of GPU, as far as cutting goes."""
+    """One kind of GPU, as far as cutting goes.
+
+    Boards are keys of what is remembered, and a name is enough for that.
+    """
 
     name: str
-    products: tuple[str, ...]
+    products: tuple[str, ...] = field(hash=False)
     """Names that GPU feature discovery gives it."""
-    pci_devices: tuple[str, ...]
+    pci_devices: tuple[str, ...] = field(hash=False)
     compute_slices: int
     memory_slices: int
-    cuts: tuple[Cut, ...]
-    spellings: tuple[tuple[str, str], ...]
+    cuts: tuple[Cut, ...] = field(hash=False)
+    spellings: tuple[tuple[str, str], ...] = field(hash=False)
     """Other names that some board or driver gives a profile, each with the name used here."""
+    _named: Mapping[str, Cut] = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        named = {cut.profile: cut for cut in reversed(self.cuts)}
+        named |= {name: named[own] for name, own in self.spellings if own in named}
+        object.__setattr__(self, "_named", named)
 
     def cut(self, profile: str) -> Cut | None:
         """By any of its names."""
-        named = dict(self.spellings).get(profile, profile)
-        return next((cut for cut in self.cuts if cut.profile == named), None)
+        return self._named.get(profile)
 
 
 class _Family(Wire):

@@ -1,10 +1,12 @@
 """What is asked of the planner: services with what they need, and GPUs with what they cost."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from tessera.domain.mig.boards import Board
+from tessera.domain.mig.layouts import Geometry
 
 NEARLY = 1e-9
 """Demand counts as met up to this share of it: sums of floats are not exact."""
@@ -31,6 +33,8 @@ class Service:
     """On so many different GPUs its instances stand at least."""
     nodes: int = 1
     """And on so many different nodes."""
+    alike: bool = False
+    """All of its instances are of one kind."""
 
     @property
     def instances(self) -> int:
@@ -49,6 +53,24 @@ class Offer:
     most: int | None = None
     per_node: int = 8
     """GPUs of a node, where nodes are not there yet."""
+    sibling_safe: bool = True
+    """A slice can be cut while others on its GPU are in use; otherwise a GPU is cut anew as a
+    whole, or left as it is."""
+    by_node: bool = False
+    """Whoever sits on a node has to leave it before any of its GPUs is cut."""
+
+
+class Corner(NamedTuple):
+    """What can be cut on GPUs that are in use whatever is planned, so that it costs nothing."""
+
+    board: str
+    ways: tuple[Geometry, ...]
+    gpus: int
+
+
+def needed(service: Service, speed: float) -> int:
+    """Instances of one speed that serve it alone."""
+    return max(math.ceil(service.demand * (1 - NEARLY) / speed), service.instances)
 
 
 def met(service: Service, got: Mapping[Kind, int]) -> bool:

@@ -29,6 +29,10 @@ class Gpu:
     board: str
     node: str = ""
     slices: tuple[Slice, ...] = ()
+    fixed: Layout = ()
+    """Of its slices, those in other hands: they stay, and nobody gets them."""
+    locked: bool = False
+    """Nothing is cut here."""
 
     @property
     def layout(self) -> Layout:
@@ -37,8 +41,18 @@ class Gpu:
 
     @property
     def used(self) -> bool:
-        """Somebody sits on it, so that it has to be paid."""
+        """Somebody sits on it."""
         return any(one.service is not None for one in self.slices)
+
+    @property
+    def sunk(self) -> bool:
+        """It is paid whatever is planned."""
+        return bool(self.fixed) or self.locked
+
+    @property
+    def paid(self) -> bool:
+        """It has to be paid for the sake of those who sit on it."""
+        return self.used and not self.sunk
 
     def kind(self, one: Slice) -> Kind:
         """What the slice is to a service."""

@@ -7,16 +7,16 @@ the bound. Whole numbers are then found among the answers, which nearly always r
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from tessera.domain.mig.boards import WHOLE, Board
-from tessera.domain.mig.demand import Kind, Offer, Service
+from tessera.domain.mig.demand import Corner, Kind, Offer, Service
 from tessera.domain.mig.fill import fillings
 from tessera.domain.mig.layouts import Geometry
-from tessera.domain.mig.patterns import Pattern, cheapest
+from tessera.domain.mig.patterns import Pattern, cheapest, single
 from tessera.domain.mig.solver import Programme
 from tessera.domain.mig.undecomposed import undecomposed
 
@@ -46,7 +46,7 @@ class Mix:
     bound: int
     """No mix that serves the same services costs less."""
     unmet: tuple[str, ...]
-    """Services that no GPU on offer can hold."""
+    """Services that the GPUs on offer cannot hold."""
 
     @property
     def gap(self) -> float:
@@ -62,8 +62,23 @@ def ways(board: Board, profiles: tuple[str, ...]) -> tuple[Geometry, ...]:
     return (*fillings(board, cuts), *whole) if cuts else whole
 
 
-def cheapest_mix(services: Iterable[Service], offers: Iterable[Offer]) -> Mix:
-    """The mix of least cost for all services that some GPU on offer can hold."""
+class _Way(NamedTuple):
+    """One column of GPUs."""
+
+    offer: Offer
+    way: Geometry
+    price: int
+    limit: int | None
+    """Which of the limits it counts against."""
+
+
+def cheapest_mix(
+    services: Iterable[Service], offers: Iterable[Offer], corners: Sequence[Corner] = ()
+) -> Mix:
+    """The mix of least cost for all services that some GPU on offer can hold.
+
+    Where not all find room, it is found for as many instances of the floors as possible.
+    """
     offered = sorted(offers, key=lambda offer: offer.board.name)
     wanted = sorted((one for one in services if one.instances), key=lambda one: one.name)
     usable = [on_offer(service, offered) for service in wanted]
@@ -71,7 +86,7 @@ def cheapest_mix(services: Iterable[Service], offers: Iterable[Offer]) -> Mix:
     unmet = tuple(service.name for service in usable if not service.throughput)
     if not served:
         return Mix(instances={}, gpus={}, cost=0, bound=0, unmet=unmet)
-    return _Decomposed(served, offered, unmet).solve()
+    return _Decomposed(served, offered, unmet, corners).solve()
 
 
 def on_offer(service: Service, offers: Sequence[Offer]) -> Service:
@@ -88,29 +103,45 @@ def on_offer(service: Service, offers: Sequence[Offer]) -> Service:
 
 
 class _Decomposed:
-    """The programme over answers; rows are kinds, then services, then boards with a limit."""
+    """The programme over answers; rows are kinds, services, boards with a limit, and corners."""
 
     def __init__(
-        self, services: Sequence[Service], offers: Sequence[Offer], unmet: tuple[str, ...]
+        self,
+        services: Sequence[Service],
+        offers: Sequence[Offer],
+        unmet: tuple[str, ...],
+        corners: Sequence[Corner],
     ) -> None:
         self._services, self._offers, self._unmet = services, offers, unmet
         self._kinds = sorted({kind for service in services for kind in service.throughput})
         self._row = {kind: at for at, kind in enumerate(self._kinds)}
         self._limited = [offer for offer in offers if offer.most is not None]
         self._step = math.gcd(*(offer.price for offer in offers)) or 1
-        most = sum(offer.price * (offer.most or 0) for offer in offers)
-        self._penalty = self._step + most if self._limited else 0
-        self._unit = float(max(offer.price for offer in offers)) or 1.0
-        self._sorts = [
-            (offer, way)
-            for offer in offers
-            if (profiles := self._profiles(offer.board))
-            for way in ways(offer.board, profiles)
+        most = self._step + sum(offer.price * (offer.most or 0) for offer in offers)
+        free = {offer.board.name for offer in offers if offer.most is None}
+        self._penalties = [
+            None if free & {kind.board for kind in one.throughput} else most * max(1, one.floor)
+            for one in services
         ]
+        self._corners = corners
+        self._unit = float(max(offer.price for offer in offers)) or 1.0
+        self._sorts = list(self._columns())
         self._answers: list[tuple[int, Pattern]] = []
         self._known: set[tuple[int, Pattern]] = set()
         self._master = self._programme()
         self._bound = 0
+
+    def _columns(self) -> Iterator[_Way]:
+        names = [offer.board.name for offer in self._limited]
+        for offer in self._offers:
+            limit = names.index(offer.board.name) if offer.board.name in names else None
+            profiles = self._profiles(offer.board)
+            for way in ways(offer.board, profiles) if profiles else ():
+                yield _Way(offer, way, offer.price, limit)
+        by_name = {offer.board.name: offer for offer in self._offers}
+        for at, corner in enumerate(self._corners):
+            for way in corner.ways:
+                yield _Way(by_name[corner.board], way, 0, len(names) + at)
 
     def _profiles(self, board: Board) -> tuple[str, ...]:
         return tuple(kind.profile for kind in self._kinds if kind.board == board.name)
@@ -121,24 +152,34 @@ class _Decomposed:
             made.row(0)
         for _ in self._services:
             made.row(1)
-        limit: dict[str, int] = {}
         for offer in self._limited:
-            limit[offer.board.name] = len(self._kinds) + len(self._services) + len(limit)
             made.row(-math.inf, offer.most or 0)
-        for offer, way in self._sorts:
-            entries = [(self._row[kind], count) for kind, count in _slices(offer, way)]
-            if offer.most is not None:
-                entries.append((limit[offer.board.name], 1))
-            made.column(offer.price / self._unit, entries)
+        for corner in self._corners:
+            made.row(-math.inf, corner.gpus)
+        first = len(self._kinds) + len(self._services)
+        for one in self._sorts:
+            entries = [(self._row[kind], count) for kind, count in self._asked(one)]
+            if one.limit is not None:
+                entries.append((first + one.limit, 1))
+            made.column(one.price / self._unit, entries)
         return made
+
+    def _asked(self, one: _Way) -> list[tuple[Kind, int]]:
+        """Its slices, as far as anybody may want them."""
+        slices = _slices(one.offer, one.way)
+        return [(kind, count) for kind, count in slices if kind in self._row]
 
     def solve(self) -> Mix:
         """Answers until the bound stands, then whole numbers."""
         shares = {kind: _share(self._offer(kind), kind.profile) for kind in self._kinds}
         self._ask(shares, [math.inf] * len(self._services))
-        if self._limited:
-            for at in range(len(self._services)):
+        for at, service in enumerate(self._services):
+            if self._penalties[at] is not None:
                 self._answer(at, ())
+            elif self._limited:
+                self._answer(at, cheapest(self._without_limits(service), shares).pattern)
+            for pattern in single(service) if service.alike else ():
+                self._answer(at, pattern)
         self._price()
         step = max(self._step, _GOOD * self._bound) / self._unit
         target = self._bound / self._unit + _TINY
@@ -147,15 +188,23 @@ class _Decomposed:
             raise ArithmeticError("the solver found no whole numbers")
         mix = self._mix(found.columns)
         size = sum(len(service.throughput) for service in self._services)
-        if mix.gap <= _GOOD or size > _SMALL or self._limited:
+        alike = any(service.alike for service in self._services)
+        if mix.gap <= _GOOD or size > _SMALL or self._limited or self._corners or alike:
             return mix
         return self._improved(mix)
+
+    def _without_limits(self, service: Service) -> Service:
+        """Where there is always room for it."""
+        limited = {offer.board.name for offer in self._limited}
+        kinds = service.throughput.items()
+        free = {kind: speed for kind, speed in kinds if kind.board not in limited}
+        return replace(service, throughput=free)
 
     def _improved(self, mix: Mix) -> Mix:
         """A small fleet may have a better mix than the answers give: all instances are tried."""
         whole = undecomposed(
             self._services,
-            [(offer.price / self._unit, _slices(offer, way)) for offer, way in self._sorts],
+            [(one.price / self._unit, self._asked(one)) for one in self._sorts],
             low=mix.bound / self._unit,
             high=mix.cost / self._unit,
             step=max(self._step, _GOOD * self._bound) / self._unit,
@@ -165,8 +214,8 @@ class _Decomposed:
         self._raise(whole.bound * self._unit)
         gpus, instances = whole.gpus, whole.instances
         counts = {
-            (offer.board.name, way): count
-            for (offer, way), count in zip(self._sorts, gpus, strict=True)
+            (one.offer.board.name, one.way): count
+            for one, count in zip(self._sorts, gpus, strict=True)
             if count
         }
         cost = sum(self._price_of(board) * count for (board, _), count in counts.items())
@@ -186,7 +235,9 @@ class _Decomposed:
                 kind: max(price, 0.0) * unit
                 for kind, price in zip(self._kinds, relaxed.duals[:begin], strict=True)
             }
-            rents = [max(-rent, 0.0) * unit for rent in relaxed.duals[end:]]
+            rents = [
+                max(-rent, 0.0) * unit for rent in relaxed.duals[end : end + len(self._limited)]
+            ]
             paid = [value * unit for value in relaxed.duals[begin:end]]
             sums, new = self._ask(prices, paid)
             self._raise(self._safe(prices, rents, sums))
@@ -198,7 +249,8 @@ class _Decomposed:
         total, new = 0.0, False
         for at, service in enumerate(self._services):
             answer = cheapest(service, prices)
-            total += min(answer.bound, self._penalty or math.inf)
+            penalty = self._penalties[at]
+            total += answer.bound if penalty is None else min(answer.bound, penalty)
             if answer.cost < paid[at] - _TINY * self._unit:
                 new |= self._answer(at, answer.pattern)
         return total, new
@@ -209,7 +261,7 @@ class _Decomposed:
         self._known.add((at, pattern))
         self._answers.append((at, pattern))
         entries: list[tuple[int, float]] = [(self._row[kind], -count) for kind, count in pattern]
-        cost = 0 if pattern else self._penalty
+        cost = 0 if pattern else self._penalties[at] or 0
         self._master.column(cost / self._unit, [*entries, (len(self._kinds) + at, 1)])
         return True
 
@@ -217,14 +269,22 @@ class _Decomposed:
         """The bound, made smaller where the prices of a GPU's slices exceed its own."""
         rent = {offer.board.name: value for offer, value in zip(self._limited, rents, strict=True)}
         excess = max(
-            sum(prices[kind] * count for kind, count in _slices(offer, way))
-            / (offer.price + rent.get(offer.board.name, 0.0))
-            for offer, way in self._sorts
+            self._value(one, prices) / (one.price + rent.get(one.offer.board.name, 0.0))
+            for one in self._sorts
+            if one.price
         )
         limits = sum(
             value * (offer.most or 0) for offer, value in zip(self._limited, rents, strict=True)
         )
-        return total / max(excess, 1.0) - limits
+        kept = [0.0] * len(self._corners)
+        for one in self._sorts:
+            if not one.price and one.limit is not None:
+                at = one.limit - len(self._limited)
+                kept[at] = max(kept[at], self._value(one, prices) * self._corners[at].gpus)
+        return total / max(excess, 1.0) - limits - sum(kept)
+
+    def _value(self, one: _Way, prices: Mapping[Kind, float]) -> float:
+        return sum(prices[kind] * count for kind, count in self._asked(one))
 
     def _raise(self, bound: float) -> None:
         self._bound = max(self._bound, self._rounded(bound))
@@ -238,9 +298,9 @@ class _Decomposed:
 
     def _mix(self, columns: Sequence[int]) -> Mix:
         gpus = {
-            (offer.board.name, way): count
-            for (offer, way), count in zip(self._sorts, columns, strict=False)
-            if count
+            (one.offer.board.name, one.way): count
+            for one, count in zip(self._sorts, columns, strict=False)
+            if count and one.price
         }
         chosen: dict[int, Pattern] = {}
         for (at, pattern), count in zip(self._answers, columns[len(self._sorts) :], strict=True):
@@ -248,11 +308,12 @@ class _Decomposed:
                 chosen[at] = pattern
         left = {at for at in range(len(self._services)) if not chosen.get(at)}
         cost = sum(self._price_of(board) * count for (board, _), count in gpus.items())
+        lost = sum(self._penalties[at] or 0 for at in left)
         return Mix(
             instances={self._services[at].name: chosen[at] for at in sorted(chosen) if chosen[at]},
             gpus=gpus,
             cost=cost,
-            bound=min(cost, self._bound - self._penalty * len(left)),
+            bound=min(cost, max(self._bound - lost, 0)),
             unmet=tuple(sorted({*self._unmet, *(self._services[at].name for at in left)})),
         )
 

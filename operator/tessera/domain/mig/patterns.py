@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from tessera.domain.mig.demand import NEARLY, Kind, Service
+from tessera.domain.mig.demand import NEARLY, Kind, Service, needed
 
 Pattern: TypeAlias = tuple[tuple[Kind, int], ...]
 """Kinds with their counts, by name; together they serve the service."""
@@ -30,11 +30,25 @@ class Priced:
 
 def cheapest(service: Service, prices: Mapping[Kind, float]) -> Priced:
     """The service has a kind that can hold it; prices are of single instances."""
+    if service.alike:
+        options = ((_price(pattern, prices), pattern) for pattern in single(service))
+        cost, pattern = min(options)
+        return Priced(cost, cost, pattern)
     search = _Search(service, prices)
     search.descend(0, search.demand, service.instances, 0.0)
     pattern = tuple(sorted((kind, count) for kind, count in search.best.items() if count))
     bound = search.cost if search.nodes < _NODES else min(search.cost, search.root)
     return Priced(bound, search.cost, pattern)
+
+
+def single(service: Service) -> list[Pattern]:
+    """For every kind, as many instances of it as serve the service alone."""
+    speeds = sorted(service.throughput.items())
+    return [((kind, needed(service, speed)),) for kind, speed in speeds if speed > 0]
+
+
+def _price(pattern: Pattern, prices: Mapping[Kind, float]) -> float:
+    return sum(prices[kind] * count for kind, count in pattern)
 
 
 class _Search:

@@ -6,15 +6,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from tessera.domain.mig.changes import Changes, changes
+from tessera.domain.mig.choice import choose, corners
 from tessera.domain.mig.deal import deal
-from tessera.domain.mig.demand import Offer, Service
-from tessera.domain.mig.fleet import Gpu
-from tessera.domain.mig.mix import Mix, cheapest_mix, on_offer
-from tessera.domain.mig.repair import Fleet, named, rearranged, repaired, suits
+from tessera.domain.mig.demand import Offer, Service, met
+from tessera.domain.mig.fleet import Gpu, instances
+from tessera.domain.mig.mix import Mix
+from tessera.domain.mig.repair import Fleet, known, named, rearranged, repaired, suits
 from tessera.domain.mig.spread import cramped, on_nodes, spread
 
 _EXACT = 24
 """So many GPUs are rearranged at once."""
+_LARGE = 256
+"""The same where GPUs are limited, so that there are no others to begin with."""
 _NEARLY = 0.005
 """Of the cost: a large fleet may be that far from the optimum before more instances move."""
 
@@ -30,7 +33,7 @@ class LayoutPlan:
     bound: int
     """No layouts that serve the same services cost less."""
     unmet: tuple[str, ...]
-    """Services that no GPU on offer can hold."""
+    """Services that the GPUs on offer cannot serve, or not with all that they ask for."""
     cramped: tuple[str, ...] = ()
     """Services on fewer GPUs or nodes than they should be."""
 
@@ -60,19 +63,25 @@ def plan_layouts(
     offered = sorted(offers, key=lambda offer: offer.board.name)
     wanted = sorted(services, key=lambda service: service.name)
     there = tuple(sorted(current, key=lambda gpu: gpu.name))
-    mix = cheapest_mix(wanted, offered)
-    served = [on_offer(one, offered) for one in wanted if one.name in mix.instances]
-    fleet = Fleet(services=served, offers=offered, gpus=there)
+    chosen = choose(wanted, offered, corners(there, offered, wanted), instances(there), worth)
+    mix = chosen.mix
+    fleet = Fleet(services=chosen.services, offers=offered, gpus=there)
     gpus = there if _stays(fleet, mix) else _spread(fleet, _planned(fleet, mix, worth))
     cost = fleet.cost(gpus)
     return LayoutPlan(
         gpus=gpus,
         changes=changes(there, gpus),
         cost=cost,
-        bound=min(mix.bound, cost),
-        unmet=mix.unmet,
-        cramped=cramped(served, gpus),
+        bound=min(chosen.bound, cost),
+        unmet=_unmet(wanted, gpus),
+        cramped=cramped(chosen.services, gpus),
     )
+
+
+def _unmet(services: Iterable[Service], gpus: Iterable[Gpu]) -> tuple[str, ...]:
+    """Those that have less than they ask for."""
+    there = instances(gpus)
+    return tuple(one.name for one in services if one.instances and not met(one, known(one, there)))
 
 
 def _stays(fleet: Fleet, mix: Mix) -> bool:
@@ -105,6 +114,8 @@ def _planned(fleet: Fleet, mix: Mix, worth: float | None) -> tuple[Gpu, ...]:
     boards = {offer.board.name: offer.board for offer in fleet.offers}
     if not fleet.gpus:
         return deal(mix, boards)
+    if any(gpu.sunk for gpu in fleet.gpus) or any(one.most is not None for one in fleet.offers):
+        return _among_those_there(fleet, mix, worth)
     if len(fleet.gpus) <= _EXACT:
         budget = mix.cost if worth is None else None
         if (found := rearranged(fleet, budget, worth)) is not None:
@@ -112,6 +123,17 @@ def _planned(fleet: Fleet, mix: Mix, worth: float | None) -> tuple[Gpu, ...]:
     enough = math.floor(mix.cost * (1 + _NEARLY))
     mended = repaired(fleet, enough)
     return mended if fleet.cost(mended) <= enough else _anew(fleet, mix)
+
+
+def _among_those_there(fleet: Fleet, mix: Mix, worth: float | None) -> tuple[Gpu, ...]:
+    """Nothing may be added at will, so that all is rearranged at once; at worst nothing is."""
+    if len(fleet.gpus) > _LARGE:
+        mended = repaired(fleet, math.floor(mix.cost * (1 + _NEARLY)))
+        if suits(replace(fleet, gpus=mended)):
+            return mended
+    if worth is None and (found := rearranged(fleet, mix.cost, None)) is not None:
+        return found
+    return rearranged(fleet, None, worth) or fleet.gpus
 
 
 def _anew(fleet: Fleet, mix: Mix) -> tuple[Gpu, ...]:

@@ -30,7 +30,7 @@ class Fleet:
     def cost(self, gpus: Sequence[Gpu]) -> int:
         """Of GPUs that somebody sits on."""
         prices = {offer.board.name: offer.price for offer in self.offers}
-        return sum(prices[gpu.board] for gpu in gpus if gpu.used)
+        return sum(prices[gpu.board] for gpu in gpus if gpu.paid)
 
 
 def suits(fleet: Fleet) -> bool:
@@ -39,7 +39,12 @@ def suits(fleet: Fleet) -> bool:
     names = {service.name for service in fleet.services}
     return (
         there.keys() <= names
-        and all(met(service, _known(service, there)) for service in fleet.services)
+        and all(
+            there[one.name].keys() <= one.throughput.keys()
+            for one in fleet.services
+            if one.alike and one.name in there
+        )
+        and all(met(service, known(service, there)) for service in fleet.services)
         and not cramped(fleet.services, fleet.gpus)
     )
 
@@ -79,7 +84,7 @@ def _spared(fleet: Fleet) -> tuple[Gpu, ...]:
     """Without services that are gone, and without instances that nobody needs."""
     services = {service.name: service for service in fleet.services}
     held = {
-        name: Counter(_known(services[name], {name: kinds})) if name in services else Counter()
+        name: Counter(known(services[name], {name: kinds})) if name in services else Counter()
         for name, kinds in instances(fleet.gpus).items()
     }
     gpus = {gpu.name: gpu for gpu in fleet.gpus}
@@ -123,7 +128,7 @@ def _opened(
 def _concerned(fleet: Fleet, gpus: Sequence[Gpu]) -> set[str]:
     """Some GPUs of services that are not served, and those with the most room beside them."""
     there = instances(gpus)
-    wrong = {one.name for one in fleet.services if not met(one, _known(one, there))}
+    wrong = {one.name for one in fleet.services if not met(one, known(one, there))}
     if not wrong:
         return set()
     room = sorted(gpus, key=lambda gpu: (not gpu.used, _share(fleet, gpu), gpu.name))
@@ -131,7 +136,7 @@ def _concerned(fleet: Fleet, gpus: Sequence[Gpu]) -> set[str]:
     return {gpu.name for gpu in (*holding[:_AT_ONCE], *room[:_AT_ONCE])}
 
 
-def _known(service: Service, there: Mapping[str, Counter[Kind]]) -> dict[Kind, int]:
+def known(service: Service, there: Mapping[str, Counter[Kind]]) -> dict[Kind, int]:
     """Its instances on kinds that it is known to fit."""
     held = there.get(service.name, Counter())
     return {kind: count for kind, count in held.items() if kind in service.throughput}

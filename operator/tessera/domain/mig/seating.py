@@ -44,7 +44,7 @@ def seat(shaped: Sequence[Shaped], wanted: Seated, boards: Mapping[str, Board]) 
     due = _due(wanted)
     for one, slices in zip(shaped, held, strict=True):
         for spot in sorted(slices):
-            if slices[spot] is None and one.shape is not None:
+            if slices[spot] is None and one.shape is not None and spot not in one.gpu.fixed:
                 slices[spot] = _next(due, Kind(one.gpu.board, spot.profile))
     for one, slices in zip(shaped, held, strict=True):
         for spot in _cut(one, boards):

@@ -7,7 +7,7 @@ temporary one; where there is no room for that, a stop says that its service is 
 
 import heapq
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import count
@@ -23,6 +23,9 @@ _WIDE = 12
 """More instances that may stop are not compared; the first one does."""
 _SHORT = 1_000
 """Temporary instances that are better than one service that is short."""
+
+_HURRIED_SHORT = 3
+"""Moves by which another way may be longer, in a hurry, than one with a service that is short."""
 
 
 class Deed(StrEnum):
@@ -104,24 +107,46 @@ class _Order:
         turn = count()
         edge = [_Open(0, 0, next(turn), *self._closed(self._first, ()))]
         seen: set[_State] = set()
-        for expansion in count():
+        while edge:
             best = heapq.heappop(edge)
             if best.state.sits == self._goal.sits:
                 return self._finished(best)
-            if best.state in seen:
-                continue
-            seen.add(best.state)
-            hurried = expansion > _EXPANSIONS
-            if hurried:
-                edge.clear()
-            for cost, taken in self._next(best.state, hurried=hurried):
-                state = best.state
-                for step in taken:
-                    state = _after(state, step)
-                state, steps = self._closed(state, (*best.steps, *taken))
-                left = len(state.sits ^ self._goal.sits)
-                heapq.heappush(edge, _Open(best.cost + cost, left, next(turn), state, steps))
+            if len(seen) > _EXPANSIONS:
+                return self._finished(self._hurried(best))
+            if best.state not in seen:
+                seen.add(best.state)
+                for one in self._onward(best, self._next(best.state), turn):
+                    heapq.heappush(edge, one)
         raise AssertionError("a stop is always possible")
+
+    def _hurried(self, best: _Open) -> _Open:
+        """The way that seems nearest to its end is followed, not the cheapest one."""
+        turn = count(0, -1)
+        edge = [(0, best)]
+        seen: set[_State] = set()
+        while edge:
+            _, one = heapq.heappop(edge)
+            if one.state.sits == self._goal.sits:
+                return one
+            if one.state in seen:
+                continue
+            seen.add(one.state)
+            for following in self._onward(one, self._next(one.state, every=True), turn):
+                shorts, temporary = divmod(following.cost, _SHORT)
+                rank = following.left + temporary + _HURRIED_SHORT * shorts
+                heapq.heappush(edge, (rank, following))
+        raise AssertionError("a stop is always possible")
+
+    def _onward(
+        self, best: _Open, following: Iterable[tuple[int, tuple[Step, ...]]], turn: Iterator[int]
+    ) -> Iterator[_Open]:
+        for cost, taken in following:
+            state = best.state
+            for step in taken:
+                state = _after(state, step)
+            state, steps = self._closed(state, (*best.steps, *taken))
+            left = len(state.sits ^ self._goal.sits)
+            yield _Open(best.cost + cost, left, next(turn), state, steps)
 
     def _finished(self, best: _Open) -> tuple[Step, ...]:
         """Slices that were in nobody's way go last."""
@@ -161,23 +186,22 @@ class _Order:
         spots = sorted(Spot(one.start, one.profile) for one in (*beside, seat))
         return fault(self._board[seat.gpu], spots) is None
 
-    def _next(self, state: _State, *, hurried: bool) -> Iterator[tuple[int, tuple[Step, ...]]]:
-        """Stops that hurt nobody; else temporary places; else the stop that hurts."""
+    def _next(
+        self, state: _State, *, every: bool = False
+    ) -> Iterator[tuple[int, tuple[Step, ...]]]:
+        """Stops that hurt nobody, then temporary places, then the stops that hurt: these only
+        where nobody else stops, unless every way is asked for."""
         stops = sorted(state.sits - self._goal.sits)
         harmless = [placed for placed in stops if self._spare(state, placed)]
-        allowed = harmless[: 1 if hurried or len(harmless) > _WIDE else None]
-        for placed in allowed:
-            yield 0, (Step(deed=Deed.STOP, seat=placed.seat, service=placed.service),)
-        if harmless and hurried:
-            return
+        narrow = len(harmless) > _WIDE and not every
+        for placed in harmless[: 1 if narrow else None]:
+            yield 0, (_stop(placed),)
         waiting = [placed for placed in stops if placed not in harmless]
-        bridges = [steps for placed in waiting for steps in self._bridges(state, placed)]
-        for steps in bridges[: 1 if hurried else None]:
-            yield 1, steps
-        if not harmless and not (bridges and hurried):
-            for placed in waiting[: 1 if hurried else None]:
-                short = Step(deed=Deed.STOP, seat=placed.seat, service=placed.service, short=True)
-                yield _SHORT, (short,)
+        for placed in waiting:
+            for steps in self._bridges(state, placed):
+                yield 1, steps
+        for placed in waiting if every or not harmless else ():
+            yield _SHORT, (_stop(placed, short=True),)
 
     def _spare(self, state: _State, placed: Placed) -> bool:
         speed, number = self._held(state, placed.service)
@@ -227,6 +251,10 @@ class _Order:
 
 def _bridge(service: Service, seat: Seat) -> Step:
     return Step(deed=Deed.START, seat=seat, service=service.name, temporary=True)
+
+
+def _stop(placed: Placed, *, short: bool = False) -> Step:
+    return Step(deed=Deed.STOP, seat=placed.seat, service=placed.service, short=short)
 
 
 def _state(gpus: Sequence[Gpu]) -> _State:

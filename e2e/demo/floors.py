@@ -1,0 +1,75 @@
+"""How many replicas of each service were Ready and not told to stop, at every moment of a watch."""
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+
+from demo.stage import Json, Stage
+
+_PODS = "/api/v1/pods"
+_ENGINES = "app.kubernetes.io/component=engine"
+_SERVICE = "tessera.dev/service"
+
+
+@dataclass(slots=True)
+class Least:
+    """The fewest Ready replicas that each service ever had, and how many events were looked at."""
+
+    replicas: dict[str, int] = field(default_factory=dict)
+    events: int = 0
+    moved: int = 0
+    """Replicas that became Ready meanwhile."""
+    _ready: dict[str, str] = field(default_factory=dict)
+
+    def begin(self, pods: list[Json]) -> None:
+        for pod in pods:
+            self._take("ADDED", pod)
+        self.replicas, self.moved = dict(Counter(self._ready.values())), 0
+
+    def take(self, kind: str, pod: Json) -> None:
+        """One event of the watch, in its order."""
+        self.events += 1
+        self._take(kind, pod)
+        now = Counter(self._ready.values())
+        for service, least in self.replicas.items():
+            self.replicas[service] = min(least, now[service])
+
+    def _take(self, kind: str, pod: Json) -> None:
+        uid = pod["metadata"]["uid"]
+        if kind == "DELETED" or not _is_ready(pod):
+            self._ready.pop(uid, None)
+        elif uid not in self._ready:
+            self._ready[uid] = pod["metadata"]["labels"][_SERVICE]
+            self.moved += 1
+
+
+@contextlib.asynccontextmanager
+async def watched(stage: Stage) -> AsyncIterator[Least]:
+    """Every change of every engine's pod, from the list on without a gap."""
+    listed = await stage.api.get(_PODS, labelSelector=_ENGINES)
+    least = Least()
+    least.begin(listed["items"])
+
+    async def follow() -> None:
+        version = listed["metadata"]["resourceVersion"]
+        while True:
+            async for kind, pod in stage.api.watch(_PODS, version, labelSelector=_ENGINES):
+                version = pod["metadata"]["resourceVersion"]
+                if kind != "BOOKMARK":
+                    least.take(kind, pod)
+
+    task = asyncio.create_task(follow())
+    try:
+        yield least
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+def _is_ready(pod: Json) -> bool:
+    conditions: list[Mapping[str, str]] = pod.get("status", {}).get("conditions", [])
+    ready = any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
+    return ready and "deletionTimestamp" not in pod["metadata"]

@@ -1,0 +1,383 @@
+"""The GPUs of one node with their driver: what may be cut, who sits on it, what goes wrong.
+
+    silicon = Silicon("NVIDIA-A100-SXM4-80GB", 8, node="gpu-1", layouts=[[("3g.40gb", 4)], []])
+    silicon.gpus[0].instances[0]          # profile, start, uuid, attached
+    made = silicon.create(0, "1g.10gb")   # at the start that the driver chooses; or start=2
+    silicon.attach(made.uuid, 4711)       # from now on it is IN_USE
+    silicon.destroy(0, made.start)        # by start or by UUID; RefusedError(Code.IN_USE) here
+    silicon.clear(0)                      # all instances of the GPU, or none when one is in use
+    silicon.watch(callback)               # after every change; `silicon.version` counts them
+
+The rules are written down anew and not taken from the planner, so that the two can be held against
+each other: an instance begins at a multiple of its size in memory, every compute slice stands at
+the memory slice of its number, nothing overlaps, and there is one set of media engines.
+
+Faults: `fail`, `shadow`, `stale` and `on_call`. Everything may be called from any thread.
+"""
+
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Literal
+
+from fakegpu.profiles import Model, Profile, model_of
+
+_NAMESPACE = uuid.UUID("7d1f9f3c-0c47-4f5e-8a52-3a4c1f7b2a90")
+
+Moment = Literal["before", "after"]
+Placement = tuple[str, int]
+
+
+class Code(IntEnum):
+    """What the driver answers, in NVML's numbers."""
+
+    UNINITIALIZED = 1
+    INVALID_ARGUMENT = 2
+    NOT_SUPPORTED = 3
+    NO_PERMISSION = 4
+    NOT_FOUND = 6
+    INSUFFICIENT_SIZE = 7
+    TIMEOUT = 10
+    GPU_IS_LOST = 15
+    RESET_REQUIRED = 16
+    IN_USE = 19
+    INSUFFICIENT_RESOURCES = 23
+    UNKNOWN = 999
+
+
+class RefusedError(Exception):
+    """The driver said no."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(Code(code).name)
+        self.code = int(code)
+
+
+@dataclass(slots=True, kw_only=True)
+class Compute:
+    """A compute instance: what a MIG device is."""
+
+    id: int
+    slices: int
+    uuid: str
+    """New with every one that is made."""
+    attached: set[int | str] = field(default_factory=set)
+
+
+@dataclass(slots=True, kw_only=True)
+class Instance:
+    """A GPU instance; half made while it has no compute instance."""
+
+    id: int
+    kind: Profile
+    start: int
+    computes: list[Compute] = field(default_factory=list)
+
+    @property
+    def profile(self) -> str:
+        return self.kind.name
+
+    @property
+    def uuid(self) -> str:
+        """Of its MIG device; empty while it is half made."""
+        return self.computes[0].uuid if self.computes else ""
+
+    @property
+    def attached(self) -> frozenset[int | str]:
+        """Process ids or names of what computes on it."""
+        return frozenset(one for compute in self.computes for one in compute.attached)
+
+    @property
+    def memory(self) -> range:
+        return range(self.start, self.start + self.kind.memory_slices)
+
+
+@dataclass(slots=True, kw_only=True)
+class Gpu:
+    """One GPU."""
+
+    index: int
+    uuid: str
+    model: Model
+    mig: bool
+    pending: bool
+    """The mode that it has after the next reset."""
+    instances: list[Instance] = field(default_factory=list)
+    attached: set[int | str] = field(default_factory=set)
+    """What computes on the whole GPU."""
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.attached) or any(one.attached for one in self.instances)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Fault:
+    name: str
+    code: int
+    times: int
+    moment: Moment
+
+
+class Silicon:
+    """See the head of this module."""
+
+    def __init__(
+        self,
+        product: str,
+        count: int,
+        *,
+        node: str = "node",
+        mig: bool | Sequence[bool] = True,
+        layouts: Sequence[Sequence[Placement]] = (),
+    ) -> None:
+        self.model = model_of(product)
+        modes = [mig] * count if isinstance(mig, bool) else list(mig)
+        modes = [mode and bool(self.model.profiles) for mode in modes]
+        self.node = node
+        self.driver = "580.95.05"
+        self.version = 0
+        self.epoch = 0
+        """Handles that were given out in an earlier one are worth nothing."""
+        self.on_call: Callable[[int, str, Moment], None] = lambda _number, _name, _moment: None
+        """Told of every call of the driver by its number; what it raises ends the caller."""
+        self.calls = 0
+        self._lock = threading.RLock()
+        self._faults: list[_Fault] = []
+        self._shadows: list[tuple[int, int]] = []
+        self._watchers: list[Callable[[], None]] = []
+        self._made = 0
+        self.gpus = [
+            Gpu(
+                index=index,
+                uuid=f"GPU-{uuid.uuid5(_NAMESPACE, f'{node}/{index}')}",
+                model=self.model,
+                mig=mode,
+                pending=mode,
+            )
+            for index, mode in enumerate(modes)
+        ]
+        for index, layout in enumerate(layouts):
+            for profile, start in layout:
+                self.create(index, profile, start)
+
+    def create(self, gpu_index: int, profile: str, start: int | None = None) -> Instance:
+        """A GPU instance with the compute instance that fills it; neither when one is refused."""
+        kind = self.model.named(profile)
+        if kind is None:
+            raise RefusedError(Code.INVALID_ARGUMENT)
+        made = self.create_gpu_instance(gpu_index, kind.id, start)
+        try:
+            self.create_compute_instance(gpu_index, made.id, kind.compute_slices)
+        except RefusedError:
+            self.destroy_gpu_instance(gpu_index, made.id)
+            raise
+        return made
+
+    def destroy(self, gpu_index: int, which: int | str) -> None:
+        """By start or UUID: its compute instances, then itself."""
+        found = [
+            one for one in self.gpus[gpu_index].instances if which in (one.start, one.uuid or None)
+        ]
+        if not found:
+            raise RefusedError(Code.NOT_FOUND)
+        if found[0].attached:
+            raise RefusedError(Code.IN_USE)
+        for compute in tuple(found[0].computes):
+            self.destroy_compute_instance(gpu_index, found[0].id, compute.id)
+        self.destroy_gpu_instance(gpu_index, found[0].id)
+
+    def clear(self, gpu_index: int) -> None:
+        """Every instance of the GPU; none where one is in use."""
+        if any(one.attached for one in self.gpus[gpu_index].instances):
+            raise RefusedError(Code.IN_USE)
+        for one in tuple(self.gpus[gpu_index].instances):
+            self.destroy(gpu_index, one.start)
+
+    def attach(self, which: str, process: int | str) -> None:
+        """A process or a pod begins to compute on a MIG device or a whole GPU, by UUID."""
+        with self._lock:
+            self._attached(which).add(process)
+            self._changed()
+
+    def detach(self, which: str, process: int | str | None = None) -> None:
+        """It ends; all of them without a name. What is gone already is no error."""
+        with self._lock:
+            try:
+                attached = self._attached(which)
+            except RefusedError:
+                return
+            attached -= set(attached) if process is None else {process}
+            self._changed()
+
+    def watch(self, callback: Callable[[], None]) -> None:
+        """Called after every change, in the thread that made it."""
+        self._watchers.append(callback)
+
+    def fail(self, name: str, code: Code, *, times: int = 1, moment: Moment = "before") -> None:
+        """Let the next calls of this NVML function fail; `after` it has done its work all the same.
+
+        `nvmlDeviceCreateGpuInstance` and `...WithPlacement` are two names.
+        """
+        self._faults.append(_Fault(name=name, code=code, times=times, moment=moment))
+
+    def shadow(self, gpu_index: int, start: int) -> None:
+        """The next time that the instance there is destroyed, the driver only says so."""
+        self._shadows.append((gpu_index, start))
+
+    def stale(self) -> None:
+        """Every handle that was given out is worth nothing, until the library is begun anew."""
+        self.epoch += 1
+
+    def reset(self, gpu_index: int) -> None:
+        """Reset the GPU: a mode that waits comes, and instances go. IN_USE while it computes."""
+        with self._lock:
+            gpu = self.gpus[gpu_index]
+            if gpu.busy:
+                raise RefusedError(Code.IN_USE)
+            # The mode is a property of the board on Ampere, and of the loaded driver since Hopper.
+            gpu.mig = gpu.pending if gpu.model.mode_needs_reset else False
+            gpu.pending = gpu.mig
+            gpu.instances.clear()
+            self.stale()
+            self._changed()
+
+    # What follows are the calls of the driver, each under the name that NVML gives it.
+
+    def set_mode(self, gpu_index: int, enabled: bool) -> int:
+        """The activation status: 0, or RESET_REQUIRED where the mode waits for a reset."""
+        with self.call("nvmlDeviceSetMigMode"):
+            gpu = self.gpus[gpu_index]
+            gpu.pending = enabled
+            if gpu.mig == enabled:
+                return 0
+            if gpu.model.mode_needs_reset:
+                self._changed()
+                return int(Code.RESET_REQUIRED)
+            if gpu.busy:
+                gpu.pending = gpu.mig
+                return int(Code.IN_USE)
+            gpu.mig = enabled
+            gpu.instances.clear()
+            self._changed()
+            return 0
+
+    def create_gpu_instance(
+        self, gpu_index: int, profile_id: int, start: int | None = None
+    ) -> Instance:
+        placed = "" if start is None else "WithPlacement"
+        with self.call(f"nvmlDeviceCreateGpuInstance{placed}"):
+            gpu = self._cuttable(gpu_index)
+            kind = gpu.model.by_id(profile_id)
+            if kind is None or (start is not None and start not in gpu.model.starts(kind)):
+                raise RefusedError(Code.INVALID_ARGUMENT)
+            starts = [one for one in self.free(gpu_index, kind) if start in (None, one)]
+            if not starts:
+                raise RefusedError(Code.INSUFFICIENT_RESOURCES)
+            made = Instance(id=gpu.model.instance_id(kind, starts[-1]), kind=kind, start=starts[-1])
+            gpu.instances.append(made)
+            gpu.instances.sort(key=lambda one: one.start)
+            self._changed()
+            return made
+
+    def create_compute_instance(self, gpu_index: int, instance_id: int, slices: int) -> Compute:
+        with self.call("nvmlGpuInstanceCreateComputeInstance"):
+            instance = self.instance(gpu_index, instance_id)
+            used = {one.id for one in instance.computes}
+            if sum(one.slices for one in instance.computes) + slices > instance.kind.compute_slices:
+                raise RefusedError(Code.INSUFFICIENT_RESOURCES)
+            self._made += 1
+            own = f"{self.node}/{gpu_index}/{self._made}"
+            made = Compute(
+                id=min(set(range(len(used) + 1)) - used),
+                slices=slices,
+                uuid=f"MIG-{uuid.uuid5(_NAMESPACE, own)}",
+            )
+            instance.computes.append(made)
+            self._changed()
+            return made
+
+    def destroy_compute_instance(self, gpu_index: int, instance_id: int, compute_id: int) -> None:
+        with self.call("nvmlComputeInstanceDestroy"):
+            instance = self.instance(gpu_index, instance_id)
+            compute = next((one for one in instance.computes if one.id == compute_id), None)
+            if compute is None:
+                raise RefusedError(Code.NOT_FOUND)
+            if compute.attached:
+                raise RefusedError(Code.IN_USE)
+            instance.computes.remove(compute)
+            self._changed()
+
+    def destroy_gpu_instance(self, gpu_index: int, instance_id: int) -> None:
+        with self.call("nvmlGpuInstanceDestroy"):
+            instance = self.instance(gpu_index, instance_id)
+            if instance.computes:
+                raise RefusedError(Code.IN_USE)
+            if (gpu_index, instance.start) in self._shadows:
+                self._shadows.remove((gpu_index, instance.start))
+                return
+            self.gpus[gpu_index].instances.remove(instance)
+            self._changed()
+
+    def instance(self, gpu_index: int, instance_id: int) -> Instance:
+        """By its id on the GPU."""
+        for found in self.gpus[gpu_index].instances:
+            if found.id == instance_id:
+                return found
+        raise RefusedError(Code.NOT_FOUND)
+
+    def free(self, gpu_index: int, kind: Profile) -> list[int]:
+        """Where another instance of the profile may begin now, ascending."""
+        gpu = self.gpus[gpu_index]
+        taken = {slot for one in gpu.instances for slot in one.memory}
+        if kind.media and any(one.kind.media for one in gpu.instances):
+            return []
+        return [
+            start
+            for start in gpu.model.starts(kind)
+            if taken.isdisjoint(range(start, start + kind.memory_slices))
+        ]
+
+    @contextmanager
+    def call(self, name: str) -> Iterator[None]:
+        """Around every call of the driver: one at a time, numbered, and with its faults."""
+        with self._lock:
+            self.calls += 1
+            number = self.calls
+            self.on_call(number, name, "before")
+            self._fault(name, "before")
+            yield
+            self._fault(name, "after")
+            self.on_call(number, name, "after")
+
+    def _fault(self, name: str, moment: Moment) -> None:
+        for fault in self._faults:
+            if (fault.name, fault.moment) == (name, moment):
+                fault.times -= 1
+                if not fault.times:
+                    self._faults.remove(fault)
+                raise RefusedError(fault.code)
+
+    def _cuttable(self, gpu_index: int) -> Gpu:
+        gpu = self.gpus[gpu_index]
+        if not gpu.mig:
+            raise RefusedError(Code.NOT_SUPPORTED)
+        return gpu
+
+    def _attached(self, which: str) -> set[int | str]:
+        for gpu in self.gpus:
+            if gpu.uuid == which:
+                return gpu.attached
+            for instance in gpu.instances:
+                for compute in instance.computes:
+                    if compute.uuid == which:
+                        return compute.attached
+        raise RefusedError(Code.NOT_FOUND)
+
+    def _changed(self) -> None:
+        self.version += 1
+        for callback in self._watchers:
+            callback()

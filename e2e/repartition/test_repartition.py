@@ -1,0 +1,17 @@
+"""GPUs are cut anew under running streams, by either backend, and nobody is hurt."""
+
+import asyncio
+
+import pytest
+
+from demo import mig
+from demo.__main__ import MIG_FLEET, play_mig
+from world import start
+
+pytestmark = pytest.mark.world
+
+
+@pytest.mark.parametrize("backend", ["agent", pytest.param("migManager", marks=pytest.mark.full)])
+def test_services_reach_their_planned_layout_without_a_broken_stream(backend: mig.Backend) -> None:
+    with start(fleet=MIG_FLEET) as world:
+        asyncio.run(play_mig(world, print, backend))

@@ -1,0 +1,20 @@
+"""A ConfigMap as a pod sees it: a while after it was written."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Config:
+    """The text of one key; None while there is no ConfigMap."""
+
+    lag_seconds: float
+    _arriving: list[tuple[float, str | None]] = field(default_factory=list)
+    _here: str | None = None
+
+    def arrive(self, text: str | None, now: float) -> None:
+        self._arriving.append((now + self.lag_seconds, text))
+
+    def at(self, now: float) -> str | None:
+        while self._arriving and self._arriving[0][0] <= now:
+            _, self._here = self._arriving.pop(0)
+        return self._here

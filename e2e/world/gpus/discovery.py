@@ -1,0 +1,45 @@
+"""GPU feature discovery on one node: labels that follow what there is, a moment later."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+LABEL = "nvidia.com/gpu.deploy.gpu-feature-discovery"
+SLICES = "nvidia.com/mig-"
+START_SECONDS = 1.5
+PERIOD_SECONDS = 60.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Discovery:
+    """It looks when it begins and every minute; its labels stay while it is away."""
+
+    look: Callable[[], Mapping[str, str]]
+    start_seconds: float = START_SECONDS
+    period_seconds: float = PERIOD_SECONDS
+    told: Mapping[str, str] | None = None
+    """What it has found last."""
+    _due: float | None = None
+
+    def step(self, labels: Mapping[str, str], now: float) -> dict[str, str | None] | None:
+        """Labels to write, None as a value takes one away; None while nothing is new."""
+        if labels.get(LABEL) != "true":
+            self._due = None
+            return None
+        if self._due is None:
+            self._due = now + self.start_seconds
+        if now < self._due:
+            return None
+        self._due = now + self.period_seconds
+        found = self.look()
+        if found == self.told:
+            return None
+        self.told = found
+        return _difference(labels, found)
+
+
+def _difference(
+    labels: Mapping[str, str], found: Mapping[str, str]
+) -> dict[str, str | None] | None:
+    gone = (key for key in labels if key.startswith(SLICES) and key not in found)
+    changed = {key: value for key, value in found.items() if labels.get(key) != value}
+    return (dict.fromkeys(gone) | changed) or None

@@ -1,0 +1,116 @@
+"""The GPUs of one node: what is cut now, and who computes on it."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from fakegpu.silicon import Gpu, Instance, RefusedError, Silicon
+from tessera.domain.catalog import Product, Slice
+from world.fleet import Gpu as Layout
+from world.fleet import Node
+from world.kubelet.devices import Device
+from world.mig import MEDIA, Placed
+
+FIRST_PROCESS = 10_000
+
+
+class GoneDeviceError(OSError):
+    """A container was given a device that its driver does not know any more."""
+
+
+@dataclass(slots=True)
+class Hardware:
+    """What stands in one node."""
+
+    node: Node
+    silicon: Silicon | None
+    """None without GPUs."""
+    _processes: Iterator[int] = field(default_factory=lambda: itertools.count(FIRST_PROCESS))
+
+    def devices(self) -> tuple[Device, ...]:
+        """What a container could be given, by GPU and start; a GPU in MIG mode only by slices."""
+        product = self.node.product
+        if product is None or self.silicon is None:
+            return ()
+        found: list[Device] = []
+        for gpu in self.silicon.gpus:
+            if gpu.mig:
+                found += [self._slice(product, gpu, one) for one in gpu.instances if one.uuid]
+            else:
+                found.append(self._whole(product, gpu))
+        return tuple(found)
+
+    def layouts(self) -> tuple[Layout, ...]:
+        """The same in the words of a fleet file."""
+        if self.silicon is None:
+            return self.node.gpus
+        slices: dict[int, list[Placed]] = {gpu.index: [] for gpu in self.silicon.gpus if gpu.mig}
+        for device in self.devices():
+            if device.placed is not None:
+                slices[device.gpu].append(device.placed)
+        return tuple(tuple(slices[gpu.index]) if gpu.mig else None for gpu in self.silicon.gpus)
+
+    def begin(self, devices: Sequence[Device]) -> int:
+        """A new process computes on them; its number."""
+        process = next(self._processes)
+        for device in devices:
+            try:
+                if self.silicon is not None:
+                    self.silicon.attach(device.id, process)
+            except RefusedError:
+                self.end(devices, process)
+                raise GoneDeviceError(
+                    "failed to create containerd task: nvidia-container-cli: device error: "
+                    f"{device.id}: unknown device"
+                ) from None
+        return process
+
+    def end(self, devices: Sequence[Device], process: int) -> None:
+        """The process is gone, and perhaps a device of it before."""
+        for device in devices:
+            if self.silicon is not None:
+                self.silicon.detach(device.id, process)
+
+    def _whole(self, product: Product, gpu: Gpu) -> Device:
+        return Device(
+            id=gpu.uuid,
+            node=self.node.name,
+            gpu=gpu.index,
+            gpu_uuid=gpu.uuid,
+            product=product.product,
+            placed=None,
+            memory_mib=product.memory_mib,
+        )
+
+    def _slice(self, product: Product, gpu: Gpu, one: Instance) -> Device:
+        kind = one.kind
+        cut = Slice(
+            profile=kind.name.removesuffix(MEDIA),
+            compute_slices=kind.compute_slices,
+            memory_slices=kind.memory_slices,
+            multiprocessors=kind.multiprocessors,
+            memory_mib=kind.memory_mib,
+        )
+        return Device(
+            id=one.uuid,
+            node=self.node.name,
+            gpu=gpu.index,
+            gpu_uuid=gpu.uuid,
+            product=product.product,
+            placed=Placed(one.profile, cut, one.start),
+            memory_mib=kind.memory_mib,
+        )
+
+
+def hardware(node: Node) -> Hardware:
+    """As its fleet file says: GPUs with a list of slices are in MIG mode, uncut ones are not."""
+    if node.product is None or not node.gpus:
+        return Hardware(node, None)
+    silicon = Silicon(
+        node.product.product,
+        len(node.gpus),
+        node=node.name,
+        mig=[gpu is not None for gpu in node.gpus],
+        layouts=[[(one.profile, one.start) for one in gpu or ()] for gpu in node.gpus],
+    )
+    return Hardware(node, silicon)

@@ -1,0 +1,105 @@
+"""The planner of layouts in a process of its own: the event loop stays free while it works."""
+
+import asyncio
+import multiprocessing
+import os
+import signal
+from datetime import timedelta
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+
+from tessera.domain.mig.solver import SolverMissingError
+from tessera.domain.repartition.drawing import solve
+from tessera.domain.repartition.question import Question, Solved
+from tessera.ports import LayoutsError
+
+_LIMIT = timedelta(seconds=60)
+"""A fleet of a thousand GPUs takes a few seconds."""
+_NICENESS = 10
+"""Answering requests and renewing the Lease go before planning."""
+
+
+class ProcessLayouts:
+    """One worker, started on first use, that answers one question at a time."""
+
+    def __init__(self, limit: timedelta = _LIMIT) -> None:
+        self._limit = limit
+        self._worker: BaseProcess | None = None
+        self._pipe: Connection | None = None
+
+    @property
+    def worker(self) -> int | None:
+        """The id of the process."""
+        return self._worker.pid if self._worker else None
+
+    async def solve(self, question: Question) -> Solved:
+        """LayoutsError when the worker dies, takes too long or has no solver."""
+        pipe = self._started()
+        try:
+            async with asyncio.timeout(self._limit.total_seconds()):
+                found = await asyncio.to_thread(_asked, pipe, question)
+        except TimeoutError as error:
+            self.close()
+            limit = self._limit.total_seconds()
+            raise LayoutsError(f"planning layouts took longer than {limit:g} s") from error
+        except (EOFError, OSError) as error:
+            code = self._ended()
+            raise LayoutsError(f"the process that plans layouts ended with {code}") from error
+        except asyncio.CancelledError:
+            self.close()
+            raise
+        if isinstance(found, str):
+            raise LayoutsError(found)
+        return found
+
+    def close(self) -> None:
+        """End the worker, whatever it does; whoever waits for it is answered by that."""
+        if self._worker is not None:
+            self._worker.kill()
+        self._ended()
+
+    def _started(self) -> Connection:
+        if self._pipe is not None and self._worker is not None and self._worker.is_alive():
+            return self._pipe
+        self._ended()
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._worker = context.Process(target=_work, args=(theirs,), name="layouts", daemon=True)
+        self._worker.start()
+        theirs.close()
+        return self._pipe
+
+    def _ended(self) -> int | None:
+        """Forget the worker, which has ended or is about to; its exit code."""
+        worker, self._worker, self._pipe = self._worker, None, None
+        if worker is None:
+            return None
+        worker.join(1)
+        return worker.exitcode
+
+
+def _asked(pipe: Connection, question: Question) -> Solved | str:
+    pipe.send(question)
+    found: Solved | str = pipe.recv()
+    return found
+
+
+def _work(pipe: Connection) -> None:
+    """Answer until whoever asks is gone. What a terminal tells the operator is not meant for us."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.nice(_NICENESS)
+    while True:
+        try:
+            question = pipe.recv()
+        except EOFError:
+            return
+        pipe.send(_answer(question))
+
+
+def _answer(question: Question) -> Solved | str:
+    try:
+        return solve(question)
+    except SolverMissingError:
+        return "the solver of layouts is not installed: pip install 'tessera[operator]'"
+    except (ArithmeticError, ValueError) as error:
+        return f"planning layouts failed ({error}); please report it"

@@ -1,0 +1,78 @@
+"""The NodeLayout of the node that an agent runs on."""
+
+from http import HTTPStatus
+from typing import Any
+
+from tessera.adapters import wire
+from tessera.adapters.kube import KubeCluster
+from tessera.api.node_layout import NodeLayoutStatus
+from tessera.domain.repartition.facts import NodeLayout
+from tessera.ports import ClusterError, GoneError
+from tessera.resources.kinds import NODE_LAYOUTS, NODES
+
+_MANAGER = "tessera-node"
+_MERGE = "application/merge-patch+json"
+
+
+class KubeOwnLayout:
+    """`OwnLayout` over the API server."""
+
+    def __init__(self, cluster: KubeCluster, node: str) -> None:
+        self._cluster = cluster
+        self._node = node
+        self._path = NODE_LAYOUTS.path(None, node)
+        self._version = 0
+        self._generation = 0
+
+    async def read(self) -> NodeLayout:
+        status, body = await self._cluster.request("GET", self._path)
+        if status == HTTPStatus.NOT_FOUND:
+            status, body = await self._make()
+        _must(status, body, f"get NodeLayout {self._node}")
+        self._version = int(body["metadata"]["resourceVersion"])
+        found = wire.layout(body)
+        self._generation = found.generation
+        return found
+
+    async def write(self, status: NodeLayoutStatus) -> None:
+        told = status.model_dump(by_alias=True, exclude_none=True, mode="json")
+        code, body = await self._cluster.request(
+            "PATCH", f"{self._path}/status", {"fieldManager": _MANAGER}, {"status": told}, _MERGE
+        )
+        if code == HTTPStatus.NOT_FOUND:
+            raise GoneError(f"NodeLayout {self._node} is gone")
+        _must(code, body, f"write the status of NodeLayout {self._node}")
+
+    async def changed(self) -> None:
+        async for change in self._cluster.watch(NODE_LAYOUTS, self._version, name=self._node):
+            self._version = change.version
+            found = change.seen.value if change.seen else None
+            spec_changed = isinstance(found, NodeLayout) and found.generation != self._generation
+            if change.gone or spec_changed:
+                return
+
+    async def _make(self) -> tuple[int, Any]:
+        """It goes with the node; whoever was faster made the same."""
+        status, node = await self._cluster.request("GET", NODES.path(None, self._node))
+        _must(status, node, f"get node {self._node}")
+        owner = {
+            "apiVersion": NODES.api_version,
+            "kind": NODES.kind,
+            "name": self._node,
+            "uid": node["metadata"]["uid"],
+        }
+        body = {
+            "apiVersion": NODE_LAYOUTS.api_version,
+            "kind": NODE_LAYOUTS.kind,
+            "metadata": {"name": self._node, "ownerReferences": [owner]},
+        }
+        query = {"fieldManager": _MANAGER}
+        status, made = await self._cluster.request("POST", NODE_LAYOUTS.path(None), query, body)
+        if status == HTTPStatus.CONFLICT:
+            return await self._cluster.request("GET", self._path)
+        return status, made
+
+
+def _must(status: int, body: Any, deed: str) -> None:
+    if status >= HTTPStatus.BAD_REQUEST:
+        raise ClusterError(f"{deed}: {status} {body.get('message', '')}".strip())

@@ -1,0 +1,72 @@
+"""What cuts GPUs, as far as plans and rollouts need to know."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol, TypeAlias
+
+from tessera.api.node_layout import NodeLayoutSpec
+from tessera.domain.mig.layouts import Layout
+from tessera.domain.reasons import LaidOut, Verdict
+from tessera.domain.repartition.facts import Ground
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What a backend can; nothing more is asked of it."""
+
+    pinned_starts: bool
+    """Slices begin where they are asked to; otherwise only their counts are kept."""
+    sibling_safe: bool
+    """A slice goes and comes while its neighbours on the GPU run."""
+    knows_pods: bool
+    """It is known which pod sits on which slice; otherwise a whole node has to be emptied."""
+    pauses_node: bool
+    """No pod gets a device of the node while it works."""
+
+
+Layouts: TypeAlias = Mapping[int, Layout]
+"""GPUs of one node, by index, as they should be."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """What has to be true of the API for a backend to do its work; written where it differs."""
+
+    labels: Mapping[str, str | None] = field(default_factory=dict)
+    """Labels of the node; None takes one away. All of one ask go in one patch."""
+    configs: Mapping[str, str] = field(default_factory=dict)
+    """Entries of mig-manager's configuration, name -> YAML of the entry; they stay for as long as a
+    label may name them."""
+    layout: NodeLayoutSpec | None = None
+    """The spec of the node's NodeLayout."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """How far a backend is."""
+
+    done: bool = False
+    """The node offers exactly what was asked for."""
+    again: bool = False
+    """It failed in a way that another attempt may mend; the problem counts when none is left."""
+    problem: Verdict[LaidOut] | None = None
+    """What keeps it, with what to do."""
+
+
+class GeometryBackend(Protocol):
+    """Cuts the GPUs of a node. Pure: it says what to write, and reads what came of it."""
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    def ask(self, ground: Ground, wanted: Layouts, attempt: int) -> Ask:
+        """To be repeated until it is heard to be done; equal input asks for the same.
+
+        Where nobody knows which GPU holds what (`not knows_pods`), all GPUs of the node are wanted.
+        """
+
+    def heard(
+        self, ground: Ground, wanted: Layouts, attempt: int, since: datetime, at: datetime
+    ) -> Heard:
+        """What came of the ask of this attempt, begun at `since`."""

@@ -1,0 +1,77 @@
+"""What is known of the GPUs of a pool."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from tessera.api.node_layout import NodeLayoutSpec, NodeLayoutStatus
+from tessera.domain.mig.boards import Board
+from tessera.domain.mig.layouts import Layout, Spot
+from tessera.domain.ref import Ref
+
+TAINT = "tessera.dev/repartition"
+"""Keeps new pods off a node while some of its GPUs are cut anew."""
+APPROVAL = "tessera.dev/approve-layout"
+"""On a pool: the name of the plan that may be carried out."""
+DOWNTIME = "tessera.dev/allow-downtime"
+"""On a service: `true` lets it fall below its floor while its slices are cut, where there is no
+room for replacements."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeLayout:
+    """The object of the same kind."""
+
+    name: str
+    generation: int
+    spec: NodeLayoutSpec
+    status: NodeLayoutStatus | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tile:
+    """A slice that exists. Places are made up where nobody tells them; counts are right then."""
+
+    spot: Spot
+    holders: tuple[Ref, ...] = ()
+    """Pods on it, ours or not; only known with an agent."""
+    processes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """One GPU in MIG mode."""
+
+    index: int
+    uuid: str = ""
+    """Empty where no agent tells it."""
+    tiles: tuple[Tile, ...] = ()
+    fault: str | None = None
+    """A word of NodeLayout's `fault`."""
+    message: str = ""
+
+    @property
+    def layout(self) -> Layout:
+        return tuple(tile.spot for tile in self.tiles)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ground:
+    """One node of a pool."""
+
+    name: str
+    board: Board
+    ready: bool
+    cards: tuple[Card, ...] = ()
+    """The GPUs in MIG mode, by index."""
+    uncut: int = 0
+    """GPUs that are not in MIG mode."""
+    tells_pods: bool = False
+    """An agent says which pod is on which slice, and where slices begin."""
+    cuts: bool = False
+    """An agent may cut here."""
+    tainted: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
+    allocatable: Mapping[str, int] = field(default_factory=dict)
+    layout: NodeLayout | None = None
+    disagrees: str | None = None
+    """Why labels and resources fit no layout; there are no cards then."""

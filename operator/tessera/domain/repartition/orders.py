@@ -1,0 +1,70 @@
+"""What a turn does about the layouts of one pool."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from tessera.api.mig import MigStatus
+from tessera.domain.reasons import LaidOut, Verdict
+from tessera.domain.ref import Ref
+from tessera.domain.repartition.backend import Ask
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replica:
+    """A pod of a service, as far as repartitioning looks at it."""
+
+    pod: Ref
+    uid: str
+    node: str | None
+    profile: str | None
+    """Of the slice that it holds or asks for; None for whole GPUs."""
+    ready: bool
+    """It takes requests and is not told to stop."""
+    leaving: bool
+    """It was told to stop."""
+    empty: bool
+    """It takes nothing new, and its last request has ended or its time is over."""
+    deleted: bool = False
+    """It ends; its Deployment no longer counts it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tenant:
+    """A service with replicas on the slices of a pool, or with slices planned for it."""
+
+    service: Ref
+    replicas: tuple[Replica, ...] = ()
+    floor: float
+    """So much capacity is Ready and not leaving at every moment, as far as it is there at all."""
+    capacity: Mapping[str, float] = field(default_factory=dict)
+    """Of one replica, by profile, in the unit of the floor."""
+    wanted: int = 0
+    """Replicas that it should have, of its planned profile."""
+    profile: str | None = None
+    """Its planned profile in this pool; None when it has none here."""
+    former: str | None = None
+    """Another profile that it still runs on: where nothing planned is free it is replaced there."""
+    downtime: bool = False
+    """It may fall below its floor where there is no room."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Orders:
+    """For one pool."""
+
+    verdict: Verdict[LaidOut]
+    status: MigStatus | None = None
+    tainted: frozenset[str] = frozenset()
+    """Nodes of the pool that carry the taint; the others do not."""
+    doomed: frozenset[Ref] = frozenset()
+    """Pods whose slices go or are another service's: each is replaced first, by one replica more of
+    its Deployment than are wanted."""
+    surges: Mapping[Ref, int] = field(default_factory=dict)
+    """Replicas that services need besides on their former profiles, so long as nothing planned is
+    free for them."""
+    leaving: frozenset[Ref] = frozenset()
+    """Of them, those that take no more requests from now on."""
+    evict: Mapping[Ref, str] = field(default_factory=dict)
+    """Of them, those to be evicted now, with their uids."""
+    asks: Mapping[str, Ask] = field(default_factory=dict)
+    """By node; nodes without one are left as they are."""

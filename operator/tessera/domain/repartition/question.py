@@ -1,0 +1,89 @@
+"""The question to the planner of layouts, and its answer.
+
+Both go between processes and are therefore plain values. Equal fleets ask equal questions, so that
+nothing is planned twice.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tessera.api.mig import MigPlan
+from tessera.domain.mig.demand import Kind, Offer, Service
+from tessera.domain.mig.fleet import Gpu
+from tessera.domain.mig.layouts import Layout
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """Hardware that a replica of a service could have."""
+
+    kind: Kind
+    tokens_per_second: float
+    hourly: int
+    """What it is billed, in nano-units."""
+    alone: bool
+    """It fills its GPU."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What one service needs."""
+
+    service: Service
+    """To the planner; demand in output tokens per second."""
+    options: tuple[Option, ...]
+    """All that would hold it, the cheapest first."""
+    was: Kind | None = None
+    """Where it runs now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """A pool whose GPUs may be cut."""
+
+    pool: str
+    currency: str
+    per_gpu_hour: int
+    """Nano-units."""
+    pinned_starts: bool
+    sibling_safe: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """All that layouts follow from. Everything is in the order of names."""
+
+    terms: tuple[Terms, ...] = ()
+    wishes: tuple[Wish, ...] = ()
+    offers: tuple[Offer, ...] = ()
+    gpus: tuple[Gpu, ...] = ()
+    layouts: Mapping[str, Layout]
+    """What is cut on each GPU in MIG mode; a plan sees less of one on a node that is away."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Short:
+    """A service that gets less than it wishes, in output tokens per second."""
+
+    service: str
+    wished: float
+    gets: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """The layouts of one pool."""
+
+    plan: MigPlan
+    """Its moment is not known yet."""
+    short: tuple[Short, ...] = ()
+    cuts: int = 0
+    """GPUs that are cut anew."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Solved:
+    """The answer to a question, by pool."""
+
+    question: Question
+    pools: Mapping[str, Drawn]

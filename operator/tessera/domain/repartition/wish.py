@@ -1,0 +1,380 @@
+"""What services wish of the GPUs that may be cut for them, as a question to the planner."""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from sys import intern
+from typing import NamedTuple
+
+from tessera.domain import money
+from tessera.domain.checks import shape_of
+from tessera.domain.draft import Draft, floor_of
+from tessera.domain.kept import Each, Last, Same
+from tessera.domain.load import read
+from tessera.domain.mig.boards import WHOLE
+from tessera.domain.mig.demand import Kind, Offer, Service
+from tessera.domain.mig.fleet import Gpu
+from tessera.domain.mig.fleet import Slice as Seat
+from tessera.domain.mig.layouts import UNCUT, Layout
+from tessera.domain.placement import ANY, STEADY, Choice, assigned, considered
+from tessera.domain.pools import GPU, PoolView, plans_layouts
+from tessera.domain.ref import Ref
+from tessera.domain.repartition.backend import Capabilities
+from tessera.domain.repartition.facts import Card, Ground
+from tessera.domain.repartition.question import Option, Question, Terms, Wish
+from tessera.domain.sizing import Fit
+from tessera.domain.snapshot import Pod, PodReading, Snapshot
+
+_FULL = 0.6
+"""Share of its requests that an engine should hold on the average, so that peaks find room."""
+_UNREAD: Mapping[Ref, PodReading] = {}
+
+
+def uncut(pool: str) -> str:
+    """Name of the board that GPUs of the pool are which are not in MIG mode."""
+    return f"{pool}/{WHOLE}"
+
+
+class _Seen(NamedTuple):
+    """One node, as a question tells of it."""
+
+    gpus: tuple[Gpu, ...]
+    layouts: tuple[tuple[str, Layout], ...]
+    """By the names of GPUs in MIG mode."""
+
+
+class KeptQuestion:
+    """The parts of the last question, and what they were made of."""
+
+    def __init__(self) -> None:
+        self.planned = Same[PoolView]()
+        self.drafts = Same[Draft]()
+        self.wishes = Last(self._wishes)
+        self.node: Each[tuple[str, str], [str, Ground, bool, _Sitting], _Seen] = Each(_node)
+        self.nodes = Same[_Seen]()
+        self.asked = Last(_asked)
+        self._options: Each[Ref, [Draft, Sequence[PoolView]], tuple[Option, ...]] = Each(_options)
+        self._wished: dict[Ref, Wish] = {}
+        self._names: frozenset[str] = frozenset()
+        self._sitting = Last(_Sitting)
+
+    def seated(self, pods: Sequence[Pod], wishes: Sequence[Wish]) -> "_Sitting":
+        """Of all pods, for services with these wishes."""
+        names = frozenset(wish.service.name for wish in wishes)
+        if names != self._names:
+            self._names = names
+        return self._sitting(pods, self._names)
+
+    def _wishes(
+        self,
+        drafts: Sequence[Draft],
+        views: Sequence[PoolView],
+        readings: Mapping[Ref, PodReading],
+    ) -> tuple[Wish, ...]:
+        """By name; one that is equal to the last is the same object."""
+        old, self._wished = self._wished, {}
+        for draft in sorted(drafts, key=lambda one: one.service.ref):
+            ref = draft.service.ref
+            wish = _wish(draft, views, readings, partial(self._options, ref))
+            if wish is not None:
+                self._wished[ref] = old[ref] if old.get(ref) == wish else wish
+        self._options.only({draft.service.ref for draft in drafts})
+        return tuple(self._wished.values())
+
+
+def question(
+    views: Sequence[PoolView],
+    grounds: Mapping[str, Sequence[Ground]],
+    capabilities: Mapping[str, Capabilities],
+    drafts: Mapping[Ref, Draft],
+    snapshot: Snapshot,
+    kept: KeptQuestion | None = None,
+) -> Question:
+    """For all pools that plan layouts and have GPUs; by pool, `grounds` and what their backends
+    can.
+
+    Slices that others hold than services that are planned for stay as they are.
+    """
+    kept = kept or KeptQuestion()
+    planned = kept.planned(
+        tuple(
+            view
+            for view in sorted(views, key=lambda view: view.pool.name)
+            if view.price is not None
+            and plans_layouts(view.pool.spec)
+            and view.pool.name in capabilities
+            and any(ground.cards or ground.uncut for ground in grounds.get(view.pool.name, ()))
+        )
+    )
+    readings = read(snapshot.readings, snapshot.at) or _UNREAD
+    wishes = kept.wishes(kept.drafts(tuple(drafts.values())), planned, readings)
+    sitting = kept.seated(snapshot.pods, wishes)
+    nodes = {
+        (pool, ground.name): ground
+        for view in planned
+        for pool in (intern(view.pool.name),)
+        for ground in sorted(grounds[pool], key=lambda ground: ground.name)
+    }
+    found = tuple(
+        kept.node(key, key[0], ground, capabilities[key[0]].knows_pods, sitting)
+        for key, ground in nodes.items()
+    )
+    kept.node.only(nodes.keys())
+    return kept.asked(planned, grounds, capabilities, wishes, kept.nodes(found))
+
+
+def _asked(
+    planned: Sequence[PoolView],
+    grounds: Mapping[str, Sequence[Ground]],
+    capabilities: Mapping[str, Capabilities],
+    wishes: tuple[Wish, ...],
+    nodes: Sequence[_Seen],
+) -> Question:
+    gpus = tuple(gpu for node in nodes for gpu in node.gpus)
+    return Question(
+        terms=tuple(_terms(view, capabilities[view.pool.name]) for view in planned),
+        wishes=wishes,
+        offers=tuple(
+            offer
+            for view in planned
+            for offer in _offers(view, grounds[view.pool.name], capabilities[view.pool.name], gpus)
+        ),
+        gpus=gpus,
+        layouts={name: layout for node in nodes for name, layout in node.layouts},
+    )
+
+
+def _terms(view: PoolView, can: Capabilities) -> Terms:
+    return Terms(
+        pool=view.pool.name,
+        currency=view.price.currency if view.price else "",
+        per_gpu_hour=_per_gpu_hour(view),
+        pinned_starts=can.pinned_starts,
+        sibling_safe=can.sibling_safe,
+    )
+
+
+def _per_gpu_hour(view: PoolView) -> int:
+    """At least one nano-unit: a GPU that costs nothing would be wasted without a thought."""
+    return max(1, money.nanos(view.price.per_gpu_hour)) if view.price else 1
+
+
+def _wish(
+    draft: Draft,
+    views: Sequence[PoolView],
+    readings: Mapping[Ref, PodReading],
+    judged: Callable[[Draft, Sequence[PoolView]], tuple[Option, ...]],
+) -> Wish | None:
+    """None for a service that is not planned for, or that fits on none of these GPUs."""
+    spec = draft.service.spec
+    if spec is None or spec.placement.mig != "auto" or not draft.accepted.reason.holds:
+        return None
+    options = judged(draft, views)
+    speeds = {
+        one.kind: one.tokens_per_second
+        for one in options
+        if one.alone or spec.placement.isolation == "slice"
+    }
+    if not speeds:
+        return None
+    return Wish(
+        service=Service(
+            name=str(draft.service.ref),
+            demand=_demand(draft, views, options[0], readings),
+            floor=max(1, floor_of(spec)),
+            throughput=speeds,
+            alike=True,
+        ),
+        options=options,
+        was=_runs_on(draft),
+    )
+
+
+def _options(draft: Draft, views: Sequence[PoolView]) -> tuple[Option, ...]:
+    """The same way to judge hardware as that of placement; of several precisions the fastest."""
+    spec = draft.service.spec
+    shape = shape_of(spec) if spec else None
+    if spec is None or shape is None:
+        return ()
+    tiers = ANY if spec.service_class == "batch" else STEADY
+    offers = [
+        offer
+        for view in views
+        if not spec.placement.pools or view.pool.name in spec.placement.pools
+        for offer in view.offers
+        if offer.kind and offer.tier in tiers
+    ]
+    found: dict[Kind, Option] = {}
+    for one in considered(spec, shape, offers):
+        if not isinstance(one.fit, Fit) or not one.offer.kind:
+            continue
+        hardware, pool = one.offer.hardware, one.offer.pool
+        kind = Kind(pool if hardware.profile else uncut(pool), one.offer.kind)
+        speed = one.fit.limits.tokens_per_second
+        if kind not in found or speed > found[kind].tokens_per_second:
+            found[kind] = Option(
+                kind=kind,
+                tokens_per_second=speed,
+                hourly=one.offer.hourly.nanos,
+                alone=hardware.alone,
+            )
+    return tuple(sorted(found.values(), key=lambda one: (one.hourly, one.kind)))
+
+
+def _demand(
+    draft: Draft,
+    views: Sequence[PoolView],
+    cheapest: Option,
+    readings: Mapping[Ref, PodReading],
+) -> float:
+    """What it gives with the replicas that it should have now; of a new one with its least.
+
+    While it changes its hardware, the replicas that were planned count if they are more: those
+    that are up say little then. With no more replicas than its least, what it needs follows from
+    the requests in its engines, in whole replicas of its cheapest kind.
+    """
+    choice = draft.placement.choice
+    if choice is None:
+        floor = floor_of(draft.service.spec) if draft.service.spec else 1
+        return max(1, floor) * cheapest.tokens_per_second
+    replicas = draft.scale.replicas
+    moving = any(pod.variant != choice.variant and not pod.leaving for pod in draft.holding.pods)
+    if moving and (plan := assigned(draft.service.ref, [view.pool for view in views])):
+        replicas = max(replicas, plan.replicas)
+    given = max(1, replicas) * choice.fit.limits.tokens_per_second
+    spec = draft.service.spec
+    busy = _in_flight(draft, choice, readings)
+    if moving or spec is None or replicas > floor_of(spec) or busy is None:
+        return given
+    limits = choice.fit.limits
+    needed = busy / limits.max_num_seqs * limits.tokens_per_second / _FULL
+    return min(given, math.ceil(needed / cheapest.tokens_per_second) * cheapest.tokens_per_second)
+
+
+def _in_flight(draft: Draft, choice: Choice, readings: Mapping[Ref, PodReading]) -> float | None:
+    """Requests in its engines; None where one that serves cannot be read, which is not zero."""
+    total = 0.0
+    for pod in draft.holding.pods:
+        if pod.variant != choice.variant or not pod.takes_requests:
+            continue
+        found = readings.get(pod.ref)
+        if found is None or found.running is None or found.waiting is None:
+            return None
+        total += found.running + found.waiting
+    return total
+
+
+def _runs_on(draft: Draft) -> Kind | None:
+    choice = draft.placement.choice
+    if choice is None or not choice.offer.kind:
+        return None
+    pool = choice.offer.pool
+    return Kind(pool if choice.offer.hardware.profile else uncut(pool), choice.offer.kind)
+
+
+class _Sitting:
+    """Which pods hold devices, for services that are planned for and for others."""
+
+    def __init__(self, pods: Sequence[Pod], names: Collection[str]) -> None:
+        self.of = {
+            pod.ref: str(pod.service) if pod.run is None and str(pod.service) in names else None
+            for pod in pods
+            if pod.errand is None
+        }
+        self.leaving = {pod.ref for pod in pods if pod.leaving}
+        self._on: dict[tuple[str, str], list[Ref]] = defaultdict(list)
+        for pod in sorted(pods, key=lambda pod: pod.ref):
+            for resource, count in sorted(pod.devices.items()):
+                if pod.node and pod.ended is None and not pod.leaving:
+                    self._on[pod.node, resource] += [pod.ref] * count
+
+    def on(self, node: str, resource: str) -> list[Ref]:
+        """Pods that hold such devices of a node, once for each."""
+        return list(self._on.get((node, resource), ()))
+
+
+def _node(pool: str, ground: Ground, knows_pods: bool, sitting: _Sitting) -> _Seen:
+    return _Seen(
+        tuple(_gpus(pool, ground, sitting, knows_pods=knows_pods)),
+        tuple((_name(pool, ground, card), card.layout) for card in ground.cards),
+    )
+
+
+def _gpus(pool: str, ground: Ground, sitting: _Sitting, *, knows_pods: bool) -> Iterator[Gpu]:
+    """On a node that is away nothing is planned, but whoever sits there counts. Where a node is
+    emptied as a whole, whoever may not leave keeps all of it as it is."""
+    found = list(_cut(pool, ground, sitting))
+    if not knows_pods and any(gpu.fixed for gpu in found):
+        found = [replace(gpu, locked=True) for gpu in found]
+    yield from (gpu if ground.ready else _away(gpu) for gpu in found)
+    yield from _whole(pool, ground, sitting)
+
+
+def _away(gpu: Gpu) -> Gpu:
+    seats = tuple(one for one in gpu.slices if one.service or one.spot in gpu.fixed)
+    return replace(gpu, slices=seats, locked=True)
+
+
+def _name(pool: str, ground: Ground, card: Card) -> str:
+    return f"{pool}/{ground.name}/{card.index:02}"
+
+
+def _cut(pool: str, ground: Ground, sitting: _Sitting) -> Iterator[Gpu]:
+    """GPUs in MIG mode. Without an agent, pods are put on slices of theirs one after the other."""
+    assumed: dict[str, list[Ref]] = {}
+    for card in sorted(ground.cards, key=lambda card: card.index):
+        seats, fixed = [], []
+        for tile in sorted(card.tiles, key=lambda tile: tile.spot):
+            cut = ground.board.cut(tile.spot.profile)
+            if ground.tells_pods:
+                holders = [ref for ref in tile.holders if ref not in sitting.leaving]
+            else:
+                resource = cut.resource if cut else ""
+                waiting = assumed.setdefault(resource, sitting.on(ground.name, resource))
+                holders = [waiting.pop(0)] if waiting else []
+            services = [sitting.of.get(ref) for ref in holders]
+            seats.append(Seat(tile.spot.start, tile.spot.profile, next(iter(services), None)))
+            if services and services[0] is None:
+                fixed.append(tile.spot)
+        yield Gpu(
+            name=_name(pool, ground, card),
+            board=pool,
+            node=ground.name,
+            slices=tuple(seats),
+            fixed=tuple(fixed),
+            locked=card.fault is not None,
+        )
+
+
+def _whole(pool: str, ground: Ground, sitting: _Sitting) -> Iterator[Gpu]:
+    holders = sitting.on(ground.name, GPU)
+    for at in range(ground.uncut):
+        service = sitting.of.get(holders[at]) if at < len(holders) else None
+        held = at < len(holders)
+        yield Gpu(
+            name=f"{pool}/{ground.name}/{WHOLE}-{at:02}",
+            board=uncut(pool),
+            node=ground.name,
+            slices=tuple(Seat(spot.start, spot.profile, service) for spot in UNCUT) if held else (),
+            fixed=UNCUT if held and service is None else (),
+            locked=not ground.ready,
+        )
+
+
+def _offers(
+    view: PoolView, grounds: Sequence[Ground], can: Capabilities, gpus: Sequence[Gpu]
+) -> Iterator[Offer]:
+    """GPUs in MIG mode are cut, the others are only to be had whole."""
+    pool = view.pool.name
+    board = grounds[0].board
+    counts = Counter(gpu.board for gpu in gpus if not gpu.sunk)
+    for name, cuts in ((pool, board.cuts), (uncut(pool), ())):
+        yield Offer(
+            board=replace(board, name=name, cuts=cuts),
+            price=_per_gpu_hour(view),
+            most=counts[name],
+            sibling_safe=can.sibling_safe,
+            by_node=name == pool and not can.knows_pods,
+        )

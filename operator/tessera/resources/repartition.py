@@ -1,0 +1,43 @@
+"""What backends ask for, as objects of the API."""
+
+from collections.abc import Iterable, Mapping
+from textwrap import indent
+
+from tessera.api.node_layout import NodeLayoutSpec
+from tessera.domain.names import COMPONENT, MANAGED_BY, MIG_CONFIG, PART_OF, TESSERA
+from tessera.domain.repartition.backend import Ask
+from tessera.resources.kinds import CONFIG_MAPS, NODE_LAYOUTS
+from tessera.resources.manifest import Manifest
+
+_LABELS = {PART_OF: TESSERA, MANAGED_BY: TESSERA, COMPONENT: "mig"}
+_ENTRIES: Mapping[str, str] = {
+    "all-disabled": '- devices: "all"\n  mig-enabled: false\n',
+    "all-enabled": '- devices: "all"\n  mig-enabled: true\n  mig-devices: {}\n',
+}
+"""Names that the GPU operator gives to nodes of its own accord."""
+
+
+def configuration(namespace: str, asks: Iterable[Ask], standing: Mapping[str, str]) -> Manifest:
+    """The file of mig-manager in the GPU operator's namespace: all that is asked or still named."""
+    entries = {**_ENTRIES, **standing}
+    for ask in asks:
+        entries |= ask.configs
+    parts = (f"  {name}:\n{indent(entry, '    ')}" for name, entry in sorted(entries.items()))
+    body = {
+        "apiVersion": CONFIG_MAPS.api_version,
+        "kind": CONFIG_MAPS.kind,
+        "metadata": {"name": MIG_CONFIG, "namespace": namespace, "labels": _LABELS},
+        "data": {"config.yaml": "version: v1\nmig-configs:\n" + "".join(parts)},
+    }
+    return Manifest(kind=CONFIG_MAPS, namespace=namespace, name=MIG_CONFIG, body=body)
+
+
+def node_layout(node: str, spec: NodeLayoutSpec) -> Manifest:
+    """The part of a NodeLayout that the operator owns."""
+    body = {
+        "apiVersion": NODE_LAYOUTS.api_version,
+        "kind": NODE_LAYOUTS.kind,
+        "metadata": {"name": node},
+        "spec": spec.model_dump(by_alias=True, exclude_none=True, mode="json"),
+    }
+    return Manifest(kind=NODE_LAYOUTS, namespace="", name=node, body=body)

@@ -1,0 +1,68 @@
+"""The planner of layouts in its own process."""
+
+import asyncio
+import os
+import signal
+from datetime import timedelta
+
+import pytest
+
+from tessera.adapters.layouts import ProcessLayouts
+from tessera.domain.repartition.drawing import solve
+from tessera.domain.repartition.question import Question
+from tessera.ports import LayoutsError
+from tests.layout_builders import a_fleet, a_wishing, asked, empty
+
+
+def a_question() -> Question:
+    grounds = [empty(2)]
+    return asked(a_fleet(a_wishing("chat"), grounds=grounds), grounds)
+
+
+async def test_the_worker_answers_as_the_planner_does_and_is_kept() -> None:
+    layouts, question = ProcessLayouts(), a_question()
+    try:
+        assert await layouts.solve(question) == solve(question)
+        worker = layouts.worker
+        assert await layouts.solve(question) == solve(question)
+        assert layouts.worker == worker
+    finally:
+        layouts.close()
+
+
+async def test_a_worker_that_is_killed_is_told_and_replaced() -> None:
+    layouts, question = ProcessLayouts(), a_question()
+    try:
+        await layouts.solve(question)
+        assert layouts.worker is not None
+        os.kill(layouts.worker, signal.SIGSTOP)
+        waiting = asyncio.create_task(layouts.solve(question))
+        await asyncio.sleep(0)
+        os.kill(layouts.worker, signal.SIGKILL)
+        with pytest.raises(LayoutsError, match="ended with -9"):
+            await waiting
+        assert await layouts.solve(question) == solve(question)
+    finally:
+        layouts.close()
+
+
+async def test_a_worker_that_takes_too_long_is_ended() -> None:
+    layouts = ProcessLayouts(limit=timedelta(milliseconds=1))
+    with pytest.raises(LayoutsError, match=r"longer than 0\.001 s"):
+        await layouts.solve(a_question())
+    assert layouts.worker is None
+
+
+async def test_closing_ends_a_worker_in_the_middle() -> None:
+    layouts, question = ProcessLayouts(), a_question()
+    await layouts.solve(question)
+    worker = layouts.worker
+    assert worker is not None
+    os.kill(worker, signal.SIGSTOP)
+    waiting = asyncio.create_task(layouts.solve(question))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    with pytest.raises(ProcessLookupError):
+        os.kill(worker, 0)

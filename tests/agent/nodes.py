@@ -1,0 +1,127 @@
+"""A node whose silicon, kubelet and NodeLayout are in memory, and agents on it."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
+from types import ModuleType
+
+from fakegpu.nvml import nvml
+from fakegpu.silicon import Placement, Silicon
+from tessera.adapters.nvml import NvmlGpus
+from tessera.agent.turn import Agent
+from tessera.api.node_layout import NodeLayoutSpec, NodeLayoutStatus, PlacedSlice, WantedGpu
+from tessera.domain.mig.layouts import Layout, Spot
+from tessera.domain.repartition.facts import NodeLayout
+from tessera.ports import KubeletError
+
+A100 = "NVIDIA-A100-SXM4-80GB"
+
+
+class MemoryLayout:
+    """`OwnLayout`; `on_call` may raise before and after everything that goes over the wire."""
+
+    def __init__(self) -> None:
+        self.layout = NodeLayout(name="gpu-1", generation=1, spec=NodeLayoutSpec())
+        self.writes = 0
+        self.reads = 0
+        self.on_call: Callable[[str, str], None] = lambda _name, _moment: None
+
+    async def read(self) -> NodeLayout:
+        self.on_call("read", "before")
+        self.reads += 1
+        found = self.layout
+        self.on_call("read", "after")
+        return found
+
+    async def write(self, status: NodeLayoutStatus) -> None:
+        self.on_call("write", "before")
+        self.writes += 1
+        self.layout = replace(self.layout, status=status)
+        self.on_call("write", "after")
+
+    async def changed(self) -> None:
+        raise NotImplementedError
+
+
+class MemoryPods:
+    """`PodDevices`."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, tuple[str, ...]] = {}
+        self.silent = False
+
+    async def holders(self) -> Mapping[str, tuple[str, ...]]:
+        if self.silent:
+            raise KubeletError("the kubelet does not answer")
+        return dict(self.found)
+
+
+class MemoryLocks:
+    """`Locks` of one machine."""
+
+    def __init__(self) -> None:
+        self.held: set[str] = set()
+
+    @contextmanager
+    def hold(self, name: str) -> Iterator[bool]:
+        ours = name not in self.held
+        self.held.add(name)
+        try:
+            yield ours
+        finally:
+            if ours:
+                self.held.remove(name)
+
+
+@cache
+def _module() -> ModuleType:
+    return nvml(Silicon(A100, 1))
+
+
+class GpuNode:
+    """The node; only the last one that was made has a driver."""
+
+    def __init__(
+        self, *layouts: Sequence[Placement], product: str = A100, mig: bool | Sequence[bool] = True
+    ) -> None:
+        self.silicon = Silicon(product, max(1, len(layouts)), mig=mig, layouts=layouts)
+        self.own = MemoryLayout()
+        self.pods = MemoryPods()
+        self.locks = MemoryLocks()
+        self._module = nvml(self.silicon, _module())
+
+    def agent(self, *, cuts: bool = True) -> Agent:
+        """A new process."""
+        return Agent(NvmlGpus(self._module), self.pods, self.own, self.locks, cuts=cuts)
+
+    def want(self, *layouts: Sequence[Placement] | None) -> None:
+        """The operator writes the spec; None leaves a GPU out of it."""
+        spec = NodeLayoutSpec(
+            gpus=tuple(
+                WantedGpu(
+                    uuid=gpu.uuid,
+                    slices=tuple(PlacedSlice(profile=name, start=start) for name, start in layout),
+                )
+                for gpu, layout in zip(self.silicon.gpus, layouts, strict=True)
+                if layout is not None
+            )
+        )
+        generation = self.own.layout.generation + 1
+        self.own.layout = replace(self.own.layout, generation=generation, spec=spec)
+
+    def layout(self, gpu: int = 0) -> Layout:
+        found = self.silicon.gpus[gpu].instances
+        assert all(one.uuid for one in found), "half made"
+        return tuple(Spot(one.start, one.profile) for one in found)
+
+    def hold(self, start: int, pod: str, gpu: int = 0) -> str:
+        """A pod gets the slice there, and begins no process yet; the slice's UUID."""
+        uuid = next(one.uuid for one in self.silicon.gpus[gpu].instances if one.start == start)
+        self.pods.found[uuid] = (pod,)
+        return uuid
+
+    @property
+    def status(self) -> NodeLayoutStatus:
+        assert self.own.layout.status is not None
+        return self.own.layout.status

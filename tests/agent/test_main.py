@@ -1,0 +1,34 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(**environment: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "tessera.agent.main"],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT / "operator"), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("environment", "told"),
+    [
+        ({}, "tessera-node: the environment is not usable: node_name: Field required"),
+        ({"TESSERA_NODE_NAME": "gpu-1", "KUBECONFIG": "/nowhere"}, "tessera-node: /nowhere: "),
+    ],
+)
+def test_what_is_wrong_with_the_environment_is_said_in_a_line(
+    environment: dict[str, str], told: str
+) -> None:
+    ended = run(**environment)
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1].startswith(told)
+    assert "Traceback" not in ended.stderr

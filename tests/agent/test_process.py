@@ -1,0 +1,173 @@
+"""`tessera-node` as a process: the real API server, a kubelet's socket, and silicon behind NVML."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import world as worlds
+from fakegpu import remote
+from fakegpu.pods import Grant, serve_pods
+from fakegpu.silicon import Silicon
+from tessera.adapters.kube import KubeCluster, connect
+from tessera.adapters.own_layout import KubeOwnLayout
+from tessera.api.node_layout import NodeLayoutStatus
+from tessera.ports import ClusterError
+from tessera.resources.kinds import NODE_LAYOUTS, NODES
+from tests.agent import rights
+from world.testing import eventually
+
+ROOT = Path(remote.__file__).parents[2]
+A100 = "NVIDIA-A100-SXM4-80GB"
+NODE = "mig-1"
+
+pytestmark = pytest.mark.world
+
+
+@asynccontextmanager
+async def agent(kubeconfig: Path, folder: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": os.pathsep.join(
+            [str(remote.SHIM), str(ROOT / "operator"), str(ROOT / "e2e")]
+        ),
+        "KUBECONFIG": str(kubeconfig),
+        remote.SOCKET: str(folder / "nvml"),
+        "TESSERA_NODE_NAME": NODE,
+        "TESSERA_POD_RESOURCES": str(folder / "kubelet.sock"),
+        "TESSERA_LOCKS": str(folder),
+        "TESSERA_EVERY_SECONDS": "0.2",
+        "TESSERA_PROBES_PORT": "0",
+        "TESSERA_CUT": "true",
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tessera.agent.main", "--host", "127.0.0.1", env=environment
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(10):
+                assert await process.wait() == 0
+
+
+async def a_node(cluster: KubeCluster, name: str) -> dict[str, Any]:
+    node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}
+    return await rights.apply(cluster, NODES.path(None), node)
+
+
+async def read(cluster: KubeCluster) -> dict[str, Any]:
+    code, body = await cluster.request("GET", NODE_LAYOUTS.path(None, NODE))
+    return {"status": {}, **body} if code == HTTPStatus.OK else {"status": {}}
+
+
+async def tiles(cluster: KubeCluster) -> list[tuple[str, int]]:
+    body = await read(cluster)
+    gpus = body["status"].get("gpus", [{}])
+    return [(one["profile"], one["start"]) for one in gpus[0].get("slices", [])]
+
+
+async def test_an_agent_tells_and_cuts_and_an_other_goes_on_where_it_was_killed(
+    cluster: KubeCluster, world: worlds.World, tmp_path: Path
+) -> None:
+    made = await a_node(cluster, NODE)
+    await rights.grant(cluster)
+    config = rights.kubeconfig(world.kubeconfig, await rights.token(cluster, NODE), tmp_path)
+    silicon = Silicon(A100, 1, layouts=[[("3g.40gb", 4), ("4g.40gb", 0)]])
+    held = silicon.gpus[0].instances[1].uuid
+    granted = [Grant(namespace="a", pod="chat-0", resource="nvidia.com/mig", devices=(held,))]
+    kubelet = await serve_pods(lambda: granted, tmp_path / "kubelet.sock")
+    driver = await remote.serve(silicon, tmp_path / "nvml")
+    async with driver:
+        async with agent(config, tmp_path) as process:
+            await eventually(
+                lambda: tiles(cluster), lambda found: found == [("4g.40gb", 0), ("3g.40gb", 4)]
+            )
+            body = await read(cluster)
+            assert body["metadata"]["ownerReferences"][0]["uid"] == made["metadata"]["uid"]
+            assert body["status"]["gpus"][0]["slices"][1]["pods"] == ["a/chat-0"]
+            spec = {
+                "gpus": [
+                    {
+                        "uuid": silicon.gpus[0].uuid,
+                        "slices": [
+                            {"profile": "3g.40gb", "start": 4},
+                            {"profile": "3g.40gb", "start": 0},
+                        ],
+                    }
+                ]
+            }
+
+            def die(_number: int, name: str, moment: str) -> None:
+                """In the middle: what stood there is gone, and nothing has come yet."""
+                if (name, moment) == ("nvmlGpuInstanceDestroy", "after"):
+                    process.kill()
+
+            silicon.on_call = die
+            await cluster.request(
+                "PATCH",
+                NODE_LAYOUTS.path(None, NODE),
+                body={"spec": spec},
+                content_type="application/merge-patch+json",
+            )
+            async with asyncio.timeout(20):
+                assert await process.wait() == -signal.SIGKILL
+        silicon.on_call = lambda _number, _name, _moment: None
+        async with agent(config, tmp_path):
+            body = await eventually(
+                lambda: read(cluster),
+                lambda found: (
+                    found["status"]["observedGeneration"] == found["metadata"]["generation"]
+                ),
+            )
+    assert await tiles(cluster) == [("3g.40gb", 0), ("3g.40gb", 4)]
+    assert silicon.gpus[0].instances[1].uuid == held
+    await kubelet.stop(None)
+
+
+async def test_an_agent_writes_the_layout_of_its_own_node_and_never_a_spec(
+    cluster: KubeCluster, world: worlds.World, tmp_path: Path
+) -> None:
+    for name in ("mig-2", "mig-3"):
+        await a_node(cluster, name)
+    await rights.grant(cluster)
+    config = rights.kubeconfig(world.kubeconfig, await rights.token(cluster, "mig-2"), tmp_path)
+    theirs = KubeCluster(await connect(str(config)))
+    try:
+        await KubeOwnLayout(cluster, "mig-3").read()
+
+        async def other() -> str:
+            """The policy takes a moment until it is in force."""
+            try:
+                await KubeOwnLayout(theirs, "mig-3").write(NodeLayoutStatus(problem="a lie"))
+            except ClusterError as error:
+                return str(error)
+            return ""
+
+        await eventually(other, lambda told: "only the NodeLayout of its own node" in told)
+        own = KubeOwnLayout(theirs, "mig-2")
+        assert (await own.read()).status is None
+        await own.write(NodeLayoutStatus(driver="580"))
+        found = (await own.read()).status
+        assert found is not None
+        assert found.driver == "580"
+        harm = {"spec": {"gpus": [{"uuid": "GPU-1"}]}}
+        merge = "application/merge-patch+json"
+        path = NODE_LAYOUTS.path(None, "mig-2")
+        for sub in ("", "/status"):
+            code, told = await theirs.request(
+                "PATCH", f"{path}{sub}", body=harm, content_type=merge
+            )
+            assert code == HTTPStatus.FORBIDDEN or told["metadata"]["generation"] == 1
+        code, _ = await theirs.request("DELETE", path)
+        assert code == HTTPStatus.FORBIDDEN
+    finally:
+        await theirs.close()

@@ -1,0 +1,133 @@
+"""`tessera doctor` over pools whose GPUs Tessera cuts."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tessera.cli.checks.finding import Finding, State
+from tessera.cli.checks.mig import layouts
+from tessera.resources.kinds import NODE_LAYOUTS, PODS
+from tessera.resources.manifest import Key
+from tests.cli.cut_cluster import a_cut_cluster, a_slice, put_layout, put_node, put_pool
+from tests.cli.memory_api import MemoryApi, a_pod_body, operator_of, pages
+from tests.cli.test_doctor import a_ward
+
+MANAGER = {"backend": "migManager"}
+AGENT = {"backend": "agent"}
+POLICIES = "/apis/nvidia.com/v1/clusterpolicies"
+
+
+def a_cluster(mig: dict[str, Any], reason: str = "AsPlanned") -> MemoryApi:
+    """Both backends are in order."""
+    api = a_cut_cluster(mig, None, reason)
+    ample = {"uuid": "MIG-1"}
+    for node, gpus in (("a100-0", [[a_slice("3g.40gb", 0) | ample], []]), ("a100-1", [[]])):
+        put_layout(api, node, gpus)
+        body = a_pod_body(f"manager-{node}")
+        body["metadata"]["labels"] = {"app": "nvidia-mig-manager"}
+        body["spec"]["nodeName"] = node
+        api.cluster.put(PODS, body)
+    api.pages[POLICIES] = {"items": [a_policy("tessera-mig")], "metadata": {}}
+    return api
+
+
+def a_policy(config: str) -> dict[str, Any]:
+    spec = {"migManager": {"config": {"name": config}}}
+    return {"metadata": {"name": "cluster-policy"}, "spec": spec}
+
+
+async def found(api: MemoryApi) -> list[Finding]:
+    return list(await layouts(a_ward(api)))
+
+
+@pytest.mark.parametrize("mig", [MANAGER, AGENT, {"mode": "static"}])
+@pytest.mark.parametrize("reason", ["AsPlanned", "AwaitingApproval", "Repartitioning"])
+async def test_a_pool_in_order_is_fine_whatever_it_waits_for(
+    mig: dict[str, Any], reason: str
+) -> None:
+    [told] = await found(a_cluster(mig, reason))
+    assert (told.check, told.state) == ("layouts a100", State.OK)
+    assert told.found == f"{reason}: so it is: {reason}"
+
+
+async def test_pools_that_are_not_cut_are_no_matter() -> None:
+    assert await found(a_cut_cluster(None)) == []
+
+
+Breaks = Callable[[MemoryApi], object]
+
+
+def told_by(api: MemoryApi, node: str) -> dict[str, Any]:
+    status: dict[str, Any] = api.cluster.objects[Key(NODE_LAYOUTS.plural, "", node)]["status"]
+    return status
+
+
+def _without(name: str) -> Breaks:
+    return lambda api: [
+        api.cluster.objects.pop(key) for key in list(api.cluster.objects) if key.name == name
+    ]
+
+
+def _odd(api: MemoryApi) -> None:
+    api.cluster.objects.pop(Key(NODE_LAYOUTS.plural, "", "a100-1"))
+    put_node(api, "a100-1", 1, {"mig-3g.40gb": 3})
+
+
+def _fault(api: MemoryApi) -> None:
+    put_layout(api, "a100-0", [[], []], fault="NeedsReset", message="nvidia-smi -r")
+
+
+BROKEN: dict[str, tuple[dict[str, Any], str, str, Breaks]] = {
+    "no manager": (MANAGER, "mig-manager does not run on 1 nodes: a100-1", "migManager.enabled",
+                   _without("manager-a100-1")),
+    "another map": (MANAGER, "read the ConfigMap other", '{"name": "tessera-mig"}',
+                    lambda api: api.pages.update(
+                        {POLICIES: {"items": [a_policy("other")], "metadata": {}}})),
+    "no agent": (AGENT, "tessera-node does not run on 1 nodes: a100-1", "node.enabled=true",
+                 lambda api: api.cluster.objects.pop(Key("nodelayouts", "", "a100-1"))),
+    "an agent that only looks": (AGENT, "only looks on 1 nodes: a100-1", "node.cut=true",
+                                 lambda api: told_by(api, "a100-1").update(cuts=False)),
+    "an agent without a driver": (AGENT, "cannot tell: no driver", "get nodelayouts a100-1",
+                                  lambda api: told_by(api, "a100-1").update(problem="no driver")),
+    "a reset": (AGENT, "a100-0 GPU 0: NeedsReset: nvidia-smi -r", "get nodelayouts a100-0", _fault),
+    "odd numbers": (MANAGER, "cannot be cut into 3x 3g.40gb", "describe node a100-1",
+                    _odd),
+    "a blocked pool": (MANAGER, "NoRoom: so it is", "tessera plan a100",
+                       lambda api: put_pool(api, MANAGER, None, "NoRoom")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BROKEN)
+async def test_what_keeps_layouts_from_being_carried_out_is_named_with_its_mend(name: str) -> None:
+    mig, words, mend, breaks = BROKEN[name]
+    api = a_cluster(mig)
+    breaks(api)
+    told = [one for one in await found(api) if words in one.found]
+    assert [(one.state, mend in one.mend) for one in told] == [(State.PROBLEM, True)], told
+
+
+async def test_an_operator_without_the_rights_to_cut_is_a_problem() -> None:
+    api = a_cluster(AGENT)
+    api.pages |= pages()
+    told = (await found(api))[0]
+    assert (told.state, "mig.enabled=true" in told.mend) == (State.PROBLEM, True)
+    env = operator_of(api)["spec"]["template"]["spec"]["containers"][0]["env"]
+    env.append({"name": "TESSERA_MIG_ENABLED", "value": "true"})
+    assert [one.state for one in await found(api)] == [State.OK]
+
+
+async def test_a_slice_without_a_device_is_half_cut() -> None:
+    api = a_cluster(AGENT)
+    put_layout(api, "a100-0", [[a_slice("3g.40gb", 4)], []])
+    told = (await found(api))[0]
+    assert told.state is State.WARNING
+    assert told.found == "a100-0 GPU 0 is half cut: 3g.40gb@4 has no device"
+
+
+async def test_gpus_that_are_all_out_of_mig_mode_are_a_problem() -> None:
+    api = a_cluster(AGENT)
+    for name in ("a100-0", "a100-1"):
+        for gpu in told_by(api, name)["gpus"]:
+            gpu.update(mode="disabled", slices=[])
+    assert (await found(api))[0].found == "no GPU is in MIG mode"

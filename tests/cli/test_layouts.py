@@ -1,0 +1,386 @@
+"""`tessera plan` and `tessera mosaic` over pools whose GPUs are cut."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from docs_tests.pages import page_of
+from environments import ROOT
+from tessera.api.mig import MigPlan
+from tessera.cli.cluster import Reader
+from tessera.cli.errors import CommandError, DeniedError
+from tessera.cli.fleet import Fleet, fleet_of
+from tessera.cli.layouts_seen import SeenPool, after, changes
+from tessera.cli.mosaic import LEGEND, between, drawn, mosaics, told
+from tessera.cli.parser import parser
+from tessera.cli.plan import UNMET, run
+from tessera.cli.plan import told as planned
+from tessera.domain.mig.layouts import Layout, placed
+from tessera.domain.pools import PoolView
+from tessera.domain.reasons import Discovered, PoolAccepted, Verdict
+from tessera.domain.repartition.facts import Card, Ground, Tile
+from tessera.domain.repartition.usage import seats
+from tessera.domain.snapshot import PodReading, Pool, Readings, Ref
+from tessera.resources.manifest import Key
+from tests.builders import NOW
+from tests.cli.cut_cluster import a_cut_cluster, a_plan, a_slice, put_layout, put_node, put_pod
+from tests.cli.memory_api import MemoryApi
+from tests.memory_cluster import MemoryCluster
+from tests.mig_builders import A100
+
+AGENT = {"backend": "agent"}
+layouts = st.sampled_from(placed(A100, [cut.profile for cut in A100.cuts if not cut.media]))
+UNIT = {
+    "node": "a100-0",
+    "gpus": [0],
+    "phase": "Emptying",
+    "since": "2026-11-20T11:59:20Z",
+    "message": "waits for replacements of team-a/chat-0",
+}
+TITLE = "{http://www.w3.org/2000/svg}title"
+
+
+async def seen(api: MemoryApi, **loads: float) -> Fleet:
+    fleet = replace(await fleet_of(Reader(api), None), at=NOW)
+    if not loads:
+        return fleet
+    pods = {
+        Ref("team-a", name.replace("_", "-")): PodReading(activity=load)
+        for name, load in loads.items()
+    }
+    return replace(fleet, readings=Readings(at=NOW, pods=pods))
+
+
+def a_pool(cards: Sequence[Layout], services: Mapping[Ref, str]) -> SeenPool:
+    """One node with an agent, every slice held by the next of the pods."""
+    pods = iter(services)
+    ground = Ground(
+        name="n",
+        board=A100,
+        ready=True,
+        tells_pods=True,
+        cards=tuple(
+            Card(
+                index=index,
+                tiles=tuple(Tile(spot=spot, holders=(next(pods),)) for spot in layout),
+            )
+            for index, layout in enumerate(cards)
+        ),
+    )
+    view = PoolView(
+        pool=Pool(name="a100", generation=1, spec=None),
+        accepted=Verdict(PoolAccepted.VALID, ""),
+        discovered=Verdict(Discovered.FOUND, ""),
+    )
+    return SeenPool(view=view, grounds=(ground,), seats=seats([ground], ()), services=services)
+
+
+async def test_a_plan_in_work_is_told_with_its_order_its_movers_its_price_and_its_why() -> None:
+    status = {"target": a_plan(), "units": [UNIT], "done": 2, "total": 3}
+    text = planned(await seen(a_cut_cluster(AGENT, status, "Repartitioning")), None, "text").text
+    assert text == (
+        "a100: Repartitioning: so it is: Repartitioning\n"
+        "  mode auto, backend agent\n"
+        "  Plan 3f2a91c0 of 2026-11-20 11:59:20 UTC:\n"
+        "    3 -> 2 GPUs in use, 6.00 -> 4.00 USD an hour (2.00 less)\n"
+        "    no plan that serves the same can cost less than 3.90 USD an hour (gap 2.5 %); 1 "
+        "replicas move\n"
+        "    SERVICE      SLICES      WAS\n"
+        "    team-a/chat  1x 2g.20gb  1g.10gb\n"
+        "    team-a/code  2x 3g.40gb  -\n"
+        "    why team-a/chat: 310 tokens/s on 2g.20gb serve 300\n"
+        "    1 GPUs change, 2 of 3 are as planned; 1 nodes at once, in this order as far as room "
+        "allows:\n"
+        "      1. a100-0\n"
+        "         GPU 0: 7x 1g.10gb -> 1x 2g.20gb, 1x 3g.40gb\n"
+        "           leaving: chat-0 of team-a/chat\n"
+        "  Being cut anew now:\n"
+        "    a100-0 GPU 0: Emptying since 40s: waits for replacements of team-a/chat-0\n"
+    )
+
+
+async def test_a_proposed_plan_comes_with_the_command_that_approves_it() -> None:
+    api = a_cut_cluster({"mode": "propose"}, {"proposed": a_plan()}, "AwaitingApproval")
+    text = planned(await seen(api), "a100", "text").text
+    approve = (
+        "kubectl annotate acceleratorpool a100 tessera.dev/approve-layout=3f2a91c0 --overwrite"
+    )
+    assert "Proposed plan 3f2a91c0" in text
+    assert text.endswith(f"before you approve it:\n    {approve}\n")
+    [body] = json.loads(planned(await seen(api), None, "json").text)["pools"]
+    assert (body["approve"], body["target"]) == (approve, None)
+    assert body["laidOut"]["reason"] == "AwaitingApproval"
+    assert body["proposed"]["perHourAfter"] == "4"
+    assert body["proposed"]["changes"] == [
+        {
+            "node": "a100-0",
+            "gpu": 0,
+            "before": [{"profile": "1g.10gb", "start": start} for start in range(7)],
+            "after": [{"profile": "2g.20gb", "start": 0}, {"profile": "3g.40gb", "start": 4}],
+            "leaving": ["team-a/chat-0", "team-a/code-0"],
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    ("backend", "leaving"),
+    [("agent", ["team-a/chat-0"]), ("migManager", ["team-a/chat-0", "team-a/code-9"])],
+)
+async def test_who_leaves_depends_on_what_the_backend_can(backend: str, leaving: list[str]) -> None:
+    api = a_cut_cluster({"backend": backend}, {"target": a_plan()}, "Repartitioning")
+    small = [a_slice("1g.10gb", 0, "chat-0"), a_slice("3g.40gb", 4, "code-9")]
+    put_layout(api, "a100-0", [small, [a_slice("3g.40gb", 4, "code-0")]])
+    put_layout(api, "a100-1", [[a_slice("2g.20gb", start) for start in (0, 2, 4)]])
+    [body] = json.loads(planned(await seen(api), None, "json").text)["pools"]
+    assert [one["leaving"] for one in body["target"]["changes"]] == [leaving]
+
+
+async def test_a_service_that_is_left_out_is_named_with_the_code_3() -> None:
+    api = a_cut_cluster({}, {"target": a_plan(unmet=["team-a/giant"])}, "DemandUnmet")
+    got = planned(await seen(api), None, "text")
+    assert got.code == UNMET
+    assert "team-a/giant gets less than it needs: the pool has too few GPUs" in got.text
+
+
+async def test_a_pool_that_is_as_planned_says_so() -> None:
+    plan = a_plan(nodes=[{"node": "a100-1", "gpus": [{"gpu": 0, "slices": ["2g.20gb"] * 3}]}])
+    fleet = await seen(a_cut_cluster({}, {"target": plan}))
+    assert "Every GPU is cut so already." in planned(fleet, None, "text").text
+    assert "After plan" not in told(fleet, None, "text", 110).text
+
+
+async def test_a_pool_without_layouts_is_told_what_to_write() -> None:
+    with pytest.raises(CommandError, match="patch acceleratorpool a100"):
+        planned(await seen(a_cut_cluster(None)), None, "text")
+    with pytest.raises(CommandError, match="there is no AcceleratorPool h100; there are: a100"):
+        planned(await seen(a_cut_cluster({})), "h100", "text")
+    with pytest.raises(CommandError, match="describe the GPU nodes first"):
+        planned(await seen(MemoryApi(MemoryCluster())), None, "text")
+
+
+@pytest.mark.parametrize(
+    ("words", "mend"),
+    [
+        (["a100", "--demand", "x"], "POOL is for the cluster"),
+        (["--demand", "x"], "needs --throughput, --gpu"),
+        (["--moves-per-gpu", "2"], "--moves-per-gpu is without a cluster and needs --demand"),
+    ],
+)
+def test_options_for_no_cluster_come_together_and_without_a_pool(
+    words: list[str], mend: str
+) -> None:
+    with pytest.raises(CommandError, match=mend):
+        run(parser().parse_args(["plan", *words]))
+
+
+async def test_the_mosaic_has_service_start_load_and_price_before_and_after_a_plan() -> None:
+    api = a_cut_cluster(AGENT, {"target": a_plan()}, "Repartitioning")
+    text = told(await seen(api, chat_0=0.82), None, "text", 76).text
+    assert text == (
+        "a100: Repartitioning: so it is: Repartitioning\n"
+        "3 GPUs in MIG mode for 6.00 USD an hour, of which 2.68 are idle and 1.59 stranded\n"
+        "Places are assumed where no agent (tessera-node) tells them; their counts are right.\n"
+        "\n"
+        "Before:\n"
+        "a100-0: A100-80GB\n"
+        "0 |1g -   |1g -   |1g *ch~|1g -   |1g -   |1g -   |1g -   |///////|\n"
+        "  |@0 0.27|@1 0.27|0.27   |@3 0.27|@4 0.27|@5 0.27|@6 0.27|///////| / 0.13\n"
+        "1 |                               |3g code                        |\n"
+        "  |                               |@4 0.93                        | / 1.07\n"
+        "a100-1: A100-80GB, assumed\n"
+        "0 |2g *code       |2g -           |2g -           |               |\n"
+        "  |0.54           |0.54           |0.54           |               | / 0.39\n"
+        "\n"
+        "After plan 3f2a91c0:\n"
+        "a100-0: A100-80GB\n"
+        "0 |2g chat        |               |3g code                        |\n"
+        "  |@0 0.54        |               |@4 0.93                        | / 0.54\n"
+        "1 |                               |3g code                        |\n"
+        "  |                               |@4 0.93                        | / 1.07\n"
+        "a100-1: A100-80GB, assumed\n"
+        "0 |2g -           |2g -           |2g -           |               |\n"
+        "  |0.54           |0.54           |0.54           |               | / 0.39\n"
+        "\n"
+    ) + "\n".join((*LEGEND, ""))
+    wide = told(await seen(api, chat_0=0.82), None, "text", 200).text
+    assert "|@2 82% 0.27|" in wide
+
+
+async def test_the_page_shows_what_the_commands_print() -> None:
+    status = {"target": a_plan(), "units": [UNIT], "done": 2, "total": 3}
+    api = a_cut_cluster(AGENT, status, "Repartitioning")
+    pool = api.cluster.objects[Key("acceleratorpools", "", "a100")]
+    words = "GPU 0 of a100-0: waits for replacements of team-a/chat-0"
+    pool["status"]["conditions"][0]["message"] = words
+    fleet = await seen(api, chat_0=0.82, code_0=0.5, code_1=0.31)
+    page = (ROOT / page_of("repartition")).read_text(encoding="utf-8")
+    for text in (
+        planned(fleet, None, "text").text,
+        told(fleet, None, "text", 98).text,
+    ):
+        assert "".join(f"    {line}".rstrip() + "\n" for line in text.splitlines()) in page
+
+
+async def test_no_line_of_gpus_is_wider_than_the_terminal() -> None:
+    fleet = await seen(a_cut_cluster({}, price="1234.5"))
+    for width in (65, 80, 100, 300):
+        lines = told(fleet, None, "text", width).text.splitlines()
+        assert max(len(line) for line in lines if "|" in line) <= width
+
+
+async def test_who_is_nobody_known_stands_on_a_slice_by_its_own_name() -> None:
+    api = a_cut_cluster(None)
+    put_layout(api, "a100-0", [[a_slice("3g.40gb", 0, "other/thing")], []])
+    assert "3g pod other/thing" in told(await seen(api), None, "text", 110).text
+
+
+async def test_equal_names_in_two_namespaces_stay_apart() -> None:
+    api = a_cut_cluster(None)
+    put_pod(api, "chat-9", "chat", "a100-1", "mig-2g.20gb")
+    body = next(body for key, body in api.cluster.objects.items() if key.name == "chat-9")
+    body["metadata"]["namespace"] = "team-b"
+    text = told(await seen(api), None, "text", 200).text
+    assert "team-b/chat" in text
+    assert "2g code" in text
+
+
+async def test_what_cannot_be_drawn_and_what_is_broken_is_said() -> None:
+    api = a_cut_cluster(None)
+    put_node(api, "a100-1", 1, {"mig-3g.40gb": 3})
+    put_layout(api, "a100-0", [[], []], fault="NeedsReset", message="reset it")
+    text = told(await seen(api), None, "text", 110).text
+    assert "Node a100-1 is not drawn: 1 GPUs A100-80GB cannot be cut into 3x 3g.40gb." in text
+    assert "Node a100-0 GPU 1: NeedsReset: reset it" in text
+
+
+async def test_a_node_with_slices_that_cannot_be_drawn_is_no_pool_without_mig() -> None:
+    api = a_cut_cluster(None)
+    for key in [key for key in api.cluster.objects if key.plural in ("nodelayouts", "pods")]:
+        del api.cluster.objects[key]
+    for name in ("a100-0", "a100-1"):
+        put_node(api, name, 2, {"gpu": 1, "mig-3g.40gb": 2})
+    text = told(await seen(api), None, "text", 110).text
+    assert "Node a100-1 is not drawn: it offers 1 whole GPUs beside 2 slices" in text
+    assert "0 GPUs in MIG mode" in text
+
+
+async def test_the_picture_of_a_plan_has_both_sides() -> None:
+    found = mosaics(await seen(a_cut_cluster(AGENT, {"target": a_plan()}, "Repartitioning")))
+    titles = Counter(one.text for one in ElementTree.fromstring(drawn(found)).iter(TITLE))  # noqa: S314 - it is our own
+    assert titles["1g.10gb chat leaves @2 0.27"] == 1
+    assert titles["2g.20gb chat @0 0.54"] == 1
+    assert titles["3g.40gb code @4 0.93"] == 3
+
+
+async def test_two_readings_are_drawn_as_before_and_after(tmp_path: Path) -> None:
+    first = await seen(a_cut_cluster(None))
+    api = a_cut_cluster(None)
+    put_layout(api, "a100-0", [[a_slice("2g.20gb", 0, "chat-0")], []])
+    before, later = mosaics(first), mosaics(await seen(api))
+    lines = list(between(before, later, 110))
+    assert lines.index("Before:") < lines.index("After:")
+    assert any("|2g chat" in line for line in lines)
+    root = ElementTree.fromstring(drawn(before, later))  # noqa: S314 - it is our own
+    titles = [one.text for one in root.iter(TITLE)]
+    assert {"1g.10gb chat @2 0.27", "2g.20gb chat @0 0.54"} <= set(titles)
+    file = tmp_path / "now.svg"
+    told(first, None, "text", 110, str(file))
+    assert ElementTree.fromstring(file.read_text("utf-8")) is not None  # noqa: S314 - likewise
+
+
+async def test_json_has_every_slice_with_its_price_and_what_it_becomes() -> None:
+    api = a_cut_cluster(AGENT, {"target": a_plan()}, "Repartitioning")
+    [pool] = json.loads(told(await seen(api, code_0=0.5), None, "json", 80).text)["pools"]
+    assert (pool["idlePerHour"], pool["strandedPerHour"]) == ("2.6786", "1.5893")
+    first, second, counted = pool["gpus"]
+    assert second["slices"] == [
+        {
+            "profile": "3g.40gb",
+            "start": 4,
+            "state": "used",
+            "service": "team-a/code",
+            "pods": ["team-a/code-0"],
+            "load": 0.5,
+            "pricePerHour": "0.9286",
+        }
+    ]
+    assert first["after"][0] == {"profile": "2g.20gb", "start": 0, "service": "team-a/chat"}
+    assert {one["start"] for one in counted["slices"]} == {None}
+
+
+@given(st.lists(st.tuples(layouts, layouts), min_size=1, max_size=4), st.data())
+def test_a_plan_seats_exactly_the_replicas_that_it_gives_and_cuts_what_it_says(
+    cards: list[tuple[Layout, Layout]], data: st.DataObject
+) -> None:
+    """Half of the slices of each profile for either of two services, some of which are there."""
+    offered = Counter(spot.profile for _, later in cards for spot in later)
+    due = {
+        (f"team-a/{name}-{profile}", profile): data.draw(st.integers(0, count // 2))
+        for profile, count in sorted(offered.items())
+        for name in ("a", "b")
+    }
+    services = {
+        Ref("team-a", f"pod-{at}"): data.draw(st.sampled_from([name for name, _ in due] or ["x"]))
+        for at in range(sum(len(before) for before, _ in cards))
+    }
+    pool = a_pool([before for before, _ in cards], services)
+    plan = MigPlan.model_validate(
+        a_plan(
+            services=[
+                {"service": name, "profile": profile, "replicas": count}
+                for (name, profile), count in due.items()
+            ],
+            nodes=[
+                {
+                    "node": "n",
+                    "gpus": [
+                        {"gpu": at, "slices": [f"{spot.profile}@{spot.start}" for spot in later]}
+                        for at, (_, later) in enumerate(cards)
+                    ],
+                }
+            ],
+        )
+    )
+    planned_to_be = after(pool, plan)
+    assert [tuple(one.spot for one in planned_to_be["n", at]) for at in range(len(cards))] == [
+        later for _, later in cards
+    ]
+    held = Counter(
+        (one.service, one.profile)
+        for slices in planned_to_be.values()
+        for one in slices
+        if one.service in {name for name, _ in due}
+    )
+    assert held == +Counter(due)
+    assert [one.gpu for one in changes(pool, plan)] == [
+        at for at, (before, later) in enumerate(cards) if before != later
+    ]
+
+
+async def test_without_gpus_in_mig_mode_there_is_nothing_to_draw() -> None:
+    with pytest.raises(CommandError, match="nvidia-smi -mig 1"):
+        told(await seen(MemoryApi(MemoryCluster())), None, "text", 80)
+
+
+async def test_who_may_not_see_pools_is_told_so() -> None:
+    api = a_cut_cluster({}, {"target": a_plan()}, "Repartitioning")
+    api.hidden = {"acceleratorpools"}
+    with pytest.raises(DeniedError, match="no rights to list acceleratorpools"):
+        planned(await seen(api), None, "text")
+
+
+async def test_what_may_not_be_read_is_noted() -> None:
+    api = a_cut_cluster({}, {"target": a_plan()}, "Repartitioning")
+    api.hidden = {"nodelayouts"}
+    for text in (
+        planned(await seen(api), None, "text").text,
+        told(await seen(api), None, "text", 110).text,
+    ):
+        assert text.startswith("Note: no rights to list nodelayouts")

@@ -1,0 +1,115 @@
+"""What a turn says of a pool whose plan is held up from outside."""
+
+from dataclasses import replace
+from decimal import Decimal
+
+from tessera.api.mig import Assignment, MigPlan, MigStatus
+from tessera.domain.plan import plan
+from tessera.domain.reasons import LaidOut
+from tessera.domain.repartition.facts import TAINT
+from tessera.domain.repartition.orders import Orders
+from tessera.domain.snapshot import Snapshot
+from tests.builders import NOW, a_node, a_pod, a_service, a_snapshot, a_workload, at
+from tests.layout_builders import a_planned_pool, a_wishing, with_status
+
+HALVES = a_planned_pool(mode="static", mig={"layout": {"3g.40gb": 2}})
+
+
+def orders_of(snapshot: Snapshot) -> Orders:
+    return plan(snapshot).repartitions.orders["a100"]
+
+
+def later(snapshot: Snapshot, turns: int) -> Snapshot:
+    """After turns whose orders were written, while nothing else changed."""
+    for _ in range(turns):
+        status = orders_of(snapshot).status
+        assert status is not None
+        snapshot = with_status(snapshot, status)
+    return snapshot
+
+
+def test_what_the_api_server_refuses_is_said_while_something_is_to_be_written() -> None:
+    node = a_node(slices={"1g.10gb": 7})
+    snapshot = later(a_snapshot(pools=(HALVES,), nodes=(node,)), 2)
+    refused = replace(snapshot, unwritten=("nodes a100-0: forbidden", "nodes a100-1: forbidden"))
+    verdict = orders_of(refused).verdict
+    assert verdict.reason is LaidOut.WRITE_REFUSED
+    assert verdict.message == "nodes a100-0: forbidden; and 1 more"
+
+
+def test_a_budget_that_lets_nobody_be_evicted_is_named_with_the_replica() -> None:
+    node = replace(a_node(slices={"1g.10gb": 7}), taints=frozenset({TAINT}))
+    empty = a_pod(
+        node="a100-0",
+        devices={"nvidia.com/mig-1g.10gb": 1},
+        ready_since=None,
+        serving=False,
+        draining_since=at(-3600),
+    )
+    service = replace(a_service(), downtime=True)
+    fleet = a_snapshot(
+        service, pools=(HALVES,), nodes=(node,), pods=(empty,), workloads=(a_workload(1),)
+    )
+    snapshot = later(fleet, 2)
+    held = replace(snapshot, held={empty.ref: "needs 1 healthy pods and has 1"})
+    assert list(orders_of(snapshot).evict) == [empty.ref]
+    verdict = orders_of(held).verdict
+    assert verdict.reason is LaidOut.DISRUPTION_BUDGET
+    assert verdict.message == (
+        "team-a/chat-0 cannot be evicted: needs 1 healthy pods and has 1; "
+        "its budget has to allow 1 disruption"
+    )
+
+
+def test_a_pool_that_mixes_products_is_left_alone_and_says_so() -> None:
+    nodes = (
+        a_node(name="a100-0", slices={"1g.10gb": 7}),
+        a_node(name="h100-0", slices={"3g.40gb": 2}, product="NVIDIA-H100-80GB-HBM3"),
+    )
+    found = plan(a_snapshot(pools=(a_planned_pool(),), nodes=nodes)).repartitions
+    orders = found.orders["a100"]
+    assert (orders.verdict.reason, orders.asks) == (LaidOut.NOT_DISCOVERED, {})
+    assert "NVIDIA-H100-80GB-HBM3" in orders.verdict.message
+    assert found.question is not None
+    assert found.question.gpus == ()
+
+
+def test_gpus_that_are_not_in_mig_mode_are_used_whole_and_the_mend_is_named() -> None:
+    snapshot = a_snapshot(pools=(a_planned_pool(),), nodes=(a_node(whole=4),))
+    verdict = orders_of(snapshot).verdict
+    assert verdict.reason is LaidOut.NO_MIG_MODE
+    assert verdict.message.startswith("4 GPUs are not in MIG mode")
+    assert "nvidia-smi -mig 1" in verdict.message
+
+
+def test_who_left_a_profile_by_plan_is_kept_up_when_nobody_may_cut_any_more() -> None:
+    plan_ = MigPlan(
+        name="one",
+        at=NOW,
+        gpus_before=2,
+        gpus_after=1,
+        per_hour_before=Decimal(4),
+        per_hour_after=Decimal(2),
+        bound=Decimal(2),
+        gap=Decimal(0),
+        services=(Assignment(service="team-a/chat", profile="1g.10gb", replicas=2),),
+    )
+    former = "a100-7g-80gb"
+    pods = tuple(
+        a_pod(name, variant=former, node="a100-0", devices={"nvidia.com/mig-7g.80gb": 1})
+        for name in ("chat-0", "chat-1")
+    )
+    fleet = a_snapshot(
+        a_wishing(),
+        pools=(a_planned_pool(),),
+        nodes=(a_node(name="a100-0", slices={"7g.80gb": 2}, cut=2),),
+        pods=pods,
+        workloads=(a_workload(2, variant=former),),
+        cutters=frozenset[str](),
+    )
+    found = plan(with_status(fleet, MigStatus(target=plan_)))
+    (allotment,) = found.allotments.values()
+    assert found.repartitions.orders["a100"].verdict.reason is LaidOut.BACKEND_MISSING
+    assert allotment.choice is not None
+    assert allotment.choice.variant != former
+    assert (allotment.formers, allotment.retired) == ({}, ())

@@ -1,0 +1,364 @@
+"""From services to the layouts of pools."""
+
+import random
+from dataclasses import replace
+from decimal import Decimal
+
+import pytest
+
+from tessera.api.mig import MigStatus
+from tessera.domain.mig.demand import Kind
+from tessera.domain.mig.layouts import fault
+from tessera.domain.mig.plan import plan_layouts
+from tessera.domain.placement import assigned
+from tessera.domain.reasons import LaidOut, Placed
+from tessera.domain.repartition.backend import Capabilities
+from tessera.domain.repartition.drawing import WORTH, layouts_of, solve
+from tessera.domain.repartition.target import Adopted
+from tessera.domain.repartition.wish import question
+from tessera.domain.snapshot import Pod, Ref, Workload
+from tests.builders import LARGE, MEDIUM, NOW, a_pod, a_service, a_snapshot, a_spec, a_workload
+from tests.layout_builders import (
+    AGENT,
+    BOARD,
+    MANAGER,
+    a_card,
+    a_fleet,
+    a_ground,
+    a_planned_pool,
+    a_wishing,
+    adopted,
+    asked,
+    drafts_of,
+    empty,
+    node_of,
+    views_of,
+    with_status,
+)
+
+CHAT = Ref("team-a", "chat")
+
+
+def layouts(got: Adopted, node: str = "a100-0") -> dict[int, tuple[str, ...]]:
+    assert got.status.target is not None
+    found = next(one for one in got.status.target.nodes if one.node == node)
+    return {gpu.gpu: gpu.slices for gpu in found.gpus}
+
+
+def given(got: Adopted) -> dict[str, tuple[str, int]]:
+    plan = got.status.target or got.status.proposed
+    assert plan is not None
+    return {one.service: (one.profile, one.replicas) for one in plan.services}
+
+
+def running(name: str, profile: str, count: int) -> tuple[tuple[Pod, ...], Workload]:
+    """Pods and workload of a service on slices."""
+    variant = f"a100-{profile.replace('.', '-')}"
+    devices = {f"nvidia.com/mig-{profile}": 1}
+    pods = tuple(
+        a_pod(f"{name}-{at}", name, variant, node="a100-0", devices=devices) for at in range(count)
+    )
+    return pods, a_workload(count, name, variant)
+
+
+def test_services_on_uncut_gpus_get_slices_and_run_on_them_as_planned() -> None:
+    grounds = [empty(2)]
+    fleet = a_fleet(a_wishing("chat"), a_wishing("code", MEDIUM), grounds=grounds)
+    waiting = drafts_of(fleet)[CHAT].placement
+    assert waiting.verdict.reason is Placed.LAYOUT_PENDING
+    got = adopted(fleet, grounds)
+    assert given(got) == {"team-a/chat": ("1g.10gb", 2), "team-a/code": ("3g.40gb", 2)}
+    choice = drafts_of(with_status(fleet, got.status))[CHAT].placement.choice
+    assert choice is not None
+    assert choice.variant == "a100-1g-10gb"
+    assert assigned(CHAT, with_status(fleet, got.status).pools) == ("a100", "1g.10gb", 2)
+
+
+def test_a_plan_tells_its_arithmetic_and_what_it_costs() -> None:
+    grounds = [empty(2)]
+    plan = adopted(a_fleet(a_wishing("chat"), grounds=grounds), grounds).status.target
+    assert plan is not None
+    assert (plan.gpus_before, plan.gpus_after, plan.per_hour_after) == (0, 1, Decimal(2))
+    assert (plan.bound, plan.gap, plan.at) == (Decimal(2), Decimal(0), NOW)
+    assert plan.services[0].why == (
+        "2057 tokens/s and at least 2 replicas: 2 x 1g.10gb of a100 at 1029 tokens/s; 2 x 1g.20gb "
+        "would cost 0.79 USD as a share of GPUs, but not in this mix"
+    )
+
+
+def test_isolation_keeps_others_off_and_tells_its_price() -> None:
+    grounds = [empty(3)]
+    alone = a_wishing("chat", placement={"isolation": "gpu"})
+    got = adopted(a_fleet(alone, a_wishing("code"), grounds=grounds), grounds)
+    assert given(got)["team-a/chat"] == ("7g.80gb", 2)
+    plan = got.status.target
+    assert plan is not None
+    assert "keeps others off for 4.00 USD an hour, where 2 x 1g.10gb would cost 0.54 USD" in (
+        plan.services[0].why
+    )
+
+
+@pytest.mark.parametrize("can", [AGENT, MANAGER, replace(MANAGER, knows_pods=False)])
+def test_a_plan_that_is_reached_is_not_planned_again(can: Capabilities) -> None:
+    grounds = [empty(3)]
+    services = (a_wishing("chat", replicas=3), a_wishing("code", MEDIUM))
+    first = adopted(a_fleet(*services, grounds=grounds), grounds, can)
+    assert first.status.target is not None
+    made = layouts_of(first.status.target, {"a100-0": BOARD})["a100-0"]
+    reached = a_ground(
+        *(
+            a_card(index, *(f"{spot.profile}@{spot.start}" for spot in layout))
+            for index, layout in made.items()
+        )
+    )
+    fleet = with_status(a_fleet(*services, grounds=[reached]), first.status)
+    second = adopted(fleet, [reached], can)
+    assert second.status == first.status
+    assert solve(asked(fleet, [reached], can)).pools["a100"].cuts == 0
+
+
+def test_equal_fleets_ask_equal_questions_in_any_order() -> None:
+    grounds = [empty(2, "a100-0"), empty(1, "a100-1")]
+    services = [a_wishing(name) for name in ("b", "a", "c")]
+    one = asked(a_fleet(*services, grounds=grounds), grounds)
+    other = asked(a_fleet(*reversed(services), grounds=grounds), list(reversed(grounds)))
+    assert one == other
+    assert solve(one) == solve(other)
+
+
+def test_slices_of_others_stay_as_they_are() -> None:
+    pods, workload = running("old", "3g.40gb", 1)
+    ground = a_ground(a_card(0, "3g.40gb@0=team-a/old-0", "2g.20gb@4=kube-system/strange"))
+    old = a_service("old", a_spec())
+    fleet = a_fleet(old, a_wishing("chat"), grounds=[ground], pods=pods, workloads=(workload,))
+    assert layouts(adopted(fleet, [ground])) == {0: ("3g.40gb@0", "2g.20gb@4", "1g.10gb@6")}
+    unmet = adopted(fleet, [ground])
+    assert unmet.verdict is not None
+    assert unmet.verdict.reason is LaidOut.DEMAND_UNMET
+    assert "team-a/chat 1029 of 2057 tokens/s" in unmet.verdict.message
+    whole = adopted(fleet, [ground], MANAGER)
+    assert layouts(whole) == {0: ("3g.40gb", "2g.20gb")}
+
+
+def test_without_an_agent_pods_are_taken_to_sit_on_slices_of_theirs() -> None:
+    pods, workload = running("chat", "1g.10gb", 2)
+    ground = a_ground(a_card(0, "1g.10gb@0", "1g.10gb@1", "1g.10gb@2"), tells_pods=False)
+    fleet = a_fleet(a_wishing("chat"), grounds=[ground], pods=pods, workloads=(workload,))
+    got = asked(fleet, [ground], replace(MANAGER, knows_pods=False))
+    assert [one.service for one in got.gpus[0].slices] == ["team-a/chat", "team-a/chat", None]
+
+
+def test_a_node_that_is_away_keeps_its_layout_and_its_replicas_count() -> None:
+    pods, workload = running("chat", "1g.10gb", 2)
+    away = a_ground(
+        a_card(0, "1g.10gb@0=team-a/chat-0", "1g.10gb@1=team-a/chat-1", "1g.10gb@2"), ready=False
+    )
+    grounds = [away, empty(1, "a100-1")]
+    fleet = a_fleet(a_wishing("chat"), grounds=grounds, pods=pods, workloads=(workload,))
+    got = adopted(fleet, grounds)
+    assert layouts(got) == {0: ("1g.10gb@0", "1g.10gb@1", "1g.10gb@2")}
+    assert layouts(got, "a100-1") == {0: ()}
+    gone = replace(fleet, pods=())
+    lost = [a_ground(a_card(0, "1g.10gb@0", "1g.10gb@1"), ready=False), empty(1, "a100-1")]
+    assert layouts(adopted(gone, lost), "a100-1") == {0: ("1g.10gb@0", "1g.10gb@1")}
+
+
+def test_gpus_that_are_cut_as_a_whole_are_filled_for_those_who_sit_there() -> None:
+    grounds = [empty(2)]
+    fleet = a_fleet(a_wishing("chat"), grounds=grounds)
+    assert layouts(adopted(fleet, grounds, MANAGER)) == {0: ("1g.10gb",) * 7, 1: ()}
+
+
+def test_a_proposal_waits_for_its_approval() -> None:
+    grounds = [empty(1)]
+    fleet = a_fleet(a_wishing("chat"), pools=(a_planned_pool(mode="propose"),), grounds=grounds)
+    first = adopted(fleet, grounds)
+    assert first.verdict is not None
+    assert (first.status.target, first.verdict.reason) == (None, LaidOut.AWAITING_APPROVAL)
+    assert first.status.proposed is not None
+    name = first.status.proposed.name
+    assert f"tessera.dev/approve-layout={name}" in first.verdict.message
+    waiting = with_status(fleet, first.status)
+    assert adopted(waiting, grounds).status == first.status
+    pools = (replace(waiting.pools[0], approved=name),)
+    got = adopted(replace(waiting, pools=pools), grounds)
+    assert got.status.target is not None
+    assert (got.status.target.name, got.status.proposed, got.verdict) == (name, None, None)
+
+
+def test_while_gpus_are_cut_only_what_cannot_be_served_changes_the_plan() -> None:
+    grounds = [empty(2)]
+    fleet = a_fleet(a_wishing("chat"), grounds=grounds)
+    first = adopted(fleet, grounds).status
+    unit = {"node": "a100-0", "gpus": (0,), "phase": "Emptying", "since": NOW}
+    status = MigStatus.model_validate({**first.model_dump(), "units": (unit,)})
+    fewer = with_status(a_fleet(a_wishing("chat", replicas=1), grounds=grounds), status)
+    assert adopted(fewer, grounds).status.target == first.target
+    more = with_status(a_fleet(a_wishing("chat"), a_wishing("new"), grounds=grounds), status)
+    assert adopted(more, grounds).status.target != first.target
+
+
+@pytest.mark.parametrize(
+    ("layout", "reason", "told"),
+    [
+        ({"3g.40gb": 2}, None, ""),
+        ({"3g.40gb": 3}, LaidOut.PROFILE_UNKNOWN, "3 x 3g.40gb do not fit on 1 A100-80GB"),
+        ({"3g.20gb": 1}, LaidOut.PROFILE_UNKNOWN, "A100-80GB has no profile 3g.20gb, but 1g.10gb"),
+        ({}, LaidOut.NOT_MANAGED, "stay as they are"),
+    ],
+)
+def test_a_static_layout_is_given_to_every_gpu(
+    layout: dict[str, int], reason: LaidOut | None, told: str
+) -> None:
+    pool = a_planned_pool(mode="static", mig={"layout": layout})
+    grounds = [a_ground(a_card(0, "3g.40gb@0", "3g.40gb@4"), a_card(1, "1g.10gb@2"))]
+    got = adopted(a_fleet(pools=(pool,), grounds=grounds), grounds)
+    if reason is None:
+        assert layouts(got) == {index: ("3g.40gb@0", "3g.40gb@4") for index in (0, 1)}
+        again = with_status(a_fleet(pools=(pool,), grounds=grounds), got.status)
+        assert adopted(again, grounds) == got
+    else:
+        assert got.verdict is not None
+        assert (got.verdict.reason, got.status.target) == (reason, None)
+        assert told in got.verdict.message
+
+
+def test_plans_are_read_as_they_were_written() -> None:
+    for can in (AGENT, MANAGER):
+        grounds = [empty(2)]
+        fleet = a_fleet(a_wishing("chat"), a_wishing("code", MEDIUM), grounds=grounds)
+        plan = adopted(fleet, grounds, can).status.target
+        assert plan is not None
+        for layout in layouts_of(plan, {"a100-0": BOARD})["a100-0"].values():
+            assert fault(BOARD, layout) is None
+        written = [tile.partition("@")[0] for gpu in plan.nodes[0].gpus for tile in gpu.slices]
+        read = layouts_of(plan, {"a100-0": BOARD})["a100-0"]
+        assert sorted(written) == sorted(spot.profile for one in read.values() for spot in one)
+
+
+def test_what_fits_on_no_single_gpu_is_placed_without_a_plan() -> None:
+    large = a_wishing("chat", LARGE, slo={"ttftP95": "10s", "interTokenP95": "1s"})
+    ground = replace(empty(1), uncut=4)
+    fleet = a_fleet(large, grounds=[ground])
+    assert asked(fleet, [ground]).wishes == ()
+    choice = drafts_of(fleet)[CHAT].placement.choice
+    assert choice is not None
+    assert choice.variant == "a100-4gpu"
+
+
+def test_gpus_outside_mig_mode_are_taken_whole() -> None:
+    ground = replace(empty(1), uncut=2)
+    alone = a_wishing("chat", placement={"isolation": "gpu"}, replicas=2)
+    other = a_wishing("code", MEDIUM)
+    fleet = a_fleet(alone, other, grounds=[ground])
+    got = adopted(fleet, [ground])
+    assert given(got)["team-a/chat"][0] == "full"
+    assert given(got)["team-a/code"][0] == "3g.40gb"
+    choice = drafts_of(with_status(fleet, got.status))[CHAT].placement.choice
+    assert choice is not None
+    assert choice.variant == "a100-1gpu"
+
+
+def walked(worth: float | None, steps: int = 200) -> tuple[int, int]:
+    """Moves, and GPU-hours of an hour a step, while demands of six services go up and down."""
+    chance = random.Random(7)  # noqa: S311 - a course, no secret
+    grounds = [empty(8)]
+    names = ["a", "b", "c", "d", "e", "f"]
+    services = [a_wishing(name, MEDIUM if at % 2 else None) for at, name in enumerate(names)]
+    question = asked(a_fleet(*services, grounds=grounds), grounds)
+    wishes = [wish.service for wish in question.wishes]
+    gpus, moves, hours = question.gpus, 0, 0
+    for _ in range(steps):
+        at = chance.randrange(len(wishes))
+        least = min(wishes[at].throughput.values())
+        grown = max(least, wishes[at].demand + chance.choice([-1, 1]) * least * chance.random())
+        wishes[at] = replace(wishes[at], demand=grown)
+        got = plan_layouts(wishes, question.offers, gpus, worth=worth)
+        moves += len(got.changes.moves)
+        hours += got.used
+        gpus = got.gpus
+    return moves, hours
+
+
+@pytest.mark.long
+def test_small_changes_of_demand_move_little() -> None:
+    calm, hasty = walked(WORTH), walked(None)
+    assert calm[0] < hasty[0] * 0.75
+    assert calm[1] <= hasty[1] * 1.1
+
+
+def test_before_there_is_a_plan_a_service_stays_where_it_is() -> None:
+    pods, workload = running("chat", "2g.20gb", 2)
+    ground = a_ground(a_card(0, "2g.20gb@0=team-a/chat-0", "2g.20gb@2=team-a/chat-1", "1g.10gb@4"))
+    fleet = a_fleet(a_wishing("chat"), grounds=[ground], pods=pods, workloads=(workload,))
+    choice = drafts_of(fleet)[CHAT].placement.choice
+    assert choice is not None
+    assert choice.variant == "a100-2g-20gb"
+    assert given(adopted(fleet, [ground])) == {"team-a/chat": ("2g.20gb", 2)}
+
+
+def test_slices_that_are_not_cut_are_for_services_that_are_planned_for() -> None:
+    ground = a_ground(a_card(0, "7g.80gb@0"))
+    fleet = a_fleet(a_service("chat"), grounds=[ground])
+    choice = drafts_of(fleet)[CHAT].placement.choice
+    assert choice is not None
+    assert choice.variant == "a100-7g-80gb"
+    assert asked(fleet, [ground]).wishes == ()
+
+
+def test_a_service_that_shares_no_gpu_takes_no_small_slice_that_is_there() -> None:
+    ground = a_ground(a_card(0, "1g.10gb@0"), a_card(1, "7g.80gb@0"))
+    alone = a_service("chat", a_spec(placement={"isolation": "gpu"}))
+    choice = drafts_of(a_fleet(alone, grounds=[ground]))[CHAT].placement.choice
+    assert choice is not None
+    assert choice.variant == "a100-7g-80gb"
+
+
+def test_demand_follows_the_replicas_that_are_wanted_and_where_they_run() -> None:
+    pods, workload = running("chat", "2g.20gb", 2)
+    ground = a_ground(a_card(0, "2g.20gb@0=team-a/chat-0", "2g.20gb@2=team-a/chat-1"))
+    fleet = a_fleet(
+        a_wishing("chat", replicas=5), grounds=[ground], pods=pods, workloads=(workload,)
+    )
+    wish = asked(fleet, [ground]).wishes[0]
+    assert wish.was == Kind("a100", "2g.20gb")
+    assert wish.service.demand == pytest.approx(5 * wish.service.throughput[wish.was])
+
+
+def test_pools_of_one_currency_are_planned_together_and_others_apart() -> None:
+    pools = (
+        a_planned_pool("a100", per_gpu_hour="2.00"),
+        a_planned_pool("b100", per_gpu_hour="1.00"),
+    )
+    grounds = {name: [empty(1, f"{name}-0")] for name in ("a100", "b100")}
+    fleet = a_snapshot(
+        a_wishing("chat"),
+        pools=pools,
+        nodes=tuple(node_of(found[0], name) for name, found in grounds.items()),
+    )
+    cans = {"a100": AGENT, "b100": AGENT}
+    got = question(views_of(fleet), grounds, cans, drafts_of(fleet), fleet)
+    plans = solve(got).pools
+    assert [len(plans[name].plan.services) for name in ("a100", "b100")] == [0, 1]
+    assert plans["b100"].plan.services[0].profile == "1g.10gb"
+    assert (plans["a100"].cuts, plans["b100"].cuts) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("can", "moves"), [(AGENT, 0), (MANAGER, 2), (replace(MANAGER, knows_pods=False), 2)]
+)
+def test_a_plan_counts_all_who_have_to_leave(can: Capabilities, moves: int) -> None:
+    pods, workload = running("chat", "1g.10gb", 2)
+    ground = a_ground(a_card(0, "1g.10gb@0=team-a/chat-0", "1g.10gb@1=team-a/chat-1"))
+    services = (a_wishing("chat"), a_wishing("code", MEDIUM, replicas=1))
+    fleet = a_fleet(*services, grounds=[ground], pods=pods, workloads=(workload,))
+    plan = adopted(fleet, [ground], can).status.target
+    assert plan is not None
+    assert (plan.moves, plan.gpus_after) == (moves, 1)
+    assert plan.services[1].profile in {"3g.40gb", "4g.40gb"}
+
+
+def test_a_gpu_with_a_fault_is_left_alone() -> None:
+    ground = a_ground(a_card(0, fault="NeedsReset"), a_card(1))
+    fleet = a_fleet(a_wishing("chat"), grounds=[ground])
+    assert layouts(adopted(fleet, [ground])) == {0: (), 1: ("1g.10gb@0", "1g.10gb@1")}

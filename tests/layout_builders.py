@@ -1,0 +1,129 @@
+"""Pools whose GPUs are cut by plan, with defaults."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from tessera.api.mig import MigStatus
+from tessera.domain.autoscale import Memory
+from tessera.domain.draft import Draft, drafted, held_by
+from tessera.domain.mig.boards import boards
+from tessera.domain.mig.layouts import Spot
+from tessera.domain.pools import PoolView, discover
+from tessera.domain.repartition.backend import Capabilities
+from tessera.domain.repartition.drawing import solve
+from tessera.domain.repartition.facts import Card, Ground, Tile
+from tessera.domain.repartition.question import Question
+from tessera.domain.repartition.target import Adopted, adopt
+from tessera.domain.repartition.wish import question
+from tessera.domain.snapshot import Node, Pool, Ref, Service, Snapshot
+from tests.builders import NOW, a_node, a_pool, a_service, a_snapshot, a_spec
+
+BOARD = boards()["A100-80GB"]
+AGENT = Capabilities(pinned_starts=True, sibling_safe=True, knows_pods=True, pauses_node=False)
+MANAGER = Capabilities(pinned_starts=False, sibling_safe=False, knows_pods=True, pauses_node=True)
+
+
+def a_planned_pool(name: str = "a100", mode: str = "auto", **fields: Any) -> Pool:
+    mig = {"mode": mode, **fields.pop("mig", {})}
+    return a_pool(name, mig=mig, **fields)
+
+
+def a_wishing(name: str = "chat", uri: str | None = None, **fields: Any) -> Service:
+    """A service whose slices are planned."""
+    placement = {"mig": "auto", **fields.pop("placement", {})}
+    given = {"uri": uri} if uri else {}
+    return a_service(name, a_spec(**given, placement=placement, **fields))
+
+
+def a_card(index: int, *tiles: str, fault: str | None = None) -> Card:
+    """`3g.40gb@4=team-a/chat-0`, or without a pod when nobody sits there."""
+    made = []
+    for text in tiles:
+        spot, _, pod = text.partition("=")
+        profile, _, start = spot.partition("@")
+        holders = (Ref(*pod.split("/")),) if pod else ()
+        made.append(Tile(spot=Spot(int(start), profile), holders=holders))
+    made.sort(key=lambda tile: tile.spot)
+    return Card(index=index, uuid=f"GPU-{index}", tiles=tuple(made), fault=fault)
+
+
+def a_ground(*cards: Card, name: str = "a100-0", **fields: Any) -> Ground:
+    return Ground(
+        **{
+            "name": name,
+            "board": BOARD,
+            "ready": True,
+            "cards": cards,
+            "tells_pods": True,
+            "cuts": True,
+            **fields,
+        }
+    )
+
+
+def empty(count: int, name: str = "a100-0", **fields: Any) -> Ground:
+    """GPUs in MIG mode of which nothing is cut."""
+    return a_ground(*(a_card(index) for index in range(count)), name=name, **fields)
+
+
+def node_of(ground: Ground, pool: str = "a100") -> Node:
+    slices: dict[str, int] = {}
+    for card in ground.cards:
+        for tile in card.tiles:
+            slices[tile.spot.profile] = slices.get(tile.spot.profile, 0) + 1
+    made = a_node(pool, slices, whole=ground.uncut, name=ground.name, ready=ground.ready)
+    count = str(ground.uncut + len(ground.cards))
+    return replace(made, labels={**made.labels, "nvidia.com/gpu.count": count})
+
+
+def a_fleet(
+    *services: Service, pools: Sequence[Pool] = (), grounds: Sequence[Ground], **fields: Any
+) -> Snapshot:
+    return a_snapshot(
+        *services,
+        pools=tuple(pools) or (a_planned_pool(),),
+        nodes=tuple(node_of(ground) for ground in grounds),
+        **fields,
+    )
+
+
+def views_of(snapshot: Snapshot) -> tuple[PoolView, ...]:
+    return discover(snapshot.pools, snapshot.nodes, NOW.date())
+
+
+def drafts_of(snapshot: Snapshot) -> Mapping[Ref, Draft]:
+    """As a turn makes them."""
+    held = held_by(
+        snapshot.services, snapshot.pods, snapshot.workloads, snapshot.nodes, snapshot.errands
+    )
+    views = views_of(snapshot)
+    return {
+        one.ref: drafted(snapshot, one, held[one.ref].sorted, views, Counter(), Memory())
+        for one in snapshot.services
+    }
+
+
+def asked(
+    snapshot: Snapshot, grounds: Sequence[Ground], can: Capabilities = AGENT, pool: str = "a100"
+) -> Question:
+    """Of a fleet with one pool."""
+    views = views_of(snapshot)
+    return question(views, {pool: grounds}, {pool: can}, drafts_of(snapshot), snapshot)
+
+
+def adopted(
+    snapshot: Snapshot, grounds: Sequence[Ground], can: Capabilities = AGENT, pool: str = "a100"
+) -> Adopted:
+    """What becomes of the pool when its question is answered at once."""
+    view = next(view for view in views_of(snapshot) if view.pool.name == pool)
+    return adopt(view, solve(asked(snapshot, grounds, can, pool)), grounds, can, NOW)
+
+
+def with_status(snapshot: Snapshot, status: MigStatus) -> Snapshot:
+    """After the status was written."""
+    pools = tuple(
+        replace(one, status=one.status.model_copy(update={"mig": status})) for one in snapshot.pools
+    )
+    return replace(snapshot, pools=pools)

@@ -1,0 +1,128 @@
+"""What the operator says of layouts."""
+
+from datetime import timedelta
+from decimal import Decimal
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tessera.api.accelerator_pool import AcceleratorPoolSpec, Price
+from tessera.api.mig import Mig, MigPlan, MigStatus, Phase, Unit
+from tessera.domain.pools import PoolView
+from tessera.domain.reasons import Discovered, LaidOut, PoolAccepted, Verdict
+from tessera.domain.ref import Ref
+from tessera.domain.repartition.facts import Card, Ground, Tile
+from tessera.domain.repartition.orders import Orders
+from tessera.domain.snapshot import Pool
+from tessera.telemetry import Telemetry
+from tessera.telemetry.layouts import PHASES, Ending, LaidPool, endings
+from tests.builders import NOW
+from tests.mig_builders import A100, a_gpu
+
+CHAT = Ref("team-a", "chat-0")
+
+
+def a_unit(node: str = "n", phase: Phase = "Emptying", attempt: int = 1) -> Unit:
+    return Unit(node=node, gpus=(0,), phase=phase, since=NOW, attempt=attempt)
+
+
+def a_laid_pool(
+    *units: Unit, reason: LaidOut = LaidOut.REPARTITIONING, doomed: frozenset[Ref] = frozenset()
+) -> LaidPool:
+    """Two GPUs at 2 USD: 7x 1g.10gb with one in use, and 3g.40gb."""
+    price = Price.model_validate({"from": "2026-01-01", "perGPUHour": "2"})
+    spec = AcceleratorPoolSpec(node_selector={"a": "b"}, prices=(price,), mig=Mig(backend="agent"))
+    layouts = (a_gpu("0", *(f"1g.10gb@{at}" for at in range(7))), a_gpu("1", "3g.40gb@4"))
+    cards = [
+        Card(index=index, tiles=tuple(Tile(spot=one.spot) for one in gpu.slices))
+        for index, gpu in enumerate(layouts)
+    ]
+    first = Card(index=0, tiles=(Tile(spot=cards[0].tiles[0].spot, holders=(CHAT,)),
+                                 *cards[0].tiles[1:]))  # fmt: skip
+    plan = MigPlan(
+        name="p",
+        at=NOW,
+        gpus_before=2,
+        gpus_after=2,
+        per_hour_before=Decimal(4),
+        per_hour_after=Decimal(4),
+        bound=Decimal(4),
+        gap=Decimal("0.025"),
+    )
+    return LaidPool(
+        view=PoolView(
+            pool=Pool(name="a100", generation=1, spec=spec),
+            accepted=Verdict(PoolAccepted.VALID, ""),
+            discovered=Verdict(Discovered.FOUND, ""),
+            price=price,
+        ),
+        grounds=(
+            Ground(name="n", board=A100, ready=True, cards=(first, cards[1]), tells_pods=True),
+        ),
+        orders=Orders(
+            verdict=Verdict(reason, ""), status=MigStatus(target=plan, units=units), doomed=doomed
+        ),
+    )
+
+
+def scraped(telemetry: Telemetry) -> dict[str, dict[tuple[str, ...], float]]:
+    """Name -> labels but that of the pool -> value."""
+    found: dict[str, dict[tuple[str, ...], float]] = {}
+    for family in text_string_to_metric_families(telemetry.exposition().decode()):
+        for sample in family.samples:
+            labels = sample.labels
+            if labels.pop("pool", "") == "a100":
+                found.setdefault(sample.name, {})[tuple(labels.values())] = sample.value
+    return found
+
+
+def test_slices_what_is_stranded_the_gap_and_the_units_are_exported() -> None:
+    telemetry = Telemetry()
+    telemetry.laid_out([a_laid_pool(a_unit(), doomed=frozenset({CHAT}))], ())
+    got = scraped(telemetry)
+    assert got["tessera_slices"] == {
+        ("1g.10gb", "doomed"): 1,
+        ("1g.10gb", "idle"): 6,
+        ("3g.40gb", "idle"): 1,
+    }
+    assert got["tessera_stranded_cost_per_hour"][("USD",)] == pytest.approx(4 - 1.875 - 0.928571)
+    assert got["tessera_idle_slices_cost_per_hour"][("USD",)] == pytest.approx(1.607143 + 0.928571)
+    assert got["tessera_layout_gap_ratio"] == {(): 0.025}
+    units = got["tessera_repartition_units"]
+    assert units == {(phase,): float(phase == "Emptying") for phase in PHASES}
+    assert got["tessera_pool_laid_out"] == {("Repartitioning",): 0}
+
+
+def test_a_pool_that_is_as_planned_is_1_and_one_that_is_gone_is_no_more() -> None:
+    telemetry = Telemetry()
+    telemetry.laid_out([a_laid_pool(reason=LaidOut.AS_PLANNED)], ())
+    assert scraped(telemetry)["tessera_pool_laid_out"] == {("AsPlanned",): 1}
+    telemetry.laid_out([], ())
+    assert scraped(telemetry) == {}
+
+
+def test_repartitions_are_counted_once_when_they_end() -> None:
+    telemetry = Telemetry()
+    applying = a_unit(phase="Applying")
+    turns = [
+        (a_unit(), a_unit("m")),
+        (applying, a_unit("m")),
+        (a_unit(phase="Applying", attempt=2),),
+        (a_unit(phase="Verifying", attempt=2),),
+        (),
+        (),
+    ]
+    for units in turns:
+        telemetry.laid_out([a_laid_pool(*units)], ())
+    assert scraped(telemetry)["tessera_repartitions_total"] == {
+        ("agent", "done"): 1,
+        ("agent", "failed"): 1,
+        ("agent", "dropped"): 1,
+    }
+
+
+def test_what_goes_on_has_not_ended() -> None:
+    later = a_unit().model_copy(update={"since": NOW + timedelta(seconds=5)})
+    assert endings((a_unit(),), (later,)) == {}
+    assert endings((), (a_unit(),)) == {}
+    assert endings((a_unit(phase="Verifying"),), ()) == {Ending.DONE: 1}

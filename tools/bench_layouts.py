@@ -1,0 +1,264 @@
+"""CPU time of a turn over a fleet whose GPUs are cut as planned: `make bench-layouts`.
+
+What plans layouts is measured alone, with all that a turn remembers of the one before: first
+nothing changes, then every GPU differs from its plan, a few nodes are in work, and in every turn
+one node tells something new. The last line is `BENCH {json}`.
+"""
+
+import argparse
+import itertools
+import json
+import statistics
+import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+from tessera.api.accelerator_pool import AcceleratorPoolStatus
+from tessera.api.mig import Assignment, GpuTarget, MigPlan, MigStatus, NodeTarget
+from tessera.api.node_layout import NodeLayoutSpec, NodeLayoutStatus, SeenGpu, SeenSlice
+from tessera.domain.names import deployment_name
+from tessera.domain.plan import Kept, Plan, plan
+from tessera.domain.pools import discover
+from tessera.domain.repartition.backend import Ask
+from tessera.domain.repartition.backends.agent import Agent
+from tessera.domain.repartition.facts import TAINT, NodeLayout
+from tessera.domain.repartition.grounds import grounds
+from tessera.domain.repartition.question import Drawn, Solved
+from tessera.domain.repartition.wish import question
+from tessera.domain.snapshot import Node, Snapshot
+from tests.builders import (
+    A100,
+    a_node,
+    a_pod,
+    a_pool,
+    a_service,
+    a_snapshot,
+    a_spec,
+    a_workload,
+    readings_of,
+)
+from tests.layout_builders import drafts_of
+
+GPUS = 8
+REPLICAS = 5
+SEATS = 7
+TURNS = 30
+PERIOD = timedelta(seconds=5)
+VARIANT = "a100-1g-10gb"
+THERE = tuple(f"1g.10gb@{start}" for start in range(SEATS))
+OTHER = ("3g.40gb@4", "2g.20gb@0", "1g.10gb@2", "1g.10gb@3")
+
+
+def _target(nodes: int, services: int, tiles: tuple[str, ...]) -> MigPlan:
+    gpus = tuple(GpuTarget(gpu=gpu, slices=tiles) for gpu in range(GPUS))
+    nothing = Decimal(0)
+    return MigPlan(
+        name="plan-1",
+        at=datetime.fromtimestamp(0, UTC),
+        gpus_before=nodes * GPUS,
+        gpus_after=nodes * GPUS,
+        per_hour_before=nothing,
+        per_hour_after=nothing,
+        bound=nothing,
+        gap=nothing,
+        services=tuple(
+            Assignment(
+                service=f"team-a/chat-{at:03}", profile="1g.10gb", replicas=REPLICAS, was="1g.10gb"
+            )
+            for at in range(services)
+        ),
+        nodes=tuple(NodeTarget(node=_node(at), gpus=gpus) for at in range(nodes)),
+    )
+
+
+def _node(at: int) -> str:
+    return f"node-{at:03}"
+
+
+def _fleet(nodes: int, services: int, tiles: tuple[str, ...] | None) -> Snapshot:
+    """Replicas are dealt out over the nodes one after the other; without `tiles` nothing is cut
+    by Tessera."""
+    names = [f"chat-{at:03}" for at in range(services)]
+    seats = itertools.product(range(GPUS), range(SEATS), range(nodes))
+    pods, on = [], {}
+    for at, (gpu, seat, node) in zip(range(services * REPLICAS), seats, strict=False):
+        name = names[at % services]
+        ref = f"{deployment_name(name, VARIANT)}-{at}"
+        on[node, gpu, seat] = f"team-a/{ref}"
+        pods.append(
+            a_pod(
+                ref,
+                name,
+                VARIANT,
+                node=_node(node),
+                devices={"nvidia.com/mig-1g.10gb": 1},
+                up=True,
+                serving=True,
+            )
+        )
+    pool = a_pool()
+    if tiles:
+        pool = a_pool(mig={"backend": "agent", "maxConcurrent": 4})
+        status = MigStatus(target=_target(nodes, services, tiles))
+        pool = replace(pool, status=AcceleratorPoolStatus(mig=status))
+    return a_snapshot(
+        *(
+            a_service(name, a_spec(replicas=REPLICAS, placement={"mig": "auto"} if tiles else {}))
+            for name in names
+        ),
+        pools=(pool,),
+        nodes=tuple(
+            replace(
+                a_node(slices={"1g.10gb": GPUS * SEATS}, cut=GPUS, name=_node(at)),
+            )
+            for at in range(nodes)
+        ),
+        layouts=tuple(_layout(at, on) for at in range(nodes)) if tiles else (),
+        pods=tuple(pods),
+        workloads=tuple(a_workload(REPLICAS, name, VARIANT) for name in names),
+        readings=readings_of(pods, waiting=0.0, running=1.0, activity=0.5),
+    )
+
+
+def _layout(node: int, on: dict[tuple[int, int, int], str]) -> NodeLayout:
+    gpus = tuple(
+        SeenGpu(
+            index=gpu,
+            uuid=f"GPU-{node}-{gpu}",
+            product=A100,
+            memory_mib=81_920,
+            mode="enabled",
+            slices=tuple(
+                SeenSlice(
+                    profile="1g.10gb",
+                    start=seat,
+                    pods=(on[node, gpu, seat],) if (node, gpu, seat) in on else (),
+                )
+                for seat in range(SEATS)
+            ),
+        )
+        for gpu in range(GPUS)
+    )
+    return NodeLayout(
+        name=_node(node),
+        generation=1,
+        spec=NodeLayoutSpec(),
+        status=NodeLayoutStatus(cuts=True, gpus=gpus),
+    )
+
+
+def _next(snapshot: Snapshot, told: Plan) -> Snapshot:
+    """A turn later, with what the last one wrote down."""
+    at = snapshot.at + PERIOD
+    (pool,) = snapshot.pools
+    orders = told.repartitions.orders.get(pool.name)
+    if orders is not None and orders.status != pool.status.mig:
+        pool = replace(pool, status=pool.status.model_copy(update={"mig": orders.status}))
+    asked = told.repartitions.question
+    target = orders.status.target if orders is not None and orders.status is not None else None
+    solved = snapshot.solved
+    if asked is not None and solved is None and target is not None:
+        solved = Solved(question=asked, pools={pool.name: Drawn(plan=target)})
+    tainted = orders.tainted if orders is not None else frozenset[str]()
+    nodes = tuple(_tainted(node, node.name in tainted) for node in snapshot.nodes)
+    layouts = snapshot.layouts
+    if orders is not None and orders.asks:
+        nodes = tuple(_labelled(node, orders.asks.get(node.name)) for node in nodes)
+        layouts = tuple(_asked(one, orders.asks.get(one.name)) for one in layouts)
+    same = all(new is old for new, old in zip(nodes, snapshot.nodes, strict=True))
+    readings = snapshot.readings and replace(snapshot.readings, at=at)
+    pools = snapshot.pools if pool is snapshot.pools[0] else (pool,)
+    return replace(
+        snapshot,
+        at=at,
+        readings=readings,
+        memory=dict(told.memory),
+        pools=pools,
+        nodes=snapshot.nodes if same else nodes,
+        layouts=layouts,
+        solved=solved,
+    )
+
+
+def _labelled(node: Node, ask: Ask | None) -> Node:
+    if ask is None or not ask.labels:
+        return node
+    changed = {**node.labels, **ask.labels}
+    return replace(node, labels={name: text for name, text in changed.items() if text is not None})
+
+
+def _asked(layout: NodeLayout, ask: Ask | None) -> NodeLayout:
+    if ask is None or ask.layout is None or ask.layout == layout.spec:
+        return layout
+    return replace(layout, spec=ask.layout, generation=layout.generation + 1)
+
+
+def _tainted(node: Node, wanted: bool) -> Node:
+    taints = frozenset({TAINT}) if wanted else frozenset[str]()
+    return node if node.taints == taints else replace(node, taints=taints)
+
+
+def _news(snapshot: Snapshot, turn: int) -> Snapshot:
+    """One agent saw another process."""
+    at = turn % len(snapshot.layouts)
+    layouts = list(snapshot.layouts)
+    status = layouts[at].status or NodeLayoutStatus()
+    seen = status.gpus[0]
+    slices = (seen.slices[0].model_copy(update={"processes": turn}), *seen.slices[1:])
+    gpus = (seen.model_copy(update={"slices": slices}), *status.gpus[1:])
+    layouts[at] = replace(layouts[at], status=status.model_copy(update={"gpus": gpus}))
+    return replace(snapshot, layouts=tuple(layouts))
+
+
+def _turns(snapshot: Snapshot, *, news: bool) -> list[float]:
+    """CPU milliseconds of each turn."""
+    kept, spent = Kept(), []
+    for turn in range(TURNS + 5):
+        begun = time.process_time()
+        told = plan(snapshot, kept)
+        spent.append((time.process_time() - begun) * 1e3)
+        snapshot = _next(snapshot, told)
+        if news:
+            snapshot = _news(snapshot, turn)
+    return spent
+
+
+def _question(snapshot: Snapshot) -> float:
+    """CPU milliseconds of a question of which nothing is known yet, the median of five."""
+    views, spent = discover(snapshot.pools, snapshot.nodes, snapshot.at.date()), []
+    drafts = drafts_of(snapshot)
+    there = {view.pool.name: grounds(view, snapshot.nodes, snapshot.layouts) for view in views}
+    can = {view.pool.name: Agent().capabilities for view in views}
+    for _ in range(5):
+        begun = time.process_time()
+        question(views, there, can, drafts, snapshot)
+        spent.append((time.process_time() - begun) * 1e3)
+    return round(statistics.median(spent), 2)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="bench_layouts")
+    parser.add_argument("--nodes", type=int, default=125)
+    parser.add_argument("--services", type=int, default=400)
+    chosen = parser.parse_args()
+    found = {}
+    for name, tiles, news in (
+        ("turn_without", None, False),
+        ("layout_turn_settled", THERE, False),
+        ("layout_turn_news", THERE, True),
+        ("layout_turn_working", OTHER, True),
+    ):
+        spent = _turns(_fleet(chosen.nodes, chosen.services, tiles), news=news)
+        found[f"{name}_ms"] = round(statistics.median(spent[5:]), 2)
+        found[f"{name}_ms_max"] = round(max(spent[5:]), 2)
+        found[f"{name}_ms_first"] = round(spent[0], 2)
+    found["question_ms"] = _question(_fleet(chosen.nodes, chosen.services, THERE))
+    for name, value in found.items():
+        print(f"{name:>28} {value}")
+    print(f"BENCH {json.dumps(found)}")
+
+
+if __name__ == "__main__":
+    main()
