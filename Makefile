@@ -32,18 +32,22 @@ demo-mig: .venv/made ## Play how wrongly cut GPUs are cut anew under running str
 	@$(RUN) -m demo mig $(if $(BACKEND),--backend $(BACKEND)) $(if $(KEEP),--keep)
 
 .PHONY: test
-test: .venv/made check lint-images docs ## Set up everything and run all tests (FULL=1: with all seeds and moments, about 20 minutes more).
+test: .venv/made lint lint-images docs ## Set up everything and run all tests (FULL=1: with all seeds and moments, about 20 minutes more).
 	@$(RUN) -m world build
-	@$(BIN)/pytest -n 3 --dist loadfile tests e2e $(if $(FULL),--full)
+	@# In the order of the folders, so that files which share a world follow each other.
+	@$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder e2e tests $(if $(FULL),--full)
 
 .PHONY: check
-check: .venv/made ## The quick inner loop: format, lint, types, import rules, generated files, unit tests.
+check: lint ## The quick inner loop: all of lint, and the unit tests.
+	@$(BIN)/pytest -q tests -m "not world and not long"
+
+.PHONY: lint
+lint: .venv/made ## Format, lint, types, import rules, generated files.
 	@$(BIN)/ruff format --check --quiet . || { echo "run: $(BIN)/ruff format ."; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@MYPYPATH=operator:e2e:tools $(BIN)/mypy
 	@PYTHONPATH=operator $(BIN)/lint-imports --no-logo --show-timings | tail -12
 	@$(RUN) tools/generate.py --check
-	@$(BIN)/pytest -q tests -m "not world and not long"
 
 .PHONY: test-vllm
 test-vllm: .venv/made ## Hold the look-alike engine against a real vLLM on the CPU (UPDATE=1 records the real one's answers anew).

@@ -55,10 +55,12 @@ async def watched(stage: Stage) -> AsyncIterator[Least]:
     async def follow() -> None:
         version = listed["metadata"]["resourceVersion"]
         while True:
-            async for kind, pod in stage.api.watch(_PODS, version, labelSelector=_ENGINES):
-                version = pod["metadata"]["resourceVersion"]
-                if kind != "BOOKMARK":
-                    least.take(kind, pod)
+            changes = stage.api.watch(_PODS, version, labelSelector=_ENGINES)
+            async with contextlib.aclosing(changes):
+                async for kind, pod in changes:
+                    version = pod["metadata"]["resourceVersion"]
+                    if kind != "BOOKMARK":
+                        least.take(kind, pod)
 
     task = asyncio.create_task(follow())
     try:

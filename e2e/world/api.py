@@ -4,7 +4,7 @@ import base64
 import json
 import ssl
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,7 +99,9 @@ class Api:
         namespace = meta.get("namespace", "default") if namespaced else None
         return resource.path(namespace, meta["name"])
 
-    async def watch(self, path: str, version: str, **query: str) -> AsyncIterator[tuple[str, Json]]:
+    async def watch(
+        self, path: str, version: str, **query: str
+    ) -> AsyncGenerator[tuple[str, Json], None]:
         """Changes since a version, as (type, object), until the server ends the stream.
 
         A version that is too old raises `ApiError` with status 410.
