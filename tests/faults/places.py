@@ -93,13 +93,15 @@ class Place:
             now = ends(found, {self.name: "<place>"})
             moved = [key for key in now | last if now.get(key) != last.get(key)]
             last = now
-            return moved + [one["metadata"]["name"] for one in found if not _settled(one)]
+            services = sum(one["kind"] == INFERENCE_SERVICES.kind for one in found)
+            return moved + [one["metadata"]["name"] for one in found if not _settled(one, services)]
 
         await eventually(read, lambda waiting: not waiting, within=within)
         return last
 
 
-def _settled(one: Json) -> bool:
+def _settled(one: Json, services: int) -> bool:
+    """It tells of all that is there; `services` are those of its namespace."""
     generation, status = one["metadata"].get("generation"), one.get("status", {})
     match one["kind"]:
         case "InferenceService":
@@ -116,7 +118,8 @@ def _settled(one: Json) -> bool:
                 and status.get("availableReplicas", 0) == one["spec"]["replicas"]
             )
         case "TenantBudget":
-            return bool(status.get("observedGeneration") == generation)
+            seen = status.get("services") == services
+            return bool(seen and status.get("observedGeneration") == generation)
         case _:
             return True
 
