@@ -29,6 +29,17 @@ def test_a_slot_takes_at_least_what_the_adapter_of_all_projections_has() -> None
     assert 80 <= slots_mib(B8, 1, 16) <= 110
 
 
+def test_slots_follow_the_width_of_the_layers_where_heads_are_wider() -> None:
+    """Heads twice as wide add two widths, and what they weigh is not in the inner layers."""
+    wide = B8.model_copy(update={"hidden_size": 4096, "attention_heads": 2 * B8.attention_heads})
+    rank, mib = 16, 2**20
+    heads = 4096 * B8.layers * rank * 2
+    lost = 3 * B8.layers * rank * 2 * (2 * 4096 * 4096 // (3 * 4096))
+    assert slots_mib(wide, 1, rank) - slots_mib(B8, 1, rank) == pytest.approx(
+        (2 * heads - lost) / mib, abs=1
+    )
+
+
 def test_slots_and_ranks_multiply() -> None:
     assert slots_mib(B8, 4, 16) == pytest.approx(slots_mib(B8, 1, 64), abs=4)
     assert slots_mib(B8, 0, 64) == 0

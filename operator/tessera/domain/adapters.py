@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from tessera.api.inference_service import ModelShape
 from tessera.api.model_files import Adapter
+from tessera.domain.footprint import hidden_size
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What `--max-lora-rank` takes."""
@@ -31,11 +32,11 @@ def slots_mib(shape: ModelShape, slots: int, rank: int) -> int:
     """
     if not slots:
         return 0
-    hidden = shape.attention_heads * shape.head_dim
+    hidden, queries = hidden_size(shape), shape.attention_heads * shape.head_dim
     keys = shape.kv_heads * shape.head_dim
-    attention = 2 * hidden * (hidden + keys)
+    attention = 2 * hidden * (queries + keys)
     inner = max(0, -(-shape.parameters // shape.layers) - attention) // (3 * hidden)
     # In and out of q, k, v, o, gate, up and down.
-    widths = 2 * hidden + 2 * (hidden + keys) + 2 * hidden + 3 * (hidden + inner)
+    widths = 2 * (hidden + queries) + 2 * (hidden + keys) + 3 * (hidden + inner)
     numbers = rank * (shape.layers * widths + hidden + _VOCABULARY)
     return -(-slots * numbers * _BYTES // _MIB)
