@@ -155,9 +155,16 @@ def test_columns_stand_in_any_order_and_the_rows_as_well(files: Files) -> None:
     assert files.fields() == planned
 
 
-@pytest.mark.parametrize("gpu", ["A100-80GB", "NVIDIA-A100-SXM4-80GB"])
+@pytest.mark.parametrize("gpu", ["A100-80GB", "a100-80gb", "NVIDIA-A100-SXM4-80GB"])
 def test_a_gpu_goes_by_its_name_or_that_of_its_product(files: Files, gpu: str) -> None:
     assert files.plan(gpu=gpu).text.startswith("2 of A100-80GB; fewer are not possible.")
+
+
+def test_a_gpu_goes_by_the_beginning_that_it_alone_has(files: Files) -> None:
+    with pytest.raises(CommandError, match="H200-141GB has no profile"):
+        files.plan(gpu="H200")
+    with pytest.raises(CommandError, match="may be any of A100-40GB, A100-80GB: write which"):
+        files.plan(gpu="A100")
 
 
 @pytest.mark.parametrize(
@@ -226,7 +233,7 @@ def test_a_wrong_layout_is_a_sentence_with_its_mend(
 
 def test_missing_files_and_unknown_gpus_are_sentences(files: Files) -> None:
     with pytest.raises(CommandError, match=r"known are .*A100-80GB"):
-        files.plan(gpu="A100")
+        files.plan(gpu="A100-64GB")
     files.write("current.json", "{")
     with pytest.raises(CommandError, match="is not JSON"):
         files.plan("--current", str(files.folder / "current.json"))

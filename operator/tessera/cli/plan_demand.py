@@ -51,14 +51,20 @@ def run(arguments: argparse.Namespace) -> Told:
 
 
 def _board(name: str) -> Board:
-    found = board_of(name)
-    if found is None:
-        known = [*boards(), *(product for one in boards().values() for product in one.products)]
-        near = difflib.get_close_matches(name, known, cutoff=0.5) or list(boards())
-        raise CommandError(
-            f"--gpu {name} cannot be cut as far as is known; known are {', '.join(near)}"
-        )
-    return found
+    """By its name or a product's, or by the beginning that it alone has, as A30 and H200."""
+    if found := board_of(name) or board_of(name.upper()):
+        return found
+    begun = [one for own, one in boards().items() if own.startswith(f"{name.upper()}-")]
+    if len(begun) == 1:
+        return begun[0]
+    if begun:
+        several = ", ".join(one.name for one in begun)
+        raise CommandError(f"--gpu {name} may be any of {several}: write which")
+    known = [*boards(), *(product for one in boards().values() for product in one.products)]
+    near = difflib.get_close_matches(name, known, cutoff=0.5) or list(boards())
+    raise CommandError(
+        f"--gpu {name} cannot be cut as far as is known; known are {', '.join(near)}"
+    )
 
 
 def _fields(plan: LayoutPlan, board: Board, steps: Sequence[Step]) -> Json:
