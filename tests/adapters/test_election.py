@@ -28,12 +28,15 @@ class Turned:
 
 
 class Line(KubeCluster):
-    """A connection that can be made to hang: requests are sent and never answered."""
+    """A connection that can be made to fail, or to wait for ever."""
 
     hangs = False
+    silent = False
 
     @override
     async def request(self, *arguments: Any, **options: Any) -> tuple[int, Any]:
+        if self.silent:
+            await asyncio.Event().wait()
         if self.hangs:
             raise ClusterError("the API server did not answer: TimeoutError")
         return await super().request(*arguments, **options)
@@ -139,3 +142,14 @@ async def test_a_leader_whose_api_server_hangs_stops_leading_in_time(
     assert electors.leaders() == ["a"]
     electors.turn(1.5)
     assert electors.leaders() == []
+
+
+async def test_a_leader_keeps_half_of_its_time_for_another_attempt(electors: Electors) -> None:
+    await electors.a.attempt()
+    electors.line_of_a.silent = True
+    electors.turn(RENEW_DEADLINE - 0.2)
+    async with asyncio.timeout(RENEW_DEADLINE / 2):
+        assert not await electors.a.attempt()
+    electors.line_of_a.silent = False
+    assert await electors.a.attempt()
+    assert electors.leaders() == ["a"]

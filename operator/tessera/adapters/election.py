@@ -17,6 +17,8 @@ from tessera.ports import Clock, ClusterError
 LEASE_DURATION = 15.0
 RENEW_DEADLINE = 10.0
 RETRY_PERIOD = 2.0
+_HURRY = 0.5
+"""Between attempts of a leader who failed to renew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,15 +69,21 @@ class Election:
     async def run(self) -> None:
         """Keep trying; returns when leadership was held and lost."""
         while True:
-            if not await self.attempt() and self.elected.is_set() and not self.leading():
+            renewed = await self.attempt()
+            if not renewed and self.elected.is_set() and not self.leading():
                 return
-            await asyncio.sleep(RETRY_PERIOD)
+            await asyncio.sleep(_HURRY if self.leading() and not renewed else RETRY_PERIOD)
 
     async def attempt(self) -> bool:
-        """Try once to take or renew the lease. A hanging API server counts as a failure."""
+        """Try once to take or renew the lease. A hanging API server counts as a failure.
+
+        A leader waits for at most half of the time that is left to it, so that one request without
+        an answer does not cost the leadership.
+        """
         begun = self._monotonic()
+        left = self._valid_until - begun if self.leading() else RENEW_DEADLINE
         try:
-            async with asyncio.timeout(RENEW_DEADLINE / 2):
+            async with asyncio.timeout(left / 2):
                 renewed = await self._try()
         except (ClusterError, TimeoutError):
             return False

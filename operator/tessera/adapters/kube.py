@@ -326,11 +326,11 @@ class KubeCluster:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _TIMEOUT_SECONDS
         while True:
-            due = self._not_before.pop((method, path), 0.0)
+            due = self._not_before.get((method, path), 0.0)
             if due >= deadline:
-                self._not_before[method, path] = due
                 raise ClusterError(f"{method} {path}: the API server is busy and asked to wait")
             await asyncio.sleep(max(0.0, due - loop.time()))
+            self._not_before.pop((method, path), None)
             status, text, wait = await self._answered(ask, deadline)
             if status not in _BUSY or wait is None:
                 return status, _decoded(text)

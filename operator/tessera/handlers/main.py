@@ -25,6 +25,8 @@ from tessera.settings import Settings
 
 log = logging.getLogger("tessera")
 
+LEADERSHIP_LOST = 3
+"""The exit status of a leader that could not renew its lease in time; its pod begins anew."""
 _LOGIN_LIFE = timedelta(minutes=10)
 """Tokens of ServiceAccounts are renewed in their file; kopf logs in anew this often."""
 
@@ -80,7 +82,7 @@ async def operate(
 ) -> int:
     """Run until told to stop. When any part ends, all end, and the pod begins anew.
 
-    The exit status: not 0 when leadership was lost, so that the pod says that something was wrong.
+    The exit status: `LEADERSHIP_LOST`, or 0 when it was told to stop.
     """
     connection = connection or await connect(settings.kubeconfig)
     cluster = KubeCluster(connection, settings.watch_namespaces, settings.namespace)
@@ -98,7 +100,7 @@ async def operate(
         for part in parts:
             if not part.cancelled() and (error := part.exception()) is not None:
                 raise error
-        return 0 if parts[0].cancelled() else 1
+        return 0 if parts[0].cancelled() else LEADERSHIP_LOST
     finally:
         await runtime.close()
         await cluster.close()
