@@ -23,7 +23,7 @@ def test_no_row_is_lost_or_comes_twice_whatever_is_killed(tmp_path: Path, seed: 
 
 def test_a_stale_attempt_that_works_on_does_no_harm(stage: Stage) -> None:
     stage.checked(*map(a_row, range(600)))
-    stage.start_engine("--delay", "0.03")
+    stage.start_engine("--delay", "0.08")  # the second one starts while the first is at work
     stale = stage.start(1)
     stale.until(lambda seen: seen["done"] > 50, "some rows")
     stage.current(2)
