@@ -2,7 +2,8 @@
 
 What plans layouts is measured alone, with all that a turn remembers of the one before: first
 nothing changes, then every GPU differs from its plan, a few nodes are in work, and in every turn
-one node tells something new. The last line is `BENCH {json}`.
+one node tells something new; at last every slice has a replica, so that nothing can begin. The
+last line is `BENCH {json}`.
 """
 
 import argparse
@@ -50,7 +51,7 @@ THERE = tuple(f"1g.10gb@{start}" for start in range(SEATS))
 OTHER = ("3g.40gb@4", "2g.20gb@0", "1g.10gb@2", "1g.10gb@3")
 
 
-def _target(nodes: int, services: int, tiles: tuple[str, ...]) -> MigPlan:
+def _target(nodes: int, services: int, replicas: int, tiles: tuple[str, ...]) -> MigPlan:
     gpus = tuple(GpuTarget(gpu=gpu, slices=tiles) for gpu in range(GPUS))
     nothing = Decimal(0)
     return MigPlan(
@@ -64,7 +65,7 @@ def _target(nodes: int, services: int, tiles: tuple[str, ...]) -> MigPlan:
         gap=nothing,
         services=tuple(
             Assignment(
-                service=f"team-a/chat-{at:03}", profile="1g.10gb", replicas=REPLICAS, was="1g.10gb"
+                service=f"team-a/chat-{at:03}", profile="1g.10gb", replicas=replicas, was="1g.10gb"
             )
             for at in range(services)
         ),
@@ -76,13 +77,15 @@ def _node(at: int) -> str:
     return f"node-{at:03}"
 
 
-def _fleet(nodes: int, services: int, tiles: tuple[str, ...] | None) -> Snapshot:
+def _fleet(
+    nodes: int, services: int, tiles: tuple[str, ...] | None, replicas: int = REPLICAS
+) -> Snapshot:
     """Replicas are dealt out over the nodes one after the other; without `tiles` nothing is cut
     by Tessera."""
     names = [f"chat-{at:03}" for at in range(services)]
     seats = itertools.product(range(GPUS), range(SEATS), range(nodes))
     pods, on = [], {}
-    for at, (gpu, seat, node) in zip(range(services * REPLICAS), seats, strict=False):
+    for at, (gpu, seat, node) in zip(range(services * replicas), seats, strict=False):
         name = names[at % services]
         ref = f"{deployment_name(name, VARIANT)}-{at}"
         on[node, gpu, seat] = f"team-a/{ref}"
@@ -100,11 +103,11 @@ def _fleet(nodes: int, services: int, tiles: tuple[str, ...] | None) -> Snapshot
     pool = a_pool()
     if tiles:
         pool = a_pool(mig={"backend": "agent", "maxConcurrent": 4})
-        status = MigStatus(target=_target(nodes, services, tiles))
+        status = MigStatus(target=_target(nodes, services, replicas, tiles))
         pool = replace(pool, status=AcceleratorPoolStatus(mig=status))
     return a_snapshot(
         *(
-            a_service(name, a_spec(replicas=REPLICAS, placement={"mig": "auto"} if tiles else {}))
+            a_service(name, a_spec(replicas=replicas, placement={"mig": "auto"} if tiles else {}))
             for name in names
         ),
         pools=(pool,),
@@ -116,7 +119,7 @@ def _fleet(nodes: int, services: int, tiles: tuple[str, ...] | None) -> Snapshot
         ),
         layouts=tuple(_layout(at, on) for at in range(nodes)) if tiles else (),
         pods=tuple(pods),
-        workloads=tuple(a_workload(REPLICAS, name, VARIANT) for name in names),
+        workloads=tuple(a_workload(replicas, name, VARIANT) for name in names),
         readings=readings_of(pods, waiting=0.0, running=1.0, activity=0.5),
     )
 
@@ -244,13 +247,15 @@ def main() -> None:
     parser.add_argument("--services", type=int, default=400)
     chosen = parser.parse_args()
     found = {}
-    for name, tiles, news in (
-        ("turn_without", None, False),
-        ("layout_turn_settled", THERE, False),
-        ("layout_turn_news", THERE, True),
-        ("layout_turn_working", OTHER, True),
+    every = -(-chosen.nodes * GPUS * SEATS // chosen.services)
+    for name, tiles, replicas, news in (
+        ("turn_without", None, REPLICAS, False),
+        ("layout_turn_settled", THERE, REPLICAS, False),
+        ("layout_turn_news", THERE, REPLICAS, True),
+        ("layout_turn_working", OTHER, REPLICAS, True),
+        ("layout_turn_full", OTHER, every, True),
     ):
-        spent = _turns(_fleet(chosen.nodes, chosen.services, tiles), news=news)
+        spent = _turns(_fleet(chosen.nodes, chosen.services, tiles, replicas), news=news)
         found[f"{name}_ms"] = round(statistics.median(spent[5:]), 2)
         found[f"{name}_ms_max"] = round(max(spent[5:]), 2)
         found[f"{name}_ms_first"] = round(spent[0], 2)

@@ -7,6 +7,7 @@ the backend leaves neighbours alone.
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from tessera.api.mig import GpuTarget
 from tessera.domain.mig.deal import places
@@ -46,27 +47,28 @@ def loan(
     can: Capabilities,
 ) -> Loan | None:
     """The first that lets one of the waiting units begin while nothing is in work."""
-    for one in sorted(waiting, key=lambda one: (len(one.work.pods), one.work.ground.name))[
-        :_COMPARED
-    ]:
+    lenders = [(goal, tuple(_spare(goal, room, can))) for goal in there]
+    made = cache(lambda at, needs: _made(*lenders[at], dict(needs)))
+    first = sorted(waiting, key=lambda one: (len(one.work.pods), one.work.ground.name))
+    for one in first[:_COMPARED]:
         needs = Counter[str]()
         for shortage in one.shortages:
             needs[shortage.profile] = max(needs[shortage.profile], shortage.missing)
         without = {one.work.ground.name}
-        for goal in there:
+        for at, (goal, _) in enumerate(lenders):
             if goal.ground.name in without:
                 continue
-            made = _made(goal, needs, room, can)
-            if made is None or not (_unplanned(goal, made) or _returns(one.work, room, can)):
+            offer = made(at, tuple(sorted(needs.items())))
+            if offer is None or not (_unplanned(goal, offer) or _returns(one.work, room, can)):
                 continue
             supply = room.supply(without)
             for card in goal.ground.cards:
-                if card.index in made:
+                if card.index in offer:
                     supply.subtract(spot.profile for spot in card.layout)
-                    supply.update(spot.profile for spot in made[card.index])
+                    supply.update(spot.profile for spot in offer[card.index])
             if not room.shortages(one.work.pods, supply):
-                gpus = sorted(made) if goal.ground.tells_pods else sorted(goal.wanted)
-                instead = tuple(_target(gpu, made[gpu]) for gpu in sorted(made))
+                gpus = sorted(offer) if goal.ground.tells_pods else sorted(goal.wanted)
+                instead = tuple(_target(gpu, offer[gpu]) for gpu in sorted(offer))
                 return Loan(goal=goal, gpus=tuple(gpus), instead=instead)
     return None
 
@@ -98,11 +100,11 @@ def _target(gpu: int, layout: Layout) -> GpuTarget:
 
 
 def _made(
-    goal: Goal, needs: Mapping[str, int], room: Room, can: Capabilities
+    goal: Goal, spare: Sequence[tuple[Card, Layout]], needs: Mapping[str, int]
 ) -> dict[int, Layout] | None:
     """GPUs of the node that offer all that is needed besides what is used on them."""
     left, made = Counter(needs), dict[int, Layout]()
-    for card, kept in _spare(goal, room, can):
+    for card, kept in spare:
         if card.index in made:
             continue
         layout = kept

@@ -319,19 +319,19 @@ class _Turn:
 
     def _judged(self, goal: Goal, parts: Sequence[Sequence[int]]) -> Iterator[_Candidate]:
         """All parts of the node that can be cut at once."""
-        chosen = self._work(goal, ())
+        chosen, lacking = self._work(goal, ()), list[Waiting]()
         for part in parts:
             grown = self._work(goal, (*chosen.gpus, *part))
-            if not self._short(grown) or self._surges(grown):
+            short = self._short(grown)
+            if not short or self._fits_beside(grown):
                 chosen = grown
+            elif not chosen.gpus:
+                lacking.append(Waiting(work=grown, shortages=short))
         if chosen.gpus:
             yield _Candidate(work=chosen, harms=self._harms(chosen))
             return
-        for part in parts:
-            alone = self._work(goal, part)
-            short = self._short(alone)
-            self._waiting.append(Waiting(work=alone, shortages=short))
-            self._blocked += [no_room(alone, one) for one in short]
+        self._waiting += lacking
+        self._blocked += [no_room(one.work, short) for one in lacking for short in one.shortages]
 
     def _work(self, goal: Goal, gpus: Sequence[int]) -> Work:
         """The same for the whole turn, in which it is looked at more than once."""
@@ -356,19 +356,19 @@ class _Turn:
         return self._room.shortages(self._doomed() | more.pods, supply)
 
     def _surges(self, found: Work) -> bool:
-        """Whether the replacements have room on the same node alone, and surely get that.
+        """Whether the replacements have room on the same node alone, and surely get that."""
+        return bool(self._short(found)) and self._fits_beside(found)
 
-        They do where none of them can take a slice that goes.
-        """
-        if not (self._can.knows_pods and found.ground.tells_pods):
+    def _fits_beside(self, found: Work) -> bool:
+        """They surely get it where none of them can take a slice that goes."""
+        ground = found.ground
+        if not (self._can.knows_pods and ground.tells_pods and self._room.free(ground.name)):
             return False
         profiles = {
             successor(tenant, [one for one in tenant.replicas if one.pod in found.pods])
             for tenant in self._room.concerned(found.pods)
         }
-        if profiles & found.vacant or not self._short(found):
-            return False
-        return not self._short(found, beside=True)
+        return not (profiles & found.vacant or self._short(found, beside=True))
 
     def _harms(self, found: Work) -> int:
         return sum(tenant.downtime for tenant in self._room.concerned(found.pods))

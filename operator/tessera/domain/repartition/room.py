@@ -5,8 +5,8 @@ alone that are left when everybody else who looks for one has got his.
 """
 
 import math
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -34,6 +34,8 @@ class _Crowd(NamedTuple):
     """Services that lose pods, and what that means for everybody."""
 
     concerned: Sequence[Tenant]
+    gone: Mapping[Ref, Sequence[Replica]]
+    """What leaves of each of them."""
     going: Counter[tuple[Ref, str]]
     """Pods that leave, by service and profile."""
     seekers: dict[str, int]
@@ -57,6 +59,7 @@ class Room:
         self.tenants = tuple(sorted(tenants, key=lambda one: one.service))
         self._tallies: dict[tuple[Ref, str], _Tally] = {}
         self._kept: dict[Ref, float] = {}
+        self._up: dict[Ref, float] = {}
         self.replica = {one.pod: one for tenant in self.tenants for one in tenant.replicas}
         self.owner = {replica.pod: tenant for tenant in self.tenants for replica in tenant.replicas}
         on_nodes: dict[str, list[Replica]] = {}
@@ -80,8 +83,12 @@ class Room:
         """Free slices by profile, but for those of nodes that take no new pods."""
         found = self._all_free.copy()
         for name in shut:
-            found.subtract(self._free.get(name, {}))
+            found.subtract(self.free(name))
         return found
+
+    def free(self, node: str) -> Mapping[str, int]:
+        """Free slices of one node, by profile."""
+        return self._free.get(node, {})
 
     def concerned(self, doomed: Collection[Ref]) -> list[Tenant]:
         """Services that lose a pod, by name."""
@@ -96,7 +103,9 @@ class Room:
         found, refuge = [], Counter(supply)
         crowd = self._crowd(doomed)
         for tenant in crowd.concerned:
-            lost, number, coming = self._lacks(tenant, doomed, crowd, supply, up)
+            going = sum(speed(tenant, one) for one in crowd.gone[tenant.service] if up(one))
+            rest = self._has_up(tenant) - going
+            lost, number, coming = self._lacks(tenant, crowd, supply, rest)
             if coming >= number:
                 continue
             profile = successor(tenant, lost)
@@ -114,30 +123,24 @@ class Room:
         starts counts until it serves."""
         found, crowd = {}, self._crowd(doomed)
         for tenant in crowd.concerned:
-
-            def counts(one: Replica, planned: str | None = tenant.profile) -> bool:
-                return serves(one) or (up(one) and one.profile == planned)
-
-            lost, number, coming = self._lacks(tenant, doomed, crowd, supply, counts)
+            rest = sum(
+                speed(tenant, one)
+                for one in tenant.replicas
+                if one.pod not in doomed
+                and (serves(one) or (up(one) and one.profile == tenant.profile))
+            )
+            lost, number, coming = self._lacks(tenant, crowd, supply, rest)
             needed = _as_former(tenant, successor(tenant, lost), number - coming)
             if needed > 0:
                 found[tenant.service] = needed
         return found
 
     def _lacks(
-        self,
-        tenant: Tenant,
-        doomed: Collection[Ref],
-        crowd: _Crowd,
-        supply: Mapping[str, int],
-        counts: Callable[[Replica], bool],
+        self, tenant: Tenant, crowd: _Crowd, supply: Mapping[str, int], rest: float
     ) -> tuple[list[Replica], int, int]:
-        """What it loses, the replacements that it needs of the successor's profile, and those of
-        them that find a slice; `counts` says which of the others it has."""
-        lost = [one for one in tenant.replicas if one.pod in doomed and serves(one)]
-        rest = sum(
-            speed(tenant, one) for one in tenant.replicas if one.pod not in doomed and counts(one)
-        )
+        """What it loses, the replacements that it needs of the successor's profile beside the rest
+        that it has, and those of them that find a slice."""
+        lost = [one for one in crowd.gone[tenant.service] if serves(one)]
         lack = self._keeps(tenant) - rest
         if not lost or lack <= slack(tenant):
             return lost, 0, 0
@@ -154,19 +157,22 @@ class Room:
         """Whether a replacement starts, or will for certain."""
         if any(up(one) and not one.ready and one.pod not in doomed for one in tenant.replicas):
             return True
-        lost = [one for one in tenant.replicas if one.pod in doomed]
-        profile = successor(tenant, lost)
         crowd = self._crowd(doomed)
+        profile = successor(tenant, crowd.gone[tenant.service])
         mine = self._newcomers(tenant, profile, crowd.going[tenant.service, profile])
         return mine > 0 and supply.get(profile, 0) > self._seekers(profile, crowd) - mine
 
     def _crowd(self, doomed: Collection[Ref]) -> _Crowd:
-        going = Counter[tuple[Ref, str]]()
+        going, gone = Counter[tuple[Ref, str]](), defaultdict[Ref, list[Replica]](list)
         for pod in doomed:
             one = self.replica.get(pod)
-            if one is not None and one.profile is not None:
-                going[self.owner[pod].service, one.profile] += 1
-        return _Crowd(self.concerned(doomed), going, {})
+            if one is None:
+                continue
+            service = self.owner[pod].service
+            gone[service].append(one)
+            if one.profile is not None:
+                going[service, one.profile] += 1
+        return _Crowd(self.concerned(doomed), gone, going, {})
 
     def _seekers(self, profile: str, crowd: _Crowd) -> int:
         """Pods that look for such a slice, or will once those that go are to be replaced."""
@@ -191,6 +197,12 @@ class Room:
         else:
             coming = 0
         return known.waiting + max(0, coming)
+
+    def _has_up(self, tenant: Tenant) -> float:
+        """What it has once all that starts serves."""
+        if tenant.service not in self._up:
+            self._up[tenant.service] = sum(speed(tenant, one) for one in tenant.replicas if up(one))
+        return self._up[tenant.service]
 
     def _keeps(self, tenant: Tenant) -> float:
         if tenant.service not in self._kept:
