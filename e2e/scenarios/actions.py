@@ -87,8 +87,13 @@ class Place:
         return found
 
     async def clear(self) -> None:
-        """Delete the namespace, and wait until nothing in it holds hardware any more."""
+        """Delete the namespace, and wait until nothing in it holds hardware any more.
+
+        What lets others wait goes by name: the cluster takes its time with all that is in one.
+        """
         await self.stage.api.delete(f"/api/v1/namespaces/{self.namespace}")
+        await self.stage.api.delete(_SERVICES.path(self.namespace))
+        await self.stage.api.delete(PODS.path(self.namespace), {"gracePeriodSeconds": 0})
 
         async def left() -> list[str]:
             found = [*await self.all(_SERVICES), *await self.all(PODS)]

@@ -211,16 +211,19 @@ def test_an_operator_that_dies_before_any_write_goes_on_where_it_was(kind: str) 
 
 @pytest.mark.long
 @pytest.mark.parametrize("kind", sorted(BACKENDS))
-def test_many_operators_that_die_go_on_where_they_were(kind: str) -> None:
+@pytest.mark.parametrize(
+    "chosen", [range(3, 13), pytest.param(range(13, 40), marks=pytest.mark.full)]
+)
+def test_many_operators_that_die_go_on_where_they_were(kind: str, chosen: range) -> None:
     found = Counter[str]()
-    for seed in range(3, 40):
+    for seed in chosen:
         found += killed_everywhere(kind, seed)
     told(kind, found)
-    assert found["faults"] > 500
+    assert found["faults"] > 100
 
 
 @pytest.mark.long
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(kinds, seeds, st.booleans())
 def test_a_great_many_pools_end_as_planned_or_truly_lack_room(
     kind: str, seed: int, room: bool
