@@ -27,6 +27,8 @@ _TINY = 1e-7
 """Of a GPU's price: differences below are rounding of floats."""
 _ROUNDS = 60
 _NODES = 300
+_MANY_NODES = 20_000
+"""The same for small fleets of services that take one kind each, in which a node costs little."""
 _GOOD = 0.0005
 """Of the cost: less is not worth the search, and less than the figures are true to."""
 _SMALL = 250
@@ -183,11 +185,16 @@ class _Decomposed:
         self._price()
         step = max(self._step, _GOOD * self._bound) / self._unit
         target = self._bound / self._unit + _TINY
-        found = self._master.whole(_NODES, target=target, step=step)
+        size = sum(len(service.throughput) for service in self._services)
+        whole = all(service.alike for service in self._services)
+        nodes = _MANY_NODES if whole and size <= _SMALL else _NODES
+        found = self._master.whole(nodes, target=target, step=step)
         if found is None:
             raise ArithmeticError("the solver found no whole numbers")
+        if whole:
+            # All that they could answer is there, so this bound holds, if the search has one.
+            self._raise(max(found.bound, 0.0) * self._unit)
         mix = self._mix(found.columns)
-        size = sum(len(service.throughput) for service in self._services)
         alike = any(service.alike for service in self._services)
         if mix.gap <= _GOOD or size > _SMALL or self._limited or self._corners or alike:
             return mix
