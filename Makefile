@@ -39,7 +39,7 @@ test: .venv/made lint lint-images docs ## Set up everything and run all tests (F
 
 .PHONY: check
 check: lint ## The quick inner loop: all of lint, and the unit tests.
-	@$(BIN)/pytest -q tests -m "not world and not long"
+	@$(BIN)/pytest -q -n auto tests -m "not world and not long"
 
 .PHONY: lint
 lint: .venv/made ## Format, lint, types, import rules, generated files.
