@@ -9,10 +9,11 @@ from typing import Any
 from tessera.api.accelerator_pool import AcceleratorPoolSpec
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.tenant_budget import TenantBudgetSpec, TenantBudgetStatus
+from tessera.domain.allotment import Allotment
 from tessera.domain.model.facts import ErrandJob, ErrandRun
 from tessera.domain.model.names import errand_name
 from tessera.domain.names import deployment_name
-from tessera.domain.plan import Allotment, plan
+from tessera.domain.plan import plan
 from tessera.domain.snapshot import (
     Budget,
     Node,

@@ -4,9 +4,10 @@ import pytest
 
 from tessera.adapters.kube import KubeCluster
 from tessera.api.recipe import Platform, Recipe
+from tessera.domain.allotment import Allotment
 from tessera.domain.batch.facts import VolumeClaim
 from tessera.domain.model.names import claim_name
-from tessera.domain.plan import Allotment, plan
+from tessera.domain.plan import plan
 from tessera.domain.snapshot import Ref, Snapshot
 from tessera.resources import children
 from tessera.resources.errand import errand

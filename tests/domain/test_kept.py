@@ -8,10 +8,11 @@ from typing import Any
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tessera.domain.allotment import Allotment
 from tessera.domain.autoscale import Memory
 from tessera.domain.batch.facts import VolumeClaim
 from tessera.domain.model.names import claim_name
-from tessera.domain.plan import Allotment, Kept, plan
+from tessera.domain.plan import Kept, plan
 from tessera.domain.snapshot import Answer, Pod, Readings, Ref, Snapshot
 from tessera.domain.status import service_status
 from tests.builders import (

@@ -10,7 +10,8 @@ from pydantic import BaseModel
 from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
 from tessera.api.meta import Condition
 from tessera.api.recipe import Filled, KeptRecipe, Platform, Recipe
-from tessera.domain.plan import Allotment, plan
+from tessera.domain.allotment import Allotment
+from tessera.domain.plan import plan
 from tessera.domain.snapshot import Ref, Service, Snapshot
 from tessera.domain.status import service_status
 from tests.builders import (

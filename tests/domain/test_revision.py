@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from tessera.api.inference_service import InferenceServiceStatus, ModelStatus
-from tessera.domain.plan import Allotment, plan
+from tessera.domain.allotment import Allotment
+from tessera.domain.plan import plan
 from tessera.domain.reasons import Pinned
 from tessera.domain.snapshot import Question, Ref, Resolution, Service, Snapshot
 from tessera.domain.status import service_status

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from tessera.domain.plan import Allotment, plan
+from tessera.domain.allotment import Allotment
+from tessera.domain.plan import plan
 from tessera.domain.snapshot import Pod, Ref, Snapshot
 from tessera.domain.status import service_status
 from tests.builders import (

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from tessera.api.recipe import Platform, Recipe
+from tessera.domain.allotment import Allotment
 from tessera.domain.batch.facts import VolumeClaim
 from tessera.domain.model.names import claim_name
-from tessera.domain.plan import Allotment
 from tessera.domain.snapshot import Ref, Service, Snapshot
 from tessera.domain.status import service_status
 from tessera.resources import children

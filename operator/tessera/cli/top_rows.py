@@ -6,10 +6,11 @@ from decimal import Decimal
 
 from tessera.api.inference_service import InferenceServiceStatus
 from tessera.cli.cluster import Json
+from tessera.domain.allotment import Allotment
 from tessera.domain.explain.room import free
 from tessera.domain.load import load_of
 from tessera.domain.money import money, per_million_tokens
-from tessera.domain.plan import Allotment, Plan
+from tessera.domain.plan import Plan
 from tessera.domain.pools import discover
 from tessera.domain.snapshot import Ref, Service, Snapshot
 

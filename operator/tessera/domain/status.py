@@ -17,11 +17,11 @@ from tessera.api.inference_service import (
     VariantStatus,
 )
 from tessera.api.meta import Condition
+from tessera.domain.allotment import Allotment
 from tessera.domain.budget.budgets import BudgetView
 from tessera.domain.money import per_million_tokens
 from tessera.domain.names import PORT, selector
 from tessera.domain.placement import Choice
-from tessera.domain.plan import Allotment
 from tessera.domain.pools import PoolView, offer_line
 from tessera.domain.readiness import ready
 from tessera.domain.reasons import (

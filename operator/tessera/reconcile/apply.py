@@ -14,13 +14,14 @@ from collections.abc import (
 )
 from dataclasses import dataclass, replace
 
+from tessera.domain.allotment import Allotment
 from tessera.domain.batch.allotment import BatchAllotment
 from tessera.domain.batch.names import BATCH_ROLE
 from tessera.domain.batch.status import batch_status
 from tessera.domain.budget.budgets import BudgetView
 from tessera.domain.budget.status import budget_status
 from tessera.domain.kept import Last
-from tessera.domain.plan import Allotment, Plan
+from tessera.domain.plan import Plan
 from tessera.domain.snapshot import Ref, Snapshot, Workload
 from tessera.domain.stall import Replacement
 from tessera.domain.status import pool_status, service_status

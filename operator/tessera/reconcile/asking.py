@@ -5,10 +5,11 @@ from collections.abc import Callable, Coroutine
 from datetime import datetime, timedelta
 from functools import partial
 
+from tessera.domain.allotment import Allotment
 from tessera.domain.batch.facts import Asked
 from tessera.domain.batch.names import RUNNER_PORT
 from tessera.domain.names import PORT
-from tessera.domain.plan import Allotment, Plan
+from tessera.domain.plan import Plan
 from tessera.domain.readiness import was_ready
 from tessera.domain.snapshot import (
     Answer,

@@ -7,7 +7,7 @@ touched meanwhile is applied at once.
 
 from collections.abc import Collection
 
-from tessera.domain.plan import Allotment
+from tessera.domain.allotment import Allotment
 from tessera.domain.reasons import Progressing
 from tessera.domain.snapshot import Ref
 from tessera.ports import Seen

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from tessera.api.inference_service import InferenceServiceStatus
+from tessera.domain.allotment import Allotment
 from tessera.domain.budget.budgets import BudgetView
 from tessera.domain.drain import DONE_COST
-from tessera.domain.plan import Allotment
 from tessera.domain.reasons import Funded
 from tessera.domain.snapshot import Answer, Ref, Snapshot
 from tessera.ports import Seen

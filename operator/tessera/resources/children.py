@@ -4,9 +4,9 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from tessera.domain.allotment import Allotment
 from tessera.domain.batch.allotment import BatchAllotment
 from tessera.domain.batch.names import BATCH_ROLE
-from tessera.domain.plan import Allotment
 from tessera.domain.ref import Ref
 from tessera.resources.deployment import deployment
 from tessera.resources.errand import claim

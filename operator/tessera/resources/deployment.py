@@ -19,6 +19,7 @@ from kubernetes.client import (
 
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.recipe import Recipe
+from tessera.domain.allotment import Allotment
 from tessera.domain.names import (
     ENGINE_ACCOUNT,
     SERVICE_LABEL,
@@ -27,7 +28,6 @@ from tessera.domain.names import (
     deployment_name,
 )
 from tessera.domain.placement import Choice
-from tessera.domain.plan import Allotment
 from tessera.resources.arguments import seconds
 from tessera.resources.defaults import defaults
 from tessera.resources.engine import (

@@ -18,8 +18,8 @@ from tessera.api.accelerator_pool import AcceleratorPoolSpec
 from tessera.api.inference_service import EngineOptions
 from tessera.api.meta import GROUP
 from tessera.api.recipe import Platform, Recipe
+from tessera.domain.allotment import Allotment
 from tessera.domain.names import COMPONENT, MANAGED_BY, PART_OF, TESSERA, deployment_name
-from tessera.domain.plan import Allotment
 from tessera.domain.pools import PoolView
 from tessera.domain.snapshot import Pool, Ref
 from tessera.resources import engine, scheduling, surroundings

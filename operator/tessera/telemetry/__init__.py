@@ -13,10 +13,10 @@ from prometheus_client.registry import Collector
 from typing_extensions import override
 
 from tessera.api.meta import Condition
+from tessera.domain.allotment import Allotment
 from tessera.domain.batch.names import payer
 from tessera.domain.bill import Bill, Line
 from tessera.domain.kept import Last
-from tessera.domain.plan import Allotment
 from tessera.domain.reasons import LaidOut, Verdict
 from tessera.domain.snapshot import Pod, Ref
 from tessera.reconcile.fleet import Outcome

@@ -6,8 +6,8 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from typing_extensions import override
 
+from tessera.domain.allotment import Allotment
 from tessera.domain.money import Money
-from tessera.domain.plan import Allotment
 from tessera.domain.snapshot import Readings, Ref
 from tessera.domain.speed.seen import Speed
 

@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 from datetime import datetime
 
+from tessera.domain.allotment import Allotment
 from tessera.domain.budget.budgets import BudgetView
 from tessera.domain.budget.purse import HOLD, Purse, Till, amount
 from tessera.domain.draft import scaling_of
 from tessera.domain.explain.decision import Decision, Numbers
 from tessera.domain.money import Tariff
-from tessera.domain.plan import Allotment, Plan
+from tessera.domain.plan import Plan
 from tessera.domain.reasons import Funded
 from tessera.domain.snapshot import Snapshot
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from tessera.api.inference_service import InferenceServiceStatus
 from tessera.api.meta import Condition
+from tessera.domain.allotment import Allotment
 from tessera.domain.explain.budget import explain_budget
 from tessera.domain.explain.decision import Decision
 from tessera.domain.explain.hardware import explain_placed
@@ -12,7 +13,7 @@ from tessera.domain.explain.replicas import explain_drain, explain_ready, explai
 from tessera.domain.explain.scaling import explain_scaling
 from tessera.domain.explain.sizing import explain_sizing
 from tessera.domain.explain.speed import explain_speed
-from tessera.domain.plan import Allotment, Plan
+from tessera.domain.plan import Plan
 from tessera.domain.reasons import Accepted
 from tessera.domain.snapshot import Ref, Service, Snapshot
 from tessera.domain.status import service_status

@@ -5,12 +5,13 @@ from decimal import Decimal
 
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.meta import Condition
+from tessera.domain.allotment import Allotment
 from tessera.domain.checks import shape_of
 from tessera.domain.explain.decision import Decision, Numbers
 from tessera.domain.explain.rivals import alternatives, forbidden, off_limits
 from tessera.domain.explain.room import floor_of, free, precise, view_of
 from tessera.domain.placement import Choice, Considered, cheapest_hour, considered
-from tessera.domain.plan import Allotment, Plan
+from tessera.domain.plan import Plan
 from tessera.domain.sizing import Fit
 from tessera.domain.snapshot import Snapshot
 

@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Iterator
 
 from tessera.api.meta import Condition, format_duration
+from tessera.domain.allotment import Allotment
 from tessera.domain.drain import SETTLE
 from tessera.domain.explain.decision import Decision
-from tessera.domain.plan import Allotment
 from tessera.domain.readiness import QUIET
 from tessera.domain.reasons import Progressing, Ready
 from tessera.domain.snapshot import Pod, Snapshot

@@ -3,10 +3,11 @@
 from collections.abc import Iterator, Sequence
 
 from tessera.api.inference_service import InferenceServiceSpec
+from tessera.domain.allotment import Allotment
 from tessera.domain.explain.decision import Alternative
 from tessera.domain.explain.room import floor_of, free, precise, view_of
 from tessera.domain.placement import ANY, STEADY, Choice, Considered, cheapest_hour
-from tessera.domain.plan import Allotment, Plan
+from tessera.domain.plan import Plan
 from tessera.domain.pools import Offer
 from tessera.domain.sizing import Fit, Misfit
 from tessera.domain.snapshot import Snapshot

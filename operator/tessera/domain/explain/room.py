@@ -1,8 +1,9 @@
 """How much room a pool has, and for how many replicas a service needs it."""
 
+from tessera.domain.allotment import Allotment
 from tessera.domain.draft import scaling_of
 from tessera.domain.money import Money
-from tessera.domain.plan import Allotment, Plan
+from tessera.domain.plan import Plan
 from tessera.domain.pools import Offer, PoolView
 from tessera.domain.snapshot import Snapshot
 

@@ -7,11 +7,11 @@ from dataclasses import replace
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.inference_service import Scaling as Policy
 from tessera.api.meta import format_duration
+from tessera.domain.allotment import Allotment
 from tessera.domain.autoscale import Load, wished
 from tessera.domain.draft import scaling_of
 from tessera.domain.explain.decision import Decision, Numbers
 from tessera.domain.load import load_of
-from tessera.domain.plan import Allotment
 from tessera.domain.reasons import Scaling
 from tessera.domain.snapshot import Snapshot
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from tessera.domain import footprint
+from tessera.domain.allotment import Allotment
 from tessera.domain.checks import shape_of
 from tessera.domain.explain.decision import Decision, Numbers
 from tessera.domain.limits import Demand, full_step
@@ -11,7 +12,6 @@ from tessera.domain.money import per_million_tokens
 from tessera.domain.oversize import oversized
 from tessera.domain.perf import Measured
 from tessera.domain.placement import Choice, considered
-from tessera.domain.plan import Allotment
 from tessera.domain.sizing import GPU_MEMORY_UTILIZATION, Fit, size
 from tessera.domain.speed.measured import rate
 

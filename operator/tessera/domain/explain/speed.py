@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
+from tessera.domain.allotment import Allotment
 from tessera.domain.explain.decision import Decision, Numbers
 from tessera.domain.money import Money
-from tessera.domain.plan import Allotment
 from tessera.domain.reasons import SpeedAsPredicted
 from tessera.domain.snapshot import Snapshot
 from tessera.domain.speed.seen import Speed
