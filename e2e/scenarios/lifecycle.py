@@ -60,7 +60,7 @@ async def until_told(
 ) -> Told:
     """Wait until kubectl prints a condition with this reason."""
     return await eventually(
-        lambda: _told(place, kind), lambda told: told.reason == reason, within=within
+        lambda: told_now(place, kind), lambda told: told.reason == reason, within=within
     )
 
 
@@ -72,7 +72,7 @@ async def until_both_tell(
 
     async def both() -> tuple[Told, Json]:
         decisions = await explained(place)
-        return await _told(place, kind), decisions[_TOPICS.get(kind, kind)]
+        return await told_now(place, kind), decisions[_TOPICS.get(kind, kind)]
 
     def alike(told: Told, decision: Json) -> bool:
         said = decision["reason"], decision["message"]
@@ -82,7 +82,8 @@ async def until_both_tell(
     return told
 
 
-async def _told(place: Place, kind: str) -> Told:
+async def told_now(place: Place, kind: str = "Progressing") -> Told:
+    """A condition as kubectl prints it at this moment."""
     one = f'.status.conditions[?(@.type=="{kind}")]'
     path = "{'\\n'}".join(f"{{{one}.{field}}}" for field in ("status", "reason", "message"))
     status, reason, message = [*(await printed(place, path)).split("\n", 2), "", ""][:3]

@@ -11,11 +11,13 @@ from demo.stage import Json, SceneError, Stage
 from scenarios.actions import SMALL, Place
 from scenarios.commands import explained
 from scenarios.lifecycle import (
+    Told,
     be_impatient,
     fleet,
     freeze,
     printed,
     replicas,
+    told_now,
     until_both_tell,
     until_printed,
     until_told,
@@ -96,14 +98,17 @@ async def test_an_engine_that_takes_too_much_memory_of_its_node_is_told(place: P
     (pod,) = await replicas(place)
     name = pod["metadata"]["name"]
 
-    async def killed_again() -> str:
+    async def killed_again() -> tuple[Told, str]:
         """As soon as it runs it is killed again, as for an engine that never gets enough."""
         with contextlib.suppress(WorldError):  # while it waits for its next start
             place.stage.world.run_out_of_memory(place.namespace, name, ENGINE)
-        return str((await explained(place))["rollout"]["reason"])
+        return await told_now(place), str((await explained(place))["rollout"]["reason"])
 
-    await eventually(killed_again, lambda reason: reason == "EngineOutOfMemory", within=60)
-    told = await until_told(place, "EngineOutOfMemory")
+    told, _ = await eventually(
+        killed_again,
+        lambda found: found[0].reason == found[1] == "EngineOutOfMemory",
+        within=60,
+    )
     assert told.message.startswith(f"{name}: exit code 137")
     await until_told(place, "Settled", within=60)
 

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import pytest
 
+from tessera.handlers.main import LEADERSHIP_LOST
 from tests.faults.operators import Operator, Wiring, operator
 from tests.faults.places import Place
 from world import World
@@ -88,7 +89,7 @@ async def test_with_clocks_an_hour_apart_one_writes_and_the_other_takes_over(
         async def ends() -> list[int | None]:
             return pair.operators[first].ends
 
-        await eventually(ends, lambda codes: codes == [1], within=20)
+        await eventually(ends, lambda codes: codes == [LEADERSHIP_LOST], within=20)
         await place.serve("three", replicas=0)
         await place.until_deployed(one=0, two=0, three=0)
         assert pair.turns() == [first, second], "whoever woke up again wrote nothing"
