@@ -181,7 +181,15 @@ def test_a_gpu_goes_by_the_beginning_that_it_alone_has(files: Files) -> None:
         ("service,demand,floor\nchat,1,1.5\n", "floor is 1.5; write a whole number"),
         ("service,demand\nchat,1\nchat,2\n", "line 3: chat stands there twice"),
         ("service,demand\nchat,1,2\n", "line 2: 3 cells for 2 columns"),
-        ('service,demand\n"chat,1\n', "is not CSV"),
+        ('service,demand\n"chat,1\n', "line 2: not CSV: unexpected end"),
+        ("service,demand\n\nchat,1_000\n", "line 3: demand is 1_000; write a number"),
+        ("service,demand\nchat,\u0661\n", "write a number"),
+        ("service,demand,floor\nchat,1," + "9" * 5000, "999...; write a whole number"),
+        ("service,demand\nchat\x1b[2J,1\n", "service is 'chat\\x1b[2J'; leave out"),
+        ("service,demand,demand\nchat,1,2\n", "has the column demand twice"),
+        ("service,demand,floors\nchat,1,2\n", "has the column floors; write floor"),
+        ('service,demand\n"a\nb",1\n', "line 2: service is 'a\\nb'; leave out"),
+        ("service,demand\na\x0c,1\nb,x\n", "line 3: demand is x"),
     ],
 )
 def test_a_wrong_demand_is_a_sentence_with_its_mend(files: Files, demand: str, mend: str) -> None:
@@ -221,6 +229,9 @@ def slices(*found: tuple[str, int]) -> list[dict[str, object]]:
         ([{"gpu": "a", "slices": slices(("2g.20gb", 6))}], "cannot start at 6, only at 0, 2, 4"),
         ([{"gpu": "a", "slices": slices(("3g.40gb", 0), ("1g.10gb", 3))}], "overlaps"),
         ([{"gpu": "a", "slices": slices(("1g.5gb", 0))}], "has no profile 1g.5gb"),
+        ([{"gpu": "a\x1b"}], "a name is 'a\\x1b'; leave out"),
+        ([{"gpu": "a\ud800"}], "is not JSON"),
+        ([{"gpu": "a", "slices": slices(("1g.10gb", 10**4000))}], "cannot start at 1000"),
     ],
 )
 def test_a_wrong_layout_is_a_sentence_with_its_mend(
@@ -234,11 +245,12 @@ def test_a_wrong_layout_is_a_sentence_with_its_mend(
 def test_missing_files_and_unknown_gpus_are_sentences(files: Files) -> None:
     with pytest.raises(CommandError, match=r"known are .*A100-80GB"):
         files.plan(gpu="A100-64GB")
-    files.write("current.json", "{")
-    with pytest.raises(CommandError, match="is not JSON"):
-        files.plan("--current", str(files.folder / "current.json"))
-    (files.folder / "demand.csv").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(CommandError, match="is not text in UTF-8"):
+    for wrong in ("{", '[{"start": ' + "9" * 5000 + "}]", "[" * 5000):
+        files.write("current.json", wrong)
+        with pytest.raises(CommandError, match="is not JSON"):
+            files.plan("--current", str(files.folder / "current.json"))
+    (files.folder / "demand.csv").write_bytes(b"service,demand\n\xff\xfe\x00")
+    with pytest.raises(CommandError, match="line 2: not text in UTF-8"):
         files.plan()
     (files.folder / "demand.csv").unlink()
     with pytest.raises(CommandError, match="No such file"):

@@ -15,6 +15,7 @@ from typing_extensions import override
 from tessera.cli.complete import COMPLETE, candidates
 from tessera.cli.errors import CommandError
 from tessera.cli.parser import parser
+from tessera.cli.text import harmless
 from tessera.cli.told import Told
 
 _INTERRUPTED = 130
@@ -37,9 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _log_as(command)
     try:
         told: Told = importlib.import_module(asked.module).run(asked)
-        _print(told.text)
+        _print(harmless(told.text))
     except CommandError as error:
-        sys.exit(f"{command}: {error}")
+        sys.exit(f"{command}: {harmless(str(error))}")
     except Exception as error:  # noqa: BLE001 - nobody at a terminal shall meet a traceback
         _blame(command, error)
     if told.code:
@@ -75,8 +76,9 @@ def _blame(command: str, error: Exception) -> NoReturn:
     frames = traceback.extract_tb(error.__traceback__)
     where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "?"
     sys.exit(
-        f"{command}: a fault of Tessera: {type(error).__name__} at {where}: {error}. Please report "
-        "it, best with the file that tessera snapshot save writes"
+        f"{command}: a fault of Tessera: {type(error).__name__} at {where}: "
+        f"{harmless(str(error))}. Please report it, best with the file that tessera snapshot save "
+        "writes"
     )
 
 

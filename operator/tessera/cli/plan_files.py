@@ -1,13 +1,15 @@
 """The files of `tessera plan`: demand and throughput as CSV, a layout as JSON."""
 
 import csv
-import json
+import difflib
+import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import from_json
 
 from tessera.cli.errors import CommandError
 from tessera.domain.mig.boards import WHOLE, Board
@@ -19,6 +21,8 @@ _LARGEST = 1e12
 """Of demand and throughput; floats are exact enough below."""
 _MOST = 100_000
 """Instances that a floor or a demand may ask for."""
+_SHOWN = 60
+"""Characters of a wrong cell that are repeated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,27 +36,44 @@ class _Row:
         found = self.cells.get(column, "").strip()
         if not found:
             raise CommandError(f"{self.place}: {column} is empty")
+        _printable(f"{self.place}: {column}", found)
         return found
 
     def number(self, column: str) -> float:
         text = self.text(column)
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
+        value = _number(text)
         if not 0 <= value <= _LARGEST:
             raise CommandError(
-                f"{self.place}: {column} is {text}; write a number from 0 to {_LARGEST:.0e}"
+                f"{self.place}: {column} is {_cut(text)}; write a number from 0 to {_LARGEST:.0e}"
             )
         return value
 
     def count(self, column: str) -> int:
-        text = self.cells.get(column, "").strip() or "0"
-        if not (text.isascii() and text.isdigit() and int(text) <= _MOST):
+        if not self.cells.get(column, "").strip():
+            return 0
+        text = self.text(column)
+        value = _number(text) if text.isdigit() else math.nan
+        if not value <= _MOST:
             raise CommandError(
-                f"{self.place}: {column} is {text}; write a whole number from 0 to {_MOST}"
+                f"{self.place}: {column} is {_cut(text)}; write a whole number from 0 to {_MOST}"
             )
-        return int(text)
+        return int(value)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text) if text.isascii() and "_" not in text else math.nan
+    except ValueError:
+        return math.nan
+
+
+def _printable(place: str, text: str) -> None:
+    if not text.isprintable():
+        raise CommandError(f"{place} is {_cut(ascii(text))}; leave out what cannot be shown")
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def services(demand: str, throughput: str, board: Board) -> tuple[Service, ...]:
@@ -100,32 +121,50 @@ def _speeds(file: str, board: Board) -> dict[str, dict[Kind, float]]:
 
 
 def _rows(file: str, needed: Sequence[str], more: Sequence[str] = ()) -> Iterator[_Row]:
-    lines = _read(file).splitlines()
+    reader = csv.reader(io.StringIO(_read(file), newline=""), strict=True)
+    line = 1
     try:
-        reader = csv.reader(lines, strict=True)
         head = [cell.strip().lower() for cell in next(reader, [])]
-        if missing := [column for column in needed if column not in head]:
-            wanted = ",".join((*needed, *(f"[{column}]" for column in more)))
-            raise CommandError(
-                f"{file} has no column {', '.join(missing)}; its first line must name {wanted}"
-            )
+        _columns(file, head, needed, more)
+        line = reader.line_num + 1
         for cells in reader:
+            place = f"{file}, line {line}"
             if any(cell.strip() for cell in cells):
-                place = f"{file}, line {reader.line_num}"
                 if len(cells) > len(head):
                     raise CommandError(f"{place}: {len(cells)} cells for {len(head)} columns")
                 yield _Row(place, dict(zip(head, cells, strict=False)))
+            line = reader.line_num + 1
     except csv.Error as error:
-        raise CommandError(f"{file} is not CSV: {error}") from None
+        raise CommandError(f"{file}, line {line}: not CSV: {error}") from None
+
+
+def _columns(file: str, head: Sequence[str], needed: Sequence[str], more: Sequence[str]) -> None:
+    """Other columns may stand there, but not one that was to be one of these."""
+    known = (*needed, *more)
+    wanted = ",".join((*needed, *(f"[{column}]" for column in more)))
+    if missing := [column for column in needed if column not in head]:
+        raise CommandError(
+            f"{file} has no column {', '.join(missing)}; its first line must name {wanted}"
+        )
+    if twice := [column for column in known if head.count(column) > 1]:
+        raise CommandError(f"{file} has the column {twice[0]} twice; keep one")
+    for column in more:
+        if column not in head and (near := difflib.get_close_matches(column, head)):
+            raise CommandError(
+                f"{file} has the column {_cut(near[0])}; write {column} if that is meant, or name "
+                "it otherwise"
+            )
 
 
 def _read(file: str) -> str:
     try:
-        return Path(file).expanduser().read_text(encoding="utf-8-sig")
+        raw = Path(file).expanduser().read_bytes()
+        return raw.decode("utf-8-sig")
     except OSError as error:
         raise CommandError(f"{file}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise CommandError(f"{file} is not text in UTF-8; save it so") from None
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise CommandError(f"{file}, line {line}: not text in UTF-8; save it so") from None
 
 
 class _Slice(BaseModel):
@@ -144,13 +183,14 @@ class _Gpu(BaseModel):
 def layout(file: str, board: Board) -> tuple[Gpu, ...]:
     """GPUs as `tessera plan -o json` prints them, alone or with the plan around them."""
     try:
-        read = json.loads(_read(file))
-        inner = read["layouts"] if isinstance(read, dict) and "layouts" in read else read
-        found = TypeAdapter(tuple[_Gpu, ...]).validate_python(inner)
-    except json.JSONDecodeError as error:
+        read = from_json(_read(file))
+    except ValueError as error:
         raise CommandError(f"{file} is not JSON: {error}") from None
-    except (ValidationError, RecursionError) as error:
-        told = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": ""}
+    inner = read["layouts"] if isinstance(read, dict) and "layouts" in read else read
+    try:
+        found = TypeAdapter(tuple[_Gpu, ...]).validate_python(inner)
+    except ValidationError as error:
+        told = error.errors()[0]
         where = ".".join(map(str, told["loc"]))
         raise CommandError(
             f"{file} is no layout ({where}: {told['msg']}); write "
@@ -164,6 +204,8 @@ def layout(file: str, board: Board) -> tuple[Gpu, ...]:
 
 
 def _gpu(file: str, gpu: _Gpu, board: Board) -> Gpu:
+    for name in (gpu.gpu, gpu.node, *(one.service or "" for one in gpu.slices)):
+        _printable(f"{file}: a name", name)
     slices = []
     for one in gpu.slices:
         cut = board.cut(one.profile)

@@ -1,7 +1,16 @@
 """Tables and amounts for people."""
 
+import re
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
+
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+"""What a terminal obeys instead of showing it, and what cannot be written in UTF-8."""
+
+
+def harmless(text: str) -> str:
+    """The text with control characters written out, whoever it comes from."""
+    return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
