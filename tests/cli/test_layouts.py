@@ -118,6 +118,9 @@ async def test_a_proposed_plan_comes_with_the_command_that_approves_it() -> None
     assert (body["approve"], body["target"]) == (approve, None)
     assert body["laidOut"]["reason"] == "AwaitingApproval"
     assert body["proposed"]["perHourAfter"] == "4"
+    assert body["begins"] is None
+    told_before = told(await seen(api), None, "text", 110).text
+    assert "After plan 3f2a91c0, which waits until it is approved:" in told_before
     assert body["proposed"]["changes"] == [
         {
             "node": "a100-0",
@@ -127,6 +130,21 @@ async def test_a_proposed_plan_comes_with_the_command_that_approves_it() -> None
             "leaving": ["team-a/chat-0", "team-a/code-0"],
         }
     ]
+
+
+async def test_a_plan_that_only_saves_is_told_with_the_moment_at_which_it_is_taken() -> None:
+    plans = {"target": a_plan(name="5e0d"), "proposed": a_plan()}
+    fleet = await seen(a_cut_cluster(AGENT, plans))
+    text = planned(fleet, None, "text").text
+    assert "it is taken at 2026-11-20 12:04:20 UTC if it still is the answer." in text
+    assert "approve" not in text
+    [body] = json.loads(planned(fleet, None, "json").text)["pools"]
+    assert (body["approve"], body["begins"]) == (None, "2026-11-20T12:04:20+00:00")
+    waits = "plan 3f2a91c0, which waits until 2026-11-20 12:04:20 UTC"
+    assert f"After {waits}:" in told(fleet, None, "text", 110).text
+    assert f"after {waits}</text>" in drawn(mosaics(fleet))
+    [body] = json.loads(told(fleet, None, "json", 110).text)["pools"]
+    assert (body["plan"], body["proposed"]) == ("3f2a91c0", True)
 
 
 @pytest.mark.parametrize(

@@ -182,7 +182,7 @@ class MigStatus(Wire):
     """The plan that is carried out, or was."""
 
     proposed: MigPlan | None = None
-    """A plan that waits for its approval."""
+    """A plan that waits: for its approval, or, where it only saves, for five minutes to pass."""
 
     units: Annotated[tuple[Unit, ...], Field(max_length=64)] = ()
     """What is being cut anew now."""

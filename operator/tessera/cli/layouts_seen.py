@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TypeAlias
 
 from tessera.api.meta import Condition
@@ -18,6 +19,7 @@ from tessera.domain.repartition.backends import backend_of
 from tessera.domain.repartition.drawing import layouts_of
 from tessera.domain.repartition.facts import Card, Ground
 from tessera.domain.repartition.grounds import grounds
+from tessera.domain.repartition.target import STEADY
 from tessera.domain.repartition.usage import Seat, Usage, seats, usage
 from tessera.domain.snapshot import Pod, Snapshot
 
@@ -62,6 +64,15 @@ class SeenPool:
             return self.status.proposed
         target = self.status.target
         return target if target is not None and changes(self, target) else None
+
+    @property
+    def begins(self) -> datetime | None:
+        """When the proposed plan is taken by itself if it still is the answer; None if approval is
+        needed."""
+        proposed = self.status.proposed
+        if proposed is None or self.mig is None or self.mig.mode == "propose":
+            return None
+        return proposed.at + STEADY
 
     @property
     def usage(self) -> Usage:

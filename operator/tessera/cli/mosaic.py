@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
+from tessera.api.mig import MigPlan
 from tessera.cli.cluster import reach
 from tessera.cli.errors import CommandError
 from tessera.cli.fleet import Fleet, fleet_of, prometheus_of
@@ -22,6 +23,7 @@ from tessera.cli.layouts_seen import (
 )
 from tessera.cli.mosaic_json import fields
 from tessera.cli.plan import state
+from tessera.cli.text import moment
 from tessera.cli.tiles import Rows, Strip, Tile, lines, picture, tiles, write_svg
 from tessera.cli.told import Told
 from tessera.domain.mig.fleet import Gpu, Slice
@@ -46,7 +48,8 @@ class Mosaic:
     notes: tuple[str, ...] = ()
     rows: Rows = ()
     plan: str = ""
-    """The plan that is proposed or carried out, as far as it makes a difference."""
+    """The plan that is proposed or carried out, as far as it makes a difference, and for what it
+    waits."""
     coming: Rows = ()
     """The GPUs as it cuts them."""
 
@@ -142,9 +145,16 @@ def mosaic(pool: SeenPool) -> Mosaic:
         summary=tuple(_summary(pool)),
         notes=tuple(_notes(pool)),
         rows=tuple(_rows(pool, present(pool), known)),
-        plan=plan.name if plan is not None else "",
+        plan=_plan(pool, plan) if plan is not None else "",
         coming=tuple(_rows(pool, after(pool, plan), later)) if plan is not None else (),
     )
+
+
+def _plan(pool: SeenPool, plan: MigPlan) -> str:
+    if plan is not pool.status.proposed:
+        return plan.name
+    waits = f"{moment(pool.begins)} UTC" if pool.begins is not None else "it is approved"
+    return f"{plan.name}, which waits until {waits}"
 
 
 def _summary(pool: SeenPool) -> Iterator[str]:

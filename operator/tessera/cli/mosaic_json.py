@@ -27,6 +27,7 @@ def fields(pool: SeenPool) -> Json:
         "idlePerHour": _amount(usage.idle, hourly),
         "strandedPerHour": _amount(usage.stranded, hourly),
         "plan": plan.name if plan is not None else None,
+        "proposed": plan is not None and plan is pool.status.proposed,
         "gpus": [
             {
                 "node": ground.name,

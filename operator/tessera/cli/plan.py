@@ -85,9 +85,9 @@ def _plans(pool: SeenPool) -> Iterator[tuple[str, MigPlan]]:
 
 
 def approval(pool: SeenPool) -> str | None:
-    """The command that lets the proposed plan be carried out."""
+    """The command that lets the proposed plan be carried out, where it waits for one."""
     proposed = pool.status.proposed
-    if proposed is None:
+    if proposed is None or pool.begins is not None:
         return None
     return f"kubectl annotate acceleratorpool {pool.name} {APPROVAL}={proposed.name} --overwrite"
 
@@ -112,6 +112,11 @@ def _lines(pool: SeenPool, at: datetime) -> Iterator[str]:
     if pool.status.units:
         yield "  Being cut anew now:"
         yield from (f"    {_unit(unit, at)}" for unit in pool.status.units)
+    if pool.begins is not None:
+        yield (
+            "  The proposed plan serves nobody better, it only saves: it is taken at "
+            f"{moment(pool.begins)} UTC if it still is the answer."
+        )
     if command := approval(pool):
         yield from (
             "  Nothing of the proposed plan is done before you approve it:",
@@ -215,6 +220,7 @@ def _fields(pool: SeenPool) -> Json:
         "done": pool.status.done,
         "total": pool.status.total,
         "approve": approval(pool),
+        "begins": pool.begins.isoformat() if pool.begins is not None else None,
         "leftAlone": {
             ground.name: ground.disagrees for ground in pool.grounds if ground.disagrees is not None
         },
