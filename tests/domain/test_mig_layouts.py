@@ -141,12 +141,6 @@ def test_names_that_changed_between_boards_and_drivers_are_the_same_profile() ->
     assert A100.cut("3g.39gb") == A100.cut("3g.40gb")
 
 
-def test_a_plus_in_a_profile_is_a_dot_in_the_resource() -> None:
-    cut = A100.cut("1g.10gb+me")
-    assert cut is not None
-    assert cut.resource == "nvidia.com/mig-1g.10gb.me"
-
-
 def test_profiles_are_keyed_by_the_constants_of_nvml() -> None:
     known = {"1_SLICE": 0, "2_SLICE": 1, "3_SLICE": 2, "4_SLICE": 3, "7_SLICE": 4}
     known |= {"1_SLICE_REV1": 7, "1_SLICE_REV2": 9, "2_SLICE_REV1": 8}

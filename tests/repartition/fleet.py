@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -13,10 +13,10 @@ from tessera.domain.mig.layouts import geometry
 from tessera.domain.model.reports import Fetched
 from tessera.domain.names import PORT
 from tessera.domain.ref import Ref
+from tessera.domain.repartition.devices import profile_of
 from tessera.domain.repartition.drawing import solve
 from tessera.domain.repartition.facts import TAINT
 from tessera.domain.repartition.question import Question, Solved
-from tessera.domain.repartition.tenants import profile_of
 from tessera.domain.snapshot import Pod, PodReading, Readings
 from tessera.reconcile.apply import Applier
 from tessera.reconcile.asking import Asker
@@ -34,6 +34,7 @@ from tessera.resources.kinds import (
     WATCHED,
 )
 from tessera.resources.manifest import Key
+from tests.mig_builders import A100
 from tests.repartition.fuse import Fuse, KilledError, Life, MortalCluster
 from tests.repartition.kube import Kube
 from tests.repartition.machine import HarmError, Machine, WatchedSilicon
@@ -175,7 +176,11 @@ class World:
 
     @classmethod
     def of(
-        cls, backend: Backend, nodes: Sequence[Sequence[list[tuple[str, int]]]], seed: int = 0
+        cls,
+        backend: Backend,
+        nodes: Sequence[Sequence[list[tuple[str, int]]]],
+        seed: int = 0,
+        names: Mapping[str, str] | None = None,
     ) -> "World":
         kube = Kube(seed)
         fuse = Fuse(state=lambda: ())
@@ -188,6 +193,7 @@ class World:
                 manager=None if backend.cuts else MigManager(),
                 looks=backend.looks,
                 cuts=backend.cuts,
+                names=names or {},
             )
             for at, layouts in enumerate(nodes)
         ]
@@ -348,7 +354,7 @@ class World:
         given = {one.service: one for one in target.services}
         for service, floor in self.floors.items():
             pods = [pod for _, pod in self.kube.pods() if pod.service == service]
-            profiles = {profile_of(pod) for pod in pods}
+            profiles = {profile_of(A100, name) for pod in pods for name in pod.devices}
             assert profiles == {given[str(service)].profile}, (service, self.told())
             assert len(pods) >= floor, (service, self.told())
             assert all(pod.takes_requests for pod in pods), (service, self.told())

@@ -199,6 +199,9 @@ class Kube(MemoryCluster):
                 self._create(key, body)
             self.lot.shuffle(alive)
             alive.sort(key=lambda one: _worth(one[1]))
+            for at, pod in alive:
+                if pod.node is None and self._resources(at) != _resources(body):
+                    self.end(at)
             for at, _ in alive[: max(0, len(alive) - count)]:
                 self.end(at)
             self.set(key, status=_settled(body, count))
@@ -213,6 +216,10 @@ class Kube(MemoryCluster):
         for key, pod in list(self.pods()):
             if not pod.leaving and not any(self._carries(key, dict(one)) for one in owners):
                 self.end(key)
+
+    def _resources(self, pod: Key) -> Body:
+        found: Body = self.objects[pod]["spec"]["containers"][0]["resources"]
+        return found
 
     def _carries(self, key: Key, labels: Mapping[str, str]) -> bool:
         there: dict[str, str] = self.objects[key]["metadata"]["labels"]
@@ -229,7 +236,7 @@ class Kube(MemoryCluster):
         }
         spec = {
             "nodeSelector": template["spec"]["nodeSelector"],
-            "containers": [{"resources": template["spec"]["containers"][0]["resources"]}],
+            "containers": [{"resources": _resources(body)}],
         }
         self.put(PODS, {"metadata": meta, "spec": spec}, "replicaset")
 
@@ -279,6 +286,11 @@ def _ready(body: Body) -> bool:
 def _worth(pod: Pod) -> tuple[bool, bool, int]:
     """The order in which a ReplicaSet deletes."""
     return pod.node is not None, pod.takes_requests, pod.deletion_cost
+
+
+def _resources(deployment: Body) -> Body:
+    found: Body = deployment["spec"]["template"]["spec"]["containers"][0]["resources"]
+    return found
 
 
 def _settled(body: Body, count: int) -> Body:

@@ -99,6 +99,8 @@ class Machine:
     manager: MigManager | None = None
     looks: bool = False
     cuts: bool = False
+    names: Mapping[str, str] = field(default_factory=dict)
+    """What the device plugin calls profiles, where that is not their usual name."""
     held: dict[Key, str] = field(default_factory=dict)
     """Devices of pods."""
     deaths: int = 0
@@ -181,7 +183,7 @@ class Machine:
         free = [
             uuid
             for uuid, profile in (self._devices or {}).items()
-            if _resource(profile) == resource and uuid not in self.held.values()
+            if self._resource(profile) == resource and uuid not in self.held.values()
         ]
         if not free:
             return
@@ -213,7 +215,7 @@ class Machine:
 
     def _look(self) -> None:
         self._devices = dict(self._there())
-        found = Counter(_resource(profile) for profile in self._devices.values())
+        found = Counter(self._resource(profile) for profile in self._devices.values())
         self._offer(found)
         counts = {f"{name}.count": str(count) for name, count in found.items()}
         kept = {
@@ -223,6 +225,9 @@ class Machine:
         }
         discovered = {"nvidia.com/gfd.timestamp": str(int(self.kube.at.timestamp()))}
         self.kube.set(self.key, "metadata", labels=kept | counts | discovered)
+
+    def _resource(self, profile: str) -> str:
+        return f"nvidia.com/mig-{self.names.get(profile, profile).replace('+', '.')}"
 
     def _offer(self, found: Mapping[str, int]) -> None:
         known = dict.fromkeys(self.kube.objects[self.key]["status"]["allocatable"], "0")
@@ -300,7 +305,3 @@ class Machine:
     async def holders(self) -> Mapping[str, tuple[str, ...]]:
         """`PodDevices` of the kubelet."""
         return {uuid: (f"{key.namespace}/{key.name}",) for key, uuid in self.held.items()}
-
-
-def _resource(profile: str) -> str:
-    return f"nvidia.com/mig-{profile.replace('+', '.')}"

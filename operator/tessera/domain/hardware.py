@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from tessera.domain.catalog import COMPUTE_SLICES, MEMORY_SLICES, Product
+from tessera.domain.mig.boards import board_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -11,6 +12,9 @@ class Hardware:
 
     product: str
     profile: str | None
+    """Of a MIG slice, by the name that the tables use."""
+    spelling: str | None = None
+    """The name that nodes give the profile, where it is another one."""
     devices: int
     memory_mib: int
     """Memory of one device as the engine sees it."""
@@ -30,7 +34,7 @@ class Hardware:
         """The extended resource that the device plugin offers under `mig.strategy=mixed`."""
         if self.profile is None:
             return "nvidia.com/gpu"
-        return f"nvidia.com/mig-{self.profile.replace('+', '.')}"
+        return f"nvidia.com/mig-{(self.spelling or self.profile).replace('+', '.')}"
 
     @property
     def alone(self) -> bool:
@@ -61,18 +65,22 @@ def whole(product: Product, devices: int, memory_mib: int | None = None) -> Hard
 
 
 def part(product: Product, profile: str, memory_mib: int | None = None) -> Hardware | None:
-    """One MIG slice; None when the product is not known to have the profile.
+    """One MIG slice by any of its names; None when the product is not known to have it.
 
     Bandwidth goes with the memory slices and compute with the real multiprocessors, which on Hopper
     are not proportional to the sevenths in the profile's name.
     """
-    cut = product.slice(profile)
+    board = board_of(product.product)
+    known = board.cut(profile) if board is not None else None
+    usual = known.profile if known is not None else profile
+    cut = product.slice(usual)
     if cut is None:
         return None
     compute = cut.multiprocessors / product.multiprocessors
     return Hardware(
         product=product.product,
-        profile=profile,
+        profile=usual,
+        spelling=profile if profile != usual else None,
         devices=1,
         memory_mib=min(cut.memory_mib, memory_mib or cut.memory_mib),
         bandwidth=product.bandwidth_gbs * 1e9 * cut.memory_slices / product.memory_slices,

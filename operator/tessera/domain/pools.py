@@ -132,7 +132,7 @@ def _discovered(
     ready = tuple(node for node in nodes if node.ready)
     names = sorted({node.labels[PRODUCT_LABEL] for node in nodes if PRODUCT_LABEL in node.labels})
     gpus = sum(node.allocatable.get(GPU, 0) for node in ready)
-    slices = _slices(ready)
+    slices = +_slices(ready)
     product = products().get(names[0]) if len(names) == 1 else None
     return PoolView(
         pool=pool,
@@ -220,12 +220,18 @@ def offer_line(gpus: int, slices: Sequence[tuple[str, int]]) -> str:
 
 
 def _slices(nodes: Sequence[Node]) -> Counter[str]:
+    """By the names that nodes give them; one that a kubelet remembers may have none."""
     found: Counter[str] = Counter()
     for node in nodes:
         for resource, count in node.allocatable.items():
-            if resource.startswith(MIG) and count:
+            if resource.startswith(MIG):
                 found[resource.removeprefix(MIG)] += count
     return found
+
+
+def _names(nodes: Sequence[Node]) -> Sequence[str]:
+    """Of slices, the most frequent last: of two names of a profile pods can ask for one."""
+    return [name for _, name in sorted((count, name) for name, count in _slices(nodes).items())]
 
 
 def _offers(
@@ -260,19 +266,20 @@ def _offers(
 
 def _sliced(product: Product, nodes: tuple[Node, ...]) -> list[tuple[Hardware, int, Decimal]]:
     all_slices, ready = _slices(nodes), _slices([node for node in nodes if node.ready])
-    cut = {
-        profile: hardware
-        for profile in sorted(all_slices)
-        if (hardware := part(product, profile, _label_mib(nodes, f"mig-{profile}"))) is not None
-    }
+    found = [
+        (hardware, name)
+        for name in _names(nodes)
+        if all_slices[name]
+        and (hardware := part(product, name, _label_mib(nodes, f"mig-{name}"))) is not None
+    ]
     together = sum(
-        (money.billing_weight(one) * all_slices[profile] for profile, one in cut.items()),
-        Decimal(0),
+        (money.billing_weight(one) * all_slices[name] for one, name in found), Decimal(0)
     )
     gpus = _cut_gpus(nodes)
+    cut = {one.profile: (one, name) for one, name in found}
     return [
-        (one, ready[profile], money.choosing_weight(one, gpus, together))
-        for profile, one in cut.items()
+        (one, ready[name], money.choosing_weight(one, gpus, together))
+        for _, (one, name) in sorted(cut.items())
     ]
 
 
@@ -283,11 +290,9 @@ def _cuttable(
     board = board_of(product.product)
     if board is None or not plans_layouts(spec):
         return []
-    parts = (
-        part(product, cut.profile, _label_mib(nodes, f"mig-{cut.profile}"))
-        for cut in board.cuts
-        if not cut.media
-    )
+    names = {cut.profile: name for name in _names(nodes) if (cut := board.cut(name)) is not None}
+    usual = (names.get(cut.profile, cut.profile) for cut in board.cuts if not cut.media)
+    parts = (part(product, name, _label_mib(nodes, f"mig-{name}")) for name in usual)
     return [(one, 0, money.billing_weight(one)) for one in parts if one is not None]
 
 

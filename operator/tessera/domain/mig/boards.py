@@ -33,11 +33,6 @@ class Cut:
     media: bool
     """It owns media engines of which a GPU has one set: one such instance on a GPU at a time."""
 
-    @property
-    def resource(self) -> str:
-        """The extended resource of the device plugin under `mig.strategy=mixed`."""
-        return f"nvidia.com/mig-{self.profile.replace('+', '.')}"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Board:

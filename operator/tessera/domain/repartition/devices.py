@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 from tessera.domain.mig.boards import Board
 from tessera.domain.mig.layouts import Layout, geometry
@@ -27,8 +28,9 @@ def offered(ground: Ground) -> Counter[str]:
     """Slices that pods may have, by profile; keys with a zero, which kubelets keep, are none."""
     found: Counter[str] = Counter()
     for name, count in ground.allocatable.items():
-        if name.startswith(MIG) and count:
-            found[_written(ground.board, name.removeprefix(MIG))] += count
+        profile = profile_of(ground.board, name)
+        if profile is not None and count:
+            found[profile] += count
     return found
 
 
@@ -60,6 +62,12 @@ def counted(layouts: Iterable[Layout]) -> Counter[str]:
     return found
 
 
+def profile_of(board: Board, resource: str) -> str | None:
+    """Of the slices of a board that a resource stands for; None of a resource of no slices."""
+    return _written(board, resource.removeprefix(MIG)) if resource.startswith(MIG) else None
+
+
+@lru_cache(maxsize=1024)
 def _written(board: Board, text: str) -> str:
     """Labels and resources have no `+`."""
     names = (*(cut.profile for cut in board.cuts), *(name for name, _ in board.spellings))

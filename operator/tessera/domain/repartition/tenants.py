@@ -8,9 +8,11 @@ from typing import TypeAlias
 from tessera.domain.draft import Draft, floor_of
 from tessera.domain.drain import is_empty
 from tessera.domain.kept import Each, Same
+from tessera.domain.mig.boards import Board, board_of
 from tessera.domain.mig.demand import Kind
-from tessera.domain.pools import MIG, PoolView
+from tessera.domain.pools import PoolView
 from tessera.domain.ref import Ref
+from tessera.domain.repartition.devices import profile_of
 from tessera.domain.repartition.orders import Replica, Tenant
 from tessera.domain.repartition.question import Question
 from tessera.domain.snapshot import Pod, Snapshot
@@ -25,9 +27,9 @@ class KeptTenants:
     def __init__(self) -> None:
         self.all = Same[Tenant]()
         self._members: frozenset[str] = frozenset()
-        self._tenant: Each[Ref, [str, frozenset[str], Draft, _Speeds], Tenant | None] = Each(
-            _timeless
-        )
+        self._tenant: Each[
+            Ref, [str, str | None, frozenset[str], Draft, _Speeds], Tenant | None
+        ] = Each(_timeless)
 
     def tenant(
         self, snapshot: Snapshot, view: PoolView, draft: Draft, speeds: _Speeds
@@ -36,6 +38,7 @@ class KeptTenants:
         if any(pod.draining_since is not None for pod in draft.holding.pods):
             return _tenant(
                 view.pool.name,
+                view.product,
                 view.members,
                 draft,
                 speeds,
@@ -43,7 +46,9 @@ class KeptTenants:
             )
         if view.members != self._members:
             self._members = view.members
-        return self._tenant(draft.service.ref, view.pool.name, self._members, draft, speeds)
+        return self._tenant(
+            draft.service.ref, view.pool.name, view.product, self._members, draft, speeds
+        )
 
     def only(self, drafts: Mapping[Ref, Draft]) -> None:
         """Forget services that are gone."""
@@ -70,6 +75,7 @@ def tenants(
 
 def _tenant(
     pool: str,
+    product: str | None,
     members: Collection[str],
     draft: Draft,
     speeds: _Speeds,
@@ -81,7 +87,8 @@ def _tenant(
     if spec is None:
         return None
     limit = spec.drain.timeout
-    replicas = tuple(_replicas(members, draft, lambda pod: empty(pod, limit)))
+    board = board_of(product) if product is not None else None
+    replicas = tuple(_replicas(board, members, draft, lambda pod: empty(pod, limit)))
     here = choice is not None and choice.offer.pool == pool
     profile = choice.offer.hardware.profile if choice is not None and here else None
     if not replicas and profile is None:
@@ -114,20 +121,27 @@ def _former(replicas: Sequence[Replica], planned: str | None) -> str | None:
     return max(sorted(found), key=lambda one: found[one], default=None)
 
 
-def _timeless(pool: str, members: Collection[str], draft: Draft, speeds: _Speeds) -> Tenant | None:
+def _timeless(
+    pool: str, product: str | None, members: Collection[str], draft: Draft, speeds: _Speeds
+) -> Tenant | None:
     """Where nobody drains the moment does not count."""
     return _tenant(
-        pool, members, draft, speeds, lambda pod, limit: is_empty(pod, {}, pod.created, limit)
+        pool,
+        product,
+        members,
+        draft,
+        speeds,
+        lambda pod, limit: is_empty(pod, {}, pod.created, limit),
     )
 
 
 def _replicas(
-    members: Collection[str], draft: Draft, empty: Callable[[Pod], bool]
+    board: Board | None, members: Collection[str], draft: Draft, empty: Callable[[Pod], bool]
 ) -> Iterator[Replica]:
     """Its pods on the pool's slices, and those that wait for one."""
     mine = {one.variant for one in draft.holding.workloads}
     for pod in draft.holding.pods:
-        profile = profile_of(pod)
+        profile = _profile(board, pod)
         there = pod.node in members if pod.node is not None else pod.variant in mine
         if profile is None or not there or pod.ended is not None:
             continue
@@ -143,8 +157,7 @@ def _replicas(
         )
 
 
-def profile_of(pod: Pod) -> str | None:
+def _profile(board: Board | None, pod: Pod) -> str | None:
     """Of the slice that a pod asks for; None when it asks for none."""
-    found = (name for name in pod.devices if name.startswith(MIG))
-    name = next(found, None)
-    return None if name is None else name.removeprefix(MIG).replace(".me", "+me")
+    found = (profile_of(board, resource) for resource in pod.devices) if board else ()
+    return next((profile for profile in found if profile is not None), None)

@@ -11,6 +11,7 @@ from tessera.domain.mig.boards import WHOLE, Board
 from tessera.domain.mig.layouts import Spot
 from tessera.domain.money import slice_weight
 from tessera.domain.ref import Ref
+from tessera.domain.repartition.devices import profile_of
 from tessera.domain.repartition.facts import Card, Ground, Tile
 from tessera.domain.snapshot import Pod
 
@@ -110,14 +111,14 @@ def _held(ground: Ground, pods: Sequence[Pod]) -> Iterator[tuple[Card, Tile, tup
     waiting: dict[str, list[Ref]] = defaultdict(list)
     for pod in sorted(pods, key=_ref, reverse=True):
         for resource, count in pod.devices.items():
-            waiting[resource] += [pod.ref] * count
+            if (profile := profile_of(ground.board, resource)) is not None:
+                waiting[profile] += [pod.ref] * count
     for card in ground.cards:
         for tile in card.tiles:
             if ground.tells_pods:
                 yield card, tile, tile.holders
                 continue
-            cut = ground.board.cut(tile.spot.profile)
-            left = waiting[cut.resource] if cut is not None else []
+            left = waiting[tile.spot.profile]
             yield card, tile, (left.pop(),) if left else ()
 
 

@@ -13,7 +13,7 @@ from tessera.domain.checks import shape_of
 from tessera.domain.draft import Draft, floor_of
 from tessera.domain.kept import Each, Last, Same
 from tessera.domain.load import read
-from tessera.domain.mig.boards import WHOLE
+from tessera.domain.mig.boards import WHOLE, Board
 from tessera.domain.mig.demand import Kind, Offer, Service
 from tessera.domain.mig.fleet import Gpu
 from tessera.domain.mig.fleet import Slice as Seat
@@ -22,6 +22,7 @@ from tessera.domain.placement import ANY, STEADY, Choice, assigned, considered
 from tessera.domain.pools import GPU, PoolView, plans_layouts
 from tessera.domain.ref import Ref
 from tessera.domain.repartition.backend import Capabilities
+from tessera.domain.repartition.devices import profile_of
 from tessera.domain.repartition.facts import Card, Ground
 from tessera.domain.repartition.question import Option, Question, Terms, Wish
 from tessera.domain.sizing import Fit
@@ -284,15 +285,23 @@ class _Sitting:
             if pod.errand is None
         }
         self.leaving = {pod.ref for pod in pods if pod.leaving}
-        self._on: dict[tuple[str, str], list[Ref]] = defaultdict(list)
+        self._on: dict[str, list[tuple[str, Ref]]] = defaultdict(list)
         for pod in sorted(pods, key=lambda pod: pod.ref):
             for resource, count in sorted(pod.devices.items()):
                 if pod.node and pod.ended is None and not pod.leaving:
-                    self._on[pod.node, resource] += [pod.ref] * count
+                    self._on[pod.node] += [(resource, pod.ref)] * count
 
-    def on(self, node: str, resource: str) -> list[Ref]:
-        """Pods that hold such devices of a node, once for each."""
-        return list(self._on.get((node, resource), ()))
+    def whole(self, node: str) -> list[Ref]:
+        """Pods that hold whole GPUs of a node, once for each."""
+        return [ref for resource, ref in self._on.get(node, ()) if resource == GPU]
+
+    def slices(self, node: str, board: Board) -> Mapping[str, list[Ref]]:
+        """Pods that hold slices of a node, once for each, by profile."""
+        found: dict[str, list[Ref]] = defaultdict(list)
+        for resource, ref in self._on.get(node, ()):
+            if (profile := profile_of(board, resource)) is not None:
+                found[profile].append(ref)
+        return found
 
 
 def _node(pool: str, ground: Ground, knows_pods: bool, sitting: _Sitting) -> _Seen:
@@ -323,16 +332,14 @@ def _name(pool: str, ground: Ground, card: Card) -> str:
 
 def _cut(pool: str, ground: Ground, sitting: _Sitting) -> Iterator[Gpu]:
     """GPUs in MIG mode. Without an agent, pods are put on slices of theirs one after the other."""
-    assumed: dict[str, list[Ref]] = {}
+    assumed = sitting.slices(ground.name, ground.board)
     for card in sorted(ground.cards, key=lambda card: card.index):
         seats, fixed = [], []
         for tile in sorted(card.tiles, key=lambda tile: tile.spot):
-            cut = ground.board.cut(tile.spot.profile)
             if ground.tells_pods:
                 holders = [ref for ref in tile.holders if ref not in sitting.leaving]
             else:
-                resource = cut.resource if cut else ""
-                waiting = assumed.setdefault(resource, sitting.on(ground.name, resource))
+                waiting = assumed.get(tile.spot.profile)
                 holders = [waiting.pop(0)] if waiting else []
             services = [sitting.of.get(ref) for ref in holders]
             seats.append(Seat(tile.spot.start, tile.spot.profile, next(iter(services), None)))
@@ -349,7 +356,7 @@ def _cut(pool: str, ground: Ground, sitting: _Sitting) -> Iterator[Gpu]:
 
 
 def _whole(pool: str, ground: Ground, sitting: _Sitting) -> Iterator[Gpu]:
-    holders = sitting.on(ground.name, GPU)
+    holders = sitting.whole(ground.name)
     for at in range(ground.uncut):
         service = sitting.of.get(holders[at]) if at < len(holders) else None
         held = at < len(holders)

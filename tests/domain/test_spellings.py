@@ -1,0 +1,53 @@
+"""Profiles that a driver calls otherwise than the tables: 3g.39gb of R535 on an A100-80GB."""
+
+from dataclasses import replace
+from datetime import date
+from typing import Any
+
+import pytest
+
+from tessera.domain.mig.layouts import Spot
+from tessera.domain.pools import discover, weight_of
+from tessera.domain.repartition.grounds import grounds
+from tessera.domain.repartition.usage import seats
+from tests.builders import A100, a_node, a_pod, a_pool
+
+ODD = "nvidia.com/mig-3g.39gb"
+
+
+@pytest.mark.parametrize("mig", [None, {"mode": "auto"}])
+@pytest.mark.parametrize(
+    ("slices", "resource", "replicas"),
+    [
+        ({"3g.39gb": 2}, ODD, 2),
+        ({"3g.39gb": 2, "3g.40gb": 0}, ODD, 2),
+        ({"3g.39gb": 1, "3g.40gb": 3}, "nvidia.com/mig-3g.40gb", 3),
+    ],
+)
+def test_pods_ask_for_a_slice_by_the_name_that_most_of_them_have(
+    slices: dict[str, int], resource: str, replicas: int, mig: dict[str, str] | None
+) -> None:
+    fields: dict[str, Any] = {} if mig is None else {"mig": mig}
+    (view,) = discover([a_pool(**fields)], [a_node(slices=slices, cut=2)], date(2026, 11, 20))
+    (offer,) = [one for one in view.offers if one.hardware.profile == "3g.40gb"]
+    assert (offer.hardware.resource, offer.replicas) == (resource, replicas)
+    assert not offer.planned
+
+
+def test_a_slice_that_is_gone_is_planned_by_the_name_that_it_had() -> None:
+    node = a_node(slices={"3g.39gb": 0, "7g.80gb": 1})
+    (view,) = discover([a_pool(mig={"mode": "auto"})], [node], date(2026, 11, 20))
+    (offer,) = [one for one in view.offers if one.hardware.profile == "3g.40gb"]
+    assert (offer.hardware.resource, offer.planned) == (ODD, True)
+
+
+def test_it_costs_the_same() -> None:
+    assert weight_of(A100, ODD) == weight_of(A100, "nvidia.com/mig-3g.40gb") > 0
+
+
+def test_its_pods_sit_on_it() -> None:
+    node = a_node(slices={"3g.39gb": 1})
+    (view,) = discover([a_pool()], [node], date(2026, 11, 20))
+    pod = replace(a_pod(), node=node.name, devices={ODD: 1})
+    (seat,) = seats(grounds(view, [node], ()), [pod])
+    assert (seat.spot, seat.holders) == (Spot(0, "3g.40gb"), (pod.ref,))
