@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tessera.adapters import wire
+from tessera.api.accelerator_pool import AcceleratorPoolStatus
 from tessera.api.inference_service import InferenceServiceStatus
 from tessera.domain.explain.decision import Decision
 from tessera.domain.explain.explain import explain
@@ -33,6 +34,7 @@ from tests.builders import (
     at,
     readings_of,
 )
+from tests.cli.cut_cluster import a_plan
 from tests.domain.test_plan import nodes, services
 from tests.domain.test_reasons import SERVICES, Case
 
@@ -150,6 +152,18 @@ def test_the_price_that_is_said_to_make_another_pool_the_cheapest_does() -> None
     cheaper, dearer = (plan(with_rival(f"{limit + step:.2f}")) for step in (-0.01, 0.01))
     assert cheaper.allotments[CHAT].choice.variant == "h100-1gpu"  # type: ignore[union-attr]
     assert dearer.allotments[CHAT].choice.variant == "a100-1g-10gb"  # type: ignore[union-attr]
+
+
+def test_the_plan_of_layouts_says_why_a_service_has_such_slices() -> None:
+    why = "isolation gpu keeps others off for 2.00 USD an hour"
+    sits = {"service": str(CHAT), "profile": "1g.10gb", "replicas": 2, "why": why}
+    other = {"service": "team-b/chat", "profile": "1g.10gb", "replicas": 1, "why": "another"}
+    target = a_plan(services=[sits, other])
+    status = AcceleratorPoolStatus.model_validate({"mig": {"target": target}})
+    pools = [replace(a_pool(mig={"mode": "propose"}), status=status)]
+    snapshot = running(pools=tuple(pools))
+    assert dict(decisions(snapshot)["placed"].numbers)["layouts"] == why
+    assert "layouts" not in dict(decisions(running())["placed"].numbers)
 
 
 def test_cheaper_hardware_does_not_move_a_running_service_and_it_says_so() -> None:

@@ -12,6 +12,8 @@ from tessera.domain.explain.rivals import alternatives, forbidden, off_limits
 from tessera.domain.explain.room import floor_of, free, precise, view_of
 from tessera.domain.placement import Choice, Considered, cheapest_hour, considered
 from tessera.domain.plan import Plan
+from tessera.domain.pools import PoolView
+from tessera.domain.ref import Ref
 from tessera.domain.sizing import Fit
 from tessera.domain.snapshot import Snapshot
 
@@ -43,7 +45,17 @@ def _numbers(snapshot: Snapshot, plan: Plan, choice: Choice, allotment: Allotmen
         ("price of a replica", f"{precise(choice.hourly)} an hour"),
         ("price of all", f"{precise(total)} an hour for {allotment.scale.replicas} replicas"),
         ("room", f"{free(snapshot, view, offer)} of {offer.replicas} replicas free in the pool"),
+        *_layouts(view, allotment.service.ref),
     )
+
+
+def _layouts(view: PoolView, service: Ref) -> Iterator[tuple[str, str]]:
+    """Why the pool's plan of layouts gives the service such slices, as far as it has one."""
+    status = view.pool.status.mig
+    target = status.target if status is not None else None
+    for one in target.services if target is not None else ():
+        if one.service == str(service) and one.why:
+            yield "layouts", one.why
 
 
 def _looked(plan: Plan, spec: InferenceServiceSpec) -> list[Considered]:
