@@ -149,7 +149,7 @@ def _columns(file: str, head: Sequence[str], needed: Sequence[str], more: Sequen
     if twice := [column for column in known if head.count(column) > 1]:
         raise CommandError(f"{file} has the column {twice[0]} twice; keep one")
     for column in more:
-        if column not in head and (near := difflib.get_close_matches(column, head)):
+        if column not in head and (near := difflib.get_close_matches(column, head, cutoff=0.8)):
             raise CommandError(
                 f"{file} has the column {_cut(near[0])}; write {column} if that is meant, or name "
                 "it otherwise"
