@@ -57,7 +57,7 @@ def _goal(
     for planned in sorted(node.gpus, key=lambda one: one.gpu):
         target = instead.get(planned.gpu, planned)
         there = known(ground.board, cards[target.gpu].layout) if target.gpu in cards else ()
-        layout = _layout(ground.board, target, there, exact=exact)
+        layout = _layout(ground.board, target.slices, there, exact=exact)
         if isinstance(layout, str):
             impossible.append(f"GPU {target.gpu} of {ground.name}: {layout}")
         else:
@@ -89,9 +89,10 @@ def known(board: Board, layout: Layout) -> Layout:
     return tuple(sorted(Spot(spot.start, spelled(board, spot.profile)) for spot in layout))
 
 
-def _layout(board: Board, target: GpuTarget, there: Layout, *, exact: bool) -> Layout | str:
+@lru_cache(4096)
+def _layout(board: Board, slices: tuple[str, ...], there: Layout, *, exact: bool) -> Layout | str:
     """With the places of the plan where they count, else around what is there already."""
-    parts = [tile.partition("@") for tile in target.slices]
+    parts = [tile.partition("@") for tile in slices]
     unknown = next((profile for profile, _, _ in parts if board.cut(profile) is None), None)
     if unknown is not None:
         names = ", ".join(cut.profile for cut in board.cuts)
@@ -101,7 +102,7 @@ def _layout(board: Board, target: GpuTarget, there: Layout, *, exact: bool) -> L
         return fault(board, layout) or layout
     counts = geometry(Spot(0, spelled(board, profile)) for profile, _, _ in parts)
     return _around(board, counts, there) or (
-        f"{' + '.join(target.slices)} do not fit on one {board.name}" if counts else ()
+        f"{' + '.join(slices)} do not fit on one {board.name}" if counts else ()
     )
 
 
