@@ -28,7 +28,7 @@ _TINY = 1e-7
 _ROUNDS = 60
 _NODES = 300
 _MANY_NODES = 20_000
-"""The same where all services take one kind each: then what is proven holds."""
+"""The same for small fleets of services that take one kind each, in which a node costs little."""
 _GOOD = 0.0005
 """Of the cost: less is not worth the search, and less than the figures are true to."""
 _SMALL = 250
@@ -88,16 +88,7 @@ def cheapest_mix(
     unmet = tuple(service.name for service in usable if not service.throughput)
     if not served:
         return Mix(instances={}, gpus={}, cost=0, bound=0, unmet=unmet)
-    mix = _Decomposed(served, offered, unmet, corners).solve()
-    if len(mix.unmet) == len(unmet):
-        return mix
-    # Who gets nothing weighs so much that the rest was not looked at closely.
-    left = [service for service in served if service.name in mix.instances]
-    closer = cheapest_mix(left, offered, corners)
-    if closer.unmet:
-        return mix
-    best = min(closer, mix, key=lambda one: one.cost)
-    return replace(best, bound=min(best.cost, closer.bound), unmet=mix.unmet)
+    return _Decomposed(served, offered, unmet, corners).solve()
 
 
 def on_offer(service: Service, offers: Sequence[Offer]) -> Service:
@@ -194,21 +185,20 @@ class _Decomposed:
         self._price()
         step = max(self._step, _GOOD * self._bound) / self._unit
         target = self._bound / self._unit + _TINY
+        size = sum(len(service.throughput) for service in self._services)
         whole = all(service.alike for service in self._services)
-        found = self._master.whole(_MANY_NODES if whole else _NODES, target=target, step=step)
+        nodes = _MANY_NODES if whole and size <= _SMALL else _NODES
+        found = self._master.whole(nodes, target=target, step=step)
         if found is None:
             raise ArithmeticError("the solver found no whole numbers")
         if whole:
             # All that they could answer is there, so this bound holds, if the search has one.
             self._raise(max(found.bound, 0.0) * self._unit)
         mix = self._mix(found.columns)
-        return self._improved(mix) if mix.gap > _GOOD and self._is_small() else mix
-
-    def _is_small(self) -> bool:
-        """Whether all instances that mix kinds can be tried."""
-        if self._limited or self._corners or any(one.alike for one in self._services):
-            return False
-        return sum(len(one.throughput) for one in self._services) <= _SMALL
+        alike = any(service.alike for service in self._services)
+        if mix.gap <= _GOOD or size > _SMALL or self._limited or self._corners or alike:
+            return mix
+        return self._improved(mix)
 
     def _without_limits(self, service: Service) -> Service:
         """Where there is always room for it."""
