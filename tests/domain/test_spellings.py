@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from tessera.domain.catalog import products
+from tessera.domain.hardware import slices
 from tessera.domain.mig.layouts import Spot
-from tessera.domain.pools import discover, weight_of
+from tessera.domain.pools import discover, profile_of, weight_of
 from tessera.domain.repartition.grounds import grounds
 from tessera.domain.repartition.usage import seats
 from tests.builders import A100, a_node, a_pod, a_pool
@@ -43,6 +45,25 @@ def test_a_slice_that_is_gone_is_planned_by_the_name_that_it_had() -> None:
 
 def test_it_costs_the_same() -> None:
     assert weight_of(A100, ODD) == weight_of(A100, "nvidia.com/mig-3g.40gb") > 0
+
+
+def test_nodes_that_are_away_have_no_say_in_the_name() -> None:
+    away = a_node(name="n0", slices={"3g.39gb": 5}, ready=False)
+    there = a_node(name="n1", slices={"3g.40gb": 4})
+    (view,) = discover([a_pool()], [away, there], date(2026, 11, 20))
+    (offer,) = view.offers
+    assert (offer.hardware.resource, offer.replicas) == ("nvidia.com/mig-3g.40gb", 4)
+
+
+def test_it_is_billed_by_the_usual_name() -> None:
+    assert profile_of(A100, ODD) == "3g.40gb"
+    assert profile_of(A100, "nvidia.com/mig-9g.90gb") == "9g.90gb"
+
+
+def test_every_slice_of_a_product_is_listed_once() -> None:
+    for product in products().values():
+        names = [one.name for one in slices(product)]
+        assert len(set(names)) == len(names), product.product
 
 
 def test_its_pods_sit_on_it() -> None:

@@ -19,7 +19,14 @@ from tessera.domain.batch.names import payer
 from tessera.domain.catalog import COMPUTE_SLICES, MEMORY_SLICES
 from tessera.domain.load import FRESH
 from tessera.domain.money import money, price_on
-from tessera.domain.pools import COUNT_LABEL, GPU, MIG, PRODUCT_LABEL, PoolView, weight_of
+from tessera.domain.pools import (
+    COUNT_LABEL,
+    GPU,
+    PRODUCT_LABEL,
+    PoolView,
+    profile_of,
+    weight_of,
+)
 from tessera.domain.snapshot import Node, Pod, Ref, Snapshot
 
 WHOLE = "whole"
@@ -189,11 +196,11 @@ class _Holding:
                 for resource, count in sorted(pod.devices.items()):
                     weight = min(left, self._weight(resource) * count)
                     left, free[resource] = left - weight, free[resource] - count
-                    yield line(_profile(resource), self._state(pod, at), _payer(pod)), weight
+                    yield line(self._profile(resource), self._state(pod, at), _payer(pod)), weight
         for resource, count in sorted(free.items()):
             weight = min(left, self._weight(resource) * max(0, count))
             left -= weight
-            yield line(_profile(resource), CostState.COLD_IDLE), weight
+            yield line(self._profile(resource), CostState.COLD_IDLE), weight
         yield line("", CostState.STRANDED), left
 
     def _state(self, pod: Pod, at: datetime) -> CostState:
@@ -216,16 +223,18 @@ class _Holding:
         return -(-offered // _GPU_WEIGHT)
 
     def _weight(self, resource: str) -> int:
-        product = self.node.labels.get(PRODUCT_LABEL, "")
-        return round(weight_of(product, resource) * _GPU_WEIGHT)
+        return round(weight_of(self._product, resource) * _GPU_WEIGHT)
+
+    def _profile(self, resource: str) -> str:
+        return WHOLE if resource == GPU else profile_of(self._product, resource)
+
+    @property
+    def _product(self) -> str:
+        return self.node.labels.get(PRODUCT_LABEL, "")
 
 
 def _payer(pod: Pod) -> Ref:
     return pod.service if pod.run is None else payer(pod.run.batch)
-
-
-def _profile(resource: str) -> str:
-    return WHOLE if resource == GPU else resource.removeprefix(MIG)
 
 
 def _credited(bill: Bill, parts: Mapping[Line, int]) -> Bill:

@@ -200,9 +200,20 @@ def weight_of(product: str, resource: str) -> Decimal:
     """Share of a GPU that a device is billed; one that nobody knows has none."""
     if resource == GPU:
         return Decimal(1)
-    known = products().get(product)
-    cut = part(known, resource.removeprefix(MIG)) if known and resource.startswith(MIG) else None
+    cut = _slice(product, resource)
     return money.billing_weight(cut) if cut is not None else Decimal(0)
+
+
+@cache
+def profile_of(product: str, resource: str) -> str:
+    """The usual name of a slice's profile, or what the resource says of one that nobody knows."""
+    cut = _slice(product, resource)
+    return resource.removeprefix(MIG) if cut is None else cut.name
+
+
+def _slice(product: str, resource: str) -> Hardware | None:
+    known = products().get(product)
+    return part(known, resource.removeprefix(MIG)) if known and resource.startswith(MIG) else None
 
 
 def _unknown(product: str) -> str:
@@ -230,8 +241,10 @@ def _slices(nodes: Sequence[Node]) -> Counter[str]:
 
 
 def _names(nodes: Sequence[Node]) -> Sequence[str]:
-    """Of slices, the most frequent last: of two names of a profile pods can ask for one."""
-    return [name for _, name in sorted((count, name) for name, count in _slices(nodes).items())]
+    """Of slices; of two names of a profile, of which pods can ask for one, that of more slices on
+    ready nodes comes last."""
+    count, ready = _slices(nodes), _slices([node for node in nodes if node.ready])
+    return sorted(count, key=lambda name: (ready[name], count[name], name))
 
 
 def _offers(
