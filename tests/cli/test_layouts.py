@@ -145,6 +145,10 @@ async def test_a_plan_that_only_saves_is_told_with_the_moment_at_which_it_is_tak
     assert f"after {waits}</text>" in drawn(mosaics(fleet))
     [body] = json.loads(told(fleet, None, "json", 110).text)["pools"]
     assert (body["plan"], body["proposed"]) == ("3f2a91c0", True)
+    fleet = await seen(a_cut_cluster(AGENT, plans | {"units": [UNIT]}))
+    text = planned(fleet, None, "text").text
+    assert "still is the answer, once the GPUs in work are done." in text
+    assert f"After {waits} and until the GPUs in work" in told(fleet, None, "text", 110).text
 
 
 @pytest.mark.parametrize(

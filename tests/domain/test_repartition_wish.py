@@ -194,6 +194,8 @@ def test_while_gpus_are_cut_only_what_cannot_be_served_changes_the_plan() -> Non
     status = MigStatus.model_validate({**first.model_dump(), "units": (unit,)})
     fewer = with_status(a_fleet(a_wishing("chat", replicas=1), grounds=grounds), status)
     assert adopted(fewer, grounds).status.target == first.target
+    stale = status.model_copy(update={"proposed": first.target})
+    assert adopted(with_status(fewer, stale), grounds).status.proposed is None
     more = with_status(a_fleet(a_wishing("chat"), a_wishing("new"), grounds=grounds), status)
     assert adopted(more, grounds).status.target != first.target
 

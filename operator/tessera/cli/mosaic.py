@@ -154,7 +154,8 @@ def _plan(pool: SeenPool, plan: MigPlan) -> str:
     if plan is not pool.status.proposed:
         return plan.name
     waits = f"{moment(pool.begins)} UTC" if pool.begins is not None else "it is approved"
-    return f"{plan.name}, which waits until {waits}"
+    work = " and until the GPUs in work are done" if pool.status.units else ""
+    return f"{plan.name}, which waits until {waits}{work}"
 
 
 def _summary(pool: SeenPool) -> Iterator[str]:

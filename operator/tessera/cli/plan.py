@@ -113,9 +113,10 @@ def _lines(pool: SeenPool, at: datetime) -> Iterator[str]:
         yield "  Being cut anew now:"
         yield from (f"    {_unit(unit, at)}" for unit in pool.status.units)
     if pool.begins is not None:
+        work = ", once the GPUs in work are done" if pool.status.units else ""
         yield (
             "  The proposed plan serves nobody better, it only saves: it is taken at "
-            f"{moment(pool.begins)} UTC if it still is the answer."
+            f"{moment(pool.begins)} UTC if it still is the answer{work}."
         )
     if command := approval(pool):
         yield from (

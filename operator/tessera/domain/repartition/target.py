@@ -74,9 +74,11 @@ def _decided(view: PoolView, mig: Mig, question: Question, drawn: Drawn, at: dat
     if target is not None and target.name == plan.name:
         return Adopted(status=status.model_copy(update={"proposed": None}), verdict=unmet)
     serves = target is not None and _serves(target, plan, question, view.pool.name)
+    same = status.proposed is not None and status.proposed.name == plan.name
     if serves and status.units:
-        return Adopted(status=status, verdict=unmet)
-    since = status.proposed.at if status.proposed and status.proposed.name == plan.name else at
+        kept = status if same else status.model_copy(update={"proposed": None})
+        return Adopted(status=kept, verdict=unmet)
+    since = status.proposed.at if status.proposed and same else at
     lasting = at - since >= STEADY or mig.mode == "propose"
     if serves and not lasting:
         made = plan.model_copy(update={"at": since})
