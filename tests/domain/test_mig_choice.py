@@ -66,6 +66,10 @@ def holds(supply: Counter[str], gpus: int) -> bool:
     )
 
 
+def one_kind(name: str, demand: float, speeds: dict[str, float], floor: int = 0) -> Service:
+    return replace(a_service(name, demand, speeds, floor), alike=True)
+
+
 @settings(max_examples=60, deadline=None)
 @given(alike)
 def test_no_other_choice_of_kinds_needs_fewer_gpus(services: list[Service]) -> None:
@@ -102,6 +106,22 @@ def test_a_service_keeps_its_kind_unless_another_saves_enough() -> None:
     assert [plan.used for plan in plans] == [2, 1]
     kinds = [next(iter(instances(plan.gpus)["chat"])).profile for plan in plans]
     assert kinds == ["7g.80gb", "1g.10gb"]
+
+
+def test_nobody_gets_more_than_it_needs_although_that_would_end_nothing() -> None:
+    """On 30 GPUs an instance costs the solver less than it can tell from nothing."""
+    there = plan_layouts(
+        [one_kind("chat", 0.5, {"2g.20gb": 1}), one_kind("code", 6.5, {"1g.10gb": 2.5})],
+        limited(30),
+        empty(30),
+    ).gpus
+    wanted = [one_kind("chat", 6.5, {"1g.10gb": 2.5}), one_kind("code", 0.5, {"1g.10gb": 1}, 2)]
+    for safe in (True, False):
+        got = plan_layouts(wanted, limited(30, sibling_safe=safe), there, worth=0.5)
+        assert {name: sum(kinds.values()) for name, kinds in instances(got.gpus).items()} == {
+            "chat": 3,
+            "code": 2,
+        }
 
 
 def test_instances_on_two_kinds_end_on_one() -> None:
