@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import resource
 import select
 import socket
 import subprocess
@@ -258,9 +259,6 @@ class Stage:
         words += ["--report", str(report)]
         words += ["--port", str(port)] if command == "run" else []
         words += options
-        limited = [f"--{name}={value}" for name, value in limits.items()]
-        if limited:
-            words = ["prlimit", *limited, *words]
         with log.open("wb") as said:
             process = subprocess.Popen(
                 words,
@@ -269,6 +267,9 @@ class Stage:
                 env={**os.environ, "PYTHONPATH": "operator"},
                 cwd=_ROOT,
             )
+        for name, value in limits.items():  # at once, long before it writes anything
+            limit = getattr(resource, f"RLIMIT_{name.upper()}")
+            resource.prlimit(process.pid, limit, (value, value))
         self._started.append(process)
         return Runner(process=process, report=report, log=log, port=port)
 
