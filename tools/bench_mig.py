@@ -11,6 +11,7 @@ import pstats
 import random
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,6 +22,7 @@ from mig_fleets import PLANNERS, fleet
 from mig_followers import FOLLOWERS
 from tessera.domain.mig.boards import boards
 from tessera.domain.mig.changes import changes
+from tessera.domain.mig.choice import choose
 from tessera.domain.mig.demand import Offer, Service, met
 from tessera.domain.mig.fleet import instances
 from tessera.domain.mig.mix import cheapest_mix
@@ -67,7 +69,7 @@ def main() -> None:
     asked = parser.parse_args()
     cheapest_mix(fleet(3, 0, [A100]), ONE)  # loads the solver, whose import is not planning
     got: Figures = {"solver": f"HiGHS {version('highspy')}"}
-    for part in (_whole_fleets, _three_boards, _replans):
+    for part in (_whole_fleets, _three_boards, _full_pool, _replans):
         got |= part()
     got |= _compared(asked.fleets)
     got |= _churn(asked.events)
@@ -113,6 +115,21 @@ def _three_boards() -> Figures:
         "plan_three_boards_s": _rounded(took.wall),
         "plan_three_boards_cpu_s": _rounded(took.cpu),
         "plan_three_boards_gap": round(mix.gap, 6),
+    }
+
+
+def _full_pool() -> Figures:
+    """150 services of one kind of slice each, and nine tenths of the GPUs that they need."""
+    services = [replace(one, alike=True) for one in fleet(150, 0, [one.board for one in THREE])]
+    needed = Counter[str]()
+    for (board, _), count in cheapest_mix(services, THREE).gpus.items():
+        needed[board] += count
+    offers = [replace(one, most=needed[one.board.name] * 9 // 10) for one in THREE]
+    chosen, took = timed(partial(choose, services, offers, [], {}, None))
+    return {
+        "full_pool_cpu_s": _rounded(took.cpu),
+        "full_pool_served": len(chosen.mix.instances),
+        "full_pool_gap": round(chosen.mix.gap, 6),
     }
 
 

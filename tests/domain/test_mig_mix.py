@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import combinations_with_replacement, product
 
 import pytest
@@ -15,7 +16,7 @@ from tessera.domain.mig.deal import deal
 from tessera.domain.mig.demand import Kind, Offer, Service, met, needed
 from tessera.domain.mig.fleet import instances
 from tessera.domain.mig.layouts import fault
-from tessera.domain.mig.mix import cheapest_mix, ways
+from tessera.domain.mig.mix import cheapest_mix, some_mix, ways
 from tessera.domain.mig.solver import Programme
 from tests.mig_builders import A100, ONE, a_service
 
@@ -214,6 +215,23 @@ def test_services_of_one_kind_each_are_planned_to_the_proven_optimum(seed: int) 
     got, best = cheapest_mix(services, offers), least_cost(services, offers)
     assert got.bound <= best <= got.cost
     assert got.gap <= PROVEN
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_some_mix_is_found_where_there_is_room_for_all_and_only_there(seed: int) -> None:
+    services = one_kind_each(seed)
+    free = [Offer(board=boards()[name], price=price) for name, (price, _) in BOARDS.items()]
+    used = Counter[str]()
+    for (board, _), count in cheapest_mix(services, free).gpus.items():
+        used[board] += count
+    enough = [replace(one, most=used[one.board.name]) for one in free]
+    got = some_mix(services, enough)
+    assert got is not None
+    assert (got.unmet, len(got.instances)) == ((), len(services))
+    dearest = max(used, key=lambda name: BOARDS[name][0])
+    fewer = [replace(one, most=used[one.board.name] - (one.board.name == dearest)) for one in free]
+    short = cheapest_mix(services, fewer).unmet
+    assert (some_mix(services, fewer) is None) == bool(short)
 
 
 @pytest.mark.parametrize("seed", range(3))

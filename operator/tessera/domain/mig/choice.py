@@ -13,7 +13,7 @@ from tessera.domain.mig.demand import Corner, Kind, Offer, Service, needed
 from tessera.domain.mig.fill import fillings
 from tessera.domain.mig.fleet import Gpu
 from tessera.domain.mig.layouts import Geometry, geometry
-from tessera.domain.mig.mix import Mix, cheapest_mix, on_offer
+from tessera.domain.mig.mix import Mix, cheapest_mix, on_offer, some_mix
 
 _MANY = 24
 """Services of which it is asked whether they had better keep their kind."""
@@ -76,8 +76,10 @@ def choose(
     wanted = [on_offer(service, offers) for service in services]
     mix = mixed(wanted)
     if any(one.throughput for one in wanted if one.name in mix.unmet):
-        wanted = _as_far_as_it_goes(wanted, mixed)
+        wanted = _as_far_as_it_goes(wanted, mixed, lambda asked: some_mix(asked, offers, beside))
         mix = mixed(wanted)
+        if mix.unmet:
+            mix = some_mix(wanted, offers, beside) or mix
     served = [service for service in wanted if service.name in mix.instances]
     bound = mix.bound
     if any(service.alike for service in served):
@@ -87,7 +89,9 @@ def choose(
     return Chosen(services=tuple(served), mix=mix, bound=min(bound, mix.cost))
 
 
-def _as_far_as_it_goes(services: Sequence[Service], mixed: Mixes) -> list[Service]:
+def _as_far_as_it_goes(
+    services: Sequence[Service], mixed: Mixes, some: Callable[[Iterable[Service]], Mix | None]
+) -> list[Service]:
     """Those for whose floors there is room, with as much of their demand as there is room for."""
     floors = {one.name: _at_least(one) for one in services if one.instances}
     held = mixed(floors.values()).instances
@@ -102,7 +106,7 @@ def _as_far_as_it_goes(services: Sequence[Service], mixed: Mixes) -> list[Servic
 
     def fits(raised: Iterable[Service]) -> bool:
         asked = now | {one.name: one for one in raised}
-        return not mixed(asked.values()).unmet
+        return some(asked.values()) is not None
 
     for one in late[:_TRIED]:
         fewer = (replace(one, floor=count) for count in range(one.floor - 1, 0, -1))

@@ -91,6 +91,20 @@ def cheapest_mix(
     return _Decomposed(served, offered, unmet, corners).solve()
 
 
+def some_mix(
+    services: Iterable[Service], offers: Iterable[Offer], corners: Sequence[Corner] = ()
+) -> Mix | None:
+    """Some mix that serves all of these, whatever it costs; None when none was found."""
+    offered = sorted(offers, key=lambda offer: offer.board.name)
+    wanted = sorted((one for one in services if one.instances), key=lambda one: one.name)
+    usable = [on_offer(service, offered) for service in wanted]
+    if not usable:
+        return Mix(instances={}, gpus={}, cost=0, bound=0, unmet=())
+    if not all(service.throughput for service in usable):
+        return None
+    return _Decomposed(usable, offered, (), corners).some()
+
+
 def on_offer(service: Service, offers: Sequence[Offer]) -> Service:
     """Without kinds that cannot be had or do nothing."""
     boards = {offer.board.name: offer.board for offer in offers}
@@ -119,7 +133,8 @@ class _Decomposed:
         self._row = {kind: at for at, kind in enumerate(self._kinds)}
         self._limited = [offer for offer in offers if offer.most is not None]
         self._step = math.gcd(*(offer.price for offer in offers)) or 1
-        most = self._step + sum(offer.price * (offer.most or 0) for offer in offers)
+        self._all = sum(offer.price * (offer.most or 0) for offer in offers)
+        most = self._step + self._all
         free = {offer.board.name for offer in offers if offer.most is None}
         self._penalties = [
             None if free & {kind.board for kind in one.throughput} else most * max(1, one.floor)
@@ -173,15 +188,7 @@ class _Decomposed:
 
     def solve(self) -> Mix:
         """Answers until the bound stands, then whole numbers."""
-        shares = {kind: _share(self._offer(kind), kind.profile) for kind in self._kinds}
-        self._ask(shares, [math.inf] * len(self._services))
-        for at, service in enumerate(self._services):
-            if self._penalties[at] is not None:
-                self._answer(at, ())
-            elif self._limited:
-                self._answer(at, cheapest(self._without_limits(service), shares).pattern)
-            for pattern in single(service) if service.alike else ():
-                self._answer(at, pattern)
+        self._begin()
         self._price()
         step = max(self._step, _GOOD * self._bound) / self._unit
         target = self._bound / self._unit + _TINY
@@ -199,6 +206,28 @@ class _Decomposed:
         if mix.gap <= _GOOD or size > _SMALL or self._limited or self._corners or alike:
             return mix
         return self._improved(mix)
+
+    def some(self) -> Mix | None:
+        """The first whole numbers that cost less than to leave somebody out."""
+        self._begin()
+        self._price()
+        if self._limited and self._bound > self._all:
+            return None
+        most = (self._all + self._step / 2) / self._unit if self._limited else math.inf
+        found = self._master.whole(_MANY_NODES, target=most, most=most)
+        return self._mix(found.columns) if found is not None else None
+
+    def _begin(self) -> None:
+        """The answers that are there from the first."""
+        shares = {kind: _share(self._offer(kind), kind.profile) for kind in self._kinds}
+        self._ask(shares, [math.inf] * len(self._services))
+        for at, service in enumerate(self._services):
+            if self._penalties[at] is not None:
+                self._answer(at, ())
+            elif self._limited:
+                self._answer(at, cheapest(self._without_limits(service), shares).pattern)
+            for pattern in single(service) if service.alike else ():
+                self._answer(at, pattern)
 
     def _without_limits(self, service: Service) -> Service:
         """Where there is always room for it."""

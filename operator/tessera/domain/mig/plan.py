@@ -67,6 +67,8 @@ def plan_layouts(
     mix = chosen.mix
     fleet = Fleet(services=chosen.services, offers=offered, gpus=there)
     gpus = there if _stays(fleet, mix) else _spread(fleet, _planned(fleet, mix, worth))
+    if there and fleet.cost(gpus) >= fleet.cost(there) and suits(fleet):
+        gpus = there
     cost = fleet.cost(gpus)
     return LayoutPlan(
         gpus=gpus,

@@ -272,12 +272,8 @@ class _Rearranged:
         columns = iter(found.columns)
         chosen = [shape for shape in self._shapes for _ in range(next(columns))]
         added = [way for way in self._ways for _ in range(next(columns))]
-        seats = self._needful({one: count for one in self._seats if (count := next(columns))})
-        stays = {
-            one: min(count, seats[one])
-            for one in self._stays
-            if (count := next(columns)) and one in seats
-        }
+        seats = {one: count for one in self._seats if (count := next(columns))}
+        stays = {one: count for one in self._stays if (count := next(columns))}
         shaped = []
         for at, group in enumerate(self._groups):
             shapes = [shape for where, shape in chosen if where == at]
@@ -291,30 +287,6 @@ class _Rearranged:
             seats = dict(Counter(seats) + Counter(stays))
         boards = {name: offer.board for name, offer in self._offers.items()}
         return seat(shaped, Seated(seats, stays), boards)
-
-    def _needful(self, seats: Mapping[tuple[str, Kind], int]) -> dict[tuple[str, Kind], int]:
-        """Without instances that nobody needs, the slowest first: in a large fleet their cost is
-        below what the solver tells apart, and the next plan would end them."""
-        found = dict(seats)
-        for service in self._services:
-            demand, number = self._left[service.name]
-            mine = sorted(
-                (speed, kind)
-                for kind, speed in service.throughput.items()
-                if (service.name, kind) in found
-            )
-            served = sum(speed * found[service.name, kind] for speed, kind in mine)
-            count = sum(found[service.name, kind] for _, kind in mine)
-            for speed, kind in mine:
-                spare = min(
-                    found[service.name, kind],
-                    count - number,
-                    math.floor((served - demand) / speed + NEARLY),
-                )
-                if spare > 0:
-                    found[service.name, kind] -= spare
-                    served, count = served - spare * speed, count - spare
-        return {one: count for one, count in found.items() if count}
 
 
 def _idle(shape: Reshape | None) -> bool:

@@ -61,8 +61,11 @@ class Programme:
         duals = tuple(map(float, self._highs.getSolution().row_dual))
         return Relaxed(self._highs.getInfo().objective_function_value, duals)
 
-    def whole(self, nodes: int, *, target: float = -INFINITE, step: float = 0.0) -> Whole | None:
-        """All columns as whole numbers; None when none were found within the nodes.
+    def whole(
+        self, nodes: int, *, target: float = -INFINITE, step: float = 0.0, most: float = INFINITE
+    ) -> Whole | None:
+        """All columns as whole numbers; None when none of at most a value were found within the
+        nodes.
 
         It ends early at the target, or when less than a step of cost is left to gain.
         """
@@ -74,11 +77,13 @@ class Programme:
         highs.setOptionValue("mip_max_nodes", nodes)
         highs.setOptionValue("mip_rel_gap", 0.0)
         highs.setOptionValue("mip_abs_gap", max(step * 0.999, 1e-6))
+        if most < INFINITE:
+            highs.setOptionValue("objective_bound", most)
         if target > -INFINITE:
             highs.setOptionValue("objective_target", target)
         highs.run()
         info = highs.getInfo()
-        if info.primal_solution_status != _FEASIBLE:
+        if info.primal_solution_status != _FEASIBLE or info.objective_function_value > most:
             return None
         columns = tuple(round(float(value)) for value in highs.getSolution().col_value)
         return Whole(info.objective_function_value, info.mip_dual_bound, columns)
