@@ -13,8 +13,9 @@ from tessera.domain.repartition.drawing import solve
 from tessera.domain.repartition.question import Question, Solved
 from tessera.ports import LayoutsError
 
-_LIMIT = timedelta(seconds=60)
-"""A fleet of a thousand GPUs takes a few seconds."""
+_LIMIT = timedelta(minutes=5)
+"""A thousand GPUs take a few seconds, full pools of three boards with 300 services a minute and a
+half."""
 _NICENESS = 10
 """Answering requests and renewing the Lease go before planning."""
 
