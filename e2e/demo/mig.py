@@ -21,6 +21,7 @@ _POOL = f"/apis/tessera.dev/v1alpha1/acceleratorpools/{POOL}"
 _MANAGERS = "gpu-operator"
 _PRICE = "3.40"
 _TOKENS = 120
+_LOOKS = 20
 _MODELS = {
     "tiny": ("meta-llama/Llama-3.2-1B-Instruct", 4),
     "small": ("meta-llama/Llama-3.2-3B-Instruct", 3),
@@ -54,7 +55,7 @@ async def play(stage: Stage, backend: Backend = "agent") -> None:
     stage.say("\n" + await _mosaic(stage))
     bases = {name: await stage.address(Ref(NAMESPACE, name)) for name in SERVICES}
     async with streams.streaming(bases, tokens=_TOKENS) as seen, floors.watched(stage) as least:
-        await until(lambda: _read(seen), bool, "every service was read under load", 60)
+        await until(lambda: _read(stage, seen), bool, "every service was read under load", 60)
         await stage.api.patch(_POOL, {"spec": {"mig": {"mode": "auto", "backend": backend}}})
         stage.say(f"the pool plans its layouts; {backend} cuts, while {len(bases)} clients stream")
         await _laid_out(stage)
@@ -64,9 +65,12 @@ async def play(stage: Stage, backend: Backend = "agent") -> None:
     stage.say("\n" + await stage.run("kubectl", "get", "acceleratorpools"))
 
 
-async def _read(seen: streams.Streams) -> bool:
-    """Prometheus looks every second, and a new replica says nothing of its load at first."""
-    return seen.whole >= 10 * len(SERVICES)
+async def _read(stage: Stage, seen: streams.Streams) -> bool:
+    """Prometheus looks every second, and a new replica says nothing of its load at first: a plan
+    that is made before knows no more than what everybody has."""
+    query = f"count(count_over_time(vllm:num_requests_running[1m]) >= {_LOOKS})"
+    read = await _asked(stage, query) or 0
+    return seen.whole >= 10 * len(SERVICES) and read >= sum(FLOORS.values())
 
 
 async def _begin(stage: Stage) -> None:
@@ -168,9 +172,12 @@ async def _settled(stage: Stage, status: Json) -> list[str]:
 
 
 def _is_over(status: Json) -> bool:
+    """Where the plan saves GPUs: one that was made too early does not, and another follows."""
     mig = status.get("mig", {})
+    target = mig.get("target")
     return bool(
-        mig.get("target")
+        target
+        and target["gpusAfter"] < target["gpusBefore"]
         and not mig.get("units")
         and _laid(status).get("reason") == "AsPlanned"
         and not status["services"]
@@ -179,9 +186,14 @@ def _is_over(status: Json) -> bool:
 
 async def _used(stage: Stage) -> float | None:
     """Slices in use, as the operator counts them."""
-    query = {"query": 'sum(tessera_slices{state="used"})'}
+    return await _asked(stage, 'sum(tessera_slices{state="used"})')
+
+
+async def _asked(stage: Stage, query: str) -> float | None:
     async with httpx.AsyncClient() as http:
-        answer = await http.get(f"{stage.world.prometheus_url}/api/v1/query", params=query)
+        answer = await http.get(
+            f"{stage.world.prometheus_url}/api/v1/query", params={"query": query}
+        )
     result = answer.json()["data"]["result"]
     return float(result[0]["value"][1]) if result else None
 
