@@ -234,6 +234,15 @@ def test_some_mix_is_found_where_there_is_room_for_all_and_only_there(seed: int)
     assert (some_mix(services, fewer) is None) == bool(short)
 
 
+def test_gpus_without_a_limit_may_cost_more_than_all_that_have_one() -> None:
+    throughput = {Kind(H200.name, WHOLE): 1}
+    dear = Service(name="dear", demand=5, throughput=throughput, alike=True)
+    small = replace(a_service("small", 1, {"1g.10gb": 1}), alike=True)
+    got = some_mix([dear, small], [Offer(board=A100, price=1, most=1), Offer(board=H200, price=3)])
+    assert got is not None
+    assert (got.cost, got.unmet) == (16, ())
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_500_services_are_planned_to_the_optimum(seed: int) -> None:
     got = cheapest_mix(fleet(500, seed, [A100]), ONE)

@@ -81,9 +81,7 @@ def cheapest_mix(
 
     Where not all find room, it is found for as many instances of the floors as possible.
     """
-    offered = sorted(offers, key=lambda offer: offer.board.name)
-    wanted = sorted((one for one in services if one.instances), key=lambda one: one.name)
-    usable = [on_offer(service, offered) for service in wanted]
+    offered, usable = _by_name(services, offers)
     served = [service for service in usable if service.throughput]
     unmet = tuple(service.name for service in usable if not service.throughput)
     if not served:
@@ -95,14 +93,21 @@ def some_mix(
     services: Iterable[Service], offers: Iterable[Offer], corners: Sequence[Corner] = ()
 ) -> Mix | None:
     """Some mix that serves all of these, whatever it costs; None when none was found."""
-    offered = sorted(offers, key=lambda offer: offer.board.name)
-    wanted = sorted((one for one in services if one.instances), key=lambda one: one.name)
-    usable = [on_offer(service, offered) for service in wanted]
+    offered, usable = _by_name(services, offers)
     if not usable:
         return Mix(instances={}, gpus={}, cost=0, bound=0, unmet=())
     if not all(service.throughput for service in usable):
         return None
     return _Decomposed(usable, offered, (), corners).some()
+
+
+def _by_name(
+    services: Iterable[Service], offers: Iterable[Offer]
+) -> tuple[list[Offer], list[Service]]:
+    """So that their order does not matter; services without what they cannot have."""
+    offered = sorted(offers, key=lambda offer: offer.board.name)
+    wanted = sorted((one for one in services if one.instances), key=lambda one: one.name)
+    return offered, [on_offer(service, offered) for service in wanted]
 
 
 def on_offer(service: Service, offers: Sequence[Offer]) -> Service:
@@ -208,12 +213,16 @@ class _Decomposed:
         return self._improved(mix)
 
     def some(self) -> Mix | None:
-        """The first whole numbers that cost less than to leave somebody out."""
+        """The first whole numbers that cost less than to leave somebody out, which tells nothing
+        where some GPUs have no limit."""
+        if len(self._limited) < len(self._offers):
+            mix = self.solve()
+            return None if mix.unmet else mix
         self._begin()
         self._price()
-        if self._limited and self._bound > self._all:
+        if self._bound > self._all:
             return None
-        most = (self._all + self._step / 2) / self._unit if self._limited else math.inf
+        most = (self._all + self._step / 2) / self._unit
         found = self._master.whole(_MANY_NODES, target=most, most=most)
         return self._mix(found.columns) if found is not None else None
 
