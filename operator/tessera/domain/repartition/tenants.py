@@ -1,9 +1,9 @@
 """Services on the slices of a pool, as a rollout of layouts looks at them."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from tessera.domain.draft import Draft, floor_of
 from tessera.domain.drain import is_empty
@@ -21,34 +21,42 @@ _Speeds: TypeAlias = Mapping[Kind, float]
 _UNKNOWN: _Speeds = {}
 
 
+class _Home(NamedTuple):
+    """What of a pool counts for those who sit there."""
+
+    pool: str
+    board: Board | None
+    members: frozenset[str]
+
+
 class KeptTenants:
     """Those of one pool as they were last, by service."""
 
     def __init__(self) -> None:
         self.all = Same[Tenant]()
-        self._members: frozenset[str] = frozenset()
-        self._tenant: Each[
-            Ref, [str, str | None, frozenset[str], Draft, _Speeds], Tenant | None
-        ] = Each(_timeless)
+        self._home: _Home | None = None
+        self._tenant: Each[Ref, [_Home, Draft, _Speeds], Tenant | None] = Each(_timeless)
+
+    def home(self, view: PoolView) -> _Home:
+        """The same object as long as it is equal."""
+        board = board_of(view.product) if view.product is not None else None
+        home = _Home(view.pool.name, board, view.members)
+        if self._home is None or home != self._home:
+            self._home = home
+        return self._home
 
     def tenant(
-        self, snapshot: Snapshot, view: PoolView, draft: Draft, speeds: _Speeds
+        self, snapshot: Snapshot, home: _Home, draft: Draft, speeds: _Speeds
     ) -> Tenant | None:
         """Whose replica drains is looked at in every turn."""
         if any(pod.draining_since is not None for pod in draft.holding.pods):
             return _tenant(
-                view.pool.name,
-                view.product,
-                view.members,
+                home,
                 draft,
                 speeds,
                 lambda pod, limit: is_empty(pod, snapshot.in_flight, snapshot.at, limit),
             )
-        if view.members != self._members:
-            self._members = view.members
-        return self._tenant(
-            draft.service.ref, view.pool.name, view.product, self._members, draft, speeds
-        )
+        return self._tenant(draft.service.ref, home, draft, speeds)
 
     def only(self, drafts: Mapping[Ref, Draft]) -> None:
         """Forget services that are gone."""
@@ -65,8 +73,9 @@ def tenants(
     """Everybody with a replica on slices of the pool, or with slices planned there, by name."""
     speeds = {wish.service.name: wish.service.throughput for wish in question.wishes}
     kept = kept or KeptTenants()
+    home = kept.home(view)
     found = [
-        kept.tenant(snapshot, view, drafts[ref], speeds.get(str(ref), _UNKNOWN))
+        kept.tenant(snapshot, home, drafts[ref], speeds.get(str(ref), _UNKNOWN))
         for ref in sorted(drafts)
     ]
     kept.only(drafts)
@@ -74,9 +83,7 @@ def tenants(
 
 
 def _tenant(
-    pool: str,
-    product: str | None,
-    members: Collection[str],
+    home: _Home,
     draft: Draft,
     speeds: _Speeds,
     empty: Callable[[Pod, timedelta], bool],
@@ -87,14 +94,13 @@ def _tenant(
     if spec is None:
         return None
     limit = spec.drain.timeout
-    board = board_of(product) if product is not None else None
-    replicas = tuple(_replicas(board, members, draft, lambda pod: empty(pod, limit)))
-    here = choice is not None and choice.offer.pool == pool
+    replicas = tuple(_replicas(home, draft, lambda pod: empty(pod, limit)))
+    here = choice is not None and choice.offer.pool == home.pool
     profile = choice.offer.hardware.profile if choice is not None and here else None
     if not replicas and profile is None:
         return None
     capacity = {one.profile: 1.0 for one in replicas if one.profile is not None}
-    capacity |= {kind.profile: speed for kind, speed in speeds.items() if kind.board == pool}
+    capacity |= {kind.profile: speed for kind, speed in speeds.items() if kind.board == home.pool}
     each = min(capacity.values(), default=0.0)
     if choice is not None and profile is not None:
         each = capacity[profile] = choice.fit.limits.tokens_per_second
@@ -121,28 +127,17 @@ def _former(replicas: Sequence[Replica], planned: str | None) -> str | None:
     return max(sorted(found), key=lambda one: found[one], default=None)
 
 
-def _timeless(
-    pool: str, product: str | None, members: Collection[str], draft: Draft, speeds: _Speeds
-) -> Tenant | None:
+def _timeless(home: _Home, draft: Draft, speeds: _Speeds) -> Tenant | None:
     """Where nobody drains the moment does not count."""
-    return _tenant(
-        pool,
-        product,
-        members,
-        draft,
-        speeds,
-        lambda pod, limit: is_empty(pod, {}, pod.created, limit),
-    )
+    return _tenant(home, draft, speeds, lambda pod, limit: is_empty(pod, {}, pod.created, limit))
 
 
-def _replicas(
-    board: Board | None, members: Collection[str], draft: Draft, empty: Callable[[Pod], bool]
-) -> Iterator[Replica]:
+def _replicas(home: _Home, draft: Draft, empty: Callable[[Pod], bool]) -> Iterator[Replica]:
     """Its pods on the pool's slices, and those that wait for one."""
     mine = {one.variant for one in draft.holding.workloads}
     for pod in draft.holding.pods:
-        profile = _profile(board, pod)
-        there = pod.node in members if pod.node is not None else pod.variant in mine
+        profile = _profile(home.board, pod)
+        there = pod.node in home.members if pod.node is not None else pod.variant in mine
         if profile is None or not there or pod.ended is not None:
             continue
         yield Replica(
