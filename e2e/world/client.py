@@ -195,10 +195,13 @@ def _supervise(
     command += ["--vllm", str(vllm)] if vllm else []
     command += [] if keep else ["--lifeline"]
     sources = f"{HERE.parent}{os.pathsep}{Path(tessera.__file__).parents[1]}"
-    environment = {"PYTHONPATH": sources, "PYTHONUNBUFFERED": "1"}
-    # Its gRPC server would go on in every child until that becomes its program, and end it where
-    # the child's descriptors are closed first.
-    environment["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+    environment = {
+        "PYTHONPATH": sources,
+        "PYTHONUNBUFFERED": "1",
+        # Its gRPC server would go on in every child until that becomes its program, and end it
+        # where the child's descriptors are closed first.
+        "GRPC_ENABLE_FORK_SUPPORT": "0",
+    }
     return subprocess.Popen(
         command,
         env=os.environ | environment,

@@ -66,9 +66,12 @@ def plan_layouts(
     chosen = choose(wanted, offered, corners(there, offered, wanted), instances(there), worth)
     mix = chosen.mix
     fleet = Fleet(services=chosen.services, offers=offered, gpus=there)
-    gpus = there if _stays(fleet, mix) else _spread(fleet, _planned(fleet, mix, worth))
-    if there and fleet.cost(gpus) >= fleet.cost(there) and suits(fleet):
-        gpus = there
+    serves = bool(there) and suits(fleet)
+    gpus = there
+    if not (serves and _is_least(fleet, mix)):
+        gpus = _spread(fleet, _planned(fleet, mix, worth))
+        if serves and fleet.cost(gpus) >= fleet.cost(there):
+            gpus = there
     cost = fleet.cost(gpus)
     return LayoutPlan(
         gpus=gpus,
@@ -86,13 +89,11 @@ def _unmet(services: Iterable[Service], gpus: Iterable[Gpu]) -> tuple[str, ...]:
     return tuple(one.name for one in services if one.instances and not met(one, known(one, there)))
 
 
-def _stays(fleet: Fleet, mix: Mix) -> bool:
-    """Whether what there is serves everybody and costs no more than a fleet from nothing would.
+def _is_least(fleet: Fleet, mix: Mix) -> bool:
+    """Whether what there is costs no more than a fleet from nothing would.
 
     With spreading that is more than the mix, which knows no names.
     """
-    if not fleet.gpus or not suits(fleet):
-        return False
     cost = fleet.cost(fleet.gpus)
     if cost <= mix.cost or not any(max(one.gpus, one.nodes) > 1 for one in fleet.services):
         return cost <= mix.cost

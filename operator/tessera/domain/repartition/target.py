@@ -74,11 +74,13 @@ def _decided(view: PoolView, mig: Mig, question: Question, drawn: Drawn, at: dat
     if target is not None and target.name == plan.name:
         return Adopted(status=status.model_copy(update={"proposed": None}), verdict=unmet)
     serves = target is not None and _serves(target, plan, question, view.pool.name)
-    same = status.proposed is not None and status.proposed.name == plan.name
+    waiting = status.proposed
+    if waiting is not None and waiting.name != plan.name:
+        waiting = None
     if serves and status.units:
-        kept = status if same else status.model_copy(update={"proposed": None})
+        kept = status.model_copy(update={"proposed": waiting})
         return Adopted(status=kept, verdict=unmet)
-    since = status.proposed.at if status.proposed and same else at
+    since = waiting.at if waiting is not None else at
     lasting = at - since >= STEADY or mig.mode == "propose"
     if serves and not lasting:
         made = plan.model_copy(update={"at": since})
