@@ -97,6 +97,19 @@ class Prometheus(Values):
     """Namespaces whose pods may read the engines' metrics."""
 
 
+class ServiceAccount(Values):
+    """The ServiceAccount of the operator."""
+
+    create: bool = True
+    """Create it; false uses one that exists, by its name."""
+
+    name: str = ""
+    """Its name; empty means tessera-operator."""
+
+    annotations: dict[str, str] = Field(default_factory=dict)
+    """Annotations, as a cloud's workload identity needs them."""
+
+
 class IssuerRef(Values):
     """The issuer of cert-manager that signs."""
 
@@ -179,8 +192,8 @@ class Rules(Values):
 class Chart(Values):
     """Everything that can be set when installing."""
 
-    replicas: Annotated[int, Field(ge=1, le=5)] = 1
-    """Processes; one leads, the others stand by and answer admission."""
+    replica_count: Annotated[int, Field(ge=1, le=5)] = 1
+    """Operator pods; one leads, the others stand by and answer admission."""
 
     image: Image = Field(default_factory=Image)
     """The operator's image."""
@@ -191,6 +204,18 @@ class Chart(Values):
     image_pull_secrets: list[dict[str, str]] = Field(default_factory=list)
     """Secrets for the registry of the chart's own images. Batches need them in their own namespaces
     too."""
+
+    service_account: ServiceAccount = Field(default_factory=ServiceAccount)
+    """The ServiceAccount of the operator."""
+
+    pod_annotations: dict[str, str] = Field(default_factory=dict)
+    """Annotations of the operator's pods."""
+
+    pod_labels: dict[str, str] = Field(default_factory=dict)
+    """Further labels of the operator's pods."""
+
+    extra_env: list[dict[str, Any]] = Field(default_factory=list)
+    """Further environment variables of the operator, such as a proxy of the cluster."""
 
     platform: Platform = Field(default_factory=Platform)
     """The surroundings of engines, where they are not those of the public internet."""

@@ -134,7 +134,7 @@ roleRef:
   name: {{ include "tessera.clusterName" $ }}
 subjects:
 - kind: ServiceAccount
-  name: {{ include "tessera.name" $ }}
+  name: {{ include "tessera.serviceAccount" $ }}
   namespace: {{ $.Release.Namespace }}
 {{- end }}
 """

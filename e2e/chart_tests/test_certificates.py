@@ -64,7 +64,7 @@ async def starts(release: Release) -> dict[str, int]:
 async def test_admission_answers_all_the_time_while_short_certificates_follow_each_other(
     release: Release,
 ) -> None:
-    await release.install(replicas=2)
+    await release.install(replicaCount=2)
     await release.set_env(**SHORT)
     await eventually(lambda: release.dry_run(**BAD), lambda told: REFUSED in told, within=30)
     before, seen, widest = await starts(release), set(), 0

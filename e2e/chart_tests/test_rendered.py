@@ -106,6 +106,33 @@ def test_the_production_values_run_two_processes_apart_with_a_budget() -> None:
     assert ("PodDisruptionBudget", "tessera-operator") not in rendered()
 
 
+def test_the_usual_values_reach_the_operators_pod_and_its_service_account() -> None:
+    objects = rendered(
+        *("--set", "serviceAccount.name=fleet", "--set", "serviceAccount.annotations.role=gpu"),
+        *("--set", "podAnnotations.team=ml", "--set", "podLabels.cost=lab"),
+        *("--set", "extraEnv[0].name=HTTPS_PROXY", "--set", "extraEnv[0].value=http://proxy"),
+    )
+    template = objects["Deployment", "tessera-operator"]["spec"]["template"]
+    assert template["metadata"]["annotations"] == {"team": "ml"}
+    assert template["metadata"]["labels"]["cost"] == "lab"
+    assert {"name": "HTTPS_PROXY", "value": "http://proxy"} in (
+        template["spec"]["containers"][0]["env"]
+    )
+    assert template["spec"]["serviceAccountName"] == "fleet"
+    assert objects["ServiceAccount", "fleet"]["metadata"]["annotations"] == {"role": "gpu"}
+    bound = [
+        subject["name"]
+        for (kind, name), body in objects.items()
+        if kind.endswith("Binding") and "subjects" in body and "node" not in name
+        for subject in body["subjects"]
+        if subject.get("namespace") == "tessera-system"
+    ]
+    assert set(bound) == {"fleet"}
+    assert ("ServiceAccount", "shared") not in rendered(
+        "--set", "serviceAccount.create=false,serviceAccount.name=shared"
+    )
+
+
 @pytest.mark.parametrize(
     "values",
     [

@@ -36,7 +36,7 @@ SCALING = {
     "scaleDown": {"window": "10s"},
 }
 VALUES = (
-    "replicas=2",
+    "replicaCount=2",
     # Beside no engine, and not evicted with a node: the faults end processes themselves.
     r"nodeSelector.kubernetes\.io/hostname=control",
     "tolerations[0].key=node.kubernetes.io/not-ready",

@@ -1,5 +1,9 @@
 {{- define "tessera.name" -}}tessera-operator{{- end -}}
 
+{{- define "tessera.serviceAccount" -}}
+{{- .Values.serviceAccount.name | default (include "tessera.name" .) -}}
+{{- end -}}
+
 {{- define "tessera.clusterName" -}}
 {{- printf "tessera-operator-%s" .Release.Namespace | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
