@@ -9,20 +9,20 @@ from typing import Any
 from tessera.api.accelerator_pool import AcceleratorPoolSpec
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.tenant_budget import TenantBudgetSpec, TenantBudgetStatus
-from tessera.domain.allotment import Allotment
-from tessera.domain.model.facts import ErrandJob, ErrandRun
-from tessera.domain.model.names import errand_name
+from tessera.domain.allotment import ServicePlan
+from tessera.domain.model.facts import ModelJobRun, ObservedModelJob
+from tessera.domain.model.names import model_job_name
 from tessera.domain.names import deployment_name
 from tessera.domain.plan import plan
 from tessera.domain.snapshot import (
     Budget,
     Node,
+    ObservedService,
     Pod,
     PodReading,
     Pool,
     Readings,
     Ref,
-    Service,
     Snapshot,
     SpeedReading,
     Workload,
@@ -49,8 +49,8 @@ def a_spec(uri: str = SMALL, **fields: Any) -> InferenceServiceSpec:
 
 def a_service(
     name: str = "chat", spec: InferenceServiceSpec | None = None, **fields: Any
-) -> Service:
-    return Service(
+) -> ObservedService:
+    return ObservedService(
         **{
             "ref": Ref("team-a", name),
             "uid": f"uid-{name}",
@@ -109,7 +109,7 @@ def a_node(
             "nvidia.com/gpu.count": str(whole + (cut if slices else 0)),
             **(labels or {}),
         },
-        ready=ready,
+        schedulable=ready,
         allocatable={
             **({"nvidia.com/gpu": whole} if whole else {}),
             **{f"nvidia.com/mig-{profile}": count for profile, count in slices.items()},
@@ -134,7 +134,7 @@ def a_pod(
             "created": at(-120),
             "address": "127.10.0.5",
             "ready_since": at(-60),
-            "up": True,
+            "containers_ready": True,
             "serving": True,
             **fields,
         }
@@ -150,25 +150,27 @@ def a_workload(
             "service": Ref("team-a", service),
             "variant": variant,
             "replicas": replicas,
-            "settled": True,
+            "rollout_complete": True,
             **fields,
         }
     )
 
 
-def an_errand(task: str, service: Service, **fields: Any) -> dict[str, Any]:
+def an_errand(task: str, service: ObservedService, **fields: Any) -> dict[str, Any]:
     """The Job and the pod of an errand, as fields of a snapshot; `report` is what it left."""
     assert service.spec is not None
-    name = errand_name(
+    name = model_job_name(
         service.ref.name, service.uid, "fetch" if task == "fetch" else "shape", service.spec.model
     )
     report, code = fields.pop("report", ""), fields.pop("exit_code", None)
     told = report if isinstance(report, str) else json.dumps({"phase": task, **report})
-    run = ErrandRun(service=service.ref, owner=f"uid-{name}", exit_code=code, report=told)
-    job = ErrandJob(ref=Ref("team-a", name), service=service.ref, task=task, uid=f"uid-{name}")
+    run = ModelJobRun(service=service.ref, job_uid=f"uid-{name}", exit_code=code, report=told)
+    job = ObservedModelJob(
+        ref=Ref("team-a", name), service=service.ref, task=task, uid=f"uid-{name}"
+    )
     ended = None if code is None else NOW
     bare = {"service": Ref("team-a", ""), "variant": "", "ready_since": None, "ended": ended}
-    pod = a_pod(f"{name}-x", **{**bare, "errand": run, **fields})
+    pod = a_pod(f"{name}-x", **{**bare, "model_job_run": run, **fields})
     return {"errands": (job,), "pods": (pod,)}
 
 
@@ -188,7 +190,7 @@ def a_speed_reading(**fields: Any) -> SpeedReading:
             "sequences": 8.0,
             "prefill_tokens": 32.0,
             "prompt_tokens": 400.0,
-            "gap_seconds": 0.012,
+            "itl_seconds": 0.012,
             "running": 4.0,
             "kv_usage": 0.02,
             "kv_tokens": 120_000,
@@ -197,7 +199,7 @@ def a_speed_reading(**fields: Any) -> SpeedReading:
     )
 
 
-def a_snapshot(*services: Service, **fields: Any) -> Snapshot:
+def a_snapshot(*services: ObservedService, **fields: Any) -> Snapshot:
     """A fleet with one A100 of seven 1g.10gb slices, unless said otherwise."""
     return Snapshot(
         **{
@@ -210,9 +212,9 @@ def a_snapshot(*services: Service, **fields: Any) -> Snapshot:
     )
 
 
-def allotted(snapshot: Snapshot, name: str = "chat") -> Allotment:
+def allotted(snapshot: Snapshot, name: str = "chat") -> ServicePlan:
     """What the plan gives one service."""
-    return plan(snapshot).allotments[Ref("team-a", name)]
+    return plan(snapshot).service_plans[Ref("team-a", name)]
 
 
 def dollars(amount: str) -> int:

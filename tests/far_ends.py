@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 
 from fakegpu.silicon import Gpu, Instance, Silicon
-from tessera.api.node_layout import NodeLayoutSpec, NodeLayoutStatus, WantedGpu
+from tessera.api.node_layout import DesiredGpu, NodeLayoutSpec, NodeLayoutStatus
 from tessera.domain.cutting import Gpu as SeenByDriver
 from tessera.domain.cutting import Instance as SeenInstance
 from tessera.domain.cutting import Trouble, cutting, seen
@@ -68,7 +68,7 @@ class FarEnd:
         node = Node(
             name="a100-0",
             labels=dict(self.labels),
-            ready=True,
+            schedulable=True,
             allocatable=dict(self.allocatable),
         )
         (view,) = discover([pool or a_pool()], [node], date(2026, 11, 20))
@@ -152,7 +152,7 @@ class FarEnd:
             else:
                 self.silicon.create(gpu.index, deed.spot.profile, deed.spot.start)
 
-    def _wanted(self, gpu: Gpu) -> WantedGpu:
+    def _wanted(self, gpu: Gpu) -> DesiredGpu:
         return next(one for one in self.spec.gpus if one.uuid == gpu.uuid)
 
     def _status(self) -> NodeLayoutStatus:

@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from tessera.api.mig import MigStatus
-from tessera.domain.autoscale import Memory
-from tessera.domain.draft import Draft, drafted, held_by
+from tessera.domain.autoscale import ScalingHistory
+from tessera.domain.draft import Proposal, objects_by_service, propose
 from tessera.domain.mig.boards import boards
 from tessera.domain.mig.layouts import Spot
 from tessera.domain.pools import PoolView, discover
@@ -17,7 +17,7 @@ from tessera.domain.repartition.facts import Card, Ground, Tile
 from tessera.domain.repartition.question import Question
 from tessera.domain.repartition.target import Adopted, adopt
 from tessera.domain.repartition.wish import question
-from tessera.domain.snapshot import Node, Pool, Ref, Service, Snapshot
+from tessera.domain.snapshot import Node, ObservedService, Pool, Ref, Snapshot
 from tests.builders import NOW, a_node, a_pool, a_service, a_snapshot, a_spec
 
 BOARD = boards()["A100-80GB"]
@@ -30,7 +30,7 @@ def a_planned_pool(name: str = "a100", mode: str = "auto", **fields: Any) -> Poo
     return a_pool(name, mig=mig, **fields)
 
 
-def a_wishing(name: str = "chat", uri: str | None = None, **fields: Any) -> Service:
+def a_wishing(name: str = "chat", uri: str | None = None, **fields: Any) -> ObservedService:
     """A service whose slices are planned."""
     placement = {"mig": "auto", **fields.pop("placement", {})}
     given = {"uri": uri} if uri else {}
@@ -79,7 +79,7 @@ def node_of(ground: Ground, pool: str = "a100") -> Node:
 
 
 def a_fleet(
-    *services: Service, pools: Sequence[Pool] = (), grounds: Sequence[Ground], **fields: Any
+    *services: ObservedService, pools: Sequence[Pool] = (), grounds: Sequence[Ground], **fields: Any
 ) -> Snapshot:
     return a_snapshot(
         *services,
@@ -93,14 +93,14 @@ def views_of(snapshot: Snapshot) -> tuple[PoolView, ...]:
     return discover(snapshot.pools, snapshot.nodes, NOW.date())
 
 
-def drafts_of(snapshot: Snapshot) -> Mapping[Ref, Draft]:
+def drafts_of(snapshot: Snapshot) -> Mapping[Ref, Proposal]:
     """As a turn makes them."""
-    held = held_by(
-        snapshot.services, snapshot.pods, snapshot.workloads, snapshot.nodes, snapshot.errands
+    held = objects_by_service(
+        snapshot.services, snapshot.pods, snapshot.workloads, snapshot.nodes, snapshot.model_jobs
     )
     views = views_of(snapshot)
     return {
-        one.ref: drafted(snapshot, one, held[one.ref].sorted, views, Counter(), Memory())
+        one.ref: propose(snapshot, one, held[one.ref].in_order, views, Counter(), ScalingHistory())
         for one in snapshot.services
     }
 

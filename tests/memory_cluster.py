@@ -9,13 +9,13 @@ from tessera.adapters import wire
 from tessera.domain.names import FIELD_MANAGER
 from tessera.domain.ref import Ref
 from tessera.ports import (
-    Change,
     ClusterError,
-    DisruptionError,
-    GoneError,
-    Listing,
-    Seen,
-    StaleError,
+    ClusterObject,
+    DisruptionBudgetError,
+    NotFoundError,
+    ObjectList,
+    ResourceExpiredError,
+    WatchEvent,
 )
 from tessera.resources.kinds import (
     CONFIG_MAPS,
@@ -49,7 +49,7 @@ class MemoryCluster:
         self.objects: dict[Key, dict[str, Any]] = {}
         self._owners: dict[Key, dict[Path, str]] = {}
         self._serial = itertools.count(1)
-        self._changes: list[tuple[int, Key, Seen | None]] = []
+        self._changes: list[tuple[int, Key, ClusterObject | None]] = []
         self._versions = itertools.count(1)
         self.version = 0
         self.forgotten = 0
@@ -57,12 +57,12 @@ class MemoryCluster:
         self.applied: list[Key] = []
         self.refusals: dict[Key, str] = {}
 
-    async def list(self, kind: Kind) -> Listing | None:
+    async def list(self, kind: Kind) -> ObjectList | None:
         if kind.plural in self._unknown:
             return None
         found = (key for key in sorted(self.objects) if key.plural == kind.plural)
         items = tuple(self.seen(key) for key in found if self._selected(kind, key))
-        return Listing(items, self.version)
+        return ObjectList(items, self.version)
 
     def scopes(self, kind: Kind) -> tuple[None]:
         del kind
@@ -70,17 +70,19 @@ class MemoryCluster:
 
     async def watch(
         self, kind: Kind, version: int, scope: str | None = None
-    ) -> AsyncGenerator[Change, None]:
+    ) -> AsyncGenerator[WatchEvent, None]:
         """All that changed since then; the stream ends there."""
         del scope
         if version < self.forgotten:
-            raise StaleError(f"watch {kind.plural}: 410 too old resource version")
+            raise ResourceExpiredError(f"watch {kind.plural}: 410 too old resource version")
         for at, key, seen in tuple(self._changes):
             if at > version and key.plural == kind.plural:
-                yield Change(version=at, seen=seen or Seen(key=key), gone=seen is None)
-        yield Change(version=self.version)
+                yield WatchEvent(
+                    version=at, cluster_object=seen or ClusterObject(key=key), deleted=seen is None
+                )
+        yield WatchEvent(version=self.version)
 
-    async def apply(self, manifest: Manifest, *, subresource: str | None = None) -> Seen:
+    async def apply(self, manifest: Manifest, *, subresource: str | None = None) -> ClusterObject:
         key = manifest.key
         self.applied.append(key)
         if key in self.refusals:
@@ -88,7 +90,7 @@ class MemoryCluster:
         uid = manifest.body["metadata"].get("uid")
         live = self.objects.get(key, {"metadata": {}})["metadata"].get("uid")
         if (subresource is not None and live is None) or uid not in (None, live):
-            raise GoneError(f"{key.told()} is gone")
+            raise NotFoundError(f"{key.told()} is gone")
         ours = FIELD_MANAGER if subresource is None else f"{FIELD_MANAGER}/{subresource}"
         if key in self.objects and subresource is None and not uid:
             self._must_be_ours(key)
@@ -105,12 +107,12 @@ class MemoryCluster:
         if self.objects.pop(key, None) is not None:
             self._changed(key)
 
-    async def mark(
+    async def patch_node(
         self, node: str, labels: Mapping[str, str | None], taints: Mapping[str, bool]
-    ) -> Seen:
+    ) -> ClusterObject:
         key = Key(NODES.plural, "", node)
         if key not in self.objects:
-            raise GoneError(f"node {node} is gone")
+            raise NotFoundError(f"node {node} is gone")
         body = self.objects[key]
         change = wire.marked(body, labels, taints)
         if change is not None:
@@ -124,10 +126,10 @@ class MemoryCluster:
             self._changed(key)
         return self.seen(key)
 
-    async def resize(self, deployment: Ref, replicas: int) -> Seen:
+    async def scale(self, deployment: Ref, replicas: int) -> ClusterObject:
         key = Key(DEPLOYMENTS.plural, deployment.namespace, deployment.name)
         if key not in self.objects:
-            raise GoneError(f"deployment {deployment} is gone")
+            raise NotFoundError(f"deployment {deployment} is gone")
         self.objects[key]["spec"]["replicas"] = replicas
         self._changed(key)
         return self.seen(key)
@@ -137,7 +139,7 @@ class MemoryCluster:
         if self.objects.get(key, {}).get("metadata", {}).get("uid") != uid:
             return
         if key in self.refusals:
-            raise DisruptionError(f"evict pod {pod}: {self.refusals[key]}")
+            raise DisruptionBudgetError(f"evict pod {pod}: {self.refusals[key]}")
         await self.delete(PODS, key)
 
     def forget_the_past(self) -> None:
@@ -164,7 +166,7 @@ class MemoryCluster:
             del owners[owned]
         self._changed(key)
 
-    def seen(self, key: Key) -> Seen:
+    def seen(self, key: Key) -> ClusterObject:
         body = self.objects[key]
         fields = sorted(
             ".".join(path) for path, owner in self._owners[key].items() if owner == FIELD_MANAGER

@@ -13,10 +13,10 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from tessera.api.mig import GpuTarget, Mig, MigPlan, MigStatus, NodeTarget
-from tessera.api.node_layout import NodeLayoutSpec, PlacedSlice, WantedGpu
+from tessera.api.node_layout import DesiredGpu, NodeLayoutSpec, PlacedSlice
 from tessera.domain.mig.boards import Board
 from tessera.domain.mig.layouts import Layout, Spot, fault, geometry
-from tessera.domain.reasons import LaidOut, Verdict
+from tessera.domain.reasons import LayoutReady, StatusVerdict
 from tessera.domain.ref import Ref
 from tessera.domain.repartition.backend import Ask, Capabilities, GeometryBackend, Heard, Layouts
 from tessera.domain.repartition.facts import Card, Ground, NodeLayout, Tile
@@ -511,7 +511,7 @@ class Whole:
         if ground.labels.get("failed") == str(attempt):
             return Heard(again=True)
         if at - since > timedelta(minutes=20):
-            return Heard(problem=Verdict(LaidOut.BACKEND_STUCK, "nothing happens"))
+            return Heard(problem=StatusVerdict(LayoutReady.BACKEND_TIMEOUT, "nothing happens"))
         return Heard()
 
     def __call__(self, world: World, node: SimNode) -> None:
@@ -544,7 +544,7 @@ class Pinned:
         return Ask(
             layout=NodeLayoutSpec(
                 gpus=tuple(
-                    WantedGpu(
+                    DesiredGpu(
                         uuid=uuids[gpu],
                         slices=tuple(
                             PlacedSlice(profile=spot.profile, start=spot.start) for spot in layout

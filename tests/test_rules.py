@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tessera.domain.reasons import LaidOut
+from tessera.domain.reasons import LayoutReady
 from tests.test_dashboard import DASHBOARDS, known_metrics, read, targets
 
 FOLDER = Path(__file__).parents[1] / "charts" / "tessera" / "rules"
@@ -33,10 +33,10 @@ def test_layouts_that_wait_for_their_time_or_a_word_are_not_blocked() -> None:
     [rule] = [one for one in RULES if one.get("alert") == "LayoutBlocked"]
     [left_out] = re.findall(r'reason!~"([^"]+)"', rule["expr"])
     assert set(left_out.split("|")) == {
-        LaidOut.PLANNING,
-        LaidOut.AWAITING_APPROVAL,
-        LaidOut.OUTSIDE_WINDOW,
-        LaidOut.REPARTITIONING,
+        LayoutReady.PLANNING,
+        LayoutReady.AWAITING_APPROVAL,
+        LayoutReady.OUTSIDE_MAINTENANCE_WINDOW,
+        LayoutReady.REPARTITIONING,
     }
 
 

@@ -38,7 +38,7 @@ def test_without_a_bill_there_are_no_series() -> None:
 def test_the_bill_is_exported_with_its_time() -> None:
     telemetry = Telemetry()
     lines = {CHAT: dollars("1.5"), COLD: dollars("0.000000001")}
-    telemetry.billed(Bill(since=NOW, as_of=at(5.000137), lines=lines), {"team-a": "acme"})
+    telemetry.record_bill(Bill(since=NOW, as_of=at(5.000137), lines=lines), {"team-a": "acme"})
     assert scraped(telemetry) == {
         "tessera_cost_nanos_total": {
             ("acme", "chat", "serving"): 1_500_000_000,
@@ -55,7 +55,7 @@ def test_what_was_spent_stays_with_the_tenant_of_then() -> None:
         [(10, {"team-a": "acme"}), (15, {"team-a": "globex"}), (18, {}), (18, {"team-a": "late"})]
     ):
         bill = Bill(since=NOW, as_of=NOW + turn * timedelta(seconds=5), lines={CHAT: total})
-        telemetry.billed(bill, tenants)
+        telemetry.record_bill(bill, tenants)
     assert scraped(telemetry)["tessera_cost_nanos_total"] == {
         ("acme", "chat", "serving"): 10,
         ("globex", "chat", "serving"): 5,

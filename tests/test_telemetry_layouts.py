@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tessera.api.accelerator_pool import AcceleratorPoolSpec, Price
 from tessera.api.mig import Mig, MigPlan, MigStatus, Phase, Unit
 from tessera.domain.pools import PoolView
-from tessera.domain.reasons import Discovered, LaidOut, PoolAccepted, Verdict
+from tessera.domain.reasons import Discovered, LayoutReady, PoolAccepted, StatusVerdict
 from tessera.domain.ref import Ref
 from tessera.domain.repartition.facts import Card, Ground, Tile
 from tessera.domain.repartition.orders import Orders
@@ -27,7 +27,9 @@ def a_unit(node: str = "n", phase: Phase = "Emptying", attempt: int = 1) -> Unit
 
 
 def a_laid_pool(
-    *units: Unit, reason: LaidOut = LaidOut.REPARTITIONING, doomed: frozenset[Ref] = frozenset()
+    *units: Unit,
+    reason: LayoutReady = LayoutReady.REPARTITIONING,
+    doomed: frozenset[Ref] = frozenset(),
 ) -> LaidPool:
     """Two GPUs at 2 USD: 7x 1g.10gb with one in use, and 3g.40gb."""
     price = Price.model_validate({"from": "2026-01-01", "perGPUHour": "2"})
@@ -52,15 +54,17 @@ def a_laid_pool(
     return LaidPool(
         view=PoolView(
             pool=Pool(name="a100", generation=1, spec=spec),
-            accepted=Verdict(PoolAccepted.VALID, ""),
-            discovered=Verdict(Discovered.FOUND, ""),
+            accepted=StatusVerdict(PoolAccepted.VALID, ""),
+            discovered=StatusVerdict(Discovered.DEVICES_FOUND, ""),
             price=price,
         ),
         grounds=(
             Ground(name="n", board=A100, ready=True, cards=(first, cards[1]), tells_pods=True),
         ),
         orders=Orders(
-            verdict=Verdict(reason, ""), status=MigStatus(target=plan, units=units), doomed=doomed
+            verdict=StatusVerdict(reason, ""),
+            status=MigStatus(target=plan, units=units),
+            doomed=doomed,
         ),
     )
 
@@ -78,7 +82,7 @@ def scraped(telemetry: Telemetry) -> dict[str, dict[tuple[str, ...], float]]:
 
 def test_slices_what_is_stranded_the_gap_and_the_units_are_exported() -> None:
     telemetry = Telemetry()
-    telemetry.laid_out([a_laid_pool(a_unit(), doomed=frozenset({CHAT}))], ())
+    telemetry.record_layouts([a_laid_pool(a_unit(), doomed=frozenset({CHAT}))], ())
     got = scraped(telemetry)
     assert got["tessera_slices"] == {
         ("1g.10gb", "doomed"): 1,
@@ -95,9 +99,9 @@ def test_slices_what_is_stranded_the_gap_and_the_units_are_exported() -> None:
 
 def test_a_pool_that_is_as_planned_is_1_and_one_that_is_gone_is_no_more() -> None:
     telemetry = Telemetry()
-    telemetry.laid_out([a_laid_pool(reason=LaidOut.AS_PLANNED)], ())
+    telemetry.record_layouts([a_laid_pool(reason=LayoutReady.AS_PLANNED)], ())
     assert scraped(telemetry)["tessera_pool_laid_out"] == {("AsPlanned",): 1}
-    telemetry.laid_out([], ())
+    telemetry.record_layouts([], ())
     assert scraped(telemetry) == {}
 
 
@@ -113,7 +117,7 @@ def test_repartitions_are_counted_once_when_they_end() -> None:
         (),
     ]
     for units in turns:
-        telemetry.laid_out([a_laid_pool(*units)], ())
+        telemetry.record_layouts([a_laid_pool(*units)], ())
     assert scraped(telemetry)["tessera_repartitions_total"] == {
         ("agent", "done"): 1,
         ("agent", "failed"): 1,

@@ -40,9 +40,9 @@ def scraped(telemetry: Telemetry) -> dict[str, float]:
 def test_both_speeds_prices_and_caches_are_told_side_by_side() -> None:
     telemetry = Telemetry()
     measured = a_speed_reading(
-        tokens_per_second=360.0, flops_per_second=4.0444e12, median_gap_seconds=0.015
+        tokens_per_second=360.0, flops_per_second=4.0444e12, median_itl_seconds=0.015
     )
-    telemetry.turned(outcome(measured), 0.1, 0.1)
+    telemetry.record_reconcile(outcome(measured), 0.1, 0.1)
     got = scraped(telemetry)
     assert got["output_tokens_per_second measured"] == 360
     assert got["output_tokens_per_second predicted"] > 360
@@ -59,7 +59,7 @@ def test_both_speeds_prices_and_caches_are_told_side_by_side() -> None:
 
 def test_without_readings_only_predictions_are_told() -> None:
     telemetry = Telemetry()
-    telemetry.turned(outcome(), 0.1, 0.1)
+    telemetry.record_reconcile(outcome(), 0.1, 0.1)
     got = scraped(telemetry)
     assert "output_tokens_per_second predicted" in got
     assert "peak_flops" in got
@@ -69,9 +69,9 @@ def test_without_readings_only_predictions_are_told() -> None:
 
 def test_what_a_later_reading_says_is_told_though_nothing_is_decided_by_it() -> None:
     telemetry = Telemetry()
-    telemetry.turned(outcome(a_speed_reading(tokens_per_second=100.0)), 0.1, 0.1)
+    telemetry.record_reconcile(outcome(a_speed_reading(tokens_per_second=100.0)), 0.1, 0.1)
     assert scraped(telemetry)["output_tokens_per_second measured"] == 100
-    telemetry.turned(outcome(a_speed_reading(tokens_per_second=101.0), when=30), 0.1, 0.1)
+    telemetry.record_reconcile(outcome(a_speed_reading(tokens_per_second=101.0), when=30), 0.1, 0.1)
     assert scraped(telemetry)["output_tokens_per_second measured"] == 101
 
 

@@ -17,9 +17,9 @@ from decimal import Decimal
 
 from tessera.api.accelerator_pool import AcceleratorPoolStatus
 from tessera.api.mig import Assignment, GpuTarget, MigPlan, MigStatus, NodeTarget
-from tessera.api.node_layout import NodeLayoutSpec, NodeLayoutStatus, SeenGpu, SeenSlice
+from tessera.api.node_layout import NodeLayoutSpec, NodeLayoutStatus, ObservedGpu, ObservedSlice
 from tessera.domain.names import deployment_name
-from tessera.domain.plan import Kept, Plan, plan
+from tessera.domain.plan import Plan, PlanCache, plan
 from tessera.domain.pools import discover
 from tessera.domain.repartition.backend import Ask
 from tessera.domain.repartition.backends.agent import Agent
@@ -96,7 +96,7 @@ def _fleet(
                 VARIANT,
                 node=_node(node),
                 devices={"nvidia.com/mig-1g.10gb": 1},
-                up=True,
+                containers_ready=True,
                 serving=True,
             )
         )
@@ -126,14 +126,14 @@ def _fleet(
 
 def _layout(node: int, on: dict[tuple[int, int, int], str]) -> NodeLayout:
     gpus = tuple(
-        SeenGpu(
+        ObservedGpu(
             index=gpu,
             uuid=f"GPU-{node}-{gpu}",
             product=A100,
             memory_mib=81_920,
             mode="enabled",
             slices=tuple(
-                SeenSlice(
+                ObservedSlice(
                     profile="1g.10gb",
                     start=seat,
                     pods=(on[node, gpu, seat],) if (node, gpu, seat) in on else (),
@@ -160,7 +160,7 @@ def _next(snapshot: Snapshot, told: Plan) -> Snapshot:
         pool = replace(pool, status=pool.status.model_copy(update={"mig": orders.status}))
     asked = told.repartitions.question
     target = orders.status.target if orders is not None and orders.status is not None else None
-    solved = snapshot.solved
+    solved = snapshot.layout_solution
     if asked is not None and solved is None and target is not None:
         solved = Solved(question=asked, pools={pool.name: Drawn(plan=target)})
     tainted = orders.tainted if orders is not None else frozenset[str]()
@@ -176,11 +176,11 @@ def _next(snapshot: Snapshot, told: Plan) -> Snapshot:
         snapshot,
         at=at,
         readings=readings,
-        memory=dict(told.memory),
+        scaling_history=dict(told.scaling_history),
         pools=pools,
         nodes=snapshot.nodes if same else nodes,
         layouts=layouts,
-        solved=solved,
+        layout_solution=solved,
     )
 
 
@@ -216,7 +216,7 @@ def _news(snapshot: Snapshot, turn: int) -> Snapshot:
 
 def _turns(snapshot: Snapshot, *, news: bool) -> list[float]:
     """CPU milliseconds of each turn."""
-    kept, spent = Kept(), []
+    kept, spent = PlanCache(), []
     for turn in range(TURNS + 5):
         begun = time.process_time()
         told = plan(snapshot, kept)

@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from tessera.domain.batch.reports import Shown
-from tessera.domain.model.reports import Fetched
+from tessera.domain.model.reports import FetchProgress
 from tessera.domain.names import deployment_name
 from tessera.domain.snapshot import EngineReading, Pod, PodReading, Readings
 from tessera.reconcile.apply import Applier
@@ -49,7 +49,7 @@ VARIANT = "a100-1g-10gb"
 
 
 class _Engines:
-    async def ask(self, base: str, model: str) -> str | None:
+    async def probe(self, base: str, model: str) -> str | None:
         del base, model
         return None
 
@@ -61,7 +61,7 @@ class _Engines:
         del address
         return None
 
-    async def fetched(self, address: str) -> Fetched | None:
+    async def fetch_progress(self, address: str) -> FetchProgress | None:
         del address
         return None
 
@@ -156,7 +156,7 @@ async def _measure(services: int) -> dict[str, float]:
     await mirror.seed()
     pods = [seen.value for seen in store.all(PODS).values() if isinstance(seen.value, Pod)]
     reading = PodReading(waiting=0.0, running=1.0, activity=0.5)
-    engine = EngineReading(steps=9.0, scraped=NOW, awake=True)
+    engine = EngineReading(steps=9.0, scraped_at=NOW, awake=True)
     senses.readings = Readings(
         at=NOW,
         pods={pod.ref: reading for pod in pods},
@@ -200,7 +200,7 @@ async def _with_speeds(fleet: Fleet, senses: Senses, clock: _Clock) -> tuple[flo
         clock.at += _SPEEDS
         share = 1 + 0.08 * math.sin(turn)
         reading = a_speed_reading(
-            gap_seconds=0.0145 * share, tokens_per_second=400 * share, running=4 * share
+            itl_seconds=0.0145 * share, tokens_per_second=400 * share, running=4 * share
         )
         senses.readings = replace(
             known,

@@ -18,7 +18,7 @@ from chart_values import Chart
 from cli_page import page as cli_page
 from tessera.api.meta import GROUP, VERSION
 from tessera.api.schema import KINDS as RESOURCES
-from tessera.api.schema import Kind as Resource
+from tessera.api.schema import CustomResourceType as Resource
 from tessera.api.schema import crd, structural
 from tessera.batch.progress import Progress, registry
 from tessera.domain import reasons
@@ -263,21 +263,21 @@ def _table(*columns: str) -> list[str]:
 def _reasons() -> str:
     titles = {
         reasons.Accepted: "InferenceService: condition Accepted",
-        reasons.Placed: "InferenceService: condition Placed",
+        reasons.PlacementReason: "InferenceService: condition Placed",
         reasons.Progressing: "InferenceService: condition Progressing",
         reasons.Ready: "InferenceService: condition Ready",
         reasons.UpdateAvailable: "InferenceService: condition UpdateAvailable",
         reasons.SpeedAsPredicted: "InferenceService: condition SpeedAsPredicted",
-        reasons.Pinned: "InferenceService: status.model.reason",
-        reasons.Scaling: "InferenceService: status.scaling.reason",
+        reasons.RevisionReason: "InferenceService: status.model.reason",
+        reasons.ScalingReason: "InferenceService: status.scaling.reason",
         reasons.PoolAccepted: "AcceleratorPool: condition Accepted",
         reasons.Discovered: "AcceleratorPool: condition Discovered",
-        reasons.LaidOut: "AcceleratorPool: condition LaidOut",
+        reasons.LayoutReady: "AcceleratorPool: condition LaidOut",
         batch_reasons.BatchAccepted: "BatchInference: condition Accepted",
         batch_reasons.BatchRunning: "BatchInference: condition Running",
         batch_reasons.BatchComplete: "BatchInference: condition Complete",
         reasons.BudgetAccepted: "TenantBudget: condition Accepted",
-        reasons.Funded: "TenantBudget: condition Funded; InferenceService: status.tenant.state",
+        reasons.WithinBudget: "TenantBudget: condition Funded; InferenceService: status.tenant.state",
     }
     lines = [
         "# Reasons",
@@ -288,8 +288,8 @@ def _reasons() -> str:
         lines += ["", f"## {title}", "", str(kind.__doc__), ""]
         lines += _table("reason", "status", "meaning")
         for reason in kind:
-            status = "" if kind is reasons.Scaling else str(reason.holds)
-            status = status if reason.known else "Unknown"
+            status = "" if kind is reasons.ScalingReason else str(reason.is_true)
+            status = status if reason.is_known else "Unknown"
             lines.append(f"| `{reason}` | {status} | {reason.meaning} |")
     return "\n".join(lines) + "\n"
 

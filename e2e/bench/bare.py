@@ -36,12 +36,12 @@ def children(size: Size, nodes: Iterable[Json]) -> Children:
         )
     )
     told: dict[str, tuple[Manifest, ...]] = {
-        str(ref): of_service(one) for ref, one in decided.allotments.items()
+        str(ref): of_service(one) for ref, one in decided.service_plans.items()
     }
     assert all(told.values()), "a service was not placed"
     shared = {
         one.namespace: one.manifests(visitors=_VISITORS, monitored=False)
-        for one in sharing(decided.allotments, {})
+        for one in sharing(decided.service_plans, {})
     }
     return told | shared
 

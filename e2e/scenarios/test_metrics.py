@@ -34,7 +34,7 @@ async def test_every_reading_of_a_loaded_replica_comes_through(place: Place) -> 
         reading = await eventually(read, loaded)
 
         async def longest_queue() -> float:
-            past = await metrics.past(timedelta(seconds=30))
+            past = await metrics.load_history(timedelta(seconds=30))
             loads = past.get(Ref(place.namespace, "chat"), ())
             return max((load.waiting or 0 for load in loads), default=0)
 
@@ -109,9 +109,9 @@ async def test_an_engine_is_asked_for_a_token_and_for_its_load(place: Place) -> 
     engines = HttpEngines()
     try:
         base = await place.stage.address(ref)
-        assert await engines.ask(base, ref.name) is None
-        assert "404" in str(await engines.ask(base, "another"))
-        assert "Cannot connect" in str(await engines.ask("http://127.0.0.1:9", ref.name))
+        assert await engines.probe(base, ref.name) is None
+        assert "404" in str(await engines.probe(base, "another"))
+        assert "Cannot connect" in str(await engines.probe("http://127.0.0.1:9", ref.name))
         assert await engines.in_flight(base.removeprefix("http://")) == 0
         assert await engines.in_flight("127.0.0.1:9") is None
     finally:

@@ -15,7 +15,7 @@ from demo.stage import CHART, NAMESPACE, Json, Stage, install
 from images import images
 from scenarios.actions import SMALL, Place
 from tessera.api.inference_service import InferenceServiceSpec
-from tessera.api.recipe import Recipe
+from tessera.api.recipe import PodTemplateVersion
 from tessera.domain.model.names import claim_name
 from tessera.resources.kinds import CLAIMS, JOBS, PODS
 from tessera.resources.surroundings import engine_image, priority_class
@@ -152,7 +152,7 @@ async def test_a_mirror_and_priorities_are_a_matter_of_two_values(stage: Stage) 
     assert told["TESSERA_BATCH_IMAGE"].startswith("ghcr.io/acme/batch:")
     platform = Settings(platform=json.loads(told["TESSERA_PLATFORM"])).platform
     assert platform.priority_classes
-    assert engine_image(EXAMPLE, Recipe(platform=platform)) == engine
+    assert engine_image(EXAMPLE, PodTemplateVersion(platform=platform)) == engine
     classes = {one["metadata"]["name"]: one for one in found if one["kind"] == "PriorityClass"}
     assert {priority_class(EXAMPLE, platform), "tessera-standard", "tessera-batch"} == {*classes}
     assert classes["tessera-batch"]["preemptionPolicy"] == "Never"

@@ -6,29 +6,29 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol, TypeAlias
 
-from tessera.api.node_layout import Fault, NodeLayoutStatus
-from tessera.domain.autoscale import Load
+from tessera.api.node_layout import GpuFault, NodeLayoutStatus
+from tessera.domain.autoscale import ServiceLoad
 from tessera.domain.batch.facts import Batch, BatchJob, VolumeClaim
 from tessera.domain.batch.reports import Shown
-from tessera.domain.certificate import Held
+from tessera.domain.certificate import CertificateSecret
 from tessera.domain.cutting import Holders, Readout
 from tessera.domain.mig.layouts import Spot
-from tessera.domain.model.facts import ErrandJob
-from tessera.domain.model.reports import Fetched
+from tessera.domain.model.facts import ObservedModelJob
+from tessera.domain.model.reports import FetchProgress
 from tessera.domain.repartition.facts import NodeLayout
 from tessera.domain.repartition.question import Question as LayoutQuestion
 from tessera.domain.repartition.question import Solved
 from tessera.domain.snapshot import (
     Budget,
-    Front,
     Node,
+    ObservedService,
     Pod,
     Pool,
-    Question,
     Readings,
     Ref,
     Resolution,
-    Service,
+    RevisionQuery,
+    ServiceEndpoint,
     Workload,
 )
 from tessera.resources.kinds import Kind
@@ -37,8 +37,8 @@ from tessera.resources.manifest import Key, Manifest
 Clock: TypeAlias = Callable[[], datetime]
 """The present moment, aware and in UTC."""
 
-Value: TypeAlias = (
-    Service
+ObjectValue: TypeAlias = (
+    ObservedService
     | Batch
     | Pool
     | Budget
@@ -47,9 +47,9 @@ Value: TypeAlias = (
     | Pod
     | VolumeClaim
     | BatchJob
-    | ErrandJob
+    | ObservedModelJob
     | Workload
-    | Front
+    | ServiceEndpoint
     | None
 )
 
@@ -62,19 +62,19 @@ class ClusterError(PortError):
     """The API server refused or did not answer."""
 
 
-class GoneError(ClusterError):
+class NotFoundError(ClusterError):
     """The object that was meant does not exist any more; a namesake is another object."""
 
 
-class DisruptionError(ClusterError):
+class DisruptionBudgetError(ClusterError):
     """A PodDisruptionBudget does not let the pod go now."""
 
 
-class StaleError(ClusterError):
+class ResourceExpiredError(ClusterError):
     """The version from which to go on is forgotten; only a new list helps."""
 
 
-class LayoutsError(PortError):
+class LayoutPlanningError(PortError):
     """No layouts could be planned."""
 
 
@@ -83,42 +83,42 @@ class MetricsError(PortError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
+class ClusterObject:
     """One object of the cluster, trimmed to what decisions need."""
 
     key: Key
-    value: Value = None
+    value: ObjectValue = None
     """What the plan reads; None for children that are only kept in shape."""
     service: Ref | None = None
     """The service that a child belongs to; None for shared ones."""
-    owned: str | None = None
+    owned_fields_digest: str | None = None
     """Digest of the fields that Tessera owns on it; it changes when somebody takes one away."""
     version: int = field(default=0, compare=False)
     """The resourceVersion: of two sights of an object, the one with the larger is the newer."""
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
+class ObjectList:
     """All objects of a kind as of one version of the cluster."""
 
-    items: tuple[Seen, ...] = ()
+    items: tuple[ClusterObject, ...] = ()
     version: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class WatchEvent:
     """What a watch tells: an object came, changed or went, or only how far the watch is."""
 
     version: int
     """From here a next watch goes on."""
-    seen: Seen | None = None
-    gone: bool = False
+    cluster_object: ClusterObject | None = None
+    deleted: bool = False
 
 
 class Cluster(Protocol):
     """Kubernetes."""
 
-    async def list(self, kind: Kind) -> Listing | None:
+    async def list(self, kind: Kind) -> ObjectList | None:
         """Every object of a kind, within the kind's selector; None when there is no such kind."""
 
     def scopes(self, kind: Kind) -> Sequence[str | None]:
@@ -126,7 +126,7 @@ class Cluster(Protocol):
 
     def watch(
         self, kind: Kind, version: int, scope: str | None = None
-    ) -> AsyncGenerator[Change, None]:
+    ) -> AsyncGenerator[WatchEvent, None]:
         """What changed in a scope since a version, until the server ends the stream.
 
         What an `apply` answered may be left out: whoever applied knows it.
@@ -134,7 +134,7 @@ class Cluster(Protocol):
         silent.
         """
 
-    async def apply(self, manifest: Manifest, *, subresource: str | None = None) -> Seen:
+    async def apply(self, manifest: Manifest, *, subresource: str | None = None) -> ClusterObject:
         """Server-side apply; the object as it is afterwards.
 
         Fields that somebody else set on an object of ours are taken back; an object that was never
@@ -146,16 +146,16 @@ class Cluster(Protocol):
     ) -> None:
         """Delete; what is gone already is no error, nor is a namesake with another uid."""
 
-    async def mark(
+    async def patch_node(
         self, node: str, labels: Mapping[str, str | None], taints: Mapping[str, bool]
-    ) -> Seen:
+    ) -> ClusterObject:
         """Labels of a node, None takes one away, and whether it carries taints that keep new pods
         off; all in one write, and none where all is so already. Other taints stay.
 
         The node as it is afterwards; GoneError when there is none of this name.
         """
 
-    async def resize(self, deployment: Ref, replicas: int) -> Seen:
+    async def scale(self, deployment: Ref, replicas: int) -> ClusterObject:
         """Set the number of replicas of a Deployment and nothing else; GoneError without one."""
 
     async def evict(self, pod: Ref, uid: str) -> None:
@@ -171,18 +171,18 @@ class Metrics(Protocol):
     async def read(self) -> Readings:
         """What Prometheus knows now; when it cannot be asked, the readings say why."""
 
-    async def past(self, span: timedelta) -> Mapping[Ref, tuple[Load, ...]]:
+    async def load_history(self, span: timedelta) -> Mapping[Ref, tuple[ServiceLoad, ...]]:
         """Loads of services in the last `span`, oldest first; MetricsError when unreadable."""
 
 
-class Hub(Protocol):
+class ModelHub(Protocol):
     """Where models come from."""
 
-    async def resolve(self, question: Question) -> Resolution:
+    async def resolve(self, question: RevisionQuery) -> Resolution:
         """Which commit a revision means now; or why that could not be found out."""
 
 
-class Layouts(Protocol):
+class LayoutPlanner(Protocol):
     """The planner of layouts."""
 
     async def solve(self, question: LayoutQuestion) -> Solved:
@@ -192,7 +192,7 @@ class Layouts(Protocol):
 class Engines(Protocol):
     """The engines themselves, through their Service or at a pod's address."""
 
-    async def ask(self, base: str, model: str) -> str | None:
+    async def probe(self, base: str, model: str) -> str | None:
         """Ask for one token; None when it came, else what went wrong."""
 
     async def in_flight(self, address: str) -> int | None:
@@ -201,17 +201,17 @@ class Engines(Protocol):
     async def progress(self, address: str) -> Shown | None:
         """How far the runner of a batch is; None when it cannot be asked."""
 
-    async def fetched(self, address: str) -> Fetched | None:
+    async def fetch_progress(self, address: str) -> FetchProgress | None:
         """How far the fetch of a model is, likewise."""
 
 
 class CertificateStore(Protocol):
     """Where the certificates of admission are kept, and who trusts them."""
 
-    async def read(self) -> Held:
+    async def read(self) -> CertificateSecret:
         """What is held; nothing, and no version, where nothing was ever written."""
 
-    async def write(self, held: Held) -> None:
+    async def write(self, secret: CertificateSecret) -> None:
         """Replace what was read; ClusterError when somebody else was faster."""
 
     async def trust(self, bundle: str) -> None:
@@ -221,7 +221,7 @@ class CertificateStore(Protocol):
 class GpuError(PortError):
     """A driver refused or cannot be asked."""
 
-    def __init__(self, fault: Fault, message: str) -> None:
+    def __init__(self, fault: GpuFault, message: str) -> None:
         super().__init__(message)
         self.fault = fault
 
@@ -268,7 +268,7 @@ class OwnLayout(Protocol):
     async def write(self, status: NodeLayoutStatus) -> None:
         """Replace its status. ClusterError."""
 
-    async def changed(self) -> None:
+    async def wait_for_change(self) -> None:
         """Return once its spec is another than at the last read, or it is gone. ClusterError."""
 
 

@@ -63,12 +63,14 @@ class Settings(BaseSettings):
     webhook_certificate_owner: Literal["tessera", "cert-manager"] = "tessera"
     """Who makes and renews the certificate; what is not ours is only read."""
 
-    webhook_certificate_life: Annotated[timedelta, Field(ge=timedelta(seconds=1))] = timedelta(
+    webhook_certificate_duration: Annotated[timedelta, Field(ge=timedelta(seconds=1))] = timedelta(
         days=90
     )
     """How long a certificate holds; it is renewed when two thirds of that are over."""
 
-    webhook_certificate_look: Annotated[timedelta, Field(gt=timedelta())] = timedelta(seconds=10)
+    webhook_certificate_poll_interval: Annotated[timedelta, Field(gt=timedelta())] = timedelta(
+        seconds=10
+    )
     """Every so often each process reads the certificate; a new one waits six times as long."""
 
     webhook_port: Annotated[int, Field(ge=1, le=65535)] = 9443
@@ -90,10 +92,10 @@ class Settings(BaseSettings):
     """A kubeconfig to use instead of the pod's ServiceAccount."""
 
     @property
-    def cutters(self) -> frozenset[str]:
+    def partition_backends(self) -> frozenset[str]:
         """The backends that may cut GPUs."""
-        found = {"agent"} | ({"migManager"} if self.mig_manager_namespace else set())
-        return frozenset(found) if self.mig_enabled else frozenset()
+        backends = {"agent"} | ({"migManager"} if self.mig_manager_namespace else set())
+        return frozenset(backends) if self.mig_enabled else frozenset()
 
 
 class CommandSettings(BaseSettings):
@@ -141,16 +143,16 @@ class NodeSettings(BaseSettings):
     node_name: str
     """The node that it runs on, and the name of its NodeLayout."""
 
-    cut: bool = False
+    partition: bool = False
     """Whether it carries out what the spec of the NodeLayout says; otherwise it only looks."""
 
-    pod_resources: Path = Path("/var/lib/kubelet/pod-resources/kubelet.sock")
+    pod_resources_socket: Path = Path("/var/lib/kubelet/pod-resources/kubelet.sock")
     """Socket of the kubelet that says which pod holds which device."""
 
-    locks: Path = Path("/run/tessera")
+    lock_directory: Path = Path("/run/tessera")
     """Folder of the machine, so that two agents never cut one GPU at the same time."""
 
-    every_seconds: Annotated[float, Field(gt=0)] = 5
+    poll_interval_seconds: Annotated[float, Field(gt=0)] = 5
     """How often the driver and the kubelet are asked."""
 
     probes_port: Annotated[int, Field(ge=0, le=65535)] = 8082

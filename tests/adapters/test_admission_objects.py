@@ -10,7 +10,7 @@ import pytest
 from tessera.adapters import certificates
 from tessera.adapters.admission_objects import AdmissionObjects
 from tessera.adapters.kube import KubeCluster
-from tessera.domain.certificate import Held
+from tessera.domain.certificate import CertificateSecret
 from tessera.ports import ClusterError
 from tests.builders import NOW
 
@@ -65,30 +65,32 @@ async def a_configuration(cluster: KubeCluster, name: str) -> None:
 
 
 async def test_nothing_is_held_before_something_was_written(cluster: KubeCluster) -> None:
-    assert await objects(cluster, a_name()).read() == Held()
+    assert await objects(cluster, a_name()).read() == CertificateSecret()
 
 
 async def test_what_was_written_is_read_and_what_is_left_out_goes(cluster: KubeCluster) -> None:
     store, first, second = objects(cluster, a_name()), a_pair(), a_pair()
     both = (first.authority, second.authority)
-    await store.write(Held(serving=first.pair, coming=second.pair, authorities=both))
+    await store.write(CertificateSecret(serving=first.pair, pending=second.pair, authorities=both))
     held = await store.read()
-    assert (held.serving, held.coming, held.authorities) == (first.pair, second.pair, both)
-    await store.write(Held(serving=second.pair, authorities=both, version=held.version))
+    assert (held.serving, held.pending, held.authorities) == (first.pair, second.pair, both)
+    await store.write(
+        CertificateSecret(serving=second.pair, authorities=both, version=held.version)
+    )
     held = await store.read()
-    assert (held.serving, held.coming) == (second.pair, None)
+    assert (held.serving, held.pending) == (second.pair, None)
 
 
 async def test_of_two_writers_who_read_the_same_the_second_is_refused(
     cluster: KubeCluster,
 ) -> None:
     store, first, second = objects(cluster, a_name()), a_pair(), a_pair()
-    await store.write(Held(serving=first.pair, authorities=(first.authority,)))
+    await store.write(CertificateSecret(serving=first.pair, authorities=(first.authority,)))
     version = (await store.read()).version
-    mine = Held(serving=second.pair, authorities=(second.authority,), version=version)
+    mine = CertificateSecret(serving=second.pair, authorities=(second.authority,), version=version)
     await store.write(mine)
     with pytest.raises(ClusterError, match="409"):
-        await store.write(Held(serving=first.pair, authorities=(), version=version))
+        await store.write(CertificateSecret(serving=first.pair, authorities=(), version=version))
     assert (await store.read()).serving == second.pair
 
 

@@ -48,7 +48,7 @@ Question = Callable[[HttpEngines, str], Awaitable[object]]
 QUESTIONS: list[Question] = [
     lambda engines, address: engines.progress(address),
     lambda engines, address: engines.in_flight(address),
-    lambda engines, address: engines.ask(f"http://{address}", "small"),
+    lambda engines, address: engines.probe(f"http://{address}", "small"),
 ]
 
 
@@ -83,7 +83,9 @@ async def test_answers_are_read() -> None:
     async with a_pod(told(b'{"server_load": 2}')) as address:
         assert await engines.in_flight(address) == 2
     async with a_pod(told(b'{"usage": {"completion_tokens": 1}}')) as address:
-        assert await engines.ask(f"http://{address}", "small") is None
+        assert await engines.probe(f"http://{address}", "small") is None
     async with a_pod(b"HTTP/1.1 404 Not Found\r\nContent-Length: 3\r\n\r\nwho") as address:
-        assert str(await engines.ask(f"http://{address}", "small")).endswith("completions: 404 who")
+        assert str(await engines.probe(f"http://{address}", "small")).endswith(
+            "completions: 404 who"
+        )
     await engines.close()

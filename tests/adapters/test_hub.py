@@ -10,7 +10,7 @@ from aiohttp import web
 
 from tessera.adapters.hub import HttpHub
 from tessera.api.recipe import Platform
-from tessera.domain.snapshot import Question, Resolution
+from tessera.domain.snapshot import Resolution, RevisionQuery
 
 COMMIT = "0123456789abcdef" * 2 + "01234567"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -43,7 +43,7 @@ def says(status: int = 200, body: object = None, **headers: str) -> Handler:
 
 async def asked(handler: Handler, revision: str = "main", seconds: float = 5) -> Resolution:
     async with a_hub(handler, seconds) as hub:
-        return await hub.resolve(Question("org/name", revision))
+        return await hub.resolve(RevisionQuery("org/name", revision))
 
 
 async def test_the_commit_is_the_sha_of_the_revision() -> None:
@@ -116,7 +116,7 @@ async def test_an_answer_without_end_is_not_read_to_its_end() -> None:
 
 async def test_a_hub_that_is_not_there_is_told() -> None:
     hub = HttpHub(Platform(hub_endpoint="http://127.0.0.9:1"), seconds=2)
-    got = await hub.resolve(Question("org/name", "main"))
+    got = await hub.resolve(RevisionQuery("org/name", "main"))
     await hub.close()
     assert (got.commit, got.reason) == (None, "HubUnreachable")
     assert "/api/models/org/name" in got.message

@@ -3,8 +3,8 @@
 import pytest
 
 from tessera.adapters.kube import KubeCluster
-from tessera.api.recipe import Platform, Recipe
-from tessera.domain.allotment import Allotment
+from tessera.api.recipe import Platform, PodTemplateVersion
+from tessera.domain.allotment import ServicePlan
 from tessera.domain.batch.facts import VolumeClaim
 from tessera.domain.model.names import claim_name
 from tessera.domain.plan import plan
@@ -51,16 +51,16 @@ def fleet(uri: str, **model: object) -> Snapshot:
     return a_snapshot(service, platform=PLATFORM, pools=(POOL,), claims=BOUND)
 
 
-def job(allotment: Allotment) -> Manifest:
+def job(allotment: ServicePlan) -> Manifest:
     made = allotment.preparation
     assert made is not None
-    assert made.errand is not None
+    assert made.job_to_create is not None
     return errand(
         allotment.service,
-        made.errand,
+        made.job_to_create,
         allotment.choice,
         Image("tessera/batch:1"),
-        Recipe(platform=PLATFORM),
+        PodTemplateVersion(platform=PLATFORM),
     )
 
 

@@ -60,6 +60,6 @@ def test_steps_are_known_with_the_time_at_which_they_were_counted_or_not_at_all(
         [now("a", 0)],
     )
     assert got == {
-        Ref("team-a", "a"): EngineReading(steps=123, scraped=at(-3), awake=False),
-        Ref("team-a", "b"): EngineReading(steps=5, scraped=at(-3), awake=None),
+        Ref("team-a", "a"): EngineReading(steps=123, scraped_at=at(-3), awake=False),
+        Ref("team-a", "b"): EngineReading(steps=5, scraped_at=at(-3), awake=None),
     }

@@ -34,7 +34,7 @@ def test_rates_become_means_of_steps_requests_and_gaps() -> None:
                 sequences=8,
                 prefill_tokens=32,
                 prompt_tokens=400,
-                gap_seconds=0.02,
+                itl_seconds=0.02,
                 bytes_per_second=6e11,
             ),
         )
@@ -44,7 +44,7 @@ def test_rates_become_means_of_steps_requests_and_gaps() -> None:
 def test_where_nothing_happened_there_is_no_mean() -> None:
     told = {"tokens": [row(0)], "steps": [row(0)], "worked": [row(0)], "gaps": [row(0)]}
     ((got,),) = speeds_of(told).values()
-    assert (got.tokens_per_second, got.sequences, got.prompt_tokens, got.gap_seconds) == (
+    assert (got.tokens_per_second, got.sequences, got.prompt_tokens, got.itl_seconds) == (
         0,
         None,
         None,

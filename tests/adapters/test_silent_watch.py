@@ -6,7 +6,7 @@ import json
 import pytest
 from aiohttp import web
 
-from tessera.ports import Change, ClusterError
+from tessera.ports import ClusterError, WatchEvent
 from tessera.resources.kinds import NODES
 from tests.adapters.test_busy_server import served
 
@@ -24,6 +24,6 @@ async def test_a_watch_that_goes_silent_is_given_up_and_what_it_told_is_kept() -
 
     async with served(answer, silence_seconds=SILENCE_SECONDS) as cluster, asyncio.timeout(10):
         watch = cluster.watch(NODES, 7)
-        assert await anext(watch) == Change(version=8)
+        assert await anext(watch) == WatchEvent(version=8)
         with pytest.raises(ClusterError, match="watch nodes"):
             await anext(watch)

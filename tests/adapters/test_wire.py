@@ -6,9 +6,9 @@ import pytest
 
 from tessera.adapters import wire
 from tessera.domain.batch.facts import BatchJob
-from tessera.domain.model.facts import ErrandJob, ErrandRun
+from tessera.domain.model.facts import ModelJobRun, ObservedModelJob
 from tessera.domain.ref import Ref
-from tessera.domain.snapshot import Exit
+from tessera.domain.snapshot import ContainerExit
 from tessera.resources.kinds import INFERENCE_SERVICES
 
 ENDED = {"terminated": {"exitCode": 2, "reason": "Error", "message": "no such flag\n"}}
@@ -34,8 +34,8 @@ def test_pods_and_jobs_of_a_batch_carry_its_uid() -> None:
     }
     job, pod = wire.job({"metadata": meta}), wire.pod({"metadata": meta})
     assert isinstance(job, BatchJob)
-    assert pod.run is not None
-    assert (job.batch_uid, pod.run.uid) == ("uid-night", "uid-night")
+    assert pod.batch_run is not None
+    assert (job.batch_uid, pod.batch_run.uid) == ("uid-night", "uid-night")
 
 
 def test_the_pod_of_an_errand_is_no_replica_and_brings_its_report() -> None:
@@ -51,11 +51,11 @@ def test_the_pod_of_an_errand_is_no_replica_and_brings_its_report() -> None:
     ended = {"exitCode": 3, "message": "no", "finishedAt": "2026-11-20T12:00:05Z"}
     status = {"containerStatuses": [{"state": {"terminated": ended}}]}
     job, pod = wire.job({"metadata": meta}), wire.pod({"metadata": meta, "status": status})
-    assert isinstance(job, ErrandJob)
+    assert isinstance(job, ObservedModelJob)
     assert (job.service, job.task) == (Ref("team-a", "chat"), "shape")
     assert pod.service.name == ""
-    assert pod.errand == ErrandRun(
-        service=Ref("team-a", "chat"), owner="uid-job", exit_code=3, report="no"
+    assert pod.model_job_run == ModelJobRun(
+        service=Ref("team-a", "chat"), job_uid="uid-job", exit_code=3, report="no"
     )
 
 
@@ -67,7 +67,7 @@ def test_the_pod_of_an_errand_is_no_replica_and_brings_its_report() -> None:
 def test_the_last_exit_of_an_engine_is_known_until_it_is_ready_again(
     state: dict[str, Any], last: dict[str, Any]
 ) -> None:
-    def exit_of(*, ready: bool) -> Exit | None:
+    def exit_of(*, ready: bool) -> ContainerExit | None:
         container = {"name": "engine", "ready": ready, "state": state, "lastState": last}
         meta = {
             "name": "chat-0",
@@ -75,9 +75,9 @@ def test_the_last_exit_of_an_engine_is_known_until_it_is_ready_again(
             "uid": "uid-chat-0",
             "creationTimestamp": "2026-11-20T12:00:00Z",
         }
-        return wire.pod({"metadata": meta, "status": {"containerStatuses": [container]}}).exit
+        return wire.pod({"metadata": meta, "status": {"containerStatuses": [container]}}).last_exit
 
-    assert exit_of(ready=False) == Exit(code=2, reason="Error", words="no such flag")
+    assert exit_of(ready=False) == ContainerExit(code=2, reason="Error", log_tail="no such flag")
     assert exit_of(ready=True) is None
 
 
@@ -90,9 +90,11 @@ def test_why_no_pods_can_be_created_is_read_from_their_deployment() -> None:
         "message": 'pods "chat-0" is forbidden: exceeded quota: small',
     }
     refused = wire.workload({"metadata": meta, "status": {"conditions": [failure]}})
-    assert refused.refused == 'pods "chat-0" is forbidden: exceeded quota: small'
+    assert refused.replica_failure == 'pods "chat-0" is forbidden: exceeded quota: small'
     over = failure | {"status": "False"}
-    assert wire.workload({"metadata": meta, "status": {"conditions": [over]}}).refused is None
+    assert (
+        wire.workload({"metadata": meta, "status": {"conditions": [over]}}).replica_failure is None
+    )
 
 
 def test_the_annotation_that_asks_for_an_update_is_read() -> None:

@@ -10,7 +10,7 @@ from fakegpu.nvml import nvml
 from fakegpu.silicon import Placement, Silicon
 from tessera.adapters.nvml import NvmlGpus
 from tessera.agent.turn import Agent
-from tessera.api.node_layout import NodeLayoutSpec, NodeLayoutStatus, PlacedSlice, WantedGpu
+from tessera.api.node_layout import DesiredGpu, NodeLayoutSpec, NodeLayoutStatus, PlacedSlice
 from tessera.domain.mig.layouts import Layout, Spot
 from tessera.domain.repartition.facts import NodeLayout
 from tessera.ports import KubeletError
@@ -40,7 +40,7 @@ class MemoryLayout:
         self.layout = replace(self.layout, status=status)
         self.on_call("write", "after")
 
-    async def changed(self) -> None:
+    async def wait_for_change(self) -> None:
         raise NotImplementedError
 
 
@@ -99,7 +99,7 @@ class GpuNode:
         """The operator writes the spec; None leaves a GPU out of it."""
         spec = NodeLayoutSpec(
             gpus=tuple(
-                WantedGpu(
+                DesiredGpu(
                     uuid=gpu.uuid,
                     slices=tuple(PlacedSlice(profile=name, start=start) for name, start in layout),
                 )

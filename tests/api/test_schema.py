@@ -7,12 +7,12 @@ import pytest
 
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.meta import format_duration
-from tessera.api.schema import KINDS, Kind, crd
+from tessera.api.schema import KINDS, CustomResourceType, crd
 
 CASES = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 
 
-def schema(kind: Kind) -> dict[str, Any]:
+def schema(kind: CustomResourceType) -> dict[str, Any]:
     found: dict[str, Any] = crd(kind)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
     return found
 
@@ -26,21 +26,21 @@ def nodes(node: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Mappin
 
 
 @CASES
-def test_schemas_are_structural(kind: Kind) -> None:
+def test_schemas_are_structural(kind: CustomResourceType) -> None:
     for path, node in nodes(schema(kind)):
         assert "type" in node, path
         assert not {"$ref", "anyOf", "oneOf", "allOf", "title", "nullable"} & set(node), path
 
 
 @CASES
-def test_every_field_has_a_text_worth_reading(kind: Kind) -> None:
+def test_every_field_has_a_text_worth_reading(kind: CustomResourceType) -> None:
     for path, node in nodes(schema(kind)):
         if path and path.split(".")[1] in ("spec", "status") and not path.endswith("[]"):
             assert len(node.get("description", "")) >= 5, path
 
 
 @CASES
-def test_everything_that_rules_look_at_is_bounded(kind: Kind) -> None:
+def test_everything_that_rules_look_at_is_bounded(kind: CustomResourceType) -> None:
     for path, node in nodes(schema(kind)["properties"]["spec"]):
         if node["type"] == "array":
             assert "maxItems" in node, path
@@ -49,14 +49,14 @@ def test_everything_that_rules_look_at_is_bounded(kind: Kind) -> None:
 
 
 @CASES
-def test_a_status_has_no_defaults(kind: Kind) -> None:
+def test_a_status_has_no_defaults(kind: CustomResourceType) -> None:
     assert not [
         path for path, node in nodes(schema(kind)["properties"]["status"]) if "default" in node
     ]
 
 
 @CASES
-def test_every_rule_names_its_field_and_a_number_or_a_command(kind: Kind) -> None:
+def test_every_rule_names_its_field_and_a_number_or_a_command(kind: CustomResourceType) -> None:
     for _, node in nodes(schema(kind)):
         for rule in node.get("x-kubernetes-validations", ()):
             assert "spec." in rule["message"]

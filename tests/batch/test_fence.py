@@ -11,7 +11,7 @@ from tessera.batch.errors import FencedError
 from tessera.batch.feed import Terms
 from tessera.batch.fencing import hold, refuse_stale
 from tessera.batch.run import Attempt, Options
-from tessera.ports import GoneError
+from tessera.ports import NotFoundError
 from tests.batch.look_alikes import the_object
 from tests.batch.running import BATCH, DEADLINE_SECONDS, UID, Stage, a_row, free_port
 
@@ -53,7 +53,7 @@ async def test_an_object_that_is_gone_or_another_one_has_no_attempts(
     stage: Stage, fence: KubeFence, shown: str
 ) -> None:
     stage.api_shows(shown)
-    with pytest.raises(GoneError, match="BatchInference team-a/night is"):
+    with pytest.raises(NotFoundError, match="BatchInference team-a/night is"):
         await fence.current()
 
 
@@ -129,7 +129,7 @@ class Gone:
     """`Fence` of a deleted object."""
 
     async def current(self) -> int | None:
-        raise GoneError("BatchInference a/b is gone")
+        raise NotFoundError("BatchInference a/b is gone")
 
 
 async def test_publication_waits_until_the_attempt_is_known_to_be_the_current_one() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from tessera.api.schema import KINDS as RESOURCES
 from tessera.api.schema import crd
 from tessera.domain.names import COMPONENT, ENGINE, SERVICE_LABEL, SERVING_GATE, VARIANT_LABEL
-from tessera.domain.snapshot import Answer, Ref
+from tessera.domain.snapshot import ProbeResult, Ref
 from tessera.ports import ClusterError
 from tessera.resources.kinds import INFERENCE_SERVICES, KINDS, POD_MONITORS, PODS, Kind
 from tests.builders import NOW
@@ -126,7 +126,7 @@ async def a_served_cluster(**spec: Any) -> tuple[World, MemoryApi]:
     for index in range(2):
         world.cluster.put(PODS, a_pod_body(f"chat-{index}"))
     await world.turn()
-    world.senses.answers[Ref("team-a", "chat")] = Answer(at=NOW)
+    world.senses.answers[Ref("team-a", "chat")] = ProbeResult(at=NOW)
     await world.turn()
     return world, MemoryApi(world.cluster, pages=pages())
 

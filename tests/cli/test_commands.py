@@ -125,7 +125,7 @@ async def test_top_has_the_price_the_load_and_the_free_devices() -> None:
 async def test_top_and_explain_have_both_speeds_of_the_load_that_is_seen() -> None:
     _, api = await a_served_cluster()
     fleet = replace(await fleet_of(Reader(api), None), at=NOW)
-    reading = a_speed_reading(gap_seconds=0.0123, median_gap_seconds=0.013)
+    reading = a_speed_reading(itl_seconds=0.0123, median_itl_seconds=0.013)
     readings = Readings(at=NOW, speeds={TEAM_CHAT: (reading,)}, speeds_at=NOW)
     read = replace(fleet, readings=readings)
     (row,) = ranked(read.snapshot, read.planned(read.snapshot), {}, None)

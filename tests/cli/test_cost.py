@@ -217,7 +217,7 @@ async def test_what_the_operator_exports_comes_back_under_the_labels_of_its_targ
             as_of=at(part),
             lines={line: nanos * part for line, nanos in lines.items()},
         )
-        telemetry.billed(bill, {"team-a": "acme"})
+        telemetry.record_bill(bill, {"team-a": "acme"})
         scraped.add(telemetry, at(part + 1), TARGET)
     told = await ask(scraped, at(2), at(60))
     assert told is not None

@@ -24,7 +24,7 @@ from tessera.cli.plan import UNMET, run
 from tessera.cli.plan import told as planned
 from tessera.domain.mig.layouts import Layout, placed
 from tessera.domain.pools import PoolView
-from tessera.domain.reasons import Discovered, PoolAccepted, Verdict
+from tessera.domain.reasons import Discovered, PoolAccepted, StatusVerdict
 from tessera.domain.repartition.facts import Card, Ground, Tile
 from tessera.domain.repartition.usage import seats
 from tessera.domain.snapshot import PodReading, Pool, Readings, Ref
@@ -76,8 +76,8 @@ def a_pool(cards: Sequence[Layout], services: Mapping[Ref, str]) -> SeenPool:
     )
     view = PoolView(
         pool=Pool(name="a100", generation=1, spec=None),
-        accepted=Verdict(PoolAccepted.VALID, ""),
-        discovered=Verdict(Discovered.FOUND, ""),
+        accepted=StatusVerdict(PoolAccepted.VALID, ""),
+        discovered=StatusVerdict(Discovered.DEVICES_FOUND, ""),
     )
     return SeenPool(view=view, grounds=(ground,), seats=seats([ground], ()), services=services)
 

@@ -17,7 +17,7 @@ from tessera.cli.parser import parser
 from tessera.cli.snapshot_file import read, save, written
 from tessera.cli.snapshot_plan import run as plan
 from tessera.cli.trim import trimmed
-from tessera.domain.autoscale import Count, Memory
+from tessera.domain.autoscale import ScalingHistory, TimestampedReplicas
 from tessera.domain.snapshot import PodReading, Readings, Ref
 from tessera.resources.kinds import CHILDREN, INFERENCE_SERVICES, KINDS, NODES, PODS
 from tests.builders import NOW, at
@@ -38,11 +38,15 @@ async def a_fleet(**spec: Any) -> tuple[World, Fleet]:
 def with_readings(fleet: Fleet, waiting: float) -> Fleet:
     pods = {Ref("team-a", f"chat-{one}"): PodReading(waiting=waiting, activity=0.9)
             for one in range(2)}  # fmt: skip
-    lows = (Count(at(-120), 4), Count(at(-30), 5))
+    lows = (TimestampedReplicas(at(-120), 4), TimestampedReplicas(at(-30), 5))
     return replace(
         fleet,
         readings=Readings(at=NOW, pods=pods, finished={TEAM_CHAT: 3.0}),
-        memory={TEAM_CHAT: Memory(lows=lows, highs=(Count(at(-60), 6),), counts=lows[:1])},
+        memory={
+            TEAM_CHAT: ScalingHistory(
+                up_window=lows, down_window=(TimestampedReplicas(at(-60), 6),), decisions=lows[:1]
+            )
+        },
     )
 
 
@@ -61,7 +65,7 @@ async def test_every_kind_that_a_plan_reads_is_saved() -> None:
     _, fleet = await a_fleet()
     snapshot = fleet.snapshot
     told = (snapshot.services, snapshot.pools, snapshot.nodes, snapshot.pods, snapshot.workloads)
-    assert all((*told, snapshot.batches, snapshot.claims, snapshot.jobs))
+    assert all((*told, snapshot.batches, snapshot.claims, snapshot.batch_jobs))
     assert set(fleet.objects) == {kind.plural for kind in KINDS if wire.planned(kind)}
     assert {"deployments", "services"} == set(fleet.objects) & {one.plural for one in CHILDREN}
 

@@ -9,7 +9,7 @@ import pytest
 from tessera.adapters.kube import KubeCluster
 from tessera.domain.ref import Ref
 from tessera.domain.snapshot import Node, Pod
-from tessera.ports import Cluster, ClusterError, DisruptionError, GoneError, Seen
+from tessera.ports import Cluster, ClusterError, ClusterObject, DisruptionBudgetError, NotFoundError
 from tessera.resources.kinds import (
     DISRUPTION_BUDGETS,
     INFERENCE_SERVICES,
@@ -172,10 +172,10 @@ def a_service(name: str | None = None, **spec: Any) -> Manifest:
 
 
 async def owned(side: Side, key: Key) -> str | None:
-    return (await listed(side))[key].owned
+    return (await listed(side))[key].owned_fields_digest
 
 
-async def listed(side: Side, kind: Kind = SERVICES) -> dict[Key, Seen]:
+async def listed(side: Side, kind: Kind = SERVICES) -> dict[Key, ClusterObject]:
     found = await side.cluster.list(kind)
     assert found is not None
     return {seen.key: seen for seen in found.items}
@@ -185,8 +185,8 @@ async def test_what_is_applied_is_listed_with_the_same_digest(side: Side) -> Non
     wanted = a_service()
     made = await side.cluster.apply(wanted)
     assert made.key == wanted.key
-    assert made.owned is not None
-    assert await owned(side, wanted.key) == made.owned
+    assert made.owned_fields_digest is not None
+    assert await owned(side, wanted.key) == made.owned_fields_digest
 
 
 async def test_applying_again_changes_nothing(side: Side) -> None:
@@ -208,8 +208,8 @@ async def test_a_field_that_somebody_takes_changes_the_digest_and_is_taken_back(
     edit = {**wanted.body, "metadata": {"name": wanted.name, "namespace": "default"}}
     edit["spec"] = {"selector": {"app": "two"}}
     await side.write(wanted.key, edit, "kubectl-edit")
-    assert await owned(side, wanted.key) != made.owned
-    assert (await side.cluster.apply(wanted)).owned == made.owned
+    assert await owned(side, wanted.key) != made.owned_fields_digest
+    assert (await side.cluster.apply(wanted)).owned_fields_digest == made.owned_fields_digest
     assert (await side.read(wanted.key))["spec"]["selector"] == {"app": "one"}
 
 
@@ -222,7 +222,7 @@ async def test_fields_of_others_stay(side: Side) -> None:
         "metadata": {"name": wanted.name, "namespace": "default", "annotations": {"team": "own"}},
     }
     await side.write(wanted.key, extra, "kubectl-annotate")
-    assert await owned(side, wanted.key) == made.owned
+    assert await owned(side, wanted.key) == made.owned_fields_digest
     await side.cluster.apply(wanted)
     assert (await side.read(wanted.key))["metadata"]["annotations"] == {"team": "own"}
 
@@ -288,7 +288,7 @@ async def test_the_status_of_what_is_gone_makes_nothing_anew(side: Side) -> None
     key = Key(INFERENCE_SERVICES.plural, "default", f"contract-{next(_numbers)}")
     body = _status(key, {"replicas": 3})
     gone = Manifest(kind=INFERENCE_SERVICES, namespace=key.namespace, name=key.name, body=body)
-    with pytest.raises(GoneError):
+    with pytest.raises(NotFoundError):
         await side.cluster.apply(gone, subresource="status")
     assert key not in await listed(side, INFERENCE_SERVICES)
 
@@ -324,8 +324,8 @@ async def test_a_watch_tells_what_came_and_went_since_a_version(side: Side) -> N
     told = []
     async with contextlib.aclosing(side.cluster.watch(SERVICES, begun.version)) as changes:
         async for change in changes:
-            if change.seen is not None and change.seen.key == wanted.key:
-                told.append((change.gone, change.version > begun.version))
+            if change.cluster_object is not None and change.cluster_object.key == wanted.key:
+                told.append((change.deleted, change.version > begun.version))
             if len(told) == 2:
                 break
     assert told == [(False, True), (True, True)]
@@ -337,7 +337,7 @@ TAINT = "tessera.dev/repartition"
 async def test_a_node_is_marked_in_one_write_and_what_others_said_of_it_stays(side: Side) -> None:
     key = await side.node()
     before = await side.read(key)
-    seen = await side.cluster.mark(key.name, {"mig": "one", "zone": None}, {TAINT: True})
+    seen = await side.cluster.patch_node(key.name, {"mig": "one", "zone": None}, {TAINT: True})
     got = await side.read(key)
     assert got["metadata"]["labels"].get("mig") == "one"
     assert "zone" not in got["metadata"]["labels"]
@@ -349,29 +349,31 @@ async def test_a_node_is_marked_in_one_write_and_what_others_said_of_it_stays(si
 
 async def test_marking_again_writes_nothing(side: Side) -> None:
     key = await side.node()
-    await side.cluster.mark(key.name, {"mig": "one"}, {TAINT: True})
+    await side.cluster.patch_node(key.name, {"mig": "one"}, {TAINT: True})
     before = (await side.read(key))["metadata"].get("resourceVersion")
-    await side.cluster.mark(key.name, {"mig": "one", "never": None}, {TAINT: True, "other": False})
+    await side.cluster.patch_node(
+        key.name, {"mig": "one", "never": None}, {TAINT: True, "other": False}
+    )
     assert (await side.read(key))["metadata"].get("resourceVersion") == before
 
 
 async def test_a_taint_goes_alone(side: Side) -> None:
     key = await side.node()
-    await side.cluster.mark(key.name, {}, {TAINT: True})
-    await side.cluster.mark(key.name, {}, {TAINT: False})
+    await side.cluster.patch_node(key.name, {}, {TAINT: True})
+    await side.cluster.patch_node(key.name, {}, {TAINT: False})
     left = {taint["key"] for taint in (await side.read(key))["spec"]["taints"]}
     assert TAINT not in left
     assert "team" in left
 
 
 async def test_a_node_that_is_gone_is_not_marked(side: Side) -> None:
-    with pytest.raises(GoneError):
-        await side.cluster.mark("nowhere", {"mig": "one"}, {})
+    with pytest.raises(NotFoundError):
+        await side.cluster.patch_node("nowhere", {"mig": "one"}, {})
 
 
 async def test_a_budget_keeps_a_pod_and_says_so(side: Side) -> None:
     pod, uid = await side.pod(guarded=True)
-    with pytest.raises(DisruptionError, match="disruption budget"):
+    with pytest.raises(DisruptionBudgetError, match="disruption budget"):
         await side.cluster.evict(pod, uid)
 
 
@@ -386,4 +388,4 @@ async def test_a_pod_is_evicted_where_no_budget_keeps_it(side: Side) -> None:
     pod, uid = await side.pod(guarded=False)
     await side.cluster.evict(pod, uid)
     found = (await listed(side, PODS)).get(Key(PODS.plural, *pod))
-    assert found is None or (isinstance(found.value, Pod) and found.value.leaving)
+    assert found is None or (isinstance(found.value, Pod) and found.value.terminating)

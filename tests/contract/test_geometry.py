@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from fakegpu.silicon import Silicon
 from tessera.domain.mig.boards import boards
 from tessera.domain.mig.layouts import Layout, Spot, geometry, placed
-from tessera.domain.reasons import LaidOut
+from tessera.domain.reasons import LayoutReady
 from tessera.domain.repartition.backend import GeometryBackend
 from tessera.domain.repartition.backends.agent import Agent
 from tessera.domain.repartition.backends.mig_manager import MigManager
@@ -105,7 +105,7 @@ def test_a_slice_that_computes_outlives_every_attempt(side: Side) -> None:
     assert not heard.done
     assert used.uuid in uuids(far, 0)
     assert heard.problem is not None
-    expected = LaidOut.GPU_BUSY if isinstance(backend, Agent) else LaidOut.BACKEND_FAILED
+    expected = LayoutReady.GPU_IN_USE if isinstance(backend, Agent) else LayoutReady.BACKEND_FAILED
     assert heard.problem.reason is expected
 
 
@@ -145,4 +145,4 @@ def test_a_pool_that_is_taken_as_it_is_asks_for_nothing_and_says_so() -> None:
     heard = Static().heard(far.ground(), {0: SMALL}, 1, far.at, far.at)
     assert Static().ask(far.ground(), {0: SMALL}, 1) == replace(Static().ask(far.ground(), {}, 1))
     assert heard.problem is not None
-    assert heard.problem.reason is LaidOut.NOT_MANAGED
+    assert heard.problem.reason is LayoutReady.NOT_MANAGED

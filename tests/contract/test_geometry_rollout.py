@@ -7,7 +7,7 @@ import pytest
 
 from tessera.api.mig import GpuTarget, Mig, MigPlan, MigStatus, NodeTarget
 from tessera.domain.mig.layouts import Layout, geometry
-from tessera.domain.reasons import LaidOut
+from tessera.domain.reasons import LayoutReady
 from tessera.domain.repartition.orders import Orders
 from tessera.domain.repartition.rollout import Scene, carry_on
 from tests.builders import a_pool
@@ -56,7 +56,7 @@ def rolled_out(side: Side, status: MigStatus, turns: int = 200) -> tuple[Orders,
         )
         status = orders.status or status
         tainted = "a100-0" in orders.tainted
-        if orders.verdict.reason is LaidOut.AS_PLANNED and not orders.asks:
+        if orders.verdict.reason is LayoutReady.AS_PLANNED and not orders.asks:
             break
         for ask in orders.asks.values():
             for write in far.writes(ask):
@@ -70,7 +70,7 @@ def rolled_out(side: Side, status: MigStatus, turns: int = 200) -> tuple[Orders,
 def test_a_node_becomes_as_planned_and_then_nothing_is_written_any_more(name: str) -> None:
     side = a_side(name, HALVES, SMALL)
     orders, status, _ = rolled_out(side, MigStatus(target=a_plan(MIXED, HALVES)))
-    assert orders.verdict.reason is LaidOut.AS_PLANNED
+    assert orders.verdict.reason is LayoutReady.AS_PLANNED
     assert not orders.tainted
     got = side[1].layouts()
     assert sorted(map(geometry, got.values())) == sorted(map(geometry, (MIXED, HALVES)))

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tessera.domain.advice import LONGEST, advice
+from tessera.domain.advice import MAX_WARNING_LENGTH, spec_warnings
 from tests.builders import a_spec
 
 
@@ -32,7 +32,7 @@ from tests.builders import a_spec
 def test_an_unwise_field_is_told_with_its_numbers(
     spec: dict[str, Any], words: tuple[str, ...]
 ) -> None:
-    (told,) = advice(a_spec(**spec))
+    (told,) = spec_warnings(a_spec(**spec))
     for word in words:
         assert word in told
 
@@ -52,7 +52,7 @@ def test_an_unwise_field_is_told_with_its_numbers(
     ],
 )
 def test_what_is_wise_enough_passes_in_silence(spec: dict[str, Any]) -> None:
-    assert advice(a_spec(**spec)) == ()
+    assert spec_warnings(a_spec(**spec)) == ()
 
 
 def test_no_warning_is_so_long_that_the_api_server_cuts_it() -> None:
@@ -66,6 +66,6 @@ def test_no_warning_is_so_long_that_the_api_server_cuts_it() -> None:
         slo={"interTokenP95": "999999ms"},
         engine={"image": "m" * 500},
     )
-    found = advice(spec)
+    found = spec_warnings(spec)
     assert len(found) == 5
-    assert max(map(len, found)) <= LONGEST
+    assert max(map(len, found)) <= MAX_WARNING_LENGTH

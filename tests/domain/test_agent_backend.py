@@ -7,9 +7,9 @@ from datetime import timedelta
 import pytest
 
 from fakegpu.silicon import Silicon
-from tessera.api.node_layout import Fault
+from tessera.api.node_layout import GpuFault
 from tessera.domain.mig.layouts import Layout, Spot
-from tessera.domain.reasons import LaidOut
+from tessera.domain.reasons import LayoutReady
 from tessera.domain.repartition.backends.agent import MANAGER, REFRESHED, Agent
 from tessera.domain.repartition.devices import PAUSED, PLUGIN
 from tessera.domain.repartition.facts import Ground
@@ -26,7 +26,7 @@ def a_node(*layouts: Layout, cuts: bool = True) -> FarEnd:
     return FarEnd(silicon=silicon, tells=True, cuts=cuts)
 
 
-def heard(ground: Ground, minutes: int = 0) -> tuple[LaidOut | None, str]:
+def heard(ground: Ground, minutes: int = 0) -> tuple[LayoutReady | None, str]:
     since = a_node(HALVES).at
     got = Agent().heard(ground, {0: SMALL}, 1, since, since + timedelta(minutes=minutes))
     return (got.problem.reason, got.problem.message) if got.problem else (None, "")
@@ -35,14 +35,16 @@ def heard(ground: Ground, minutes: int = 0) -> tuple[LaidOut | None, str]:
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
-        ("NeedsReset", LaidOut.RESET_NEEDED),
-        ("InUse", LaidOut.GPU_BUSY),
-        ("CannotCut", LaidOut.BACKEND_FAILED),
-        ("Unreadable", LaidOut.BACKEND_FAILED),
-        ("ProfileUnknown", LaidOut.PROFILE_UNKNOWN),
+        ("NeedsReset", LayoutReady.GPU_RESET_REQUIRED),
+        ("InUse", LayoutReady.GPU_IN_USE),
+        ("CannotCut", LayoutReady.BACKEND_FAILED),
+        ("Unreadable", LayoutReady.BACKEND_FAILED),
+        ("ProfileUnknown", LayoutReady.UNKNOWN_PROFILE),
     ],
 )
-def test_a_fault_of_a_gpu_is_told_with_the_agents_words(fault: Fault, reason: LaidOut) -> None:
+def test_a_fault_of_a_gpu_is_told_with_the_agents_words(
+    fault: GpuFault, reason: LayoutReady
+) -> None:
     ground = a_node(HALVES).ground()
     cards = tuple(replace(card, fault=fault, message="run this") for card in ground.cards)
     assert heard(replace(ground, cards=cards)) == (reason, "GPU 0 of a100-0: run this")
@@ -59,10 +61,10 @@ def test_a_node_without_an_agent_or_with_one_that_only_looks_says_which_value_is
 ):
     far = a_node(HALVES, cuts=False)
     reason, message = heard(far.ground())
-    assert (reason, "node.cut" in message) == (LaidOut.BACKEND_MISSING, True)
+    assert (reason, "node.cut" in message) == (LayoutReady.BACKEND_UNAVAILABLE, True)
     far.tells = False
     reason, message = heard(far.ground())
-    assert (reason, "node.enabled" in message) == (LaidOut.BACKEND_MISSING, True)
+    assert (reason, "node.enabled" in message) == (LayoutReady.BACKEND_UNAVAILABLE, True)
     assert Agent().ask(far.ground(), {0: SMALL}, 1).layout is None
 
 
@@ -70,7 +72,10 @@ def test_an_agent_that_does_nothing_is_missed_after_ten_minutes() -> None:
     ground = a_node(HALVES).ground()
     assert heard(ground, minutes=9) == (None, "")
     reason, message = heard(ground, minutes=10)
-    assert (reason, "kubectl get nodelayouts a100-0" in message) == (LaidOut.BACKEND_STUCK, True)
+    assert (reason, "kubectl get nodelayouts a100-0" in message) == (
+        LayoutReady.BACKEND_TIMEOUT,
+        True,
+    )
 
 
 def test_what_was_asked_of_other_gpus_stays_asked() -> None:
@@ -105,7 +110,7 @@ def test_devices_that_do_not_come_are_asked_for_again_and_then_told() -> None:
     got = Agent().heard(far.ground(), {0: SMALL}, 1, far.at - timedelta(minutes=3), far.at)
     assert got.again
     assert got.problem is not None
-    assert got.problem.reason is LaidOut.DEVICES_MISSING
+    assert got.problem.reason is LayoutReady.DEVICES_MISSING
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tessera.api.inference_service import Scaling as ScalingSpec
-from tessera.domain.autoscale import Count, Load, Memory, Scale, desired_replicas, recall, scale
+from tessera.domain.autoscale import (
+    ScaleDecision,
+    ScalingHistory,
+    ServiceLoad,
+    TimestampedReplicas,
+    desired_replicas,
+    rebuild_history,
+    scale,
+)
 from tests.builders import at
 
 
@@ -22,8 +30,8 @@ def load(
     activity: float | None = 0,
     replicas: int = 2,
     ready: int | None = None,
-) -> Load:
-    return Load(
+) -> ServiceLoad:
+    return ServiceLoad(
         at=at(seconds),
         replicas=replicas,
         ready=replicas if ready is None else ready,
@@ -32,18 +40,20 @@ def load(
     )
 
 
-def play(spec: ScalingSpec, loads: list[Load], memory: Memory | None = None) -> list[Scale]:
+def play(
+    spec: ScalingSpec, loads: list[ServiceLoad], memory: ScalingHistory | None = None
+) -> list[ScaleDecision]:
     """Every decision over a course of loads, with the memory passed on."""
     decisions = []
-    memory = memory or Memory()
+    memory = memory or ScalingHistory()
     for one in loads:
         decisions.append(scale(spec, one, memory))
-        memory = decisions[-1].memory
+        memory = decisions[-1].history
     return decisions
 
 
-def steady(replicas: int, seconds: float = 0) -> Memory:
-    return Memory(counts=(Count(at(seconds - 1000), replicas),))
+def steady(replicas: int, seconds: float = 0) -> ScalingHistory:
+    return ScalingHistory(decisions=(TimestampedReplicas(at(seconds - 1000), replicas),))
 
 
 @pytest.mark.parametrize(
@@ -167,15 +177,19 @@ def test_a_restart_without_a_past_begins_both_windows_anew() -> None:
 
 def test_a_recalled_past_lets_a_restarted_operator_go_on() -> None:
     past = [load(second, waiting=200) for second in range(0, 60, 5)]
-    remembered = recall(policy(), past, steady(2))
+    remembered = rebuild_history(policy(), past, steady(2))
     got = scale(policy(), load(60, waiting=200), remembered)
     assert (got.replicas, got.reason) == (4, "QueueAboveTarget")
 
 
 def test_the_step_limit_survives_a_restart_by_what_was_written_down() -> None:
-    written = Memory(counts=(Count(at(-60), 2), Count(at(-10), 4)))
+    written = ScalingHistory(
+        decisions=(TimestampedReplicas(at(-60), 2), TimestampedReplicas(at(-10), 4))
+    )
     past = [load(second, waiting=4000, activity=1) for second in range(-60, 0, 5)]
-    got = scale(policy(), load(0, waiting=4000, activity=1), recall(policy(), past, written))
+    got = scale(
+        policy(), load(0, waiting=4000, activity=1), rebuild_history(policy(), past, written)
+    )
     assert (got.replicas, got.reason) == (4, "StepLimited")
 
 
@@ -194,7 +208,7 @@ loads = st.lists(
 def test_no_decision_leaves_bounds_or_step(
     course: list[tuple[int, int | None, float | None]],
 ) -> None:
-    spec, memory, second = policy(), Memory(), 0
+    spec, memory, second = policy(), ScalingHistory(), 0
     history = [(at(-10_000), 2)]
     for pause, waiting, activity in course:
         second += pause
@@ -207,8 +221,8 @@ def test_no_decision_leaves_bounds_or_step(
         )
         assert got.replicas <= max(history[-1][1], before + 2)
         history.append((at(second), got.replicas))
-        memory = got.memory
-        assert len(memory.counts) <= 16
+        memory = got.history
+        assert len(memory.decisions) <= 16
 
 
 @given(course=loads, more=st.integers(1, 500))
@@ -216,11 +230,11 @@ def test_a_longer_queue_never_means_fewer_replicas(
     course: list[tuple[int, int | None, float | None]], more: int
 ) -> None:
     spec = policy()
-    second, less_memory, more_memory = 0, Memory(), Memory()
+    second, less_memory, more_memory = 0, ScalingHistory(), ScalingHistory()
     for pause, waiting, activity in course:
         second += pause
         heavier = None if waiting is None else waiting + more
         less = scale(spec, load(second, waiting, activity), less_memory)
         greater = scale(spec, load(second, heavier, activity), more_memory)
         assert greater.replicas >= less.replicas
-        less_memory, more_memory = less.memory, greater.memory
+        less_memory, more_memory = less.history, greater.history

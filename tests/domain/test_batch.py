@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tessera.api.batch_inference import BatchInferenceStatus, FullPool
+from tessera.api.batch_inference import BatchInferenceStatus, UnavailablePool
 from tessera.domain.batch.allotment import BatchAllotment
 from tessera.domain.batch.decide import draft_batch, finish_batch, set_aside
 from tessera.domain.batch.facts import NodeHealth
@@ -560,7 +560,10 @@ def test_steady_hardware_that_does_not_come_gives_way_to_spot_for_ten_minutes() 
     situation = on_attempt("steady", pod=stuck, attempt={"runningSince": None}, at=at(61))
     got = decided(situation)
     assert got.attempt is not None
-    assert (got.attempt.tier, got.attempt.full) == ("spot", (FullPool(pool="a100", at=at(61)),))
+    assert (got.attempt.tier, got.attempt.full) == (
+        "spot",
+        (UnavailablePool(pool="a100", at=at(61)),),
+    )
     on_spot = carried_out(situation, got, pods=(a_batch_pod(2, node=None),))
     for seconds, tier in ((70, "spot"), (599, "spot"), (600, "onDemand")):
         then = decided(later(on_spot, seconds))
@@ -740,7 +743,7 @@ def test_progress_is_written_every_half_minute_and_never_goes_back() -> None:
     assert first.progress.done == 100
     situation = carried_out(situation, first)
     for seconds, done, told in ((20, 200, 100), (40, 300, 300), (80, 50, 300), (81, ROWS, ROWS)):
-        got = decided(later(situation, seconds, asked=asked(done, seconds)))
+        got = decided(later(situation, seconds, runner_answers=asked(done, seconds)))
         assert got.progress is not None
         assert got.progress.done == told
         situation = carried_out(situation, got)

@@ -52,7 +52,7 @@ def test_a_batch_meets_what_services_of_the_fleet_measured() -> None:
         "at": NOW,
     }
     plain = a_snapshot(a_service(), pods=(a_pod(),), workloads=(a_workload(1),))
-    status = service_status(plain, plan(plain).allotments[Ref("team-a", "chat")], None, None)
+    status = service_status(plain, plan(plain).service_plans[Ref("team-a", "chat")], None, None)
     told = status.model_copy(update={"speed": SpeedStatus.model_validate(speed)})
     fleet = replace(plain, services=(a_service(status=told),), batches=(a_batch(),))
     (found,) = situations(fleet)[NIGHT].measured.values()

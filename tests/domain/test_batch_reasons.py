@@ -20,7 +20,7 @@ from tessera.domain.batch.reasons import (
 )
 from tessera.domain.batch.situation import Situation
 from tessera.domain.batch.status import batch_status
-from tessera.domain.reasons import Reason
+from tessera.domain.reasons import StatusReason
 from tessera.domain.snapshot import Ref
 from tests.batch_builders import (
     NODES,
@@ -47,7 +47,7 @@ EUROS = [{"from": date(2026, 1, 1), "perGPUHour": "3", "currency": "EUR"}]
 class Case:
     """What a batch meets, and what its condition must say."""
 
-    reason: Reason
+    reason: StatusReason
     situation: Situation
     field: str
     says: tuple[str, ...]
@@ -86,13 +86,13 @@ UNBOUND: Mapping[str, Any] = {
 
 CASES = [
     Case(
-        reason=BatchAccepted.SPEC_UNREADABLE,
+        reason=BatchAccepted.INVALID_SPEC,
         situation=a_situation(a_batch(problem="spec.claim: Field required (kubectl explain x)")),
         field="spec.claim",
         says=("kubectl explain",),
     ),
     Case(
-        reason=BatchAccepted.SPEC_UNREADABLE,
+        reason=BatchAccepted.INVALID_SPEC,
         situation=a_situation(batch(model=None)),
         field="spec.model",
         says=("spec.service", "give 1"),
@@ -104,25 +104,25 @@ CASES = [
         says=("70 characters", "63"),
     ),
     Case(
-        reason=BatchAccepted.SERVICE_UNKNOWN,
+        reason=BatchAccepted.SERVICE_NOT_FOUND,
         situation=a_situation(batch(model=None, service="chat")),
         field="spec.service",
         says=("chat does not exist", "kubectl get inferenceservices -n team-a shows 0"),
     ),
     Case(
-        reason=BatchAccepted.SERVICE_UNKNOWN,
+        reason=BatchAccepted.SERVICE_NOT_FOUND,
         situation=a_situation(batch(model=None, service="chat"), services={"chat": None}),
         field="spec.service",
         says=("cannot be read",),
     ),
     Case(
-        reason=BatchAccepted.MODEL_UNKNOWN,
+        reason=BatchAccepted.UNKNOWN_MODEL,
         situation=of_model("hf://acme/own-model"),
         field="spec.model.shape",
         says=("hf://acme/own-model", "kvHeads"),
     ),
     Case(
-        reason=BatchAccepted.MODEL_UNKNOWN,
+        reason=BatchAccepted.UNKNOWN_MODEL,
         situation=a_situation(
             batch(model=None, service="chat"), services={"chat": a_spec("hf://acme/own-model")}
         ),
@@ -130,7 +130,7 @@ CASES = [
         says=("InferenceService chat: spec.model.shape", "hf://acme/own-model"),
     ),
     Case(
-        reason=BatchAccepted.ADAPTER_NAME_TAKEN,
+        reason=BatchAccepted.ADAPTER_NAME_CONFLICT,
         situation=a_situation(
             batch(
                 model={
@@ -150,31 +150,31 @@ CASES = [
         says=("65536", "40960"),
     ),
     Case(
-        reason=BatchAccepted.FLAG_RESERVED,
+        reason=BatchAccepted.RESERVED_FLAG,
         situation=of_model(SMALL, engine={"extraArgs": ["--max-num-seqs=100"]}),
         field="spec.engine.extraArgs",
         says=("--max-num-seqs", "set by Tessera"),
     ),
     Case(
-        reason=BatchAccepted.FLAG_INVALID,
+        reason=BatchAccepted.INVALID_FLAG,
         situation=of_model(SMALL, engine={"extraArgs": ["--max-logprobs=x"]}),
         field="spec.engine.extraArgs",
         says=("--max-logprobs", "0.32.0"),
     ),
     Case(
-        reason=BatchAccepted.POOL_UNKNOWN,
+        reason=BatchAccepted.POOL_NOT_FOUND,
         situation=of_model(SMALL, placement={"pools": ["spot", "b200"]}),
         field="spec.placement.pools[1]",
         says=("b200", "kubectl get acceleratorpools"),
     ),
     Case(
-        reason=BatchAccepted.CLAIM_MISSING,
+        reason=BatchAccepted.CLAIM_NOT_FOUND,
         situation=a_situation(claim=None),
         field="spec.claim",
         says=("results", "kubectl get pvc", "ReadWriteMany"),
     ),
     Case(
-        reason=BatchAccepted.CLAIM_NOT_SHARED,
+        reason=BatchAccepted.CLAIM_NOT_READ_WRITE_MANY,
         situation=a_situation(claim=VolumeClaim(modes=("ReadWriteOnce",), storage_class="gp3")),
         field="spec.claim",
         says=("ReadWriteOnce", "gp3", "ReadWriteMany", "kubectl get storageclass"),
@@ -186,19 +186,19 @@ CASES = [
         says=("nothing is started",),
     ),
     Case(
-        reason=BatchRunning.CHECKING,
+        reason=BatchRunning.VALIDATING,
         situation=a_situation(),
         field="spec.input",
         says=("jobs/questions.jsonl on results", "kubectl logs job/night-check"),
     ),
     Case(
-        reason=BatchRunning.CHECK_FAILED,
+        reason=BatchRunning.VALIDATION_JOB_FAILED,
         situation=failed_check(),
         field="spec.input",
         says=("the volume is full", "30 s"),
     ),
     Case(
-        reason=BatchRunning.CHECK_FAILED,
+        reason=BatchRunning.VALIDATION_JOB_FAILED,
         situation=settled(
             a_situation(),
             pods=(a_batch_pod(None, trouble="ErrImagePull", last_words="denied"),),
@@ -318,19 +318,19 @@ CASES = [
         says=("all 1000 rows are done", "jobs/answers.jsonl"),
     ),
     Case(
-        reason=BatchComplete.INPUT_REFUSED,
+        reason=BatchComplete.INVALID_INPUT,
         situation=refused_check(errorCount=12, errors=FAULTS, message="the input has 12 faults"),
         field="spec.input",
         says=("12 of 1000 rows", "line 2: not JSON; line 9: custom_id a again", "kubectl logs"),
     ),
     Case(
-        reason=BatchComplete.INPUT_REFUSED,
+        reason=BatchComplete.INVALID_INPUT,
         situation=refused_check(message="cannot read the input: it does not exist; create it"),
         field="spec.input",
         says=("does not exist; create it", "kubectl logs -n team-a night-check-x", "0 tokens"),
     ),
     Case(
-        reason=BatchComplete.RUN_REFUSED,
+        reason=BatchComplete.USER_ACTION_REQUIRED,
         situation=on_attempt(
             pod={"exit_code": 3, "report": a_report(message="read-only; use another claim")}
         ),
@@ -338,7 +338,7 @@ CASES = [
         says=("attempt 1", "read-only; use another claim", ".tessera/uid-night on results"),
     ),
     Case(
-        reason=BatchComplete.ATTEMPTS_FAILED,
+        reason=BatchComplete.BACKOFF_LIMIT_EXCEEDED,
         situation=on_attempt(
             attempt={"barren": 5, "barrenSince": at(-7200)},
             pod={"exit_code": 1, "report": a_report(message="CUDA error")},
@@ -347,7 +347,7 @@ CASES = [
         says=("6 attempts", "CUDA error", ".tessera/uid-night on results"),
     ),
     Case(
-        reason=BatchComplete.EXPIRED,
+        reason=BatchComplete.DEADLINE_EXCEEDED,
         situation=on_attempt(at=at(86400)),
         field="spec.deadline",
         says=("2026-11-21T12:00:00Z", "0 of 1000 rows", ".tessera/uid-night on results"),
@@ -370,9 +370,9 @@ def test_a_batch_that_is_held_up_says_where_and_what_to_do(case: Case) -> None:
 
 def test_every_reason_that_refuses_has_a_case() -> None:
     shown = {case.reason for case in CASES}
-    refusing = {reason for kind in BATCH_CONDITIONS for reason in kind if not reason.holds}
+    refusing = {reason for kind in BATCH_CONDITIONS for reason in kind if not reason.is_true}
     # Shown by a test of its own: it needs a spec that no manifest can make.
-    assert refusing - shown == {BatchAccepted.PLANNER_ERROR}
+    assert refusing - shown == {BatchAccepted.INTERNAL_ERROR}
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.reason)
@@ -394,6 +394,6 @@ def test_reasons_are_single_words_with_a_meaning() -> None:
         for reason in kind:
             assert re.fullmatch(r"[A-Z][A-Za-z]+", reason)
             assert reason.meaning.endswith(".")
-    assert BatchAccepted.VALID.holds
-    assert not BatchRunning.STARTING.holds
-    assert BatchComplete.COMPLETED.holds
+    assert BatchAccepted.VALID.is_true
+    assert not BatchRunning.STARTING.is_true
+    assert BatchComplete.COMPLETED.is_true

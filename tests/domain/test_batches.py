@@ -12,7 +12,7 @@ from tessera.domain.batch.facts import Batch, VolumeClaim
 from tessera.domain.batch.names import job_name
 from tessera.domain.plan import plan
 from tessera.domain.pools import discover
-from tessera.domain.snapshot import Pod, Ref, Run, Snapshot
+from tessera.domain.snapshot import BatchRun, Pod, Ref, Snapshot
 from tessera.resources import children
 from tests.batch_builders import NIGHT, NODES, POOLS, a_batch, a_job, asked
 from tests.builders import NOW
@@ -40,7 +40,7 @@ def a_pod(uid: str = "uid-night", attempt: int | None = 1, **run: Any) -> Pod:
         template="",
         created=NOW,
         bound=NOW,
-        run=Run(batch=NIGHT, uid=uid, attempt=attempt, owner=f"uid-{name}", **run),
+        batch_run=BatchRun(batch=NIGHT, uid=uid, attempt=attempt, job_uid=f"uid-{name}", **run),
     )
 
 
@@ -61,8 +61,8 @@ def test_pods_jobs_and_answers_are_those_of_the_same_uid() -> None:
     own, former = (
         a_fleet(
             pods=(a_pod(uid),),
-            jobs=(a_job(1, batch_uid=uid),),
-            asked={uid: asked(5)},
+            batch_jobs=(a_job(1, batch_uid=uid),),
+            runner_answers={uid: asked(5)},
         )
         for uid in ("uid-night", "uid-former")
     )
@@ -78,7 +78,7 @@ def over(**fields: Any) -> Batch:
 
 
 def test_a_batch_that_is_over_costs_no_look_at_the_fleet() -> None:
-    fleet = a_fleet(batches=(over(),), jobs=(a_job(1), a_job(2)), pods=(a_pod(exit_code=0),))
+    fleet = a_fleet(batches=(over(),), batch_jobs=(a_job(1), a_job(2)), pods=(a_pod(exit_code=0),))
     views = discover(fleet.pools, fleet.nodes, NOW.date())
     one = drafted(fleet, views, Counter())[NIGHT]
     assert (one.situation.views, one.situation.nodes, one.situation.services) == ((), {}, {})
@@ -100,7 +100,7 @@ def test_a_batch_that_is_over_needs_shared_objects_only_for_its_last_pods(
     got = plan(a_fleet(batches=(over(),), **fields))
     found = {
         one.namespace: one.manifests(visitors=("tessera-system",), monitored=True)
-        for one in children.sharing(got.allotments, got.living)
+        for one in children.sharing(got.service_plans, got.active_batches)
     }
     assert bool(found) is shares
 
@@ -108,7 +108,7 @@ def test_a_batch_that_is_over_needs_shared_objects_only_for_its_last_pods(
 def test_shared_objects_belong_to_batches_that_are_not_over() -> None:
     new = Ref("team-a", "next")
     got = plan(a_fleet(batches=(over(), a_batch(ref=new, uid="uid-next"))))
-    (shared,) = children.sharing(got.allotments, got.living)
+    (shared,) = children.sharing(got.service_plans, got.active_batches)
     manifests = shared.manifests(visitors=("x",), monitored=True)
     for one in manifests:
         owners = one.body["metadata"]["ownerReferences"]
@@ -124,7 +124,7 @@ def test_a_batch_that_was_made_again_begins_with_its_own_check() -> None:
                 exit_code=0,
             ),
         ),
-        jobs=(a_job(1, batch_uid="uid-former"),),
+        batch_jobs=(a_job(1, batch_uid="uid-former"),),
     )
     got = plan(former).batches[NIGHT]
     assert (got.state, got.attempt, got.delete) == ("validating", None, ())

@@ -152,15 +152,15 @@ def test_a_draining_replica_stays_loaded_and_a_broken_one_loads() -> None:
     got = after(
         1,
         pods=(
-            a_holder("drains", ready_since=None, up=True),
-            a_holder("broken", ready_since=None, up=False),
+            a_holder("drains", ready_since=None, containers_ready=True),
+            a_holder("broken", ready_since=None, containers_ready=False),
         ),
     )
     assert got.lines[line(CostState.WARM_IDLE)] == got.lines[line(CostState.LOADING)] > 0
 
 
 def test_pods_cost_from_their_bind_to_their_end_and_hand_over_the_same_slice() -> None:
-    first = a_holder("first", "7g.80gb", service="old", ended=at(900), leaving=True)
+    first = a_holder("first", "7g.80gb", service="old", ended=at(900), terminating=True)
     second = a_holder("second", "7g.80gb", bound=at(1800), ready_since=at(1800))
     got = after(1, pods=(second, first), nodes=(a_node(slices={"7g.80gb": 1}),))
     assert got.lines == {
@@ -305,15 +305,17 @@ class Course:
             self.pods = {key: pod for key, pod in self.pods.items() if pod.node != gone}
         if pick.random() < 0.05:
             name = pick.choice(sorted(self.nodes))
-            self.nodes[name] = replace(self.nodes[name], ready=not self.nodes[name].ready)
+            self.nodes[name] = replace(
+                self.nodes[name], schedulable=not self.nodes[name].schedulable
+            )
         for _ in range(pick.randint(0, 6)):
             pick.choice((self._replica_comes, self._replica_comes, self._replica_ends))(
                 begin + (end - begin) * pick.random(), end
             )
         for key, pod in self.pods.items():
-            if pod.ready_since is None and not pod.leaving and pick.random() < 0.4:
+            if pod.ready_since is None and not pod.terminating and pick.random() < 0.4:
                 ready = max(pod.bound or begin, begin + (end - begin) * pick.random())
-                self.pods[key] = replace(pod, ready_since=ready, up=True)
+                self.pods[key] = replace(pod, ready_since=ready, containers_ready=True)
         return self._seen(end)
 
     def _replica_comes(self, moment: datetime, _: datetime) -> None:
@@ -322,7 +324,7 @@ class Course:
         node, resource = pick.choice(free) if free and pick.random() < 0.95 else (None, "")
         service = pick.choice(self.services)
         pod = replace(
-            a_pod(f"pod-{number}", ready_since=None, up=False, created=moment),
+            a_pod(f"pod-{number}", ready_since=None, containers_ready=False, created=moment),
             ref=Ref(service.namespace, f"pod-{number}"),
             service=service,
         )
@@ -348,9 +350,9 @@ class Course:
         fate = self._random.random()
         if fate < 0.4:
             ended = min(end, max(moment, self.pods[key].ready_since or moment))
-            self.pods[key] = replace(self.pods[key], ended=ended, leaving=True)
+            self.pods[key] = replace(self.pods[key], ended=ended, terminating=True)
         elif fate < 0.7:
-            self.pods[key] = replace(self.pods[key], leaving=True, ready_since=None)
+            self.pods[key] = replace(self.pods[key], terminating=True, ready_since=None)
         else:
             del self.pods[key]
 
@@ -491,7 +493,7 @@ def as_seen(pods: Iterable[Pod], moment: datetime) -> tuple[Pod, ...]:
         replace(
             pod,
             ready_since=pod.ready_since if pod.ready_since and pod.ready_since <= moment else None,
-            up=pod.ready_since is not None and pod.ready_since <= moment,
+            containers_ready=pod.ready_since is not None and pod.ready_since <= moment,
             ended=pod.ended if pod.ended and pod.ended <= moment else None,
         )
         for pod in pods

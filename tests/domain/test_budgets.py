@@ -11,7 +11,7 @@ from tessera.domain.budget.status import budget_status
 from tessera.domain.budget.windows import following, window_at
 from tessera.domain.money import units
 from tessera.domain.plan import Plan, plan
-from tessera.domain.reasons import BudgetAccepted, Funded, Scaling
+from tessera.domain.reasons import BudgetAccepted, ScalingReason, WithinBudget
 from tessera.domain.snapshot import Budget, Pod, Ref, Snapshot
 from tessera.domain.status import service_status
 from tests.builders import (
@@ -76,21 +76,21 @@ def spent(budget: Budget) -> Decimal:
 
 def test_a_tenant_without_a_budget_is_shown_as_such() -> None:
     decision = plan(scaled(1))
-    assert decision.tenants == {}
-    assert decision.allotments[CHAT].scale.replicas == 6
+    assert decision.budgets_by_namespace == {}
+    assert decision.service_plans[CHAT].scale.replicas == 6
 
 
 def test_a_budget_with_room_changes_nothing() -> None:
     decision = plan(replace(scaled(1), budgets=(a_budget(amount="10"),)))
-    assert decision.allotments[CHAT].scale.replicas == 6
+    assert decision.service_plans[CHAT].scale.replicas == 6
     assert told(of(decision))[0] == "WithinLimits"
 
 
 def test_an_exhausted_budget_caps_the_service_and_says_so() -> None:
     """The floor takes 0.268 of the hour; ten minutes of one more take 0.045."""
     decision = plan(replace(scaled(1), budgets=(a_budget(amount="0.37"),)))
-    scale = decision.allotments[CHAT].scale
-    assert (scale.replicas, scale.reason) == (3, Scaling.BUDGET_EXHAUSTED)
+    scale = decision.service_plans[CHAT].scale
+    assert (scale.replicas, scale.reason) == (3, ScalingReason.BUDGET_EXHAUSTED)
     assert "spec.limits[0].amount: of 0.3700 for the hour until 2026-11-20T13:00Z" in scale.message
     reason, message = told(of(decision))
     assert (reason, message) == ("BudgetExhausted", scale.message)
@@ -99,16 +99,21 @@ def test_an_exhausted_budget_caps_the_service_and_says_so() -> None:
 def test_a_bigger_budget_lifts_the_cap_in_the_next_turn() -> None:
     snapshot = replace(scaled(1), budgets=(a_budget(amount="0.37"),))
     decision = plan(snapshot)
-    later = replace(snapshot, at=at(1), memory=decision.memory, budgets=(a_budget(amount="0.42"),))
-    assert plan(later).allotments[CHAT].scale.replicas == 4
+    later = replace(
+        snapshot,
+        at=at(1),
+        scaling_history=decision.scaling_history,
+        budgets=(a_budget(amount="0.42"),),
+    )
+    assert plan(later).service_plans[CHAT].scale.replicas == 4
 
 
 def test_a_new_window_lifts_the_cap() -> None:
     budget = a_budget(amount="0.37")
     late = plan(replace(scaled(3, at(3500)), budgets=(budget,)))
-    assert late.allotments[CHAT].scale.replicas == 1
+    assert late.service_plans[CHAT].scale.replicas == 1
     rolled = plan(replace(scaled(1, at(3601)), budgets=(budget,), meters=late.meters))
-    assert rolled.allotments[CHAT].scale.replicas == 3
+    assert rolled.service_plans[CHAT].scale.replicas == 3
 
 
 def test_what_runs_goes_on_before_anything_new_starts() -> None:
@@ -124,17 +129,19 @@ def test_what_runs_goes_on_before_anything_new_starts() -> None:
         budgets=(a_budget(amount="0.60"),),
     )
     decision = plan(snapshot)
-    assert decision.allotments[CHAT].scale.replicas == 2
-    assert decision.allotments[Ref("team-a", "busy")].scale.reason == Scaling.BUDGET_EXHAUSTED
+    assert decision.service_plans[CHAT].scale.replicas == 2
+    assert (
+        decision.service_plans[Ref("team-a", "busy")].scale.reason == ScalingReason.BUDGET_EXHAUSTED
+    )
 
 
 def test_a_replica_that_cannot_be_paid_any_more_leaves_by_a_drain() -> None:
     """One hour at 3 slices is 0.80; with 0.45 the third cannot stay, and the floor is not cut."""
     snapshot = replace(scaled(3, at(1800)), budgets=(a_budget(amount="0.45"),))
-    allotment = plan(snapshot).allotments[CHAT]
-    assert (allotment.scale.replicas, allotment.scale.reason) == (1, Scaling.BUDGET_EXHAUSTED)
-    assert allotment.drain.keep == 3
-    assert len(allotment.drain.leaving) == 2
+    allotment = plan(snapshot).service_plans[CHAT]
+    assert (allotment.scale.replicas, allotment.scale.reason) == (1, ScalingReason.BUDGET_EXHAUSTED)
+    assert allotment.drain.replicas == 3
+    assert len(allotment.drain.draining) == 2
 
 
 def test_a_number_set_by_the_user_is_capped_too() -> None:
@@ -144,14 +151,14 @@ def test_a_number_set_by_the_user_is_capped_too() -> None:
         workloads=(a_workload(1),),
         budgets=(a_budget(amount="0.37"),),
     )
-    scale = plan(snapshot).allotments[CHAT].scale
-    assert (scale.replicas, scale.reason) == (3, Scaling.BUDGET_EXHAUSTED)
+    scale = plan(snapshot).service_plans[CHAT].scale
+    assert (scale.replicas, scale.reason) == (3, ScalingReason.BUDGET_EXHAUSTED)
 
 
 def test_floors_above_the_limit_are_said_at_once_and_not_cut() -> None:
     snapshot = scaled(2, minReplicas=2, maxReplicas=2)
     decision = plan(replace(snapshot, budgets=(a_budget(amount="0.30"),)))
-    assert decision.allotments[CHAT].scale.replicas == 2
+    assert decision.service_plans[CHAT].scale.replicas == 2
     budget = of(decision)
     reason, message = told(budget)
     assert reason == "FloorsAboveLimit"
@@ -200,7 +207,7 @@ def test_a_restarted_operator_adds_the_gap_from_the_pods_times() -> None:
     before = replace(scaled(3), at=at(60), budgets=(a_budget(),))
     recorded = of(plan(before))
     pods = running(3)
-    ended = replace(pods[1], ended=at(300), leaving=True)
+    ended = replace(pods[1], ended=at(300), terminating=True)
     new = a_pod("chat-9", node="a100-0", devices=SLICE, bound=at(320))
     after = replace(
         before,
@@ -235,21 +242,21 @@ def test_a_lost_record_stops_grants_until_the_next_window_or_up_to_what_is_allow
     kept = of(decision)
     lost = replace(kept, status=kept.status.model_copy(update={"spend": None}))
     held = plan(replace(scaled(1), budgets=(lost,)))
-    assert held.allotments[CHAT].scale.replicas == 1
+    assert held.service_plans[CHAT].scale.replicas == 1
     reason, message = told(of(held))
     assert reason == "SpendUnknown"
     assert "spec.onLedgerLoss" in message
     allowing = replace(lost, spec=a_budget(onLedgerLoss={"allowUpTo": "0.37"}).spec)
-    assert plan(replace(scaled(1), budgets=(allowing,))).allotments[CHAT].scale.replicas == 3
+    assert plan(replace(scaled(1), budgets=(allowing,))).service_plans[CHAT].scale.replicas == 3
 
 
 @pytest.mark.parametrize(
     ("budget", "reason", "says"),
     [
-        (a_budget(timeZone="Mars/Olympus"), BudgetAccepted.ZONE_UNKNOWN, "spec.timeZone"),
+        (a_budget(timeZone="Mars/Olympus"), BudgetAccepted.INVALID_TIME_ZONE, "spec.timeZone"),
         (
             Budget(name="team-a", generation=1, spec=None, problem="spec.owner: Field required"),
-            BudgetAccepted.SPEC_UNREADABLE,
+            BudgetAccepted.INVALID_SPEC,
             "spec.owner",
         ),
     ],
@@ -260,15 +267,18 @@ def test_a_budget_that_cannot_hold_says_why_and_limits_nothing(
 ) -> None:
     decision = plan(replace(scaled(1), budgets=(budget,)))
     accepted = decision.budgets[0].accepted
-    assert (accepted.reason, decision.budgets[0].funded.reason) == (reason, Funded.NOT_ACCEPTED)
+    assert (accepted.reason, decision.budgets[0].funded.reason) == (
+        reason,
+        WithinBudget.NOT_ACCEPTED,
+    )
     assert says in accepted.message
-    assert decision.allotments[CHAT].scale.replicas == 6
+    assert decision.service_plans[CHAT].scale.replicas == 6
 
 
 def test_nothing_is_added_in_a_currency_that_the_budget_does_not_have() -> None:
     decision = plan(replace(scaled(2), budgets=(a_budget(currency="EUR"),)))
-    scale = decision.allotments[CHAT].scale
-    assert (scale.replicas, scale.reason) == (2, Scaling.BUDGET_EXHAUSTED)
+    scale = decision.service_plans[CHAT].scale
+    assert (scale.replicas, scale.reason) == (2, ScalingReason.BUDGET_EXHAUSTED)
     assert "spec.currency is EUR, and the pool of team-a/chat is priced in USD" in scale.message
     assert told(of(decision)) == ("BudgetExhausted", scale.message)
 
@@ -289,11 +299,11 @@ def test_a_service_on_a_foreign_pool_leaves_the_budget_in_force_for_the_others()
             budgets=(a_budget(amount="0.37"),),
         )
     )
-    assert decision.allotments[CHAT].scale.replicas == 3
+    assert decision.service_plans[CHAT].scale.replicas == 3
 
 
 def test_a_pod_that_ended_is_charged_once_whenever_its_object_goes() -> None:
-    done = replace(running(1)[0], ended=at(120), leaving=True)
+    done = replace(running(1)[0], ended=at(120), terminating=True)
     first = plan(replace(scaled(0, at(180)), pods=(done,), budgets=(a_budget(),)))
     later = plan(replace(scaled(0, at(900)), budgets=(a_budget(),), meters=first.meters))
     again = plan(
@@ -334,8 +344,8 @@ def test_a_budget_that_is_not_accepted_counts_on() -> None:
 
 def test_raising_the_floor_is_a_scale_up_like_any_other() -> None:
     decision = plan(replace(scaled(1, minReplicas=6), budgets=(a_budget(amount="0.60"),)))
-    scale = decision.allotments[CHAT].scale
-    assert (scale.replicas, scale.reason) == (2, Scaling.BUDGET_EXHAUSTED)
+    scale = decision.service_plans[CHAT].scale
+    assert (scale.replicas, scale.reason) == (2, ScalingReason.BUDGET_EXHAUSTED)
     reason, message = told(of(decision))
     assert reason == "FloorsAboveLimit"
     assert "1 more that always runs would cost 0.2679" in message
@@ -357,7 +367,7 @@ def test_of_two_budgets_for_a_namespace_the_later_name_gives_way() -> None:
     accepted = {view.budget.name: view.accepted for view in decision.budgets}
     assert accepted["zone"].reason == BudgetAccepted.OVERLAPPING
     assert "spec.tenant.namespaces[1]: team-a belongs to budget team-a" in accepted["zone"].message
-    assert decision.allotments[CHAT].scale.replicas == 3
+    assert decision.service_plans[CHAT].scale.replicas == 3
 
 
 def test_a_warning_comes_at_80_percent_and_with_a_forecast_above() -> None:
@@ -371,8 +381,8 @@ def test_the_service_says_how_its_tenant_stands() -> None:
     for budgets, state in (((), "NoBudget"), ((a_budget(amount="0.37"),), "BudgetExhausted")):
         snapshot = replace(scaled(1), budgets=budgets)
         decision = plan(snapshot)
-        tenant = decision.tenants.get("team-a")
-        status = service_status(snapshot, decision.allotments[CHAT], tenant, None)
+        tenant = decision.budgets_by_namespace.get("team-a")
+        status = service_status(snapshot, decision.service_plans[CHAT], tenant, None)
         assert status.tenant is not None
         assert status.tenant.state == state
 

@@ -3,7 +3,7 @@ from functools import cache
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.api.node_layout import PlacedSlice, WantedGpu
+from tessera.api.node_layout import DesiredGpu, PlacedSlice
 from tessera.domain.cutting import Deed, Gpu, Instance, cutting, seen
 from tessera.domain.mig.boards import boards
 from tessera.domain.mig.layouts import Layout, Spot, fault, placed
@@ -31,9 +31,9 @@ def a_gpu(layout: Layout) -> Gpu:
     )
 
 
-def wanted(layout: Layout) -> WantedGpu:
+def wanted(layout: Layout) -> DesiredGpu:
     slices = tuple(PlacedSlice(profile=spot.profile, start=spot.start) for spot in layout)
-    return WantedGpu(uuid="GPU-1", slices=slices)
+    return DesiredGpu(uuid="GPU-1", slices=slices)
 
 
 def done(layout: Layout, deed: Deed) -> Layout:

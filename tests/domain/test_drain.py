@@ -6,16 +6,16 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.domain.drain import DONE_COST, Displaced, Drain, drain
+from tessera.domain.drain import DRAINED_DELETION_COST, Displacement, DrainPlan, plan_drain
 from tessera.domain.snapshot import InFlight, Pod, PodReading, Readings, Ref
 from tests.builders import NOW, a_pod, a_snapshot, a_workload, at
 
 LIMIT = timedelta(seconds=60)
 
 
-def drained(pods: list[Pod], wanted: int, replicas: int | None = None, **fields: Any) -> Drain:
+def drained(pods: list[Pod], wanted: int, replicas: int | None = None, **fields: Any) -> DrainPlan:
     snapshot = a_snapshot(**fields)
-    return drain(snapshot, a_workload(replicas or len(pods)), wanted, pods, LIMIT)
+    return plan_drain(snapshot, a_workload(replicas or len(pods)), wanted, pods, LIMIT)
 
 
 def busy(requests: dict[str, float]) -> Readings:
@@ -35,12 +35,12 @@ def names(refs: tuple[Ref, ...]) -> list[str]:
 def test_the_emptiest_replica_leaves() -> None:
     pods = [a_pod("a"), a_pod("b"), a_pod("c")]
     got = drained(pods, 2, readings=busy({"a": 4, "b": 1, "c": 9}))
-    assert (names(got.leaving), got.keep) == (["b"], 3)
+    assert (names(got.draining), got.replicas) == (["b"], 3)
 
 
 def test_a_replica_that_cannot_be_read_counts_as_the_fullest() -> None:
     got = drained([a_pod("a"), a_pod("b")], 1, readings=busy({"b": 50}))
-    assert names(got.leaving) == ["b"]
+    assert names(got.draining) == ["b"]
 
 
 def test_the_deployment_shrinks_only_when_the_leaving_replica_is_empty_and_marked() -> None:
@@ -48,62 +48,70 @@ def test_the_deployment_shrinks_only_when_the_leaving_replica_is_empty_and_marke
     empty = {leaving.ref: InFlight(at(-1), 0)}
     full = {leaving.ref: InFlight(at(-1), 3)}
     marked = a_pod(
-        "a", serving=False, draining_since=at(-10), ready_since=None, deletion_cost=DONE_COST
+        "a",
+        serving=False,
+        draining_since=at(-10),
+        ready_since=None,
+        deletion_cost=DRAINED_DELETION_COST,
     )
     others = [a_pod("b"), a_pod("c")]
-    assert drained([leaving, *others], 2, in_flight=full).done == ()
-    assert names(drained([leaving, *others], 2, in_flight=empty).done) == ["a"]
-    assert drained([leaving, *others], 2, in_flight=empty).keep == 3
-    assert drained([marked, *others], 2, in_flight=empty).keep == 2
+    assert drained([leaving, *others], 2, in_flight=full).drained == ()
+    assert names(drained([leaving, *others], 2, in_flight=empty).drained) == ["a"]
+    assert drained([leaving, *others], 2, in_flight=empty).replicas == 3
+    assert drained([marked, *others], 2, in_flight=empty).replicas == 2
 
 
 def test_an_answer_from_before_the_gate_closed_proves_nothing() -> None:
     leaving = a_pod("a", serving=False, draining_since=at(-1), ready_since=None)
     early = {leaving.ref: InFlight(at(0), 0)}
-    assert drained([leaving, a_pod("b")], 1, in_flight=early).done == ()
+    assert drained([leaving, a_pod("b")], 1, in_flight=early).drained == ()
 
 
 def test_out_of_time_a_replica_leaves_with_its_streams() -> None:
     leaving = a_pod("a", serving=False, draining_since=at(-61), ready_since=None)
     full = {leaving.ref: InFlight(at(-1), 3)}
-    assert names(drained([leaving, a_pod("b")], 1, in_flight=full).done) == ["a"]
+    assert names(drained([leaving, a_pod("b")], 1, in_flight=full).drained) == ["a"]
 
 
 def test_a_replica_that_is_not_up_may_go_at_once() -> None:
-    starting = a_pod("z", up=False, ready_since=None)
+    starting = a_pod("z", containers_ready=False, ready_since=None)
     got = drained([a_pod("a"), starting], 1, readings=busy({"a": 0}))
-    assert (names(got.leaving), names(got.done)) == (["z"], ["z"])
+    assert (names(got.draining), names(got.drained)) == (["z"], ["z"])
 
 
 def test_a_replica_that_never_served_goes_first_and_at_once() -> None:
     by_hand = a_pod("z", serving=None, ready_since=None)
     got = drained([a_pod("a"), by_hand], 1, readings=busy({"a": 0, "z": 9}))
-    assert (names(got.leaving), names(got.done)) == (["z"], ["z"])
+    assert (names(got.draining), names(got.drained)) == (["z"], ["z"])
 
 
 def test_who_leaves_already_goes_on_leaving() -> None:
     leaving = a_pod("a", serving=False, draining_since=at(-5), ready_since=None)
     got = drained([leaving, a_pod("b")], 1, readings=busy({"a": 30, "b": 0}))
-    assert names(got.leaving) == ["a"]
+    assert names(got.draining) == ["a"]
 
 
 def test_nobody_leaves_when_the_load_is_back() -> None:
     leaving = a_pod("a", serving=False, draining_since=at(-5), ready_since=None)
-    assert drained([leaving, a_pod("b")], 2) == Drain(keep=2)
+    assert drained([leaving, a_pod("b")], 2) == DrainPlan(replicas=2)
 
 
 def test_between_shrinking_and_the_end_of_the_pod_nobody_is_called_back() -> None:
     gone = a_pod(
-        "a", serving=False, draining_since=at(-10), ready_since=None, deletion_cost=DONE_COST
+        "a",
+        serving=False,
+        draining_since=at(-10),
+        ready_since=None,
+        deletion_cost=DRAINED_DELETION_COST,
     )
     empty = {gone.ref: InFlight(at(-1), 0)}
     got = drained([gone, a_pod("b")], 1, replicas=1, in_flight=empty)
-    assert (names(got.leaving), got.keep) == (["a"], 1)
+    assert (names(got.draining), got.replicas) == (["a"], 1)
 
 
 def test_while_a_template_rolls_out_its_controller_chooses() -> None:
     got = drained([a_pod("a"), a_pod("b", template="two")], 1)
-    assert got == Drain(keep=1)
+    assert got == DrainPlan(replicas=1)
 
 
 pods = st.lists(
@@ -112,7 +120,7 @@ pods = st.lists(
         st.uuids().map(str),
         up=st.booleans(),
         draining_since=st.one_of(st.none(), st.integers(-90, 0).map(at)),
-        deletion_cost=st.sampled_from([0, DONE_COST]),
+        deletion_cost=st.sampled_from([0, DRAINED_DELETION_COST]),
     ),
     max_size=8,
 )
@@ -123,13 +131,13 @@ def test_never_fewer_replicas_than_wanted_and_never_more_leave_than_are_too_many
     found: list[Pod], wanted: int
 ) -> None:
     got = drained(found, wanted)
-    assert got.keep >= min(wanted, len(found))
-    assert len(got.leaving) == max(0, len(found) - wanted)
-    assert set(got.done) <= set(got.leaving)
+    assert got.replicas >= min(wanted, len(found))
+    assert len(got.draining) == max(0, len(found) - wanted)
+    assert set(got.drained) <= set(got.draining)
 
 
-def displaced_from(pods: list[Pod], *doomed: str, leaving: tuple[str, ...] = ()) -> Displaced:
-    return Displaced(
+def displaced_from(pods: list[Pod], *doomed: str, leaving: tuple[str, ...] = ()) -> Displacement:
+    return Displacement(
         frozenset(pod.ref for pod in pods if pod.ref.name in doomed),
         frozenset(pod.ref for pod in pods if pod.ref.name in leaving),
     )
@@ -137,25 +145,25 @@ def displaced_from(pods: list[Pod], *doomed: str, leaving: tuple[str, ...] = ())
 
 def test_a_replica_whose_slice_goes_is_replaced_before_it_leaves() -> None:
     pods = [a_pod("a"), a_pod("b")]
-    got = drain(a_snapshot(), a_workload(2), 2, pods, LIMIT, displaced_from(pods, "a"))
-    assert got == Drain(keep=3)
+    got = plan_drain(a_snapshot(), a_workload(2), 2, pods, LIMIT, displaced_from(pods, "a"))
+    assert got == DrainPlan(replicas=3)
 
 
 def test_once_replaced_it_takes_no_more_requests_and_its_place_is_kept_until_it_went() -> None:
     pods = [a_pod("a"), a_pod("b"), a_pod("c")]
     mine = displaced_from(pods, "a", leaving=("a",))
-    got = drain(a_snapshot(), a_workload(3), 2, pods, LIMIT, mine)
-    assert (names(got.leaving), got.keep, got.done) == (["a"], 3, ())
+    got = plan_drain(a_snapshot(), a_workload(3), 2, pods, LIMIT, mine)
+    assert (names(got.draining), got.replicas, got.drained) == (["a"], 3, ())
 
 
 def test_others_leave_as_ever_beside_one_whose_slice_goes() -> None:
     pods = [a_pod("a"), a_pod("b"), a_pod("c")]
     mine = displaced_from(pods, "a")
-    got = drain(a_snapshot(readings=busy({"b": 3})), a_workload(3), 1, pods, LIMIT, mine)
-    assert (names(got.leaving), got.keep) == (["b"], 3)
+    got = plan_drain(a_snapshot(readings=busy({"b": 3})), a_workload(3), 1, pods, LIMIT, mine)
+    assert (names(got.draining), got.replicas) == (["b"], 3)
 
 
 def test_one_that_went_already_is_not_replaced_twice() -> None:
-    pods = [a_pod("a", leaving=True, ready_since=None), a_pod("b"), a_pod("c")]
-    got = drain(a_snapshot(), a_workload(3), 2, pods, LIMIT, displaced_from(pods, "a"))
-    assert got == Drain(keep=2)
+    pods = [a_pod("a", terminating=True, ready_since=None), a_pod("b"), a_pod("c")]
+    got = plan_drain(a_snapshot(), a_workload(3), 2, pods, LIMIT, displaced_from(pods, "a"))
+    assert got == DrainPlan(replicas=2)

@@ -16,8 +16,8 @@ from tessera.api.inference_service import InferenceServiceStatus
 from tessera.domain.explain.decision import Decision
 from tessera.domain.explain.explain import explain
 from tessera.domain.plan import plan
-from tessera.domain.reasons import Funded, Placed, Progressing, Ready, Scaling
-from tessera.domain.snapshot import Node, Pod, Readings, Ref, Service, Snapshot
+from tessera.domain.reasons import PlacementReason, Progressing, Ready, ScalingReason, WithinBudget
+from tessera.domain.snapshot import Node, ObservedService, Pod, Readings, Ref, Snapshot
 from tessera.domain.status import service_status
 from tests.builders import (
     H100,
@@ -71,7 +71,7 @@ def running(count: int = 2, waiting: float = 0.0, activity: float = 0.5, **field
 
 
 def replicas(snapshot: Snapshot) -> int:
-    return plan(snapshot).allotments[CHAT].scale.replicas
+    return plan(snapshot).service_plans[CHAT].scale.replicas
 
 
 def with_load(snapshot: Snapshot, waiting: float, activity: float) -> Snapshot:
@@ -127,12 +127,12 @@ def test_at_the_bounds_it_names_them() -> None:
 
 def test_without_readings_the_status_has_the_word_and_the_numbers_say_what_is_not_known() -> None:
     now = running()
-    allotment = plan(now).allotments[CHAT]
+    allotment = plan(now).service_plans[CHAT]
     status = service_status(now, allotment, None, None)
     service = replace(now.services[0], status=status)
     for readings in (None, Readings(at=NOW, problem="refused")):
         told = decisions(replace(now, services=(service,), readings=readings))["scaling"]
-        assert (told.reason, told.replayed) == (Scaling.STEADY, "")
+        assert (told.reason, told.replayed) == (ScalingReason.AT_TARGET, "")
         assert dict(told.numbers)["waiting requests"].startswith("not known here")
         assert any("would add" in one for one in told.would_change)
 
@@ -150,8 +150,8 @@ def test_the_price_that_is_said_to_make_another_pool_the_cheapest_does() -> None
     (said,) = (one for one in decisions(with_rival("3.00"))["placed"].would_change if "h100" in one)
     limit = numbers_in(said)[0]
     cheaper, dearer = (plan(with_rival(f"{limit + step:.2f}")) for step in (-0.01, 0.01))
-    assert cheaper.allotments[CHAT].choice.variant == "h100-1gpu"  # type: ignore[union-attr]
-    assert dearer.allotments[CHAT].choice.variant == "a100-1g-10gb"  # type: ignore[union-attr]
+    assert cheaper.service_plans[CHAT].choice.variant == "h100-1gpu"  # type: ignore[union-attr]
+    assert dearer.service_plans[CHAT].choice.variant == "a100-1g-10gb"  # type: ignore[union-attr]
 
 
 def test_the_plan_of_layouts_says_why_a_service_has_such_slices() -> None:
@@ -216,7 +216,7 @@ def test_every_hardware_of_the_fleet_has_a_reason_why_not() -> None:
 def test_a_model_that_fits_nowhere_has_the_missing_memory_of_every_hardware() -> None:
     spec = a_spec("hf://meta-llama/Llama-3.1-70B-Instruct")
     told = decisions(a_snapshot(a_service(spec=spec)))
-    assert told["placed"].reason == Placed.TOO_LARGE
+    assert told["placed"].reason == PlacementReason.TOO_LARGE
     (one,) = told["placed"].alternatives
     assert one.why.startswith("too small: devices of ")
     assert one.why.endswith("these have 9728")
@@ -230,7 +230,7 @@ def test_a_promise_that_is_said_to_allow_more_allows_it() -> None:
     assert field == "spec.slo.interTokenP95"
     promised = said.split()[2]
     looser = running(spec={"slo": {"interTokenP95": promised}})
-    choice = plan(looser).allotments[CHAT].choice
+    choice = plan(looser).service_plans[CHAT].choice
     assert choice is not None
     limits = choice.fit.limits
     assert (limits.max_num_seqs, round(limits.tokens_per_second)) == (requests, tokens)
@@ -257,8 +257,11 @@ def test_the_limits_that_are_said_to_pay_one_more_replica_pay_it(
     limits: tuple[str, ...], fields: dict[str, Any]
 ) -> None:
     told = decisions(poor(*limits, **fields))
-    assert told["budget"].reason in (Funded.BUDGET_EXHAUSTED, Funded.FLOORS_ABOVE_LIMIT)
-    assert told["scaling"].reason == Scaling.BUDGET_EXHAUSTED
+    assert told["budget"].reason in (
+        WithinBudget.BUDGET_EXHAUSTED,
+        WithinBudget.MIN_REPLICAS_EXCEED_BUDGET,
+    )
+    assert told["scaling"].reason == ScalingReason.BUDGET_EXHAUSTED
     assert told["scaling"].would_change[0] == "money for more: see budget"
     said, later = told["budget"].would_change
     raised = list(limits)
@@ -281,9 +284,9 @@ def test_money_of_another_currency_names_the_pools_to_use() -> None:
 
 def test_replicas_without_a_node_are_told_with_what_is_missing() -> None:
     now = running(2)
-    stuck = a_pod("chat-9", unschedulable="0/1 nodes", ready_since=None, up=False)
+    stuck = a_pod("chat-9", unschedulable="0/1 nodes", ready_since=None, containers_ready=False)
     told = decisions(replace(now, pods=(*now.pods, stuck)))["placed"]
-    assert told.reason == Placed.UNSCHEDULABLE
+    assert told.reason == PlacementReason.UNSCHEDULABLE
     assert told.would_change[0] == "1 more free 1g.10gb in a100, or 1 replicas less"
 
 
@@ -296,7 +299,7 @@ def test_pools_that_are_not_named_and_would_fit_are_named() -> None:
 
 def test_without_a_budget_it_says_that_nothing_limits_the_spend() -> None:
     told = decisions(running())["budget"]
-    assert told.reason == Funded.NO_BUDGET
+    assert told.reason == WithinBudget.NO_BUDGET
     assert told.would_change == ("a TenantBudget with team-a in spec.tenant.namespaces",)
 
 
@@ -319,31 +322,31 @@ def test_a_full_pool_replaces_in_place_and_a_free_slice_would_change_it() -> Non
 
 def test_where_the_status_says_something_else_than_the_plan_both_are_told() -> None:
     now = running()
-    status = service_status(now, plan(now).allotments[CHAT], None, "the API server said no")
+    status = service_status(now, plan(now).service_plans[CHAT], None, "the API server said no")
     before = replace(now, services=(replace(now.services[0], status=status),))
     assert decisions(before)["rollout"].reason == Progressing.APPLY_FAILED
     assert decisions(before)["rollout"].replayed.startswith("Settled: ")
     told = decisions(replace(before, nodes=()))
-    assert told["placed"].reason == Placed.PLACED
+    assert told["placed"].reason == PlacementReason.PLACED
     assert told["placed"].replayed.startswith("NoHardware: ")
     assert told["placed"].since == NOW
 
 
 def test_without_a_plan_the_status_alone_speaks() -> None:
     now = running()
-    status = service_status(now, plan(now).allotments[CHAT], None, None)
+    status = service_status(now, plan(now).service_plans[CHAT], None, None)
     before = replace(now, services=(replace(now.services[0], status=status),))
     told = {one.topic: one for one in explain(before, None, CHAT)}
-    assert told["ready"].reason == Ready.WAITING_FOR_ANSWER
+    assert told["ready"].reason == Ready.PROBE_PENDING
     assert told["scaling"].reason == status.scaling.reason  # type: ignore[union-attr]
     assert dict(told["scaling"].numbers)["hardware"] == "a100-1g-10gb"
-    assert told["budget"].reason == Funded.NO_BUDGET
+    assert told["budget"].reason == WithinBudget.NO_BUDGET
     assert explain(running(), None, CHAT) == ()
 
 
 def test_further_conditions_are_told_as_they_are() -> None:
     now = running()
-    status = service_status(now, plan(now).allotments[CHAT], None, None)
+    status = service_status(now, plan(now).service_plans[CHAT], None, None)
     more = status.conditions[0].model_copy(update={"type": "UpdateAvailable", "message": "new"})
     status = status.model_copy(update={"conditions": (*status.conditions, more)})
     before = replace(now, services=(replace(now.services[0], status=status),))
@@ -361,7 +364,11 @@ def test_further_conditions_are_told_as_they_are() -> None:
 )
 @settings(max_examples=60)
 def test_every_service_of_any_fleet_is_explained_and_its_choice_is_among_the_hardware(
-    found: list[Service], hardware: tuple[Node, ...], budget: str, replicas: int, waiting: int
+    found: list[ObservedService],
+    hardware: tuple[Node, ...],
+    budget: str,
+    replicas: int,
+    waiting: int,
 ) -> None:
     pods = tuple(
         a_pod(f"{one.ref.name}-{index}", one.ref.name, node="a100-0", devices=SLICE, bound=at(-60))
@@ -378,7 +385,7 @@ def test_every_service_of_any_fleet_is_explained_and_its_choice_is_among_the_har
         budgets=(a_budget(amount=budget),),
     )
     decided = plan(now)
-    for ref, allotment in decided.allotments.items():
+    for ref, allotment in decided.service_plans.items():
         told = {one.topic: one for one in explain(now, decided, ref)}
         chosen = [one.name for one in told["placed"].alternatives if one.why == "chosen"]
         assert chosen == ([allotment.choice.variant] if allotment.choice is not None else [])
@@ -405,7 +412,7 @@ def test_every_refusal_is_explained_with_the_words_of_the_status(case: Case) -> 
     )
     found = {one.topic: one.reason for one in explain(now, plan(now), service.ref)}
     status: InferenceServiceStatus = service_status(
-        now, plan(now).allotments[service.ref], None, None
+        now, plan(now).service_plans[service.ref], None, None
     )
     words = {one.type: one.reason for one in status.conditions}
     told = [found["accepted"], found["placed"], found["ready"]]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tessera.api.mig import GpuTarget, MigPlan, MigStatus, NodeTarget
-from tessera.api.node_layout import NodeLayoutSpec, NodeLayoutStatus, SeenGpu, SeenSlice
+from tessera.api.node_layout import NodeLayoutSpec, NodeLayoutStatus, ObservedGpu, ObservedSlice
 from tessera.domain.mig.boards import boards
 from tessera.domain.mig.layouts import Layout, Spot, geometry, placed
 from tessera.domain.pools import discover
@@ -25,8 +25,10 @@ BOARD = boards()["A100-80GB"]
 LAYOUTS = placed(BOARD, ("1g.10gb", "2g.20gb", "3g.40gb", "4g.40gb", "7g.80gb", "1g.20gb"))
 
 
-def seen(*slices: SeenSlice, index: int = 0, product: str = A100, mode: str = "enabled") -> SeenGpu:
-    return SeenGpu.model_validate(
+def seen(
+    *slices: ObservedSlice, index: int = 0, product: str = A100, mode: str = "enabled"
+) -> ObservedGpu:
+    return ObservedGpu.model_validate(
         {
             "index": index,
             "uuid": f"GPU-{index}",
@@ -38,7 +40,7 @@ def seen(*slices: SeenSlice, index: int = 0, product: str = A100, mode: str = "e
     )
 
 
-def told(*gpus: SeenGpu, problem: str = "", cuts: bool = False) -> NodeLayout:
+def told(*gpus: ObservedGpu, problem: str = "", cuts: bool = False) -> NodeLayout:
     status = NodeLayoutStatus(gpus=gpus, problem=problem, cuts=cuts)
     return NodeLayout(name="a100-0", generation=1, spec=NodeLayoutSpec(), status=status)
 
@@ -54,7 +56,7 @@ def counts(found: Ground) -> Counter[str]:
 
 
 def test_an_agent_tells_places_pods_and_processes() -> None:
-    one = SeenSlice(profile="3g.40gb", start=4, pods=("team-a/chat-0",), processes=2)
+    one = ObservedSlice(profile="3g.40gb", start=4, pods=("team-a/chat-0",), processes=2)
     gpus = (seen(one), seen(index=1, mode="disabled"))
     node = a_node(slices={"3g.40gb": 1}, whole=1)
     found = ground(node, told(*gpus, cuts=True))
@@ -81,12 +83,15 @@ def test_a_gpu_whose_mode_goes_is_told_to_need_a_reset() -> None:
     [
         ((seen(product=H100),), f"GPU 0 is {H100} by its driver and {A100} by its label"),
         ((seen(), seen(index=1)), "the driver shows 2 GPUs, its label nvidia.com/gpu.count says 1"),
-        ((seen(SeenSlice(profile="1g.5gb", start=0)),), "GPU 0: A100-80GB has no profile 1g.5gb"),
-        ((seen(SeenSlice(profile="3g.40gb", start=2)),), "GPU 0: 3g.40gb cannot start at 2"),
+        (
+            (seen(ObservedSlice(profile="1g.5gb", start=0)),),
+            "GPU 0: A100-80GB has no profile 1g.5gb",
+        ),
+        ((seen(ObservedSlice(profile="3g.40gb", start=2)),), "GPU 0: 3g.40gb cannot start at 2"),
     ],
 )
 def test_a_node_whose_driver_contradicts_it_is_left_alone(
-    gpus: Sequence[SeenGpu], words: str
+    gpus: Sequence[ObservedGpu], words: str
 ) -> None:
     found = ground(a_node(slices={"3g.40gb": 1}), told(*gpus))
     assert found.cards == ()

@@ -8,12 +8,12 @@ from typing import Any
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tessera.domain.allotment import Allotment
-from tessera.domain.autoscale import Memory
+from tessera.domain.allotment import ServicePlan
+from tessera.domain.autoscale import ScalingHistory
 from tessera.domain.batch.facts import VolumeClaim
 from tessera.domain.model.names import claim_name
-from tessera.domain.plan import Kept, plan
-from tessera.domain.snapshot import Answer, Pod, Readings, Ref, Snapshot
+from tessera.domain.plan import PlanCache, plan
+from tessera.domain.snapshot import Pod, ProbeResult, Readings, Ref, Snapshot
 from tessera.domain.status import service_status
 from tests.builders import (
     NOW,
@@ -130,8 +130,8 @@ def pods(old: Snapshot, *rest: Any) -> Fields:
 
 def answer(old: Snapshot, new: Snapshot, _: Readings, step: Step) -> Fields:
     problem = None if step.pods else "503"
-    told = Answer(at=new.at, problem=problem)
-    return {"answers": {**old.answers, Ref("team-a", step.name): told}}
+    told = ProbeResult(at=new.at, problem=problem)
+    return {"answers": {**old.probe_results, Ref("team-a", step.name): told}}
 
 
 def model(old: Snapshot, *rest: Any) -> Fields:
@@ -152,10 +152,14 @@ def errand(old: Snapshot, *rest: Any) -> Fields:
     task, report = ("shape", READ) if step.pods % 2 else ("fetch", {"ok": True, "bytes": 5})
     code = {0.0: 0, 4.0: None, 12.0: 1}.get(step.waiting, 3)
     made = an_errand(task, service, report=report, exit_code=code)
-    mine = {job.uid for job in old.errands if job.service == service.ref}
-    others = [pod for pod in old.pods if pod.errand is None or pod.errand.owner not in mine]
+    mine = {job.uid for job in old.model_jobs if job.service == service.ref}
+    others = [
+        pod
+        for pod in old.pods
+        if pod.model_job_run is None or pod.model_job_run.job_uid not in mine
+    ]
     return {
-        "errands": (*(one for one in old.errands if one.uid not in mine), *made["errands"]),
+        "errands": (*(one for one in old.model_jobs if one.uid not in mine), *made["errands"]),
         "pods": (*others, *made["pods"]),
     }
 
@@ -165,8 +169,10 @@ def gone(old: Snapshot, *rest: Any) -> Fields:
     step: Step = rest[-1]
     ref = Ref("team-a", step.name)
     return {
-        "errands": tuple(job for job in old.errands if job.service != ref),
-        "pods": tuple(pod for pod in old.pods if pod.errand is None or pod.errand.service != ref),
+        "errands": tuple(job for job in old.model_jobs if job.service != ref),
+        "pods": tuple(
+            pod for pod in old.pods if pod.model_job_run is None or pod.model_job_run.service != ref
+        ),
     }
 
 
@@ -181,7 +187,7 @@ def remembered(_: Snapshot, new: Snapshot, *rest: Any) -> Fields:
     """What was found out about its model is written down."""
     step: Step = rest[-1]
     ref = Ref("team-a", step.name)
-    found = service_status(new, plan(new).allotments[ref], None, None).model
+    found = service_status(new, plan(new).service_plans[ref], None, None).model
     return {
         "services": tuple(
             replace(one, status=one.status.model_copy(update={"model": found}))
@@ -212,10 +218,10 @@ CHANGES: dict[str, Callable[[Snapshot, Snapshot, Readings, Step], Fields]] = {
 }
 
 
-def told(allotments: Mapping[Ref, Allotment]) -> dict[Ref, Allotment]:
+def told(allotments: Mapping[Ref, ServicePlan]) -> dict[Ref, ServicePlan]:
     """All but the moments in the memory, which a kept plan brings up to date later."""
     return {
-        ref: replace(one, scale=replace(one.scale, memory=Memory()))
+        ref: replace(one, scale=replace(one.scale, history=ScalingHistory()))
         for ref, one in allotments.items()
     }
 
@@ -255,22 +261,22 @@ A_MODEL_THAT_IS_READ_AND_FETCHED = [
 @example(SPIKE_AFTER_A_LULL)
 @example(A_MODEL_THAT_IS_READ_AND_FETCHED)
 def test_a_kept_plan_decides_as_one_that_remembers_nothing(course: list[Step]) -> None:
-    kept, plain, quick = Kept(), begun(), begun()
+    kept, plain, quick = PlanCache(), begun(), begun()
     for step in course:
         plain, quick = after(plain, step), after(quick, step)
         slow, fast = plan(plain), plan(quick, kept)
-        assert told(fast.allotments) == told(slow.allotments)
-        plain = replace(plain, memory=dict(slow.memory), meters=dict(slow.meters))
-        quick = replace(quick, memory=dict(fast.memory), meters=dict(fast.meters))
+        assert told(fast.service_plans) == told(slow.service_plans)
+        plain = replace(plain, scaling_history=dict(slow.scaling_history), meters=dict(slow.meters))
+        quick = replace(quick, scaling_history=dict(fast.scaling_history), meters=dict(fast.meters))
 
 
 def test_an_unchanged_fleet_is_allotted_the_very_same() -> None:
-    kept, found = Kept(), []
+    kept, found = PlanCache(), []
     snapshot = replace(begun(), workloads=tuple(a_workload(1, name) for name in NAMES))
     for seconds in (0, 5, 10, 15):
         got = plan(replace(snapshot, at=NOW + timedelta(seconds=seconds)), kept)
-        snapshot = replace(snapshot, memory=dict(got.memory))
-        found.append(got.allotments)
+        snapshot = replace(snapshot, scaling_history=dict(got.scaling_history))
+        found.append(got.service_plans)
     assert found[0] is not found[1]
     assert found[2] is found[3]
 
@@ -280,34 +286,34 @@ def test_a_model_that_was_read_is_recalled_as_the_very_same() -> None:
     own = a_service("chat", a_spec(OWN, replicas=1))
     parts = an_errand("shape", own, report=READ, exit_code=0)
     first = a_snapshot(own, **parts)
-    status = service_status(first, plan(first).allotments[own.ref], None, None)
+    status = service_status(first, plan(first).service_plans[own.ref], None, None)
     service = replace(own, status=status)
-    kept, found = Kept(), []
+    kept, found = PlanCache(), []
     snapshot = a_snapshot(
         service, a_service("code"), workloads=(a_workload(1), a_workload(2, "code"))
     )
     for seconds in (0, 5, 10):
         got = plan(replace(snapshot, at=NOW + timedelta(seconds=seconds)), kept)
-        snapshot = replace(snapshot, memory=dict(got.memory))
-        found.append(got.allotments)
+        snapshot = replace(snapshot, scaling_history=dict(got.scaling_history))
+        found.append(got.service_plans)
     assert found[1] is found[2]
     snapshot = replace(snapshot, **parts)
-    over = [plan(snapshot, kept).allotments for _ in range(2)]
+    over = [plan(snapshot, kept).service_plans for _ in range(2)]
     preparation = over[0][own.ref].preparation
     assert preparation is not None
-    assert preparation.over == (parts["errands"][0].ref,)
+    assert preparation.obsolete_jobs == (parts["errands"][0].ref,)
     assert over[0][own.ref] is not over[1][own.ref]
     assert over[0][Ref("team-a", "code")] is over[1][Ref("team-a", "code")]
 
 
 def test_a_service_that_raises_is_tried_again_in_every_turn() -> None:
-    kept = Kept()
+    kept = PlanCache()
     broken = a_service("code", a_spec(uri="hf://meta-llama/Llama-3.2-1B-Instruct"))
     spec = broken.spec.model_copy(update={"context": None}) if broken.spec else None
     snapshot = a_snapshot(replace(broken, spec=spec), a_service("chat"))
     for _ in range(2):
-        found = plan(snapshot, kept).allotments
+        found = plan(snapshot, kept).service_plans
         assert found[Ref("team-a", "code")].accepted.reason == "PlannerError"
         assert found[Ref("team-a", "chat")].accepted.reason == "Valid"
     mended = replace(snapshot, services=(broken, snapshot.services[1]))
-    assert plan(mended, kept).allotments[Ref("team-a", "code")].accepted.reason == "Valid"
+    assert plan(mended, kept).service_plans[Ref("team-a", "code")].accepted.reason == "Valid"

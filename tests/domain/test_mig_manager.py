@@ -8,7 +8,7 @@ import pytest
 
 from fakegpu.silicon import Silicon
 from tessera.domain.mig.layouts import Layout, Spot
-from tessera.domain.reasons import LaidOut
+from tessera.domain.reasons import LayoutReady
 from tessera.domain.repartition.backends.mig_manager import (
     ASKED,
     CONFIG,
@@ -46,7 +46,7 @@ def manager(far: FarEnd) -> Manager:
     return far.manager
 
 
-def told(course: Course) -> tuple[LaidOut | None, str]:
+def told(course: Course) -> tuple[LayoutReady | None, str]:
     problem = course.heard.problem
     return (problem.reason, problem.message) if problem else (None, "")
 
@@ -107,7 +107,7 @@ def test_a_failure_that_stays_says_where_to_look() -> None:
     course = a_course(far)
     course.run()
     reason, message = told(course)
-    assert reason is LaidOut.BACKEND_FAILED
+    assert reason is LayoutReady.BACKEND_FAILED
     assert "kubectl logs -n gpu-operator" in message
     assert "migManager.config.name" in message
 
@@ -130,7 +130,7 @@ def test_a_node_that_stays_paused_says_how_to_bring_its_clients_back() -> None:
     course = a_course(far)
     course.run(turns=1000)
     reason, message = told(course)
-    assert reason is LaidOut.BACKEND_STUCK
+    assert reason is LayoutReady.BACKEND_TIMEOUT
     assert f"kubectl label --overwrite node a100-0 {PLUGIN}=true" in message
 
 
@@ -184,7 +184,7 @@ def test_a_node_that_nobody_takes_for_capable_is_told_of_with_the_label_that_it_
     course = a_course(far)
     course.run(turns=60)
     reason, message = told(course)
-    assert reason is LaidOut.BACKEND_MISSING
+    assert reason is LayoutReady.BACKEND_UNAVAILABLE
     assert "nvidia.com/mig.capable=true" in message
 
 
@@ -194,7 +194,7 @@ def test_whoever_does_not_react_is_missed_after_minutes_and_not_before() -> None
     course.run(turns=30)
     assert told(course) == (None, "")
     course.run(turns=10)
-    assert told(course)[0] is LaidOut.BACKEND_MISSING
+    assert told(course)[0] is LayoutReady.BACKEND_UNAVAILABLE
 
 
 def test_a_success_without_devices_is_not_believed() -> None:
@@ -202,7 +202,7 @@ def test_a_success_without_devices_is_not_believed() -> None:
     course = a_course(far)
     course.run()
     reason, message = told(course)
-    assert reason is LaidOut.DEVICES_MISSING
+    assert reason is LayoutReady.DEVICES_MISSING
     assert "kubectl get node a100-0" in message
     assert course.attempt == 5
 
@@ -228,7 +228,7 @@ def test_a_reboot_is_waited_for_and_one_that_does_not_end_is_told() -> None:
     course.run(turns=120)
     assert told(course) == (None, "")
     course.run(turns=250)
-    assert told(course)[0] is LaidOut.BACKEND_STUCK
+    assert told(course)[0] is LayoutReady.BACKEND_TIMEOUT
 
 
 @pytest.mark.parametrize("seconds", [0.0, 30.0, 59.0])

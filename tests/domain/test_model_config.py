@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tessera.api.inference_service import ModelShape
 from tessera.domain.catalog import models
 from tessera.domain.footprint import resident_bytes
-from tessera.domain.model.config import Puzzle, read
+from tessera.domain.model.config import UnsupportedConfig, read_config
 
 FILE = json.loads(Path(__file__).with_name("model_configs.json").read_text(encoding="utf-8"))
 CONFIGS = {one["model"]: one for one in FILE["configs"]}
@@ -34,14 +34,14 @@ def as_shipped(model: str) -> dict[str, Any]:
     return models()[model].model_dump(exclude={"model"})
 
 
-def shape(found: ModelShape | Puzzle) -> ModelShape:
+def shape(found: ModelShape | UnsupportedConfig) -> ModelShape:
     assert isinstance(found, ModelShape), found
     return found
 
 
 @pytest.mark.parametrize("model", sorted(models()))
 def test_a_config_gives_the_shape_that_is_shipped_to_the_weight(model: str) -> None:
-    got = shape(read(of(model), CONFIGS[model].get("totalSize")))
+    got = shape(read_config(of(model), CONFIGS[model].get("totalSize")))
     assert got.model_dump() == as_shipped(model)
 
 
@@ -127,11 +127,11 @@ def test_the_latent_vector_of_deepseek_is_512_and_64_wide() -> None:
 )
 def test_quantised_weights_have_their_bits(quantised: dict[str, Any], bits: int) -> None:
     found = of(QWEN, quantization_config=quantised)
-    assert shape(read(found)).bits_per_weight == bits
+    assert shape(read_config(found)).bits_per_weight == bits
 
 
 def test_the_index_decides_how_many_bytes_the_weights_take() -> None:
-    got = shape(read(of(QWEN, quantization_config=AWQ), 6_100_000_000))
+    got = shape(read_config(of(QWEN, quantization_config=AWQ), 6_100_000_000))
     assert (got.parameters, resident_bytes(got, None)) == (8_190_735_360, 6_100_000_000)
 
 
@@ -156,25 +156,25 @@ def test_the_index_decides_how_many_bytes_the_weights_take() -> None:
 def test_the_format_and_its_groups_are_kept(
     quantised: dict[str, Any], form: str, group: int | None
 ) -> None:
-    got = shape(read(of(QWEN, quantization_config=quantised)))
+    got = shape(read_config(of(QWEN, quantization_config=quantised)))
     assert (got.quantization, got.group_size) == (form, group)
 
 
 def test_32_bit_files_are_loaded_with_16_bits() -> None:
     found = of(QWEN, torch_dtype="float32")
-    got = shape(read(found, 8_190_735_360 * 4))
+    got = shape(read_config(found, 8_190_735_360 * 4))
     assert (got.parameters, got.bits_per_weight) == (8_190_735_360, 16)
 
 
 def test_the_language_part_of_a_larger_model_counts_with_the_size_of_all() -> None:
     found = {"vision_config": {}, "text_config": of(QWEN)}
-    got = shape(read(found, 18_000_000_000))
+    got = shape(read_config(found, 18_000_000_000))
     assert (got.layers, got.parameters) == (36, 9_000_000_000)
-    assert "no index" in told(read(found))
+    assert "no index" in told(read_config(found))
 
 
-def told(found: ModelShape | Puzzle) -> str:
-    assert isinstance(found, Puzzle)
+def told(found: ModelShape | UnsupportedConfig) -> str:
+    assert isinstance(found, UnsupportedConfig)
     return found.message
 
 
@@ -209,7 +209,7 @@ def told(found: ModelShape | Puzzle) -> str:
     ],
 )
 def test_what_is_not_understood_is_said(found: object, words: str) -> None:
-    assert words in told(read(found))
+    assert words in told(read_config(found))
 
 
 _anything = st.recursive(
@@ -226,4 +226,4 @@ _anything = st.recursive(
 )
 def test_no_config_of_a_stranger_raises(found: dict[str, Any]) -> None:
     for whole in (found, {**MIXTRAL, **found}):
-        assert isinstance(read(whole, 10**9), ModelShape | Puzzle)
+        assert isinstance(read_config(whole, 10**9), ModelShape | UnsupportedConfig)

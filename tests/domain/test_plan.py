@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tessera.domain.plan import Plan, plan
-from tessera.domain.snapshot import Node, Service, Snapshot
+from tessera.domain.snapshot import Node, ObservedService, Snapshot
 from tests.builders import (
     H100,
     LARGE,
@@ -91,7 +91,7 @@ def test_a_service_moves_when_its_spec_does_not_fit_any_more() -> None:
     got = allotted(a_snapshot(service, **FLEET, workloads=(running,)))
     assert got.choice is not None
     assert got.choice.variant == "a100-3g-40gb"
-    assert got.retired == ()
+    assert got.removable_deployments == ()
 
 
 def test_a_former_variant_goes_when_the_new_one_is_up() -> None:
@@ -99,14 +99,16 @@ def test_a_former_variant_goes_when_the_new_one_is_up() -> None:
     workloads = (a_workload(1, variant="a100-3g-40gb"), a_workload(1, variant="zzz-old"))
     pods = (a_pod("new", variant="a100-3g-40gb"), a_pod("old", variant="zzz-old"))
     got = allotted(a_snapshot(service, **FLEET, workloads=workloads, pods=pods))
-    assert [ref.name for ref in got.retired] == ["chat-zzz-old"]
+    assert [ref.name for ref in got.removable_deployments] == ["chat-zzz-old"]
 
 
 def test_new_services_choose_hardware_with_room_for_their_floor() -> None:
     services = [a_service(name, a_spec(SMALL)) for name in ("one", "two", "three")]
     nodes = (a_node("a100", {"1g.10gb": 4, "3g.40gb": 1}), a_node("h100", whole=2, product=H100))
     got = plan(a_snapshot(*services, pools=FLEET["pools"], nodes=nodes))
-    variants = {ref.name: one.choice.variant for ref, one in got.allotments.items() if one.choice}
+    variants = {
+        ref.name: one.choice.variant for ref, one in got.service_plans.items() if one.choice
+    }
     assert variants == {"one": "a100-1g-10gb", "three": "a100-1g-10gb", "two": "h100-1gpu"}
 
 
@@ -129,13 +131,13 @@ def test_a_node_that_is_away_takes_no_hardware_from_who_runs_there() -> None:
 def test_a_service_that_cannot_be_placed_any_more_is_left_as_it_is() -> None:
     running = {"workloads": (a_workload(3),), "pods": (a_pod(),)}
     got = allotted(a_snapshot(a_service(), nodes=(), **running))
-    assert (got.choice, got.drain.keep, got.placement.verdict.reason) == (None, 3, "NoHardware")
+    assert (got.choice, got.drain.replicas, got.placement.verdict.reason) == (None, 3, "NoHardware")
 
 
 def test_a_service_whose_planning_raises_is_set_aside_and_the_rest_is_planned() -> None:
     broken = a_service("broken", a_spec(SMALL).model_copy(update={"context": None}))
     got = plan(a_snapshot(broken, a_service("chat")))
-    by_name = {ref.name: one for ref, one in got.allotments.items()}
+    by_name = {ref.name: one for ref, one in got.service_plans.items()}
     assert by_name["broken"].accepted.reason == "PlannerError"
     assert "AttributeError" in by_name["broken"].accepted.message
     assert by_name["chat"].choice is not None
@@ -152,9 +154,13 @@ def test_a_deployment_scaled_by_hand_goes_back_to_the_decided_number() -> None:
     pods = tuple(a_pod(f"chat-{index}") for index in range(2))
     first = plan(a_snapshot(service, workloads=(a_workload(2),), pods=pods))
     by_hand = a_snapshot(
-        service, workloads=(a_workload(6),), pods=pods, memory=first.memory, at=at(1)
+        service,
+        workloads=(a_workload(6),),
+        pods=pods,
+        scaling_history=first.scaling_history,
+        at=at(1),
     )
-    assert allotted(by_hand).drain.keep == 2
+    assert allotted(by_hand).drain.replicas == 2
 
 
 def test_a_rollout_surges_only_where_there_is_room() -> None:
@@ -186,7 +192,7 @@ nodes = st.builds(
 @given(found=services, hardware=nodes, order=st.randoms(use_true_random=False))
 @settings(max_examples=50)
 def test_the_order_of_input_does_not_matter(
-    found: list[Service], hardware: tuple[Node, ...], order: Random
+    found: list[ObservedService], hardware: tuple[Node, ...], order: Random
 ) -> None:
     pools = [a_pool("a100", "1.60"), a_pool("h100", "2.50")]
     straight = plan(a_snapshot(*found, pools=tuple(pools), nodes=hardware))
@@ -201,19 +207,19 @@ def test_the_order_of_input_does_not_matter(
 @given(found=services, hardware=nodes)
 @settings(max_examples=50)
 def test_planning_again_on_the_planned_state_changes_nothing(
-    found: list[Service], hardware: tuple[Node, ...]
+    found: list[ObservedService], hardware: tuple[Node, ...]
 ) -> None:
     first = plan(a_snapshot(*found, nodes=hardware))
     again = plan(_carried_out(a_snapshot(*found, nodes=hardware), first))
-    for ref, one in first.allotments.items():
-        other = again.allotments[ref]
+    for ref, one in first.service_plans.items():
+        other = again.service_plans[ref]
         assert (one.choice, one.scale.replicas) == (other.choice, other.scale.replicas)
-        assert other.drain.leaving == ()
+        assert other.drain.draining == ()
 
 
 def _carried_out(snapshot: Snapshot, decided: Plan) -> Snapshot:
     """The fleet as it is when the plan was done and nothing loads it."""
-    placed = [(one, one.choice) for one in decided.allotments.values() if one.choice is not None]
+    placed = [(one, one.choice) for one in decided.service_plans.values() if one.choice is not None]
     pods = tuple(
         a_pod(f"{one.service.ref.name}-{index}", one.service.ref.name, choice.variant)
         for one, choice in placed
@@ -229,19 +235,19 @@ def _carried_out(snapshot: Snapshot, decided: Plan) -> Snapshot:
         pods=pods,
         workloads=workloads,
         readings=readings_of(pods),
-        memory=decided.memory,
+        scaling_history=decided.scaling_history,
     )
 
 
 @given(found=services, hardware=nodes)
 @settings(max_examples=50)
 def test_where_a_rollout_may_surge_all_floors_have_a_slice_and_one_is_left(
-    found: list[Service], hardware: tuple[Node, ...]
+    found: list[ObservedService], hardware: tuple[Node, ...]
 ) -> None:
     got = plan(a_snapshot(*found, nodes=hardware))
     held: Counter[str] = Counter()
     roomy = {}
-    for one in got.allotments.values():
+    for one in got.service_plans.values():
         if one.choice is not None:
             held[one.choice.variant] += one.scale.replicas
             roomy[one.choice.variant] = (one.surge, one.choice.offer.replicas)

@@ -5,13 +5,13 @@ from typing import Any
 
 from tessera.api.inference_service import InferenceServiceStatus, ModelStatus
 from tessera.domain.batch.facts import VolumeClaim
-from tessera.domain.model.facts import ErrandJob
-from tessera.domain.model.names import claim_name, errand_name
-from tessera.domain.model.prepare import recalled
-from tessera.domain.model.reports import Fetched
+from tessera.domain.model.facts import ObservedModelJob
+from tessera.domain.model.names import claim_name, model_job_name
+from tessera.domain.model.prepare import with_known_shape
+from tessera.domain.model.reports import FetchProgress
 from tessera.domain.plan import plan
-from tessera.domain.reasons import Pinned
-from tessera.domain.snapshot import Question, Ref, Resolution, Service, Snapshot
+from tessera.domain.reasons import RevisionReason
+from tessera.domain.snapshot import ObservedService, Ref, Resolution, RevisionQuery, Snapshot
 from tessera.domain.status import service_status
 from tests.builders import SMALL, a_pod, a_service, a_snapshot, a_spec, a_workload, an_errand, at
 
@@ -27,16 +27,16 @@ SHAPE = {
 }
 FOUND = {"ok": True, "shape": SHAPE, "commit": "c0ffee"}
 COMMIT = "1" * 40
-MAIN = Question(SMALL.removeprefix("hf://"), "main")
-ANSWERED = {MAIN: Resolution(COMMIT, Pinned.COMMIT, "the hub's words")}
+MAIN = RevisionQuery(SMALL.removeprefix("hf://"), "main")
+ANSWERED = {MAIN: Resolution(COMMIT, RevisionReason.REVISION_RESOLVED, "the hub's words")}
 CLAIM = Ref("team-a", claim_name("chat"))
 
 
-def own(**fields: Any) -> Service:
+def own(**fields: Any) -> ObservedService:
     return a_service(spec=a_spec(OWN, replicas=1, **fields))
 
 
-def cached(status: InferenceServiceStatus | None = None) -> Service:
+def cached(status: InferenceServiceStatus | None = None) -> ObservedService:
     spec = a_spec(SMALL, replicas=1, model={"cache": {"type": "pvc"}})
     return a_service(spec=spec, status=status or InferenceServiceStatus())
 
@@ -46,7 +46,7 @@ def bound(uid: str = "uid-claim") -> dict[Ref, VolumeClaim]:
 
 
 def status_of(snapshot: Snapshot) -> InferenceServiceStatus:
-    return service_status(snapshot, plan(snapshot).allotments[CHAT], None, None)
+    return service_status(snapshot, plan(snapshot).service_plans[CHAT], None, None)
 
 
 def said(snapshot: Snapshot, kind: str) -> tuple[str, str]:
@@ -55,13 +55,13 @@ def said(snapshot: Snapshot, kind: str) -> tuple[str, str]:
 
 
 def preparation(snapshot: Snapshot) -> Any:
-    return plan(snapshot).allotments[CHAT].preparation
+    return plan(snapshot).service_plans[CHAT].preparation
 
 
 def test_an_unknown_model_is_read_by_a_job_and_nothing_is_placed_before() -> None:
     snapshot = a_snapshot(own())
     assert preparation(snapshot).errand.task == "shape"
-    assert plan(snapshot).allotments[CHAT].choice is None
+    assert plan(snapshot).service_plans[CHAT].choice is None
     assert said(snapshot, "Accepted")[0] == "ReadingModel"
 
 
@@ -74,7 +74,7 @@ def test_while_the_job_runs_no_other_is_made() -> None:
 def test_a_shape_that_was_read_places_the_model_in_the_same_turn_and_is_kept() -> None:
     snapshot = a_snapshot(own(), **an_errand("shape", own(), report=FOUND, exit_code=0))
     got = status_of(snapshot)
-    assert plan(snapshot).allotments[CHAT].choice is not None
+    assert plan(snapshot).service_plans[CHAT].choice is not None
     assert got.model is not None
     assert got.model.shape is not None
     assert got.model.shape.layers == 12
@@ -87,7 +87,7 @@ def test_a_job_goes_only_when_the_status_has_what_it_found() -> None:
     told = status_of(a_snapshot(own(), **parts))
     later = a_snapshot(replace(own(), status=told), **parts)
     assert preparation(later).over == (parts["errands"][0].ref,)
-    assert plan(a_snapshot(replace(own(), status=told))).allotments[CHAT].choice is not None
+    assert plan(a_snapshot(replace(own(), status=told))).service_plans[CHAT].choice is not None
 
 
 def test_another_model_is_read_again_and_the_former_job_goes() -> None:
@@ -140,14 +140,16 @@ def test_what_may_pass_is_tried_again_after_a_while() -> None:
 def test_a_job_whose_pod_was_lost_is_made_anew() -> None:
     spec = own().spec
     assert spec is not None
-    name = errand_name("chat", "uid-chat", "shape", spec.model)
-    lost = ErrandJob(ref=Ref("team-a", name), service=CHAT, task="shape", uid="u", failed=True)
-    assert preparation(a_snapshot(own(), errands=(lost,))).over == (lost.ref,)
+    name = model_job_name("chat", "uid-chat", "shape", spec.model)
+    lost = ObservedModelJob(
+        ref=Ref("team-a", name), service=CHAT, task="shape", uid="u", failed=True
+    )
+    assert preparation(a_snapshot(own(), model_jobs=(lost,))).over == (lost.ref,)
 
 
 def test_a_wrong_spec_is_said_before_a_job_is_made() -> None:
     snapshot = a_snapshot(own(engine={"extraArgs": ["--port=1"]}))
-    assert plan(snapshot).allotments[CHAT].preparation is None
+    assert plan(snapshot).service_plans[CHAT].preparation is None
     assert said(snapshot, "Accepted")[0] == "FlagReserved"
 
 
@@ -160,8 +162,8 @@ def test_files_are_fetched_once_there_is_a_claim_and_engines_wait() -> None:
 
 def test_the_progress_is_told_in_hundredths() -> None:
     parts = an_errand("fetch", cached(), address="10.0.0.9")
-    shown = {CHAT: Fetched(done=3_217_000_000, total=16_000_000_000)}
-    snapshot = a_snapshot(cached(), claims=bound(), fetched=shown, **parts)
+    shown = {CHAT: FetchProgress(done=3_217_000_000, total=16_000_000_000)}
+    snapshot = a_snapshot(cached(), claims=bound(), fetch_progress=shown, **parts)
     told = status_of(snapshot)
     assert told.model is not None
     assert told.model.cache is not None
@@ -205,14 +207,14 @@ def test_a_fetch_that_is_refused_says_why() -> None:
 def test_what_runs_goes_on_while_another_revision_is_fetched() -> None:
     pods, workloads = (a_pod("chat-0"),), (a_workload(1),)
     snapshot = a_snapshot(cached(), claims=bound(), pods=pods, workloads=workloads)
-    got = plan(snapshot).allotments[CHAT]
-    assert got.retired == ()
+    got = plan(snapshot).service_plans[CHAT]
+    assert got.removable_deployments == ()
     assert got.pods == pods
 
 
 def test_a_fetch_waits_for_the_hub_and_then_takes_the_commit() -> None:
     waiting = a_snapshot(cached(), claims=bound(), resolutions={})
-    assert plan(waiting).allotments[CHAT].pin.question == MAIN
+    assert plan(waiting).service_plans[CHAT].pinned_revision.query == MAIN
     assert preparation(waiting).errand is None
     found = preparation(replace(waiting, resolutions=ANSWERED))
     assert found.errand.spec.model.revision == COMMIT
@@ -239,7 +241,7 @@ def test_another_commit_is_fetched_into_another_folder_before_engines_change() -
         replace(there, update="now"), claims=bound(), resolutions={}, workloads=(a_workload(1),)
     )
     question = replace(MAIN, update="now")
-    newer = {question: Resolution("2" * 40, Pinned.COMMIT, "the hub's words")}
+    newer = {question: Resolution("2" * 40, RevisionReason.REVISION_RESOLVED, "the hub's words")}
     later = replace(asked, resolutions=newer)
     assert preparation(asked).errand is None
     assert preparation(later).errand.spec.model.revision == "2" * 40
@@ -256,8 +258,8 @@ def test_the_shape_of_a_pinned_model_is_read_at_its_commit() -> None:
 
 
 def test_what_was_read_and_what_was_pinned_stay_together() -> None:
-    question = Question("acme/own", "main")
-    pinned = {question: Resolution(COMMIT, Pinned.COMMIT, "the hub's words")}
+    question = RevisionQuery("acme/own", "main")
+    pinned = {question: Resolution(COMMIT, RevisionReason.REVISION_RESOLVED, "the hub's words")}
     parts = an_errand("shape", own(), report=FOUND, exit_code=0)
     told = status_of(a_snapshot(own(), **parts, resolutions=pinned))
     later = status_of(a_snapshot(replace(own(), status=told), resolutions={}))
@@ -275,14 +277,14 @@ def test_while_another_model_is_read_the_status_speaks_of_the_one_that_runs() ->
     runs = {"workloads": (a_workload(1),), "resolutions": {}}
     assert status_of(a_snapshot(service, **runs)).model == before.model
     read = a_snapshot(service, **runs, **an_errand("shape", service, report=FOUND, exit_code=0))
-    assert plan(read).allotments[CHAT].pin.question == Question("acme/own", "main")
+    assert plan(read).service_plans[CHAT].pinned_revision.query == RevisionQuery("acme/own", "main")
     assert status_of(read).model == before.model
 
 
 def test_a_shape_that_was_read_does_not_count_as_written() -> None:
     """Else the replicas would be made anew by a Tessera that ships the model."""
     status = status_of(a_snapshot(own(), **an_errand("shape", own(), report=FOUND, exit_code=0)))
-    known = recalled(replace(own(), status=status)).spec
+    known = with_known_shape(replace(own(), status=status)).spec
     plain = own().spec
     assert known is not None
     assert plain is not None

@@ -5,31 +5,31 @@ from typing import Any
 import pytest
 
 from tessera.api.inference_service import InferenceServiceStatus
-from tessera.domain.readiness import must_ask, ready
-from tessera.domain.reasons import Progressing, Ready, Verdict
-from tessera.domain.snapshot import Answer, Pod, Readings, Ref, Service, Snapshot
+from tessera.domain.readiness import assess_readiness, must_probe
+from tessera.domain.reasons import Progressing, Ready, StatusVerdict
+from tessera.domain.snapshot import ObservedService, Pod, ProbeResult, Readings, Ref, Snapshot
 from tessera.domain.status import conditions
 from tests.builders import NOW, a_pod, a_service, a_snapshot, at
 
 CHAT = Ref("team-a", "chat")
 
 
-def was(reason: Ready, seconds: float) -> Service:
+def was(reason: Ready, seconds: float) -> ObservedService:
     """A service whose Ready condition was written at a moment."""
-    told = conditions({"Ready": Verdict(reason, "")}, (), 1, at(seconds))
+    told = conditions({"Ready": StatusVerdict(reason, "")}, (), 1, at(seconds))
     return a_service(status=InferenceServiceStatus(conditions=told))
 
 
-def judged(service: Service, snapshot: Snapshot, *pods: Any, wanted: int = 1) -> str:
-    return ready(snapshot, service, wanted, pods).reason
+def judged(service: ObservedService, snapshot: Snapshot, *pods: Any, wanted: int = 1) -> str:
+    return assess_readiness(snapshot, service, wanted, pods).reason
 
 
 def with_answer(seconds: float, problem: str | None = None, **fields: Any) -> Snapshot:
-    return a_snapshot(answers={CHAT: Answer(at=at(seconds), problem=problem)}, **fields)
+    return a_snapshot(probe_results={CHAT: ProbeResult(at=at(seconds), problem=problem)}, **fields)
 
 
 def test_a_service_is_ready_once_a_completion_was_answered() -> None:
-    service = was(Ready.WAITING_FOR_ANSWER, -10)
+    service = was(Ready.PROBE_PENDING, -10)
     assert judged(service, a_snapshot(), a_pod()) == "WaitingForAnswer"
     assert judged(service, with_answer(-1), a_pod()) == "Answered"
 
@@ -37,33 +37,35 @@ def test_a_service_is_ready_once_a_completion_was_answered() -> None:
 def test_an_answer_from_before_an_outage_does_not_count() -> None:
     service = was(Ready.NO_REPLICA_READY, -10)
     assert judged(service, with_answer(-60), a_pod()) == "WaitingForAnswer"
-    assert must_ask(with_answer(-60), service, [a_pod()])
+    assert must_probe(with_answer(-60), service, [a_pod()])
 
 
 @pytest.mark.parametrize(
-    "pod", [a_pod(ready_since=None), a_pod(leaving=True)], ids=["not ready", "on its way out"]
+    "pod", [a_pod(ready_since=None), a_pod(terminating=True)], ids=["not ready", "on its way out"]
 )
 def test_without_a_replica_nothing_is_ready_and_its_trouble_is_told(pod: Pod) -> None:
-    trouble = Verdict(Progressing.ENGINE_FAILED, "chat-0: exit code 9: out of memory")
-    got = ready(with_answer(-1), was(Ready.ANSWERED, -600), 2, [pod], trouble)
+    trouble = StatusVerdict(Progressing.ENGINE_FAILED, "chat-0: exit code 9: out of memory")
+    got = assess_readiness(
+        with_answer(-1), was(Ready.COMPLETION_SUCCEEDED, -600), 2, [pod], trouble
+    )
     assert got.reason == "NoReplicaReady"
     assert got.message == (
         "0 of 2 replicas take requests; EngineFailed: chat-0: exit code 9: out of memory"
     )
-    assert not must_ask(with_answer(-1), was(Ready.ANSWERED, -600), [pod])
+    assert not must_probe(with_answer(-1), was(Ready.COMPLETION_SUCCEEDED, -600), [pod])
 
 
 def test_a_failed_completion_is_told_and_asked_again_soon() -> None:
-    service = was(Ready.ANSWERED, -600)
+    service = was(Ready.COMPLETION_SUCCEEDED, -600)
     assert judged(service, with_answer(-1, "500 boom"), a_pod()) == "NoAnswer"
-    assert not must_ask(with_answer(-1, "500 boom"), service, [a_pod()])
-    assert must_ask(with_answer(-6, "500 boom"), service, [a_pod()])
+    assert not must_probe(with_answer(-1, "500 boom"), service, [a_pod()])
+    assert must_probe(with_answer(-6, "500 boom"), service, [a_pod()])
 
 
 def test_a_new_leader_keeps_ready_and_asks_once() -> None:
-    service = was(Ready.ANSWERED, -600)
+    service = was(Ready.COMPLETION_SUCCEEDED, -600)
     assert judged(service, a_snapshot(), a_pod()) == "Answered"
-    assert must_ask(a_snapshot(), service, [a_pod()])
+    assert must_probe(a_snapshot(), service, [a_pod()])
 
 
 @pytest.mark.parametrize(
@@ -71,8 +73,8 @@ def test_a_new_leader_keeps_ready_and_asks_once() -> None:
 )
 def test_only_a_quiet_service_is_asked_again(age: float, finished: float, asked: bool) -> None:
     snapshot = with_answer(-age, readings=Readings(at=NOW, finished={CHAT: finished}))
-    assert must_ask(snapshot, was(Ready.ANSWERED, -600), [a_pod()]) is asked
+    assert must_probe(snapshot, was(Ready.COMPLETION_SUCCEEDED, -600), [a_pod()]) is asked
 
 
 def test_zero_wanted_replicas_are_a_reason_of_their_own() -> None:
-    assert judged(was(Ready.ANSWERED, -600), a_snapshot(), wanted=0) == "ScaledToZero"
+    assert judged(was(Ready.COMPLETION_SUCCEEDED, -600), a_snapshot(), wanted=0) == "ScaledToZero"

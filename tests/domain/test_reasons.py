@@ -14,7 +14,14 @@ import yaml
 
 from tessera.adapters import wire
 from tessera.domain.plan import plan
-from tessera.domain.reasons import Accepted, Discovered, LaidOut, Placed, PoolAccepted, Reason
+from tessera.domain.reasons import (
+    Accepted,
+    Discovered,
+    LayoutReady,
+    PlacementReason,
+    PoolAccepted,
+    StatusReason,
+)
 from tessera.domain.snapshot import Node, Pod, Pool, Snapshot
 from tessera.domain.status import pool_status, service_status
 from tests.builders import (
@@ -34,7 +41,7 @@ from tests.builders import (
 class Case:
     """A manifest, the fleet that it meets, and what its condition must say."""
 
-    reason: Reason
+    reason: StatusReason
     manifest: str
     field: str
     says: tuple[str, ...]
@@ -65,7 +72,7 @@ spec:
 
 SERVICES = [
     Case(
-        reason=Accepted.SPEC_UNREADABLE,
+        reason=Accepted.INVALID_SPEC,
         manifest=served("  model: {uri: 'ftp://somewhere'}"),
         field="spec.model.uri",
         says=("hf://", "kubectl explain"),
@@ -91,7 +98,7 @@ SERVICES = [
         says=("quantised to fp8 already", "leave fp8 out"),
     ),
     Case(
-        reason=Accepted.ADAPTER_NAME_TAKEN,
+        reason=Accepted.ADAPTER_NAME_CONFLICT,
         manifest=served(
             "  model: {uri: 'hf://Qwen/Qwen3-8B', servedName: sql,"
             " adapters: [{name: sql, uri: 'hf://acme/sql'}]}"
@@ -100,7 +107,7 @@ SERVICES = [
         says=("sql", "spec.model.servedName", "rename"),
     ),
     Case(
-        reason=Accepted.POD_TEMPLATE_RESERVED,
+        reason=Accepted.RESERVED_POD_TEMPLATE_FIELD,
         manifest=served(
             "  model: {uri: 'hf://Qwen/Qwen3-8B'}\n"
             "  podTemplate: {labels: {tessera.dev/service: other}}"
@@ -109,7 +116,7 @@ SERVICES = [
         says=("tessera.dev/service", "set by Tessera"),
     ),
     Case(
-        reason=Accepted.POD_TEMPLATE_INVALID,
+        reason=Accepted.INVALID_POD_TEMPLATE,
         manifest=served(
             "  model: {uri: 'hf://Qwen/Qwen3-8B'}\n  podTemplate: {labels: {'my key': a}}"
         ),
@@ -117,7 +124,7 @@ SERVICES = [
         says=("'my key'", "63 letters"),
     ),
     Case(
-        reason=Accepted.FLAG_RESERVED,
+        reason=Accepted.RESERVED_FLAG,
         manifest=served(
             "  model: {uri: 'hf://Qwen/Qwen3-8B'}\n  engine: {extraArgs: ['--max-model-len=100']}"
         ),
@@ -125,7 +132,7 @@ SERVICES = [
         says=("--max-model-len", "spec.context.maxModelLen"),
     ),
     Case(
-        reason=Accepted.FLAG_INVALID,
+        reason=Accepted.INVALID_FLAG,
         manifest=served(
             "  model: {uri: 'hf://Qwen/Qwen3-8B'}\n  engine: {extraArgs: ['--max-logprobs=x']}"
         ),
@@ -142,7 +149,7 @@ SERVICES = [
         says=("0.99.0", "0.32.0"),
     ),
     Case(
-        reason=Accepted.POOL_UNKNOWN,
+        reason=Accepted.POOL_NOT_FOUND,
         manifest=served("  model: {uri: 'hf://Qwen/Qwen3-8B'}\n  placement: {pools: [a100, b200]}"),
         field="spec.placement.pools[1]",
         says=("b200", "kubectl get acceleratorpools"),
@@ -158,20 +165,20 @@ SERVICES = [
         pools=(a_pool(), a_pool("spot", tier="spot")),
     ),
     Case(
-        reason=Placed.NOT_ACCEPTED,
+        reason=PlacementReason.NOT_ACCEPTED,
         manifest=served("  model: {uri: 'hf://acme/own-model'}"),
         field="Accepted",
         says=("nothing is placed",),
     ),
     Case(
-        reason=Placed.NO_POOL,
+        reason=PlacementReason.NO_POOL,
         manifest=served("  model: {uri: 'hf://Qwen/Qwen3-8B'}"),
         field="spec.placement.pools",
         says=("kubectl get acceleratorpools", "0"),
         pools=(),
     ),
     Case(
-        reason=Placed.NO_POOL,
+        reason=PlacementReason.NO_POOL,
         manifest=served(
             "  model: {uri: 'hf://Qwen/Qwen3-8B'}\n  placement: {pools: [spot]}\n  class: standard"
         ),
@@ -181,14 +188,14 @@ SERVICES = [
         nodes=(a_node("spot", {"3g.40gb": 2}),),
     ),
     Case(
-        reason=Placed.NO_HARDWARE,
+        reason=PlacementReason.NO_HARDWARE,
         manifest=served("  model: {uri: 'hf://Qwen/Qwen3-8B'}"),
         field="spec.placement.pools",
         says=("a100", "kubectl get nodes -l pool=a100"),
         nodes=(),
     ),
     Case(
-        reason=Placed.LAYOUT_PENDING,
+        reason=PlacementReason.LAYOUT_PENDING,
         manifest=served("  model: {uri: 'hf://Qwen/Qwen3-8B'}\n  placement: {mig: auto}"),
         field="a100",
         says=("a100",),
@@ -196,7 +203,7 @@ SERVICES = [
         nodes=(a_node(slices={"1g.10gb": 7}),),
     ),
     Case(
-        reason=Placed.MIXED_CURRENCIES,
+        reason=PlacementReason.MIXED_CURRENCIES,
         manifest=served("  model: {uri: 'hf://meta-llama/Llama-3.2-1B-Instruct'}"),
         field="spec.placement.pools",
         says=("2 currencies (EUR, USD)", "name pools of one"),
@@ -210,20 +217,20 @@ SERVICES = [
         nodes=(a_node(slices={"1g.10gb": 7}), a_node("h100", whole=1, product=H100)),
     ),
     Case(
-        reason=Placed.TOO_LARGE,
+        reason=PlacementReason.TOO_LARGE,
         manifest=served("  model: {uri: 'hf://meta-llama/Llama-3.1-70B-Instruct'}"),
         field="spec.model.uri",
         says=("9728 MiB", "devices of", "more whole GPUs", "fp8 in spec.precision.variants"),
     ),
     Case(
-        reason=Placed.TOO_LARGE,
+        reason=PlacementReason.TOO_LARGE,
         manifest=served("  model: {uri: 'hf://meta-llama/Llama-3.1-8B-Instruct'}"),
         field="spec.model.uri",
         says=("2g.20gb", "spec.context.maxModelLen of at most 7616"),
         nodes=(a_node(slices={"2g.20gb": 3}),),
     ),
     Case(
-        reason=Placed.TOO_SLOW,
+        reason=PlacementReason.TOO_SLOW,
         manifest=served(
             "  model: {uri: 'hf://meta-llama/Llama-3.1-8B-Instruct'}\n  slo: {interTokenP95: 10ms}"
         ),
@@ -232,7 +239,7 @@ SERVICES = [
         nodes=(a_node(slices={"3g.40gb": 2}),),
     ),
     Case(
-        reason=Placed.TOO_SLOW,
+        reason=PlacementReason.TOO_SLOW,
         manifest=served(
             "  model: {uri: 'hf://meta-llama/Llama-3.1-8B-Instruct'}\n"
             "  context: {maxModelLen: 32768, typicalInputTokens: 30000}"
@@ -242,7 +249,7 @@ SERVICES = [
         nodes=(a_node(slices={"3g.40gb": 2}),),
     ),
     Case(
-        reason=Placed.LAYOUT_PENDING,
+        reason=PlacementReason.LAYOUT_PENDING,
         manifest=served(
             "  model: {uri: 'hf://meta-llama/Llama-3.2-1B-Instruct'}\n  placement: {mig: auto}"
         ),
@@ -251,7 +258,7 @@ SERVICES = [
         pools=(a_pool(mig={"mode": "auto"}),),
     ),
     Case(
-        reason=Placed.UNSCHEDULABLE,
+        reason=PlacementReason.UNSCHEDULABLE,
         manifest=served("  model: {uri: 'hf://meta-llama/Llama-3.2-1B-Instruct'}"),
         field="spec.placement.pools",
         says=("1 of 2 replicas", "1g.10gb in a100", "0/1 nodes are available"),
@@ -260,7 +267,7 @@ SERVICES = [
             a_pod(
                 "chat-1",
                 ready_since=None,
-                up=False,
+                containers_ready=False,
                 unschedulable="0/1 nodes are available: 1 Insufficient nvidia.com/mig-1g.10gb.",
             ),
         ),
@@ -273,13 +280,13 @@ PRICES = "  prices: [{from: 2026-01-01, perGPUHour: '1.60'}]\n"
 
 POOLS = [
     Case(
-        reason=PoolAccepted.SPEC_UNREADABLE,
+        reason=PoolAccepted.INVALID_SPEC,
         manifest=pooled("  nodeSelector: {pool: a100}\n  prices: [{from: never}]"),
         field="spec.prices.0.from",
         says=("kubectl explain",),
     ),
     Case(
-        reason=PoolAccepted.NOT_YET_PRICED,
+        reason=PoolAccepted.PRICE_NOT_YET_EFFECTIVE,
         manifest=pooled(LABELS + f"  prices: [{{from: {TOMORROW}, perGPUHour: '1'}}]"),
         field="spec.prices",
         says=(TOMORROW, "2026-11-20"),
@@ -331,7 +338,7 @@ POOLS = [
 MIG = LABELS + PRICES + "  mig: {mode: static, layout: {3g.40gb: 2}}"
 POOLS += [
     Case(
-        reason=LaidOut.LABELS_DISAGREE,
+        reason=LayoutReady.INCONSISTENT_LABELS,
         manifest=pooled(MIG),
         field="a100-0",
         says=("1 GPUs A100-80GB cannot be cut into 3x 3g.40gb",),
@@ -339,7 +346,7 @@ POOLS += [
         pools=(),
     ),
     Case(
-        reason=LaidOut.PROFILE_UNKNOWN,
+        reason=LayoutReady.UNKNOWN_PROFILE,
         manifest=pooled(LABELS + PRICES + "  mig: {mode: static, layout: {3g.71gb: 2}}"),
         field="spec.mig.layout",
         says=("3g.71gb", "3g.40gb"),
@@ -373,7 +380,7 @@ def test_a_refused_service_says_where_and_what_to_do(case: Case) -> None:
         service,
         **{name: getattr(snapshot, name) for name in ("pools", "nodes", "pods", "workloads")},
     )
-    status = service_status(snapshot, plan(snapshot).allotments[service.ref], None, None)
+    status = service_status(snapshot, plan(snapshot).service_plans[service.ref], None, None)
     told = {condition.reason: condition.message for condition in status.conditions}
     _assert_told(case, told)
 
@@ -402,14 +409,14 @@ def _assert_told(case: Case, told: dict[str, str]) -> None:
 
 def test_every_reason_that_refuses_has_a_case() -> None:
     shown = {case.reason for case in (*SERVICES, *POOLS)}
-    kinds = (Accepted, Placed, PoolAccepted, Discovered)
-    refusing = {reason for kind in kinds for reason in kind if not reason.holds}
+    kinds = (Accepted, PlacementReason, PoolAccepted, Discovered)
+    refusing = {reason for kind in kinds for reason in kind if not reason.is_true}
     # Shown by tests of their own: no manifest alone makes them.
-    assert refusing - shown == {Accepted.PLANNER_ERROR, Accepted.MODEL_UNKNOWN}
+    assert refusing - shown == {Accepted.INTERNAL_ERROR, Accepted.UNKNOWN_MODEL}
 
 
 def test_every_reason_why_gpus_are_not_as_planned_is_named_by_a_test() -> None:
     """Most need a rollout or a backend that goes wrong, which no manifest alone makes."""
     tests = Path(__file__).parent.parent
     text = "".join(path.read_text(encoding="utf-8") for path in tests.rglob("*.py"))
-    assert [reason for reason in LaidOut if f"LaidOut.{reason.name}" not in text] == []
+    assert [reason for reason in LayoutReady if f"LaidOut.{reason.name}" not in text] == []

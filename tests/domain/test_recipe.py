@@ -9,10 +9,15 @@ from pydantic import BaseModel
 
 from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
 from tessera.api.meta import Condition
-from tessera.api.recipe import Filled, KeptRecipe, Platform, Recipe
-from tessera.domain.allotment import Allotment
+from tessera.api.recipe import (
+    EffectiveValues,
+    Platform,
+    PodTemplateVersion,
+    PodTemplateVersionStatus,
+)
+from tessera.domain.allotment import ServicePlan
 from tessera.domain.plan import plan
-from tessera.domain.snapshot import Ref, Service, Snapshot
+from tessera.domain.snapshot import ObservedService, Ref, Snapshot
 from tessera.domain.status import service_status
 from tests.builders import (
     SMALL,
@@ -30,20 +35,20 @@ MIRROR = Platform(image_registry="mirror.example.org", https_proxy="http://me:se
 
 
 def status_of(snapshot: Snapshot) -> InferenceServiceStatus:
-    return service_status(snapshot, plan(snapshot).allotments[CHAT], None, None)
+    return service_status(snapshot, plan(snapshot).service_plans[CHAT], None, None)
 
 
-def made(spec: InferenceServiceSpec | None = None, **fields: Any) -> Service:
+def made(spec: InferenceServiceSpec | None = None, **fields: Any) -> ObservedService:
     """A service whose replicas were made by builder 1, or as `fields` of the snapshot say."""
     service = a_service(spec=spec)
     return replace(service, status=status_of(a_snapshot(service, **fields)))
 
 
-def later(service: Service, **fields: Any) -> Snapshot:
+def later(service: ObservedService, **fields: Any) -> Snapshot:
     """The same fleet after an upgrade: its Deployment is there, builder 2 is the newest."""
     pods = (a_pod("chat-0"), a_pod("chat-1"))
     return a_snapshot(
-        service, **{"builder": 2, "workloads": (a_workload(2),), "pods": pods, **fields}
+        service, **{"builder_version": 2, "workloads": (a_workload(2),), "pods": pods, **fields}
     )
 
 
@@ -52,19 +57,19 @@ def told(snapshot: Snapshot) -> Condition:
     return next(one for one in found if one.type == "UpdateAvailable")
 
 
-def filled(allotment: Allotment) -> Any:
-    assert allotment.making is not None
-    return allotment.making.kept.filled
+def filled(allotment: ServicePlan) -> Any:
+    assert allotment.template is not None
+    return allotment.template.record.filled
 
 
 def test_a_new_service_is_made_by_the_newest_recipe() -> None:
-    got = allotted(a_snapshot(a_service(), builder=2, platform=MIRROR))
-    assert got.recipe == Recipe(builder=2, platform=MIRROR)
+    got = allotted(a_snapshot(a_service(), builder_version=2, platform=MIRROR))
+    assert got.template_version == PodTemplateVersion(builder=2, platform=MIRROR)
 
 
 def test_an_upgrade_leaves_a_running_service_at_its_recipe_and_says_what_would_change() -> None:
     upgraded = later(made(), platform=MIRROR)
-    assert allotted(upgraded).recipe == Recipe(builder=1)
+    assert allotted(upgraded).template_version == PodTemplateVersion(builder=1)
     condition = told(upgraded)
     assert (condition.status, condition.reason) == ("True", "NewerRecipe")
     assert "builder version 2 instead of 1" in condition.message
@@ -74,7 +79,7 @@ def test_an_upgrade_leaves_a_running_service_at_its_recipe_and_says_what_would_c
 
 
 def test_without_a_change_there_is_no_update() -> None:
-    condition = told(later(made(), builder=1))
+    condition = told(later(made(), builder_version=1))
     assert (condition.status, condition.reason) == ("False", "Newest")
 
 
@@ -92,7 +97,7 @@ def test_without_a_change_there_is_no_update() -> None:
 def test_what_does_not_shape_the_pods_keeps_the_recipe(change: dict[str, Any]) -> None:
     before = made()
     upgraded = later(replace(before, spec=a_spec(**change), generation=2))
-    assert allotted(upgraded).recipe.builder == 1
+    assert allotted(upgraded).template_version.builder == 1
     assert status_of(upgraded).recipe == before.status.recipe
 
 
@@ -109,18 +114,18 @@ def test_what_does_not_shape_the_pods_keeps_the_recipe(change: dict[str, Any]) -
 )
 def test_a_change_that_shapes_the_pods_takes_the_newest(change: dict[str, Any]) -> None:
     upgraded = later(replace(made(), spec=a_spec(**change), generation=2))
-    assert allotted(upgraded).recipe.builder == 2
+    assert allotted(upgraded).template_version.builder == 2
     assert told(upgraded).reason == "Newest"
 
 
 def test_a_deployment_that_is_gone_is_made_anew_by_the_newest() -> None:
-    assert allotted(later(made(), workloads=(), pods=())).recipe.builder == 2
+    assert allotted(later(made(), workloads=(), pods=())).template_version.builder == 2
 
 
 def test_a_pool_with_other_nodes_takes_the_newest_since_the_pods_move() -> None:
     node = replace(later(made()).nodes[0], labels={**later(made()).nodes[0].labels, "zone": "b"})
     moved = a_pool(nodeSelector={"pool": "a100", "zone": "b"})
-    assert allotted(later(made(), pools=(moved,), nodes=(node,))).recipe.builder == 2
+    assert allotted(later(made(), pools=(moved,), nodes=(node,))).template_version.builder == 2
 
 
 @pytest.mark.parametrize(
@@ -135,33 +140,33 @@ def test_a_pool_with_other_nodes_takes_the_newest_since_the_pods_move() -> None:
 def test_a_pool_that_schedules_otherwise_takes_the_newest_since_its_pods_change(
     change: dict[str, Any],
 ) -> None:
-    assert allotted(later(made(), pools=(a_pool(**change),))).recipe.builder == 2
+    assert allotted(later(made(), pools=(a_pool(**change),))).template_version.builder == 2
 
 
 def test_the_annotation_takes_the_newest_once() -> None:
     asking = later(replace(made(), update="2026-11-20T12:00:00Z"))
-    assert allotted(asking).recipe.builder == 2
+    assert allotted(asking).template_version.builder == 2
     honoured = replace(asking.services[0], status=status_of(asking))
-    third = later(honoured, builder=3)
-    assert allotted(third).recipe.builder == 2
-    again = later(replace(honoured, update="2026-11-21T12:00:00Z"), builder=3)
-    assert allotted(again).recipe.builder == 3
+    third = later(honoured, builder_version=3)
+    assert allotted(third).template_version.builder == 2
+    again = later(replace(honoured, update="2026-11-21T12:00:00Z"), builder_version=3)
+    assert allotted(again).template_version.builder == 3
 
 
 def test_taking_the_annotation_away_changes_nothing() -> None:
     service = a_service(update="then")
     before = replace(service, status=status_of(a_snapshot(service)))
-    assert allotted(later(replace(before, update=None))).recipe.builder == 1
+    assert allotted(later(replace(before, update=None))).template_version.builder == 1
 
 
 def test_a_service_from_before_recipes_keeps_builder_one_without_a_platform() -> None:
     old = made()
     old = replace(old, status=old.status.model_copy(update={"recipe": None}))
-    assert allotted(later(old, platform=MIRROR)).recipe == Recipe(builder=1)
+    assert allotted(later(old, platform=MIRROR)).template_version == PodTemplateVersion(builder=1)
 
 
 def test_a_service_whose_first_status_was_lost_keeps_what_it_was_just_made_by() -> None:
-    assert allotted(later(a_service(), platform=MIRROR)).recipe == Recipe(
+    assert allotted(later(a_service(), platform=MIRROR)).template_version == PodTemplateVersion(
         builder=2, platform=MIRROR
     )
 
@@ -174,25 +179,25 @@ def test_planned_numbers_and_defaults_stay_too() -> None:
         update={"max_num_seqs": 3, "engine_version": "0.31.0", "weights_mib": 7}
     )
     status = before.status.model_copy(update={"recipe": kept.model_copy(update={"filled": older})})
-    got = allotted(snapshot := later(replace(before, status=status), builder=1))
+    got = allotted(snapshot := later(replace(before, status=status), builder_version=1))
     assert got.choice is not None
-    assert got.built is not None
+    assert got.effective_spec is not None
     assert got.choice.fit.limits.max_num_seqs == 3
     assert got.choice.fit.memory.weights_mib == 7
-    assert got.built.engine.version == "0.31.0"
+    assert got.effective_spec.engine.version == "0.31.0"
     assert "engineVersion 0.32.0 instead of 0.31.0" in told(snapshot).message
 
 
 def test_a_downgrade_builds_by_what_it_knows_says_so_and_goes_on_saying_so() -> None:
-    upgraded = made(builder=2)
-    down = later(upgraded, builder=1)
-    assert allotted(down).recipe.builder == 1
+    upgraded = made(builder_version=2)
+    down = later(upgraded, builder_version=1)
+    assert allotted(down).template_version.builder == 1
     assert (told(down).status, told(down).reason) == ("False", "Downgraded")
     assert "builder version 2" in told(down).message
     after = replace(upgraded, status=status_of(down))
-    assert told(later(after, builder=1)).reason == "Downgraded"
-    up_again = later(after, builder=2)
-    assert allotted(up_again).recipe.builder == 1
+    assert told(later(after, builder_version=1)).reason == "Downgraded"
+    up_again = later(after, builder_version=2)
+    assert allotted(up_again).template_version.builder == 1
     assert told(up_again).reason == "NewerRecipe"
 
 
@@ -238,9 +243,9 @@ def test_the_parts_that_shape_pods_get_no_new_default() -> None:
 
 def test_a_recipe_that_was_written_can_be_read_for_ever() -> None:
     """A field that an older Tessera did not write must not be needed; give new ones a default."""
-    assert needed(KeptRecipe) == {"shape", "filled"}
+    assert needed(PodTemplateVersionStatus) == {"shape", "filled"}
     assert needed(Platform) == set()
-    assert needed(Filled) == {
+    assert needed(EffectiveValues) == {
         "drain_timeout",
         "engine_version",
         "max_model_len",

@@ -5,7 +5,7 @@ from decimal import Decimal
 
 from tessera.api.mig import Assignment, MigPlan, MigStatus
 from tessera.domain.plan import plan
-from tessera.domain.reasons import LaidOut
+from tessera.domain.reasons import LayoutReady
 from tessera.domain.repartition.facts import TAINT
 from tessera.domain.repartition.orders import Orders
 from tessera.domain.snapshot import Snapshot
@@ -31,9 +31,11 @@ def later(snapshot: Snapshot, turns: int) -> Snapshot:
 def test_what_the_api_server_refuses_is_said_while_something_is_to_be_written() -> None:
     node = a_node(slices={"1g.10gb": 7})
     snapshot = later(a_snapshot(pools=(HALVES,), nodes=(node,)), 2)
-    refused = replace(snapshot, unwritten=("nodes a100-0: forbidden", "nodes a100-1: forbidden"))
+    refused = replace(
+        snapshot, layout_write_errors=("nodes a100-0: forbidden", "nodes a100-1: forbidden")
+    )
     verdict = orders_of(refused).verdict
-    assert verdict.reason is LaidOut.WRITE_REFUSED
+    assert verdict.reason is LayoutReady.APPLY_FAILED
     assert verdict.message == "nodes a100-0: forbidden; and 1 more"
 
 
@@ -46,15 +48,15 @@ def test_a_budget_that_lets_nobody_be_evicted_is_named_with_the_replica() -> Non
         serving=False,
         draining_since=at(-3600),
     )
-    service = replace(a_service(), downtime=True)
+    service = replace(a_service(), allows_downtime=True)
     fleet = a_snapshot(
         service, pools=(HALVES,), nodes=(node,), pods=(empty,), workloads=(a_workload(1),)
     )
     snapshot = later(fleet, 2)
-    held = replace(snapshot, held={empty.ref: "needs 1 healthy pods and has 1"})
+    held = replace(snapshot, blocked_evictions={empty.ref: "needs 1 healthy pods and has 1"})
     assert list(orders_of(snapshot).evict) == [empty.ref]
     verdict = orders_of(held).verdict
-    assert verdict.reason is LaidOut.DISRUPTION_BUDGET
+    assert verdict.reason is LayoutReady.DISRUPTION_BUDGET
     assert verdict.message == (
         "team-a/chat-0 cannot be evicted: needs 1 healthy pods and has 1; "
         "its budget has to allow 1 disruption"
@@ -68,7 +70,7 @@ def test_a_pool_that_mixes_products_is_left_alone_and_says_so() -> None:
     )
     found = plan(a_snapshot(pools=(a_planned_pool(),), nodes=nodes)).repartitions
     orders = found.orders["a100"]
-    assert (orders.verdict.reason, orders.asks) == (LaidOut.NOT_DISCOVERED, {})
+    assert (orders.verdict.reason, orders.asks) == (LayoutReady.NOT_DISCOVERED, {})
     assert "NVIDIA-H100-80GB-HBM3" in orders.verdict.message
     assert found.question is not None
     assert found.question.gpus == ()
@@ -77,7 +79,7 @@ def test_a_pool_that_mixes_products_is_left_alone_and_says_so() -> None:
 def test_gpus_that_are_not_in_mig_mode_are_used_whole_and_the_mend_is_named() -> None:
     snapshot = a_snapshot(pools=(a_planned_pool(),), nodes=(a_node(whole=4),))
     verdict = orders_of(snapshot).verdict
-    assert verdict.reason is LaidOut.NO_MIG_MODE
+    assert verdict.reason is LayoutReady.MIG_MODE_DISABLED
     assert verdict.message.startswith("4 GPUs are not in MIG mode")
     assert "nvidia-smi -mig 1" in verdict.message
 
@@ -105,11 +107,11 @@ def test_who_left_a_profile_by_plan_is_kept_up_when_nobody_may_cut_any_more() ->
         nodes=(a_node(name="a100-0", slices={"7g.80gb": 2}, cut=2),),
         pods=pods,
         workloads=(a_workload(2, variant=former),),
-        cutters=frozenset[str](),
+        mig_backends=frozenset[str](),
     )
     found = plan(with_status(fleet, MigStatus(target=plan_)))
-    (allotment,) = found.allotments.values()
-    assert found.repartitions.orders["a100"].verdict.reason is LaidOut.BACKEND_MISSING
+    (allotment,) = found.service_plans.values()
+    assert found.repartitions.orders["a100"].verdict.reason is LayoutReady.BACKEND_UNAVAILABLE
     assert allotment.choice is not None
     assert allotment.choice.variant != former
-    assert (allotment.formers, allotment.retired) == ({}, ())
+    assert (allotment.previous_deployments, allotment.removable_deployments) == ({}, ())

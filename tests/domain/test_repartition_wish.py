@@ -11,7 +11,7 @@ from tessera.domain.mig.demand import Kind
 from tessera.domain.mig.layouts import fault
 from tessera.domain.mig.plan import plan_layouts
 from tessera.domain.placement import assigned
-from tessera.domain.reasons import LaidOut, Placed
+from tessera.domain.reasons import LayoutReady, PlacementReason
 from tessera.domain.repartition.backend import Capabilities
 from tessera.domain.repartition.drawing import WORTH, layouts_of, solve
 from tessera.domain.repartition.target import Adopted
@@ -65,7 +65,7 @@ def test_services_on_uncut_gpus_get_slices_and_run_on_them_as_planned() -> None:
     grounds = [empty(2)]
     fleet = a_fleet(a_wishing("chat"), a_wishing("code", MEDIUM), grounds=grounds)
     waiting = drafts_of(fleet)[CHAT].placement
-    assert waiting.verdict.reason is Placed.LAYOUT_PENDING
+    assert waiting.verdict.reason is PlacementReason.LAYOUT_PENDING
     got = adopted(fleet, grounds)
     assert given(got) == {"team-a/chat": ("1g.10gb", 2), "team-a/code": ("3g.40gb", 2)}
     choice = drafts_of(with_status(fleet, got.status))[CHAT].placement.choice
@@ -134,7 +134,7 @@ def test_slices_of_others_stay_as_they_are() -> None:
     assert layouts(adopted(fleet, [ground])) == {0: ("3g.40gb@0", "2g.20gb@4", "1g.10gb@6")}
     unmet = adopted(fleet, [ground])
     assert unmet.verdict is not None
-    assert unmet.verdict.reason is LaidOut.DEMAND_UNMET
+    assert unmet.verdict.reason is LayoutReady.INSUFFICIENT_CAPACITY
     assert "team-a/chat 1029 of 2057 tokens/s" in unmet.verdict.message
     whole = adopted(fleet, [ground], MANAGER)
     assert layouts(whole) == {0: ("3g.40gb", "2g.20gb")}
@@ -174,13 +174,13 @@ def test_a_proposal_waits_for_its_approval() -> None:
     fleet = a_fleet(a_wishing("chat"), pools=(a_planned_pool(mode="propose"),), grounds=grounds)
     first = adopted(fleet, grounds)
     assert first.verdict is not None
-    assert (first.status.target, first.verdict.reason) == (None, LaidOut.AWAITING_APPROVAL)
+    assert (first.status.target, first.verdict.reason) == (None, LayoutReady.AWAITING_APPROVAL)
     assert first.status.proposed is not None
     name = first.status.proposed.name
     assert f"tessera.dev/approve-layout={name}" in first.verdict.message
     waiting = with_status(fleet, first.status)
     assert adopted(waiting, grounds).status == first.status
-    pools = (replace(waiting.pools[0], approved=name),)
+    pools = (replace(waiting.pools[0], approved_plan=name),)
     got = adopted(replace(waiting, pools=pools), grounds)
     assert got.status.target is not None
     assert (got.status.target.name, got.status.proposed, got.verdict) == (name, None, None)
@@ -204,13 +204,17 @@ def test_while_gpus_are_cut_only_what_cannot_be_served_changes_the_plan() -> Non
     ("layout", "reason", "told"),
     [
         ({"3g.40gb": 2}, None, ""),
-        ({"3g.40gb": 3}, LaidOut.PROFILE_UNKNOWN, "3 x 3g.40gb do not fit on 1 A100-80GB"),
-        ({"3g.20gb": 1}, LaidOut.PROFILE_UNKNOWN, "A100-80GB has no profile 3g.20gb, but 1g.10gb"),
-        ({}, LaidOut.NOT_MANAGED, "stay as they are"),
+        ({"3g.40gb": 3}, LayoutReady.UNKNOWN_PROFILE, "3 x 3g.40gb do not fit on 1 A100-80GB"),
+        (
+            {"3g.20gb": 1},
+            LayoutReady.UNKNOWN_PROFILE,
+            "A100-80GB has no profile 3g.20gb, but 1g.10gb",
+        ),
+        ({}, LayoutReady.NOT_MANAGED, "stay as they are"),
     ],
 )
 def test_a_static_layout_is_given_to_every_gpu(
-    layout: dict[str, int], reason: LaidOut | None, told: str
+    layout: dict[str, int], reason: LayoutReady | None, told: str
 ) -> None:
     pool = a_planned_pool(mode="static", mig={"layout": layout})
     grounds = [a_ground(a_card(0, "3g.40gb@0", "3g.40gb@4"), a_card(1, "1g.10gb@2"))]

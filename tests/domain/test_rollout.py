@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tessera.domain.allotment import Allotment
+from tessera.domain.allotment import ServicePlan
 from tessera.domain.plan import plan
 from tessera.domain.snapshot import Pod, Ref, Snapshot
 from tessera.domain.status import service_status
@@ -40,7 +40,7 @@ def new(name: str = "chat-2", **fields: Any) -> Pod:
 
 
 def starting(name: str = "chat-2", **fields: Any) -> Pod:
-    return new(name, **{"up": False, "ready_since": None, "serving": None, **fields})
+    return new(name, **{"containers_ready": False, "ready_since": None, "serving": None, **fields})
 
 
 def waiting(created: float) -> Pod:
@@ -48,30 +48,30 @@ def waiting(created: float) -> Pod:
 
 
 def progressing(snapshot: Snapshot) -> tuple[str, str]:
-    status = service_status(snapshot, plan(snapshot).allotments[CHAT], None, None)
+    status = service_status(snapshot, plan(snapshot).service_plans[CHAT], None, None)
     found = next(one for one in status.conditions if one.type == "Progressing")
     return found.reason, found.message
 
 
 def surge(snapshot: Snapshot) -> bool:
-    got: Allotment = allotted(snapshot)
+    got: ServicePlan = allotted(snapshot)
     return got.surge
 
 
 def test_the_surge_pod_itself_does_not_end_the_surge() -> None:
     """With room for exactly one more, the new replica takes it."""
     assert surge(fleet(3, OLD))
-    assert surge(fleet(3, (*OLD, starting()), settled=False))
-    assert surge(fleet(3, (*OLD, new()), settled=False))
+    assert surge(fleet(3, (*OLD, starting()), rollout_complete=False))
+    assert surge(fleet(3, (*OLD, new()), rollout_complete=False))
 
 
 def test_a_settled_fleet_beside_its_last_leaving_replica_may_surge_again() -> None:
-    done = (new("chat-2"), new("chat-3"), a_pod("chat-0", leaving=True))
+    done = (new("chat-2"), new("chat-3"), a_pod("chat-0", terminating=True))
     assert surge(fleet(3, done))
 
 
 def test_a_rollout_in_place_goes_on_in_place_when_room_appears() -> None:
-    snapshot = fleet(7, (OLD[0], starting()), settled=False, surge=False)
+    snapshot = fleet(7, (OLD[0], starting()), rollout_complete=False, surge=False)
     assert not surge(snapshot)
     reason, message = progressing(snapshot)
     assert reason == "RollingOut"
@@ -82,7 +82,7 @@ def test_a_rollout_in_place_goes_on_in_place_when_room_appears() -> None:
 
 
 def test_a_rollout_with_surge_says_so() -> None:
-    reason, message = progressing(fleet(3, (*OLD, new()), settled=False))
+    reason, message = progressing(fleet(3, (*OLD, new()), rollout_complete=False))
     assert reason == "RollingOut"
     assert message == (
         "1 of 2 replicas are new, 2 are old; a new one is up before an old one stops, since the "
@@ -91,25 +91,25 @@ def test_a_rollout_with_surge_says_so() -> None:
 
 
 def test_a_full_pool_is_rolled_in_place_and_says_so_before_the_first_pod_is_new() -> None:
-    snapshot = fleet(2, OLD, settled=False, surge=False)
+    snapshot = fleet(2, OLD, rollout_complete=False, surge=False)
     assert not surge(snapshot)
     assert "in place" in progressing(snapshot)[1]
 
 
 def test_another_service_that_takes_the_room_does_not_turn_a_surge_around() -> None:
     other = a_service("other", a_spec(replicas=1))
-    assert surge(fleet(3, (*OLD, new()), other, settled=False))
+    assert surge(fleet(3, (*OLD, new()), other, rollout_complete=False))
 
 
 def test_a_new_replica_that_finds_no_device_for_long_makes_the_rollout_go_on_in_place() -> None:
-    assert surge(fleet(3, (*OLD, waiting(-30)), settled=False))
-    assert not surge(fleet(3, (*OLD, waiting(-90)), settled=False))
+    assert surge(fleet(3, (*OLD, waiting(-30)), rollout_complete=False))
+    assert not surge(fleet(3, (*OLD, waiting(-90)), rollout_complete=False))
 
 
 def test_it_waits_as_long_as_an_own_replica_still_gives_its_device_back() -> None:
-    drained = (a_pod("chat-0", leaving=True), OLD[1], new("chat-2"))
+    drained = (a_pod("chat-0", terminating=True), OLD[1], new("chat-2"))
     third = waiting(-90)
-    snapshot = fleet(3, (*drained[1:], drained[0], third), settled=False)
+    snapshot = fleet(3, (*drained[1:], drained[0], third), rollout_complete=False)
     assert surge(snapshot)
 
 
@@ -135,11 +135,11 @@ class Deployment:
             at=at(self.step * STEP_SECONDS),
             nodes=(a_node(slices={"1g.10gb": self.slices}),),
             pods=tuple(self.pods.values()),
-            workloads=(a_workload(self.wanted, settled=done, surge=self.surge),),
+            workloads=(a_workload(self.wanted, rollout_complete=done, surge=self.surge),),
         )
 
     def alive(self, template: str | None = None) -> list[Pod]:
-        found = [pod for pod in self.pods.values() if not pod.leaving]
+        found = [pod for pod in self.pods.values() if not pod.terminating]
         return [pod for pod in found if template in (None, pod.template)]
 
     def advance(self) -> None:
@@ -147,8 +147,10 @@ class Deployment:
         for name in [name for name, step in self.gone_at.items() if step <= self.step]:
             del self.pods[name], self.gone_at[name]
         for name, pod in self.pods.items():
-            if not pod.leaving and not pod.unschedulable:
-                self.pods[name] = replace(pod, up=True, serving=True, ready_since=at(0))
+            if not pod.terminating and not pod.unschedulable:
+                self.pods[name] = replace(
+                    pod, containers_ready=True, serving=True, ready_since=at(0)
+                )
         for pod in [pod for pod in self.alive() if pod.unschedulable]:
             if sum(not one.unschedulable for one in self.pods.values()) < self.slices:
                 self.pods[pod.ref.name] = replace(pod, unschedulable=None)
@@ -167,7 +169,7 @@ class Deployment:
         available = sum(pod.ready_since is not None for pod in self.alive())
         spare = available - self.wanted + int(not self.surge)
         for pod in self.alive("one")[: max(0, spare)]:
-            self.pods[pod.ref.name] = replace(pod, leaving=True, ready_since=None)
+            self.pods[pod.ref.name] = replace(pod, terminating=True, ready_since=None)
             self.gone_at[pod.ref.name] = self.step + DRAIN_STEPS
 
 

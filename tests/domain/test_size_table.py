@@ -13,7 +13,7 @@ from tessera.domain.money import money
 from tessera.domain.precision import lacking, mismatch, note
 from tessera.domain.size_table import Row, Verdict, break_even, every, simplest
 from tessera.domain.sizing import Fit, Held, memory, size
-from tessera.domain.tensor_parallel import divides, undivided
+from tessera.domain.tensor_parallel import can_shard, sharding_problem
 from tests.builders import A100, H100
 
 BOOK = prices.book(prices.ASSUMED, prices.assumed(), date(2026, 11, 20))
@@ -190,12 +190,12 @@ def test_a_precision_that_is_not_that_of_the_files_is_refused(
     ],
 )
 def test_tensor_parallelism_divides_the_heads(model: str, devices: int, good: bool) -> None:
-    assert divides(models()[model], devices) is good
-    assert (undivided(models()[model], devices) is None) is good
+    assert can_shard(models()[model], devices) is good
+    assert (sharding_problem(models()[model], devices) is None) is good
 
 
 def test_heads_that_cannot_be_divided_are_told_with_the_numbers_that_can() -> None:
-    told = undivided(models()["microsoft/phi-4"], 4)
+    told = sharding_problem(models()["microsoft/phi-4"], 4)
     assert told is not None
     assert told.startswith("40 attention and 10 KV heads cannot be divided among 4 GPUs")
     assert told.endswith(": 1, 2, 5, 10")

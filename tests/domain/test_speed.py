@@ -11,9 +11,9 @@ from tessera.domain.checks import shape_of
 from tessera.domain.explain.explain import explain
 from tessera.domain.perf import Case, case_of
 from tessera.domain.placement import Choice
-from tessera.domain.plan import Kept, plan
+from tessera.domain.plan import PlanCache, plan
 from tessera.domain.reasons import SpeedAsPredicted
-from tessera.domain.snapshot import Pod, Ref, Service, Snapshot, SpeedReading
+from tessera.domain.snapshot import ObservedService, Pod, Ref, Snapshot, SpeedReading
 from tessera.domain.speed.measured import measured
 from tessera.domain.speed.seen import Speed, bounds, bucket, peaks_of, predicted, seen
 from tessera.domain.speed.verdict import judged, reason_of, verdict
@@ -58,7 +58,7 @@ def as_predicted(times: float = 1.0, **fields: Any) -> Speed:
     told = a_speed_reading(**fields)
     gap = predicted(a_choice().fit, told)
     assert gap is not None
-    return a_speed(replace(told, gap_seconds=gap.mean * times))
+    return a_speed(replace(told, itl_seconds=gap.mean * times))
 
 
 def told_of(times: float, kept: SpeedStatus | None = None, when: float = 0) -> SpeedStatus:
@@ -251,10 +251,10 @@ def test_the_message_has_both_times_and_where_to_look() -> None:
 
 
 def a_measured_fleet(
-    times: float, service: Service | None = None, when: float = 0, **fields: Any
+    times: float, service: ObservedService | None = None, when: float = 0, **fields: Any
 ) -> Snapshot:
     reading = as_predicted(times)
-    told = a_speed_reading(gap_seconds=reading.measured_mean, variant="a100-1g-10gb")
+    told = a_speed_reading(itl_seconds=reading.measured_mean, variant="a100-1g-10gb")
     readings = readings_of(
         PODS, at=at(when), speeds={CHAT: (replace(told, **fields),)}, speeds_at=at(when)
     )
@@ -262,9 +262,9 @@ def a_measured_fleet(
     return a_snapshot(found, at=at(when), pods=PODS, workloads=(a_workload(2),), readings=readings)
 
 
-def written(snapshot: Snapshot, kept: Kept | None = None) -> Service:
+def written(snapshot: Snapshot, kept: PlanCache | None = None) -> ObservedService:
     """The service as the turn leaves it."""
-    one = plan(snapshot, kept).allotments[CHAT]
+    one = plan(snapshot, kept).service_plans[CHAT]
     return replace(one.service, status=service_status(snapshot, one, None, None))
 
 
@@ -283,7 +283,7 @@ def test_a_restarted_operator_keeps_what_the_status_says() -> None:
 
 
 def test_moving_readings_write_no_status() -> None:
-    kept, service = Kept(), written(a_measured_fleet(1.0))
+    kept, service = PlanCache(), written(a_measured_fleet(1.0))
     for turn in range(1, 20):
         moved = a_measured_fleet(
             1 + 0.004 * turn, service, 30.0 * turn, tokens_per_second=400.0 + 9 * turn
@@ -337,13 +337,13 @@ def test_what_a_service_measured_corrects_what_is_told_of_it_and_no_limit() -> N
 
 def test_a_measurement_changes_nothing_that_engines_are_made_of() -> None:
     service = written(a_measured_fleet(1.4))
-    told = plan(a_measured_fleet(1.4, service, 600)).allotments[CHAT]
-    plain = plan(a_snapshot(a_service(), pods=PODS, workloads=(a_workload(2),))).allotments[CHAT]
-    assert told.measured is not None
+    told = plan(a_measured_fleet(1.4, service, 600)).service_plans[CHAT]
+    plain = plan(a_snapshot(a_service(), pods=PODS, workloads=(a_workload(2),))).service_plans[CHAT]
+    assert told.measured_speed is not None
     assert told.choice == plain.choice
 
 
-def a_case(service: Service) -> Case:
+def a_case(service: ObservedService) -> Case:
     found = a_choice().fit
     assert service.spec is not None
     shape = shape_of(service.spec)

@@ -11,19 +11,25 @@ from hypothesis import strategies as st
 
 from tessera.api.inference_service import InferenceServiceStatus, ReplacementStatus
 from tessera.domain.placement import Choice
-from tessera.domain.plan import Kept, plan
+from tessera.domain.plan import PlanCache, plan
 from tessera.domain.sizing import Fit
 from tessera.domain.snapshot import (
+    EngineProgress,
     EngineReading,
     InFlight,
+    ObservedService,
     Pod,
     Readings,
     Ref,
-    Service,
     Snapshot,
-    Watch,
 )
-from tessera.domain.stall import HOLD, Stall, longest_prompt, patience_for, watched
+from tessera.domain.stall import (
+    REPLACEMENT_INTERVAL,
+    Stall,
+    max_prefill_time,
+    stall_timeout_for,
+    updated_progress,
+)
 from tests.builders import (
     MEDIUM,
     NOW,
@@ -37,22 +43,22 @@ from tests.builders import (
     at,
 )
 
-FROZEN = Watch(steps=900.0, since=at(-150), busy_since=at(-140))
+FROZEN = EngineProgress(steps=900.0, since=at(-150), busy_since=at(-140))
 PAIR = (a_pod("chat-0"), a_pod("chat-1"))
 
 
 def reading(
     steps: float = 900.0, scraped: float = -1, *, awake: bool | None = True
 ) -> EngineReading:
-    return EngineReading(steps=steps, scraped=at(scraped), awake=awake)
+    return EngineReading(steps=steps, scraped_at=at(scraped), awake=awake)
 
 
 def a_fleet(
     *pods: Pod,
-    watches: dict[str, Watch] | None = None,
+    watches: dict[str, EngineProgress] | None = None,
     load: dict[str, InFlight] | None = None,
     read: dict[str, EngineReading] | None = None,
-    service: Service | None = None,
+    service: ObservedService | None = None,
     **fields: Any,
 ) -> Snapshot:
     """Two replicas of which the first holds 3 requests and stands still since 140 s."""
@@ -84,7 +90,7 @@ def stall_of(snapshot: Snapshot) -> Stall:
 
 
 def replaced(snapshot: Snapshot) -> str | None:
-    found = stall_of(snapshot).replace
+    found = stall_of(snapshot).replacement
     return None if found is None else found.pod.name
 
 
@@ -98,7 +104,7 @@ def fit_of(snapshot: Snapshot) -> Fit:
     return choice.fit
 
 
-def after(seconds: float, **fields: Any) -> Service:
+def after(seconds: float, **fields: Any) -> ObservedService:
     """A service of which a replica was replaced so long ago."""
     record = {"pod": "chat-9", "uid": "uid-chat-9", "message": "it stood still", **fields}
     status = InferenceServiceStatus(replacement=ReplacementStatus(at=at(-seconds), **record))
@@ -108,7 +114,7 @@ def after(seconds: float, **fields: Any) -> Service:
 def test_an_engine_that_holds_requests_and_takes_no_step_is_replaced_and_the_numbers_are_told() -> (
     None
 ):
-    got = stall_of(a_fleet()).replace
+    got = stall_of(a_fleet()).replacement
     assert got is not None
     assert (got.pod.name, got.uid, got.at) == ("chat-0", "uid-chat-0", NOW)
     assert got.message == (
@@ -144,16 +150,16 @@ def test_what_only_looks_like_a_stall_is_none(fields: dict[str, Any], why: str) 
 @pytest.mark.parametrize(
     "pod",
     [
-        a_pod("chat-0", ready_since=None, up=False),
+        a_pod("chat-0", ready_since=None, containers_ready=False),
         a_pod("chat-0", serving=False, draining_since=at(-5), ready_since=None),
-        a_pod("chat-0", leaving=True),
+        a_pod("chat-0", terminating=True),
     ],
     ids=["starting", "draining", "leaving"],
 )
 def test_who_takes_no_requests_is_not_watched(pod: Pod) -> None:
     got = plan(a_fleet(pod, PAIR[1]))
-    assert pod.ref not in got.watches
-    assert got.allotments[Ref("team-a", "chat")].stall == Stall()
+    assert pod.ref not in got.engine_progress
+    assert got.service_plans[Ref("team-a", "chat")].stall == Stall()
 
 
 def test_the_longest_prompt_of_all_is_waited_for() -> None:
@@ -167,17 +173,17 @@ def test_the_longest_prompt_of_all_is_waited_for() -> None:
     whole = a_snapshot(a_service(spec=long), nodes=(a_node(whole=1),))
     short = a_snapshot(a_service())
     patience = timedelta(seconds=30)
-    assert patience_for(fit_of(short), FROZEN, patience) == patience
-    assert longest_prompt(fit_of(whole)) > timedelta(seconds=8)
-    assert patience_for(fit_of(whole), FROZEN, patience) == 4 * longest_prompt(fit_of(whole))
+    assert stall_timeout_for(fit_of(short), FROZEN, patience) == patience
+    assert max_prefill_time(fit_of(whole)) > timedelta(seconds=8)
+    assert stall_timeout_for(fit_of(whole), FROZEN, patience) == 4 * max_prefill_time(fit_of(whole))
 
 
 def test_an_engine_that_never_took_a_step_may_compile_for_five_times_as_long() -> None:
     fresh = replace(FROZEN, steps=0.0)
     none_yet = {"chat-0": reading(0.0)}
-    assert replaced(a_fleet(watches={"chat-0": fresh}, read=none_yet)) is None
-    late = Watch(steps=0.0, since=at(-700), busy_since=at(-602))
-    assert replaced(a_fleet(watches={"chat-0": late}, read=none_yet)) == "chat-0"
+    assert replaced(a_fleet(engine_progress={"chat-0": fresh}, read=none_yet)) is None
+    late = EngineProgress(steps=0.0, since=at(-700), busy_since=at(-602))
+    assert replaced(a_fleet(engine_progress={"chat-0": late}, read=none_yet)) == "chat-0"
 
 
 def test_slow_scrapes_prove_nothing_until_one_is_young_enough() -> None:
@@ -189,31 +195,31 @@ def test_two_replicas_at_once_go_one_after_the_other_the_longest_first() -> None
     longer = replace(FROZEN, busy_since=at(-145))
     both = {"chat-0": FROZEN, "chat-1": longer}
     load = dict.fromkeys(both, InFlight(at(-5), 1))
-    assert replaced(a_fleet(watches=both, load=load)) == "chat-1"
+    assert replaced(a_fleet(engine_progress=both, load=load)) == "chat-1"
 
 
 def test_at_most_one_replica_of_a_service_is_replaced_in_ten_minutes() -> None:
     got = stall_of(a_fleet(service=after(599)))
-    assert got.replace is None
-    assert got.waits is not None
-    assert "chat-0 holds requests" in got.waits
-    assert "chat-9 was replaced before, and the next one may be from 12:00:01Z on" in got.waits
-    assert replaced(a_fleet(service=after(HOLD.total_seconds()))) == "chat-0"
+    assert got.replacement is None
+    assert got.blocker is not None
+    assert "chat-0 holds requests" in got.blocker
+    assert "chat-9 was replaced before, and the next one may be from 12:00:01Z on" in got.blocker
+    assert replaced(a_fleet(service=after(REPLACEMENT_INTERVAL.total_seconds()))) == "chat-0"
 
 
 def test_a_replacement_that_was_written_down_and_not_carried_out_is_carried_out() -> None:
     service = after(30, pod="chat-0", uid="uid-chat-0")
-    got = stall_of(a_fleet(service=service)).replace
+    got = stall_of(a_fleet(service=service)).replacement
     assert got is not None
     assert (got.at, got.message) == (at(-30), "it stood still")
 
 
 def test_none_is_replaced_while_others_of_the_floor_are_missing() -> None:
-    starting = a_pod("chat-1", ready_since=None, up=False)
+    starting = a_pod("chat-1", ready_since=None, containers_ready=False)
     got = stall_of(a_fleet(PAIR[0], starting))
-    assert got.replace is None
-    assert got.waits is not None
-    assert "it is replaced once 1 others take requests, now 0 do" in got.waits
+    assert got.replacement is None
+    assert got.blocker is not None
+    assert "it is replaced once 1 others take requests, now 0 do" in got.blocker
     beyond = a_service(spec=a_spec(scaling={"minReplicas": 1}))
     assert replaced(a_fleet(PAIR[0], starting, service=beyond)) == "chat-0"
 
@@ -226,9 +232,11 @@ def test_the_only_replica_of_a_service_is_replaced_too() -> None:
 def test_only_engines_that_stand_still_are_asked_and_busy_ones_more_often() -> None:
     idle = replace(FROZEN, busy_since=None)
 
-    def asked(watch: Watch, age: float, **fields: Any) -> bool:
+    def asked(watch: EngineProgress, age: float, **fields: Any) -> bool:
         load = {"chat-0": InFlight(at(-age), int(watch.busy_since is not None))}
-        return suspects(a_fleet(watches={"chat-0": watch}, load=load, **fields)) == ["chat-0"]
+        return suspects(a_fleet(engine_progress={"chat-0": watch}, load=load, **fields)) == [
+            "chat-0"
+        ]
 
     assert asked(FROZEN, 11)
     assert not asked(FROZEN, 9)
@@ -239,47 +247,53 @@ def test_only_engines_that_stand_still_are_asked_and_busy_ones_more_often() -> N
 
 def test_whoever_gets_longer_is_asked_as_often_as_a_judgement_needs_it() -> None:
     """Else the newest look would be too old whenever it is wanted."""
-    late = {"chat-0": Watch(steps=0.0, since=at(-700), busy_since=at(-300))}
+    late = {"chat-0": EngineProgress(steps=0.0, since=at(-700), busy_since=at(-300))}
     load = {"chat-0": InFlight(at(-11), 3)}
-    assert suspects(a_fleet(watches=late, load=load, read={"chat-0": reading(0.0)})) == ["chat-0"]
+    assert suspects(a_fleet(engine_progress=late, load=load, read={"chat-0": reading(0.0)})) == [
+        "chat-0"
+    ]
 
 
 def test_patience_that_is_shorter_than_a_turn_still_ends() -> None:
     """A look enters the turn after the one that asked for it, five seconds later."""
     seen = {"chat-0": InFlight(at(-5.1), 3)}
-    assert replaced(a_fleet(load=seen, patience=timedelta(seconds=8))) == "chat-0"
+    assert replaced(a_fleet(load=seen, stall_timeout=timedelta(seconds=8))) == "chat-0"
 
 
 def test_a_look_that_finds_nothing_begins_the_wait_anew() -> None:
-    seen = watched(FROZEN, reading(), InFlight(at(-20), 0))
+    seen = updated_progress(FROZEN, reading(), InFlight(at(-20), 0))
     assert seen == replace(FROZEN, busy_since=None)
-    assert watched(seen, reading(), InFlight(at(-10), 2)) == replace(FROZEN, busy_since=at(-10))
+    assert updated_progress(seen, reading(), InFlight(at(-10), 2)) == replace(
+        FROZEN, busy_since=at(-10)
+    )
 
 
 def test_a_look_from_before_the_last_step_says_nothing() -> None:
-    moved = watched(FROZEN, reading(901.0, -10), InFlight(at(-20), 3))
-    assert moved == Watch(steps=901.0, since=at(-10))
+    moved = updated_progress(FROZEN, reading(901.0, -10), InFlight(at(-20), 3))
+    assert moved == EngineProgress(steps=901.0, since=at(-10))
 
 
 def test_what_is_known_of_the_engines_is_carried_to_the_next_turn() -> None:
     got = plan(a_fleet())
-    assert got.watches == {
+    assert got.engine_progress == {
         PAIR[0].ref: FROZEN,
-        PAIR[1].ref: Watch(steps=900.0, since=at(-1)),
+        PAIR[1].ref: EngineProgress(steps=900.0, since=at(-1)),
     }
 
 
 def test_a_kept_plan_sees_an_engine_stand_still_and_is_else_the_same_object() -> None:
-    kept = Kept()
-    calm = a_fleet(load={}, watches={}, service=a_service(spec=a_spec(replicas=2)))
+    kept = PlanCache()
+    calm = a_fleet(load={}, engine_progress={}, service=a_service(spec=a_spec(replicas=2)))
     for _ in range(2):
-        calm = replace(calm, at=at(5), memory=plan(calm, kept).memory)
-    assert plan(calm, kept).allotments is plan(calm, kept).allotments
-    frozen = replace(calm, watches={PAIR[0].ref: FROZEN}, in_flight={PAIR[0].ref: InFlight(NOW, 3)})
-    got = plan(frozen, kept).allotments[Ref("team-a", "chat")].stall.replace
+        calm = replace(calm, at=at(5), scaling_history=plan(calm, kept).scaling_history)
+    assert plan(calm, kept).service_plans is plan(calm, kept).service_plans
+    frozen = replace(
+        calm, engine_progress={PAIR[0].ref: FROZEN}, in_flight={PAIR[0].ref: InFlight(NOW, 3)}
+    )
+    got = plan(frozen, kept).service_plans[Ref("team-a", "chat")].stall.replacement
     assert got is not None
     assert got.pod == PAIR[0].ref
-    assert plan(calm, kept).allotments[Ref("team-a", "chat")].stall == Stall()
+    assert plan(calm, kept).service_plans[Ref("team-a", "chat")].stall == Stall()
 
 
 looks = st.lists(
@@ -298,7 +312,7 @@ def test_whoever_is_replaced_held_requests_and_its_count_stood_still_for_the_who
     seen: Sequence[tuple[int, int | None, int]],
 ) -> None:
     """Steps taken, requests found (None: not asked) and seconds passed, look by look."""
-    watches: dict[Ref, Watch] = {}
+    watches: dict[Ref, EngineProgress] = {}
     load: dict[str, InFlight] = {}
     now, steps, moved, empty = 0, 1000.0, 0, 0
     for more, requests, seconds in seen:
@@ -310,13 +324,13 @@ def test_whoever_is_replaced_held_requests_and_its_count_stood_still_for_the_who
         snapshot = a_fleet(
             at=at(now),
             load=load,
-            patience=timedelta(seconds=40),
+            stall_timeout=timedelta(seconds=40),
             read={"chat-0": reading(steps, now)},
-            watches={ref.name: watch for ref, watch in watches.items()},
+            engine_progress={ref.name: watch for ref, watch in watches.items()},
         )
         got = plan(snapshot)
-        watches = dict(got.watches)
-        if got.allotments[Ref("team-a", "chat")].stall.replace is not None:
+        watches = dict(got.engine_progress)
+        if got.service_plans[Ref("team-a", "chat")].stall.replacement is not None:
             assert now - moved >= 40
             assert now - empty >= 40 or empty == 0
             assert load["chat-0"].requests > 0

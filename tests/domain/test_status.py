@@ -7,16 +7,16 @@ import pytest
 
 from tessera.api.inference_service import InferenceServiceStatus, ReplacementStatus
 from tessera.domain.plan import plan
-from tessera.domain.reasons import Accepted, Placed, Verdict
+from tessera.domain.reasons import Accepted, PlacementReason, StatusVerdict
 from tessera.domain.snapshot import (
+    EngineProgress,
     EngineReading,
     InFlight,
     Node,
+    ObservedService,
     Readings,
     Ref,
-    Service,
     Snapshot,
-    Watch,
 )
 from tessera.domain.status import conditions, pool_status, service_status
 from tests.builders import (
@@ -34,10 +34,10 @@ CHAT = Ref("team-a", "chat")
 
 
 def status_of(snapshot: Snapshot, problem: str | None = None) -> InferenceServiceStatus:
-    return service_status(snapshot, plan(snapshot).allotments[CHAT], None, problem)
+    return service_status(snapshot, plan(snapshot).service_plans[CHAT], None, problem)
 
 
-def a_running_fleet(service: Service | None = None, **fields: Any) -> Snapshot:
+def a_running_fleet(service: ObservedService | None = None, **fields: Any) -> Snapshot:
     pods = (a_pod("chat-0"), a_pod("chat-1"))
     return a_snapshot(
         service or a_service(),
@@ -79,9 +79,9 @@ def test_the_price_of_tokens_is_that_of_a_replica_at_its_expected_load() -> None
 
 
 def test_a_condition_keeps_its_time_until_its_status_changes() -> None:
-    first = conditions({"Placed": Verdict(Placed.NO_POOL, "a")}, (), 1, at(0))
-    same = conditions({"Placed": Verdict(Placed.TOO_LARGE, "b")}, first, 2, at(60))
-    other = conditions({"Placed": Verdict(Placed.PLACED, "c")}, same, 2, at(90))
+    first = conditions({"Placed": StatusVerdict(PlacementReason.NO_POOL, "a")}, (), 1, at(0))
+    same = conditions({"Placed": StatusVerdict(PlacementReason.TOO_LARGE, "b")}, first, 2, at(60))
+    other = conditions({"Placed": StatusVerdict(PlacementReason.PLACED, "c")}, same, 2, at(90))
     assert [one[0].last_transition_time for one in (first, same, other)] == [at(0), at(0), at(90)]
     assert [one[0].observed_generation for one in (first, same, other)] == [1, 2, 2]
 
@@ -109,17 +109,17 @@ def test_what_the_api_server_refused_is_told() -> None:
 def test_a_stalled_engine_is_told_until_its_replacement_takes_requests() -> None:
     stuck, other = a_pod("chat-0"), a_pod("chat-1")
     frozen = a_running_fleet(
-        watches={stuck.ref: Watch(steps=9.0, since=at(-200), busy_since=at(-190))},
+        engine_progress={stuck.ref: EngineProgress(steps=9.0, since=at(-200), busy_since=at(-190))},
         in_flight={stuck.ref: InFlight(at(-5), 3)},
-        readings=Readings(at=NOW, engines={stuck.ref: EngineReading(steps=9.0, scraped=at(-1))}),
+        readings=Readings(at=NOW, engines={stuck.ref: EngineReading(steps=9.0, scraped_at=at(-1))}),
     )
     first = status_of(frozen)
     assert told(first)["Progressing"] == ("False", "EngineStalled")
     assert first.replacement is not None
     assert (first.replacement.pod, first.replacement.uid) == ("chat-0", "uid-chat-0")
 
-    going = a_pod("chat-0", leaving=True)
-    new = a_pod("chat-2", ready_since=None, up=False)
+    going = a_pod("chat-0", terminating=True)
+    new = a_pod("chat-2", ready_since=None, containers_ready=False)
     during = status_of(a_running_fleet(a_service(status=first), pods=(going, other, new)))
     assert (during.conditions, during.replacement) == (first.conditions, first.replacement)
     assert during.ready_replicas == 1
@@ -132,16 +132,18 @@ def test_a_stalled_engine_is_told_until_its_replacement_takes_requests() -> None
 def test_replicas_that_start_later_have_nothing_to_do_with_an_engine_replaced_before() -> None:
     record = ReplacementStatus(at=at(-60), pod="chat-9", uid="uid-chat-9", message="stood still")
     service = a_service(status=InferenceServiceStatus(replacement=record))
-    new = a_pod("chat-2", ready_since=None, up=False)
+    new = a_pod("chat-2", ready_since=None, containers_ready=False)
     got = status_of(a_running_fleet(service, pods=(a_pod("chat-0"), new)))
     assert told(got)["Progressing"] == ("True", "Starting")
 
 
-@pytest.mark.parametrize("nodes", [(), (replace(a_node(slices={"1g.10gb": 7}), alive=False),)])
+@pytest.mark.parametrize(
+    "nodes", [(), (replace(a_node(slices={"1g.10gb": 7}), kubelet_ready=False),)]
+)
 def test_a_pod_that_cannot_end_on_a_dead_node_is_no_replica_any_more(
     nodes: tuple[Node, ...],
 ) -> None:
-    stuck = a_pod("chat-9", leaving=True, node="a100-0")
+    stuck = a_pod("chat-9", terminating=True, node="a100-0")
     alive = a_node(slices={"1g.10gb": 2}, name="a100-1")
     pods = (stuck, a_pod("chat-0", node="a100-1"), a_pod("chat-1", node="a100-1"))
     got = status_of(a_running_fleet(pods=pods, nodes=(*nodes, alive)))
@@ -160,7 +162,7 @@ def test_a_refused_service_keeps_what_was_said_of_its_hardware() -> None:
     first = status_of(a_running_fleet())
     refused = a_service(status=first, spec=None, problem="spec.model: Field required")
     got = status_of(a_running_fleet(refused))
-    assert told(got)["Accepted"] == ("False", Accepted.SPEC_UNREADABLE)
+    assert told(got)["Accepted"] == ("False", Accepted.INVALID_SPEC)
     assert (got.variant, got.cost) == (first.variant, first.cost)
 
 

@@ -8,9 +8,9 @@ import pytest
 
 from tessera.domain.plan import plan
 from tessera.domain.reasons import Progressing
-from tessera.domain.snapshot import Exit, Pod, Ref, Workload
+from tessera.domain.snapshot import ContainerExit, Pod, Ref, Workload
 from tessera.domain.status import service_status
-from tessera.domain.trouble import trouble
+from tessera.domain.trouble import startup_failure
 from tests.builders import MEDIUM, a_node, a_pod, a_service, a_snapshot, a_spec, a_workload
 
 QUOTA = (
@@ -35,8 +35,8 @@ TOKEN = {"tokenSecretRef": {"name": "hub", "key": "key"}}
 
 def down(code: int | None = None, reason: str = "Error", words: str = "", **fields: Any) -> Pod:
     """A replica that is not up, after a run that ended with a code."""
-    ended = None if code is None else Exit(code=code, reason=reason, words=words)
-    return a_pod("chat-0", up=False, ready_since=None, exit=ended, **fields)
+    ended = None if code is None else ContainerExit(code=code, reason=reason, log_tail=words)
+    return a_pod("chat-0", containers_ready=False, ready_since=None, last_exit=ended, **fields)
 
 
 def unmade(words: str) -> Pod:
@@ -48,19 +48,19 @@ CASES: list[tuple[Pod, Workload | None, Progressing, str]] = [
     (
         down(2, words="vllm serve: error: unrecognized arguments: --fast"),
         None,
-        Progressing.ENGINE_REFUSED_ARGUMENTS,
+        Progressing.INVALID_ENGINE_ARGUMENTS,
         "chat-0: exit code 2: vllm serve: error: unrecognized arguments: --fast",
     ),
     (
         down(1, words="ValueError: block_size"),
         None,
-        Progressing.ENGINE_REFUSED_CONFIG,
+        Progressing.ENGINE_START_FAILED,
         "chat-0: exit code 1: ValueError: block_size",
     ),
     (
         down(137, "OOMKilled", "loading weights"),
         None,
-        Progressing.ENGINE_OUT_OF_MEMORY,
+        Progressing.OOM_KILLED,
         "chat-0: exit code 137: loading weights",
     ),
     (
@@ -73,18 +73,23 @@ CASES: list[tuple[Pod, Workload | None, Progressing, str]] = [
     (
         down(trouble="ImagePullBackOff", last_words="manifest unknown"),
         None,
-        Progressing.IMAGE_UNAVAILABLE,
+        Progressing.IMAGE_PULL_FAILED,
         "chat-0: manifest unknown",
     ),
     (
         down(trouble="CreateContainerConfigError", last_words='secret "hub" not found'),
         None,
-        Progressing.CONTAINER_NOT_CREATED,
+        Progressing.CREATE_CONTAINER_ERROR,
         'chat-0: secret "hub" not found',
     ),
-    (a_pod("chat-0"), a_workload(refused=QUOTA), Progressing.QUOTA_EXCEEDED, QUOTA),
-    (a_pod("chat-0"), a_workload(refused=SECURITY), Progressing.POD_SECURITY_REFUSED, SECURITY),
-    (a_pod("chat-0"), a_workload(refused=WEBHOOK), Progressing.PODS_REFUSED, WEBHOOK),
+    (a_pod("chat-0"), a_workload(replica_failure=QUOTA), Progressing.QUOTA_EXCEEDED, QUOTA),
+    (
+        a_pod("chat-0"),
+        a_workload(replica_failure=SECURITY),
+        Progressing.POD_SECURITY_VIOLATION,
+        SECURITY,
+    ),
+    (a_pod("chat-0"), a_workload(replica_failure=WEBHOOK), Progressing.FAILED_CREATE, WEBHOOK),
 ]
 
 
@@ -94,7 +99,7 @@ def test_trouble_is_told_in_the_words_of_whoever_refused(
 ) -> None:
     snapshot = a_snapshot(a_service(), pods=(pod,), workloads=(workload or a_workload(2),))
     ref = Ref("team-a", "chat")
-    status = service_status(snapshot, plan(snapshot).allotments[ref], None, None)
+    status = service_status(snapshot, plan(snapshot).service_plans[ref], None, None)
     told = {one.type: one for one in status.conditions}
     assert (told["Progressing"].status, told["Progressing"].reason) == ("False", reason)
     assert told["Progressing"].message == message
@@ -104,34 +109,36 @@ def test_trouble_is_told_in_the_words_of_whoever_refused(
 
 def test_every_reason_for_trouble_has_a_case() -> None:
     shown = {reason for *_, reason, _ in CASES}
-    advised = {Progressing.SECRET_MISSING, Progressing.HUB_REFUSED}
+    advised = {Progressing.SECRET_NOT_FOUND, Progressing.HUB_ACCESS_DENIED}
     others = {
-        Progressing.SETTLED,
+        Progressing.ROLLOUT_COMPLETE,
         Progressing.NOT_PLACED,
         Progressing.APPLY_FAILED,
         Progressing.ENGINE_STALLED,
-        Progressing.FETCH_FAILED,
+        Progressing.MODEL_FETCH_FAILED,
     }
-    assert {reason for reason in Progressing if not reason.holds} - others == shown | advised
+    assert {reason for reason in Progressing if not reason.is_true} - others == shown | advised
 
 
 def test_a_run_that_ended_stays_the_reason_while_the_next_one_starts() -> None:
     """Between two starts a container waits in CrashLoopBackOff, then runs, then ends."""
     for waits in ("CrashLoopBackOff", None):
-        found = trouble(None, [down(1, words="no such model", trouble=waits)], None)
+        found = startup_failure(None, [down(1, words="no such model", trouble=waits)], None)
         assert found is not None
-        assert found.reason == Progressing.ENGINE_REFUSED_CONFIG
+        assert found.reason == Progressing.ENGINE_START_FAILED
 
 
 @pytest.mark.parametrize(
-    "pod", [down(leaving=True, code=143), a_pod("chat-0", exit=Exit(code=1))], ids=["leaving", "up"]
+    "pod",
+    [down(leaving=True, code=143), a_pod("chat-0", last_exit=ContainerExit(code=1))],
+    ids=["leaving", "up"],
 )
 def test_who_leaves_and_who_is_up_again_is_in_no_trouble(pod: Pod) -> None:
-    assert trouble(None, [pod], a_workload()) is None
+    assert startup_failure(None, [pod], a_workload()) is None
 
 
 def test_of_a_long_log_the_end_is_told() -> None:
-    found = trouble(None, [down(1, words="x" * 5000 + "the cause")], None)
+    found = startup_failure(None, [down(1, words="x" * 5000 + "the cause")], None)
     assert found is not None
     assert found.message.endswith("the cause")
     assert len(found.message) < 2048
@@ -141,7 +148,9 @@ def progressing(pod: Pod, **model: object) -> tuple[str, str]:
     service = a_service(spec=a_spec(MEDIUM, replicas=1, model=model))
     pod = replace(pod, variant="a100-3g-40gb")
     snapshot = a_snapshot(service, nodes=(a_node(slices={"3g.40gb": 1}),), pods=(pod,))
-    status = service_status(snapshot, plan(snapshot).allotments[Ref("team-a", "chat")], None, None)
+    status = service_status(
+        snapshot, plan(snapshot).service_plans[Ref("team-a", "chat")], None, None
+    )
     (found,) = [one for one in status.conditions if one.type == "Progressing"]
     return found.reason, found.message
 

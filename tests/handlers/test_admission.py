@@ -8,7 +8,7 @@ import pytest
 from tessera.api.inference_service import InferenceServiceStatus
 from tessera.domain.batch.facts import VolumeClaim
 from tessera.handlers.admission import judge, judge_batch, judge_budget, validator
-from tessera.ports import Seen
+from tessera.ports import ClusterObject
 from tessera.reconcile.store import Store
 from tessera.resources.kinds import (
     ACCELERATOR_POOLS,
@@ -29,7 +29,7 @@ def a_body(**spec: Any) -> dict[str, Any]:
 def a_store(*pools: str) -> Store:
     store = Store(KINDS)
     for name in pools:
-        store.put(ACCELERATOR_POOLS, Seen(key=Key("acceleratorpools", "", name)))
+        store.put(ACCELERATOR_POOLS, ClusterObject(key=Key("acceleratorpools", "", name)))
     return store
 
 
@@ -98,7 +98,7 @@ def test_a_budget_in_a_zone_that_nobody_knows_is_refused() -> None:
 def test_a_second_budget_for_a_namespace_is_a_warning() -> None:
     store = a_store()
     other = a_budget("first", tenant={"namespaces": ["team-a"]})
-    store.put(TENANT_BUDGETS, Seen(key=Key("tenantbudgets", "", "first"), value=other))
+    store.put(TENANT_BUDGETS, ClusterObject(key=Key("tenantbudgets", "", "first"), value=other))
     refusals, warnings = judge_budget(a_budget_body(), store)
     assert refusals == []
     assert warnings[0].startswith("spec.tenant.namespaces[0]: team-a belongs to budget first too")
@@ -107,7 +107,7 @@ def test_a_second_budget_for_a_namespace_is_a_warning() -> None:
 def test_deleting_a_budget_in_use_warns_of_what_loses_its_limit() -> None:
     store = a_store()
     assert judge_budget(a_budget_body(), store, deleted=True) == ([], [])
-    store.put(INFERENCE_SERVICES, Seen(key=Key("inferenceservices", "team-a", "chat")))
+    store.put(INFERENCE_SERVICES, ClusterObject(key=Key("inferenceservices", "team-a", "chat")))
     refusals, warnings = judge_budget(a_budget_body(), store, deleted=True)
     assert refusals == []
     assert warnings[0].startswith("1 services and 0 batches in team-a have no limit from now on")
@@ -116,7 +116,9 @@ def test_deleting_a_budget_in_use_warns_of_what_loses_its_limit() -> None:
 def test_an_interactive_service_on_spot_is_refused() -> None:
     store = a_store()
     pool = a_pool("a100-spot", tier="spot")
-    store.put(ACCELERATOR_POOLS, Seen(key=Key("acceleratorpools", "", pool.name), value=pool))
+    store.put(
+        ACCELERATOR_POOLS, ClusterObject(key=Key("acceleratorpools", "", pool.name), value=pool)
+    )
     refusals, _ = judge(a_body(placement={"pools": ["a100-spot"]}), store)
     assert refusals[0].startswith("spec.placement.pools[0]: a100-spot is spot")
     assert judge(a_body(placement={"pools": ["a100-spot"]}, **{"class": "batch"}), store)[0] == []
@@ -159,10 +161,10 @@ def a_batch_of_a_service(status: InferenceServiceStatus) -> tuple[list[str], lis
     own = a_spec("hf://acme/own", context={"maxModelLen": 1024})
     service = a_service(spec=own, status=status)
     key = Key("inferenceservices", "team-a", "chat")
-    store.put(INFERENCE_SERVICES, Seen(key=key, value=service))
+    store.put(INFERENCE_SERVICES, ClusterObject(key=key, value=service))
     claim = VolumeClaim(modes=("ReadWriteMany",))
     key = Key("persistentvolumeclaims", "team-a", "data")
-    store.put(CLAIMS, Seen(key=key, value=claim))
+    store.put(CLAIMS, ClusterObject(key=key, value=claim))
     spec = {"claim": "data", "input": "in.jsonl", "output": "out.jsonl", "service": "chat"}
     body = {"metadata": {"name": "night", "namespace": "team-a"}, "spec": spec}
     return judge_batch(body, store, NOW)
@@ -184,7 +186,9 @@ def test_a_batch_with_a_flag_that_is_reserved_is_refused() -> None:
     body = a_batch_body(engine={"extraArgs": ["--port=1"]})
     store = a_store()
     claim = VolumeClaim(modes=("ReadWriteMany",))
-    store.put(CLAIMS, Seen(key=Key("persistentvolumeclaims", "team-a", "data"), value=claim))
+    store.put(
+        CLAIMS, ClusterObject(key=Key("persistentvolumeclaims", "team-a", "data"), value=claim)
+    )
     refusals, _ = judge_batch(body, store, NOW)
     assert "spec.engine.extraArgs" in refusals[0]
     assert judge_batch(a_batch_body(), store, NOW) == ([], [])

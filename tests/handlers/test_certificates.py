@@ -10,14 +10,19 @@ from pathlib import Path
 import pytest
 
 from tessera.adapters import certificates
-from tessera.domain.certificate import Held, Pair, Step, Terms
+from tessera.domain.certificate import (
+    CertificateAction,
+    CertificatePolicy,
+    CertificateSecret,
+    KeyPair,
+)
 from tessera.handlers.certificates import Certificates
 from tessera.ports import ClusterError
 from tests.builders import NOW
 
 _numbers = itertools.count(1)
 HOST = "tessera-webhook.tessera-system.svc"
-TERMS = Terms(host=HOST, life=timedelta(days=90), settle=timedelta(seconds=60))
+TERMS = CertificatePolicy(host=HOST, lifetime=timedelta(days=90), trust_delay=timedelta(seconds=60))
 
 
 @dataclass
@@ -25,16 +30,16 @@ class MemoryStore:
     """The Secret, and the bundle of the API server, which takes a while to reach everybody."""
 
     folder: Path
-    held: Held = field(default_factory=Held)
+    held: CertificateSecret = field(default_factory=CertificateSecret)
     trusted: str = ""
     refuses: bool = False
     nobody_trusts: bool = False
-    steps: list[Held] = field(default_factory=list)
+    steps: list[CertificateSecret] = field(default_factory=list)
 
-    async def read(self) -> Held:
+    async def read(self) -> CertificateSecret:
         return self.held
 
-    async def write(self, held: Held) -> None:
+    async def write(self, held: CertificateSecret) -> None:
         if self.refuses:
             raise ClusterError("apply the Secret: 409 the object has been modified")
         self.held = replace(held, version=str(len(self.steps)))
@@ -113,7 +118,7 @@ async def test_whoever_trusts_the_bundle_of_a_minute_ago_reaches_every_process_f
     clock = Clock()
     leader, stand_by = a_process(store, clock), a_process(store, clock, leads=False)
     await leader.look()
-    served: set[Pair] = set()
+    served: set[KeyPair] = set()
     for day in range(365):
         for second in (0, 30, 61):
             clock.now = NOW + timedelta(days=day, seconds=second)
@@ -142,15 +147,15 @@ async def test_a_new_leader_waits_anew_before_it_uses_what_the_last_one_prepared
     first = store.held.serving
     clock.now += timedelta(days=61)
     await a_process(store, clock).look()
-    assert store.held.coming is not None
+    assert store.held.pending is not None
     clock.now += timedelta(hours=1)
     successor = a_process(store, clock)
     await successor.look()
     assert store.held.serving == first
-    clock.now += TERMS.settle
+    clock.now += TERMS.trust_delay
     await successor.look()
     assert store.held.serving != first
-    assert store.held.coming is None
+    assert store.held.pending is None
 
 
 async def test_a_lost_race_changes_nothing_and_is_tried_again(store: MemoryStore) -> None:
@@ -159,7 +164,7 @@ async def test_a_lost_race_changes_nothing_and_is_tried_again(store: MemoryStore
     leader = a_process(store, clock)
     with pytest.raises(ClusterError, match="409"):
         await leader.look()
-    assert store.held == Held()
+    assert store.held == CertificateSecret()
     store.refuses = False
     await leader.look()
     assert leader.ready.is_set()
@@ -168,8 +173,8 @@ async def test_a_lost_race_changes_nothing_and_is_tried_again(store: MemoryStore
 @pytest.mark.parametrize(
     "broken",
     [
-        lambda held: replace(held, serving=Pair("no certificate", held.serving.key)),
-        lambda held: replace(held, serving=Pair(held.serving.certificate, "no key")),
+        lambda held: replace(held, serving=KeyPair("no certificate", held.serving.key)),
+        lambda held: replace(held, serving=KeyPair(held.serving.certificate, "no key")),
         lambda held: replace(held, authorities=()),
         lambda held: replace(
             held, serving=certificates.issue("other.svc", NOW, timedelta(days=90)).pair
@@ -178,7 +183,7 @@ async def test_a_lost_race_changes_nothing_and_is_tried_again(store: MemoryStore
     ids=["no certificate", "no key", "no authority", "of another name"],
 )
 async def test_what_cannot_serve_is_replaced_at_once(
-    store: MemoryStore, broken: Callable[[Held], Held]
+    store: MemoryStore, broken: Callable[[CertificateSecret], CertificateSecret]
 ) -> None:
     clock = Clock()
     leader = a_process(store, clock)
@@ -197,7 +202,10 @@ async def test_a_stand_by_serves_on_with_what_it_has_when_the_secret_is_broken(
     await stand_by.look()
     good = store.held
     assert good.serving is not None
-    for broken in (Pair("no certificate", good.serving.key), Pair(good.serving.certificate, "")):
+    for broken in (
+        KeyPair("no certificate", good.serving.key),
+        KeyPair(good.serving.certificate, ""),
+    ):
         store.held = replace(good, serving=broken)
         with pytest.raises(ClusterError, match="no pair"):
             await stand_by.look()
@@ -219,12 +227,14 @@ async def test_an_expired_certificate_is_replaced_at_once(store: MemoryStore) ->
     clock.now += timedelta(days=91)
     await leader.look()
     assert store.held.serving is not None
-    assert certificates.end(store.held.serving) == (clock.now + TERMS.life).replace(microsecond=0)
+    assert certificates.end(store.held.serving) == (clock.now + TERMS.lifetime).replace(
+        microsecond=0
+    )
     assert answers(leader, store.trusted)
 
 
 def test_the_key_of_an_authority_is_kept_nowhere() -> None:
-    made = certificates.issue(HOST, NOW, TERMS.life)
+    made = certificates.issue(HOST, NOW, TERMS.lifetime)
     assert "PRIVATE" not in made.authority
     assert made.pair.key.count("PRIVATE KEY") == 2
     assert "PRIVATE" not in repr(made)
@@ -238,4 +248,4 @@ def test_authorities_that_have_ended_leave_the_bundle() -> None:
 
 
 def test_every_step_has_its_word() -> None:
-    assert [str(step) for step in Step] == ["Keep", "Issue", "Prepare", "Promote"]
+    assert [str(step) for step in CertificateAction] == ["Keep", "Issue", "Prepare", "Promote"]

@@ -6,9 +6,9 @@ from datetime import datetime
 import pytest
 
 from tessera.domain.batch.reports import Shown
-from tessera.domain.model.reports import Fetched
+from tessera.domain.model.reports import FetchProgress
 from tessera.domain.plan import Plan, plan
-from tessera.domain.snapshot import EngineReading, InFlight, Readings, Snapshot, Watch
+from tessera.domain.snapshot import EngineProgress, EngineReading, InFlight, Readings, Snapshot
 from tessera.reconcile.asking import Asker
 from tessera.reconcile.observe import Senses
 from tests.batch_builders import NIGHT, decided, on_attempt
@@ -21,13 +21,13 @@ class Engines:
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    async def ask(self, base: str, model: str) -> str | None:
+    async def probe(self, base: str, model: str) -> str | None:
         raise AssertionError(base, model)
 
     async def in_flight(self, address: str) -> int | None:
         raise AssertionError(address)
 
-    async def fetched(self, address: str) -> Fetched | None:
+    async def fetch_progress(self, address: str) -> FetchProgress | None:
         del address
         return None
 
@@ -67,7 +67,7 @@ class Suspects:
         self.counted: list[str] = []
         self.asked: list[tuple[str, str]] = []
 
-    async def ask(self, base: str, model: str) -> str | None:
+    async def probe(self, base: str, model: str) -> str | None:
         self.asked.append((base, model))
         return None
 
@@ -78,7 +78,7 @@ class Suspects:
     async def progress(self, address: str) -> Shown | None:
         raise AssertionError(address)
 
-    async def fetched(self, address: str) -> Fetched | None:
+    async def fetch_progress(self, address: str) -> FetchProgress | None:
         raise AssertionError(address)
 
 
@@ -97,11 +97,13 @@ async def test_an_engine_that_stands_still_is_counted_and_if_busy_asked_for_a_to
         workloads=(a_workload(2),),
         readings=Readings(
             at=NOW,
-            engines={pod.ref: EngineReading(steps=9.0, scraped=at(-1)) for pod in (still, moving)},
+            engines={
+                pod.ref: EngineReading(steps=9.0, scraped_at=at(-1)) for pod in (still, moving)
+            },
         ),
-        watches={
-            still.ref: Watch(steps=9.0, since=at(-60)),
-            moving.ref: Watch(steps=8.0, since=at(-60)),
+        engine_progress={
+            still.ref: EngineProgress(steps=9.0, since=at(-60)),
+            moving.ref: EngineProgress(steps=8.0, since=at(-60)),
         },
     )
     engines, senses = Suspects(requests), Senses()

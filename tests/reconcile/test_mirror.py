@@ -7,7 +7,7 @@ import pytest
 
 from tessera.adapters import wire
 from tessera.domain.snapshot import Node
-from tessera.ports import Listing
+from tessera.ports import ObjectList
 from tessera.reconcile.mirror import Mirror, RewoundError
 from tessera.reconcile.observe import Senses
 from tessera.reconcile.store import Store
@@ -136,7 +136,7 @@ async def test_a_listing_does_not_undo_what_events_brought_after_it_was_made() -
     found = Watching()
     found.seen("later", 12)
     early = wire.seen(NODES, a_body("early"))
-    found.store.replace(NODES, Listing((early,), version=10))
+    found.store.replace(NODES, ObjectList((early,), version=10))
     assert found.names() == ["early", "later"]
 
 

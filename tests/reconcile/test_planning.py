@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from tessera.domain.repartition.question import Question, Solved
-from tessera.ports import LayoutsError
+from tessera.ports import LayoutPlanningError
 from tessera.reconcile.observe import Senses
 from tessera.reconcile.planning import Planning
 from tests.builders import at
@@ -29,7 +29,7 @@ class Planner:
         self.asked.append(question)
         await self.let.wait()
         if self.fails:
-            raise LayoutsError("no solver")
+            raise LayoutPlanningError("no solver")
         return Solved(question=question, pools={})
 
 

@@ -12,19 +12,19 @@ import pytest
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.recipe import Platform
 from tessera.domain.batch.reports import Shown
-from tessera.domain.model.names import errand_name
-from tessera.domain.model.reports import Fetched
+from tessera.domain.model.names import model_job_name
+from tessera.domain.model.reports import FetchProgress
 from tessera.domain.names import deployment_name
 from tessera.domain.snapshot import (
+    EngineProgress,
     EngineReading,
     InFlight,
-    Question,
     Readings,
     Ref,
     Resolution,
-    Watch,
+    RevisionQuery,
 )
-from tessera.ports import Hub
+from tessera.ports import ModelHub
 from tessera.reconcile.apply import Applier, NotLeadingError
 from tessera.reconcile.asking import Asker
 from tessera.reconcile.fleet import Fleet, Outcome
@@ -66,14 +66,14 @@ CHAT = Key("inferenceservices", "team-a", "chat")
 class SilentEngines:
     """Engines that nobody has started."""
 
-    async def ask(self, base: str, model: str) -> str | None:
+    async def probe(self, base: str, model: str) -> str | None:
         return f"POST {base} for {model}: connection refused"
 
     async def in_flight(self, address: str) -> int | None:
         del address
         return 0
 
-    async def fetched(self, address: str) -> Fetched | None:
+    async def fetch_progress(self, address: str) -> FetchProgress | None:
         del address
         return None
 
@@ -85,7 +85,7 @@ class SilentEngines:
 class World:
     """An operator over an in-memory cluster, turned by hand."""
 
-    def __init__(self, *, monitored: bool = False, hub: Hub | None = None) -> None:
+    def __init__(self, *, monitored: bool = False, hub: ModelHub | None = None) -> None:
         self.cluster = MemoryCluster(monitored=monitored)
         self.leading = True
         self.hub = hub
@@ -98,7 +98,7 @@ class World:
 
     def restart(self) -> None:
         """A new process: everything that was in memory is gone."""
-        resolutions: dict[Question, Resolution] | None = None if self.hub is None else {}
+        resolutions: dict[RevisionQuery, Resolution] | None = None if self.hub is None else {}
         self.senses = Senses(builder=self.builder, platform=self.platform, resolutions=resolutions)
         self._store = Store(KINDS)
         applier = Applier(
@@ -384,8 +384,10 @@ def frozen(world: World) -> Key:
     ]
     status = {"podIP": "127.10.0.5", "conditions": conditions}
     ref = Ref("team-a", "chat-0")
-    world.senses.readings = Readings(at=NOW, engines={ref: EngineReading(steps=9.0, scraped=NOW)})
-    world.senses.watches = {ref: Watch(steps=9.0, since=at(-130), busy_since=at(-125))}
+    world.senses.readings = Readings(
+        at=NOW, engines={ref: EngineReading(steps=9.0, scraped_at=NOW)}
+    )
+    world.senses.watches = {ref: EngineProgress(steps=9.0, since=at(-130), busy_since=at(-125))}
     world.senses.in_flight = {ref: InFlight(NOW, 2)}
     return world.cluster.put(PODS, {"metadata": meta, "status": status})
 
@@ -481,7 +483,7 @@ async def test_the_status_of_a_batch_is_written_before_its_job(world: World) -> 
         key.name for key in world.cluster.objects if key.plural == "serviceaccounts"
     }
     telemetry = Telemetry()
-    telemetry.turned(outcome, 0.1, 0.1)
+    telemetry.record_reconcile(outcome, 0.1, 0.1)
     metrics = telemetry.exposition().decode()
     assert 'tessera_batch_state{batch="night",namespace="team-a",reason="Checking"' in metrics
 
@@ -575,7 +577,7 @@ async def test_a_job_of_a_model_that_was_refused_is_told_and_tried_again(world: 
     own = world.serve(model={"uri": "hf://acme/own"})
     spec = InferenceServiceSpec.model_validate({"model": {"uri": "hf://acme/own"}})
     uid = world.body(own)["metadata"]["uid"]
-    job = Key(JOBS.plural, "team-a", errand_name("chat", uid, "shape", spec.model))
+    job = Key(JOBS.plural, "team-a", model_job_name("chat", uid, "shape", spec.model))
     world.cluster.refusals[job] = "exceeded quota: small"
     await world.turn()
     await world.turn()

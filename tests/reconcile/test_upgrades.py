@@ -8,8 +8,8 @@ import pytest
 
 from tessera.api.recipe import Platform
 from tessera.domain.names import SERVING_GATE, UPDATE_ANNOTATION
-from tessera.domain.reasons import Pinned
-from tessera.domain.snapshot import Question, Resolution
+from tessera.domain.reasons import RevisionReason
+from tessera.domain.snapshot import Resolution, RevisionQuery
 from tessera.resources.kinds import DEPLOYMENTS, INFERENCE_SERVICES, PODS
 from tessera.resources.manifest import Key
 from tests.reconcile.test_turns import CHAT, DEPLOYMENT, World, stock
@@ -24,12 +24,12 @@ class Hub:
         self.commit: str | None = ONE
         self.open = asyncio.Event()
         self.open.set()
-        self.asked: list[Question] = []
+        self.asked: list[RevisionQuery] = []
 
-    async def resolve(self, question: Question) -> Resolution:
+    async def resolve(self, question: RevisionQuery) -> Resolution:
         self.asked.append(question)
         await self.open.wait()
-        reason = Pinned.COMMIT if self.commit else Pinned.HUB_UNREACHABLE
+        reason = RevisionReason.REVISION_RESOLVED if self.commit else RevisionReason.HUB_UNREACHABLE
         return Resolution(self.commit, reason, "the hub's words")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from tessera.api.mig import MigStatus
 from tessera.domain.batch.reports import Shown
 from tessera.domain.mig.layouts import geometry
-from tessera.domain.model.reports import Fetched
+from tessera.domain.model.reports import FetchProgress
 from tessera.domain.names import PORT
 from tessera.domain.ref import Ref
 from tessera.domain.repartition.devices import profile_of
@@ -68,7 +68,7 @@ class Engines:
 
     kube: Kube
 
-    async def ask(self, base: str, model: str) -> str | None:
+    async def probe(self, base: str, model: str) -> str | None:
         del base, model
         return None
 
@@ -76,9 +76,9 @@ class Engines:
         """One request until it has ended."""
         pod = next(pod for _, pod in self.kube.pods() if f"{pod.address}:{PORT}" == address)
         over = pod.draining_since is not None and self.kube.at - pod.draining_since >= DRAINED
-        return 0 if over or not pod.up else 1
+        return 0 if over or not pod.containers_ready else 1
 
-    async def fetched(self, address: str) -> Fetched | None:
+    async def fetch_progress(self, address: str) -> FetchProgress | None:
         del address
         return None
 

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 from tessera.api.node_layout import NodeLayoutStatus
 from tessera.domain.ref import Ref
 from tessera.domain.repartition.facts import NodeLayout
-from tessera.ports import Change, Cluster, Listing, OwnLayout, Seen
+from tessera.ports import Cluster, ClusterObject, ObjectList, OwnLayout, WatchEvent
 from tessera.resources.kinds import Kind
 from tessera.resources.manifest import Key, Manifest
 
@@ -83,7 +83,7 @@ class MortalCluster:
     cluster: Cluster
     life: Life
 
-    async def list(self, kind: Kind) -> Listing | None:
+    async def list(self, kind: Kind) -> ObjectList | None:
         return await self.cluster.list(kind)
 
     def scopes(self, kind: Kind) -> Sequence[str | None]:
@@ -91,10 +91,10 @@ class MortalCluster:
 
     def watch(
         self, kind: Kind, version: int, scope: str | None = None
-    ) -> AsyncGenerator[Change, None]:
+    ) -> AsyncGenerator[WatchEvent, None]:
         return self.cluster.watch(kind, version, scope)
 
-    async def apply(self, manifest: Manifest, *, subresource: str | None = None) -> Seen:
+    async def apply(self, manifest: Manifest, *, subresource: str | None = None) -> ClusterObject:
         with self.life.writing(f"apply {manifest.key.told()} {subresource or ''}"):
             return await self.cluster.apply(manifest, subresource=subresource)
 
@@ -104,15 +104,15 @@ class MortalCluster:
         with self.life.writing(f"delete {key.told()}"):
             await self.cluster.delete(kind, key, uid=uid, grace_seconds=grace_seconds)
 
-    async def mark(
+    async def patch_node(
         self, node: str, labels: Mapping[str, str | None], taints: Mapping[str, bool]
-    ) -> Seen:
+    ) -> ClusterObject:
         with self.life.writing(f"mark {node} {labels} {taints}"):
-            return await self.cluster.mark(node, labels, taints)
+            return await self.cluster.patch_node(node, labels, taints)
 
-    async def resize(self, deployment: Ref, replicas: int) -> Seen:
+    async def scale(self, deployment: Ref, replicas: int) -> ClusterObject:
         with self.life.writing(f"resize {deployment} {replicas}"):
-            return await self.cluster.resize(deployment, replicas)
+            return await self.cluster.scale(deployment, replicas)
 
     async def evict(self, pod: Ref, uid: str) -> None:
         with self.life.writing(f"evict {pod}"):
@@ -133,5 +133,5 @@ class MortalLayout:
         with self.life.writing("write the status of a NodeLayout"):
             await self.layout.write(status)
 
-    async def changed(self) -> None:
-        await self.layout.changed()
+    async def wait_for_change(self) -> None:
+        await self.layout.wait_for_change()

@@ -11,7 +11,7 @@ from tessera.adapters import wire
 from tessera.domain.names import SERVICE_LABEL, SERVING_GATE
 from tessera.domain.ref import Ref
 from tessera.domain.snapshot import Pod
-from tessera.ports import Change, DisruptionError, GoneError, Seen
+from tessera.ports import ClusterObject, DisruptionBudgetError, NotFoundError, WatchEvent
 from tessera.resources.kinds import (
     DEPLOYMENTS,
     DISRUPTION_BUDGETS,
@@ -43,25 +43,31 @@ class Kube(MemoryCluster):
     @override
     async def watch(
         self, kind: Kind, version: int, scope: str | None = None
-    ) -> AsyncGenerator[Change, None]:
+    ) -> AsyncGenerator[WatchEvent, None]:
         del scope
         late = []
         for at, key, seen in reversed(self._changes):
             if at <= version:
                 break
             if key.plural == kind.plural:
-                late.append(Change(version=at, seen=seen or Seen(key=key), gone=seen is None))
+                late.append(
+                    WatchEvent(
+                        version=at,
+                        cluster_object=seen or ClusterObject(key=key),
+                        deleted=seen is None,
+                    )
+                )
         for change in reversed(late):
             yield change
-        yield Change(version=self.version)
+        yield WatchEvent(version=self.version)
 
     @override
-    async def apply(self, manifest: Manifest, *, subresource: str | None = None) -> Seen:
+    async def apply(self, manifest: Manifest, *, subresource: str | None = None) -> ClusterObject:
         key = manifest.key
         if key.plural != PODS.plural or subresource is None:
             return await super().apply(manifest, subresource=subresource)
         if self._uid(key) != manifest.body["metadata"]["uid"]:
-            raise GoneError(f"{key.told()} is gone")
+            raise NotFoundError(f"{key.told()} is gone")
         for condition in manifest.body["status"]["conditions"]:
             self.condition(key, **condition)
         self.condition(key, "Ready", _said(_ready(self.objects[key])))
@@ -79,11 +85,11 @@ class Kube(MemoryCluster):
     @override
     async def evict(self, pod: Ref, uid: str) -> None:
         key = Key(PODS.plural, pod.namespace, pod.name)
-        if self._uid(key) != uid or self.pod(key).leaving:
+        if self._uid(key) != uid or self.pod(key).terminating:
             return
         found = self.pod(key)
         if found.takes_requests and not self._may_be_disrupted(found.service):
-            raise DisruptionError(f"evict pod {pod}: the disruption budget allows none")
+            raise DisruptionBudgetError(f"evict pod {pod}: the disruption budget allows none")
         self.end(key)
 
     def _may_be_disrupted(self, service: Ref) -> bool:
@@ -124,7 +130,7 @@ class Kube(MemoryCluster):
     def end(self, key: Key) -> None:
         """It has been told to stop; its kubelet takes it away."""
 
-        if not self.pod(key).leaving:
+        if not self.pod(key).terminating:
             self.set(key, "metadata", deletionTimestamp=self.moment)
 
     async def drop(self, key: Key) -> None:
@@ -132,7 +138,7 @@ class Kube(MemoryCluster):
         await super().delete(PODS, key)
 
     @property
-    def history(self) -> Sequence[tuple[int, Key, Seen | None]]:
+    def history(self) -> Sequence[tuple[int, Key, ClusterObject | None]]:
         """Every change since the beginning, with the object afterwards."""
         return self._changes
 
@@ -180,7 +186,7 @@ class Kube(MemoryCluster):
         self._addresses()
         self._deployments()
         for key, pod in list(self.pods()):
-            if pod.leaving and pod.node is None:
+            if pod.terminating and pod.node is None:
                 await self.drop(key)
         self._schedule()
 
@@ -193,7 +199,7 @@ class Kube(MemoryCluster):
             body = self.objects[key]
             labels = body["spec"]["selector"]["matchLabels"]
             mine = [(at, pod) for at, pod in self.pods() if self._carries(at, labels)]
-            alive = [(at, pod) for at, pod in mine if not pod.leaving]
+            alive = [(at, pod) for at, pod in mine if not pod.terminating]
             count = int(body["spec"]["replicas"])
             for _ in range(count - len(alive)):
                 self._create(key, body)
@@ -214,7 +220,7 @@ class Kube(MemoryCluster):
             if key.plural == DEPLOYMENTS.plural
         }
         for key, pod in list(self.pods()):
-            if not pod.leaving and not any(self._carries(key, dict(one)) for one in owners):
+            if not pod.terminating and not any(self._carries(key, dict(one)) for one in owners):
                 self.end(key)
 
     def _resources(self, pod: Key) -> Body:
@@ -243,7 +249,7 @@ class Kube(MemoryCluster):
     # The scheduler
 
     def _schedule(self) -> None:
-        waiting = [key for key, pod in self.pods() if pod.node is None and not pod.leaving]
+        waiting = [key for key, pod in self.pods() if pod.node is None and not pod.terminating]
         self.lot.shuffle(waiting)
         for key in waiting:
             fits = [node for node in self.nodes() if self._fits(key, node)]
@@ -263,7 +269,7 @@ class Kube(MemoryCluster):
         selector = self.objects[key]["spec"]["nodeSelector"]
         held = [pod.devices for _, pod in self.pods() if pod.node == name]
         return (
-            node.ready
+            node.schedulable
             and not node.taints
             and selector.items() <= node.labels.items()
             and all(

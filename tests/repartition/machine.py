@@ -84,7 +84,7 @@ class ClusterLayout:
         told = status.model_dump(by_alias=True, exclude_none=True, mode="json")
         self.kube.set(self.key, status=told)
 
-    async def changed(self) -> None:
+    async def wait_for_change(self) -> None:
         raise NotImplementedError
 
 
@@ -159,7 +159,7 @@ class Machine:
         for key, pod in list(self.kube.pods()):
             if pod.node != self.name:
                 continue
-            if pod.leaving:
+            if pod.terminating:
                 await self._ended(key)
             elif key in self.held:
                 self._since[key] += 1

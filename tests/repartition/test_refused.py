@@ -1,7 +1,7 @@
 """What the API server refuses while GPUs are cut is said on the pool, and asked for again."""
 
 from tessera.domain.names import MIG_CONFIG
-from tessera.domain.reasons import LaidOut
+from tessera.domain.reasons import LayoutReady
 from tessera.resources.kinds import CONFIG_MAPS
 from tessera.resources.manifest import Key
 from tests.repartition.courses import COURSES
@@ -16,7 +16,7 @@ async def test_a_refused_write_is_said_on_the_pool_until_it_is_made() -> None:
     world.kube.refusals[key] = "apply configmap tessera-mig: 403 forbidden"
     for _ in range(20):
         await world.tick()
-    assert world.reason == LaidOut.WRITE_REFUSED
+    assert world.reason == LayoutReady.APPLY_FAILED
     assert "403 forbidden" in world.told()[2]
     del world.kube.refusals[key]
     await world.settle()

@@ -51,7 +51,7 @@ def planned(spec: Any) -> Plan:
 
 def objects(spec: Any) -> list[Manifest]:
     got = planned(spec)
-    return list(children.of_service(got.allotments[Ref("team-a", "chat")]))
+    return list(children.of_service(got.service_plans[Ref("team-a", "chat")]))
 
 
 def deployment(spec: Any) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def test_the_objects_of_a_service_are_as_reviewed(name: str, golden: Golden) -> 
 
 
 def test_the_objects_of_a_namespace_are_as_reviewed(golden: Golden) -> None:
-    (shared,) = children.sharing(planned(SPECS["slice"]).allotments, {})
+    (shared,) = children.sharing(planned(SPECS["slice"]).service_plans, {})
     made = shared.manifests(visitors=("tessera-system", "monitoring"), monitored=True)
     golden("namespace", [dict(one.body) for one in made])
 
@@ -160,7 +160,7 @@ def test_a_replica_on_a_silent_node_is_given_up_soon_and_on_spot_sooner(
 ) -> None:
     spec = a_spec(SMALL, placement={"pools": ["a100"]}, **{"class": "batch"})
     got = plan(a_snapshot(a_service(spec=spec), pools=(a_pool(tier=tier),)))
-    made = children.of_service(got.allotments[Ref("team-a", "chat")])
+    made = children.of_service(got.service_plans[Ref("team-a", "chat")])
     (found,) = [one for one in made if one.kind.kind == "Deployment"]
     tolerations = found.body["spec"]["template"]["spec"]["tolerations"]
     silent = {
@@ -205,4 +205,4 @@ def test_no_mig_id_ever_stands_in_the_environment() -> None:
 def test_equal_parts_make_equal_objects() -> None:
     first, again = planned(SPECS["slice"]), planned(SPECS["slice"])
     ref = Ref("team-a", "chat")
-    assert children.made_of(first.allotments[ref]) == children.made_of(again.allotments[ref])
+    assert children.made_of(first.service_plans[ref]) == children.made_of(again.service_plans[ref])

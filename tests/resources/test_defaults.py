@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from tessera.api.recipe import Recipe
+from tessera.api.recipe import PodTemplateVersion
 from tessera.domain.plan import plan
 from tessera.domain.sizing import GPU_MEMORY_UTILIZATION
 from tessera.domain.snapshot import Ref
@@ -38,11 +38,11 @@ def test_sizing_reckons_with_the_share_of_memory_that_the_newest_gives() -> None
 
 def test_the_manifest_is_built_by_the_recipe_of_its_allotment() -> None:
     """The golden manifests of test_children.py are those of version 1."""
-    allotment = plan(a_snapshot(a_service())).allotments[Ref("team-a", "chat")]
-    assert allotment.making is not None
-    assert allotment.recipe == Recipe(builder=1)
-    newer = allotment.making.kept.model_copy(update={"builder": 2})
-    changed = replace(allotment, making=replace(allotment.making, kept=newer))
+    allotment = plan(a_snapshot(a_service())).service_plans[Ref("team-a", "chat")]
+    assert allotment.template is not None
+    assert allotment.template_version == PodTemplateVersion(builder=1)
+    newer = allotment.template.record.model_copy(update={"builder": 2})
+    changed = replace(allotment, template=replace(allotment.template, record=newer))
     DEFAULTS[2] = TABLE[2]
     try:
         assert (pre_stop(allotment), pre_stop(changed)) == (5, 7)

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from tessera.api.recipe import Platform, Recipe
-from tessera.domain.allotment import Allotment
+from tessera.api.recipe import Platform, PodTemplateVersion
+from tessera.domain.allotment import ServicePlan
 from tessera.domain.batch.facts import VolumeClaim
 from tessera.domain.model.names import claim_name
-from tessera.domain.snapshot import Ref, Service, Snapshot
+from tessera.domain.snapshot import ObservedService, Ref, Snapshot
 from tessera.domain.status import service_status
 from tessera.resources import children
 from tessera.resources.arguments import MODELS
@@ -37,13 +37,13 @@ def read(uri: str) -> Snapshot:
     return a_snapshot(a_service(spec=a_spec(uri, model=model)), platform=PLATFORM)
 
 
-def cached(**fields: Any) -> Service:
+def cached(**fields: Any) -> ObservedService:
     cache = {"type": "pvc", "storageClassName": "nfs"}
     model = {"revision": "v1", "tokenSecretRef": {"name": "hub"}, "cache": cache}
     return a_service(spec=a_spec(SMALL, replicas=1, model=model), **fields)
 
 
-def fetched() -> Allotment:
+def fetched() -> ServicePlan:
     """All files are there."""
     parts = an_errand("fetch", cached(), report={"ok": True, "bytes": 5}, exit_code=0)
     snapshot = a_snapshot(cached(), claims=BOUND, **parts)
@@ -62,9 +62,9 @@ JOBS = {
 def job(name: str) -> dict[str, Any]:
     got = allotted(JOBS[name])
     assert got.preparation is not None
-    assert got.preparation.errand is not None
-    wanted = got.preparation.errand
-    made = errand(got.service, wanted, got.choice, IMAGE, JOBS[name].newest)
+    assert got.preparation.job_to_create is not None
+    wanted = got.preparation.job_to_create
+    made = errand(got.service, wanted, got.choice, IMAGE, JOBS[name].newest_template)
     return dict(made.body)
 
 
@@ -102,8 +102,10 @@ def test_a_model_is_read_at_the_hub_before_there_is_a_claim_for_it() -> None:
     spec = a_spec("hf://acme/own", model={"cache": {"type": "pvc"}})
     got = allotted(a_snapshot(a_service(spec=spec)))
     assert got.preparation is not None
-    assert got.preparation.errand is not None
-    made = errand(got.service, got.preparation.errand, None, IMAGE, Recipe()).body
+    assert got.preparation.job_to_create is not None
+    made = errand(
+        got.service, got.preparation.job_to_create, None, IMAGE, PodTemplateVersion()
+    ).body
     pod = made["spec"]["template"]["spec"]
     assert [one["name"] for one in pod["volumes"]] == ["home"]
     assert not any(one.startswith("--path") for one in pod["containers"][0]["args"])
@@ -147,5 +149,5 @@ def test_a_model_in_an_image_is_mounted_from_it(golden: Golden) -> None:
 
 def test_whatever_else_changes_the_objects_follow_the_fetch() -> None:
     waiting = allotted(JOBS["fetch"])
-    there = replace(fetched(), pin=waiting.pin, making=waiting.making)
+    there = replace(fetched(), pinned_revision=waiting.pinned_revision, template=waiting.template)
     assert children.made_of(waiting) != children.made_of(there)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tessera.api.recipe import Platform, Recipe
+from tessera.api.recipe import Platform, PodTemplateVersion
 from tessera.domain import vllm_flags
 from tessera.domain.batch.names import job_name
 from tessera.domain.batch.situation import Situation
@@ -93,7 +93,7 @@ def body(name: str) -> dict[str, Any]:
     got = decided(SITUATIONS[name])
     assert got.create is not None
     assert got.batch.spec is not None
-    return dict(job(got.batch, got.batch.spec, got.create, IMAGE, Recipe()).body)
+    return dict(job(got.batch, got.batch.spec, got.create, IMAGE, PodTemplateVersion()).body)
 
 
 def pod(name: str) -> dict[str, Any]:
@@ -306,7 +306,7 @@ def test_private_registries_are_reached_with_the_secrets_of_the_chart(name: str)
     assert got.create is not None
     assert got.batch.spec is not None
     image = Image("private/batch:1", "Always", ("registry",))
-    recipe = Recipe(platform=Platform(image_pull_secrets=("mirror", "registry")))
+    recipe = PodTemplateVersion(platform=Platform(image_pull_secrets=("mirror", "registry")))
     made = job(got.batch, got.batch.spec, got.create, image, recipe).body
     made = made["spec"]["template"]["spec"]
     (container,) = made["containers"]

@@ -5,7 +5,7 @@ from typing import Any
 
 from tessera.api.recipe import Platform
 from tessera.domain.plan import plan
-from tessera.domain.snapshot import Service
+from tessera.domain.snapshot import ObservedService
 from tessera.resources.manifest import Manifest
 from tessera.resources.prepull import of_pools
 from tests.builders import a_pool, a_service, a_snapshot, a_spec
@@ -15,13 +15,15 @@ TAINTS = [{"key": "team", "value": "llm", "effect": "NoSchedule"}]
 
 
 def pulled(
-    *services: Service, platform: Platform | None = None, **pool: Any
+    *services: ObservedService, platform: Platform | None = None, **pool: Any
 ) -> tuple[Manifest, ...]:
     platform = platform or Platform()
     fields = {"prePull": True, **pool}
     snapshot = a_snapshot(*services, platform=platform, pools=(a_pool(**fields),))
     got = plan(snapshot)
-    return of_pools(got.pools, got.allotments, platform, snapshot.builder, "tessera-system")
+    return of_pools(
+        got.pools, got.service_plans, platform, snapshot.builder_version, "tessera-system"
+    )
 
 
 def images(manifests: tuple[Manifest, ...]) -> list[str]:

@@ -2,7 +2,7 @@
 
 import yaml
 
-from tessera.api.node_layout import NodeLayoutSpec, PlacedSlice, WantedGpu
+from tessera.api.node_layout import DesiredGpu, NodeLayoutSpec, PlacedSlice
 from tessera.domain.repartition.backend import Ask
 from tessera.resources.repartition import configuration, node_layout
 
@@ -25,7 +25,7 @@ def test_the_order_of_asks_does_not_matter() -> None:
 
 
 def test_only_the_spec_of_a_node_layout_is_ours() -> None:
-    gpu = WantedGpu(uuid="GPU-1", slices=(PlacedSlice(profile="3g.40gb", start=4),))
+    gpu = DesiredGpu(uuid="GPU-1", slices=(PlacedSlice(profile="3g.40gb", start=4),))
     body = node_layout("gpu-1", NodeLayoutSpec(gpus=(gpu,))).body
     assert body.keys() == {"apiVersion", "kind", "metadata", "spec"}
     assert body["spec"] == {

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tessera.api.recipe import Platform, Recipe
+from tessera.api.recipe import Platform, PodTemplateVersion
 from tessera.domain.plan import plan
 from tessera.domain.snapshot import Ref
 from tessera.resources import children
@@ -32,7 +32,7 @@ def pod_of_a_service(platform: Platform, spec: Any = None, **pool: Any) -> dict[
     snapshot = a_snapshot(
         a_service(spec=spec or a_spec()), platform=platform, pools=(a_pool(**pool),)
     )
-    allotment = plan(snapshot).allotments[Ref("team-a", "chat")]
+    allotment = plan(snapshot).service_plans[Ref("team-a", "chat")]
     (found,) = [one for one in children.of_service(allotment) if one.kind.kind == "Deployment"]
     template: dict[str, Any] = found.body["spec"]["template"]["spec"]
     return template
@@ -48,7 +48,11 @@ def pod_of_a_batch(platform: Platform, **pool: Any) -> dict[str, Any]:
     assert got.create is not None
     assert got.batch.spec is not None
     made = job(
-        got.batch, got.batch.spec, got.create, Image("tessera/batch:1"), Recipe(platform=platform)
+        got.batch,
+        got.batch.spec,
+        got.create,
+        Image("tessera/batch:1"),
+        PodTemplateVersion(platform=platform),
     )
     template: dict[str, Any] = made.body["spec"]["template"]["spec"]
     return template
@@ -157,5 +161,5 @@ def test_a_change_of_the_platform_is_seen() -> None:
         a_snapshot(a_service(), platform=platform, nodes=(a_node(slices={"1g.10gb": 7}),))
         for platform in (Platform(), BEHIND_A_PROXY)
     )
-    first, second = (plan(one).allotments[Ref("team-a", "chat")] for one in snapshots)
+    first, second = (plan(one).service_plans[Ref("team-a", "chat")] for one in snapshots)
     assert children.made_of(first) != children.made_of(second)

@@ -7,7 +7,7 @@ from typing import Any
 
 from tessera.adapters import certificates
 from tessera.adapters.kube import KubeCluster
-from tessera.domain.certificate import Held, Pair
+from tessera.domain.certificate import CertificateSecret, KeyPair
 from tessera.domain.names import FIELD_MANAGER
 from tessera.ports import ClusterError
 
@@ -24,22 +24,22 @@ class AdmissionObjects:
         self._path = f"/api/v1/namespaces/{namespace}/secrets/{secret}"
         self._webhooks = webhooks
 
-    async def read(self) -> Held:
+    async def read(self) -> CertificateSecret:
         status, body = await self._cluster.request("GET", self._path)
         if status == HTTPStatus.NOT_FOUND:
-            return Held()
+            return CertificateSecret()
         _must(status, body, f"get the Secret {self._meta['name']}")
         data = body.get("data") or {}
-        return Held(
+        return CertificateSecret(
             serving=_pair(data, "tls"),
-            coming=_pair(data, "next"),
+            pending=_pair(data, "next"),
             authorities=certificates.authorities(_text(data, "ca.crt")),
             version=body["metadata"]["resourceVersion"],
         )
 
-    async def write(self, held: Held) -> None:
-        texts = {"ca.crt": held.bundle}
-        for prefix, pair in (("tls", held.serving), ("next", held.coming)):
+    async def write(self, held: CertificateSecret) -> None:
+        texts = {"ca.crt": held.ca_bundle}
+        for prefix, pair in (("tls", held.serving), ("next", held.pending)):
             if pair is not None:
                 texts |= {f"{prefix}.crt": pair.certificate, f"{prefix}.key": pair.key}
         # With the version that was read: what somebody else wrote meanwhile is not lost.
@@ -80,9 +80,9 @@ class AdmissionObjects:
         return await self._cluster.request("PATCH", path, query, body, _APPLY)
 
 
-def _pair(data: dict[str, str], prefix: str) -> Pair | None:
+def _pair(data: dict[str, str], prefix: str) -> KeyPair | None:
     certificate, key = (_text(data, f"{prefix}.{part}") for part in ("crt", "key"))
-    return Pair(certificate, key) if certificate and key else None
+    return KeyPair(certificate, key) if certificate and key else None
 
 
 def _text(data: dict[str, str], name: str) -> str:

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from tessera.domain.certificate import Pair
+from tessera.domain.certificate import KeyPair
 
 _SKEW = timedelta(minutes=5)
 """Clocks of API servers may be behind by so much."""
@@ -31,7 +31,7 @@ _ONE = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----\n?",
 class Issued:
     """A new pair, and the authority that signed it."""
 
-    pair: Pair
+    pair: KeyPair
     authority: str
 
 
@@ -60,10 +60,10 @@ def issue(host: str, at: datetime, life: timedelta) -> Issued:
         .sign(signer, hashes.SHA256())
     )
     private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    return Issued(pair=Pair(_pem(certificate), private.decode()), authority=_pem(authority))
+    return Issued(pair=KeyPair(_pem(certificate), private.decode()), authority=_pem(authority))
 
 
-def end(pair: Pair) -> datetime | None:
+def end(pair: KeyPair) -> datetime | None:
     """When a certificate ends; None when nobody can serve with the pair."""
     try:
         certificate = x509.load_pem_x509_certificate(pair.certificate.encode())
@@ -75,7 +75,7 @@ def end(pair: Pair) -> datetime | None:
     return certificate.not_valid_after_utc
 
 
-def fits(pair: Pair, host: str, authorities: tuple[str, ...]) -> bool:
+def fits(pair: KeyPair, host: str, authorities: tuple[str, ...]) -> bool:
     """The certificate is for that name, and one of the authorities signed it."""
     certificate = x509.load_pem_x509_certificate(pair.certificate.encode())
     try:

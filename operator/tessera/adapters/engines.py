@@ -9,7 +9,7 @@ from http import HTTPStatus
 import aiohttp
 
 from tessera.domain.batch.reports import Shown, shown
-from tessera.domain.model.reports import Fetched, report
+from tessera.domain.model.reports import FetchProgress, parse_report
 
 _CONNECT_SECONDS = 3
 _MOST_BYTES = 64 * 1024
@@ -40,7 +40,7 @@ class HttpEngines:
     async def close(self) -> None:
         await self._session.close()
 
-    async def ask(self, base: str, model: str) -> str | None:
+    async def probe(self, base: str, model: str) -> str | None:
         url = f"{base}/v1/completions"
         body = {"model": model, "prompt": "1", "max_tokens": 1, "priority": -1}
         try:
@@ -76,8 +76,8 @@ class HttpEngines:
     async def progress(self, address: str) -> Shown | None:
         return shown(await self._progress(address))
 
-    async def fetched(self, address: str) -> Fetched | None:
-        return report(Fetched, await self._progress(address))
+    async def fetch_progress(self, address: str) -> FetchProgress | None:
+        return parse_report(FetchProgress, await self._progress(address))
 
     async def _progress(self, address: str) -> bytes:
         """What stands at `/progress`; nothing when it cannot be read."""

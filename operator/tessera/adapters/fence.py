@@ -7,7 +7,7 @@ from http import HTTPStatus
 
 from tessera.adapters.kube import KubeCluster, connect
 from tessera.api.meta import API_VERSION
-from tessera.ports import ClusterError, GoneError
+from tessera.ports import ClusterError, NotFoundError
 
 log = logging.getLogger(__name__)
 
@@ -31,12 +31,12 @@ class KubeFence:
             log.warning("%s", error)
             return None
         if status == HTTPStatus.NOT_FOUND:
-            raise GoneError(f"{self._told} is gone")
+            raise NotFoundError(f"{self._told} is gone")
         if status != HTTPStatus.OK:
             log.warning("get %s: %s %.300s", self._told, status, body)
             return None
         if body["metadata"]["uid"] != self._uid:
-            raise GoneError(f"{self._told} is another object now")
+            raise NotFoundError(f"{self._told} is another object now")
         number = body.get("status", {}).get("attempt", {}).get("number")
         return number if isinstance(number, int) else None
 

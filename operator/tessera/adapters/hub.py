@@ -9,17 +9,17 @@ from urllib.parse import quote
 import httpx
 
 from tessera.api.recipe import Platform
-from tessera.domain.reasons import Pinned
-from tessera.domain.snapshot import Question, Resolution
+from tessera.domain.reasons import RevisionReason
+from tessera.domain.snapshot import Resolution, RevisionQuery
 
 PUBLIC = "https://huggingface.co"
 _MOST_BYTES = 4 * 2**20
 """The answer lists all files of a model."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_REASONS: Mapping[int, Pinned] = {
-    httpx.codes.UNAUTHORIZED: Pinned.TOKEN_NEEDED,
-    httpx.codes.FORBIDDEN: Pinned.TOKEN_NEEDED,
-    httpx.codes.NOT_FOUND: Pinned.NOT_FOUND,
+_REASONS: Mapping[int, RevisionReason] = {
+    httpx.codes.UNAUTHORIZED: RevisionReason.TOKEN_REQUIRED,
+    httpx.codes.FORBIDDEN: RevisionReason.TOKEN_REQUIRED,
+    httpx.codes.NOT_FOUND: RevisionReason.REVISION_NOT_FOUND,
 }
 
 
@@ -40,21 +40,23 @@ class HttpHub:
     async def close(self) -> None:
         await self._client.aclose()
 
-    async def resolve(self, question: Question) -> Resolution:
+    async def resolve(self, question: RevisionQuery) -> Resolution:
         path = f"/api/models/{question.repository}/revision/{quote(question.revision, safe='')}"
         try:
             status, body = await self._read(f"{self._base}{path}")
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
             told = f"GET {path}: {type(error).__name__} {error}".strip()
-            return Resolution(None, Pinned.HUB_UNREACHABLE, told)
+            return Resolution(None, RevisionReason.HUB_UNREACHABLE, told)
         if status != httpx.codes.OK:
-            reason = _REASONS.get(status, Pinned.HUB_UNREACHABLE)
+            reason = _REASONS.get(status, RevisionReason.HUB_UNREACHABLE)
             return Resolution(None, reason, f"GET {path}: {status}")
         commit = _commit(body)
         if commit is None:
-            return Resolution(None, Pinned.HUB_UNREACHABLE, f"GET {path}: no commit in the answer")
+            return Resolution(
+                None, RevisionReason.HUB_UNREACHABLE, f"GET {path}: no commit in the answer"
+            )
         told = f"{question.revision} of {question.repository} was {commit} when the hub was asked"
-        return Resolution(commit, Pinned.COMMIT, told)
+        return Resolution(commit, RevisionReason.REVISION_RESOLVED, told)
 
     async def _read(self, url: str) -> tuple[int, bytes]:
         found = bytearray()

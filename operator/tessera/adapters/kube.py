@@ -27,13 +27,13 @@ from tessera.adapters import wire
 from tessera.domain.names import FIELD_MANAGER
 from tessera.domain.ref import Ref
 from tessera.ports import (
-    Change,
     ClusterError,
-    DisruptionError,
-    GoneError,
-    Listing,
-    Seen,
-    StaleError,
+    ClusterObject,
+    DisruptionBudgetError,
+    NotFoundError,
+    ObjectList,
+    ResourceExpiredError,
+    WatchEvent,
 )
 from tessera.resources.kinds import DEPLOYMENTS, NODES, PODS, Kind
 from tessera.resources.manifest import Key, Manifest
@@ -133,11 +133,11 @@ class KubeCluster:
         for _ in range(2):
             await asyncio.sleep(0)  # connections that were cut end in the next rounds of the loop
 
-    async def list(self, kind: Kind) -> Listing | None:
+    async def list(self, kind: Kind) -> ObjectList | None:
         scopes = self.scopes(kind)
         if kind.home or scopes == (None,):
             return await self._list(kind, scopes[0])
-        found: list[Listing] = []
+        found: list[ObjectList] = []
         for namespace in scopes:
             try:
                 listing = await self._list(kind, namespace)
@@ -150,14 +150,14 @@ class KubeCluster:
             found.append(listing)
         if not found:
             raise ClusterError(f"list {kind.plural}: forbidden in all named namespaces")
-        return Listing(
+        return ObjectList(
             tuple(seen for listing in found for seen in listing.items),
             # The oldest of the versions: what events brought after it must not be undone.
             min(listing.version for listing in found),
         )
 
-    async def _list(self, kind: Kind, namespace: str | None) -> Listing | None:
-        found: list[Seen] = []
+    async def _list(self, kind: Kind, namespace: str | None) -> ObjectList | None:
+        found: list[ClusterObject] = []
         query = {"limit": str(_CHUNK)}
         if kind.selector:
             query["labelSelector"] = kind.selector
@@ -174,7 +174,7 @@ class KubeCluster:
             found += [wire.seen(kind, item) for item in body["items"]]
             query["continue"] = body["metadata"].get("continue", "")
             if not query["continue"]:
-                return Listing(tuple(found), int(body["metadata"].get("resourceVersion", 0)))
+                return ObjectList(tuple(found), int(body["metadata"].get("resourceVersion", 0)))
 
     def scopes(self, kind: Kind) -> Sequence[str | None]:
         if kind.home:
@@ -183,7 +183,7 @@ class KubeCluster:
 
     async def watch(
         self, kind: Kind, version: int, scope: str | None = None, *, name: str | None = None
-    ) -> AsyncGenerator[Change, None]:
+    ) -> AsyncGenerator[WatchEvent, None]:
         query = {
             "watch": "true",
             "resourceVersion": str(version),
@@ -207,7 +207,7 @@ class KubeCluster:
             told = str(error) or type(error).__name__
             raise ClusterError(f"watch {kind.plural}: {told}") from error
 
-    async def apply(self, manifest: Manifest, *, subresource: str | None = None) -> Seen:
+    async def apply(self, manifest: Manifest, *, subresource: str | None = None) -> ClusterObject:
         status, body = await self._apply(manifest, subresource, force=False)
         if status == HTTPStatus.CONFLICT:
             managers = await self._managers(manifest)
@@ -221,9 +221,9 @@ class KubeCluster:
         if refused and FIELD_MANAGER in await self._managers(manifest):
             status, body = await self._replace(manifest, subresource)
         if subresource is not None and status == HTTPStatus.NOT_FOUND:
-            raise GoneError(f"{manifest.key.told()} is gone")
+            raise NotFoundError(f"{manifest.key.told()} is gone")
         if _without_namespace(status, body):
-            raise GoneError(f"{manifest.key.told()}: its namespace is going or gone")
+            raise NotFoundError(f"{manifest.key.told()}: its namespace is going or gone")
         _must(status, body, f"apply {manifest.key.told()}")
         seen = wire.seen(manifest.kind, body)
         self._answered_with(seen.version)
@@ -234,7 +234,7 @@ class KubeCluster:
         if len(self._own) > _OWN:
             del self._own[next(iter(self._own))]
 
-    def _known(self, line: bytes) -> Change | None:
+    def _known(self, line: bytes) -> WatchEvent | None:
         """The event of a write of our own, whose answer told the same; half of all events are.
 
         It is not even decoded. An object's own version comes first in its JSON.
@@ -244,7 +244,7 @@ class KubeCluster:
         if version not in self._own:
             return None
         del self._own[version]
-        return Change(version=version)
+        return WatchEvent(version=version)
 
     async def delete(
         self, kind: Kind, key: Key, *, uid: str | None = None, grace_seconds: int | None = None
@@ -260,14 +260,14 @@ class KubeCluster:
         if status != HTTPStatus.NOT_FOUND and not other:
             _must(status, body, f"delete {key.told()}")
 
-    async def mark(
+    async def patch_node(
         self, node: str, labels: Mapping[str, str | None], taints: Mapping[str, bool]
-    ) -> Seen:
+    ) -> ClusterObject:
         path, query = NODES.path(None, node), {"fieldManager": FIELD_MANAGER}
         for _ in range(_TRIES):
             status, live = await self.request("GET", path)
             if status == HTTPStatus.NOT_FOUND:
-                raise GoneError(f"node {node} is gone")
+                raise NotFoundError(f"node {node} is gone")
             _must(status, live, f"get node {node}")
             change = wire.marked(live, labels, taints)
             if change is None:
@@ -280,12 +280,12 @@ class KubeCluster:
         self._answered_with(seen.version)
         return seen
 
-    async def resize(self, deployment: Ref, replicas: int) -> Seen:
+    async def scale(self, deployment: Ref, replicas: int) -> ClusterObject:
         path = DEPLOYMENTS.path(deployment.namespace, deployment.name)
         query, change = {"fieldManager": FIELD_MANAGER}, {"spec": {"replicas": replicas}}
         status, body = await self.request("PATCH", path, query, change, _MERGE)
         if status == HTTPStatus.NOT_FOUND:
-            raise GoneError(f"deployment {deployment} is gone")
+            raise NotFoundError(f"deployment {deployment} is gone")
         _must(status, body, f"resize deployment {deployment}")
         seen = wire.seen(DEPLOYMENTS, body)
         self._answered_with(seen.version)
@@ -306,7 +306,7 @@ class KubeCluster:
         if status in (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT):
             return
         if told := _budget(answer):
-            raise DisruptionError(f"evict pod {pod}: {told}")
+            raise DisruptionBudgetError(f"evict pod {pod}: {told}")
         _must(status, answer, f"evict pod {pod}")
 
     async def request(
@@ -376,10 +376,10 @@ class KubeCluster:
         path = manifest.kind.path(manifest.namespace, manifest.name)
         status, body = await self.request("GET", path)
         if status == HTTPStatus.NOT_FOUND:
-            raise GoneError(f"{manifest.key.told()} is gone")
+            raise NotFoundError(f"{manifest.key.told()} is gone")
         _must(status, body, f"get {manifest.key.told()}")
         if manifest.body["metadata"].get("uid", body["metadata"]["uid"]) != body["metadata"]["uid"]:
-            raise GoneError(f"{manifest.key.told()} is another object now")
+            raise NotFoundError(f"{manifest.key.told()} is another object now")
         return {entry["manager"] for entry in body["metadata"].get("managedFields", ())}
 
 
@@ -423,19 +423,21 @@ async def _lines(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:
             yield line
 
 
-def _change(kind: Kind, told: Mapping[str, Any]) -> Change:
+def _change(kind: Kind, told: Mapping[str, Any]) -> WatchEvent:
     body = told["object"]
     if told["type"] == "ERROR":
         raise _broken(kind, int(body.get("code", 0)), body)
     version = int(body["metadata"]["resourceVersion"])
     if told["type"] == "BOOKMARK":
-        return Change(version=version)
-    return Change(version=version, seen=wire.seen(kind, body), gone=told["type"] == "DELETED")
+        return WatchEvent(version=version)
+    return WatchEvent(
+        version=version, cluster_object=wire.seen(kind, body), deleted=told["type"] == "DELETED"
+    )
 
 
 def _broken(kind: Kind, status: int, body: Any) -> ClusterError:
     told = f"watch {kind.plural}: {status} {body.get('message', '')}".strip()
-    return StaleError(told) if status == HTTPStatus.GONE else ClusterError(told)
+    return ResourceExpiredError(told) if status == HTTPStatus.GONE else ClusterError(told)
 
 
 def _seconds(retry_after: str | None) -> float | None:

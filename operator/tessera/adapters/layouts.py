@@ -11,7 +11,7 @@ from multiprocessing.process import BaseProcess
 from tessera.domain.mig.solver import SolverMissingError
 from tessera.domain.repartition.drawing import solve
 from tessera.domain.repartition.question import Question, Solved
-from tessera.ports import LayoutsError
+from tessera.ports import LayoutPlanningError
 
 _LIMIT = timedelta(minutes=5)
 """A thousand GPUs take a few seconds, full pools of three boards with 300 services a minute and a
@@ -42,15 +42,17 @@ class ProcessLayouts:
         except TimeoutError as error:
             self.close()
             limit = self._limit.total_seconds()
-            raise LayoutsError(f"planning layouts took longer than {limit:g} s") from error
+            raise LayoutPlanningError(f"planning layouts took longer than {limit:g} s") from error
         except (EOFError, OSError) as error:
             code = self._ended()
-            raise LayoutsError(f"the process that plans layouts ended with {code}") from error
+            raise LayoutPlanningError(
+                f"the process that plans layouts ended with {code}"
+            ) from error
         except asyncio.CancelledError:
             self.close()
             raise
         if isinstance(found, str):
-            raise LayoutsError(found)
+            raise LayoutPlanningError(found)
         return found
 
     def close(self) -> None:

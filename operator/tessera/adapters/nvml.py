@@ -11,14 +11,14 @@ from typing import Any, TypeVar
 import pynvml
 
 from tessera.adapters.nvml_profiles import Kind, board, kinds, word
-from tessera.api.node_layout import Fault, Mode
+from tessera.api.node_layout import GpuFault, MigMode
 from tessera.domain.cutting import Gpu, Instance, Readout, tile
 from tessera.domain.mig.boards import Board
 from tessera.domain.mig.layouts import Spot
 from tessera.ports import GpuError
 
 _MIB = 1 << 20
-_FAULTS: dict[str, Fault] = {
+_FAULTS: dict[str, GpuFault] = {
     "IN_USE": "InUse",
     "RESET_REQUIRED": "NeedsReset",
     "GPU_IS_LOST": "NeedsReset",
@@ -165,7 +165,7 @@ class NvmlGpus:
             return replace(gpu, unreadable=str(told))
         return replace(gpu, instances=tuple(found))
 
-    def _mode(self, handle: Any) -> Mode:
+    def _mode(self, handle: Any) -> MigMode:
         try:
             current, pending = self._nvml.nvmlDeviceGetMigMode(handle)
         except self._nvml.NVMLError as error:

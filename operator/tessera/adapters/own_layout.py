@@ -7,7 +7,7 @@ from tessera.adapters import wire
 from tessera.adapters.kube import KubeCluster
 from tessera.api.node_layout import NodeLayoutStatus
 from tessera.domain.repartition.facts import NodeLayout
-from tessera.ports import ClusterError, GoneError
+from tessera.ports import ClusterError, NotFoundError
 from tessera.resources.kinds import NODE_LAYOUTS, NODES
 
 _MANAGER = "tessera-node"
@@ -40,15 +40,15 @@ class KubeOwnLayout:
             "PATCH", f"{self._path}/status", {"fieldManager": _MANAGER}, {"status": told}, _MERGE
         )
         if code == HTTPStatus.NOT_FOUND:
-            raise GoneError(f"NodeLayout {self._node} is gone")
+            raise NotFoundError(f"NodeLayout {self._node} is gone")
         _must(code, body, f"write the status of NodeLayout {self._node}")
 
-    async def changed(self) -> None:
+    async def wait_for_change(self) -> None:
         async for change in self._cluster.watch(NODE_LAYOUTS, self._version, name=self._node):
             self._version = change.version
-            found = change.seen.value if change.seen else None
+            found = change.cluster_object.value if change.cluster_object else None
             spec_changed = isinstance(found, NodeLayout) and found.generation != self._generation
-            if change.gone or spec_changed:
+            if change.deleted or spec_changed:
                 return
 
     async def _make(self) -> tuple[int, Any]:

@@ -15,7 +15,7 @@ from urllib3.util.retry import Retry
 
 from tessera.adapters.prometheus_queries import SERVICE, Row, all_of, by_question
 from tessera.adapters.prometheus_speeds import SPEEDS, speeds_of
-from tessera.domain.autoscale import Load
+from tessera.domain.autoscale import ServiceLoad
 from tessera.domain.bill import CostState, Line
 from tessera.domain.snapshot import EngineReading, PodReading, Readings, Ref, SpeedReading
 from tessera.domain.statement import SLACK, Amounts, Look, Mark, Process
@@ -104,7 +104,7 @@ class PrometheusMetrics:
             self._last_speeds = at, found
         return self._last_speeds
 
-    async def past(self, span: timedelta) -> Mapping[Ref, tuple[Load, ...]]:
+    async def load_history(self, span: timedelta) -> Mapping[Ref, tuple[ServiceLoad, ...]]:
         end = self._clock()
         waiting, activity = await asyncio.gather(
             self._ask_range(WAITING, end - span, end), self._ask_range(ACTIVITY, end - span, end)
@@ -191,14 +191,14 @@ def engines_of(
     states = {_pod(row): _value(row) > 0 for row in awake}
     return {
         _pod(row): EngineReading(
-            steps=_value(row), scraped=times[_pod(row)], awake=states.get(_pod(row))
+            steps=_value(row), scraped_at=times[_pod(row)], awake=states.get(_pod(row))
         )
         for row in steps
         if _pod(row) in times
     }
 
 
-def loads_of(waiting: Iterable[Row], activity: Iterable[Row]) -> dict[Ref, tuple[Load, ...]]:
+def loads_of(waiting: Iterable[Row], activity: Iterable[Row]) -> dict[Ref, tuple[ServiceLoad, ...]]:
     """Two range answers -> the loads of every service at every step."""
     services = {_pod(row): _service(row) for row in waiting}
     queues: dict[tuple[Ref, float], list[float]] = defaultdict(list)
@@ -208,12 +208,12 @@ def loads_of(waiting: Iterable[Row], activity: Iterable[Row]) -> dict[Ref, tuple
             for moment, value in row["values"] if _pod(row) in services else ():
                 if math.isfinite(float(value)):
                     found[services[_pod(row)], float(moment)].append(float(value))
-    loads: dict[Ref, list[Load]] = defaultdict(list)
+    loads: dict[Ref, list[ServiceLoad]] = defaultdict(list)
     for service, moment in sorted(queues):
         active = shares.get((service, moment))
         replicas = len(queues[service, moment])
         loads[service].append(
-            Load(
+            ServiceLoad(
                 at=datetime.fromtimestamp(moment, UTC),
                 replicas=replicas,
                 ready=replicas,

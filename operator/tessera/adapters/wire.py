@@ -26,8 +26,8 @@ from tessera.domain.batch.names import (
     RUNNER,
     attempt_of,
 )
-from tessera.domain.model.facts import ErrandJob, ErrandRun
-from tessera.domain.model.names import ERRAND_FOR_LABEL, ERRAND_LABEL
+from tessera.domain.model.facts import ModelJobRun, ObservedModelJob
+from tessera.domain.model.names import MODEL_JOB_LABEL, MODEL_JOB_SERVICE_LABEL
 from tessera.domain.names import (
     COST_ANNOTATION,
     DRAINING,
@@ -39,18 +39,18 @@ from tessera.domain.names import (
 )
 from tessera.domain.repartition.facts import APPROVAL, DOWNTIME, NodeLayout
 from tessera.domain.snapshot import (
+    BatchRun,
     Budget,
-    Exit,
-    Front,
+    ContainerExit,
     Node,
+    ObservedService,
     Pod,
     Pool,
     Ref,
-    Run,
-    Service,
+    ServiceEndpoint,
     Workload,
 )
-from tessera.ports import Seen, Value
+from tessera.ports import ClusterObject, ObjectValue
 from tessera.resources.kinds import (
     ACCELERATOR_POOLS,
     BATCH_INFERENCES,
@@ -78,7 +78,7 @@ _OVER = ("Failed", "Succeeded")
 """Phases after which a pod does not run again."""
 
 
-def service(body: Wire) -> Service | None:
+def service(body: Wire) -> ObservedService | None:
     """An InferenceService; one that this version cannot read has a problem instead of a spec.
 
     None for one that is being deleted: what it owned is the garbage collector's.
@@ -87,14 +87,14 @@ def service(body: Wire) -> Service | None:
     if "deletionTimestamp" in meta:
         return None
     spec, problem = _service_spec(json.dumps(body.get("spec", {})))
-    return Service(
+    return ObservedService(
         ref=_ref(meta),
         uid=meta["uid"],
         generation=meta.get("generation", 0),
         spec=spec,
         problem=problem,
         update=meta.get("annotations", {}).get(UPDATE_ANNOTATION),
-        downtime=meta.get("annotations", {}).get(DOWNTIME) == "true",
+        allows_downtime=meta.get("annotations", {}).get(DOWNTIME) == "true",
         status=_readable(InferenceServiceStatus, body.get("status", {})),
     )
 
@@ -109,7 +109,7 @@ def pool(body: Wire) -> Pool:
         generation=meta.get("generation", 0),
         spec=spec,
         problem=problem,
-        approved=meta.get("annotations", {}).get(APPROVAL),
+        approved_plan=meta.get("annotations", {}).get(APPROVAL),
         status=_readable(AcceleratorPoolStatus, body.get("status", {})),
     )
 
@@ -147,15 +147,15 @@ def batch(body: Wire) -> Batch | None:
     )
 
 
-def job(body: Wire) -> BatchJob | ErrandJob | None:
+def job(body: Wire) -> BatchJob | ObservedModelJob | None:
     """The Job of a batch, or of an errand; None for any other."""
     meta = body["metadata"]
     labels = meta.get("labels", {})
-    if ERRAND_LABEL in labels and "deletionTimestamp" not in meta:
-        return ErrandJob(
+    if MODEL_JOB_LABEL in labels and "deletionTimestamp" not in meta:
+        return ObservedModelJob(
             ref=_ref(meta),
-            service=Ref(meta["namespace"], labels.get(ERRAND_FOR_LABEL, "")),
-            task=labels[ERRAND_LABEL],
+            service=Ref(meta["namespace"], labels.get(MODEL_JOB_SERVICE_LABEL, "")),
+            task=labels[MODEL_JOB_LABEL],
             uid=meta["uid"],
             failed=_condition(body, "Failed").get("status") == "True",
         )
@@ -189,8 +189,8 @@ def node(body: Wire) -> Node:
     return Node(
         name=body["metadata"]["name"],
         labels=body["metadata"].get("labels", {}),
-        ready=ready and not body.get("spec", {}).get("unschedulable", False),
-        alive=ready,
+        schedulable=ready and not body.get("spec", {}).get("unschedulable", False),
+        kubelet_ready=ready,
         taints=frozenset(taint["key"] for taint in body.get("spec", {}).get("taints", ())),
         allocatable={
             name: _count(count) for name, count in offered.items() if name.startswith(_GPU_VENDOR)
@@ -253,33 +253,33 @@ def pod(body: Wire) -> Pod:
         ended=_ended(body),
         address=status.get("podIP"),
         ready_since=_since(ready, "True"),
-        up=_condition(body, "ContainersReady").get("status") == "True",
+        containers_ready=_condition(body, "ContainersReady").get("status") == "True",
         serving=serving,
         draining_since=_since(gate, "False") if gate.get("reason") == DRAINING else None,
-        leaving="deletionTimestamp" in meta or status.get("phase") in _OVER,
+        terminating="deletionTimestamp" in meta or status.get("phase") in _OVER,
         deletion_cost=int(meta.get("annotations", {}).get(COST_ANNOTATION, 0)),
         unschedulable=scheduled.get("message") if scheduled.get("status") == "False" else None,
-        trouble=trouble,
-        last_words=last_words,
-        exit=_exit(containers),
-        run=_run(meta, status) if BATCH_LABEL in labels else None,
-        errand=_errand(meta, status) if ERRAND_LABEL in labels else None,
+        waiting_reason=trouble,
+        container_message=last_words,
+        last_exit=_exit(containers),
+        batch_run=_run(meta, status) if BATCH_LABEL in labels else None,
+        model_job_run=_errand(meta, status) if MODEL_JOB_LABEL in labels else None,
     )
 
 
-def _errand(meta: Wire, status: Wire) -> ErrandRun:
+def _errand(meta: Wire, status: Wire) -> ModelJobRun:
     states = [one.get("state", {}) for one in status.get("containerStatuses", ())]
     ended = next((state["terminated"] for state in states if "terminated" in state), None)
     owners = meta.get("ownerReferences", ())
-    return ErrandRun(
-        service=Ref(meta["namespace"], meta["labels"].get(ERRAND_FOR_LABEL, "")),
-        owner=next((one["uid"] for one in owners if one.get("controller")), ""),
+    return ModelJobRun(
+        service=Ref(meta["namespace"], meta["labels"].get(MODEL_JOB_SERVICE_LABEL, "")),
+        job_uid=next((one["uid"] for one in owners if one.get("controller")), ""),
         exit_code=ended["exitCode"] if ended else None,
         report=str(ended.get("message", "")) if ended else "",
     )
 
 
-def _run(meta: Wire, status: Wire) -> Run:
+def _run(meta: Wire, status: Wire) -> BatchRun:
     labels = meta["labels"]
     runner: Wire = next(
         (
@@ -291,12 +291,12 @@ def _run(meta: Wire, status: Wire) -> Run:
     )
     ended, started = runner.get("terminated"), runner.get("running", {}).get("startedAt")
     owners = meta.get("ownerReferences", ())
-    return Run(
+    return BatchRun(
         batch=Ref(meta["namespace"], labels[BATCH_LABEL]),
         uid=labels.get(BATCH_UID_LABEL, ""),
         attempt=attempt_of(labels.get(ATTEMPT_LABEL, "")),
         since=_moment(started) if started else None,
-        owner=next((one["uid"] for one in owners if one.get("controller")), ""),
+        job_uid=next((one["uid"] for one in owners if one.get("controller")), ""),
         exit_code=ended["exitCode"] if ended else None,
         report=str(ended.get("message", "")) if ended else "",
         disrupted=any(
@@ -318,17 +318,17 @@ def workload(body: Wire) -> Workload:
         service=Ref(meta["namespace"], labels.get(SERVICE_LABEL, "")),
         variant=labels.get(VARIANT_LABEL, ""),
         replicas=body.get("spec", {}).get("replicas", 0),
-        settled=seen and newest,
-        refused=_refused(body),
+        rollout_complete=seen and newest,
+        replica_failure=_refused(body),
         surge=strategy.get("rollingUpdate", {}).get("maxSurge") != 0,
     )
 
 
-def front(body: Wire) -> Front:
+def front(body: Wire) -> ServiceEndpoint:
     """The Service over the replicas."""
     meta = body["metadata"]
     address = body.get("spec", {}).get("clusterIP")
-    return Front(
+    return ServiceEndpoint(
         Ref(meta["namespace"], meta.get("labels", {}).get(SERVICE_LABEL, "")),
         address if address != "None" else None,
     )
@@ -450,16 +450,16 @@ def _trouble(containers: Iterable[Wire]) -> tuple[str | None, str]:
     return None, ""
 
 
-def _exit(containers: Iterable[Wire]) -> Exit | None:
+def _exit(containers: Iterable[Wire]) -> ContainerExit | None:
     """How the first container that is not ready ended last."""
     for container in containers:
         states = (container.get("state", {}), container.get("lastState", {}))
         ended = next((one["terminated"] for one in states if one.get("terminated")), None)
         if ended is not None and not container.get("ready"):
-            return Exit(
+            return ContainerExit(
                 code=ended.get("exitCode", 0),
                 reason=ended.get("reason", ""),
-                words=str(ended.get("message") or "").strip(),
+                log_tail=str(ended.get("message") or "").strip(),
             )
     return None
 
@@ -470,7 +470,7 @@ def _refused(deployment: Wire) -> str | None:
     return failure.get("message", "") if failure.get("status") == "True" else None
 
 
-_READERS: Mapping[str, Callable[[Wire], Value | None]] = {
+_READERS: Mapping[str, Callable[[Wire], ObjectValue | None]] = {
     INFERENCE_SERVICES.plural: service,
     ACCELERATOR_POOLS.plural: pool,
     TENANT_BUDGETS.plural: budget,
@@ -490,7 +490,7 @@ def planned(kind: Kind) -> bool:
     return kind.plural in _READERS
 
 
-def _read(kind: Kind, body: Wire) -> Value | None:
+def _read(kind: Kind, body: Wire) -> ObjectValue | None:
     """The value; one object that nobody could foresee is left out, and the rest goes on."""
     if kind.plural not in _READERS:
         return None
@@ -501,15 +501,15 @@ def _read(kind: Kind, body: Wire) -> Value | None:
         return None
 
 
-def seen(kind: Kind, body: Wire) -> Seen:
+def seen(kind: Kind, body: Wire) -> ClusterObject:
     """An object of any kind that the operator knows."""
     meta = body["metadata"]
     namespace = meta.get("namespace", "")
     name = meta.get("labels", {}).get(SERVICE_LABEL)
-    return Seen(
+    return ClusterObject(
         key=Key(kind.plural, namespace, meta["name"]),
         value=_read(kind, body),
         service=Ref(namespace, name) if name else None,
-        owned=owned(body) if kind in CHILDREN else None,
+        owned_fields_digest=owned(body) if kind in CHILDREN else None,
         version=int(meta.get("resourceVersion", 0)),
     )

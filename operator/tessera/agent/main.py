@@ -53,15 +53,17 @@ def main() -> None:
 async def run(settings: NodeSettings, host: str) -> None:
     """Turn after turn until SIGTERM; a step that was begun is finished."""
     cluster = KubeCluster(await connect(settings.kubeconfig))
-    pods = KubeletPods(settings.pod_resources)
+    pods = KubeletPods(settings.pod_resources_socket)
     layout = KubeOwnLayout(cluster, settings.node_name)
-    agent = Agent(NvmlGpus(), pods, layout, FileLocks(settings.locks), cuts=settings.cut)
+    agent = Agent(
+        NvmlGpus(), pods, layout, FileLocks(settings.lock_directory), cuts=settings.partition
+    )
     for wanted in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(wanted, agent.stop.set)
     pulse = Pulse()
     runner = await _served(pulse, host, settings.probes_port)
     try:
-        await _turns(agent, layout, settings.every_seconds, pulse)
+        await _turns(agent, layout, settings.poll_interval_seconds, pulse)
     finally:
         await runner.cleanup()
         await pods.close()
@@ -106,7 +108,7 @@ async def _follow(agent: Agent, layout: OwnLayout, wake: asyncio.Event) -> None:
     """A changed spec is read in a turn of its own; a broken watch is begun anew."""
     while True:
         try:
-            await layout.changed()
+            await layout.wait_for_change()
         except ClusterError as error:
             log.debug("%s", error)
         agent.forget()

@@ -8,7 +8,7 @@ import asyncio
 import logging
 from dataclasses import dataclass, replace
 
-from tessera.api.node_layout import NodeLayoutStatus, WantedGpu
+from tessera.api.node_layout import DesiredGpu, NodeLayoutStatus
 from tessera.domain.cutting import Deed, Trouble, cutting, seen
 from tessera.domain.repartition.facts import NodeLayout
 from tessera.ports import GpuError, Gpus, KubeletError, Locks, OwnLayout, PodDevices
@@ -28,7 +28,7 @@ class _Refusal:
     Another spec is tried at once.
     """
 
-    spec: WantedGpu
+    spec: DesiredGpu
     trouble: Trouble
     wait: int
     left: int
@@ -128,7 +128,7 @@ class Agent:
                 found[wanted.uuid] = await self._carve(wanted, layout)
         return found
 
-    async def _carve(self, wanted: WantedGpu, layout: NodeLayout) -> _Outcome:
+    async def _carve(self, wanted: DesiredGpu, layout: NodeLayout) -> _Outcome:
         """The GPU as it is wanted, step by step; a refusal is tried again some turns later."""
         refusal = self._refusals.get(wanted.uuid)
         if refusal and refusal.spec != wanted:
@@ -155,7 +155,7 @@ class Agent:
         self._refusals.pop(wanted.uuid, None)
         return outcome
 
-    async def _steps(self, wanted: WantedGpu) -> _Outcome:
+    async def _steps(self, wanted: DesiredGpu) -> _Outcome:
         """Before every step it is looked anew at who holds what."""
         last: Deed | None = None
         for _ in range(_MOST_DEEDS):

@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, StringConstraints
 from tessera.api.meta import (
     Amount,
     Conditions,
-    DnsName,
+    DnsSubdomain,
     LabelKey,
     LabelValue,
     Wire,
@@ -75,7 +75,7 @@ class Toleration(Wire):
     )
 
     @property
-    def wire(self) -> dict[str, Any]:
+    def manifest(self) -> dict[str, Any]:
         """As it stands in a pod."""
         return self.model_dump(by_alias=True, exclude_none=True)
 
@@ -100,10 +100,10 @@ class AcceleratorPoolSpec(Wire):
     """A DaemonSet in the operator's namespace keeps the images of engines on every node of the
     pool: those of the services placed there, else that of the default version."""
 
-    runtime_class_name: DnsName | None = None
+    runtime_class_name: DnsSubdomain | None = None
     """RuntimeClass of engines on these nodes, such as `nvidia` where that is not the default."""
 
-    scheduler_name: DnsName | None = None
+    scheduler_name: DnsSubdomain | None = None
     """Scheduler of engines on these nodes, where it is not the default one."""
 
     mig: Mig | None = None

@@ -7,7 +7,16 @@ from pydantic import ConfigDict, Field, StringConstraints
 
 from tessera.api.accelerator_pool import Tier
 from tessera.api.inference_service import Context, EngineOptions, Model, Placement, Precision
-from tessera.api.meta import Amount, Conditions, Duration, Name, Wire, rule, with_rules, written
+from tessera.api.meta import (
+    Amount,
+    Conditions,
+    DnsLabel,
+    Duration,
+    Wire,
+    rule,
+    text_default,
+    with_rules,
+)
 
 ClaimPath = Annotated[
     str,
@@ -22,7 +31,7 @@ SpotPolicy = Literal["preferred", "only", "never"]
 BatchState = Literal["validating", "in_progress", "finalizing", "completed", "failed", "expired"]
 """The words of OpenAI's batch API."""
 
-_FIXED = (
+_IMMUTABLE = (
     "claim",
     "input",
     "output",
@@ -54,7 +63,7 @@ class Spot(Wire):
 class BatchInferenceSpec(Wire):
     """What is to be answered, by which model, until when."""
 
-    claim: Name
+    claim: DnsLabel
     """Name of the PersistentVolumeClaim of the same namespace that holds input and output. It has
     to be ReadWriteMany, since attempts run on different nodes."""
 
@@ -72,7 +81,7 @@ class BatchInferenceSpec(Wire):
     model: Model | None = None
     """The model that answers. Give either this or `service`."""
 
-    service: Name | None = None
+    service: DnsLabel | None = None
     """An InferenceService of the same namespace whose model, precision, context and engine options
     are used, by an engine of the batch's own: the service's replicas get no more work."""
 
@@ -88,7 +97,7 @@ class BatchInferenceSpec(Wire):
     engine: EngineOptions = Field(default_factory=EngineOptions)
     """The vLLM that answers."""
 
-    deadline: Duration = written("24h")
+    deadline: Duration = text_default("24h")
     """Time from the creation of this object until everything has to be done. Then the batch
     expires, and the rows that were finished are kept."""
 
@@ -156,20 +165,20 @@ class BatchInferenceSpec(Wire):
                     f"spec.{field} cannot change, since all rows are answered alike; make 1 more "
                     "BatchInference with the other value",
                 )
-                for field in _FIXED
+                for field in _IMMUTABLE
             ),
         )
     )
 
 
-class _Known(Wire):
+class _BatchStatusBase(Wire):
     """A part of the status. It holds the fence, so what a newer operator added does not make the
     rest unreadable."""
 
     model_config = ConfigDict(extra="ignore")
 
 
-class CheckStatus(_Known):
+class CheckStatus(_BatchStatusBase):
     """What the check of the input found; no GPU is used before it passed."""
 
     rows: int
@@ -182,7 +191,7 @@ class CheckStatus(_Known):
     """Tokens of all prompts, estimated."""
 
 
-class FullPool(_Known):
+class UnavailablePool(_BatchStatusBase):
     """A pool in which an attempt found no node."""
 
     pool: str
@@ -192,7 +201,7 @@ class FullPool(_Known):
     """When it was last waited for in vain."""
 
 
-class AttemptStatus(_Known):
+class AttemptStatus(_BatchStatusBase):
     """The last attempt. Its number is the fence: only the attempt that stands here publishes."""
 
     number: Annotated[int, Field(ge=1)]
@@ -243,11 +252,11 @@ class AttemptStatus(_Known):
     last_words: Annotated[str, Field(max_length=1024)] = ""
     """Why it ended."""
 
-    full: tuple[FullPool, ...] = ()
+    full: tuple[UnavailablePool, ...] = ()
     """Pools that were waited for in vain; others are tried first for ten minutes."""
 
 
-class ProgressStatus(_Known):
+class ProgressStatus(_BatchStatusBase):
     """How far the batch is; at most half a minute old while an attempt runs."""
 
     rows: int
@@ -286,7 +295,7 @@ class ProgressStatus(_Known):
         return self.completed + self.failed
 
 
-class BatchInferenceStatus(_Known):
+class BatchInferenceStatus(_BatchStatusBase):
     """What became of it; written by the operator alone."""
 
     observed_generation: int = 0

@@ -5,9 +5,18 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints
 
-from tessera.api.meta import Amount, Conditions, Duration, Name, Wire, rule, with_rules, written
+from tessera.api.meta import (
+    Amount,
+    Conditions,
+    DnsLabel,
+    Duration,
+    Wire,
+    rule,
+    text_default,
+    with_rules,
+)
 from tessera.api.model_files import Adapters, Cache, CacheStatus, ModelUri
-from tessera.api.recipe import KeptRecipe
+from tessera.api.recipe import PodTemplateVersionStatus
 
 PodLabel = Annotated[
     str,
@@ -85,10 +94,10 @@ class ModelShape(Wire):
     """How many layers have that window; the others keep every token."""
 
 
-class SecretKey(Wire):
+class SecretKeySelector(Wire):
     """One key of a Secret in the service's namespace."""
 
-    name: Name
+    name: DnsLabel
     """Name of the Secret."""
 
     key: Annotated[str, StringConstraints(pattern=r"^[-._a-zA-Z0-9]+$", max_length=253)] = "token"
@@ -115,7 +124,7 @@ class Model(Wire):
     ) = None
     """The name that clients put into `model`; without it the name of the service."""
 
-    token_secret_ref: SecretKey | None = None
+    token_secret_ref: SecretKeySelector | None = None
     """A Secret with the hub token; it is mounted into the engine's pod and read nowhere else."""
 
     adapters: Adapters = ()
@@ -148,10 +157,10 @@ class Precision(Wire):
 class Slo(Wire):
     """The latency that users were promised."""
 
-    ttft_p95: Duration = written("1s")
+    ttft_p95: Duration = text_default("1s")
     """95 % of requests see their first token within this time."""
 
-    inter_token_p95: Duration = written("33ms")
+    inter_token_p95: Duration = text_default("33ms")
     """95 % of the gaps between two tokens of a stream are at most this long."""
 
 
@@ -171,7 +180,7 @@ class Context(Wire):
 class Placement(Wire):
     """Where the service may run."""
 
-    pools: Annotated[tuple[Name, ...], Field(max_length=32)] = ()
+    pools: Annotated[tuple[DnsLabel, ...], Field(max_length=32)] = ()
     """Names of the AcceleratorPools that may be used; empty means any."""
 
 
@@ -187,17 +196,17 @@ class ServicePlacement(Placement):
     that fill one. `slice` shares a GPU, with memory and multiprocessors of its own."""
 
 
-class QueueGoal(Wire):
+class QueueTarget(Wire):
     """The goal for requests that wait in the engines."""
 
     target: Annotated[int, Field(ge=1, le=100_000)] = 50
     """Waiting requests per replica above which replicas are added."""
 
 
-class ActivityGoal(Wire):
+class ActivityTarget(Wire):
     """The goal for the share of time in which a slice works (`DCGM_FI_PROF_GR_ENGINE_ACTIVE`)."""
 
-    target: Amount = written("0.75")
+    target: Amount = text_default("0.75")
     """Share between 0 and 1; above it no replica is removed, and replicas are added only while
     something waits."""
 
@@ -215,20 +224,20 @@ class ActivityGoal(Wire):
 class ScaleUp(Wire):
     """How fast replicas are added."""
 
-    window: Duration = written("60s")
+    window: Duration = text_default("60s")
     """Replicas are added only up to the smallest wish of this time, so that a spike passes."""
 
     pods: Annotated[int, Field(ge=1, le=1000)] = 2
     """At most this many more replicas than one period ago."""
 
-    period: Duration = written("120s")
+    period: Duration = text_default("120s")
     """The period of `pods`."""
 
 
 class ScaleDown(Wire):
     """How fast replicas are removed."""
 
-    window: Duration = written("300s")
+    window: Duration = text_default("300s")
     """Replicas are removed only down to the largest wish of this time, so that a lull passes."""
 
 
@@ -241,10 +250,10 @@ class Scaling(Wire):
     max_replicas: Annotated[int, Field(ge=1, le=1000)] = 8
     """Never more replicas than this."""
 
-    queue: QueueGoal = Field(default_factory=QueueGoal)
+    queue: QueueTarget = Field(default_factory=QueueTarget)
     """The leading signal: requests that wait."""
 
-    activity: ActivityGoal = Field(default_factory=ActivityGoal)
+    activity: ActivityTarget = Field(default_factory=ActivityTarget)
     """The guarding signal: how busy the slices are."""
 
     scale_up: ScaleUp = Field(default_factory=ScaleUp)
@@ -287,18 +296,18 @@ class EngineOptions(Wire):
 class Drain(Wire):
     """How a replica leaves."""
 
-    timeout: Duration = written("60s")
+    timeout: Duration = text_default("60s")
     """How long running streams may take to end before the replica stops anyway."""
 
 
-class VariableSource(Wire):
+class EnvVarSource(Wire):
     """Where the value of a variable comes from."""
 
-    secret_key_ref: SecretKey
+    secret_key_ref: SecretKeySelector
     """One key of a Secret in the service's namespace; read in the engine's pod only."""
 
 
-class Variable(Wire):
+class EnvVar(Wire):
     """One variable of the engine's environment."""
 
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)]
@@ -307,7 +316,7 @@ class Variable(Wire):
     value: Annotated[str, StringConstraints(max_length=4096)] | None = None
     """Its value; for what is secret use `valueFrom`."""
 
-    value_from: VariableSource | None = None
+    value_from: EnvVarSource | None = None
     """Where its value comes from, instead of `value`."""
 
     model_config = ConfigDict(
@@ -332,7 +341,7 @@ class PodTemplate(Wire):
     ] = Field(default_factory=dict)
     """Annotations added to the pods."""
 
-    env: Annotated[tuple[Variable, ...], Field(max_length=32)] = ()
+    env: Annotated[tuple[EnvVar, ...], Field(max_length=32)] = ()
     """Variables added to the engine's environment."""
 
 
@@ -497,7 +506,7 @@ class CostStatus(Wire):
     """The load that the price per token assumes."""
 
 
-class Compared(Wire):
+class PredictedAndMeasured(Wire):
     """A quantity as it was predicted, and as it was measured."""
 
     predicted: Amount
@@ -523,14 +532,14 @@ class SpeedStatus(Wire):
     reason: str
     """The reason of the condition SpeedAsPredicted."""
 
-    inter_token_ms: Compared
+    inter_token_ms: PredictedAndMeasured
     """Mean time between two tokens of an answer in milliseconds, for the load that was seen."""
 
-    tokens_per_second: Compared
+    tokens_per_second: PredictedAndMeasured
     """Output tokens a second of the replicas that take requests: what they can give at the promised
     latency, and what they gave."""
 
-    kv_cache_tokens: Compared | None = None
+    kv_cache_tokens: PredictedAndMeasured | None = None
     """Tokens that the KV cache of one replica holds, as planned and as its engine says."""
 
     ratio: Amount
@@ -622,7 +631,7 @@ class InferenceServiceStatus(Wire):
     model: ModelStatus | None = None
     """Which weights the engines load, and what else was found out about the model."""
 
-    recipe: KeptRecipe | None = None
+    recipe: PodTemplateVersionStatus | None = None
     """By what the replicas were made besides the spec; an upgrade of Tessera leaves it as it is."""
 
     cost: CostStatus | None = None

@@ -36,8 +36,8 @@ class Wire(BaseModel):
 
 def rule(expression: str, message: str, field: str | None = None) -> dict[str, str]:
     """One CEL rule of `x-kubernetes-validations`; `field` is the path it is reported under."""
-    told = {"rule": expression, "message": message}
-    return told if field is None else told | {"fieldPath": field}
+    validation = {"rule": expression, "message": message}
+    return validation if field is None else validation | {"fieldPath": field}
 
 
 def with_rules(*rules: dict[str, str]) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def with_rules(*rules: dict[str, str]) -> dict[str, Any]:
     return {"x-kubernetes-validations": list(rules)}
 
 
-def written(default: str) -> Any:
+def text_default(default: str) -> Any:
     """A default spelt as the user would write it; the schema shows the same spelling."""
     return Field(default=default, validate_default=True)
 
@@ -89,13 +89,13 @@ Amount = Annotated[
 ]
 """A decimal number as a string, so that no float ever touches it."""
 
-Name = Annotated[
+DnsLabel = Annotated[
     str,
     StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", min_length=1, max_length=63),
 ]
 """A DNS label, as Kubernetes names objects."""
 
-DnsName = Annotated[
+DnsSubdomain = Annotated[
     str,
     StringConstraints(
         pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$", max_length=253

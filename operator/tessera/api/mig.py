@@ -12,10 +12,12 @@ Profile = Annotated[
 ]
 """A MIG profile, such as 3g.40gb or 1g.10gb+me."""
 
-Tile = Annotated[str, StringConstraints(max_length=32)]
+SliceText = Annotated[str, StringConstraints(max_length=32)]
 """A slice in its place, such as `3g.40gb@4`; without `@` where the place is not decided."""
 
-Clock = Annotated[str, StringConstraints(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$", max_length=5)]
+TimeOfDay = Annotated[
+    str, StringConstraints(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$", max_length=5)
+]
 Weekday = Literal["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"]
 Phase = Literal["Emptying", "Applying", "Verifying", "Lending"]
 
@@ -26,10 +28,10 @@ class MaintenanceWindow(Wire):
     days: Annotated[tuple[Weekday, ...], Field(max_length=7)] = ()
     """Days on which it begins; empty means every day."""
 
-    start: Clock
+    start: TimeOfDay
     """When it begins."""
 
-    end: Clock
+    end: TimeOfDay
     """When it ends; before `start` means the next day. What was begun is still finished."""
 
     time_zone: Annotated[str, Field(max_length=64)] = "UTC"
@@ -76,7 +78,7 @@ class GpuTarget(Wire):
     gpu: int
     """Its index on the node."""
 
-    slices: Annotated[tuple[Tile, ...], Field(max_length=8)] = ()
+    slices: Annotated[tuple[SliceText, ...], Field(max_length=8)] = ()
     """What should be cut; empty means nothing."""
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from tessera.api.meta import DnsName, Name, Wire
+from tessera.api.meta import DnsLabel, DnsSubdomain, Wire
 
 _HUB = r"hf://[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*"
 _CLAIM = r"pvc://[a-z0-9][-a-z0-9.]*(/[A-Za-z0-9._-]+)*"
@@ -21,7 +21,7 @@ AdapterUri = Annotated[str, StringConstraints(pattern=rf"^({_HUB}|{_CLAIM})$", m
 class Adapter(Wire):
     """A LoRA adapter that is served beside its model, under a name of its own."""
 
-    name: Annotated[Name, Field(max_length=48)]
+    name: Annotated[DnsLabel, Field(max_length=48)]
     """What clients put into `model` to be answered with the adapter."""
 
     uri: AdapterUri
@@ -50,7 +50,7 @@ class Cache(Wire):
     claim of the service's own that all replicas mount read-only; engines start when they are all
     there. The claim goes with the service."""
 
-    storage_class_name: DnsName | None = None
+    storage_class_name: DnsSubdomain | None = None
     """StorageClass of the claim, which has to offer ReadWriteMany; without it the default class."""
 
     size: Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,5}[GT]i$", max_length=16)] | (

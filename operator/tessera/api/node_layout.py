@@ -6,8 +6,8 @@ from pydantic import Field
 
 from tessera.api.meta import Wire
 
-Mode = Literal["enabled", "disabled", "enabling", "disabling", "unsupported"]
-Fault = Literal["NeedsReset", "InUse", "CannotCut", "Unreadable", "ProfileUnknown"]
+MigMode = Literal["enabled", "disabled", "enabling", "disabling", "unsupported"]
+GpuFault = Literal["NeedsReset", "InUse", "CannotCut", "Unreadable", "ProfileUnknown"]
 
 
 class PlacedSlice(Wire):
@@ -20,7 +20,7 @@ class PlacedSlice(Wire):
     """The memory slice that it begins at."""
 
 
-class WantedGpu(Wire):
+class DesiredGpu(Wire):
     """One GPU as it should be."""
 
     uuid: Annotated[str, Field(max_length=64)]
@@ -33,11 +33,11 @@ class WantedGpu(Wire):
 class NodeLayoutSpec(Wire):
     """What the agent is to cut; written by the operator alone."""
 
-    gpus: Annotated[tuple[WantedGpu, ...], Field(max_length=16)] = ()
+    gpus: Annotated[tuple[DesiredGpu, ...], Field(max_length=16)] = ()
     """GPUs that are not named are left alone."""
 
 
-class SeenSlice(PlacedSlice):
+class ObservedSlice(PlacedSlice):
     """A slice that exists."""
 
     uuid: Annotated[str, Field(max_length=64)] = ""
@@ -53,7 +53,7 @@ class SeenSlice(PlacedSlice):
     """Processes that compute on it."""
 
 
-class SeenGpu(Wire):
+class ObservedGpu(Wire):
     """One GPU as its driver tells."""
 
     index: int
@@ -68,16 +68,16 @@ class SeenGpu(Wire):
     memory_mib: Annotated[int, Field(alias="memoryMiB")]
     """Its memory."""
 
-    mode: Mode
+    mode: MigMode
     """MIG mode; one that waits for a reset is `enabling` or `disabling`."""
 
-    slices: Annotated[tuple[SeenSlice, ...], Field(max_length=8)] = ()
+    slices: Annotated[tuple[ObservedSlice, ...], Field(max_length=8)] = ()
     """What is cut, by start."""
 
     pods: Annotated[tuple[str, ...], Field(max_length=8)] = ()
     """namespace/name of the pods that hold the whole GPU."""
 
-    fault: Fault | None = None
+    fault: GpuFault | None = None
     """Why it is not as it should be."""
 
     message: Annotated[str, Field(max_length=500)] = ""
@@ -96,7 +96,7 @@ class NodeLayoutStatus(Wire):
     driver: Annotated[str, Field(max_length=63)] = ""
     """Version of the driver."""
 
-    gpus: Annotated[tuple[SeenGpu, ...], Field(max_length=16)] = ()
+    gpus: Annotated[tuple[ObservedGpu, ...], Field(max_length=16)] = ()
     """The GPUs by index."""
 
     problem: Annotated[str, Field(max_length=500)] = ""

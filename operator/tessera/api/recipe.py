@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from tessera.api.meta import Duration, Name, Wire
+from tessera.api.meta import DnsLabel, Duration, Wire
 
 Url = Annotated[str, Field(max_length=512, pattern=r"^https?://[^\s]+$")]
 
@@ -16,7 +16,7 @@ class Platform(Wire):
     """Registry, with a path if need be, from which engine images are pulled instead of the default
     one: a mirror."""
 
-    image_pull_secrets: Annotated[tuple[Name, ...], Field(max_length=16)] = ()
+    image_pull_secrets: Annotated[tuple[DnsLabel, ...], Field(max_length=16)] = ()
     """Secrets for private registries; they have to exist in the namespaces of the services."""
 
     hub_endpoint: Url | None = None
@@ -28,7 +28,7 @@ class Platform(Wire):
     no_proxy: Annotated[str, Field(max_length=2048)] | None = None
     """Hosts and networks that are reached without the proxy, separated by commas."""
 
-    ca_config_map: Name | None = None
+    ca_config_map: DnsLabel | None = None
     """ConfigMap with `ca.crt`, in the namespaces of the services: all certificates to trust, since
     it takes the place of those in the image."""
 
@@ -37,7 +37,7 @@ class Platform(Wire):
     since with it engines push out pods of lower priority."""
 
 
-class Recipe(Wire):
+class PodTemplateVersion(Wire):
     """What is kept while a service's spec stays, so that an upgrade leaves its replicas alone."""
 
     builder: Annotated[int, Field(ge=1)] = 1
@@ -47,7 +47,7 @@ class Recipe(Wire):
     """The surroundings as they were."""
 
 
-class Filled(Wire):
+class EffectiveValues(Wire):
     """What stands in the engine's pods where the spec is silent: defaults, and planned numbers."""
 
     engine_version: str
@@ -69,13 +69,13 @@ class Filled(Wire):
     """Weights on one device, in MiB; the pod's memory and time to start follow from them."""
 
 
-class KeptRecipe(Recipe):
+class PodTemplateVersionStatus(PodTemplateVersion):
     """By what the replicas were made, and for what it was chosen."""
 
     shape: str
     """Digest of what shapes the pods in spec and placement: while it stays, so does the recipe."""
 
-    filled: Filled
+    filled: EffectiveValues
     """What stands in the pods where the spec is silent."""
 
     update: str | None = None

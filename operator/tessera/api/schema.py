@@ -13,7 +13,7 @@ from tessera.api.meta import GROUP, VERSION
 from tessera.api.node_layout import NodeLayout
 from tessera.api.tenant_budget import TenantBudget
 
-_KEPT = (
+_SCHEMA_KEYS = (
     "default",
     "description",
     "enum",
@@ -35,7 +35,7 @@ _KEPT = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Column:
+class PrinterColumn:
     """One column of `kubectl get`; those above priority 0 show with `-o wide`."""
 
     name: str
@@ -45,13 +45,13 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
+class CustomResourceType:
     """A resource type as the API server needs to know it."""
 
     model: type[BaseModel]
     plural: str
     namespaced: bool
-    columns: tuple[Column, ...]
+    columns: tuple[PrinterColumn, ...]
     scale: Mapping[str, str] | None = None
 
     @property
@@ -59,35 +59,40 @@ class Kind:
         return self.model.__name__
 
 
-def _condition(kind: str, field: str) -> str:
+def _condition_path(kind: str, field: str) -> str:
     return f'.status.conditions[?(@.type=="{kind}")].{field}'
 
 
-_GAP, _RATE = ".status.speed.interTokenMs", ".status.speed.tokensPerSecond"
+_ITL, _OUTPUT_RATE = ".status.speed.interTokenMs", ".status.speed.tokensPerSecond"
 
-INFERENCE_SERVICE = Kind(
+INFERENCE_SERVICE = CustomResourceType(
     model=InferenceService,
     plural="inferenceservices",
     namespaced=True,
     columns=(
-        Column(name="Ready", type="string", path=_condition("Ready", "status")),
-        Column(name="Reason", type="string", path=_condition("Ready", "reason")),
-        Column(name="Replicas", type="integer", path=".status.readyReplicas"),
-        Column(name="Wanted", type="integer", path=".status.scaling.desiredReplicas"),
-        Column(name="Where", type="string", path=".status.variant.name"),
-        Column(name="$/h", type="string", path=".status.cost.perHour"),
-        Column(name="$/Mtok", type="string", path=".status.cost.perMillionTokens"),
-        Column(name="~ms/tok", type="string", path=f"{_GAP}.predicted"),
-        Column(name="ms/tok", type="string", path=f"{_GAP}.measured"),
-        Column(name="Age", type="date", path=".metadata.creationTimestamp"),
-        Column(name="~tok/s", type="string", path=f"{_RATE}.predicted", priority=1),
-        Column(name="tok/s", type="string", path=f"{_RATE}.measured", priority=1),
-        Column(name="Budget", type="string", path=".status.tenant.state", priority=1),
-        Column(name="Scaling", type="string", path=".status.scaling.reason", priority=1),
-        Column(
-            name="Update", type="string", path=_condition("UpdateAvailable", "status"), priority=1
+        PrinterColumn(name="Ready", type="string", path=_condition_path("Ready", "status")),
+        PrinterColumn(name="Reason", type="string", path=_condition_path("Ready", "reason")),
+        PrinterColumn(name="Replicas", type="integer", path=".status.readyReplicas"),
+        PrinterColumn(name="Wanted", type="integer", path=".status.scaling.desiredReplicas"),
+        PrinterColumn(name="Where", type="string", path=".status.variant.name"),
+        PrinterColumn(name="$/h", type="string", path=".status.cost.perHour"),
+        PrinterColumn(name="$/Mtok", type="string", path=".status.cost.perMillionTokens"),
+        PrinterColumn(name="~ms/tok", type="string", path=f"{_ITL}.predicted"),
+        PrinterColumn(name="ms/tok", type="string", path=f"{_ITL}.measured"),
+        PrinterColumn(name="Age", type="date", path=".metadata.creationTimestamp"),
+        PrinterColumn(name="~tok/s", type="string", path=f"{_OUTPUT_RATE}.predicted", priority=1),
+        PrinterColumn(name="tok/s", type="string", path=f"{_OUTPUT_RATE}.measured", priority=1),
+        PrinterColumn(name="Budget", type="string", path=".status.tenant.state", priority=1),
+        PrinterColumn(name="Scaling", type="string", path=".status.scaling.reason", priority=1),
+        PrinterColumn(
+            name="Update",
+            type="string",
+            path=_condition_path("UpdateAvailable", "status"),
+            priority=1,
         ),
-        Column(name="Why", type="string", path=_condition("Ready", "message"), priority=1),
+        PrinterColumn(
+            name="Why", type="string", path=_condition_path("Ready", "message"), priority=1
+        ),
     ),
     scale={
         "specReplicasPath": ".spec.replicas",
@@ -96,67 +101,75 @@ INFERENCE_SERVICE = Kind(
     },
 )
 
-ACCELERATOR_POOL = Kind(
+ACCELERATOR_POOL = CustomResourceType(
     model=AcceleratorPool,
     plural="acceleratorpools",
     namespaced=False,
     columns=(
-        Column(name="Accepted", type="string", path=_condition("Accepted", "status")),
-        Column(name="Discovered", type="string", path=_condition("Discovered", "status")),
-        Column(name="Product", type="string", path=".status.product"),
-        Column(name="Tier", type="string", path=".spec.tier"),
-        Column(name="Nodes", type="integer", path=".status.readyNodes"),
-        Column(name="Offer", type="string", path=".status.offer"),
-        Column(name="Laid out", type="string", path=_condition("LaidOut", "reason")),
-        Column(name="$/GPU-h", type="string", path=".status.perGPUHour"),
-        Column(name="Age", type="date", path=".metadata.creationTimestamp"),
-        Column(name="Why", type="string", path=_condition("Discovered", "message"), priority=1),
+        PrinterColumn(name="Accepted", type="string", path=_condition_path("Accepted", "status")),
+        PrinterColumn(
+            name="Discovered", type="string", path=_condition_path("Discovered", "status")
+        ),
+        PrinterColumn(name="Product", type="string", path=".status.product"),
+        PrinterColumn(name="Tier", type="string", path=".spec.tier"),
+        PrinterColumn(name="Nodes", type="integer", path=".status.readyNodes"),
+        PrinterColumn(name="Offer", type="string", path=".status.offer"),
+        PrinterColumn(name="Laid out", type="string", path=_condition_path("LaidOut", "reason")),
+        PrinterColumn(name="$/GPU-h", type="string", path=".status.perGPUHour"),
+        PrinterColumn(name="Age", type="date", path=".metadata.creationTimestamp"),
+        PrinterColumn(
+            name="Why", type="string", path=_condition_path("Discovered", "message"), priority=1
+        ),
     ),
 )
 
-NODE_LAYOUT = Kind(
+NODE_LAYOUT = CustomResourceType(
     model=NodeLayout,
     plural="nodelayouts",
     namespaced=False,
     columns=(
-        Column(name="Cuts", type="boolean", path=".status.cuts"),
-        Column(name="Driver", type="string", path=".status.driver"),
-        Column(name="Problem", type="string", path=".status.problem"),
-        Column(name="Age", type="date", path=".metadata.creationTimestamp"),
+        PrinterColumn(name="Cuts", type="boolean", path=".status.cuts"),
+        PrinterColumn(name="Driver", type="string", path=".status.driver"),
+        PrinterColumn(name="Problem", type="string", path=".status.problem"),
+        PrinterColumn(name="Age", type="date", path=".metadata.creationTimestamp"),
     ),
 )
 
-TENANT_BUDGET = Kind(
+TENANT_BUDGET = CustomResourceType(
     model=TenantBudget,
     plural="tenantbudgets",
     namespaced=False,
     columns=(
-        Column(name="Funded", type="string", path=_condition("Funded", "status")),
-        Column(name="Reason", type="string", path=_condition("Funded", "reason")),
-        Column(name="Spent", type="string", path=".status.summary"),
-        Column(name="$/h", type="string", path=".status.perHour"),
-        Column(name="Services", type="integer", path=".status.services"),
-        Column(name="Owner", type="string", path=".spec.owner"),
-        Column(name="Age", type="date", path=".metadata.creationTimestamp"),
-        Column(name="Accepted", type="string", path=_condition("Accepted", "reason"), priority=1),
-        Column(name="Why", type="string", path=_condition("Funded", "message"), priority=1),
+        PrinterColumn(name="Funded", type="string", path=_condition_path("Funded", "status")),
+        PrinterColumn(name="Reason", type="string", path=_condition_path("Funded", "reason")),
+        PrinterColumn(name="Spent", type="string", path=".status.summary"),
+        PrinterColumn(name="$/h", type="string", path=".status.perHour"),
+        PrinterColumn(name="Services", type="integer", path=".status.services"),
+        PrinterColumn(name="Owner", type="string", path=".spec.owner"),
+        PrinterColumn(name="Age", type="date", path=".metadata.creationTimestamp"),
+        PrinterColumn(
+            name="Accepted", type="string", path=_condition_path("Accepted", "reason"), priority=1
+        ),
+        PrinterColumn(
+            name="Why", type="string", path=_condition_path("Funded", "message"), priority=1
+        ),
     ),
 )
 
-BATCH_INFERENCE = Kind(
+BATCH_INFERENCE = CustomResourceType(
     model=BatchInference,
     plural="batchinferences",
     namespaced=True,
     columns=(
-        Column(name="State", type="string", path=".status.state"),
-        Column(name="Done", type="string", path=".status.done"),
-        Column(name="Where", type="string", path=".status.attempt.variant"),
-        Column(name="Deadline", type="string", path=".status.deadline"),
-        Column(name="Reason", type="string", path=".status.reason"),
-        Column(name="Age", type="date", path=".metadata.creationTimestamp"),
-        Column(name="Attempt", type="integer", path=".status.attempt.number", priority=1),
-        Column(name="Tier", type="string", path=".status.attempt.tier", priority=1),
-        Column(name="Why", type="string", path=".status.message", priority=1),
+        PrinterColumn(name="State", type="string", path=".status.state"),
+        PrinterColumn(name="Done", type="string", path=".status.done"),
+        PrinterColumn(name="Where", type="string", path=".status.attempt.variant"),
+        PrinterColumn(name="Deadline", type="string", path=".status.deadline"),
+        PrinterColumn(name="Reason", type="string", path=".status.reason"),
+        PrinterColumn(name="Age", type="date", path=".metadata.creationTimestamp"),
+        PrinterColumn(name="Attempt", type="integer", path=".status.attempt.number", priority=1),
+        PrinterColumn(name="Tier", type="string", path=".status.attempt.tier", priority=1),
+        PrinterColumn(name="Why", type="string", path=".status.message", priority=1),
     ),
 )
 
@@ -171,31 +184,31 @@ def structural(model: type[BaseModel]) -> dict[str, Any]:
 
 def _structural(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[str, Any]:
     node = _resolved(node, definitions)
-    told = {key: node[key] for key in _KEPT if key in node and node[key] is not None}
-    if "description" in told:
-        told["description"] = " ".join(told["description"].split())
+    schema = {key: node[key] for key in _SCHEMA_KEYS if key in node and node[key] is not None}
+    if "description" in schema:
+        schema["description"] = " ".join(schema["description"].split())
     if node.get("type") == "integer":
-        told["format"] = "int32" if node.get("maximum", 2**63) < 2**31 else "int64"
+        schema["format"] = "int32" if node.get("maximum", 2**63) < 2**31 else "int64"
     if "const" in node:
-        told["enum"] = [node["const"]]
+        schema["enum"] = [node["const"]]
     if "items" in node:
-        told["items"] = _structural(node["items"], definitions)
+        schema["items"] = _structural(node["items"], definitions)
     if "properties" in node:
-        told["properties"] = {
+        schema["properties"] = {
             name: _structural(child, definitions) for name, child in node["properties"].items()
         }
         if required := [name for name in node.get("required", ())]:
-            told["required"] = required
+            schema["required"] = required
     elif values := _values(node):
-        told["additionalProperties"] = _structural(values, definitions)
-    return dict(sorted(told.items()))
+        schema["additionalProperties"] = _structural(values, definitions)
+    return dict(sorted(schema.items()))
 
 
 def _values(node: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """What the values of a map are; Kubernetes knows no pattern of keys."""
     by_pattern: Mapping[str, Any] = node.get("patternProperties", {})
-    found = next(iter(by_pattern.values()), node.get("additionalProperties"))
-    return found if isinstance(found, Mapping) else None
+    values_schema = next(iter(by_pattern.values()), node.get("additionalProperties"))
+    return values_schema if isinstance(values_schema, Mapping) else None
 
 
 def _resolved(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[str, Any]:
@@ -211,13 +224,13 @@ def _resolved(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[s
 
 
 def _only_branch(branches: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    told = [branch for branch in branches if branch.get("type") != "null"]
-    if len(told) != 1:
+    non_null = [branch for branch in branches if branch.get("type") != "null"]
+    if len(non_null) != 1:
         raise ValueError(f"a structural schema has no unions, found {branches}")
-    return told[0]
+    return non_null[0]
 
 
-def crd(kind: Kind) -> dict[str, Any]:
+def crd(kind: CustomResourceType) -> dict[str, Any]:
     """The CustomResourceDefinition; conditions and lists are bounded, so that CEL cost is too."""
     subresources: dict[str, Any] = {"status": {}}
     if kind.scale:
@@ -266,6 +279,10 @@ def _drop_defaults(node: dict[str, Any]) -> None:
             _drop_defaults(child)
 
 
-def _column(column: Column) -> dict[str, Any]:
-    told: dict[str, Any] = {"name": column.name, "type": column.type, "jsonPath": column.path}
-    return told | {"priority": column.priority} if column.priority else told
+def _column(column: PrinterColumn) -> dict[str, Any]:
+    printer_column: dict[str, Any] = {
+        "name": column.name,
+        "type": column.type,
+        "jsonPath": column.path,
+    }
+    return printer_column | {"priority": column.priority} if column.priority else printer_column

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints
 
-from tessera.api.meta import Amount, Conditions, Name, Wire, rule, with_rules
+from tessera.api.meta import Amount, Conditions, DnsLabel, Wire, rule, with_rules
 
 WindowName = Literal["hour", "day", "month"]
 
@@ -13,7 +13,7 @@ WindowName = Literal["hour", "day", "month"]
 class Tenant(Wire):
     """Who the tenant is."""
 
-    namespaces: Annotated[tuple[Name, ...], Field(min_length=1, max_length=64)]
+    namespaces: Annotated[tuple[DnsLabel, ...], Field(min_length=1, max_length=64)]
     """Everything that Tessera runs in these namespaces counts."""
 
 
@@ -27,7 +27,7 @@ class Limit(Wire):
     """The most that may be spent in one window, in `spec.currency`."""
 
 
-class OnLedgerLoss(Wire):
+class OnSpendUnknown(Wire):
     """What holds while the spend of a window is not known, because its record was lost."""
 
     allow_up_to: Amount | None = None
@@ -58,7 +58,7 @@ class TenantBudgetSpec(Wire):
     limits: Annotated[tuple[Limit, ...], Field(min_length=1, max_length=3)]
     """All of them hold."""
 
-    on_ledger_loss: OnLedgerLoss = Field(default_factory=OnLedgerLoss)
+    on_ledger_loss: OnSpendUnknown = Field(default_factory=OnSpendUnknown)
     """What holds while the spend of a window is not known, because its record was lost."""
 
     model_config = ConfigDict(
@@ -77,14 +77,14 @@ class TenantBudgetSpec(Wire):
     )
 
 
-class _Known(Wire):
+class _BudgetStatusBase(Wire):
     """A part of the status. It is the record of what was spent, so what a newer operator added does
     not make the rest unreadable."""
 
     model_config = ConfigDict(extra="ignore")
 
 
-class WindowStatus(_Known):
+class WindowStatus(_BudgetStatusBase):
     """One window as it stands."""
 
     window: WindowName
@@ -115,7 +115,7 @@ class WindowStatus(_Known):
     """By how much the window may end above its limit at most, since floors are never cut."""
 
 
-class RunningStatus(_Known):
+class RunningStatus(_BudgetStatusBase):
     """A replica whose cost is being counted."""
 
     uid: str
@@ -137,7 +137,7 @@ class RunningStatus(_Known):
     """Until when it is counted in `settled`."""
 
 
-class SpendStatus(_Known):
+class SpendStatus(_BudgetStatusBase):
     """The record of what was spent, which a restarted operator goes on from."""
 
     as_of: datetime
@@ -153,7 +153,7 @@ class SpendStatus(_Known):
     """Windows of which an earlier part is not known."""
 
 
-class TenantBudgetStatus(_Known):
+class TenantBudgetStatus(_BudgetStatusBase):
     """What became of it; written by the operator alone."""
 
     observed_generation: int = 0

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from tessera.batch.errors import FencedError, TroubleError
 from tessera.domain.batch.names import BATCH_ACCOUNT
-from tessera.ports import GoneError
+from tessera.ports import NotFoundError
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ async def refuse_stale(fence: Fence, attempt: int) -> bool:
     """FencedError if a newer attempt is current; is this one?"""
     try:
         current = await fence.current()
-    except GoneError as error:
+    except NotFoundError as error:
         raise FencedError(f"{error}; nothing is published") from error
     if current is not None and current > attempt:
         raise FencedError(f"attempt {current} has taken over; this one publishes nothing")

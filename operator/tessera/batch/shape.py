@@ -8,7 +8,7 @@ from typing import Any
 from tessera.batch.errors import BatchError, RefusedError
 from tessera.batch.hub import connected
 from tessera.domain.model import config
-from tessera.domain.model.config import Puzzle
+from tessera.domain.model.config import UnsupportedConfig
 
 _CONFIG = "config.json"
 _INDEX = "model.safetensors.index.json"
@@ -26,8 +26,8 @@ async def shape(
             found, size, commit = await _at_the_hub(uri, revision, endpoint, token)
     except BatchError as error:
         return error.code, _report(message=str(error))
-    read = config.read(found, size)
-    if isinstance(read, Puzzle):
+    read = config.read_config(found, size)
+    if isinstance(read, UnsupportedConfig):
         return RefusedError.code, _report(message=f"{_CONFIG} of {uri}: {read.message}")
     told = read.model_dump(by_alias=True, exclude_none=True)
     return 0, _report(ok=True, shape=told, commit=commit)

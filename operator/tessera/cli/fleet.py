@@ -12,11 +12,11 @@ from tessera.adapters.prometheus import PrometheusMetrics
 from tessera.cli.cluster import Json, Reader
 from tessera.cli.errors import DeniedError
 from tessera.cli.trim import trimmed
-from tessera.domain.autoscale import Memory, recall
-from tessera.domain.draft import remembered, scaling_of
+from tessera.domain.autoscale import ScalingHistory, rebuild_history
+from tessera.domain.draft import history_from_status, scaling_of
 from tessera.domain.plan import Plan, plan
 from tessera.domain.snapshot import Readings, Ref, Snapshot
-from tessera.ports import Listing, MetricsError
+from tessera.ports import MetricsError, ObjectList
 from tessera.reconcile.observe import Senses, observe
 from tessera.reconcile.store import Store
 from tessera.resources.defaults import newest
@@ -37,7 +37,7 @@ class Fleet:
     unread: tuple[str, ...] = ()
     """What could not be read, and why; with anything unread a plan would be wrong."""
     readings: Readings | None = None
-    memory: Mapping[Ref, Memory] = field(default_factory=dict)
+    memory: Mapping[Ref, ScalingHistory] = field(default_factory=dict)
     """The autoscaler's windows, as far as Prometheus could tell."""
 
     @property
@@ -46,7 +46,7 @@ class Fleet:
         store = Store(PLANNED)
         for kind in PLANNED:
             seen = tuple(wire.seen(kind, body) for body in self.objects.get(kind.plural, ()))
-            store.replace(kind, Listing(seen))
+            store.replace(kind, ObjectList(seen))
         senses = Senses(readings=self.readings, memory=dict(self.memory), builder=newest())
         return observe(store, senses, self.at)
 
@@ -92,11 +92,11 @@ async def with_readings(fleet: Fleet, url: str) -> Fleet:
     policies = {ref: scaling_of(one.spec) for ref, one in services.items() if one.spec is not None}
     spans = [max(one.scale_up.window, one.scale_down.window) for one in policies.values()]
     try:
-        past = await metrics.past(max(spans)) if spans and readings.problem is None else {}
+        past = await metrics.load_history(max(spans)) if spans and readings.problem is None else {}
     except MetricsError:
         past = {}
     memory = {
-        ref: recall(policy, past[ref], remembered(services[ref].status))
+        ref: rebuild_history(policy, past[ref], history_from_status(services[ref].status))
         for ref, policy in policies.items()
         if ref in past
     }

@@ -134,7 +134,7 @@ def _seen(view: PoolView, snapshot: Snapshot) -> SeenPool:
 
 
 def _owner(pod: Pod) -> str:
-    return str(pod.service) if pod.run is None else f"batch {pod.run.batch}"
+    return str(pod.service) if pod.batch_run is None else f"batch {pod.batch_run.batch}"
 
 
 def changes(pool: SeenPool, plan: MigPlan) -> tuple[Change, ...]:

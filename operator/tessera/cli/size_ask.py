@@ -20,8 +20,8 @@ from tessera.domain.adapters import RANKS, slots_mib
 from tessera.domain.catalog import Product, models, nearest_products, products
 from tessera.domain.footprint import KvBits
 from tessera.domain.limits import Demand
-from tessera.domain.model.config import Puzzle, read
-from tessera.domain.model.quantization import REFUSED
+from tessera.domain.model.config import UnsupportedConfig, read_config
+from tessera.domain.model.quantization import UNSUPPORTED_METHODS
 from tessera.domain.money import Money, money
 from tessera.domain.prices import PriceBook, PriceError
 from tessera.domain.sizing import DEFAULT_MAX_MODEL_LEN
@@ -78,9 +78,9 @@ def ask(asked: argparse.Namespace, day: date) -> Ask:
 
 def known_model(name: str, option: str) -> ModelShape:
     """A shipped shape; CommandError with the nearest names."""
-    form = next((one for one in REFUSED if one in name.lower()), None)
+    form = next((one for one in UNSUPPORTED_METHODS if one in name.lower()), None)
     if form is not None:
-        raise CommandError(f"{option} {name}: {form} is not served: {REFUSED[form]}")
+        raise CommandError(f"{option} {name}: {form} is not served: {UNSUPPORTED_METHODS[form]}")
     found = models().get(name.removeprefix("hf://"))
     if found is None:
         raise CommandError(
@@ -119,8 +119,8 @@ def _from_config(path: Path) -> ModelShape:
     index = path.with_name(_INDEX)
     size = _object(index).get("metadata") if index.is_file() else None
     total = size.get("total_size") if isinstance(size, dict) else None
-    found = read(_object(path), total if isinstance(total, int) else None)
-    if isinstance(found, Puzzle):
+    found = read_config(_object(path), total if isinstance(total, int) else None)
+    if isinstance(found, UnsupportedConfig):
         raise CommandError(f"--config {path}: {found.message}")
     return found
 
@@ -199,8 +199,8 @@ def _precisions(text: str | None, shape: ModelShape) -> tuple[str | None, ...]:
 
 
 def _other(name: str, shape: ModelShape) -> str:
-    if name in REFUSED:
-        raise CommandError(f"--precision {name} is not served: {REFUSED[name]}")
+    if name in UNSUPPORTED_METHODS:
+        raise CommandError(f"--precision {name} is not served: {UNSUPPORTED_METHODS[name]}")
     if name not in precision.CHANGES:
         known = ", ".join((precision.OWN, *precision.CHANGES))
         raise CommandError(f"--precision {name} is not known; write one or more of {known}")
@@ -211,7 +211,7 @@ def _other(name: str, shape: ModelShape) -> str:
 
 def _divided(shape: ModelShape, devices: int | None) -> None:
     _bounded("tensor_parallel", devices, 1)
-    told = None if devices is None else tensor_parallel.undivided(shape, devices)
+    told = None if devices is None else tensor_parallel.sharding_problem(shape, devices)
     if told is not None:
         raise CommandError(f"--tensor-parallel {devices}: {told}")
 

@@ -14,7 +14,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, TypeAdapter, Validati
 from tessera.cli.errors import CommandError
 from tessera.cli.fleet import Fleet
 from tessera.cli.trim import masked
-from tessera.domain.autoscale import Memory
+from tessera.domain.autoscale import ScalingHistory
 from tessera.domain.snapshot import Readings, Ref
 
 FORM = 1
@@ -36,7 +36,7 @@ class SnapshotFile(BaseModel):
     unread: tuple[str, ...] = ()
     readings: Mapping[str, Any] | None = None
     """All fields of `Readings`, those by service or pod as pairs, since keys of JSON are texts."""
-    memory: tuple[tuple[Ref, Memory], ...] = ()
+    memory: tuple[tuple[Ref, ScalingHistory], ...] = ()
 
 
 def tessera_version() -> str:

@@ -69,8 +69,10 @@ def _fields(fleet: Fleet, version: str, snapshot: Snapshot, decided: Plan) -> Js
 def _parts(snapshot: Snapshot, decided: Plan) -> dict[str, list[Json]]:
     """Every decision in a row: the same words as in status."""
     services = []
-    for ref, one in decided.allotments.items():
-        status = service_status(snapshot, one, decided.tenants.get(ref.namespace), None)
+    for ref, one in decided.service_plans.items():
+        status = service_status(
+            snapshot, one, decided.budgets_by_namespace.get(ref.namespace), None
+        )
         words = {condition.type.lower(): condition.reason for condition in status.conditions}
         services.append(
             {

@@ -6,13 +6,13 @@ from decimal import Decimal
 
 from tessera.api.inference_service import InferenceServiceStatus
 from tessera.cli.cluster import Json
-from tessera.domain.allotment import Allotment
+from tessera.domain.allotment import ServicePlan
 from tessera.domain.explain.room import free
 from tessera.domain.load import load_of
 from tessera.domain.money import money, per_million_tokens
 from tessera.domain.plan import Plan
 from tessera.domain.pools import discover
-from tessera.domain.snapshot import Ref, Service, Snapshot
+from tessera.domain.snapshot import ObservedService, Ref, Snapshot
 
 NONE = "-"
 _BUSY = 1.0
@@ -48,7 +48,7 @@ def ranked(
     snapshot: Snapshot, plan: Plan | None, tokens: Mapping[Ref, float], namespace: str | None
 ) -> Sequence[Row]:
     """The services, of each currency what costs most first; without a plan some is not known."""
-    allotments = plan.allotments if plan is not None else {}
+    allotments = plan.service_plans if plan is not None else {}
     rows = [
         _row(snapshot, service, allotments.get(service.ref), tokens.get(service.ref))
         for service in snapshot.services
@@ -58,11 +58,14 @@ def ranked(
 
 
 def _row(
-    snapshot: Snapshot, service: Service, allotment: Allotment | None, measured: float | None
+    snapshot: Snapshot,
+    service: ObservedService,
+    allotment: ServicePlan | None,
+    measured: float | None,
 ) -> Row:
     status = service.status
-    speed = allotment.seen(snapshot.readings) if allotment is not None else None
-    pods = [pod for pod in snapshot.pods if pod.service == service.ref and pod.run is None]
+    speed = allotment.observed_speed(snapshot.readings) if allotment is not None else None
+    pods = [pod for pod in snapshot.pods if pod.service == service.ref and pod.batch_run is None]
     load = load_of(pods, snapshot.readings, status.replicas, snapshot.at)
     cost, scaling = status.cost, status.scaling
     per_million = cost.per_million_tokens if cost else None

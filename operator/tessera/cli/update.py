@@ -11,12 +11,16 @@ from tessera.cli.errors import CommandError, DeniedError
 from tessera.cli.explain import must_know
 from tessera.cli.told import Told
 from tessera.domain.names import UPDATE_ANNOTATION
-from tessera.domain.reasons import Pinned
+from tessera.domain.reasons import RevisionReason
 from tessera.domain.snapshot import Ref
 from tessera.resources.kinds import INFERENCE_SERVICES
 
 CONDITION = "UpdateAvailable"
-_ASKABLE = set(Pinned) - {Pinned.GIVEN, Pinned.NOT_ASKED, Pinned.RESOLVING}
+_ASKABLE = set(RevisionReason) - {
+    RevisionReason.COMMIT_SPECIFIED,
+    RevisionReason.RESOLUTION_DISABLED,
+    RevisionReason.RESOLVING_REVISION,
+}
 """Where a hub had something to say, or may have now."""
 
 

@@ -12,7 +12,7 @@ from tessera.domain.footprint import hidden_size
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What `--max-lora-rank` takes."""
-_BYTES = 2
+_BYTES_PER_WEIGHT = 2
 _MIB = 2**20
 _VOCABULARY = 262_144
 """Rows of the output layer, as in the largest vocabularies."""
@@ -20,8 +20,8 @@ _VOCABULARY = 262_144
 
 def engine_rank(adapters: Sequence[Adapter]) -> int:
     """The least rank of the engine that takes all adapters; 0 without any."""
-    most = max((adapter.rank for adapter in adapters), default=0)
-    return min((rank for rank in RANKS if rank >= most), default=RANKS[-1]) if most else 0
+    max_rank = max((adapter.rank for adapter in adapters), default=0)
+    return min((rank for rank in RANKS if rank >= max_rank), default=RANKS[-1]) if max_rank else 0
 
 
 def slots_mib(shape: ModelShape, slots: int, rank: int) -> int:
@@ -35,8 +35,8 @@ def slots_mib(shape: ModelShape, slots: int, rank: int) -> int:
     hidden, queries = hidden_size(shape), shape.attention_heads * shape.head_dim
     keys = shape.kv_heads * shape.head_dim
     attention = 2 * hidden * (queries + keys)
-    inner = max(0, -(-shape.parameters // shape.layers) - attention) // (3 * hidden)
+    intermediate = max(0, -(-shape.parameters // shape.layers) - attention) // (3 * hidden)
     # In and out of q, k, v, o, gate, up and down.
-    widths = 2 * (hidden + queries) + 2 * (hidden + keys) + 3 * (hidden + inner)
-    numbers = rank * (shape.layers * widths + hidden + _VOCABULARY)
-    return -(-slots * numbers * _BYTES // _MIB)
+    widths = 2 * (hidden + queries) + 2 * (hidden + keys) + 3 * (hidden + intermediate)
+    weights = rank * (shape.layers * widths + hidden + _VOCABULARY)
+    return -(-slots * weights * _BYTES_PER_WEIGHT // _MIB)

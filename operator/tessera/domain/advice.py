@@ -6,22 +6,25 @@ from datetime import timedelta
 
 from tessera.api.inference_service import InferenceServiceSpec, Scaling
 
-LONGEST = 256
+MAX_WARNING_LENGTH = 256
 """The API server may cut a longer warning off."""
-_LONG_CONTEXT = 16
+_LONG_CONTEXT_RATIO = 16
 """Contexts so many times a typical request are rarely used and always paid for."""
-_ROOM = 2
+_DRAIN_FACTOR = 2
 """Answers are of uneven length: a drain of so many typical ones lets most of them end."""
 
 
-def advice(spec: InferenceServiceSpec) -> tuple[str, ...]:
+def spec_warnings(spec: InferenceServiceSpec) -> tuple[str, ...]:
     """A sentence for every unwise field: where, the numbers, and what to do."""
-    return tuple(sentence for one in _ADVICE for sentence in one(spec))
+    return tuple(sentence for warn in _WARNINGS for sentence in warn(spec))
 
 
-def _one_replica_is_a_gap(spec: InferenceServiceSpec) -> Iterator[str]:
-    fixed, floor = spec.replicas, (spec.scaling or Scaling()).min_replicas
-    if spec.service_class == "interactive" and 1 in (fixed, floor if fixed is None else fixed):
+def _warn_single_replica(spec: InferenceServiceSpec) -> Iterator[str]:
+    fixed, min_replicas = spec.replicas, (spec.scaling or Scaling()).min_replicas
+    if spec.service_class == "interactive" and 1 in (
+        fixed,
+        min_replicas if fixed is None else fixed,
+    ):
         field = "spec.replicas" if fixed is not None else "spec.scaling.minReplicas"
         yield (
             f"{field}: with 1 replica nobody answers while its node drains or a new one loads; set "
@@ -29,7 +32,7 @@ def _one_replica_is_a_gap(spec: InferenceServiceSpec) -> Iterator[str]:
         )
 
 
-def _bounds_leave_nothing_to_scale(spec: InferenceServiceSpec) -> Iterator[str]:
+def _warn_equal_bounds(spec: InferenceServiceSpec) -> Iterator[str]:
     if spec.scaling is not None and spec.scaling.min_replicas == spec.scaling.max_replicas:
         count = spec.scaling.max_replicas
         yield (
@@ -38,30 +41,32 @@ def _bounds_leave_nothing_to_scale(spec: InferenceServiceSpec) -> Iterator[str]:
         )
 
 
-def _answers_outlast_the_drain(spec: InferenceServiceSpec) -> Iterator[str]:
-    tokens, gap = spec.context.typical_output_tokens, spec.slo.inter_token_p95
-    answer = tokens * gap
+def _warn_short_drain(spec: InferenceServiceSpec) -> Iterator[str]:
+    tokens, itl = spec.context.typical_output_tokens, spec.slo.inter_token_p95
+    answer = tokens * itl
     if spec.drain.timeout < answer:
         yield (
-            f"spec.drain.timeout: {_told(spec.drain.timeout)} cuts off typical answers, which take "
-            f"{tokens} tokens x {_told(gap)} = {_told(answer)}; set at least "
-            f"{math.ceil(_ROOM * answer.total_seconds())}s"
+            f"spec.drain.timeout: {_format_span(spec.drain.timeout)} cuts off typical answers, "
+            "which take "
+            f"{tokens} tokens x {_format_span(itl)} = {_format_span(answer)}; set at least "
+            f"{math.ceil(_DRAIN_FACTOR * answer.total_seconds())}s"
         )
 
 
-def _context_is_much_longer_than_its_use(spec: InferenceServiceSpec) -> Iterator[str]:
+def _warn_long_context(spec: InferenceServiceSpec) -> Iterator[str]:
     context = spec.context
     typical = context.typical_input_tokens + context.typical_output_tokens
-    asked = context.max_model_len or 0
-    if asked > _LONG_CONTEXT * typical:
+    max_model_len = context.max_model_len or 0
+    if max_model_len > _LONG_CONTEXT_RATIO * typical:
         yield (
-            f"spec.context.maxModelLen: {asked} tokens are {asked // typical} times a typical "
+            f"spec.context.maxModelLen: {max_model_len} tokens are {max_model_len // typical} "
+            "times a typical "
             f"request of {typical}, and memory is kept for one of them; lower it, or correct "
             "typicalInputTokens"
         )
 
 
-def _image_may_change(spec: InferenceServiceSpec) -> Iterator[str]:
+def _warn_mutable_image(spec: InferenceServiceSpec) -> Iterator[str]:
     image = spec.engine.image
     if image is None or "@" in image:
         return
@@ -74,16 +79,16 @@ def _image_may_change(spec: InferenceServiceSpec) -> Iterator[str]:
         )
 
 
-def _told(span: timedelta) -> str:
+def _format_span(span: timedelta) -> str:
     """33ms, 8.2s, 90s."""
     seconds = span.total_seconds()
     return f"{seconds * 1000:.0f}ms" if seconds < 1 else f"{seconds:.3g}s"
 
 
-_ADVICE: tuple[Callable[[InferenceServiceSpec], Iterator[str]], ...] = (
-    _one_replica_is_a_gap,
-    _bounds_leave_nothing_to_scale,
-    _answers_outlast_the_drain,
-    _context_is_much_longer_than_its_use,
-    _image_may_change,
+_WARNINGS: tuple[Callable[[InferenceServiceSpec], Iterator[str]], ...] = (
+    _warn_single_replica,
+    _warn_equal_bounds,
+    _warn_short_drain,
+    _warn_long_context,
+    _warn_mutable_image,
 )

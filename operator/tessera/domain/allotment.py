@@ -5,22 +5,22 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from tessera.api.inference_service import InferenceServiceSpec, SpeedStatus
-from tessera.api.recipe import Recipe
+from tessera.api.recipe import PodTemplateVersion
 from tessera.domain import autoscale
-from tessera.domain.autoscale import Scale
+from tessera.domain.autoscale import ScaleDecision
 from tessera.domain.batch.facts import VolumeClaim
 from tessera.domain.budget.purse import Funding
-from tessera.domain.draft import Draft, Holding, held_replicas, of_variant
-from tessera.domain.drain import Displaced, Drain, drain
-from tessera.domain.model.prepare import Preparation, fetched
+from tessera.domain.draft import CurrentObjects, Proposal, allocated_replicas, pods_of_variant
+from tessera.domain.drain import Displacement, DrainPlan, plan_drain
+from tessera.domain.model.prepare import Preparation, with_files
 from tessera.domain.perf import Measured
 from tessera.domain.placement import Choice, Placement, room
-from tessera.domain.reasons import Accepted, Verdict
-from tessera.domain.recipe import Making, filled_spec, making
+from tessera.domain.reasons import Accepted, StatusVerdict
+from tessera.domain.recipe import TemplateDecision, decide_template, spec_with_defaults
 from tessera.domain.repartition.displaced import formers
-from tessera.domain.revision import Pin, pin, pinned_spec
-from tessera.domain.rollout import surges
-from tessera.domain.snapshot import Pod, Readings, Ref, Service, Snapshot, Workload
+from tessera.domain.revision import PinnedRevision, pin_revision, pinned_spec
+from tessera.domain.rollout import should_surge
+from tessera.domain.snapshot import ObservedService, Pod, Readings, Ref, Snapshot, Workload
 from tessera.domain.speed.measured import own_of
 from tessera.domain.speed.seen import Speed, seen
 from tessera.domain.speed.verdict import judged
@@ -28,14 +28,14 @@ from tessera.domain.stall import Stall
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Allotment:
+class ServicePlan:
     """What one service gets, and why."""
 
-    service: Service
-    accepted: Verdict[Accepted]
+    service: ObservedService
+    accepted: StatusVerdict[Accepted]
     placement: Placement
-    scale: Scale
-    drain: Drain
+    scale: ScaleDecision
+    drain: DrainPlan
     preparation: Preparation | None = None
     """How far its model is; None for a spec that was not accepted for another reason."""
     surge: bool = False
@@ -44,178 +44,207 @@ class Allotment:
     """The replicas that exist."""
     workload: Workload | None = None
     """The Deployment of the chosen variant, if it exists."""
-    retired: tuple[Ref, ...] = ()
+    removable_deployments: tuple[Ref, ...] = ()
     """Deployments of former variants that may go now."""
-    formers: Mapping[Ref, int] = field(default_factory=dict)
+    previous_deployments: Mapping[Ref, int] = field(default_factory=dict)
     """Deployments of former variants that should have another number of replicas for a while."""
     stall: Stall = field(default_factory=Stall)
     """An engine that stands still, and what is done about it."""
-    pin: Pin = field(default_factory=Pin)
+    pinned_revision: PinnedRevision = field(default_factory=PinnedRevision)
     """Which weights are loaded, and what to ask a hub before anything is made."""
-    making: Making | None = None
+    template: TemplateDecision | None = None
     """By what the replicas are made; None while there is no choice."""
     speed: SpeedStatus | None = None
     """What is to be said of its speed; it changes seldom."""
 
     @property
-    def recipe(self) -> Recipe:
-        return self.making.recipe if self.making else Recipe()
+    def template_version(self) -> PodTemplateVersion:
+        return self.template.version if self.template else PodTemplateVersion()
 
     @property
-    def built(self) -> InferenceServiceSpec | None:
+    def effective_spec(self) -> InferenceServiceSpec | None:
         """The spec as the replicas are made from it: defaults and revision as they were kept."""
         spec = self.service.spec
-        if spec is None or self.making is None:
+        if spec is None or self.template is None:
             return spec
-        return pinned_spec(filled_spec(spec, self.making.kept.filled), self.pin)
+        return pinned_spec(
+            spec_with_defaults(spec, self.template.record.filled), self.pinned_revision
+        )
 
     @property
     def choice(self) -> Choice | None:
         return self.placement.choice
 
     @property
-    def measured(self) -> Measured | None:
+    def measured_speed(self) -> Measured | None:
         """What it told of its own speed; predictions that are told of it are corrected by that."""
         return own_of(self.service, self.speed)
 
-    def seen(self, readings: Readings | None) -> Speed | None:
+    def observed_speed(self, readings: Readings | None) -> Speed | None:
         """Its speed by the readings; None while nothing is placed."""
         spec = self.service.spec
         if self.choice is None or spec is None:
             return None
-        found = readings.speeds.get(self.service.ref, ()) if readings is not None else ()
-        return seen(spec, self.choice, self.pods, found)
+        speed_readings = readings.speeds.get(self.service.ref, ()) if readings is not None else ()
+        return seen(spec, self.choice, self.pods, speed_readings)
 
 
-class MadeOf(NamedTuple):
+class ServicePlanInputs(NamedTuple):
     """All that an allotment follows from but the moment."""
 
-    draft: Draft
-    funding: Funding | None
-    claim: VolumeClaim | None
+    proposal: Proposal
+    grant: Funding | None
+    volume_claim: VolumeClaim | None
     """That of its model's files, if it has one."""
-    displaced: Displaced
+    displacement: Displacement
     """Replicas that have to leave their slices."""
-    tenant: bool
+    has_slices: bool
     """It has slices, or a plan of slices, in the pool where it is placed."""
-    surge: int
+    surge_replicas: int
     """Replicas that it needs besides on its former variants."""
 
 
-def finished(snapshot: Snapshot, made_of: MadeOf) -> Allotment:
+def plan_service(snapshot: Snapshot, inputs: ServicePlanInputs) -> ServicePlan:
     """The allotment for what was granted."""
-    draft, funding, mine = made_of.draft, made_of.funding, made_of.displaced
-    choice, holding, service = draft.placement.choice, draft.holding, draft.service
-    scale = draft.scale
-    if funding is not None and funding.shortage is not None:
-        scale = autoscale.cap(scale, funding.replicas, funding.shortage.message, snapshot.at)
-    told = Allotment(
+    proposal, grant, displacement = inputs.proposal, inputs.grant, inputs.displacement
+    choice, objects, service = proposal.placement.choice, proposal.objects, proposal.service
+    scale = proposal.scale
+    if grant is not None and grant.shortage is not None:
+        scale = autoscale.cap(scale, grant.replicas, grant.shortage.message, snapshot.at)
+    base_plan = ServicePlan(
         service=service,
-        accepted=draft.accepted,
-        placement=draft.placement,
+        accepted=proposal.accepted,
+        placement=proposal.placement,
         scale=scale,
-        drain=Drain(keep=scale.replicas, leaving=tuple(sorted(mine.leaving))),
-        preparation=draft.preparation,
-        pods=holding.pods,
-        workload=holding.workloads[0] if holding.workloads else None,
+        drain=DrainPlan(replicas=scale.replicas, draining=tuple(sorted(displacement.draining))),
+        preparation=proposal.preparation,
+        pods=objects.pods,
+        workload=objects.workloads[0] if objects.workloads else None,
     )
     if choice is None or service.spec is None:
-        return told
-    workload = holding.of(choice.variant)
-    pods = of_variant(holding.pods, choice)
-    pinned = pin(service, service.spec, workload, snapshot.resolutions)
-    made = making(snapshot, service, service.spec, choice, workload)
-    preparation = draft.preparation
-    patient = service.spec.placement.mig == "auto" and made_of.tenant
-    retired = _retired(holding, pods, choice.variant, scale.replicas, patient=patient)
-    former = [one for one in holding.workloads if one.variant != choice.variant]
-    left = [one for one in former if one.ref not in retired] if patient else []
+        return base_plan
+    workload = objects.workload_of(choice.variant)
+    pods = pods_of_variant(objects.pods, choice)
+    pinned_revision = pin_revision(service, service.spec, workload, snapshot.resolutions)
+    template = decide_template(snapshot, service, service.spec, choice, workload)
+    preparation = proposal.preparation
+    waits_for_slices = service.spec.placement.mig == "auto" and inputs.has_slices
+    removable = _removable_deployments(
+        objects, pods, choice.variant, scale.replicas, waits_for_slices=waits_for_slices
+    )
+    previous_workloads = [
+        candidate for candidate in objects.workloads if candidate.variant != choice.variant
+    ]
+    remaining = (
+        [candidate for candidate in previous_workloads if candidate.ref not in removable]
+        if waits_for_slices
+        else []
+    )
     return replace(
-        told,
-        placement=replace(draft.placement, choice=made.choice),
-        pin=pinned,
-        preparation=preparation and fetched(snapshot, service, preparation, pinned),
-        making=made,
-        drain=drain(
-            snapshot, workload, scale.replicas, pods, service.spec.drain.timeout, displaced=mine
+        base_plan,
+        placement=replace(proposal.placement, choice=template.choice),
+        pinned_revision=pinned_revision,
+        preparation=preparation and with_files(snapshot, service, preparation, pinned_revision),
+        template=template,
+        drain=plan_drain(
+            snapshot,
+            workload,
+            scale.replicas,
+            pods,
+            service.spec.drain.timeout,
+            displacement=displacement,
         ),
         workload=workload,
-        retired=retired,
-        formers=formers(left, holding.pods, mine.doomed, made_of.surge),
+        removable_deployments=removable,
+        previous_deployments=formers(
+            remaining, objects.pods, displacement.displaced, inputs.surge_replicas
+        ),
     )
 
 
-def timely(
+def with_surge_and_stall(
     snapshot: Snapshot,
-    one: Allotment,
-    draft: Draft,
-    taken: Mapping[tuple[str, str], int],
+    service_plan: ServicePlan,
+    proposal: Proposal,
+    allocated: Mapping[tuple[str, str], int],
     stall: Stall,
-) -> Allotment:
+) -> ServicePlan:
     """With what depends on the moment and on everybody else."""
-    choice = draft.placement.choice
+    choice = proposal.placement.choice
     if choice is None:
-        return one
-    pods = of_variant(one.pods, choice)
-    roomy = _roomy(draft, choice, one.scale, taken)
-    surge = surges(one.workload, pods, snapshot.at, room=roomy)
-    same = surge is one.surge and stall == one.stall
-    return one if same else replace(one, surge=surge, stall=stall)
+        return service_plan
+    pods = pods_of_variant(service_plan.pods, choice)
+    has_capacity = _has_surge_capacity(proposal, choice, service_plan.scale, allocated)
+    surge = should_surge(service_plan.workload, pods, snapshot.at, has_capacity=has_capacity)
+    same = surge is service_plan.surge and stall == service_plan.stall
+    return service_plan if same else replace(service_plan, surge=surge, stall=stall)
 
 
-def with_speed(readings: Readings | None, one: Allotment) -> Allotment:
+def with_speed(readings: Readings | None, service_plan: ServicePlan) -> ServicePlan:
     """With what its status should say of its speed; without a reading, what it says."""
-    speed = one.service.status.speed
+    speed = service_plan.service.status.speed
     if readings is not None and readings.speeds_at is not None:
-        found = one.seen(readings)
-        if found is not None:
-            speed = judged(found, speed, readings.speeds_at)
-    same = speed is one.speed or speed == one.speed
-    return one if same else replace(one, speed=speed)
+        observed = service_plan.observed_speed(readings)
+        if observed is not None:
+            speed = judged(observed, speed, readings.speeds_at)
+    same = speed is service_plan.speed or speed == service_plan.speed
+    return service_plan if same else replace(service_plan, speed=speed)
 
 
-def still_made_of(old: Allotment, made_of: MadeOf, before: MadeOf) -> bool:
+def is_reusable(
+    service_plan: ServicePlan, inputs: ServicePlanInputs, previous: ServicePlanInputs
+) -> bool:
     """Who drains, who was refused something, and whose model is not ready, is looked at in every
     turn."""
     return (
-        before.draft is made_of.draft
-        and before.funding == made_of.funding
-        and before.claim == made_of.claim
-        and before.displaced == made_of.displaced
-        and before.tenant == made_of.tenant
-        and before.surge == made_of.surge
-        and (made_of.funding is None or made_of.funding.shortage is None)
-        and not old.drain.leaving
-        and not (old.preparation is not None and old.preparation.pending)
+        previous.proposal is inputs.proposal
+        and previous.grant == inputs.grant
+        and previous.volume_claim == inputs.volume_claim
+        and previous.displacement == inputs.displacement
+        and previous.has_slices == inputs.has_slices
+        and previous.surge_replicas == inputs.surge_replicas
+        and (inputs.grant is None or inputs.grant.shortage is None)
+        and not service_plan.drain.draining
+        and not (service_plan.preparation is not None and service_plan.preparation.pending)
     )
 
 
-def is_timeless(one: Allotment, stall: Stall) -> bool:
+def is_time_independent(service_plan: ServicePlan, stall: Stall) -> bool:
     """The moment changes nothing in it."""
-    return (one.workload is None or one.workload.settled) and stall == one.stall
+    return (
+        service_plan.workload is None or service_plan.workload.rollout_complete
+    ) and stall == service_plan.stall
 
 
-def _roomy(
-    draft: Draft, choice: Choice, scale: Scale, taken: Mapping[tuple[str, str], int]
+def _has_surge_capacity(
+    proposal: Proposal,
+    choice: Choice,
+    scale: ScaleDecision,
+    allocated: Mapping[tuple[str, str], int],
 ) -> bool:
     """Is there room beyond the wanted replicas? What comes and goes in a rollout does not count."""
     hardware = choice.offer.hardware
     key = choice.offer.pool, hardware.resource
-    others = taken.get(key, 0) - held_replicas(draft) * hardware.devices
-    return room(choice.offer, {key: others}) > scale.replicas
+    other_devices = allocated.get(key, 0) - allocated_replicas(proposal) * hardware.devices
+    return room(choice.offer, {key: other_devices}) > scale.replicas
 
 
-def _retired(
-    holding: Holding, pods: Sequence[Pod], variant: str, wanted: int, *, patient: bool
+def _removable_deployments(
+    objects: CurrentObjects,
+    pods: Sequence[Pod],
+    variant: str,
+    desired: int,
+    *,
+    waits_for_slices: bool,
 ) -> tuple[Ref, ...]:
     """Former variants stay until the new one is up, unless they sit on the hardware it needs.
 
     A patient service waits for slices that are still to be cut; its former replicas leave one by
     one.
     """
-    up = sum(pod.takes_requests for pod in pods) >= wanted
+    enough_ready = sum(pod.takes_requests for pod in pods) >= desired
     blocked = any(pod.unschedulable for pod in pods)
-    left = len(holding.pods) > len(pods)
-    if (patient and (left or not up)) or not (up or blocked):
+    others_remain = len(objects.pods) > len(pods)
+    if (waits_for_slices and (others_remain or not enough_ready)) or not (enough_ready or blocked):
         return ()
-    return tuple(one.ref for one in holding.workloads if one.variant != variant)
+    return tuple(workload.ref for workload in objects.workloads if workload.variant != variant)

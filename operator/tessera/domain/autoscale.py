@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from tessera.api.inference_service import Scaling as ScalingSpec
-from tessera.domain.reasons import Scaling
+from tessera.domain.reasons import ScalingReason
 
 TOLERANCE = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Load:
+class ServiceLoad:
     """What was read of a service. None is "not known"."""
 
     at: datetime
@@ -32,7 +32,7 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
-class Count:
+class TimestampedReplicas:
     """A number of replicas and the moment from which it held or was wished."""
 
     at: datetime
@@ -40,25 +40,25 @@ class Count:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Memory:
+class ScalingHistory:
     """What the next decision has to know of the past."""
 
-    lows: tuple[Count, ...] = ()
+    up_window: tuple[TimestampedReplicas, ...] = ()
     """Wishes of the up window that no later wish undercuts, oldest first."""
-    highs: tuple[Count, ...] = ()
+    down_window: tuple[TimestampedReplicas, ...] = ()
     """Wishes of the down window that no later wish exceeds, oldest first."""
-    counts: tuple[Count, ...] = ()
+    decisions: tuple[TimestampedReplicas, ...] = ()
     """The decisions of the last period, oldest first; the last one holds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scale:
+class ScaleDecision:
     """The decision. The caller keeps the memory."""
 
     replicas: int
-    reason: Scaling
+    reason: ScalingReason
     message: str
-    memory: Memory
+    history: ScalingHistory
 
 
 def desired_replicas(total: float, target_average: float) -> int:
@@ -66,116 +66,137 @@ def desired_replicas(total: float, target_average: float) -> int:
     return math.ceil(total / target_average)
 
 
-def scale(policy: ScalingSpec, load: Load, memory: Memory) -> Scale:
+def scale(policy: ScalingSpec, load: ServiceLoad, history: ScalingHistory) -> ScaleDecision:
     """Choose the replica count.
 
     Without a past (a new service, a restarted operator that could not read it back) the present
     number counts as wished until now, so both windows begin anew and nothing moves early.
     """
-    current = memory.counts[-1].replicas if memory.counts else load.replicas
-    wish = _wish(policy, load, current)
-    bounded = _bounded(policy, wish.replicas)
-    memory = _remember(policy, load.at, current, bounded, memory)
-    memory = replace(memory, counts=_recent(memory.counts, load.at, policy.scale_up.period))
-    replicas, reason, message = _decide(policy, wish, bounded, current, memory)
+    current = history.decisions[-1].replicas if history.decisions else load.replicas
+    recommendation = _recommend(policy, load, current)
+    clamped = _clamp(policy, recommendation.replicas)
+    history = _record(policy, load.at, current, clamped, history)
+    history = replace(
+        history, decisions=_recent(history.decisions, load.at, policy.scale_up.period)
+    )
+    replicas, reason, message = _decide(policy, recommendation, clamped, current, history)
     if replicas != current:
-        memory = replace(memory, counts=(*memory.counts, Count(load.at, replicas)))
-    return Scale(replicas=replicas, reason=reason, message=message, memory=memory)
+        history = replace(
+            history, decisions=(*history.decisions, TimestampedReplicas(load.at, replicas))
+        )
+    return ScaleDecision(replicas=replicas, reason=reason, message=message, history=history)
 
 
-def is_steady(decided: Scale, at: datetime) -> bool:
+def is_steady(decision: ScaleDecision, at: datetime) -> bool:
     """The same readings will decide the same, however often: nothing is on its way."""
-    memory, number = decided.memory, decided.replicas
-    windows = [count.replicas for count in (*memory.lows, *memory.highs)]
-    return windows in ([number, number], []) and memory.counts[-1].at < at
+    history, replicas = decision.history, decision.replicas
+    windows = [count.replicas for count in (*history.up_window, *history.down_window)]
+    return windows in ([replicas, replicas], []) and history.decisions[-1].at < at
 
 
-def held(memory: Memory, at: datetime) -> Memory:
+def extend_windows(history: ScalingHistory, at: datetime) -> ScalingHistory:
     """The memory after the last wish was repeated until a moment."""
-    return replace(memory, lows=_until(memory.lows, at), highs=_until(memory.highs, at))
-
-
-def _until(window: tuple[Count, ...], at: datetime) -> tuple[Count, ...]:
-    return (*window[:-1], Count(at, window[-1].replicas)) if window else ()
-
-
-def wished(policy: ScalingSpec, load: Load, current: int) -> int:
-    """What one reading asks for within the bounds, before windows and steps."""
-    return _bounded(policy, _wish(policy, load, current).replicas)
-
-
-def cap(decided: Scale, replicas: int, message: str, at: datetime) -> Scale:
-    """The decision after somebody granted less; the windows keep what was wished."""
-    counts = tuple(count for count in decided.memory.counts if count.at < at)
-    if not counts or counts[-1].replicas != replicas:
-        counts = (*counts, Count(at, replicas))
-    return Scale(
-        replicas=replicas,
-        reason=Scaling.BUDGET_EXHAUSTED,
-        message=message,
-        memory=replace(decided.memory, counts=counts),
+    return replace(
+        history,
+        up_window=_extend_window(history.up_window, at),
+        down_window=_extend_window(history.down_window, at),
     )
 
 
-def recall(policy: ScalingSpec, readings: Sequence[Load], memory: Memory) -> Memory:
+def _extend_window(
+    window: tuple[TimestampedReplicas, ...], at: datetime
+) -> tuple[TimestampedReplicas, ...]:
+    return (*window[:-1], TimestampedReplicas(at, window[-1].replicas)) if window else ()
+
+
+def recommended_replicas(policy: ScalingSpec, load: ServiceLoad, current: int) -> int:
+    """What one reading asks for within the bounds, before windows and steps."""
+    return _clamp(policy, _recommend(policy, load, current).replicas)
+
+
+def cap(decision: ScaleDecision, replicas: int, message: str, at: datetime) -> ScaleDecision:
+    """The decision after somebody granted less; the windows keep what was wished."""
+    decisions = tuple(count for count in decision.history.decisions if count.at < at)
+    if not decisions or decisions[-1].replicas != replicas:
+        decisions = (*decisions, TimestampedReplicas(at, replicas))
+    return ScaleDecision(
+        replicas=replicas,
+        reason=ScalingReason.BUDGET_EXHAUSTED,
+        message=message,
+        history=replace(decision.history, decisions=decisions),
+    )
+
+
+def rebuild_history(
+    policy: ScalingSpec, readings: Sequence[ServiceLoad], history: ScalingHistory
+) -> ScalingHistory:
     """Build the windows from readings of the past, oldest first."""
     for load in readings:
-        current = memory.counts[-1].replicas if memory.counts else load.replicas
-        wish = _bounded(policy, _wish(policy, load, current).replicas)
-        memory = _remember(policy, load.at, current, wish, memory)
-    return memory
+        current = history.decisions[-1].replicas if history.decisions else load.replicas
+        recommended = _clamp(policy, _recommend(policy, load, current).replicas)
+        history = _record(policy, load.at, current, recommended, history)
+    return history
 
 
-def _remember(policy: ScalingSpec, at: datetime, current: int, wish: int, memory: Memory) -> Memory:
+def _record(
+    policy: ScalingSpec, at: datetime, current: int, recommended: int, history: ScalingHistory
+) -> ScalingHistory:
     """The windows after one more wish; a past that is not known counts as the present number."""
-    start = (Count(at, current),)
-    new = Count(at, wish)
-    return Memory(
-        lows=_pushed(memory.lows or start, new, policy.scale_up.window, lowest=True),
-        highs=_pushed(memory.highs or start, new, policy.scale_down.window, lowest=False),
-        counts=memory.counts or start,
+    start = (TimestampedReplicas(at, current),)
+    new = TimestampedReplicas(at, recommended)
+    return ScalingHistory(
+        up_window=_push(history.up_window or start, new, policy.scale_up.window, lowest=True),
+        down_window=_push(
+            history.down_window or start, new, policy.scale_down.window, lowest=False
+        ),
+        decisions=history.decisions or start,
     )
 
 
-def _bounded(policy: ScalingSpec, replicas: int) -> int:
+def _clamp(policy: ScalingSpec, replicas: int) -> int:
     return min(max(replicas, policy.min_replicas), policy.max_replicas)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Wish:
+class _Recommendation:
     """What one reading asks for, before windows, steps and bounds."""
 
     replicas: int
-    reason: Scaling
+    reason: ScalingReason
     message: str
 
 
-def _wish(policy: ScalingSpec, load: Load, current: int) -> _Wish:
+def _recommend(policy: ScalingSpec, load: ServiceLoad, current: int) -> _Recommendation:
     if load.waiting is None:
-        replicas, reason = current, Scaling.NO_READING
+        replicas, reason = current, ScalingReason.FAILED_GET_METRICS
     elif load.activity is None:
         replicas, reason = (
             max(_by_queue(policy, current, load.waiting), current),
-            Scaling.PARTLY_READ,
+            ScalingReason.METRICS_PARTIAL,
         )
     else:
-        replicas, reason = _weighed(policy, load, current, load.waiting, load.activity)
-    return _Wish(replicas=replicas, reason=reason, message=_told(policy, load, current))
+        replicas, reason = _combine_metrics(policy, load, current, load.waiting, load.activity)
+    return _Recommendation(
+        replicas=replicas, reason=reason, message=_metrics_message(policy, load, current)
+    )
 
 
-def _weighed(
-    policy: ScalingSpec, load: Load, current: int, waiting: float, activity: float
-) -> tuple[int, Scaling]:
-    queue = _by_queue(policy, current, waiting)
-    busy = _by_activity(policy, current, load.ready, activity)
-    if queue > current and queue >= busy:
-        return queue, Scaling.QUEUE_ABOVE_TARGET
-    if busy > current and waiting:
-        return busy, Scaling.ACTIVITY_ABOVE_TARGET
-    if max(queue, busy) < current:
-        return max(queue, busy), Scaling.LOAD_BELOW_TARGET
-    held = queue < current and activity > policy.activity.target
-    return current, Scaling.BUSY if held else Scaling.STEADY
+def _combine_metrics(
+    policy: ScalingSpec, load: ServiceLoad, current: int, waiting: float, activity: float
+) -> tuple[int, ScalingReason]:
+    queue_replicas = _by_queue(policy, current, waiting)
+    activity_replicas = _by_activity(policy, current, load.ready, activity)
+    if queue_replicas > current and queue_replicas >= activity_replicas:
+        return queue_replicas, ScalingReason.QUEUE_ABOVE_TARGET
+    if activity_replicas > current and waiting:
+        return activity_replicas, ScalingReason.ACTIVITY_ABOVE_TARGET_WITH_QUEUE
+    if max(queue_replicas, activity_replicas) < current:
+        return max(queue_replicas, activity_replicas), ScalingReason.LOAD_BELOW_TARGET
+    is_above_target = queue_replicas < current and activity > policy.activity.target
+    return (
+        current,
+        ScalingReason.ABOVE_ACTIVITY_TARGET if is_above_target else ScalingReason.AT_TARGET,
+    )
 
 
 def _by_queue(policy: ScalingSpec, current: int, waiting: float) -> int:
@@ -196,63 +217,84 @@ def _by_ratio(current: int, total: float, target: float) -> int:
 
 
 def _decide(
-    policy: ScalingSpec, wish: _Wish, bounded: int, current: int, memory: Memory
-) -> tuple[int, Scaling, str]:
+    policy: ScalingSpec,
+    recommendation: _Recommendation,
+    clamped: int,
+    current: int,
+    history: ScalingHistory,
+) -> tuple[int, ScalingReason, str]:
     """The windows, then the step, then what holds the present number."""
-    if current != _bounded(policy, current):
-        moved = _bounded(policy, current)
-        bound = "minReplicas" if moved > current else "maxReplicas"
-        return moved, Scaling.BOUNDS_CHANGED, f"spec.scaling.{bound} is {moved}"
-    up = min(count.replicas for count in memory.lows)
-    down = max(count.replicas for count in memory.highs)
+    if current != _clamp(policy, current):
+        replicas = _clamp(policy, current)
+        bound = "minReplicas" if replicas > current else "maxReplicas"
+        return replicas, ScalingReason.BOUNDS_CHANGED, f"spec.scaling.{bound} is {replicas}"
+    up = min(count.replicas for count in history.up_window)
+    down = max(count.replicas for count in history.down_window)
     if up > current:
-        return _raise(policy, wish, up, current, memory.counts[0].replicas)
+        return _scale_up(policy, recommendation, up, current, history.decisions[0].replicas)
     if down < current:
-        return down, Scaling.LOAD_BELOW_TARGET, wish.message
-    return current, _why_held(wish, bounded, current), _held(policy, wish, bounded, current)
-
-
-def _raise(
-    policy: ScalingSpec, wish: _Wish, up: int, current: int, before: int
-) -> tuple[int, Scaling, str]:
-    """Up to the smallest wish of the window, within the step of one period."""
-    limit = before + policy.scale_up.pods
-    replicas = max(current, min(up, limit))
-    if replicas == up:
-        return up, wish.reason, wish.message
-    period = int(policy.scale_up.period.total_seconds())
-    step = (
-        f"{wish.message}; {up} are wished, and spec.scaling.scaleUp allows {limit}: "
-        f"{policy.scale_up.pods} more than the {before} of {period} s ago"
+        return down, ScalingReason.LOAD_BELOW_TARGET, recommendation.message
+    return (
+        current,
+        _hold_reason(recommendation, clamped, current),
+        _hold_message(policy, recommendation, clamped, current),
     )
-    return replicas, wish.reason if replicas > current else Scaling.STEP_LIMITED, step
 
 
-def _why_held(wish: _Wish, bounded: int, current: int) -> Scaling:
-    if wish.reason in (Scaling.NO_READING, Scaling.PARTLY_READ, Scaling.BUSY):
-        return wish.reason
-    if wish.replicas > current and bounded == current:
-        return Scaling.AT_MAXIMUM
-    if bounded > current:
-        return Scaling.WAITING_TO_SCALE_UP
-    if bounded < current:
-        return Scaling.WAITING_FOR_QUIET
-    return Scaling.STEADY
+def _scale_up(
+    policy: ScalingSpec, recommendation: _Recommendation, target: int, current: int, previous: int
+) -> tuple[int, ScalingReason, str]:
+    """Up to the smallest wish of the window, within the step of one period."""
+    limit = previous + policy.scale_up.pods
+    replicas = max(current, min(target, limit))
+    if replicas == target:
+        return target, recommendation.reason, recommendation.message
+    period = int(policy.scale_up.period.total_seconds())
+    message = (
+        f"{recommendation.message}; {target} are wished, and spec.scaling.scaleUp allows {limit}: "
+        f"{policy.scale_up.pods} more than the {previous} of {period} s ago"
+    )
+    return (
+        replicas,
+        recommendation.reason if replicas > current else ScalingReason.SCALE_UP_LIMIT,
+        message,
+    )
 
 
-def _held(policy: ScalingSpec, wish: _Wish, bounded: int, current: int) -> str:
-    if bounded > current:
+def _hold_reason(recommendation: _Recommendation, clamped: int, current: int) -> ScalingReason:
+    if recommendation.reason in (
+        ScalingReason.FAILED_GET_METRICS,
+        ScalingReason.METRICS_PARTIAL,
+        ScalingReason.ABOVE_ACTIVITY_TARGET,
+    ):
+        return recommendation.reason
+    if recommendation.replicas > current and clamped == current:
+        return ScalingReason.TOO_MANY_REPLICAS
+    if clamped > current:
+        return ScalingReason.SCALE_UP_STABILIZED
+    if clamped < current:
+        return ScalingReason.SCALE_DOWN_STABILIZED
+    return ScalingReason.AT_TARGET
+
+
+def _hold_message(
+    policy: ScalingSpec, recommendation: _Recommendation, clamped: int, current: int
+) -> str:
+    if clamped > current:
         window = int(policy.scale_up.window.total_seconds())
-        return f"{wish.message}; {bounded} must be wished for {window} s"
-    if bounded < current:
+        return f"{recommendation.message}; {clamped} must be wished for {window} s"
+    if clamped < current:
         window = int(policy.scale_down.window.total_seconds())
-        return f"{wish.message}; {bounded} must suffice for {window} s"
-    if wish.replicas > bounded:
-        return f"{wish.message}; {wish.replicas} are wished, spec.scaling.maxReplicas is {bounded}"
-    return wish.message
+        return f"{recommendation.message}; {clamped} must suffice for {window} s"
+    if recommendation.replicas > clamped:
+        return (
+            f"{recommendation.message}; {recommendation.replicas} are wished, "
+            f"spec.scaling.maxReplicas is {clamped}"
+        )
+    return recommendation.message
 
 
-def _told(policy: ScalingSpec, load: Load, current: int) -> str:
+def _metrics_message(policy: ScalingSpec, load: ServiceLoad, current: int) -> str:
     """The readings with their targets, as every message begins."""
     queue = (
         "waiting requests could not be read"
@@ -267,21 +309,27 @@ def _told(policy: ScalingSpec, load: Load, current: int) -> str:
     return f"{queue}, {activity}, {current} replicas"
 
 
-def _pushed(
-    window: tuple[Count, ...], new: Count, span: timedelta, *, lowest: bool
-) -> tuple[Count, ...]:
+def _push(
+    window: tuple[TimestampedReplicas, ...],
+    new: TimestampedReplicas,
+    span: timedelta,
+    *,
+    lowest: bool,
+) -> tuple[TimestampedReplicas, ...]:
     """A window of extremes: drop what left it, and what `new` makes irrelevant."""
     sign = 1 if lowest else -1
-    kept = tuple(
+    remaining = tuple(
         old
         for old in window
         if new.at - old.at < span and sign * old.replicas < sign * new.replicas
     )
-    return (*kept, new)
+    return (*remaining, new)
 
 
-def _recent(counts: tuple[Count, ...], now: datetime, period: timedelta) -> tuple[Count, ...]:
+def _recent(
+    decisions: tuple[TimestampedReplicas, ...], now: datetime, period: timedelta
+) -> tuple[TimestampedReplicas, ...]:
     """The decisions of the last period, and the one that held when it began, which is the first."""
-    while len(counts) > 1 and now - counts[1].at >= period:
-        counts = counts[1:]
-    return counts
+    while len(decisions) > 1 and now - decisions[1].at >= period:
+        decisions = decisions[1:]
+    return decisions

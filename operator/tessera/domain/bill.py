@@ -17,7 +17,7 @@ from typing import Self
 from tessera.api.accelerator_pool import AcceleratorPoolSpec
 from tessera.domain.batch.names import payer
 from tessera.domain.catalog import COMPUTE_SLICES, MEMORY_SLICES
-from tessera.domain.load import FRESH
+from tessera.domain.load import MAX_READING_AGE
 from tessera.domain.money import money, price_on
 from tessera.domain.pools import (
     COUNT_LABEL,
@@ -132,9 +132,13 @@ def _by_node(pods: Sequence[Pod]) -> Mapping[str, Sequence[Pod]]:
 def busy(snapshot: Snapshot) -> Mapping[Ref, datetime]:
     """Since when replicas work on requests; a reading tells of no more than the time before it."""
     readings = snapshot.readings
-    if readings is None or readings.problem is not None or snapshot.at - readings.at > FRESH:
+    if (
+        readings is None
+        or readings.problem is not None
+        or snapshot.at - readings.at > MAX_READING_AGE
+    ):
         return {}
-    since = readings.at - FRESH
+    since = readings.at - MAX_READING_AGE
     return {ref: since for ref, reading in readings.pods.items() if reading.running}
 
 
@@ -204,10 +208,10 @@ class _Holding:
         yield line("", CostState.STRANDED), left
 
     def _state(self, pod: Pod, at: datetime) -> CostState:
-        loaded = pod.up if pod.ready_since is None else pod.ready_since <= at
+        loaded = pod.containers_ready if pod.ready_since is None else pod.ready_since <= at
         if not loaded:
             return CostState.LOADING
-        if pod.run is not None:
+        if pod.batch_run is not None:
             return CostState.SERVING
         since = self.busy.get(pod.ref)
         return CostState.WARM_IDLE if since is None or at < since else CostState.SERVING
@@ -234,7 +238,7 @@ class _Holding:
 
 
 def _payer(pod: Pod) -> Ref:
-    return pod.service if pod.run is None else payer(pod.run.batch)
+    return pod.service if pod.batch_run is None else payer(pod.batch_run.batch)
 
 
 def _credited(bill: Bill, parts: Mapping[Line, int]) -> Bill:

@@ -10,7 +10,7 @@ from enum import StrEnum
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class KeyPair:
     """A certificate to serve with, and its key, as PEM."""
 
     certificate: str
@@ -18,38 +18,38 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
+class CertificateSecret:
     """What the Secret of admission holds."""
 
-    serving: Pair | None = None
-    coming: Pair | None = None
+    serving: KeyPair | None = None
+    pending: KeyPair | None = None
     authorities: tuple[str, ...] = ()
     """Certificates of everybody who signed or will sign, as PEM: who calls trusts them all."""
     version: str | None = None
     """The Secret's resourceVersion; None while there is no Secret."""
 
     @property
-    def bundle(self) -> str:
+    def ca_bundle(self) -> str:
         return "".join(self.authorities)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
+class CertificatePolicy:
     """What certificates are for, how long they live, and how new ones are brought in."""
 
     host: str
     """The DNS name under which admission is called."""
-    life: timedelta = timedelta(days=90)
-    settle: timedelta = timedelta(seconds=60)
+    lifetime: timedelta = timedelta(days=90)
+    trust_delay: timedelta = timedelta(seconds=60)
     """An authority is known so long before a certificate of it is used."""
 
     @property
     def renew_before(self) -> timedelta:
         """So long before its end a certificate gets a successor: two thirds are over then."""
-        return self.life / 3
+        return self.lifetime / 3
 
 
-class Step(StrEnum):
+class CertificateAction(StrEnum):
     """What is to be done with the certificates."""
 
     KEEP = "Keep"
@@ -61,23 +61,31 @@ class Step(StrEnum):
     """The pair that waited serves from now on."""
 
 
-def next_step(
+def next_action(
     serving: datetime | None,
-    coming: datetime | None,
+    pending: datetime | None,
     *,
     at: datetime,
-    known_for: timedelta,
-    terms: Terms,
-) -> Step:
+    trusted_for: timedelta,
+    policy: CertificatePolicy,
+) -> CertificateAction:
     """The next step, given when the two usable pairs end; None where there is no usable one.
 
     `known_for` is how long all authorities that are held have been trusted by whoever calls.
     """
-    if coming is not None and coming <= at:
-        coming = None
+    if pending is not None and pending <= at:
+        pending = None
     if serving is None or serving <= at:
-        return Step.ISSUE if coming is None else Step.PROMOTE
-    if coming is not None:
-        return Step.PROMOTE if known_for >= terms.settle else Step.KEEP
-    left = serving - at
-    return Step.KEEP if terms.renew_before < left <= terms.life else Step.PREPARE
+        return CertificateAction.ISSUE if pending is None else CertificateAction.PROMOTE
+    if pending is not None:
+        return (
+            CertificateAction.PROMOTE
+            if trusted_for >= policy.trust_delay
+            else CertificateAction.KEEP
+        )
+    remaining = serving - at
+    return (
+        CertificateAction.KEEP
+        if policy.renew_before < remaining <= policy.lifetime
+        else CertificateAction.PREPARE
+    )

@@ -51,7 +51,7 @@ class Denial:
     reason: Accepted
     field: str
     message: str
-    passing: bool = False
+    transient: bool = False
     """It may pass without an edit of this object, so admission only warns."""
 
     @property
@@ -66,10 +66,10 @@ Check = Callable[[InferenceServiceSpec, Tiers], Iterator[Denial]]
 
 def check(spec: InferenceServiceSpec, pools: Tiers) -> tuple[Denial, ...]:
     """All denials of a spec, given the pools that exist."""
-    return tuple(denial for one in CHECKS for denial in one(spec, pools))
+    return tuple(denial for rule in CHECKS for denial in rule(spec, pools))
 
 
-def flags_unchecked(spec: InferenceServiceSpec) -> str | None:
+def unchecked_flags_warning(spec: InferenceServiceSpec) -> str | None:
     """The warning for an engine version without a flag table."""
     if vllm_flags.table(spec.engine.version) is not None or not spec.engine.extra_args:
         return None
@@ -90,46 +90,48 @@ def max_model_len(spec: InferenceServiceSpec, shape: ModelShape) -> int:
     return spec.context.max_model_len or min(DEFAULT_MAX_MODEL_LEN, shape.max_position_embeddings)
 
 
-def model_unknown(spec: InferenceServiceSpec, why: str = "") -> Denial | None:
+def unknown_model_denial(spec: InferenceServiceSpec, cause: str = "") -> Denial | None:
     """The denial of a model without a shape, and `why` it could not be read."""
     if shape_of(spec) is not None:
         return None
     return Denial(
-        reason=Accepted.MODEL_UNKNOWN,
+        reason=Accepted.UNKNOWN_MODEL,
         field="spec.model.shape",
         message=(
-            f"{why or f'{spec.model.uri} is none of the {len(models())} models that Tessera knows'}"
+            f"{cause or f'{spec.model.uri} is none of the {len(models())} models that Tessera knows'}"
             f"; give {_SHAPE_FIELDS} from its config.json "
             "(kubectl explain inferenceservice.spec.model.shape)"
         ),
     )
 
 
-def _context_suits_the_model(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
+def _check_context_length(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
     shape = shape_of(spec)
-    asked = spec.context.max_model_len
-    if shape is not None and asked is not None and asked > shape.max_position_embeddings:
+    requested = spec.context.max_model_len
+    if shape is not None and requested is not None and requested > shape.max_position_embeddings:
         yield Denial(
             reason=Accepted.CONTEXT_TOO_LONG,
             field="spec.context.maxModelLen",
-            message=f"{asked} is more than the {shape.max_position_embeddings} tokens of the model",
+            message=(
+                f"{requested} is more than the {shape.max_position_embeddings} tokens of the model"
+            ),
         )
 
 
-def _precision_suits_the_files(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
+def _check_precision(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
     shape = shape_of(spec)
     if shape is None:
         return
     for index, variant in enumerate(spec.precision.variants):
-        if (told := mismatch(shape, variant.precision)) is not None:
+        if (message := mismatch(shape, variant.precision)) is not None:
             yield Denial(
                 reason=Accepted.PRECISION_MISMATCH,
                 field=f"spec.precision.variants[{index}].precision",
-                message=told,
+                message=message,
             )
 
 
-def _flags_are_free_and_valid(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
+def _check_flags(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
     table = vllm_flags.table(spec.engine.version)
     if table is None:
         return
@@ -138,43 +140,43 @@ def _flags_are_free_and_valid(spec: InferenceServiceSpec, _: Tiers) -> Iterator[
         if name in RESERVED:
             flag = f"--{name.replace('_', '-')}"
             yield Denial(
-                reason=Accepted.FLAG_RESERVED,
+                reason=Accepted.RESERVED_FLAG,
                 field=field,
                 message=f"remove {flag}; it is set by {RESERVED[name]} "
                 f"(1 of {len(RESERVED)} reserved flags)",
             )
     for problem in vllm_flags.check(spec.engine.extra_args, table):
         yield Denial(
-            reason=Accepted.FLAG_INVALID,
+            reason=Accepted.INVALID_FLAG,
             field=field,
             message=f"{problem.message} (vLLM {spec.engine.version})",
         )
 
 
-def _adapters_have_names_of_their_own(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
+def _check_adapter_names(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
     for index, adapter in enumerate(spec.model.adapters):
         if adapter.name == spec.model.served_name:
             yield Denial(
-                reason=Accepted.ADAPTER_NAME_TAKEN,
+                reason=Accepted.ADAPTER_NAME_CONFLICT,
                 field=f"spec.model.adapters[{index}].name",
                 message=f"{adapter.name} is spec.model.servedName too, and 1 name cannot mean 2 "
                 "models; rename one of them",
             )
 
 
-def _pools_exist(spec: InferenceServiceSpec, pools: Tiers) -> Iterator[Denial]:
+def _check_pools_exist(spec: InferenceServiceSpec, pools: Tiers) -> Iterator[Denial]:
     for index, name in enumerate(spec.placement.pools):
         if name not in pools:
             yield Denial(
-                reason=Accepted.POOL_UNKNOWN,
+                reason=Accepted.POOL_NOT_FOUND,
                 field=f"spec.placement.pools[{index}]",
                 message=f"there is no AcceleratorPool {name}; kubectl get acceleratorpools "
                 f"shows {len(pools)}",
-                passing=True,
+                transient=True,
             )
 
 
-def _interactive_stays_off_spot(spec: InferenceServiceSpec, pools: Tiers) -> Iterator[Denial]:
+def _check_spot_pools(spec: InferenceServiceSpec, pools: Tiers) -> Iterator[Denial]:
     if spec.service_class != "interactive":
         return
     for index, name in enumerate(spec.placement.pools):
@@ -187,21 +189,21 @@ def _interactive_stays_off_spot(spec: InferenceServiceSpec, pools: Tiers) -> Ite
             )
 
 
-def _pod_template_is_free_and_valid(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
-    for reason, found in (
-        (Accepted.POD_TEMPLATE_RESERVED, pod_template.reserved(spec.pod_template)),
-        (Accepted.POD_TEMPLATE_INVALID, pod_template.malformed(spec.pod_template)),
+def _check_pod_template(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
+    for reason, findings in (
+        (Accepted.RESERVED_POD_TEMPLATE_FIELD, pod_template.reserved_entries(spec.pod_template)),
+        (Accepted.INVALID_POD_TEMPLATE, pod_template.malformed_keys(spec.pod_template)),
     ):
-        for field, message in found:
+        for field, message in findings:
             yield Denial(reason=reason, field=field, message=message)
 
 
 CHECKS: tuple[Check, ...] = (
-    _context_suits_the_model,
-    _precision_suits_the_files,
-    _adapters_have_names_of_their_own,
-    _flags_are_free_and_valid,
-    _pod_template_is_free_and_valid,
-    _pools_exist,
-    _interactive_stays_off_spot,
+    _check_context_length,
+    _check_precision,
+    _check_adapter_names,
+    _check_flags,
+    _check_pod_template,
+    _check_pools_exist,
+    _check_spot_pools,
 )

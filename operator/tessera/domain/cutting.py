@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from tessera.api.node_layout import Fault, Mode, SeenGpu, SeenSlice, WantedGpu
+from tessera.api.node_layout import DesiredGpu, GpuFault, MigMode, ObservedGpu, ObservedSlice
 from tessera.domain.mig.boards import Board
 from tessera.domain.mig.layouts import Spot, fault
 
@@ -45,7 +45,7 @@ class Gpu:
     product: str
     """Blanks as dashes."""
     memory_mib: int
-    mode: Mode
+    mode: MigMode
     board: Board | None = None
     """What may be cut; only asked for in MIG mode."""
     instances: tuple[Instance, ...] = ()
@@ -77,7 +77,7 @@ class Deed:
 class Trouble:
     """Why a GPU is not as it should be, and what to do."""
 
-    fault: Fault
+    fault: GpuFault
     message: str
 
 
@@ -89,7 +89,7 @@ class Cutting:
     trouble: Trouble | None = None
 
 
-def cutting(gpu: Gpu, wanted: WantedGpu, holders: Holders) -> Cutting:
+def cutting(gpu: Gpu, wanted: DesiredGpu, holders: Holders) -> Cutting:
     """The way from what is seen to what is wanted, as far as nobody is in it."""
     if trouble := obstacle(gpu, wanted):
         return Cutting(trouble=trouble)
@@ -111,7 +111,7 @@ def cutting(gpu: Gpu, wanted: WantedGpu, holders: Holders) -> Cutting:
     return Cutting(tuple(deeds), _in_use(gpu, held, holders))
 
 
-def obstacle(gpu: Gpu, wanted: WantedGpu) -> Trouble | None:
+def obstacle(gpu: Gpu, wanted: DesiredGpu) -> Trouble | None:
     """Why nothing at all can be done on the GPU."""
     if gpu.mode in ("enabling", "disabling"):
         return Trouble(
@@ -137,18 +137,18 @@ def obstacle(gpu: Gpu, wanted: WantedGpu) -> Trouble | None:
     return None if told is None else Trouble("CannotCut", f"no GPU can be cut so: {told}")
 
 
-def seen(gpu: Gpu, holders: Holders, trouble: Trouble | None = None) -> SeenGpu:
+def seen(gpu: Gpu, holders: Holders, trouble: Trouble | None = None) -> ObservedGpu:
     """As the status tells it."""
     if trouble is None:
-        trouble = obstacle(gpu, WantedGpu(uuid=gpu.uuid))
-    return SeenGpu(
+        trouble = obstacle(gpu, DesiredGpu(uuid=gpu.uuid))
+    return ObservedGpu(
         index=gpu.index,
         uuid=gpu.uuid,
         product=gpu.product,
         memory_mib=gpu.memory_mib,
         mode=gpu.mode,
         slices=tuple(
-            SeenSlice(
+            ObservedSlice(
                 profile=one.spot.profile,
                 start=one.spot.start,
                 uuid=one.uuid,

@@ -121,7 +121,7 @@ def _near(course: Course, spot: Lane | None, steady: Lane, current: Way | None) 
     if current == "spot" and spot is not None and spot.free and not steady.free:
         return _on_spot(course, spot, "on-demand and reserved hardware is taken")
     if (late := _late(course, steady)) is not None:
-        return Lot("steady", BatchRunning.AT_RISK, f"{late}; only a later one helps")
+        return Lot("steady", BatchRunning.DEADLINE_AT_RISK, f"{late}; only a later one helps")
     return Lot(
         "steady",
         BatchRunning.DEADLINE_NEAR,
@@ -156,9 +156,9 @@ def _stay(course: Course) -> Lot:
 
 def _steady_only(course: Course, steady: Lane | None) -> Lot:
     if steady is not None and (late := _late(course, steady)) is not None:
-        return Lot("steady", BatchRunning.AT_RISK, f"{late}; only a later one helps")
+        return Lot("steady", BatchRunning.DEADLINE_AT_RISK, f"{late}; only a later one helps")
     way: Way | None = None if steady is None else "steady"
-    return Lot(way, BatchRunning.SPOT_EXCLUDED, f"spec.spot.policy is never; {_line(course)}")
+    return Lot(way, BatchRunning.SPOT_DISABLED, f"spec.spot.policy is never; {_line(course)}")
 
 
 def _on_spot(course: Course, spot: Lane | None, alone: str) -> Lot:
@@ -168,7 +168,7 @@ def _on_spot(course: Course, spot: Lane | None, alone: str) -> Lot:
     if spot is None or not spot.free:
         told = f"{told}; no spot hardware is free, so it is waited for"
         return Lot(None if spot is None else "spot", BatchRunning.WAITING_FOR_SPOT, told)
-    return Lot("spot", BatchRunning.AT_RISK if late else BatchRunning.ON_SPOT, told)
+    return Lot("spot", BatchRunning.DEADLINE_AT_RISK if late else BatchRunning.ON_SPOT, told)
 
 
 def _late(course: Course, lane: Lane) -> str | None:

@@ -9,24 +9,24 @@ from typing import NamedTuple
 from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
 from tessera.api.inference_service import Scaling as ScalingSpec
 from tessera.domain import autoscale
-from tessera.domain.autoscale import Count, Memory, Scale
-from tessera.domain.checks import check, flags_unchecked
+from tessera.domain.autoscale import ScaleDecision, ScalingHistory, TimestampedReplicas
+from tessera.domain.checks import check, unchecked_flags_warning
 from tessera.domain.load import load_of
-from tessera.domain.model.facts import ErrandJob
-from tessera.domain.model.prepare import Preparation, prepare
+from tessera.domain.model.facts import ObservedModelJob
+from tessera.domain.model.prepare import Preparation, prepare_model
 from tessera.domain.placement import ANY, STEADY, Choice, Placement, assigned, place
 from tessera.domain.pools import PoolView, tiers
-from tessera.domain.reasons import Accepted, Placed, Scaling, Verdict
+from tessera.domain.reasons import Accepted, PlacementReason, ScalingReason, StatusVerdict
 from tessera.domain.snapshot import (
     Node,
+    ObservedService,
     Pod,
     Ref,
-    Service,
     Snapshot,
     Workload,
 )
 
-Taken = Counter[tuple[str, str]]
+AllocatedDevices = Counter[tuple[str, str]]
 """Devices that services hold, by pool and resource."""
 
 
@@ -34,139 +34,147 @@ _DEFAULT_SCALING = ScalingSpec()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Holding:
+class CurrentObjects:
     """What a service has now."""
 
     pods: tuple[Pod, ...] = ()
     workloads: tuple[Workload, ...] = ()
-    errands: tuple[ErrandJob, ...] = ()
+    model_jobs: tuple[ObservedModelJob, ...] = ()
 
-    def of(self, variant: str) -> Workload | None:
-        return next((one for one in self.workloads if one.variant == variant), None)
+    def workload_of(self, variant: str) -> Workload | None:
+        return next((workload for workload in self.workloads if workload.variant == variant), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Draft:
+class Proposal:
     """What a service would get if money were no object."""
 
-    service: Service
-    holding: Holding
-    accepted: Verdict[Accepted]
+    service: ObservedService
+    objects: CurrentObjects
+    accepted: StatusVerdict[Accepted]
     placement: Placement
-    scale: Scale
+    scale: ScaleDecision
     preparation: Preparation | None = None
 
 
-class Held(NamedTuple):
+class UnsortedObjects(NamedTuple):
     """What a service has, in the order in which it was seen."""
 
     pods: list[Pod]
     workloads: list[Workload]
-    errands: list[ErrandJob]
+    model_jobs: list[ObservedModelJob]
 
     @property
-    def sorted(self) -> Holding:
-        return Holding(
+    def in_order(self) -> CurrentObjects:
+        return CurrentObjects(
             pods=tuple(sorted(self.pods, key=lambda pod: pod.ref)),
-            workloads=tuple(sorted(self.workloads, key=lambda one: one.ref)),
-            errands=tuple(sorted(self.errands, key=lambda one: one.ref)),
+            workloads=tuple(sorted(self.workloads, key=lambda workload: workload.ref)),
+            model_jobs=tuple(sorted(self.model_jobs, key=lambda job: job.ref)),
         )
 
 
-def held_by(
-    services: Sequence[Service],
+def objects_by_service(
+    services: Sequence[ObservedService],
     pods: Sequence[Pod],
     workloads: Sequence[Workload],
     nodes: Sequence[Node],
-    errands: Sequence[ErrandJob],
-) -> Mapping[Ref, Held]:
+    model_jobs: Sequence[ObservedModelJob],
+) -> Mapping[Ref, UnsortedObjects]:
     """What each service has now."""
-    found = {service.ref: Held([], [], []) for service in services}
-    answering = {node.name for node in nodes if node.alive}
+    objects_by_ref = {service.ref: UnsortedObjects([], [], []) for service in services}
+    ready_nodes = {node.name for node in nodes if node.kubelet_ready}
     for pod in pods:
-        if (held := found.get(pod.service)) is not None and not _is_stuck(pod, answering):
-            held.pods.append(pod)
+        if (objects := objects_by_ref.get(pod.service)) is not None and not _is_stuck(
+            pod, ready_nodes
+        ):
+            objects.pods.append(pod)
     for workload in workloads:
-        if (held := found.get(workload.service)) is not None:
-            held.workloads.append(workload)
-    for job in errands:
-        if (held := found.get(job.service)) is not None:
-            held.errands.append(job)
-    return found
+        if (objects := objects_by_ref.get(workload.service)) is not None:
+            objects.workloads.append(workload)
+    for job in model_jobs:
+        if (objects := objects_by_ref.get(job.service)) is not None:
+            objects.model_jobs.append(job)
+    return objects_by_ref
 
 
-def _is_stuck(pod: Pod, answering: Collection[str]) -> bool:
+def _is_stuck(pod: Pod, ready_nodes: Collection[str]) -> bool:
     """A pod that ends on a node that does not answer may do so for ever: it is no replica any more,
     and what it held is not offered to others either."""
-    return pod.leaving and pod.node is not None and pod.node not in answering
+    return pod.terminating and pod.node is not None and pod.node not in ready_nodes
 
 
-def drafted(
+def propose(
     snapshot: Snapshot,
-    service: Service,
-    holding: Holding,
+    service: ObservedService,
+    objects: CurrentObjects,
     views: Sequence[PoolView],
-    taken: Taken,
-    memory: Memory,
-) -> Draft:
+    allocated: AllocatedDevices,
+    history: ScalingHistory,
+) -> Proposal:
     try:
-        return _draft(snapshot, service, holding, views, taken, memory)
+        return _propose(snapshot, service, objects, views, allocated, history)
     except Exception as error:  # noqa: BLE001 - one bad service must not stop the fleet
-        return _held(service, holding, _blame(error), memory)
+        return _unchanged_proposal(service, objects, _planner_error(error), history)
 
 
-def _draft(
+def _propose(
     snapshot: Snapshot,
-    service: Service,
-    holding: Holding,
+    service: ObservedService,
+    objects: CurrentObjects,
     views: Sequence[PoolView],
-    taken: Taken,
-    memory: Memory,
-) -> Draft:
+    allocated: AllocatedDevices,
+    history: ScalingHistory,
+) -> Proposal:
     spec = service.spec
     if spec is None:
-        told = service.problem or "spec: unreadable"
-        return _held(service, holding, Verdict(Accepted.SPEC_UNREADABLE, told), memory)
-    preparation = prepare(snapshot, service, spec)
+        message = service.problem or "spec: unreadable"
+        return _unchanged_proposal(
+            service, objects, StatusVerdict(Accepted.INVALID_SPEC, message), history
+        )
+    preparation = prepare_model(snapshot, service, spec)
     spec = preparation.spec
     service = replace(service, spec=spec)
     denials = check(spec, tiers(views))
     if denials:
-        told = "; ".join(denial.sentence for denial in denials)
-        return _held(service, holding, Verdict(denials[0].reason, told), memory)
-    if preparation.unknown is not None:
-        held = _held(service, holding, preparation.unknown, memory)
-        return replace(held, preparation=preparation)
-    given = assigned(service.ref, snapshot.pools)
+        message = "; ".join(denial.sentence for denial in denials)
+        return _unchanged_proposal(
+            service, objects, StatusVerdict(denials[0].reason, message), history
+        )
+    if preparation.missing_shape is not None:
+        unchanged = _unchanged_proposal(service, objects, preparation.missing_shape, history)
+        return replace(unchanged, preparation=preparation)
+    current_assignment = assigned(service.ref, snapshot.pools)
     placement = place(
         spec,
         views,
-        current=holding.workloads[0].variant if holding.workloads else None,
-        floor=floor_of(spec),
-        taken=taken,
+        current=objects.workloads[0].variant if objects.workloads else None,
+        floor=min_replicas_of(spec),
+        taken=allocated,
         tiers=ANY if spec.service_class == "batch" else STEADY,
-        assigned=given,
+        assigned=current_assignment,
     )
-    warning = flags_unchecked(spec)
+    warning = unchecked_flags_warning(spec)
     accepted = (
-        Verdict(Accepted.VALID, "the spec can be carried out")
+        StatusVerdict(Accepted.VALID, "the spec can be carried out")
         if warning is None
-        else Verdict(Accepted.FLAGS_UNCHECKED, warning)
+        else StatusVerdict(Accepted.FLAGS_UNCHECKED, warning)
     )
     if placement.choice is None:
-        held = _held(service, holding, accepted, memory)
-        return replace(held, placement=placement, preparation=preparation)
-    pods = of_variant(holding.pods, placement.choice)
-    workload = holding.of(placement.choice.variant)
-    if given is not None and workload is None and holding.workloads:
-        memory = Memory(counts=(Count(snapshot.at, given.replicas),))
-    return Draft(
+        unchanged = _unchanged_proposal(service, objects, accepted, history)
+        return replace(unchanged, placement=placement, preparation=preparation)
+    pods = pods_of_variant(objects.pods, placement.choice)
+    workload = objects.workload_of(placement.choice.variant)
+    if current_assignment is not None and workload is None and objects.workloads:
+        history = ScalingHistory(
+            decisions=(TimestampedReplicas(snapshot.at, current_assignment.replicas),)
+        )
+    return Proposal(
         service=service,
-        holding=holding,
+        objects=objects,
         accepted=accepted,
         placement=placement,
         preparation=preparation,
-        scale=_scale(snapshot, spec, pods, workload, memory),
+        scale=_scale(snapshot, spec, pods, workload, history),
     )
 
 
@@ -175,68 +183,79 @@ def _scale(
     spec: InferenceServiceSpec,
     pods: Sequence[Pod],
     workload: Workload | None,
-    memory: Memory,
-) -> Scale:
+    history: ScalingHistory,
+) -> ScaleDecision:
     if spec.replicas is not None:
-        return _fixed(spec.replicas, memory, snapshot.at)
+        return _fixed_scale(spec.replicas, history, snapshot.at)
     policy = scaling_of(spec)
     existing = workload.replicas if workload else policy.min_replicas
-    return autoscale.scale(policy, load_of(pods, snapshot.readings, existing, snapshot.at), memory)
+    return autoscale.scale(policy, load_of(pods, snapshot.readings, existing, snapshot.at), history)
 
 
-def _fixed(replicas: int, memory: Memory, at: datetime) -> Scale:
-    known = [count.replicas for count in memory.counts] == [replicas]
-    counts = memory.counts if known else (Count(at, replicas),)
-    return Scale(
+def _fixed_scale(replicas: int, history: ScalingHistory, at: datetime) -> ScaleDecision:
+    unchanged = [count.replicas for count in history.decisions] == [replicas]
+    counts = history.decisions if unchanged else (TimestampedReplicas(at, replicas),)
+    return ScaleDecision(
         replicas=replicas,
-        reason=Scaling.SET_BY_USER,
+        reason=ScalingReason.SET_BY_USER,
         message=f"spec.replicas is {replicas}",
-        memory=memory if known and not memory.lows else Memory(counts=counts),
+        history=history
+        if unchanged and not history.up_window
+        else ScalingHistory(decisions=counts),
     )
 
 
-def _held(service: Service, holding: Holding, accepted: Verdict[Accepted], memory: Memory) -> Draft:
+def _unchanged_proposal(
+    service: ObservedService,
+    objects: CurrentObjects,
+    accepted: StatusVerdict[Accepted],
+    history: ScalingHistory,
+) -> Proposal:
     """Nothing is decided, so whatever runs goes on as it is."""
-    return Draft(
+    return Proposal(
         service=service,
-        holding=holding,
+        objects=objects,
         accepted=accepted,
         placement=Placement(
-            verdict=Verdict(Placed.NOT_ACCEPTED, "nothing is placed while Accepted is False")
+            verdict=StatusVerdict(
+                PlacementReason.NOT_ACCEPTED, "nothing is placed while Accepted is False"
+            )
         ),
-        scale=Scale(
-            replicas=holding.workloads[0].replicas if holding.workloads else 0,
-            reason=Scaling.NOT_PLACED,
+        scale=ScaleDecision(
+            replicas=objects.workloads[0].replicas if objects.workloads else 0,
+            reason=ScalingReason.NOT_PLACED,
             message="what runs is left as it is",
-            memory=memory,
+            history=history,
         ),
     )
 
 
-def _blame(error: Exception) -> Verdict[Accepted]:
-    return Verdict(
-        Accepted.PLANNER_ERROR,
+def _planner_error(error: Exception) -> StatusVerdict[Accepted]:
+    return StatusVerdict(
+        Accepted.INTERNAL_ERROR,
         f"spec: planning raised {type(error).__name__} ({error}); please report it with the output "
         "of kubectl get inferenceservice -o yaml",
     )
 
 
-def floor_of(spec: InferenceServiceSpec) -> int:
+def min_replicas_of(spec: InferenceServiceSpec) -> int:
     return scaling_of(spec).min_replicas if spec.replicas is None else max(1, spec.replicas)
 
 
-def take(taken: Taken, draft: Draft) -> None:
-    choice = draft.placement.choice
+def allocate(allocated: AllocatedDevices, proposal: Proposal) -> None:
+    choice = proposal.placement.choice
     if choice is not None:
         hardware = choice.offer.hardware
-        taken[choice.offer.pool, hardware.resource] += held_replicas(draft) * hardware.devices
+        allocated[choice.offer.pool, hardware.resource] += (
+            allocated_replicas(proposal) * hardware.devices
+        )
 
 
-def held_replicas(draft: Draft) -> int:
-    return max(draft.scale.replicas, len(draft.holding.pods))
+def allocated_replicas(proposal: Proposal) -> int:
+    return max(proposal.scale.replicas, len(proposal.objects.pods))
 
 
-def of_variant(pods: Sequence[Pod], choice: Choice) -> Sequence[Pod]:
+def pods_of_variant(pods: Sequence[Pod], choice: Choice) -> Sequence[Pod]:
     """The replicas on the chosen hardware."""
     variant = choice.variant  # a name put together each time it is asked for
     return [pod for pod in pods if pod.variant == variant]
@@ -247,8 +266,12 @@ def scaling_of(spec: InferenceServiceSpec) -> ScalingSpec:
     return spec.scaling or _DEFAULT_SCALING
 
 
-def remembered(status: InferenceServiceStatus) -> Memory:
+def history_from_status(status: InferenceServiceStatus) -> ScalingHistory:
     """What an earlier leader wrote down for its successor."""
     if status.scaling is None:
-        return Memory()
-    return Memory(counts=tuple(Count(one.at, one.replicas) for one in status.scaling.memory))
+        return ScalingHistory()
+    return ScalingHistory(
+        decisions=tuple(
+            TimestampedReplicas(change.at, change.replicas) for change in status.scaling.memory
+        )
+    )

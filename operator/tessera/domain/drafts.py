@@ -5,154 +5,171 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from tessera.domain import autoscale
-from tessera.domain.autoscale import Memory
+from tessera.domain.autoscale import ScalingHistory
 from tessera.domain.draft import (
-    Draft,
-    Held,
-    Holding,
-    Taken,
-    drafted,
-    held_by,
-    remembered,
-    take,
+    AllocatedDevices,
+    CurrentObjects,
+    Proposal,
+    UnsortedObjects,
+    allocate,
+    history_from_status,
+    objects_by_service,
+    propose,
 )
-from tessera.domain.kept import Last
-from tessera.domain.load import grown_up, read
-from tessera.domain.model.facts import ErrandJob
-from tessera.domain.model.prepare import recalled
+from tessera.domain.kept import LastCallCache
+from tessera.domain.load import next_reading_due, usable_readings
+from tessera.domain.model.facts import ObservedModelJob
+from tessera.domain.model.prepare import with_known_shape
 from tessera.domain.pools import PoolView
 from tessera.domain.reasons import Accepted
-from tessera.domain.snapshot import Node, Pod, PodReading, Ref, Service, Snapshot, Workload
+from tessera.domain.snapshot import Node, ObservedService, Pod, PodReading, Ref, Snapshot, Workload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _KeptDraft:
+class _CachedProposal:
     """A draft, and all that it was made of."""
 
-    service: Service
-    draft: Draft
+    service: ObservedService
+    proposal: Proposal
     views: Sequence[PoolView]
     readings: tuple[PodReading | None, ...]
-    until: datetime | None
+    valid_until: datetime | None
     """From then on time alone may change it."""
 
 
-class KeptDrafts:
+class ProposalCache:
     """What earlier turns found, by the identity of what it was made of."""
 
     def __init__(self) -> None:
-        self.at: datetime | None = None
+        self.planned_at: datetime | None = None
         """When the last plan was made."""
-        self.recalled = Last(self._recalled)
-        self.holdings = Last(self._holdings)
-        self.ranked = Last(_ranked)
-        self.known: dict[Ref, _KeptDraft] = {}
-        self._held: Mapping[Ref, tuple[Held, Holding]] = {}
-        self._services: Mapping[Ref, tuple[Service, Service]] = {}
+        self.with_known_shapes = LastCallCache(self._with_known_shapes)
+        self.current_objects = LastCallCache(self._current_objects)
+        self.in_choice_order = LastCallCache(_in_choice_order)
+        self.entries: dict[Ref, _CachedProposal] = {}
+        self._objects_by_ref: Mapping[Ref, tuple[UnsortedObjects, CurrentObjects]] = {}
+        self._services: Mapping[Ref, tuple[ObservedService, ObservedService]] = {}
 
-    def _recalled(self, services: tuple[Service, ...]) -> tuple[Service, ...]:
+    def _with_known_shapes(
+        self, services: tuple[ObservedService, ...]
+    ) -> tuple[ObservedService, ...]:
         """With the shapes that were read; a service that did not change is the same object."""
-        old = self._services
+        previous = self._services
         self._services = {
-            one.ref: old[one.ref]
-            if one.ref in old and old[one.ref][0] is one
-            else (one, recalled(one))
-            for one in services
+            service.ref: previous[service.ref]
+            if service.ref in previous and previous[service.ref][0] is service
+            else (service, with_known_shape(service))
+            for service in services
         }
-        found = tuple([self._services[one.ref][1] for one in services])
-        same = all(new is one for new, one in zip(found, services, strict=True))
-        return services if same else found
+        completed = tuple([self._services[service.ref][1] for service in services])
+        same = all(new is service for new, service in zip(completed, services, strict=True))
+        return services if same else completed
 
-    def _holdings(
+    def _current_objects(
         self,
-        services: Sequence[Service],
+        services: Sequence[ObservedService],
         pods: Sequence[Pod],
         workloads: Sequence[Workload],
         nodes: Sequence[Node],
-        errands: Sequence[ErrandJob],
-    ) -> Mapping[Ref, Holding]:
-        old = self._held
-        self._held = {
-            ref: (old[ref] if ref in old and old[ref][0] == held else (held, held.sorted))
-            for ref, held in held_by(services, pods, workloads, nodes, errands).items()
-        }
-        return {ref: holding for ref, (_, holding) in self._held.items()}
-
-
-def drafts(
-    snapshot: Snapshot, views: Sequence[PoolView], taken: Taken, kept: KeptDrafts
-) -> Mapping[Ref, Draft]:
-    """In the order in which they choose."""
-    holdings = kept.holdings(
-        snapshot.services, snapshot.pods, snapshot.workloads, snapshot.nodes, snapshot.errands
-    )
-    believed = read(snapshot.readings, snapshot.at)
-    found, known = {}, {}
-    for service in kept.ranked(snapshot.services, holdings):
-        ref, holding = service.ref, holdings[service.ref]
-        readings = tuple([believed.get(pod.ref) for pod in holding.pods])
-        old = kept.known.get(ref)
-        if old is None or not _still_holds(old, snapshot, service, holding, views, readings):
-            memory = _memory(snapshot, service, old, kept)
-            draft = drafted(snapshot, service, holding, views, taken, memory)
-            until = _until(snapshot, draft)
-            old = _KeptDraft(
-                service=service, draft=draft, views=views, readings=readings, until=until
+        model_jobs: Sequence[ObservedModelJob],
+    ) -> Mapping[Ref, CurrentObjects]:
+        previous = self._objects_by_ref
+        self._objects_by_ref = {
+            ref: (
+                previous[ref]
+                if ref in previous and previous[ref][0] == unsorted
+                else (unsorted, unsorted.in_order)
             )
-        known[ref] = old
-        found[ref] = old.draft
-        take(taken, old.draft)
-    kept.known = known
-    return found
+            for ref, unsorted in objects_by_service(
+                services, pods, workloads, nodes, model_jobs
+            ).items()
+        }
+        return {ref: objects for ref, (_, objects) in self._objects_by_ref.items()}
 
 
-def _still_holds(
-    old: _KeptDraft,
+def propose_all(
+    snapshot: Snapshot, views: Sequence[PoolView], allocated: AllocatedDevices, cache: ProposalCache
+) -> Mapping[Ref, Proposal]:
+    """In the order in which they choose."""
+    objects_by_ref = cache.current_objects(
+        snapshot.services, snapshot.pods, snapshot.workloads, snapshot.nodes, snapshot.model_jobs
+    )
+    readings_by_pod = usable_readings(snapshot.readings, snapshot.at)
+    proposals, entries = {}, {}
+    for service in cache.in_choice_order(snapshot.services, objects_by_ref):
+        ref, objects = service.ref, objects_by_ref[service.ref]
+        readings = tuple([readings_by_pod.get(pod.ref) for pod in objects.pods])
+        entry = cache.entries.get(ref)
+        if entry is None or not _is_valid(entry, snapshot, service, objects, views, readings):
+            history = _scaling_history(snapshot, service, entry, cache)
+            proposal = propose(snapshot, service, objects, views, allocated, history)
+            valid_until = _valid_until(snapshot, proposal)
+            entry = _CachedProposal(
+                service=service,
+                proposal=proposal,
+                views=views,
+                readings=readings,
+                valid_until=valid_until,
+            )
+        entries[ref] = entry
+        proposals[ref] = entry.proposal
+        allocate(allocated, entry.proposal)
+    cache.entries = entries
+    return proposals
+
+
+def _is_valid(
+    entry: _CachedProposal,
     snapshot: Snapshot,
-    service: Service,
-    holding: Holding,
+    service: ObservedService,
+    objects: CurrentObjects,
     views: Sequence[PoolView],
     readings: tuple[PodReading | None, ...],
 ) -> bool:
-    draft = old.draft
+    proposal = entry.proposal
     return (
-        old.service is service
-        and draft.holding is holding
-        and old.views is views
-        and snapshot.memory.get(service.ref) is draft.scale.memory
-        and (old.until is None or snapshot.at < old.until)
-        and old.readings == readings
+        entry.service is service
+        and proposal.objects is objects
+        and entry.views is views
+        and snapshot.scaling_history.get(service.ref) is proposal.scale.history
+        and (entry.valid_until is None or snapshot.at < entry.valid_until)
+        and entry.readings == readings
     )
 
 
-def _until(snapshot: Snapshot, draft: Draft) -> datetime | None:
+def _valid_until(snapshot: Snapshot, proposal: Proposal) -> datetime | None:
     """How long equal input makes the same draft; no time where others' devices count too."""
-    choice, workloads = draft.placement.choice, draft.holding.workloads
-    if draft.accepted.reason is Accepted.PLANNER_ERROR:
+    choice, workloads = proposal.placement.choice, proposal.objects.workloads
+    if proposal.accepted.reason is Accepted.INTERNAL_ERROR:
         return snapshot.at
-    if draft.preparation is not None and draft.preparation.pending:
+    if proposal.preparation is not None and proposal.preparation.pending:
         return snapshot.at
     if choice is None:
         return None
     moving = not workloads or workloads[0].variant != choice.variant
-    if moving or not autoscale.is_steady(draft.scale, snapshot.at):
+    if moving or not autoscale.is_steady(proposal.scale, snapshot.at):
         return snapshot.at
-    return grown_up(draft.holding.pods, snapshot.at)
+    return next_reading_due(proposal.objects.pods, snapshot.at)
 
 
-def _memory(
-    snapshot: Snapshot, service: Service, old: _KeptDraft | None, kept: KeptDrafts
-) -> Memory:
+def _scaling_history(
+    snapshot: Snapshot,
+    service: ObservedService,
+    entry: _CachedProposal | None,
+    cache: ProposalCache,
+) -> ScalingHistory:
     """What is remembered; while a draft was kept, its last wish was repeated until now."""
-    memory = snapshot.memory.get(service.ref) or remembered(service.status)
-    if old is None or kept.at is None or memory is not old.draft.scale.memory:
-        return memory
-    return autoscale.held(memory, kept.at)
+    history = snapshot.scaling_history.get(service.ref) or history_from_status(service.status)
+    if entry is None or cache.planned_at is None or history is not entry.proposal.scale.history:
+        return history
+    return autoscale.extend_windows(history, cache.planned_at)
 
 
-def _ranked(services: Sequence[Service], holdings: Mapping[Ref, Holding]) -> Sequence[Service]:
+def _in_choice_order(
+    services: Sequence[ObservedService], objects_by_ref: Mapping[Ref, CurrentObjects]
+) -> Sequence[ObservedService]:
     """In the order in which they choose: those that run before new ones."""
     return sorted(
         services,
-        key=lambda one: (not holdings[one.ref].workloads, one.ref),
+        key=lambda service: (not objects_by_ref[service.ref].workloads, service.ref),
     )

@@ -15,80 +15,89 @@ from datetime import datetime, timedelta
 
 from tessera.domain.snapshot import InFlight, Pod, PodReading, Ref, Snapshot, Workload
 
-DONE_COST = -1000
+DRAINED_DELETION_COST = -1000
 """`controller.kubernetes.io/pod-deletion-cost` of a replica that may go."""
-SETTLE = timedelta(seconds=2)
+PROPAGATION_DELAY = timedelta(seconds=2)
 """Time for proxies to learn that a replica takes nothing new."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Drain:
+class DrainPlan:
     """Who leaves, who may go already, and the number for the Deployment meanwhile."""
 
-    keep: int
-    leaving: tuple[Ref, ...] = ()
-    done: tuple[Ref, ...] = ()
+    replicas: int
+    draining: tuple[Ref, ...] = ()
+    drained: tuple[Ref, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Displaced:
+class Displacement:
     """Replicas of a service whose slices go, and those of them that may stop taking requests."""
 
-    doomed: frozenset[Ref] = frozenset()
-    leaving: frozenset[Ref] = frozenset()
+    displaced: frozenset[Ref] = frozenset()
+    draining: frozenset[Ref] = frozenset()
 
 
-NOBODY = Displaced()
+NO_DISPLACEMENT = Displacement()
 
 
-def drain(
+def plan_drain(
     snapshot: Snapshot,
     workload: Workload | None,
-    wanted: int,
+    desired: int,
     pods: Sequence[Pod],
-    limit: timedelta,
-    displaced: Displaced = NOBODY,
-) -> Drain:
+    timeout: timedelta,
+    displacement: Displacement = NO_DISPLACEMENT,
+) -> DrainPlan:
     """Shrink `workload` to `wanted` replicas without losing a stream.
 
     While a new template rolls out the Deployment's controller chooses for itself; the engines' own
     drain protects the streams then.
     """
-    there = sorted((pod for pod in pods if not pod.leaving), key=lambda pod: pod.ref)
-    alive = [pod for pod in there if pod.ref not in displaced.doomed]
-    replaced, gone = len(there) - len(alive), tuple(sorted(displaced.leaving))
-    rolling = len({pod.template for pod in there}) > 1
-    if workload is None or rolling or len(alive) <= wanted:
-        return Drain(keep=wanted + replaced, leaving=gone)
+    active = sorted((pod for pod in pods if not pod.terminating), key=lambda pod: pod.ref)
+    retained = [pod for pod in active if pod.ref not in displacement.displaced]
+    displaced_count, displaced_draining = (
+        len(active) - len(retained),
+        tuple(sorted(displacement.draining)),
+    )
+    rolling = len({pod.template for pod in active}) > 1
+    if workload is None or rolling or len(retained) <= desired:
+        return DrainPlan(replicas=desired + displaced_count, draining=displaced_draining)
     readings = snapshot.readings.pods if snapshot.readings else {}
-    ranked = sorted(alive, key=lambda pod: _emptiness(pod, readings))
-    victims = ranked[: len(alive) - wanted]
-    empty = [pod for pod in victims if is_empty(pod, snapshot.in_flight, snapshot.at, limit)]
-    marked = [pod for pod in empty if pod.deletion_cost == DONE_COST]
-    return Drain(
-        keep=min(workload.replicas, len(there) - len(marked)),
-        leaving=(*(pod.ref for pod in victims), *gone),
-        done=tuple(pod.ref for pod in empty),
+    ranked = sorted(retained, key=lambda pod: _drain_order(pod, readings))
+    victims = ranked[: len(retained) - desired]
+    drained = [pod for pod in victims if is_drained(pod, snapshot.in_flight, snapshot.at, timeout)]
+    marked = [pod for pod in drained if pod.deletion_cost == DRAINED_DELETION_COST]
+    return DrainPlan(
+        replicas=min(workload.replicas, len(active) - len(marked)),
+        draining=(*(pod.ref for pod in victims), *displaced_draining),
+        drained=tuple(pod.ref for pod in drained),
     )
 
 
-def _emptiness(
+def _drain_order(
     pod: Pod, readings: Mapping[Ref, PodReading]
 ) -> tuple[bool, bool, float, float, Ref]:
     """Sort key: not serving any more or yet, then not up, then fewest requests, then youngest."""
     reading = readings.get(pod.ref, PodReading())
     known = reading.running is not None and reading.waiting is not None
     requests = (reading.running or 0) + (reading.waiting or 0) if known else float("inf")
-    return (bool(pod.serving), pod.up, requests, -pod.created.timestamp(), pod.ref)
+    return (bool(pod.serving), pod.containers_ready, requests, -pod.created.timestamp(), pod.ref)
 
 
-def is_empty(pod: Pod, in_flight: Mapping[Ref, InFlight], now: datetime, limit: timedelta) -> bool:
+def is_drained(
+    pod: Pod, in_flight: Mapping[Ref, InFlight], now: datetime, timeout: timedelta
+) -> bool:
     """Nothing is lost when it ends: it took no request, finished them, or is out of time."""
-    if not pod.up or (pod.draining_since is None and not pod.serving):
+    if not pod.containers_ready or (pod.draining_since is None and not pod.serving):
         return True  # it never took a request
     if pod.draining_since is None:
         return False
-    if now - pod.draining_since >= limit:
+    if now - pod.draining_since >= timeout:
         return True
-    asked = in_flight.get(pod.ref)
-    return asked is not None and asked.requests == 0 and asked.at >= pod.draining_since + SETTLE
+    last_count = in_flight.get(pod.ref)
+    return (
+        last_count is not None
+        and last_count.requests == 0
+        and last_count.at >= pod.draining_since + PROPAGATION_DELAY
+    )

@@ -7,41 +7,41 @@ from tessera.domain.batch import batches
 from tessera.domain.budget.budgets import BudgetView
 from tessera.domain.budget.meter import Meter
 from tessera.domain.budget.purse import HOLD, Claim, Funding, Purse, fund
-from tessera.domain.draft import Draft, of_variant, remembered, scaling_of
+from tessera.domain.draft import Proposal, history_from_status, pods_of_variant, scaling_of
 from tessera.domain.snapshot import Ref, Snapshot
 
-LEAVING = timedelta(seconds=60)
+EXIT_ALLOWANCE = timedelta(seconds=60)
 """A replica that is let go costs so long beyond its drain, until its engine has exited."""
 
 
-def granted(
+def grant_replicas(
     snapshot: Snapshot,
-    drafts: Mapping[Ref, Draft],
-    runs: Mapping[Ref, batches.Drafted],
+    proposals: Mapping[Ref, Proposal],
+    batch_proposals: Mapping[Ref, batches.Drafted],
     budgets: Sequence[BudgetView],
 ) -> Mapping[Ref, Funding]:
     """What the tenants can pay, for the services and batches of those that have a budget."""
-    granted: dict[Ref, Funding] = {}
+    grants: dict[Ref, Funding] = {}
     for view in budgets:
         if view.purse is None or view.budget.spec is None:
             continue
         names = view.budget.spec.tenant.namespaces
         claims: list[Claim] = []
-        for ref in sorted(ref for ref in drafts if ref.namespace in names):
-            _go_on(drafts[ref], view.meter, view.purse)
-            claims += _claims(snapshot, drafts[ref])
-        for ref in sorted(ref for ref in runs if ref.namespace in names):
-            runs[ref].go_on(view.meter, view.purse)
-            claims += runs[ref].claims
-        granted |= fund(view.purse, claims, view.budget.spec.currency)
-    return granted
+        for ref in sorted(ref for ref in proposals if ref.namespace in names):
+            _commit_running(proposals[ref], view.meter, view.purse)
+            claims += _claims(snapshot, proposals[ref])
+        for ref in sorted(ref for ref in batch_proposals if ref.namespace in names):
+            batch_proposals[ref].go_on(view.meter, view.purse)
+            claims += batch_proposals[ref].claims
+        grants |= fund(view.purse, claims, view.budget.spec.currency)
+    return grants
 
 
-def _go_on(draft: Draft, meter: Meter, purse: Purse) -> None:
+def _commit_running(proposal: Proposal, meter: Meter, purse: Purse) -> None:
     """What has to be paid besides the claim: pods of a service that cannot be placed are left as
     they are, and those of a former variant go on until the new one is up."""
-    choice = draft.placement.choice
-    for pod in draft.holding.pods:
+    choice = proposal.placement.choice
+    for pod in proposal.objects.pods:
         running = meter.running.get(pod.uid)
         if running is not None and choice is None:
             purse.floor(running.tariff, 1)
@@ -49,23 +49,23 @@ def _go_on(draft: Draft, meter: Meter, purse: Purse) -> None:
             purse.leave(running.tariff, HOLD, 1)
 
 
-def _claims(snapshot: Snapshot, draft: Draft) -> tuple[Claim, ...]:
+def _claims(snapshot: Snapshot, proposal: Proposal) -> tuple[Claim, ...]:
     """A fixed number has a floor of 1: what the user set beyond it is granted or not."""
-    choice, spec = draft.placement.choice, draft.service.spec
+    choice, spec = proposal.placement.choice, proposal.service.spec
     if choice is None or spec is None:
         return ()
-    holding, wanted, ref = draft.holding, draft.scale.replicas, draft.service.ref
-    least = 1 if spec.replicas is not None else scaling_of(spec).min_replicas
-    memory = snapshot.memory.get(ref) or remembered(draft.service.status)
-    counts = [count.replicas for count in memory.counts[-1:]]
-    mine = [pod for pod in of_variant(holding.pods, choice) if pod.ended is None]
+    objects, desired, ref = proposal.objects, proposal.scale.replicas, proposal.service.ref
+    min_replicas = 1 if spec.replicas is not None else scaling_of(spec).min_replicas
+    history = snapshot.scaling_history.get(ref) or history_from_status(proposal.service.status)
+    counts = [count.replicas for count in history.decisions[-1:]]
+    active_pods = [pod for pod in pods_of_variant(objects.pods, choice) if pod.ended is None]
     claim = Claim(
         ref=ref,
         tariff=choice.offer.tariff,
-        floor=min(least, wanted),
-        wanted=wanted,
-        running=max([*counts, *(one.replicas for one in holding.workloads)], default=0),
-        alive=len(mine),
-        leaving=spec.drain.timeout + LEAVING,
+        floor=min(min_replicas, desired),
+        wanted=desired,
+        running=max([*counts, *(workload.replicas for workload in objects.workloads)], default=0),
+        alive=len(active_pods),
+        leaving=spec.drain.timeout + EXIT_ALLOWANCE,
     )
     return (claim,)

@@ -9,7 +9,7 @@ T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
 
 
-class Last(Generic[P, T]):
+class LastCallCache(Generic[P, T]):
     """The last result of a pure function, as long as its arguments are the very same objects."""
 
     def __init__(self, function: Callable[P, T]) -> None:
@@ -18,15 +18,15 @@ class Last(Generic[P, T]):
         self._result: T
 
     def __call__(self, *arguments: P.args, **named: P.kwargs) -> T:
-        given = (*arguments, *named.values())
+        all_arguments = (*arguments, *named.values())
         known = self._arguments
-        if known is None or any(a is not b for a, b in zip(given, known, strict=True)):
+        if known is None or any(a is not b for a, b in zip(all_arguments, known, strict=True)):
             self._result = self._function(*arguments, **named)
-            self._arguments = given
+            self._arguments = all_arguments
         return self._result
 
 
-class Each(Generic[K, P, T]):
+class KeyedCache(Generic[K, P, T]):
     """The last result for every key, likewise; one that is equal to it stays the same object."""
 
     def __init__(self, function: Callable[P, T]) -> None:
@@ -34,30 +34,30 @@ class Each(Generic[K, P, T]):
         self._known: dict[K, tuple[tuple[object, ...], T]] = {}
 
     def __call__(self, key: K, /, *arguments: P.args, **named: P.kwargs) -> T:
-        given = (*arguments, *named.values())
+        all_arguments = (*arguments, *named.values())
         known = self._known.get(key)
-        if known is not None and all(map(is_, given, known[0])):
+        if known is not None and all(map(is_, all_arguments, known[0])):
             return known[1]
         result = self._function(*arguments, **named)
         if known is not None and known[1] == result:
             result = known[1]
-        self._known[key] = (given, result)
+        self._known[key] = (all_arguments, result)
         return result
 
-    def only(self, keys: Collection[K]) -> None:
+    def retain(self, keys: Collection[K]) -> None:
         """Forget all others."""
         for key in self._known.keys() - keys:
             del self._known[key]
 
 
-class Same(Generic[T]):
+class StableTupleCache(Generic[T]):
     """The last tuple, as long as it holds the very same objects."""
 
     def __init__(self) -> None:
         self._last: tuple[T, ...] = ()
 
-    def __call__(self, found: tuple[T, ...]) -> tuple[T, ...]:
+    def __call__(self, values: tuple[T, ...]) -> tuple[T, ...]:
         last = self._last
-        if len(found) != len(last) or not all(map(is_, found, last)):
-            self._last = found
+        if len(values) != len(last) or not all(map(is_, values, last)):
+            self._last = values
         return self._last

@@ -25,14 +25,14 @@ DRAINING = "Draining"
 """Reason of a gate that was open and is closed now; one that never opened is `NotNeeded`."""
 FIELD_MANAGER = "tessera-operator"
 PORT = 8000
-_LONGEST = 52
+_MAX_NAME_LENGTH = 52
 """A Deployment adds a hash and a random part to the names of its pods: 11 characters."""
 
 
 @cache
-def variant_name(pool: str, form: str, precision: str | None) -> str:
+def variant_name(pool: str, instance: str, precision: str | None) -> str:
     """Pool, hardware shape and precision in one label: `a100-3g-40gb`, `h100-2gpu-fp8`."""
-    parts = [pool, re.sub(r"[^a-z0-9]+", "-", form), *([precision] if precision else [])]
+    parts = [pool, re.sub(r"[^a-z0-9]+", "-", instance), *([precision] if precision else [])]
     return _short("-".join(parts))
 
 
@@ -42,10 +42,10 @@ def deployment_name(service: str, variant: str) -> str:
 
 
 def _short(name: str) -> str:
-    if len(name) <= _LONGEST:
+    if len(name) <= _MAX_NAME_LENGTH:
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-    return f"{name[: _LONGEST - 9].rstrip('-')}-{digest}"
+    return f"{name[: _MAX_NAME_LENGTH - 9].rstrip('-')}-{digest}"
 
 
 def selector(service: str) -> str:

@@ -13,11 +13,11 @@ from tessera.domain.limits import Demand
 from tessera.domain.money import Money
 from tessera.domain.names import variant_name
 from tessera.domain.pools import Offer, PoolView, plans_layouts
-from tessera.domain.reasons import Placed, Verdict
+from tessera.domain.reasons import PlacementReason, StatusVerdict
 from tessera.domain.ref import Ref
 from tessera.domain.sizing import Fit, Misfit, size
 from tessera.domain.snapshot import Pool
-from tessera.domain.tensor_parallel import divides
+from tessera.domain.tensor_parallel import can_shard
 
 STEADY: frozenset[Tier] = frozenset({"reserved", "onDemand"})
 """Tiers whose nodes stay; services run on no other."""
@@ -72,7 +72,7 @@ class Choice:
 class Placement:
     """The choice with its reason, or the reason why there is none."""
 
-    verdict: Verdict[Placed]
+    verdict: StatusVerdict[PlacementReason]
     choice: Choice | None = None
 
 
@@ -132,7 +132,7 @@ def place(  # noqa: PLR0913 - two of them only batches need
         return _no_offer(allowed, tiers)
     if len(currencies := {offer.hourly.currency for offer in offers}) > 1:
         return _nowhere(
-            Placed.MIXED_CURRENCIES,
+            PlacementReason.MIXED_CURRENCIES,
             f"spec.placement.pools: the pools allowed are priced in {len(currencies)} currencies "
             f"({', '.join(sorted(currencies))}), which cannot be compared; name pools of one",
         )
@@ -184,12 +184,14 @@ def _as_assigned(
     same = [choice for choice in given if choice in staying]
     if found := next(iter(same or given), None):
         told = _placed(found, [found]).verdict.message.removesuffix("; nothing else fits")
-        return Placement(verdict=Verdict(Placed.PLACED, f"{told}; as planned"), choice=found)
+        return Placement(
+            verdict=StatusVerdict(PlacementReason.PLACED, f"{told}; as planned"), choice=found
+        )
     if staying:
         return _placed(staying[0], choices)
     command = f"kubectl get acceleratorpool {pools[0]} -o yaml"
     return _nowhere(
-        Placed.LAYOUT_PENDING,
+        PlacementReason.LAYOUT_PENDING,
         f"spec.placement.mig: waits for a plan of slices in {', '.join(pools)}, of which "
         f"{len(choices)} forms would do; see the condition LaidOut of {command}",
     )
@@ -234,7 +236,7 @@ def _pairs(
             ),
         )
         for offer in offers
-        if divides(shape, offer.hardware.devices)
+        if can_shard(shape, offer.hardware.devices)
         for precision in precisions
     ]
 
@@ -263,15 +265,15 @@ def _placed(choice: Choice, choices: Sequence[Choice]) -> Placement:
         told += f"; the cheapest of {len(choices)} that fit, next {_name_and_price(choices[1])}"
     else:
         told += "; nothing else fits"
-    return Placement(verdict=Verdict(Placed.PLACED, told), choice=choice)
+    return Placement(verdict=StatusVerdict(PlacementReason.PLACED, told), choice=choice)
 
 
 def _name_and_price(choice: Choice) -> str:
     return f"{choice.variant} at {choice.hourly}"
 
 
-def _nowhere(reason: Placed, message: str) -> Placement:
-    return Placement(verdict=Verdict(reason, message))
+def _nowhere(reason: PlacementReason, message: str) -> Placement:
+    return Placement(verdict=StatusVerdict(reason, message))
 
 
 def _no_offer(allowed: Sequence[PoolView], tiers: Collection[Tier]) -> Placement:
@@ -279,19 +281,19 @@ def _no_offer(allowed: Sequence[PoolView], tiers: Collection[Tier]) -> Placement
     spot = [view.pool.name for view in allowed if any(o.tier not in tiers for o in view.offers)]
     if not allowed:
         return _nowhere(
-            Placed.NO_POOL,
+            PlacementReason.NO_POOL,
             f"spec.placement.pools: there is no AcceleratorPool yet ({command} shows 0); "
             "make one for the GPU nodes",
         )
     if spot:
         return _nowhere(
-            Placed.NO_POOL,
+            PlacementReason.NO_POOL,
             f"spec.placement.pools: {', '.join(spot)} is spot, where 0 services may run; "
             "allow a pool of another tier",
         )
     told = "; ".join(f"{view.pool.name}: {_obstacle(view)}" for view in allowed)
     return _nowhere(
-        Placed.NO_HARDWARE,
+        PlacementReason.NO_HARDWARE,
         f"spec.placement.pools: {len(allowed)} allowed, none has usable devices ({told}); "
         f"see {command}",
     )
@@ -304,7 +306,7 @@ def _obstacle(view: PoolView) -> str:
 def _misfit(spec: InferenceServiceSpec, misfits: Sequence[Misfit]) -> Placement:
     slow = [one for one in misfits if one.needed_mib == 0]
     if slow:
-        return _nowhere(Placed.TOO_SLOW, _too_slow(spec, slow))
+        return _nowhere(PlacementReason.TOO_SLOW, _too_slow(spec, slow))
     best = max(misfits, key=lambda one: (one.kv_tokens, -one.needed_mib / one.hardware.memory_mib))
     ways = [f"devices of {best.needed_mib} MiB", "more whole GPUs in one node"]
     if best.kv_tokens >= _WORTHWHILE:
@@ -313,7 +315,7 @@ def _misfit(spec: InferenceServiceSpec, misfits: Sequence[Misfit]) -> Placement:
     if not spec.precision.variants and (shape is None or shape.quantization is None):
         ways.append("fp8 in spec.precision.variants, which halves 16-bit weights")
     return _nowhere(
-        Placed.TOO_LARGE,
+        PlacementReason.TOO_LARGE,
         f"spec.model.uri: the nearest, {_form(best)} with {best.hardware.memory_mib} MiB a device, "
         f"is too small; what would do: {', or '.join(ways)}",
     )

@@ -6,35 +6,43 @@ from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 
 from tessera.domain.allotment import (
-    Allotment,
-    MadeOf,
-    finished,
-    is_timeless,
-    still_made_of,
-    timely,
+    ServicePlan,
+    ServicePlanInputs,
+    is_reusable,
+    is_time_independent,
+    plan_service,
     with_speed,
+    with_surge_and_stall,
 )
-from tessera.domain.autoscale import Memory
+from tessera.domain.autoscale import ScalingHistory
 from tessera.domain.batch import batches
 from tessera.domain.batch.allotment import BatchAllotment
 from tessera.domain.batch.names import payer
 from tessera.domain.budget.budgets import BudgetView, by_namespace, open_budgets
 from tessera.domain.budget.meter import Meter
 from tessera.domain.budget.purse import Funding
-from tessera.domain.draft import Draft, Taken, floor_of, of_variant
-from tessera.domain.drafts import KeptDrafts, drafts
-from tessera.domain.drain import NOBODY
-from tessera.domain.grants import granted
-from tessera.domain.kept import Last
-from tessera.domain.model.prepare import claim_of
+from tessera.domain.draft import AllocatedDevices, Proposal, min_replicas_of, pods_of_variant
+from tessera.domain.drafts import ProposalCache, propose_all
+from tessera.domain.drain import NO_DISPLACEMENT
+from tessera.domain.grants import grant_replicas
+from tessera.domain.kept import LastCallCache
+from tessera.domain.model.prepare import claim_ref
 from tessera.domain.pools import PoolView, discover
-from tessera.domain.readiness import asked_again, must_ask
+from tessera.domain.readiness import must_probe, next_probe_at
 from tessera.domain.repartition.displaced import displaced
 from tessera.domain.repartition.turn import KeptLayouts, Repartitions, repartition
-from tessera.domain.snapshot import Answer, Pod, Ref, Service, Snapshot, SpeedReading, Watch
-from tessera.domain.stall import Inspection, Suspect, inspect
+from tessera.domain.snapshot import (
+    EngineProgress,
+    ObservedService,
+    Pod,
+    ProbeResult,
+    Ref,
+    Snapshot,
+    SpeedReading,
+)
+from tessera.domain.stall import Inspection, Suspect, inspect_engines
 
-_UNSEEN = Inspection()
+_NO_INSPECTION = Inspection()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,26 +51,26 @@ class Plan:
 
     pools: tuple[PoolView, ...] = ()
     budgets: tuple[BudgetView, ...] = ()
-    allotments: Mapping[Ref, Allotment] = field(default_factory=dict)
+    service_plans: Mapping[Ref, ServicePlan] = field(default_factory=dict)
     batches: Mapping[Ref, BatchAllotment] = field(default_factory=dict)
     repartitions: Repartitions = field(default_factory=Repartitions)
     """What is done about layouts."""
-    watches: Mapping[Ref, Watch] = field(default_factory=dict)
+    engine_progress: Mapping[Ref, EngineProgress] = field(default_factory=dict)
     """What is known of the engines, for the next snapshot."""
-    asks: frozenset[Ref] = frozenset()
+    services_to_probe: frozenset[Ref] = frozenset()
     """Services to be asked for a token."""
     suspects: tuple[Suspect, ...] = ()
     """Replicas to be asked how many requests they hold."""
 
     @property
-    def memory(self) -> Mapping[Ref, Memory]:
+    def scaling_history(self) -> Mapping[Ref, ScalingHistory]:
         """What the next snapshot has to carry."""
-        return {ref: allotment.scale.memory for ref, allotment in self.allotments.items()}
+        return {ref: service_plan.scale.history for ref, service_plan in self.service_plans.items()}
 
     @property
-    def living(self) -> Mapping[Ref, BatchAllotment]:
+    def active_batches(self) -> Mapping[Ref, BatchAllotment]:
         """The batches that still need anything: those that are not over, and last pods."""
-        return {ref: one for ref, one in self.batches.items() if one.living}
+        return {ref: batch for ref, batch in self.batches.items() if batch.living}
 
     @property
     def meters(self) -> Mapping[str, Meter]:
@@ -70,22 +78,22 @@ class Plan:
         return {view.budget.name: view.meter for view in self.budgets}
 
     @property
-    def tenants(self) -> Mapping[str, BudgetView]:
+    def budgets_by_namespace(self) -> Mapping[str, BudgetView]:
         """The budget that holds in each namespace."""
         return by_namespace(self.budgets)
 
 
 @dataclass(frozen=True, slots=True)
-class _Quiet:
+class _ProbeDeferral:
     """A service that need not be asked for a token, what that follows from, and until when."""
 
-    service: Service
+    service: ObservedService
     pods: tuple[Pod, ...]
-    answer: Answer | None
+    probe_result: ProbeResult | None
     until: datetime
 
 
-class Kept:
+class PlanCache:
     """What earlier plans found, kept by the identity of what it was made of.
 
     With it a turn costs what changed and not what there is. A plan comes out the same without it,
@@ -93,134 +101,168 @@ class Kept:
     """
 
     def __init__(self) -> None:
-        self.views = Last(discover)
-        self.drafts = KeptDrafts()
+        self.views = LastCallCache(discover)
+        self.proposals = ProposalCache()
         self.layouts = KeptLayouts()
-        self.allotments: Mapping[Ref, Allotment] = {}
-        self.made_of: dict[Ref, MadeOf] = {}
-        self.quiet: dict[Ref, _Quiet] = {}
-        self.taken: Mapping[tuple[str, str], int] = {}
+        self.service_plans: Mapping[Ref, ServicePlan] = {}
+        self.inputs: dict[Ref, ServicePlanInputs] = {}
+        self.probe_deferrals: dict[Ref, _ProbeDeferral] = {}
+        self.allocated: Mapping[tuple[str, str], int] = {}
         self.speeds: Mapping[Ref, tuple[SpeedReading, ...]] | None = None
         self._day = date.min
 
-    def day(self, at: datetime) -> date:
+    def date_of(self, at: datetime) -> date:
         """The date of a moment, the same object for a whole day."""
         if at.date() != self._day:
             self._day = at.date()
         return self._day
 
 
-def plan(snapshot: Snapshot, kept: Kept | None = None) -> Plan:
+def plan(snapshot: Snapshot, cache: PlanCache | None = None) -> Plan:
     """Decide for every service; the order of the input does not matter.
 
     Services that run keep their hardware before new ones choose; beyond that names decide. A
     service whose planning raises is set aside, and the rest is planned.
     """
-    kept = kept or Kept()
-    snapshot = replace(snapshot, services=kept.drafts.recalled(snapshot.services))
-    views = kept.views(snapshot.pools, snapshot.nodes, kept.day(snapshot.at))
+    cache = cache or PlanCache()
+    snapshot = replace(snapshot, services=cache.proposals.with_known_shapes(snapshot.services))
+    views = cache.views(snapshot.pools, snapshot.nodes, cache.date_of(snapshot.at))
     budgets = open_budgets(snapshot, views)
-    taken: Taken = Counter()
-    drafted = drafts(snapshot, views, taken, kept.drafts)
-    runs = batches.drafted(snapshot, views, taken)
-    grants = granted(snapshot, drafted, runs, budgets)
-    layouts = repartition(snapshot, views, drafted, kept.layouts)
-    kept.allotments, inspections = _allotments(snapshot, drafted, grants, taken, layouts, kept)
-    kept.drafts.at = snapshot.at
-    asks = (ref for ref, one in kept.allotments.items() if _asks(snapshot, one, kept))
+    allocated: AllocatedDevices = Counter()
+    proposals = propose_all(snapshot, views, allocated, cache.proposals)
+    batch_proposals = batches.drafted(snapshot, views, allocated)
+    grants = grant_replicas(snapshot, proposals, batch_proposals, budgets)
+    layouts = repartition(snapshot, views, proposals, cache.layouts)
+    cache.service_plans, inspections = _plan_services(
+        snapshot, proposals, grants, allocated, layouts, cache
+    )
+    cache.proposals.planned_at = snapshot.at
+    services_to_probe = (
+        ref
+        for ref, service_plan in cache.service_plans.items()
+        if _is_probe_due(snapshot, service_plan, cache)
+    )
     return Plan(
         pools=views,
         budgets=budgets,
-        allotments=kept.allotments,
+        service_plans=cache.service_plans,
         repartitions=layouts,
-        asks=frozenset(asks),
-        watches={pod: watch for one in inspections for pod, watch in one.watches.items()},
-        suspects=tuple(suspect for one in inspections for suspect in one.suspects),
-        batches={ref: batches.finished(runs[ref], grants.get(payer(ref))) for ref in sorted(runs)},
+        services_to_probe=frozenset(services_to_probe),
+        engine_progress={
+            pod: progress
+            for inspection in inspections
+            for pod, progress in inspection.engine_progress.items()
+        },
+        suspects=tuple(suspect for inspection in inspections for suspect in inspection.suspects),
+        batches={
+            ref: batches.finished(batch_proposals[ref], grants.get(payer(ref)))
+            for ref in sorted(batch_proposals)
+        },
     )
 
 
-def _allotments(
+def _plan_services(
     snapshot: Snapshot,
-    drafts: Mapping[Ref, Draft],
+    proposals: Mapping[Ref, Proposal],
     grants: Mapping[Ref, Funding],
-    taken: Mapping[tuple[str, str], int],
+    allocated: Mapping[tuple[str, str], int],
     layouts: Repartitions,
-    kept: Kept,
-) -> tuple[Mapping[Ref, Allotment], Sequence[Inspection]]:
+    cache: PlanCache,
+) -> tuple[Mapping[Ref, ServicePlan], Sequence[Inspection]]:
     """The same mapping as before when nothing in it changed; and what was found of the engines."""
-    found, made_of, inspections = {}, {}, []
-    resolutions, watched = snapshot.resolutions or {}, _is_watched(snapshot)
-    same_room, kept.taken = kept.taken == taken, dict(taken)
+    service_plans, all_inputs, inspections = {}, {}, []
+    resolutions, inspects_engines = snapshot.resolutions or {}, _has_engine_readings(snapshot)
+    same_allocation, cache.allocated = cache.allocated == allocated, dict(allocated)
     readings = snapshot.readings
     speeds = readings.speeds if readings is not None and readings.speeds_at is not None else None
-    same_speeds, kept.speeds = kept.speeds is speeds, speeds
-    for ref, draft in drafts.items():
-        claim = snapshot.claims.get(claim_of(ref)) if snapshot.claims else None
-        mine = displaced(layouts.orders.values(), draft.holding.pods) if layouts.orders else NOBODY
-        choice = draft.placement.choice
-        tenant = choice is not None and ref in layouts.tenants.get(choice.offer.pool, ())
-        surge = sum(one.surges.get(ref, 0) for one in layouts.orders.values())
-        made = MadeOf(draft, grants.get(ref), claim, mine, tenant, surge)
-        old = kept.allotments.get(ref)
-        still = old is not None and old.pin.question not in resolutions
-        if old is None or not still or not still_made_of(old, made, kept.made_of[ref]):
-            old, still = finished(snapshot, made), False
-        inspection = _UNSEEN
-        if watched:
-            inspection = _inspected(snapshot, old)
+    same_speeds, cache.speeds = cache.speeds is speeds, speeds
+    for ref, proposal in proposals.items():
+        claim = snapshot.claims.get(claim_ref(ref)) if snapshot.claims else None
+        displacement = (
+            displaced(layouts.orders.values(), proposal.objects.pods)
+            if layouts.orders
+            else NO_DISPLACEMENT
+        )
+        choice = proposal.placement.choice
+        has_slices = choice is not None and ref in layouts.tenants.get(choice.offer.pool, ())
+        surge_replicas = sum(
+            pool_orders.surges.get(ref, 0) for pool_orders in layouts.orders.values()
+        )
+        inputs = ServicePlanInputs(
+            proposal, grants.get(ref), claim, displacement, has_slices, surge_replicas
+        )
+        service_plan = cache.service_plans.get(ref)
+        reused = service_plan is not None and service_plan.pinned_revision.query not in resolutions
+        if (
+            service_plan is None
+            or not reused
+            or not is_reusable(service_plan, inputs, cache.inputs[ref])
+        ):
+            service_plan, reused = plan_service(snapshot, inputs), False
+        inspection = _NO_INSPECTION
+        if inspects_engines:
+            inspection = _inspect_service(snapshot, service_plan)
             inspections.append(inspection)
-        if not (still and same_room and is_timeless(old, inspection.stall)):
-            old = timely(snapshot, old, draft, taken, inspection.stall)
-        if not (still and same_speeds):
-            old = with_speed(readings, old)
-        found[ref], made_of[ref] = old, made
-    kept.made_of = made_of
-    for ref in kept.quiet.keys() - drafts.keys():
-        del kept.quiet[ref]
-    old_ones = kept.allotments
-    if len(found) == len(old_ones) and all(old_ones.get(ref) is one for ref, one in found.items()):
-        return old_ones, inspections
-    return found, inspections
+        if not (reused and same_allocation and is_time_independent(service_plan, inspection.stall)):
+            service_plan = with_surge_and_stall(
+                snapshot, service_plan, proposal, allocated, inspection.stall
+            )
+        if not (reused and same_speeds):
+            service_plan = with_speed(readings, service_plan)
+        service_plans[ref], all_inputs[ref] = service_plan, inputs
+    cache.inputs = all_inputs
+    for ref in cache.probe_deferrals.keys() - proposals.keys():
+        del cache.probe_deferrals[ref]
+    previous = cache.service_plans
+    if len(service_plans) == len(previous) and all(
+        previous.get(ref) is current for ref, current in service_plans.items()
+    ):
+        return previous, inspections
+    return service_plans, inspections
 
 
-def _asks(snapshot: Snapshot, one: Allotment, kept: Kept) -> bool:
+def _is_probe_due(snapshot: Snapshot, service_plan: ServicePlan, cache: PlanCache) -> bool:
     """Is a service that is placed to be asked for a token?"""
-    if one.choice is None:
+    if service_plan.choice is None:
         return False
-    service, answer = one.service, snapshot.answers.get(one.service.ref)
-    known = kept.quiet.get(service.ref)
+    service, probe_result = (
+        service_plan.service,
+        snapshot.probe_results.get(service_plan.service.ref),
+    )
+    deferral = cache.probe_deferrals.get(service.ref)
     if (
-        known is not None
-        and known.service is service
-        and known.pods is one.pods
-        and known.answer is answer
-        and snapshot.at < known.until
+        deferral is not None
+        and deferral.service is service
+        and deferral.pods is service_plan.pods
+        and deferral.probe_result is probe_result
+        and snapshot.at < deferral.until
     ):
         return False
-    if must_ask(snapshot, service, one.pods):
-        kept.quiet.pop(service.ref, None)
+    if must_probe(snapshot, service, service_plan.pods):
+        cache.probe_deferrals.pop(service.ref, None)
         return True
-    until = asked_again(snapshot, service)
-    kept.quiet[service.ref] = _Quiet(service, one.pods, answer, until)
+    until = next_probe_at(snapshot, service)
+    cache.probe_deferrals[service.ref] = _ProbeDeferral(
+        service, service_plan.pods, probe_result, until
+    )
     return False
 
 
-def _is_watched(snapshot: Snapshot) -> bool:
+def _has_engine_readings(snapshot: Snapshot) -> bool:
     """Something was read of any engine, now or before."""
-    return bool(snapshot.watches or (snapshot.readings and snapshot.readings.engines))
+    return bool(snapshot.engine_progress or (snapshot.readings and snapshot.readings.engines))
 
 
-def _inspected(snapshot: Snapshot, one: Allotment) -> Inspection:
+def _inspect_service(snapshot: Snapshot, service_plan: ServicePlan) -> Inspection:
     """The engines of a service that is placed; elsewhere nothing is touched."""
-    choice, spec = one.choice, one.service.spec
+    choice, spec = service_plan.choice, service_plan.service.spec
     if choice is None or spec is None:
-        return _UNSEEN
-    return inspect(
+        return _NO_INSPECTION
+    return inspect_engines(
         snapshot,
-        one.service,
+        service_plan.service,
         choice.fit,
-        of_variant(one.pods, choice),
-        leaving=one.drain.leaving,
-        floor=min(floor_of(spec), one.scale.replicas),
+        pods_of_variant(service_plan.pods, choice),
+        draining=service_plan.drain.draining,
+        min_replicas=min(min_replicas_of(spec), service_plan.scale.replicas),
     )

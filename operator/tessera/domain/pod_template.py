@@ -35,24 +35,25 @@ ENVIRONMENT = {
 }
 """The same for variables of the engine's environment."""
 
-_OURS = f"{GROUP}/"
+_TESSERA_PREFIX = f"{GROUP}/"
 _KEY = re.compile(
     r"^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?\Z"
 )
 
 
-def reserved(template: PodTemplate) -> Iterator[tuple[str, str]]:
+def reserved_entries(template: PodTemplate) -> Iterator[tuple[str, str]]:
     """Field and sentence of everything that somebody else sets."""
-    for field, keys, known in (
+    for field, keys, reserved_keys in (
         ("labels", template.labels, LABELS),
         ("annotations", template.annotations, ANNOTATIONS),
     ):
         for key in sorted(keys):
-            by = "Tessera" if key.startswith(_OURS) else known.get(key)
-            if by is not None:
+            owner = "Tessera" if key.startswith(_TESSERA_PREFIX) else reserved_keys.get(key)
+            if owner is not None:
                 yield (
                     f"spec.podTemplate.{field}",
-                    f"remove {key}; it is set by {by} (reserved: {_OURS}* and {len(known)} more)",
+                    f"remove {key}; it is set by {owner} (reserved: {_TESSERA_PREFIX}* and "
+                    f"{len(reserved_keys)} more)",
                 )
     for index, variable in enumerate(template.env):
         if variable.name in ENVIRONMENT:
@@ -63,7 +64,7 @@ def reserved(template: PodTemplate) -> Iterator[tuple[str, str]]:
             )
 
 
-def malformed(template: PodTemplate) -> Iterator[tuple[str, str]]:
+def malformed_keys(template: PodTemplate) -> Iterator[tuple[str, str]]:
     """Field and sentence of every key that Kubernetes refuses; the schema cannot say it of keys."""
     for field, keys in (("labels", template.labels), ("annotations", template.annotations)):
         for key in sorted(keys):

@@ -12,7 +12,7 @@ from tessera.domain import money
 from tessera.domain.catalog import Product, products
 from tessera.domain.hardware import Hardware, part, whole
 from tessera.domain.mig.boards import WHOLE, board_of
-from tessera.domain.reasons import Discovered, PoolAccepted, Verdict
+from tessera.domain.reasons import Discovered, PoolAccepted, StatusVerdict
 from tessera.domain.snapshot import Node, Pool
 
 PRODUCT_LABEL = "nvidia.com/gpu.product"
@@ -59,8 +59,8 @@ class PoolView:
     """A pool with what was found behind it."""
 
     pool: Pool
-    accepted: Verdict[PoolAccepted]
-    discovered: Verdict[Discovered]
+    accepted: StatusVerdict[PoolAccepted]
+    discovered: StatusVerdict[Discovered]
     product: str | None = None
     members: frozenset[str] = frozenset()
     """Names of the nodes."""
@@ -88,14 +88,14 @@ def _selects(spec: AcceleratorPoolSpec, node: Node) -> bool:
 
 def _view(pool: Pool, members: Mapping[str, tuple[Node, ...]], today: date) -> PoolView:
     if pool.spec is None:
-        return _refused(pool, PoolAccepted.SPEC_UNREADABLE, pool.problem or "")
+        return _refused(pool, PoolAccepted.INVALID_SPEC, pool.problem or "")
     nodes = members[pool.name]
     price = money.price_on(pool.spec.prices, today)
     if price is None:
         first = min(price.from_ for price in pool.spec.prices)
         return _refused(
             pool,
-            PoolAccepted.NOT_YET_PRICED,
+            PoolAccepted.PRICE_NOT_YET_EFFECTIVE,
             f"spec.prices begins on {first}; add the price that holds on {today}",
         )
     if (other := _overlap(pool, members)) is not None:
@@ -106,8 +106,8 @@ def _view(pool: Pool, members: Mapping[str, tuple[Node, ...]], today: date) -> P
 def _refused(pool: Pool, reason: PoolAccepted, message: str) -> PoolView:
     return PoolView(
         pool=pool,
-        accepted=Verdict(reason, message),
-        discovered=Verdict(
+        accepted=StatusVerdict(reason, message),
+        discovered=StatusVerdict(
             Discovered.NOT_ACCEPTED, "nothing is discovered while Accepted is False"
         ),
     )
@@ -129,14 +129,14 @@ def _overlap(pool: Pool, members: Mapping[str, tuple[Node, ...]]) -> str | None:
 def _discovered(
     pool: Pool, spec: AcceleratorPoolSpec, nodes: tuple[Node, ...], price: Price
 ) -> PoolView:
-    ready = tuple(node for node in nodes if node.ready)
+    ready = tuple(node for node in nodes if node.schedulable)
     names = sorted({node.labels[PRODUCT_LABEL] for node in nodes if PRODUCT_LABEL in node.labels})
     gpus = sum(node.allocatable.get(GPU, 0) for node in ready)
     slices = +_slices(ready)
     product = products().get(names[0]) if len(names) == 1 else None
     return PoolView(
         pool=pool,
-        accepted=Verdict(
+        accepted=StatusVerdict(
             PoolAccepted.VALID,
             f"{price.per_gpu_hour} {price.currency} a GPU and hour ({price.basis})",
         ),
@@ -158,27 +158,30 @@ def _found(
     names: list[str],
     gpus: int,
     slices: Mapping[str, int],
-) -> Verdict[Discovered]:
+) -> StatusVerdict[Discovered]:
     selector = ",".join(f"{key}={value}" for key, value in sorted(spec.node_selector.items()))
     command = f"kubectl get nodes -l {selector}"
     if not nodes:
-        return Verdict(Discovered.NO_NODES, f"spec.nodeSelector matches no node: {command} shows 0")
+        return StatusVerdict(
+            Discovered.NO_NODES, f"spec.nodeSelector matches no node: {command} shows 0"
+        )
     if len(names) > 1:
-        return Verdict(
+        return StatusVerdict(
             Discovered.MIXED_PRODUCTS,
             f"spec.nodeSelector matches {len(names)} products ({', '.join(names)}): add "
             f"{PRODUCT_LABEL}",
         )
     if not names or not (gpus or slices):
-        return Verdict(
+        return StatusVerdict(
             Discovered.NO_DEVICES,
             f"spec.nodeSelector matches {len(nodes)} nodes without a GPU to offer: is the device "
             f"plugin running there, with GPU feature discovery? {command} -L {PRODUCT_LABEL}",
         )
     if names[0] not in products():
-        return Verdict(Discovered.UNKNOWN_PRODUCT, _unknown(names[0]))
-    return Verdict(
-        Discovered.FOUND, f"{len(nodes)} nodes with {offer_line(gpus, tuple(slices.items()))}"
+        return StatusVerdict(Discovered.UNKNOWN_PRODUCT, _unknown(names[0]))
+    return StatusVerdict(
+        Discovered.DEVICES_FOUND,
+        f"{len(nodes)} nodes with {offer_line(gpus, tuple(slices.items()))}",
     )
 
 
@@ -243,7 +246,7 @@ def _slices(nodes: Sequence[Node]) -> Counter[str]:
 def _names(nodes: Sequence[Node]) -> Sequence[str]:
     """Of slices; of two names of a profile, of which pods can ask for one, that of more slices on
     ready nodes comes last."""
-    count, ready = _slices(nodes), _slices([node for node in nodes if node.ready])
+    count, ready = _slices(nodes), _slices([node for node in nodes if node.schedulable])
     return sorted(count, key=lambda name: (ready[name], count[name], name))
 
 
@@ -278,7 +281,7 @@ def _offers(
 
 
 def _sliced(product: Product, nodes: tuple[Node, ...]) -> list[tuple[Hardware, int, Decimal]]:
-    all_slices, ready = _slices(nodes), _slices([node for node in nodes if node.ready])
+    all_slices, ready = _slices(nodes), _slices([node for node in nodes if node.schedulable])
     found = [
         (hardware, name)
         for name in _names(nodes)
@@ -324,7 +327,7 @@ def _cut_gpus(nodes: tuple[Node, ...]) -> int:
 
 
 def _whole(product: Product, nodes: tuple[Node, ...]) -> list[tuple[Hardware, int, Decimal]]:
-    offered = [(node.allocatable.get(GPU, 0), node.ready) for node in nodes]
+    offered = [(node.allocatable.get(GPU, 0), node.schedulable) for node in nodes]
     memory = _label_mib(nodes, "gpu")
     largest = max((count for count, _ in offered), default=0)
     return [

@@ -2,7 +2,7 @@
 
 from tessera.api.inference_service import ModelShape
 from tessera.domain.catalog import Product
-from tessera.domain.model.quantization import REFUSED
+from tessera.domain.model.quantization import UNSUPPORTED_METHODS
 
 OWN = "own"
 """As the files are."""
@@ -26,8 +26,8 @@ def label(shape: ModelShape, precision: str | None) -> str:
 
 def mismatch(shape: ModelShape, precision: str | None) -> str | None:
     """Why a precision cannot be had from the model's files."""
-    if precision in REFUSED:
-        return f"{precision} is not served: {REFUSED[precision]}"
+    if precision in UNSUPPORTED_METHODS:
+        return f"{precision} is not served: {UNSUPPORTED_METHODS[precision]}"
     if precision is None or shape.quantization is None:
         return None
     return (

@@ -5,36 +5,36 @@ from enum import StrEnum
 from typing import Generic, Self, TypeVar
 
 
-class Reason(StrEnum):
+class StatusReason(StrEnum):
     """A word of a closed set; with the meaning that the reference page prints."""
 
     meaning: str
-    holds: bool
+    is_true: bool
     """A condition with this reason is True."""
-    known: bool
+    is_known: bool
     """A condition with another one is Unknown."""
 
-    def __new__(cls, word: str, meaning: str, holds: bool = False, known: bool = True) -> Self:
+    def __new__(cls, word: str, meaning: str, is_true: bool = False, is_known: bool = True) -> Self:
         member = str.__new__(cls, word)
         member._value_ = word
         member.meaning = meaning
-        member.holds = holds
-        member.known = known
+        member.is_true = is_true
+        member.is_known = is_known
         return member
 
 
-R_co = TypeVar("R_co", bound=Reason, covariant=True)
+ReasonT_co = TypeVar("ReasonT_co", bound=StatusReason, covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict(Generic[R_co]):
+class StatusVerdict(Generic[ReasonT_co]):
     """A reason, and the sentence with its numbers."""
 
-    reason: R_co
+    reason: ReasonT_co
     message: str
 
 
-class Accepted(Reason):
+class Accepted(StatusReason):
     """Can the spec of a service be carried out at all?"""
 
     VALID = "Valid", "The spec can be carried out.", True
@@ -44,12 +44,12 @@ class Accepted(Reason):
         "`engine.extraArgs` went unchecked.",
         True,
     )
-    SPEC_UNREADABLE = "SpecUnreadable", "The object does not follow the schema of this operator."
+    INVALID_SPEC = "SpecUnreadable", "The object does not follow the schema of this operator."
     READING_MODEL = (
         "ReadingModel",
         "The model's shape is not shipped with Tessera; a Job reads its `config.json`.",
     )
-    MODEL_UNKNOWN = (
+    UNKNOWN_MODEL = (
         "ModelUnknown",
         "The model's shape is not shipped with Tessera and could not be read; "
         "`spec.model.shape` has to give it.",
@@ -62,20 +62,20 @@ class Accepted(Reason):
         "PrecisionMismatch",
         "`spec.precision.variants` asks for a precision that the model's files do not allow.",
     )
-    ADAPTER_NAME_TAKEN = (
+    ADAPTER_NAME_CONFLICT = (
         "AdapterNameTaken",
         "An adapter in `spec.model.adapters` has the name of the model itself.",
     )
-    FLAG_RESERVED = "FlagReserved", "`engine.extraArgs` holds a flag that Tessera sets itself."
-    FLAG_INVALID = (
+    RESERVED_FLAG = "FlagReserved", "`engine.extraArgs` holds a flag that Tessera sets itself."
+    INVALID_FLAG = (
         "FlagInvalid",
         "`engine.extraArgs` holds a flag or a value that this engine version refuses.",
     )
-    POD_TEMPLATE_RESERVED = (
+    RESERVED_POD_TEMPLATE_FIELD = (
         "PodTemplateReserved",
         "`spec.podTemplate` holds a name that Tessera or the cluster sets itself.",
     )
-    POD_TEMPLATE_INVALID = (
+    INVALID_POD_TEMPLATE = (
         "PodTemplateInvalid",
         "`spec.podTemplate` holds a key that Kubernetes refuses.",
     )
@@ -83,14 +83,14 @@ class Accepted(Reason):
         "InteractiveOnSpot",
         "`spec.placement.pools` names a spot pool for a service of class `interactive`.",
     )
-    POOL_UNKNOWN = "PoolUnknown", "`spec.placement.pools` names a pool that does not exist."
-    PLANNER_ERROR = (
+    POOL_NOT_FOUND = "PoolUnknown", "`spec.placement.pools` names a pool that does not exist."
+    INTERNAL_ERROR = (
         "PlannerError",
         "Planning this service failed inside Tessera; the others are planned without it.",
     )
 
 
-class Placed(Reason):
+class PlacementReason(StatusReason):
     """Is there hardware for the service?"""
 
     PLACED = "Placed", "The cheapest hardware that fits was found.", True
@@ -113,40 +113,43 @@ class Placed(Reason):
     )
 
 
-class Progressing(Reason):
+class Progressing(StatusReason):
     """Is the service on its way to the wanted state?"""
 
-    SETTLED = "Settled", "All wanted replicas run as planned."
+    ROLLOUT_COMPLETE = "Settled", "All wanted replicas run as planned."
     NOT_PLACED = "NotPlaced", "Nothing is rolled out while `Placed` is False."
     FETCHING_MODEL = "FetchingModel", "The model's files come onto the service's claim.", True
-    FETCH_FAILED = "FetchFailed", "The model's files could not be fetched; the message says why."
+    MODEL_FETCH_FAILED = (
+        "FetchFailed",
+        "The model's files could not be fetched; the message says why.",
+    )
     STARTING = "Starting", "Replicas are starting.", True
-    RESOLVING = "Resolving", "The hub is asked which commit the revision means.", True
+    RESOLVING_REVISION = "Resolving", "The hub is asked which commit the revision means.", True
     ROLLING_OUT = (
         "RollingOut",
         "New replicas replace old ones; the message says whether before or after these stop.",
         True,
     )
     DRAINING = "Draining", "Replicas finish their streams before they leave.", True
-    SECRET_MISSING = (
+    SECRET_NOT_FOUND = (
         "SecretMissing",
         "The Secret of `spec.model.tokenSecretRef`, or its key, does not exist.",
     )
-    HUB_REFUSED = (
+    HUB_ACCESS_DENIED = (
         "HubRefused",
         "The model is gated or private, and the token, if there is one, may not read it.",
     )
-    ENGINE_REFUSED_ARGUMENTS = (
+    INVALID_ENGINE_ARGUMENTS = (
         "EngineRefusedArguments",
         "The engine ended with exit code 2: it does not know a flag or a value; the message has "
         "its last words.",
     )
-    ENGINE_REFUSED_CONFIG = (
+    ENGINE_START_FAILED = (
         "EngineRefusedConfig",
         "The engine ended with exit code 1: it cannot run as configured, or cannot load the model; "
         "the message has its last words.",
     )
-    ENGINE_OUT_OF_MEMORY = (
+    OOM_KILLED = (
         "EngineOutOfMemory",
         "The kernel killed the engine for the memory of its host, not that of its GPU (OOMKilled).",
     )
@@ -160,36 +163,40 @@ class Progressing(Reason):
         "An engine holds requests and takes no step; its replica is replaced, at most one in ten "
         "minutes.",
     )
-    IMAGE_UNAVAILABLE = "ImageUnavailable", "The engine's image cannot be pulled."
-    CONTAINER_NOT_CREATED = (
+    IMAGE_PULL_FAILED = "ImageUnavailable", "The engine's image cannot be pulled."
+    CREATE_CONTAINER_ERROR = (
         "ContainerNotCreated",
         "The node cannot create the engine's container, for example without a Secret it names.",
     )
     QUOTA_EXCEEDED = "QuotaExceeded", "A ResourceQuota of the namespace refuses more pods."
-    POD_SECURITY_REFUSED = (
+    POD_SECURITY_VIOLATION = (
         "PodSecurityRefused",
         "The Pod Security Standard of the namespace refuses the pods.",
     )
-    PODS_REFUSED = "PodsRefused", "The API server refuses the pods; the message says who and why."
+    FAILED_CREATE = "PodsRefused", "The API server refuses the pods; the message says who and why."
     APPLY_FAILED = "ApplyFailed", "The API server refused an object of the service."
 
 
-class Ready(Reason):
+class Ready(StatusReason):
     """Does the service answer?"""
 
-    ANSWERED = "Answered", "A real one-token completion was answered through the Service.", True
+    COMPLETION_SUCCEEDED = (
+        "Answered",
+        "A real one-token completion was answered through the Service.",
+        True,
+    )
     SCALED_TO_ZERO = "ScaledToZero", "No replicas are wanted."
     NOT_PLACED = "NotPlaced", "There is no hardware yet, or the spec was not accepted."
     NO_REPLICA_READY = "NoReplicaReady", "No replica takes requests yet."
-    WAITING_FOR_ANSWER = "WaitingForAnswer", "Replicas are up; the first completion was asked."
-    NO_ANSWER = "NoAnswer", "The service did not answer a completion."
+    PROBE_PENDING = "WaitingForAnswer", "Replicas are up; the first completion was asked."
+    COMPLETION_FAILED = "NoAnswer", "The service did not answer a completion."
 
 
-class UpdateAvailable(Reason):
+class UpdateAvailable(StatusReason):
     """Would replicas be made differently now?"""
 
-    NEWEST = "Newest", "The replicas are made by the newest rules."
-    NEWER_RECIPE = (
+    UP_TO_DATE = "Newest", "The replicas are made by the newest rules."
+    NEW_TEMPLATE_AVAILABLE = (
         "NewerRecipe",
         "Tessera or its values changed since; the replicas stay as they are until the spec changes "
         "or `kubectl tessera update` asks for it.",
@@ -202,7 +209,7 @@ class UpdateAvailable(Reason):
     NOT_PLACED = "NotPlaced", "Nothing is made while `Placed` is False."
 
 
-class SpeedAsPredicted(Reason):
+class SpeedAsPredicted(StatusReason):
     """Are the engines as fast as was reckoned with?"""
 
     AS_PREDICTED = (
@@ -228,64 +235,73 @@ class SpeedAsPredicted(Reason):
     )
 
 
-class Pinned(Reason):
+class RevisionReason(StatusReason):
     """Which weights does the engine load?"""
 
-    COMMIT = "Commit", "The hub named the commit of the revision.", True
-    GIVEN = "Given", "The spec names the commit itself.", True
-    RESOLVING = "Resolving", "The hub is being asked."
+    REVISION_RESOLVED = "Commit", "The hub named the commit of the revision.", True
+    COMMIT_SPECIFIED = "Given", "The spec names the commit itself.", True
+    RESOLVING_REVISION = "Resolving", "The hub is being asked."
     UNPINNED = (
         "Unpinned",
         "The replicas were made before revisions were pinned; the revision is used as given.",
     )
-    NOT_ASKED = "NotAsked", "No hub is asked here; the revision is used as given."
+    RESOLUTION_DISABLED = "NotAsked", "No hub is asked here; the revision is used as given."
     HUB_UNREACHABLE = (
         "HubUnreachable",
         "The hub did not answer, as in a cluster without a way out; the revision is used as given.",
     )
-    TOKEN_NEEDED = (
+    TOKEN_REQUIRED = (
         "TokenNeeded",
         "The hub wants a token, which Tessera does not read; the revision is used as given.",
     )
-    NOT_FOUND = "NotFound", "The hub knows no such model or revision; it is used as given."
+    REVISION_NOT_FOUND = "NotFound", "The hub knows no such model or revision; it is used as given."
 
 
-class Scaling(Reason):
+class ScalingReason(StatusReason):
     """Why this number of replicas?"""
 
-    STEADY = "Steady", "The replicas match the load."
+    AT_TARGET = "Steady", "The replicas match the load."
     QUEUE_ABOVE_TARGET = "QueueAboveTarget", "More requests wait than the target allows."
-    ACTIVITY_ABOVE_TARGET = (
+    ACTIVITY_ABOVE_TARGET_WITH_QUEUE = (
         "ActivityAboveTarget",
         "Slices are busier than their target and requests wait, so replicas are added.",
     )
     LOAD_BELOW_TARGET = "LoadBelowTarget", "Fewer replicas carry the load; some leave."
-    WAITING_TO_SCALE_UP = "WaitingToScaleUp", "More are wished, but not yet for the whole window."
-    WAITING_FOR_QUIET = "WaitingForQuiet", "Fewer would do, but not yet for the whole window."
-    BUSY = "Busy", "The queue is short, but slices are busier than their target: none is removed."
-    STEP_LIMITED = "StepLimited", "More are wished than one period may add."
+    SCALE_UP_STABILIZED = "WaitingToScaleUp", "More are wished, but not yet for the whole window."
+    SCALE_DOWN_STABILIZED = "WaitingForQuiet", "Fewer would do, but not yet for the whole window."
+    ABOVE_ACTIVITY_TARGET = (
+        "Busy",
+        "The queue is short, but slices are busier than their target: none is removed.",
+    )
+    SCALE_UP_LIMIT = "StepLimited", "More are wished than one period may add."
     BOUNDS_CHANGED = "BoundsChanged", "The number stood outside the bounds of `spec.scaling`."
-    AT_MAXIMUM = "AtMaximum", "More are wished than `scaling.maxReplicas`."
-    NO_READING = "NoReading", "A metric is missing: nothing is removed, and nothing can be added."
-    PARTLY_READ = "PartlyRead", "A metric is missing: nothing is removed; the other one may add."
+    TOO_MANY_REPLICAS = "AtMaximum", "More are wished than `scaling.maxReplicas`."
+    FAILED_GET_METRICS = (
+        "NoReading",
+        "A metric is missing: nothing is removed, and nothing can be added.",
+    )
+    METRICS_PARTIAL = (
+        "PartlyRead",
+        "A metric is missing: nothing is removed; the other one may add.",
+    )
     SET_BY_USER = "SetByUser", "`spec.replicas` fixes the number."
     BUDGET_EXHAUSTED = "BudgetExhausted", "More are wanted than the tenant's budget can pay."
     NOT_PLACED = "NotPlaced", "There is no hardware to scale on."
 
 
-class PoolAccepted(Reason):
+class PoolAccepted(StatusReason):
     """Can the spec of a pool be used?"""
 
     VALID = "Valid", "The spec can be used.", True
-    SPEC_UNREADABLE = "SpecUnreadable", "The object does not follow the schema of this operator."
-    NOT_YET_PRICED = "NotYetPriced", "The first day of `spec.prices` has not come."
+    INVALID_SPEC = "SpecUnreadable", "The object does not follow the schema of this operator."
+    PRICE_NOT_YET_EFFECTIVE = "NotYetPriced", "The first day of `spec.prices` has not come."
     OVERLAPPING = "Overlapping", "A node carries the labels of two pools."
 
 
-class Discovered(Reason):
+class Discovered(StatusReason):
     """Was hardware found behind a pool?"""
 
-    FOUND = "Found", "Nodes with known devices were found.", True
+    DEVICES_FOUND = "Found", "Nodes with known devices were found.", True
     NOT_ACCEPTED = "NotAccepted", "Nothing is discovered while `Accepted` is False."
     NO_NODES = "NoNodes", "No node carries the labels."
     NO_DEVICES = "NoDevices", "Nodes carry the labels, but offer no GPU."
@@ -293,7 +309,7 @@ class Discovered(Reason):
     UNKNOWN_PRODUCT = "UnknownProduct", "The nodes hold a GPU product that Tessera does not know."
 
 
-class LaidOut(Reason):
+class LayoutReady(StatusReason):
     """Are the GPUs of a pool cut as planned?"""
 
     AS_PLANNED = "AsPlanned", "Every GPU is cut as planned.", True
@@ -304,7 +320,7 @@ class LaidOut(Reason):
     )
     PLANNING = "Planning", "A plan is being made.", False, False
     NOT_DISCOVERED = "NotDiscovered", "Nothing is planned while `Discovered` is False."
-    NO_MIG_MODE = (
+    MIG_MODE_DISABLED = (
         "NoMigMode",
         "No GPU of the pool is in MIG mode, which Tessera never changes: they are used whole.",
     )
@@ -312,9 +328,9 @@ class LaidOut(Reason):
         "AwaitingApproval",
         "A plan waits for the annotation `tessera.dev/approve-layout`; the message has its name.",
     )
-    OUTSIDE_WINDOW = "OutsideWindow", "A plan waits for `spec.mig.maintenanceWindow`."
+    OUTSIDE_MAINTENANCE_WINDOW = "OutsideWindow", "A plan waits for `spec.mig.maintenanceWindow`."
     REPARTITIONING = "Repartitioning", "GPUs are being emptied and cut; the message says which."
-    NO_ROOM = (
+    NO_SURGE_CAPACITY = (
         "NoRoom",
         "A replica has to leave its slice, nothing free can take it, and its service would fall "
         "below its floor; the message names both.",
@@ -323,43 +339,43 @@ class LaidOut(Reason):
         "DisruptionBudget",
         "A PodDisruptionBudget does not let a replica be evicted now.",
     )
-    FOREIGN_POD = "ForeignPod", "A pod that is not Tessera's holds a slice that has to go."
-    NODE_UNAVAILABLE = "NodeUnavailable", "A node that has to be cut anew is not ready."
-    LABELS_DISAGREE = (
+    UNMANAGED_POD = "ForeignPod", "A pod that is not Tessera's holds a slice that has to go."
+    NODE_NOT_READY = "NodeUnavailable", "A node that has to be cut anew is not ready."
+    INCONSISTENT_LABELS = (
         "LabelsDisagree",
         "The labels and resources of a node fit no layout of its GPUs; it is left alone.",
     )
-    WRITE_REFUSED = (
+    APPLY_FAILED = (
         "WriteRefused",
         "The API server refuses what has to be written for the plan; the message is its own.",
     )
-    BACKEND_MISSING = "BackendMissing", "Nobody on the node carries out what is asked."
+    BACKEND_UNAVAILABLE = "BackendMissing", "Nobody on the node carries out what is asked."
     BACKEND_FAILED = "BackendFailed", "The backend said that it failed, more than once."
-    BACKEND_STUCK = "BackendStuck", "The backend began and does not end."
+    BACKEND_TIMEOUT = "BackendStuck", "The backend began and does not end."
     DEVICES_MISSING = (
         "DevicesMissing",
         "The backend said that it succeeded, but the node does not offer the slices.",
     )
-    RESET_NEEDED = "ResetNeeded", "A GPU has to be reset, which Tessera never does."
-    GPU_BUSY = "GpuBusy", "Something that is no pod holds a slice that has to go."
-    PROFILE_UNKNOWN = "ProfileUnknown", "The GPUs do not have a profile of `spec.mig.layout`."
-    DEMAND_UNMET = "DemandUnmet", "The pool has too few GPUs for what its services need."
+    GPU_RESET_REQUIRED = "ResetNeeded", "A GPU has to be reset, which Tessera never does."
+    GPU_IN_USE = "GpuBusy", "Something that is no pod holds a slice that has to go."
+    UNKNOWN_PROFILE = "ProfileUnknown", "The GPUs do not have a profile of `spec.mig.layout`."
+    INSUFFICIENT_CAPACITY = "DemandUnmet", "The pool has too few GPUs for what its services need."
 
 
-class BudgetAccepted(Reason):
+class BudgetAccepted(StatusReason):
     """Can the spec of a budget be enforced?"""
 
     VALID = "Valid", "The budget is enforced.", True
-    SPEC_UNREADABLE = "SpecUnreadable", "The object does not follow the schema of this operator."
-    ZONE_UNKNOWN = "ZoneUnknown", "`spec.timeZone` is no name of the IANA database."
+    INVALID_SPEC = "SpecUnreadable", "The object does not follow the schema of this operator."
+    INVALID_TIME_ZONE = "ZoneUnknown", "`spec.timeZone` is no name of the IANA database."
     OVERLAPPING = "Overlapping", "A namespace belongs to a budget with an earlier name."
-    PLANNER_ERROR = (
+    INTERNAL_ERROR = (
         "PlannerError",
         "Judging this budget failed inside Tessera; the others are judged without it.",
     )
 
 
-class Funded(Reason):
+class WithinBudget(StatusReason):
     """Is there money for what the tenant wants?"""
 
     WITHIN_LIMITS = "WithinLimits", "Everything that is wanted is paid for.", True
@@ -370,7 +386,7 @@ class Funded(Reason):
     )
     NEAR_LIMIT = "NearLimit", "80 % of a limit are spent.", True
     BUDGET_EXHAUSTED = "BudgetExhausted", "Something was refused, since it could not be paid."
-    FLOORS_ABOVE_LIMIT = (
+    MIN_REPLICAS_EXCEED_BUDGET = (
         "FloorsAboveLimit",
         "Replicas that always run cost more than a limit; those there are go on, no more start.",
     )
@@ -379,13 +395,13 @@ class Funded(Reason):
     NO_BUDGET = "NoBudget", "No TenantBudget names the namespace, so nothing limits its spend."
 
 
-SERVICE_CONDITIONS: tuple[type[Reason], ...] = (
+SERVICE_CONDITIONS: tuple[type[StatusReason], ...] = (
     Accepted,
-    Placed,
+    PlacementReason,
     Progressing,
     Ready,
     UpdateAvailable,
     SpeedAsPredicted,
 )
-POOL_CONDITIONS: tuple[type[Reason], ...] = (PoolAccepted, Discovered)
-BUDGET_CONDITIONS: tuple[type[Reason], ...] = (BudgetAccepted, Funded)
+POOL_CONDITIONS: tuple[type[StatusReason], ...] = (PoolAccepted, Discovered)
+BUDGET_CONDITIONS: tuple[type[StatusReason], ...] = (BudgetAccepted, WithinBudget)

@@ -15,93 +15,100 @@ from pydantic.alias_generators import to_camel
 
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.meta import Wire
-from tessera.api.recipe import Filled, KeptRecipe, Platform, Recipe
+from tessera.api.recipe import (
+    EffectiveValues,
+    Platform,
+    PodTemplateVersion,
+    PodTemplateVersionStatus,
+)
 from tessera.domain.names import UPDATE_ANNOTATION
 from tessera.domain.placement import Choice
-from tessera.domain.reasons import UpdateAvailable, Verdict
-from tessera.domain.snapshot import Service, Snapshot, Workload
+from tessera.domain.reasons import StatusVerdict, UpdateAvailable
+from tessera.domain.snapshot import ObservedService, Snapshot, Workload
 
-_SHAPING = ("model", "slo", "context", "engine", "drain", "pod_template")
+_TEMPLATE_FIELDS = ("model", "slo", "context", "engine", "drain", "pod_template")
 """Parts of the spec that shape the pods. The others decide where and how many, and who waits; of
 `precision` counts what was chosen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Making:
+class TemplateDecision:
     """How the replicas of a service are made."""
 
-    kept: KeptRecipe
+    record: PodTemplateVersionStatus
     choice: Choice
     """The choice with the numbers as they were planned when the replicas were made."""
-    verdict: Verdict[UpdateAvailable]
+    verdict: StatusVerdict[UpdateAvailable]
 
     @property
-    def recipe(self) -> Recipe:
-        return Recipe(builder=self.kept.builder, platform=self.kept.platform)
+    def version(self) -> PodTemplateVersion:
+        return PodTemplateVersion(builder=self.record.builder, platform=self.record.platform)
 
 
-def making(
+def decide_template(
     snapshot: Snapshot,
-    service: Service,
+    service: ObservedService,
     spec: InferenceServiceSpec,
     choice: Choice,
     workload: Workload | None,
-) -> Making:
+) -> TemplateDecision:
     """Keep what made the pods of `workload`, or take the newest if they are made anew anyway."""
-    newest = _newest(snapshot, service, spec, choice)
-    kept = _kept(service, newest) if workload is not None else newest
-    if kept.shape != newest.shape or asked_for(service, kept.update):
-        kept = newest
-    if kept.builder > snapshot.builder:
-        kept = kept.model_copy(
-            update={"builder": snapshot.builder, "instead_of": kept.builder},
+    newest = _newest_template(snapshot, service, spec, choice)
+    record = _recorded_template(service, newest) if workload is not None else newest
+    if record.shape != newest.shape or is_update_requested(service, record.update):
+        record = newest
+    if record.builder > snapshot.builder_version:
+        record = record.model_copy(
+            update={"builder": snapshot.builder_version, "instead_of": record.builder},
         )
-    same = kept.filled == newest.filled
-    return Making(
-        kept=kept,
-        choice=choice if same else _filled_choice(choice, kept.filled),
-        verdict=_verdict(service, kept, newest),
+    same = record.filled == newest.filled
+    return TemplateDecision(
+        record=record,
+        choice=choice if same else _choice_with_defaults(choice, record.filled),
+        verdict=_verdict(service, record, newest),
     )
 
 
-def asked_for(service: Service, honoured: str | None) -> bool:
+def is_update_requested(service: ObservedService, applied_update: str | None) -> bool:
     """The annotation asks for an update that was not given yet; taking it away asks for nothing."""
-    return service.update is not None and service.update != honoured
+    return service.update is not None and service.update != applied_update
 
 
-def filled_spec(spec: InferenceServiceSpec, filled: Filled) -> InferenceServiceSpec:
+def spec_with_defaults(
+    spec: InferenceServiceSpec, defaults: EffectiveValues
+) -> InferenceServiceSpec:
     """The spec with the defaults as they stood when the replicas were made."""
-    engine = spec.engine.model_copy(update={"version": filled.engine_version})
-    drain = spec.drain.model_copy(update={"timeout": filled.drain_timeout})
+    engine = spec.engine.model_copy(update={"version": defaults.engine_version})
+    drain = spec.drain.model_copy(update={"timeout": defaults.drain_timeout})
     return spec.model_copy(update={"engine": engine, "drain": drain})
 
 
-def _filled_choice(choice: Choice, filled: Filled) -> Choice:
+def _choice_with_defaults(choice: Choice, defaults: EffectiveValues) -> Choice:
     fit = choice.fit
     return replace(
         choice,
         fit=replace(
             fit,
-            max_model_len=filled.max_model_len,
+            max_model_len=defaults.max_model_len,
             limits=replace(
                 fit.limits,
-                max_num_seqs=filled.max_num_seqs,
-                max_num_batched_tokens=filled.max_num_batched_tokens,
+                max_num_seqs=defaults.max_num_seqs,
+                max_num_batched_tokens=defaults.max_num_batched_tokens,
             ),
-            memory=replace(fit.memory, weights_mib=filled.weights_mib),
+            memory=replace(fit.memory, weights_mib=defaults.weights_mib),
         ),
     )
 
 
-def _newest(
-    snapshot: Snapshot, service: Service, spec: InferenceServiceSpec, choice: Choice
-) -> KeptRecipe:
+def _newest_template(
+    snapshot: Snapshot, service: ObservedService, spec: InferenceServiceSpec, choice: Choice
+) -> PodTemplateVersionStatus:
     fit = choice.fit
-    return KeptRecipe(
-        builder=snapshot.builder,
+    return PodTemplateVersionStatus(
+        builder=snapshot.builder_version,
         platform=snapshot.platform,
-        shape=_shape(spec, choice),
-        filled=Filled(
+        shape=_template_digest(spec, choice),
+        filled=EffectiveValues(
             engine_version=spec.engine.version,
             drain_timeout=spec.drain.timeout,
             max_model_len=fit.max_model_len,
@@ -113,7 +120,9 @@ def _newest(
     )
 
 
-def _kept(service: Service, newest: KeptRecipe) -> KeptRecipe:
+def _recorded_template(
+    service: ObservedService, newest: PodTemplateVersionStatus
+) -> PodTemplateVersionStatus:
     """What the status says. One that says where the service runs, but not by what it was made, is
     older than recipes; one that says nothing was lost right after the Deployment was made."""
     if service.status.recipe is not None:
@@ -124,18 +133,18 @@ def _kept(service: Service, newest: KeptRecipe) -> KeptRecipe:
     return newest.model_copy(update=first)
 
 
-def _shape(spec: InferenceServiceSpec, choice: Choice) -> str:
+def _template_digest(spec: InferenceServiceSpec, choice: Choice) -> str:
     """Digest of what the user wrote and where it was placed, so that a default of a newer Tessera
     is no change."""
     hardware, offer = choice.fit.hardware, choice.offer
-    told: dict[str, Any] = spec.model_dump(
+    template_inputs: dict[str, Any] = spec.model_dump(
         mode="json",
         by_alias=True,
         exclude_unset=True,
         exclude_none=True,
-        include=set(_SHAPING),
+        include=set(_TEMPLATE_FIELDS),
     )
-    told["on"] = [
+    template_inputs["on"] = [
         choice.variant,
         offer.pool,
         offer.tier,
@@ -143,47 +152,51 @@ def _shape(spec: InferenceServiceSpec, choice: Choice) -> str:
         hardware.devices,
         choice.fit.precision,
         sorted(offer.node_selector.items()),
-        [one.wire for one in offer.tolerations],
+        [toleration.manifest for toleration in offer.tolerations],
         offer.runtime_class_name,
         offer.scheduler_name,
     ]
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(template_inputs, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _verdict(service: Service, kept: KeptRecipe, newest: KeptRecipe) -> Verdict[UpdateAvailable]:
-    if changes := tuple(_changes(kept, newest)):
-        return Verdict(
-            UpdateAvailable.NEWER_RECIPE,
+def _verdict(
+    service: ObservedService, record: PodTemplateVersionStatus, newest: PodTemplateVersionStatus
+) -> StatusVerdict[UpdateAvailable]:
+    if changes := tuple(_changes(record, newest)):
+        return StatusVerdict(
+            UpdateAvailable.NEW_TEMPLATE_AVAILABLE,
             f"new replicas would differ in {len(changes)} points ({'; '.join(changes)}); kubectl "
             f"tessera update {service.ref.name} (the annotation {UPDATE_ANNOTATION}) or a change "
-            f"of {', '.join(f'spec.{to_camel(part)}' for part in _SHAPING)} applies it, and rolls "
+            f"of {', '.join(f'spec.{to_camel(part)}' for part in _TEMPLATE_FIELDS)} applies it, "
+            "and rolls "
             "the pods",
         )
-    if kept.instead_of is not None:
-        return Verdict(
+    if record.instead_of is not None:
+        return StatusVerdict(
             UpdateAvailable.DOWNGRADED,
-            f"the replicas were made by builder version {kept.instead_of} of a newer Tessera; this "
+            f"the replicas were made by builder version {record.instead_of} of a newer Tessera; "
+            "this "
             f"one knows {newest.builder} at most, and made them anew by that",
         )
-    return Verdict(
-        UpdateAvailable.NEWEST, f"the replicas are made by builder version {kept.builder}"
+    return StatusVerdict(
+        UpdateAvailable.UP_TO_DATE, f"the replicas are made by builder version {record.builder}"
     )
 
 
-def _changes(kept: KeptRecipe, newest: KeptRecipe) -> Iterator[str]:
+def _changes(record: PodTemplateVersionStatus, newest: PodTemplateVersionStatus) -> Iterator[str]:
     """What new replicas would have. Of the platform only names: an address may hold a password."""
-    if kept.builder != newest.builder:
-        yield f"builder version {newest.builder} instead of {kept.builder}"
-    for field, _, _ in _differing(kept.platform, newest.platform):
+    if record.builder != newest.builder:
+        yield f"builder version {newest.builder} instead of {record.builder}"
+    for field, _, _ in _differences(record.platform, newest.platform):
         yield f"{field} of the platform"
-    for field, old, new in _differing(kept.filled, newest.filled):
+    for field, old, new in _differences(record.filled, newest.filled):
         yield f"{field} {new} instead of {old}"
 
 
-def _differing(old: Wire, new: Wire) -> Iterator[tuple[str, Any, Any]]:
+def _differences(old: Wire, new: Wire) -> Iterator[tuple[str, Any, Any]]:
     if old == new:
         return
-    before, after = (one.model_dump(mode="json", by_alias=True) for one in (old, new))
+    before, after = (model.model_dump(mode="json", by_alias=True) for model in (old, new))
     for field, value in after.items():
         if before[field] != value:
             yield field, before[field], value

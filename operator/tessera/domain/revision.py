@@ -10,107 +10,128 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tessera.api.inference_service import InferenceServiceSpec, ModelStatus
-from tessera.domain.reasons import Pinned
-from tessera.domain.recipe import asked_for
-from tessera.domain.snapshot import Question, Resolution, Service, Workload
+from tessera.domain.reasons import RevisionReason
+from tessera.domain.recipe import is_update_requested
+from tessera.domain.snapshot import ObservedService, Resolution, RevisionQuery, Workload
 
 _HUB = "hf://"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_DEFAULT = "main"
+_DEFAULT_BRANCH = "main"
 """The default branch of every model on the hub."""
-_LONGEST = 1024
+_MAX_MESSAGE_LENGTH = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Pin:
+class PinnedRevision:
     """Which weights, as the status says it; None where there is no revision, as on a claim."""
 
     status: ModelStatus | None = None
-    question: Question | None = None
+    query: RevisionQuery | None = None
     """What has to be asked before anything is made."""
 
 
-def pin(
-    service: Service,
+def pin_revision(
+    service: ObservedService,
     spec: InferenceServiceSpec,
     workload: Workload | None,
-    resolutions: Mapping[Question, Resolution] | None,
-) -> Pin:
+    resolutions: Mapping[RevisionQuery, Resolution] | None,
+) -> PinnedRevision:
     """Keep what is pinned, or pin what the hub said."""
-    kept, revision = service.status.model, spec.model.revision
+    recorded, revision = service.status.model, spec.model.revision
     if not spec.model.uri.startswith(_HUB):
-        return Pin()
-    mine = _mine(spec, kept)
-    if mine and mine.reason != Pinned.RESOLVING and not asked_for(service, mine.update):
-        return Pin(mine)
-    if (known := _unasked(service, spec, workload)) is not None:
-        return Pin(known)
+        return PinnedRevision()
+    current = _recorded_for_spec(spec, recorded)
+    if (
+        current
+        and current.reason != RevisionReason.RESOLVING_REVISION
+        and not is_update_requested(service, current.update)
+    ):
+        return PinnedRevision(current)
+    if (settled_status := _status_without_query(service, spec, workload)) is not None:
+        return PinnedRevision(settled_status)
     if resolutions is None:
-        return Pin(_told(service, spec, Pinned.NOT_ASKED, _as_given(spec)))
+        return PinnedRevision(
+            _model_status(
+                service, spec, RevisionReason.RESOLUTION_DISABLED, _unpinned_message(spec)
+            )
+        )
     repository = spec.model.uri.removeprefix(_HUB)
-    question = Question(repository, revision or _DEFAULT, service.update)
-    if (found := resolutions.get(question)) is not None:
-        return Pin(_answered(service, spec, mine, found))
-    asking = f"the hub is asked which commit {question.revision} means"
-    waiting = _told(service, spec, Pinned.RESOLVING, asking) if workload is None else kept
-    return Pin(waiting, question)
+    query = RevisionQuery(repository, revision or _DEFAULT_BRANCH, service.update)
+    if (resolution := resolutions.get(query)) is not None:
+        return PinnedRevision(_resolved_status(service, spec, current, resolution))
+    message = f"the hub is asked which commit {query.revision} means"
+    pending_status = (
+        _model_status(service, spec, RevisionReason.RESOLVING_REVISION, message)
+        if workload is None
+        else recorded
+    )
+    return PinnedRevision(pending_status, query)
 
 
-def pinned_spec(spec: InferenceServiceSpec, pin: Pin) -> InferenceServiceSpec:
+def pinned_spec(
+    spec: InferenceServiceSpec, pinned_revision: PinnedRevision
+) -> InferenceServiceSpec:
     """The spec with the commit as its revision."""
-    if pin.status is None or pin.status.revision is None:
+    if pinned_revision.status is None or pinned_revision.status.revision is None:
         return spec
-    model = spec.model.model_copy(update={"revision": pin.status.revision})
+    model = spec.model.model_copy(update={"revision": pinned_revision.status.revision})
     return spec.model_copy(update={"model": model})
 
 
-def _mine(spec: InferenceServiceSpec, kept: ModelStatus | None) -> ModelStatus | None:
+def _recorded_for_spec(
+    spec: InferenceServiceSpec, recorded: ModelStatus | None
+) -> ModelStatus | None:
     """What was found out for the model as the spec names it."""
-    if kept is None or kept.reason is None:
+    if recorded is None or recorded.reason is None:
         return None
-    same = (kept.uri, kept.asked) == (spec.model.uri, spec.model.revision)
-    return kept if same else None
+    same = (recorded.uri, recorded.asked) == (spec.model.uri, spec.model.revision)
+    return recorded if same else None
 
 
-def _unasked(
-    service: Service, spec: InferenceServiceSpec, workload: Workload | None
+def _status_without_query(
+    service: ObservedService, spec: InferenceServiceSpec, workload: Workload | None
 ) -> ModelStatus | None:
     """What no hub need be asked for."""
     revision = spec.model.revision
     if revision is not None and _COMMIT.fullmatch(revision):
-        told = f"{spec.model.uri} at {revision}"
-        return _told(service, spec, Pinned.GIVEN, told, revision)
+        message = f"{spec.model.uri} at {revision}"
+        return _model_status(service, spec, RevisionReason.COMMIT_SPECIFIED, message, revision)
     if service.status.model is None and workload is not None:
-        told = f"{_as_given(spec)}; kubectl tessera update {service.ref.name} pins it"
-        return _told(service, spec, Pinned.UNPINNED, told)
+        message = f"{_unpinned_message(spec)}; kubectl tessera update {service.ref.name} pins it"
+        return _model_status(service, spec, RevisionReason.UNPINNED, message)
     return None
 
 
-def _answered(
-    service: Service, spec: InferenceServiceSpec, mine: ModelStatus | None, found: Resolution
+def _resolved_status(
+    service: ObservedService,
+    spec: InferenceServiceSpec,
+    current: ModelStatus | None,
+    resolution: Resolution,
 ) -> ModelStatus:
     """A hub that could not say leaves what was pinned before for the same revision."""
-    if found.commit is None and mine is not None and mine.revision is not None:
-        told = f"{found.message}; the commit stays {mine.revision}"
-        return _told(service, spec, found.reason, told, mine.revision)
-    if found.commit is None:
-        return _told(service, spec, found.reason, f"{found.message}; {_as_given(spec)}")
-    return _told(service, spec, found.reason, found.message, found.commit)
+    if resolution.commit is None and current is not None and current.revision is not None:
+        message = f"{resolution.message}; the commit stays {current.revision}"
+        return _model_status(service, spec, resolution.reason, message, current.revision)
+    if resolution.commit is None:
+        return _model_status(
+            service, spec, resolution.reason, f"{resolution.message}; {_unpinned_message(spec)}"
+        )
+    return _model_status(service, spec, resolution.reason, resolution.message, resolution.commit)
 
 
-def _as_given(spec: InferenceServiceSpec) -> str:
-    asked = spec.model.revision
+def _unpinned_message(spec: InferenceServiceSpec) -> str:
+    revision = spec.model.revision
     return (
-        f"spec.model.revision {asked} is used as given"
-        if asked
+        f"spec.model.revision {revision} is used as given"
+        if revision
         else "the hub's default branch is used, and may change between two starts"
     )
 
 
-def _told(
-    service: Service,
+def _model_status(
+    service: ObservedService,
     spec: InferenceServiceSpec,
-    reason: Pinned,
+    reason: RevisionReason,
     message: str,
     commit: str | None = None,
 ) -> ModelStatus:
@@ -119,6 +140,6 @@ def _told(
         asked=spec.model.revision,
         revision=commit,
         reason=reason,
-        message=message[:_LONGEST],
+        message=message[:_MAX_MESSAGE_LENGTH],
         update=service.update,
     )

@@ -10,23 +10,25 @@ from datetime import datetime, timedelta
 from tessera.domain.placement import Choice
 from tessera.domain.snapshot import Pod, Workload
 
-PATIENCE = timedelta(seconds=60)
+SURGE_TIMEOUT = timedelta(seconds=60)
 """A new replica waits so long for the device that it was promised."""
 
 
-def surges(workload: Workload | None, pods: Sequence[Pod], now: datetime, *, room: bool) -> bool:
+def should_surge(
+    workload: Workload | None, pods: Sequence[Pod], now: datetime, *, has_capacity: bool
+) -> bool:
     """Does the new start before the old stops? `room` is for one replica beyond the wanted ones."""
-    if workload is None or (workload.settled and not rolling(pods)):
-        return room
-    return workload.surge and not _stuck(pods, now)
+    if workload is None or (workload.rollout_complete and not is_rolling_out(pods)):
+        return has_capacity
+    return workload.surge and not _surge_timed_out(pods, now)
 
 
-def rolling(pods: Sequence[Pod]) -> bool:
+def is_rolling_out(pods: Sequence[Pod]) -> bool:
     """Replicas of two templates exist."""
-    return len({pod.template for pod in pods if not pod.leaving}) > 1
+    return len({pod.template for pod in pods if not pod.terminating}) > 1
 
 
-def manner(choice: Choice, *, surge: bool) -> str:
+def strategy_message(choice: Choice, *, surge: bool) -> str:
     """The manner with its reason."""
     device, pool = choice.fit.hardware.name, choice.offer.pool
     if surge:
@@ -39,16 +41,16 @@ def manner(choice: Choice, *, surge: bool) -> str:
     )
 
 
-def progress(pods: Sequence[Pod]) -> tuple[int, int]:
+def rollout_progress(pods: Sequence[Pod]) -> tuple[int, int]:
     """Replicas of the newest template that take requests, and all others that are not leaving."""
-    alive = [pod for pod in pods if not pod.leaving]
-    newest = max(alive, key=lambda pod: (pod.created, pod.ref)).template
-    up = sum(pod.template == newest and pod.ready_since is not None for pod in alive)
-    return up, sum(pod.template != newest for pod in alive)
+    active = [pod for pod in pods if not pod.terminating]
+    newest = max(active, key=lambda pod: (pod.created, pod.ref)).template
+    ready = sum(pod.template == newest and pod.ready_since is not None for pod in active)
+    return ready, sum(pod.template != newest for pod in active)
 
 
-def _stuck(pods: Sequence[Pod], now: datetime) -> bool:
+def _surge_timed_out(pods: Sequence[Pod], now: datetime) -> bool:
     """A leaving replica of the service still gives its device back; nobody else need."""
-    waiting = [pod for pod in pods if pod.unschedulable and not pod.leaving]
+    waiting = [pod for pod in pods if pod.unschedulable and not pod.terminating]
     oldest = min((pod.created for pod in waiting), default=now)
-    return not any(pod.leaving for pod in pods) and now - oldest >= PATIENCE
+    return not any(pod.terminating for pod in pods) and now - oldest >= SURGE_TIMEOUT

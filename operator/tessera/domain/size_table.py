@@ -124,7 +124,7 @@ def _until_served(
         yield _refused(demand, whole(product, 1), book, fault)
         return
     weights = footprint.resident_bytes(demand.shape, demand.precision)
-    divided = [form for form in found if tensor_parallel.divides(demand.shape, form.devices)]
+    divided = [form for form in found if tensor_parallel.can_shard(demand.shape, form.devices)]
     roomy = [form for form in divided if weights < form.memory_mib * MIB * form.devices]
     for hardware in roomy or divided[-1:]:
         row = _sized(demand, product, hardware, book)
@@ -163,7 +163,7 @@ def _by_price(row: Row) -> tuple[int, bool, int, float, str, int, str, str]:
 
 def _row(demand: Demand, product: Product, hardware: Hardware, book: PriceBook) -> Row:
     shape = demand.shape
-    fault = _unfit(demand, product) or tensor_parallel.undivided(shape, hardware.devices)
+    fault = _unfit(demand, product) or tensor_parallel.sharding_problem(shape, hardware.devices)
     if fault is not None:
         return _refused(demand, hardware, book, fault)
     return _sized(demand, product, hardware, book)

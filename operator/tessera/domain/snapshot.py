@@ -6,26 +6,26 @@ from datetime import datetime, timedelta
 
 from tessera.api.accelerator_pool import AcceleratorPoolSpec, AcceleratorPoolStatus
 from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
-from tessera.api.recipe import Platform, Recipe
+from tessera.api.recipe import Platform, PodTemplateVersion
 from tessera.api.tenant_budget import TenantBudgetSpec, TenantBudgetStatus
-from tessera.domain.autoscale import Memory
+from tessera.domain.autoscale import ScalingHistory
 from tessera.domain.batch.facts import Asked, Batch, BatchJob, VolumeClaim
 from tessera.domain.budget.meter import Meter
-from tessera.domain.model.facts import ErrandJob, ErrandRun
-from tessera.domain.model.reports import Fetched
-from tessera.domain.reasons import Pinned
+from tessera.domain.model.facts import ModelJobRun, ObservedModelJob
+from tessera.domain.model.reports import FetchProgress
+from tessera.domain.reasons import RevisionReason
 from tessera.domain.ref import Ref as Ref  # noqa: PLC0414 - re-exported
 from tessera.domain.repartition.facts import NodeLayout
 from tessera.domain.repartition.question import Solved
 
-PATIENCE = timedelta(seconds=120)
+STALL_TIMEOUT = timedelta(seconds=120)
 """For so long an engine may hold requests without a step. In the field 120 s are used: what halts
 an engine in the middle of service and passes, such as a kernel compiled anew, takes tens of
 seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Service:
+class ObservedService:
     """An InferenceService. One whose spec cannot be read has a problem instead of a spec."""
 
     ref: Ref
@@ -35,7 +35,7 @@ class Service:
     problem: str | None = None
     update: str | None = None
     """The annotation that asks for the newest recipe and weights."""
-    downtime: bool = False
+    allows_downtime: bool = False
     """The annotation that lets it fall below its floor while its slices are cut."""
     status: InferenceServiceStatus = field(default_factory=InferenceServiceStatus)
 
@@ -49,7 +49,7 @@ class Pool:
     generation: int
     spec: AcceleratorPoolSpec | None
     problem: str | None = None
-    approved: str | None = None
+    approved_plan: str | None = None
     """The annotation that approves a plan of layouts."""
     status: AcceleratorPoolStatus = field(default_factory=AcceleratorPoolStatus)
 
@@ -73,18 +73,18 @@ class Node:
 
     name: str
     labels: Mapping[str, str]
-    ready: bool
+    schedulable: bool
     """Ready and not cordoned."""
     allocatable: Mapping[str, int]
     """Extended resources `nvidia.com/…` that the node offers."""
-    alive: bool = True
+    kubelet_ready: bool = True
     """The condition Ready alone; a cordoned node is alive."""
     taints: frozenset[str] = frozenset()
     """Keys of its taints."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class BatchRun:
     """What only the pods of batches have."""
 
     batch: Ref
@@ -94,7 +94,7 @@ class Run:
     """None is the check."""
     since: datetime | None = None
     """Since when its runner runs; its engine was up before that."""
-    owner: str = ""
+    job_uid: str = ""
     """The uid of its Job."""
     exit_code: int | None = None
     """That of the runner, once it ended."""
@@ -105,13 +105,13 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Exit:
+class ContainerExit:
     """The end of one run of a container."""
 
     code: int
     reason: str = ""
     """The kubelet's word, such as OOMKilled."""
-    words: str = ""
+    log_tail: str = ""
     """The end of its log."""
 
 
@@ -137,31 +137,31 @@ class Pod:
     address: str | None = None
     ready_since: datetime | None = None
     """Since when it takes requests; None while it does not."""
-    up: bool = False
+    containers_ready: bool = False
     """All containers pass their probes, whatever the readiness gate says."""
     serving: bool | None = None
     """The readiness gate as the operator set it; None before the first time."""
     draining_since: datetime | None = None
-    leaving: bool = False
+    terminating: bool = False
     """It was told to stop."""
     deletion_cost: int = 0
     unschedulable: str | None = None
     """The scheduler's sentence, while it finds no node."""
-    trouble: str | None = None
+    waiting_reason: str | None = None
     """Why a container waits, in the kubelet's word, such as CrashLoopBackOff."""
-    last_words: str = ""
+    container_message: str = ""
     """The end of the log of the last exit, or the kubelet's message."""
-    exit: Exit | None = None
+    last_exit: ContainerExit | None = None
     """How a container ended last, as long as the pod is not up again."""
-    run: Run | None = None
+    batch_run: BatchRun | None = None
     """Set on pods of batches; these belong to no service."""
-    errand: ErrandRun | None = None
+    model_job_run: ModelJobRun | None = None
     """Set on pods of errands; these are no replicas of their service."""
 
     @property
     def takes_requests(self) -> bool:
         """Ready, and not on its way out: on a dead node that may hang for ever."""
-        return self.ready_since is not None and not self.leaving
+        return self.ready_since is not None and not self.terminating
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,16 +172,16 @@ class Workload:
     service: Ref
     variant: str
     replicas: int
-    settled: bool
+    rollout_complete: bool
     """Its controller has seen the newest spec, and all pods are of the newest template."""
-    refused: str | None = None
+    replica_failure: str | None = None
     """What the API server said when it refused to create a pod."""
     surge: bool = True
     """A rollout of it starts the new before it stops the old."""
 
 
 @dataclass(frozen=True, slots=True)
-class Front:
+class ServiceEndpoint:
     """The Kubernetes Service of an InferenceService."""
 
     service: Ref
@@ -204,7 +204,7 @@ class EngineReading:
 
     steps: float
     """Steps in which it gave out tokens, since it started."""
-    scraped: datetime
+    scraped_at: datetime
     """When that was counted."""
     awake: bool | None = None
     """False while it is asleep or paused; None is "not known"."""
@@ -229,9 +229,9 @@ class SpeedReading:
     """Tokens of prompts that a step read; those out of the prefix cache are none."""
     prompt_tokens: float | None = None
     """The same, that a request had."""
-    gap_seconds: float | None = None
+    itl_seconds: float | None = None
     """Time between two tokens of an answer."""
-    median_gap_seconds: float | None = None
+    median_itl_seconds: float | None = None
     """The same, as interpolated within its bucket."""
     running: float | None = None
     """Requests in a replica, whether or not it stepped."""
@@ -264,7 +264,7 @@ class Readings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class ProbeResult:
     """What came of asking a service for one token."""
 
     at: datetime
@@ -280,7 +280,7 @@ class InFlight:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class RevisionQuery:
     """What a hub is asked: which commit does a revision of a model mean?"""
 
     repository: str
@@ -294,12 +294,12 @@ class Resolution:
     """What came of it."""
 
     commit: str | None
-    reason: Pinned
+    reason: RevisionReason
     message: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Watch:
+class EngineProgress:
     """What was seen of an engine since its count of steps last changed."""
 
     steps: float
@@ -314,56 +314,56 @@ class Snapshot:
     """The fleet at one moment."""
 
     at: datetime
-    services: tuple[Service, ...] = ()
+    services: tuple[ObservedService, ...] = ()
     pools: tuple[Pool, ...] = ()
     nodes: tuple[Node, ...] = ()
     layouts: tuple[NodeLayout, ...] = ()
     """What the agents on the nodes tell of their GPUs."""
-    solved: Solved | None = None
+    layout_solution: Solved | None = None
     """The last layouts that were planned, perhaps for an older question."""
-    unsolved: str | None = None
+    solver_error: str | None = None
     """Why there are no newer ones."""
-    cutters: frozenset[str] = frozenset({"agent", "migManager"})
+    mig_backends: frozenset[str] = frozenset({"agent", "migManager"})
     """The backends that this installation lets cut GPUs."""
-    held: Mapping[Ref, str] = field(default_factory=dict)
+    blocked_evictions: Mapping[Ref, str] = field(default_factory=dict)
     """Pods that could not be evicted in the last turn, and what their budgets said."""
-    unwritten: tuple[str, ...] = ()
+    layout_write_errors: tuple[str, ...] = ()
     """What the API server said in the last turn when it refused a write for a layout."""
     pods: tuple[Pod, ...] = ()
     workloads: tuple[Workload, ...] = ()
     addresses: Mapping[Ref, str] = field(default_factory=dict)
     """Where each service answers."""
     readings: Readings | None = None
-    answers: Mapping[Ref, Answer] = field(default_factory=dict)
+    probe_results: Mapping[Ref, ProbeResult] = field(default_factory=dict)
     in_flight: Mapping[Ref, InFlight] = field(default_factory=dict)
-    watches: Mapping[Ref, Watch] = field(default_factory=dict)
+    engine_progress: Mapping[Ref, EngineProgress] = field(default_factory=dict)
     """What the last turn knew of each replica that takes requests."""
-    patience: timedelta = PATIENCE
+    stall_timeout: timedelta = STALL_TIMEOUT
     """How long an engine may hold requests without a step."""
-    memory: Mapping[Ref, Memory] = field(default_factory=dict)
+    scaling_history: Mapping[Ref, ScalingHistory] = field(default_factory=dict)
     batches: tuple[Batch, ...] = ()
-    jobs: tuple[BatchJob, ...] = ()
-    errands: tuple[ErrandJob, ...] = ()
-    fetched: Mapping[Ref, Fetched] = field(default_factory=dict)
+    batch_jobs: tuple[BatchJob, ...] = ()
+    model_jobs: tuple[ObservedModelJob, ...] = ()
+    fetch_progress: Mapping[Ref, FetchProgress] = field(default_factory=dict)
     """What the fetches of models answered last, by service."""
     claims: Mapping[Ref, VolumeClaim] = field(default_factory=dict)
-    asked: Mapping[str, Asked] = field(default_factory=dict)
+    runner_answers: Mapping[str, Asked] = field(default_factory=dict)
     """What the runners of batches answered last, by the batches' uids."""
-    refused: Mapping[str, str] = field(default_factory=dict)
+    job_creation_errors: Mapping[str, str] = field(default_factory=dict)
     """What the API server said when it refused the Job of an attempt, likewise."""
     budgets: tuple[Budget, ...] = ()
     meters: Mapping[str, Meter] = field(default_factory=dict)
     """What the budgets' tenants have spent, by the budgets' names."""
     last_seen: Mapping[str, datetime] = field(default_factory=dict)
     """When pods, by namespace/name, were last seen that may have gone while no operator ran."""
-    builder: int = 1
+    builder_version: int = 1
     """The newest version of the rules by which manifests are built."""
     platform: Platform = field(default_factory=Platform)
     """The surroundings of engines, as the platform team says now."""
-    resolutions: Mapping[Question, Resolution] | None = None
+    resolutions: Mapping[RevisionQuery, Resolution] | None = None
     """What the hub said of late; None where no hub is asked."""
 
     @property
-    def newest(self) -> Recipe:
+    def newest_template(self) -> PodTemplateVersion:
         """By what a new replica is made."""
-        return Recipe(builder=self.builder, platform=self.platform)
+        return PodTemplateVersion(builder=self.builder_version, platform=self.platform)

@@ -22,18 +22,26 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from tessera.domain.load import FRESH
+from tessera.domain.load import MAX_READING_AGE
 from tessera.domain.sizing import Fit
-from tessera.domain.snapshot import EngineReading, InFlight, Pod, Ref, Service, Snapshot, Watch
+from tessera.domain.snapshot import (
+    EngineProgress,
+    EngineReading,
+    InFlight,
+    ObservedService,
+    Pod,
+    Ref,
+    Snapshot,
+)
 
-HOLD = timedelta(minutes=10)
+REPLACEMENT_INTERVAL = timedelta(minutes=10)
 """From one replacement of a service to the next: what stalls all its replicas, a prompt or a
 driver, is not cured by new ones, and each of them loads the model again."""
-_FIRST = 5
+_FIRST_STEP_FACTOR = 5
 """So many times the patience for an engine that has not taken a step yet."""
-_MARGIN = 4
+_PREFILL_MARGIN = 4
 """The performance model may be so much too fast about reading a prompt."""
-_LOOKS = 4
+_CHECKS_PER_TIMEOUT = 4
 """An engine whose count stands still is asked so many times within its patience."""
 
 
@@ -51,8 +59,8 @@ class Replacement:
 class Stall:
     """What is done about an engine that stands still; empty when none does."""
 
-    replace: Replacement | None = None
-    waits: str | None = None
+    replacement: Replacement | None = None
+    blocker: str | None = None
     """A replica is stalled and may not be replaced yet: the sentence says why."""
 
 
@@ -60,7 +68,7 @@ class Stall:
 class Suspect:
     """A replica whose engine may stand still: it is asked for its requests in flight."""
 
-    service: Service
+    service: ObservedService
     pod: Pod
 
 
@@ -68,138 +76,160 @@ class Suspect:
 class Inspection:
     """What a turn finds of the engines of one service."""
 
-    watches: Mapping[Ref, Watch] = field(default_factory=dict)
+    engine_progress: Mapping[Ref, EngineProgress] = field(default_factory=dict)
     suspects: tuple[Suspect, ...] = ()
     stall: Stall = Stall()
 
 
-def inspect(
+def inspect_engines(
     snapshot: Snapshot,
-    service: Service,
+    service: ObservedService,
     fit: Fit,
     pods: Sequence[Pod],
     *,
-    leaving: Collection[Ref],
-    floor: int,
+    draining: Collection[Ref],
+    min_replicas: int,
 ) -> Inspection:
     """Watch the replicas of the chosen variant, and name the one to replace, if any."""
     readings = snapshot.readings.engines if snapshot.readings else {}
-    watches: dict[Ref, Watch] = {}
+    progress_by_pod: dict[Ref, EngineProgress] = {}
     suspects: list[Suspect] = []
     stalled: list[tuple[datetime, Ref, Pod]] = []
     for pod in pods:
         reading, load = readings.get(pod.ref), snapshot.in_flight.get(pod.ref)
         asleep = reading is not None and reading.awake is False
-        if asleep or not (pod.takes_requests and pod.serving) or pod.ref in leaving:
+        if asleep or not (pod.takes_requests and pod.serving) or pod.ref in draining:
             continue
-        watch = watched(snapshot.watches.get(pod.ref), reading, load)
-        if watch is None:
+        progress = updated_progress(snapshot.engine_progress.get(pod.ref), reading, load)
+        if progress is None:
             continue
-        watches[pod.ref] = watch
-        if reading is None or reading.scraped - watch.since < snapshot.patience / _LOOKS:
+        progress_by_pod[pod.ref] = progress
+        if (
+            reading is None
+            or reading.scraped_at - progress.since < snapshot.stall_timeout / _CHECKS_PER_TIMEOUT
+        ):
             continue
-        patience = patience_for(fit, watch, snapshot.patience)
-        if _is_due(watch, load, patience, snapshot.at):
+        timeout = stall_timeout_for(fit, progress, snapshot.stall_timeout)
+        if _is_check_due(progress, load, timeout, snapshot.at):
             suspects.append(Suspect(service, pod))
-        if _is_stalled(watch, reading, load, patience, snapshot.at):
-            stalled.append((_idle_since(watch), pod.ref, pod))
+        if _is_stalled(progress, reading, load, timeout, snapshot.at):
+            stalled.append((_idle_since(progress), pod.ref, pod))
     stall = Stall()
     if stalled:
         since, _, pod = min(stalled)
-        stall = _judged(snapshot, service, pod, since, pods, floor)
-    return Inspection(watches=watches, suspects=tuple(suspects), stall=stall)
+        stall = _judge_stall(snapshot, service, pod, since, pods, min_replicas)
+    return Inspection(engine_progress=progress_by_pod, suspects=tuple(suspects), stall=stall)
 
 
-def watched(
-    old: Watch | None, reading: EngineReading | None, load: InFlight | None
-) -> Watch | None:
+def updated_progress(
+    previous: EngineProgress | None, reading: EngineReading | None, load: InFlight | None
+) -> EngineProgress | None:
     """What is known after another look; a missing reading changes nothing."""
-    watch = old
-    if reading is not None and (old is None or reading.steps != old.steps):
-        watch = Watch(steps=reading.steps, since=reading.scraped)
-    if watch is None or load is None or load.at < watch.since:
-        return watch
-    busy = (watch.busy_since or load.at) if load.requests else None
-    same = busy == watch.busy_since
-    return watch if same else Watch(steps=watch.steps, since=watch.since, busy_since=busy)
+    progress = previous
+    if reading is not None and (previous is None or reading.steps != previous.steps):
+        progress = EngineProgress(steps=reading.steps, since=reading.scraped_at)
+    if progress is None or load is None or load.at < progress.since:
+        return progress
+    busy_since = (progress.busy_since or load.at) if load.requests else None
+    same = busy_since == progress.busy_since
+    return (
+        progress
+        if same
+        else EngineProgress(steps=progress.steps, since=progress.since, busy_since=busy_since)
+    )
 
 
-def patience_for(fit: Fit, watch: Watch, patience: timedelta) -> timedelta:
+def stall_timeout_for(fit: Fit, progress: EngineProgress, timeout: timedelta) -> timedelta:
     """How long this engine may take no step although it holds requests."""
-    if watch.steps == 0:
-        patience *= _FIRST
-    return max(patience, _MARGIN * longest_prompt(fit))
+    if progress.steps == 0:
+        timeout *= _FIRST_STEP_FACTOR
+    return max(timeout, _PREFILL_MARGIN * max_prefill_time(fit))
 
 
-def longest_prompt(fit: Fit) -> timedelta:
+def max_prefill_time(fit: Fit) -> timedelta:
     """The time to read a prompt that fills the whole context, in steps as large as allowed.
 
     Rather too long: each step is taken as slow as the last one, which attends to all before it.
     """
-    longest, chunk = fit.max_model_len, fit.limits.max_num_batched_tokens
-    last = fit.step.seconds(
+    max_tokens, chunk = fit.max_model_len, fit.limits.max_num_batched_tokens
+    last_step_seconds = fit.step.seconds(
         decoding=0,
-        kv_tokens=longest,
+        kv_tokens=max_tokens,
         prefill_tokens=chunk,
-        prefill_pairs=2 * longest * chunk,
+        prefill_pairs=2 * max_tokens * chunk,
     )
-    return timedelta(seconds=math.ceil(longest / chunk) * last)
+    return timedelta(seconds=math.ceil(max_tokens / chunk) * last_step_seconds)
 
 
-def _idle_since(watch: Watch) -> datetime:
+def _idle_since(progress: EngineProgress) -> datetime:
     """From when on the engine had something to do and took no step."""
-    return max(watch.since, watch.busy_since or watch.since)
+    return max(progress.since, progress.busy_since or progress.since)
 
 
 def _is_stalled(
-    watch: Watch, reading: EngineReading, load: InFlight | None, patience: timedelta, now: datetime
+    progress: EngineProgress,
+    reading: EngineReading,
+    load: InFlight | None,
+    timeout: timedelta,
+    now: datetime,
 ) -> bool:
     """By a scrape that is so much younger than the first one, so that slow scrapes prove nothing,
     and a look that is not much older."""
-    if watch.busy_since is None or load is None:
+    if progress.busy_since is None or load is None:
         return False
-    return now - load.at <= FRESH and reading.scraped - _idle_since(watch) >= patience
+    return (
+        now - load.at <= MAX_READING_AGE and reading.scraped_at - _idle_since(progress) >= timeout
+    )
 
 
-def _is_due(watch: Watch, load: InFlight | None, patience: timedelta, now: datetime) -> bool:
+def _is_check_due(
+    progress: EngineProgress, load: InFlight | None, timeout: timedelta, now: datetime
+) -> bool:
     """Engines with requests in them are asked more often."""
-    pause = patience / _LOOKS
-    if watch.busy_since is not None:
-        pause = min(pause / 3, FRESH / 3)
-    return load is None or now - load.at >= pause
+    interval = timeout / _CHECKS_PER_TIMEOUT
+    if progress.busy_since is not None:
+        interval = min(interval / 3, MAX_READING_AGE / 3)
+    return load is None or now - load.at >= interval
 
 
-def _judged(
+def _judge_stall(
     snapshot: Snapshot,
-    service: Service,
+    service: ObservedService,
     pod: Pod,
     since: datetime,
     pods: Sequence[Pod],
-    floor: int,
+    min_replicas: int,
 ) -> Stall:
     """Replace it, or say why not yet.
 
     A false alarm that comes again and again must not empty a service, so beside the one that goes
     all others of the floor have to take requests.
     """
-    fact = (
+    observation = (
         f"{pod.ref.name} holds requests, and its engine took no step since "
         f"{since:%Y-%m-%dT%H:%M:%SZ}"
     )
-    last = service.status.replacement
-    if last is not None and last.uid == pod.uid:
-        again = Replacement(pod=pod.ref, uid=pod.uid, at=last.at, message=last.message)
-        return Stall(replace=again)
-    if last is not None and snapshot.at - last.at < HOLD:
-        return Stall(
-            waits=f"{fact}; {last.pod} was replaced before, and the next one may be "
-            f"from {last.at + HOLD:%H:%M:%SZ} on"
+    last_replacement = service.status.replacement
+    if last_replacement is not None and last_replacement.uid == pod.uid:
+        replacement = Replacement(
+            pod=pod.ref, uid=pod.uid, at=last_replacement.at, message=last_replacement.message
         )
-    others = sum(other.takes_requests for other in pods if other.uid != pod.uid)
-    if others < floor - 1:
+        return Stall(replacement=replacement)
+    if last_replacement is not None and snapshot.at - last_replacement.at < REPLACEMENT_INTERVAL:
         return Stall(
-            waits=f"{fact}; it is replaced once {floor - 1} others take requests, now {others} do"
+            blocker=(
+                f"{observation}; {last_replacement.pod} was replaced before, and the next one may "
+                f"be from {last_replacement.at + REPLACEMENT_INTERVAL:%H:%M:%SZ} on"
+            ),
+        )
+    ready_peers = sum(other.takes_requests for other in pods if other.uid != pod.uid)
+    if ready_peers < min_replicas - 1:
+        return Stall(
+            blocker=(
+                f"{observation}; it is replaced once {min_replicas - 1} others take requests, now "
+                f"{ready_peers} do"
+            )
         )
     at = snapshot.at.replace(microsecond=0)
-    told = f"{fact}: it is replaced ({snapshot.in_flight[pod.ref].requests} in flight)"
-    return Stall(replace=Replacement(pod=pod.ref, uid=pod.uid, at=at, message=told))
+    message = f"{observation}: it is replaced ({snapshot.in_flight[pod.ref].requests} in flight)"
+    return Stall(replacement=Replacement(pod=pod.ref, uid=pod.uid, at=at, message=message))

@@ -17,75 +17,80 @@ from tessera.api.inference_service import (
     VariantStatus,
 )
 from tessera.api.meta import Condition
-from tessera.domain.allotment import Allotment
+from tessera.domain.allotment import ServicePlan
 from tessera.domain.budget.budgets import BudgetView
 from tessera.domain.money import per_million_tokens
 from tessera.domain.names import PORT, selector
 from tessera.domain.placement import Choice
 from tessera.domain.pools import PoolView, offer_line
-from tessera.domain.readiness import ready
+from tessera.domain.readiness import assess_readiness
 from tessera.domain.reasons import (
     Accepted,
-    Funded,
-    LaidOut,
-    Placed,
+    LayoutReady,
+    PlacementReason,
     Progressing,
     Ready,
-    Reason,
+    StatusReason,
+    StatusVerdict,
     UpdateAvailable,
-    Verdict,
+    WithinBudget,
 )
 from tessera.domain.repartition.orders import Orders
-from tessera.domain.rollout import manner, progress, rolling
+from tessera.domain.rollout import is_rolling_out, rollout_progress, strategy_message
 from tessera.domain.snapshot import Snapshot
 from tessera.domain.speed.measured import rate
 from tessera.domain.speed.verdict import verdict as speed_verdict
-from tessera.domain.trouble import trouble
+from tessera.domain.trouble import startup_failure
 
-_LONGEST = 2048
-_UNMANAGED = Verdict(
-    LaidOut.NOT_MANAGED, "spec.mig is not set: slices are taken as they are cut, 0 are planned"
+_MAX_MESSAGE_LENGTH = 2048
+_UNMANAGED = StatusVerdict(
+    LayoutReady.NOT_MANAGED, "spec.mig is not set: slices are taken as they are cut, 0 are planned"
 )
 
 
 def service_status(
-    snapshot: Snapshot, allotment: Allotment, tenant: BudgetView | None, problem: str | None
+    snapshot: Snapshot,
+    service_plan: ServicePlan,
+    budget_view: BudgetView | None,
+    problem: str | None,
 ) -> InferenceServiceStatus:
     """The status of one service; `problem` is what the API server refused in this turn."""
-    service, old = allotment.service, allotment.service.status
-    verdicts: dict[str, Verdict[Reason]] = {
-        "Accepted": allotment.accepted,
-        "Placed": _placed(allotment),
-        "Progressing": _progressing(allotment, problem),
-        "Ready": _ready(snapshot, allotment),
-        "UpdateAvailable": _update(allotment),
-        "SpeedAsPredicted": speed_verdict(allotment.speed),
+    service, previous = service_plan.service, service_plan.service.status
+    verdicts: dict[str, StatusVerdict[StatusReason]] = {
+        "Accepted": service_plan.accepted,
+        "Placed": _placed(service_plan),
+        "Progressing": _progressing(service_plan, problem),
+        "Ready": _ready(snapshot, service_plan),
+        "UpdateAvailable": _update_available(service_plan),
+        "SpeedAsPredicted": speed_verdict(service_plan.speed),
     }
     return InferenceServiceStatus(
         observed_generation=service.generation,
-        conditions=conditions(verdicts, old.conditions, service.generation, snapshot.at),
-        replicas=len(allotment.pods),
-        ready_replicas=sum(pod.takes_requests for pod in allotment.pods),
+        conditions=conditions(verdicts, previous.conditions, service.generation, snapshot.at),
+        replicas=len(service_plan.pods),
+        ready_replicas=sum(pod.takes_requests for pod in service_plan.pods),
         selector=selector(service.ref.name),
         endpoint=f"http://{service.ref.name}.{service.ref.namespace}.svc:{PORT}/v1",
-        variant=_variant(allotment, allotment.choice) if allotment.choice else old.variant,
-        model=_model(allotment, old.model),
-        recipe=allotment.making.kept if allotment.making else old.recipe,
-        cost=_cost(allotment, allotment.choice) if allotment.choice else old.cost,
-        speed=allotment.speed,
+        variant=_variant(service_plan, service_plan.choice)
+        if service_plan.choice
+        else previous.variant,
+        model=_model(service_plan, previous.model),
+        recipe=service_plan.template.record if service_plan.template else previous.recipe,
+        cost=_cost(service_plan, service_plan.choice) if service_plan.choice else previous.cost,
+        speed=service_plan.speed,
         tenant=TenancyStatus(
-            budget=tenant.budget.name if tenant is not None else None,
-            state=tenant.funded.reason if tenant is not None else Funded.NO_BUDGET,
+            budget=budget_view.budget.name if budget_view is not None else None,
+            state=budget_view.funded.reason if budget_view is not None else WithinBudget.NO_BUDGET,
         ),
-        scaling=_scaling(allotment, old.scaling),
-        replacement=_replacement(allotment),
+        scaling=_scaling(service_plan, previous.scaling),
+        replacement=_replacement(service_plan),
     )
 
 
 def pool_status(view: PoolView, orders: Orders | None, at: datetime) -> AcceleratorPoolStatus:
     """The status of one pool; the orders are those for its layouts, if Tessera cuts its GPUs."""
     pool = view.pool
-    verdicts: dict[str, Verdict[Reason]] = {
+    verdicts: dict[str, StatusVerdict[StatusReason]] = {
         "Accepted": view.accepted,
         "Discovered": view.discovered,
         "LaidOut": orders.verdict if orders is not None else _UNMANAGED,
@@ -106,30 +111,34 @@ def pool_status(view: PoolView, orders: Orders | None, at: datetime) -> Accelera
 
 
 def conditions(
-    verdicts: dict[str, Verdict[Reason]],
-    old: Sequence[Condition],
+    verdicts: dict[str, StatusVerdict[StatusReason]],
+    previous: Sequence[Condition],
     generation: int,
     at: datetime,
 ) -> tuple[Condition, ...]:
     """Verdicts as conditions; one whose status did not change keeps its time."""
-    before = {condition.type: condition for condition in old}
-    told = []
-    for kind, verdict in verdicts.items():
-        last = before.get(kind)
+    before = {condition.type: condition for condition in previous}
+    updated = []
+    for condition_type, verdict in verdicts.items():
+        last = before.get(condition_type)
         status: Literal["True", "False", "Unknown"] = (
-            "Unknown" if not verdict.reason.known else "True" if verdict.reason.holds else "False"
+            "Unknown"
+            if not verdict.reason.is_known
+            else "True"
+            if verdict.reason.is_true
+            else "False"
         )
-        message = verdict.message[:_LONGEST]
-        now = (status, verdict.reason, message, generation)
-        if last is not None and now == (
+        message = verdict.message[:_MAX_MESSAGE_LENGTH]
+        content = (status, verdict.reason, message, generation)
+        if last is not None and content == (
             last.status, last.reason, last.message, last.observed_generation,
         ):  # fmt: skip
-            told.append(last)
+            updated.append(last)
             continue
         same = last is not None and last.status == status
-        told.append(
+        updated.append(
             Condition(
-                type=kind,
+                type=condition_type,
                 status=status,
                 reason=verdict.reason,
                 message=message,
@@ -139,129 +148,142 @@ def conditions(
                 else at.replace(microsecond=0),
             )
         )
-    return tuple(told)
+    return tuple(updated)
 
 
-def _placed(allotment: Allotment) -> Verdict[Placed]:
-    stuck = [pod for pod in allotment.pods if pod.unschedulable and not pod.leaving]
-    if allotment.choice is None or not stuck:
-        return allotment.placement.verdict
-    pool = allotment.choice.offer.pool
-    return Verdict(
-        Placed.UNSCHEDULABLE,
-        f"spec.placement.pools: {len(stuck)} of {allotment.scale.replicas} replicas find no free "
-        f"{allotment.choice.fit.hardware.name} in {pool}: {stuck[0].unschedulable}",
+def _placed(service_plan: ServicePlan) -> StatusVerdict[PlacementReason]:
+    stuck = [pod for pod in service_plan.pods if pod.unschedulable and not pod.terminating]
+    if service_plan.choice is None or not stuck:
+        return service_plan.placement.verdict
+    pool = service_plan.choice.offer.pool
+    return StatusVerdict(
+        PlacementReason.UNSCHEDULABLE,
+        f"spec.placement.pools: {len(stuck)} of {service_plan.scale.replicas} replicas find no "
+        "free "
+        f"{service_plan.choice.fit.hardware.name} in {pool}: {stuck[0].unschedulable}",
     )
 
 
-def _progressing(allotment: Allotment, problem: str | None) -> Verdict[Progressing]:
+def _progressing(service_plan: ServicePlan, problem: str | None) -> StatusVerdict[Progressing]:
     if problem is not None:
-        return Verdict(Progressing.APPLY_FAILED, problem)
-    if allotment.choice is None:
-        return Verdict(Progressing.NOT_PLACED, "what runs is left as it is")
-    spec, preparation = allotment.service.spec, allotment.preparation
-    wanted, settled = allotment.scale.replicas, _settled(allotment)
-    found = (
-        trouble(spec, allotment.pods, allotment.workload)
-        or _stalled(allotment, settled=settled)
-        or (preparation.unfetched if preparation is not None else None)
+        return StatusVerdict(Progressing.APPLY_FAILED, problem)
+    if service_plan.choice is None:
+        return StatusVerdict(Progressing.NOT_PLACED, "what runs is left as it is")
+    spec, preparation = service_plan.service.spec, service_plan.preparation
+    desired, complete = service_plan.scale.replicas, _rollout_complete(service_plan)
+    failure = (
+        startup_failure(spec, service_plan.pods, service_plan.workload)
+        or _stalled(service_plan, complete=complete)
+        or (preparation.missing_files if preparation is not None else None)
     )
-    if found is not None:
-        return found
-    if allotment.drain.leaving:
-        return Verdict(
+    if failure is not None:
+        return failure
+    if service_plan.drain.draining:
+        return StatusVerdict(
             Progressing.DRAINING,
-            f"{len(allotment.drain.leaving)} replicas finish their streams, {wanted} stay",
+            f"{len(service_plan.drain.draining)} replicas finish their streams, {desired} stay",
         )
-    if settled and allotment.pin.question is None:
-        return Verdict(Progressing.SETTLED, f"{wanted} replicas run as planned")
-    return _under_way(allotment, allotment.choice)
+    if complete and service_plan.pinned_revision.query is None:
+        return StatusVerdict(Progressing.ROLLOUT_COMPLETE, f"{desired} replicas run as planned")
+    return _in_progress(service_plan, service_plan.choice)
 
 
-def _under_way(allotment: Allotment, choice: Choice) -> Verdict[Progressing]:
+def _in_progress(service_plan: ServicePlan, choice: Choice) -> StatusVerdict[Progressing]:
     """What is awaited while the replicas are not yet as planned."""
-    wanted, pods = allotment.scale.replicas, allotment.pods
-    if (asked := allotment.pin.question) is not None:
-        return Verdict(
-            Progressing.RESOLVING,
-            f"the hub is asked which commit of {asked.repository} {asked.revision} means",
+    desired, pods = service_plan.scale.replicas, service_plan.pods
+    if (query := service_plan.pinned_revision.query) is not None:
+        return StatusVerdict(
+            Progressing.RESOLVING_REVISION,
+            f"the hub is asked which commit of {query.repository} {query.revision} means",
         )
-    how = manner(choice, surge=allotment.surge)
-    if rolling(pods):
-        new, old = progress(pods)
-        return Verdict(
-            Progressing.ROLLING_OUT, f"{new} of {wanted} replicas are new, {old} are old; {how}"
+    strategy = strategy_message(choice, surge=service_plan.surge)
+    if is_rolling_out(pods):
+        new, old = rollout_progress(pods)
+        return StatusVerdict(
+            Progressing.ROLLING_OUT,
+            f"{new} of {desired} replicas are new, {old} are old; {strategy}",
         )
-    up = sum(pod.takes_requests for pod in pods)
-    told = f"{wanted} wanted, {up} take requests"
-    changed = allotment.workload is not None and not allotment.workload.settled and pods
-    return Verdict(Progressing.STARTING, f"{told}; a change goes out: {how}" if changed else told)
+    ready_count = sum(pod.takes_requests for pod in pods)
+    summary = f"{desired} wanted, {ready_count} take requests"
+    changed = (
+        service_plan.workload is not None and not service_plan.workload.rollout_complete and pods
+    )
+    return StatusVerdict(
+        Progressing.STARTING, f"{summary}; a change goes out: {strategy}" if changed else summary
+    )
 
 
-def _settled(allotment: Allotment) -> bool:
-    pods, workload = allotment.pods, allotment.workload
-    up = sum(pod.takes_requests for pod in pods)
-    seen = workload is not None and workload.settled
-    return up == len(pods) == allotment.scale.replicas and seen
+def _rollout_complete(service_plan: ServicePlan) -> bool:
+    pods, workload = service_plan.pods, service_plan.workload
+    ready_count = sum(pod.takes_requests for pod in pods)
+    deployment_complete = workload is not None and workload.rollout_complete
+    return ready_count == len(pods) == service_plan.scale.replicas and deployment_complete
 
 
-def _stalled(allotment: Allotment, *, settled: bool) -> Verdict[Progressing] | None:
+def _stalled(service_plan: ServicePlan, *, complete: bool) -> StatusVerdict[Progressing] | None:
     """An engine that stands still, and then, until all is well, the one that was replaced."""
-    stall, status = allotment.stall, allotment.service.status
-    message = stall.replace.message if stall.replace is not None else stall.waits
+    stall, status = service_plan.stall, service_plan.service.status
+    message = stall.replacement.message if stall.replacement is not None else stall.blocker
     last = status.replacement
-    told = any(one.reason == Progressing.ENGINE_STALLED for one in status.conditions)
-    if message is None and last is not None and told and not settled:
+    reported = any(
+        condition.reason == Progressing.ENGINE_STALLED for condition in status.conditions
+    )
+    if message is None and last is not None and reported and not complete:
         message = last.message
-    return None if message is None else Verdict(Progressing.ENGINE_STALLED, message)
+    return None if message is None else StatusVerdict(Progressing.ENGINE_STALLED, message)
 
 
-def _replacement(allotment: Allotment) -> ReplacementStatus | None:
+def _replacement(service_plan: ServicePlan) -> ReplacementStatus | None:
     """The last one; it is written before the pod is deleted, and stays."""
-    now = allotment.stall.replace
-    if now is None:
-        return allotment.service.status.replacement
-    return ReplacementStatus(at=now.at, pod=now.pod.name, uid=now.uid, message=now.message)
+    replacement = service_plan.stall.replacement
+    if replacement is None:
+        return service_plan.service.status.replacement
+    return ReplacementStatus(
+        at=replacement.at,
+        pod=replacement.pod.name,
+        uid=replacement.uid,
+        message=replacement.message,
+    )
 
 
-def _ready(snapshot: Snapshot, allotment: Allotment) -> Verdict[Ready]:
-    if allotment.choice is None and not allotment.pods:
-        return Verdict(Ready.NOT_PLACED, _blocker(allotment).message)
-    wanted = allotment.scale.replicas
-    why = trouble(allotment.service.spec, allotment.pods, allotment.workload)
-    return ready(snapshot, allotment.service, wanted, allotment.pods, why)
+def _ready(snapshot: Snapshot, service_plan: ServicePlan) -> StatusVerdict[Ready]:
+    if service_plan.choice is None and not service_plan.pods:
+        return StatusVerdict(Ready.NOT_PLACED, _blocker(service_plan).message)
+    desired = service_plan.scale.replicas
+    failure = startup_failure(service_plan.service.spec, service_plan.pods, service_plan.workload)
+    return assess_readiness(snapshot, service_plan.service, desired, service_plan.pods, failure)
 
 
-def _update(allotment: Allotment) -> Verdict[UpdateAvailable]:
-    if allotment.making is None:
-        return Verdict(UpdateAvailable.NOT_PLACED, "what runs is left as it is")
-    return allotment.making.verdict
+def _update_available(service_plan: ServicePlan) -> StatusVerdict[UpdateAvailable]:
+    if service_plan.template is None:
+        return StatusVerdict(UpdateAvailable.NOT_PLACED, "what runs is left as it is")
+    return service_plan.template.verdict
 
 
-def _blocker(allotment: Allotment) -> Verdict[Accepted] | Verdict[Placed]:
-    if not allotment.accepted.reason.holds:
-        return allotment.accepted
-    return allotment.placement.verdict
+def _blocker(service_plan: ServicePlan) -> StatusVerdict[Accepted] | StatusVerdict[PlacementReason]:
+    if not service_plan.accepted.reason.is_true:
+        return service_plan.accepted
+    return service_plan.placement.verdict
 
 
-def _model(allotment: Allotment, old: ModelStatus | None) -> ModelStatus | None:
+def _model(service_plan: ServicePlan, previous: ModelStatus | None) -> ModelStatus | None:
     """Which weights, and what else was found out. Before there is a choice nothing that an earlier
     turn said is lost, and while a hub is asked it speaks of the model that still runs."""
-    if allotment.preparation is None:
-        return old
-    found, pinned = allotment.preparation.status, allotment.pin.status
-    telling = found.shape is not None or found.cache is not None
-    if allotment.choice is None:
-        return found if telling else old
+    if service_plan.preparation is None:
+        return previous
+    current, pinned = service_plan.preparation.status, service_plan.pinned_revision.status
+    has_findings = current.shape is not None or current.cache is not None
+    if service_plan.choice is None:
+        return current if has_findings else previous
     if pinned is None:
-        return found if telling else None
-    if (pinned.uri, pinned.asked) != (found.uri, found.asked):
+        return current if has_findings else None
+    if (pinned.uri, pinned.asked) != (current.uri, current.asked):
         return pinned
-    findings = {"shape": found.shape, "source": found.source, "cache": found.cache}
+    findings = {"shape": current.shape, "source": current.source, "cache": current.cache}
     return pinned.model_copy(update=findings)
 
 
-def _variant(allotment: Allotment, choice: Choice) -> VariantStatus:
+def _variant(service_plan: ServicePlan, choice: Choice) -> VariantStatus:
     fit = choice.fit
     return VariantStatus(
         name=choice.variant,
@@ -274,41 +296,44 @@ def _variant(allotment: Allotment, choice: Choice) -> VariantStatus:
         max_num_seqs=fit.limits.max_num_seqs,
         max_num_batched_tokens=fit.limits.max_num_batched_tokens,
         kv_cache_tokens=fit.memory.kv_tokens,
-        tokens_per_second=round(rate(fit.limits.tokens_per_second, allotment.measured)),
-        source=_source(allotment, choice),
+        tokens_per_second=round(rate(fit.limits.tokens_per_second, service_plan.measured_speed)),
+        source=_source(service_plan, choice),
     )
 
 
-def _cost(allotment: Allotment, choice: Choice) -> CostStatus:
-    total = choice.hourly.times(allotment.scale.replicas)
+def _cost(service_plan: ServicePlan, choice: Choice) -> CostStatus:
+    total = choice.hourly.times(service_plan.scale.replicas)
     limits = choice.fit.limits
-    given = rate(limits.tokens_per_second, allotment.measured)
-    per_million = per_million_tokens(choice.hourly, given)
+    throughput = rate(limits.tokens_per_second, service_plan.measured_speed)
+    per_million = per_million_tokens(choice.hourly, throughput)
     return CostStatus(
         per_hour=total.rounded(4),
         per_million_tokens=per_million.rounded(4),
         currency=total.currency,
         assumes=(
-            f"each replica gives {given:.0f} output tokens a second: "
-            f"{limits.max_num_seqs} requests at a time, {_source(allotment, choice)}"
+            f"each replica gives {throughput:.0f} output tokens a second: "
+            f"{limits.max_num_seqs} requests at a time, {_source(service_plan, choice)}"
         ),
     )
 
 
-def _source(allotment: Allotment, choice: Choice) -> SpeedSource:
-    return choice.fit.step.source if allotment.measured is None else "measured"
+def _source(service_plan: ServicePlan, choice: Choice) -> SpeedSource:
+    return choice.fit.step.source if service_plan.measured_speed is None else "measured"
 
 
-def _scaling(allotment: Allotment, old: ScalingStatus | None) -> ScalingStatus:
+def _scaling(service_plan: ServicePlan, previous: ScalingStatus | None) -> ScalingStatus:
     """Written only with a decision: as long as number and reason stay, so does the text."""
-    scale = allotment.scale
-    if old and (old.desired_replicas, old.reason) == (scale.replicas, scale.reason):
-        return old
-    memory = tuple(ReplicaChange(at=one.at, replicas=one.replicas) for one in scale.memory.counts)
-    same = old is not None and old.desired_replicas == scale.replicas
+    scale = service_plan.scale
+    if previous and (previous.desired_replicas, previous.reason) == (scale.replicas, scale.reason):
+        return previous
+    decisions = tuple(
+        ReplicaChange(at=decision.at, replicas=decision.replicas)
+        for decision in scale.history.decisions
+    )
+    same = previous is not None and previous.desired_replicas == scale.replicas
     return ScalingStatus(
         desired_replicas=scale.replicas,
         reason=scale.reason,
         message=scale.message,
-        memory=old.memory if old and same else memory[-16:],
+        memory=previous.memory if previous and same else decisions[-16:],
     )

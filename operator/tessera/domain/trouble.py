@@ -10,22 +10,22 @@ import re
 from collections.abc import Sequence
 
 from tessera.api.inference_service import InferenceServiceSpec, Model
-from tessera.domain.reasons import Progressing, Verdict
-from tessera.domain.snapshot import Exit, Pod, Workload
+from tessera.domain.reasons import Progressing, StatusVerdict
+from tessera.domain.snapshot import ContainerExit, Pod, Workload
 
-_IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName")
-_CREATION = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
+_IMAGE_REASONS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName")
+_CREATION_REASONS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 _OUT_OF_MEMORY = "OOMKilled"
-_EXITS = {1: Progressing.ENGINE_REFUSED_CONFIG, 2: Progressing.ENGINE_REFUSED_ARGUMENTS}
+_EXIT_REASONS = {1: Progressing.ENGINE_START_FAILED, 2: Progressing.INVALID_ENGINE_ARGUMENTS}
 """vLLM's parser ends with 2, everything that it finds wrong after parsing with 1."""
 _REFUSALS = (
     ("exceeded quota", Progressing.QUOTA_EXCEEDED),
-    ("violates PodSecurity", Progressing.POD_SECURITY_REFUSED),
+    ("violates PodSecurity", Progressing.POD_SECURITY_VIOLATION),
 )
 """How the admission plugins of Kubernetes begin; they give no other sign of who they are."""
-_WORDS = 1500
+_MAX_LOG_LENGTH = 1500
 """A condition holds 2,048 characters; of a log the end counts."""
-_CODE = re.compile(
+_ACCESS_DENIED = re.compile(
     r"\b(40[13])\b[\s\S]{0,60}?(?:client error|unauthorized|forbidden)|client error '?(40[13])",
     re.IGNORECASE,
 )
@@ -34,25 +34,28 @@ _GATED = re.compile(r"gated ?repo", re.IGNORECASE)
 """As huggingface_hub says it, with or without the number."""
 
 
-def trouble(
+def startup_failure(
     spec: InferenceServiceSpec | None, pods: Sequence[Pod], workload: Workload | None
-) -> Verdict[Progressing] | None:
+) -> StatusVerdict[Progressing] | None:
     """The first replica that does not come up; without one, why none can be created."""
     for pod in pods:
-        if not (pod.leaving or pod.up) and (found := _of_pod(spec, pod)) is not None:
-            return found
-    if workload is None or workload.refused is None:
+        if (
+            not (pod.terminating or pod.containers_ready)
+            and (failure := _pod_failure(spec, pod)) is not None
+        ):
+            return failure
+    if workload is None or workload.replica_failure is None:
         return None
-    reasons = (reason for words, reason in _REFUSALS if words in workload.refused)
-    return Verdict(next(reasons, Progressing.PODS_REFUSED), workload.refused)
+    reasons = (reason for words, reason in _REFUSALS if words in workload.replica_failure)
+    return StatusVerdict(next(reasons, Progressing.FAILED_CREATE), workload.replica_failure)
 
 
 def hub_refusal(model: Model, words: str) -> str | None:
     """What to do when the hub refused a model, by the words of whoever asked it."""
-    found = _CODE.search(words)
-    if found is None and not _GATED.search(words):
+    code_match = _ACCESS_DENIED.search(words)
+    if code_match is None and not _GATED.search(words):
         return None
-    code = "403" if found is None else found[1] or found[2]
+    code = "403" if code_match is None else code_match[1] or code_match[2]
     uri, secret = model.uri, model.token_secret_ref
     page = f"accept the terms of {uri.removeprefix('hf://')} on its page"
     if secret is None:
@@ -72,14 +75,14 @@ def hub_refusal(model: Model, words: str) -> str | None:
     )
 
 
-def unmade(spec: InferenceServiceSpec | None, pod: Pod) -> str | None:
+def missing_secret_advice(spec: InferenceServiceSpec | None, pod: Pod) -> str | None:
     """What to do for a container that the kubelet cannot make for want of the token's Secret."""
     secret = spec.model.token_secret_ref if spec is not None else None
     if secret is None:
         return None
     key, name = re.escape(secret.key), re.escape(secret.name)
     if not re.search(
-        rf'secret "{name}"|key {key} in Secret (\S+/)?{name}(?![a-z0-9.-])', pod.last_words
+        rf'secret "{name}"|key {key} in Secret (\S+/)?{name}(?![a-z0-9.-])', pod.container_message
     ):
         return None
     return (
@@ -89,32 +92,39 @@ def unmade(spec: InferenceServiceSpec | None, pod: Pod) -> str | None:
     )
 
 
-def _of_pod(spec: InferenceServiceSpec | None, pod: Pod) -> Verdict[Progressing] | None:
+def _pod_failure(spec: InferenceServiceSpec | None, pod: Pod) -> StatusVerdict[Progressing] | None:
     """A run that ended stays the reason until the next one is up: it has yet to do better."""
-    if pod.trouble in _IMAGE:
-        return _told(pod, Progressing.IMAGE_UNAVAILABLE, pod.last_words)
-    if pod.trouble in _CREATION:
-        advice = unmade(spec, pod)
-        reason = Progressing.SECRET_MISSING if advice else Progressing.CONTAINER_NOT_CREATED
-        return _told(pod, reason, pod.last_words, advice=advice)
-    if pod.exit is None:
+    if pod.waiting_reason in _IMAGE_REASONS:
+        return _failure_verdict(pod, Progressing.IMAGE_PULL_FAILED, pod.container_message)
+    if pod.waiting_reason in _CREATION_REASONS:
+        advice = missing_secret_advice(spec, pod)
+        reason = Progressing.SECRET_NOT_FOUND if advice else Progressing.CREATE_CONTAINER_ERROR
+        return _failure_verdict(pod, reason, pod.container_message, advice=advice)
+    if pod.last_exit is None:
         return None
-    reason, advice = _judged(spec, pod.exit)
-    return _told(pod, reason, f"exit code {pod.exit.code}", pod.exit.words, advice=advice)
+    reason, advice = _exit_reason(spec, pod.last_exit)
+    return _failure_verdict(
+        pod, reason, f"exit code {pod.last_exit.code}", pod.last_exit.log_tail, advice=advice
+    )
 
 
-def _judged(spec: InferenceServiceSpec | None, ended: Exit) -> tuple[Progressing, str | None]:
+def _exit_reason(
+    spec: InferenceServiceSpec | None, container_exit: ContainerExit
+) -> tuple[Progressing, str | None]:
     """The kernel knows best why it killed; what the hub refuses ends engines with any code."""
-    if ended.reason == _OUT_OF_MEMORY:
-        return Progressing.ENGINE_OUT_OF_MEMORY, None
-    if spec is not None and (refusal := hub_refusal(spec.model, ended.words)) is not None:
-        return Progressing.HUB_REFUSED, refusal
-    return _EXITS.get(ended.code, Progressing.ENGINE_FAILED), None
+    if container_exit.reason == _OUT_OF_MEMORY:
+        return Progressing.OOM_KILLED, None
+    if (
+        spec is not None
+        and (refusal := hub_refusal(spec.model, container_exit.log_tail)) is not None
+    ):
+        return Progressing.HUB_ACCESS_DENIED, refusal
+    return _EXIT_REASONS.get(container_exit.code, Progressing.ENGINE_FAILED), None
 
 
-def _told(
+def _failure_verdict(
     pod: Pod, reason: Progressing, *words: str, advice: str | None = None
-) -> Verdict[Progressing]:
-    parts = (pod.ref.name, *words[:-1], words[-1][-_WORDS:])
-    told = ": ".join(part for part in parts if part)
-    return Verdict(reason, f"{advice}; {told}" if advice else told)
+) -> StatusVerdict[Progressing]:
+    parts = (pod.ref.name, *words[:-1], words[-1][-_MAX_LOG_LENGTH:])
+    detail = ": ".join(part for part in parts if part)
+    return StatusVerdict(reason, f"{advice}; {detail}" if advice else detail)

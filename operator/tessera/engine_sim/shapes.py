@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from tessera.api.inference_service import ModelShape
 from tessera.domain import catalog
 from tessera.domain.model import config as model_config
-from tessera.domain.model.config import Puzzle
+from tessera.domain.model.config import UnsupportedConfig
 from tessera.engine_sim.environment import SHAPE
 from tessera.engine_sim.errors import EngineExit
 
@@ -46,8 +46,8 @@ def _from_config(path: Path) -> ModelShape:
         config = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise EngineExit(1, f"{path} is no configuration of a language model: {error}") from error
-    found = model_config.read(config, _total_size(path.parent))
-    if isinstance(found, Puzzle):
+    found = model_config.read_config(config, _total_size(path.parent))
+    if isinstance(found, UnsupportedConfig):
         raise EngineExit(1, f"{path} is no configuration of a language model: {found.message}")
     return found
 

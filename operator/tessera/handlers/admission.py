@@ -9,12 +9,12 @@ import kopf
 
 from tessera.adapters import wire
 from tessera.api.accelerator_pool import Tier
-from tessera.domain.advice import advice
+from tessera.domain.advice import spec_warnings
 from tessera.domain.batch.batches import situations
 from tessera.domain.batch.reasons import BatchAccepted
 from tessera.domain.batch.spec import accept
 from tessera.domain.budget.budgets import zone_fault
-from tessera.domain.checks import check, flags_unchecked, model_unknown
+from tessera.domain.checks import check, unchecked_flags_warning, unknown_model_denial
 from tessera.domain.snapshot import Budget, Pool
 from tessera.ports import Clock
 from tessera.reconcile.observe import Senses, observe
@@ -27,9 +27,9 @@ from tessera.resources.kinds import (
 )
 
 _PASSING = {
-    BatchAccepted.SERVICE_UNKNOWN,
-    BatchAccepted.POOL_UNKNOWN,
-    BatchAccepted.CLAIM_MISSING,
+    BatchAccepted.SERVICE_NOT_FOUND,
+    BatchAccepted.POOL_NOT_FOUND,
+    BatchAccepted.CLAIM_NOT_FOUND,
 }
 """What passes by itself when another object comes."""
 Judge: TypeAlias = Callable[[Mapping[str, Any], object], tuple[list[str], list[str]]]
@@ -51,14 +51,14 @@ def judge(body: Mapping[str, Any], store: Store) -> tuple[list[str], list[str]]:
         for key, seen in store.all(ACCELERATOR_POOLS).items()
     }
     denials = check(service.spec, pools)
-    refusals = [denial.sentence for denial in denials if not denial.passing]
-    warnings = [denial.sentence for denial in denials if denial.passing]
-    if (unknown := model_unknown(service.spec)) is not None:
+    refusals = [denial.sentence for denial in denials if not denial.transient]
+    warnings = [denial.sentence for denial in denials if denial.transient]
+    if (unknown := unknown_model_denial(service.spec)) is not None:
         warnings.append(f"{unknown.sentence}, or wait until a Job has read it")
-    if (warning := flags_unchecked(service.spec)) is not None:
+    if (warning := unchecked_flags_warning(service.spec)) is not None:
         warnings.append(warning)
     # Whoever has to edit the manifest anyway is not told of finer points yet.
-    return refusals, [*warnings, *(() if refusals else advice(service.spec))]
+    return refusals, [*warnings, *(() if refusals else spec_warnings(service.spec))]
 
 
 def judge_budget(
@@ -94,10 +94,10 @@ def judge_batch(body: Mapping[str, Any], store: Store, at: datetime) -> tuple[li
     snapshot = replace(observe(store, Senses(), at), batches=(batch,))
     verdict, _ = accept(situations(snapshot)[batch.ref])
     of_service = batch.spec is not None and batch.spec.service is not None
-    being_read = of_service and verdict.reason is BatchAccepted.MODEL_UNKNOWN
+    being_read = of_service and verdict.reason is BatchAccepted.UNKNOWN_MODEL
     if verdict.reason in _PASSING or being_read:
         return [], [verdict.message]
-    return ([] if verdict.reason.holds else [verdict.message]), []
+    return ([] if verdict.reason.is_true else [verdict.message]), []
 
 
 def _born(body: Mapping[str, Any], at: datetime) -> Mapping[str, Any]:

@@ -16,7 +16,13 @@ from pathlib import Path
 import kopf
 
 from tessera.adapters import certificates
-from tessera.domain.certificate import Held, Pair, Step, Terms, next_step
+from tessera.domain.certificate import (
+    CertificateAction,
+    CertificatePolicy,
+    CertificateSecret,
+    KeyPair,
+    next_action,
+)
 from tessera.ports import CertificateStore, Clock, ClusterError
 
 log = logging.getLogger("tessera")
@@ -30,7 +36,7 @@ class Certificates:
         store: CertificateStore,
         *,
         folder: Path,
-        terms: Terms,
+        terms: CertificatePolicy,
         renews: Callable[[], bool],
         clock: Clock,
         told: Callable[[datetime], None] = lambda _: None,
@@ -40,7 +46,7 @@ class Certificates:
         self._renews = renews
         self._clock = clock
         self._told = told
-        self._loaded: Pair | None = None
+        self._loaded: KeyPair | None = None
         self._known: tuple[tuple[str, ...], datetime] | None = None
         """The authorities that callers trust, and since when."""
         self._problem = ""
@@ -76,44 +82,46 @@ class Certificates:
             if held.serving is not None and held.serving != self._loaded:
                 self._load(held.serving)
 
-    async def _made_known(self, held: Held) -> None:
-        await self._store.trust(held.bundle)
+    async def _made_known(self, held: CertificateSecret) -> None:
+        await self._store.trust(held.ca_bundle)
         if self._known is None or self._known[0] != held.authorities:
             self._known = held.authorities, self._clock()
 
-    async def _renewed(self, held: Held) -> Held:
+    async def _renewed(self, held: CertificateSecret) -> CertificateSecret:
         at = self._clock()
         known = self._known is not None and self._known[0] == held.authorities
-        step = next_step(
+        step = next_action(
             self._end(held.serving, held),
-            self._end(held.coming, held),
+            self._end(held.pending, held),
             at=at,
-            known_for=at - self._known[1] if known and self._known else timedelta(),
-            terms=self._terms,
+            trusted_for=at - self._known[1] if known and self._known else timedelta(),
+            policy=self._terms,
         )
-        if step is Step.KEEP:
+        if step is CertificateAction.KEEP:
             return held
         after = self._after(step, held, at)
         await self._store.write(after)
         log.info("the certificate of admission: %s", step)
         return after
 
-    def _after(self, step: Step, held: Held, at: datetime) -> Held:
-        if step is Step.PROMOTE:
-            return replace(held, serving=held.coming, coming=None)
-        made = certificates.issue(self._terms.host, at, self._terms.life)
+    def _after(
+        self, step: CertificateAction, held: CertificateSecret, at: datetime
+    ) -> CertificateSecret:
+        if step is CertificateAction.PROMOTE:
+            return replace(held, serving=held.pending, pending=None)
+        made = certificates.issue(self._terms.host, at, self._terms.lifetime)
         authorities = (*held.authorities, made.authority)
-        if step is Step.ISSUE:
-            return replace(held, serving=made.pair, coming=None, authorities=authorities)
-        return replace(held, coming=made.pair, authorities=authorities)
+        if step is CertificateAction.ISSUE:
+            return replace(held, serving=made.pair, pending=None, authorities=authorities)
+        return replace(held, pending=made.pair, authorities=authorities)
 
-    def _end(self, pair: Pair | None, held: Held) -> datetime | None:
+    def _end(self, pair: KeyPair | None, held: CertificateSecret) -> datetime | None:
         """When a pair ends; None when it does not serve here."""
         if pair is None or (ends := certificates.end(pair)) is None:
             return None
         return ends if certificates.fits(pair, self._terms.host, held.authorities) else None
 
-    def _load(self, pair: Pair) -> None:
+    def _load(self, pair: KeyPair) -> None:
         ends = certificates.end(pair)
         if ends is None:
             raise ClusterError("tls.crt and tls.key of the Secret are no pair")

@@ -18,11 +18,11 @@ from tessera.adapters.hub import HttpHub
 from tessera.adapters.kube import KubeCluster
 from tessera.adapters.layouts import ProcessLayouts
 from tessera.adapters.prometheus import PrometheusMetrics
-from tessera.domain.autoscale import recall
+from tessera.domain.autoscale import rebuild_history
 from tessera.domain.bill import Bill
-from tessera.domain.certificate import Terms
-from tessera.domain.draft import remembered, scaling_of
-from tessera.domain.snapshot import Budget, Service
+from tessera.domain.certificate import CertificatePolicy
+from tessera.domain.draft import history_from_status, scaling_of
+from tessera.domain.snapshot import Budget, ObservedService
 from tessera.handlers.certificates import Certificates
 from tessera.handlers.garbage import spare_what_stays
 from tessera.ports import Clock, ClusterError, MetricsError
@@ -62,7 +62,7 @@ class Runtime:
             builder=newest(),
             platform=settings.platform,
             resolutions={},
-            cutters=settings.cutters,
+            cutters=settings.partition_backends,
         )
         self.telemetry = Telemetry()
         self._engines = HttpEngines()
@@ -96,7 +96,7 @@ class Runtime:
             leading=self.election.leading,
         )
         self._fleet = Fleet(self.store, self._senses, applier, self._asker, clock, self._planning)
-        self._look = settings.webhook_certificate_look
+        self._look = settings.webhook_certificate_poll_interval
         self._folder = Path(tempfile.mkdtemp(prefix="tessera-"))
         self.certificates = self._certificates(settings, cluster)
 
@@ -149,14 +149,14 @@ class Runtime:
                 webhooks=settings.webhook_configuration,
             ),
             folder=self._folder,
-            terms=Terms(
+            terms=CertificatePolicy(
                 host=f"{settings.webhook_service}.{settings.namespace}.svc",
-                life=settings.webhook_certificate_life,
-                settle=6 * settings.webhook_certificate_look,
+                lifetime=settings.webhook_certificate_duration,
+                trust_delay=6 * settings.webhook_certificate_poll_interval,
             ),
             renews=lambda: own and self.election.leading(),
             clock=now,
-            told=partial(self.telemetry.certified, settings.webhook_service),
+            told=partial(self.telemetry.record_certificate, settings.webhook_service),
         )
 
     async def _lead(self) -> None:
@@ -174,16 +174,18 @@ class Runtime:
     async def _turn(self) -> None:
         """One turn; whatever goes wrong in it is counted, logged and tried again."""
         begun, cpu_begun = time.monotonic(), time.thread_time()
-        self.telemetry.leads(leading=self.election.leading())
+        self.telemetry.set_leader(leading=self.election.leading())
         try:
             outcome = await self._fleet.turn(self._changed.is_set)
         except* NotLeadingError:
             log.warning("not leading any more: the turn was given up")
         except* Exception as errors:  # noqa: BLE001 - the loop must go on
-            self.telemetry.failed(errors)
+            self.telemetry.record_failure(errors)
         else:
             self._turned = time.monotonic()
-            self.telemetry.turned(outcome, self._turned - begun, time.thread_time() - cpu_begun)
+            self.telemetry.record_reconcile(
+                outcome, self._turned - begun, time.thread_time() - cpu_begun
+            )
 
     async def _read(self) -> None:
         """Ask Prometheus beside the turns, so that a slow one holds up nothing."""
@@ -202,9 +204,9 @@ class Runtime:
         if self._metrics is None:
             return
         policies = {
-            seen.value.ref: (scaling_of(seen.value.spec), remembered(seen.value.status))
+            seen.value.ref: (scaling_of(seen.value.spec), history_from_status(seen.value.status))
             for seen in self.store.all(INFERENCE_SERVICES).values()
-            if isinstance(seen.value, Service) and seen.value.spec
+            if isinstance(seen.value, ObservedService) and seen.value.spec
         }
         if not policies:
             return
@@ -212,12 +214,12 @@ class Runtime:
             max(policy.scale_up.window, policy.scale_down.window) for policy, _ in policies.values()
         )
         try:
-            past = await self._metrics.past(span)
+            past = await self._metrics.load_history(span)
         except MetricsError as error:
             log.warning("the past could not be read, so windows begin anew: %s", error)
             return
         for ref, (policy, memory) in policies.items():
-            self._senses.memory[ref] = recall(policy, past.get(ref, ()), memory)
+            self._senses.memory[ref] = rebuild_history(policy, past.get(ref, ()), memory)
 
     async def _recall_spend(self) -> None:
         """From when on nobody billed, and until when pods lived that went since then."""
@@ -242,4 +244,4 @@ class Runtime:
         while True:
             due = time.monotonic() + _LAG_SECONDS
             await asyncio.sleep(_LAG_SECONDS)
-            self.telemetry.lagged(max(0.0, time.monotonic() - due))
+            self.telemetry.record_loop_lag(max(0.0, time.monotonic() - due))

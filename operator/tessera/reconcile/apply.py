@@ -14,18 +14,18 @@ from collections.abc import (
 )
 from dataclasses import dataclass, replace
 
-from tessera.domain.allotment import Allotment
+from tessera.domain.allotment import ServicePlan
 from tessera.domain.batch.allotment import BatchAllotment
 from tessera.domain.batch.names import BATCH_ROLE
 from tessera.domain.batch.status import batch_status
 from tessera.domain.budget.budgets import BudgetView
 from tessera.domain.budget.status import budget_status
-from tessera.domain.kept import Last
+from tessera.domain.kept import LastCallCache
 from tessera.domain.plan import Plan
 from tessera.domain.snapshot import Ref, Snapshot, Workload
 from tessera.domain.stall import Replacement
 from tessera.domain.status import pool_status, service_status
-from tessera.ports import Cluster, ClusterError, GoneError, Seen
+from tessera.ports import Cluster, ClusterError, ClusterObject, NotFoundError
 from tessera.reconcile.inheritance import Inheritance, is_inherited
 from tessera.reconcile.layouts import Layouts
 from tessera.reconcile.store import Store
@@ -106,8 +106,8 @@ class Applier:
         self._applied: dict[Key, _Applied] = {}
         self._built: dict[Ref, tuple[tuple[object, ...], tuple[Manifest, ...]]] = {}
         self._inheritance = Inheritance()
-        self._sharing = Last(children.sharing)
-        self._pulls = Last(prepull.of_pools)
+        self._sharing = LastCallCache(children.sharing)
+        self._pulls = LastCallCache(prepull.of_pools)
         self._shared_of: dict[str, tuple[tuple[object, ...], tuple[Manifest, ...]]] = {}
         self._placed: dict[Ref, MadeOf] = {}
         """What services were made of whose objects are all in place."""
@@ -139,12 +139,14 @@ class Applier:
         for one in plan.budgets:  # before anything that costs
             refused = await self._budget(one, snapshot)
             tenants[one.budget.name] = Tenant(one, one.funded.reason, refused)
-        whose = {name: tenants[view.budget.name] for name, view in plan.tenants.items()}
+        whose = {
+            name: tenants[view.budget.name] for name, view in plan.budgets_by_namespace.items()
+        }
         problems: dict[Ref, list[str]] = {}
         work = []
-        for ref, allotment in plan.allotments.items():
+        for ref, allotment in plan.service_plans.items():
             tenant = whose.get(ref.namespace)
-            theirs, answer = existing.get(ref, ()), snapshot.answers.get(ref)
+            theirs, answer = existing.get(ref, ()), snapshot.probe_results.get(ref)
             told = [*shared.get(ref.namespace, ()), *(tenant.refused if tenant else ())]
             paid = (tenant.view.budget.name, tenant.state) if tenant else None
             made_of = (allotment, theirs, answer, paid)
@@ -163,7 +165,11 @@ class Applier:
         await all_of(self._report(snapshot, one) for one in self._reportable(work, hurried))
         await all_of(self._batch(snapshot, one) for one in plan.batches.values())
         pulls = self._pulls(
-            plan.pools, plan.allotments, snapshot.platform, snapshot.builder, self._visitors[0]
+            plan.pools,
+            plan.service_plans,
+            snapshot.platform,
+            snapshot.builder_version,
+            self._visitors[0],
         )
         self._told_pulls([told for one in pulls for told in await self._attempt(self._keep(one))])
         for kind, key in self._left_over(plan, existing, {one.key for one in pulls}):
@@ -185,7 +191,7 @@ class Applier:
     async def _shared(self, plan: Plan, *, monitored: bool) -> Mapping[str, list[str]]:
         """The objects of the namespaces; what was refused, by namespace."""
         problems: dict[str, list[str]] = defaultdict(list)
-        for sharing in self._sharing(plan.allotments, plan.living or _NO_BATCHES):
+        for sharing in self._sharing(plan.service_plans, plan.active_batches or _NO_BATCHES):
             made_of, manifests = self._shared_of.get(sharing.namespace, (None, ()))
             if made_of != (sharing, monitored):
                 manifests = sharing.manifests(
@@ -226,7 +232,7 @@ class Applier:
         if not self._may_wait(allotment, wanted, existing):
             refusals, work.in_place = await self._kept(wanted)
             problems += refusals
-        for deployment, replicas in sorted(allotment.formers.items()):
+        for deployment, replicas in sorted(allotment.previous_deployments.items()):
             problems += await self._attempt(self._resize(deployment, replicas))
         for kind, key in superfluous(allotment, wanted, existing):
             work.in_place = False
@@ -241,8 +247,8 @@ class Applier:
         problems += self._unprepared.get(ref, [])
         if not await self._tell(snapshot, work):
             return
-        if (stuck := allotment.stall.replace) is not None:
-            grace = defaults(allotment.recipe.builder).stalled_grace_seconds
+        if (stuck := allotment.stall.replacement) is not None:
+            grace = defaults(allotment.template_version.builder).stalled_grace_seconds
             problems += await self._attempt(self._replace(stuck, grace))
         preparation = allotment.preparation
         self._unprepared[ref] = await self._prepare(snapshot, allotment)
@@ -273,27 +279,30 @@ class Applier:
             in_place &= self._applied.get(manifest.key) is last
         return problems, in_place
 
-    async def _prepare(self, snapshot: Snapshot, allotment: Allotment) -> list[str]:
+    async def _prepare(self, snapshot: Snapshot, allotment: ServicePlan) -> list[str]:
         """Jobs for the model. What they found is in the status before they go."""
         preparation, problems = allotment.preparation, list[str]()
         if preparation is None:
             return problems
-        for ref in preparation.over:
+        for ref in preparation.obsolete_jobs:
             key = Key(JOBS.plural, ref.namespace, ref.name)
             problems += await self._attempt(self._remove(JOBS, key))
-        if preparation.errand is not None:
+        if preparation.job_to_create is not None:
             wanted = errand(
                 allotment.service,
-                preparation.errand,
+                preparation.job_to_create,
                 allotment.choice,
                 self._batch_image,
-                snapshot.newest,
+                snapshot.newest_template,
             )
             problems += await self._attempt(self._write(wanted))
         return problems
 
     def _may_wait(
-        self, allotment: Allotment, wanted: Sequence[Manifest], existing: Collection[Seen]
+        self,
+        allotment: ServicePlan,
+        wanted: Sequence[Manifest],
+        existing: Collection[ClusterObject],
     ) -> bool:
         """All objects are there as a former process left them, and others come first."""
         there = {seen.key for seen in existing}
@@ -303,7 +312,7 @@ class Applier:
             and self._inheritance.take(allotment.service.ref, existing)
         )
 
-    def _as_applied(self, allotment: Allotment) -> Allotment:
+    def _as_applied(self, allotment: ServicePlan) -> ServicePlan:
         """With the Deployment as this turn left it: one that was just changed is not settled."""
         if allotment.workload is None:
             return allotment
@@ -337,7 +346,7 @@ class Applier:
                 key = Key(JOBS.plural, ref.namespace, ref.name)
                 problems += await self._attempt(self._remove(JOBS, key))
         if not problems and allotment.create is not None and spec is not None:
-            wanted = job(batch, spec, allotment.create, self._batch_image, snapshot.newest)
+            wanted = job(batch, spec, allotment.create, self._batch_image, snapshot.newest_template)
             refused = await self._attempt(self._write(wanted))
             if refused and allotment.create.attempt is not None:
                 self.refused_jobs[batch.uid] = "; ".join(refused)
@@ -349,7 +358,7 @@ class Applier:
         """The problem, if any; an object that is gone needs nothing more."""
         try:
             await write
-        except GoneError:
+        except NotFoundError:
             return []
         except ClusterError as error:
             return [str(error)]
@@ -361,12 +370,12 @@ class Applier:
         if (
             seen is not None
             and last is not None
-            and last.owned == seen.owned
+            and last.owned == seen.owned_fields_digest
             and last.body == manifest.body
         ):
             return
         seen = await self._write(manifest)
-        self._applied[manifest.key] = _Applied(manifest.body, seen.owned)
+        self._applied[manifest.key] = _Applied(manifest.body, seen.owned_fields_digest)
 
     def _begin_write(self) -> None:
         """One writing request more, which only a leader may send."""
@@ -374,7 +383,7 @@ class Applier:
             raise NotLeadingError
         self.writes += 1
 
-    async def _write(self, manifest: Manifest, subresource: str | None = None) -> Seen:
+    async def _write(self, manifest: Manifest, subresource: str | None = None) -> ClusterObject:
         """Apply, and remember the answer, so that the next turn need not wait for the watch."""
         self._begin_write()
         seen = await self._cluster.apply(manifest, subresource=subresource)
@@ -389,7 +398,7 @@ class Applier:
 
     async def _resize(self, deployment: Ref, replicas: int) -> None:
         self._begin_write()
-        self._store.put(DEPLOYMENTS, await self._cluster.resize(deployment, replicas))
+        self._store.put(DEPLOYMENTS, await self._cluster.scale(deployment, replicas))
 
     async def _replace(self, stuck: Replacement, grace: int) -> None:
         """Only once the status says so: it is what keeps a successor from replacing more."""
@@ -397,7 +406,7 @@ class Applier:
         self._begin_write()
         await self._cluster.delete(PODS, key, uid=stuck.uid, grace_seconds=grace)
 
-    def _manifests(self, allotment: Allotment) -> tuple[Manifest, ...]:
+    def _manifests(self, allotment: ServicePlan) -> tuple[Manifest, ...]:
         """Built anew only when something that they are made of changed."""
         ref, made_of = allotment.service.ref, children.made_of(allotment)
         if ref not in self._built or self._built[ref][0] != made_of:
@@ -413,7 +422,7 @@ class Applier:
     def _left_over(
         self,
         plan: Plan,
-        existing: Mapping[Ref | None, tuple[Seen, ...]],
+        existing: Mapping[Ref | None, tuple[ClusterObject, ...]],
         pulls: Collection[Key],
     ) -> list[tuple[Kind, Key]]:
         """Shared objects of namespaces in which nothing of ours is left, and of pools likewise.
@@ -421,27 +430,29 @@ class Applier:
         Their owners end together, and while the garbage collector takes one owner off an object, an
         apply may just have put it there as the only one; then nobody but us would remove it.
         """
-        used = {ref.namespace for ref in (*plan.allotments, *plan.living, *existing) if ref}
+        used = {
+            ref.namespace for ref in (*plan.service_plans, *plan.active_batches, *existing) if ref
+        }
         return [
             (KINDS[seen.key.plural], seen.key)
             for seen in existing.get(None, ())
-            if seen.owned and seen.key not in pulls
+            if seen.owned_fields_digest and seen.key not in pulls
             if seen.key.plural == DAEMON_SETS.plural or seen.key.namespace not in used
         ]
 
     def _forget(self, plan: Plan) -> None:
-        for ref in self._built.keys() - plan.allotments.keys():
+        for ref in self._built.keys() - plan.service_plans.keys():
             _, manifests = self._built.pop(ref)
             for manifest in manifests:
                 self._applied.pop(manifest.key, None)
             self._settled.pop(ref, None)
             self._placed.pop(ref, None)
-        self._inheritance.forget(plan.allotments.keys())
+        self._inheritance.forget(plan.service_plans.keys())
         for ref in self._refused.keys() - plan.batches.keys():
             del self._refused[ref]
-        for ref in self._unprepared.keys() - plan.allotments.keys():
+        for ref in self._unprepared.keys() - plan.service_plans.keys():
             del self._unprepared[ref]
-        namespaces = {ref.namespace for ref in (*plan.allotments, *plan.living)}
+        namespaces = {ref.namespace for ref in (*plan.service_plans, *plan.active_batches)}
         namespaces.add(self._visitors[0])
         for key in [key for key in self._applied if key.namespace not in namespaces]:
             del self._applied[key]

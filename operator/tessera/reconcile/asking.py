@@ -5,24 +5,24 @@ from collections.abc import Callable, Coroutine
 from datetime import datetime, timedelta
 from functools import partial
 
-from tessera.domain.allotment import Allotment
+from tessera.domain.allotment import ServicePlan
 from tessera.domain.batch.facts import Asked
 from tessera.domain.batch.names import RUNNER_PORT
 from tessera.domain.names import PORT
 from tessera.domain.plan import Plan
 from tessera.domain.readiness import was_ready
 from tessera.domain.snapshot import (
-    Answer,
     InFlight,
+    ObservedService,
     Pod,
-    Question,
+    ProbeResult,
     Ref,
     Resolution,
-    Service,
+    RevisionQuery,
     Snapshot,
 )
 from tessera.domain.stall import Suspect
-from tessera.ports import Clock, Engines, Hub
+from tessera.ports import Clock, Engines, ModelHub
 from tessera.reconcile.observe import Senses
 
 _AGAIN = timedelta(seconds=1)
@@ -42,7 +42,7 @@ class Asker:
         senses: Senses,
         clock: Clock,
         wake: Callable[[], None],
-        hub: Hub | None = None,
+        hub: ModelHub | None = None,
     ) -> None:
         self._hub = hub
         self._engines = engines
@@ -51,15 +51,15 @@ class Asker:
         self._wake = wake
         self._under_way: dict[str, asyncio.Task[None]] = {}
         self._fetches_asked: dict[Ref, datetime] = {}
-        self._resolved: dict[Question, datetime] = {}
+        self._resolved: dict[RevisionQuery, datetime] = {}
 
     def start(self, snapshot: Snapshot, plan: Plan) -> None:
         """Ask whom the plan wants asked, and forget whom it does not know any more."""
-        for ref, allotment in plan.allotments.items():
+        for ref, allotment in plan.service_plans.items():
             self._of_service(ref, allotment)
-        for ref in plan.asks & snapshot.addresses.keys():
+        for ref in plan.services_to_probe & snapshot.addresses.keys():
             address = _host(snapshot.addresses[ref], PORT)
-            question = partial(self._ask, plan.allotments[ref].service, address)
+            question = partial(self._ask, plan.service_plans[ref].service, address)
             self._once(f"service {ref}", question)
         for suspect in plan.suspects:
             if suspect.pod.address:
@@ -72,12 +72,18 @@ class Asker:
                 self._once(f"batch {uid} {one.ask.attempt}", partial(self._progress, uid, address))
         self._forget(plan)
 
-    def _of_service(self, ref: Ref, allotment: Allotment) -> None:
-        if (asked := allotment.pin.question) is not None and self._hub is not None:
+    def _of_service(self, ref: Ref, allotment: ServicePlan) -> None:
+        if (asked := allotment.pinned_revision.query) is not None and self._hub is not None:
             self._once(f"model {asked}", partial(self._resolve, self._hub, asked))
-        if (preparation := allotment.preparation) and preparation.ask and self._due_fetch(ref):
-            self._once(f"fetch {ref}", partial(self._fetch, ref, _host(preparation.ask, PORT)))
-        if not (leaving := allotment.drain.leaving):
+        if (
+            (preparation := allotment.preparation)
+            and preparation.progress_address
+            and self._due_fetch(ref)
+        ):
+            self._once(
+                f"fetch {ref}", partial(self._fetch, ref, _host(preparation.progress_address, PORT))
+            )
+        if not (leaving := allotment.drain.draining):
             return
         for pod in allotment.pods:
             if pod.ref in leaving and pod.address and self._due(pod):
@@ -96,13 +102,13 @@ class Asker:
             self._under_way[key] = task
             task.add_done_callback(lambda _: self._under_way.pop(key, None))
 
-    async def _ask(self, service: Service, address: str) -> None:
-        problem = await self._engines.ask(f"http://{address}", _model(service))
-        self._senses.answers[service.ref] = Answer(at=self._clock(), problem=problem)
+    async def _ask(self, service: ObservedService, address: str) -> None:
+        problem = await self._engines.probe(f"http://{address}", _model(service))
+        self._senses.answers[service.ref] = ProbeResult(at=self._clock(), problem=problem)
         if problem is not None or not was_ready(service):
             self._wake()
 
-    async def _resolve(self, hub: Hub, question: Question) -> None:
+    async def _resolve(self, hub: ModelHub, question: RevisionQuery) -> None:
         found = await hub.resolve(question)
         if self._senses.resolutions is not None:
             self._senses.resolutions[question] = found
@@ -128,7 +134,7 @@ class Asker:
             self._once(f"token {suspect.pod.uid}", partial(self._prod, suspect, address))
 
     async def _prod(self, suspect: Suspect, address: str) -> None:
-        await self._engines.ask(f"http://{address}", _model(suspect.service))
+        await self._engines.probe(f"http://{address}", _model(suspect.service))
 
     async def _progress(self, batch: str, address: str) -> None:
         asked = self._clock()
@@ -139,7 +145,7 @@ class Asker:
 
     async def _fetch(self, service: Ref, address: str) -> None:
         self._fetches_asked[service] = self._clock()
-        found = await self._engines.fetched(address)
+        found = await self._engines.fetch_progress(address)
         if found is not None:
             self._senses.fetched[service] = found
             self._wake()
@@ -157,10 +163,10 @@ class Asker:
         return last is None or self._clock() - last.at >= _AGAIN
 
     def _forget(self, plan: Plan) -> None:
-        for ref in self._senses.answers.keys() - plan.allotments.keys():
+        for ref in self._senses.answers.keys() - plan.service_plans.keys():
             del self._senses.answers[ref]
         if self._senses.in_flight:
-            pods = {pod.ref for one in plan.allotments.values() for pod in one.pods}
+            pods = {pod.ref for one in plan.service_plans.values() for pod in one.pods}
             for ref in self._senses.in_flight.keys() - pods:
                 del self._senses.in_flight[ref]
         if self._senses.resolutions:
@@ -170,16 +176,18 @@ class Asker:
         for uid in self._senses.asked.keys() - {one.batch.uid for one in plan.batches.values()}:
             del self._senses.asked[uid]
 
-    def _forget_resolutions(self, known: dict[Question, Resolution], plan: Plan) -> None:
+    def _forget_resolutions(self, known: dict[RevisionQuery, Resolution], plan: Plan) -> None:
         """Services of one model that come together ask once; what was used by all is forgotten."""
-        asked = {allotment.pin.question for allotment in plan.allotments.values()}
+        asked = {allotment.pinned_revision.query for allotment in plan.service_plans.values()}
         for question in known.keys() - asked:
             if self._clock() - self._resolved[question] >= _SHARED:
                 del known[question], self._resolved[question]
 
     def _forget_fetches(self, plan: Plan) -> None:
         fetching = {
-            ref for ref, one in plan.allotments.items() if one.preparation and one.preparation.ask
+            ref
+            for ref, one in plan.service_plans.items()
+            if one.preparation and one.preparation.progress_address
         }
         for ref in self._senses.fetched.keys() - fetching:
             del self._senses.fetched[ref]
@@ -187,7 +195,7 @@ class Asker:
             del self._fetches_asked[ref]
 
 
-def _model(service: Service) -> str:
+def _model(service: ObservedService) -> str:
     """Under which name the model is served."""
     served = service.spec.model.served_name if service.spec else None
     return served or service.ref.name

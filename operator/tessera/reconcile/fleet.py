@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from tessera.domain.bill import Bill, accrue, busy
-from tessera.domain.plan import Kept, Plan, plan
+from tessera.domain.plan import Plan, PlanCache, plan
 from tessera.domain.snapshot import Ref, Snapshot
 from tessera.ports import Clock
 from tessera.reconcile.apply import Applier
@@ -51,7 +51,7 @@ class Fleet:
         self._asker = asker
         self._clock = clock
         self._planning = planning
-        self._kept = Kept()
+        self._kept = PlanCache()
         self._uncharged: tuple[Snapshot, Plan] | None = None
 
     async def turn(self, hurried: Callable[[], bool] = lambda: False) -> Outcome:
@@ -62,8 +62,8 @@ class Fleet:
         before = self._applier.writes
         snapshot = observe(self._store, self._senses, self._clock())
         decision = plan(snapshot, self._kept)
-        self._senses.memory = dict(decision.memory)
-        self._senses.watches = dict(decision.watches)
+        self._senses.memory = dict(decision.scaling_history)
+        self._senses.watches = dict(decision.engine_progress)
         self._senses.meters = dict(decision.meters)
         self._senses.last_seen.clear()
         self._charge(snapshot, decision)

@@ -7,10 +7,10 @@ touched meanwhile is applied at once.
 
 from collections.abc import Collection
 
-from tessera.domain.allotment import Allotment
+from tessera.domain.allotment import ServicePlan
 from tessera.domain.reasons import Progressing
 from tessera.domain.snapshot import Ref
-from tessera.ports import Seen
+from tessera.ports import ClusterObject
 from tessera.resources.manifest import Key
 
 SERVICES_A_TURN = 60
@@ -33,9 +33,12 @@ class Inheritance:
             del self._waiting[ref]
         return self._due
 
-    def take(self, ref: Ref, objects: Collection[Seen]) -> bool:
+    def take(self, ref: Ref, objects: Collection[ClusterObject]) -> bool:
         """May the objects of a service wait? Each is taken as it was when it was found first."""
-        touched = [self._found.setdefault(one.key, one.owned) != one.owned for one in objects]
+        touched = [
+            self._found.setdefault(one.key, one.owned_fields_digest) != one.owned_fields_digest
+            for one in objects
+        ]
         if any(touched) or ref in self._due:
             return False
         if ref in self._waiting:
@@ -52,16 +55,16 @@ class Inheritance:
             del self._waiting[ref]
 
 
-def is_inherited(allotment: Allotment) -> bool:
+def is_inherited(allotment: ServicePlan) -> bool:
     """A former process brought the service to where it is wanted now, as far as can be seen."""
     status, workload = allotment.service.status, allotment.workload
     failed = any(one.reason == Progressing.APPLY_FAILED for one in status.conditions)
     return (
         workload is not None
-        and workload.replicas == allotment.drain.keep
-        and not allotment.retired
+        and workload.replicas == allotment.drain.replicas
+        and not allotment.removable_deployments
         and not failed
         and status.observed_generation == allotment.service.generation
-        and allotment.making is not None
-        and allotment.making.kept == status.recipe
+        and allotment.template is not None
+        and allotment.template.record == status.recipe
     )

@@ -7,7 +7,7 @@ from tessera.domain.repartition.backends.mig_manager import standing
 from tessera.domain.repartition.facts import TAINT, NodeLayout
 from tessera.domain.repartition.turn import Repartitions
 from tessera.domain.snapshot import Node, Ref
-from tessera.ports import Cluster, ClusterError, DisruptionError, GoneError
+from tessera.ports import Cluster, ClusterError, DisruptionBudgetError, NotFoundError
 from tessera.reconcile.store import Store
 from tessera.resources import repartition
 from tessera.resources.kinds import NODE_LAYOUTS, NODES
@@ -80,7 +80,7 @@ class Layouts:
         self, node: str, labels: Mapping[str, str | None], taints: Mapping[str, bool]
     ) -> None:
         self._begin()
-        self._store.put(NODES, await self._cluster.mark(node, labels, taints))
+        self._store.put(NODES, await self._cluster.patch_node(node, labels, taints))
 
     async def _ask(self, node: str, ask: Ask) -> None:
         if ask.layout is not None:
@@ -98,13 +98,13 @@ class Layouts:
         self._begin()
         try:
             await self._cluster.evict(ref, uid)
-        except DisruptionError as error:
+        except DisruptionBudgetError as error:
             self.held[ref] = str(error)
 
     async def _attempt(self, write: Awaitable[object]) -> None:
         try:
             await write
-        except GoneError:
+        except NotFoundError:
             return
         except ClusterError as error:
             self.problems.append(str(error))

@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from tessera.ports import Change, Cluster, ClusterError, Listing, StaleError
+from tessera.ports import Cluster, ClusterError, ObjectList, ResourceExpiredError, WatchEvent
 from tessera.reconcile.observe import Senses
 from tessera.reconcile.store import Store
 from tessera.resources.kinds import KINDS, POD_MONITORS, WATCHED, Kind
@@ -65,7 +65,7 @@ class Mirror:
             try:
                 await self.watch(kind, scope)
                 broken = False
-            except StaleError:
+            except ResourceExpiredError:
                 self._reached[kind, scope] = 0
                 await self._surely_list(kind)
                 self._wake()
@@ -76,12 +76,12 @@ class Mirror:
                 broken = True
                 await asyncio.sleep(_RETRY_SECONDS)
 
-    def _take(self, kind: Kind, change: Change) -> bool:
-        if change.seen is None:
+    def _take(self, kind: Kind, change: WatchEvent) -> bool:
+        if change.cluster_object is None:
             return False
-        if change.gone:
-            return self._store.drop(kind, change.seen.key, change.version)
-        return self._store.put(kind, change.seen)
+        if change.deleted:
+            return self._store.drop(kind, change.cluster_object.key, change.version)
+        return self._store.put(kind, change.cluster_object)
 
     async def _every(self, seconds: float, kinds: tuple[Kind, ...]) -> None:
         while True:
@@ -112,7 +112,7 @@ class Mirror:
         if kind is POD_MONITORS:
             appeared = self._senses.monitored != (found is not None)
             self._senses.monitored = found is not None
-            return self._store.replace(kind, found or Listing()) or appeared
+            return self._store.replace(kind, found or ObjectList()) or appeared
         if found is None:
             raise ClusterError(f"the API server does not know {kind.plural}: install the CRDs")
         if found.version < known:

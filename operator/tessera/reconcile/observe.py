@@ -6,31 +6,31 @@ from datetime import datetime, timedelta
 from typing import TypeAlias, TypeVar, cast
 
 from tessera.api.recipe import Platform
-from tessera.domain.autoscale import Memory
+from tessera.domain.autoscale import ScalingHistory
 from tessera.domain.batch.facts import Asked, Batch, BatchJob, VolumeClaim
 from tessera.domain.bill import Bill
 from tessera.domain.budget.meter import Meter
-from tessera.domain.kept import Last
-from tessera.domain.model.facts import ErrandJob
-from tessera.domain.model.reports import Fetched
+from tessera.domain.kept import LastCallCache
+from tessera.domain.model.facts import ObservedModelJob
+from tessera.domain.model.reports import FetchProgress
 from tessera.domain.repartition.facts import NodeLayout
 from tessera.domain.repartition.question import Solved
 from tessera.domain.snapshot import (
-    PATIENCE,
-    Answer,
+    STALL_TIMEOUT,
     Budget,
-    Front,
+    EngineProgress,
     InFlight,
     Node,
+    ObservedService,
     Pod,
     Pool,
-    Question,
+    ProbeResult,
     Readings,
     Ref,
     Resolution,
-    Service,
+    RevisionQuery,
+    ServiceEndpoint,
     Snapshot,
-    Watch,
     Workload,
 )
 from tessera.reconcile.store import Store
@@ -50,7 +50,7 @@ from tessera.resources.kinds import (
 )
 
 T = TypeVar("T")
-Job: TypeAlias = BatchJob | ErrandJob
+Job: TypeAlias = BatchJob | ObservedModelJob
 
 
 @dataclass(slots=True)
@@ -58,14 +58,14 @@ class Senses:
     """What reached the operator besides the objects; kept between turns."""
 
     readings: Readings | None = None
-    answers: dict[Ref, Answer] = field(default_factory=dict)
+    answers: dict[Ref, ProbeResult] = field(default_factory=dict)
     in_flight: dict[Ref, InFlight] = field(default_factory=dict)
     asked: dict[str, Asked] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
-    fetched: dict[Ref, Fetched] = field(default_factory=dict)
-    memory: dict[Ref, Memory] = field(default_factory=dict)
-    watches: dict[Ref, Watch] = field(default_factory=dict)
-    patience: timedelta = PATIENCE
+    fetched: dict[Ref, FetchProgress] = field(default_factory=dict)
+    memory: dict[Ref, ScalingHistory] = field(default_factory=dict)
+    watches: dict[Ref, EngineProgress] = field(default_factory=dict)
+    patience: timedelta = STALL_TIMEOUT
     """How long an engine may hold requests without a step; given, not sensed."""
     meters: dict[str, Meter] = field(default_factory=dict)
     last_seen: dict[str, datetime] = field(default_factory=dict)
@@ -77,7 +77,7 @@ class Senses:
     unwritten: tuple[str, ...] = ()
     builder: int = 1
     platform: Platform = field(default_factory=Platform)
-    resolutions: dict[Question, Resolution] | None = None
+    resolutions: dict[RevisionQuery, Resolution] | None = None
     """None where no hub is asked."""
     solved: Solved | None = None
     """The last layouts that were planned."""
@@ -85,14 +85,14 @@ class Senses:
     """Why there are no newer ones."""
     monitored: bool = False
     """The cluster knows PodMonitors."""
-    addresses_of: Last[[tuple[Front, ...]], Mapping[Ref, str]] = field(
-        default_factory=lambda: Last(_addresses)
+    addresses_of: LastCallCache[[tuple[ServiceEndpoint, ...]], Mapping[Ref, str]] = field(
+        default_factory=lambda: LastCallCache(_addresses)
     )
-    jobs_of: Last[[tuple[Job, ...]], tuple[BatchJob, ...]] = field(
-        default_factory=lambda: Last(_jobs)
+    jobs_of: LastCallCache[[tuple[Job, ...]], tuple[BatchJob, ...]] = field(
+        default_factory=lambda: LastCallCache(_jobs)
     )
-    errands_of: Last[[tuple[Job, ...]], tuple[ErrandJob, ...]] = field(
-        default_factory=lambda: Last(_errands)
+    errands_of: LastCallCache[[tuple[Job, ...]], tuple[ObservedModelJob, ...]] = field(
+        default_factory=lambda: LastCallCache(_errands)
     )
 
 
@@ -100,11 +100,11 @@ def _jobs(found: tuple[Job, ...]) -> tuple[BatchJob, ...]:
     return tuple(one for one in found if isinstance(one, BatchJob))
 
 
-def _errands(found: tuple[Job, ...]) -> tuple[ErrandJob, ...]:
-    return tuple(one for one in found if isinstance(one, ErrandJob))
+def _errands(found: tuple[Job, ...]) -> tuple[ObservedModelJob, ...]:
+    return tuple(one for one in found if isinstance(one, ObservedModelJob))
 
 
-def _addresses(fronts: tuple[Front, ...]) -> Mapping[Ref, str]:
+def _addresses(fronts: tuple[ServiceEndpoint, ...]) -> Mapping[Ref, str]:
     return {front.service: front.address for front in fronts if front.address}
 
 
@@ -113,40 +113,40 @@ def observe(store: Store, senses: Senses, at: datetime) -> Snapshot:
     jobs = cast(tuple[Job, ...], store.values(JOBS))
     return Snapshot(
         at=at,
-        services=_values(store, INFERENCE_SERVICES, Service),
+        services=_values(store, INFERENCE_SERVICES, ObservedService),
         pools=_values(store, ACCELERATOR_POOLS, Pool),
         nodes=_values(store, NODES, Node),
         layouts=_values(store, NODE_LAYOUTS, NodeLayout),
         pods=_values(store, PODS, Pod),
         workloads=_values(store, DEPLOYMENTS, Workload),
-        addresses=senses.addresses_of(_values(store, SERVICES, Front)),
+        addresses=senses.addresses_of(_values(store, SERVICES, ServiceEndpoint)),
         readings=senses.readings,
-        answers=dict(senses.answers),
+        probe_results=dict(senses.answers),
         in_flight=dict(senses.in_flight),
-        memory=dict(senses.memory),
-        watches=dict(senses.watches),
-        patience=senses.patience,
+        scaling_history=dict(senses.memory),
+        engine_progress=dict(senses.watches),
+        stall_timeout=senses.patience,
         batches=_values(store, BATCH_INFERENCES, Batch),
-        jobs=senses.jobs_of(jobs),
-        errands=senses.errands_of(jobs),
-        fetched=dict(senses.fetched),
+        batch_jobs=senses.jobs_of(jobs),
+        model_jobs=senses.errands_of(jobs),
+        fetch_progress=dict(senses.fetched),
         claims={
             Ref(key.namespace, key.name): seen.value
             for key, seen in store.all(CLAIMS).items()
             if isinstance(seen.value, VolumeClaim)
         },
-        asked=dict(senses.asked),
-        refused=dict(senses.refused),
+        runner_answers=dict(senses.asked),
+        job_creation_errors=dict(senses.refused),
         budgets=_values(store, TENANT_BUDGETS, Budget),
         meters=dict(senses.meters),
         last_seen=dict(senses.last_seen),
-        cutters=senses.cutters,
-        held=dict(senses.held),
-        unwritten=senses.unwritten,
-        builder=senses.builder,
+        mig_backends=senses.cutters,
+        blocked_evictions=dict(senses.held),
+        layout_write_errors=senses.unwritten,
+        builder_version=senses.builder,
         platform=senses.platform,
-        solved=senses.solved,
-        unsolved=senses.unsolved,
+        layout_solution=senses.solved,
+        solver_error=senses.unsolved,
         resolutions=None if senses.resolutions is None else dict(senses.resolutions),
     )
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from tessera.domain.repartition.question import Question
-from tessera.ports import Clock, Layouts, LayoutsError
+from tessera.ports import Clock, LayoutPlanner, LayoutPlanningError
 from tessera.reconcile.observe import Senses
 
 _AGAIN = timedelta(seconds=30)
@@ -17,7 +17,7 @@ class Planning:
     """Asks the newest question that is not answered yet, one at a time."""
 
     def __init__(
-        self, layouts: Layouts, senses: Senses, clock: Clock, wake: Callable[[], None]
+        self, layouts: LayoutPlanner, senses: Senses, clock: Clock, wake: Callable[[], None]
     ) -> None:
         self._layouts = layouts
         self._senses = senses
@@ -58,7 +58,7 @@ class Planning:
     async def _solve(self, question: Question) -> None:
         try:
             found = await self._layouts.solve(question)
-        except LayoutsError as error:
+        except LayoutPlanningError as error:
             self._senses.unsolved = str(error)
             self._failed = (question, self._clock())
         else:

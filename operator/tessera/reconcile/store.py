@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from tessera.domain.snapshot import Ref
-from tessera.ports import Listing, Seen, Value
+from tessera.ports import ClusterObject, ObjectList, ObjectValue
 from tessera.resources.kinds import CHILDREN, Kind
 from tessera.resources.manifest import Key
 
@@ -16,19 +16,19 @@ class Store:
     """Everything seen, by kind."""
 
     def __init__(self, kinds: Iterable[Kind]) -> None:
-        self._seen: dict[str, dict[Key, Seen]] = {kind.plural: {} for kind in kinds}
+        self._seen: dict[str, dict[Key, ClusterObject]] = {kind.plural: {} for kind in kinds}
         self._awaited = set(self._seen)
         self._gone: dict[Key, int] = {}
-        self._values: dict[str, tuple[Value, ...]] = {}
-        self._belongings: Mapping[Ref | None, tuple[Seen, ...]] | None = None
-        self._before: Mapping[Ref | None, tuple[Seen, ...]] = {}
+        self._values: dict[str, tuple[ObjectValue, ...]] = {}
+        self._belongings: Mapping[Ref | None, tuple[ClusterObject, ...]] | None = None
+        self._before: Mapping[Ref | None, tuple[ClusterObject, ...]] = {}
 
     @property
     def complete(self) -> bool:
         """Every kind was listed once; before that, absence means nothing."""
         return not self._awaited
 
-    def replace(self, kind: Kind, listing: Listing) -> bool:
+    def replace(self, kind: Kind, listing: ObjectList) -> bool:
         """Take a full listing; what is not in it is gone. True when anything changed.
 
         What events brought after the listing was made stays.
@@ -42,7 +42,7 @@ class Store:
             del self._gone[key]
         return self._changed(kind, old != new)
 
-    def put(self, kind: Kind, seen: Seen) -> bool:
+    def put(self, kind: Kind, seen: ClusterObject) -> bool:
         """Take one object; True when it changed.
 
         Answers to our own writes and watch events overtake each other, so what is older than what
@@ -65,18 +65,18 @@ class Store:
             self._gone[key] = version
         return self._changed(kind, self._seen[kind.plural].pop(key, None) is not None)
 
-    def values(self, kind: Kind) -> tuple[Value, ...]:
+    def values(self, kind: Kind) -> tuple[ObjectValue, ...]:
         """What the plan reads of them; the same tuple as long as none of them changed."""
         if kind.plural not in self._values:
             found = (seen.value for seen in self._seen[kind.plural].values())
             self._values[kind.plural] = tuple(value for value in found if value is not None)
         return self._values[kind.plural]
 
-    def belongings(self) -> Mapping[Ref | None, tuple[Seen, ...]]:
+    def belongings(self) -> Mapping[Ref | None, tuple[ClusterObject, ...]]:
         """The objects that we applied for each service, and under None those that are shared; the
         same mapping as long as none changed, and the same tuples for whom none changed."""
         if self._belongings is None:
-            found: dict[Ref | None, list[Seen]] = defaultdict(list)
+            found: dict[Ref | None, list[ClusterObject]] = defaultdict(list)
             for plural in sorted(_CHILDREN):
                 for seen in self._seen[plural].values():
                     found[seen.service].append(seen)
@@ -94,12 +94,12 @@ class Store:
                 self._belongings = None
         return changed
 
-    def all(self, kind: Kind) -> Mapping[Key, Seen]:
+    def all(self, kind: Kind) -> Mapping[Key, ClusterObject]:
         """Every object of one kind."""
         return self._seen[kind.plural]
 
 
-def _newer(known: Seen | None, seen: Seen) -> Seen:
+def _newer(known: ClusterObject | None, seen: ClusterObject) -> ClusterObject:
     """The newer sight of an object, with the old value where both say the same."""
     if known is None or seen.version < known.version:
         return known or seen

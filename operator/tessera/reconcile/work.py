@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from tessera.api.inference_service import InferenceServiceStatus
-from tessera.domain.allotment import Allotment
+from tessera.domain.allotment import ServicePlan
 from tessera.domain.budget.budgets import BudgetView
-from tessera.domain.drain import DONE_COST
-from tessera.domain.reasons import Funded
-from tessera.domain.snapshot import Answer, Ref, Snapshot
-from tessera.ports import Seen
+from tessera.domain.drain import DRAINED_DELETION_COST
+from tessera.domain.reasons import WithinBudget
+from tessera.domain.snapshot import ProbeResult, Ref, Snapshot
+from tessera.ports import ClusterObject
 from tessera.resources import marks
 from tessera.resources.kinds import CHILDREN, DEPLOYMENTS, Kind
 from tessera.resources.manifest import Key, Manifest
@@ -26,11 +26,13 @@ class Tenant:
     """Who pays for a service, how he stands, and what was refused to write of it."""
 
     view: BudgetView
-    state: Funded
+    state: WithinBudget
     refused: list[str]
 
 
-MadeOf: TypeAlias = tuple[Allotment, tuple[Seen, ...], Answer | None, tuple[str, Funded] | None]
+MadeOf: TypeAlias = tuple[
+    ServicePlan, tuple[ClusterObject, ...], ProbeResult | None, tuple[str, WithinBudget] | None
+]
 """All that the objects and the status of a service follow from."""
 
 
@@ -38,7 +40,7 @@ MadeOf: TypeAlias = tuple[Allotment, tuple[Seen, ...], Answer | None, tuple[str,
 class Work:
     """What a turn does for one service, and what became of it."""
 
-    allotment: Allotment
+    allotment: ServicePlan
     tenant: Tenant | None
     made_of: MadeOf
     problems: list[str]
@@ -51,10 +53,10 @@ class Work:
         return self.allotment.service.ref
 
 
-def comes_first(allotment: Allotment) -> bool:
+def comes_first(allotment: ServicePlan) -> bool:
     """The status says by which commit replicas are made before the first is: a successor could not
     tell it from one that nobody asked for."""
-    pinned, told = allotment.pin.status, allotment.service.status.model
+    pinned, told = allotment.pinned_revision.status, allotment.service.status.model
     return (
         allotment.workload is None
         and pinned is not None
@@ -62,20 +64,20 @@ def comes_first(allotment: Allotment) -> bool:
     )
 
 
-def unmarked(snapshot: Snapshot, allotment: Allotment) -> Iterable[tuple[Manifest, str | None]]:
+def unmarked(snapshot: Snapshot, allotment: ServicePlan) -> Iterable[tuple[Manifest, str | None]]:
     """Gates and deletion costs that are not yet as decided."""
     drain = allotment.drain
     for pod in allotment.pods:
-        serving = pod.ref not in drain.leaving
-        if not pod.leaving and pod.serving is not serving:
+        serving = pod.ref not in drain.draining
+        if not pod.terminating and pod.serving is not serving:
             yield marks.gate(pod, snapshot.at, serving=serving), "status"
-        done = pod.ref in drain.done
-        if not pod.leaving and done is not (pod.deletion_cost == DONE_COST):
+        done = pod.ref in drain.drained
+        if not pod.terminating and done is not (pod.deletion_cost == DRAINED_DELETION_COST):
             yield marks.deletion_cost(pod, done=done), None
 
 
 def superfluous(
-    allotment: Allotment, wanted: Iterable[Manifest], existing: Iterable[Seen]
+    allotment: ServicePlan, wanted: Iterable[Manifest], existing: Iterable[ClusterObject]
 ) -> list[tuple[Kind, Key]]:
     """Objects of the service that are not wanted any more; none while nothing is decided."""
     if allotment.choice is None:
@@ -87,7 +89,7 @@ def superfluous(
         if seen.key not in keys
         and (
             seen.key.plural != DEPLOYMENTS.plural
-            or Ref(seen.key.namespace, seen.key.name) in allotment.retired
+            or Ref(seen.key.namespace, seen.key.name) in allotment.removable_deployments
         )
     ]
 

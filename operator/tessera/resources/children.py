@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tessera.domain.allotment import Allotment
+from tessera.domain.allotment import ServicePlan
 from tessera.domain.batch.allotment import BatchAllotment
 from tessera.domain.batch.names import BATCH_ROLE
 from tessera.domain.ref import Ref
@@ -25,9 +25,9 @@ _BUDGETED = 2
 """From so many replicas on a disruption budget helps; with one it would block every node drain."""
 
 
-def of_service(allotment: Allotment) -> tuple[Manifest, ...]:
+def of_service(allotment: ServicePlan) -> tuple[Manifest, ...]:
     """The objects of one service; none while there is nothing decided for it."""
-    choice, spec = allotment.choice, allotment.built
+    choice, spec = allotment.choice, allotment.effective_spec
     if choice is None or spec is None:
         return ()
     told = [front(allotment.service)]
@@ -40,14 +40,14 @@ def of_service(allotment: Allotment) -> tuple[Manifest, ...]:
     return tuple(told)
 
 
-def _awaited(allotment: Allotment) -> bool:
+def _awaited(allotment: ServicePlan) -> bool:
     """The Deployment stays as it is until the hub answered, and the files are there."""
     preparation = allotment.preparation
-    unfetched = preparation is not None and preparation.unfetched is not None
-    return unfetched or allotment.pin.question is not None
+    unfetched = preparation is not None and preparation.missing_files is not None
+    return unfetched or allotment.pinned_revision.query is not None
 
 
-def made_of(allotment: Allotment) -> tuple[object, ...]:
+def made_of(allotment: ServicePlan) -> tuple[object, ...]:
     """All that the objects of a service depend on: equal parts make equal objects."""
     service = allotment.service
     return (
@@ -55,9 +55,9 @@ def made_of(allotment: Allotment) -> tuple[object, ...]:
         service.spec,
         allotment.choice,
         _awaited(allotment),
-        allotment.pin,
-        allotment.making,
-        allotment.drain.keep,
+        allotment.pinned_revision,
+        allotment.template,
+        allotment.drain.replicas,
         allotment.surge,
         allotment.scale.replicas >= _BUDGETED,
     )
@@ -89,7 +89,7 @@ class Sharing:
 
 
 def sharing(
-    allotments: Mapping[Ref, Allotment], batches: Mapping[Ref, BatchAllotment]
+    allotments: Mapping[Ref, ServicePlan], batches: Mapping[Ref, BatchAllotment]
 ) -> tuple[Sharing, ...]:
     """The namespaces with what lives in them."""
     services: dict[str, list[Owner]] = defaultdict(list)
@@ -98,7 +98,7 @@ def sharing(
     placed = {
         ref.namespace
         for ref, one in allotments.items()
-        if one.choice is not None or (one.preparation and one.preparation.errand)
+        if one.choice is not None or (one.preparation and one.preparation.job_to_create)
     }
     living: dict[str, list[Owner]] = defaultdict(list)
     for ref in sorted(batches):

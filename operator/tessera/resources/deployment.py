@@ -18,8 +18,8 @@ from kubernetes.client import (
 )
 
 from tessera.api.inference_service import InferenceServiceSpec
-from tessera.api.recipe import Recipe
-from tessera.domain.allotment import Allotment
+from tessera.api.recipe import PodTemplateVersion
+from tessera.domain.allotment import ServicePlan
 from tessera.domain.names import (
     ENGINE_ACCOUNT,
     SERVICE_LABEL,
@@ -43,7 +43,7 @@ from tessera.resources.scheduling import scheduled, spread
 from tessera.resources.surroundings import pull_secrets
 
 
-def deployment(allotment: Allotment, spec: InferenceServiceSpec, choice: Choice) -> Manifest:
+def deployment(allotment: ServicePlan, spec: InferenceServiceSpec, choice: Choice) -> Manifest:
     """The Deployment of the chosen variant, with the number of replicas that drain allows."""
     service = allotment.service
     name = deployment_name(service.ref.name, choice.variant)
@@ -57,9 +57,9 @@ def deployment(allotment: Allotment, spec: InferenceServiceSpec, choice: Choice)
             owner_references=[reference(owner_of(service), controller=True)],
         ),
         spec=V1DeploymentSpec(
-            replicas=allotment.drain.keep,
+            replicas=allotment.drain.replicas,
             revision_history_limit=3,
-            progress_deadline_seconds=start_seconds(choice, allotment.recipe),
+            progress_deadline_seconds=start_seconds(choice, allotment.template_version),
             selector=V1LabelSelector(match_labels=identity),
             strategy=V1DeploymentStrategy(
                 type="RollingUpdate",
@@ -73,14 +73,16 @@ def deployment(allotment: Allotment, spec: InferenceServiceSpec, choice: Choice)
                     labels={**spec.pod_template.labels, **told},
                     annotations=dict(spec.pod_template.annotations) or None,
                 ),
-                spec=_pod(service.ref.name, spec, choice, allotment.recipe),
+                spec=_pod(service.ref.name, spec, choice, allotment.template_version),
             ),
         ),
     )
     return manifest(DEPLOYMENTS, service.ref.namespace, name, model)
 
 
-def _pod(name: str, spec: InferenceServiceSpec, choice: Choice, recipe: Recipe) -> V1PodSpec:
+def _pod(
+    name: str, spec: InferenceServiceSpec, choice: Choice, recipe: PodTemplateVersion
+) -> V1PodSpec:
     rules, drain = defaults(recipe.builder), seconds(spec.drain.timeout)
     pod = V1PodSpec(
         service_account_name=ENGINE_ACCOUNT,
@@ -97,7 +99,9 @@ def _pod(name: str, spec: InferenceServiceSpec, choice: Choice, recipe: Recipe) 
     return scheduled(pod, spec, choice, recipe, given_up_after=rules.silent_seconds)
 
 
-def _replica(name: str, spec: InferenceServiceSpec, choice: Choice, recipe: Recipe) -> V1Container:
+def _replica(
+    name: str, spec: InferenceServiceSpec, choice: Choice, recipe: PodTemplateVersion
+) -> V1Container:
     """An engine that takes requests of others, and is taken out of the way before it stops."""
     found = engine(name, spec, choice, recipe)
     found.readiness_probe = V1Probe(

@@ -21,8 +21,8 @@ from kubernetes.client import (
     V1VolumeMount,
 )
 
-from tessera.api.inference_service import InferenceServiceSpec, Variable
-from tessera.api.recipe import Recipe
+from tessera.api.inference_service import EnvVar, InferenceServiceSpec
+from tessera.api.recipe import PodTemplateVersion
 from tessera.domain.model.names import claim_name
 from tessera.domain.names import ENGINE, PORT
 from tessera.domain.perf import LOAD_MIB_PER_SECOND
@@ -39,7 +39,9 @@ _START_PERIOD = 2
 _SILENT_STATES = ("not-ready", "unreachable")
 
 
-def engine(name: str, spec: InferenceServiceSpec, choice: Choice, recipe: Recipe) -> V1Container:
+def engine(
+    name: str, spec: InferenceServiceSpec, choice: Choice, recipe: PodTemplateVersion
+) -> V1Container:
     """A vLLM on the chosen hardware, restricted, with the probes that keep it alive."""
     rules = defaults(recipe.builder)
     devices = {choice.fit.hardware.resource: str(choice.fit.hardware.devices)}
@@ -106,7 +108,7 @@ def silences(given_up_after: int) -> list[V1Toleration]:
 
 
 def volumes(
-    name: str, spec: InferenceServiceSpec, choice: Choice, recipe: Recipe
+    name: str, spec: InferenceServiceSpec, choice: Choice, recipe: PodTemplateVersion
 ) -> list[V1Volume]:
     """The volumes that the engine mounts."""
     shm = _shm_mib(choice, defaults(recipe.builder))
@@ -147,13 +149,13 @@ def _claimed(name: str) -> V1Volume:
     return V1Volume(name="models", persistent_volume_claim=source)
 
 
-def start_seconds(choice: Choice, recipe: Recipe) -> int:
+def start_seconds(choice: Choice, recipe: PodTemplateVersion) -> int:
     """How long the engine may take to start."""
     weights = choice.fit.memory.weights_mib * choice.fit.hardware.devices
     return defaults(recipe.builder).start_seconds + weights // LOAD_MIB_PER_SECOND
 
 
-def _environment(spec: InferenceServiceSpec, recipe: Recipe) -> list[V1EnvVar]:
+def _environment(spec: InferenceServiceSpec, recipe: PodTemplateVersion) -> list[V1EnvVar]:
     """A variable of the service's own takes the place of the platform's."""
     told = [
         V1EnvVar(name="HOME", value=_CACHE),
@@ -177,7 +179,7 @@ def token(spec: InferenceServiceSpec) -> list[V1EnvVar]:
     return [V1EnvVar(name="HF_TOKEN", value_from=V1EnvVarSource(secret_key_ref=key))]
 
 
-def _added(variable: Variable) -> V1EnvVar:
+def _added(variable: EnvVar) -> V1EnvVar:
     """A variable of the service's own."""
     if variable.value_from is None:
         return V1EnvVar(name=variable.name, value=variable.value)

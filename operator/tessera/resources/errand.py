@@ -22,21 +22,21 @@ from kubernetes.client import (
 )
 
 from tessera.api.inference_service import InferenceServiceSpec, ModelShape
-from tessera.api.recipe import Platform, Recipe
+from tessera.api.recipe import Platform, PodTemplateVersion
 from tessera.domain.batch.spec import SHARED
 from tessera.domain.checks import shape_of
 from tessera.domain.footprint import weight_bytes
-from tessera.domain.model.errands import Errand
+from tessera.domain.model.errands import ModelJob
 from tessera.domain.model.names import (
-    ERRAND,
-    ERRAND_FOR_LABEL,
-    ERRAND_LABEL,
+    MODEL_JOB_CONTAINER,
+    MODEL_JOB_LABEL,
+    MODEL_JOB_SERVICE_LABEL,
     claim_name,
     folder_of,
 )
 from tessera.domain.names import ENGINE_ACCOUNT, PORT
 from tessera.domain.placement import Choice
-from tessera.domain.snapshot import Service
+from tessera.domain.snapshot import ObservedService
 from tessera.resources import engine, surroundings
 from tessera.resources.arguments import MODELS, model_path
 from tessera.resources.job import Image
@@ -53,11 +53,15 @@ _MARGIN = 1.2
 
 
 def errand(
-    service: Service, wanted: Errand, choice: Choice | None, image: Image, recipe: Recipe
+    service: ObservedService,
+    wanted: ModelJob,
+    choice: Choice | None,
+    image: Image,
+    recipe: PodTemplateVersion,
 ) -> Manifest:
     """The Job to create. A fetch runs on nodes of the chosen pool, where its claim is read later;
     a small read runs anywhere."""
-    told = labels() | {ERRAND_LABEL: wanted.task, ERRAND_FOR_LABEL: service.ref.name}
+    told = labels() | {MODEL_JOB_LABEL: wanted.task, MODEL_JOB_SERVICE_LABEL: service.ref.name}
     pod = _pod(service.ref.name, wanted, image, recipe.platform)
     if wanted.task == "fetch" and choice is not None:
         pod = scheduled(pod, wanted.spec, choice, recipe)
@@ -79,7 +83,7 @@ def errand(
     return manifest(JOBS, service.ref.namespace, wanted.name, model)
 
 
-def claim(service: Service, spec: InferenceServiceSpec) -> Manifest:
+def claim(service: ObservedService, spec: InferenceServiceSpec) -> Manifest:
     """The claim of a service's models; it goes with the service."""
     name, cache = claim_name(service.ref.name), spec.model.cache
     model = V1PersistentVolumeClaim(
@@ -105,7 +109,7 @@ def _size(shape: ModelShape | None) -> str:
     return f"{int(bits * _MARGIN / _GIB) + 1}Gi"
 
 
-def _pod(name: str, wanted: Errand, image: Image, platform: Platform) -> V1PodSpec:
+def _pod(name: str, wanted: ModelJob, image: Image, platform: Platform) -> V1PodSpec:
     fetches = wanted.task == "fetch"
     home = V1Volume(name="home", empty_dir=V1EmptyDirVolumeSource())
     files = _claim(name) if fetches else engine.own_volume(wanted.spec)
@@ -126,11 +130,11 @@ def _claim(name: str) -> V1Volume:
     return V1Volume(name="models", persistent_volume_claim=source)
 
 
-def _container(wanted: Errand, image: Image, platform: Platform, *, mounted: bool) -> V1Container:
+def _container(wanted: ModelJob, image: Image, platform: Platform, *, mounted: bool) -> V1Container:
     spec, fetches = wanted.spec, wanted.task == "fetch"
     files = V1VolumeMount(name="models", mount_path=MODELS, read_only=not fetches)
     found = V1Container(
-        name=ERRAND,
+        name=MODEL_JOB_CONTAINER,
         image=image.name,
         image_pull_policy=image.pull_policy,
         args=_arguments(wanted, mounted=mounted),
@@ -153,7 +157,7 @@ def _container(wanted: Errand, image: Image, platform: Platform, *, mounted: boo
     return found
 
 
-def _arguments(wanted: Errand, *, mounted: bool) -> list[str]:
+def _arguments(wanted: ModelJob, *, mounted: bool) -> list[str]:
     model = wanted.spec.model
     told = [wanted.task, f"--uri={model.uri}", f"--report={_REPORT}"]
     if model.revision:

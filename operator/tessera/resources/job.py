@@ -32,7 +32,7 @@ from kubernetes.client import (
 )
 
 from tessera.api.batch_inference import BatchInferenceSpec
-from tessera.api.recipe import Recipe
+from tessera.api.recipe import PodTemplateVersion
 from tessera.domain.batch.allotment import Start
 from tessera.domain.batch.facts import Batch
 from tessera.domain.batch.names import (
@@ -81,7 +81,7 @@ class Image:
 
 
 def job(
-    batch: Batch, spec: BatchInferenceSpec, start: Start, image: Image, recipe: Recipe
+    batch: Batch, spec: BatchInferenceSpec, start: Start, image: Image, recipe: PodTemplateVersion
 ) -> Manifest:
     """The Job to create; `image` is that of the runner."""
     told = labels() | {
@@ -115,7 +115,9 @@ def job(
     return manifest(JOBS, batch.ref.namespace, start.name, model)
 
 
-def _check(batch: Batch, spec: BatchInferenceSpec, image: Image, recipe: Recipe) -> V1PodSpec:
+def _check(
+    batch: Batch, spec: BatchInferenceSpec, image: Image, recipe: PodTemplateVersion
+) -> V1PodSpec:
     """Reads every row and tries the paths; no GPU, no token."""
     arguments = ["check", *_paths(batch, spec), f"--report={_REPORT}"]
     requests = {"cpu": "200m", "memory": "256Mi"}
@@ -139,7 +141,7 @@ def _attempt(
     start: Start,
     choice: Choice,
     image: Image,
-    recipe: Recipe,
+    recipe: PodTemplateVersion,
 ) -> V1PodSpec:
     source = start.source
     sidecar = engine.engine(source.name, source.spec, choice, recipe)

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from tessera.domain.batch.facts import Batch
 from tessera.domain.names import COMPONENT, ENGINE, MANAGED_BY, PART_OF, SERVICE_LABEL, TESSERA
-from tessera.domain.snapshot import Ref, Service
+from tessera.domain.snapshot import ObservedService, Ref
 from tessera.resources.kinds import BATCH_INFERENCES, INFERENCE_SERVICES, Kind
 
 
@@ -63,9 +63,9 @@ class Owner:
     uid: str
 
 
-def owner_of(one: Service | Batch) -> Owner:
+def owner_of(one: ObservedService | Batch) -> Owner:
     """As whom a service or a batch owns."""
-    kind = INFERENCE_SERVICES if isinstance(one, Service) else BATCH_INFERENCES
+    kind = INFERENCE_SERVICES if isinstance(one, ObservedService) else BATCH_INFERENCES
     return Owner(kind, one.ref, one.uid)
 
 

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from tessera.domain.drain import DONE_COST
+from tessera.domain.drain import DRAINED_DELETION_COST
 from tessera.domain.names import COST_ANNOTATION, DRAINING, SERVING_GATE
 from tessera.domain.snapshot import Pod
 from tessera.resources.kinds import PODS
@@ -23,7 +23,7 @@ def gate(pod: Pod, at: datetime, *, serving: bool) -> Manifest:
 
 def deletion_cost(pod: Pod, *, done: bool) -> Manifest:
     """The annotation by which a ReplicaSet chooses; applied without it, it goes."""
-    annotations = {COST_ANNOTATION: str(DONE_COST)} if done else {}
+    annotations = {COST_ANNOTATION: str(DRAINED_DELETION_COST)} if done else {}
     return _mark(pod, {"metadata": {"annotations": annotations}})
 
 

@@ -17,8 +17,8 @@ from kubernetes.client import (
 from tessera.api.accelerator_pool import AcceleratorPoolSpec
 from tessera.api.inference_service import EngineOptions
 from tessera.api.meta import GROUP
-from tessera.api.recipe import Platform, Recipe
-from tessera.domain.allotment import Allotment
+from tessera.api.recipe import Platform, PodTemplateVersion
+from tessera.domain.allotment import ServicePlan
 from tessera.domain.names import COMPONENT, MANAGED_BY, PART_OF, TESSERA, deployment_name
 from tessera.domain.pools import PoolView
 from tessera.domain.snapshot import Pool, Ref
@@ -35,13 +35,13 @@ _SMALL = {"cpu": "1m", "memory": "16Mi"}
 
 def of_pools(
     pools: Sequence[PoolView],
-    allotments: Mapping[Ref, Allotment],
+    allotments: Mapping[Ref, ServicePlan],
     platform: Platform,
     builder: int,
     namespace: str,
 ) -> tuple[Manifest, ...]:
     """A DaemonSet for each pool that asks for it, in the namespace of the operator."""
-    newest = Recipe(builder=builder, platform=platform)
+    newest = PodTemplateVersion(builder=builder, platform=platform)
     return tuple(
         _daemon_set(view.pool, spec, _images(view, allotments, newest), platform, namespace)
         for view in pools
@@ -49,13 +49,15 @@ def of_pools(
     )
 
 
-def _images(view: PoolView, allotments: Mapping[Ref, Allotment], newest: Recipe) -> Sequence[str]:
+def _images(
+    view: PoolView, allotments: Mapping[Ref, ServicePlan], newest: PodTemplateVersion
+) -> Sequence[str]:
     """Those of the services placed there; before the first one that of the default version."""
     found = {
-        surroundings.engine_image(spec, one.recipe)
+        surroundings.engine_image(spec, one.template_version)
         for one in allotments.values()
         if one.choice is not None and one.choice.offer.pool == view.pool.name
-        if (spec := one.built) is not None
+        if (spec := one.effective_spec) is not None
     }
     version, rules = EngineOptions().version, defaults(newest.builder)
     default = surroundings.default_image(version, rules)

@@ -11,7 +11,7 @@ from kubernetes.client import (
 
 from tessera.api.accelerator_pool import Toleration
 from tessera.api.inference_service import InferenceServiceSpec
-from tessera.api.recipe import Recipe
+from tessera.api.recipe import PodTemplateVersion
 from tessera.domain.names import SERVICE_LABEL
 from tessera.domain.placement import Choice
 from tessera.resources import engine, spot, surroundings
@@ -23,7 +23,7 @@ def scheduled(
     pod: V1PodSpec,
     spec: InferenceServiceSpec,
     choice: Choice,
-    recipe: Recipe,
+    recipe: PodTemplateVersion,
     *,
     given_up_after: int | None = None,
 ) -> V1PodSpec:
@@ -46,7 +46,7 @@ def tolerations(of_pool: Iterable[Toleration], *, on_spot: bool) -> list[V1Toler
     """What lets a pod onto the nodes of a pool."""
     return [
         _gpu_toleration(),
-        *(V1Toleration.model_validate(one.wire) for one in of_pool),
+        *(V1Toleration.model_validate(one.manifest) for one in of_pool),
         *(spot.tolerations() if on_spot else ()),
     ]
 

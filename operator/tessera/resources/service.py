@@ -11,12 +11,12 @@ from kubernetes.client import (
 )
 
 from tessera.domain.names import PORT, SERVICE_LABEL
-from tessera.domain.snapshot import Service
+from tessera.domain.snapshot import ObservedService
 from tessera.resources.kinds import DISRUPTION_BUDGETS, SERVICES
 from tessera.resources.manifest import Manifest, labels, manifest, owner_of, reference
 
 
-def front(service: Service) -> Manifest:
+def front(service: ObservedService) -> Manifest:
     """The Service over all variants."""
     name = service.ref.name
     model = V1Service(
@@ -30,7 +30,7 @@ def front(service: Service) -> Manifest:
     return manifest(SERVICES, service.ref.namespace, name, model)
 
 
-def disruption_budget(service: Service) -> Manifest:
+def disruption_budget(service: ObservedService) -> Manifest:
     """At most one replica leaves at a time; broken ones never block a drain of their node."""
     name = service.ref.name
     model = V1PodDisruptionBudget(
@@ -44,7 +44,7 @@ def disruption_budget(service: Service) -> Manifest:
     return manifest(DISRUPTION_BUDGETS, service.ref.namespace, name, model)
 
 
-def _metadata(service: Service) -> V1ObjectMeta:
+def _metadata(service: ObservedService) -> V1ObjectMeta:
     return V1ObjectMeta(
         name=service.ref.name,
         namespace=service.ref.namespace,

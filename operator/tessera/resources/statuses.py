@@ -9,7 +9,7 @@ from tessera.api.batch_inference import BatchInferenceStatus
 from tessera.api.inference_service import InferenceServiceStatus
 from tessera.api.tenant_budget import TenantBudgetStatus
 from tessera.domain.batch.facts import Batch
-from tessera.domain.snapshot import Budget, Pool, Service
+from tessera.domain.snapshot import Budget, ObservedService, Pool
 from tessera.resources.kinds import (
     ACCELERATOR_POOLS,
     BATCH_INFERENCES,
@@ -20,7 +20,7 @@ from tessera.resources.kinds import (
 from tessera.resources.manifest import Manifest
 
 
-def of_service(service: Service, status: InferenceServiceStatus) -> Manifest:
+def of_service(service: ObservedService, status: InferenceServiceStatus) -> Manifest:
     """The status of one service."""
     metadata = {"name": service.ref.name, "namespace": service.ref.namespace}
     return _status(INFERENCE_SERVICES, metadata, status)

@@ -10,7 +10,7 @@ from kubernetes.client import (
 )
 
 from tessera.api.inference_service import InferenceServiceSpec
-from tessera.api.recipe import Platform, Recipe
+from tessera.api.recipe import Platform, PodTemplateVersion
 from tessera.resources.defaults import Defaults, defaults
 
 _AUTHORITIES = "/etc/tessera/authorities"
@@ -37,7 +37,7 @@ def default_image(version: str, rules: Defaults) -> str:
     return f"{rules.image}:v{version}"
 
 
-def engine_image(spec: InferenceServiceSpec, recipe: Recipe) -> str:
+def engine_image(spec: InferenceServiceSpec, recipe: PodTemplateVersion) -> str:
     """The image that the spec gives, else that of its version, from the mirror if there is one."""
     default = default_image(spec.engine.version, defaults(recipe.builder))
     return spec.engine.image or mirrored(default, recipe.platform.image_registry)

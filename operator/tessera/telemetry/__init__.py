@@ -13,11 +13,11 @@ from prometheus_client.registry import Collector
 from typing_extensions import override
 
 from tessera.api.meta import Condition
-from tessera.domain.allotment import Allotment
+from tessera.domain.allotment import ServicePlan
 from tessera.domain.batch.names import payer
 from tessera.domain.bill import Bill, Line
-from tessera.domain.kept import Last
-from tessera.domain.reasons import LaidOut, Verdict
+from tessera.domain.kept import LastCallCache
+from tessera.domain.reasons import LayoutReady, StatusVerdict
 from tessera.domain.snapshot import Pod, Ref
 from tessera.reconcile.fleet import Outcome
 from tessera.telemetry.layouts import LaidPool, LayoutsCollector
@@ -25,7 +25,7 @@ from tessera.telemetry.speed import SpeedCollector
 
 log = logging.getLogger("tessera")
 
-_TURN_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_RECONCILE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _LAG_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5, 10)
 
 
@@ -35,10 +35,10 @@ class Telemetry:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         """All but the series of the services, their speeds and the bill."""
-        self._turns = Histogram(
+        self._reconcile_seconds = Histogram(
             "tessera_turn_seconds",
             "Duration of turns.",
-            buckets=_TURN_BUCKETS,
+            buckets=_RECONCILE_BUCKETS,
             registry=self.registry,
         )
         self._cpu = Counter(
@@ -46,7 +46,7 @@ class Telemetry:
             "CPU time of turns, with that of what else the event loop did meanwhile.",
             registry=self.registry,
         )
-        self._failures = Counter(
+        self._errors = Counter(
             "tessera_turn_failures", "Turns that raised.", registry=self.registry
         )
         self._writes = Counter(
@@ -67,14 +67,14 @@ class Telemetry:
             ("secret",),
             registry=self.registry,
         )
-        self._fleet = _FleetCollector()
+        self._service_states = _ServiceCollector()
         self._services = CollectorRegistry()
-        self._services.register(self._fleet)
-        self._services_page = Last(partial(_page, self._services))
+        self._services.register(self._service_states)
+        self._services_page = LastCallCache(partial(_render, self._services))
         self._speeds = SpeedCollector()
         self._speed = CollectorRegistry()
         self._speed.register(self._speeds)
-        self._speed_page = Last(partial(_page, self._speed))
+        self._speed_page = LastCallCache(partial(_render, self._speed))
         self._batches = _BatchCollector()
         self.registry.register(self._batches)
         self._budgets = _BudgetCollector()
@@ -84,66 +84,66 @@ class Telemetry:
         self._bill = _BillCollector()
         self._costs = CollectorRegistry()
         self._costs.register(self._bill)
-        self._costs_page = Last(partial(_page, self._costs))
-        self._told: dict[Ref, tuple[object, ...]] = {}
-        self._laid: dict[str, Verdict[LaidOut]] = {}
-        self._known: dict[Ref, Allotment] = {}
+        self._costs_page = LastCallCache(partial(_render, self._costs))
+        self._logged_decisions: dict[Ref, tuple[object, ...]] = {}
+        self._logged_layouts: dict[str, StatusVerdict[LayoutReady]] = {}
+        self._logged_plans: dict[Ref, ServicePlan] = {}
 
-    def turned(self, outcome: Outcome, seconds: float, cpu_seconds: float) -> None:
+    def record_reconcile(self, outcome: Outcome, seconds: float, cpu_seconds: float) -> None:
         """Record a turn."""
-        self._turns.observe(seconds)
+        self._reconcile_seconds.observe(seconds)
         self._cpu.inc(cpu_seconds)
         self._writes.inc(outcome.writes)
-        self._fleet.outcome = outcome
-        self._speeds.allotments = outcome.plan.allotments
+        self._service_states.outcome = outcome
+        self._speeds.allotments = outcome.plan.service_plans
         self._speeds.readings = outcome.snapshot.readings
         self._budgets.outcome = outcome
         self._batches.outcome = outcome
-        told = outcome.plan.repartitions
-        self.laid_out(
+        repartitions = outcome.plan.repartitions
+        self.record_layouts(
             [
-                LaidPool(view=view, grounds=told.grounds[view.pool.name], orders=orders)
+                LaidPool(view=view, grounds=repartitions.grounds[view.pool.name], orders=orders)
                 for view in outcome.plan.pools
-                if (orders := told.orders.get(view.pool.name)) is not None
+                if (orders := repartitions.orders.get(view.pool.name)) is not None
             ],
             outcome.snapshot.pods,
         )
-        names = {name: view.budget.name for name, view in outcome.plan.tenants.items()}
-        self.billed(outcome.bill, names)
-        for ref, allotment in outcome.plan.allotments.items():
+        names = {name: view.budget.name for name, view in outcome.plan.budgets_by_namespace.items()}
+        self.record_bill(outcome.bill, names)
+        for ref, allotment in outcome.plan.service_plans.items():
             scale, problem = allotment.scale, outcome.problems.get(ref)
-            if self._known.get(ref) is allotment and problem is None:
+            if self._logged_plans.get(ref) is allotment and problem is None:
                 continue
-            self._known[ref] = allotment
+            self._logged_plans[ref] = allotment
             verdicts = (allotment.accepted, allotment.placement.verdict)
-            decided = (
+            decision = (
                 *(verdict.reason for verdict in verdicts),
                 scale.replicas,
                 scale.reason,
                 problem,
-                stuck.uid if (stuck := allotment.stall.replace) is not None else None,
+                stuck.uid if (stuck := allotment.stall.replacement) is not None else None,
             )
-            if self._told.get(ref) != decided:
+            if self._logged_decisions.get(ref) != decision:
                 self._log(ref, outcome)
-                self._told[ref] = decided
-        for ref, one in outcome.plan.batches.items():
-            reasons = (one.accepted.reason, one.running.reason, one.complete.reason)
-            attempt = one.attempt.number if one.attempt is not None else 0
-            if self._told.get(payer(ref)) != (*reasons, attempt):
-                self._told[payer(ref)] = (*reasons, attempt)
-                log.info("%s: attempt %s: %s", payer(ref), attempt, one.running.message)
-        known = {*outcome.plan.allotments, *map(payer, outcome.plan.batches)}
-        for ref in self._told.keys() - known:
-            del self._told[ref]
-            self._known.pop(ref, None)
+                self._logged_decisions[ref] = decision
+        for ref, batch in outcome.plan.batches.items():
+            reasons = (batch.accepted.reason, batch.running.reason, batch.complete.reason)
+            attempt = batch.attempt.number if batch.attempt is not None else 0
+            if self._logged_decisions.get(payer(ref)) != (*reasons, attempt):
+                self._logged_decisions[payer(ref)] = (*reasons, attempt)
+                log.info("%s: attempt %s: %s", payer(ref), attempt, batch.running.message)
+        known = {*outcome.plan.service_plans, *map(payer, outcome.plan.batches)}
+        for ref in self._logged_decisions.keys() - known:
+            del self._logged_decisions[ref]
+            self._logged_plans.pop(ref, None)
 
     def exposition(self) -> bytes:
         """What Prometheus reads. The series of the services, their speeds and the bill are most of
         it, and are written anew only when one of them changed."""
-        outcome = self._fleet.outcome
-        services = self._services_page(outcome and outcome.plan.allotments)
-        speeds = self._speed_page(self._speeds.made_of)
-        costs = self._costs_page(self._bill.spent)
+        outcome = self._service_states.outcome
+        services = self._services_page(outcome and outcome.plan.service_plans)
+        speeds = self._speed_page(self._speeds.inputs)
+        costs = self._costs_page(self._bill.billed)
         return generate_latest(self.registry) + services + speeds + costs
 
     def families(self) -> Iterator[Metric]:
@@ -153,62 +153,62 @@ class Telemetry:
         yield from self._speed.collect()
         yield from self._costs.collect()
 
-    def billed(self, bill: Bill, tenants: Mapping[str, str]) -> None:
+    def record_bill(self, bill: Bill, tenants: Mapping[str, str]) -> None:
         """Record the bill after a turn; `tenants` says which budget each namespace belongs to."""
-        self._bill.take(bill, tenants)
+        self._bill.update(bill, tenants)
 
-    def laid_out(self, pools: Sequence[LaidPool], pods: tuple[Pod, ...]) -> None:
+    def record_layouts(self, pools: Sequence[LaidPool], pods: tuple[Pod, ...]) -> None:
         """Record the layouts after a turn; `pods` tell who sits where no agent does."""
         self._layouts.take(pools, pods)
-        for one in pools:
-            name, verdict = one.view.pool.name, one.orders.verdict
-            if self._laid.get(name) != verdict:
-                self._laid[name] = verdict
+        for pool in pools:
+            name, verdict = pool.view.pool.name, pool.orders.verdict
+            if self._logged_layouts.get(name) != verdict:
+                self._logged_layouts[name] = verdict
                 log.info("pool %s: %s: %s", name, verdict.reason, verdict.message)
 
-    def failed(self, error: BaseException) -> None:
+    def record_failure(self, error: BaseException) -> None:
         """Record a turn that raised."""
-        self._failures.inc()
+        self._errors.inc()
         log.error("the turn failed and will be repeated", exc_info=error)
 
-    def leads(self, *, leading: bool) -> None:
+    def set_leader(self, *, leading: bool) -> None:
         self._leader.set(leading)
 
-    def lagged(self, seconds: float) -> None:
+    def record_loop_lag(self, seconds: float) -> None:
         self._lag.observe(seconds)
 
-    def certified(self, secret: str, ends: datetime) -> None:
+    def record_certificate(self, secret: str, ends: datetime) -> None:
         """Admission serves with another certificate."""
         self._certificate.labels(secret).set(ends.timestamp())
 
     def _log(self, ref: Ref, outcome: Outcome) -> None:
-        allotment = outcome.plan.allotments[ref]
-        scale, placed = allotment.scale, allotment.placement.verdict
+        allotment = outcome.plan.service_plans[ref]
+        scale, placement = allotment.scale, allotment.placement.verdict
         fields: dict[str, Any] = {
             "service": str(ref),
             "accepted": allotment.accepted.reason,
-            "placed": placed.reason,
+            "placed": placement.reason,
             "variant": allotment.choice.variant if allotment.choice else None,
             "replicas": scale.replicas,
             "reason": scale.reason,
         }
         if (problem := outcome.problems.get(ref)) is not None:
             log.warning("%s: %s", ref, problem, extra=fields)
-        if (stuck := allotment.stall.replace) is not None:
+        if (stuck := allotment.stall.replacement) is not None:
             log.warning("%s: %s", ref, stuck.message, extra=fields)
-        if not allotment.accepted.reason.holds:
+        if not allotment.accepted.reason.is_true:
             log.info("%s: not accepted: %s", ref, allotment.accepted.message, extra=fields)
-        elif not placed.reason.holds:
-            log.info("%s: not placed: %s", ref, placed.message, extra=fields)
+        elif not placement.reason.is_true:
+            log.info("%s: not placed: %s", ref, placement.message, extra=fields)
         else:
             log.info("%s: %s replicas: %s", ref, scale.replicas, scale.message, extra=fields)
 
 
-def _page(registry: CollectorRegistry, _: object) -> bytes:
+def _render(registry: CollectorRegistry, _: object) -> bytes:
     return generate_latest(registry)
 
 
-class _FleetCollector(Collector):
+class _ServiceCollector(Collector):
     """The state of the services as of the last turn; services that are gone leave no series."""
 
     outcome: Outcome | None = None
@@ -216,7 +216,7 @@ class _FleetCollector(Collector):
     @override
     def collect(self) -> Iterator[GaugeMetricFamily]:
         labels = ["namespace", "service"]
-        wanted = GaugeMetricFamily(
+        desired = GaugeMetricFamily(
             "tessera_service_wanted_replicas", "Replicas wanted.", labels=[*labels, "reason"]
         )
         ready = GaugeMetricFamily(
@@ -232,16 +232,19 @@ class _FleetCollector(Collector):
             "1 if the condition is True, else 0; with its reason.",
             labels=[*labels, "condition", "reason"],
         )
-        for ref, allotment in self.outcome.plan.allotments.items() if self.outcome else ():
-            name = [ref.namespace, ref.name]
-            wanted.add_metric([*name, allotment.scale.reason], allotment.scale.replicas)
-            ready.add_metric(name, sum(pod.takes_requests for pod in allotment.pods))
+        for ref, allotment in self.outcome.plan.service_plans.items() if self.outcome else ():
+            label_values = [ref.namespace, ref.name]
+            desired.add_metric([*label_values, allotment.scale.reason], allotment.scale.replicas)
+            ready.add_metric(label_values, sum(pod.takes_requests for pod in allotment.pods))
             status = allotment.service.status
             if status.cost is not None:
-                cost.add_metric([*name, status.cost.currency], float(status.cost.per_hour))
-            for one in status.conditions:
-                condition.add_metric([*name, one.type, one.reason], _holds(one))
-        yield from (wanted, ready, cost, condition)
+                cost.add_metric([*label_values, status.cost.currency], float(status.cost.per_hour))
+            for status_condition in status.conditions:
+                condition.add_metric(
+                    [*label_values, status_condition.type, status_condition.reason],
+                    _condition_value(status_condition),
+                )
+        yield from (desired, ready, cost, condition)
 
 
 class _BudgetCollector(Collector):
@@ -252,7 +255,7 @@ class _BudgetCollector(Collector):
     @override
     def collect(self) -> Iterator[GaugeMetricFamily]:
         labels = ["budget", "window"]
-        limit, spent, reserved, forecast = (
+        limit, spent, committed, forecast = (
             GaugeMetricFamily(
                 f"tessera_budget_{name}_nanos", f"{text}, in 1e-9 of the currency.", labels=labels
             )
@@ -263,7 +266,7 @@ class _BudgetCollector(Collector):
                 ("forecast", "What will have been spent at its end, if everything goes on"),
             )
         )
-        funded = GaugeMetricFamily(
+        within_budget = GaugeMetricFamily(
             "tessera_budget_funded",
             "1 if there is money for everything that is wanted, else 0; with the reason.",
             labels=["budget", "owner", "reason"],
@@ -271,14 +274,14 @@ class _BudgetCollector(Collector):
         for view in self.outcome.plan.budgets if self.outcome else ():
             name, verdict = view.budget.name, view.funded
             owner = view.budget.spec.owner if view.budget.spec is not None else ""
-            funded.add_metric([name, owner, verdict.reason], float(verdict.reason.holds))
-            for till in view.purse.now if view.purse is not None else ():
-                where = [name, till.window.name]
-                limit.add_metric(where, till.limit)
-                spent.add_metric(where, till.spent)
-                reserved.add_metric(where, till.floors + till.granted)
-                forecast.add_metric(where, till.forecast)
-        yield from (limit, spent, reserved, forecast, funded)
+            within_budget.add_metric([name, owner, verdict.reason], float(verdict.reason.is_true))
+            for budget_window in view.purse.now if view.purse is not None else ():
+                label_values = [name, budget_window.window.name]
+                limit.add_metric(label_values, budget_window.limit)
+                spent.add_metric(label_values, budget_window.spent)
+                committed.add_metric(label_values, budget_window.floors + budget_window.granted)
+                forecast.add_metric(label_values, budget_window.forecast)
+        yield from (limit, spent, committed, forecast, within_budget)
 
 
 class _BatchCollector(Collector):
@@ -292,7 +295,7 @@ class _BatchCollector(Collector):
         rows = GaugeMetricFamily(
             "tessera_batch_rows", "Rows by what became of them.", labels=[*labels, "outcome"]
         )
-        repaid = GaugeMetricFamily(
+        resent = GaugeMetricFamily(
             "tessera_batch_repaid_tokens",
             "Tokens paid again since attempts were lost, estimated.",
             labels=labels,
@@ -300,20 +303,20 @@ class _BatchCollector(Collector):
         state = GaugeMetricFamily(
             "tessera_batch_state", "1 for the state it is in.", labels=[*labels, "state", "reason"]
         )
-        for ref, one in self.outcome.plan.batches.items() if self.outcome else ():
-            name = [ref.namespace, ref.name]
-            state.add_metric([*name, one.state, one.running.reason], 1)
-            if one.progress is not None:
-                left = one.progress.rows - one.progress.done
-                rows.add_metric([*name, "completed"], one.progress.completed)
-                rows.add_metric([*name, "failed"], one.progress.failed)
-                rows.add_metric([*name, "left"], left)
-                repaid.add_metric(name, one.progress.repaid_tokens)
-        yield from (rows, repaid, state)
+        for ref, batch in self.outcome.plan.batches.items() if self.outcome else ():
+            label_values = [ref.namespace, ref.name]
+            state.add_metric([*label_values, batch.state, batch.running.reason], 1)
+            if batch.progress is not None:
+                remaining = batch.progress.rows - batch.progress.done
+                rows.add_metric([*label_values, "completed"], batch.progress.completed)
+                rows.add_metric([*label_values, "failed"], batch.progress.failed)
+                rows.add_metric([*label_values, "left"], remaining)
+                resent.add_metric(label_values, batch.progress.repaid_tokens)
+        yield from (rows, resent, state)
 
 
 @dataclass(frozen=True, slots=True)
-class _Spent:
+class _BilledCosts:
     """The bill with its tenants; one value, since scrapes read it from another thread."""
 
     bill: Bill = field(default_factory=Bill)
@@ -324,41 +327,43 @@ class _BillCollector(Collector):
     """The bill as counters. What was spent stays with the tenant who had the namespace then."""
 
     def __init__(self) -> None:
-        self.spent = _Spent()
+        self.billed = _BilledCosts()
 
-    def take(self, bill: Bill, tenants: Mapping[str, str]) -> None:
-        if bill is self.spent.bill:
+    def update(self, bill: Bill, tenants: Mapping[str, str]) -> None:
+        if bill is self.billed.bill:
             return
-        before, nanos = self.spent.bill.lines, dict(self.spent.nanos)
+        before, nanos = self.billed.bill.lines, dict(self.billed.nanos)
         for line, total in bill.lines.items():
-            more = total - before.get(line, 0)
-            if more or line not in before:
+            increase = total - before.get(line, 0)
+            if increase or line not in before:
                 key = line, tenants.get(line.namespace, "")
-                nanos[key] = nanos.get(key, 0) + more
-        self.spent = _Spent(bill, nanos)
+                nanos[key] = nanos.get(key, 0) + increase
+        self.billed = _BilledCosts(bill, nanos)
 
     @override
     def collect(self) -> Iterator[Metric]:
-        spent = self.spent
+        billed = self.billed
         cost = CounterMetricFamily(
             "tessera_cost_nanos",
             "Cost of the nodes of all pools since this process counts, in 1e-9 of the currency.",
             labels=["currency", "pool", "profile", "tenant", "namespace", "service", "state"],
         )
-        for (line, tenant), nanos in spent.nanos.items():
-            whose = [tenant, line.namespace, line.service]
-            cost.add_metric([line.currency, line.pool, line.profile, *whose, line.state], nanos)
+        for (line, tenant), nanos in billed.nanos.items():
+            owner_labels = [tenant, line.namespace, line.service]
+            cost.add_metric(
+                [line.currency, line.pool, line.profile, *owner_labels, line.state], nanos
+            )
         as_of = GaugeMetricFamily(
             "tessera_cost_as_of_timestamp_seconds", "Up to when time was charged."
         )
         since = GaugeMetricFamily(
             "tessera_cost_since_timestamp_seconds", "From when on this process counts."
         )
-        if spent.bill.as_of is not None and spent.bill.since is not None:
-            as_of.add_metric([], spent.bill.as_of.timestamp())
-            since.add_metric([], spent.bill.since.timestamp())
+        if billed.bill.as_of is not None and billed.bill.since is not None:
+            as_of.add_metric([], billed.bill.as_of.timestamp())
+            since.add_metric([], billed.bill.since.timestamp())
         yield from (cost, as_of, since)
 
 
-def _holds(condition: Condition) -> float:
+def _condition_value(condition: Condition) -> float:
     return 1.0 if condition.status == "True" else 0.0

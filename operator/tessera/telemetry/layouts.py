@@ -146,7 +146,7 @@ class _Families:
 
     def add(self, pool: LaidPool, pods: Sequence[Pod]) -> None:
         name, verdict, status = pool.view.pool.name, pool.orders.verdict, pool.status
-        self._laid_out.add_metric([name, verdict.reason], float(verdict.reason.holds))
+        self._laid_out.add_metric([name, verdict.reason], float(verdict.reason.is_true))
         if status.target is not None:
             self._gap.add_metric([name], float(status.target.gap))
         phases = Counter(unit.phase for unit in status.units)

@@ -6,24 +6,24 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from typing_extensions import override
 
-from tessera.domain.allotment import Allotment
+from tessera.domain.allotment import ServicePlan
 from tessera.domain.money import Money
 from tessera.domain.snapshot import Readings, Ref
 from tessera.domain.speed.seen import Speed
 
-_WHO = ("namespace", "service")
-_KIND = (*_WHO, "kind")
+_SERVICE_LABELS = ("namespace", "service")
+_KIND_LABELS = (*_SERVICE_LABELS, "kind")
 _PREDICTED, _MEASURED = "predicted", "measured"
 
 
 class SpeedCollector(Collector):
     """The speeds as of the last reading; what is not known has no series."""
 
-    allotments: Mapping[Ref, Allotment] | None = None
+    allotments: Mapping[Ref, ServicePlan] | None = None
     readings: Readings | None = None
 
     @property
-    def made_of(self) -> object:
+    def inputs(self) -> object:
         """As long as it is the same object, the series are left as they are: they follow the
         readings of speed, and only without any each change of the plan."""
         if self.readings is not None and self.readings.speeds_at is not None:
@@ -32,104 +32,115 @@ class SpeedCollector(Collector):
 
     @override
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        told = _Families()
+        metrics = _SpeedMetrics()
         readings = self.readings
         for ref, allotment in (self.allotments or {}).items():
-            speed = allotment.seen(readings)
+            speed = allotment.observed_speed(readings)
             if speed is not None:
-                told.add([ref.namespace, ref.name], speed)
-        yield from told.families
+                metrics.add([ref.namespace, ref.name], speed)
+        yield from metrics.families
 
 
-class _Families:
+class _SpeedMetrics:
     """Every metric of a speed, with its series so far."""
 
     def __init__(self) -> None:
-        self._rate = _gauge(
+        self._output_rate = _gauge(
             "output_tokens_per_second",
             "Output tokens a second of the replicas that take requests: predicted is what they "
             "give when full at the promised latency, measured what they gave.",
-            _KIND,
+            _KIND_LABELS,
         )
-        self._gap = _gauge(
+        self._itl = _gauge(
             "inter_token_seconds",
             "Mean time between two tokens of an answer within 5 minutes; predicted is that of the "
             "load that was seen.",
-            _KIND,
+            _KIND_LABELS,
         )
-        self._median = _gauge(
+        self._itl_median = _gauge(
             "inter_token_median_seconds",
             "Median of the same; the measured one is interpolated within a wide bucket of the "
             "engine.",
-            _KIND,
+            _KIND_LABELS,
         )
         self._price = _gauge(
             "cost_per_million_tokens",
             "Price of a million output tokens: predicted is that of full replicas, measured that "
             "of the tokens that came.",
-            (*_KIND, "currency"),
+            (*_KIND_LABELS, "currency"),
         )
-        self._mfu = _gauge("mfu", "Share of the peak operations that engines achieve.", _WHO)
-        self._mbu = _gauge("mbu", "Share of the peak memory bandwidth, likewise.", _WHO)
-        self._usage = _gauge("kv_usage", "Share of the KV cache in use, mean of 5 minutes.", _WHO)
-        self._tokens = _gauge(
+        self._mfu = _gauge(
+            "mfu", "Share of the peak operations that engines achieve.", _SERVICE_LABELS
+        )
+        self._mbu = _gauge("mbu", "Share of the peak memory bandwidth, likewise.", _SERVICE_LABELS)
+        self._kv_usage = _gauge(
+            "kv_usage", "Share of the KV cache in use, mean of 5 minutes.", _SERVICE_LABELS
+        )
+        self._kv_tokens = _gauge(
             "kv_tokens",
             "Tokens that the KV cache of one replica holds: predicted is the plan, measured what "
             "the engine says.",
-            _KIND,
+            _KIND_LABELS,
         )
-        self._error = _gauge(
+        self._kv_tokens_error = _gauge(
             "kv_tokens_error",
             "By how much the engine's KV cache is larger than planned, as a share of the plan.",
-            _WHO,
+            _SERVICE_LABELS,
         )
         self._flops = _gauge(
             "peak_flops",
             "Dense peak operations a second of one device of a replica, of a slice its share.",
-            (*_WHO, "variant"),
+            (*_SERVICE_LABELS, "variant"),
         )
         self._bytes = _gauge(
-            "peak_bytes_per_second", "Peak memory bandwidth, likewise.", (*_WHO, "variant")
+            "peak_bytes_per_second",
+            "Peak memory bandwidth, likewise.",
+            (*_SERVICE_LABELS, "variant"),
         )
 
     @property
     def families(self) -> tuple[GaugeMetricFamily, ...]:
         return (
-            *(self._rate, self._gap, self._median, self._price, self._mfu, self._mbu),
-            *(self._usage, self._tokens, self._error, self._flops, self._bytes),
+            *(self._output_rate, self._itl, self._itl_median, self._price, self._mfu, self._mbu),
+            *(self._kv_usage, self._kv_tokens, self._kv_tokens_error, self._flops, self._bytes),
         )
 
-    def add(self, who: list[str], speed: Speed) -> None:
-        gap = speed.predicted
-        _both(self._rate, who, speed.capacity, speed.tokens_per_second)
-        _both(self._gap, who, gap.mean if gap else None, speed.measured_mean)
-        _both(self._median, who, gap.median if gap else None, speed.measured_median)
-        _both(self._tokens, who, speed.kv_planned, speed.kv_reported)
-        self._add_price(who, _PREDICTED, speed.capacity_price)
-        self._add_price(who, _MEASURED, speed.price)
+    def add(self, service_labels: list[str], speed: Speed) -> None:
+        itl = speed.predicted
+        _add_both(self._output_rate, service_labels, speed.capacity, speed.tokens_per_second)
+        _add_both(self._itl, service_labels, itl.mean if itl else None, speed.measured_mean)
+        _add_both(
+            self._itl_median, service_labels, itl.median if itl else None, speed.measured_median
+        )
+        _add_both(self._kv_tokens, service_labels, speed.kv_planned, speed.kv_reported)
+        self._add_price(service_labels, _PREDICTED, speed.capacity_price)
+        self._add_price(service_labels, _MEASURED, speed.price)
         for family, value in (
             (self._mfu, speed.mfu),
             (self._mbu, speed.mbu),
-            (self._usage, speed.kv_usage),
-            (self._error, speed.kv_error),
+            (self._kv_usage, speed.kv_usage),
+            (self._kv_tokens_error, speed.kv_error),
         ):
             if value is not None:
-                family.add_metric(who, value)
-        self._flops.add_metric([*who, speed.variant], speed.peaks.flops)
-        self._bytes.add_metric([*who, speed.variant], speed.peaks.bandwidth)
+                family.add_metric(service_labels, value)
+        self._flops.add_metric([*service_labels, speed.variant], speed.peaks.flops)
+        self._bytes.add_metric([*service_labels, speed.variant], speed.peaks.bandwidth)
 
-    def _add_price(self, who: list[str], kind: str, price: Money | None) -> None:
+    def _add_price(self, service_labels: list[str], kind: str, price: Money | None) -> None:
         if price is not None:
-            self._price.add_metric([*who, kind, price.currency], float(price.rounded(6)))
+            self._price.add_metric([*service_labels, kind, price.currency], float(price.rounded(6)))
 
 
-def _both(
-    family: GaugeMetricFamily, who: list[str], predicted: float | None, measured: float | None
+def _add_both(
+    family: GaugeMetricFamily,
+    service_labels: list[str],
+    predicted: float | None,
+    measured: float | None,
 ) -> None:
     for kind, value in ((_PREDICTED, predicted), (_MEASURED, measured)):
         if value is not None:
-            family.add_metric([*who, kind], value)
+            family.add_metric([*service_labels, kind], value)
 
 
-def _gauge(name: str, about: str, labels: tuple[str, ...]) -> GaugeMetricFamily:
-    return GaugeMetricFamily(f"tessera_service_{name}", about, labels=labels)
+def _gauge(name: str, documentation: str, labels: tuple[str, ...]) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"tessera_service_{name}", documentation, labels=labels)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from tessera.api.accelerator_pool import AcceleratorPoolSpec
 from tessera.api.mig import Assignment, GpuTarget, MigPlan, NodeTarget
-from tessera.api.node_layout import NodeLayoutSpec, NodeLayoutStatus, SeenGpu, SeenSlice
-from tessera.domain.plan import Kept, Plan, plan
+from tessera.api.node_layout import NodeLayoutSpec, NodeLayoutStatus, ObservedGpu, ObservedSlice
+from tessera.domain.plan import Plan, PlanCache, plan
 from tessera.domain.repartition.backend import Ask
 from tessera.domain.repartition.facts import TAINT, NodeLayout
 from tessera.domain.repartition.question import Drawn, Solved
@@ -68,14 +68,14 @@ def a_layout(name: str, tiles: tuple[str, ...], pods: tuple[Pod, ...] = ()) -> N
     """Replicas of the node sit on its first slices."""
     here = iter([f"{pod.ref.namespace}/{pod.ref.name}" for pod in pods if pod.node == name])
     gpus = tuple(
-        SeenGpu(
+        ObservedGpu(
             index=gpu,
             uuid=f"GPU-{name}-{gpu}",
             product=A100,
             memory_mib=81_920,
             mode="enabled",
             slices=tuple(
-                SeenSlice(profile=profile, start=int(start), pods=tuple(filter(None, (held,))))
+                ObservedSlice(profile=profile, start=int(start), pods=tuple(filter(None, (held,))))
                 for tile in tiles
                 for profile, _, start in (tile.partition("@"),)
                 for held in (next(here, None),)
@@ -94,7 +94,7 @@ def pods_of(name: str, count: int) -> list[Pod]:
             name,
             node=NODES[index % 3],
             devices={"nvidia.com/mig-1g.10gb": 1},
-            up=True,
+            containers_ready=True,
             serving=True,
         )
         for index in range(count)
@@ -176,7 +176,7 @@ def window(old: Snapshot, step: Step) -> Fields:
 def node(old: Snapshot, step: Step) -> Fields:
     return {
         "nodes": tuple(
-            replace(one, ready=not one.ready) if one.name == NODES[step.node] else one
+            replace(one, schedulable=not one.schedulable) if one.name == NODES[step.node] else one
             for one in old.nodes
         )
     }
@@ -254,12 +254,13 @@ def after(old: Snapshot, told: Plan, step: Step) -> Snapshot:
         at=moment,
         nodes=written.nodes if same else nodes,
         readings=old.readings and replace(old.readings, at=moment),
-        memory=dict(told.memory),
+        scaling_history=dict(told.scaling_history),
     )
     asked = told.repartitions.question
     if step.change == "solved" and asked is not None:
         return replace(
-            new, solved=Solved(question=asked, pools={"a100": Drawn(plan=a_target(step.way))})
+            new,
+            layout_solution=Solved(question=asked, pools={"a100": Drawn(plan=a_target(step.way))}),
         )
     return replace(new, **CHANGES[step.change](new, step))
 
@@ -269,19 +270,19 @@ def after(old: Snapshot, told: Plan, step: Step) -> Snapshot:
 def test_with_layouts_a_kept_plan_decides_as_one_that_remembers_nothing(
     backend: str, course: list[Step]
 ) -> None:
-    kept, plain, quick = Kept(), begun(backend), begun(backend)
+    kept, plain, quick = PlanCache(), begun(backend), begun(backend)
     for step in course:
         slow, fast = plan(plain), plan(quick, kept)
         assert fast.repartitions == slow.repartitions
-        for ref, allotment in fast.allotments.items():
-            assert allotment.drain == slow.allotments[ref].drain
-            assert allotment.formers == slow.allotments[ref].formers
-            assert allotment.placement == slow.allotments[ref].placement
+        for ref, allotment in fast.service_plans.items():
+            assert allotment.drain == slow.service_plans[ref].drain
+            assert allotment.previous_deployments == slow.service_plans[ref].previous_deployments
+            assert allotment.placement == slow.service_plans[ref].placement
         plain, quick = after(plain, slow, step), after(quick, fast, step)
 
 
-def settled() -> tuple[Snapshot, Kept, Plan]:
-    kept, snapshot = Kept(), begun("agent")
+def settled() -> tuple[Snapshot, PlanCache, Plan]:
+    kept, snapshot = PlanCache(), begun("agent")
     course = ("nothing", "solved", "nothing", "nothing", "nothing", "nothing")
     for change in course:
         told = plan(snapshot, kept)

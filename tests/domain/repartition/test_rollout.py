@@ -8,7 +8,7 @@ import pytest
 
 from tessera.api.mig import MaintenanceWindow, Mig, Unit
 from tessera.domain.mig.layouts import Spot
-from tessera.domain.reasons import LaidOut
+from tessera.domain.reasons import LayoutReady
 from tessera.domain.ref import Ref
 from tessera.domain.repartition.orders import Orders
 from tessera.domain.repartition.rollout import ATTEMPTS, Scene, carry_on
@@ -65,7 +65,7 @@ def until(world: World, phase: str, ticks: int = 60) -> Orders:
 def test_a_pool_without_a_plan_is_left_alone() -> None:
     orders = carry_on(seen(a_world(HALVES)))
     assert (orders.verdict.reason, orders.tainted, orders.asks) == (
-        LaidOut.PLANNING,
+        LayoutReady.PLANNING,
         frozenset(),
         {},
     )
@@ -75,7 +75,7 @@ def test_a_pool_that_is_as_planned_gets_no_orders() -> None:
     world = a_world(HALVES, target=[HALVES])
     world.serve(chat(), [("n0", 0, HALF)])
     orders = carry_on(seen(world))
-    assert orders.verdict.reason is LaidOut.AS_PLANNED
+    assert orders.verdict.reason is LayoutReady.AS_PLANNED
     assert [*orders.tainted, *orders.doomed, *orders.evict, *orders.asks] == []
     assert orders.verdict.message == "1 of 1 GPUs are as planned"
 
@@ -88,7 +88,7 @@ def test_an_idle_gpu_is_tainted_first_and_cut_then() -> None:
     world.tick()
     second, _ = world.turn()
     assert list(second.asks) == ["n0"]
-    assert world.play().verdict.reason is LaidOut.AS_PLANNED
+    assert world.play().verdict.reason is LayoutReady.AS_PLANNED
     assert world.layouts() == {"n0": [HALVES]}
     assert not world.nodes["n0"].tainted
 
@@ -99,7 +99,7 @@ def test_a_replica_leaves_only_when_another_is_ready() -> None:
     announced, _ = world.turn()
     assert (len(announced.doomed), announced.leaving) == (1, frozenset())
     orders = world.play()
-    assert orders.verdict.reason is LaidOut.AS_PLANNED
+    assert orders.verdict.reason is LayoutReady.AS_PLANNED
     assert (world.served()["chat"], world.evictions) == (3.0, 1)
 
 
@@ -121,7 +121,7 @@ def test_without_that_every_replica_of_the_unit_leaves(knows: bool) -> None:
     world.serve(chat(2), [("n0", 0, HALF), ("n0", 0, OTHER)])
     orders, _ = world.turn()
     assert len(orders.doomed) == 2
-    assert world.play().verdict.reason is LaidOut.AS_PLANNED
+    assert world.play().verdict.reason is LayoutReady.AS_PLANNED
     assert world.evictions == 2
 
 
@@ -129,7 +129,7 @@ def test_without_room_nothing_begins_and_it_is_said_what_would_help() -> None:
     world = a_world(HALVES, target=[SEVENTHS])
     world.serve(chat(), [("n0", 0, HALF)])
     orders, _ = world.turn()
-    assert (orders.verdict.reason, orders.tainted) == (LaidOut.NO_ROOM, frozenset())
+    assert (orders.verdict.reason, orders.tainted) == (LayoutReady.NO_SURGE_CAPACITY, frozenset())
     assert orders.verdict.message == (
         "GPU 0 of n0: team/chat-1 would have to leave, 1 more free 3g.40gb are needed for that, "
         "and team/chat would fall below its floor; add a node, lower its scaling.minReplicas, or "
@@ -140,14 +140,14 @@ def test_without_room_nothing_begins_and_it_is_said_what_would_help() -> None:
 def test_a_service_may_allow_to_fall_below_its_floor() -> None:
     world = a_world(HALVES, target=[["4g.40gb@0", "3g.40gb@4"]])
     world.serve(chat(downtime=True), [("n0", 0, HALF)])
-    assert world.play().verdict.reason is LaidOut.AS_PLANNED
+    assert world.play().verdict.reason is LayoutReady.AS_PLANNED
     assert world.served() == {"chat": 3.0}
 
 
 def test_a_service_above_its_floor_gives_up_a_replica_where_there_is_no_room() -> None:
     world = a_world(HALVES, target=[["4g.40gb@0", "3g.40gb@4"]])
     world.serve(chat(2), [("n0", 0, HALF), ("n0", 0, OTHER)])
-    assert world.play().verdict.reason is LaidOut.AS_PLANNED
+    assert world.play().verdict.reason is LayoutReady.AS_PLANNED
     assert world.served() == {"chat": 3.0}
 
 
@@ -158,7 +158,7 @@ def test_in_a_pool_of_one_node_replacements_come_before_the_taint() -> None:
     orders, _ = world.turn()
     assert (len(orders.doomed), orders.tainted) == (1, frozenset())
     assert "which takes pods until then" in orders.verdict.message
-    assert world.play().verdict.reason is LaidOut.AS_PLANNED
+    assert world.play().verdict.reason is LayoutReady.AS_PLANNED
     assert world.served() == {"chat": 3.0}
 
 
@@ -170,7 +170,7 @@ def test_where_two_wait_for_each_other_an_idle_gpu_lends_room() -> None:
     assert lending.status
     unit = lending.status.units[0]
     assert (unit.node, [one.slices for one in unit.instead]) == ("n0", [("3g.40gb@0",)])
-    assert world.play().verdict.reason is LaidOut.AS_PLANNED
+    assert world.play().verdict.reason is LayoutReady.AS_PLANNED
     assert world.layouts() == {"n0": [["7g.80gb@0"]], "n1": [other]}
 
 
@@ -178,7 +178,7 @@ def test_a_foreign_pod_is_named_and_nobody_is_moved() -> None:
     world = a_world(HALVES, target=[SEVENTHS])
     world.foreign("notebook", "n0", 0, HALF)
     orders, _ = world.turn()
-    assert (orders.verdict.reason, orders.tainted) == (LaidOut.FOREIGN_POD, frozenset())
+    assert (orders.verdict.reason, orders.tainted) == (LayoutReady.UNMANAGED_POD, frozenset())
     assert "the pod other/notebook is not Tessera's and holds 3g.40gb@0 of GPU 0 of n0" in (
         orders.verdict.message
     )
@@ -188,7 +188,7 @@ def test_a_foreign_pod_on_one_gpu_does_not_keep_the_others_of_its_node() -> None
     world = World({"n0": [spots(*HALVES), spots(*HALVES)]}, backend := Pinned(), backend)
     world.foreign("notebook", "n0", 0, HALF)
     world.plan({"n0": [SEVENTHS, SEVENTHS]})
-    assert world.play().verdict.reason is LaidOut.FOREIGN_POD
+    assert world.play().verdict.reason is LayoutReady.UNMANAGED_POD
     assert world.layouts() == {"n0": [HALVES, SEVENTHS]}
 
 
@@ -197,19 +197,19 @@ def test_a_pod_of_ours_that_nobody_can_replace_is_waited_for() -> None:
     batch = world.foreign("batch", "n0", 0, HALF)
     scene = replace(seen(world), own=frozenset({batch}))
     orders = carry_on(scene)
-    assert orders.verdict.reason is LaidOut.REPARTITIONING
+    assert orders.verdict.reason is LayoutReady.REPARTITIONING
     assert orders.verdict.message.startswith("waits for the pod other/batch on 3g.40gb@0")
 
 
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
-        ("NeedsReset", LaidOut.RESET_NEEDED),
-        ("Unreadable", LaidOut.NODE_UNAVAILABLE),
-        ("ProfileUnknown", LaidOut.PROFILE_UNKNOWN),
+        ("NeedsReset", LayoutReady.GPU_RESET_REQUIRED),
+        ("Unreadable", LayoutReady.NODE_NOT_READY),
+        ("ProfileUnknown", LayoutReady.UNKNOWN_PROFILE),
     ],
 )
-def test_a_gpu_with_a_fault_is_left_alone(fault: str, reason: LaidOut) -> None:
+def test_a_gpu_with_a_fault_is_left_alone(fault: str, reason: LayoutReady) -> None:
     world = a_world(HALVES, target=[SEVENTHS])
     world.nodes["n0"].faults[0] = (fault, "Xid 79")
     orders, _ = world.turn()
@@ -222,7 +222,7 @@ def test_processes_of_no_pod_keep_a_slice() -> None:
     card = scene.grounds[0].cards[0]
     busy = replace(card, tiles=(replace(card.tiles[0], processes=2), card.tiles[1]))
     orders = carry_on(replace(scene, grounds=[replace(scene.grounds[0], cards=(busy,))]))
-    assert orders.verdict.reason is LaidOut.GPU_BUSY
+    assert orders.verdict.reason is LayoutReady.GPU_IN_USE
     assert "2 processes of no pod compute on 3g.40gb@0" in orders.verdict.message
 
 
@@ -230,19 +230,19 @@ def test_a_node_that_is_not_ready_waits() -> None:
     world = a_world(HALVES, target=[SEVENTHS])
     world.nodes["n0"].ready = False
     orders, _ = world.turn()
-    assert (orders.verdict.reason, orders.tainted) == (LaidOut.NODE_UNAVAILABLE, frozenset())
+    assert (orders.verdict.reason, orders.tainted) == (LayoutReady.NODE_NOT_READY, frozenset())
 
 
 def test_a_node_whose_labels_disagree_is_left_alone() -> None:
     scene = seen(a_world(HALVES, target=[SEVENTHS]))
     lying = replace(scene.grounds[0], cards=(), disagrees="3 slices of 1g.10gb fit no layout")
     orders = carry_on(replace(scene, grounds=[lying]))
-    assert (orders.verdict.reason, orders.tainted) == (LaidOut.LABELS_DISAGREE, frozenset())
+    assert (orders.verdict.reason, orders.tainted) == (LayoutReady.INCONSISTENT_LABELS, frozenset())
 
 
 def test_a_profile_that_the_board_lacks_is_named() -> None:
     orders = carry_on(seen(a_world(HALVES, target=[["5g.60gb"]])))
-    assert orders.verdict.reason is LaidOut.PROFILE_UNKNOWN
+    assert orders.verdict.reason is LayoutReady.UNKNOWN_PROFILE
     assert "A100-80GB has no profile 5g.60gb" in orders.verdict.message
 
 
@@ -254,13 +254,13 @@ def test_slices_that_do_not_fit_on_one_gpu_are_named() -> None:
 def test_a_gpu_that_is_not_in_mig_mode_is_named() -> None:
     scene = seen(a_world(HALVES, target=[SEVENTHS]))
     orders = carry_on(replace(scene, grounds=[replace(scene.grounds[0], cards=())]))
-    assert orders.verdict.reason is LaidOut.NODE_UNAVAILABLE
+    assert orders.verdict.reason is LayoutReady.NODE_NOT_READY
     assert "GPU 0 of n0 is not there in MIG mode" in orders.verdict.message
 
 
 def test_a_backend_that_fails_is_asked_again() -> None:
     world = a_world(HALVES, backend=Whole(fails=2), target=[SEVENTHS])
-    assert world.play().verdict.reason is LaidOut.AS_PLANNED
+    assert world.play().verdict.reason is LayoutReady.AS_PLANNED
 
 
 def test_a_backend_that_fails_too_often_keeps_its_node_shut_and_says_so() -> None:
@@ -268,7 +268,7 @@ def test_a_backend_that_fails_too_often_keeps_its_node_shut_and_says_so() -> Non
     for _ in range(60):
         orders, _ = world.turn()
         world.tick()
-    assert orders.verdict.reason is LaidOut.BACKEND_FAILED
+    assert orders.verdict.reason is LayoutReady.BACKEND_FAILED
     assert orders.tainted == {"n0"}
     assert orders.status
     assert orders.status.units[0].attempt == ATTEMPTS
@@ -290,7 +290,7 @@ def test_outside_the_window_nothing_begins_but_what_began_is_finished() -> None:
         world.tick()
     world.at = datetime(2026, 11, 20, 13, tzinfo=UTC)
     orders = world.play()
-    assert orders.verdict.reason is LaidOut.OUTSIDE_WINDOW
+    assert orders.verdict.reason is LayoutReady.OUTSIDE_MAINTENANCE_WINDOW
     assert orders.verdict.message.startswith("it is Fri 13:00 in UTC, the window is 12:00 to 12:01")
     assert world.layouts() == {"n0": [SEVENTHS], "n1": [HALVES]}
 
@@ -317,7 +317,7 @@ def test_a_plan_that_changes_before_anything_was_destroyed_is_forgotten() -> Non
     assert world.nodes["n0"].tainted
     world.plan({"n0": [HALVES], "n1": [HALVES]}, "plan-2")
     orders, _ = world.turn()
-    assert orders.verdict.reason is LaidOut.AS_PLANNED
+    assert orders.verdict.reason is LayoutReady.AS_PLANNED
     assert not world.nodes["n0"].tainted
 
 
@@ -330,7 +330,7 @@ def test_an_eviction_that_a_budget_forbids_is_told() -> None:
     assert list(orders.evict) == [Ref("team", "chat-1")]
     assert "evicts team/chat-1, which a PodDisruptionBudget may delay" in orders.verdict.message
     world.services["chat"].protected = False
-    assert world.play().verdict.reason is LaidOut.AS_PLANNED
+    assert world.play().verdict.reason is LayoutReady.AS_PLANNED
 
 
 def test_a_pod_that_comes_while_the_backend_cuts_leaves_first() -> None:
@@ -340,7 +340,7 @@ def test_a_pod_that_comes_while_the_backend_cuts_leaves_first() -> None:
     world.status = world.status.model_copy(update={"units": (unit,)})
     orders, _ = world.turn()
     assert (orders.asks, len(orders.doomed)) == ({}, 1)
-    assert world.play().verdict.reason is LaidOut.AS_PLANNED
+    assert world.play().verdict.reason is LayoutReady.AS_PLANNED
 
 
 def test_a_replica_of_which_the_agent_has_not_told_is_waited_for() -> None:
@@ -377,5 +377,5 @@ def test_slices_without_places_are_cut_around_those_in_use() -> None:
         ["1g.10gb@0", "1g.10gb@1", "3g.40gb@4"], target=[["3g.40gb", "1g.10gb", "2g.20gb"]]
     )
     world.serve(chat(), [("n0", 0, OTHER)])
-    assert world.play().verdict.reason is LaidOut.AS_PLANNED
+    assert world.play().verdict.reason is LayoutReady.AS_PLANNED
     assert (world.evictions, OTHER in world.nodes["n0"].gpus[0]) == (0, True)

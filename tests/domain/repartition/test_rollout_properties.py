@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tessera.domain.mig.layouts import geometry
-from tessera.domain.reasons import LaidOut
+from tessera.domain.reasons import LayoutReady
 from tessera.domain.ref import Ref
 from tessera.domain.repartition.rollout import carry_on
 from tests.repartition_fleets import BACKENDS, Case, a_case
@@ -112,8 +112,8 @@ def ended(kind: str, seed: int, *, room: bool) -> None:
     if world is None:
         return
     verdict = world.play().verdict
-    assert verdict.reason in {LaidOut.AS_PLANNED, LaidOut.NO_ROOM}
-    if verdict.reason is LaidOut.AS_PLANNED:
+    assert verdict.reason in {LayoutReady.AS_PLANNED, LayoutReady.NO_SURGE_CAPACITY}
+    if verdict.reason is LayoutReady.AS_PLANNED:
         assert all(
             as_planned(world, node, gpu) for node in world.nodes.values() for gpu in node.gpus
         )
@@ -179,19 +179,19 @@ def killed_everywhere(kind: str, seed: int) -> Counter[str]:
     world = a_world(kind, seed)
     if world is None:
         return found
-    if world.play().verdict.reason is not LaidOut.AS_PLANNED:
+    if world.play().verdict.reason is not LayoutReady.AS_PLANNED:
         return found
     for at in range(world.written):
         again = a_world(kind, seed)
         assert again
         verdict = again.play(killed=at).verdict
         found["faults"] += 1
-        if verdict.reason is LaidOut.AS_PLANNED:
+        if verdict.reason is LayoutReady.AS_PLANNED:
             assert all(
                 as_planned(again, node, gpu) for node in again.nodes.values() for gpu in node.gpus
             )
         else:
-            assert verdict.reason is LaidOut.NO_ROOM
+            assert verdict.reason is LayoutReady.NO_SURGE_CAPACITY
             assert could_begin(again) == []
             found["no room after all"] += 1
     return found

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
-from tessera.api.schema import KINDS, Kind, crd
+from tessera.api.schema import KINDS, CustomResourceType, crd
 from tessera.cli.checks.finding import Finding, State, Ward, listed
 from tessera.cli.fleet import PLANNED
 from tessera.resources.kinds import INFERENCE_SERVICES
@@ -65,7 +65,7 @@ async def resource_types(ward: Ward) -> Sequence[Finding]:
     return [Finding("resource types", State.OK, f"{len(KINDS)} CRDs of tessera {ward.version}")]
 
 
-def _same(kind: Kind, body: Mapping[str, Any]) -> bool:
+def _same(kind: CustomResourceType, body: Mapping[str, Any]) -> bool:
     """The schema decides; what the API server adds elsewhere does not matter."""
     schemas = {one["name"]: one.get("schema") for one in body["spec"]["versions"]}
     return all(schemas.get(one["name"]) == one["schema"] for one in crd(kind)["spec"]["versions"])

@@ -39,7 +39,7 @@ async def pools(ward: Ward) -> Sequence[Finding]:
 def _judged(view: PoolView, ward: Ward) -> Iterator[Finding]:
     name = f"pool {view.pool.name}"
     for verdict in (view.accepted, view.discovered):
-        if not verdict.reason.holds:
+        if not verdict.reason.is_true:
             mend = f"kubectl get acceleratorpool {view.pool.name} -o yaml"
             yield Finding(name, State.PROBLEM, f"{verdict.reason}: {verdict.message}", mend)
             return

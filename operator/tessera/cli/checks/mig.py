@@ -13,7 +13,7 @@ from tessera.cli.cluster import Json
 from tessera.cli.errors import DeniedError
 from tessera.domain.names import MIG_CONFIG
 from tessera.domain.pools import PoolView, discover
-from tessera.domain.reasons import LaidOut
+from tessera.domain.reasons import LayoutReady
 from tessera.domain.repartition.facts import Ground
 from tessera.domain.repartition.grounds import grounds
 from tessera.resources.kinds import ACCELERATOR_POOLS, NODE_LAYOUTS, NODES, PODS, Kind
@@ -30,10 +30,10 @@ _POLICIES = Kind(
 )
 """How the GPU operator is set up."""
 _PASSING = (
-    LaidOut.PLANNING,
-    LaidOut.AWAITING_APPROVAL,
-    LaidOut.OUTSIDE_WINDOW,
-    LaidOut.REPARTITIONING,
+    LayoutReady.PLANNING,
+    LayoutReady.AWAITING_APPROVAL,
+    LayoutReady.OUTSIDE_MAINTENANCE_WINDOW,
+    LayoutReady.REPARTITIONING,
 )
 """What goes on, or waits for its time or for a word of the pool's owner."""
 

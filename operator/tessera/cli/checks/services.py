@@ -9,14 +9,14 @@ from tessera.cli.checks.finding import Finding, State, Ward, listed
 from tessera.cli.cluster import Json
 from tessera.cli.text import age
 from tessera.domain.reasons import Progressing, Ready
-from tessera.domain.snapshot import Pod, Service
+from tessera.domain.snapshot import ObservedService, Pod
 from tessera.resources.kinds import INFERENCE_SERVICES, PODS, TENANT_BUDGETS
 
 _STARTING = timedelta(minutes=15)
 """A large model loads for so long at most."""
 _LEAVING = timedelta(minutes=15)
 """Beyond the grace, which the moment of deletion has in it already."""
-_HARMLESS = (Progressing.SETTLED, Progressing.NOT_PLACED, Ready.SCALED_TO_ZERO)
+_HARMLESS = (Progressing.ROLLOUT_COMPLETE, Progressing.NOT_PLACED, Ready.SCALED_TO_ZERO)
 """Of a condition that is False: an end as it should be, or what another condition tells better."""
 _ORDER = ("Accepted", "Placed", "Progressing", "Ready")
 
@@ -38,7 +38,7 @@ async def services(ward: Ward) -> Sequence[Finding]:
     return [first[ref][1] for ref in order]
 
 
-def _ailments(service: Service) -> Iterator[Finding | None]:
+def _ailments(service: ObservedService) -> Iterator[Finding | None]:
     """One after the other from the worst on: each a finding, or None where all is well."""
     told = {one.type: one for one in service.status.conditions}
     name = f"service {service.ref}"
@@ -82,13 +82,13 @@ def _stuck(body: Json, pod: Pod, at: datetime) -> str:
     """Why a pod does not get on; empty for one that does."""
     if gone := body["metadata"].get("deletionTimestamp"):
         return "does not go" if at - datetime.fromisoformat(gone) > _LEAVING else ""
-    if pod.leaving or pod.ended is not None:
+    if pod.terminating or pod.ended is not None:
         return ""
-    if pod.trouble:
-        return f"{pod.trouble}: {pod.last_words[-200:]}".strip(": ")
+    if pod.waiting_reason:
+        return f"{pod.waiting_reason}: {pod.container_message[-200:]}".strip(": ")
     if pod.unschedulable:
         return f"no node takes it: {pod.unschedulable}"
-    if not pod.up and pod.run is None and at - pod.created > _STARTING:
+    if not pod.containers_ready and pod.batch_run is None and at - pod.created > _STARTING:
         return f"not up after {age(_STARTING)}"
     return ""
 

@@ -18,11 +18,11 @@ from tessera.domain.batch.reasons import BatchAccepted, BatchComplete, BatchRunn
 from tessera.domain.batch.situation import Situation
 from tessera.domain.batch.spec import Source
 from tessera.domain.placement import Choice
-from tessera.domain.reasons import Reason, Verdict
+from tessera.domain.reasons import StatusReason, StatusVerdict
 from tessera.domain.ref import Ref
 
 TERMINAL: frozenset[BatchState] = frozenset({"completed", "failed", "expired"})
-NOT_ACCEPTED = Verdict(
+NOT_ACCEPTED = StatusVerdict(
     BatchRunning.NOT_ACCEPTED,
     "nothing is started while Accepted is False, and what runs is left as it is",
 )
@@ -30,10 +30,10 @@ _BEYOND = timedelta(minutes=10)
 """Beyond the deadline an operator that is there ends a Job long before its own limit does."""
 _STATES: dict[BatchComplete, BatchState] = {
     BatchComplete.COMPLETED: "completed",
-    BatchComplete.INPUT_REFUSED: "failed",
-    BatchComplete.RUN_REFUSED: "failed",
-    BatchComplete.ATTEMPTS_FAILED: "failed",
-    BatchComplete.EXPIRED: "expired",
+    BatchComplete.INVALID_INPUT: "failed",
+    BatchComplete.USER_ACTION_REQUIRED: "failed",
+    BatchComplete.BACKOFF_LIMIT_EXCEEDED: "failed",
+    BatchComplete.DEADLINE_EXCEEDED: "expired",
 }
 
 
@@ -70,9 +70,9 @@ class BatchAllotment:
     """
 
     batch: Batch
-    accepted: Verdict[BatchAccepted]
-    running: Verdict[BatchRunning]
-    complete: Verdict[BatchComplete]
+    accepted: StatusVerdict[BatchAccepted]
+    running: StatusVerdict[BatchRunning]
+    complete: StatusVerdict[BatchComplete]
     state: BatchState
     deadline: datetime | None = None
     check: CheckStatus | None = None
@@ -95,7 +95,7 @@ class Turn:
     situation: Situation
     now: datetime
     spec: BatchInferenceSpec
-    accepted: Verdict[BatchAccepted]
+    accepted: StatusVerdict[BatchAccepted]
     standing: Standing
     check: CheckStatus | None
 
@@ -113,7 +113,7 @@ class Turn:
         return self.deadline - self.now + _BEYOND
 
 
-def told(turn: Turn, running: Verdict[BatchRunning]) -> BatchAllotment:
+def told(turn: Turn, running: StatusVerdict[BatchRunning]) -> BatchAllotment:
     """The allotment of a batch that is not over, with no change to its Jobs."""
     state, complete = _state(turn)
     return BatchAllotment(
@@ -130,7 +130,7 @@ def told(turn: Turn, running: Verdict[BatchRunning]) -> BatchAllotment:
     )
 
 
-def left(turn: Turn, running: Verdict[BatchRunning]) -> BatchAllotment:
+def left(turn: Turn, running: StatusVerdict[BatchRunning]) -> BatchAllotment:
     """What runs goes on, and nothing begins."""
     attempt = turn.standing.attempt
     number = None if attempt is None else attempt.number
@@ -138,13 +138,13 @@ def left(turn: Turn, running: Verdict[BatchRunning]) -> BatchAllotment:
     return replace(told(turn, running), delete=deletable(turn.situation, kept, attempt))
 
 
-def idle(turn: Turn, running: Verdict[BatchRunning]) -> BatchAllotment:
+def idle(turn: Turn, running: StatusVerdict[BatchRunning]) -> BatchAllotment:
     """Nothing runs; an attempt that lasts is let go."""
     gone = _let_go(turn, running.reason)
     return replace(told(gone, running), delete=deletable(turn.situation, (), gone.standing.attempt))
 
 
-def closed(turn: Turn, over: Verdict[BatchComplete]) -> BatchAllotment:
+def closed(turn: Turn, over: StatusVerdict[BatchComplete]) -> BatchAllotment:
     """The batch is over."""
     gone = _let_go(turn, over.reason)
     state = _STATES[over.reason]
@@ -157,7 +157,7 @@ def closed(turn: Turn, over: Verdict[BatchComplete]) -> BatchAllotment:
     )
 
 
-def held(situation: Situation, accepted: Verdict[BatchAccepted]) -> BatchAllotment:
+def held(situation: Situation, accepted: StatusVerdict[BatchAccepted]) -> BatchAllotment:
     """Nothing can be decided, so everything stays as it is."""
     status = situation.batch.status
     reason = BatchComplete.VALIDATING if status.check is None else BatchComplete.IN_PROGRESS
@@ -165,7 +165,7 @@ def held(situation: Situation, accepted: Verdict[BatchAccepted]) -> BatchAllotme
         situation,
         accepted=accepted,
         running=NOT_ACCEPTED,
-        complete=_written(situation, "Complete", Verdict(reason, NOT_ACCEPTED.message)),
+        complete=_written(situation, "Complete", StatusVerdict(reason, NOT_ACCEPTED.message)),
     )
 
 
@@ -175,10 +175,12 @@ def finished(situation: Situation) -> BatchAllotment:
     complete = next((reason for reason in _STATES if _STATES[reason] == state), None)
     found = _as_written(
         situation,
-        accepted=_written(situation, "Accepted", Verdict(BatchAccepted.VALID, "it was")),
+        accepted=_written(situation, "Accepted", StatusVerdict(BatchAccepted.VALID, "it was")),
         running=_written(situation, "Running", _finished(state)),
         complete=_written(
-            situation, "Complete", Verdict(complete or BatchComplete.EXPIRED, f"it is {state}")
+            situation,
+            "Complete",
+            StatusVerdict(complete or BatchComplete.DEADLINE_EXCEEDED, f"it is {state}"),
         ),
     )
     delete = deletable(situation, (), situation.batch.status.attempt)
@@ -223,30 +225,32 @@ def _ask(state: Standing) -> Ask | None:
     return Ask(attempt=attempt.number, pod=pod.ref, address=pod.address)
 
 
-def _state(turn: Turn) -> tuple[BatchState, Verdict[BatchComplete]]:
+def _state(turn: Turn) -> tuple[BatchState, StatusVerdict[BatchComplete]]:
     progress, spec = turn.standing.progress, turn.spec
     if turn.check is None or progress is None:
         text = f"spec.input: {spec.input} on {spec.claim} is not checked yet, 0 rows are known"
-        return "validating", Verdict(BatchComplete.VALIDATING, text)
+        return "validating", StatusVerdict(BatchComplete.VALIDATING, text)
     if turn.standing.alive and turn.standing.publishing:
         text = f"status.progress: all {progress.rows} rows are done, {spec.output} is being written"
-        return "finalizing", Verdict(BatchComplete.FINALIZING, text)
+        return "finalizing", StatusVerdict(BatchComplete.FINALIZING, text)
     text = f"status.progress: {progress.done} of {progress.rows} rows are done"
     if progress.failed:
         text += f", {progress.failed} of them failed"
-    return "in_progress", Verdict(BatchComplete.IN_PROGRESS, text)
+    return "in_progress", StatusVerdict(BatchComplete.IN_PROGRESS, text)
 
 
-def _finished(state: BatchState) -> Verdict[BatchRunning]:
-    return Verdict(BatchRunning.FINISHED, f"status.state is {state}, so 0 attempts are wanted")
+def _finished(state: BatchState) -> StatusVerdict[BatchRunning]:
+    return StatusVerdict(
+        BatchRunning.FINISHED, f"status.state is {state}, so 0 attempts are wanted"
+    )
 
 
 def _as_written(
     situation: Situation,
     *,
-    accepted: Verdict[BatchAccepted],
-    running: Verdict[BatchRunning],
-    complete: Verdict[BatchComplete],
+    accepted: StatusVerdict[BatchAccepted],
+    running: StatusVerdict[BatchRunning],
+    complete: StatusVerdict[BatchComplete],
 ) -> BatchAllotment:
     status = situation.batch.status
     return BatchAllotment(
@@ -262,13 +266,13 @@ def _as_written(
     )
 
 
-R = TypeVar("R", bound=Reason)
+R = TypeVar("R", bound=StatusReason)
 
 
-def _written(situation: Situation, kind: str, otherwise: Verdict[R]) -> Verdict[R]:
+def _written(situation: Situation, kind: str, otherwise: StatusVerdict[R]) -> StatusVerdict[R]:
     """The verdict that stands in a condition; reasons of another version give way."""
     words = {str(reason): reason for reason in type(otherwise.reason)}
     for condition in situation.batch.status.conditions:
         if condition.type == kind and condition.reason in words:
-            return Verdict(words[condition.reason], condition.message)
+            return StatusVerdict(words[condition.reason], condition.message)
     return otherwise

@@ -11,7 +11,7 @@ from tessera.domain.batch.names import errors_path, job_name, work_path
 from tessera.domain.batch.reasons import BatchComplete
 from tessera.domain.batch.reports import RunReport, run_report
 from tessera.domain.batch.situation import Situation
-from tessera.domain.reasons import Verdict
+from tessera.domain.reasons import StatusVerdict
 from tessera.domain.spot import notice
 
 MOST_BARREN = 6
@@ -52,7 +52,7 @@ class Standing:
     alive: bool = False
     publishing: bool = False
     """All rows are done, and the runner is at work on the results."""
-    over: Verdict[BatchComplete] | None = None
+    over: StatusVerdict[BatchComplete] | None = None
     """The batch is over."""
 
     @property
@@ -84,7 +84,7 @@ def standing(situation: Situation, now: datetime) -> Standing:
         return Standing(
             attempt=attempt if attempt.ended_at else ended(attempt, progress, now, "completed"),
             progress=progress,
-            over=Verdict(BatchComplete.COMPLETED, _completed(situation, progress)),
+            over=StatusVerdict(BatchComplete.COMPLETED, _completed(situation, progress)),
         )
     if attempt.ended_at is not None:
         return Standing(attempt=attempt, progress=progress)
@@ -169,13 +169,16 @@ def _over(
     done = f"{progress.done} of {progress.rows} rows are done, and {kept_at(situation)}"
     if end.kind == "refused":
         message = f"spec.input, spec.output: attempt {attempt.number} was refused: {end.words}"
-        return replace(told, over=Verdict(BatchComplete.RUN_REFUSED, f"{message}; {done}"))
+        return replace(
+            told, over=StatusVerdict(BatchComplete.USER_ACTION_REQUIRED, f"{message}; {done}")
+        )
     if gone.barren >= MOST_BARREN and now - (gone.barren_since or now) >= BARREN_FOR:
         message = f"status.attempt: {gone.barren} attempts in a row failed without a new row"
         return replace(
             told,
-            over=Verdict(
-                BatchComplete.ATTEMPTS_FAILED, f"{message}, the last one: {end.words}; {done}"
+            over=StatusVerdict(
+                BatchComplete.BACKOFF_LIMIT_EXCEEDED,
+                f"{message}, the last one: {end.words}; {done}",
             ),
         )
     return told

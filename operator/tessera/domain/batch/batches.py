@@ -12,9 +12,9 @@ from tessera.domain.batch.names import payer
 from tessera.domain.batch.situation import Situation
 from tessera.domain.budget.meter import Meter
 from tessera.domain.budget.purse import Claim, Funding, Purse
-from tessera.domain.model.prepare import recalled
+from tessera.domain.model.prepare import with_known_shape
 from tessera.domain.pools import PoolView, discover
-from tessera.domain.snapshot import Pod, Ref, Run, Snapshot
+from tessera.domain.snapshot import BatchRun, Pod, Ref, Snapshot
 from tessera.domain.speed.measured import measured
 
 
@@ -98,19 +98,21 @@ class _Facts:
         uids = {batch.ref: batch.uid for batch in snapshot.batches}
         self.pods: dict[Ref, list[BatchPod]] = defaultdict(list)
         for pod in snapshot.pods:
-            if pod.run is not None and uids.get(pod.run.batch) == pod.run.uid:
-                self.pods[pod.run.batch].append(_batch_pod(pod, pod.run))
+            if pod.batch_run is not None and uids.get(pod.batch_run.batch) == pod.batch_run.uid:
+                self.pods[pod.batch_run.batch].append(_batch_pod(pod, pod.batch_run))
         self._jobs: dict[Ref, list[BatchJob]] = defaultdict(list)
-        for job in snapshot.jobs:
+        for job in snapshot.batch_jobs:
             if uids.get(job.batch) == job.batch_uid:
                 self._jobs[job.batch].append(job)
         self._services: dict[str, dict[str, InferenceServiceSpec | None]] = defaultdict(dict)
         spaces = {batch.ref.namespace for batch in snapshot.batches}
         for service in snapshot.services:
             if service.ref.namespace in spaces:
-                self._services[service.ref.namespace][service.ref.name] = recalled(service).spec
+                self._services[service.ref.namespace][service.ref.name] = with_known_shape(
+                    service
+                ).spec
         self._nodes = {
-            node.name: NodeHealth(ready=node.alive, taints=node.taints, labels=node.labels)
+            node.name: NodeHealth(ready=node.kubelet_ready, taints=node.taints, labels=node.labels)
             for node in snapshot.nodes
         }
 
@@ -133,19 +135,19 @@ class _Facts:
             views=self._views,
             taken=dict(taken),
             measured=self._measured,
-            asked=self._snapshot.asked.get(batch.uid),
-            refused=self._snapshot.refused.get(batch.uid),
+            asked=self._snapshot.runner_answers.get(batch.uid),
+            refused=self._snapshot.job_creation_errors.get(batch.uid),
         )
 
 
-def _batch_pod(pod: Pod, run: Run) -> BatchPod:
+def _batch_pod(pod: Pod, run: BatchRun) -> BatchPod:
     return BatchPod(
         ref=pod.ref,
         uid=pod.uid,
         batch=run.batch,
         attempt=run.attempt,
         created=pod.created,
-        owner=run.owner,
+        owner=run.job_uid,
         node=pod.node,
         bound=pod.bound,
         runner_since=run.since,
@@ -153,9 +155,9 @@ def _batch_pod(pod: Pod, run: Run) -> BatchPod:
         exit_code=run.exit_code,
         report=run.report,
         address=pod.address,
-        leaving=pod.leaving and pod.ended is None,
+        leaving=pod.terminating and pod.ended is None,
         disrupted=run.disrupted,
         unschedulable=pod.unschedulable,
-        trouble=pod.trouble,
-        last_words=pod.last_words,
+        trouble=pod.waiting_reason,
+        last_words=pod.container_message,
     )

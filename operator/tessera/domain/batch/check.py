@@ -9,7 +9,7 @@ from tessera.domain.batch.names import job_name
 from tessera.domain.batch.reasons import BatchComplete, BatchRunning
 from tessera.domain.batch.reports import CheckReport, check_report
 from tessera.domain.batch.situation import Situation
-from tessera.domain.reasons import Verdict
+from tessera.domain.reasons import StatusVerdict
 from tessera.domain.spot import notice
 
 _AGAIN = timedelta(seconds=30)
@@ -22,9 +22,9 @@ _SHOWN_FAULTS = 10
 class Check:
     """How far the check is: passed, refused, or still to be waited for."""
 
-    running: Verdict[BatchRunning]
+    running: StatusVerdict[BatchRunning]
     passed: CheckStatus | None = None
-    refused: Verdict[BatchComplete] | None = None
+    refused: StatusVerdict[BatchComplete] | None = None
     create: bool = False
     """There is no Job, and one is wanted."""
     again: bool = False
@@ -41,7 +41,7 @@ def checked(situation: Situation, spec: BatchInferenceSpec, now: datetime) -> Ch
     own = [pod for pod in pods if job is not None and pod.owner == job.uid]
     pod = max(own, key=lambda one: (one.created, one.ref), default=None)
     if pod is not None and pod.exit_code == _REFUSED:
-        running = Verdict(BatchRunning.FINISHED, "spec.input: 0 attempts are made")
+        running = StatusVerdict(BatchRunning.FINISHED, "spec.input: 0 attempts are made")
         return Check(running=running, refused=_refused(situation, spec, pod))
     name = job_name(situation.batch.ref.name, None)
     running = _told(spec, name, pod)
@@ -50,20 +50,22 @@ def checked(situation: Situation, spec: BatchInferenceSpec, now: datetime) -> Ch
 
 def _passed(report: CheckReport) -> Check:
     return Check(
-        running=Verdict(BatchRunning.CHECKING, f"spec.input: {report.rows} rows are checked"),
+        running=StatusVerdict(
+            BatchRunning.VALIDATING, f"spec.input: {report.rows} rows are checked"
+        ),
         passed=CheckStatus(rows=report.rows, url=report.url, input_tokens=report.input_tokens),
     )
 
 
 def _refused(
     situation: Situation, spec: BatchInferenceSpec, pod: BatchPod
-) -> Verdict[BatchComplete]:
+) -> StatusVerdict[BatchComplete]:
     """The faults by their lines, as many as a person reads."""
     report = check_report(pod.report)
     where = f"kubectl logs -n {situation.batch.ref.namespace} {pod.ref.name} has all of it"
     if report is None:
         text = pod.report.strip() or pod.last_words
-        return Verdict(BatchComplete.INPUT_REFUSED, f"spec.input: {text[-600:]}; {where}")
+        return StatusVerdict(BatchComplete.INVALID_INPUT, f"spec.input: {text[-600:]}; {where}")
     faults = "; ".join(
         f"line {fault.line}: {fault.message}" for fault in report.errors[:_SHOWN_FAULTS]
     )
@@ -71,7 +73,7 @@ def _refused(
     if report.error_count:
         told = f"spec.input, {spec.input}: {report.error_count} of {report.rows} rows have faults"
         told = f"{told}: {faults or report.message}"
-    return Verdict(BatchComplete.INPUT_REFUSED, f"{told}; {where}, and 0 tokens were spent")
+    return StatusVerdict(BatchComplete.INVALID_INPUT, f"{told}; {where}, and 0 tokens were spent")
 
 
 def _lost(situation: Situation, job: BatchJob | None, pod: BatchPod | None, now: datetime) -> bool:
@@ -83,20 +85,23 @@ def _lost(situation: Situation, job: BatchJob | None, pod: BatchPod | None, now:
     return notice(pod, situation.nodes) is not None
 
 
-def _told(spec: BatchInferenceSpec, name: str, pod: BatchPod | None) -> Verdict[BatchRunning]:
+def _told(spec: BatchInferenceSpec, name: str, pod: BatchPod | None) -> StatusVerdict[BatchRunning]:
     where = f"spec.input, {spec.input} on {spec.claim}"
     if pod is not None and pod.over:
         report = check_report(pod.report)
         text = report.message if report is not None else pod.report.strip() or pod.last_words
         again = f"it is tried again {_AGAIN.seconds} s later"
-        return Verdict(
-            BatchRunning.CHECK_FAILED, f"{where}: exit code {pod.exit_code}: {text[-600:]}; {again}"
+        return StatusVerdict(
+            BatchRunning.VALIDATION_JOB_FAILED,
+            f"{where}: exit code {pod.exit_code}: {text[-600:]}; {again}",
         )
     if pod is not None and pod.trouble is not None:
         told = f"{where}: the check cannot start: {pod.trouble}: {pod.last_words[-600:]}"
-        return Verdict(BatchRunning.CHECK_FAILED, f"{told}; kubectl describe pod {pod.ref.name}")
+        return StatusVerdict(
+            BatchRunning.VALIDATION_JOB_FAILED, f"{told}; kubectl describe pod {pod.ref.name}"
+        )
     if pod is not None and pod.unschedulable is not None:
         told = f"{where}: Job {name} waits for a node: {pod.unschedulable}"
-        return Verdict(BatchRunning.CHECKING, told)
+        return StatusVerdict(BatchRunning.VALIDATING, told)
     told = f"{where}: Job {name} checks every row, without a GPU; kubectl logs job/{name}"
-    return Verdict(BatchRunning.CHECKING, told)
+    return StatusVerdict(BatchRunning.VALIDATING, told)

@@ -9,7 +9,7 @@ not wait for it.
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from tessera.api.batch_inference import AttemptStatus, FullPool, ProgressStatus
+from tessera.api.batch_inference import AttemptStatus, ProgressStatus, UnavailablePool
 from tessera.domain.batch.allotment import (
     NOT_ACCEPTED,
     TERMINAL,
@@ -35,12 +35,12 @@ from tessera.domain.batch.spec import Source, accept
 from tessera.domain.budget.purse import Claim
 from tessera.domain.deadline import Course, Lot, choose
 from tessera.domain.placement import Choice
-from tessera.domain.reasons import Verdict
+from tessera.domain.reasons import StatusVerdict
 from tessera.domain.spot import labelled
 
 LEAVING = timedelta(seconds=30)
 """An attempt that is let go costs so long, until its engine has exited."""
-_UNPAID = Verdict(BatchRunning.BUDGET_EXHAUSTED, "spec.limits of the tenant's budget")
+_UNPAID = StatusVerdict(BatchRunning.BUDGET_EXHAUSTED, "spec.limits of the tenant's budget")
 _PUBLISHING = timedelta(minutes=1)
 """A batch whose rows are all done may publish for so long after its deadline."""
 
@@ -83,7 +83,7 @@ def finish_batch(draft: BatchDraft, shortage: str | None) -> BatchAllotment:
     """
     if shortage is None or draft.unpaid is None:
         return draft.allotment
-    return replace(draft.unpaid, running=Verdict(BatchRunning.BUDGET_EXHAUSTED, shortage))
+    return replace(draft.unpaid, running=StatusVerdict(BatchRunning.BUDGET_EXHAUSTED, shortage))
 
 
 def set_aside(situation: Situation, error: Exception) -> BatchAllotment:
@@ -92,7 +92,7 @@ def set_aside(situation: Situation, error: Exception) -> BatchAllotment:
         f"spec: planning raised {type(error).__name__} ({error}); please report it with the output "
         "of kubectl get batchinference -o yaml"
     )
-    return held(situation, Verdict(BatchAccepted.PLANNER_ERROR, text))
+    return held(situation, StatusVerdict(BatchAccepted.INTERNAL_ERROR, text))
 
 
 def _going_on(turn: Turn, source: Source | None) -> BatchDraft:
@@ -105,31 +105,31 @@ def _going_on(turn: Turn, source: Source | None) -> BatchDraft:
     return _attempting(turn, source, turn.standing.progress)
 
 
-def _expired(turn: Turn) -> Verdict[BatchComplete] | None:
+def _expired(turn: Turn) -> StatusVerdict[BatchComplete] | None:
     grace = _PUBLISHING if turn.standing.publishing else timedelta()
     if turn.now < turn.deadline + grace:
         return None
     progress = turn.standing.progress
     rows = "0 rows" if progress is None else f"{progress.done} of {progress.rows} rows"
-    return Verdict(
-        BatchComplete.EXPIRED,
+    return StatusVerdict(
+        BatchComplete.DEADLINE_EXCEEDED,
         f"spec.deadline: it passed at {turn.deadline:%Y-%m-%dT%H:%M:%SZ} with {rows} done; "
         f"{kept_at(turn.situation)}",
     )
 
 
-def _suspended(turn: Turn) -> Verdict[BatchRunning]:
+def _suspended(turn: Turn) -> StatusVerdict[BatchRunning]:
     text = f"spec.suspend is true; the deadline of {turn.deadline:%Y-%m-%dT%H:%MZ} goes on"
-    return Verdict(BatchRunning.SUSPENDED, text)
+    return StatusVerdict(BatchRunning.SUSPENDED, text)
 
 
-def _pause(turn: Turn) -> Verdict[BatchRunning] | None:
+def _pause(turn: Turn) -> StatusVerdict[BatchRunning] | None:
     """The next attempt has to wait; after losses only one on hardware that is bought alike."""
     attempt = turn.standing.attempt
     begins = None if attempt is None else attempt.retry_at
     if attempt is None or begins is None or turn.now >= begins:
         return None
-    return Verdict(
+    return StatusVerdict(
         BatchRunning.BACKING_OFF,
         f"status.attempt: attempt {attempt.number} on {attempt.variant} ended: "
         f"{attempt.last_words}; the next one begins at {begins:%H:%M:%SZ}",
@@ -167,7 +167,7 @@ def _attempting(turn: Turn, source: Source, progress: ProgressStatus) -> BatchDr
         return BatchDraft(allotment=idle(turn, pause))
     if attempt is not None and turn.standing.alive and turn.standing.publishing:
         text = f"status.attempt: attempt {attempt.number} publishes all {progress.rows} rows"
-        return BatchDraft(allotment=left(turn, Verdict(_at_work(turn, attempt), text)))
+        return BatchDraft(allotment=left(turn, StatusVerdict(_at_work(turn, attempt), text)))
     turn = _with_patience(turn)
     course = Course(
         start=turn.batch.created,
@@ -205,7 +205,9 @@ def _on_a_road(turn: Turn, outlook: Outlook) -> BatchDraft:
     if road is None:
         missing = found.spot is None and found.steady is None
         return BatchDraft(
-            allotment=idle(turn, nowhere(outlook) if missing else Verdict(lot.reason, lot.message))
+            allotment=idle(
+                turn, nowhere(outlook) if missing else StatusVerdict(lot.reason, lot.message)
+            )
         )
     if (pause := _pause(turn)) is not None and lot.way == way_of(turn.standing.attempt):
         return BatchDraft(allotment=idle(turn, pause))
@@ -225,11 +227,11 @@ def _at_work(turn: Turn, mine: AttemptStatus) -> BatchRunning:
     if mine.tier == "spot":
         return BatchRunning.ON_SPOT
     never = turn.spec.spot.policy == "never"
-    return BatchRunning.SPOT_EXCLUDED if never else BatchRunning.NOT_YET_AHEAD
+    return BatchRunning.SPOT_DISABLED if never else BatchRunning.NOT_YET_AHEAD
 
 
-def _as_before(turn: Turn, mine: AttemptStatus) -> Verdict[BatchRunning]:
-    return Verdict(
+def _as_before(turn: Turn, mine: AttemptStatus) -> StatusVerdict[BatchRunning]:
+    return StatusVerdict(
         _at_work(turn, mine) if turn.standing.started else BatchRunning.STARTING,
         f"spec.placement.pools: attempt {mine.number} goes on in {mine.pool}, which cannot be "
         f"judged now: kubectl get acceleratorpool {mine.pool}",
@@ -244,7 +246,7 @@ def _with_patience(turn: Turn) -> Turn:
     if any(one.pool == attempt.pool and one.at >= attempt.started_at for one in attempt.full):
         return turn
     known = {one.pool: one for one in attempt.full if turn.now - one.at < FULL}
-    known[attempt.pool] = FullPool(pool=attempt.pool, at=turn.now)
+    known[attempt.pool] = UnavailablePool(pool=attempt.pool, at=turn.now)
     noted = attempt.model_copy(update={"full": tuple(known[name] for name in sorted(known))})
     return replace(turn, standing=replace(state, attempt=noted))
 
@@ -325,25 +327,25 @@ def _claim(turn: Turn, choice: Choice, kept: int) -> Claim:
     )
 
 
-def _running(turn: Turn, mine: AttemptStatus, lot: Lot) -> Verdict[BatchRunning]:
+def _running(turn: Turn, mine: AttemptStatus, lot: Lot) -> StatusVerdict[BatchRunning]:
     """What the attempt does there, beside why it is there."""
     pod = turn.standing.pod
     if pod is not None and pod.bound is None and pod.unschedulable is not None:
         spot = mine.tier == "spot"
-        return Verdict(
+        return StatusVerdict(
             BatchRunning.WAITING_FOR_SPOT if spot else BatchRunning.UNSCHEDULABLE,
             f"spec.placement.pools: attempt {mine.number} finds no node for {mine.variant}: "
             f"{pod.unschedulable}; {lot.message}",
         )
     if not turn.standing.started:
         return _starting(mine, lot)
-    return Verdict(lot.reason, f"attempt {mine.number} on {mine.variant}: {lot.message}")
+    return StatusVerdict(lot.reason, f"attempt {mine.number} on {mine.variant}: {lot.message}")
 
 
-def _starting(attempt: AttemptStatus, lot: Lot) -> Verdict[BatchRunning]:
+def _starting(attempt: AttemptStatus, lot: Lot) -> StatusVerdict[BatchRunning]:
     text = (
         f"status.attempt: attempt {attempt.number} starts on {attempt.variant}, see kubectl "
         f"describe job {attempt.job}; {lot.message}"
     )
     before = f"; before, {attempt.after}" if attempt.after else ""
-    return Verdict(BatchRunning.STARTING, text + before)
+    return StatusVerdict(BatchRunning.STARTING, text + before)

@@ -1,9 +1,9 @@
 """Every reason that Tessera gives for a batch."""
 
-from tessera.domain.reasons import Reason
+from tessera.domain.reasons import StatusReason
 
 
-class BatchAccepted(Reason):
+class BatchAccepted(StatusReason):
     """Can the spec of a batch be carried out at all?"""
 
     VALID = "Valid", "The spec can be carried out.", True
@@ -13,13 +13,13 @@ class BatchAccepted(Reason):
         "`engine.extraArgs` went unchecked.",
         True,
     )
-    SPEC_UNREADABLE = "SpecUnreadable", "The object does not follow the schema of this operator."
+    INVALID_SPEC = "SpecUnreadable", "The object does not follow the schema of this operator."
     NAME_TOO_LONG = "NameTooLong", "The name does not go into a label, so no Job can carry it."
-    SERVICE_UNKNOWN = (
+    SERVICE_NOT_FOUND = (
         "ServiceUnknown",
         "`spec.service` names no InferenceService of the namespace that can be read.",
     )
-    MODEL_UNKNOWN = (
+    UNKNOWN_MODEL = (
         "ModelUnknown",
         "The model's shape is not shipped with Tessera; `spec.model.shape` has to give it.",
     )
@@ -27,28 +27,31 @@ class BatchAccepted(Reason):
         "ContextTooLong",
         "`spec.context` asks for more tokens than the model was made for.",
     )
-    ADAPTER_NAME_TAKEN = (
+    ADAPTER_NAME_CONFLICT = (
         "AdapterNameTaken",
         "An adapter in `spec.model.adapters` has the name of the model itself.",
     )
-    FLAG_RESERVED = "FlagReserved", "`engine.extraArgs` holds a flag that Tessera sets itself."
-    FLAG_INVALID = (
+    RESERVED_FLAG = "FlagReserved", "`engine.extraArgs` holds a flag that Tessera sets itself."
+    INVALID_FLAG = (
         "FlagInvalid",
         "`engine.extraArgs` holds a flag or a value that this engine version refuses.",
     )
-    POOL_UNKNOWN = "PoolUnknown", "`spec.placement.pools` names a pool that does not exist."
-    CLAIM_MISSING = "ClaimMissing", "There is no PersistentVolumeClaim of the name in `spec.claim`."
-    CLAIM_NOT_SHARED = (
+    POOL_NOT_FOUND = "PoolUnknown", "`spec.placement.pools` names a pool that does not exist."
+    CLAIM_NOT_FOUND = (
+        "ClaimMissing",
+        "There is no PersistentVolumeClaim of the name in `spec.claim`.",
+    )
+    CLAIM_NOT_READ_WRITE_MANY = (
         "ClaimNotShared",
         "The claim is not ReadWriteMany, so an attempt on another node could not mount it.",
     )
-    PLANNER_ERROR = (
+    INTERNAL_ERROR = (
         "PlannerError",
         "Planning this batch failed inside Tessera; the others are planned without it.",
     )
 
 
-class BatchRunning(Reason):
+class BatchRunning(StatusReason):
     """Is an attempt at work, on which hardware, and why there?"""
 
     ON_SPOT = "OnSpot", "Spot is to be had, and the deadline does not need anything else.", True
@@ -67,15 +70,15 @@ class BatchRunning(Reason):
         "The batch stays on steady hardware until it is clearly ahead, then it returns to spot.",
         True,
     )
-    SPOT_EXCLUDED = "SpotExcluded", "`spec.spot.policy` is `never`.", True
-    AT_RISK = (
+    SPOT_DISABLED = "SpotExcluded", "`spec.spot.policy` is `never`.", True
+    DEADLINE_AT_RISK = (
         "DeadlineAtRisk",
         "At the present speed the deadline will be missed, and nothing faster may be used.",
         True,
     )
     NOT_ACCEPTED = "NotAccepted", "Nothing is started while `Accepted` is False."
-    CHECKING = "Checking", "The input is being checked; no GPU is used for that."
-    CHECK_FAILED = "CheckFailed", "The check could not be carried out; it is tried again."
+    VALIDATING = "Checking", "The input is being checked; no GPU is used for that."
+    VALIDATION_JOB_FAILED = "CheckFailed", "The check could not be carried out; it is tried again."
     STARTING = "Starting", "The pod of the attempt is starting."
     WAITING_FOR_SPOT = "WaitingForSpot", "There is time to wait until spot is to be had."
     UNSCHEDULABLE = "Unschedulable", "The hardware exists, but the scheduler finds it taken."
@@ -92,20 +95,23 @@ class BatchRunning(Reason):
     FINISHED = "Finished", "The batch is over."
 
 
-class BatchComplete(Reason):
+class BatchComplete(StatusReason):
     """Is every row answered, or settled as an error, and published?"""
 
     COMPLETED = "Completed", "The output and the errors are published.", True
     VALIDATING = "Validating", "The input is not checked yet."
     IN_PROGRESS = "InProgress", "Rows are left to answer."
     FINALIZING = "Finalizing", "All rows are done; the results are being published."
-    INPUT_REFUSED = "InputRefused", "The check found faults in the input or on the claim."
-    RUN_REFUSED = (
+    INVALID_INPUT = "InputRefused", "The check found faults in the input or on the claim."
+    USER_ACTION_REQUIRED = (
         "RunRefused",
         "An attempt found something that only its user can change, such as a changed input.",
     )
-    ATTEMPTS_FAILED = "AttemptsFailed", "Too many attempts in a row failed without a new row."
-    EXPIRED = "Expired", "The deadline passed; the rows that were finished are kept."
+    BACKOFF_LIMIT_EXCEEDED = (
+        "AttemptsFailed",
+        "Too many attempts in a row failed without a new row.",
+    )
+    DEADLINE_EXCEEDED = "Expired", "The deadline passed; the rows that were finished are kept."
 
 
-BATCH_CONDITIONS: tuple[type[Reason], ...] = (BatchAccepted, BatchRunning, BatchComplete)
+BATCH_CONDITIONS: tuple[type[StatusReason], ...] = (BatchAccepted, BatchRunning, BatchComplete)

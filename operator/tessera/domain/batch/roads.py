@@ -14,7 +14,7 @@ from tessera.domain.batch.spec import Source
 from tessera.domain.deadline import MARGIN, Course, Lane, Way
 from tessera.domain.placement import STEADY, Choice, Rank, place, room
 from tessera.domain.pools import PoolView
-from tessera.domain.reasons import Placed, Verdict
+from tessera.domain.reasons import PlacementReason, StatusVerdict
 
 PATIENCE = timedelta(seconds=60)
 """A pod that finds no node for so long says that its hardware is not to be had."""
@@ -23,10 +23,10 @@ FULL = timedelta(minutes=10)
 TIERS: Mapping[Way, frozenset[Tier]] = {"spot": frozenset({"spot"}), "steady": STEADY}
 _EXCLUDED: Mapping[SpotPolicy, Way] = {"only": "steady", "never": "spot"}
 _NOWHERE = {
-    Placed.NO_POOL: BatchRunning.NO_POOL,
-    Placed.NO_HARDWARE: BatchRunning.NO_HARDWARE,
-    Placed.MIXED_CURRENCIES: BatchRunning.MIXED_CURRENCIES,
-    Placed.TOO_LARGE: BatchRunning.TOO_LARGE,
+    PlacementReason.NO_POOL: BatchRunning.NO_POOL,
+    PlacementReason.NO_HARDWARE: BatchRunning.NO_HARDWARE,
+    PlacementReason.MIXED_CURRENCIES: BatchRunning.MIXED_CURRENCIES,
+    PlacementReason.TOO_LARGE: BatchRunning.TOO_LARGE,
 }
 
 
@@ -107,7 +107,7 @@ def roads(outlook: Outlook) -> Roads:
     )
 
 
-def nowhere(outlook: Outlook) -> Verdict[BatchRunning]:
+def nowhere(outlook: Outlook) -> StatusVerdict[BatchRunning]:
     """Why there is no road at all."""
     excluded = _EXCLUDED.get(outlook.policy)
     pools = outlook.source.spec.placement.pools
@@ -119,7 +119,7 @@ def nowhere(outlook: Outlook) -> Verdict[BatchRunning]:
     }
     if excluded is not None and seen and set(seen.values()) <= TIERS[excluded]:
         told = ", ".join(f"{name} is {tier}" for name, tier in sorted(seen.items()))
-        return Verdict(
+        return StatusVerdict(
             BatchRunning.NO_POOL,
             f"spec.spot.policy {outlook.policy} leaves 0 of the {len(seen)} pools that "
             f"spec.placement.pools allows: {told}",
@@ -134,7 +134,7 @@ def nowhere(outlook: Outlook) -> Verdict[BatchRunning]:
         tiers=tiers,
     ).verdict
     reason = _NOWHERE.get(verdict.reason, BatchRunning.NO_HARDWARE)
-    return Verdict(reason, verdict.message)
+    return StatusVerdict(reason, verdict.message)
 
 
 def _road(outlook: Outlook, way: Way) -> Road | None:

@@ -17,9 +17,15 @@ from tessera.domain.batch.facts import VolumeClaim
 from tessera.domain.batch.names import LONGEST_NAME
 from tessera.domain.batch.reasons import BatchAccepted
 from tessera.domain.batch.situation import Situation
-from tessera.domain.checks import Denial, Tiers, check, flags_unchecked, model_unknown
+from tessera.domain.checks import (
+    Denial,
+    Tiers,
+    check,
+    unchecked_flags_warning,
+    unknown_model_denial,
+)
 from tessera.domain.pools import tiers
-from tessera.domain.reasons import Verdict
+from tessera.domain.reasons import StatusVerdict
 
 SHARED = "ReadWriteMany"
 _PATIENT = Slo(ttft_p95=timedelta(hours=1), inter_token_p95=timedelta(seconds=1))
@@ -48,33 +54,33 @@ class Source:
         return self.spec.model.served_name or self.name
 
 
-Denied = Verdict[BatchAccepted]
+Denied = StatusVerdict[BatchAccepted]
 
 
-def accept(situation: Situation) -> tuple[Verdict[BatchAccepted], Source | None]:
+def accept(situation: Situation) -> tuple[StatusVerdict[BatchAccepted], Source | None]:
     """The verdict on the spec, and the source when it holds."""
     spec = situation.batch.spec
     if spec is None:
         told = situation.batch.problem or "spec: unreadable"
-        return Verdict(BatchAccepted.SPEC_UNREADABLE, told), None
+        return StatusVerdict(BatchAccepted.INVALID_SPEC, told), None
     source = _source(situation, spec)
-    if isinstance(source, Verdict):
+    if isinstance(source, StatusVerdict):
         return source, None
     pools = tiers(situation.views)
     denials = tuple(_denials(situation, spec, source, pools))
     if denials:
         told = "; ".join(denial.message for denial in denials)
-        return Verdict(denials[0].reason, told), None
-    if (warning := flags_unchecked(source.spec)) is not None:
-        return Verdict(BatchAccepted.FLAGS_UNCHECKED, warning), source
-    return Verdict(BatchAccepted.VALID, "the spec can be carried out"), source
+        return StatusVerdict(denials[0].reason, told), None
+    if (warning := unchecked_flags_warning(source.spec)) is not None:
+        return StatusVerdict(BatchAccepted.FLAGS_UNCHECKED, warning), source
+    return StatusVerdict(BatchAccepted.VALID, "the spec can be carried out"), source
 
 
 def _source(situation: Situation, spec: BatchInferenceSpec) -> Source | Denied:
     if spec.service is None:
         if spec.model is None:
             told = "spec.model and spec.service: 0 of them are given; give 1"
-            return Verdict(BatchAccepted.SPEC_UNREADABLE, told)
+            return StatusVerdict(BatchAccepted.INVALID_SPEC, told)
         own = InferenceServiceSpec(
             model=spec.model, precision=spec.precision, context=spec.context, engine=spec.engine
         )
@@ -83,8 +89,8 @@ def _source(situation: Situation, spec: BatchInferenceSpec) -> Source | Denied:
     if found is None:
         namespace = situation.batch.ref.namespace
         known = "cannot be read" if spec.service in situation.services else "does not exist"
-        return Verdict(
-            BatchAccepted.SERVICE_UNKNOWN,
+        return StatusVerdict(
+            BatchAccepted.SERVICE_NOT_FOUND,
             f"spec.service: InferenceService {spec.service} {known}; kubectl get inferenceservices "
             f"-n {namespace} shows {len(situation.services)}",
         )
@@ -120,15 +126,15 @@ def _denials(
 ) -> Iterator[Denied]:
     name = situation.batch.ref.name
     if len(name) > LONGEST_NAME:
-        yield Verdict(
+        yield StatusVerdict(
             BatchAccepted.NAME_TOO_LONG,
             f"metadata.name has {len(name)} characters, and a label holds {LONGEST_NAME}",
         )
-    unknown = model_unknown(source.spec)
+    unknown = unknown_model_denial(source.spec)
     for denial in (*((unknown,) if unknown else ()), *check(source.spec, pools)):
         own = spec.service is None or denial.field.startswith("spec.placement")
         where = "" if own else f"spec.service: InferenceService {spec.service}: "
-        yield Verdict(
+        yield StatusVerdict(
             BatchAccepted[denial.reason.name],
             where + (_for_a_batch(denial) if own else denial.sentence),
         )
@@ -145,15 +151,15 @@ def _for_a_batch(denial: Denial) -> str:
 
 def _claim_denials(claim: VolumeClaim | None, spec: BatchInferenceSpec) -> Iterator[Denied]:
     if claim is None:
-        yield Verdict(
-            BatchAccepted.CLAIM_MISSING,
+        yield StatusVerdict(
+            BatchAccepted.CLAIM_NOT_FOUND,
             f"spec.claim: there is no PersistentVolumeClaim {spec.claim}; kubectl get pvc shows "
             f"those there are, and it needs accessModes: [{SHARED}]",
         )
     elif SHARED not in claim.modes:
         modes = ", ".join(claim.modes) or "no access mode"
-        yield Verdict(
-            BatchAccepted.CLAIM_NOT_SHARED,
+        yield StatusVerdict(
+            BatchAccepted.CLAIM_NOT_READ_WRITE_MANY,
             f"spec.claim: {spec.claim} offers {modes} (storage class "
             f"{claim.storage_class or 'none'}), and attempts on 2 nodes need {SHARED}; make a "
             f"claim with accessModes: [{SHARED}] of a class that has it, such as one of EFS, "

@@ -6,7 +6,7 @@ from datetime import datetime
 from tessera.api.batch_inference import BatchInferenceStatus
 from tessera.domain.batch.allotment import TERMINAL, BatchAllotment
 from tessera.domain.batch.reasons import BatchRunning
-from tessera.domain.reasons import Reason, Verdict
+from tessera.domain.reasons import StatusReason, StatusVerdict
 from tessera.domain.status import conditions
 
 _LONGEST = 2048
@@ -16,8 +16,8 @@ _MOVING = frozenset(
         BatchRunning.BEHIND_SCHEDULE,
         BatchRunning.DEADLINE_NEAR,
         BatchRunning.NOT_YET_AHEAD,
-        BatchRunning.SPOT_EXCLUDED,
-        BatchRunning.AT_RISK,
+        BatchRunning.SPOT_DISABLED,
+        BatchRunning.DEADLINE_AT_RISK,
         BatchRunning.STARTING,
         BatchRunning.WAITING_FOR_SPOT,
         BatchRunning.UNSCHEDULABLE,
@@ -33,7 +33,7 @@ def batch_status(
     """The status to write, before any Job; `problem` is what the API server refused earlier."""
     allotment = replace(allotment, running=_settled(allotment))
     batch, progress = allotment.batch, allotment.progress
-    verdicts: dict[str, Verdict[Reason]] = {
+    verdicts: dict[str, StatusVerdict[StatusReason]] = {
         "Accepted": allotment.accepted,
         "Running": allotment.running,
         "Complete": allotment.complete,
@@ -54,7 +54,7 @@ def batch_status(
     )
 
 
-def _settled(allotment: BatchAllotment) -> Verdict[BatchRunning]:
+def _settled(allotment: BatchAllotment) -> StatusVerdict[BatchRunning]:
     """A message with moving amounts is written anew only with something that it speaks about."""
     running, batch, old = allotment.running, allotment.batch, allotment.batch.status
     written = next((one for one in old.conditions if one.type == "Running"), None)
@@ -67,8 +67,8 @@ def _settled(allotment: BatchAllotment) -> Verdict[BatchRunning]:
     return replace(running, message=written.message) if written is not None and same else running
 
 
-def _deciding(allotment: BatchAllotment) -> Verdict[Reason]:
+def _deciding(allotment: BatchAllotment) -> StatusVerdict[StatusReason]:
     """The verdict that answers the first question: why is it not done?"""
     if allotment.state in TERMINAL or allotment.state == "finalizing":
         return allotment.complete
-    return allotment.running if allotment.accepted.reason.holds else allotment.accepted
+    return allotment.running if allotment.accepted.reason.is_true else allotment.accepted

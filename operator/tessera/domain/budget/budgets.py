@@ -16,7 +16,7 @@ from tessera.domain.budget.spend import from_record, rates, settle
 from tessera.domain.budget.windows import Window, following, window_at, zone_of
 from tessera.domain.money import nanos
 from tessera.domain.pools import PoolView
-from tessera.domain.reasons import BudgetAccepted, Funded, Verdict
+from tessera.domain.reasons import BudgetAccepted, StatusVerdict, WithinBudget
 from tessera.domain.snapshot import Budget, Snapshot
 
 _NEAR = 0.8
@@ -28,7 +28,7 @@ class BudgetView:
     """A budget in a plan."""
 
     budget: Budget
-    accepted: Verdict[BudgetAccepted]
+    accepted: StatusVerdict[BudgetAccepted]
     meter: Meter = field(default_factory=Meter)
     purse: Purse | None = None
     """None while the budget cannot be enforced."""
@@ -40,10 +40,12 @@ class BudgetView:
     """Its batches that are not over."""
 
     @property
-    def funded(self) -> Verdict[Funded]:
+    def funded(self) -> StatusVerdict[WithinBudget]:
         """How the tenant stands, once everything passed the purse."""
         if self.purse is None:
-            return Verdict(Funded.NOT_ACCEPTED, "nothing is enforced while Accepted is False")
+            return StatusVerdict(
+                WithinBudget.NOT_ACCEPTED, "nothing is enforced while Accepted is False"
+            )
         return _funded(self, self.purse)
 
 
@@ -71,7 +73,7 @@ def open_budgets(snapshot: Snapshot, views: Sequence[PoolView]) -> tuple[BudgetV
                 f"spec: judging raised {type(error).__name__} ({error}); please report it with the "
                 "output of kubectl get tenantbudget -o yaml"
             )
-            view = replace(view, accepted=Verdict(BudgetAccepted.PLANNER_ERROR, told))
+            view = replace(view, accepted=StatusVerdict(BudgetAccepted.INTERNAL_ERROR, told))
         if view.purse is not None:
             owners |= dict.fromkeys(names, budget.name)
         found.append(view)
@@ -98,20 +100,20 @@ def zone_fault(spec: TenantBudgetSpec) -> str | None:
     )
 
 
-def _judged(budget: Budget, owners: Mapping[str, str]) -> Verdict[BudgetAccepted]:
+def _judged(budget: Budget, owners: Mapping[str, str]) -> StatusVerdict[BudgetAccepted]:
     spec = budget.spec
     if spec is None:
-        return Verdict(BudgetAccepted.SPEC_UNREADABLE, budget.problem or "spec: unreadable")
+        return StatusVerdict(BudgetAccepted.INVALID_SPEC, budget.problem or "spec: unreadable")
     if (fault := zone_fault(spec)) is not None:
-        return Verdict(BudgetAccepted.ZONE_UNKNOWN, fault)
+        return StatusVerdict(BudgetAccepted.INVALID_TIME_ZONE, fault)
     for index, name in enumerate(spec.tenant.namespaces):
         if name in owners:
-            return Verdict(
+            return StatusVerdict(
                 BudgetAccepted.OVERLAPPING,
                 f"spec.tenant.namespaces[{index}]: {name} belongs to budget {owners[name]} "
                 "already, and a namespace has 1 budget; take it out of one of them",
             )
-    return Verdict(
+    return StatusVerdict(
         BudgetAccepted.VALID,
         f"{len(spec.limits)} limits in {spec.currency} for "
         f"{', '.join(sorted(spec.tenant.namespaces))}",
@@ -124,7 +126,7 @@ def _counted(snapshot: Snapshot, view: BudgetView, views: Sequence[PoolView]) ->
     if spec is None:
         return replace(view, meter=snapshot.meters.get(budget.name) or Meter())
     zone = zone_of(spec.time_zone)
-    enforced = view.accepted.reason.holds and zone is not None
+    enforced = view.accepted.reason.is_true and zone is not None
     meter = snapshot.meters.get(budget.name) or _recalled(budget, spec, views)
     at = max(snapshot.at, meter.as_of or snapshot.at)
     windows = [window_at(one.window, at, zone) for one in spec.limits] if zone is not None else []
@@ -189,7 +191,7 @@ def _limit(spec: TenantBudgetSpec, index: int, *, known: bool) -> int:
     return min(limit, nanos(spec.on_ledger_loss.allow_up_to or Decimal(0)))
 
 
-def _funded(view: BudgetView, purse: Purse) -> Verdict[Funded]:
+def _funded(view: BudgetView, purse: Purse) -> StatusVerdict[WithinBudget]:
     if (refusing := _refusing(view, purse)) is not None:
         return refusing
     tightest = max(purse.now, key=_share)
@@ -198,40 +200,40 @@ def _funded(view: BudgetView, purse: Purse) -> Verdict[Funded]:
         f"{tightest.window.name}, and {amount(tightest.forecast)} are expected at its end"
     )
     if _share(tightest) >= _NEAR:
-        return Verdict(Funded.NEAR_LIMIT, told)
+        return StatusVerdict(WithinBudget.NEAR_LIMIT, told)
     above = next((till for till in purse.now if till.forecast > till.limit), None)
     if above is None:
-        return Verdict(Funded.WITHIN_LIMITS, told)
-    return Verdict(
-        Funded.FORECAST_ABOVE_LIMIT,
+        return StatusVerdict(WithinBudget.WITHIN_LIMITS, told)
+    return StatusVerdict(
+        WithinBudget.FORECAST_ABOVE_LIMIT,
         f"{above.field}: {amount(above.forecast)} are expected at the end of the "
         f"{above.window.name}, above its limit of {amount(above.limit)}",
     )
 
 
-def _refusing(view: BudgetView, purse: Purse) -> Verdict[Funded] | None:
+def _refusing(view: BudgetView, purse: Purse) -> StatusVerdict[WithinBudget] | None:
     """Why something is refused, or would be."""
     for till in purse.now:
         if not view.meter.knows(till.window):
-            return Verdict(
-                Funded.SPEND_UNKNOWN,
+            return StatusVerdict(
+                WithinBudget.SPEND_UNKNOWN,
                 f"spec.onLedgerLoss: the record of this {till.window.name} was lost, so at most "
                 f"{amount(till.limit)} are granted until {till.window.end:%Y-%m-%dT%H:%MZ}; "
                 "spec.onLedgerLoss.allowUpTo allows more",
             )
     if purse.floor_shortage is not None:
-        return Verdict(Funded.FLOORS_ABOVE_LIMIT, purse.floor_shortage.message)
+        return StatusVerdict(WithinBudget.MIN_REPLICAS_EXCEED_BUDGET, purse.floor_shortage.message)
     if purse.shortage is not None:
-        return Verdict(Funded.BUDGET_EXHAUSTED, purse.shortage.message)
+        return StatusVerdict(WithinBudget.BUDGET_EXHAUSTED, purse.shortage.message)
     return _floors_above(purse)
 
 
-def _floors_above(purse: Purse) -> Verdict[Funded] | None:
+def _floors_above(purse: Purse) -> StatusVerdict[WithinBudget] | None:
     """Those that run, in a whole window."""
     for till in purse.ahead:
         if till.floors > till.limit:
-            return Verdict(
-                Funded.FLOORS_ABOVE_LIMIT,
+            return StatusVerdict(
+                WithinBudget.MIN_REPLICAS_EXCEED_BUDGET,
                 f"{till.field}: the replicas that always run cost {amount(till.floors)} in a whole "
                 f"{till.window.name}, and its limit is {amount(till.limit)}; lower "
                 "spec.scaling.minReplicas of the tenant's services, or raise the limit",

@@ -13,7 +13,7 @@ from tessera.domain.budget.budgets import BudgetView, summary
 from tessera.domain.budget.meter import Meter
 from tessera.domain.budget.purse import Purse, Till
 from tessera.domain.money import units
-from tessera.domain.reasons import Reason, Verdict
+from tessera.domain.reasons import StatusReason, StatusVerdict
 from tessera.domain.status import conditions
 
 RECORD_EVERY = timedelta(minutes=1)
@@ -30,7 +30,10 @@ def budget_status(view: BudgetView, at: datetime) -> TenantBudgetStatus:
     happens writes nothing.
     """
     budget, old, purse = view.budget, view.budget.status, view.purse
-    verdicts: dict[str, Verdict[Reason]] = {"Accepted": view.accepted, "Funded": view.funded}
+    verdicts: dict[str, StatusVerdict[StatusReason]] = {
+        "Accepted": view.accepted,
+        "Funded": view.funded,
+    }
     told = conditions(verdicts, old.conditions, budget.generation, at)
     reasons = [(one.type, one.reason, one.observed_generation) for one in told]
     same = reasons == [(one.type, one.reason, one.observed_generation) for one in old.conditions]

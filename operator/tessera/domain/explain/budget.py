@@ -3,14 +3,14 @@
 from collections.abc import Iterator
 from datetime import datetime
 
-from tessera.domain.allotment import Allotment
+from tessera.domain.allotment import ServicePlan
 from tessera.domain.budget.budgets import BudgetView
 from tessera.domain.budget.purse import HOLD, Purse, Till, amount
 from tessera.domain.draft import scaling_of
 from tessera.domain.explain.decision import Decision, Numbers
 from tessera.domain.money import Tariff
 from tessera.domain.plan import Plan
-from tessera.domain.reasons import Funded
+from tessera.domain.reasons import WithinBudget
 from tessera.domain.snapshot import Snapshot
 
 _MINUTES = int(HOLD.total_seconds() // 60)
@@ -18,14 +18,14 @@ _CENT = 10**7
 """In nano-units."""
 
 
-def explain_budget(snapshot: Snapshot, plan: Plan, allotment: Allotment) -> Decision:
+def explain_budget(snapshot: Snapshot, plan: Plan, allotment: ServicePlan) -> Decision:
     """How the tenant of a service stands."""
     namespace = allotment.service.ref.namespace
-    view = plan.tenants.get(namespace)
+    view = plan.budgets_by_namespace.get(namespace)
     if view is None or view.purse is None:
         return Decision(
             topic="budget",
-            reason=Funded.NO_BUDGET,
+            reason=WithinBudget.NO_BUDGET,
             message=f"no TenantBudget names the namespace {namespace}, so nothing limits its spend",
             would_change=(f"a TenantBudget with {namespace} in spec.tenant.namespaces",),
         )
@@ -57,7 +57,7 @@ def _numbers(view: BudgetView, purse: Purse) -> Numbers:
 
 
 def _would_change(
-    snapshot: Snapshot, view: BudgetView, purse: Purse, allotment: Allotment
+    snapshot: Snapshot, view: BudgetView, purse: Purse, allotment: ServicePlan
 ) -> Iterator[str]:
     """What one more replica lacks in the present windows, and whether the next ones have it."""
     choice, spec = allotment.choice, allotment.service.spec

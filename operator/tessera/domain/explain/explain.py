@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from tessera.api.inference_service import InferenceServiceStatus
 from tessera.api.meta import Condition
-from tessera.domain.allotment import Allotment
+from tessera.domain.allotment import ServicePlan
 from tessera.domain.explain.budget import explain_budget
 from tessera.domain.explain.decision import Decision
 from tessera.domain.explain.hardware import explain_placed
@@ -15,7 +15,7 @@ from tessera.domain.explain.sizing import explain_sizing
 from tessera.domain.explain.speed import explain_speed
 from tessera.domain.plan import Plan
 from tessera.domain.reasons import Accepted
-from tessera.domain.snapshot import Ref, Service, Snapshot
+from tessera.domain.snapshot import ObservedService, Ref, Snapshot
 from tessera.domain.status import service_status
 
 
@@ -28,10 +28,10 @@ def explain(snapshot: Snapshot, plan: Plan | None, ref: Ref) -> tuple[Decision, 
     """
     services = {service.ref: service for service in snapshot.services}
     service = services[ref]
-    if plan is None or ref not in plan.allotments:
+    if plan is None or ref not in plan.service_plans:
         return _by_status(service)
-    allotment = plan.allotments[ref]
-    now = service_status(snapshot, allotment, plan.tenants.get(ref.namespace), None)
+    allotment = plan.service_plans[ref]
+    now = service_status(snapshot, allotment, plan.budgets_by_namespace.get(ref.namespace), None)
     decisions = [
         _accepted(allotment),
         explain_placed(snapshot, plan, allotment, _found(now, "Placed")),
@@ -47,9 +47,9 @@ def explain(snapshot: Snapshot, plan: Plan | None, ref: Ref) -> tuple[Decision, 
     return (*told, *_further(service.status))
 
 
-def _accepted(allotment: Allotment) -> Decision:
+def _accepted(allotment: ServicePlan) -> Decision:
     verdict = allotment.accepted
-    would = () if verdict.reason.holds else (verdict.message,)
+    would = () if verdict.reason.is_true else (verdict.message,)
     if verdict.reason is Accepted.FLAGS_UNCHECKED:
         would = ("spec.engine.version with a known table would have its flags checked",)
     return Decision(
@@ -104,7 +104,7 @@ def _condition(topic: str, one: Condition) -> Decision:
     )
 
 
-def _by_status(service: Service) -> tuple[Decision, ...]:
+def _by_status(service: ObservedService) -> tuple[Decision, ...]:
     """What the operator wrote, where nothing can be planned anew."""
     status = service.status
     topics = {kind: topic for topic, kind in _TOLD_BY.items()}

@@ -5,7 +5,7 @@ from decimal import Decimal
 
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.meta import Condition
-from tessera.domain.allotment import Allotment
+from tessera.domain.allotment import ServicePlan
 from tessera.domain.checks import shape_of
 from tessera.domain.explain.decision import Decision, Numbers
 from tessera.domain.explain.rivals import alternatives, forbidden, off_limits
@@ -19,11 +19,11 @@ from tessera.domain.snapshot import Snapshot
 
 
 def explain_placed(
-    snapshot: Snapshot, plan: Plan, allotment: Allotment, placed: Condition
+    snapshot: Snapshot, plan: Plan, allotment: ServicePlan, placed: Condition
 ) -> Decision:
     """The hardware with its price, and every other hardware of the fleet."""
     spec, choice = allotment.service.spec, allotment.choice
-    looked = _looked(plan, spec) if spec is not None and allotment.accepted.reason.holds else []
+    looked = _looked(plan, spec) if spec is not None and allotment.accepted.reason.is_true else []
     return Decision(
         topic="placed",
         reason=placed.reason,
@@ -36,7 +36,7 @@ def explain_placed(
     )
 
 
-def _numbers(snapshot: Snapshot, plan: Plan, choice: Choice, allotment: Allotment) -> Numbers:
+def _numbers(snapshot: Snapshot, plan: Plan, choice: Choice, allotment: ServicePlan) -> Numbers:
     offer, view = choice.offer, view_of(plan, choice.offer.pool)
     total = choice.hourly.times(allotment.scale.replicas)
     return (
@@ -69,7 +69,7 @@ def _looked(plan: Plan, spec: InferenceServiceSpec) -> list[Considered]:
 def _would_change(
     snapshot: Snapshot,
     plan: Plan,
-    allotment: Allotment,
+    allotment: ServicePlan,
     looked: Sequence[Considered],
     chosen: Choice,
 ) -> Iterator[str]:
@@ -109,7 +109,7 @@ def _would_change(
 
 
 def _compared_to(
-    snapshot: Snapshot, plan: Plan, allotment: Allotment, chosen: Choice, rival: Choice
+    snapshot: Snapshot, plan: Plan, allotment: ServicePlan, chosen: Choice, rival: Choice
 ) -> Iterator[str]:
     """The best of another pool: what it is missing."""
     pool, before, after = rival.offer.pool, chosen.offer.choosing, rival.offer.choosing
@@ -125,7 +125,7 @@ def _compared_to(
         )
 
 
-def _cheaper(snapshot: Snapshot, plan: Plan, allotment: Allotment, rival: Choice) -> str:
+def _cheaper(snapshot: Snapshot, plan: Plan, allotment: ServicePlan, rival: Choice) -> str:
     room = free(snapshot, view_of(plan, rival.offer.pool), rival.offer)
     wanted = floor_of(allotment)
     if room < wanted:

@@ -4,27 +4,27 @@ from collections import Counter
 from collections.abc import Iterator
 
 from tessera.api.meta import Condition, format_duration
-from tessera.domain.allotment import Allotment
-from tessera.domain.drain import SETTLE
+from tessera.domain.allotment import ServicePlan
+from tessera.domain.drain import PROPAGATION_DELAY
 from tessera.domain.explain.decision import Decision
-from tessera.domain.readiness import QUIET
+from tessera.domain.readiness import IDLE_PROBE_INTERVAL
 from tessera.domain.reasons import Progressing, Ready
 from tessera.domain.snapshot import Pod, Snapshot
 
 _READY_WOULD: dict[str, str] = {
-    Ready.ANSWERED: "a completion that fails; it is asked again after "
-    f"{format_duration(QUIET)} without a finished request",
+    Ready.COMPLETION_SUCCEEDED: "a completion that fails; it is asked again after "
+    f"{format_duration(IDLE_PROBE_INTERVAL)} without a finished request",
     Ready.SCALED_TO_ZERO: "spec.replicas above 0",
     Ready.NOT_PLACED: "hardware for the service: see placed",
     Ready.NO_REPLICA_READY: "a replica that passes its probes: see rollout",
-    Ready.WAITING_FOR_ANSWER: "an answer to the completion that was asked",
-    Ready.NO_ANSWER: "an answer to the next completion, which is asked within seconds",
+    Ready.PROBE_PENDING: "an answer to the completion that was asked",
+    Ready.COMPLETION_FAILED: "an answer to the next completion, which is asked within seconds",
 }
 
 
-def explain_drain(snapshot: Snapshot, allotment: Allotment) -> Iterator[Decision]:
+def explain_drain(snapshot: Snapshot, allotment: ServicePlan) -> Iterator[Decision]:
     """Who leaves; nothing while nobody does."""
-    spec, leaving = allotment.service.spec, allotment.drain.leaving
+    spec, leaving = allotment.service.spec, allotment.drain.draining
     if spec is None or not leaving:
         return
     pods = {pod.ref: pod for pod in allotment.pods}
@@ -36,7 +36,7 @@ def explain_drain(snapshot: Snapshot, allotment: Allotment) -> Iterator[Decision
         numbers=tuple((ref.name, _leave(snapshot, pods[ref])) for ref in leaving if ref in pods),
         would_change=(
             "a replica goes once it holds 0 requests, "
-            f"{SETTLE.total_seconds():.0f} s after it left the Service, or after "
+            f"{PROPAGATION_DELAY.total_seconds():.0f} s after it left the Service, or after "
             f"spec.drain.timeout of {limit}",
         ),
     )
@@ -50,7 +50,7 @@ def _leave(snapshot: Snapshot, pod: Pod) -> str:
     return f"{(snapshot.at - pod.draining_since).total_seconds():.0f} s without new requests{told}"
 
 
-def explain_rollout(allotment: Allotment, progressing: Condition) -> Iterator[Decision]:
+def explain_rollout(allotment: ServicePlan, progressing: Condition) -> Iterator[Decision]:
     """How replicas come and are replaced; nothing while there is no hardware."""
     choice = allotment.choice
     if choice is None:
@@ -69,8 +69,8 @@ def explain_rollout(allotment: Allotment, progressing: Condition) -> Iterator[De
         ("manner", manner),
         ("revisions", str(len(revisions))),
     ]
-    if allotment.retired:
-        numbers.append(("going", ", ".join(ref.name for ref in allotment.retired)))
+    if allotment.removable_deployments:
+        numbers.append(("going", ", ".join(ref.name for ref in allotment.removable_deployments)))
     yield Decision(
         topic="rollout",
         reason=progressing.reason,
@@ -80,7 +80,7 @@ def explain_rollout(allotment: Allotment, progressing: Condition) -> Iterator[De
     )
 
 
-def explain_ready(allotment: Allotment, ready: Condition) -> Decision:
+def explain_ready(allotment: ServicePlan, ready: Condition) -> Decision:
     """Whether the service answers."""
     up = sum(pod.takes_requests for pod in allotment.pods)
     told = {one.type: one.reason for one in allotment.service.status.conditions}

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from tessera.api.inference_service import InferenceServiceSpec
-from tessera.domain.allotment import Allotment
+from tessera.domain.allotment import ServicePlan
 from tessera.domain.explain.decision import Alternative
 from tessera.domain.explain.room import floor_of, free, precise, view_of
 from tessera.domain.placement import ANY, STEADY, Choice, Considered, cheapest_hour
@@ -14,7 +14,7 @@ from tessera.domain.snapshot import Snapshot
 
 
 def alternatives(
-    snapshot: Snapshot, plan: Plan, allotment: Allotment, looked: Sequence[Considered]
+    snapshot: Snapshot, plan: Plan, allotment: ServicePlan, looked: Sequence[Considered]
 ) -> Iterator[Alternative]:
     """Those that fit by price, then those that do not, then pools without hardware."""
     spec = allotment.service.spec
@@ -71,7 +71,7 @@ def _unfit(spec: InferenceServiceSpec, misfit: Misfit) -> str:
     return f"too slow: a prompt takes {misfit.prefill_ms:.0f} ms, {first:.0f} are promised"
 
 
-def _compared(snapshot: Snapshot, plan: Plan, allotment: Allotment, other: Choice) -> str:
+def _compared(snapshot: Snapshot, plan: Plan, allotment: ServicePlan, other: Choice) -> str:
     """How hardware on which the model fits stands to the chosen one."""
     chosen = allotment.choice
     if chosen is None:

@@ -1,6 +1,6 @@
 """How much room a pool has, and for how many replicas a service needs it."""
 
-from tessera.domain.allotment import Allotment
+from tessera.domain.allotment import ServicePlan
 from tessera.domain.draft import scaling_of
 from tessera.domain.money import Money
 from tessera.domain.plan import Plan
@@ -26,7 +26,7 @@ def view_of(plan: Plan, name: str) -> PoolView:
     return next(view for view in plan.pools if view.pool.name == name)
 
 
-def floor_of(allotment: Allotment) -> int:
+def floor_of(allotment: ServicePlan) -> int:
     """Replicas for which hardware was sought when the service was placed."""
     spec = allotment.service.spec
     if spec is None or spec.replicas is not None:

@@ -7,16 +7,16 @@ from dataclasses import replace
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.inference_service import Scaling as Policy
 from tessera.api.meta import format_duration
-from tessera.domain.allotment import Allotment
-from tessera.domain.autoscale import Load, wished
+from tessera.domain.allotment import ServicePlan
+from tessera.domain.autoscale import ServiceLoad, recommended_replicas
 from tessera.domain.draft import scaling_of
 from tessera.domain.explain.decision import Decision, Numbers
 from tessera.domain.load import load_of
-from tessera.domain.reasons import Scaling
+from tessera.domain.reasons import ScalingReason
 from tessera.domain.snapshot import Snapshot
 
 
-def explain_scaling(snapshot: Snapshot, allotment: Allotment) -> Iterator[Decision]:
+def explain_scaling(snapshot: Snapshot, allotment: ServicePlan) -> Iterator[Decision]:
     """The number with its reason; nothing for a spec that cannot be read."""
     spec, scale = allotment.service.spec, allotment.scale
     if spec is None:
@@ -46,13 +46,15 @@ def _has_readings(snapshot: Snapshot) -> bool:
     return snapshot.readings is not None and snapshot.readings.problem is None
 
 
-def _load(snapshot: Snapshot, allotment: Allotment) -> Load:
+def _load(snapshot: Snapshot, allotment: ServicePlan) -> ServiceLoad:
     variant = allotment.choice.variant if allotment.choice is not None else None
     pods = [pod for pod in allotment.pods if variant in (None, pod.variant)]
     return load_of(pods, snapshot.readings, allotment.scale.replicas, snapshot.at)
 
 
-def _numbers(snapshot: Snapshot, spec: InferenceServiceSpec, load: Load, replicas: int) -> Numbers:
+def _numbers(
+    snapshot: Snapshot, spec: InferenceServiceSpec, load: ServiceLoad, replicas: int
+) -> Numbers:
     if spec.replicas is not None:
         return (("replicas", f"{replicas} wanted by spec.replicas"),)
     policy = scaling_of(spec)
@@ -73,7 +75,9 @@ def _numbers(snapshot: Snapshot, spec: InferenceServiceSpec, load: Load, replica
     )
 
 
-def _would_change(spec: InferenceServiceSpec, load: Load, allotment: Allotment) -> Iterator[str]:
+def _would_change(
+    spec: InferenceServiceSpec, load: ServiceLoad, allotment: ServicePlan
+) -> Iterator[str]:
     scale = allotment.scale
     if spec.replicas is not None:
         yield "kubectl scale, or another spec.replicas; without it spec.scaling decides"
@@ -81,7 +85,7 @@ def _would_change(spec: InferenceServiceSpec, load: Load, allotment: Allotment) 
     if allotment.choice is None:
         yield "hardware for the service: see placed"
         return
-    if scale.reason is Scaling.BUDGET_EXHAUSTED:
+    if scale.reason is ScalingReason.BUDGET_EXHAUSTED:
         yield "money for more: see budget"
         return
     policy = scaling_of(spec)
@@ -89,7 +93,7 @@ def _would_change(spec: InferenceServiceSpec, load: Load, allotment: Allotment) 
     yield _downwards(policy, load, scale.replicas)
 
 
-def _upwards(policy: Policy, load: Load, current: int) -> str:
+def _upwards(policy: Policy, load: ServiceLoad, current: int) -> str:
     """The shortest queue that would add replicas."""
     if current >= policy.max_replicas:
         return f"spec.scaling.maxReplicas above {policy.max_replicas} would let a queue add more"
@@ -111,13 +115,15 @@ def _upwards(policy: Policy, load: Load, current: int) -> str:
 
 
 def _wish(
-    policy: Policy, load: Load, current: int, waiting: int, activity: float | None = None
+    policy: Policy, load: ServiceLoad, current: int, waiting: int, activity: float | None = None
 ) -> int:
     known = load.activity if activity is None else activity
-    return wished(policy, replace(load, waiting=float(waiting), activity=known), current)
+    return recommended_replicas(
+        policy, replace(load, waiting=float(waiting), activity=known), current
+    )
 
 
-def _downwards(policy: Policy, load: Load, current: int) -> str:
+def _downwards(policy: Policy, load: ServiceLoad, current: int) -> str:
     """The longest queue, and the highest activity, that would remove replicas."""
     if current <= policy.min_replicas:
         return f"spec.scaling.minReplicas below {policy.min_replicas} would let fewer do"

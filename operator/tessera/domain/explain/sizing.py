@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from tessera.domain import footprint
-from tessera.domain.allotment import Allotment
+from tessera.domain.allotment import ServicePlan
 from tessera.domain.checks import shape_of
 from tessera.domain.explain.decision import Decision, Numbers
 from tessera.domain.limits import Demand, full_step
@@ -24,7 +24,7 @@ _LOOSER = 2
 """The promise times this, to show what it costs."""
 
 
-def explain_sizing(allotment: Allotment) -> Iterator[Decision]:
+def explain_sizing(allotment: ServicePlan) -> Iterator[Decision]:
     """How the model goes onto the chosen hardware; nothing while there is none."""
     choice, spec = allotment.choice, allotment.service.spec
     shape = shape_of(spec) if spec is not None else None
@@ -35,7 +35,7 @@ def explain_sizing(allotment: Allotment) -> Iterator[Decision]:
         for one in considered(spec, shape, (choice.offer,))
         if one.demand.precision == choice.fit.precision
     )
-    fit, found = choice.fit, allotment.measured
+    fit, found = choice.fit, allotment.measured_speed
     source = fit.step.source if found is None else "measured"
     yield Decision(
         topic="sizing",

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from tessera.domain.allotment import Allotment
+from tessera.domain.allotment import ServicePlan
 from tessera.domain.explain.decision import Decision, Numbers
 from tessera.domain.money import Money
 from tessera.domain.reasons import SpeedAsPredicted
@@ -18,9 +18,9 @@ _WOULD = {
 }
 
 
-def explain_speed(snapshot: Snapshot, allotment: Allotment) -> Iterator[Decision]:
+def explain_speed(snapshot: Snapshot, allotment: ServicePlan) -> Iterator[Decision]:
     """What is measured now, which the status follows slowly; nothing while nothing is placed."""
-    speed = allotment.seen(snapshot.readings)
+    speed = allotment.observed_speed(snapshot.readings)
     if speed is None:
         return
     told = verdict(allotment.speed)

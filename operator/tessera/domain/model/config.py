@@ -12,13 +12,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from tessera.api.inference_service import ModelShape
-from tessera.domain.model.families import ALIASES, FAMILIES, OLD_NAMES, Family
-from tessera.domain.model.keys import Keys, PuzzleError, part
-from tessera.domain.model.quantization import Quantized, quantized
+from tessera.domain.model.families import ALIASES, FAMILIES, OLD_NAMES, ModelFamily
+from tessera.domain.model.keys import Keys, UnsupportedConfigError, part
+from tessera.domain.model.quantization import Quantization, read_quantization
 from tessera.domain.model.weights import Weights, heads_of, weights_of
 from tessera.domain.model.windows import window_of
 
-_OTHER_CACHES = {
+_UNSUPPORTED_CACHES = {
     "ssm_cfg": "state-space layers",
     "mamba_d_state": "state-space layers",
     "linear_num_key_heads": "linear attention",
@@ -27,13 +27,13 @@ _OTHER_CACHES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Puzzle:
+class UnsupportedConfig:
     """Why a configuration was not understood, and what to do."""
 
     message: str
 
 
-def read(config: object, total_size: int | None = None) -> ModelShape | Puzzle:
+def read_config(config: object, total_size: int | None = None) -> ModelShape | UnsupportedConfig:
     """The shape; `total_size` is that of `model.safetensors.index.json`, in bytes.
 
     With it the weights take what their files take: parts besides the language model count, and
@@ -41,66 +41,71 @@ def read(config: object, total_size: int | None = None) -> ModelShape | Puzzle:
     """
     try:
         if not isinstance(config, Mapping):
-            raise PuzzleError("it is not an object; take the config.json of the repository")
-        keys, family = _language(config, total_size)
+            raise UnsupportedConfigError(
+                "it is not an object; take the config.json of the repository"
+            )
+        keys, family = _language_model(config, total_size)
         return _shape(keys, family, config, total_size)
-    except PuzzleError as error:
-        return Puzzle(str(error))
+    except UnsupportedConfigError as error:
+        return UnsupportedConfig(str(error))
     except ValidationError as error:
         fault = error.errors()[0]
-        return Puzzle(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}")
+        return UnsupportedConfig(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}")
 
 
-def _language(config: Mapping[str, Any], total_size: int | None) -> tuple[Keys, Family]:
+def _language_model(config: Mapping[str, Any], total_size: int | None) -> tuple[Keys, ModelFamily]:
     """The part that describes the language model, and its family."""
     whole = part(config, "text_config") if "text_config" in config else config
     if whole is not config and whole and total_size is None:
-        raise PuzzleError(
+        raise UnsupportedConfigError(
             "it has parts besides the language model, and no index has their size; read it with "
             "the model.safetensors.index.json beside it"
         )
-    for key, told in _OTHER_CACHES.items():
+    for key, feature in _UNSUPPORTED_CACHES.items():
         if whole.get(key):
-            raise PuzzleError(f"{key} means {told}, whose cache is not foreseen")
-    kind = whole.get("model_type", config.get("model_type"))
-    if not kind:
-        raise PuzzleError("model_type is missing; take the config.json of the repository as it is")
-    family = FAMILIES.get(ALIASES.get(str(kind), str(kind)))
+            raise UnsupportedConfigError(f"{key} means {feature}, whose cache is not foreseen")
+    model_type = whole.get("model_type", config.get("model_type"))
+    if not model_type:
+        raise UnsupportedConfigError(
+            "model_type is missing; take the config.json of the repository as it is"
+        )
+    family = FAMILIES.get(ALIASES.get(str(model_type), str(model_type)))
     if family is None:
-        raise PuzzleError(
-            f"model_type {kind} is none of the {len(FAMILIES)} architectures that are understood "
+        raise UnsupportedConfigError(
+            f"model_type {model_type} is none of the {len(FAMILIES)} architectures that are "
+            "understood "
             f"({', '.join(sorted(FAMILIES))})"
         )
-    named = {usual: whole[old] for old, usual in OLD_NAMES.items() if old in whole}
-    return Keys({**family.defaults, **named, **whole, "model_type": kind}), family
+    renamed = {usual: whole[old] for old, usual in OLD_NAMES.items() if old in whole}
+    return Keys({**family.defaults, **renamed, **whole, "model_type": model_type}), family
 
 
 def _shape(
-    keys: Keys, family: Family, config: Mapping[str, Any], total_size: int | None
+    keys: Keys, family: ModelFamily, config: Mapping[str, Any], total_size: int | None
 ) -> ModelShape:
     heads = heads_of(keys, family)
-    counted = weights_of(keys, family, heads)
-    form = quantized(config)
-    plain = total_size if form is None else None
+    weights = weights_of(keys, family, heads)
+    quantization = read_quantization(config)
+    plain = total_size if quantization is None else None
     window = window_of(keys, family)
-    parameters = counted.whole if plain is None else plain * 8 // _stored_bits(config)
-    mixture = counted.experts > 0
-    told = heads.queries * heads.width
+    parameters = weights.total if plain is None else plain * 8 // _stored_bits(config)
+    mixture = weights.experts > 0
+    query_width = heads.queries * heads.width
     return ModelShape(
         parameters=parameters,
-        active_parameters=min(parameters, counted.active) if mixture else None,
+        active_parameters=min(parameters, weights.active) if mixture else None,
         layers=keys["num_hidden_layers"],
         attention_heads=heads.queries,
         kv_heads=heads.keys,
         head_dim=heads.width,
-        hidden_size=None if told == keys["hidden_size"] else keys["hidden_size"],
+        hidden_size=None if query_width == keys["hidden_size"] else keys["hidden_size"],
         max_position_embeddings=keys["max_position_embeddings"],
-        bits_per_weight=16 if form is None else form.bits,
-        quantization=None if form is None else form.format,
-        group_size=None if form is None else form.group_size,
-        unquantized_parameters=min(parameters, _unquantized(counted, form)),
-        weight_bytes=None if form is None else total_size,
-        embedding_parameters=counted.embedding if counted.output else None,
+        bits_per_weight=16 if quantization is None else quantization.bits,
+        quantization=None if quantization is None else quantization.format,
+        group_size=None if quantization is None else quantization.group_size,
+        unquantized_parameters=min(parameters, _unquantized(weights, quantization)),
+        weight_bytes=None if quantization is None else total_size,
+        embedding_parameters=weights.embedding if weights.output else None,
         experts=keys.get("num_local_experts", "num_experts", "n_routed_experts")
         if mixture
         else None,
@@ -111,10 +116,10 @@ def _shape(
     )
 
 
-def _unquantized(counted: Weights, form: Quantized | None) -> int:
+def _unquantized(weights: Weights, quantization: Quantization | None) -> int:
     """MXFP4 quantises the experts alone, the other formats every matrix of the layers."""
-    dense = counted.dense if form is not None and form.format == "mxfp4" else 0
-    return counted.kept + dense
+    dense = weights.dense if quantization is not None and quantization.format == "mxfp4" else 0
+    return weights.unquantized + dense
 
 
 def _latent_dim(keys: Keys) -> int | None:
@@ -125,5 +130,5 @@ def _latent_dim(keys: Keys) -> int | None:
 def _stored_bits(config: Mapping[str, Any]) -> int:
     """Bits of a weight in the files that the index counts; the engine takes 32 bits as 16."""
     text = part(config, "text_config")
-    told = (one.get(key) for one in (config, text) for key in ("dtype", "torch_dtype"))
-    return 32 if "float32" in told else 16
+    dtypes = (section.get(key) for section in (config, text) for key in ("dtype", "torch_dtype"))
+    return 32 if "float32" in dtypes else 16

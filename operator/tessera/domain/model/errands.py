@@ -5,19 +5,19 @@ from datetime import timedelta
 from enum import Enum, auto
 
 from tessera.api.inference_service import InferenceServiceSpec
-from tessera.domain.model.names import Task, errand_name
+from tessera.domain.model.names import Task, model_job_name
 from tessera.domain.ref import Ref
-from tessera.domain.snapshot import Pod, Service, Snapshot
-from tessera.domain.trouble import unmade
+from tessera.domain.snapshot import ObservedService, Pod, Snapshot
+from tessera.domain.trouble import missing_secret_advice
 
-_AGAIN = timedelta(seconds=30)
+_RETRY_DELAY = timedelta(seconds=30)
 """What failed for a reason that may pass is tried again after this time."""
-_REFUSED = 3
+_REFUSED_EXIT_CODE = 3
 """Exit code: the user has to change something."""
-_SHOWN = 600
+_MAX_MESSAGE_LENGTH = 600
 
 
-class Outcome(Enum):
+class ModelJobOutcome(Enum):
     """What came of an errand."""
 
     DONE = auto()
@@ -26,7 +26,7 @@ class Outcome(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Errand:
+class ModelJob:
     """A Job to make for the model of a service."""
 
     task: Task
@@ -36,20 +36,20 @@ class Errand:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class ModelJobStatus:
     """How an errand stands."""
 
     name: str
     """Of its Job."""
     namespace: str
-    outcome: Outcome = Outcome.OPEN
+    outcome: ModelJobOutcome = ModelJobOutcome.OPEN
     report: str = ""
-    said: str = ""
+    message: str = ""
     """What holds it up, in words."""
-    errand: Errand | None = None
-    over: tuple[Ref, ...] = ()
+    job_to_create: ModelJob | None = None
+    obsolete_jobs: tuple[Ref, ...] = ()
     """Jobs that came to nothing, or served another spec."""
-    former: tuple[Ref, ...] = ()
+    previous_jobs: tuple[Ref, ...] = ()
     """Of these those of another spec alone."""
     jobs: tuple[Ref, ...] = ()
     """All Jobs of the task."""
@@ -57,48 +57,74 @@ class Standing:
     """Of its pod, while it runs."""
 
     @property
-    def where(self) -> str:
+    def logs_command(self) -> str:
         return f"kubectl logs -n {self.namespace} job/{self.name}"
 
 
-def standing(
-    snapshot: Snapshot, service: Service, spec: InferenceServiceSpec, task: Task
-) -> Standing:
+def assess_model_job(
+    snapshot: Snapshot, service: ObservedService, spec: InferenceServiceSpec, task: Task
+) -> ModelJobStatus:
     """Judge an errand by its Job and its pod."""
-    name = errand_name(service.ref.name, service.uid, task, spec.model)
-    mine = [job for job in snapshot.errands if job.service == service.ref and job.task == task]
-    jobs = tuple(sorted(job.ref for job in mine))
-    job = next((one for one in mine if one.ref.name == name), None)
-    told = Standing(
+    name = model_job_name(service.ref.name, service.uid, task, spec.model)
+    model_jobs = [
+        job for job in snapshot.model_jobs if job.service == service.ref and job.task == task
+    ]
+    jobs = tuple(sorted(job.ref for job in model_jobs))
+    job = next((candidate for candidate in model_jobs if candidate.ref.name == name), None)
+    status = ModelJobStatus(
         name=name,
         namespace=service.ref.namespace,
         jobs=jobs,
-        former=tuple(ref for ref in jobs if ref.name != name),
+        previous_jobs=tuple(ref for ref in jobs if ref.name != name),
     )
     if job is None:
-        return replace(told, errand=Errand(task=task, name=name, spec=spec), over=told.former)
-    own = [pod for pod in snapshot.pods if pod.errand is not None and pod.errand.owner == job.uid]
-    pod = max(own, key=lambda one: (one.created, one.ref), default=None)
+        return replace(
+            status,
+            job_to_create=ModelJob(task=task, name=name, spec=spec),
+            obsolete_jobs=status.previous_jobs,
+        )
+    pods = [
+        pod
+        for pod in snapshot.pods
+        if pod.model_job_run is not None and pod.model_job_run.job_uid == job.uid
+    ]
+    pod = max(pods, key=lambda candidate: (candidate.created, candidate.ref), default=None)
     lost = job.failed and pod is None
-    if pod is None or pod.errand is None:
-        return replace(told, over=jobs if lost else told.former)
-    code, text = pod.errand.exit_code, pod.errand.report
+    if pod is None or pod.model_job_run is None:
+        return replace(status, obsolete_jobs=jobs if lost else status.previous_jobs)
+    code, text = pod.model_job_run.exit_code, pod.model_job_run.report
     if code is None and pod.ended is None:
-        return replace(told, over=told.former, said=_held_up(spec, pod), address=pod.address)
+        return replace(
+            status,
+            obsolete_jobs=status.previous_jobs,
+            message=_pod_problem(spec, pod),
+            address=pod.address,
+        )
     if code == 0:
-        return replace(told, over=told.former, report=text, outcome=Outcome.DONE)
-    if code == _REFUSED:
-        return replace(told, over=told.former, report=text, outcome=Outcome.REFUSED)
-    again = snapshot.at - (pod.ended or pod.created) >= _AGAIN
-    words = text.strip() or pod.last_words
-    said = f"exit code {code}: {words[-_SHOWN:]}; it is tried again after {_AGAIN.seconds} s"
-    return replace(told, over=jobs if again else told.former, said=said)
+        return replace(
+            status, obsolete_jobs=status.previous_jobs, report=text, outcome=ModelJobOutcome.DONE
+        )
+    if code == _REFUSED_EXIT_CODE:
+        return replace(
+            status, obsolete_jobs=status.previous_jobs, report=text, outcome=ModelJobOutcome.REFUSED
+        )
+    retry_due = snapshot.at - (pod.ended or pod.created) >= _RETRY_DELAY
+    words = text.strip() or pod.container_message
+    message = (
+        f"exit code {code}: {words[-_MAX_MESSAGE_LENGTH:]}; it is tried again after "
+        f"{_RETRY_DELAY.seconds} s"
+    )
+    return replace(
+        status, obsolete_jobs=jobs if retry_due else status.previous_jobs, message=message
+    )
 
 
-def _held_up(spec: InferenceServiceSpec, pod: Pod) -> str:
-    if pod.trouble is not None:
-        advice = unmade(spec, pod)
-        words = f"{pod.ref.name}: {pod.trouble}: {pod.last_words[-_SHOWN:]}"
+def _pod_problem(spec: InferenceServiceSpec, pod: Pod) -> str:
+    if pod.waiting_reason is not None:
+        advice = missing_secret_advice(spec, pod)
+        words = (
+            f"{pod.ref.name}: {pod.waiting_reason}: {pod.container_message[-_MAX_MESSAGE_LENGTH:]}"
+        )
         return f"{advice}; {words}" if advice else words
     if pod.unschedulable is not None:
         return f"{pod.ref.name} waits for a node: {pod.unschedulable}"

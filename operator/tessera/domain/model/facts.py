@@ -6,7 +6,7 @@ from tessera.domain.ref import Ref
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ErrandJob:
+class ObservedModelJob:
     """The Job of an errand."""
 
     ref: Ref
@@ -18,11 +18,11 @@ class ErrandJob:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ErrandRun:
+class ModelJobRun:
     """What only the pods of errands have."""
 
     service: Ref
-    owner: str = ""
+    job_uid: str = ""
     """The uid of its Job."""
     exit_code: int | None = None
     """That of its container, once it ended."""

@@ -20,7 +20,7 @@ OLD_NAMES: Mapping[str, str] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Family:
+class ModelFamily:
     """What decides the number of weights besides the numbers in the configuration."""
 
     matrices: Literal[2, 3] = 3
@@ -53,37 +53,39 @@ class Family:
     window: Literal["", "all", "every", "chunk", "asked"] = ""
     """Which layers have the sliding window: none, all, all but every n-th, the same by chunks, or
     those from `max_window_layers` on if `use_sliding_window` is true."""
-    every: int = 0
+    window_interval: int = 0
     """Every so many layers one keeps all tokens, when the configuration does not say it."""
     defaults: Mapping[str, int] = field(default_factory=dict)
     """Numbers that configurations leave to the architecture."""
 
 
-_LLAMA = Family()
-_GEMMA = Family(tied=True)
-_MISTRAL = Family(window="all")
+_LLAMA = ModelFamily()
+_GEMMA = ModelFamily(tied=True)
+_MISTRAL = ModelFamily(window="all")
 _DEEPSEEK = {"max_position_embeddings": 2048, "moe_layer_freq": 1}
 
-FAMILIES: Mapping[str, Family] = {
+FAMILIES: Mapping[str, ModelFamily] = {
     "llama": _LLAMA,
-    "llama4_text": Family(
-        window="chunk", every=4, defaults={"num_local_experts": 16, "num_experts_per_tok": 1}
+    "llama4_text": ModelFamily(
+        window="chunk",
+        window_interval=4,
+        defaults={"num_local_experts": 16, "num_experts_per_tok": 1},
     ),
     "mistral": _MISTRAL,
     "ministral": _MISTRAL,
     "mixtral": _MISTRAL,
-    "qwen2": Family(qkv_bias=True, window="asked"),
-    "qwen2_moe": Family(qkv_bias=True, shared_gate=True, window="asked"),
-    "qwen3": Family(head_norm="head", window="asked"),
-    "qwen3_moe": Family(head_norm="head", window="asked"),
+    "qwen2": ModelFamily(qkv_bias=True, window="asked"),
+    "qwen2_moe": ModelFamily(qkv_bias=True, shared_gate=True, window="asked"),
+    "qwen3": ModelFamily(head_norm="head", window="asked"),
+    "qwen3_moe": ModelFamily(head_norm="head", window="asked"),
     "gemma": _GEMMA,
-    "gemma2": Family(tied=True, norms=4, window="every", every=2),
-    "gemma3_text": Family(
+    "gemma2": ModelFamily(tied=True, norms=4, window="every", window_interval=2),
+    "gemma3_text": ModelFamily(
         tied=True,
         norms=4,
         head_norm="head",
         window="every",
-        every=6,
+        window_interval=6,
         defaults={
             "vocab_size": 262_208,
             "num_attention_heads": 8,
@@ -92,7 +94,7 @@ FAMILIES: Mapping[str, Family] = {
             "max_position_embeddings": 131_072,
         },
     ),
-    "phi": Family(
+    "phi": ModelFamily(
         matrices=2,
         qkv_bias=True,
         out_bias=True,
@@ -101,24 +103,24 @@ FAMILIES: Mapping[str, Family] = {
         norms=1,
         norm_width=2,
     ),
-    "phi3": Family(window="all"),
-    "phimoe": Family(qkv_bias=True, out_bias=True, head_bias=True, norm_width=2, window="all"),
-    "deepseek_v2": Family(defaults=_DEEPSEEK),
-    "deepseek_v3": Family(router_correction=True, defaults=_DEEPSEEK),
-    "kimi_k2": Family(router_correction=True, defaults=_DEEPSEEK),
-    "gpt_oss": Family(
+    "phi3": ModelFamily(window="all"),
+    "phimoe": ModelFamily(qkv_bias=True, out_bias=True, head_bias=True, norm_width=2, window="all"),
+    "deepseek_v2": ModelFamily(defaults=_DEEPSEEK),
+    "deepseek_v3": ModelFamily(router_correction=True, defaults=_DEEPSEEK),
+    "kimi_k2": ModelFamily(router_correction=True, defaults=_DEEPSEEK),
+    "gpt_oss": ModelFamily(
         qkv_bias=True,
         out_bias=True,
         sinks=True,
         expert_bias=True,
         window="every",
-        every=2,
+        window_interval=2,
         defaults={"head_dim": 64, "max_position_embeddings": 131_072},
     ),
-    "cohere": Family(norms=1, tied=True),
-    "cohere2": Family(norms=1, tied=True, window="every", every=4),
-    "falcon": Family(matrices=2, norms=1, norm_width=2, tied=True, one_kv_head=True),
-    "starcoder2": Family(
+    "cohere": ModelFamily(norms=1, tied=True),
+    "cohere2": ModelFamily(norms=1, tied=True, window="every", window_interval=4),
+    "falcon": ModelFamily(matrices=2, norms=1, norm_width=2, tied=True, one_kv_head=True),
+    "starcoder2": ModelFamily(
         matrices=2,
         qkv_bias=True,
         out_bias=True,
@@ -129,14 +131,14 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "granite": _LLAMA,
     "granitemoe": _LLAMA,
-    "olmo2": Family(head_norm="heads"),
-    "olmo3": Family(head_norm="heads", window="every", every=4),
-    "olmoe": Family(head_norm="heads"),
-    "smollm3": Family(tied=True),
-    "glm": Family(qkv_bias=True),
-    "glm4": Family(norms=4, bias_before_heads=True),
-    "glm4_moe": Family(router_correction=True, bias_before_heads=True),
-    "chatglm": Family(qkv_bias=True),
+    "olmo2": ModelFamily(head_norm="heads"),
+    "olmo3": ModelFamily(head_norm="heads", window="every", window_interval=4),
+    "olmoe": ModelFamily(head_norm="heads"),
+    "smollm3": ModelFamily(tied=True),
+    "glm": ModelFamily(qkv_bias=True),
+    "glm4": ModelFamily(norms=4, bias_before_heads=True),
+    "glm4_moe": ModelFamily(router_correction=True, bias_before_heads=True),
+    "chatglm": ModelFamily(qkv_bias=True),
     "internlm2": _LLAMA,
     "internlm3": _LLAMA,
 }

@@ -5,26 +5,26 @@ from dataclasses import dataclass
 from typing import Any
 
 
-class PuzzleError(Exception):
+class UnsupportedConfigError(Exception):
     """A key is missing, or means something that is not foreseen; the text says what to do."""
 
 
 def part(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     """An object within another; empty when there is none."""
-    found = config.get(key)
-    return found if isinstance(found, Mapping) else {}
+    value = config.get(key)
+    return value if isinstance(value, Mapping) else {}
 
 
 @dataclass(frozen=True, slots=True)
 class Keys:
     """The keys of the language model, under the names that its architecture gives them."""
 
-    found: Mapping[str, Any]
+    values: Mapping[str, Any]
 
     def __getitem__(self, key: str) -> int:
         value = self.get(key)
         if value is None or value < 1:
-            raise PuzzleError(
+            raise UnsupportedConfigError(
                 f"{key} is missing or no positive number; take the config.json of the repository "
                 "as it is"
             )
@@ -33,15 +33,15 @@ class Keys:
     def get(self, *keys: str) -> int | None:
         """The first of the keys that is a number."""
         for key in keys:
-            value = self.found.get(key)
+            value = self.values.get(key)
             if isinstance(value, int) and not isinstance(value, bool):
                 return value
         return None
 
     def flag(self, key: str, default: bool = False) -> bool:
-        value = self.found.get(key)
+        value = self.values.get(key)
         return value if isinstance(value, bool) else default
 
     @property
-    def kind(self) -> str:
-        return str(self.found.get("model_type", ""))
+    def model_type(self) -> str:
+        return str(self.values.get("model_type", ""))

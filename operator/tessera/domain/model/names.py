@@ -10,11 +10,11 @@ from tessera.domain.names import deployment_name
 Task: TypeAlias = Literal["shape", "fetch"]
 """Read `config.json`, or bring all files onto the claim of the service."""
 
-ERRAND_LABEL = f"{GROUP}/errand"
+MODEL_JOB_LABEL = f"{GROUP}/errand"
 """The task of a Job and its pod."""
-ERRAND_FOR_LABEL = f"{GROUP}/errand-for"
+MODEL_JOB_SERVICE_LABEL = f"{GROUP}/errand-for"
 """The service. It is not the label of replicas: Services and budgets must not count the pod."""
-ERRAND = "errand"
+MODEL_JOB_CONTAINER = "errand"
 """Name of the container."""
 
 
@@ -28,10 +28,10 @@ def folder_of(model: Model) -> str:
     return _digest(model.uri, model.revision or "")
 
 
-def errand_name(service: str, uid: str, task: Task, model: Model) -> str:
+def model_job_name(service: str, uid: str, task: Task, model: Model) -> str:
     """The Job: another model, revision or size of the claim makes another one."""
-    told = (uid, task, model.uri, model.revision or "", model.cache.size or "")
-    return deployment_name(service, f"{task}-{_digest(*told)}")
+    parts = (uid, task, model.uri, model.revision or "", model.cache.size or "")
+    return deployment_name(service, f"{task}-{_digest(*parts)}")
 
 
 def _digest(*parts: str) -> str:

@@ -4,14 +4,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tessera.domain.model.keys import PuzzleError, part
+from tessera.domain.model.keys import UnsupportedConfigError, part
 
 Format = Literal["fp8", "int8", "int4", "awq", "gptq", "mxfp4", "nvfp4"]
 _MXFP4_GROUP = 32
 _NVFP4_GROUP = 16
-_GROUP = 128
+_DEFAULT_GROUP = 128
 """Where AWQ's configuration does not say it."""
-REFUSED = {
+UNSUPPORTED_METHODS = {
     "bitsandbytes": "its kernels are slow and no longer served; take an FP8 or AWQ checkpoint, or "
     "the 16-bit files with fp8 in spec.precision.variants",
     "gguf": "it is made for other engines; take the safetensors files, for 4 bits an AWQ or GPTQ "
@@ -21,7 +21,7 @@ REFUSED = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Quantized:
+class Quantization:
     """What the files hold instead of 16-bit weights."""
 
     format: Format
@@ -29,83 +29,85 @@ class Quantized:
     group_size: int | None = None
 
 
-def quantized(config: Mapping[str, Any]) -> Quantized | None:
+def read_quantization(config: Mapping[str, Any]) -> Quantization | None:
     """None for plain weights; PuzzleError for formats that no engine here serves."""
-    found = part(config, "quantization_config") or part(config, "compression_config")
-    if not found:
+    section = part(config, "quantization_config") or part(config, "compression_config")
+    if not section:
         return None
-    method = str(found.get("quant_method", "")).lower()
-    if method in REFUSED:
-        raise PuzzleError(f"quantization_config.quant_method {method}: {REFUSED[method]}")
+    method = str(section.get("quant_method", "")).lower()
+    if method in UNSUPPORTED_METHODS:
+        raise UnsupportedConfigError(
+            f"quantization_config.quant_method {method}: {UNSUPPORTED_METHODS[method]}"
+        )
     reader = _READERS.get(method)
     if reader is None:
-        raise PuzzleError(
+        raise UnsupportedConfigError(
             f"quantization_config.quant_method {method or 'is missing and'} is not foreseen; known "
             f"are {', '.join(_READERS)}: take a checkpoint in one of these"
         )
-    return reader(found)
+    return reader(section)
 
 
-def _fp8(_: Mapping[str, Any]) -> Quantized:
-    return Quantized(format="fp8", bits=8)
+def _fp8(_: Mapping[str, Any]) -> Quantization:
+    return Quantization(format="fp8", bits=8)
 
 
-def _mxfp4(_: Mapping[str, Any]) -> Quantized:
-    return Quantized(format="mxfp4", bits=4, group_size=_MXFP4_GROUP)
+def _mxfp4(_: Mapping[str, Any]) -> Quantization:
+    return Quantization(format="mxfp4", bits=4, group_size=_MXFP4_GROUP)
 
 
-def _awq(found: Mapping[str, Any]) -> Quantized:
-    _bits(found.get("bits", found.get("w_bit")), "awq", (4,))
-    return Quantized(format="awq", bits=4, group_size=_group(found) or _GROUP)
+def _awq(section: Mapping[str, Any]) -> Quantization:
+    _bits(section.get("bits", section.get("w_bit")), "awq", (4,))
+    return Quantization(format="awq", bits=4, group_size=_group(section) or _DEFAULT_GROUP)
 
 
-def _gptq(found: Mapping[str, Any]) -> Quantized:
-    bits = _bits(found.get("bits"), "gptq", (4, 8))
-    return Quantized(format="gptq", bits=bits, group_size=_group(found))
+def _gptq(section: Mapping[str, Any]) -> Quantization:
+    bits = _bits(section.get("bits"), "gptq", (4, 8))
+    return Quantization(format="gptq", bits=bits, group_size=_group(section))
 
 
-def _modelopt(found: Mapping[str, Any]) -> Quantized:
-    algorithm = str(found.get("quant_algo", "")).lower()
+def _modelopt(section: Mapping[str, Any]) -> Quantization:
+    algorithm = str(section.get("quant_algo", "")).lower()
     if "fp4" in algorithm:
-        return Quantized(format="nvfp4", bits=4, group_size=_NVFP4_GROUP)
+        return Quantization(format="nvfp4", bits=4, group_size=_NVFP4_GROUP)
     if "fp8" in algorithm:
-        return Quantized(format="fp8", bits=8)
-    raise PuzzleError(
+        return Quantization(format="fp8", bits=8)
+    raise UnsupportedConfigError(
         f"quantization_config.quant_algo {algorithm or 'is missing and'} is not foreseen; known "
         "are FP8 and NVFP4"
     )
 
 
-def _compressed(found: Mapping[str, Any]) -> Quantized:
-    groups = part(found, "config_groups")
+def _compressed(section: Mapping[str, Any]) -> Quantization:
+    groups = part(section, "config_groups")
     weights = next((part(part(groups, name), "weights") for name in sorted(groups)), {})
     bits = _bits(weights.get("num_bits"), "compressed-tensors", (4, 8))
     size = _group(weights)
     if weights.get("type") == "float":
         if bits == 4:
-            return Quantized(format="nvfp4", bits=4, group_size=size or _NVFP4_GROUP)
-        return Quantized(format="fp8", bits=8)
-    return Quantized(format="int4" if bits == 4 else "int8", bits=bits, group_size=size)
+            return Quantization(format="nvfp4", bits=4, group_size=size or _NVFP4_GROUP)
+        return Quantization(format="fp8", bits=8)
+    return Quantization(format="int4" if bits == 4 else "int8", bits=bits, group_size=size)
 
 
-def _bits(told: object, method: str, served: tuple[Literal[4, 8], ...]) -> Literal[4, 8]:
-    for bits in served:
-        if told == bits:
+def _bits(value: object, method: str, supported: tuple[Literal[4, 8], ...]) -> Literal[4, 8]:
+    for bits in supported:
+        if value == bits:
             return bits
-    told = "none" if told is None else told
-    raise PuzzleError(
-        f"quantization_config of {method} has {told} bits; engines serve "
-        f"{' and '.join(map(str, served))}: take a checkpoint with these"
+    value = "none" if value is None else value
+    raise UnsupportedConfigError(
+        f"quantization_config of {method} has {value} bits; engines serve "
+        f"{' and '.join(map(str, supported))}: take a checkpoint with these"
     )
 
 
-def _group(found: Mapping[str, Any]) -> int | None:
+def _group(section: Mapping[str, Any]) -> int | None:
     """Weights that share a scale; -1 means a whole row."""
-    told = found.get("group_size", found.get("q_group_size"))
-    return told if isinstance(told, int) and told > 0 else None
+    size = section.get("group_size", section.get("q_group_size"))
+    return size if isinstance(size, int) and size > 0 else None
 
 
-_READERS: Mapping[str, Callable[[Mapping[str, Any]], Quantized]] = {
+_READERS: Mapping[str, Callable[[Mapping[str, Any]], Quantization]] = {
     "fp8": _fp8,
     "fbgemm_fp8": _fp8,
     "awq": _awq,

@@ -10,7 +10,7 @@ from tessera.api.meta import Wire
 _Count = Annotated[int, Field(ge=0, le=2**53)]
 _Text = Annotated[str, Field(max_length=8192)]
 _Commit = Annotated[str, Field(max_length=128)]
-Told = TypeVar("Told", bound=BaseModel)
+ModelReportT = TypeVar("ModelReportT", bound=BaseModel)
 
 
 class _Report(Wire):
@@ -37,14 +37,14 @@ class FetchReport(_Report):
     message: _Text = ""
 
 
-class Fetched(_Report):
+class FetchProgress(_Report):
     """What a running fetch answers at `/progress`."""
 
     done: _Count
     total: _Count | None = None
 
 
-def report(model: type[Told], text: str | bytes) -> Told | None:
+def parse_report(model: type[ModelReportT], text: str | bytes) -> ModelReportT | None:
     """The report; None when the text is something else, such as the end of a log."""
     try:
         return model.model_validate_json(text)

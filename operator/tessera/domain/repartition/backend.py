@@ -7,7 +7,7 @@ from typing import Protocol, TypeAlias
 
 from tessera.api.node_layout import NodeLayoutSpec
 from tessera.domain.mig.layouts import Layout
-from tessera.domain.reasons import LaidOut, Verdict
+from tessera.domain.reasons import LayoutReady, StatusVerdict
 from tessera.domain.repartition.facts import Ground
 
 
@@ -50,7 +50,7 @@ class Heard:
     """The node offers exactly what was asked for."""
     again: bool = False
     """It failed in a way that another attempt may mend; the problem counts when none is left."""
-    problem: Verdict[LaidOut] | None = None
+    problem: StatusVerdict[LayoutReady] | None = None
     """What keeps it, with what to do."""
 
 

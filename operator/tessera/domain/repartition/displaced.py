@@ -2,20 +2,20 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from tessera.domain.drain import NOBODY, Displaced
+from tessera.domain.drain import NO_DISPLACEMENT, Displacement
 from tessera.domain.ref import Ref
 from tessera.domain.repartition.orders import Orders
 from tessera.domain.snapshot import Pod, Workload
 
 
-def displaced(orders: Iterable[Orders], pods: Sequence[Pod]) -> Displaced:
+def displaced(orders: Iterable[Orders], pods: Sequence[Pod]) -> Displacement:
     """Of these pods, those whose slices go or are no longer planned for them."""
     doomed, leaving = set[Ref](), set[Ref]()
     for one in orders:
         if one.doomed:
-            doomed |= {pod.ref for pod in pods if pod.ref in one.doomed and not pod.leaving}
+            doomed |= {pod.ref for pod in pods if pod.ref in one.doomed and not pod.terminating}
             leaving |= doomed & one.leaving
-    return Displaced(frozenset(doomed), frozenset(leaving)) if doomed else NOBODY
+    return Displacement(frozenset(doomed), frozenset(leaving)) if doomed else NO_DISPLACEMENT
 
 
 def formers(
@@ -28,7 +28,7 @@ def formers(
     """
     found = {}
     for workload in workloads:
-        there = [pod for pod in pods if pod.variant == workload.variant and not pod.leaving]
+        there = [pod for pod in pods if pod.variant == workload.variant and not pod.terminating]
         wanted = sum(pod.ref in doomed for pod in there) + (surge if there else 0)
         surge = 0 if there else surge
         if wanted != workload.replicas:

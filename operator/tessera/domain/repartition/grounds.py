@@ -5,8 +5,8 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from tessera.api.mig import NodeTarget
-from tessera.api.node_layout import NodeLayoutStatus, SeenGpu
-from tessera.domain.kept import Each
+from tessera.api.node_layout import NodeLayoutStatus, ObservedGpu
+from tessera.domain.kept import KeyedCache
 from tessera.domain.mig.boards import Board, board_of
 from tessera.domain.mig.layouts import Geometry, Layout, Spot, fault
 from tessera.domain.pools import COUNT_LABEL, GPU, PRODUCT_LABEL, PoolView
@@ -20,7 +20,7 @@ from tessera.domain.snapshot import Node
 _REPLICAS = "nvidia.com/gpu.replicas"
 _MIG_MODES = ("enabled", "disabling")
 
-KeptGrounds: TypeAlias = Each[
+KeptGrounds: TypeAlias = KeyedCache[
     tuple[str, str], [str | None, Node, NodeLayout | None, NodeTarget | None], Ground | None
 ]
 """By pool and node."""
@@ -28,7 +28,7 @@ KeptGrounds: TypeAlias = Each[
 
 def kept_grounds() -> KeptGrounds:
     """Nothing yet."""
-    return Each(_ground)
+    return KeyedCache(_ground)
 
 
 def grounds(
@@ -73,7 +73,7 @@ def _ground(
     bare = Ground(
         name=node.name,
         board=board_of(product) or _unknown(product),
-        ready=node.ready,
+        ready=node.schedulable,
         tainted=TAINT in node.taints,
         labels=node.labels,
         allocatable=node.allocatable,
@@ -139,7 +139,7 @@ def _as_seen(bare: Ground, seen: NodeLayoutStatus) -> Ground:
     )
 
 
-def _card(board: Board, gpu: SeenGpu) -> Card:
+def _card(board: Board, gpu: ObservedGpu) -> Card:
     found = (
         Tile(
             spot=Spot(one.start, spelled(board, one.profile)),

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tessera.api.mig import MigStatus
-from tessera.domain.reasons import LaidOut, Verdict
+from tessera.domain.reasons import LayoutReady, StatusVerdict
 from tessera.domain.ref import Ref
 from tessera.domain.repartition.backend import Ask
 
@@ -52,7 +52,7 @@ class Tenant:
 class Orders:
     """For one pool."""
 
-    verdict: Verdict[LaidOut]
+    verdict: StatusVerdict[LayoutReady]
     status: MigStatus | None = None
     tainted: frozenset[str] = frozenset()
     """Nodes of the pool that carry the taint; the others do not."""

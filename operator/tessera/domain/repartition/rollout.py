@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from tessera.api.mig import GpuTarget, Mig, MigPlan, MigStatus, Phase, Unit
-from tessera.domain.reasons import LaidOut, Verdict
+from tessera.domain.reasons import LayoutReady, StatusVerdict
 from tessera.domain.ref import Ref
 from tessera.domain.repartition.backend import Ask, GeometryBackend
 from tessera.domain.repartition.facts import Ground
@@ -41,7 +41,9 @@ PATIENCE = timedelta(minutes=10)
 them; a unit whose room was taken by others is given up after it."""
 
 
-_PASSING = frozenset({LaidOut.FOREIGN_POD, LaidOut.GPU_BUSY, LaidOut.REPARTITIONING})
+_PASSING = frozenset(
+    {LayoutReady.UNMANAGED_POD, LayoutReady.GPU_IN_USE, LayoutReady.REPARTITIONING}
+)
 """What is seen for a moment after a pod ended, until the agent has seen that too."""
 
 
@@ -68,7 +70,7 @@ def carry_on(scene: Scene) -> Orders:
     """
     plan = scene.status.target
     if plan is None:
-        untold = Verdict(LaidOut.PLANNING, f"the pool {scene.pool} has no plan yet")
+        untold = StatusVerdict(LayoutReady.PLANNING, f"the pool {scene.pool} has no plan yet")
         status = scene.status.model_copy(update={"units": ()})
         doomed, leaving = kept_up(scene.tenants)
         return Orders(verdict=untold, status=status, doomed=doomed, leaving=leaving)
@@ -82,7 +84,7 @@ class _Open:
     unit: Unit
     work: Work
     """Of its GPUs that are not as they should be."""
-    problem: Verdict[LaidOut] | None = None
+    problem: StatusVerdict[LayoutReady] | None = None
     surges: bool = False
     """Its node takes pods until the replacements, which have room there alone, have slices."""
 
@@ -115,10 +117,10 @@ class _Turn:
         self._goals = goals(plan, self._units, scene.grounds, pinned=self._can.pinned_starts)
         self._room = Room(scene.grounds, scene.tenants)
         self._works: dict[tuple[str, tuple[int, ...]], Work] = {}
-        self._hindrances: dict[tuple[str, int], Verdict[LaidOut] | None] = {}
+        self._hindrances: dict[tuple[str, int], StatusVerdict[LayoutReady] | None] = {}
         self._open: dict[str, _Open] = {}
         self._asks: dict[str, Ask] = {}
-        self._blocked: list[Verdict[LaidOut]] = []
+        self._blocked: list[StatusVerdict[LayoutReady]] = []
         self._waiting: list[Waiting] = []
 
     def orders(self) -> Orders:
@@ -206,7 +208,7 @@ class _Turn:
             return None
         return _Open(unit=now, work=found, surges=surges)
 
-    def _hindered(self, goal: Goal, gpus: Sequence[int]) -> Verdict[LaidOut] | None:
+    def _hindered(self, goal: Goal, gpus: Sequence[int]) -> StatusVerdict[LayoutReady] | None:
         """Why these GPUs cannot be cut, whatever room there is."""
         if told_so := unavailable(goal):
             return told_so
@@ -340,7 +342,7 @@ class _Turn:
             self._works[key] = work(goal.ground, goal.wanted, gpus, self._room, self._can)
         return self._works[key]
 
-    def _hindrance(self, goal: Goal, gpu: int) -> Verdict[LaidOut] | None:
+    def _hindrance(self, goal: Goal, gpu: int) -> StatusVerdict[LayoutReady] | None:
         key = goal.ground.name, gpu
         if key not in self._hindrances:
             self._hindrances[key] = hindrance(goal, gpu, self._room, self._can, self._own)
@@ -408,15 +410,17 @@ class _Turn:
         )
         return one.unit.model_copy(update={"message": cut_short(message)})
 
-    def _verdict(self, units: Sequence[Unit], so_far: str, shut: str | None) -> Verdict[LaidOut]:
+    def _verdict(
+        self, units: Sequence[Unit], so_far: str, shut: str | None
+    ) -> StatusVerdict[LayoutReady]:
         problem = next((one.problem for one in self._open.values() if one.problem), None)
         if problem is not None:
-            return Verdict(problem.reason, f"{problem.message}; {so_far}")
+            return StatusVerdict(problem.reason, f"{problem.message}; {so_far}")
         if units:
-            return Verdict(LaidOut.REPARTITIONING, f"{working(units)}; {so_far}")
+            return StatusVerdict(LayoutReady.REPARTITIONING, f"{working(units)}; {so_far}")
         if shut and any(goal.differing for goal in self._goals.values()):
-            return Verdict(LaidOut.OUTSIDE_WINDOW, f"{shut}; {so_far}")
+            return StatusVerdict(LayoutReady.OUTSIDE_MAINTENANCE_WINDOW, f"{shut}; {so_far}")
         if self._blocked:
             first = min(self._blocked, key=lambda one: (one.reason.value, one.message))
-            return Verdict(first.reason, f"{first.message}; {so_far}")
-        return Verdict(LaidOut.AS_PLANNED, so_far)
+            return StatusVerdict(first.reason, f"{first.message}; {so_far}")
+        return StatusVerdict(LayoutReady.AS_PLANNED, so_far)

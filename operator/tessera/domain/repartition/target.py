@@ -11,7 +11,7 @@ from tessera.domain.mig.deal import places
 from tessera.domain.mig.demand import Kind, needed
 from tessera.domain.mig.layouts import geometry
 from tessera.domain.pools import PoolView
-from tessera.domain.reasons import LaidOut, Verdict
+from tessera.domain.reasons import LayoutReady, StatusVerdict
 from tessera.domain.repartition.backend import Capabilities
 from tessera.domain.repartition.drawing import digest
 from tessera.domain.repartition.facts import APPROVAL, Ground
@@ -32,7 +32,7 @@ class Adopted:
     """What becomes of a pool's plan, and what there is to say of it."""
 
     status: MigStatus
-    verdict: Verdict[LaidOut] | None = None
+    verdict: StatusVerdict[LayoutReady] | None = None
     """None leaves the word to whoever carries out the plan."""
 
 
@@ -60,10 +60,10 @@ def adopt(
     return _decided(view, spec.mig, solved.question, drawn, at)
 
 
-def _planning(view: PoolView, grounds: Sequence[Ground]) -> Verdict[LaidOut]:
+def _planning(view: PoolView, grounds: Sequence[Ground]) -> StatusVerdict[LayoutReady]:
     gpus = sum(len(ground.cards) for ground in grounds)
-    return Verdict(
-        LaidOut.PLANNING,
+    return StatusVerdict(
+        LayoutReady.PLANNING,
         f"layouts of {gpus} GPUs in MIG mode are being planned for {view.nodes} nodes",
     )
 
@@ -85,7 +85,7 @@ def _decided(view: PoolView, mig: Mig, question: Question, drawn: Drawn, at: dat
     if serves and not lasting:
         made = plan.model_copy(update={"at": since})
         return Adopted(status=status.model_copy(update={"proposed": made}), verdict=unmet)
-    waits = mig.mode == "propose" and drawn.cuts and view.pool.approved != plan.name
+    waits = mig.mode == "propose" and drawn.cuts and view.pool.approved_plan != plan.name
     if not waits:
         made = plan.model_copy(update={"at": at})
         kept = status.model_copy(update={"target": made, "proposed": None})
@@ -93,8 +93,8 @@ def _decided(view: PoolView, mig: Mig, question: Question, drawn: Drawn, at: dat
     made = plan.model_copy(update={"at": since})
     return Adopted(
         status=status.model_copy(update={"proposed": made}),
-        verdict=Verdict(
-            LaidOut.AWAITING_APPROVAL,
+        verdict=StatusVerdict(
+            LayoutReady.AWAITING_APPROVAL,
             f"plan {plan.name} cuts {drawn.cuts} GPUs anew and moves {plan.moves} replicas, for "
             f"{plan.per_hour_after:f} instead of {plan.per_hour_before:f} an hour; kubectl "
             f"annotate acceleratorpool {view.pool.name} {APPROVAL}={plan.name} --overwrite",
@@ -119,15 +119,15 @@ def _serves(target: MigPlan, plan: MigPlan, question: Question, pool: str) -> bo
     return True
 
 
-def _unmet(drawn: Drawn) -> Verdict[LaidOut] | None:
+def _unmet(drawn: Drawn) -> StatusVerdict[LayoutReady] | None:
     if not drawn.short:
         return None
     told = ", ".join(
         f"{one.service} {one.gets:.0f} of {one.wished:.0f} tokens/s" for one in drawn.short[:5]
     )
     more = f" and {len(drawn.short) - 5} more" if len(drawn.short) > 5 else ""
-    return Verdict(
-        LaidOut.DEMAND_UNMET,
+    return StatusVerdict(
+        LayoutReady.INSUFFICIENT_CAPACITY,
         f"{len(drawn.short)} services get less than they need: {told}{more}; add nodes, or lower "
         "scaling.minReplicas or maxReplicas of others",
     )
@@ -145,14 +145,14 @@ def _static(
     if not mig.layout:
         return Adopted(
             status=MigStatus(),
-            verdict=Verdict(
-                LaidOut.NOT_MANAGED, "spec.mig.layout is empty: slices stay as they are"
+            verdict=StatusVerdict(
+                LayoutReady.NOT_MANAGED, "spec.mig.layout is empty: slices stay as they are"
             ),
         )
     way = tuple(sorted(mig.layout.items()))
     for ground in grounds:
         if told := _impossible(ground.board, mig):
-            return Adopted(status=status, verdict=Verdict(LaidOut.PROFILE_UNKNOWN, told))
+            return Adopted(status=status, verdict=StatusVerdict(LayoutReady.UNKNOWN_PROFILE, told))
     nodes = tuple(
         NodeTarget(
             node=ground.name,

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import NamedTuple, TypeAlias
 
-from tessera.domain.draft import Draft, floor_of
-from tessera.domain.drain import is_empty
-from tessera.domain.kept import Each, Same
+from tessera.domain.draft import Proposal, min_replicas_of
+from tessera.domain.drain import is_drained
+from tessera.domain.kept import KeyedCache, StableTupleCache
 from tessera.domain.mig.boards import Board, board_of
 from tessera.domain.mig.demand import Kind
 from tessera.domain.pools import PoolView
@@ -33,9 +33,11 @@ class KeptTenants:
     """Those of one pool as they were last, by service."""
 
     def __init__(self) -> None:
-        self.all = Same[Tenant]()
+        self.all = StableTupleCache[Tenant]()
         self._home: _Home | None = None
-        self._tenant: Each[Ref, [_Home, Draft, _Speeds], Tenant | None] = Each(_timeless)
+        self._tenant: KeyedCache[Ref, [_Home, Proposal, _Speeds], Tenant | None] = KeyedCache(
+            _timeless
+        )
 
     def home(self, view: PoolView) -> _Home:
         """The same object as long as it is equal."""
@@ -46,27 +48,27 @@ class KeptTenants:
         return self._home
 
     def tenant(
-        self, snapshot: Snapshot, home: _Home, draft: Draft, speeds: _Speeds
+        self, snapshot: Snapshot, home: _Home, draft: Proposal, speeds: _Speeds
     ) -> Tenant | None:
         """Whose replica drains is looked at in every turn."""
-        if any(pod.draining_since is not None for pod in draft.holding.pods):
+        if any(pod.draining_since is not None for pod in draft.objects.pods):
             return _tenant(
                 home,
                 draft,
                 speeds,
-                lambda pod, limit: is_empty(pod, snapshot.in_flight, snapshot.at, limit),
+                lambda pod, limit: is_drained(pod, snapshot.in_flight, snapshot.at, limit),
             )
         return self._tenant(draft.service.ref, home, draft, speeds)
 
-    def only(self, drafts: Mapping[Ref, Draft]) -> None:
+    def only(self, drafts: Mapping[Ref, Proposal]) -> None:
         """Forget services that are gone."""
-        self._tenant.only(drafts.keys())
+        self._tenant.retain(drafts.keys())
 
 
 def tenants(
     snapshot: Snapshot,
     view: PoolView,
-    drafts: Mapping[Ref, Draft],
+    drafts: Mapping[Ref, Proposal],
     question: Question,
     kept: KeptTenants | None = None,
 ) -> tuple[Tenant, ...]:
@@ -84,7 +86,7 @@ def tenants(
 
 def _tenant(
     home: _Home,
-    draft: Draft,
+    draft: Proposal,
     speeds: _Speeds,
     empty: Callable[[Pod, timedelta], bool],
 ) -> Tenant | None:
@@ -108,12 +110,12 @@ def _tenant(
     return Tenant(
         service=draft.service.ref,
         replicas=replicas,
-        floor=min(floor_of(spec), wanted) * each,
+        floor=min(min_replicas_of(spec), wanted) * each,
         capacity={name: min(speed, each) for name, speed in capacity.items()},
         wanted=wanted if profile is not None else 0,
         profile=profile,
         former=_former(replicas, profile),
-        downtime=draft.service.downtime,
+        downtime=draft.service.allows_downtime,
     )
 
 
@@ -127,15 +129,15 @@ def _former(replicas: Sequence[Replica], planned: str | None) -> str | None:
     return max(sorted(found), key=lambda one: found[one], default=None)
 
 
-def _timeless(home: _Home, draft: Draft, speeds: _Speeds) -> Tenant | None:
+def _timeless(home: _Home, draft: Proposal, speeds: _Speeds) -> Tenant | None:
     """Where nobody drains the moment does not count."""
-    return _tenant(home, draft, speeds, lambda pod, limit: is_empty(pod, {}, pod.created, limit))
+    return _tenant(home, draft, speeds, lambda pod, limit: is_drained(pod, {}, pod.created, limit))
 
 
-def _replicas(home: _Home, draft: Draft, empty: Callable[[Pod], bool]) -> Iterator[Replica]:
+def _replicas(home: _Home, draft: Proposal, empty: Callable[[Pod], bool]) -> Iterator[Replica]:
     """Its pods on the pool's slices, and those that wait for one."""
-    mine = {one.variant for one in draft.holding.workloads}
-    for pod in draft.holding.pods:
+    mine = {one.variant for one in draft.objects.workloads}
+    for pod in draft.objects.pods:
         profile = _profile(home.board, pod)
         there = pod.node in home.members if pod.node is not None else pod.variant in mine
         if profile is None or not there or pod.ended is not None:
@@ -146,8 +148,8 @@ def _replicas(home: _Home, draft: Draft, empty: Callable[[Pod], bool]) -> Iterat
             node=pod.node,
             profile=profile,
             ready=pod.takes_requests,
-            leaving=pod.leaving or pod.draining_since is not None,
-            deleted=pod.leaving,
+            leaving=pod.terminating or pod.draining_since is not None,
+            deleted=pod.terminating,
             empty=empty(pod),
         )
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeAlias
 
 from tessera.api.mig import Mig, MigStatus
-from tessera.domain.draft import Draft
-from tessera.domain.kept import Last, Same
+from tessera.domain.draft import Proposal
+from tessera.domain.kept import LastCallCache, StableTupleCache
 from tessera.domain.pools import PoolView
-from tessera.domain.reasons import Discovered, LaidOut, Verdict
+from tessera.domain.reasons import Discovered, LayoutReady, StatusVerdict
 from tessera.domain.ref import Ref
 from tessera.domain.repartition.backend import Capabilities, GeometryBackend
 from tessera.domain.repartition.backends import backend_of
@@ -80,10 +80,10 @@ class KeptLayouts:
     def __init__(self) -> None:
         self.ground = kept_grounds()
         self.question = KeptQuestion()
-        self.own = Last(_refs)
+        self.own = LastCallCache(_refs)
         self.there: Mapping[str, tuple[Ground, ...]] = {}
         self.can: Mapping[str, Capabilities] = {}
-        self._grounds: dict[str, Same[Ground]] = defaultdict(Same)
+        self._grounds: dict[str, StableTupleCache[Ground]] = defaultdict(StableTupleCache)
         self.tenants: dict[str, KeptTenants] = defaultdict(KeptTenants)
         self.carried: dict[str, Carried] = {}
 
@@ -97,7 +97,7 @@ class KeptLayouts:
             )
             for view in views
         }
-        self.ground.only({(pool, one.name) for pool, there in found.items() for one in there})
+        self.ground.retain({(pool, one.name) for pool, there in found.items() for one in there})
         old = self.there
         if found.keys() != old.keys() or any(found[name] is not old[name] for name in found):
             self.there = found
@@ -118,7 +118,7 @@ def _refs(pods: Sequence[Pod]) -> frozenset[Ref]:
 def repartition(
     snapshot: Snapshot,
     views: Sequence[PoolView],
-    drafts: Mapping[Ref, Draft],
+    drafts: Mapping[Ref, Proposal],
     kept: KeptLayouts | None = None,
 ) -> Repartitions:
     """Nothing where no pool lets its GPUs be cut."""
@@ -164,7 +164,7 @@ def _orders(
     mig, there, backend, living = site
     if (obstacle := _obstacle(snapshot, view, mig)) is not None:
         return _waiting(obstacle, view.pool.status.mig, site)
-    solved = snapshot.solved
+    solved = snapshot.layout_solution
     same = solved is not None and (solved.question is asked or solved.question == asked)
     current = solved if same else None
     adopted = adopt(view, current, there, backend.capabilities, snapshot.at)
@@ -185,7 +185,7 @@ def _orders(
         ),
     )
     verdict = _verdict(snapshot, orders, adopted.verdict, there)
-    contradicted = _contradicted(there) if verdict.reason.holds else None
+    contradicted = _contradicted(there) if verdict.reason.is_true else None
     return replace(orders, verdict=contradicted or verdict)
 
 
@@ -201,24 +201,26 @@ def _carried(kept: KeptLayouts, scene: Scene) -> Orders:
     return orders
 
 
-def _contradicted(there: Sequence[Ground]) -> Verdict[LaidOut] | None:
+def _contradicted(there: Sequence[Ground]) -> StatusVerdict[LayoutReady] | None:
     """A node that is left alone for what it says of itself is not as planned."""
     lies = [ground for ground in there if ground.disagrees]
     if not lies:
         return None
     message = f"{lies[0].name}: {lies[0].disagrees}"
     others = f"; {len(lies) - 1} other nodes, too" if len(lies) > 1 else ""
-    return Verdict(LaidOut.LABELS_DISAGREE, message + others)
+    return StatusVerdict(LayoutReady.INCONSISTENT_LABELS, message + others)
 
 
 def _begun(snapshot: Snapshot, adopted: Adopted, site: _Site) -> Orders:
     plan = adopted.status.target
     name = plan.name if plan is not None else ""
-    begins = Verdict(LaidOut.PLANNING, f"the plan {name} of {snapshot.at:%H:%M:%S} begins")
+    begins = StatusVerdict(
+        LayoutReady.PLANNING, f"the plan {name} of {snapshot.at:%H:%M:%S} begins"
+    )
     return _waiting(_contradicted(site.grounds) or begins, adopted.status, site)
 
 
-def _waiting(verdict: Verdict[LaidOut], status: MigStatus | None, site: _Site) -> Orders:
+def _waiting(verdict: StatusVerdict[LayoutReady], status: MigStatus | None, site: _Site) -> Orders:
     """Nothing goes on for now: whoever has to leave is still there until more is said of him."""
     doomed, leaving = kept_up(site.tenants)
     return Orders(
@@ -230,16 +232,16 @@ def _waiting(verdict: Verdict[LaidOut], status: MigStatus | None, site: _Site) -
     )
 
 
-def _obstacle(snapshot: Snapshot, view: PoolView, mig: Mig) -> Verdict[LaidOut] | None:
+def _obstacle(snapshot: Snapshot, view: PoolView, mig: Mig) -> StatusVerdict[LayoutReady] | None:
     """Nothing is begun in a pool that is not what it should be, nor with a backend that this
     installation does not have. Devices that are away for a while are no reason."""
-    if view.discovered.reason not in (Discovered.FOUND, Discovered.NO_DEVICES):
-        return Verdict(LaidOut.NOT_DISCOVERED, view.discovered.message)
-    if mig.backend in snapshot.cutters or (mig.mode == "static" and not mig.layout):
+    if view.discovered.reason not in (Discovered.DEVICES_FOUND, Discovered.NO_DEVICES):
+        return StatusVerdict(LayoutReady.NOT_DISCOVERED, view.discovered.message)
+    if mig.backend in snapshot.mig_backends or (mig.mode == "static" and not mig.layout):
         return None
-    value = "mig.enabled" if mig.backend == "agent" or not snapshot.cutters else _MANAGER
-    return Verdict(
-        LaidOut.BACKEND_MISSING,
+    value = "mig.enabled" if mig.backend == "agent" or not snapshot.mig_backends else _MANAGER
+    return StatusVerdict(
+        LayoutReady.BACKEND_UNAVAILABLE,
         f"spec.mig.backend {mig.backend} needs the value {value} of the chart; {view.nodes} "
         "nodes are left as they are",
     )
@@ -248,28 +250,28 @@ def _obstacle(snapshot: Snapshot, view: PoolView, mig: Mig) -> Verdict[LaidOut] 
 def _verdict(
     snapshot: Snapshot,
     orders: Orders,
-    of_plan: Verdict[LaidOut] | None,
+    of_plan: StatusVerdict[LayoutReady] | None,
     there: Sequence[Ground],
-) -> Verdict[LaidOut]:
+) -> StatusVerdict[LayoutReady]:
     """What holds up the work goes first, then what is wrong with the plan."""
     for pod in sorted(orders.evict):
-        if (said := snapshot.held.get(pod)) is not None:
-            return Verdict(
-                LaidOut.DISRUPTION_BUDGET,
+        if (said := snapshot.blocked_evictions.get(pod)) is not None:
+            return StatusVerdict(
+                LayoutReady.DISRUPTION_BUDGET,
                 f"{pod} cannot be evicted: {said}; its budget has to allow 1 disruption",
             )
-    if snapshot.unwritten and (orders.asks or orders.tainted):
-        others = len(snapshot.unwritten) - 1
+    if snapshot.layout_write_errors and (orders.asks or orders.tainted):
+        others = len(snapshot.layout_write_errors) - 1
         more = f"; and {others} more" if others else ""
-        return Verdict(LaidOut.WRITE_REFUSED, snapshot.unwritten[0] + more)
-    if orders.verdict.reason is LaidOut.PLANNING and snapshot.unsolved:
-        return Verdict(LaidOut.PLANNING, snapshot.unsolved)
-    waits = orders.verdict.reason.holds or orders.verdict.reason is LaidOut.PLANNING
+        return StatusVerdict(LayoutReady.APPLY_FAILED, snapshot.layout_write_errors[0] + more)
+    if orders.verdict.reason is LayoutReady.PLANNING and snapshot.solver_error:
+        return StatusVerdict(LayoutReady.PLANNING, snapshot.solver_error)
+    waits = orders.verdict.reason.is_true or orders.verdict.reason is LayoutReady.PLANNING
     told = of_plan if waits and of_plan is not None else orders.verdict
     whole = sum(ground.uncut for ground in there)
     if waits and whole and not any(ground.cards or ground.disagrees for ground in there):
-        return Verdict(
-            LaidOut.NO_MIG_MODE,
+        return StatusVerdict(
+            LayoutReady.MIG_MODE_DISABLED,
             f"{whole} GPUs are not in MIG mode and are used whole; switch it on on drained nodes "
             "(nvidia-smi -mig 1, or the label nvidia.com/mig.config=all-enabled) to have them cut",
         )

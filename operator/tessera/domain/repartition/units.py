@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from tessera.domain.mig.layouts import Spot
-from tessera.domain.reasons import LaidOut, Verdict
+from tessera.domain.reasons import LayoutReady, StatusVerdict
 from tessera.domain.ref import Ref
 from tessera.domain.repartition.backend import Capabilities, Layouts
 from tessera.domain.repartition.facts import Card, Ground, Tile
@@ -12,9 +12,9 @@ from tessera.domain.repartition.goals import Goal, known
 from tessera.domain.repartition.room import Room
 
 _FAULTS = {
-    "NeedsReset": LaidOut.RESET_NEEDED,
-    "Unreadable": LaidOut.NODE_UNAVAILABLE,
-    "ProfileUnknown": LaidOut.PROFILE_UNKNOWN,
+    "NeedsReset": LayoutReady.GPU_RESET_REQUIRED,
+    "Unreadable": LayoutReady.NODE_NOT_READY,
+    "ProfileUnknown": LayoutReady.UNKNOWN_PROFILE,
 }
 """Those of which cutting again does not help."""
 
@@ -96,33 +96,33 @@ def _held(ground: Ground, card: Card, tile: Tile, room: Room) -> str:
 
 def hindrance(
     goal: Goal, gpu: int, room: Room, can: Capabilities, own: Collection[Ref]
-) -> Verdict[LaidOut] | None:
+) -> StatusVerdict[LayoutReady] | None:
     """Why this GPU cannot be cut as wanted, however long it is waited for room."""
     ground = goal.ground
     card = next(one for one in ground.cards if one.index == gpu)
     place = f"GPU {gpu} of {ground.name}"
     if card.fault in _FAULTS:
         told = card.message or f"the agent says {card.fault}"
-        return Verdict(_FAULTS[card.fault], f"{place}: {told}{_MEND.get(card.fault, '')}")
+        return StatusVerdict(_FAULTS[card.fault], f"{place}: {told}{_MEND.get(card.fault, '')}")
     if not (can.knows_pods and ground.tells_pods):
         return None
     for tile in doomed_tiles(ground, card, goal.wanted, can):
         slice_ = f"{tile.spot.profile}@{tile.spot.start} of {place}"
         for pod in tile.holders:
             if pod not in own:
-                return Verdict(
-                    LaidOut.FOREIGN_POD,
+                return StatusVerdict(
+                    LayoutReady.UNMANAGED_POD,
                     f"the pod {pod} is not Tessera's and holds {slice_}, which has to go; delete "
                     "it or move it to another node",
                 )
             if pod not in room.owner:
-                return Verdict(
-                    LaidOut.REPARTITIONING,
+                return StatusVerdict(
+                    LayoutReady.REPARTITIONING,
                     f"waits for the pod {pod} on {slice_} to end by itself",
                 )
         if tile.processes and not tile.holders:
-            return Verdict(
-                LaidOut.GPU_BUSY,
+            return StatusVerdict(
+                LayoutReady.GPU_IN_USE,
                 f"{tile.processes} processes of no pod compute on {slice_}, which has to go; end "
                 "them on the node",
             )
@@ -132,32 +132,32 @@ def hindrance(
 _MEND = {"NeedsReset": "; drain the node and reset the GPU or restart the node"}
 
 
-def unavailable(goal: Goal) -> Verdict[LaidOut] | None:
+def unavailable(goal: Goal) -> StatusVerdict[LayoutReady] | None:
     """Why nothing of this node can be cut now."""
     ground = goal.ground
     if ground.disagrees:
-        return Verdict(
-            LaidOut.LABELS_DISAGREE,
+        return StatusVerdict(
+            LayoutReady.INCONSISTENT_LABELS,
             f"{ground.name} is left alone: {ground.disagrees}; correct its labels, or restart its "
             "device plugin and GPU feature discovery",
         )
     if not ground.ready:
-        return Verdict(
-            LaidOut.NODE_UNAVAILABLE,
+        return StatusVerdict(
+            LayoutReady.NODE_NOT_READY,
             f"the node {ground.name} is not ready or takes no pods, and {len(goal.differing)} of "
             "its GPUs have to be cut anew; repair or uncordon it",
         )
     return None
 
 
-def incomplete(goal: Goal) -> Verdict[LaidOut] | None:
+def incomplete(goal: Goal) -> StatusVerdict[LayoutReady] | None:
     """What of the plan no GPU of the node can become."""
     if goal.impossible:
-        return Verdict(LaidOut.PROFILE_UNKNOWN, goal.impossible[0])
+        return StatusVerdict(LayoutReady.UNKNOWN_PROFILE, goal.impossible[0])
     if goal.absent and not goal.ground.disagrees:
         missing = ", ".join(map(str, goal.absent))
-        return Verdict(
-            LaidOut.NODE_UNAVAILABLE,
+        return StatusVerdict(
+            LayoutReady.NODE_NOT_READY,
             f"GPU {missing} of {goal.ground.name} is not there in MIG mode, but the plan cuts it; "
             "turn MIG mode on, which Tessera never does, or repair the GPU",
         )

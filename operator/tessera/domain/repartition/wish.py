@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 from tessera.domain import money
 from tessera.domain.checks import shape_of
-from tessera.domain.draft import Draft, floor_of
-from tessera.domain.kept import Each, Last, Same
-from tessera.domain.load import read
+from tessera.domain.draft import Proposal, min_replicas_of
+from tessera.domain.kept import KeyedCache, LastCallCache, StableTupleCache
+from tessera.domain.load import usable_readings
 from tessera.domain.mig.boards import WHOLE, Board
 from tessera.domain.mig.demand import Kind, Offer, Service
 from tessera.domain.mig.fleet import Gpu
@@ -50,16 +50,20 @@ class KeptQuestion:
     """The parts of the last question, and what they were made of."""
 
     def __init__(self) -> None:
-        self.planned = Same[PoolView]()
-        self.drafts = Same[Draft]()
-        self.wishes = Last(self._wishes)
-        self.node: Each[tuple[str, str], [str, Ground, bool, _Sitting], _Seen] = Each(_node)
-        self.nodes = Same[_Seen]()
-        self.asked = Last(_asked)
-        self._options: Each[Ref, [Draft, Sequence[PoolView]], tuple[Option, ...]] = Each(_options)
+        self.planned = StableTupleCache[PoolView]()
+        self.drafts = StableTupleCache[Proposal]()
+        self.wishes = LastCallCache(self._wishes)
+        self.node: KeyedCache[tuple[str, str], [str, Ground, bool, _Sitting], _Seen] = KeyedCache(
+            _node
+        )
+        self.nodes = StableTupleCache[_Seen]()
+        self.asked = LastCallCache(_asked)
+        self._options: KeyedCache[Ref, [Proposal, Sequence[PoolView]], tuple[Option, ...]] = (
+            KeyedCache(_options)
+        )
         self._wished: dict[Ref, Wish] = {}
         self._names: frozenset[str] = frozenset()
-        self._sitting = Last(_Sitting)
+        self._sitting = LastCallCache(_Sitting)
 
     def seated(self, pods: Sequence[Pod], wishes: Sequence[Wish]) -> "_Sitting":
         """Of all pods, for services with these wishes."""
@@ -70,7 +74,7 @@ class KeptQuestion:
 
     def _wishes(
         self,
-        drafts: Sequence[Draft],
+        drafts: Sequence[Proposal],
         views: Sequence[PoolView],
         readings: Mapping[Ref, PodReading],
     ) -> tuple[Wish, ...]:
@@ -81,7 +85,7 @@ class KeptQuestion:
             wish = _wish(draft, views, readings, partial(self._options, ref))
             if wish is not None:
                 self._wished[ref] = old[ref] if old.get(ref) == wish else wish
-        self._options.only({draft.service.ref for draft in drafts})
+        self._options.retain({draft.service.ref for draft in drafts})
         return tuple(self._wished.values())
 
 
@@ -89,7 +93,7 @@ def question(
     views: Sequence[PoolView],
     grounds: Mapping[str, Sequence[Ground]],
     capabilities: Mapping[str, Capabilities],
-    drafts: Mapping[Ref, Draft],
+    drafts: Mapping[Ref, Proposal],
     snapshot: Snapshot,
     kept: KeptQuestion | None = None,
 ) -> Question:
@@ -109,7 +113,7 @@ def question(
             and any(ground.cards or ground.uncut for ground in grounds.get(view.pool.name, ()))
         )
     )
-    readings = read(snapshot.readings, snapshot.at) or _UNREAD
+    readings = usable_readings(snapshot.readings, snapshot.at) or _UNREAD
     wishes = kept.wishes(kept.drafts(tuple(drafts.values())), planned, readings)
     sitting = kept.seated(snapshot.pods, wishes)
     nodes = {
@@ -122,7 +126,7 @@ def question(
         kept.node(key, key[0], ground, capabilities[key[0]].knows_pods, sitting)
         for key, ground in nodes.items()
     )
-    kept.node.only(nodes.keys())
+    kept.node.retain(nodes.keys())
     return kept.asked(planned, grounds, capabilities, wishes, kept.nodes(found))
 
 
@@ -163,14 +167,14 @@ def _per_gpu_hour(view: PoolView) -> int:
 
 
 def _wish(
-    draft: Draft,
+    draft: Proposal,
     views: Sequence[PoolView],
     readings: Mapping[Ref, PodReading],
-    judged: Callable[[Draft, Sequence[PoolView]], tuple[Option, ...]],
+    judged: Callable[[Proposal, Sequence[PoolView]], tuple[Option, ...]],
 ) -> Wish | None:
     """None for a service that is not planned for, or that fits on none of these GPUs."""
     spec = draft.service.spec
-    if spec is None or spec.placement.mig != "auto" or not draft.accepted.reason.holds:
+    if spec is None or spec.placement.mig != "auto" or not draft.accepted.reason.is_true:
         return None
     options = judged(draft, views)
     speeds = {
@@ -184,7 +188,7 @@ def _wish(
         service=Service(
             name=str(draft.service.ref),
             demand=_demand(draft, views, options[0], readings),
-            floor=max(1, floor_of(spec)),
+            floor=max(1, min_replicas_of(spec)),
             throughput=speeds,
             alike=True,
         ),
@@ -193,7 +197,7 @@ def _wish(
     )
 
 
-def _options(draft: Draft, views: Sequence[PoolView]) -> tuple[Option, ...]:
+def _options(draft: Proposal, views: Sequence[PoolView]) -> tuple[Option, ...]:
     """The same way to judge hardware as that of placement; of several precisions the fastest."""
     spec = draft.service.spec
     shape = shape_of(spec) if spec else None
@@ -225,7 +229,7 @@ def _options(draft: Draft, views: Sequence[PoolView]) -> tuple[Option, ...]:
 
 
 def _demand(
-    draft: Draft,
+    draft: Proposal,
     views: Sequence[PoolView],
     cheapest: Option,
     readings: Mapping[Ref, PodReading],
@@ -238,26 +242,28 @@ def _demand(
     """
     choice = draft.placement.choice
     if choice is None:
-        floor = floor_of(draft.service.spec) if draft.service.spec else 1
+        floor = min_replicas_of(draft.service.spec) if draft.service.spec else 1
         return max(1, floor) * cheapest.tokens_per_second
     replicas = draft.scale.replicas
-    moving = any(pod.variant != choice.variant and not pod.leaving for pod in draft.holding.pods)
+    moving = any(
+        pod.variant != choice.variant and not pod.terminating for pod in draft.objects.pods
+    )
     if moving and (plan := assigned(draft.service.ref, [view.pool for view in views])):
         replicas = max(replicas, plan.replicas)
     given = max(1, replicas) * choice.fit.limits.tokens_per_second
     spec = draft.service.spec
     busy = _in_flight(draft, choice, readings)
-    if moving or spec is None or replicas > floor_of(spec) or busy is None:
+    if moving or spec is None or replicas > min_replicas_of(spec) or busy is None:
         return given
     limits = choice.fit.limits
     needed = busy / limits.max_num_seqs * limits.tokens_per_second / _FULL
     return min(given, math.ceil(needed / cheapest.tokens_per_second) * cheapest.tokens_per_second)
 
 
-def _in_flight(draft: Draft, choice: Choice, readings: Mapping[Ref, PodReading]) -> float | None:
+def _in_flight(draft: Proposal, choice: Choice, readings: Mapping[Ref, PodReading]) -> float | None:
     """Requests in its engines; None where one that serves cannot be read, which is not zero."""
     total = 0.0
-    for pod in draft.holding.pods:
+    for pod in draft.objects.pods:
         if pod.variant != choice.variant or not pod.takes_requests:
             continue
         found = readings.get(pod.ref)
@@ -267,7 +273,7 @@ def _in_flight(draft: Draft, choice: Choice, readings: Mapping[Ref, PodReading])
     return total
 
 
-def _runs_on(draft: Draft) -> Kind | None:
+def _runs_on(draft: Proposal) -> Kind | None:
     choice = draft.placement.choice
     if choice is None or not choice.offer.kind:
         return None
@@ -280,15 +286,17 @@ class _Sitting:
 
     def __init__(self, pods: Sequence[Pod], names: Collection[str]) -> None:
         self.of = {
-            pod.ref: str(pod.service) if pod.run is None and str(pod.service) in names else None
+            pod.ref: str(pod.service)
+            if pod.batch_run is None and str(pod.service) in names
+            else None
             for pod in pods
-            if pod.errand is None
+            if pod.model_job_run is None
         }
-        self.leaving = {pod.ref for pod in pods if pod.leaving}
+        self.leaving = {pod.ref for pod in pods if pod.terminating}
         self._on: dict[str, list[tuple[str, Ref]]] = defaultdict(list)
         for pod in sorted(pods, key=lambda pod: pod.ref):
             for resource, count in sorted(pod.devices.items()):
-                if pod.node and pod.ended is None and not pod.leaving:
+                if pod.node and pod.ended is None and not pod.terminating:
                     self._on[pod.node] += [(resource, pod.ref)] * count
 
     def whole(self, node: str) -> list[Ref]:

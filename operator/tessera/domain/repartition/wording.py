@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 
 from tessera.api.mig import Unit
-from tessera.domain.reasons import LaidOut, Verdict
+from tessera.domain.reasons import LayoutReady, StatusVerdict
 from tessera.domain.ref import Ref
 from tessera.domain.repartition.facts import DOWNTIME, TAINT
 from tessera.domain.repartition.room import Shortage
@@ -52,11 +52,11 @@ def cut_short(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
-def no_room(work: Work, shortage: Shortage) -> Verdict[LaidOut]:
+def no_room(work: Work, shortage: Shortage) -> StatusVerdict[LayoutReady]:
     """Why a unit cannot begin, with what would unblock it."""
     service = shortage.tenant.service
-    return Verdict(
-        LaidOut.NO_ROOM,
+    return StatusVerdict(
+        LayoutReady.NO_SURGE_CAPACITY,
         f"{gpus(work.gpus)} of {work.ground.name}: {names(shortage.pods)} would have to leave, "
         f"{shortage.missing} more free {shortage.profile} are needed for that, and "
         f"{service} would fall below its floor; add a node, lower its scaling.minReplicas, or "
@@ -64,18 +64,18 @@ def no_room(work: Work, shortage: Shortage) -> Verdict[LaidOut]:
     )
 
 
-def failed(node: str, indices: Sequence[int], attempts: int) -> Verdict[LaidOut]:
+def failed(node: str, indices: Sequence[int], attempts: int) -> StatusVerdict[LayoutReady]:
     """No attempt is left."""
-    return Verdict(
-        LaidOut.BACKEND_FAILED,
+    return StatusVerdict(
+        LayoutReady.BACKEND_FAILED,
         f"{gpus(indices)} of {node}: the backend failed {attempts} times; its log on the node says "
         "why. The node takes no pods until it is as planned",
     )
 
 
-def taken_back() -> Verdict[LaidOut]:
+def taken_back() -> StatusVerdict[LayoutReady]:
     """GPUs that were cut otherwise for a while follow now."""
-    return Verdict(LaidOut.REPARTITIONING, "GPUs that lent room are cut as planned next")
+    return StatusVerdict(LayoutReady.REPARTITIONING, "GPUs that lent room are cut as planned next")
 
 
 def working(units: Sequence[Unit]) -> str:

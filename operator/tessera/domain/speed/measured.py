@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 
 from tessera.api.inference_service import SpeedStatus
 from tessera.domain.checks import shape_of
-from tessera.domain.model.prepare import recalled
+from tessera.domain.model.prepare import with_known_shape
 from tessera.domain.perf import Case, Measured
-from tessera.domain.snapshot import Service
+from tessera.domain.snapshot import ObservedService
 
 
-def measured(services: Sequence[Service]) -> Mapping[Case, Measured]:
+def measured(services: Sequence[ObservedService]) -> Mapping[Case, Measured]:
     """By what was measured: of several services of a case the mean, weighed by their requests.
 
     Options of an engine may make it slower than others of its case; no case tells these apart.
@@ -23,13 +23,13 @@ def measured(services: Sequence[Service]) -> Mapping[Case, Measured]:
     for service in services:
         if service.status.speed is None:
             continue
-        case, own = _case(recalled(service)), own_of(service, service.status.speed)
+        case, own = _case(with_known_shape(service)), own_of(service, service.status.speed)
         if case is not None and own is not None:
             found[case].append(own)
     return {case: _mean(several) for case, several in found.items()}
 
 
-def own_of(service: Service, speed: SpeedStatus | None) -> Measured | None:
+def own_of(service: ObservedService, speed: SpeedStatus | None) -> Measured | None:
     """What a service says of itself, if it speaks of the model that it now has."""
     if speed is None or service.spec is None or speed.model != service.spec.model.uri:
         return None
@@ -43,7 +43,7 @@ def rate(tokens_per_second: float, found: Measured | None) -> float:
     return tokens_per_second / found.ratio
 
 
-def _case(service: Service) -> Case | None:
+def _case(service: ObservedService) -> Case | None:
     """What the measured variant is a case of; none once the service has moved on."""
     variant, speed = service.status.variant, service.status.speed
     shape = shape_of(service.spec) if service.spec is not None else None

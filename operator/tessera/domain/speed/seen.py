@@ -111,7 +111,7 @@ def seen(
     fit = choice.fit
     up = sum(pod.takes_requests and pod.variant == choice.variant for pod in pods)
     one = reading_of(choice.variant, readings)
-    peak, median, told = peaks_of(spec, fit), one.median_gap_seconds, _estimated(one)
+    peak, median, told = peaks_of(spec, fit), one.median_itl_seconds, _estimated(one)
     flops, moved = one.flops_per_second, one.bytes_per_second
     return Speed(
         model=spec.model.uri,
@@ -124,7 +124,7 @@ def seen(
         tokens_per_second=one.tokens_per_second,
         sequences=one.sequences,
         predicted=predicted(fit, one),
-        measured_mean=one.gap_seconds,
+        measured_mean=one.itl_seconds,
         measured_median=median,
         median_bucket=None if median is None else bucket(median, bounds(spec.engine.version)),
         kv_planned=fit.memory.kv_tokens,

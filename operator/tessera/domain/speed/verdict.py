@@ -8,8 +8,8 @@ memory of it is in the status itself.
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from tessera.api.inference_service import Compared, SpeedStatus
-from tessera.domain.reasons import SpeedAsPredicted, Verdict
+from tessera.api.inference_service import PredictedAndMeasured, SpeedStatus
+from tessera.domain.reasons import SpeedAsPredicted, StatusVerdict
 from tessera.domain.speed.seen import Gap, Speed
 
 ENOUGH = 100
@@ -41,16 +41,16 @@ def judged(speed: Speed, kept: SpeedStatus | None, at: datetime) -> SpeedStatus 
     return _told(speed, reason, at) or kept
 
 
-def verdict(status: SpeedStatus | None) -> Verdict[SpeedAsPredicted]:
+def verdict(status: SpeedStatus | None) -> StatusVerdict[SpeedAsPredicted]:
     """The condition that follows from what the status says."""
     reason = _reason_of(status)
     if status is None or reason is None:
-        return Verdict(
+        return StatusVerdict(
             SpeedAsPredicted.NOT_ENOUGH_REQUESTS,
             f"{ENOUGH} requests within {SPAN // timedelta(minutes=1)} minutes are needed to tell",
         )
     gap = status.inter_token_ms
-    return Verdict(
+    return StatusVerdict(
         reason,
         f"{gap.measured} ms between tokens, {gap.predicted} ms were predicted for the load that "
         f"was seen, {status.ratio} times as long; by {status.requests} requests until "
@@ -112,17 +112,19 @@ def _told(speed: Speed, reason: SpeedAsPredicted, at: datetime) -> SpeedStatus |
         model=speed.model,
         variant=speed.variant,
         reason=reason,
-        inter_token_ms=Compared(
+        inter_token_ms=PredictedAndMeasured(
             predicted=_milliseconds(speed.predicted.mean),
             measured=_milliseconds(speed.measured_mean),
         ),
-        tokens_per_second=Compared(
+        tokens_per_second=PredictedAndMeasured(
             predicted=Decimal(round(speed.capacity)),
             measured=Decimal(round(speed.tokens_per_second or 0)),
         ),
         kv_cache_tokens=None
         if speed.kv_reported is None
-        else Compared(predicted=Decimal(speed.kv_planned), measured=Decimal(speed.kv_reported)),
+        else PredictedAndMeasured(
+            predicted=Decimal(speed.kv_planned), measured=Decimal(speed.kv_reported)
+        ),
         ratio=Decimal(f"{speed.measured_mean / speed.predicted.mean:.2f}"),
         requests=round(speed.requests),
         at=at.replace(microsecond=0),

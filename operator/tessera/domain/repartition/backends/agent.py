@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from tessera.api.node_layout import Fault, NodeLayoutSpec, PlacedSlice, WantedGpu
+from tessera.api.node_layout import DesiredGpu, GpuFault, NodeLayoutSpec, PlacedSlice
 from tessera.domain.mig.layouts import Layout
-from tessera.domain.reasons import LaidOut, Verdict
+from tessera.domain.reasons import LayoutReady, StatusVerdict
 from tessera.domain.repartition.backend import Ask, Capabilities, Heard, Layouts
 from tessera.domain.repartition.devices import DISCOVERY, PAUSED, PLUGIN, offers
 from tessera.domain.repartition.facts import Ground
@@ -23,12 +23,12 @@ MANAGER = "nvidia.com/gpu.deploy.mig-manager"
 _COURSE = timedelta(minutes=10)
 _RETURN = timedelta(minutes=3)
 """From the ask on: it cuts in seconds, and the device plugin is back within a minute."""
-_MEANS: Mapping[Fault, LaidOut] = {
-    "NeedsReset": LaidOut.RESET_NEEDED,
-    "InUse": LaidOut.GPU_BUSY,
-    "CannotCut": LaidOut.BACKEND_FAILED,
-    "Unreadable": LaidOut.BACKEND_FAILED,
-    "ProfileUnknown": LaidOut.PROFILE_UNKNOWN,
+_MEANS: Mapping[GpuFault, LayoutReady] = {
+    "NeedsReset": LayoutReady.GPU_RESET_REQUIRED,
+    "InUse": LayoutReady.GPU_IN_USE,
+    "CannotCut": LayoutReady.BACKEND_FAILED,
+    "Unreadable": LayoutReady.BACKEND_FAILED,
+    "ProfileUnknown": LayoutReady.UNKNOWN_PROFILE,
 }
 
 
@@ -76,8 +76,8 @@ def _spec(ground: Ground, wanted: Layouts) -> NodeLayoutSpec:
     return NodeLayoutSpec(gpus=tuple(asked[uuid] for uuid in sorted(asked, key=cards.__getitem__)))
 
 
-def _gpu(uuid: str, layout: Layout) -> WantedGpu:
-    return WantedGpu(
+def _gpu(uuid: str, layout: Layout) -> DesiredGpu:
+    return DesiredGpu(
         uuid=uuid,
         slices=tuple(
             PlacedSlice(profile=spot.profile, start=spot.start) for spot in sorted(layout)
@@ -113,47 +113,49 @@ def _cut(ground: Ground, wanted: Layouts) -> bool:
     )
 
 
-def _unable(ground: Ground) -> Verdict[LaidOut] | None:
+def _unable(ground: Ground) -> StatusVerdict[LayoutReady] | None:
     status = ground.layout.status if ground.layout else None
     if status is None:
-        return Verdict(
-            LaidOut.BACKEND_MISSING,
+        return StatusVerdict(
+            LayoutReady.BACKEND_UNAVAILABLE,
             f"tessera-node does not run on {ground.name}: node.enabled of the chart, and "
             f"kubectl get nodelayouts {ground.name}",
         )
     if status.problem:
-        return Verdict(LaidOut.BACKEND_FAILED, f"tessera-node on {ground.name}: {status.problem}")
+        return StatusVerdict(
+            LayoutReady.BACKEND_FAILED, f"tessera-node on {ground.name}: {status.problem}"
+        )
     if not status.cuts:
-        return Verdict(
-            LaidOut.BACKEND_MISSING,
+        return StatusVerdict(
+            LayoutReady.BACKEND_UNAVAILABLE,
             f"tessera-node on {ground.name} only looks: set node.cut of the chart, or "
             "spec.mig.backend to migManager",
         )
     return None
 
 
-def _fault(ground: Ground, wanted: Layouts) -> Verdict[LaidOut] | None:
+def _fault(ground: Ground, wanted: Layouts) -> StatusVerdict[LayoutReady] | None:
     for card in ground.cards:
         for fault, reason in _MEANS.items():
             if card.index in wanted and card.fault == fault:
                 message = f"GPU {card.index} of {ground.name}: {card.message or fault}"
-                return Verdict(reason, message)
+                return StatusVerdict(reason, message)
     return None
 
 
-def _stuck(ground: Ground, waited: timedelta) -> Verdict[LaidOut]:
+def _stuck(ground: Ground, waited: timedelta) -> StatusVerdict[LayoutReady]:
     minutes = int(waited.total_seconds() // 60)
-    return Verdict(
-        LaidOut.BACKEND_STUCK,
+    return StatusVerdict(
+        LayoutReady.BACKEND_TIMEOUT,
         f"tessera-node on {ground.name} did not carry out its NodeLayout for {minutes} minutes; "
         f"kubectl get nodelayouts {ground.name} -o yaml shows what it sees",
     )
 
 
-def _missing(ground: Ground, waited: timedelta) -> Verdict[LaidOut]:
+def _missing(ground: Ground, waited: timedelta) -> StatusVerdict[LayoutReady]:
     minutes = int(waited.total_seconds() // 60)
-    return Verdict(
-        LaidOut.DEVICES_MISSING,
+    return StatusVerdict(
+        LayoutReady.DEVICES_MISSING,
         f"the slices of {ground.name} are cut, and after {minutes} minutes its device plugin does "
         f"not offer them; does it follow {PLUGIN}? Restart its pod on the node",
     )

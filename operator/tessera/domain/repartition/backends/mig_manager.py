@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from tessera.domain.mig.layouts import Geometry, geometry
-from tessera.domain.reasons import LaidOut, Verdict
+from tessera.domain.reasons import LayoutReady, StatusVerdict
 from tessera.domain.repartition.backend import Ask, Capabilities, Heard, Layouts
 from tessera.domain.repartition.devices import DISCOVERY, PAUSED, PLUGIN, offers
 from tessera.domain.repartition.facts import Ground
@@ -163,33 +163,33 @@ def _missing(ground: Ground, since: datetime, at: datetime) -> Heard:
         f"kubectl get node {ground.name} -o jsonpath='{{.status.allocatable}}' shows what it does, "
         "nvidia-smi mig -lgi on it what is cut; some drivers need the node rebooted"
     )
-    return Heard(again=True, problem=Verdict(LaidOut.DEVICES_MISSING, message))
+    return Heard(again=True, problem=StatusVerdict(LayoutReady.DEVICES_MISSING, message))
 
 
-def _failed(ground: Ground, _: timedelta) -> Verdict[LaidOut]:
-    return Verdict(
-        LaidOut.BACKEND_FAILED,
+def _failed(ground: Ground, _: timedelta) -> StatusVerdict[LayoutReady]:
+    return StatusVerdict(
+        LayoutReady.BACKEND_FAILED,
         f"mig-manager on {ground.name} said failed; the log of its pod there says why "
         "(kubectl logs -n gpu-operator -l app=nvidia-mig-manager), and its ClusterPolicy has to "
         "name the ConfigMap tessera-mig (migManager.config.name)",
     )
 
 
-def _stuck(ground: Ground, waited: timedelta) -> Verdict[LaidOut]:
+def _stuck(ground: Ground, waited: timedelta) -> StatusVerdict[LayoutReady]:
     """It gives up without a word, and leaves what it paused."""
     paused = [key for key in (PLUGIN, DISCOVERY) if ground.labels.get(key) == PAUSED]
     back = "".join(f" {key}=true" for key in paused)
     mend = f"; kubectl label --overwrite node {ground.name}{back} brings them back" if back else ""
-    return Verdict(
-        LaidOut.BACKEND_STUCK,
+    return StatusVerdict(
+        LayoutReady.BACKEND_TIMEOUT,
         f"mig-manager on {ground.name} says {ground.labels.get(STATE)} for {_minutes(waited)} "
         f"minutes: clients of the GPUs that do not go keep it{mend}",
     )
 
 
-def _silent(ground: Ground, waited: timedelta) -> Verdict[LaidOut]:
-    return Verdict(
-        LaidOut.BACKEND_MISSING,
+def _silent(ground: Ground, waited: timedelta) -> StatusVerdict[LayoutReady]:
+    return StatusVerdict(
+        LayoutReady.BACKEND_UNAVAILABLE,
         f"nobody on {ground.name} reacts to {CONFIG} for {_minutes(waited)} minutes: is "
         "mig-manager running there, and does the node carry nvidia.com/mig.capable=true? "
         "kubectl get pods -n gpu-operator -o wide -l app=nvidia-mig-manager",
@@ -205,7 +205,7 @@ class _Limit(NamedTuple):
 
     patience: timedelta
     again: bool
-    told: Callable[[Ground, timedelta], Verdict[LaidOut]]
+    told: Callable[[Ground, timedelta], StatusVerdict[LayoutReady]]
 
 
 _LIMITS = {

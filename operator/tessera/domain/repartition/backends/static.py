@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from tessera.domain.reasons import LaidOut, Verdict
+from tessera.domain.reasons import LayoutReady, StatusVerdict
 from tessera.domain.repartition.backend import Ask, Capabilities, Heard, Layouts
 from tessera.domain.repartition.facts import Ground
 
@@ -27,4 +27,4 @@ class Static:
     ) -> Heard:
         del wanted, attempt, since, at
         message = f"the GPUs of {ground.name} are taken as they are: spec.mig.layout is empty"
-        return Heard(problem=Verdict(LaidOut.NOT_MANAGED, message))
+        return Heard(problem=StatusVerdict(LayoutReady.NOT_MANAGED, message))
