@@ -7,11 +7,11 @@ from datetime import date, datetime
 
 from fakegpu.silicon import Gpu, Instance, Silicon
 from tessera.api.node_layout import DesiredGpu, NodeLayoutSpec, NodeLayoutStatus
-from tessera.domain.cutting import Gpu as SeenByDriver
-from tessera.domain.cutting import Instance as SeenInstance
-from tessera.domain.cutting import Trouble, cutting, seen
-from tessera.domain.mig.boards import board_of
-from tessera.domain.mig.layouts import Layout, Spot
+from tessera.domain.cutting import DriverGpu as SeenByDriver
+from tessera.domain.cutting import DriverInstance as SeenInstance
+from tessera.domain.cutting import GpuProblem, gpu_status, plan_partitioning
+from tessera.domain.mig.boards import find_gpu_model
+from tessera.domain.mig.layouts import Layout, SlicePlacement
 from tessera.domain.pools import discover
 from tessera.domain.repartition.backend import Ask, GeometryBackend, Heard, Layouts
 from tessera.domain.repartition.devices import DISCOVERY, PLUGIN
@@ -146,11 +146,11 @@ class FarEnd:
 
     def _cut(self, gpu: Gpu) -> None:
         """One round of the agent."""
-        for deed in cutting(_readout(gpu), self._wanted(gpu), {}).deeds:
-            if deed.verb == "destroy":
-                self.silicon.destroy(gpu.index, deed.spot.start)
+        for deed in plan_partitioning(_readout(gpu), self._wanted(gpu), {}).operations:
+            if deed.action == "destroy":
+                self.silicon.destroy(gpu.index, deed.placement.start)
             else:
-                self.silicon.create(gpu.index, deed.spot.profile, deed.spot.start)
+                self.silicon.create(gpu.index, deed.placement.profile, deed.placement.start)
 
     def _wanted(self, gpu: Gpu) -> DesiredGpu:
         return next(one for one in self.spec.gpus if one.uuid == gpu.uuid)
@@ -161,14 +161,14 @@ class FarEnd:
             observed_generation=self.generation,
             cuts=self.cuts,
             gpus=tuple(
-                seen(found, {}, self._trouble(gpu) if gpu.uuid in asked else None)
+                gpu_status(found, {}, self._trouble(gpu) if gpu.uuid in asked else None)
                 for gpu in self.silicon.gpus
                 if (found := _readout(gpu))
             ),
         )
 
-    def _trouble(self, gpu: Gpu) -> Trouble | None:
-        return cutting(_readout(gpu), self._wanted(gpu), {}).trouble
+    def _trouble(self, gpu: Gpu) -> GpuProblem | None:
+        return plan_partitioning(_readout(gpu), self._wanted(gpu), {}).problem
 
 
 def _readout(gpu: Gpu) -> SeenByDriver:
@@ -178,10 +178,12 @@ def _readout(gpu: Gpu) -> SeenByDriver:
         product=A100,
         memory_mib=81920,
         mode="enabled" if gpu.mig else "disabled",
-        board=board_of(A100) if gpu.mig else None,
+        gpu_model=find_gpu_model(A100) if gpu.mig else None,
         instances=tuple(
             SeenInstance(
-                spot=Spot(one.start, one.profile), uuid=one.uuid, processes=len(one.attached)
+                placement=SlicePlacement(one.start, one.profile),
+                uuid=one.uuid,
+                processes=len(one.attached),
             )
             for one in gpu.instances
         ),
@@ -189,7 +191,7 @@ def _readout(gpu: Gpu) -> SeenByDriver:
 
 
 def _layout(instances: Sequence[Instance]) -> Layout:
-    return tuple(sorted(Spot(one.start, one.profile) for one in instances))
+    return tuple(sorted(SlicePlacement(one.start, one.profile) for one in instances))
 
 
 @dataclass(slots=True, kw_only=True)

@@ -8,8 +8,8 @@ from typing import Any
 from tessera.api.mig import MigStatus
 from tessera.domain.autoscale import ScalingHistory
 from tessera.domain.draft import Proposal, objects_by_service, propose
-from tessera.domain.mig.boards import boards
-from tessera.domain.mig.layouts import Spot
+from tessera.domain.mig.boards import gpu_models
+from tessera.domain.mig.layouts import SlicePlacement
 from tessera.domain.pools import PoolView, discover
 from tessera.domain.repartition.backend import Capabilities
 from tessera.domain.repartition.drawing import solve
@@ -20,7 +20,7 @@ from tessera.domain.repartition.wish import question
 from tessera.domain.snapshot import Node, ObservedService, Pool, Ref, Snapshot
 from tests.builders import NOW, a_node, a_pool, a_service, a_snapshot, a_spec
 
-BOARD = boards()["A100-80GB"]
+BOARD = gpu_models()["A100-80GB"]
 AGENT = Capabilities(pinned_starts=True, sibling_safe=True, knows_pods=True, pauses_node=False)
 MANAGER = Capabilities(pinned_starts=False, sibling_safe=False, knows_pods=True, pauses_node=True)
 
@@ -44,7 +44,7 @@ def a_card(index: int, *tiles: str, fault: str | None = None) -> Card:
         spot, _, pod = text.partition("=")
         profile, _, start = spot.partition("@")
         holders = (Ref(*pod.split("/")),) if pod else ()
-        made.append(Tile(spot=Spot(int(start), profile), holders=holders))
+        made.append(Tile(spot=SlicePlacement(int(start), profile), holders=holders))
     made.sort(key=lambda tile: tile.spot)
     return Card(index=index, uuid=f"GPU-{index}", tiles=tuple(made), fault=fault)
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 
-from tessera.domain.mig.boards import boards
-from tessera.domain.mig.demand import Kind, Offer, Service
-from tessera.domain.mig.fleet import Gpu, Slice
+from tessera.domain.mig.boards import gpu_models
+from tessera.domain.mig.demand import GpuOffer, InstanceType, ServiceDemand
+from tessera.domain.mig.fleet import FleetGpu, FleetSlice
 
-A100 = boards()["A100-80GB"]
-ONE = (Offer(board=A100, price=1),)
+A100 = gpu_models()["A100-80GB"]
+ONE = (GpuOffer(gpu_model=A100, price=1),)
 
 
 def a_service(
@@ -15,21 +15,28 @@ def a_service(
     demand: float = 0.0,
     speeds: Mapping[str, float] | None = None,
     floor: int = 0,
-    like: Service | None = None,
-) -> Service:
+    like: ServiceDemand | None = None,
+) -> ServiceDemand:
     """On slices of an A100; or a namesake of another."""
     if like is not None:
-        return Service(name=name, demand=like.demand, floor=like.floor, throughput=like.throughput)
+        return ServiceDemand(
+            name=name,
+            demand=like.demand,
+            min_replicas=like.min_replicas,
+            throughput=like.throughput,
+        )
     given = {"1g.10gb": 1.0} if speeds is None else speeds
-    throughput = {Kind(A100.name, profile): speed for profile, speed in given.items()}
-    return Service(name=name, demand=demand, floor=floor, throughput=throughput)
+    throughput = {InstanceType(A100.name, profile): speed for profile, speed in given.items()}
+    return ServiceDemand(name=name, demand=demand, min_replicas=floor, throughput=throughput)
 
 
-def a_gpu(name: str, *slices: str) -> Gpu:
+def a_gpu(name: str, *slices: str) -> FleetGpu:
     """`3g.40gb@4=chat`, or without a service when it is idle."""
     made = []
     for text in slices:
         spot, _, service = text.partition("=")
         profile, _, start = spot.partition("@")
-        made.append(Slice(int(start), profile, service or None))
-    return Gpu(name=name, board=A100.name, slices=tuple(sorted(made, key=lambda one: one.spot)))
+        made.append(FleetSlice(int(start), profile, service or None))
+    return FleetGpu(
+        name=name, gpu_model=A100.name, slices=tuple(sorted(made, key=lambda one: one.placement))
+    )

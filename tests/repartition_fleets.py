@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tessera.domain.mig.demand import Kind, Offer, Service
-from tessera.domain.mig.fleet import Gpu, Slice
-from tessera.domain.mig.layouts import Layout, Spot, placed_maximal
+from tessera.domain.mig.demand import GpuOffer, InstanceType, ServiceDemand
+from tessera.domain.mig.fleet import FleetGpu, FleetSlice
+from tessera.domain.mig.layouts import Layout, SlicePlacement, maximal_layouts
 from tessera.domain.mig.plan import plan_layouts
 from tessera.domain.repartition.backend import GeometryBackend
 from tests.mig_builders import A100
@@ -15,7 +15,7 @@ from tests.repartition_world import FarEnd, Pinned, SimService, Whole, World, sh
 
 PROFILES = ("1g.10gb", "2g.20gb", "3g.40gb", "4g.40gb", "7g.80gb")
 SPEED = {"1g.10gb": 1.0, "2g.20gb": 2.0, "3g.40gb": 3.0, "4g.40gb": 3.5, "7g.80gb": 7.0}
-LAYOUTS = placed_maximal(A100, PROFILES)
+LAYOUTS = maximal_layouts(A100, PROFILES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +23,7 @@ class Case:
     """Everything by which a world is made anew."""
 
     nodes: dict[str, list[Layout]]
-    seats: dict[str, list[tuple[str, int, Spot]]]
+    seats: dict[str, list[tuple[str, int, SlicePlacement]]]
     services: dict[str, SimService]
     target: dict[str, list[list[str]]]
 
@@ -65,14 +65,14 @@ def a_case(
         for spot in cut[name][at]
         if lot.random() < 0.75
     ]
-    held: dict[str, list[tuple[str, int, Spot]]] = {}
+    held: dict[str, list[tuple[str, int, SlicePlacement]]] = {}
     for seat in seats:
         held.setdefault(f"{seat[2].profile[0]}{lot.choice('ab')}", []).append(seat)
     asked = [_service(lot, name, held[name]) for name in sorted(held)]
     current = [
         _gpu(name, at, layout, held) for name in names for at, layout in enumerate(cut[name])
     ]
-    plan = plan_layouts(asked, [Offer(board=A100, price=1, most=nodes * gpus)], current)
+    plan = plan_layouts(asked, [GpuOffer(gpu_model=A100, price=1, max_gpus=nodes * gpus)], current)
     planned = {gpu.name: gpu for gpu in plan.gpus}
     if plan.unmet or not planned.keys() <= {gpu.name for gpu in current}:
         return None
@@ -87,7 +87,7 @@ def a_case(
             one.name,
             profile[one.name],
             wanted[one.name],
-            SPEED[profile[one.name]] * min(one.floor, wanted[one.name]),
+            SPEED[profile[one.name]] * min(one.min_replicas, wanted[one.name]),
             SPEED,
         )
         for one in asked
@@ -102,7 +102,9 @@ def a_case(
     return Case(nodes=cut, seats=held, services=services, target=target)
 
 
-def _service(lot: random.Random, name: str, seats: Sequence[tuple[str, int, Spot]]) -> Service:
+def _service(
+    lot: random.Random, name: str, seats: Sequence[tuple[str, int, SlicePlacement]]
+) -> ServiceDemand:
     """As much as it has or a little else; sometimes on slices of another profile."""
     profile = seats[0][2].profile
     if lot.random() < 0.3:
@@ -110,20 +112,22 @@ def _service(lot: random.Random, name: str, seats: Sequence[tuple[str, int, Spot
     has = sum(SPEED[spot.profile] for _, _, spot in seats)
     demand = has * lot.choice([0.5, 0.75, 1, 1, 1.25])
     floor = lot.choice([1, 1, 2])
-    return Service(
+    return ServiceDemand(
         name=name,
         demand=demand,
-        floor=floor,
-        throughput={Kind(A100.name, profile): SPEED[profile]},
+        min_replicas=floor,
+        throughput={InstanceType(A100.name, profile): SPEED[profile]},
     )
 
 
-def _gpu(node: str, at: int, layout: Layout, held: dict[str, list[tuple[str, int, Spot]]]) -> Gpu:
+def _gpu(
+    node: str, at: int, layout: Layout, held: dict[str, list[tuple[str, int, SlicePlacement]]]
+) -> FleetGpu:
     holder = {(seat[0], seat[1], seat[2]): name for name, seats in held.items() for seat in seats}
-    return Gpu(
+    return FleetGpu(
         name=f"{node}-{at}",
-        board=A100.name,
+        gpu_model=A100.name,
         slices=tuple(
-            Slice(spot.start, spot.profile, holder.get((node, at, spot))) for spot in layout
+            FleetSlice(spot.start, spot.profile, holder.get((node, at, spot))) for spot in layout
         ),
     )

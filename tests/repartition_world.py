@@ -14,8 +14,8 @@ from functools import partial
 
 from tessera.api.mig import GpuTarget, Mig, MigPlan, MigStatus, NodeTarget
 from tessera.api.node_layout import DesiredGpu, NodeLayoutSpec, PlacedSlice
-from tessera.domain.mig.boards import Board
-from tessera.domain.mig.layouts import Layout, Spot, fault, geometry
+from tessera.domain.mig.boards import GpuModel
+from tessera.domain.mig.layouts import Layout, SlicePlacement, geometry, layout_error
 from tessera.domain.reasons import LayoutReady, StatusVerdict
 from tessera.domain.ref import Ref
 from tessera.domain.repartition.backend import Ask, Capabilities, GeometryBackend, Heard, Layouts
@@ -41,7 +41,7 @@ class SimPod:
     service: str
     profile: str
     node: str | None = None
-    seat: tuple[int, Spot] | None = None
+    seat: tuple[int, SlicePlacement] | None = None
     age: int = 0
     """Ticks since it got its device."""
     told: int | None = None
@@ -98,7 +98,7 @@ class World:
         far_end: "FarEnd",
         *,
         seed: int = 0,
-        board: Board = A100,
+        board: GpuModel = A100,
         mig: Mig | None = None,
     ) -> None:
         self.nodes = {
@@ -119,7 +119,9 @@ class World:
 
     # What it is made of
 
-    def serve(self, service: SimService, seats: Sequence[tuple[str, int, Spot]] = ()) -> None:
+    def serve(
+        self, service: SimService, seats: Sequence[tuple[str, int, SlicePlacement]] = ()
+    ) -> None:
         """A service with Ready pods on these seats."""
         self.services[service.name] = service
         for node, gpu, spot in seats:
@@ -131,7 +133,7 @@ class World:
         if service.profile is not None:
             self.scale[service.name, service.profile] = service.wanted
 
-    def foreign(self, name: str, node: str, gpu: int, spot: Spot) -> Ref:
+    def foreign(self, name: str, node: str, gpu: int, spot: SlicePlacement) -> Ref:
         pod = self._pod("", spot.profile, Ref("other", name))
         pod.node, pod.seat, pod.age = node, (gpu, spot), STARTING
         return pod.ref
@@ -379,7 +381,7 @@ class World:
 
     def cut(self, node: SimNode, gpu: int, layout: Layout) -> None:
         """Slices that stay at their places are left alone."""
-        assert fault(self.board, layout) is None
+        assert layout_error(self.board, layout) is None
         gone = set(node.gpus[gpu]) - set(layout)
         for pod in self.pods.values():
             if pod.node == node.name and pod.seat and pod.seat[0] == gpu and pod.seat[1] in gone:
@@ -460,7 +462,7 @@ def shown(layout: Layout) -> list[str]:
 
 def spots(*tiles: str) -> Layout:
     parts = [tile.partition("@") for tile in tiles]
-    return tuple(sorted(Spot(int(start), profile) for profile, _, start in parts))
+    return tuple(sorted(SlicePlacement(int(start), profile) for profile, _, start in parts))
 
 
 def a_plan(target: Mapping[str, Sequence[Sequence[str]]], name: str = "plan-1") -> MigPlan:
@@ -569,7 +571,7 @@ class Pinned:
         """The far end: one slice of each GPU in a tick."""
         for wanted in node.layout.gpus if node.layout else ():
             gpu = int(wanted.uuid.rpartition("-")[2])
-            want = {Spot(one.start, one.profile) for one in wanted.slices}
+            want = {SlicePlacement(one.start, one.profile) for one in wanted.slices}
             have = set(node.gpus[gpu])
             if gone := sorted(have - want):
                 world.cut(node, gpu, tuple(have - {gone[0]}))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tessera.domain.engine_facts import known_versions, table
+from tessera.domain.engine_facts import known_versions, version_facts
 from tessera.telemetry import Telemetry
 
 FOLDER = Path(__file__).parents[1] / "charts" / "tessera" / "dashboards"
@@ -37,7 +37,7 @@ def known_metrics() -> set[str]:
         endings = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}
         names |= {family.name + ending for ending in endings.get(family.type, [""])}
     for version in known_versions():
-        if (facts := table(version)) is not None:
+        if (facts := version_facts(version)) is not None:
             names |= set(facts.metrics)
     return names
 

@@ -36,7 +36,7 @@ def a_laid_pool(
     spec = AcceleratorPoolSpec(node_selector={"a": "b"}, prices=(price,), mig=Mig(backend="agent"))
     layouts = (a_gpu("0", *(f"1g.10gb@{at}" for at in range(7))), a_gpu("1", "3g.40gb@4"))
     cards = [
-        Card(index=index, tiles=tuple(Tile(spot=one.spot) for one in gpu.slices))
+        Card(index=index, tiles=tuple(Tile(spot=one.placement) for one in gpu.slices))
         for index, gpu in enumerate(layouts)
     ]
     first = Card(index=0, tiles=(Tile(spot=cards[0].tiles[0].spot, holders=(CHAT,)),

@@ -77,7 +77,7 @@ def requests(count: int, seed: int) -> Iterator[tuple[float, Request]]:
 
 def engine() -> Engine:
     """An 8B model on one A100, as vLLM starts it by default."""
-    place = hardware.whole(catalog.products()[PRODUCT], 1)
+    place = hardware.whole_gpu_hardware(catalog.products()[PRODUCT], 1)
     limits = Limits(
         max_model_len=8192,
         max_num_seqs=256,

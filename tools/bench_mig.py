@@ -20,19 +20,19 @@ from typing import TypeVar
 
 from mig_fleets import PLANNERS, fleet
 from mig_followers import FOLLOWERS
-from tessera.domain.mig.boards import boards
-from tessera.domain.mig.changes import changes
-from tessera.domain.mig.choice import choose
-from tessera.domain.mig.demand import Offer, Service, met
-from tessera.domain.mig.fleet import instances
+from tessera.domain.mig.boards import gpu_models
+from tessera.domain.mig.changes import layout_changes
+from tessera.domain.mig.choice import select_services
+from tessera.domain.mig.demand import GpuOffer, ServiceDemand, meets_demand
+from tessera.domain.mig.fleet import replicas_by_service
 from tessera.domain.mig.mix import cheapest_mix
 from tessera.domain.mig.plan import plan_layouts
-from tessera.domain.mig.repair import Fleet, repaired
+from tessera.domain.mig.repair import MigFleet, repair_fleet
 
-A100 = boards()["A100-80GB"]
-ONE = (Offer(board=A100, price=1),)
+A100 = gpu_models()["A100-80GB"]
+ONE = (GpuOffer(gpu_model=A100, price=1),)
 THREE = tuple(
-    Offer(board=boards()[name], price=price)
+    GpuOffer(gpu_model=gpu_models()[name], price=price)
     for name, price in (("A100-80GB", 179), ("H100-80GB", 331), ("H200-141GB", 419))
 )
 """Prices in cents, so that the step of cost is small, as it is in life."""
@@ -94,7 +94,7 @@ def _whole_fleets() -> Figures:
     }
 
 
-def _solver_share(services: Sequence[Service]) -> float:
+def _solver_share(services: Sequence[ServiceDemand]) -> float:
     """Of the time that a profiler sees, what passes inside the solver."""
     profile = cProfile.Profile()
     profile.runcall(cheapest_mix, services, ONE)
@@ -109,7 +109,7 @@ def _solves(file: str, name: str) -> bool:
 
 
 def _three_boards() -> Figures:
-    services = fleet(500, 0, [offer.board for offer in THREE])
+    services = fleet(500, 0, [offer.gpu_model for offer in THREE])
     mix, took = timed(partial(cheapest_mix, services, THREE))
     return {
         "plan_three_boards_s": _rounded(took.wall),
@@ -120,15 +120,17 @@ def _three_boards() -> Figures:
 
 def _full_pool() -> Figures:
     """150 services of one kind of slice each, and nine tenths of the GPUs that they need."""
-    services = [replace(one, alike=True) for one in fleet(150, 0, [one.board for one in THREE])]
+    services = [
+        replace(one, single_type=True) for one in fleet(150, 0, [one.gpu_model for one in THREE])
+    ]
     needed = Counter[str]()
     for (board, _), count in cheapest_mix(services, THREE).gpus.items():
         needed[board] += count
-    offers = [replace(one, most=needed[one.board.name] * 9 // 10) for one in THREE]
-    chosen, took = timed(partial(choose, services, offers, [], {}, None))
+    offers = [replace(one, max_gpus=needed[one.gpu_model.name] * 9 // 10) for one in THREE]
+    chosen, took = timed(partial(select_services, services, offers, [], {}, None))
     return {
         "full_pool_cpu_s": _rounded(took.cpu),
-        "full_pool_served": len(chosen.mix.instances),
+        "full_pool_served": len(chosen.mix.replicas),
         "full_pool_gap": round(chosen.mix.gap, 6),
     }
 
@@ -144,13 +146,13 @@ def _replans() -> Figures:
         changed = replace(services[at], demand=services[at].demand * draw.choice((0.3, 1.3, 2, 3)))
         wanted = [*services[:at], changed, *services[at + 1 :]]
         full = cheapest_mix(wanted, ONE).cost
-        there = Fleet(services=wanted, offers=ONE, gpus=gpus)
-        got, one = timed(partial(repaired, there, int(full * 1.005)))
-        sitting = instances(got)
-        assert all(met(service, sitting[service.name]) for service in wanted)  # noqa: S101
+        there = MigFleet(services=wanted, offers=ONE, gpus=gpus)
+        got, one = timed(partial(repair_fleet, there, int(full * 1.005)))
+        sitting = replicas_by_service(got)
+        assert all(meets_demand(service, sitting[service.name]) for service in wanted)  # noqa: S101
         took.append(one.wall * 1e3)
         ratios.append(there.cost(got) / full)
-        moved.append(len(changes(gpus, got).moves))
+        moved.append(len(layout_changes(gpus, got).moves))
     return {
         "replan_gpus": len(gpus),
         "replan_1000_gpus_ms": round(statistics.median(took), 1),

@@ -16,7 +16,14 @@ from typing import Any
 from speed_rows import ROWS, SYSTEMS, Row, read, split
 from tessera.domain.perf.fit import least_squares
 from tessera.domain.perf.roofline import Arithmetic
-from tessera.domain.perf.table import Errors, Family, Host, Layers, Table, table
+from tessera.domain.perf.table import (
+    ArithmeticShares,
+    FitErrors,
+    GpuFamily,
+    HostOverhead,
+    SpeedTable,
+    shipped_speed_table,
+)
 
 SPEED = Path(__file__).parents[1] / "operator/tessera/domain/data/speed.json"
 SEED = 1
@@ -35,19 +42,19 @@ _LAYERS = {"weights": 0.8, "compute": 0.6, "unhidden": 0.5}
 Unknowns = dict[tuple[str, ...], float]
 
 
-def calibrated(rows: Sequence[Row], seed: int = SEED) -> Table:
+def calibrated(rows: Sequence[Row], seed: int = SEED) -> SpeedTable:
     """The table that `rows` give, with its errors on those that were held out."""
     fitted, held_out = split(rows, seed)
     found = fit(fitted)
     sizes = {"seed": seed, "fitted_rows": len(fitted), "held_out_rows": len(held_out)}
-    errors = Errors(
+    errors = FitErrors(
         decode_mape=round(mape(found, held_out, "decode"), 2),
         prefill_mape=round(mape(found, held_out, "prefill"), 2),
     )
     return found.model_copy(update=sizes | {"errors": errors})
 
 
-def fit(rows: Sequence[Row]) -> Table:
+def fit(rows: Sequence[Row]) -> SpeedTable:
     """The table with the smallest squares of relative errors; unknown errors are given as 0."""
     guessed = _guesses(rows)
     names = list(guessed)
@@ -65,7 +72,7 @@ def errors() -> dict[str, float]:
     """What `make bench-engine` prints: of the shipped table, recomputed; nothing without rows."""
     if not ROWS.exists():
         return {}
-    found = table()
+    found = shipped_speed_table()
     held_out = split(read(ROWS), found.seed)[1]
     return {f"{phase}_mape": round(mape(found, held_out, phase), 2) for phase in PHASES}
 
@@ -73,7 +80,7 @@ def errors() -> dict[str, float]:
 PHASES = ("decode", "prefill")
 
 
-def mape(found: Table, rows: Iterable[Row], phase: str) -> float:
+def mape(found: SpeedTable, rows: Iterable[Row], phase: str) -> float:
     """Mean absolute relative error in percent."""
     offs = [abs(row.off(found)) for row in rows if row.phase == phase]
     return 100 * sum(offs) / len(offs) if offs else math.nan
@@ -98,47 +105,47 @@ def _unknowns(names: Sequence[tuple[str, ...]], logarithms: Sequence[float]) -> 
     return {name: math.exp(value) for name, value in zip(names, logarithms, strict=True)}
 
 
-def _table(found: Unknowns, digits: int | None = None) -> Table:
+def _table(found: Unknowns, digits: int | None = None) -> SpeedTable:
     if digits is not None:
         found = {name: float(f"{value:.{digits}g}") for name, value in found.items()}
     products = dict.fromkeys(name[0] for name in found if name[0] != "host")
     families = tuple(_family(found, product) for product in products)
-    return Table(
+    return SpeedTable(
         source=SOURCE,
         seed=SEED,
         fitted_rows=0,
         held_out_rows=0,
-        errors=Errors(decode_mape=0, prefill_mape=0),
-        host=Host(**{name[1]: value for name, value in found.items() if name[0] == "host"}),
+        errors=FitErrors(decode_mape=0, prefill_mape=0),
+        host=HostOverhead(**{name[1]: value for name, value in found.items() if name[0] == "host"}),
         usual=_usual(families),
         families=families,
     )
 
 
-def _family(found: Unknowns, product: str) -> Family:
+def _family(found: Unknowns, product: str) -> GpuFamily:
     kinds: tuple[Arithmetic, ...] = ("bf16", "fp8")
-    return Family(
+    return GpuFamily(
         family=product,
         cache=found[product, "cache"],
         attention=found[product, "attention"],
         link_gbs=found[product, "link_gbs"],
         arithmetic={
-            kind: Layers(**{name: found[product, kind, name] for name in _LAYERS})
+            kind: ArithmeticShares(**{name: found[product, kind, name] for name in _LAYERS})
             for kind in kinds
             if (product, kind, "weights") in found
         },
     )
 
 
-def _usual(families: Sequence[Family]) -> Family:
+def _usual(families: Sequence[GpuFamily]) -> GpuFamily:
     kinds: tuple[Arithmetic, ...] = ("bf16", "fp8")
-    return Family(
+    return GpuFamily(
         family="",
         cache=_mean(one.cache for one in families),
         attention=_mean(one.attention for one in families),
         link_gbs=_mean(one.link_gbs for one in families),
         arithmetic={
-            kind: Layers(
+            kind: ArithmeticShares(
                 **{
                     name: _mean(
                         getattr(one.arithmetic[kind], name)
@@ -160,7 +167,7 @@ def _mean(values: Iterable[float]) -> float:
     return float(f"{math.exp(sum(map(math.log, found)) / len(found)):.4g}")
 
 
-def _print(found: Table, rows: Sequence[Row]) -> None:
+def _print(found: SpeedTable, rows: Sequence[Row]) -> None:
     """Errors on the rows that were held out, by group, and the largest of each group."""
     held_out = split(rows, found.seed)[1]
     print(f"{'held-out rows':44} {'decode':>8} {'prefill':>8} {'largest':>8}")
@@ -181,7 +188,7 @@ def _print_left_out(name: str, rows: Sequence[Row], left_out: Sequence[Row]) -> 
     _print_line(fit(rest), name, left_out)
 
 
-def _print_line(found: Table, name: str, rows: Sequence[Row]) -> None:
+def _print_line(found: SpeedTable, name: str, rows: Sequence[Row]) -> None:
     decode, prefill = (_percent(mape(found, rows, phase)) for phase in PHASES)
     worst = max(rows, key=lambda row: abs(row.off(found)))
     off = f"{100 * worst.off(found):+.1f} %"
@@ -193,7 +200,7 @@ def _percent(value: float) -> str:
     return "no row" if math.isnan(value) else f"{value:.1f} %"
 
 
-def _written(found: Table) -> str:
+def _written(found: SpeedTable) -> str:
     facts: dict[str, Any] = found.model_dump(by_alias=True)
     return json.dumps(facts, indent=2) + "\n"
 

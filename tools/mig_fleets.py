@@ -8,63 +8,67 @@ import math
 import random
 from collections.abc import Callable, Sequence
 
-from tessera.domain.mig.boards import WHOLE, Board
-from tessera.domain.mig.deal import places
-from tessera.domain.mig.demand import Kind, Service
+from tessera.domain.mig.boards import WHOLE_GPU, GpuModel
+from tessera.domain.mig.deal import place_geometry
+from tessera.domain.mig.demand import InstanceType, ServiceDemand
 from tessera.domain.mig.layouts import Geometry
-from tessera.domain.mig.patterns import cheapest
+from tessera.domain.mig.patterns import cheapest_pattern
 
 WORK = {(1, 1): 1.0, (1, 2): 1.05, (2, 2): 2.0, (3, 4): 3.2, (4, 4): 4.0, (7, 8): 7.0}
 """What a slice of so many compute and memory slices does at the power 1."""
 WHOLE_WORK = 7.6
 
 
-def fleet(count: int, seed: int, boards: Sequence[Board], scale: float = 1.35) -> list[Service]:
+def fleet(
+    count: int, seed: int, boards: Sequence[GpuModel], scale: float = 1.35
+) -> list[ServiceDemand]:
     """Services whose median demand is `scale` whole GPUs of the first board."""
     draw = random.Random(seed)  # noqa: S311 - a fleet is no secret
     return [_service(f"service-{at:04}", draw, boards, scale) for at in range(count)]
 
 
-def _service(name: str, draw: random.Random, boards: Sequence[Board], scale: float) -> Service:
+def _service(
+    name: str, draw: random.Random, boards: Sequence[GpuModel], scale: float
+) -> ServiceDemand:
     power, base = draw.uniform(0.5, 1.15), draw.uniform(5, 50)
     memory = draw.choice([1, 1, 1, 2, 2, 4, 4, 8])
     throughput = {}
     for at, board in enumerate(boards):
         faster = base * (1 if at == 0 else draw.uniform(1.5, 3))
-        for cut in board.cuts:
+        for cut in board.profiles:
             work = WORK.get((cut.compute_slices, cut.memory_slices))
-            if work and not cut.media and cut.memory_slices >= memory:
-                throughput[Kind(board.name, cut.profile)] = round(faster * work**power, 3)
-        throughput[Kind(board.name, WHOLE)] = round(faster * WHOLE_WORK**power, 3)
-    whole = throughput[Kind(boards[0].name, WHOLE)]
-    return Service(
+            if work and not cut.has_media_engines and cut.memory_slices >= memory:
+                throughput[InstanceType(board.name, cut.name)] = round(faster * work**power, 3)
+        throughput[InstanceType(board.name, WHOLE_GPU)] = round(faster * WHOLE_WORK**power, 3)
+    whole = throughput[InstanceType(boards[0].name, WHOLE_GPU)]
+    return ServiceDemand(
         name=name,
         demand=round(draw.lognormvariate(0, 1) * whole * scale, 3),
-        floor=draw.choice([1, 1, 2]),
+        min_replicas=draw.choice([1, 1, 2]),
         throughput=throughput,
     )
 
 
-def first_fit_decreasing(services: Sequence[Service], board: Board) -> int:
+def first_fit_decreasing(services: Sequence[ServiceDemand], board: GpuModel) -> int:
     """Every service on the slices that take least; large ones first, each on the first GPU."""
     return _packed(board, _largest_first(board, _efficient(services, board)), min)
 
 
-def best_fit(services: Sequence[Service], board: Board) -> int:
+def best_fit(services: Sequence[ServiceDemand], board: GpuModel) -> int:
     """The same, each on the GPU with the least room left that holds it."""
     return _packed(board, _largest_first(board, _efficient(services, board)), max)
 
 
-def homogeneous(services: Sequence[Service], board: Board) -> int:
+def homogeneous(services: Sequence[ServiceDemand], board: GpuModel) -> int:
     """All GPUs cut alike, into the profile that needs fewest; who does not fit takes whole GPUs."""
-    return min(_alike(services, board, cut.profile, cut.most) for cut in board.cuts)
+    return min(_alike(services, board, cut.name, cut.max_instances) for cut in board.profiles)
 
 
-def request_driven(services: Sequence[Service], board: Board) -> int:
+def request_driven(services: Sequence[ServiceDemand], board: GpuModel) -> int:
     """In order of arrival, for every instance the smallest slice that does what is left."""
     wanted = []
     for service in services:
-        left, due = service.demand, service.instances
+        left, due = service.demand, service.required_replicas
         kinds = sorted(service.throughput, key=lambda kind: (_share(board, kind.profile), kind))
         while left > 0 or due > 0:
             enough = [kind for kind in kinds if service.throughput[kind] >= left]
@@ -74,33 +78,33 @@ def request_driven(services: Sequence[Service], board: Board) -> int:
     return _packed(board, wanted, min)
 
 
-def _alike(services: Sequence[Service], board: Board, profile: str, each: int) -> int:
+def _alike(services: Sequence[ServiceDemand], board: GpuModel, profile: str, each: int) -> int:
     slices, wholes = 0, 0
     for service in services:
-        if speed := service.throughput.get(Kind(board.name, profile)):
-            slices += max(math.ceil(service.demand / speed), service.instances)
+        if speed := service.throughput.get(InstanceType(board.name, profile)):
+            slices += max(math.ceil(service.demand / speed), service.required_replicas)
         else:
-            speed = service.throughput[Kind(board.name, WHOLE)]
-            wholes += max(math.ceil(service.demand / speed), service.instances)
+            speed = service.throughput[InstanceType(board.name, WHOLE_GPU)]
+            wholes += max(math.ceil(service.demand / speed), service.required_replicas)
     return math.ceil(slices / each) + wholes
 
 
-def _efficient(services: Sequence[Service], board: Board) -> list[str]:
+def _efficient(services: Sequence[ServiceDemand], board: GpuModel) -> list[str]:
     """Instances that take the least share of GPUs, each service for itself."""
     wanted: list[str] = []
     for service in services:
         shares = {kind: _share(board, kind.profile) for kind in service.throughput}
-        for kind, count in cheapest(service, shares).pattern:
+        for kind, count in cheapest_pattern(service, shares).pattern:
             wanted += [kind.profile] * count
     return wanted
 
 
-def _largest_first(board: Board, wanted: list[str]) -> list[str]:
+def _largest_first(board: GpuModel, wanted: list[str]) -> list[str]:
     return sorted(wanted, key=lambda profile: (-_share(board, profile), profile))
 
 
 def _packed(
-    board: Board, wanted: Sequence[str], choose: Callable[[list[tuple[float, int]]], object]
+    board: GpuModel, wanted: Sequence[str], choose: Callable[[list[tuple[float, int]]], object]
 ) -> int:
     """GPUs that are cut as instances come; which of those with room is chosen."""
     gpus: list[tuple[float, Geometry]] = []
@@ -119,8 +123,8 @@ def _packed(
     return len(gpus)
 
 
-def _fits(board: Board, way: Geometry, profile: str) -> bool:
-    return places(board, _grown(way, profile)) is not None
+def _fits(board: GpuModel, way: Geometry, profile: str) -> bool:
+    return place_geometry(board, _grown(way, profile)) is not None
 
 
 def _grown(way: Geometry, profile: str) -> Geometry:
@@ -128,8 +132,8 @@ def _grown(way: Geometry, profile: str) -> Geometry:
     return tuple(sorted((counts | {profile: counts.get(profile, 0) + 1}).items()))
 
 
-def _share(board: Board, profile: str) -> float:
-    cut = board.cut(profile)
+def _share(board: GpuModel, profile: str) -> float:
+    cut = board.find_profile(profile)
     return cut.memory_slices / board.memory_slices if cut else 1.0
 
 

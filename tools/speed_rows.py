@@ -14,8 +14,8 @@ from tessera.api.inference_service import ModelShape
 from tessera.domain.catalog import models
 from tessera.domain.hardware import Hardware
 from tessera.domain.perf.roofline import Arithmetic
-from tessera.domain.perf.source import predict
-from tessera.domain.perf.table import Table
+from tessera.domain.perf.source import predict_step_time
+from tessera.domain.perf.table import SpeedTable
 
 ROWS = Path(__file__).parents[2] / "shared/traces/perf_aiconfigurator_vllm.csv.gz"
 _NAMES = {
@@ -73,9 +73,9 @@ class Row:
         name, place = self.model.rpartition("/")[2], self.hardware
         return f"{name} {self.kind} {place.devices}x {place.product}"
 
-    def predicted(self, found: Table) -> float:
+    def predicted(self, found: SpeedTable) -> float:
         """What a table says of it, in seconds."""
-        step = predict(found, self.shape, self.precision, self.hardware)
+        step = predict_step_time(found, self.shape, self.precision, self.hardware)
         tokens = self.batch * self.context
         if self.phase == "decode":
             return step.seconds(decoding=self.batch, kv_tokens=tokens)
@@ -84,7 +84,7 @@ class Row:
             decoding=0, kv_tokens=tokens, prefill_tokens=tokens, prefill_pairs=pairs
         )
 
-    def off(self, found: Table) -> float:
+    def off(self, found: SpeedTable) -> float:
         """Relative error."""
         return self.predicted(found) / self.seconds - 1
 

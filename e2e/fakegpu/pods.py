@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 
-from tessera.adapters.pod_resources import messages
+from tessera.adapters.pod_resources import message_classes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +23,7 @@ class Grant:
 
 async def serve_pods(granted: Callable[[], Iterable[Grant]], path: Path) -> "grpc.aio.Server":
     """Listening when it returns; every question is answered with what is granted then."""
-    known = messages()
+    known = message_classes()
 
     async def answered(_request: Any, _context: Any) -> Any:
         told = known["ListPodResourcesResponse"]()

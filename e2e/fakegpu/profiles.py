@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from tessera.domain.catalog import Product, products
-from tessera.domain.mig.boards import board_of, constants
+from tessera.domain.mig.boards import find_gpu_model, nvml_profile_constants
 
 _IDS_SEVEN = {
     "7_SLICE": 0,
@@ -92,32 +92,32 @@ class Model:
 @cache
 def model_of(product: str) -> Model:
     """KeyError for a product that no table has; one without MIG has no profiles."""
-    board = board_of(product)
+    board = find_gpu_model(product)
     known = products().get(product)
     if board is None:
         return _uncut(products()[product])
     seven = board.compute_slices == 7
     profiles = []
-    for cut in board.cuts:
+    for cut in board.profiles:
         compute = int(cut.constant[0])
-        slice_ = known.slice(cut.profile.partition("+")[0]) if known else None
+        slice_ = known.mig_profile(cut.name.partition("+")[0]) if known else None
         profiles.append(
             Profile(
-                name=cut.profile,
+                name=cut.name,
                 constant=cut.constant,
-                value=constants()[cut.constant],
+                value=nvml_profile_constants()[cut.constant],
                 id=(_IDS_SEVEN if seven else _IDS_FOUR)[cut.constant],
                 compute_slices=compute,
                 memory_slices=_MEMORY_OF_SEVEN.get(cut.constant, compute) if seven else compute,
                 # A little less than the name says, where nobody has shown it.
-                memory_mib=slice_.memory_mib if slice_ else 992 * _gigabytes(cut.profile),
+                memory_mib=slice_.memory_mib if slice_ else 992 * _gigabytes(cut.name),
                 multiprocessors=slice_.multiprocessors if slice_ else 14 * compute,
                 media=cut.constant in _MEDIA,
             )
         )
     return Model(
         product=product,
-        memory_mib=1024 * _gigabytes(board.cuts[-1].profile),
+        memory_mib=1024 * _gigabytes(board.profiles[-1].name),
         compute_slices=7 if seven else 4,
         memory_slices=8 if seven else 4,
         mode_needs_reset="A100" in product or "A30" in product,

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from tessera.domain.catalog import Product, Slice
+from tessera.domain.catalog import Product, ProductMigProfile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +66,7 @@ def board(product: Product) -> Board:
     return BOARDS.get(product.product, plain)
 
 
-def engines(product: Product, found: Slice, *, media: bool) -> dict[str, int]:
+def engines(product: Product, found: ProductMigProfile, *, media: bool) -> dict[str, int]:
     """Copy and media engines of a slice, as `nvidia-smi mig -lgip` prints them."""
     whole = found.memory_slices == 8
     compute = found.compute_slices

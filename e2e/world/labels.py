@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from tessera.domain.catalog import Product
-from tessera.domain.mig.boards import board_of
+from tessera.domain.mig.boards import find_gpu_model
 from world.boards import board, engines
 from world.fleet import Cloud, Node, Taint
 from world.mig import MEDIA, Placed
@@ -137,7 +137,7 @@ def discovered(node: Node) -> dict[str, str]:
         "gpu.compute.minor": minor,
         "gpu.machine": _machine(node) or "PowerEdge-XE9680",
         "gpu.mode": "compute",
-        "mig.capable": str(board_of(product.product) is not None).lower(),
+        "mig.capable": str(find_gpu_model(product.product) is not None).lower(),
         "mig.strategy": "mixed",
         "mps.capable": "false",
     }

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tessera.domain.catalog import Product, Slice
-from tessera.domain.mig.boards import board_of
+from tessera.domain.catalog import Product, ProductMigProfile
+from tessera.domain.mig.boards import find_gpu_model
 
 MEDIA = "+me"
 """Suffix of the one small slice of a GPU that also has the media engines."""
@@ -28,7 +28,7 @@ class Placed:
     """A slice and the memory slice that it starts at."""
 
     profile: str
-    slice: Slice
+    slice: ProductMigProfile
     start: int
 
     @property
@@ -42,9 +42,9 @@ class Placed:
         return f"nvidia.com/mig-{self.profile.replace('+', '.')}"
 
 
-def known(product: Product, profile: str) -> Slice | None:
+def known(product: Product, profile: str) -> ProductMigProfile | None:
     """The slice that a profile of this product stands for."""
-    found = product.slice(profile.removesuffix(MEDIA))
+    found = product.mig_profile(profile.removesuffix(MEDIA))
     if found is not None and profile.endswith(MEDIA) and found.memory_slices != 1:
         return None
     return found
@@ -57,14 +57,14 @@ def place(product: Product, profiles: Sequence[str]) -> tuple[Placed, ...] | Non
     slices = [(profile, known(product, profile)) for profile in profiles]
     wanted = [(profile, found) for profile, found in slices if found is not None]
     wanted.sort(key=lambda pair: (-pair[1].memory_slices, -pair[1].compute_slices, pair[0]))
-    board = board_of(product.product)
+    board = find_gpu_model(product.product)
     seven = board is None or board.memory_slices == 8
     placed = _search(wanted, _SEVEN if seven else _FOUR, frozenset())
     return None if placed is None else tuple(sorted(placed, key=lambda one: one.start))
 
 
 def _search(
-    wanted: Sequence[tuple[str, Slice]],
+    wanted: Sequence[tuple[str, ProductMigProfile]],
     starts: Mapping[tuple[int, int], Sequence[int]],
     taken: frozenset[int],
 ) -> list[Placed] | None:

@@ -11,8 +11,8 @@ from tessera.domain.autoscale import ServiceLoad
 from tessera.domain.batch.facts import Batch, BatchJob, VolumeClaim
 from tessera.domain.batch.reports import Shown
 from tessera.domain.certificate import CertificateSecret
-from tessera.domain.cutting import Holders, Readout
-from tessera.domain.mig.layouts import Spot
+from tessera.domain.cutting import GpuInventory, PodsByDevice
+from tessera.domain.mig.layouts import SlicePlacement
 from tessera.domain.model.facts import ObservedModelJob
 from tessera.domain.model.reports import FetchProgress
 from tessera.domain.repartition.facts import NodeLayout
@@ -233,19 +233,19 @@ class KubeletError(PortError):
 class Gpus(Protocol):
     """The GPUs of the node that the process runs on."""
 
-    async def read(self, gpu: str | None = None) -> Readout:
+    async def read(self, gpu: str | None = None) -> GpuInventory:
         """All of them, or one by its UUID, as they are at this moment.
 
         GpuError when nothing can be told.
         """
 
-    async def create(self, gpu: str, spot: Spot) -> None:
+    async def create(self, gpu: str, spot: SlicePlacement) -> None:
         """Make an instance, or finish one that is half made; nothing where it is whole already.
 
         GpuError leaves as little behind as the driver allows.
         """
 
-    async def destroy(self, gpu: str, spot: Spot) -> None:
+    async def destroy(self, gpu: str, spot: SlicePlacement) -> None:
         """Take an instance away with all that is in it; nothing where it is gone already.
 
         GpuError with InUse, and nothing done, while a process computes on it.
@@ -255,7 +255,7 @@ class Gpus(Protocol):
 class PodDevices(Protocol):
     """The kubelet of the node."""
 
-    async def holders(self) -> Holders:
+    async def holders(self) -> PodsByDevice:
         """Which pods hold which GPUs and MIG devices; KubeletError when it does not answer."""
 
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from tessera.adapters.layouts import ProcessLayouts
+from tessera.adapters.layouts import LayoutSolverProcess
 from tessera.domain.repartition.drawing import solve
 from tessera.domain.repartition.question import Question
 from tessera.ports import LayoutPlanningError
@@ -20,25 +20,25 @@ def a_question() -> Question:
 
 
 async def test_the_worker_answers_as_the_planner_does_and_is_kept() -> None:
-    layouts, question = ProcessLayouts(), a_question()
+    layouts, question = LayoutSolverProcess(), a_question()
     try:
         assert await layouts.solve(question) == solve(question)
-        worker = layouts.worker
+        worker = layouts.worker_pid
         assert await layouts.solve(question) == solve(question)
-        assert layouts.worker == worker
+        assert layouts.worker_pid == worker
     finally:
         layouts.close()
 
 
 async def test_a_worker_that_is_killed_is_told_and_replaced() -> None:
-    layouts, question = ProcessLayouts(), a_question()
+    layouts, question = LayoutSolverProcess(), a_question()
     try:
         await layouts.solve(question)
-        assert layouts.worker is not None
-        os.kill(layouts.worker, signal.SIGSTOP)
+        assert layouts.worker_pid is not None
+        os.kill(layouts.worker_pid, signal.SIGSTOP)
         waiting = asyncio.create_task(layouts.solve(question))
         await asyncio.sleep(0)
-        os.kill(layouts.worker, signal.SIGKILL)
+        os.kill(layouts.worker_pid, signal.SIGKILL)
         with pytest.raises(LayoutPlanningError, match="ended with -9"):
             await waiting
         assert await layouts.solve(question) == solve(question)
@@ -47,16 +47,16 @@ async def test_a_worker_that_is_killed_is_told_and_replaced() -> None:
 
 
 async def test_a_worker_that_takes_too_long_is_ended() -> None:
-    layouts = ProcessLayouts(limit=timedelta(milliseconds=1))
+    layouts = LayoutSolverProcess(timeout=timedelta(milliseconds=1))
     with pytest.raises(LayoutPlanningError, match=r"longer than 0\.001 s"):
         await layouts.solve(a_question())
-    assert layouts.worker is None
+    assert layouts.worker_pid is None
 
 
 async def test_closing_ends_a_worker_in_the_middle() -> None:
-    layouts, question = ProcessLayouts(), a_question()
+    layouts, question = LayoutSolverProcess(), a_question()
     await layouts.solve(question)
-    worker = layouts.worker
+    worker = layouts.worker_pid
     assert worker is not None
     os.kill(worker, signal.SIGSTOP)
     waiting = asyncio.create_task(layouts.solve(question))

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from fakegpu.pods import Grant, serve_pods
-from tessera.adapters.pod_resources import KubeletPods, messages
+from tessera.adapters.pod_resources import KubeletPods, message_classes
 from tessera.ports import KubeletError
 
 
@@ -12,7 +12,9 @@ def test_the_messages_are_those_of_the_kubelet() -> None:
     devices = b"\x0a\x16nvidia.com/mig-3g.40gb\x12\x05MIG-1\x12\x05MIG-2\x1a\x04\x0a\x02\x08\x01"
     container = b"\x0a\x06engine\x12" + bytes([len(devices)]) + devices + b"\x1a\x02\x00\x01"
     pod = b"\x0a\x06chat-0\x12\x06team-a\x1a" + bytes([len(container)]) + container
-    told = messages()["ListPodResourcesResponse"].FromString(b"\x0a" + bytes([len(pod)]) + pod)
+    told = message_classes()["ListPodResourcesResponse"].FromString(
+        b"\x0a" + bytes([len(pod)]) + pod
+    )
     (found,) = told.pod_resources
     assert (found.namespace, found.name, found.containers[0].name) == ("team-a", "chat-0", "engine")
     assert found.containers[0].devices[0].resource_name == "nvidia.com/mig-3g.40gb"

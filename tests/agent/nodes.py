@@ -9,9 +9,9 @@ from types import ModuleType
 from fakegpu.nvml import nvml
 from fakegpu.silicon import Placement, Silicon
 from tessera.adapters.nvml import NvmlGpus
-from tessera.agent.turn import Agent
+from tessera.agent.turn import NodeAgent
 from tessera.api.node_layout import DesiredGpu, NodeLayoutSpec, NodeLayoutStatus, PlacedSlice
-from tessera.domain.mig.layouts import Layout, Spot
+from tessera.domain.mig.layouts import Layout, SlicePlacement
 from tessera.domain.repartition.facts import NodeLayout
 from tessera.ports import KubeletError
 
@@ -91,9 +91,11 @@ class GpuNode:
         self.locks = MemoryLocks()
         self._module = nvml(self.silicon, _module())
 
-    def agent(self, *, cuts: bool = True) -> Agent:
+    def agent(self, *, cuts: bool = True) -> NodeAgent:
         """A new process."""
-        return Agent(NvmlGpus(self._module), self.pods, self.own, self.locks, cuts=cuts)
+        return NodeAgent(
+            NvmlGpus(self._module), self.pods, self.own, self.locks, can_partition=cuts
+        )
 
     def want(self, *layouts: Sequence[Placement] | None) -> None:
         """The operator writes the spec; None leaves a GPU out of it."""
@@ -113,7 +115,7 @@ class GpuNode:
     def layout(self, gpu: int = 0) -> Layout:
         found = self.silicon.gpus[gpu].instances
         assert all(one.uuid for one in found), "half made"
-        return tuple(Spot(one.start, one.profile) for one in found)
+        return tuple(SlicePlacement(one.start, one.profile) for one in found)
 
     def hold(self, start: int, pod: str, gpu: int = 0) -> str:
         """A pod gets the slice there, and begins no process yet; the slice's UUID."""

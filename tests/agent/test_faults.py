@@ -35,7 +35,7 @@ async def settled(node: GpuNode) -> int:
     """Turns that a new agent needs until nothing is left to do."""
     agent = node.agent()
     for turn in range(1, 8):
-        await agent.turn()
+        await agent.reconcile()
         told = node.status
         if told.observed_generation == node.own.layout.generation and not told.gpus[0].fault:
             return turn

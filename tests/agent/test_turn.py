@@ -1,7 +1,7 @@
 import pytest
 
 from fakegpu.silicon import Code
-from tessera.domain.mig.layouts import Spot
+from tessera.domain.mig.layouts import SlicePlacement
 from tests.agent.nodes import GpuNode
 
 
@@ -9,7 +9,7 @@ async def test_it_tells_what_is_cut_and_who_holds_it() -> None:
     node = GpuNode([("3g.40gb", 4), ("1g.10gb", 0)], [])
     uuid = node.hold(4, "team-a/chat-0")
     node.silicon.attach(uuid, 4711)
-    await node.agent(cuts=False).turn()
+    await node.agent(cuts=False).reconcile()
     first, second = node.status.gpus
     assert (first.index, first.product, first.mode) == (0, "NVIDIA-A100-SXM4-80GB", "enabled")
     assert [
@@ -24,15 +24,15 @@ async def test_nothing_is_written_or_read_again_while_nothing_changes() -> None:
     node = GpuNode([("3g.40gb", 4)])
     agent = node.agent()
     for _ in range(3):
-        await agent.turn()
+        await agent.reconcile()
     assert (node.own.reads, node.own.writes) == (1, 1)
 
 
 async def test_without_leave_to_cut_it_cuts_nothing() -> None:
     node = GpuNode([("3g.40gb", 4)])
     node.want([("7g.80gb", 0)])
-    await node.agent(cuts=False).turn()
-    assert node.layout() == (Spot(4, "3g.40gb"),)
+    await node.agent(cuts=False).reconcile()
+    assert node.layout() == (SlicePlacement(4, "3g.40gb"),)
     assert node.status.observed_generation == 0
 
 
@@ -40,9 +40,13 @@ async def test_it_cuts_what_the_spec_says_and_leaves_the_rest_alone() -> None:
     node = GpuNode([("3g.40gb", 4), ("4g.40gb", 0)], [("7g.80gb", 0)])
     kept = node.hold(4, "team-a/chat-0")
     node.want([("3g.40gb", 4), ("2g.20gb", 0), ("1g.10gb", 3)], None)
-    await node.agent().turn()
-    assert node.layout() == (Spot(0, "2g.20gb"), Spot(3, "1g.10gb"), Spot(4, "3g.40gb"))
-    assert node.layout(1) == (Spot(0, "7g.80gb"),)
+    await node.agent().reconcile()
+    assert node.layout() == (
+        SlicePlacement(0, "2g.20gb"),
+        SlicePlacement(3, "1g.10gb"),
+        SlicePlacement(4, "3g.40gb"),
+    )
+    assert node.layout(1) == (SlicePlacement(0, "7g.80gb"),)
     assert node.silicon.gpus[0].instances[2].uuid == kept
     assert node.status.observed_generation == 2
     assert [gpu.fault for gpu in node.status.gpus] == [None, None]
@@ -53,16 +57,16 @@ async def test_what_a_pod_holds_stays_and_the_rest_is_done_around_it() -> None:
     node.hold(4, "team-a/chat-0")
     node.want([("2g.20gb", 0), ("2g.20gb", 4)])
     agent = node.agent()
-    await agent.turn()
-    assert node.layout() == (Spot(0, "2g.20gb"), Spot(4, "3g.40gb"))
+    await agent.reconcile()
+    assert node.layout() == (SlicePlacement(0, "2g.20gb"), SlicePlacement(4, "3g.40gb"))
     told = node.status.gpus[0]
     assert (told.fault, told.message) == (
         "InUse",
         "3g.40gb@4 is held by team-a/chat-0: it goes once they have ended",
     )
     node.pods.found.clear()
-    await agent.turn()
-    assert node.layout() == (Spot(0, "2g.20gb"), Spot(4, "2g.20gb"))
+    await agent.reconcile()
+    assert node.layout() == (SlicePlacement(0, "2g.20gb"), SlicePlacement(4, "2g.20gb"))
     assert node.status.gpus[0].fault is None
 
 
@@ -70,18 +74,18 @@ async def test_a_process_outside_of_pods_keeps_a_slice_too() -> None:
     node = GpuNode([("3g.40gb", 4)])
     node.silicon.attach(node.silicon.gpus[0].instances[0].uuid, 4711)
     node.want([])
-    await node.agent().turn()
-    assert node.layout() == (Spot(4, "3g.40gb"),)
+    await node.agent().reconcile()
+    assert node.layout() == (SlicePlacement(4, "3g.40gb"),)
     assert "1 processes outside of pods" in node.status.gpus[0].message
 
 
 async def test_what_is_half_made_is_finished_or_taken_away() -> None:
-    for wanted, expected in (([("3g.40gb", 4)], (Spot(4, "3g.40gb"),)), ([], ())):
+    for wanted, expected in (([("3g.40gb", 4)], (SlicePlacement(4, "3g.40gb"),)), ([], ())):
         node = GpuNode([("3g.40gb", 4)])
         instance = node.silicon.gpus[0].instances[0]
         node.silicon.destroy_compute_instance(0, instance.id, 0)
         node.want(wanted)
-        await node.agent().turn()
+        await node.agent().reconcile()
         assert node.layout() == expected
 
 
@@ -93,11 +97,11 @@ async def test_a_slice_that_somebody_divided_is_made_anew() -> None:
     node.pods.found[part.uuid] = ("team-a/chat-0",)
     node.want([("3g.40gb", 4)])
     agent = node.agent()
-    await agent.turn()
+    await agent.reconcile()
     assert node.silicon.gpus[0].instances[0].computes == [part]
     assert node.status.gpus[0].fault == "InUse"
     node.pods.found.clear()
-    await agent.turn()
+    await agent.reconcile()
     assert [one.slices for one in node.silicon.gpus[0].instances[0].computes] == [3]
 
 
@@ -106,11 +110,11 @@ async def test_a_kubelet_that_does_not_answer_means_that_nothing_is_cut() -> Non
     node.pods.silent = True
     node.want([])
     agent = node.agent()
-    await agent.turn()
-    assert node.layout() == (Spot(4, "3g.40gb"),)
+    await agent.reconcile()
+    assert node.layout() == (SlicePlacement(4, "3g.40gb"),)
     assert node.status.problem == "the kubelet does not answer"
     node.pods.silent = False
-    await agent.turn()
+    await agent.reconcile()
     assert (node.layout(), node.status.problem) == ((), "")
 
 
@@ -127,8 +131,8 @@ async def test_a_layout_that_no_gpu_can_have_changes_nothing(
 ) -> None:
     node = GpuNode([("1g.10gb", 6)])
     node.want(slices)
-    await node.agent().turn()
-    assert node.layout() == (Spot(6, "1g.10gb"),)
+    await node.agent().reconcile()
+    assert node.layout() == (SlicePlacement(6, "1g.10gb"),)
     assert node.status.gpus[0].fault == fault
     assert words in node.status.gpus[0].message
 
@@ -137,21 +141,21 @@ async def test_a_mode_that_waits_for_a_reset_is_told_and_nothing_is_cut() -> Non
     node = GpuNode([("1g.10gb", 6)])
     node.silicon.set_mode(0, enabled=False)
     node.want([])
-    await node.agent().turn()
+    await node.agent().reconcile()
     told = node.status.gpus[0]
     assert (told.mode, told.fault) == ("disabling", "NeedsReset")
     assert "nvidia-smi --gpu-reset -i 0" in told.message
-    assert node.layout() == (Spot(6, "1g.10gb"),)
+    assert node.layout() == (SlicePlacement(6, "1g.10gb"),)
 
 
 async def test_a_gpu_outside_of_mig_mode_is_never_brought_into_it() -> None:
     node = GpuNode([], mig=False)
     agent = node.agent()
-    await agent.turn()
+    await agent.reconcile()
     assert (node.status.gpus[0].mode, node.status.gpus[0].fault) == ("disabled", None)
     node.want([("7g.80gb", 0)])
-    agent.forget()
-    await agent.turn()
+    agent.invalidate_layout()
+    await agent.reconcile()
     assert node.status.gpus[0].fault == "CannotCut"
     assert "nvidia-smi -i 0 -mig 1" in node.status.gpus[0].message
 
@@ -163,7 +167,7 @@ async def test_a_refusal_is_told_and_tried_again_less_and_less_often() -> None:
     agent = node.agent()
     seen: list[int] = []
     while node.silicon.gpus[0].instances:
-        await agent.turn()
+        await agent.reconcile()
         seen.append(len(node.silicon.gpus[0].instances))
         assert len(seen) < 30
         if node.silicon.gpus[0].instances:
@@ -179,11 +183,11 @@ async def test_another_spec_is_tried_at_once_after_a_refusal() -> None:
     node.want([])
     agent = node.agent()
     for _ in range(1 + (1 + 1) + (2 + 1)):
-        await agent.turn()
+        await agent.reconcile()
     node.want([("3g.40gb", 4)])
-    agent.forget()
-    await agent.turn()
-    assert node.layout() == (Spot(4, "3g.40gb"),)
+    agent.invalidate_layout()
+    await agent.reconcile()
+    assert node.layout() == (SlicePlacement(4, "3g.40gb"),)
 
 
 async def test_a_compute_instance_that_fails_leaves_nothing_half_made() -> None:
@@ -191,12 +195,12 @@ async def test_a_compute_instance_that_fails_leaves_nothing_half_made() -> None:
     node.silicon.fail("nvmlGpuInstanceCreateComputeInstance", Code.UNKNOWN)
     node.want([("3g.40gb", 4)])
     agent = node.agent()
-    await agent.turn()
+    await agent.reconcile()
     assert node.silicon.gpus[0].instances == []
     assert node.status.gpus[0].fault == "Unreadable"
-    await agent.turn()
-    await agent.turn()
-    assert node.layout() == (Spot(4, "3g.40gb"),)
+    await agent.reconcile()
+    await agent.reconcile()
+    assert node.layout() == (SlicePlacement(4, "3g.40gb"),)
 
 
 async def test_a_driver_that_only_says_so_is_not_believed() -> None:
@@ -204,20 +208,20 @@ async def test_a_driver_that_only_says_so_is_not_believed() -> None:
     node.silicon.shadow(0, 4)
     node.want([])
     agent = node.agent()
-    await agent.turn()
+    await agent.reconcile()
     assert node.status.gpus[0].fault == "CannotCut"
     assert "nothing changed" in node.status.gpus[0].message
-    await agent.turn()
-    await agent.turn()
+    await agent.reconcile()
+    await agent.reconcile()
     assert node.layout() == ()
 
 
 async def test_stale_handles_are_looked_up_anew() -> None:
     node = GpuNode([("3g.40gb", 4)])
     agent = node.agent()
-    await agent.turn()
+    await agent.reconcile()
     node.silicon.stale()
-    await agent.turn()
+    await agent.reconcile()
     assert node.status.problem == ""
     assert node.status.gpus[0].slices[0].start == 4
 
@@ -226,9 +230,9 @@ async def test_a_driver_that_tells_nothing_is_a_problem_and_no_traceback() -> No
     node = GpuNode([])
     node.silicon.fail("nvmlInitWithFlags", Code.UNKNOWN, times=2)
     agent = node.agent()
-    await agent.turn()
+    await agent.reconcile()
     assert node.status.problem == "read the GPUs: the driver answers UNKNOWN"
-    await agent.turn()
+    await agent.reconcile()
     assert node.status.problem == ""
 
 
@@ -236,7 +240,7 @@ async def test_a_gpu_whose_slices_are_unreadable_says_so_and_the_others_are_told
     node = GpuNode([("3g.40gb", 4)], [("7g.80gb", 0)])
     node.silicon.fail("nvmlDeviceGetGpuInstances", Code.NO_PERMISSION)
     node.want([], [])
-    await node.agent(cuts=False).turn()
+    await node.agent(cuts=False).reconcile()
     first, second = node.status.gpus
     assert (first.fault, first.slices) == ("Unreadable", ())
     assert "run as root" in first.message
@@ -248,11 +252,11 @@ async def test_two_agents_never_cut_the_same_gpu() -> None:
     node.want([])
     node.locks.held.add(node.silicon.gpus[0].uuid)
     agent = node.agent()
-    await agent.turn()
-    assert node.layout() == (Spot(4, "3g.40gb"),)
+    await agent.reconcile()
+    assert node.layout() == (SlicePlacement(4, "3g.40gb"),)
     assert node.status.observed_generation == 0
     node.locks.held.clear()
-    await agent.turn()
+    await agent.reconcile()
     assert (node.layout(), node.status.observed_generation) == ((), 2)
 
 
@@ -261,13 +265,13 @@ async def test_a_spec_that_changed_meanwhile_is_not_carried_out_any_more() -> No
     agent = node.agent()
     node.want([])
     node.silicon.attach(node.silicon.gpus[0].instances[0].uuid, 4711)
-    await agent.turn()
+    await agent.reconcile()
     node.want([("3g.40gb", 4)])
     node.silicon.detach(node.silicon.gpus[0].instances[0].uuid)
-    await agent.turn()
-    assert node.layout() == (Spot(4, "3g.40gb"),)
+    await agent.reconcile()
+    assert node.layout() == (SlicePlacement(4, "3g.40gb"),)
     assert node.status.observed_generation == 2
-    await agent.turn()
+    await agent.reconcile()
     assert node.status.observed_generation == 3
 
 
@@ -276,8 +280,8 @@ async def test_after_being_told_to_stop_no_step_is_begun() -> None:
     node.want([])
     agent = node.agent()
     agent.stop.set()
-    await agent.turn()
-    assert node.layout() == (Spot(4, "3g.40gb"),)
+    await agent.reconcile()
+    assert node.layout() == (SlicePlacement(4, "3g.40gb"),)
 
 
 async def test_a_gpu_that_is_not_here_is_told() -> None:
@@ -285,7 +289,7 @@ async def test_a_gpu_that_is_not_here_is_told() -> None:
     other.silicon.gpus[0].uuid = "GPU-elsewhere"
     other.want([], None)
     node.own.layout = other.own.layout
-    await node.agent().turn()
+    await node.agent().reconcile()
     assert node.status.problem == "the spec names GPUs that are not here: GPU-elsewhere"
 
 
@@ -293,7 +297,7 @@ async def test_what_a_reset_took_is_made_again() -> None:
     node = GpuNode([])
     node.want([("3g.40gb", 4)])
     agent = node.agent()
-    await agent.turn()
+    await agent.reconcile()
     node.silicon.reset(0)
-    await agent.turn()
-    assert node.layout() == (Spot(4, "3g.40gb"),)
+    await agent.reconcile()
+    assert node.layout() == (SlicePlacement(4, "3g.40gb"),)

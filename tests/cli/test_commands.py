@@ -9,7 +9,7 @@ import pytest
 
 from tessera.cli.cluster import Reader
 from tessera.cli.errors import CommandError, DeniedError
-from tessera.cli.explain import explained
+from tessera.cli.explain import explanation
 from tessera.cli.fleet import fleet_of
 from tessera.cli.top_rows import pools, ranked
 from tessera.cli.update import update
@@ -24,7 +24,7 @@ TEAM_CHAT = Ref("team-a", "chat")
 
 async def told(api: MemoryApi, ref: Ref = TEAM_CHAT, form: str = "text") -> str:
     reader = Reader(api, ref.namespace)
-    return explained(replace(await fleet_of(reader, None), at=NOW), ref, form).text
+    return explanation(replace(await fleet_of(reader, None), at=NOW), ref, form).text
 
 
 async def test_a_service_is_explained_in_lines() -> None:
@@ -131,7 +131,7 @@ async def test_top_and_explain_have_both_speeds_of_the_load_that_is_seen() -> No
     (row,) = ranked(read.snapshot, read.planned(read.snapshot), {}, None)
     assert row.gap_ms == pytest.approx(12.3)
     assert row.expected_gap_ms is not None
-    text = explained(read, TEAM_CHAT, "text").text
+    text = explanation(read, TEAM_CHAT, "text").text
     assert "SPEED: " in text
     assert f"12.3 ms on average, {row.expected_gap_ms:.1f} ms predicted for 8.0 answers" in text
     assert "between 10 and 25 ms" in text

@@ -17,12 +17,12 @@ from tessera.api.mig import MigPlan
 from tessera.cli.cluster import Reader
 from tessera.cli.errors import CommandError, DeniedError
 from tessera.cli.fleet import Fleet, fleet_of
-from tessera.cli.layouts_seen import SeenPool, after, changes
-from tessera.cli.mosaic import LEGEND, between, drawn, mosaics, told
+from tessera.cli.layouts_seen import PoolSnapshot, layout_changes, planned_slices
+from tessera.cli.mosaic import LEGEND, comparison_lines, mosaic_svg, mosaics, render_mosaic
 from tessera.cli.parser import parser
 from tessera.cli.plan import UNMET, run
-from tessera.cli.plan import told as planned
-from tessera.domain.mig.layouts import Layout, placed
+from tessera.cli.plan import render_plans as planned
+from tessera.domain.mig.layouts import Layout, enumerate_layouts
 from tessera.domain.pools import PoolView
 from tessera.domain.reasons import Discovered, PoolAccepted, StatusVerdict
 from tessera.domain.repartition.facts import Card, Ground, Tile
@@ -36,7 +36,9 @@ from tests.memory_cluster import MemoryCluster
 from tests.mig_builders import A100
 
 AGENT = {"backend": "agent"}
-layouts = st.sampled_from(placed(A100, [cut.profile for cut in A100.cuts if not cut.media]))
+layouts = st.sampled_from(
+    enumerate_layouts(A100, [cut.name for cut in A100.profiles if not cut.has_media_engines])
+)
 UNIT = {
     "node": "a100-0",
     "gpus": [0],
@@ -58,7 +60,7 @@ async def seen(api: MemoryApi, **loads: float) -> Fleet:
     return replace(fleet, readings=Readings(at=NOW, pods=pods))
 
 
-def a_pool(cards: Sequence[Layout], services: Mapping[Ref, str]) -> SeenPool:
+def a_pool(cards: Sequence[Layout], services: Mapping[Ref, str]) -> PoolSnapshot:
     """One node with an agent, every slice held by the next of the pods."""
     pods = iter(services)
     ground = Ground(
@@ -79,7 +81,9 @@ def a_pool(cards: Sequence[Layout], services: Mapping[Ref, str]) -> SeenPool:
         accepted=StatusVerdict(PoolAccepted.VALID, ""),
         discovered=StatusVerdict(Discovered.DEVICES_FOUND, ""),
     )
-    return SeenPool(view=view, grounds=(ground,), seats=seats([ground], ()), services=services)
+    return PoolSnapshot(
+        view=view, nodes=(ground,), slices=seats([ground], ()), service_of_pod=services
+    )
 
 
 async def test_a_plan_in_work_is_told_with_its_order_its_movers_its_price_and_its_why() -> None:
@@ -119,7 +123,7 @@ async def test_a_proposed_plan_comes_with_the_command_that_approves_it() -> None
     assert body["laidOut"]["reason"] == "AwaitingApproval"
     assert body["proposed"]["perHourAfter"] == "4"
     assert body["begins"] is None
-    told_before = told(await seen(api), None, "text", 110).text
+    told_before = render_mosaic(await seen(api), None, "text", 110).text
     assert "After plan 3f2a91c0, which waits until it is approved:" in told_before
     assert body["proposed"]["changes"] == [
         {
@@ -141,14 +145,16 @@ async def test_a_plan_that_only_saves_is_told_with_the_moment_at_which_it_is_tak
     [body] = json.loads(planned(fleet, None, "json").text)["pools"]
     assert (body["approve"], body["begins"]) == (None, "2026-11-20T12:04:20+00:00")
     waits = "plan 3f2a91c0, which waits until 2026-11-20 12:04:20 UTC"
-    assert f"After {waits}:" in told(fleet, None, "text", 110).text
-    assert f"after {waits}</text>" in drawn(mosaics(fleet))
-    [body] = json.loads(told(fleet, None, "json", 110).text)["pools"]
+    assert f"After {waits}:" in render_mosaic(fleet, None, "text", 110).text
+    assert f"after {waits}</text>" in mosaic_svg(mosaics(fleet))
+    [body] = json.loads(render_mosaic(fleet, None, "json", 110).text)["pools"]
     assert (body["plan"], body["proposed"]) == ("3f2a91c0", True)
     fleet = await seen(a_cut_cluster(AGENT, plans | {"units": [UNIT]}))
     text = planned(fleet, None, "text").text
     assert "still is the answer, once the GPUs in work are done." in text
-    assert f"After {waits} and until the GPUs in work" in told(fleet, None, "text", 110).text
+    assert (
+        f"After {waits} and until the GPUs in work" in render_mosaic(fleet, None, "text", 110).text
+    )
 
 
 @pytest.mark.parametrize(
@@ -175,7 +181,7 @@ async def test_a_pool_that_is_as_planned_says_so() -> None:
     plan = a_plan(nodes=[{"node": "a100-1", "gpus": [{"gpu": 0, "slices": ["2g.20gb"] * 3}]}])
     fleet = await seen(a_cut_cluster({}, {"target": plan}))
     assert "Every GPU is cut so already." in planned(fleet, None, "text").text
-    assert "After plan" not in told(fleet, None, "text", 110).text
+    assert "After plan" not in render_mosaic(fleet, None, "text", 110).text
 
 
 async def test_a_pool_without_layouts_is_told_what_to_write() -> None:
@@ -204,7 +210,7 @@ def test_options_for_no_cluster_come_together_and_without_a_pool(
 
 async def test_the_mosaic_has_service_start_load_and_price_before_and_after_a_plan() -> None:
     api = a_cut_cluster(AGENT, {"target": a_plan()}, "Repartitioning")
-    text = told(await seen(api, chat_0=0.82), None, "text", 76).text
+    text = render_mosaic(await seen(api, chat_0=0.82), None, "text", 76).text
     assert text == (
         "a100: Repartitioning: so it is: Repartitioning\n"
         "3 GPUs in MIG mode for 6.00 USD an hour, of which 2.68 are idle and 1.59 stranded\n"
@@ -231,7 +237,7 @@ async def test_the_mosaic_has_service_start_load_and_price_before_and_after_a_pl
         "  |0.54           |0.54           |0.54           |               | / 0.39\n"
         "\n"
     ) + "\n".join((*LEGEND, ""))
-    wide = told(await seen(api, chat_0=0.82), None, "text", 200).text
+    wide = render_mosaic(await seen(api, chat_0=0.82), None, "text", 200).text
     assert "|@2 82% 0.27|" in wide
 
 
@@ -245,7 +251,7 @@ async def test_the_page_shows_what_the_commands_print() -> None:
     page = (ROOT / page_of("repartition")).read_text(encoding="utf-8")
     for text in (
         planned(fleet, None, "text").text,
-        told(fleet, None, "text", 98).text,
+        render_mosaic(fleet, None, "text", 98).text,
     ):
         assert "".join(f"    {line}".rstrip() + "\n" for line in text.splitlines()) in page
 
@@ -253,14 +259,14 @@ async def test_the_page_shows_what_the_commands_print() -> None:
 async def test_no_line_of_gpus_is_wider_than_the_terminal() -> None:
     fleet = await seen(a_cut_cluster({}, price="1234.5"))
     for width in (65, 80, 100, 300):
-        lines = told(fleet, None, "text", width).text.splitlines()
+        lines = render_mosaic(fleet, None, "text", width).text.splitlines()
         assert max(len(line) for line in lines if "|" in line) <= width
 
 
 async def test_who_is_nobody_known_stands_on_a_slice_by_its_own_name() -> None:
     api = a_cut_cluster(None)
     put_layout(api, "a100-0", [[a_slice("3g.40gb", 0, "other/thing")], []])
-    assert "3g pod other/thing" in told(await seen(api), None, "text", 110).text
+    assert "3g pod other/thing" in render_mosaic(await seen(api), None, "text", 110).text
 
 
 async def test_equal_names_in_two_namespaces_stay_apart() -> None:
@@ -268,7 +274,7 @@ async def test_equal_names_in_two_namespaces_stay_apart() -> None:
     put_pod(api, "chat-9", "chat", "a100-1", "mig-2g.20gb")
     body = next(body for key, body in api.cluster.objects.items() if key.name == "chat-9")
     body["metadata"]["namespace"] = "team-b"
-    text = told(await seen(api), None, "text", 200).text
+    text = render_mosaic(await seen(api), None, "text", 200).text
     assert "team-b/chat" in text
     assert "2g code" in text
 
@@ -277,7 +283,7 @@ async def test_what_cannot_be_drawn_and_what_is_broken_is_said() -> None:
     api = a_cut_cluster(None)
     put_node(api, "a100-1", 1, {"mig-3g.40gb": 3})
     put_layout(api, "a100-0", [[], []], fault="NeedsReset", message="reset it")
-    text = told(await seen(api), None, "text", 110).text
+    text = render_mosaic(await seen(api), None, "text", 110).text
     assert "Node a100-1 is not drawn: 1 GPUs A100-80GB cannot be cut into 3x 3g.40gb." in text
     assert "Node a100-0 GPU 1: NeedsReset: reset it" in text
 
@@ -288,14 +294,14 @@ async def test_a_node_with_slices_that_cannot_be_drawn_is_no_pool_without_mig() 
         del api.cluster.objects[key]
     for name in ("a100-0", "a100-1"):
         put_node(api, name, 2, {"gpu": 1, "mig-3g.40gb": 2})
-    text = told(await seen(api), None, "text", 110).text
+    text = render_mosaic(await seen(api), None, "text", 110).text
     assert "Node a100-1 is not drawn: it offers 1 whole GPUs beside 2 slices" in text
     assert "0 GPUs in MIG mode" in text
 
 
 async def test_the_picture_of_a_plan_has_both_sides() -> None:
     found = mosaics(await seen(a_cut_cluster(AGENT, {"target": a_plan()}, "Repartitioning")))
-    titles = Counter(one.text for one in ElementTree.fromstring(drawn(found)).iter(TITLE))  # noqa: S314 - it is our own
+    titles = Counter(one.text for one in ElementTree.fromstring(mosaic_svg(found)).iter(TITLE))  # noqa: S314 - it is our own
     assert titles["1g.10gb chat leaves @2 0.27"] == 1
     assert titles["2g.20gb chat @0 0.54"] == 1
     assert titles["3g.40gb code @4 0.93"] == 3
@@ -306,20 +312,20 @@ async def test_two_readings_are_drawn_as_before_and_after(tmp_path: Path) -> Non
     api = a_cut_cluster(None)
     put_layout(api, "a100-0", [[a_slice("2g.20gb", 0, "chat-0")], []])
     before, later = mosaics(first), mosaics(await seen(api))
-    lines = list(between(before, later, 110))
+    lines = list(comparison_lines(before, later, 110))
     assert lines.index("Before:") < lines.index("After:")
     assert any("|2g chat" in line for line in lines)
-    root = ElementTree.fromstring(drawn(before, later))  # noqa: S314 - it is our own
+    root = ElementTree.fromstring(mosaic_svg(before, later))  # noqa: S314 - it is our own
     titles = [one.text for one in root.iter(TITLE)]
     assert {"1g.10gb chat @2 0.27", "2g.20gb chat @0 0.54"} <= set(titles)
     file = tmp_path / "now.svg"
-    told(first, None, "text", 110, str(file))
+    render_mosaic(first, None, "text", 110, str(file))
     assert ElementTree.fromstring(file.read_text("utf-8")) is not None  # noqa: S314 - likewise
 
 
 async def test_json_has_every_slice_with_its_price_and_what_it_becomes() -> None:
     api = a_cut_cluster(AGENT, {"target": a_plan()}, "Repartitioning")
-    [pool] = json.loads(told(await seen(api, code_0=0.5), None, "json", 80).text)["pools"]
+    [pool] = json.loads(render_mosaic(await seen(api, code_0=0.5), None, "json", 80).text)["pools"]
     assert (pool["idlePerHour"], pool["strandedPerHour"]) == ("2.6786", "1.5893")
     first, second, counted = pool["gpus"]
     assert second["slices"] == [
@@ -370,8 +376,8 @@ def test_a_plan_seats_exactly_the_replicas_that_it_gives_and_cuts_what_it_says(
             ],
         )
     )
-    planned_to_be = after(pool, plan)
-    assert [tuple(one.spot for one in planned_to_be["n", at]) for at in range(len(cards))] == [
+    planned_to_be = planned_slices(pool, plan)
+    assert [tuple(one.placement for one in planned_to_be["n", at]) for at in range(len(cards))] == [
         later for _, later in cards
     ]
     held = Counter(
@@ -381,14 +387,14 @@ def test_a_plan_seats_exactly_the_replicas_that_it_gives_and_cuts_what_it_says(
         if one.service in {name for name, _ in due}
     )
     assert held == +Counter(due)
-    assert [one.gpu for one in changes(pool, plan)] == [
+    assert [one.gpu for one in layout_changes(pool, plan)] == [
         at for at, (before, later) in enumerate(cards) if before != later
     ]
 
 
 async def test_without_gpus_in_mig_mode_there_is_nothing_to_draw() -> None:
     with pytest.raises(CommandError, match="nvidia-smi -mig 1"):
-        told(await seen(MemoryApi(MemoryCluster())), None, "text", 80)
+        render_mosaic(await seen(MemoryApi(MemoryCluster())), None, "text", 80)
 
 
 async def test_who_may_not_see_pools_is_told_so() -> None:
@@ -403,6 +409,6 @@ async def test_what_may_not_be_read_is_noted() -> None:
     api.hidden = {"nodelayouts"}
     for text in (
         planned(await seen(api), None, "text").text,
-        told(await seen(api), None, "text", 110).text,
+        render_mosaic(await seen(api), None, "text", 110).text,
     ):
         assert text.startswith("Note: no rights to list nodelayouts")

@@ -15,7 +15,7 @@ from mig_fleets import fleet
 from tessera.cli.errors import CommandError
 from tessera.cli.parser import parser
 from tessera.cli.plan import UNMET, run
-from tessera.cli.tiles import strips, tiles
+from tessera.cli.tiles import gpu_tiles, strip_lines
 from tessera.cli.told import Told
 from tests.mig_builders import A100, a_gpu
 
@@ -100,13 +100,13 @@ def test_what_must_move_is_told_with_both_its_places(files: Files) -> None:
 def test_the_mosaic_shows_slices_holes_and_what_is_stranded() -> None:
     small = [f"1g.10gb@{start}=chat" for start in range(7)]
     lines = list(
-        strips(A100, (a_gpu("a", *small), a_gpu("b", "3g.40gb@4"), a_gpu("c", "full@0=x")))
+        strip_lines(A100, (a_gpu("a", *small), a_gpu("b", "3g.40gb@4"), a_gpu("c", "full@0=x")))
     )
     assert len({len(line) for line in lines}) == 1
     assert lines[0].endswith("|1g chat    |///////////|")
     assert "3g - " in lines[1]
     assert "/" not in lines[1] + lines[2]
-    wide = tiles(A100, a_gpu("d", "1g.20gb@0=chat", "3g.40gb@4=chat"))
+    wide = gpu_tiles(A100, a_gpu("d", "1g.20gb@0=chat", "3g.40gb@4=chat"))
     assert [(tile.start, tile.width, tile.stranded) for tile in wide] == [
         (0, 2, False),
         (2, 2, False),
@@ -136,7 +136,7 @@ def test_who_fits_nowhere_is_named_with_the_code_3_and_the_rest_is_planned(files
 
 def test_500_services_are_planned_by_the_command(files: Files) -> None:
     asked = fleet(500, 4, [A100])
-    rows = [f"{one.name},{one.demand},{one.floor}" for one in asked]
+    rows = [f"{one.name},{one.demand},{one.min_replicas}" for one in asked]
     files.write("demand.csv", "\n".join(["service,demand,floor", *rows]))
     rows = [
         f"{one.name},{kind.profile},{speed}"

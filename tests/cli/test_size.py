@@ -10,9 +10,9 @@ import pytest
 from tessera.cli.errors import CommandError
 from tessera.cli.main import main
 from tessera.cli.parser import parser
-from tessera.cli.size import report
-from tessera.cli.size_ask import ask
-from tessera.cli.size_report import Report, as_json, as_table
+from tessera.cli.size import build_report
+from tessera.cli.size_ask import size_request
+from tessera.cli.size_report import SizeReport, as_json, as_table
 
 DAY = date(2026, 11, 20)
 B8 = "meta-llama/Llama-3.1-8B-Instruct"
@@ -33,8 +33,8 @@ CONFIG: dict[str, Any] = {
 PRICES = {"prices": [{"product": H100, "from": "2026-01-01", "perGPUHour": "2.95"}]}
 
 
-def sized(*words: str) -> Report:
-    return report(ask(parser().parse_args(["size", *words]), DAY))
+def sized(*words: str) -> SizeReport:
+    return build_report(size_request(parser().parse_args(["size", *words]), DAY))
 
 
 def written(folder: Path, name: str, found: object) -> str:
@@ -57,7 +57,7 @@ def test_a_promise_finds_the_simplest_form_that_keeps_it() -> None:
     assert got.simplest is not None
     assert got.simplest.hardware.name == "1x whole"
     assert "Simplest form that keeps the promise: 1x whole" in as_table(got)
-    assert all((row.inter_token_ms or 0) <= 15 for row in got.rows if row.serves)
+    assert all((row.inter_token_ms or 0) <= 15 for row in got.rows if row.can_serve)
 
 
 def test_nothing_that_serves_is_said_and_not_an_error() -> None:
@@ -102,7 +102,7 @@ def test_a_configuration_gives_what_the_catalogue_gives(tmp_path: Path) -> None:
 def test_the_index_beside_a_configuration_counts(tmp_path: Path) -> None:
     path = written(tmp_path, "config.json", CONFIG)
     written(tmp_path, "model.safetensors.index.json", {"metadata": {"total_size": 20 * 10**9}})
-    assert sized("--config", path).ask.demand.shape.parameters == 10 * 10**9
+    assert sized("--config", path).request.demand.shape.parameters == 10 * 10**9
 
 
 def test_own_prices_are_used_and_those_that_lack_are_told(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fakegpu.silicon import Silicon
-from tessera.domain.mig.boards import boards
-from tessera.domain.mig.layouts import Layout, Spot, geometry, placed
+from tessera.domain.mig.boards import gpu_models
+from tessera.domain.mig.layouts import Layout, SlicePlacement, enumerate_layouts, geometry
 from tessera.domain.reasons import LayoutReady
 from tessera.domain.repartition.backend import GeometryBackend
 from tessera.domain.repartition.backends.agent import Agent
@@ -20,7 +20,7 @@ from tests.far_ends import Course, FarEnd
 from world.mig_manager import MigManager as Manager
 
 PROFILES = ("1g.10gb", "2g.20gb", "3g.40gb", "4g.40gb", "7g.80gb")
-LAYOUTS = placed(boards()["A100-80GB"], PROFILES)
+LAYOUTS = enumerate_layouts(gpu_models()["A100-80GB"], PROFILES)
 SIDES = ("mig-manager", "mig-manager that knows pods", "agent")
 Side = tuple[GeometryBackend, FarEnd]
 
@@ -39,7 +39,7 @@ def a_layout(text: str) -> Layout:
     """`3g@4 1g@0` of an A100."""
     names = {profile.partition(".")[0]: profile for profile in PROFILES}
     parts = (part.split("@") for part in text.split())
-    return tuple(sorted(Spot(int(start), names[name]) for name, start in parts))
+    return tuple(sorted(SlicePlacement(int(start), names[name]) for name, start in parts))
 
 
 HALVES, SMALL, MIXED = a_layout("3g@0 3g@4"), a_layout("1g@0 1g@1 1g@2"), a_layout("4g@0 2g@4 1g@6")

@@ -10,8 +10,8 @@ import pytest
 from fakegpu.nvml import nvml
 from fakegpu.silicon import Code, Silicon
 from tessera.adapters.nvml import NvmlGpus
-from tessera.domain.mig.boards import board_of, boards
-from tessera.domain.mig.layouts import Spot, fault
+from tessera.domain.mig.boards import find_gpu_model, gpu_models
+from tessera.domain.mig.layouts import SlicePlacement, layout_error
 from tessera.ports import GpuError, Gpus
 
 A100 = "NVIDIA-A100-SXM4-80GB"
@@ -47,8 +47,8 @@ async def test_what_is_read_is_whole_and_read_again_the_same(gpus: Gpus) -> None
         assert " " not in gpu.product
         assert gpu.memory_mib > 1024
         if gpu.mode == "enabled":
-            assert gpu.board is not None
-            assert fault(gpu.board, [one.spot for one in gpu.instances]) is None
+            assert gpu.gpu_model is not None
+            assert layout_error(gpu.gpu_model, [one.placement for one in gpu.instances]) is None
         else:
             assert gpu.instances == ()
     assert await gpus.read() == found
@@ -64,11 +64,11 @@ async def test_one_gpu_is_read_by_its_uuid(gpus: Gpus) -> None:
 async def test_instances_come_and_go_twice_told_or_not() -> None:
     silicon = Silicon(A100, 1)
     gpus: Gpus = NvmlGpus(nvml(silicon))
-    uuid, spot = silicon.gpus[0].uuid, Spot(4, "3g.40gb")
+    uuid, spot = silicon.gpus[0].uuid, SlicePlacement(4, "3g.40gb")
     for _ in range(2):
         await gpus.create(uuid, spot)
         (made,) = (await gpus.read()).gpus[0].instances
-        assert (made.spot, made.uuid) == (spot, silicon.gpus[0].instances[0].uuid)
+        assert (made.placement, made.uuid) == (spot, silicon.gpus[0].instances[0].uuid)
     for _ in range(2):
         await gpus.destroy(uuid, spot)
         assert (await gpus.read()).gpus[0].instances == ()
@@ -79,7 +79,7 @@ async def test_what_computes_is_not_taken_away() -> None:
     gpus: Gpus = NvmlGpus(nvml(silicon))
     silicon.attach(silicon.gpus[0].instances[0].uuid, 4711)
     with pytest.raises(GpuError, match=r"1 processes compute on 3g\.40gb@4") as refused:
-        await gpus.destroy(silicon.gpus[0].uuid, Spot(4, "3g.40gb"))
+        await gpus.destroy(silicon.gpus[0].uuid, SlicePlacement(4, "3g.40gb"))
     assert refused.value.fault == "InUse"
     assert silicon.gpus[0].instances[0].computes
 
@@ -101,7 +101,7 @@ async def test_every_refusal_has_its_word_and_the_next_attempt_is_a_new_session(
     silicon = Silicon(A100, 1)
     gpus: Gpus = NvmlGpus(nvml(silicon))
     silicon.fail("nvmlDeviceCreateGpuInstanceWithPlacement", code)
-    spot = Spot(4, "3g.40gb")
+    spot = SlicePlacement(4, "3g.40gb")
     with pytest.raises(GpuError, match=f"create 3g.40gb@4: the driver answers {code.name}") as told:
         await gpus.create(silicon.gpus[0].uuid, spot)
     assert told.value.fault == fault
@@ -111,45 +111,49 @@ async def test_every_refusal_has_its_word_and_the_next_attempt_is_a_new_session(
     await gpus.create(silicon.gpus[0].uuid, spot)
 
 
-@pytest.mark.parametrize("board", boards())
+@pytest.mark.parametrize("board", gpu_models())
 async def test_what_the_driver_tells_of_a_board_is_what_the_table_says(board: str) -> None:
-    for product in boards()[board].products:
-        found = (await NvmlGpus(nvml(Silicon(product, 1))).read()).gpus[0].board
+    for product in gpu_models()[board].products:
+        found = (await NvmlGpus(nvml(Silicon(product, 1))).read()).gpus[0].gpu_model
         assert found is not None
-        table = boards()[board]
-        assert {cut.profile: (cut.starts, cut.memory_slices, cut.media) for cut in found.cuts} == {
-            cut.profile: (cut.starts, cut.memory_slices, cut.media) for cut in table.cuts
+        table = gpu_models()[board]
+        assert {
+            cut.name: (cut.starts, cut.memory_slices, cut.has_media_engines)
+            for cut in found.profiles
+        } == {
+            cut.name: (cut.starts, cut.memory_slices, cut.has_media_engines)
+            for cut in table.profiles
         }
         assert (found.compute_slices, found.memory_slices) == (
             table.compute_slices,
             table.memory_slices,
         )
-        for spelling, _ in table.spellings:
-            assert found.cut(spelling) is not None
+        for spelling, _ in table.aliases:
+            assert found.find_profile(spelling) is not None
 
 
 async def test_a_profile_is_found_by_any_of_its_names() -> None:
     silicon = Silicon(A100, 1)
     gpus: Gpus = NvmlGpus(nvml(silicon))
-    await gpus.create(silicon.gpus[0].uuid, Spot(4, "3g.39gb"))
-    assert (await gpus.read()).gpus[0].instances[0].spot == Spot(4, "3g.40gb")
+    await gpus.create(silicon.gpus[0].uuid, SlicePlacement(4, "3g.39gb"))
+    assert (await gpus.read()).gpus[0].instances[0].placement == SlicePlacement(4, "3g.40gb")
     with pytest.raises(GpuError, match=r"has no 3g\.50gb") as told:
-        await gpus.create(silicon.gpus[0].uuid, Spot(0, "3g.50gb"))
+        await gpus.create(silicon.gpus[0].uuid, SlicePlacement(0, "3g.50gb"))
     assert told.value.fault == "ProfileUnknown"
 
 
-@pytest.mark.parametrize("board", sorted(boards()))
+@pytest.mark.parametrize("board", sorted(gpu_models()))
 async def test_names_that_an_old_driver_does_not_tell_are_derived(board: str) -> None:
     """Without the newer call, and for a product that no table has."""
-    for product in boards()[board].products[:1]:
+    for product in gpu_models()[board].products[:1]:
         silicon = Silicon(product, 1)
         module = nvml(silicon)
         library = vars(module)["nvmlLib"]
         del library.nvmlDeviceGetGpuInstanceProfileInfoV
         vars(module)["nvmlDeviceGetName"] = lambda _handle: "NVIDIA Unheard Of"
-        found = (await NvmlGpus(module).read()).gpus[0].board
+        found = (await NvmlGpus(module).read()).gpus[0].gpu_model
         assert found is not None
-        assert board_of(found.name) is None
-        table = boards()[board]
-        known = {cut.profile for cut in table.cuts} | {name for name, _ in table.spellings}
-        assert {cut.profile for cut in found.cuts} <= known, product
+        assert find_gpu_model(found.name) is None
+        table = gpu_models()[board]
+        known = {cut.name for cut in table.profiles} | {name for name, _ in table.aliases}
+        assert {cut.name for cut in found.profiles} <= known, product

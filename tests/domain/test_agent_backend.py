@@ -8,7 +8,7 @@ import pytest
 
 from fakegpu.silicon import Silicon
 from tessera.api.node_layout import GpuFault
-from tessera.domain.mig.layouts import Layout, Spot
+from tessera.domain.mig.layouts import Layout, SlicePlacement
 from tessera.domain.reasons import LayoutReady
 from tessera.domain.repartition.backends.agent import MANAGER, REFRESHED, Agent
 from tessera.domain.repartition.devices import PAUSED, PLUGIN
@@ -16,8 +16,8 @@ from tessera.domain.repartition.facts import Ground
 from tests.builders import A100
 from tests.far_ends import Course, FarEnd
 
-HALVES: Layout = (Spot(0, "3g.40gb"), Spot(4, "3g.40gb"))
-SMALL: Layout = (Spot(0, "1g.10gb"), Spot(1, "1g.10gb"))
+HALVES: Layout = (SlicePlacement(0, "3g.40gb"), SlicePlacement(4, "3g.40gb"))
+SMALL: Layout = (SlicePlacement(0, "1g.10gb"), SlicePlacement(1, "1g.10gb"))
 
 
 def a_node(*layouts: Layout, cuts: bool = True) -> FarEnd:

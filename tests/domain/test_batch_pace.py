@@ -10,7 +10,7 @@ from tessera.domain.batch import pace
 from tessera.domain.batch.batches import situations
 from tessera.domain.batch.spec import accept
 from tessera.domain.checks import shape_of
-from tessera.domain.perf import Measured, case_of
+from tessera.domain.perf import SpeedMeasurement, measurement_key
 from tessera.domain.plan import plan
 from tessera.domain.ref import Ref
 from tessera.domain.status import service_status
@@ -27,11 +27,11 @@ def test_before_its_own_pace_is_known_a_batch_counts_on_what_services_measured()
     assert progress is not None
     shape = shape_of(source.spec)
     assert shape is not None
-    case = case_of(shape, choice.fit.precision, choice.fit.hardware)
+    case = measurement_key(shape, choice.fit.precision, choice.fit.hardware)
 
     def rate(own: str | None = None, measured: float | None = None) -> float:
         known = progress.model_copy(update={"pace": own and Decimal(own)})
-        found = {} if measured is None else {case: Measured(ratio=measured, requests=500)}
+        found = {} if measured is None else {case: SpeedMeasurement(ratio=measured, requests=500)}
         return pace.rate(choice, source, known, found)
 
     expected = rate() / pace.UNMEASURED
@@ -56,4 +56,4 @@ def test_a_batch_meets_what_services_of_the_fleet_measured() -> None:
     told = status.model_copy(update={"speed": SpeedStatus.model_validate(speed)})
     fleet = replace(plain, services=(a_service(status=told),), batches=(a_batch(),))
     (found,) = situations(fleet)[NIGHT].measured.values()
-    assert found == Measured(ratio=1.3, requests=500)
+    assert found == SpeedMeasurement(ratio=1.3, requests=500)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tessera.domain.bill import Bill, CostState, Line, accrue
 from tessera.domain.catalog import products
-from tessera.domain.hardware import part
+from tessera.domain.hardware import slice_hardware
 from tessera.domain.money import billing_weight, price_on
 from tessera.domain.pools import discover
 from tessera.domain.snapshot import Node, Pod, Pool, Readings, Ref, Snapshot
@@ -254,7 +254,7 @@ def test_every_weight_is_a_whole_number_of_the_unit_that_is_counted_in() -> None
         billing_weight(hardware) * 112
         for product in products().values()
         for cut in product.slices
-        if (hardware := part(product, cut.profile)) is not None
+        if (hardware := slice_hardware(product, cut.profile)) is not None
     ]
     assert len(weights) > 40
     assert all(abs(weight - round(weight)) < Decimal("1e-20") for weight in weights)

@@ -7,9 +7,9 @@ import pytest
 
 from tessera.domain import prices
 from tessera.domain.catalog import products
-from tessera.domain.hardware import part
+from tessera.domain.hardware import slice_hardware
 from tessera.domain.money import billing_weight
-from tessera.domain.precision import capability
+from tessera.domain.precision import compute_capability
 from tessera.domain.prices import PriceError, book, parse
 
 DAY = date(2026, 11, 20)
@@ -21,7 +21,7 @@ def test_twenty_products_and_more_are_known_with_their_peaks() -> None:
     for one in products().values():
         assert one.memory_mib > 10_000
         assert one.bf16_tflops > 0
-        assert (one.fp8_tflops is None) is (capability(one) < (8, 9))
+        assert (one.fp8_tflops is None) is (compute_capability(one) < (8, 9))
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_twenty_products_and_more_are_known_with_their_peaks() -> None:
 def test_slices_have_what_the_boards_show(
     product: str, profile: str, multiprocessors: int, gib: float
 ) -> None:
-    found = products()[product].slice(profile)
+    found = products()[product].mig_profile(profile)
     assert found is not None
     assert found.multiprocessors == multiprocessors
     assert found.memory_mib / 1024 == pytest.approx(gib, abs=0.01)
@@ -61,7 +61,7 @@ def test_no_slice_is_more_than_its_gpu() -> None:
 
 
 def test_a_quarter_of_an_a30_has_a_quarter_of_its_bandwidth_and_price() -> None:
-    found = part(products()["NVIDIA-A30"], "1g.6gb")
+    found = slice_hardware(products()["NVIDIA-A30"], "1g.6gb")
     assert found is not None
     assert found.bandwidth == 933e9 / 4
     assert billing_weight(found) == Decimal("0.25")

@@ -4,30 +4,38 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tessera.api.node_layout import DesiredGpu, PlacedSlice
-from tessera.domain.cutting import Deed, Gpu, Instance, cutting, seen
-from tessera.domain.mig.boards import boards
-from tessera.domain.mig.layouts import Layout, Spot, fault, placed
+from tessera.domain.cutting import (
+    DriverGpu,
+    DriverInstance,
+    InstanceOperation,
+    gpu_status,
+    plan_partitioning,
+)
+from tessera.domain.mig.boards import gpu_models
+from tessera.domain.mig.layouts import Layout, SlicePlacement, enumerate_layouts, layout_error
 
-A100 = boards()["A100-80GB"]
+A100 = gpu_models()["A100-80GB"]
 
 
 @cache
 def states() -> tuple[Layout, ...]:
-    return placed(A100, [cut.profile for cut in A100.cuts])
+    return enumerate_layouts(A100, [cut.name for cut in A100.profiles])
 
 
 layouts = st.integers(0, 2318).map(lambda number: states()[number])
 
 
-def a_gpu(layout: Layout) -> Gpu:
-    return Gpu(
+def a_gpu(layout: Layout) -> DriverGpu:
+    return DriverGpu(
         index=0,
         uuid="GPU-1",
         product="NVIDIA-A100-SXM4-80GB",
         memory_mib=81920,
         mode="enabled",
-        board=A100,
-        instances=tuple(Instance(spot=spot, uuid=f"MIG-{spot.start}") for spot in layout),
+        gpu_model=A100,
+        instances=tuple(
+            DriverInstance(placement=spot, uuid=f"MIG-{spot.start}") for spot in layout
+        ),
     )
 
 
@@ -36,12 +44,12 @@ def wanted(layout: Layout) -> DesiredGpu:
     return DesiredGpu(uuid="GPU-1", slices=slices)
 
 
-def done(layout: Layout, deed: Deed) -> Layout:
-    if deed.verb == "destroy":
-        assert deed.spot in layout
-        return tuple(spot for spot in layout if spot != deed.spot)
-    assert deed.spot not in layout
-    return tuple(sorted((*layout, deed.spot)))
+def done(layout: Layout, deed: InstanceOperation) -> Layout:
+    if deed.action == "destroy":
+        assert deed.placement in layout
+        return tuple(spot for spot in layout if spot != deed.placement)
+    assert deed.placement not in layout
+    return tuple(sorted((*layout, deed.placement)))
 
 
 @given(layouts, layouts)
@@ -49,12 +57,12 @@ def test_every_layout_becomes_every_other_and_each_step_is_legal(
     before: Layout, after: Layout
 ) -> None:
     now = before
-    for deed in cutting(a_gpu(before), wanted(after), {}).deeds:
+    for deed in plan_partitioning(a_gpu(before), wanted(after), {}).operations:
         now = done(now, deed)
-        assert fault(A100, now) is None
+        assert layout_error(A100, now) is None
     assert now == after
     assert not set(before) & set(after) - set(now)
-    assert cutting(a_gpu(now), wanted(after), {}).deeds == ()
+    assert plan_partitioning(a_gpu(now), wanted(after), {}).operations == ()
 
 
 @given(layouts, layouts, st.sets(st.integers(0, 6)))
@@ -64,28 +72,33 @@ def test_what_is_held_stays_and_what_remains_to_be_done_is_told(
     held = {spot for spot in before if spot.start in starts}
     holders = {f"MIG-{spot.start}": ("a/pod",) for spot in held}
     now = before
-    first = cutting(a_gpu(before), wanted(after), holders)
-    for deed in first.deeds:
+    first = plan_partitioning(a_gpu(before), wanted(after), holders)
+    for deed in first.operations:
         now = done(now, deed)
-        assert fault(A100, now) is None
+        assert layout_error(A100, now) is None
     assert held <= set(now)
     in_the_way = held - set(after)
-    assert (first.trouble is not None) == bool(in_the_way)
+    assert (first.problem is not None) == bool(in_the_way)
     if not in_the_way:
         assert now == after
-    again = cutting(a_gpu(now), wanted(after), holders)
-    assert again.deeds == ()
-    assert (again.trouble is None) == (now == after)
+    again = plan_partitioning(a_gpu(now), wanted(after), holders)
+    assert again.operations == ()
+    assert (again.problem is None) == (now == after)
 
 
 def test_a_pod_on_the_whole_gpu_keeps_all_of_its_slices() -> None:
-    gpu = a_gpu((Spot(4, "3g.40gb"),))
-    got = cutting(gpu, wanted(()), {"GPU-1": ("a/whole",)})
-    assert got.deeds == ()
-    assert got.trouble is not None
-    assert got.trouble.message.startswith("3g.40gb@4 is held by a/whole")
-    assert seen(gpu, {"GPU-1": ("a/whole",)}).pods == ("a/whole",)
+    gpu = a_gpu((SlicePlacement(4, "3g.40gb"),))
+    got = plan_partitioning(gpu, wanted(()), {"GPU-1": ("a/whole",)})
+    assert got.operations == ()
+    assert got.problem is not None
+    assert got.problem.message.startswith("3g.40gb@4 is held by a/whole")
+    assert gpu_status(gpu, {"GPU-1": ("a/whole",)}).pods == ("a/whole",)
 
 
 def test_another_spelling_of_a_profile_is_the_same_slice() -> None:
-    assert cutting(a_gpu((Spot(4, "3g.40gb"),)), wanted((Spot(4, "3g.39gb"),)), {}).deeds == ()
+    assert (
+        plan_partitioning(
+            a_gpu((SlicePlacement(4, "3g.40gb"),)), wanted((SlicePlacement(4, "3g.39gb"),)), {}
+        ).operations
+        == ()
+    )

@@ -17,9 +17,9 @@ FULL = StepTime(
     weights=5.0123e-4,
     kv_token=1.0471e-6,
     token=1.0933e-4,
-    unhidden=0.31,
+    unoverlapped=0.31,
     other_experts=2.3e-3,
-    left_alone=0.75,
+    unread_share=0.75,
     pair=3.1e-8,
     exchange=2.7e-6,
 )

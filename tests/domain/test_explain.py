@@ -168,7 +168,7 @@ def test_the_plan_of_layouts_says_why_a_service_has_such_slices() -> None:
 
 def test_cheaper_hardware_does_not_move_a_running_service_and_it_says_so() -> None:
     told = decisions(with_rival("0.10", workloads=(a_workload(),)))["placed"]
-    why = {one.name: one.why for one in told.alternatives}
+    why = {one.name: one.message for one in told.alternatives}
     assert why["a100-1g-10gb"] == "chosen"
     assert "a running service is not moved" in why["h100-1gpu"]
     assert any("made anew, the service would go to h100-1gpu" in one for one in told.would_change)
@@ -203,7 +203,7 @@ def test_every_hardware_of_the_fleet_has_a_reason_why_not() -> None:
         ),
     )  # fmt: skip
     told = decisions(now)["placed"]
-    why = {one.name: one.why for one in told.alternatives}
+    why = {one.name: one.message for one in told.alternatives}
     assert why["a100-1g-10gb"] == "chosen"
     assert why["big-1gpu"] == "7.0 times the price, with what the layout strands in both"
     assert why["full-1g-10gb"] == "full: 0 free, 2 wanted at the start"
@@ -218,8 +218,8 @@ def test_a_model_that_fits_nowhere_has_the_missing_memory_of_every_hardware() ->
     told = decisions(a_snapshot(a_service(spec=spec)))
     assert told["placed"].reason == PlacementReason.TOO_LARGE
     (one,) = told["placed"].alternatives
-    assert one.why.startswith("too small: devices of ")
-    assert one.why.endswith("these have 9728")
+    assert one.message.startswith("too small: devices of ")
+    assert one.message.endswith("these have 9728")
     assert "what would do" in told["placed"].would_change[0]
     assert "sizing" not in told
 
@@ -387,7 +387,7 @@ def test_every_service_of_any_fleet_is_explained_and_its_choice_is_among_the_har
     decided = plan(now)
     for ref, allotment in decided.service_plans.items():
         told = {one.topic: one for one in explain(now, decided, ref)}
-        chosen = [one.name for one in told["placed"].alternatives if one.why == "chosen"]
+        chosen = [one.name for one in told["placed"].alternatives if one.message == "chosen"]
         assert chosen == ([allotment.choice.variant] if allotment.choice is not None else [])
         assert told["scaling"].reason == allotment.scale.reason
         assert all(one.reason and one.message for one in told.values())

@@ -7,8 +7,8 @@ from tessera.domain.footprint import (
     cache_bytes,
     cache_bytes_per_token,
     computes_in_fp8,
-    read_bytes,
     resident_bytes,
+    single_token_read_bytes,
 )
 
 GIB = 2**30
@@ -95,14 +95,14 @@ def test_heads_are_divided_until_each_device_has_one() -> None:
 
 def test_a_step_reads_one_row_of_an_embedding_that_is_not_the_output_layer() -> None:
     apart, tied = models()[B8], models()["meta-llama/Llama-3.2-1B-Instruct"]
-    assert resident_bytes(apart, None) - read_bytes(apart, None) == 2 * 128_256 * 4096
-    assert resident_bytes(tied, None) == read_bytes(tied, None)
+    assert resident_bytes(apart, None) - single_token_read_bytes(apart, None) == 2 * 128_256 * 4096
+    assert resident_bytes(tied, None) == single_token_read_bytes(tied, None)
 
 
 def test_of_a_mixture_a_single_token_reads_its_experts_only() -> None:
     shape = models()["Qwen/Qwen3-30B-A3B"]
     active = shape.active_parameters or 0
-    assert read_bytes(shape, None) == 2 * (active - 151_936 * 2048)
+    assert single_token_read_bytes(shape, None) == 2 * (active - 151_936 * 2048)
 
 
 def test_eight_bit_files_compute_at_eight_bits_as_loading_to_eight_bits_does() -> None:
@@ -118,7 +118,7 @@ def test_windows_bound_the_cache_of_long_requests() -> None:
     row = 2 * 16 * 128 * 2
     # 10 layers keep every token; the 52 others stand in 6 groups of 10.
     assert cache_bytes(shape, 32_768, 1) == row * (10 * 32_768 + 60 * 1024)
-    assert cache_bytes(shape, 32_768, 1, ahead=8192) == row * (10 * 32_768 + 60 * 9216)
+    assert cache_bytes(shape, 32_768, 1, step_tokens=8192) == row * (10 * 32_768 + 60 * 9216)
     assert cache_bytes(shape, 512, 1) == row * 70 * 512
 
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from tessera.api.mig import GpuTarget, MigPlan, MigStatus, NodeTarget
 from tessera.api.node_layout import NodeLayoutSpec, NodeLayoutStatus, ObservedGpu, ObservedSlice
-from tessera.domain.mig.boards import boards
-from tessera.domain.mig.layouts import Layout, Spot, geometry, placed
+from tessera.domain.mig.boards import gpu_models
+from tessera.domain.mig.layouts import Layout, SlicePlacement, enumerate_layouts, geometry
 from tessera.domain.pools import discover
 from tessera.domain.ref import Ref
 from tessera.domain.repartition.counts import spread_out
@@ -21,8 +21,10 @@ from tessera.domain.repartition.grounds import grounds
 from tessera.domain.snapshot import Node, Pool
 from tests.builders import A100, H100, NOW, a_node, a_pool
 
-BOARD = boards()["A100-80GB"]
-LAYOUTS = placed(BOARD, ("1g.10gb", "2g.20gb", "3g.40gb", "4g.40gb", "7g.80gb", "1g.20gb"))
+BOARD = gpu_models()["A100-80GB"]
+LAYOUTS = enumerate_layouts(
+    BOARD, ("1g.10gb", "2g.20gb", "3g.40gb", "4g.40gb", "7g.80gb", "1g.20gb")
+)
 
 
 def seen(
@@ -62,7 +64,7 @@ def test_an_agent_tells_places_pods_and_processes() -> None:
     found = ground(node, told(*gpus, cuts=True))
     (card,) = found.cards
     (tile,) = card.tiles
-    assert (card.uuid, tile.spot) == ("GPU-0", Spot(4, "3g.40gb"))
+    assert (card.uuid, tile.spot) == ("GPU-0", SlicePlacement(4, "3g.40gb"))
     assert (tile.holders, tile.processes) == ((Ref("team-a", "chat-0"),), 2)
     assert (found.uncut, found.tells_pods, found.cuts) == (1, True, True)
 
@@ -162,7 +164,11 @@ def test_what_was_planned_is_recognised_in_the_numbers() -> None:
     pool = replace(pool, status=pool.status.model_copy(update={"mig": MigStatus(target=plan)}))
     node = a_node(slices={"3g.40gb": 3, "1g.10gb": 2}, cut=2)
     first, second = ground(node, pool=pool).cards
-    assert first.layout == (Spot(0, "1g.10gb"), Spot(1, "1g.10gb"), Spot(4, "3g.40gb"))
+    assert first.layout == (
+        SlicePlacement(0, "1g.10gb"),
+        SlicePlacement(1, "1g.10gb"),
+        SlicePlacement(4, "3g.40gb"),
+    )
     assert geometry(second.layout) == (("3g.40gb", 2),)
 
 

@@ -8,11 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tessera.domain.mig.boards import WHOLE
-from tessera.domain.mig.demand import Kind, Offer, Service, met, needed
-from tessera.domain.mig.fleet import Gpu, instances
-from tessera.domain.mig.layouts import Spot, fault
-from tessera.domain.mig.mix import cheapest_mix, ways
+from tessera.domain.mig.boards import WHOLE_GPU
+from tessera.domain.mig.demand import (
+    GpuOffer,
+    InstanceType,
+    ServiceDemand,
+    meets_demand,
+    replicas_needed,
+)
+from tessera.domain.mig.fleet import FleetGpu, replicas_by_service
+from tessera.domain.mig.layouts import SlicePlacement, layout_error
+from tessera.domain.mig.mix import cheapest_mix, gpu_geometries
 from tessera.domain.mig.plan import plan_layouts
 from tests.mig_builders import A100, ONE, a_gpu, a_service
 
@@ -30,24 +36,24 @@ alike = st.lists(
     ),
     min_size=1,
     max_size=3,
-).map(lambda found: [replace(one, name=f"s{at}", alike=True) for at, one in enumerate(found)])
+).map(lambda found: [replace(one, name=f"s{at}", single_type=True) for at, one in enumerate(found)])
 
 
-def limited(most: int, **fields: bool) -> list[Offer]:
-    return [Offer(board=A100, price=1, most=most, **fields)]
+def limited(most: int, **fields: bool) -> list[GpuOffer]:
+    return [GpuOffer(gpu_model=A100, price=1, max_gpus=most, **fields)]
 
 
-def empty(count: int) -> list[Gpu]:
+def empty(count: int) -> list[FleetGpu]:
     return [a_gpu(f"gpu-{at}") for at in range(count)]
 
 
-def fewest(services: list[Service], most: int) -> int | None:
+def fewest(services: list[ServiceDemand], most: int) -> int | None:
     """GPUs for any choice of one kind for each; None when so many are not enough."""
     best = None
     for kinds in product(*(sorted(one.throughput) for one in services)):
         supply = Counter[str]()
         for one, kind in zip(services, kinds, strict=True):
-            supply[kind.profile] += needed(one, one.throughput[kind])
+            supply[kind.profile] += replicas_needed(one, one.throughput[kind])
         count = next((n for n in range(1, most + 1) if holds(supply, n)), None)
         best = count if best is None or (count is not None and count < best) else best
     return best
@@ -61,20 +67,20 @@ def holds(supply: Counter[str], gpus: int) -> bool:
         return False
     return any(
         holds(rest, gpus - 1)
-        for way in ways(A100, PROFILES)
+        for way in gpu_geometries(A100, PROFILES)
         if (rest := +(supply - Counter(dict(way)))) != +supply
     )
 
 
-def one_kind(name: str, demand: float, speeds: dict[str, float], floor: int = 0) -> Service:
-    return replace(a_service(name, demand, speeds, floor), alike=True)
+def one_kind(name: str, demand: float, speeds: dict[str, float], floor: int = 0) -> ServiceDemand:
+    return replace(a_service(name, demand, speeds, floor), single_type=True)
 
 
 @settings(max_examples=60, deadline=None)
 @given(alike)
-def test_no_other_choice_of_kinds_needs_fewer_gpus(services: list[Service]) -> None:
+def test_no_other_choice_of_kinds_needs_fewer_gpus(services: list[ServiceDemand]) -> None:
     got = cheapest_mix(services, ONE)
-    assert all(len(pattern) == 1 for pattern in got.instances.values())
+    assert all(len(pattern) == 1 for pattern in got.replicas.values())
     assert got.bound <= got.cost
     best = fewest(services, 3)
     assert got.cost == best if best is not None else got.cost > 3
@@ -83,28 +89,28 @@ def test_no_other_choice_of_kinds_needs_fewer_gpus(services: list[Service]) -> N
 @settings(max_examples=60, deadline=None)
 @given(alike, alike, st.sampled_from([0.5, 2.0, 6.0]), st.booleans())
 def test_plans_of_one_kind_are_legal_serve_everybody_and_are_not_made_anew(
-    before: list[Service], wanted: list[Service], worth: float, safe: bool
+    before: list[ServiceDemand], wanted: list[ServiceDemand], worth: float, safe: bool
 ) -> None:
     offers = limited(30, sibling_safe=safe)
-    there = plan_layouts(before, offers, empty(30), worth=worth).gpus
-    got = plan_layouts(wanted, offers, there, worth=worth)
-    assert [fault(A100, gpu.layout) for gpu in got.gpus] == [None] * 30
+    there = plan_layouts(before, offers, empty(30), moves_per_gpu=worth).gpus
+    got = plan_layouts(wanted, offers, there, moves_per_gpu=worth)
+    assert [layout_error(A100, gpu.layout) for gpu in got.gpus] == [None] * 30
     assert got.unmet == ()
-    sitting = instances(got.gpus)
+    sitting = replicas_by_service(got.gpus)
     for one in wanted:
         assert len(sitting[one.name]) == 1
-        assert met(one, sitting[one.name])
-    again = plan_layouts(reversed(wanted), offers, reversed(got.gpus), worth=worth)
-    assert again.changes.none
+        assert meets_demand(one, sitting[one.name])
+    again = plan_layouts(reversed(wanted), offers, reversed(got.gpus), moves_per_gpu=worth)
+    assert again.changes.is_empty
 
 
 def test_a_service_keeps_its_kind_unless_another_saves_enough() -> None:
-    chat = replace(a_service("chat", 4, {"1g.10gb": 1, "7g.80gb": 4}), alike=True)
+    chat = replace(a_service("chat", 4, {"1g.10gb": 1, "7g.80gb": 4}), single_type=True)
     there = [a_gpu("one", "7g.80gb@0=chat"), a_gpu("two", "1g.10gb@0=code"), a_gpu("three")]
-    code = replace(a_service("code", 1, {"1g.10gb": 1}), alike=True)
-    plans = [plan_layouts([chat, code], limited(3), there, worth=one) for one in (0.5, 6.0)]
-    assert [plan.used for plan in plans] == [2, 1]
-    kinds = [next(iter(instances(plan.gpus)["chat"])).profile for plan in plans]
+    code = replace(a_service("code", 1, {"1g.10gb": 1}), single_type=True)
+    plans = [plan_layouts([chat, code], limited(3), there, moves_per_gpu=one) for one in (0.5, 6.0)]
+    assert [plan.gpus_in_use for plan in plans] == [2, 1]
+    kinds = [next(iter(replicas_by_service(plan.gpus)["chat"])).profile for plan in plans]
     assert kinds == ["7g.80gb", "1g.10gb"]
 
 
@@ -118,39 +124,44 @@ def test_what_saves_no_gpu_is_left_as_it_is() -> None:
     wanted = [one_kind("chat", 6.5, {"1g.10gb": 2.5}), one_kind("code", 0.5, {"1g.10gb": 1}, 2)]
     for safe in (True, False):
         offers = limited(30, sibling_safe=safe)
-        got = plan_layouts(wanted, offers, there, worth=0.5)
-        assert plan_layouts(wanted, offers, got.gpus, worth=0.5).changes.none
+        got = plan_layouts(wanted, offers, there, moves_per_gpu=0.5)
+        assert plan_layouts(wanted, offers, got.gpus, moves_per_gpu=0.5).changes.is_empty
 
 
 def test_instances_on_two_kinds_end_on_one() -> None:
-    chat = replace(a_service("chat", 3, {"1g.10gb": 1, "3g.40gb": 1}), alike=True)
+    chat = replace(a_service("chat", 3, {"1g.10gb": 1, "3g.40gb": 1}), single_type=True)
     there = [a_gpu("one", "1g.10gb@0=chat", "1g.10gb@1=chat", "3g.40gb@4=chat")]
-    got = plan_layouts([chat], limited(1), there, worth=6)
-    assert instances(got.gpus)["chat"] == Counter({Kind(A100.name, "1g.10gb"): 3})
+    got = plan_layouts([chat], limited(1), there, moves_per_gpu=6)
+    assert replicas_by_service(got.gpus)["chat"] == Counter({InstanceType(A100.name, "1g.10gb"): 3})
 
 
 def test_nothing_is_cut_beside_a_slice_in_use_where_the_whole_gpu_would_go() -> None:
     there = (a_gpu("one", "3g.40gb@4=chat"), a_gpu("two"))
     chat, code = a_service("chat", 3, {"3g.40gb": 3}), a_service("code", 1, {"1g.10gb": 1})
-    beside = plan_layouts([chat, code], limited(2), there, worth=0.5)
-    apart = plan_layouts([chat, code], limited(2, sibling_safe=False), there, worth=0.5)
-    assert (beside.used, apart.used) == (1, 2)
+    beside = plan_layouts([chat, code], limited(2), there, moves_per_gpu=0.5)
+    apart = plan_layouts([chat, code], limited(2, sibling_safe=False), there, moves_per_gpu=0.5)
+    assert (beside.gpus_in_use, apart.gpus_in_use) == (1, 2)
     assert apart.gpus[0] == there[0]
-    moved = plan_layouts([chat, code], limited(2, sibling_safe=False), there, worth=6)
-    assert (moved.used, len(moved.changes.moves)) == (1, 1)
+    moved = plan_layouts([chat, code], limited(2, sibling_safe=False), there, moves_per_gpu=6)
+    assert (moved.gpus_in_use, len(moved.changes.moves)) == (1, 1)
 
 
 def test_slices_in_other_hands_stay_and_nobody_gets_them() -> None:
-    held = replace(a_gpu("one", "3g.40gb@0", "1g.10gb@4"), fixed=(Spot(0, "3g.40gb"),))
+    held = replace(
+        a_gpu("one", "3g.40gb@0", "1g.10gb@4"), foreign_slices=(SlicePlacement(0, "3g.40gb"),)
+    )
     wanted = a_service("chat", 3, {"3g.40gb": 1})
-    got = plan_layouts([wanted], limited(1), (held, a_gpu("two")), worth=6)
+    got = plan_layouts([wanted], limited(1), (held, a_gpu("two")), moves_per_gpu=6)
     assert [one.service for one in got.gpus[0].slices] == [None, "chat"]
-    assert (got.gpus[0].slices[0].spot, got.gpus[0].fixed) == (Spot(0, "3g.40gb"), held.fixed)
+    assert (got.gpus[0].slices[0].placement, got.gpus[0].foreign_slices) == (
+        SlicePlacement(0, "3g.40gb"),
+        held.foreign_slices,
+    )
     assert (got.unmet, got.cost) == ((), 1)
 
 
 def test_what_is_paid_anyway_is_filled_first() -> None:
-    held = replace(a_gpu("one", "3g.40gb@0"), fixed=(Spot(0, "3g.40gb"),))
+    held = replace(a_gpu("one", "3g.40gb@0"), foreign_slices=(SlicePlacement(0, "3g.40gb"),))
     got = plan_layouts([a_service("chat", 1, {"3g.40gb": 1})], limited(1), (held, a_gpu("two")))
     assert (got.cost, got.bound) == (0, 0)
     assert got.gpus[1] == a_gpu("two")
@@ -159,12 +170,12 @@ def test_what_is_paid_anyway_is_filled_first() -> None:
 def test_a_locked_gpu_keeps_its_layout_and_its_idle_slices_are_used() -> None:
     locked = replace(a_gpu("one", "2g.20gb@0", "1g.10gb@2=chat"), locked=True)
     wanted = a_service("chat", 3, {"1g.10gb": 1, "2g.20gb": 2})
-    got = plan_layouts([wanted], limited(0), (locked,), worth=6)
+    got = plan_layouts([wanted], limited(0), (locked,), moves_per_gpu=6)
     assert got.gpus == (replace(a_gpu("one", "2g.20gb@0=chat", "1g.10gb@2=chat"), locked=True),)
 
 
 def test_a_node_that_has_to_be_emptied_is_left_alone_where_another_is_free() -> None:
-    def on(node: str, gpu: Gpu) -> Gpu:
+    def on(node: str, gpu: FleetGpu) -> FleetGpu:
         return replace(gpu, node=node)
 
     there = (
@@ -173,35 +184,37 @@ def test_a_node_that_has_to_be_emptied_is_left_alone_where_another_is_free() -> 
         on("b", a_gpu("b-0")),
     )
     wanted = [a_service("chat", 2, {"3g.40gb": 1}), a_service("code", 1, {"1g.10gb": 1})]
-    offers = limited(3, sibling_safe=False, by_node=True)
-    got = plan_layouts(wanted, offers, there, worth=6)
+    offers = limited(3, sibling_safe=False, drains_node=True)
+    got = plan_layouts(wanted, offers, there, moves_per_gpu=6)
     assert [gpu.name for gpu in got.gpus if gpu.used] == ["a-0", "b-0"]
     assert got.changes.moves == ()
 
 
 @pytest.mark.parametrize("one_kind", [False, True])
 def test_what_does_not_fit_is_served_as_far_as_it_goes_large_floors_first(one_kind: bool) -> None:
-    def asking(name: str, demand: float, floor: int) -> Service:
-        return replace(a_service(name, demand, {"7g.80gb": 1}, floor), alike=one_kind)
+    def asking(name: str, demand: float, floor: int) -> ServiceDemand:
+        return replace(a_service(name, demand, {"7g.80gb": 1}, floor), single_type=one_kind)
 
     services = [asking("a", 3, 1), asking("b", 3, 2), asking("c", 1, 1)]
-    got = plan_layouts(services, limited(5), empty(5), worth=6)
-    counts = {name: kinds.total() for name, kinds in instances(got.gpus).items()}
+    got = plan_layouts(services, limited(5), empty(5), moves_per_gpu=6)
+    counts = {name: kinds.total() for name, kinds in replicas_by_service(got.gpus).items()}
     assert (counts, got.unmet) == ({"a": 1, "b": 3, "c": 1}, ("a",))
-    fewer = plan_layouts(services, limited(3), empty(3), worth=6)
-    counts = {name: kinds.total() for name, kinds in instances(fewer.gpus).items()}
+    fewer = plan_layouts(services, limited(3), empty(3), moves_per_gpu=6)
+    counts = {name: kinds.total() for name, kinds in replicas_by_service(fewer.gpus).items()}
     assert (counts["b"], fewer.unmet) == (2, ("a", "b", "c")[: len(fewer.unmet)])
 
 
 def test_limits_hold_when_a_fleet_is_planned_again() -> None:
-    there = plan_layouts([a_service("a", 2, {WHOLE: 1})], limited(3)).gpus
-    got = plan_layouts([a_service("a", 5, {WHOLE: 1})], limited(3), there, worth=6)
-    assert (len(got.gpus), got.used, got.unmet) == (3, 3, ("a",))
+    there = plan_layouts([a_service("a", 2, {WHOLE_GPU: 1})], limited(3)).gpus
+    got = plan_layouts([a_service("a", 5, {WHOLE_GPU: 1})], limited(3), there, moves_per_gpu=6)
+    assert (len(got.gpus), got.gpus_in_use, got.unmet) == (3, 3, ("a",))
 
 
 def test_unlimited_boards_serve_what_limited_ones_cannot() -> None:
     other = replace(A100, name="other")
-    offers = [Offer(board=A100, price=1, most=1), Offer(board=other, price=50)]
-    both = {Kind(A100.name, WHOLE): 1.0, Kind("other", WHOLE): 1.0}
-    got = cheapest_mix([Service(name="a", demand=3, throughput=both, alike=True)], offers)
+    offers = [GpuOffer(gpu_model=A100, price=1, max_gpus=1), GpuOffer(gpu_model=other, price=50)]
+    both = {InstanceType(A100.name, WHOLE_GPU): 1.0, InstanceType("other", WHOLE_GPU): 1.0}
+    got = cheapest_mix(
+        [ServiceDemand(name="a", demand=3, throughput=both, single_type=True)], offers
+    )
     assert (got.unmet, got.cost) == ((), 150)

@@ -7,30 +7,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tessera.domain.catalog import products
-from tessera.domain.mig.boards import Board, board_of, boards, constants
+from tessera.domain.mig.boards import GpuModel, find_gpu_model, gpu_models, nvml_profile_constants
 from tessera.domain.mig.layouts import (
-    UNCUT,
+    WHOLE_GPU_LAYOUT,
     Layout,
-    Spot,
-    fault,
-    geometries,
+    SlicePlacement,
+    distinct_geometries,
+    enumerate_layouts,
     geometry,
-    inclusion_maximal,
-    placed,
-    placed_maximal,
+    layout_error,
+    maximal_geometries,
+    maximal_layouts,
 )
 
-A100 = boards()["A100-80GB"]
-A30 = boards()["A30-24GB"]
+A100 = gpu_models()["A100-80GB"]
+A30 = gpu_models()["A30-24GB"]
 BASE = ("1g.10gb", "2g.20gb", "3g.40gb", "4g.40gb", "7g.80gb")
 DOUBLE = (*BASE, "1g.20gb")
-SEVENS = sorted(name for name, board in boards().items() if board.memory_slices == 8)
+SEVENS = sorted(name for name, board in gpu_models().items() if board.memory_slices == 8)
 
 
 def layout(text: str) -> Layout:
     """`3g.40gb@4 1g.10gb@0` by start."""
     parts = (part.split("@") for part in text.split())
-    return tuple(sorted(Spot(int(start), profile) for profile, start in parts))
+    return tuple(sorted(SlicePlacement(int(start), profile) for profile, start in parts))
 
 
 @pytest.mark.parametrize(
@@ -40,16 +40,16 @@ def layout(text: str) -> Layout:
         (A100, DOUBLE, (723, 78, 78, 38, 28)),
         (A100, (*DOUBLE, "1g.10gb+me"), (2319, 239, 128, 64, 44)),
         (A30, ("1g.6gb", "2g.12gb", "4g.24gb"), (26, 5, 10, 4, 4)),
-        (A30, tuple(cut.profile for cut in A30.cuts), (76, 17, 20, 8, 8)),
+        (A30, tuple(cut.name for cut in A30.profiles), (76, 17, 20, 8, 8)),
     ],
 )
 def test_the_legal_combinations_are_as_many_as_enumerated_independently(
-    board: Board, profiles: tuple[str, ...], counts: tuple[int, ...]
+    board: GpuModel, profiles: tuple[str, ...], counts: tuple[int, ...]
 ) -> None:
     """Placed states, the maximal ones; the multisets of both; multisets that are in no other."""
-    everything, full = placed(board, profiles), placed_maximal(board, profiles)
-    every, whole = geometries(everything), geometries(full)
-    got = (len(everything), len(full), len(every), len(whole), len(inclusion_maximal(every)))
+    everything, full = enumerate_layouts(board, profiles), maximal_layouts(board, profiles)
+    every, whole = distinct_geometries(everything), distinct_geometries(full)
+    got = (len(everything), len(full), len(every), len(whole), len(maximal_geometries(every)))
     assert got == counts
 
 
@@ -62,20 +62,22 @@ def test_the_nineteen_layouts_of_an_a100_are_the_known_ones() -> None:
     known += [f"{half} {other}" for half in left for other in right]
     names = dict(zip("12347", BASE, strict=True))
     written = {" ".join(f"{names[part[0]]}{part[1:]}" for part in one.split()) for one in known}
-    assert {layout(one) for one in written} == set(placed_maximal(A100, BASE))
+    assert {layout(one) for one in written} == set(maximal_layouts(A100, BASE))
 
 
 def test_the_twelve_geometries_are_the_known_ones() -> None:
     known = ["7", "43", "421", "4111", "33", "322", "3211", "31111", "2221", "22111", "211111"]
     known += ["1111111"]
     names = dict(zip("12347", BASE, strict=True))
-    got = inclusion_maximal(geometries(placed(A100, BASE)))
-    assert set(got) == {geometry(Spot(0, names[digit]) for digit in one) for one in known}
+    got = maximal_geometries(distinct_geometries(enumerate_layouts(A100, BASE)))
+    assert set(got) == {geometry(SlicePlacement(0, names[digit]) for digit in one) for one in known}
 
 
 @pytest.mark.parametrize("name", SEVENS)
 def test_every_board_of_seven_slices_has_the_same_geometry(name: str) -> None:
-    shapes = [[replace(cut, profile="") for cut in boards()[one].cuts] for one in (name, A100.name)]
+    shapes = [
+        [replace(cut, name="") for cut in gpu_models()[one].profiles] for one in (name, A100.name)
+    ]
     assert shapes[0] == shapes[1]
 
 
@@ -99,27 +101,27 @@ def test_every_board_of_seven_slices_has_the_same_geometry(name: str) -> None:
     ],
 )
 def test_what_hardware_refuses_is_refused_with_the_reason(board: str, wrong: str, why: str) -> None:
-    assert why in (fault(boards()[board], layout(wrong)) or "")
+    assert why in (layout_error(gpu_models()[board], layout(wrong)) or "")
 
 
-@pytest.mark.parametrize("board", sorted(boards()))
+@pytest.mark.parametrize("board", sorted(gpu_models()))
 def test_an_uncut_gpu_and_an_empty_one_are_legal_everywhere(board: str) -> None:
-    assert fault(boards()[board], UNCUT) is None
-    assert fault(boards()[board], ()) is None
+    assert layout_error(gpu_models()[board], WHOLE_GPU_LAYOUT) is None
+    assert layout_error(gpu_models()[board], ()) is None
 
 
 @pytest.mark.parametrize("right", ["2g.20gb@0 2g.20gb@2", "1g.10gb@0 1g.10gb@1 2g.20gb@2"])
 def test_three_slices_beside_small_ones_stand_at_the_right(right: str) -> None:
-    assert fault(A100, layout(f"{right} 3g.40gb@4")) is None
+    assert layout_error(A100, layout(f"{right} 3g.40gb@4")) is None
     wanted = geometry(layout(f"{right} 3g.40gb@4"))
-    holders = [one for one in placed(A100, BASE) if geometry(one) == wanted]
+    holders = [one for one in enumerate_layouts(A100, BASE) if geometry(one) == wanted]
     assert holders
-    assert all(Spot(4, "3g.40gb") in one for one in holders)
+    assert all(SlicePlacement(4, "3g.40gb") in one for one in holders)
 
 
 def test_a_3g_at_the_left_leaves_three_compute_slices_at_the_right() -> None:
     kept = layout("3g.40gb@0")
-    rest = {geometry(set(one) - set(kept)) for one in placed_maximal(A100, BASE, kept)}
+    rest = {geometry(set(one) - set(kept)) for one in maximal_layouts(A100, BASE, kept)}
     assert rest == {
         (("3g.40gb", 1),),
         (("1g.10gb", 1), ("2g.20gb", 1)),
@@ -129,38 +131,40 @@ def test_a_3g_at_the_left_leaves_three_compute_slices_at_the_right() -> None:
 
 def test_starts_of_a_profile_are_never_multiples_of_a_wrong_size() -> None:
     for name in SEVENS:
-        sizes = {cut.constant: (cut.memory_slices, cut.starts) for cut in boards()[name].cuts}
+        sizes = {
+            cut.constant: (cut.memory_slices, cut.starts) for cut in gpu_models()[name].profiles
+        }
         assert sizes["3_SLICE"] == (4, (0, 4))
         assert sizes["7_SLICE"] == (8, (0,))
         assert sizes["1_SLICE_REV2"] == (2, (0, 2, 4, 6))
 
 
 def test_names_that_changed_between_boards_and_drivers_are_the_same_profile() -> None:
-    gb200 = boards()["GB200"]
-    assert gb200.cut("1g.24gb") == gb200.cut("1g.23gb")
-    assert A100.cut("3g.39gb") == A100.cut("3g.40gb")
+    gb200 = gpu_models()["GB200"]
+    assert gb200.find_profile("1g.24gb") == gb200.find_profile("1g.23gb")
+    assert A100.find_profile("3g.39gb") == A100.find_profile("3g.40gb")
 
 
 def test_profiles_are_keyed_by_the_constants_of_nvml() -> None:
     known = {"1_SLICE": 0, "2_SLICE": 1, "3_SLICE": 2, "4_SLICE": 3, "7_SLICE": 4}
     known |= {"1_SLICE_REV1": 7, "1_SLICE_REV2": 9, "2_SLICE_REV1": 8}
-    assert known.items() <= constants().items()
+    assert known.items() <= nvml_profile_constants().items()
 
 
 def test_no_name_stands_for_two_profiles_or_boards() -> None:
-    for board in boards().values():
-        assert len({cut.profile for cut in board.cuts}) == len(board.cuts)
+    for board in gpu_models().values():
+        assert len({cut.name for cut in board.profiles}) == len(board.profiles)
     for of in ("products", "pci_devices"):
-        named = [one for board in boards().values() for one in getattr(board, of)]
+        named = [one for board in gpu_models().values() for one in getattr(board, of)]
         assert len(named) == len(set(named))
 
 
 def test_the_slices_of_the_hardware_catalogue_are_cuts_of_the_same_size() -> None:
     for product in products().values():
-        board = board_of(product.product)
+        board = find_gpu_model(product.product)
         for known in product.slices if board else ():
             assert board is not None
-            cut = board.cut(known.profile)
+            cut = board.find_profile(known.profile)
             assert cut is not None, f"{product.product} {known.profile}"
             same = (known.compute_slices, known.memory_slices)
             assert (cut.compute_slices, cut.memory_slices) == same
@@ -172,13 +176,13 @@ def test_multiprocessors_are_not_taken_for_sevenths() -> None:
     assert (got["1g.10gb"], got["1g.20gb"], got["3g.40gb"], got["4g.40gb"]) == (16, 26, 60, 64)
 
 
-WHOLES = [(A100, placed_maximal(A100, DOUBLE)), (A30, placed_maximal(A30, ("1g.6gb", "2g.12gb")))]
+WHOLES = [(A100, maximal_layouts(A100, DOUBLE)), (A30, maximal_layouts(A30, ("1g.6gb", "2g.12gb")))]
 
 
 @given(st.sampled_from(WHOLES), st.data())
 def test_each_part_of_a_legal_layout_is_legal_in_any_order(
-    among: tuple[Board, tuple[Layout, ...]], data: st.DataObject
+    among: tuple[GpuModel, tuple[Layout, ...]], data: st.DataObject
 ) -> None:
     board, wholes = among
     part = data.draw(st.sets(st.sampled_from(data.draw(st.sampled_from(wholes)))))
-    assert fault(board, data.draw(st.permutations(sorted(part)))) is None
+    assert layout_error(board, data.draw(st.permutations(sorted(part)))) is None

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fakegpu.silicon import Silicon
-from tessera.domain.mig.layouts import Layout, Spot
+from tessera.domain.mig.layouts import Layout, SlicePlacement
 from tessera.domain.reasons import LayoutReady
 from tessera.domain.repartition.backends.mig_manager import (
     ASKED,
@@ -22,9 +22,9 @@ from tests.far_ends import Course, FarEnd
 from world.mig_manager import Edges, Pace
 from world.mig_manager import MigManager as Manager
 
-HALVES: Layout = (Spot(0, "3g.40gb"), Spot(4, "3g.40gb"))
-WHOLE: Layout = (Spot(0, "7g.80gb"),)
-SMALL: Layout = (Spot(0, "1g.10gb"), Spot(1, "1g.10gb"))
+HALVES: Layout = (SlicePlacement(0, "3g.40gb"), SlicePlacement(4, "3g.40gb"))
+WHOLE: Layout = (SlicePlacement(0, "7g.80gb"),)
+SMALL: Layout = (SlicePlacement(0, "1g.10gb"), SlicePlacement(1, "1g.10gb"))
 BACKEND = MigManager(knows_pods=True)
 
 

@@ -11,17 +11,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mig_fleets import PLANNERS, fleet
-from tessera.domain.mig.boards import WHOLE, boards
-from tessera.domain.mig.deal import deal
-from tessera.domain.mig.demand import Kind, Offer, Service, met, needed
-from tessera.domain.mig.fleet import instances
-from tessera.domain.mig.layouts import fault
-from tessera.domain.mig.mix import cheapest_mix, some_mix, ways
-from tessera.domain.mig.solver import Programme
+from tessera.domain.mig.boards import WHOLE_GPU, gpu_models
+from tessera.domain.mig.deal import build_gpus
+from tessera.domain.mig.demand import (
+    GpuOffer,
+    InstanceType,
+    ServiceDemand,
+    meets_demand,
+    replicas_needed,
+)
+from tessera.domain.mig.fleet import replicas_by_service
+from tessera.domain.mig.layouts import layout_error
+from tessera.domain.mig.mix import cheapest_mix, feasible_mix, gpu_geometries
+from tessera.domain.mig.solver import IntegerProgram
 from tests.mig_builders import A100, ONE, a_service
 
-PROFILES = ("1g.10gb", "2g.20gb", "3g.40gb", WHOLE)
-H200 = boards()["H200-141GB"]
+PROFILES = ("1g.10gb", "2g.20gb", "3g.40gb", WHOLE_GPU)
+H200 = gpu_models()["H200-141GB"]
 BOARDS = {"A100-80GB": (179, 1.0), "H100-80GB": (299, 1.7), "A30-24GB": (61, 0.45)}
 """With prices, and speeds against the first."""
 PROVEN = 0.0005
@@ -38,16 +44,18 @@ small = st.lists(
 ).map(lambda found: [a_service(f"s{at}", like=one) for at, one in enumerate(found)])
 
 
-def patterns(service: Service, most: int) -> Iterator[Counter[Kind]]:
+def patterns(service: ServiceDemand, most: int) -> Iterator[Counter[InstanceType]]:
     """All instances that serve it, none of them needless."""
     kinds = sorted(service.throughput)
     for counts in product(range(most + 1), repeat=len(kinds)):
         got = Counter(dict(zip(kinds, counts, strict=True)))
-        if met(service, got) and not any(met(service, got - Counter([kind])) for kind in +got):
+        if meets_demand(service, got) and not any(
+            meets_demand(service, got - Counter([kind])) for kind in +got
+        ):
             yield +got
 
 
-def servable(services: Sequence[Service], supply: Counter[Kind]) -> bool:
+def servable(services: Sequence[ServiceDemand], supply: Counter[InstanceType]) -> bool:
     if not services:
         return True
     return any(
@@ -56,16 +64,16 @@ def servable(services: Sequence[Service], supply: Counter[Kind]) -> bool:
     )
 
 
-def fewest(services: Sequence[Service], most: int) -> int | None:
+def fewest(services: Sequence[ServiceDemand], most: int) -> int | None:
     """By trying all combinations of geometries; None when so many GPUs are not enough."""
-    if not any(service.instances for service in services):
+    if not any(service.required_replicas for service in services):
         return 0
-    found = ways(A100, PROFILES)
+    found = gpu_geometries(A100, PROFILES)
     for count in range(1, most + 1):
         for chosen in combinations_with_replacement(found, count):
-            supply = Counter[Kind]()
+            supply = Counter[InstanceType]()
             for way in chosen:
-                supply.update({Kind(A100.name, profile): number for profile, number in way})
+                supply.update({InstanceType(A100.name, profile): number for profile, number in way})
             if servable(services, supply):
                 return count
     return None
@@ -73,7 +81,7 @@ def fewest(services: Sequence[Service], most: int) -> int | None:
 
 @settings(max_examples=60, deadline=None)
 @given(small)
-def test_no_combination_of_geometries_needs_fewer_gpus(services: list[Service]) -> None:
+def test_no_combination_of_geometries_needs_fewer_gpus(services: list[ServiceDemand]) -> None:
     got = cheapest_mix(services, ONE)
     assert got.bound <= got.cost
     if got.cost <= 3:
@@ -100,24 +108,26 @@ def test_plans_are_legal_serve_everybody_and_do_not_depend_on_order(
     services = fleet(count, seed, [A100], 0.3)
     offers = [*ONE]
     got = cheapest_mix(services, offers)
-    gpus = deal(got, {A100.name: A100})
-    assert [fault(A100, gpu.layout) for gpu in gpus] == [None] * len(gpus)
+    gpus = build_gpus(got, {A100.name: A100})
+    assert [layout_error(A100, gpu.layout) for gpu in gpus] == [None] * len(gpus)
     assert len(gpus) == got.cost
-    sitting = instances(gpus)
-    assert all(met(service, sitting[service.name]) for service in services)
+    sitting = replicas_by_service(gpus)
+    assert all(meets_demand(service, sitting[service.name]) for service in services)
     random.shuffle(services)  # type: ignore[attr-defined] # hypothesis gives a Random
-    assert deal(cheapest_mix(services, offers), {A100.name: A100}) == gpus
+    assert build_gpus(cheapest_mix(services, offers), {A100.name: A100}) == gpus
 
 
 def test_a_model_that_slices_slow_down_stays_on_whole_gpus() -> None:
-    service = a_service(demand=100, speeds={"1g.10gb": 1, "3g.40gb": 10, WHOLE: 50})
+    service = a_service(demand=100, speeds={"1g.10gb": 1, "3g.40gb": 10, WHOLE_GPU: 50})
     got = cheapest_mix([service], ONE)
-    assert got.gpus == {(A100.name, ((WHOLE, 1),)): 2}
+    assert got.gpus == {(A100.name, ((WHOLE_GPU, 1),)): 2}
 
 
 def test_a_slice_that_is_faster_than_a_larger_one_is_taken() -> None:
     service = a_service(demand=545, speeds={"3g.40gb": 545, "4g.40gb": 537})
-    assert cheapest_mix([service], ONE).instances == {"a": ((Kind(A100.name, "3g.40gb"), 1),)}
+    assert cheapest_mix([service], ONE).replicas == {
+        "a": ((InstanceType(A100.name, "3g.40gb"), 1),)
+    }
 
 
 def test_services_share_a_gpu_whatever_their_slices() -> None:
@@ -142,18 +152,20 @@ def test_nobody_asking_needs_no_gpu() -> None:
 
 
 def test_the_cheaper_of_two_boards_for_the_work_is_taken() -> None:
-    service = Service(
-        name="a", demand=10, throughput={Kind(A100.name, WHOLE): 5, Kind(H200.name, WHOLE): 10}
+    service = ServiceDemand(
+        name="a",
+        demand=10,
+        throughput={InstanceType(A100.name, WHOLE_GPU): 5, InstanceType(H200.name, WHOLE_GPU): 10},
     )
-    dear = [Offer(board=A100, price=2), Offer(board=H200, price=5)]
-    cheap = [Offer(board=A100, price=2), Offer(board=H200, price=3)]
+    dear = [GpuOffer(gpu_model=A100, price=2), GpuOffer(gpu_model=H200, price=5)]
+    cheap = [GpuOffer(gpu_model=A100, price=2), GpuOffer(gpu_model=H200, price=3)]
     assert [cheapest_mix([service], offers).cost for offers in (dear, cheap)] == [4, 3]
 
 
 def test_what_is_short_goes_to_the_more_services_and_the_rest_are_named() -> None:
-    services = [a_service(name, 1, {WHOLE: 1}) for name in "abc"]
-    got = cheapest_mix(services, [Offer(board=A100, price=1, most=2)])
-    assert (got.cost, len(got.unmet), len(got.instances)) == (2, 1, 2)
+    services = [a_service(name, 1, {WHOLE_GPU: 1}) for name in "abc"]
+    got = cheapest_mix(services, [GpuOffer(gpu_model=A100, price=1, max_gpus=2)])
+    assert (got.cost, len(got.unmet), len(got.replicas)) == (2, 1, 2)
 
 
 @pytest.mark.parametrize("three", [30, 40])
@@ -162,48 +174,57 @@ def test_speeds_in_proportion_to_the_slice_are_planned_to_the_optimum_too(three:
     speeds = {"1g.10gb": 10, "2g.20gb": 20, "3g.40gb": three, "4g.40gb": 40, "7g.80gb": 2 * three}
     services = [a_service(f"s{at:03}", 7.3 * (at % 90 + 1), speeds, floor=1) for at in range(300)]
     got = cheapest_mix(services, ONE)
-    assert (got.gap, len(got.instances)) == (0, 300)
+    assert (got.gap, len(got.replicas)) == (0, 300)
 
 
-def one_kind_each(seed: int) -> list[Service]:
+def one_kind_each(seed: int) -> list[ServiceDemand]:
     """Services that take one kind each, on three boards."""
     lot = random.Random(seed)  # noqa: S311 - no secret
     found = []
     for at in range(lot.randint(2, 9)):
         base, least = lot.uniform(5, 60), lot.choice([5, 10, 20, 40])
         throughput = {
-            Kind(name, cut.profile): round(
+            InstanceType(name, cut.name): round(
                 base * faster * cut.compute_slices ** lot.uniform(0.6, 1.1)
             )
             for name, (_, faster) in BOARDS.items()
-            for cut in boards()[name].cuts
-            if not cut.media and float(cut.profile.split(".")[1][:-2]) >= least
+            for cut in gpu_models()[name].profiles
+            if not cut.has_media_engines and float(cut.name.split(".")[1][:-2]) >= least
         }
         demand, floor = lot.uniform(5, 500), lot.randint(0, 3)
         found.append(
-            Service(name=f"s{at}", demand=demand, floor=floor, throughput=throughput, alike=True)
+            ServiceDemand(
+                name=f"s{at}",
+                demand=demand,
+                min_replicas=floor,
+                throughput=throughput,
+                single_type=True,
+            )
         )
     return found
 
 
-def least_cost(services: Sequence[Service], offers: Sequence[Offer]) -> int:
+def least_cost(services: Sequence[ServiceDemand], offers: Sequence[GpuOffer]) -> int:
     """By one programme with a choice for every service and kind, solved to the end."""
-    programme, kinds = Programme(), sorted({kind for one in services for kind in one.throughput})
+    programme, kinds = (
+        IntegerProgram(),
+        sorted({kind for one in services for kind in one.throughput}),
+    )
     for _ in kinds:
-        programme.row(0)
+        programme.add_row(0)
     for _ in services:
-        programme.row(1, 1)
+        programme.add_row(1, 1)
     for offer in offers:
-        name = offer.board.name
-        profiles = tuple(kind.profile for kind in kinds if kind.board == name)
-        for way in ways(offer.board, profiles):
-            taken = [(kinds.index(Kind(name, profile)), count) for profile, count in way]
-            programme.column(offer.price, taken)
+        name = offer.gpu_model.name
+        profiles = tuple(kind.profile for kind in kinds if kind.gpu_model == name)
+        for way in gpu_geometries(offer.gpu_model, profiles):
+            taken = [(kinds.index(InstanceType(name, profile)), count) for profile, count in way]
+            programme.add_column(offer.price, taken)
     for at, one in enumerate(services):
         for kind, speed in one.throughput.items():
-            row = kinds.index(kind), -needed(one, speed)
-            programme.column(0, [row, (len(kinds) + at, 1)])
-    found = programme.whole(10**6, step=1)
+            row = kinds.index(kind), -replicas_needed(one, speed)
+            programme.add_column(0, [row, (len(kinds) + at, 1)])
+    found = programme.solve_integer(10**6, step=1)
     assert found
     return round(found.value)
 
@@ -211,7 +232,9 @@ def least_cost(services: Sequence[Service], offers: Sequence[Offer]) -> int:
 @pytest.mark.parametrize("seed", range(12))
 def test_services_of_one_kind_each_are_planned_to_the_proven_optimum(seed: int) -> None:
     services = one_kind_each(seed)
-    offers = [Offer(board=boards()[name], price=price) for name, (price, _) in BOARDS.items()]
+    offers = [
+        GpuOffer(gpu_model=gpu_models()[name], price=price) for name, (price, _) in BOARDS.items()
+    ]
     got, best = cheapest_mix(services, offers), least_cost(services, offers)
     assert got.bound <= best <= got.cost
     assert got.gap <= PROVEN
@@ -220,25 +243,33 @@ def test_services_of_one_kind_each_are_planned_to_the_proven_optimum(seed: int) 
 @pytest.mark.parametrize("seed", range(6))
 def test_some_mix_is_found_where_there_is_room_for_all_and_only_there(seed: int) -> None:
     services = one_kind_each(seed)
-    free = [Offer(board=boards()[name], price=price) for name, (price, _) in BOARDS.items()]
+    free = [
+        GpuOffer(gpu_model=gpu_models()[name], price=price) for name, (price, _) in BOARDS.items()
+    ]
     used = Counter[str]()
     for (board, _), count in cheapest_mix(services, free).gpus.items():
         used[board] += count
-    enough = [replace(one, most=used[one.board.name]) for one in free]
-    got = some_mix(services, enough)
+    enough = [replace(one, max_gpus=used[one.gpu_model.name]) for one in free]
+    got = feasible_mix(services, enough)
     assert got is not None
-    assert (got.unmet, len(got.instances)) == ((), len(services))
+    assert (got.unmet, len(got.replicas)) == ((), len(services))
     dearest = max(used, key=lambda name: BOARDS[name][0])
-    fewer = [replace(one, most=used[one.board.name] - (one.board.name == dearest)) for one in free]
+    fewer = [
+        replace(one, max_gpus=used[one.gpu_model.name] - (one.gpu_model.name == dearest))
+        for one in free
+    ]
     short = cheapest_mix(services, fewer).unmet
-    assert (some_mix(services, fewer) is None) == bool(short)
+    assert (feasible_mix(services, fewer) is None) == bool(short)
 
 
 def test_gpus_without_a_limit_may_cost_more_than_all_that_have_one() -> None:
-    throughput = {Kind(H200.name, WHOLE): 1}
-    dear = Service(name="dear", demand=5, throughput=throughput, alike=True)
-    small = replace(a_service("small", 1, {"1g.10gb": 1}), alike=True)
-    got = some_mix([dear, small], [Offer(board=A100, price=1, most=1), Offer(board=H200, price=3)])
+    throughput = {InstanceType(H200.name, WHOLE_GPU): 1}
+    dear = ServiceDemand(name="dear", demand=5, throughput=throughput, single_type=True)
+    small = replace(a_service("small", 1, {"1g.10gb": 1}), single_type=True)
+    got = feasible_mix(
+        [dear, small],
+        [GpuOffer(gpu_model=A100, price=1, max_gpus=1), GpuOffer(gpu_model=H200, price=3)],
+    )
     assert got is not None
     assert (got.cost, got.unmet) == (16, ())
 

@@ -9,12 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mig_fleets import fleet
-from tessera.domain.mig.changes import Seat
-from tessera.domain.mig.demand import Service
-from tessera.domain.mig.fleet import Gpu, Slice
-from tessera.domain.mig.layouts import Spot, fault
+from tessera.domain.mig.changes import SliceLocation
+from tessera.domain.mig.demand import ServiceDemand
+from tessera.domain.mig.fleet import FleetGpu, FleetSlice
+from tessera.domain.mig.layouts import SlicePlacement, layout_error
 from tessera.domain.mig.plan import plan_layouts
-from tessera.domain.mig.steps import Deed, Step, ordered, summary
+from tessera.domain.mig.steps import (
+    LayoutOperation,
+    OperationKind,
+    count_operations,
+    order_operations,
+)
 from tests.mig_builders import A100, ONE, a_gpu, a_service
 
 BOARDS = {A100.name: A100}
@@ -27,17 +32,17 @@ layouts = st.sampled_from(
 
 
 @st.composite
-def fleets(draw: st.DrawFn) -> tuple[list[Gpu], list[Gpu]]:
+def fleets(draw: st.DrawFn) -> tuple[list[FleetGpu], list[FleetGpu]]:
     """Two states of two GPUs with the same services, one instance of each."""
     states = []
     for _ in range(2):
         found = [
-            Gpu(
+            FleetGpu(
                 name=name,
-                board=A100.name,
+                gpu_model=A100.name,
                 slices=tuple(
                     sorted(
-                        (Slice(start, profile, None) for profile, start in draw(layouts)),
+                        (FleetSlice(start, profile, None) for profile, start in draw(layouts)),
                         key=lambda one: one.start,
                     )
                 ),
@@ -51,14 +56,14 @@ def fleets(draw: st.DrawFn) -> tuple[list[Gpu], list[Gpu]]:
     return before, after
 
 
-def _seated(order: Sequence[int], names: str, gpus: list[Gpu]) -> list[Gpu]:
+def _seated(order: Sequence[int], names: str, gpus: list[FleetGpu]) -> list[FleetGpu]:
     seats = [(at, one) for at, gpu in enumerate(gpus) for one in gpu.slices]
     chosen = [seats[index] for index in order if index < len(seats)][: len(names)]
     holders = {(at, one.start): name for (at, one), name in zip(chosen, names, strict=True)}
     return [
-        Gpu(
+        FleetGpu(
             name=gpu.name,
-            board=gpu.board,
+            gpu_model=gpu.gpu_model,
             slices=tuple(one._replace(service=holders.get((at, one.start))) for one in gpu.slices),
         )
         for at, gpu in enumerate(gpus)
@@ -68,40 +73,42 @@ def _seated(order: Sequence[int], names: str, gpus: list[Gpu]) -> list[Gpu]:
 class Played:
     """A fleet to which steps are done, one by one, as hardware would allow them."""
 
-    def __init__(self, gpus: Sequence[Gpu], services: Sequence[Service]) -> None:
-        self.sits: dict[Seat, str | None] = {
-            Seat(gpu.name, one.start, one.profile): one.service
+    def __init__(self, gpus: Sequence[FleetGpu], services: Sequence[ServiceDemand]) -> None:
+        self.sits: dict[SliceLocation, str | None] = {
+            SliceLocation(gpu.name, one.start, one.profile): one.service
             for gpu in gpus
             for one in gpu.slices
         }
         self.services = {one.name: one for one in services}
 
-    def do(self, step: Step) -> None:
-        match step.deed:
-            case Deed.DESTROY:
-                assert self.sits.pop(step.seat) is None
-            case Deed.CREATE:
-                assert step.seat not in self.sits
-                self.sits[step.seat] = None
+    def do(self, step: LayoutOperation) -> None:
+        match step.kind:
+            case OperationKind.DESTROY:
+                assert self.sits.pop(step.location) is None
+            case OperationKind.CREATE:
+                assert step.location not in self.sits
+                self.sits[step.location] = None
                 beside = [
-                    Spot(one.start, one.profile) for one in self.sits if one.gpu == step.seat.gpu
+                    SlicePlacement(one.start, one.profile)
+                    for one in self.sits
+                    if one.gpu == step.location.gpu
                 ]
-                assert fault(A100, beside) is None
-            case Deed.START:
-                assert self.sits[step.seat] is None
-                self.sits[step.seat] = step.service
-            case Deed.STOP:
-                assert self.sits[step.seat] == step.service
-                self.sits[step.seat] = None
+                assert layout_error(A100, beside) is None
+            case OperationKind.START:
+                assert self.sits[step.location] is None
+                self.sits[step.location] = step.service
+            case OperationKind.STOP:
+                assert self.sits[step.location] == step.service
+                self.sits[step.location] = None
 
     def instances(self, name: str) -> int:
         return sum(holder == name for holder in self.sits.values())
 
-    def same(self, gpus: Sequence[Gpu]) -> bool:
+    def same(self, gpus: Sequence[FleetGpu]) -> bool:
         return self.sits == Played(gpus, ()).sits
 
 
-def fewest_bridges(before: Sequence[Gpu], after: Sequence[Gpu], names: str) -> int | None:
+def fewest_bridges(before: Sequence[FleetGpu], after: Sequence[FleetGpu], names: str) -> int | None:
     """By trying everything in any order, one deed at a time; None when somebody falls short."""
     start, goal = (frozenset(Played(gpus, ()).sits.items()) for gpus in (before, after))
     seated = frozenset((seat, holder) for seat, holder in goal if holder)
@@ -121,8 +128,10 @@ def fewest_bridges(before: Sequence[Gpu], after: Sequence[Gpu], names: str) -> i
 
 
 def _deeds(
-    sits: dict[Seat, str | None], seated: frozenset[tuple[Seat, str | None]], names: str
-) -> Iterator[tuple[int, dict[Seat, str | None]]]:
+    sits: dict[SliceLocation, str | None],
+    seated: frozenset[tuple[SliceLocation, str | None]],
+    names: str,
+) -> Iterator[tuple[int, dict[SliceLocation, str | None]]]:
     for seat, holder in sits.items():
         if holder is None:
             yield 0, {other: one for other, one in sits.items() if other != seat}
@@ -133,20 +142,25 @@ def _deeds(
             yield 0, sits | {seat: None}
     for gpu in ("g", "h"):
         for profile, start in HALVES:
-            seat = Seat(gpu, start, profile)
-            beside = [Spot(one.start, one.profile) for one in sits if one.gpu == gpu]
-            if seat not in sits and fault(A100, [*beside, Spot(start, profile)]) is None:
+            seat = SliceLocation(gpu, start, profile)
+            beside = [SlicePlacement(one.start, one.profile) for one in sits if one.gpu == gpu]
+            if (
+                seat not in sits
+                and layout_error(A100, [*beside, SlicePlacement(start, profile)]) is None
+            ):
                 yield 0, sits | {seat: None}
 
 
 @settings(max_examples=60, deadline=None)
 @given(fleets())
-def test_no_order_needs_fewer_temporary_instances(found: tuple[list[Gpu], list[Gpu]]) -> None:
+def test_no_order_needs_fewer_temporary_instances(
+    found: tuple[list[FleetGpu], list[FleetGpu]],
+) -> None:
     before, after = found
     names = "".join(sorted({one.service for gpu in before for one in gpu.slices if one.service}))
     services = [a_service(name, 1, SPEED, floor=1) for name in names]
-    steps = ordered(before, after, services, BOARDS)
-    told = summary(steps)
+    steps = order_operations(before, after, services, BOARDS)
+    told = count_operations(steps)
     best = fewest_bridges(before, after, names)
     assert (told["short"] > 0) == (best is None)
     if best is not None:
@@ -156,16 +170,16 @@ def test_no_order_needs_fewer_temporary_instances(found: tuple[list[Gpu], list[G
 @settings(max_examples=60, deadline=None)
 @given(fleets())
 def test_steps_are_possible_keep_everybody_and_end_where_they_should(
-    found: tuple[list[Gpu], list[Gpu]],
+    found: tuple[list[FleetGpu], list[FleetGpu]],
 ) -> None:
     before, after = found
     names = sorted({one.service for gpu in before for one in gpu.slices if one.service})
     services = [a_service(name, 1, SPEED, floor=1) for name in names]
     played = Played(before, services)
     short: set[str] = set()
-    for step in ordered(before, after, services, BOARDS):
+    for step in order_operations(before, after, services, BOARDS):
         played.do(step)
-        short |= {step.service} if step.short and step.service else set()
+        short |= {step.service} if step.below_minimum and step.service else set()
         assert all(played.instances(name) >= 1 for name in names if name not in short)
     assert played.same(after)
 
@@ -187,10 +201,10 @@ def _assert_carried_out(number: int, seed: int, factor: float) -> None:
     services = fleet(number, seed, [A100], 0.2)
     before = plan_layouts(services, ONE).gpus
     wanted = [
-        Service(
+        ServiceDemand(
             name=one.name,
             demand=one.demand * (factor if at % 2 else 1),
-            floor=one.floor,
+            min_replicas=one.min_replicas,
             throughput=one.throughput,
         )
         for at, one in enumerate(services)
@@ -198,13 +212,13 @@ def _assert_carried_out(number: int, seed: int, factor: float) -> None:
     after = plan_layouts(wanted, ONE, before).gpus
     played = Played(before, wanted)
     short: set[str] = set()
-    for step in ordered(before, after, wanted, BOARDS):
+    for step in order_operations(before, after, wanted, BOARDS):
         played.do(step)
-        short |= {step.service} if step.short and step.service else set()
+        short |= {step.service} if step.below_minimum and step.service else set()
         for one in wanted:
             assert (
                 one.name in short
-                or played.instances(one.name) >= one.instances
+                or played.instances(one.name) >= one.required_replicas
                 or (played.instances(one.name) >= Played(before, ()).instances(one.name))
             )
     assert played.same(after)
@@ -214,32 +228,37 @@ def test_two_services_that_want_each_others_place_need_one_temporary_instance() 
     before = (a_gpu("g", "4g.40gb@0=a", "3g.40gb@4=b"),)
     after = (a_gpu("g", "4g.40gb@0=b", "3g.40gb@4=a"), a_gpu("h"))
     services = [a_service(name, 1, SPEED, floor=1) for name in "ab"]
-    steps = ordered(before, after, services, BOARDS)
-    assert (summary(steps)["temporary"], summary(steps)["short"]) == (1, 0)
+    steps = order_operations(before, after, services, BOARDS)
+    assert (count_operations(steps)["temporary"], count_operations(steps)["short"]) == (1, 0)
 
 
 def test_without_any_room_the_shortest_stop_is_announced() -> None:
     before = (a_gpu("g", "4g.40gb@0=a", "3g.40gb@4=b"),)
     after = (a_gpu("g", "4g.40gb@0=b", "3g.40gb@4=a"),)
     services = [a_service(name, 1, SPEED, floor=1) for name in "ab"]
-    steps = ordered(before, after, services, BOARDS)
-    assert (summary(steps)["temporary"], summary(steps)["short"]) == (0, 1)
+    steps = order_operations(before, after, services, BOARDS)
+    assert (count_operations(steps)["temporary"], count_operations(steps)["short"]) == (0, 1)
 
 
 def test_equal_states_need_no_steps() -> None:
     there = (a_gpu("g", "4g.40gb@0=a", "3g.40gb@4"),)
-    assert ordered(there, there, [a_service("a", 1, SPEED)], BOARDS) == ()
+    assert order_operations(there, there, [a_service("a", 1, SPEED)], BOARDS) == ()
 
 
 def test_the_new_instance_starts_before_the_old_one_stops() -> None:
     before = (a_gpu("g", "3g.40gb@0=a"), a_gpu("h", "3g.40gb@4=b"))
     after = (a_gpu("g", "3g.40gb@0=a", "3g.40gb@4=b"), a_gpu("h"))
     services = [a_service(name, 1, SPEED, floor=1) for name in "ab"]
-    deeds = [step.deed for step in ordered(before, after, services, BOARDS)]
-    assert deeds == [Deed.CREATE, Deed.START, Deed.STOP, Deed.DESTROY]
+    deeds = [step.kind for step in order_operations(before, after, services, BOARDS)]
+    assert deeds == [
+        OperationKind.CREATE,
+        OperationKind.START,
+        OperationKind.STOP,
+        OperationKind.DESTROY,
+    ]
 
 
 def test_stops_are_told_for_whom_they_are() -> None:
-    seat = Seat("g", 0, "3g.40gb")
-    steps = ordered((a_gpu("g", "3g.40gb@0=a"),), (a_gpu("g", "3g.40gb@0"),), [], BOARDS)
-    assert steps == (Step(deed=Deed.STOP, seat=seat, service="a"),)
+    seat = SliceLocation("g", 0, "3g.40gb")
+    steps = order_operations((a_gpu("g", "3g.40gb@0=a"),), (a_gpu("g", "3g.40gb@0"),), [], BOARDS)
+    assert steps == (LayoutOperation(kind=OperationKind.STOP, location=seat, service="a"),)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tessera.api.accelerator_pool import Price
 from tessera.domain.catalog import products
-from tessera.domain.hardware import part, whole
+from tessera.domain.hardware import slice_hardware, whole_gpu_hardware
 from tessera.domain.money import (
     Money,
     billing_weight,
@@ -46,17 +46,17 @@ def test_the_last_price_whose_day_has_come_holds(day: str, expected: str | None)
     ],
 )
 def test_a_slice_is_billed_by_the_mean_of_its_shares(profile: str, weight: float) -> None:
-    hardware = part(products()[A100], profile)
+    hardware = slice_hardware(products()[A100], profile)
     assert hardware is not None
     assert float(billing_weight(hardware)) == pytest.approx(weight, abs=5e-4)
 
 
 def test_whole_gpus_are_billed_one_each() -> None:
-    assert billing_weight(whole(products()[A100], 4)) == 4
+    assert billing_weight(whole_gpu_hardware(products()[A100], 4)) == 4
 
 
 def test_what_a_layout_strands_is_paid_by_its_slices_when_choosing() -> None:
-    hardware = part(products()[A100], "3g.40gb")
+    hardware = slice_hardware(products()[A100], "3g.40gb")
     assert hardware is not None
     two = 2 * billing_weight(hardware)
     assert choosing_weight(hardware, 1, two) == Decimal("0.5")

@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 from tessera.api.inference_service import ModelShape
 from tessera.domain.catalog import models, products
 from tessera.domain.footprint import kv_bytes_per_token, weight_bytes
-from tessera.domain.hardware import Hardware, part, whole
+from tessera.domain.hardware import Hardware, slice_hardware, whole_gpu_hardware
 from tessera.domain.perf import (
-    Measured,
+    SpeedMeasurement,
     StepTime,
-    case_of,
     decode_floor_seconds,
-    ridge,
+    measurement_key,
+    ridge_point,
     step_time,
 )
 from tests.builders import A100, H100
@@ -26,7 +26,7 @@ B70 = "meta-llama/Llama-3.1-70B-Instruct"
 
 
 def gpus(product: str, count: int = 1) -> Hardware:
-    return whole(products()[product], count)
+    return whole_gpu_hardware(products()[product], count)
 
 
 @pytest.mark.parametrize(("bits", "gigabytes"), [(16, 140), (8, 70), (4, 35)])
@@ -49,7 +49,7 @@ def test_a_decode_step_reads_every_weight_once(
 def test_the_ridge_is_where_compute_begins_to_bind(
     flops: float, bandwidth: float, expected: float
 ) -> None:
-    assert ridge(flops * TERA, bandwidth * TERA) == pytest.approx(expected, rel=1e-3)
+    assert ridge_point(flops * TERA, bandwidth * TERA) == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_the_source_says_whether_anything_alike_was_measured(
 ) -> None:
     known = products()[H100 if product == "NVIDIA-B200" else product]
     renamed = known.model_copy(update={"product": product})
-    hardware = part(renamed, profile) if profile else whole(renamed, 1)
+    hardware = slice_hardware(renamed, profile) if profile else whole_gpu_hardware(renamed, 1)
     assert hardware is not None
     shape = models()[B8].model_copy(update={"bits_per_weight": bits})
     assert step_time(shape, precision, hardware).source == source
@@ -151,7 +151,7 @@ def test_the_source_says_whether_anything_alike_was_measured(
 
 def test_what_this_cluster_saw_replaces_the_prediction_for_its_own_case_only() -> None:
     shape, hardware = models()[B8], gpus(H100)
-    seen = {case_of(shape, None, hardware): Measured(ratio=1.25, requests=100)}
+    seen = {measurement_key(shape, None, hardware): SpeedMeasurement(ratio=1.25, requests=100)}
     plain, got = step_time(shape, None, hardware), step_time(shape, None, hardware, seen)
     assert got.source == "measured"
     assert got.seconds(decoding=40, kv_tokens=50_000) == pytest.approx(
@@ -165,7 +165,7 @@ def test_what_this_cluster_saw_replaces_the_prediction_for_its_own_case_only() -
 
 def test_a_few_requests_have_measured_nothing() -> None:
     shape, hardware = models()[B8], gpus(H100)
-    seen = {case_of(shape, None, hardware): Measured(ratio=1.25, requests=99)}
+    seen = {measurement_key(shape, None, hardware): SpeedMeasurement(ratio=1.25, requests=99)}
     assert step_time(shape, None, hardware, seen) == step_time(shape, None, hardware)
 
 
@@ -182,7 +182,7 @@ def test_fp8_halves_what_is_read_and_only_hopper_computes_faster_with_it() -> No
 
 def test_a_slice_has_the_bandwidth_of_its_memory_and_the_compute_of_its_multiprocessors() -> None:
     whole_gpu = products()[H100]
-    slice_3g = part(whole_gpu, "3g.40gb")
+    slice_3g = slice_hardware(whole_gpu, "3g.40gb")
     assert slice_3g is not None
     assert slice_3g.bandwidth == pytest.approx(3.35 * TERA / 2)
     assert slice_3g.bf16_flops == pytest.approx(989 * TERA * 60 / 132)
@@ -235,6 +235,6 @@ def test_more_work_never_takes_less_time_and_a_faster_device_never_more(
 
     assert 0 < seconds(step) <= seconds(step, 1)
     for cut in products()[product].slices:
-        hardware = part(products()[product], cut.profile)
+        hardware = slice_hardware(products()[product], cut.profile)
         assert hardware is not None
         assert seconds(step_time(shape, precision, hardware)) >= seconds(step) * (1 - 1e-12)

@@ -10,25 +10,25 @@ from hypothesis import strategies as st
 from tessera.domain.catalog import models, products
 from tessera.domain.engine import Engine
 from tessera.domain.engine_requests import Limits, Request
-from tessera.domain.hardware import part, whole
+from tessera.domain.hardware import slice_hardware, whole_gpu_hardware
 from tessera.domain.perf import StepTime, step_time
-from tessera.domain.perf.capacity import Length, Promise, Room, capacity_at_slo
+from tessera.domain.perf.capacity import LatencySlo, ReplicaLimits, RequestLength, capacity_at_slo
 from tests.builders import A100, H100
 
-ALIKE = (Length(input_tokens=1200, output_tokens=250),)
+ALIKE = (RequestLength(input_tokens=1200, output_tokens=250),)
 MIXED = (
-    Length(input_tokens=128, output_tokens=60, weight=3),
-    Length(input_tokens=600, output_tokens=200, weight=4),
-    Length(input_tokens=1500, output_tokens=300, weight=2),
-    Length(input_tokens=5000, output_tokens=400, weight=0.6),
+    RequestLength(input_tokens=128, output_tokens=60, weight=3),
+    RequestLength(input_tokens=600, output_tokens=200, weight=4),
+    RequestLength(input_tokens=1500, output_tokens=300, weight=2),
+    RequestLength(input_tokens=5000, output_tokens=400, weight=0.6),
 )
-TIGHT = Promise(first_token=1.0, inter_token=0.033)
-LOOSE = Promise(first_token=2.0, inter_token=0.2)
+TIGHT = LatencySlo(first_token=1.0, inter_token=0.033)
+LOOSE = LatencySlo(first_token=2.0, inter_token=0.2)
 
 
 def a_step(name: str, product: str, profile: str | None = None) -> StepTime:
     found = products()[product]
-    hardware = part(found, profile) if profile else whole(found, 1)
+    hardware = slice_hardware(found, profile) if profile else whole_gpu_hardware(found, 1)
     assert hardware is not None
     return step_time(models()[name], None, hardware)
 
@@ -36,17 +36,17 @@ def a_step(name: str, product: str, profile: str | None = None) -> StepTime:
 B8_H100 = a_step("meta-llama/Llama-3.1-8B-Instruct", H100)
 B8_A100 = a_step("meta-llama/Llama-3.1-8B-Instruct", A100)
 B1_SLICE = a_step("meta-llama/Llama-3.2-1B-Instruct", A100, "1g.10gb")
-WIDE = Room(max_num_seqs=156, max_num_batched_tokens=1024, kv_tokens=440_000)
-NARROW = Room(max_num_seqs=44, max_num_batched_tokens=256, kv_tokens=430_000)
-SMALL = Room(max_num_seqs=39, max_num_batched_tokens=256, kv_tokens=150_000)
+WIDE = ReplicaLimits(max_num_seqs=156, max_num_batched_tokens=1024, kv_tokens=440_000)
+NARROW = ReplicaLimits(max_num_seqs=44, max_num_batched_tokens=256, kv_tokens=430_000)
+SMALL = ReplicaLimits(max_num_seqs=39, max_num_batched_tokens=256, kv_tokens=150_000)
 
 
 def lived(
-    step: StepTime, room: Room, lengths: tuple[Length, ...], rate: float
+    step: StepTime, room: ReplicaLimits, lengths: tuple[RequestLength, ...], rate: float
 ) -> tuple[float, float]:
     """95th percentiles of first tokens and of gaps, of 700 requests that come by chance."""
     rng = random.Random(3)  # noqa: S311 - not a secret
-    now, coming = 0.0, list[tuple[float, Length]]()
+    now, coming = 0.0, list[tuple[float, RequestLength]]()
     for _ in range(700):
         now += rng.expovariate(rate)
         coming.append((now, rng.choices(lengths, [one.weight for one in lengths])[0]))
@@ -88,7 +88,7 @@ def lived(
     ],
 )
 def test_four_fifths_of_the_capacity_keep_the_promise_and_five_quarters_break_it(
-    step: StepTime, room: Room, lengths: tuple[Length, ...], promise: Promise
+    step: StepTime, room: ReplicaLimits, lengths: tuple[RequestLength, ...], promise: LatencySlo
 ) -> None:
     rate = capacity_at_slo(step, room, lengths, promise).requests_per_second
     first, gap = lived(step, room, lengths, 0.8 * rate)
@@ -113,15 +113,17 @@ def test_output_tokens_are_requests_times_the_mean_answer() -> None:
         (replace(WIDE, kv_tokens=20_000), LOOSE, "cache"),
     ],
 )
-def test_the_bound_says_what_more_would_break(room: Room, promise: Promise, bound: str) -> None:
-    assert capacity_at_slo(B8_A100, room, ALIKE, promise).bound == bound
+def test_the_bound_says_what_more_would_break(
+    room: ReplicaLimits, promise: LatencySlo, bound: str
+) -> None:
+    assert capacity_at_slo(B8_A100, room, ALIKE, promise).limiting_factor == bound
 
 
 def test_a_promise_that_no_request_keeps_leaves_no_capacity() -> None:
-    hopeless = Promise(first_token=1.0, inter_token=0.005)
+    hopeless = LatencySlo(first_token=1.0, inter_token=0.005)
     got = capacity_at_slo(B8_A100, NARROW, ALIKE, hopeless)
     assert got.requests_per_second == pytest.approx(0, abs=0.01)
-    assert got.bound == "interToken"
+    assert got.limiting_factor == "interToken"
 
 
 def test_lengths_without_weight_are_refused() -> None:
@@ -138,8 +140,8 @@ def test_lengths_without_weight_are_refused() -> None:
 def test_a_looser_promise_and_shorter_prompts_never_lower_the_capacity(
     ttft: float, gap: float, looser: float, shorter: int
 ) -> None:
-    def rate(lengths: tuple[Length, ...], times: float) -> float:
-        promise = Promise(first_token=ttft * times, inter_token=gap * times)
+    def rate(lengths: tuple[RequestLength, ...], times: float) -> float:
+        promise = LatencySlo(first_token=ttft * times, inter_token=gap * times)
         return capacity_at_slo(B8_H100, WIDE, lengths, promise).requests_per_second
 
     usual = rate(ALIKE, 1)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import calibrate
 from speed_rows import ROWS, read, split
 from tessera.domain.perf.fit import least_squares, solve
-from tessera.domain.perf.table import table
+from tessera.domain.perf.table import shipped_speed_table
 
 rows_needed = pytest.mark.skipif(
     not ROWS.exists(), reason="the published measurements are not beside this checkout"
@@ -38,7 +38,7 @@ def test_the_numbers_behind_exact_measurements_are_found(height: float, decay: f
 
 
 def test_the_shipped_table_says_how_it_was_made_and_keeps_its_promise() -> None:
-    shipped = table()
+    shipped = shipped_speed_table()
     assert shipped.fitted_rows == 3 * shipped.held_out_rows
     assert shipped.errors.decode_mape <= 5
     assert shipped.errors.prefill_mape <= 10
@@ -53,7 +53,7 @@ def test_the_shipped_table_says_how_it_was_made_and_keeps_its_promise() -> None:
 
 @rows_needed
 def test_the_shipped_table_has_the_errors_that_it_states() -> None:
-    shipped = table()
+    shipped = shipped_speed_table()
     fitted, held_out = split(read(ROWS), shipped.seed)
     assert (len(fitted), len(held_out)) == (shipped.fitted_rows, shipped.held_out_rows)
     for phase, stated in (
@@ -69,10 +69,10 @@ def test_the_shipped_table_has_the_errors_that_it_states() -> None:
 
 @rows_needed
 def test_no_published_step_is_off_by_more_than_a_seventh() -> None:
-    assert max(abs(row.off(table())) for row in read(ROWS)) < 1 / 7
+    assert max(abs(row.off(shipped_speed_table())) for row in read(ROWS)) < 1 / 7
 
 
 @pytest.mark.long
 @rows_needed
 def test_fitting_anew_gives_the_shipped_table() -> None:
-    assert calibrate.calibrated(read(ROWS)) == table()
+    assert calibrate.calibrated(read(ROWS)) == shipped_speed_table()

@@ -7,10 +7,10 @@ from decimal import Decimal
 import pytest
 
 from tessera.api.mig import MigStatus
-from tessera.domain.mig.demand import Kind
-from tessera.domain.mig.layouts import fault
+from tessera.domain.mig.demand import InstanceType
+from tessera.domain.mig.layouts import layout_error
 from tessera.domain.mig.plan import plan_layouts
-from tessera.domain.placement import assigned
+from tessera.domain.placement import slice_assignment
 from tessera.domain.reasons import LayoutReady, PlacementReason
 from tessera.domain.repartition.backend import Capabilities
 from tessera.domain.repartition.drawing import WORTH, layouts_of, solve
@@ -71,7 +71,7 @@ def test_services_on_uncut_gpus_get_slices_and_run_on_them_as_planned() -> None:
     choice = drafts_of(with_status(fleet, got.status))[CHAT].placement.choice
     assert choice is not None
     assert choice.variant == "a100-1g-10gb"
-    assert assigned(CHAT, with_status(fleet, got.status).pools) == ("a100", "1g.10gb", 2)
+    assert slice_assignment(CHAT, with_status(fleet, got.status).pools) == ("a100", "1g.10gb", 2)
 
 
 def test_a_plan_tells_its_arithmetic_and_what_it_costs() -> None:
@@ -236,7 +236,7 @@ def test_plans_are_read_as_they_were_written() -> None:
         plan = adopted(fleet, grounds, can).status.target
         assert plan is not None
         for layout in layouts_of(plan, {"a100-0": BOARD})["a100-0"].values():
-            assert fault(BOARD, layout) is None
+            assert layout_error(BOARD, layout) is None
         written = [tile.partition("@")[0] for gpu in plan.nodes[0].gpus for tile in gpu.slices]
         read = layouts_of(plan, {"a100-0": BOARD})["a100-0"]
         assert sorted(written) == sorted(spot.profile for one in read.values() for spot in one)
@@ -279,9 +279,9 @@ def walked(worth: float | None, steps: int = 200) -> tuple[int, int]:
         least = min(wishes[at].throughput.values())
         grown = max(least, wishes[at].demand + chance.choice([-1, 1]) * least * chance.random())
         wishes[at] = replace(wishes[at], demand=grown)
-        got = plan_layouts(wishes, question.offers, gpus, worth=worth)
+        got = plan_layouts(wishes, question.offers, gpus, moves_per_gpu=worth)
         moves += len(got.changes.moves)
-        hours += got.used
+        hours += got.gpus_in_use
         gpus = got.gpus
     return moves, hours
 
@@ -327,7 +327,7 @@ def test_demand_follows_the_replicas_that_are_wanted_and_where_they_run() -> Non
         a_wishing("chat", replicas=5), grounds=[ground], pods=pods, workloads=(workload,)
     )
     wish = asked(fleet, [ground]).wishes[0]
-    assert wish.was == Kind("a100", "2g.20gb")
+    assert wish.was == InstanceType("a100", "2g.20gb")
     assert wish.service.demand == pytest.approx(5 * wish.service.throughput[wish.was])
 
 

@@ -7,12 +7,18 @@ import pytest
 
 from tessera.domain import prices, size_table
 from tessera.domain.catalog import models, products
-from tessera.domain.hardware import whole
+from tessera.domain.hardware import whole_gpu_hardware
 from tessera.domain.limits import Demand
 from tessera.domain.money import money
-from tessera.domain.precision import lacking, mismatch, note
-from tessera.domain.size_table import Row, Verdict, break_even, every, simplest
-from tessera.domain.sizing import Fit, Held, memory, size
+from tessera.domain.precision import caveat, mismatch_reason, unsupported_reason
+from tessera.domain.size_table import (
+    SizeRow,
+    SizeVerdict,
+    all_rows,
+    break_even,
+    smallest_serving_rows,
+)
+from tessera.domain.sizing import DeviceKvCache, ReplicaFit, plan_device_memory, size
 from tessera.domain.tensor_parallel import can_shard, sharding_problem
 from tests.builders import A100, H100
 
@@ -43,56 +49,56 @@ def _with(made: Demand, more: dict[str, object]) -> Demand:
     return Demand(**(fields | more))
 
 
-def row(model: str, product: str, form: str, precision: str | None, length: int = 8192) -> Row:
-    rows = every(demand(model, length), [products()[product]], [precision], BOOK)
+def row(model: str, product: str, form: str, precision: str | None, length: int = 8192) -> SizeRow:
+    rows = all_rows(demand(model, length), [products()[product]], [precision], BOOK)
     return next(one for one in rows if one.hardware.name == form)
 
 
 @pytest.mark.parametrize(
     ("product", "form", "precision", "length", "verdict"),
     [
-        (A100, "4x whole", None, 8192, Verdict.FITS),
-        (A100, "2x whole", None, 4096, Verdict.TOY),
-        (A100, "2x whole", None, 8192, Verdict.TOO_LARGE),
-        (A100, "1x whole", None, 4096, Verdict.TOO_LARGE),
-        (A100, "2x whole", "int8", 8192, Verdict.FITS),
-        (A100, "1x whole", "int8", 8192, Verdict.TOO_LARGE),
-        (A100, "1x whole", "awq-int4", 8192, Verdict.FITS),
-        (A40G, "1x whole", "awq-int4", 4096, Verdict.TOO_LARGE),
-        (A40G, "2x whole", "awq-int4", 8192, Verdict.FITS),
-        (H100, "1x whole", None, 4096, Verdict.TOO_LARGE),
+        (A100, "4x whole", None, 8192, SizeVerdict.FITS),
+        (A100, "2x whole", None, 4096, SizeVerdict.LOW_CONCURRENCY),
+        (A100, "2x whole", None, 8192, SizeVerdict.TOO_LARGE),
+        (A100, "1x whole", None, 4096, SizeVerdict.TOO_LARGE),
+        (A100, "2x whole", "int8", 8192, SizeVerdict.FITS),
+        (A100, "1x whole", "int8", 8192, SizeVerdict.TOO_LARGE),
+        (A100, "1x whole", "awq-int4", 8192, SizeVerdict.FITS),
+        (A40G, "1x whole", "awq-int4", 4096, SizeVerdict.TOO_LARGE),
+        (A40G, "2x whole", "awq-int4", 8192, SizeVerdict.FITS),
+        (H100, "1x whole", None, 4096, SizeVerdict.TOO_LARGE),
     ],
 )
 def test_a_70b_goes_where_its_weights_and_real_requests_go_in(
-    product: str, form: str, precision: str | None, length: int, verdict: Verdict
+    product: str, form: str, precision: str | None, length: int, verdict: SizeVerdict
 ) -> None:
     assert row(B70, product, form, precision, length).verdict is verdict
 
 
 def test_the_smallest_form_that_fits_comes_first_and_one_device_before_several() -> None:
-    rows = simplest(demand(B70), [products()[A100]], [None, "int8", "awq-int4"], BOOK)
+    rows = smallest_serving_rows(demand(B70), [products()[A100]], [None, "int8", "awq-int4"], BOOK)
     assert [(one.label, one.hardware.name) for one in rows] == [
         ("bf16", "4x whole"),
         ("int8", "2x whole"),
         ("awq-int4", "1x whole"),
     ]
-    (small,) = simplest(demand(B8), [products()[A100]], [None], BOOK)
+    (small,) = smallest_serving_rows(demand(B8), [products()[A100]], [None], BOOK)
     assert small.hardware.name == "3g.40gb"
 
 
 def test_every_form_is_there_once_and_the_cheapest_tokens_first() -> None:
     found = [products()[A100], products()[H100]]
-    rows = every(demand(B8), found, [None, "fp8"], BOOK)
+    rows = all_rows(demand(B8), found, [None, "fp8"], BOOK)
     assert len({(one.hardware, one.label) for one in rows}) == len(rows) == 2 * 2 * 9
-    told = [one.per_million.nanos for one in rows if one.serves and one.per_million]
-    fits = [one for one in rows if one.verdict is Verdict.FITS]
+    told = [one.per_million.nanos for one in rows if one.can_serve and one.per_million]
+    fits = [one for one in rows if one.verdict is SizeVerdict.FITS]
     assert [one.per_million.nanos for one in fits if one.per_million] == sorted(told)[: len(fits)]
 
 
 def test_the_order_of_products_does_not_change_the_table() -> None:
     found = [products()[A100], products()[H100], products()[T4]]
-    ahead = every(demand(B8), found, [None, "fp8"], BOOK)
-    assert every(demand(B8), found[::-1], ["fp8", None], BOOK) == ahead
+    ahead = all_rows(demand(B8), found, [None, "fp8"], BOOK)
+    assert all_rows(demand(B8), found[::-1], ["fp8", None], BOOK) == ahead
 
 
 def test_a_price_of_tokens_is_the_hour_over_the_tokens_of_an_hour() -> None:
@@ -112,23 +118,26 @@ def test_serving_breaks_even_at_the_rate_that_earns_the_hour(hourly: str, expect
 
 def test_a_product_without_a_price_is_sized_all_the_same() -> None:
     got = row(B8, "NVIDIA-A30", "1x whole", "fp8")
-    assert (got.verdict, got.hourly, got.per_million) == (Verdict.FITS, None, None)
+    assert (got.verdict, got.hourly, got.per_million) == (SizeVerdict.FITS, None, None)
 
 
 def test_an_oversized_gpu_is_told_with_the_slice_that_would_do() -> None:
     got = row(B1, H100, "1x whole", None)
-    assert got.used is not None
-    assert got.used < 0.4
-    assert got.oversized == f"{got.used:.0%} of its memory is used, a slice 1g.10gb would do"
+    assert got.memory_share is not None
+    assert got.memory_share < 0.4
+    assert (
+        got.oversize_message
+        == f"{got.memory_share:.0%} of its memory is used, a slice 1g.10gb would do"
+    )
 
 
 @pytest.mark.parametrize(("model", "form"), [(B70, "1x whole"), (B1, "2x whole"), (B1, "1g.10gb")])
 def test_what_is_used_spread_or_cut_is_not_called_oversized(model: str, form: str) -> None:
-    assert row(model, A100, form, "awq-int4").oversized is None
+    assert row(model, A100, form, "awq-int4").oversize_message is None
 
 
 def test_two_replicas_are_held_against_one_over_two_gpus() -> None:
-    rows = every(demand(B8), [products()[H100]], [None], BOOK)
+    rows = all_rows(demand(B8), [products()[H100]], [None], BOOK)
     (told,) = size_table.replicas_before_parallel(rows)
     assert told.startswith(f"2 replicas of 1x {H100} in bf16 give ")
 
@@ -148,14 +157,14 @@ def test_two_replicas_are_held_against_one_over_two_gpus() -> None:
 def test_hardware_without_kernels_for_a_precision_is_refused_with_what_to_take(
     model: str, precision: str | None, product: str, says: str | None
 ) -> None:
-    got = lacking(models()[model], precision, products()[product])
+    got = unsupported_reason(models()[model], precision, products()[product])
     assert (got is None) if says is None else (got is not None and says in got)
 
 
 def test_fp8_is_native_on_hopper_and_weights_only_on_ampere() -> None:
     shape = models()[B8]
-    assert note(shape, "fp8", products()[H100]) is None
-    told = note(shape, "fp8", products()[A100])
+    assert caveat(shape, "fp8", products()[H100]) is None
+    told = caveat(shape, "fp8", products()[A100])
     assert told == "fp8 weights only: it computes in 16 bits"
 
 
@@ -173,7 +182,7 @@ def test_fp8_is_native_on_hopper_and_weights_only_on_ampere() -> None:
 def test_a_precision_that_is_not_that_of_the_files_is_refused(
     model: str, precision: str | None, says: str | None
 ) -> None:
-    got = mismatch(models()[model], precision)
+    got = mismatch_reason(models()[model], precision)
     assert (got is None) if says is None else (got is not None and says in got)
 
 
@@ -202,40 +211,44 @@ def test_heads_that_cannot_be_divided_are_told_with_the_numbers_that_can() -> No
 
 
 def test_a_cache_at_eight_bits_holds_twice_the_tokens() -> None:
-    place = whole(products()[H100], 1)
+    place = whole_gpu_hardware(products()[H100], 1)
     plain, small = (
-        memory(models()[B8], None, place, context=8192, kv_bits=bits).kv_tokens for bits in (16, 8)
+        plan_device_memory(models()[B8], None, place, context=8192, kv_bits=bits).kv_tokens
+        for bits in (16, 8)
     )
     assert small == pytest.approx(2 * plain, abs=64)
 
 
 def test_a_draft_model_takes_weights_and_cache_beside_the_model() -> None:
-    place = whole(products()[H100], 1)
-    alone = memory(models()[B8], None, place, context=8192)
-    both = memory(models()[B8], None, place, context=8192, draft=models()[B1])
+    place = whole_gpu_hardware(products()[H100], 1)
+    alone = plan_device_memory(models()[B8], None, place, context=8192)
+    both = plan_device_memory(models()[B8], None, place, context=8192, draft=models()[B1])
     assert both.draft_mib == pytest.approx(1235814400 * 2 / 2**20, abs=1)
     assert both.reserve_mib == alone.reserve_mib + both.draft_mib
     assert both.kv_tokens == pytest.approx(both.cache_mib * 2**20 / (131_072 + 32_768), abs=32)
 
 
 def test_tensor_parallelism_costs_each_device_its_buffers() -> None:
-    one, two = (memory(models()[B8], None, whole(products()[H100], n)) for n in (1, 2))
+    one, two = (
+        plan_device_memory(models()[B8], None, whole_gpu_hardware(products()[H100], n))
+        for n in (1, 2)
+    )
     assert two.reserve_mib - one.reserve_mib == pytest.approx(1.8 * 1024, abs=1)
     assert two.weights_mib == pytest.approx(one.weights_mib / 2, abs=1)
 
 
 def test_long_requests_of_a_model_with_windows_need_less_than_every_token() -> None:
-    place = whole(products()[H100], 1)
+    place = whole_gpu_hardware(products()[H100], 1)
     shape = models()[GEMMA]
     asked = demand(GEMMA, 131_072)
-    bounded = memory(shape, None, place, context=131_072)
-    assert bounded.kv_tokens > 2 * memory(shape, None, place).kv_tokens
+    bounded = plan_device_memory(shape, None, place, context=131_072)
+    assert bounded.kv_tokens > 2 * plan_device_memory(shape, None, place).kv_tokens
     fp8 = size(_with(asked, {"precision": "fp8"}), place)
-    assert isinstance(fp8, Fit)
+    assert isinstance(fp8, ReplicaFit)
 
 
 def test_the_cache_counts_whole_blocks_and_keeps_one() -> None:
-    held = Held(shape=models()[B8], draft=None, devices=1, kv_bits=16)
+    held = DeviceKvCache(shape=models()[B8], draft=None, devices=1, kv_bits=16)
     block = 16 * 131_072
     assert held.tokens(10 * block, None) == 9 * 16
     assert held.tokens(10 * block, 64) == 9 * 16
@@ -244,5 +257,7 @@ def test_the_cache_counts_whole_blocks_and_keeps_one() -> None:
 
 def test_a_planned_cache_is_near_what_an_engine_logged() -> None:
     # Llama 3 8B on an H100 of 79.22 GiB at 0.90: 53.29 GiB of cache (vLLM pull request 10511).
-    plan = memory(models()[B8], None, whole(products()[H100], 1, 81_121), 0.90)
+    plan = plan_device_memory(
+        models()[B8], None, whole_gpu_hardware(products()[H100], 1, 81_121), 0.90
+    )
     assert plan.cache_mib / 1024 == pytest.approx(53.29, rel=0.05)

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tessera.domain.catalog import models, products
-from tessera.domain.hardware import Hardware, part, whole
+from tessera.domain.hardware import Hardware, slice_hardware, whole_gpu_hardware
 from tessera.domain.limits import Demand
-from tessera.domain.sizing import Fit, Misfit, kv_pool_gb, memory, size
+from tessera.domain.sizing import ReplicaFit, ReplicaMisfit, kv_pool_gb, plan_device_memory, size
 from tests.builders import A100, H100
 
 B1 = "meta-llama/Llama-3.2-1B-Instruct"
@@ -19,7 +19,7 @@ B70 = "meta-llama/Llama-3.1-70B-Instruct"
 
 
 def a_slice(profile: str, product: str = A100) -> Hardware:
-    found = part(products()[product], profile)
+    found = slice_hardware(products()[product], profile)
     assert found is not None
     return found
 
@@ -59,34 +59,34 @@ def test_the_bare_cache_pool_is_what_the_weights_leave(
         (B8, a_slice("1g.10gb"), False),
         (B8, a_slice("2g.20gb"), False),
         (B8, a_slice("3g.40gb"), True),
-        (B8, whole(products()[H100], 1), True),
-        (B70, whole(products()[H100], 1), False),
-        (B70, whole(products()[H100], 4), True),
+        (B8, whole_gpu_hardware(products()[H100], 1), True),
+        (B70, whole_gpu_hardware(products()[H100], 1), False),
+        (B70, whole_gpu_hardware(products()[H100], 4), True),
     ],
 )
 def test_a_model_fits_where_weights_reserve_and_one_long_request_go_in(
     model: str, hardware: Hardware, fits: bool
 ) -> None:
-    assert isinstance(size(demand(model), hardware), Fit) is fits
+    assert isinstance(size(demand(model), hardware), ReplicaFit) is fits
 
 
 def test_a_70b_in_fp8_with_long_context_needs_two_h100() -> None:
-    one, two = (whole(products()[H100], count) for count in (1, 2))
-    assert isinstance(size(demand(B70, "fp8", 16384), one), Misfit)
-    assert isinstance(size(demand(B70, "fp8", 16384), two), Fit)
+    one, two = (whole_gpu_hardware(products()[H100], count) for count in (1, 2))
+    assert isinstance(size(demand(B70, "fp8", 16384), one), ReplicaMisfit)
+    assert isinstance(size(demand(B70, "fp8", 16384), two), ReplicaFit)
 
 
 def test_a_misfit_says_which_context_and_which_device_would_do() -> None:
     got = size(demand(B8), a_slice("2g.20gb"))
-    assert isinstance(got, Misfit)
+    assert isinstance(got, ReplicaMisfit)
     assert got.kv_tokens == 7616
     larger = replace(a_slice("2g.20gb"), memory_mib=got.needed_mib)
-    assert isinstance(size(demand(B8, ms=100), larger), Fit)
+    assert isinstance(size(demand(B8, ms=100), larger), ReplicaFit)
 
 
 def test_a_model_that_fits_but_misses_the_promise_is_a_misfit_without_missing_memory() -> None:
     got = size(demand(B8, ms=15), a_slice("3g.40gb"))
-    assert isinstance(got, Misfit)
+    assert isinstance(got, ReplicaMisfit)
     assert (got.needed_mib, round(got.inter_token_ms)) == (0, 23)
 
 
@@ -102,17 +102,17 @@ def test_a_fit_keeps_memory_context_and_promise(
 ) -> None:
     wanted, hardware = demand(model, None, length, milliseconds), a_slice(profile, product)
     got = size(wanted, hardware)
-    plan = memory(wanted.shape, None, hardware)
-    if isinstance(got, Misfit):
+    plan = plan_device_memory(wanted.shape, None, hardware)
+    if isinstance(got, ReplicaMisfit):
         assert (got.needed_mib > 0) is (plan.kv_tokens < length)
     else:
-        assert plan.weights_mib + plan.reserve_mib + plan.cache_mib <= plan.budget_mib
+        assert plan.weights_mib + plan.reserve_mib + plan.cache_mib <= plan.usable_mib
         assert plan.kv_tokens >= length
         limits = got.limits
         assert 1 <= limits.max_num_seqs < limits.max_num_batched_tokens
         full = got.step.seconds(
             decoding=limits.max_num_seqs,
-            kv_tokens=limits.max_num_seqs * wanted.resident,
+            kv_tokens=limits.max_num_seqs * wanted.resident_tokens,
             prefill_tokens=limits.max_num_batched_tokens - limits.max_num_seqs,
         )
         assert full * 1e3 <= milliseconds + 1e-6
@@ -124,4 +124,7 @@ def test_more_memory_never_holds_fewer_tokens(mib: int, more: int) -> None:
     small = replace(a_slice("3g.40gb"), memory_mib=mib)
     large = replace(small, memory_mib=mib + more)
     shape = models()[B8]
-    assert memory(shape, None, small).kv_tokens <= memory(shape, None, large).kv_tokens
+    assert (
+        plan_device_memory(shape, None, small).kv_tokens
+        <= plan_device_memory(shape, None, large).kv_tokens
+    )

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tessera.domain.catalog import products
-from tessera.domain.hardware import part
-from tessera.domain.mig.boards import WHOLE, board_of
-from tessera.domain.mig.layouts import Layout, placed
+from tessera.domain.hardware import slice_hardware
+from tessera.domain.mig.boards import WHOLE_GPU, find_gpu_model
+from tessera.domain.mig.layouts import Layout, enumerate_layouts
 from tessera.domain.money import billing_weight
 from tessera.domain.ref import Ref
 from tessera.domain.repartition.facts import Card, Ground, Tile
@@ -19,7 +19,7 @@ from tessera.domain.repartition.usage import SliceState, seats, share, usage
 from tests.builders import a_pod
 from tests.mig_builders import A100
 
-LAYOUTS = placed(A100, [cut.profile for cut in A100.cuts if not cut.media])
+LAYOUTS = enumerate_layouts(A100, [cut.name for cut in A100.profiles if not cut.has_media_engines])
 A_HUNDREDTH = Decimal("0.01")
 
 
@@ -31,17 +31,18 @@ def a_ground(*layouts: Layout, name: str = "n") -> Ground:
     return Ground(name=name, board=A100, ready=True, cards=tuple(cards))
 
 
-@pytest.mark.parametrize("product", [name for name in sorted(products()) if board_of(name)])
+@pytest.mark.parametrize("product", [name for name in sorted(products()) if find_gpu_model(name)])
 def test_a_slice_has_the_share_that_it_is_billed(product: str) -> None:
-    board = board_of(product)
+    board = find_gpu_model(product)
     assert board is not None
     billed = {
-        one.profile: part(products()[product], one.profile) for one in products()[product].slices
+        one.profile: slice_hardware(products()[product], one.profile)
+        for one in products()[product].slices
     }
     assert {name: share(board, name) for name in billed} == {
         name: billing_weight(one) for name, one in billed.items() if one is not None
     }
-    assert share(board, WHOLE) == 1
+    assert share(board, WHOLE_GPU) == 1
 
 
 @given(st.lists(st.sampled_from(LAYOUTS), max_size=4))

@@ -9,14 +9,21 @@ import pytest
 from tessera.api.inference_service import SpeedStatus
 from tessera.domain.checks import shape_of
 from tessera.domain.explain.explain import explain
-from tessera.domain.perf import Case, case_of
-from tessera.domain.placement import Choice
+from tessera.domain.perf import MeasurementKey, measurement_key
+from tessera.domain.placement import HardwareChoice
 from tessera.domain.plan import PlanCache, plan
 from tessera.domain.reasons import SpeedAsPredicted
 from tessera.domain.snapshot import ObservedService, Pod, Ref, Snapshot, SpeedReading
-from tessera.domain.speed.measured import measured
-from tessera.domain.speed.seen import Speed, bounds, bucket, peaks_of, predicted, seen
-from tessera.domain.speed.verdict import judged, reason_of, verdict
+from tessera.domain.speed.measured import measured_speeds
+from tessera.domain.speed.seen import (
+    ServiceSpeed,
+    bucket_of,
+    itl_bucket_bounds,
+    peaks_of,
+    predicted_itl,
+    service_speed,
+)
+from tessera.domain.speed.verdict import next_speed_status, speed_reason, speed_verdict
 from tessera.domain.status import service_status
 from tests.builders import (
     A100,
@@ -43,26 +50,26 @@ AS, SLOWER, FASTER = (
 )
 
 
-def a_choice(**fields: Any) -> Choice:
+def a_choice(**fields: Any) -> HardwareChoice:
     choice = allotted(a_snapshot(a_service(), **fields)).choice
     assert choice is not None
     return choice
 
 
-def a_speed(reading: SpeedReading, pods: tuple[Pod, ...] = PODS) -> Speed:
-    return seen(a_spec(), a_choice(), pods, [reading])
+def a_speed(reading: SpeedReading, pods: tuple[Pod, ...] = PODS) -> ServiceSpeed:
+    return service_speed(a_spec(), a_choice(), pods, [reading])
 
 
-def as_predicted(times: float = 1.0, **fields: Any) -> Speed:
+def as_predicted(times: float = 1.0, **fields: Any) -> ServiceSpeed:
     """Engines that take so many times as long as predicted."""
     told = a_speed_reading(**fields)
-    gap = predicted(a_choice().fit, told)
+    gap = predicted_itl(a_choice().fit, told)
     assert gap is not None
     return a_speed(replace(told, itl_seconds=gap.mean * times))
 
 
 def told_of(times: float, kept: SpeedStatus | None = None, when: float = 0) -> SpeedStatus:
-    got = judged(as_predicted(times), kept, at(when))
+    got = next_speed_status(as_predicted(times), kept, at(when))
     assert got is not None
     return got
 
@@ -70,7 +77,7 @@ def told_of(times: float, kept: SpeedStatus | None = None, when: float = 0) -> S
 def test_the_step_is_predicted_for_what_was_in_it() -> None:
     choice = a_choice()
     reading = a_speed_reading(prefill_tokens=0.0, kv_usage=0.02, running=4.0, kv_tokens=100_000)
-    gap = predicted(choice.fit, reading)
+    gap = predicted_itl(choice.fit, reading)
     # 2000 tokens in the cache of a replica with 4 requests are 500 each, and a step had 8.
     decode = choice.fit.step.seconds(decoding=8, kv_tokens=4000)
     assert gap is not None
@@ -80,8 +87,8 @@ def test_the_step_is_predicted_for_what_was_in_it() -> None:
 def test_steps_with_prompts_count_by_their_share() -> None:
     choice = a_choice()
     reading = a_speed_reading(prefill_tokens=10.0, prompt_tokens=100.0)
-    without = predicted(choice.fit, a_speed_reading(prefill_tokens=0.0))
-    gap = predicted(choice.fit, reading)
+    without = predicted_itl(choice.fit, a_speed_reading(prefill_tokens=0.0))
+    gap = predicted_itl(choice.fit, reading)
     both = choice.fit.step.seconds(
         decoding=8, kv_tokens=4800, prefill_tokens=100, prefill_pairs=100 * 100
     )
@@ -93,7 +100,7 @@ def test_steps_with_prompts_count_by_their_share() -> None:
 
 def test_where_most_steps_read_prompts_the_median_step_does() -> None:
     fit = a_choice(nodes=(a_node(whole=1),)).fit
-    gap = predicted(fit, a_speed_reading(prefill_tokens=900.0, prompt_tokens=1000.0))
+    gap = predicted_itl(fit, a_speed_reading(prefill_tokens=900.0, prompt_tokens=1000.0))
     assert gap is not None
     assert gap.median > gap.mean
 
@@ -104,14 +111,14 @@ def test_a_prompt_longer_than_a_step_is_read_in_chunks() -> None:
     full = fit.step.seconds(
         decoding=8, kv_tokens=4800, prefill_tokens=most, prefill_pairs=most * 10 * most
     )
-    gap = predicted(fit, a_speed_reading(prefill_tokens=most, prompt_tokens=10.0 * most))
+    gap = predicted_itl(fit, a_speed_reading(prefill_tokens=most, prompt_tokens=10.0 * most))
     assert gap is not None
     assert gap.mean == full
 
 
 @pytest.mark.parametrize("missing", ["sequences", "running", "kv_usage"])
 def test_without_the_load_nothing_is_predicted(missing: str) -> None:
-    assert predicted(a_choice().fit, a_speed_reading(**{missing: None})) is None
+    assert predicted_itl(a_choice().fit, a_speed_reading(**{missing: None})) is None
 
 
 def test_capacity_and_prices_are_those_of_replicas_that_take_requests() -> None:
@@ -151,22 +158,22 @@ def test_the_cache_is_compared_with_the_plan() -> None:
 
 def test_a_reading_of_another_variant_says_nothing_of_this_one() -> None:
     mine, other = a_speed_reading(variant="a100-1g-10gb"), a_speed_reading(variant="other")
-    assert seen(a_spec(), a_choice(), PODS, [mine, other]).requests == 1200
-    assert seen(a_spec(), a_choice(), PODS, [other]).requests == 0
+    assert service_speed(a_spec(), a_choice(), PODS, [mine, other]).requests == 1200
+    assert service_speed(a_spec(), a_choice(), PODS, [other]).requests == 0
 
 
 def test_buckets_are_those_that_the_engine_counts_in() -> None:
-    assert bucket(0.012, bounds("0.32.0")) == (0.01, 0.025)
-    assert bucket(0.01, bounds("0.32.0")) == (0.0, 0.01)
-    assert bucket(81.0, bounds("0.32.0")) is None
-    assert bounds("0.99.0") == bounds("0.32.0")
+    assert bucket_of(0.012, itl_bucket_bounds("0.32.0")) == (0.01, 0.025)
+    assert bucket_of(0.01, itl_bucket_bounds("0.32.0")) == (0.0, 0.01)
+    assert bucket_of(81.0, itl_bucket_bounds("0.32.0")) is None
+    assert itl_bucket_bounds("0.99.0") == itl_bucket_bounds("0.32.0")
 
 
 @pytest.mark.parametrize(
     ("times", "reason"), [(1.0, AS), (1.14, AS), (1.16, SLOWER), (0.86, AS), (0.84, FASTER)]
 )
 def test_more_than_15_percent_off_is_off(times: float, reason: SpeedAsPredicted) -> None:
-    assert reason_of(as_predicted(times), None) is reason
+    assert speed_reason(as_predicted(times), None) is reason
 
 
 @pytest.mark.parametrize(("times", "reason"), [(1.12, SLOWER), (1.09, AS), (0.88, FASTER)])
@@ -174,12 +181,12 @@ def test_what_was_off_is_right_again_within_10_percent(
     times: float, reason: SpeedAsPredicted
 ) -> None:
     before = SLOWER if times > 1 else FASTER
-    assert reason_of(as_predicted(times), before) is reason
+    assert speed_reason(as_predicted(times), before) is reason
 
 
 def test_fewer_than_100_requests_say_nothing() -> None:
-    assert reason_of(as_predicted(2.0, requests=99.0), None) is None
-    assert reason_of(as_predicted(2.0, requests=100.0), None) is SLOWER
+    assert speed_reason(as_predicted(2.0, requests=99.0), None) is None
+    assert speed_reason(as_predicted(2.0, requests=100.0), None) is SLOWER
 
 
 def test_a_bucket_beyond_the_predicted_median_decides_whatever_the_mean_says() -> None:
@@ -188,7 +195,7 @@ def test_a_bucket_beyond_the_predicted_median_decides_whatever_the_mean_says() -
     median = right.predicted.median
     beyond = replace(right, median_bucket=(median * 1.2, median * 3))
     below = replace(right, median_bucket=(0.0, median * 0.8))
-    assert (reason_of(beyond, None), reason_of(below, None)) == (SLOWER, FASTER)
+    assert (speed_reason(beyond, None), speed_reason(below, None)) == (SLOWER, FASTER)
 
 
 def test_a_bucket_around_the_predicted_median_leaves_it_to_the_mean() -> None:
@@ -196,7 +203,7 @@ def test_a_bucket_around_the_predicted_median_leaves_it_to_the_mean() -> None:
     assert slow.predicted is not None
     wide = replace(slow, median_bucket=(0.0, slow.predicted.median * 3))
     narrow = replace(slow, median_bucket=(slow.predicted.median * 0.9, slow.predicted.median * 1.1))
-    assert (reason_of(wide, None), reason_of(narrow, None)) == (SLOWER, AS)
+    assert (speed_reason(wide, None), speed_reason(narrow, None)) == (SLOWER, AS)
 
 
 def test_the_first_measurement_is_told_at_once() -> None:
@@ -218,33 +225,33 @@ def test_what_moved_little_is_not_told_anew() -> None:
 
 
 def test_throughput_that_follows_the_load_is_no_news_until_it_moved_by_half() -> None:
-    kept = judged(as_predicted(1.0), None, NOW)
-    more = judged(as_predicted(1.0, tokens_per_second=590.0), kept, at(600))
-    much_more = judged(as_predicted(1.0, tokens_per_second=610.0), kept, at(600))
+    kept = next_speed_status(as_predicted(1.0), None, NOW)
+    more = next_speed_status(as_predicted(1.0, tokens_per_second=590.0), kept, at(600))
+    much_more = next_speed_status(as_predicted(1.0, tokens_per_second=610.0), kept, at(600))
     assert more is kept
     assert much_more is not kept
 
 
 def test_without_a_reading_what_was_told_stays() -> None:
     kept = told_of(1.3)
-    assert judged(a_speed(SpeedReading()), kept, at(3600)) is kept
-    assert verdict(kept).reason is SLOWER
+    assert next_speed_status(a_speed(SpeedReading()), kept, at(3600)) is kept
+    assert speed_verdict(kept).reason is SLOWER
 
 
 @pytest.mark.parametrize("field", ["variant", "model"])
 def test_what_was_measured_of_another_variant_or_model_is_forgotten(field: str) -> None:
     kept = told_of(1.3).model_copy(update={field: "another"})
-    assert judged(a_speed(SpeedReading()), kept, at(3600)) is None
-    assert verdict(None).reason is SpeedAsPredicted.NOT_ENOUGH_REQUESTS
+    assert next_speed_status(a_speed(SpeedReading()), kept, at(3600)) is None
+    assert speed_verdict(None).reason is SpeedAsPredicted.NOT_ENOUGH_REQUESTS
 
 
 def test_a_word_of_a_newer_version_is_no_verdict() -> None:
     kept = told_of(1.3).model_copy(update={"reason": "MuchSlower"})
-    assert verdict(kept).reason is SpeedAsPredicted.NOT_ENOUGH_REQUESTS
+    assert speed_verdict(kept).reason is SpeedAsPredicted.NOT_ENOUGH_REQUESTS
 
 
 def test_the_message_has_both_times_and_where_to_look() -> None:
-    message = verdict(told_of(1.3)).message
+    message = speed_verdict(told_of(1.3)).message
     assert "1.30 times as long" in message
     assert "1200 requests" in message
     assert "docs/tasks/alerts.md" in message
@@ -343,12 +350,12 @@ def test_a_measurement_changes_nothing_that_engines_are_made_of() -> None:
     assert told.choice == plain.choice
 
 
-def a_case(service: ObservedService) -> Case:
+def a_case(service: ObservedService) -> MeasurementKey:
     found = a_choice().fit
     assert service.spec is not None
     shape = shape_of(service.spec)
     assert shape is not None
-    return case_of(shape, found.precision, found.hardware)
+    return measurement_key(shape, found.precision, found.hardware)
 
 
 def test_services_of_one_case_are_weighed_by_their_requests() -> None:
@@ -357,7 +364,7 @@ def test_services_of_one_case_are_weighed_by_their_requests() -> None:
     assert speed is not None
     less = speed.model_copy(update={"ratio": Decimal("1.5"), "requests": 400})
     other = replace(first, status=first.status.model_copy(update={"speed": less}))
-    got = measured([first, other, a_service("quiet")])[a_case(first)]
+    got = measured_speeds([first, other, a_service("quiet")])[a_case(first)]
     assert got.ratio == pytest.approx(1.275)
     assert got.requests == 1600
 
@@ -369,7 +376,7 @@ def test_what_was_measured_before_a_service_moved_on_counts_for_none(field: str)
     assert speed is not None
     moved = speed.model_copy(update={field: "another"})
     status = service.status.model_copy(update={"speed": moved})
-    assert measured([replace(service, status=status)]) == {}
+    assert measured_speeds([replace(service, status=status)]) == {}
 
 
 def test_explain_tells_the_measured_throughput_and_why() -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from tessera.domain.catalog import products
-from tessera.domain.hardware import slices
-from tessera.domain.mig.layouts import Spot
+from tessera.domain.hardware import product_slices
+from tessera.domain.mig.layouts import SlicePlacement
 from tessera.domain.pools import discover, profile_of, weight_of
 from tessera.domain.repartition.grounds import grounds
 from tessera.domain.repartition.usage import seats
@@ -33,14 +33,14 @@ def test_pods_ask_for_a_slice_by_the_name_that_most_of_them_have(
     (view,) = discover([a_pool(**fields)], [a_node(slices=slices, cut=2)], date(2026, 11, 20))
     (offer,) = [one for one in view.offers if one.hardware.profile == "3g.40gb"]
     assert (offer.hardware.resource, offer.replicas) == (resource, replicas)
-    assert not offer.planned
+    assert not offer.needs_repartition
 
 
 def test_a_slice_that_is_gone_is_planned_by_the_name_that_it_had() -> None:
     node = a_node(slices={"3g.39gb": 0, "7g.80gb": 1})
     (view,) = discover([a_pool(mig={"mode": "auto"})], [node], date(2026, 11, 20))
     (offer,) = [one for one in view.offers if one.hardware.profile == "3g.40gb"]
-    assert (offer.hardware.resource, offer.planned) == (ODD, True)
+    assert (offer.hardware.resource, offer.needs_repartition) == (ODD, True)
 
 
 def test_it_costs_the_same() -> None:
@@ -62,7 +62,7 @@ def test_it_is_billed_by_the_usual_name() -> None:
 
 def test_every_slice_of_a_product_is_listed_once() -> None:
     for product in products().values():
-        names = [one.name for one in slices(product)]
+        names = [one.name for one in product_slices(product)]
         assert len(set(names)) == len(names), product.product
 
 
@@ -71,4 +71,4 @@ def test_its_pods_sit_on_it() -> None:
     (view,) = discover([a_pool()], [node], date(2026, 11, 20))
     pod = replace(a_pod(), node=node.name, devices={ODD: 1})
     (seat,) = seats(grounds(view, [node], ()), [pod])
-    assert (seat.spot, seat.holders) == (Spot(0, "3g.40gb"), (pod.ref,))
+    assert (seat.spot, seat.holders) == (SlicePlacement(0, "3g.40gb"), (pod.ref,))

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tessera.api.inference_service import InferenceServiceStatus, ReplacementStatus
-from tessera.domain.placement import Choice
+from tessera.domain.placement import HardwareChoice
 from tessera.domain.plan import PlanCache, plan
-from tessera.domain.sizing import Fit
+from tessera.domain.sizing import ReplicaFit
 from tessera.domain.snapshot import (
     EngineProgress,
     EngineReading,
@@ -98,8 +98,8 @@ def suspects(snapshot: Snapshot) -> list[str]:
     return [one.pod.ref.name for one in plan(snapshot).suspects]
 
 
-def fit_of(snapshot: Snapshot) -> Fit:
-    choice: Choice | None = allotted(snapshot).choice
+def fit_of(snapshot: Snapshot) -> ReplicaFit:
+    choice: HardwareChoice | None = allotted(snapshot).choice
     assert choice is not None
     return choice.fit
 

@@ -6,12 +6,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tessera.domain import vllm_flags
-from tessera.domain.engine_facts import Flag, Table
-from tessera.domain.vllm_flags import PASSES_PARSER, Kind, check, defaults, known_versions, parse
+from tessera.domain.engine_facts import EngineFacts, Flag
+from tessera.domain.vllm_flags import (
+    PASSES_PARSER,
+    FlagProblemKind,
+    check,
+    defaults,
+    known_versions,
+    parse,
+)
 
 
-def _known() -> Table:
-    table = vllm_flags.table("0.32.0")
+def _known() -> EngineFacts:
+    table = vllm_flags.version_facts("0.32.0")
     assert table is not None
     return table
 
@@ -21,7 +28,7 @@ TABLE = _known()
 
 def test_the_default_version_is_known_and_others_are_not() -> None:
     assert "0.32.0" in known_versions()
-    assert vllm_flags.table("0.1.0") is None
+    assert vllm_flags.version_facts("0.1.0") is None
 
 
 def test_the_model_is_the_positional_argument() -> None:
@@ -81,36 +88,50 @@ def test_values_are_read_as_the_engine_reads_them(
 @pytest.mark.parametrize(
     ("args", "kind", "said"),
     [
-        (["--max-num-seq", "4"], Kind.ABBREVIATED, "--max-num-seqs"),
-        (["--kv-cache", "4"], Kind.AMBIGUOUS, "--kv-cache-dtype"),
-        (["--max-num-sequences", "4"], Kind.UNKNOWN, "did you mean --max-num-seqs?"),
-        (["--frobnicate"], Kind.UNKNOWN, "vllm serve 0.32.0 has no option --frobnicate"),
-        (["--num-scheduler-steps", "8"], Kind.REMOVED, "leave it out"),
-        (["--disable-log-requests"], Kind.REMOVED, "--enable-log-requests"),
-        (["--device", "cuda"], Kind.REMOVED, "leave it out"),
-        (["--swap-space", "4"], Kind.RENAMED, "--kv-offloading-size"),
-        (["--speculative_model", "x"], Kind.RENAMED, "--speculative-config"),
-        (["--guided-decoding-backend=x"], Kind.RENAMED, "--structured-outputs-config"),
-        (["--port"], Kind.MISSING_VALUE, "--port VALUE"),
-        (["--port", "--headless"], Kind.MISSING_VALUE, "--port VALUE"),
-        (["--served-model-name"], Kind.MISSING_VALUE, "--served-model-name"),
-        (["--enforce-eager=true"], Kind.UNEXPECTED_VALUE, "'true'"),
-        (["a", "b"], Kind.UNEXPECTED_ARGUMENT, "a was named before"),
-        (["--port", "http"], Kind.BAD_VALUE, "--port http: expected a whole number"),
-        (["--max-num-seqs", "8k"], Kind.BAD_VALUE, "--max-num-seqs 8k"),
-        (["--max-model-len", "2.5K"], Kind.BAD_VALUE, "write k or a whole one"),
-        (["--max-model-len", "long"], Kind.BAD_VALUE, "8k or 8K"),
-        (["--gpu-memory-utilization", "most"], Kind.BAD_VALUE, "expected a number"),
-        (["--dtype", "int4"], Kind.BAD_VALUE, "bfloat16"),
-        (["--speculative-config", "{method}"], Kind.BAD_VALUE, "expected JSON"),
-        (["--port.number", "1"], Kind.UNKNOWN, "only JSON flags"),
-        (["--speculative-config.method"], Kind.MISSING_VALUE, "--speculative-config.method VALUE"),
-        (["--gpu-memory-utilization", "1.5"], Kind.OUT_OF_RANGE, "above 0 and at most 1"),
-        (["--max-num-seqs", "-1"], Kind.OUT_OF_RANGE, "--max-num-seqs -1: must be at least 1"),
-        (["--shutdown-timeout=-5"], Kind.OUT_OF_RANGE, "at least 0"),
+        (["--max-num-seq", "4"], FlagProblemKind.ABBREVIATED, "--max-num-seqs"),
+        (["--kv-cache", "4"], FlagProblemKind.AMBIGUOUS, "--kv-cache-dtype"),
+        (["--max-num-sequences", "4"], FlagProblemKind.UNKNOWN, "did you mean --max-num-seqs?"),
+        (["--frobnicate"], FlagProblemKind.UNKNOWN, "vllm serve 0.32.0 has no option --frobnicate"),
+        (["--num-scheduler-steps", "8"], FlagProblemKind.REMOVED, "leave it out"),
+        (["--disable-log-requests"], FlagProblemKind.REMOVED, "--enable-log-requests"),
+        (["--device", "cuda"], FlagProblemKind.REMOVED, "leave it out"),
+        (["--swap-space", "4"], FlagProblemKind.RENAMED, "--kv-offloading-size"),
+        (["--speculative_model", "x"], FlagProblemKind.RENAMED, "--speculative-config"),
+        (["--guided-decoding-backend=x"], FlagProblemKind.RENAMED, "--structured-outputs-config"),
+        (["--port"], FlagProblemKind.MISSING_VALUE, "--port VALUE"),
+        (["--port", "--headless"], FlagProblemKind.MISSING_VALUE, "--port VALUE"),
+        (["--served-model-name"], FlagProblemKind.MISSING_VALUE, "--served-model-name"),
+        (["--enforce-eager=true"], FlagProblemKind.UNEXPECTED_VALUE, "'true'"),
+        (["a", "b"], FlagProblemKind.UNEXPECTED_ARGUMENT, "a was named before"),
+        (["--port", "http"], FlagProblemKind.BAD_VALUE, "--port http: expected a whole number"),
+        (["--max-num-seqs", "8k"], FlagProblemKind.BAD_VALUE, "--max-num-seqs 8k"),
+        (["--max-model-len", "2.5K"], FlagProblemKind.BAD_VALUE, "write k or a whole one"),
+        (["--max-model-len", "long"], FlagProblemKind.BAD_VALUE, "8k or 8K"),
+        (["--gpu-memory-utilization", "most"], FlagProblemKind.BAD_VALUE, "expected a number"),
+        (["--dtype", "int4"], FlagProblemKind.BAD_VALUE, "bfloat16"),
+        (["--speculative-config", "{method}"], FlagProblemKind.BAD_VALUE, "expected JSON"),
+        (["--port.number", "1"], FlagProblemKind.UNKNOWN, "only JSON flags"),
+        (
+            ["--speculative-config.method"],
+            FlagProblemKind.MISSING_VALUE,
+            "--speculative-config.method VALUE",
+        ),
+        (
+            ["--gpu-memory-utilization", "1.5"],
+            FlagProblemKind.OUT_OF_RANGE,
+            "above 0 and at most 1",
+        ),
+        (
+            ["--max-num-seqs", "-1"],
+            FlagProblemKind.OUT_OF_RANGE,
+            "--max-num-seqs -1: must be at least 1",
+        ),
+        (["--shutdown-timeout=-5"], FlagProblemKind.OUT_OF_RANGE, "at least 0"),
     ],
 )
-def test_a_wrong_argument_is_named_with_what_to_do(args: list[str], kind: Kind, said: str) -> None:
+def test_a_wrong_argument_is_named_with_what_to_do(
+    args: list[str], kind: FlagProblemKind, said: str
+) -> None:
     [problem] = check(args, TABLE)
     assert problem.kind is kind
     assert said in problem.message
@@ -119,7 +140,12 @@ def test_a_wrong_argument_is_named_with_what_to_do(args: list[str], kind: Kind, 
 def test_every_wrong_argument_is_reported_in_order() -> None:
     args = ["org/model", "--swap-space", "4", "--max-num-seqs=0", "--task", "generate", "--dtype=x"]
     kinds = [problem.kind for problem in check(args, TABLE)]
-    assert kinds == [Kind.RENAMED, Kind.OUT_OF_RANGE, Kind.RENAMED, Kind.BAD_VALUE]
+    assert kinds == [
+        FlagProblemKind.RENAMED,
+        FlagProblemKind.OUT_OF_RANGE,
+        FlagProblemKind.RENAMED,
+        FlagProblemKind.BAD_VALUE,
+    ]
 
 
 def test_what_the_parser_lets_pass_still_has_its_value() -> None:

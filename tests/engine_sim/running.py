@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from tessera.domain.vllm_flags import table
+from tessera.domain.vllm_flags import version_facts
 from tessera.engine_sim.errors import EngineExit
 from tessera.engine_sim.launch import VERSION
 from tessera.engine_sim.main import serve
@@ -33,7 +33,7 @@ SHAPE = json.dumps(
 SLOW = ("meta-llama/Llama-3.1-70B-Instruct", "-tp", "4", "--max-model-len", "8192")
 """A model whose long answers outlast every test."""
 
-_FOUND = table(VERSION)
+_FOUND = version_facts(VERSION)
 assert _FOUND is not None
 FACTS = _FOUND
 """What is known of the engine that is looked like."""

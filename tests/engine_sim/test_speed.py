@@ -6,7 +6,7 @@ from tessera.domain import catalog, hardware, sizing
 from tessera.domain.engine import Engine
 from tessera.domain.engine_requests import Request
 from tessera.domain.limits import Demand
-from tessera.domain.sizing import Fit
+from tessera.domain.sizing import ReplicaFit
 from tessera.engine_sim.launch import Launch, launch_from
 from tests.engine_sim.running import SHAPE, running
 
@@ -15,9 +15,13 @@ INPUT, OUTPUT = 1200, 250
 INTER_TOKEN = timedelta(milliseconds=60)
 
 
-def _fit(product: str, profile: str) -> Fit:
+def _fit(product: str, profile: str) -> ReplicaFit:
     found = catalog.products()[product]
-    place = hardware.part(found, profile) if profile else hardware.whole(found, 1)
+    place = (
+        hardware.slice_hardware(found, profile)
+        if profile
+        else hardware.whole_gpu_hardware(found, 1)
+    )
     assert place is not None
     demand = Demand(
         shape=catalog.models()[MEDIUM],
@@ -29,11 +33,11 @@ def _fit(product: str, profile: str) -> Fit:
         inter_token=INTER_TOKEN,
     )
     fit = sizing.size(demand, place)
-    assert isinstance(fit, Fit)
+    assert isinstance(fit, ReplicaFit)
     return fit
 
 
-def _launched(fit: Fit) -> Launch:
+def _launched(fit: ReplicaFit) -> Launch:
     """The engine as the planner would start it."""
     place = fit.hardware
     argv = [

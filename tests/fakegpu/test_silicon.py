@@ -1,8 +1,8 @@
 import pytest
 
 from fakegpu.silicon import Code, RefusedError, Silicon
-from tessera.domain.mig.boards import Board, boards
-from tessera.domain.mig.layouts import Layout, Spot, placed
+from tessera.domain.mig.boards import GpuModel, gpu_models
+from tessera.domain.mig.layouts import Layout, SlicePlacement, enumerate_layouts
 
 A100 = "NVIDIA-A100-SXM4-80GB"
 H100 = "NVIDIA-H100-80GB-HBM3"
@@ -10,10 +10,10 @@ A30 = "NVIDIA-A30"
 
 
 def layout(silicon: Silicon, gpu: int = 0) -> Layout:
-    return tuple(Spot(one.start, one.profile) for one in silicon.gpus[gpu].instances)
+    return tuple(SlicePlacement(one.start, one.profile) for one in silicon.gpus[gpu].instances)
 
 
-def grown(silicon: Silicon, board: Board, profiles: list[str], state: Layout) -> set[Layout]:
+def grown(silicon: Silicon, board: GpuModel, profiles: list[str], state: Layout) -> set[Layout]:
     """Every state that one more instance leads to; all places are tried, legal or not."""
     silicon.clear(0)
     for spot in state:
@@ -43,8 +43,8 @@ def grown(silicon: Silicon, board: Board, profiles: list[str], state: Layout) ->
 def test_the_driver_allows_exactly_the_states_that_the_planner_counts(
     product: str, constants: list[str] | None, states: int
 ) -> None:
-    board = next(board for board in boards().values() if product in board.products)
-    profiles = [c.profile for c in board.cuts if constants is None or c.constant in constants]
+    board = next(board for board in gpu_models().values() if product in board.products)
+    profiles = [c.name for c in board.profiles if constants is None or c.constant in constants]
     silicon = Silicon(product, 1)
     found: set[Layout] = {()}
     edge: set[Layout] = {()}
@@ -52,15 +52,15 @@ def test_the_driver_allows_exactly_the_states_that_the_planner_counts(
         edge = {new for state in edge for new in grown(silicon, board, profiles, state)} - found
         found |= edge
     assert len(found) == states
-    assert tuple(sorted(found)) == placed(board, profiles)
+    assert tuple(sorted(found)) == enumerate_layouts(board, profiles)
 
 
 def test_all_boards_have_the_places_of_the_table() -> None:
-    for board in boards().values():
+    for board in gpu_models().values():
         for product in board.products:
             model = Silicon(product, 1).model
             got = {kind.name: tuple(model.starts(kind)) for kind in model.profiles}
-            assert got == {cut.profile: cut.starts for cut in board.cuts}
+            assert got == {cut.name: cut.starts for cut in board.profiles}
 
 
 def test_without_a_start_the_driver_begins_on_the_right() -> None:
@@ -92,7 +92,7 @@ def test_what_is_in_use_stays_and_its_neighbours_go() -> None:
         silicon.destroy(0, 0)
     with pytest.raises(RefusedError, match="IN_USE"):
         silicon.clear(0)
-    assert layout(silicon) == (Spot(0, "3g.40gb"),)
+    assert layout(silicon) == (SlicePlacement(0, "3g.40gb"),)
 
 
 def test_a_gpu_instance_that_still_has_a_compute_instance_is_in_use() -> None:
@@ -162,7 +162,7 @@ def test_a_shadow_is_there_until_it_is_destroyed_again() -> None:
     silicon = Silicon(A100, 1, layouts=[[("1g.10gb", 0)]])
     silicon.shadow(0, 0)
     silicon.destroy(0, 0)
-    assert layout(silicon) == (Spot(0, "1g.10gb"),)
+    assert layout(silicon) == (SlicePlacement(0, "1g.10gb"),)
     silicon.destroy(0, 0)
     assert layout(silicon) == ()
 

@@ -12,9 +12,9 @@ from fakegpu.nvml import nvml
 from fakegpu.silicon import Moment, Placement, Silicon
 from tessera.adapters import wire
 from tessera.adapters.nvml import NvmlGpus
-from tessera.agent.turn import Agent
+from tessera.agent.turn import NodeAgent
 from tessera.api.node_layout import NodeLayoutStatus
-from tessera.domain.mig.layouts import Layout, Spot
+from tessera.domain.mig.layouts import Layout, SlicePlacement
 from tessera.domain.repartition.devices import DISCOVERY, PLUGIN
 from tessera.domain.repartition.facts import NodeLayout
 from tessera.domain.snapshot import Pod
@@ -110,7 +110,7 @@ class Machine:
     _due: float = 0.0
     _now: float = 0.0
     _files: list[tuple[float, str]] = field(default_factory=list)
-    _agent: tuple[Agent, Life] | None = None
+    _agent: tuple[NodeAgent, Life] | None = None
     _seen: object = None
     _locks: MemoryLocks = field(default_factory=MemoryLocks)
 
@@ -141,7 +141,9 @@ class Machine:
 
     def layouts(self) -> dict[int, Layout]:
         return {
-            gpu.index: tuple(sorted(Spot(one.start, one.profile) for one in gpu.instances))
+            gpu.index: tuple(
+                sorted(SlicePlacement(one.start, one.profile) for one in gpu.instances)
+            )
             for gpu in self.silicon.gpus
         }
 
@@ -285,17 +287,17 @@ class Machine:
             life = Life(f"agent of {self.name}", self.fuse)
             gpus = NvmlGpus(nvml(self.silicon, _module(self.name)))
             own = MortalLayout(layout, life)
-            self._agent = Agent(gpus, self, own, self._locks, cuts=self.cuts), life
+            self._agent = NodeAgent(gpus, self, own, self._locks, can_partition=self.cuts), life
         await self._agent_turn(*self._agent)
 
-    async def _agent_turn(self, agent: Agent, life: Life) -> None:
+    async def _agent_turn(self, agent: NodeAgent, life: Life) -> None:
         def called(_number: int, name: str, moment: Moment) -> None:
             life.call(name, moment)
 
         self.silicon.on_call = called
         try:
-            agent.forget()
-            await agent.turn()
+            agent.invalidate_layout()
+            await agent.reconcile()
         except KilledError:
             self.deaths += 1
             self._agent = None

@@ -123,21 +123,21 @@ def test_every_engine_is_restricted(name: str) -> None:
 
 @pytest.mark.parametrize("name", SPECS)
 def test_every_engine_gets_flags_that_its_version_takes(name: str) -> None:
-    table = vllm_flags.table("0.32.0")
+    table = vllm_flags.version_facts("0.32.0")
     assert table is not None
     assert vllm_flags.check(container(SPECS[name])["args"], table) == ()
 
 
 @pytest.mark.parametrize("name", SPECS)
 def test_every_flag_that_is_set_is_reserved(name: str) -> None:
-    table = vllm_flags.table("0.32.0")
+    table = vllm_flags.version_facts("0.32.0")
     assert table is not None
     assert set(vllm_flags.parse(container(SPECS[name])["args"], table)) <= set(RESERVED)
 
 
 def test_adapters_are_loaded_by_every_engine_from_the_hub_or_their_claim() -> None:
     engine = container(SPECS["adapters"])
-    table = vllm_flags.table("0.32.0")
+    table = vllm_flags.version_facts("0.32.0")
     assert table is not None
     flags = vllm_flags.parse(engine["args"], table)
     assert list(flags["lora_modules"]) == ["sql=acme/sql-lora", "tone=/adapters/tone/tone"]

@@ -179,7 +179,7 @@ def test_the_engine_is_up_before_the_runner_and_leaves_after_it(name: str) -> No
 
 @pytest.mark.parametrize("name", ATTEMPTS)
 def test_engines_of_batches_get_flags_that_their_version_takes(name: str) -> None:
-    table = vllm_flags.table("0.32.0")
+    table = vllm_flags.version_facts("0.32.0")
     assert table is not None
     args = engine(name)["args"]
     assert vllm_flags.check(args, table) == ()

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from fakegpu.silicon import Gpu, Instance, RefusedError, Silicon
-from tessera.domain.catalog import Product, Slice
+from tessera.domain.catalog import Product, ProductMigProfile
 from world.fleet import Gpu as Layout
 from world.fleet import Node
 from world.kubelet.devices import Device
@@ -84,7 +84,7 @@ class Hardware:
 
     def _slice(self, product: Product, gpu: Gpu, one: Instance) -> Device:
         kind = one.kind
-        cut = Slice(
+        cut = ProductMigProfile(
             profile=kind.name.removesuffix(MEDIA),
             compute_slices=kind.compute_slices,
             memory_slices=kind.memory_slices,

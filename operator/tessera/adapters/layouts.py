@@ -13,66 +13,68 @@ from tessera.domain.repartition.drawing import solve
 from tessera.domain.repartition.question import Question, Solved
 from tessera.ports import LayoutPlanningError
 
-_LIMIT = timedelta(minutes=5)
+_TIMEOUT = timedelta(minutes=5)
 """A thousand GPUs take a few seconds, full pools of three boards with 300 services a minute and a
 half."""
 _NICENESS = 10
 """Answering requests and renewing the Lease go before planning."""
 
 
-class ProcessLayouts:
+class LayoutSolverProcess:
     """One worker, started on first use, that answers one question at a time."""
 
-    def __init__(self, limit: timedelta = _LIMIT) -> None:
-        self._limit = limit
+    def __init__(self, timeout: timedelta = _TIMEOUT) -> None:
+        self._timeout = timeout
         self._worker: BaseProcess | None = None
         self._pipe: Connection | None = None
 
     @property
-    def worker(self) -> int | None:
+    def worker_pid(self) -> int | None:
         """The id of the process."""
         return self._worker.pid if self._worker else None
 
-    async def solve(self, question: Question) -> Solved:
+    async def solve(self, problem: Question) -> Solved:
         """LayoutsError when the worker dies, takes too long or has no solver."""
-        pipe = self._started()
+        pipe = self._ensure_worker()
         try:
-            async with asyncio.timeout(self._limit.total_seconds()):
-                found = await asyncio.to_thread(_asked, pipe, question)
+            async with asyncio.timeout(self._timeout.total_seconds()):
+                solution = await asyncio.to_thread(_request_solution, pipe, problem)
         except TimeoutError as error:
             self.close()
-            limit = self._limit.total_seconds()
+            limit = self._timeout.total_seconds()
             raise LayoutPlanningError(f"planning layouts took longer than {limit:g} s") from error
         except (EOFError, OSError) as error:
-            code = self._ended()
+            code = self._reap_worker()
             raise LayoutPlanningError(
                 f"the process that plans layouts ended with {code}"
             ) from error
         except asyncio.CancelledError:
             self.close()
             raise
-        if isinstance(found, str):
-            raise LayoutPlanningError(found)
-        return found
+        if isinstance(solution, str):
+            raise LayoutPlanningError(solution)
+        return solution
 
     def close(self) -> None:
         """End the worker, whatever it does; whoever waits for it is answered by that."""
         if self._worker is not None:
             self._worker.kill()
-        self._ended()
+        self._reap_worker()
 
-    def _started(self) -> Connection:
+    def _ensure_worker(self) -> Connection:
         if self._pipe is not None and self._worker is not None and self._worker.is_alive():
             return self._pipe
-        self._ended()
+        self._reap_worker()
         context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._worker = context.Process(target=_work, args=(theirs,), name="layouts", daemon=True)
+        self._pipe, worker_pipe = context.Pipe()
+        self._worker = context.Process(
+            target=_serve_requests, args=(worker_pipe,), name="layouts", daemon=True
+        )
         self._worker.start()
-        theirs.close()
+        worker_pipe.close()
         return self._pipe
 
-    def _ended(self) -> int | None:
+    def _reap_worker(self) -> int | None:
         """Forget the worker, which has ended or is about to; its exit code."""
         worker, self._worker, self._pipe = self._worker, None, None
         if worker is None:
@@ -81,27 +83,27 @@ class ProcessLayouts:
         return worker.exitcode
 
 
-def _asked(pipe: Connection, question: Question) -> Solved | str:
-    pipe.send(question)
-    found: Solved | str = pipe.recv()
-    return found
+def _request_solution(pipe: Connection, problem: Question) -> Solved | str:
+    pipe.send(problem)
+    solution: Solved | str = pipe.recv()
+    return solution
 
 
-def _work(pipe: Connection) -> None:
+def _serve_requests(pipe: Connection) -> None:
     """Answer until whoever asks is gone. What a terminal tells the operator is not meant for us."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(_NICENESS)
     while True:
         try:
-            question = pipe.recv()
+            problem = pipe.recv()
         except EOFError:
             return
-        pipe.send(_answer(question))
+        pipe.send(_solve_problem(problem))
 
 
-def _answer(question: Question) -> Solved | str:
+def _solve_problem(problem: Question) -> Solved | str:
     try:
-        return solve(question)
+        return solve(problem)
     except SolverMissingError:
         return "the solver of layouts is not installed: pip install 'tessera[operator]'"
     except (ArithmeticError, ValueError) as error:

@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 
 import pynvml
 
-from tessera.adapters.nvml_profiles import Kind, board, kinds, word
+from tessera.adapters.nvml_profiles import NvmlProfile, build_gpu_model, error_name, read_profiles
 from tessera.api.node_layout import GpuFault, MigMode
-from tessera.domain.cutting import Gpu, Instance, Readout, tile
-from tessera.domain.mig.boards import Board
-from tessera.domain.mig.layouts import Spot
+from tessera.domain.cutting import DriverGpu, DriverInstance, GpuInventory, format_placement
+from tessera.domain.mig.boards import GpuModel
+from tessera.domain.mig.layouts import SlicePlacement
 from tessera.ports import GpuError
 
 _MIB = 1 << 20
@@ -40,34 +40,38 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Card:
+class _GpuProperties:
     """What does not change about a GPU while the library is loaded."""
 
     product: str
     memory_mib: int
-    kinds: tuple[Kind, ...] = ()
-    board: Board | None = None
+    profiles: tuple[NvmlProfile, ...] = ()
+    gpu_model: GpuModel | None = None
 
-    def kind(self, spot: Spot) -> Kind:
-        cut = self.board.cut(spot.profile) if self.board else None
-        found = (kind for kind in self.kinds if cut and kind.constant == cut.constant)
-        if kind := next(found, None):
-            return kind
-        known = ", ".join(kind.name for kind in self.kinds)
-        raise GpuError("ProfileUnknown", f"{self.product} has no {spot.profile}, but {known}")
+    def profile_of(self, placement: SlicePlacement) -> NvmlProfile:
+        gi_profile = self.gpu_model.find_profile(placement.profile) if self.gpu_model else None
+        matches = (
+            candidate
+            for candidate in self.profiles
+            if gi_profile and candidate.constant == gi_profile.constant
+        )
+        if profile := next(matches, None):
+            return profile
+        known = ", ".join(supported.name for supported in self.profiles)
+        raise GpuError("ProfileUnknown", f"{self.product} has no {placement.profile}, but {known}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Place:
+class _InstanceTarget:
     """Where an instance stands, or would."""
 
     handle: Any
-    card: _Card
-    kind: Kind
+    properties: _GpuProperties
+    profile: NvmlProfile
     instance: Any | None = None
 
-    def fills(self, slices: int) -> bool:
-        return slices == self.kind.slices
+    def fills_instance(self, slices: int) -> bool:
+        return slices == self.profile.slices
 
 
 class NvmlGpus:
@@ -79,160 +83,174 @@ class NvmlGpus:
     def __init__(self, nvml: Any = pynvml) -> None:
         self._nvml = nvml
         self._lock = threading.Lock()
-        self._begun = False
-        self._cards: dict[str, _Card] = {}
-        self._parts: dict[tuple[str, str], tuple[Any, ...]] = {}
+        self._initialized = False
+        self._properties_by_uuid: dict[str, _GpuProperties] = {}
+        self._compute_profile_cache: dict[tuple[str, str], tuple[Any, ...]] = {}
         """Profiles of compute instances by product and profile of what they stand in."""
 
-    async def read(self, gpu: str | None = None) -> Readout:
-        told = f"read {gpu or 'the GPUs'}"
-        return await asyncio.to_thread(self._guarded, lambda: self._read(gpu), told, attempts=2)
+    async def read(self, gpu: str | None = None) -> GpuInventory:
+        action = f"read {gpu or 'the GPUs'}"
+        return await asyncio.to_thread(
+            self._call_locked, lambda: self._read_inventory(gpu), action, attempts=2
+        )
 
-    async def create(self, gpu: str, spot: Spot) -> None:
-        told = f"create {tile(spot)}"
-        await asyncio.to_thread(self._guarded, lambda: self._create(gpu, spot), told)
+    async def create(self, gpu: str, placement: SlicePlacement) -> None:
+        action = f"create {format_placement(placement)}"
+        await asyncio.to_thread(self._call_locked, lambda: self._create(gpu, placement), action)
 
-    async def destroy(self, gpu: str, spot: Spot) -> None:
-        told = f"destroy {tile(spot)}"
-        await asyncio.to_thread(self._guarded, lambda: self._destroy(gpu, spot), told)
+    async def destroy(self, gpu: str, placement: SlicePlacement) -> None:
+        action = f"destroy {format_placement(placement)}"
+        await asyncio.to_thread(self._call_locked, lambda: self._destroy(gpu, placement), action)
 
-    def _guarded(self, work: Callable[[], T], told: str, attempts: int = 1) -> T:
+    def _call_locked(self, work: Callable[[], T], action: str, attempts: int = 1) -> T:
         with self._lock:
             for _ in range(attempts - 1):
                 with contextlib.suppress(self._nvml.NVMLError):
-                    return self._once(work)
+                    return self._call_once(work)
             try:
-                return self._once(work)
+                return self._call_once(work)
             except self._nvml.NVMLError as error:
-                raise self._error(error, told) from error
+                raise self._gpu_error(error, action) from error
 
-    def _once(self, work: Callable[[], T]) -> T:
+    def _call_once(self, work: Callable[[], T]) -> T:
         try:
-            if not self._begun:
+            if not self._initialized:
                 self._nvml.nvmlInit()
-                self._begun = True
+                self._initialized = True
             return work()
         except self._nvml.NVMLError:
-            self._end()
+            self._shut_down()
             raise
 
-    def _end(self) -> None:
-        self._cards.clear()
-        self._parts.clear()
-        if self._begun:
-            self._begun = False
+    def _shut_down(self) -> None:
+        self._properties_by_uuid.clear()
+        self._compute_profile_cache.clear()
+        if self._initialized:
+            self._initialized = False
             with contextlib.suppress(self._nvml.NVMLError):
                 self._nvml.nvmlShutdown()
 
-    def _error(self, error: Exception, told: str) -> GpuError:
-        found = word(self._nvml, error)
-        advice = f"; {_ADVICE[found]}" if found in _ADVICE else ""
-        fault = _FAULTS.get(found, "Unreadable")
-        return GpuError(fault, f"{told}: the driver answers {found}{advice}")
+    def _gpu_error(self, error: Exception, action: str) -> GpuError:
+        error_code = error_name(self._nvml, error)
+        advice = f"; {_ADVICE[error_code]}" if error_code in _ADVICE else ""
+        fault = _FAULTS.get(error_code, "Unreadable")
+        return GpuError(fault, f"{action}: the driver answers {error_code}{advice}")
 
-    def _read(self, gpu: str | None) -> Readout:
+    def _read_inventory(self, gpu: str | None) -> GpuInventory:
         driver = self._nvml.nvmlSystemGetDriverVersion()
         if gpu is not None:
             handles = [self._nvml.nvmlDeviceGetHandleByUUID(gpu)]
         else:
             count = self._nvml.nvmlDeviceGetCount()
             handles = [self._nvml.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
-        found = tuple(self._gpu(handle) for handle in handles)
-        if any(one.unreadable for one in found):
-            self._end()
-        return Readout(driver, found)
+        gpus = tuple(self._read_gpu(handle) for handle in handles)
+        if any(inventory_gpu.read_error for inventory_gpu in gpus):
+            self._shut_down()
+        return GpuInventory(driver, gpus)
 
-    def _gpu(self, handle: Any) -> Gpu:
+    def _read_gpu(self, handle: Any) -> DriverGpu:
         index = self._nvml.nvmlDeviceGetIndex(handle)
-        mode = self._mode(handle)
-        cut = mode in ("enabled", "disabling")
+        mode = self._mig_mode(handle)
+        partitionable = mode in ("enabled", "disabling")
         uuid = self._nvml.nvmlDeviceGetUUID(handle)
-        card = self._card(handle, uuid, cut=cut)
-        gpu = Gpu(
+        properties = self._gpu_properties(handle, uuid, partitionable=partitionable)
+        gpu = DriverGpu(
             index=index,
             uuid=uuid,
-            product=card.product,
-            memory_mib=card.memory_mib,
+            product=properties.product,
+            memory_mib=properties.memory_mib,
             mode=mode,
-            board=card.board,
+            gpu_model=properties.gpu_model,
         )
-        if not cut:
+        if not partitionable:
             return gpu
         try:
-            found = sorted(self._instances(handle, card), key=lambda one: one.spot)
+            instances = sorted(
+                self._read_instances(handle, properties), key=lambda instance: instance.placement
+            )
         except self._nvml.NVMLError as error:
-            told = self._error(error, f"read the slices of GPU {index}")
-            return replace(gpu, unreadable=str(told))
-        return replace(gpu, instances=tuple(found))
+            gpu_error = self._gpu_error(error, f"read the slices of GPU {index}")
+            return replace(gpu, read_error=str(gpu_error))
+        return replace(gpu, instances=tuple(instances))
 
-    def _mode(self, handle: Any) -> MigMode:
+    def _mig_mode(self, handle: Any) -> MigMode:
         try:
             current, pending = self._nvml.nvmlDeviceGetMigMode(handle)
         except self._nvml.NVMLError as error:
-            if word(self._nvml, error) != "NOT_SUPPORTED":
+            if error_name(self._nvml, error) != "NOT_SUPPORTED":
                 raise
             return "unsupported"
         if current != pending:
             return "enabling" if pending else "disabling"
         return "enabled" if current else "disabled"
 
-    def _card(self, handle: Any, uuid: str, *, cut: bool) -> _Card:
-        card = self._cards.get(uuid)
-        if card is None:
+    def _gpu_properties(self, handle: Any, uuid: str, *, partitionable: bool) -> _GpuProperties:
+        properties = self._properties_by_uuid.get(uuid)
+        if properties is None:
             name = self._nvml.nvmlDeviceGetName(handle)
             memory = self._nvml.nvmlDeviceGetMemoryInfo(handle).total
-            card = _Card(product=name.replace(" ", "-"), memory_mib=memory // _MIB)
-        if cut and card.board is None:
-            found = kinds(self._nvml, handle, card.product, card.memory_mib)
-            card = replace(card, kinds=found, board=board(card.product, found))
-        self._cards[uuid] = card
-        return card
+            properties = _GpuProperties(product=name.replace(" ", "-"), memory_mib=memory // _MIB)
+        if partitionable and properties.gpu_model is None:
+            profiles = read_profiles(self._nvml, handle, properties.product, properties.memory_mib)
+            properties = replace(
+                properties,
+                profiles=profiles,
+                gpu_model=build_gpu_model(properties.product, profiles),
+            )
+        self._properties_by_uuid[uuid] = properties
+        return properties
 
-    def _instances(self, handle: Any, card: _Card) -> Iterator[Instance]:
-        for kind in card.kinds:
-            for instance in self._of_kind(handle, kind):
+    def _read_instances(self, handle: Any, properties: _GpuProperties) -> Iterator[DriverInstance]:
+        for profile in properties.profiles:
+            for instance in self._instances_of_profile(handle, profile):
                 start = self._nvml.nvmlGpuInstanceGetInfo(instance).placement.start
-                yield self._instance(instance, card, kind, start)
+                yield self._read_instance(instance, properties, profile, start)
 
-    def _instance(self, instance: Any, card: _Card, kind: Kind, start: int) -> Instance:
-        whole, parts, processes = "", [], 0
-        for slices, compute in self._computes(instance, card, kind):
-            device = self._nvml.nvmlComputeInstanceGetInfo(compute).device
+    def _read_instance(
+        self, instance: Any, properties: _GpuProperties, profile: NvmlProfile, start: int
+    ) -> DriverInstance:
+        full_device, partial_devices, processes = "", [], 0
+        for slices, compute_instance in self._compute_instances(instance, properties, profile):
+            device = self._nvml.nvmlComputeInstanceGetInfo(compute_instance).device
             uuid = self._nvml.nvmlDeviceGetUUID(device)
             processes += len(self._nvml.nvmlDeviceGetComputeRunningProcesses(device))
-            if slices == kind.slices:
-                whole = uuid
+            if slices == profile.slices:
+                full_device = uuid
             else:
-                parts.append(uuid)
-        return Instance(
-            spot=Spot(start, kind.name),
-            uuid=whole,
-            others=tuple(sorted(parts)),
-            memory_mib=kind.memory_mib,
+                partial_devices.append(uuid)
+        return DriverInstance(
+            placement=SlicePlacement(start, profile.name),
+            uuid=full_device,
+            partial_devices=tuple(sorted(partial_devices)),
+            memory_mib=profile.memory_mib,
             processes=processes,
         )
 
-    def _of_kind(self, handle: Any, kind: Kind) -> list[Any]:
-        found, count = (self._nvml.c_nvmlGpuInstance_t * kind.most)(), c_uint(0)
-        self._nvml.nvmlDeviceGetGpuInstances(handle, kind.id, found, byref(count))
-        return list(found[: count.value])
+    def _instances_of_profile(self, handle: Any, profile: NvmlProfile) -> list[Any]:
+        handles, count = (self._nvml.c_nvmlGpuInstance_t * profile.max_instances)(), c_uint(0)
+        self._nvml.nvmlDeviceGetGpuInstances(handle, profile.id, handles, byref(count))
+        return list(handles[: count.value])
 
-    def _computes(self, instance: Any, card: _Card, kind: Kind) -> Iterator[tuple[int, Any]]:
+    def _compute_instances(
+        self, instance: Any, properties: _GpuProperties, profile: NvmlProfile
+    ) -> Iterator[tuple[int, Any]]:
         """Compute instances in it, each with its slices."""
-        for info in self._compute_kinds(instance, card, kind):
-            found = (self._nvml.c_nvmlComputeInstance_t * info.instanceCount)()
+        for info in self._compute_profiles(instance, properties, profile):
+            handles = (self._nvml.c_nvmlComputeInstance_t * info.instanceCount)()
             count = c_uint(0)
-            self._nvml.nvmlGpuInstanceGetComputeInstances(instance, info.id, found, byref(count))
-            for compute in found[: count.value]:
-                yield info.sliceCount, compute
+            self._nvml.nvmlGpuInstanceGetComputeInstances(instance, info.id, handles, byref(count))
+            for compute_instance in handles[: count.value]:
+                yield info.sliceCount, compute_instance
 
-    def _compute_kinds(self, instance: Any, card: _Card, kind: Kind) -> tuple[Any, ...]:
-        key = (card.product, kind.constant)
-        if key not in self._parts:
-            self._parts[key] = tuple(self._ask_compute_kinds(instance))
-        return self._parts[key]
+    def _compute_profiles(
+        self, instance: Any, properties: _GpuProperties, profile: NvmlProfile
+    ) -> tuple[Any, ...]:
+        key = (properties.product, profile.constant)
+        if key not in self._compute_profile_cache:
+            self._compute_profile_cache[key] = tuple(self._read_compute_profiles(instance))
+        return self._compute_profile_cache[key]
 
-    def _ask_compute_kinds(self, instance: Any) -> Iterator[Any]:
+    def _read_compute_profiles(self, instance: Any) -> Iterator[Any]:
         shared = self._nvml.NVML_COMPUTE_INSTANCE_ENGINE_PROFILE_SHARED
         for number in range(self._nvml.NVML_COMPUTE_INSTANCE_PROFILE_COUNT):
             try:
@@ -240,48 +258,67 @@ class NvmlGpus:
                     instance, number, shared
                 )
             except self._nvml.NVMLError as error:
-                if word(self._nvml, error) not in ("NOT_SUPPORTED", "INVALID_ARGUMENT"):
+                if error_name(self._nvml, error) not in ("NOT_SUPPORTED", "INVALID_ARGUMENT"):
                     raise
 
-    def _found(self, gpu: str, spot: Spot) -> "_Place":
+    def _find_target(self, gpu: str, placement: SlicePlacement) -> "_InstanceTarget":
         handle = self._nvml.nvmlDeviceGetHandleByUUID(gpu)
-        card = self._card(handle, gpu, cut=True)
-        kind = card.kind(spot)
-        for instance in self._of_kind(handle, kind):
-            if self._nvml.nvmlGpuInstanceGetInfo(instance).placement.start == spot.start:
-                return _Place(handle=handle, card=card, kind=kind, instance=instance)
-        return _Place(handle=handle, card=card, kind=kind)
+        properties = self._gpu_properties(handle, gpu, partitionable=True)
+        profile = properties.profile_of(placement)
+        for instance in self._instances_of_profile(handle, profile):
+            if self._nvml.nvmlGpuInstanceGetInfo(instance).placement.start == placement.start:
+                return _InstanceTarget(
+                    handle=handle, properties=properties, profile=profile, instance=instance
+                )
+        return _InstanceTarget(handle=handle, properties=properties, profile=profile)
 
-    def _create(self, gpu: str, spot: Spot) -> None:
-        at = self._found(gpu, spot)
-        instance = at.instance
+    def _create(self, gpu: str, placement: SlicePlacement) -> None:
+        target = self._find_target(gpu, placement)
+        instance = target.instance
         if instance is None:
-            place = self._nvml.c_nvmlGpuInstancePlacement_t(start=spot.start, size=at.kind.size)
-            instance = self._nvml.nvmlDeviceCreateGpuInstanceWithPlacement(
-                at.handle, at.kind.id, byref(place)
+            nvml_placement = self._nvml.c_nvmlGpuInstancePlacement_t(
+                start=placement.start, size=target.profile.size
             )
-        elif any(at.fills(slices) for slices, _ in self._computes(instance, at.card, at.kind)):
+            instance = self._nvml.nvmlDeviceCreateGpuInstanceWithPlacement(
+                target.handle, target.profile.id, byref(nvml_placement)
+            )
+        elif any(
+            target.fills_instance(slices)
+            for slices, _ in self._compute_instances(instance, target.properties, target.profile)
+        ):
             return
         try:
-            infos = self._compute_kinds(instance, at.card, at.kind)
-            whole = next((info.id for info in infos if at.fills(info.sliceCount)), None)
-            if whole is None:
-                raise GpuError("CannotCut", f"the driver has nothing that fills {tile(spot)}")
-            self._nvml.nvmlGpuInstanceCreateComputeInstance(instance, whole)
+            compute_profiles = self._compute_profiles(instance, target.properties, target.profile)
+            profile_id = next(
+                (info.id for info in compute_profiles if target.fills_instance(info.sliceCount)),
+                None,
+            )
+            if profile_id is None:
+                raise GpuError(
+                    "CannotCut", f"the driver has nothing that fills {format_placement(placement)}"
+                )
+            self._nvml.nvmlGpuInstanceCreateComputeInstance(instance, profile_id)
         except self._nvml.NVMLError:
             with contextlib.suppress(self._nvml.NVMLError):
                 self._nvml.nvmlGpuInstanceDestroy(instance)
             raise
 
-    def _destroy(self, gpu: str, spot: Spot) -> None:
-        at = self._found(gpu, spot)
-        if at.instance is None:
+    def _destroy(self, gpu: str, placement: SlicePlacement) -> None:
+        target = self._find_target(gpu, placement)
+        if target.instance is None:
             return
-        computes = [compute for _, compute in self._computes(at.instance, at.card, at.kind)]
-        for compute in computes:
-            device = self._nvml.nvmlComputeInstanceGetInfo(compute).device
-            if used := len(self._nvml.nvmlDeviceGetComputeRunningProcesses(device)):
-                raise GpuError("InUse", f"{used} processes compute on {tile(spot)}")
-        for compute in computes:
-            self._nvml.nvmlComputeInstanceDestroy(compute)
-        self._nvml.nvmlGpuInstanceDestroy(at.instance)
+        compute_instances = [
+            compute_instance
+            for _, compute_instance in self._compute_instances(
+                target.instance, target.properties, target.profile
+            )
+        ]
+        for compute_instance in compute_instances:
+            device = self._nvml.nvmlComputeInstanceGetInfo(compute_instance).device
+            if process_count := len(self._nvml.nvmlDeviceGetComputeRunningProcesses(device)):
+                raise GpuError(
+                    "InUse", f"{process_count} processes compute on {format_placement(placement)}"
+                )
+        for compute_instance in compute_instances:
+            self._nvml.nvmlComputeInstanceDestroy(compute_instance)
+        self._nvml.nvmlGpuInstanceDestroy(target.instance)

@@ -10,7 +10,7 @@ from tessera.domain.repartition.facts import NodeLayout
 from tessera.ports import ClusterError, NotFoundError
 from tessera.resources.kinds import NODE_LAYOUTS, NODES
 
-_MANAGER = "tessera-node"
+_FIELD_MANAGER = "tessera-node"
 _MERGE = "application/merge-patch+json"
 
 
@@ -27,34 +27,38 @@ class KubeOwnLayout:
     async def read(self) -> NodeLayout:
         status, body = await self._cluster.request("GET", self._path)
         if status == HTTPStatus.NOT_FOUND:
-            status, body = await self._make()
-        _must(status, body, f"get NodeLayout {self._node}")
+            status, body = await self._create()
+        _raise_for_status(status, body, f"get NodeLayout {self._node}")
         self._version = int(body["metadata"]["resourceVersion"])
-        found = wire.layout(body)
-        self._generation = found.generation
-        return found
+        layout = wire.layout(body)
+        self._generation = layout.generation
+        return layout
 
     async def write(self, status: NodeLayoutStatus) -> None:
-        told = status.model_dump(by_alias=True, exclude_none=True, mode="json")
+        status_body = status.model_dump(by_alias=True, exclude_none=True, mode="json")
         code, body = await self._cluster.request(
-            "PATCH", f"{self._path}/status", {"fieldManager": _MANAGER}, {"status": told}, _MERGE
+            "PATCH",
+            f"{self._path}/status",
+            {"fieldManager": _FIELD_MANAGER},
+            {"status": status_body},
+            _MERGE,
         )
         if code == HTTPStatus.NOT_FOUND:
             raise NotFoundError(f"NodeLayout {self._node} is gone")
-        _must(code, body, f"write the status of NodeLayout {self._node}")
+        _raise_for_status(code, body, f"write the status of NodeLayout {self._node}")
 
     async def wait_for_change(self) -> None:
         async for change in self._cluster.watch(NODE_LAYOUTS, self._version, name=self._node):
             self._version = change.version
-            found = change.cluster_object.value if change.cluster_object else None
-            spec_changed = isinstance(found, NodeLayout) and found.generation != self._generation
+            layout = change.cluster_object.value if change.cluster_object else None
+            spec_changed = isinstance(layout, NodeLayout) and layout.generation != self._generation
             if change.deleted or spec_changed:
                 return
 
-    async def _make(self) -> tuple[int, Any]:
+    async def _create(self) -> tuple[int, Any]:
         """It goes with the node; whoever was faster made the same."""
         status, node = await self._cluster.request("GET", NODES.path(None, self._node))
-        _must(status, node, f"get node {self._node}")
+        _raise_for_status(status, node, f"get node {self._node}")
         owner = {
             "apiVersion": NODES.api_version,
             "kind": NODES.kind,
@@ -66,13 +70,13 @@ class KubeOwnLayout:
             "kind": NODE_LAYOUTS.kind,
             "metadata": {"name": self._node, "ownerReferences": [owner]},
         }
-        query = {"fieldManager": _MANAGER}
-        status, made = await self._cluster.request("POST", NODE_LAYOUTS.path(None), query, body)
+        query = {"fieldManager": _FIELD_MANAGER}
+        status, created = await self._cluster.request("POST", NODE_LAYOUTS.path(None), query, body)
         if status == HTTPStatus.CONFLICT:
             return await self._cluster.request("GET", self._path)
-        return status, made
+        return status, created
 
 
-def _must(status: int, body: Any, deed: str) -> None:
+def _raise_for_status(status: int, body: Any, action: str) -> None:
     if status >= HTTPStatus.BAD_REQUEST:
-        raise ClusterError(f"{deed}: {status} {body.get('message', '')}".strip())
+        raise ClusterError(f"{action}: {status} {body.get('message', '')}".strip())

@@ -15,15 +15,15 @@ from google.protobuf.descriptor_pb2 import (
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 
-from tessera.domain.cutting import Holders
+from tessera.domain.cutting import PodsByDevice
 from tessera.ports import KubeletError
 
 METHOD = "/v1.PodResourcesLister/List"
 _VENDOR = "nvidia.com/"
-_SHARED = "::"
+_REPLICA_SEPARATOR = "::"
 """Devices that several containers share have a number behind this."""
 _TIMEOUT_SECONDS = 5
-_OPTIONS = (("grpc.enable_http_proxy", 0), ("grpc.max_reconnect_backoff_ms", 5000))
+_CHANNEL_OPTIONS = (("grpc.enable_http_proxy", 0), ("grpc.max_reconnect_backoff_ms", 5000))
 """No proxy stands before a socket, and a kubelet that restarts is back in seconds."""
 _MESSAGES: dict[str, tuple[tuple[str, int, str], ...]] = {
     "ListPodResourcesRequest": (),
@@ -39,26 +39,28 @@ _MESSAGES: dict[str, tuple[tuple[str, int, str], ...]] = {
 """Fields by name, number, and message; without one they are strings."""
 
 
-def messages() -> dict[str, Any]:
+def message_classes() -> dict[str, Any]:
     """The classes of all messages by name."""
     file = FileDescriptorProto(name="podresources.proto", package="v1", syntax="proto3")
-    file.message_type.extend(_message(name, fields) for name, fields in _MESSAGES.items())
+    file.message_type.extend(_build_descriptor(name, fields) for name, fields in _MESSAGES.items())
     pool = DescriptorPool()
     pool.Add(file)
     return {name: GetMessageClass(pool.FindMessageTypeByName(f"v1.{name}")) for name in _MESSAGES}
 
 
-def _message(name: str, fields: tuple[tuple[str, int, str], ...]) -> DescriptorProto:
+def _build_descriptor(name: str, fields: tuple[tuple[str, int, str], ...]) -> DescriptorProto:
     message = DescriptorProto(name=name)
-    for field, number, of in fields:
-        told = message.field.add(name=field, number=number)
-        plural = of or field.endswith("_ids")
-        told.label = (
-            FieldDescriptorProto.LABEL_REPEATED if plural else FieldDescriptorProto.LABEL_OPTIONAL
+    for field, number, message_type in fields:
+        field_descriptor = message.field.add(name=field, number=number)
+        repeated = message_type or field.endswith("_ids")
+        field_descriptor.label = (
+            FieldDescriptorProto.LABEL_REPEATED if repeated else FieldDescriptorProto.LABEL_OPTIONAL
         )
-        told.type = FieldDescriptorProto.TYPE_MESSAGE if of else FieldDescriptorProto.TYPE_STRING
-        if of:
-            told.type_name = f".v1.{of}"
+        field_descriptor.type = (
+            FieldDescriptorProto.TYPE_MESSAGE if message_type else FieldDescriptorProto.TYPE_STRING
+        )
+        if message_type:
+            field_descriptor.type_name = f".v1.{message_type}"
     return message
 
 
@@ -67,8 +69,8 @@ class KubeletPods:
 
     def __init__(self, socket: Path) -> None:
         self._socket = socket
-        self._messages = messages()
-        self._channel = grpc.aio.insecure_channel(f"unix://{socket}", options=_OPTIONS)
+        self._messages = message_classes()
+        self._channel = grpc.aio.insecure_channel(f"unix://{socket}", options=_CHANNEL_OPTIONS)
         self._list = self._channel.unary_unary(
             METHOD,
             request_serializer=self._messages["ListPodResourcesRequest"].SerializeToString,
@@ -78,20 +80,22 @@ class KubeletPods:
     async def close(self) -> None:
         await self._channel.close()
 
-    async def holders(self) -> Holders:
+    async def holders(self) -> PodsByDevice:
         try:
-            told = await self._list(
+            response = await self._list(
                 self._messages["ListPodResourcesRequest"](), timeout=_TIMEOUT_SECONDS
             )
         except grpc.aio.AioRpcError as error:
-            what = f"{error.code().name} {error.details()}"
-            raise KubeletError(f"the kubelet at {self._socket}: {what}") from error
-        found: dict[str, set[str]] = {}
-        for pod in told.pod_resources:
+            detail = f"{error.code().name} {error.details()}"
+            raise KubeletError(f"the kubelet at {self._socket}: {detail}") from error
+        pods_by_device: dict[str, set[str]] = {}
+        for pod in response.pod_resources:
             for container in pod.containers:
                 for devices in container.devices:
                     if devices.resource_name.startswith(_VENDOR):
                         for device in devices.device_ids:
-                            holders = found.setdefault(device.partition(_SHARED)[0], set())
-                            holders.add(f"{pod.namespace}/{pod.name}")
-        return {device: tuple(sorted(pods)) for device, pods in sorted(found.items())}
+                            device_pods = pods_by_device.setdefault(
+                                device.partition(_REPLICA_SEPARATOR)[0], set()
+                            )
+                            device_pods.add(f"{pod.namespace}/{pod.name}")
+        return {device: tuple(sorted(pods)) for device, pods in sorted(pods_by_device.items())}

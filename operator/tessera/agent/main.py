@@ -15,15 +15,15 @@ from tessera.adapters.locks import FileLocks
 from tessera.adapters.nvml import NvmlGpus
 from tessera.adapters.own_layout import KubeOwnLayout
 from tessera.adapters.pod_resources import KubeletPods
-from tessera.agent.turn import Agent
+from tessera.agent.turn import NodeAgent
 from tessera.ports import ClusterError, OwnLayout
 from tessera.settings import NodeSettings
 
 log = logging.getLogger("tessera")
 
-_PATIENCE_SECONDS = 120
+_LIVENESS_TIMEOUT_SECONDS = 120
 """A turn takes longer only when the driver hangs."""
-_BREATH_SECONDS = 1
+_WATCH_RETRY_SECONDS = 1
 """A watch that ends at once is not begun anew at once."""
 
 
@@ -32,20 +32,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="tessera-node", description=__doc__)
     parser.add_argument("--host", default="0.0.0.0", help="address of /healthz")
     parser.add_argument("--cut", action="store_true", help="as TESSERA_CUT: cut what the spec says")
-    told = parser.parse_args()
+    arguments = parser.parse_args()
     try:
         settings = NodeSettings()
     except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
+        details = "; ".join(
+            f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in error.errors()
         )
-        sys.exit(f"tessera-node: the environment is not usable: {faults}")
-    if told.cut:
+        sys.exit(f"tessera-node: the environment is not usable: {details}")
+    if arguments.cut:
         settings = settings.model_copy(update={"cut": True})
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
     log.setLevel(settings.log_level.upper())
     try:
-        asyncio.run(run(settings, told.host))
+        asyncio.run(run(settings, arguments.host))
     except (ClusterError, OSError) as error:
         sys.exit(f"tessera-node: {error}")
 
@@ -55,70 +55,76 @@ async def run(settings: NodeSettings, host: str) -> None:
     cluster = KubeCluster(await connect(settings.kubeconfig))
     pods = KubeletPods(settings.pod_resources_socket)
     layout = KubeOwnLayout(cluster, settings.node_name)
-    agent = Agent(
-        NvmlGpus(), pods, layout, FileLocks(settings.lock_directory), cuts=settings.partition
+    agent = NodeAgent(
+        NvmlGpus(),
+        pods,
+        layout,
+        FileLocks(settings.lock_directory),
+        can_partition=settings.partition,
     )
-    for wanted in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(wanted, agent.stop.set)
-    pulse = Pulse()
-    runner = await _served(pulse, host, settings.probes_port)
+    for stop_signal in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(stop_signal, agent.stop.set)
+    heartbeat = AgentHeartbeat()
+    runner = await _serve_health(heartbeat, host, settings.probes_port)
     try:
-        await _turns(agent, layout, settings.poll_interval_seconds, pulse)
+        await _reconcile_loop(agent, layout, settings.poll_interval_seconds, heartbeat)
     finally:
         await runner.cleanup()
         await pods.close()
         await cluster.close()
 
 
-class Pulse:
+class AgentHeartbeat:
     """When the last turn ended, in the seconds of the event loop."""
 
     def __init__(self) -> None:
-        self._at = asyncio.get_running_loop().time()
+        self._last_beat = asyncio.get_running_loop().time()
 
     def beat(self) -> None:
-        self._at = asyncio.get_running_loop().time()
+        self._last_beat = asyncio.get_running_loop().time()
 
-    def alive(self) -> bool:
-        return asyncio.get_running_loop().time() - self._at < _PATIENCE_SECONDS
+    def is_alive(self) -> bool:
+        return asyncio.get_running_loop().time() - self._last_beat < _LIVENESS_TIMEOUT_SECONDS
 
 
-async def _turns(agent: Agent, layout: OwnLayout, every: float, pulse: Pulse) -> None:
+async def _reconcile_loop(
+    agent: NodeAgent, layout: OwnLayout, interval_seconds: float, heartbeat: AgentHeartbeat
+) -> None:
     wake = asyncio.Event()
-    stopped = asyncio.create_task(agent.stop.wait())
-    stopped.add_done_callback(lambda _: wake.set())
-    following = asyncio.create_task(_follow(agent, layout, wake))
+    stop_task = asyncio.create_task(agent.stop.wait())
+    stop_task.add_done_callback(lambda _: wake.set())
+    watch_task = asyncio.create_task(_watch_layout(agent, layout, wake))
     try:
         while not agent.stop.is_set():
             wake.clear()
             try:
-                await agent.turn()
+                await agent.reconcile()
             except ClusterError as error:
                 log.warning("%s", error)
-            pulse.beat()
+            heartbeat.beat()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(every):
+                async with asyncio.timeout(interval_seconds):
                     await wake.wait()
     finally:
-        following.cancel()
-        stopped.cancel()
+        watch_task.cancel()
+        stop_task.cancel()
 
 
-async def _follow(agent: Agent, layout: OwnLayout, wake: asyncio.Event) -> None:
+async def _watch_layout(agent: NodeAgent, layout: OwnLayout, wake: asyncio.Event) -> None:
     """A changed spec is read in a turn of its own; a broken watch is begun anew."""
     while True:
         try:
             await layout.wait_for_change()
         except ClusterError as error:
             log.debug("%s", error)
-        agent.forget()
+        agent.invalidate_layout()
         wake.set()
-        await asyncio.sleep(_BREATH_SECONDS)
+        await asyncio.sleep(_WATCH_RETRY_SECONDS)
 
 
-async def _served(pulse: Pulse, host: str, port: int) -> web.AppRunner:
+async def _serve_health(heartbeat: AgentHeartbeat, host: str, port: int) -> web.AppRunner:
     async def healthz(_: web.Request) -> web.Response:
-        return web.Response(text="ok") if pulse.alive() else web.Response(status=503)
+        return web.Response(text="ok") if heartbeat.is_alive() else web.Response(status=503)
 
     app = web.Application()
     app.router.add_get("/healthz", healthz)

@@ -9,173 +9,181 @@ import logging
 from dataclasses import dataclass, replace
 
 from tessera.api.node_layout import DesiredGpu, NodeLayoutStatus
-from tessera.domain.cutting import Deed, Trouble, cutting, seen
+from tessera.domain.cutting import GpuProblem, InstanceOperation, gpu_status, plan_partitioning
 from tessera.domain.repartition.facts import NodeLayout
 from tessera.ports import GpuError, Gpus, KubeletError, Locks, OwnLayout, PodDevices
 
 log = logging.getLogger("tessera")
 
-_MOST_DEEDS = 32
+_MAX_OPERATIONS = 32
 """On one GPU in one turn: eight go, eight come, and both may be half made."""
-_LONGEST_WAIT = 32
+_MAX_BACKOFF_CYCLES = 32
 """In turns: so long a GPU whose driver refuses is left alone at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Refusal:
+class _Backoff:
     """The driver refused; the GPU is left alone for some turns, longer every time.
 
     Another spec is tried at once.
     """
 
     spec: DesiredGpu
-    trouble: Trouble
-    wait: int
-    left: int
+    problem: GpuProblem
+    cycles: int
+    cycles_left: int
 
 
 @dataclass(frozen=True, slots=True)
-class _Outcome:
+class _GpuOutcome:
     """What came of the spec of one GPU."""
 
-    trouble: Trouble | None = None
+    problem: GpuProblem | None = None
     finished: bool = True
     """All was done that can be done now."""
 
 
-class Agent:
+class NodeAgent:
     """The agent of one node."""
 
     def __init__(
-        self, gpus: Gpus, pods: PodDevices, layout: OwnLayout, locks: Locks, *, cuts: bool
+        self, gpus: Gpus, pods: PodDevices, layout: OwnLayout, locks: Locks, *, can_partition: bool
     ) -> None:
         self._gpus = gpus
         self._pods = pods
         self._layout = layout
         self._locks = locks
-        self._cuts = cuts
-        self._known: NodeLayout | None = None
-        self._fresh = False
-        self._refusals: dict[str, _Refusal] = {}
+        self._can_partition = can_partition
+        self._cached_layout: NodeLayout | None = None
+        self._cache_valid = False
+        self._backoffs: dict[str, _Backoff] = {}
         self.stop = asyncio.Event()
         """No further step is begun once it is set."""
 
-    def forget(self) -> None:
+    def invalidate_layout(self) -> None:
         """The NodeLayout may be another now; the next turn reads it."""
-        self._fresh = False
+        self._cache_valid = False
 
-    async def turn(self) -> None:
+    async def reconcile(self) -> None:
         """Look, cut what may be cut, and tell what is there. ClusterError: it was not told."""
-        layout = await self._own()
-        status = await self._look(layout)
+        layout = await self._read_layout()
+        status = await self._reconcile_gpus(layout)
         if status != layout.status:
             await self._layout.write(status)
-        self._known = replace(layout, status=status)
+        self._cached_layout = replace(layout, status=status)
 
-    async def _own(self) -> NodeLayout:
+    async def _read_layout(self) -> NodeLayout:
         """Read, unless it is known to be unchanged; a turn that breaks off leaves nothing known."""
-        found, self._known = self._known, None
-        if found is None or not self._fresh:
-            self._fresh = True
-            found = await self._layout.read()
-        return found
+        layout, self._cached_layout = self._cached_layout, None
+        if layout is None or not self._cache_valid:
+            self._cache_valid = True
+            layout = await self._layout.read()
+        return layout
 
-    async def _look(self, layout: NodeLayout) -> NodeLayoutStatus:
-        before = layout.status or NodeLayoutStatus()
+    async def _reconcile_gpus(self, layout: NodeLayout) -> NodeLayoutStatus:
+        previous = layout.status or NodeLayoutStatus()
         try:
-            outcomes = await self._cut(layout) if self._cuts else {}
-            readout, holders = await self._gpus.read(), await self._pods.holders()
+            outcomes = await self._partition_gpus(layout) if self._can_partition else {}
+            inventory, pods_by_device = await self._gpus.read(), await self._pods.holders()
         except (GpuError, KubeletError) as error:
             log.warning("%s", error)
             return NodeLayoutStatus(
-                observed_generation=before.observed_generation,
-                cuts=self._cuts,
+                observed_generation=previous.observed_generation,
+                cuts=self._can_partition,
                 problem=str(error)[:500],
             )
         finished = all(outcome.finished for outcome in outcomes.values())
-        there = {gpu.uuid for gpu in readout.gpus}
-        missing = [uuid for uuid in outcomes if uuid not in there]
+        present_uuids = {gpu.uuid for gpu in inventory.gpus}
+        missing = [uuid for uuid in outcomes if uuid not in present_uuids]
         return NodeLayoutStatus(
-            observed_generation=self._observed(layout, before, finished=finished),
-            cuts=self._cuts,
-            driver=readout.driver,
+            observed_generation=self._observed_generation(layout, previous, finished=finished),
+            cuts=self._can_partition,
+            driver=inventory.driver,
             gpus=tuple(
-                seen(gpu, holders, outcomes.get(gpu.uuid, _Outcome()).trouble)
-                for gpu in readout.gpus
+                gpu_status(gpu, pods_by_device, outcomes.get(gpu.uuid, _GpuOutcome()).problem)
+                for gpu in inventory.gpus
             ),
             problem=f"the spec names GPUs that are not here: {', '.join(missing)}"[:500]
             if missing
             else "",
         )
 
-    def _observed(self, layout: NodeLayout, before: NodeLayoutStatus, *, finished: bool) -> int:
-        if not self._cuts:
+    def _observed_generation(
+        self, layout: NodeLayout, previous: NodeLayoutStatus, *, finished: bool
+    ) -> int:
+        if not self._can_partition:
             return 0
-        return layout.generation if finished else before.observed_generation
+        return layout.generation if finished else previous.observed_generation
 
-    async def _cut(self, layout: NodeLayout) -> dict[str, _Outcome]:
+    async def _partition_gpus(self, layout: NodeLayout) -> dict[str, _GpuOutcome]:
         """By the UUID of every GPU that the spec names."""
-        readout, holders = await self._gpus.read(), await self._pods.holders()
-        gpus = {gpu.uuid: gpu for gpu in readout.gpus}
-        found: dict[str, _Outcome] = {}
+        inventory, pods_by_device = await self._gpus.read(), await self._pods.holders()
+        gpus = {gpu.uuid: gpu for gpu in inventory.gpus}
+        outcomes: dict[str, _GpuOutcome] = {}
         for wanted in layout.spec.gpus:
             gpu = gpus.get(wanted.uuid)
-            todo = cutting(gpu, wanted, holders) if gpu else None
-            if todo is None or not todo.deeds:
-                self._refusals.pop(wanted.uuid, None)
-                found[wanted.uuid] = _Outcome(todo.trouble if todo else None)
+            partition_plan = plan_partitioning(gpu, wanted, pods_by_device) if gpu else None
+            if partition_plan is None or not partition_plan.operations:
+                self._backoffs.pop(wanted.uuid, None)
+                outcomes[wanted.uuid] = _GpuOutcome(
+                    partition_plan.problem if partition_plan else None
+                )
             else:
-                found[wanted.uuid] = await self._carve(wanted, layout)
-        return found
+                outcomes[wanted.uuid] = await self._partition_gpu(wanted, layout)
+        return outcomes
 
-    async def _carve(self, wanted: DesiredGpu, layout: NodeLayout) -> _Outcome:
+    async def _partition_gpu(self, wanted: DesiredGpu, layout: NodeLayout) -> _GpuOutcome:
         """The GPU as it is wanted, step by step; a refusal is tried again some turns later."""
-        refusal = self._refusals.get(wanted.uuid)
-        if refusal and refusal.spec != wanted:
-            refusal = None
-        if refusal and refusal.left:
-            self._refusals[wanted.uuid] = replace(refusal, left=refusal.left - 1)
-            return _Outcome(refusal.trouble)
-        with self._locks.hold(wanted.uuid) as ours:
-            if not ours:
-                return _Outcome(finished=False)
+        backoff = self._backoffs.get(wanted.uuid)
+        if backoff and backoff.spec != wanted:
+            backoff = None
+        if backoff and backoff.cycles_left:
+            self._backoffs[wanted.uuid] = replace(backoff, cycles_left=backoff.cycles_left - 1)
+            return _GpuOutcome(backoff.problem)
+        with self._locks.hold(wanted.uuid) as acquired:
+            if not acquired:
+                return _GpuOutcome(finished=False)
             if (await self._layout.read()).generation != layout.generation:
-                self.forget()
-                return _Outcome(finished=False)
+                self.invalidate_layout()
+                return _GpuOutcome(finished=False)
             try:
-                outcome = await self._steps(wanted)
+                outcome = await self._run_operations(wanted)
             except GpuError as error:
                 log.warning("%s: %s", wanted.uuid, error)
-                wait = min(2 * refusal.wait, _LONGEST_WAIT) if refusal else 1
-                trouble = Trouble(error.fault, str(error))
-                self._refusals[wanted.uuid] = _Refusal(
-                    spec=wanted, trouble=trouble, wait=wait, left=wait
+                cycles = min(2 * backoff.cycles, _MAX_BACKOFF_CYCLES) if backoff else 1
+                problem = GpuProblem(error.fault, str(error))
+                self._backoffs[wanted.uuid] = _Backoff(
+                    spec=wanted, problem=problem, cycles=cycles, cycles_left=cycles
                 )
-                return _Outcome(trouble)
-        self._refusals.pop(wanted.uuid, None)
+                return _GpuOutcome(problem)
+        self._backoffs.pop(wanted.uuid, None)
         return outcome
 
-    async def _steps(self, wanted: DesiredGpu) -> _Outcome:
+    async def _run_operations(self, wanted: DesiredGpu) -> _GpuOutcome:
         """Before every step it is looked anew at who holds what."""
-        last: Deed | None = None
-        for _ in range(_MOST_DEEDS):
-            readout = await self._gpus.read(wanted.uuid)
-            todo = cutting(readout.gpus[0], wanted, await self._pods.holders())
-            if not todo.deeds:
-                return _Outcome(todo.trouble)
+        last: InstanceOperation | None = None
+        for _ in range(_MAX_OPERATIONS):
+            inventory = await self._gpus.read(wanted.uuid)
+            partition_plan = plan_partitioning(
+                inventory.gpus[0], wanted, await self._pods.holders()
+            )
+            if not partition_plan.operations:
+                return _GpuOutcome(partition_plan.problem)
             if self.stop.is_set():
                 break
-            deed = todo.deeds[0]
-            if deed == last:
-                told = f"{deed.told()}: the driver says that it is done, but nothing changed"
-                raise GpuError("CannotCut", f"{told}; it is tried again")
-            log.info("%s: %s", wanted.uuid, deed.told())
-            await self._do(wanted.uuid, deed)
-            last = deed
-        return _Outcome(finished=False)
+            operation = partition_plan.operations[0]
+            if operation == last:
+                description = (
+                    f"{operation.describe()}: the driver says that it is done, but nothing changed"
+                )
+                raise GpuError("CannotCut", f"{description}; it is tried again")
+            log.info("%s: %s", wanted.uuid, operation.describe())
+            await self._run_operation(wanted.uuid, operation)
+            last = operation
+        return _GpuOutcome(finished=False)
 
-    async def _do(self, gpu: str, deed: Deed) -> None:
-        if deed.verb == "destroy":
-            await self._gpus.destroy(gpu, deed.spot)
+    async def _run_operation(self, gpu: str, operation: InstanceOperation) -> None:
+        if operation.action == "destroy":
+            await self._gpus.destroy(gpu, operation.placement)
         else:
-            await self._gpus.create(gpu, deed.spot)
+            await self._gpus.create(gpu, operation.placement)

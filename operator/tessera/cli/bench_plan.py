@@ -18,7 +18,7 @@ from tessera.domain.bench.counters import Peaks, peaks
 from tessera.domain.bench.dollars import Price
 from tessera.domain.bench.jobs import Job
 from tessera.domain.catalog import nearest_products, products
-from tessera.domain.hardware import part, whole
+from tessera.domain.hardware import slice_hardware, whole_gpu_hardware
 from tessera.domain.money import money
 from tessera.settings import CommandSettings
 
@@ -161,7 +161,7 @@ def _peaks(asked: argparse.Namespace) -> Peaks | None:
     if product is None:
         near = ", ".join(nearest_products(name))
         raise CommandError(f"--gpu {name} is not known; known are {near}")
-    hardware = part(product, profile) if profile else whole(product, 1)
+    hardware = slice_hardware(product, profile) if profile else whole_gpu_hardware(product, 1)
     if hardware is None:
         known = ", ".join(one.profile for one in product.slices)
         raise CommandError(f"--gpu {asked.gpu}: {name} has no {profile}, but {known}")

@@ -15,7 +15,7 @@ from tessera.domain.explain.decision import Decision
 from tessera.domain.explain.explain import explain
 from tessera.domain.snapshot import Ref
 
-_CLOSE = 5
+_MAX_SUGGESTIONS = 5
 
 
 def run(arguments: argparse.Namespace) -> Told:
@@ -26,31 +26,39 @@ def run(arguments: argparse.Namespace) -> Told:
 async def _run(arguments: argparse.Namespace) -> Told:
     async with reach(arguments) as reader:
         fleet = await fleet_of(reader, prometheus_of(arguments))
-    return explained(fleet, Ref(reader.namespace, arguments.service), arguments.output)
+    return explanation(fleet, Ref(reader.namespace, arguments.service), arguments.output)
 
 
-def explained(fleet: Fleet, ref: Ref, form: str) -> Told:
+def explanation(fleet: Fleet, ref: Ref, form: str) -> Told:
     """One service of a fleet; CommandError with near names when there is none."""
     snapshot = fleet.snapshot
-    must_know(ref, [service.ref for service in snapshot.services])
+    require_service(ref, [service.ref for service in snapshot.services])
     decisions = explain(snapshot, fleet.planned(snapshot), ref)
     notes = list(_notes(fleet, decisions))
     if form == "json":
-        return Told(json.dumps(_fields(ref, fleet, decisions, notes), indent=2) + "\n")
+        return Told(json.dumps(_as_json(ref, fleet, decisions, notes), indent=2) + "\n")
     lines = [f"{ref} at {moment(fleet.at)} UTC", *(f"Note: {note}" for note in notes)]
     for decision in decisions:
-        lines += ["", *_lines(decision)]
+        lines += ["", *_decision_lines(decision)]
     return Told("\n".join(lines) + "\n")
 
 
-def must_know(ref: Ref, known: Sequence[Ref]) -> None:
+def require_service(ref: Ref, known: Sequence[Ref]) -> None:
     """CommandError when there is no such service, with those that may have been meant."""
     if ref in known:
         return
-    elsewhere = [str(one) for one in known if one.name == ref.name]
-    here = [one.name for one in known if one.namespace == ref.namespace]
-    near = elsewhere or difflib.get_close_matches(ref.name, here) or sorted(here)[:_CLOSE]
-    hint = f"did you mean {', '.join(near)}?" if near else "kubectl get inferenceservices -A"
+    same_name = [str(known_ref) for known_ref in known if known_ref.name == ref.name]
+    same_namespace = [known_ref.name for known_ref in known if known_ref.namespace == ref.namespace]
+    suggestions = (
+        same_name
+        or difflib.get_close_matches(ref.name, same_namespace)
+        or sorted(same_namespace)[:_MAX_SUGGESTIONS]
+    )
+    hint = (
+        f"did you mean {', '.join(suggestions)}?"
+        if suggestions
+        else "kubectl get inferenceservices -A"
+    )
     raise CommandError(f"there is no InferenceService {ref.name} in {ref.namespace}; {hint}")
 
 
@@ -69,7 +77,7 @@ def _notes(fleet: Fleet, decisions: Sequence[Decision]) -> Iterator[str]:
         )
 
 
-def _lines(decision: Decision) -> Iterator[str]:
+def _decision_lines(decision: Decision) -> Iterator[str]:
     since = f" since {moment(decision.since)}" if decision.since else ""
     yield f"{decision.topic.upper()}: {decision.reason}{since}"
     yield from (f"  {line}" for line in decision.message.splitlines())
@@ -79,15 +87,18 @@ def _lines(decision: Decision) -> Iterator[str]:
     for name, value in decision.numbers:
         yield f"    {name.ljust(width)}  {value}"
     if decision.alternatives:
-        rows = [[one.name, one.price or "-", one.why] for one in decision.alternatives]
+        rows = [
+            [alternative.name, alternative.price or "-", alternative.message]
+            for alternative in decision.alternatives
+        ]
         yield "  all hardware:"
         yield from indented(table(("HARDWARE", "AN HOUR", "WHY"), rows), "    ")
     if decision.would_change:
         yield "  what would change it:"
-        yield from (f"    - {one}" for one in decision.would_change)
+        yield from (f"    - {change}" for change in decision.would_change)
 
 
-def _fields(ref: Ref, fleet: Fleet, decisions: Sequence[Decision], notes: Sequence[str]) -> Json:
+def _as_json(ref: Ref, fleet: Fleet, decisions: Sequence[Decision], notes: Sequence[str]) -> Json:
     return {
         "namespace": ref.namespace,
         "service": ref.name,
@@ -95,18 +106,22 @@ def _fields(ref: Ref, fleet: Fleet, decisions: Sequence[Decision], notes: Sequen
         "notes": list(notes),
         "decisions": [
             {
-                "topic": one.topic,
-                "reason": str(one.reason),
-                "message": one.message,
-                "since": one.since.isoformat() if one.since else None,
-                "numbers": dict(one.numbers),
+                "topic": decision.topic,
+                "reason": str(decision.reason),
+                "message": decision.message,
+                "since": decision.since.isoformat() if decision.since else None,
+                "numbers": dict(decision.numbers),
                 "alternatives": [
-                    {"name": other.name, "price": other.price, "why": other.why}
-                    for other in one.alternatives
+                    {
+                        "name": alternative.name,
+                        "price": alternative.price,
+                        "why": alternative.message,
+                    }
+                    for alternative in decision.alternatives
                 ],
-                "wouldChange": list(one.would_change),
-                "replayed": one.replayed or None,
+                "wouldChange": list(decision.would_change),
+                "replayed": decision.replayed or None,
             }
-            for one in decisions
+            for decision in decisions
         ],
     }

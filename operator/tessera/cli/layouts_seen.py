@@ -10,8 +10,8 @@ from tessera.api.meta import Condition
 from tessera.api.mig import Mig, MigPlan, MigStatus
 from tessera.cli.errors import CommandError, DeniedError
 from tessera.cli.fleet import Fleet
-from tessera.domain.mig.fleet import Slice
-from tessera.domain.mig.layouts import Layout, Spot, geometry
+from tessera.domain.mig.fleet import FleetSlice
+from tessera.domain.mig.layouts import Layout, SlicePlacement, geometry
 from tessera.domain.pools import PoolView, discover
 from tessera.domain.ref import Ref
 from tessera.domain.repartition.backend import Capabilities
@@ -23,20 +23,20 @@ from tessera.domain.repartition.target import STEADY
 from tessera.domain.repartition.usage import Seat, Usage, seats, usage
 from tessera.domain.snapshot import Pod, Snapshot
 
-Slices: TypeAlias = Mapping[tuple[str, int], tuple[Slice, ...]]
+SlicesByGpu: TypeAlias = Mapping[tuple[str, int], tuple[FleetSlice, ...]]
 """By node and index of the GPU."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SeenPool:
+class PoolSnapshot:
     """One pool now."""
 
     view: PoolView
-    grounds: tuple[Ground, ...] = ()
-    seats: tuple[Seat, ...] = ()
-    services: Mapping[Ref, str] = field(default_factory=dict)
+    nodes: tuple[Ground, ...] = ()
+    slices: tuple[Seat, ...] = ()
+    service_of_pod: Mapping[Ref, str] = field(default_factory=dict)
     """Of pods of ours: whose they are."""
-    loads: Mapping[Ref, float] = field(default_factory=dict)
+    load_of_pod: Mapping[Ref, float] = field(default_factory=dict)
     """Activity of pods, as far as it was read."""
 
     @property
@@ -52,21 +52,21 @@ class SeenPool:
         return self.view.pool.status.mig or MigStatus()
 
     @property
-    def laid_out(self) -> Condition | None:
+    def layout_condition(self) -> Condition | None:
         """The condition of this name."""
         conditions = self.view.pool.status.conditions
-        return next((one for one in conditions if one.type == "LaidOut"), None)
+        return next((condition for condition in conditions if condition.type == "LaidOut"), None)
 
     @property
-    def coming(self) -> MigPlan | None:
+    def pending_plan(self) -> MigPlan | None:
         """The plan that makes a difference to what is there: a proposed one, else the target."""
         if self.status.proposed is not None:
             return self.status.proposed
         target = self.status.target
-        return target if target is not None and changes(self, target) else None
+        return target if target is not None and layout_changes(self, target) else None
 
     @property
-    def begins(self) -> datetime | None:
+    def adoption_time(self) -> datetime | None:
         """When the proposed plan is taken by itself if it still is the answer; None if approval is
         needed."""
         proposed = self.status.proposed
@@ -76,40 +76,42 @@ class SeenPool:
 
     @property
     def usage(self) -> Usage:
-        return usage(self.grounds, self.seats)
+        return usage(self.nodes, self.slices)
 
     @property
-    def places_known(self) -> bool:
-        return all(ground.tells_pods for ground in self.grounds)
+    def placements_known(self) -> bool:
+        return all(mig_node.tells_pods for mig_node in self.nodes)
 
-    def load(self, seat: Seat) -> float | None:
+    def slice_load(self, mig_slice: Seat) -> float | None:
         """Of the first that holds it and is known: nobody shares a slice."""
-        return next((self.loads[pod] for pod in seat.holders if pod in self.loads), None)
+        return next(
+            (self.load_of_pod[pod] for pod in mig_slice.holders if pod in self.load_of_pod), None
+        )
 
-    def whose(self, pod: Ref) -> str:
+    def owner_of(self, pod: Ref) -> str:
         """The service or batch of a pod; a pod of nobody known by its own name."""
-        return self.services.get(pod, f"pod {pod}")
+        return self.service_of_pod.get(pod, f"pod {pod}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class GpuLayoutChange:
     """One GPU that a plan cuts otherwise."""
 
     node: str
     gpu: int
     before: Layout
     after: Layout
-    leaving: tuple[Ref, ...] = ()
+    leaving_pods: tuple[Ref, ...] = ()
     """Pods that have to leave their slice, as far as the present shows."""
 
     @property
-    def told(self) -> tuple[str, str]:
+    def descriptions(self) -> tuple[str, str]:
         """Both layouts; with places only where the counts alone are the same."""
-        places_tell = geometry(self.before) == geometry(self.after)
-        return _told(self.before, places_tell), _told(self.after, places_tell)
+        with_placements = geometry(self.before) == geometry(self.after)
+        return _layout_text(self.before, with_placements), _layout_text(self.after, with_placements)
 
 
-def layouts_seen(fleet: Fleet, name: str | None) -> tuple[SeenPool, ...]:
+def pool_snapshots(fleet: Fleet, name: str | None) -> tuple[PoolSnapshot, ...]:
     """All pools, or the one of this name."""
     snapshot = fleet.snapshot
     views = discover(snapshot.pools, snapshot.nodes, snapshot.at.date())
@@ -118,160 +120,180 @@ def layouts_seen(fleet: Fleet, name: str | None) -> tuple[SeenPool, ...]:
     if name is not None and name not in {view.pool.name for view in views}:
         known = ", ".join(view.pool.name for view in views) or "none"
         raise CommandError(f"there is no AcceleratorPool {name}; there are: {known}")
-    return tuple(_seen(view, snapshot) for view in views if name in (None, view.pool.name))
+    return tuple(_pool_snapshot(view, snapshot) for view in views if name in (None, view.pool.name))
 
 
-def _seen(view: PoolView, snapshot: Snapshot) -> SeenPool:
-    found = grounds(view, snapshot.nodes, snapshot.layouts)
-    read = snapshot.readings.pods if snapshot.readings is not None else {}
-    return SeenPool(
+def _pool_snapshot(view: PoolView, snapshot: Snapshot) -> PoolSnapshot:
+    pool_nodes = grounds(view, snapshot.nodes, snapshot.layouts)
+    readings = snapshot.readings.pods if snapshot.readings is not None else {}
+    return PoolSnapshot(
         view=view,
-        grounds=found,
-        seats=seats(found, snapshot.pods),
-        services={pod.ref: _owner(pod) for pod in snapshot.pods},
-        loads={ref: one.activity for ref, one in read.items() if one.activity is not None},
+        nodes=pool_nodes,
+        slices=seats(pool_nodes, snapshot.pods),
+        service_of_pod={pod.ref: _pod_owner(pod) for pod in snapshot.pods},
+        load_of_pod={
+            ref: reading.activity
+            for ref, reading in readings.items()
+            if reading.activity is not None
+        },
     )
 
 
-def _owner(pod: Pod) -> str:
+def _pod_owner(pod: Pod) -> str:
     return str(pod.service) if pod.batch_run is None else f"batch {pod.batch_run.batch}"
 
 
-def changes(pool: SeenPool, plan: MigPlan) -> tuple[Change, ...]:
+def layout_changes(pool: PoolSnapshot, plan: MigPlan) -> tuple[GpuLayoutChange, ...]:
     """What the plan changes of what there is, in the order of nodes and GPUs."""
-    wanted = _wanted(pool, plan)
-    here: dict[str, list[Seat]] = defaultdict(list)
-    for seat in pool.seats:
-        here[seat.node].append(seat)
-    can = backend_of(pool.mig or Mig(), pool.grounds).capabilities
+    planned = _planned_layouts(pool, plan)
+    slices_by_node: dict[str, list[Seat]] = defaultdict(list)
+    for mig_slice in pool.slices:
+        slices_by_node[mig_slice.node].append(mig_slice)
+    capabilities = backend_of(pool.mig or Mig(), pool.nodes).capabilities
     return tuple(
-        Change(
-            node=ground.name,
-            gpu=card.index,
-            before=card.layout,
-            after=wanted[ground.name, card.index],
-            leaving=_leaving(can, here[ground.name], card, wanted[ground.name, card.index]),
+        GpuLayoutChange(
+            node=mig_node.name,
+            gpu=mig_gpu.index,
+            before=mig_gpu.layout,
+            after=planned[mig_node.name, mig_gpu.index],
+            leaving_pods=_pods_to_leave(
+                capabilities,
+                slices_by_node[mig_node.name],
+                mig_gpu,
+                planned[mig_node.name, mig_gpu.index],
+            ),
         )
-        for ground, card in _cards(pool)
-        if wanted[ground.name, card.index] != card.layout
+        for mig_node, mig_gpu in _mig_gpus(pool)
+        if planned[mig_node.name, mig_gpu.index] != mig_gpu.layout
     )
 
 
-def _wanted(pool: SeenPool, plan: MigPlan) -> Mapping[tuple[str, int], Layout]:
+def _planned_layouts(pool: PoolSnapshot, plan: MigPlan) -> Mapping[tuple[str, int], Layout]:
     """Every GPU as it should be; one that the plan does not name as it is.
 
     Where a plan has no places, slices that are right by number are in theirs.
     """
-    planned = layouts_of(plan, {ground.name: ground.board for ground in pool.grounds})
+    planned = layouts_of(plan, {mig_node.name: mig_node.board for mig_node in pool.nodes})
     pinned = {
         (node.node, gpu.gpu)
         for node in plan.nodes
         for gpu in node.gpus
         if "@" in "".join(gpu.slices)
     }
-    found = {}
-    for ground, card in _cards(pool):
-        place = ground.name, card.index
-        layout = planned.get(ground.name, {}).get(card.index, card.layout)
-        alike = place not in pinned and geometry(layout) == geometry(card.layout)
-        found[place] = card.layout if alike else layout
-    return found
+    layouts = {}
+    for mig_node, mig_gpu in _mig_gpus(pool):
+        place = mig_node.name, mig_gpu.index
+        layout = planned.get(mig_node.name, {}).get(mig_gpu.index, mig_gpu.layout)
+        same_counts = place not in pinned and geometry(layout) == geometry(mig_gpu.layout)
+        layouts[place] = mig_gpu.layout if same_counts else layout
+    return layouts
 
 
-def movers(pool: SeenPool, plan: MigPlan) -> frozenset[Ref]:
+def moving_pods(pool: PoolSnapshot, plan: MigPlan) -> frozenset[Ref]:
     """Pods whose slice goes, or whose service the plan gives other slices."""
-    planned = {one.service: one.profile for one in plan.services}
-    found = {pod for change in changes(pool, plan) for pod in change.leaving}
-    for seat in pool.seats:
-        found |= {
+    planned = {assignment.service: assignment.profile for assignment in plan.services}
+    pods = {pod for change in layout_changes(pool, plan) for pod in change.leaving_pods}
+    for mig_slice in pool.slices:
+        pods |= {
             pod
-            for pod in seat.holders
-            if planned.get(pool.whose(pod), seat.spot.profile) != seat.spot.profile
+            for pod in mig_slice.holders
+            if planned.get(pool.owner_of(pod), mig_slice.spot.profile) != mig_slice.spot.profile
         }
-    return frozenset(found)
+    return frozenset(pods)
 
 
-def _cards(pool: SeenPool) -> Iterator[tuple[Ground, Card]]:
-    for ground in pool.grounds:
-        for card in ground.cards:
-            yield ground, card
+def _mig_gpus(pool: PoolSnapshot) -> Iterator[tuple[Ground, Card]]:
+    for mig_node in pool.nodes:
+        for mig_gpu in mig_node.cards:
+            yield mig_node, mig_gpu
 
 
-def _leaving(
-    can: Capabilities, seats_of_node: Sequence[Seat], card: Card, wanted: Layout
+def _pods_to_leave(
+    capabilities: Capabilities, node_slices: Sequence[Seat], mig_gpu: Card, wanted: Layout
 ) -> tuple[Ref, ...]:
     """As the backend can: who holds a slice that goes, or one of the GPU, or one of the node."""
-    found = {
-        holder
-        for seat in seats_of_node
-        if seat.gpu == card.index or not can.knows_pods
-        for holder in seat.holders
-        if not (can.sibling_safe and seat.spot in wanted)
+    holders = {
+        pod
+        for mig_slice in node_slices
+        if mig_slice.gpu == mig_gpu.index or not capabilities.knows_pods
+        for pod in mig_slice.holders
+        if not (capabilities.sibling_safe and mig_slice.spot in wanted)
     }
-    return tuple(sorted(found))
+    return tuple(sorted(holders))
 
 
-def present(pool: SeenPool) -> Slices:
+def current_slices(pool: PoolSnapshot) -> SlicesByGpu:
     """GPUs as they are."""
-    found: dict[tuple[str, int], list[Slice]] = {
-        (ground.name, card.index): [] for ground, card in _cards(pool)
+    slices_by_gpu: dict[tuple[str, int], list[FleetSlice]] = {
+        (mig_node.name, mig_gpu.index): [] for mig_node, mig_gpu in _mig_gpus(pool)
     }
-    for seat in pool.seats:
-        whose = pool.whose(seat.holders[0]) if seat.holders else None
-        found[seat.node, seat.gpu].append(Slice(seat.spot.start, seat.spot.profile, whose))
-    return {place: tuple(slices) for place, slices in found.items()}
+    for mig_slice in pool.slices:
+        owner = pool.owner_of(mig_slice.holders[0]) if mig_slice.holders else None
+        slices_by_gpu[mig_slice.node, mig_slice.gpu].append(
+            FleetSlice(mig_slice.spot.start, mig_slice.spot.profile, owner)
+        )
+    return {place: tuple(slices) for place, slices in slices_by_gpu.items()}
 
 
-def after(pool: SeenPool, plan: MigPlan) -> Slices:
+def planned_slices(pool: PoolSnapshot, plan: MigPlan) -> SlicesByGpu:
     """GPUs as they will be, with the services that the plan gives them.
 
     Who sits on a slice that stays keeps it as long as the plan gives it such a slice; the rest is
     dealt by name, since replicas choose among equal slices themselves.
     """
-    due = Counter({(one.service, one.profile): one.replicas for one in plan.services})
-    layouts = _wanted(pool, plan)
-    held = _staying(pool, layouts, due)
+    unassigned = Counter(
+        {
+            (assignment.service, assignment.profile): assignment.replicas
+            for assignment in plan.services
+        }
+    )
+    layouts = _planned_layouts(pool, plan)
+    staying = _staying_services(pool, layouts, unassigned)
     waiting: dict[str, list[str]] = defaultdict(list)
-    for (service, profile), count in sorted(due.items(), reverse=True):
+    for (service, profile), count in sorted(unassigned.items(), reverse=True):
         waiting[profile] += [service] * count
     return {
         place: tuple(
-            Slice(spot.start, spot.profile, held.get((*place, spot)) or _next(waiting, spot))
-            for spot in layout
+            FleetSlice(
+                placement.start,
+                placement.profile,
+                staying.get((*place, placement)) or _take_next(waiting, placement),
+            )
+            for placement in layout
         )
         for place, layout in layouts.items()
     }
 
 
-def _staying(
-    pool: SeenPool,
+def _staying_services(
+    pool: PoolSnapshot,
     layouts: Mapping[tuple[str, int], Layout],
-    due: Counter[tuple[str, str]],
-) -> dict[tuple[str, int, Spot], str]:
+    unassigned: Counter[tuple[str, str]],
+) -> dict[tuple[str, int, SlicePlacement], str]:
     """Slices that stay with who holds them; what they take of the plan is taken off `due`."""
-    planned = {service for service, _ in due}
-    held = {}
-    for seat in pool.seats:
-        if not seat.holders or seat.spot not in layouts[seat.node, seat.gpu]:
+    planned = {service for service, _ in unassigned}
+    staying = {}
+    for mig_slice in pool.slices:
+        if not mig_slice.holders or mig_slice.spot not in layouts[mig_slice.node, mig_slice.gpu]:
             continue
-        whose = pool.whose(seat.holders[0])
-        key = whose, seat.spot.profile
-        if due[key] > 0:
-            due[key] -= 1
-        elif whose in planned:
+        owner = pool.owner_of(mig_slice.holders[0])
+        key = owner, mig_slice.spot.profile
+        if unassigned[key] > 0:
+            unassigned[key] -= 1
+        elif owner in planned:
             continue
-        held[seat.node, seat.gpu, seat.spot] = whose
-    return held
+        staying[mig_slice.node, mig_slice.gpu, mig_slice.spot] = owner
+    return staying
 
 
-def _next(waiting: Mapping[str, list[str]], spot: Spot) -> str | None:
-    left = waiting.get(spot.profile)
-    return left.pop() if left else None
+def _take_next(waiting: Mapping[str, list[str]], placement: SlicePlacement) -> str | None:
+    services = waiting.get(placement.profile)
+    return services.pop() if services else None
 
 
-def _told(layout: Sequence[Spot], with_places: bool) -> str:
+def _layout_text(layout: Sequence[SlicePlacement], with_placements: bool) -> str:
     if not layout:
         return "not cut"
-    if with_places:
-        return ", ".join(f"{spot.profile}@{spot.start}" for spot in layout)
+    if with_placements:
+        return ", ".join(f"{placement.profile}@{placement.start}" for placement in layout)
     return ", ".join(f"{count}x {profile}" for profile, count in geometry(layout))

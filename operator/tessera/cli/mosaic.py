@@ -14,23 +14,31 @@ from tessera.cli.cluster import reach
 from tessera.cli.errors import CommandError
 from tessera.cli.fleet import Fleet, fleet_of, prometheus_of
 from tessera.cli.layouts_seen import (
-    SeenPool,
-    Slices,
-    after,
-    layouts_seen,
-    movers,
-    present,
+    PoolSnapshot,
+    SlicesByGpu,
+    current_slices,
+    moving_pods,
+    planned_slices,
+    pool_snapshots,
 )
-from tessera.cli.mosaic_json import fields
-from tessera.cli.plan import state
+from tessera.cli.mosaic_json import pool_json
+from tessera.cli.plan import state_line
 from tessera.cli.text import moment
-from tessera.cli.tiles import Rows, Strip, Tile, lines, picture, tiles, write_svg
+from tessera.cli.tiles import (
+    MosaicTile,
+    Rows,
+    Strip,
+    gpu_tiles,
+    mosaic_lines,
+    svg_document,
+    write_svg,
+)
 from tessera.cli.told import Told
-from tessera.domain.mig.fleet import Gpu, Slice
+from tessera.domain.mig.fleet import FleetGpu, FleetSlice
 from tessera.domain.repartition.facts import Ground
 from tessera.domain.repartition.usage import share
 
-_TERMINAL = (110, 24)
+_DEFAULT_TERMINAL_SIZE = (110, 24)
 """One that does not tell its size."""
 LEGEND = (
     "A tile is a slice: its service, below it where it starts, its load and its price an hour.",
@@ -50,7 +58,7 @@ class Mosaic:
     plan: str = ""
     """The plan that is proposed or carried out, as far as it makes a difference, and for what it
     waits."""
-    coming: Rows = ()
+    planned_rows: Rows = ()
     """The GPUs as it cuts them."""
 
 
@@ -62,104 +70,129 @@ def run(arguments: argparse.Namespace) -> Told:
 async def _run(arguments: argparse.Namespace) -> Told:
     async with reach(arguments) as reader:
         fleet = await fleet_of(reader, prometheus_of(arguments))
-    width = shutil.get_terminal_size(_TERMINAL).columns
-    return told(fleet, arguments.pool, arguments.output, width, arguments.svg)
+    width = shutil.get_terminal_size(_DEFAULT_TERMINAL_SIZE).columns
+    return render_mosaic(fleet, arguments.pool, arguments.output, width, arguments.svg)
 
 
-def told(fleet: Fleet, name: str | None, form: str, width: int, file: str | None = None) -> Told:
+def render_mosaic(
+    fleet: Fleet, name: str | None, output_format: str, width: int, file: str | None = None
+) -> Told:
     """What is drawn of all pools, or of the one of this name; with a file also there."""
-    seen = _drawable(fleet, name)
-    found = [mosaic(pool) for pool in seen]
+    pools = _mig_pools(fleet, name)
+    pool_mosaics = [pool_mosaic(pool) for pool in pools]
     if file is not None:
-        write_svg(file, drawn(found))
-    if form == "json":
-        body = {"pools": [fields(pool) for pool in seen], "notes": list(fleet.unread)}
+        write_svg(file, mosaic_svg(pool_mosaics))
+    if output_format == "json":
+        body = {"pools": [pool_json(pool) for pool in pools], "notes": list(fleet.unread)}
         return Told(json.dumps(body, indent=2) + "\n")
     notes = [f"Note: {note}" for note in fleet.unread]
-    return Told("\n".join([*notes, *shown(found, width)]) + "\n")
+    return Told("\n".join([*notes, *terminal_lines(pool_mosaics, width)]) + "\n")
 
 
 def mosaics(fleet: Fleet, name: str | None = None) -> Sequence[Mosaic]:
     """Of all pools with GPUs that are cut, or of the one of this name."""
-    return [mosaic(pool) for pool in _drawable(fleet, name)]
+    return [pool_mosaic(pool) for pool in _mig_pools(fleet, name)]
 
 
-def _drawable(fleet: Fleet, name: str | None) -> Sequence[SeenPool]:
-    seen = layouts_seen(fleet, name)
-    found = [pool for pool in seen if pool.usage.gpus or pool.view.slices]
-    if not found:
+def _mig_pools(fleet: Fleet, name: str | None) -> Sequence[PoolSnapshot]:
+    pools = pool_snapshots(fleet, name)
+    mig_pools = [pool for pool in pools if pool.usage.gpus or pool.view.slices]
+    if not mig_pools:
         which = "no AcceleratorPool has" if name is None else f"pool {name} has no"
         raise CommandError(
             f"{which} GPUs in MIG mode; nvidia-smi -mig 1 on a node switches it on, and tessera "
             "doctor tells what else may be missing"
         )
-    return found
+    return mig_pools
 
 
-def shown(found: Sequence[Mosaic], width: int) -> Iterator[str]:
+def terminal_lines(pool_mosaics: Sequence[Mosaic], width: int) -> Iterator[str]:
     """In the terminal; with a plan before and after."""
-    for one in found:
-        yield from one.summary
-        yield from one.notes
-        if one.plan:
-            yield from ("", "Before:", *lines(one.rows, width))
-            yield from ("", f"After plan {one.plan}:", *lines(one.coming, width), "")
+    for drawn_mosaic in pool_mosaics:
+        yield from drawn_mosaic.summary
+        yield from drawn_mosaic.notes
+        if drawn_mosaic.plan:
+            yield from ("", "Before:", *mosaic_lines(drawn_mosaic.rows, width))
+            yield from (
+                "",
+                f"After plan {drawn_mosaic.plan}:",
+                *mosaic_lines(drawn_mosaic.planned_rows, width),
+                "",
+            )
         else:
-            yield from ("", *lines(one.rows, width), "")
+            yield from ("", *mosaic_lines(drawn_mosaic.rows, width), "")
     yield from LEGEND
 
 
-def between(before: Sequence[Mosaic], later: Sequence[Mosaic], width: int) -> Iterator[str]:
+def comparison_lines(
+    before_mosaics: Sequence[Mosaic], after_mosaics: Sequence[Mosaic], width: int
+) -> Iterator[str]:
     """Two readings of the same pools."""
-    for title, found in (("Before:", before), ("After:", later)):
+    for title, pool_mosaics in (("Before:", before_mosaics), ("After:", after_mosaics)):
         yield title
-        for one in found:
-            yield from (*one.summary, *lines(one.rows, width), "")
+        for drawn_mosaic in pool_mosaics:
+            yield from (*drawn_mosaic.summary, *mosaic_lines(drawn_mosaic.rows, width), "")
     yield from LEGEND
 
 
-def drawn(found: Sequence[Mosaic], later: Sequence[Mosaic] = ()) -> str:
+def mosaic_svg(pool_mosaics: Sequence[Mosaic], after_mosaics: Sequence[Mosaic] = ()) -> str:
     """As SVG, with another reading or a plan beside it."""
-    now = [row for one in found for row in (*one.summary, *one.rows)]
-    if later:
-        coming = [row for one in later for row in (*one.summary, *one.rows)]
-        return picture([("before", now), ("after", coming)])
-    plans = [one.plan for one in found if one.plan]
-    if not plans:
-        return picture([("", now)])
-    blank = [("",) * (len(one.summary) - 1) for one in found]
-    coming = [
-        row
-        for one, gap in zip(found, blank, strict=True)
-        for row in (one.pool, *gap, *(one.coming or one.rows))
+    current_rows = [
+        row for drawn_mosaic in pool_mosaics for row in (*drawn_mosaic.summary, *drawn_mosaic.rows)
     ]
-    return picture([("before", now), (f"after plan {', '.join(plans)}", coming)])
-
-
-def mosaic(pool: SeenPool) -> Mosaic:
-    """Of one pool."""
-    plan, known = pool.coming, _known(pool)
-    later = replace(known, loads={}, leaving=frozenset())
-    return Mosaic(
-        pool=pool.name,
-        summary=tuple(_summary(pool)),
-        notes=tuple(_notes(pool)),
-        rows=tuple(_rows(pool, present(pool), known)),
-        plan=_plan(pool, plan) if plan is not None else "",
-        coming=tuple(_rows(pool, after(pool, plan), later)) if plan is not None else (),
+    if after_mosaics:
+        planned_rows = [
+            row
+            for drawn_mosaic in after_mosaics
+            for row in (*drawn_mosaic.summary, *drawn_mosaic.rows)
+        ]
+        return svg_document([("before", current_rows), ("after", planned_rows)])
+    plans = [drawn_mosaic.plan for drawn_mosaic in pool_mosaics if drawn_mosaic.plan]
+    if not plans:
+        return svg_document([("", current_rows)])
+    padding = [("",) * (len(drawn_mosaic.summary) - 1) for drawn_mosaic in pool_mosaics]
+    planned_rows = [
+        row
+        for drawn_mosaic, blank_rows in zip(pool_mosaics, padding, strict=True)
+        for row in (
+            drawn_mosaic.pool,
+            *blank_rows,
+            *(drawn_mosaic.planned_rows or drawn_mosaic.rows),
+        )
+    ]
+    return svg_document(
+        [("before", current_rows), (f"after plan {', '.join(plans)}", planned_rows)]
     )
 
 
-def _plan(pool: SeenPool, plan: MigPlan) -> str:
+def pool_mosaic(pool: PoolSnapshot) -> Mosaic:
+    """Of one pool."""
+    plan, labels = pool.pending_plan, _tile_labels(pool)
+    planned_labels = replace(labels, loads={}, leaving=frozenset())
+    return Mosaic(
+        pool=pool.name,
+        summary=tuple(_summary_lines(pool)),
+        notes=tuple(_note_lines(pool)),
+        rows=tuple(_rows(pool, current_slices(pool), labels)),
+        plan=_plan_title(pool, plan) if plan is not None else "",
+        planned_rows=tuple(_rows(pool, planned_slices(pool, plan), planned_labels))
+        if plan is not None
+        else (),
+    )
+
+
+def _plan_title(pool: PoolSnapshot, plan: MigPlan) -> str:
     if plan is not pool.status.proposed:
         return plan.name
-    waits = f"{moment(pool.begins)} UTC" if pool.begins is not None else "it is approved"
+    waiting_for = (
+        f"{moment(pool.adoption_time)} UTC" if pool.adoption_time is not None else "it is approved"
+    )
     work = " and until the GPUs in work are done" if pool.status.units else ""
-    return f"{plan.name}, which waits until {waits}{work}"
+    return f"{plan.name}, which waits until {waiting_for}{work}"
 
 
-def _summary(pool: SeenPool) -> Iterator[str]:
-    yield state(pool) if pool.mig is not None else f"{pool.name}: slices are taken as they are"
+def _summary_lines(pool: PoolSnapshot) -> Iterator[str]:
+    yield state_line(pool) if pool.mig is not None else f"{pool.name}: slices are taken as they are"
     usage, price = pool.usage, pool.view.price
     if price is not None:
         total, idle, stranded = (
@@ -171,88 +204,104 @@ def _summary(pool: SeenPool) -> Iterator[str]:
         )
 
 
-def _notes(pool: SeenPool) -> Iterator[str]:
-    if not pool.places_known:
+def _note_lines(pool: PoolSnapshot) -> Iterator[str]:
+    if not pool.placements_known:
         yield "Places are assumed where no agent (tessera-node) tells them; their counts are right."
-    if not pool.loads:
+    if not pool.load_of_pod:
         yield "Loads are not known; --prometheus URL reads them."
-    if whole := sum(ground.uncut for ground in pool.grounds):
-        yield f"{whole} GPUs are not in MIG mode."
-    for ground in pool.grounds:
-        if ground.disagrees is not None:
-            yield f"Node {ground.name} is not drawn: {ground.disagrees}."
-        for card in ground.cards:
-            if card.fault is not None:
-                yield f"Node {ground.name} GPU {card.index}: {card.fault}: {card.message}"
+    if whole_gpus := sum(mig_node.uncut for mig_node in pool.nodes):
+        yield f"{whole_gpus} GPUs are not in MIG mode."
+    for mig_node in pool.nodes:
+        if mig_node.disagrees is not None:
+            yield f"Node {mig_node.name} is not drawn: {mig_node.disagrees}."
+        for mig_gpu in mig_node.cards:
+            if mig_gpu.fault is not None:
+                yield (
+                    f"Node {mig_node.name} GPU {mig_gpu.index}: {mig_gpu.fault}: {mig_gpu.message}"
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Known:
+class _TileLabels:
     """What tiles are labelled with besides their services; places are node, GPU and start."""
 
-    names: Mapping[str, str]
-    hourly: Decimal | None
+    short_names: Mapping[str, str]
+    gpu_hour_price: Decimal | None
     """The price of a GPU."""
     loads: Mapping[tuple[str, int, int], float]
     leaving: frozenset[tuple[str, int, int]]
 
 
-def _known(pool: SeenPool) -> _Known:
-    plan = pool.coming
-    leaving = movers(pool, plan) if plan is not None else frozenset()
-    places = {(seat.node, seat.gpu, seat.spot.start): seat for seat in pool.seats}
-    loads = {place: pool.load(seat) for place, seat in places.items()}
-    return _Known(
-        names=_shortened(pool),
-        hourly=pool.view.price.per_gpu_hour if pool.view.price is not None else None,
+def _tile_labels(pool: PoolSnapshot) -> _TileLabels:
+    plan = pool.pending_plan
+    leaving_pods = moving_pods(pool, plan) if plan is not None else frozenset()
+    slices_by_place = {
+        (mig_slice.node, mig_slice.gpu, mig_slice.spot.start): mig_slice
+        for mig_slice in pool.slices
+    }
+    loads = {place: pool.slice_load(mig_slice) for place, mig_slice in slices_by_place.items()}
+    return _TileLabels(
+        short_names=_short_names(pool),
+        gpu_hour_price=pool.view.price.per_gpu_hour if pool.view.price is not None else None,
         loads={place: load for place, load in loads.items() if load is not None},
         leaving=frozenset(
-            place for place, seat in places.items() if not leaving.isdisjoint(seat.holders)
+            place
+            for place, mig_slice in slices_by_place.items()
+            if not leaving_pods.isdisjoint(mig_slice.holders)
         ),
     )
 
 
-def _shortened(pool: SeenPool) -> Mapping[str, str]:
+def _short_names(pool: PoolSnapshot) -> Mapping[str, str]:
     """Services by their names alone where nobody else is called so: tiles are small."""
-    plan = pool.coming
-    known = {*pool.services.values(), *(one.service for one in (plan.services if plan else ()))}
-    heirs = Counter(_last(name) for name in known)
-    return {name: _last(name) for name in known if heirs[_last(name)] == 1}
+    plan = pool.pending_plan
+    service_names = {
+        *pool.service_of_pod.values(),
+        *(assignment.service for assignment in (plan.services if plan else ())),
+    }
+    name_counts = Counter(_base_name(name) for name in service_names)
+    return {name: _base_name(name) for name in service_names if name_counts[_base_name(name)] == 1}
 
 
-def _last(name: str) -> str:
+def _base_name(name: str) -> str:
     return name.rpartition("/")[2]
 
 
-def _rows(pool: SeenPool, slices: Slices, known: _Known) -> Iterator[Strip | str]:
+def _rows(pool: PoolSnapshot, slices: SlicesByGpu, labels: _TileLabels) -> Iterator[Strip | str]:
     """A heading for each node, a strip for each GPU."""
-    for ground in pool.grounds:
-        if ground.cards:
-            yield f"{ground.name}: {ground.board.name}{', assumed' * (not ground.tells_pods)}"
-        for card in ground.cards:
-            yield _strip(ground, card.index, slices[ground.name, card.index], known)
+    for mig_node in pool.nodes:
+        if mig_node.cards:
+            yield f"{mig_node.name}: {mig_node.board.name}{', assumed' * (not mig_node.tells_pods)}"
+        for mig_gpu in mig_node.cards:
+            yield _strip(mig_node, mig_gpu.index, slices[mig_node.name, mig_gpu.index], labels)
 
 
-def _strip(ground: Ground, index: int, slices: tuple[Slice, ...], known: _Known) -> Strip:
-    gpu = Gpu(name=str(index), board=ground.board.name, slices=slices)
-    covered = sum((share(ground.board, one.profile) for one in slices), Decimal(0))
+def _strip(
+    mig_node: Ground, index: int, slices: tuple[FleetSlice, ...], labels: _TileLabels
+) -> Strip:
+    gpu = FleetGpu(name=str(index), gpu_model=mig_node.board.name, slices=slices)
+    covered = sum((share(mig_node.board, mig_slice.profile) for mig_slice in slices), Decimal(0))
     return Strip(
         name=gpu.name,
-        tiles=tuple(_tile(ground, index, tile, known) for tile in tiles(ground.board, gpu)),
-        stranded=(1 - covered) * known.hourly if known.hourly is not None else None,
+        tiles=tuple(
+            _tile(mig_node, index, tile, labels) for tile in gpu_tiles(mig_node.board, gpu)
+        ),
+        stranded_price=(1 - covered) * labels.gpu_hour_price
+        if labels.gpu_hour_price is not None
+        else None,
     )
 
 
-def _tile(ground: Ground, index: int, tile: Tile, known: _Known) -> Tile:
+def _tile(mig_node: Ground, index: int, tile: MosaicTile, labels: _TileLabels) -> MosaicTile:
     if tile.profile is None:
         return tile
-    place = ground.name, index, tile.start
-    part = share(ground.board, tile.profile)
+    place = mig_node.name, index, tile.start
+    part = share(mig_node.board, tile.profile)
     return replace(
         tile,
-        service=known.names.get(tile.service, tile.service) if tile.service else None,
-        placed=ground.tells_pods,
-        leaves=place in known.leaving,
-        load=known.loads.get(place),
-        price=part * known.hourly if known.hourly is not None else None,
+        service=labels.short_names.get(tile.service, tile.service) if tile.service else None,
+        start_known=mig_node.tells_pods,
+        must_leave=place in labels.leaving,
+        load=labels.loads.get(place),
+        hourly_price=part * labels.gpu_hour_price if labels.gpu_hour_price is not None else None,
     )

@@ -5,68 +5,76 @@ from collections.abc import Sequence
 from decimal import Decimal
 
 from tessera.cli.cluster import Json
-from tessera.cli.layouts_seen import SeenPool, after
-from tessera.domain.mig.fleet import Slice
+from tessera.cli.layouts_seen import PoolSnapshot, planned_slices
+from tessera.domain.mig.fleet import FleetSlice
 from tessera.domain.repartition.usage import Seat
 
 
-def fields(pool: SeenPool) -> Json:
+def pool_json(pool: PoolSnapshot) -> Json:
     """One pool with all of its GPUs that are in MIG mode."""
-    price, usage, plan = pool.view.price, pool.usage, pool.coming
-    hourly = price.per_gpu_hour if price is not None else None
-    coming = after(pool, plan) if plan is not None else {}
-    here: dict[tuple[str, int], list[Seat]] = defaultdict(list)
-    for seat in pool.seats:
-        here[seat.node, seat.gpu].append(seat)
+    price, usage, plan = pool.view.price, pool.usage, pool.pending_plan
+    gpu_hour_price = price.per_gpu_hour if price is not None else None
+    planned = planned_slices(pool, plan) if plan is not None else {}
+    slices_by_gpu: dict[tuple[str, int], list[Seat]] = defaultdict(list)
+    for mig_slice in pool.slices:
+        slices_by_gpu[mig_slice.node, mig_slice.gpu].append(mig_slice)
     return {
         "name": pool.name,
-        "reason": pool.laid_out.reason if pool.laid_out is not None else None,
-        "placesKnown": pool.places_known,
+        "reason": pool.layout_condition.reason if pool.layout_condition is not None else None,
+        "placesKnown": pool.placements_known,
         "currency": price.currency if price is not None else None,
-        "perGPUHour": _amount(Decimal(1), hourly),
-        "idlePerHour": _amount(usage.idle, hourly),
-        "strandedPerHour": _amount(usage.stranded, hourly),
+        "perGPUHour": _amount(Decimal(1), gpu_hour_price),
+        "idlePerHour": _amount(usage.idle, gpu_hour_price),
+        "strandedPerHour": _amount(usage.stranded, gpu_hour_price),
         "plan": plan.name if plan is not None else None,
         "proposed": plan is not None and plan is pool.status.proposed,
         "gpus": [
             {
-                "node": ground.name,
-                "gpu": card.index,
-                "uuid": card.uuid or None,
-                "board": ground.board.name,
-                "fault": card.fault,
+                "node": mig_node.name,
+                "gpu": mig_gpu.index,
+                "uuid": mig_gpu.uuid or None,
+                "board": mig_node.board.name,
+                "fault": mig_gpu.fault,
                 "slices": [
-                    _slice(pool, seat, hourly, told=ground.tells_pods)
-                    for seat in here[ground.name, card.index]
+                    _slice_json(pool, mig_slice, gpu_hour_price, start_known=mig_node.tells_pods)
+                    for mig_slice in slices_by_gpu[mig_node.name, mig_gpu.index]
                 ],
-                "after": _after(coming[ground.name, card.index], told=ground.tells_pods)
-                if coming
+                "after": _planned_json(
+                    planned[mig_node.name, mig_gpu.index], starts_known=mig_node.tells_pods
+                )
+                if planned
                 else None,
             }
-            for ground in pool.grounds
-            for card in ground.cards
+            for mig_node in pool.nodes
+            for mig_gpu in mig_node.cards
         ],
     }
 
 
-def _after(slices: Sequence[Slice], *, told: bool) -> list[Json]:
+def _planned_json(slices: Sequence[FleetSlice], *, starts_known: bool) -> list[Json]:
     return [
-        {"profile": one.profile, "start": one.start if told else None, "service": one.service}
-        for one in slices
+        {
+            "profile": mig_slice.profile,
+            "start": mig_slice.start if starts_known else None,
+            "service": mig_slice.service,
+        }
+        for mig_slice in slices
     ]
 
 
-def _slice(pool: SeenPool, seat: Seat, hourly: Decimal | None, *, told: bool) -> Json:
+def _slice_json(
+    pool: PoolSnapshot, mig_slice: Seat, gpu_hour_price: Decimal | None, *, start_known: bool
+) -> Json:
     return {
-        "profile": seat.spot.profile,
-        "start": seat.spot.start if told else None,
-        "state": seat.state,
-        "service": pool.whose(seat.holders[0]) if seat.holders else None,
-        "pods": [str(pod) for pod in seat.holders],
-        "load": pool.load(seat),
-        "pricePerHour": _amount(seat.share, hourly),
+        "profile": mig_slice.spot.profile,
+        "start": mig_slice.spot.start if start_known else None,
+        "state": mig_slice.state,
+        "service": pool.owner_of(mig_slice.holders[0]) if mig_slice.holders else None,
+        "pods": [str(pod) for pod in mig_slice.holders],
+        "load": pool.slice_load(mig_slice),
+        "pricePerHour": _amount(mig_slice.share, gpu_hour_price),
     }
 
 
-def _amount(part: Decimal, hourly: Decimal | None) -> str | None:
-    return None if hourly is None else format(round(part * hourly, 4), "f")
+def _amount(part: Decimal, gpu_hour_price: Decimal | None) -> str | None:
+    return None if gpu_hour_price is None else format(round(part * gpu_hour_price, 4), "f")

@@ -6,7 +6,7 @@ from tessera.cli.options import Commands, asks_prometheus, command, connects, fo
 
 
 def plan(commands: Commands) -> None:
-    made = command(
+    parser = command(
         commands,
         "plan",
         "MIG layouts of the pools, or for a demand, on the fewest GPUs",
@@ -16,39 +16,39 @@ def plan(commands: Commands) -> None:
         "without a cluster. Exits with 3 when a service fits nowhere; the others are planned all "
         "the same.",
     )
-    made.add_argument("pool", metavar="POOL", nargs="?", help="only this AcceleratorPool")
-    connects(made)
-    _asks(made.add_argument_group("without a cluster"))
-    formed(made)
+    parser.add_argument("pool", metavar="POOL", nargs="?", help="only this AcceleratorPool")
+    connects(parser)
+    _add_demand_options(parser.add_argument_group("without a cluster"))
+    formed(parser)
 
 
-def _asks(made: argparse._ArgumentGroup) -> None:
-    made.add_argument("--demand", metavar="FILE", help="CSV: service,demand[,floor of instances]")
-    made.add_argument(
+def _add_demand_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--demand", metavar="FILE", help="CSV: service,demand[,floor of instances]")
+    group.add_argument(
         "--throughput",
         metavar="FILE",
         help="CSV: service,profile,throughput of one instance in the unit of demand; no row: it "
         "does not fit; the profile full is the unpartitioned GPU",
     )
-    made.add_argument("--gpu", metavar="NAME", help="such as A100-80GB or NVIDIA-H100-PCIe")
-    made.add_argument(
+    group.add_argument("--gpu", metavar="NAME", help="such as A100-80GB or NVIDIA-H100-PCIe")
+    group.add_argument(
         "--current",
         metavar="FILE",
         help="JSON: the layouts that there are, as this command prints them; as few instances as "
         "possible move",
     )
-    made.add_argument(
+    group.add_argument(
         "--moves-per-gpu",
         metavar="N",
         type=float,
         help="with --current: a GPU is given up only if that moves at most so many instances "
         "(default: any number)",
     )
-    made.add_argument("--svg", metavar="FILE", help="draw the layouts there, too")
+    group.add_argument("--svg", metavar="FILE", help="draw the layouts there, too")
 
 
 def mosaic(commands: Commands) -> None:
-    made = command(
+    parser = command(
         commands,
         "mosaic",
         "every GPU as a strip of tiles, one for each slice",
@@ -56,8 +56,8 @@ def mosaic(commands: Commands) -> None:
         "and what no slice covers. With a plan that is proposed or carried out it draws them "
         "before and after. Loads need Prometheus.",
     )
-    made.add_argument("pool", metavar="POOL", nargs="?", help="only this AcceleratorPool")
-    connects(made)
-    asks_prometheus(made)
-    made.add_argument("--svg", metavar="FILE", help="draw them there, too")
-    formed(made)
+    parser.add_argument("pool", metavar="POOL", nargs="?", help="only this AcceleratorPool")
+    connects(parser)
+    asks_prometheus(parser)
+    parser.add_argument("--svg", metavar="FILE", help="draw them there, too")
+    formed(parser)

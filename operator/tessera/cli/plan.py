@@ -12,128 +12,136 @@ from tessera.cli import plan_demand
 from tessera.cli.cluster import Json, reach
 from tessera.cli.errors import CommandError
 from tessera.cli.fleet import Fleet, fleet_of
-from tessera.cli.layouts_seen import Change, SeenPool, changes, layouts_seen
+from tessera.cli.layouts_seen import GpuLayoutChange, PoolSnapshot, layout_changes, pool_snapshots
 from tessera.cli.text import age, indented, moment, table
 from tessera.cli.told import Told
-from tessera.domain.mig.layouts import Spot
+from tessera.domain.mig.layouts import SlicePlacement
 from tessera.domain.repartition.facts import APPROVAL
 
 UNMET = plan_demand.UNMET
 """The exit code when somebody is left out."""
-_DEMAND = ("demand", "throughput", "gpu")
-_OTHERS = ("current", "moves_per_gpu", "svg")
+_DEMAND_OPTIONS = ("demand", "throughput", "gpu")
+_OTHER_OPTIONS = ("current", "moves_per_gpu", "svg")
 
 
 def run(arguments: argparse.Namespace) -> Told:
     """The plans, and 3 when somebody is left out."""
-    given = [name for name in (*_DEMAND, *_OTHERS) if getattr(arguments, name) is not None]
-    if not given:
+    options = [
+        name for name in (*_DEMAND_OPTIONS, *_OTHER_OPTIONS) if getattr(arguments, name) is not None
+    ]
+    if not options:
         return asyncio.run(_run(arguments))
     if arguments.pool is not None:
-        raise CommandError(f"POOL is for the cluster and --{_option(given[0])} for none: give one")
-    if lost := [f"--{name}" for name in _DEMAND if name not in given]:
         raise CommandError(
-            f"--{_option(given[0])} is without a cluster and needs {', '.join(lost)}"
+            f"POOL is for the cluster and --{_option_name(options[0])} for none: give one"
+        )
+    if missing := [f"--{name}" for name in _DEMAND_OPTIONS if name not in options]:
+        raise CommandError(
+            f"--{_option_name(options[0])} is without a cluster and needs {', '.join(missing)}"
         )
     return plan_demand.run(arguments)
 
 
-def _option(name: str) -> str:
+def _option_name(name: str) -> str:
     return name.replace("_", "-")
 
 
 async def _run(arguments: argparse.Namespace) -> Told:
     async with reach(arguments) as reader:
         fleet = await fleet_of(reader, None)
-    return told(fleet, arguments.pool, arguments.output)
+    return render_plans(fleet, arguments.pool, arguments.output)
 
 
-def told(fleet: Fleet, name: str | None, form: str) -> Told:
+def render_plans(fleet: Fleet, name: str | None, output_format: str) -> Told:
     """Every pool that has layouts planned, or the one of this name."""
-    seen = layouts_seen(fleet, name)
-    found = [pool for pool in seen if pool.mig is not None]
-    if not found:
-        raise CommandError(_unmanaged(seen))
-    code = UNMET if any(plan.unmet for pool in found for _, plan in _plans(pool)) else 0
-    if form == "json":
-        fields = [_fields(pool) for pool in found]
+    pools = pool_snapshots(fleet, name)
+    managed_pools = [pool for pool in pools if pool.mig is not None]
+    if not managed_pools:
+        raise CommandError(_unmanaged_message(pools))
+    code = (
+        UNMET
+        if any(plan.unmet for pool in managed_pools for _, plan in _labeled_plans(pool))
+        else 0
+    )
+    if output_format == "json":
+        fields = [_pool_json(pool) for pool in managed_pools]
         return Told(
             json.dumps({"pools": fields, "notes": list(fleet.unread)}, indent=2) + "\n", code
         )
     lines = [f"Note: {note}" for note in fleet.unread]
-    for pool in found:
-        lines += [*([""] if lines else []), *_lines(pool, fleet.at)]
+    for pool in managed_pools:
+        lines += [*([""] if lines else []), *_pool_lines(pool, fleet.at)]
     return Told("\n".join(lines) + "\n", code)
 
 
-def _unmanaged(seen: Sequence[SeenPool]) -> str:
-    if not seen:
+def _unmanaged_message(pools: Sequence[PoolSnapshot]) -> str:
+    if not pools:
         return "there is no AcceleratorPool: describe the GPU nodes first (examples/00-pools.yaml)"
-    which = f"pool {seen[0].name} does not say" if len(seen) == 1 else "no AcceleratorPool says"
+    which = f"pool {pools[0].name} does not say" if len(pools) == 1 else "no AcceleratorPool says"
     return (
         f"{which} how its GPUs are to be cut. To see a plan that is not carried out before you "
-        f"approve it: kubectl patch acceleratorpool {seen[0].name} --type=merge "
+        f"approve it: kubectl patch acceleratorpool {pools[0].name} --type=merge "
         '-p \'{"spec":{"mig":{"mode":"propose"}}}\''
     )
 
 
-def _plans(pool: SeenPool) -> Iterator[tuple[str, MigPlan]]:
+def _labeled_plans(pool: PoolSnapshot) -> Iterator[tuple[str, MigPlan]]:
     if pool.status.target is not None:
         yield "target", pool.status.target
     if pool.status.proposed is not None:
         yield "proposed", pool.status.proposed
 
 
-def approval(pool: SeenPool) -> str | None:
+def approval_command(pool: PoolSnapshot) -> str | None:
     """The command that lets the proposed plan be carried out, where it waits for one."""
     proposed = pool.status.proposed
-    if proposed is None or pool.begins is not None:
+    if proposed is None or pool.adoption_time is not None:
         return None
     return f"kubectl annotate acceleratorpool {pool.name} {APPROVAL}={proposed.name} --overwrite"
 
 
-def state(pool: SeenPool) -> str:
+def state_line(pool: PoolSnapshot) -> str:
     """How the pool is laid out, in a line."""
-    condition = pool.laid_out
+    condition = pool.layout_condition
     if condition is None:
         return f"{pool.name}: the operator has not looked at its layouts yet"
     return f"{pool.name}: {condition.reason}: {condition.message}"
 
 
-def _lines(pool: SeenPool, at: datetime) -> Iterator[str]:
-    yield state(pool)
+def _pool_lines(pool: PoolSnapshot, at: datetime) -> Iterator[str]:
+    yield state_line(pool)
     if pool.mig is not None:
         yield f"  mode {pool.mig.mode}, backend {pool.mig.backend}"
-    for ground in pool.grounds:
-        if ground.disagrees is not None:
-            yield f"  node {ground.name} is left alone: {ground.disagrees}"
-    for kind, plan in _plans(pool):
-        yield from indented(_plan(pool, kind, plan), "  ")
+    for mig_node in pool.nodes:
+        if mig_node.disagrees is not None:
+            yield f"  node {mig_node.name} is left alone: {mig_node.disagrees}"
+    for label, plan in _labeled_plans(pool):
+        yield from indented(_plan_lines(pool, label, plan), "  ")
     if pool.status.units:
         yield "  Being cut anew now:"
-        yield from (f"    {_unit(unit, at)}" for unit in pool.status.units)
-    if pool.begins is not None:
+        yield from (f"    {_unit_line(unit, at)}" for unit in pool.status.units)
+    if pool.adoption_time is not None:
         work = ", once the GPUs in work are done" if pool.status.units else ""
         yield (
             "  The proposed plan serves nobody better, it only saves: it is taken at "
-            f"{moment(pool.begins)} UTC if it still is the answer{work}."
+            f"{moment(pool.adoption_time)} UTC if it still is the answer{work}."
         )
-    if command := approval(pool):
+    if command := approval_command(pool):
         yield from (
             "  Nothing of the proposed plan is done before you approve it:",
             f"    {command}",
         )
 
 
-def _plan(pool: SeenPool, kind: str, plan: MigPlan) -> Iterator[str]:
+def _plan_lines(pool: PoolSnapshot, label: str, plan: MigPlan) -> Iterator[str]:
     currency = pool.view.price.currency if pool.view.price else ""
     saved = plan.per_hour_before - plan.per_hour_after
-    word = "less" if saved >= 0 else "more"
-    what = "Proposed plan" if kind == "proposed" else "Plan"
-    yield f"{what} {plan.name} of {moment(plan.at)} UTC:"
+    direction = "less" if saved >= 0 else "more"
+    title = "Proposed plan" if label == "proposed" else "Plan"
+    yield f"{title} {plan.name} of {moment(plan.at)} UTC:"
     yield (
         f"  {plan.gpus_before} -> {plan.gpus_after} GPUs in use, {plan.per_hour_before:.2f} -> "
-        f"{plan.per_hour_after:.2f} {currency} an hour ({abs(saved):.2f} {word})"
+        f"{plan.per_hour_after:.2f} {currency} an hour ({abs(saved):.2f} {direction})"
     )
     yield (
         f"  no plan that serves the same can cost less than {plan.bound:.2f} {currency} an hour "
@@ -143,66 +151,89 @@ def _plan(pool: SeenPool, kind: str, plan: MigPlan) -> Iterator[str]:
         yield f"  {name} gets less than it needs: the pool has too few GPUs"
     if plan.services:
         rows = [
-            [one.service, f"{one.replicas}x {one.profile}", one.was or "-"] for one in plan.services
+            [
+                assignment.service,
+                f"{assignment.replicas}x {assignment.profile}",
+                assignment.was or "-",
+            ]
+            for assignment in plan.services
         ]
         yield from indented(table(("SERVICE", "SLICES", "WAS"), rows), "  ")
-    yield from (f"  why {one.service}: {one.why}" for one in plan.services if one.why)
-    found = changes(pool, plan)
-    if not found:
+    yield from (
+        f"  why {assignment.service}: {assignment.why}"
+        for assignment in plan.services
+        if assignment.why
+    )
+    gpu_changes = layout_changes(pool, plan)
+    if not gpu_changes:
         yield "  Every GPU is cut so already."
-    yield from indented(_changed(pool, found), "  ")
+    yield from indented(_change_lines(pool, gpu_changes), "  ")
 
 
-def _changed(pool: SeenPool, found: Sequence[Change]) -> Iterator[str]:
-    if not found:
+def _change_lines(pool: PoolSnapshot, gpu_changes: Sequence[GpuLayoutChange]) -> Iterator[str]:
+    if not gpu_changes:
         return
     done, total = pool.status.done, pool.status.total
     progress = f", {done} of {total} are as planned" if total else ""
     at_once = pool.mig.max_concurrent if pool.mig is not None else 1
     yield (
-        f"{len(found)} GPUs change{progress}; {at_once} nodes at once, in this order as far as "
+        f"{len(gpu_changes)} GPUs change{progress}; {at_once} nodes at once, in this order as far "
+        "as "
         "room allows:"
     )
-    for number, (node, group) in enumerate(groupby(_ordered(pool, found), key=_node), start=1):
+    for number, (node, group) in enumerate(
+        groupby(_in_rollout_order(pool, gpu_changes), key=_node_of), start=1
+    ):
         yield f"  {number}. {node}"
         for change in group:
-            before, after = change.told
+            before, after = change.descriptions
             yield f"     GPU {change.gpu}: {before} -> {after}"
-            if change.leaving:
-                yield f"       leaving: {', '.join(_leaver(pool, change))}"
+            if change.leaving_pods:
+                yield f"       leaving: {', '.join(_leaving_pods(pool, change))}"
 
 
-def _ordered(pool: SeenPool, found: Sequence[Change]) -> Sequence[Change]:
+def _in_rollout_order(
+    pool: PoolSnapshot, gpu_changes: Sequence[GpuLayoutChange]
+) -> Sequence[GpuLayoutChange]:
     """By node as a rollout prefers them: what is begun, then where the fewest have to leave."""
-    begun = {unit.node for unit in pool.status.units}
-    leaving: dict[str, set[object]] = {}
-    for change in found:
-        leaving.setdefault(change.node, set()).update(change.leaving)
+    started_nodes = {unit.node for unit in pool.status.units}
+    pods_by_node: dict[str, set[object]] = {}
+    for change in gpu_changes:
+        pods_by_node.setdefault(change.node, set()).update(change.leaving_pods)
     return sorted(
-        found,
-        key=lambda one: (one.node not in begun, len(leaving[one.node]), one.node, one.gpu),
+        gpu_changes,
+        key=lambda gpu_change: (
+            gpu_change.node not in started_nodes,
+            len(pods_by_node[gpu_change.node]),
+            gpu_change.node,
+            gpu_change.gpu,
+        ),
     )
 
 
-def _node(change: Change) -> str:
+def _node_of(change: GpuLayoutChange) -> str:
     return change.node
 
 
-def _leaver(pool: SeenPool, change: Change) -> Iterator[str]:
-    for pod in change.leaving:
-        whose = pool.whose(pod)
-        yield f"{pod.name} of {whose}" if pod in pool.services else f"{whose} (not of Tessera)"
+def _leaving_pods(pool: PoolSnapshot, change: GpuLayoutChange) -> Iterator[str]:
+    for pod in change.leaving_pods:
+        owner = pool.owner_of(pod)
+        yield (
+            f"{pod.name} of {owner}" if pod in pool.service_of_pod else f"{owner} (not of Tessera)"
+        )
 
 
-def _unit(unit: Unit, at: datetime) -> str:
+def _unit_line(unit: Unit, at: datetime) -> str:
     gpus = ", ".join(map(str, unit.gpus))
     attempt = f", attempt {unit.attempt}" if unit.attempt > 1 else ""
-    waits = f": {unit.message}" if unit.message else ""
-    return f"{unit.node} GPU {gpus}: {unit.phase} since {age(at - unit.since)}{attempt}{waits}"
+    waiting_for = f": {unit.message}" if unit.message else ""
+    return (
+        f"{unit.node} GPU {gpus}: {unit.phase} since {age(at - unit.since)}{attempt}{waiting_for}"
+    )
 
 
-def _fields(pool: SeenPool) -> Json:
-    mig, condition = pool.mig, pool.laid_out
+def _pool_json(pool: PoolSnapshot) -> Json:
+    mig, condition = pool.mig, pool.layout_condition
     return {
         "name": pool.name,
         "mode": mig.mode if mig is not None else None,
@@ -215,35 +246,37 @@ def _fields(pool: SeenPool) -> Json:
             "reason": condition.reason,
             "message": condition.message,
         },
-        "target": _plan_fields(pool, pool.status.target),
-        "proposed": _plan_fields(pool, pool.status.proposed),
+        "target": _plan_json(pool, pool.status.target),
+        "proposed": _plan_json(pool, pool.status.proposed),
         "units": [unit.model_dump(mode="json", by_alias=True) for unit in pool.status.units],
         "done": pool.status.done,
         "total": pool.status.total,
-        "approve": approval(pool),
-        "begins": pool.begins.isoformat() if pool.begins is not None else None,
+        "approve": approval_command(pool),
+        "begins": pool.adoption_time.isoformat() if pool.adoption_time is not None else None,
         "leftAlone": {
-            ground.name: ground.disagrees for ground in pool.grounds if ground.disagrees is not None
+            mig_node.name: mig_node.disagrees
+            for mig_node in pool.nodes
+            if mig_node.disagrees is not None
         },
     }
 
 
-def _plan_fields(pool: SeenPool, plan: MigPlan | None) -> Json | None:
+def _plan_json(pool: PoolSnapshot, plan: MigPlan | None) -> Json | None:
     if plan is None:
         return None
     fields: Json = plan.model_dump(mode="json", by_alias=True, exclude={"nodes"})
     fields["changes"] = [
         {
-            "node": one.node,
-            "gpu": one.gpu,
-            "before": [_spot(spot) for spot in one.before],
-            "after": [_spot(spot) for spot in one.after],
-            "leaving": [str(pod) for pod in one.leaving],
+            "node": change.node,
+            "gpu": change.gpu,
+            "before": [_placement_json(placement) for placement in change.before],
+            "after": [_placement_json(placement) for placement in change.after],
+            "leaving": [str(pod) for pod in change.leaving_pods],
         }
-        for one in _ordered(pool, changes(pool, plan))
+        for change in _in_rollout_order(pool, layout_changes(pool, plan))
     ]
     return fields
 
 
-def _spot(spot: Spot) -> Json:
-    return {"profile": spot.profile, "start": spot.start}
+def _placement_json(placement: SlicePlacement) -> Json:
+    return {"profile": placement.profile, "start": placement.start}

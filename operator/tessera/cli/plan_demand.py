@@ -7,18 +7,18 @@ from collections.abc import Iterator, Sequence
 
 from tessera.cli.cluster import Json
 from tessera.cli.errors import CommandError
-from tessera.cli.plan_files import layout, services
-from tessera.cli.tiles import strips, svg, write_svg
+from tessera.cli.plan_files import read_layout, read_services
+from tessera.cli.tiles import layouts_svg, strip_lines, write_svg
 from tessera.cli.told import Told
-from tessera.domain.mig.boards import Board, board_of, boards
-from tessera.domain.mig.changes import Seat
-from tessera.domain.mig.demand import Offer
-from tessera.domain.mig.fleet import Gpu
+from tessera.domain.mig.boards import GpuModel, find_gpu_model, gpu_models
+from tessera.domain.mig.changes import SliceLocation
+from tessera.domain.mig.demand import GpuOffer
+from tessera.domain.mig.fleet import FleetGpu
 from tessera.domain.mig.plan import LayoutPlan, plan_layouts
 from tessera.domain.mig.solver import SolverMissingError
-from tessera.domain.mig.steps import Deed, Step, ordered
+from tessera.domain.mig.steps import LayoutOperation, OperationKind, order_operations
 
-_MANY = 1000
+_MAX_MOVES_PER_GPU = 1000
 """Moves for a GPU; more are as good as any number."""
 UNMET = 3
 """The exit code when a service cannot be served by any number of these GPUs."""
@@ -26,52 +26,76 @@ UNMET = 3
 
 def run(arguments: argparse.Namespace) -> Told:
     """The plan, and 3 when somebody is left out."""
-    board = _board(arguments.gpu)
-    wanted = services(arguments.demand, arguments.throughput, board)
-    if arguments.moves_per_gpu is not None and not 0 <= arguments.moves_per_gpu < _MANY:
+    gpu_model = _gpu_model(arguments.gpu)
+    wanted = read_services(arguments.demand, arguments.throughput, gpu_model)
+    if (
+        arguments.moves_per_gpu is not None
+        and not 0 <= arguments.moves_per_gpu < _MAX_MOVES_PER_GPU
+    ):
         raise CommandError(
-            f"--moves-per-gpu {arguments.moves_per_gpu:g}: write a number from 0 to {_MANY}"
+            f"--moves-per-gpu {arguments.moves_per_gpu:g}: write a number from 0 to "
+            f"{_MAX_MOVES_PER_GPU}"
         )
-    there = layout(arguments.current, board) if arguments.current else ()
+    current_gpus = read_layout(arguments.current, gpu_model) if arguments.current else ()
     try:
-        worth = arguments.moves_per_gpu
-        plan = plan_layouts(wanted, [Offer(board=board, price=1)], there, worth=worth)
+        moves_per_gpu = arguments.moves_per_gpu
+        plan = plan_layouts(
+            wanted,
+            [GpuOffer(gpu_model=gpu_model, price=1)],
+            current_gpus,
+            moves_per_gpu=moves_per_gpu,
+        )
     except SolverMissingError:
         raise CommandError(
             "the solver is not installed; install it with: pip install 'tessera[cli]'"
         ) from None
-    steps = ordered(there, plan.gpus, wanted, {board.name: board}) if there else ()
+    operations = (
+        order_operations(current_gpus, plan.gpus, wanted, {gpu_model.name: gpu_model})
+        if current_gpus
+        else ()
+    )
     if arguments.svg:
-        write_svg(arguments.svg, svg(board, there, plan.gpus))
+        write_svg(arguments.svg, layouts_svg(gpu_model, current_gpus, plan.gpus))
     code = UNMET if plan.unmet else 0
     if arguments.output == "json":
-        return Told(json.dumps(_fields(plan, board, steps), indent=2) + "\n", code)
-    lines = _lines(plan, board, there)
-    return Told("\n".join((*lines, *(_changed(plan, steps) if there else ()))) + "\n", code)
-
-
-def _board(name: str) -> Board:
-    """By its name or a product's, or by the beginning that it alone has, as A30 and H200."""
-    if found := board_of(name) or board_of(name.upper()):
-        return found
-    begun = [one for own, one in boards().items() if own.startswith(f"{name.upper()}-")]
-    if len(begun) == 1:
-        return begun[0]
-    if begun:
-        several = ", ".join(one.name for one in begun)
-        raise CommandError(f"--gpu {name} may be any of {several}: write which")
-    known = [*boards(), *(product for one in boards().values() for product in one.products)]
-    near = difflib.get_close_matches(name, known, cutoff=0.5) or list(boards())
-    raise CommandError(
-        f"--gpu {name} cannot be cut as far as is known; known are {', '.join(near)}"
+        return Told(json.dumps(_plan_json(plan, gpu_model, operations), indent=2) + "\n", code)
+    lines = _plan_lines(plan, gpu_model, current_gpus)
+    return Told(
+        "\n".join((*lines, *(_change_lines(plan, operations) if current_gpus else ()))) + "\n", code
     )
 
 
-def _fields(plan: LayoutPlan, board: Board, steps: Sequence[Step]) -> Json:
+def _gpu_model(name: str) -> GpuModel:
+    """By its name or a product's, or by the beginning that it alone has, as A30 and H200."""
+    if exact := find_gpu_model(name) or find_gpu_model(name.upper()):
+        return exact
+    matches = [
+        known_model
+        for model_name, known_model in gpu_models().items()
+        if model_name.startswith(f"{name.upper()}-")
+    ]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        names = ", ".join(matching.name for matching in matches)
+        raise CommandError(f"--gpu {name} may be any of {names}: write which")
+    known = [
+        *gpu_models(),
+        *(product for known_model in gpu_models().values() for product in known_model.products),
+    ]
+    suggestions = difflib.get_close_matches(name, known, cutoff=0.5) or list(gpu_models())
+    raise CommandError(
+        f"--gpu {name} cannot be cut as far as is known; known are {', '.join(suggestions)}"
+    )
+
+
+def _plan_json(
+    plan: LayoutPlan, gpu_model: GpuModel, operations: Sequence[LayoutOperation]
+) -> Json:
     changes = plan.changes
     return {
-        "gpu": board.name,
-        "gpus": plan.used,
+        "gpu": gpu_model.name,
+        "gpus": plan.gpus_in_use,
         "lower_bound": plan.bound,
         "gap": round(plan.gap, 6),
         "unmet": list(plan.unmet),
@@ -79,75 +103,91 @@ def _fields(plan: LayoutPlan, board: Board, steps: Sequence[Step]) -> Json:
             {
                 "gpu": gpu.name,
                 "slices": [
-                    {"profile": one.profile, "start": one.start, "service": one.service}
-                    for one in gpu.slices
+                    {
+                        "profile": mig_slice.profile,
+                        "start": mig_slice.start,
+                        "service": mig_slice.service,
+                    }
+                    for mig_slice in gpu.slices
                 ],
             }
             for gpu in plan.gpus
         ],
         "moves": [
-            {"service": move.service, "from": _seat(move.source), "to": _seat(move.target)}
+            {
+                "service": move.service,
+                "from": _location_json(move.source),
+                "to": _location_json(move.target),
+            }
             for move in changes.moves
         ],
         "steps": [
             {
-                "do": step.deed,
-                "at": _seat(step.seat),
-                "service": step.service,
-                "temporary": step.temporary,
-                "short": step.short,
+                "do": operation.kind,
+                "at": _location_json(operation.location),
+                "service": operation.service,
+                "temporary": operation.temporary,
+                "short": operation.below_minimum,
             }
-            for step in steps
+            for operation in operations
         ],
     }
 
 
-def _seat(seat: Seat) -> Json:
-    return {"gpu": seat.gpu, "profile": seat.profile, "start": seat.start}
+def _location_json(location: SliceLocation) -> Json:
+    return {"gpu": location.gpu, "profile": location.profile, "start": location.start}
 
 
-def _lines(plan: LayoutPlan, board: Board, there: Sequence[Gpu]) -> Iterator[str]:
-    proven = "fewer are not possible" if plan.used == plan.bound else f"at least {plan.bound}"
-    yield f"{plan.used} of {board.name}; {proven}."
+def _plan_lines(
+    plan: LayoutPlan, gpu_model: GpuModel, current_gpus: Sequence[FleetGpu]
+) -> Iterator[str]:
+    optimality = (
+        "fewer are not possible" if plan.gpus_in_use == plan.bound else f"at least {plan.bound}"
+    )
+    yield f"{plan.gpus_in_use} of {gpu_model.name}; {optimality}."
     for name in plan.unmet:
         yield (
             f"{name} cannot be served: no row of the throughput says that it fits a slice of "
-            f"{board.name} or the whole; add one, or take a larger GPU."
+            f"{gpu_model.name} or the whole; add one, or take a larger GPU."
         )
-    if there:
-        yield from ("", "Before:", *strips(board, there), "", "After:")
+    if current_gpus:
+        yield from ("", "Before:", *strip_lines(gpu_model, current_gpus), "", "After:")
     elif plan.gpus:
         yield ""
-    yield from strips(board, plan.gpus)
+    yield from strip_lines(gpu_model, plan.gpus)
 
 
-def _changed(plan: LayoutPlan, steps: Sequence[Step]) -> Iterator[str]:
+def _change_lines(plan: LayoutPlan, operations: Sequence[LayoutOperation]) -> Iterator[str]:
     yield ""
-    if plan.changes.none:
+    if plan.changes.is_empty:
         yield "Nothing changes."
         return
     moves = plan.changes.moves
     yield f"{len(moves)} moved" + (":" if moves else ".")
     for move in moves:
-        yield f"  {move.service} from {_told(move.source)} to {_told(move.target)}"
+        yield (
+            f"  {move.service} from {_location_text(move.source)} to {_location_text(move.target)}"
+        )
     yield "Steps:"
-    for number, step in enumerate(steps, start=1):
-        yield f"  {number}. {_step(step)}"
+    for number, operation in enumerate(operations, start=1):
+        yield f"  {number}. {_operation_line(operation)}"
 
 
-def _step(step: Step) -> str:
-    where = _told(step.seat)
-    match step.deed:
-        case Deed.CREATE:
+def _operation_line(operation: LayoutOperation) -> str:
+    where = _location_text(operation.location)
+    match operation.kind:
+        case OperationKind.CREATE:
             return f"cut {where}"
-        case Deed.DESTROY:
+        case OperationKind.DESTROY:
             return f"destroy {where}"
-        case Deed.START:
-            return f"start {step.service} on {where}" + ", for a while" * step.temporary
-        case Deed.STOP:
-            told = f"stop {step.service} on {where}"
-            return told + ": it has less than it should until its next start" * step.short
+        case OperationKind.START:
+            return f"start {operation.service} on {where}" + ", for a while" * operation.temporary
+        case OperationKind.STOP:
+            text = f"stop {operation.service} on {where}"
+            return (
+                text + ": it has less than it should until its next start" * operation.below_minimum
+            )
 
 
-def _told(seat: Seat) -> str:
-    return f"{seat.gpu} {seat.profile}@{seat.start}"
+def _location_text(location: SliceLocation) -> str:
+    return f"{location.gpu} {location.profile}@{location.start}"

@@ -6,39 +6,43 @@ from collections.abc import Iterable
 from datetime import timedelta
 
 from tessera.adapters.clock import now
-from tessera.cli.size_ask import Ask, ask
-from tessera.cli.size_report import FORMS, Report
+from tessera.cli.size_ask import SizeRequest, size_request
+from tessera.cli.size_report import FORMATTERS, SizeReport
 from tessera.cli.told import Told
 from tessera.domain import prices, size_table
 from tessera.domain.catalog import models, products
 from tessera.domain.limits import Demand
-from tessera.domain.size_table import Row, Verdict
+from tessera.domain.size_table import SizeRow, SizeVerdict
 from tessera.domain.sizing import DEFAULT_MAX_MODEL_LEN
 
 
 def run(arguments: argparse.Namespace) -> Told:
     """The table as text or JSON."""
-    found = ask(arguments, now().date())
-    return Told(FORMS[arguments.output](report(found)))
+    request = size_request(arguments, now().date())
+    return Told(FORMATTERS[arguments.output](build_report(request)))
 
 
-def report(asked: Ask) -> Report:
+def build_report(request: SizeRequest) -> SizeReport:
     """All rows, the simplest form, and what else is worth knowing."""
-    given = (asked.demand, asked.products, asked.precisions, asked.book)
-    everything = asked.compare or asked.tensor_parallel is not None
-    rows = size_table.every(*given) if everything else size_table.simplest(*given)
-    if asked.tensor_parallel is not None:
-        rows = [row for row in rows if _whole(row, asked.tensor_parallel)]
-    return Report(ask=asked, rows=tuple(rows), simplest=simplest(rows))
+    sizing_inputs = (request.demand, request.products, request.precisions, request.book)
+    all_forms = request.compare or request.tensor_parallel is not None
+    rows = (
+        size_table.all_rows(*sizing_inputs)
+        if all_forms
+        else size_table.smallest_serving_rows(*sizing_inputs)
+    )
+    if request.tensor_parallel is not None:
+        rows = [row for row in rows if _is_whole_gpus(row, request.tensor_parallel)]
+    return SizeReport(request=request, rows=tuple(rows), simplest=simplest_row(rows))
 
 
-def simplest(rows: Iterable[Row]) -> Row | None:
+def simplest_row(rows: Iterable[SizeRow]) -> SizeRow | None:
     """Fewest devices, then the cheapest hour."""
-    fitting = [row for row in rows if row.verdict is Verdict.FITS]
-    return min(fitting, key=_simplicity, default=None)
+    fitting = [row for row in rows if row.verdict is SizeVerdict.FITS]
+    return min(fitting, key=_simplicity_order, default=None)
 
 
-def _simplicity(row: Row) -> tuple[int, bool, int, str, str, str]:
+def _simplicity_order(row: SizeRow) -> tuple[int, bool, int, str, str, str]:
     price = row.hourly.nanos if row.hourly else 0
     hardware = row.hardware
     return (
@@ -46,17 +50,17 @@ def _simplicity(row: Row) -> tuple[int, bool, int, str, str, str]:
     )  # fmt: skip
 
 
-def _whole(row: Row, devices: int) -> bool:
+def _is_whole_gpus(row: SizeRow, devices: int) -> bool:
     return row.hardware.profile is None and row.hardware.devices == devices
 
 
 def size_all_ms() -> float:
     """CPU of sizing every known model on every product in every precision, for `bench-engine`."""
     book = prices.book(prices.ASSUMED, prices.assumed(), now().date())
-    hardware = tuple(products().values())
-    known = tuple(models().values())
-    begun = time.process_time()
-    for shape in known:
+    gpu_products = tuple(products().values())
+    shapes = tuple(models().values())
+    started_at = time.process_time()
+    for shape in shapes:
         demand = Demand(
             shape=shape,
             precision=None,
@@ -67,7 +71,7 @@ def size_all_ms() -> float:
             inter_token=timedelta(milliseconds=250),
         )
         own_only = shape.quantization is not None
-        size_table.simplest(
-            demand, hardware, (None,) if own_only else (None, "fp8", "awq-int4"), book
+        size_table.smallest_serving_rows(
+            demand, gpu_products, (None,) if own_only else (None, "fp8", "awq-int4"), book
         )
-    return round((time.process_time() - begun) * 1e3)
+    return round((time.process_time() - started_at) * 1e3)

@@ -26,19 +26,19 @@ from tessera.domain.money import Money, money
 from tessera.domain.prices import PriceBook, PriceError
 from tessera.domain.sizing import DEFAULT_MAX_MODEL_LEN
 
-_UNPROMISED = (timedelta(seconds=10), timedelta(milliseconds=250))
+_DEFAULT_SLO = (timedelta(seconds=10), timedelta(milliseconds=250))
 """First token and gap that nobody would wait longer for; they bound the batch without a promise."""
 _PRECISIONS = (None, "fp8", "awq-int4")
-_SLO = ("ttft", "inter-token")
+_SLO_KEYS = ("ttft", "inter-token")
 _INDEX = "model.safetensors.index.json"
-_SHAPE = (
+_SHAPE_HINT = (
     "take the name from its page on the hub, or give its config.json with --config FILE; the "
     "nearest known:"
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
+class SizeRequest:
     """What to size."""
 
     name: str
@@ -48,86 +48,94 @@ class Ask:
     book: PriceBook
     unpriced: tuple[str, ...]
     """Products that were left out because nobody prices them."""
-    promised: bool
+    has_slo: bool
     compare: bool
     tensor_parallel: int | None
     api_price: Money | None
 
 
-def ask(asked: argparse.Namespace, day: date) -> Ask:
+def size_request(arguments: argparse.Namespace, day: date) -> SizeRequest:
     """CommandError where the options cannot be carried out."""
     for option, least in (("input_tokens", 1), ("output_tokens", 1), ("adapters", 0), ("rank", 1)):
-        _bounded(option, getattr(asked, option), least)
-    name, shape = _model(asked)
-    book = _book(asked.prices, day)
-    chosen, unpriced = _products(asked.gpu, book, asked.prices)
-    _divided(shape, asked.tensor_parallel)
-    return Ask(
+        _check_bounds(option, getattr(arguments, option), least)
+    name, shape = _model(arguments)
+    book = _book(arguments.prices, day)
+    chosen, unpriced = _products(arguments.gpu, book, arguments.prices)
+    _check_divisible(shape, arguments.tensor_parallel)
+    return SizeRequest(
         name=name,
-        demand=_demand(asked, shape),
+        demand=_demand(arguments, shape),
         products=chosen,
-        precisions=_precisions(asked.precision, shape),
+        precisions=_precisions(arguments.precision, shape),
         book=book,
         unpriced=unpriced,
-        promised=asked.slo is not None,
-        compare=asked.compare,
-        tensor_parallel=asked.tensor_parallel,
-        api_price=_api_price(asked.api_price, book),
+        has_slo=arguments.slo is not None,
+        compare=arguments.compare,
+        tensor_parallel=arguments.tensor_parallel,
+        api_price=_api_price(arguments.api_price, book),
     )
 
 
 def known_model(name: str, option: str) -> ModelShape:
     """A shipped shape; CommandError with the nearest names."""
-    form = next((one for one in UNSUPPORTED_METHODS if one in name.lower()), None)
-    if form is not None:
-        raise CommandError(f"{option} {name}: {form} is not served: {UNSUPPORTED_METHODS[form]}")
-    found = models().get(name.removeprefix("hf://"))
-    if found is None:
+    refused_format = next(
+        (format_name for format_name in UNSUPPORTED_METHODS if format_name in name.lower()), None
+    )
+    if refused_format is not None:
         raise CommandError(
-            f"{option} {name} is none of the {len(models())} models that Tessera knows; {_SHAPE} "
-            f"{', '.join(nearest(name))}"
+            f"{option} {name}: {refused_format} is not served: "
+            f"{UNSUPPORTED_METHODS[refused_format]}"
         )
-    return found
+    shape = models().get(name.removeprefix("hf://"))
+    if shape is None:
+        raise CommandError(
+            f"{option} {name} is none of the {len(models())} models that Tessera knows; "
+            f"{_SHAPE_HINT} "
+            f"{', '.join(nearest_models(name))}"
+        )
+    return shape
 
 
-def nearest(name: str) -> list[str]:
+def nearest_models(name: str) -> list[str]:
     """Known models whose names are most like it, the organisation counting little."""
-    short = {one.partition("/")[2].lower(): one for one in models()}
+    by_short_name = {model_name.partition("/")[2].lower(): model_name for model_name in models()}
     wanted = name.rpartition("/")[2].lower()
-    close = difflib.get_close_matches(wanted, sorted(short), n=3, cutoff=0.3)
-    return [short[one] for one in close] or sorted(models())[:3]
+    close = difflib.get_close_matches(wanted, sorted(by_short_name), n=3, cutoff=0.3)
+    return [by_short_name[short_name] for short_name in close] or sorted(models())[:3]
 
 
-def _bounded(option: str, value: int | None, least: int) -> None:
+def _check_bounds(option: str, value: int | None, least: int) -> None:
     if value is not None and not least <= value <= 10**8:
         name = option.replace("_", "-")
         raise CommandError(f"--{name} {value}: write a number from {least} on")
 
 
-def _model(asked: argparse.Namespace) -> tuple[str, ModelShape]:
-    if asked.config is not None:
-        return asked.model or asked.config, _from_config(Path(asked.config).expanduser())
-    if asked.model is None:
+def _model(arguments: argparse.Namespace) -> tuple[str, ModelShape]:
+    if arguments.config is not None:
+        return arguments.model or arguments.config, _from_config(
+            Path(arguments.config).expanduser()
+        )
+    if arguments.model is None:
         raise CommandError(
             "which model? Name one, such as tessera size meta-llama/Llama-3.1-8B-Instruct, or give "
             "--config FILE"
         )
-    return asked.model, known_model(asked.model, "MODEL")
+    return arguments.model, known_model(arguments.model, "MODEL")
 
 
 def _from_config(path: Path) -> ModelShape:
     index = path.with_name(_INDEX)
     size = _object(index).get("metadata") if index.is_file() else None
     total = size.get("total_size") if isinstance(size, dict) else None
-    found = read_config(_object(path), total if isinstance(total, int) else None)
-    if isinstance(found, UnsupportedConfig):
-        raise CommandError(f"--config {path}: {found.message}")
-    return found
+    shape = read_config(_object(path), total if isinstance(total, int) else None)
+    if isinstance(shape, UnsupportedConfig):
+        raise CommandError(f"--config {path}: {shape.message}")
+    return shape
 
 
 def _object(path: Path) -> Mapping[str, object]:
-    found = _json(path)
-    return found if isinstance(found, dict) else {}
+    document = _json(path)
+    return document if isinstance(document, dict) else {}
 
 
 def _json(path: Path) -> object:
@@ -139,53 +147,54 @@ def _json(path: Path) -> object:
         raise CommandError(f"{path} is not JSON: {error}") from None
 
 
-def _demand(asked: argparse.Namespace, shape: ModelShape) -> Demand:
+def _demand(arguments: argparse.Namespace, shape: ModelShape) -> Demand:
     longest = shape.max_position_embeddings
-    _bounded("context", asked.context, 16)
-    if asked.context is not None and asked.context > longest:
+    _check_bounds("context", arguments.context, 16)
+    if arguments.context is not None and arguments.context > longest:
         raise CommandError(
-            f"--context {asked.context} is more than the {longest} tokens that the model was made "
+            f"--context {arguments.context} is more than the {longest} tokens that the model was "
+            "made "
             f"for; ask for at most {longest}"
         )
-    length = asked.context or min(DEFAULT_MAX_MODEL_LEN, longest)
-    answer = min(asked.output_tokens, max(1, length // 2))
-    ttft, gap = _slo(asked.slo)
-    adapters_mib = slots_mib(shape, asked.adapters, _rank(asked.rank))
-    bits: KvBits = 8 if asked.kv_cache_dtype == "fp8" else 16
+    length = arguments.context or min(DEFAULT_MAX_MODEL_LEN, longest)
+    answer = min(arguments.output_tokens, max(1, length // 2))
+    ttft, gap = _slo(arguments.slo)
+    adapters_mib = slots_mib(shape, arguments.adapters, _supported_rank(arguments.rank))
+    bits: KvBits = 8 if arguments.kv_cache_dtype == "fp8" else 16
     return Demand(
         shape=shape,
         precision=None,
         max_model_len=length,
-        input_tokens=min(asked.input_tokens, length - answer),
+        input_tokens=min(arguments.input_tokens, length - answer),
         output_tokens=answer,
         ttft=ttft,
         inter_token=gap,
         adapters_mib=adapters_mib,
-        draft=None if asked.draft is None else known_model(asked.draft, "--draft"),
+        draft=None if arguments.draft is None else known_model(arguments.draft, "--draft"),
         kv_bits=bits,
     )
 
 
-def _rank(rank: int) -> int:
-    found = next((one for one in RANKS if one >= rank), None)
-    if found is None:
+def _supported_rank(rank: int) -> int:
+    supported = next((candidate for candidate in RANKS if candidate >= rank), None)
+    if supported is None:
         raise CommandError(f"--rank {rank}: engines take at most {RANKS[-1]}")
-    return found
+    return supported
 
 
 def _slo(text: str | None) -> tuple[timedelta, timedelta]:
     """What is not named is not promised."""
-    told = dict(zip(_SLO, _UNPROMISED, strict=True))
+    objectives = dict(zip(_SLO_KEYS, _DEFAULT_SLO, strict=True))
     for item in text.split(",") if text is not None else ():
         key, _, value = item.partition("=")
         try:
             span: timedelta = TypeAdapter(Duration).validate_python(value)
         except ValidationError:
             span = timedelta()
-        if key not in told or span <= timedelta():
+        if key not in objectives or span <= timedelta():
             raise CommandError(f"--slo {text}: write ttft=1s,inter-token=33ms, or one of the two")
-        told[key] = span
-    return told["ttft"], told["inter-token"]
+        objectives[key] = span
+    return objectives["ttft"], objectives["inter-token"]
 
 
 def _precisions(text: str | None, shape: ModelShape) -> tuple[str | None, ...]:
@@ -194,26 +203,27 @@ def _precisions(text: str | None, shape: ModelShape) -> tuple[str | None, ...]:
         return _PRECISIONS if shape.quantization is None else (None,)
     own = precision.label(shape, None)
     return tuple(
-        None if name in (precision.OWN, own) else _other(name, shape) for name in text.split(",")
+        None if name in (precision.CHECKPOINT, own) else _checked_precision(name, shape)
+        for name in text.split(",")
     )
 
 
-def _other(name: str, shape: ModelShape) -> str:
+def _checked_precision(name: str, shape: ModelShape) -> str:
     if name in UNSUPPORTED_METHODS:
         raise CommandError(f"--precision {name} is not served: {UNSUPPORTED_METHODS[name]}")
-    if name not in precision.CHANGES:
-        known = ", ".join((precision.OWN, *precision.CHANGES))
+    if name not in precision.ALTERNATIVES:
+        known = ", ".join((precision.CHECKPOINT, *precision.ALTERNATIVES))
         raise CommandError(f"--precision {name} is not known; write one or more of {known}")
-    if (told := precision.mismatch(shape, name)) is not None:
-        raise CommandError(f"--precision {name}: {told}")
+    if (problem := precision.mismatch_reason(shape, name)) is not None:
+        raise CommandError(f"--precision {name}: {problem}")
     return name
 
 
-def _divided(shape: ModelShape, devices: int | None) -> None:
-    _bounded("tensor_parallel", devices, 1)
-    told = None if devices is None else tensor_parallel.sharding_problem(shape, devices)
-    if told is not None:
-        raise CommandError(f"--tensor-parallel {devices}: {told}")
+def _check_divisible(shape: ModelShape, devices: int | None) -> None:
+    _check_bounds("tensor_parallel", devices, 1)
+    problem = None if devices is None else tensor_parallel.sharding_problem(shape, devices)
+    if problem is not None:
+        raise CommandError(f"--tensor-parallel {devices}: {problem}")
 
 
 def _book(path: str | None, day: date) -> PriceBook:
@@ -247,16 +257,16 @@ def _products(
                 f"--prices {path} has no price of {name}; add one, or leave it out of --gpu"
             )
     named = tuple(known[name] for name in text.split(","))
-    return named, tuple(one.product for one in named if one.product not in book.hourly)
+    return named, tuple(product.product for product in named if product.product not in book.hourly)
 
 
 def _api_price(text: str | None, book: PriceBook) -> Money | None:
     if text is None:
         return None
     try:
-        found = Decimal(text)
+        amount = Decimal(text)
     except InvalidOperation:
-        found = Decimal(0)
-    if not (found.is_finite() and found > 0):
+        amount = Decimal(0)
+    if not (amount.is_finite() and amount > 0):
         raise CommandError(f"--api-price {text}: write an amount above 0, such as 0.90")
-    return money(found, book.currency)
+    return money(amount, book.currency)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from tessera.cli.cluster import Json
 from tessera.cli.errors import CommandError
-from tessera.cli.explain import explained
+from tessera.cli.explain import explanation
 from tessera.cli.fleet import Fleet
 from tessera.cli.snapshot_file import read, tessera_version
 from tessera.cli.text import moment, table
@@ -20,7 +20,7 @@ def run(arguments: argparse.Namespace) -> Told:
     """All decisions, or those about one service."""
     fleet, version = read(arguments.file)
     if arguments.service:
-        return explained(fleet, _ref(arguments.service), arguments.output)
+        return explanation(fleet, _ref(arguments.service), arguments.output)
     snapshot = fleet.snapshot
     decided = plan(snapshot)
     if arguments.output == "json":

@@ -7,7 +7,7 @@ from decimal import Decimal
 from tessera.api.inference_service import InferenceServiceStatus
 from tessera.cli.cluster import Json
 from tessera.domain.allotment import ServicePlan
-from tessera.domain.explain.room import free
+from tessera.domain.explain.room import free_replicas
 from tessera.domain.load import load_of
 from tessera.domain.money import money, per_million_tokens
 from tessera.domain.plan import Plan
@@ -105,7 +105,9 @@ def pools(snapshot: Snapshot) -> list[Json]:
     """Every pool with its devices: how many no engine of Tessera holds, of how many."""
     told = []
     for view in discover(snapshot.pools, snapshot.nodes, snapshot.at.date()):
-        smallest = [one for one in view.offers if one.hardware.devices == 1 and not one.planned]
+        smallest = [
+            one for one in view.offers if one.hardware.devices == 1 and not one.needs_repartition
+        ]
         told.append(
             {
                 "name": view.pool.name,
@@ -117,7 +119,7 @@ def pools(snapshot: Snapshot) -> list[Json]:
                 "nodes": view.nodes,
                 "devices": {
                     one.hardware.profile or "whole": {
-                        "free": free(snapshot, view, one),
+                        "free": free_replicas(snapshot, view, one),
                         "all": one.replicas,
                     }
                     for one in smallest

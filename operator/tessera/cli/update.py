@@ -8,7 +8,7 @@ from http import HTTPStatus
 from tessera.adapters.clock import now
 from tessera.cli.cluster import Json, Reader, reach
 from tessera.cli.errors import CommandError, DeniedError
-from tessera.cli.explain import must_know
+from tessera.cli.explain import require_service
 from tessera.cli.told import Told
 from tessera.domain.names import UPDATE_ANNOTATION
 from tessera.domain.reasons import RevisionReason
@@ -39,7 +39,7 @@ async def update(reader: Reader, ref: Ref, form: str) -> Told:
     path = INFERENCE_SERVICES.path(ref.namespace, ref.name)
     body = await reader.get(path)
     if body is None:
-        must_know(ref, await _known(reader, ref))
+        require_service(ref, await _known(reader, ref))
         raise CommandError(f"{ref} went away just now")
     told = _available(body) or _asked_anew(body)
     if told is None:

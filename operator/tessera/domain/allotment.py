@@ -13,17 +13,17 @@ from tessera.domain.budget.purse import Funding
 from tessera.domain.draft import CurrentObjects, Proposal, allocated_replicas, pods_of_variant
 from tessera.domain.drain import Displacement, DrainPlan, plan_drain
 from tessera.domain.model.prepare import Preparation, with_files
-from tessera.domain.perf import Measured
-from tessera.domain.placement import Choice, Placement, room
+from tessera.domain.perf import SpeedMeasurement
+from tessera.domain.placement import HardwareChoice, PlacementDecision, free_replicas
 from tessera.domain.reasons import Accepted, StatusVerdict
 from tessera.domain.recipe import TemplateDecision, decide_template, spec_with_defaults
 from tessera.domain.repartition.displaced import formers
 from tessera.domain.revision import PinnedRevision, pin_revision, pinned_spec
 from tessera.domain.rollout import should_surge
 from tessera.domain.snapshot import ObservedService, Pod, Readings, Ref, Snapshot, Workload
-from tessera.domain.speed.measured import own_of
-from tessera.domain.speed.seen import Speed, seen
-from tessera.domain.speed.verdict import judged
+from tessera.domain.speed.measured import own_measurement
+from tessera.domain.speed.seen import ServiceSpeed, service_speed
+from tessera.domain.speed.verdict import next_speed_status
 from tessera.domain.stall import Stall
 
 
@@ -33,7 +33,7 @@ class ServicePlan:
 
     service: ObservedService
     accepted: StatusVerdict[Accepted]
-    placement: Placement
+    placement: PlacementDecision
     scale: ScaleDecision
     drain: DrainPlan
     preparation: Preparation | None = None
@@ -72,21 +72,21 @@ class ServicePlan:
         )
 
     @property
-    def choice(self) -> Choice | None:
+    def choice(self) -> HardwareChoice | None:
         return self.placement.choice
 
     @property
-    def measured_speed(self) -> Measured | None:
+    def measured_speed(self) -> SpeedMeasurement | None:
         """What it told of its own speed; predictions that are told of it are corrected by that."""
-        return own_of(self.service, self.speed)
+        return own_measurement(self.service, self.speed)
 
-    def observed_speed(self, readings: Readings | None) -> Speed | None:
+    def observed_speed(self, readings: Readings | None) -> ServiceSpeed | None:
         """Its speed by the readings; None while nothing is placed."""
         spec = self.service.spec
         if self.choice is None or spec is None:
             return None
         speed_readings = readings.speeds.get(self.service.ref, ()) if readings is not None else ()
-        return seen(spec, self.choice, self.pods, speed_readings)
+        return service_speed(spec, self.choice, self.pods, speed_readings)
 
 
 class ServicePlanInputs(NamedTuple):
@@ -186,7 +186,7 @@ def with_speed(readings: Readings | None, service_plan: ServicePlan) -> ServiceP
     if readings is not None and readings.speeds_at is not None:
         observed = service_plan.observed_speed(readings)
         if observed is not None:
-            speed = judged(observed, speed, readings.speeds_at)
+            speed = next_speed_status(observed, speed, readings.speeds_at)
     same = speed is service_plan.speed or speed == service_plan.speed
     return service_plan if same else replace(service_plan, speed=speed)
 
@@ -218,7 +218,7 @@ def is_time_independent(service_plan: ServicePlan, stall: Stall) -> bool:
 
 def _has_surge_capacity(
     proposal: Proposal,
-    choice: Choice,
+    choice: HardwareChoice,
     scale: ScaleDecision,
     allocated: Mapping[tuple[str, str], int],
 ) -> bool:
@@ -226,7 +226,7 @@ def _has_surge_capacity(
     hardware = choice.offer.hardware
     key = choice.offer.pool, hardware.resource
     other_devices = allocated.get(key, 0) - allocated_replicas(proposal) * hardware.devices
-    return room(choice.offer, {key: other_devices}) > scale.replicas
+    return free_replicas(choice.offer, {key: other_devices}) > scale.replicas
 
 
 def _removable_deployments(

@@ -17,7 +17,7 @@ MEMORY_SLICES = 8
 """Most products are cut into so many parts; a few into four and four."""
 
 
-class Slice(Wire):
+class ProductMigProfile(Wire):
     """One MIG profile of a product."""
 
     profile: str
@@ -44,10 +44,10 @@ class Product(Wire):
     """Into how many parts MIG cuts its multiprocessors."""
     memory_slices: int = MEMORY_SLICES
     """Into how many parts MIG cuts its memory."""
-    slices: tuple[Slice, ...]
+    slices: tuple[ProductMigProfile, ...]
 
-    def slice(self, profile: str) -> Slice | None:
-        return next((found for found in self.slices if found.profile == profile), None)
+    def mig_profile(self, profile: str) -> ProductMigProfile | None:
+        return next((candidate for candidate in self.slices if candidate.profile == profile), None)
 
 
 class _KnownModel(ModelShape):
@@ -63,19 +63,23 @@ def _read(name: str, key: str) -> object:
 @cache
 def products() -> Mapping[str, Product]:
     """All known GPU products by name."""
-    found = TypeAdapter(tuple[Product, ...]).validate_python(_read("accelerators.json", "products"))
-    return {product.product: product for product in found}
+    entries = TypeAdapter(tuple[Product, ...]).validate_python(
+        _read("accelerators.json", "products")
+    )
+    return {product.product: product for product in entries}
 
 
 def nearest_products(name: str) -> list[str]:
     """Known products that a name may mean: those that have it within, then those spelt like it."""
-    within = [one for one in products() if name and name.lower() in one.lower()]
-    alike = difflib.get_close_matches(name, products(), cutoff=0.4)
-    return list(dict.fromkeys([*within, *alike])) or sorted(products())
+    containing = [
+        product_name for product_name in products() if name and name.lower() in product_name.lower()
+    ]
+    similar = difflib.get_close_matches(name, products(), cutoff=0.4)
+    return list(dict.fromkeys([*containing, *similar])) or sorted(products())
 
 
 @cache
 def models() -> Mapping[str, ModelShape]:
     """The shapes of all known models by their name on the hub."""
-    found = TypeAdapter(tuple[_KnownModel, ...]).validate_python(_read("models.json", "models"))
-    return {known.model: known for known in found}
+    entries = TypeAdapter(tuple[_KnownModel, ...]).validate_python(_read("models.json", "models"))
+    return {entry.model: entry for entry in entries}

@@ -8,7 +8,7 @@ from tessera.api.accelerator_pool import Tier
 from tessera.api.inference_service import InferenceServiceSpec, ModelShape
 from tessera.domain import pod_template, vllm_flags
 from tessera.domain.catalog import models
-from tessera.domain.precision import mismatch
+from tessera.domain.precision import mismatch_reason
 from tessera.domain.reasons import Accepted
 from tessera.domain.sizing import DEFAULT_MAX_MODEL_LEN
 
@@ -71,7 +71,7 @@ def check(spec: InferenceServiceSpec, pools: Tiers) -> tuple[Denial, ...]:
 
 def unchecked_flags_warning(spec: InferenceServiceSpec) -> str | None:
     """The warning for an engine version without a flag table."""
-    if vllm_flags.table(spec.engine.version) is not None or not spec.engine.extra_args:
+    if vllm_flags.version_facts(spec.engine.version) is not None or not spec.engine.extra_args:
         return None
     known = ", ".join(vllm_flags.known_versions())
     return (
@@ -123,7 +123,7 @@ def _check_precision(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
     if shape is None:
         return
     for index, variant in enumerate(spec.precision.variants):
-        if (message := mismatch(shape, variant.precision)) is not None:
+        if (message := mismatch_reason(shape, variant.precision)) is not None:
             yield Denial(
                 reason=Accepted.PRECISION_MISMATCH,
                 field=f"spec.precision.variants[{index}].precision",
@@ -132,7 +132,7 @@ def _check_precision(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
 
 
 def _check_flags(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
-    table = vllm_flags.table(spec.engine.version)
+    table = vllm_flags.version_facts(spec.engine.version)
     if table is None:
         return
     field = "spec.engine.extraArgs"

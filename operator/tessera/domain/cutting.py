@@ -9,35 +9,35 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from tessera.api.node_layout import DesiredGpu, GpuFault, MigMode, ObservedGpu, ObservedSlice
-from tessera.domain.mig.boards import Board
-from tessera.domain.mig.layouts import Spot, fault
+from tessera.domain.mig.boards import GpuModel
+from tessera.domain.mig.layouts import SlicePlacement, layout_error
 
-Holders: TypeAlias = Mapping[str, tuple[str, ...]]
+PodsByDevice: TypeAlias = Mapping[str, tuple[str, ...]]
 """namespace/name of the pods that hold a device, by the device's UUID."""
 
-_SHOWN = 8
+_MAX_PODS_SHOWN = 8
 """Pods of one device that are told of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Instance:
+class DriverInstance:
     """A GPU instance."""
 
-    spot: Spot
+    placement: SlicePlacement
     uuid: str = ""
     """Of the MIG device that fills it; empty while it is half made."""
-    others: tuple[str, ...] = ()
+    partial_devices: tuple[str, ...] = ()
     """MIG devices that fill only a part of it; Tessera makes none."""
     memory_mib: int = 0
     processes: int = 0
 
     @property
     def devices(self) -> tuple[str, ...]:
-        return (self.uuid, *self.others) if self.uuid else self.others
+        return (self.uuid, *self.partial_devices) if self.uuid else self.partial_devices
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Gpu:
+class DriverGpu:
     """One GPU as its driver tells."""
 
     index: int
@@ -46,35 +46,35 @@ class Gpu:
     """Blanks as dashes."""
     memory_mib: int
     mode: MigMode
-    board: Board | None = None
+    gpu_model: GpuModel | None = None
     """What may be cut; only asked for in MIG mode."""
-    instances: tuple[Instance, ...] = ()
+    instances: tuple[DriverInstance, ...] = ()
     """By start."""
-    unreadable: str | None = None
+    read_error: str | None = None
     """Why its instances are not known."""
 
 
 @dataclass(frozen=True, slots=True)
-class Readout:
+class GpuInventory:
     """All that the driver of a node tells."""
 
     driver: str
-    gpus: tuple[Gpu, ...] = ()
+    gpus: tuple[DriverGpu, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Deed:
+class InstanceOperation:
     """One step: an instance that goes, or one that is made or finished."""
 
-    verb: Literal["create", "destroy"]
-    spot: Spot
+    action: Literal["create", "destroy"]
+    placement: SlicePlacement
 
-    def told(self) -> str:
-        return f"{self.verb} {tile(self.spot)}"
+    def describe(self) -> str:
+        return f"{self.action} {format_placement(self.placement)}"
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class GpuProblem:
     """Why a GPU is not as it should be, and what to do."""
 
     fault: GpuFault
@@ -82,65 +82,98 @@ class Trouble:
 
 
 @dataclass(frozen=True, slots=True)
-class Cutting:
+class PartitionPlan:
     """What is to be done now, in this order, and what cannot be."""
 
-    deeds: tuple[Deed, ...] = ()
-    trouble: Trouble | None = None
+    operations: tuple[InstanceOperation, ...] = ()
+    problem: GpuProblem | None = None
 
 
-def cutting(gpu: Gpu, wanted: DesiredGpu, holders: Holders) -> Cutting:
+def plan_partitioning(
+    gpu: DriverGpu, wanted: DesiredGpu, pods_by_device: PodsByDevice
+) -> PartitionPlan:
     """The way from what is seen to what is wanted, as far as nobody is in it."""
-    if trouble := obstacle(gpu, wanted):
-        return Cutting(trouble=trouble)
-    board = gpu.board
-    if board is None:
-        return Cutting()
-    target = {_known(board, Spot(one.start, one.profile)) for one in wanted.slices}
-    there = {_known(board, one.spot): one for one in gpu.instances}
-    gone = [one for spot, one in there.items() if spot not in target or _foreign(one)]
-    held = [one for one in gone if _holders(gpu, one, holders) or one.processes]
-    deeds = [Deed("destroy", one.spot) for one in gone if one not in held]
-    missing = sorted(spot for spot in target if spot not in there or not there[spot].uuid)
-    blockers = tuple(one.spot for one in held)
-    deeds += [
-        Deed("create", spot)
-        for spot in missing
-        if spot not in blockers and fault(board, (*blockers, spot)) is None
+    if problem := blocking_problem(gpu, wanted):
+        return PartitionPlan(problem=problem)
+    gpu_model = gpu.gpu_model
+    if gpu_model is None:
+        return PartitionPlan()
+    target = {
+        _canonical_placement(gpu_model, SlicePlacement(requested.start, requested.profile))
+        for requested in wanted.slices
+    }
+    existing = {
+        _canonical_placement(gpu_model, instance.placement): instance for instance in gpu.instances
+    }
+    removable = [
+        instance
+        for placement, instance in existing.items()
+        if placement not in target or _has_partial_devices(instance)
     ]
-    return Cutting(tuple(deeds), _in_use(gpu, held, holders))
+    in_use = [
+        instance
+        for instance in removable
+        if _pods_using(gpu, instance, pods_by_device) or instance.processes
+    ]
+    operations = [
+        InstanceOperation("destroy", instance.placement)
+        for instance in removable
+        if instance not in in_use
+    ]
+    missing = sorted(
+        placement
+        for placement in target
+        if placement not in existing or not existing[placement].uuid
+    )
+    in_use_placements = tuple(instance.placement for instance in in_use)
+    operations += [
+        InstanceOperation("create", placement)
+        for placement in missing
+        if placement not in in_use_placements
+        and layout_error(gpu_model, (*in_use_placements, placement)) is None
+    ]
+    return PartitionPlan(tuple(operations), _in_use_problem(gpu, in_use, pods_by_device))
 
 
-def obstacle(gpu: Gpu, wanted: DesiredGpu) -> Trouble | None:
+def blocking_problem(gpu: DriverGpu, wanted: DesiredGpu) -> GpuProblem | None:
     """Why nothing at all can be done on the GPU."""
     if gpu.mode in ("enabling", "disabling"):
-        return Trouble(
+        return GpuProblem(
             "NeedsReset",
             f"MIG mode is {gpu.mode} and waits for a reset: empty the GPU, then run nvidia-smi "
             f"--gpu-reset -i {gpu.index} on the node, or restart the node",
         )
-    if gpu.unreadable is not None:
-        return Trouble("Unreadable", gpu.unreadable)
-    if gpu.mode != "enabled" or gpu.board is None:
+    if gpu.read_error is not None:
+        return GpuProblem("Unreadable", gpu.read_error)
+    if gpu.mode != "enabled" or gpu.gpu_model is None:
         if not wanted.slices:
             return None
-        return Trouble(
+        return GpuProblem(
             "CannotCut",
             f"MIG mode is {gpu.mode}, and Tessera never changes it: run nvidia-smi -i {gpu.index} "
             "-mig 1 on the node",
         )
-    unknown = [one.profile for one in wanted.slices if gpu.board.cut(one.profile) is None]
+    unknown = [
+        requested.profile
+        for requested in wanted.slices
+        if gpu.gpu_model.find_profile(requested.profile) is None
+    ]
     if unknown:
-        known = ", ".join(cut.profile for cut in gpu.board.cuts)
-        return Trouble("ProfileUnknown", f"{gpu.product} has no {unknown[0]}, but {known}")
-    told = fault(gpu.board, [Spot(one.start, one.profile) for one in wanted.slices])
-    return None if told is None else Trouble("CannotCut", f"no GPU can be cut so: {told}")
+        known = ", ".join(gi_profile.name for gi_profile in gpu.gpu_model.profiles)
+        return GpuProblem("ProfileUnknown", f"{gpu.product} has no {unknown[0]}, but {known}")
+    error = layout_error(
+        gpu.gpu_model,
+        [SlicePlacement(requested.start, requested.profile) for requested in wanted.slices],
+    )
+    return None if error is None else GpuProblem("CannotCut", f"no GPU can be cut so: {error}")
 
 
-def seen(gpu: Gpu, holders: Holders, trouble: Trouble | None = None) -> ObservedGpu:
+def gpu_status(
+    gpu: DriverGpu, pods_by_device: PodsByDevice, problem: GpuProblem | None = None
+) -> ObservedGpu:
     """As the status tells it."""
-    if trouble is None:
-        trouble = obstacle(gpu, DesiredGpu(uuid=gpu.uuid))
+    if problem is None:
+        problem = blocking_problem(gpu, DesiredGpu(uuid=gpu.uuid))
     return ObservedGpu(
         index=gpu.index,
         uuid=gpu.uuid,
@@ -149,52 +182,62 @@ def seen(gpu: Gpu, holders: Holders, trouble: Trouble | None = None) -> Observed
         mode=gpu.mode,
         slices=tuple(
             ObservedSlice(
-                profile=one.spot.profile,
-                start=one.spot.start,
-                uuid=one.uuid,
-                memory_mib=one.memory_mib,
-                pods=tuple(sorted(set(_on(one, holders))))[:_SHOWN],
-                processes=one.processes,
+                profile=instance.placement.profile,
+                start=instance.placement.start,
+                uuid=instance.uuid,
+                memory_mib=instance.memory_mib,
+                pods=tuple(sorted(set(_pods_on_instance(instance, pods_by_device))))[
+                    :_MAX_PODS_SHOWN
+                ],
+                processes=instance.processes,
             )
-            for one in gpu.instances
+            for instance in gpu.instances
         ),
-        pods=holders.get(gpu.uuid, ())[:_SHOWN],
-        fault=trouble.fault if trouble else None,
-        message=trouble.message[:500] if trouble else "",
+        pods=pods_by_device.get(gpu.uuid, ())[:_MAX_PODS_SHOWN],
+        fault=problem.fault if problem else None,
+        message=problem.message[:500] if problem else "",
     )
 
 
-def tile(spot: Spot) -> str:
+def format_placement(placement: SlicePlacement) -> str:
     """As plans spell it."""
-    return f"{spot.profile}@{spot.start}"
+    return f"{placement.profile}@{placement.start}"
 
 
-def _known(board: Board, spot: Spot) -> Spot:
+def _canonical_placement(gpu_model: GpuModel, placement: SlicePlacement) -> SlicePlacement:
     """Under the board's own name of the profile."""
-    cut = board.cut(spot.profile)
-    return spot if cut is None else Spot(spot.start, cut.profile)
+    gi_profile = gpu_model.find_profile(placement.profile)
+    return placement if gi_profile is None else SlicePlacement(placement.start, gi_profile.name)
 
 
-def _foreign(instance: Instance) -> bool:
+def _has_partial_devices(instance: DriverInstance) -> bool:
     """Somebody filled it with smaller devices."""
-    return bool(instance.others)
+    return bool(instance.partial_devices)
 
 
-def _on(instance: Instance, holders: Holders) -> Iterator[str]:
+def _pods_on_instance(instance: DriverInstance, pods_by_device: PodsByDevice) -> Iterator[str]:
     for device in instance.devices:
-        yield from holders.get(device, ())
+        yield from pods_by_device.get(device, ())
 
 
-def _holders(gpu: Gpu, instance: Instance, holders: Holders) -> list[str]:
-    return sorted({*_on(instance, holders), *holders.get(gpu.uuid, ())})
+def _pods_using(
+    gpu: DriverGpu, instance: DriverInstance, pods_by_device: PodsByDevice
+) -> list[str]:
+    return sorted({*_pods_on_instance(instance, pods_by_device), *pods_by_device.get(gpu.uuid, ())})
 
 
-def _in_use(gpu: Gpu, held: list[Instance], holders: Holders) -> Trouble | None:
-    if not held:
+def _in_use_problem(
+    gpu: DriverGpu, instances_in_use: list[DriverInstance], pods_by_device: PodsByDevice
+) -> GpuProblem | None:
+    if not instances_in_use:
         return None
-    told = []
-    for one in held:
-        pods = _holders(gpu, one, holders)
-        whom = ", ".join(pods[:_SHOWN]) if pods else f"{one.processes} processes outside of pods"
-        told.append(f"{tile(one.spot)} is held by {whom}")
-    return Trouble("InUse", f"{'; '.join(told)}: it goes once they have ended")
+    reasons = []
+    for instance in instances_in_use:
+        pods = _pods_using(gpu, instance, pods_by_device)
+        users = (
+            ", ".join(pods[:_MAX_PODS_SHOWN])
+            if pods
+            else f"{instance.processes} processes outside of pods"
+        )
+        reasons.append(f"{format_placement(instance.placement)} is held by {users}")
+    return GpuProblem("InUse", f"{'; '.join(reasons)}: it goes once they have ended")

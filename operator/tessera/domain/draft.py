@@ -14,8 +14,15 @@ from tessera.domain.checks import check, unchecked_flags_warning
 from tessera.domain.load import load_of
 from tessera.domain.model.facts import ObservedModelJob
 from tessera.domain.model.prepare import Preparation, prepare_model
-from tessera.domain.placement import ANY, STEADY, Choice, Placement, assigned, place
-from tessera.domain.pools import PoolView, tiers
+from tessera.domain.placement import (
+    ALL_TIERS,
+    NON_SPOT_TIERS,
+    HardwareChoice,
+    PlacementDecision,
+    place,
+    slice_assignment,
+)
+from tessera.domain.pools import PoolView, tier_by_pool
 from tessera.domain.reasons import Accepted, PlacementReason, ScalingReason, StatusVerdict
 from tessera.domain.snapshot import (
     Node,
@@ -52,7 +59,7 @@ class Proposal:
     service: ObservedService
     objects: CurrentObjects
     accepted: StatusVerdict[Accepted]
-    placement: Placement
+    placement: PlacementDecision
     scale: ScaleDecision
     preparation: Preparation | None = None
 
@@ -134,7 +141,7 @@ def _propose(
     preparation = prepare_model(snapshot, service, spec)
     spec = preparation.spec
     service = replace(service, spec=spec)
-    denials = check(spec, tiers(views))
+    denials = check(spec, tier_by_pool(views))
     if denials:
         message = "; ".join(denial.sentence for denial in denials)
         return _unchanged_proposal(
@@ -143,15 +150,15 @@ def _propose(
     if preparation.missing_shape is not None:
         unchanged = _unchanged_proposal(service, objects, preparation.missing_shape, history)
         return replace(unchanged, preparation=preparation)
-    current_assignment = assigned(service.ref, snapshot.pools)
+    current_assignment = slice_assignment(service.ref, snapshot.pools)
     placement = place(
         spec,
         views,
         current=objects.workloads[0].variant if objects.workloads else None,
-        floor=min_replicas_of(spec),
-        taken=allocated,
-        tiers=ANY if spec.service_class == "batch" else STEADY,
-        assigned=current_assignment,
+        min_replicas=min_replicas_of(spec),
+        used_devices=allocated,
+        tiers=ALL_TIERS if spec.service_class == "batch" else NON_SPOT_TIERS,
+        assignment=current_assignment,
     )
     warning = unchecked_flags_warning(spec)
     accepted = (
@@ -216,7 +223,7 @@ def _unchanged_proposal(
         service=service,
         objects=objects,
         accepted=accepted,
-        placement=Placement(
+        placement=PlacementDecision(
             verdict=StatusVerdict(
                 PlacementReason.NOT_ACCEPTED, "nothing is placed while Accepted is False"
             )
@@ -255,7 +262,7 @@ def allocated_replicas(proposal: Proposal) -> int:
     return max(proposal.scale.replicas, len(proposal.objects.pods))
 
 
-def pods_of_variant(pods: Sequence[Pod], choice: Choice) -> Sequence[Pod]:
+def pods_of_variant(pods: Sequence[Pod], choice: HardwareChoice) -> Sequence[Pod]:
     """The replicas on the chosen hardware."""
     variant = choice.variant  # a name put together each time it is asked for
     return [pod for pod in pods if pod.variant == variant]

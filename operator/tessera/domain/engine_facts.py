@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from tessera.api.meta import Wire
 
-Type = Literal["float", "int", "json", "jsonOrText", "size", "sizeOrAuto", "str", "word"]
+FlagType = Literal["float", "int", "json", "jsonOrText", "size", "sizeOrAuto", "str", "word"]
 """How a value is read. A `size` may be written 8k (8000) or 8K (8192); a `word` folds case."""
 
 
@@ -22,7 +22,7 @@ class Flag(Wire):
     options: tuple[str, ...]
     dest: str
     action: Literal["append", "help", "store", "switch"]
-    type: Type | None = None
+    type: FlagType | None = None
     nargs: Literal["?", "+"] | None = None
     default: Any = None
     choices: tuple[str | int, ...] | None = None
@@ -51,7 +51,7 @@ class Metric(Wire):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
+class EngineFacts:
     """The facts of one version."""
 
     version: str
@@ -62,20 +62,22 @@ class Table:
 
 def known_versions() -> tuple[str, ...]:
     """Versions whose facts are shipped, oldest first."""
-    names = (entry.name for entry in _data().iterdir())
-    found = [_version(name) for name in names if name.startswith("vllm-")]
-    return tuple(sorted(found, key=_as_numbers))
+    names = (entry.name for entry in _data_directory().iterdir())
+    versions = [_version(name) for name in names if name.startswith("vllm-")]
+    return tuple(sorted(versions, key=_version_key))
 
 
 @cache
-def table(version: str) -> Table | None:
+def version_facts(version: str) -> EngineFacts | None:
     """The facts of a version; None when they are not shipped."""
     if version not in known_versions():
         return None
-    found = json.loads(_data().joinpath(f"vllm-{version}.json").read_text(encoding="utf-8"))
-    flags = TypeAdapter(tuple[Flag, ...]).validate_python(found["flags"])
-    metrics = TypeAdapter(tuple[Metric, ...]).validate_python(found["metrics"])
-    return Table(
+    document = json.loads(
+        _data_directory().joinpath(f"vllm-{version}.json").read_text(encoding="utf-8")
+    )
+    flags = TypeAdapter(tuple[Flag, ...]).validate_python(document["flags"])
+    metrics = TypeAdapter(tuple[Metric, ...]).validate_python(document["metrics"])
+    return EngineFacts(
         version=version,
         flags=flags,
         metrics={metric.name: metric for metric in metrics},
@@ -83,7 +85,7 @@ def table(version: str) -> Table | None:
     )
 
 
-def _data() -> Traversable:
+def _data_directory() -> Traversable:
     return resources.files("tessera.domain").joinpath("data")
 
 
@@ -91,5 +93,5 @@ def _version(file_name: str) -> str:
     return file_name.removeprefix("vllm-").removesuffix(".json")
 
 
-def _as_numbers(version: str) -> tuple[int, ...]:
+def _version_key(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split("."))

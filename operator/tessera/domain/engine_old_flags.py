@@ -9,7 +9,7 @@ class OldFlag:
     """Why a flag is gone; `now` is its successor where there is one."""
 
     advice: str
-    now: str | None = None
+    replacement: str | None = None
 
 
 _V0 = OldFlag("it belonged to the first engine, which is gone; leave it out")

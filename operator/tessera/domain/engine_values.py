@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 
-from tessera.domain.engine_facts import Flag, Type
+from tessera.domain.engine_facts import Flag, FlagType
 
 AUTO = -1
 """What `--max-model-len auto` means: as long as the memory allows."""
@@ -24,7 +24,7 @@ def read(flag: Flag, text: str) -> object:
     return value
 
 
-def missed_bounds(flag: Flag, value: object) -> str | None:
+def violated_bounds(flag: Flag, value: object) -> str | None:
     """The bounds in words if a number lies outside; the engine's parser does not look at them."""
     if not isinstance(value, int | float):
         return None
@@ -42,7 +42,7 @@ def _bounds(flag: Flag) -> str:
     return " and ".join(f"{word} {bound:g}" for word, bound in named.items() if bound is not None)
 
 
-def _whole(text: str) -> int:
+def _integer(text: str) -> int:
     try:
         return int(text)
     except ValueError:
@@ -58,13 +58,13 @@ def _number(text: str) -> float:
 
 def _size(text: str) -> int:
     """Lower-case suffixes are powers of 1000, upper-case ones of 1024 and without a fraction."""
-    found = _SIZE.fullmatch(text)
-    if found is None:
+    size_match = _SIZE.fullmatch(text)
+    if size_match is None:
         try:
             return int(text)
         except ValueError:
             raise ValueError("expected a whole number, or one such as 8k or 8K") from None
-    digits, unit = found.groups()
+    digits, unit = size_match.groups()
     if unit in _DECIMAL:
         return round(float(digits) * _DECIMAL[unit])
     if "." in digits:
@@ -87,9 +87,9 @@ def _json_or_text(text: str) -> object:
     return _json(text) if text.startswith("{") else text
 
 
-_READERS: Mapping[Type, Callable[[str], object]] = {
+_READERS: Mapping[FlagType, Callable[[str], object]] = {
     "float": _number,
-    "int": _whole,
+    "int": _integer,
     "json": _json,
     "jsonOrText": _json_or_text,
     "size": _size,

@@ -9,12 +9,12 @@ KvBits = Literal[8, 16]
 _SCALE_BITS = 16
 _BLOCK_SCALE_BITS = 8
 """Of a scale in the 4-bit floating formats."""
-_GROUP = 128
+_GROUP_SIZE = 128
 """Weights that share a scale in what is quantised to 4 bits, unless the files say otherwise."""
-_FLOATS = ("mxfp4", "nvfp4")
-_ZEROS = ("awq", "gptq", "awq-int4", "gptq-int4")
+_FP4_FORMATS = ("mxfp4", "nvfp4")
+_ZERO_POINT_FORMATS = ("awq", "gptq", "awq-int4", "gptq-int4")
 """Formats that keep a zero point beside each scale, in as many bits as a weight."""
-_PADDED = 1.25
+_MAX_PADDING_RATIO = 1.25
 """Layers with and without a window are put into groups of the smaller number, unless the larger
 one is less than so many times as large."""
 
@@ -24,7 +24,7 @@ def weight_bytes(parameters: int, bits: int) -> int:
     return parameters * bits // 8
 
 
-def bits_of(shape: ModelShape, precision: str | None) -> int:
+def weight_bits(shape: ModelShape, precision: str | None) -> int:
     """Bits of one weight in memory; `precision` None means as in the files."""
     if precision is None:
         return shape.bits_per_weight
@@ -47,7 +47,7 @@ def resident_bytes(shape: ModelShape, precision: str | None) -> int:
     """All weights as they lie in memory, over all devices of a replica."""
     if precision is None and shape.weight_bytes is not None:
         return shape.weight_bytes
-    return _in_memory(shape, precision, shape.parameters, _kept(shape))
+    return _stored_bytes(shape, precision, shape.parameters, _unquantized(shape))
 
 
 def hidden_size(shape: ModelShape) -> int:
@@ -57,42 +57,49 @@ def hidden_size(shape: ModelShape) -> int:
 
 def active_parameters(shape: ModelShape) -> int:
     """Weights that one token is computed with: of a mixture its experts, and no input embedding."""
-    return (shape.active_parameters or shape.parameters) - _unread(shape)
+    return (shape.active_parameters or shape.parameters) - _input_embedding(shape)
 
 
-def readable_bytes(shape: ModelShape, precision: str | None) -> int:
+def batch_read_bytes(shape: ModelShape, precision: str | None) -> int:
     """Weights that a step of many tokens reads: all but an input embedding of its own, of which
     only the rows of its tokens are read.
     """
-    return resident_bytes(shape, precision) - weight_bytes(_unread(shape), 16)
+    return resident_bytes(shape, precision) - weight_bytes(_input_embedding(shape), 16)
 
 
-def read_bytes(shape: ModelShape, precision: str | None) -> int:
+def single_token_read_bytes(shape: ModelShape, precision: str | None) -> int:
     """Weights that a step of a single token reads, over all devices."""
     if shape.active_parameters is None:
-        return readable_bytes(shape, precision)
-    unread = _unread(shape)
-    active = shape.active_parameters
-    return _in_memory(shape, precision, active - unread, min(active, _kept(shape)) - unread)
+        return batch_read_bytes(shape, precision)
+    embedding = _input_embedding(shape)
+    active_weights = shape.active_parameters
+    return _stored_bytes(
+        shape,
+        precision,
+        active_weights - embedding,
+        min(active_weights, _unquantized(shape)) - embedding,
+    )
 
 
-def _unread(shape: ModelShape) -> int:
+def _input_embedding(shape: ModelShape) -> int:
     """The input embedding; as the output layer is as large, it is never more than half."""
-    return min(shape.embedding_parameters or 0, _kept(shape), shape.parameters // 2)
+    return min(shape.embedding_parameters or 0, _unquantized(shape), shape.parameters // 2)
 
 
-def _kept(shape: ModelShape) -> int:
+def _unquantized(shape: ModelShape) -> int:
     """Weights that no format quantises."""
     return min(shape.parameters, shape.unquantized_parameters or 0)
 
 
-def _in_memory(shape: ModelShape, precision: str | None, parameters: int, kept: int) -> int:
-    bits = bits_of(shape, precision)
+def _stored_bytes(
+    shape: ModelShape, precision: str | None, parameters: int, unquantized: int
+) -> int:
+    bits = weight_bits(shape, precision)
     if bits >= 16:
         return weight_bytes(parameters, bits)
-    quantized = parameters - kept
+    quantized = parameters - unquantized
     return (
-        weight_bytes(kept, 16)
+        weight_bytes(unquantized, 16)
         + weight_bytes(quantized, bits)
         + _scale_bytes(shape, precision, bits, quantized)
     )
@@ -100,12 +107,12 @@ def _in_memory(shape: ModelShape, precision: str | None, parameters: int, kept: 
 
 def _scale_bytes(shape: ModelShape, precision: str | None, bits: int, quantized: int) -> int:
     """Scales and zero points of groups; those of whole rows and blocks are too few to count."""
-    form = shape.quantization if precision is None else precision
-    group = shape.group_size if precision is None else (_GROUP if bits == 4 else None)
+    quantization = shape.quantization if precision is None else precision
+    group = shape.group_size if precision is None else (_GROUP_SIZE if bits == 4 else None)
     if group is None:
         return 0
-    scale = _BLOCK_SCALE_BITS if form in _FLOATS else _SCALE_BITS
-    zero = bits if form in _ZEROS else 0
+    scale = _BLOCK_SCALE_BITS if quantization in _FP4_FORMATS else _SCALE_BITS
+    zero = bits if quantization in _ZERO_POINT_FORMATS else 0
     return weight_bytes(-(-quantized // group), scale + zero)
 
 
@@ -119,7 +126,7 @@ def cache_bytes_per_token(shape: ModelShape, devices: int, kv_bits: int = 16) ->
 
 
 def cache_bytes(
-    shape: ModelShape, tokens: int, devices: int, kv_bits: int = 16, ahead: int = 0
+    shape: ModelShape, tokens: int, devices: int, kv_bits: int = 16, step_tokens: int = 0
 ) -> int:
     """What a request of so many tokens takes on each of `devices`.
 
@@ -129,9 +136,9 @@ def cache_bytes(
     row = _row_bytes(shape, devices, kv_bits)
     if shape.sliding_window is None or shape.sliding_layers is None:
         return shape.layers * row * tokens
-    sliding, full = _groups(shape.layers, min(shape.layers, shape.sliding_layers))
-    held = min(tokens, shape.sliding_window + ahead)
-    return row * (full * tokens + sliding * held)
+    sliding, full = _layer_groups(shape.layers, min(shape.layers, shape.sliding_layers))
+    cached = min(tokens, shape.sliding_window + step_tokens)
+    return row * (full * tokens + sliding * cached)
 
 
 def _row_bytes(shape: ModelShape, devices: int, kv_bits: int) -> int:
@@ -142,11 +149,11 @@ def _row_bytes(shape: ModelShape, devices: int, kv_bits: int) -> int:
     return kv_bytes_per_token(1, heads, shape.head_dim, kv_bits)
 
 
-def _groups(layers: int, sliding: int) -> tuple[int, int]:
+def _layer_groups(layers: int, sliding: int) -> tuple[int, int]:
     """Layers with and without a window, as many as take memory."""
     full = layers - sliding
     if not full:
         return sliding, 0
     least, most = sorted((full, sliding))
-    size = most if most < _PADDED * least else least
+    size = most if most < _MAX_PADDING_RATIO * least else least
     return -(-sliding // size) * size, -(-full // size) * size

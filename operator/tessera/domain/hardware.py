@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from tessera.domain.catalog import COMPUTE_SLICES, MEMORY_SLICES, Product
-from tessera.domain.mig.boards import board_of
+from tessera.domain.mig.boards import find_gpu_model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,7 +13,7 @@ class Hardware:
     product: str
     profile: str | None
     """Of a MIG slice, by the name that the tables use."""
-    spelling: str | None = None
+    node_profile: str | None = None
     """The name that nodes give the profile, where it is another one."""
     devices: int
     memory_mib: int
@@ -34,10 +34,10 @@ class Hardware:
         """The extended resource that the device plugin offers under `mig.strategy=mixed`."""
         if self.profile is None:
             return "nvidia.com/gpu"
-        return f"nvidia.com/mig-{(self.spelling or self.profile).replace('+', '.')}"
+        return f"nvidia.com/mig-{(self.node_profile or self.profile).replace('+', '.')}"
 
     @property
-    def alone(self) -> bool:
+    def exclusive(self) -> bool:
         """Nothing else fits beside it on its GPU."""
         return self.memory_slices >= self.memory_slices_of_gpu
 
@@ -47,7 +47,7 @@ class Hardware:
         return self.profile or f"{self.devices}x whole"
 
 
-def whole(product: Product, devices: int, memory_mib: int | None = None) -> Hardware:
+def whole_gpu_hardware(product: Product, devices: int, memory_mib: int | None = None) -> Hardware:
     """`devices` uncut GPUs; of two known memory sizes the smaller is believed."""
     return Hardware(
         product=product.product,
@@ -64,37 +64,46 @@ def whole(product: Product, devices: int, memory_mib: int | None = None) -> Hard
     )
 
 
-def part(product: Product, profile: str, memory_mib: int | None = None) -> Hardware | None:
+def slice_hardware(
+    product: Product, profile: str, memory_mib: int | None = None
+) -> Hardware | None:
     """One MIG slice by any of its names; None when the product is not known to have it.
 
     Bandwidth goes with the memory slices and compute with the real multiprocessors, which on Hopper
     are not proportional to the sevenths in the profile's name.
     """
-    board = board_of(product.product)
-    known = board.cut(profile) if board is not None else None
-    usual = known.profile if known is not None else profile
-    cut = product.slice(usual)
-    if cut is None:
+    gpu_model = find_gpu_model(product.product)
+    instance_profile = gpu_model.find_profile(profile) if gpu_model is not None else None
+    canonical = instance_profile.name if instance_profile is not None else profile
+    mig_profile = product.mig_profile(canonical)
+    if mig_profile is None:
         return None
-    compute = cut.multiprocessors / product.multiprocessors
+    compute_share = mig_profile.multiprocessors / product.multiprocessors
     return Hardware(
         product=product.product,
-        profile=usual,
-        spelling=profile if profile != usual else None,
+        profile=canonical,
+        node_profile=profile if profile != canonical else None,
         devices=1,
-        memory_mib=min(cut.memory_mib, memory_mib or cut.memory_mib),
-        bandwidth=product.bandwidth_gbs * 1e9 * cut.memory_slices / product.memory_slices,
-        bf16_flops=product.bf16_tflops * 1e12 * compute,
-        fp8_flops=None if product.fp8_tflops is None else product.fp8_tflops * 1e12 * compute,
-        compute_slices=cut.compute_slices,
-        memory_slices=cut.memory_slices,
+        memory_mib=min(mig_profile.memory_mib, memory_mib or mig_profile.memory_mib),
+        bandwidth=product.bandwidth_gbs * 1e9 * mig_profile.memory_slices / product.memory_slices,
+        bf16_flops=product.bf16_tflops * 1e12 * compute_share,
+        fp8_flops=None if product.fp8_tflops is None else product.fp8_tflops * 1e12 * compute_share,
+        compute_slices=mig_profile.compute_slices,
+        memory_slices=mig_profile.memory_slices,
         compute_slices_of_gpu=product.compute_slices,
         memory_slices_of_gpu=product.memory_slices,
     )
 
 
-def slices(product: Product) -> list[Hardware]:
+def product_slices(product: Product) -> list[Hardware]:
     """All real slices of a product, the smallest first."""
-    cut = (part(product, one.profile) for one in product.slices)
-    found = [one for one in cut if one and one.compute_slices < product.compute_slices]
-    return sorted(found, key=lambda one: (one.memory_slices, one.compute_slices, one.memory_mib))
+    candidates = (slice_hardware(product, mig_profile.profile) for mig_profile in product.slices)
+    partial_slices = [
+        hardware
+        for hardware in candidates
+        if hardware and hardware.compute_slices < product.compute_slices
+    ]
+    return sorted(
+        partial_slices,
+        key=lambda hardware: (hardware.memory_slices, hardware.compute_slices, hardware.memory_mib),
+    )

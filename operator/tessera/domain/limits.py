@@ -8,9 +8,9 @@ from tessera.domain.footprint import KvBits
 from tessera.domain.perf import StepTime
 
 _MAX_SEQUENCES = 256
-LONGEST_CHUNK = 8192
+MAX_CHUNK_TOKENS = 8192
 """The most tokens of a step that are ever set."""
-_STEP_TOKENS = (LONGEST_CHUNK, 4096, 2048, 1024, 512, 256, 128, 64)
+_STEP_TOKENS = (MAX_CHUNK_TOKENS, 4096, 2048, 1024, 512, 256, 128, 64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,13 +32,13 @@ class Demand:
     kv_bits: KvBits = 16
 
     @property
-    def resident(self) -> int:
+    def resident_tokens(self) -> int:
         """Tokens in the cache for a usual request half way through its answer."""
         return min(self.max_model_len, self.input_tokens + self.output_tokens // 2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class SchedulerLimits:
     """Limits of one replica and what it gives within them."""
 
     max_num_seqs: int
@@ -47,67 +47,72 @@ class Limits:
     """Output tokens per second with usual prompts and answers, as many at a time as allowed."""
 
 
-def best_limits(demand: Demand, step: StepTime, kv_tokens: int) -> Limits | None:
+def best_limits(demand: Demand, step: StepTime, kv_tokens: int) -> SchedulerLimits | None:
     """The limits with the highest throughput; None when even one request breaks the promise.
 
     Steps that carry a chunk of a prompt are so frequent that they decide the 95th percentile of the
     gaps between tokens. So a full step has to keep the inter-token objective, and the steps that a
     usual prompt takes have to keep the objective of the first token.
     """
-    most = min(_MAX_SEQUENCES, max(1, kv_tokens // demand.resident))
-    found = [
-        _limits(demand, step, sequences, tokens)
+    most = min(_MAX_SEQUENCES, max(1, kv_tokens // demand.resident_tokens))
+    options = [
+        _limits_with(demand, step, sequences, tokens)
         for tokens in _STEP_TOKENS
-        if (sequences := _sequences(demand, step, min(most, _read(demand, tokens)), tokens)) > 0
+        if (
+            sequences := _max_sequences(
+                demand, step, min(most, _prefill_bound(demand, tokens)), tokens
+            )
+        )
+        > 0
     ]
-    return max(found, key=lambda one: one.tokens_per_second, default=None)
+    return max(options, key=lambda limits: limits.tokens_per_second, default=None)
 
 
-def _read(demand: Demand, tokens: int) -> int:
+def _prefill_bound(demand: Demand, tokens: int) -> int:
     """As many requests as have their prompts read by steps of `tokens` while they get answers."""
     return min(
         tokens - 1, tokens * demand.output_tokens // (demand.input_tokens + demand.output_tokens)
     )
 
 
-def _sequences(demand: Demand, step: StepTime, most: int, tokens: int) -> int:
+def _max_sequences(demand: Demand, step: StepTime, most: int, tokens: int) -> int:
     """The most requests at a time that keep the promise; every condition worsens with each."""
-    if most > 0 and _keeps(demand, step, most, tokens):
+    if most > 0 and _meets_slo(demand, step, most, tokens):
         return most
     low, high = 0, most - 1
     while low < high:
         middle = (low + high + 1) // 2
-        if _keeps(demand, step, middle, tokens):
+        if _meets_slo(demand, step, middle, tokens):
             low = middle
         else:
             high = middle - 1
     return low
 
 
-def _keeps(demand: Demand, step: StepTime, sequences: int, tokens: int) -> bool:
-    full = full_step(demand, step, sequences, tokens)
-    if full > demand.inter_token.total_seconds():
+def _meets_slo(demand: Demand, step: StepTime, sequences: int, tokens: int) -> bool:
+    full_seconds = full_step_seconds(demand, step, sequences, tokens)
+    if full_seconds > demand.inter_token.total_seconds():
         return False
     chunks = -(-demand.input_tokens // (tokens - sequences))
-    return chunks * full <= demand.ttft.total_seconds()
+    return chunks * full_seconds <= demand.ttft.total_seconds()
 
 
-def _limits(demand: Demand, step: StepTime, sequences: int, tokens: int) -> Limits:
+def _limits_with(demand: Demand, step: StepTime, sequences: int, tokens: int) -> SchedulerLimits:
     share = _share_of_full_steps(demand, sequences, tokens)
-    decode = step.seconds(decoding=sequences, kv_tokens=sequences * demand.resident)
-    mean = share * full_step(demand, step, sequences, tokens) + (1 - share) * decode
-    return Limits(
+    decode = step.seconds(decoding=sequences, kv_tokens=sequences * demand.resident_tokens)
+    mean = share * full_step_seconds(demand, step, sequences, tokens) + (1 - share) * decode
+    return SchedulerLimits(
         max_num_seqs=sequences,
         max_num_batched_tokens=tokens,
         tokens_per_second=sequences / mean,
     )
 
 
-def full_step(demand: Demand, step: StepTime, sequences: int, tokens: int) -> float:
+def full_step_seconds(demand: Demand, step: StepTime, sequences: int, tokens: int) -> float:
     """Seconds of a step of so many tokens, filled up with usual prompts."""
     return step.seconds(
         decoding=sequences,
-        kv_tokens=sequences * demand.resident + tokens - sequences,
+        kv_tokens=sequences * demand.resident_tokens + tokens - sequences,
         prefill_tokens=tokens - sequences,
         prefill_pairs=(tokens - sequences) * demand.input_tokens,
     )

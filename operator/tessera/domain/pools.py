@@ -10,20 +10,20 @@ from functools import cache
 from tessera.api.accelerator_pool import AcceleratorPoolSpec, Price, Tier, Toleration
 from tessera.domain import money
 from tessera.domain.catalog import Product, products
-from tessera.domain.hardware import Hardware, part, whole
-from tessera.domain.mig.boards import WHOLE, board_of
+from tessera.domain.hardware import Hardware, slice_hardware, whole_gpu_hardware
+from tessera.domain.mig.boards import WHOLE_GPU, find_gpu_model
 from tessera.domain.reasons import Discovered, PoolAccepted, StatusVerdict
 from tessera.domain.snapshot import Node, Pool
 
 PRODUCT_LABEL = "nvidia.com/gpu.product"
 COUNT_LABEL = "nvidia.com/gpu.count"
 GPU = "nvidia.com/gpu"
-MIG = "nvidia.com/mig-"
-_SIZES = (1, 2, 4, 8)
+MIG_PREFIX = "nvidia.com/mig-"
+_GPU_COUNTS = (1, 2, 4, 8)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Offer:
+class HardwareOffer:
     """Hardware that a pool has: for how many replicas, and what one costs."""
 
     pool: str
@@ -37,21 +37,21 @@ class Offer:
     """What one replica is billed."""
     hourly: money.Money
     """Billed price of one replica for an hour today."""
-    choosing: money.Money
+    comparison_price: money.Money
     """The price that hardware is compared by; what a layout strands is in it."""
     tolerations: tuple[Toleration, ...] = ()
     """Taints of the nodes that pods endure."""
     runtime_class_name: str | None = None
     scheduler_name: str | None = None
-    planned: bool = False
+    needs_repartition: bool = False
     """Nothing of it is cut yet, but it could be: only for services whose slices are planned."""
 
     @property
-    def kind(self) -> str | None:
+    def layout_profile(self) -> str | None:
         """As plans of layouts name it; None for several GPUs."""
         if self.hardware.devices > 1:
             return None
-        return self.hardware.profile or WHOLE
+        return self.hardware.profile or WHOLE_GPU
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,48 +62,50 @@ class PoolView:
     accepted: StatusVerdict[PoolAccepted]
     discovered: StatusVerdict[Discovered]
     product: str | None = None
-    members: frozenset[str] = frozenset()
+    node_names: frozenset[str] = frozenset()
     """Names of the nodes."""
     nodes: int = 0
     ready_nodes: int = 0
     gpus: int = 0
     slices: tuple[tuple[str, int], ...] = ()
     price: Price | None = None
-    offers: tuple[Offer, ...] = ()
+    offers: tuple[HardwareOffer, ...] = ()
 
 
 def discover(pools: Sequence[Pool], nodes: Sequence[Node], today: date) -> tuple[PoolView, ...]:
     """Every pool with its nodes, devices and price of the day, in the order of names."""
-    members = {
+    nodes_by_pool = {
         pool.name: tuple(node for node in nodes if _selects(pool.spec, node))
         for pool in pools
         if pool.spec is not None
     }
-    return tuple(_view(pool, members, today) for pool in sorted(pools, key=lambda pool: pool.name))
+    return tuple(
+        _pool_view(pool, nodes_by_pool, today) for pool in sorted(pools, key=lambda pool: pool.name)
+    )
 
 
 def _selects(spec: AcceleratorPoolSpec, node: Node) -> bool:
     return all(node.labels.get(key) == value for key, value in spec.node_selector.items())
 
 
-def _view(pool: Pool, members: Mapping[str, tuple[Node, ...]], today: date) -> PoolView:
+def _pool_view(pool: Pool, nodes_by_pool: Mapping[str, tuple[Node, ...]], today: date) -> PoolView:
     if pool.spec is None:
-        return _refused(pool, PoolAccepted.INVALID_SPEC, pool.problem or "")
-    nodes = members[pool.name]
+        return _rejected_view(pool, PoolAccepted.INVALID_SPEC, pool.problem or "")
+    nodes = nodes_by_pool[pool.name]
     price = money.price_on(pool.spec.prices, today)
     if price is None:
         first = min(price.from_ for price in pool.spec.prices)
-        return _refused(
+        return _rejected_view(
             pool,
             PoolAccepted.PRICE_NOT_YET_EFFECTIVE,
             f"spec.prices begins on {first}; add the price that holds on {today}",
         )
-    if (other := _overlap(pool, members)) is not None:
-        return _refused(pool, PoolAccepted.OVERLAPPING, other)
+    if (overlap := _overlap(pool, nodes_by_pool)) is not None:
+        return _rejected_view(pool, PoolAccepted.OVERLAPPING, overlap)
     return _discovered(pool, pool.spec, nodes, price)
 
 
-def _refused(pool: Pool, reason: PoolAccepted, message: str) -> PoolView:
+def _rejected_view(pool: Pool, reason: PoolAccepted, message: str) -> PoolView:
     return PoolView(
         pool=pool,
         accepted=StatusVerdict(reason, message),
@@ -113,11 +115,11 @@ def _refused(pool: Pool, reason: PoolAccepted, message: str) -> PoolView:
     )
 
 
-def _overlap(pool: Pool, members: Mapping[str, tuple[Node, ...]]) -> str | None:
+def _overlap(pool: Pool, nodes_by_pool: Mapping[str, tuple[Node, ...]]) -> str | None:
     """Of two pools with a node in common the later name gives way."""
-    own = {node.name for node in members[pool.name]}
-    for name in sorted(members):
-        shared = own.intersection(node.name for node in members[name])
+    own_nodes = {node.name for node in nodes_by_pool[pool.name]}
+    for name in sorted(nodes_by_pool):
+        shared = own_nodes.intersection(node.name for node in nodes_by_pool[name])
         if name < pool.name and shared:
             return (
                 f"spec.nodeSelector matches {len(shared)} nodes of pool {name} "
@@ -132,7 +134,7 @@ def _discovered(
     ready = tuple(node for node in nodes if node.schedulable)
     names = sorted({node.labels[PRODUCT_LABEL] for node in nodes if PRODUCT_LABEL in node.labels})
     gpus = sum(node.allocatable.get(GPU, 0) for node in ready)
-    slices = +_slices(ready)
+    slices = +_slice_counts(ready)
     product = products().get(names[0]) if len(names) == 1 else None
     return PoolView(
         pool=pool,
@@ -140,9 +142,9 @@ def _discovered(
             PoolAccepted.VALID,
             f"{price.per_gpu_hour} {price.currency} a GPU and hour ({price.basis})",
         ),
-        discovered=_found(spec, nodes, names, gpus, slices),
+        discovered=_discovery_verdict(spec, nodes, names, gpus, slices),
         product=names[0] if len(names) == 1 else None,
-        members=frozenset(node.name for node in nodes),
+        node_names=frozenset(node.name for node in nodes),
         nodes=len(nodes),
         ready_nodes=len(ready),
         gpus=gpus,
@@ -152,7 +154,7 @@ def _discovered(
     )
 
 
-def _found(
+def _discovery_verdict(
     spec: AcceleratorPoolSpec,
     nodes: tuple[Node, ...],
     names: list[str],
@@ -178,14 +180,14 @@ def _found(
             f"plugin running there, with GPU feature discovery? {command} -L {PRODUCT_LABEL}",
         )
     if names[0] not in products():
-        return StatusVerdict(Discovered.UNKNOWN_PRODUCT, _unknown(names[0]))
+        return StatusVerdict(Discovered.UNKNOWN_PRODUCT, _unknown_product(names[0]))
     return StatusVerdict(
         Discovered.DEVICES_FOUND,
-        f"{len(nodes)} nodes with {offer_line(gpus, tuple(slices.items()))}",
+        f"{len(nodes)} nodes with {format_devices(gpus, tuple(slices.items()))}",
     )
 
 
-def tiers(views: Sequence[PoolView]) -> Mapping[str, Tier | None]:
+def tier_by_pool(views: Sequence[PoolView]) -> Mapping[str, Tier | None]:
     """How the hardware of each pool is bought; None for a pool that cannot be read."""
     return {view.pool.name: view.pool.spec.tier if view.pool.spec else None for view in views}
 
@@ -203,50 +205,54 @@ def weight_of(product: str, resource: str) -> Decimal:
     """Share of a GPU that a device is billed; one that nobody knows has none."""
     if resource == GPU:
         return Decimal(1)
-    cut = _slice(product, resource)
-    return money.billing_weight(cut) if cut is not None else Decimal(0)
+    hardware = _resource_hardware(product, resource)
+    return money.billing_weight(hardware) if hardware is not None else Decimal(0)
 
 
 @cache
 def profile_of(product: str, resource: str) -> str:
     """The usual name of a slice's profile, or what the resource says of one that nobody knows."""
-    cut = _slice(product, resource)
-    return resource.removeprefix(MIG) if cut is None else cut.name
+    hardware = _resource_hardware(product, resource)
+    return resource.removeprefix(MIG_PREFIX) if hardware is None else hardware.name
 
 
-def _slice(product: str, resource: str) -> Hardware | None:
-    known = products().get(product)
-    return part(known, resource.removeprefix(MIG)) if known and resource.startswith(MIG) else None
+def _resource_hardware(product: str, resource: str) -> Hardware | None:
+    catalog_product = products().get(product)
+    return (
+        slice_hardware(catalog_product, resource.removeprefix(MIG_PREFIX))
+        if catalog_product and resource.startswith(MIG_PREFIX)
+        else None
+    )
 
 
-def _unknown(product: str) -> str:
+def _unknown_product(product: str) -> str:
     message = f"spec.nodeSelector leads to {product}, none of the {len(products())} known products"
     if "-MIG-" in product:
         return f"{message}; slices are found under mig.strategy=mixed of the GPU operator"
     return f"{message}: {', '.join(sorted(products()))}"
 
 
-def offer_line(gpus: int, slices: Sequence[tuple[str, int]]) -> str:
+def format_devices(gpus: int, slices: Sequence[tuple[str, int]]) -> str:
     """`2 GPUs, 4x 1g.10gb`, for people."""
     parts = [f"{gpus} GPUs"] if gpus else []
     parts += [f"{count}x {profile}" for profile, count in sorted(slices)]
     return ", ".join(parts) or "nothing"
 
 
-def _slices(nodes: Sequence[Node]) -> Counter[str]:
+def _slice_counts(nodes: Sequence[Node]) -> Counter[str]:
     """By the names that nodes give them; one that a kubelet remembers may have none."""
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for node in nodes:
         for resource, count in node.allocatable.items():
-            if resource.startswith(MIG):
-                found[resource.removeprefix(MIG)] += count
-    return found
+            if resource.startswith(MIG_PREFIX):
+                counts[resource.removeprefix(MIG_PREFIX)] += count
+    return counts
 
 
-def _names(nodes: Sequence[Node]) -> Sequence[str]:
+def _profile_names(nodes: Sequence[Node]) -> Sequence[str]:
     """Of slices; of two names of a profile, of which pods can ask for one, that of more slices on
     ready nodes comes last."""
-    count, ready = _slices(nodes), _slices([node for node in nodes if node.schedulable])
+    count, ready = _slice_counts(nodes), _slice_counts([node for node in nodes if node.schedulable])
     return sorted(count, key=lambda name: (ready[name], count[name], name))
 
 
@@ -256,13 +262,17 @@ def _offers(
     product: Product,
     nodes: tuple[Node, ...],
     price: Price,
-) -> tuple[Offer, ...]:
+) -> tuple[HardwareOffer, ...]:
     hourly = money.money(price.per_gpu_hour, price.currency)
-    found = [*_sliced(product, nodes), *_whole(product, nodes)]
-    there = {hardware.profile for hardware, _, _ in found}
-    found += [one for one in _cuttable(spec, product, nodes) if one[0].profile not in there]
+    candidates = [*_existing_slices(product, nodes), *_whole_gpu_options(product, nodes)]
+    existing_profiles = {hardware.profile for hardware, _, _ in candidates}
+    candidates += [
+        candidate
+        for candidate in _possible_slices(spec, product, nodes)
+        if candidate[0].profile not in existing_profiles
+    ]
     return tuple(
-        Offer(
+        HardwareOffer(
             pool=pool,
             tier=spec.tier,
             node_selector=spec.node_selector,
@@ -270,46 +280,68 @@ def _offers(
             replicas=replicas,
             tariff=money.Tariff(spec.prices, money.billing_weight(hardware)),
             hourly=hourly.times(money.billing_weight(hardware)),
-            choosing=hourly.times(weight),
+            comparison_price=hourly.times(weight),
             tolerations=spec.tolerations,
             runtime_class_name=spec.runtime_class_name,
             scheduler_name=spec.scheduler_name,
-            planned=hardware.profile is not None and hardware.profile not in there,
+            needs_repartition=hardware.profile is not None
+            and hardware.profile not in existing_profiles,
         )
-        for hardware, replicas, weight in found
+        for hardware, replicas, weight in candidates
     )
 
 
-def _sliced(product: Product, nodes: tuple[Node, ...]) -> list[tuple[Hardware, int, Decimal]]:
-    all_slices, ready = _slices(nodes), _slices([node for node in nodes if node.schedulable])
-    found = [
+def _existing_slices(
+    product: Product, nodes: tuple[Node, ...]
+) -> list[tuple[Hardware, int, Decimal]]:
+    all_slices, ready = (
+        _slice_counts(nodes),
+        _slice_counts([node for node in nodes if node.schedulable]),
+    )
+    named_slices = [
         (hardware, name)
-        for name in _names(nodes)
+        for name in _profile_names(nodes)
         if all_slices[name]
-        and (hardware := part(product, name, _label_mib(nodes, f"mig-{name}"))) is not None
+        and (hardware := slice_hardware(product, name, _label_mib(nodes, f"mig-{name}")))
+        is not None
     ]
-    together = sum(
-        (money.billing_weight(one) * all_slices[name] for one, name in found), Decimal(0)
+    total_weight = sum(
+        (money.billing_weight(mig_slice) * all_slices[name] for mig_slice, name in named_slices),
+        Decimal(0),
     )
-    gpus = _cut_gpus(nodes)
-    cut = {one.profile: (one, name) for one, name in found}
+    partitioned_gpus = _partitioned_gpu_count(nodes)
+    slice_by_profile = {mig_slice.profile: (mig_slice, name) for mig_slice, name in named_slices}
     return [
-        (one, ready[name], money.choosing_weight(one, gpus, together))
-        for _, (one, name) in sorted(cut.items())
+        (mig_slice, ready[name], money.choosing_weight(mig_slice, partitioned_gpus, total_weight))
+        for _, (mig_slice, name) in sorted(slice_by_profile.items())
     ]
 
 
-def _cuttable(
+def _possible_slices(
     spec: AcceleratorPoolSpec, product: Product, nodes: tuple[Node, ...]
 ) -> list[tuple[Hardware, int, Decimal]]:
     """Slices that could be cut, where Tessera may; at the price that they are billed."""
-    board = board_of(product.product)
-    if board is None or not plans_layouts(spec):
+    gpu_model = find_gpu_model(product.product)
+    if gpu_model is None or not plans_layouts(spec):
         return []
-    names = {cut.profile: name for name in _names(nodes) if (cut := board.cut(name)) is not None}
-    usual = (names.get(cut.profile, cut.profile) for cut in board.cuts if not cut.media)
-    parts = (part(product, name, _label_mib(nodes, f"mig-{name}")) for name in usual)
-    return [(one, 0, money.billing_weight(one)) for one in parts if one is not None]
+    names = {
+        instance_profile.name: name
+        for name in _profile_names(nodes)
+        if (instance_profile := gpu_model.find_profile(name)) is not None
+    }
+    profile_names = (
+        names.get(candidate.name, candidate.name)
+        for candidate in gpu_model.profiles
+        if not candidate.has_media_engines
+    )
+    hardware_slices = (
+        slice_hardware(product, name, _label_mib(nodes, f"mig-{name}")) for name in profile_names
+    )
+    return [
+        (mig_slice, 0, money.billing_weight(mig_slice))
+        for mig_slice in hardware_slices
+        if mig_slice is not None
+    ]
 
 
 def plans_layouts(spec: AcceleratorPoolSpec | None) -> bool:
@@ -317,37 +349,39 @@ def plans_layouts(spec: AcceleratorPoolSpec | None) -> bool:
     return spec is not None and spec.mig is not None and spec.mig.mode != "static"
 
 
-def _cut_gpus(nodes: tuple[Node, ...]) -> int:
+def _partitioned_gpu_count(nodes: tuple[Node, ...]) -> int:
     """GPUs in MIG mode: those that the node has and does not offer whole."""
     return sum(
-        max(0, (_number(node, COUNT_LABEL) or 0) - node.allocatable.get(GPU, 0))
+        max(0, (_integer_label(node, COUNT_LABEL) or 0) - node.allocatable.get(GPU, 0))
         for node in nodes
-        if any(resource.startswith(MIG) for resource in node.allocatable)
+        if any(resource.startswith(MIG_PREFIX) for resource in node.allocatable)
     )
 
 
-def _whole(product: Product, nodes: tuple[Node, ...]) -> list[tuple[Hardware, int, Decimal]]:
-    offered = [(node.allocatable.get(GPU, 0), node.schedulable) for node in nodes]
+def _whole_gpu_options(
+    product: Product, nodes: tuple[Node, ...]
+) -> list[tuple[Hardware, int, Decimal]]:
+    gpu_counts = [(node.allocatable.get(GPU, 0), node.schedulable) for node in nodes]
     memory = _label_mib(nodes, "gpu")
-    largest = max((count for count, _ in offered), default=0)
+    largest = max((count for count, _ in gpu_counts), default=0)
     return [
         (
-            whole(product, size, memory),
-            sum(count // size for count, ready in offered if ready),
+            whole_gpu_hardware(product, size, memory),
+            sum(count // size for count, ready in gpu_counts if ready),
             Decimal(size),
         )
-        for size in _SIZES
+        for size in _GPU_COUNTS
         if size <= largest
     ]
 
 
 def _label_mib(nodes: tuple[Node, ...], device: str) -> int | None:
     """The smallest memory that GPU feature discovery saw for a device, in MiB."""
-    seen = [_number(node, f"nvidia.com/{device}.memory") for node in nodes]
-    return min((mib for mib in seen if mib is not None), default=None)
+    sizes_mib = [_integer_label(node, f"nvidia.com/{device}.memory") for node in nodes]
+    return min((mib for mib in sizes_mib if mib is not None), default=None)
 
 
-def _number(node: Node, label: str) -> int | None:
+def _integer_label(node: Node, label: str) -> int | None:
     """A label that should be a number; anybody may have written something else."""
     text = node.labels.get(label, "")
     return int(text) if text.isdecimal() and text.isascii() else None

@@ -4,19 +4,19 @@ from tessera.api.inference_service import ModelShape
 from tessera.domain.catalog import Product
 from tessera.domain.model.quantization import UNSUPPORTED_METHODS
 
-OWN = "own"
+CHECKPOINT = "own"
 """As the files are."""
-CHANGES = ("fp8", "int8", "awq-int4", "gptq-int4")
+ALTERNATIVES = ("fp8", "int8", "awq-int4", "gptq-int4")
 """Precisions that a 16-bit model can have: fp8 by loading, the others by other files of it."""
-LOADED = "fp8"
+ONLINE_QUANTIZED = "fp8"
 """The one that engines make themselves while loading 16-bit files."""
-_ENGINE = (7, 5)
+_MIN_CAPABILITY = (7, 5)
 """Compute capability below which the engine's images do not run: CUDA 13 left it."""
-_BFLOAT16 = (8, 0)
-_NO_INT8 = (10, 0)
-_LEAST = {"fp8": (8, 0), "mxfp4": (8, 0), "nvfp4": (8, 0)}
+_BF16_CAPABILITY = (8, 0)
+_INT8_REMOVED_IN = (10, 0)
+_FORMAT_CAPABILITY = {"fp8": (8, 0), "mxfp4": (8, 0), "nvfp4": (8, 0)}
 """Compute capability from which there are kernels; those below the native one widen the weights."""
-_NATIVE_FP8 = (8, 9)
+_NATIVE_FP8_CAPABILITY = (8, 9)
 
 
 def label(shape: ModelShape, precision: str | None) -> str:
@@ -24,7 +24,7 @@ def label(shape: ModelShape, precision: str | None) -> str:
     return precision or shape.quantization or "bf16"
 
 
-def mismatch(shape: ModelShape, precision: str | None) -> str | None:
+def mismatch_reason(shape: ModelShape, precision: str | None) -> str | None:
     """Why a precision cannot be had from the model's files."""
     if precision in UNSUPPORTED_METHODS:
         return f"{precision} is not served: {UNSUPPORTED_METHODS[precision]}"
@@ -36,36 +36,36 @@ def mismatch(shape: ModelShape, precision: str | None) -> str | None:
     )
 
 
-def lacking(shape: ModelShape, precision: str | None, product: Product) -> str | None:
+def unsupported_reason(shape: ModelShape, precision: str | None, product: Product) -> str | None:
     """Why hardware has no kernels for a precision, and what to do."""
-    has = capability(product)
-    form = label(shape, precision)
-    if has < _ENGINE:
+    actual = compute_capability(product)
+    format_name = label(shape, precision)
+    if actual < _MIN_CAPABILITY:
         return f"the engine's images need compute capability 7.5 and it has {product.capability}"
-    if form == "bf16" and has < _BFLOAT16:
+    if format_name == "bf16" and actual < _BF16_CAPABILITY:
         return (
             f"bfloat16 needs compute capability 8.0 and it has {product.capability}; take AWQ or "
             "GPTQ files, or a newer GPU"
         )
-    if form == "int8" and has >= _NO_INT8:
+    if format_name == "int8" and actual >= _INT8_REMOVED_IN:
         return "there are no int8 kernels from compute capability 10.0 on; take fp8"
-    least = _LEAST.get(form, _ENGINE)
-    if has < least:
+    required = _FORMAT_CAPABILITY.get(format_name, _MIN_CAPABILITY)
+    if actual < required:
         return (
-            f"{form} needs compute capability {least[0]}.{least[1]} and it has "
+            f"{format_name} needs compute capability {required[0]}.{required[1]} and it has "
             f"{product.capability}; take AWQ or GPTQ files, or a newer GPU"
         )
     return None
 
 
-def note(shape: ModelShape, precision: str | None, product: Product) -> str | None:
+def caveat(shape: ModelShape, precision: str | None, product: Product) -> str | None:
     """What to know of a precision that runs."""
-    if label(shape, precision) == "fp8" and capability(product) < _NATIVE_FP8:
+    if label(shape, precision) == "fp8" and compute_capability(product) < _NATIVE_FP8_CAPABILITY:
         return "fp8 weights only: it computes in 16 bits"
     return None
 
 
-def capability(product: Product) -> tuple[int, int]:
+def compute_capability(product: Product) -> tuple[int, int]:
     """Its compute capability, to be compared."""
     major, minor = product.capability.split(".")
     return int(major), int(minor)

@@ -22,7 +22,7 @@ from tessera.api.recipe import (
     PodTemplateVersionStatus,
 )
 from tessera.domain.names import UPDATE_ANNOTATION
-from tessera.domain.placement import Choice
+from tessera.domain.placement import HardwareChoice
 from tessera.domain.reasons import StatusVerdict, UpdateAvailable
 from tessera.domain.snapshot import ObservedService, Snapshot, Workload
 
@@ -36,7 +36,7 @@ class TemplateDecision:
     """How the replicas of a service are made."""
 
     record: PodTemplateVersionStatus
-    choice: Choice
+    choice: HardwareChoice
     """The choice with the numbers as they were planned when the replicas were made."""
     verdict: StatusVerdict[UpdateAvailable]
 
@@ -49,7 +49,7 @@ def decide_template(
     snapshot: Snapshot,
     service: ObservedService,
     spec: InferenceServiceSpec,
-    choice: Choice,
+    choice: HardwareChoice,
     workload: Workload | None,
 ) -> TemplateDecision:
     """Keep what made the pods of `workload`, or take the newest if they are made anew anyway."""
@@ -83,7 +83,7 @@ def spec_with_defaults(
     return spec.model_copy(update={"engine": engine, "drain": drain})
 
 
-def _choice_with_defaults(choice: Choice, defaults: EffectiveValues) -> Choice:
+def _choice_with_defaults(choice: HardwareChoice, defaults: EffectiveValues) -> HardwareChoice:
     fit = choice.fit
     return replace(
         choice,
@@ -101,7 +101,7 @@ def _choice_with_defaults(choice: Choice, defaults: EffectiveValues) -> Choice:
 
 
 def _newest_template(
-    snapshot: Snapshot, service: ObservedService, spec: InferenceServiceSpec, choice: Choice
+    snapshot: Snapshot, service: ObservedService, spec: InferenceServiceSpec, choice: HardwareChoice
 ) -> PodTemplateVersionStatus:
     fit = choice.fit
     return PodTemplateVersionStatus(
@@ -133,7 +133,7 @@ def _recorded_template(
     return newest.model_copy(update=first)
 
 
-def _template_digest(spec: InferenceServiceSpec, choice: Choice) -> str:
+def _template_digest(spec: InferenceServiceSpec, choice: HardwareChoice) -> str:
     """Digest of what the user wrote and where it was placed, so that a default of a newer Tessera
     is no change."""
     hardware, offer = choice.fit.hardware, choice.offer

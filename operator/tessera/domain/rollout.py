@@ -7,7 +7,7 @@ the room that was found. Only one that finds no device for long makes it go on i
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from tessera.domain.placement import Choice
+from tessera.domain.placement import HardwareChoice
 from tessera.domain.snapshot import Pod, Workload
 
 SURGE_TIMEOUT = timedelta(seconds=60)
@@ -28,7 +28,7 @@ def is_rolling_out(pods: Sequence[Pod]) -> bool:
     return len({pod.template for pod in pods if not pod.terminating}) > 1
 
 
-def strategy_message(choice: Choice, *, surge: bool) -> str:
+def strategy_message(choice: HardwareChoice, *, surge: bool) -> str:
     """The manner with its reason."""
     device, pool = choice.fit.hardware.name, choice.offer.pool
     if surge:

@@ -7,7 +7,7 @@ from tessera.api.inference_service import ModelShape
 from tessera.domain import footprint, perf
 from tessera.domain.footprint import KvBits
 from tessera.domain.hardware import Hardware
-from tessera.domain.limits import LONGEST_CHUNK, Demand, Limits, best_limits
+from tessera.domain.limits import MAX_CHUNK_TOKENS, Demand, SchedulerLimits, best_limits
 
 MIB = 2**20
 GPU_MEMORY_UTILIZATION = 0.92
@@ -15,19 +15,19 @@ GPU_MEMORY_UTILIZATION = 0.92
 DEFAULT_MAX_MODEL_LEN = 8192
 _KV_SHARE = 0.95
 """Of what stays after weights and reserve, so much is counted on for the cache."""
-_BLOCK = 16
+_BLOCK_TOKENS = 16
 """Tokens of one block of the cache; the engine keeps one block for itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Memory:
+class DeviceMemoryPlan:
     """Where the memory of one device goes, in MiB."""
 
     weights_mib: int
     reserve_mib: int
     """Activations, workspaces, graphs, slots of adapters and, between devices, communication
     buffers."""
-    budget_mib: int
+    usable_mib: int
     """What the engine may use at all."""
     cache_mib: int
     """What is counted on for the KV cache; negative when even the weights do not go in."""
@@ -38,19 +38,19 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fit:
+class ReplicaFit:
     """A model on hardware: what one replica takes and gives."""
 
     hardware: Hardware
     precision: str | None
-    memory: Memory
+    memory: DeviceMemoryPlan
     max_model_len: int
-    limits: Limits
+    limits: SchedulerLimits
     step: perf.StepTime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Misfit:
+class ReplicaMisfit:
     """Why a model does not go onto hardware, with the numbers that would have to change."""
 
     hardware: Hardware
@@ -71,7 +71,7 @@ def kv_pool_gb(device_gb: float, devices: int, utilization: float, weights_gb: f
     return device_gb * devices * utilization - weights_gb
 
 
-def memory(  # noqa: PLR0913 - what lies in memory beside the model are options
+def plan_device_memory(  # noqa: PLR0913 - what lies in memory beside the model are options
     shape: ModelShape,
     precision: str | None,
     hardware: Hardware,
@@ -81,30 +81,30 @@ def memory(  # noqa: PLR0913 - what lies in memory beside the model are options
     context: int | None = None,
     draft: ModelShape | None = None,
     kv_bits: KvBits = 16,
-) -> Memory:
+) -> DeviceMemoryPlan:
     """The memory plan of one device of a replica; adapters and draft are part of the reserve.
 
     Without a `context` every layer is taken to keep every token.
     """
     weights_mib = _ceil(footprint.resident_bytes(shape, precision), hardware.devices * MIB)
-    drafts = 0 if draft is None else footprint.resident_bytes(draft, None)
-    draft_mib = _ceil(drafts, hardware.devices * MIB)
+    draft_bytes = 0 if draft is None else footprint.resident_bytes(draft, None)
+    draft_mib = _ceil(draft_bytes, hardware.devices * MIB)
     reserve_mib = _reserve_mib(shape, hardware.devices) + adapters_mib + draft_mib
     budget_mib = int(hardware.memory_mib * utilization)
     cache_mib = int((budget_mib - weights_mib - reserve_mib) * _KV_SHARE)
-    held = Held(shape=shape, draft=draft, devices=hardware.devices, kv_bits=kv_bits)
-    return Memory(
+    kv_cache = DeviceKvCache(shape=shape, draft=draft, devices=hardware.devices, kv_bits=kv_bits)
+    return DeviceMemoryPlan(
         weights_mib=weights_mib,
         reserve_mib=reserve_mib,
-        budget_mib=budget_mib,
+        usable_mib=budget_mib,
         cache_mib=cache_mib,
-        kv_tokens=held.tokens(cache_mib * MIB, context, LONGEST_CHUNK),
+        kv_tokens=kv_cache.tokens(cache_mib * MIB, context, MAX_CHUNK_TOKENS),
         draft_mib=draft_mib,
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
+class DeviceKvCache:
     """What the cache of one device holds: tokens of the model and of its draft."""
 
     shape: ModelShape
@@ -112,39 +112,42 @@ class Held:
     devices: int
     kv_bits: KvBits
 
-    def tokens(self, room: int, context: int | None, ahead: int = 0) -> int:
+    def tokens(self, available_bytes: int, context: int | None, step_tokens: int = 0) -> int:
         """Tokens in so many bytes, when all requests have `context` tokens; whole blocks.
 
         With windows long requests take less a token than short ones, and `ahead` more of a step.
         """
         if context is None:
-            each = self._bytes(_BLOCK, whole=True)
-            return max(0, room // each - 1) * _BLOCK
-        blocks = _ceil(context, _BLOCK)
-        request = self._bytes(blocks * _BLOCK, ahead=ahead)
-        return max(0, room * blocks // request - 1) * _BLOCK
+            block_bytes = self._token_bytes(_BLOCK_TOKENS, full_attention=True)
+            return max(0, available_bytes // block_bytes - 1) * _BLOCK_TOKENS
+        blocks = _ceil(context, _BLOCK_TOKENS)
+        request_bytes = self._token_bytes(blocks * _BLOCK_TOKENS, step_tokens=step_tokens)
+        return max(0, available_bytes * blocks // request_bytes - 1) * _BLOCK_TOKENS
 
-    def bytes_of(self, context: int, ahead: int = 0) -> int:
+    def bytes_per_request(self, context: int, step_tokens: int = 0) -> int:
         """A request of so many tokens, with the block that the engine keeps for itself."""
-        blocks = _ceil(context, _BLOCK)
-        request = self._bytes(blocks * _BLOCK, ahead=ahead)
-        return request + _ceil(request, blocks)
+        blocks = _ceil(context, _BLOCK_TOKENS)
+        request_bytes = self._token_bytes(blocks * _BLOCK_TOKENS, step_tokens=step_tokens)
+        return request_bytes + _ceil(request_bytes, blocks)
 
-    def _bytes(self, tokens: int, ahead: int = 0, *, whole: bool = False) -> int:
-        models = [one for one in (self.shape, self.draft) if one is not None]
-        if whole:
+    def _token_bytes(
+        self, tokens: int, step_tokens: int = 0, *, full_attention: bool = False
+    ) -> int:
+        models = [model for model in (self.shape, self.draft) if model is not None]
+        if full_attention:
             return sum(
-                tokens * footprint.cache_bytes_per_token(one, self.devices, self.kv_bits)
-                for one in models
+                tokens * footprint.cache_bytes_per_token(model, self.devices, self.kv_bits)
+                for model in models
             )
         return sum(
-            footprint.cache_bytes(one, tokens, self.devices, self.kv_bits, ahead) for one in models
+            footprint.cache_bytes(model, tokens, self.devices, self.kv_bits, step_tokens)
+            for model in models
         )
 
 
-def size(demand: Demand, hardware: Hardware) -> Fit | Misfit:
+def size(demand: Demand, hardware: Hardware) -> ReplicaFit | ReplicaMisfit:
     """Fit `demand` onto one replica of `hardware`."""
-    plan = memory(
+    memory_plan = plan_device_memory(
         demand.shape,
         demand.precision,
         hardware,
@@ -155,32 +158,34 @@ def size(demand: Demand, hardware: Hardware) -> Fit | Misfit:
     )
     step = perf.step_time(demand.shape, demand.precision, hardware)
     limits = None
-    if plan.kv_tokens >= demand.max_model_len:
-        usual = _held(demand, hardware).tokens(plan.cache_mib * MIB, demand.resident)
-        limits = best_limits(demand, step, usual)
+    if memory_plan.kv_tokens >= demand.max_model_len:
+        usual_kv_tokens = _device_kv_cache(demand, hardware).tokens(
+            memory_plan.cache_mib * MIB, demand.resident_tokens
+        )
+        limits = best_limits(demand, step, usual_kv_tokens)
     if limits is None:
-        alone = step.seconds(decoding=1, kv_tokens=demand.resident)
-        reading = step.prefill_seconds(demand.input_tokens, LONGEST_CHUNK)
-        return Misfit(
+        single_stream = step.seconds(decoding=1, kv_tokens=demand.resident_tokens)
+        prefill = step.prefill_seconds(demand.input_tokens, MAX_CHUNK_TOKENS)
+        return ReplicaMisfit(
             hardware=hardware,
             precision=demand.precision,
-            kv_tokens=plan.kv_tokens,
-            needed_mib=_needed_mib(demand, hardware, plan),
-            inter_token_ms=alone * 1e3,
-            prefill_ms=reading * 1e3,
+            kv_tokens=memory_plan.kv_tokens,
+            needed_mib=_needed_mib(demand, hardware, memory_plan),
+            inter_token_ms=single_stream * 1e3,
+            prefill_ms=prefill * 1e3,
         )
-    return Fit(
+    return ReplicaFit(
         hardware=hardware,
         precision=demand.precision,
-        memory=plan,
+        memory=memory_plan,
         max_model_len=demand.max_model_len,
         limits=limits,
         step=step,
     )
 
 
-def _held(demand: Demand, hardware: Hardware) -> Held:
-    return Held(
+def _device_kv_cache(demand: Demand, hardware: Hardware) -> DeviceKvCache:
+    return DeviceKvCache(
         shape=demand.shape,
         draft=demand.draft,
         devices=hardware.devices,
@@ -188,11 +193,17 @@ def _held(demand: Demand, hardware: Hardware) -> Held:
     )
 
 
-def _needed_mib(demand: Demand, hardware: Hardware, plan: Memory) -> int:
-    if plan.kv_tokens >= demand.max_model_len:
+def _needed_mib(demand: Demand, hardware: Hardware, memory_plan: DeviceMemoryPlan) -> int:
+    if memory_plan.kv_tokens >= demand.max_model_len:
         return 0
-    request = _held(demand, hardware).bytes_of(demand.max_model_len, LONGEST_CHUNK)
-    used = plan.weights_mib + plan.reserve_mib + (_ceil(request, MIB) + 1) / _KV_SHARE
+    request_bytes = _device_kv_cache(demand, hardware).bytes_per_request(
+        demand.max_model_len, MAX_CHUNK_TOKENS
+    )
+    used = (
+        memory_plan.weights_mib
+        + memory_plan.reserve_mib
+        + (_ceil(request_bytes, MIB) + 1) / _KV_SHARE
+    )
     return math.ceil((used + 1) / GPU_MEMORY_UTILIZATION)
 
 

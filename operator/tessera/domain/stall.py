@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from tessera.domain.load import MAX_READING_AGE
-from tessera.domain.sizing import Fit
+from tessera.domain.sizing import ReplicaFit
 from tessera.domain.snapshot import (
     EngineProgress,
     EngineReading,
@@ -84,7 +84,7 @@ class Inspection:
 def inspect_engines(
     snapshot: Snapshot,
     service: ObservedService,
-    fit: Fit,
+    fit: ReplicaFit,
     pods: Sequence[Pod],
     *,
     draining: Collection[Ref],
@@ -139,14 +139,14 @@ def updated_progress(
     )
 
 
-def stall_timeout_for(fit: Fit, progress: EngineProgress, timeout: timedelta) -> timedelta:
+def stall_timeout_for(fit: ReplicaFit, progress: EngineProgress, timeout: timedelta) -> timedelta:
     """How long this engine may take no step although it holds requests."""
     if progress.steps == 0:
         timeout *= _FIRST_STEP_FACTOR
     return max(timeout, _PREFILL_MARGIN * max_prefill_time(fit))
 
 
-def max_prefill_time(fit: Fit) -> timedelta:
+def max_prefill_time(fit: ReplicaFit) -> timedelta:
     """The time to read a prompt that fills the whole context, in steps as large as allowed.
 
     Rather too long: each step is taken as slow as the last one, which attends to all before it.

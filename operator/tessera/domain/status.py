@@ -21,8 +21,8 @@ from tessera.domain.allotment import ServicePlan
 from tessera.domain.budget.budgets import BudgetView
 from tessera.domain.money import per_million_tokens
 from tessera.domain.names import PORT, selector
-from tessera.domain.placement import Choice
-from tessera.domain.pools import PoolView, offer_line
+from tessera.domain.placement import HardwareChoice
+from tessera.domain.pools import PoolView, format_devices
 from tessera.domain.readiness import assess_readiness
 from tessera.domain.reasons import (
     Accepted,
@@ -38,8 +38,8 @@ from tessera.domain.reasons import (
 from tessera.domain.repartition.orders import Orders
 from tessera.domain.rollout import is_rolling_out, rollout_progress, strategy_message
 from tessera.domain.snapshot import Snapshot
-from tessera.domain.speed.measured import rate
-from tessera.domain.speed.verdict import verdict as speed_verdict
+from tessera.domain.speed.measured import corrected_rate
+from tessera.domain.speed.verdict import speed_verdict as speed_verdict  # noqa: PLC0414 - re-exported
 from tessera.domain.trouble import startup_failure
 
 _MAX_MESSAGE_LENGTH = 2048
@@ -103,7 +103,7 @@ def pool_status(view: PoolView, orders: Orders | None, at: datetime) -> Accelera
         ready_nodes=view.ready_nodes,
         gpus=view.gpus,
         slices=tuple(SliceCount(profile=name, count=count) for name, count in view.slices),
-        offer=offer_line(view.gpus, view.slices),
+        offer=format_devices(view.gpus, view.slices),
         per_gpu_hour=view.price.per_gpu_hour if view.price else None,
         currency=view.price.currency if view.price else None,
         mig=orders.status if orders is not None else None,
@@ -188,7 +188,7 @@ def _progressing(service_plan: ServicePlan, problem: str | None) -> StatusVerdic
     return _in_progress(service_plan, service_plan.choice)
 
 
-def _in_progress(service_plan: ServicePlan, choice: Choice) -> StatusVerdict[Progressing]:
+def _in_progress(service_plan: ServicePlan, choice: HardwareChoice) -> StatusVerdict[Progressing]:
     """What is awaited while the replicas are not yet as planned."""
     desired, pods = service_plan.scale.replicas, service_plan.pods
     if (query := service_plan.pinned_revision.query) is not None:
@@ -283,7 +283,7 @@ def _model(service_plan: ServicePlan, previous: ModelStatus | None) -> ModelStat
     return pinned.model_copy(update=findings)
 
 
-def _variant(service_plan: ServicePlan, choice: Choice) -> VariantStatus:
+def _variant(service_plan: ServicePlan, choice: HardwareChoice) -> VariantStatus:
     fit = choice.fit
     return VariantStatus(
         name=choice.variant,
@@ -296,15 +296,17 @@ def _variant(service_plan: ServicePlan, choice: Choice) -> VariantStatus:
         max_num_seqs=fit.limits.max_num_seqs,
         max_num_batched_tokens=fit.limits.max_num_batched_tokens,
         kv_cache_tokens=fit.memory.kv_tokens,
-        tokens_per_second=round(rate(fit.limits.tokens_per_second, service_plan.measured_speed)),
+        tokens_per_second=round(
+            corrected_rate(fit.limits.tokens_per_second, service_plan.measured_speed)
+        ),
         source=_source(service_plan, choice),
     )
 
 
-def _cost(service_plan: ServicePlan, choice: Choice) -> CostStatus:
+def _cost(service_plan: ServicePlan, choice: HardwareChoice) -> CostStatus:
     total = choice.hourly.times(service_plan.scale.replicas)
     limits = choice.fit.limits
-    throughput = rate(limits.tokens_per_second, service_plan.measured_speed)
+    throughput = corrected_rate(limits.tokens_per_second, service_plan.measured_speed)
     per_million = per_million_tokens(choice.hourly, throughput)
     return CostStatus(
         per_hour=total.rounded(4),
@@ -317,7 +319,7 @@ def _cost(service_plan: ServicePlan, choice: Choice) -> CostStatus:
     )
 
 
-def _source(service_plan: ServicePlan, choice: Choice) -> SpeedSource:
+def _source(service_plan: ServicePlan, choice: HardwareChoice) -> SpeedSource:
     return choice.fit.step.source if service_plan.measured_speed is None else "measured"
 
 

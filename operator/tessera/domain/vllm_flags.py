@@ -15,25 +15,25 @@ from enum import StrEnum
 from typing import Any
 
 from tessera.domain import engine_values
-from tessera.domain.engine_facts import Flag, Table, known_versions, table
+from tessera.domain.engine_facts import EngineFacts, Flag, known_versions, version_facts
 from tessera.domain.engine_old_flags import OLD_FLAGS
 
 __all__ = [
     "PASSES_PARSER",
-    "Kind",
-    "Problem",
+    "FlagProblem",
+    "FlagProblemKind",
     "check",
     "defaults",
     "known_versions",
     "parse",
-    "table",
+    "version_facts",
 ]
 
-MODEL = "model_tag"
+MODEL_DEST = "model_tag"
 """Destination of the positional argument."""
 
 
-class Kind(StrEnum):
+class FlagProblemKind(StrEnum):
     """What can be wrong with an argument."""
 
     UNKNOWN = "Unknown"
@@ -48,36 +48,36 @@ class Kind(StrEnum):
     OUT_OF_RANGE = "OutOfRange"
 
 
-PASSES_PARSER = frozenset({Kind.ABBREVIATED, Kind.OUT_OF_RANGE})
+PASSES_PARSER = frozenset({FlagProblemKind.ABBREVIATED, FlagProblemKind.OUT_OF_RANGE})
 """What the engine's parser accepts; anything else makes it exit with code 2."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
+class FlagProblem:
     """One thing wrong with one argument, said to the person who wrote it."""
 
     flag: str
-    kind: Kind
+    kind: FlagProblemKind
     message: str
 
 
-def check(args: Sequence[str], table: Table) -> tuple[Problem, ...]:
+def check(args: Sequence[str], facts: EngineFacts) -> tuple[FlagProblem, ...]:
     """Everything that is wrong with the arguments, in their order."""
-    return tuple(_Reading(args, table).problems)
+    return tuple(_FlagParser(args, facts).problems)
 
 
-def parse(args: Sequence[str], table: Table) -> Mapping[str, Any]:
+def parse(args: Sequence[str], facts: EngineFacts) -> Mapping[str, Any]:
     """Typed values by destination, without defaults and without what `check` calls unusable."""
-    return _Reading(args, table).values
+    return _FlagParser(args, facts).values
 
 
-def defaults(table: Table) -> Mapping[str, Any]:
+def defaults(facts: EngineFacts) -> Mapping[str, Any]:
     """The default of every flag that has one."""
-    return {flag.dest: flag.default for flag in table.flags if flag.default is not None}
+    return {flag.dest: flag.default for flag in facts.flags if flag.default is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Spelling:
+class _WrittenOption:
     """An option as written: `--flag.key=value` in its parts."""
 
     option: str
@@ -85,155 +85,166 @@ class _Spelling:
     value: str | None
 
 
-class _Reading:
+class _FlagParser:
     """One pass over the arguments; `values` and `problems` are its result."""
 
-    def __init__(self, args: Sequence[str], table: Table) -> None:
+    def __init__(self, args: Sequence[str], facts: EngineFacts) -> None:
         self.values: dict[str, Any] = {}
-        self.problems: list[Problem] = []
-        self._table = table
-        self._left = deque(args)
-        while self._left:
-            word = self._left.popleft()
+        self.problems: list[FlagProblem] = []
+        self._facts = facts
+        self._remaining = deque(args)
+        while self._remaining:
+            word = self._remaining.popleft()
             if _is_option(word):
-                self._option(_spelling(word))
+                self._parse_option(_parse_word(word))
             elif word != "--":
-                self._positional(word)
+                self._parse_positional(word)
 
-    def _positional(self, word: str) -> None:
-        if MODEL in self.values:
-            message = f"{word}: only one model is served and {self.values[MODEL]} was named before"
-            self._complain(word, Kind.UNEXPECTED_ARGUMENT, f"{message}; quote it or leave it out")
+    def _parse_positional(self, word: str) -> None:
+        if MODEL_DEST in self.values:
+            message = (
+                f"{word}: only one model is served and {self.values[MODEL_DEST]} was named before"
+            )
+            self._report(
+                word, FlagProblemKind.UNEXPECTED_ARGUMENT, f"{message}; quote it or leave it out"
+            )
         else:
-            self.values[MODEL] = word
+            self.values[MODEL_DEST] = word
 
-    def _option(self, spelling: _Spelling) -> None:
-        spelling = self._written_out(spelling)
-        flag = self._table.by_option.get(spelling.option)
+    def _parse_option(self, written: _WrittenOption) -> None:
+        written = self._resolve_option(written)
+        flag = self._facts.by_option.get(written.option)
         if flag is None:
             self._take_all()
-        elif spelling.key is not None:
-            self._keyed(flag, spelling)
+        elif written.key is not None:
+            self._set_json_key(flag, written)
         elif flag.action == "switch":
-            self._switch(flag, spelling)
+            self._set_switch(flag, written)
         elif flag.action != "help":
-            self._store(flag, spelling)
+            self._set_value(flag, written)
 
-    def _written_out(self, spelling: _Spelling) -> _Spelling:
+    def _resolve_option(self, written: _WrittenOption) -> _WrittenOption:
         """The spelling with its full option; what no option is meant by is complained of."""
-        option = spelling.option
-        if option in self._table.by_option:
-            return spelling
-        if not option.startswith("--") and option[:2] in self._table.by_option:
-            return _Spelling(option=option[:2], key=None, value=option[2:])
+        option = written.option
+        if option in self._facts.by_option:
+            return written
+        if not option.startswith("--") and option[:2] in self._facts.by_option:
+            return _WrittenOption(option=option[:2], key=None, value=option[2:])
         if option in OLD_FLAGS:
-            self._old(option)
-            return spelling
-        meant = [known for known in self._table.by_option if known.startswith(option)]
-        if len(meant) == 1:
-            message = f"{option} is short for {meant[0]}; write it out"
-            self._complain(
-                option, Kind.ABBREVIATED, f"{message}, since the next version may differ"
+            self._report_outdated(option)
+            return written
+        matches = [
+            option_name for option_name in self._facts.by_option if option_name.startswith(option)
+        ]
+        if len(matches) == 1:
+            message = f"{option} is short for {matches[0]}; write it out"
+            self._report(
+                option, FlagProblemKind.ABBREVIATED, f"{message}, since the next version may differ"
             )
-            return _Spelling(option=meant[0], key=spelling.key, value=spelling.value)
-        if meant:
-            message = f"{option} could mean {' or '.join(meant[:4])}; write it out"
-            self._complain(option, Kind.AMBIGUOUS, message)
+            return _WrittenOption(option=matches[0], key=written.key, value=written.value)
+        if matches:
+            message = f"{option} could mean {' or '.join(matches[:4])}; write it out"
+            self._report(option, FlagProblemKind.AMBIGUOUS, message)
         else:
-            self._unknown(option)
-        return spelling
+            self._report_unknown(option)
+        return written
 
-    def _unknown(self, option: str) -> None:
-        near = difflib.get_close_matches(option, self._table.by_option, n=1, cutoff=0.75)
-        hint = f"did you mean {near[0]}?" if near else "leave it out"
-        message = f"vllm serve {self._table.version} has no option {option}; {hint}"
-        self._complain(option, Kind.UNKNOWN, message)
+    def _report_unknown(self, option: str) -> None:
+        suggestions = difflib.get_close_matches(option, self._facts.by_option, n=1, cutoff=0.75)
+        hint = f"did you mean {suggestions[0]}?" if suggestions else "leave it out"
+        message = f"vllm serve {self._facts.version} has no option {option}; {hint}"
+        self._report(option, FlagProblemKind.UNKNOWN, message)
 
-    def _old(self, option: str) -> None:
-        old = OLD_FLAGS[option]
-        kind = Kind.REMOVED if old.now is None else Kind.RENAMED
-        instead = "" if old.now is None else f"; use {old.now}"
+    def _report_outdated(self, option: str) -> None:
+        old_flag = OLD_FLAGS[option]
+        kind = FlagProblemKind.REMOVED if old_flag.replacement is None else FlagProblemKind.RENAMED
+        use_hint = "" if old_flag.replacement is None else f"; use {old_flag.replacement}"
         message = (
-            f"vllm serve {self._table.version} has no {option} any more{instead}: {old.advice}"
+            f"vllm serve {self._facts.version} has no {option} any more{use_hint}: "
+            f"{old_flag.advice}"
         )
-        self._complain(option, kind, message)
+        self._report(option, kind, message)
 
-    def _switch(self, flag: Flag, spelling: _Spelling) -> None:
-        option = spelling.option
-        if spelling.value is not None:
+    def _set_switch(self, flag: Flag, written: _WrittenOption) -> None:
+        option = written.option
+        if written.value is not None:
             message = (
-                f"{option} takes no value, but {spelling.value!r} was given; write only {option}"
+                f"{option} takes no value, but {written.value!r} was given; write only {option}"
             )
-            self._complain(option, Kind.UNEXPECTED_VALUE, message)
+            self._report(option, FlagProblemKind.UNEXPECTED_VALUE, message)
         else:
             self.values[flag.dest] = not (
                 option.startswith("--no-") and option.replace("--no-", "--", 1) in flag.options
             )
 
-    def _store(self, flag: Flag, spelling: _Spelling) -> None:
-        texts = self._texts(flag, spelling)
+    def _set_value(self, flag: Flag, written: _WrittenOption) -> None:
+        texts = self._value_texts(flag, written)
         if not texts and flag.nargs != "?":
-            self._missing(spelling.option)
+            self._report_missing_value(written.option)
             return
-        found = [value for text in texts for value in self._typed(flag, spelling.option, text)]
-        if len(found) < len(texts):
+        typed_values = [
+            value for text in texts for value in self._typed_value(flag, written.option, text)
+        ]
+        if len(typed_values) < len(texts):
             return
         if flag.action == "append":
-            self.values.setdefault(flag.dest, []).extend(found)
+            self.values.setdefault(flag.dest, []).extend(typed_values)
         elif flag.nargs == "+":
-            self.values[flag.dest] = tuple(found)
+            self.values[flag.dest] = tuple(typed_values)
         else:
-            self.values[flag.dest] = found[0] if found else None
+            self.values[flag.dest] = typed_values[0] if typed_values else None
 
-    def _keyed(self, flag: Flag, spelling: _Spelling) -> None:
+    def _set_json_key(self, flag: Flag, written: _WrittenOption) -> None:
         """`--json-flag.key.key value`: one entry of the flag's JSON object."""
-        name = f"{spelling.option}.{spelling.key}"
-        texts = self._texts(flag, spelling)
+        name = f"{written.option}.{written.key}"
+        texts = self._value_texts(flag, written)
         if flag.type not in ("json", "jsonOrText"):
-            message = (
-                f"{name}: only JSON flags take keys after a dot; write {spelling.option} alone"
-            )
-            self._complain(name, Kind.UNKNOWN, message)
+            message = f"{name}: only JSON flags take keys after a dot; write {written.option} alone"
+            self._report(name, FlagProblemKind.UNKNOWN, message)
         elif not texts:
-            self._missing(name)
+            self._report_missing_value(name)
         else:
-            held = self.values.get(flag.dest)
-            self.values[flag.dest] = _with_entry(held, str(spelling.key).split("."), texts[0])
+            current_value = self.values.get(flag.dest)
+            self.values[flag.dest] = _with_entry(
+                current_value, str(written.key).split("."), texts[0]
+            )
 
-    def _texts(self, flag: Flag, spelling: _Spelling) -> list[str]:
-        if spelling.value is not None:
-            return [spelling.value]
+    def _value_texts(self, flag: Flag, written: _WrittenOption) -> list[str]:
+        if written.value is not None:
+            return [written.value]
         return self._take_all() if flag.nargs == "+" else self._take_one()
 
     def _take_one(self) -> list[str]:
-        follows = self._left and not _is_option(self._left[0]) and self._left[0] != "--"
-        return [self._left.popleft()] if follows else []
+        follows = (
+            self._remaining and not _is_option(self._remaining[0]) and self._remaining[0] != "--"
+        )
+        return [self._remaining.popleft()] if follows else []
 
     def _take_all(self) -> list[str]:
-        taken: list[str] = []
-        while more := self._take_one():
-            taken += more
-        return taken
+        words: list[str] = []
+        while next_words := self._take_one():
+            words += next_words
+        return words
 
-    def _typed(self, flag: Flag, option: str, text: str) -> list[object]:
+    def _typed_value(self, flag: Flag, option: str, text: str) -> list[object]:
         """The value as a list of one, or nothing after a complaint."""
         try:
             value = engine_values.read(flag, text)
         except ValueError as error:
-            self._complain(option, Kind.BAD_VALUE, f"{option} {text}: {error}")
+            self._report(option, FlagProblemKind.BAD_VALUE, f"{option} {text}: {error}")
             return []
-        bounds = engine_values.missed_bounds(flag, value)
+        bounds = engine_values.violated_bounds(flag, value)
         if bounds is not None:
             message = f"{option} {text}: must be {bounds}, or the engine exits at its start"
-            self._complain(option, Kind.OUT_OF_RANGE, message)
+            self._report(option, FlagProblemKind.OUT_OF_RANGE, message)
         return [value]
 
-    def _missing(self, option: str) -> None:
+    def _report_missing_value(self, option: str) -> None:
         message = f"{option} needs a value; write {option} VALUE or {option}=VALUE"
-        self._complain(option, Kind.MISSING_VALUE, message)
+        self._report(option, FlagProblemKind.MISSING_VALUE, message)
 
-    def _complain(self, flag: str, kind: Kind, message: str) -> None:
-        self.problems.append(Problem(flag=flag, kind=kind, message=message))
+    def _report(self, flag: str, kind: FlagProblemKind, message: str) -> None:
+        self.problems.append(FlagProblem(flag=flag, kind=kind, message=message))
 
 
 def _is_option(word: str) -> bool:
@@ -243,32 +254,34 @@ def _is_option(word: str) -> bool:
     return not (word[1:].replace(".", "", 1).isdigit() or " " in word.partition("=")[0])
 
 
-def _spelling(word: str) -> _Spelling:
+def _parse_word(word: str) -> _WrittenOption:
     name, equals, value = word.partition("=")
-    given = value if equals else None
+    explicit_value = value if equals else None
     if name.startswith("-O"):
-        return _Spelling(option="--optimization-level", key=None, value=name[2:] or given)
+        return _WrittenOption(
+            option="--optimization-level", key=None, value=name[2:] or explicit_value
+        )
     option, _, key = name.partition(".")
     if option.startswith("--"):
         option = option.replace("_", "-")
-    return _Spelling(option=option, key=key or None, value=given)
+    return _WrittenOption(option=option, key=key or None, value=explicit_value)
 
 
-def _with_entry(held: object, keys: list[str], text: str) -> dict[str, Any]:
+def _with_entry(current_value: object, keys: list[str], text: str) -> dict[str, Any]:
     """A copy of the object with one entry set; a key that ends in `+` is appended to."""
-    result: dict[str, Any] = dict(held) if isinstance(held, dict) else {}
-    key, *deeper = keys
-    if deeper:
-        result[key] = _with_entry(result.get(key), deeper, text)
+    result: dict[str, Any] = dict(current_value) if isinstance(current_value, dict) else {}
+    key, *nested_keys = keys
+    if nested_keys:
+        result[key] = _with_entry(result.get(key), nested_keys, text)
     elif key.endswith("+"):
-        before = result.get(key[:-1])
-        result[key[:-1]] = [*(before if isinstance(before, list) else ()), _loose(text)]
+        previous = result.get(key[:-1])
+        result[key[:-1]] = [*(previous if isinstance(previous, list) else ()), _json_or_text(text)]
     else:
-        result[key] = _loose(text)
+        result[key] = _json_or_text(text)
     return result
 
 
-def _loose(text: str) -> object:
+def _json_or_text(text: str) -> object:
     """JSON where it is JSON, else the text itself."""
     try:
         return json.loads(text)

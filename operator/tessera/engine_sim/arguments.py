@@ -6,11 +6,18 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from tessera.domain import vllm_flags
-from tessera.domain.engine_facts import Table
-from tessera.domain.vllm_flags import PASSES_PARSER, Kind
+from tessera.domain.engine_facts import EngineFacts
+from tessera.domain.vllm_flags import PASSES_PARSER, FlagProblemKind
 from tessera.engine_sim.errors import EngineExit
 
-_NO_SUCH = frozenset({Kind.UNKNOWN, Kind.REMOVED, Kind.RENAMED, Kind.UNEXPECTED_ARGUMENT})
+_NO_SUCH = frozenset(
+    {
+        FlagProblemKind.UNKNOWN,
+        FlagProblemKind.REMOVED,
+        FlagProblemKind.RENAMED,
+        FlagProblemKind.UNEXPECTED_ARGUMENT,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +70,7 @@ class Arguments:
         return self.model_tag or self.model
 
 
-def arguments_from(argv: Sequence[str], facts: Table) -> Arguments:
+def arguments_from(argv: Sequence[str], facts: EngineFacts) -> Arguments:
     """What the arguments say over the defaults; EngineExit with the code of the engine."""
     problems = vllm_flags.check(argv, facts)
     unknown = [problem.flag for problem in problems if problem.kind in _NO_SUCH]
@@ -73,7 +80,7 @@ def arguments_from(argv: Sequence[str], facts: Table) -> Arguments:
         if problem.kind not in PASSES_PARSER:
             raise EngineExit(2, f"vllm serve: error: {problem.message}")
     for problem in problems:
-        if problem.kind is Kind.OUT_OF_RANGE:
+        if problem.kind is FlagProblemKind.OUT_OF_RANGE:
             raise EngineExit(1, f"ValueError: {problem.message}")
     given = {**vllm_flags.defaults(facts), **vllm_flags.parse(argv, facts)}
     if given.get("lora_modules") and not given.get("enable_lora"):

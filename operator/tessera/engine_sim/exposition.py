@@ -114,7 +114,7 @@ class Exposition(Collector):
         """What one device computed, read and wrote, as the performance model sees it."""
         launch, meters = self._launch, self._meters
         active = footprint.active_parameters(launch.shape)
-        weights = footprint.read_bytes(launch.shape, launch.precision)
+        weights = footprint.single_token_read_bytes(launch.shape, launch.precision)
         devices, token = launch.place.devices, launch.cache.bytes_per_token
         read = meters.steps * weights / devices + meters.read_kv_tokens * token
         return {

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from tessera.api.inference_service import ModelShape
 from tessera.domain import perf, vllm_flags
-from tessera.domain.engine_facts import Table
+from tessera.domain.engine_facts import EngineFacts
 from tessera.domain.engine_requests import Limits
 from tessera.domain.hardware import Hardware
 from tessera.engine_sim import memory, shapes, speeds
@@ -30,7 +30,7 @@ VERSION = "0.32.0"
 class Launch:
     """An engine that would start."""
 
-    facts: Table
+    facts: EngineFacts
     arguments: Arguments
     names: tuple[str, ...]
     """Served names; the first one is the metrics' label."""
@@ -58,7 +58,7 @@ class Launch:
 
 def launch_from(argv: Sequence[str], env: Mapping[str, str]) -> Launch:
     """The engine that these arguments start; EngineExit as its process would end."""
-    facts = vllm_flags.table(VERSION)
+    facts = vllm_flags.version_facts(VERSION)
     if facts is None:
         raise EngineExit(1, f"the facts of vLLM {VERSION} are missing from this installation")
     arguments = arguments_from(argv, facts)

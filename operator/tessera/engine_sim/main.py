@@ -159,7 +159,7 @@ def _instances(words: Sequence[str]) -> tuple[int, list[str]]:
 
 def _hosts(argv: Sequence[str], count: int) -> list[str]:
     """One address for each instance, from `--host` on."""
-    facts = vllm_flags.table(VERSION)
+    facts = vllm_flags.version_facts(VERSION)
     asked = facts and vllm_flags.parse(argv, facts).get("host")
     first = asked or ("0.0.0.0" if count == 1 else FIRST_OF_MANY)
     if count == 1:

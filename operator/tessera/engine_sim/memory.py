@@ -55,14 +55,20 @@ def _hardware(product_name: str, profile: str, devices: int) -> Hardware | None:
     product = catalog.products().get(product_name)
     if product is None:
         return None
-    return hardware.part(product, profile) if profile else hardware.whole(product, devices)
+    return (
+        hardware.slice_hardware(product, profile)
+        if profile
+        else hardware.whole_gpu_hardware(product, devices)
+    )
 
 
 def cache(shape: ModelShape, precision: str | None, place: Hardware, given: Arguments) -> Cache:
     """Room for the KV cache; the engine exits when the weights leave none."""
     slots = given.max_loras if given.lora_modules else 0
     adapters_mib = slots_mib(shape, slots, given.max_lora_rank)
-    plan = sizing.memory(shape, precision, place, given.gpu_memory_utilization, adapters_mib)
+    plan = sizing.plan_device_memory(
+        shape, precision, place, given.gpu_memory_utilization, adapters_mib
+    )
     if plan.weights_mib + plan.reserve_mib > place.memory_mib:
         message = (
             f"torch.OutOfMemoryError: CUDA out of memory: the weights take {_gib(plan.weights_mib)}"

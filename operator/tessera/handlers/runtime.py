@@ -16,7 +16,7 @@ from tessera.adapters.election import Election
 from tessera.adapters.engines import HttpEngines
 from tessera.adapters.hub import HttpHub
 from tessera.adapters.kube import KubeCluster
-from tessera.adapters.layouts import ProcessLayouts
+from tessera.adapters.layouts import LayoutSolverProcess
 from tessera.adapters.prometheus import PrometheusMetrics
 from tessera.domain.autoscale import rebuild_history
 from tessera.domain.bill import Bill
@@ -71,7 +71,7 @@ class Runtime:
             PrometheusMetrics(settings.prometheus_url, clock) if settings.prometheus_url else None
         )
         self._asker = Asker(self._engines, self._senses, clock, self._changed.set, self._hub)
-        self._layouts = ProcessLayouts()
+        self._layouts = LayoutSolverProcess()
         self._planning = Planning(self._layouts, self._senses, clock, self._changed.set)
         self._turned = time.monotonic()
         self.store = Store(KINDS)

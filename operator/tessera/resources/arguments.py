@@ -8,7 +8,7 @@ from tessera.api.model_files import Adapter
 from tessera.domain.adapters import engine_rank
 from tessera.domain.model.names import folder_of
 from tessera.domain.names import PORT
-from tessera.domain.placement import Choice
+from tessera.domain.placement import HardwareChoice
 from tessera.resources.defaults import Defaults
 
 MODELS = "/models"
@@ -18,7 +18,7 @@ ADAPTERS = "/adapters"
 
 
 def arguments(
-    name: str, spec: InferenceServiceSpec, choice: Choice, defaults: Defaults
+    name: str, spec: InferenceServiceSpec, choice: HardwareChoice, defaults: Defaults
 ) -> list[str]:
     """Arguments of `vllm serve`, all limits explicit, so that no default of the engine decides.
 

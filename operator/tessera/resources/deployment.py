@@ -27,7 +27,7 @@ from tessera.domain.names import (
     VARIANT_LABEL,
     deployment_name,
 )
-from tessera.domain.placement import Choice
+from tessera.domain.placement import HardwareChoice
 from tessera.resources.arguments import seconds
 from tessera.resources.defaults import defaults
 from tessera.resources.engine import (
@@ -43,7 +43,9 @@ from tessera.resources.scheduling import scheduled, spread
 from tessera.resources.surroundings import pull_secrets
 
 
-def deployment(allotment: ServicePlan, spec: InferenceServiceSpec, choice: Choice) -> Manifest:
+def deployment(
+    allotment: ServicePlan, spec: InferenceServiceSpec, choice: HardwareChoice
+) -> Manifest:
     """The Deployment of the chosen variant, with the number of replicas that drain allows."""
     service = allotment.service
     name = deployment_name(service.ref.name, choice.variant)
@@ -81,7 +83,7 @@ def deployment(allotment: ServicePlan, spec: InferenceServiceSpec, choice: Choic
 
 
 def _pod(
-    name: str, spec: InferenceServiceSpec, choice: Choice, recipe: PodTemplateVersion
+    name: str, spec: InferenceServiceSpec, choice: HardwareChoice, recipe: PodTemplateVersion
 ) -> V1PodSpec:
     rules, drain = defaults(recipe.builder), seconds(spec.drain.timeout)
     pod = V1PodSpec(
@@ -100,7 +102,7 @@ def _pod(
 
 
 def _replica(
-    name: str, spec: InferenceServiceSpec, choice: Choice, recipe: PodTemplateVersion
+    name: str, spec: InferenceServiceSpec, choice: HardwareChoice, recipe: PodTemplateVersion
 ) -> V1Container:
     """An engine that takes requests of others, and is taken out of the way before it stops."""
     found = engine(name, spec, choice, recipe)

@@ -25,8 +25,8 @@ from tessera.api.inference_service import EnvVar, InferenceServiceSpec
 from tessera.api.recipe import PodTemplateVersion
 from tessera.domain.model.names import claim_name
 from tessera.domain.names import ENGINE, PORT
-from tessera.domain.perf import LOAD_MIB_PER_SECOND
-from tessera.domain.placement import Choice
+from tessera.domain.perf import MIN_LOAD_MIB_PER_SECOND
+from tessera.domain.placement import HardwareChoice
 from tessera.resources import surroundings
 from tessera.resources.arguments import ADAPTERS, MODELS, arguments, claim
 from tessera.resources.defaults import Defaults, defaults
@@ -40,7 +40,7 @@ _SILENT_STATES = ("not-ready", "unreachable")
 
 
 def engine(
-    name: str, spec: InferenceServiceSpec, choice: Choice, recipe: PodTemplateVersion
+    name: str, spec: InferenceServiceSpec, choice: HardwareChoice, recipe: PodTemplateVersion
 ) -> V1Container:
     """A vLLM on the chosen hardware, restricted, with the probes that keep it alive."""
     rules = defaults(recipe.builder)
@@ -108,7 +108,7 @@ def silences(given_up_after: int) -> list[V1Toleration]:
 
 
 def volumes(
-    name: str, spec: InferenceServiceSpec, choice: Choice, recipe: PodTemplateVersion
+    name: str, spec: InferenceServiceSpec, choice: HardwareChoice, recipe: PodTemplateVersion
 ) -> list[V1Volume]:
     """The volumes that the engine mounts."""
     shm = _shm_mib(choice, defaults(recipe.builder))
@@ -149,10 +149,10 @@ def _claimed(name: str) -> V1Volume:
     return V1Volume(name="models", persistent_volume_claim=source)
 
 
-def start_seconds(choice: Choice, recipe: PodTemplateVersion) -> int:
+def start_seconds(choice: HardwareChoice, recipe: PodTemplateVersion) -> int:
     """How long the engine may take to start."""
     weights = choice.fit.memory.weights_mib * choice.fit.hardware.devices
-    return defaults(recipe.builder).start_seconds + weights // LOAD_MIB_PER_SECOND
+    return defaults(recipe.builder).start_seconds + weights // MIN_LOAD_MIB_PER_SECOND
 
 
 def _environment(spec: InferenceServiceSpec, recipe: PodTemplateVersion) -> list[V1EnvVar]:
@@ -206,12 +206,12 @@ def _mounts(spec: InferenceServiceSpec) -> list[V1VolumeMount]:
     return mounts
 
 
-def _shm_mib(choice: Choice, rules: Defaults) -> int:
+def _shm_mib(choice: HardwareChoice, rules: Defaults) -> int:
     """Tensor parallel ranks talk through shared memory; a single one needs little."""
     return rules.shm_mib if choice.fit.hardware.devices == 1 else rules.shm_parallel_mib
 
 
-def _host_mib(choice: Choice, rules: Defaults) -> int:
+def _host_mib(choice: HardwareChoice, rules: Defaults) -> int:
     """Process, shared memory, and a tenth of the weights at a time while they load."""
     weights = choice.fit.memory.weights_mib * choice.fit.hardware.devices
     return rules.host_mib + _shm_mib(choice, rules) + weights // 10

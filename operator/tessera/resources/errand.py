@@ -35,7 +35,7 @@ from tessera.domain.model.names import (
     folder_of,
 )
 from tessera.domain.names import ENGINE_ACCOUNT, PORT
-from tessera.domain.placement import Choice
+from tessera.domain.placement import HardwareChoice
 from tessera.domain.snapshot import ObservedService
 from tessera.resources import engine, surroundings
 from tessera.resources.arguments import MODELS, model_path
@@ -55,7 +55,7 @@ _MARGIN = 1.2
 def errand(
     service: ObservedService,
     wanted: ModelJob,
-    choice: Choice | None,
+    choice: HardwareChoice | None,
     image: Image,
     recipe: PodTemplateVersion,
 ) -> Manifest:

@@ -48,7 +48,7 @@ from tessera.domain.batch.names import (
     work_path,
 )
 from tessera.domain.names import PORT, VARIANT_LABEL
-from tessera.domain.placement import Choice
+from tessera.domain.placement import HardwareChoice
 from tessera.resources import engine, spot, surroundings
 from tessera.resources.kinds import JOBS
 from tessera.resources.manifest import Manifest, labels, manifest, owner_of, reference
@@ -139,7 +139,7 @@ def _attempt(
     batch: Batch,
     spec: BatchInferenceSpec,
     start: Start,
-    choice: Choice,
+    choice: HardwareChoice,
     image: Image,
     recipe: PodTemplateVersion,
 ) -> V1PodSpec:
@@ -168,7 +168,7 @@ def _attempt(
 
 
 def _runner(
-    batch: Batch, spec: BatchInferenceSpec, start: Start, choice: Choice, image: Image
+    batch: Batch, spec: BatchInferenceSpec, start: Start, choice: HardwareChoice, image: Image
 ) -> V1Container:
     in_flight = _IN_FLIGHT_PER_SEQUENCE * choice.fit.limits.max_num_seqs
     arguments = [

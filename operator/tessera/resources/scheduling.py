@@ -13,7 +13,7 @@ from tessera.api.accelerator_pool import Toleration
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.recipe import PodTemplateVersion
 from tessera.domain.names import SERVICE_LABEL
-from tessera.domain.placement import Choice
+from tessera.domain.placement import HardwareChoice
 from tessera.resources import engine, spot, surroundings
 
 _APART = ("kubernetes.io/hostname", "topology.kubernetes.io/zone")
@@ -22,7 +22,7 @@ _APART = ("kubernetes.io/hostname", "topology.kubernetes.io/zone")
 def scheduled(
     pod: V1PodSpec,
     spec: InferenceServiceSpec,
-    choice: Choice,
+    choice: HardwareChoice,
     recipe: PodTemplateVersion,
     *,
     given_up_after: int | None = None,

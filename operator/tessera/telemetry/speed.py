@@ -9,7 +9,7 @@ from typing_extensions import override
 from tessera.domain.allotment import ServicePlan
 from tessera.domain.money import Money
 from tessera.domain.snapshot import Readings, Ref
-from tessera.domain.speed.seen import Speed
+from tessera.domain.speed.seen import ServiceSpeed
 
 _SERVICE_LABELS = ("namespace", "service")
 _KIND_LABELS = (*_SERVICE_LABELS, "kind")
@@ -105,7 +105,7 @@ class _SpeedMetrics:
             *(self._kv_usage, self._kv_tokens, self._kv_tokens_error, self._flops, self._bytes),
         )
 
-    def add(self, service_labels: list[str], speed: Speed) -> None:
+    def add(self, service_labels: list[str], speed: ServiceSpeed) -> None:
         itl = speed.predicted
         _add_both(self._output_rate, service_labels, speed.capacity, speed.tokens_per_second)
         _add_both(self._itl, service_labels, itl.mean if itl else None, speed.measured_mean)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from tessera.api.mig import MaintenanceWindow, Mig, Unit
-from tessera.domain.mig.layouts import Spot
+from tessera.domain.mig.layouts import SlicePlacement
 from tessera.domain.reasons import LayoutReady
 from tessera.domain.ref import Ref
 from tessera.domain.repartition.orders import Orders
@@ -21,7 +21,7 @@ from tests.repartition_world import (
     spots,
 )
 
-HALF, OTHER = Spot(0, "3g.40gb"), Spot(4, "3g.40gb")
+HALF, OTHER = SlicePlacement(0, "3g.40gb"), SlicePlacement(4, "3g.40gb")
 SPEED = {"3g.40gb": 3.0, "1g.10gb": 1.0, "7g.80gb": 7.0, "4g.40gb": 3.5}
 HALVES, SEVENTHS = ["3g.40gb@0", "3g.40gb@4"], [f"1g.10gb@{at}" for at in range(7)]
 
@@ -364,7 +364,9 @@ def test_a_replica_of_which_the_agent_has_not_told_is_waited_for() -> None:
 
 def test_a_replica_on_a_profile_that_it_outgrew_leaves_when_the_new_ones_serve() -> None:
     world = a_world(SEVENTHS, HALVES, target=[SEVENTHS, HALVES])
-    world.serve(chat(), [("n0", 0, Spot(0, "1g.10gb")), ("n0", 0, Spot(1, "1g.10gb"))])
+    world.serve(
+        chat(), [("n0", 0, SlicePlacement(0, "1g.10gb")), ("n0", 0, SlicePlacement(1, "1g.10gb"))]
+    )
     first, _ = world.turn()
     assert (len(first.doomed), first.leaving) == (2, frozenset())
     world.play()

@@ -19,8 +19,8 @@ from tessera.domain.repartition.grounds import grounds
 from tessera.resources.kinds import ACCELERATOR_POOLS, NODE_LAYOUTS, NODES, PODS, Kind
 
 _ENABLED = "TESSERA_MIG_ENABLED"
-_MANAGER = "app=nvidia-mig-manager"
-_POLICIES = Kind(
+_MANAGER_SELECTOR = "app=nvidia-mig-manager"
+_CLUSTER_POLICIES = Kind(
     group="nvidia.com",
     version="v1",
     kind="ClusterPolicy",
@@ -29,7 +29,7 @@ _POLICIES = Kind(
     verbs=(),
 )
 """How the GPU operator is set up."""
-_PASSING = (
+_TRANSIENT_REASONS = (
     LayoutReady.PLANNING,
     LayoutReady.AWAITING_APPROVAL,
     LayoutReady.OUTSIDE_MAINTENANCE_WINDOW,
@@ -38,131 +38,159 @@ _PASSING = (
 """What goes on, or waits for its time or for a word of the pool's owner."""
 
 
-class _Fault(NamedTuple):
+class _LayoutFault(NamedTuple):
     """What keeps layouts from being carried out."""
 
-    found: str
-    mend: str
+    message: str
+    fix: str
     state: State = State.PROBLEM
 
 
-async def layouts(ward: Ward) -> Sequence[Finding]:
+async def layouts(context: Ward) -> Sequence[Finding]:
     """Of every pool with spec.mig: its condition, its nodes, and who cuts there."""
-    pools = [wire.pool(body) for body in await ward.reader.all(ACCELERATOR_POOLS)]
+    pools = [wire.pool(body) for body in await context.reader.all(ACCELERATOR_POOLS)]
     if not any(pool.spec is not None and pool.spec.mig is not None for pool in pools):
         return []
-    nodes = [wire.node(body) for body in await ward.reader.all(NODES)]
-    told = [wire.layout(body) for body in await ward.reader.all(NODE_LAYOUTS)]
-    found = [*await _allowed(ward)]
-    for view in discover(pools, nodes, ward.at.date()):
+    nodes = [wire.node(body) for body in await context.reader.all(NODES)]
+    node_layouts = [wire.layout(body) for body in await context.reader.all(NODE_LAYOUTS)]
+    findings = [*await _check_permissions(context)]
+    for view in discover(pools, nodes, context.at.date()):
         if view.pool.spec is None or view.pool.spec.mig is None:
             continue
-        here = grounds(view, nodes, told)
-        faults = [*_faults(here), *await _backend(ward, view.pool.spec.mig, here)]
+        pool_nodes = grounds(view, nodes, node_layouts)
+        faults = [
+            *_node_faults(pool_nodes),
+            *await _backend_faults(context, view.pool.spec.mig, pool_nodes),
+        ]
         name = f"layouts {view.pool.name}"
-        found += [Finding(name, one.state, one.found, one.mend) for one in faults]
-        found += _state(view, well=not faults)
-    return found
+        findings += [Finding(name, fault.state, fault.message, fault.fix) for fault in faults]
+        findings += _condition_findings(view, healthy=not faults)
+    return findings
 
 
-async def _allowed(ward: Ward) -> Sequence[Finding]:
+async def _check_permissions(context: Ward) -> Sequence[Finding]:
     """Was the operator granted what cutting needs? What may not be read is no failure."""
     try:
-        operators = await deployments(ward.reader)
+        operators = await deployments(context.reader)
     except DeniedError:
         return ()
     for operator in operators:
         for container in operator["spec"]["template"]["spec"]["containers"]:
-            if any(one["name"] == _ENABLED for one in container.get("env", ())):
+            if any(variable["name"] == _ENABLED for variable in container.get("env", ())):
                 return ()
-    told = "the operator was not granted what cutting needs"
-    mend = "helm upgrade --reuse-values --set mig.enabled=true"
-    return [Finding("layouts", State.PROBLEM, told, mend)] if operators else ()
+    message = "the operator was not granted what cutting needs"
+    fix = "helm upgrade --reuse-values --set mig.enabled=true"
+    return [Finding("layouts", State.PROBLEM, message, fix)] if operators else ()
 
 
-def _state(view: PoolView, *, well: bool) -> Iterator[Finding]:
+def _condition_findings(view: PoolView, *, healthy: bool) -> Iterator[Finding]:
     """The pool's condition; beside other findings only where it is a problem as well."""
     name = f"layouts {view.pool.name}"
-    told = next((one for one in view.pool.status.conditions if one.type == "LaidOut"), None)
-    if told is None:
+    layout_condition = next(
+        (condition for condition in view.pool.status.conditions if condition.type == "LaidOut"),
+        None,
+    )
+    if layout_condition is None:
         yield Finding(name, State.WARNING, "no operator has looked at them", "see operator")
         return
-    words = f"{told.reason}: {told.message}"
-    if told.status == "False" and told.reason not in _PASSING:
-        yield Finding(name, State.PROBLEM, words, f"tessera plan {view.pool.name}")
-    elif well:
-        yield Finding(name, State.OK, words)
+    message = f"{layout_condition.reason}: {layout_condition.message}"
+    if layout_condition.status == "False" and layout_condition.reason not in _TRANSIENT_REASONS:
+        yield Finding(name, State.PROBLEM, message, f"tessera plan {view.pool.name}")
+    elif healthy:
+        yield Finding(name, State.OK, message)
 
 
-def _faults(found: Sequence[Ground]) -> Iterator[_Fault]:
+def _node_faults(mig_nodes: Sequence[Ground]) -> Iterator[_LayoutFault]:
     """GPUs that cannot be cut, or were left half cut."""
-    if found and not any(ground.cards or ground.disagrees for ground in found):
-        mend = "nvidia-smi -mig 1 on a node switches it on; Tessera never changes the mode"
-        yield _Fault("no GPU is in MIG mode", mend)
-    for ground in found:
-        look = f"kubectl get nodelayouts {ground.name} -o yaml"
-        if ground.disagrees is not None:
-            mend = f"kubectl describe node {ground.name}; until then it is left alone"
-            yield _Fault(f"{ground.name}: {ground.disagrees}", mend)
-        for card in ground.cards:
-            if card.fault is not None:
-                yield _Fault(f"{ground.name} GPU {card.index}: {card.fault}: {card.message}", look)
-        for gpu in ground.layout.status.gpus if ground.layout and ground.layout.status else ():
-            halves = [f"{one.profile}@{one.start}" for one in gpu.slices if not one.uuid]
-            if halves:
-                told = f"{ground.name} GPU {gpu.index} is half cut: {listed(halves)} has no device"
-                mend = "tessera-node mends it where it may cut (node.cut of the chart)"
-                yield _Fault(told, mend, State.WARNING)
+    if mig_nodes and not any(mig_node.cards or mig_node.disagrees for mig_node in mig_nodes):
+        fix = "nvidia-smi -mig 1 on a node switches it on; Tessera never changes the mode"
+        yield _LayoutFault("no GPU is in MIG mode", fix)
+    for mig_node in mig_nodes:
+        command = f"kubectl get nodelayouts {mig_node.name} -o yaml"
+        if mig_node.disagrees is not None:
+            fix = f"kubectl describe node {mig_node.name}; until then it is left alone"
+            yield _LayoutFault(f"{mig_node.name}: {mig_node.disagrees}", fix)
+        for mig_gpu in mig_node.cards:
+            if mig_gpu.fault is not None:
+                yield _LayoutFault(
+                    f"{mig_node.name} GPU {mig_gpu.index}: {mig_gpu.fault}: {mig_gpu.message}",
+                    command,
+                )
+        for gpu in (
+            mig_node.layout.status.gpus if mig_node.layout and mig_node.layout.status else ()
+        ):
+            unfinished = [
+                f"{mig_slice.profile}@{mig_slice.start}"
+                for mig_slice in gpu.slices
+                if not mig_slice.uuid
+            ]
+            if unfinished:
+                message = (
+                    f"{mig_node.name} GPU {gpu.index} is half cut: {listed(unfinished)} has no "
+                    "device"
+                )
+                fix = "tessera-node mends it where it may cut (node.cut of the chart)"
+                yield _LayoutFault(message, fix, State.WARNING)
 
 
-async def _backend(ward: Ward, mig: Mig, found: Sequence[Ground]) -> Sequence[_Fault]:
+async def _backend_faults(
+    context: Ward, mig: Mig, mig_nodes: Sequence[Ground]
+) -> Sequence[_LayoutFault]:
     """Who cuts; nobody has to where layouts are taken as they are."""
     if mig.mode == "static" and not mig.layout:
         return ()
-    return list(_agents(found)) if mig.backend == "agent" else await _manager(ward, found)
+    return (
+        list(_agent_faults(mig_nodes))
+        if mig.backend == "agent"
+        else await _mig_manager_faults(context, mig_nodes)
+    )
 
 
-def _agents(found: Sequence[Ground]) -> Iterator[_Fault]:
-    away = [one.name for one in found if one.layout is None or one.layout.status is None]
-    if away:
-        told = f"tessera-node does not run on {len(away)} nodes: {listed(away)}"
-        yield _Fault(told, "helm upgrade --reuse-values --set node.enabled=true")
-    for ground in found:
-        status = ground.layout.status if ground.layout is not None else None
+def _agent_faults(mig_nodes: Sequence[Ground]) -> Iterator[_LayoutFault]:
+    missing = [node.name for node in mig_nodes if node.layout is None or node.layout.status is None]
+    if missing:
+        message = f"tessera-node does not run on {len(missing)} nodes: {listed(missing)}"
+        yield _LayoutFault(message, "helm upgrade --reuse-values --set node.enabled=true")
+    for mig_node in mig_nodes:
+        status = mig_node.layout.status if mig_node.layout is not None else None
         if status is not None and status.problem:
-            told = f"tessera-node on {ground.name} cannot tell: {status.problem}"
-            yield _Fault(told, f"kubectl get nodelayouts {ground.name} -o yaml")
-    looks = [one.name for one in found if one.tells_pods and not one.cuts]
-    if looks:
-        told = f"tessera-node only looks on {len(looks)} nodes: {listed(looks)}"
-        yield _Fault(told, "helm upgrade --reuse-values --set node.cut=true")
+            message = f"tessera-node on {mig_node.name} cannot tell: {status.problem}"
+            yield _LayoutFault(message, f"kubectl get nodelayouts {mig_node.name} -o yaml")
+    read_only = [node.name for node in mig_nodes if node.tells_pods and not node.cuts]
+    if read_only:
+        message = f"tessera-node only looks on {len(read_only)} nodes: {listed(read_only)}"
+        yield _LayoutFault(message, "helm upgrade --reuse-values --set node.cut=true")
 
 
-async def _manager(ward: Ward, found: Sequence[Ground]) -> Sequence[_Fault]:
-    pods = await ward.reader.all(replace(PODS, selector=None), selector=_MANAGER)
-    there = {pod.get("spec", {}).get("nodeName") for pod in pods}
-    away = [ground.name for ground in found if ground.name not in there]
-    told = f"mig-manager does not run on {len(away)} nodes: {listed(away)}"
-    mend = (
+async def _mig_manager_faults(context: Ward, mig_nodes: Sequence[Ground]) -> Sequence[_LayoutFault]:
+    pods = await context.reader.all(replace(PODS, selector=None), selector=_MANAGER_SELECTOR)
+    manager_nodes = {pod.get("spec", {}).get("nodeName") for pod in pods}
+    missing = [mig_node.name for mig_node in mig_nodes if mig_node.name not in manager_nodes]
+    message = f"mig-manager does not run on {len(missing)} nodes: {listed(missing)}"
+    fix = (
         "migManager.enabled of the GPU operator, and nvidia.com/mig.capable=true on the node; or "
         "spec.mig.backend: agent"
     )
-    policies = await ward.reader.known(_POLICIES) or []
-    return [*([_Fault(told, mend)] if away else []), *map(_misled, filter(_elsewhere, policies))]
+    policies = await context.reader.known(_CLUSTER_POLICIES) or []
+    return [
+        *([_LayoutFault(message, fix)] if missing else []),
+        *map(_config_fault, filter(_uses_other_config, policies)),
+    ]
 
 
-def _elsewhere(policy: Json) -> bool:
-    return _config(policy) != MIG_CONFIG
+def _uses_other_config(policy: Json) -> bool:
+    return _config_name(policy) != MIG_CONFIG
 
 
-def _misled(policy: Json) -> _Fault:
+def _config_fault(policy: Json) -> _LayoutFault:
     name = policy["metadata"]["name"]
     patch = {"spec": {"migManager": {"config": {"name": MIG_CONFIG}}}}
-    return _Fault(
-        f"ClusterPolicy {name} has mig-manager read the ConfigMap {_config(policy) or 'it makes'}",
+    return _LayoutFault(
+        f"ClusterPolicy {name} has mig-manager read the ConfigMap "
+        f"{_config_name(policy) or 'it makes'}",
         f"kubectl patch clusterpolicy {name} --type=merge -p '{json.dumps(patch)}'",
     )
 
 
-def _config(policy: Json) -> str:
+def _config_name(policy: Json) -> str:
     return str(policy.get("spec", {}).get("migManager", {}).get("config", {}).get("name", ""))

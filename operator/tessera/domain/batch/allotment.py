@@ -17,7 +17,7 @@ from tessera.domain.batch.facts import Batch, BatchJob
 from tessera.domain.batch.reasons import BatchAccepted, BatchComplete, BatchRunning
 from tessera.domain.batch.situation import Situation
 from tessera.domain.batch.spec import Source
-from tessera.domain.placement import Choice
+from tessera.domain.placement import HardwareChoice
 from tessera.domain.reasons import StatusReason, StatusVerdict
 from tessera.domain.ref import Ref
 
@@ -45,7 +45,7 @@ class Start:
     """None is the check."""
     name: str
     source: Source
-    choice: Choice | None = None
+    choice: HardwareChoice | None = None
     """Where the attempt runs; a check runs anywhere."""
     lasting: timedelta
     """Its Job ends by itself after so long, also when no operator is there to end it."""
@@ -82,7 +82,7 @@ class BatchAllotment:
     delete: tuple[Ref, ...] = ()
     """Jobs that have to go, with their pods."""
     ask: Ask | None = None
-    choice: Choice | None = None
+    choice: HardwareChoice | None = None
     """The hardware that the batch holds or is about to take."""
     living: bool = True
     """It is not over, or one of its pods is still there and has not ended."""

@@ -15,7 +15,7 @@ from tessera.domain.budget.purse import Claim, Funding, Purse
 from tessera.domain.model.prepare import with_known_shape
 from tessera.domain.pools import PoolView, discover
 from tessera.domain.snapshot import BatchRun, Pod, Ref, Snapshot
-from tessera.domain.speed.measured import measured
+from tessera.domain.speed.measured import measured_speeds
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class _Facts:
     def __init__(self, snapshot: Snapshot, views: Sequence[PoolView]) -> None:
         self._snapshot = snapshot
         self._views = tuple(views)
-        self._measured = measured(snapshot.services)
+        self._measured = measured_speeds(snapshot.services)
         self._batches = {batch.ref: batch for batch in snapshot.batches}
         uids = {batch.ref: batch.uid for batch in snapshot.batches}
         self.pods: dict[Ref, list[BatchPod]] = defaultdict(list)

@@ -34,7 +34,7 @@ from tessera.domain.batch.situation import Situation
 from tessera.domain.batch.spec import Source, accept
 from tessera.domain.budget.purse import Claim
 from tessera.domain.deadline import Course, Lot, choose
-from tessera.domain.placement import Choice
+from tessera.domain.placement import HardwareChoice
 from tessera.domain.reasons import StatusVerdict
 from tessera.domain.spot import labelled
 
@@ -286,7 +286,7 @@ def _begun(turn: Turn, source: Source, road: Road, lot: Lot) -> BatchDraft:
     )
 
 
-def _next(turn: Turn, choice: Choice, why: BatchRunning) -> AttemptStatus:
+def _next(turn: Turn, choice: HardwareChoice, why: BatchRunning) -> AttemptStatus:
     before, progress = turn.standing.attempt, turn.standing.progress
     number = highest(turn.situation) + 1
     if before is not None and before.ended_at is None:
@@ -308,12 +308,12 @@ def _next(turn: Turn, choice: Choice, why: BatchRunning) -> AttemptStatus:
 
 
 def _nodes(situation: Situation, pool: str) -> list[NodeHealth]:
-    members = [view.members for view in situation.views if view.pool.name == pool]
+    members = [view.node_names for view in situation.views if view.pool.name == pool]
     names = sorted(frozenset[str]().union(*members))
     return [situation.nodes[name] for name in names if name in situation.nodes]
 
 
-def _claim(turn: Turn, choice: Choice, kept: int) -> Claim:
+def _claim(turn: Turn, choice: HardwareChoice, kept: int) -> Claim:
     """A batch has no floor: all of it is granted or not."""
     pods = turn.situation.pods
     return Claim(

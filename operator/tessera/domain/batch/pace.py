@@ -8,8 +8,13 @@ from types import MappingProxyType
 from tessera.api.batch_inference import AttemptStatus, ProgressStatus
 from tessera.domain.batch.spec import Source
 from tessera.domain.checks import shape_of
-from tessera.domain.perf import LOAD_MIB_PER_SECOND, Case, Measured, case_of
-from tessera.domain.placement import Choice
+from tessera.domain.perf import (
+    MIN_LOAD_MIB_PER_SECOND,
+    MeasurementKey,
+    SpeedMeasurement,
+    measurement_key,
+)
+from tessera.domain.placement import HardwareChoice
 
 UNMEASURED = 0.7
 """Share of the expected speed that is counted on before anything was measured: of published steps
@@ -24,10 +29,10 @@ _START = timedelta(seconds=180)
 
 
 def rate(
-    choice: Choice,
+    choice: HardwareChoice,
     source: Source,
     progress: ProgressStatus,
-    measured: Mapping[Case, Measured] = MappingProxyType({}),
+    measured: Mapping[MeasurementKey, SpeedMeasurement] = MappingProxyType({}),
 ) -> float:
     """Rows in a second that the hardware is counted on for: by the batch's own pace, else by what
     services measured, else by what is expected."""
@@ -35,24 +40,26 @@ def rate(
     return _expected(choice, source, progress) * max(share, 0.01)
 
 
-def _share(choice: Choice, source: Source, measured: Mapping[Case, Measured]) -> float:
+def _share(
+    choice: HardwareChoice, source: Source, measured: Mapping[MeasurementKey, SpeedMeasurement]
+) -> float:
     shape = shape_of(source.spec)
     if shape is None:
         return UNMEASURED
-    found = measured.get(case_of(shape, choice.fit.precision, choice.fit.hardware))
+    found = measured.get(measurement_key(shape, choice.fit.precision, choice.fit.hardware))
     return UNMEASURED if found is None else MEASURED / found.ratio
 
 
-def start(choice: Choice, progress: ProgressStatus) -> timedelta:
+def start(choice: HardwareChoice, progress: ProgressStatus) -> timedelta:
     """Time from the decision for an attempt to its first rows: as last measured, else expected."""
     if progress.start_seconds is not None:
         return timedelta(seconds=progress.start_seconds)
     weights = choice.fit.memory.weights_mib * choice.fit.hardware.devices
-    return _START + timedelta(seconds=weights // LOAD_MIB_PER_SECOND)
+    return _START + timedelta(seconds=weights // MIN_LOAD_MIB_PER_SECOND)
 
 
 def paced(
-    progress: ProgressStatus, attempt: AttemptStatus, choice: Choice, source: Source
+    progress: ProgressStatus, attempt: AttemptStatus, choice: HardwareChoice, source: Source
 ) -> ProgressStatus:
     """The progress with the pace of the attempt that is at work, once that can be told."""
     if attempt.running_since is None or progress.at - attempt.running_since < _ENOUGH_TIME:
@@ -65,7 +72,7 @@ def paced(
     return progress.model_copy(update={"pace": min(max(pace, Decimal("0.01")), Decimal(100))})
 
 
-def _expected(choice: Choice, source: Source, progress: ProgressStatus) -> float:
+def _expected(choice: HardwareChoice, source: Source, progress: ProgressStatus) -> float:
     known = progress.completed >= _ENOUGH_ROWS and progress.output_tokens > 0
     tokens = progress.output_tokens / progress.completed if known else source.output_tokens
     return choice.fit.limits.tokens_per_second / max(tokens, 1)

@@ -12,7 +12,7 @@ from tessera.domain.batch.reasons import BatchRunning
 from tessera.domain.batch.situation import Situation
 from tessera.domain.batch.spec import Source
 from tessera.domain.deadline import MARGIN, Course, Lane, Way
-from tessera.domain.placement import STEADY, Choice, Rank, place, room
+from tessera.domain.placement import NON_SPOT_TIERS, HardwareChoice, Rank, free_replicas, place
 from tessera.domain.pools import PoolView
 from tessera.domain.reasons import PlacementReason, StatusVerdict
 
@@ -20,7 +20,7 @@ PATIENCE = timedelta(seconds=60)
 """A pod that finds no node for so long says that its hardware is not to be had."""
 FULL = timedelta(minutes=10)
 """A pool that was waited for in vain is left alone for so long, if there is another way."""
-TIERS: Mapping[Way, frozenset[Tier]] = {"spot": frozenset({"spot"}), "steady": STEADY}
+TIERS: Mapping[Way, frozenset[Tier]] = {"spot": frozenset({"spot"}), "steady": NON_SPOT_TIERS}
 _EXCLUDED: Mapping[SpotPolicy, Way] = {"only": "steady", "never": "spot"}
 _NOWHERE = {
     PlacementReason.NO_POOL: BatchRunning.NO_POOL,
@@ -34,7 +34,7 @@ _NOWHERE = {
 class Road:
     """Hardware, and how it would carry the batch."""
 
-    choice: Choice
+    choice: HardwareChoice
     lane: Lane
 
 
@@ -129,8 +129,8 @@ def nowhere(outlook: Outlook) -> StatusVerdict[BatchRunning]:
         outlook.source.spec,
         outlook.situation.views,
         current=None,
-        floor=1,
-        taken=outlook.situation.taken,
+        min_replicas=1,
+        used_devices=outlook.situation.taken,
         tiers=tiers,
     ).verdict
     reason = _NOWHERE.get(verdict.reason, BatchRunning.NO_HARDWARE)
@@ -155,7 +155,7 @@ def _road(outlook: Outlook, way: Way) -> Road | None:
     return Road(choice, lane)
 
 
-def _choice(outlook: Outlook, way: Way) -> Choice | None:
+def _choice(outlook: Outlook, way: Way) -> HardwareChoice | None:
     """The hardware of a way: where the batch is already, else the cheapest that is in time.
 
     Pools that are full come last.
@@ -166,14 +166,14 @@ def _choice(outlook: Outlook, way: Way) -> Choice | None:
     return found if found is not None or not full else _placed(outlook, way, views)
 
 
-def _placed(outlook: Outlook, way: Way, views: Sequence[PoolView]) -> Choice | None:
+def _placed(outlook: Outlook, way: Way, views: Sequence[PoolView]) -> HardwareChoice | None:
     mine = outlook.mine
     return place(
         outlook.source.spec,
         views,
         current=mine.variant if mine is not None and way_of(mine) == way else None,
-        floor=1,
-        taken=outlook.situation.taken,
+        min_replicas=1,
+        used_devices=outlook.situation.taken,
         tiers=TIERS[way],
         rank=_in_time(outlook),
     ).choice
@@ -182,14 +182,14 @@ def _placed(outlook: Outlook, way: Way, views: Sequence[PoolView]) -> Choice | N
 def _in_time(outlook: Outlook) -> Rank:
     """Hardware that makes the deadline by the price of a token, then the rest by speed."""
 
-    def rank(choice: Choice) -> tuple[float, float, str]:
+    def rank(choice: HardwareChoice) -> tuple[float, float, str]:
         lane = Lane(
             rate=pace.rate(choice, outlook.source, outlook.progress, outlook.situation.measured),
             start=pace.start(choice, outlook.progress),
         )
         speed = choice.fit.limits.tokens_per_second
         if lane.need(outlook.course.undone) - MARGIN <= outlook.course.left:
-            return (0, choice.offer.choosing.nanos / speed, choice.variant)
+            return (0, choice.offer.comparison_price.nanos / speed, choice.variant)
         return (1, -speed, choice.variant)
 
     return rank
@@ -202,20 +202,20 @@ def _begun(outlook: Outlook, mine: AttemptStatus | None) -> timedelta:
     return timedelta.max if outlook.standing.started else outlook.course.at - mine.started_at
 
 
-def _spot_free(outlook: Outlook, mine: AttemptStatus | None, choice: Choice) -> bool:
+def _spot_free(outlook: Outlook, mine: AttemptStatus | None, choice: HardwareChoice) -> bool:
     """Who leaves steady hardware for it wants to see room; anybody else just tries."""
     if mine is not None:
         return not waits(outlook.standing, outlook.course.at)
     if way_of(outlook.standing.attempt) == "steady":
-        return room(choice.offer, outlook.situation.taken) > 0
+        return free_replicas(choice.offer, outlook.situation.taken) > 0
     return True
 
 
-def _steady_free(outlook: Outlook, mine: AttemptStatus | None, choice: Choice) -> bool:
+def _steady_free(outlook: Outlook, mine: AttemptStatus | None, choice: HardwareChoice) -> bool:
     """Who is at work on spot wants to see room; anybody else tries, unless that was in vain."""
     if mine is not None:
         return not waits(outlook.standing, outlook.course.at)
     if choice.offer.pool in outlook.full:
         return False
     at_work = outlook.standing.alive and outlook.standing.bound
-    return not at_work or room(choice.offer, outlook.situation.taken) > 0
+    return not at_work or free_replicas(choice.offer, outlook.situation.taken) > 0

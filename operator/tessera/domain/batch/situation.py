@@ -6,7 +6,7 @@ from datetime import datetime
 
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.domain.batch.facts import Asked, Batch, BatchJob, BatchPod, NodeHealth, VolumeClaim
-from tessera.domain.perf import Case, Measured
+from tessera.domain.perf import MeasurementKey, SpeedMeasurement
 from tessera.domain.pools import PoolView
 
 
@@ -28,7 +28,7 @@ class Situation:
     views: tuple[PoolView, ...] = ()
     taken: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """Devices that others hold, by pool and resource."""
-    measured: Mapping[Case, Measured] = field(default_factory=dict)
+    measured: Mapping[MeasurementKey, SpeedMeasurement] = field(default_factory=dict)
     """What services of the cluster told of speeds."""
     asked: Asked | None = None
     """The last answer of this batch's runner."""

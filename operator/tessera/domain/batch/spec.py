@@ -24,7 +24,7 @@ from tessera.domain.checks import (
     unchecked_flags_warning,
     unknown_model_denial,
 )
-from tessera.domain.pools import tiers
+from tessera.domain.pools import tier_by_pool
 from tessera.domain.reasons import StatusVerdict
 
 SHARED = "ReadWriteMany"
@@ -66,7 +66,7 @@ def accept(situation: Situation) -> tuple[StatusVerdict[BatchAccepted], Source |
     source = _source(situation, spec)
     if isinstance(source, StatusVerdict):
         return source, None
-    pools = tiers(situation.views)
+    pools = tier_by_pool(situation.views)
     denials = tuple(_denials(situation, spec, source, pools))
     if denials:
         told = "; ".join(denial.message for denial in denials)

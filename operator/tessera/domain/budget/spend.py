@@ -26,7 +26,7 @@ class Rate:
 
 def rates(pods: Iterable[Pod], views: Sequence[PoolView], currency: str) -> Mapping[str, Rate]:
     """The rate of every pod, by uid, that is bound to a node of a pool priced in the currency."""
-    pools = {name: view for view in views for name in view.members}
+    pools = {name: view for view in views for name in view.node_names}
     found = {}
     for pod in pods:
         view = pools.get(pod.node or "")

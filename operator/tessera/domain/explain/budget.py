@@ -38,7 +38,7 @@ def explain_budget(snapshot: Snapshot, plan: Plan, allotment: ServicePlan) -> De
     )
 
 
-def _numbers(view: BudgetView, purse: Purse) -> Numbers:
+def _numbers(view: BudgetView, budget_state: Purse) -> Numbers:
     spec = view.budget.spec
     currency = spec.currency if spec is not None else ""
     owner = spec.owner if spec is not None else ""
@@ -46,18 +46,21 @@ def _numbers(view: BudgetView, purse: Purse) -> Numbers:
         ("budget", f"{view.budget.name}, owner {owner}"),
         *(
             (
-                till.window.name,
-                f"{amount(till.spent)} spent, {amount(till.floors)} for the floors, "
-                f"{amount(till.granted)} granted, of {amount(till.limit)} {currency} until "
-                f"{till.window.end:%Y-%m-%d %H:%M} UTC; {amount(till.forecast)} expected",
+                budget_window.window.name,
+                f"{amount(budget_window.spent)} spent, {amount(budget_window.floors)} for the "
+                "floors, "
+                f"{amount(budget_window.granted)} granted, of {amount(budget_window.limit)} "
+                f"{currency} until "
+                f"{budget_window.window.end:%Y-%m-%d %H:%M} UTC; {amount(budget_window.forecast)} "
+                "expected",
             )
-            for till in purse.now
+            for budget_window in budget_state.now
         ),
     )
 
 
 def _would_change(
-    snapshot: Snapshot, view: BudgetView, purse: Purse, allotment: ServicePlan
+    snapshot: Snapshot, view: BudgetView, budget_state: Purse, allotment: ServicePlan
 ) -> Iterator[str]:
     """What one more replica lacks in the present windows, and whether the next ones have it."""
     choice, spec = allotment.choice, allotment.service.spec
@@ -67,33 +70,38 @@ def _would_change(
     if view.budget.spec is not None and tariff.currency != view.budget.spec.currency:
         yield f"pools priced in {view.budget.spec.currency} in spec.placement.pools"
         return
-    least = 1 if spec.replicas is not None else scaling_of(spec).min_replicas
-    always = allotment.scale.replicas < least
-    lacking = {
-        till.field: (till, missing)
-        for till in purse.now
-        if (missing := _missing(till, tariff, snapshot.at, always=always)) > 0
+    min_replicas = 1 if spec.replicas is not None else scaling_of(spec).min_replicas
+    always = allotment.scale.replicas < min_replicas
+    shortfalls = {
+        budget_window.field: (budget_window, missing_nanos)
+        for budget_window in budget_state.now
+        if (missing_nanos := _shortfall(budget_window, tariff, snapshot.at, always=always)) > 0
     }
-    what = "1 more that always runs" if always else f"{_MINUTES} minutes of 1 more replica"
-    if not lacking:
-        yield f"the limits can pay {what} now"
+    purpose = "1 more that always runs" if always else f"{_MINUTES} minutes of 1 more replica"
+    if not shortfalls:
+        yield f"the limits can pay {purpose} now"
         return
     limits = " and ".join(
         # Rounded up, or the limit told would still be too small.
-        f"{till.field} of {amount(till.limit + missing + _CENT)}"
-        for till, missing in lacking.values()
+        f"{budget_window.field} of {amount(budget_window.limit + shortfall + _CENT)}"
+        for budget_window, shortfall in shortfalls.values()
     )
-    yield f"{limits} would pay {what}"
-    begin = max(till.window.end for till, _ in lacking.values())
-    later = [till for till in purse.ahead if till.field in lacking]
-    if all(_missing(till, tariff, begin, always=always) <= 0 for till in later):
+    yield f"{limits} would pay {purpose}"
+    begin = max(budget_window.window.end for budget_window, _ in shortfalls.values())
+    next_windows = [
+        budget_window for budget_window in budget_state.ahead if budget_window.field in shortfalls
+    ]
+    if all(
+        _shortfall(budget_window, tariff, begin, always=always) <= 0
+        for budget_window in next_windows
+    ):
         yield f"from {begin:%Y-%m-%d %H:%M} UTC on the limits pay it as they are"
     else:
         yield "the limits of the next windows do not pay it either, as long as all else goes on"
 
 
-def _missing(till: Till, tariff: Tariff, at: datetime, *, always: bool) -> int:
+def _shortfall(budget_window: Till, tariff: Tariff, at: datetime, *, always: bool) -> int:
     """Nano-units that the window lacks for one more replica; not above 0 when it has enough."""
-    start = max(at, till.window.start)
-    cost = till.cost(tariff, start, till.window.end if always else start + HOLD)
-    return till.taken + cost - till.limit if cost else 0
+    start = max(at, budget_window.window.start)
+    cost = budget_window.cost(tariff, start, budget_window.window.end if always else start + HOLD)
+    return budget_window.taken + cost - budget_window.limit if cost else 0

@@ -14,7 +14,7 @@ class Alternative:
     name: str
     price: str
     """Of a replica and hour; empty where nothing is priced."""
-    why: str
+    message: str
     """Why it was chosen, or not."""
 
 

@@ -29,43 +29,45 @@ def explain(snapshot: Snapshot, plan: Plan | None, ref: Ref) -> tuple[Decision, 
     services = {service.ref: service for service in snapshot.services}
     service = services[ref]
     if plan is None or ref not in plan.service_plans:
-        return _by_status(service)
+        return _from_status(service)
     allotment = plan.service_plans[ref]
-    now = service_status(snapshot, allotment, plan.budgets_by_namespace.get(ref.namespace), None)
+    current_status = service_status(
+        snapshot, allotment, plan.budgets_by_namespace.get(ref.namespace), None
+    )
     decisions = [
         _accepted(allotment),
-        explain_placed(snapshot, plan, allotment, _found(now, "Placed")),
+        explain_placed(snapshot, plan, allotment, _find_condition(current_status, "Placed")),
         *explain_sizing(allotment),
         *explain_speed(snapshot, allotment),
         *explain_scaling(snapshot, allotment),
         explain_budget(snapshot, plan, allotment),
         *explain_drain(snapshot, allotment),
-        *explain_rollout(allotment, _found(now, "Progressing")),
-        explain_ready(allotment, _found(now, "Ready")),
+        *explain_rollout(allotment, _find_condition(current_status, "Progressing")),
+        explain_ready(allotment, _find_condition(current_status, "Ready")),
     ]
-    told = tuple(_as_told(decision, service.status) for decision in decisions)
-    return (*told, *_further(service.status))
+    reported = tuple(_with_status(decision, service.status) for decision in decisions)
+    return (*reported, *_other_conditions(service.status))
 
 
 def _accepted(allotment: ServicePlan) -> Decision:
     verdict = allotment.accepted
-    would = () if verdict.reason.is_true else (verdict.message,)
+    would_change = () if verdict.reason.is_true else (verdict.message,)
     if verdict.reason is Accepted.FLAGS_UNCHECKED:
-        would = ("spec.engine.version with a known table would have its flags checked",)
+        would_change = ("spec.engine.version with a known table would have its flags checked",)
     return Decision(
         topic="accepted",
         reason=verdict.reason,
         message=verdict.message,
         numbers=(("generation", str(allotment.service.generation)),),
-        would_change=would,
+        would_change=would_change,
     )
 
 
-def _found(status: InferenceServiceStatus, kind: str) -> Condition:
-    return next(one for one in status.conditions if one.type == kind)
+def _find_condition(status: InferenceServiceStatus, kind: str) -> Condition:
+    return next(condition for condition in status.conditions if condition.type == kind)
 
 
-_TOLD_BY = {
+_CONDITION_BY_TOPIC = {
     "accepted": "Accepted",
     "placed": "Placed",
     "speed": "SpeedAsPredicted",
@@ -74,57 +76,68 @@ _TOLD_BY = {
 }
 
 
-def _as_told(decision: Decision, status: InferenceServiceStatus) -> Decision:
+def _with_status(decision: Decision, status: InferenceServiceStatus) -> Decision:
     """With the word of the status, which knows more than a replay: answers, refusals, times."""
-    told = next(
-        (one for one in status.conditions if one.type == _TOLD_BY.get(decision.topic)), None
+    condition = next(
+        (
+            candidate
+            for candidate in status.conditions
+            if candidate.type == _CONDITION_BY_TOPIC.get(decision.topic)
+        ),
+        None,
     )
-    if told is None:
+    if condition is None:
         return decision
-    same = told.reason == decision.reason
+    same = condition.reason == decision.reason
     return replace(
         decision,
-        reason=told.reason,
-        message=told.message,
-        since=told.last_transition_time,
+        reason=condition.reason,
+        message=condition.message,
+        since=condition.last_transition_time,
         replayed="" if same else f"{decision.reason}: {decision.message}",
     )
 
 
-def _further(status: InferenceServiceStatus) -> Iterator[Decision]:
+def _other_conditions(status: InferenceServiceStatus) -> Iterator[Decision]:
     """Conditions about which nothing more is known here than what they say."""
-    for one in status.conditions:
-        if one.type not in _TOLD_BY.values():
-            yield _condition(one.type, one)
+    for condition in status.conditions:
+        if condition.type not in _CONDITION_BY_TOPIC.values():
+            yield _condition_decision(condition.type, condition)
 
 
-def _condition(topic: str, one: Condition) -> Decision:
+def _condition_decision(topic: str, condition: Condition) -> Decision:
     return Decision(
-        topic=topic, reason=one.reason, message=one.message, since=one.last_transition_time
+        topic=topic,
+        reason=condition.reason,
+        message=condition.message,
+        since=condition.last_transition_time,
     )
 
 
-def _by_status(service: ObservedService) -> tuple[Decision, ...]:
+def _from_status(service: ObservedService) -> tuple[Decision, ...]:
     """What the operator wrote, where nothing can be planned anew."""
     status = service.status
-    topics = {kind: topic for topic, kind in _TOLD_BY.items()}
-    found = [_condition(topics.get(one.type, one.type), one) for one in status.conditions]
+    topics = {kind: topic for topic, kind in _CONDITION_BY_TOPIC.items()}
+    decisions = [
+        _condition_decision(topics.get(condition.type, condition.type), condition)
+        for condition in status.conditions
+    ]
     if status.scaling is not None:
         numbers = [("replicas", str(status.scaling.desired_replicas))]
         if status.variant is not None:
             numbers.append(("hardware", status.variant.name))
         if status.cost is not None:
             numbers.append(("price", f"{status.cost.per_hour} {status.cost.currency} an hour"))
-        found.append(
+        decisions.append(
             Decision(
                 topic="scaling",
                 reason=status.scaling.reason,
                 message=status.scaling.message,
-                since=max((one.at for one in status.scaling.memory), default=None),
+                since=max((entry.at for entry in status.scaling.memory), default=None),
                 numbers=tuple(numbers),
             )
         )
     if status.tenant is not None:
-        named = f"TenantBudget {status.tenant.budget}" if status.tenant.budget else "no budget"
-        found.append(Decision(topic="budget", reason=status.tenant.state, message=named))
-    return tuple(found)
+        message = f"TenantBudget {status.tenant.budget}" if status.tenant.budget else "no budget"
+        decisions.append(Decision(topic="budget", reason=status.tenant.state, message=message))
+    return tuple(decisions)

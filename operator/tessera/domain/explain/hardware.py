@@ -8,13 +8,18 @@ from tessera.api.meta import Condition
 from tessera.domain.allotment import ServicePlan
 from tessera.domain.checks import shape_of
 from tessera.domain.explain.decision import Decision, Numbers
-from tessera.domain.explain.rivals import alternatives, forbidden, off_limits
-from tessera.domain.explain.room import floor_of, free, precise, view_of
-from tessera.domain.placement import Choice, Considered, cheapest_hour, considered
+from tessera.domain.explain.rivals import alternatives, exclusion_reason, tier_exclusion
+from tessera.domain.explain.room import format_amount, free_replicas, pool_view, required_replicas
+from tessera.domain.placement import (
+    HardwareCandidate,
+    HardwareChoice,
+    hardware_candidates,
+    price_order,
+)
 from tessera.domain.plan import Plan
 from tessera.domain.pools import PoolView
 from tessera.domain.ref import Ref
-from tessera.domain.sizing import Fit
+from tessera.domain.sizing import ReplicaFit
 from tessera.domain.snapshot import Snapshot
 
 
@@ -23,117 +28,145 @@ def explain_placed(
 ) -> Decision:
     """The hardware with its price, and every other hardware of the fleet."""
     spec, choice = allotment.service.spec, allotment.choice
-    looked = _looked(plan, spec) if spec is not None and allotment.accepted.reason.is_true else []
+    candidates = (
+        _all_candidates(plan, spec)
+        if spec is not None and allotment.accepted.reason.is_true
+        else []
+    )
     return Decision(
         topic="placed",
         reason=placed.reason,
         message=placed.message,
         numbers=() if choice is None else _numbers(snapshot, plan, choice, allotment),
-        alternatives=tuple(alternatives(snapshot, plan, allotment, looked)),
+        alternatives=tuple(alternatives(snapshot, plan, allotment, candidates)),
         would_change=(placed.message,)
         if choice is None
-        else tuple(_would_change(snapshot, plan, allotment, looked, choice)),
+        else tuple(_would_change(snapshot, plan, allotment, candidates, choice)),
     )
 
 
-def _numbers(snapshot: Snapshot, plan: Plan, choice: Choice, allotment: ServicePlan) -> Numbers:
-    offer, view = choice.offer, view_of(plan, choice.offer.pool)
+def _numbers(
+    snapshot: Snapshot, plan: Plan, choice: HardwareChoice, allotment: ServicePlan
+) -> Numbers:
+    offer, view = choice.offer, pool_view(plan, choice.offer.pool)
     total = choice.hourly.times(allotment.scale.replicas)
     return (
         ("hardware", f"{offer.hardware.name} of {offer.hardware.product}"),
         ("pool", f"{offer.pool} ({offer.tier})"),
-        ("price of a replica", f"{precise(choice.hourly)} an hour"),
-        ("price of all", f"{precise(total)} an hour for {allotment.scale.replicas} replicas"),
-        ("room", f"{free(snapshot, view, offer)} of {offer.replicas} replicas free in the pool"),
-        *_layouts(view, allotment.service.ref),
+        ("price of a replica", f"{format_amount(choice.hourly)} an hour"),
+        ("price of all", f"{format_amount(total)} an hour for {allotment.scale.replicas} replicas"),
+        (
+            "room",
+            f"{free_replicas(snapshot, view, offer)} of {offer.replicas} replicas free in the pool",
+        ),
+        *_layout_reasons(view, allotment.service.ref),
     )
 
 
-def _layouts(view: PoolView, service: Ref) -> Iterator[tuple[str, str]]:
+def _layout_reasons(view: PoolView, service: Ref) -> Iterator[tuple[str, str]]:
     """Why the pool's plan of layouts gives the service such slices, as far as it has one."""
     status = view.pool.status.mig
     target = status.target if status is not None else None
-    for one in target.services if target is not None else ():
-        if one.service == str(service) and one.why:
-            yield "layouts", one.why
+    for assignment in target.services if target is not None else ():
+        if assignment.service == str(service) and assignment.why:
+            yield "layouts", assignment.why
 
 
-def _looked(plan: Plan, spec: InferenceServiceSpec) -> list[Considered]:
+def _all_candidates(plan: Plan, spec: InferenceServiceSpec) -> list[HardwareCandidate]:
     """The model on all hardware of all pools, allowed or not."""
     shape = shape_of(spec)
     if shape is None:
         return []
-    return considered(spec, shape, [offer for view in plan.pools for offer in view.offers])
+    return hardware_candidates(spec, shape, [offer for view in plan.pools for offer in view.offers])
 
 
 def _would_change(
     snapshot: Snapshot,
     plan: Plan,
     allotment: ServicePlan,
-    looked: Sequence[Considered],
-    chosen: Choice,
+    candidates: Sequence[HardwareCandidate],
+    chosen: HardwareChoice,
 ) -> Iterator[str]:
     """What is missing where it is, then prices at which other pools would be cheaper."""
     spec = allotment.service.spec
     if spec is None:
         return
-    if stuck := sum(pod.unschedulable is not None for pod in allotment.pods):
+    if unschedulable := sum(pod.unschedulable is not None for pod in allotment.pods):
         yield (
-            f"{stuck} more free {chosen.offer.hardware.name} in {chosen.offer.pool}, or {stuck} "
+            f"{unschedulable} more free {chosen.offer.hardware.name} in {chosen.offer.pool}, or "
+            f"{unschedulable} "
             "replicas less"
         )
-    rivals = sorted(
-        (Choice(offer=one.offer, fit=one.fit) for one in looked if isinstance(one.fit, Fit)),
-        key=cheapest_hour,
+    choices = sorted(
+        (
+            HardwareChoice(offer=candidate.offer, fit=candidate.fit)
+            for candidate in candidates
+            if isinstance(candidate.fit, ReplicaFit)
+        ),
+        key=price_order,
     )
-    told = {chosen.offer.pool}
-    for rival in rivals:
-        pool = rival.offer.pool
-        if pool not in told and not forbidden(spec, rival.offer):
-            told.add(pool)
-            yield from _compared_to(snapshot, plan, allotment, chosen, rival)
-    elsewhere = {
-        rival.offer.pool
-        for rival in rivals
-        if not off_limits(spec, rival.offer)
-        and rival.offer.pool not in told
-        and rival.hourly.currency == chosen.hourly.currency
+    compared_pools = {chosen.offer.pool}
+    for other_choice in choices:
+        pool = other_choice.offer.pool
+        if pool not in compared_pools and not exclusion_reason(spec, other_choice.offer):
+            compared_pools.add(pool)
+            yield from _changes_for(snapshot, plan, allotment, chosen, other_choice)
+    other_pools = {
+        option.offer.pool
+        for option in choices
+        if not tier_exclusion(spec, option.offer)
+        and option.offer.pool not in compared_pools
+        and option.hourly.currency == chosen.hourly.currency
     }
-    if elsewhere:
+    if other_pools:
         yield (
-            f"{', '.join(sorted(elsewhere))} in spec.placement.pools: the model fits there too, "
+            f"{', '.join(sorted(other_pools))} in spec.placement.pools: the model fits there too, "
             "and the cheapest that is allowed is chosen"
         )
-    elif told == {chosen.offer.pool}:
+    elif compared_pools == {chosen.offer.pool}:
         yield "the model fits in no other pool; a new one would be compared by price"
 
 
-def _compared_to(
-    snapshot: Snapshot, plan: Plan, allotment: ServicePlan, chosen: Choice, rival: Choice
+def _changes_for(
+    snapshot: Snapshot,
+    plan: Plan,
+    allotment: ServicePlan,
+    chosen: HardwareChoice,
+    other_choice: HardwareChoice,
 ) -> Iterator[str]:
     """The best of another pool: what it is missing."""
-    pool, before, after = rival.offer.pool, chosen.offer.choosing, rival.offer.choosing
-    price = view_of(plan, pool).price
-    if after.nanos <= before.nanos:
-        yield _cheaper(snapshot, plan, allotment, rival)
+    pool, chosen_price, other_price = (
+        other_choice.offer.pool,
+        chosen.offer.comparison_price,
+        other_choice.offer.comparison_price,
+    )
+    price = pool_view(plan, pool).price
+    if other_price.nanos <= chosen_price.nanos:
+        yield _cheaper_message(snapshot, plan, allotment, other_choice)
     elif price is not None:
-        limit = price.per_gpu_hour * Decimal(before.nanos) / after.nanos
+        limit = price.per_gpu_hour * Decimal(chosen_price.nanos) / other_price.nanos
         moved = "; but a running service is not moved" if allotment.workload is not None else ""
         yield (
             f"a price below {limit:.2f} {price.currency} a GPU and hour in {pool} (now "
-            f"{price.per_gpu_hour}) would make {rival.variant} the cheapest{moved}"
+            f"{price.per_gpu_hour}) would make {other_choice.variant} the cheapest{moved}"
         )
 
 
-def _cheaper(snapshot: Snapshot, plan: Plan, allotment: ServicePlan, rival: Choice) -> str:
-    room = free(snapshot, view_of(plan, rival.offer.pool), rival.offer)
-    wanted = floor_of(allotment)
-    if room < wanted:
+def _cheaper_message(
+    snapshot: Snapshot, plan: Plan, allotment: ServicePlan, other_choice: HardwareChoice
+) -> str:
+    free_count = free_replicas(
+        snapshot, pool_view(plan, other_choice.offer.pool), other_choice.offer
+    )
+    required = required_replicas(allotment)
+    if free_count < required:
         return (
-            f"{wanted - room} more free {rival.offer.hardware.name} in {rival.offer.pool}, at "
-            f"{precise(rival.hourly)} an hour, would take it if it were made anew"
+            f"{required - free_count} more free {other_choice.offer.hardware.name} in "
+            f"{other_choice.offer.pool}, at "
+            f"{format_amount(other_choice.hourly)} an hour, would take it if it were made anew"
         )
     return (
-        f"made anew, the service would go to {rival.variant} at {precise(rival.hourly)} an hour; "
+        f"made anew, the service would go to {other_choice.variant} at "
+        f"{format_amount(other_choice.hourly)} an hour; "
         "while it runs it is not moved"
     )

@@ -11,7 +11,7 @@ from tessera.domain.readiness import IDLE_PROBE_INTERVAL
 from tessera.domain.reasons import Progressing, Ready
 from tessera.domain.snapshot import Pod, Snapshot
 
-_READY_WOULD: dict[str, str] = {
+_READY_CHANGES: dict[str, str] = {
     Ready.COMPLETION_SUCCEEDED: "a completion that fails; it is asked again after "
     f"{format_duration(IDLE_PROBE_INTERVAL)} without a finished request",
     Ready.SCALED_TO_ZERO: "spec.replicas above 0",
@@ -33,7 +33,9 @@ def explain_drain(snapshot: Snapshot, allotment: ServicePlan) -> Iterator[Decisi
         topic="drain",
         reason=Progressing.DRAINING,
         message=f"{len(leaving)} replicas finish their streams, {allotment.scale.replicas} stay",
-        numbers=tuple((ref.name, _leave(snapshot, pods[ref])) for ref in leaving if ref in pods),
+        numbers=tuple(
+            (ref.name, _drain_progress(snapshot, pods[ref])) for ref in leaving if ref in pods
+        ),
         would_change=(
             "a replica goes once it holds 0 requests, "
             f"{PROPAGATION_DELAY.total_seconds():.0f} s after it left the Service, or after "
@@ -42,12 +44,14 @@ def explain_drain(snapshot: Snapshot, allotment: ServicePlan) -> Iterator[Decisi
     )
 
 
-def _leave(snapshot: Snapshot, pod: Pod) -> str:
+def _drain_progress(snapshot: Snapshot, pod: Pod) -> str:
     if pod.draining_since is None:
         return "about to leave the Service"
-    held = snapshot.in_flight.get(pod.ref)
-    told = "" if held is None else f", {held.requests} requests when last asked"
-    return f"{(snapshot.at - pod.draining_since).total_seconds():.0f} s without new requests{told}"
+    in_flight = snapshot.in_flight.get(pod.ref)
+    suffix = "" if in_flight is None else f", {in_flight.requests} requests when last asked"
+    return (
+        f"{(snapshot.at - pod.draining_since).total_seconds():.0f} s without new requests{suffix}"
+    )
 
 
 def explain_rollout(allotment: ServicePlan, progressing: Condition) -> Iterator[Decision]:
@@ -57,16 +61,16 @@ def explain_rollout(allotment: ServicePlan, progressing: Condition) -> Iterator[
         return
     hardware = f"{choice.offer.hardware.name} in {choice.offer.pool}"
     revisions = Counter(pod.template for pod in allotment.pods if pod.variant == choice.variant)
-    up = sum(pod.takes_requests for pod in allotment.pods)
+    serving = sum(pod.takes_requests for pod in allotment.pods)
     if allotment.surge:
-        manner = "surge: a new replica starts before an old one stops"
-        would = f"no free {hardware} any more: replicas would then be replaced in place"
+        strategy = "surge: a new replica starts before an old one stops"
+        change = f"no free {hardware} any more: replicas would then be replaced in place"
     else:
-        manner = "in place: an old replica stops before a new one starts, as nothing is free"
-        would = f"1 free {hardware}: a new replica would then start before an old one stops"
+        strategy = "in place: an old replica stops before a new one starts, as nothing is free"
+        change = f"1 free {hardware}: a new replica would then start before an old one stops"
     numbers = [
-        ("replicas", f"{up} of {allotment.scale.replicas} take requests"),
-        ("manner", manner),
+        ("replicas", f"{serving} of {allotment.scale.replicas} take requests"),
+        ("manner", strategy),
         ("revisions", str(len(revisions))),
     ]
     if allotment.removable_deployments:
@@ -76,19 +80,21 @@ def explain_rollout(allotment: ServicePlan, progressing: Condition) -> Iterator[
         reason=progressing.reason,
         message=progressing.message,
         numbers=tuple(numbers),
-        would_change=(would,),
+        would_change=(change,),
     )
 
 
 def explain_ready(allotment: ServicePlan, ready: Condition) -> Decision:
     """Whether the service answers."""
-    up = sum(pod.takes_requests for pod in allotment.pods)
-    told = {one.type: one.reason for one in allotment.service.status.conditions}
-    word = told.get("Ready", ready.reason)
+    serving = sum(pod.takes_requests for pod in allotment.pods)
+    reasons = {
+        condition.type: condition.reason for condition in allotment.service.status.conditions
+    }
+    reason = reasons.get("Ready", ready.reason)
     return Decision(
         topic="ready",
         reason=ready.reason,
         message=ready.message,
-        numbers=(("replicas", f"{up} take requests"),),
-        would_change=(_READY_WOULD[word],) if word in _READY_WOULD else (),
+        numbers=(("replicas", f"{serving} take requests"),),
+        would_change=(_READY_CHANGES[reason],) if reason in _READY_CHANGES else (),
     )

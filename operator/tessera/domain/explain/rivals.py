@@ -5,60 +5,71 @@ from collections.abc import Iterator, Sequence
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.domain.allotment import ServicePlan
 from tessera.domain.explain.decision import Alternative
-from tessera.domain.explain.room import floor_of, free, precise, view_of
-from tessera.domain.placement import ANY, STEADY, Choice, Considered, cheapest_hour
+from tessera.domain.explain.room import format_amount, free_replicas, pool_view, required_replicas
+from tessera.domain.placement import (
+    ALL_TIERS,
+    NON_SPOT_TIERS,
+    HardwareCandidate,
+    HardwareChoice,
+    price_order,
+)
 from tessera.domain.plan import Plan
-from tessera.domain.pools import Offer
-from tessera.domain.sizing import Fit, Misfit
+from tessera.domain.pools import HardwareOffer
+from tessera.domain.sizing import ReplicaFit, ReplicaMisfit
 from tessera.domain.snapshot import Snapshot
 
 
 def alternatives(
-    snapshot: Snapshot, plan: Plan, allotment: ServicePlan, looked: Sequence[Considered]
+    snapshot: Snapshot, plan: Plan, allotment: ServicePlan, candidates: Sequence[HardwareCandidate]
 ) -> Iterator[Alternative]:
     """Those that fit by price, then those that do not, then pools without hardware."""
     spec = allotment.service.spec
     if spec is None:
         return
     fitting = [
-        (one, Choice(offer=one.offer, fit=one.fit)) for one in looked if isinstance(one.fit, Fit)
+        (sized, HardwareChoice(offer=sized.offer, fit=sized.fit))
+        for sized in candidates
+        if isinstance(sized.fit, ReplicaFit)
     ]
-    for one, choice in sorted(fitting, key=lambda pair: cheapest_hour(pair[1])):
-        why = forbidden(spec, one.offer) or _compared(snapshot, plan, allotment, choice)
-        yield Alternative(name=choice.variant, price=precise(choice.hourly), why=why)
-    for one in looked:
-        if isinstance(one.fit, Misfit):
-            precision = f" in {one.fit.precision}" if one.fit.precision else ""
+    for candidate, choice in sorted(fitting, key=lambda pair: price_order(pair[1])):
+        message = exclusion_reason(spec, candidate.offer) or _comparison(
+            snapshot, plan, allotment, choice
+        )
+        yield Alternative(name=choice.variant, price=format_amount(choice.hourly), message=message)
+    for candidate in candidates:
+        if isinstance(candidate.fit, ReplicaMisfit):
+            precision = f" in {candidate.fit.precision}" if candidate.fit.precision else ""
             yield Alternative(
-                name=f"{one.offer.hardware.name} of {one.offer.pool}{precision}",
-                price=precise(one.offer.hourly),
-                why=forbidden(spec, one.offer) or _unfit(spec, one.fit),
+                name=f"{candidate.offer.hardware.name} of {candidate.offer.pool}{precision}",
+                price=format_amount(candidate.offer.hourly),
+                message=exclusion_reason(spec, candidate.offer)
+                or _misfit_message(spec, candidate.fit),
             )
     for view in plan.pools:
         if not view.offers:
             blocker = view.discovered if view.price else view.accepted
-            yield Alternative(name=view.pool.name, price="", why=blocker.message)
+            yield Alternative(name=view.pool.name, price="", message=blocker.message)
 
 
-def forbidden(spec: InferenceServiceSpec, offer: Offer) -> str:
+def exclusion_reason(spec: InferenceServiceSpec, offer: HardwareOffer) -> str:
     """Why the service may not run there; empty where it may."""
     if spec.placement.pools and offer.pool not in spec.placement.pools:
         return "spec.placement.pools does not name the pool"
-    if offer.planned and spec.placement.mig != "auto":
+    if offer.needs_repartition and spec.placement.mig != "auto":
         return "not cut; spec.placement.mig auto would let it be cut"
-    if spec.placement.isolation == "gpu" and not offer.hardware.alone:
+    if spec.placement.isolation == "gpu" and not offer.hardware.exclusive:
         return "spec.placement.isolation gpu: others may share the GPU"
-    return off_limits(spec, offer)
+    return tier_exclusion(spec, offer)
 
 
-def off_limits(spec: InferenceServiceSpec, offer: Offer) -> str:
+def tier_exclusion(spec: InferenceServiceSpec, offer: HardwareOffer) -> str:
     """Why the class may not run there, whatever pools are named."""
-    if offer.tier in (ANY if spec.service_class == "batch" else STEADY):
+    if offer.tier in (ALL_TIERS if spec.service_class == "batch" else NON_SPOT_TIERS):
         return ""
     return f"{offer.tier}: a service of class {spec.service_class} never runs there"
 
 
-def _unfit(spec: InferenceServiceSpec, misfit: Misfit) -> str:
+def _misfit_message(spec: InferenceServiceSpec, misfit: ReplicaMisfit) -> str:
     if misfit.needed_mib:
         return (
             f"too small: devices of {misfit.needed_mib} MiB are needed, "
@@ -71,21 +82,28 @@ def _unfit(spec: InferenceServiceSpec, misfit: Misfit) -> str:
     return f"too slow: a prompt takes {misfit.prefill_ms:.0f} ms, {first:.0f} are promised"
 
 
-def _compared(snapshot: Snapshot, plan: Plan, allotment: ServicePlan, other: Choice) -> str:
+def _comparison(
+    snapshot: Snapshot, plan: Plan, allotment: ServicePlan, other: HardwareChoice
+) -> str:
     """How hardware on which the model fits stands to the chosen one."""
     chosen = allotment.choice
     if chosen is None:
         return "fits"
     if other.variant == chosen.variant:
         return "chosen"
-    room = free(snapshot, view_of(plan, other.offer.pool), other.offer)
-    wanted = floor_of(allotment)
-    before, after = chosen.offer.choosing.nanos, other.offer.choosing.nanos
-    if after > before:
-        told = f"{after / before:.1f} times the price" if before else "dearer"
-        return f"{told}, with what the layout strands in both"
-    if room < wanted:
-        return f"full: {room} free, {wanted} wanted at the start"
+    free_count = free_replicas(snapshot, pool_view(plan, other.offer.pool), other.offer)
+    required = required_replicas(allotment)
+    chosen_nanos, other_nanos = (
+        chosen.offer.comparison_price.nanos,
+        other.offer.comparison_price.nanos,
+    )
+    if other_nanos > chosen_nanos:
+        price_ratio = (
+            f"{other_nanos / chosen_nanos:.1f} times the price" if chosen_nanos else "dearer"
+        )
+        return f"{price_ratio}, with what the layout strands in both"
+    if free_count < required:
+        return f"full: {free_count} free, {required} wanted at the start"
     if allotment.workload is not None:
         return "cheaper or as cheap, but a running service is not moved"
     return "as cheap, and slower or later by name"

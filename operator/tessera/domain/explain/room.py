@@ -4,29 +4,29 @@ from tessera.domain.allotment import ServicePlan
 from tessera.domain.draft import scaling_of
 from tessera.domain.money import Money
 from tessera.domain.plan import Plan
-from tessera.domain.pools import Offer, PoolView
+from tessera.domain.pools import HardwareOffer, PoolView
 from tessera.domain.snapshot import Snapshot
 
 
-def free(snapshot: Snapshot, view: PoolView, offer: Offer) -> int:
+def free_replicas(snapshot: Snapshot, view: PoolView, offer: HardwareOffer) -> int:
     """Replicas of this form for which the ready nodes have devices that no engine holds.
 
     Only pods of Tessera are seen; what others hold counts as free.
     """
     hardware = offer.hardware
-    held = sum(
+    used_devices = sum(
         pod.devices.get(hardware.resource, 0)
         for pod in snapshot.pods
-        if pod.node in view.members and pod.ended is None
+        if pod.node in view.node_names and pod.ended is None
     )
-    return max(0, offer.replicas - -(-held // hardware.devices))
+    return max(0, offer.replicas - -(-used_devices // hardware.devices))
 
 
-def view_of(plan: Plan, name: str) -> PoolView:
+def pool_view(plan: Plan, name: str) -> PoolView:
     return next(view for view in plan.pools if view.pool.name == name)
 
 
-def floor_of(allotment: ServicePlan) -> int:
+def required_replicas(allotment: ServicePlan) -> int:
     """Replicas for which hardware was sought when the service was placed."""
     spec = allotment.service.spec
     if spec is None or spec.replicas is not None:
@@ -34,6 +34,6 @@ def floor_of(allotment: ServicePlan) -> int:
     return scaling_of(spec).min_replicas
 
 
-def precise(amount: Money) -> str:
+def format_amount(amount: Money) -> str:
     """To a hundredth of a cent."""
     return f"{amount.rounded(4)} {amount.currency}"

@@ -21,15 +21,19 @@ def explain_scaling(snapshot: Snapshot, allotment: ServicePlan) -> Iterator[Deci
     spec, scale = allotment.service.spec, allotment.scale
     if spec is None:
         return
-    told = allotment.service.status.scaling
-    unread = not _has_readings(snapshot) and spec.replicas is None
-    trusted = told is not None and (unread or told.desired_replicas == scale.replicas)
-    if told is None or not trusted:
+    status = allotment.service.status.scaling
+    without_readings = not _has_readings(snapshot) and spec.replicas is None
+    status_agrees = status is not None and (
+        without_readings or status.desired_replicas == scale.replicas
+    )
+    if status is None or not status_agrees:
         reason, message, since = str(scale.reason), scale.message, None
     else:
-        reason, message = told.reason, told.message
-        since = max((one.at for one in told.memory), default=None)
-    replayed = "" if reason == scale.reason or unread else f"{scale.reason}: {scale.message}"
+        reason, message = status.reason, status.message
+        since = max((entry.at for entry in status.memory), default=None)
+    replayed = (
+        "" if reason == scale.reason or without_readings else f"{scale.reason}: {scale.message}"
+    )
     load = _load(snapshot, allotment)
     yield Decision(
         topic="scaling",
@@ -89,32 +93,34 @@ def _would_change(
         yield "money for more: see budget"
         return
     policy = scaling_of(spec)
-    yield _upwards(policy, load, scale.replicas)
-    yield _downwards(policy, load, scale.replicas)
+    yield _scale_up_message(policy, load, scale.replicas)
+    yield _scale_down_message(policy, load, scale.replicas)
 
 
-def _upwards(policy: Policy, load: ServiceLoad, current: int) -> str:
+def _scale_up_message(policy: Policy, load: ServiceLoad, current: int) -> str:
     """The shortest queue that would add replicas."""
     if current >= policy.max_replicas:
         return f"spec.scaling.maxReplicas above {policy.max_replicas} would let a queue add more"
     most = policy.queue.target * (current + 1) * 2
-    least = bisect_left(
-        range(most), True, key=lambda waiting: _wish(policy, load, current, waiting) > current
+    queue = bisect_left(
+        range(most),
+        True,
+        key=lambda waiting: _desired_replicas(policy, load, current, waiting) > current,
     )
-    more = _wish(policy, load, current, least) - current
+    added = _desired_replicas(policy, load, current, queue) - current
     window = format_duration(policy.scale_up.window)
     if load.waiting is None:
-        return f"{least} waiting requests for {window} would add {more}"
-    if load.waiting >= least:
+        return f"{queue} waiting requests for {window} would add {added}"
+    if load.waiting >= queue:
         return f"{load.waiting:.0f} waiting requests for {window} will add replicas"
-    missing = least - load.waiting
+    missing = queue - load.waiting
     return (
-        f"{least} waiting requests in all, {missing / max(1, current):.1f} per replica more than "
-        f"now, for {window} would add {more}"
+        f"{queue} waiting requests in all, {missing / max(1, current):.1f} per replica more than "
+        f"now, for {window} would add {added}"
     )
 
 
-def _wish(
+def _desired_replicas(
     policy: Policy, load: ServiceLoad, current: int, waiting: int, activity: float | None = None
 ) -> int:
     known = load.activity if activity is None else activity
@@ -123,7 +129,7 @@ def _wish(
     )
 
 
-def _downwards(policy: Policy, load: ServiceLoad, current: int) -> str:
+def _scale_down_message(policy: Policy, load: ServiceLoad, current: int) -> str:
     """The longest queue, and the highest activity, that would remove replicas."""
     if current <= policy.min_replicas:
         return f"spec.scaling.minReplicas below {policy.min_replicas} would let fewer do"
@@ -131,10 +137,12 @@ def _downwards(policy: Policy, load: ServiceLoad, current: int) -> str:
     queue = bisect_left(
         range(policy.queue.target * current),
         True,
-        key=lambda waiting: _wish(policy, idle, current, waiting, 0.0) >= current,
+        key=lambda waiting: _desired_replicas(policy, idle, current, waiting, 0.0) >= current,
     )
     hundredths = bisect_left(
-        range(101), True, key=lambda share: _wish(policy, idle, current, 0, share / 100) >= current
+        range(101),
+        True,
+        key=lambda share: _desired_replicas(policy, idle, current, 0, share / 100) >= current,
     )
     if queue == 0 or hundredths == 0:
         return "nothing would remove a replica"

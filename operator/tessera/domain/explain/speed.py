@@ -7,14 +7,19 @@ from tessera.domain.explain.decision import Decision, Numbers
 from tessera.domain.money import Money
 from tessera.domain.reasons import SpeedAsPredicted
 from tessera.domain.snapshot import Snapshot
-from tessera.domain.speed.seen import Speed
-from tessera.domain.speed.verdict import BACK, ENOUGH, OFF, verdict
+from tessera.domain.speed.seen import ServiceSpeed
+from tessera.domain.speed.verdict import (
+    MIN_REQUESTS,
+    OFF_TOLERANCE,
+    RECOVERY_TOLERANCE,
+    speed_verdict,
+)
 
-_WOULD = {
-    SpeedAsPredicted.AS_PREDICTED: f"a time between tokens that is {OFF:.0%} off for five minutes",
-    SpeedAsPredicted.SLOWER: f"a time between tokens within {BACK:.0%} of the predicted one",
-    SpeedAsPredicted.FASTER: f"a time between tokens within {BACK:.0%} of the predicted one",
-    SpeedAsPredicted.NOT_ENOUGH_REQUESTS: f"{ENOUGH} requests within five minutes",
+_CHANGES = {
+    SpeedAsPredicted.AS_PREDICTED: f"a time between tokens that is {OFF_TOLERANCE:.0%} off for five minutes",
+    SpeedAsPredicted.SLOWER: f"a time between tokens within {RECOVERY_TOLERANCE:.0%} of the predicted one",
+    SpeedAsPredicted.FASTER: f"a time between tokens within {RECOVERY_TOLERANCE:.0%} of the predicted one",
+    SpeedAsPredicted.NOT_ENOUGH_REQUESTS: f"{MIN_REQUESTS} requests within five minutes",
 }
 
 
@@ -23,27 +28,27 @@ def explain_speed(snapshot: Snapshot, allotment: ServicePlan) -> Iterator[Decisi
     speed = allotment.observed_speed(snapshot.readings)
     if speed is None:
         return
-    told = verdict(allotment.speed)
+    current_verdict = speed_verdict(allotment.speed)
     yield Decision(
         topic="speed",
-        reason=told.reason,
-        message=told.message,
+        reason=current_verdict.reason,
+        message=current_verdict.message,
         numbers=tuple(_numbers(speed)),
-        would_change=(_WOULD[told.reason],),
+        would_change=(_CHANGES[current_verdict.reason],),
     )
 
 
-def _numbers(speed: Speed) -> Iterator[tuple[str, str]]:
+def _numbers(speed: ServiceSpeed) -> Iterator[tuple[str, str]]:
     yield (
         "tokens a second",
         f"{speed.capacity:.0f} from {speed.replicas} full replicas"
-        + (f", {given:.0f} now" if (given := speed.tokens_per_second) is not None else ""),
+        + (f", {rate:.0f} now" if (rate := speed.tokens_per_second) is not None else ""),
     )
-    yield from _gap(speed)
+    yield from _itl_numbers(speed)
     yield (
         "price of a million",
-        f"{_price(speed.capacity_price)} when full"
-        + (f", {_price(price)} now" if (price := speed.price) is not None else ""),
+        f"{_format_price(speed.capacity_price)} when full"
+        + (f", {_format_price(price)} now" if (price := speed.price) is not None else ""),
     )
     if speed.mfu is not None and speed.mbu is not None:
         yield (
@@ -61,7 +66,7 @@ def _numbers(speed: Speed) -> Iterator[tuple[str, str]]:
         )
 
 
-def _gap(speed: Speed) -> Numbers:
+def _itl_numbers(speed: ServiceSpeed) -> Numbers:
     if speed.predicted is None or speed.measured_mean is None:
         return ()
     median = speed.median_bucket
@@ -74,16 +79,16 @@ def _gap(speed: Speed) -> Numbers:
         ),
         (
             "median of these",
-            ("not known" if median is None else _between(median))
+            ("not known" if median is None else _format_bucket(median))
             + f", {speed.predicted.median * 1e3:.1f} ms predicted",
         ),
     )
 
 
-def _between(bucket: tuple[float, float]) -> str:
+def _format_bucket(bucket: tuple[float, float]) -> str:
     """The engine counts in buckets."""
     return f"between {bucket[0] * 1e3:g} and {bucket[1] * 1e3:g} ms"
 
 
-def _price(price: Money) -> str:
+def _format_price(price: Money) -> str:
     return f"{price.rounded(4)} {price.currency}"

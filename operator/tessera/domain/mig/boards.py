@@ -13,29 +13,29 @@ from pydantic import TypeAdapter
 
 from tessera.api.meta import Wire
 
-WHOLE = "full"
+WHOLE_GPU = "full"
 """What stands for the unpartitioned GPU where profiles are named."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cut:
+class GpuInstanceProfile:
     """One profile of a board."""
 
-    profile: str
+    name: str
     constant: str
     """NVML's name without `NVML_GPU_INSTANCE_PROFILE_`; the ids of nvidia-smi differ by board."""
     compute_slices: int
     memory_slices: int
     starts: tuple[int, ...]
     """Memory slices that it may begin at."""
-    most: int
+    max_instances: int
     """So many at once on one GPU."""
-    media: bool
+    has_media_engines: bool
     """It owns media engines of which a GPU has one set: one such instance on a GPU at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Board:
+class GpuModel:
     """One kind of GPU, as far as cutting goes.
 
     Boards are keys of what is remembered, and a name is enough for that.
@@ -47,23 +47,27 @@ class Board:
     pci_devices: tuple[str, ...] = field(hash=False)
     compute_slices: int
     memory_slices: int
-    cuts: tuple[Cut, ...] = field(hash=False)
-    spellings: tuple[tuple[str, str], ...] = field(hash=False)
+    profiles: tuple[GpuInstanceProfile, ...] = field(hash=False)
+    aliases: tuple[tuple[str, str], ...] = field(hash=False)
     """Other names that some board or driver gives a profile, each with the name used here."""
-    _named: Mapping[str, Cut] = field(init=False, compare=False, repr=False)
+    _profile_by_name: Mapping[str, GpuInstanceProfile] = field(
+        init=False, compare=False, repr=False
+    )
 
     def __post_init__(self) -> None:
-        named = {cut.profile: cut for cut in reversed(self.cuts)}
-        named |= {name: named[own] for name, own in self.spellings if own in named}
-        object.__setattr__(self, "_named", named)
+        by_name = {gi_profile.name: gi_profile for gi_profile in reversed(self.profiles)}
+        by_name |= {
+            name: by_name[usual_name] for name, usual_name in self.aliases if usual_name in by_name
+        }
+        object.__setattr__(self, "_profile_by_name", by_name)
 
-    def cut(self, profile: str) -> Cut | None:
+    def find_profile(self, profile: str) -> GpuInstanceProfile | None:
         """By any of its names."""
-        return self._named.get(profile)
+        return self._profile_by_name.get(profile)
 
 
-class _Family(Wire):
-    class Entry(Wire):
+class _ProfileFamily(Wire):
+    class ProfileEntry(Wire):
         constant: str
         value: int
         compute_slices: int
@@ -75,10 +79,10 @@ class _Family(Wire):
     family: str
     compute_slices: int
     memory_slices: int
-    cuts: tuple[Entry, ...]
+    cuts: tuple[ProfileEntry, ...]
 
 
-class _Board(Wire):
+class _GpuModelEntry(Wire):
     board: str
     products: tuple[str, ...]
     pci_devices: tuple[str, ...]
@@ -86,58 +90,62 @@ class _Board(Wire):
     names: dict[str, tuple[str, ...]]
 
 
-class _File(Wire):
+class _ProfileFile(Wire):
     source: str
-    families: tuple[_Family, ...]
-    boards: tuple[_Board, ...]
+    families: tuple[_ProfileFamily, ...]
+    boards: tuple[_GpuModelEntry, ...]
 
 
 @cache
-def boards() -> Mapping[str, Board]:
+def gpu_models() -> Mapping[str, GpuModel]:
     """All known boards by name."""
-    file = _file()
+    file = _read_profile_file()
     families = {family.family: family for family in file.families}
-    return {entry.board: _board(entry, families[entry.family]) for entry in file.boards}
+    return {entry.board: _build_gpu_model(entry, families[entry.family]) for entry in file.boards}
 
 
 @cache
-def constants() -> Mapping[str, int]:
+def nvml_profile_constants() -> Mapping[str, int]:
     """The values of NVML's constants."""
-    return {cut.constant: cut.value for family in _file().families for cut in family.cuts}
+    return {
+        gi_profile.constant: gi_profile.value
+        for family in _read_profile_file().families
+        for gi_profile in family.cuts
+    }
 
 
-def board_of(name: str) -> Board | None:
+def find_gpu_model(name: str) -> GpuModel | None:
     """By its own name or that of a product."""
-    known = boards()
-    return known.get(name) or next(
-        (board for board in known.values() if name in board.products), None
+    models_by_name = gpu_models()
+    return models_by_name.get(name) or next(
+        (gpu_model for gpu_model in models_by_name.values() if name in gpu_model.products), None
     )
 
 
-def _file() -> _File:
+def _read_profile_file() -> _ProfileFile:
     text = resources.files("tessera.domain").joinpath("data", "mig.json").read_text("utf-8")
-    return TypeAdapter(_File).validate_python(json.loads(text))
+    return TypeAdapter(_ProfileFile).validate_python(json.loads(text))
 
 
-def _board(entry: _Board, family: _Family) -> Board:
-    cuts = tuple(
-        Cut(
-            profile=entry.names[cut.constant][0],
-            constant=cut.constant,
-            compute_slices=cut.compute_slices,
-            memory_slices=cut.memory_slices,
-            starts=cut.starts,
-            most=cut.most,
-            media=cut.media,
+def _build_gpu_model(entry: _GpuModelEntry, family: _ProfileFamily) -> GpuModel:
+    gi_profiles = tuple(
+        GpuInstanceProfile(
+            name=entry.names[gi_profile.constant][0],
+            constant=gi_profile.constant,
+            compute_slices=gi_profile.compute_slices,
+            memory_slices=gi_profile.memory_slices,
+            starts=gi_profile.starts,
+            max_instances=gi_profile.most,
+            has_media_engines=gi_profile.media,
         )
-        for cut in family.cuts
+        for gi_profile in family.cuts
     )
-    return Board(
+    return GpuModel(
         name=entry.board,
         products=entry.products,
         pci_devices=entry.pci_devices,
         compute_slices=family.compute_slices,
         memory_slices=family.memory_slices,
-        cuts=cuts,
-        spellings=tuple((name, names[0]) for names in entry.names.values() for name in names[1:]),
+        profiles=gi_profiles,
+        aliases=tuple((name, names[0]) for names in entry.names.values() for name in names[1:]),
     )

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from tessera.domain.mig.fleet import Gpu
+from tessera.domain.mig.fleet import FleetGpu
 
 
-class Seat(NamedTuple):
+class SliceLocation(NamedTuple):
     """A slice of a named GPU."""
 
     gpu: str
@@ -19,65 +19,69 @@ class Move(NamedTuple):
     """One instance that leaves a seat for another one."""
 
     service: str
-    source: Seat
-    target: Seat
+    source: SliceLocation
+    target: SliceLocation
 
 
-class Placed(NamedTuple):
+class PlacedReplica(NamedTuple):
     """One instance and its seat."""
 
     service: str
-    seat: Seat
+    location: SliceLocation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Changes:
+class LayoutChanges:
     """From one state to the other."""
 
     moves: tuple[Move, ...]
-    starts: tuple[Placed, ...]
+    starts: tuple[PlacedReplica, ...]
     """Instances beyond those that move."""
-    stops: tuple[Placed, ...]
-    created: tuple[Seat, ...]
-    destroyed: tuple[Seat, ...]
+    stops: tuple[PlacedReplica, ...]
+    created: tuple[SliceLocation, ...]
+    destroyed: tuple[SliceLocation, ...]
 
     @property
-    def none(self) -> bool:
+    def is_empty(self) -> bool:
         """Nothing is to be done."""
         return not (self.moves or self.starts or self.stops or self.created or self.destroyed)
 
 
-def changes(before: Iterable[Gpu], after: Iterable[Gpu]) -> Changes:
+def layout_changes(before: Iterable[FleetGpu], after: Iterable[FleetGpu]) -> LayoutChanges:
     """A service that both leaves seats and takes others moves; what is over starts or stops."""
-    old, new = tuple(before), tuple(after)
-    sat, sits = set(_placed(old)), set(_placed(new))
-    left, taken = sorted(sat - sits), sorted(sits - sat)
+    old_gpus, new_gpus = tuple(before), tuple(after)
+    old_replicas, new_replicas = set(_placed_replicas(old_gpus)), set(_placed_replicas(new_gpus))
+    leaving, arriving = sorted(old_replicas - new_replicas), sorted(new_replicas - old_replicas)
     moves, starts = [], []
-    for placed in taken:
-        source = next((one for one in left if one.service == placed.service), None)
+    for replica in arriving:
+        source = next(
+            (candidate for candidate in leaving if candidate.service == replica.service), None
+        )
         if source is None:
-            starts.append(placed)
+            starts.append(replica)
         else:
-            left.remove(source)
-            moves.append(Move(placed.service, source.seat, placed.seat))
-    cut, cuts = set(_seats(old)), set(_seats(new))
-    return Changes(
+            leaving.remove(source)
+            moves.append(Move(replica.service, source.location, replica.location))
+    old_slices, new_slices = set(_slice_locations(old_gpus)), set(_slice_locations(new_gpus))
+    return LayoutChanges(
         moves=tuple(moves),
         starts=tuple(starts),
-        stops=tuple(left),
-        created=tuple(sorted(cuts - cut)),
-        destroyed=tuple(sorted(cut - cuts)),
+        stops=tuple(leaving),
+        created=tuple(sorted(new_slices - old_slices)),
+        destroyed=tuple(sorted(old_slices - new_slices)),
     )
 
 
-def _placed(gpus: Iterable[Gpu]) -> Iterator[Placed]:
+def _placed_replicas(gpus: Iterable[FleetGpu]) -> Iterator[PlacedReplica]:
     for gpu in gpus:
-        for one in gpu.slices:
-            if one.service is not None:
-                yield Placed(one.service, Seat(gpu.name, one.start, one.profile))
+        for mig_slice in gpu.slices:
+            if mig_slice.service is not None:
+                yield PlacedReplica(
+                    mig_slice.service, SliceLocation(gpu.name, mig_slice.start, mig_slice.profile)
+                )
 
 
-def _seats(gpus: Iterable[Gpu]) -> Iterator[Seat]:
+def _slice_locations(gpus: Iterable[FleetGpu]) -> Iterator[SliceLocation]:
     for gpu in gpus:
-        for one in gpu.slices:
-            yield Seat(gpu.name, one.start, one.profile)
+        for mig_slice in gpu.slices:
+            yield SliceLocation(gpu.name, mig_slice.start, mig_slice.profile)

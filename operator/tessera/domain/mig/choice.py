@@ -9,178 +9,235 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from tessera.domain.mig.demand import Corner, Kind, Offer, Service, needed
-from tessera.domain.mig.fill import fillings
-from tessera.domain.mig.fleet import Gpu
+from tessera.domain.mig.demand import (
+    GpuOffer,
+    InstanceType,
+    ServiceDemand,
+    SunkCapacity,
+    replicas_needed,
+)
+from tessera.domain.mig.fill import maximal_fillings
+from tessera.domain.mig.fleet import FleetGpu
 from tessera.domain.mig.layouts import Geometry, geometry
-from tessera.domain.mig.mix import Mix, cheapest_mix, on_offer, some_mix
+from tessera.domain.mig.mix import Mix, cheapest_mix, feasible_mix, restrict_to_offers
 
-_MANY = 24
+_MAX_TYPE_CHECKS = 24
 """Services of which it is asked whether they had better keep their kind."""
-_TRIED = 16
+_MAX_FIT_CHECKS = 16
 """Services behind the first one that does not fit of which it is asked whether they do."""
-_PARTS = 32
+_DEMAND_STEPS = 32
 """A demand that does not fit is lowered in so many steps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Chosen:
+class ServiceSelection:
     """Services as they are served."""
 
-    services: tuple[Service, ...]
+    services: tuple[ServiceDemand, ...]
     mix: Mix
     bound: int
     """No mix that serves them on any kinds costs less."""
 
 
-Mixes = Callable[[Iterable[Service]], Mix]
+MixSolver = Callable[[Iterable[ServiceDemand]], Mix]
 
 
-def corners(
-    gpus: Iterable[Gpu], offers: Sequence[Offer], services: Iterable[Service]
-) -> list[Corner]:
+def sunk_capacities(
+    gpus: Iterable[FleetGpu], offers: Sequence[GpuOffer], services: Iterable[ServiceDemand]
+) -> list[SunkCapacity]:
     """What GPUs that are paid anyway can hold besides what is fixed there."""
-    known = {offer.board.name: offer for offer in offers}
-    kinds = {kind for service in services for kind in service.throughput}
+    offer_by_model = {offer.gpu_model.name: offer for offer in offers}
+    instance_types = {instance_type for service in services for instance_type in service.throughput}
     profiles = {
-        name: tuple(sorted(kind.profile for kind in kinds if kind.board == name)) for name in known
+        name: tuple(
+            sorted(
+                instance_type.profile
+                for instance_type in instance_types
+                if instance_type.gpu_model == name
+            )
+        )
+        for name in offer_by_model
     }
-    found = Counter(
-        (gpu.board, _ways(gpu, known[gpu.board], profiles[gpu.board]))
+    counts = Counter(
+        (
+            gpu.gpu_model,
+            _sunk_geometries(gpu, offer_by_model[gpu.gpu_model], profiles[gpu.gpu_model]),
+        )
         for gpu in gpus
-        if gpu.sunk and gpu.board in known
+        if gpu.sunk and gpu.gpu_model in offer_by_model
     )
-    return [Corner(board, ways, count) for (board, ways), count in sorted(found.items())]
+    return [
+        SunkCapacity(gpu_model, geometries, count)
+        for (gpu_model, geometries), count in sorted(counts.items())
+    ]
 
 
-def _ways(gpu: Gpu, offer: Offer, profiles: tuple[str, ...]) -> tuple[Geometry, ...]:
-    there = geometry(spot for spot in gpu.layout if spot not in gpu.fixed)
+def _sunk_geometries(
+    gpu: FleetGpu, offer: GpuOffer, profiles: tuple[str, ...]
+) -> tuple[Geometry, ...]:
+    current_geometry = geometry(
+        placement for placement in gpu.layout if placement not in gpu.foreign_slices
+    )
     if gpu.locked or not offer.sibling_safe:
-        return (there,)
-    return fillings(offer.board, profiles, gpu.fixed)
+        return (current_geometry,)
+    return maximal_fillings(offer.gpu_model, profiles, gpu.foreign_slices)
 
 
-def choose(
-    services: Sequence[Service],
-    offers: Sequence[Offer],
-    beside: Sequence[Corner],
-    now: Mapping[str, Counter[Kind]],
-    worth: float | None,
-) -> Chosen:
+def select_services(
+    services: Sequence[ServiceDemand],
+    offers: Sequence[GpuOffer],
+    sunk: Sequence[SunkCapacity],
+    current: Mapping[str, Counter[InstanceType]],
+    moves_per_gpu: float | None,
+) -> ServiceSelection:
     """At least cost; a service of one kind that has instances keeps its kind unless another saves
     enough for all of them to move (`worth` moves for the dearest GPU)."""
 
-    def mixed(asked: Iterable[Service]) -> Mix:
-        return cheapest_mix(asked, offers, beside)
+    def solve_mix(demands: Iterable[ServiceDemand]) -> Mix:
+        return cheapest_mix(demands, offers, sunk)
 
-    wanted = [on_offer(service, offers) for service in services]
-    mix = mixed(wanted)
-    if any(one.throughput for one in wanted if one.name in mix.unmet):
-        wanted = _as_far_as_it_goes(wanted, mixed, lambda asked: some_mix(asked, offers, beside))
-        mix = mixed(wanted)
+    wanted = [restrict_to_offers(service, offers) for service in services]
+    mix = solve_mix(wanted)
+    if any(service.throughput for service in wanted if service.name in mix.unmet):
+        wanted = _reduce_to_capacity(
+            wanted, solve_mix, lambda demands: feasible_mix(demands, offers, sunk)
+        )
+        mix = solve_mix(wanted)
         if mix.unmet:
-            mix = some_mix(wanted, offers, beside) or mix
-    served = [service for service in wanted if service.name in mix.instances]
+            mix = feasible_mix(wanted, offers, sunk) or mix
+    served = [service for service in wanted if service.name in mix.replicas]
     bound = mix.bound
-    if any(service.alike for service in served):
-        dearest = max(offer.price for offer in offers)
-        earned = math.inf if worth is None else worth / dearest
-        mix, served = _settled(served, mix, mixed, now, earned)
-    return Chosen(services=tuple(served), mix=mix, bound=min(bound, mix.cost))
+    if any(service.single_type for service in served):
+        highest_price = max(offer.price for offer in offers)
+        moves_per_cost = math.inf if moves_per_gpu is None else moves_per_gpu / highest_price
+        mix, served = _fix_instance_types(served, mix, solve_mix, current, moves_per_cost)
+    return ServiceSelection(services=tuple(served), mix=mix, bound=min(bound, mix.cost))
 
 
-def _as_far_as_it_goes(
-    services: Sequence[Service], mixed: Mixes, some: Callable[[Iterable[Service]], Mix | None]
-) -> list[Service]:
+def _reduce_to_capacity(
+    services: Sequence[ServiceDemand],
+    solve_mix: MixSolver,
+    find_mix: Callable[[Iterable[ServiceDemand]], Mix | None],
+) -> list[ServiceDemand]:
     """Those for whose floors there is room, with as much of their demand as there is room for."""
-    floors = {one.name: _at_least(one) for one in services if one.instances}
-    held = mixed(floors.values()).instances
+    minimums = {
+        service.name: _minimum_demand(service) for service in services if service.required_replicas
+    }
+    placed = solve_mix(minimums.values()).replicas
     order = sorted(
-        (one for one in services if one.name in held), key=lambda one: (-one.floor, one.name)
+        (service for service in services if service.name in placed),
+        key=lambda service: (-service.min_replicas, service.name),
     )
-    now = {one.name: floors[one.name] for one in order}
-    late = sorted(
-        (one for one in floors.values() if one.name not in held and one.throughput),
-        key=lambda one: (-one.floor, one.name),
+    chosen = {service.name: minimums[service.name] for service in order}
+    unplaced = sorted(
+        (
+            service
+            for service in minimums.values()
+            if service.name not in placed and service.throughput
+        ),
+        key=lambda service: (-service.min_replicas, service.name),
     )
 
-    def fits(raised: Iterable[Service]) -> bool:
-        asked = now | {one.name: one for one in raised}
-        return some(asked.values()) is not None
+    def fits(raised: Iterable[ServiceDemand]) -> bool:
+        demands = chosen | {service.name: service for service in raised}
+        return find_mix(demands.values()) is not None
 
-    for one in late[:_TRIED]:
-        fewer = (replace(one, floor=count) for count in range(one.floor - 1, 0, -1))
-        if (found := next((less for less in fewer if fits([less])), None)) is not None:
-            now[one.name] = found
+    for trial_service in unplaced[:_MAX_FIT_CHECKS]:
+        candidates = (
+            replace(trial_service, min_replicas=count)
+            for count in range(trial_service.min_replicas - 1, 0, -1)
+        )
+        if (
+            reduced := next((candidate for candidate in candidates if fits([candidate])), None)
+        ) is not None:
+            chosen[trial_service.name] = reduced
     low, high = 0, len(order)
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if fits(order[:middle]) else (low, middle - 1)
-    now |= {one.name: one for one in order[:low]}
-    for one in order[low : low + _TRIED]:
-        parts = [replace(one, demand=one.demand * part / _PARTS) for part in range(_PARTS + 1)]
-        low, high = 0, _PARTS
+    chosen |= {service.name: service for service in order[:low]}
+    for trial_service in order[low : low + _MAX_FIT_CHECKS]:
+        parts = [
+            replace(trial_service, demand=trial_service.demand * part / _DEMAND_STEPS)
+            for part in range(_DEMAND_STEPS + 1)
+        ]
+        low, high = 0, _DEMAND_STEPS
         while low < high:
             middle = (low + high + 1) // 2
             low, high = (middle, high) if fits([parts[middle]]) else (low, middle - 1)
-        now[one.name] = parts[low] if low else floors[one.name]
-    return [now[one.name] for one in services if one.name in now]
+        chosen[trial_service.name] = parts[low] if low else minimums[trial_service.name]
+    return [chosen[service.name] for service in services if service.name in chosen]
 
 
-def _at_least(service: Service) -> Service:
-    return replace(service, demand=0.0, floor=service.instances)
+def _minimum_demand(service: ServiceDemand) -> ServiceDemand:
+    return replace(service, demand=0.0, min_replicas=service.required_replicas)
 
 
-def _settled(
-    services: Sequence[Service],
+def _fix_instance_types(
+    services: Sequence[ServiceDemand],
     mix: Mix,
-    mixed: Mixes,
-    now: Mapping[str, Counter[Kind]],
-    earned: float,
-) -> tuple[Mix, list[Service]]:
+    solve_mix: MixSolver,
+    current: Mapping[str, Counter[InstanceType]],
+    moves_per_cost: float,
+) -> tuple[Mix, list[ServiceDemand]]:
     """Every service that is alike with its kind alone.
 
     All of them may keep the kinds that they have if that costs nothing. Otherwise one after the
     other, those with the most instances first, is asked to; it may change where what that saves is
     worth the moves of all.
     """
-    best, asked = mix, set[str]()
-    kept = {one.name: _only(one, kind) for one, kind, _ in _having(services, now)}
-    found = mixed([kept.get(one.name, one) for one in services])
-    if not found.unmet and found.cost <= mix.cost:
-        best = found
+    best, checked = mix, set[str]()
+    restricted = {
+        candidate.name: _restrict_to_type(candidate, instance_type)
+        for candidate, instance_type, _ in _current_types(services, current)
+    }
+    trial_mix = solve_mix([restricted.get(candidate.name, candidate) for candidate in services])
+    if not trial_mix.unmet and trial_mix.cost <= mix.cost:
+        best = trial_mix
     else:
-        kept = {}
-    while len(asked) < _MANY:
-        moving = [
-            (-count, service.name, service, kind)
-            for service, kind, count in _having(services, now)
-            if service.name not in asked and best.instances[service.name][0][0] != kind
+        restricted = {}
+    while len(checked) < _MAX_TYPE_CHECKS:
+        movable = [
+            (-count, service.name, service, instance_type)
+            for service, instance_type, count in _current_types(services, current)
+            if service.name not in checked and best.replicas[service.name][0][0] != instance_type
         ]
-        if not moving:
+        if not movable:
             break
-        less, name, service, kind = min(moving)
-        asked.add(name)
-        trial = kept | {name: _only(service, kind)}
-        found = mixed([trial.get(one.name, one) for one in services])
-        if not found.unmet and (found.cost - best.cost) * earned < -less:
-            kept, best = trial, found
-    fixed = {one.name: _only(one, best.instances[one.name][0][0]) for one in services if one.alike}
-    return best, [fixed.get(one.name, one) for one in services]
+        negated_count, name, service, instance_type = min(movable)
+        checked.add(name)
+        trial = restricted | {name: _restrict_to_type(service, instance_type)}
+        trial_mix = solve_mix([trial.get(candidate.name, candidate) for candidate in services])
+        if not trial_mix.unmet and (trial_mix.cost - best.cost) * moves_per_cost < -negated_count:
+            restricted, best = trial, trial_mix
+    by_name = {
+        candidate.name: _restrict_to_type(candidate, best.replicas[candidate.name][0][0])
+        for candidate in services
+        if candidate.single_type
+    }
+    return best, [by_name.get(candidate.name, candidate) for candidate in services]
 
 
-def _having(
-    services: Sequence[Service], now: Mapping[str, Counter[Kind]]
-) -> Iterator[tuple[Service, Kind, int]]:
+def _current_types(
+    services: Sequence[ServiceDemand], current: Mapping[str, Counter[InstanceType]]
+) -> Iterator[tuple[ServiceDemand, InstanceType, int]]:
     """Services that are alike with the kind that most of their instances have, and with how many
     of these are needed: the others go anyway."""
     for service in services:
-        there = now.get(service.name, Counter[Kind]())
-        usable = [(-count, kind) for kind, count in there.items() if kind in service.throughput]
-        if service.alike and usable:
-            less, kind = min(usable)
-            yield service, kind, min(-less, needed(service, service.throughput[kind]))
+        counts = current.get(service.name, Counter[InstanceType]())
+        usable = [
+            (-count, instance_type)
+            for instance_type, count in counts.items()
+            if instance_type in service.throughput
+        ]
+        if service.single_type and usable:
+            negated_count, instance_type = min(usable)
+            yield (
+                service,
+                instance_type,
+                min(-negated_count, replicas_needed(service, service.throughput[instance_type])),
+            )
 
 
-def _only(service: Service, kind: Kind) -> Service:
-    return replace(service, throughput={kind: service.throughput[kind]})
+def _restrict_to_type(service: ServiceDemand, instance_type: InstanceType) -> ServiceDemand:
+    return replace(service, throughput={instance_type: service.throughput[instance_type]})

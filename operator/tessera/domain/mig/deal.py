@@ -7,67 +7,76 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from functools import cache
 
-from tessera.domain.mig.boards import WHOLE, Board
-from tessera.domain.mig.demand import Kind
-from tessera.domain.mig.fleet import Gpu, Slice
-from tessera.domain.mig.layouts import UNCUT, Geometry, Layout, additions
+from tessera.domain.mig.boards import WHOLE_GPU, GpuModel
+from tessera.domain.mig.demand import InstanceType
+from tessera.domain.mig.fleet import FleetGpu, FleetSlice
+from tessera.domain.mig.layouts import WHOLE_GPU_LAYOUT, Geometry, Layout, fitting_placements
 from tessera.domain.mig.mix import Mix
-from tessera.domain.mig.patterns import Pattern
+from tessera.domain.mig.patterns import ReplicaPattern
 
 
 @cache
-def places(board: Board, way: Geometry, kept: Layout = ()) -> Layout | None:
+def place_geometry(gpu_model: GpuModel, geometry: Geometry, occupied: Layout = ()) -> Layout | None:
     """The first layout that adds exactly these slices to what is kept; large slices choose first.
 
     None when there is none.
     """
-    counts = Counter(dict(way))
+    counts = Counter(dict(geometry))
     if not counts:
-        return kept
-    if WHOLE in counts:
-        return UNCUT if counts == Counter({WHOLE: 1}) and not kept else None
-    profile = max(counts, key=lambda one: (_size(board, one), one))
+        return occupied
+    if WHOLE_GPU in counts:
+        return WHOLE_GPU_LAYOUT if counts == Counter({WHOLE_GPU: 1}) and not occupied else None
+    profile = max(counts, key=lambda name: (_memory_slices(gpu_model, name), name))
     rest = tuple(sorted((+(counts - Counter({profile: 1}))).items()))
-    for spot in additions(board, kept, (profile,)):
-        if found := places(board, rest, tuple(sorted((*kept, spot)))):
-            return found
+    for placement in fitting_placements(gpu_model, occupied, (profile,)):
+        if layout := place_geometry(gpu_model, rest, tuple(sorted((*occupied, placement)))):
+            return layout
     return None
 
 
-def _size(board: Board, profile: str) -> int:
-    cut = board.cut(profile)
-    return cut.memory_slices if cut else 0
+def _memory_slices(gpu_model: GpuModel, profile: str) -> int:
+    gi_profile = gpu_model.find_profile(profile)
+    return gi_profile.memory_slices if gi_profile else 0
 
 
-def deal(mix: Mix, boards: Mapping[str, Board], begin: int = 1) -> tuple[Gpu, ...]:
+def build_gpus(
+    mix: Mix, gpu_models: Mapping[str, GpuModel], first_number: int = 1
+) -> tuple[FleetGpu, ...]:
     """GPUs numbered from a beginning; what no service needs is not cut."""
     layouts: list[tuple[str, str, Layout]] = []
-    for (name, way), count in sorted(mix.gpus.items()):
-        layout = places(boards[name], way)
+    for (model_name, geometry), count in sorted(mix.gpus.items()):
+        layout = place_geometry(gpu_models[model_name], geometry)
         if layout is None:
-            raise ValueError(f"{name} cannot be cut into {way}")
-        layouts += [(name, f"gpu-{begin + len(layouts) + at:04}", layout) for at in range(count)]
-    seats: dict[Kind, list[tuple[int, str, int]]] = defaultdict(list)
-    for board, gpu, layout in layouts:
-        turn = Counter[str]()
-        for spot in layout:
-            seats[Kind(board, spot.profile)].append((turn[spot.profile], gpu, spot.start))
-            turn[spot.profile] += 1
-    taken: dict[str, list[Slice]] = defaultdict(list)
-    for kind, seated in _wanted(mix.instances).items():
-        for service, (_, gpu, start) in zip(seated, sorted(seats[kind]), strict=False):
-            taken[gpu].append(Slice(start, kind.profile, service))
+            raise ValueError(f"{model_name} cannot be cut into {geometry}")
+        layouts += [
+            (model_name, f"gpu-{first_number + len(layouts) + offset:04}", layout)
+            for offset in range(count)
+        ]
+    free_slices: dict[InstanceType, list[tuple[int, str, int]]] = defaultdict(list)
+    for gpu_model, gpu, layout in layouts:
+        next_round = Counter[str]()
+        for placement in layout:
+            free_slices[InstanceType(gpu_model, placement.profile)].append(
+                (next_round[placement.profile], gpu, placement.start)
+            )
+            next_round[placement.profile] += 1
+    slices_by_gpu: dict[str, list[FleetSlice]] = defaultdict(list)
+    for instance_type, replicas in _services_by_type(mix.replicas).items():
+        for service, (_, gpu, start) in zip(
+            replicas, sorted(free_slices[instance_type]), strict=False
+        ):
+            slices_by_gpu[gpu].append(FleetSlice(start, instance_type.profile, service))
     return tuple(
-        Gpu(name=gpu, board=board, slices=tuple(sorted(taken[gpu])))
-        for board, gpu, _ in layouts
-        if taken[gpu]
+        FleetGpu(name=gpu, gpu_model=gpu_model, slices=tuple(sorted(slices_by_gpu[gpu])))
+        for gpu_model, gpu, _ in layouts
+        if slices_by_gpu[gpu]
     )
 
 
-def _wanted(instances: Mapping[str, Pattern]) -> dict[Kind, list[str]]:
+def _services_by_type(instances: Mapping[str, ReplicaPattern]) -> dict[InstanceType, list[str]]:
     """Every kind with the services that take it, once for each instance."""
-    found: dict[Kind, list[str]] = defaultdict(list)
+    services: dict[InstanceType, list[str]] = defaultdict(list)
     for service, pattern in sorted(instances.items()):
-        for kind, count in pattern:
-            found[kind] += [service] * count
-    return found
+        for instance_type, count in pattern:
+            services[instance_type] += [service] * count
+    return services

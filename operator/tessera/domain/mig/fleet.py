@@ -5,11 +5,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from tessera.domain.mig.demand import Kind
-from tessera.domain.mig.layouts import Layout, Spot
+from tessera.domain.mig.demand import InstanceType
+from tessera.domain.mig.layouts import Layout, SlicePlacement
 
 
-class Slice(NamedTuple):
+class FleetSlice(NamedTuple):
     """One instance of a profile; without a service it is idle."""
 
     start: int
@@ -17,19 +17,19 @@ class Slice(NamedTuple):
     service: str | None
 
     @property
-    def spot(self) -> Spot:
-        return Spot(self.start, self.profile)
+    def placement(self) -> SlicePlacement:
+        return SlicePlacement(self.start, self.profile)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Gpu:
+class FleetGpu:
     """One GPU; its slices by start."""
 
     name: str
-    board: str
+    gpu_model: str
     node: str = ""
-    slices: tuple[Slice, ...] = ()
-    fixed: Layout = ()
+    slices: tuple[FleetSlice, ...] = ()
+    foreign_slices: Layout = ()
     """Of its slices, those in other hands: they stay, and nobody gets them."""
     locked: bool = False
     """Nothing is cut here."""
@@ -37,33 +37,33 @@ class Gpu:
     @property
     def layout(self) -> Layout:
         """What is cut, whoever sits on it."""
-        return tuple(one.spot for one in self.slices)
+        return tuple(mig_slice.placement for mig_slice in self.slices)
 
     @property
     def used(self) -> bool:
         """Somebody sits on it."""
-        return any(one.service is not None for one in self.slices)
+        return any(mig_slice.service is not None for mig_slice in self.slices)
 
     @property
     def sunk(self) -> bool:
         """It is paid whatever is planned."""
-        return bool(self.fixed) or self.locked
+        return bool(self.foreign_slices) or self.locked
 
     @property
     def paid(self) -> bool:
         """It has to be paid for the sake of those who sit on it."""
         return self.used and not self.sunk
 
-    def kind(self, one: Slice) -> Kind:
+    def instance_type(self, mig_slice: FleetSlice) -> InstanceType:
         """What the slice is to a service."""
-        return Kind(self.board, one.profile)
+        return InstanceType(self.gpu_model, mig_slice.profile)
 
 
-def instances(gpus: Iterable[Gpu]) -> dict[str, Counter[Kind]]:
+def replicas_by_service(gpus: Iterable[FleetGpu]) -> dict[str, Counter[InstanceType]]:
     """How many instances of each kind every service has."""
-    found: dict[str, Counter[Kind]] = {}
+    replicas: dict[str, Counter[InstanceType]] = {}
     for gpu in gpus:
-        for one in gpu.slices:
-            if one.service is not None:
-                found.setdefault(one.service, Counter())[gpu.kind(one)] += 1
-    return found
+        for mig_slice in gpu.slices:
+            if mig_slice.service is not None:
+                replicas.setdefault(mig_slice.service, Counter())[gpu.instance_type(mig_slice)] += 1
+    return replicas

@@ -7,113 +7,140 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
-from tessera.domain.mig.boards import WHOLE, Board, Cut
+from tessera.domain.mig.boards import WHOLE_GPU, GpuInstanceProfile, GpuModel
 
 
-class Spot(NamedTuple):
+class SlicePlacement(NamedTuple):
     """An instance in its place; with its GPU this is its identity, since UUIDs change."""
 
     start: int
     profile: str
 
 
-Layout: TypeAlias = tuple[Spot, ...]
+Layout: TypeAlias = tuple[SlicePlacement, ...]
 """Spots of one GPU by start. The unpartitioned GPU is one spot of the profile `full`."""
 
 Geometry: TypeAlias = tuple[tuple[str, int], ...]
 """Profiles with their counts, by name."""
 
-UNCUT: Layout = (Spot(0, WHOLE),)
+WHOLE_GPU_LAYOUT: Layout = (SlicePlacement(0, WHOLE_GPU),)
 
 
-def geometry(layout: Iterable[Spot]) -> Geometry:
+def geometry(layout: Iterable[SlicePlacement]) -> Geometry:
     """A layout without its places."""
-    return tuple(sorted(Counter(spot.profile for spot in layout).items()))
+    return tuple(sorted(Counter(placement.profile for placement in layout).items()))
 
 
-def fault(board: Board, layout: Sequence[Spot]) -> str | None:
+def layout_error(gpu_model: GpuModel, layout: Sequence[SlicePlacement]) -> str | None:
     """Why the board cannot carry this; None when it can."""
-    if WHOLE in {spot.profile for spot in layout}:
-        return None if tuple(layout) == UNCUT else f"{WHOLE} leaves no room for anything else"
-    taken: list[tuple[Cut, int]] = []
-    for spot in layout:
-        cut = board.cut(spot.profile)
-        if cut is None:
-            known = ", ".join(one.profile for one in board.cuts)
-            return f"{board.name} has no profile {spot.profile}, but {known}"
-        if spot.start not in cut.starts:
-            starts = ", ".join(map(str, cut.starts))
-            return f"{cut.profile} cannot start at {spot.start}, only at {starts}"
-        if told := _conflict(board, taken, cut, spot.start):
-            return told
-        taken.append((cut, spot.start))
+    if WHOLE_GPU in {placement.profile for placement in layout}:
+        return (
+            None
+            if tuple(layout) == WHOLE_GPU_LAYOUT
+            else f"{WHOLE_GPU} leaves no room for anything else"
+        )
+    taken: list[tuple[GpuInstanceProfile, int]] = []
+    for placement in layout:
+        gi_profile = gpu_model.find_profile(placement.profile)
+        if gi_profile is None:
+            known = ", ".join(supported.name for supported in gpu_model.profiles)
+            return f"{gpu_model.name} has no profile {placement.profile}, but {known}"
+        if placement.start not in gi_profile.starts:
+            starts = ", ".join(map(str, gi_profile.starts))
+            return f"{gi_profile.name} cannot start at {placement.start}, only at {starts}"
+        if conflict := _find_conflict(gpu_model, taken, gi_profile, placement.start):
+            return conflict
+        taken.append((gi_profile, placement.start))
     return None
 
 
-def _conflict(board: Board, taken: list[tuple[Cut, int]], cut: Cut, start: int) -> str | None:
-    told = f"{cut.profile} at {start}"
-    for other, at in taken:
-        if start < at + other.memory_slices and at < start + cut.memory_slices:
-            return f"{told} overlaps {other.profile} at {at}"
-        if cut.media and other.media:
-            return f"{told} needs the media engines that {other.profile} at {at} has"
-    if sum(other is cut for other, _ in taken) == cut.most:
-        return f"more than {cut.most} of {cut.profile}"
-    if sum(other.compute_slices for other, _ in taken) + cut.compute_slices > board.compute_slices:
-        return f"{told} needs a compute slice more than the GPU has"
+def _find_conflict(
+    gpu_model: GpuModel,
+    taken: list[tuple[GpuInstanceProfile, int]],
+    gi_profile: GpuInstanceProfile,
+    start: int,
+) -> str | None:
+    description = f"{gi_profile.name} at {start}"
+    for other, other_start in taken:
+        if (
+            start < other_start + other.memory_slices
+            and other_start < start + gi_profile.memory_slices
+        ):
+            return f"{description} overlaps {other.name} at {other_start}"
+        if gi_profile.has_media_engines and other.has_media_engines:
+            return f"{description} needs the media engines that {other.name} at {other_start} has"
+    if sum(other is gi_profile for other, _ in taken) == gi_profile.max_instances:
+        return f"more than {gi_profile.max_instances} of {gi_profile.name}"
+    if (
+        sum(other.compute_slices for other, _ in taken) + gi_profile.compute_slices
+        > gpu_model.compute_slices
+    ):
+        return f"{description} needs a compute slice more than the GPU has"
     return None
 
 
-def additions(board: Board, layout: Layout, profiles: Iterable[str]) -> Iterator[Spot]:
+def fitting_placements(
+    gpu_model: GpuModel, layout: Layout, profiles: Iterable[str]
+) -> Iterator[SlicePlacement]:
     """Every single instance of the profiles that still fits beside the layout."""
-    taken = [(_known(board, spot.profile), spot.start) for spot in layout]
+    taken = [
+        (_require_profile(gpu_model, placement.profile), placement.start) for placement in layout
+    ]
     for profile in profiles:
-        cut = _known(board, profile)
-        for start in cut.starts:
-            if _conflict(board, taken, cut, start) is None:
-                yield Spot(start, profile)
+        gi_profile = _require_profile(gpu_model, profile)
+        for start in gi_profile.starts:
+            if _find_conflict(gpu_model, taken, gi_profile, start) is None:
+                yield SlicePlacement(start, profile)
 
 
-def _known(board: Board, profile: str) -> Cut:
-    cut = board.cut(profile)
-    if cut is None:
-        raise ValueError(f"{board.name} has no profile {profile}")
-    return cut
+def _require_profile(gpu_model: GpuModel, profile: str) -> GpuInstanceProfile:
+    gi_profile = gpu_model.find_profile(profile)
+    if gi_profile is None:
+        raise ValueError(f"{gpu_model.name} has no profile {profile}")
+    return gi_profile
 
 
-def placed(board: Board, profiles: Sequence[str], kept: Layout = ()) -> tuple[Layout, ...]:
+def enumerate_layouts(
+    gpu_model: GpuModel, profiles: Sequence[str], base: Layout = ()
+) -> tuple[Layout, ...]:
     """Every legal layout of the profiles that holds what is kept, that alone among them."""
-    found = {kept}
-    edge = [kept]
-    while edge:
-        layout = edge.pop()
-        for spot in additions(board, layout, profiles):
-            grown = tuple(sorted((*layout, spot)))
-            if grown not in found:
-                found.add(grown)
-                edge.append(grown)
-    return tuple(sorted(found))
+    seen = {base}
+    pending = [base]
+    while pending:
+        layout = pending.pop()
+        for placement in fitting_placements(gpu_model, layout, profiles):
+            extended = tuple(sorted((*layout, placement)))
+            if extended not in seen:
+                seen.add(extended)
+                pending.append(extended)
+    return tuple(sorted(seen))
 
 
-def placed_maximal(board: Board, profiles: Sequence[str], kept: Layout = ()) -> tuple[Layout, ...]:
+def maximal_layouts(
+    gpu_model: GpuModel, profiles: Sequence[str], base: Layout = ()
+) -> tuple[Layout, ...]:
     """Those to which nothing can be added."""
     return tuple(
         layout
-        for layout in placed(board, profiles, kept)
-        if next(additions(board, layout, profiles), None) is None
+        for layout in enumerate_layouts(gpu_model, profiles, base)
+        if next(fitting_placements(gpu_model, layout, profiles), None) is None
     )
 
 
-def geometries(layouts: Iterable[Layout]) -> tuple[Geometry, ...]:
+def distinct_geometries(layouts: Iterable[Layout]) -> tuple[Geometry, ...]:
     """The different counts among layouts."""
     return tuple(sorted({geometry(layout) for layout in layouts}))
 
 
-def inclusion_maximal(found: Iterable[Geometry]) -> tuple[Geometry, ...]:
+def maximal_geometries(candidates: Iterable[Geometry]) -> tuple[Geometry, ...]:
     """Geometries that are no part of another: all that a planner of least cost needs."""
-    counted = [(one, Counter(dict(one))) for one in sorted(found)]
+    counted = [(candidate, Counter(dict(candidate))) for candidate in sorted(candidates)]
     return tuple(
-        one
-        for one, counts in counted
-        if not any(counts < other for name, other in counted if name != one)
+        candidate
+        for candidate, counts in counted
+        if not any(
+            counts < other_counts
+            for other_geometry, other_counts in counted
+            if other_geometry != candidate
+        )
     )

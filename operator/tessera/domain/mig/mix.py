@@ -12,28 +12,28 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import NamedTuple, TypeAlias
 
-from tessera.domain.mig.boards import WHOLE, Board
-from tessera.domain.mig.demand import Corner, Kind, Offer, Service
-from tessera.domain.mig.fill import fillings
+from tessera.domain.mig.boards import WHOLE_GPU, GpuModel
+from tessera.domain.mig.demand import GpuOffer, InstanceType, ServiceDemand, SunkCapacity
+from tessera.domain.mig.fill import maximal_fillings
 from tessera.domain.mig.layouts import Geometry
-from tessera.domain.mig.patterns import Pattern, cheapest, single
-from tessera.domain.mig.solver import Programme
-from tessera.domain.mig.undecomposed import undecomposed
+from tessera.domain.mig.patterns import ReplicaPattern, cheapest_pattern, single_type_patterns
+from tessera.domain.mig.solver import IntegerProgram
+from tessera.domain.mig.undecomposed import solve_direct
 
-Sort: TypeAlias = tuple[str, Geometry]
+GpuConfiguration: TypeAlias = tuple[str, Geometry]
 """A board, cut in a way."""
 
-_TINY = 1e-7
+_PRICE_TOLERANCE = 1e-7
 """Of a GPU's price: differences below are rounding of floats."""
-_ROUNDS = 60
-_NODES = 300
-_MANY_NODES = 20_000
+_MAX_ROUNDS = 60
+_MAX_NODES = 300
+_MAX_NODES_SINGLE_TYPE = 20_000
 """The same for small fleets of services that take one kind each, in which a node costs little."""
-_GOOD = 0.0005
+_ACCEPTED_GAP = 0.0005
 """Of the cost: less is not worth the search, and less than the figures are true to."""
-_SMALL = 250
+_SMALL_FLEET = 250
 """Kinds of all services; up to here a gap is searched without decomposition, too."""
-_SLACK = 1e-6
+_STEP_TOLERANCE = 1e-6
 """Of a step of cost: what rounding of floats may take from a bound."""
 
 
@@ -41,9 +41,9 @@ _SLACK = 1e-6
 class Mix:
     """Slices and GPUs, without places."""
 
-    instances: Mapping[str, Pattern]
+    replicas: Mapping[str, ReplicaPattern]
     """Of every service that is served."""
-    gpus: Mapping[Sort, int]
+    gpus: Mapping[GpuConfiguration, int]
     cost: int
     bound: int
     """No mix that serves the same services costs less."""
@@ -57,323 +57,408 @@ class Mix:
 
 
 @cache
-def ways(board: Board, profiles: tuple[str, ...]) -> tuple[Geometry, ...]:
+def gpu_geometries(gpu_model: GpuModel, profiles: tuple[str, ...]) -> tuple[Geometry, ...]:
     """Geometries that hold as much of these profiles as a GPU can; `full` is one of them."""
-    cuts = tuple(profile for profile in profiles if profile != WHOLE)
-    whole: tuple[Geometry, ...] = (((WHOLE, 1),),) if WHOLE in profiles else ()
-    return (*fillings(board, cuts), *whole) if cuts else whole
+    partitions = tuple(profile for profile in profiles if profile != WHOLE_GPU)
+    whole: tuple[Geometry, ...] = (((WHOLE_GPU, 1),),) if WHOLE_GPU in profiles else ()
+    return (*maximal_fillings(gpu_model, partitions), *whole) if partitions else whole
 
 
-class _Way(NamedTuple):
+class _GpuColumn(NamedTuple):
     """One column of GPUs."""
 
-    offer: Offer
-    way: Geometry
+    offer: GpuOffer
+    geometry: Geometry
     price: int
-    limit: int | None
+    limit_index: int | None
     """Which of the limits it counts against."""
 
 
 def cheapest_mix(
-    services: Iterable[Service], offers: Iterable[Offer], corners: Sequence[Corner] = ()
+    services: Iterable[ServiceDemand], offers: Iterable[GpuOffer], sunk: Sequence[SunkCapacity] = ()
 ) -> Mix:
     """The mix of least cost for all services that some GPU on offer can hold.
 
     Where not all find room, it is found for as many instances of the floors as possible.
     """
-    offered, usable = _by_name(services, offers)
+    sorted_offers, usable = _sort_inputs(services, offers)
     served = [service for service in usable if service.throughput]
     unmet = tuple(service.name for service in usable if not service.throughput)
     if not served:
-        return Mix(instances={}, gpus={}, cost=0, bound=0, unmet=unmet)
-    return _Decomposed(served, offered, unmet, corners).solve()
+        return Mix(replicas={}, gpus={}, cost=0, bound=0, unmet=unmet)
+    return _ColumnGeneration(served, sorted_offers, unmet, sunk).solve()
 
 
-def some_mix(
-    services: Iterable[Service], offers: Iterable[Offer], corners: Sequence[Corner] = ()
+def feasible_mix(
+    services: Iterable[ServiceDemand], offers: Iterable[GpuOffer], sunk: Sequence[SunkCapacity] = ()
 ) -> Mix | None:
     """Some mix that serves all of these, whatever it costs; None when none was found."""
-    offered, usable = _by_name(services, offers)
+    sorted_offers, usable = _sort_inputs(services, offers)
     if not usable:
-        return Mix(instances={}, gpus={}, cost=0, bound=0, unmet=())
+        return Mix(replicas={}, gpus={}, cost=0, bound=0, unmet=())
     if not all(service.throughput for service in usable):
         return None
-    return _Decomposed(usable, offered, (), corners).some()
+    return _ColumnGeneration(usable, sorted_offers, (), sunk).solve_feasible()
 
 
-def _by_name(
-    services: Iterable[Service], offers: Iterable[Offer]
-) -> tuple[list[Offer], list[Service]]:
+def _sort_inputs(
+    services: Iterable[ServiceDemand], offers: Iterable[GpuOffer]
+) -> tuple[list[GpuOffer], list[ServiceDemand]]:
     """So that their order does not matter; services without what they cannot have."""
-    offered = sorted(offers, key=lambda offer: offer.board.name)
-    wanted = sorted((one for one in services if one.instances), key=lambda one: one.name)
-    return offered, [on_offer(service, offered) for service in wanted]
+    sorted_offers = sorted(offers, key=lambda offer: offer.gpu_model.name)
+    wanted = sorted(
+        (service for service in services if service.required_replicas),
+        key=lambda service: service.name,
+    )
+    return sorted_offers, [restrict_to_offers(service, sorted_offers) for service in wanted]
 
 
-def on_offer(service: Service, offers: Sequence[Offer]) -> Service:
+def restrict_to_offers(service: ServiceDemand, offers: Sequence[GpuOffer]) -> ServiceDemand:
     """Without kinds that cannot be had or do nothing."""
-    boards = {offer.board.name: offer.board for offer in offers}
+    gpu_models = {offer.gpu_model.name: offer.gpu_model for offer in offers}
     throughput = {
-        kind: speed
-        for kind, speed in sorted(service.throughput.items())
+        instance_type: speed
+        for instance_type, speed in sorted(service.throughput.items())
         if speed > 0
-        and kind.board in boards
-        and (kind.profile == WHOLE or boards[kind.board].cut(kind.profile))
+        and instance_type.gpu_model in gpu_models
+        and (
+            instance_type.profile == WHOLE_GPU
+            or gpu_models[instance_type.gpu_model].find_profile(instance_type.profile)
+        )
     }
     return replace(service, throughput=throughput)
 
 
-class _Decomposed:
+class _ColumnGeneration:
     """The programme over answers; rows are kinds, services, boards with a limit, and corners."""
 
     def __init__(
         self,
-        services: Sequence[Service],
-        offers: Sequence[Offer],
+        services: Sequence[ServiceDemand],
+        offers: Sequence[GpuOffer],
         unmet: tuple[str, ...],
-        corners: Sequence[Corner],
+        sunk: Sequence[SunkCapacity],
     ) -> None:
         self._services, self._offers, self._unmet = services, offers, unmet
-        self._kinds = sorted({kind for service in services for kind in service.throughput})
-        self._row = {kind: at for at, kind in enumerate(self._kinds)}
-        self._limited = [offer for offer in offers if offer.most is not None]
-        self._step = math.gcd(*(offer.price for offer in offers)) or 1
-        self._all = sum(offer.price * (offer.most or 0) for offer in offers)
-        most = self._step + self._all
-        free = {offer.board.name for offer in offers if offer.most is None}
+        self._instance_types = sorted(
+            {instance_type for service in services for instance_type in service.throughput}
+        )
+        self._row_of_type = {
+            instance_type: row for row, instance_type in enumerate(self._instance_types)
+        }
+        self._limited_offers = [offer for offer in offers if offer.max_gpus is not None]
+        self._cost_step = math.gcd(*(offer.price for offer in offers)) or 1
+        self._max_cost = sum(offer.price * (offer.max_gpus or 0) for offer in offers)
+        max_cost = self._cost_step + self._max_cost
+        unlimited = {offer.gpu_model.name for offer in offers if offer.max_gpus is None}
         self._penalties = [
-            None if free & {kind.board for kind in one.throughput} else most * max(1, one.floor)
-            for one in services
+            None
+            if unlimited & {instance_type.gpu_model for instance_type in service.throughput}
+            else max_cost * max(1, service.min_replicas)
+            for service in services
         ]
-        self._corners = corners
-        self._unit = float(max(offer.price for offer in offers)) or 1.0
-        self._sorts = list(self._columns())
-        self._answers: list[tuple[int, Pattern]] = []
-        self._known: set[tuple[int, Pattern]] = set()
-        self._master = self._programme()
+        self._sunk = sunk
+        self._cost_unit = float(max(offer.price for offer in offers)) or 1.0
+        self._gpu_columns = list(self._build_gpu_columns())
+        self._replica_columns: list[tuple[int, ReplicaPattern]] = []
+        self._seen_columns: set[tuple[int, ReplicaPattern]] = set()
+        self._master = self._build_master()
         self._bound = 0
 
-    def _columns(self) -> Iterator[_Way]:
-        names = [offer.board.name for offer in self._limited]
+    def _build_gpu_columns(self) -> Iterator[_GpuColumn]:
+        names = [offer.gpu_model.name for offer in self._limited_offers]
         for offer in self._offers:
-            limit = names.index(offer.board.name) if offer.board.name in names else None
-            profiles = self._profiles(offer.board)
-            for way in ways(offer.board, profiles) if profiles else ():
-                yield _Way(offer, way, offer.price, limit)
-        by_name = {offer.board.name: offer for offer in self._offers}
-        for at, corner in enumerate(self._corners):
-            for way in corner.ways:
-                yield _Way(by_name[corner.board], way, 0, len(names) + at)
+            limit = names.index(offer.gpu_model.name) if offer.gpu_model.name in names else None
+            profiles = self._profiles_of(offer.gpu_model)
+            for geometry in gpu_geometries(offer.gpu_model, profiles) if profiles else ():
+                yield _GpuColumn(offer, geometry, offer.price, limit)
+        offer_by_model = {offer.gpu_model.name: offer for offer in self._offers}
+        for index, capacity in enumerate(self._sunk):
+            for geometry in capacity.geometries:
+                yield _GpuColumn(
+                    offer_by_model[capacity.gpu_model], geometry, 0, len(names) + index
+                )
 
-    def _profiles(self, board: Board) -> tuple[str, ...]:
-        return tuple(kind.profile for kind in self._kinds if kind.board == board.name)
+    def _profiles_of(self, gpu_model: GpuModel) -> tuple[str, ...]:
+        return tuple(
+            instance_type.profile
+            for instance_type in self._instance_types
+            if instance_type.gpu_model == gpu_model.name
+        )
 
-    def _programme(self) -> Programme:
-        made = Programme()
-        for _ in self._kinds:
-            made.row(0)
+    def _build_master(self) -> IntegerProgram:
+        program = IntegerProgram()
+        for _ in self._instance_types:
+            program.add_row(0)
         for _ in self._services:
-            made.row(1)
-        for offer in self._limited:
-            made.row(-math.inf, offer.most or 0)
-        for corner in self._corners:
-            made.row(-math.inf, corner.gpus)
-        first = len(self._kinds) + len(self._services)
-        for one in self._sorts:
-            entries = [(self._row[kind], count) for kind, count in self._asked(one)]
-            if one.limit is not None:
-                entries.append((first + one.limit, 1))
-            made.column(one.price / self._unit, entries)
-        return made
+            program.add_row(1)
+        for offer in self._limited_offers:
+            program.add_row(-math.inf, offer.max_gpus or 0)
+        for capacity in self._sunk:
+            program.add_row(-math.inf, capacity.gpu_count)
+        first_limit_row = len(self._instance_types) + len(self._services)
+        for column in self._gpu_columns:
+            entries = [
+                (self._row_of_type[instance_type], count)
+                for instance_type, count in self._useful_slices(column)
+            ]
+            if column.limit_index is not None:
+                entries.append((first_limit_row + column.limit_index, 1))
+            program.add_column(column.price / self._cost_unit, entries)
+        return program
 
-    def _asked(self, one: _Way) -> list[tuple[Kind, int]]:
+    def _useful_slices(self, column: _GpuColumn) -> list[tuple[InstanceType, int]]:
         """Its slices, as far as anybody may want them."""
-        slices = _slices(one.offer, one.way)
-        return [(kind, count) for kind, count in slices if kind in self._row]
+        slices = _slices_of(column.offer, column.geometry)
+        return [
+            (instance_type, count)
+            for instance_type, count in slices
+            if instance_type in self._row_of_type
+        ]
 
     def solve(self) -> Mix:
         """Answers until the bound stands, then whole numbers."""
-        self._begin()
-        self._price()
-        step = max(self._step, _GOOD * self._bound) / self._unit
-        target = self._bound / self._unit + _TINY
+        self._add_first_columns()
+        self._generate_columns()
+        step = max(self._cost_step, _ACCEPTED_GAP * self._bound) / self._cost_unit
+        target = self._bound / self._cost_unit + _PRICE_TOLERANCE
         size = sum(len(service.throughput) for service in self._services)
-        whole = all(service.alike for service in self._services)
-        nodes = _MANY_NODES if whole and size <= _SMALL else _NODES
-        found = self._master.whole(nodes, target=target, step=step)
-        if found is None:
+        all_single_type = all(service.single_type for service in self._services)
+        nodes = _MAX_NODES_SINGLE_TYPE if all_single_type and size <= _SMALL_FLEET else _MAX_NODES
+        solution = self._master.solve_integer(nodes, target=target, step=step)
+        if solution is None:
             raise ArithmeticError("the solver found no whole numbers")
-        if whole:
+        if all_single_type:
             # All that they could answer is there, so this bound holds, if the search has one.
-            self._raise(max(found.bound, 0.0) * self._unit)
-        mix = self._mix(found.columns)
-        alike = any(service.alike for service in self._services)
-        if mix.gap <= _GOOD or size > _SMALL or self._limited or self._corners or alike:
+            self._raise_bound(max(solution.bound, 0.0) * self._cost_unit)
+        mix = self._build_mix(solution.columns)
+        any_single_type = any(service.single_type for service in self._services)
+        if (
+            mix.gap <= _ACCEPTED_GAP
+            or size > _SMALL_FLEET
+            or self._limited_offers
+            or self._sunk
+            or any_single_type
+        ):
             return mix
-        return self._improved(mix)
+        return self._improve(mix)
 
-    def some(self) -> Mix | None:
+    def solve_feasible(self) -> Mix | None:
         """The first whole numbers that cost less than to leave somebody out, which tells nothing
         where some GPUs have no limit."""
-        if len(self._limited) < len(self._offers):
+        if len(self._limited_offers) < len(self._offers):
             mix = self.solve()
             return None if mix.unmet else mix
-        self._begin()
-        self._price()
-        if self._bound > self._all:
+        self._add_first_columns()
+        self._generate_columns()
+        if self._bound > self._max_cost:
             return None
-        most = (self._all + self._step / 2) / self._unit
-        found = self._master.whole(_MANY_NODES, target=most, most=most)
-        return self._mix(found.columns) if found is not None else None
-
-    def _begin(self) -> None:
-        """The answers that are there from the first."""
-        shares = {kind: _share(self._offer(kind), kind.profile) for kind in self._kinds}
-        self._ask(shares, [math.inf] * len(self._services))
-        for at, service in enumerate(self._services):
-            if self._penalties[at] is not None:
-                self._answer(at, ())
-            elif self._limited:
-                self._answer(at, cheapest(self._without_limits(service), shares).pattern)
-            for pattern in single(service) if service.alike else ():
-                self._answer(at, pattern)
-
-    def _without_limits(self, service: Service) -> Service:
-        """Where there is always room for it."""
-        limited = {offer.board.name for offer in self._limited}
-        kinds = service.throughput.items()
-        free = {kind: speed for kind, speed in kinds if kind.board not in limited}
-        return replace(service, throughput=free)
-
-    def _improved(self, mix: Mix) -> Mix:
-        """A small fleet may have a better mix than the answers give: all instances are tried."""
-        whole = undecomposed(
-            self._services,
-            [(one.price / self._unit, self._asked(one)) for one in self._sorts],
-            low=mix.bound / self._unit,
-            high=mix.cost / self._unit,
-            step=max(self._step, _GOOD * self._bound) / self._unit,
+        max_cost = (self._max_cost + self._cost_step / 2) / self._cost_unit
+        solution = self._master.solve_integer(
+            _MAX_NODES_SINGLE_TYPE, target=max_cost, objective_bound=max_cost
         )
-        if whole is None:
+        return self._build_mix(solution.columns) if solution is not None else None
+
+    def _add_first_columns(self) -> None:
+        """The answers that are there from the first."""
+        shares = {
+            instance_type: _initial_price(self._offer_of(instance_type), instance_type.profile)
+            for instance_type in self._instance_types
+        }
+        self._price_services(shares, [math.inf] * len(self._services))
+        for index, service in enumerate(self._services):
+            if self._penalties[index] is not None:
+                self._add_replica_column(index, ())
+            elif self._limited_offers:
+                self._add_replica_column(
+                    index, cheapest_pattern(self._on_unlimited_models(service), shares).pattern
+                )
+            for pattern in single_type_patterns(service) if service.single_type else ():
+                self._add_replica_column(index, pattern)
+
+    def _on_unlimited_models(self, service: ServiceDemand) -> ServiceDemand:
+        """Where there is always room for it."""
+        limited = {offer.gpu_model.name for offer in self._limited_offers}
+        throughputs = service.throughput.items()
+        unlimited = {
+            instance_type: speed
+            for instance_type, speed in throughputs
+            if instance_type.gpu_model not in limited
+        }
+        return replace(service, throughput=unlimited)
+
+    def _improve(self, mix: Mix) -> Mix:
+        """A small fleet may have a better mix than the answers give: all instances are tried."""
+        direct = solve_direct(
+            self._services,
+            [
+                (column.price / self._cost_unit, self._useful_slices(column))
+                for column in self._gpu_columns
+            ],
+            low=mix.bound / self._cost_unit,
+            high=mix.cost / self._cost_unit,
+            step=max(self._cost_step, _ACCEPTED_GAP * self._bound) / self._cost_unit,
+        )
+        if direct is None:
             return mix
-        self._raise(whole.bound * self._unit)
-        gpus, instances = whole.gpus, whole.instances
+        self._raise_bound(direct.bound * self._cost_unit)
+        gpus, replicas = direct.gpus, direct.replicas
         counts = {
-            (one.offer.board.name, one.way): count
-            for one, count in zip(self._sorts, gpus, strict=True)
+            (column.offer.gpu_model.name, column.geometry): count
+            for column, count in zip(self._gpu_columns, gpus, strict=True)
             if count
         }
-        cost = sum(self._price_of(board) * count for (board, _), count in counts.items())
+        cost = sum(self._gpu_price(gpu_model) * count for (gpu_model, _), count in counts.items())
         if cost >= mix.cost:
             return replace(mix, bound=min(mix.cost, self._bound))
         bound = min(cost, self._bound)
-        return replace(mix, instances=instances, gpus=counts, cost=cost, bound=bound)
+        return replace(mix, replicas=replicas, gpus=counts, cost=cost, bound=bound)
 
-    def _price(self) -> None:
+    def _generate_columns(self) -> None:
         """Ask all services at ever better prices; afterwards the bound is known."""
-        begin, end, unit = len(self._kinds), len(self._kinds) + len(self._services), self._unit
-        for _ in range(_ROUNDS):
-            relaxed = self._master.relaxed()
+        first, end, unit = (
+            len(self._instance_types),
+            len(self._instance_types) + len(self._services),
+            self._cost_unit,
+        )
+        for _ in range(_MAX_ROUNDS):
+            relaxed = self._master.solve_relaxed()
             if relaxed is None:
                 raise ArithmeticError("the solver found no prices")
             prices = {
-                kind: max(price, 0.0) * unit
-                for kind, price in zip(self._kinds, relaxed.duals[:begin], strict=True)
+                instance_type: max(price, 0.0) * unit
+                for instance_type, price in zip(
+                    self._instance_types, relaxed.duals[:first], strict=True
+                )
             }
-            rents = [
-                max(-rent, 0.0) * unit for rent in relaxed.duals[end : end + len(self._limited)]
+            limit_prices = [
+                max(-limit_price, 0.0) * unit
+                for limit_price in relaxed.duals[end : end + len(self._limited_offers)]
             ]
-            paid = [value * unit for value in relaxed.duals[begin:end]]
-            sums, new = self._ask(prices, paid)
-            self._raise(self._safe(prices, rents, sums))
-            if not new or self._rounded(relaxed.value * unit) <= self._bound:
+            column_costs = [value * unit for value in relaxed.duals[first:end]]
+            bounds_sum, has_new = self._price_services(prices, column_costs)
+            self._raise_bound(self._safe_bound(prices, limit_prices, bounds_sum))
+            if not has_new or self._round_bound(relaxed.value * unit) <= self._bound:
                 return
 
-    def _ask(self, prices: Mapping[Kind, float], paid: Sequence[float]) -> tuple[float, bool]:
+    def _price_services(
+        self, prices: Mapping[InstanceType, float], column_costs: Sequence[float]
+    ) -> tuple[float, bool]:
         """The sum of the services' bounds, and whether one answered more cheaply than paid."""
-        total, new = 0.0, False
-        for at, service in enumerate(self._services):
-            answer = cheapest(service, prices)
-            penalty = self._penalties[at]
-            total += answer.bound if penalty is None else min(answer.bound, penalty)
-            if answer.cost < paid[at] - _TINY * self._unit:
-                new |= self._answer(at, answer.pattern)
-        return total, new
+        total, has_new = 0.0, False
+        for index, service in enumerate(self._services):
+            priced = cheapest_pattern(service, prices)
+            penalty = self._penalties[index]
+            total += priced.bound if penalty is None else min(priced.bound, penalty)
+            if priced.cost < column_costs[index] - _PRICE_TOLERANCE * self._cost_unit:
+                has_new |= self._add_replica_column(index, priced.pattern)
+        return total, has_new
 
-    def _answer(self, at: int, pattern: Pattern) -> bool:
-        if (at, pattern) in self._known:
+    def _add_replica_column(self, index: int, pattern: ReplicaPattern) -> bool:
+        if (index, pattern) in self._seen_columns:
             return False
-        self._known.add((at, pattern))
-        self._answers.append((at, pattern))
-        entries: list[tuple[int, float]] = [(self._row[kind], -count) for kind, count in pattern]
-        cost = 0 if pattern else self._penalties[at] or 0
-        self._master.column(cost / self._unit, [*entries, (len(self._kinds) + at, 1)])
+        self._seen_columns.add((index, pattern))
+        self._replica_columns.append((index, pattern))
+        entries: list[tuple[int, float]] = [
+            (self._row_of_type[instance_type], -count) for instance_type, count in pattern
+        ]
+        cost = 0 if pattern else self._penalties[index] or 0
+        self._master.add_column(
+            cost / self._cost_unit, [*entries, (len(self._instance_types) + index, 1)]
+        )
         return True
 
-    def _safe(self, prices: Mapping[Kind, float], rents: Sequence[float], total: float) -> float:
+    def _safe_bound(
+        self, prices: Mapping[InstanceType, float], limit_prices: Sequence[float], total: float
+    ) -> float:
         """The bound, made smaller where the prices of a GPU's slices exceed its own."""
-        rent = {offer.board.name: value for offer, value in zip(self._limited, rents, strict=True)}
+        limit_price_by_model = {
+            offer.gpu_model.name: value
+            for offer, value in zip(self._limited_offers, limit_prices, strict=True)
+        }
         excess = max(
-            self._value(one, prices) / (one.price + rent.get(one.offer.board.name, 0.0))
-            for one in self._sorts
-            if one.price
+            self._slice_value(column, prices)
+            / (column.price + limit_price_by_model.get(column.offer.gpu_model.name, 0.0))
+            for column in self._gpu_columns
+            if column.price
         )
         limits = sum(
-            value * (offer.most or 0) for offer, value in zip(self._limited, rents, strict=True)
+            value * (offer.max_gpus or 0)
+            for offer, value in zip(self._limited_offers, limit_prices, strict=True)
         )
-        kept = [0.0] * len(self._corners)
-        for one in self._sorts:
-            if not one.price and one.limit is not None:
-                at = one.limit - len(self._limited)
-                kept[at] = max(kept[at], self._value(one, prices) * self._corners[at].gpus)
-        return total / max(excess, 1.0) - limits - sum(kept)
+        sunk_values = [0.0] * len(self._sunk)
+        for column in self._gpu_columns:
+            if not column.price and column.limit_index is not None:
+                index = column.limit_index - len(self._limited_offers)
+                sunk_values[index] = max(
+                    sunk_values[index],
+                    self._slice_value(column, prices) * self._sunk[index].gpu_count,
+                )
+        return total / max(excess, 1.0) - limits - sum(sunk_values)
 
-    def _value(self, one: _Way, prices: Mapping[Kind, float]) -> float:
-        return sum(prices[kind] * count for kind, count in self._asked(one))
+    def _slice_value(self, column: _GpuColumn, prices: Mapping[InstanceType, float]) -> float:
+        return sum(
+            prices[instance_type] * count for instance_type, count in self._useful_slices(column)
+        )
 
-    def _raise(self, bound: float) -> None:
-        self._bound = max(self._bound, self._rounded(bound))
+    def _raise_bound(self, bound: float) -> None:
+        self._bound = max(self._bound, self._round_bound(bound))
 
-    def _rounded(self, bound: float) -> int:
+    def _round_bound(self, bound: float) -> int:
         """Up to a cost that is possible."""
-        return math.ceil((bound - _TINY * self._unit) / self._step - _SLACK) * self._step
+        return (
+            math.ceil(
+                (bound - _PRICE_TOLERANCE * self._cost_unit) / self._cost_step - _STEP_TOLERANCE
+            )
+            * self._cost_step
+        )
 
-    def _offer(self, kind: Kind) -> Offer:
-        return next(offer for offer in self._offers if offer.board.name == kind.board)
+    def _offer_of(self, instance_type: InstanceType) -> GpuOffer:
+        return next(
+            offer for offer in self._offers if offer.gpu_model.name == instance_type.gpu_model
+        )
 
-    def _mix(self, columns: Sequence[int]) -> Mix:
+    def _build_mix(self, columns: Sequence[int]) -> Mix:
         gpus = {
-            (one.offer.board.name, one.way): count
-            for one, count in zip(self._sorts, columns, strict=False)
-            if count and one.price
+            (column.offer.gpu_model.name, column.geometry): count
+            for column, count in zip(self._gpu_columns, columns, strict=False)
+            if count and column.price
         }
-        chosen: dict[int, Pattern] = {}
-        for (at, pattern), count in zip(self._answers, columns[len(self._sorts) :], strict=True):
-            if count and not chosen.get(at):
-                chosen[at] = pattern
-        left = {at for at in range(len(self._services)) if not chosen.get(at)}
-        cost = sum(self._price_of(board) * count for (board, _), count in gpus.items())
-        lost = sum(self._penalties[at] or 0 for at in left)
+        chosen: dict[int, ReplicaPattern] = {}
+        for (index, pattern), count in zip(
+            self._replica_columns, columns[len(self._gpu_columns) :], strict=True
+        ):
+            if count and not chosen.get(index):
+                chosen[index] = pattern
+        unserved = {index for index in range(len(self._services)) if not chosen.get(index)}
+        cost = sum(self._gpu_price(gpu_model) * count for (gpu_model, _), count in gpus.items())
+        lost = sum(self._penalties[index] or 0 for index in unserved)
         return Mix(
-            instances={self._services[at].name: chosen[at] for at in sorted(chosen) if chosen[at]},
+            replicas={
+                self._services[index].name: chosen[index]
+                for index in sorted(chosen)
+                if chosen[index]
+            },
             gpus=gpus,
             cost=cost,
             bound=min(cost, max(self._bound - lost, 0)),
-            unmet=tuple(sorted({*self._unmet, *(self._services[at].name for at in left)})),
+            unmet=tuple(
+                sorted({*self._unmet, *(self._services[index].name for index in unserved)})
+            ),
         )
 
-    def _price_of(self, board: str) -> int:
-        return next(offer.price for offer in self._offers if offer.board.name == board)
+    def _gpu_price(self, gpu_model: str) -> int:
+        return next(offer.price for offer in self._offers if offer.gpu_model.name == gpu_model)
 
 
-def _slices(offer: Offer, way: Geometry) -> list[tuple[Kind, int]]:
-    return [(Kind(offer.board.name, profile), count) for profile, count in way]
+def _slices_of(offer: GpuOffer, geometry: Geometry) -> list[tuple[InstanceType, int]]:
+    return [(InstanceType(offer.gpu_model.name, profile), count) for profile, count in geometry]
 
 
-def _share(offer: Offer, profile: str) -> float:
+def _initial_price(offer: GpuOffer, profile: str) -> float:
     """A first price: the larger of the shares in compute and memory."""
-    cut = offer.board.cut(profile)
-    if cut is None:
+    gi_profile = offer.gpu_model.find_profile(profile)
+    if gi_profile is None:
         return float(offer.price)
-    compute = cut.compute_slices / offer.board.compute_slices
-    return offer.price * max(compute, cut.memory_slices / offer.board.memory_slices)
+    compute = gi_profile.compute_slices / offer.gpu_model.compute_slices
+    return offer.price * max(compute, gi_profile.memory_slices / offer.gpu_model.memory_slices)

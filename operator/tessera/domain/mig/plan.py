@@ -5,20 +5,27 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from tessera.domain.mig.changes import Changes, changes
-from tessera.domain.mig.choice import choose, corners
-from tessera.domain.mig.deal import deal
-from tessera.domain.mig.demand import Offer, Service, met
-from tessera.domain.mig.fleet import Gpu, instances
+from tessera.domain.mig.changes import LayoutChanges, layout_changes
+from tessera.domain.mig.choice import select_services, sunk_capacities
+from tessera.domain.mig.deal import build_gpus
+from tessera.domain.mig.demand import GpuOffer, ServiceDemand, meets_demand
+from tessera.domain.mig.fleet import FleetGpu, replicas_by_service
 from tessera.domain.mig.mix import Mix
-from tessera.domain.mig.repair import Fleet, known, named, rearranged, repaired, suits
-from tessera.domain.mig.spread import cramped, on_nodes, spread
+from tessera.domain.mig.repair import (
+    MigFleet,
+    name_gpus,
+    rearrange_all,
+    repair_fleet,
+    serves_all_demand,
+    usable_replicas,
+)
+from tessera.domain.mig.spread import assign_nodes, spread, spread_violations
 
-_EXACT = 24
+_REARRANGE_LIMIT = 24
 """So many GPUs are rearranged at once."""
-_LARGE = 256
+_LARGE_FLEET = 256
 """The same where GPUs are limited, so that there are no others to begin with."""
-_NEARLY = 0.005
+_ACCEPTED_GAP = 0.005
 """Of the cost: a large fleet may be that far from the optimum before more instances move."""
 
 
@@ -26,19 +33,19 @@ _NEARLY = 0.005
 class LayoutPlan:
     """GPUs in use and idle ones that were there before, by name."""
 
-    gpus: tuple[Gpu, ...]
-    changes: Changes
+    gpus: tuple[FleetGpu, ...]
+    changes: LayoutChanges
     """Against what was there."""
     cost: int
     bound: int
     """No layouts that serve the same services cost less."""
     unmet: tuple[str, ...]
     """Services that the GPUs on offer cannot serve, or not with all that they ask for."""
-    cramped: tuple[str, ...] = ()
+    spread_violations: tuple[str, ...] = ()
     """Services on fewer GPUs or nodes than they should be."""
 
     @property
-    def used(self) -> int:
+    def gpus_in_use(self) -> int:
         """GPUs that somebody sits on."""
         return sum(gpu.used for gpu in self.gpus)
 
@@ -49,117 +56,147 @@ class LayoutPlan:
 
 
 def plan_layouts(
-    services: Iterable[Service],
-    offers: Iterable[Offer],
-    current: Iterable[Gpu] = (),
+    services: Iterable[ServiceDemand],
+    offers: Iterable[GpuOffer],
+    current: Iterable[FleetGpu] = (),
     *,
-    worth: float | None = None,
+    moves_per_gpu: float | None = None,
 ) -> LayoutPlan:
     """At least cost, then with the fewest moves. Equal input in any order gives equal plans.
 
     `worth` is how many moves saving a GPU, the dearest one, may take; a saving that takes more is
     left until the demand changes further. None for any number.
     """
-    offered = sorted(offers, key=lambda offer: offer.board.name)
+    sorted_offers = sorted(offers, key=lambda offer: offer.gpu_model.name)
     wanted = sorted(services, key=lambda service: service.name)
-    there = tuple(sorted(current, key=lambda gpu: gpu.name))
-    chosen = choose(wanted, offered, corners(there, offered, wanted), instances(there), worth)
-    mix = chosen.mix
-    fleet = Fleet(services=chosen.services, offers=offered, gpus=there)
-    serves = bool(there) and suits(fleet)
-    gpus = there
-    if not (serves and _is_least(fleet, mix)):
-        gpus = _spread(fleet, _planned(fleet, mix, worth))
-        if serves and fleet.cost(gpus) >= fleet.cost(there):
-            gpus = there
+    existing = tuple(sorted(current, key=lambda gpu: gpu.name))
+    selection = select_services(
+        wanted,
+        sorted_offers,
+        sunk_capacities(existing, sorted_offers, wanted),
+        replicas_by_service(existing),
+        moves_per_gpu,
+    )
+    mix = selection.mix
+    fleet = MigFleet(services=selection.services, offers=sorted_offers, gpus=existing)
+    meets_all = bool(existing) and serves_all_demand(fleet)
+    gpus = existing
+    if not (meets_all and _is_cheapest(fleet, mix)):
+        gpus = _spread_replicas(fleet, _replan(fleet, mix, moves_per_gpu))
+        if meets_all and fleet.cost(gpus) >= fleet.cost(existing):
+            gpus = existing
     cost = fleet.cost(gpus)
     return LayoutPlan(
         gpus=gpus,
-        changes=changes(there, gpus),
+        changes=layout_changes(existing, gpus),
         cost=cost,
-        bound=min(chosen.bound, cost),
-        unmet=_unmet(wanted, gpus),
-        cramped=cramped(chosen.services, gpus),
+        bound=min(selection.bound, cost),
+        unmet=_unmet_services(wanted, gpus),
+        spread_violations=spread_violations(selection.services, gpus),
     )
 
 
-def _unmet(services: Iterable[Service], gpus: Iterable[Gpu]) -> tuple[str, ...]:
+def _unmet_services(services: Iterable[ServiceDemand], gpus: Iterable[FleetGpu]) -> tuple[str, ...]:
     """Those that have less than they ask for."""
-    there = instances(gpus)
-    return tuple(one.name for one in services if one.instances and not met(one, known(one, there)))
+    replicas = replicas_by_service(gpus)
+    return tuple(
+        service.name
+        for service in services
+        if service.required_replicas
+        and not meets_demand(service, usable_replicas(service, replicas))
+    )
 
 
-def _is_least(fleet: Fleet, mix: Mix) -> bool:
+def _is_cheapest(fleet: MigFleet, mix: Mix) -> bool:
     """Whether what there is costs no more than a fleet from nothing would.
 
     With spreading that is more than the mix, which knows no names.
     """
     cost = fleet.cost(fleet.gpus)
-    if cost <= mix.cost or not any(max(one.gpus, one.nodes) > 1 for one in fleet.services):
+    if cost <= mix.cost or not any(
+        max(service.min_gpus, service.min_nodes) > 1 for service in fleet.services
+    ):
         return cost <= mix.cost
-    boards = {offer.board.name: offer.board for offer in fleet.offers}
-    return cost <= fleet.cost(_spread(fleet, deal(mix, boards)))
+    gpu_models = {offer.gpu_model.name: offer.gpu_model for offer in fleet.offers}
+    return cost <= fleet.cost(_spread_replicas(fleet, build_gpus(mix, gpu_models)))
 
 
-def _spread(fleet: Fleet, gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
+def _spread_replicas(fleet: MigFleet, gpus: tuple[FleetGpu, ...]) -> tuple[FleetGpu, ...]:
     """Only where somebody asks for it; then every GPU has a node, if nodes are asked for."""
-    boards = {offer.board.name: offer.board for offer in fleet.offers}
-    nodes = any(service.nodes > 1 for service in fleet.services)
-    each = min((offer.per_node for offer in fleet.offers), default=1)
-    placed = on_nodes(gpus, each) if nodes else gpus
-    if not cramped(fleet.services, placed):
-        return placed
-    found = spread(fleet.services, placed, boards)
-    return named(on_nodes(found, each) if nodes else found)
+    gpu_models = {offer.gpu_model.name: offer.gpu_model for offer in fleet.offers}
+    needs_nodes = any(service.min_nodes > 1 for service in fleet.services)
+    gpus_per_node = min((offer.gpus_per_node for offer in fleet.offers), default=1)
+    with_nodes = assign_nodes(gpus, gpus_per_node) if needs_nodes else gpus
+    if not spread_violations(fleet.services, with_nodes):
+        return with_nodes
+    spread_gpus = spread(fleet.services, with_nodes, gpu_models)
+    return name_gpus(assign_nodes(spread_gpus, gpus_per_node) if needs_nodes else spread_gpus)
 
 
-def _planned(fleet: Fleet, mix: Mix, worth: float | None) -> tuple[Gpu, ...]:
-    boards = {offer.board.name: offer.board for offer in fleet.offers}
+def _replan(fleet: MigFleet, mix: Mix, moves_per_gpu: float | None) -> tuple[FleetGpu, ...]:
+    gpu_models = {offer.gpu_model.name: offer.gpu_model for offer in fleet.offers}
     if not fleet.gpus:
-        return deal(mix, boards)
-    if any(gpu.sunk for gpu in fleet.gpus) or any(one.most is not None for one in fleet.offers):
-        return _among_those_there(fleet, mix, worth)
-    if len(fleet.gpus) <= _EXACT:
-        budget = mix.cost if worth is None else None
-        if (found := rearranged(fleet, budget, worth)) is not None:
-            return found
-    enough = math.floor(mix.cost * (1 + _NEARLY))
-    mended = repaired(fleet, enough)
-    return mended if fleet.cost(mended) <= enough else _anew(fleet, mix)
-
-
-def _among_those_there(fleet: Fleet, mix: Mix, worth: float | None) -> tuple[Gpu, ...]:
-    """Nothing may be added at will, so that all is rearranged at once; at worst nothing is."""
-    if len(fleet.gpus) > _LARGE:
-        mended = repaired(fleet, math.floor(mix.cost * (1 + _NEARLY)))
-        if suits(replace(fleet, gpus=mended)):
-            return mended
-    if worth is None and (found := rearranged(fleet, mix.cost, None)) is not None:
-        return found
-    return rearranged(fleet, None, worth) or fleet.gpus
-
-
-def _anew(fleet: Fleet, mix: Mix) -> tuple[Gpu, ...]:
-    """The whole mix, on the GPUs that resemble it most; idle ones are left as they are."""
-    left = {gpu.name: gpu for gpu in fleet.gpus}
-    holding: dict[tuple[str, str], list[str]] = {}
-    for gpu in fleet.gpus:
-        for service in sorted({one.service for one in gpu.slices if one.service is not None}):
-            holding.setdefault((gpu.board, service), []).append(gpu.name)
-    made = []
-    for gpu in deal(mix, {offer.board.name: offer.board for offer in fleet.offers}):
-        like = Counter(
-            name
-            for one in gpu.slices
-            for name in holding.get((gpu.board, one.service or ""), ())
-            if name in left
-        )
-        spare = (name for name, other in left.items() if other.board == gpu.board)
-        name = max(like, key=lambda one: (like[one], one)) if like else next(spare, "")
-        left.pop(name, None)
-        made.append(replace(gpu, name=name))
-    idle = (
-        replace(gpu, slices=tuple(one._replace(service=None) for one in gpu.slices))
-        for gpu in left.values()
+        return build_gpus(mix, gpu_models)
+    if any(gpu.sunk for gpu in fleet.gpus) or any(
+        offer.max_gpus is not None for offer in fleet.offers
+    ):
+        return _replan_existing(fleet, mix, moves_per_gpu)
+    if len(fleet.gpus) <= _REARRANGE_LIMIT:
+        budget = mix.cost if moves_per_gpu is None else None
+        if (rearranged_gpus := rearrange_all(fleet, budget, moves_per_gpu)) is not None:
+            return rearranged_gpus
+    accepted_cost = math.floor(mix.cost * (1 + _ACCEPTED_GAP))
+    repaired_gpus = repair_fleet(fleet, accepted_cost)
+    return (
+        repaired_gpus
+        if fleet.cost(repaired_gpus) <= accepted_cost
+        else _replan_from_scratch(fleet, mix)
     )
-    return named([*made, *idle])
+
+
+def _replan_existing(
+    fleet: MigFleet, mix: Mix, moves_per_gpu: float | None
+) -> tuple[FleetGpu, ...]:
+    """Nothing may be added at will, so that all is rearranged at once; at worst nothing is."""
+    if len(fleet.gpus) > _LARGE_FLEET:
+        repaired_gpus = repair_fleet(fleet, math.floor(mix.cost * (1 + _ACCEPTED_GAP)))
+        if serves_all_demand(replace(fleet, gpus=repaired_gpus)):
+            return repaired_gpus
+    if (
+        moves_per_gpu is None
+        and (rearranged_gpus := rearrange_all(fleet, mix.cost, None)) is not None
+    ):
+        return rearranged_gpus
+    return rearrange_all(fleet, None, moves_per_gpu) or fleet.gpus
+
+
+def _replan_from_scratch(fleet: MigFleet, mix: Mix) -> tuple[FleetGpu, ...]:
+    """The whole mix, on the GPUs that resemble it most; idle ones are left as they are."""
+    unused = {gpu.name: gpu for gpu in fleet.gpus}
+    gpus_of_service: dict[tuple[str, str], list[str]] = {}
+    for gpu in fleet.gpus:
+        for service in sorted(
+            {mig_slice.service for mig_slice in gpu.slices if mig_slice.service is not None}
+        ):
+            gpus_of_service.setdefault((gpu.gpu_model, service), []).append(gpu.name)
+    planned = []
+    for gpu in build_gpus(mix, {offer.gpu_model.name: offer.gpu_model for offer in fleet.offers}):
+        shared_replicas = Counter(
+            name
+            for mig_slice in gpu.slices
+            for name in gpus_of_service.get((gpu.gpu_model, mig_slice.service or ""), ())
+            if name in unused
+        )
+        spare_names = (name for name, other in unused.items() if other.gpu_model == gpu.gpu_model)
+        name = (
+            max(shared_replicas, key=lambda candidate: (shared_replicas[candidate], candidate))
+            if shared_replicas
+            else next(spare_names, "")
+        )
+        unused.pop(name, None)
+        planned.append(replace(gpu, name=name))
+    idle = (
+        replace(gpu, slices=tuple(mig_slice._replace(service=None) for mig_slice in gpu.slices))
+        for gpu in unused.values()
+    )
+    return name_gpus([*planned, *idle])

@@ -11,300 +11,370 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
-from tessera.domain.mig.demand import NEARLY, Kind, Offer, Service
-from tessera.domain.mig.fill import Reshape, reshapes
-from tessera.domain.mig.fleet import Gpu, Slice, instances
+from tessera.domain.mig.demand import DEMAND_TOLERANCE, GpuOffer, InstanceType, ServiceDemand
+from tessera.domain.mig.fill import Reshape, possible_reshapes
+from tessera.domain.mig.fleet import FleetGpu, FleetSlice, replicas_by_service
 from tessera.domain.mig.layouts import Layout
-from tessera.domain.mig.mix import ways
-from tessera.domain.mig.seating import Seated, Shaped, seat
-from tessera.domain.mig.solver import INFINITE, Programme, Whole
+from tessera.domain.mig.mix import gpu_geometries
+from tessera.domain.mig.seating import ReplicaTargets, ReshapedGpu, assign_replicas
+from tessera.domain.mig.solver import INFINITY, IntegerProgram, IntegerSolution
 
-_NODES = 1_000
-_DEAR = 1_000.0
+_MAX_NODES = 1_000
+_MOVES_COST_FIRST = 1_000.0
 """Moves that the dearest GPU is worth where cost goes first; as many never happen at once."""
-_SLICES = 8
+_MAX_SLICES = 8
 """On a GPU at most; it keeps the lesser aims below the greater ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ground:
+class RearrangeProblem:
     """What is rearranged and what stands beside it."""
 
-    services: Sequence[Service]
+    services: Sequence[ServiceDemand]
     """By name, each with a kind that is on offer."""
-    offers: Sequence[Offer]
-    opened: Sequence[Gpu]
-    fixed: Sequence[Gpu] = ()
+    offers: Sequence[GpuOffer]
+    open_gpus: Sequence[FleetGpu]
+    fixed_gpus: Sequence[FleetGpu] = ()
     """GPUs whose instances all stay."""
     budget: int | None = None
     """Of the opened GPUs and those that are added; without one, cost goes before moves."""
-    worth: float | None = None
+    moves_per_gpu: float | None = None
     """Without a budget: moves that saving the dearest GPU is worth; None for any number."""
-    still: bool = False
+    only_adds: bool = False
     """Slices are only added beside those that are there, which is quick."""
 
 
-class _Alike(NamedTuple):
+class _GpuGroupKey(NamedTuple):
     """What makes GPUs the same to the programme."""
 
-    board: str
-    slices: tuple[Slice, ...]
-    fixed: Layout
+    gpu_model: str
+    slices: tuple[FleetSlice, ...]
+    foreign_slices: Layout
     locked: bool
     node: str
     """Only where nodes are emptied as a whole."""
 
 
-_Shape: TypeAlias = tuple[int, Reshape | None]
+_GroupReshape: TypeAlias = tuple[int, Reshape | None]
 """A group of GPUs that are alike, and what becomes of some of them."""
 
 
-class _Need(NamedTuple):
+class _ServiceRows(NamedTuple):
     """Rows of one service."""
 
     demand: int
-    number: int
+    replicas: int
     stops: int
     starts: int
 
 
-def rearrange(ground: Ground) -> tuple[Gpu, ...] | None:
+def rearrange(problem: RearrangeProblem) -> tuple[FleetGpu, ...] | None:
     """The opened GPUs as they should be, then the added ones; None when the budget is too small."""
-    return _Rearranged(ground).solve()
+    return _RearrangeProgram(problem).solve()
 
 
-class _Rearranged:
+class _RearrangeProgram:
     """Columns are shapes, added GPUs, seats, stays, and two for every service's moves."""
 
-    def __init__(self, ground: Ground) -> None:
-        self._ground = ground
-        self._offers = {offer.board.name: offer for offer in ground.offers}
-        self._now = {} if ground.still else instances(ground.opened)
-        held = instances((*ground.fixed, *ground.opened) if ground.still else ground.fixed)
-        self._left = {
-            service.name: left
-            for service in ground.services
-            if any(left := _left(service, held.get(service.name, Counter())))
-            or service.name in self._now
+    def __init__(self, problem: RearrangeProblem) -> None:
+        self._problem = problem
+        self._offer_by_model = {offer.gpu_model.name: offer for offer in problem.offers}
+        self._current = {} if problem.only_adds else replicas_by_service(problem.open_gpus)
+        fixed_replicas = replicas_by_service(
+            (*problem.fixed_gpus, *problem.open_gpus) if problem.only_adds else problem.fixed_gpus
+        )
+        self._remaining = {
+            service.name: remaining
+            for service in problem.services
+            if any(
+                remaining := _remaining_need(service, fixed_replicas.get(service.name, Counter()))
+            )
+            or service.name in self._current
         }
-        self._services = [one for one in ground.services if one.name in self._left]
-        self._kinds = sorted({kind for service in self._services for kind in service.throughput})
-        self._made, self._rows = Programme(), 0
-        self._groups = self._grouped(ground.opened)
-        self._shapes: list[_Shape] = []
-        self._ways: list[tuple[Offer, Reshape]] = []
-        self._seats: list[tuple[str, Kind]] = []
-        total = len(ground.opened) + 1
-        worth = _DEAR if ground.worth is None else ground.worth
-        self._dear = 0.0 if ground.budget is not None else worth
-        self._touch = 1 / total
-        self._destroy = self._touch / (4 * _SLICES * total)
-        self._start = self._destroy / (2 * _SLICES * total)
+        self._services = [
+            service for service in problem.services if service.name in self._remaining
+        ]
+        self._instance_types = sorted(
+            {instance_type for service in self._services for instance_type in service.throughput}
+        )
+        self._program, self._row_count = IntegerProgram(), 0
+        self._groups = self._group_gpus(problem.open_gpus)
+        self._reshape_columns: list[_GroupReshape] = []
+        self._new_gpu_columns: list[tuple[GpuOffer, Reshape]] = []
+        self._replica_columns: list[tuple[str, InstanceType]] = []
+        total = len(problem.open_gpus) + 1
+        moves_per_gpu = (
+            _MOVES_COST_FIRST if problem.moves_per_gpu is None else problem.moves_per_gpu
+        )
+        self._moves_per_gpu = 0.0 if problem.budget is not None else moves_per_gpu
+        self._reshape_cost = 1 / total
+        self._destroy_cost = self._reshape_cost / (4 * _MAX_SLICES * total)
+        self._start_cost = self._destroy_cost / (2 * _MAX_SLICES * total)
 
-    def _grouped(self, gpus: Sequence[Gpu]) -> list[list[Gpu]]:
+    def _group_gpus(self, gpus: Sequence[FleetGpu]) -> list[list[FleetGpu]]:
         """GPUs that are alike, so that it does not matter which of them is reshaped how."""
-        found: dict[_Alike, list[Gpu]] = {}
+        groups: dict[_GpuGroupKey, list[FleetGpu]] = {}
         for gpu in gpus:
-            node = gpu.node if self._offers[gpu.board].by_node else ""
-            key = _Alike(gpu.board, gpu.slices, gpu.fixed, gpu.locked, node)
-            found.setdefault(key, []).append(gpu)
-        return list(found.values())
+            node = gpu.node if self._offer_by_model[gpu.gpu_model].drains_node else ""
+            key = _GpuGroupKey(gpu.gpu_model, gpu.slices, gpu.foreign_slices, gpu.locked, node)
+            groups.setdefault(key, []).append(gpu)
+        return list(groups.values())
 
-    def solve(self) -> tuple[Gpu, ...] | None:
+    def solve(self) -> tuple[FleetGpu, ...] | None:
         """The best found; GPUs beyond the opened ones have no name yet."""
         self._add_rows()
-        for at, group in enumerate(self._groups):
-            self._add_shapes(at, group[0], len(group))
-        for offer in self._ground.offers:
-            self._add_ways(offer)
+        for index, group in enumerate(self._groups):
+            self._add_reshapes(index, group[0], len(group))
+        for offer in self._problem.offers:
+            self._add_new_gpus(offer)
         for service in self._services:
-            self._add_seats(service)
+            self._add_replicas(service)
         self._add_stays()
         self._add_moves()
-        self._add_nodes()
-        quick = self._ground.budget is None and self._ground.worth is None
-        step = self._touch if quick else 0.0
-        found = self._made.whole(_NODES, step=step)
-        return None if found is None else self._seated(found)
+        self._add_node_drains()
+        cost_first = self._problem.budget is None and self._problem.moves_per_gpu is None
+        step = self._reshape_cost if cost_first else 0.0
+        solution = self._program.solve_integer(_MAX_NODES, step=step)
+        return None if solution is None else self._build_gpus(solution)
 
-    def _row(self, low: float, high: float = INFINITE) -> int:
-        self._made.row(low, high)
-        self._rows += 1
-        return self._rows - 1
+    def _add_row(self, low: float, high: float = INFINITY) -> int:
+        self._program.add_row(low, high)
+        self._row_count += 1
+        return self._row_count - 1
 
     def _add_rows(self) -> None:
-        self._of_group = [self._row(len(group), len(group)) for group in self._groups]
-        self._limits = {
-            offer.board.name: self._limit(offer)
-            for offer in self._ground.offers
-            if offer.most is not None
+        self._group_rows = [self._add_row(len(group), len(group)) for group in self._groups]
+        self._limit_rows = {
+            offer.gpu_model.name: self._add_limit_rows(offer)
+            for offer in self._problem.offers
+            if offer.max_gpus is not None
         }
-        self._nodes = {
-            gpu.node: self._row(0) for gpu in self._ground.opened if self._offers[gpu.board].by_node
+        self._node_rows = {
+            gpu.node: self._add_row(0)
+            for gpu in self._problem.open_gpus
+            if self._offer_by_model[gpu.gpu_model].drains_node
         }
-        self._of_kind = {kind: self._row(0) for kind in self._kinds}
-        self._needs = {
-            service.name: self._need(*self._left[service.name]) for service in self._services
+        self._type_rows = {
+            instance_type: self._add_row(0) for instance_type in self._instance_types
         }
-        self._stays = {
-            (service.name, kind): (self._row(0), self._row(0))
+        self._service_rows = {
+            service.name: self._add_service_rows(*self._remaining[service.name])
             for service in self._services
-            for kind in sorted(self._now.get(service.name, ()))
-            if kind in service.throughput
         }
-        self._cost = self._row(0, INFINITE if self._ground.budget is None else self._ground.budget)
+        self._stay_rows = {
+            (service.name, instance_type): (self._add_row(0), self._add_row(0))
+            for service in self._services
+            for instance_type in sorted(self._current.get(service.name, ()))
+            if instance_type in service.throughput
+        }
+        self._cost_row = self._add_row(
+            0, INFINITY if self._problem.budget is None else self._problem.budget
+        )
 
-    def _limit(self, offer: Offer) -> tuple[int, int]:
+    def _add_limit_rows(self, offer: GpuOffer) -> tuple[int, int]:
         """Rows of GPUs in use, and of those that are added."""
-        name, most = offer.board.name, offer.most or 0
-        fixed = [gpu for gpu in self._ground.fixed if gpu.board == name and not gpu.sunk]
-        opened = [gpu for gpu in self._ground.opened if gpu.board == name and not gpu.sunk]
-        left = max(0, most - sum(gpu.used for gpu in fixed))
-        added = max(0, most - len(fixed) - len(opened))
-        return self._row(-INFINITE, left), self._row(-INFINITE, added)
+        model_name, max_gpus = offer.gpu_model.name, offer.max_gpus or 0
+        fixed_gpus = [
+            gpu for gpu in self._problem.fixed_gpus if gpu.gpu_model == model_name and not gpu.sunk
+        ]
+        open_gpus = [
+            gpu for gpu in self._problem.open_gpus if gpu.gpu_model == model_name and not gpu.sunk
+        ]
+        free = max(0, max_gpus - sum(gpu.used for gpu in fixed_gpus))
+        added = max(0, max_gpus - len(fixed_gpus) - len(open_gpus))
+        return self._add_row(-INFINITY, free), self._add_row(-INFINITY, added)
 
-    def _need(self, demand: float, number: int) -> _Need:
-        return _Need(self._row(demand), self._row(number), self._row(0), self._row(0))
+    def _add_service_rows(self, demand: float, replicas: int) -> _ServiceRows:
+        return _ServiceRows(
+            self._add_row(demand), self._add_row(replicas), self._add_row(0), self._add_row(0)
+        )
 
-    def _add_shapes(self, at: int, gpu: Gpu, size: int) -> None:
+    def _add_reshapes(self, index: int, gpu: FleetGpu, size: int) -> None:
         """All ways to reshape it; unused it stays as it is and costs nothing."""
-        offer = self._offers[gpu.board]
-        if not (self._ground.still and gpu.used) and not gpu.sunk:
-            self._shapes.append((at, None))
-            self._made.column(0, [(self._of_group[at], 1)], 0, size)
-        holders = {one.spot: one.service for one in gpu.slices}
-        for shape in self._reshapes(offer, gpu):
-            there = Counter(
-                Kind(gpu.board, spot.profile)
-                for spot in shape.kept
-                if not (self._ground.still and holders[spot]) and spot not in gpu.fixed
+        offer = self._offer_by_model[gpu.gpu_model]
+        if not (self._problem.only_adds and gpu.used) and not gpu.sunk:
+            self._reshape_columns.append((index, None))
+            self._program.add_column(0, [(self._group_rows[index], 1)], 0, size)
+        service_at = {mig_slice.placement: mig_slice.service for mig_slice in gpu.slices}
+        for reshape in self._allowed_reshapes(offer, gpu):
+            available = Counter(
+                InstanceType(gpu.gpu_model, placement.profile)
+                for placement in reshape.retained
+                if not (self._problem.only_adds and service_at[placement])
+                and placement not in gpu.foreign_slices
             )
-            there.update({Kind(gpu.board, name): count for name, count in shape.added})
-            stays = Counter((holders[spot], Kind(gpu.board, spot.profile)) for spot in shape.kept)
-            entries = [(self._of_group[at], 1.0)]
+            available.update(
+                {InstanceType(gpu.gpu_model, name): count for name, count in reshape.added}
+            )
+            stays = Counter(
+                (service_at[placement], InstanceType(gpu.gpu_model, placement.profile))
+                for placement in reshape.retained
+            )
+            entries = [(self._group_rows[index], 1.0)]
             if not gpu.sunk:
-                entries.append((self._cost, float(offer.price)))
-            if not gpu.sunk and (limit := self._limits.get(gpu.board)):
+                entries.append((self._cost_row, float(offer.price)))
+            if not gpu.sunk and (limit := self._limit_rows.get(gpu.gpu_model)):
                 entries.append((limit[0], 1.0))
-            changed = shape.kept != gpu.layout or bool(shape.added)
-            if changed and gpu.node in self._nodes:
-                entries.append((self._nodes[gpu.node], -1.0))
+            changed = reshape.retained != gpu.layout or bool(reshape.added)
+            if changed and gpu.node in self._node_rows:
+                entries.append((self._node_rows[gpu.node], -1.0))
             entries += [
-                (self._of_kind[kind], count)
-                for kind, count in there.items()
-                if kind in self._of_kind
+                (self._type_rows[instance_type], count)
+                for instance_type, count in available.items()
+                if instance_type in self._type_rows
             ]
             entries += [
-                (self._stays[stay][0], count)
+                (self._stay_rows[stay][0], count)
                 for stay, count in stays.items()
-                if stay in self._stays
+                if stay in self._stay_rows
             ]
-            lost = [spot for spot in gpu.layout if spot not in shape.kept]
-            sitting = sum(holders[spot] is not None for spot in lost)
-            cost = self._touch * bool(shape.added) + self._destroy * (len(lost) + sitting)
-            self._shapes.append((at, shape))
-            self._made.column(cost + self._price(offer) * (not gpu.sunk), entries, 0, size)
+            destroyed = [placement for placement in gpu.layout if placement not in reshape.retained]
+            occupied = sum(service_at[placement] is not None for placement in destroyed)
+            cost = self._reshape_cost * bool(reshape.added) + self._destroy_cost * (
+                len(destroyed) + occupied
+            )
+            self._reshape_columns.append((index, reshape))
+            self._program.add_column(
+                cost + self._price_in_moves(offer) * (not gpu.sunk), entries, 0, size
+            )
 
-    def _reshapes(self, offer: Offer, gpu: Gpu) -> Iterator[Reshape]:
+    def _allowed_reshapes(self, offer: GpuOffer, gpu: FleetGpu) -> Iterator[Reshape]:
         """Those that leave fixed slices alone, and all others where the backend cannot do better.
 
         The GPU as it stands is always among them.
         """
-        for shape in reshapes(offer.board, self._profiles(gpu.board), gpu.layout):
-            same = shape.kept == gpu.layout and not shape.added
-            if same or (
+        for reshape in possible_reshapes(
+            offer.gpu_model, self._profiles_of(gpu.gpu_model), gpu.layout
+        ):
+            unchanged = reshape.retained == gpu.layout and not reshape.added
+            if unchanged or (
                 not gpu.locked
-                and set(gpu.fixed) <= set(shape.kept)
-                and (offer.sibling_safe or not shape.kept)
-                and (shape.kept == gpu.layout or not self._ground.still)
+                and set(gpu.foreign_slices) <= set(reshape.retained)
+                and (offer.sibling_safe or not reshape.retained)
+                and (reshape.retained == gpu.layout or not self._problem.only_adds)
             ):
-                yield shape
+                yield reshape
 
-    def _profiles(self, board: str) -> tuple[str, ...]:
-        return tuple(kind.profile for kind in self._kinds if kind.board == board)
+    def _profiles_of(self, gpu_model: str) -> tuple[str, ...]:
+        return tuple(
+            instance_type.profile
+            for instance_type in self._instance_types
+            if instance_type.gpu_model == gpu_model
+        )
 
-    def _price(self, offer: Offer) -> float:
-        return self._dear * offer.price / max(one.price for one in self._ground.offers)
+    def _price_in_moves(self, offer: GpuOffer) -> float:
+        return (
+            self._moves_per_gpu
+            * offer.price
+            / max(candidate.price for candidate in self._problem.offers)
+        )
 
-    def _add_ways(self, offer: Offer) -> None:
+    def _add_new_gpus(self, offer: GpuOffer) -> None:
         """GPUs that are added; one that is there already and empty is a little better."""
-        profiles = self._profiles(offer.board.name)
-        for way in ways(offer.board, profiles) if profiles else ():
-            slices = [(self._of_kind[Kind(offer.board.name, name)], count) for name, count in way]
-            slices += [(row, 1) for row in self._limits.get(offer.board.name, ())]
-            self._ways.append((offer, Reshape((), way)))
-            cost = 1.5 * self._touch + self._price(offer)
-            self._made.column(cost, [*slices, (self._cost, offer.price)])
+        profiles = self._profiles_of(offer.gpu_model.name)
+        for geometry in gpu_geometries(offer.gpu_model, profiles) if profiles else ():
+            slices = [
+                (self._type_rows[InstanceType(offer.gpu_model.name, name)], count)
+                for name, count in geometry
+            ]
+            slices += [(row, 1) for row in self._limit_rows.get(offer.gpu_model.name, ())]
+            self._new_gpu_columns.append((offer, Reshape((), geometry)))
+            cost = 1.5 * self._reshape_cost + self._price_in_moves(offer)
+            self._program.add_column(cost, [*slices, (self._cost_row, offer.price)])
 
-    def _add_seats(self, service: Service) -> None:
+    def _add_replicas(self, service: ServiceDemand) -> None:
         """All instances, those that stay among them."""
-        need = self._needs[service.name]
-        for kind, speed in sorted(service.throughput.items()):
-            entries = [(self._of_kind[kind], -1.0), (need.demand, speed), (need.number, 1.0)]
-            entries.append((need.starts, -1.0))
-            if stay := self._stays.get((service.name, kind)):
-                entries.append((stay[1], 1.0))
-            self._seats.append((service.name, kind))
-            self._made.column(self._start, entries)
+        rows = self._service_rows[service.name]
+        for instance_type, speed in sorted(service.throughput.items()):
+            entries = [
+                (self._type_rows[instance_type], -1.0),
+                (rows.demand, speed),
+                (rows.replicas, 1.0),
+            ]
+            entries.append((rows.starts, -1.0))
+            if stay_row := self._stay_rows.get((service.name, instance_type)):
+                entries.append((stay_row[1], 1.0))
+            self._replica_columns.append((service.name, instance_type))
+            self._program.add_column(self._start_cost, entries)
 
     def _add_stays(self) -> None:
         """At most as many as sit on kept slices, and as are wanted there."""
-        for (name, _), (there, wanted) in self._stays.items():
-            need = self._needs[name]
-            self._made.column(0, [(there, -1), (wanted, -1), (need.stops, 1), (need.starts, 1)])
+        for (name, _), (sitting_row, wanted_row) in self._stay_rows.items():
+            rows = self._service_rows[name]
+            self._program.add_column(
+                0, [(sitting_row, -1), (wanted_row, -1), (rows.stops, 1), (rows.starts, 1)]
+            )
 
     def _add_moves(self) -> None:
         """Moved are the fewer of those that stop and those that start; a switch says which."""
         for service in self._services:
-            need, now = self._needs[service.name], self._now.get(service.name, Counter())
-            self._made.column(1, [(need.stops, 1), (need.starts, 1)])
-            switch = [(need.stops, -now.total()), (need.starts, _most(service))]
-            self._made.column(0, switch, 0, 1)
+            rows, current = (
+                self._service_rows[service.name],
+                self._current.get(service.name, Counter()),
+            )
+            self._program.add_column(1, [(rows.stops, 1), (rows.starts, 1)])
+            switch = [(rows.stops, -current.total()), (rows.starts, _max_replicas(service))]
+            self._program.add_column(0, switch, 0, 1)
 
-    def _add_nodes(self) -> None:
+    def _add_node_drains(self) -> None:
         """Whoever is on a node of which a GPU is cut anew leaves it, even to come back."""
-        for node, row in self._nodes.items():
-            there = [gpu for gpu in self._ground.opened if gpu.node == node]
-            sitting = sum(one.service is not None for gpu in there for one in gpu.slices)
-            self._made.column(sitting + 2 * self._touch, [(row, len(there))], 0, 1)
+        for node, row in self._node_rows.items():
+            node_gpus = [gpu for gpu in self._problem.open_gpus if gpu.node == node]
+            replica_count = sum(
+                mig_slice.service is not None for gpu in node_gpus for mig_slice in gpu.slices
+            )
+            self._program.add_column(
+                replica_count + 2 * self._reshape_cost, [(row, len(node_gpus))], 0, 1
+            )
 
-    def _seated(self, found: Whole) -> tuple[Gpu, ...]:
-        columns = iter(found.columns)
-        chosen = [shape for shape in self._shapes for _ in range(next(columns))]
-        added = [way for way in self._ways for _ in range(next(columns))]
-        seats = {one: count for one in self._seats if (count := next(columns))}
-        stays = {one: count for one in self._stays if (count := next(columns))}
-        shaped = []
-        for at, group in enumerate(self._groups):
-            shapes = [shape for where, shape in chosen if where == at]
-            shapes.sort(key=_idle)
-            shaped += [Shaped(gpu, shape) for gpu, shape in zip(group, shapes, strict=True)]
-        shaped.sort(key=_name)
-        shaped += [Shaped(Gpu(name="", board=offer.board.name), way) for offer, way in added]
-        if self._ground.still:
-            for name, kinds in instances(self._ground.opened).items():
-                stays |= {(name, kind): count for kind, count in kinds.items()}
-            seats = dict(Counter(seats) + Counter(stays))
-        boards = {name: offer.board for name, offer in self._offers.items()}
-        return seat(shaped, Seated(seats, stays), boards)
+    def _build_gpus(self, solution: IntegerSolution) -> tuple[FleetGpu, ...]:
+        columns = iter(solution.columns)
+        chosen = [reshape for reshape in self._reshape_columns for _ in range(next(columns))]
+        new_gpus = [column for column in self._new_gpu_columns for _ in range(next(columns))]
+        totals = {key: count for key in self._replica_columns if (count := next(columns))}
+        stays = {key: count for key in self._stay_rows if (count := next(columns))}
+        reshaped = []
+        for index, group in enumerate(self._groups):
+            reshapes_of_group = [reshape for group_index, reshape in chosen if group_index == index]
+            reshapes_of_group.sort(key=_is_unused)
+            reshaped += [
+                ReshapedGpu(gpu, reshape)
+                for gpu, reshape in zip(group, reshapes_of_group, strict=True)
+            ]
+        reshaped.sort(key=_gpu_name)
+        reshaped += [
+            ReshapedGpu(FleetGpu(name="", gpu_model=offer.gpu_model.name), new_reshape)
+            for offer, new_reshape in new_gpus
+        ]
+        if self._problem.only_adds:
+            for name, counts in replicas_by_service(self._problem.open_gpus).items():
+                stays |= {(name, instance_type): count for instance_type, count in counts.items()}
+            totals = dict(Counter(totals) + Counter(stays))
+        gpu_models = {name: offer.gpu_model for name, offer in self._offer_by_model.items()}
+        return assign_replicas(reshaped, ReplicaTargets(totals, stays), gpu_models)
 
 
-def _idle(shape: Reshape | None) -> bool:
-    return shape is None
+def _is_unused(reshape: Reshape | None) -> bool:
+    return reshape is None
 
 
-def _name(one: Shaped) -> str:
-    return one.gpu.name
+def _gpu_name(reshaped: ReshapedGpu) -> str:
+    return reshaped.gpu.name
 
 
-def _left(service: Service, held: Mapping[Kind, int]) -> tuple[float, int]:
+def _remaining_need(
+    service: ServiceDemand, held_replicas: Mapping[InstanceType, int]
+) -> tuple[float, int]:
     """Demand and instances beyond what is held already."""
-    served = sum(service.throughput.get(kind, 0.0) * count for kind, count in held.items())
-    demand = max(service.demand * (1 - NEARLY) - served, 0.0)
-    return demand, max(service.instances - sum(held.values()), 0)
+    served = sum(
+        service.throughput.get(instance_type, 0.0) * count
+        for instance_type, count in held_replicas.items()
+    )
+    demand = max(service.demand * (1 - DEMAND_TOLERANCE) - served, 0.0)
+    return demand, max(service.required_replicas - sum(held_replicas.values()), 0)
 
 
-def _most(service: Service) -> int:
+def _max_replicas(service: ServiceDemand) -> int:
     """More instances are never wanted."""
     slowest = min(service.throughput.values())
-    return max(math.ceil(service.demand / slowest), service.instances)
+    return max(math.ceil(service.demand / slowest), service.required_replicas)

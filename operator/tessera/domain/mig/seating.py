@@ -8,89 +8,116 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from tessera.domain.mig.boards import Board
-from tessera.domain.mig.deal import places
-from tessera.domain.mig.demand import Kind
+from tessera.domain.mig.boards import GpuModel
+from tessera.domain.mig.deal import place_geometry
+from tessera.domain.mig.demand import InstanceType
 from tessera.domain.mig.fill import Reshape
-from tessera.domain.mig.fleet import Gpu, Slice
-from tessera.domain.mig.layouts import Spot
+from tessera.domain.mig.fleet import FleetGpu, FleetSlice
+from tessera.domain.mig.layouts import SlicePlacement
 
-Counts: TypeAlias = Mapping[tuple[str, Kind], int]
+CountByServiceAndType: TypeAlias = Mapping[tuple[str, InstanceType], int]
 """Instances of a service on a kind."""
 
 
 @dataclass(frozen=True, slots=True)
-class Shaped:
+class ReshapedGpu:
     """A GPU and how it is reshaped; None leaves it to nobody, as it is."""
 
-    gpu: Gpu
-    shape: Reshape | None
+    gpu: FleetGpu
+    reshape: Reshape | None
 
 
 @dataclass(frozen=True, slots=True)
-class Seated:
+class ReplicaTargets:
     """All instances, and those of them that stay where they are."""
 
-    seats: Counts
-    stays: Counts
+    totals: CountByServiceAndType
+    staying: CountByServiceAndType
 
 
-def seat(shaped: Sequence[Shaped], wanted: Seated, boards: Mapping[str, Board]) -> tuple[Gpu, ...]:
+def assign_replicas(
+    reshaped: Sequence[ReshapedGpu], targets: ReplicaTargets, gpu_models: Mapping[str, GpuModel]
+) -> tuple[FleetGpu, ...]:
     """The GPUs with everybody in place, in the order given."""
-    staying = Counter(dict(wanted.stays))
-    held: list[dict[Spot, str | None]] = []
-    for one in shaped:
-        held.append({spot: holder for spot, holder in _held(one, staying)})
-    due = _due(wanted)
-    for one, slices in zip(shaped, held, strict=True):
-        for spot in sorted(slices):
-            if slices[spot] is None and one.shape is not None and spot not in one.gpu.fixed:
-                slices[spot] = _next(due, Kind(one.gpu.board, spot.profile))
-    for one, slices in zip(shaped, held, strict=True):
-        for spot in _cut(one, boards):
-            if (service := _next(due, Kind(one.gpu.board, spot.profile))) is not None:
-                slices[spot] = service
+    staying = Counter(dict(targets.staying))
+    slices_by_gpu: list[dict[SlicePlacement, str | None]] = []
+    for reshaped_gpu in reshaped:
+        slices_by_gpu.append(
+            {placement: occupant for placement, occupant in _retained_slices(reshaped_gpu, staying)}
+        )
+    starting = _starting_services(targets)
+    for reshaped_gpu, slices in zip(reshaped, slices_by_gpu, strict=True):
+        for placement in sorted(slices):
+            if (
+                slices[placement] is None
+                and reshaped_gpu.reshape is not None
+                and placement not in reshaped_gpu.gpu.foreign_slices
+            ):
+                slices[placement] = _take_next(
+                    starting, InstanceType(reshaped_gpu.gpu.gpu_model, placement.profile)
+                )
+    for reshaped_gpu, slices in zip(reshaped, slices_by_gpu, strict=True):
+        for placement in _new_placements(reshaped_gpu, gpu_models):
+            if (
+                service := _take_next(
+                    starting, InstanceType(reshaped_gpu.gpu.gpu_model, placement.profile)
+                )
+            ) is not None:
+                slices[placement] = service
     return tuple(
         replace(
-            one.gpu,
-            slices=tuple(Slice(spot.start, spot.profile, slices[spot]) for spot in sorted(slices)),
+            reshaped_gpu.gpu,
+            slices=tuple(
+                FleetSlice(placement.start, placement.profile, slices[placement])
+                for placement in sorted(slices)
+            ),
         )
-        for one, slices in zip(shaped, held, strict=True)
+        for reshaped_gpu, slices in zip(reshaped, slices_by_gpu, strict=True)
     )
 
 
-def _held(one: Shaped, staying: Counter[tuple[str, Kind]]) -> Iterator[tuple[Spot, str | None]]:
+def _retained_slices(
+    reshaped_gpu: ReshapedGpu, staying: Counter[tuple[str, InstanceType]]
+) -> Iterator[tuple[SlicePlacement, str | None]]:
     """Slices that are kept; whoever may stay does, as long as there are any who may."""
-    for cut in one.gpu.slices:
-        if one.shape is None:
-            yield cut.spot, None
-        elif cut.spot in one.shape.kept:
-            stay = (cut.service or "", one.gpu.kind(cut))
-            if staying[stay] > 0:
-                staying[stay] -= 1
-                yield cut.spot, cut.service
+    for mig_slice in reshaped_gpu.gpu.slices:
+        if reshaped_gpu.reshape is None:
+            yield mig_slice.placement, None
+        elif mig_slice.placement in reshaped_gpu.reshape.retained:
+            key = (mig_slice.service or "", reshaped_gpu.gpu.instance_type(mig_slice))
+            if staying[key] > 0:
+                staying[key] -= 1
+                yield mig_slice.placement, mig_slice.service
             else:
-                yield cut.spot, None
+                yield mig_slice.placement, None
 
 
-def _cut(one: Shaped, boards: Mapping[str, Board]) -> Iterator[Spot]:
-    if one.shape is None or not one.shape.added:
+def _new_placements(
+    reshaped_gpu: ReshapedGpu, gpu_models: Mapping[str, GpuModel]
+) -> Iterator[SlicePlacement]:
+    if reshaped_gpu.reshape is None or not reshaped_gpu.reshape.added:
         return
-    board = boards[one.gpu.board]
-    layout = places(board, one.shape.added, one.shape.kept)
+    gpu_model = gpu_models[reshaped_gpu.gpu.gpu_model]
+    layout = place_geometry(gpu_model, reshaped_gpu.reshape.added, reshaped_gpu.reshape.retained)
     if layout is None:
-        raise ValueError(f"{one.shape.added} does not fit beside {one.shape.kept}")
-    yield from sorted(set(layout) - set(one.shape.kept))
+        raise ValueError(
+            f"{reshaped_gpu.reshape.added} does not fit beside {reshaped_gpu.reshape.retained}"
+        )
+    yield from sorted(set(layout) - set(reshaped_gpu.reshape.retained))
 
 
-def _due(wanted: Seated) -> dict[Kind, list[str]]:
+def _starting_services(targets: ReplicaTargets) -> dict[InstanceType, list[str]]:
     """Services that start, by kind, once for each instance; the last one is next."""
-    found: dict[Kind, list[str]] = defaultdict(list)
-    for (service, kind), count in sorted(wanted.seats.items(), reverse=True):
-        found[kind] += [service] * (count - wanted.stays.get((service, kind), 0))
-    return found
+    services: dict[InstanceType, list[str]] = defaultdict(list)
+    for (service, instance_type), count in sorted(targets.totals.items(), reverse=True):
+        services[instance_type] += [service] * (
+            count - targets.staying.get((service, instance_type), 0)
+        )
+    return services
 
 
-def _next(due: Mapping[Kind, list[str]], kind: Kind) -> str | None:
-    waiting = due.get(kind)
+def _take_next(
+    starting: Mapping[InstanceType, list[str]], instance_type: InstanceType
+) -> str | None:
+    waiting = starting.get(instance_type)
     return waiting.pop() if waiting else None

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-INFINITE = float("inf")
-Entries: TypeAlias = Sequence[tuple[int, float]]
+INFINITY = float("inf")
+Coefficients: TypeAlias = Sequence[tuple[int, float]]
 """Rows with their coefficients."""
 
 
@@ -19,7 +19,7 @@ class SolverMissingError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Relaxed:
+class LinearSolution:
     """The optimum when fractions are allowed."""
 
     value: float
@@ -27,7 +27,7 @@ class Relaxed:
 
 
 @dataclass(frozen=True, slots=True)
-class Whole:
+class IntegerSolution:
     """The best whole numbers found, and what no whole numbers can be below."""
 
     value: float
@@ -35,35 +35,42 @@ class Whole:
     columns: tuple[int, ...]
 
 
-class Programme:
+class IntegerProgram:
     """A minimisation that grows by columns; rows come first."""
 
     def __init__(self) -> None:
-        self._highs = _highs()
+        self._highs = _new_highs()
         self._columns = 0
 
-    def row(self, low: float, high: float = INFINITE) -> None:
+    def add_row(self, low: float, high: float = INFINITY) -> None:
         """A constraint, to which columns are added later."""
         self._highs.addRow(low, high, 0, [], [])
 
-    def column(self, cost: float, entries: Entries, low: float = 0, high: float = INFINITE) -> int:
+    def add_column(
+        self, cost: float, entries: Coefficients, low: float = 0, high: float = INFINITY
+    ) -> int:
         """Its number."""
         rows, values = [row for row, _ in entries], [float(value) for _, value in entries]
         self._highs.addCol(cost, low, high, len(rows), rows, values)
         self._columns += 1
         return self._columns - 1
 
-    def relaxed(self) -> Relaxed | None:
+    def solve_relaxed(self) -> LinearSolution | None:
         """None when it has no solution."""
         self._highs.run()
         if str(self._highs.getModelStatus()) != "HighsModelStatus.kOptimal":
             return None
         duals = tuple(map(float, self._highs.getSolution().row_dual))
-        return Relaxed(self._highs.getInfo().objective_function_value, duals)
+        return LinearSolution(self._highs.getInfo().objective_function_value, duals)
 
-    def whole(
-        self, nodes: int, *, target: float = -INFINITE, step: float = 0.0, most: float = INFINITE
-    ) -> Whole | None:
+    def solve_integer(
+        self,
+        max_nodes: int,
+        *,
+        target: float = -INFINITY,
+        step: float = 0.0,
+        objective_bound: float = INFINITY,
+    ) -> IntegerSolution | None:
         """All columns as whole numbers; None when none of at most a value were found within the
         nodes.
 
@@ -72,28 +79,31 @@ class Programme:
         import highspy  # noqa: PLC0415 - the solver is loaded on first use
 
         highs = self._highs
-        kinds = [highspy.HighsVarType.kInteger] * self._columns
-        highs.changeColsIntegrality(self._columns, list(range(self._columns)), kinds)
-        highs.setOptionValue("mip_max_nodes", nodes)
+        variable_types = [highspy.HighsVarType.kInteger] * self._columns
+        highs.changeColsIntegrality(self._columns, list(range(self._columns)), variable_types)
+        highs.setOptionValue("mip_max_nodes", max_nodes)
         highs.setOptionValue("mip_rel_gap", 0.0)
         highs.setOptionValue("mip_abs_gap", max(step * 0.999, 1e-6))
-        if most < INFINITE:
-            highs.setOptionValue("objective_bound", most)
-        if target > -INFINITE:
+        if objective_bound < INFINITY:
+            highs.setOptionValue("objective_bound", objective_bound)
+        if target > -INFINITY:
             highs.setOptionValue("objective_target", target)
         highs.run()
         info = highs.getInfo()
-        if info.primal_solution_status != _FEASIBLE or info.objective_function_value > most:
+        if (
+            info.primal_solution_status != _FEASIBLE
+            or info.objective_function_value > objective_bound
+        ):
             return None
         columns = tuple(round(float(value)) for value in highs.getSolution().col_value)
-        return Whole(info.objective_function_value, info.mip_dual_bound, columns)
+        return IntegerSolution(info.objective_function_value, info.mip_dual_bound, columns)
 
 
 _FEASIBLE = 2
 """HiGHS' number for a solution that keeps all constraints."""
 
 
-def _highs() -> Any:
+def _new_highs() -> Any:
     try:
         import highspy  # noqa: PLC0415 - see above
     except ImportError as error:

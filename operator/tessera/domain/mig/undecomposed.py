@@ -7,55 +7,67 @@ combination of instances.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tessera.domain.mig.demand import NEARLY, Kind, Service
-from tessera.domain.mig.patterns import Pattern
-from tessera.domain.mig.solver import Programme
+from tessera.domain.mig.demand import DEMAND_TOLERANCE, InstanceType, ServiceDemand
+from tessera.domain.mig.patterns import ReplicaPattern
+from tessera.domain.mig.solver import IntegerProgram
 
-_NODES = 2_000
+_MAX_NODES = 2_000
 
 
 @dataclass(frozen=True, slots=True)
-class Solved:
+class DirectSolution:
     """GPUs of each way in the order of the ways."""
 
     gpus: tuple[int, ...]
-    instances: Mapping[str, Pattern]
+    replicas: Mapping[str, ReplicaPattern]
     bound: float
 
 
-def undecomposed(
-    services: Sequence[Service],
-    ways: Sequence[tuple[float, Sequence[tuple[Kind, int]]]],
+def solve_direct(
+    services: Sequence[ServiceDemand],
+    gpu_columns: Sequence[tuple[float, Sequence[tuple[InstanceType, int]]]],
     *,
     low: float,
     high: float,
     step: float,
-) -> Solved | None:
+) -> DirectSolution | None:
     """The best found between both costs, within a step; a way has its price and its slices."""
-    kinds = sorted({kind for service in services for kind in service.throughput})
-    row = {kind: at for at, kind in enumerate(kinds)}
-    made = Programme()
-    for _ in kinds:
-        made.row(0)
+    instance_types = sorted(
+        {instance_type for service in services for instance_type in service.throughput}
+    )
+    type_rows = {instance_type: index for index, instance_type in enumerate(instance_types)}
+    program = IntegerProgram()
+    for _ in instance_types:
+        program.add_row(0)
     for service in services:
-        made.row(service.demand * (1 - NEARLY))
-        made.row(service.instances)
-    cost = len(kinds) + 2 * len(services)
-    made.row(low, high)
-    for price, slices in ways:
-        made.column(price, [*((row[kind], count) for kind, count in slices), (cost, price)])
+        program.add_row(service.demand * (1 - DEMAND_TOLERANCE))
+        program.add_row(service.required_replicas)
+    cost_row = len(instance_types) + 2 * len(services)
+    program.add_row(low, high)
+    for price, slices in gpu_columns:
+        program.add_column(
+            price,
+            [
+                *((type_rows[instance_type], count) for instance_type, count in slices),
+                (cost_row, price),
+            ],
+        )
     owners = []
-    for at, service in enumerate(services):
-        first = len(kinds) + 2 * at
-        for kind, speed in sorted(service.throughput.items()):
-            made.column(0, [(row[kind], -1), (first, speed), (first + 1, 1)])
-            owners.append((service.name, kind))
-    found = made.whole(_NODES, step=step)
-    if found is None:
+    for index, service in enumerate(services):
+        demand_row = len(instance_types) + 2 * index
+        for instance_type, speed in sorted(service.throughput.items()):
+            program.add_column(
+                0, [(type_rows[instance_type], -1), (demand_row, speed), (demand_row + 1, 1)]
+            )
+            owners.append((service.name, instance_type))
+    solution = program.solve_integer(_MAX_NODES, step=step)
+    if solution is None:
         return None
-    instances: dict[str, list[tuple[Kind, int]]] = {service.name: [] for service in services}
-    for (name, kind), count in zip(owners, found.columns[len(ways) :], strict=True):
+    replicas: dict[str, list[tuple[InstanceType, int]]] = {service.name: [] for service in services}
+    for (name, instance_type), count in zip(
+        owners, solution.columns[len(gpu_columns) :], strict=True
+    ):
         if count:
-            instances[name].append((kind, count))
-    patterns = {name: tuple(counts) for name, counts in instances.items()}
-    return Solved(found.columns[: len(ways)], patterns, found.bound)
+            replicas[name].append((instance_type, count))
+    patterns = {name: tuple(counts) for name, counts in replicas.items()}
+    return DirectSolution(solution.columns[: len(gpu_columns)], patterns, solution.bound)

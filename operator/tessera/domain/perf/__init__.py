@@ -11,17 +11,23 @@ much of a device's peaks it reaches comes from one of three sources, and every a
 how shares are found, `capacity` says what a replica holds at its promise.
 """
 
-from tessera.domain.perf.roofline import decode_floor_seconds, ridge
-from tessera.domain.perf.source import LOAD_MIB_PER_SECOND, Case, Measured, case_of, step_time
+from tessera.domain.perf.roofline import decode_floor_seconds, ridge_point
+from tessera.domain.perf.source import (
+    MIN_LOAD_MIB_PER_SECOND,
+    MeasurementKey,
+    SpeedMeasurement,
+    measurement_key,
+    step_time,
+)
 from tessera.domain.perf.step import StepTime
 
 __all__ = [
-    "LOAD_MIB_PER_SECOND",
-    "Case",
-    "Measured",
+    "MIN_LOAD_MIB_PER_SECOND",
+    "MeasurementKey",
+    "SpeedMeasurement",
     "StepTime",
-    "case_of",
     "decode_floor_seconds",
-    "ridge",
+    "measurement_key",
+    "ridge_point",
     "step_time",
 ]

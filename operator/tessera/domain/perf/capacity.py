@@ -13,18 +13,18 @@ from typing import Literal
 
 from tessera.domain.perf.step import StepTime
 
-Bound = Literal["seats", "cache", "firstToken", "interToken", "work"]
+LimitingFactor = Literal["seats", "cache", "firstToken", "interToken", "work"]
 
 _TAIL = 0.05
 """The promise is of the 95th percentile."""
-_DEVIATIONS = 1.645
+_Z_SCORE_95 = 1.645
 """The 95th percentile of a normal distribution, in standard deviations."""
-_EXACT = 0.002
-_ROUNDS = 200
+_TOLERANCE = 0.002
+_MAX_ITERATIONS = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Length:
+class RequestLength:
     """Requests of one kind."""
 
     input_tokens: int
@@ -34,7 +34,7 @@ class Length:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Promise:
+class LatencySlo:
     """95th percentiles, in seconds."""
 
     first_token: float
@@ -42,7 +42,7 @@ class Promise:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Room:
+class ReplicaLimits:
     """The limits of the engine."""
 
     max_num_seqs: int
@@ -51,17 +51,17 @@ class Room:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Capacity:
+class SloCapacity:
     """The most that keeps the promise."""
 
     requests_per_second: float
     output_tokens_per_second: float
-    bound: Bound
+    limiting_factor: LimitingFactor
     """What more would break first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Mix:
+class _RequestMix:
     """What counts of all the lengths."""
 
     prompt: float
@@ -76,7 +76,7 @@ class _Mix:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Steady:
+class _SteadyState:
     """An engine at a steady rate."""
 
     decoding: float
@@ -86,78 +86,86 @@ class _Steady:
 
 
 def capacity_at_slo(
-    step: StepTime, room: Room, lengths: Sequence[Length], promise: Promise
-) -> Capacity:
+    step: StepTime, limits: ReplicaLimits, lengths: Sequence[RequestLength], slo: LatencySlo
+) -> SloCapacity:
     """The highest rate at which the promise holds; 0 where even a lone request breaks it."""
-    mix = _mix(lengths)
+    mix = _request_mix(lengths)
     low, high = 0.0, 1.0
-    while (bound := _broken(step, room, mix, promise, high)) is None:
+    while (factor := _first_violation(step, limits, mix, slo, high)) is None:
         low, high = high, 2 * high
-    while high - low > _EXACT * high and high > _EXACT / mix.answer:
+    while high - low > _TOLERANCE * high and high > _TOLERANCE / mix.answer:
         middle = (low + high) / 2
-        found = _broken(step, room, mix, promise, middle)
-        if found is None:
+        violation = _first_violation(step, limits, mix, slo, middle)
+        if violation is None:
             low = middle
         else:
-            high, bound = middle, found
-    return Capacity(requests_per_second=low, output_tokens_per_second=low * mix.answer, bound=bound)
+            high, factor = middle, violation
+    return SloCapacity(
+        requests_per_second=low, output_tokens_per_second=low * mix.answer, limiting_factor=factor
+    )
 
 
-def _broken(step: StepTime, room: Room, mix: _Mix, promise: Promise, rate: float) -> Bound | None:
+def _first_violation(
+    step: StepTime, limits: ReplicaLimits, mix: _RequestMix, slo: LatencySlo, rate: float
+) -> LimitingFactor | None:
     """What a rate breaks; None when the promise holds."""
-    steady = _steady(step, room, mix, rate)
+    steady = _steady_state(step, limits, mix, rate)
     if steady is None:
         return "work"
-    most = steady.decoding + _DEVIATIONS * math.sqrt(steady.decoding)
-    if most > room.max_num_seqs:
+    max_sequences = steady.decoding + _Z_SCORE_95 * math.sqrt(steady.decoding)
+    if max_sequences > limits.max_num_seqs:
         return "seats"
-    if most * mix.resident > room.kv_tokens:
+    if max_sequences * mix.resident > limits.kv_tokens:
         return "cache"
-    space = room.max_num_batched_tokens - math.ceil(steady.decoding)
-    chunk = min(space, math.ceil(mix.long_prompt + steady.prompt_tokens))
-    full = _step(step, mix, steady.decoding, chunk)
-    steps_of_prompt = max(1.0, mix.prompt / space)
-    often = rate * steady.step * steps_of_prompt
-    if (full if often > _TAIL else steady.step) > promise.inter_token:
+    prefill_space = limits.max_num_batched_tokens - math.ceil(steady.decoding)
+    chunk = min(prefill_space, math.ceil(mix.long_prompt + steady.prompt_tokens))
+    full_seconds = _step_time(step, mix, steady.decoding, chunk)
+    steps_of_prompt = max(1.0, mix.prompt / prefill_space)
+    full_step_share = rate * steady.step * steps_of_prompt
+    if (full_seconds if full_step_share > _TAIL else steady.step) > slo.inter_token:
         return "interToken"
-    if _first_token(step, mix, steady, space, rate) > promise.first_token:
+    if _ttft_p95(step, mix, steady, prefill_space, rate) > slo.first_token:
         return "firstToken"
     return None
 
 
-def _steady(step: StepTime, room: Room, mix: _Mix, rate: float) -> _Steady | None:
+def _steady_state(
+    step: StepTime, limits: ReplicaLimits, mix: _RequestMix, rate: float
+) -> _SteadyState | None:
     """The fixed point of step time and requests that decode; None when work piles up."""
-    seconds = _step(step, mix, 1, 0)
-    for _ in range(_ROUNDS):
+    seconds = _step_time(step, mix, 1, 0)
+    for _ in range(_MAX_ITERATIONS):
         decoding = rate * mix.answer * seconds
         prompts = rate * mix.prompt * seconds
-        if decoding + prompts > room.max_num_batched_tokens:
+        if decoding + prompts > limits.max_num_batched_tokens:
             return None
-        longer = _step(step, mix, decoding, prompts)
-        if longer <= seconds * (1 + 1e-6):
-            return _Steady(decoding=decoding, step=longer, prompt_tokens=prompts)
-        seconds = longer
+        step_seconds = _step_time(step, mix, decoding, prompts)
+        if step_seconds <= seconds * (1 + 1e-6):
+            return _SteadyState(decoding=decoding, step=step_seconds, prompt_tokens=prompts)
+        seconds = step_seconds
     return None
 
 
-def _first_token(step: StepTime, mix: _Mix, steady: _Steady, space: int, rate: float) -> float:
+def _ttft_p95(
+    step: StepTime, mix: _RequestMix, steady: _SteadyState, prefill_space: int, rate: float
+) -> float:
     """The 95th percentile: the step under way, the prompts before it, a long prompt itself.
 
     Prompts wait as for a single server whose queue's tail falls exponentially.
     """
-    full = _step(step, mix, steady.decoding, space)
-    per_token = full / space
-    busy = rate * mix.prompt * per_token
-    if busy >= 1:
+    full_seconds = _step_time(step, mix, steady.decoding, prefill_space)
+    per_token = full_seconds / prefill_space
+    utilization = rate * mix.prompt * per_token
+    if utilization >= 1:
         return math.inf
     residual = mix.pairs * per_token / (2 * mix.prompt)
-    waiting = residual / (1 - busy) * max(0.0, math.log(busy / _TAIL))
-    last = _step(step, mix, steady.decoding, min(space, mix.long_prompt))
-    own = last if mix.long_prompt <= space else mix.long_prompt * per_token
+    waiting = residual / (1 - utilization) * max(0.0, math.log(utilization / _TAIL))
+    last = _step_time(step, mix, steady.decoding, min(prefill_space, mix.long_prompt))
+    own = last if mix.long_prompt <= prefill_space else mix.long_prompt * per_token
     return steady.step + waiting + own
 
 
-def _step(step: StepTime, mix: _Mix, decoding: float, prompts: float) -> float:
+def _step_time(step: StepTime, mix: _RequestMix, decoding: float, prompts: float) -> float:
     """Seconds of a step; a prompt's token attends to as many as in a usual prompt."""
     return step.seconds(
         decoding=math.ceil(decoding),
@@ -167,34 +175,37 @@ def _step(step: StepTime, mix: _Mix, decoding: float, prompts: float) -> float:
     )
 
 
-def _mix(lengths: Sequence[Length]) -> _Mix:
-    total = sum(one.weight for one in lengths)
+def _request_mix(lengths: Sequence[RequestLength]) -> _RequestMix:
+    total = sum(length.weight for length in lengths)
     if total <= 0:
         raise ValueError("lengths without weight are no mix")
 
     def mean(values: Sequence[float]) -> float:
-        weighed = zip(values, lengths, strict=True)
-        return sum(value * one.weight for value, one in weighed) / total
+        pairs = zip(values, lengths, strict=True)
+        return sum(value * length.weight for value, length in pairs) / total
 
-    answer = mean([one.output_tokens for one in lengths])
-    spent = mean(
-        [one.output_tokens * (one.input_tokens + one.output_tokens / 2) for one in lengths]
+    answer = mean([length.output_tokens for length in lengths])
+    token_steps = mean(
+        [
+            length.output_tokens * (length.input_tokens + length.output_tokens / 2)
+            for length in lengths
+        ]
     )
-    return _Mix(
-        prompt=mean([one.input_tokens for one in lengths]),
-        pairs=mean([one.input_tokens**2 for one in lengths]),
+    return _RequestMix(
+        prompt=mean([length.input_tokens for length in lengths]),
+        pairs=mean([length.input_tokens**2 for length in lengths]),
         answer=answer,
-        resident=spent / answer,
+        resident=token_steps / answer,
         long_prompt=_percentile(lengths, total),
     )
 
 
-def _percentile(lengths: Sequence[Length], total: float) -> int:
+def _percentile(lengths: Sequence[RequestLength], total: float) -> int:
     """The prompt that all but one in twenty do not exceed (nearest rank)."""
     left = (1 - _TAIL) * total
-    ordered = sorted(lengths, key=lambda one: one.input_tokens)
-    for one in ordered:
-        left -= one.weight
+    ordered = sorted(lengths, key=lambda length: length.input_tokens)
+    for request_length in ordered:
+        left -= request_length.weight
         if left <= 1e-12 * total:
-            return one.input_tokens
+            return request_length.input_tokens
     return ordered[-1].input_tokens

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 
 Residuals = Callable[[Sequence[float]], list[float]]
 
-_NUDGE = 1e-5
-_STEPS = 100
-_ENOUGH = 1e-10
+_DELTA = 1e-5
+_MAX_STEPS = 100
+_TOLERANCE = 1e-10
 """A step that lowers the sum of squares by no more than this share is the last."""
 _MOST_DAMPING = 1e8
 
@@ -16,30 +16,30 @@ def least_squares(residuals: Residuals, start: Sequence[float]) -> list[float]:
 
     Unknowns should be of like size (logarithms of shares are). Equal input gives equal output.
     """
-    found, damping = list(start), 1e-2
-    left = residuals(found)
-    for _ in range(_STEPS):
-        slopes = _slopes(residuals, found, left)
-        normal = [[_dot(one, other) for other in slopes] for one in slopes]
-        downhill = [-_dot(one, left) for one in slopes]
+    unknowns, damping = list(start), 1e-2
+    errors = residuals(unknowns)
+    for _ in range(_MAX_STEPS):
+        jacobian = _jacobian(residuals, unknowns, errors)
+        normal = [[_dot(slope, other) for other in jacobian] for slope in jacobian]
+        descent = [-_dot(slope, errors) for slope in jacobian]
         better = None
         while better is None and damping < _MOST_DAMPING:
-            step = solve(_damped(normal, damping), downhill)
-            moved = [value + change for value, change in zip(found, step, strict=True)]
-            remaining = residuals(moved)
-            if _dot(remaining, remaining) < _dot(left, left):
-                better = moved
+            step = solve(_damped(normal, damping), descent)
+            trial = [value + change for value, change in zip(unknowns, step, strict=True)]
+            remaining = residuals(trial)
+            if _dot(remaining, remaining) < _dot(errors, errors):
+                better = trial
                 damping /= 3
             else:
                 damping *= 4
         if better is None:
-            return found
-        gained = _dot(left, left) - _dot(remaining, remaining)
-        last = gained <= _ENOUGH * _dot(left, left)
-        found, left = better, remaining
+            return unknowns
+        improvement = _dot(errors, errors) - _dot(remaining, remaining)
+        last = improvement <= _TOLERANCE * _dot(errors, errors)
+        unknowns, errors = better, remaining
         if last:
-            return found
-    return found
+            return unknowns
+    return unknowns
 
 
 def solve(matrix: Sequence[Sequence[float]], right: Sequence[float]) -> list[float]:
@@ -54,20 +54,20 @@ def solve(matrix: Sequence[Sequence[float]], right: Sequence[float]) -> list[flo
         for row in rows[i + 1 :]:
             share = row[i] / rows[i][i]
             row[i:] = [a - share * b for a, b in zip(row[i:], rows[i][i:], strict=True)]
-    found = [0.0] * size
+    solution = [0.0] * size
     for i in reversed(range(size)):
-        known = sum(rows[i][j] * found[j] for j in range(i + 1, size))
-        found[i] = (rows[i][size] - known) / rows[i][i]
-    return found
+        known_sum = sum(rows[i][j] * solution[j] for j in range(i + 1, size))
+        solution[i] = (rows[i][size] - known_sum) / rows[i][i]
+    return solution
 
 
-def _slopes(residuals: Residuals, at: list[float], left: list[float]) -> list[list[float]]:
+def _jacobian(residuals: Residuals, at: list[float], errors: list[float]) -> list[list[float]]:
     """How every residual changes with each unknown."""
-    slopes = []
+    jacobian = []
     for i, value in enumerate(at):
-        nudged = residuals([*at[:i], value + _NUDGE, *at[i + 1 :]])
-        slopes.append([(b - a) / _NUDGE for a, b in zip(left, nudged, strict=True)])
-    return slopes
+        shifted = residuals([*at[:i], value + _DELTA, *at[i + 1 :]])
+        jacobian.append([(b - a) / _DELTA for a, b in zip(errors, shifted, strict=True)])
+    return jacobian
 
 
 def _damped(normal: list[list[float]], damping: float) -> list[list[float]]:
@@ -77,5 +77,5 @@ def _damped(normal: list[list[float]], damping: float) -> list[list[float]]:
     ]
 
 
-def _dot(one: Sequence[float], other: Sequence[float]) -> float:
-    return sum(a * b for a, b in zip(one, other, strict=True))
+def _dot(left: Sequence[float], right: Sequence[float]) -> float:
+    return sum(a * b for a, b in zip(left, right, strict=True))

@@ -16,7 +16,7 @@ _REDUCTIONS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shares:
+class PeakShares:
     """What of its peaks a GPU family reaches with one kind of arithmetic; shares are below 1."""
 
     weights: float
@@ -27,7 +27,7 @@ class Shares:
     """Of the peak operations, in the layers."""
     attention: float
     """Of the 16-bit peak operations, in a prompt's attention."""
-    unhidden: float
+    unoverlapped: float
     """As in `StepTime`."""
     link: float
     """Bytes per second between tensor-parallel devices."""
@@ -44,7 +44,7 @@ def decode_floor_seconds(weight_bytes: float, bandwidth: float) -> float:
     return weight_bytes / bandwidth
 
 
-def ridge(peak_flops: float, bandwidth: float) -> float:
+def ridge_point(peak_flops: float, bandwidth: float) -> float:
     """Arithmetic intensity at which compute starts to bind (F28). FLOP/s, bytes/s -> FLOP/byte."""
     return peak_flops / bandwidth
 
@@ -61,27 +61,29 @@ def roofline(
     shape: ModelShape,
     precision: str | None,
     hardware: Hardware,
-    shares: Shares,
+    shares: PeakShares,
     source: SpeedSource = "roofline",
 ) -> StepTime:
     """The steps of a model on one replica's hardware, tensor parallel over its devices."""
     size = hardware.devices
     width = shape.attention_heads * shape.head_dim
-    reading = hardware.bandwidth * size
-    read = footprint.read_bytes(shape, precision)
-    most = footprint.readable_bytes(shape, precision)
-    flops = _peak(shape, precision, hardware) * size * shares.compute
+    bandwidth = hardware.bandwidth * size
+    single_token_bytes = footprint.single_token_read_bytes(shape, precision)
+    batch_bytes = footprint.batch_read_bytes(shape, precision)
+    flops = _peak_flops(shape, precision, hardware) * size * shares.compute
     reductions = _REDUCTIONS * shape.layers if size > 1 else 0
-    sent = 2 * (size - 1) / size * footprint.hidden_size(shape) * _ACTIVATION_BYTES
+    sent_bytes = 2 * (size - 1) / size * footprint.hidden_size(shape) * _ACTIVATION_BYTES
     return StepTime(
-        weights=decode_floor_seconds(read, reading * shares.weights),
-        other_experts=decode_floor_seconds(most - read, reading * shares.weights),
-        left_alone=1 - read / most,
-        kv_token=footprint.cache_bytes_per_token(shape, size) * size / (reading * shares.cache),
+        weights=decode_floor_seconds(single_token_bytes, bandwidth * shares.weights),
+        other_experts=decode_floor_seconds(
+            batch_bytes - single_token_bytes, bandwidth * shares.weights
+        ),
+        unread_share=1 - single_token_bytes / batch_bytes,
+        kv_token=footprint.cache_bytes_per_token(shape, size) * size / (bandwidth * shares.cache),
         token=2 * footprint.active_parameters(shape) / flops,
-        unhidden=shares.unhidden,
+        unoverlapped=shares.unoverlapped,
         pair=2 * shape.layers * width / (hardware.bf16_flops * size * shares.attention),
-        exchange=reductions * sent / shares.link,
+        exchange=reductions * sent_bytes / shares.link,
         sequence=shares.sequence_seconds,
         fixed=shares.step_seconds
         + shape.layers * shares.layer_seconds
@@ -90,7 +92,7 @@ def roofline(
     )
 
 
-def _peak(shape: ModelShape, precision: str | None, hardware: Hardware) -> float:
+def _peak_flops(shape: ModelShape, precision: str | None, hardware: Hardware) -> float:
     if arithmetic(shape, precision, hardware) == "fp8":
         return hardware.fp8_flops or hardware.bf16_flops
     return hardware.bf16_flops

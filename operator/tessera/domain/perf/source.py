@@ -9,16 +9,16 @@ from tessera.domain import footprint
 from tessera.domain.hardware import Hardware
 from tessera.domain.perf.roofline import arithmetic, roofline
 from tessera.domain.perf.step import StepTime
-from tessera.domain.perf.table import Table, family_of, shares, table
+from tessera.domain.perf.table import SpeedTable, family_of, peak_shares, shipped_speed_table
 
-LOAD_MIB_PER_SECOND = 100
+MIN_LOAD_MIB_PER_SECOND = 100
 """Slowest loading of weights that still counts as starting."""
-ENOUGH_REQUESTS = 100
+MIN_REQUESTS = 100
 """Fewer say nothing about a model's speed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
+class MeasurementKey:
     """What a measured speed holds for, and nothing else."""
 
     shape: ModelShape
@@ -29,7 +29,7 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
+class SpeedMeasurement:
     """What this cluster saw of one case."""
 
     ratio: float
@@ -38,9 +38,9 @@ class Measured:
     """How many requests stand behind it."""
 
 
-def case_of(shape: ModelShape, precision: str | None, hardware: Hardware) -> Case:
+def measurement_key(shape: ModelShape, precision: str | None, hardware: Hardware) -> MeasurementKey:
     """The case of a model on one replica's hardware."""
-    return Case(
+    return MeasurementKey(
         shape=shape,
         precision=precision,
         product=hardware.product,
@@ -53,29 +53,31 @@ def step_time(
     shape: ModelShape,
     precision: str | None,
     hardware: Hardware,
-    measured: Mapping[Case, Measured] = MappingProxyType({}),
+    measured: Mapping[MeasurementKey, SpeedMeasurement] = MappingProxyType({}),
 ) -> StepTime:
     """The steps of a model on one replica's hardware; `source` says how they are known."""
-    predicted = predict(table(), shape, precision, hardware)
-    seen = measured.get(case_of(shape, precision, hardware))
-    if seen is None or seen.requests < ENOUGH_REQUESTS or seen.ratio <= 0:
+    predicted = predict_step_time(shipped_speed_table(), shape, precision, hardware)
+    measurement = measured.get(measurement_key(shape, precision, hardware))
+    if measurement is None or measurement.requests < MIN_REQUESTS or measurement.ratio <= 0:
         return predicted
-    return predicted.times(seen.ratio, "measured")
+    return predicted.scaled(measurement.ratio, "measured")
 
 
-def predict(found: Table, shape: ModelShape, precision: str | None, hardware: Hardware) -> StepTime:
+def predict_step_time(
+    speed_table: SpeedTable, shape: ModelShape, precision: str | None, hardware: Hardware
+) -> StepTime:
     """By a table's shares, of a slice as of a whole GPU: the slice has its own bandwidth and
     multiprocessors already. Weights that only lie narrow were not measured anywhere.
     """
     kind = arithmetic(shape, precision, hardware)
-    family = family_of(found, hardware.product)
-    known = family is not None and kind in family.arithmetic
-    used = family if family is not None and known else found.usual
-    as_measured = footprint.bits_of(shape, precision) == (8 if kind == "fp8" else 16)
+    family = family_of(speed_table, hardware.product)
+    is_measured = family is not None and kind in family.arithmetic
+    used_family = family if family is not None and is_measured else speed_table.usual
+    as_measured = footprint.weight_bits(shape, precision) == (8 if kind == "fp8" else 16)
     return roofline(
         shape,
         precision,
         hardware,
-        shares(found.host, used, used.arithmetic[kind]),
-        "table" if known and as_measured else "roofline",
+        peak_shares(speed_table.host, used_family, used_family.arithmetic[kind]),
+        "table" if is_measured and as_measured else "roofline",
     )

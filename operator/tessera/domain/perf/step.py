@@ -19,11 +19,11 @@ class StepTime:
     """Reading the cache of one resident token."""
     token: float
     """Computing one token."""
-    unhidden: float = 0.0
+    unoverlapped: float = 0.0
     """Of the lesser of reading and computing, the share that the greater does not hide."""
     other_experts: float = 0.0
     """Reading the weights that a single token leaves alone."""
-    left_alone: float = 0.0
+    unread_share: float = 0.0
     """Share of the weights that a token leaves alone; more tokens wake more experts."""
     pair: float = 0.0
     """Attention of a prompt's token to one before it; a prompt of n has n x n counted."""
@@ -45,12 +45,12 @@ class StepTime:
         tokens = decoding + prefill_tokens
         reading, computing = self.weights, self.token * tokens
         if self.other_experts and tokens:
-            reading += self.other_experts * (1 - self.left_alone ** (tokens - 1))
+            reading += self.other_experts * (1 - self.unread_share ** (tokens - 1))
         if reading < computing:
             reading, computing = computing, reading
         return (
             reading
-            + self.unhidden * computing
+            + self.unoverlapped * computing
             + self.kv_token * kv_tokens
             + self.pair * prefill_pairs
             + self.exchange * tokens
@@ -61,9 +61,9 @@ class StepTime:
     def prefill_seconds(self, tokens: int, chunk: int, cached: int = 0) -> float:
         """Time in which a prompt is read alone, `chunk` tokens a step, the first `cached` known."""
         starts = range(cached, tokens, chunk)
-        return sum(self._chunk(start, min(start + chunk, tokens)) for start in starts)
+        return sum(self._chunk_seconds(start, min(start + chunk, tokens)) for start in starts)
 
-    def _chunk(self, start: int, end: int) -> float:
+    def _chunk_seconds(self, start: int, end: int) -> float:
         return self.seconds(
             decoding=0,
             kv_tokens=end,
@@ -71,7 +71,7 @@ class StepTime:
             prefill_pairs=end * end - start * start,
         )
 
-    def times(self, ratio: float, source: SpeedSource) -> "StepTime":
+    def scaled(self, ratio: float, source: SpeedSource) -> "StepTime":
         """Every step so many times as long."""
         return replace(
             self,

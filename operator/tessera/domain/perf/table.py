@@ -6,13 +6,13 @@ from functools import cache
 from importlib import resources
 
 from tessera.api.meta import Wire
-from tessera.domain.perf.roofline import Arithmetic, Shares
+from tessera.domain.perf.roofline import Arithmetic, PeakShares
 
-_SECONDS_TO_MICRO = 1e-6
-_BYTES_TO_GIGA = 1e9
+_SECONDS_PER_MICRO = 1e-6
+_BYTES_PER_GIGABYTE = 1e9
 
 
-class Host(Wire):
+class HostOverhead(Wire):
     """What steps cost beside reading and computing, in microseconds."""
 
     step_micros: float
@@ -21,7 +21,7 @@ class Host(Wire):
     sequence_micros: float
 
 
-class Layers(Wire):
+class ArithmeticShares(Wire):
     """Shares of the peaks with one kind of arithmetic."""
 
     weights: float
@@ -29,7 +29,7 @@ class Layers(Wire):
     unhidden: float
 
 
-class Family(Wire):
+class GpuFamily(Wire):
     """GPUs of one architecture, whatever their memory."""
 
     family: str
@@ -38,53 +38,55 @@ class Family(Wire):
     attention: float
     link_gbs: float
     """1e9 bytes per second between tensor-parallel devices."""
-    arithmetic: Mapping[Arithmetic, Layers]
+    arithmetic: Mapping[Arithmetic, ArithmeticShares]
 
 
-class Errors(Wire):
+class FitErrors(Wire):
     """How far off on rows that were not fitted, in percent."""
 
     decode_mape: float
     prefill_mape: float
 
 
-class Table(Wire):
+class SpeedTable(Wire):
     """All that was fitted, and how."""
 
     source: str
     seed: int
     fitted_rows: int
     held_out_rows: int
-    errors: Errors
-    host: Host
-    usual: Family
+    errors: FitErrors
+    host: HostOverhead
+    usual: GpuFamily
     """The geometric means, for hardware without measurements."""
-    families: tuple[Family, ...]
+    families: tuple[GpuFamily, ...]
 
 
 @cache
-def table() -> Table:
+def shipped_speed_table() -> SpeedTable:
     """The shipped one."""
     text = resources.files("tessera.domain").joinpath("data", "speed.json").read_text("utf-8")
-    return Table.model_validate(json.loads(text))
+    return SpeedTable.model_validate(json.loads(text))
 
 
-def family_of(found: Table, product: str) -> Family | None:
+def family_of(speed_table: SpeedTable, product: str) -> GpuFamily | None:
     """The family of a GPU product, where it was measured."""
-    return next((one for one in found.families if product.startswith(one.family)), None)
+    return next(
+        (family for family in speed_table.families if product.startswith(family.family)), None
+    )
 
 
-def shares(host: Host, family: Family, layers: Layers) -> Shares:
+def peak_shares(host: HostOverhead, family: GpuFamily, layers: ArithmeticShares) -> PeakShares:
     """The same in the units of a step's time."""
-    return Shares(
+    return PeakShares(
         weights=layers.weights,
         cache=family.cache,
         compute=layers.compute,
         attention=family.attention,
-        unhidden=layers.unhidden,
-        link=family.link_gbs * _BYTES_TO_GIGA,
-        layer_seconds=host.layer_micros * _SECONDS_TO_MICRO,
-        reduction_seconds=host.reduction_micros * _SECONDS_TO_MICRO,
-        sequence_seconds=host.sequence_micros * _SECONDS_TO_MICRO,
-        step_seconds=host.step_micros * _SECONDS_TO_MICRO,
+        unoverlapped=layers.unhidden,
+        link=family.link_gbs * _BYTES_PER_GIGABYTE,
+        layer_seconds=host.layer_micros * _SECONDS_PER_MICRO,
+        reduction_seconds=host.reduction_micros * _SECONDS_PER_MICRO,
+        sequence_seconds=host.sequence_micros * _SECONDS_PER_MICRO,
+        step_seconds=host.step_micros * _SECONDS_PER_MICRO,
     )

@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
-from tessera.domain.mig.boards import Board
+from tessera.domain.mig.boards import GpuModel
 from tessera.domain.mig.layouts import Layout, geometry
-from tessera.domain.pools import MIG
+from tessera.domain.pools import MIG_PREFIX
 from tessera.domain.repartition.facts import Ground
 
 PLUGIN = "nvidia.com/gpu.deploy.device-plugin"
@@ -18,10 +18,10 @@ PAUSED = "paused-for-mig-change"
 _COUNT = re.compile(r"nvidia\.com/mig-(.+)\.count")
 
 
-def spelled(board: Board, profile: str) -> str:
+def spelled(board: GpuModel, profile: str) -> str:
     """A profile by the name used here, whichever a driver gave it."""
-    cut = board.cut(profile)
-    return cut.profile if cut else profile
+    cut = board.find_profile(profile)
+    return cut.name if cut else profile
 
 
 def offered(ground: Ground) -> Counter[str]:
@@ -62,13 +62,17 @@ def counted(layouts: Iterable[Layout]) -> Counter[str]:
     return found
 
 
-def profile_of(board: Board, resource: str) -> str | None:
+def profile_of(board: GpuModel, resource: str) -> str | None:
     """Of the slices of a board that a resource stands for; None of a resource of no slices."""
-    return _written(board, resource.removeprefix(MIG)) if resource.startswith(MIG) else None
+    return (
+        _written(board, resource.removeprefix(MIG_PREFIX))
+        if resource.startswith(MIG_PREFIX)
+        else None
+    )
 
 
 @lru_cache(maxsize=1024)
-def _written(board: Board, text: str) -> str:
+def _written(board: GpuModel, text: str) -> str:
     """Labels and resources have no `+`."""
-    names = (*(cut.profile for cut in board.cuts), *(name for name, _ in board.spellings))
+    names = (*(cut.name for cut in board.profiles), *(name for name, _ in board.aliases))
     return spelled(board, next((name for name in names if name.replace("+", ".") == text), text))

@@ -9,11 +9,11 @@ from decimal import Decimal
 
 from tessera.api.mig import Assignment, GpuTarget, MigPlan, NodeTarget
 from tessera.domain import money
-from tessera.domain.mig.boards import Board
-from tessera.domain.mig.deal import places
-from tessera.domain.mig.demand import Kind, Offer, needed
-from tessera.domain.mig.fleet import Gpu, instances
-from tessera.domain.mig.layouts import Layout, Spot, geometry
+from tessera.domain.mig.boards import GpuModel
+from tessera.domain.mig.deal import place_geometry
+from tessera.domain.mig.demand import GpuOffer, InstanceType, replicas_needed
+from tessera.domain.mig.fleet import FleetGpu, replicas_by_service
+from tessera.domain.mig.layouts import Layout, SlicePlacement, geometry
 from tessera.domain.mig.plan import LayoutPlan, plan_layouts
 from tessera.domain.repartition import notation
 from tessera.domain.repartition.backend import Layouts
@@ -49,13 +49,13 @@ def solve(question: Question) -> Solved:
         wishes = [
             wish
             for wish in question.wishes
-            if {kind.board for kind in wish.service.throughput} <= boards
+            if {kind.gpu_model for kind in wish.service.throughput} <= boards
         ]
         plan = plan_layouts(
             [wish.service for wish in wishes],
-            [offer for offer in question.offers if offer.board.name in boards],
-            [gpu for gpu in question.gpus if gpu.board in boards],
-            worth=WORTH,
+            [offer for offer in question.offers if offer.gpu_model.name in boards],
+            [gpu for gpu in question.gpus if gpu.gpu_model in boards],
+            moves_per_gpu=WORTH,
         )
         drawn |= {one.pool: _drawn(question, one, wishes, plan) for one in terms}
     return Solved(question=question, pools=drawn)
@@ -63,15 +63,17 @@ def solve(question: Question) -> Solved:
 
 def _drawn(question: Question, terms: Terms, wishes: Sequence[Wish], plan: LayoutPlan) -> Drawn:
     names = {terms.pool, uncut(terms.pool)}
-    before = [gpu for gpu in question.gpus if gpu.board in names]
-    after = [gpu for gpu in plan.gpus if gpu.board in names]
-    mine = [wish for wish in wishes if {kind.board for kind in wish.service.throughput} & names]
-    offer = next(one for one in question.offers if one.board.name == terms.pool)
-    layouts = _layouts(question, offer, [gpu for gpu in after if gpu.board == terms.pool])
+    before = [gpu for gpu in question.gpus if gpu.gpu_model in names]
+    after = [gpu for gpu in plan.gpus if gpu.gpu_model in names]
+    mine = [wish for wish in wishes if {kind.gpu_model for kind in wish.service.throughput} & names]
+    offer = next(one for one in question.offers if one.gpu_model.name == terms.pool)
+    layouts = _layouts(question, offer, [gpu for gpu in after if gpu.gpu_model == terms.pool])
     nodes = _nodes(layouts, terms)
     services = tuple(_assignments(mine, after, terms))
     short = tuple(_short(wish, plan.gpus) for wish in mine if wish.service.name in plan.unmet)
-    was, used = (sum(gpu.used or bool(gpu.fixed) for gpu in gpus) for gpus in (before, after))
+    was, used = (
+        sum(gpu.used or bool(gpu.foreign_slices) for gpu in gpus) for gpus in (before, after)
+    )
     cut = {
         name
         for name, (_, layout) in layouts.items()
@@ -99,21 +101,24 @@ def _drawn(question: Question, terms: Terms, wishes: Sequence[Wish], plan: Layou
     return Drawn(plan=told, short=short, cuts=len(cut))
 
 
-def _moved(gpu: Gpu, gone: Collection[Spot], planned: Mapping[str, str]) -> int:
+def _moved(gpu: FleetGpu, gone: Collection[SlicePlacement], planned: Mapping[str, str]) -> int:
     """Replicas that leave the GPU: their slices go, or their services are planned on others."""
     return sum(
         one.service is not None
-        and (one.spot in gone or planned.get(one.service, one.profile) != one.profile)
+        and (one.placement in gone or planned.get(one.service, one.profile) != one.profile)
         for one in gpu.slices
     )
 
 
 def _gone(
-    gpu: Gpu, layouts: Mapping[str, tuple[Gpu, Layout]], cut: Collection[str], offer: Offer
-) -> Collection[Spot]:
+    gpu: FleetGpu,
+    layouts: Mapping[str, tuple[FleetGpu, Layout]],
+    cut: Collection[str],
+    offer: GpuOffer,
+) -> Collection[SlicePlacement]:
     """Slices that somebody has to leave, even to come back, for what is cut to be cut."""
     nodes = {layouts[name][0].node for name in cut}
-    if offer.by_node and gpu.node in nodes:
+    if offer.drains_node and gpu.node in nodes:
         return gpu.layout
     if gpu.name not in cut:
         return ()
@@ -122,8 +127,8 @@ def _gone(
 
 
 def _layouts(
-    question: Question, offer: Offer, gpus: Sequence[Gpu]
-) -> dict[str, tuple[Gpu, Layout]]:
+    question: Question, offer: GpuOffer, gpus: Sequence[FleetGpu]
+) -> dict[str, tuple[FleetGpu, Layout]]:
     """All GPUs in MIG mode as they should be, by name.
 
     Where a GPU is cut as a whole, what is left of it is cut too, for the services that sit there
@@ -137,21 +142,21 @@ def _layouts(
         if layout == seen[gpu.name]:
             layout = question.layouts[gpu.name]
         elif not offer.sibling_safe:
-            layout = _filled(offer.board, layout, [one for one, _ in profiles.most_common()])
+            layout = _filled(offer.gpu_model, layout, [one for one, _ in profiles.most_common()])
         found[gpu.name] = (gpu, layout)
     return found
 
 
-def _filled(board: Board, layout: Layout, others: Sequence[str]) -> Layout:
+def _filled(board: GpuModel, layout: Layout, others: Sequence[str]) -> Layout:
     own = sorted({spot.profile for spot in layout}, key=lambda one: (-_slices(board, one), one))
     for profile in (*own, *others):
-        while (grown := places(board, ((profile, 1),), layout)) is not None:
+        while (grown := place_geometry(board, ((profile, 1),), layout)) is not None:
             layout = grown
     return layout
 
 
-def _slices(board: Board, profile: str) -> int:
-    cut = board.cut(profile)
+def _slices(board: GpuModel, profile: str) -> int:
+    cut = board.find_profile(profile)
     return cut.memory_slices if cut else 0
 
 
@@ -159,7 +164,7 @@ def _same(one: Layout, other: Layout, terms: Terms) -> bool:
     return one == other if terms.pinned_starts else geometry(one) == geometry(other)
 
 
-def _nodes(layouts: Mapping[str, tuple[Gpu, Layout]], terms: Terms) -> tuple[NodeTarget, ...]:
+def _nodes(layouts: Mapping[str, tuple[FleetGpu, Layout]], terms: Terms) -> tuple[NodeTarget, ...]:
     found: dict[str, list[GpuTarget]] = {}
     for name, (gpu, layout) in sorted(layouts.items()):
         index = int(name.rpartition("/")[2])
@@ -168,7 +173,7 @@ def _nodes(layouts: Mapping[str, tuple[Gpu, Layout]], terms: Terms) -> tuple[Nod
     return tuple(NodeTarget(node=node, gpus=tuple(gpus)) for node, gpus in sorted(found.items()))
 
 
-def layouts_of(plan: MigPlan, boards: Mapping[str, Board]) -> Mapping[str, Layouts]:
+def layouts_of(plan: MigPlan, boards: Mapping[str, GpuModel]) -> Mapping[str, Layouts]:
     """The plan by node, for nodes whose board is known; places are made up where it has none."""
     return {
         one.node: {gpu.gpu: notation.layout(boards[one.node], gpu.slices) for gpu in one.gpus}
@@ -183,8 +188,10 @@ def digest(nodes: Sequence[NodeTarget], services: Sequence[Assignment]) -> str:
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:10]
 
 
-def _assignments(wishes: Sequence[Wish], gpus: Sequence[Gpu], terms: Terms) -> Iterator[Assignment]:
-    there = instances(gpus)
+def _assignments(
+    wishes: Sequence[Wish], gpus: Sequence[FleetGpu], terms: Terms
+) -> Iterator[Assignment]:
+    there = replicas_by_service(gpus)
     for wish in wishes:
         for kind, count in sorted(there.get(wish.service.name, {}).items()):
             if kind in wish.service.throughput:
@@ -197,13 +204,13 @@ def _assignments(wishes: Sequence[Wish], gpus: Sequence[Gpu], terms: Terms) -> I
                 )
 
 
-def _why(wish: Wish, kind: Kind, count: int, terms: Terms) -> str:
+def _why(wish: Wish, kind: InstanceType, count: int, terms: Terms) -> str:
     """The arithmetic, with the nearest rival; for a service that wants no neighbours, its price."""
     service = wish.service
     speed = service.throughput[kind]
     told = (
-        f"{service.demand:.0f} tokens/s and at least {service.floor} replicas: {count} x "
-        f"{kind.profile} of {kind.board.partition('/')[0]} at {speed:.0f} tokens/s"
+        f"{service.demand:.0f} tokens/s and at least {service.min_replicas} replicas: {count} x "
+        f"{kind.profile} of {kind.gpu_model.partition('/')[0]} at {speed:.0f} tokens/s"
     )
     others = [one for one in wish.options if one.kind in service.throughput and one.kind != kind]
     if others:
@@ -223,7 +230,7 @@ def _nearest(wish: Wish, options: Sequence[Option], terms: Terms) -> str:
     cost, name, count = min(
         (count * one.hourly, one.kind.profile, count)
         for one in options
-        for count in (needed(wish.service, one.tokens_per_second),)
+        for count in (replicas_needed(wish.service, one.tokens_per_second),)
     )
     return f"{count} x {name} would cost {_price(cost, terms)}"
 
@@ -232,7 +239,7 @@ def _price(nanos: int, terms: Terms) -> str:
     return str(money.Money(nanos, terms.currency))
 
 
-def _short(wish: Wish, gpus: Sequence[Gpu]) -> Short:
-    there = instances(gpus).get(wish.service.name, Counter())
+def _short(wish: Wish, gpus: Sequence[FleetGpu]) -> Short:
+    there = replicas_by_service(gpus).get(wish.service.name, Counter())
     gets = sum(wish.service.throughput.get(kind, 0.0) * count for kind, count in there.items())
     return Short(service=wish.service.name, wished=wish.service.demand, gets=gets)

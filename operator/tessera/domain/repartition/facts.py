@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tessera.api.node_layout import NodeLayoutSpec, NodeLayoutStatus
-from tessera.domain.mig.boards import Board
-from tessera.domain.mig.layouts import Layout, Spot
+from tessera.domain.mig.boards import GpuModel
+from tessera.domain.mig.layouts import Layout, SlicePlacement
 from tessera.domain.ref import Ref
 
 TAINT = "tessera.dev/repartition"
@@ -31,7 +31,7 @@ class NodeLayout:
 class Tile:
     """A slice that exists. Places are made up where nobody tells them; counts are right then."""
 
-    spot: Spot
+    spot: SlicePlacement
     holders: tuple[Ref, ...] = ()
     """Pods on it, ours or not; only known with an agent."""
     processes: int = 0
@@ -59,7 +59,7 @@ class Ground:
     """One node of a pool."""
 
     name: str
-    board: Board
+    board: GpuModel
     ready: bool
     cards: tuple[Card, ...] = ()
     """The GPUs in MIG mode, by index."""

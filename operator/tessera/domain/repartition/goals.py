@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from tessera.api.mig import GpuTarget, MigPlan, NodeTarget, Unit
-from tessera.domain.mig.boards import Board
-from tessera.domain.mig.deal import places
-from tessera.domain.mig.layouts import Geometry, Layout, Spot, fault, geometry
+from tessera.domain.mig.boards import GpuModel
+from tessera.domain.mig.deal import place_geometry
+from tessera.domain.mig.layouts import Geometry, Layout, SlicePlacement, geometry, layout_error
 from tessera.domain.repartition.backend import Layouts
 from tessera.domain.repartition.devices import spelled
 from tessera.domain.repartition.facts import Card, Ground
@@ -84,39 +84,47 @@ def _differing(ground: Ground, wanted: Layouts, cards: Mapping[int, Card]) -> tu
 
 
 @lru_cache(4096)
-def known(board: Board, layout: Layout) -> Layout:
+def known(board: GpuModel, layout: Layout) -> Layout:
     """With the names that the table has for the profiles."""
-    return tuple(sorted(Spot(spot.start, spelled(board, spot.profile)) for spot in layout))
+    return tuple(
+        sorted(SlicePlacement(spot.start, spelled(board, spot.profile)) for spot in layout)
+    )
 
 
 @lru_cache(4096)
-def _layout(board: Board, slices: tuple[str, ...], there: Layout, *, exact: bool) -> Layout | str:
+def _layout(
+    board: GpuModel, slices: tuple[str, ...], there: Layout, *, exact: bool
+) -> Layout | str:
     """With the places of the plan where they count, else around what is there already."""
     parts = [tile.partition("@") for tile in slices]
-    unknown = next((profile for profile, _, _ in parts if board.cut(profile) is None), None)
+    unknown = next(
+        (profile for profile, _, _ in parts if board.find_profile(profile) is None), None
+    )
     if unknown is not None:
-        names = ", ".join(cut.profile for cut in board.cuts)
+        names = ", ".join(cut.name for cut in board.profiles)
         return f"{board.name} has no profile {unknown}, but {names}"
     if exact and all(start for _, _, start in parts):
-        layout = known(board, tuple(Spot(int(start), profile) for profile, _, start in parts))
-        return fault(board, layout) or layout
-    counts = geometry(Spot(0, spelled(board, profile)) for profile, _, _ in parts)
+        layout = known(
+            board, tuple(SlicePlacement(int(start), profile) for profile, _, start in parts)
+        )
+        return layout_error(board, layout) or layout
+    counts = geometry(SlicePlacement(0, spelled(board, profile)) for profile, _, _ in parts)
     return _around(board, counts, there) or (
         f"{' + '.join(slices)} do not fit on one {board.name}" if counts else ()
     )
 
 
-def _around(board: Board, counts: Geometry, there: Layout) -> Layout | None:
+def _around(board: GpuModel, counts: Geometry, there: Layout) -> Layout | None:
     """A layout with these counts that keeps as much as it can of what there is, by start."""
     if geometry(there) == counts:
         return there
     kept: Layout = ()
-    found = places(board, counts)
+    found = place_geometry(board, counts)
     for spot in there:
         grown = (*kept, spot)
         rest = Counter(dict(counts))
         rest.subtract(one.profile for one in grown)
         if min(rest.values(), default=-1) >= 0 and rest.keys() == dict(counts).keys():
-            with_it = places(board, tuple(sorted((+rest).items())), grown)
+            with_it = place_geometry(board, tuple(sorted((+rest).items())), grown)
             kept, found = (grown, with_it) if with_it is not None else (kept, found)
     return found

@@ -7,8 +7,8 @@ from typing import TypeAlias
 from tessera.api.mig import NodeTarget
 from tessera.api.node_layout import NodeLayoutStatus, ObservedGpu
 from tessera.domain.kept import KeyedCache
-from tessera.domain.mig.boards import Board, board_of
-from tessera.domain.mig.layouts import Geometry, Layout, Spot, fault
+from tessera.domain.mig.boards import GpuModel, find_gpu_model
+from tessera.domain.mig.layouts import Geometry, Layout, SlicePlacement, layout_error
 from tessera.domain.pools import COUNT_LABEL, GPU, PRODUCT_LABEL, PoolView
 from tessera.domain.ref import Ref
 from tessera.domain.repartition import notation
@@ -49,7 +49,7 @@ def grounds(
     return tuple(
         found
         for node in sorted(nodes, key=lambda node: node.name)
-        if node.name in view.members
+        if node.name in view.node_names
         for layout in (told.get(node.name),)
         for target in (None if _seen(layout) else targets.get(node.name),)
         if (found := ground((view.pool.name, node.name), view.product, node, layout, target))
@@ -72,7 +72,7 @@ def _ground(
         return None
     bare = Ground(
         name=node.name,
-        board=board_of(product) or _unknown(product),
+        board=find_gpu_model(product) or _unknown(product),
         ready=node.schedulable,
         tainted=TAINT in node.taints,
         labels=node.labels,
@@ -89,20 +89,20 @@ def _product(node: Node, seen: NodeLayoutStatus | None) -> str | None:
     return node.labels.get(PRODUCT_LABEL) or next(iter(names), None)
 
 
-def _unknown(product: str) -> Board:
-    return Board(
+def _unknown(product: str) -> GpuModel:
+    return GpuModel(
         name=product,
         products=(product,),
         pci_devices=(),
         compute_slices=0,
         memory_slices=0,
-        cuts=(),
-        spellings=(),
+        profiles=(),
+        aliases=(),
     )
 
 
 def _no_board(product: str) -> str | None:
-    if board_of(product) is not None:
+    if find_gpu_model(product) is not None:
         return None
     hint = "; slices are planned under mig.strategy=mixed" if "-MIG-" in product else ""
     return f"no MIG profiles are known for {product}{hint}"
@@ -128,7 +128,9 @@ def _as_seen(bare: Ground, seen: NodeLayoutStatus) -> Ground:
     """An agent knows places, pods and processes."""
     cut = [gpu for gpu in seen.gpus if gpu.mode in _MIG_MODES]
     for gpu in cut:
-        if problem := fault(bare.board, tuple(Spot(one.start, one.profile) for one in gpu.slices)):
+        if problem := layout_error(
+            bare.board, tuple(SlicePlacement(one.start, one.profile) for one in gpu.slices)
+        ):
             return replace(bare, disagrees=f"GPU {gpu.index}: {problem}")
     return replace(
         bare,
@@ -139,10 +141,10 @@ def _as_seen(bare: Ground, seen: NodeLayoutStatus) -> Ground:
     )
 
 
-def _card(board: Board, gpu: ObservedGpu) -> Card:
+def _card(board: GpuModel, gpu: ObservedGpu) -> Card:
     found = (
         Tile(
-            spot=Spot(one.start, spelled(board, one.profile)),
+            spot=SlicePlacement(one.start, spelled(board, one.profile)),
             holders=tuple(Ref(*pod.split("/", 1)) for pod in one.pods),
             processes=one.processes,
         )
@@ -163,7 +165,7 @@ def _as_counted(bare: Ground, target: NodeTarget | None) -> Ground:
     if not (text.isdecimal() and text.isascii()):
         return replace(bare, disagrees=f"its label {COUNT_LABEL} is {text!r}, not a number")
     counts, whole = _numbers(bare, int(text))
-    unknown = sorted(name for name in counts if bare.board.cut(name) is None)
+    unknown = sorted(name for name in counts if bare.board.find_profile(name) is None)
     if unknown:
         return replace(bare, disagrees=f"{bare.board.name} has no profile {unknown[0]}")
     if whole and not counts:
@@ -203,7 +205,7 @@ def _numbers(bare: Ground, gpus: int) -> tuple[Mapping[str, int], int]:
     return found, 0 if found or bare.labels.get(_REPLICAS) == "0" else gpus
 
 
-def _likely(target: NodeTarget | None, board: Board) -> tuple[Layout, ...]:
+def _likely(target: NodeTarget | None, board: GpuModel) -> tuple[Layout, ...]:
     """The target's layouts by index, where it names them one after the other from 0."""
     found: list[Layout] = []
     for gpu in sorted(target.gpus, key=lambda gpu: gpu.gpu) if target else ():

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from tessera.api.mig import GpuTarget
-from tessera.domain.mig.deal import places
+from tessera.domain.mig.deal import place_geometry
 from tessera.domain.mig.layouts import Layout
 from tessera.domain.repartition.backend import Capabilities
 from tessera.domain.repartition.facts import Card, Ground
@@ -109,7 +109,7 @@ def _made(
             continue
         layout = kept
         for profile in sorted(left.elements(), key=lambda one: _size(goal.ground, one)):
-            grown = places(goal.ground.board, ((profile, 1),), layout)
+            grown = place_geometry(goal.ground.board, ((profile, 1),), layout)
             if grown is not None:
                 layout = grown
                 left[profile] -= 1
@@ -144,5 +144,5 @@ def _spare(goal: Goal, room: Room, can: Capabilities) -> Iterator[tuple[Card, La
 
 
 def _size(ground: Ground, profile: str) -> tuple[int, str]:
-    cut = ground.board.cut(profile)
+    cut = ground.board.find_profile(profile)
     return -(cut.memory_slices if cut else 0), profile

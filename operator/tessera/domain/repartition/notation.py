@@ -2,19 +2,21 @@
 
 from collections.abc import Iterable
 
-from tessera.domain.mig.boards import Board
-from tessera.domain.mig.deal import places
-from tessera.domain.mig.layouts import Layout, Spot, geometry
+from tessera.domain.mig.boards import GpuModel
+from tessera.domain.mig.deal import place_geometry
+from tessera.domain.mig.layouts import Layout, SlicePlacement, geometry
 
 
-def written(spot: Spot, *, pinned: bool) -> str:
+def written(spot: SlicePlacement, *, pinned: bool) -> str:
     """Without the place where nobody can keep it."""
     return f"{spot.profile}@{spot.start}" if pinned else spot.profile
 
 
-def layout(board: Board, tiles: Iterable[str]) -> Layout:
+def layout(board: GpuModel, tiles: Iterable[str]) -> Layout:
     """Of one GPU; where places are not told, the first that there are."""
     parts = [tile.partition("@") for tile in tiles]
     if all(start for _, _, start in parts):
-        return tuple(sorted(Spot(int(start), profile) for profile, _, start in parts))
-    return places(board, geometry(Spot(0, profile) for profile, _, _ in parts)) or ()
+        return tuple(sorted(SlicePlacement(int(start), profile) for profile, _, start in parts))
+    return (
+        place_geometry(board, geometry(SlicePlacement(0, profile) for profile, _, _ in parts)) or ()
+    )

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tessera.api.mig import MigPlan
-from tessera.domain.mig.demand import Kind, Offer, Service
-from tessera.domain.mig.fleet import Gpu
+from tessera.domain.mig.demand import GpuOffer, InstanceType, ServiceDemand
+from tessera.domain.mig.fleet import FleetGpu
 from tessera.domain.mig.layouts import Layout
 
 
@@ -17,7 +17,7 @@ from tessera.domain.mig.layouts import Layout
 class Option:
     """Hardware that a replica of a service could have."""
 
-    kind: Kind
+    kind: InstanceType
     tokens_per_second: float
     hourly: int
     """What it is billed, in nano-units."""
@@ -29,11 +29,11 @@ class Option:
 class Wish:
     """What one service needs."""
 
-    service: Service
+    service: ServiceDemand
     """To the planner; demand in output tokens per second."""
     options: tuple[Option, ...]
     """All that would hold it, the cheapest first."""
-    was: Kind | None = None
+    was: InstanceType | None = None
     """Where it runs now."""
 
 
@@ -55,8 +55,8 @@ class Question:
 
     terms: tuple[Terms, ...] = ()
     wishes: tuple[Wish, ...] = ()
-    offers: tuple[Offer, ...] = ()
-    gpus: tuple[Gpu, ...] = ()
+    offers: tuple[GpuOffer, ...] = ()
+    gpus: tuple[FleetGpu, ...] = ()
     layouts: Mapping[str, Layout]
     """What is cut on each GPU in MIG mode; a plan sees less of one on a node that is away."""
 

@@ -10,8 +10,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from tessera.domain.mig.boards import WHOLE
-from tessera.domain.mig.demand import NEARLY
+from tessera.domain.mig.boards import WHOLE_GPU
+from tessera.domain.mig.demand import DEMAND_TOLERANCE
 from tessera.domain.ref import Ref
 from tessera.domain.repartition.facts import Ground
 from tessera.domain.repartition.orders import Replica, Tenant
@@ -148,7 +148,7 @@ class Room:
         each = tenant.capacity.get(profile, 0.0)
         if not each:
             return lost, len(lost), 0
-        number = math.ceil(lack / each - NEARLY)
+        number = math.ceil(lack / each - DEMAND_TOLERANCE)
         mine = self._newcomers(tenant, profile, crowd.going[tenant.service, profile])
         left = supply.get(profile, 0) - (self._seekers(profile, crowd) - mine)
         return lost, number, max(0, min(number, mine, left))
@@ -222,12 +222,12 @@ def up(replica: Replica) -> bool:
 
 def speed(tenant: Tenant, replica: Replica) -> float:
     """Of one replica, in the unit of the floor."""
-    return tenant.capacity.get(replica.profile or WHOLE, 0.0)
+    return tenant.capacity.get(replica.profile or WHOLE_GPU, 0.0)
 
 
 def slack(tenant: Tenant) -> float:
     """Sums of floats are not exact."""
-    return NEARLY * (1 + tenant.floor)
+    return DEMAND_TOLERANCE * (1 + tenant.floor)
 
 
 def has(tenant: Tenant) -> float:
@@ -242,7 +242,7 @@ def keeps(tenant: Tenant) -> float:
 
 def successor(tenant: Tenant, lost: Sequence[Replica]) -> str:
     """The profile on which those that leave are replaced."""
-    return tenant.profile or min((one.profile or WHOLE for one in lost), default=WHOLE)
+    return tenant.profile or min((one.profile or WHOLE_GPU for one in lost), default=WHOLE_GPU)
 
 
 def _as_former(tenant: Tenant, profile: str, number: int) -> int:
@@ -250,7 +250,7 @@ def _as_former(tenant: Tenant, profile: str, number: int) -> int:
     each = tenant.capacity.get(tenant.former or "", 0.0)
     if tenant.former is None or not each:
         return 0
-    return math.ceil(number * tenant.capacity.get(profile, 0.0) / each - NEARLY)
+    return math.ceil(number * tenant.capacity.get(profile, 0.0) / each - DEMAND_TOLERANCE)
 
 
 def _tally(tenant: Tenant, profile: str) -> _Tally:

@@ -6,9 +6,9 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from tessera.api.mig import GpuTarget, Mig, MigPlan, MigStatus, NodeTarget
-from tessera.domain.mig.boards import WHOLE, Board
-from tessera.domain.mig.deal import places
-from tessera.domain.mig.demand import Kind, needed
+from tessera.domain.mig.boards import WHOLE_GPU, GpuModel
+from tessera.domain.mig.deal import place_geometry
+from tessera.domain.mig.demand import InstanceType, replicas_needed
 from tessera.domain.mig.layouts import geometry
 from tessera.domain.pools import PoolView
 from tessera.domain.reasons import LayoutReady, StatusVerdict
@@ -112,9 +112,9 @@ def _serves(target: MigPlan, plan: MigPlan, question: Question, pool: str) -> bo
         mine = given.get(wish.service.name)
         if mine is None:
             return False
-        board = uncut(pool) if mine.profile == WHOLE else pool
-        speed = wish.service.throughput.get(Kind(board, mine.profile), 0.0)
-        if not speed or mine.replicas < needed(wish.service, speed):
+        board = uncut(pool) if mine.profile == WHOLE_GPU else pool
+        speed = wish.service.throughput.get(InstanceType(board, mine.profile), 0.0)
+        if not speed or mine.replicas < replicas_needed(wish.service, speed):
             return False
     return True
 
@@ -164,7 +164,7 @@ def _static(
                         for spot in (
                             card.layout
                             if geometry(card.layout) == way
-                            else places(ground.board, way) or ()
+                            else place_geometry(ground.board, way) or ()
                         )
                     ),
                 )
@@ -192,12 +192,12 @@ def _static(
     return Adopted(status=status.model_copy(update={"target": made, "proposed": None}))
 
 
-def _impossible(board: Board, mig: Mig) -> str | None:
-    unknown = sorted(profile for profile in mig.layout if board.cut(profile) is None)
+def _impossible(board: GpuModel, mig: Mig) -> str | None:
+    unknown = sorted(profile for profile in mig.layout if board.find_profile(profile) is None)
     if unknown:
-        known = ", ".join(cut.profile for cut in board.cuts)
+        known = ", ".join(cut.name for cut in board.profiles)
         return f"spec.mig.layout: {board.name} has no profile {', '.join(unknown)}, but {known}"
-    if places(board, tuple(sorted(mig.layout.items()))) is None:
+    if place_geometry(board, tuple(sorted(mig.layout.items()))) is None:
         told = ", ".join(f"{count} x {profile}" for profile, count in sorted(mig.layout.items()))
         return f"spec.mig.layout: {told} do not fit on 1 {board.name} together; take fewer"
     return None

@@ -8,8 +8,8 @@ from typing import NamedTuple, TypeAlias
 from tessera.domain.draft import Proposal, min_replicas_of
 from tessera.domain.drain import is_drained
 from tessera.domain.kept import KeyedCache, StableTupleCache
-from tessera.domain.mig.boards import Board, board_of
-from tessera.domain.mig.demand import Kind
+from tessera.domain.mig.boards import GpuModel, find_gpu_model
+from tessera.domain.mig.demand import InstanceType
 from tessera.domain.pools import PoolView
 from tessera.domain.ref import Ref
 from tessera.domain.repartition.devices import profile_of
@@ -17,7 +17,7 @@ from tessera.domain.repartition.orders import Replica, Tenant
 from tessera.domain.repartition.question import Question
 from tessera.domain.snapshot import Pod, Snapshot
 
-_Speeds: TypeAlias = Mapping[Kind, float]
+_Speeds: TypeAlias = Mapping[InstanceType, float]
 _UNKNOWN: _Speeds = {}
 
 
@@ -25,7 +25,7 @@ class _Home(NamedTuple):
     """What of a pool counts for those who sit there."""
 
     pool: str
-    board: Board | None
+    board: GpuModel | None
     members: frozenset[str]
 
 
@@ -41,8 +41,8 @@ class KeptTenants:
 
     def home(self, view: PoolView) -> _Home:
         """The same object as long as it is equal."""
-        board = board_of(view.product) if view.product is not None else None
-        home = _Home(view.pool.name, board, view.members)
+        board = find_gpu_model(view.product) if view.product is not None else None
+        home = _Home(view.pool.name, board, view.node_names)
         if self._home is None or home != self._home:
             self._home = home
         return self._home
@@ -102,7 +102,9 @@ def _tenant(
     if not replicas and profile is None:
         return None
     capacity = {one.profile: 1.0 for one in replicas if one.profile is not None}
-    capacity |= {kind.profile: speed for kind, speed in speeds.items() if kind.board == home.pool}
+    capacity |= {
+        kind.profile: speed for kind, speed in speeds.items() if kind.gpu_model == home.pool
+    }
     each = min(capacity.values(), default=0.0)
     if choice is not None and profile is not None:
         each = capacity[profile] = choice.fit.limits.tokens_per_second
@@ -154,7 +156,7 @@ def _replicas(home: _Home, draft: Proposal, empty: Callable[[Pod], bool]) -> Ite
         )
 
 
-def _profile(board: Board | None, pod: Pod) -> str | None:
+def _profile(board: GpuModel | None, pod: Pod) -> str | None:
     """Of the slice that a pod asks for; None when it asks for none."""
     found = (profile_of(board, resource) for resource in pod.devices) if board else ()
     return next((profile for profile in found if profile is not None), None)

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from tessera.domain.mig.layouts import Spot
+from tessera.domain.mig.layouts import SlicePlacement
 from tessera.domain.reasons import LayoutReady, StatusVerdict
 from tessera.domain.ref import Ref
 from tessera.domain.repartition.backend import Capabilities, Layouts
@@ -80,7 +80,7 @@ def work(
 
 def doomed_tiles(ground: Ground, card: Card, wanted: Layouts, can: Capabilities) -> Iterator[Tile]:
     """Slices that go: all of the GPU, unless its neighbours may stay."""
-    stay = set(wanted[card.index]) if can.sibling_safe else set[Spot]()
+    stay = set(wanted[card.index]) if can.sibling_safe else set[SlicePlacement]()
     for tile in card.tiles:
         if known(ground.board, (tile.spot,))[0] not in stay:
             yield tile

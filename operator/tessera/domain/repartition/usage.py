@@ -7,8 +7,8 @@ from decimal import Decimal
 from enum import StrEnum
 from functools import cache
 
-from tessera.domain.mig.boards import WHOLE, Board
-from tessera.domain.mig.layouts import Spot
+from tessera.domain.mig.boards import WHOLE_GPU, GpuModel
+from tessera.domain.mig.layouts import SlicePlacement
 from tessera.domain.money import slice_weight
 from tessera.domain.ref import Ref
 from tessera.domain.repartition.devices import profile_of
@@ -31,7 +31,7 @@ class Seat:
 
     node: str
     gpu: int
-    spot: Spot
+    spot: SlicePlacement
     share: Decimal
     """Of the price of its GPU."""
     state: SliceState
@@ -51,11 +51,11 @@ class Usage:
 
 
 @cache
-def share(board: Board, profile: str) -> Decimal:
+def share(board: GpuModel, profile: str) -> Decimal:
     """What a slice is billed, as a share of its GPU."""
-    cut = board.cut(profile)
+    cut = board.find_profile(profile)
     if cut is None:
-        return Decimal(profile == WHOLE)
+        return Decimal(profile == WHOLE_GPU)
     compute = cut.compute_slices, board.compute_slices
     return slice_weight(compute, (cut.memory_slices, board.memory_slices))
 

@@ -13,19 +13,25 @@ from tessera.domain.checks import shape_of
 from tessera.domain.draft import Proposal, min_replicas_of
 from tessera.domain.kept import KeyedCache, LastCallCache, StableTupleCache
 from tessera.domain.load import usable_readings
-from tessera.domain.mig.boards import WHOLE, Board
-from tessera.domain.mig.demand import Kind, Offer, Service
-from tessera.domain.mig.fleet import Gpu
-from tessera.domain.mig.fleet import Slice as Seat
-from tessera.domain.mig.layouts import UNCUT, Layout
-from tessera.domain.placement import ANY, STEADY, Choice, assigned, considered
+from tessera.domain.mig.boards import WHOLE_GPU, GpuModel
+from tessera.domain.mig.demand import GpuOffer, InstanceType, ServiceDemand
+from tessera.domain.mig.fleet import FleetGpu
+from tessera.domain.mig.fleet import FleetSlice as Seat
+from tessera.domain.mig.layouts import WHOLE_GPU_LAYOUT, Layout
+from tessera.domain.placement import (
+    ALL_TIERS,
+    NON_SPOT_TIERS,
+    HardwareChoice,
+    hardware_candidates,
+    slice_assignment,
+)
 from tessera.domain.pools import GPU, PoolView, plans_layouts
 from tessera.domain.ref import Ref
 from tessera.domain.repartition.backend import Capabilities
 from tessera.domain.repartition.devices import profile_of
 from tessera.domain.repartition.facts import Card, Ground
 from tessera.domain.repartition.question import Option, Question, Terms, Wish
-from tessera.domain.sizing import Fit
+from tessera.domain.sizing import ReplicaFit
 from tessera.domain.snapshot import Pod, PodReading, Snapshot
 
 _FULL = 0.6
@@ -35,13 +41,13 @@ _UNREAD: Mapping[Ref, PodReading] = {}
 
 def uncut(pool: str) -> str:
     """Name of the board that GPUs of the pool are which are not in MIG mode."""
-    return f"{pool}/{WHOLE}"
+    return f"{pool}/{WHOLE_GPU}"
 
 
 class _Seen(NamedTuple):
     """One node, as a question tells of it."""
 
-    gpus: tuple[Gpu, ...]
+    gpus: tuple[FleetGpu, ...]
     layouts: tuple[tuple[str, Layout], ...]
     """By the names of GPUs in MIG mode."""
 
@@ -185,12 +191,12 @@ def _wish(
     if not speeds:
         return None
     return Wish(
-        service=Service(
+        service=ServiceDemand(
             name=str(draft.service.ref),
             demand=_demand(draft, views, options[0], readings),
-            floor=max(1, min_replicas_of(spec)),
+            min_replicas=max(1, min_replicas_of(spec)),
             throughput=speeds,
-            alike=True,
+            single_type=True,
         ),
         options=options,
         was=_runs_on(draft),
@@ -203,27 +209,27 @@ def _options(draft: Proposal, views: Sequence[PoolView]) -> tuple[Option, ...]:
     shape = shape_of(spec) if spec else None
     if spec is None or shape is None:
         return ()
-    tiers = ANY if spec.service_class == "batch" else STEADY
+    tiers = ALL_TIERS if spec.service_class == "batch" else NON_SPOT_TIERS
     offers = [
         offer
         for view in views
         if not spec.placement.pools or view.pool.name in spec.placement.pools
         for offer in view.offers
-        if offer.kind and offer.tier in tiers
+        if offer.layout_profile and offer.tier in tiers
     ]
-    found: dict[Kind, Option] = {}
-    for one in considered(spec, shape, offers):
-        if not isinstance(one.fit, Fit) or not one.offer.kind:
+    found: dict[InstanceType, Option] = {}
+    for one in hardware_candidates(spec, shape, offers):
+        if not isinstance(one.fit, ReplicaFit) or not one.offer.layout_profile:
             continue
         hardware, pool = one.offer.hardware, one.offer.pool
-        kind = Kind(pool if hardware.profile else uncut(pool), one.offer.kind)
+        kind = InstanceType(pool if hardware.profile else uncut(pool), one.offer.layout_profile)
         speed = one.fit.limits.tokens_per_second
         if kind not in found or speed > found[kind].tokens_per_second:
             found[kind] = Option(
                 kind=kind,
                 tokens_per_second=speed,
                 hourly=one.offer.hourly.nanos,
-                alone=hardware.alone,
+                alone=hardware.exclusive,
             )
     return tuple(sorted(found.values(), key=lambda one: (one.hourly, one.kind)))
 
@@ -248,7 +254,7 @@ def _demand(
     moving = any(
         pod.variant != choice.variant and not pod.terminating for pod in draft.objects.pods
     )
-    if moving and (plan := assigned(draft.service.ref, [view.pool for view in views])):
+    if moving and (plan := slice_assignment(draft.service.ref, [view.pool for view in views])):
         replicas = max(replicas, plan.replicas)
     given = max(1, replicas) * choice.fit.limits.tokens_per_second
     spec = draft.service.spec
@@ -260,7 +266,9 @@ def _demand(
     return min(given, math.ceil(needed / cheapest.tokens_per_second) * cheapest.tokens_per_second)
 
 
-def _in_flight(draft: Proposal, choice: Choice, readings: Mapping[Ref, PodReading]) -> float | None:
+def _in_flight(
+    draft: Proposal, choice: HardwareChoice, readings: Mapping[Ref, PodReading]
+) -> float | None:
     """Requests in its engines; None where one that serves cannot be read, which is not zero."""
     total = 0.0
     for pod in draft.objects.pods:
@@ -273,12 +281,14 @@ def _in_flight(draft: Proposal, choice: Choice, readings: Mapping[Ref, PodReadin
     return total
 
 
-def _runs_on(draft: Proposal) -> Kind | None:
+def _runs_on(draft: Proposal) -> InstanceType | None:
     choice = draft.placement.choice
-    if choice is None or not choice.offer.kind:
+    if choice is None or not choice.offer.layout_profile:
         return None
     pool = choice.offer.pool
-    return Kind(pool if choice.offer.hardware.profile else uncut(pool), choice.offer.kind)
+    return InstanceType(
+        pool if choice.offer.hardware.profile else uncut(pool), choice.offer.layout_profile
+    )
 
 
 class _Sitting:
@@ -303,7 +313,7 @@ class _Sitting:
         """Pods that hold whole GPUs of a node, once for each."""
         return [ref for resource, ref in self._on.get(node, ()) if resource == GPU]
 
-    def slices(self, node: str, board: Board) -> Mapping[str, list[Ref]]:
+    def slices(self, node: str, board: GpuModel) -> Mapping[str, list[Ref]]:
         """Pods that hold slices of a node, once for each, by profile."""
         found: dict[str, list[Ref]] = defaultdict(list)
         for resource, ref in self._on.get(node, ()):
@@ -319,18 +329,18 @@ def _node(pool: str, ground: Ground, knows_pods: bool, sitting: _Sitting) -> _Se
     )
 
 
-def _gpus(pool: str, ground: Ground, sitting: _Sitting, *, knows_pods: bool) -> Iterator[Gpu]:
+def _gpus(pool: str, ground: Ground, sitting: _Sitting, *, knows_pods: bool) -> Iterator[FleetGpu]:
     """On a node that is away nothing is planned, but whoever sits there counts. Where a node is
     emptied as a whole, whoever may not leave keeps all of it as it is."""
     found = list(_cut(pool, ground, sitting))
-    if not knows_pods and any(gpu.fixed for gpu in found):
+    if not knows_pods and any(gpu.foreign_slices for gpu in found):
         found = [replace(gpu, locked=True) for gpu in found]
     yield from (gpu if ground.ready else _away(gpu) for gpu in found)
     yield from _whole(pool, ground, sitting)
 
 
-def _away(gpu: Gpu) -> Gpu:
-    seats = tuple(one for one in gpu.slices if one.service or one.spot in gpu.fixed)
+def _away(gpu: FleetGpu) -> FleetGpu:
+    seats = tuple(one for one in gpu.slices if one.service or one.placement in gpu.foreign_slices)
     return replace(gpu, slices=seats, locked=True)
 
 
@@ -338,7 +348,7 @@ def _name(pool: str, ground: Ground, card: Card) -> str:
     return f"{pool}/{ground.name}/{card.index:02}"
 
 
-def _cut(pool: str, ground: Ground, sitting: _Sitting) -> Iterator[Gpu]:
+def _cut(pool: str, ground: Ground, sitting: _Sitting) -> Iterator[FleetGpu]:
     """GPUs in MIG mode. Without an agent, pods are put on slices of theirs one after the other."""
     assumed = sitting.slices(ground.name, ground.board)
     for card in sorted(ground.cards, key=lambda card: card.index):
@@ -353,43 +363,45 @@ def _cut(pool: str, ground: Ground, sitting: _Sitting) -> Iterator[Gpu]:
             seats.append(Seat(tile.spot.start, tile.spot.profile, next(iter(services), None)))
             if services and services[0] is None:
                 fixed.append(tile.spot)
-        yield Gpu(
+        yield FleetGpu(
             name=_name(pool, ground, card),
-            board=pool,
+            gpu_model=pool,
             node=ground.name,
             slices=tuple(seats),
-            fixed=tuple(fixed),
+            foreign_slices=tuple(fixed),
             locked=card.fault is not None,
         )
 
 
-def _whole(pool: str, ground: Ground, sitting: _Sitting) -> Iterator[Gpu]:
+def _whole(pool: str, ground: Ground, sitting: _Sitting) -> Iterator[FleetGpu]:
     holders = sitting.whole(ground.name)
     for at in range(ground.uncut):
         service = sitting.of.get(holders[at]) if at < len(holders) else None
         held = at < len(holders)
-        yield Gpu(
-            name=f"{pool}/{ground.name}/{WHOLE}-{at:02}",
-            board=uncut(pool),
+        yield FleetGpu(
+            name=f"{pool}/{ground.name}/{WHOLE_GPU}-{at:02}",
+            gpu_model=uncut(pool),
             node=ground.name,
-            slices=tuple(Seat(spot.start, spot.profile, service) for spot in UNCUT) if held else (),
-            fixed=UNCUT if held and service is None else (),
+            slices=tuple(Seat(spot.start, spot.profile, service) for spot in WHOLE_GPU_LAYOUT)
+            if held
+            else (),
+            foreign_slices=WHOLE_GPU_LAYOUT if held and service is None else (),
             locked=not ground.ready,
         )
 
 
 def _offers(
-    view: PoolView, grounds: Sequence[Ground], can: Capabilities, gpus: Sequence[Gpu]
-) -> Iterator[Offer]:
+    view: PoolView, grounds: Sequence[Ground], can: Capabilities, gpus: Sequence[FleetGpu]
+) -> Iterator[GpuOffer]:
     """GPUs in MIG mode are cut, the others are only to be had whole."""
     pool = view.pool.name
     board = grounds[0].board
-    counts = Counter(gpu.board for gpu in gpus if not gpu.sunk)
-    for name, cuts in ((pool, board.cuts), (uncut(pool), ())):
-        yield Offer(
-            board=replace(board, name=name, cuts=cuts),
+    counts = Counter(gpu.gpu_model for gpu in gpus if not gpu.sunk)
+    for name, cuts in ((pool, board.profiles), (uncut(pool), ())):
+        yield GpuOffer(
+            gpu_model=replace(board, name=name, profiles=cuts),
             price=_per_gpu_hour(view),
-            most=counts[name],
+            max_gpus=counts[name],
             sibling_safe=can.sibling_safe,
-            by_node=name == pool and not can.knows_pods,
+            drains_node=name == pool and not can.knows_pods,
         )

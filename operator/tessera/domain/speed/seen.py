@@ -12,20 +12,20 @@ from functools import cache
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.domain.bench.counters import Peaks, mfu, peaks
 from tessera.domain.checks import shape_of
-from tessera.domain.engine_facts import known_versions, table
+from tessera.domain.engine_facts import known_versions, version_facts
 from tessera.domain.money import Money, per_million_tokens
 from tessera.domain.perf.roofline import arithmetic
-from tessera.domain.placement import Choice
-from tessera.domain.sizing import Fit
+from tessera.domain.placement import HardwareChoice
+from tessera.domain.sizing import ReplicaFit
 from tessera.domain.snapshot import Pod, SpeedReading
 
-GAPS = "vllm:inter_token_latency_seconds"
-_BUSY = 1.0
+ITL_METRIC = "vllm:inter_token_latency_seconds"
+_MIN_TOKENS_PER_SECOND = 1.0
 """Tokens a second from which on a measured price of a token says something."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Gap:
+class InterTokenLatency:
     """Time between two tokens of an answer, in seconds."""
 
     mean: float
@@ -33,7 +33,7 @@ class Gap:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Speed:
+class ServiceSpeed:
     """One service, predicted and measured. None is "not known"."""
 
     model: str
@@ -42,7 +42,7 @@ class Speed:
     """Of one device of a replica."""
     requests: float = 0.0
     """Finished within five minutes."""
-    full: float
+    replica_capacity: float
     """Output tokens a second of one replica that is full."""
     tokens_per_second: float | None = None
     """What they gave."""
@@ -52,7 +52,7 @@ class Speed:
     """Those that take requests."""
     sequences: float | None = None
     """Answers that a step worked on."""
-    predicted: Gap | None = None
+    predicted: InterTokenLatency | None = None
     """For the load that was seen."""
     measured_mean: float | None = None
     measured_median: float | None = None
@@ -71,20 +71,20 @@ class Speed:
     @property
     def capacity(self) -> float:
         """Output tokens a second that the replicas which take requests give when full."""
-        return self.full * self.replicas
+        return self.replica_capacity * self.replicas
 
     @property
     def capacity_price(self) -> Money:
         """Of a million output tokens when full."""
-        return per_million_tokens(self.hourly, self.full)
+        return per_million_tokens(self.hourly, self.replica_capacity)
 
     @property
     def price(self) -> Money | None:
         """Of a million of those that came; None while next to none come."""
-        given = self.tokens_per_second
-        if given is None or given < _BUSY:
+        rate = self.tokens_per_second
+        if rate is None or rate < _MIN_TOKENS_PER_SECOND:
             return None
-        return per_million_tokens(self.hourly.times(self.replicas), given)
+        return per_million_tokens(self.hourly.times(self.replicas), rate)
 
     @property
     def ratio(self) -> float | None:
@@ -101,107 +101,113 @@ class Speed:
         return self.kv_reported / self.kv_planned - 1
 
 
-def seen(
+def service_speed(
     spec: InferenceServiceSpec,
-    choice: Choice,
+    choice: HardwareChoice,
     pods: Sequence[Pod],
     readings: Sequence[SpeedReading],
-) -> Speed:
+) -> ServiceSpeed:
     """The speed of the chosen variant."""
     fit = choice.fit
-    up = sum(pod.takes_requests and pod.variant == choice.variant for pod in pods)
-    one = reading_of(choice.variant, readings)
-    peak, median, told = peaks_of(spec, fit), one.median_itl_seconds, _estimated(one)
-    flops, moved = one.flops_per_second, one.bytes_per_second
-    return Speed(
+    serving = sum(pod.takes_requests and pod.variant == choice.variant for pod in pods)
+    reading = reading_of(choice.variant, readings)
+    peak, median, estimated = (
+        peaks_of(spec, fit),
+        reading.median_itl_seconds,
+        _has_estimates(reading),
+    )
+    flops, bytes_read = reading.flops_per_second, reading.bytes_per_second
+    return ServiceSpeed(
         model=spec.model.uri,
         variant=choice.variant,
         peaks=peak,
-        requests=one.requests or 0.0,
-        full=fit.limits.tokens_per_second,
+        requests=reading.requests or 0.0,
+        replica_capacity=fit.limits.tokens_per_second,
         hourly=choice.hourly,
-        replicas=up,
-        tokens_per_second=one.tokens_per_second,
-        sequences=one.sequences,
-        predicted=predicted(fit, one),
-        measured_mean=one.itl_seconds,
+        replicas=serving,
+        tokens_per_second=reading.tokens_per_second,
+        sequences=reading.sequences,
+        predicted=predicted_itl(fit, reading),
+        measured_mean=reading.itl_seconds,
         measured_median=median,
-        median_bucket=None if median is None else bucket(median, bounds(spec.engine.version)),
+        median_bucket=None
+        if median is None
+        else bucket_of(median, itl_bucket_bounds(spec.engine.version)),
         kv_planned=fit.memory.kv_tokens,
-        kv_reported=one.kv_tokens,
-        kv_usage=one.kv_usage,
-        mfu=mfu(flops, peak.flops) if flops is not None and told else None,
-        mbu=moved / peak.bandwidth if moved is not None and told else None,
+        kv_reported=reading.kv_tokens,
+        kv_usage=reading.kv_usage,
+        mfu=mfu(flops, peak.flops) if flops is not None and estimated else None,
+        mbu=bytes_read / peak.bandwidth if bytes_read is not None and estimated else None,
     )
 
 
 def reading_of(variant: str, readings: Sequence[SpeedReading]) -> SpeedReading:
     """That of a variant; one without a name counts where it is the only one."""
-    for one in readings:
-        if one.variant == variant:
-            return one
-    nameless = len(readings) == 1 and readings[0].variant is None
-    return readings[0] if nameless else SpeedReading()
+    for reading in readings:
+        if reading.variant == variant:
+            return reading
+    unlabeled = len(readings) == 1 and readings[0].variant is None
+    return readings[0] if unlabeled else SpeedReading()
 
 
-def peaks_of(spec: InferenceServiceSpec, fit: Fit) -> Peaks:
+def peaks_of(spec: InferenceServiceSpec, fit: ReplicaFit) -> Peaks:
     """Of one device, or slice, of a replica, in the width in which it computes this model."""
     shape = shape_of(spec)
     narrow = shape is not None and arithmetic(shape, fit.precision, fit.hardware) == "fp8"
-    found = peaks(fit.hardware, fp8=narrow)
-    assert found is not None  # noqa: S101 - it computes at 8 bits only where it has that peak
-    return found
+    device_peaks = peaks(fit.hardware, fp8=narrow)
+    assert device_peaks is not None  # noqa: S101 - it computes at 8 bits only where it has that peak
+    return device_peaks
 
 
-def predicted(fit: Fit, one: SpeedReading) -> Gap | None:
+def predicted_itl(fit: ReplicaFit, reading: SpeedReading) -> InterTokenLatency | None:
     """The time between tokens at the load that a reading tells; None when it tells none.
 
     Prompts come in chunks, and a step with a chunk takes far longer than one without. So the mean
     is that of both kinds by their shares, and the median is that of the more frequent kind.
     """
-    resident = _resident(fit, one)
-    if not one.sequences or resident is None:
+    resident = _resident_tokens(fit, reading)
+    if not reading.sequences or resident is None:
         return None
-    sequences = max(1, round(one.sequences))
+    sequences = max(1, round(reading.sequences))
     kv_tokens = round(sequences * resident)
     decode = fit.step.seconds(decoding=sequences, kv_tokens=kv_tokens)
-    chunk = min(one.prompt_tokens or 0.0, fit.limits.max_num_batched_tokens - sequences)
-    if chunk < 1 or not one.prefill_tokens:
-        return Gap(mean=decode, median=decode)
-    share = min(1.0, one.prefill_tokens / chunk)
-    both = fit.step.seconds(
+    chunk = min(reading.prompt_tokens or 0.0, fit.limits.max_num_batched_tokens - sequences)
+    if chunk < 1 or not reading.prefill_tokens:
+        return InterTokenLatency(mean=decode, median=decode)
+    share = min(1.0, reading.prefill_tokens / chunk)
+    mixed = fit.step.seconds(
         decoding=sequences,
         kv_tokens=kv_tokens,
         prefill_tokens=round(chunk),
-        prefill_pairs=round(chunk * (one.prompt_tokens or 0.0)),
+        prefill_pairs=round(chunk * (reading.prompt_tokens or 0.0)),
     )
-    mean = share * both + (1 - share) * decode
-    return Gap(mean=mean, median=both if share > 0.5 else decode)
+    mean = share * mixed + (1 - share) * decode
+    return InterTokenLatency(mean=mean, median=mixed if share > 0.5 else decode)
 
 
 @cache
-def bounds(version: str) -> tuple[float, ...]:
+def itl_bucket_bounds(version: str) -> tuple[float, ...]:
     """Of the buckets that an engine counts gaps in; of an unknown version those of the newest."""
-    facts = table(version) or table(known_versions()[-1])
-    return facts.metrics[GAPS].buckets if facts and GAPS in facts.metrics else ()
+    facts = version_facts(version) or version_facts(known_versions()[-1])
+    return facts.metrics[ITL_METRIC].buckets if facts and ITL_METRIC in facts.metrics else ()
 
 
-def bucket(value: float, found: Sequence[float]) -> tuple[float, float] | None:
+def bucket_of(value: float, upper_bounds: Sequence[float]) -> tuple[float, float] | None:
     """The bucket that a quantile was interpolated in; none beyond the last bound."""
-    index = bisect_left(found, value)
-    if index >= len(found):
+    index = bisect_left(upper_bounds, value)
+    if index >= len(upper_bounds):
         return None
-    return (found[index - 1] if index else 0.0), found[index]
+    return (upper_bounds[index - 1] if index else 0.0), upper_bounds[index]
 
 
-def _resident(fit: Fit, one: SpeedReading) -> float | None:
+def _resident_tokens(fit: ReplicaFit, reading: SpeedReading) -> float | None:
     """Tokens in the cache for each running request; of means over the same time, the quotient
     holds whatever part of it nothing ran."""
-    if not one.running or one.kv_usage is None:
+    if not reading.running or reading.kv_usage is None:
         return None
-    return one.kv_usage * (one.kv_tokens or fit.memory.kv_tokens) / one.running
+    return reading.kv_usage * (reading.kv_tokens or fit.memory.kv_tokens) / reading.running
 
 
-def _estimated(one: SpeedReading) -> bool:
+def _has_estimates(reading: SpeedReading) -> bool:
     """An engine that was not told to estimate has the counters, and they stand still."""
-    return bool(one.flops_per_second) or not one.tokens_per_second
+    return bool(reading.flops_per_second) or not reading.tokens_per_second

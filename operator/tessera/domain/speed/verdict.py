@@ -10,44 +10,47 @@ from decimal import Decimal
 
 from tessera.api.inference_service import PredictedAndMeasured, SpeedStatus
 from tessera.domain.reasons import SpeedAsPredicted, StatusVerdict
-from tessera.domain.speed.seen import Gap, Speed
+from tessera.domain.speed.seen import InterTokenLatency, ServiceSpeed
 
-ENOUGH = 100
+MIN_REQUESTS = 100
 """Requests within five minutes from which on something can be told."""
-SPAN = timedelta(minutes=5)
+WINDOW = timedelta(minutes=5)
 """What a reading covers; nothing is written more often."""
-OFF = 0.15
+OFF_TOLERANCE = 0.15
 """A time between tokens is off when it is further from the predicted one."""
-BACK = 0.10
+RECOVERY_TOLERANCE = 0.10
 """It is right again when it is nearer than this."""
-_MOVED = 0.10
-_LOAD_MOVED = 0.5
+_MIN_CHANGE = 0.10
+_MIN_LOAD_CHANGE = 0.5
 """Throughput follows the load, which is no news."""
 
 
-def judged(speed: Speed, kept: SpeedStatus | None, at: datetime) -> SpeedStatus | None:
+def next_speed_status(
+    speed: ServiceSpeed, current: SpeedStatus | None, at: datetime
+) -> SpeedStatus | None:
     """What the status should say by a reading of this moment; what is kept, unless there is news.
 
     A missing reading, and one of too few requests, change nothing. What was measured of another
     model or variant is forgotten.
     """
-    if kept is not None and (kept.model, kept.variant) != (speed.model, speed.variant):
-        kept = None
-    if kept is not None and at - kept.at < SPAN:
-        return kept
-    reason = reason_of(speed, _reason_of(kept))
-    if reason is None or (kept is not None and not _news(kept, reason, speed)):
-        return kept
-    return _told(speed, reason, at) or kept
+    if current is not None and (current.model, current.variant) != (speed.model, speed.variant):
+        current = None
+    if current is not None and at - current.at < WINDOW:
+        return current
+    reason = speed_reason(speed, _status_reason(current))
+    if reason is None or (current is not None and not _has_changed(current, reason, speed)):
+        return current
+    return _speed_status(speed, reason, at) or current
 
 
-def verdict(status: SpeedStatus | None) -> StatusVerdict[SpeedAsPredicted]:
+def speed_verdict(status: SpeedStatus | None) -> StatusVerdict[SpeedAsPredicted]:
     """The condition that follows from what the status says."""
-    reason = _reason_of(status)
+    reason = _status_reason(status)
     if status is None or reason is None:
         return StatusVerdict(
             SpeedAsPredicted.NOT_ENOUGH_REQUESTS,
-            f"{ENOUGH} requests within {SPAN // timedelta(minutes=1)} minutes are needed to tell",
+            f"{MIN_REQUESTS} requests within {WINDOW // timedelta(minutes=1)} minutes are needed "
+            "to tell",
         )
     gap = status.inter_token_ms
     return StatusVerdict(
@@ -66,46 +69,48 @@ _ADVICE = {
 }
 
 
-def reason_of(speed: Speed, before: SpeedAsPredicted | None) -> SpeedAsPredicted | None:
+def speed_reason(speed: ServiceSpeed, previous: SpeedAsPredicted | None) -> SpeedAsPredicted | None:
     """The bucket of the median decides where it can; its bounds are mostly too far apart, and then
     the mean decides, which is exact. None when too little is known."""
-    if speed.requests < ENOUGH or speed.predicted is None or speed.ratio is None:
+    if speed.requests < MIN_REQUESTS or speed.predicted is None or speed.ratio is None:
         return None
-    off = before in (SpeedAsPredicted.SLOWER, SpeedAsPredicted.FASTER)
-    tolerance = BACK if off else OFF
+    was_off = previous in (SpeedAsPredicted.SLOWER, SpeedAsPredicted.FASTER)
+    tolerance = RECOVERY_TOLERANCE if was_off else OFF_TOLERANCE
     return _by_bucket(speed.predicted, speed.median_bucket, tolerance) or _by_ratio(
         speed.ratio, speed.ratio, tolerance
     )
 
 
 def _by_bucket(
-    gap: Gap, bucket: tuple[float, float] | None, tolerance: float
+    gap: InterTokenLatency, bucket: tuple[float, float] | None, tolerance: float
 ) -> SpeedAsPredicted | None:
     if bucket is None:
         return None
     return _by_ratio(bucket[0] / gap.median, bucket[1] / gap.median, tolerance)
 
 
-def _by_ratio(least: float, most: float, tolerance: float) -> SpeedAsPredicted | None:
+def _by_ratio(lower: float, upper: float, tolerance: float) -> SpeedAsPredicted | None:
     """What is certain of a ratio between two bounds."""
-    if least > 1 + tolerance:
+    if lower > 1 + tolerance:
         return SpeedAsPredicted.SLOWER
-    if most < 1 - tolerance:
+    if upper < 1 - tolerance:
         return SpeedAsPredicted.FASTER
-    if least >= 1 - tolerance and most <= 1 + tolerance:
+    if lower >= 1 - tolerance and upper <= 1 + tolerance:
         return SpeedAsPredicted.AS_PREDICTED
     return None
 
 
-def _reason_of(status: SpeedStatus | None) -> SpeedAsPredicted | None:
+def _status_reason(status: SpeedStatus | None) -> SpeedAsPredicted | None:
     """None also for a word that only another version knows."""
-    return _KNOWN.get(status.reason) if status is not None else None
+    return _REASON_BY_NAME.get(status.reason) if status is not None else None
 
 
-_KNOWN = {reason.value: reason for reason in SpeedAsPredicted}
+_REASON_BY_NAME = {reason.value: reason for reason in SpeedAsPredicted}
 
 
-def _told(speed: Speed, reason: SpeedAsPredicted, at: datetime) -> SpeedStatus | None:
+def _speed_status(
+    speed: ServiceSpeed, reason: SpeedAsPredicted, at: datetime
+) -> SpeedStatus | None:
     if speed.predicted is None or speed.measured_mean is None:
         return None
     return SpeedStatus(
@@ -131,22 +136,22 @@ def _told(speed: Speed, reason: SpeedAsPredicted, at: datetime) -> SpeedStatus |
     )
 
 
-def _news(kept: SpeedStatus, reason: SpeedAsPredicted, speed: Speed) -> bool:
+def _has_changed(current: SpeedStatus, reason: SpeedAsPredicted, speed: ServiceSpeed) -> bool:
     """Compared as numbers: a status is only made when it is written."""
-    gap, rate, cache = kept.inter_token_ms, kept.tokens_per_second, kept.kv_cache_tokens
+    gap, rate, cache = current.inter_token_ms, current.tokens_per_second, current.kv_cache_tokens
     predicted = speed.predicted.mean if speed.predicted is not None else 0.0
     return (
-        kept.reason != reason
-        or _moved(gap.predicted, predicted * 1e3, _MOVED)
-        or _moved(gap.measured, (speed.measured_mean or 0.0) * 1e3, _MOVED)
-        or _moved(rate.predicted, speed.capacity, _LOAD_MOVED)
-        or _moved(rate.measured, speed.tokens_per_second or 0.0, _LOAD_MOVED)
+        current.reason != reason
+        or _differs(gap.predicted, predicted * 1e3, _MIN_CHANGE)
+        or _differs(gap.measured, (speed.measured_mean or 0.0) * 1e3, _MIN_CHANGE)
+        or _differs(rate.predicted, speed.capacity, _MIN_LOAD_CHANGE)
+        or _differs(rate.measured, speed.tokens_per_second or 0.0, _MIN_LOAD_CHANGE)
         or (cache.measured if cache is not None else None) != speed.kv_reported
     )
 
 
-def _moved(kept: Decimal, now: float, by: float) -> bool:
-    return abs(now - float(kept)) > by * float(kept)
+def _differs(previous: Decimal, value: float, share: float) -> bool:
+    return abs(value - float(previous)) > share * float(previous)
 
 
 def _milliseconds(seconds: float) -> Decimal:
