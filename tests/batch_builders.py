@@ -6,11 +6,18 @@ from datetime import timedelta
 from typing import Any
 
 from tessera.api.batch_inference import BatchInferenceSpec, BatchInferenceStatus
-from tessera.domain.batch.allotment import BatchAllotment
-from tessera.domain.batch.decide import draft_batch, finish_batch
-from tessera.domain.batch.facts import Asked, Batch, BatchJob, BatchPod, NodeHealth, VolumeClaim
+from tessera.domain.batch.allotment import BatchPlan
+from tessera.domain.batch.decide import apply_funding, propose_batch
+from tessera.domain.batch.facts import (
+    Batch,
+    BatchJob,
+    BatchPod,
+    NodeHealth,
+    ProgressSample,
+    VolumeClaim,
+)
 from tessera.domain.batch.names import job_name
-from tessera.domain.batch.reports import Shown
+from tessera.domain.batch.reports import RunnerProgress
 from tessera.domain.batch.situation import Situation
 from tessera.domain.batch.status import batch_status
 from tessera.domain.pools import discover
@@ -61,7 +68,7 @@ def a_situation(batch: Batch | None = None, **fields: Any) -> Situation:
             "batch": batch or a_batch(),
             "views": discover(pools, nodes, NOW.date()),
             "nodes": fields.pop("health", well),
-            "claim": VolumeClaim(modes=("ReadWriteMany",), storage_class="nfs"),
+            "claim": VolumeClaim(access_modes=("ReadWriteMany",), storage_class="nfs"),
             **fields,
         }
     )
@@ -80,12 +87,12 @@ def a_checked_situation(batch: Batch | None = None, **fields: Any) -> Situation:
     return a_situation(replace(batch, status=status), **fields)
 
 
-def decided(situation: Situation, shortage: str | None = None) -> BatchAllotment:
+def decided(situation: Situation, shortage: str | None = None) -> BatchPlan:
     """The decision, for a tenant with money unless there is a shortage."""
-    return finish_batch(draft_batch(situation), shortage)
+    return apply_funding(propose_batch(situation), shortage)
 
 
-def carried_out(situation: Situation, allotment: BatchAllotment, **fields: Any) -> Situation:
+def carried_out(situation: Situation, allotment: BatchPlan, **fields: Any) -> Situation:
     """What is there after the decision was written: the status through the wire, and the Jobs."""
     status = batch_status(allotment, situation.at)
     wire = json.loads(status.model_dump_json(by_alias=True, exclude_none=True))
@@ -147,11 +154,11 @@ def a_check_report(*, ok: bool = True, **fields: Any) -> str:
     return json.dumps({**told, "inputTokens": 50_000, **fields})
 
 
-def asked(done: int = 0, seconds: float = 0, **fields: Any) -> Asked:
+def asked(done: int = 0, seconds: float = 0, **fields: Any) -> ProgressSample:
     """The answer of a runner at work, so many seconds from now."""
     told = {"attempt": 1, "state": "running", "rows": ROWS, "done": done, **fields}
     told.setdefault("outputTokens", done * 200)
-    return Asked(at(seconds), Shown.model_validate(told))
+    return ProgressSample(at(seconds), RunnerProgress.model_validate(told))
 
 
 def on_attempt(way: str = "spot", number: int = 1, **fields: Any) -> Situation:

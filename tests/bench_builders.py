@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 
-from tessera.domain.bench.answers import Answer
-from tessera.domain.bench.counters import Look
-from tessera.domain.bench.figures import Level
-from tessera.domain.bench.jobs import Job
+from tessera.domain.bench.answers import BenchResponse
+from tessera.domain.bench.counters import MetricsSnapshot
+from tessera.domain.bench.figures import LoadMeasurement
+from tessera.domain.bench.jobs import BenchRequest
 
 
-def a_job(number: int = 0, *, inputs: int = 100, outputs: int = 5) -> Job:
-    return Job(number=number, input_tokens=inputs, output_tokens=outputs)
+def a_job(number: int = 0, *, inputs: int = 100, outputs: int = 5) -> BenchRequest:
+    return BenchRequest(number=number, input_tokens=inputs, output_tokens=outputs)
 
 
 def an_answer(
@@ -20,52 +20,54 @@ def an_answer(
     gaps: Sequence[float] = (0.1, 0.1, 0.1, 0.1),
     tokens: int | None = None,
     cached: int | None = None,
-    job: Job | None = None,
+    job: BenchRequest | None = None,
     exact: bool = True,
-) -> Answer:
+) -> BenchResponse:
     """Whole; `first` counts from when it was due."""
-    return Answer(
-        job=job or a_job(),
-        due=due,
-        sent=due if sent is None else sent,
-        first=due + first,
-        gaps=gaps,
-        ended=due + first + sum(gaps),
+    return BenchResponse(
+        request=job or a_job(),
+        due_at=due,
+        sent_at=due if sent is None else sent,
+        first_token_at=due + first,
+        chunk_gaps=gaps,
+        ended_at=due + first + sum(gaps),
         prompt_tokens=100,
         output_tokens=1 + len(gaps) if tokens is None else tokens,
         cached_tokens=cached,
-        exact=exact,
+        exact_tokens=exact,
     )
 
 
-def a_failure(kind: str = "Http503", detail: str = "busy") -> Answer:
-    return Answer(job=a_job(), due=0.0, sent=0.0, ended=0.1, failure=kind, detail=detail)
+def a_failure(kind: str = "Http503", detail: str = "busy") -> BenchResponse:
+    return BenchResponse(
+        request=a_job(), due_at=0.0, sent_at=0.0, ended_at=0.1, failure=kind, detail=detail
+    )
 
 
 def a_level(
-    *answers: Answer,
+    *answers: BenchResponse,
     seconds: float = 10.0,
     concurrency: int | None = 2,
     cpu_seconds: float = 0.1,
-    before: Look | None = None,
-    after: Look | None = None,
-    during: Sequence[Look] = (),
+    before: MetricsSnapshot | None = None,
+    after: MetricsSnapshot | None = None,
+    during: Sequence[MetricsSnapshot] = (),
     unfinished: int = 0,
-) -> Level:
-    return Level(
+) -> LoadMeasurement:
+    return LoadMeasurement(
         name=str(concurrency or "trace"),
         concurrency=concurrency,
-        answers=answers,
+        responses=answers,
         unfinished=unfinished,
-        began=0.0,
-        ended=seconds,
+        started_at=0.0,
+        ended_at=seconds,
         cpu_seconds=cpu_seconds,
-        before=before or Look(0.0),
-        after=after or Look(seconds),
+        before=before or MetricsSnapshot(0.0),
+        after=after or MetricsSnapshot(seconds),
         during=during,
     )
 
 
-def a_look(at: float, **values: float) -> Look:
+def a_look(at: float, **values: float) -> MetricsSnapshot:
     """Names of vLLM's metrics without their prefix."""
-    return Look(at, {f"vllm:{name}": value for name, value in values.items()})
+    return MetricsSnapshot(at, {f"vllm:{name}": value for name, value in values.items()})

@@ -171,7 +171,7 @@ def an_errand(task: str, service: ObservedService, **fields: Any) -> dict[str, A
     ended = None if code is None else NOW
     bare = {"service": Ref("team-a", ""), "variant": "", "ready_since": None, "ended": ended}
     pod = a_pod(f"{name}-x", **{**bare, "model_job_run": run, **fields})
-    return {"errands": (job,), "pods": (pod,)}
+    return {"model_jobs": (job,), "pods": (pod,)}
 
 
 def readings_of(pods: Iterable[Pod], **fields: Any) -> Readings:

@@ -10,7 +10,7 @@ import yaml
 import world as worlds
 from tessera.adapters.kube import KubeCluster, connect
 from tessera.api.schema import KINDS, crd
-from tessera.resources.kinds import ACCELERATOR_POOLS, INFERENCE_SERVICES, Kind
+from tessera.resources.kinds import ACCELERATOR_POOLS, INFERENCE_SERVICES, ApiResource
 from world.testing import eventually
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -52,7 +52,7 @@ async def cluster(world: worlds.World) -> AsyncIterator[KubeCluster]:
         assert status < 300, answer
     for known in (INFERENCE_SERVICES, ACCELERATOR_POOLS):
 
-        async def listed(known: Kind = known) -> object:
+        async def listed(known: ApiResource = known) -> object:
             return await made.list(known)
 
         await eventually(listed, lambda found: found is not None)

@@ -13,10 +13,15 @@ from tessera.domain.cutting import GpuProblem, gpu_status, plan_partitioning
 from tessera.domain.mig.boards import find_gpu_model
 from tessera.domain.mig.layouts import Layout, SlicePlacement
 from tessera.domain.pools import discover
-from tessera.domain.repartition.backend import Ask, GeometryBackend, Heard, Layouts
-from tessera.domain.repartition.devices import DISCOVERY, PLUGIN
-from tessera.domain.repartition.facts import Ground, NodeLayout
-from tessera.domain.repartition.grounds import grounds
+from tessera.domain.repartition.backend import (
+    BackendRequest,
+    BackendStatus,
+    GeometryBackend,
+    LayoutsByGpu,
+)
+from tessera.domain.repartition.devices import DEVICE_PLUGIN_LABEL, FEATURE_DISCOVERY_LABEL
+from tessera.domain.repartition.facts import MigNode, ObservedNodeLayout
+from tessera.domain.repartition.grounds import mig_nodes
 from tessera.domain.snapshot import Node, Pool
 from tessera.resources.repartition import configuration
 from tests.builders import A100, a_pool, at
@@ -54,8 +59,8 @@ class FarEnd:
             "nvidia.com/gpu.count": str(len(self.silicon.gpus)),
             "nvidia.com/gpu.replicas": "0",
             "nvidia.com/mig.capable": "true",
-            PLUGIN: "true",
-            DISCOVERY: "true",
+            DEVICE_PLUGIN_LABEL: "true",
+            FEATURE_DISCOVERY_LABEL: "true",
         }
         self._look()
 
@@ -63,7 +68,7 @@ class FarEnd:
     def at(self) -> datetime:
         return at(self.now)
 
-    def ground(self, pool: Pool | None = None) -> Ground:
+    def ground(self, pool: Pool | None = None) -> MigNode:
         """As the operator sees it."""
         node = Node(
             name="a100-0",
@@ -72,19 +77,19 @@ class FarEnd:
             allocatable=dict(self.allocatable),
         )
         (view,) = discover([pool or a_pool()], [node], date(2026, 11, 20))
-        told = NodeLayout(
+        told = ObservedNodeLayout(
             name=node.name, generation=self.generation, spec=self.spec, status=self._status()
         )
-        (found,) = grounds(view, [node], [told] if self.tells else [])
+        (found,) = mig_nodes(view, [node], [told] if self.tells else [])
         return found
 
-    def writes(self, ask: Ask) -> Iterator[Callable[[], None]]:
+    def writes(self, ask: BackendRequest) -> Iterator[Callable[[], None]]:
         """What a turn writes, in its order."""
         if ask.configs:
             file = configuration("gpu-operator", [ask], {}).body["data"]["config.yaml"]
             yield lambda: self._files.append((self.now, file))
-        if ask.layout is not None and ask.layout != self.spec:
-            yield lambda: self._wish(ask.layout or NodeLayoutSpec())
+        if ask.layout_spec is not None and ask.layout_spec != self.spec:
+            yield lambda: self._wish(ask.layout_spec or NodeLayoutSpec())
         if ask.labels:
             yield lambda: self._mark(ask.labels)
 
@@ -120,7 +125,7 @@ class FarEnd:
 
     def _refresh(self) -> None:
         """The device plugin sees what there is when it starts, ten seconds after it may."""
-        if self.labels[PLUGIN] != "true":
+        if self.labels[DEVICE_PLUGIN_LABEL] != "true":
             self._plugin = False
             self.allocatable = dict.fromkeys(self.allocatable, 0)
             self._due = self.now + 10
@@ -200,28 +205,28 @@ class Course:
 
     backend: GeometryBackend
     far: FarEnd
-    wanted: Layouts
+    wanted: LayoutsByGpu
     attempt: int = 1
     since: datetime | None = None
     writes: int = 0
-    heard: Heard = field(default_factory=Heard)
+    heard: BackendStatus = field(default_factory=BackendStatus)
 
-    def run(self, turns: int = 400, stop: int | None = None, most: int = 5) -> Heard:
+    def run(self, turns: int = 400, stop: int | None = None, most: int = 5) -> BackendStatus:
         """Ask and listen until it is done or no attempt is left; the operator dies before the
         write of the number `stop`, and another goes on."""
         self.since = self.since or self.far.at
         for _ in range(turns):
             ground = self.far.ground()
-            self.heard = self.backend.heard(
+            self.heard = self.backend.status(
                 ground, self.wanted, self.attempt, self.since, self.far.at
             )
             if self.heard.done:
                 break
-            if self.heard.again and self.attempt < most:
+            if self.heard.retry and self.attempt < most:
                 self.attempt, self.since = self.attempt + 1, self.far.at
-            elif self.heard.problem is not None and self.heard.again:
+            elif self.heard.problem is not None and self.heard.retry:
                 break
-            for write in self.far.writes(self.backend.ask(ground, self.wanted, self.attempt)):
+            for write in self.far.writes(self.backend.request(ground, self.wanted, self.attempt)):
                 self.writes += 1
                 if self.writes - 1 == stop:
                     break

@@ -13,10 +13,10 @@ from tessera.domain.mig.layouts import SlicePlacement
 from tessera.domain.pools import PoolView, discover
 from tessera.domain.repartition.backend import Capabilities
 from tessera.domain.repartition.drawing import solve
-from tessera.domain.repartition.facts import Card, Ground, Tile
-from tessera.domain.repartition.question import Question
-from tessera.domain.repartition.target import Adopted, adopt
-from tessera.domain.repartition.wish import question
+from tessera.domain.repartition.facts import GpuInstance, MigGpu, MigNode
+from tessera.domain.repartition.question import LayoutProblem
+from tessera.domain.repartition.target import PlanAdoption, adopt
+from tessera.domain.repartition.wish import layout_problem
 from tessera.domain.snapshot import Node, ObservedService, Pool, Ref, Snapshot
 from tests.builders import NOW, a_node, a_pool, a_service, a_snapshot, a_spec
 
@@ -37,49 +37,52 @@ def a_wishing(name: str = "chat", uri: str | None = None, **fields: Any) -> Obse
     return a_service(name, a_spec(**given, placement=placement, **fields))
 
 
-def a_card(index: int, *tiles: str, fault: str | None = None) -> Card:
+def a_card(index: int, *tiles: str, fault: str | None = None) -> MigGpu:
     """`3g.40gb@4=team-a/chat-0`, or without a pod when nobody sits there."""
     made = []
     for text in tiles:
         spot, _, pod = text.partition("=")
         profile, _, start = spot.partition("@")
         holders = (Ref(*pod.split("/")),) if pod else ()
-        made.append(Tile(spot=SlicePlacement(int(start), profile), holders=holders))
-    made.sort(key=lambda tile: tile.spot)
-    return Card(index=index, uuid=f"GPU-{index}", tiles=tuple(made), fault=fault)
+        made.append(GpuInstance(placement=SlicePlacement(int(start), profile), holders=holders))
+    made.sort(key=lambda tile: tile.placement)
+    return MigGpu(index=index, uuid=f"GPU-{index}", instances=tuple(made), fault=fault)
 
 
-def a_ground(*cards: Card, name: str = "a100-0", **fields: Any) -> Ground:
-    return Ground(
+def a_ground(*cards: MigGpu, name: str = "a100-0", **fields: Any) -> MigNode:
+    return MigNode(
         **{
             "name": name,
-            "board": BOARD,
+            "gpu_model": BOARD,
             "ready": True,
-            "cards": cards,
-            "tells_pods": True,
-            "cuts": True,
+            "gpus": cards,
+            "reports_pods": True,
+            "can_partition": True,
             **fields,
         }
     )
 
 
-def empty(count: int, name: str = "a100-0", **fields: Any) -> Ground:
+def empty(count: int, name: str = "a100-0", **fields: Any) -> MigNode:
     """GPUs in MIG mode of which nothing is cut."""
     return a_ground(*(a_card(index) for index in range(count)), name=name, **fields)
 
 
-def node_of(ground: Ground, pool: str = "a100") -> Node:
+def node_of(ground: MigNode, pool: str = "a100") -> Node:
     slices: dict[str, int] = {}
-    for card in ground.cards:
-        for tile in card.tiles:
-            slices[tile.spot.profile] = slices.get(tile.spot.profile, 0) + 1
-    made = a_node(pool, slices, whole=ground.uncut, name=ground.name, ready=ground.ready)
-    count = str(ground.uncut + len(ground.cards))
+    for card in ground.gpus:
+        for tile in card.instances:
+            slices[tile.placement.profile] = slices.get(tile.placement.profile, 0) + 1
+    made = a_node(pool, slices, whole=ground.whole_gpus, name=ground.name, ready=ground.ready)
+    count = str(ground.whole_gpus + len(ground.gpus))
     return replace(made, labels={**made.labels, "nvidia.com/gpu.count": count})
 
 
 def a_fleet(
-    *services: ObservedService, pools: Sequence[Pool] = (), grounds: Sequence[Ground], **fields: Any
+    *services: ObservedService,
+    pools: Sequence[Pool] = (),
+    grounds: Sequence[MigNode],
+    **fields: Any,
 ) -> Snapshot:
     return a_snapshot(
         *services,
@@ -106,16 +109,16 @@ def drafts_of(snapshot: Snapshot) -> Mapping[Ref, Proposal]:
 
 
 def asked(
-    snapshot: Snapshot, grounds: Sequence[Ground], can: Capabilities = AGENT, pool: str = "a100"
-) -> Question:
+    snapshot: Snapshot, grounds: Sequence[MigNode], can: Capabilities = AGENT, pool: str = "a100"
+) -> LayoutProblem:
     """Of a fleet with one pool."""
     views = views_of(snapshot)
-    return question(views, {pool: grounds}, {pool: can}, drafts_of(snapshot), snapshot)
+    return layout_problem(views, {pool: grounds}, {pool: can}, drafts_of(snapshot), snapshot)
 
 
 def adopted(
-    snapshot: Snapshot, grounds: Sequence[Ground], can: Capabilities = AGENT, pool: str = "a100"
-) -> Adopted:
+    snapshot: Snapshot, grounds: Sequence[MigNode], can: Capabilities = AGENT, pool: str = "a100"
+) -> PlanAdoption:
     """What becomes of the pool when its question is answered at once."""
     view = next(view for view in views_of(snapshot) if view.pool.name == pool)
     return adopt(view, solve(asked(snapshot, grounds, can, pool)), grounds, can, NOW)

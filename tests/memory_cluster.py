@@ -24,9 +24,9 @@ from tessera.resources.kinds import (
     NODES,
     POD_MONITORS,
     PODS,
-    Kind,
+    ApiResource,
 )
-from tessera.resources.manifest import Key, Manifest
+from tessera.resources.manifest import ObjectKey, ObjectManifest
 
 Path = tuple[str, ...]
 
@@ -46,30 +46,30 @@ class MemoryCluster:
     def __init__(self, *, monitored: bool = False) -> None:
         self._kinds = {kind.plural: kind for kind in (*KINDS, CONFIG_MAPS)}
         self._unknown = set() if monitored else {POD_MONITORS.plural}
-        self.objects: dict[Key, dict[str, Any]] = {}
-        self._owners: dict[Key, dict[Path, str]] = {}
+        self.objects: dict[ObjectKey, dict[str, Any]] = {}
+        self._owners: dict[ObjectKey, dict[Path, str]] = {}
         self._serial = itertools.count(1)
-        self._changes: list[tuple[int, Key, ClusterObject | None]] = []
+        self._changes: list[tuple[int, ObjectKey, ClusterObject | None]] = []
         self._versions = itertools.count(1)
         self.version = 0
         self.forgotten = 0
         """Watches from before this version are refused, as after a compaction."""
-        self.applied: list[Key] = []
-        self.refusals: dict[Key, str] = {}
+        self.applied: list[ObjectKey] = []
+        self.refusals: dict[ObjectKey, str] = {}
 
-    async def list(self, kind: Kind) -> ObjectList | None:
+    async def list(self, kind: ApiResource) -> ObjectList | None:
         if kind.plural in self._unknown:
             return None
         found = (key for key in sorted(self.objects) if key.plural == kind.plural)
         items = tuple(self.seen(key) for key in found if self._selected(kind, key))
         return ObjectList(items, self.version)
 
-    def scopes(self, kind: Kind) -> tuple[None]:
+    def scopes(self, kind: ApiResource) -> tuple[None]:
         del kind
         return (None,)
 
     async def watch(
-        self, kind: Kind, version: int, scope: str | None = None
+        self, kind: ApiResource, version: int, scope: str | None = None
     ) -> AsyncGenerator[WatchEvent, None]:
         """All that changed since then; the stream ends there."""
         del scope
@@ -82,7 +82,9 @@ class MemoryCluster:
                 )
         yield WatchEvent(version=self.version)
 
-    async def apply(self, manifest: Manifest, *, subresource: str | None = None) -> ClusterObject:
+    async def apply(
+        self, manifest: ObjectManifest, *, subresource: str | None = None
+    ) -> ClusterObject:
         key = manifest.key
         self.applied.append(key)
         if key in self.refusals:
@@ -90,7 +92,7 @@ class MemoryCluster:
         uid = manifest.body["metadata"].get("uid")
         live = self.objects.get(key, {"metadata": {}})["metadata"].get("uid")
         if (subresource is not None and live is None) or uid not in (None, live):
-            raise NotFoundError(f"{key.told()} is gone")
+            raise NotFoundError(f"{key.describe()} is gone")
         ours = FIELD_MANAGER if subresource is None else f"{FIELD_MANAGER}/{subresource}"
         if key in self.objects and subresource is None and not uid:
             self._must_be_ours(key)
@@ -98,7 +100,12 @@ class MemoryCluster:
         return self.seen(key)
 
     async def delete(
-        self, kind: Kind, key: Key, *, uid: str | None = None, grace_seconds: int | None = None
+        self,
+        kind: ApiResource,
+        key: ObjectKey,
+        *,
+        uid: str | None = None,
+        grace_seconds: int | None = None,
     ) -> None:
         del kind, grace_seconds
         if uid is not None and self.objects.get(key, {}).get("metadata", {}).get("uid") != uid:
@@ -110,11 +117,11 @@ class MemoryCluster:
     async def patch_node(
         self, node: str, labels: Mapping[str, str | None], taints: Mapping[str, bool]
     ) -> ClusterObject:
-        key = Key(NODES.plural, "", node)
+        key = ObjectKey(NODES.plural, "", node)
         if key not in self.objects:
             raise NotFoundError(f"node {node} is gone")
         body = self.objects[key]
-        change = wire.marked(body, labels, taints)
+        change = wire.node_patch(body, labels, taints)
         if change is not None:
             live = body["metadata"].setdefault("labels", {})
             for name, value in change.get("metadata", {}).get("labels", {}).items():
@@ -127,7 +134,7 @@ class MemoryCluster:
         return self.seen(key)
 
     async def scale(self, deployment: Ref, replicas: int) -> ClusterObject:
-        key = Key(DEPLOYMENTS.plural, deployment.namespace, deployment.name)
+        key = ObjectKey(DEPLOYMENTS.plural, deployment.namespace, deployment.name)
         if key not in self.objects:
             raise NotFoundError(f"deployment {deployment} is gone")
         self.objects[key]["spec"]["replicas"] = replicas
@@ -135,7 +142,7 @@ class MemoryCluster:
         return self.seen(key)
 
     async def evict(self, pod: Ref, uid: str) -> None:
-        key = Key(PODS.plural, pod.namespace, pod.name)
+        key = ObjectKey(PODS.plural, pod.namespace, pod.name)
         if self.objects.get(key, {}).get("metadata", {}).get("uid") != uid:
             return
         if key in self.refusals:
@@ -148,14 +155,16 @@ class MemoryCluster:
         self.applied.clear()
         self.forgotten = self.version
 
-    def put(self, kind: Kind, body: Mapping[str, Any], manager: str = "somebody") -> Key:
+    def put(
+        self, kind: ApiResource, body: Mapping[str, Any], manager: str = "somebody"
+    ) -> ObjectKey:
         """What another client writes: it owns these fields afterwards."""
         meta = body["metadata"]
-        key = Key(kind.plural, meta.get("namespace", ""), meta["name"])
+        key = ObjectKey(kind.plural, meta.get("namespace", ""), meta["name"])
         self._set(key, body, manager)
         return key
 
-    def remove(self, key: Key, *path: str) -> None:
+    def remove(self, key: ObjectKey, *path: str) -> None:
         """Another client removes a field."""
         parent = self.objects[key]
         for step in path[:-1]:
@@ -166,7 +175,7 @@ class MemoryCluster:
             del owners[owned]
         self._changed(key)
 
-    def seen(self, key: Key) -> ClusterObject:
+    def seen(self, key: ObjectKey) -> ClusterObject:
         body = self.objects[key]
         fields = sorted(
             ".".join(path) for path, owner in self._owners[key].items() if owner == FIELD_MANAGER
@@ -177,9 +186,9 @@ class MemoryCluster:
             "fieldsV1": {f"f:{name}": {} for name in fields},
         }
         meta = body["metadata"] | {"managedFields": [entry] if fields else []}
-        return wire.seen(self._kinds[key.plural], body | {"metadata": meta})
+        return wire.parse_object(self._kinds[key.plural], body | {"metadata": meta})
 
-    def _set(self, key: Key, body: Mapping[str, Any], manager: str) -> None:
+    def _set(self, key: ObjectKey, body: Mapping[str, Any], manager: str) -> None:
         new = key not in self.objects
         live = self.objects.setdefault(key, {"metadata": {}, "spec": {}})
         owners = self._owners.setdefault(key, {})
@@ -201,21 +210,21 @@ class MemoryCluster:
         if before != (live, owners):
             self._changed(key)
 
-    def _changed(self, key: Key) -> None:
+    def _changed(self, key: ObjectKey) -> None:
         self.version = next(self._versions)
         if key in self.objects:
             self.objects[key]["metadata"]["resourceVersion"] = str(self.version)
         self._changes.append((self.version, key, self.seen(key) if key in self.objects else None))
 
-    def _must_be_ours(self, key: Key) -> None:
+    def _must_be_ours(self, key: ObjectKey) -> None:
         managers = {owner.split("/")[0] for owner in self._owners[key].values()}
         if FIELD_MANAGER not in managers:
             raise ClusterError(
-                f"{key.told()} exists already and was made by {', '.join(sorted(managers))}; "
+                f"{key.describe()} exists already and was made by {', '.join(sorted(managers))}; "
                 "rename it or the InferenceService"
             )
 
-    def _selected(self, kind: Kind, key: Key) -> bool:
+    def _selected(self, kind: ApiResource, key: ObjectKey) -> bool:
         if kind.selector is None:
             return True
         name, _, value = kind.selector.partition("=")

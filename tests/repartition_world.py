@@ -18,10 +18,16 @@ from tessera.domain.mig.boards import GpuModel
 from tessera.domain.mig.layouts import Layout, SlicePlacement, geometry, layout_error
 from tessera.domain.reasons import LayoutReady, StatusVerdict
 from tessera.domain.ref import Ref
-from tessera.domain.repartition.backend import Ask, Capabilities, GeometryBackend, Heard, Layouts
-from tessera.domain.repartition.facts import Card, Ground, NodeLayout, Tile
-from tessera.domain.repartition.orders import Orders, Replica, Tenant
-from tessera.domain.repartition.rollout import Scene, carry_on
+from tessera.domain.repartition.backend import (
+    BackendRequest,
+    BackendStatus,
+    Capabilities,
+    GeometryBackend,
+    LayoutsByGpu,
+)
+from tessera.domain.repartition.facts import GpuInstance, MigGpu, MigNode, ObservedNodeLayout
+from tessera.domain.repartition.orders import PoolActions, PoolService, Replica
+from tessera.domain.repartition.rollout import RolloutInputs, advance_rollout
 from tests.mig_builders import A100
 
 START = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -150,19 +156,19 @@ class World:
 
     # What is seen of it
 
-    def grounds(self) -> tuple[Ground, ...]:
+    def grounds(self) -> tuple[MigNode, ...]:
         return tuple(self._ground(node) for _, node in sorted(self.nodes.items()))
 
-    def _ground(self, node: SimNode) -> Ground:
+    def _ground(self, node: SimNode) -> MigNode:
         knows = self.backend.capabilities.knows_pods
         at = {(pod.node, pod.seat): pod.ref for pod in self.pods.values() if pod.seat}
         cards = tuple(
-            Card(
+            MigGpu(
                 index=gpu,
                 uuid=f"GPU-{node.name}-{gpu}" if knows else "",
-                tiles=tuple(
-                    Tile(
-                        spot=spot,
+                instances=tuple(
+                    GpuInstance(
+                        placement=spot,
                         holders=(at[node.name, (gpu, spot)],)
                         if knows and (node.name, (gpu, spot)) in at
                         else (),
@@ -174,16 +180,16 @@ class World:
             )
             for gpu, layout in sorted(node.gpus.items())
         )
-        return Ground(
+        return MigNode(
             name=node.name,
-            board=self.board,
+            gpu_model=self.board,
             ready=node.ready,
-            cards=cards,
-            tells_pods=knows,
-            cuts=knows,
+            gpus=cards,
+            reports_pods=knows,
+            can_partition=knows,
             tainted=node.tainted,
             labels=dict(node.labels),
-            layout=NodeLayout(name=node.name, generation=1, spec=node.layout)
+            node_layout=ObservedNodeLayout(name=node.name, generation=1, spec=node.layout)
             if node.layout is not None
             else None,
             allocatable={} if node.paused else self._allocatable(node),
@@ -192,10 +198,10 @@ class World:
     def _allocatable(self, node: SimNode) -> Counter[str]:
         return Counter(spot.profile for layout in node.gpus.values() for spot in layout)
 
-    def tenants(self) -> tuple[Tenant, ...]:
+    def tenants(self) -> tuple[PoolService, ...]:
         return tuple(
-            Tenant(
-                service=Ref("team", one.name),
+            PoolService(
+                ref=Ref("team", one.name),
                 replicas=tuple(
                     Replica(
                         pod=pod.ref,
@@ -203,31 +209,31 @@ class World:
                         node=pod.node,
                         profile=pod.profile,
                         ready=pod.ready,
-                        leaving=pod.leaving,
-                        empty=pod.empty,
-                        deleted=pod.deleted is not None,
+                        draining=pod.leaving,
+                        drained=pod.empty,
+                        terminating=pod.deleted is not None,
                     )
                     for pod in self.pods.values()
                     if pod.service == one.name
                 ),
-                floor=one.floor,
+                min_capacity=one.floor,
                 capacity=one.capacity,
-                wanted=one.wanted,
+                desired_replicas=one.wanted,
                 profile=one.profile,
-                downtime=one.downtime,
+                allows_downtime=one.downtime,
             )
             for one in self.services.values()
         )
 
-    def scene(self) -> Scene:
-        return Scene(
+    def scene(self) -> RolloutInputs:
+        return RolloutInputs(
             pool="mosaic",
             mig=self.mig,
             status=self.status,
-            grounds=self.grounds(),
-            tenants=self.tenants(),
+            nodes=self.grounds(),
+            services=self.tenants(),
             backend=self.backend,
-            own={pod.ref for pod in self.pods.values() if pod.service},
+            own_pods={pod.ref for pod in self.pods.values() if pod.service},
             at=self.at,
         )
 
@@ -240,12 +246,14 @@ class World:
 
     # What happens to it
 
-    def turn(self, until: int | None = None, seen: Scene | None = None) -> tuple[Orders, int]:
+    def turn(
+        self, until: int | None = None, seen: RolloutInputs | None = None
+    ) -> tuple[PoolActions, int]:
         """One turn of an operator that was just started, killed before its write `until`.
 
         What it sees may be older than what there is.
         """
-        orders = carry_on(seen or self.scene())
+        orders = advance_rollout(seen or self.scene())
         writes = list(self._writes(orders))
         for write in writes[:until]:
             with self.nobody_hurt("a write"):
@@ -256,44 +264,46 @@ class World:
     def nobody_hurt(self, by: str) -> "_Watch":
         return _Watch(self, by)
 
-    def _writes(self, orders: Orders) -> Iterator[Callable[[], object]]:
+    def _writes(self, orders: PoolActions) -> Iterator[Callable[[], object]]:
         """In the order in which they have to be made; what is so already is not written."""
         if orders.status is not None and orders.status != self.status:
             yield partial(setattr, self, "status", orders.status)
         for name, node in self.nodes.items():
-            if node.tainted != (name in orders.tainted):
-                yield partial(setattr, node, "tainted", name in orders.tainted)
+            if node.tainted != (name in orders.tainted_nodes):
+                yield partial(setattr, node, "tainted", name in orders.tainted_nodes)
         for key, count in sorted(self._scales(orders).items()):
             if self.scale.get(key) != count:
                 yield partial(self.scale.__setitem__, key, count)
-        for ref in sorted(orders.leaving):
+        for ref in sorted(orders.draining):
             if ref in self.pods and self.pods[ref].told is None:
                 yield partial(setattr, self.pods[ref], "told", 0)
-        for ref, uid in sorted(orders.evict.items()):
+        for ref, uid in sorted(orders.evictions.items()):
             if ref in self.pods and self.pods[ref].deleted is None:
                 yield partial(self._evict, ref, uid)
         yield from self._asked(orders)
 
-    def _asked(self, orders: Orders) -> Iterator[Callable[[], object]]:
-        for name, ask in sorted(orders.asks.items()):
+    def _asked(self, orders: PoolActions) -> Iterator[Callable[[], object]]:
+        for name, ask in sorted(orders.requests.items()):
             node = self.nodes[name]
             if any(node.labels.get(key) != value for key, value in ask.labels.items()):
                 yield partial(self._label, node, ask)
-            if ask.layout is not None and ask.layout != node.layout:
-                yield partial(setattr, node, "layout", ask.layout)
+            if ask.layout_spec is not None and ask.layout_spec != node.layout:
+                yield partial(setattr, node, "layout", ask.layout_spec)
 
     @staticmethod
-    def _label(node: SimNode, ask: Ask) -> None:
+    def _label(node: SimNode, ask: BackendRequest) -> None:
         for key, value in ask.labels.items():
             if value is None:
                 node.labels.pop(key, None)
             else:
                 node.labels[key] = value
 
-    def _scales(self, orders: Orders) -> dict[tuple[str, str], int]:
+    def _scales(self, orders: PoolActions) -> dict[tuple[str, str], int]:
         """Every Deployment has what is wanted, and one more for each pod that is to go."""
         found = {}
-        going = Counter((self.pods[ref].service, self.pods[ref].profile) for ref in orders.doomed)
+        going = Counter(
+            (self.pods[ref].service, self.pods[ref].profile) for ref in orders.displaced
+        )
         for service, profile in {*self.scale, *going}:
             one = self.services[service]
             kept = one.profile is None or one.profile == profile
@@ -396,7 +406,7 @@ class World:
 
     # Until it is quiet
 
-    def play(self, ticks: int = 400, killed: int | None = None) -> Orders:
+    def play(self, ticks: int = 400, killed: int | None = None) -> PoolActions:
         """Until nothing changes any more; the last orders.
 
         The operator is killed before its write number `killed`, and is away for a tick then.
@@ -497,24 +507,26 @@ class Whole:
         self.fails = fails
         """Attempts that fail before one succeeds."""
 
-    def ask(self, ground: Ground, wanted: Layouts, attempt: int) -> Ask:  # noqa: ARG002
-        cut = ";".join(f"{gpu}:{'+'.join(shown(one))}" for gpu, one in sorted(wanted.items()))
-        return Ask(labels={"want": cut, "attempt": str(attempt)})
+    def request(self, node: MigNode, desired: LayoutsByGpu, attempt: int) -> BackendRequest:  # noqa: ARG002
+        cut = ";".join(f"{gpu}:{'+'.join(shown(one))}" for gpu, one in sorted(desired.items()))
+        return BackendRequest(labels={"want": cut, "attempt": str(attempt)})
 
-    def heard(
-        self, ground: Ground, wanted: Layouts, attempt: int, since: datetime, at: datetime
-    ) -> Heard:
-        asked = self.ask(ground, wanted, attempt).labels["want"]
-        there = {card.index: geometry(card.layout) for card in ground.cards}
-        if ground.labels.get("want", asked) == asked and all(
-            there.get(gpu) == geometry(one) for gpu, one in wanted.items()
+    def status(
+        self, node: MigNode, desired: LayoutsByGpu, attempt: int, since: datetime, at: datetime
+    ) -> BackendStatus:
+        asked = self.request(node, desired, attempt).labels["want"]
+        there = {card.index: geometry(card.layout) for card in node.gpus}
+        if node.labels.get("want", asked) == asked and all(
+            there.get(gpu) == geometry(one) for gpu, one in desired.items()
         ):
-            return Heard(done=bool(ground.allocatable) or not any(wanted.values()))
-        if ground.labels.get("failed") == str(attempt):
-            return Heard(again=True)
+            return BackendStatus(done=bool(node.allocatable) or not any(desired.values()))
+        if node.labels.get("failed") == str(attempt):
+            return BackendStatus(retry=True)
         if at - since > timedelta(minutes=20):
-            return Heard(problem=StatusVerdict(LayoutReady.BACKEND_TIMEOUT, "nothing happens"))
-        return Heard()
+            return BackendStatus(
+                problem=StatusVerdict(LayoutReady.BACKEND_TIMEOUT, "nothing happens")
+            )
+        return BackendStatus()
 
     def __call__(self, world: World, node: SimNode) -> None:
         """The far end: a tick of notice, then all at once."""
@@ -541,10 +553,10 @@ class Pinned:
         pinned_starts=True, sibling_safe=True, knows_pods=True, pauses_node=False
     )
 
-    def ask(self, ground: Ground, wanted: Layouts, attempt: int) -> Ask:  # noqa: ARG002
-        uuids = {card.index: card.uuid for card in ground.cards}
-        return Ask(
-            layout=NodeLayoutSpec(
+    def request(self, node: MigNode, desired: LayoutsByGpu, attempt: int) -> BackendRequest:  # noqa: ARG002
+        uuids = {card.index: card.uuid for card in node.gpus}
+        return BackendRequest(
+            layout_spec=NodeLayoutSpec(
                 gpus=tuple(
                     DesiredGpu(
                         uuid=uuids[gpu],
@@ -552,20 +564,22 @@ class Pinned:
                             PlacedSlice(profile=spot.profile, start=spot.start) for spot in layout
                         ),
                     )
-                    for gpu, layout in sorted(wanted.items())
+                    for gpu, layout in sorted(desired.items())
                 )
             )
         )
 
-    def heard(
-        self, ground: Ground, wanted: Layouts, attempt: int, since: datetime, at: datetime
-    ) -> Heard:
+    def status(
+        self, node: MigNode, desired: LayoutsByGpu, attempt: int, since: datetime, at: datetime
+    ) -> BackendStatus:
         del since, at
-        asked = self.ask(ground, wanted, attempt).layout or NodeLayoutSpec()
-        there = {card.index: card.layout for card in ground.cards}
-        named = {one.uuid: one for one in ground.layout.spec.gpus} if ground.layout else {}
+        asked = self.request(node, desired, attempt).layout_spec or NodeLayoutSpec()
+        there = {card.index: card.layout for card in node.gpus}
+        named = {one.uuid: one for one in node.node_layout.spec.gpus} if node.node_layout else {}
         still = all(named.get(one.uuid, one) == one for one in asked.gpus)
-        return Heard(done=still and all(there.get(gpu) == one for gpu, one in wanted.items()))
+        return BackendStatus(
+            done=still and all(there.get(gpu) == one for gpu, one in desired.items())
+        )
 
     def __call__(self, world: World, node: SimNode) -> None:
         """The far end: one slice of each GPU in a tick."""

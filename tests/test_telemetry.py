@@ -4,11 +4,11 @@ from datetime import timedelta
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tessera.domain.bill import Bill, CostState, Line
+from tessera.domain.bill import Bill, CostLine, CostState
 from tessera.telemetry import Telemetry
 from tests.builders import NOW, at, dollars
 
-CHAT = Line(
+CHAT = CostLine(
     currency="USD",
     pool="a100",
     profile="1g.10gb",
@@ -16,7 +16,7 @@ CHAT = Line(
     service="chat",
     state=CostState.SERVING,
 )
-COLD = Line(currency="USD", pool="a100", profile="1g.10gb", state=CostState.COLD_IDLE)
+COLD = CostLine(currency="USD", pool="a100", profile="1g.10gb", state=CostState.COLD_IDLE)
 
 
 def scraped(telemetry: Telemetry) -> dict[str, dict[tuple[str, ...], float]]:

@@ -11,11 +11,16 @@ from tessera.api.mig import Mig, MigPlan, MigStatus, Phase, Unit
 from tessera.domain.pools import PoolView
 from tessera.domain.reasons import Discovered, LayoutReady, PoolAccepted, StatusVerdict
 from tessera.domain.ref import Ref
-from tessera.domain.repartition.facts import Card, Ground, Tile
-from tessera.domain.repartition.orders import Orders
+from tessera.domain.repartition.facts import GpuInstance, MigGpu, MigNode
+from tessera.domain.repartition.orders import PoolActions
 from tessera.domain.snapshot import Pool
 from tessera.telemetry import Telemetry
-from tessera.telemetry.layouts import PHASES, Ending, LaidPool, endings
+from tessera.telemetry.layouts import (
+    PHASES,
+    PoolLayoutState,
+    RepartitionOutcome,
+    repartition_outcomes,
+)
 from tests.builders import NOW
 from tests.mig_builders import A100, a_gpu
 
@@ -30,17 +35,19 @@ def a_laid_pool(
     *units: Unit,
     reason: LayoutReady = LayoutReady.REPARTITIONING,
     doomed: frozenset[Ref] = frozenset(),
-) -> LaidPool:
+) -> PoolLayoutState:
     """Two GPUs at 2 USD: 7x 1g.10gb with one in use, and 3g.40gb."""
     price = Price.model_validate({"from": "2026-01-01", "perGPUHour": "2"})
     spec = AcceleratorPoolSpec(node_selector={"a": "b"}, prices=(price,), mig=Mig(backend="agent"))
     layouts = (a_gpu("0", *(f"1g.10gb@{at}" for at in range(7))), a_gpu("1", "3g.40gb@4"))
     cards = [
-        Card(index=index, tiles=tuple(Tile(spot=one.placement) for one in gpu.slices))
+        MigGpu(
+            index=index, instances=tuple(GpuInstance(placement=one.placement) for one in gpu.slices)
+        )
         for index, gpu in enumerate(layouts)
     ]
-    first = Card(index=0, tiles=(Tile(spot=cards[0].tiles[0].spot, holders=(CHAT,)),
-                                 *cards[0].tiles[1:]))  # fmt: skip
+    occupied = GpuInstance(placement=cards[0].instances[0].placement, holders=(CHAT,))
+    first = MigGpu(index=0, instances=(occupied, *cards[0].instances[1:]))
     plan = MigPlan(
         name="p",
         at=NOW,
@@ -51,20 +58,22 @@ def a_laid_pool(
         bound=Decimal(4),
         gap=Decimal("0.025"),
     )
-    return LaidPool(
+    return PoolLayoutState(
         view=PoolView(
             pool=Pool(name="a100", generation=1, spec=spec),
             accepted=StatusVerdict(PoolAccepted.VALID, ""),
             discovered=StatusVerdict(Discovered.DEVICES_FOUND, ""),
             price=price,
         ),
-        grounds=(
-            Ground(name="n", board=A100, ready=True, cards=(first, cards[1]), tells_pods=True),
+        nodes=(
+            MigNode(
+                name="n", gpu_model=A100, ready=True, gpus=(first, cards[1]), reports_pods=True
+            ),
         ),
-        orders=Orders(
+        actions=PoolActions(
             verdict=StatusVerdict(reason, ""),
             status=MigStatus(target=plan, units=units),
-            doomed=doomed,
+            displaced=doomed,
         ),
     )
 
@@ -127,6 +136,6 @@ def test_repartitions_are_counted_once_when_they_end() -> None:
 
 def test_what_goes_on_has_not_ended() -> None:
     later = a_unit().model_copy(update={"since": NOW + timedelta(seconds=5)})
-    assert endings((a_unit(),), (later,)) == {}
-    assert endings((), (a_unit(),)) == {}
-    assert endings((a_unit(phase="Verifying"),), ()) == {Ending.DONE: 1}
+    assert repartition_outcomes((a_unit(),), (later,)) == {}
+    assert repartition_outcomes((), (a_unit(),)) == {}
+    assert repartition_outcomes((a_unit(phase="Verifying"),), ()) == {RepartitionOutcome.DONE: 1}

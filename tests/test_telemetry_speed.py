@@ -5,7 +5,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tessera.domain.bill import Bill
 from tessera.domain.plan import plan
 from tessera.domain.snapshot import Ref, SpeedReading
-from tessera.reconcile.fleet import Outcome
+from tessera.reconcile.fleet import ReconcileOutcome
 from tessera.telemetry import Telemetry
 from tests.builders import (
     a_pod,
@@ -21,10 +21,12 @@ PODS = (a_pod("chat-0"), a_pod("chat-1"))
 CHAT = Ref("team-a", "chat")
 
 
-def outcome(*readings: SpeedReading, when: float = 0) -> Outcome:
+def outcome(*readings: SpeedReading, when: float = 0) -> ReconcileOutcome:
     told = readings_of(PODS, speeds={CHAT: readings}, speeds_at=at(when))
     snapshot = a_snapshot(a_service(), pods=PODS, workloads=(a_workload(2),), readings=told)
-    return Outcome(snapshot=snapshot, plan=plan(snapshot), bill=Bill(), problems={}, writes=0)
+    return ReconcileOutcome(
+        snapshot=snapshot, plan=plan(snapshot), bill=Bill(), problems={}, writes=0
+    )
 
 
 def scraped(telemetry: Telemetry) -> dict[str, float]:

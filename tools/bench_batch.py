@@ -134,15 +134,15 @@ def _memory() -> dict[str, float]:
 def _first_attempt(claim: Claim) -> None:
     """Parts as an attempt leaves them that lost every hundredth row."""
     found = manifest.load(claim.work)
-    parts.folder_of(claim.work).mkdir()
+    parts.parts_folder(claim.work).mkdir()
     body = json.dumps({"choices": [{"message": {"content": "word " * 20}}]})
     for number, shard in enumerate(found.shards):
-        with parts.path_of(claim.work, number, 1).open("wb") as part:
+        with parts.part_path(claim.work, number, 1).open("wb") as part:
             for row in range(shard.first_row, shard.first_row + shard.rows):
-                part.write(parts.sent(row, 10, 20))
+                part.write(parts.encode_sent(row, 10, 20))
                 if row % OPEN_EVERY:
-                    line = _line(parts.line_id(found.stamp, row), f"row-{row}", body)
-                    part.write(parts.answered(row, line, good=True, prompt=7, output=11))
+                    line = _line(parts.line_id(found.input_id, row), f"row-{row}", body)
+                    part.write(parts.encode_answered(row, line, good=True, prompt=7, output=11))
 
 
 def _line(line_id: str, custom_id: str, body: str) -> bytes:

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from tessera.domain import catalog, hardware, perf
-from tessera.domain.engine import Engine, Served, Timeline
-from tessera.domain.engine_requests import Limits, Request
+from tessera.domain.engine import EngineCore, ServedRequest, Timeline
+from tessera.domain.engine_requests import EngineLimits, EngineRequest
 from tessera.engine_sim import bench
 
 MODEL = "meta-llama/Llama-3.1-8B-Instruct"
@@ -48,7 +48,7 @@ class Lived:
     """Later than two seconds."""
 
 
-def requests(count: int, seed: int) -> Iterator[tuple[float, Request]]:
+def requests(count: int, seed: int) -> Iterator[tuple[float, EngineRequest]]:
     """Arrivals over a day, at their moments."""
     rng = random.Random(seed)  # noqa: S311 - not a secret
     weights = list(itertools.accumulate(1 / rank for rank in range(1, FAMILIES + 1)))
@@ -65,20 +65,20 @@ def requests(count: int, seed: int) -> Iterator[tuple[float, Request]]:
         beginning = lengths[family]
         yield (
             moment,
-            Request(
+            EngineRequest(
                 id=number,
                 prompt_tokens=beginning * BLOCK + own,
                 output_tokens=int(min(2000.0, rng.lognormvariate(5.0, 0.8))) + 1,
-                shared=tuple(range(family * 100, family * 100 + beginning)),
+                shared_prefixes=tuple(range(family * 100, family * 100 + beginning)),
             ),
         )
         number += 1
 
 
-def engine() -> Engine:
+def engine() -> EngineCore:
     """An 8B model on one A100, as vLLM starts it by default."""
     place = hardware.whole_gpu_hardware(catalog.products()[PRODUCT], 1)
-    limits = Limits(
+    limits = EngineLimits(
         max_model_len=8192,
         max_num_seqs=256,
         max_num_batched_tokens=2048,
@@ -86,7 +86,7 @@ def engine() -> Engine:
         block_size=BLOCK,
         prefix_cache=True,
     )
-    return Engine(limits, perf.step_time(catalog.models()[MODEL], None, place))
+    return EngineCore(limits, perf.step_time(catalog.models()[MODEL], None, place))
 
 
 def live(count: int, seed: int) -> dict[str, Any]:
@@ -139,13 +139,13 @@ def _latencies(lived: Lived) -> dict[str, Any]:
     }
 
 
-def _note(lived: Lived, left: list[Served]) -> None:
+def _note(lived: Lived, left: list[ServedRequest]) -> None:
     for served in left:
         lived.served += 1
-        waited = served.first_token_seconds or 0.0
+        waited = served.ttft_seconds or 0.0
         lived.first_token_seconds += waited
         lived.slow_first_tokens += waited > 2.0
-        lived.token_seconds += served.token_seconds or 0.0
+        lived.token_seconds += served.tpot_seconds or 0.0
 
 
 def _rss_mib() -> float:
@@ -156,7 +156,7 @@ def _rss_mib() -> float:
 
 def _live_sim() -> dict[str, Any]:
     """CPU of `tessera-sim` for one stream, ten of them at a time."""
-    got = asyncio.run(bench.processes())
+    got = asyncio.run(bench.measure_processes())
     per_stream = got["cpu_microseconds_per_token"] * bench.CHUNKS / 1e3
     return {"live_sim_cpu_ms_per_stream": round(per_stream, 1), "live_sim_tokens": bench.CHUNKS}
 

@@ -21,12 +21,12 @@ from tessera.api.node_layout import NodeLayoutSpec, NodeLayoutStatus, ObservedGp
 from tessera.domain.names import deployment_name
 from tessera.domain.plan import Plan, PlanCache, plan
 from tessera.domain.pools import discover
-from tessera.domain.repartition.backend import Ask
-from tessera.domain.repartition.backends.agent import Agent
-from tessera.domain.repartition.facts import TAINT, NodeLayout
-from tessera.domain.repartition.grounds import grounds
-from tessera.domain.repartition.question import Drawn, Solved
-from tessera.domain.repartition.wish import question
+from tessera.domain.repartition.backend import BackendRequest
+from tessera.domain.repartition.backends.agent import AgentBackend
+from tessera.domain.repartition.facts import TAINT, ObservedNodeLayout
+from tessera.domain.repartition.grounds import mig_nodes
+from tessera.domain.repartition.question import LayoutSolution, PoolLayout
+from tessera.domain.repartition.wish import layout_problem
 from tessera.domain.snapshot import Node, Snapshot
 from tests.builders import (
     A100,
@@ -124,7 +124,7 @@ def _fleet(
     )
 
 
-def _layout(node: int, on: dict[tuple[int, int, int], str]) -> NodeLayout:
+def _layout(node: int, on: dict[tuple[int, int, int], str]) -> ObservedNodeLayout:
     gpus = tuple(
         ObservedGpu(
             index=gpu,
@@ -143,7 +143,7 @@ def _layout(node: int, on: dict[tuple[int, int, int], str]) -> NodeLayout:
         )
         for gpu in range(GPUS)
     )
-    return NodeLayout(
+    return ObservedNodeLayout(
         name=_node(node),
         generation=1,
         spec=NodeLayoutSpec(),
@@ -155,20 +155,20 @@ def _next(snapshot: Snapshot, told: Plan) -> Snapshot:
     """A turn later, with what the last one wrote down."""
     at = snapshot.at + PERIOD
     (pool,) = snapshot.pools
-    orders = told.repartitions.orders.get(pool.name)
+    orders = told.repartitions.actions.get(pool.name)
     if orders is not None and orders.status != pool.status.mig:
         pool = replace(pool, status=pool.status.model_copy(update={"mig": orders.status}))
-    asked = told.repartitions.question
+    asked = told.repartitions.layout_problem
     target = orders.status.target if orders is not None and orders.status is not None else None
     solved = snapshot.layout_solution
     if asked is not None and solved is None and target is not None:
-        solved = Solved(question=asked, pools={pool.name: Drawn(plan=target)})
-    tainted = orders.tainted if orders is not None else frozenset[str]()
+        solved = LayoutSolution(problem=asked, pools={pool.name: PoolLayout(plan=target)})
+    tainted = orders.tainted_nodes if orders is not None else frozenset[str]()
     nodes = tuple(_tainted(node, node.name in tainted) for node in snapshot.nodes)
     layouts = snapshot.layouts
-    if orders is not None and orders.asks:
-        nodes = tuple(_labelled(node, orders.asks.get(node.name)) for node in nodes)
-        layouts = tuple(_asked(one, orders.asks.get(one.name)) for one in layouts)
+    if orders is not None and orders.requests:
+        nodes = tuple(_labelled(node, orders.requests.get(node.name)) for node in nodes)
+        layouts = tuple(_asked(one, orders.requests.get(one.name)) for one in layouts)
     same = all(new is old for new, old in zip(nodes, snapshot.nodes, strict=True))
     readings = snapshot.readings and replace(snapshot.readings, at=at)
     pools = snapshot.pools if pool is snapshot.pools[0] else (pool,)
@@ -184,17 +184,17 @@ def _next(snapshot: Snapshot, told: Plan) -> Snapshot:
     )
 
 
-def _labelled(node: Node, ask: Ask | None) -> Node:
+def _labelled(node: Node, ask: BackendRequest | None) -> Node:
     if ask is None or not ask.labels:
         return node
     changed = {**node.labels, **ask.labels}
     return replace(node, labels={name: text for name, text in changed.items() if text is not None})
 
 
-def _asked(layout: NodeLayout, ask: Ask | None) -> NodeLayout:
-    if ask is None or ask.layout is None or ask.layout == layout.spec:
+def _asked(layout: ObservedNodeLayout, ask: BackendRequest | None) -> ObservedNodeLayout:
+    if ask is None or ask.layout_spec is None or ask.layout_spec == layout.spec:
         return layout
-    return replace(layout, spec=ask.layout, generation=layout.generation + 1)
+    return replace(layout, spec=ask.layout_spec, generation=layout.generation + 1)
 
 
 def _tainted(node: Node, wanted: bool) -> Node:
@@ -231,11 +231,11 @@ def _question(snapshot: Snapshot) -> float:
     """CPU milliseconds of a question of which nothing is known yet, the median of five."""
     views, spent = discover(snapshot.pools, snapshot.nodes, snapshot.at.date()), []
     drafts = drafts_of(snapshot)
-    there = {view.pool.name: grounds(view, snapshot.nodes, snapshot.layouts) for view in views}
-    can = {view.pool.name: Agent().capabilities for view in views}
+    there = {view.pool.name: mig_nodes(view, snapshot.nodes, snapshot.layouts) for view in views}
+    can = {view.pool.name: AgentBackend().capabilities for view in views}
     for _ in range(5):
         begun = time.process_time()
-        question(views, there, can, drafts, snapshot)
+        layout_problem(views, there, can, drafts, snapshot)
         spent.append((time.process_time() - begun) * 1e3)
     return round(statistics.median(spent), 2)
 

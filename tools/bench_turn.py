@@ -15,17 +15,17 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from tessera.domain.batch.reports import Shown
+from tessera.domain.batch.reports import RunnerProgress
 from tessera.domain.model.reports import FetchProgress
 from tessera.domain.names import deployment_name
 from tessera.domain.snapshot import EngineReading, Pod, PodReading, Readings
 from tessera.reconcile.apply import Applier
-from tessera.reconcile.asking import Asker
-from tessera.reconcile.fleet import Fleet
-from tessera.reconcile.mirror import Mirror
-from tessera.reconcile.observe import Senses
+from tessera.reconcile.asking import Prober
+from tessera.reconcile.fleet import FleetReconciler
+from tessera.reconcile.mirror import Reflector
+from tessera.reconcile.observe import Observations
 from tessera.reconcile.store import Store
-from tessera.resources.job import Image
+from tessera.resources.job import RunnerImage
 from tessera.resources.kinds import (
     ACCELERATOR_POOLS,
     DEPLOYMENTS,
@@ -57,7 +57,7 @@ class _Engines:
         del address
         return 0
 
-    async def progress(self, address: str) -> Shown | None:
+    async def progress(self, address: str) -> RunnerProgress | None:
         del address
         return None
 
@@ -141,19 +141,19 @@ def _pod(namespace: str, service: str, replica: int) -> dict[str, Any]:
 
 
 async def _measure(services: int) -> dict[str, float]:
-    cluster, store, senses, clock = MemoryCluster(), Store(KINDS), Senses(), _Clock()
+    cluster, store, senses, clock = MemoryCluster(), Store(KINDS), Observations(), _Clock()
     _stock(cluster, services)
     applier = Applier(
         cluster,
         store,
-        visitors=("monitoring",),
-        batch_image=Image("tessera/batch:test"),
-        leading=lambda: True,
+        ingress_namespaces=("monitoring",),
+        batch_image=RunnerImage("tessera/batch:test"),
+        is_leader=lambda: True,
     )
-    asker = Asker(_Engines(), senses, clock, lambda: None)
-    fleet = Fleet(store, senses, applier, asker, clock)
-    mirror = Mirror(cluster, store, senses, lambda: None)
-    await mirror.seed()
+    asker = Prober(_Engines(), senses, clock, lambda: None)
+    fleet = FleetReconciler(store, senses, applier, asker, clock)
+    mirror = Reflector(cluster, store, senses, lambda: None)
+    await mirror.list_all()
     pods = [seen.value for seen in store.all(PODS).values() if isinstance(seen.value, Pod)]
     reading = PodReading(waiting=0.0, running=1.0, activity=0.5)
     engine = EngineReading(steps=9.0, scraped_at=NOW, awake=True)
@@ -162,19 +162,19 @@ async def _measure(services: int) -> dict[str, float]:
         pods={pod.ref: reading for pod in pods},
         engines={pod.ref: engine for pod in pods},
     )
-    await fleet.turn()
+    await fleet.reconcile()
     _settle(cluster)
     for _ in range(4):
-        await mirror.seed()
+        await mirror.list_all()
         clock.at += PERIOD
-        await fleet.turn()
+        await fleet.reconcile()
         await asyncio.sleep(0.1)  # the answers to the first completions
     spent, writes = [], 0
     for _ in range(TURNS):
         clock.at += PERIOD
         senses.readings = replace(senses.readings, at=clock.at)
         begun = time.process_time()
-        writes += (await fleet.turn()).writes
+        writes += (await fleet.reconcile()).writes
         spent.append((time.process_time() - begun) * 1e3)
     measured, told = await _with_speeds(fleet, senses, clock)
     await asker.stop()
@@ -190,11 +190,13 @@ async def _measure(services: int) -> dict[str, float]:
     }
 
 
-async def _with_speeds(fleet: Fleet, senses: Senses, clock: _Clock) -> tuple[float, int]:
+async def _with_speeds(
+    fleet: FleetReconciler, senses: Observations, clock: _Clock
+) -> tuple[float, int]:
     """Ten minutes with measured speeds that move in every reading: the CPU time of a turn that
     finds a new one, and the writes after the first, which tells of all services."""
     spent, writes = [], 0
-    refs = {one.service for one in (await fleet.turn()).snapshot.pods}
+    refs = {one.service for one in (await fleet.reconcile()).snapshot.pods}
     known = senses.readings or Readings(at=clock.at)
     for turn in range(_SPEED_TURNS):
         clock.at += _SPEEDS
@@ -209,7 +211,7 @@ async def _with_speeds(fleet: Fleet, senses: Senses, clock: _Clock) -> tuple[flo
             speeds_at=clock.at,
         )
         begun = time.process_time()
-        wrote = (await fleet.turn()).writes
+        wrote = (await fleet.reconcile()).writes
         if turn:
             spent.append((time.process_time() - begun) * 1e3)
             writes += wrote

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Iterator
 
-from tessera.cli.parser import parser
+from tessera.cli.parser import build_parser
 
 _HELP = "-h"
 _HEAD = """\
@@ -19,7 +19,7 @@ the environment it reads `KUBECONFIG`, `TESSERA_PROMETHEUS_URL` and, for `bench`
 def page() -> str:
     """All commands with their arguments."""
     lines = [_HEAD]
-    for command in _leaves(parser()):
+    for command in _leaves(build_parser()):
         lines += ["", f"## {command.prog}", "", str(command.description), "", *_usage(command)]
         if rows := [row for action in command._actions if (row := _row(action))]:
             lines += ["", "| argument | meaning |", "| --- | --- |", *rows]

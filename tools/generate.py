@@ -20,10 +20,10 @@ from tessera.api.meta import GROUP, VERSION
 from tessera.api.schema import KINDS as RESOURCES
 from tessera.api.schema import CustomResourceType as Resource
 from tessera.api.schema import crd, structural
-from tessera.batch.progress import Progress, registry
+from tessera.batch.progress import Progress, metrics_registry
 from tessera.domain import reasons
 from tessera.domain.batch import reasons as batch_reasons
-from tessera.resources.kinds import CONFIG_MAPS, CUTTING, KINDS, Kind
+from tessera.resources.kinds import CONFIG_MAPS, KINDS, PARTITIONING, ApiResource
 from tessera.telemetry import Telemetry
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -77,10 +77,13 @@ def _cluster_role() -> str:
     parts = [NOTICE]
     for name, kinds in (
         ("clusterRules", [kind for kind in KINDS if not kind.namespaced]),
-        ("namespaceRules", [kind for kind in KINDS if kind.namespaced and not kind.home]),
-        ("homeRules", [kind for kind in KINDS if kind.home]),
-        ("cuttingRules", [kind for kind in CUTTING if not kind.namespaced]),
-        ("cuttingNamespaceRules", [kind for kind in CUTTING if kind.namespaced]),
+        (
+            "namespaceRules",
+            [kind for kind in KINDS if kind.namespaced and not kind.in_operator_namespace],
+        ),
+        ("homeRules", [kind for kind in KINDS if kind.in_operator_namespace]),
+        ("cuttingRules", [kind for kind in PARTITIONING if not kind.namespaced]),
+        ("cuttingNamespaceRules", [kind for kind in PARTITIONING if kind.namespaced]),
         ("managerRules", [CONFIG_MAPS]),
     ):
         rules = [rule for kind in kinds for rule in _rules(kind)]
@@ -142,19 +145,19 @@ _UNNAMED = ("list", "watch", "create")
 """Verbs of which a name can say nothing: a new object is named in its body."""
 
 
-def _rules(kind: Kind) -> Iterator[dict[str, list[str]]]:
+def _rules(kind: ApiResource) -> Iterator[dict[str, list[str]]]:
     """Lists of their own in every rule: YAML would write shared ones as aliases."""
 
     def rule(resource: str, verbs: Iterable[str], **names: list[str]) -> dict[str, list[str]]:
         return {"apiGroups": [kind.group], "resources": [resource], **names, "verbs": list(verbs)}
 
-    if not kind.names:
+    if not kind.resource_names:
         if kind.verbs:
             yield rule(kind.plural, kind.verbs)
     else:
         yield rule(kind.plural, [verb for verb in kind.verbs if verb in _UNNAMED])
         named = [verb for verb in kind.verbs if verb not in _UNNAMED]
-        yield rule(kind.plural, named, resourceNames=list(kind.names))
+        yield rule(kind.plural, named, resourceNames=list(kind.resource_names))
     for name, verbs in kind.subresources:
         yield rule(f"{kind.plural}/{name}", verbs)
 
@@ -277,7 +280,9 @@ def _reasons() -> str:
         batch_reasons.BatchRunning: "BatchInference: condition Running",
         batch_reasons.BatchComplete: "BatchInference: condition Complete",
         reasons.BudgetAccepted: "TenantBudget: condition Accepted",
-        reasons.WithinBudget: "TenantBudget: condition Funded; InferenceService: status.tenant.state",
+        reasons.WithinBudget: (
+            "TenantBudget: condition Funded; InferenceService: status.tenant.state"
+        ),
     }
     lines = [
         "# Reasons",
@@ -299,7 +304,7 @@ def _metrics() -> str:
     lines += ["## The operator", "", "`/metrics` on port 8080.", ""]
     lines += _metric_rows(Telemetry().families())
     lines += ["", "## The batch runner", "", "`/metrics` on port 8001 of an attempt's pod.", ""]
-    lines += _metric_rows(registry(Progress(attempt=1)).collect())
+    lines += _metric_rows(metrics_registry(Progress(attempt=1)).collect())
     return "\n".join(lines) + "\n"
 
 

@@ -12,8 +12,8 @@ import yaml
 from chart_values import Chart
 from environments import ROOT
 from tessera.domain import vllm_flags
-from tessera.resources.defaults import defaults, newest
-from tessera.resources.surroundings import default_image, mirrored
+from tessera.resources.defaults import defaults, newest_version
+from tessera.resources.surroundings import default_image, mirror_image
 
 
 def images(registry: str | None = None) -> Iterator[str]:
@@ -21,9 +21,9 @@ def images(registry: str | None = None) -> Iterator[str]:
     chart = Chart()
     version = yaml.safe_load((ROOT / "charts/tessera/Chart.yaml").read_text("utf-8"))["appVersion"]
     for image in (chart.image, chart.batch_image, chart.node.image):
-        yield mirrored(f"{image.repository}:{image.tag or version}", registry)
+        yield mirror_image(f"{image.repository}:{image.tag or version}", registry)
     for engine in vllm_flags.known_versions():
-        yield mirrored(default_image(engine, defaults(newest())), registry)
+        yield mirror_image(default_image(engine, defaults(newest_version())), registry)
 
 
 if __name__ == "__main__":

@@ -11,14 +11,14 @@ from tessera.adapters import wire
 from tessera.domain.names import FIELD_MANAGER
 from tessera.domain.plan import plan
 from tessera.domain.snapshot import Ref, Snapshot
-from tessera.resources.children import of_service, sharing
+from tessera.resources.children import namespace_owners, service_manifests
 from tessera.resources.kinds import INFERENCE_SERVICES
-from tessera.resources.manifest import Manifest
+from tessera.resources.manifest import ObjectManifest
 from world.api import Api, Json
 
 _UID = "00000000-0000-0000-0000-000000000000"
 _VISITORS = ("tessera-system", "monitoring")
-Children = Mapping[str, tuple[Manifest, ...]]
+Children = Mapping[str, tuple[ObjectManifest, ...]]
 """What belongs to each service, by namespace/name; what a namespace shares, by its name."""
 
 
@@ -26,22 +26,22 @@ def children(size: Size, nodes: Iterable[Json]) -> Children:
     """The manifests that the operator applies for these services on these nodes."""
     named = {"uid": _UID, "generation": 1}
     bodies = [service(*one) for one in size.names]
-    found = [wire.service(body | {"metadata": body["metadata"] | named}) for body in bodies]
+    found = [wire.parse_service(body | {"metadata": body["metadata"] | named}) for body in bodies]
     decided = plan(
         Snapshot(
             at=datetime.now(UTC),  # noqa: TID251 - the benchmark is an entry point
             services=tuple(one for one in found if one is not None),
-            pools=(wire.pool(pool()),),
-            nodes=tuple(wire.node(node) for node in nodes),
+            pools=(wire.parse_pool(pool()),),
+            nodes=tuple(wire.parse_node(node) for node in nodes),
         )
     )
-    told: dict[str, tuple[Manifest, ...]] = {
-        str(ref): of_service(one) for ref, one in decided.service_plans.items()
+    told: dict[str, tuple[ObjectManifest, ...]] = {
+        str(ref): service_manifests(one) for ref, one in decided.service_plans.items()
     }
     assert all(told.values()), "a service was not placed"
     shared = {
-        one.namespace: one.manifests(visitors=_VISITORS, monitored=False)
-        for one in sharing(decided.service_plans, {})
+        one.namespace: one.manifests(ingress_namespaces=_VISITORS, monitored=False)
+        for one in namespace_owners(decided.service_plans, {})
     }
     return told | shared
 
@@ -63,7 +63,7 @@ async def apply_all(api: Api, size: Size, wanted: Children) -> float:
     return time.monotonic() - begun
 
 
-def _text(manifest: Manifest) -> tuple[str, str]:
+def _text(manifest: ObjectManifest) -> tuple[str, str]:
     return manifest.kind.path(manifest.namespace, manifest.name), json.dumps(manifest.body)
 
 

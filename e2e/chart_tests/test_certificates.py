@@ -48,7 +48,7 @@ async def bundle(release: Release) -> tuple[str, ...]:
     """The authorities that the API server trusts for admission."""
     found = (await release.stage.api.get(WEBHOOKS))["webhooks"]
     (told,) = {one["clientConfig"].get("caBundle", "") for one in found}
-    return certificates.authorities(base64.b64decode(told).decode())
+    return certificates.split_bundle(base64.b64decode(told).decode())
 
 
 async def starts(release: Release) -> dict[str, int]:

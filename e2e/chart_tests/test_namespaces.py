@@ -44,13 +44,15 @@ async def test_rights_end_at_the_named_namespaces(release: Release) -> None:
     checked = 0
     for kind in KINDS:
         resource = f"{kind.group}/{kind.plural}"
-        for verb in [verb for verb in kind.verbs if not kind.names or verb in ("list", "create")]:
+        for verb in [
+            verb for verb in kind.verbs if not kind.resource_names or verb in ("list", "create")
+        ]:
             checked += 1
             if not kind.namespaced:
                 assert await may(release, verb, resource, None)
                 assert verb in ("get", "list", "watch")
                 continue
-            if kind.home:
+            if kind.in_operator_namespace:
                 assert await may(release, verb, resource, NAMESPACE)
                 assert not await may(release, verb, resource, named)
                 continue

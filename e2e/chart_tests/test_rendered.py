@@ -47,7 +47,7 @@ def plurals(rules: list[dict[str, Any]]) -> set[str]:
 
 def test_every_right_is_granted_cluster_wide_or_in_each_named_namespace() -> None:
     everywhere = rendered()["ClusterRole", "tessera-operator-tessera-system"]["rules"]
-    at_home = {kind.plural for kind in KINDS if kind.home}
+    at_home = {kind.plural for kind in KINDS if kind.in_operator_namespace}
     assert plurals(everywhere) == {kind.plural for kind in KINDS} - at_home
     named = rendered("--set", "watch.namespaces={a,b}")
     cluster = named["ClusterRole", "tessera-operator-tessera-system"]["rules"]

@@ -21,7 +21,7 @@ from fit.engines import LIMITS, cores, ticks
 from fit.figures import flat, knee, missed
 from fit.model import NAME, SIZES, make
 from fit.pages import FOLDER, table
-from tessera.cli.bench_html import html
+from tessera.cli.bench_html import render_html
 from tessera.cli.bench_json import as_json
 from tessera.engine_sim import speeds
 
@@ -67,7 +67,7 @@ def _figures(outcome: Outcome) -> dict[str, Any]:
     return {
         "knee": {"vllm": knee(outcome.real), "tessera_sim": knee(outcome.sim)},
         "speed": json.loads(speeds.as_json(outcome.fit.speed)),
-        "front_seconds": round(outcome.fit.front_seconds, 6),
+        "front_seconds": round(outcome.fit.frontend_seconds, 6),
         "fit_error": round(outcome.fit.error, 4),
         "loads": loads,
         "missed": missed(loads),
@@ -101,7 +101,7 @@ def _save(figures: dict[str, Any], outcome: Outcome) -> None:
     (FOLDER / "fit.json").write_text(text, encoding="utf-8")
     for name, report in (("vllm", outcome.real), ("tessera-sim", outcome.sim)):
         (FOLDER / f"bench-{name}.json").write_text(as_json(report), encoding="utf-8")
-        (FOLDER / f"bench-{name}.html").write_text(html(report), encoding="utf-8")
+        (FOLDER / f"bench-{name}.html").write_text(render_html(report), encoding="utf-8")
     pages.main()
 
 

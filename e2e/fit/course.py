@@ -7,11 +7,17 @@ from pathlib import Path
 from fit.engines import Cores, Running, arguments, look_alike, real
 from fit.figures import SHOWN, Compared, knee
 from fit.loads import LATE, LOADS, Load, Measured, Tally, once, sweep
-from tessera.cli.bench_report import Report
-from tessera.domain.engine_fit import Fit, Run, fit, latencies, replayed
-from tessera.domain.engine_requests import Limits
+from tessera.cli.bench_report import BenchReport
+from tessera.domain.engine_fit import (
+    EngineSpeedFit,
+    ObservedRun,
+    fit_engine_speed,
+    latency_percentiles,
+    replay,
+)
+from tessera.domain.engine_requests import EngineLimits
 from tessera.engine_sim import speeds
-from tessera.engine_sim.launch import launch_from
+from tessera.engine_sim.launch import load_config
 
 _EXTRA = 2
 """Runs of a load beyond those that are wanted, in place of disturbed ones."""
@@ -22,9 +28,9 @@ _SEED = 100
 class Outcome:
     """Everything that was measured."""
 
-    real: Report
-    sim: Report
-    fit: Fit
+    real: BenchReport
+    sim: BenchReport
+    fit: EngineSpeedFit
     loads: Sequence[Compared]
 
 
@@ -48,9 +54,9 @@ class Course:
             first = await self._swept()
             tallies = await self._loaded(engine, knee(first)["requests_per_second"])
         chosen = [tally.quietest(self.runs) for tally in tallies]
-        limits = launch_from(arguments(self.model, "tessera-sim"), {}).limits
+        limits = load_config(arguments(self.model, "tessera-sim"), {}).limits
         known = zip(tallies, chosen, strict=True)
-        found = fit([_seen(got) for tally, got in known if tally.load.fitted], limits)
+        found = fit_engine_speed([_seen(got) for tally, got in known if tally.load.fitted], limits)
         self.say(f"fitted, off by {found.error:.1%}: {speeds.as_json(found.speed)}")
         compared = []
         with look_alike(self.model, found.speed, self.on) as engine:
@@ -70,17 +76,22 @@ class Course:
         return tallies
 
     async def _again(
-        self, engine: Running, tally: Tally, real: Sequence[Measured], found: Fit, limits: Limits
+        self,
+        engine: Running,
+        tally: Tally,
+        real: Sequence[Measured],
+        found: EngineSpeedFit,
+        limits: EngineLimits,
     ) -> Compared:
         """The requests of these runs, on the look-alike and on the machine alone."""
         sim = [await self._undisturbed(engine, tally, one.seed) for one in real]
-        machine = [replayed(one.run, limits, found.speed, found.front_seconds) for one in real]
+        machine = [replay(one.run, limits, found.speed, found.frontend_seconds) for one in real]
         return Compared(
             load=tally.load,
             rate=tally.rate,
             real=real,
             sim=sim,
-            machine=latencies(machine, SHOWN),
+            machine=latency_percentiles(machine, SHOWN),
         )
 
     async def _undisturbed(self, engine: Running, tally: Tally, seed: int) -> Measured:
@@ -90,21 +101,23 @@ class Course:
             runs.append(await self._once(engine, tally.load, tally.rate, seed))
         return min(runs, key=lambda one: one.late)
 
-    async def _swept(self) -> Report:
+    async def _swept(self) -> BenchReport:
         report = await sweep()
-        lines = [f"{one.level.name}: {one.requests_per_second:.2f}/s" for one in report.levels]
+        lines = [
+            f"{one.measurement.name}: {one.requests_per_second:.2f}/s" for one in report.results
+        ]
         at = report.knee.concurrency if report.knee else "not found"
         self.say(f"closed loops {', '.join(lines)}; knee {at}")
         return report
 
     async def _once(self, engine: Running, load: Load, rate: float, seed: int) -> Measured:
         got = await once(engine, load, rate, seed, self.seconds)
-        found = latencies([got.run], SHOWN)
-        told = " ".join(f"{value * 1e3:.1f}" for value in (*found.first_token, *found.per_token))
+        found = latency_percentiles([got.run], SHOWN)
+        told = " ".join(f"{value * 1e3:.1f}" for value in (*found.ttft, *found.tpot))
         spoilt = f"others took {got.others:.0%}, sent late by {got.late * 1e3:.0f} ms"
         self.say(f"{load.name}, seed {seed}: {told} ms; {spoilt}")
         return got
 
 
-def _seen(got: Sequence[Measured]) -> list[Run]:
+def _seen(got: Sequence[Measured]) -> list[ObservedRun]:
     return [one.run for one in got]

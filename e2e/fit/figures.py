@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fit.loads import Load, Measured
-from tessera.cli.bench_report import Report
-from tessera.domain.engine_fit import Latencies, latencies
+from tessera.cli.bench_report import BenchReport
+from tessera.domain.engine_fit import LatencyPercentiles, latency_percentiles
 
 SHOWN = (50, 95)
 NAMES = ("first token P50", "first token P95", "between tokens P50", "between tokens P95")
@@ -22,11 +22,11 @@ class Compared:
     rate: float
     real: Sequence[Measured]
     sim: Sequence[Measured]
-    machine: Latencies
+    machine: LatencyPercentiles
 
     def figures(self) -> dict[str, Any]:
         real, sim = _seconds(self.real), _seconds(self.sim)
-        machine = (*self.machine.first_token, *self.machine.per_token)
+        machine = (*self.machine.ttft, *self.machine.tpot)
         return {
             "load": self.load.name,
             "fitted": self.load.fitted,
@@ -81,14 +81,14 @@ def flat(figures: dict[str, Any]) -> dict[str, Any]:
 
 
 def _seconds(runs: Sequence[Measured]) -> tuple[float, ...]:
-    found = latencies([one.run for one in runs], SHOWN)
-    return (*found.first_token, *found.per_token)
+    found = latency_percentiles([one.run for one in runs], SHOWN)
+    return (*found.ttft, *found.tpot)
 
 
-def knee(report: Report) -> dict[str, Any]:
+def knee(report: BenchReport) -> dict[str, Any]:
     """Where it is, and how many requests a second were answered there."""
     if report.knee is None:
         raise SystemExit("the sweep shows no knee: the machine was too busy, try again")
     at = report.knee.concurrency
-    level = next(one for one in report.levels if one.level.concurrency == at)
+    level = next(one for one in report.results if one.measurement.concurrency == at)
     return {"concurrency": at, "requests_per_second": round(level.requests_per_second, 3)}

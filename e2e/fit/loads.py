@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from fit.engines import URL, Running
-from tessera.cli.bench import measured
-from tessera.cli.bench_plan import plan
-from tessera.cli.bench_report import Report
-from tessera.cli.parser import parser
-from tessera.domain.bench.answers import Answer
-from tessera.domain.bench.figures import Figures
-from tessera.domain.engine_fit import Run, Seen
+from tessera.cli.bench import run_load_test
+from tessera.cli.bench_plan import parse_plan
+from tessera.cli.bench_report import BenchReport
+from tessera.cli.parser import build_parser
+from tessera.domain.bench.answers import BenchResponse
+from tessera.domain.bench.figures import LoadMetrics
+from tessera.domain.engine_fit import ObservedRequest, ObservedRun
 
 LENGTHS = ("--input-tokens", "lognormal:100:250", "--output-tokens", "lognormal:32:80")
 OTHER_LENGTHS = ("--input-tokens", "lognormal:50:120", "--output-tokens", "lognormal:64:140")
@@ -48,7 +48,7 @@ class Measured:
     """One run."""
 
     seed: int
-    run: Run
+    run: ObservedRun
     others: float
     """Share of all cores' time that others took."""
     late: float
@@ -76,7 +76,7 @@ class Tally:
         return sorted(chosen, key=lambda one: one.seed)
 
 
-async def sweep() -> Report:
+async def sweep() -> BenchReport:
     """Closed loops up to all seats, with the knee."""
     return await _bench((*_SWEEP, *LENGTHS))
 
@@ -86,34 +86,34 @@ async def once(engine: Running, load: Load, rate: float, seed: int, seconds: flo
     count = max(20, math.ceil(rate * seconds))
     words = ("--rate", f"{rate:.4f}", "--prompts", str(count), "--seed", str(seed), "--warmup", "4")
     before, begun = engine.others_seconds(), time.monotonic()
-    (level,) = (await _bench((*words, *load.lengths))).levels
+    (level,) = (await _bench((*words, *load.lengths))).results
     passed = (time.monotonic() - begun) * (os.cpu_count() or 1)
     others = (engine.others_seconds() - before) / passed
     return Measured(seed=seed, run=_run(level), others=others, late=level.client.late_seconds)
 
 
-async def _bench(words: Sequence[str]) -> Report:
-    asked = parser().parse_args(["bench", URL, *words])
-    report = await measured(asked, plan(asked, asked.seed))
-    failed = [one.failures for one in report.levels if one.failures]
+async def _bench(words: Sequence[str]) -> BenchReport:
+    asked = build_parser().parse_args(["bench", URL, *words])
+    report = await run_load_test(asked, parse_plan(asked, asked.seed))
+    failed = [one.failures for one in report.results if one.failures]
     if failed or report.interrupted:
         raise SystemExit(f"not all were answered: {failed or 'interrupted'}")
     return report
 
 
-def _run(level: Figures) -> Run:
-    began = level.level.began
-    ordered = sorted(level.level.answers, key=lambda answer: answer.due)
+def _run(level: LoadMetrics) -> ObservedRun:
+    began = level.measurement.started_at
+    ordered = sorted(level.measurement.responses, key=lambda answer: answer.due_at)
     return [_seen(answer, began) for answer in ordered]
 
 
-def _seen(answer: Answer, began: float) -> Seen:
-    if answer.to_first is None or answer.prompt_tokens is None:
+def _seen(answer: BenchResponse, began: float) -> ObservedRequest:
+    if answer.ttft is None or answer.prompt_tokens is None:
         raise SystemExit("an answer without tokens, or without usage")
-    return Seen(
-        arrival=answer.due - began,
+    return ObservedRequest(
+        arrival=answer.due_at - began,
         prompt_tokens=answer.prompt_tokens,
         output_tokens=answer.output_tokens,
-        first_token_seconds=answer.to_first,
-        token_seconds=answer.per_token,
+        ttft_seconds=answer.ttft,
+        tpot_seconds=answer.tpot,
     )

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 
 from demo.stage import Json, Ref, Stage, condition
-from tessera.resources.kinds import CHILDREN, INFERENCE_SERVICES, PODS, Kind
+from tessera.resources.kinds import CHILDREN, INFERENCE_SERVICES, PODS, ApiResource
 from world.testing import eventually
 
 SMALL = "hf://meta-llama/Llama-3.2-1B-Instruct"
@@ -71,7 +71,7 @@ class Place:
     async def until_ready(self, name: str = "chat", within: float = 30) -> None:
         await self.until_condition(name, "Ready", "Answered", within)
 
-    async def all(self, kind: Kind) -> list[Json]:
+    async def all(self, kind: ApiResource) -> list[Json]:
         listed = await self.stage.api.get(kind.path(self.namespace))
         found: list[Json] = listed["items"]
         return found

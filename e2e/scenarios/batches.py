@@ -11,8 +11,8 @@ import aiohttp
 
 from demo.stage import Json, Stage, condition
 from tessera.batch import manifest, parts, records
-from tessera.batch.parts import Sent, Unsent
-from tessera.batch.records import Published
+from tessera.batch.parts import SentEntry, UnsentEntry
+from tessera.batch.records import PublicationRecord
 from tessera.domain.batch.names import RUNNER, RUNNER_PORT, job_name
 from tessera.resources.kinds import BATCH_INFERENCES, CLAIMS
 from world.api import VOLUMES
@@ -195,9 +195,9 @@ class Batch:
             within=within,
         )
 
-    def published(self) -> Published | None:
+    def published(self) -> PublicationRecord | None:
         """The record on the claim that says whose results count."""
-        return records.recorded(self.work)
+        return records.read_record(self.work)
 
     def judged(self) -> Rows:
         """Compare the published files with the input, row by row."""
@@ -229,10 +229,10 @@ class Batch:
             for attempt in files.attempts(shard):
                 with files.open(shard, attempt) as part:
                     for line in part:
-                        entry = parts.read(line, told.stamp)
-                        if isinstance(entry, Sent):
+                        entry = parts.read_entry(line, told.input_id)
+                        if isinstance(entry, SentEntry):
                             senders.setdefault(entry.row, []).append(attempt)
-                        elif isinstance(entry, Unsent):
+                        elif isinstance(entry, UnsentEntry):
                             senders[entry.row].pop()
         return senders
 

@@ -17,14 +17,14 @@ from scenarios.test_crashes import kill_operator
 from tessera.batch import parts
 from tessera.domain.batch.names import RUNNER
 from tessera.domain.names import ENGINE
-from tessera.domain.spot import NOTICE_TAINTS
+from tessera.domain.spot import DISRUPTION_TAINTS
 from tessera.resources.kinds import JOBS, PODS
 from world import WorldError
 from world.client import Running
 from world.mirror import Key, Mirror
 from world.testing import eventually
 
-CLOUD_TAINTS = tuple(sorted(key for key in NOTICE_TAINTS if "node.kubernetes.io/" not in key))
+CLOUD_TAINTS = tuple(sorted(key for key in DISRUPTION_TAINTS if "node.kubernetes.io/" not in key))
 """Those that a cloud or its tools set; the others are Kubernetes' own."""
 KINDS = ("runner", "engine", "node", "silence", "operator")
 """What is killed with -9, or cut off from the API."""
@@ -210,7 +210,7 @@ class _Victim:
 
     @property
     def parts(self) -> list[Path]:
-        folder = parts.folder_of(self.batch.work)
+        folder = parts.parts_folder(self.batch.work)
         return sorted(folder.glob(f"*.attempt-{self.attempt:05}.jsonl"))
 
     async def said(self) -> str:

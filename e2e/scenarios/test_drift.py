@@ -15,7 +15,7 @@ from tessera.resources.kinds import (
     POD_MONITORS,
     SERVICE_ACCOUNTS,
     SERVICES,
-    Kind,
+    ApiResource,
 )
 from world.api import ApiError
 from world.testing import eventually
@@ -65,7 +65,7 @@ POD_MONITOR_CRD: Json = {
 }
 
 
-async def child(place: Place, kind: Kind) -> Json:
+async def child(place: Place, kind: ApiResource) -> Json:
     """The object of a kind that the operator made here; PodMonitors need their CRD first."""
     if kind is POD_MONITORS:
         await place.stage.api.apply_manifest(POD_MONITOR_CRD)
@@ -82,7 +82,7 @@ async def child(place: Place, kind: Kind) -> Json:
 
 @KINDS
 async def test_every_field_that_is_edited_or_removed_is_back_and_foreign_ones_stay(
-    place: Place, kind: Kind
+    place: Place, kind: ApiResource
 ) -> None:
     body = await child(place, kind)
     path = kind.path(place.namespace, body["metadata"]["name"])
@@ -102,7 +102,7 @@ async def test_every_field_that_is_edited_or_removed_is_back_and_foreign_ones_st
 
 
 @KINDS
-async def test_a_deleted_object_is_back(place: Place, kind: Kind) -> None:
+async def test_a_deleted_object_is_back(place: Place, kind: ApiResource) -> None:
     body = await child(place, kind)
     path = kind.path(place.namespace, body["metadata"]["name"])
     await place.stage.api.delete(path)

@@ -9,15 +9,15 @@ from typing import Protocol, TypeAlias
 from tessera.api.node_layout import GpuFault, NodeLayoutStatus
 from tessera.domain.autoscale import ServiceLoad
 from tessera.domain.batch.facts import Batch, BatchJob, VolumeClaim
-from tessera.domain.batch.reports import Shown
+from tessera.domain.batch.reports import RunnerProgress
 from tessera.domain.certificate import CertificateSecret
 from tessera.domain.cutting import GpuInventory, PodsByDevice
 from tessera.domain.mig.layouts import SlicePlacement
 from tessera.domain.model.facts import ObservedModelJob
 from tessera.domain.model.reports import FetchProgress
-from tessera.domain.repartition.facts import NodeLayout
-from tessera.domain.repartition.question import Question as LayoutQuestion
-from tessera.domain.repartition.question import Solved
+from tessera.domain.repartition.facts import ObservedNodeLayout
+from tessera.domain.repartition.question import LayoutProblem as LayoutQuestion
+from tessera.domain.repartition.question import LayoutSolution
 from tessera.domain.snapshot import (
     Budget,
     Node,
@@ -31,8 +31,8 @@ from tessera.domain.snapshot import (
     ServiceEndpoint,
     Workload,
 )
-from tessera.resources.kinds import Kind
-from tessera.resources.manifest import Key, Manifest
+from tessera.resources.kinds import ApiResource
+from tessera.resources.manifest import ObjectKey, ObjectManifest
 
 Clock: TypeAlias = Callable[[], datetime]
 """The present moment, aware and in UTC."""
@@ -43,7 +43,7 @@ ObjectValue: TypeAlias = (
     | Pool
     | Budget
     | Node
-    | NodeLayout
+    | ObservedNodeLayout
     | Pod
     | VolumeClaim
     | BatchJob
@@ -86,7 +86,7 @@ class MetricsError(PortError):
 class ClusterObject:
     """One object of the cluster, trimmed to what decisions need."""
 
-    key: Key
+    key: ObjectKey
     value: ObjectValue = None
     """What the plan reads; None for children that are only kept in shape."""
     service: Ref | None = None
@@ -118,14 +118,14 @@ class WatchEvent:
 class Cluster(Protocol):
     """Kubernetes."""
 
-    async def list(self, kind: Kind) -> ObjectList | None:
+    async def list(self, kind: ApiResource) -> ObjectList | None:
         """Every object of a kind, within the kind's selector; None when there is no such kind."""
 
-    def scopes(self, kind: Kind) -> Sequence[str | None]:
+    def scopes(self, kind: ApiResource) -> Sequence[str | None]:
         """The namespaces that are watched one by one; only None where all are watched at once."""
 
     def watch(
-        self, kind: Kind, version: int, scope: str | None = None
+        self, kind: ApiResource, version: int, scope: str | None = None
     ) -> AsyncGenerator[WatchEvent, None]:
         """What changed in a scope since a version, until the server ends the stream.
 
@@ -134,7 +134,9 @@ class Cluster(Protocol):
         silent.
         """
 
-    async def apply(self, manifest: Manifest, *, subresource: str | None = None) -> ClusterObject:
+    async def apply(
+        self, manifest: ObjectManifest, *, subresource: str | None = None
+    ) -> ClusterObject:
         """Server-side apply; the object as it is afterwards.
 
         Fields that somebody else set on an object of ours are taken back; an object that was never
@@ -142,7 +144,12 @@ class Cluster(Protocol):
         """
 
     async def delete(
-        self, kind: Kind, key: Key, *, uid: str | None = None, grace_seconds: int | None = None
+        self,
+        kind: ApiResource,
+        key: ObjectKey,
+        *,
+        uid: str | None = None,
+        grace_seconds: int | None = None,
     ) -> None:
         """Delete; what is gone already is no error, nor is a namesake with another uid."""
 
@@ -185,7 +192,7 @@ class ModelHub(Protocol):
 class LayoutPlanner(Protocol):
     """The planner of layouts."""
 
-    async def solve(self, question: LayoutQuestion) -> Solved:
+    async def solve(self, question: LayoutQuestion) -> LayoutSolution:
         """Layouts for what services wish; LayoutsError when none came."""
 
 
@@ -198,7 +205,7 @@ class Engines(Protocol):
     async def in_flight(self, address: str) -> int | None:
         """Requests that the engine of one pod holds; None when it cannot be asked."""
 
-    async def progress(self, address: str) -> Shown | None:
+    async def progress(self, address: str) -> RunnerProgress | None:
         """How far the runner of a batch is; None when it cannot be asked."""
 
     async def fetch_progress(self, address: str) -> FetchProgress | None:
@@ -262,7 +269,7 @@ class PodDevices(Protocol):
 class OwnLayout(Protocol):
     """The NodeLayout of the node that the process runs on."""
 
-    async def read(self) -> NodeLayout:
+    async def read(self) -> ObservedNodeLayout:
         """As it is now; made where there is none. ClusterError."""
 
     async def write(self, status: NodeLayoutStatus) -> None:

@@ -26,7 +26,7 @@ def a_name() -> str:
     return f"admission-{next(_numbers)}"
 
 
-def a_pair() -> certificates.Issued:
+def a_pair() -> certificates.IssuedPair:
     return certificates.issue("tessera-webhook.default.svc", NOW, timedelta(days=1))
 
 

@@ -14,7 +14,7 @@ from tessera.resources.kinds import (
     BATCH_INFERENCES,
     INFERENCE_SERVICES,
     TENANT_BUDGETS,
-    Kind,
+    ApiResource,
 )
 from world import World
 from world.testing import eventually
@@ -231,7 +231,7 @@ BOUNDS = [
 
 
 async def create(
-    cluster: KubeCluster, kind: Kind, spec: dict[str, Any], **query: str
+    cluster: KubeCluster, kind: ApiResource, spec: dict[str, Any], **query: str
 ) -> tuple[int, Any]:
     name = f"case-{next(_numbers)}"
     body = {
@@ -245,7 +245,7 @@ async def create(
 
 @pytest.mark.parametrize(("kind", "spec", "words"), RULES)
 async def test_every_rule_refuses_with_its_message(
-    cluster: KubeCluster, kind: Kind, spec: dict[str, Any], words: str
+    cluster: KubeCluster, kind: ApiResource, spec: dict[str, Any], words: str
 ) -> None:
     status, answer = await create(cluster, kind, spec)
     assert status == 422
@@ -254,7 +254,7 @@ async def test_every_rule_refuses_with_its_message(
 
 @pytest.mark.parametrize(("kind", "spec", "field"), BOUNDS)
 async def test_what_is_out_of_bounds_is_refused_with_its_path(
-    cluster: KubeCluster, kind: Kind, spec: dict[str, Any], field: str
+    cluster: KubeCluster, kind: ApiResource, spec: dict[str, Any], field: str
 ) -> None:
     status, answer = await create(cluster, kind, spec)
     assert status == 422

@@ -9,7 +9,7 @@ import pytest
 from typing_extensions import override
 
 from tessera.adapters.clock import now
-from tessera.adapters.election import LEASE_DURATION, RENEW_DEADLINE, Election
+from tessera.adapters.election import LEASE_DURATION, RENEW_DEADLINE, LeaderElector
 from tessera.adapters.kube import KubeCluster, connect
 from tessera.ports import ClusterError
 from world import World
@@ -52,8 +52,8 @@ class Electors:
         self.a = self.elector("a", self.clocks[0], line_of_a)
         self.b = self.elector("b", self.clocks[1], line_of_b)
 
-    def elector(self, identity: str, clock: Turned, line: Line) -> Election:
-        return Election(
+    def elector(self, identity: str, clock: Turned, line: Line) -> LeaderElector:
+        return LeaderElector(
             line,
             namespace="default",
             name=self._name,
@@ -67,7 +67,7 @@ class Electors:
             clock.now += seconds
 
     def leaders(self) -> list[str]:
-        return [name for name, one in (("a", self.a), ("b", self.b)) if one.leading()]
+        return [name for name, one in (("a", self.a), ("b", self.b)) if one.is_leader()]
 
 
 @pytest.fixture
@@ -79,27 +79,27 @@ async def electors(world: World) -> AsyncIterator[Electors]:
 
 
 async def test_the_first_leads_and_the_second_waits(electors: Electors) -> None:
-    assert await electors.a.attempt()
-    assert not await electors.b.attempt()
+    assert await electors.a.try_acquire_or_renew()
+    assert not await electors.b.try_acquire_or_renew()
     assert electors.leaders() == ["a"]
 
 
 async def test_a_renewed_lease_is_never_taken(electors: Electors) -> None:
-    await electors.a.attempt()
+    await electors.a.try_acquire_or_renew()
     for _ in range(10):
         electors.turn(4)
-        assert await electors.a.attempt()
-        assert not await electors.b.attempt()
+        assert await electors.a.try_acquire_or_renew()
+        assert not await electors.b.try_acquire_or_renew()
     assert electors.leaders() == ["a"]
 
 
 async def test_at_no_moment_do_two_lead_while_a_silent_leader_is_replaced(
     electors: Electors,
 ) -> None:
-    await electors.a.attempt()
+    await electors.a.try_acquire_or_renew()
     seen = []
     for _ in range(12):
-        await electors.b.attempt()
+        await electors.b.try_acquire_or_renew()
         seen.append(electors.leaders())
         electors.turn(2)
     assert all(len(leaders) <= 1 for leaders in seen)
@@ -109,25 +109,25 @@ async def test_at_no_moment_do_two_lead_while_a_silent_leader_is_replaced(
 
 
 async def test_a_released_lease_is_taken_at_once(electors: Electors) -> None:
-    await electors.a.attempt()
+    await electors.a.try_acquire_or_renew()
     await electors.a.release()
     assert electors.leaders() == []
-    assert await electors.b.attempt()
+    assert await electors.b.try_acquire_or_renew()
 
 
 async def test_the_same_pod_leads_again_at_once_after_a_crash(electors: Electors) -> None:
-    await electors.a.attempt()
-    assert await electors.elector("a", Turned(77.0), electors.line_of_a).attempt()
+    await electors.a.try_acquire_or_renew()
+    assert await electors.elector("a", Turned(77.0), electors.line_of_a).try_acquire_or_renew()
 
 
 async def test_of_two_at_the_same_moment_one_wins(electors: Electors) -> None:
-    got = await asyncio.gather(electors.a.attempt(), electors.b.attempt())
+    got = await asyncio.gather(electors.a.try_acquire_or_renew(), electors.b.try_acquire_or_renew())
     assert sorted(got) == [False, True]
     electors.turn(LEASE_DURATION + 1)
-    await electors.a.attempt()
-    await electors.b.attempt()
+    await electors.a.try_acquire_or_renew()
+    await electors.b.try_acquire_or_renew()
     electors.turn(LEASE_DURATION + 1)
-    got = await asyncio.gather(electors.a.attempt(), electors.b.attempt())
+    got = await asyncio.gather(electors.a.try_acquire_or_renew(), electors.b.try_acquire_or_renew())
     assert len(electors.leaders()) == 1
     assert True in got
 
@@ -135,21 +135,21 @@ async def test_of_two_at_the_same_moment_one_wins(electors: Electors) -> None:
 async def test_a_leader_whose_api_server_hangs_stops_leading_in_time(
     electors: Electors,
 ) -> None:
-    await electors.a.attempt()
+    await electors.a.try_acquire_or_renew()
     electors.line_of_a.hangs = True
     electors.turn(RENEW_DEADLINE - 1)
-    assert not await electors.a.attempt()
+    assert not await electors.a.try_acquire_or_renew()
     assert electors.leaders() == ["a"]
     electors.turn(1.5)
     assert electors.leaders() == []
 
 
 async def test_a_leader_keeps_half_of_its_time_for_another_attempt(electors: Electors) -> None:
-    await electors.a.attempt()
+    await electors.a.try_acquire_or_renew()
     electors.line_of_a.silent = True
     electors.turn(RENEW_DEADLINE - 0.2)
     async with asyncio.timeout(RENEW_DEADLINE / 2):
-        assert not await electors.a.attempt()
+        assert not await electors.a.try_acquire_or_renew()
     electors.line_of_a.silent = False
-    assert await electors.a.attempt()
+    assert await electors.a.try_acquire_or_renew()
     assert electors.leaders() == ["a"]

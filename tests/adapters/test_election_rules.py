@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.adapters.election import LEASE_DURATION, RENEW_DEADLINE, Watched, may_take
+from tessera.adapters.election import LEASE_DURATION, RENEW_DEADLINE, ObservedLease, can_acquire
 
 
 def lease(holder: str | None, seconds: int = 15) -> dict[str, Any]:
@@ -26,8 +26,8 @@ def lease(holder: str | None, seconds: int = 15) -> dict[str, Any]:
 def test_a_lease_is_free_when_released_own_or_not_renewed_for_its_duration(
     holder: str | None, stood_still: float, free: bool
 ) -> None:
-    watched = Watched(version="1", since=1000.0)
-    assert may_take(lease(holder), "me", watched, 1000.0 + stood_still) is free
+    watched = ObservedLease(version="1", observed_at=1000.0)
+    assert can_acquire(lease(holder), "me", watched, 1000.0 + stood_still) is free
 
 
 @given(
@@ -42,6 +42,6 @@ def test_two_electors_with_skewed_clocks_never_lead_at_once(
     """The old leader counts from before its write, the other from when it saw the write."""
     moment = renewed + elapsed
     old_leads = moment < renewed + RENEW_DEADLINE
-    watched = Watched(version="7", since=renewed + seen_after + skew)
-    other_may = may_take(lease("old", int(LEASE_DURATION)), "other", watched, moment + skew)
+    watched = ObservedLease(version="7", observed_at=renewed + seen_after + skew)
+    other_may = can_acquire(lease("old", int(LEASE_DURATION)), "other", watched, moment + skew)
     assert not (old_leads and other_may)

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from tessera.adapters.engines import HttpEngines, Limits
+from tessera.adapters.engines import EngineTimeouts, HttpEngines
 
 DEADLINE_SECONDS = 10
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
@@ -39,7 +39,7 @@ async def a_pod(answer: bytes, again: bytes = b"", every: float = 0) -> AsyncIte
 
 @pytest.fixture
 async def engines() -> AsyncIterator[HttpEngines]:
-    made = HttpEngines(Limits(ask_seconds=0.5, load_seconds=0.5))
+    made = HttpEngines(EngineTimeouts(completion_seconds=0.5, load_seconds=0.5))
     yield made
     await made.close()
 

@@ -9,12 +9,12 @@ import pytest
 
 from tessera.adapters.layouts import LayoutSolverProcess
 from tessera.domain.repartition.drawing import solve
-from tessera.domain.repartition.question import Question
+from tessera.domain.repartition.question import LayoutProblem
 from tessera.ports import LayoutPlanningError
 from tests.layout_builders import a_fleet, a_wishing, asked, empty
 
 
-def a_question() -> Question:
+def a_question() -> LayoutProblem:
     grounds = [empty(2)]
     return asked(a_fleet(a_wishing("chat"), grounds=grounds), grounds)
 

@@ -10,10 +10,10 @@ from tessera.domain.model.names import claim_name
 from tessera.domain.plan import plan
 from tessera.domain.snapshot import Ref, Snapshot
 from tessera.resources import children
-from tessera.resources.errand import errand
-from tessera.resources.job import Image
-from tessera.resources.manifest import Manifest
-from tessera.resources.prepull import of_pools
+from tessera.resources.errand import model_job_manifest
+from tessera.resources.job import RunnerImage
+from tessera.resources.manifest import ObjectManifest
+from tessera.resources.prepull import prepull_daemon_sets
 from tests.builders import SMALL, a_pool, a_service, a_snapshot, a_spec, allotted
 
 PLATFORM = Platform(
@@ -42,7 +42,7 @@ SHAPE = {
     "headDim": 32,
     "maxPositionEmbeddings": 2048,
 }
-BOUND = {Ref("team-a", claim_name("chat")): VolumeClaim(modes=("ReadWriteMany",), uid="uid")}
+BOUND = {Ref("team-a", claim_name("chat")): VolumeClaim(access_modes=("ReadWriteMany",), uid="uid")}
 ADAPTERS = [{"name": "sql", "uri": "hf://a/b"}, {"name": "tone", "uri": "pvc://adapters/tone"}]
 
 
@@ -51,27 +51,27 @@ def fleet(uri: str, **model: object) -> Snapshot:
     return a_snapshot(service, platform=PLATFORM, pools=(POOL,), claims=BOUND)
 
 
-def job(allotment: ServicePlan) -> Manifest:
+def job(allotment: ServicePlan) -> ObjectManifest:
     made = allotment.preparation
     assert made is not None
     assert made.job_to_create is not None
-    return errand(
+    return model_job_manifest(
         allotment.service,
         made.job_to_create,
         allotment.choice,
-        Image("tessera/batch:1"),
+        RunnerImage("tessera/batch:1"),
         PodTemplateVersion(platform=PLATFORM),
     )
 
 
 CACHED = allotted(fleet(SMALL, cache={"type": "pvc"}))
 MANIFESTS = {
-    "adapters": children.of_service(allotted(fleet(SMALL, adapters=ADAPTERS))),
-    "image": children.of_service(allotted(fleet("oci://registry.acme/own:1", shape=SHAPE))),
-    "claim": (*children.of_service(CACHED), job(CACHED)),
+    "adapters": children.service_manifests(allotted(fleet(SMALL, adapters=ADAPTERS))),
+    "image": children.service_manifests(allotted(fleet("oci://registry.acme/own:1", shape=SHAPE))),
+    "claim": (*children.service_manifests(CACHED), job(CACHED)),
     "read": (job(allotted(fleet("hf://acme/own", tokenSecretRef={"name": "hub"}))),),
     "read-image": (job(allotted(fleet("oci://registry.acme/own:1"))),),
-    "prepull": of_pools(plan(fleet(SMALL)).pools, {}, PLATFORM, 1, "team-a"),
+    "prepull": prepull_daemon_sets(plan(fleet(SMALL)).pools, {}, PLATFORM, 1, "team-a"),
 }
 
 

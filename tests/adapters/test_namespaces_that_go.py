@@ -5,16 +5,16 @@ import pytest
 from tessera.adapters.kube import KubeCluster
 from tessera.ports import NotFoundError
 from tessera.resources.kinds import SERVICE_ACCOUNTS
-from tessera.resources.manifest import Manifest
+from tessera.resources.manifest import ObjectManifest
 from world.testing import eventually
 
 NAMESPACE = "held-by-a-finalizer"
 
 
-def an_account(namespace: str) -> Manifest:
+def an_account(namespace: str) -> ObjectManifest:
     metadata = {"name": "engine", "namespace": namespace}
     body = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata}
-    return Manifest(kind=SERVICE_ACCOUNTS, namespace=namespace, name="engine", body=body)
+    return ObjectManifest(kind=SERVICE_ACCOUNTS, namespace=namespace, name="engine", body=body)
 
 
 async def test_nothing_can_be_applied_in_a_namespace_that_is_being_deleted(

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from tessera.adapters.openai_api import CHAT, OpenAiApi, ServerError
+from tessera.adapters.openai_api import CHAT, OpenAiClient, ServerError
 from tests.bench_builders import a_job
 
 pytestmark = pytest.mark.anyio
@@ -15,7 +15,7 @@ STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: clo
 
 
 @asynccontextmanager
-async def saying(*pieces: bytes) -> AsyncIterator[OpenAiApi]:
+async def saying(*pieces: bytes) -> AsyncIterator[OpenAiClient]:
     """A server that answers anything with these pieces, each as a packet of its own."""
     done = asyncio.Event()
 
@@ -30,7 +30,7 @@ async def saying(*pieces: bytes) -> AsyncIterator[OpenAiApi]:
 
     server = await asyncio.start_server(connected, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    api = OpenAiApi(f"http://127.0.0.1:{port}", None, timeout_seconds=5)
+    api = OpenAiClient(f"http://127.0.0.1:{port}", None, timeout_seconds=5)
     try:
         yield api
         async with asyncio.timeout(5):
@@ -55,15 +55,15 @@ async def test_a_body_that_comes_in_pieces_is_read_whole() -> None:
 async def test_events_that_are_cut_anywhere_are_put_together() -> None:
     told = chunk("a") + chunk("b") + chunk("c", "length")
     async with saying(STREAM, told[:30], told[30:-20], told[-20:], b"data: [DONE]\n\n") as api:
-        got = await api.answer(CHAT, {}, a_job())
+        got = await api.send(CHAT, {}, a_job())
     assert (got.failure, got.chunks) == ("", 3)
-    assert got.first is not None
-    assert got.sent <= got.first <= got.ended
+    assert got.first_token_at is not None
+    assert got.sent_at <= got.first_token_at <= got.ended_at
 
 
 async def test_a_stream_without_lines_is_not_collected_for_ever() -> None:
     async with saying(STREAM, *[b"x" * 600_000] * 2) as api:
-        got = await api.answer(CHAT, {}, a_job())
+        got = await api.send(CHAT, {}, a_job())
     assert got.failure == "NotAStream"
 
 
@@ -72,20 +72,20 @@ async def test_what_is_no_http_is_an_error_and_a_failure() -> None:
         with pytest.raises(ServerError):
             await api.get(f"{api.base}/v1/models")
     async with saying(b"SSH-2.0-OpenSSH_9\r\n") as api:
-        assert (await api.answer(CHAT, {}, a_job())).failure == "CutOff"
+        assert (await api.send(CHAT, {}, a_job())).failure == "CutOff"
 
 
 async def test_an_answer_that_is_no_stream_is_said_to_be_none() -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nConnection: close\r\n\r\n"
     async with saying(head, b"<html>") as api:
-        got = await api.answer(CHAT, {}, a_job())
+        got = await api.send(CHAT, {}, a_job())
     assert (got.failure, got.detail) == ("NotAStream", "it sends text/html")
 
 
 async def test_nobody_there_is_no_connection() -> None:
     async with saying(b"") as api:
-        away = OpenAiApi("http://127.0.0.1:9", None, timeout_seconds=5)
-        got = await away.answer(CHAT, {}, a_job())
+        away = OpenAiClient("http://127.0.0.1:9", None, timeout_seconds=5)
+        got = await away.send(CHAT, {}, a_job())
         await away.close()
         assert got.failure == "NoConnection"
         with pytest.raises(ServerError):

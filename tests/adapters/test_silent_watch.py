@@ -22,7 +22,7 @@ async def test_a_watch_that_goes_silent_is_given_up_and_what_it_told_is_kept() -
         await asyncio.Event().wait()
         return stream
 
-    async with served(answer, silence_seconds=SILENCE_SECONDS) as cluster, asyncio.timeout(10):
+    async with served(answer, idle_seconds=SILENCE_SECONDS) as cluster, asyncio.timeout(10):
         watch = cluster.watch(NODES, 7)
         assert await anext(watch) == WatchEvent(version=8)
         with pytest.raises(ClusterError, match="watch nodes"):

@@ -19,8 +19,8 @@ def test_a_service_on_its_way_out_is_not_planned() -> None:
     meta = {"name": "chat", "namespace": "team-a", "uid": "uid-chat", "resourceVersion": "7"}
     body = {"metadata": meta, "spec": {"model": {"uri": "hf://a/b"}}}
     leaving = body | {"metadata": meta | {"deletionTimestamp": "2026-11-20T12:00:00Z"}}
-    assert wire.seen(INFERENCE_SERVICES, body).value is not None
-    assert wire.seen(INFERENCE_SERVICES, leaving).value is None
+    assert wire.parse_object(INFERENCE_SERVICES, body).value is not None
+    assert wire.parse_object(INFERENCE_SERVICES, leaving).value is None
 
 
 def test_pods_and_jobs_of_a_batch_carry_its_uid() -> None:
@@ -32,7 +32,7 @@ def test_pods_and_jobs_of_a_batch_carry_its_uid() -> None:
         "creationTimestamp": "2026-11-20T12:00:00Z",
         "labels": labels,
     }
-    job, pod = wire.job({"metadata": meta}), wire.pod({"metadata": meta})
+    job, pod = wire.parse_job({"metadata": meta}), wire.parse_pod({"metadata": meta})
     assert isinstance(job, BatchJob)
     assert pod.batch_run is not None
     assert (job.batch_uid, pod.batch_run.uid) == ("uid-night", "uid-night")
@@ -50,7 +50,10 @@ def test_the_pod_of_an_errand_is_no_replica_and_brings_its_report() -> None:
     }
     ended = {"exitCode": 3, "message": "no", "finishedAt": "2026-11-20T12:00:05Z"}
     status = {"containerStatuses": [{"state": {"terminated": ended}}]}
-    job, pod = wire.job({"metadata": meta}), wire.pod({"metadata": meta, "status": status})
+    job, pod = (
+        wire.parse_job({"metadata": meta}),
+        wire.parse_pod({"metadata": meta, "status": status}),
+    )
     assert isinstance(job, ObservedModelJob)
     assert (job.service, job.task) == (Ref("team-a", "chat"), "shape")
     assert pod.service.name == ""
@@ -75,7 +78,9 @@ def test_the_last_exit_of_an_engine_is_known_until_it_is_ready_again(
             "uid": "uid-chat-0",
             "creationTimestamp": "2026-11-20T12:00:00Z",
         }
-        return wire.pod({"metadata": meta, "status": {"containerStatuses": [container]}}).last_exit
+        return wire.parse_pod(
+            {"metadata": meta, "status": {"containerStatuses": [container]}}
+        ).last_exit
 
     assert exit_of(ready=False) == ContainerExit(code=2, reason="Error", log_tail="no such flag")
     assert exit_of(ready=True) is None
@@ -89,18 +94,19 @@ def test_why_no_pods_can_be_created_is_read_from_their_deployment() -> None:
         "reason": "FailedCreate",
         "message": 'pods "chat-0" is forbidden: exceeded quota: small',
     }
-    refused = wire.workload({"metadata": meta, "status": {"conditions": [failure]}})
+    refused = wire.parse_workload({"metadata": meta, "status": {"conditions": [failure]}})
     assert refused.replica_failure == 'pods "chat-0" is forbidden: exceeded quota: small'
     over = failure | {"status": "False"}
     assert (
-        wire.workload({"metadata": meta, "status": {"conditions": [over]}}).replica_failure is None
+        wire.parse_workload({"metadata": meta, "status": {"conditions": [over]}}).replica_failure
+        is None
     )
 
 
 def test_the_annotation_that_asks_for_an_update_is_read() -> None:
     annotations = {"tessera.dev/update": "2026-11-20T12:00:00Z"}
     meta = {"name": "chat", "namespace": "team-a", "uid": "uid-chat", "annotations": annotations}
-    found = wire.service({"metadata": meta, "spec": {"model": {"uri": "hf://a/b"}}})
+    found = wire.parse_service({"metadata": meta, "spec": {"model": {"uri": "hf://a/b"}}})
     assert found is not None
     assert found.update == "2026-11-20T12:00:00Z"
 
@@ -122,7 +128,7 @@ def test_of_a_status_of_another_version_is_read_what_can_be_read() -> None:
     }
     status = {"recipe": kept, "scaling": {"desiredReplicas": "many"}, "later": {}, "replicas": 2}
     meta = {"name": "chat", "namespace": "team-a", "uid": "uid-chat"}
-    found = wire.service({"metadata": meta, "spec": {}, "status": status})
+    found = wire.parse_service({"metadata": meta, "spec": {}, "status": status})
     assert found is not None
     assert found.status.recipe is not None
     assert (found.status.recipe.builder, found.status.recipe.filled.max_num_seqs) == (7, 3)
@@ -133,7 +139,7 @@ def test_of_a_status_of_another_version_is_read_what_can_be_read() -> None:
 def test_what_another_version_says_of_a_pool_beside_its_layouts_does_not_hide_them() -> None:
     unit = {"node": "a100-0", "gpus": [0], "phase": "Emptying", "since": "2026-11-20T12:00:00Z"}
     status = {"mig": {"units": [{**unit, "later": 1}], "later": {}}, "later": True}
-    found = wire.pool({"metadata": {"name": "a100"}, "spec": {}, "status": status})
+    found = wire.parse_pool({"metadata": {"name": "a100"}, "spec": {}, "status": status})
     assert found.status.mig is not None
     assert [(one.node, one.gpus) for one in found.status.mig.units] == [("a100-0", (0,))]
 
@@ -142,4 +148,4 @@ def test_what_another_version_says_of_a_pool_beside_its_layouts_does_not_hide_th
 def test_the_manner_of_a_rollout_is_read_from_its_deployment(surge: int | str, read: bool) -> None:
     strategy = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": surge}}
     meta = {"name": "chat-a100", "namespace": "team-a", "labels": {}}
-    assert wire.workload({"metadata": meta, "spec": {"strategy": strategy}}).surge is read
+    assert wire.parse_workload({"metadata": meta, "spec": {"strategy": strategy}}).surge is read

@@ -12,7 +12,7 @@ from tessera.adapters.nvml import NvmlGpus
 from tessera.agent.turn import NodeAgent
 from tessera.api.node_layout import DesiredGpu, NodeLayoutSpec, NodeLayoutStatus, PlacedSlice
 from tessera.domain.mig.layouts import Layout, SlicePlacement
-from tessera.domain.repartition.facts import NodeLayout
+from tessera.domain.repartition.facts import ObservedNodeLayout
 from tessera.ports import KubeletError
 
 A100 = "NVIDIA-A100-SXM4-80GB"
@@ -22,12 +22,12 @@ class MemoryLayout:
     """`OwnLayout`; `on_call` may raise before and after everything that goes over the wire."""
 
     def __init__(self) -> None:
-        self.layout = NodeLayout(name="gpu-1", generation=1, spec=NodeLayoutSpec())
+        self.layout = ObservedNodeLayout(name="gpu-1", generation=1, spec=NodeLayoutSpec())
         self.writes = 0
         self.reads = 0
         self.on_call: Callable[[str, str], None] = lambda _name, _moment: None
 
-    async def read(self) -> NodeLayout:
+    async def read(self) -> ObservedNodeLayout:
         self.on_call("read", "before")
         self.reads += 1
         found = self.layout

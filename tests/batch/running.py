@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tessera.batch.check import Places, check
-from tessera.batch.pulse import Pulse
+from tessera.batch.check import BatchPaths, check
+from tessera.batch.pulse import WorkHeartbeat
 from tests.batch.look_alikes import the_object
 
 DEADLINE_SECONDS = 60
@@ -226,8 +226,8 @@ class Stage:
         """Write an input and check it, in this process."""
         claim = self.claim
         claim.write(rows)
-        places = Places(input=claim.input, output=claim.output, work=claim.work)
-        code, told = check(places, Pulse(time.monotonic))
+        places = BatchPaths(input=claim.input, output=claim.output, work=claim.work)
+        code, told = check(places, WorkHeartbeat(time.monotonic))
         assert code == 0, told
 
     def check(self, **limits: int) -> Ended:

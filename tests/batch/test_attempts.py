@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tessera.batch import parts
-from tessera.batch.assemble import Sink, assemble
-from tessera.batch.errors import StoppedError, TroubleError
+from tessera.batch.assemble import ResultSink, assemble
+from tessera.batch.errors import StoppedError, TransientError
 from tessera.batch.ledger import Ledger, replay
-from tessera.batch.manifest import Manifest, Shard
-from tessera.batch.pulse import Pulse
+from tessera.batch.manifest import InputManifest, Shard
+from tessera.batch.pulse import WorkHeartbeat
 
 ROWS_OF_A_SHARD = 3
-PULSE = Pulse(lambda: 0.0)
+PULSE = WorkHeartbeat(lambda: 0.0)
 
 
 @dataclass
@@ -37,12 +37,12 @@ class MemoryParts:
         self.found[shard, attempt] = self.found.get((shard, attempt), b"") + content
 
 
-def a_manifest(rows: int) -> Manifest:
+def a_manifest(rows: int) -> InputManifest:
     shards = tuple(
         Shard(first_row=first, offset=0, rows=min(ROWS_OF_A_SHARD, rows - first))
         for first in range(0, rows, ROWS_OF_A_SHARD)
     )
-    return Manifest(
+    return InputManifest(
         rows=rows,
         bytes=0,
         sha256="0123456789ab" + "0" * 52,
@@ -53,16 +53,16 @@ def a_manifest(rows: int) -> Manifest:
     )
 
 
-def an_answer(manifest: Manifest, row: int, attempt: int, *, good: bool) -> bytes:
-    told = f'{{"id":"{parts.line_id(manifest.stamp, row)}","row":{row},"of":{attempt}}}'
-    return parts.answered(row, told.encode(), good=good, prompt=1, output=2)
+def an_answer(manifest: InputManifest, row: int, attempt: int, *, good: bool) -> bytes:
+    told = f'{{"id":"{parts.line_id(manifest.input_id, row)}","row":{row},"of":{attempt}}}'
+    return parts.encode_answered(row, told.encode(), good=good, prompt=1, output=2)
 
 
-def assembled(manifest: Manifest, ledger: Ledger, found: MemoryParts) -> tuple[bytes, bytes]:
+def assembled(manifest: InputManifest, ledger: Ledger, found: MemoryParts) -> tuple[bytes, bytes]:
     good, bad = io.BytesIO(), io.BytesIO()
-    sinks = {True: Sink(good), False: Sink(bad)}
+    sinks = {True: ResultSink(good), False: ResultSink(bad)}
     assemble(manifest, ledger, found, sinks.__getitem__, PULSE)
-    assert sinks[True].sealed("x").rows == ledger.counts().completed
+    assert sinks[True].result_file("x").rows == ledger.counts().completed
     return good.getvalue(), bad.getvalue()
 
 
@@ -91,14 +91,14 @@ PLANS = st.lists(
 )
 
 
-def _worked(manifest: Manifest, ledger: Ledger, attempt: int, plan: Plan) -> dict[int, bytes]:
+def _worked(manifest: InputManifest, ledger: Ledger, attempt: int, plan: Plan) -> dict[int, bytes]:
     """The part files that an attempt would leave if nothing were cut."""
     written: defaultdict[int, bytes] = defaultdict(bytes)
-    waiting = [row for row in range(manifest.rows) if not ledger.settled(row)]
+    waiting = [row for row in range(manifest.rows) if not ledger.is_answered(row)]
     waiting.sort(key=lambda row: (row * 7919 + plan.order) % 104_729)
     for number, row in enumerate(waiting):
         shard = row // ROWS_OF_A_SHARD
-        written[shard] += parts.sent(row, 5, 10)
+        written[shard] += parts.encode_sent(row, 5, 10)
         if number < plan.answers:
             good = (row + plan.order) % 4 != 0
             written[shard] += an_answer(manifest, row, attempt, good=good)
@@ -125,7 +125,7 @@ def test_every_row_comes_exactly_once_whatever_was_cut(rows: int, plans: list[Pl
         found.append(shard, attempt, content)
     good, bad = assembled(manifest, ledger, found)
     ids = [line.split(b'"')[3].decode() for line in (good + bad).splitlines()]
-    assert sorted(ids) == [parts.line_id(manifest.stamp, row) for row in range(rows)]
+    assert sorted(ids) == [parts.line_id(manifest.input_id, row) for row in range(rows)]
     assert good.splitlines() == sorted(good.splitlines())
     assert bad.splitlines() == sorted(bad.splitlines())
 
@@ -134,11 +134,15 @@ def test_a_row_that_was_answered_is_not_asked_again_and_one_that_was_sent_counts
     None
 ):
     manifest, found = a_manifest(4), MemoryParts()
-    found.append(0, 1, parts.sent(0, 5, 10) + parts.sent(1, 5, 10) + parts.sent(2, 5, None))
-    found.append(0, 1, an_answer(manifest, 0, 1, good=True) + parts.unsent(1))
+    found.append(
+        0,
+        1,
+        parts.encode_sent(0, 5, 10) + parts.encode_sent(1, 5, 10) + parts.encode_sent(2, 5, None),
+    )
+    found.append(0, 1, an_answer(manifest, 0, 1, good=True) + parts.encode_unsent(1))
     ledger = replay(manifest, found, PULSE)
     counts = ledger.counts()
-    assert [ledger.settled(row) for row in range(4)] == [True, False, False, False]
+    assert [ledger.is_answered(row) for row in range(4)] == [True, False, False, False]
     assert (counts.completed, counts.failed, counts.repaid_rows) == (1, 0, 1)
     assert counts.repaid_tokens == 5 + 2, "the mean answer stands for the limit that row 2 lacks"
 
@@ -146,7 +150,7 @@ def test_a_row_that_was_answered_is_not_asked_again_and_one_that_was_sent_counts
 def test_the_answer_of_the_earliest_attempt_wins_and_the_other_was_paid_in_vain() -> None:
     manifest, found = a_manifest(1), MemoryParts()
     for attempt in (2, 1):
-        found.append(0, attempt, parts.sent(0, 5, 10))
+        found.append(0, attempt, parts.encode_sent(0, 5, 10))
         found.append(0, attempt, an_answer(manifest, 0, attempt, good=attempt == 1))
     ledger = replay(manifest, found, PULSE)
     good, bad = assembled(manifest, ledger, found)
@@ -159,10 +163,10 @@ def test_an_answer_that_vanished_after_the_replay_is_trouble() -> None:
     found.append(0, 1, an_answer(manifest, 0, 1, good=True))
     ledger = replay(manifest, found, PULSE)
     found.found[0, 1] = b""
-    with pytest.raises(TroubleError, match="answer of row 1 is gone"):
+    with pytest.raises(TransientError, match="answer of row 1 is gone"):
         assembled(manifest, ledger, found)
 
 
 def test_a_replay_ends_when_it_is_told_to() -> None:
     with pytest.raises(StoppedError):
-        replay(a_manifest(1), MemoryParts(), Pulse(lambda: 0.0, lambda: True))
+        replay(a_manifest(1), MemoryParts(), WorkHeartbeat(lambda: 0.0, lambda: True))

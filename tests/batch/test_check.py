@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tessera.batch import manifest, parts
-from tessera.batch.check import Places, check
-from tessera.batch.errors import RefusedError, TroubleError, storage
-from tessera.batch.pulse import Pulse
+from tessera.batch.check import BatchPaths, check
+from tessera.batch.errors import RefusedError, TransientError, storage_error
+from tessera.batch.pulse import WorkHeartbeat
 from tests.batch.running import Claim, Stage, a_row
 
 pytestmark = pytest.mark.long
@@ -24,7 +24,7 @@ def _claim(folder: Path, rows: int = 3) -> Claim:
 def _check(claim: Claim, **paths: Path) -> tuple[int, str]:
     """The exit code, and the message of a refusal."""
     places = {"input": claim.input, "output": claim.output, "work": claim.work, **paths}
-    code, report = check(Places(**places), Pulse(time.monotonic))
+    code, report = check(BatchPaths(**places), WorkHeartbeat(time.monotonic))
     assert report["phase"] == "check"
     assert report["ok"] is (code == 0)
     return code, report.get("message", "")
@@ -83,8 +83,8 @@ def test_a_changed_input_is_checked_anew_until_rows_were_answered(tmp_path: Path
     claim.write([a_row(7)])
     assert _check(claim)[0] == 0
     assert manifest.load(claim.work).rows == 1
-    parts.folder_of(claim.work).mkdir()
-    parts.path_of(claim.work, 0, 1).touch()
+    parts.parts_folder(claim.work).mkdir()
+    parts.part_path(claim.work, 0, 1).touch()
     assert _check(claim)[0] == 0
     claim.write([a_row(8)])
     code, said = _check(claim)
@@ -98,16 +98,16 @@ def test_a_changed_input_is_checked_anew_until_rows_were_answered(tmp_path: Path
         (errno.EACCES, RefusedError, "fsGroup"),
         (errno.EPERM, RefusedError, "fsGroup"),
         (errno.EXDEV, RefusedError, "same claim"),
-        (errno.ENOSPC, TroubleError, "volume is full"),
-        (errno.EDQUOT, TroubleError, "volume is full"),
-        (errno.EIO, TroubleError, "tried again"),
-        (errno.ESTALE, TroubleError, "tried again"),
+        (errno.ENOSPC, TransientError, "volume is full"),
+        (errno.EDQUOT, TransientError, "volume is full"),
+        (errno.EIO, TransientError, "tried again"),
+        (errno.ESTALE, TransientError, "tried again"),
     ],
 )
 def test_an_error_of_the_volume_says_what_to_do(
     number: int, kind: type[Exception], advice: str
 ) -> None:
-    got = storage(OSError(number, os.strerror(number)), Path("/claim/x"), "write")
+    got = storage_error(OSError(number, os.strerror(number)), Path("/claim/x"), "write")
     assert type(got) is kind
     assert advice in str(got)
     assert str(got).startswith("cannot write /claim/x: ")

@@ -8,14 +8,14 @@ import pytest
 from tessera.adapters.fence import KubeFence, kube_fence
 from tessera.batch import fencing
 from tessera.batch.errors import FencedError
-from tessera.batch.feed import Terms
-from tessera.batch.fencing import hold, refuse_stale
-from tessera.batch.run import Attempt, Options
+from tessera.batch.feed import SendOptions
+from tessera.batch.fencing import refuse_stale, wait_until_current
+from tessera.batch.run import AttemptRunner, RunOptions
 from tessera.ports import NotFoundError
 from tests.batch.look_alikes import the_object
 from tests.batch.running import BATCH, DEADLINE_SECONDS, UID, Stage, a_row, free_port
 
-AT_ONCE = fencing.Limit(seconds=DEADLINE_SECONDS, pause=0)
+AT_ONCE = fencing.FenceTimeout(seconds=DEADLINE_SECONDS, interval=0)
 
 
 @pytest.fixture
@@ -69,10 +69,10 @@ class Told:
         return self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
 
 
-def options(stage: Stage, **fields: Any) -> Options:
+def options(stage: Stage, **fields: Any) -> RunOptions:
     """Those of the first attempt, in this process."""
     claim = stage.claim
-    return Options(
+    return RunOptions(
         **{
             "input": claim.input,
             "output": claim.output,
@@ -81,7 +81,7 @@ def options(stage: Stage, **fields: Any) -> Options:
             "report": claim.folder / "report",
             "attempt": 1,
             "engine": f"http://127.0.0.1:{stage.engine_port}",
-            "terms": Terms(model="tiny", concurrency=1, retries=0, seed=""),
+            "send_options": SendOptions(model="tiny", concurrency=1, retries=0, seed=""),
             "host": "127.0.0.1",
             "port": free_port(),
             **fields,
@@ -94,7 +94,7 @@ async def test_an_attempt_that_is_fenced_off_while_it_works_ends_early(stage: St
     stage.start_engine()
     given = options(stage, fence_seconds=0)
     async with asyncio.timeout(DEADLINE_SECONDS):
-        assert await Attempt(given, Told([1] * 100 + [2]), asyncio.Event()).run() == 4
+        assert await AttemptRunner(given, Told([1] * 100 + [2]), asyncio.Event()).run() == 4
     assert json.loads(given.report.read_bytes())["state"] == "fenced"
 
 
@@ -103,9 +103,9 @@ async def test_a_fence_that_cannot_be_reached_is_noticed_before_a_row_is_paid(
 ) -> None:
     stage.checked(a_row(1))
     stage.start_engine()
-    given = options(stage, first_hold=fencing.Limit(seconds=0.1, pause=0.01))
+    given = options(stage, start_timeout=fencing.FenceTimeout(seconds=0.1, interval=0.01))
     async with asyncio.timeout(DEADLINE_SECONDS):
-        assert await Attempt(given, Told([None]), asyncio.Event()).run() == 1
+        assert await AttemptRunner(given, Told([None]), asyncio.Event()).run() == 1
     told = json.loads(given.report.read_bytes())
     for part in ("egress", "the API server", "RoleBinding tessera-batch"):
         assert part in told["message"]
@@ -115,13 +115,13 @@ async def test_a_fence_that_cannot_be_reached_is_noticed_before_a_row_is_paid(
 async def test_a_fence_that_goes_away_is_waited_for_and_every_row_is_kept(stage: Stage) -> None:
     stage.checked(a_row(1))
     stage.start_engine()
-    given = options(stage, last_hold=fencing.Limit(seconds=0.1, pause=0.01))
+    given = options(stage, publish_timeout=fencing.FenceTimeout(seconds=0.1, interval=0.01))
     async with asyncio.timeout(DEADLINE_SECONDS):
-        assert await Attempt(given, Told([1, None]), asyncio.Event()).run() == 1
+        assert await AttemptRunner(given, Told([1, None]), asyncio.Event()).run() == 1
         told = json.loads(given.report.read_bytes())
         assert (told["completed"], given.output.exists()) == (1, False)
         assert "all rows are kept" in told["message"]
-        assert await Attempt(given, Told([1]), asyncio.Event()).run() == 0
+        assert await AttemptRunner(given, Told([1]), asyncio.Event()).run() == 0
     assert (len(stage.sent()), len(stage.claim.answers())) == (1, 1)
 
 
@@ -135,18 +135,18 @@ class Gone:
 async def test_publication_waits_until_the_attempt_is_known_to_be_the_current_one() -> None:
     told = Told([None, None, 1, 2])
     async with asyncio.timeout(DEADLINE_SECONDS):
-        await hold(told, 2, AT_ONCE)
+        await wait_until_current(told, 2, AT_ONCE)
     assert told.asked == 4
 
 
 async def test_a_newer_attempt_fences_off() -> None:
     with pytest.raises(FencedError, match="attempt 3 has taken over"):
-        await hold(Told([None, 3]), 2, AT_ONCE)
+        await wait_until_current(Told([None, 3]), 2, AT_ONCE)
 
 
 async def test_a_deleted_batch_fences_off() -> None:
     with pytest.raises(FencedError, match="is gone; nothing is published"):
-        await hold(Gone(), 1, AT_ONCE)
+        await wait_until_current(Gone(), 1, AT_ONCE)
 
 
 @pytest.mark.parametrize(("answer", "current"), [(None, False), (1, False), (2, True)])

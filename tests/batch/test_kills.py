@@ -36,7 +36,7 @@ def test_a_stale_attempt_that_works_on_does_no_harm(stage: Stage) -> None:
     assert (ended.code, ended.report["completed"]) == (0, 600), ended.said
     found = [answer["custom_id"] for answer in stage.claim.answers()]
     assert found == [f"row-{number}" for number in range(600)]
-    record = records.recorded(stage.claim.work)
+    record = records.read_record(stage.claim.work)
     assert record is not None
     assert record.attempt == 2
     assert 0 < ended.report["repaidRows"] <= len(stage.sent()) - 600

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from tessera.batch import records
-from tessera.batch.assemble import Sink
-from tessera.batch.errors import RefusedError, TroubleError
+from tessera.batch.assemble import ResultSink
+from tessera.batch.errors import RefusedError, TransientError
 from tessera.batch.files import Link
-from tessera.batch.ledger import Counts
-from tessera.batch.publish import commit, is_published, publish, refuse_foreign
-from tessera.batch.records import Published, Sealed
+from tessera.batch.ledger import BatchCounts
+from tessera.batch.publish import commit_record, is_published, publish, refuse_unowned
+from tessera.batch.records import PublicationRecord, ResultFile
 
 MISSING = [errno.EPERM, errno.ENOTSUP, errno.ENOSYS]
 """What file systems say that have no hard links."""
@@ -38,29 +38,31 @@ class Place:
     def errors(self) -> Path:
         return self.folder / "errors.jsonl"
 
-    def record_of(self, attempt: int) -> Published:
+    def record_of(self, attempt: int) -> PublicationRecord:
         """Results that this attempt assembled."""
-        return Published(
+        return PublicationRecord(
             attempt=attempt,
             output=self._sealed(f"attempt-{attempt}.output", f"answers of {attempt}\n"),
             errors=self._sealed(f"attempt-{attempt}.errors", f"errors of {attempt}\n"),
-            counts=Counts(completed=1, failed=1),
+            counts=BatchCounts(completed=1, failed=1),
         )
 
-    def published_by(self, attempt: int, link: Link = os.link) -> Published:
+    def published_by(self, attempt: int, link: Link = os.link) -> PublicationRecord:
         """The whole way of an attempt."""
-        record = records.recorded(self.work) or commit(self.work, self.record_of(attempt), link)
+        record = records.read_record(self.work) or commit_record(
+            self.work, self.record_of(attempt), link
+        )
         publish(self.work, record, self.output, self.errors, link)
         return record
 
     def texts(self) -> tuple[str, str]:
         return self.output.read_text(), self.errors.read_text()
 
-    def _sealed(self, name: str, text: str) -> Sealed:
+    def _sealed(self, name: str, text: str) -> ResultFile:
         with (self.work / name).open("wb") as file:
-            sink = Sink(file)
+            sink = ResultSink(file)
             sink.write(text.encode())
-        return sink.sealed(name)
+        return sink.result_file(name)
 
 
 @pytest.fixture
@@ -116,8 +118,8 @@ def test_an_attempt_that_ends_anywhere_is_finished_by_the_next(place: Place, ste
 
 def test_of_two_attempts_at_once_the_first_record_counts_for_both(place: Place) -> None:
     stale, current = place.record_of(1), place.record_of(2)
-    assert commit(place.work, current) == current
-    assert commit(place.work, stale) == current
+    assert commit_record(place.work, current) == current
+    assert commit_record(place.work, stale) == current
     for _ in range(2):
         publish(place.work, current, place.output, place.errors)
     assert place.texts() == ("answers of 2\n", "errors of 2\n")
@@ -128,18 +130,18 @@ def test_of_two_attempts_in_the_same_step_one_record_counts_whole(place: Place, 
     stale, current = place.record_of(1), place.record_of(2)
 
     def overtaken(source: Path, target: Path) -> None:
-        assert commit(place.work, current, link) == current
+        assert commit_record(place.work, current, link) == current
         link(source, target)
 
-    assert commit(place.work, stale, overtaken) == current
-    assert records.recorded(place.work) == current
+    assert commit_record(place.work, stale, overtaken) == current
+    assert records.read_record(place.work) == current
     names = {path.name for path in place.work.iterdir()}
     assert not [name for name in names if name.startswith(".")], "nothing is left beside"
 
 
 def test_a_record_that_was_torn_does_not_count(place: Place) -> None:
-    records.path_of(place.work).write_text('{"version": 1, "att')
-    assert records.recorded(place.work) is None
+    records.record_path(place.work).write_text('{"version": 1, "att')
+    assert records.read_record(place.work) is None
     link = _without_links(errno.EPERM)
     assert place.published_by(2, link).attempt == 2
     assert place.texts() == ("answers of 2\n", "errors of 2\n")
@@ -151,7 +153,7 @@ def test_a_foreign_file_is_never_replaced(place: Place, link: Link, name: str) -
     target: Path = getattr(place, name)
     target.write_text("mine")
     with pytest.raises(RefusedError, match="never overwritten"):
-        refuse_foreign(place.work, place.output, place.errors)
+        refuse_unowned(place.work, place.output, place.errors)
     with pytest.raises(RefusedError, match="never overwritten"):
         place.published_by(1, link)
     assert target.read_text() == "mine"
@@ -163,26 +165,26 @@ def test_a_foreign_file_is_never_replaced(place: Place, link: Link, name: str) -
 
 def test_published_results_are_known_by_their_content(place: Place) -> None:
     record = place.published_by(1, _without_links(errno.ENOTSUP))
-    refuse_foreign(place.work, place.output, place.errors)
+    refuse_unowned(place.work, place.output, place.errors)
     place.output.write_text("answers of 2\n")
     assert not is_published(place.work, record, place.output)
     with pytest.raises(RefusedError):
-        refuse_foreign(place.work, place.output)
+        refuse_unowned(place.work, place.output)
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("answers of ?\n")])
 def test_results_that_were_damaged_are_not_published(
     place: Place, damage: Callable[[Path], object]
 ) -> None:
-    record = commit(place.work, place.record_of(1))
+    record = commit_record(place.work, place.record_of(1))
     damage(place.work / record.output.file)
-    with pytest.raises(TroubleError, match=r"delete .*published.json"):
+    with pytest.raises(TransientError, match=r"delete .*published.json"):
         publish(place.work, record, place.output, place.errors)
     assert not place.output.exists()
 
 
 def test_a_folder_that_vanished_is_refused_and_told(place: Place) -> None:
-    record = commit(place.work, place.record_of(1))
+    record = commit_record(place.work, place.record_of(1))
     gone = place.folder / "gone" / "out.jsonl"
     with pytest.raises(RefusedError, match="does not exist; correct the path"):
         publish(place.work, record, gone, gone)

@@ -4,17 +4,19 @@ import json
 import pytest
 
 from tessera.batch.engine import Reply, outcome_of
-from tessera.batch.results import ending
-from tessera.batch.retry import Outcome
-from tessera.batch.room import Room
+from tessera.batch.results import row_outcome
+from tessera.batch.retry import RequestOutcome
+from tessera.batch.room import MemoryLimiter
 from tests.batch.running import DEADLINE_SECONDS
 
 BODY = b'{"id":"chatcmpl-1","usage":{"prompt_tokens":3,"completion_tokens":5},"choices":[]}'
 
 
-def _ending(body: bytes, status: int = 200) -> tuple[Outcome, dict[str, object], tuple[int, int]]:
+def _ending(
+    body: bytes, status: int = 200
+) -> tuple[RequestOutcome, dict[str, object], tuple[int, int]]:
     reply = Reply(outcome=outcome_of(status), status=status, body=body)
-    outcome, result = ending("batch_req_1", 'q "1" \ud800', reply)
+    outcome, result = row_outcome("batch_req_1", 'q "1" \ud800', reply)
     assert b"\n" not in result.line
     return outcome, json.loads(result.line), (result.prompt_tokens, result.output_tokens)
 
@@ -22,7 +24,7 @@ def _ending(body: bytes, status: int = 200) -> tuple[Outcome, dict[str, object],
 @pytest.mark.parametrize("body", [BODY, json.dumps(json.loads(BODY), indent=2).encode()])
 def test_an_answer_keeps_the_engines_body_on_one_line(body: bytes) -> None:
     outcome, line, tokens = _ending(body)
-    assert (outcome, tokens) == (Outcome.ANSWERED, (3, 5))
+    assert (outcome, tokens) == (RequestOutcome.ANSWERED, (3, 5))
     assert line == {
         "id": "batch_req_1",
         "custom_id": 'q "1" \ud800',
@@ -36,7 +38,7 @@ def test_an_answer_keeps_the_engines_body_on_one_line(body: bytes) -> None:
 )
 def test_what_is_no_answer_is_a_failure(body: bytes) -> None:
     outcome, line, _ = _ending(body)
-    assert (outcome, line["response"]) == (Outcome.FAILED, None)
+    assert (outcome, line["response"]) == (RequestOutcome.FAILED, None)
     assert isinstance(error := line["error"], dict)
     assert error["code"] == "invalid_response"
 
@@ -58,32 +60,32 @@ def test_odd_usage_counts_as_none(usage: str) -> None:
 )
 def test_a_refusal_repeats_the_engines_words(body: bytes, said: str) -> None:
     outcome, line, _ = _ending(body, 400)
-    assert outcome is Outcome.REFUSED
+    assert outcome is RequestOutcome.REFUSED
     assert line["error"] == {"code": "request_refused", "message": said}
 
 
 @pytest.mark.parametrize(
     ("status", "outcome"),
     [
-        (200, Outcome.ANSWERED),
-        (307, Outcome.REFUSED),
-        (400, Outcome.REFUSED),
-        (404, Outcome.REFUSED),
-        (408, Outcome.FAILED),
-        (429, Outcome.FAILED),
-        (500, Outcome.FAILED),
-        (503, Outcome.FAILED),
+        (200, RequestOutcome.ANSWERED),
+        (307, RequestOutcome.REFUSED),
+        (400, RequestOutcome.REFUSED),
+        (404, RequestOutcome.REFUSED),
+        (408, RequestOutcome.FAILED),
+        (429, RequestOutcome.FAILED),
+        (500, RequestOutcome.FAILED),
+        (503, RequestOutcome.FAILED),
     ],
 )
-def test_status_codes_mean_what_they_say(status: int, outcome: Outcome) -> None:
+def test_status_codes_mean_what_they_say(status: int, outcome: RequestOutcome) -> None:
     assert outcome_of(status) is outcome
 
 
 async def test_rows_wait_for_room_and_a_huge_one_goes_alone() -> None:
-    room, inside, most = Room(10), list[int](), list[int]()
+    room, inside, most = MemoryLimiter(10), list[int](), list[int]()
 
     async def pass_through(size: int) -> None:
-        async with room.holding(size):
+        async with room.reserve(size):
             inside.append(size)
             most.append(sum(inside))
             await asyncio.sleep(0)

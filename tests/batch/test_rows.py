@@ -3,18 +3,18 @@ from typing import Any
 
 import pytest
 
-from tessera.batch.rows import Fault, Row, read_row, request_body
+from tessera.batch.rows import BatchRow, RowFault, read_row, request_body
 from tests.batch.running import a_row
 
 
-def _read(**fields: Any) -> Row | Fault:
+def _read(**fields: Any) -> BatchRow | RowFault:
     return read_row(json.dumps(a_row(1, **fields)).encode())
 
 
 @pytest.mark.parametrize("url", ["/v1/chat/completions", "/v1/completions", "/v1/embeddings"])
 def test_a_row_of_each_kind_is_read(url: str) -> None:
     row = _read(url=url)
-    assert isinstance(row, Row)
+    assert isinstance(row, BatchRow)
     assert (row.custom_id, row.url, row.max_tokens) == ("row-1", url, 20)
 
 
@@ -39,7 +39,7 @@ def test_a_row_of_each_kind_is_read(url: str) -> None:
 )
 def test_a_wrong_field_is_named(fields: dict[str, Any], code: str, param: str) -> None:
     got = _read(**fields)
-    assert isinstance(got, Fault)
+    assert isinstance(got, RowFault)
     assert (got.code, got.param) == (code, param)
 
 
@@ -64,7 +64,7 @@ def test_a_line_that_is_no_json_object_is_refused_with_the_reason(
     content: bytes, told: str
 ) -> None:
     got = read_row(content)
-    assert isinstance(got, Fault)
+    assert isinstance(got, RowFault)
     assert got.code == "invalid_json"
     assert told in got.message
     assert len(got.message) < 300
@@ -74,7 +74,7 @@ def test_the_method_may_be_absent_and_stream_may_be_false() -> None:
     row = a_row(1)
     del row["method"]
     row["body"]["stream"] = False
-    assert isinstance(read_row(json.dumps(row).encode()), Row)
+    assert isinstance(read_row(json.dumps(row).encode()), BatchRow)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_the_method_may_be_absent_and_stream_may_be_false() -> None:
 )
 def test_the_limit_of_an_answer_is_read(body: dict[str, Any], limit: int | None) -> None:
     row = _read(body=body)
-    assert isinstance(row, Row)
+    assert isinstance(row, BatchRow)
     assert row.max_tokens == limit
 
 
@@ -97,7 +97,7 @@ def test_the_limit_of_an_answer_is_read(body: dict[str, Any], limit: int | None)
 )
 def test_only_a_row_without_a_model_gets_one(named: dict[str, Any], sent: str) -> None:
     row = _read(body={"prompt": "käse \ud800 漢", **named})
-    assert isinstance(row, Row)
+    assert isinstance(row, BatchRow)
     body = request_body(row, "tiny")
     assert isinstance(body, bytes)
     assert json.loads(body) == {"prompt": "käse \ud800 漢", "model": sent}

@@ -187,7 +187,7 @@ def test_a_full_volume_ends_the_attempt_and_loses_no_answer(stage: Stage) -> Non
     assert "Traceback" not in first.said
     kept = first.report["completed"]
     assert 0 < kept < 400
-    assert not parts.path_of(stage.claim.work, 0, 1).read_bytes().endswith(b"\n"), "a torn line"
+    assert not parts.part_path(stage.claim.work, 0, 1).read_bytes().endswith(b"\n"), "a torn line"
     before = len(stage.sent())
     stage.current(2)
     second = stage.start(2).ended()
@@ -226,7 +226,7 @@ def test_nothing_is_published_while_the_api_server_cannot_be_asked(stage: Stage)
     runner.until(lambda seen: seen["state"] == "publishing", "an attempt that may not publish")
     eventually(lambda: "asking again" in runner.said(), runner.said)
     assert not stage.claim.output.exists()
-    assert records.recorded(stage.claim.work) is None
+    assert records.read_record(stage.claim.work) is None
     stage.current(1)
     assert runner.ended().code == 0
     assert len(stage.claim.answers()) == 1
@@ -251,7 +251,7 @@ def test_parts_are_lines_of_json_that_people_can_read(stage: Stage) -> None:
     stage.checked(a_row(1))
     stage.start_engine()
     assert stage.start(1).ended().code == 0
-    part = parts.path_of(stage.claim.work, 0, 1)
+    part = parts.part_path(stage.claim.work, 0, 1)
     sent, answered = map(json.loads, part.read_text(encoding="utf-8").splitlines())
     assert sent["sent"] == 0
     assert answered["line"]["custom_id"] == "row-1"

@@ -8,21 +8,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tessera.batch import lines, manifest
-from tessera.batch.ids import Ids, mark_of
-from tessera.batch.lines import LARGEST_ROW
-from tessera.batch.scan import Findings, Scan, repeated, with_faults
+from tessera.batch.ids import IdSet, id_hash
+from tessera.batch.lines import MAX_ROW_BYTES
+from tessera.batch.scan import InputScan, ScanFindings, duplicate_fault, with_faults
 from tests.batch.running import a_row
 
 
-def _scanned(content: bytes, mark: Callable[[str], int] = mark_of) -> Findings:
-    scan, file = Scan(mark), io.BytesIO(content)
-    for line in lines.lines(file, len):
-        scan.take(line)
-    findings, repeats = scan.findings(), scan.repeats()
+def _scanned(content: bytes, mark: Callable[[str], int] = id_hash) -> ScanFindings:
+    scan, file = InputScan(mark), io.BytesIO(content)
+    for line in lines.read_lines(file, len):
+        scan.add(line)
+    findings, repeats = scan.findings(), scan.duplicate_finder()
     if repeats is None:
         return findings
     file.seek(0)
-    found = [repeated(repeats, line) for line in lines.lines(file, len)]
+    found = [duplicate_fault(repeats, line) for line in lines.read_lines(file, len)]
     return with_faults(findings, (one for one in found if one is not None))
 
 
@@ -30,7 +30,7 @@ def _file(rows: Iterable[Mapping[str, Any] | str]) -> bytes:
     return "".join(f"{row if isinstance(row, str) else json.dumps(row)}\n" for row in rows).encode()
 
 
-def _codes(findings: Findings) -> list[tuple[int, str]]:
+def _codes(findings: ScanFindings) -> list[tuple[int, str]]:
     return [(found.line, found.fault.code) for found in findings.faults]
 
 
@@ -70,7 +70,7 @@ def test_a_second_url_is_a_fault_in_each_of_its_rows() -> None:
     assert _codes(got) == [(2, "mixed_url"), (4, "mixed_url")]
 
 
-@pytest.mark.parametrize("mark", [mark_of, lambda _: 7, len])
+@pytest.mark.parametrize("mark", [id_hash, lambda _: 7, len])
 def test_a_repeated_id_is_found_exactly_whatever_its_hash(mark: Callable[[str], int]) -> None:
     got = _scanned(_file(a_row(number) for number in (1, 2, 3, 2, 4, 1, 2)), mark)
     assert _codes(got) == [(line, "duplicate_custom_id") for line in (4, 6, 7)]
@@ -93,22 +93,22 @@ def test_all_faults_are_counted_and_the_first_ones_shown_by_line() -> None:
 
 
 def test_ids_that_repeat_too_often_to_remember_are_still_counted() -> None:
-    ids = Ids(int)
+    ids = IdSet(int)
     for number in [*range(1, 12_001), *range(1, 12_001)]:
-        ids.take(str(number))
+        ids.add(str(number))
     assert ids.surplus == 2000
 
 
 def test_a_row_that_is_too_large_is_a_fault_and_the_next_one_is_read() -> None:
-    large = json.dumps(a_row(1, prompt="x" * LARGEST_ROW))
+    large = json.dumps(a_row(1, prompt="x" * MAX_ROW_BYTES))
     got = _scanned(_file([a_row(0), large, a_row(2)]))
     assert (got.rows, _codes(got)) == (3, [(2, "row_too_large")])
 
 
-@pytest.mark.parametrize(("size", "kept"), [(LARGEST_ROW, True), (LARGEST_ROW + 1, False)])
+@pytest.mark.parametrize(("size", "kept"), [(MAX_ROW_BYTES, True), (MAX_ROW_BYTES + 1, False)])
 @pytest.mark.parametrize("end", [b"\n", b""])
 def test_the_largest_row_is_exactly_as_large_as_promised(size: int, kept: bool, end: bytes) -> None:
-    (got,) = lines.lines(io.BytesIO(b"x" * size + end), len)
+    (got,) = lines.read_lines(io.BytesIO(b"x" * size + end), len)
     assert (got.content is not None) is kept
 
 
@@ -117,7 +117,7 @@ def test_lines_see_every_byte_once_and_know_where_they_begin(
     parts: list[bytes], end: bytes
 ) -> None:
     content, seen = b"\n".join(parts) + end, list[bytes]()
-    got = list(lines.lines(io.BytesIO(content), seen.append))
+    got = list(lines.read_lines(io.BytesIO(content), seen.append))
     assert b"".join(seen) == content
     assert [line.number for line in got] == list(range(1, len(got) + 1))
     for line in got:
@@ -128,7 +128,7 @@ def test_lines_see_every_byte_once_and_know_where_they_begin(
 def test_shards_begin_every_thousand_rows() -> None:
     content = _file(map(a_row, range(2001)))
     got = _scanned(content)
-    shards = manifest.shards(got.offsets, got.rows)
+    shards = manifest.build_shards(got.offsets, got.rows)
     assert [(shard.first_row, shard.rows) for shard in shards] == [
         (0, 1000),
         (1000, 1000),

@@ -9,7 +9,7 @@ from tessera.api.schema import crd
 from tessera.domain.names import COMPONENT, ENGINE, SERVICE_LABEL, SERVING_GATE, VARIANT_LABEL
 from tessera.domain.snapshot import ProbeResult, Ref
 from tessera.ports import ClusterError
-from tessera.resources.kinds import INFERENCE_SERVICES, KINDS, POD_MONITORS, PODS, Kind
+from tessera.resources.kinds import INFERENCE_SERVICES, KINDS, POD_MONITORS, PODS, ApiResource
 from tests.builders import NOW
 from tests.memory_cluster import MemoryCluster
 from tests.reconcile.test_turns import VARIANT, World, stock
@@ -83,7 +83,7 @@ class MemoryApi:
         found = next((one for one, at in self._objects() if at == path), None)
         return (200, found) if found is not None else (404, {"message": "not found"})
 
-    def _all(self, kind: Kind) -> Iterator[Json]:
+    def _all(self, kind: ApiResource) -> Iterator[Json]:
         yield from (body for key, body in self.cluster.objects.items() if key.plural == kind.plural)
         yield from (
             body
@@ -97,7 +97,7 @@ class MemoryApi:
             yield body, kinds[key.plural].path(key.namespace, key.name)
 
 
-def _namespace_of(kind: Kind, path: str) -> str | None:
+def _namespace_of(kind: ApiResource, path: str) -> str | None:
     """Empty for the path of all objects of a kind; None for any other path."""
     if path == kind.path(None):
         return ""
@@ -126,7 +126,7 @@ async def a_served_cluster(**spec: Any) -> tuple[World, MemoryApi]:
     for index in range(2):
         world.cluster.put(PODS, a_pod_body(f"chat-{index}"))
     await world.turn()
-    world.senses.answers[Ref("team-a", "chat")] = ProbeResult(at=NOW)
+    world.senses.probe_results[Ref("team-a", "chat")] = ProbeResult(at=NOW)
     await world.turn()
     return world, MemoryApi(world.cluster, pages=pages())
 

@@ -17,9 +17,9 @@ import pytest
 from aiohttp import web
 from typing_extensions import override
 
-from tessera.cli.bench import told
+from tessera.cli.bench import run_bench
 from tessera.cli.errors import CommandError
-from tessera.cli.parser import parser
+from tessera.cli.parser import build_parser
 from tests.cli.odd_server import (
     Answer,
     OddServer,
@@ -63,8 +63,8 @@ class Ended:
 
 async def bench(*arguments: str) -> Ended:
     """The command in this process."""
-    got = await told(parser().parse_args(["bench", *arguments]))
-    return Ended(got.code, got.text)
+    got = await run_bench(build_parser().parse_args(["bench", *arguments]))
+    return Ended(got.exit_code, got.text)
 
 
 async def refusal(*arguments: str) -> str:

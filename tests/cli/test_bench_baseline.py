@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from tessera.cli.bench import told
-from tessera.cli.bench_baseline import baseline
+from tessera.cli.bench import run_bench
+from tessera.cli.bench_baseline import read_baseline
 from tessera.cli.errors import CommandError
-from tessera.cli.parser import parser
+from tessera.cli.parser import build_parser
 from tests.cli.odd_server import good, odd_server
 
 SMALL = ("--prompts", "6", "--warmup", "0", "--input-tokens", "60", "--output-tokens", "4")
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def bench(*arguments: str) -> str:
-    return (await told(parser().parse_args(["bench", *arguments]))).text
+    return (await run_bench(build_parser().parse_args(["bench", *arguments]))).text
 
 
 async def kept(folder: Path, *arguments: str, **changed: Any) -> Path:
@@ -97,6 +97,6 @@ def test_a_baseline_that_is_none_is_a_sentence_with_its_mend(
     if content is not None:
         file.write_text(content)
     with pytest.raises(CommandError) as refused:
-        baseline(str(file))
+        read_baseline(str(file))
     assert said in str(refused.value)
     assert "make one with tessera bench URL -o json > FILE" in str(refused.value)

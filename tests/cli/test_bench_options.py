@@ -7,13 +7,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.cli.bench_plan import Plan, plan
-from tessera.cli.bench_plots import Plot, Series, svg, thinned, ticks
-from tessera.cli.bench_prompts import Prompts, Tongue, drawn, lengths, tongue, words
-from tessera.cli.bench_trace import trace
+from tessera.cli.bench_plan import BenchPlan, parse_plan
+from tessera.cli.bench_plots import Plot, PlotSeries, svg, thin_out, ticks
+from tessera.cli.bench_prompts import (
+    PromptGenerator,
+    TokenRatio,
+    draw_requests,
+    parse_lengths,
+    random_words,
+    token_ratio,
+)
+from tessera.cli.bench_trace import read_trace
 from tessera.cli.errors import CommandError
 from tessera.cli.main import main
-from tessera.cli.parser import parser
+from tessera.cli.parser import build_parser
 from tests.bench_builders import a_job
 
 URL = "http://127.0.0.1:9"
@@ -21,8 +28,8 @@ HEAD = "arrival_s,input_tokens,output_tokens\n"
 MOONCAKE = '{"timestamp": 0, "input_length": 600, "output_length": 5, "hash_ids": [0]}\n'
 
 
-def planned(*words: str) -> Plan:
-    return plan(parser().parse_args(["bench", *words]), seed=1)
+def planned(*words: str) -> BenchPlan:
+    return parse_plan(build_parser().parse_args(["bench", *words]), seed=1)
 
 
 @pytest.mark.parametrize(
@@ -68,9 +75,9 @@ def test_two_loads_at_once_are_refused_with_the_usage(capsys: pytest.CaptureFixt
 
 def test_without_options_a_hundred_prompts_are_sent_ten_at_once() -> None:
     (load,) = planned(URL).loads
-    assert (load.concurrency, len(load.jobs)) == (10, 100)
-    assert {job.output_tokens for job in load.jobs} == {200}
-    asked = parser().parse_args(["bench", URL])
+    assert (load.concurrency, len(load.requests)) == (10, 100)
+    assert {job.output_tokens for job in load.requests} == {200}
+    asked = build_parser().parse_args(["bench", URL])
     assert (asked.timeout, asked.warmup) == (60.0, 10)
 
 
@@ -116,7 +123,7 @@ def test_a_bad_trace_is_told_with_its_line_and_the_form_it_should_have(
     file = tmp_path / "trace"
     file.write_text(text)
     with pytest.raises(CommandError) as told:
-        trace(str(file), None, 1.0)
+        read_trace(str(file), None, 1.0)
     assert problem in str(told.value)
     assert "arrival_s,input_tokens,output_tokens" in str(told.value)
 
@@ -125,13 +132,13 @@ def test_a_trace_that_is_no_text_is_told(tmp_path: Path) -> None:
     for name, content in (("broken.gz", b"\x1f\x8bxx"), ("picture", b"\x89PNG\xff\xfe")):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(CommandError, match="neither text nor whole gzip"):
-            trace(str(tmp_path / name), None, 1.0)
+            read_trace(str(tmp_path / name), None, 1.0)
 
 
 def test_a_trace_begins_with_its_first_arrival_and_is_put_in_order(tmp_path: Path) -> None:
     file = tmp_path / "trace.csv"
     file.write_text(f"{HEAD}12,10,5\n10,20,0\n14,30,5\n")
-    jobs = trace(str(file), 2, 2.0)
+    jobs = read_trace(str(file), 2, 2.0)
     assert [(job.arrival, job.input_tokens, job.output_tokens) for job in jobs] == [
         (0.0, 20, 1),
         (1.0, 10, 5),
@@ -139,8 +146,8 @@ def test_a_trace_begins_with_its_first_arrival_and_is_put_in_order(tmp_path: Pat
 
 
 def test_poisson_arrivals_have_the_rate_and_the_spread_of_one() -> None:
-    one = lengths("--input-tokens", "1")
-    jobs = drawn(3, 4000, one, one, 0, rate=5.0)
+    one = parse_lengths("--input-tokens", "1")
+    jobs = draw_requests(3, 4000, one, one, 0, rate=5.0)
     arrivals = [job.arrival for job in jobs]
     gaps = [late - early for early, late in zip([0.0, *arrivals], arrivals, strict=False)]
     mean = sum(gaps) / len(gaps)
@@ -149,7 +156,7 @@ def test_poisson_arrivals_have_the_rate_and_the_spread_of_one() -> None:
 
 
 def test_lognormal_lengths_have_the_median_and_the_p95_that_were_asked_for() -> None:
-    chance, asked = random.Random(1), lengths("-", "lognormal:400:1600")  # noqa: S311
+    chance, asked = random.Random(1), parse_lengths("-", "lognormal:400:1600")  # noqa: S311
     found = sorted(asked.draw(chance) for _ in range(20_000))
     assert found[10_000] == pytest.approx(400, rel=0.05)
     assert found[19_000] == pytest.approx(1600, rel=0.05)
@@ -157,8 +164,10 @@ def test_lognormal_lengths_have_the_median_and_the_p95_that_were_asked_for() -> 
 
 def test_longer_loads_of_a_sweep_begin_with_the_lengths_of_shorter_ones() -> None:
     few, many = planned(URL, "--sweep", "1,64", "--input-tokens", "uniform:10:900").loads
-    assert len(many.jobs) == 512
-    assert [job.input_tokens for job in many.jobs[:100]] == [job.input_tokens for job in few.jobs]
+    assert len(many.requests) == 512
+    assert [job.input_tokens for job in many.requests[:100]] == [
+        job.input_tokens for job in few.requests
+    ]
 
 
 @given(st.integers(0, 40), st.floats(0.5, 4), st.integers(100, 5000))
@@ -168,20 +177,20 @@ def test_two_probes_show_how_many_words_a_prompt_needs(
     def tokens(count: int) -> int:
         return round(overhead + per_word * count)
 
-    learned = tongue((32, tokens(32)), (288, tokens(288)))
-    assert tokens(learned.words(wanted)) == pytest.approx(wanted, rel=0.03, abs=3)
+    learned = token_ratio((32, tokens(32)), (288, tokens(288)))
+    assert tokens(learned.word_count(wanted)) == pytest.approx(wanted, rel=0.03, abs=3)
 
 
 def test_a_server_whose_tokens_do_not_grow_with_words_is_taken_at_a_word_each() -> None:
-    assert tongue((32, 5), (288, 5)) == Tongue()
+    assert token_ratio((32, 5), (288, 5)) == TokenRatio()
 
 
 def test_fewer_words_of_a_seed_are_the_begin_of_more() -> None:
-    assert words("x", 300).startswith(words("x", 20) + " ")
+    assert random_words("x", 300).startswith(random_words("x", 20) + " ")
 
 
 def test_rounds_of_a_sweep_have_prompts_of_their_own() -> None:
-    prompts = Prompts(1, Tongue())
+    prompts = PromptGenerator(1, TokenRatio())
     assert prompts.text(a_job(), 0) != prompts.text(a_job(), 1)
 
 
@@ -195,7 +204,7 @@ def test_ticks_reach_the_greatest_value_in_few_even_steps(top: float) -> None:
 
 def test_a_thinned_line_keeps_its_ends() -> None:
     points = [(float(x), float(x)) for x in range(10_000)]
-    found = thinned(points)
+    found = thin_out(points)
     assert (len(found), found[0], found[-1]) == (600, points[0], points[-1])
 
 
@@ -203,11 +212,11 @@ def test_what_servers_call_themselves_is_no_markup() -> None:
     drawn = svg(
         Plot(
             title="<b>",
-            across="x",
-            up="y",
-            series=[Series(name="<script>", points=[(0.0, 0.0), (1.0, 0.0)])],
+            x_label="x",
+            y_label="y",
+            series=[PlotSeries(name="<script>", points=[(0.0, 0.0), (1.0, 0.0)])],
         )
     )
     assert "<script>" not in drawn
     assert "<b>" not in drawn
-    assert svg(Plot(title="", across="", up="", series=[])) == ""
+    assert svg(Plot(title="", x_label="", y_label="", series=[])) == ""

@@ -10,8 +10,8 @@ import pytest
 from tessera.cli.cluster import Reader
 from tessera.cli.errors import CommandError, DeniedError
 from tessera.cli.explain import explanation
-from tessera.cli.fleet import fleet_of
-from tessera.cli.top_rows import pools, ranked
+from tessera.cli.fleet import read_fleet
+from tessera.cli.top_rows import pools_json, service_rows
 from tessera.cli.update import update
 from tessera.domain.names import UPDATE_ANNOTATION
 from tessera.domain.snapshot import PodReading, Readings, Ref
@@ -24,7 +24,7 @@ TEAM_CHAT = Ref("team-a", "chat")
 
 async def told(api: MemoryApi, ref: Ref = TEAM_CHAT, form: str = "text") -> str:
     reader = Reader(api, ref.namespace)
-    return explanation(replace(await fleet_of(reader, None), at=NOW), ref, form).text
+    return explanation(replace(await read_fleet(reader, None), at=NOW), ref, form).text
 
 
 async def test_a_service_is_explained_in_lines() -> None:
@@ -105,35 +105,43 @@ async def test_what_the_api_server_refuses_is_a_sentence(
 
 async def test_top_has_the_price_the_load_and_the_free_devices() -> None:
     _, api = await a_served_cluster()
-    fleet = replace(await fleet_of(Reader(api), None), at=NOW)
-    (quiet,) = ranked(fleet.snapshot, None, {}, None)
-    assert (quiet.per_hour, quiet.ready, quiet.wanted) == (Decimal("0.5357"), 2, 2)
-    assert (quiet.measured, quiet.waiting, quiet.why) == (None, None, "NoReading")
-    assert quiet.expected is not None
-    assert quiet.expected > 1000
+    fleet = replace(await read_fleet(Reader(api), None), at=NOW)
+    (quiet,) = service_rows(fleet.snapshot, None, {}, None)
+    assert (quiet.per_hour, quiet.ready_replicas, quiet.desired_replicas) == (
+        Decimal("0.5357"),
+        2,
+        2,
+    )
+    assert (quiet.tokens_per_second, quiet.waiting_requests, quiet.reason) == (
+        None,
+        None,
+        "NoReading",
+    )
+    assert quiet.predicted_tokens_per_second is not None
+    assert quiet.predicted_tokens_per_second > 1000
     readings = {Ref("team-a", f"chat-{one}"): PodReading(waiting=4, activity=0.5)
                 for one in range(2)}  # fmt: skip
     read = replace(fleet, readings=Readings(at=NOW, pods=readings))
-    (busy,) = ranked(read.snapshot, None, {TEAM_CHAT: 1000.0}, "team-a")
-    assert (busy.measured, busy.waiting, busy.activity) == (1000.0, 8.0, 0.5)
+    (busy,) = service_rows(read.snapshot, None, {TEAM_CHAT: 1000.0}, "team-a")
+    assert (busy.tokens_per_second, busy.waiting_requests, busy.activity) == (1000.0, 8.0, 0.5)
     assert busy.per_million == Decimal("0.1488")  # 0.5357 for 3.6 million tokens
-    assert ranked(read.snapshot, None, {}, "team-b") == []
-    (pool,) = pools(fleet.snapshot)
+    assert service_rows(read.snapshot, None, {}, "team-b") == []
+    (pool,) = pools_json(fleet.snapshot)
     assert pool["devices"] == {"1g.10gb": {"free": 5, "all": 7}}
 
 
 async def test_top_and_explain_have_both_speeds_of_the_load_that_is_seen() -> None:
     _, api = await a_served_cluster()
-    fleet = replace(await fleet_of(Reader(api), None), at=NOW)
+    fleet = replace(await read_fleet(Reader(api), None), at=NOW)
     reading = a_speed_reading(itl_seconds=0.0123, median_itl_seconds=0.013)
     readings = Readings(at=NOW, speeds={TEAM_CHAT: (reading,)}, speeds_at=NOW)
     read = replace(fleet, readings=readings)
-    (row,) = ranked(read.snapshot, read.planned(read.snapshot), {}, None)
-    assert row.gap_ms == pytest.approx(12.3)
-    assert row.expected_gap_ms is not None
+    (row,) = service_rows(read.snapshot, read.compute_plan(read.snapshot), {}, None)
+    assert row.itl_ms == pytest.approx(12.3)
+    assert row.predicted_itl_ms is not None
     text = explanation(read, TEAM_CHAT, "text").text
     assert "SPEED: " in text
-    assert f"12.3 ms on average, {row.expected_gap_ms:.1f} ms predicted for 8.0 answers" in text
+    assert f"12.3 ms on average, {row.predicted_itl_ms:.1f} ms predicted for 8.0 answers" in text
     assert "between 10 and 25 ms" in text
     assert "120000 as its engine says" in text
 
@@ -143,7 +151,7 @@ async def test_what_costs_most_comes_first() -> None:
     world.serve("large", replicas=4)
     world.serve("small", replicas=1)
     await world.turn()
-    rows = ranked((await fleet_of(Reader(api), None)).snapshot, None, {}, None)
+    rows = service_rows((await read_fleet(Reader(api), None)).snapshot, None, {}, None)
     assert [row.ref.name for row in rows] == ["large", "chat", "small"]
 
 
@@ -182,7 +190,7 @@ async def test_without_an_available_update_nothing_is_written() -> None:
     answer = await update(Reader(api, "team-a"), TEAM_CHAT, "json")
     assert json.loads(answer.text)["asked"] is None
     assert "no update is available" in answer.text
-    assert (answer.code, api.sent) == (0, [])
+    assert (answer.exit_code, api.sent) == (0, [])
 
 
 async def test_an_update_without_rights_or_of_nothing_is_a_sentence() -> None:

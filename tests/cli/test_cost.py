@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tessera.adapters.prometheus import COST, COST_AS_OF, COST_SINCE, amounts_of, marks_of
-from tessera.cli.cost import ask, since
-from tessera.cli.cost_report import Report, as_csv, as_json, table
+from tessera.adapters.prometheus import COST, COST_AS_OF, COST_SINCE, amounts_of, scrapes_of
+from tessera.cli.cost import parse_since, read_statement
+from tessera.cli.cost_report import CostReport, as_csv, as_json, table
 from tessera.cli.errors import CommandError
 from tessera.cli.main import main
-from tessera.domain.bill import Bill, CostState, Line
-from tessera.domain.statement import Amounts, Look, Mark, Process, Statement
+from tessera.domain.bill import Bill, CostLine, CostState
+from tessera.domain.statement import Amounts, BillScrape, ProcessLabels, ScrapeRef, Statement
 from tessera.ports import MetricsError
 from tessera.telemetry import Telemetry
 from tests.builders import NOW, at, dollars
@@ -27,10 +27,10 @@ PAGE = Path(__file__).parents[2] / "docs" / "tasks" / "read-the-bill.md"
 PROMETHEUS = "TESSERA_PROMETHEUS_URL"
 
 
-def a_line(state: CostState = CostState.SERVING, service: str = "chat", **fields: str) -> Line:
-    owned = {"namespace": "team-a", "service": service} if state.owned else {}
+def a_line(state: CostState = CostState.SERVING, service: str = "chat", **fields: str) -> CostLine:
+    owned = {"namespace": "team-a", "service": service} if state.allocated else {}
     plain = {"currency": "USD", "pool": "a100", "profile": "1g.10gb"}
-    return Line(**{**plain, **owned, **fields}, state=state)
+    return CostLine(**{**plain, **owned, **fields}, state=state)
 
 
 AMOUNTS: Amounts = {
@@ -43,11 +43,13 @@ AMOUNTS: Amounts = {
 }
 
 
-def a_report(by: str = "service", **fields: Any) -> Report:
+def a_report(by: str = "service", **fields: Any) -> CostReport:
     """A day, of which everything is known."""
     told = {"begin": NOW - timedelta(days=1), "end": NOW, "amounts": AMOUNTS}
     asked = fields.pop("asked", NOW - timedelta(days=1))
-    return Report(asked=asked, now=NOW, by=by, statement=Statement(**{**told, **fields}))
+    return CostReport(
+        requested_from=asked, now=NOW, group_by=by, statement=Statement(**{**told, **fields})
+    )
 
 
 def names(text: str, by: str) -> list[str]:
@@ -127,18 +129,18 @@ def test_a_time_in_which_nothing_was_spent_is_an_empty_bill() -> None:
     ],
 )
 def test_a_span_a_day_or_a_moment_is_understood(text: str, expected: datetime) -> None:
-    assert since(text, NOW) == expected
+    assert parse_since(text, NOW) == expected
 
 
 @pytest.mark.parametrize("text", ["yesterday", "", "5", "1.5h", "-3h", "2026-13-01", "99999999d"])
 def test_what_is_not_understood_is_said_with_examples(text: str) -> None:
     with pytest.raises(CommandError, match="write a span"):
-        since(text, NOW)
+        parse_since(text, NOW)
 
 
 def test_the_future_is_refused() -> None:
     with pytest.raises(CommandError, match="not in the past"):
-        since("2026-11-21", NOW)
+        parse_since("2026-11-21", NOW)
 
 
 def fails(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
@@ -176,7 +178,7 @@ class Scraped:
     """What a Prometheus makes of the operator's exposition, under the labels of its target."""
 
     rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    asked: list[Look] = field(default_factory=list)
+    asked: list[ScrapeRef] = field(default_factory=list)
 
     def add(self, telemetry: Telemetry, moment: datetime, target: Mapping[str, str]) -> None:
         text = telemetry.exposition().decode()
@@ -193,13 +195,15 @@ class Scraped:
                     }
                 )
 
-    async def marks(self, begin: datetime, end: datetime) -> Mapping[Process, Sequence[Mark]]:
+    async def bill_scrapes(
+        self, begin: datetime, end: datetime
+    ) -> Mapping[ProcessLabels, Sequence[BillScrape]]:
         assert begin < end
-        return marks_of(self.rows.get(COST_SINCE, []), self.rows.get(COST_AS_OF, []))
+        return scrapes_of(self.rows.get(COST_SINCE, []), self.rows.get(COST_AS_OF, []))
 
-    async def billed(self, look: Look) -> Amounts:
-        self.asked.append(look)
-        moment = look.scraped.timestamp()
+    async def amounts_at(self, scrape: ScrapeRef) -> Amounts:
+        self.asked.append(scrape)
+        moment = scrape.scraped_at.timestamp()
         return amounts_of(row for row in self.rows[COST] if row["value"][0] == moment)
 
 
@@ -208,7 +212,7 @@ TARGET = {"namespace": "tessera-system", "pod": "tessera-operator-0", "service":
 
 async def test_what_the_operator_exports_comes_back_under_the_labels_of_its_target() -> None:
     telemetry, scraped = Telemetry(), Scraped()
-    lines: dict[Line, int] = {}
+    lines: dict[CostLine, int] = {}
     for (_, line), nanos in AMOUNTS.items():
         lines[line] = lines.get(line, 0) + nanos
     for part in (1, 3):
@@ -219,7 +223,7 @@ async def test_what_the_operator_exports_comes_back_under_the_labels_of_its_targ
         )
         telemetry.record_bill(bill, {"team-a": "acme"})
         scraped.add(telemetry, at(part + 1), TARGET)
-    told = await ask(scraped, at(2), at(60))
+    told = await read_statement(scraped, at(2), at(60))
     assert told is not None
     assert (told.begin, told.end, told.gaps) == (at(1), at(3), ())
     assert told.amounts == {key: 2 * nanos for key, nanos in AMOUNTS.items()}
@@ -227,7 +231,7 @@ async def test_what_the_operator_exports_comes_back_under_the_labels_of_its_targ
 
 
 async def test_without_any_scrape_there_is_nothing_to_tell() -> None:
-    assert await ask(Scraped(), at(0), at(60)) is None
+    assert await read_statement(Scraped(), at(0), at(60)) is None
 
 
 def test_a_state_of_a_newer_operator_is_refused() -> None:

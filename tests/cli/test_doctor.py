@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from tessera.cli.checks.finding import Finding, State, Ward
+from tessera.cli.checks.finding import CheckContext, Finding, FindingState
 from tessera.cli.checks.services import services
 from tessera.cli.cluster import Reader
-from tessera.cli.doctor import as_json, examine, lines
+from tessera.cli.doctor import as_json, report_lines, run_checks
 from tessera.ports import MetricsError
 from tessera.resources.kinds import (
     ACCELERATOR_POOLS,
@@ -20,7 +20,7 @@ from tessera.resources.kinds import (
     PODS,
     TENANT_BUDGETS,
 )
-from tessera.resources.manifest import Key
+from tessera.resources.manifest import ObjectKey
 from tests.builders import NOW
 from tests.cli.memory_api import (
     MemoryApi,
@@ -32,7 +32,7 @@ from tests.cli.memory_api import (
 )
 from tests.reconcile.test_turns import CHAT, World
 
-NODE = Key("nodes", "", "a100-0")
+NODE = ObjectKey("nodes", "", "a100-0")
 ACTIVE = "DCGM_FI_PROF_GR_ENGINE_ACTIVE"
 
 
@@ -45,27 +45,27 @@ class Counts:
     engines: int = 2
     problem: str = ""
 
-    async def present(self, selectors: Sequence[str]) -> Mapping[str, int]:
+    async def count_series(self, selectors: Sequence[str]) -> Mapping[str, int]:
         if self.problem:
             raise MetricsError(self.problem)
         return dict(zip(selectors, (self.active, self.renamed, self.engines), strict=True))
 
 
-def a_ward(api: MemoryApi, counts: Counts | None = None, **fields: Any) -> Ward:
-    return Ward(
+def a_ward(api: MemoryApi, counts: Counts | None = None, **fields: Any) -> CheckContext:
+    return CheckContext(
         **{
             "reader": Reader(api, "team-a"),
             "at": NOW,
             "version": "0.1.0",
-            "prometheus": "http://given",
-            "series": lambda _: counts or Counts(),
+            "prometheus_url": "http://given",
+            "series_counter": lambda _: counts or Counts(),
             **fields,
         }
     )
 
 
 async def found(api: MemoryApi, counts: Counts | None = None, **fields: Any) -> dict[str, Finding]:
-    return {one.check: one for one in await examine(a_ward(api, counts, **fields))}
+    return {one.check: one for one in await run_checks(a_ward(api, counts, **fields))}
 
 
 async def a_healthy_cluster() -> tuple[World, MemoryApi]:
@@ -74,7 +74,7 @@ async def a_healthy_cluster() -> tuple[World, MemoryApi]:
     limits = [{"window": "day", "amount": "100"}]
     spec = {"owner": "a@example.org", "tenant": {"namespaces": ["team-a"]}, "limits": limits}
     world.cluster.put(TENANT_BUDGETS, {"metadata": {"name": "team-a"}, "spec": spec})
-    pool = world.body(Key("acceleratorpools", "", "a100"))
+    pool = world.body(ObjectKey("acceleratorpools", "", "a100"))
     pool["spec"]["prices"] = [{"from": "2026-11-01", "perGPUHour": "2"}]
     labels = world.body(NODE)["metadata"]["labels"]
     labels |= {"nvidia.com/mig.capable": "true", "nvidia.com/mig.strategy": "mixed"}
@@ -86,10 +86,10 @@ async def a_healthy_cluster() -> tuple[World, MemoryApi]:
 async def test_a_healthy_cluster_is_fine() -> None:
     _, api = await a_healthy_cluster()
     told = await found(api)
-    assert {name: one for name, one in told.items() if one.state is not State.OK} == {}
-    assert told["kubernetes"].found == "the API server answers, version v1.36.3"
-    assert "operator-0 leads" in told["leader"].found
-    assert "1 services" in told["services"].found
+    assert {name: one for name, one in told.items() if one.state is not FindingState.OK} == {}
+    assert told["kubernetes"].message == "the API server answers, version v1.36.3"
+    assert "operator-0 leads" in told["leader"].message
+    assert "1 services" in told["services"].message
 
 
 Breaks = Callable[[World, MemoryApi], object]
@@ -112,57 +112,144 @@ def _crashes(world: World, _: MemoryApi) -> None:
     world.cluster.put(PODS, body)
 
 
-BROKEN: dict[str, tuple[str, State, str, Breaks]] = {
-    "old": ("kubernetes", State.PROBLEM, "1.32 to 1.36",
-            lambda _, api: api.pages["/version"].update(minor="31")),
-    "new": ("kubernetes", State.WARNING, "more than 1.36",
-            lambda _, api: api.pages["/version"].update(minor="37+")),
-    "no crd": ("resource types", State.PROBLEM, "crds/",
-               lambda _, api: api.pages.pop(crd_path("tenantbudgets"))),
-    "another crd": ("resource types", State.PROBLEM, "helm upgrade",
-                    lambda _, api: api.pages[crd_path("tenantbudgets")]["spec"]["versions"][0]
-                    .update(schema={})),
-    "no operator": ("operator", State.PROBLEM, "helm upgrade --install",
-                    lambda _, api: operator_of(api)["metadata"].update(labels={})),
-    "scaled to 0": ("operator", State.PROBLEM, "scale deployment tessera-operator --replicas=1",
-                    lambda _, api: operator_of(api).update(
-                        spec={**operator_of(api)["spec"], "replicas": 0}, status={})),
-    "crashing": ("operator", State.PROBLEM, "logs --previous",
-                 lambda _, api: operator_of(api).update(status={})),
-    "another version": ("operator", State.WARNING, "use the same version",
-                        lambda _, api: operator_of(api)["metadata"]["labels"].update(
-                            {"app.kubernetes.io/version": "0.2.0"})),
-    "stale lease": ("leader", State.PROBLEM, "logs deployment/tessera-operator",
-                    lambda _, api: lease_of(api)["spec"].update(
-                        renewTime="2026-11-20T11:58:00.000000Z")),
-    "no leader": ("leader", State.PROBLEM, "logs deployment/tessera-operator",
-                  lambda _, api: lease_of(api)["spec"].update(holderIdentity="")),
-    "no webhook": ("webhook", State.WARNING, "9443",
-                   lambda _, api: setattr(api, "webhook", False)),
-    "no pools": ("pools", State.PROBLEM, "examples/00-pools.yaml",
-                 lambda world, _: world.cluster.objects.pop(Key("acceleratorpools", "", "a100"))),
-    "no nodes": ("pool a100", State.PROBLEM, "kubectl get acceleratorpool a100",
-                 lambda world, _: world.cluster.objects.pop(NODE)),
-    "old price": ("pool a100", State.WARNING, "spec.prices",
-                  lambda world, _: world.body(Key("acceleratorpools", "", "a100"))["spec"].update(
-                      prices=[{"from": "2026-01-01", "perGPUHour": "2"}])),
-    "unlabelled": ("gpu labels", State.PROBLEM, "GPU feature discovery",
-                   lambda world, _: _node(world)["metadata"]["labels"].pop(
-                       "nvidia.com/gpu.product")),
-    "single strategy": ("mig strategy", State.PROBLEM, "mig.strategy: mixed",
-                        lambda world, _: _node(world)["metadata"]["labels"].update(
-                            {"nvidia.com/mig.strategy": "single"})),
-    "no plugin": ("device plugin", State.PROBLEM, "spec.nodeName=a100-0",
-                  lambda world, _: _node(world)["status"].update(allocatable={})),
-    "no pod monitors": ("pod monitors", State.WARNING, "Prometheus operator",
-                        lambda _, api: api.unknown.add("podmonitors")),
-    "no budget": ("budgets", State.WARNING, "set-a-budget.md",
-                  lambda world, _: world.cluster.objects.pop(
-                      Key("tenantbudgets", "", "team-a"))),
-    "no hardware": ("service team-a/chat", State.PROBLEM, "tessera explain chat -n team-a",
-                    lambda world, _: _status(world, "Placed", "NoHardware")),
-    "crashing pod": ("pods", State.PROBLEM, "kubectl describe pod -n team-a chat-9", _crashes),
-}  # fmt: skip
+BROKEN: dict[str, tuple[str, FindingState, str, Breaks]] = {
+    "old": (
+        "kubernetes",
+        FindingState.PROBLEM,
+        "1.32 to 1.36",
+        lambda _, api: api.pages["/version"].update(minor="31"),
+    ),
+    "new": (
+        "kubernetes",
+        FindingState.WARNING,
+        "more than 1.36",
+        lambda _, api: api.pages["/version"].update(minor="37+"),
+    ),
+    "no crd": (
+        "resource types",
+        FindingState.PROBLEM,
+        "crds/",
+        lambda _, api: api.pages.pop(crd_path("tenantbudgets")),
+    ),
+    "another crd": (
+        "resource types",
+        FindingState.PROBLEM,
+        "helm upgrade",
+        lambda _, api: api.pages[crd_path("tenantbudgets")]["spec"]["versions"][0].update(
+            schema={}
+        ),
+    ),
+    "no operator": (
+        "operator",
+        FindingState.PROBLEM,
+        "helm upgrade --install",
+        lambda _, api: operator_of(api)["metadata"].update(labels={}),
+    ),
+    "scaled to 0": (
+        "operator",
+        FindingState.PROBLEM,
+        "scale deployment tessera-operator --replicas=1",
+        lambda _, api: operator_of(api).update(
+            spec={**operator_of(api)["spec"], "replicas": 0}, status={}
+        ),
+    ),
+    "crashing": (
+        "operator",
+        FindingState.PROBLEM,
+        "logs --previous",
+        lambda _, api: operator_of(api).update(status={}),
+    ),
+    "another version": (
+        "operator",
+        FindingState.WARNING,
+        "use the same version",
+        lambda _, api: operator_of(api)["metadata"]["labels"].update(
+            {"app.kubernetes.io/version": "0.2.0"}
+        ),
+    ),
+    "stale lease": (
+        "leader",
+        FindingState.PROBLEM,
+        "logs deployment/tessera-operator",
+        lambda _, api: lease_of(api)["spec"].update(renewTime="2026-11-20T11:58:00.000000Z"),
+    ),
+    "no leader": (
+        "leader",
+        FindingState.PROBLEM,
+        "logs deployment/tessera-operator",
+        lambda _, api: lease_of(api)["spec"].update(holderIdentity=""),
+    ),
+    "no webhook": (
+        "webhook",
+        FindingState.WARNING,
+        "9443",
+        lambda _, api: setattr(api, "webhook", False),
+    ),
+    "no pools": (
+        "pools",
+        FindingState.PROBLEM,
+        "examples/00-pools.yaml",
+        lambda world, _: world.cluster.objects.pop(ObjectKey("acceleratorpools", "", "a100")),
+    ),
+    "no nodes": (
+        "pool a100",
+        FindingState.PROBLEM,
+        "kubectl get acceleratorpool a100",
+        lambda world, _: world.cluster.objects.pop(NODE),
+    ),
+    "old price": (
+        "pool a100",
+        FindingState.WARNING,
+        "spec.prices",
+        lambda world, _: world.body(ObjectKey("acceleratorpools", "", "a100"))["spec"].update(
+            prices=[{"from": "2026-01-01", "perGPUHour": "2"}]
+        ),
+    ),
+    "unlabelled": (
+        "gpu labels",
+        FindingState.PROBLEM,
+        "GPU feature discovery",
+        lambda world, _: _node(world)["metadata"]["labels"].pop("nvidia.com/gpu.product"),
+    ),
+    "single strategy": (
+        "mig strategy",
+        FindingState.PROBLEM,
+        "mig.strategy: mixed",
+        lambda world, _: _node(world)["metadata"]["labels"].update(
+            {"nvidia.com/mig.strategy": "single"}
+        ),
+    ),
+    "no plugin": (
+        "device plugin",
+        FindingState.PROBLEM,
+        "spec.nodeName=a100-0",
+        lambda world, _: _node(world)["status"].update(allocatable={}),
+    ),
+    "no pod monitors": (
+        "pod monitors",
+        FindingState.WARNING,
+        "Prometheus operator",
+        lambda _, api: api.unknown.add("podmonitors"),
+    ),
+    "no budget": (
+        "budgets",
+        FindingState.WARNING,
+        "set-a-budget.md",
+        lambda world, _: world.cluster.objects.pop(ObjectKey("tenantbudgets", "", "team-a")),
+    ),
+    "no hardware": (
+        "service team-a/chat",
+        FindingState.PROBLEM,
+        "tessera explain chat -n team-a",
+        lambda world, _: _status(world, "Placed", "NoHardware"),
+    ),
+    "crashing pod": (
+        "pods",
+        FindingState.PROBLEM,
+        "kubectl describe pod -n team-a chat-9",
+        _crashes,
+    ),
+}
 
 
 @pytest.mark.parametrize("name", BROKEN)
@@ -172,7 +259,7 @@ async def test_what_is_broken_is_named_with_its_mend(name: str) -> None:
     api.pages = copy.deepcopy(api.pages)
     breaks(world, api)
     told = (await found(api))[check]
-    assert (told.state, mend in told.mend) == (state, True), told
+    assert (told.state, mend in told.fix) == (state, True), told
 
 
 @pytest.mark.parametrize(
@@ -189,20 +276,20 @@ async def test_a_prometheus_without_what_scaling_reads_is_a_problem(
 ) -> None:
     _, api = await a_healthy_cluster()
     told = (await found(api, counts))[check]
-    assert told.state is State.PROBLEM
-    assert mend in told.mend
+    assert told.state is FindingState.PROBLEM
+    assert mend in told.fix
 
 
 async def test_the_prometheus_of_the_operator_is_asked_when_none_is_given() -> None:
     _, api = await a_healthy_cluster()
-    told = await found(api, prometheus=None)
-    assert told["prometheus"].found == "http://prometheus.monitoring.svc:9090 answers"
-    away = await found(api, Counts(problem="no such host"), prometheus=None)
-    assert away["prometheus"].state is State.SKIPPED
+    told = await found(api, prometheus_url=None)
+    assert told["prometheus"].message == "http://prometheus.monitoring.svc:9090 answers"
+    away = await found(api, Counts(problem="no such host"), prometheus_url=None)
+    assert away["prometheus"].state is FindingState.SKIPPED
     operator_of(api)["spec"]["template"]["spec"]["containers"][0]["env"] = []
-    none = await found(api, prometheus=None)
-    assert none["prometheus"].state is State.PROBLEM
-    assert "prometheus.url" in none["prometheus"].mend
+    none = await found(api, prometheus_url=None)
+    assert none["prometheus"].state is FindingState.PROBLEM
+    assert "prometheus.url" in none["prometheus"].fix
 
 
 async def test_what_may_not_be_read_is_skipped_and_never_a_failure() -> None:
@@ -211,20 +298,20 @@ async def test_what_may_not_be_read_is_skipped_and_never_a_failure() -> None:
     api.hidden = {*plurals, "deployments", INFERENCE_SERVICES.plural}
     told = await found(api)
     states = {one.state for one in told.values()}
-    assert State.PROBLEM not in states
+    assert FindingState.PROBLEM not in states
     for check in ("operator", "pools", "gpu nodes", "budgets", "services", "pods", "webhook"):
-        assert told[check].state is State.SKIPPED, told[check]
-        assert "no rights" in told[check].found
-    assert told["rights"].state is State.WARNING
-    assert "list nodes" in told["rights"].found
+        assert told[check].state is FindingState.SKIPPED, told[check]
+        assert "no rights" in told[check].message
+    assert told["rights"].state is FindingState.WARNING
+    assert "list nodes" in told["rights"].message
 
 
 async def test_without_an_api_server_nothing_else_is_asked() -> None:
     _, api = await a_healthy_cluster()
     api.problem = "connection refused"
-    (told,) = await examine(a_ward(api))
-    assert (told.check, told.state) == ("kubernetes", State.PROBLEM)
-    assert "connection refused" in told.found
+    (told,) = await run_checks(a_ward(api))
+    assert (told.check, told.state) == ("kubernetes", FindingState.PROBLEM)
+    assert "connection refused" in told.message
 
 
 async def test_the_worst_service_comes_first() -> None:
@@ -235,7 +322,9 @@ async def test_the_worst_service_comes_first() -> None:
         world.cluster.put(INFERENCE_SERVICES, body)
     wrong = {"a-slow": "Ready", "b-unplaced": "Placed", "c-refused": "Accepted"}
     for name, kind in wrong.items():
-        conditions = world.body(Key("inferenceservices", "team-a", name))["status"]["conditions"]
+        conditions = world.body(ObjectKey("inferenceservices", "team-a", name))["status"][
+            "conditions"
+        ]
         for one in conditions:
             if one["type"] == kind:
                 one.update(status="False", reason="NoAnswer")
@@ -250,7 +339,7 @@ async def test_the_worst_service_comes_first() -> None:
 async def test_a_service_that_sleeps_is_no_trouble() -> None:
     world, api = await a_healthy_cluster()
     _status(world, "Ready", "ScaledToZero")
-    assert (await found(api))["services"].state is State.OK
+    assert (await found(api))["services"].state is FindingState.OK
 
 
 async def test_a_service_that_starts_is_a_warning_and_one_that_nobody_looked_at_a_problem() -> None:
@@ -258,9 +347,12 @@ async def test_a_service_that_starts_is_a_warning_and_one_that_nobody_looked_at_
     _status(world, "Ready", "NoReplicaReady")
     _status(world, "Progressing", "Starting", "True")
     told = (await found(api))["service team-a/chat"]
-    assert (told.state, told.found) == (State.WARNING, "Ready NoReplicaReady: it is NoReplicaReady")
+    assert (told.state, told.message) == (
+        FindingState.WARNING,
+        "Ready NoReplicaReady: it is NoReplicaReady",
+    )
     world.body(CHAT)["status"] = {}
-    assert (await found(api))["service team-a/chat"].found == "no operator has looked at it"
+    assert (await found(api))["service team-a/chat"].message == "no operator has looked at it"
 
 
 async def test_pods_with_one_fate_are_one_finding() -> None:
@@ -272,15 +364,18 @@ async def test_pods_with_one_fate_are_one_finding() -> None:
         }
         world.cluster.put(PODS, body)
     told = (await found(api))["pods"]
-    assert told.found == (
+    assert told.message == (
         "7 in team-a: no node takes it: 0/1 nodes: chat-10, chat-11, chat-12, chat-13, chat-7 "
         "and 2 more"
     )
 
 
 async def test_the_lines_say_state_and_mend() -> None:
-    findings = [Finding("pools", State.PROBLEM, "none", "make one"), Finding("pods", State.OK, "2")]
-    assert list(lines(findings)) == [
+    findings = [
+        Finding("pools", FindingState.PROBLEM, "none", "make one"),
+        Finding("pods", FindingState.OK, "2"),
+    ]
+    assert list(report_lines(findings)) == [
         "FAIL  pools  none",
         "             -> make one",
         "ok    pods   2",
@@ -290,7 +385,7 @@ async def test_the_lines_say_state_and_mend() -> None:
 
 
 async def test_findings_are_json() -> None:
-    told = json.loads(as_json([Finding("pools", State.PROBLEM, "none", "make one")]))
+    told = json.loads(as_json([Finding("pools", FindingState.PROBLEM, "none", "make one")]))
     assert told["counts"] == {"ok": 0, "warning": 0, "problem": 1, "skipped": 0}
     assert told["findings"] == [
         {"check": "pools", "state": "problem", "found": "none", "mend": "make one"}

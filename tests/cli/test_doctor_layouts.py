@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from tessera.cli.checks.finding import Finding, State
+from tessera.cli.checks.finding import Finding, FindingState
 from tessera.cli.checks.mig import layouts
 from tessera.resources.kinds import NODE_LAYOUTS, PODS
-from tessera.resources.manifest import Key
+from tessera.resources.manifest import ObjectKey
 from tests.cli.cut_cluster import a_cut_cluster, a_slice, put_layout, put_node, put_pool
 from tests.cli.memory_api import MemoryApi, a_pod_body, operator_of, pages
 from tests.cli.test_doctor import a_ward
@@ -47,8 +47,8 @@ async def test_a_pool_in_order_is_fine_whatever_it_waits_for(
     mig: dict[str, Any], reason: str
 ) -> None:
     [told] = await found(a_cluster(mig, reason))
-    assert (told.check, told.state) == ("layouts a100", State.OK)
-    assert told.found == f"{reason}: so it is: {reason}"
+    assert (told.check, told.state) == ("layouts a100", FindingState.OK)
+    assert told.message == f"{reason}: so it is: {reason}"
 
 
 async def test_pools_that_are_not_cut_are_no_matter() -> None:
@@ -59,7 +59,7 @@ Breaks = Callable[[MemoryApi], object]
 
 
 def told_by(api: MemoryApi, node: str) -> dict[str, Any]:
-    status: dict[str, Any] = api.cluster.objects[Key(NODE_LAYOUTS.plural, "", node)]["status"]
+    status: dict[str, Any] = api.cluster.objects[ObjectKey(NODE_LAYOUTS.plural, "", node)]["status"]
     return status
 
 
@@ -70,7 +70,7 @@ def _without(name: str) -> Breaks:
 
 
 def _odd(api: MemoryApi) -> None:
-    api.cluster.objects.pop(Key(NODE_LAYOUTS.plural, "", "a100-1"))
+    api.cluster.objects.pop(ObjectKey(NODE_LAYOUTS.plural, "", "a100-1"))
     put_node(api, "a100-1", 1, {"mig-3g.40gb": 3})
 
 
@@ -85,7 +85,7 @@ BROKEN: dict[str, tuple[dict[str, Any], str, str, Breaks]] = {
                     lambda api: api.pages.update(
                         {POLICIES: {"items": [a_policy("other")], "metadata": {}}})),
     "no agent": (AGENT, "tessera-node does not run on 1 nodes: a100-1", "node.enabled=true",
-                 lambda api: api.cluster.objects.pop(Key("nodelayouts", "", "a100-1"))),
+                 lambda api: api.cluster.objects.pop(ObjectKey("nodelayouts", "", "a100-1"))),
     "an agent that only looks": (AGENT, "only looks on 1 nodes: a100-1", "node.cut=true",
                                  lambda api: told_by(api, "a100-1").update(cuts=False)),
     "an agent without a driver": (AGENT, "cannot tell: no driver", "get nodelayouts a100-1",
@@ -103,26 +103,26 @@ async def test_what_keeps_layouts_from_being_carried_out_is_named_with_its_mend(
     mig, words, mend, breaks = BROKEN[name]
     api = a_cluster(mig)
     breaks(api)
-    told = [one for one in await found(api) if words in one.found]
-    assert [(one.state, mend in one.mend) for one in told] == [(State.PROBLEM, True)], told
+    told = [one for one in await found(api) if words in one.message]
+    assert [(one.state, mend in one.fix) for one in told] == [(FindingState.PROBLEM, True)], told
 
 
 async def test_an_operator_without_the_rights_to_cut_is_a_problem() -> None:
     api = a_cluster(AGENT)
     api.pages |= pages()
     told = (await found(api))[0]
-    assert (told.state, "mig.enabled=true" in told.mend) == (State.PROBLEM, True)
+    assert (told.state, "mig.enabled=true" in told.fix) == (FindingState.PROBLEM, True)
     env = operator_of(api)["spec"]["template"]["spec"]["containers"][0]["env"]
     env.append({"name": "TESSERA_MIG_ENABLED", "value": "true"})
-    assert [one.state for one in await found(api)] == [State.OK]
+    assert [one.state for one in await found(api)] == [FindingState.OK]
 
 
 async def test_a_slice_without_a_device_is_half_cut() -> None:
     api = a_cluster(AGENT)
     put_layout(api, "a100-0", [[a_slice("3g.40gb", 4)], []])
     told = (await found(api))[0]
-    assert told.state is State.WARNING
-    assert told.found == "a100-0 GPU 0 is half cut: 3g.40gb@4 has no device"
+    assert told.state is FindingState.WARNING
+    assert told.message == "a100-0 GPU 0 is half cut: 3g.40gb@4 has no device"
 
 
 async def test_gpus_that_are_all_out_of_mig_mode_are_a_problem() -> None:
@@ -130,4 +130,4 @@ async def test_gpus_that_are_all_out_of_mig_mode_are_a_problem() -> None:
     for name in ("a100-0", "a100-1"):
         for gpu in told_by(api, name)["gpus"]:
             gpu.update(mode="disabled", slices=[])
-    assert (await found(api))[0].found == "no GPU is in MIG mode"
+    assert (await found(api))[0].message == "no GPU is in MIG mode"

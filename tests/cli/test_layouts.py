@@ -16,19 +16,19 @@ from environments import ROOT
 from tessera.api.mig import MigPlan
 from tessera.cli.cluster import Reader
 from tessera.cli.errors import CommandError, DeniedError
-from tessera.cli.fleet import Fleet, fleet_of
+from tessera.cli.fleet import FleetInputs, read_fleet
 from tessera.cli.layouts_seen import PoolSnapshot, layout_changes, planned_slices
 from tessera.cli.mosaic import LEGEND, comparison_lines, mosaic_svg, mosaics, render_mosaic
-from tessera.cli.parser import parser
+from tessera.cli.parser import build_parser
 from tessera.cli.plan import UNMET, run
 from tessera.cli.plan import render_plans as planned
 from tessera.domain.mig.layouts import Layout, enumerate_layouts
 from tessera.domain.pools import PoolView
 from tessera.domain.reasons import Discovered, PoolAccepted, StatusVerdict
-from tessera.domain.repartition.facts import Card, Ground, Tile
-from tessera.domain.repartition.usage import seats
+from tessera.domain.repartition.facts import GpuInstance, MigGpu, MigNode
+from tessera.domain.repartition.usage import slice_usages
 from tessera.domain.snapshot import PodReading, Pool, Readings, Ref
-from tessera.resources.manifest import Key
+from tessera.resources.manifest import ObjectKey
 from tests.builders import NOW
 from tests.cli.cut_cluster import a_cut_cluster, a_plan, a_slice, put_layout, put_node, put_pod
 from tests.cli.memory_api import MemoryApi
@@ -49,8 +49,8 @@ UNIT = {
 TITLE = "{http://www.w3.org/2000/svg}title"
 
 
-async def seen(api: MemoryApi, **loads: float) -> Fleet:
-    fleet = replace(await fleet_of(Reader(api), None), at=NOW)
+async def seen(api: MemoryApi, **loads: float) -> FleetInputs:
+    fleet = replace(await read_fleet(Reader(api), None), at=NOW)
     if not loads:
         return fleet
     pods = {
@@ -63,15 +63,17 @@ async def seen(api: MemoryApi, **loads: float) -> Fleet:
 def a_pool(cards: Sequence[Layout], services: Mapping[Ref, str]) -> PoolSnapshot:
     """One node with an agent, every slice held by the next of the pods."""
     pods = iter(services)
-    ground = Ground(
+    ground = MigNode(
         name="n",
-        board=A100,
+        gpu_model=A100,
         ready=True,
-        tells_pods=True,
-        cards=tuple(
-            Card(
+        reports_pods=True,
+        gpus=tuple(
+            MigGpu(
                 index=index,
-                tiles=tuple(Tile(spot=spot, holders=(next(pods),)) for spot in layout),
+                instances=tuple(
+                    GpuInstance(placement=spot, holders=(next(pods),)) for spot in layout
+                ),
             )
             for index, layout in enumerate(cards)
         ),
@@ -82,7 +84,7 @@ def a_pool(cards: Sequence[Layout], services: Mapping[Ref, str]) -> PoolSnapshot
         discovered=StatusVerdict(Discovered.DEVICES_FOUND, ""),
     )
     return PoolSnapshot(
-        view=view, nodes=(ground,), slices=seats([ground], ()), service_of_pod=services
+        view=view, nodes=(ground,), slices=slice_usages([ground], ()), service_of_pod=services
     )
 
 
@@ -173,7 +175,7 @@ async def test_who_leaves_depends_on_what_the_backend_can(backend: str, leaving:
 async def test_a_service_that_is_left_out_is_named_with_the_code_3() -> None:
     api = a_cut_cluster({}, {"target": a_plan(unmet=["team-a/giant"])}, "DemandUnmet")
     got = planned(await seen(api), None, "text")
-    assert got.code == UNMET
+    assert got.exit_code == UNMET
     assert "team-a/giant gets less than it needs: the pool has too few GPUs" in got.text
 
 
@@ -205,7 +207,7 @@ def test_options_for_no_cluster_come_together_and_without_a_pool(
     words: list[str], mend: str
 ) -> None:
     with pytest.raises(CommandError, match=mend):
-        run(parser().parse_args(["plan", *words]))
+        run(build_parser().parse_args(["plan", *words]))
 
 
 async def test_the_mosaic_has_service_start_load_and_price_before_and_after_a_plan() -> None:
@@ -244,7 +246,7 @@ async def test_the_mosaic_has_service_start_load_and_price_before_and_after_a_pl
 async def test_the_page_shows_what_the_commands_print() -> None:
     status = {"target": a_plan(), "units": [UNIT], "done": 2, "total": 3}
     api = a_cut_cluster(AGENT, status, "Repartitioning")
-    pool = api.cluster.objects[Key("acceleratorpools", "", "a100")]
+    pool = api.cluster.objects[ObjectKey("acceleratorpools", "", "a100")]
     words = "GPU 0 of a100-0: waits for replacements of team-a/chat-0"
     pool["status"]["conditions"][0]["message"] = words
     fleet = await seen(api, chat_0=0.82, code_0=0.5, code_1=0.31)

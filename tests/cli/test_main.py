@@ -18,7 +18,7 @@ from tessera.cli.bench_server import PATHS
 from tessera.cli.complete import candidates
 from tessera.cli.completion import SCRIPTS
 from tessera.cli.main import main
-from tessera.cli.parser import COST_FORMS, COST_ROWS, SHELLS, parser
+from tessera.cli.parser import COST_FORMATS, COST_GROUPINGS, SHELLS, build_parser
 from tessera.cli.parser_load import ENDPOINTS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,13 +82,13 @@ def test_every_command_has_a_module_that_runs_it() -> None:
     }
     for words in asked:
         rest = ["f"] if words[0] == "snapshot" else values.get(words[0], [])
-        module = parser().parse_args([*words, *rest]).module
+        module = build_parser().parse_args([*words, *rest]).module
         assert callable(importlib.import_module(module).run)
 
 
 def test_the_choices_of_the_parser_are_those_of_the_reports() -> None:
-    assert set(COST_ROWS) == set(cost_report.BY)
-    assert set(COST_FORMS) == set(cost_report.FORMS)
+    assert set(COST_GROUPINGS) == set(cost_report.GROUPINGS)
+    assert set(COST_FORMATS) == set(cost_report.FORMATTERS)
     assert set(SHELLS) == set(SCRIPTS)
     assert set(ENDPOINTS) == set(PATHS)
 

@@ -13,10 +13,10 @@ from docs_tests.blocks import Command, File
 from docs_tests.pages import page_of, steps_of
 from mig_fleets import fleet
 from tessera.cli.errors import CommandError
-from tessera.cli.parser import parser
+from tessera.cli.parser import build_parser
 from tessera.cli.plan import UNMET, run
 from tessera.cli.tiles import gpu_tiles, strip_lines
-from tessera.cli.told import Told
+from tessera.cli.told import Output
 from tests.mig_builders import A100, a_gpu
 
 DEMAND = "service,demand,floor\nchat,700,1\nsearch,300,2\n"
@@ -40,11 +40,11 @@ class Files:
     def write(self, name: str, text: str) -> None:
         (self.folder / name).write_text(text, encoding="utf-8")
 
-    def plan(self, *more: str, gpu: str = "A100-80GB") -> Told:
+    def plan(self, *more: str, gpu: str = "A100-80GB") -> Output:
         words = ["plan", "--gpu", gpu, *more]
         for option in ("demand", "throughput"):
             words += [f"--{option}", str(self.folder / f"{option}.csv")]
-        return run(parser().parse_args(words))
+        return run(build_parser().parse_args(words))
 
     def fields(self, *more: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self.plan("--json", *more).text)
@@ -130,7 +130,7 @@ def test_who_fits_nowhere_is_named_with_the_code_3_and_the_rest_is_planned(files
     files.write("demand.csv", f"{DEMAND}giant,5,0\nhuge,1,1\n")
     told = files.plan("--json")
     got = json.loads(told.text)
-    assert (told.code, got["unmet"], got["gpus"]) == (UNMET, ["giant", "huge"], 2)
+    assert (told.exit_code, got["unmet"], got["gpus"]) == (UNMET, ["giant", "huge"], 2)
     assert "giant cannot be served" in files.plan().text
 
 

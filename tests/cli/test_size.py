@@ -9,7 +9,7 @@ import pytest
 
 from tessera.cli.errors import CommandError
 from tessera.cli.main import main
-from tessera.cli.parser import parser
+from tessera.cli.parser import build_parser
 from tessera.cli.size import build_report
 from tessera.cli.size_ask import size_request
 from tessera.cli.size_report import SizeReport, as_json, as_table
@@ -34,7 +34,7 @@ PRICES = {"prices": [{"product": H100, "from": "2026-01-01", "perGPUHour": "2.95
 
 
 def sized(*words: str) -> SizeReport:
-    return build_report(size_request(parser().parse_args(["size", *words]), DAY))
+    return build_report(size_request(build_parser().parse_args(["size", *words]), DAY))
 
 
 def written(folder: Path, name: str, found: object) -> str:

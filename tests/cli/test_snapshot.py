@@ -11,12 +11,12 @@ import pytest
 from tessera.adapters import wire
 from tessera.cli.cluster import Reader
 from tessera.cli.errors import CommandError
-from tessera.cli.fleet import Fleet, fleet_of
+from tessera.cli.fleet import FleetInputs, read_fleet
 from tessera.cli.main import main
-from tessera.cli.parser import parser
-from tessera.cli.snapshot_file import read, save, written
+from tessera.cli.parser import build_parser
+from tessera.cli.snapshot_file import read, save, serialize
 from tessera.cli.snapshot_plan import run as plan
-from tessera.cli.trim import trimmed
+from tessera.cli.trim import trim_object
 from tessera.domain.autoscale import ScalingHistory, TimestampedReplicas
 from tessera.domain.snapshot import PodReading, Readings, Ref
 from tessera.resources.kinds import CHILDREN, INFERENCE_SERVICES, KINDS, NODES, PODS
@@ -27,22 +27,22 @@ from tests.reconcile.test_turns import CHAT, World, batched
 TEAM_CHAT = Ref("team-a", "chat")
 
 
-async def a_fleet(**spec: Any) -> tuple[World, Fleet]:
+async def a_fleet(**spec: Any) -> tuple[World, FleetInputs]:
     world, api = await a_served_cluster(**spec)
     batched(world)
     await world.turn()
-    fleet = await fleet_of(Reader(api), None)
+    fleet = await read_fleet(Reader(api), None)
     return world, replace(fleet, at=at(5))
 
 
-def with_readings(fleet: Fleet, waiting: float) -> Fleet:
+def with_readings(fleet: FleetInputs, waiting: float) -> FleetInputs:
     pods = {Ref("team-a", f"chat-{one}"): PodReading(waiting=waiting, activity=0.9)
             for one in range(2)}  # fmt: skip
     lows = (TimestampedReplicas(at(-120), 4), TimestampedReplicas(at(-30), 5))
     return replace(
         fleet,
         readings=Readings(at=NOW, pods=pods, finished={TEAM_CHAT: 3.0}),
-        memory={
+        scaling_history={
             TEAM_CHAT: ScalingHistory(
                 up_window=lows, down_window=(TimestampedReplicas(at(-60), 6),), decisions=lows[:1]
             )
@@ -54,11 +54,11 @@ def with_readings(fleet: Fleet, waiting: float) -> Fleet:
 async def test_what_is_read_is_what_was_saved(tmp_path: Path, name: str) -> None:
     _, fleet = await a_fleet()
     for one in (fleet, with_readings(fleet, 80)):
-        save(str(tmp_path / name), written(one))
+        save(str(tmp_path / name), serialize(one))
         got, version = read(str(tmp_path / name))
         assert version == "0.1.0"
         assert got.snapshot == one.snapshot
-        assert written(got) == written(one)
+        assert serialize(got) == serialize(one)
 
 
 async def test_every_kind_that_a_plan_reads_is_saved() -> None:
@@ -66,13 +66,13 @@ async def test_every_kind_that_a_plan_reads_is_saved() -> None:
     snapshot = fleet.snapshot
     told = (snapshot.services, snapshot.pools, snapshot.nodes, snapshot.pods, snapshot.workloads)
     assert all((*told, snapshot.batches, snapshot.claims, snapshot.batch_jobs))
-    assert set(fleet.objects) == {kind.plural for kind in KINDS if wire.planned(kind)}
+    assert set(fleet.objects) == {kind.plural for kind in KINDS if wire.is_plan_input(kind)}
     assert {"deployments", "services"} == set(fleet.objects) & {one.plural for one in CHILDREN}
 
 
 async def test_the_replayed_decisions_are_those_of_the_status(tmp_path: Path) -> None:
     world, fleet = await a_fleet()
-    save(str(tmp_path / "f"), written(fleet))
+    save(str(tmp_path / "f"), serialize(fleet))
     told = json.loads(planned(tmp_path, "--json"))
     status = world.body(CHAT)["status"]
     words = {one["type"].lower(): one["reason"] for one in status["conditions"]}
@@ -85,13 +85,13 @@ async def test_the_replayed_decisions_are_those_of_the_status(tmp_path: Path) ->
 
 def planned(folder: Path, *arguments: str) -> str:
     """The command as the shell runs it, without an event loop of its own."""
-    return plan(parser().parse_args(["snapshot", "plan", str(folder / "f"), *arguments])).text
+    return plan(build_parser().parse_args(["snapshot", "plan", str(folder / "f"), *arguments])).text
 
 
 async def test_a_saved_queue_is_decided_upon(tmp_path: Path) -> None:
     scaling = {"minReplicas": 2, "maxReplicas": 7, "scaleUp": {"window": "0s", "pods": 5}}
     _, fleet = await a_fleet(scaling=scaling)
-    save(str(tmp_path / "f"), written(replace(with_readings(fleet, 80), memory={})))
+    save(str(tmp_path / "f"), serialize(replace(with_readings(fleet, 80), scaling_history={})))
     (row,) = json.loads(planned(tmp_path, "--json"))["services"]
     assert (row["replicas"], row["scaling"]) == (4, "QueueAboveTarget")
     text = planned(tmp_path)
@@ -116,7 +116,7 @@ async def test_no_secret_is_in_a_file() -> None:
         f"GET https://me:{SECRET}@hub failed, hf_abcdefghijklmnopqrstuvwx, bearer abcdefghijklmnop"
     )
     unread = Readings(at=NOW, problem=f"http://me:{SECRET}@prometheus: refused")
-    text = written(replace(await fleet_of(Reader(api), None), readings=unread))
+    text = serialize(replace(await read_fleet(Reader(api), None), readings=unread))
     assert SECRET not in text
     for token in ("abcdefghijklmnop", "me:", "last-applied", "managedFields"):
         assert token not in text
@@ -131,9 +131,9 @@ def test_trimming_changes_nothing_that_a_plan_reads() -> None:
     body = a_pod_body("chat-0")
     body["metadata"] |= {"uid": "one", "resourceVersion": "7"}
     body["metadata"]["annotations"] |= {"controller.kubernetes.io/pod-deletion-cost": "-1000"}
-    assert wire.seen(PODS, trimmed(PODS, body)) == wire.seen(PODS, body)
+    assert wire.parse_object(PODS, trim_object(PODS, body)) == wire.parse_object(PODS, body)
     node = {"metadata": {"name": "a"}, "status": {"images": [1], "allocatable": {}}}
-    assert trimmed(NODES, node) == {"metadata": {"name": "a"}, "status": {"allocatable": {}}}
+    assert trim_object(NODES, node) == {"metadata": {"name": "a"}, "status": {"allocatable": {}}}
 
 
 @pytest.mark.parametrize(
@@ -172,16 +172,16 @@ async def test_one_strange_object_does_not_spoil_a_file(tmp_path: Path) -> None:
     _, fleet = await a_fleet()
     strange = {"metadata": {"name": "odd", "namespace": "team-a"}, "spec": 5}
     objects = {**fleet.objects, "nodes": [*fleet.objects["nodes"], strange]}
-    save(str(tmp_path / "f"), written(replace(fleet, objects=objects)))
+    save(str(tmp_path / "f"), serialize(replace(fleet, objects=objects)))
     assert read(str(tmp_path / "f"))[0].snapshot.services == fleet.snapshot.services
 
 
 async def test_rights_that_are_missing_are_written_into_the_file(tmp_path: Path) -> None:
     _, api = await a_served_cluster()
     api.hidden = {"nodes"}
-    fleet = await fleet_of(Reader(api), None)
-    save(str(tmp_path / "f"), written(fleet))
+    fleet = await read_fleet(Reader(api), None)
+    save(str(tmp_path / "f"), serialize(fleet))
     told = json.loads(planned(tmp_path, "--json"))
     assert any("no rights to list nodes" in one for one in told["notes"])
-    assert fleet.planned(fleet.snapshot) is None
+    assert fleet.compute_plan(fleet.snapshot) is None
     assert INFERENCE_SERVICES.plural in fleet.objects

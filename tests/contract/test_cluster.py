@@ -18,9 +18,9 @@ from tessera.resources.kinds import (
     POD_MONITORS,
     PODS,
     SERVICES,
-    Kind,
+    ApiResource,
 )
-from tessera.resources.manifest import Key, Manifest
+from tessera.resources.manifest import ObjectKey, ObjectManifest
 from tests.builders import SMALL
 from tests.memory_cluster import MemoryCluster
 
@@ -32,11 +32,11 @@ class Side(Protocol):
 
     cluster: Cluster
 
-    async def write(self, key: Key, body: dict[str, Any], manager: str) -> None: ...
+    async def write(self, key: ObjectKey, body: dict[str, Any], manager: str) -> None: ...
 
-    async def read(self, key: Key) -> dict[str, Any]: ...
+    async def read(self, key: ObjectKey) -> dict[str, Any]: ...
 
-    async def node(self) -> Key:
+    async def node(self) -> ObjectKey:
         """A new node with a taint of somebody else."""
 
     async def pod(self, *, guarded: bool) -> tuple[Ref, str]:
@@ -48,15 +48,15 @@ class MemorySide:
         self._memory = MemoryCluster()
         self.cluster: Cluster = self._memory
 
-    async def write(self, key: Key, body: dict[str, Any], manager: str) -> None:
+    async def write(self, key: ObjectKey, body: dict[str, Any], manager: str) -> None:
         del key
         kind = INFERENCE_SERVICES if body["kind"] == "InferenceService" else SERVICES
         self._memory.put(kind, body, manager)
 
-    async def read(self, key: Key) -> dict[str, Any]:
+    async def read(self, key: ObjectKey) -> dict[str, Any]:
         return self._memory.objects[key]
 
-    async def node(self) -> Key:
+    async def node(self) -> ObjectKey:
         return self._memory.put(NODES, _node(f"contract-{next(_numbers)}"))
 
     async def pod(self, *, guarded: bool) -> tuple[Ref, str]:
@@ -71,7 +71,7 @@ class RealSide:
         self._real = cluster
         self.cluster: Cluster = cluster
 
-    async def write(self, key: Key, body: dict[str, Any], manager: str) -> None:
+    async def write(self, key: ObjectKey, body: dict[str, Any], manager: str) -> None:
         """As `kubectl apply --server-side --force-conflicts` of another manager."""
         kind = INFERENCE_SERVICES if key.plural == INFERENCE_SERVICES.plural else SERVICES
         path = kind.path(key.namespace, key.name)
@@ -81,14 +81,14 @@ class RealSide:
         )
         assert status < 300, answer
 
-    async def read(self, key: Key) -> dict[str, Any]:
+    async def read(self, key: ObjectKey) -> dict[str, Any]:
         kind = next(kind for kind in KINDS if kind.plural == key.plural)
         return await self._asked("GET", kind.path(key.namespace or None, key.name))
 
-    async def node(self) -> Key:
+    async def node(self) -> ObjectKey:
         name = f"contract-{next(_numbers)}"
         await self._asked("POST", NODES.path(None), _node(name))
-        return Key(NODES.plural, "", name)
+        return ObjectKey(NODES.plural, "", name)
 
     async def pod(self, *, guarded: bool) -> tuple[Ref, str]:
         """Bound to a node without a kubelet, so that it stays as it is said to be."""
@@ -152,7 +152,7 @@ def side(request: pytest.FixtureRequest) -> Side:
     return RealSide(request.getfixturevalue("cluster"))
 
 
-def a_service(name: str | None = None, **spec: Any) -> Manifest:
+def a_service(name: str | None = None, **spec: Any) -> ObjectManifest:
     name = name or f"contract-{next(_numbers)}"
     body = {
         "apiVersion": "v1",
@@ -168,14 +168,14 @@ def a_service(name: str | None = None, **spec: Any) -> Manifest:
             **spec,
         },
     }
-    return Manifest(kind=SERVICES, namespace="default", name=name, body=body)
+    return ObjectManifest(kind=SERVICES, namespace="default", name=name, body=body)
 
 
-async def owned(side: Side, key: Key) -> str | None:
+async def owned(side: Side, key: ObjectKey) -> str | None:
     return (await listed(side))[key].owned_fields_digest
 
 
-async def listed(side: Side, kind: Kind = SERVICES) -> dict[Key, ClusterObject]:
+async def listed(side: Side, kind: ApiResource = SERVICES) -> dict[ObjectKey, ClusterObject]:
     found = await side.cluster.list(kind)
     assert found is not None
     return {seen.key: seen for seen in found.items}
@@ -267,7 +267,9 @@ async def test_a_kind_that_does_not_exist_is_told_from_an_empty_one(side: Side) 
 async def test_a_status_is_applied_beside_the_spec(side: Side) -> None:
     key = await _a_model(side)
     body = _status(key, {"replicas": 3})
-    applied = Manifest(kind=INFERENCE_SERVICES, namespace=key.namespace, name=key.name, body=body)
+    applied = ObjectManifest(
+        kind=INFERENCE_SERVICES, namespace=key.namespace, name=key.name, body=body
+    )
     await side.cluster.apply(applied, subresource="status")
     got = await side.read(key)
     assert (got["status"]["replicas"], got["spec"]["model"]["uri"]) == (3, SMALL)
@@ -277,7 +279,7 @@ async def test_a_part_of_a_status_that_is_not_told_again_is_gone_as_a_whole(side
     key = await _a_model(side)
     for told in ({"replicas": 3, "tenant": {"state": "NoBudget"}}, {"replicas": 3}):
         body = _status(key, told)
-        applied = Manifest(
+        applied = ObjectManifest(
             kind=INFERENCE_SERVICES, namespace=key.namespace, name=key.name, body=body
         )
         await side.cluster.apply(applied, subresource="status")
@@ -285,17 +287,19 @@ async def test_a_part_of_a_status_that_is_not_told_again_is_gone_as_a_whole(side
 
 
 async def test_the_status_of_what_is_gone_makes_nothing_anew(side: Side) -> None:
-    key = Key(INFERENCE_SERVICES.plural, "default", f"contract-{next(_numbers)}")
+    key = ObjectKey(INFERENCE_SERVICES.plural, "default", f"contract-{next(_numbers)}")
     body = _status(key, {"replicas": 3})
-    gone = Manifest(kind=INFERENCE_SERVICES, namespace=key.namespace, name=key.name, body=body)
+    gone = ObjectManifest(
+        kind=INFERENCE_SERVICES, namespace=key.namespace, name=key.name, body=body
+    )
     with pytest.raises(NotFoundError):
         await side.cluster.apply(gone, subresource="status")
     assert key not in await listed(side, INFERENCE_SERVICES)
 
 
-async def _a_model(side: Side) -> Key:
+async def _a_model(side: Side) -> ObjectKey:
     name = f"contract-{next(_numbers)}"
-    key = Key(INFERENCE_SERVICES.plural, "default", name)
+    key = ObjectKey(INFERENCE_SERVICES.plural, "default", name)
     body = {
         "apiVersion": INFERENCE_SERVICES.api_version,
         "kind": INFERENCE_SERVICES.kind,
@@ -306,7 +310,7 @@ async def _a_model(side: Side) -> Key:
     return key
 
 
-def _status(key: Key, status: dict[str, Any]) -> dict[str, Any]:
+def _status(key: ObjectKey, status: dict[str, Any]) -> dict[str, Any]:
     return {
         "apiVersion": INFERENCE_SERVICES.api_version,
         "kind": INFERENCE_SERVICES.kind,
@@ -381,11 +385,11 @@ async def test_neither_a_namesake_nor_what_is_gone_is_evicted(side: Side) -> Non
     pod, _ = await side.pod(guarded=False)
     await side.cluster.evict(pod, "another")
     await side.cluster.evict(Ref("default", "nobody"), "another")
-    assert (await side.read(Key(PODS.plural, *pod)))["metadata"]["name"] == pod.name
+    assert (await side.read(ObjectKey(PODS.plural, *pod)))["metadata"]["name"] == pod.name
 
 
 async def test_a_pod_is_evicted_where_no_budget_keeps_it(side: Side) -> None:
     pod, uid = await side.pod(guarded=False)
     await side.cluster.evict(pod, uid)
-    found = (await listed(side, PODS)).get(Key(PODS.plural, *pod))
+    found = (await listed(side, PODS)).get(ObjectKey(PODS.plural, *pod))
     assert found is None or (isinstance(found.value, Pod) and found.value.terminating)

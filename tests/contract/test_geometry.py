@@ -12,9 +12,9 @@ from tessera.domain.mig.boards import gpu_models
 from tessera.domain.mig.layouts import Layout, SlicePlacement, enumerate_layouts, geometry
 from tessera.domain.reasons import LayoutReady
 from tessera.domain.repartition.backend import GeometryBackend
-from tessera.domain.repartition.backends.agent import Agent
-from tessera.domain.repartition.backends.mig_manager import MigManager
-from tessera.domain.repartition.backends.static import Static
+from tessera.domain.repartition.backends.agent import AgentBackend
+from tessera.domain.repartition.backends.mig_manager import MigManagerBackend
+from tessera.domain.repartition.backends.static import StaticBackend
 from tests.builders import A100
 from tests.far_ends import Course, FarEnd
 from world.mig_manager import MigManager as Manager
@@ -29,10 +29,10 @@ def a_side(name: str, *layouts: Layout) -> Side:
     made = [[(spot.profile, spot.start) for spot in layout] for layout in layouts]
     silicon = Silicon(A100, len(layouts), layouts=made)
     if name == "agent":
-        return Agent(), FarEnd(silicon=silicon, tells=True, cuts=True)
+        return AgentBackend(), FarEnd(silicon=silicon, tells=True, cuts=True)
     tells = name != "mig-manager"
     far = FarEnd(silicon=silicon, manager=Manager(), tells=tells)
-    return MigManager(knows_pods=tells), far
+    return MigManagerBackend(knows_pods=tells), far
 
 
 def a_layout(text: str) -> Layout:
@@ -89,12 +89,12 @@ def test_what_is_beside_the_unit_is_not_touched(side: Side) -> None:
 def test_equal_input_asks_for_the_same_and_what_is_done_asks_for_nothing_more(side: Side) -> None:
     backend, far = side
     wanted = of_unit(side, 0, MIXED)
-    assert backend.ask(far.ground(), wanted, 1) == backend.ask(far.ground(), wanted, 1)
+    assert backend.request(far.ground(), wanted, 1) == backend.request(far.ground(), wanted, 1)
     course = Course(backend=backend, far=far, wanted=wanted)
     course.run()
-    ask = backend.ask(far.ground(), wanted, course.attempt)
+    ask = backend.request(far.ground(), wanted, course.attempt)
     assert not ask.labels
-    assert ask.layout in (None, far.spec)
+    assert ask.layout_spec in (None, far.spec)
 
 
 def test_a_slice_that_computes_outlives_every_attempt(side: Side) -> None:
@@ -105,7 +105,9 @@ def test_a_slice_that_computes_outlives_every_attempt(side: Side) -> None:
     assert not heard.done
     assert used.uuid in uuids(far, 0)
     assert heard.problem is not None
-    expected = LayoutReady.GPU_IN_USE if isinstance(backend, Agent) else LayoutReady.BACKEND_FAILED
+    expected = (
+        LayoutReady.GPU_IN_USE if isinstance(backend, AgentBackend) else LayoutReady.BACKEND_FAILED
+    )
     assert heard.problem.reason is expected
 
 
@@ -122,7 +124,11 @@ def test_only_a_sibling_safe_backend_cuts_beside_a_slice_that_computes(side: Sid
 def test_wherever_the_operator_dies_another_one_ends_it(side: Side) -> None:
     whole = Course(backend=side[0], far=side[1], wanted=of_unit(side, 0, MIXED))
     whole.run()
-    name = SIDES[2] if isinstance(side[0], Agent) else SIDES[int(side[0].capabilities.knows_pods)]
+    name = (
+        SIDES[2]
+        if isinstance(side[0], AgentBackend)
+        else SIDES[int(side[0].capabilities.knows_pods)]
+    )
     for stop in range(whole.writes):
         backend, far = again = a_side(name, HALVES, SMALL)
         course = Course(backend=backend, far=far, wanted=of_unit(again, 0, MIXED))
@@ -142,7 +148,9 @@ def test_every_layout_is_reached_from_every_other(name: str, layouts: Sequence[L
 
 def test_a_pool_that_is_taken_as_it_is_asks_for_nothing_and_says_so() -> None:
     _, far = a_side(SIDES[0], HALVES)
-    heard = Static().heard(far.ground(), {0: SMALL}, 1, far.at, far.at)
-    assert Static().ask(far.ground(), {0: SMALL}, 1) == replace(Static().ask(far.ground(), {}, 1))
+    heard = StaticBackend().status(far.ground(), {0: SMALL}, 1, far.at, far.at)
+    assert StaticBackend().request(far.ground(), {0: SMALL}, 1) == replace(
+        StaticBackend().request(far.ground(), {}, 1)
+    )
     assert heard.problem is not None
     assert heard.problem.reason is LayoutReady.NOT_MANAGED

@@ -8,8 +8,8 @@ import pytest
 from tessera.api.mig import GpuTarget, Mig, MigPlan, MigStatus, NodeTarget
 from tessera.domain.mig.layouts import Layout, geometry
 from tessera.domain.reasons import LayoutReady
-from tessera.domain.repartition.orders import Orders
-from tessera.domain.repartition.rollout import Scene, carry_on
+from tessera.domain.repartition.orders import PoolActions
+from tessera.domain.repartition.rollout import RolloutInputs, advance_rollout
 from tests.builders import a_pool
 from tests.contract.test_geometry import HALVES, MIXED, SIDES, SMALL, Side, a_side
 
@@ -34,7 +34,9 @@ def a_plan(*layouts: Layout) -> MigPlan:
     )
 
 
-def rolled_out(side: Side, status: MigStatus, turns: int = 200) -> tuple[Orders, MigStatus, int]:
+def rolled_out(
+    side: Side, status: MigStatus, turns: int = 200
+) -> tuple[PoolActions, MigStatus, int]:
     """The orders of the last turn, the status, and how many writes it took."""
     backend, far = side
     tainted, writes = False, 0
@@ -42,23 +44,23 @@ def rolled_out(side: Side, status: MigStatus, turns: int = 200) -> tuple[Orders,
         pool = a_pool()
         pool = replace(pool, status=pool.status.model_copy(update={"mig": status}))
         ground = replace(far.ground(pool), tainted=tainted)
-        orders = carry_on(
-            Scene(
+        orders = advance_rollout(
+            RolloutInputs(
                 pool="a100",
                 mig=Mig(backend="agent" if far.cuts else "migManager"),
                 status=status,
-                grounds=(ground,),
-                tenants=(),
+                nodes=(ground,),
+                services=(),
                 backend=backend,
-                own=frozenset(),
+                own_pods=frozenset(),
                 at=far.at,
             )
         )
         status = orders.status or status
-        tainted = "a100-0" in orders.tainted
-        if orders.verdict.reason is LayoutReady.AS_PLANNED and not orders.asks:
+        tainted = "a100-0" in orders.tainted_nodes
+        if orders.verdict.reason is LayoutReady.AS_PLANNED and not orders.requests:
             break
-        for ask in orders.asks.values():
+        for ask in orders.requests.values():
             for write in far.writes(ask):
                 write()
                 writes += 1
@@ -71,7 +73,7 @@ def test_a_node_becomes_as_planned_and_then_nothing_is_written_any_more(name: st
     side = a_side(name, HALVES, SMALL)
     orders, status, _ = rolled_out(side, MigStatus(target=a_plan(MIXED, HALVES)))
     assert orders.verdict.reason is LayoutReady.AS_PLANNED
-    assert not orders.tainted
+    assert not orders.tainted_nodes
     got = side[1].layouts()
     assert sorted(map(geometry, got.values())) == sorted(map(geometry, (MIXED, HALVES)))
     side[1].now += timedelta(hours=1).total_seconds()

@@ -10,9 +10,13 @@ from fakegpu.silicon import Silicon
 from tessera.api.node_layout import GpuFault
 from tessera.domain.mig.layouts import Layout, SlicePlacement
 from tessera.domain.reasons import LayoutReady
-from tessera.domain.repartition.backends.agent import MANAGER, REFRESHED, Agent
-from tessera.domain.repartition.devices import PAUSED, PLUGIN
-from tessera.domain.repartition.facts import Ground
+from tessera.domain.repartition.backends.agent import (
+    MIG_MANAGER_LABEL,
+    REFRESHED_LABEL,
+    AgentBackend,
+)
+from tessera.domain.repartition.devices import DEVICE_PLUGIN_LABEL, PAUSED
+from tessera.domain.repartition.facts import MigNode
 from tests.builders import A100
 from tests.far_ends import Course, FarEnd
 
@@ -26,9 +30,9 @@ def a_node(*layouts: Layout, cuts: bool = True) -> FarEnd:
     return FarEnd(silicon=silicon, tells=True, cuts=cuts)
 
 
-def heard(ground: Ground, minutes: int = 0) -> tuple[LayoutReady | None, str]:
+def heard(ground: MigNode, minutes: int = 0) -> tuple[LayoutReady | None, str]:
     since = a_node(HALVES).at
-    got = Agent().heard(ground, {0: SMALL}, 1, since, since + timedelta(minutes=minutes))
+    got = AgentBackend().status(ground, {0: SMALL}, 1, since, since + timedelta(minutes=minutes))
     return (got.problem.reason, got.problem.message) if got.problem else (None, "")
 
 
@@ -46,14 +50,14 @@ def test_a_fault_of_a_gpu_is_told_with_the_agents_words(
     fault: GpuFault, reason: LayoutReady
 ) -> None:
     ground = a_node(HALVES).ground()
-    cards = tuple(replace(card, fault=fault, message="run this") for card in ground.cards)
-    assert heard(replace(ground, cards=cards)) == (reason, "GPU 0 of a100-0: run this")
+    cards = tuple(replace(card, fault=fault, message="run this") for card in ground.gpus)
+    assert heard(replace(ground, gpus=cards)) == (reason, "GPU 0 of a100-0: run this")
 
 
 def test_a_fault_of_another_gpu_keeps_nothing() -> None:
     ground = a_node(HALVES, HALVES).ground()
-    first, second = ground.cards
-    assert heard(replace(ground, cards=(first, replace(second, fault="InUse")))) == (None, "")
+    first, second = ground.gpus
+    assert heard(replace(ground, gpus=(first, replace(second, fault="InUse")))) == (None, "")
 
 
 def test_a_node_without_an_agent_or_with_one_that_only_looks_says_which_value_is_to_be_set() -> (
@@ -65,7 +69,7 @@ def test_a_node_without_an_agent_or_with_one_that_only_looks_says_which_value_is
     far.tells = False
     reason, message = heard(far.ground())
     assert (reason, "node.enabled" in message) == (LayoutReady.BACKEND_UNAVAILABLE, True)
-    assert Agent().ask(far.ground(), {0: SMALL}, 1).layout is None
+    assert AgentBackend().request(far.ground(), {0: SMALL}, 1).layout_spec is None
 
 
 def test_an_agent_that_does_nothing_is_missed_after_ten_minutes() -> None:
@@ -80,43 +84,46 @@ def test_an_agent_that_does_nothing_is_missed_after_ten_minutes() -> None:
 
 def test_what_was_asked_of_other_gpus_stays_asked() -> None:
     far = a_node(HALVES, HALVES)
-    assert Course(backend=Agent(), far=far, wanted={1: SMALL}).run().done
-    ask = Agent().ask(far.ground(), {0: SMALL}, 1)
-    assert ask.layout is not None
-    assert [gpu.slices for gpu in ask.layout.gpus] == [far.spec.gpus[0].slices] * 2
+    assert Course(backend=AgentBackend(), far=far, wanted={1: SMALL}).run().done
+    ask = AgentBackend().request(far.ground(), {0: SMALL}, 1)
+    assert ask.layout_spec is not None
+    assert [gpu.slices for gpu in ask.layout_spec.gpus] == [far.spec.gpus[0].slices] * 2
 
 
 def test_the_device_plugin_goes_once_and_comes_back_once() -> None:
     far = a_node(HALVES)
-    course = Course(backend=Agent(), far=far, wanted={0: SMALL})
+    course = Course(backend=AgentBackend(), far=far, wanted={0: SMALL})
     states = []
     while not course.run(turns=1).done:
-        states.append(far.labels[PLUGIN])
+        states.append(far.labels[DEVICE_PLUGIN_LABEL])
     changes = [one for one, before in zip(states, [None, *states], strict=False) if one != before]
     assert changes == ["true", PAUSED, "true"]
-    assert far.labels[REFRESHED] == "2-1"
+    assert far.labels[REFRESHED_LABEL] == "2-1"
 
 
 def test_a_node_that_had_no_slices_offers_its_first_ones() -> None:
     far = a_node(())
-    assert Course(backend=Agent(), far=far, wanted={0: SMALL}).run().done
+    assert Course(backend=AgentBackend(), far=far, wanted={0: SMALL}).run().done
 
 
 def test_devices_that_do_not_come_are_asked_for_again_and_then_told() -> None:
     far = a_node(HALVES)
-    course = Course(backend=Agent(), far=far, wanted={0: SMALL})
+    course = Course(backend=AgentBackend(), far=far, wanted={0: SMALL})
     course.run(turns=3)
     far.allocatable = {"nvidia.com/mig-3g.40gb": 2}
-    got = Agent().heard(far.ground(), {0: SMALL}, 1, far.at - timedelta(minutes=3), far.at)
-    assert got.again
+    got = AgentBackend().status(far.ground(), {0: SMALL}, 1, far.at - timedelta(minutes=3), far.at)
+    assert got.retry
     assert got.problem is not None
     assert got.problem.reason is LayoutReady.DEVICES_MISSING
 
 
 @pytest.mark.parametrize(
-    ("labels", "written"), [({MANAGER: "true"}, True), ({MANAGER: "false"}, False), ({}, False)]
+    ("labels", "written"),
+    [({MIG_MANAGER_LABEL: "true"}, True), ({MIG_MANAGER_LABEL: "false"}, False), ({}, False)],
 )
 def test_mig_manager_goes_where_the_agent_cuts(labels: Mapping[str, str], written: bool) -> None:
     far = a_node(HALVES)
     far.labels |= labels
-    assert (MANAGER in Agent().ask(far.ground(), {0: SMALL}, 1).labels) is written
+    assert (
+        MIG_MANAGER_LABEL in AgentBackend().request(far.ground(), {0: SMALL}, 1).labels
+    ) is written

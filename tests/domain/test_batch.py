@@ -6,15 +6,15 @@ from typing import Any
 import pytest
 
 from tessera.api.batch_inference import BatchInferenceStatus, UnavailablePool
-from tessera.domain.batch.allotment import BatchAllotment
-from tessera.domain.batch.decide import draft_batch, finish_batch, set_aside
+from tessera.domain.batch.allotment import BatchPlan
+from tessera.domain.batch.decide import apply_funding, planner_error_plan, propose_batch
 from tessera.domain.batch.facts import NodeHealth
 from tessera.domain.batch.names import errors_path
 from tessera.domain.batch.situation import Situation
 from tessera.domain.batch.status import batch_status
 from tessera.domain.money import money
 from tessera.domain.ref import Ref
-from tessera.domain.spot import NOTICE_TAINTS
+from tessera.domain.spot import DISRUPTION_TAINTS
 from tests.batch_builders import (
     NODES,
     POOLS,
@@ -40,12 +40,12 @@ from tests.builders import H100, NOW, SMALL, a_node, a_pool, a_spec, at
 HOUR = 3600
 
 
-def names(allotment: BatchAllotment) -> list[str]:
+def names(allotment: BatchPlan) -> list[str]:
     """Jobs to delete."""
     return [ref.name for ref in allotment.delete]
 
 
-def words(allotment: BatchAllotment) -> tuple[str, str, str]:
+def words(allotment: BatchPlan) -> tuple[str, str, str]:
     return (allotment.state, allotment.running.reason, allotment.complete.reason)
 
 
@@ -53,8 +53,8 @@ def words(allotment: BatchAllotment) -> tuple[str, str, str]:
 
 
 def test_the_input_is_checked_before_anything_is_spent() -> None:
-    draft = draft_batch(a_situation())
-    got = draft.allotment
+    draft = propose_batch(a_situation())
+    got = draft.plan
     assert got.create is not None
     assert (got.create.name, got.create.choice, draft.claim) == ("night-check", None, None)
     assert words(got) == ("validating", "Checking", "Validating")
@@ -95,7 +95,7 @@ def test_a_check_that_may_pass_later_is_made_anew_after_a_while() -> None:
 @pytest.mark.parametrize(
     "pod",
     [
-        a_batch_pod(None, leaving=True),
+        a_batch_pod(None, terminating=True),
         a_batch_pod(None, disrupted=True),
         a_batch_pod(None, node="gone-0"),
     ],
@@ -105,7 +105,9 @@ def test_a_check_whose_pod_is_lost_is_made_anew(pod: Any) -> None:
 
 
 def test_a_check_that_cannot_start_says_so() -> None:
-    pod = a_batch_pod(None, node=None, trouble="ErrImagePull", last_words="no such image")
+    pod = a_batch_pod(
+        None, node=None, waiting_reason="ErrImagePull", container_message="no such image"
+    )
     got = decided(settled(a_situation(), pods=(pod,)))
     assert got.running.reason == "CheckFailed"
     assert "no such image" in got.running.message
@@ -127,20 +129,20 @@ def gone_with_its_node() -> Situation:
 @pytest.mark.parametrize(
     ("situation", "says"),
     [
-        (on_attempt(pod={"leaving": True}), "is being deleted"),
+        (on_attempt(pod={"terminating": True}), "is being deleted"),
         (on_attempt(pod={"disrupted": True}), "DisruptionTarget"),
         (gone_with_its_node(), "node spot-0 is gone"),
         (on_attempt(health={SPOT_NODE: NodeHealth(ready=False)}), "node spot-0 is not ready"),
         *(
             (on_attempt(health={SPOT_NODE: NodeHealth(taints=frozenset({taint}))}), taint)
-            for taint in sorted(NOTICE_TAINTS)
+            for taint in sorted(DISRUPTION_TAINTS)
         ),
         (on_attempt(jobs=(a_job(1, failed=True),), pods=()), "its pod is gone"),
         (
             on_attempt(pod={"exit_code": 0, "report": a_report(state="stopped")}),
             "exit code 0: stopped",
         ),
-        (on_attempt(pod={"exit_code": 1, "leaving": True}), "is being deleted"),
+        (on_attempt(pod={"exit_code": 1, "terminating": True}), "is being deleted"),
     ],
 )
 def test_a_notice_starts_the_next_attempt_at_once_and_ends_the_old_one(
@@ -166,7 +168,7 @@ def test_an_old_runner_that_goes_on_writing_holds_nothing_up() -> None:
     silent = on_attempt(health=health)
     moved = carried_out(silent, decided(silent))
     # Its pod stays, since no kubelet confirms its end; its Job is gone.
-    old = a_batch_pod(1, leaving=True)
+    old = a_batch_pod(1, terminating=True)
     got = decided(later(moved, 30, pods=(old, a_batch_pod(2, node="a100-0"))))
     assert got.attempt is not None
     assert (got.attempt.number, got.create, names(got)) == (2, None, [])
@@ -201,7 +203,7 @@ def test_failures_wait_twice_as_long_each_time_and_end_the_batch_after_two_hours
 
 def test_an_image_that_cannot_be_pulled_for_an_hour_ends_nothing() -> None:
     failed = {"number": 30, "barren": 29, "barrenSince": at(-HOUR)}
-    got = decided(on_attempt(number=30, attempt=failed, pod={"trouble": "ErrImagePull"}))
+    got = decided(on_attempt(number=30, attempt=failed, pod={"waiting_reason": "ErrImagePull"}))
     assert words(got) == ("in_progress", "BackingOff", "InProgress")
     assert got.attempt is not None
     assert got.attempt.retry_at == at(300)
@@ -217,14 +219,14 @@ def test_few_attempts_end_nothing_however_long_they_took() -> None:
 def test_attempts_that_are_lost_one_after_the_other_without_a_row_pause_too() -> None:
     pauses = []
     for lost in range(7):
-        got = decided(on_attempt(attempt={"lost": lost}, pod={"leaving": True}))
+        got = decided(on_attempt(attempt={"lost": lost}, pod={"terminating": True}))
         assert got.attempt is not None
         at_once = got.create is not None
         pauses.append(0.0 if at_once else ((got.attempt.retry_at or NOW) - NOW).total_seconds())
         assert got.state == "in_progress"
     assert pauses == [0, 5, 10, 20, 40, 60, 60]
     fruitful = {"progress": {"rows": ROWS, "completed": 5, "at": NOW}}
-    got = decided(on_attempt(attempt={"lost": 6}, pod={"leaving": True}, status=fruitful))
+    got = decided(on_attempt(attempt={"lost": 6}, pod={"terminating": True}, status=fruitful))
     assert got.create is not None
     assert got.attempt is not None
     assert got.attempt.lost == 0
@@ -243,13 +245,25 @@ def test_a_failure_after_new_rows_starts_counting_anew() -> None:
 @pytest.mark.parametrize(
     ("pod", "says"),
     [
-        ({"exit_code": 137, "report": "not json", "last_words": "x"}, "exit code 137: not json"),
-        ({"exit_code": 1, "report": "", "last_words": "Killed"}, "exit code 1: Killed"),
+        (
+            {"exit_code": 137, "report": "not json", "container_message": "x"},
+            "exit code 137: not json",
+        ),
+        ({"exit_code": 1, "report": "", "container_message": "Killed"}, "exit code 1: Killed"),
         ({"exit_code": 4, "report": a_report(state="fenced")}, "exit code 4: fenced"),
         ({"exit_code": 0, "report": ""}, "exit code 0"),
-        ({"ended": NOW, "last_words": "UnexpectedAdmissionError"}, "UnexpectedAdmissionError"),
-        ({"trouble": "CrashLoopBackOff", "last_words": "CUDA error"}, "CrashLoopBackOff: CUDA"),
-        ({"trouble": "ImagePullBackOff", "last_words": "denied"}, "ImagePullBackOff: denied"),
+        (
+            {"ended": NOW, "container_message": "UnexpectedAdmissionError"},
+            "UnexpectedAdmissionError",
+        ),
+        (
+            {"waiting_reason": "CrashLoopBackOff", "container_message": "CUDA error"},
+            "CrashLoopBackOff: CUDA",
+        ),
+        (
+            {"waiting_reason": "ImagePullBackOff", "container_message": "denied"},
+            "ImagePullBackOff: denied",
+        ),
     ],
 )
 def test_an_attempt_that_cannot_go_on_ends_with_its_last_words(
@@ -263,12 +277,12 @@ def test_an_attempt_that_cannot_go_on_ends_with_its_last_words(
 
 
 def test_an_engine_that_crashes_in_circles_holds_no_gpu_meanwhile() -> None:
-    got = decided(on_attempt(pod={"trouble": "CrashLoopBackOff"}))
+    got = decided(on_attempt(pod={"waiting_reason": "CrashLoopBackOff"}))
     assert names(got) == ["night-a1"]
 
 
 def test_an_engine_that_does_not_come_up_is_not_waited_for_for_ever() -> None:
-    slow = {"runner_since": None, "last_words": "MountVolume failed"}
+    slow = {"runner_since": None, "container_message": "MountVolume failed"}
     fields: dict[str, Any] = {"pod": slow, "attempt": {"runningSince": None}}
     assert decided(on_attempt(**fields, at=at(2699))).running.reason == "Starting"
     got = decided(on_attempt(**fields, at=at(2700)))
@@ -306,7 +320,7 @@ def test_jobs_that_cannot_be_made_slow_down_and_never_end_the_batch() -> None:
 
 def test_a_job_that_was_refused_says_what_the_api_server_said() -> None:
     said = 'jobs.batch "night-a1" is forbidden: exceeded quota: small'
-    got = decided(on_attempt(jobs=(), pods=(), refused=said))
+    got = decided(on_attempt(jobs=(), pods=(), job_refusal=said))
     assert (got.running.reason, got.create) == ("BackingOff", None)
     assert got.attempt is not None
     assert got.attempt.last_words == f"its Job was refused: {said}"
@@ -318,7 +332,7 @@ def test_a_pause_after_losses_does_not_delay_the_way_to_steady_hardware() -> Non
     half = {"progress": {"rows": ROWS, "completed": 500, "pace": "0.7", "at": NOW}}
     lost: dict[str, Any] = {
         "attempt": {"lost": 5, "doneBefore": 500},
-        "pod": {"leaving": True},
+        "pod": {"terminating": True},
         "batch": short,
         "status": half,
     }
@@ -359,7 +373,7 @@ def test_a_completed_run_completes_the_batch_for_good() -> None:
 
 
 def test_what_a_former_attempt_published_in_its_last_moment_counts() -> None:
-    situation = on_attempt(number=2, pods=(done_by(1, leaving=True), a_batch_pod(2)))
+    situation = on_attempt(number=2, pods=(done_by(1, terminating=True), a_batch_pod(2)))
     got = decided(situation)
     assert (got.state, names(got)) == ("completed", ["night-a2"])
 
@@ -390,9 +404,9 @@ def test_a_passed_deadline_ends_the_batch_and_keeps_its_rows() -> None:
 
 def test_a_batch_that_is_publishing_at_its_deadline_may_do_so_for_a_minute() -> None:
     asking = asked(ROWS, 24 * HOUR, state="publishing")
-    soon = decided(on_attempt(at=at(24 * HOUR), asked=asking))
+    soon = decided(on_attempt(at=at(24 * HOUR), progress_sample=asking))
     assert words(soon)[0] == "finalizing"
-    assert decided(on_attempt(at=at(24 * HOUR + 60), asked=asking)).state == "expired"
+    assert decided(on_attempt(at=at(24 * HOUR + 60), progress_sample=asking)).state == "expired"
 
 
 def test_who_only_has_to_publish_still_looks_for_hardware() -> None:
@@ -435,7 +449,7 @@ def test_a_suspended_check_ends_too() -> None:
 
 def test_without_money_the_attempt_is_let_go_and_none_starts() -> None:
     shortage = "budget team-a, spec.limits[0].amount: of 5.00 for the day 5.00 are spent"
-    for situation in (on_attempt(), a_checked_situation(), on_attempt(pod={"leaving": True})):
+    for situation in (on_attempt(), a_checked_situation(), on_attempt(pod={"terminating": True})):
         got = decided(situation, shortage)
         assert words(got) == ("in_progress", "BudgetExhausted", "InProgress")
         assert (got.create, got.running.message, got.choice) == (None, shortage, None)
@@ -472,18 +486,23 @@ def test_a_turn_in_which_nothing_happens_writes_nothing() -> None:
 
 def test_a_message_changes_with_progress_and_with_the_spec() -> None:
     situation = settled(on_attempt())
-    assert written_after(replace(situation, asked=asked(300, 40)), 40)
+    assert written_after(replace(situation, progress_sample=asked(300, 40)), 40)
     edited = replace(situation.batch, generation=2)
     then = carried_out(later(situation, HOUR), decided(later(situation, HOUR, batch=edited)))
     assert then.batch.status.message != situation.batch.status.message
 
 
 def test_a_claim_on_the_budget_is_for_one_replica_of_the_chosen_hardware() -> None:
-    new, kept = draft_batch(a_checked_situation()).claim, draft_batch(on_attempt()).claim
+    new, kept = propose_batch(a_checked_situation()).claim, propose_batch(on_attempt()).claim
     assert new is not None
     assert kept is not None
-    assert (new.floor, new.wanted, new.alive, new.kept) == (0, 1, 0, 0)
-    assert (kept.floor, kept.wanted, kept.alive, kept.kept) == (0, 1, 1, 1)
+    assert (new.min_replicas, new.desired, new.existing_pods, new.continuing_extra) == (0, 1, 0, 0)
+    assert (kept.min_replicas, kept.desired, kept.existing_pods, kept.continuing_extra) == (
+        0,
+        1,
+        1,
+        1,
+    )
     hourly = money(POOLS[1].spec.prices[0].per_gpu_hour, "USD") if POOLS[1].spec else None
     assert hourly is not None
     assert new.tariff.hourly(NOW.date()).nanos < hourly.nanos
@@ -492,9 +511,9 @@ def test_a_claim_on_the_budget_is_for_one_replica_of_the_chosen_hardware() -> No
 def test_what_costs_nothing_claims_nothing() -> None:
     waiting = a_checked_situation(a_batch(a_batch_spec(suspend=True)))
     for situation in (a_situation(), waiting):
-        draft = draft_batch(situation)
+        draft = propose_batch(situation)
         assert draft.claim is None
-        assert finish_batch(draft, "no money") == draft.allotment
+        assert apply_funding(draft, "no money") == draft.plan
 
 
 # Where it runs
@@ -533,9 +552,9 @@ def test_a_batch_without_spot_never_speaks_of_the_way_back() -> None:
     unseen = decided(on_attempt("steady", batch=never, views=()))
     assert (unseen.create, unseen.running.reason) == (None, "SpotExcluded")
     publishing = asked(ROWS, 10, state="publishing")
-    assert decided(on_attempt("steady", batch=never, asked=publishing)).running.reason == (
-        "SpotExcluded"
-    )
+    assert decided(
+        on_attempt("steady", batch=never, progress_sample=publishing)
+    ).running.reason == ("SpotExcluded")
 
 
 def test_a_batch_returns_to_spot_when_it_is_clearly_ahead() -> None:
@@ -544,14 +563,16 @@ def test_a_batch_returns_to_spot_when_it_is_clearly_ahead() -> None:
     assert got.attempt is not None
     assert (got.attempt.tier, got.attempt.number) == ("spot", 2)
     full = {("spot", "nvidia.com/mig-1g.10gb"): 7}
-    stays = decided(on_attempt("steady", at=at(HOUR), status=ahead, taken=full))
+    stays = decided(on_attempt("steady", at=at(HOUR), status=ahead, used_devices=full))
     assert (stays.create, stays.running.reason) == (None, "NotYetAhead")
 
 
 def test_steady_hardware_that_is_taken_leaves_a_batch_where_it_works() -> None:
     short = a_batch(a_batch_spec(deadline="1h"))
     full = {("a100", "nvidia.com/mig-1g.10gb"): 7}
-    got = decided(on_attempt(batch=short, at=at(3300), asked=asked(500, 3300), taken=full))
+    got = decided(
+        on_attempt(batch=short, at=at(3300), progress_sample=asked(500, 3300), used_devices=full)
+    )
     assert (got.create, names(got)) == (None, [])
 
 
@@ -587,7 +608,7 @@ def unbound(number: int, seconds: float) -> dict[str, Any]:
     return {"at": at(seconds), "pods": (pod,)}
 
 
-def pool_of(allotment: BatchAllotment) -> str:
+def pool_of(allotment: BatchPlan) -> str:
     assert allotment.attempt is not None
     return allotment.attempt.pool
 
@@ -693,7 +714,7 @@ def test_only_pools_whose_nodes_a_cloud_marks_ask_for_the_mark() -> None:
     cloud = decided(a_checked_situation(nodes=marked))
     assert plain.create is not None
     assert cloud.create is not None
-    assert (plain.create.labelled, cloud.create.labelled) == (False, True)
+    assert (plain.create.spot_affinity, cloud.create.spot_affinity) == (False, True)
 
 
 def test_a_service_lends_its_model_and_nothing_else() -> None:
@@ -718,10 +739,14 @@ def test_prompts_that_are_only_read_find_hardware_too() -> None:
 
 def test_the_runner_is_asked_while_it_has_an_address() -> None:
     got = decided(on_attempt())
-    assert got.ask is not None
-    assert (got.ask.attempt, got.ask.pod.name, got.ask.address) == (1, "night-a1-x", "127.10.0.9")
-    assert decided(on_attempt(pod={"node": None, "address": None})).ask is None
-    assert decided(on_attempt(pod={"leaving": True})).ask is None
+    assert got.progress_probe is not None
+    assert (
+        got.progress_probe.attempt,
+        got.progress_probe.pod.name,
+        got.progress_probe.address,
+    ) == (1, "night-a1-x", "127.10.0.9")
+    assert decided(on_attempt(pod={"node": None, "address": None})).progress_probe is None
+    assert decided(on_attempt(pod={"terminating": True})).progress_probe is None
 
 
 def test_a_pod_of_another_owner_is_neither_asked_nor_believed() -> None:
@@ -730,27 +755,27 @@ def test_a_pod_of_another_owner_is_neither_asked_nor_believed() -> None:
         1, ref=Ref("team-a", "zzz"), owner="", address="10.0.0.1", created=at(5), exit_code=3
     )
     got = decided(on_attempt(pods=(a_batch_pod(1), forged)))
-    assert got.ask is not None
-    assert (got.ask.address, got.state) == ("127.10.0.9", "in_progress")
+    assert got.progress_probe is not None
+    assert (got.progress_probe.address, got.state) == ("127.10.0.9", "in_progress")
     alone = decided(on_attempt(pods=(forged,)))
-    assert (alone.ask, alone.state) == (None, "in_progress")
+    assert (alone.progress_probe, alone.state) == (None, "in_progress")
 
 
 def test_progress_is_written_every_half_minute_and_never_goes_back() -> None:
-    situation = on_attempt(asked=asked(100, 10))
+    situation = on_attempt(progress_sample=asked(100, 10))
     first = decided(situation)
     assert first.progress is not None
     assert first.progress.done == 100
     situation = carried_out(situation, first)
     for seconds, done, told in ((20, 200, 100), (40, 300, 300), (80, 50, 300), (81, ROWS, ROWS)):
-        got = decided(later(situation, seconds, runner_answers=asked(done, seconds)))
+        got = decided(later(situation, seconds, progress_sample=asked(done, seconds)))
         assert got.progress is not None
         assert got.progress.done == told
         situation = carried_out(situation, got)
 
 
 def test_an_answer_of_another_attempt_is_no_progress() -> None:
-    got = decided(on_attempt(number=2, asked=asked(500, 10, attempt=1)))
+    got = decided(on_attempt(number=2, progress_sample=asked(500, 10, attempt=1)))
     assert got.progress is not None
     assert got.progress.done == 0
 
@@ -758,8 +783,8 @@ def test_an_answer_of_another_attempt_is_no_progress() -> None:
 def test_the_measured_pace_decides_when_the_rest_takes_all_the_time() -> None:
     batch = a_batch(a_batch_spec(deadline="1h"))
     fast, slow = asked(900, 1800), asked(90, 1800)
-    quick = decided(on_attempt(batch=batch, at=at(1800), asked=fast))
-    late = decided(on_attempt(batch=batch, at=at(1800), asked=slow))
+    quick = decided(on_attempt(batch=batch, at=at(1800), progress_sample=fast))
+    late = decided(on_attempt(batch=batch, at=at(1800), progress_sample=slow))
     assert (quick.create, quick.running.reason) == (None, "OnSpot")
     assert late.attempt is not None
     assert late.attempt.tier == "onDemand"
@@ -771,12 +796,14 @@ def test_the_measured_pace_decides_when_the_rest_takes_all_the_time() -> None:
 
 
 def test_a_start_is_measured_by_the_first_sight_of_work() -> None:
-    begun = on_attempt(attempt={"runningSince": None}, asked=asked(5, 47))
+    begun = on_attempt(attempt={"runningSince": None}, progress_sample=asked(5, 47))
     got = decided(begun)
     assert got.attempt is not None
     assert got.progress is not None
     assert (got.attempt.running_since, got.progress.start_seconds) == (at(47), 47)
-    loading = on_attempt(attempt={"runningSince": None}, asked=asked(0, 47, state="replaying"))
+    loading = on_attempt(
+        attempt={"runningSince": None}, progress_sample=asked(0, 47, state="replaying")
+    )
     replaying = decided(loading).attempt
     assert replaying is not None
     assert replaying.running_since is None
@@ -794,7 +821,7 @@ def test_what_a_container_leaves_behind_is_not_trusted(text: str) -> None:
 
 def test_a_batch_whose_planning_raised_is_left_as_it_is() -> None:
     situation = on_attempt()
-    got = set_aside(situation, KeyError("x"))
+    got = planner_error_plan(situation, KeyError("x"))
     assert (got.accepted.reason, got.create, got.delete) == ("PlannerError", None, ())
     assert "KeyError" in got.accepted.message
     assert got.attempt == situation.batch.status.attempt
@@ -809,7 +836,7 @@ def test_what_runs_goes_on_while_the_spec_cannot_be_carried_out() -> None:
 
 
 def test_a_batch_that_is_not_accepted_loses_its_attempt_like_any_other() -> None:
-    got = decided(on_attempt(claim=None, pod={"leaving": True}))
+    got = decided(on_attempt(claim=None, pod={"terminating": True}))
     assert (names(got), got.create) == (["night-a1"], None)
     assert decided(on_attempt(claim=None, pods=(done_by(1),))).state == "completed"
 

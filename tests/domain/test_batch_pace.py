@@ -8,7 +8,7 @@ import pytest
 from tessera.api.inference_service import SpeedStatus
 from tessera.domain.batch import pace
 from tessera.domain.batch.batches import situations
-from tessera.domain.batch.spec import accept
+from tessera.domain.batch.spec import accept_spec
 from tessera.domain.checks import shape_of
 from tessera.domain.perf import SpeedMeasurement, measurement_key
 from tessera.domain.plan import plan
@@ -20,7 +20,7 @@ from tests.builders import NOW, SMALL, a_pod, a_service, a_snapshot, a_workload
 
 def test_before_its_own_pace_is_known_a_batch_counts_on_what_services_measured() -> None:
     situation = a_checked_situation()
-    source, choice = accept(situation)[1], decided(situation).choice
+    source, choice = accept_spec(situation)[1], decided(situation).choice
     progress = situation.batch.status.progress
     assert source is not None
     assert choice is not None
@@ -32,10 +32,10 @@ def test_before_its_own_pace_is_known_a_batch_counts_on_what_services_measured()
     def rate(own: str | None = None, measured: float | None = None) -> float:
         known = progress.model_copy(update={"pace": own and Decimal(own)})
         found = {} if measured is None else {case: SpeedMeasurement(ratio=measured, requests=500)}
-        return pace.rate(choice, source, known, found)
+        return pace.rows_per_second(choice, source, known, found)
 
-    expected = rate() / pace.UNMEASURED
-    assert rate(measured=1.5) == pytest.approx(expected * pace.MEASURED / 1.5)
+    expected = rate() / pace.UNMEASURED_SPEED_SHARE
+    assert rate(measured=1.5) == pytest.approx(expected * pace.MEASURED_SPEED_SHARE / 1.5)
     assert rate(measured=0.8) > expected
     assert rate("0.40", measured=0.8) == pytest.approx(expected * 0.4)
 

@@ -7,8 +7,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tessera.domain.batch.allotment import TERMINAL, BatchAllotment
-from tessera.domain.batch.decide import draft_batch, finish_batch
+from tessera.domain.batch.allotment import TERMINAL_STATES, BatchPlan
+from tessera.domain.batch.decide import apply_funding, propose_batch
 from tessera.domain.batch.status import batch_status
 from tests.batch_builders import (
     NIGHT,
@@ -64,11 +64,11 @@ class Life:
         changes: dict[str, dict[str, Any]] = {
             "ends with 1": {"exit_code": 1, "report": report},
             "is evicted": {"disrupted": True},
-            "is deleted": {"leaving": True},
+            "is deleted": {"terminating": True},
             "loses its node": {"node": "nowhere"},
             "completes": {"exit_code": 0, "report": completed},
             "is refused": {"exit_code": 3, "report": report},
-            "crashes": {"trouble": "CrashLoopBackOff"},
+            "crashes": {"waiting_reason": "CrashLoopBackOff"},
             "works": {"runner_since": self.now.at},
             "stuck": {"node": None, "bound": None, "unschedulable": "0/2"},
         }
@@ -84,7 +84,7 @@ class Life:
             jobs = tuple(replace(job, failed=job.attempt == number) for job in jobs)
         if event == "works" and number:
             answer = asked(min(self.done, ROWS), 0, attempt=number)
-            self.now = replace(self.now, asked=replace(answer, at=self.now.at))
+            self.now = replace(self.now, progress_sample=replace(answer, at=self.now.at))
         if event == "leaves something behind":
             jobs = (*(job for job in jobs if job.attempt != 40), a_job(40))
         self.now = replace(self.now, pods=pods, jobs=jobs)
@@ -106,20 +106,20 @@ class Life:
         self.now = replace(self.now, batch=batch, claim=claim)
 
     def turn(self) -> None:
-        got = finish_batch(draft_batch(self.now), self.shortage)
+        got = apply_funding(propose_batch(self.now), self.shortage)
         if got.create is not None and got.create.attempt is not None:
             assert got.attempt is not None
             assert got.attempt.number == got.create.attempt
             assert got.create.attempt > max(self.numbers, default=0), "a number came twice"
             self.numbers.append(got.create.attempt)
         self._carry_out(got)
-        again = finish_batch(draft_batch(self.now), self.shortage)
+        again = apply_funding(propose_batch(self.now), self.shortage)
         if again.create is None or again.create.attempt is not None:
             assert (again.create, again.delete) == (None, ())
             assert batch_status(again, self.now.at) == self.now.batch.status
         self._assert_one_attempt()
 
-    def _carry_out(self, got: BatchAllotment) -> None:
+    def _carry_out(self, got: BatchPlan) -> None:
         self.now = carried_out(self.now, got)
         created = got.create.attempt if got.create is not None else None
         if created is not None:
@@ -129,10 +129,10 @@ class Life:
             self.now = replace(self.now, pods=(*self.now.pods, pod))
 
     def _assert_one_attempt(self) -> None:
-        over = {pod.attempt for pod in self.now.pods if pod.over}
+        over = {pod.attempt for pod in self.now.pods if pod.finished}
         wanted = [job for job in self.now.jobs if job.attempt and job.attempt not in over]
         assert len(wanted) <= 1
-        if self.now.batch.status.state in TERMINAL:
+        if self.now.batch.status.state in TERMINAL_STATES:
             assert not wanted
 
 
@@ -159,7 +159,7 @@ def test_a_batch_that_is_over_stays_so(events: list[str]) -> None:
         life.turn()
         state = life.now.batch.status.state
         assert over in (None, state)
-        over = state if state in TERMINAL else None
+        over = state if state in TERMINAL_STATES else None
 
 
 def test_a_batch_that_is_left_alone_ends_within_its_deadline() -> None:

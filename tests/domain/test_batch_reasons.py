@@ -175,7 +175,9 @@ CASES = [
     ),
     Case(
         reason=BatchAccepted.CLAIM_NOT_READ_WRITE_MANY,
-        situation=a_situation(claim=VolumeClaim(modes=("ReadWriteOnce",), storage_class="gp3")),
+        situation=a_situation(
+            claim=VolumeClaim(access_modes=("ReadWriteOnce",), storage_class="gp3")
+        ),
         field="spec.claim",
         says=("ReadWriteOnce", "gp3", "ReadWriteMany", "kubectl get storageclass"),
     ),
@@ -201,7 +203,7 @@ CASES = [
         reason=BatchRunning.VALIDATION_JOB_FAILED,
         situation=settled(
             a_situation(),
-            pods=(a_batch_pod(None, trouble="ErrImagePull", last_words="denied"),),
+            pods=(a_batch_pod(None, waiting_reason="ErrImagePull", container_message="denied"),),
         ),
         field="spec.input",
         says=("ErrImagePull: denied", "kubectl describe pod night-check-x"),
@@ -307,13 +309,13 @@ CASES = [
     ),
     Case(
         reason=BatchComplete.IN_PROGRESS,
-        situation=on_attempt(asked=asked(400, 40, failed=3)),
+        situation=on_attempt(progress_sample=asked(400, 40, failed=3)),
         field="status.progress",
         says=("400 of 1000 rows are done, 3 of them failed",),
     ),
     Case(
         reason=BatchComplete.FINALIZING,
-        situation=on_attempt(asked=asked(1000, 40, state="publishing")),
+        situation=on_attempt(progress_sample=asked(1000, 40, state="publishing")),
         field="status.progress",
         says=("all 1000 rows are done", "jobs/answers.jsonl"),
     ),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tessera.api.batch_inference import BatchInferenceStatus
-from tessera.domain.batch.batches import drafted, situations
+from tessera.domain.batch.batches import propose_batches, situations
 from tessera.domain.batch.facts import Batch, VolumeClaim
 from tessera.domain.batch.names import job_name
 from tessera.domain.plan import plan
@@ -17,7 +17,7 @@ from tessera.resources import children
 from tests.batch_builders import NIGHT, NODES, POOLS, a_batch, a_job, asked
 from tests.builders import NOW
 
-CLAIMS = {Ref("team-a", "results"): VolumeClaim(modes=("ReadWriteMany",))}
+CLAIMS = {Ref("team-a", "results"): VolumeClaim(access_modes=("ReadWriteMany",))}
 ATTEMPT = {
     "number": 1,
     "tier": "spot",
@@ -67,9 +67,9 @@ def test_pods_jobs_and_answers_are_those_of_the_same_uid() -> None:
         for uid in ("uid-night", "uid-former")
     )
     mine = situations(own)[NIGHT]
-    assert (len(mine.pods), len(mine.jobs), mine.asked) == (1, 1, asked(5))
+    assert (len(mine.pods), len(mine.jobs), mine.progress_sample) == (1, 1, asked(5))
     none = situations(former)[NIGHT]
-    assert (none.pods, none.jobs, none.asked) == ((), (), None)
+    assert (none.pods, none.jobs, none.progress_sample) == ((), (), None)
 
 
 def over(**fields: Any) -> Batch:
@@ -80,7 +80,7 @@ def over(**fields: Any) -> Batch:
 def test_a_batch_that_is_over_costs_no_look_at_the_fleet() -> None:
     fleet = a_fleet(batches=(over(),), batch_jobs=(a_job(1), a_job(2)), pods=(a_pod(exit_code=0),))
     views = discover(fleet.pools, fleet.nodes, NOW.date())
-    one = drafted(fleet, views, Counter())[NIGHT]
+    one = propose_batches(fleet, views, Counter())[NIGHT]
     assert (one.situation.views, one.situation.nodes, one.situation.services) == ((), {}, {})
     got = plan(fleet).batches[NIGHT]
     assert (got.state, [ref.name for ref in got.delete]) == ("completed", ["night-a2"])
@@ -90,8 +90,8 @@ def test_a_batch_that_is_over_costs_no_look_at_the_fleet() -> None:
     ("fields", "shares"),
     [
         ({}, False),
-        ({"pods": (a_pod(),), "jobs": (a_job(),)}, True),
-        ({"pods": (replace(a_pod(exit_code=0), ended=NOW),), "jobs": (a_job(),)}, False),
+        ({"pods": (a_pod(),), "batch_jobs": (a_job(),)}, True),
+        ({"pods": (replace(a_pod(exit_code=0), ended=NOW),), "batch_jobs": (a_job(),)}, False),
     ],
 )
 def test_a_batch_that_is_over_needs_shared_objects_only_for_its_last_pods(
@@ -99,8 +99,8 @@ def test_a_batch_that_is_over_needs_shared_objects_only_for_its_last_pods(
 ) -> None:
     got = plan(a_fleet(batches=(over(),), **fields))
     found = {
-        one.namespace: one.manifests(visitors=("tessera-system",), monitored=True)
-        for one in children.sharing(got.service_plans, got.active_batches)
+        one.namespace: one.manifests(ingress_namespaces=("tessera-system",), monitored=True)
+        for one in children.namespace_owners(got.service_plans, got.active_batches)
     }
     assert bool(found) is shares
 
@@ -108,8 +108,8 @@ def test_a_batch_that_is_over_needs_shared_objects_only_for_its_last_pods(
 def test_shared_objects_belong_to_batches_that_are_not_over() -> None:
     new = Ref("team-a", "next")
     got = plan(a_fleet(batches=(over(), a_batch(ref=new, uid="uid-next"))))
-    (shared,) = children.sharing(got.service_plans, got.active_batches)
-    manifests = shared.manifests(visitors=("x",), monitored=True)
+    (shared,) = children.namespace_owners(got.service_plans, got.active_batches)
+    manifests = shared.manifests(ingress_namespaces=("x",), monitored=True)
     for one in manifests:
         owners = one.body["metadata"]["ownerReferences"]
         assert [owner["name"] for owner in owners] == ["next"]

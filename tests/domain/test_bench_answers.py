@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from tessera.domain.bench.answers import Answer, Failure
-from tessera.domain.bench.cautions import cautions
-from tessera.domain.bench.counters import Peaks, look, work
-from tessera.domain.bench.dollars import Price
-from tessera.domain.bench.figures import Bound, figures, knee_of
-from tessera.domain.bench.jobs import Job, fitting, shared_by_design
-from tessera.domain.bench.transcript import Transcript
+from tessera.domain.bench.answers import BenchResponse, RequestFailure
+from tessera.domain.bench.cautions import reliability_warnings
+from tessera.domain.bench.counters import HardwarePeaks, engine_activity, parse_metrics
+from tessera.domain.bench.dollars import HourlyPrice
+from tessera.domain.bench.figures import Bottleneck, load_metrics, sweep_knee
+from tessera.domain.bench.jobs import BenchRequest, requests_within, shared_prompt_share
+from tessera.domain.bench.transcript import StreamRecorder
 from tessera.domain.money import money
 from tests.bench_builders import a_failure, a_job, a_level, a_look, an_answer
 
@@ -24,30 +24,30 @@ def said(text: str, end: str | None = None) -> dict[str, Any]:
     return {"choices": [{"delta": {"content": text}, "finish_reason": end}]}
 
 
-def heard(*events: dict[str, Any] | bytes) -> Answer:
+def heard(*events: dict[str, Any] | bytes) -> BenchResponse:
     """What came, an event each second from 1 on, of a request sent at 0."""
-    transcript = Transcript(a_job(), 0.0, 0.0)
+    transcript = StreamRecorder(a_job(), 0.0, 0.0)
     for at, event in enumerate(events, 1):
-        transcript.event(event if isinstance(event, bytes) else json.dumps(event).encode(), at)
-    return transcript.answer(float(len(events)))
+        transcript.add_event(event if isinstance(event, bytes) else json.dumps(event).encode(), at)
+    return transcript.response(float(len(events)))
 
 
 def test_a_chat_begins_with_its_first_token_and_not_with_the_role() -> None:
     got = heard(OPENING, said("a"), said("b"), said("c", "stop"), {"choices": [], "usage": USAGE})
-    assert (got.first, list(got.gaps), got.failure) == (2, [1, 1], "")
-    assert (got.prompt_tokens, got.output_tokens, got.exact) == (7, 5, True)
+    assert (got.first_token_at, list(got.chunk_gaps), got.failure) == (2, [1, 1], "")
+    assert (got.prompt_tokens, got.output_tokens, got.exact_tokens) == (7, 5, True)
 
 
 def test_usage_counts_and_chunks_only_where_there_is_none() -> None:
     told = heard(said("a b c"), said("d", "length"), {"choices": [], "usage": USAGE}, b"[DONE]")
     silent = heard(said("a b c"), said("d", "length"), b"[DONE]")
-    assert (told.output_tokens, told.exact) == (5, True)
-    assert (silent.output_tokens, silent.exact, silent.prompt_tokens) == (2, False, None)
+    assert (told.output_tokens, told.exact_tokens) == (5, True)
+    assert (silent.output_tokens, silent.exact_tokens, silent.prompt_tokens) == (2, False, None)
 
 
 def test_time_between_tokens_is_shared_by_all_tokens_of_a_chunk() -> None:
     got = heard(said("a"), said("b c"), said("d e", "stop"), {"choices": [], "usage": USAGE})
-    assert got.per_token == 2 / 4
+    assert got.tpot == 2 / 4
 
 
 def test_an_empty_text_is_a_token_and_reasoning_is_too() -> None:
@@ -71,63 +71,68 @@ def test_cached_tokens_are_taken_from_the_usage() -> None:
 @pytest.mark.parametrize(
     ("events", "failure"),
     [
-        ([said("a")], Failure.CUT),
-        ([], Failure.CUT),
-        ([said("a"), b"[DONE]"], Failure.CUT),
-        ([said("a"), said("", "abort"), b"[DONE]"], Failure.ABORTED),
-        ([said("a"), {"error": {"message": "out of memory"}}], Failure.ERROR),
-        ([OPENING, {"choices": [{"delta": {}, "finish_reason": "stop"}]}], Failure.EMPTY),
-        ([b"<html>"], Failure.NO_STREAM),
-        ([b"7"], Failure.NO_STREAM),
-        ([{"choices": 5}], Failure.NO_STREAM),
-        ([{"choices": ["x"]}], Failure.NO_STREAM),
-        ([{"choices": [], "usage": {"completion_tokens": "many"}}], Failure.NO_STREAM),
-        ([b"[" * 100_000], Failure.NO_STREAM),
+        ([said("a")], RequestFailure.CUT_OFF),
+        ([], RequestFailure.CUT_OFF),
+        ([said("a"), b"[DONE]"], RequestFailure.CUT_OFF),
+        ([said("a"), said("", "abort"), b"[DONE]"], RequestFailure.ABORTED),
+        ([said("a"), {"error": {"message": "out of memory"}}], RequestFailure.ERROR),
+        ([OPENING, {"choices": [{"delta": {}, "finish_reason": "stop"}]}], RequestFailure.EMPTY),
+        ([b"<html>"], RequestFailure.NO_STREAM),
+        ([b"7"], RequestFailure.NO_STREAM),
+        ([{"choices": 5}], RequestFailure.NO_STREAM),
+        ([{"choices": ["x"]}], RequestFailure.NO_STREAM),
+        ([{"choices": [], "usage": {"completion_tokens": "many"}}], RequestFailure.NO_STREAM),
+        ([b"[" * 100_000], RequestFailure.NO_STREAM),
     ],
 )
 def test_what_is_no_whole_answer_is_a_failure_of_its_kind(
-    events: list[dict[str, Any] | bytes], failure: Failure
+    events: list[dict[str, Any] | bytes], failure: RequestFailure
 ) -> None:
     got = heard(*events)
-    assert (got.whole, got.failure) == (False, failure)
+    assert (got.complete, got.failure) == (False, failure)
     assert len(got.detail) <= 300
 
 
-PRICE = Price(per_hour=money(Decimal("3.60"), "USD"), output_over_input=Decimal(4))
-PEAKS = Peaks(name="gpu", flops=1e12, bandwidth=1e11)
+PRICE = HourlyPrice(per_hour=money(Decimal("3.60"), "USD"), output_input_ratio=Decimal(4))
+PEAKS = HardwarePeaks(name="gpu", flops=1e12, bandwidth=1e11)
 
 
 def test_rates_are_of_whole_answers_over_the_whole_time() -> None:
-    got = figures(a_level(an_answer(), an_answer(due=1.0), a_failure()), None, PRICE)
-    assert (got.whole, got.failures) == (2, {"Http503": 1})
+    got = load_metrics(a_level(an_answer(), an_answer(due=1.0), a_failure()), None, PRICE)
+    assert (got.completed, got.failures) == (2, {"Http503": 1})
     assert (got.requests_per_second, got.output_per_second, got.total_per_second) == (0.2, 1, 21)
-    assert got.latencies.first_token is not None
-    assert got.latencies.first_token.p50 == 0.5
+    assert got.latencies.ttft is not None
+    assert got.latencies.ttft.p50 == 0.5
     assert got.per_user == pytest.approx(10)
-    assert got.dollars is not None
-    assert got.dollars.run.rounded(4) == Decimal("0.0100")
+    assert got.cost is not None
+    assert got.cost.run.rounded(4) == Decimal("0.0100")
 
 
 def test_a_late_client_does_not_flatter_the_server() -> None:
-    got = figures(a_level(an_answer(due=1.0, sent=1.4, first=0.5)), None, None)
-    assert got.latencies.first_token is not None
-    assert got.latencies.first_token.p50 == 0.5
+    got = load_metrics(a_level(an_answer(due=1.0, sent=1.4, first=0.5)), None, None)
+    assert got.latencies.ttft is not None
+    assert got.latencies.ttft.p50 == 0.5
     assert got.client.late_seconds == pytest.approx(0.4)
 
 
 def test_no_load_without_any_whole_answer_breaks_the_figures() -> None:
-    got = figures(a_level(a_failure()), PEAKS, PRICE)
-    assert (got.whole, got.latencies.answer, got.per_user, got.full) == (0, None, None, None)
-    assert figures(a_level(), None, None).held == 0
+    got = load_metrics(a_level(a_failure()), PEAKS, PRICE)
+    assert (
+        got.completed,
+        got.latencies.end_to_end,
+        got.per_user,
+        got.saturated_output_per_second,
+    ) == (0, None, None, None)
+    assert load_metrics(a_level(), None, None).mean_concurrency == 0
 
 
 def test_the_rate_while_full_leaves_out_the_end_when_places_are_empty() -> None:
     # Two places, one answer a second each; the last one takes four seconds alone.
     short = [an_answer(due=due, first=0.2, gaps=[0.2] * 4) for due in (0.0, 0.0, 1.0, 1.0, 2.0)]
     long = an_answer(due=2.0, first=2.0, gaps=[0.5] * 4)
-    got = figures(a_level(*short, long, seconds=6.0), None, None)
+    got = load_metrics(a_level(*short, long, seconds=6.0), None, None)
     assert got.output_per_second == 5
-    assert got.full == pytest.approx(10)
+    assert got.saturated_output_per_second == pytest.approx(10)
 
 
 def test_work_is_what_the_counters_grew_by() -> None:
@@ -146,29 +151,29 @@ def test_work_is_what_the_counters_grew_by() -> None:
         request_queue_time_seconds_count=20,
     )  # fmt: skip
     during = [a_look(5.0, num_requests_running=3, num_requests_waiting=2, kv_cache_usage_perc=0.5)]
-    got = work(before, after, during, PEAKS)
+    got = engine_activity(before, after, during, PEAKS)
     assert got is not None
     assert (got.output_tokens, got.preemptions, got.batch, got.prefix_hits) == (400, 2, 4, 0.1)
     assert (got.mfu, got.mbu) == (0.5, 0.6)
-    assert (got.running, got.most_waiting, got.most_kv, got.queued_seconds) == (3, 2, 0.5, 0.2)
+    assert (got.running, got.max_waiting, got.max_kv_usage, got.queued_seconds) == (3, 2, 0.5, 0.2)
 
 
 def test_counters_that_fell_are_those_of_another_process() -> None:
     before, after = (a_look(at, generation_tokens_total=100 - at) for at in (0.0, 10.0))
-    assert work(before, after, [], None) is None
+    assert engine_activity(before, after, [], None) is None
 
 
 def test_an_engine_that_estimates_nothing_has_no_mfu() -> None:
     standing = {f"estimated_{name}_per_gpu_total": 0.0 for name in ("flops", "read_bytes")}
     standing["estimated_write_bytes_per_gpu_total"] = 0.0
     before, after = (a_look(at, generation_tokens_total=at, **standing) for at in (0.0, 10.0))
-    got = work(before, after, [], PEAKS)
+    got = engine_activity(before, after, [], PEAKS)
     assert got is not None
     assert (got.mfu, got.mbu, got.preemptions) == (None, None, None)
 
 
 def test_ranks_of_a_server_are_summed_and_what_counts_for_each_gpu_is_averaged() -> None:
-    found = look(
+    found = parse_metrics(
         "# HELP vllm:generation_tokens_total Number of generation tokens processed.\n"
         "# TYPE vllm:generation_tokens_total counter\n"
         'vllm:generation_tokens_total{engine="0",model_name="a b"} 10.0\n'
@@ -200,12 +205,12 @@ def engine(tokens: float, **grown: float) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("level", "bound"),
     [
-        (a_level(an_answer()), Bound.UNKNOWN),
-        (a_level(an_answer(), cpu_seconds=9.0, **engine(5)), Bound.CLIENT),
-        (a_level(an_answer(), **engine(5)), Bound.LOAD),
-        (a_level(an_answer(), **engine(5000)), Bound.UNKNOWN),
-        (a_level(an_answer(), **engine(5, num_preemptions_total=1)), Bound.KV_CACHE),
-        (a_level(an_answer(), **engine(5, estimated_flops_per_gpu_total=7e12)), Bound.COMPUTE),
+        (a_level(an_answer()), Bottleneck.UNKNOWN),
+        (a_level(an_answer(), cpu_seconds=9.0, **engine(5)), Bottleneck.CLIENT),
+        (a_level(an_answer(), **engine(5)), Bottleneck.LOAD),
+        (a_level(an_answer(), **engine(5000)), Bottleneck.UNKNOWN),
+        (a_level(an_answer(), **engine(5, num_preemptions_total=1)), Bottleneck.KV_CACHE),
+        (a_level(an_answer(), **engine(5, estimated_flops_per_gpu_total=7e12)), Bottleneck.COMPUTE),
         (
             a_level(
                 an_answer(),
@@ -215,23 +220,25 @@ def engine(tokens: float, **grown: float) -> dict[str, Any]:
                     estimated_write_bytes_per_gpu_total=1e9,
                 ),
             ),
-            Bound.BANDWIDTH,
+            Bottleneck.BANDWIDTH,
         ),
         (
             a_level(
                 an_answer(),
                 **engine(5, request_queue_time_seconds_sum=0.2, request_queue_time_seconds_count=1),
             ),
-            Bound.QUEUE,
+            Bottleneck.QUEUE,
         ),
     ],
 )
-def test_what_bound_the_load_is_named(level: Any, bound: Bound) -> None:
-    assert figures(level, PEAKS, None).bound is bound
+def test_what_bound_the_load_is_named(level: Any, bound: Bottleneck) -> None:
+    assert load_metrics(level, PEAKS, None).bottleneck is bound
 
 
 def told(level: Any, shared: float = 0.0, *, natural_end: bool = False) -> str:
-    return "\n".join(cautions(figures(level, None, None), shared, natural_end=natural_end))
+    return "\n".join(
+        reliability_warnings(load_metrics(level, None, None), shared, natural_end=natural_end)
+    )
 
 
 def test_a_sound_load_needs_no_caution() -> None:
@@ -285,30 +292,33 @@ def test_other_tokens_of_failed_answers_do_not_cast_doubt_on_the_engine() -> Non
 
 def test_loads_with_failures_are_not_asked_for_the_knee() -> None:
     loads = [a_level(an_answer(gaps=[0.1] * places), concurrency=places) for places in (1, 2, 4)]
-    assert knee_of([figures(one, None, None) for one in loads]) is not None
+    assert sweep_knee([load_metrics(one, None, None) for one in loads]) is not None
     loads.append(a_level(an_answer(), a_failure(), concurrency=8))
-    found = knee_of([figures(one, None, None) for one in loads])
+    found = sweep_knee([load_metrics(one, None, None) for one in loads])
     assert found is not None
     assert found.concurrency <= 4
 
 
-def blocks(number: int, tokens: int, *ids: int) -> Job:
-    return Job(number=number, input_tokens=tokens, output_tokens=1, blocks=ids)
+def blocks(number: int, tokens: int, *ids: int) -> BenchRequest:
+    return BenchRequest(number=number, input_tokens=tokens, output_tokens=1, blocks=ids)
 
 
 def test_only_the_begin_of_a_prompt_can_repeat() -> None:
     jobs = [blocks(0, 1024, 1, 2), blocks(1, 1024, 1, 3), blocks(2, 1024, 4, 2)]
-    assert shared_by_design(jobs) == 512 / 3072
-    assert shared_by_design([blocks(0, 600, 1, 2), blocks(1, 600, 1, 2)]) == 0.5
-    assert shared_by_design([]) == 0
+    assert shared_prompt_share(jobs) == 512 / 3072
+    assert shared_prompt_share([blocks(0, 600, 1, 2), blocks(1, 600, 1, 2)]) == 0.5
+    assert shared_prompt_share([]) == 0
 
 
 def test_a_shared_prefix_repeats_in_all_but_the_first() -> None:
-    jobs = [Job(number=n, input_tokens=100, output_tokens=1, shared=50) for n in range(4)]
-    assert shared_by_design(jobs) == 150 / 400
+    jobs = [
+        BenchRequest(number=n, input_tokens=100, output_tokens=1, shared_tokens=50)
+        for n in range(4)
+    ]
+    assert shared_prompt_share(jobs) == 150 / 400
 
 
 def test_what_the_model_cannot_hold_is_not_sent() -> None:
     jobs = [a_job(inputs=90, outputs=10), a_job(inputs=91, outputs=10)]
-    assert fitting(jobs, 100) == jobs[:1]
-    assert fitting(jobs, None) == jobs
+    assert requests_within(jobs, 100) == jobs[:1]
+    assert requests_within(jobs, None) == jobs

@@ -8,9 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tessera.domain.bench.counters import mfu
-from tessera.domain.bench.dollars import Price, break_even, dollars, run_cost, tokens_per_unit
-from tessera.domain.bench.knee import Knee, Point, knee
-from tessera.domain.bench.spread import nearest_rank, spread
+from tessera.domain.bench.dollars import (
+    HourlyPrice,
+    break_even,
+    run_cost,
+    token_cost,
+    tokens_per_unit,
+)
+from tessera.domain.bench.knee import Knee, LoadPoint, find_knee
+from tessera.domain.bench.spread import distribution, nearest_rank
 from tessera.domain.money import Money, money, per_million_tokens
 
 VALUES = st.lists(st.floats(0, 1e6), min_size=1, max_size=300).map(sorted)
@@ -55,15 +61,15 @@ def test_at_least_the_share_does_not_exceed_a_percentile_and_less_is_below_it(
 
 @given(VALUES)
 def test_percentiles_rise_from_the_least_to_the_most(values: list[float]) -> None:
-    found = spread(values)
+    found = distribution(values)
     assert found is not None
-    assert values[0] <= found.p50 <= found.p90 <= found.p95 <= found.p99 <= found.most
-    assert found.most == values[-1]
+    assert values[0] <= found.p50 <= found.p90 <= found.p95 <= found.p99 <= found.maximum
+    assert found.maximum == values[-1]
     assert found.mean == pytest.approx(sum(values) / len(values))
 
 
 def test_nothing_has_no_spread() -> None:
-    assert spread([]) is None
+    assert distribution([]) is None
 
 
 @pytest.mark.parametrize(
@@ -81,8 +87,8 @@ def test_nothing_has_no_spread() -> None:
 def test_a_million_output_tokens_cost_the_hour_by_the_tokens_of_an_hour(
     hourly: str, gpus: int, rate: int, expected: str
 ) -> None:
-    price = Price(per_hour=usd(hourly).times(gpus), output_over_input=Decimal(4))
-    found = dollars(price, 0, rate * 60, 60.0).per_million_output
+    price = HourlyPrice(per_hour=usd(hourly).times(gpus), output_input_ratio=Decimal(4))
+    found = token_cost(price, 0, rate * 60, 60.0).per_million_output
     assert found is not None
     assert found.rounded(9) == pytest.approx(Decimal(expected), abs=Decimal("0.000001"))
 
@@ -115,8 +121,8 @@ def test_tokens_for_a_dollar_are_the_inverse_of_the_price_of_a_million() -> None
 
 
 def test_each_price_divides_by_the_tokens_that_it_names() -> None:
-    price = Price(per_hour=usd("3.60"), output_over_input=Decimal(4))
-    found = dollars(price, 8000, 1000, 10.0)  # a cent
+    price = HourlyPrice(per_hour=usd("3.60"), output_input_ratio=Decimal(4))
+    found = token_cost(price, 8000, 1000, 10.0)  # a cent
     assert found.per_million_output == usd("10")
     assert found.per_million_total is not None
     assert found.per_million_total.rounded(6) == Decimal("1.111111")
@@ -128,8 +134,8 @@ def test_each_price_divides_by_the_tokens_that_it_names() -> None:
 
 
 def test_no_tokens_have_no_price() -> None:
-    price = Price(per_hour=usd("3.60"), output_over_input=Decimal(4))
-    found = dollars(price, 0, 0, 10.0)
+    price = HourlyPrice(per_hour=usd("3.60"), output_input_ratio=Decimal(4))
+    found = token_cost(price, 0, 0, 10.0)
     assert (found.per_million_output, found.per_million_weighted) == (None, None)
     assert found.run == usd("0.01")
 
@@ -142,13 +148,13 @@ def test_mfu_is_the_share_of_the_peak(achieved: float, peak: float, expected: fl
     assert mfu(achieved, peak) == pytest.approx(expected, abs=1e-6)
 
 
-def saturating(*places: int, fixed: float = 8.0, each: float = 1.0) -> list[Point]:
+def saturating(*places: int, fixed: float = 8.0, each: float = 1.0) -> list[LoadPoint]:
     """A server whose step takes `fixed` and `each` for every request in it."""
     return [
-        Point(
+        LoadPoint(
             concurrency=number,
             tokens_per_second=number / (fixed + each * number),
-            answer_seconds=fixed + each * number,
+            response_seconds=fixed + each * number,
         )
         for number in places
     ]
@@ -156,25 +162,27 @@ def saturating(*places: int, fixed: float = 8.0, each: float = 1.0) -> list[Poin
 
 def test_the_knee_is_where_power_is_greatest() -> None:
     # n / (8 + n)^2 is greatest at 8, where half of what there is to win is won.
-    assert knee(saturating(1, 2, 4, 8, 16, 32)) == Knee(concurrency=8, passed=True)
-    assert knee(saturating(32, 8, 2, 16, 4)) == Knee(concurrency=8, passed=True)
+    assert find_knee(saturating(1, 2, 4, 8, 16, 32)) == Knee(concurrency=8, passed=True)
+    assert find_knee(saturating(32, 8, 2, 16, 4)) == Knee(concurrency=8, passed=True)
 
 
 def test_a_sweep_that_ends_before_its_knee_says_so() -> None:
-    assert knee(saturating(1, 2, 4)) == Knee(concurrency=4, passed=False)
+    assert find_knee(saturating(1, 2, 4)) == Knee(concurrency=4, passed=False)
 
 
 @pytest.mark.parametrize("places", [(), (8,), (4, 16), (16, 32, 64)])
 def test_too_few_loads_or_only_ones_beyond_it_have_no_knee(places: tuple[int, ...]) -> None:
-    assert knee(saturating(*places)) is None
+    assert find_knee(saturating(*places)) is None
 
 
 def test_of_equally_good_loads_the_smaller_is_the_knee() -> None:
     points = [
-        Point(concurrency=number, tokens_per_second=10.0 * number, answer_seconds=float(seconds))
+        LoadPoint(
+            concurrency=number, tokens_per_second=10.0 * number, response_seconds=float(seconds)
+        )
         for number, seconds in ((1, 1), (2, 1), (4, 2), (8, 8))
     ]
-    assert knee(points) == Knee(concurrency=2, passed=True)
+    assert find_knee(points) == Knee(concurrency=2, passed=True)
 
 
 @given(st.floats(0.5, 20), st.floats(0.05, 3))
@@ -182,7 +190,7 @@ def test_no_load_of_a_saturating_server_has_more_power_than_the_knee(
     fixed: float, each: float
 ) -> None:
     points = saturating(1, 2, 4, 8, 16, 32, 64, fixed=fixed, each=each)
-    found = knee(points)
+    found = find_knee(points)
     assert found is not None
     best = max(point.power for point in points)
     assert math.isclose(

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tessera.domain.bill import Bill, CostState, Line, accrue
+from tessera.domain.bill import Bill, CostLine, CostState, accrue
 from tessera.domain.catalog import products
 from tessera.domain.hardware import slice_hardware
 from tessera.domain.money import billing_weight, price_on
@@ -59,9 +59,9 @@ def a_holder(name: str = "chat-0", profile: str = "1g.10gb", **fields: Any) -> P
     return a_pod(name, **{**kept, **fields})
 
 
-def line(state: CostState, profile: str = "1g.10gb", service: str = "chat") -> Line:
+def line(state: CostState, profile: str = "1g.10gb", service: str = "chat") -> CostLine:
     owned = {"namespace": "team-a", "service": service} if service else {}
-    return Line(currency="USD", pool="a100", profile=profile, state=state, **owned)
+    return CostLine(currency="USD", pool="a100", profile=profile, state=state, **owned)
 
 
 def states(bill: Bill) -> Mapping[CostState, int]:
@@ -537,7 +537,8 @@ def test_more_turns_move_no_line_by_more_than_the_stated_rounding(
     assert total(coarse) == total(fine)
     for name in names:
         exact = [
-            Fraction(bill.lines.get(name, 0)) + Fraction(bill.owed.get(name, 0), 112 * 3600 * 10**6)
+            Fraction(bill.lines.get(name, 0))
+            + Fraction(bill.remainders.get(name, 0), 112 * 3600 * 10**6)
             for bill in (coarse, fine)
         ]
         assert exact[0] == exact[1]
@@ -555,6 +556,6 @@ def test_no_line_drifts_from_its_exact_value_in_thousands_of_turns() -> None:
     for turn in range(1, 5001):
         moment = NOW + turn * timedelta(seconds=5, microseconds=137)
         bill = accrue(bill, Snapshot(at=moment, nodes=(node,), pods=tuple(pods)), views)
-    off = [Fraction(due, 112 * 3600 * 10**6) for due in bill.owed.values()]
+    off = [Fraction(due, 112 * 3600 * 10**6) for due in bill.remainders.values()]
     assert len(off) == 5
     assert max(map(abs, off)) < 2

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tessera.domain.budget.budgets import open_budgets
-from tessera.domain.budget.meter import Meter
-from tessera.domain.budget.purse import HOLD, Claim, Purse, fund
+from tessera.domain.budget.budgets import build_budget_views
+from tessera.domain.budget.meter import SpendMeter
+from tessera.domain.budget.purse import RESERVED_DURATION, BudgetState, GrantRequest, grant_requests
 from tessera.domain.budget.status import budget_status
 from tessera.domain.money import Tariff
 from tessera.domain.pools import discover
@@ -25,7 +25,7 @@ from tests.builders import NOW, a_budget, a_node, a_pod, a_pool, a_snapshot
 
 HOUR = timedelta(hours=1)
 LEAVING = timedelta(seconds=120)
-AWAY = HOLD - LEAVING
+AWAY = RESERVED_DURATION - LEAVING
 """An operator that is away no longer than this cannot overspend."""
 SLICE = {"nvidia.com/mig-1g.10gb": 1}
 WEIGHT = (Decimal(1) / 7 + Decimal(1) / 8) / 2
@@ -57,7 +57,7 @@ class Game:
     """Nano-units of each hour."""
     published: dict[datetime, int] = field(default_factory=dict)
     """The most that each hour may end with, as the last turn said."""
-    meter: Meter | None = None
+    meter: SpendMeter | None = None
     last_seen: dict[str, datetime] = field(default_factory=dict)
     """What Prometheus knows of pods that went while no operator ran."""
     serial: "itertools.count[int]" = field(default_factory=itertools.count)
@@ -112,7 +112,7 @@ class Game:
             del self.pods[uid]
         self.start_missing()
 
-    def turn(self) -> Purse:
+    def turn(self) -> BudgetState:
         snapshot = a_snapshot(
             at=self.at + self.skew,
             pools=(self.pool,),
@@ -122,10 +122,10 @@ class Game:
             meters={} if self.meter is None else {self.budget.name: self.meter},
             last_seen=self.last_seen if self.meter is None else {},
         )
-        (view,) = open_budgets(snapshot, discover(snapshot.pools, NODES, snapshot.at.date()))
-        purse = view.purse
+        (view,) = build_budget_views(snapshot, discover(snapshot.pools, NODES, snapshot.at.date()))
+        purse = view.state
         assert purse is not None
-        found = fund(purse, [self._claim(name) for name in NAMES], "USD")
+        found = grant_requests(purse, [self._claim(name) for name in NAMES], "USD")
         self.meter = view.meter
         self.budget = replace(self.budget, status=budget_status(view, purse.at))
         for name in NAMES:
@@ -133,20 +133,20 @@ class Game:
             for uid in self.staying(name)[self.granted[name] :]:
                 self.ends[uid] = self.now + LEAVING
         self.start_missing()
-        tills = (*purse.now, *purse.ahead)
-        self.published = {till.window.start: max(till.limit, till.taken) for till in tills}
+        tills = (*purse.current_windows, *purse.next_windows)
+        self.published = {till.period.start: max(till.limit, till.allocated) for till in tills}
         return purse
 
-    def _claim(self, name: str) -> Claim:
+    def _claim(self, name: str) -> GrantRequest:
         wanted = max(self.floors[name], self.wishes[name])
-        return Claim(
+        return GrantRequest(
             ref=Ref("team-a", name),
             tariff=self._tariff(),
-            floor=self.floors[name],
-            wanted=wanted,
+            min_replicas=self.floors[name],
+            desired=wanted,
             running=self.granted[name],
-            alive=sum(pod.service.name == name for pod in self.pods.values()),
-            leaving=LEAVING,
+            existing_pods=sum(pod.service.name == name for pod in self.pods.values()),
+            termination_time=LEAVING,
         )
 
     def restart(self) -> None:
@@ -257,7 +257,7 @@ def test_spend_is_exact_and_within_the_published_bound_at_every_moment(
             assert spent <= published[game.hour] + ROUNDING
         purse = game.turn()
         if not stepped:
-            assert abs(purse.now[0].spent - spent) <= ROUNDING
+            assert abs(purse.current_windows[0].spent - spent) <= ROUNDING
 
 
 def test_an_operator_away_for_ten_minutes_counts_to_the_second() -> None:
@@ -269,4 +269,4 @@ def test_an_operator_away_for_ten_minutes_counts_to_the_second() -> None:
     game.restart()
     game.pass_time(timedelta(minutes=10))
     second = game._tariff().cost(game.at, game.at + timedelta(seconds=1)) * len(game.pods)
-    assert abs(game.turn().now[0].spent - game.truth[game.hour]) < second
+    assert abs(game.turn().current_windows[0].spent - game.truth[game.hour]) < second

@@ -8,8 +8,8 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from tessera.domain.budget.status import budget_status
-from tessera.domain.budget.windows import following, window_at
-from tessera.domain.money import units
+from tessera.domain.budget.windows import next_period, period_at
+from tessera.domain.money import from_nanos
 from tessera.domain.plan import Plan, plan
 from tessera.domain.reasons import BudgetAccepted, ScalingReason, WithinBudget
 from tessera.domain.snapshot import Budget, Pod, Ref, Snapshot
@@ -219,8 +219,8 @@ def test_a_restarted_operator_adds_the_gap_from_the_pods_times() -> None:
     view = plan(after).budgets[0]
     seconds = 660 + 300 + 310 + (660 - 320)
     true = 2 * WEIGHT * seconds / 3600
-    assert view.purse is not None
-    assert abs(units(view.purse.now[0].spent) - true) < Decimal("1e-8")
+    assert view.state is not None
+    assert abs(from_nanos(view.state.current_windows[0].spent) - true) < Decimal("1e-8")
 
 
 def test_a_record_is_written_each_minute_before_grants_and_with_new_reasons() -> None:
@@ -267,7 +267,7 @@ def test_a_budget_that_cannot_hold_says_why_and_limits_nothing(
 ) -> None:
     decision = plan(replace(scaled(1), budgets=(budget,)))
     accepted = decision.budgets[0].accepted
-    assert (accepted.reason, decision.budgets[0].funded.reason) == (
+    assert (accepted.reason, decision.budgets[0].within_budget.reason) == (
         reason,
         WithinBudget.NOT_ACCEPTED,
     )
@@ -354,11 +354,11 @@ def test_raising_the_floor_is_a_scale_up_like_any_other() -> None:
 def test_pods_of_a_former_variant_are_paid_while_they_run() -> None:
     old = tuple(replace(pod, variant="a100-3g-40gb") for pod in running(2))
     snapshot = replace(scaled(1), pods=(*running(1, service="chat"), *old[1:]))
-    purse = plan(replace(snapshot, budgets=(a_budget(),))).budgets[0].purse
+    purse = plan(replace(snapshot, budgets=(a_budget(),))).budgets[0].state
     assert purse is not None
-    alone = plan(replace(scaled(1), budgets=(a_budget(),))).budgets[0].purse
+    alone = plan(replace(scaled(1), budgets=(a_budget(),))).budgets[0].state
     assert alone is not None
-    assert purse.now[0].granted > alone.now[0].granted
+    assert purse.current_windows[0].granted > alone.current_windows[0].granted
 
 
 def test_of_two_budgets_for_a_namespace_the_later_name_gives_way() -> None:
@@ -404,7 +404,7 @@ BERLIN = ZoneInfo("Europe/Berlin")
 def test_windows_follow_the_clock_of_the_zone(
     name: str, moment: str, start: str, hours: int
 ) -> None:
-    window = window_at(name, datetime.fromisoformat(moment), BERLIN)  # type: ignore[arg-type]  # a word of the table
+    window = period_at(name, datetime.fromisoformat(moment), BERLIN)  # type: ignore[arg-type]  # a word of the table
     assert window.start == datetime.fromisoformat(start)
     assert window.end - window.start == timedelta(hours=hours)
-    assert following(window, BERLIN).start == window.end
+    assert next_period(window, BERLIN).start == window.end

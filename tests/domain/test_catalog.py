@@ -10,7 +10,7 @@ from tessera.domain.catalog import products
 from tessera.domain.hardware import slice_hardware
 from tessera.domain.money import billing_weight
 from tessera.domain.precision import compute_capability
-from tessera.domain.prices import PriceError, book, parse
+from tessera.domain.prices import PriceError, parse_prices, price_book
 
 DAY = date(2026, 11, 20)
 ENTRY = '{"product": "NVIDIA-L40S", "from": "2026-01-01", "perGPUHour": "1.55"}'
@@ -68,17 +68,19 @@ def test_a_quarter_of_an_a30_has_a_quarter_of_its_bandwidth_and_price() -> None:
 
 
 def test_shipped_prices_are_dated_told_apart_and_of_known_products() -> None:
-    shipped = prices.assumed()
+    shipped = prices.list_prices()
     assert {one.product for one in shipped} <= set(products())
     assert all(one.source and one.per_gpu_hour > 0 and one.from_ <= DAY for one in shipped)
-    assert str(book(prices.ASSUMED, shipped, DAY).hourly["NVIDIA-H100-80GB-HBM3"]) == "6.88 USD"
+    assert (
+        str(price_book(prices.ASSUMED, shipped, DAY).hourly["NVIDIA-H100-80GB-HBM3"]) == "6.88 USD"
+    )
 
 
 def test_the_last_price_whose_day_has_come_holds() -> None:
     later = ENTRY.replace("2026-01-01", "2026-11-01").replace("1.55", "1.20")
     latest = ENTRY.replace("2026", "2027").replace("1.55", "0.90")
-    found = parse(f'{{"prices": [{ENTRY}, {later}, {latest}]}}')
-    assert str(book("mine", found, DAY).hourly["NVIDIA-L40S"]) == "1.20 USD"
+    found = parse_prices(f'{{"prices": [{ENTRY}, {later}, {latest}]}}')
+    assert str(price_book("mine", found, DAY).hourly["NVIDIA-L40S"]) == "1.20 USD"
 
 
 @pytest.mark.parametrize(
@@ -99,11 +101,11 @@ def test_the_last_price_whose_day_has_come_holds() -> None:
 )
 def test_a_price_file_with_a_gap_is_told_where_and_how_to_fill_it(text: str, says: str) -> None:
     with pytest.raises(PriceError) as caught:
-        book("mine", parse(text), DAY)
+        price_book("mine", parse_prices(text), DAY)
     assert says in str(caught.value)
 
 
 def test_prices_of_two_currencies_cannot_be_compared() -> None:
     other = '{"product": "NVIDIA-L4", "from": "2026-01-01", "perGPUHour": "1", "currency": "EUR"}'
     with pytest.raises(PriceError, match=r"2 currencies \(EUR, USD\)"):
-        book("mine", parse(f'{{"prices": [{ENTRY}, {other}]}}'), DAY)
+        price_book("mine", parse_prices(f'{{"prices": [{ENTRY}, {other}]}}'), DAY)

@@ -9,37 +9,45 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tessera.api.batch_inference import SpotPolicy
-from tessera.domain.deadline import Course, Lane, Lot, Way, choose
+from tessera.domain.deadline import (
+    CapacityClass,
+    CapacityDecision,
+    Estimate,
+    Schedule,
+    choose_capacity,
+)
 from tests.builders import NOW, at
 
 DAY = timedelta(days=1).total_seconds()
 
 
-def a_course(passed: float = 0.5, share: float = 0.5, seconds: float = DAY) -> Course:
+def a_course(passed: float = 0.5, share: float = 0.5, seconds: float = DAY) -> Schedule:
     """A thousand rows in a day; so much of the time has passed, so much is done."""
-    return Course(
+    return Schedule(
         start=NOW, end=at(seconds), at=at(passed * seconds), rows=1000, done=round(share * 1000)
     )
 
 
-def a_lane(rate: float = 1.0, start: float = 180, begun: float = 0, *, free: bool = True) -> Lane:
+def a_lane(
+    rate: float = 1.0, start: float = 180, begun: float = 0, *, free: bool = True
+) -> Estimate:
     """A thousand rows in a quarter of an hour, after three minutes."""
-    spans = {"start": timedelta(seconds=start), "begun": timedelta(seconds=begun)}
-    return Lane(rate=rate, **spans, free=free)
+    spans = {"start": timedelta(seconds=start), "start_elapsed": timedelta(seconds=begun)}
+    return Estimate(rate=rate, **spans, available=free)
 
 
 FREE, FULL = a_lane(), a_lane(free=False)
 
 
 def lot(
-    course: Course,
+    course: Schedule,
     policy: SpotPolicy = "preferred",
     *,
-    spot: Lane | None = FREE,
-    steady: Lane | None = FREE,
-    current: Way | None = None,
-) -> Lot:
-    return choose(policy, course, spot=spot, steady=steady, current=current)
+    spot: Estimate | None = FREE,
+    steady: Estimate | None = FREE,
+    current: CapacityClass | None = None,
+) -> CapacityDecision:
+    return choose_capacity(policy, course, spot=spot, steady=steady, current=current)
 
 
 @pytest.mark.parametrize(
@@ -81,14 +89,14 @@ def lot(
 )  # fmt: skip
 def test_the_way_follows_the_line(
     policy: SpotPolicy,
-    course: Course,
-    lanes: tuple[Lane | None, Lane | None],
-    current: Way | None,
-    way: Way | None,
+    course: Schedule,
+    lanes: tuple[Estimate | None, Estimate | None],
+    current: CapacityClass | None,
+    way: CapacityClass | None,
     reason: str,
 ) -> None:
     got = lot(course, policy, spot=lanes[0], steady=lanes[1], current=current)
-    assert (got.way, got.reason) == (way, reason)
+    assert (got.capacity_class, got.reason) == (way, reason)
 
 
 @pytest.mark.parametrize(
@@ -102,21 +110,21 @@ def test_the_way_follows_the_line(
         (lot(a_course(), "never"), ("spec.spot.policy is never", "50%")),
     ],
 )
-def test_every_lot_says_its_numbers(got: Lot, says: tuple[str, ...]) -> None:
+def test_every_lot_says_its_numbers(got: CapacityDecision, says: tuple[str, ...]) -> None:
     for part in says:
         assert part in got.message
 
 
 def test_who_would_have_to_start_anew_too_late_stays() -> None:
     warm = a_lane(start=DAY / 4, begun=DAY / 4)
-    assert lot(a_course(0.6, 0.9), steady=warm, current="steady").way == "spot"
-    assert lot(a_course(0.7, 0.9), steady=warm, current="steady").way == "steady"
+    assert lot(a_course(0.6, 0.9), steady=warm, current="steady").capacity_class == "spot"
+    assert lot(a_course(0.7, 0.9), steady=warm, current="steady").capacity_class == "steady"
 
 
 def test_a_batch_that_returns_to_spot_has_time_to_come_back() -> None:
     slow = a_lane(rate=1000 / (1.05 * DAY))
-    assert lot(a_course(0.1, 0.21), steady=slow, current="steady").way == "steady"
-    assert lot(a_course(0.1, 0.21), steady=FREE, current="steady").way == "spot"
+    assert lot(a_course(0.1, 0.21), steady=slow, current="steady").capacity_class == "steady"
+    assert lot(a_course(0.1, 0.21), steady=FREE, current="steady").capacity_class == "spot"
 
 
 @given(
@@ -127,11 +135,15 @@ def test_a_batch_that_returns_to_spot_has_time_to_come_back() -> None:
     free=st.tuples(st.booleans(), st.booleans()),
 )
 def test_a_policy_is_never_broken(
-    passed: float, share: float, policy: SpotPolicy, current: Way | None, free: tuple[bool, bool]
+    passed: float,
+    share: float,
+    policy: SpotPolicy,
+    current: CapacityClass | None,
+    free: tuple[bool, bool],
 ) -> None:
     lanes = {"spot": a_lane(free=free[0]), "steady": a_lane(free=free[1])}
     got = lot(a_course(passed, share), policy, **lanes, current=current)
-    assert got.way == ("spot" if policy == "only" else "steady")
+    assert got.capacity_class == ("spot" if policy == "only" else "steady")
 
 
 @dataclass
@@ -145,7 +157,7 @@ class Run:
     lost: float
     """Seconds of work that are in flight and done again when an attempt ends."""
     done: float = 0.0
-    way: Way | None = None
+    way: CapacityClass | None = None
     warm: float = 0.0
     """When the engine is up."""
     time: float = 0.0
@@ -155,9 +167,9 @@ class Run:
             self._fall()
             self.warm = self.time + self.start
         begun = self.start - max(0.0, self.warm - self.time)
-        got = choose(
+        got = choose_capacity(
             "preferred",
-            Course(
+            Schedule(
                 start=NOW,
                 end=at(self.window),
                 at=at(self.time),
@@ -168,9 +180,9 @@ class Run:
             steady=a_lane(self.rate, self.start, begun if self.way == "steady" else 0),
             current=self.way,
         )
-        if got.way != self.way:
+        if got.capacity_class != self.way:
             self._fall()
-            self.way, self.warm = got.way, self.time + self.start
+            self.way, self.warm = got.capacity_class, self.time + self.start
         at_work = self.way == "steady" or (self.way == "spot" and spot)
         if at_work:
             self.done += self.rate * max(0.0, self.time + seconds - max(self.time, self.warm))
@@ -234,4 +246,4 @@ def test_the_line_is_kept_by_as_little_steady_hardware_as_needed() -> None:
 
 def test_no_rows_are_done_at_once() -> None:
     empty = replace(a_course(0.2, 0), rows=0, done=0)
-    assert (empty.share, lot(empty).way) == (1.0, "spot")
+    assert (empty.done_share, lot(empty).capacity_class) == (1.0, "spot")

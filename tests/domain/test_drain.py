@@ -118,7 +118,7 @@ pods = st.lists(
     st.builds(
         a_pod,
         st.uuids().map(str),
-        up=st.booleans(),
+        containers_ready=st.booleans(),
         draining_since=st.one_of(st.none(), st.integers(-90, 0).map(at)),
         deletion_cost=st.sampled_from([0, DRAINED_DELETION_COST]),
     ),

@@ -1,14 +1,14 @@
 import pytest
 
-from tessera.domain.engine import Engine
+from tessera.domain.engine import EngineCore
 from tessera.domain.engine_requests import (
-    Finished,
-    Limits,
-    Policy,
-    Reason,
-    Refusal,
-    Request,
-    Step,
+    EngineLimits,
+    EngineRequest,
+    EngineStep,
+    FinishedRequest,
+    FinishReason,
+    RejectionReason,
+    SchedulingPolicy,
 )
 from tessera.domain.perf import StepTime
 
@@ -20,11 +20,11 @@ def an_engine(
     seqs: int = 4,
     batched: int = 64,
     blocks: int = 101,
-    policy: Policy = Policy.FCFS,
+    policy: SchedulingPolicy = SchedulingPolicy.FCFS,
     queued_requests: int | None = None,
     queued_tokens: int | None = None,
-) -> Engine:
-    limits = Limits(
+) -> EngineCore:
+    limits = EngineLimits(
         max_model_len=128,
         max_num_seqs=seqs,
         max_num_batched_tokens=batched,
@@ -33,26 +33,28 @@ def an_engine(
         max_queued_requests=queued_requests,
         max_queued_tokens=queued_tokens,
     )
-    return Engine(limits, SPEED)
+    return EngineCore(limits, SPEED)
 
 
-def submit(engine: Engine, *shapes: tuple[int, int], priority: int = 0) -> list[int]:
+def submit(engine: EngineCore, *shapes: tuple[int, int], priority: int = 0) -> list[int]:
     """Requests of (prompt, output) tokens, all of them accepted; their ids."""
     first = engine.waiting + engine.running
     ids = range(first, first + len(shapes))
     for number, (prompt, output) in zip(ids, shapes, strict=True):
-        request = Request(id=number, prompt_tokens=prompt, output_tokens=output, priority=priority)
+        request = EngineRequest(
+            id=number, prompt_tokens=prompt, output_tokens=output, priority=priority
+        )
         assert engine.submit(request) is None
     return list(ids)
 
 
-def step(engine: Engine) -> Step:
+def step(engine: EngineCore) -> EngineStep:
     done = engine.step()
     assert done is not None
     return done
 
 
-def drained(engine: Engine) -> list[Step]:
+def drained(engine: EngineCore) -> list[EngineStep]:
     """All steps until the engine is idle."""
     return list(iter(engine.step, None))
 
@@ -70,9 +72,9 @@ def test_the_prompts_step_emits_the_first_token_and_every_later_step_one_more() 
     assert [done.prefill_tokens for done in steps] == [20, 0, 0]
     assert [done.kv_tokens for done in steps] == [20, 21, 22]
     assert steps[-1].finished == (
-        Finished(
-            request=Request(id=0, prompt_tokens=20, output_tokens=3),
-            reason=Reason.LENGTH,
+        FinishedRequest(
+            request=EngineRequest(id=0, prompt_tokens=20, output_tokens=3),
+            reason=FinishReason.LENGTH,
             output_tokens=3,
             preemptions=0,
         ),
@@ -89,9 +91,11 @@ def test_a_step_takes_what_the_performance_model_says() -> None:
 
 def test_a_request_says_itself_why_its_last_token_is_the_last() -> None:
     engine = an_engine()
-    engine.submit(Request(id=7, prompt_tokens=4, output_tokens=1, ends=Reason.STOP))
+    engine.submit(
+        EngineRequest(id=7, prompt_tokens=4, output_tokens=1, finish_reason=FinishReason.STOP)
+    )
     [finished] = step(engine).finished
-    assert finished.reason is Reason.STOP
+    assert finished.reason is FinishReason.STOP
 
 
 def test_a_long_prompt_is_computed_in_chunks_beside_the_decoding_ones() -> None:
@@ -138,7 +142,7 @@ def test_by_arrival_a_priority_changes_nothing() -> None:
 
 
 def test_by_priority_the_lower_number_goes_first_and_arrival_breaks_ties() -> None:
-    engine = an_engine(seqs=1, policy=Policy.PRIORITY)
+    engine = an_engine(seqs=1, policy=SchedulingPolicy.PRIORITY)
     submit(engine, (5, 1), priority=5)
     submit(engine, (5, 1), (5, 1), priority=-5)
     submit(engine, (5, 1), priority=0)
@@ -146,7 +150,7 @@ def test_by_priority_the_lower_number_goes_first_and_arrival_breaks_ties() -> No
 
 
 def test_by_priority_the_worst_is_preempted() -> None:
-    engine = an_engine(blocks=9, batched=128, policy=Policy.PRIORITY)
+    engine = an_engine(blocks=9, batched=128, policy=SchedulingPolicy.PRIORITY)
     submit(engine, (60, 20), priority=1)
     step(engine)
     submit(engine, (60, 20), priority=0)
@@ -155,7 +159,7 @@ def test_by_priority_the_worst_is_preempted() -> None:
 
 
 def test_in_a_step_that_preempts_nobody_is_admitted() -> None:
-    engine = an_engine(seqs=2, blocks=9, batched=128, policy=Policy.PRIORITY)
+    engine = an_engine(seqs=2, blocks=9, batched=128, policy=SchedulingPolicy.PRIORITY)
     submit(engine, (60, 20), priority=0)
     submit(engine, (62, 20), priority=1)
     step(engine)
@@ -173,7 +177,7 @@ def test_an_aborted_request_leaves_at_once_with_what_it_got() -> None:
     step(engine)
     running, waiting = engine.abort(0), engine.abort(1)
     assert running is not None
-    assert (running.reason, running.output_tokens) == (Reason.ABORT, 2)
+    assert (running.reason, running.output_tokens) == (FinishReason.ABORT, 2)
     assert waiting is not None
     assert waiting.output_tokens == 0
     assert engine.idle
@@ -185,7 +189,7 @@ def test_an_aborted_id_may_be_used_again_and_takes_its_place_at_the_end() -> Non
     engine = an_engine(seqs=1)
     submit(engine, (5, 1), (5, 1))
     engine.abort(0)
-    engine.submit(Request(id=0, prompt_tokens=5, output_tokens=1))
+    engine.submit(EngineRequest(id=0, prompt_tokens=5, output_tokens=1))
     assert [done.admitted for done in drained(engine)] == [(1,), (0,)]
 
 
@@ -194,8 +198,8 @@ def test_the_queue_limit_counts_waiting_and_running() -> None:
     submit(engine, (5, 3))
     step(engine)
     submit(engine, (5, 3))
-    refused = Request(id=9, prompt_tokens=5, output_tokens=3, priority=-9)
-    assert engine.submit(refused) is Refusal.QUEUED_REQUESTS
+    refused = EngineRequest(id=9, prompt_tokens=5, output_tokens=3, priority=-9)
+    assert engine.submit(refused) is RejectionReason.QUEUED_REQUESTS
     drained(engine)
     assert engine.submit(refused) is None
 
@@ -203,23 +207,23 @@ def test_the_queue_limit_counts_waiting_and_running() -> None:
 def test_the_token_limit_counts_prompts_without_a_first_token() -> None:
     engine = an_engine(seqs=1, queued_tokens=30)
     submit(engine, (29, 3), (29, 3))
-    refused = Request(id=9, prompt_tokens=1, output_tokens=1)
-    assert engine.submit(refused) is Refusal.QUEUED_TOKENS
+    refused = EngineRequest(id=9, prompt_tokens=1, output_tokens=1)
+    assert engine.submit(refused) is RejectionReason.QUEUED_TOKENS
     step(engine)
     assert engine.queued_tokens == 29
     assert engine.submit(refused) is None
 
 
 def test_a_request_beyond_the_model_length_is_refused() -> None:
-    request = Request(id=0, prompt_tokens=120, output_tokens=9)
-    assert an_engine().submit(request) is Refusal.TOO_LONG
+    request = EngineRequest(id=0, prompt_tokens=120, output_tokens=9)
+    assert an_engine().submit(request) is RejectionReason.TOO_LONG
 
 
 def test_an_id_that_is_present_cannot_be_submitted_again() -> None:
     engine = an_engine()
     submit(engine, (5, 3))
     with pytest.raises(ValueError, match="request 0"):
-        engine.submit(Request(id=0, prompt_tokens=5, output_tokens=3))
+        engine.submit(EngineRequest(id=0, prompt_tokens=5, output_tokens=3))
 
 
 @pytest.mark.parametrize(("blocks", "batched"), [(8, 64), (101, 3)])

@@ -6,7 +6,7 @@ from statistics import mean
 
 import pytest
 
-from tessera.domain.engine import Engine, Timeline
+from tessera.domain.engine import EngineCore, Timeline
 from tessera.domain.engine.waste import (
     batch_padding_waste,
     idle_slot_steps,
@@ -14,8 +14,8 @@ from tessera.domain.engine.waste import (
     sequences_that_fit,
     slot_waste,
 )
-from tessera.domain.engine.waves import Waves
-from tessera.domain.engine_requests import Allocator, Limits, Request
+from tessera.domain.engine.waves import StaticBatchEngine
+from tessera.domain.engine_requests import Allocator, EngineLimits, EngineRequest
 from tessera.domain.footprint import kv_bytes_per_token
 from tessera.domain.perf import StepTime
 
@@ -40,27 +40,27 @@ def test_a_batch_padded_to_its_longest_wastes_more_than_half() -> None:
 def test_in_a_wave_a_short_answer_idles_until_the_longest_is_complete(
     short: int, long: int, idle: int
 ) -> None:
-    waves = Waves(2, SPEED)
+    waves = StaticBatchEngine(2, SPEED)
     for number, output in enumerate((short, long)):
-        waves.submit(Request(id=number, prompt_tokens=100, output_tokens=output))
+        waves.submit(EngineRequest(id=number, prompt_tokens=100, output_tokens=output))
     served = waves.advance(math.inf)
     assert waves.idle_slot_steps == idle_slot_steps(short, long) == idle
     assert waves.slot_steps == 2 * long
-    assert served[0].ended == served[1].ended == waves.now
+    assert served[0].ended_at == served[1].ended_at == waves.now
 
 
 def test_a_wave_pads_its_prompts_to_the_longest() -> None:
-    waves = Waves(4, SPEED)
+    waves = StaticBatchEngine(4, SPEED)
     for number, prompt in enumerate((50, 150, 200, 500)):
-        waves.submit(Request(id=number, prompt_tokens=prompt, output_tokens=1))
+        waves.submit(EngineRequest(id=number, prompt_tokens=prompt, output_tokens=1))
     waves.advance(math.inf)
     assert waves.padded_tokens / (4 * 500) == pytest.approx(0.55)
 
 
 def test_a_wave_takes_exactly_the_seconds_of_its_steps() -> None:
-    waves = Waves(3, SPEED)
+    waves = StaticBatchEngine(3, SPEED)
     for number in range(3):
-        waves.submit(Request(id=number, prompt_tokens=200, output_tokens=40))
+        waves.submit(EngineRequest(id=number, prompt_tokens=200, output_tokens=40))
     waves.advance(math.inf)
     expected = SPEED.seconds(decoding=0, kv_tokens=600, prefill_tokens=600)
     expected += sum(SPEED.seconds(decoding=3, kv_tokens=600 + 3 * token) for token in range(1, 40))
@@ -68,15 +68,15 @@ def test_a_wave_takes_exactly_the_seconds_of_its_steps() -> None:
 
 
 def test_who_comes_while_a_wave_runs_waits_for_its_end() -> None:
-    waves = Waves(8, SPEED)
-    waves.submit(Request(id=0, prompt_tokens=10, output_tokens=100))
+    waves = StaticBatchEngine(8, SPEED)
+    waves.submit(EngineRequest(id=0, prompt_tokens=10, output_tokens=100))
     waves.advance(0.01)
     first = waves.now
-    waves.submit(Request(id=1, prompt_tokens=10, output_tokens=1), at=0.01)
+    waves.submit(EngineRequest(id=1, prompt_tokens=10, output_tokens=1), at=0.01)
     [late] = waves.advance(math.inf)
-    assert late.admitted == first
+    assert late.admitted_at == first
     with pytest.raises(ValueError, match="still to come"):
-        waves.submit(Request(id=2, prompt_tokens=10, output_tokens=1), at=waves.now + 1)
+        waves.submit(EngineRequest(id=2, prompt_tokens=10, output_tokens=1), at=waves.now + 1)
 
 
 def test_a_contiguous_slot_is_mostly_empty() -> None:
@@ -89,8 +89,8 @@ def test_66_gb_hold_15_requests_of_8k_61_of_2k_and_120_of_the_mean_length() -> N
     assert fit == [15, 61, 120]
 
 
-def a_cache(max_model_len: int, allocator: Allocator, block_size: int = 16) -> Limits:
-    return Limits(
+def a_cache(max_model_len: int, allocator: Allocator, block_size: int = 16) -> EngineLimits:
+    return EngineLimits(
         max_model_len=max_model_len,
         max_num_seqs=512,
         max_num_batched_tokens=2_000_000,
@@ -100,12 +100,12 @@ def a_cache(max_model_len: int, allocator: Allocator, block_size: int = 16) -> L
     )
 
 
-def admitted(limits: Limits, lengths: list[int]) -> Engine:
+def admitted(limits: EngineLimits, lengths: list[int]) -> EngineCore:
     """An engine that has admitted as many of the requests as it can, their answers near the end."""
-    engine = Engine(limits, SPEED)
+    engine = EngineCore(limits, SPEED)
     for number, length in enumerate(lengths):
-        engine.submit(Request(id=number, prompt_tokens=length - 1, output_tokens=2))
-    engine.work()
+        engine.submit(EngineRequest(id=number, prompt_tokens=length - 1, output_tokens=2))
+    engine.begin_step()
     return engine
 
 
@@ -139,9 +139,9 @@ def test_the_engine_measures_its_own_waste_of_kv_memory() -> None:
 
 
 def test_a_contiguous_slot_never_needs_a_preemption() -> None:
-    timeline = Timeline(Engine(a_cache(2048, Allocator.CONTIGUOUS), SPEED))
+    timeline = Timeline(EngineCore(a_cache(2048, Allocator.CONTIGUOUS), SPEED))
     for number, length in enumerate(MIXED):
-        timeline.submit(Request(id=number, prompt_tokens=20, output_tokens=length - 20))
+        timeline.submit(EngineRequest(id=number, prompt_tokens=20, output_tokens=length - 20))
     served = timeline.advance(math.inf)
     assert len(served) == len(MIXED)
     assert timeline.engine.counts.preemptions == 0
@@ -150,11 +150,11 @@ def test_a_contiguous_slot_never_needs_a_preemption() -> None:
 
 def test_continuous_batching_beats_waves_and_waves_beat_one_at_a_time() -> None:
     requests = [
-        Request(id=number, prompt_tokens=200, output_tokens=length // 4)
+        EngineRequest(id=number, prompt_tokens=200, output_tokens=length // 4)
         for number, length in enumerate(MIXED)
     ]
     seconds = []
-    for machine in (Waves(1, SPEED), Waves(16, SPEED), _continuous(16)):
+    for machine in (StaticBatchEngine(1, SPEED), StaticBatchEngine(16, SPEED), _continuous(16)):
         for request in requests:
             machine.submit(request)
         assert len(machine.advance(math.inf)) == len(requests)
@@ -165,21 +165,21 @@ def test_continuous_batching_beats_waves_and_waves_beat_one_at_a_time() -> None:
 
 
 def _continuous(seats: int) -> Timeline:
-    limits = Limits(
+    limits = EngineLimits(
         max_model_len=2048, max_num_seqs=seats, max_num_batched_tokens=2048, blocks=10_000
     )
-    return Timeline(Engine(limits, SPEED))
+    return Timeline(EngineCore(limits, SPEED))
 
 
 def test_continuous_batching_costs_the_first_token_less_than_a_tenth_of_a_second() -> None:
     """At 60 % of its requests per second, against an engine that does nothing else."""
     alone = _continuous(16)
-    alone.submit(Request(id=0, prompt_tokens=200, output_tokens=250))
+    alone.submit(EngineRequest(id=0, prompt_tokens=200, output_tokens=250))
     [only] = alone.advance(math.inf)
     busy, served = _continuous(16), []
     for number, moment in enumerate(itertools.islice(itertools.count(0.0, 0.33), 200)):
         served += busy.advance(moment)
-        busy.submit(Request(id=number, prompt_tokens=200, output_tokens=250), moment)
+        busy.submit(EngineRequest(id=number, prompt_tokens=200, output_tokens=250), moment)
     served += busy.advance(math.inf)
-    delays = [one.first_token_seconds or math.inf for one in served]
-    assert mean(delays) - (only.first_token_seconds or 0) < 0.1
+    delays = [one.ttft_seconds or math.inf for one in served]
+    assert mean(delays) - (only.ttft_seconds or 0) < 0.1

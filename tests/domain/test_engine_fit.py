@@ -6,69 +6,78 @@ from statistics import median
 
 import pytest
 
-from tessera.domain.engine_fit import Load, Run, Seen, fit, latencies, replayed
-from tessera.domain.engine_requests import Limits
-from tessera.domain.minimum import Point, least
+from tessera.domain.engine_fit import (
+    ObservedRequest,
+    ObservedRun,
+    RepeatedLoad,
+    fit_engine_speed,
+    latency_percentiles,
+    replay,
+)
+from tessera.domain.engine_requests import EngineLimits
+from tessera.domain.minimum import Point, minimize
 from tessera.domain.perf import StepTime
 
-LIMITS = Limits(
+LIMITS = EngineLimits(
     max_model_len=1024, max_num_seqs=8, max_num_batched_tokens=128, blocks=400, block_size=16
 )
 FRONT = 0.008
 TRUE = StepTime(weights=6e-3, kv_token=2e-7, token=5e-4, sequence=1e-3, fixed=3e-3)
 
 
-def asked(seed: int, rate: float, count: int = 30, *, inputs: int = 90, outputs: int = 25) -> Run:
+def asked(
+    seed: int, rate: float, count: int = 30, *, inputs: int = 90, outputs: int = 25
+) -> ObservedRun:
     """Requests before anybody served them."""
     chance, at, found = random.Random(seed), 0.0, []  # noqa: S311 - no secret
     for _ in range(count):
         at += chance.expovariate(rate)
-        one = Seen(
+        one = ObservedRequest(
             arrival=at,
             prompt_tokens=chance.randint(inputs // 3, 2 * inputs),
             output_tokens=chance.randint(outputs // 3, 2 * outputs),
-            first_token_seconds=0.0,
-            token_seconds=None,
+            ttft_seconds=0.0,
+            tpot_seconds=None,
         )
         found.append(one)
     return found
 
 
-def served(speed: StepTime, rate: float, *, inputs: int = 90, outputs: int = 25) -> Load:
+def served(speed: StepTime, rate: float, *, inputs: int = 90, outputs: int = 25) -> RepeatedLoad:
     runs = [asked(seed, rate, inputs=inputs, outputs=outputs) for seed in (1, 2, 3)]
-    return [replayed(run, LIMITS, speed, FRONT) for run in runs]
+    return [replay(run, LIMITS, speed, FRONT) for run in runs]
 
 
 @pytest.mark.long
 def test_the_speed_of_a_known_engine_is_found_and_foretells_other_loads() -> None:
-    found = fit([served(TRUE, 2.0), served(TRUE, 4.0)], LIMITS)
+    found = fit_engine_speed([served(TRUE, 2.0), served(TRUE, 4.0)], LIMITS)
     assert found.error < 0.02
-    assert found.front_seconds == pytest.approx(FRONT, rel=0.25)
+    assert found.frontend_seconds == pytest.approx(FRONT, rel=0.25)
     for decoding, prefill in ((1, 0), (3, 0), (6, 0), (0, 90), (2, 60), (4, 124)):
         got = found.speed.seconds(decoding=decoding, kv_tokens=300, prefill_tokens=prefill)
         true = TRUE.seconds(decoding=decoding, kv_tokens=300, prefill_tokens=prefill)
         assert got == pytest.approx(true, rel=0.06), (decoding, prefill)
     for unseen in (served(TRUE, 6.0), served(TRUE, 3.0, inputs=40, outputs=60)):
-        again = [replayed(run, LIMITS, found.speed, found.front_seconds) for run in unseen]
-        foretold = latencies(again, (50, 95))
-        true_ones = latencies(unseen, (50, 95))
-        assert foretold.first_token == pytest.approx(true_ones.first_token, rel=0.1)
-        assert foretold.per_token == pytest.approx(true_ones.per_token, rel=0.1)
+        again = [replay(run, LIMITS, found.speed, found.frontend_seconds) for run in unseen]
+        foretold = latency_percentiles(again, (50, 95))
+        true_ones = latency_percentiles(unseen, (50, 95))
+        assert foretold.ttft == pytest.approx(true_ones.ttft, rel=0.1)
+        assert foretold.tpot == pytest.approx(true_ones.tpot, rel=0.1)
 
 
 def test_the_same_run_gives_the_same_speed_and_one_that_explains_it() -> None:
     loads = [[asked_and_served(5, 3.0)]]
-    found = fit(loads, LIMITS)
-    assert found == fit(loads, LIMITS)
+    found = fit_engine_speed(loads, LIMITS)
+    assert found == fit_engine_speed(loads, LIMITS)
     assert found.error < 0.03
 
 
-def asked_and_served(seed: int, rate: float) -> Run:
-    return replayed(asked(seed, rate, 15), LIMITS, TRUE, FRONT)
+def asked_and_served(seed: int, rate: float) -> ObservedRun:
+    return replay(asked(seed, rate, 15), LIMITS, TRUE, FRONT)
 
 
 def test_a_replay_keeps_the_requests_and_serves_a_lonely_one_at_once() -> None:
-    (got,) = replayed(asked(1, 1.0, 1), LIMITS, TRUE, FRONT)
+    (got,) = replay(asked(1, 1.0, 1), LIMITS, TRUE, FRONT)
     (before,) = asked(1, 1.0, 1)
     assert got.arrival == pytest.approx(before.arrival)
     assert (got.prompt_tokens, got.output_tokens) == (before.prompt_tokens, before.output_tokens)
@@ -77,25 +86,27 @@ def test_a_replay_keeps_the_requests_and_serves_a_lonely_one_at_once() -> None:
     for chunk in chunks:
         read += chunk
         expected += TRUE.seconds(decoding=0, kv_tokens=read, prefill_tokens=chunk)
-    assert got.first_token_seconds == pytest.approx(expected)
+    assert got.ttft_seconds == pytest.approx(expected)
 
 
 def test_latencies_are_medians_of_the_runs_percentiles() -> None:
-    def run(*firsts: float) -> Sequence[Seen]:
+    def run(*firsts: float) -> Sequence[ObservedRequest]:
         return [
-            Seen(
+            ObservedRequest(
                 arrival=0.0,
                 prompt_tokens=1,
                 output_tokens=1 if first > 5 else 2,
-                first_token_seconds=first,
-                token_seconds=None if first > 5 else first / 10,
+                ttft_seconds=first,
+                tpot_seconds=None if first > 5 else first / 10,
             )
             for first in firsts
         ]
 
-    got = latencies([run(1.0, 2.0, 9.0), run(3.0, 4.0, 5.0), run(2.0, 2.5, 3.0)], (50, 95))
-    assert got.first_token == (median([2.0, 4.0, 2.5]), median([9.0, 5.0, 3.0]))
-    assert got.per_token == pytest.approx((0.25, 0.3))
+    got = latency_percentiles(
+        [run(1.0, 2.0, 9.0), run(3.0, 4.0, 5.0), run(2.0, 2.5, 3.0)], (50, 95)
+    )
+    assert got.ttft == (median([2.0, 4.0, 2.5]), median([9.0, 5.0, 3.0]))
+    assert got.tpot == pytest.approx((0.25, 0.3))
 
 
 def test_the_search_finds_the_bottom_of_a_bent_valley() -> None:
@@ -104,7 +115,7 @@ def test_the_search_finds_the_bottom_of_a_bent_valley() -> None:
         x, y = point
         return (1 - x) ** 2 + 100 * (y - x * x) ** 2
 
-    assert least(valley, (-1.2, 1.0), close=1e-7) == pytest.approx((1.0, 1.0), abs=1e-4)
+    assert minimize(valley, (-1.2, 1.0), tolerance=1e-7) == pytest.approx((1.0, 1.0), abs=1e-4)
 
 
 def test_the_search_ends_after_as_many_looks_as_it_was_given() -> None:
@@ -115,5 +126,5 @@ def test_the_search_ends_after_as_many_looks_as_it_was_given() -> None:
         looks += 1
         return point[0]
 
-    least(slope, (0.0,), most=50)
+    minimize(slope, (0.0,), max_evaluations=50)
     assert 50 <= looks <= 53

@@ -5,8 +5,14 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.domain.engine import Engine
-from tessera.domain.engine_requests import Allocator, Limits, Policy, Reason, Request
+from tessera.domain.engine import EngineCore
+from tessera.domain.engine_requests import (
+    Allocator,
+    EngineLimits,
+    EngineRequest,
+    FinishReason,
+    SchedulingPolicy,
+)
 from tessera.domain.perf import StepTime
 
 LENGTH = 100
@@ -17,13 +23,13 @@ FAST = StepTime(weights=2e-3, kv_token=1e-6, token=4e-6)
 shapes = st.tuples(st.integers(1, 60), st.integers(1, 40), st.integers(-1, 1))
 """Prompt tokens, output tokens, priority."""
 limits = st.builds(
-    Limits,
+    EngineLimits,
     max_model_len=st.just(LENGTH),
     max_num_seqs=st.integers(1, 6),
     max_num_batched_tokens=st.integers(6, 64),
     blocks=st.integers(LENGTH // BLOCK + 1, 3 * LENGTH // BLOCK),
     block_size=st.just(BLOCK),
-    policy=st.sampled_from(Policy),
+    policy=st.sampled_from(SchedulingPolicy),
     allocator=st.sampled_from(Allocator),
 )
 events = st.lists(
@@ -37,14 +43,14 @@ events = st.lists(
 class Life:
     """What a request went through."""
 
-    request: Request
+    request: EngineRequest
     admitted: int = 0
     preempted: int = 0
     tokens: int = 0
-    ends: list[Reason] = field(default_factory=list)
+    ends: list[FinishReason] = field(default_factory=list)
 
 
-def _lives(engine: Engine, happening: list[Any]) -> dict[int, Life]:
+def _lives(engine: EngineCore, happening: list[Any]) -> dict[int, Life]:
     """Play the events and then drain; what must hold in every step is checked on the way."""
     lives: dict[int, Life] = {}
     for event in [*happening, *["step"] * 2000]:
@@ -57,7 +63,7 @@ def _lives(engine: Engine, happening: list[Any]) -> dict[int, Life]:
                 assert finished.output_tokens == lives[event[1]].tokens
         else:
             prompt, output, priority = event
-            request = Request(
+            request = EngineRequest(
                 id=len(lives), prompt_tokens=prompt, output_tokens=output, priority=priority
             )
             assert engine.submit(request) is None
@@ -65,7 +71,7 @@ def _lives(engine: Engine, happening: list[Any]) -> dict[int, Life]:
     return lives
 
 
-def _step(engine: Engine, lives: dict[int, Life]) -> None:
+def _step(engine: EngineCore, lives: dict[int, Life]) -> None:
     free = engine.free_blocks
     done = engine.step()
     if done is None:
@@ -89,20 +95,20 @@ def _step(engine: Engine, lives: dict[int, Life]) -> None:
         assert needed <= free + _freed(engine, lives, done.preempted)
 
 
-def _input_blocks(engine: Engine, life: Life, emitted: tuple[int, ...]) -> int:
+def _input_blocks(engine: EngineCore, life: Life, emitted: tuple[int, ...]) -> int:
     before = life.tokens - (life.request.id in emitted)
     return engine.limits.blocks_for(life.request.prompt_tokens + before)
 
 
-def _freed(engine: Engine, lives: dict[int, Life], preempted: tuple[int, ...]) -> int:
+def _freed(engine: EngineCore, lives: dict[int, Life], preempted: tuple[int, ...]) -> int:
     return sum(_input_blocks(engine, lives[number], ()) for number in preempted)
 
 
 @given(limits, events)
 def test_no_admitted_request_exceeds_the_free_blocks_and_every_limit_is_kept(
-    bounds: Limits, happening: list[Any]
+    bounds: EngineLimits, happening: list[Any]
 ) -> None:
-    engine = Engine(bounds, SLOW)
+    engine = EngineCore(bounds, SLOW)
     _lives(engine, happening)
     assert engine.idle
     assert (engine.free_blocks, engine.kv_tokens) == (bounds.blocks - 1, 0)
@@ -111,24 +117,24 @@ def test_no_admitted_request_exceeds_the_free_blocks_and_every_limit_is_kept(
 
 @given(limits, events)
 def test_every_request_ends_exactly_once_with_exactly_its_tokens(
-    bounds: Limits, happening: list[Any]
+    bounds: EngineLimits, happening: list[Any]
 ) -> None:
-    for life in _lives(Engine(bounds, SLOW), happening).values():
+    for life in _lives(EngineCore(bounds, SLOW), happening).values():
         assert len(life.ends) == 1
-        if life.ends == [Reason.LENGTH]:
+        if life.ends == [FinishReason.LENGTH]:
             assert life.tokens == life.request.output_tokens
             assert life.admitted == life.preempted + 1
 
 
 def _last_steps(
-    bounds: Limits, wanted: list[tuple[int, int, int]], speed: StepTime = SLOW
+    bounds: EngineLimits, wanted: list[tuple[int, int, int]], speed: StepTime = SLOW
 ) -> tuple[dict[int, tuple[int, float]], bool]:
     """For requests that all arrive at once: number and moment of their last step, and whether
     anybody was preempted."""
-    engine = Engine(bounds, speed)
+    engine = EngineCore(bounds, speed)
     for number, (prompt, output, priority) in enumerate(wanted):
         engine.submit(
-            Request(id=number, prompt_tokens=prompt, output_tokens=output, priority=priority)
+            EngineRequest(id=number, prompt_tokens=prompt, output_tokens=output, priority=priority)
         )
     ends: dict[int, tuple[int, float]] = {}
     now, preempted = 0.0, False
@@ -141,7 +147,7 @@ def _last_steps(
 
 @given(limits, st.lists(shapes, min_size=1, max_size=8))
 def test_faster_hardware_finishes_no_request_later(
-    bounds: Limits, wanted: list[tuple[int, int, int]]
+    bounds: EngineLimits, wanted: list[tuple[int, int, int]]
 ) -> None:
     slow, _ = _last_steps(bounds, wanted, SLOW)
     fast, _ = _last_steps(bounds, wanted, FAST)
@@ -150,7 +156,7 @@ def test_faster_hardware_finishes_no_request_later(
 
 @given(limits, st.lists(shapes, min_size=1, max_size=8))
 def test_memory_for_everybody_finishes_no_request_in_a_later_step(
-    bounds: Limits, wanted: list[tuple[int, int, int]]
+    bounds: EngineLimits, wanted: list[tuple[int, int, int]]
 ) -> None:
     some, _ = _last_steps(bounds, wanted)
     plenty, _ = _last_steps(replace(bounds, blocks=10_000), wanted)
@@ -159,7 +165,7 @@ def test_memory_for_everybody_finishes_no_request_in_a_later_step(
 
 @given(limits, st.integers(1, 200), st.lists(shapes, min_size=1, max_size=8))
 def test_more_memory_finishes_no_request_in_a_later_step_while_nobody_is_preempted(
-    bounds: Limits, more: int, wanted: list[tuple[int, int, int]]
+    bounds: EngineLimits, more: int, wanted: list[tuple[int, int, int]]
 ) -> None:
     """With preemptions it can: one more admission may cost another request its cache."""
     some, preempted = _last_steps(bounds, wanted)

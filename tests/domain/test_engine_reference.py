@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tessera.domain.engine import Engine
-from tessera.domain.engine_requests import Limits, Policy, Request
+from tessera.domain.engine import EngineCore
+from tessera.domain.engine_requests import EngineLimits, EngineRequest, SchedulingPolicy
 from tessera.domain.perf import StepTime
 
 SPEED = StepTime(weights=5e-3, kv_token=1e-6, token=1e-5)
@@ -21,7 +21,7 @@ Content = int | tuple[int, int] | None
 class Counted:
     """A request with its tokens as plain counts and its blocks one by one."""
 
-    request: Request
+    request: EngineRequest
     order: tuple[int, int]
     emitted: int = 0
     computed: int = 0
@@ -37,7 +37,7 @@ class Counted:
 class Plain:
     """The rules of the engine, written without any bookkeeping ahead."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: EngineLimits) -> None:
         self.limits = limits
         self.empty = limits.blocks - 1
         self.parked: list[Content] = []
@@ -54,9 +54,9 @@ class Plain:
     def held(self) -> Counter[Content]:
         return Counter(content for one in self.running for content in one.table)
 
-    def submit(self, request: Request) -> None:
+    def submit(self, request: EngineRequest) -> None:
         self.arrivals += 1
-        rank = request.priority if self.limits.policy is Policy.PRIORITY else 0
+        rank = request.priority if self.limits.policy is SchedulingPolicy.PRIORITY else 0
         self.waiting.append(Counted(request, (rank, self.arrivals)))
 
     def abort(self, number: int) -> None:
@@ -101,7 +101,7 @@ class Plain:
     def _make_room(self) -> tuple[int, ...]:
         preempted = []
         while sum(self._added(one, tokens) for one, tokens in self._planned()) > self.free:
-            by_priority = self.limits.policy is Policy.PRIORITY
+            by_priority = self.limits.policy is SchedulingPolicy.PRIORITY
             victim = max(self.running, key=lambda o: o.order) if by_priority else self.running[-1]
             self._evict(victim)
             self.waiting.append(victim)
@@ -130,7 +130,7 @@ class Plain:
         found: list[Content] = []
         held = self.held
         most = (one.missing - 1) // self.limits.block_size if self.limits.prefix_cache else 0
-        for name in one.request.shared[:most]:
+        for name in one.request.shared_prefixes[:most]:
             if name not in held and name not in self.parked:
                 break
             found.append(name)
@@ -167,7 +167,7 @@ class Plain:
         """Full blocks can be found: by their shared names up to the first that exists already."""
         if not self.limits.prefix_cache:
             return
-        shared, held = one.request.shared, self.held
+        shared, held = one.request.shared_prefixes, self.held
         for number in range(one.computed // self.limits.block_size):
             if one.table[number] in shared:
                 continue
@@ -216,13 +216,13 @@ events = st.lists(
 """A request (prompt, output, priority, shared beginnings and of which family), the abort of one, or
 a step."""
 limits = st.builds(
-    Limits,
+    EngineLimits,
     max_model_len=st.just(100),
     max_num_seqs=st.integers(2, 6),
     max_num_batched_tokens=st.integers(6, 200),
     blocks=st.integers(26, 36),
     block_size=st.just(4),
-    policy=st.sampled_from(Policy),
+    policy=st.sampled_from(SchedulingPolicy),
     prefix_cache=st.sampled_from([True, True, False]),
 )
 
@@ -230,18 +230,18 @@ limits = st.builds(
 @settings(max_examples=200)
 @given(limits, events)
 def test_the_engine_does_in_every_step_what_counting_one_by_one_gives(
-    bounds: Limits, happening: list[tuple[int, int, int, int, int] | int | str]
+    bounds: EngineLimits, happening: list[tuple[int, int, int, int, int] | int | str]
 ) -> None:
-    engine, plain, arrived = Engine(bounds, SPEED), Plain(bounds), 0
+    engine, plain, arrived = EngineCore(bounds, SPEED), Plain(bounds), 0
     for event in [*happening, *["step"] * 600]:
         if isinstance(event, tuple):
             prompt, output, priority, beginnings, family = event
-            request = Request(
+            request = EngineRequest(
                 id=arrived,
                 prompt_tokens=prompt,
                 output_tokens=output,
                 priority=priority,
-                shared=_shared(family, min(beginnings, (prompt + output) // 4)),
+                shared_prefixes=_shared(family, min(beginnings, (prompt + output) // 4)),
             )
             arrived += 1
             assert engine.submit(request) is None

@@ -6,15 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.domain.engine import Engine, Timeline
+from tessera.domain.engine import EngineCore, Timeline
 from tessera.domain.engine.speculation import Speculation
-from tessera.domain.engine_requests import Limits, Request
+from tessera.domain.engine_requests import EngineLimits, EngineRequest
 from tessera.domain.perf import StepTime
 
 MEMORY_BOUND = StepTime(weights=40e-3, kv_token=0.0, token=1e-7, sequence=0.0, fixed=0.0)
 """Neither cache nor computing counts, so that the formula's assumption holds."""
 COSTLY = StepTime(weights=10e-3, kv_token=1e-7, token=1e-4)
-LIMITS = Limits(max_model_len=4096, max_num_seqs=256, max_num_batched_tokens=4096, blocks=20_000)
+LIMITS = EngineLimits(
+    max_model_len=4096, max_num_seqs=256, max_num_batched_tokens=4096, blocks=20_000
+)
 
 
 def a_speculation(acceptance: float = 0.8) -> Speculation:
@@ -36,16 +38,16 @@ TABLE = [
 @pytest.mark.parametrize(("acceptance", "expected", "speedup"), TABLE)
 def test_the_formula_gives_its_table(acceptance: float, expected: float, speedup: float) -> None:
     speculation = a_speculation(acceptance)
-    assert speculation.expected == pytest.approx(expected, abs=6e-5)
+    assert speculation.expected_tokens == pytest.approx(expected, abs=6e-5)
     assert speculation.speedup == pytest.approx(speedup, abs=1e-3)
 
 
 def _decode_seconds(
     speed: StepTime, speculation: Speculation | None, requests: int, output: int = 2000
 ) -> float:
-    timeline = Timeline(Engine(LIMITS, speed, speculation))
+    timeline = Timeline(EngineCore(LIMITS, speed, speculation))
     for number in range(requests):
-        timeline.submit(Request(id=number, prompt_tokens=1, output_tokens=output))
+        timeline.submit(EngineRequest(id=number, prompt_tokens=1, output_tokens=output))
     served = timeline.advance(math.inf)
     assert [one.output_tokens for one in served] == [output] * requests
     assert timeline.engine.counts.generated_tokens == requests * output
@@ -79,14 +81,14 @@ def test_the_steady_gains_keep_to_the_expected_mean(
     acceptance: float, tokens: int, steps: int
 ) -> None:
     speculation = Speculation(acceptance=acceptance, draft_tokens=tokens, draft_cost=0.1)
-    gains = list(itertools.islice(speculation.steady(), steps))
+    gains = list(itertools.islice(speculation.steady_tokens(), steps))
     assert all(1 <= gain <= tokens + 1 for gain in gains)
-    assert abs(sum(gains) - steps * speculation.expected) <= 1
+    assert abs(sum(gains) - steps * speculation.expected_tokens) <= 1
 
 
 def test_drawn_gains_count_how_many_numbers_in_a_row_are_below_the_acceptance() -> None:
     speculation = replace(a_speculation(0.5), draft_tokens=2)
-    drawn = speculation.drawn([0.9, 0.1, 0.9, 0.1, 0.1, 0.6])
+    drawn = speculation.sampled_tokens([0.9, 0.1, 0.9, 0.1, 0.1, 0.6])
     assert list(itertools.islice(drawn, 4)) == [1, 2, 3, 1]
 
 
@@ -94,19 +96,21 @@ def test_the_same_drawn_gains_give_the_same_run() -> None:
     def run() -> list[float]:
         numbers = itertools.cycle([0.05, 0.7, 0.3, 0.95, 0.45])
         speculation = a_speculation()
-        timeline = Timeline(Engine(LIMITS, COSTLY, speculation, speculation.drawn(numbers)))
+        timeline = Timeline(
+            EngineCore(LIMITS, COSTLY, speculation, speculation.sampled_tokens(numbers))
+        )
         for number in range(5):
-            timeline.submit(Request(id=number, prompt_tokens=50, output_tokens=90 + number))
-        return [served.ended for served in timeline.advance(math.inf)]
+            timeline.submit(EngineRequest(id=number, prompt_tokens=50, output_tokens=90 + number))
+        return [served.ended_at for served in timeline.advance(math.inf)]
 
     assert run() == run()
 
 
 def test_a_step_says_how_many_tokens_each_one_got() -> None:
-    engine = Engine(LIMITS, COSTLY, a_speculation(), iter([1, 3, 6]))
-    engine.submit(Request(id=0, prompt_tokens=10, output_tokens=6))
+    engine = EngineCore(LIMITS, COSTLY, a_speculation(), iter([1, 3, 6]))
+    engine.submit(EngineRequest(id=0, prompt_tokens=10, output_tokens=6))
     steps = list(iter(engine.step, None))
-    assert [step.gain for step in steps] == [1, 3, 6]
+    assert [step.tokens_per_request for step in steps] == [1, 3, 6]
     assert steps[-1].finished[0].output_tokens == 6
     assert engine.kv_tokens == 0
 
@@ -118,13 +122,13 @@ requests = st.lists(st.tuples(st.integers(1, 60), st.integers(1, 39)), min_size=
 def test_short_of_blocks_speculation_still_gives_everybody_all_tokens(
     drafted: int, blocks: int, wanted: list[tuple[int, int]]
 ) -> None:
-    bounds = Limits(
+    bounds = EngineLimits(
         max_model_len=100, max_num_seqs=4, max_num_batched_tokens=64, blocks=blocks, block_size=4
     )
     speculation = Speculation(acceptance=0.7, draft_tokens=drafted, draft_cost=0.1)
-    timeline = Timeline(Engine(bounds, COSTLY, speculation))
+    timeline = Timeline(EngineCore(bounds, COSTLY, speculation))
     for number, (prompt, output) in enumerate(wanted):
-        timeline.submit(Request(id=number, prompt_tokens=prompt, output_tokens=output))
+        timeline.submit(EngineRequest(id=number, prompt_tokens=prompt, output_tokens=output))
     served = timeline.advance(math.inf)
     got = {one.request.id: one.output_tokens for one in served}
     assert got == {number: output for number, (_, output) in enumerate(wanted)}
@@ -137,4 +141,4 @@ def test_short_of_blocks_speculation_still_gives_everybody_all_tokens(
 def test_limits_without_room_for_drafted_tokens_are_refused(blocks: int, batched: int) -> None:
     bounds = replace(LIMITS, blocks=blocks, max_num_batched_tokens=batched)
     with pytest.raises(ValueError, match="drafted tokens"):
-        Engine(bounds, COSTLY, a_speculation())
+        EngineCore(bounds, COSTLY, a_speculation())

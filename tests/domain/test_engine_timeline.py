@@ -8,8 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typing_extensions import override
 
-from tessera.domain.engine import Engine, Served, Timeline
-from tessera.domain.engine_requests import Limits, Policy, Reason, Refusal, Request
+from tessera.domain.engine import EngineCore, ServedRequest, Timeline
+from tessera.domain.engine_requests import (
+    EngineLimits,
+    EngineRequest,
+    FinishReason,
+    RejectionReason,
+    SchedulingPolicy,
+)
 from tessera.domain.perf import StepTime
 
 SPEED = StepTime(weights=5.0123e-3, kv_token=1.0471e-6, token=1.0933e-5)
@@ -54,29 +60,29 @@ arrivals = st.lists(
     max_size=14,
 )
 limits = st.builds(
-    Limits,
+    EngineLimits,
     max_model_len=st.just(LENGTH),
     max_num_seqs=st.integers(1, 6),
     max_num_batched_tokens=st.integers(6, 300),
     blocks=st.integers(LENGTH // BLOCK + 1, 2 * LENGTH // BLOCK),
     block_size=st.just(BLOCK),
-    policy=st.sampled_from(Policy),
+    policy=st.sampled_from(SchedulingPolicy),
     prefix_cache=st.booleans(),
     shared_tokens=st.sampled_from([None, 2 * BLOCK]),
 )
 
 
-def _requests(found: Sequence[Arrival], unit: int) -> list[tuple[float, Request]]:
+def _requests(found: Sequence[Arrival], unit: int) -> list[tuple[float, EngineRequest]]:
     now, made = 0.0, []
     for number, one in enumerate(found):
         now += one.after
         most = min(one.beginnings, (one.prompt + one.output) // unit)
-        request = Request(
+        request = EngineRequest(
             id=number,
             prompt_tokens=one.prompt,
             output_tokens=one.output,
             priority=one.priority,
-            shared=tuple(one.family * 1000 + name for name in range(most)),
+            shared_prefixes=tuple(one.family * 1000 + name for name in range(most)),
         )
         made.append((now, request))
     return made
@@ -86,10 +92,10 @@ def _requests(found: Sequence[Arrival], unit: int) -> list[tuple[float, Request]
 class Stepped:
     """The same as a timeline, a step at a time and by the public values of steps."""
 
-    engine: Engine
+    engine: EngineCore
     now: float = 0.0
     moments: dict[int, dict[str, float | None]] = field(default_factory=dict)
-    served: list[Served] = field(default_factory=list)
+    served: list[ServedRequest] = field(default_factory=list)
 
     def advance(self, until: float) -> None:
         while self.now < until and (step := self.engine.step()) is not None:
@@ -100,22 +106,22 @@ class Stepped:
                 self.moments[number]["first"] = self.now
             for gone in step.finished:
                 self.served.append(
-                    Served(
+                    ServedRequest(
                         request=gone.request,
                         reason=gone.reason,
                         output_tokens=gone.output_tokens,
                         preemptions=gone.preemptions,
                         cached_tokens=gone.cached_tokens,
-                        ended=self.now,
-                        arrived=self.moments[gone.request.id]["arrived"] or 0.0,
-                        admitted=self.moments[gone.request.id]["admitted"],
-                        first=self.moments[gone.request.id]["first"],
+                        ended_at=self.now,
+                        arrived_at=self.moments[gone.request.id]["arrived"] or 0.0,
+                        admitted_at=self.moments[gone.request.id]["admitted"],
+                        first_token_at=self.moments[gone.request.id]["first"],
                     )
                 )
         if until < math.inf:
             self.now = max(self.now, until)
 
-    def submit(self, request: Request, at: float) -> None:
+    def submit(self, request: EngineRequest, at: float) -> None:
         self.moments[request.id] = {"arrived": at}
         assert self.engine.submit(request) is None
 
@@ -123,9 +129,9 @@ class Stepped:
 @settings(max_examples=150)
 @given(limits, st.sampled_from([SPEED, FULL]), arrivals)
 def test_skipping_equal_steps_gives_what_doing_them_one_by_one_gives(
-    bounds: Limits, speed: StepTime, found: list[Arrival]
+    bounds: EngineLimits, speed: StepTime, found: list[Arrival]
 ) -> None:
-    skipped, stepped = Timeline(Engine(bounds, speed)), Stepped(Engine(bounds, speed))
+    skipped, stepped = Timeline(EngineCore(bounds, speed)), Stepped(EngineCore(bounds, speed))
     served = []
     for at, request in _requests(found, bounds.shared_tokens or BLOCK):
         served += skipped.advance(at)
@@ -144,21 +150,23 @@ def test_skipping_equal_steps_gives_what_doing_them_one_by_one_gives(
     assert skipped.engine.kv_tokens == skipped.engine.logical_blocks == 0
 
 
-def _exact(served: Served) -> Served:
-    return replace(served, arrived=0.0, admitted=None, first=None, ended=0.0)
+def _exact(served: ServedRequest) -> ServedRequest:
+    return replace(served, arrived_at=0.0, admitted_at=None, first_token_at=None, ended_at=0.0)
 
 
-def _moments(served: Served) -> list[float | None]:
-    return [served.arrived, served.admitted, served.first, served.ended]
+def _moments(served: ServedRequest) -> list[float | None]:
+    return [served.arrived_at, served.admitted_at, served.first_token_at, served.ended_at]
 
 
 def a_timeline(**changes: Any) -> Timeline:
-    bounds = Limits(max_model_len=2048, max_num_seqs=8, max_num_batched_tokens=2048, blocks=2000)
-    return Timeline(Engine(replace(bounds, **changes), SPEED))
+    bounds = EngineLimits(
+        max_model_len=2048, max_num_seqs=8, max_num_batched_tokens=2048, blocks=2000
+    )
+    return Timeline(EngineCore(replace(bounds, **changes), SPEED))
 
 
-def a_request(number: int, prompt: int = 100, output: int = 50) -> Request:
-    return Request(id=number, prompt_tokens=prompt, output_tokens=output)
+def a_request(number: int, prompt: int = 100, output: int = 50) -> EngineRequest:
+    return EngineRequest(id=number, prompt_tokens=prompt, output_tokens=output)
 
 
 def test_who_comes_while_a_step_is_under_way_waits_for_its_end() -> None:
@@ -169,7 +177,7 @@ def test_who_comes_while_a_step_is_under_way_waits_for_its_end() -> None:
     assert step_end > 0.001
     timeline.submit(a_request(1), at=0.001)
     served = timeline.advance(math.inf)
-    assert [(one.arrived, one.admitted) for one in served] == [(0.0, 0.0), (0.001, step_end)]
+    assert [(one.arrived_at, one.admitted_at) for one in served] == [(0.0, 0.0), (0.001, step_end)]
 
 
 def test_nobody_arrives_in_the_future() -> None:
@@ -182,9 +190,9 @@ def test_an_idle_engine_waits_for_the_moment_and_is_not_busy_meanwhile() -> None
     assert timeline.advance(10.0) == []
     timeline.submit(a_request(0))
     [served] = timeline.advance(math.inf)
-    assert served.admitted == 10.0
-    assert timeline.busy_seconds == pytest.approx(served.ended - 10.0)
-    assert timeline.now == served.ended
+    assert served.admitted_at == 10.0
+    assert timeline.busy_seconds == pytest.approx(served.ended_at - 10.0)
+    assert timeline.now == served.ended_at
 
 
 def test_latencies_follow_from_the_moments() -> None:
@@ -193,9 +201,9 @@ def test_latencies_follow_from_the_moments() -> None:
     [served] = timeline.advance(math.inf)
     first = SPEED.seconds(decoding=0, kv_tokens=100, prefill_tokens=100)
     later = [SPEED.seconds(decoding=1, kv_tokens=100 + token) for token in (1, 2)]
-    assert served.first_token_seconds == pytest.approx(first)
-    assert served.token_seconds == pytest.approx(sum(later) / 2)
-    assert served.ended == pytest.approx(first + sum(later))
+    assert served.ttft_seconds == pytest.approx(first)
+    assert served.tpot_seconds == pytest.approx(sum(later) / 2)
+    assert served.ended_at == pytest.approx(first + sum(later))
 
 
 def test_a_drained_engine_takes_nothing_more_and_finishes_what_runs_and_waits() -> None:
@@ -204,9 +212,9 @@ def test_a_drained_engine_takes_nothing_more_and_finishes_what_runs_and_waits() 
         timeline.submit(a_request(number))
     timeline.advance(0.05)
     timeline.drain()
-    assert timeline.submit(a_request(9)) is Refusal.DRAINING
+    assert timeline.submit(a_request(9)) is RejectionReason.DRAINING
     served = timeline.advance(math.inf)
-    assert [one.reason for one in served] == [Reason.LENGTH] * 5
+    assert [one.reason for one in served] == [FinishReason.LENGTH] * 5
     assert timeline.engine.idle
 
 
@@ -217,12 +225,12 @@ def test_at_the_deadline_of_a_drain_what_is_left_is_aborted_with_what_it_got() -
     timeline.drain(deadline=0.5)
     served = timeline.advance(math.inf)
     assert [(one.request.id, one.reason) for one in served] == [
-        (0, Reason.LENGTH),
-        (1, Reason.ABORT),
-        (2, Reason.ABORT),
+        (0, FinishReason.LENGTH),
+        (1, FinishReason.ABORT),
+        (2, FinishReason.ABORT),
     ]
     assert 0 < served[1].output_tokens < 500
-    assert served[1].ended == pytest.approx(0.5, abs=0.01)
+    assert served[1].ended_at == pytest.approx(0.5, abs=0.01)
     assert timeline.engine.idle
     assert timeline.engine.free_blocks == 1999
 
@@ -232,8 +240,10 @@ def test_chunks_of_512_keep_a_long_prompt_from_stalling_others(
     batched: int, longest_gap: float
 ) -> None:
     """At 11 ms of prefill for 1,000 tokens a prompt of 8,000 stalls everybody for 90 ms."""
-    bounds = Limits(max_model_len=8192, max_num_seqs=8, max_num_batched_tokens=batched, blocks=2000)
-    engine = Engine(bounds, SPEED)
+    bounds = EngineLimits(
+        max_model_len=8192, max_num_seqs=8, max_num_batched_tokens=batched, blocks=2000
+    )
+    engine = EngineCore(bounds, SPEED)
     engine.submit(a_request(0, prompt=10, output=60))
     engine.step()
     engine.submit(a_request(1, prompt=8000, output=2))
@@ -242,14 +252,14 @@ def test_chunks_of_512_keep_a_long_prompt_from_stalling_others(
 
 
 def test_without_chunks_a_prompt_waits_for_a_step_that_has_room_for_all_of_it() -> None:
-    bounds = Limits(
+    bounds = EngineLimits(
         max_model_len=1000,
         max_num_seqs=8,
         max_num_batched_tokens=1000,
         blocks=2000,
         chunked_prefill=False,
     )
-    engine = Engine(bounds, SPEED)
+    engine = EngineCore(bounds, SPEED)
     for number, prompt in enumerate((600, 500, 400)):
         engine.submit(a_request(number, prompt=prompt, output=3))
     steps = list(iter(engine.step, None))
@@ -279,10 +289,10 @@ def test_a_day_of_decoding_alone_costs_few_questions_about_the_time_of_a_step() 
                 prefill_pairs=prefill_pairs,
             )
 
-    bounds = Limits(
+    bounds = EngineLimits(
         max_model_len=1_000_000, max_num_seqs=8, max_num_batched_tokens=64, blocks=100_000
     )
-    timeline = Timeline(Engine(bounds, Asked(weights=1, kv_token=1, token=1)))
+    timeline = Timeline(EngineCore(bounds, Asked(weights=1, kv_token=1, token=1)))
     timeline.submit(a_request(0, prompt=10, output=900_000))
     [served] = timeline.advance(math.inf)
     assert served.output_tokens == 900_000
@@ -290,13 +300,13 @@ def test_a_day_of_decoding_alone_costs_few_questions_about_the_time_of_a_step() 
 
 
 def test_past_a_request_that_does_not_fit_a_better_one_that_does_is_admitted_at_once() -> None:
-    timeline = a_timeline(policy=Policy.PRIORITY, blocks=129)  # 128 usable blocks
+    timeline = a_timeline(policy=SchedulingPolicy.PRIORITY, blocks=129)  # 128 usable blocks
     timeline.submit(a_request(0, prompt=1600, output=400))
     timeline.advance(0.1)
     timeline.submit(a_request(1, prompt=1600, output=2))
     timeline.advance(0.2)
     now = timeline.now
-    timeline.submit(Request(id=2, prompt_tokens=16, output_tokens=2, priority=-1))
+    timeline.submit(EngineRequest(id=2, prompt_tokens=16, output_tokens=2, priority=-1))
     served = timeline.advance(math.inf)
     assert [one.request.id for one in served] == [2, 0, 1]
-    assert served[0].admitted == now
+    assert served[0].admitted_at == now

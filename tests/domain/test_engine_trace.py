@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tessera.domain.engine import Engine, Timeline
-from tessera.domain.engine_requests import Limits, Request
+from tessera.domain.engine import EngineCore, Timeline
+from tessera.domain.engine_requests import EngineLimits, EngineRequest
 from tessera.domain.perf import StepTime
 
 TRACE = Path(__file__).parents[3] / "shared/traces/mooncake_conversation.jsonl.gz"
@@ -19,23 +19,23 @@ ROWS = 3000
 pytestmark = pytest.mark.skipif(not TRACE.exists(), reason="needs ../shared/traces")
 
 
-def _rows() -> list[tuple[float, Request]]:
+def _rows() -> list[tuple[float, EngineRequest]]:
     rows = []
     with gzip.open(TRACE, "rt", encoding="utf-8") as file:
         for number, line in zip(range(ROWS), file, strict=False):
             row = json.loads(line)
-            request = Request(
+            request = EngineRequest(
                 id=number,
                 prompt_tokens=row["input_length"],
                 output_tokens=row["output_length"],
-                shared=tuple(row["hash_ids"][: row["input_length"] // NAMED]),
+                shared_prefixes=tuple(row["hash_ids"][: row["input_length"] // NAMED]),
             )
             rows.append((row["timestamp"] / 1000, request))
     return rows
 
 
 def _played(blocks: int) -> Timeline:
-    limits = Limits(
+    limits = EngineLimits(
         max_model_len=131_072,
         max_num_seqs=1024,
         max_num_batched_tokens=8192,
@@ -44,7 +44,7 @@ def _played(blocks: int) -> Timeline:
         shared_tokens=NAMED,
     )
     speed = StepTime(weights=4e-3, kv_token=1e-8, token=4e-6)
-    timeline, served = Timeline(Engine(limits, speed)), 0
+    timeline, served = Timeline(EngineCore(limits, speed)), 0
     for moment, request in _rows():
         served += len(timeline.advance(moment))
         assert timeline.submit(request, moment) is None
@@ -57,10 +57,10 @@ def _played(blocks: int) -> Timeline:
 def test_with_memory_for_everything_all_that_was_there_before_is_found() -> None:
     known, found = set[int](), 0
     for _, request in _rows():
-        names = request.shared[: (request.prompt_tokens - 1) // NAMED]
+        names = request.shared_prefixes[: (request.prompt_tokens - 1) // NAMED]
         first_new = next((at for at, name in enumerate(names) if name not in known), len(names))
         found += first_new * NAMED
-        known.update(request.shared)
+        known.update(request.shared_prefixes)
     assert _played(10_000_000).engine.counts.hit_tokens == found
 
 

@@ -401,7 +401,7 @@ def test_a_service_that_is_not_there_is_a_key_error() -> None:
 @pytest.mark.parametrize("case", SERVICES, ids=lambda case: str(case.reason))
 def test_every_refusal_is_explained_with_the_words_of_the_status(case: Case) -> None:
     body = yaml.safe_load(case.manifest)
-    service = wire.service(body)
+    service = wire.parse_service(body)
     assert service is not None
     now = Snapshot(
         at=NOW + timedelta(seconds=1),

@@ -15,9 +15,9 @@ from tessera.domain.mig.boards import gpu_models
 from tessera.domain.mig.layouts import Layout, SlicePlacement, enumerate_layouts, geometry
 from tessera.domain.pools import discover
 from tessera.domain.ref import Ref
-from tessera.domain.repartition.counts import spread_out
-from tessera.domain.repartition.facts import Ground, NodeLayout
-from tessera.domain.repartition.grounds import grounds
+from tessera.domain.repartition.counts import layouts_for_counts
+from tessera.domain.repartition.facts import MigNode, ObservedNodeLayout
+from tessera.domain.repartition.grounds import mig_nodes
 from tessera.domain.snapshot import Node, Pool
 from tests.builders import A100, H100, NOW, a_node, a_pool
 
@@ -42,19 +42,19 @@ def seen(
     )
 
 
-def told(*gpus: ObservedGpu, problem: str = "", cuts: bool = False) -> NodeLayout:
+def told(*gpus: ObservedGpu, problem: str = "", cuts: bool = False) -> ObservedNodeLayout:
     status = NodeLayoutStatus(gpus=gpus, problem=problem, cuts=cuts)
-    return NodeLayout(name="a100-0", generation=1, spec=NodeLayoutSpec(), status=status)
+    return ObservedNodeLayout(name="a100-0", generation=1, spec=NodeLayoutSpec(), status=status)
 
 
-def ground(node: Node, *layouts: NodeLayout, pool: Pool | None = None) -> Ground:
+def ground(node: Node, *layouts: ObservedNodeLayout, pool: Pool | None = None) -> MigNode:
     (view,) = discover([pool or a_pool()], [node], date(2026, 11, 20))
-    (found,) = grounds(view, [node], layouts)
+    (found,) = mig_nodes(view, [node], layouts)
     return found
 
 
-def counts(found: Ground) -> Counter[str]:
-    return Counter(spot.profile for card in found.cards for spot in card.layout)
+def counts(found: MigNode) -> Counter[str]:
+    return Counter(spot.profile for card in found.gpus for spot in card.layout)
 
 
 def test_an_agent_tells_places_pods_and_processes() -> None:
@@ -62,22 +62,22 @@ def test_an_agent_tells_places_pods_and_processes() -> None:
     gpus = (seen(one), seen(index=1, mode="disabled"))
     node = a_node(slices={"3g.40gb": 1}, whole=1)
     found = ground(node, told(*gpus, cuts=True))
-    (card,) = found.cards
-    (tile,) = card.tiles
-    assert (card.uuid, tile.spot) == ("GPU-0", SlicePlacement(4, "3g.40gb"))
+    (card,) = found.gpus
+    (tile,) = card.instances
+    assert (card.uuid, tile.placement) == ("GPU-0", SlicePlacement(4, "3g.40gb"))
     assert (tile.holders, tile.processes) == ((Ref("team-a", "chat-0"),), 2)
-    assert (found.uncut, found.tells_pods, found.cuts) == (1, True, True)
+    assert (found.whole_gpus, found.reports_pods, found.can_partition) == (1, True, True)
 
 
 def test_an_agent_that_can_tell_nothing_leaves_labels_and_resources() -> None:
     found = ground(a_node(slices={"3g.40gb": 2}), told(problem="no driver"))
-    assert (found.tells_pods, counts(found)) == (False, {"3g.40gb": 2})
-    assert found.layout is not None
+    assert (found.reports_pods, counts(found)) == (False, {"3g.40gb": 2})
+    assert found.node_layout is not None
 
 
 def test_a_gpu_whose_mode_goes_is_told_to_need_a_reset() -> None:
     found = ground(a_node(slices={"3g.40gb": 1}), told(seen(mode="disabling")))
-    assert [card.fault for card in found.cards] == ["NeedsReset"]
+    assert [card.fault for card in found.gpus] == ["NeedsReset"]
 
 
 @pytest.mark.parametrize(
@@ -96,8 +96,8 @@ def test_a_node_whose_driver_contradicts_it_is_left_alone(
     gpus: Sequence[ObservedGpu], words: str
 ) -> None:
     found = ground(a_node(slices={"3g.40gb": 1}), told(*gpus))
-    assert found.cards == ()
-    assert words in (found.disagrees or "")
+    assert found.gpus == ()
+    assert words in (found.inconsistency or "")
 
 
 @pytest.mark.parametrize(
@@ -113,18 +113,18 @@ def test_a_node_whose_driver_contradicts_it_is_left_alone(
 )
 def test_numbers_that_fit_no_layout_are_said(node: Node, words: str) -> None:
     found = ground(node)
-    assert found.cards == ()
-    assert words in (found.disagrees or "")
+    assert found.gpus == ()
+    assert words in (found.inconsistency or "")
 
 
 def test_a_node_without_slices_has_whole_gpus() -> None:
     found = ground(a_node(whole=8))
-    assert (found.cards, found.uncut, found.disagrees) == ((), 8, None)
+    assert (found.gpus, found.whole_gpus, found.inconsistency) == ((), 8, None)
 
 
 def test_gpus_in_mig_mode_without_a_slice_are_cards() -> None:
     node = a_node(labels={"nvidia.com/gpu.count": "2", "nvidia.com/gpu.replicas": "0"})
-    assert [card.layout for card in ground(node).cards] == [(), ()]
+    assert [card.layout for card in ground(node).gpus] == [(), ()]
 
 
 def test_keys_with_a_zero_are_no_slices() -> None:
@@ -163,7 +163,7 @@ def test_what_was_planned_is_recognised_in_the_numbers() -> None:
     pool = a_pool()
     pool = replace(pool, status=pool.status.model_copy(update={"mig": MigStatus(target=plan)}))
     node = a_node(slices={"3g.40gb": 3, "1g.10gb": 2}, cut=2)
-    first, second = ground(node, pool=pool).cards
+    first, second = ground(node, pool=pool).gpus
     assert first.layout == (
         SlicePlacement(0, "1g.10gb"),
         SlicePlacement(1, "1g.10gb"),
@@ -178,7 +178,7 @@ def test_the_numbers_of_any_layouts_are_spread_out_again(found: list[Layout], kn
     """Not always in the same way, unless it was asked for; another number of slices never."""
     total = Counter(spot.profile for layout in found for spot in layout)
     wanted = tuple(sorted(total.items()))
-    got = spread_out(BOARD, wanted, len(found), tuple(found) if known else ())
+    got = layouts_for_counts(BOARD, wanted, len(found), tuple(found) if known else ())
     assert got is not None
     assert Counter(spot.profile for layout in got for spot in layout) == total
     assert not known or list(got) == found
@@ -186,4 +186,4 @@ def test_the_numbers_of_any_layouts_are_spread_out_again(found: list[Layout], kn
 
 def test_too_many_slices_for_sixteen_gpus_are_refused_quickly() -> None:
     wanted = (("1g.10gb", 40), ("2g.20gb", 20), ("3g.40gb", 16), ("4g.40gb", 9))
-    assert spread_out(BOARD, wanted, 16) is None
+    assert layouts_for_counts(BOARD, wanted, 16) is None

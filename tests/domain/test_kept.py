@@ -131,7 +131,7 @@ def pods(old: Snapshot, *rest: Any) -> Fields:
 def answer(old: Snapshot, new: Snapshot, _: Readings, step: Step) -> Fields:
     problem = None if step.pods else "503"
     told = ProbeResult(at=new.at, problem=problem)
-    return {"answers": {**old.probe_results, Ref("team-a", step.name): told}}
+    return {"probe_results": {**old.probe_results, Ref("team-a", step.name): told}}
 
 
 def model(old: Snapshot, *rest: Any) -> Fields:
@@ -159,7 +159,10 @@ def errand(old: Snapshot, *rest: Any) -> Fields:
         if pod.model_job_run is None or pod.model_job_run.job_uid not in mine
     ]
     return {
-        "errands": (*(one for one in old.model_jobs if one.uid not in mine), *made["errands"]),
+        "model_jobs": (
+            *(one for one in old.model_jobs if one.uid not in mine),
+            *made["model_jobs"],
+        ),
         "pods": (*others, *made["pods"]),
     }
 
@@ -169,7 +172,7 @@ def gone(old: Snapshot, *rest: Any) -> Fields:
     step: Step = rest[-1]
     ref = Ref("team-a", step.name)
     return {
-        "errands": tuple(job for job in old.model_jobs if job.service != ref),
+        "model_jobs": tuple(job for job in old.model_jobs if job.service != ref),
         "pods": tuple(
             pod for pod in old.pods if pod.model_job_run is None or pod.model_job_run.service != ref
         ),
@@ -179,7 +182,7 @@ def gone(old: Snapshot, *rest: Any) -> Fields:
 def claim(old: Snapshot, *rest: Any) -> Fields:
     """The claim of its model comes, or is made again."""
     step: Step = rest[-1]
-    made = VolumeClaim(modes=("ReadWriteMany",), uid=f"uid-{step.pods}")
+    made = VolumeClaim(access_modes=("ReadWriteMany",), uid=f"uid-{step.pods}")
     return {"claims": {**old.claims, Ref("team-a", claim_name(step.name)): made}}
 
 
@@ -301,7 +304,7 @@ def test_a_model_that_was_read_is_recalled_as_the_very_same() -> None:
     over = [plan(snapshot, kept).service_plans for _ in range(2)]
     preparation = over[0][own.ref].preparation
     assert preparation is not None
-    assert preparation.obsolete_jobs == (parts["errands"][0].ref,)
+    assert preparation.obsolete_jobs == (parts["model_jobs"][0].ref,)
     assert over[0][own.ref] is not over[1][own.ref]
     assert over[0][Ref("team-a", "code")] is over[1][Ref("team-a", "code")]
 

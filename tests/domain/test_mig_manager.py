@@ -10,13 +10,13 @@ from fakegpu.silicon import Silicon
 from tessera.domain.mig.layouts import Layout, SlicePlacement
 from tessera.domain.reasons import LayoutReady
 from tessera.domain.repartition.backends.mig_manager import (
-    ASKED,
-    CONFIG,
-    STATE,
-    MigManager,
-    standing,
+    CONFIG_LABEL,
+    STATE_LABEL,
+    STATE_REQUESTED,
+    MigManagerBackend,
+    referenced_configs,
 )
-from tessera.domain.repartition.devices import PAUSED, PLUGIN
+from tessera.domain.repartition.devices import DEVICE_PLUGIN_LABEL, PAUSED
 from tests.builders import A100
 from tests.far_ends import Course, FarEnd
 from world.mig_manager import Edges, Pace
@@ -25,7 +25,7 @@ from world.mig_manager import MigManager as Manager
 HALVES: Layout = (SlicePlacement(0, "3g.40gb"), SlicePlacement(4, "3g.40gb"))
 WHOLE: Layout = (SlicePlacement(0, "7g.80gb"),)
 SMALL: Layout = (SlicePlacement(0, "1g.10gb"), SlicePlacement(1, "1g.10gb"))
-BACKEND = MigManager(knows_pods=True)
+BACKEND = MigManagerBackend(knows_pods=True)
 
 
 def a_node(*layouts: Layout, cut: int | None = None, **edges: Any) -> FarEnd:
@@ -57,22 +57,24 @@ def test_an_old_success_is_not_taken_for_the_answer_to_a_new_question() -> None:
     manager(far).pace = Pace(notice=60)
     course = a_course(far, SMALL)
     course.run(turns=2)
-    assert (far.labels[STATE], course.heard.done) == (ASKED, False)
+    assert (far.labels[STATE_LABEL], course.heard.done) == (STATE_REQUESTED, False)
     assert course.run().done
 
 
 def test_the_neutral_word_comes_with_the_new_name_and_never_again() -> None:
     far = a_node(HALVES)
-    first = BACKEND.ask(far.ground(), {0: WHOLE}, 1)
-    assert first.labels.keys() == {CONFIG, STATE}
+    first = BACKEND.request(far.ground(), {0: WHOLE}, 1)
+    assert first.labels.keys() == {CONFIG_LABEL, STATE_LABEL}
     far.labels |= {key: value or "" for key, value in first.labels.items()}
-    far.labels[STATE] = "pending"
-    assert BACKEND.ask(far.ground(), {0: WHOLE}, 1).labels == {}
+    far.labels[STATE_LABEL] = "pending"
+    assert BACKEND.request(far.ground(), {0: WHOLE}, 1).labels == {}
 
 
 def test_every_attempt_has_a_name_of_its_own_that_a_label_may_have() -> None:
     far = a_node(HALVES)
-    names = [BACKEND.ask(far.ground(), {0: WHOLE}, at).labels[CONFIG] for at in range(1, 8)]
+    names = [
+        BACKEND.request(far.ground(), {0: WHOLE}, at).labels[CONFIG_LABEL] for at in range(1, 8)
+    ]
     assert len(set(names)) == 7
     assert all(name is not None and len(name) <= 63 for name in names)
 
@@ -80,9 +82,9 @@ def test_every_attempt_has_a_name_of_its_own_that_a_label_may_have() -> None:
 def test_entries_of_all_attempts_are_there_before_the_first_so_that_a_repetition_is_heard() -> None:
     far = a_node(HALVES)
     for attempt in (1, 3):
-        ask = BACKEND.ask(far.ground(), {0: WHOLE}, attempt)
-        following = BACKEND.ask(far.ground(), {0: WHOLE}, attempt + 1)
-        assert following.labels[CONFIG] in ask.configs
+        ask = BACKEND.request(far.ground(), {0: WHOLE}, attempt)
+        following = BACKEND.request(far.ground(), {0: WHOLE}, attempt + 1)
+        assert following.labels[CONFIG_LABEL] in ask.configs
 
 
 def test_a_file_that_comes_late_costs_an_attempt_and_not_the_unit() -> None:
@@ -117,10 +119,10 @@ def test_a_client_that_does_not_go_is_noticed_and_the_next_attempt_mends_it() ->
     far.lag = 0
     course = a_course(far)
     course.run(turns=100)
-    assert (far.labels[STATE], far.labels[PLUGIN]) == ("pending", PAUSED)
+    assert (far.labels[STATE_LABEL], far.labels[DEVICE_PLUGIN_LABEL]) == ("pending", PAUSED)
     manager(far).edges.stuck = False
     assert course.run().done
-    assert far.labels[PLUGIN] == "true"
+    assert far.labels[DEVICE_PLUGIN_LABEL] == "true"
     assert course.attempt == 2
 
 
@@ -131,7 +133,7 @@ def test_a_node_that_stays_paused_says_how_to_bring_its_clients_back() -> None:
     course.run(turns=1000)
     reason, message = told(course)
     assert reason is LayoutReady.BACKEND_TIMEOUT
-    assert f"kubectl label --overwrite node a100-0 {PLUGIN}=true" in message
+    assert f"kubectl label --overwrite node a100-0 {DEVICE_PLUGIN_LABEL}=true" in message
 
 
 def test_a_mode_is_never_asked_to_change_and_gpus_out_of_mig_mode_are_never_named() -> None:
@@ -139,7 +141,7 @@ def test_a_mode_is_never_asked_to_change_and_gpus_out_of_mig_mode_are_never_name
     course = a_course(far)
     assert course.run().done
     assert manager(far).mode_changes == 0
-    entries = "".join(BACKEND.ask(far.ground(), {0: WHOLE}, 1).configs.values())
+    entries = "".join(BACKEND.request(far.ground(), {0: WHOLE}, 1).configs.values())
     assert {line for line in entries.splitlines() if "devices: [" in line} == {"- devices: [0]"}
     assert "mig-enabled: false" not in entries
 
@@ -155,16 +157,18 @@ def test_a_gpu_with_a_slice_in_use_keeps_it_and_the_attempt_fails() -> None:
 
 def test_first_the_gpus_of_the_unit_are_named_and_in_the_end_all_of_the_node() -> None:
     far = a_node(HALVES, SMALL)
-    ask = BACKEND.ask(far.ground(), {0: WHOLE}, 1)
-    assert ask.configs[ask.labels[CONFIG] or ""].count("- devices:") == 1
+    ask = BACKEND.request(far.ground(), {0: WHOLE}, 1)
+    assert ask.configs[ask.labels[CONFIG_LABEL] or ""].count("- devices:") == 1
     course = a_course(far)
     assert course.run().done
-    kept = BACKEND.ask(far.ground(), {0: WHOLE}, course.attempt).configs[far.labels[CONFIG]]
+    kept = BACKEND.request(far.ground(), {0: WHOLE}, course.attempt).configs[
+        far.labels[CONFIG_LABEL]
+    ]
     assert kept == (
         '- devices: [0]\n  mig-enabled: true\n  mig-devices: {"7g.80gb": 1}\n'
         '- devices: [1]\n  mig-enabled: true\n  mig-devices: {"1g.10gb": 2}\n'
     )
-    assert standing([far.ground()]) == {far.labels[CONFIG]: kept}
+    assert referenced_configs([far.ground()]) == {far.labels[CONFIG_LABEL]: kept}
 
 
 def test_after_a_reboot_the_entry_that_the_label_names_restores_the_node() -> None:
@@ -239,4 +243,4 @@ def test_devices_have_a_minute_to_come_after_their_plugin(seconds: float) -> Non
     far.labels["nvidia.com/gfd.timestamp"] = str(int(far.at.timestamp()))
     far.allocatable = dict.fromkeys(far.allocatable, 0)
     later = far.at + timedelta(seconds=seconds)
-    assert BACKEND.heard(far.ground(), {0: WHOLE}, 1, since, later).problem is None
+    assert BACKEND.status(far.ground(), {0: WHOLE}, 1, since, later).problem is None

@@ -13,10 +13,10 @@ from tessera.domain.hardware import slice_hardware, whole_gpu_hardware
 from tessera.domain.money import (
     Money,
     billing_weight,
-    choosing_weight,
     money,
     per_million_tokens,
     price_on,
+    selection_weight,
 )
 from tests.builders import A100
 
@@ -59,7 +59,7 @@ def test_what_a_layout_strands_is_paid_by_its_slices_when_choosing() -> None:
     hardware = slice_hardware(products()[A100], "3g.40gb")
     assert hardware is not None
     two = 2 * billing_weight(hardware)
-    assert choosing_weight(hardware, 1, two) == Decimal("0.5")
+    assert selection_weight(hardware, 1, two) == Decimal("0.5")
     assert billing_weight(hardware) < Decimal("0.5")
 
 

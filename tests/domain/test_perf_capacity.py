@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tessera.domain.catalog import models, products
-from tessera.domain.engine import Engine
-from tessera.domain.engine_requests import Limits, Request
+from tessera.domain.engine import EngineCore
+from tessera.domain.engine_requests import EngineLimits, EngineRequest
 from tessera.domain.hardware import slice_hardware, whole_gpu_hardware
 from tessera.domain.perf import StepTime, step_time
 from tessera.domain.perf.capacity import LatencySlo, ReplicaLimits, RequestLength, capacity_at_slo
@@ -50,19 +50,21 @@ def lived(
     for _ in range(700):
         now += rng.expovariate(rate)
         coming.append((now, rng.choices(lengths, [one.weight for one in lengths])[0]))
-    limits = Limits(
+    limits = EngineLimits(
         max_model_len=8192,
         max_num_seqs=room.max_num_seqs,
         max_num_batched_tokens=room.max_num_batched_tokens,
         blocks=room.kv_tokens // 16 + 1,
     )
-    engine, now, number = Engine(limits, step), 0.0, 0
+    engine, now, number = EngineCore(limits, step), 0.0, 0
     first, gaps = list[float](), list[float]()
     while number < len(coming) or not engine.idle:
         while number < len(coming) and coming[number][0] <= now:
             one = coming[number][1]
             engine.submit(
-                Request(id=number, prompt_tokens=one.input_tokens, output_tokens=one.output_tokens)
+                EngineRequest(
+                    id=number, prompt_tokens=one.input_tokens, output_tokens=one.output_tokens
+                )
             )
             number += 1
         done = engine.step()

@@ -5,8 +5,8 @@ from decimal import Decimal
 
 import pytest
 
-from tessera.domain.engine import Engine, Served, Timeline
-from tessera.domain.engine_requests import Limits, Request
+from tessera.domain.engine import EngineCore, ServedRequest, Timeline
+from tessera.domain.engine_requests import EngineLimits, EngineRequest
 from tessera.domain.footprint import kv_bytes_per_token, weight_bytes
 from tessera.domain.money import money, per_million_tokens
 from tessera.domain.perf import StepTime, decode_floor_seconds
@@ -83,10 +83,12 @@ def test_a_shared_beginning_saves_its_share_of_reading_the_prompt(
     assert 1 - part / step.prefill_seconds(prompt, chunk=8192) == pytest.approx(saving, abs=1e-3)
 
 
-def alone(step: StepTime, output: int) -> Served:
-    limits = Limits(max_model_len=4096, max_num_seqs=8, max_num_batched_tokens=4096, blocks=300)
-    timeline = Timeline(Engine(limits, step))
-    timeline.submit(Request(id=0, prompt_tokens=100, output_tokens=output))
+def alone(step: StepTime, output: int) -> ServedRequest:
+    limits = EngineLimits(
+        max_model_len=4096, max_num_seqs=8, max_num_batched_tokens=4096, blocks=300
+    )
+    timeline = Timeline(EngineCore(limits, step))
+    timeline.submit(EngineRequest(id=0, prompt_tokens=100, output_tokens=output))
     [served] = timeline.advance(math.inf)
     return served
 
@@ -95,14 +97,14 @@ def alone(step: StepTime, output: int) -> Served:
 def test_what_a_user_reads_in_a_second_is_one_over_the_time_of_a_token(
     rate: float, milliseconds: float
 ) -> None:
-    between = alone(bare(fixed=milliseconds / 1e3), 200).token_seconds
+    between = alone(bare(fixed=milliseconds / 1e3), 200).tpot_seconds
     assert between is not None
     assert 1 / between == pytest.approx(rate, rel=1e-3)
 
 
 def test_ten_times_the_answer_takes_ten_times_as_long_and_less_with_a_long_first_token() -> None:
     def ratio(step: StepTime) -> float:
-        return alone(step, 1000).ended / alone(step, 100).ended
+        return alone(step, 1000).ended_at / alone(step, 100).ended_at
 
     assert ratio(bare(fixed=0.02)) == pytest.approx(10)
     assert 5 < ratio(bare(fixed=0.02, token=0.01)) < 10
@@ -110,7 +112,7 @@ def test_ten_times_the_answer_takes_ten_times_as_long_and_less_with_a_long_first
 
 def test_a_whole_answer_takes_its_first_token_and_all_the_others() -> None:
     served = alone(bare(fixed=0.02, token=0.001), 251)
-    first, between = served.first_token_seconds, served.token_seconds
+    first, between = served.ttft_seconds, served.tpot_seconds
     assert first is not None
     assert between is not None
-    assert served.ended == pytest.approx(first + 250 * between)
+    assert served.ended_at == pytest.approx(first + 250 * between)

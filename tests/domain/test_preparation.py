@@ -42,7 +42,7 @@ def cached(status: InferenceServiceStatus | None = None) -> ObservedService:
 
 
 def bound(uid: str = "uid-claim") -> dict[Ref, VolumeClaim]:
-    return {CLAIM: VolumeClaim(modes=("ReadWriteMany",), uid=uid)}
+    return {CLAIM: VolumeClaim(access_modes=("ReadWriteMany",), uid=uid)}
 
 
 def status_of(snapshot: Snapshot) -> InferenceServiceStatus:
@@ -60,14 +60,14 @@ def preparation(snapshot: Snapshot) -> Any:
 
 def test_an_unknown_model_is_read_by_a_job_and_nothing_is_placed_before() -> None:
     snapshot = a_snapshot(own())
-    assert preparation(snapshot).errand.task == "shape"
+    assert preparation(snapshot).job_to_create.task == "shape"
     assert plan(snapshot).service_plans[CHAT].choice is None
     assert said(snapshot, "Accepted")[0] == "ReadingModel"
 
 
 def test_while_the_job_runs_no_other_is_made() -> None:
     snapshot = a_snapshot(own(), **an_errand("shape", own()))
-    assert preparation(snapshot).errand is None
+    assert preparation(snapshot).job_to_create is None
     assert said(snapshot, "Accepted")[0] == "ReadingModel"
 
 
@@ -83,10 +83,10 @@ def test_a_shape_that_was_read_places_the_model_in_the_same_turn_and_is_kept() -
 
 def test_a_job_goes_only_when_the_status_has_what_it_found() -> None:
     parts = an_errand("shape", own(), report=FOUND, exit_code=0)
-    assert preparation(a_snapshot(own(), **parts)).over == ()
+    assert preparation(a_snapshot(own(), **parts)).obsolete_jobs == ()
     told = status_of(a_snapshot(own(), **parts))
     later = a_snapshot(replace(own(), status=told), **parts)
-    assert preparation(later).over == (parts["errands"][0].ref,)
+    assert preparation(later).obsolete_jobs == (parts["model_jobs"][0].ref,)
     assert plan(a_snapshot(replace(own(), status=told))).service_plans[CHAT].choice is not None
 
 
@@ -95,14 +95,14 @@ def test_another_model_is_read_again_and_the_former_job_goes() -> None:
     told = status_of(a_snapshot(own(), **parts))
     other = a_service(spec=a_spec("hf://acme/other", replicas=1), status=told)
     got = preparation(a_snapshot(other, **parts))
-    assert got.errand.name != parts["errands"][0].ref.name
-    assert got.over == (parts["errands"][0].ref,)
+    assert got.job_to_create.name != parts["model_jobs"][0].ref.name
+    assert got.obsolete_jobs == (parts["model_jobs"][0].ref,)
     assert got.status.shape is None
 
 
 def test_a_shape_in_the_spec_needs_no_job() -> None:
     snapshot = a_snapshot(own(model={"shape": SHAPE}))
-    assert preparation(snapshot).errand is None
+    assert preparation(snapshot).job_to_create is None
     told = status_of(snapshot).model
     assert told is not None
     assert told.shape is None
@@ -125,15 +125,20 @@ def test_a_gated_model_is_said_before_any_engine_starts() -> None:
 
 def test_a_missing_secret_holds_the_job_up_and_is_said() -> None:
     service = own(model={"tokenSecretRef": {"name": "hub"}})
-    words = {"trouble": "CreateContainerConfigError", "last_words": 'secret "hub" not found'}
+    words = {
+        "waiting_reason": "CreateContainerConfigError",
+        "container_message": 'secret "hub" not found',
+    }
     message = said(a_snapshot(service, **an_errand("shape", service, **words)), "Accepted")[1]
     assert "kubectl create secret generic hub -n team-a" in message
 
 
 def test_what_may_pass_is_tried_again_after_a_while() -> None:
     parts = an_errand("shape", own(), report={"ok": False, "message": "502"}, exit_code=1)
-    assert preparation(a_snapshot(own(), **parts, at=at(10))).over == ()
-    assert preparation(a_snapshot(own(), **parts, at=at(31))).over == (parts["errands"][0].ref,)
+    assert preparation(a_snapshot(own(), **parts, at=at(10))).obsolete_jobs == ()
+    assert preparation(a_snapshot(own(), **parts, at=at(31))).obsolete_jobs == (
+        parts["model_jobs"][0].ref,
+    )
     assert "exit code 1" in said(a_snapshot(own(), **parts), "Accepted")[1]
 
 
@@ -144,7 +149,7 @@ def test_a_job_whose_pod_was_lost_is_made_anew() -> None:
     lost = ObservedModelJob(
         ref=Ref("team-a", name), service=CHAT, task="shape", uid="u", failed=True
     )
-    assert preparation(a_snapshot(own(), model_jobs=(lost,))).over == (lost.ref,)
+    assert preparation(a_snapshot(own(), model_jobs=(lost,))).obsolete_jobs == (lost.ref,)
 
 
 def test_a_wrong_spec_is_said_before_a_job_is_made() -> None:
@@ -154,9 +159,9 @@ def test_a_wrong_spec_is_said_before_a_job_is_made() -> None:
 
 
 def test_files_are_fetched_once_there_is_a_claim_and_engines_wait() -> None:
-    assert preparation(a_snapshot(cached())).errand is None
+    assert preparation(a_snapshot(cached())).job_to_create is None
     got = preparation(a_snapshot(cached(), claims=bound()))
-    assert got.errand.task == "fetch"
+    assert got.job_to_create.task == "fetch"
     assert said(a_snapshot(cached(), claims=bound()), "Progressing")[0] == "FetchingModel"
 
 
@@ -170,7 +175,7 @@ def test_the_progress_is_told_in_hundredths() -> None:
     assert told.model.cache.bytes_done == 3_200_000_000
     assert told.model.cache.bytes_total == 16_000_000_000
     assert "3.2 of 16.0 GB (20%)" in said(snapshot, "Progressing")[1]
-    assert preparation(snapshot).ask == "10.0.0.9"
+    assert preparation(snapshot).progress_address == "10.0.0.9"
 
 
 def test_when_all_files_are_there_engines_start_and_the_job_goes() -> None:
@@ -178,12 +183,12 @@ def test_when_all_files_are_there_engines_start_and_the_job_goes() -> None:
     parts = an_errand("fetch", cached(), report=report, exit_code=0)
     snapshot = a_snapshot(cached(), claims=bound(), **parts)
     told = status_of(snapshot)
-    assert preparation(snapshot).unfetched is None
+    assert preparation(snapshot).missing_files is None
     assert told.model is not None
     assert told.model.cache is not None
     assert (told.model.cache.fetched, told.model.cache.commit) == (True, "c0ffee")
     later = a_snapshot(cached(told), claims=bound(), **parts)
-    assert preparation(later).over == (parts["errands"][0].ref,)
+    assert preparation(later).obsolete_jobs == (parts["model_jobs"][0].ref,)
     assert status_of(later).model == told.model
 
 
@@ -192,8 +197,8 @@ def test_a_claim_that_was_made_again_is_filled_again() -> None:
     parts = an_errand("fetch", cached(), report=report, exit_code=0)
     told = status_of(a_snapshot(cached(), claims=bound(), **parts))
     got = preparation(a_snapshot(cached(told), claims=bound("uid-other")))
-    assert got.errand.task == "fetch"
-    assert got.unfetched is not None
+    assert got.job_to_create.task == "fetch"
+    assert got.missing_files is not None
 
 
 def test_a_fetch_that_is_refused_says_why() -> None:
@@ -215,9 +220,9 @@ def test_what_runs_goes_on_while_another_revision_is_fetched() -> None:
 def test_a_fetch_waits_for_the_hub_and_then_takes_the_commit() -> None:
     waiting = a_snapshot(cached(), claims=bound(), resolutions={})
     assert plan(waiting).service_plans[CHAT].pinned_revision.query == MAIN
-    assert preparation(waiting).errand is None
+    assert preparation(waiting).job_to_create is None
     found = preparation(replace(waiting, resolutions=ANSWERED))
-    assert found.errand.spec.model.revision == COMMIT
+    assert found.job_to_create.spec.model.revision == COMMIT
     told = status_of(replace(waiting, resolutions=ANSWERED)).model
     assert told is not None
     assert told.cache is not None
@@ -236,16 +241,16 @@ def test_another_commit_is_fetched_into_another_folder_before_engines_change() -
     )
     first = a_snapshot(service, claims=bound(), resolutions=ANSWERED, **made)
     there = replace(service, status=status_of(first))
-    assert preparation(first).unfetched is None
+    assert preparation(first).missing_files is None
     asked = a_snapshot(
         replace(there, update="now"), claims=bound(), resolutions={}, workloads=(a_workload(1),)
     )
     question = replace(MAIN, update="now")
     newer = {question: Resolution("2" * 40, RevisionReason.REVISION_RESOLVED, "the hub's words")}
     later = replace(asked, resolutions=newer)
-    assert preparation(asked).errand is None
-    assert preparation(later).errand.spec.model.revision == "2" * 40
-    assert preparation(later).unfetched is not None
+    assert preparation(asked).job_to_create is None
+    assert preparation(later).job_to_create.spec.model.revision == "2" * 40
+    assert preparation(later).missing_files is not None
 
 
 def test_the_shape_of_a_pinned_model_is_read_at_its_commit() -> None:
@@ -253,7 +258,8 @@ def test_the_shape_of_a_pinned_model_is_read_at_its_commit() -> None:
         model=ModelStatus(uri=OWN, revision=COMMIT, reason="Commit", message="the hub's words")
     )
     assert (
-        preparation(a_snapshot(replace(own(), status=status))).errand.spec.model.revision == COMMIT
+        preparation(a_snapshot(replace(own(), status=status))).job_to_create.spec.model.revision
+        == COMMIT
     )
 
 

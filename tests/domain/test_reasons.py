@@ -373,7 +373,7 @@ def helps(message: str) -> bool:
 
 @pytest.mark.parametrize("case", SERVICES, ids=lambda case: case.reason)
 def test_a_refused_service_says_where_and_what_to_do(case: Case) -> None:
-    service = wire.service(yaml.safe_load(case.manifest))
+    service = wire.parse_service(yaml.safe_load(case.manifest))
     assert service is not None
     snapshot = fleet(case)
     snapshot = a_snapshot(
@@ -387,12 +387,12 @@ def test_a_refused_service_says_where_and_what_to_do(case: Case) -> None:
 
 @pytest.mark.parametrize("case", POOLS, ids=lambda case: case.reason)
 def test_a_refused_pool_says_where_and_what_to_do(case: Case) -> None:
-    pool = wire.pool(yaml.safe_load(case.manifest))
+    pool = wire.parse_pool(yaml.safe_load(case.manifest))
     others = tuple(other for other in case.pools if other.name != pool.name)
     snapshot = a_snapshot(pools=(pool, *others), nodes=case.nodes)
     decided = plan(snapshot)
     view = next(view for view in decided.pools if view.pool.name == pool.name)
-    status = pool_status(view, decided.repartitions.orders.get(pool.name), NOW)
+    status = pool_status(view, decided.repartitions.actions.get(pool.name), NOW)
     told = {condition.reason: condition.message for condition in status.conditions}
     _assert_told(case, told)
 
@@ -419,4 +419,4 @@ def test_every_reason_why_gpus_are_not_as_planned_is_named_by_a_test() -> None:
     """Most need a rollout or a backend that goes wrong, which no manifest alone makes."""
     tests = Path(__file__).parent.parent
     text = "".join(path.read_text(encoding="utf-8") for path in tests.rglob("*.py"))
-    assert [reason for reason in LayoutReady if f"LaidOut.{reason.name}" not in text] == []
+    assert [reason for reason in LayoutReady if f"LayoutReady.{reason.name}" not in text] == []

@@ -7,7 +7,7 @@ from tessera.api.mig import Assignment, MigPlan, MigStatus
 from tessera.domain.plan import plan
 from tessera.domain.reasons import LayoutReady
 from tessera.domain.repartition.facts import TAINT
-from tessera.domain.repartition.orders import Orders
+from tessera.domain.repartition.orders import PoolActions
 from tessera.domain.snapshot import Snapshot
 from tests.builders import NOW, a_node, a_pod, a_service, a_snapshot, a_workload, at
 from tests.layout_builders import a_planned_pool, a_wishing, with_status
@@ -15,8 +15,8 @@ from tests.layout_builders import a_planned_pool, a_wishing, with_status
 HALVES = a_planned_pool(mode="static", mig={"layout": {"3g.40gb": 2}})
 
 
-def orders_of(snapshot: Snapshot) -> Orders:
-    return plan(snapshot).repartitions.orders["a100"]
+def orders_of(snapshot: Snapshot) -> PoolActions:
+    return plan(snapshot).repartitions.actions["a100"]
 
 
 def later(snapshot: Snapshot, turns: int) -> Snapshot:
@@ -54,7 +54,7 @@ def test_a_budget_that_lets_nobody_be_evicted_is_named_with_the_replica() -> Non
     )
     snapshot = later(fleet, 2)
     held = replace(snapshot, blocked_evictions={empty.ref: "needs 1 healthy pods and has 1"})
-    assert list(orders_of(snapshot).evict) == [empty.ref]
+    assert list(orders_of(snapshot).evictions) == [empty.ref]
     verdict = orders_of(held).verdict
     assert verdict.reason is LayoutReady.DISRUPTION_BUDGET
     assert verdict.message == (
@@ -69,11 +69,11 @@ def test_a_pool_that_mixes_products_is_left_alone_and_says_so() -> None:
         a_node(name="h100-0", slices={"3g.40gb": 2}, product="NVIDIA-H100-80GB-HBM3"),
     )
     found = plan(a_snapshot(pools=(a_planned_pool(),), nodes=nodes)).repartitions
-    orders = found.orders["a100"]
-    assert (orders.verdict.reason, orders.asks) == (LayoutReady.NOT_DISCOVERED, {})
+    orders = found.actions["a100"]
+    assert (orders.verdict.reason, orders.requests) == (LayoutReady.NOT_DISCOVERED, {})
     assert "NVIDIA-H100-80GB-HBM3" in orders.verdict.message
-    assert found.question is not None
-    assert found.question.gpus == ()
+    assert found.layout_problem is not None
+    assert found.layout_problem.gpus == ()
 
 
 def test_gpus_that_are_not_in_mig_mode_are_used_whole_and_the_mend_is_named() -> None:
@@ -111,7 +111,7 @@ def test_who_left_a_profile_by_plan_is_kept_up_when_nobody_may_cut_any_more() ->
     )
     found = plan(with_status(fleet, MigStatus(target=plan_)))
     (allotment,) = found.service_plans.values()
-    assert found.repartitions.orders["a100"].verdict.reason is LayoutReady.BACKEND_UNAVAILABLE
+    assert found.repartitions.actions["a100"].verdict.reason is LayoutReady.BACKEND_UNAVAILABLE
     assert allotment.choice is not None
     assert allotment.choice.variant != former
     assert (allotment.previous_deployments, allotment.removable_deployments) == ({}, ())

@@ -13,9 +13,9 @@ from tessera.domain.mig.plan import plan_layouts
 from tessera.domain.placement import slice_assignment
 from tessera.domain.reasons import LayoutReady, PlacementReason
 from tessera.domain.repartition.backend import Capabilities
-from tessera.domain.repartition.drawing import WORTH, layouts_of, solve
-from tessera.domain.repartition.target import Adopted
-from tessera.domain.repartition.wish import question
+from tessera.domain.repartition.drawing import MOVES_PER_SAVED_GPU, layouts_by_node, solve
+from tessera.domain.repartition.target import PlanAdoption
+from tessera.domain.repartition.wish import layout_problem
 from tessera.domain.snapshot import Pod, Ref, Workload
 from tests.builders import LARGE, MEDIUM, NOW, a_pod, a_service, a_snapshot, a_spec, a_workload
 from tests.layout_builders import (
@@ -39,13 +39,13 @@ from tests.layout_builders import (
 CHAT = Ref("team-a", "chat")
 
 
-def layouts(got: Adopted, node: str = "a100-0") -> dict[int, tuple[str, ...]]:
+def layouts(got: PlanAdoption, node: str = "a100-0") -> dict[int, tuple[str, ...]]:
     assert got.status.target is not None
     found = next(one for one in got.status.target.nodes if one.node == node)
     return {gpu.gpu: gpu.slices for gpu in found.gpus}
 
 
-def given(got: Adopted) -> dict[str, tuple[str, int]]:
+def given(got: PlanAdoption) -> dict[str, tuple[str, int]]:
     plan = got.status.target or got.status.proposed
     assert plan is not None
     return {one.service: (one.profile, one.replicas) for one in plan.services}
@@ -104,7 +104,7 @@ def test_a_plan_that_is_reached_is_not_planned_again(can: Capabilities) -> None:
     services = (a_wishing("chat", replicas=3), a_wishing("code", MEDIUM))
     first = adopted(a_fleet(*services, grounds=grounds), grounds, can)
     assert first.status.target is not None
-    made = layouts_of(first.status.target, {"a100-0": BOARD})["a100-0"]
+    made = layouts_by_node(first.status.target, {"a100-0": BOARD})["a100-0"]
     reached = a_ground(
         *(
             a_card(index, *(f"{spot.profile}@{spot.start}" for spot in layout))
@@ -114,7 +114,7 @@ def test_a_plan_that_is_reached_is_not_planned_again(can: Capabilities) -> None:
     fleet = with_status(a_fleet(*services, grounds=[reached]), first.status)
     second = adopted(fleet, [reached], can)
     assert second.status == first.status
-    assert solve(asked(fleet, [reached], can)).pools["a100"].cuts == 0
+    assert solve(asked(fleet, [reached], can)).pools["a100"].repartitioned_gpus == 0
 
 
 def test_equal_fleets_ask_equal_questions_in_any_order() -> None:
@@ -142,7 +142,7 @@ def test_slices_of_others_stay_as_they_are() -> None:
 
 def test_without_an_agent_pods_are_taken_to_sit_on_slices_of_theirs() -> None:
     pods, workload = running("chat", "1g.10gb", 2)
-    ground = a_ground(a_card(0, "1g.10gb@0", "1g.10gb@1", "1g.10gb@2"), tells_pods=False)
+    ground = a_ground(a_card(0, "1g.10gb@0", "1g.10gb@1", "1g.10gb@2"), reports_pods=False)
     fleet = a_fleet(a_wishing("chat"), grounds=[ground], pods=pods, workloads=(workload,))
     got = asked(fleet, [ground], replace(MANAGER, knows_pods=False))
     assert [one.service for one in got.gpus[0].slices] == ["team-a/chat", "team-a/chat", None]
@@ -235,25 +235,25 @@ def test_plans_are_read_as_they_were_written() -> None:
         fleet = a_fleet(a_wishing("chat"), a_wishing("code", MEDIUM), grounds=grounds)
         plan = adopted(fleet, grounds, can).status.target
         assert plan is not None
-        for layout in layouts_of(plan, {"a100-0": BOARD})["a100-0"].values():
+        for layout in layouts_by_node(plan, {"a100-0": BOARD})["a100-0"].values():
             assert layout_error(BOARD, layout) is None
         written = [tile.partition("@")[0] for gpu in plan.nodes[0].gpus for tile in gpu.slices]
-        read = layouts_of(plan, {"a100-0": BOARD})["a100-0"]
+        read = layouts_by_node(plan, {"a100-0": BOARD})["a100-0"]
         assert sorted(written) == sorted(spot.profile for one in read.values() for spot in one)
 
 
 def test_what_fits_on_no_single_gpu_is_placed_without_a_plan() -> None:
     large = a_wishing("chat", LARGE, slo={"ttftP95": "10s", "interTokenP95": "1s"})
-    ground = replace(empty(1), uncut=4)
+    ground = replace(empty(1), whole_gpus=4)
     fleet = a_fleet(large, grounds=[ground])
-    assert asked(fleet, [ground]).wishes == ()
+    assert asked(fleet, [ground]).demands == ()
     choice = drafts_of(fleet)[CHAT].placement.choice
     assert choice is not None
     assert choice.variant == "a100-4gpu"
 
 
 def test_gpus_outside_mig_mode_are_taken_whole() -> None:
-    ground = replace(empty(1), uncut=2)
+    ground = replace(empty(1), whole_gpus=2)
     alone = a_wishing("chat", placement={"isolation": "gpu"}, replicas=2)
     other = a_wishing("code", MEDIUM)
     fleet = a_fleet(alone, other, grounds=[ground])
@@ -272,7 +272,7 @@ def walked(worth: float | None, steps: int = 200) -> tuple[int, int]:
     names = ["a", "b", "c", "d", "e", "f"]
     services = [a_wishing(name, MEDIUM if at % 2 else None) for at, name in enumerate(names)]
     question = asked(a_fleet(*services, grounds=grounds), grounds)
-    wishes = [wish.service for wish in question.wishes]
+    wishes = [wish.service for wish in question.demands]
     gpus, moves, hours = question.gpus, 0, 0
     for _ in range(steps):
         at = chance.randrange(len(wishes))
@@ -288,7 +288,7 @@ def walked(worth: float | None, steps: int = 200) -> tuple[int, int]:
 
 @pytest.mark.long
 def test_small_changes_of_demand_move_little() -> None:
-    calm, hasty = walked(WORTH), walked(None)
+    calm, hasty = walked(MOVES_PER_SAVED_GPU), walked(None)
     assert calm[0] < hasty[0] * 0.75
     assert calm[1] <= hasty[1] * 1.1
 
@@ -309,7 +309,7 @@ def test_slices_that_are_not_cut_are_for_services_that_are_planned_for() -> None
     choice = drafts_of(fleet)[CHAT].placement.choice
     assert choice is not None
     assert choice.variant == "a100-7g-80gb"
-    assert asked(fleet, [ground]).wishes == ()
+    assert asked(fleet, [ground]).demands == ()
 
 
 def test_a_service_that_shares_no_gpu_takes_no_small_slice_that_is_there() -> None:
@@ -326,9 +326,9 @@ def test_demand_follows_the_replicas_that_are_wanted_and_where_they_run() -> Non
     fleet = a_fleet(
         a_wishing("chat", replicas=5), grounds=[ground], pods=pods, workloads=(workload,)
     )
-    wish = asked(fleet, [ground]).wishes[0]
-    assert wish.was == InstanceType("a100", "2g.20gb")
-    assert wish.service.demand == pytest.approx(5 * wish.service.throughput[wish.was])
+    wish = asked(fleet, [ground]).demands[0]
+    assert wish.current == InstanceType("a100", "2g.20gb")
+    assert wish.service.demand == pytest.approx(5 * wish.service.throughput[wish.current])
 
 
 def test_pools_of_one_currency_are_planned_together_and_others_apart() -> None:
@@ -343,11 +343,11 @@ def test_pools_of_one_currency_are_planned_together_and_others_apart() -> None:
         nodes=tuple(node_of(found[0], name) for name, found in grounds.items()),
     )
     cans = {"a100": AGENT, "b100": AGENT}
-    got = question(views_of(fleet), grounds, cans, drafts_of(fleet), fleet)
+    got = layout_problem(views_of(fleet), grounds, cans, drafts_of(fleet), fleet)
     plans = solve(got).pools
     assert [len(plans[name].plan.services) for name in ("a100", "b100")] == [0, 1]
     assert plans["b100"].plan.services[0].profile == "1g.10gb"
-    assert (plans["a100"].cuts, plans["b100"].cuts) == (0, 1)
+    assert (plans["a100"].repartitioned_gpus, plans["b100"].repartitioned_gpus) == (0, 1)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from tessera.domain.sizing import DeviceKvCache, ReplicaFit, plan_device_memory,
 from tessera.domain.tensor_parallel import can_shard, sharding_problem
 from tests.builders import A100, H100
 
-BOOK = prices.book(prices.ASSUMED, prices.assumed(), date(2026, 11, 20))
+BOOK = prices.price_book(prices.ASSUMED, prices.list_prices(), date(2026, 11, 20))
 A40G = "NVIDIA-A100-SXM4-40GB"
 T4 = "Tesla-T4"
 B1 = "meta-llama/Llama-3.2-1B-Instruct"

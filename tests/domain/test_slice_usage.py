@@ -14,8 +14,8 @@ from tessera.domain.mig.boards import WHOLE_GPU, find_gpu_model
 from tessera.domain.mig.layouts import Layout, enumerate_layouts
 from tessera.domain.money import billing_weight
 from tessera.domain.ref import Ref
-from tessera.domain.repartition.facts import Card, Ground, Tile
-from tessera.domain.repartition.usage import SliceState, seats, share, usage
+from tessera.domain.repartition.facts import GpuInstance, MigGpu, MigNode
+from tessera.domain.repartition.usage import SliceState, pool_usage, share, slice_usages
 from tests.builders import a_pod
 from tests.mig_builders import A100
 
@@ -23,12 +23,12 @@ LAYOUTS = enumerate_layouts(A100, [cut.name for cut in A100.profiles if not cut.
 A_HUNDREDTH = Decimal("0.01")
 
 
-def a_ground(*layouts: Layout, name: str = "n") -> Ground:
+def a_ground(*layouts: Layout, name: str = "n") -> MigNode:
     cards = (
-        Card(index=index, tiles=tuple(Tile(spot=spot) for spot in layout))
+        MigGpu(index=index, instances=tuple(GpuInstance(placement=spot) for spot in layout))
         for index, layout in enumerate(layouts)
     )
-    return Ground(name=name, board=A100, ready=True, cards=tuple(cards))
+    return MigNode(name=name, gpu_model=A100, ready=True, gpus=tuple(cards))
 
 
 @pytest.mark.parametrize("product", [name for name in sorted(products()) if find_gpu_model(name)])
@@ -48,8 +48,8 @@ def test_a_slice_has_the_share_that_it_is_billed(product: str) -> None:
 @given(st.lists(st.sampled_from(LAYOUTS), max_size=4))
 def test_slices_and_what_is_stranded_make_up_the_gpus(layouts: list[Layout]) -> None:
     ground = a_ground(*layouts)
-    found = seats([ground], ())
-    told = usage([ground], found)
+    found = slice_usages([ground], ())
+    told = pool_usage([ground], found)
     assert told.gpus == len(layouts)
     assert told.stranded >= 0
     assert abs(told.stranded + told.idle - told.gpus) < A_HUNDREDTH
@@ -74,23 +74,28 @@ def test_without_an_agent_as_many_slices_are_used_as_engines_hold(
         for profile, count in held.items()
         for number in range(count)
     ]
-    told = usage([ground], seats([ground], pods))
+    told = pool_usage([ground], slice_usages([ground], pods))
     used = {profile: told.slices.get((profile, SliceState.USED), 0) for profile in held}
     assert used == held
-    assert seats([ground], pods) == seats([ground], pods[::-1])
+    assert slice_usages([ground], pods) == slice_usages([ground], pods[::-1])
 
 
 def test_who_has_to_leave_is_doomed_and_a_process_without_a_pod_uses_its_slice() -> None:
     spots = LAYOUTS[-1]
     leaves = Ref("team-a", "chat-0")
-    tiles = (Tile(spot=spots[0], holders=(leaves,)), *(Tile(spot=one) for one in spots[1:]))
-    ground = replace(a_ground(), cards=(Card(index=0, tiles=tiles),), tells_pods=True)
-    assert seats([ground], (), {leaves})[0].state is SliceState.DOOMED
-    alone = replace(ground, cards=(Card(index=0, tiles=(Tile(spot=spots[0], processes=1),)),))
-    assert [one.state for one in seats([alone], ())] == [SliceState.USED]
+    tiles = (
+        GpuInstance(placement=spots[0], holders=(leaves,)),
+        *(GpuInstance(placement=one) for one in spots[1:]),
+    )
+    ground = replace(a_ground(), gpus=(MigGpu(index=0, instances=tiles),), reports_pods=True)
+    assert slice_usages([ground], (), {leaves})[0].state is SliceState.DISPLACED
+    alone = replace(
+        ground, gpus=(MigGpu(index=0, instances=(GpuInstance(placement=spots[0], processes=1),)),)
+    )
+    assert [one.state for one in slice_usages([alone], ())] == [SliceState.USED]
 
 
 def test_an_engine_over_two_slices_holds_both() -> None:
     layout = next(one for one in LAYOUTS if [spot.profile for spot in one] == ["3g.40gb"] * 2)
     pod = replace(a_pod(), node="n", devices={"nvidia.com/mig-3g.40gb": 2})
-    assert [one.holders for one in seats([a_ground(layout)], [pod])] == [(pod.ref,)] * 2
+    assert [one.holders for one in slice_usages([a_ground(layout)], [pod])] == [(pod.ref,)] * 2

@@ -10,8 +10,8 @@ from tessera.domain.catalog import products
 from tessera.domain.hardware import product_slices
 from tessera.domain.mig.layouts import SlicePlacement
 from tessera.domain.pools import discover, profile_of, weight_of
-from tessera.domain.repartition.grounds import grounds
-from tessera.domain.repartition.usage import seats
+from tessera.domain.repartition.grounds import mig_nodes
+from tessera.domain.repartition.usage import slice_usages
 from tests.builders import A100, a_node, a_pod, a_pool
 
 ODD = "nvidia.com/mig-3g.39gb"
@@ -70,5 +70,5 @@ def test_its_pods_sit_on_it() -> None:
     node = a_node(slices={"3g.39gb": 1})
     (view,) = discover([a_pool()], [node], date(2026, 11, 20))
     pod = replace(a_pod(), node=node.name, devices={ODD: 1})
-    (seat,) = seats(grounds(view, [node], ()), [pod])
-    assert (seat.spot, seat.holders) == (SlicePlacement(0, "3g.40gb"), (pod.ref,))
+    (seat,) = slice_usages(mig_nodes(view, [node], ()), [pod])
+    assert (seat.placement, seat.holders) == (SlicePlacement(0, "3g.40gb"), (pod.ref,))

@@ -55,7 +55,7 @@ def reading(
 
 def a_fleet(
     *pods: Pod,
-    watches: dict[str, EngineProgress] | None = None,
+    engine_progress: dict[str, EngineProgress] | None = None,
     load: dict[str, InFlight] | None = None,
     read: dict[str, EngineReading] | None = None,
     service: ObservedService | None = None,
@@ -66,7 +66,7 @@ def a_fleet(
     first = pods[0].ref.name
     plain = {pod.ref.name: reading() for pod in pods}
     named: dict[str, Any] = {
-        "watches": {first: FROZEN} if watches is None else watches,
+        "engine_progress": {first: FROZEN} if engine_progress is None else engine_progress,
         "in_flight": {first: InFlight(at(-5), 3)} if load is None else load,
     }
     return a_snapshot(
@@ -134,12 +134,12 @@ def test_an_engine_that_holds_requests_and_takes_no_step_is_replaced_and_the_num
         ({"read": {"chat-0": reading(scraped=-60)}}, "they were counted too long ago"),
         ({"read": {"chat-0": reading(awake=False)}}, "it sleeps, or is paused"),
         ({"readings": None}, "there is no reading at all"),
-        ({"watches": {}}, "the watch has just begun, as after a restart"),
+        ({"engine_progress": {}}, "the watch has just begun, as after a restart"),
         (
-            {"watches": {"chat-0": replace(FROZEN, busy_since=at(-30))}},
+            {"engine_progress": {"chat-0": replace(FROZEN, busy_since=at(-30))}},
             "its first request came late",
         ),
-        ({"patience": timedelta(seconds=150)}, "it gets longer"),
+        ({"stall_timeout": timedelta(seconds=150)}, "it gets longer"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -8,19 +8,27 @@ from datetime import datetime
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tessera.domain.bill import CostState, Line
-from tessera.domain.statement import Amounts, Look, Mark, Process, Statement, runs, statement
+from tessera.domain.bill import CostLine, CostState
+from tessera.domain.statement import (
+    Amounts,
+    BillScrape,
+    ProcessLabels,
+    ScrapeRef,
+    Statement,
+    build_statement,
+    charge_periods,
+)
 from tests.builders import at
 
 LINES = tuple(
-    Line(currency="USD", pool="a100", profile=profile, state=CostState.COLD_IDLE)
+    CostLine(currency="USD", pool="a100", profile=profile, state=CostState.COLD_IDLE)
     for profile in ("1g.10gb", "whole")
 )
-ONE: Process = (("pod", "one"),)
-TWO: Process = (("pod", "two"),)
+ONE: ProcessLabels = (("pod", "one"),)
+TWO: ProcessLabels = (("pod", "two"),)
 
 
-def spent(moment: datetime, line: Line) -> int:
+def spent(moment: datetime, line: CostLine) -> int:
     """What a line cost up to a moment, at a rate of its own from a moment of its own on."""
     number = LINES.index(line)
     seconds = (moment - at(0)).total_seconds()
@@ -31,14 +39,14 @@ def spent(moment: datetime, line: Line) -> int:
 class Scrapes:
     """What Prometheus has."""
 
-    marks: dict[Process, list[Mark]] = field(default_factory=dict)
-    amounts: dict[Look, Amounts] = field(default_factory=dict)
+    marks: dict[ProcessLabels, list[BillScrape]] = field(default_factory=dict)
+    amounts: dict[ScrapeRef, Amounts] = field(default_factory=dict)
 
-    def add(self, process: Process, scraped: float, since: float, as_of: float) -> None:
+    def add(self, process: ProcessLabels, scraped: float, since: float, as_of: float) -> None:
         """One scrape of a process that counts from `since` and has charged until `as_of`."""
-        mark = Mark(scraped=at(scraped), since=at(since), as_of=at(as_of))
+        mark = BillScrape(scraped_at=at(scraped), since=at(since), as_of=at(as_of))
         self.marks.setdefault(process, []).append(mark)
-        self.amounts[Look(process, at(scraped))] = {
+        self.amounts[ScrapeRef(process, at(scraped))] = {
             ("", line): total
             for line in LINES
             if (total := spent(at(as_of), line) - spent(at(since), line))
@@ -47,14 +55,14 @@ class Scrapes:
     def billed_until(self, moment: float) -> float | None:
         """What the operator asks when it starts."""
         marks = (mark for found in self.marks.values() for mark in found)
-        seen = [mark.as_of for mark in marks if mark.scraped <= at(moment)]
+        seen = [mark.as_of for mark in marks if mark.scraped_at <= at(moment)]
         return (max(seen) - at(0)).total_seconds() if seen else None
 
     def statement(self, begin: float) -> Statement | None:
-        return statement(runs(self.marks, at(begin)), self.amounts)
+        return build_statement(charge_periods(self.marks, at(begin)), self.amounts)
 
 
-def exact(told: Statement) -> Mapping[tuple[str, Line], int]:
+def exact(told: Statement) -> Mapping[tuple[str, CostLine], int]:
     """What the time that a statement names really cost."""
     ends = [told.begin, *(moment for gap in told.gaps for moment in gap), told.end]
     found = {}

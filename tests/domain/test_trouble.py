@@ -41,7 +41,7 @@ def down(code: int | None = None, reason: str = "Error", words: str = "", **fiel
 
 def unmade(words: str) -> Pod:
     """A replica whose container the kubelet cannot make."""
-    return down(trouble="CreateContainerConfigError", last_words=words)
+    return down(waiting_reason="CreateContainerConfigError", container_message=words)
 
 
 CASES: list[tuple[Pod, Workload | None, Progressing, str]] = [
@@ -71,13 +71,15 @@ CASES: list[tuple[Pod, Workload | None, Progressing, str]] = [
     ),
     (down(0), None, Progressing.ENGINE_FAILED, "chat-0: exit code 0"),
     (
-        down(trouble="ImagePullBackOff", last_words="manifest unknown"),
+        down(waiting_reason="ImagePullBackOff", container_message="manifest unknown"),
         None,
         Progressing.IMAGE_PULL_FAILED,
         "chat-0: manifest unknown",
     ),
     (
-        down(trouble="CreateContainerConfigError", last_words='secret "hub" not found'),
+        down(
+            waiting_reason="CreateContainerConfigError", container_message='secret "hub" not found'
+        ),
         None,
         Progressing.CREATE_CONTAINER_ERROR,
         'chat-0: secret "hub" not found',
@@ -123,14 +125,14 @@ def test_every_reason_for_trouble_has_a_case() -> None:
 def test_a_run_that_ended_stays_the_reason_while_the_next_one_starts() -> None:
     """Between two starts a container waits in CrashLoopBackOff, then runs, then ends."""
     for waits in ("CrashLoopBackOff", None):
-        found = startup_failure(None, [down(1, words="no such model", trouble=waits)], None)
+        found = startup_failure(None, [down(1, words="no such model", waiting_reason=waits)], None)
         assert found is not None
         assert found.reason == Progressing.ENGINE_START_FAILED
 
 
 @pytest.mark.parametrize(
     "pod",
-    [down(leaving=True, code=143), a_pod("chat-0", last_exit=ContainerExit(code=1))],
+    [down(terminating=True, code=143), a_pod("chat-0", last_exit=ContainerExit(code=1))],
     ids=["leaving", "up"],
 )
 def test_who_leaves_and_who_is_up_again_is_in_no_trouble(pod: Pod) -> None:

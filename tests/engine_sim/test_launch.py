@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from tessera.engine_sim.errors import EngineExit
-from tessera.engine_sim.launch import Launch, launch_from
+from tessera.engine_sim.launch import EngineConfig, load_config
 from tessera.engine_sim.speeds import as_json
 
 MEDIUM = "meta-llama/Llama-3.1-8B-Instruct"
@@ -24,21 +24,21 @@ CONFIG = {
 """The numbers of an 8B model, by the names that model files use."""
 
 
-def launch(*argv: str, device: str = A100, **env: str) -> Launch:
-    return launch_from(argv, {"TESSERA_SIM_DEVICE": device, **env})
+def launch(*argv: str, device: str = A100, **env: str) -> EngineConfig:
+    return load_config(argv, {"TESSERA_SIM_DEVICE": device, **env})
 
 
 def test_the_environment_names_the_hardware() -> None:
     one = launch(MEDIUM, "--max-model-len", "4096", device=f"{A100}/3g.40gb")
     two = launch(MEDIUM, "-tp", "2", device=H100, TESSERA_SIM_DEVICES="8")
-    assert (one.place.profile, one.place.devices) == ("3g.40gb", 1)
-    assert (two.place.product, two.place.devices) == (H100, 2)
-    assert launch_from([MEDIUM], {}).place.product == A100
+    assert (one.hardware.profile, one.hardware.devices) == ("3g.40gb", 1)
+    assert (two.hardware.product, two.hardware.devices) == (H100, 2)
+    assert load_config([MEDIUM], {}).hardware.product == A100
 
 
 def test_memory_and_speed_are_those_of_the_planner() -> None:
     got = launch(MEDIUM)
-    assert got.cache.tokens == 27_103 * 16
+    assert got.kv_cache.tokens == 27_103 * 16
     assert got.speed.weights == pytest.approx(10.6e-3, rel=0.01)
 
 
@@ -69,14 +69,14 @@ def test_batch_limits_default_as_the_engine_chooses_them(
 )
 def test_the_cache_can_be_set_by_hand(argv: list[str], blocks: int) -> None:
     got = launch(MEDIUM, "--max-model-len", "4096", *argv)
-    assert got.cache.blocks == got.limits.blocks == blocks
+    assert got.kv_cache.blocks == got.limits.blocks == blocks
 
 
 def test_the_model_length_is_the_models_own_or_what_fits() -> None:
     whole = launch(MEDIUM)
     fitted = launch(MEDIUM, "--max-model-len", "auto", device=f"{A100}/2g.20gb")
     assert whole.limits.max_model_len == 131_072
-    assert fitted.limits.max_model_len == fitted.cache.tokens - 16
+    assert fitted.limits.max_model_len == fitted.kv_cache.tokens - 16
 
 
 def test_a_folder_tells_its_models_shape(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_a_model_that_nobody_described_gets_a_small_shape_and_a_warning(
 
 def test_eight_bit_weights_leave_more_room_and_read_faster() -> None:
     plain, quantised = launch(MEDIUM), launch(MEDIUM, "--quantization", "fp8")
-    assert quantised.cache.blocks > plain.cache.blocks
+    assert quantised.kv_cache.blocks > plain.kv_cache.blocks
     # The output layer keeps its 16 bits.
     assert quantised.speed.weights == pytest.approx(plain.speed.weights * 0.535, rel=0.001)
 
@@ -135,7 +135,7 @@ def test_what_an_engine_would_not_start_with_exits_and_says_why(
     argv: list[str], env: dict[str, str], code: int, said: str
 ) -> None:
     with pytest.raises(EngineExit, match=said) as end:
-        launch_from([MEDIUM, *argv], env)
+        load_config([MEDIUM, *argv], env)
     assert end.value.code == code
 
 
@@ -144,7 +144,7 @@ def test_a_measured_speed_takes_the_place_of_the_predicted_one() -> None:
     assert got.speed.seconds(decoding=3, kv_tokens=1000) == pytest.approx(0.005)
     again = launch(MEDIUM, TESSERA_SIM_SPEED=as_json(got.speed))
     assert again.speed == got.speed
-    assert again.cache == got.cache == launch(MEDIUM).cache
+    assert again.kv_cache == got.kv_cache == launch(MEDIUM).kv_cache
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ async def test_messages_that_begin_alike_share_their_beginning() -> None:
 
 
 def test_equal_names_mean_equal_beginnings_and_not_only_equal_blocks() -> None:
-    one, other = text.beginnings(["a", "b", "c"]), text.beginnings(["a", "x", "c"])
+    one, other = text.prefix_hashes(["a", "b", "c"]), text.prefix_hashes(["a", "x", "c"])
     assert one[0] == other[0]
     assert set(one[1:]).isdisjoint(other[1:])
-    assert one == text.beginnings(["a", "b", "c"])
+    assert one == text.prefix_hashes(["a", "b", "c"])

@@ -3,11 +3,11 @@ from datetime import timedelta
 import pytest
 
 from tessera.domain import catalog, hardware, sizing
-from tessera.domain.engine import Engine
-from tessera.domain.engine_requests import Request
+from tessera.domain.engine import EngineCore
+from tessera.domain.engine_requests import EngineRequest
 from tessera.domain.limits import Demand
 from tessera.domain.sizing import ReplicaFit
-from tessera.engine_sim.launch import Launch, launch_from
+from tessera.engine_sim.launch import EngineConfig, load_config
 from tests.engine_sim.running import SHAPE, running
 
 MEDIUM = "meta-llama/Llama-3.1-8B-Instruct"
@@ -37,7 +37,7 @@ def _fit(product: str, profile: str) -> ReplicaFit:
     return fit
 
 
-def _launched(fit: ReplicaFit) -> Launch:
+def _launched(fit: ReplicaFit) -> EngineConfig:
     """The engine as the planner would start it."""
     place = fit.hardware
     argv = [
@@ -47,7 +47,7 @@ def _launched(fit: ReplicaFit) -> Launch:
         f"--max-num-batched-tokens={fit.limits.max_num_batched_tokens}",
     ]
     device = place.product if place.profile is None else f"{place.product}/{place.profile}"
-    return launch_from(argv, {"TESSERA_SIM_DEVICE": device})
+    return load_config(argv, {"TESSERA_SIM_DEVICE": device})
 
 
 PLACES = [
@@ -64,9 +64,9 @@ def test_decoding_streams_give_the_tokens_per_second_of_the_performance_model(
 ) -> None:
     fit = _fit(product, profile)
     launch = _launched(fit)
-    engine = Engine(launch.limits, launch.speed)
+    engine = EngineCore(launch.limits, launch.speed)
     for number in range(streams):
-        engine.submit(Request(id=number, prompt_tokens=INPUT, output_tokens=OUTPUT))
+        engine.submit(EngineRequest(id=number, prompt_tokens=INPUT, output_tokens=OUTPUT))
     steps = [step for step in iter(engine.step, None) if step.decoding == streams]
     middle = streams * (INPUT + OUTPUT // 2)
     predicted = streams / fit.step.seconds(decoding=streams, kv_tokens=middle)
@@ -78,20 +78,20 @@ def test_decoding_streams_give_the_tokens_per_second_of_the_performance_model(
 def test_a_full_engine_gives_what_the_planner_promises(product: str, profile: str) -> None:
     fit = _fit(product, profile)
     launch = _launched(fit)
-    tokens_per_second, gap = _full(Engine(launch.limits, launch.speed))
+    tokens_per_second, gap = _full(EngineCore(launch.limits, launch.speed))
     assert 0.92 <= tokens_per_second / fit.limits.tokens_per_second <= 1.02
     # Planned is the mean of what lies in the cache; in one step of twenty there is a little more.
     assert gap <= 1.005 * INTER_TOKEN.total_seconds()
 
 
-def _full(engine: Engine) -> tuple[float, float]:
+def _full(engine: EngineCore) -> tuple[float, float]:
     """Tokens per second and the 95th percentile of the steps, always with one more waiting."""
     arrived, tokens, steps = 0, 0, list[float]()
     for number in range(6 * OUTPUT):
         while engine.waiting < 2:
             # Lengths around the typical one, so that the answers do not all end together.
             output = OUTPUT // 2 + arrived * 97 % OUTPUT
-            engine.submit(Request(id=arrived, prompt_tokens=INPUT, output_tokens=output))
+            engine.submit(EngineRequest(id=arrived, prompt_tokens=INPUT, output_tokens=output))
             arrived += 1
         step = engine.step()
         assert step is not None
@@ -105,7 +105,7 @@ async def test_a_served_stream_takes_exactly_the_predicted_engine_time() -> None
     async with running() as engine:
         got = await engine.post("/v1/completions", prompt="x" * 400, max_tokens=50)
         busy = (await engine.http.get("/sim/busy")).json()["busy_seconds"]
-        launch = launch_from(["tiny"], {"TESSERA_SIM_SHAPE": SHAPE})
+        launch = load_config(["tiny"], {"TESSERA_SIM_SHAPE": SHAPE})
     assert got.json()["usage"]["completion_tokens"] == 50
     predicted = launch.speed.seconds(
         decoding=0, kv_tokens=100, prefill_tokens=100, prefill_pairs=10_000

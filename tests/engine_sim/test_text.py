@@ -2,23 +2,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tessera.engine_sim import text
-from tessera.engine_sim.text import answer_to
+from tessera.engine_sim.text import generate_text
 
 
 @given(st.text(max_size=200))
 def test_a_text_has_about_a_token_for_four_characters_and_at_least_one(words: str) -> None:
-    assert text.count(words) == len(text.ids(words)) == max(1, (len(words) + 3) // 4)
+    assert text.count_tokens(words) == len(text.ids(words)) == max(1, (len(words) + 3) // 4)
 
 
 @given(st.text(), st.integers(0, 100), st.integers(0, 100))
 def test_pieces_of_an_answer_join_to_the_same_text(prompt: str, first: int, second: int) -> None:
-    answer = answer_to(prompt)
+    answer = generate_text(prompt)
     whole = answer.text(0, first + second)
     assert answer.text(0, first) + answer.text(first, first + second) == whole
 
 
 def test_an_answer_counts_about_as_many_tokens_when_it_comes_back_as_a_prompt() -> None:
-    lengths = [text.count(answer_to(str(seed)).text(0, 400)) for seed in range(50)]
+    lengths = [text.count_tokens(generate_text(str(seed)).text(0, 400)) for seed in range(50)]
     assert all(340 <= length <= 440 for length in lengths)
 
 
@@ -26,7 +26,7 @@ def test_an_answer_counts_about_as_many_tokens_when_it_comes_back_as_a_prompt() 
 def test_a_stop_string_is_found_with_the_token_that_completes_it(
     prompt: str, start: int, length: int
 ) -> None:
-    answer = answer_to(prompt)
+    answer = generate_text(prompt)
     whole = answer.text(0, 80)
     stop = whole[start : start + length]
     found = answer.first_stop([stop, "absent"], 80)

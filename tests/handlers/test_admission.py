@@ -7,7 +7,12 @@ import pytest
 
 from tessera.api.inference_service import InferenceServiceStatus
 from tessera.domain.batch.facts import VolumeClaim
-from tessera.handlers.admission import judge, judge_batch, judge_budget, validator
+from tessera.handlers.admission import (
+    review_batch,
+    review_budget,
+    review_service,
+    service_validator,
+)
 from tessera.ports import ClusterObject
 from tessera.reconcile.store import Store
 from tessera.resources.kinds import (
@@ -17,7 +22,7 @@ from tessera.resources.kinds import (
     KINDS,
     TENANT_BUDGETS,
 )
-from tessera.resources.manifest import Key
+from tessera.resources.manifest import ObjectKey
 from tests.builders import NOW, SMALL, a_budget, a_pool, a_service, a_spec
 
 
@@ -29,19 +34,19 @@ def a_body(**spec: Any) -> dict[str, Any]:
 def a_store(*pools: str) -> Store:
     store = Store(KINDS)
     for name in pools:
-        store.put(ACCELERATOR_POOLS, ClusterObject(key=Key("acceleratorpools", "", name)))
+        store.put(ACCELERATOR_POOLS, ClusterObject(key=ObjectKey("acceleratorpools", "", name)))
     return store
 
 
 def test_a_good_manifest_passes_in_silence() -> None:
-    assert judge(a_body(), a_store()) == ([], [])
+    assert review_service(a_body(), a_store()) == ([], [])
 
 
 def test_several_faults_are_told_at_once() -> None:
     body = a_body(
         context={"maxModelLen": 10**6}, engine={"extraArgs": ["--port=1", "--max-logprobs=x"]}
     )
-    refusals, warnings = judge(body, a_store())
+    refusals, warnings = review_service(body, a_store())
     assert [one.partition(":")[0] for one in refusals] == [
         "spec.context.maxModelLen",
         "spec.engine.extraArgs",
@@ -52,7 +57,7 @@ def test_several_faults_are_told_at_once() -> None:
 
 def test_a_pool_that_is_still_to_come_is_a_warning() -> None:
     body = a_body(placement={"pools": ["a100", "b200"]})
-    refusals, warnings = judge(body, a_store("a100"))
+    refusals, warnings = review_service(body, a_store("a100"))
     assert refusals == []
     assert warnings == [
         "spec.placement.pools[1]: there is no AcceleratorPool b200; kubectl get acceleratorpools "
@@ -62,18 +67,18 @@ def test_a_pool_that_is_still_to_come_is_a_warning() -> None:
 
 def test_flags_of_an_unknown_engine_version_are_a_warning() -> None:
     body = a_body(engine={"version": "0.99.0", "extraArgs": ["--anything"]})
-    refusals, warnings = judge(body, a_store())
+    refusals, warnings = review_service(body, a_store())
     assert refusals == []
     assert "0.99.0" in warnings[0]
 
 
 def test_what_the_schema_would_refuse_is_refused_here_too() -> None:
-    refusals, _ = judge(a_body(scaling={"minReplicas": "many"}), a_store())
+    refusals, _ = review_service(a_body(scaling={"minReplicas": "many"}), a_store())
     assert "spec.scaling.minReplicas" in refusals[0]
 
 
 def test_what_is_unwise_is_a_warning() -> None:
-    refusals, warnings = judge(a_body(replicas=1), a_store())
+    refusals, warnings = review_service(a_body(replicas=1), a_store())
     assert refusals == []
     assert warnings[0].startswith("spec.replicas: with 1 replica")
 
@@ -91,24 +96,28 @@ def a_budget_body(**spec: Any) -> dict[str, Any]:
 
 
 def test_a_budget_in_a_zone_that_nobody_knows_is_refused() -> None:
-    refusals, _ = judge_budget(a_budget_body(timeZone="Europe/Atlantis"), a_store())
+    refusals, _ = review_budget(a_budget_body(timeZone="Europe/Atlantis"), a_store())
     assert refusals[0].startswith("spec.timeZone: Europe/Atlantis")
 
 
 def test_a_second_budget_for_a_namespace_is_a_warning() -> None:
     store = a_store()
     other = a_budget("first", tenant={"namespaces": ["team-a"]})
-    store.put(TENANT_BUDGETS, ClusterObject(key=Key("tenantbudgets", "", "first"), value=other))
-    refusals, warnings = judge_budget(a_budget_body(), store)
+    store.put(
+        TENANT_BUDGETS, ClusterObject(key=ObjectKey("tenantbudgets", "", "first"), value=other)
+    )
+    refusals, warnings = review_budget(a_budget_body(), store)
     assert refusals == []
     assert warnings[0].startswith("spec.tenant.namespaces[0]: team-a belongs to budget first too")
 
 
 def test_deleting_a_budget_in_use_warns_of_what_loses_its_limit() -> None:
     store = a_store()
-    assert judge_budget(a_budget_body(), store, deleted=True) == ([], [])
-    store.put(INFERENCE_SERVICES, ClusterObject(key=Key("inferenceservices", "team-a", "chat")))
-    refusals, warnings = judge_budget(a_budget_body(), store, deleted=True)
+    assert review_budget(a_budget_body(), store, deleted=True) == ([], [])
+    store.put(
+        INFERENCE_SERVICES, ClusterObject(key=ObjectKey("inferenceservices", "team-a", "chat"))
+    )
+    refusals, warnings = review_budget(a_budget_body(), store, deleted=True)
     assert refusals == []
     assert warnings[0].startswith("1 services and 0 batches in team-a have no limit from now on")
 
@@ -117,11 +126,15 @@ def test_an_interactive_service_on_spot_is_refused() -> None:
     store = a_store()
     pool = a_pool("a100-spot", tier="spot")
     store.put(
-        ACCELERATOR_POOLS, ClusterObject(key=Key("acceleratorpools", "", pool.name), value=pool)
+        ACCELERATOR_POOLS,
+        ClusterObject(key=ObjectKey("acceleratorpools", "", pool.name), value=pool),
     )
-    refusals, _ = judge(a_body(placement={"pools": ["a100-spot"]}), store)
+    refusals, _ = review_service(a_body(placement={"pools": ["a100-spot"]}), store)
     assert refusals[0].startswith("spec.placement.pools[0]: a100-spot is spot")
-    assert judge(a_body(placement={"pools": ["a100-spot"]}, **{"class": "batch"}), store)[0] == []
+    assert (
+        review_service(a_body(placement={"pools": ["a100-spot"]}, **{"class": "batch"}), store)[0]
+        == []
+    )
 
 
 def a_batch_body(**spec: Any) -> dict[str, Any]:
@@ -133,13 +146,13 @@ def a_batch_body(**spec: Any) -> dict[str, Any]:
 
 
 def test_a_batch_whose_claim_is_still_to_come_is_a_warning() -> None:
-    refusals, warnings = judge_batch(a_batch_body(), a_store(), NOW)
+    refusals, warnings = review_batch(a_batch_body(), a_store(), NOW)
     assert refusals == []
     assert warnings[0].startswith("spec.claim: there is no PersistentVolumeClaim data")
 
 
 def test_a_model_that_has_to_be_read_is_a_warning() -> None:
-    refusals, warnings = judge(a_body(model={"uri": "hf://acme/own"}), a_store())
+    refusals, warnings = review_service(a_body(model={"uri": "hf://acme/own"}), a_store())
     assert refusals == []
     assert "hf://acme/own is none of the" in warnings[0]
     assert "wait until a Job has read it" in warnings[0]
@@ -160,14 +173,14 @@ def a_batch_of_a_service(status: InferenceServiceStatus) -> tuple[list[str], lis
     store = a_store()
     own = a_spec("hf://acme/own", context={"maxModelLen": 1024})
     service = a_service(spec=own, status=status)
-    key = Key("inferenceservices", "team-a", "chat")
+    key = ObjectKey("inferenceservices", "team-a", "chat")
     store.put(INFERENCE_SERVICES, ClusterObject(key=key, value=service))
-    claim = VolumeClaim(modes=("ReadWriteMany",))
-    key = Key("persistentvolumeclaims", "team-a", "data")
+    claim = VolumeClaim(access_modes=("ReadWriteMany",))
+    key = ObjectKey("persistentvolumeclaims", "team-a", "data")
     store.put(CLAIMS, ClusterObject(key=key, value=claim))
     spec = {"claim": "data", "input": "in.jsonl", "output": "out.jsonl", "service": "chat"}
     body = {"metadata": {"name": "night", "namespace": "team-a"}, "spec": spec}
-    return judge_batch(body, store, NOW)
+    return review_batch(body, store, NOW)
 
 
 def test_a_batch_may_use_a_service_whose_model_was_read() -> None:
@@ -185,22 +198,23 @@ def test_a_batch_of_a_service_whose_model_is_still_read_is_warned() -> None:
 def test_a_batch_with_a_flag_that_is_reserved_is_refused() -> None:
     body = a_batch_body(engine={"extraArgs": ["--port=1"]})
     store = a_store()
-    claim = VolumeClaim(modes=("ReadWriteMany",))
+    claim = VolumeClaim(access_modes=("ReadWriteMany",))
     store.put(
-        CLAIMS, ClusterObject(key=Key("persistentvolumeclaims", "team-a", "data"), value=claim)
+        CLAIMS,
+        ClusterObject(key=ObjectKey("persistentvolumeclaims", "team-a", "data"), value=claim),
     )
-    refusals, _ = judge_batch(body, store, NOW)
+    refusals, _ = review_batch(body, store, NOW)
     assert "spec.engine.extraArgs" in refusals[0]
-    assert judge_batch(a_batch_body(), store, NOW) == ([], [])
+    assert review_batch(a_batch_body(), store, NOW) == ([], [])
 
 
 async def test_in_a_namespace_that_is_not_watched_nothing_is_judged_and_that_is_said() -> None:
     bad = a_body(engine={"extraArgs": ["--port=1"]})
     warnings: list[str] = []
-    await validator(a_store(), ("team-b", "team-c"))(body=bad, warnings=warnings)
+    await service_validator(a_store(), ("team-b", "team-c"))(body=bad, warnings=warnings)
     assert warnings == [
         "metadata.namespace: this Tessera does not act in team-a; it watches 2 namespaces: "
         "team-b, team-c"
     ]
     with pytest.raises(kopf.AdmissionError, match="remove --port"):
-        await validator(a_store(), ("team-a",))(body=bad, warnings=warnings)
+        await service_validator(a_store(), ("team-a",))(body=bad, warnings=warnings)

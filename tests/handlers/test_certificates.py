@@ -16,7 +16,7 @@ from tessera.domain.certificate import (
     CertificateSecret,
     KeyPair,
 )
-from tessera.handlers.certificates import Certificates
+from tessera.handlers.certificates import CertificateRotator
 from tessera.ports import ClusterError
 from tests.builders import NOW
 
@@ -64,19 +64,19 @@ def store(tmp_path: Path) -> MemoryStore:
     return MemoryStore(tmp_path)
 
 
-def a_process(store: MemoryStore, clock: Clock, *, leads: bool = True) -> Certificates:
+def a_process(store: MemoryStore, clock: Clock, *, leads: bool = True) -> CertificateRotator:
     folder = store.folder / str(next(_numbers))
     folder.mkdir()
-    return Certificates(
+    return CertificateRotator(
         store,
         folder=folder,
         terms=TERMS,
-        renews=lambda: leads,
+        may_renew=lambda: leads,
         clock=clock,
     )
 
 
-def answers(server: Certificates, bundle: str) -> bool:
+def answers(server: CertificateRotator, bundle: str) -> bool:
     """A TLS handshake in memory, as the API server makes it, apart from the time of day."""
     client = ssl.create_default_context(cadata=bundle)
     client.verify_flags |= 0x200000  # X509_V_FLAG_NO_CHECK_TIME: these tests turn their own clock
@@ -103,10 +103,10 @@ async def test_the_leader_makes_the_certificate_and_a_stand_by_serves_it_too(
 ) -> None:
     clock = Clock()
     stand_by, leader = a_process(store, clock, leads=False), a_process(store, clock)
-    await stand_by.look()
+    await stand_by.sync()
     assert (stand_by.ready.is_set(), store.steps) == (False, [])
-    await leader.look()
-    await stand_by.look()
+    await leader.sync()
+    await stand_by.sync()
     assert stand_by.ready.is_set()
     assert answers(leader, store.trusted)
     assert answers(stand_by, store.trusted)
@@ -117,21 +117,21 @@ async def test_whoever_trusts_the_bundle_of_a_minute_ago_reaches_every_process_f
 ) -> None:
     clock = Clock()
     leader, stand_by = a_process(store, clock), a_process(store, clock, leads=False)
-    await leader.look()
+    await leader.sync()
     served: set[KeyPair] = set()
     for day in range(365):
         for second in (0, 30, 61):
             clock.now = NOW + timedelta(days=day, seconds=second)
             late = store.trusted  # an API server that has not heard of the newest bundle
             if second == 0:
-                await stand_by.look()
-            await leader.look()
+                await stand_by.sync()
+            await leader.sync()
             if day % 29 == 0 or len(served) < len({one.serving for one in store.steps}):
                 assert answers(leader, late)
                 assert answers(leader, store.trusted)
                 assert answers(stand_by, store.trusted)
             assert store.held.serving is not None
-            ends = certificates.end(store.held.serving)
+            ends = certificates.expiry(store.held.serving)
             assert ends is not None
             assert ends - clock.now >= timedelta(days=29)
             served.add(store.held.serving)
@@ -143,17 +143,17 @@ async def test_a_new_leader_waits_anew_before_it_uses_what_the_last_one_prepared
     store: MemoryStore,
 ) -> None:
     clock = Clock()
-    await a_process(store, clock).look()
+    await a_process(store, clock).sync()
     first = store.held.serving
     clock.now += timedelta(days=61)
-    await a_process(store, clock).look()
+    await a_process(store, clock).sync()
     assert store.held.pending is not None
     clock.now += timedelta(hours=1)
     successor = a_process(store, clock)
-    await successor.look()
+    await successor.sync()
     assert store.held.serving == first
     clock.now += TERMS.trust_delay
-    await successor.look()
+    await successor.sync()
     assert store.held.serving != first
     assert store.held.pending is None
 
@@ -163,10 +163,10 @@ async def test_a_lost_race_changes_nothing_and_is_tried_again(store: MemoryStore
     store.refuses = True
     leader = a_process(store, clock)
     with pytest.raises(ClusterError, match="409"):
-        await leader.look()
+        await leader.sync()
     assert store.held == CertificateSecret()
     store.refuses = False
-    await leader.look()
+    await leader.sync()
     assert leader.ready.is_set()
 
 
@@ -187,9 +187,9 @@ async def test_what_cannot_serve_is_replaced_at_once(
 ) -> None:
     clock = Clock()
     leader = a_process(store, clock)
-    await leader.look()
+    await leader.sync()
     store.held = broken(store.held)
-    await leader.look()
+    await leader.sync()
     assert answers(leader, store.trusted)
 
 
@@ -198,8 +198,8 @@ async def test_a_stand_by_serves_on_with_what_it_has_when_the_secret_is_broken(
 ) -> None:
     clock = Clock()
     stand_by = a_process(store, clock, leads=False)
-    await a_process(store, clock).look()
-    await stand_by.look()
+    await a_process(store, clock).sync()
+    await stand_by.sync()
     good = store.held
     assert good.serving is not None
     for broken in (
@@ -208,7 +208,7 @@ async def test_a_stand_by_serves_on_with_what_it_has_when_the_secret_is_broken(
     ):
         store.held = replace(good, serving=broken)
         with pytest.raises(ClusterError, match="no pair"):
-            await stand_by.look()
+            await stand_by.sync()
         assert answers(stand_by, store.trusted)
 
 
@@ -216,18 +216,18 @@ async def test_what_cannot_be_made_known_is_served_all_the_same(store: MemorySto
     leader = a_process(store, Clock())
     store.nobody_trusts = True
     with pytest.raises(ClusterError, match="404"):
-        await leader.look()
+        await leader.sync()
     assert leader.ready.is_set()
 
 
 async def test_an_expired_certificate_is_replaced_at_once(store: MemoryStore) -> None:
     clock = Clock()
     leader = a_process(store, clock)
-    await leader.look()
+    await leader.sync()
     clock.now += timedelta(days=91)
-    await leader.look()
+    await leader.sync()
     assert store.held.serving is not None
-    assert certificates.end(store.held.serving) == (clock.now + TERMS.lifetime).replace(
+    assert certificates.expiry(store.held.serving) == (clock.now + TERMS.lifetime).replace(
         microsecond=0
     )
     assert answers(leader, store.trusted)
@@ -242,9 +242,9 @@ def test_the_key_of_an_authority_is_kept_nowhere() -> None:
 
 def test_authorities_that_have_ended_leave_the_bundle() -> None:
     old, new = (certificates.issue(HOST, NOW, timedelta(days=count)) for count in (1, 2))
-    bundle = certificates.authorities(old.authority + "garbage\n" + new.authority)
-    assert certificates.alive(bundle, NOW) == (old.authority, new.authority)
-    assert certificates.alive(bundle, NOW + timedelta(days=1.5)) == (new.authority,)
+    bundle = certificates.split_bundle(old.authority + "garbage\n" + new.authority)
+    assert certificates.unexpired(bundle, NOW) == (old.authority, new.authority)
+    assert certificates.unexpired(bundle, NOW + timedelta(days=1.5)) == (new.authority,)
 
 
 def test_every_step_has_its_word() -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import gc
 
-from tessera.handlers.garbage import spare_what_stays
+from tessera.handlers.garbage import freeze_survivors
 
 
 class _Loop:
@@ -15,7 +15,7 @@ class _Loop:
 
 async def test_what_outlives_a_collection_is_spared_until_the_end() -> None:
     before = gc.get_freeze_count()
-    sparing = asyncio.create_task(spare_what_stays())
+    sparing = asyncio.create_task(freeze_survivors())
     await asyncio.sleep(0)
     kept = [_Loop() for _ in range(1000)]
     gc.collect()

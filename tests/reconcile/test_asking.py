@@ -5,12 +5,12 @@ from datetime import datetime
 
 import pytest
 
-from tessera.domain.batch.reports import Shown
+from tessera.domain.batch.reports import RunnerProgress
 from tessera.domain.model.reports import FetchProgress
 from tessera.domain.plan import Plan, plan
 from tessera.domain.snapshot import EngineProgress, EngineReading, InFlight, Readings, Snapshot
-from tessera.reconcile.asking import Asker
-from tessera.reconcile.observe import Senses
+from tessera.reconcile.asking import Prober
+from tessera.reconcile.observe import Observations
 from tests.batch_builders import NIGHT, decided, on_attempt
 from tests.builders import NOW, a_pod, a_service, a_snapshot, a_workload, at
 
@@ -31,9 +31,9 @@ class Engines:
         del address
         return None
 
-    async def progress(self, address: str) -> Shown | None:
+    async def progress(self, address: str) -> RunnerProgress | None:
         self.asked.append(address)
-        return Shown(attempt=1, done=5)
+        return RunnerProgress(attempt=1, done=5)
 
 
 def _clock() -> datetime:
@@ -46,16 +46,16 @@ def _clock() -> datetime:
 async def test_the_answer_of_a_runner_is_kept_under_the_uid_of_its_batch(
     address: str, asked: str
 ) -> None:
-    engines, senses, answered = Engines(), Senses(), asyncio.Event()
-    asker = Asker(engines, senses, _clock, answered.set)
+    engines, senses, answered = Engines(), Observations(), asyncio.Event()
+    asker = Prober(engines, senses, _clock, answered.set)
     running = Plan(batches={NIGHT: decided(on_attempt(pod={"address": address}))})
     asker.start(Snapshot(at=NOW), running)
     async with asyncio.timeout(5):
         await answered.wait()
     assert engines.asked == [asked]
-    assert senses.asked["uid-night"].shown.done == 5
+    assert senses.runner_answers["uid-night"].progress.done == 5
     asker.start(Snapshot(at=NOW), Plan())
-    assert senses.asked == {}
+    assert senses.runner_answers == {}
     await asker.stop()
 
 
@@ -75,7 +75,7 @@ class Suspects:
         self.counted.append(address)
         return self._requests
 
-    async def progress(self, address: str) -> Shown | None:
+    async def progress(self, address: str) -> RunnerProgress | None:
         raise AssertionError(address)
 
     async def fetch_progress(self, address: str) -> FetchProgress | None:
@@ -106,8 +106,8 @@ async def test_an_engine_that_stands_still_is_counted_and_if_busy_asked_for_a_to
             moving.ref: EngineProgress(steps=8.0, since=at(-60)),
         },
     )
-    engines, senses = Suspects(requests), Senses()
-    asker = Asker(engines, senses, _clock, lambda: None)
+    engines, senses = Suspects(requests), Observations()
+    asker = Prober(engines, senses, _clock, lambda: None)
     asker.start(snapshot, plan(snapshot))
     async with asyncio.timeout(5):
         while questions := [task for task in asyncio.all_tasks() if _is_question(task)]:

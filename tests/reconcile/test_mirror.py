@@ -8,8 +8,8 @@ import pytest
 from tessera.adapters import wire
 from tessera.domain.snapshot import Node
 from tessera.ports import ObjectList
-from tessera.reconcile.mirror import Mirror, RewoundError
-from tessera.reconcile.observe import Senses
+from tessera.reconcile.mirror import Reflector, VersionRollbackError
+from tessera.reconcile.observe import Observations
 from tessera.reconcile.store import Store
 from tessera.resources.kinds import KINDS, NODES
 from tests.memory_cluster import MemoryCluster
@@ -27,7 +27,7 @@ class Watching:
         self.cluster = MemoryCluster()
         self.store = Store(KINDS)
         self.woken = 0
-        self.mirror = Mirror(self.cluster, self.store, Senses(), self._wake)
+        self.mirror = Reflector(self.cluster, self.store, Observations(), self._wake)
 
     def _wake(self) -> None:
         self.woken += 1
@@ -46,7 +46,7 @@ class Watching:
         """An answer to a write of ours; True when it is news."""
         body = a_body(name, label)
         meta = body["metadata"] | {"resourceVersion": str(version)}
-        return self.store.put(NODES, wire.seen(NODES, body | {"metadata": meta}))
+        return self.store.put(NODES, wire.parse_object(NODES, body | {"metadata": meta}))
 
     def names(self) -> list[str]:
         return sorted(key.name for key in self.store.all(NODES))
@@ -54,14 +54,14 @@ class Watching:
 
 async def watching() -> Watching:
     found = Watching()
-    await found.mirror.seed()
+    await found.mirror.list_all()
     return found
 
 
 async def test_nothing_is_complete_before_every_kind_was_listed() -> None:
     found = Watching()
     assert not found.store.complete
-    await found.mirror.seed()
+    await found.mirror.list_all()
     assert found.store.complete
 
 
@@ -125,7 +125,7 @@ async def test_a_new_list_forgets_what_vanished_while_the_watch_was_blind() -> N
     async def names() -> list[str]:
         return found.names()
 
-    keeping = asyncio.create_task(found.mirror.keep())
+    keeping = asyncio.create_task(found.mirror.run())
     try:
         await eventually(names, lambda told: told == ["one"])
     finally:
@@ -135,7 +135,7 @@ async def test_a_new_list_forgets_what_vanished_while_the_watch_was_blind() -> N
 async def test_a_listing_does_not_undo_what_events_brought_after_it_was_made() -> None:
     found = Watching()
     found.seen("later", 12)
-    early = wire.seen(NODES, a_body("early"))
+    early = wire.parse_object(NODES, a_body("early"))
     found.store.replace(NODES, ObjectList((early,), version=10))
     assert found.names() == ["early", "later"]
 
@@ -145,14 +145,14 @@ async def test_an_api_server_that_knows_less_than_it_told_ends_the_mirror() -> N
     await found.put(a_body("one"))
     await found.put(a_body("two"))
     found.cluster.version = 1  # etcd was restored from a snapshot
-    with pytest.raises(RewoundError, match="nodes are at version 1 and were at 2 before"):
-        await found.mirror.seed()
+    with pytest.raises(VersionRollbackError, match="nodes are at version 1 and were at 2 before"):
+        await found.mirror.list_all()
 
 
 async def test_a_watch_that_is_stale_again_and_again_pauses_between_lists() -> None:
     found = await watching()
     found.cluster.forgotten = 10**9
-    keeping = asyncio.create_task(found.mirror.keep())
+    keeping = asyncio.create_task(found.mirror.run())
     for _ in range(1000):
         await asyncio.sleep(0)
     keeping.cancel()

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from tessera.domain.repartition.question import Question, Solved
+from tessera.domain.repartition.question import LayoutProblem, LayoutSolution
 from tessera.ports import LayoutPlanningError
-from tessera.reconcile.observe import Senses
-from tessera.reconcile.planning import Planning
+from tessera.reconcile.observe import Observations
+from tessera.reconcile.planning import BackgroundPlanner
 from tests.builders import at
 from tests.layout_builders import a_fleet, a_wishing, asked, empty
 
@@ -22,27 +22,27 @@ class Planner:
     """Answers when it is let, or fails."""
 
     fails: bool = False
-    asked: list[Question] = field(default_factory=list)
+    asked: list[LayoutProblem] = field(default_factory=list)
     let: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def solve(self, question: Question) -> Solved:
+    async def solve(self, question: LayoutProblem) -> LayoutSolution:
         self.asked.append(question)
         await self.let.wait()
         if self.fails:
             raise LayoutPlanningError("no solver")
-        return Solved(question=question, pools={})
+        return LayoutSolution(problem=question, pools={})
 
 
 @dataclass
 class Scene:
     planner: Planner = field(default_factory=Planner)
-    senses: Senses = field(default_factory=Senses)
+    senses: Observations = field(default_factory=Observations)
     seconds: float = 0
     woken: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def planning(self) -> Planning:
+    def planning(self) -> BackgroundPlanner:
         clock: Callable[[], datetime] = lambda: at(self.seconds)  # noqa: E731 - it is one line
-        return Planning(self.planner, self.senses, clock, self.woken.set)
+        return BackgroundPlanner(self.planner, self.senses, clock, self.woken.set)
 
     async def answered(self) -> None:
         self.planner.let.set()
@@ -59,7 +59,7 @@ async def test_a_question_is_asked_once_and_its_answer_wakes_the_loop() -> None:
     await scene.answered()
     planning.start(replace(ONE))
     assert scene.planner.asked == [ONE]
-    assert scene.senses.solved == Solved(question=ONE, pools={})
+    assert scene.senses.layout_solution == LayoutSolution(problem=ONE, pools={})
 
 
 async def test_a_new_question_is_asked_after_the_one_under_way() -> None:
@@ -81,20 +81,20 @@ async def test_a_failure_is_told_keeps_the_last_answer_and_is_tried_again_later(
     scene.planner.fails = True
     planning.start(TWO)
     await scene.answered()
-    assert scene.senses.unsolved == "no solver"
-    assert scene.senses.solved == Solved(question=ONE, pools={})
+    assert scene.senses.solver_error == "no solver"
+    assert scene.senses.layout_solution == LayoutSolution(problem=ONE, pools={})
     planning.start(TWO)
     assert scene.planner.asked == [ONE, TWO]
     scene.seconds, scene.planner.fails = 31, False
     planning.start(TWO)
     await scene.answered()
     assert scene.planner.asked == [ONE, TWO, TWO]
-    assert not scene.senses.unsolved
+    assert not scene.senses.solver_error
 
 
 async def test_nothing_is_asked_without_pools_to_plan() -> None:
     scene = Scene()
-    scene.planning().start(Question(layouts={}))
+    scene.planning().start(LayoutProblem(layouts={}))
     scene.planning().start(None)
     assert scene.planner.asked == []
 
@@ -105,4 +105,4 @@ async def test_stopping_ends_what_is_under_way() -> None:
     planning.start(ONE)
     await asyncio.sleep(0)
     await planning.stop()
-    assert scene.senses.solved is None
+    assert scene.senses.layout_solution is None

@@ -11,7 +11,7 @@ import pytest
 
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.recipe import Platform
-from tessera.domain.batch.reports import Shown
+from tessera.domain.batch.reports import RunnerProgress
 from tessera.domain.model.names import model_job_name
 from tessera.domain.model.reports import FetchProgress
 from tessera.domain.names import deployment_name
@@ -26,14 +26,14 @@ from tessera.domain.snapshot import (
 )
 from tessera.ports import ModelHub
 from tessera.reconcile.apply import Applier, NotLeadingError
-from tessera.reconcile.asking import Asker
-from tessera.reconcile.fleet import Fleet, Outcome
-from tessera.reconcile.inheritance import SERVICES_A_TURN
-from tessera.reconcile.loop import loop
-from tessera.reconcile.mirror import Mirror
-from tessera.reconcile.observe import Senses
+from tessera.reconcile.asking import Prober
+from tessera.reconcile.fleet import FleetReconciler, ReconcileOutcome
+from tessera.reconcile.inheritance import SERVICES_PER_CYCLE
+from tessera.reconcile.loop import run_loop
+from tessera.reconcile.mirror import Reflector
+from tessera.reconcile.observe import Observations
 from tessera.reconcile.store import Store
-from tessera.resources.job import Image
+from tessera.resources.job import RunnerImage
 from tessera.resources.kinds import (
     ACCELERATOR_POOLS,
     BATCH_INFERENCES,
@@ -50,17 +50,17 @@ from tessera.resources.kinds import (
     SERVICE_ACCOUNTS,
     SERVICES,
     TENANT_BUDGETS,
-    Kind,
+    ApiResource,
 )
-from tessera.resources.manifest import Key
+from tessera.resources.manifest import ObjectKey
 from tessera.telemetry import Telemetry
 from tests.builders import NOW, SMALL, at
 from tests.memory_cluster import MemoryCluster
 
 VARIANT = "a100-1g-10gb"
-DEPLOYMENT = Key("deployments", "team-a", deployment_name("chat", VARIANT))
-SERVICE = Key("services", "team-a", "chat")
-CHAT = Key("inferenceservices", "team-a", "chat")
+DEPLOYMENT = ObjectKey("deployments", "team-a", deployment_name("chat", VARIANT))
+SERVICE = ObjectKey("services", "team-a", "chat")
+CHAT = ObjectKey("inferenceservices", "team-a", "chat")
 
 
 class SilentEngines:
@@ -77,7 +77,7 @@ class SilentEngines:
         del address
         return None
 
-    async def progress(self, address: str) -> Shown | None:
+    async def progress(self, address: str) -> RunnerProgress | None:
         del address
         return None
 
@@ -93,41 +93,43 @@ class World:
         self.builder = 1
         self.platform = Platform()
         self.at = NOW
-        self.senses = Senses()
+        self.senses = Observations()
         self.restart()
 
     def restart(self) -> None:
         """A new process: everything that was in memory is gone."""
         resolutions: dict[RevisionQuery, Resolution] | None = None if self.hub is None else {}
-        self.senses = Senses(builder=self.builder, platform=self.platform, resolutions=resolutions)
+        self.senses = Observations(
+            builder_version=self.builder, platform=self.platform, resolutions=resolutions
+        )
         self._store = Store(KINDS)
         applier = Applier(
             self.cluster,
             self._store,
-            visitors=("tessera-system", "monitoring"),
-            batch_image=Image("tessera/batch:test"),
-            leading=lambda: self.leading,
+            ingress_namespaces=("tessera-system", "monitoring"),
+            batch_image=RunnerImage("tessera/batch:test"),
+            is_leader=lambda: self.leading,
         )
-        asker = Asker(SilentEngines(), self.senses, self._now, self.answered.set, self.hub)
-        self._fleet = Fleet(self._store, self.senses, applier, asker, self._now)
-        self._mirror = Mirror(self.cluster, self._store, self.senses, lambda: None)
+        asker = Prober(SilentEngines(), self.senses, self._now, self.answered.set, self.hub)
+        self._fleet = FleetReconciler(self._store, self.senses, applier, asker, self._now)
+        self._mirror = Reflector(self.cluster, self._store, self.senses, lambda: None)
 
     def _now(self) -> datetime:
         return self.at
 
-    async def turn(self, *, hurried: bool = False) -> Outcome:
+    async def turn(self, *, hurried: bool = False) -> ReconcileOutcome:
         """List everything, as after any event, and take a turn."""
-        await self._mirror.seed()
-        return await self._fleet.turn(lambda: hurried)
+        await self._mirror.list_all()
+        return await self._fleet.reconcile(lambda: hurried)
 
-    def serve(self, name: str = "chat", namespace: str = "team-a", **spec: Any) -> Key:
+    def serve(self, name: str = "chat", namespace: str = "team-a", **spec: Any) -> ObjectKey:
         body = {
             "metadata": {"name": name, "namespace": namespace},
             "spec": {"model": {"uri": SMALL}, **spec},
         }
         return self.cluster.put(INFERENCE_SERVICES, body)
 
-    def body(self, key: Key) -> dict[str, Any]:
+    def body(self, key: ObjectKey) -> dict[str, Any]:
         return self.cluster.objects[key]
 
     def kinds(self) -> set[str]:
@@ -162,7 +164,7 @@ def _named(name: str) -> dict[str, Any]:
     return {"metadata": {"name": name, "namespace": "team-a"}}
 
 
-def batched(world: World) -> Key:
+def batched(world: World) -> ObjectKey:
     """A batch with the claim that it names."""
     claim = {
         "metadata": {"name": "data", "namespace": "team-a"},
@@ -201,13 +203,16 @@ async def test_an_unchanged_fleet_costs_no_write(world: World) -> None:
         (DEPLOYMENT, ("spec", "replicas")),
         (DEPLOYMENT, ("metadata", "labels")),
         (SERVICE, ("spec", "selector")),
-        (Key("poddisruptionbudgets", "team-a", "chat"), ("spec", "maxUnavailable")),
-        (Key("networkpolicies", "team-a", "tessera-engine"), ("spec", "ingress")),
-        (Key("serviceaccounts", "team-a", "tessera-engine"), ("automountServiceAccountToken",)),
+        (ObjectKey("poddisruptionbudgets", "team-a", "chat"), ("spec", "maxUnavailable")),
+        (ObjectKey("networkpolicies", "team-a", "tessera-engine"), ("spec", "ingress")),
+        (
+            ObjectKey("serviceaccounts", "team-a", "tessera-engine"),
+            ("automountServiceAccountToken",),
+        ),
     ],
 )
 async def test_a_field_removed_by_hand_is_back_after_a_turn(
-    world: World, key: Key, path: tuple[str, ...]
+    world: World, key: ObjectKey, path: tuple[str, ...]
 ) -> None:
     world.serve()
     await world.turn()
@@ -250,7 +255,7 @@ async def test_a_field_changed_by_hand_is_back_and_foreign_fields_stay(world: Wo
 
 
 @pytest.mark.parametrize("kind", [DEPLOYMENTS, SERVICES, NETWORK_POLICIES, DISRUPTION_BUDGETS])
-async def test_a_deleted_child_is_back_after_a_turn(world: World, kind: Kind) -> None:
+async def test_a_deleted_child_is_back_after_a_turn(world: World, kind: ApiResource) -> None:
     world.serve()
     await world.turn()
     (key,) = [key for key in world.cluster.objects if key.plural == kind.plural]
@@ -273,7 +278,7 @@ async def test_a_restarted_operator_applies_all_once_and_then_nothing(world: Wor
 async def test_after_a_restart_a_large_fleet_is_applied_bit_by_bit_and_what_is_touched_at_once(
     world: World,
 ) -> None:
-    names = [f"svc-{index:03d}" for index in range(2 * SERVICES_A_TURN + 5)]
+    names = [f"svc-{index:03d}" for index in range(2 * SERVICES_PER_CYCLE + 5)]
     for name in names:
         world.serve(name, replicas=1)
     for _ in range(3):
@@ -282,8 +287,8 @@ async def test_after_a_restart_a_large_fleet_is_applied_bit_by_bit_and_what_is_t
     world.cluster.applied.clear()
     await world.turn()
     services = {key.name for key in world.cluster.applied if key.plural == SERVICES.plural}
-    assert len(services) == SERVICES_A_TURN
-    touched = Key(SERVICES.plural, "team-a", names[-1])
+    assert len(services) == SERVICES_PER_CYCLE
+    touched = ObjectKey(SERVICES.plural, "team-a", names[-1])
     assert touched.name not in services
     world.cluster.remove(touched, "spec", "selector")
     await world.turn()
@@ -295,7 +300,7 @@ async def test_after_a_restart_a_large_fleet_is_applied_bit_by_bit_and_what_is_t
 
 
 async def test_after_a_restart_what_was_edited_meanwhile_comes_first(world: World) -> None:
-    names = [f"svc-{index:03d}" for index in range(SERVICES_A_TURN + 5)]
+    names = [f"svc-{index:03d}" for index in range(SERVICES_PER_CYCLE + 5)]
     for name in names:
         world.serve(name, replicas=1)
     for _ in range(3):
@@ -306,7 +311,7 @@ async def test_after_a_restart_what_was_edited_meanwhile_comes_first(world: Worl
     )
     world.restart()
     await world.turn()
-    made = Key(DEPLOYMENTS.plural, "team-a", deployment_name(last.name, VARIANT))
+    made = ObjectKey(DEPLOYMENTS.plural, "team-a", deployment_name(last.name, VARIANT))
     assert world.body(made)["spec"]["replicas"] == 2
 
 
@@ -327,7 +332,7 @@ async def test_the_refusal_of_one_service_stops_no_other(world: World) -> None:
     world.cluster.refusals[SERVICE] = "apply services team-a/chat: 500 boom"
     outcome = await world.turn()
     assert set(outcome.problems) == {Ref("team-a", "chat")}
-    assert Key("services", "team-a", "mail") in world.cluster.objects
+    assert ObjectKey("services", "team-a", "mail") in world.cluster.objects
 
 
 async def test_a_budget_exists_only_from_two_replicas(world: World) -> None:
@@ -368,7 +373,7 @@ async def test_a_replica_takes_requests_once_its_gate_is_open(world: World) -> N
     assert (gate["type"], gate["status"]) == ("tessera.dev/serving", "True")
 
 
-def frozen(world: World) -> Key:
+def frozen(world: World) -> ObjectKey:
     """The only replica of a service holds requests, and its engine takes no step."""
     world.serve(replicas=1)
     labels = {"tessera.dev/service": "chat", "tessera.dev/variant": VARIANT}
@@ -387,7 +392,9 @@ def frozen(world: World) -> Key:
     world.senses.readings = Readings(
         at=NOW, engines={ref: EngineReading(steps=9.0, scraped_at=NOW)}
     )
-    world.senses.watches = {ref: EngineProgress(steps=9.0, since=at(-130), busy_since=at(-125))}
+    world.senses.engine_progress = {
+        ref: EngineProgress(steps=9.0, since=at(-130), busy_since=at(-125))
+    }
     world.senses.in_flight = {ref: InFlight(NOW, 2)}
     return world.cluster.put(PODS, {"metadata": meta, "status": status})
 
@@ -435,9 +442,9 @@ async def test_two_namespaces_share_nothing(world: World) -> None:
     world.serve()
     world.serve(namespace="team-b")
     await world.turn()
-    owners = world.body(Key("networkpolicies", "team-b", "tessera-engine"))["metadata"]
+    owners = world.body(ObjectKey("networkpolicies", "team-b", "tessera-engine"))["metadata"]
     assert [one["name"] for one in owners["ownerReferences"]] == ["chat"]
-    assert Key("serviceaccounts", "team-b", "tessera-engine") in world.cluster.objects
+    assert ObjectKey("serviceaccounts", "team-b", "tessera-engine") in world.cluster.objects
 
 
 async def test_shared_objects_that_lost_all_their_owners_go_with_the_last_service(
@@ -445,7 +452,7 @@ async def test_shared_objects_that_lost_all_their_owners_go_with_the_last_servic
 ) -> None:
     world.serve()
     await world.turn()
-    shared = Key("serviceaccounts", "team-a", "tessera-engine")
+    shared = ObjectKey("serviceaccounts", "team-a", "tessera-engine")
     for key in [key for key in world.cluster.objects if key.name.startswith("chat")]:
         assert shared in world.cluster.objects
         await world.turn()
@@ -476,7 +483,7 @@ async def test_what_was_spent_is_recorded_before_anything_that_costs(world: Worl
 async def test_the_status_of_a_batch_is_written_before_its_job(world: World) -> None:
     batch = batched(world)
     outcome = await world.turn()
-    check = Key("jobs", "team-a", "night-check")
+    check = ObjectKey("jobs", "team-a", "night-check")
     assert world.cluster.applied.index(batch) < world.cluster.applied.index(check)
     assert world.body(batch)["status"]["state"] == "validating"
     assert {"tessera-batch", "tessera-engine"} == {
@@ -492,7 +499,7 @@ async def test_without_its_status_no_job_of_a_batch_is_created(world: World) -> 
     batch = batched(world)
     world.cluster.refusals[batch] = "the API server says no"
     await world.turn()
-    assert Key("jobs", "team-a", "night-check") not in world.cluster.objects
+    assert ObjectKey("jobs", "team-a", "night-check") not in world.cluster.objects
 
 
 async def test_shared_objects_go_when_the_last_batch_of_a_namespace_is_over(world: World) -> None:
@@ -513,7 +520,7 @@ async def test_a_refused_job_tells_the_next_turn_why(world: World) -> None:
     body = world.body(batch)
     check = {"rows": 10, "url": "/v1/completions", "inputTokens": 5}
     body["status"] |= {"check": check, "progress": {"rows": 10, "at": "2026-11-20T12:00:00Z"}}
-    refused = Key("jobs", "team-a", "night-a1")
+    refused = ObjectKey("jobs", "team-a", "night-a1")
     world.cluster.refusals[refused] = "exceeded quota: small"
     await world.turn()
     await world.turn()
@@ -540,11 +547,11 @@ async def test_a_change_during_a_turn_costs_exactly_one_more() -> None:
     changed.set()
     with pytest.raises(RuntimeError, match="enough"):
         async with asyncio.timeout(5):
-            await loop(changed, turn, period=0.02, gather=0.001)
+            await run_loop(changed, turn, period=0.02, min_interval=0.001)
     assert turns == [0, 1, 2]
 
 
-def _meta(key: Key) -> dict[str, str]:
+def _meta(key: ObjectKey) -> dict[str, str]:
     return {"name": key.name, "namespace": key.namespace}
 
 
@@ -552,7 +559,7 @@ async def test_an_unknown_model_is_read_by_a_job_and_placed_by_what_it_left(worl
     own = world.serve(model={"uri": "hf://acme/own"})
     await world.turn()
     (job,) = [key for key in world.cluster.objects if key.plural == JOBS.plural]
-    assert Key("serviceaccounts", "team-a", "tessera-engine") in world.cluster.objects
+    assert ObjectKey("serviceaccounts", "team-a", "tessera-engine") in world.cluster.objects
     world.cluster.put(PODS, _read_pod(job, world.body(job)))
     await world.turn()
     assert world.body(own)["status"]["model"]["shape"]["layers"] == 2
@@ -577,7 +584,7 @@ async def test_a_job_of_a_model_that_was_refused_is_told_and_tried_again(world: 
     own = world.serve(model={"uri": "hf://acme/own"})
     spec = InferenceServiceSpec.model_validate({"model": {"uri": "hf://acme/own"}})
     uid = world.body(own)["metadata"]["uid"]
-    job = Key(JOBS.plural, "team-a", model_job_name("chat", uid, "shape", spec.model))
+    job = ObjectKey(JOBS.plural, "team-a", model_job_name("chat", uid, "shape", spec.model))
     world.cluster.refusals[job] = "exceeded quota: small"
     await world.turn()
     await world.turn()
@@ -594,7 +601,7 @@ def _progressing(body: dict[str, Any]) -> tuple[str, str]:
     return found["reason"], found["message"]
 
 
-def _read_pod(key: Key, job: dict[str, Any]) -> dict[str, Any]:
+def _read_pod(key: ObjectKey, job: dict[str, Any]) -> dict[str, Any]:
     """The pod of a Job that has read a small model."""
     shape = {
         "parameters": 8_000_000,
@@ -618,12 +625,12 @@ def _read_pod(key: Key, job: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-PULLS = Key("daemonsets", "tessera-system", "tessera-prepull-a100")
+PULLS = ObjectKey("daemonsets", "tessera-system", "tessera-prepull-a100")
 
 
 def pull_ahead(world: World, *, wanted: bool) -> None:
     """The platform team edits the pool."""
-    pool = Key("acceleratorpools", "", "a100")
+    pool = ObjectKey("acceleratorpools", "", "a100")
     spec = {**world.body(pool)["spec"], "prePull": wanted}
     world.cluster.put(ACCELERATOR_POOLS, {"metadata": {"name": "a100"}, "spec": spec})
 

@@ -11,7 +11,7 @@ from tessera.domain.names import SERVING_GATE, UPDATE_ANNOTATION
 from tessera.domain.reasons import RevisionReason
 from tessera.domain.snapshot import Resolution, RevisionQuery
 from tessera.resources.kinds import DEPLOYMENTS, INFERENCE_SERVICES, PODS
-from tessera.resources.manifest import Key
+from tessera.resources.manifest import ObjectKey
 from tests.reconcile.test_turns import CHAT, DEPLOYMENT, World, stock
 
 ONE, TWO = "1" * 40, "2" * 40
@@ -193,7 +193,7 @@ async def test_services_of_one_model_ask_the_hub_once_for_a_while(fleet: World, 
     await answered(fleet)
     fleet.serve("twin")
     await fleet.turn()
-    twin = fleet.body(Key(CHAT.plural, CHAT.namespace, "twin"))
+    twin = fleet.body(ObjectKey(CHAT.plural, CHAT.namespace, "twin"))
     assert twin["status"]["model"]["revision"] == ONE
     assert len(hub.asked) == 1
     fleet.at += timedelta(seconds=11)

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from tessera.api.mig import MigStatus
-from tessera.domain.batch.reports import Shown
+from tessera.domain.batch.reports import RunnerProgress
 from tessera.domain.mig.layouts import geometry
 from tessera.domain.model.reports import FetchProgress
 from tessera.domain.names import PORT
@@ -16,16 +16,16 @@ from tessera.domain.ref import Ref
 from tessera.domain.repartition.devices import profile_of
 from tessera.domain.repartition.drawing import solve
 from tessera.domain.repartition.facts import TAINT
-from tessera.domain.repartition.question import Question, Solved
+from tessera.domain.repartition.question import LayoutProblem, LayoutSolution
 from tessera.domain.snapshot import Pod, PodReading, Readings
 from tessera.reconcile.apply import Applier
-from tessera.reconcile.asking import Asker
-from tessera.reconcile.fleet import Fleet
-from tessera.reconcile.mirror import Mirror
-from tessera.reconcile.observe import Senses
-from tessera.reconcile.planning import Planning
+from tessera.reconcile.asking import Prober
+from tessera.reconcile.fleet import FleetReconciler
+from tessera.reconcile.mirror import Reflector
+from tessera.reconcile.observe import Observations
+from tessera.reconcile.planning import BackgroundPlanner
 from tessera.reconcile.store import Store
-from tessera.resources.job import Image
+from tessera.resources.job import RunnerImage
 from tessera.resources.kinds import (
     ACCELERATOR_POOLS,
     INFERENCE_SERVICES,
@@ -33,7 +33,7 @@ from tessera.resources.kinds import (
     PODS,
     WATCHED,
 )
-from tessera.resources.manifest import Key
+from tessera.resources.manifest import ObjectKey
 from tests.mig_builders import A100
 from tests.repartition.fuse import Fuse, KilledError, Life, MortalCluster
 from tests.repartition.kube import Kube
@@ -43,16 +43,16 @@ from world.mig_manager import MigManager
 TICK = 5.0
 QUIET = 8
 """Ticks without a write after which a fleet has come to rest."""
-_POOL = Key(ACCELERATOR_POOLS.plural, "", "a100")
-_known: list[Solved] = []
+_POOL = ObjectKey(ACCELERATOR_POOLS.plural, "", "a100")
+_known: list[LayoutSolution] = []
 
 
 class Planner:
     """Answers at once, and equal questions with the same answer."""
 
-    async def solve(self, question: Question) -> Solved:
+    async def solve(self, question: LayoutProblem) -> LayoutSolution:
         for known in _known:
-            if known.question == question:
+            if known.problem == question:
                 return known
         _known.append(solve(question))
         return _known[-1]
@@ -82,7 +82,7 @@ class Engines:
         del address
         return None
 
-    async def progress(self, address: str) -> Shown | None:
+    async def progress(self, address: str) -> RunnerProgress | None:
         del address
         return None
 
@@ -92,7 +92,7 @@ class Operator:
 
     def __init__(self, kube: Kube, fuse: Fuse) -> None:
         cluster = MortalCluster(kube, Life("operator", fuse))
-        store, senses = Store(KINDS), Senses(cutters=frozenset({"agent", "migManager"}))
+        store, senses = Store(KINDS), Observations(mig_backends=frozenset({"agent", "migManager"}))
         self.senses = senses
 
         def now() -> datetime:
@@ -101,20 +101,20 @@ class Operator:
         def wake() -> None:
             """It takes a turn in every tick."""
 
-        self._asker = Asker(Engines(kube), senses, now, wake)
-        self._planning = Planning(Planner(), senses, now, wake)
-        self._mirror = Mirror(cluster, store, senses, wake)
+        self._asker = Prober(Engines(kube), senses, now, wake)
+        self._planning = BackgroundPlanner(Planner(), senses, now, wake)
+        self._mirror = Reflector(cluster, store, senses, wake)
         self._seeded = False
-        self._fleet = Fleet(
+        self._fleet = FleetReconciler(
             store,
             senses,
             Applier(
                 cluster,
                 store,
-                visitors=("tessera-system",),
-                batch_image=Image("tessera/batch:test"),
+                ingress_namespaces=("tessera-system",),
+                batch_image=RunnerImage("tessera/batch:test"),
                 mig_namespace="gpu-operator",
-                leading=lambda: True,
+                is_leader=lambda: True,
             ),
             self._asker,
             now,
@@ -124,11 +124,11 @@ class Operator:
     async def turn(self) -> int:
         """Its writes."""
         if not self._seeded:
-            await self._mirror.seed()
+            await self._mirror.list_all()
             self._seeded = True
         for kind in WATCHED:
             await self._mirror.watch(kind)
-        outcome = await self._fleet.turn()
+        outcome = await self._fleet.reconcile()
         assert not outcome.problems, outcome.problems
         for _ in range(3):  # questions to engines and to the planner are answered
             await asyncio.sleep(0)
@@ -361,7 +361,7 @@ class World:
 
     def replay(self) -> None:
         """Every version of the cluster: who had its floor once has it ever after."""
-        pods: dict[Key, Pod] = {}
+        pods: dict[ObjectKey, Pod] = {}
         had: Counter[Ref] = Counter()
         for version, key, seen in self.kube.history:
             if key.plural != PODS.plural:

@@ -7,10 +7,10 @@ from typing import Literal, TypeAlias
 
 from tessera.api.node_layout import NodeLayoutStatus
 from tessera.domain.ref import Ref
-from tessera.domain.repartition.facts import NodeLayout
+from tessera.domain.repartition.facts import ObservedNodeLayout
 from tessera.ports import Cluster, ClusterObject, ObjectList, OwnLayout, WatchEvent
-from tessera.resources.kinds import Kind
-from tessera.resources.manifest import Key, Manifest
+from tessera.resources.kinds import ApiResource
+from tessera.resources.manifest import ObjectKey, ObjectManifest
 
 Moment: TypeAlias = Literal["before", "after"]
 State: TypeAlias = tuple[object, ...]
@@ -83,25 +83,32 @@ class MortalCluster:
     cluster: Cluster
     life: Life
 
-    async def list(self, kind: Kind) -> ObjectList | None:
+    async def list(self, kind: ApiResource) -> ObjectList | None:
         return await self.cluster.list(kind)
 
-    def scopes(self, kind: Kind) -> Sequence[str | None]:
+    def scopes(self, kind: ApiResource) -> Sequence[str | None]:
         return self.cluster.scopes(kind)
 
     def watch(
-        self, kind: Kind, version: int, scope: str | None = None
+        self, kind: ApiResource, version: int, scope: str | None = None
     ) -> AsyncGenerator[WatchEvent, None]:
         return self.cluster.watch(kind, version, scope)
 
-    async def apply(self, manifest: Manifest, *, subresource: str | None = None) -> ClusterObject:
-        with self.life.writing(f"apply {manifest.key.told()} {subresource or ''}"):
+    async def apply(
+        self, manifest: ObjectManifest, *, subresource: str | None = None
+    ) -> ClusterObject:
+        with self.life.writing(f"apply {manifest.key.describe()} {subresource or ''}"):
             return await self.cluster.apply(manifest, subresource=subresource)
 
     async def delete(
-        self, kind: Kind, key: Key, *, uid: str | None = None, grace_seconds: int | None = None
+        self,
+        kind: ApiResource,
+        key: ObjectKey,
+        *,
+        uid: str | None = None,
+        grace_seconds: int | None = None,
     ) -> None:
-        with self.life.writing(f"delete {key.told()}"):
+        with self.life.writing(f"delete {key.describe()}"):
             await self.cluster.delete(kind, key, uid=uid, grace_seconds=grace_seconds)
 
     async def patch_node(
@@ -126,7 +133,7 @@ class MortalLayout:
     layout: OwnLayout
     life: Life
 
-    async def read(self) -> NodeLayout:
+    async def read(self) -> ObservedNodeLayout:
         return await self.layout.read()
 
     async def write(self, status: NodeLayoutStatus) -> None:

@@ -19,9 +19,9 @@ from tessera.resources.kinds import (
     NODES,
     PODS,
     SERVICES,
-    Kind,
+    ApiResource,
 )
-from tessera.resources.manifest import Key, Manifest
+from tessera.resources.manifest import ObjectKey, ObjectManifest
 from tests.builders import NOW
 from tests.memory_cluster import MemoryCluster
 
@@ -36,13 +36,13 @@ class Kube(MemoryCluster):
         self.at: datetime = NOW
         self.lot = random.Random(seed)  # noqa: S311 - no secret
         self._made = self._addressed = 0
-        self._read: dict[Key, tuple[str, Pod]] = {}
+        self._read: dict[ObjectKey, tuple[str, Pod]] = {}
 
     # The API server
 
     @override
     async def watch(
-        self, kind: Kind, version: int, scope: str | None = None
+        self, kind: ApiResource, version: int, scope: str | None = None
     ) -> AsyncGenerator[WatchEvent, None]:
         del scope
         late = []
@@ -62,12 +62,14 @@ class Kube(MemoryCluster):
         yield WatchEvent(version=self.version)
 
     @override
-    async def apply(self, manifest: Manifest, *, subresource: str | None = None) -> ClusterObject:
+    async def apply(
+        self, manifest: ObjectManifest, *, subresource: str | None = None
+    ) -> ClusterObject:
         key = manifest.key
         if key.plural != PODS.plural or subresource is None:
             return await super().apply(manifest, subresource=subresource)
         if self._uid(key) != manifest.body["metadata"]["uid"]:
-            raise NotFoundError(f"{key.told()} is gone")
+            raise NotFoundError(f"{key.describe()} is gone")
         for condition in manifest.body["status"]["conditions"]:
             self.condition(key, **condition)
         self.condition(key, "Ready", _said(_ready(self.objects[key])))
@@ -75,7 +77,12 @@ class Kube(MemoryCluster):
 
     @override
     async def delete(
-        self, kind: Kind, key: Key, *, uid: str | None = None, grace_seconds: int | None = None
+        self,
+        kind: ApiResource,
+        key: ObjectKey,
+        *,
+        uid: str | None = None,
+        grace_seconds: int | None = None,
     ) -> None:
         if kind.plural != PODS.plural:
             await super().delete(kind, key, uid=uid, grace_seconds=grace_seconds)
@@ -84,7 +91,7 @@ class Kube(MemoryCluster):
 
     @override
     async def evict(self, pod: Ref, uid: str) -> None:
-        key = Key(PODS.plural, pod.namespace, pod.name)
+        key = ObjectKey(PODS.plural, pod.namespace, pod.name)
         if self._uid(key) != uid or self.pod(key).terminating:
             return
         found = self.pod(key)
@@ -93,7 +100,7 @@ class Kube(MemoryCluster):
         self.end(key)
 
     def _may_be_disrupted(self, service: Ref) -> bool:
-        budget = self.objects[Key(DISRUPTION_BUDGETS.plural, service.namespace, service.name)]
+        budget = self.objects[ObjectKey(DISRUPTION_BUDGETS.plural, service.namespace, service.name)]
         expected = sum(
             body["spec"]["replicas"]
             for key, body in self.objects.items()
@@ -106,19 +113,19 @@ class Kube(MemoryCluster):
         most = int(budget["spec"]["maxUnavailable"])
         return healthy + most > int(expected)
 
-    def _uid(self, key: Key) -> str | None:
+    def _uid(self, key: ObjectKey) -> str | None:
         uid: str | None = self.objects.get(key, {}).get("metadata", {}).get("uid")
         return uid
 
     @override
-    def _must_be_ours(self, key: Key) -> None:
+    def _must_be_ours(self, key: ObjectKey) -> None:
         """Nobody else owns the spec of a NodeLayout."""
         if key.plural != NODE_LAYOUTS.plural:
             super()._must_be_ours(key)
 
     # What its parts write
 
-    def set(self, key: Key, *path: str, **values: object) -> None:
+    def set(self, key: ObjectKey, *path: str, **values: object) -> None:
         """Fields of one part of an object, where they differ."""
         part = self.objects[key]
         for step in path:
@@ -127,18 +134,18 @@ class Kube(MemoryCluster):
             part.update(values)
             self._changed(key)
 
-    def end(self, key: Key) -> None:
+    def end(self, key: ObjectKey) -> None:
         """It has been told to stop; its kubelet takes it away."""
 
         if not self.pod(key).terminating:
             self.set(key, "metadata", deletionTimestamp=self.moment)
 
-    async def drop(self, key: Key) -> None:
+    async def drop(self, key: ObjectKey) -> None:
         """It is gone."""
         await super().delete(PODS, key)
 
     @property
-    def history(self) -> Sequence[tuple[int, Key, ClusterObject | None]]:
+    def history(self) -> Sequence[tuple[int, ObjectKey, ClusterObject | None]]:
         """Every change since the beginning, with the object afterwards."""
         return self._changes
 
@@ -146,7 +153,7 @@ class Kube(MemoryCluster):
     def moment(self) -> str:
         return self.at.strftime("%Y-%m-%dT%H:%M:%SZ")
 
-    def condition(self, key: Key, type: str, status: str, **more: str) -> None:
+    def condition(self, key: ObjectKey, type: str, status: str, **more: str) -> None:
         """Written where it differs; the time is that of the last change."""
 
         conditions = self.objects[key].setdefault("status", {}).setdefault("conditions", [])
@@ -157,26 +164,26 @@ class Kube(MemoryCluster):
             kept = [one for one in conditions if one is not old]
             self.set(key, "status", conditions=[*kept, new])
 
-    def address(self, key: Key) -> None:
+    def address(self, key: ObjectKey) -> None:
         """It gets one of its own."""
         self._addressed += 1
         text = f"10.1.{self._addressed // 250}.{self._addressed % 250}"
         self.set(key, "status", podIP=text)
 
-    def ready(self, key: Key, *, up: bool) -> None:
+    def ready(self, key: ObjectKey, *, up: bool) -> None:
         self.condition(key, "ContainersReady", _said(up))
         self.condition(key, "Ready", _said(_ready(self.objects[key])))
 
-    def pods(self) -> Iterator[tuple[Key, Pod]]:
+    def pods(self) -> Iterator[tuple[ObjectKey, Pod]]:
         for key in sorted(self.objects):
             if key.plural == PODS.plural:
                 yield key, self.pod(key)
 
-    def pod(self, key: Key) -> Pod:
+    def pod(self, key: ObjectKey) -> Pod:
         body = self.objects[key]
         version = body["metadata"]["resourceVersion"]
         if self._read.get(key, ("",))[0] != version:
-            self._read[key] = version, wire.pod(body)
+            self._read[key] = version, wire.parse_pod(body)
         return self._read[key][1]
 
     # Controllers
@@ -223,15 +230,15 @@ class Kube(MemoryCluster):
             if not pod.terminating and not any(self._carries(key, dict(one)) for one in owners):
                 self.end(key)
 
-    def _resources(self, pod: Key) -> Body:
+    def _resources(self, pod: ObjectKey) -> Body:
         found: Body = self.objects[pod]["spec"]["containers"][0]["resources"]
         return found
 
-    def _carries(self, key: Key, labels: Mapping[str, str]) -> bool:
+    def _carries(self, key: ObjectKey, labels: Mapping[str, str]) -> bool:
         there: dict[str, str] = self.objects[key]["metadata"]["labels"]
         return labels.items() <= there.items()
 
-    def _create(self, deployment: Key, body: Body) -> None:
+    def _create(self, deployment: ObjectKey, body: Body) -> None:
         self._made += 1
         template = body["spec"]["template"]
         meta = {
@@ -264,8 +271,8 @@ class Kube(MemoryCluster):
     def nodes(self) -> list[str]:
         return sorted(key.name for key in self.objects if key.plural == NODES.plural)
 
-    def _fits(self, key: Key, name: str) -> bool:
-        node = wire.node(self.objects[Key(NODES.plural, "", name)])
+    def _fits(self, key: ObjectKey, name: str) -> bool:
+        node = wire.parse_node(self.objects[ObjectKey(NODES.plural, "", name)])
         selector = self.objects[key]["spec"]["nodeSelector"]
         held = [pod.devices for _, pod in self.pods() if pod.node == name]
         return (

@@ -15,11 +15,11 @@ from tessera.adapters.nvml import NvmlGpus
 from tessera.agent.turn import NodeAgent
 from tessera.api.node_layout import NodeLayoutStatus
 from tessera.domain.mig.layouts import Layout, SlicePlacement
-from tessera.domain.repartition.devices import DISCOVERY, PLUGIN
-from tessera.domain.repartition.facts import NodeLayout
+from tessera.domain.repartition.devices import DEVICE_PLUGIN_LABEL, FEATURE_DISCOVERY_LABEL
+from tessera.domain.repartition.facts import ObservedNodeLayout
 from tessera.domain.snapshot import Pod
 from tessera.resources.kinds import CONFIG_MAPS, NODE_LAYOUTS, NODES
-from tessera.resources.manifest import Key
+from tessera.resources.manifest import ObjectKey
 from tests.agent.nodes import A100, MemoryLocks
 from tests.repartition.fuse import Fuse, KilledError, Life, MortalLayout
 from tests.repartition.kube import Kube
@@ -72,13 +72,13 @@ class ClusterLayout:
     node: str
 
     @property
-    def key(self) -> Key:
-        return Key(NODE_LAYOUTS.plural, "", self.node)
+    def key(self) -> ObjectKey:
+        return ObjectKey(NODE_LAYOUTS.plural, "", self.node)
 
-    async def read(self) -> NodeLayout:
+    async def read(self) -> ObservedNodeLayout:
         if self.key not in self.kube.objects:
             self.kube.put(NODE_LAYOUTS, {"metadata": {"name": self.node}}, "tessera-node")
-        return wire.layout(self.kube.objects[self.key])
+        return wire.parse_layout(self.kube.objects[self.key])
 
     async def write(self, status: NodeLayoutStatus) -> None:
         told = status.model_dump(by_alias=True, exclude_none=True, mode="json")
@@ -101,10 +101,10 @@ class Machine:
     cuts: bool = False
     names: Mapping[str, str] = field(default_factory=dict)
     """What the device plugin calls profiles, where that is not their usual name."""
-    held: dict[Key, str] = field(default_factory=dict)
+    held: dict[ObjectKey, str] = field(default_factory=dict)
     """Devices of pods."""
     deaths: int = 0
-    _since: dict[Key, int] = field(default_factory=dict)
+    _since: dict[ObjectKey, int] = field(default_factory=dict)
     _devices: dict[str, str] | None = None
     """Profiles of the devices that the plugin found when it started, by UUID."""
     _due: float = 0.0
@@ -121,8 +121,8 @@ class Machine:
             "nvidia.com/gpu.count": str(len(self.silicon.gpus)),
             "nvidia.com/gpu.replicas": "0",
             "nvidia.com/mig.capable": "true",
-            PLUGIN: "true",
-            DISCOVERY: "true",
+            DEVICE_PLUGIN_LABEL: "true",
+            FEATURE_DISCOVERY_LABEL: "true",
         }
         status = {"conditions": [{"type": "Ready", "status": "True"}], "allocatable": {}}
         body = {"metadata": {"name": self.name, "labels": labels}, "status": status}
@@ -131,8 +131,8 @@ class Machine:
         self._look()
 
     @property
-    def key(self) -> Key:
-        return Key(NODES.plural, "", self.name)
+    def key(self) -> ObjectKey:
+        return ObjectKey(NODES.plural, "", self.name)
 
     @property
     def labels(self) -> dict[str, str]:
@@ -169,7 +169,7 @@ class Machine:
             elif self._devices is not None:
                 self._admit(key, pod)
 
-    async def _ended(self, key: Key) -> None:
+    async def _ended(self, key: ObjectKey) -> None:
         """Told to stop in one tick, gone in the next."""
         if self._since.get(key, -1) >= 0:
             self._since[key] = -1
@@ -179,7 +179,7 @@ class Machine:
             self.silicon.detach(uuid, key.name)
         await self.kube.drop(key)
 
-    def _admit(self, key: Key, pod: Pod) -> None:
+    def _admit(self, key: ObjectKey, pod: Pod) -> None:
         """Any free device will do; the process begins at once."""
         (resource,) = pod.devices
         free = [
@@ -209,7 +209,7 @@ class Machine:
     # The device plugin and feature discovery
 
     def _refresh(self) -> None:
-        if self.labels[PLUGIN] != "true":
+        if self.labels[DEVICE_PLUGIN_LABEL] != "true":
             self._devices, self._due = None, self._now + RETURN
             self._offer(Counter())
         elif self._devices is None and self._now >= self._due:

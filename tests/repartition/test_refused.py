@@ -3,7 +3,7 @@
 from tessera.domain.names import MIG_CONFIG
 from tessera.domain.reasons import LayoutReady
 from tessera.resources.kinds import CONFIG_MAPS
-from tessera.resources.manifest import Key
+from tessera.resources.manifest import ObjectKey
 from tests.repartition.courses import COURSES
 from tests.repartition.fleet import BACKENDS, World
 
@@ -12,7 +12,7 @@ async def test_a_refused_write_is_said_on_the_pool_until_it_is_made() -> None:
     course = COURSES["a service wants a GPU for itself"]
     world = World.of(BACKENDS["mig-manager"], course.nodes)
     course.begin(world)
-    key = Key(CONFIG_MAPS.plural, "gpu-operator", MIG_CONFIG)
+    key = ObjectKey(CONFIG_MAPS.plural, "gpu-operator", MIG_CONFIG)
     world.kube.refusals[key] = "apply configmap tessera-mig: 403 forbidden"
     for _ in range(20):
         await world.tick()

@@ -11,7 +11,7 @@ from tessera.domain.plan import Plan, plan
 from tessera.domain.pod_template import ENVIRONMENT
 from tessera.domain.snapshot import Ref
 from tessera.resources import children
-from tessera.resources.manifest import Manifest
+from tessera.resources.manifest import ObjectManifest
 from tests.builders import (
     H100,
     LARGE,
@@ -49,9 +49,9 @@ def planned(spec: Any) -> Plan:
     )
 
 
-def objects(spec: Any) -> list[Manifest]:
+def objects(spec: Any) -> list[ObjectManifest]:
     got = planned(spec)
-    return list(children.of_service(got.service_plans[Ref("team-a", "chat")]))
+    return list(children.service_manifests(got.service_plans[Ref("team-a", "chat")]))
 
 
 def deployment(spec: Any) -> dict[str, Any]:
@@ -104,8 +104,8 @@ def test_the_objects_of_a_service_are_as_reviewed(name: str, golden: Golden) -> 
 
 
 def test_the_objects_of_a_namespace_are_as_reviewed(golden: Golden) -> None:
-    (shared,) = children.sharing(planned(SPECS["slice"]).service_plans, {})
-    made = shared.manifests(visitors=("tessera-system", "monitoring"), monitored=True)
+    (shared,) = children.namespace_owners(planned(SPECS["slice"]).service_plans, {})
+    made = shared.manifests(ingress_namespaces=("tessera-system", "monitoring"), monitored=True)
     golden("namespace", [dict(one.body) for one in made])
 
 
@@ -160,7 +160,7 @@ def test_a_replica_on_a_silent_node_is_given_up_soon_and_on_spot_sooner(
 ) -> None:
     spec = a_spec(SMALL, placement={"pools": ["a100"]}, **{"class": "batch"})
     got = plan(a_snapshot(a_service(spec=spec), pools=(a_pool(tier=tier),)))
-    made = children.of_service(got.service_plans[Ref("team-a", "chat")])
+    made = children.service_manifests(got.service_plans[Ref("team-a", "chat")])
     (found,) = [one for one in made if one.kind.kind == "Deployment"]
     tolerations = found.body["spec"]["template"]["spec"]["tolerations"]
     silent = {
@@ -205,4 +205,6 @@ def test_no_mig_id_ever_stands_in_the_environment() -> None:
 def test_equal_parts_make_equal_objects() -> None:
     first, again = planned(SPECS["slice"]), planned(SPECS["slice"])
     ref = Ref("team-a", "chat")
-    assert children.made_of(first.service_plans[ref]) == children.made_of(again.service_plans[ref])
+    assert children.service_inputs(first.service_plans[ref]) == children.service_inputs(
+        again.service_plans[ref]
+    )

@@ -8,14 +8,14 @@ from tessera.domain.plan import plan
 from tessera.domain.sizing import GPU_MEMORY_UTILIZATION
 from tessera.domain.snapshot import Ref
 from tessera.resources import children
-from tessera.resources.defaults import DEFAULTS, Defaults, defaults, newest
+from tessera.resources.defaults import DEFAULTS, Defaults, defaults, newest_version
 from tests.builders import a_service, a_snapshot
 
 TABLE = {1: Defaults(), 2: Defaults(pre_stop_seconds=7)}
 
 
 def test_the_highest_number_is_the_newest() -> None:
-    assert newest(TABLE) == 2
+    assert newest_version(TABLE) == 2
 
 
 def test_a_version_has_its_own_rules() -> None:
@@ -29,11 +29,11 @@ def test_a_version_of_a_newer_tessera_is_built_by_the_newest_known() -> None:
 
 def test_the_versions_have_no_gap() -> None:
     """An older replica is built by its own version, so none may be taken out of the table."""
-    assert sorted(DEFAULTS) == list(range(1, newest() + 1))
+    assert sorted(DEFAULTS) == list(range(1, newest_version() + 1))
 
 
 def test_sizing_reckons_with_the_share_of_memory_that_the_newest_gives() -> None:
-    assert defaults(newest()).gpu_memory_utilization == GPU_MEMORY_UTILIZATION
+    assert defaults(newest_version()).gpu_memory_utilization == GPU_MEMORY_UTILIZATION
 
 
 def test_the_manifest_is_built_by_the_recipe_of_its_allotment() -> None:
@@ -51,6 +51,8 @@ def test_the_manifest_is_built_by_the_recipe_of_its_allotment() -> None:
 
 
 def pre_stop(allotment: Any) -> int:
-    (found,) = [one for one in children.of_service(allotment) if one.kind.kind == "Deployment"]
+    (found,) = [
+        one for one in children.service_manifests(allotment) if one.kind.kind == "Deployment"
+    ]
     container = found.body["spec"]["template"]["spec"]["containers"][0]
     return int(container["lifecycle"]["preStop"]["sleep"]["seconds"])

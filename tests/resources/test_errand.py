@@ -14,12 +14,12 @@ from tessera.domain.snapshot import ObservedService, Ref, Snapshot
 from tessera.domain.status import service_status
 from tessera.resources import children
 from tessera.resources.arguments import MODELS
-from tessera.resources.errand import errand
-from tessera.resources.job import Image
+from tessera.resources.errand import model_job_manifest
+from tessera.resources.job import RunnerImage
 from tests.builders import SMALL, a_service, a_snapshot, a_spec, allotted, an_errand
 
 Golden = Callable[[str, list[Any]], None]
-IMAGE = Image("tessera/batch:0.1.0", pull_secrets=("registry",))
+IMAGE = RunnerImage("tessera/batch:0.1.0", pull_secrets=("registry",))
 PLATFORM = Platform(hub_endpoint="https://hub.acme", ca_config_map="trusted")
 SHAPE = {
     "parameters": 8_000_000,
@@ -29,7 +29,7 @@ SHAPE = {
     "headDim": 32,
     "maxPositionEmbeddings": 2048,
 }
-BOUND = {Ref("team-a", claim_name("chat")): VolumeClaim(modes=("ReadWriteMany",), uid="uid")}
+BOUND = {Ref("team-a", claim_name("chat")): VolumeClaim(access_modes=("ReadWriteMany",), uid="uid")}
 
 
 def read(uri: str) -> Snapshot:
@@ -64,7 +64,7 @@ def job(name: str) -> dict[str, Any]:
     assert got.preparation is not None
     assert got.preparation.job_to_create is not None
     wanted = got.preparation.job_to_create
-    made = errand(got.service, wanted, got.choice, IMAGE, JOBS[name].newest_template)
+    made = model_job_manifest(got.service, wanted, got.choice, IMAGE, JOBS[name].newest_template)
     return dict(made.body)
 
 
@@ -95,7 +95,7 @@ def test_no_service_counts_the_pod_of_a_job_as_a_replica(name: str) -> None:
 
 
 def test_a_cached_model_is_served_from_the_claim_once_it_is_there(golden: Golden) -> None:
-    golden("service-cached", [dict(one.body) for one in children.of_service(fetched())])
+    golden("service-cached", [dict(one.body) for one in children.service_manifests(fetched())])
 
 
 def test_a_model_is_read_at_the_hub_before_there_is_a_claim_for_it() -> None:
@@ -103,7 +103,7 @@ def test_a_model_is_read_at_the_hub_before_there_is_a_claim_for_it() -> None:
     got = allotted(a_snapshot(a_service(spec=spec)))
     assert got.preparation is not None
     assert got.preparation.job_to_create is not None
-    made = errand(
+    made = model_job_manifest(
         got.service, got.preparation.job_to_create, None, IMAGE, PodTemplateVersion()
     ).body
     pod = made["spec"]["template"]["spec"]
@@ -112,13 +112,15 @@ def test_a_model_is_read_at_the_hub_before_there_is_a_claim_for_it() -> None:
 
 
 def test_before_that_there_is_the_claim_and_no_deployment() -> None:
-    found = children.of_service(allotted(JOBS["fetch"]))
+    found = children.service_manifests(allotted(JOBS["fetch"]))
     assert [one.kind.kind for one in found] == ["Service", "PersistentVolumeClaim"]
 
 
 def test_the_engine_reads_where_the_job_writes() -> None:
     (deployment,) = [
-        dict(one.body) for one in children.of_service(fetched()) if one.kind.kind == "Deployment"
+        dict(one.body)
+        for one in children.service_manifests(fetched())
+        if one.kind.kind == "Deployment"
     ]
     (engine,) = deployment["spec"]["template"]["spec"]["containers"]
     (into,) = [
@@ -135,7 +137,7 @@ def test_a_claim_without_a_size_holds_the_weights_and_a_fifth_more() -> None:
     """2.3 GiB of weights."""
     claims = [
         one
-        for one in children.of_service(allotted(JOBS["fetch"]))
+        for one in children.service_manifests(allotted(JOBS["fetch"]))
         if one.kind.kind == "PersistentVolumeClaim"
     ]
     assert claims[0].body["spec"]["resources"] == {"requests": {"storage": "3Gi"}}
@@ -144,10 +146,10 @@ def test_a_claim_without_a_size_holds_the_weights_and_a_fifth_more() -> None:
 def test_a_model_in_an_image_is_mounted_from_it(golden: Golden) -> None:
     spec = a_spec("oci://registry.acme/models/own:1", replicas=1, model={"shape": SHAPE})
     got = allotted(a_snapshot(a_service(spec=spec)))
-    golden("service-image", [dict(one.body) for one in children.of_service(got)])
+    golden("service-image", [dict(one.body) for one in children.service_manifests(got)])
 
 
 def test_whatever_else_changes_the_objects_follow_the_fetch() -> None:
     waiting = allotted(JOBS["fetch"])
     there = replace(fetched(), pinned_revision=waiting.pinned_revision, template=waiting.template)
-    assert children.made_of(waiting) != children.made_of(there)
+    assert children.service_inputs(waiting) != children.service_inputs(there)

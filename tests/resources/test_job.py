@@ -11,9 +11,9 @@ from tessera.domain.batch.names import job_name
 from tessera.domain.batch.situation import Situation
 from tessera.domain.checks import RESERVED
 from tessera.domain.names import deployment_name
-from tessera.domain.spot import NOTICE_TAINTS, SPOT_LABELS
+from tessera.domain.spot import DISRUPTION_TAINTS, SPOT_LABELS
 from tessera.resources import namespace
-from tessera.resources.job import Image, job
+from tessera.resources.job import RunnerImage, batch_job_manifest
 from tessera.resources.manifest import owner_of
 from tests.batch_builders import (
     a_batch,
@@ -25,7 +25,7 @@ from tests.batch_builders import (
 from tests.builders import A100, MEDIUM, a_node, a_pool, a_service, a_spec
 
 Golden = Callable[[str, list[Any]], None]
-IMAGE = Image("tessera/batch:0.1.0")
+IMAGE = RunnerImage("tessera/batch:0.1.0")
 
 MARKS = {
     "aws": {"eks.amazonaws.com/capacityType": "SPOT"},
@@ -93,7 +93,9 @@ def body(name: str) -> dict[str, Any]:
     got = decided(SITUATIONS[name])
     assert got.create is not None
     assert got.batch.spec is not None
-    return dict(job(got.batch, got.batch.spec, got.create, IMAGE, PodTemplateVersion()).body)
+    return dict(
+        batch_job_manifest(got.batch, got.batch.spec, got.create, IMAGE, PodTemplateVersion()).body
+    )
 
 
 def pod(name: str) -> dict[str, Any]:
@@ -121,9 +123,9 @@ def test_the_jobs_of_a_batch_are_as_reviewed(name: str, golden: Golden) -> None:
 def test_the_shared_objects_of_batches_are_as_reviewed(golden: Golden) -> None:
     batches = [owner_of(a_batch())]
     objects = [
-        namespace.batch_account(batches),
-        namespace.batch_fence(batches),
-        namespace.batch_isolation(batches, "tessera-system"),
+        namespace.batch_service_account(batches),
+        namespace.batch_role_binding(batches),
+        namespace.batch_network_policy(batches, "tessera-system"),
     ]
     golden("batch-namespace", [dict(one.body) for one in objects])
 
@@ -263,7 +265,9 @@ def test_spot_pods_endure_the_marks_of_every_cloud_and_no_end(name: str) -> None
         told = keys[f"node.kubernetes.io/{state}"]
         assert (told["effect"], told["tolerationSeconds"]) == ("NoExecute", 5)
     assert not [
-        key for key in keys if key in NOTICE_TAINTS and not key.startswith("node.kubernetes.io/")
+        key
+        for key in keys
+        if key in DISRUPTION_TAINTS and not key.startswith("node.kubernetes.io/")
     ]
 
 
@@ -305,9 +309,9 @@ def test_private_registries_are_reached_with_the_secrets_of_the_chart(name: str)
     got = decided(SITUATIONS[name])
     assert got.create is not None
     assert got.batch.spec is not None
-    image = Image("private/batch:1", "Always", ("registry",))
+    image = RunnerImage("private/batch:1", "Always", ("registry",))
     recipe = PodTemplateVersion(platform=Platform(image_pull_secrets=("mirror", "registry")))
-    made = job(got.batch, got.batch.spec, got.create, image, recipe).body
+    made = batch_job_manifest(got.batch, got.batch.spec, got.create, image, recipe).body
     made = made["spec"]["template"]["spec"]
     (container,) = made["containers"]
     assert (container["image"], container["imagePullPolicy"]) == ("private/batch:1", "Always")
@@ -340,11 +344,11 @@ def peers(policy: Any) -> list[Any]:
 
 
 def test_engines_and_runners_answer_only_who_is_named() -> None:
-    engines = namespace.isolation(
+    engines = namespace.engine_network_policy(
         [owner_of(a_service()), owner_of(a_batch())], ("tessera-system", "monitoring")
     )
     assert len(peers(engines)) == 3
-    runners = namespace.batch_isolation([owner_of(a_batch())], "tessera-system")
+    runners = namespace.batch_network_policy([owner_of(a_batch())], "tessera-system")
     assert peers(runners) == [
         {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "tessera-system"}}}
     ]
@@ -352,7 +356,7 @@ def test_engines_and_runners_answer_only_who_is_named() -> None:
 
 def test_shared_objects_belong_to_all_services_and_batches() -> None:
     owners = [owner_of(a_service()), owner_of(a_batch())]
-    references = namespace.account(owners).body["metadata"]["ownerReferences"]
+    references = namespace.engine_service_account(owners).body["metadata"]["ownerReferences"]
     assert [(one["kind"], one["name"]) for one in references] == [
         ("InferenceService", "chat"),
         ("BatchInference", "night"),

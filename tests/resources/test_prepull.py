@@ -6,8 +6,8 @@ from typing import Any
 from tessera.api.recipe import Platform
 from tessera.domain.plan import plan
 from tessera.domain.snapshot import ObservedService
-from tessera.resources.manifest import Manifest
-from tessera.resources.prepull import of_pools
+from tessera.resources.manifest import ObjectManifest
+from tessera.resources.prepull import prepull_daemon_sets
 from tests.builders import a_pool, a_service, a_snapshot, a_spec
 
 Golden = Callable[[str, list[Any]], None]
@@ -16,17 +16,17 @@ TAINTS = [{"key": "team", "value": "llm", "effect": "NoSchedule"}]
 
 def pulled(
     *services: ObservedService, platform: Platform | None = None, **pool: Any
-) -> tuple[Manifest, ...]:
+) -> tuple[ObjectManifest, ...]:
     platform = platform or Platform()
     fields = {"prePull": True, **pool}
     snapshot = a_snapshot(*services, platform=platform, pools=(a_pool(**fields),))
     got = plan(snapshot)
-    return of_pools(
+    return prepull_daemon_sets(
         got.pools, got.service_plans, platform, snapshot.builder_version, "tessera-system"
     )
 
 
-def images(manifests: tuple[Manifest, ...]) -> list[str]:
+def images(manifests: tuple[ObjectManifest, ...]) -> list[str]:
     (found,) = manifests
     return [one["image"] for one in found.body["spec"]["template"]["spec"]["containers"]]
 

@@ -3,14 +3,16 @@
 import yaml
 
 from tessera.api.node_layout import DesiredGpu, NodeLayoutSpec, PlacedSlice
-from tessera.domain.repartition.backend import Ask
+from tessera.domain.repartition.backend import BackendRequest
 from tessera.resources.repartition import configuration, node_layout
 
 ENTRY = '- devices: [0]\n  mig-enabled: true\n  mig-devices: {"3g.40gb": 2}\n'
 
 
 def test_the_file_of_mig_manager_has_all_that_is_asked_or_named_and_what_new_nodes_get() -> None:
-    made = configuration("gpu-operator", [Ask(configs={"tessera-a-1": ENTRY})], {"old": ENTRY})
+    made = configuration(
+        "gpu-operator", [BackendRequest(configs={"tessera-a-1": ENTRY})], {"old": ENTRY}
+    )
     assert (made.namespace, made.name) == ("gpu-operator", "tessera-mig")
     file = yaml.safe_load(made.body["data"]["config.yaml"])
     assert file["version"] == "v1"
@@ -20,7 +22,7 @@ def test_the_file_of_mig_manager_has_all_that_is_asked_or_named_and_what_new_nod
 
 
 def test_the_order_of_asks_does_not_matter() -> None:
-    asks = [Ask(configs={"b": ENTRY}), Ask(configs={"a": ENTRY})]
+    asks = [BackendRequest(configs={"b": ENTRY}), BackendRequest(configs={"a": ENTRY})]
     assert configuration("n", asks, {}) == configuration("n", reversed(asks), {})
 
 

@@ -8,8 +8,8 @@ from tessera.api.recipe import Platform, PodTemplateVersion
 from tessera.domain.plan import plan
 from tessera.domain.snapshot import Ref
 from tessera.resources import children
-from tessera.resources.job import Image, job
-from tessera.resources.surroundings import mirrored
+from tessera.resources.job import RunnerImage, batch_job_manifest
+from tessera.resources.surroundings import mirror_image
 from tests.batch_builders import NODES, a_batch, a_batch_spec, a_checked_situation, decided
 from tests.builders import a_node, a_pool, a_service, a_snapshot, a_spec
 
@@ -33,7 +33,9 @@ def pod_of_a_service(platform: Platform, spec: Any = None, **pool: Any) -> dict[
         a_service(spec=spec or a_spec()), platform=platform, pools=(a_pool(**pool),)
     )
     allotment = plan(snapshot).service_plans[Ref("team-a", "chat")]
-    (found,) = [one for one in children.of_service(allotment) if one.kind.kind == "Deployment"]
+    (found,) = [
+        one for one in children.service_manifests(allotment) if one.kind.kind == "Deployment"
+    ]
     template: dict[str, Any] = found.body["spec"]["template"]["spec"]
     return template
 
@@ -47,11 +49,11 @@ def pod_of_a_batch(platform: Platform, **pool: Any) -> dict[str, Any]:
     got = decided(situation)
     assert got.create is not None
     assert got.batch.spec is not None
-    made = job(
+    made = batch_job_manifest(
         got.batch,
         got.batch.spec,
         got.create,
-        Image("tessera/batch:1"),
+        RunnerImage("tessera/batch:1"),
         PodTemplateVersion(platform=platform),
     )
     template: dict[str, Any] = made.body["spec"]["template"]["spec"]
@@ -125,8 +127,8 @@ def test_an_image_that_the_owner_chose_is_left_alone() -> None:
     ],
 )
 def test_the_mirror_takes_the_place_of_the_registry(image: str, found: str) -> None:
-    assert mirrored(image, "m.acme/x/") == found
-    assert mirrored(image, None) == image
+    assert mirror_image(image, "m.acme/x/") == found
+    assert mirror_image(image, None) == image
 
 
 @pytest.mark.parametrize("made", [pod_of_a_service, pod_of_a_batch])
@@ -162,4 +164,4 @@ def test_a_change_of_the_platform_is_seen() -> None:
         for platform in (Platform(), BEHIND_A_PROXY)
     )
     first, second = (plan(one).service_plans[Ref("team-a", "chat")] for one in snapshots)
-    assert children.made_of(first) != children.made_of(second)
+    assert children.service_inputs(first) != children.service_inputs(second)

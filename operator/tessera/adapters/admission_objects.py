@@ -11,7 +11,7 @@ from tessera.domain.certificate import CertificateSecret, KeyPair
 from tessera.domain.names import FIELD_MANAGER
 from tessera.ports import ClusterError
 
-_APPLY = "application/apply-patch+yaml"
+_APPLY_PATCH = "application/apply-patch+yaml"
 _WEBHOOKS = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations"
 
 
@@ -28,22 +28,22 @@ class AdmissionObjects:
         status, body = await self._cluster.request("GET", self._path)
         if status == HTTPStatus.NOT_FOUND:
             return CertificateSecret()
-        _must(status, body, f"get the Secret {self._meta['name']}")
+        _raise_for_status(status, body, f"get the Secret {self._meta['name']}")
         data = body.get("data") or {}
         return CertificateSecret(
             serving=_pair(data, "tls"),
             pending=_pair(data, "next"),
-            authorities=certificates.authorities(_text(data, "ca.crt")),
+            authorities=certificates.split_bundle(_decode(data, "ca.crt")),
             version=body["metadata"]["resourceVersion"],
         )
 
-    async def write(self, held: CertificateSecret) -> None:
-        texts = {"ca.crt": held.ca_bundle}
-        for prefix, pair in (("tls", held.serving), ("next", held.pending)):
+    async def write(self, secret: CertificateSecret) -> None:
+        texts = {"ca.crt": secret.ca_bundle}
+        for prefix, pair in (("tls", secret.serving), ("next", secret.pending)):
             if pair is not None:
                 texts |= {f"{prefix}.crt": pair.certificate, f"{prefix}.key": pair.key}
         # With the version that was read: what somebody else wrote meanwhile is not lost.
-        version = {} if held.version is None else {"resourceVersion": held.version}
+        version = {} if secret.version is None else {"resourceVersion": secret.version}
         body = {
             "apiVersion": "v1",
             "kind": "Secret",
@@ -54,38 +54,41 @@ class AdmissionObjects:
             },
         }
         status, answer = await self._apply(self._path, body)
-        _must(status, answer, f"apply the Secret {self._meta['name']}")
+        _raise_for_status(status, answer, f"apply the Secret {self._meta['name']}")
 
     async def trust(self, bundle: str) -> None:
         path = f"{_WEBHOOKS}/{self._webhooks}"
         status, body = await self._cluster.request("GET", path)
-        _must(status, body, f"get the ValidatingWebhookConfiguration {self._webhooks}")
+        _raise_for_status(status, body, f"get the ValidatingWebhookConfiguration {self._webhooks}")
         wanted = base64.b64encode(bundle.encode()).decode()
-        found = body.get("webhooks", ())
-        if all(one["clientConfig"].get("caBundle") == wanted for one in found):
+        webhooks = body.get("webhooks", ())
+        if all(webhook["clientConfig"].get("caBundle") == wanted for webhook in webhooks):
             return
         applied = {
             "apiVersion": body["apiVersion"],
             "kind": body["kind"],
             "metadata": {"name": self._webhooks},
             "webhooks": [
-                {"name": one["name"], "clientConfig": {"caBundle": wanted}} for one in found
+                {"name": webhook["name"], "clientConfig": {"caBundle": wanted}}
+                for webhook in webhooks
             ],
         }
         status, answer = await self._apply(path, applied)
-        _must(status, answer, f"apply the ValidatingWebhookConfiguration {self._webhooks}")
+        _raise_for_status(
+            status, answer, f"apply the ValidatingWebhookConfiguration {self._webhooks}"
+        )
 
     async def _apply(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
         query = {"fieldManager": FIELD_MANAGER, "force": "true"}
-        return await self._cluster.request("PATCH", path, query, body, _APPLY)
+        return await self._cluster.request("PATCH", path, query, body, _APPLY_PATCH)
 
 
 def _pair(data: dict[str, str], prefix: str) -> KeyPair | None:
-    certificate, key = (_text(data, f"{prefix}.{part}") for part in ("crt", "key"))
+    certificate, key = (_decode(data, f"{prefix}.{part}") for part in ("crt", "key"))
     return KeyPair(certificate, key) if certificate and key else None
 
 
-def _text(data: dict[str, str], name: str) -> str:
+def _decode(data: dict[str, str], name: str) -> str:
     """The text of a key; empty when there is none that can be read."""
     try:
         return base64.b64decode(data.get(name, "")).decode()
@@ -93,6 +96,6 @@ def _text(data: dict[str, str], name: str) -> str:
         return ""
 
 
-def _must(status: int, body: Any, deed: str) -> None:
+def _raise_for_status(status: int, body: Any, operation: str) -> None:
     if status >= HTTPStatus.BAD_REQUEST:
-        raise ClusterError(f"{deed}: {status} {body.get('message', '')}".strip())
+        raise ClusterError(f"{operation}: {status} {body.get('message', '')}".strip())

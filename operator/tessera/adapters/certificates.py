@@ -22,35 +22,37 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from tessera.domain.certificate import KeyPair
 
-_SKEW = timedelta(minutes=5)
+_CLOCK_SKEW = timedelta(minutes=5)
 """Clocks of API servers may be behind by so much."""
-_ONE = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----\n?", re.DOTALL)
+_CERTIFICATE_PEM = re.compile(
+    r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----\n?", re.DOTALL
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Issued:
+class IssuedPair:
     """A new pair, and the authority that signed it."""
 
     pair: KeyPair
     authority: str
 
 
-def issue(host: str, at: datetime, life: timedelta) -> Issued:
+def issue(host: str, at: datetime, lifetime: timedelta) -> IssuedPair:
     """A certificate for one DNS name; it and its authority end together."""
     signer, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     issuer = _name(f"{host} authority")
     identifier = x509.SubjectKeyIdentifier.from_public_key(signer.public_key())
     authority = (
-        _builder(issuer, issuer, signer.public_key(), at, life)
+        _builder(issuer, issuer, signer.public_key(), at, lifetime)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_usage(signs=True), critical=True)
+        .add_extension(_key_usage(signs=True), critical=True)
         .add_extension(identifier, critical=False)
         .sign(signer, hashes.SHA256())
     )
     certificate = (
-        _builder(_name("tessera-webhook"), issuer, key.public_key(), at, life)
+        _builder(_name("tessera-webhook"), issuer, key.public_key(), at, lifetime)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(signs=False), critical=True)
+        .add_extension(_key_usage(signs=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
         .add_extension(
@@ -60,10 +62,10 @@ def issue(host: str, at: datetime, life: timedelta) -> Issued:
         .sign(signer, hashes.SHA256())
     )
     private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    return Issued(pair=KeyPair(_pem(certificate), private.decode()), authority=_pem(authority))
+    return IssuedPair(pair=KeyPair(_pem(certificate), private.decode()), authority=_pem(authority))
 
 
-def end(pair: KeyPair) -> datetime | None:
+def expiry(pair: KeyPair) -> datetime | None:
     """When a certificate ends; None when nobody can serve with the pair."""
     try:
         certificate = x509.load_pem_x509_certificate(pair.certificate.encode())
@@ -75,7 +77,7 @@ def end(pair: KeyPair) -> datetime | None:
     return certificate.not_valid_after_utc
 
 
-def fits(pair: KeyPair, host: str, authorities: tuple[str, ...]) -> bool:
+def is_valid_for(pair: KeyPair, host: str, authorities: tuple[str, ...]) -> bool:
     """The certificate is for that name, and one of the authorities signed it."""
     certificate = x509.load_pem_x509_certificate(pair.certificate.encode())
     try:
@@ -83,28 +85,32 @@ def fits(pair: KeyPair, host: str, authorities: tuple[str, ...]) -> bool:
     except x509.ExtensionNotFound:
         return False
     return host in names.get_values_for_type(x509.DNSName) and any(
-        _signed(certificate, authority) for authority in authorities
+        _is_signed_by(certificate, authority) for authority in authorities
     )
 
 
-def authorities(bundle: str) -> tuple[str, ...]:
+def split_bundle(bundle: str) -> tuple[str, ...]:
     """The single certificates of a bundle."""
-    return tuple(f"{text.strip()}\n" for text in _ONE.findall(bundle))
+    return tuple(f"{text.strip()}\n" for text in _CERTIFICATE_PEM.findall(bundle))
 
 
-def alive(authorities: tuple[str, ...], at: datetime) -> tuple[str, ...]:
+def unexpired(authorities: tuple[str, ...], at: datetime) -> tuple[str, ...]:
     """Those that can be read and did not end yet."""
-    return tuple(one for one in authorities if (ends := _end(one)) is not None and ends > at)
+    return tuple(
+        authority
+        for authority in authorities
+        if (expires := _not_after(authority)) is not None and expires > at
+    )
 
 
-def _end(certificate: str) -> datetime | None:
+def _not_after(certificate: str) -> datetime | None:
     try:
         return x509.load_pem_x509_certificate(certificate.encode()).not_valid_after_utc
     except ValueError:
         return None
 
 
-def _signed(certificate: x509.Certificate, authority: str) -> bool:
+def _is_signed_by(certificate: x509.Certificate, authority: str) -> bool:
     try:
         certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(authority.encode()))
     except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
@@ -115,22 +121,22 @@ def _signed(certificate: x509.Certificate, authority: str) -> bool:
 def _builder(
     subject: x509.Name,
     issuer: x509.Name,
-    key: ec.EllipticCurvePublicKey,
+    public_key: ec.EllipticCurvePublicKey,
     at: datetime,
-    life: timedelta,
+    lifetime: timedelta,
 ) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
-        .public_key(key)
+        .public_key(public_key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(at - _SKEW)
-        .not_valid_after(at + life)
+        .not_valid_before(at - _CLOCK_SKEW)
+        .not_valid_after(at + lifetime)
     )
 
 
-def _usage(*, signs: bool) -> x509.KeyUsage:
+def _key_usage(*, signs: bool) -> x509.KeyUsage:
     return x509.KeyUsage(
         digital_signature=not signs,
         key_cert_sign=signs,

@@ -17,27 +17,27 @@ from tessera.ports import Clock, ClusterError
 LEASE_DURATION = 15.0
 RENEW_DEADLINE = 10.0
 RETRY_PERIOD = 2.0
-_HURRY = 0.5
+_RENEW_RETRY_PERIOD = 0.5
 """Between attempts of a leader who failed to renew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Watched:
+class ObservedLease:
     """A state of the lease, and since when (monotonic seconds) it has not changed."""
 
     version: str
-    since: float
+    observed_at: float
 
 
-def may_take(spec: dict[str, Any], identity: str, watched: Watched, now: float) -> bool:
+def can_acquire(spec: dict[str, Any], identity: str, observed: ObservedLease, now: float) -> bool:
     """May `identity` write itself into the lease? `watched` is how long it has stood still."""
     holder = spec.get("holderIdentity")
     if not holder or holder == identity:
         return True
-    return now - watched.since > float(spec.get("leaseDurationSeconds", LEASE_DURATION))
+    return now - observed.observed_at > float(spec.get("leaseDurationSeconds", LEASE_DURATION))
 
 
-class Election:
+class LeaderElector:
     """Takes part in the election until cancelled."""
 
     def __init__(
@@ -57,51 +57,53 @@ class Election:
         self._identity = identity
         self._clock = clock
         self._monotonic = monotonic
-        self._watched: Watched | None = None
+        self._observed: ObservedLease | None = None
         self._valid_until = float("-inf")
         self.elected = asyncio.Event()
         """Set when this process leads for the first time."""
 
-    def leading(self) -> bool:
+    def is_leader(self) -> bool:
         """May this process write right now?"""
         return self._monotonic() < self._valid_until
 
     async def run(self) -> None:
         """Keep trying; returns when leadership was held and lost."""
         while True:
-            renewed = await self.attempt()
-            if not renewed and self.elected.is_set() and not self.leading():
+            renewed = await self.try_acquire_or_renew()
+            if not renewed and self.elected.is_set() and not self.is_leader():
                 return
-            await asyncio.sleep(_HURRY if self.leading() and not renewed else RETRY_PERIOD)
+            await asyncio.sleep(
+                _RENEW_RETRY_PERIOD if self.is_leader() and not renewed else RETRY_PERIOD
+            )
 
-    async def attempt(self) -> bool:
+    async def try_acquire_or_renew(self) -> bool:
         """Try once to take or renew the lease. A hanging API server counts as a failure.
 
         A leader waits for at most half of the time that is left to it, so that one request without
         an answer does not cost the leadership.
         """
-        begun = self._monotonic()
-        left = self._valid_until - begun if self.leading() else RENEW_DEADLINE
+        started = self._monotonic()
+        remaining = self._valid_until - started if self.is_leader() else RENEW_DEADLINE
         try:
-            async with asyncio.timeout(left / 2):
-                renewed = await self._try()
+            async with asyncio.timeout(remaining / 2):
+                renewed = await self._acquire_or_renew()
         except (ClusterError, TimeoutError):
             return False
         if renewed:
-            self._valid_until = begun + RENEW_DEADLINE
+            self._valid_until = started + RENEW_DEADLINE
             self.elected.set()
         return renewed
 
     async def release(self) -> None:
         """Let somebody else lead at once."""
-        if not self.leading():
+        if not self.is_leader():
             return
         self._valid_until = float("-inf")
         status, lease = await self._cluster.request("GET", f"{self._path}/{self._name}")
         if status == HTTPStatus.OK and lease["spec"].get("holderIdentity") == self._identity:
-            await self._put(lease, holder="")
+            await self._replace(lease, holder="")
 
-    async def _try(self) -> bool:
+    async def _acquire_or_renew(self) -> bool:
         status, lease = await self._cluster.request("GET", f"{self._path}/{self._name}")
         if status == HTTPStatus.NOT_FOUND:
             status, _ = await self._cluster.request("POST", self._path, body=self._lease())
@@ -109,18 +111,18 @@ class Election:
         if status != HTTPStatus.OK:
             return False
         version, now = lease["metadata"]["resourceVersion"], self._monotonic()
-        if self._watched is None or self._watched.version != version:
-            self._watched = Watched(version=version, since=now)
-        if not may_take(lease.get("spec", {}), self._identity, self._watched, now):
+        if self._observed is None or self._observed.version != version:
+            self._observed = ObservedLease(version=version, observed_at=now)
+        if not can_acquire(lease.get("spec", {}), self._identity, self._observed, now):
             return False
-        return await self._put(lease, holder=self._identity)
+        return await self._replace(lease, holder=self._identity)
 
-    async def _put(self, lease: dict[str, Any], holder: str) -> bool:
+    async def _replace(self, lease: dict[str, Any], holder: str) -> bool:
         """Replace exactly the lease that was read; a race is lost by the second writer."""
-        before = lease.get("spec", {})
-        spec = self._spec(holder) | {"leaseTransitions": before.get("leaseTransitions", 0)}
-        if before.get("holderIdentity") == holder:
-            spec["acquireTime"] = before.get("acquireTime", spec["acquireTime"])
+        previous = lease.get("spec", {})
+        spec = self._spec(holder) | {"leaseTransitions": previous.get("leaseTransitions", 0)}
+        if previous.get("holderIdentity") == holder:
+            spec["acquireTime"] = previous.get("acquireTime", spec["acquireTime"])
         else:
             spec["leaseTransitions"] += 1
         path = f"{self._path}/{self._name}"

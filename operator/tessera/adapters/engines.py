@@ -8,27 +8,27 @@ from http import HTTPStatus
 
 import aiohttp
 
-from tessera.domain.batch.reports import Shown, shown
+from tessera.domain.batch.reports import RunnerProgress, runner_progress
 from tessera.domain.model.reports import FetchProgress, parse_report
 
 _CONNECT_SECONDS = 3
-_MOST_BYTES = 64 * 1024
+_MAX_BYTES = 64 * 1024
 """Pods belong to tenants; whatever they send, no more of it is read."""
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class EngineTimeouts:
     """For how long an answer is waited for, from the first byte sent to the last one read."""
 
-    ask_seconds: float = 30
+    completion_seconds: float = 30
     load_seconds: float = 3
 
 
 class HttpEngines:
     """`Engines` over HTTP."""
 
-    def __init__(self, limits: Limits = Limits()) -> None:
-        self._limits = limits
+    def __init__(self, timeouts: EngineTimeouts = EngineTimeouts()) -> None:
+        self._timeouts = timeouts
         self._session = aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
             headers={"Accept-Encoding": "identity"},
@@ -44,7 +44,7 @@ class HttpEngines:
         url = f"{base}/v1/completions"
         body = {"model": model, "prompt": "1", "max_tokens": 1, "priority": -1}
         try:
-            status, answer = await self._read("POST", url, self._limits.ask_seconds, body)
+            status, answer = await self._read("POST", url, self._timeouts.completion_seconds, body)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return f"POST {url}: {type(error).__name__} {error}".strip()
         text = answer[:300].decode(errors="replace")
@@ -59,7 +59,7 @@ class HttpEngines:
     async def in_flight(self, address: str) -> int | None:
         url = f"http://{address}/load"
         try:
-            _, answer = await self._read("GET", url, self._limits.load_seconds)
+            _, answer = await self._read("GET", url, self._timeouts.load_seconds)
             return int(json.loads(answer)["server_load"])
         except (
             aiohttp.ClientError,
@@ -73,17 +73,17 @@ class HttpEngines:
         ):
             return None
 
-    async def progress(self, address: str) -> Shown | None:
-        return shown(await self._progress(address))
+    async def progress(self, address: str) -> RunnerProgress | None:
+        return runner_progress(await self._read_progress(address))
 
     async def fetch_progress(self, address: str) -> FetchProgress | None:
-        return parse_report(FetchProgress, await self._progress(address))
+        return parse_report(FetchProgress, await self._read_progress(address))
 
-    async def _progress(self, address: str) -> bytes:
+    async def _read_progress(self, address: str) -> bytes:
         """What stands at `/progress`; nothing when it cannot be read."""
         url = f"http://{address}/progress"
         try:
-            _, answer = await self._read("GET", url, self._limits.load_seconds)
+            _, answer = await self._read("GET", url, self._timeouts.load_seconds)
         except (aiohttp.ClientError, TimeoutError, OSError):
             return b""
         return answer
@@ -92,13 +92,13 @@ class HttpEngines:
         self, method: str, url: str, seconds: float, body: Mapping[str, object] | None = None
     ) -> tuple[int, bytes]:
         """The status and the beginning of the body, as sent: what is packed is not unpacked."""
-        found = bytearray()
+        content = bytearray()
         async with (
             asyncio.timeout(seconds),
             self._session.request(method, url, json=body, allow_redirects=False) as answer,
         ):
             async for part in answer.content.iter_any():
-                found += part
-                if len(found) > _MOST_BYTES:
+                content += part
+                if len(content) > _MAX_BYTES:
                     break
-            return answer.status, bytes(found[:_MOST_BYTES])
+            return answer.status, bytes(content[:_MAX_BYTES])

@@ -20,7 +20,7 @@ class KubeFence:
     def __init__(self, cluster: KubeCluster, namespace: str, name: str, uid: str) -> None:
         self._cluster = cluster
         self._path = f"/apis/{API_VERSION}/namespaces/{namespace}/{_PLURAL}/{name}"
-        self._told = f"BatchInference {namespace}/{name}"
+        self._description = f"BatchInference {namespace}/{name}"
         self._uid = uid
 
     async def current(self) -> int | None:
@@ -31,12 +31,12 @@ class KubeFence:
             log.warning("%s", error)
             return None
         if status == HTTPStatus.NOT_FOUND:
-            raise NotFoundError(f"{self._told} is gone")
+            raise NotFoundError(f"{self._description} is gone")
         if status != HTTPStatus.OK:
-            log.warning("get %s: %s %.300s", self._told, status, body)
+            log.warning("get %s: %s %.300s", self._description, status, body)
             return None
         if body["metadata"]["uid"] != self._uid:
-            raise NotFoundError(f"{self._told} is another object now")
+            raise NotFoundError(f"{self._description} is another object now")
         number = body.get("status", {}).get("attempt", {}).get("number")
         return number if isinstance(number, int) else None
 

@@ -12,8 +12,8 @@ from tessera.api.recipe import Platform
 from tessera.domain.reasons import RevisionReason
 from tessera.domain.snapshot import Resolution, RevisionQuery
 
-PUBLIC = "https://huggingface.co"
-_MOST_BYTES = 4 * 2**20
+PUBLIC_ENDPOINT = "https://huggingface.co"
+_MAX_BYTES = 4 * 2**20
 """The answer lists all files of a model."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _REASONS: Mapping[int, RevisionReason] = {
@@ -27,7 +27,7 @@ class HttpHub:
     """`Hub` over HTTP: the public one, or the mirror of the platform."""
 
     def __init__(self, platform: Platform, seconds: float = 5) -> None:
-        self._base = (platform.hub_endpoint or PUBLIC).rstrip("/")
+        self._base = (platform.hub_endpoint or PUBLIC_ENDPOINT).rstrip("/")
         self._seconds = seconds
         self._client = httpx.AsyncClient(
             trust_env=False,
@@ -45,8 +45,8 @@ class HttpHub:
         try:
             status, body = await self._read(f"{self._base}{path}")
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
-            told = f"GET {path}: {type(error).__name__} {error}".strip()
-            return Resolution(None, RevisionReason.HUB_UNREACHABLE, told)
+            message = f"GET {path}: {type(error).__name__} {error}".strip()
+            return Resolution(None, RevisionReason.HUB_UNREACHABLE, message)
         if status != httpx.codes.OK:
             reason = _REASONS.get(status, RevisionReason.HUB_UNREACHABLE)
             return Resolution(None, reason, f"GET {path}: {status}")
@@ -55,22 +55,24 @@ class HttpHub:
             return Resolution(
                 None, RevisionReason.HUB_UNREACHABLE, f"GET {path}: no commit in the answer"
             )
-        told = f"{question.revision} of {question.repository} was {commit} when the hub was asked"
-        return Resolution(commit, RevisionReason.REVISION_RESOLVED, told)
+        message = (
+            f"{question.revision} of {question.repository} was {commit} when the hub was asked"
+        )
+        return Resolution(commit, RevisionReason.REVISION_RESOLVED, message)
 
     async def _read(self, url: str) -> tuple[int, bytes]:
-        found = bytearray()
+        content = bytearray()
         async with asyncio.timeout(self._seconds), self._client.stream("GET", url) as answer:
             async for part in answer.aiter_bytes():
-                found += part
-                if len(found) > _MOST_BYTES:
+                content += part
+                if len(content) > _MAX_BYTES:
                     break
-            return answer.status_code, bytes(found)
+            return answer.status_code, bytes(content)
 
 
 def _commit(body: bytes) -> str | None:
     try:
-        found = json.loads(body)["sha"]
+        commit = json.loads(body)["sha"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    return found if isinstance(found, str) and _COMMIT.fullmatch(found) else None
+    return commit if isinstance(commit, str) and _COMMIT.fullmatch(commit) else None

@@ -35,27 +35,27 @@ from tessera.ports import (
     ResourceExpiredError,
     WatchEvent,
 )
-from tessera.resources.kinds import DEPLOYMENTS, NODES, PODS, Kind
-from tessera.resources.manifest import Key, Manifest
+from tessera.resources.kinds import DEPLOYMENTS, NODES, PODS, ApiResource
+from tessera.resources.manifest import ObjectKey, ObjectManifest
 
 log = logging.getLogger("tessera")
 
 _TIMEOUT_SECONDS = 5
 """Not longer than a leader that lost touch may still believe in itself: see the election. All
 repetitions of a request that the server asked for lie within it."""
-_AT_ONCE = 20
+_MAX_CONNECTIONS = 20
 """Connections at most: the writes of a turn, and beside them the election and listings."""
-_BUSY = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
-_CHUNK = 500
+_RETRYABLE_STATUSES = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+_PAGE_SIZE = 500
 _WATCH_SECONDS = 300
-_SILENCE_SECONDS = 90
+_WATCH_IDLE_SECONDS = 90
 """The API server sends a bookmark every minute; a watch that is silent for longer is dead."""
-_OWN = 4096
+_MAX_OWN_VERSIONS = 4096
 """So many writes may be ahead of their events."""
-_VERSION = re.compile(rb'"resourceVersion":"(\d+)"')
-_APPLY = "application/apply-patch+yaml"
-_MERGE = "application/merge-patch+json"
-_TRIES = 5
+_RESOURCE_VERSION = re.compile(rb'"resourceVersion":"(\d+)"')
+_APPLY_PATCH = "application/apply-patch+yaml"
+_MERGE_PATCH = "application/merge-patch+json"
+_MAX_ATTEMPTS = 5
 """Of a write that somebody else's write came between."""
 
 
@@ -71,7 +71,7 @@ class Connection(Configuration):
 
     def __init__(self) -> None:
         super().__init__()
-        self.connection_pool_maxsize = _AT_ONCE
+        self.connection_pool_maxsize = _MAX_CONNECTIONS
         # Looking for a proxy in the environment takes a third of the time of a request.
         self.client_session_kwargs = {"trust_env": bool(getproxies())}
 
@@ -86,19 +86,19 @@ async def connect(kubeconfig: str | None, context: str | None = None) -> Connect
 
     ClusterError when there is none, or it cannot be used.
     """
-    told = Connection()
+    connection = Connection()
     try:
         if kubeconfig:
             loader = await config.load_kube_config(  # type: ignore[no-untyped-call]  # half typed package
-                config_file=kubeconfig, context=context, client_configuration=told
+                config_file=kubeconfig, context=context, client_configuration=connection
             )
-            found = loader.current_context["context"]
-            told.namespace = found.get("namespace") or told.namespace
+            current_context = loader.current_context["context"]
+            connection.namespace = current_context.get("namespace") or connection.namespace
         else:
-            config.load_incluster_config(client_configuration=told)  # type: ignore[no-untyped-call]  # same
+            config.load_incluster_config(client_configuration=connection)  # type: ignore[no-untyped-call]  # same
     except (config.ConfigException, yaml.YAMLError, OSError, ValueError) as error:
         raise ClusterError(f"{kubeconfig or 'the ServiceAccount'}: {error}") from error
-    return told
+    return connection
 
 
 class KubeCluster:
@@ -108,8 +108,8 @@ class KubeCluster:
         self,
         connection: Connection,
         namespaces: tuple[str, ...] = (),
-        home: str | None = None,
-        silence_seconds: float = _SILENCE_SECONDS,
+        operator_namespace: str | None = None,
+        idle_seconds: float = _WATCH_IDLE_SECONDS,
     ) -> None:
         """With `namespaces` only these are listed; cluster-scoped kinds are listed anyway, and
         those that stand at home are listed there alone.
@@ -118,13 +118,13 @@ class KubeCluster:
         """
         self._api = ApiClient(connection)
         self._namespaces = namespaces
-        self._home = home
-        self._watches = ApiClient(_unlimited(connection))
+        self._operator_namespace = operator_namespace
+        self._watches = ApiClient(_without_pool_limit(connection))
         """Streams would take all connections for themselves."""
-        self._patience = aiohttp.ClientTimeout(total=None, sock_read=silence_seconds)
-        self._own: dict[int, None] = {}
+        self._watch_timeout = aiohttp.ClientTimeout(total=None, sock_read=idle_seconds)
+        self._own_versions: dict[int, None] = {}
         """Versions that our own writes were answered with, and whose events are still to come."""
-        self._not_before: dict[tuple[str, str], float] = {}
+        self._retry_not_before: dict[tuple[str, str], float] = {}
         """What the server asked to wait for, in the seconds of the event loop."""
 
     async def close(self) -> None:
@@ -133,11 +133,11 @@ class KubeCluster:
         for _ in range(2):
             await asyncio.sleep(0)  # connections that were cut end in the next rounds of the loop
 
-    async def list(self, kind: Kind) -> ObjectList | None:
+    async def list(self, kind: ApiResource) -> ObjectList | None:
         scopes = self.scopes(kind)
-        if kind.home or scopes == (None,):
+        if kind.in_operator_namespace or scopes == (None,):
             return await self._list(kind, scopes[0])
-        found: list[ObjectList] = []
+        listings: list[ObjectList] = []
         for namespace in scopes:
             try:
                 listing = await self._list(kind, namespace)
@@ -147,18 +147,18 @@ class KubeCluster:
                 continue
             if listing is None:
                 return None
-            found.append(listing)
-        if not found:
+            listings.append(listing)
+        if not listings:
             raise ClusterError(f"list {kind.plural}: forbidden in all named namespaces")
         return ObjectList(
-            tuple(seen for listing in found for seen in listing.items),
+            tuple(observed for listing in listings for observed in listing.items),
             # The oldest of the versions: what events brought after it must not be undone.
-            min(listing.version for listing in found),
+            min(listing.version for listing in listings),
         )
 
-    async def _list(self, kind: Kind, namespace: str | None) -> ObjectList | None:
-        found: list[ClusterObject] = []
-        query = {"limit": str(_CHUNK)}
+    async def _list(self, kind: ApiResource, namespace: str | None) -> ObjectList | None:
+        objects: list[ClusterObject] = []
+        query = {"limit": str(_PAGE_SIZE)}
         if kind.selector:
             query["labelSelector"] = kind.selector
         while True:
@@ -166,23 +166,23 @@ class KubeCluster:
             if status == HTTPStatus.NOT_FOUND:
                 return None
             if status == HTTPStatus.GONE and query.pop("continue", ""):
-                found.clear()  # the listing took so long that its version is forgotten
+                objects.clear()  # the listing took so long that its version is forgotten
                 continue
             if status == HTTPStatus.FORBIDDEN:
                 raise _ForbiddenError(f"list {kind.plural}: {status} {body.get('message', '')}")
-            _must(status, body, f"list {kind.plural}")
-            found += [wire.seen(kind, item) for item in body["items"]]
+            _raise_for_status(status, body, f"list {kind.plural}")
+            objects += [wire.parse_object(kind, item) for item in body["items"]]
             query["continue"] = body["metadata"].get("continue", "")
             if not query["continue"]:
-                return ObjectList(tuple(found), int(body["metadata"].get("resourceVersion", 0)))
+                return ObjectList(tuple(objects), int(body["metadata"].get("resourceVersion", 0)))
 
-    def scopes(self, kind: Kind) -> Sequence[str | None]:
-        if kind.home:
-            return (self._home,)
+    def scopes(self, kind: ApiResource) -> Sequence[str | None]:
+        if kind.in_operator_namespace:
+            return (self._operator_namespace,)
         return self._namespaces if kind.namespaced and self._namespaces else (None,)
 
     async def watch(
-        self, kind: Kind, version: int, scope: str | None = None, *, name: str | None = None
+        self, kind: ApiResource, version: int, scope: str | None = None, *, name: str | None = None
     ) -> AsyncGenerator[WatchEvent, None]:
         query = {
             "watch": "true",
@@ -196,58 +196,65 @@ class KubeCluster:
             query["fieldSelector"] = f"metadata.name={name}"
         try:
             async with asyncio.timeout(_TIMEOUT_SECONDS):
-                ask = _Ask("GET", kind.path(scope), query)
-                answer = await _sent(self._watches, ask, self._patience)
+                request = _ApiRequest("GET", kind.path(scope), query)
+                answer = await _send(self._watches, request, self._watch_timeout)
             with contextlib.closing(answer.response):
                 if answer.status != HTTPStatus.OK:
-                    raise _broken(kind, answer.status, _decoded(await answer.response.read()))
+                    raise _watch_error(kind, answer.status, _decode(await answer.response.read()))
                 async for line in _lines(answer.response.content):
-                    yield self._known(line) or _change(kind, from_json(line))
+                    yield self._own_change(line) or _to_change(kind, from_json(line))
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            told = str(error) or type(error).__name__
-            raise ClusterError(f"watch {kind.plural}: {told}") from error
+            message = str(error) or type(error).__name__
+            raise ClusterError(f"watch {kind.plural}: {message}") from error
 
-    async def apply(self, manifest: Manifest, *, subresource: str | None = None) -> ClusterObject:
+    async def apply(
+        self, manifest: ObjectManifest, *, subresource: str | None = None
+    ) -> ClusterObject:
         status, body = await self._apply(manifest, subresource, force=False)
         if status == HTTPStatus.CONFLICT:
-            managers = await self._managers(manifest)
+            managers = await self._field_managers(manifest)
             if FIELD_MANAGER not in managers:
                 raise ClusterError(
-                    f"{manifest.key.told()} exists already and was made by "
+                    f"{manifest.key.describe()} exists already and was made by "
                     f"{', '.join(sorted(managers))}; rename it or the InferenceService"
                 )
             status, body = await self._apply(manifest, subresource, force=True)
         refused = status == HTTPStatus.UNPROCESSABLE_ENTITY
-        if refused and FIELD_MANAGER in await self._managers(manifest):
+        if refused and FIELD_MANAGER in await self._field_managers(manifest):
             status, body = await self._replace(manifest, subresource)
         if subresource is not None and status == HTTPStatus.NOT_FOUND:
-            raise NotFoundError(f"{manifest.key.told()} is gone")
-        if _without_namespace(status, body):
-            raise NotFoundError(f"{manifest.key.told()}: its namespace is going or gone")
-        _must(status, body, f"apply {manifest.key.told()}")
-        seen = wire.seen(manifest.kind, body)
-        self._answered_with(seen.version)
-        return seen
+            raise NotFoundError(f"{manifest.key.describe()} is gone")
+        if _is_namespace_gone(status, body):
+            raise NotFoundError(f"{manifest.key.describe()}: its namespace is going or gone")
+        _raise_for_status(status, body, f"apply {manifest.key.describe()}")
+        observed = wire.parse_object(manifest.kind, body)
+        self._remember_version(observed.version)
+        return observed
 
-    def _answered_with(self, version: int) -> None:
-        self._own[version] = None
-        if len(self._own) > _OWN:
-            del self._own[next(iter(self._own))]
+    def _remember_version(self, version: int) -> None:
+        self._own_versions[version] = None
+        if len(self._own_versions) > _MAX_OWN_VERSIONS:
+            del self._own_versions[next(iter(self._own_versions))]
 
-    def _known(self, line: bytes) -> WatchEvent | None:
+    def _own_change(self, line: bytes) -> WatchEvent | None:
         """The event of a write of our own, whose answer told the same; half of all events are.
 
         It is not even decoded. An object's own version comes first in its JSON.
         """
-        found = _VERSION.search(line)
-        version = int(found[1]) if found else 0
-        if version not in self._own:
+        version_match = _RESOURCE_VERSION.search(line)
+        version = int(version_match[1]) if version_match else 0
+        if version not in self._own_versions:
             return None
-        del self._own[version]
+        del self._own_versions[version]
         return WatchEvent(version=version)
 
     async def delete(
-        self, kind: Kind, key: Key, *, uid: str | None = None, grace_seconds: int | None = None
+        self,
+        kind: ApiResource,
+        key: ObjectKey,
+        *,
+        uid: str | None = None,
+        grace_seconds: int | None = None,
     ) -> None:
         options: dict[str, Any] = {"propagationPolicy": "Background"}
         if uid is not None:
@@ -256,40 +263,40 @@ class KubeCluster:
             options["gracePeriodSeconds"] = grace_seconds
         path = kind.path(key.namespace, key.name)
         status, body = await self.request("DELETE", path, body=options)
-        other = uid is not None and status == HTTPStatus.CONFLICT
-        if status != HTTPStatus.NOT_FOUND and not other:
-            _must(status, body, f"delete {key.told()}")
+        uid_conflict = uid is not None and status == HTTPStatus.CONFLICT
+        if status != HTTPStatus.NOT_FOUND and not uid_conflict:
+            _raise_for_status(status, body, f"delete {key.describe()}")
 
     async def patch_node(
         self, node: str, labels: Mapping[str, str | None], taints: Mapping[str, bool]
     ) -> ClusterObject:
         path, query = NODES.path(None, node), {"fieldManager": FIELD_MANAGER}
-        for _ in range(_TRIES):
+        for _ in range(_MAX_ATTEMPTS):
             status, live = await self.request("GET", path)
             if status == HTTPStatus.NOT_FOUND:
                 raise NotFoundError(f"node {node} is gone")
-            _must(status, live, f"get node {node}")
-            change = wire.marked(live, labels, taints)
-            if change is None:
-                return wire.seen(NODES, live)
-            status, body = await self.request("PATCH", path, query, change, _MERGE)
+            _raise_for_status(status, live, f"get node {node}")
+            patch = wire.node_patch(live, labels, taints)
+            if patch is None:
+                return wire.parse_object(NODES, live)
+            status, body = await self.request("PATCH", path, query, patch, _MERGE_PATCH)
             if status != HTTPStatus.CONFLICT:
                 break
-        _must(status, body, f"mark node {node}")
-        seen = wire.seen(NODES, body)
-        self._answered_with(seen.version)
-        return seen
+        _raise_for_status(status, body, f"mark node {node}")
+        observed = wire.parse_object(NODES, body)
+        self._remember_version(observed.version)
+        return observed
 
     async def scale(self, deployment: Ref, replicas: int) -> ClusterObject:
         path = DEPLOYMENTS.path(deployment.namespace, deployment.name)
-        query, change = {"fieldManager": FIELD_MANAGER}, {"spec": {"replicas": replicas}}
-        status, body = await self.request("PATCH", path, query, change, _MERGE)
+        query, patch = {"fieldManager": FIELD_MANAGER}, {"spec": {"replicas": replicas}}
+        status, body = await self.request("PATCH", path, query, patch, _MERGE_PATCH)
         if status == HTTPStatus.NOT_FOUND:
             raise NotFoundError(f"deployment {deployment} is gone")
-        _must(status, body, f"resize deployment {deployment}")
-        seen = wire.seen(DEPLOYMENTS, body)
-        self._answered_with(seen.version)
-        return seen
+        _raise_for_status(status, body, f"resize deployment {deployment}")
+        observed = wire.parse_object(DEPLOYMENTS, body)
+        self._remember_version(observed.version)
+        return observed
 
     async def evict(self, pod: Ref, uid: str) -> None:
         body = {
@@ -298,16 +305,16 @@ class KubeCluster:
             "metadata": {"name": pod.name, "namespace": pod.namespace},
             "deleteOptions": {"preconditions": {"uid": uid}},
         }
-        ask = _Ask("POST", f"{PODS.path(pod.namespace, pod.name)}/eviction", None, body)
+        request = _ApiRequest("POST", f"{PODS.path(pod.namespace, pod.name)}/eviction", None, body)
         # A budget that does not allow it answers as a busy server does; that is not waited for.
         deadline = asyncio.get_running_loop().time() + _TIMEOUT_SECONDS
-        status, text, _ = await self._answered(ask, deadline)
-        answer = _decoded(text)
+        status, text, _ = await self._call(request, deadline)
+        answer = _decode(text)
         if status in (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT):
             return
-        if told := _budget(answer):
-            raise DisruptionBudgetError(f"evict pod {pod}: {told}")
-        _must(status, answer, f"evict pod {pod}")
+        if message := _disruption_message(answer):
+            raise DisruptionBudgetError(f"evict pod {pod}: {message}")
+        _raise_for_status(status, answer, f"evict pod {pod}")
 
     async def request(
         self,
@@ -322,43 +329,47 @@ class KubeCluster:
         A server that is busy says after how many seconds it wants to be asked again. That is done
         where there is time; otherwise the call fails, and a later one waits its turn.
         """
-        ask = _Ask(method, path, query, body, content_type)
+        request = _ApiRequest(method, path, query, body, content_type)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _TIMEOUT_SECONDS
         while True:
-            due = self._not_before.get((method, path), 0.0)
-            if due >= deadline:
+            retry_at = self._retry_not_before.get((method, path), 0.0)
+            if retry_at >= deadline:
                 raise ClusterError(f"{method} {path}: the API server is busy and asked to wait")
-            await asyncio.sleep(max(0.0, due - loop.time()))
-            self._not_before.pop((method, path), None)
-            status, text, wait = await self._answered(ask, deadline)
-            if status not in _BUSY or wait is None:
-                return status, _decoded(text)
+            await asyncio.sleep(max(0.0, retry_at - loop.time()))
+            self._retry_not_before.pop((method, path), None)
+            status, text, wait = await self._call(request, deadline)
+            if status not in _RETRYABLE_STATUSES or wait is None:
+                return status, _decode(text)
             now = loop.time()
-            self._not_before = {key: at for key, at in self._not_before.items() if at > now}
-            self._not_before[method, path] = now + wait
+            self._retry_not_before = {
+                key: at for key, at in self._retry_not_before.items() if at > now
+            }
+            self._retry_not_before[method, path] = now + wait
 
-    async def _answered(self, ask: "_Ask", deadline: float) -> tuple[int, bytes, float | None]:
+    async def _call(
+        self, request: "_ApiRequest", deadline: float
+    ) -> tuple[int, bytes, float | None]:
         """Status, body, and the seconds to wait that the server asks for."""
         try:
             async with asyncio.timeout_at(deadline):
-                answer = await _sent(self._api, ask)
+                answer = await _send(self._api, request)
                 text: bytes = await answer.read()  # type: ignore[no-untyped-call]  # same
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            told = f"{ask.method} {ask.path}: the API server did not answer"
-            raise ClusterError(f"{told}: {str(error) or type(error).__name__}") from error
-        return answer.status, text, _seconds(answer.headers.get("Retry-After"))
+            message = f"{request.method} {request.path}: the API server did not answer"
+            raise ClusterError(f"{message}: {str(error) or type(error).__name__}") from error
+        return answer.status, text, _retry_seconds(answer.headers.get("Retry-After"))
 
     async def _apply(
-        self, manifest: Manifest, subresource: str | None, *, force: bool
+        self, manifest: ObjectManifest, subresource: str | None, *, force: bool
     ) -> tuple[int, Any]:
         path = manifest.kind.path(manifest.namespace, manifest.name)
         query = {"fieldManager": FIELD_MANAGER, "force": str(force).lower()}
         if subresource:
             path = f"{path}/{subresource}"
-        return await self.request("PATCH", path, query, manifest.body, _APPLY)
+        return await self.request("PATCH", path, query, manifest.body, _APPLY_PATCH)
 
-    async def _replace(self, manifest: Manifest, subresource: str | None) -> tuple[int, Any]:
+    async def _replace(self, manifest: ObjectManifest, subresource: str | None) -> tuple[int, Any]:
         """Put our lists in the place of what others made of them, then apply.
 
         Somebody who renames an item of a list leaves a foreign item behind; where both cannot
@@ -366,25 +377,25 @@ class KubeCluster:
         """
         path = manifest.kind.path(manifest.namespace, manifest.name)
         query = {"fieldManager": FIELD_MANAGER}
-        status, body = await self.request("PATCH", path, query, manifest.body, _MERGE)
+        status, body = await self.request("PATCH", path, query, manifest.body, _MERGE_PATCH)
         if status != HTTPStatus.OK:
             return status, body
         return await self._apply(manifest, subresource, force=True)
 
-    async def _managers(self, manifest: Manifest) -> set[str]:
+    async def _field_managers(self, manifest: ObjectManifest) -> set[str]:
         """Who owns fields of the object; only what this operator made is ever taken back."""
         path = manifest.kind.path(manifest.namespace, manifest.name)
         status, body = await self.request("GET", path)
         if status == HTTPStatus.NOT_FOUND:
-            raise NotFoundError(f"{manifest.key.told()} is gone")
-        _must(status, body, f"get {manifest.key.told()}")
+            raise NotFoundError(f"{manifest.key.describe()} is gone")
+        _raise_for_status(status, body, f"get {manifest.key.describe()}")
         if manifest.body["metadata"].get("uid", body["metadata"]["uid"]) != body["metadata"]["uid"]:
-            raise NotFoundError(f"{manifest.key.told()} is another object now")
+            raise NotFoundError(f"{manifest.key.describe()} is another object now")
         return {entry["manager"] for entry in body["metadata"].get("managedFields", ())}
 
 
 @dataclass(frozen=True, slots=True)
-class _Ask:
+class _ApiRequest:
     """One request."""
 
     method: str
@@ -394,65 +405,71 @@ class _Ask:
     content_type: str = "application/json"
 
 
-async def _sent(
-    api: ApiClient, ask: _Ask, patience: aiohttp.ClientTimeout | None = None
+async def _send(
+    api: ApiClient,
+    request: _ApiRequest,
+    timeout: aiohttp.ClientTimeout | None = None,  # noqa: ASYNC109
 ) -> RESTResponse:
     """The answer as it begins."""
-    headers = {"Accept": "application/json", "Content-Type": ask.content_type}
-    url = f"{api.configuration.host}{ask.path}"
-    if ask.query:
-        url = f"{url}?{urlencode(ask.query)}"
-    await api.update_params_for_auth(headers, [], ["BearerToken"], ask.path, ask.method, ask.body)
+    headers = {"Accept": "application/json", "Content-Type": request.content_type}
+    url = f"{api.configuration.host}{request.path}"
+    if request.query:
+        url = f"{url}?{urlencode(request.query)}"
+    await api.update_params_for_auth(
+        headers, [], ["BearerToken"], request.path, request.method, request.body
+    )
     return await api.call_api(
-        ask.method, url, header_params=headers, body=ask.body, _request_timeout=patience
+        request.method, url, header_params=headers, body=request.body, _request_timeout=timeout
     )
 
 
-def _unlimited(connection: Connection) -> Connection:
-    found = copy.copy(connection)
-    found.connection_pool_maxsize = 0
-    return found
+def _without_pool_limit(connection: Connection) -> Connection:
+    unlimited = copy.copy(connection)
+    unlimited.connection_pool_maxsize = 0
+    return unlimited
 
 
 async def _lines(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:
     """Whole lines; an object may be longer than what a reader of lines takes."""
-    left = b""
+    rest = b""
     async for part in stream.iter_any():
-        *lines, left = (left + part).split(b"\n")
+        *lines, rest = (rest + part).split(b"\n")
         for line in lines:
             yield line
 
 
-def _change(kind: Kind, told: Mapping[str, Any]) -> WatchEvent:
-    body = told["object"]
-    if told["type"] == "ERROR":
-        raise _broken(kind, int(body.get("code", 0)), body)
+def _to_change(kind: ApiResource, event: Mapping[str, Any]) -> WatchEvent:
+    body = event["object"]
+    if event["type"] == "ERROR":
+        raise _watch_error(kind, int(body.get("code", 0)), body)
     version = int(body["metadata"]["resourceVersion"])
-    if told["type"] == "BOOKMARK":
+    if event["type"] == "BOOKMARK":
         return WatchEvent(version=version)
     return WatchEvent(
-        version=version, cluster_object=wire.seen(kind, body), deleted=told["type"] == "DELETED"
+        version=version,
+        cluster_object=wire.parse_object(kind, body),
+        deleted=event["type"] == "DELETED",
     )
 
 
-def _broken(kind: Kind, status: int, body: Any) -> ClusterError:
-    told = f"watch {kind.plural}: {status} {body.get('message', '')}".strip()
-    return ResourceExpiredError(told) if status == HTTPStatus.GONE else ClusterError(told)
+def _watch_error(kind: ApiResource, status: int, body: Any) -> ClusterError:
+    message = f"watch {kind.plural}: {status} {body.get('message', '')}".strip()
+    return ResourceExpiredError(message) if status == HTTPStatus.GONE else ClusterError(message)
 
 
-def _seconds(retry_after: str | None) -> float | None:
+def _retry_seconds(retry_after: str | None) -> float | None:
     """The API server sends whole seconds; a date, which others may send, is not waited for."""
     return float(retry_after) if retry_after is not None and retry_after.isdecimal() else None
 
 
-def _decoded(text: bytes) -> Any:
+def _decode(text: bytes) -> Any:
     try:
         return from_json(text)
     except ValueError:
         return {"message": text.decode(errors="replace")[:300]}
 
 
-def _without_namespace(status: int, body: Any) -> bool:
+def _is_namespace_gone(status: int, body: Any) -> bool:
     """Refused since the namespace goes, and everything in it goes with it, or is gone."""
     details = body.get("details") or {}
     if status == HTTPStatus.NOT_FOUND:
@@ -463,13 +480,15 @@ def _without_namespace(status: int, body: Any) -> bool:
     )
 
 
-def _budget(body: Any) -> str | None:
+def _disruption_message(body: Any) -> str | None:
     """What the PodDisruptionBudget says that refused an eviction."""
     causes = (body.get("details") or {}).get("causes") or ()
-    told = [cause for cause in causes if cause.get("reason") == "DisruptionBudget"]
-    return str(told[0].get("message") or body.get("message", "")) if told else None
+    budget_causes = [cause for cause in causes if cause.get("reason") == "DisruptionBudget"]
+    return (
+        str(budget_causes[0].get("message") or body.get("message", "")) if budget_causes else None
+    )
 
 
-def _must(status: int, body: Any, deed: str) -> None:
+def _raise_for_status(status: int, body: Any, operation: str) -> None:
     if status >= HTTPStatus.BAD_REQUEST:
-        raise ClusterError(f"{deed}: {status} {body.get('message', '')}".strip())
+        raise ClusterError(f"{operation}: {status} {body.get('message', '')}".strip())

@@ -10,7 +10,7 @@ from multiprocessing.process import BaseProcess
 
 from tessera.domain.mig.solver import SolverMissingError
 from tessera.domain.repartition.drawing import solve
-from tessera.domain.repartition.question import Question, Solved
+from tessera.domain.repartition.question import LayoutProblem, LayoutSolution
 from tessera.ports import LayoutPlanningError
 
 _TIMEOUT = timedelta(minutes=5)
@@ -33,7 +33,7 @@ class LayoutSolverProcess:
         """The id of the process."""
         return self._worker.pid if self._worker else None
 
-    async def solve(self, problem: Question) -> Solved:
+    async def solve(self, problem: LayoutProblem) -> LayoutSolution:
         """LayoutsError when the worker dies, takes too long or has no solver."""
         pipe = self._ensure_worker()
         try:
@@ -83,9 +83,9 @@ class LayoutSolverProcess:
         return worker.exitcode
 
 
-def _request_solution(pipe: Connection, problem: Question) -> Solved | str:
+def _request_solution(pipe: Connection, problem: LayoutProblem) -> LayoutSolution | str:
     pipe.send(problem)
-    solution: Solved | str = pipe.recv()
+    solution: LayoutSolution | str = pipe.recv()
     return solution
 
 
@@ -101,7 +101,7 @@ def _serve_requests(pipe: Connection) -> None:
         pipe.send(_solve_problem(problem))
 
 
-def _solve_problem(problem: Question) -> Solved | str:
+def _solve_problem(problem: LayoutProblem) -> LayoutSolution | str:
     try:
         return solve(problem)
     except SolverMissingError:

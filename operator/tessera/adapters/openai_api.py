@@ -9,16 +9,16 @@ from typing import Any
 
 import aiohttp
 
-from tessera.domain.bench.answers import Answer, Failure
-from tessera.domain.bench.jobs import Job
-from tessera.domain.bench.transcript import Transcript
+from tessera.domain.bench.answers import BenchResponse, RequestFailure
+from tessera.domain.bench.jobs import BenchRequest
+from tessera.domain.bench.transcript import StreamRecorder
 from tessera.ports import PortError
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
-_QUESTION_SECONDS = 10
-_MOST_BYTES = 16 * 2**20
-_MOST_LINE = 2**20
-_KEPT_SECONDS = 2
+_REQUEST_TIMEOUT_SECONDS = 10
+_MAX_BODY_BYTES = 16 * 2**20
+_MAX_LINE_BYTES = 2**20
+_KEEPALIVE_SECONDS = 2
 """Less than the five after which uvicorn closes idle connections: neither side is surprised."""
 
 
@@ -26,7 +26,7 @@ class ServerError(PortError):
     """Nobody answers."""
 
 
-class OpenAiApi:
+class OpenAiClient:
     """One server; `base` is its URL without `/v1`."""
 
     def __init__(self, base: str, api_key: str | None, timeout_seconds: float) -> None:
@@ -35,7 +35,7 @@ class OpenAiApi:
         self._session = aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=None),
             headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEPT_SECONDS),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_SECONDS),
         )
 
     @property
@@ -51,62 +51,62 @@ class OpenAiApi:
         # A key is for the server alone: redirections, which may lead elsewhere, are not followed.
         try:
             async with (
-                asyncio.timeout(_QUESTION_SECONDS),
+                asyncio.timeout(_REQUEST_TIMEOUT_SECONDS),
                 self._session.get(url, allow_redirects=False) as answer,
             ):
-                return answer.status, await _body(answer, _MOST_BYTES)
+                return answer.status, await _read_body(answer, _MAX_BODY_BYTES)
         except TimeoutError:
-            raise ServerError(f"no answer within {_QUESTION_SECONDS} s") from None
+            raise ServerError(f"no answer within {_REQUEST_TIMEOUT_SECONDS} s") from None
         except (aiohttp.ClientError, OSError, ValueError, ssl.SSLError) as error:
-            raise ServerError(_told(error)) from error
+            raise ServerError(_error_text(error)) from error
 
-    async def answer(
-        self, path: str, body: Mapping[str, Any], job: Job, due: float | None = None
-    ) -> Answer:
+    async def send(
+        self, path: str, body: Mapping[str, Any], job: BenchRequest, due: float | None = None
+    ) -> BenchResponse:
         """Send one request and read its stream; whatever happens to it is in the answer."""
-        sent = self.now
-        transcript = Transcript(job, sent if due is None else due, sent)
+        sent_at = self.now
+        transcript = StreamRecorder(job, sent_at if due is None else due, sent_at)
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 await self._stream(f"{self.base}{path}", body, transcript)
         except TimeoutError:
-            transcript.fail(Failure.TIMEOUT, f"not done after {self._timeout_seconds:g} s")
+            transcript.fail(RequestFailure.TIMEOUT, f"not done after {self._timeout_seconds:g} s")
         except aiohttp.ClientConnectorError as error:
-            transcript.fail(Failure.NO_CONNECTION, _told(error))
+            transcript.fail(RequestFailure.NO_CONNECTION, _error_text(error))
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            transcript.fail(Failure.CUT, _told(error))
-        return transcript.answer(self.now)
+            transcript.fail(RequestFailure.CUT_OFF, _error_text(error))
+        return transcript.response(self.now)
 
-    async def _stream(self, url: str, body: Mapping[str, Any], transcript: Transcript) -> None:
+    async def _stream(self, url: str, body: Mapping[str, Any], transcript: StreamRecorder) -> None:
         async with self._session.post(url, json=body, allow_redirects=False) as response:
             if response.status != HTTPStatus.OK:
-                text = (await _body(response, _MOST_LINE)).decode(errors="replace")
+                text = (await _read_body(response, _MAX_LINE_BYTES)).decode(errors="replace")
                 transcript.fail(f"Http{response.status}", text.strip())
                 return
             if not response.content_type.startswith("text/event-stream"):
-                transcript.fail(Failure.NO_STREAM, f"it sends {response.content_type}")
+                transcript.fail(RequestFailure.NO_STREAM, f"it sends {response.content_type}")
                 return
             rest = b""
             async for data in response.content.iter_any():
-                at = self.now
+                received_at = self.now
                 *lines, rest = (rest + data).split(b"\n")
                 for line in lines:
                     if line.startswith(b"data:"):
-                        transcript.event(line[5:].strip(), at)
-                if len(rest) > _MOST_LINE:
-                    transcript.fail(Failure.NO_STREAM, "a line without an end")
+                        transcript.add_event(line[5:].strip(), received_at)
+                if len(rest) > _MAX_LINE_BYTES:
+                    transcript.fail(RequestFailure.NO_STREAM, "a line without an end")
                     return
 
 
-async def _body(response: aiohttp.ClientResponse, most: int) -> bytes:
+async def _read_body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
     """All of it, up to a bound."""
-    found = bytearray()
+    content = bytearray()
     async for part in response.content.iter_any():
-        found += part
-        if len(found) >= most:
+        content += part
+        if len(content) >= max_bytes:
             break
-    return bytes(found[:most])
+    return bytes(content[:max_bytes])
 
 
-def _told(error: BaseException) -> str:
+def _error_text(error: BaseException) -> str:
     return str(error) or type(error).__name__

@@ -6,7 +6,7 @@ from typing import Any
 from tessera.adapters import wire
 from tessera.adapters.kube import KubeCluster
 from tessera.api.node_layout import NodeLayoutStatus
-from tessera.domain.repartition.facts import NodeLayout
+from tessera.domain.repartition.facts import ObservedNodeLayout
 from tessera.ports import ClusterError, NotFoundError
 from tessera.resources.kinds import NODE_LAYOUTS, NODES
 
@@ -24,13 +24,13 @@ class KubeOwnLayout:
         self._version = 0
         self._generation = 0
 
-    async def read(self) -> NodeLayout:
+    async def read(self) -> ObservedNodeLayout:
         status, body = await self._cluster.request("GET", self._path)
         if status == HTTPStatus.NOT_FOUND:
             status, body = await self._create()
         _raise_for_status(status, body, f"get NodeLayout {self._node}")
         self._version = int(body["metadata"]["resourceVersion"])
-        layout = wire.layout(body)
+        layout = wire.parse_layout(body)
         self._generation = layout.generation
         return layout
 
@@ -51,7 +51,9 @@ class KubeOwnLayout:
         async for change in self._cluster.watch(NODE_LAYOUTS, self._version, name=self._node):
             self._version = change.version
             layout = change.cluster_object.value if change.cluster_object else None
-            spec_changed = isinstance(layout, NodeLayout) and layout.generation != self._generation
+            spec_changed = (
+                isinstance(layout, ObservedNodeLayout) and layout.generation != self._generation
+            )
             if change.deleted or spec_changed:
                 return
 

@@ -8,21 +8,21 @@ SERVICE = "tessera_dev_service"
 """What a PodMonitor makes of the pod label `tessera.dev/service`."""
 VARIANT = "tessera_dev_variant"
 """Likewise, of `tessera.dev/variant`."""
-Row = Mapping[str, Any]
-_QUESTION = "tessera_question"
+QueryRow = Mapping[str, Any]
+_QUERY_LABEL = "tessera_question"
 
 
-def all_of(questions: Mapping[str, str]) -> str:
+def union_query(queries: Mapping[str, str]) -> str:
     """One question for all: each costs a few milliseconds, however short its answer is."""
     return " or ".join(
-        f'label_replace({query}, "{_QUESTION}", "{name}", "", "")'
-        for name, query in questions.items()
+        f'label_replace({query}, "{_QUERY_LABEL}", "{name}", "", "")'
+        for name, query in queries.items()
     )
 
 
-def by_question(rows: Iterable[Row]) -> Mapping[str, list[Row]]:
+def split_by_query(rows: Iterable[QueryRow]) -> Mapping[str, list[QueryRow]]:
     """The answer to each; none for one that nothing is known about."""
-    told: dict[str, list[Row]] = defaultdict(list)
+    rows_by_query: dict[str, list[QueryRow]] = defaultdict(list)
     for row in rows:
-        told[row["metric"][_QUESTION]].append(row)
-    return told
+        rows_by_query[row["metric"][_QUERY_LABEL]].append(row)
+    return rows_by_query

@@ -4,26 +4,28 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
-from tessera.adapters.prometheus_queries import SERVICE, VARIANT, Row, all_of
+from tessera.adapters.prometheus_queries import SERVICE, VARIANT, QueryRow, union_query
 from tessera.domain.snapshot import Ref, SpeedReading
 
-_OURS = f'{SERVICE}!=""'
-_BY = f"by (namespace, {SERVICE}, {VARIANT})"
+_SERVICE_MATCHER = f'{SERVICE}!=""'
+_GROUP_BY = f"by (namespace, {SERVICE}, {VARIANT})"
 _SIZES = ("kv_cache_size_tokens", "num_gpu_blocks", "block_size")
-_BUCKETS = f"rate(vllm:inter_token_latency_seconds_bucket{{{_OURS}}}[5m])"
+_BUCKETS = f"rate(vllm:inter_token_latency_seconds_bucket{{{_SERVICE_MATCHER}}}[5m])"
 
 
-def _rate(metric: str, over: str = "sum") -> str:
-    return f"{over} {_BY} (rate({metric}{{{_OURS}}}[5m]))"
+def _rate(metric: str, aggregation: str = "sum") -> str:
+    return f"{aggregation} {_GROUP_BY} (rate({metric}{{{_SERVICE_MATCHER}}}[5m]))"
 
 
 def _mean(metric: str) -> str:
-    return f"avg {_BY} (avg_over_time({metric}{{{_OURS}}}[5m]))"
+    return f"avg {_GROUP_BY} (avg_over_time({metric}{{{_SERVICE_MATCHER}}}[5m]))"
 
 
-SPEEDS = all_of(
+SPEEDS = union_query(
     {
-        "requests": f"sum {_BY} (increase(vllm:request_success_total{{{_OURS}}}[5m]))",
+        "requests": (
+            f"sum {_GROUP_BY} (increase(vllm:request_success_total{{{_SERVICE_MATCHER}}}[5m]))"
+        ),
         "tokens": _rate("vllm:generation_tokens_total"),
         "steps": _rate("vllm:iteration_tokens_total_count"),
         "worked": _rate("vllm:iteration_tokens_total_sum"),
@@ -37,60 +39,64 @@ SPEEDS = all_of(
         "read": _rate("vllm:estimated_read_bytes_per_gpu_total", "avg"),
         "written": _rate("vllm:estimated_write_bytes_per_gpu_total", "avg"),
         "cache": f"count by (namespace, {SERVICE}, {VARIANT}, {', '.join(_SIZES)}) "
-        f"(vllm:cache_config_info{{{_OURS}}})",
+        f"(vllm:cache_config_info{{{_SERVICE_MATCHER}}})",
     }
 )
 
 
-def speeds_of(told: Mapping[str, Sequence[Row]]) -> dict[Ref, tuple[SpeedReading, ...]]:
+def speeds_of(
+    rows_by_query: Mapping[str, Sequence[QueryRow]],
+) -> dict[Ref, tuple[SpeedReading, ...]]:
     """The answers -> a reading for each variant of each service, in the order of their names."""
     numbers: dict[tuple[Ref, str], dict[str, float]] = defaultdict(dict)
-    for name, rows in told.items():
+    for name, rows in rows_by_query.items():
         for row in rows if name != "cache" else ():
             numbers[_key(row)][name] = float(row["value"][1])
     caches: dict[tuple[Ref, str], list[int]] = defaultdict(list)
-    for row in told.get("cache", ()):
-        caches[_key(row)] += _tokens(row)
-    found: dict[Ref, list[SpeedReading]] = defaultdict(list)
+    for row in rows_by_query.get("cache", ()):
+        caches[_key(row)] += _cache_tokens(row)
+    readings_by_service: dict[Ref, list[SpeedReading]] = defaultdict(list)
     for key in sorted(numbers.keys() | caches.keys()):
         ref, variant = key
         reading = _reading(variant, numbers[key], min(caches[key], default=None))
-        found[ref].append(reading)
-    return {ref: tuple(readings) for ref, readings in found.items()}
+        readings_by_service[ref].append(reading)
+    return {ref: tuple(readings) for ref, readings in readings_by_service.items()}
 
 
-def _reading(variant: str, found: Mapping[str, float], kv_tokens: int | None) -> SpeedReading:
-    tokens, worked = found.get("tokens"), found.get("worked")
-    prompts = worked - tokens if worked is not None and tokens is not None else None
-    read, written = found.get("read"), found.get("written")
-    requests = found.get("requests")
-    a_second = requests / 300 if requests is not None else None
+def _reading(variant: str, values: Mapping[str, float], kv_tokens: int | None) -> SpeedReading:
+    tokens, processed_tokens = values.get("tokens"), values.get("worked")
+    prefilled_tokens = (
+        processed_tokens - tokens if processed_tokens is not None and tokens is not None else None
+    )
+    read, written = values.get("read"), values.get("written")
+    requests = values.get("requests")
+    requests_per_second = requests / 300 if requests is not None else None
     return SpeedReading(
         variant=variant or None,
         requests=requests,
         tokens_per_second=tokens,
-        sequences=_quotient(tokens, found.get("steps")),
-        prefill_tokens=_quotient(prompts, found.get("steps")),
-        prompt_tokens=_quotient(prompts, a_second),
-        itl_seconds=_quotient(found.get("gap_seconds"), found.get("gaps")),
-        median_itl_seconds=found.get("median"),
-        running=found.get("running"),
-        kv_usage=found.get("kv_usage"),
+        sequences=_quotient(tokens, values.get("steps")),
+        prefill_tokens=_quotient(prefilled_tokens, values.get("steps")),
+        prompt_tokens=_quotient(prefilled_tokens, requests_per_second),
+        itl_seconds=_quotient(values.get("gap_seconds"), values.get("gaps")),
+        median_itl_seconds=values.get("median"),
+        running=values.get("running"),
+        kv_usage=values.get("kv_usage"),
         kv_tokens=kv_tokens,
-        flops_per_second=found.get("flops"),
+        flops_per_second=values.get("flops"),
         bytes_per_second=read + written if read is not None and written is not None else None,
     )
 
 
-def _quotient(above: float | None, below: float | None) -> float | None:
+def _quotient(numerator: float | None, denominator: float | None) -> float | None:
     """None also where nothing happened."""
-    if above is None or not below:
+    if numerator is None or not denominator:
         return None
-    found = max(0.0, above) / below
-    return found if math.isfinite(found) else None
+    quotient = max(0.0, numerator) / denominator
+    return quotient if math.isfinite(quotient) else None
 
 
-def _tokens(row: Row) -> Iterator[int]:
+def _cache_tokens(row: QueryRow) -> Iterator[int]:
     """Labels are texts, and what an engine does not know is `None` in them."""
     size, blocks, block = (row["metric"].get(name, "") for name in _SIZES)
     if size.isdecimal():
@@ -99,6 +105,6 @@ def _tokens(row: Row) -> Iterator[int]:
         yield int(blocks) * int(block)
 
 
-def _key(row: Row) -> tuple[Ref, str]:
+def _key(row: QueryRow) -> tuple[Ref, str]:
     labels = row["metric"]
     return Ref(labels["namespace"], labels[SERVICE]), labels.get(VARIANT, "")

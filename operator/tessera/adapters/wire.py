@@ -24,7 +24,7 @@ from tessera.domain.batch.names import (
     BATCH_UID_LABEL,
     CHECK,
     RUNNER,
-    attempt_of,
+    parse_attempt_label,
 )
 from tessera.domain.model.facts import ModelJobRun, ObservedModelJob
 from tessera.domain.model.names import MODEL_JOB_LABEL, MODEL_JOB_SERVICE_LABEL
@@ -37,7 +37,7 @@ from tessera.domain.names import (
     UPDATE_ANNOTATION,
     VARIANT_LABEL,
 )
-from tessera.domain.repartition.facts import APPROVAL, DOWNTIME, NodeLayout
+from tessera.domain.repartition.facts import APPROVAL, DOWNTIME, ObservedNodeLayout
 from tessera.domain.snapshot import (
     BatchRun,
     Budget,
@@ -64,21 +64,21 @@ from tessera.resources.kinds import (
     PODS,
     SERVICES,
     TENANT_BUDGETS,
-    Kind,
+    ApiResource,
 )
-from tessera.resources.manifest import Key
+from tessera.resources.manifest import ObjectKey
 
 log = logging.getLogger("tessera")
 
-Wire = Mapping[str, Any]
-Model = TypeVar("Model", bound=BaseModel)
+JsonObject = Mapping[str, Any]
+ModelT = TypeVar("ModelT", bound=BaseModel)
 
 _GPU_VENDOR = "nvidia.com/"
-_OVER = ("Failed", "Succeeded")
+_TERMINAL_PHASES = ("Failed", "Succeeded")
 """Phases after which a pod does not run again."""
 
 
-def service(body: Wire) -> ObservedService | None:
+def parse_service(body: JsonObject) -> ObservedService | None:
     """An InferenceService; one that this version cannot read has a problem instead of a spec.
 
     None for one that is being deleted: what it owned is the garbage collector's.
@@ -95,14 +95,14 @@ def service(body: Wire) -> ObservedService | None:
         problem=problem,
         update=meta.get("annotations", {}).get(UPDATE_ANNOTATION),
         allows_downtime=meta.get("annotations", {}).get(DOWNTIME) == "true",
-        status=_readable(InferenceServiceStatus, body.get("status", {})),
+        status=_validate_lenient(InferenceServiceStatus, body.get("status", {})),
     )
 
 
-def pool(body: Wire) -> Pool:
+def parse_pool(body: JsonObject) -> Pool:
     """An AcceleratorPool, likewise."""
     meta = body["metadata"]
-    spec, problem = _parsed(AcceleratorPoolSpec, "acceleratorpool", body.get("spec", {}))
+    spec, problem = _validate(AcceleratorPoolSpec, "acceleratorpool", body.get("spec", {}))
     return Pool(
         name=meta["name"],
         uid=meta.get("uid", ""),
@@ -110,15 +110,15 @@ def pool(body: Wire) -> Pool:
         spec=spec,
         problem=problem,
         approved_plan=meta.get("annotations", {}).get(APPROVAL),
-        status=_readable(AcceleratorPoolStatus, body.get("status", {})),
+        status=_validate_lenient(AcceleratorPoolStatus, body.get("status", {})),
     )
 
 
-def budget(body: Wire) -> Budget:
+def parse_budget(body: JsonObject) -> Budget:
     """A TenantBudget, likewise."""
     meta = body["metadata"]
-    spec, problem = _parsed(TenantBudgetSpec, "tenantbudget", body.get("spec", {}))
-    status, _ = _parsed(TenantBudgetStatus, "tenantbudget", body.get("status", {}))
+    spec, problem = _validate(TenantBudgetSpec, "tenantbudget", body.get("spec", {}))
+    status, _ = _validate(TenantBudgetStatus, "tenantbudget", body.get("status", {}))
     return Budget(
         name=meta["name"],
         generation=meta.get("generation", 0),
@@ -129,25 +129,25 @@ def budget(body: Wire) -> Budget:
     )
 
 
-def batch(body: Wire) -> Batch | None:
+def parse_batch(body: JsonObject) -> Batch | None:
     """A BatchInference, likewise; None for one that is being deleted."""
     meta = body["metadata"]
     if "deletionTimestamp" in meta:
         return None
-    spec, problem = _parsed(BatchInferenceSpec, "batchinference", body.get("spec", {}))
-    status, _ = _parsed(BatchInferenceStatus, "batchinference", body.get("status", {}))
+    spec, problem = _validate(BatchInferenceSpec, "batchinference", body.get("spec", {}))
+    status, _ = _validate(BatchInferenceStatus, "batchinference", body.get("status", {}))
     return Batch(
         ref=_ref(meta),
         uid=meta["uid"],
         generation=meta.get("generation", 0),
-        created=_moment(meta["creationTimestamp"]),
+        created=_parse_time(meta["creationTimestamp"]),
         spec=spec,
         problem=problem,
         status=status or BatchInferenceStatus(),
     )
 
 
-def job(body: Wire) -> BatchJob | ObservedModelJob | None:
+def parse_job(body: JsonObject) -> BatchJob | ObservedModelJob | None:
     """The Job of a batch, or of an errand; None for any other."""
     meta = body["metadata"]
     labels = meta.get("labels", {})
@@ -165,26 +165,26 @@ def job(body: Wire) -> BatchJob | ObservedModelJob | None:
         ref=_ref(meta),
         batch=Ref(meta["namespace"], labels[BATCH_LABEL]),
         batch_uid=labels.get(BATCH_UID_LABEL, ""),
-        attempt=attempt_of(labels.get(ATTEMPT_LABEL, "")),
+        attempt=parse_attempt_label(labels.get(ATTEMPT_LABEL, "")),
         uid=meta["uid"],
         failed=_condition(body, "Failed").get("status") == "True",
     )
 
 
-def claim(body: Wire) -> VolumeClaim:
+def parse_claim(body: JsonObject) -> VolumeClaim:
     """A PersistentVolumeClaim."""
     spec = body.get("spec", {})
     modes = body.get("status", {}).get("accessModes") or spec.get("accessModes", ())
     return VolumeClaim(
-        modes=tuple(modes),
+        access_modes=tuple(modes),
         storage_class=spec.get("storageClassName"),
         uid=body["metadata"].get("uid", ""),
     )
 
 
-def node(body: Wire) -> Node:
+def parse_node(body: JsonObject) -> Node:
     """A node's labels, readiness and extended resources."""
-    offered = body.get("status", {}).get("allocatable", {})
+    allocatable = body.get("status", {}).get("allocatable", {})
     ready = _condition(body, "Ready").get("status") == "True"
     return Node(
         name=body["metadata"]["name"],
@@ -193,37 +193,41 @@ def node(body: Wire) -> Node:
         kubelet_ready=ready,
         taints=frozenset(taint["key"] for taint in body.get("spec", {}).get("taints", ())),
         allocatable={
-            name: _count(count) for name, count in offered.items() if name.startswith(_GPU_VENDOR)
+            name: _parse_quantity(count)
+            for name, count in allocatable.items()
+            if name.startswith(_GPU_VENDOR)
         },
     )
 
 
-def marked(body: Wire, labels: Mapping[str, str | None], taints: Mapping[str, bool]) -> Wire | None:
+def node_patch(
+    body: JsonObject, labels: Mapping[str, str | None], taints: Mapping[str, bool]
+) -> JsonObject | None:
     """The merge patch that gives a node these labels and taints; None when it has them.
 
     Taints are one list: whoever changed it since makes the patch fail by the version.
     """
     meta = body["metadata"]
     live = meta.get("labels", {})
-    different = {key: value for key, value in labels.items() if live.get(key) != value}
+    changed_labels = {key: value for key, value in labels.items() if live.get(key) != value}
     before = body.get("spec", {}).get("taints", [])
     after = [taint for taint in before if taints.get(taint["key"], True)]
-    there = {taint["key"] for taint in after}
-    wanted = sorted(key for key, carried in taints.items() if carried and key not in there)
+    existing_keys = {taint["key"] for taint in after}
+    wanted = sorted(key for key, present in taints.items() if present and key not in existing_keys)
     after += [{"key": key, "effect": "NoSchedule"} for key in wanted]
-    patch: dict[str, Any] = {"metadata": {"labels": different}} if different else {}
+    patch: dict[str, Any] = {"metadata": {"labels": changed_labels}} if changed_labels else {}
     if after != before:
         version = {"resourceVersion": meta["resourceVersion"]}
         patch = {"metadata": patch.get("metadata", {}) | version, "spec": {"taints": after}}
     return patch or None
 
 
-def layout(body: Wire) -> NodeLayout:
+def parse_layout(body: JsonObject) -> ObservedNodeLayout:
     """What an agent tells of the GPUs of its node."""
     meta = body["metadata"]
-    spec, _ = _parsed(NodeLayoutSpec, "nodelayout", body.get("spec", {}))
-    status, _ = _parsed(NodeLayoutStatus, "nodelayout", body.get("status", {}))
-    return NodeLayout(
+    spec, _ = _validate(NodeLayoutSpec, "nodelayout", body.get("spec", {}))
+    status, _ = _validate(NodeLayoutStatus, "nodelayout", body.get("status", {}))
+    return ObservedNodeLayout(
         name=meta["name"],
         generation=meta.get("generation", 0),
         spec=spec or NodeLayoutSpec(),
@@ -231,14 +235,14 @@ def layout(body: Wire) -> NodeLayout:
     )
 
 
-def pod(body: Wire) -> Pod:
+def parse_pod(body: JsonObject) -> Pod:
     """One replica."""
     meta, status = body["metadata"], body.get("status", {})
     ready, gate = _condition(body, "Ready"), _condition(body, SERVING_GATE)
     scheduled = _condition(body, "PodScheduled")
     serving = {"True": True, "False": False}.get(gate.get("status", ""))
     containers = (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ()))
-    trouble, last_words = _trouble(containers)
+    trouble, last_words = _waiting_reason(containers)
     labels = meta.get("labels", {})
     return Pod(
         ref=_ref(meta),
@@ -246,42 +250,42 @@ def pod(body: Wire) -> Pod:
         service=Ref(meta["namespace"], labels.get(SERVICE_LABEL, "")),
         variant=labels.get(VARIANT_LABEL, ""),
         template=labels.get("pod-template-hash", ""),
-        created=_moment(meta["creationTimestamp"]),
+        created=_parse_time(meta["creationTimestamp"]),
         node=body.get("spec", {}).get("nodeName"),
         devices=_devices(body.get("spec", {})),
-        bound=_since(scheduled, "True"),
-        ended=_ended(body),
+        bound=_transition_time(scheduled, "True"),
+        ended=_end_time(body),
         address=status.get("podIP"),
-        ready_since=_since(ready, "True"),
+        ready_since=_transition_time(ready, "True"),
         containers_ready=_condition(body, "ContainersReady").get("status") == "True",
         serving=serving,
-        draining_since=_since(gate, "False") if gate.get("reason") == DRAINING else None,
-        terminating="deletionTimestamp" in meta or status.get("phase") in _OVER,
+        draining_since=_transition_time(gate, "False") if gate.get("reason") == DRAINING else None,
+        terminating="deletionTimestamp" in meta or status.get("phase") in _TERMINAL_PHASES,
         deletion_cost=int(meta.get("annotations", {}).get(COST_ANNOTATION, 0)),
         unschedulable=scheduled.get("message") if scheduled.get("status") == "False" else None,
         waiting_reason=trouble,
         container_message=last_words,
-        last_exit=_exit(containers),
-        batch_run=_run(meta, status) if BATCH_LABEL in labels else None,
-        model_job_run=_errand(meta, status) if MODEL_JOB_LABEL in labels else None,
+        last_exit=_last_exit(containers),
+        batch_run=_batch_run(meta, status) if BATCH_LABEL in labels else None,
+        model_job_run=_model_job_run(meta, status) if MODEL_JOB_LABEL in labels else None,
     )
 
 
-def _errand(meta: Wire, status: Wire) -> ModelJobRun:
-    states = [one.get("state", {}) for one in status.get("containerStatuses", ())]
-    ended = next((state["terminated"] for state in states if "terminated" in state), None)
+def _model_job_run(meta: JsonObject, status: JsonObject) -> ModelJobRun:
+    states = [container.get("state", {}) for container in status.get("containerStatuses", ())]
+    terminated = next((state["terminated"] for state in states if "terminated" in state), None)
     owners = meta.get("ownerReferences", ())
     return ModelJobRun(
         service=Ref(meta["namespace"], meta["labels"].get(MODEL_JOB_SERVICE_LABEL, "")),
-        job_uid=next((one["uid"] for one in owners if one.get("controller")), ""),
-        exit_code=ended["exitCode"] if ended else None,
-        report=str(ended.get("message", "")) if ended else "",
+        job_uid=next((owner["uid"] for owner in owners if owner.get("controller")), ""),
+        exit_code=terminated["exitCode"] if terminated else None,
+        report=str(terminated.get("message", "")) if terminated else "",
     )
 
 
-def _run(meta: Wire, status: Wire) -> BatchRun:
+def _batch_run(meta: JsonObject, status: JsonObject) -> BatchRun:
     labels = meta["labels"]
-    runner: Wire = next(
+    runner: JsonObject = next(
         (
             container.get("state", {})
             for container in status.get("containerStatuses", ())
@@ -289,42 +293,42 @@ def _run(meta: Wire, status: Wire) -> BatchRun:
         ),
         {},
     )
-    ended, started = runner.get("terminated"), runner.get("running", {}).get("startedAt")
+    terminated, started = runner.get("terminated"), runner.get("running", {}).get("startedAt")
     owners = meta.get("ownerReferences", ())
     return BatchRun(
         batch=Ref(meta["namespace"], labels[BATCH_LABEL]),
         uid=labels.get(BATCH_UID_LABEL, ""),
-        attempt=attempt_of(labels.get(ATTEMPT_LABEL, "")),
-        since=_moment(started) if started else None,
-        job_uid=next((one["uid"] for one in owners if one.get("controller")), ""),
-        exit_code=ended["exitCode"] if ended else None,
-        report=str(ended.get("message", "")) if ended else "",
+        attempt=parse_attempt_label(labels.get(ATTEMPT_LABEL, "")),
+        since=_parse_time(started) if started else None,
+        job_uid=next((owner["uid"] for owner in owners if owner.get("controller")), ""),
+        exit_code=terminated["exitCode"] if terminated else None,
+        report=str(terminated.get("message", "")) if terminated else "",
         disrupted=any(
-            one.get("type") == "DisruptionTarget" and one.get("status") == "True"
-            for one in status.get("conditions", ())
+            condition.get("type") == "DisruptionTarget" and condition.get("status") == "True"
+            for condition in status.get("conditions", ())
         ),
     )
 
 
-def workload(body: Wire) -> Workload:
+def parse_workload(body: JsonObject) -> Workload:
     """The Deployment of one variant."""
     meta, status = body["metadata"], body.get("status", {})
     labels = meta.get("labels", {})
-    seen = status.get("observedGeneration", 0) >= meta.get("generation", 0)
-    newest = status.get("updatedReplicas", 0) == status.get("replicas", 0)
+    observed = status.get("observedGeneration", 0) >= meta.get("generation", 0)
+    updated = status.get("updatedReplicas", 0) == status.get("replicas", 0)
     strategy = body.get("spec", {}).get("strategy", {})
     return Workload(
         ref=_ref(meta),
         service=Ref(meta["namespace"], labels.get(SERVICE_LABEL, "")),
         variant=labels.get(VARIANT_LABEL, ""),
         replicas=body.get("spec", {}).get("replicas", 0),
-        rollout_complete=seen and newest,
-        replica_failure=_refused(body),
+        rollout_complete=observed and updated,
+        replica_failure=_replica_failure(body),
         surge=strategy.get("rollingUpdate", {}).get("maxSurge") != 0,
     )
 
 
-def front(body: Wire) -> ServiceEndpoint:
+def parse_service_endpoint(body: JsonObject) -> ServiceEndpoint:
     """The Service over the replicas."""
     meta = body["metadata"]
     address = body.get("spec", {}).get("clusterIP")
@@ -334,15 +338,15 @@ def front(body: Wire) -> ServiceEndpoint:
     )
 
 
-def owned(body: Wire) -> str | None:
+def owned_fields_digest(body: JsonObject) -> str | None:
     """Digest of the set of fields that the operator owns by apply; None when it owns nothing.
 
     A field that anybody else changes or removes leaves the set, so two equal digests mean that
     everything applied is still in place, whatever the server made of its spelling.
     """
     for entry in body["metadata"].get("managedFields", ()):
-        ours = entry.get("manager") == FIELD_MANAGER and entry.get("operation") == "Apply"
-        if ours and not entry.get("subresource"):
+        is_own_apply = entry.get("manager") == FIELD_MANAGER and entry.get("operation") == "Apply"
+        if is_own_apply and not entry.get("subresource"):
             text = json.dumps(entry.get("fieldsV1", {}), sort_keys=True)
             return hashlib.sha256(text.encode()).hexdigest()[:16]
     return None
@@ -351,76 +355,76 @@ def owned(body: Wire) -> str | None:
 @lru_cache(maxsize=4096)
 def _service_spec(text: str) -> tuple[InferenceServiceSpec | None, str | None]:
     """Events seldom bring another spec, and many services have the same."""
-    return _parsed(InferenceServiceSpec, "inferenceservice", json.loads(text))
+    return _validate(InferenceServiceSpec, "inferenceservice", json.loads(text))
 
 
-def _parsed(model: type[Model], kind: str, wire: Wire) -> tuple[Model | None, str | None]:
+def _validate(model: type[ModelT], kind: str, wire: JsonObject) -> tuple[ModelT | None, str | None]:
     try:
         return model.model_validate(wire), None
     except ValidationError as error:
-        faults = "; ".join(_fault(fault) for fault in error.errors()[:3])
+        faults = "; ".join(_format_error(fault) for fault in error.errors()[:3])
         return None, f"{faults} (kubectl explain {kind}.spec shows what may stand there)"
 
 
-def _readable(model: type[Model], wire: Wire) -> Model:
+def _validate_lenient(model: type[ModelT], wire: JsonObject) -> ModelT:
     """What can be read of a status that another version wrote: one part of it that cannot must not
     take the others along, or an upgrade would forget by what replicas were made, or which GPUs are
     being cut."""
     with contextlib.suppress(ValidationError):
         return model.model_validate(wire, extra="ignore")
-    found = {}
+    valid_parts = {}
     for part, value in wire.items():
         with contextlib.suppress(ValidationError):
             model.model_validate({part: value}, extra="ignore")
-            found[part] = value
-    return model.model_validate(found, extra="ignore")
+            valid_parts[part] = value
+    return model.model_validate(valid_parts, extra="ignore")
 
 
-def _fault(fault: Any) -> str:
+def _format_error(fault: Any) -> str:
     path = ".".join(str(part) for part in ("spec", *fault["loc"]))
     return f"{path}: {fault['msg']}"
 
 
-def _ref(meta: Wire) -> Ref:
+def _ref(meta: JsonObject) -> Ref:
     return Ref(meta["namespace"], meta["name"])
 
 
-def _moment(text: str) -> datetime:
+def _parse_time(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
-def _condition(body: Wire, kind: str) -> Wire:
-    found: Iterable[Wire] = body.get("status", {}).get("conditions", ())
-    return next((one for one in found if one.get("type") == kind), {})
+def _condition(body: JsonObject, kind: str) -> JsonObject:
+    conditions: Iterable[JsonObject] = body.get("status", {}).get("conditions", ())
+    return next((condition for condition in conditions if condition.get("type") == kind), {})
 
 
-def _since(condition: Wire, status: str) -> datetime | None:
+def _transition_time(condition: JsonObject, status: str) -> datetime | None:
     if condition.get("status") != status or not condition.get("lastTransitionTime"):
         return None
-    return _moment(condition["lastTransitionTime"])
+    return _parse_time(condition["lastTransitionTime"])
 
 
-def _devices(spec: Wire) -> Mapping[str, int]:
+def _devices(spec: JsonObject) -> Mapping[str, int]:
     """Extended resources of all containers; for these requests and limits are equal."""
-    held: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for container in (*spec.get("initContainers", ()), *spec.get("containers", ())):
         for name, count in container.get("resources", {}).get("limits", {}).items():
             if name.startswith(_GPU_VENDOR):
-                held[name] += _count(count)
-    return dict(held)
+                counts[name] += _parse_quantity(count)
+    return dict(counts)
 
 
-def _count(quantity: str) -> int:
+def _parse_quantity(quantity: str) -> int:
     """A whole number as the API server spells it: 3000 may stand there as 3k."""
     powers = {"k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
     power: int = powers.get(quantity[-1], 0)
     return int(quantity.rstrip("kMGTPE")) * int(10**power)
 
 
-def _ended(body: Wire) -> datetime | None:
+def _end_time(body: JsonObject) -> datetime | None:
     """When the last container of a pod that will not run again ended; one may never have run."""
     status = body.get("status", {})
-    if status.get("phase") not in _OVER:
+    if status.get("phase") not in _TERMINAL_PHASES:
         return None
     ends = [
         container.get("state", {}).get("terminated", {}).get("finishedAt")
@@ -433,83 +437,85 @@ def _ended(body: Wire) -> datetime | None:
         _condition(body, "PodScheduled").get("lastTransitionTime")
         or body["metadata"]["creationTimestamp"]
     )
-    return max((_moment(end) for end in ends if end), default=_moment(never_ran))
+    return max((_parse_time(end) for end in ends if end), default=_parse_time(never_ran))
 
 
-def _trouble(containers: Iterable[Wire]) -> tuple[str | None, str]:
+def _waiting_reason(containers: Iterable[JsonObject]) -> tuple[str | None, str]:
     """Why a container waits, and what its last run or the kubelet said."""
     for container in containers:
         waiting = container.get("state", {}).get("waiting", {})
-        ended = container.get("lastState", {}).get("terminated", {})
-        words = str(ended.get("message") or waiting.get("message") or "").strip()
+        terminated = container.get("lastState", {}).get("terminated", {})
+        message = str(terminated.get("message") or waiting.get("message") or "").strip()
         if waiting.get("reason") and waiting["reason"] not in (
             "ContainerCreating",
             "PodInitializing",
         ):
-            return waiting["reason"], words
+            return waiting["reason"], message
     return None, ""
 
 
-def _exit(containers: Iterable[Wire]) -> ContainerExit | None:
+def _last_exit(containers: Iterable[JsonObject]) -> ContainerExit | None:
     """How the first container that is not ready ended last."""
     for container in containers:
         states = (container.get("state", {}), container.get("lastState", {}))
-        ended = next((one["terminated"] for one in states if one.get("terminated")), None)
-        if ended is not None and not container.get("ready"):
+        terminated = next(
+            (state["terminated"] for state in states if state.get("terminated")), None
+        )
+        if terminated is not None and not container.get("ready"):
             return ContainerExit(
-                code=ended.get("exitCode", 0),
-                reason=ended.get("reason", ""),
-                log_tail=str(ended.get("message") or "").strip(),
+                code=terminated.get("exitCode", 0),
+                reason=terminated.get("reason", ""),
+                log_tail=str(terminated.get("message") or "").strip(),
             )
     return None
 
 
-def _refused(deployment: Wire) -> str | None:
+def _replica_failure(deployment: JsonObject) -> str | None:
     """Quotas and admission refuse pods to the ReplicaSet; its Deployment repeats the message."""
     failure = _condition(deployment, "ReplicaFailure")
     return failure.get("message", "") if failure.get("status") == "True" else None
 
 
-_READERS: Mapping[str, Callable[[Wire], ObjectValue | None]] = {
-    INFERENCE_SERVICES.plural: service,
-    ACCELERATOR_POOLS.plural: pool,
-    TENANT_BUDGETS.plural: budget,
-    BATCH_INFERENCES.plural: batch,
-    JOBS.plural: job,
-    CLAIMS.plural: claim,
-    NODE_LAYOUTS.plural: layout,
-    NODES.plural: node,
-    PODS.plural: pod,
-    DEPLOYMENTS.plural: workload,
-    SERVICES.plural: front,
+_PARSERS: Mapping[str, Callable[[JsonObject], ObjectValue | None]] = {
+    INFERENCE_SERVICES.plural: parse_service,
+    ACCELERATOR_POOLS.plural: parse_pool,
+    TENANT_BUDGETS.plural: parse_budget,
+    BATCH_INFERENCES.plural: parse_batch,
+    JOBS.plural: parse_job,
+    CLAIMS.plural: parse_claim,
+    NODE_LAYOUTS.plural: parse_layout,
+    NODES.plural: parse_node,
+    PODS.plural: parse_pod,
+    DEPLOYMENTS.plural: parse_workload,
+    SERVICES.plural: parse_service_endpoint,
 }
 
 
-def planned(kind: Kind) -> bool:
+def is_plan_input(kind: ApiResource) -> bool:
     """Does a plan read objects of this kind?"""
-    return kind.plural in _READERS
+    return kind.plural in _PARSERS
 
 
-def _read(kind: Kind, body: Wire) -> ObjectValue | None:
+def _parse(kind: ApiResource, body: JsonObject) -> ObjectValue | None:
     """The value; one object that nobody could foresee is left out, and the rest goes on."""
-    if kind.plural not in _READERS:
+    if kind.plural not in _PARSERS:
         return None
     try:
-        return _READERS[kind.plural](body)
+        return _PARSERS[kind.plural](body)
     except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError):
         log.exception("%s %s is left out", kind.plural, body["metadata"].get("name"))
         return None
 
 
-def seen(kind: Kind, body: Wire) -> ClusterObject:
+def parse_object(kind: ApiResource, body: JsonObject) -> ClusterObject:
     """An object of any kind that the operator knows."""
     meta = body["metadata"]
     namespace = meta.get("namespace", "")
     name = meta.get("labels", {}).get(SERVICE_LABEL)
     return ClusterObject(
-        key=Key(kind.plural, namespace, meta["name"]),
-        value=_read(kind, body),
+        key=ObjectKey(kind.plural, namespace, meta["name"]),
+        value=_parse(kind, body),
         service=Ref(namespace, name) if name else None,
-        owned_fields_digest=owned(body) if kind in CHILDREN else None,
+        owned_fields_digest=owned_fields_digest(body) if kind in CHILDREN else None,
         version=int(meta.get("resourceVersion", 0)),
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from tessera.api.node_layout import DesiredGpu, NodeLayoutStatus
 from tessera.domain.cutting import GpuProblem, InstanceOperation, gpu_status, plan_partitioning
-from tessera.domain.repartition.facts import NodeLayout
+from tessera.domain.repartition.facts import ObservedNodeLayout
 from tessera.ports import GpuError, Gpus, KubeletError, Locks, OwnLayout, PodDevices
 
 log = logging.getLogger("tessera")
@@ -54,7 +54,7 @@ class NodeAgent:
         self._layout = layout
         self._locks = locks
         self._can_partition = can_partition
-        self._cached_layout: NodeLayout | None = None
+        self._cached_layout: ObservedNodeLayout | None = None
         self._cache_valid = False
         self._backoffs: dict[str, _Backoff] = {}
         self.stop = asyncio.Event()
@@ -72,7 +72,7 @@ class NodeAgent:
             await self._layout.write(status)
         self._cached_layout = replace(layout, status=status)
 
-    async def _read_layout(self) -> NodeLayout:
+    async def _read_layout(self) -> ObservedNodeLayout:
         """Read, unless it is known to be unchanged; a turn that breaks off leaves nothing known."""
         layout, self._cached_layout = self._cached_layout, None
         if layout is None or not self._cache_valid:
@@ -80,7 +80,7 @@ class NodeAgent:
             layout = await self._layout.read()
         return layout
 
-    async def _reconcile_gpus(self, layout: NodeLayout) -> NodeLayoutStatus:
+    async def _reconcile_gpus(self, layout: ObservedNodeLayout) -> NodeLayoutStatus:
         previous = layout.status or NodeLayoutStatus()
         try:
             outcomes = await self._partition_gpus(layout) if self._can_partition else {}
@@ -109,13 +109,13 @@ class NodeAgent:
         )
 
     def _observed_generation(
-        self, layout: NodeLayout, previous: NodeLayoutStatus, *, finished: bool
+        self, layout: ObservedNodeLayout, previous: NodeLayoutStatus, *, finished: bool
     ) -> int:
         if not self._can_partition:
             return 0
         return layout.generation if finished else previous.observed_generation
 
-    async def _partition_gpus(self, layout: NodeLayout) -> dict[str, _GpuOutcome]:
+    async def _partition_gpus(self, layout: ObservedNodeLayout) -> dict[str, _GpuOutcome]:
         """By the UUID of every GPU that the spec names."""
         inventory, pods_by_device = await self._gpus.read(), await self._pods.holders()
         gpus = {gpu.uuid: gpu for gpu in inventory.gpus}
@@ -132,7 +132,7 @@ class NodeAgent:
                 outcomes[wanted.uuid] = await self._partition_gpu(wanted, layout)
         return outcomes
 
-    async def _partition_gpu(self, wanted: DesiredGpu, layout: NodeLayout) -> _GpuOutcome:
+    async def _partition_gpu(self, wanted: DesiredGpu, layout: ObservedNodeLayout) -> _GpuOutcome:
         """The GPU as it is wanted, step by step; a refusal is tried again some turns later."""
         backoff = self._backoffs.get(wanted.uuid)
         if backoff and backoff.spec != wanted:

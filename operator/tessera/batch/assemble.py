@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from tessera.batch import parts
-from tessera.batch.errors import TroubleError, storage
+from tessera.batch.errors import TransientError, storage_error
 from tessera.batch.files import sync_folder
 from tessera.batch.ledger import Ledger
-from tessera.batch.manifest import Manifest
-from tessera.batch.parts import Answered, Parts
-from tessera.batch.pulse import Pulse
-from tessera.batch.records import Sealed
+from tessera.batch.manifest import InputManifest
+from tessera.batch.parts import AnsweredEntry, AttemptParts
+from tessera.batch.pulse import WorkHeartbeat
+from tessera.batch.records import ResultFile
 
 
-class Place(NamedTuple):
+class LinePosition(NamedTuple):
     """Where the line of a row is."""
 
     attempt: int
@@ -26,7 +26,7 @@ class Place(NamedTuple):
     good: bool
 
 
-class Sink:
+class ResultSink:
     """A file of results, and what is needed to know it again."""
 
     def __init__(self, file: BinaryIO) -> None:
@@ -41,80 +41,86 @@ class Sink:
         self._bytes += len(line)
         self._rows += 1
 
-    def sealed(self, name: str) -> Sealed:
-        return Sealed(
+    def result_file(self, name: str) -> ResultFile:
+        return ResultFile(
             file=name, bytes=self._bytes, rows=self._rows, sha256=self._digest.hexdigest()
         )
 
 
 def assemble(
-    manifest: Manifest, ledger: Ledger, found: Parts, sink_of: Callable[[bool], Sink], pulse: Pulse
+    manifest: InputManifest,
+    ledger: Ledger,
+    part_files: AttemptParts,
+    sink_of: Callable[[bool], ResultSink],
+    heartbeat: WorkHeartbeat,
 ) -> None:
     """Give every row's line to the sink of the good ones or to that of the others."""
     for number, shard in enumerate(manifest.shards):
-        pulse.beat("%s of %s rows assembled", shard.first_row, manifest.rows)
+        heartbeat.beat("%s of %s rows assembled", shard.first_row, manifest.rows)
         rows = range(shard.first_row, shard.first_row + shard.rows)
         with ExitStack() as stack:
             opened = {
-                attempt: stack.enter_context(found.open(number, attempt))
+                attempt: stack.enter_context(part_files.open(number, attempt))
                 for attempt in sorted({ledger.winner(row) for row in rows} - {0})
             }
-            places: dict[int, Place] = {}
+            positions: dict[int, LinePosition] = {}
             for attempt, part in opened.items():
-                _locate(part, attempt, manifest.stamp, ledger, places)
+                _locate(part, attempt, manifest.input_id, ledger, positions)
             for row in rows:
-                if (place := places.get(row)) is None:
-                    raise TroubleError(f"the answer of row {row + 1} is gone from its part file")
-                part = opened[place.attempt]
-                part.seek(place.offset)
-                sink_of(place.good).write(part.read(place.length) + b"\n")
+                if (position := positions.get(row)) is None:
+                    raise TransientError(f"the answer of row {row + 1} is gone from its part file")
+                part = opened[position.attempt]
+                part.seek(position.offset)
+                sink_of(position.good).write(part.read(position.length) + b"\n")
 
 
-def assembled(
-    work: Path, manifest: Manifest, ledger: Ledger, name: str, pulse: Pulse
-) -> tuple[Sealed, Sealed]:
+def assemble_files(
+    work: Path, manifest: InputManifest, ledger: Ledger, name: str, heartbeat: WorkHeartbeat
+) -> tuple[ResultFile, ResultFile]:
     """New files of output and errors, on the disk; `name` is this process's own."""
     folder = work / "assembled"
     good, bad = (f"{folder.name}/{name}.{kind}.jsonl" for kind in ("output", "errors"))
     try:
         folder.mkdir(exist_ok=True)
-        with _new(work / good) as output, _new(work / bad) as errors:
-            sinks = {True: Sink(output), False: Sink(errors)}
-            assemble(manifest, ledger, parts.part_files(work), sinks.__getitem__, pulse)
+        with _new_file(work / good) as output, _new_file(work / bad) as errors:
+            sinks = {True: ResultSink(output), False: ResultSink(errors)}
+            assemble(manifest, ledger, parts.part_files(work), sinks.__getitem__, heartbeat)
         sync_folder(folder)
     except OSError as error:
-        raise storage(error, folder, "assemble the results in") from error
-    return sinks[True].sealed(good), sinks[False].sealed(bad)
+        raise storage_error(error, folder, "assemble the results in") from error
+    return sinks[True].result_file(good), sinks[False].result_file(bad)
 
 
 @contextmanager
-def _new(path: Path) -> Iterator[BinaryIO]:
+def _new_file(path: Path) -> Iterator[BinaryIO]:
     """A file that is on the disk afterwards, or gone: nobody needs half of one on a full volume."""
-    whole = False
+    complete = False
     try:
         with path.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        whole = True
+        complete = True
     finally:
-        if not whole:
+        if not complete:
             path.unlink(missing_ok=True)
 
 
 def _locate(
-    part: BinaryIO, attempt: int, stamp: str, ledger: Ledger, places: dict[int, Place]
+    part: BinaryIO, attempt: int, input_id: str, ledger: Ledger, positions: dict[int, LinePosition]
 ) -> None:
     """Find the first whole line of every row that this attempt won."""
     offset = 0
     for line in part:
-        entry = parts.read(line, stamp)
+        entry = parts.read_entry(line, input_id)
         if (
-            isinstance(entry, Answered)
-            and entry.row not in places
+            isinstance(entry, AnsweredEntry)
+            and entry.row not in positions
             and entry.row < ledger.rows
             and ledger.winner(entry.row) == attempt
         ):
-            own = parts.own_line(entry.begin, len(line))
-            places[entry.row] = Place(attempt, offset + own.start, own.stop - own.start, entry.good)
+            span = parts.own_line_span(entry.begin, len(line))
+            positions[entry.row] = LinePosition(
+                attempt, offset + span.start, span.stop - span.start, entry.good
+            )
         offset += len(line)

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from tessera.batch import lines, manifest, parts, publish, report
-from tessera.batch.errors import BatchError, RefusedError, storage
-from tessera.batch.files import place
-from tessera.batch.manifest import Manifest
-from tessera.batch.pulse import Pulse
-from tessera.batch.scan import Findings, Found, Scan, repeated, with_faults
+from tessera.batch.errors import BatchError, RefusedError, storage_error
+from tessera.batch.files import link_or_move
+from tessera.batch.manifest import InputManifest
+from tessera.batch.pulse import WorkHeartbeat
+from tessera.batch.scan import InputScan, LineFault, ScanFindings, duplicate_fault, with_faults
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Places:
+class BatchPaths:
     """The paths of a batch."""
 
     input: Path
@@ -27,50 +27,52 @@ class Places:
     work: Path
 
 
-def check(places: Places, pulse: Pulse) -> tuple[int, dict[str, Any]]:
+def check(paths: BatchPaths, heartbeat: WorkHeartbeat) -> tuple[int, dict[str, Any]]:
     """Check everything and write the manifest; the exit code and the report."""
     try:
-        _prepared(places)
-        findings, size, digest = _scanned(places.input, pulse)
+        _prepare(paths)
+        findings, size, digest = _scan_input(paths.input, heartbeat)
         if findings.fault_count:
             return RefusedError.code, _refusal(findings)
-        _save(places, _manifest(findings, size, digest))
+        _save_manifest(paths, _build_manifest(findings, size, digest))
     except BatchError as error:
         return error.code, _failure(str(error), rows=0)
     valid = {"phase": "check", "ok": True, "rows": findings.rows, "url": findings.url}
     return 0, {**valid, "inputTokens": findings.input_tokens}
 
 
-def _refusal(findings: Findings) -> dict[str, Any]:
+def _refusal(findings: ScanFindings) -> dict[str, Any]:
     first = findings.faults[0]
-    told = f"the input has {findings.fault_count} faulty rows; the first one is in line "
-    told += f"{first.line}: {first.fault.message}"
-    for found in findings.faults:
-        log.error("line %s: %s: %s", found.line, found.fault.code, found.fault.message)
-    return _failure(told, findings.rows, findings.fault_count) | {
-        "errors": report.errors(findings.faults)
+    message = f"the input has {findings.fault_count} faulty rows; the first one is in line "
+    message += f"{first.line}: {first.fault.message}"
+    for line_fault in findings.faults:
+        log.error(
+            "line %s: %s: %s", line_fault.line, line_fault.fault.code, line_fault.fault.message
+        )
+    return _failure(message, findings.rows, findings.fault_count) | {
+        "errors": report.error_list(findings.faults)
     }
 
 
 def _failure(message: str, rows: int, count: int = 0) -> dict[str, Any]:
-    told = {"phase": "check", "ok": False, "rows": rows, "errorCount": count, "errors": []}
-    return {**told, "message": message}
+    fields = {"phase": "check", "ok": False, "rows": rows, "errorCount": count, "errors": []}
+    return {**fields, "message": message}
 
 
-def _prepared(places: Places) -> None:
+def _prepare(paths: BatchPaths) -> None:
     """Everything that can be refused before the input is read."""
     try:
-        mode = places.input.stat().st_mode
+        mode = paths.input.stat().st_mode
     except OSError as error:
-        raise storage(error, places.input, "read the input") from error
+        raise storage_error(error, paths.input, "read the input") from error
     if not stat.S_ISREG(mode):
-        raise RefusedError(f"the input {places.input} is not a file; give the path of a JSONL file")
+        raise RefusedError(f"the input {paths.input} is not a file; give the path of a JSONL file")
     try:
-        places.work.mkdir(parents=True, exist_ok=True)
+        paths.work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise storage(error, places.work, "create the work folder") from error
-    publish.refuse_foreign(places.work, places.output)
-    _probe(places.work, places.output)
+        raise storage_error(error, paths.work, "create the work folder") from error
+    publish.refuse_unowned(paths.work, paths.output)
+    _probe(paths.work, paths.output)
 
 
 def _probe(work: Path, output: Path) -> None:
@@ -79,62 +81,64 @@ def _probe(work: Path, output: Path) -> None:
     try:
         source.touch()
     except OSError as error:
-        raise storage(error, source, "write") from error
+        raise storage_error(error, source, "write") from error
     try:
         target.unlink(missing_ok=True)
-        place(source, target)
+        link_or_move(source, target)
         target.unlink()
     except OSError as error:
-        raise storage(error, output.parent, "write the output into") from error
+        raise storage_error(error, output.parent, "write the output into") from error
     finally:
         source.unlink(missing_ok=True)
 
 
-def _scanned(path: Path, pulse: Pulse) -> tuple[Findings, int, str]:
+def _scan_input(path: Path, heartbeat: WorkHeartbeat) -> tuple[ScanFindings, int, str]:
     """The findings, and size and digest of exactly the bytes that were scanned."""
-    scan, digest = Scan(), hashlib.sha256()
+    scan, digest = InputScan(), hashlib.sha256()
     try:
         with path.open("rb") as file:
-            for line in lines.lines(file, digest.update):
-                scan.take(line)
-                pulse.beat("%s rows checked", line.number)
+            for line in lines.read_lines(file, digest.update):
+                scan.add(line)
+                heartbeat.beat("%s rows checked", line.number)
             size = file.tell()
-            findings = with_faults(scan.findings(), _second_look(scan, file, pulse))
+            findings = with_faults(scan.findings(), _duplicate_faults(scan, file, heartbeat))
     except OSError as error:
-        raise storage(error, path, "read the input") from error
+        raise storage_error(error, path, "read the input") from error
     return findings, size, digest.hexdigest()
 
 
-def _second_look(scan: Scan, file: BinaryIO, pulse: Pulse) -> Iterator[Found]:
-    if (repeats := scan.repeats()) is None:
+def _duplicate_faults(
+    scan: InputScan, file: BinaryIO, heartbeat: WorkHeartbeat
+) -> Iterator[LineFault]:
+    if (finder := scan.duplicate_finder()) is None:
         return
     file.seek(0)
-    for line in lines.lines(file, len):
-        pulse.beat("%s rows compared", line.number)
-        if (found := repeated(repeats, line)) is not None:
-            yield found
+    for line in lines.read_lines(file, len):
+        heartbeat.beat("%s rows compared", line.number)
+        if (duplicate := duplicate_fault(finder, line)) is not None:
+            yield duplicate
 
 
-def _manifest(findings: Findings, size: int, digest: str) -> Manifest:
-    return Manifest(
+def _build_manifest(findings: ScanFindings, size: int, digest: str) -> InputManifest:
+    return InputManifest(
         rows=findings.rows,
         bytes=size,
         sha256=digest,
         url=findings.url,
         input_tokens=findings.input_tokens,
         max_tokens=findings.max_tokens,
-        shards=manifest.shards(findings.offsets, findings.rows),
+        shards=manifest.build_shards(findings.offsets, findings.rows),
     )
 
 
-def _save(places: Places, found: Manifest) -> None:
+def _save_manifest(paths: BatchPaths, new_manifest: InputManifest) -> None:
     """Never under answers of another input: their rows would be taken for these."""
-    if parts.any_in(places.work) and manifest.load(places.work).sha256 != found.sha256:
+    if parts.has_parts(paths.work) and manifest.load(paths.work).sha256 != new_manifest.sha256:
         raise RefusedError(
-            f"{places.input} changed after rows of it were answered; put the old file back, or "
+            f"{paths.input} changed after rows of it were answered; put the old file back, or "
             "create a new BatchInference for the new one"
         )
     try:
-        manifest.save(places.work, found)
+        manifest.save(paths.work, new_manifest)
     except OSError as error:
-        raise storage(error, places.work, "write the manifest into") from error
+        raise storage_error(error, paths.work, "write the manifest into") from error

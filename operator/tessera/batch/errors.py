@@ -18,7 +18,7 @@ class RefusedError(BatchError):
     code = 3
 
 
-class TroubleError(BatchError):
+class TransientError(BatchError):
     """Something outside failed that may pass."""
 
     code = 1
@@ -53,17 +53,17 @@ _REFUSED = {
     errno.ELOOP: "its symbolic links go in a circle; give a plain path",
     errno.EXDEV: "it is on another volume than the batch's work folder; use the same claim",
 }
-_PASSING = {
+_TRANSIENT = {
     errno.ENOSPC: _FULL,
     errno.EDQUOT: _FULL,
     errno.EFBIG: "the file would become larger than its limit allows; raise the limit",
 }
 
 
-def storage(error: OSError, path: Path, deed: str) -> BatchError:
+def storage_error(error: OSError, path: Path, action: str) -> BatchError:
     """What the volume's refusal means: the user's fault, or trouble that may pass."""
     number = error.errno or 0
-    if (told := _REFUSED.get(number)) is not None:
-        return RefusedError(f"cannot {deed} {path}: {told}")
-    told = _PASSING.get(number) or f"{error.strerror or error}; it is tried again"
-    return TroubleError(f"cannot {deed} {path}: {told}")
+    if (advice := _REFUSED.get(number)) is not None:
+        return RefusedError(f"cannot {action} {path}: {advice}")
+    advice = _TRANSIENT.get(number) or f"{error.strerror or error}; it is tried again"
+    return TransientError(f"cannot {action} {path}: {advice}")

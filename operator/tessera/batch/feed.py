@@ -8,21 +8,21 @@ from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
 from tessera.batch import parts, results, rows
-from tessera.batch.engine import Engine, Reply
+from tessera.batch.engine import EngineClient, Reply
 from tessera.batch.journal import Journal
 from tessera.batch.ledger import Ledger
-from tessera.batch.manifest import Manifest
-from tessera.batch.parts import Answered, Sent
+from tessera.batch.manifest import InputManifest
+from tessera.batch.parts import AnsweredEntry, SentEntry
 from tessera.batch.progress import Progress
-from tessera.batch.results import Result
-from tessera.batch.retry import Outcome, Trial, Verdict, delay_seconds, judge, rounds
-from tessera.batch.room import Room
-from tessera.batch.rows import Fault
-from tessera.batch.tasks import all_of
+from tessera.batch.results import RowResult
+from tessera.batch.retry import RequestOutcome, RetryVerdict, Trial, delay_seconds, judge, rounds
+from tessera.batch.room import MemoryLimiter
+from tessera.batch.rows import RowFault
+from tessera.batch.tasks import run_all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
+class SendOptions:
     """How rows are sent."""
 
     model: str
@@ -33,7 +33,7 @@ class Terms:
     """Of the jitter."""
 
 
-class Pending(NamedTuple):
+class PendingRow(NamedTuple):
     """A row without an answer."""
 
     shard: int
@@ -41,7 +41,7 @@ class Pending(NamedTuple):
     content: bytes
 
 
-class Request(NamedTuple):
+class RowRequest(NamedTuple):
     """A row, ready to be sent."""
 
     shard: int
@@ -49,44 +49,44 @@ class Request(NamedTuple):
     custom_id: str
     path: str
     body: bytes
-    sent: Sent
+    sent: SentEntry
 
 
-def pending(file: BinaryIO, manifest: Manifest, ledger: Ledger) -> Iterator[Pending]:
+def pending_rows(file: BinaryIO, manifest: InputManifest, ledger: Ledger) -> Iterator[PendingRow]:
     """Rows without an answer at the moment that each is reached; settled shards are not read."""
     for number, shard in enumerate(manifest.shards):
-        found = range(shard.first_row, shard.first_row + shard.rows)
-        if all(map(ledger.settled, found)):
+        row_numbers = range(shard.first_row, shard.first_row + shard.rows)
+        if all(map(ledger.is_answered, row_numbers)):
             continue
         file.seek(shard.offset)
-        for row in found:
+        for row in row_numbers:
             content = file.readline()
-            if not ledger.settled(row):
-                yield Pending(number, row, content)
+            if not ledger.is_answered(row):
+                yield PendingRow(number, row, content)
 
 
-class Feed:
+class RowSender:
     """Sends rows and keeps what comes back."""
 
     def __init__(
         self,
-        manifest: Manifest,
+        manifest: InputManifest,
         ledger: Ledger,
         progress: Progress,
         journal: Journal,
-        engine: Engine,
-        terms: Terms,
+        engine: EngineClient,
+        options: SendOptions,
     ) -> None:
         self._manifest = manifest
         self._ledger = ledger
         self._progress = progress
         self._journal = journal
         self._engine = engine
-        self._terms = terms
-        self._jitter = random.Random(terms.seed)  # noqa: S311 - not a secret
-        self._room = Room()
-        self._sendings = itertools.count(1)
-        self._owed: set[int] = set()
+        self._options = options
+        self._jitter = random.Random(options.seed)  # noqa: S311 - not a secret
+        self._memory = MemoryLimiter()
+        self._request_numbers = itertools.count(1)
+        self._paid_unanswered: set[int] = set()
         """Rows that were paid for in this attempt and got no answer."""
 
     async def run(self, file: BinaryIO) -> None:
@@ -94,83 +94,89 @@ class Feed:
 
         Rows that were in flight whenever the engine ended are left to the next round.
         """
-        widths = rounds(self._terms.concurrency)
+        widths = rounds(self._options.concurrency)
         for number, width in enumerate(widths, start=1):
-            waiting = pending(file, self._manifest, self._ledger)
+            queue = pending_rows(file, self._manifest, self._ledger)
             last = number == len(widths)
-            await all_of(self._work(waiting, alone=last) for _ in range(width))
+            await run_all(self._send_queue(queue, alone=last) for _ in range(width))
 
-    async def _work(self, waiting: Iterator[Pending], *, alone: bool) -> None:
-        for found in waiting:
-            async with self._room.holding(len(found.content)):
-                await self._settle(found, alone=alone)
+    async def _send_queue(self, queue: Iterator[PendingRow], *, alone: bool) -> None:
+        for pending_row in queue:
+            async with self._memory.reserve(len(pending_row.content)):
+                await self._send_until_final(pending_row, alone=alone)
 
-    async def _settle(self, found: Pending, *, alone: bool) -> None:
-        request = self._request(found)
-        if isinstance(request, Result):
-            self._keep(found, request)
+    async def _send_until_final(self, pending_row: PendingRow, *, alone: bool) -> None:
+        request = self._build_request(pending_row)
+        if isinstance(request, RowResult):
+            self._record_result(pending_row, request)
             return
         trial = Trial()
         while True:
             outcome, result = await self._send(request)
-            trial, verdict = judge(trial, outcome, retries=self._terms.retries, alone=alone)
-            if verdict is Verdict.FINISH:
-                self._keep(found, result)
-            if verdict in (Verdict.FINISH, Verdict.SET_ASIDE):
+            trial, verdict = judge(trial, outcome, retries=self._options.retries, alone=alone)
+            if verdict is RetryVerdict.FINISH:
+                self._record_result(pending_row, result)
+            if verdict in (RetryVerdict.FINISH, RetryVerdict.SET_ASIDE):
                 return
-            if verdict is Verdict.RETRY:
+            if verdict is RetryVerdict.RETRY:
                 await asyncio.sleep(delay_seconds(trial.failures, self._jitter.random()))
 
-    def _request(self, found: Pending) -> Request | Result:
+    def _build_request(self, pending_row: PendingRow) -> RowRequest | RowResult:
         """What to send; the row's error where that cannot be said."""
-        line_id = parts.line_id(self._manifest.stamp, found.row)
-        row = rows.read_row(found.content)
-        if isinstance(row, Fault):
+        line_id = parts.line_id(self._manifest.input_id, pending_row.row)
+        row = rows.read_row(pending_row.content)
+        if isinstance(row, RowFault):
             return results.failure(line_id, "", row)
-        body = rows.request_body(row, self._terms.model)
-        if isinstance(body, Fault):
+        body = rows.request_body(row, self._options.model)
+        if isinstance(body, RowFault):
             return results.failure(line_id, row.custom_id, body)
-        sent = Sent(found.row, rows.tokens_of(len(body)), row.max_tokens)
-        return Request(found.shard, line_id, row.custom_id, row.url, body, sent)
+        sent = SentEntry(pending_row.row, rows.estimate_tokens(len(body)), row.max_tokens)
+        return RowRequest(pending_row.shard, line_id, row.custom_id, row.url, body, sent)
 
-    async def _send(self, request: Request) -> tuple[Outcome, Result]:
+    async def _send(self, request: RowRequest) -> tuple[RequestOutcome, RowResult]:
         """Send a row once it can be, with a line in the journal before, and one if it was free."""
-        coming = await self._engine.present()
+        epoch = await self._engine.wait_ready()
         row = request.sent.row
-        if row in self._owed:
-            self._ledger.repaid(request.sent)
-            self._owed.discard(row)
-        self._journal.sent(request.shard, parts.sent(*request.sent))
+        if row in self._paid_unanswered:
+            self._ledger.record_repaid(request.sent)
+            self._paid_unanswered.discard(row)
+        self._journal.append(request.shard, parts.encode_sent(*request.sent))
         self._progress.in_flight += 1
         try:
-            reply = await self._engine.ask(coming, request.path, request.body, self._id(request))
+            reply = await self._engine.send_row(
+                epoch, request.path, request.body, self._request_id(request)
+            )
         finally:
             self._progress.in_flight -= 1
-        outcome, result = results.ending(request.line_id, request.custom_id, reply)
-        if _free(reply):
-            self._journal.sent(request.shard, parts.unsent(row))
-        elif outcome not in (Outcome.ANSWERED, Outcome.REFUSED):
-            self._owed.add(row)
+        outcome, result = results.row_outcome(request.line_id, request.custom_id, reply)
+        if _was_not_processed(reply):
+            self._journal.append(request.shard, parts.encode_unsent(row))
+        elif outcome not in (RequestOutcome.ANSWERED, RequestOutcome.REFUSED):
+            self._paid_unanswered.add(row)
         return outcome, result
 
-    def _id(self, request: Request) -> str:
+    def _request_id(self, request: RowRequest) -> str:
         """Never the same twice, since an engine may still hold a sending that timed out."""
-        return f"{request.line_id}-{self._progress.attempt}-{next(self._sendings)}"
+        return f"{request.line_id}-{self._progress.attempt}-{next(self._request_numbers)}"
 
-    def _keep(self, found: Pending, result: Result) -> None:
-        line = parts.answered(
-            found.row,
+    def _record_result(self, pending_row: PendingRow, result: RowResult) -> None:
+        line = parts.encode_answered(
+            pending_row.row,
             result.line,
             good=result.good,
             prompt=result.prompt_tokens,
             output=result.output_tokens,
         )
-        self._journal.answered(found.shard, line)
-        self._owed.discard(found.row)
-        entry = Answered(found.row, result.good, result.prompt_tokens, result.output_tokens, 0)
-        self._ledger.answered(self._progress.attempt, entry)
+        self._journal.append_answer(pending_row.shard, line)
+        self._paid_unanswered.discard(pending_row.row)
+        entry = AnsweredEntry(
+            pending_row.row, result.good, result.prompt_tokens, result.output_tokens, 0
+        )
+        self._ledger.record_answer(self._progress.attempt, entry)
 
 
-def _free(reply: Reply) -> bool:
+def _was_not_processed(reply: Reply) -> bool:
     """The engine did not work on the row: it was not there, or said that it cannot."""
-    return reply.outcome is Outcome.UNSENT or (reply.outcome is Outcome.FAILED and reply.status > 0)
+    return reply.outcome is RequestOutcome.UNSENT or (
+        reply.outcome is RequestOutcome.FAILED and reply.status > 0
+    )

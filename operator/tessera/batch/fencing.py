@@ -5,26 +5,26 @@ import logging
 from dataclasses import dataclass
 from typing import Protocol
 
-from tessera.batch.errors import FencedError, TroubleError
+from tessera.batch.errors import FencedError, TransientError
 from tessera.domain.batch.names import BATCH_ACCOUNT
 from tessera.ports import NotFoundError
 
 log = logging.getLogger(__name__)
 
-_ASK_AGAIN_SECONDS = 2.0
+_POLL_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Limit:
+class FenceTimeout:
     """How long the fence is asked, and how long between two questions."""
 
     seconds: float
-    pause: float = _ASK_AGAIN_SECONDS
+    interval: float = _POLL_SECONDS
 
 
-FIRST = Limit(120)
+START_TIMEOUT = FenceTimeout(120)
 """Before anything is paid: an attempt that could never publish ends soon."""
-LAST = Limit(900)
+PUBLISH_TIMEOUT = FenceTimeout(900)
 """With all rows paid for, a longer outage of the API server is waited for."""
 
 
@@ -46,16 +46,16 @@ async def refuse_stale(fence: Fence, attempt: int) -> bool:
     return current == attempt
 
 
-async def hold(fence: Fence, attempt: int, limit: Limit) -> None:
+async def wait_until_current(fence: Fence, attempt: int, timeout: FenceTimeout) -> None:  # noqa: ASYNC109
     """Wait until the fence says that this attempt is the current one; TroubleError at the limit."""
     try:
-        async with asyncio.timeout(limit.seconds):
+        async with asyncio.timeout(timeout.seconds):
             while not await refuse_stale(fence, attempt):
                 log.warning("cannot be sure yet to be the current attempt; asking again")
-                await asyncio.sleep(limit.pause)
+                await asyncio.sleep(timeout.interval)
     except TimeoutError as error:
-        raise TroubleError(
-            f"the API server did not say within {limit.seconds:.0f} s that attempt {attempt} is "
+        raise TransientError(
+            f"the API server did not say within {timeout.seconds:.0f} s that attempt {attempt} is "
             "the current one, and only that one publishes; all rows are kept. The pod needs egress "
             f"to the API server (NetworkPolicies) and the RoleBinding {BATCH_ACCOUNT} of its "
             "namespace"

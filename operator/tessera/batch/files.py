@@ -29,18 +29,18 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes) -> None:
     """Put the content in the place of the file: readers see the old one or the new one."""
-    beside = _beside(path)
+    temporary = _temporary_path(path)
     try:
-        write_new(beside, content)
-        beside.replace(path)
+        write_file(temporary, content)
+        temporary.replace(path)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 
-def write_new(path: Path, content: bytes, exclusive: int = 0) -> None:
+def write_file(path: Path, content: bytes, exclusive: int = 0) -> None:
     """A file with this content, on the disk."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | exclusive, 0o644)
     try:
@@ -50,7 +50,7 @@ def write_new(path: Path, content: bytes, exclusive: int = 0) -> None:
         os.close(descriptor)
 
 
-def place(source: Path, target: Path, link: Link = os.link) -> None:
+def link_or_move(source: Path, target: Path, link: Link = os.link) -> None:
     """Give the file its name, whole and once: FileExistsError when the name is taken.
 
     Where there are no hard links it is moved instead. Whoever moves does it under the record of
@@ -67,28 +67,28 @@ def place(source: Path, target: Path, link: Link = os.link) -> None:
     sync_folder(target.parent)
 
 
-def claim(path: Path, content: bytes, link: Link = os.link) -> None:
+def create_once(path: Path, content: bytes, link: Link = os.link) -> None:
     """Create the file with this content; FileExistsError for all but the first who asks.
 
     Without hard links a process that dies in here may leave a file that is torn.
     """
-    beside = _beside(path)
+    temporary = _temporary_path(path)
     try:
-        write_new(beside, content)
-        link(beside, path)
+        write_file(temporary, content)
+        link(temporary, path)
     except OSError as error:
         if error.errno not in _UNSUPPORTED:
             raise
-        write_new(path, content, os.O_EXCL)
+        write_file(path, content, os.O_EXCL)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 
-def own_name() -> str:
+def unique_name() -> str:
     """Of this process alone; pids are the same in all containers."""
     return os.urandom(6).hex()
 
 
-def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{own_name()}")
+def _temporary_path(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{unique_name()}")

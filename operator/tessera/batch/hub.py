@@ -9,19 +9,19 @@ from typing import Any
 
 import aiohttp
 
-from tessera.batch.errors import BatchError, RefusedError, TroubleError
+from tessera.batch.errors import BatchError, RefusedError, TransientError
 
-PUBLIC = "https://huggingface.co"
-_CONNECT_SECONDS = 30
-_SILENT_SECONDS = 60
+PUBLIC_ENDPOINT = "https://huggingface.co"
+_CONNECT_TIMEOUT_SECONDS = 30
+_READ_TIMEOUT_SECONDS = 60
 """An answer that stands still for so long is given up."""
-_LARGEST_TEXT = 32 * 2**20
-_CHUNK = 2**20
-_NEEDS_AN_EDIT = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND)
+_MAX_TEXT_BYTES = 32 * 2**20
+_CHUNK_BYTES = 2**20
+_REFUSED_STATUSES = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND)
 
 
 @dataclass(frozen=True, slots=True)
-class File:
+class RepositoryFile:
     """One file of a repository."""
 
     name: str
@@ -30,14 +30,14 @@ class File:
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
+class RepositoryListing:
     """A repository at one commit."""
 
     commit: str
-    files: tuple[File, ...]
+    files: tuple[RepositoryFile, ...]
 
 
-class Hub:
+class HubRepository:
     """One repository; the token is sent to the hub alone, never to where it redirects."""
 
     def __init__(self, session: aiohttp.ClientSession, endpoint: str, repository: str) -> None:
@@ -45,33 +45,40 @@ class Hub:
         self._endpoint = endpoint.rstrip("/")
         self._repository = repository
 
-    async def listing(self, revision: str) -> Listing:
+    async def listing(self, revision: str) -> RepositoryListing:
         """All files at the commit that the revision means now."""
         url = f"{self._endpoint}/api/models/{self._repository}/revision/{revision}?blobs=true"
-        async with self._get(url) as answer:
-            told = _object(await self._text(answer), url)
+        async with self._get(url) as response:
+            document = _parse_object(await self._read_text(response), url)
         try:
-            files = tuple(File(one["rfilename"], one.get("size")) for one in told["siblings"])
-            return Listing(str(told["sha"]), files)
+            files = tuple(
+                RepositoryFile(sibling["rfilename"], sibling.get("size"))
+                for sibling in document["siblings"]
+            )
+            return RepositoryListing(str(document["sha"]), files)
         except (KeyError, TypeError) as error:
-            raise TroubleError(f"{url}: not a listing of a repository") from error
+            raise TransientError(f"{url}: not a listing of a repository") from error
 
-    async def object(self, revision: str, name: str) -> tuple[Mapping[str, Any], str]:
+    async def read_json(self, revision: str, name: str) -> tuple[Mapping[str, Any], str]:
         """A JSON file, and the commit that it is of."""
-        url = self._file(revision, name)
-        async with self._get(url) as answer:
-            return _object(await self._text(answer), url), answer.headers.get("X-Repo-Commit", "")
+        url = self._file_url(revision, name)
+        async with self._get(url) as response:
+            return _parse_object(await self._read_text(response), url), response.headers.get(
+                "X-Repo-Commit", ""
+            )
 
-    async def parts(self, revision: str, name: str, since: int) -> AsyncIterator[bytes]:
+    async def read_chunks(self, revision: str, name: str, offset: int) -> AsyncIterator[bytes]:
         """A file from one byte on."""
-        headers = {"Range": f"bytes={since}-"} if since else {}
-        async with self._get(self._file(revision, name), headers) as answer:
-            if since and answer.status != HTTPStatus.PARTIAL_CONTENT:
-                raise TroubleError(f"{answer.url}: the hub does not go on in the middle of a file")
-            async for part in answer.content.iter_chunked(_CHUNK):
-                yield part
+        headers = {"Range": f"bytes={offset}-"} if offset else {}
+        async with self._get(self._file_url(revision, name), headers) as response:
+            if offset and response.status != HTTPStatus.PARTIAL_CONTENT:
+                raise TransientError(
+                    f"{response.url}: the hub does not go on in the middle of a file"
+                )
+            async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
+                yield chunk
 
-    def _file(self, revision: str, name: str) -> str:
+    def _file_url(self, revision: str, name: str) -> str:
         return f"{self._endpoint}/{self._repository}/resolve/{revision}/{name}"
 
     @asynccontextmanager
@@ -79,45 +86,47 @@ class Hub:
         self, url: str, headers: Mapping[str, str] | None = None
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         try:
-            async with self._session.get(url, headers=headers) as answer:
-                if answer.status >= HTTPStatus.BAD_REQUEST:
-                    raise _refusal(answer, url)
-                yield answer
+            async with self._session.get(url, headers=headers) as response:
+                if response.status >= HTTPStatus.BAD_REQUEST:
+                    raise _response_error(response, url)
+                yield response
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            told = str(error) or type(error).__name__
-            raise TroubleError(f"GET {url}: the hub did not answer: {told}") from error
+            message = str(error) or type(error).__name__
+            raise TransientError(f"GET {url}: the hub did not answer: {message}") from error
 
-    async def _text(self, answer: aiohttp.ClientResponse) -> bytes:
-        found = await answer.content.read(_LARGEST_TEXT)
-        while not answer.content.at_eof() and len(found) < _LARGEST_TEXT:
-            found += await answer.content.read(_LARGEST_TEXT - len(found))
-        return found
+    async def _read_text(self, response: aiohttp.ClientResponse) -> bytes:
+        body = await response.content.read(_MAX_TEXT_BYTES)
+        while not response.content.at_eof() and len(body) < _MAX_TEXT_BYTES:
+            body += await response.content.read(_MAX_TEXT_BYTES - len(body))
+        return body
 
 
 @asynccontextmanager
-async def connected(endpoint: str | None, token: str | None, uri: str) -> AsyncIterator[Hub]:
+async def open_repository(
+    endpoint: str | None, token: str | None, uri: str
+) -> AsyncIterator[HubRepository]:
     """The repository of an `hf://` model; proxies and certificates are those of the environment."""
     timeout = aiohttp.ClientTimeout(
-        total=None, sock_connect=_CONNECT_SECONDS, sock_read=_SILENT_SECONDS
+        total=None, sock_connect=_CONNECT_TIMEOUT_SECONDS, sock_read=_READ_TIMEOUT_SECONDS
     )
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     async with aiohttp.ClientSession(trust_env=True, timeout=timeout, headers=headers) as session:
-        yield Hub(session, endpoint or PUBLIC, uri.removeprefix("hf://"))
+        yield HubRepository(session, endpoint or PUBLIC_ENDPOINT, uri.removeprefix("hf://"))
 
 
-def _refusal(answer: aiohttp.ClientResponse, url: str) -> BatchError:
-    told = answer.headers.get("X-Error-Message", "")
-    words = f"{answer.status} Client Error: {answer.reason} for {url} {told}".strip()
-    if answer.status in _NEEDS_AN_EDIT:
-        return RefusedError(words)
-    return TroubleError(f"{answer.status} {answer.reason} for {url} {told}".strip())
+def _response_error(response: aiohttp.ClientResponse, url: str) -> BatchError:
+    message = response.headers.get("X-Error-Message", "")
+    text = f"{response.status} Client Error: {response.reason} for {url} {message}".strip()
+    if response.status in _REFUSED_STATUSES:
+        return RefusedError(text)
+    return TransientError(f"{response.status} {response.reason} for {url} {message}".strip())
 
 
-def _object(text: bytes, url: str) -> Mapping[str, Any]:
+def _parse_object(text: bytes, url: str) -> Mapping[str, Any]:
     try:
-        found = json.loads(text)
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise RefusedError(f"{url} is not JSON") from error
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise RefusedError(f"{url} is not an object")
-    return found
+    return value

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tessera.batch import parts
-from tessera.batch.errors import storage
+from tessera.batch.errors import storage_error
 from tessera.batch.files import sync_folder, write_all
 
 SYNC_ROWS = 64
@@ -25,19 +25,19 @@ class Journal:
         self._answers = 0
         self._due = asyncio.Event()
 
-    def sent(self, shard: int, line: bytes) -> None:
+    def append(self, shard: int, line: bytes) -> None:
         """Append what need not hurry to the disk."""
         try:
             write_all(self._descriptor(shard), line)
         except OSError as error:
-            raise storage(
-                error, parts.path_of(self._work, shard, self._attempt), "write"
+            raise storage_error(
+                error, parts.part_path(self._work, shard, self._attempt), "write"
             ) from error
         self._unsynced.add(shard)
 
-    def answered(self, shard: int, line: bytes) -> None:
+    def append_answer(self, shard: int, line: bytes) -> None:
         """Append an answer."""
-        self.sent(shard, line)
+        self.append(shard, line)
         self._answers += 1
         if self._answers >= SYNC_ROWS:
             self._due.set()
@@ -61,7 +61,7 @@ class Journal:
             self._unsynced |= syncing
             raise
         except OSError as error:
-            raise storage(error, parts.folder_of(self._work), "write to") from error
+            raise storage_error(error, parts.parts_folder(self._work), "write to") from error
         for shard in self._open.keys() - syncing - self._unsynced:
             os.close(self._open.pop(shard))
 
@@ -74,18 +74,20 @@ class Journal:
         for descriptor in descriptors:
             os.fsync(descriptor)
         if descriptors:
-            sync_folder(parts.folder_of(self._work))
+            sync_folder(parts.parts_folder(self._work))
 
     def _descriptor(self, shard: int) -> int:
-        found = self._open.get(shard)
-        if found is None:
-            path = parts.path_of(self._work, shard, self._attempt)
-            found = self._open[shard] = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-            _end_line(found)
-        return found
+        descriptor = self._open.get(shard)
+        if descriptor is None:
+            path = parts.part_path(self._work, shard, self._attempt)
+            descriptor = self._open[shard] = os.open(
+                path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644
+            )
+            _terminate_line(descriptor)
+        return descriptor
 
 
-def _end_line(descriptor: int) -> None:
+def _terminate_line(descriptor: int) -> None:
     """A container that is started again in the same attempt may find a torn line of its own."""
     size = os.fstat(descriptor).st_size
     if size and os.pread(descriptor, 1, size - 1) != b"\n":

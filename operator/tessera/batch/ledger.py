@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tessera.batch import parts
-from tessera.batch.manifest import Manifest
-from tessera.batch.parts import Answered, Entry, Parts, Sent
-from tessera.batch.pulse import Pulse
+from tessera.batch.manifest import InputManifest
+from tessera.batch.parts import AnsweredEntry, AttemptParts, Entry, SentEntry
+from tessera.batch.pulse import WorkHeartbeat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Counts:
+class BatchCounts:
     """Figures of the whole batch, over all attempts so far."""
 
     completed: int = 0
@@ -46,28 +46,28 @@ class Ledger:
         self._output_tokens = 0
         self._repaid_rows = 0
         self._repaid_tokens = 0
-        self._repaid_open = 0
+        self._repaid_unlimited = 0
         """Of the repaid rows, those that did not limit their answer."""
 
-    def counts(self) -> Counts:
+    def counts(self) -> BatchCounts:
         mean = self._output_tokens / self._completed if self._completed else 0
-        return Counts(
+        return BatchCounts(
             completed=self._completed,
             failed=self._failed,
             prompt_tokens=self._prompt_tokens,
             output_tokens=self._output_tokens,
             repaid_rows=self._repaid_rows,
-            repaid_tokens=self._repaid_tokens + round(self._repaid_open * mean),
+            repaid_tokens=self._repaid_tokens + round(self._repaid_unlimited * mean),
         )
 
-    def settled(self, row: int) -> bool:
+    def is_answered(self, row: int) -> bool:
         return self._winners[row] != 0
 
     def winner(self, row: int) -> int:
         """The attempt whose answer counts; 0 while there is none."""
         return self._winners[row]
 
-    def answered(self, attempt: int, entry: Answered) -> None:
+    def record_answer(self, attempt: int, entry: AnsweredEntry) -> None:
         """An answer; it counts if it is the row's first."""
         if self._winners[entry.row]:
             return
@@ -79,41 +79,41 @@ class Ledger:
         else:
             self._failed += 1
 
-    def repaid(self, sent: Sent) -> None:
+    def record_repaid(self, sent: SentEntry) -> None:
         """A sending was lost, and another one is needed."""
         self._repaid_rows += 1
         self._repaid_tokens += sent.prompt_tokens + (sent.max_tokens or 0)
-        self._repaid_open += sent.max_tokens is None
+        self._repaid_unlimited += sent.max_tokens is None
 
 
-def replay(manifest: Manifest, found: Parts, pulse: Pulse) -> Ledger:
+def replay(manifest: InputManifest, part_files: AttemptParts, heartbeat: WorkHeartbeat) -> Ledger:
     """The ledger that all parts together make."""
     ledger = Ledger(manifest.rows)
     for number, shard in enumerate(manifest.shards):
-        pulse.beat("%s of %s rows replayed", shard.first_row, manifest.rows)
+        heartbeat.beat("%s of %s rows replayed", shard.first_row, manifest.rows)
         rows = range(shard.first_row, shard.first_row + shard.rows)
-        sendings: defaultdict[int, list[Sent]] = defaultdict(list)
-        for attempt in found.attempts(number):
-            with found.open(number, attempt) as part:
+        sendings: defaultdict[int, list[SentEntry]] = defaultdict(list)
+        for attempt in part_files.attempts(number):
+            with part_files.open(number, attempt) as part:
                 for line in part:
-                    entry = parts.read(line, manifest.stamp)
+                    entry = parts.read_entry(line, manifest.input_id)
                     if entry is not None and entry.row in rows:
-                        _take(ledger, attempt, entry, sendings[entry.row])
+                        _apply_entry(ledger, attempt, entry, sendings[entry.row])
         _count_lost(ledger, sendings)
     return ledger
 
 
-def _take(ledger: Ledger, attempt: int, entry: Entry, sendings: list[Sent]) -> None:
-    if isinstance(entry, Answered):
-        ledger.answered(attempt, entry)
-    elif isinstance(entry, Sent):
+def _apply_entry(ledger: Ledger, attempt: int, entry: Entry, sendings: list[SentEntry]) -> None:
+    if isinstance(entry, AnsweredEntry):
+        ledger.record_answer(attempt, entry)
+    elif isinstance(entry, SentEntry):
         sendings.append(entry)
     elif sendings:
         sendings.pop()
 
 
-def _count_lost(ledger: Ledger, sendings: Mapping[int, Sequence[Sent]]) -> None:
+def _count_lost(ledger: Ledger, sendings: Mapping[int, Sequence[SentEntry]]) -> None:
     """All sendings but the one that was answered; a row without an answer is sent once more."""
-    for row, sent in sendings.items():
-        for lost in sent[1:] if ledger.settled(row) else sent:
-            ledger.repaid(lost)
+    for row, row_sendings in sendings.items():
+        for sending in row_sendings[1:] if ledger.is_answered(row) else row_sendings:
+            ledger.record_repaid(sending)

@@ -4,11 +4,11 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, NamedTuple
 
-LARGEST_ROW = 8 * 2**20
-_PIECE = 2**20
+MAX_ROW_BYTES = 8 * 2**20
+_CHUNK_BYTES = 2**20
 
 
-class Line(NamedTuple):
+class InputLine(NamedTuple):
     """One line of the input, without its end."""
 
     number: int
@@ -18,21 +18,21 @@ class Line(NamedTuple):
     """None when the line is larger than a row may be."""
 
 
-def lines(file: BinaryIO, passed: Callable[[bytes], object]) -> Iterator[Line]:
+def read_lines(file: BinaryIO, observe: Callable[[bytes], object]) -> Iterator[InputLine]:
     """Every line from the file's position on; `passed` sees every byte, in order.
 
     A line that is too large is passed in pieces and never held.
     """
     offset = 0
     for number in itertools.count(1):
-        piece = file.readline(LARGEST_ROW + 1)
+        piece = file.readline(MAX_ROW_BYTES + 1)
         if not piece:
             return
-        passed(piece)
-        whole = piece.endswith(b"\n") or len(piece) <= LARGEST_ROW
-        yield Line(number, offset, piece.rstrip(b"\r\n") if whole else None)
+        observe(piece)
+        complete = piece.endswith(b"\n") or len(piece) <= MAX_ROW_BYTES
+        yield InputLine(number, offset, piece.rstrip(b"\r\n") if complete else None)
         offset += len(piece)
-        while not whole and (piece := file.readline(_PIECE)):
-            passed(piece)
+        while not complete and (piece := file.readline(_CHUNK_BYTES)):
+            observe(piece)
             offset += len(piece)
-            whole = piece.endswith(b"\n")
+            complete = piece.endswith(b"\n")

@@ -7,12 +7,12 @@ from typing import BinaryIO, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from tessera.batch.errors import RefusedError, storage
-from tessera.batch.files import write_whole
-from tessera.batch.pulse import Pulse
+from tessera.batch.errors import RefusedError, storage_error
+from tessera.batch.files import replace_file
+from tessera.batch.pulse import WorkHeartbeat
 
 SHARD_ROWS = 1000
-_PIECE = 2**20
+_CHUNK_BYTES = 2**20
 
 
 class Shard(BaseModel):
@@ -26,7 +26,7 @@ class Shard(BaseModel):
     rows: int
 
 
-class Manifest(BaseModel):
+class InputManifest(BaseModel):
     """A valid input."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,12 +43,12 @@ class Manifest(BaseModel):
     shards: tuple[Shard, ...]
 
     @property
-    def stamp(self) -> str:
+    def input_id(self) -> str:
         """What ties an answer to this very input; part of every answer's id."""
         return self.sha256[:12]
 
 
-def shards(offsets: Sequence[int], rows: int) -> tuple[Shard, ...]:
+def build_shards(offsets: Sequence[int], rows: int) -> tuple[Shard, ...]:
     """The shards that begin at these bytes; all but the last one are full."""
     return tuple(
         Shard(
@@ -60,49 +60,49 @@ def shards(offsets: Sequence[int], rows: int) -> tuple[Shard, ...]:
     )
 
 
-def path_of(work: Path) -> Path:
+def manifest_path(work: Path) -> Path:
     """Where the manifest of a work folder is."""
     return work / "manifest.json"
 
 
-def save(work: Path, manifest: Manifest) -> None:
+def save(work: Path, manifest: InputManifest) -> None:
     """Replace the manifest in one step."""
-    write_whole(path_of(work), manifest.model_dump_json(indent=1).encode())
+    replace_file(manifest_path(work), manifest.model_dump_json(indent=1).encode())
 
 
-def load(work: Path) -> Manifest:
+def load(work: Path) -> InputManifest:
     """The manifest of the work folder; RefusedError where there is none."""
-    path = path_of(work)
+    path = manifest_path(work)
     try:
-        return Manifest.model_validate_json(path.read_bytes())
+        return InputManifest.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:
-        told = f"{path} is missing: the input was not checked, or the work folder was deleted"
-        raise RefusedError(f"{told}; create the BatchInference anew") from error
+        message = f"{path} is missing: the input was not checked, or the work folder was deleted"
+        raise RefusedError(f"{message}; create the BatchInference anew") from error
     except OSError as error:
-        raise storage(error, path, "read") from error
+        raise storage_error(error, path, "read") from error
     except ValidationError as error:
-        told = f"{path} is no manifest of this version; create the BatchInference anew"
-        raise RefusedError(told) from error
+        message = f"{path} is no manifest of this version; create the BatchInference anew"
+        raise RefusedError(message) from error
 
 
-def verify(path: Path, manifest: Manifest, pulse: Pulse) -> None:
+def verify(path: Path, manifest: InputManifest, heartbeat: WorkHeartbeat) -> None:
     """Is the input still, byte for byte, what was checked? RefusedError if not."""
     try:
         with path.open("rb") as file:
-            same = _digest(file, pulse) == (manifest.bytes, manifest.sha256)
+            unchanged = _digest(file, heartbeat) == (manifest.bytes, manifest.sha256)
     except OSError as error:
-        raise storage(error, path, "read") from error
-    if not same:
+        raise storage_error(error, path, "read") from error
+    if not unchanged:
         raise RefusedError(
             f"{path} changed after it was checked; its answers would belong to other questions. "
             "Put the old file back, or create a new BatchInference for the new one"
         )
 
 
-def _digest(file: BinaryIO, pulse: Pulse) -> tuple[int, str]:
+def _digest(file: BinaryIO, heartbeat: WorkHeartbeat) -> tuple[int, str]:
     digest, size = hashlib.sha256(), 0
-    while piece := file.read(_PIECE):
-        pulse.beat("%s MiB of the input verified", size // _PIECE)
+    while piece := file.read(_CHUNK_BYTES):
+        heartbeat.beat("%s MiB of the input verified", size // _CHUNK_BYTES)
         digest.update(piece)
         size += len(piece)
     return size, digest.hexdigest()

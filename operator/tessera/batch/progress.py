@@ -8,9 +8,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 from typing_extensions import override
 
-from tessera.batch.ledger import Counts
+from tessera.batch.ledger import BatchCounts
 
-State: TypeAlias = Literal[
+RunnerState: TypeAlias = Literal[
     "starting", "verifying", "replaying", "running", "waiting", "assembling", "publishing"
 ]
 
@@ -20,24 +20,24 @@ class Progress:
 
     def __init__(self, attempt: int) -> None:
         self.attempt = attempt
-        self.state: State = "starting"
+        self.state: RunnerState = "starting"
         self.rows = 0
         self.in_flight = 0
-        self.counts: Callable[[], Counts] = Counts
-        self.waits: Callable[[], bool] = bool
+        self.counts: Callable[[], BatchCounts] = BatchCounts
+        self.engine_away: Callable[[], bool] = bool
         """Is the engine away?"""
 
-    def shown(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """For people and programs that watch."""
-        counts, waits = self.counts(), self.state == "running" and self.waits()
+        counts, waiting = self.counts(), self.state == "running" and self.engine_away()
         return {
             "attempt": self.attempt,
-            "state": "waiting" if waits else self.state,
+            "state": "waiting" if waiting else self.state,
             "rows": self.rows,
             "done": counts.done,
             "failed": counts.failed,
             "inFlight": self.in_flight,
-            **_figures(counts),
+            **_usage_counts(counts),
         }
 
     def report(self, state: str, message: str) -> dict[str, Any]:
@@ -50,12 +50,12 @@ class Progress:
             "rows": self.rows,
             "completed": counts.completed,
             "failed": counts.failed,
-            **_figures(counts),
+            **_usage_counts(counts),
             "message": message,
         }
 
 
-def _figures(counts: Counts) -> dict[str, int]:
+def _usage_counts(counts: BatchCounts) -> dict[str, int]:
     return {
         "repaidRows": counts.repaid_rows,
         "repaidTokens": counts.repaid_tokens,
@@ -64,11 +64,11 @@ def _figures(counts: Counts) -> dict[str, int]:
     }
 
 
-def registry(progress: Progress) -> CollectorRegistry:
+def metrics_registry(progress: Progress) -> CollectorRegistry:
     """The metrics of one attempt."""
-    found = CollectorRegistry()
-    found.register(_Collector(progress))
-    return found
+    collector_registry = CollectorRegistry()
+    collector_registry.register(_Collector(progress))
+    return collector_registry
 
 
 class _Collector(Collector):

@@ -10,94 +10,95 @@ import os
 from pathlib import Path
 
 from tessera.batch import records
-from tessera.batch.errors import RefusedError, TroubleError, storage
-from tessera.batch.files import Link, claim, place, write_whole
-from tessera.batch.records import Published, Sealed
+from tessera.batch.errors import RefusedError, TransientError, storage_error
+from tessera.batch.files import Link, create_once, link_or_move, replace_file
+from tessera.batch.records import PublicationRecord, ResultFile
 
 
-def refuse_foreign(work: Path, *targets: Path) -> None:
+def refuse_unowned(work: Path, *targets: Path) -> None:
     """RefusedError if something is in the place of the results that is not from this batch."""
-    record = records.recorded(work)
+    record = records.read_record(work)
     for target in targets:
-        if os.path.lexists(target) and not _ours(work, record, target):
+        if os.path.lexists(target) and not _is_own_result(work, record, target):
             raise RefusedError(
                 f"{target} exists already and is not from this batch; it is never overwritten. "
                 "Move it away or give another path"
             )
 
 
-def is_published(work: Path, record: Published, output: Path) -> bool:
+def is_published(work: Path, record: PublicationRecord, output: Path) -> bool:
     """Are the results of the record in place?"""
-    return _same(work, record.output, output)
+    return _is_same_file(work, record.output, output)
 
 
-def commit(work: Path, record: Published, link: Link = os.link) -> Published:
+def commit_record(work: Path, record: PublicationRecord, link: Link = os.link) -> PublicationRecord:
     """Make this the record, unless there is one already; the record that counts."""
-    path, content = records.path_of(work), record.model_dump_json(indent=1).encode()
+    path, content = records.record_path(work), record.model_dump_json(indent=1).encode()
     try:
         try:
-            claim(path, content, link)
+            create_once(path, content, link)
         except FileExistsError:
-            if (earlier := records.recorded(work)) is not None:
-                return earlier
-            write_whole(path, content)
-        return records.recorded(work) or record
+            if (existing := records.read_record(work)) is not None:
+                return existing
+            replace_file(path, content)
+        return records.read_record(work) or record
     except OSError as error:
-        raise storage(error, path, "write") from error
+        raise storage_error(error, path, "write") from error
 
 
 def publish(
-    work: Path, record: Published, output: Path, errors: Path, link: Link = os.link
+    work: Path, record: PublicationRecord, output: Path, errors: Path, link: Link = os.link
 ) -> None:
     """Give the results of the record their names."""
-    for sealed, target in ((record.errors, errors), (record.output, output)):
-        if _same(work, sealed, target):
+    for result_file, target in ((record.errors, errors), (record.output, output)):
+        if _is_same_file(work, result_file, target):
             continue
-        if not (_whole(work, sealed) or _same(work, sealed, target)):
-            raise TroubleError(
-                f"{work / sealed.file} is damaged; delete {records.path_of(work)}, and the results "
+        if not (_is_intact(work, result_file) or _is_same_file(work, result_file, target)):
+            raise TransientError(
+                f"{work / result_file.file} is damaged; delete {records.record_path(work)}, and "
+                "the results "
                 "are assembled anew without asking any row again"
             )
         try:
-            place(work / sealed.file, target, link)
+            link_or_move(work / result_file.file, target, link)
         except OSError as error:
-            if not _same(work, sealed, target):
-                refuse_foreign(work, target)
-                raise storage(error, target, "publish") from error
+            if not _is_same_file(work, result_file, target):
+                refuse_unowned(work, target)
+                raise storage_error(error, target, "publish") from error
 
 
-def _whole(work: Path, sealed: Sealed) -> bool:
+def _is_intact(work: Path, result_file: ResultFile) -> bool:
     """Is the file still what was recorded?"""
-    path = work / sealed.file
+    path = work / result_file.file
     try:
-        return _matches(sealed, path)
+        return _matches(result_file, path)
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise storage(error, path, "read") from error
+        raise storage_error(error, path, "read") from error
 
 
-def _ours(work: Path, record: Published | None, target: Path) -> bool:
+def _is_own_result(work: Path, record: PublicationRecord | None, target: Path) -> bool:
     return record is not None and any(
-        _same(work, sealed, target) for sealed in (record.output, record.errors)
+        _is_same_file(work, result_file, target) for result_file in (record.output, record.errors)
     )
 
 
-def _same(work: Path, sealed: Sealed, target: Path) -> bool:
+def _is_same_file(work: Path, result_file: ResultFile, target: Path) -> bool:
     """Is the target this file, by name or by content?"""
-    source = work / sealed.file
+    source = work / result_file.file
     try:
         if source.exists() and source.samefile(target):
             return True
-        return _matches(sealed, target)
+        return _matches(result_file, target)
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise storage(error, target, "read") from error
+        raise storage_error(error, target, "read") from error
 
 
-def _matches(sealed: Sealed, path: Path) -> bool:
+def _matches(result_file: ResultFile, path: Path) -> bool:
     with path.open("rb") as file:
-        if os.fstat(file.fileno()).st_size != sealed.bytes:
+        if os.fstat(file.fileno()).st_size != result_file.bytes:
             return False
-        return hashlib.file_digest(file, "sha256").hexdigest() == sealed.sha256
+        return hashlib.file_digest(file, "sha256").hexdigest() == result_file.sha256

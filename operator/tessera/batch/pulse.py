@@ -7,11 +7,11 @@ from tessera.batch.errors import StoppedError
 
 log = logging.getLogger(__name__)
 
-EVERY_SECONDS = 10.0
-TOLD = "told to stop; the next attempt goes on from here"
+LOG_INTERVAL_SECONDS = 10.0
+STOP_MESSAGE = "told to stop; the next attempt goes on from here"
 
 
-class Pulse:
+class WorkHeartbeat:
     """For work that asks often: a line in the log every ten seconds, and the end on demand."""
 
     def __init__(
@@ -19,13 +19,13 @@ class Pulse:
     ) -> None:
         self._clock = clock
         self._stopped = stopped
-        self._due = clock() + EVERY_SECONDS
+        self._due = clock() + LOG_INTERVAL_SECONDS
 
-    def beat(self, told: str, *figures: object) -> None:
+    def beat(self, message: str, *figures: object) -> None:
         """Log this, if it is time; StoppedError if the work should end."""
         if self._stopped():
-            raise StoppedError(TOLD)
+            raise StoppedError(STOP_MESSAGE)
         now = self._clock()
         if now >= self._due:
-            self._due = now + EVERY_SECONDS
-            log.info(told, *figures)
+            self._due = now + LOG_INTERVAL_SECONDS
+            log.info(message, *figures)

@@ -5,11 +5,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from tessera.batch.errors import storage
-from tessera.batch.ledger import Counts
+from tessera.batch.errors import storage_error
+from tessera.batch.ledger import BatchCounts
 
 
-class Sealed(BaseModel):
+class ResultFile(BaseModel):
     """A file of results that will not change any more."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -21,29 +21,29 @@ class Sealed(BaseModel):
     sha256: str
 
 
-class Published(BaseModel):
+class PublicationRecord(BaseModel):
     """Made once per batch; whoever finds it finishes what it says."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: Literal[1] = 1
     attempt: int
-    output: Sealed
-    errors: Sealed
-    counts: Counts
+    output: ResultFile
+    errors: ResultFile
+    counts: BatchCounts
 
 
-def path_of(work: Path) -> Path:
+def record_path(work: Path) -> Path:
     """Where the record of a work folder is."""
     return work / "published.json"
 
 
-def recorded(work: Path) -> Published | None:
+def read_record(work: Path) -> PublicationRecord | None:
     """The record; None while there is none, or one that was torn before it counted."""
-    path = path_of(work)
+    path = record_path(work)
     try:
-        return Published.model_validate_json(path.read_bytes())
+        return PublicationRecord.model_validate_json(path.read_bytes())
     except (FileNotFoundError, ValidationError):
         return None
     except OSError as error:
-        raise storage(error, path, "read") from error
+        raise storage_error(error, path, "read") from error

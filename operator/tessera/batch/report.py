@@ -6,45 +6,45 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tessera.batch.scan import Found
+from tessera.batch.scan import LineFault
 
 log = logging.getLogger(__name__)
 
-LARGEST = 4096
-_MESSAGE = 1000
+MAX_REPORT_BYTES = 4096
+_MAX_MESSAGE_LENGTH = 1000
 
 
-def encoded(report: Mapping[str, Any]) -> bytes:
+def encode_report(report: Mapping[str, Any]) -> bytes:
     """The report as JSON that fits: the last errors go first, then the end of the message."""
-    kept = dict(report)
-    kept["message"] = _short(str(kept.get("message", "")), _MESSAGE)
-    while len(content := _json(kept)) > LARGEST and kept.get("errors"):
-        kept["errors"] = kept["errors"][:-1]
-    if len(content) > LARGEST:
+    shortened = dict(report)
+    shortened["message"] = _truncate(str(shortened.get("message", "")), _MAX_MESSAGE_LENGTH)
+    while len(content := _json(shortened)) > MAX_REPORT_BYTES and shortened.get("errors"):
+        shortened["errors"] = shortened["errors"][:-1]
+    if len(content) > MAX_REPORT_BYTES:
         # Every character takes at most twelve bytes as JSON.
-        kept["message"] = _short(kept["message"], _MESSAGE // 12)
-        content = _json(kept)
+        shortened["message"] = _truncate(shortened["message"], _MAX_MESSAGE_LENGTH // 12)
+        content = _json(shortened)
     return content
 
 
 def write(path: Path, report: Mapping[str, Any]) -> None:
     """Leave the report in place, since the kubelet's file can be written but not renamed."""
     try:
-        path.write_bytes(encoded(report))
+        path.write_bytes(encode_report(report))
     except OSError as error:
         log.error("the report could not be written to %s: %s", path, error.strerror)
 
 
-def errors(faults: Sequence[Found]) -> list[dict[str, Any]]:
+def error_list(faults: Sequence[LineFault]) -> list[dict[str, Any]]:
     """Faults in the form of OpenAI's batch errors."""
     return [
         {
-            "line": found.line,
-            "code": found.fault.code,
-            "message": found.fault.message,
-            "param": found.fault.param,
+            "line": line_fault.line,
+            "code": line_fault.fault.code,
+            "message": line_fault.fault.message,
+            "param": line_fault.fault.param,
         }
-        for found in faults
+        for line_fault in faults
     ]
 
 
@@ -52,5 +52,5 @@ def _json(report: Mapping[str, Any]) -> bytes:
     return json.dumps(report, separators=(",", ":")).encode()
 
 
-def _short(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+def _truncate(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"

@@ -3,14 +3,14 @@
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
-LOSSES = 2
+MAX_LOSSES = 2
 """Losses in one round after which a row is suspected to be what ends the engine."""
-_FIRST_DELAY_SECONDS = 0.5
-_LONGEST_DELAY_SECONDS = 30.0
-_NARROWER = 16
+_INITIAL_DELAY_SECONDS = 0.5
+_MAX_DELAY_SECONDS = 30.0
+_NARROWING_FACTOR = 16
 
 
-class Outcome(Enum):
+class RequestOutcome(Enum):
     """What became of a request."""
 
     ANSWERED = auto()
@@ -25,7 +25,7 @@ class Outcome(Enum):
     """The engine was not there."""
 
 
-class Verdict(Enum):
+class RetryVerdict(Enum):
     """What to do next."""
 
     FINISH = auto()
@@ -46,34 +46,36 @@ class Trial:
     losses: int = 0
 
 
-def judge(trial: Trial, outcome: Outcome, *, retries: int, alone: bool) -> tuple[Trial, Verdict]:
+def judge(
+    trial: Trial, outcome: RequestOutcome, *, retries: int, alone: bool
+) -> tuple[Trial, RetryVerdict]:
     """Decide about a row; `alone` says that no other row was in flight.
 
     A row pays for its own failures with its retries, and never for the engine's restarts, unless
     the engine ends each time that it has this row and no other.
     """
     match outcome:
-        case Outcome.ANSWERED | Outcome.REFUSED:
-            return trial, Verdict.FINISH
-        case Outcome.UNSENT:
-            return trial, Verdict.WAIT
-        case Outcome.FAILED | Outcome.TIMED_OUT:
+        case RequestOutcome.ANSWERED | RequestOutcome.REFUSED:
+            return trial, RetryVerdict.FINISH
+        case RequestOutcome.UNSENT:
+            return trial, RetryVerdict.WAIT
+        case RequestOutcome.FAILED | RequestOutcome.TIMED_OUT:
             trial = replace(trial, failures=trial.failures + 1)
-            return trial, Verdict.RETRY if trial.failures <= retries else Verdict.FINISH
-        case Outcome.LOST:
+            return trial, RetryVerdict.RETRY if trial.failures <= retries else RetryVerdict.FINISH
+        case RequestOutcome.LOST:
             trial = replace(trial, losses=trial.losses + 1)
-            if trial.losses < LOSSES:
-                return trial, Verdict.WAIT
-            return trial, Verdict.FINISH if alone else Verdict.SET_ASIDE
+            if trial.losses < MAX_LOSSES:
+                return trial, RetryVerdict.WAIT
+            return trial, RetryVerdict.FINISH if alone else RetryVerdict.SET_ASIDE
 
 
 def delay_seconds(failures: int, chance: float) -> float:
     """Exponential and capped, with jitter from `chance` in [0, 1)."""
     doublings = min(failures - 1, 10)
-    longest = min(_LONGEST_DELAY_SECONDS, _FIRST_DELAY_SECONDS * 2.0**doublings)
+    longest = min(_MAX_DELAY_SECONDS, _INITIAL_DELAY_SECONDS * 2.0**doublings)
     return longest * (0.5 + chance / 2)
 
 
 def rounds(concurrency: int) -> tuple[int, int, int]:
     """Rows in flight in each round: a row that ends the engine is cornered by the last one."""
-    return concurrency, max(1, concurrency // _NARROWER), 1
+    return concurrency, max(1, concurrency // _NARROWING_FACTOR), 1

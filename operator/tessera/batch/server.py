@@ -7,20 +7,22 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from tessera.batch.errors import TroubleError
-from tessera.batch.progress import Progress, registry
+from tessera.batch.errors import TransientError
+from tessera.batch.progress import Progress, metrics_registry
 
 
 @asynccontextmanager
-async def serving(progress: Progress, host: str, port: int) -> AsyncIterator[None]:
+async def status_server(progress: Progress, host: str, port: int) -> AsyncIterator[None]:
     """Answer `/healthz`, `/progress` and `/metrics` for as long as the block runs."""
-    runner = web.AppRunner(_app(progress, registry(progress)), access_log=None, shutdown_timeout=0)
+    runner = web.AppRunner(
+        _app(progress, metrics_registry(progress)), access_log=None, shutdown_timeout=0
+    )
     await runner.setup()
     try:
         await web.TCPSite(runner, host, port).start()
     except OSError as error:
         await runner.cleanup()
-        raise TroubleError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+        raise TransientError(f"cannot listen on {host}:{port}: {error.strerror}") from error
     try:
         yield
     finally:
@@ -31,15 +33,15 @@ def _app(progress: Progress, metrics: CollectorRegistry) -> web.Application:
     async def healthz(_: web.Request) -> web.Response:
         return web.Response(text="ok")
 
-    async def shown(_: web.Request) -> web.Response:
-        return web.json_response(progress.shown())
+    async def show_progress(_: web.Request) -> web.Response:
+        return web.json_response(progress.as_dict())
 
-    async def exposed(_: web.Request) -> web.Response:
+    async def show_metrics(_: web.Request) -> web.Response:
         content = generate_latest(metrics)
         return web.Response(body=content, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     app = web.Application()
     app.router.add_get("/healthz", healthz)
-    app.router.add_get("/progress", shown)
-    app.router.add_get("/metrics", exposed)
+    app.router.add_get("/progress", show_progress)
+    app.router.add_get("/metrics", show_metrics)
     return app

@@ -4,23 +4,23 @@ import asyncio
 from collections.abc import Coroutine, Iterable
 from typing import Any
 
-Job = Coroutine[Any, Any, None]
+TaskCoroutine = Coroutine[Any, Any, None]
 
 
-async def first_of(*jobs: Job) -> None:
+async def run_until_first(*coroutines: TaskCoroutine) -> None:
     """Until one ends; the others are cancelled."""
-    await _run(jobs, asyncio.FIRST_COMPLETED)
+    await _run(coroutines, asyncio.FIRST_COMPLETED)
 
 
-async def all_of(jobs: Iterable[Job]) -> None:
+async def run_all(coroutines: Iterable[TaskCoroutine]) -> None:
     """Until all have ended; the first error ends the others."""
-    await _run(jobs, asyncio.FIRST_EXCEPTION)
+    await _run(coroutines, asyncio.FIRST_EXCEPTION)
 
 
-async def _run(jobs: Iterable[Job], until: str) -> None:
-    tasks = [asyncio.create_task(job) for job in jobs]
+async def _run(coroutines: Iterable[TaskCoroutine], return_when: str) -> None:
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
     try:
-        done, _ = await asyncio.wait(tasks, return_when=until)
+        done, _ = await asyncio.wait(tasks, return_when=return_when)
     finally:
         for task in tasks:
             task.cancel()

@@ -13,191 +13,233 @@ from dataclasses import replace
 from importlib.metadata import version
 
 from tessera.adapters.clock import now
-from tessera.adapters.openai_api import OpenAiApi
-from tessera.cli.bench_baseline import against
-from tessera.cli.bench_html import html
+from tessera.adapters.openai_api import OpenAiClient
+from tessera.cli.bench_baseline import compare_reports
+from tessera.cli.bench_html import render_html
 from tessera.cli.bench_json import as_json
-from tessera.cli.bench_plan import Load, Plan, api_key, plan
-from tessera.cli.bench_prompts import Prompts
-from tessera.cli.bench_report import Report, as_text
-from tessera.cli.bench_run import Ask, Course, Meter
-from tessera.cli.bench_server import PATHS, Manner, Model, chosen, learned
+from tessera.cli.bench_plan import BenchLoad, BenchPlan, api_key, parse_plan
+from tessera.cli.bench_prompts import PromptGenerator
+from tessera.cli.bench_report import BenchReport, as_text
+from tessera.cli.bench_run import LoadRunner, MetricsScraper, SendRequest
+from tessera.cli.bench_server import PATHS, RequestFormat, ServedModel, choose_model, probe_server
 from tessera.cli.errors import CommandError
-from tessera.cli.told import Told
-from tessera.domain.bench.answers import Answer
-from tessera.domain.bench.cautions import cautions
-from tessera.domain.bench.figures import Figures, figures, knee_of
-from tessera.domain.bench.jobs import Job, fitting, shared_by_design
+from tessera.cli.told import Output
+from tessera.domain.bench.answers import BenchResponse
+from tessera.domain.bench.cautions import reliability_warnings
+from tessera.domain.bench.figures import LoadMetrics, load_metrics, sweep_knee
+from tessera.domain.bench.jobs import BenchRequest, requests_within, shared_prompt_share
 
 _INTERRUPTED = 130
-_FEW = 100
-_WARM_ROUND = -1
+_FEW_RESPONSES = 100
+_WARMUP_ROUND = -1
 """Warm-up prompts have words of their own, which no later prompt begins with."""
 
 
-def run(arguments: argparse.Namespace) -> Told:
+def run(arguments: argparse.Namespace) -> Output:
     """The report; 130 after Ctrl-C, 1 when no request was answered."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each request is a connection
-    return asyncio.run(told(arguments))
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(
+        resource.RLIMIT_NOFILE, (hard_limit, hard_limit)
+    )  # each request is a connection
+    return asyncio.run(run_bench(arguments))
 
 
-async def told(arguments: argparse.Namespace) -> Told:
+async def run_bench(arguments: argparse.Namespace) -> Output:
     """The same, for who has a loop already."""
     seed = secrets.randbelow(10**6) if arguments.seed is None else arguments.seed
-    made = plan(arguments, seed)
-    report = await measured(arguments, made)
-    if made.baseline is not None:
-        report = replace(report, against=against(made.baseline, report))
-    if made.html is not None:
+    bench_plan = parse_plan(arguments, seed)
+    report = await run_load_test(arguments, bench_plan)
+    if bench_plan.baseline is not None:
+        report = replace(report, comparison=compare_reports(bench_plan.baseline, report))
+    if bench_plan.html is not None:
         try:
-            made.html.write_text(html(report), encoding="utf-8")
+            bench_plan.html.write_text(render_html(report), encoding="utf-8")
         except OSError as error:
-            report = replace(report, notes=(*report.notes, f"--html {made.html}: {error.strerror}"))
+            report = replace(
+                report, notes=(*report.notes, f"--html {bench_plan.html}: {error.strerror}")
+            )
     text = as_json(report) if arguments.output == "json" else as_text(report)
     if report.interrupted:
-        return Told(text, _INTERRUPTED)
-    return Told(text, 0 if any(level.whole for level in report.levels) else 1)
+        return Output(text, _INTERRUPTED)
+    return Output(text, 0 if any(result.completed for result in report.results) else 1)
 
 
-async def measured(asked: argparse.Namespace, made: Plan) -> Report:
+async def run_load_test(arguments: argparse.Namespace, bench_plan: BenchPlan) -> BenchReport:
     """The load put on the server, with every answer to it."""
-    api = OpenAiApi(made.base, api_key(asked), asked.timeout)
+    api = OpenAiClient(bench_plan.base, api_key(arguments), arguments.timeout)
     try:
-        model = await chosen(api, asked.model)
-        manner = Manner(path=PATHS[asked.endpoint], model=model.name, natural_end=asked.natural_end)
-        loads, notes = _fitting(made.loads, model)
-        manner, tongue = await learned(api, manner, made.seed)
-        began = now()
-        test = _Test(api=api, manner=manner, prompts=Prompts(made.seed, tongue), plan=made)
-        await test.warm(loads[0], asked.warmup)
-        with _stopped_by_interrupt(test.stop):
-            levels = await test.all(loads)
+        model = await choose_model(api, arguments.model)
+        request_format = RequestFormat(
+            path=PATHS[arguments.endpoint], model=model.name, natural_end=arguments.natural_end
+        )
+        loads, notes = _loads_within_context(bench_plan.loads, model)
+        request_format, token_ratio = await probe_server(api, request_format, bench_plan.seed)
+        started_at = now()
+        test = _LoadTest(
+            api=api,
+            request_format=request_format,
+            prompts=PromptGenerator(bench_plan.seed, token_ratio),
+            bench_plan=bench_plan,
+        )
+        await test.warm_up(loads[0], arguments.warmup)
+        with _stop_on_interrupt(test.stop):
+            results = await test.run_all(loads)
     finally:
         await api.close()
-    shared = shared_by_design(loads[0].jobs)
-    return Report(
+    shared = shared_prompt_share(loads[0].requests)
+    return BenchReport(
         tessera=version("tessera"),
-        at=began,
-        url=made.base,
+        at=started_at,
+        url=bench_plan.base,
         model=model.name,
-        endpoint=asked.endpoint,
-        told=made.told,
-        seed=made.seed,
-        warmup=asked.warmup,
-        timeout_seconds=asked.timeout,
-        levels=tuple(levels),
-        cautions=tuple(
-            tuple(cautions(one, shared, natural_end=asked.natural_end)) for one in levels
+        endpoint=arguments.endpoint,
+        description=bench_plan.description,
+        seed=bench_plan.seed,
+        warmup=arguments.warmup,
+        timeout_seconds=arguments.timeout,
+        results=tuple(results),
+        warnings=tuple(
+            tuple(reliability_warnings(result, shared, natural_end=arguments.natural_end))
+            for result in results
         ),
-        knee=knee_of(levels),
-        swept=len(loads) > 1,
-        peaks=made.peaks,
-        price=made.price,
+        knee=sweep_knee(results),
+        is_sweep=len(loads) > 1,
+        peaks=bench_plan.peaks,
+        price=bench_plan.price,
         interrupted=test.stop.is_set(),
-        notes=(*notes, *_missing(levels, made)),
+        notes=(*notes, *_missing_metrics(results, bench_plan)),
     )
 
 
-class _Test:
+class _LoadTest:
     """The loads of one test, one after another."""
 
-    def __init__(self, *, api: OpenAiApi, manner: Manner, prompts: Prompts, plan: Plan) -> None:
-        self._api, self._manner, self._prompts, self._plan = api, manner, prompts, plan
+    def __init__(
+        self,
+        *,
+        api: OpenAiClient,
+        request_format: RequestFormat,
+        prompts: PromptGenerator,
+        bench_plan: BenchPlan,
+    ) -> None:
+        self._api, self._request_format, self._prompts, self._bench_plan = (
+            api,
+            request_format,
+            prompts,
+            bench_plan,
+        )
         self.stop = asyncio.Event()
 
-    async def warm(self, load: Load, count: int) -> None:
+    async def warm_up(self, load: BenchLoad, count: int) -> None:
         """Requests like the first ones, which do not count."""
-        jobs = [replace(job, arrival=0.0, blocks=None) for job in load.jobs[:count]]
-        course = Course(api=self._api, meter=Meter(self._api, ()), stop=self.stop)
-        places = min(load.concurrency or len(jobs), len(jobs))
-        if places:
-            await course.closed("warm-up", jobs, places, self._asking(_WARM_ROUND))
+        requests = [replace(request, arrival=0.0, blocks=None) for request in load.requests[:count]]
+        runner = LoadRunner(api=self._api, meter=MetricsScraper(self._api, ()), stop=self.stop)
+        concurrency = min(load.concurrency or len(requests), len(requests))
+        if concurrency:
+            await runner.run_closed_loop(
+                "warm-up", requests, concurrency, self._sender(_WARMUP_ROUND)
+            )
 
-    async def all(self, loads: Sequence[Load]) -> list[Figures]:
-        found: list[Figures] = []
+    async def run_all(self, loads: Sequence[BenchLoad]) -> list[LoadMetrics]:
+        results: list[LoadMetrics] = []
         for round_, load in enumerate(loads):
-            found.append(await self._one(load, round_))
+            results.append(await self._run_load(load, round_))
             if self.stop.is_set():
                 break
-        return found
+        return results
 
-    async def _one(self, load: Load, round_: int) -> Figures:
-        ask = self._asking(round_)
-        course = Course(
+    async def _run_load(self, load: BenchLoad, round_: int) -> LoadMetrics:
+        send = self._sender(round_)
+        runner = LoadRunner(
             api=self._api,
-            meter=Meter(self._api, self._plan.metrics),
+            meter=MetricsScraper(self._api, self._bench_plan.metrics),
             stop=self.stop,
             progress=_progress(load.name) if sys.stderr.isatty() else None,
         )
         if load.concurrency is None:
-            level = await course.opened(load.name, load.jobs, ask)
+            measurement = await runner.run_open_loop(load.name, load.requests, send)
         else:
-            level = await course.closed(load.name, load.jobs, load.concurrency, ask)
-        if course.progress is not None:
+            measurement = await runner.run_closed_loop(
+                load.name, load.requests, load.concurrency, send
+            )
+        if runner.progress is not None:
             sys.stderr.write("\r\x1b[K")
-        return figures(level, self._plan.peaks, self._plan.price)
+        return load_metrics(measurement, self._bench_plan.peaks, self._bench_plan.price)
 
-    def _asking(self, round_: int) -> Ask:
-        async def ask(job: Job, due: float | None) -> Answer:
-            body = self._manner.body(self._prompts.text(job, round_), job.output_tokens)
-            return await self._api.answer(self._manner.path, body, job, due)
+    def _sender(self, round_: int) -> SendRequest:
+        async def send(request: BenchRequest, due_at: float | None) -> BenchResponse:
+            body = self._request_format.body(
+                self._prompts.text(request, round_), request.output_tokens
+            )
+            return await self._api.send(self._request_format.path, body, request, due_at)
 
-        return ask
+        return send
 
 
-def _fitting(loads: Sequence[Load], model: Model) -> tuple[list[Load], list[str]]:
+def _loads_within_context(
+    loads: Sequence[BenchLoad], model: ServedModel
+) -> tuple[list[BenchLoad], list[str]]:
     """What the model can hold, and a word on what was left out."""
-    found, notes = [], []
+    usable, notes = [], []
     for load in loads:
-        jobs = fitting(load.jobs, model.longest)
-        if not jobs:
-            job = load.jobs[0]
+        requests = requests_within(load.requests, model.max_tokens)
+        if not requests:
+            request = load.requests[0]
             raise CommandError(
-                f"{model.name} holds {model.longest} tokens, a prompt of {job.input_tokens} and an "
-                f"answer of {job.output_tokens} are more: take fewer --input-tokens or "
+                f"{model.name} holds {model.max_tokens} tokens, a prompt of {request.input_tokens} "
+                "and an "
+                f"answer of {request.output_tokens} are more: take fewer --input-tokens or "
                 "--output-tokens"
             )
-        if left := len(load.jobs) - len(jobs):
+        if omitted := len(load.requests) - len(requests):
             notes.append(
-                f"{load.name}: {left} of {len(load.jobs)} requests are longer than the model's "
-                f"{model.longest} tokens and were left out"
+                f"{load.name}: {omitted} of {len(load.requests)} requests are longer than the "
+                "model's "
+                f"{model.max_tokens} tokens and were left out"
             )
-        found.append(replace(load, jobs=jobs))
-    return found, notes
+        usable.append(replace(load, requests=requests))
+    return usable, notes
 
 
-def _missing(levels: Sequence[Figures], made: Plan) -> Iterator[str]:
+def _missing_metrics(results: Sequence[LoadMetrics], bench_plan: BenchPlan) -> Iterator[str]:
     """What could not be told, and what would tell it."""
-    if levels and not any(one.level.before.speaks for one in levels):
+    if results and not any(result.measurement.before.is_vllm for result in results):
         yield (
-            f"no vLLM counters at {', '.join(made.metrics)}: batch, preemptions, cache and MFU are "
+            f"no vLLM counters at {', '.join(bench_plan.metrics)}: batch, preemptions, cache and "
+            "MFU are "
             "not known; --metrics names the engines"
         )
-    elif levels and made.peaks and all(one.work is None or one.work.mfu is None for one in levels):
+    elif (
+        results
+        and bench_plan.peaks
+        and all(result.activity is None or result.activity.mfu is None for result in results)
+    ):
         yield "no MFU: vLLM estimates its work only with --enable-mfu-metrics"
-    if any(0 < one.whole < _FEW for one in levels):
-        yield f"P99 of fewer than {_FEW} answers is the slowest one; --prompts asks for more"
-    if made.price is None:
+    if any(0 < result.completed < _FEW_RESPONSES for result in results):
+        yield (
+            f"P99 of fewer than {_FEW_RESPONSES} answers is the slowest one; --prompts asks for "
+            "more"
+        )
+    if bench_plan.price is None:
         yield "no prices: --price AMOUNT tells what an hour of the GPU costs"
 
 
-def _progress(name: str) -> Callable[[Course], None]:
-    def tell(course: Course) -> None:
-        failed = sum(not answer.whole for answer in course.answers)
-        tokens = sum(answer.output_tokens for answer in course.answers)
-        seconds = max(course.api.now - course.began, 1e-9)
+def _progress(name: str) -> Callable[[LoadRunner], None]:
+    def write_progress(runner: LoadRunner) -> None:
+        failed = sum(not response.complete for response in runner.responses)
+        tokens = sum(response.output_tokens for response in runner.responses)
+        seconds = max(runner.api.now - runner.started_at, 1e-9)
         sys.stderr.write(
-            f"\r\x1b[K{name}: {len(course.answers)}/{course.total} answers, {failed} failed, "
-            f"{course.in_flight} under way, {tokens / seconds:.0f} tokens/s, {seconds:.0f} s"
+            f"\r\x1b[K{name}: {len(runner.responses)}/{runner.total} answers, {failed} failed, "
+            f"{runner.in_flight} under way, {tokens / seconds:.0f} tokens/s, {seconds:.0f} s"
         )
         sys.stderr.flush()
 
-    return tell
+    return write_progress
 
 
 @contextmanager
-def _stopped_by_interrupt(stop: asyncio.Event) -> Iterator[None]:
+def _stop_on_interrupt(stop: asyncio.Event) -> Iterator[None]:
     """Ctrl-C ends the test with the report so far, a second one ends the program at once."""
 
     def interrupted() -> None:
@@ -206,10 +248,10 @@ def _stopped_by_interrupt(stop: asyncio.Event) -> Iterator[None]:
         stop.set()
 
     loop = asyncio.get_running_loop()
-    before = signal.getsignal(signal.SIGINT)
+    previous_handler = signal.getsignal(signal.SIGINT)
     loop.add_signal_handler(signal.SIGINT, interrupted)
     try:
         yield
     finally:
         loop.remove_signal_handler(signal.SIGINT)
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, previous_handler)

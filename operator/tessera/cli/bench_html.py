@@ -3,24 +3,24 @@
 from collections.abc import Iterator, Sequence
 from html import escape
 
-from tessera.cli.bench_plots import Plot, Points, Series, svg, thinned
+from tessera.cli.bench_plots import Plot, PlotSeries, Points, svg, thin_out
 from tessera.cli.bench_report import (
     PERCENTILES,
-    Report,
+    BenchReport,
     all_notes,
     client_lines,
     knee_lines,
     tables,
 )
-from tessera.cli.text import moment
-from tessera.domain.bench.answers import Answer
+from tessera.cli.text import format_time
+from tessera.domain.bench.answers import BenchResponse
 from tessera.domain.bench.counters import RUNNING, WAITING
-from tessera.domain.bench.figures import Figures
-from tessera.domain.bench.spread import Spread
+from tessera.domain.bench.figures import LoadMetrics
+from tessera.domain.bench.spread import Distribution
 
-_MOST_LINES = 8
+_MAX_LINES = 8
 """Loads in one plot; more lines cannot be told apart."""
-_PARTS = 50
+_BINS = 50
 _STYLE = """
 :root { color-scheme: light dark; --fore: #1c1917; --back: #fff; --soft: #e7e5e4; }
 @media (prefers-color-scheme: dark) { :root { --fore: #e7e5e4; --back: #1c1917; --soft: #44403c; } }
@@ -38,7 +38,7 @@ svg { width: 100%; height: auto; } svg text { font-size: 12px; fill: var(--fore)
 """
 
 
-def html(report: Report) -> str:
+def render_html(report: BenchReport) -> str:
     """The whole file."""
     title = escape(f"Load test of {report.title}")
     return "\n".join(
@@ -50,9 +50,9 @@ def html(report: Report) -> str:
             *_head(report),
             '<div class="plots">',
             *(
-                f"<figure><figcaption>{escape(plot.title)}</figcaption>\n{drawn}\n</figure>"
+                f"<figure><figcaption>{escape(plot.title)}</figcaption>\n{image}\n</figure>"
                 for plot in plots(report)
-                if (drawn := svg(plot))
+                if (image := svg(plot))
             ),
             "</div>",
             *(_table(head, rows) for head, rows in tables(report)),
@@ -62,97 +62,112 @@ def html(report: Report) -> str:
     )
 
 
-def plots(report: Report) -> Iterator[Plot]:
+def plots(report: BenchReport) -> Iterator[Plot]:
     """Of a sweep what it is about first, then how latencies are spread and went over time."""
-    if report.swept:
+    if report.is_sweep:
         yield from _sweep(report)
-    shown = [
-        (one, f"{one.level.name} at once" if report.swept else "")
-        for one in report.levels[:_MOST_LINES]
+    named_results = [
+        (result, f"{result.measurement.name} at once" if report.is_sweep else "")
+        for result in report.results[:_MAX_LINES]
     ]
     yield Plot(
         title="Time to first token",
-        across="seconds",
-        up="share of answers, %",
-        series=[_cumulated(_firsts(one), name) for one, name in shown],
-        low=True,
+        x_label="seconds",
+        y_label="share of answers, %",
+        series=[_cumulative(_ttfts(result), name) for result, name in named_results],
+        legend_below=True,
     )
     yield Plot(
         title="Time between tokens, mean of each answer",
-        across="milliseconds",
-        up="share of answers, %",
-        series=[_cumulated(_per_token(one), name) for one, name in shown],
-        low=True,
+        x_label="milliseconds",
+        y_label="share of answers, %",
+        series=[_cumulative(_tpots(result), name) for result, name in named_results],
+        legend_below=True,
     )
     yield Plot(
         title="Whole answers",
-        across="seconds",
-        up="share of answers, %",
-        series=[_cumulated(_answers(one), name) for one, name in shown],
-        low=True,
+        x_label="seconds",
+        y_label="share of answers, %",
+        series=[_cumulative(_end_to_end(result), name) for result, name in named_results],
+        legend_below=True,
     )
-    if len(report.levels) == 1:
-        yield from _course(report.levels[0])
+    if len(report.results) == 1:
+        yield from _over_time(report.results[0])
 
 
-def _sweep(report: Report) -> Iterator[Plot]:
-    levels = [one for one in report.levels if one.level.concurrency is not None]
+def _sweep(report: BenchReport) -> Iterator[Plot]:
+    results = [result for result in report.results if result.measurement.concurrency is not None]
     mark = (float(report.knee.concurrency), "knee") if report.knee else None
-    at = [float(one.level.concurrency or 0) for one in levels]
+    concurrencies = [float(result.measurement.concurrency or 0) for result in results]
     yield Plot(
         title="Output tokens a second by load",
-        across="requests at once",
-        up="tokens/s",
+        x_label="requests at once",
+        y_label="tokens/s",
         series=[
-            Series(
-                name="over the whole load", points=_line(at, [o.output_per_second for o in levels])
+            PlotSeries(
+                name="over the whole load",
+                points=_line(concurrencies, [result.output_per_second for result in results]),
             ),
-            Series(name="while all places are taken", points=_line(at, [o.full for o in levels])),
+            PlotSeries(
+                name="while all places are taken",
+                points=_line(
+                    concurrencies, [result.saturated_output_per_second for result in results]
+                ),
+            ),
         ],
         mark=mark,
     )
     yield Plot(
         title="Time to first token by load",
-        across="requests at once",
-        up="seconds",
-        series=_percentiles(at, [one.latencies.first_token for one in levels], 1),
+        x_label="requests at once",
+        y_label="seconds",
+        series=_percentiles(concurrencies, [result.latencies.ttft for result in results], 1),
         mark=mark,
     )
     yield Plot(
         title="Time between tokens by load",
-        across="requests at once",
-        up="milliseconds",
-        series=_percentiles(at, [one.latencies.per_token for one in levels], 1000),
+        x_label="requests at once",
+        y_label="milliseconds",
+        series=_percentiles(concurrencies, [result.latencies.tpot for result in results], 1000),
         mark=mark,
     )
-    users = [(one.per_user, one.output_per_second, one.level.name) for one in levels]
+    users = [
+        (result.per_user, result.output_per_second, result.measurement.name) for result in results
+    ]
     known = [(user, total, name) for user, total, name in users if user is not None]
     yield Plot(
         title="What a user gets against what the server gives",
-        across="tokens/s of a user (median)",
-        up="tokens/s of the server",
-        series=[Series(name="", points=[(user, total) for user, total, _ in known])],
+        x_label="tokens/s of a user (median)",
+        y_label="tokens/s of the server",
+        series=[PlotSeries(name="", points=[(user, total) for user, total, _ in known])],
         labels=known,
     )
 
 
-def _course(one: Figures) -> Iterator[Plot]:
-    level = one.level
-    whole = [answer for answer in level.answers if answer.whole and answer.to_first is not None]
-    failed = [answer for answer in level.answers if not answer.whole]
+def _over_time(result: LoadMetrics) -> Iterator[Plot]:
+    measurement = result.measurement
+    complete = [
+        response
+        for response in measurement.responses
+        if response.complete and response.ttft is not None
+    ]
+    failed = [response for response in measurement.responses if not response.complete]
     yield Plot(
         title="First tokens over time",
-        across="seconds from the begin to the request",
-        up="seconds to the first token; 0 for failures",
+        x_label="seconds from the begin to the request",
+        y_label="seconds to the first token; 0 for failures",
         series=[
-            Series(
+            PlotSeries(
                 name="whole answers",
-                points=[(answer.due - level.began, answer.to_first or 0.0) for answer in whole],
+                points=[
+                    (response.due_at - measurement.started_at, response.ttft or 0.0)
+                    for response in complete
+                ],
                 dots=True,
             ),
-            Series(
+            PlotSeries(
                 name="failures" if failed else "",
-                points=[(answer.due - level.began, 0.0) for answer in failed],
+                points=[(response.due_at - measurement.started_at, 0.0) for response in failed],
                 dots=True,
                 color=3,
             ),
@@ -160,21 +175,26 @@ def _course(one: Figures) -> Iterator[Plot]:
     )
     yield Plot(
         title="Tokens over time",
-        across="seconds",
-        up="output tokens/s",
-        series=[Series(name="", points=_rates(level.answers, level.began, level.seconds))],
+        x_label="seconds",
+        y_label="output tokens/s",
+        series=[
+            PlotSeries(
+                name="",
+                points=_rates(measurement.responses, measurement.started_at, measurement.seconds),
+            )
+        ],
     )
     yield Plot(
         title="The engine over time",
-        across="seconds",
-        up="requests",
+        x_label="seconds",
+        y_label="requests",
         series=[
-            Series(
+            PlotSeries(
                 name=name,
                 points=[
-                    (look.at - level.began, value)
-                    for look in level.during
-                    if (value := look.get(metric)) is not None
+                    (snapshot.at - measurement.started_at, value)
+                    for snapshot in measurement.during
+                    if (value := snapshot.get(metric)) is not None
                 ],
             )
             for name, metric in (("running (batch)", RUNNING), ("waiting", WAITING))
@@ -182,42 +202,74 @@ def _course(one: Figures) -> Iterator[Plot]:
     )
 
 
-def _rates(answers: Sequence[Answer], began: float, seconds: float) -> Points:
+def _rates(responses: Sequence[BenchResponse], began: float, seconds: float) -> Points:
     """Output tokens a second in equal parts of the time."""
-    width = seconds / _PARTS
-    counted = [0.0] * _PARTS
-    for answer in answers:
-        if answer.first is None or not answer.whole:
+    width = seconds / _BINS
+    bins = [0.0] * _BINS
+    for response in responses:
+        if response.first_token_at is None or not response.complete:
             continue
-        at, each = answer.first, answer.output_tokens / answer.chunks
-        for gap in (0.0, *answer.gaps):
-            at += gap
-            counted[min(_PARTS - 1, int((at - began) / width))] += each
-    return [((place + 0.5) * width, tokens / width) for place, tokens in enumerate(counted)]
+        received_at, per_chunk = response.first_token_at, response.output_tokens / response.chunks
+        for gap in (0.0, *response.chunk_gaps):
+            received_at += gap
+            bins[min(_BINS - 1, int((received_at - began) / width))] += per_chunk
+    return [((place + 0.5) * width, tokens / width) for place, tokens in enumerate(bins)]
 
 
-def _cumulated(values: Sequence[float], name: str) -> Series:
+def _cumulative(values: Sequence[float], name: str) -> PlotSeries:
     ordered = sorted(values)
     steps = [(value, 100 * (rank + 1) / len(ordered)) for rank, value in enumerate(ordered)]
-    return Series(name=name, points=thinned(steps))
+    return PlotSeries(name=name, points=thin_out(steps))
 
 
-def _firsts(one: Figures) -> list[float]:
-    return [a.to_first for a in one.level.answers if a.whole and a.to_first is not None]
-
-
-def _per_token(one: Figures) -> list[float]:
-    return [a.per_token * 1e3 for a in one.level.answers if a.whole and a.per_token is not None]
-
-
-def _answers(one: Figures) -> list[float]:
-    return [answer.ended - answer.due for answer in one.level.answers if answer.whole]
-
-
-def _percentiles(at: list[float], spreads: Sequence[Spread | None], unit: float) -> list[Series]:
+def _ttfts(result: LoadMetrics) -> list[float]:
     return [
-        Series(name="P50", points=_line(at, [s.p50 * unit if s else None for s in spreads])),
-        Series(name="P95", points=_line(at, [s.p95 * unit if s else None for s in spreads])),
+        response.ttft
+        for response in result.measurement.responses
+        if response.complete and response.ttft is not None
+    ]
+
+
+def _tpots(result: LoadMetrics) -> list[float]:
+    return [
+        response.tpot * 1e3
+        for response in result.measurement.responses
+        if response.complete and response.tpot is not None
+    ]
+
+
+def _end_to_end(result: LoadMetrics) -> list[float]:
+    return [
+        response.ended_at - response.due_at
+        for response in result.measurement.responses
+        if response.complete
+    ]
+
+
+def _percentiles(
+    concurrencies: list[float], distributions: Sequence[Distribution | None], unit: float
+) -> list[PlotSeries]:
+    return [
+        PlotSeries(
+            name="P50",
+            points=_line(
+                concurrencies,
+                [
+                    distribution.p50 * unit if distribution else None
+                    for distribution in distributions
+                ],
+            ),
+        ),
+        PlotSeries(
+            name="P95",
+            points=_line(
+                concurrencies,
+                [
+                    distribution.p95 * unit if distribution else None
+                    for distribution in distributions
+                ],
+            ),
+        ),
     ]
 
 
@@ -233,18 +285,19 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f'<div class="wide"><table>\n<tr>{cells}</tr>\n{lines}\n</table></div>'
 
 
-def _head(report: Report) -> Iterator[str]:
+def _head(report: BenchReport) -> Iterator[str]:
     yield (
-        f"<p>{escape(report.told)}; seed {report.seed}, {report.warmup} requests before did not "
-        f"count. {moment(report.at)} UTC, tessera {escape(report.tessera)}.</p>"
+        f"<p>{escape(report.description)}; seed {report.seed}, {report.warmup} requests before did "
+        "not "
+        f"count. {format_time(report.at)} UTC, tessera {escape(report.tessera)}.</p>"
     )
     if report.interrupted:
         yield '<p class="stopped">Interrupted: this is what was measured until then.</p>'
 
 
-def _foot(report: Report) -> Iterator[str]:
-    told = [*knee_lines(report), *client_lines(report), f"Percentiles are by {PERCENTILES}."]
-    yield from (f"<p>{escape(line)}</p>" for line in told)
+def _foot(report: BenchReport) -> Iterator[str]:
+    paragraphs = [*knee_lines(report), *client_lines(report), f"Percentiles are by {PERCENTILES}."]
+    yield from (f"<p>{escape(line)}</p>" for line in paragraphs)
     if notes := list(all_notes(report)):
         yield "<h2>Notes</h2>\n<ul>"
         yield from (f"<li>{escape(note)}</li>" for note in notes)

@@ -5,36 +5,36 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from tessera.cli.bench_report import PERCENTILES, Report
-from tessera.domain.bench.changes import Against
-from tessera.domain.bench.dollars import Dollars
-from tessera.domain.bench.figures import Figures
-from tessera.domain.bench.knee import RULE
-from tessera.domain.bench.spread import Spread
+from tessera.cli.bench_report import PERCENTILES, BenchReport
+from tessera.domain.bench.changes import BaselineComparison
+from tessera.domain.bench.dollars import TokenCost
+from tessera.domain.bench.figures import LoadMetrics
+from tessera.domain.bench.knee import KNEE_RULE
+from tessera.domain.bench.spread import Distribution
 from tessera.domain.money import Money
 
 Json = dict[str, Any]
 KIND = "TesseraBench"
-FORM = 1
+FORMAT_VERSION = 1
 """Counts changes of the form that a reader of an older one would not understand."""
 
 
-def as_json(report: Report) -> str:
+def as_json(report: BenchReport) -> str:
     """Everything with all digits; what is not known is null."""
-    return json.dumps(fields(report), indent=2) + "\n"
+    return json.dumps(report_json(report), indent=2) + "\n"
 
 
-def fields(report: Report) -> Json:
+def report_json(report: BenchReport) -> Json:
     price, peaks, knee = report.price, report.peaks, report.knee
     return {
         "kind": KIND,
-        "form": FORM,
+        "form": FORMAT_VERSION,
         "tessera": report.tessera,
         "at": report.at.isoformat(),
         "url": report.url,
         "model": report.model,
         "endpoint": report.endpoint,
-        "load": report.told,
+        "load": report.description,
         "seed": report.seed,
         "warmup": report.warmup,
         "timeoutSeconds": report.timeout_seconds,
@@ -44,90 +44,95 @@ def fields(report: Report) -> Json:
         "price": {
             "perHour": str(price.per_hour.rounded(9)),
             "currency": price.per_hour.currency,
-            "outputOverInput": str(price.output_over_input),
+            "outputOverInput": str(price.output_input_ratio),
         }
         if price
         else None,
         "levels": [
-            _level(one, found) for one, found in zip(report.levels, report.cautions, strict=True)
+            _result_json(result, warnings)
+            for result, warnings in zip(report.results, report.warnings, strict=True)
         ],
-        "knee": {"concurrency": knee.concurrency, "passed": knee.passed, "rule": RULE}
+        "knee": {"concurrency": knee.concurrency, "passed": knee.passed, "rule": KNEE_RULE}
         if knee
         else None,
-        "baseline": _against(report.against) if report.against else None,
+        "baseline": _comparison(report.comparison) if report.comparison else None,
         "notes": list(report.notes),
     }
 
 
-def _against(found: Against) -> Json:
+def _comparison(comparison: BaselineComparison) -> Json:
     return {
-        "at": found.at,
-        "changes": [{**asdict(one), "share": one.share} for one in found.changes],
-        "doubts": list(found.doubts),
+        "at": comparison.at,
+        "changes": [{**asdict(change), "share": change.share} for change in comparison.changes],
+        "doubts": list(comparison.caveats),
     }
 
 
-def _level(one: Figures, cautions: Sequence[str]) -> Json:
-    level, found = one.level, one.latencies
+def _result_json(result: LoadMetrics, warnings: Sequence[str]) -> Json:
+    measurement, latencies = result.measurement, result.latencies
     return {
-        "load": level.name,
-        "concurrency": level.concurrency,
-        "seconds": level.seconds,
+        "load": measurement.name,
+        "concurrency": measurement.concurrency,
+        "seconds": measurement.seconds,
         "requests": {
-            "whole": one.whole,
-            "failed": dict(one.failures),
-            "unfinished": level.unfinished,
+            "whole": result.completed,
+            "failed": dict(result.failures),
+            "unfinished": measurement.unfinished,
         },
-        "examples": _examples(one),
-        "inputTokens": one.input_tokens,
-        "outputTokens": one.output_tokens,
-        "exactTokens": all(answer.exact for answer in level.answers if answer.whole),
-        "cachedShare": one.cached_share,
-        "requestsPerSecond": one.requests_per_second,
-        "outputTokensPerSecond": one.output_per_second,
-        "outputTokensPerSecondWhileFull": one.full,
-        "totalTokensPerSecond": one.total_per_second,
-        "tokensPerSecondPerUser": one.per_user,
-        "held": one.held,
-        "boundBy": str(one.bound),
+        "examples": _examples(result),
+        "inputTokens": result.input_tokens,
+        "outputTokens": result.output_tokens,
+        "exactTokens": all(
+            response.exact_tokens for response in measurement.responses if response.complete
+        ),
+        "cachedShare": result.cached_share,
+        "requestsPerSecond": result.requests_per_second,
+        "outputTokensPerSecond": result.output_per_second,
+        "outputTokensPerSecondWhileFull": result.saturated_output_per_second,
+        "totalTokensPerSecond": result.total_per_second,
+        "tokensPerSecondPerUser": result.per_user,
+        "held": result.mean_concurrency,
+        "boundBy": str(result.bottleneck),
         "latencySeconds": {
-            "firstToken": _of(found.first_token),
-            "perToken": _of(found.per_token),
-            "gap": _of(found.gap),
-            "answer": _of(found.answer),
+            "firstToken": _distribution(latencies.ttft),
+            "perToken": _distribution(latencies.tpot),
+            "gap": _distribution(latencies.chunk_gap),
+            "answer": _distribution(latencies.end_to_end),
         },
-        "engine": {**_camel(asdict(one.work)), "trusted": one.trusted} if one.work else None,
-        "cost": _cost(one.dollars),
-        "client": _camel(asdict(one.client)),
-        "cautions": list(cautions),
+        "engine": {**_camel(asdict(result.activity)), "trusted": result.counters_match}
+        if result.activity
+        else None,
+        "cost": _cost(result.cost),
+        "client": _camel(asdict(result.client)),
+        "cautions": list(warnings),
     }
 
 
-def _examples(one: Figures) -> Json:
+def _examples(result: LoadMetrics) -> Json:
     """What the server said to the first failure of each kind."""
-    found: Json = {}
-    for answer in one.level.answers:
-        if answer.failure:
-            found.setdefault(answer.failure, answer.detail)
-    return found
+    examples: Json = {}
+    for response in result.measurement.responses:
+        if response.failure:
+            examples.setdefault(response.failure, response.detail)
+    return examples
 
 
-def _of(spread: Spread | None) -> Json | None:
-    return asdict(spread) if spread else None
+def _distribution(distribution: Distribution | None) -> Json | None:
+    return asdict(distribution) if distribution else None
 
 
-def _cost(found: Dollars | None) -> Json | None:
-    if found is None:
+def _cost(cost: TokenCost | None) -> Json | None:
+    if cost is None:
         return None
     exact: dict[str, Any] = {
         name: str(value.rounded(9)) if isinstance(value, Money) else value
         for name, value in (
-            ("per_million_output", found.per_million_output),
-            ("per_million_total", found.per_million_total),
-            ("per_million_weighted", found.per_million_weighted),
-            ("output_tokens_per_unit", found.output_tokens_per_unit),
-            ("total_tokens_per_unit", found.total_tokens_per_unit),
-            ("run", found.run),
+            ("per_million_output", cost.per_million_output),
+            ("per_million_total", cost.per_million_total),
+            ("per_million_weighted", cost.per_million_weighted),
+            ("output_tokens_per_unit", cost.output_tokens_per_unit),
+            ("total_tokens_per_unit", cost.total_tokens_per_unit),
+            ("run", cost.run),
         )
     }
     return _camel(exact)

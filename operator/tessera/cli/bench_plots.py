@@ -7,7 +7,7 @@ from html import escape
 
 _WIDTH, _HEIGHT = 640, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 14, 16, 44
-_MOST_POINTS = 600
+_MAX_POINTS = 600
 """Of a line; more cannot be told apart at this width."""
 COLORS = ("#0f766e", "#b45309", "#4338ca", "#be123c", "#4d7c0f", "#0369a1", "#7e22ce", "#57534e")
 
@@ -15,7 +15,7 @@ Points = Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Series:
+class PlotSeries:
     """One line, or dots."""
 
     name: str
@@ -29,12 +29,12 @@ class Plot:
     """Both axes begin at zero, so that no difference looks greater than it is."""
 
     title: str
-    across: str
-    up: str
-    series: Sequence[Series]
+    x_label: str
+    y_label: str
+    series: Sequence[PlotSeries]
     mark: tuple[float, str] | None = None
     """A place on the axis that is named by a vertical line."""
-    low: bool = False
+    legend_below: bool = False
     """The legend stands at the right and below, where rising lines leave room."""
     labels: Sequence[tuple[float, float, str]] = field(default=())
 
@@ -44,12 +44,16 @@ def svg(plot: Plot) -> str:
     points = [point for series in plot.series for point in series.points]
     if not points:
         return ""
-    frame = _Frame(_top(x for x, _ in points), _top(y for _, y in points))
+    frame = _Frame(_axis_maximum(x for x, _ in points), _axis_maximum(y for _, y in points))
     parts = [
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(plot.title)}">',
         *_axes(frame, plot),
-        *(part for at, one in enumerate(plot.series) for part in _drawn(frame, one, at)),
-        *_marked(frame, plot),
+        *(
+            part
+            for index, series in enumerate(plot.series)
+            for part in _draw_series(frame, series, index)
+        ),
+        *_draw_marks(frame, plot),
         *_legend(plot),
         "</svg>",
     ]
@@ -65,84 +69,84 @@ def ticks(top: float, about: int = 5) -> list[float]:
     return [step * number for number in range(count + 1)]
 
 
-def thinned(points: Points, most: int = _MOST_POINTS) -> Points:
+def thin_out(points: Points, max_points: int = _MAX_POINTS) -> Points:
     """Evenly fewer points, with the first and the last."""
-    if len(points) <= most:
+    if len(points) <= max_points:
         return points
-    step = (len(points) - 1) / (most - 1)
-    return [points[round(step * number)] for number in range(most)]
+    step = (len(points) - 1) / (max_points - 1)
+    return [points[round(step * number)] for number in range(max_points)]
 
 
 class _Frame:
     """From values to places in the picture."""
 
-    def __init__(self, across: float, up: float) -> None:
-        self.across, self.up = ticks(across), ticks(up)
+    def __init__(self, x_maximum: float, y_maximum: float) -> None:
+        self.x_ticks, self.y_ticks = ticks(x_maximum), ticks(y_maximum)
 
     def x(self, value: float) -> float:
-        return _LEFT + (_WIDTH - _LEFT - _RIGHT) * value / self.across[-1]
+        return _LEFT + (_WIDTH - _LEFT - _RIGHT) * value / self.x_ticks[-1]
 
     def y(self, value: float) -> float:
-        return _HEIGHT - _BOTTOM - (_HEIGHT - _TOP - _BOTTOM) * value / self.up[-1]
+        return _HEIGHT - _BOTTOM - (_HEIGHT - _TOP - _BOTTOM) * value / self.y_ticks[-1]
 
 
-def _top(values: Iterator[float]) -> float:
-    found = max(values)
-    return found if found > 0 and math.isfinite(found) else 1.0
+def _axis_maximum(values: Iterator[float]) -> float:
+    highest = max(values)
+    return highest if highest > 0 and math.isfinite(highest) else 1.0
 
 
 def _axes(frame: _Frame, plot: Plot) -> Iterator[str]:
-    left, right, floor = _LEFT, _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
-    for value in frame.up:
+    left, right, x_axis = _LEFT, _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
+    for value in frame.y_ticks:
         y = frame.y(value)
         yield f'<line class="grid" x1="{left}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}"/>'
         yield f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.6g}</text>'
-    for value in frame.across:
+    for value in frame.x_ticks:
         x = frame.x(value)
-        yield f'<line class="grid" x1="{x:.1f}" y1="{_TOP}" x2="{x:.1f}" y2="{floor}"/>'
-        yield f'<text x="{x:.1f}" y="{floor + 16}" text-anchor="middle">{value:.6g}</text>'
+        yield f'<line class="grid" x1="{x:.1f}" y1="{_TOP}" x2="{x:.1f}" y2="{x_axis}"/>'
+        yield f'<text x="{x:.1f}" y="{x_axis + 16}" text-anchor="middle">{value:.6g}</text>'
     middle = (left + right) / 2
     bottom = _HEIGHT - 8
-    yield f'<text x="{middle:.0f}" y="{bottom}" text-anchor="middle">{escape(plot.across)}</text>'
+    yield f'<text x="{middle:.0f}" y="{bottom}" text-anchor="middle">{escape(plot.x_label)}</text>'
     yield (
-        f'<text transform="translate(14 {(_TOP + floor) / 2:.0f}) rotate(-90)" '
-        f'text-anchor="middle">{escape(plot.up)}</text>'
+        f'<text transform="translate(14 {(_TOP + x_axis) / 2:.0f}) rotate(-90)" '
+        f'text-anchor="middle">{escape(plot.y_label)}</text>'
     )
 
 
-def _drawn(frame: _Frame, series: Series, at: int) -> Iterator[str]:
-    color = _color(series, at)
-    places = [(frame.x(x), frame.y(y)) for x, y in thinned(series.points)]
+def _draw_series(frame: _Frame, series: PlotSeries, index: int) -> Iterator[str]:
+    color = _color(series, index)
+    pixels = [(frame.x(x), frame.y(y)) for x, y in thin_out(series.points)]
     if not series.dots:
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in pixels)
         yield f'<polyline fill="none" stroke="{color}" stroke-width="2" points="{path}"/>'
-    if series.dots or len(places) <= 20:
+    if series.dots or len(pixels) <= 20:
         yield from (
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{color}" fill-opacity="0.7"/>'
-            for x, y in places
+            for x, y in pixels
         )
 
 
-def _marked(frame: _Frame, plot: Plot) -> Iterator[str]:
+def _draw_marks(frame: _Frame, plot: Plot) -> Iterator[str]:
     if plot.mark is not None:
-        x, floor = frame.x(plot.mark[0]), _HEIGHT - _BOTTOM
-        yield f'<line class="mark" x1="{x:.1f}" y1="{_TOP}" x2="{x:.1f}" y2="{floor}"/>'
-        yield f'<text x="{x + 5:.1f}" y="{floor - 6}">{escape(plot.mark[1])}</text>'
+        x, x_axis = frame.x(plot.mark[0]), _HEIGHT - _BOTTOM
+        yield f'<line class="mark" x1="{x:.1f}" y1="{_TOP}" x2="{x:.1f}" y2="{x_axis}"/>'
+        yield f'<text x="{x + 5:.1f}" y="{x_axis - 6}">{escape(plot.mark[1])}</text>'
     for x, y, label in plot.labels:
         place = f'x="{frame.x(x) - 6:.1f}" y="{frame.y(y) - 6:.1f}"'
         yield f'<text {place} text-anchor="end">{escape(label)}</text>'
 
 
 def _legend(plot: Plot) -> Iterator[str]:
-    named = [(at, one) for at, one in enumerate(plot.series) if one.name]
+    named = [(index, series) for index, series in enumerate(plot.series) if series.name]
     x, top = _LEFT + 10, _TOP + 12
-    if plot.low:
+    if plot.legend_below:
         x, top = _WIDTH - _RIGHT - 110, _HEIGHT - _BOTTOM - 4 - 16 * len(named)
-    for row, (at, one) in enumerate(named):
-        y, color = top + 16 * row, _color(one, at)
+    for row, (index, series) in enumerate(named):
+        y, color = top + 16 * row, _color(series, index)
         yield f'<rect x="{x}" y="{y - 8}" width="10" height="10" fill="{color}"/>'
-        yield f'<text x="{x + 16}" y="{y + 1}">{escape(one.name)}</text>'
+        yield f'<text x="{x + 16}" y="{y + 1}">{escape(series.name)}</text>'
 
 
-def _color(series: Series, at: int) -> str:
-    return COLORS[(at if series.color is None else series.color) % len(COLORS)]
+def _color(series: PlotSeries, index: int) -> str:
+    return COLORS[(index if series.color is None else series.color) % len(COLORS)]

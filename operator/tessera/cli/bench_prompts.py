@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tessera.cli.errors import CommandError
-from tessera.domain.bench.jobs import BLOCK, Job
+from tessera.domain.bench.jobs import TRACE_BLOCK_TOKENS, BenchRequest
 
 _COMMON = """
 about above after again air all along also always animal another answer any area around ask away
@@ -39,114 +39,120 @@ with wonder wood word work world would write year you young
 """
 WORDS = tuple(_COMMON.split())
 """Most are one token each, with the space before them, in the vocabularies of today."""
-_P95 = 1.6448536
+_P95_SIGMAS = 1.6448536
 """Standard deviations between the median and P95 of a normal distribution."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lengths:
+class LengthDistribution:
     """How many tokens: `512`, `uniform:100:900` or `lognormal:P50:P95`."""
 
     kind: str
     low: float
     high: float
 
-    def draw(self, chance: random.Random) -> int:
+    def draw(self, rng: random.Random) -> int:
         if self.kind == "uniform":
-            return chance.randint(int(self.low), int(self.high))
+            return rng.randint(int(self.low), int(self.high))
         if self.kind == "lognormal":
-            sigma = math.log(self.high / self.low) / _P95
-            return max(1, round(chance.lognormvariate(math.log(self.low), sigma)))
+            sigma = math.log(self.high / self.low) / _P95_SIGMAS
+            return max(1, round(rng.lognormvariate(math.log(self.low), sigma)))
         return int(self.low)
 
 
-def lengths(option: str, text: str) -> Lengths:
+def parse_lengths(option: str, text: str) -> LengthDistribution:
     """What the user wrote; CommandError with the forms that there are."""
     if re.fullmatch(r"[1-9]\d{0,6}", text):
-        return Lengths(kind="fixed", low=int(text), high=int(text))
-    told = re.fullmatch(r"(uniform|lognormal):([1-9]\d{0,6}):([1-9]\d{0,6})", text)
-    if told and int(told[2]) <= int(told[3]):
-        return Lengths(kind=told[1], low=int(told[2]), high=int(told[3]))
+        return LengthDistribution(kind="fixed", low=int(text), high=int(text))
+    matched = re.fullmatch(r"(uniform|lognormal):([1-9]\d{0,6}):([1-9]\d{0,6})", text)
+    if matched and int(matched[2]) <= int(matched[3]):
+        return LengthDistribution(kind=matched[1], low=int(matched[2]), high=int(matched[3]))
     raise CommandError(
         f"{option} {text}: write a number (512), uniform:LEAST:MOST (uniform:100:900) or "
         "lognormal:P50:P95 (lognormal:400:1600)"
     )
 
 
-def drawn(
-    seed: int, count: int, inputs: Lengths, outputs: Lengths, shared: int, rate: float | None
-) -> list[Job]:
+def draw_requests(
+    seed: int,
+    count: int,
+    inputs: LengthDistribution,
+    outputs: LengthDistribution,
+    shared_tokens: int,
+    rate: float | None,
+) -> list[BenchRequest]:
     """Requests with drawn lengths, and Poisson arrivals where there is a rate."""
-    chance, at, found = random.Random(f"{seed} jobs"), 0.0, []  # noqa: S311 - no secret
+    rng, arrival, requests = random.Random(f"{seed} jobs"), 0.0, []  # noqa: S311 - no secret
     for number in range(count):
-        at += chance.expovariate(rate) if rate else 0.0
-        job = Job(
+        arrival += rng.expovariate(rate) if rate else 0.0
+        request = BenchRequest(
             number=number,
-            arrival=at,
-            input_tokens=max(inputs.draw(chance), shared + 1),
-            output_tokens=outputs.draw(chance),
-            shared=shared,
+            arrival=arrival,
+            input_tokens=max(inputs.draw(rng), shared_tokens + 1),
+            output_tokens=outputs.draw(rng),
+            shared_tokens=shared_tokens,
         )
-        found.append(job)
-    return found
+        requests.append(request)
+    return requests
 
 
 @dataclass(frozen=True, slots=True)
-class Tongue:
+class TokenRatio:
     """How this server's tokens come of words, as two requests have shown."""
 
     overhead: float = 0.0
     """Tokens of the chat's own form."""
     per_word: float = 1.0
 
-    def words(self, tokens: int) -> int:
+    def word_count(self, tokens: int) -> int:
         return max(1, round((tokens - self.overhead) / self.per_word))
 
 
-def tongue(short: tuple[int, int], long: tuple[int, int]) -> Tongue:
+def token_ratio(short: tuple[int, int], long: tuple[int, int]) -> TokenRatio:
     """From (words, tokens) of two prompts."""
     per_word = (long[1] - short[1]) / (long[0] - short[0])
     if per_word <= 0:
-        return Tongue()
-    return Tongue(max(0.0, short[1] - short[0] * per_word), per_word)
+        return TokenRatio()
+    return TokenRatio(max(0.0, short[1] - short[0] * per_word), per_word)
 
 
-class Prompts:
+class PromptGenerator:
     """The text of each request."""
 
-    def __init__(self, seed: int, spoken: Tongue) -> None:
-        self._seed, self._tongue = seed, spoken
+    def __init__(self, seed: int, ratio: TokenRatio) -> None:
+        self._seed, self._token_ratio = seed, ratio
 
-    def text(self, job: Job, round_: int = 0) -> str:
+    def text(self, request: BenchRequest, round_: int = 0) -> str:
         """Of a trace the blocks; else words of its own after what all have in common.
 
         Each round of a sweep has words of its own, so that it finds nothing in the cache.
         """
-        if job.blocks is not None:
-            return " ".join(self._blocks(job))
-        count, common = self._tongue.words(job.input_tokens), 0
+        if request.blocks is not None:
+            return " ".join(self._blocks(request))
+        count, common = self._token_ratio.word_count(request.input_tokens), 0
         parts = []
-        if job.shared:
-            common = min(self._tongue.words(job.shared), count - 1)
-            parts.append(words(f"{self._seed} shared", common))
-        parts.append(words(f"{self._seed} {round_} {job.number}", count - common))
+        if request.shared_tokens:
+            common = min(self._token_ratio.word_count(request.shared_tokens), count - 1)
+            parts.append(random_words(f"{self._seed} shared", common))
+        parts.append(random_words(f"{self._seed} {round_} {request.number}", count - common))
         return " ".join(parts)
 
-    def _blocks(self, job: Job) -> Iterator[str]:
-        left = job.input_tokens
-        for position, block in enumerate(job.blocks or ()):
-            tokens = min(left, BLOCK)
+    def _blocks(self, request: BenchRequest) -> Iterator[str]:
+        remaining = request.input_tokens
+        for position, block in enumerate(request.blocks or ()):
+            tokens = min(remaining, TRACE_BLOCK_TOKENS)
             # Only before the first stands the chat's own form.
-            plain = round(tokens / self._tongue.per_word)
-            yield words(
-                f"{self._seed} block {block}", plain if position else self._tongue.words(tokens)
+            plain_words = round(tokens / self._token_ratio.per_word)
+            yield random_words(
+                f"{self._seed} block {block}",
+                plain_words if position else self._token_ratio.word_count(tokens),
             )
-            left -= tokens
-            if left <= 0:
+            remaining -= tokens
+            if remaining <= 0:
                 return
 
 
-def words(seed: str, count: int) -> str:
+def random_words(seed: str, count: int) -> str:
     """Words of a seed; fewer of the same seed are the begin of more."""
-    chance = random.Random(seed)  # noqa: S311 - no secret
-    return " ".join(chance.choices(WORDS, k=count))
+    rng = random.Random(seed)  # noqa: S311 - no secret
+    return " ".join(rng.choices(WORDS, k=count))

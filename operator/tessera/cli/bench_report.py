@@ -4,13 +4,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from tessera.cli.text import moment, table
-from tessera.domain.bench.changes import Against, Change
-from tessera.domain.bench.counters import Peaks, Work
-from tessera.domain.bench.dollars import Dollars, Price
-from tessera.domain.bench.figures import Figures
-from tessera.domain.bench.knee import RULE, Knee
-from tessera.domain.bench.spread import Spread
+from tessera.cli.text import format_time, table
+from tessera.domain.bench.changes import BaselineComparison, MetricChange
+from tessera.domain.bench.counters import EngineActivity, HardwarePeaks
+from tessera.domain.bench.dollars import HourlyPrice, TokenCost
+from tessera.domain.bench.figures import LoadMetrics
+from tessera.domain.bench.knee import KNEE_RULE, Knee
+from tessera.domain.bench.spread import Distribution
 from tessera.domain.money import Money
 
 NONE = "-"
@@ -18,7 +18,7 @@ PERCENTILES = "nearest rank: the ceil(p n / 100)-th of n values in order, always
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class BenchReport:
     """Everything that is shown."""
 
     tessera: str
@@ -26,21 +26,21 @@ class Report:
     url: str
     model: str
     endpoint: str
-    told: str
+    description: str
     """The load in words."""
     seed: int
     warmup: int
     timeout_seconds: float
-    levels: tuple[Figures, ...]
-    cautions: tuple[tuple[str, ...], ...]
+    results: tuple[LoadMetrics, ...]
+    warnings: tuple[tuple[str, ...], ...]
     """Of each load."""
     knee: Knee | None
-    swept: bool
-    peaks: Peaks | None
-    price: Price | None
+    is_sweep: bool
+    peaks: HardwarePeaks | None
+    price: HourlyPrice | None
     interrupted: bool
     notes: tuple[str, ...]
-    against: Against | None = None
+    comparison: BaselineComparison | None = None
     """An earlier report to which this one is compared."""
 
     @property
@@ -48,14 +48,14 @@ class Report:
         return f"{self.model} at {self.url}"
 
 
-def as_text(report: Report) -> str:
+def as_text(report: BenchReport) -> str:
     """Tables for a terminal."""
     return "\n".join(_lines(report)) + "\n"
 
 
-def _lines(report: Report) -> Iterator[str]:
-    yield f"{report.title}, {moment(report.at)} UTC"
-    yield f"{report.told}; seed {report.seed}, {report.warmup} requests before did not count"
+def _lines(report: BenchReport) -> Iterator[str]:
+    yield f"{report.title}, {format_time(report.at)} UTC"
+    yield f"{report.description}; seed {report.seed}, {report.warmup} requests before did not count"
     if report.interrupted:
         yield "INTERRUPTED: this is what was measured until then"
     for head, rows in tables(report):
@@ -68,70 +68,72 @@ def _lines(report: Report) -> Iterator[str]:
     yield from (f"Note: {note}" for note in all_notes(report))
 
 
-Table = tuple[Sequence[str], Sequence[Sequence[str]]]
+ReportTable = tuple[Sequence[str], Sequence[Sequence[str]]]
 
 
-def tables(report: Report) -> Iterator[Table]:
+def tables(report: BenchReport) -> Iterator[ReportTable]:
     """Throughput and latency never stand without each other."""
-    levels = report.levels
+    results = report.results
     yield (
         (
             *("LOAD", "WHOLE", "FAILED", "SECONDS", "HELD", "REQ/S", "OUT TOK/S", "WHILE FULL"),
             *("ALL TOK/S", "A USER", "BOUND BY"),
         ),
-        [_throughput(one) for one in levels],
+        [_throughput(result) for result in results],
     )
     yield (
         ("LOAD", "LATENCY", "MEAN", "P50", "P90", "P95", "P99", "MOST"),
-        [row for one in levels for row in _latency(one)],
+        [row for result in results for row in _latency(result)],
     )
-    if any(one.work for one in levels):
+    if any(result.activity for result in results):
         yield (
             (
                 *("LOAD", "BATCH", "RUNNING", "QUEUED", "PREEMPTED", "KV AT MOST"),
                 *("CACHE HITS", "MFU", "MBU"),
             ),
-            [_engine(one.level.name, one.work) for one in levels],
+            [_engine(result.measurement.name, result.activity) for result in results],
         )
     if report.price is not None:
-        ratio, code = report.price.output_over_input, report.price.per_hour.currency
+        ratio, code = report.price.output_input_ratio, report.price.per_hour.currency
         yield (
             (
                 *("LOAD", f"{code}/M OUT", f"{code}/M ALL", f"{code}/M OUT, IN AT 1/{ratio:f}"),
                 *(f"OUT TOK/{code}", f"ALL TOK/{code}", "THIS RUN"),
             ),
-            [_money(one.level.name, one.dollars) for one in levels],
+            [_money(result.measurement.name, result.cost) for result in results],
         )
-    if report.against is not None and report.against.changes:
+    if report.comparison is not None and report.comparison.changes:
         yield (
-            ("LOAD", f"SINCE {report.against.at[:16]}", "BEFORE", "NOW", "CHANGE"),
-            [_change(one) for one in report.against.changes],
+            ("LOAD", f"SINCE {report.comparison.at[:16]}", "BEFORE", "NOW", "CHANGE"),
+            [_change(result) for result in report.comparison.changes],
         )
 
 
-def knee_lines(report: Report) -> Iterator[str]:
+def knee_lines(report: BenchReport) -> Iterator[str]:
     """Where the knee of a sweep is, and by which rule."""
-    if not report.swept:
+    if not report.is_sweep:
         return
     if report.knee is None:
         yield (
             "Knee: not to be told; it needs three loads without failures, and one below the best"
         )
     elif report.knee.passed:
-        yield f"Knee: {report.knee.concurrency} at once. It is {RULE}."
+        yield f"Knee: {report.knee.concurrency} at once. It is {KNEE_RULE}."
     else:
         yield (
             f"Knee: {report.knee.concurrency} at once or beyond, which was the greatest load. It "
-            f"is {RULE}."
+            f"is {KNEE_RULE}."
         )
 
 
-def client_lines(report: Report) -> Iterator[str]:
+def client_lines(report: BenchReport) -> Iterator[str]:
     """The client's own limit, at the busiest load."""
-    told = [one.client for one in report.levels if one.client.cpu_ms_per_request is not None]
-    if not told:
+    clients = [
+        result.client for result in report.results if result.client.cpu_ms_per_request is not None
+    ]
+    if not clients:
         return
-    client = max(told, key=lambda one: one.cpu_share)
+    client = max(clients, key=lambda result: result.cpu_share)
     yield (
         f"Client: {client.cpu_share:.0%} of a processor, {client.cpu_ms_per_request:.2f} ms a "
         f"request ({client.cpu_us_per_chunk or 0:.0f} us a chunk); it would be the limit at about "
@@ -140,52 +142,59 @@ def client_lines(report: Report) -> Iterator[str]:
     )
 
 
-def all_notes(report: Report) -> Iterator[str]:
+def all_notes(report: BenchReport) -> Iterator[str]:
     """Cautions with their load where there are several, then what is missing."""
-    for one, found in zip(report.levels, report.cautions, strict=True):
-        prefix = f"load {one.level.name}: " if report.swept else ""
-        yield from (prefix + caution for caution in found)
-    if report.against is not None:
-        yield from report.against.doubts
+    for result, warnings in zip(report.results, report.warnings, strict=True):
+        prefix = f"load {result.measurement.name}: " if report.is_sweep else ""
+        yield from (prefix + warning for warning in warnings)
+    if report.comparison is not None:
+        yield from report.comparison.caveats
     yield from report.notes
 
 
-def _throughput(one: Figures) -> list[str]:
-    failed = ", ".join(f"{count} {kind}" for kind, count in one.failures.items())
+def _throughput(result: LoadMetrics) -> list[str]:
+    failed = ", ".join(f"{count} {kind}" for kind, count in result.failures.items())
     return [
-        one.level.name,
-        str(one.whole),
+        result.measurement.name,
+        str(result.completed),
         failed or "0",
-        f"{one.level.seconds:.1f}",
-        f"{one.held:.1f}",
-        f"{one.requests_per_second:.2f}",
-        f"{one.output_per_second:.0f}",
-        _number(one.full, ".0f"),
-        f"{one.total_per_second:.0f}",
-        _number(one.per_user, ".1f"),
-        str(one.bound),
+        f"{result.measurement.seconds:.1f}",
+        f"{result.mean_concurrency:.1f}",
+        f"{result.requests_per_second:.2f}",
+        f"{result.output_per_second:.0f}",
+        _format_number(result.saturated_output_per_second, ".0f"),
+        f"{result.total_per_second:.0f}",
+        _format_number(result.per_user, ".1f"),
+        str(result.bottleneck),
     ]
 
 
-def _latency(one: Figures) -> Iterator[list[str]]:
-    found = one.latencies
-    for name, spread in (
-        ("first token", found.first_token),
-        ("between tokens", found.per_token),
-        ("gap of chunks", found.gap),
-        ("whole answer", found.answer),
+def _latency(result: LoadMetrics) -> Iterator[list[str]]:
+    latencies = result.latencies
+    for name, distribution in (
+        ("first token", latencies.ttft),
+        ("between tokens", latencies.tpot),
+        ("gap of chunks", latencies.chunk_gap),
+        ("whole answer", latencies.end_to_end),
     ):
-        yield [one.level.name, name, *_spread(spread)]
+        yield [result.measurement.name, name, *_distribution_cells(distribution)]
 
 
-def _spread(spread: Spread | None) -> list[str]:
-    if spread is None:
+def _distribution_cells(distribution: Distribution | None) -> list[str]:
+    if distribution is None:
         return [NONE] * 6
-    values = (spread.mean, spread.p50, spread.p90, spread.p95, spread.p99, spread.most)
-    return [span(value) for value in values]
+    values = (
+        distribution.mean,
+        distribution.p50,
+        distribution.p90,
+        distribution.p95,
+        distribution.p99,
+        distribution.maximum,
+    )
+    return [format_seconds(value) for value in values]
 
 
-def span(seconds: float) -> str:
+def format_seconds(seconds: float) -> str:
     """Three digits or so, in the unit that suits."""
     if seconds < 0.01:
         return f"{seconds * 1e3:.2f} ms"
@@ -194,33 +203,33 @@ def span(seconds: float) -> str:
     return f"{seconds:.2f} s"
 
 
-def _engine(name: str, done: Work | None) -> list[str]:
-    if done is None:
+def _engine(name: str, activity: EngineActivity | None) -> list[str]:
+    if activity is None:
         return [name, *[NONE] * 8]
     return [
         name,
-        _number(done.batch, ".1f"),
-        _number(done.running, ".1f"),
-        NONE if done.queued_seconds is None else span(done.queued_seconds),
-        _number(done.preemptions, ".0f"),
-        _number(done.most_kv, ".1%"),
-        _number(done.prefix_hits, ".1%"),
-        _number(done.mfu, ".1%"),
-        _number(done.mbu, ".1%"),
+        _format_number(activity.batch, ".1f"),
+        _format_number(activity.running, ".1f"),
+        NONE if activity.queued_seconds is None else format_seconds(activity.queued_seconds),
+        _format_number(activity.preemptions, ".0f"),
+        _format_number(activity.max_kv_usage, ".1%"),
+        _format_number(activity.prefix_hits, ".1%"),
+        _format_number(activity.mfu, ".1%"),
+        _format_number(activity.mbu, ".1%"),
     ]
 
 
-def _money(name: str, found: Dollars | None) -> list[str]:
-    if found is None:
+def _money(name: str, cost: TokenCost | None) -> list[str]:
+    if cost is None:
         return [name, *[NONE] * 6]
     return [
         name,
-        _amount(found.per_million_output),
-        _amount(found.per_million_total),
-        _amount(found.per_million_weighted),
-        _number(found.output_tokens_per_unit, ",.0f"),
-        _number(found.total_tokens_per_unit, ",.0f"),
-        _amount(found.run, 6),
+        _format_amount(cost.per_million_output),
+        _format_amount(cost.per_million_total),
+        _format_amount(cost.per_million_weighted),
+        _format_number(cost.output_tokens_per_unit, ",.0f"),
+        _format_number(cost.total_tokens_per_unit, ",.0f"),
+        _format_amount(cost.run, 6),
     ]
 
 
@@ -229,26 +238,38 @@ _SECONDS = {
     "perToken": "between tokens",
     "answer": "whole answer",
 }
-_FORMS = {
+_RATES = {
     "requestsPerSecond": ("requests/s", ".2f"),
     "outputTokensPerSecond": ("output tokens/s", ".0f"),
     "perMillionOutput": ("price of a million output tokens", ".4f"),
 }
 
 
-def _change(one: Change) -> list[str]:
-    share = NONE if one.share is None else f"{one.share:+.1%}"
-    key, _, percentile = one.figure.partition(".")
+def _change(change: MetricChange) -> list[str]:
+    share = NONE if change.share is None else f"{change.share:+.1%}"
+    key, _, percentile = change.figure.partition(".")
     if percentile:
-        named = f"{_SECONDS[key]} {percentile.upper()}"
-        return [one.load, named, span(one.before), span(one.now), share]
-    named, form = _FORMS[key]
-    return [one.load, named, format(one.before, form), format(one.now, form), share]
+        label = f"{_SECONDS[key]} {percentile.upper()}"
+        return [
+            change.load,
+            label,
+            format_seconds(change.before),
+            format_seconds(change.now),
+            share,
+        ]
+    label, format_spec = _RATES[key]
+    return [
+        change.load,
+        label,
+        format(change.before, format_spec),
+        format(change.now, format_spec),
+        share,
+    ]
 
 
-def _amount(value: Money | None, digits: int = 4) -> str:
+def _format_amount(value: Money | None, digits: int = 4) -> str:
     return NONE if value is None else str(value.rounded(digits))
 
 
-def _number(value: float | None, form: str) -> str:
-    return NONE if value is None else format(value, form)
+def _format_number(value: float | None, format_spec: str) -> str:
+    return NONE if value is None else format(value, format_spec)

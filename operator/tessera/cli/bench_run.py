@@ -8,26 +8,26 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, TypeAlias
 
-from tessera.adapters.openai_api import OpenAiApi, ServerError
-from tessera.domain.bench.answers import Answer
-from tessera.domain.bench.counters import Look, look
-from tessera.domain.bench.figures import Level
-from tessera.domain.bench.jobs import Job
+from tessera.adapters.openai_api import OpenAiClient, ServerError
+from tessera.domain.bench.answers import BenchResponse
+from tessera.domain.bench.counters import MetricsSnapshot, parse_metrics
+from tessera.domain.bench.figures import LoadMeasurement
+from tessera.domain.bench.jobs import BenchRequest
 
-Ask: TypeAlias = Callable[[Job, float | None], Coroutine[Any, Any, Answer]]
+SendRequest: TypeAlias = Callable[[BenchRequest, float | None], Coroutine[Any, Any, BenchResponse]]
 """Sends a job that is due at a moment, or now."""
 
 
-class Meter:
+class MetricsScraper:
     """`/metrics` of all engines together; a look is empty when one of them cannot be had."""
 
-    def __init__(self, api: OpenAiApi, urls: Sequence[str]) -> None:
+    def __init__(self, api: OpenAiClient, urls: Sequence[str]) -> None:
         self._api, self._urls = api, urls
 
-    async def look(self) -> Look:
+    async def scrape(self) -> MetricsSnapshot:
         texts = await asyncio.gather(*map(self._text, self._urls))
-        whole = [] if None in texts else [text for text in texts if text]
-        return look("\n".join(whole), self._api.now)
+        pages = [] if None in texts else [text for text in texts if text]
+        return parse_metrics("\n".join(pages), self._api.now)
 
     async def _text(self, url: str) -> str | None:
         try:
@@ -38,94 +38,100 @@ class Meter:
 
 
 @dataclass(kw_only=True)
-class Course:
+class LoadRunner:
     """One load under way; `stop` is set when the user has had enough."""
 
-    api: OpenAiApi
-    meter: Meter
+    api: OpenAiClient
+    meter: MetricsScraper
     stop: asyncio.Event
-    every_seconds: float = 1.0
+    scrape_seconds: float = 1.0
     """Between two looks at the engine."""
-    progress: Callable[["Course"], None] | None = None
+    progress: Callable[["LoadRunner"], None] | None = None
     total: int = 0
-    answers: list[Answer] = field(default_factory=list)
+    responses: list[BenchResponse] = field(default_factory=list)
     in_flight: int = 0
-    began: float = 0.0
-    looks: list[Look] = field(default_factory=list)
+    started_at: float = 0.0
+    snapshots: list[MetricsSnapshot] = field(default_factory=list)
 
-    async def closed(self, name: str, jobs: Sequence[Job], concurrency: int, ask: Ask) -> Level:
+    async def run_closed_loop(
+        self, name: str, requests: Sequence[BenchRequest], concurrency: int, send: SendRequest
+    ) -> LoadMeasurement:
         """Always as many at once as asked for: each answer makes room for the next request."""
-        rest = iter(jobs)
-        self.total = len(jobs)
+        remaining = iter(requests)
+        self.total = len(requests)
 
-        async def place() -> None:
-            for job in rest:
-                await self._one(job, ask, None)
+        async def worker() -> None:
+            for request in remaining:
+                await self._send(request, send, None)
                 if self.stop.is_set():
                     return
 
-        return await self._level(name, concurrency, lambda: [place() for _ in range(concurrency)])
+        return await self._measure(
+            name, concurrency, lambda: [worker() for _ in range(concurrency)]
+        )
 
-    async def opened(self, name: str, jobs: Sequence[Job], ask: Ask) -> Level:
+    async def run_open_loop(
+        self, name: str, requests: Sequence[BenchRequest], send: SendRequest
+    ) -> LoadMeasurement:
         """Each when it is due, whatever became of those before it."""
-        self.total = len(jobs)
+        self.total = len(requests)
 
-        async def due(tasks: asyncio.TaskGroup) -> None:
-            for job in jobs:
-                at = self.began + job.arrival
-                await self._until(at)
+        async def send_when_due(tasks: asyncio.TaskGroup) -> None:
+            for request in requests:
+                due_at = self.started_at + request.arrival
+                await self._wait_until(due_at)
                 if self.stop.is_set():
                     return
-                tasks.create_task(self._one(job, ask, at))
+                tasks.create_task(self._send(request, send, due_at))
 
         async def all_due() -> None:
             async with asyncio.TaskGroup() as tasks:
-                await due(tasks)
+                await send_when_due(tasks)
 
-        return await self._level(name, None, lambda: [all_due()])
+        return await self._measure(name, None, lambda: [all_due()])
 
-    async def _level(
+    async def _measure(
         self,
         name: str,
         concurrency: int | None,
-        work: Callable[[], Sequence[Coroutine[Any, Any, None]]],
-    ) -> Level:
-        before = await self.meter.look()
-        self.began, cpu = self.api.now, time.process_time()
-        async with self._watched():
-            everything = asyncio.create_task(_all(work()))
-            stopping = asyncio.create_task(self._stopped())
-            await asyncio.wait({everything, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        make_coroutines: Callable[[], Sequence[Coroutine[Any, Any, None]]],
+    ) -> LoadMeasurement:
+        before = await self.meter.scrape()
+        self.started_at, cpu = self.api.now, time.process_time()
+        async with self._watch():
+            all_requests = asyncio.create_task(_run_all(make_coroutines()))
+            stop_wait = asyncio.create_task(self._wait_for_stop())
+            await asyncio.wait({all_requests, stop_wait}, return_when=asyncio.FIRST_COMPLETED)
             unfinished = self.in_flight
-            for task in (everything, stopping):
+            for task in (all_requests, stop_wait):
                 task.cancel()
             with suppress(asyncio.CancelledError):
-                await everything
-        used, ended = time.process_time() - cpu, self.api.now
-        return Level(
+                await all_requests
+        cpu_seconds, ended = time.process_time() - cpu, self.api.now
+        return LoadMeasurement(
             name=name,
             concurrency=concurrency,
-            answers=tuple(self.answers),
+            responses=tuple(self.responses),
             unfinished=unfinished if self.stop.is_set() else 0,
-            began=self.began,
-            ended=ended,
-            cpu_seconds=used,
+            started_at=self.started_at,
+            ended_at=ended,
+            cpu_seconds=cpu_seconds,
             before=before,
-            after=await self.meter.look(),
-            during=tuple(self.looks),
+            after=await self.meter.scrape(),
+            during=tuple(self.snapshots),
         )
 
-    async def _stopped(self) -> None:
+    async def _wait_for_stop(self) -> None:
         await self.stop.wait()
 
-    async def _one(self, job: Job, ask: Ask, due: float | None) -> None:
+    async def _send(self, request: BenchRequest, send: SendRequest, due_at: float | None) -> None:
         self.in_flight += 1
         try:
-            self.answers.append(await ask(job, due))
+            self.responses.append(await send(request, due_at))
         finally:
             self.in_flight -= 1
 
-    async def _until(self, at: float) -> None:
+    async def _wait_until(self, at: float) -> None:
         """The moment, or the user's stop; a moment that has passed still lets others run."""
         wait = at - self.api.now
         if wait <= 0:
@@ -136,10 +142,10 @@ class Course:
                 await self.stop.wait()
 
     @asynccontextmanager
-    async def _watched(self) -> AsyncIterator[None]:
-        watchers = [asyncio.ensure_future(self._looking())]
+    async def _watch(self) -> AsyncIterator[None]:
+        watchers = [asyncio.ensure_future(self._scrape_periodically())]
         if self.progress is not None:
-            watchers.append(asyncio.ensure_future(self._telling(self.progress)))
+            watchers.append(asyncio.ensure_future(self._report_progress(self.progress)))
         try:
             yield
         finally:
@@ -147,16 +153,16 @@ class Course:
                 watcher.cancel()
             await asyncio.gather(*watchers, return_exceptions=True)
 
-    async def _looking(self) -> None:
+    async def _scrape_periodically(self) -> None:
         while True:
-            await asyncio.sleep(self.every_seconds)
-            self.looks.append(await self.meter.look())
+            await asyncio.sleep(self.scrape_seconds)
+            self.snapshots.append(await self.meter.scrape())
 
-    async def _telling(self, progress: Callable[["Course"], None]) -> None:
+    async def _report_progress(self, progress: Callable[["LoadRunner"], None]) -> None:
         while True:
             progress(self)
             await asyncio.sleep(0.25)
 
 
-async def _all(work: Sequence[Coroutine[Any, Any, None]]) -> None:
-    await asyncio.gather(*work)
+async def _run_all(coroutines: Sequence[Coroutine[Any, Any, None]]) -> None:
+    await asyncio.gather(*coroutines)

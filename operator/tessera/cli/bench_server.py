@@ -8,11 +8,11 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
-from tessera.adapters.openai_api import CHAT, COMPLETIONS, OpenAiApi, ServerError
-from tessera.cli.bench_prompts import Tongue, tongue, words
+from tessera.adapters.openai_api import CHAT, COMPLETIONS, OpenAiClient, ServerError
+from tessera.cli.bench_prompts import TokenRatio, random_words, token_ratio
 from tessera.cli.errors import CommandError
-from tessera.domain.bench.answers import Answer
-from tessera.domain.bench.jobs import Job
+from tessera.domain.bench.answers import BenchResponse
+from tessera.domain.bench.jobs import BenchRequest
 
 _KEY = (
     "put the API key into TESSERA_API_KEY, or into a file for --api-key-file; it is never an "
@@ -23,45 +23,45 @@ _SHORT, _LONG = 32, 288
 _PROBE_TOKENS = 8
 
 
-def base_of(url: str) -> str:
+def base_url(url: str) -> str:
     """The URL without `/v1`; CommandError when it is none."""
-    told = urlsplit(url)
+    parts = urlsplit(url)
     try:
-        usable = told.scheme in ("http", "https") and told.hostname and told.port != 0
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:
         usable = False
     if not usable:
         raise CommandError(f"{url}: write a URL with its scheme, such as http://127.0.0.1:8000")
-    if told.username or told.password:
+    if parts.username or parts.password:
         raise CommandError(f"no password in the URL: {_KEY}")
     return url.split("?", maxsplit=1)[0].rstrip("/").removesuffix("/v1").rstrip("/")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Model:
+class ServedModel:
     """What `/v1/models` offers."""
 
     name: str
-    longest: int | None
+    max_tokens: int | None
     """Tokens of prompt and answer together, where the server says it."""
 
 
-async def chosen(api: OpenAiApi, wanted: str | None) -> Model:
+async def choose_model(api: OpenAiClient, name: str | None) -> ServedModel:
     """The model to ask; CommandError with those that there are."""
-    offered = await _offered(api)
-    names = [model.name for model in offered]
-    if wanted is not None:
-        for model in offered:
-            if model.name == wanted:
+    models = await _list_models(api)
+    names = [model.name for model in models]
+    if name is not None:
+        for model in models:
+            if model.name == name:
                 return model
-        near = difflib.get_close_matches(wanted, names) or names
-        raise CommandError(f"{api.base} has no model {wanted}; it has {', '.join(near)}")
-    if len(offered) != 1:
+        nearest = difflib.get_close_matches(name, names) or names
+        raise CommandError(f"{api.base} has no model {name}; it has {', '.join(nearest)}")
+    if len(models) != 1:
         raise CommandError(f"which model? --model one of {', '.join(names)}")
-    return offered[0]
+    return models[0]
 
 
-async def _offered(api: OpenAiApi) -> list[Model]:
+async def _list_models(api: OpenAiClient) -> list[ServedModel]:
     url = f"{api.base}/v1/models"
     try:
         status, body = await api.get(url)
@@ -75,26 +75,26 @@ async def _offered(api: OpenAiApi) -> list[Model]:
     try:
         if status != HTTPStatus.OK:
             raise ValueError
-        found = [
-            Model(name=str(one["id"]), longest=_whole(one.get("max_model_len")))
-            for one in json.loads(body)["data"]
+        models = [
+            ServedModel(name=str(entry["id"]), max_tokens=_positive_int(entry.get("max_model_len")))
+            for entry in json.loads(body)["data"]
         ]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise CommandError(
             f"{api.base} is no OpenAI API: GET /v1/models answers {status} "
             f"{body[:80].decode(errors='replace').strip()!r}. Give the URL that stands before /v1"
         ) from None
-    if not found:
+    if not models:
         raise CommandError(f"{api.base} serves no model: GET /v1/models lists none")
-    return found
+    return models
 
 
-def _whole(value: Any) -> int | None:
+def _positive_int(value: Any) -> int | None:
     return value if isinstance(value, int) and value > 0 else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Manner:
+class RequestFormat:
     """How requests are written."""
 
     path: str = CHAT
@@ -119,51 +119,64 @@ class Manner:
         }
 
 
-async def learned(api: OpenAiApi, manner: Manner, seed: int) -> tuple[Manner, Tongue]:
+async def probe_server(
+    api: OpenAiClient, request_format: RequestFormat, seed: int
+) -> tuple[RequestFormat, TokenRatio]:
     """Two short requests show whether it answers, whether it tells usage, and how long words are.
 
     CommandError with what to change when it does not answer.
     """
-    short = await _probe(api, manner, seed, _SHORT)
-    if manner.usage and short.failure == "Http400" and "stream_options" in short.detail:
-        manner = replace(manner, usage=False)
-        short = await _probe(api, manner, seed, _SHORT)
-    _must(short, manner, api)
-    long = await _probe(api, manner, seed, _LONG)
-    if long.prompt_tokens is None or short.prompt_tokens is None or not long.whole:
-        return manner, Tongue()
-    return manner, tongue((_SHORT, short.prompt_tokens), (_LONG, long.prompt_tokens))
+    short = await _probe(api, request_format, seed, _SHORT)
+    if request_format.usage and short.failure == "Http400" and "stream_options" in short.detail:
+        request_format = replace(request_format, usage=False)
+        short = await _probe(api, request_format, seed, _SHORT)
+    _require_complete(short, request_format, api)
+    long = await _probe(api, request_format, seed, _LONG)
+    if long.prompt_tokens is None or short.prompt_tokens is None or not long.complete:
+        return request_format, TokenRatio()
+    return request_format, token_ratio((_SHORT, short.prompt_tokens), (_LONG, long.prompt_tokens))
 
 
-async def _probe(api: OpenAiApi, manner: Manner, seed: int, count: int) -> Answer:
-    job = Job(number=0, input_tokens=count, output_tokens=_PROBE_TOKENS)
-    text = words(f"{seed} probe {count}", count)
-    return await api.answer(manner.path, manner.body(text, _PROBE_TOKENS), job)
+async def _probe(
+    api: OpenAiClient, request_format: RequestFormat, seed: int, count: int
+) -> BenchResponse:
+    request = BenchRequest(number=0, input_tokens=count, output_tokens=_PROBE_TOKENS)
+    text = random_words(f"{seed} probe {count}", count)
+    return await api.send(request_format.path, request_format.body(text, _PROBE_TOKENS), request)
 
 
-def _must(first: Answer, manner: Manner, api: OpenAiApi) -> None:
-    if first.whole:
+def _require_complete(
+    first: BenchResponse, request_format: RequestFormat, api: OpenAiClient
+) -> None:
+    if first.complete:
         return
-    mends = (
+    fixes = (
         (first.failure in ("Http401", "Http403"), _KEY),
-        (first.failure in ("Http404", "Http405"), f"has it another path? {_other(manner)}"),
-        ("chat template" in first.detail, f"the model has no chat template: {_other(manner)}"),
+        (
+            first.failure in ("Http404", "Http405"),
+            f"has it another path? {_other_endpoint(request_format)}",
+        ),
+        (
+            "chat template" in first.detail,
+            f"the model has no chat template: {_other_endpoint(request_format)}",
+        ),
         (
             "ignore_eos" in first.detail,
             "it does not know vLLM's ignore_eos: add --natural-end, and answers end where they end",
         ),
         (first.failure == "Timeout", "give it longer with --timeout"),
     )
-    mend = next((text for applies, text in mends if applies), "see the server's log")
+    fix = next((text for applies, text in fixes if applies), "see the server's log")
     raise CommandError(
-        f"the first request to {api.base}{manner.path} failed: {first.failure} {first.detail}. "
-        f"{mend[0].upper()}{mend[1:]}"
+        f"the first request to {api.base}{request_format.path} failed: {first.failure} "
+        f"{first.detail}. "
+        f"{fix[0].upper()}{fix[1:]}"
     )
 
 
-def _other(manner: Manner) -> str:
-    other = "completions" if manner.path == CHAT else "chat"
-    return f"try --endpoint {other}"
+def _other_endpoint(request_format: RequestFormat) -> str:
+    endpoint = "completions" if request_format.path == CHAT else "chat"
+    return f"try --endpoint {endpoint}"
 
 
 PATHS = {"chat": CHAT, "completions": COMPLETIONS}

@@ -12,14 +12,14 @@ from tessera.adapters.kube import KubeCluster, connect
 from tessera.api.meta import GROUP
 from tessera.cli.errors import CommandError, DeniedError
 from tessera.ports import ClusterError
-from tessera.resources.kinds import Kind
+from tessera.resources.kinds import ApiResource
 from tessera.settings import CommandSettings
 
 Json = dict[str, Any]
-_CHUNK = "500"
+_PAGE_SIZE = "500"
 
 
-class Api(Protocol):
+class KubeApi(Protocol):
     """One call of the API server."""
 
     async def request(
@@ -36,9 +36,9 @@ class Api(Protocol):
 class Reader:
     """Reads objects; every listing once, however many ask for it."""
 
-    def __init__(self, api: Api, namespace: str = "default") -> None:
+    def __init__(self, api: KubeApi, namespace: str = "default") -> None:
         self._api = api
-        self._listed: dict[str, asyncio.Task[list[Json] | None]] = {}
+        self._list_tasks: dict[str, asyncio.Task[list[Json] | None]] = {}
         self.namespace = namespace
         """Where names are looked for."""
 
@@ -47,31 +47,33 @@ class Reader:
         status, body = await self.send("GET", path)
         if status == HTTPStatus.NOT_FOUND:
             return None
-        found: Json = _must(status, body, f"get {path}")
-        return found
+        obj: Json = _raise_for_status(status, body, f"get {path}")
+        return obj
 
-    async def all(
-        self, kind: Kind, namespace: str | None = None, selector: str | None = None
+    async def list_objects(
+        self, kind: ApiResource, namespace: str | None = None, selector: str | None = None
     ) -> list[Json]:
         """All objects of a kind within its selector; CommandError when there is no such kind."""
-        found = await self.known(kind, namespace, selector)
-        if found is None and kind.group == GROUP:
+        objects = await self.list_if_served(kind, namespace, selector)
+        if objects is None and kind.group == GROUP:
             raise CommandError(
                 f"the API server does not know {kind.plural}: Tessera is not installed in this "
                 "cluster (helm install, see README.md), or --context names another one"
             )
-        return found or []
+        return objects or []
 
-    async def known(
-        self, kind: Kind, namespace: str | None = None, selector: str | None = None
+    async def list_if_served(
+        self, kind: ApiResource, namespace: str | None = None, selector: str | None = None
     ) -> list[Json] | None:
         """The same; None when there is no such kind."""
         path = kind.path(namespace)
-        wanted = selector or kind.selector or ""
-        asked = f"{path}?{wanted}"
-        if asked not in self._listed:
-            self._listed[asked] = asyncio.ensure_future(self._list(path, wanted, kind, namespace))
-        return await self._listed[asked]
+        label_selector = selector or kind.selector or ""
+        cache_key = f"{path}?{label_selector}"
+        if cache_key not in self._list_tasks:
+            self._list_tasks[cache_key] = asyncio.ensure_future(
+                self._list(path, label_selector, kind, namespace)
+            )
+        return await self._list_tasks[cache_key]
 
     async def send(
         self,
@@ -96,51 +98,53 @@ class Reader:
         return status, answer
 
     async def _list(
-        self, path: str, selector: str, kind: Kind, namespace: str | None
+        self, path: str, selector: str, kind: ApiResource, namespace: str | None
     ) -> list[Json] | None:
-        found: list[Json] = []
-        query = {"limit": _CHUNK} | ({"labelSelector": selector} if selector else {})
+        items: list[Json] = []
+        query = {"limit": _PAGE_SIZE} | ({"labelSelector": selector} if selector else {})
         while True:
             status, body = await self.send("GET", path, query)
             if status == HTTPStatus.NOT_FOUND:
                 return None
             if status == HTTPStatus.GONE and query.pop("continue", ""):
-                found.clear()  # the listing took so long that its version is forgotten
+                items.clear()  # the listing took so long that its version is forgotten
                 continue
-            where = f"in namespace {namespace}" if namespace else "in all namespaces"
-            _must(status, body, f"list {kind.plural} {where if kind.namespaced else ''}".strip())
-            found += body["items"]
+            scope = f"in namespace {namespace}" if namespace else "in all namespaces"
+            _raise_for_status(
+                status, body, f"list {kind.plural} {scope if kind.namespaced else ''}".strip()
+            )
+            items += body["items"]
             query["continue"] = body["metadata"].get("continue", "")
             if not query["continue"]:
-                return found
+                return items
 
 
-def _must(status: int, body: Any, deed: str) -> Any:
+def _raise_for_status(status: int, body: Any, operation: str) -> Any:
     if status == HTTPStatus.FORBIDDEN:
-        raise DeniedError(f"no rights to {deed}; ask the platform team for them")
+        raise DeniedError(f"no rights to {operation}; ask the platform team for them")
     if status >= HTTPStatus.BAD_REQUEST:
-        raise CommandError(f"{deed}: the API server says {status} {body.get('message', '')}")
+        raise CommandError(f"{operation}: the API server says {status} {body.get('message', '')}")
     return body
 
 
-def _kubeconfig(arguments: argparse.Namespace) -> str | None:
+def _kubeconfig_path(arguments: argparse.Namespace) -> str | None:
     """The file that was chosen; None in a pod, whose ServiceAccount asks then."""
-    settings, home = CommandSettings(), Path.home() / ".kube" / "config"
-    chosen: str | None = arguments.kubeconfig or settings.kubeconfig
-    if not chosen and settings.pod_address and not home.exists():
+    settings, default_path = CommandSettings(), Path.home() / ".kube" / "config"
+    kubeconfig: str | None = arguments.kubeconfig or settings.kubeconfig
+    if not kubeconfig and settings.pod_address and not default_path.exists():
         return None
-    chosen = chosen or str(home)
-    if not any(Path(one).expanduser().exists() for one in chosen.split(":")):
+    kubeconfig = kubeconfig or str(default_path)
+    if not any(Path(path).expanduser().exists() for path in kubeconfig.split(":")):
         raise CommandError(
-            f"no cluster: there is no {chosen}. Give --kubeconfig FILE or set KUBECONFIG"
+            f"no cluster: there is no {kubeconfig}. Give --kubeconfig FILE or set KUBECONFIG"
         )
-    return chosen
+    return kubeconfig
 
 
 @asynccontextmanager
-async def reach(arguments: argparse.Namespace) -> AsyncIterator[Reader]:
+async def open_reader(arguments: argparse.Namespace) -> AsyncIterator[Reader]:
     """A reader for the kubeconfig and context that the user chose."""
-    kubeconfig = _kubeconfig(arguments)
+    kubeconfig = _kubeconfig_path(arguments)
     try:
         connection = await connect(kubeconfig, arguments.context)
     except ClusterError as error:

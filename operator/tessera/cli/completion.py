@@ -2,7 +2,7 @@
 
 import argparse
 
-from tessera.cli.told import Told
+from tessera.cli.told import Output
 
 _BASH = """\
 _tessera() {
@@ -29,6 +29,6 @@ complete -c tessera -a '(__tessera)'
 SCRIPTS = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
 
 
-def run(arguments: argparse.Namespace) -> Told:
+def run(arguments: argparse.Namespace) -> Output:
     """The script."""
-    return Told(SCRIPTS[arguments.shell])
+    return Output(SCRIPTS[arguments.shell])

@@ -9,29 +9,29 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from tessera.domain.bill import CostState, Line
+from tessera.domain.bill import CostLine, CostState
 from tessera.domain.money import Money
 from tessera.domain.statement import Statement
 
 _FULL_DIGITS = 9
 _TABLE_DIGITS = 4
-_LATE = timedelta(minutes=5)
+_COVERAGE_TOLERANCE = timedelta(minutes=5)
 """What is known may begin so much later, or end so much earlier, without a word."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class CostReport:
     """What was asked for, and what came."""
 
-    asked: datetime
+    requested_from: datetime
     """From when on."""
     now: datetime
-    by: str
+    group_by: str
     statement: Statement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class CostRow:
     """What one service, tenant or pool cost in one currency, in nano-units."""
 
     name: str
@@ -45,19 +45,21 @@ class Row:
         return sum(self.states.values())
 
 
-def _by_service(_: str, line: Line) -> str:
-    return f"{line.namespace}/{line.service}" if line.state.owned else f"(unused in {line.pool})"
+def _by_service(_: str, line: CostLine) -> str:
+    return (
+        f"{line.namespace}/{line.service}" if line.state.allocated else f"(unused in {line.pool})"
+    )
 
 
-def _by_tenant(tenant: str, line: Line) -> str:
-    return (tenant or "(no budget)") if line.state.owned else "(unused)"
+def _by_tenant(tenant: str, line: CostLine) -> str:
+    return (tenant or "(no budget)") if line.state.allocated else "(unused)"
 
 
-def _by_pool(_: str, line: Line) -> str:
+def _by_pool(_: str, line: CostLine) -> str:
     return line.pool
 
 
-BY: Mapping[str, Callable[[str, Line], str]] = {
+GROUPINGS: Mapping[str, Callable[[str, CostLine], str]] = {
     "service": _by_service,
     "tenant": _by_tenant,
     "pool": _by_pool,
@@ -65,36 +67,42 @@ BY: Mapping[str, Callable[[str, Line], str]] = {
 """Tenant and line -> the name of the row."""
 
 
-def rows(report: Report) -> tuple[list[Row], list[Row]]:
+def rows(report: CostReport) -> tuple[list[CostRow], list[CostRow]]:
     """The rows, what cost most first, and the sum of each currency."""
-    found: dict[tuple[str, str], Counter[CostState]] = {}
+    states_by_row: dict[tuple[str, str], Counter[CostState]] = {}
     sums: dict[str, Counter[CostState]] = {}
     for (tenant, line), nanos in report.statement.amounts.items():
-        name = BY[report.by](tenant, line)
-        found.setdefault((line.currency, name), Counter())[line.state] += nanos
+        name = GROUPINGS[report.group_by](tenant, line)
+        states_by_row.setdefault((line.currency, name), Counter())[line.state] += nanos
         sums.setdefault(line.currency, Counter())[line.state] += nanos
-    made = [
-        Row(
+    cost_rows = [
+        CostRow(
             name=name,
             currency=currency,
             states=states,
             share=states.total() / sums[currency].total(),
         )
-        for (currency, name), states in found.items()
+        for (currency, name), states in states_by_row.items()
     ]
-    made.sort(key=lambda row: (row.currency, -row.total, row.name))
+    cost_rows.sort(key=lambda row: (row.currency, -row.total, row.name))
     totals = [
-        Row(name="total", currency=currency, states=states, share=1.0)
+        CostRow(name="total", currency=currency, states=states, share=1.0)
         for currency, states in sorted(sums.items())
     ]
-    return made, totals
+    return cost_rows, totals
 
 
-def table(report: Report) -> str:
+def table(report: CostReport) -> str:
     """For people: amounts in units of the currency, and what they cover."""
-    made, totals = rows(report)
+    cost_rows, totals = rows(report)
     states = [state for state in CostState if any(row.states.get(state) for row in totals)]
-    head = [report.by, *(_spaced(state) for state in states), "total", "currency", "share"]
+    head = [
+        report.group_by,
+        *(_column_name(state) for state in states),
+        "total",
+        "currency",
+        "share",
+    ]
     body = [
         [
             row.name,
@@ -103,56 +111,64 @@ def table(report: Report) -> str:
             row.currency,
             f"{row.share:.1%}",
         ]
-        for row in (*made, *totals)
+        for row in (*cost_rows, *totals)
     ]
-    return "\n".join([*_aligned([[one.upper() for one in head], *body]), "", *_notes(report), ""])
+    return "\n".join(
+        [*_align([[heading.upper() for heading in head], *body]), "", *_notes(report), ""]
+    )
 
 
-def _spaced(state: CostState) -> str:
+def _column_name(state: CostState) -> str:
     """`warmIdle` -> `warm idle`."""
-    return "".join(f" {one.lower()}" if one.isupper() else one for one in state)
+    return "".join(f" {letter.lower()}" if letter.isupper() else letter for letter in state)
 
 
-def _aligned(lines: list[list[str]]) -> Iterator[str]:
+def _align(lines: list[list[str]]) -> Iterator[str]:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for first, *others in lines:
         cells = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
         yield "  ".join([first.ljust(widths[0]), *cells])
 
 
-def _notes(report: Report) -> Iterator[str]:
+def _notes(report: CostReport) -> Iterator[str]:
     """What the figures cover, and what they do not."""
-    told = report.statement
-    yield f"Billed from {_clock(told.begin)} to {_clock(told.end)} UTC."
-    if told.begin - report.asked > _LATE:
-        yield f"There is no data before that, though {_clock(report.asked)} was asked for."
-    if report.now - told.end > _LATE:
+    statement = report.statement
+    yield f"Billed from {_timestamp(statement.begin)} to {_timestamp(statement.end)} UTC."
+    if statement.begin - report.requested_from > _COVERAGE_TOLERANCE:
+        yield (
+            f"There is no data before that, though {_timestamp(report.requested_from)} was asked "
+            "for."
+        )
+    if report.now - statement.end > _COVERAGE_TOLERANCE:
         yield "There is no newer data: is the operator running and scraped?"
-    for first, last in told.gaps:
-        yield f"Not billed, since nobody counted: {_clock(first)} to {_clock(last)}."
+    for gap_start, gap_end in statement.gaps:
+        yield f"Not billed, since nobody counted: {_timestamp(gap_start)} to {_timestamp(gap_end)}."
 
 
-def _clock(moment: datetime) -> str:
+def _timestamp(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S}"
 
 
-def as_json(report: Report) -> str:
+def as_json(report: CostReport) -> str:
     """For programs: all nine digits, as strings."""
-    made, totals = rows(report)
-    told = report.statement
+    cost_rows, totals = rows(report)
+    statement = report.statement
     body = {
-        "by": report.by,
-        "asked": report.asked.isoformat(),
-        "from": told.begin.isoformat(),
-        "to": told.end.isoformat(),
-        "gaps": [{"from": one.isoformat(), "to": other.isoformat()} for one, other in told.gaps],
-        "rows": [_fields(row) for row in made],
+        "by": report.group_by,
+        "asked": report.requested_from.isoformat(),
+        "from": statement.begin.isoformat(),
+        "to": statement.end.isoformat(),
+        "gaps": [
+            {"from": gap_start.isoformat(), "to": gap_end.isoformat()}
+            for gap_start, gap_end in statement.gaps
+        ],
+        "rows": [_fields(row) for row in cost_rows],
         "totals": [_fields(row) for row in totals],
     }
     return json.dumps(body, indent=2) + "\n"
 
 
-def _fields(row: Row) -> dict[str, Any]:
+def _fields(row: CostRow) -> dict[str, Any]:
     return {
         "name": row.name,
         "currency": row.currency,
@@ -162,14 +178,17 @@ def _fields(row: Row) -> dict[str, Any]:
     }
 
 
-def as_csv(report: Report) -> str:
+def as_csv(report: CostReport) -> str:
     """For spreadsheets: a line for every row, with the time that it covers."""
-    made, _ = rows(report)
-    told = report.statement
-    period = {"from": told.begin.isoformat(), "to": told.end.isoformat()}
-    named = [{report.by: (fields := _fields(row)).pop("name"), **fields, **period} for row in made]
+    cost_rows, _ = rows(report)
+    statement = report.statement
+    period = {"from": statement.begin.isoformat(), "to": statement.end.isoformat()}
+    named = [
+        {report.group_by: (fields := _fields(row)).pop("name"), **fields, **period}
+        for row in cost_rows
+    ]
     text = io.StringIO()
-    columns = [report.by, "currency", *CostState, "total", "share", "from", "to"]
+    columns = [report.group_by, "currency", *CostState, "total", "share", "from", "to"]
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(named)
@@ -180,5 +199,9 @@ def _amount(nanos: int, digits: int) -> str:
     return f"{Money(nanos, '').rounded(digits):f}"
 
 
-FORMS: Mapping[str, Callable[[Report], str]] = {"table": table, "json": as_json, "csv": as_csv}
+FORMATTERS: Mapping[str, Callable[[CostReport], str]] = {
+    "table": table,
+    "json": as_json,
+    "csv": as_csv,
+}
 """How a report can be written."""

@@ -9,17 +9,17 @@ from collections.abc import Iterator, Sequence
 from tessera.adapters.clock import now
 from tessera.adapters.prometheus import PrometheusMetrics
 from tessera.cli.checks.control import kubernetes, resource_types, rights
-from tessera.cli.checks.finding import Check, Finding, State, Ward
+from tessera.cli.checks.finding import Check, CheckContext, Finding, FindingState
 from tessera.cli.checks.hardware import gpu_nodes, pools
 from tessera.cli.checks.metrics import pod_monitors, prometheus
 from tessera.cli.checks.mig import layouts
 from tessera.cli.checks.operator import operator, webhook
 from tessera.cli.checks.services import budgets, pods, services
-from tessera.cli.cluster import reach
+from tessera.cli.cluster import open_reader
 from tessera.cli.errors import CommandError, DeniedError
-from tessera.cli.fleet import prometheus_of
+from tessera.cli.fleet import prometheus_url
 from tessera.cli.snapshot_file import tessera_version
-from tessera.cli.told import Told
+from tessera.cli.told import Output
 
 CHECKS: tuple[Check, ...] = (
     kubernetes,
@@ -38,74 +38,88 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
-def run(arguments: argparse.Namespace) -> Told:
+def run(arguments: argparse.Namespace) -> Output:
     """All findings; the exit code is 1 when one of them is a problem."""
     return asyncio.run(_run(arguments))
 
 
-async def _run(arguments: argparse.Namespace) -> Told:
-    async with reach(arguments) as reader:
-        ward = Ward(
+async def _run(arguments: argparse.Namespace) -> Output:
+    async with open_reader(arguments) as reader:
+        context = CheckContext(
             reader=reader,
             at=now(),
             version=tessera_version(),
-            prometheus=prometheus_of(arguments),
-            series=lambda url: PrometheusMetrics(url, now),
+            prometheus_url=prometheus_url(arguments),
+            series_counter=lambda url: PrometheusMetrics(url, now),
         )
-        found = await examine(ward)
-    bad = any(one.state is State.PROBLEM for one in found)
-    text = as_json(found) if arguments.output == "json" else "\n".join(lines(found)) + "\n"
-    return Told(text, code=int(bad))
+        findings = await run_checks(context)
+    has_problem = any(finding.state is FindingState.PROBLEM for finding in findings)
+    text = (
+        as_json(findings)
+        if arguments.output == "json"
+        else "\n".join(report_lines(findings)) + "\n"
+    )
+    return Output(text, exit_code=int(has_problem))
 
 
-async def examine(ward: Ward) -> Sequence[Finding]:
+async def run_checks(context: CheckContext) -> Sequence[Finding]:
     """Every check once; nothing else is asked while the API server does not answer."""
     try:
-        await ward.reader.get("/version")
+        await context.reader.get("/version")
     except CommandError as error:
-        return [Finding("kubernetes", State.PROBLEM, str(error))]
-    found = await asyncio.gather(*(_attempted(check, ward) for check in CHECKS))
-    return [finding for findings in found for finding in findings]
+        return [Finding("kubernetes", FindingState.PROBLEM, str(error))]
+    findings_by_check = await asyncio.gather(*(_run_check(check, context) for check in CHECKS))
+    return [finding for findings in findings_by_check for finding in findings]
 
 
-async def _attempted(check: Check, ward: Ward) -> Sequence[Finding]:
+async def _run_check(check: Check, context: CheckContext) -> Sequence[Finding]:
     """What may not be read is no failure."""
     name = check.__name__.replace("_", " ")
     try:
-        return await check(ward)
+        return await check(context)
     except DeniedError as error:
-        return [Finding(name, State.SKIPPED, str(error))]
+        return [Finding(name, FindingState.SKIPPED, str(error))]
     except CommandError as error:
-        return [Finding(name, State.PROBLEM, str(error))]
+        return [Finding(name, FindingState.PROBLEM, str(error))]
 
 
-_SIGNS = {State.OK: "ok", State.WARNING: "WARN", State.PROBLEM: "FAIL", State.SKIPPED: "skip"}
+_STATE_LABELS = {
+    FindingState.OK: "ok",
+    FindingState.WARNING: "WARN",
+    FindingState.PROBLEM: "FAIL",
+    FindingState.SKIPPED: "skip",
+}
 
 
-def lines(found: Sequence[Finding]) -> Iterator[str]:
+def report_lines(findings: Sequence[Finding]) -> Iterator[str]:
     """A line for each finding, and one with its mend."""
-    width = min(32, max(len(one.check) for one in found))
-    for one in found:
-        told = " ".join(one.found.split())
-        yield f"{_SIGNS[one.state].ljust(4)}  {one.check.ljust(width)}  {told}"
-        if one.mend:
-            yield f"{'':{width + 8}}-> {one.mend}"
-    counts = Counter(one.state for one in found)
+    width = min(32, max(len(finding.check) for finding in findings))
+    for finding in findings:
+        message = " ".join(finding.message.split())
+        yield f"{_STATE_LABELS[finding.state].ljust(4)}  {finding.check.ljust(width)}  {message}"
+        if finding.fix:
+            yield f"{'':{width + 8}}-> {finding.fix}"
+    counts = Counter(finding.state for finding in findings)
     yield ""
     yield (
-        f"problems: {counts[State.PROBLEM]}, warnings: {counts[State.WARNING]}, "
-        f"skipped: {counts[State.SKIPPED]}, fine: {counts[State.OK]}"
+        f"problems: {counts[FindingState.PROBLEM]}, warnings: {counts[FindingState.WARNING]}, "
+        f"skipped: {counts[FindingState.SKIPPED]}, fine: {counts[FindingState.OK]}"
     )
 
 
-def as_json(found: Sequence[Finding]) -> str:
+def as_json(findings: Sequence[Finding]) -> str:
     """The same for programs."""
-    counts = Counter(one.state for one in found)
+    counts = Counter(finding.state for finding in findings)
     body = {
         "findings": [
-            {"check": one.check, "state": one.state, "found": one.found, "mend": one.mend or None}
-            for one in found
+            {
+                "check": finding.check,
+                "state": finding.state,
+                "found": finding.message,
+                "mend": finding.fix or None,
+            }
+            for finding in findings
         ],
-        "counts": {state.value: counts[state] for state in State},
+        "counts": {state.value: counts[state] for state in FindingState},
     }
     return json.dumps(body, indent=2) + "\n"

@@ -6,11 +6,11 @@ import difflib
 import json
 from collections.abc import Iterator, Sequence
 
-from tessera.cli.cluster import Json, reach
+from tessera.cli.cluster import Json, open_reader
 from tessera.cli.errors import CommandError
-from tessera.cli.fleet import Fleet, fleet_of, prometheus_of
-from tessera.cli.text import indented, moment, table
-from tessera.cli.told import Told
+from tessera.cli.fleet import FleetInputs, prometheus_url, read_fleet
+from tessera.cli.text import format_time, indent_lines, table
+from tessera.cli.told import Output
 from tessera.domain.explain.decision import Decision
 from tessera.domain.explain.explain import explain
 from tessera.domain.snapshot import Ref
@@ -18,29 +18,29 @@ from tessera.domain.snapshot import Ref
 _MAX_SUGGESTIONS = 5
 
 
-def run(arguments: argparse.Namespace) -> Told:
+def run(arguments: argparse.Namespace) -> Output:
     """The decisions as text or JSON."""
     return asyncio.run(_run(arguments))
 
 
-async def _run(arguments: argparse.Namespace) -> Told:
-    async with reach(arguments) as reader:
-        fleet = await fleet_of(reader, prometheus_of(arguments))
+async def _run(arguments: argparse.Namespace) -> Output:
+    async with open_reader(arguments) as reader:
+        fleet = await read_fleet(reader, prometheus_url(arguments))
     return explanation(fleet, Ref(reader.namespace, arguments.service), arguments.output)
 
 
-def explanation(fleet: Fleet, ref: Ref, form: str) -> Told:
+def explanation(fleet: FleetInputs, ref: Ref, form: str) -> Output:
     """One service of a fleet; CommandError with near names when there is none."""
     snapshot = fleet.snapshot
     require_service(ref, [service.ref for service in snapshot.services])
-    decisions = explain(snapshot, fleet.planned(snapshot), ref)
+    decisions = explain(snapshot, fleet.compute_plan(snapshot), ref)
     notes = list(_notes(fleet, decisions))
     if form == "json":
-        return Told(json.dumps(_as_json(ref, fleet, decisions, notes), indent=2) + "\n")
-    lines = [f"{ref} at {moment(fleet.at)} UTC", *(f"Note: {note}" for note in notes)]
+        return Output(json.dumps(_as_json(ref, fleet, decisions, notes), indent=2) + "\n")
+    lines = [f"{ref} at {format_time(fleet.at)} UTC", *(f"Note: {note}" for note in notes)]
     for decision in decisions:
         lines += ["", *_decision_lines(decision)]
-    return Told("\n".join(lines) + "\n")
+    return Output("\n".join(lines) + "\n")
 
 
 def require_service(ref: Ref, known: Sequence[Ref]) -> None:
@@ -62,15 +62,15 @@ def require_service(ref: Ref, known: Sequence[Ref]) -> None:
     raise CommandError(f"there is no InferenceService {ref.name} in {ref.namespace}; {hint}")
 
 
-def _notes(fleet: Fleet, decisions: Sequence[Decision]) -> Iterator[str]:
+def _notes(fleet: FleetInputs, decisions: Sequence[Decision]) -> Iterator[str]:
     """What is not known."""
-    if fleet.unread:
-        yield f"told by the status alone: {'; '.join(fleet.unread)}"
+    if fleet.read_errors:
+        yield f"told by the status alone: {'; '.join(fleet.read_errors)}"
     elif not decisions:
         yield "the operator has not looked at it yet"
     if fleet.readings is not None and fleet.readings.problem:
         yield f"no readings: {fleet.readings.problem}"
-    elif fleet.readings is None and not fleet.unread:
+    elif fleet.readings is None and not fleet.read_errors:
         yield (
             "readings (queue, activity) are not known here, so the reason for the number of "
             "replicas is that of the status; --prometheus URL reads them"
@@ -78,7 +78,7 @@ def _notes(fleet: Fleet, decisions: Sequence[Decision]) -> Iterator[str]:
 
 
 def _decision_lines(decision: Decision) -> Iterator[str]:
-    since = f" since {moment(decision.since)}" if decision.since else ""
+    since = f" since {format_time(decision.since)}" if decision.since else ""
     yield f"{decision.topic.upper()}: {decision.reason}{since}"
     yield from (f"  {line}" for line in decision.message.splitlines())
     if decision.replayed:
@@ -92,13 +92,15 @@ def _decision_lines(decision: Decision) -> Iterator[str]:
             for alternative in decision.alternatives
         ]
         yield "  all hardware:"
-        yield from indented(table(("HARDWARE", "AN HOUR", "WHY"), rows), "    ")
+        yield from indent_lines(table(("HARDWARE", "AN HOUR", "WHY"), rows), "    ")
     if decision.would_change:
         yield "  what would change it:"
         yield from (f"    - {change}" for change in decision.would_change)
 
 
-def _as_json(ref: Ref, fleet: Fleet, decisions: Sequence[Decision], notes: Sequence[str]) -> Json:
+def _as_json(
+    ref: Ref, fleet: FleetInputs, decisions: Sequence[Decision], notes: Sequence[str]
+) -> Json:
     return {
         "namespace": ref.namespace,
         "service": ref.name,

@@ -11,99 +11,115 @@ from tessera.adapters.clock import now
 from tessera.adapters.prometheus import PrometheusMetrics
 from tessera.cli.cluster import Json, Reader
 from tessera.cli.errors import DeniedError
-from tessera.cli.trim import trimmed
+from tessera.cli.trim import trim_object
 from tessera.domain.autoscale import ScalingHistory, rebuild_history
 from tessera.domain.draft import history_from_status, scaling_of
 from tessera.domain.plan import Plan, plan
 from tessera.domain.snapshot import Readings, Ref, Snapshot
 from tessera.ports import MetricsError, ObjectList
-from tessera.reconcile.observe import Senses, observe
+from tessera.reconcile.observe import Observations, observe
 from tessera.reconcile.store import Store
-from tessera.resources.defaults import newest
-from tessera.resources.kinds import INFERENCE_SERVICES, KINDS, Kind
+from tessera.resources.defaults import newest_version
+from tessera.resources.kinds import INFERENCE_SERVICES, KINDS, ApiResource
 from tessera.settings import CommandSettings
 
-PLANNED = tuple(kind for kind in KINDS if wire.planned(kind))
+PLAN_INPUT_KINDS = tuple(kind for kind in KINDS if wire.is_plan_input(kind))
 """What a plan reads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fleet:
+class FleetInputs:
     """Everything that a plan is made from."""
 
     at: datetime
     objects: Mapping[str, Sequence[Json]]
     """By the plural of their kind, trimmed."""
-    unread: tuple[str, ...] = ()
+    read_errors: tuple[str, ...] = ()
     """What could not be read, and why; with anything unread a plan would be wrong."""
     readings: Readings | None = None
-    memory: Mapping[Ref, ScalingHistory] = field(default_factory=dict)
+    scaling_history: Mapping[Ref, ScalingHistory] = field(default_factory=dict)
     """The autoscaler's windows, as far as Prometheus could tell."""
 
     @property
     def snapshot(self) -> Snapshot:
         """The same value that the operator would make of it."""
-        store = Store(PLANNED)
-        for kind in PLANNED:
-            seen = tuple(wire.seen(kind, body) for body in self.objects.get(kind.plural, ()))
-            store.replace(kind, ObjectList(seen))
-        senses = Senses(readings=self.readings, memory=dict(self.memory), builder=newest())
-        return observe(store, senses, self.at)
+        store = Store(PLAN_INPUT_KINDS)
+        for kind in PLAN_INPUT_KINDS:
+            cluster_objects = tuple(
+                wire.parse_object(kind, body) for body in self.objects.get(kind.plural, ())
+            )
+            store.replace(kind, ObjectList(cluster_objects))
+        observations = Observations(
+            readings=self.readings,
+            scaling_history=dict(self.scaling_history),
+            builder_version=newest_version(),
+        )
+        return observe(store, observations, self.at)
 
-    def planned(self, snapshot: Snapshot) -> Plan | None:
+    def compute_plan(self, snapshot: Snapshot) -> Plan | None:
         """The plan; None where something that it needs may not be read."""
-        return None if self.unread else plan(snapshot)
+        return None if self.read_errors else plan(snapshot)
 
 
-async def fleet_of(reader: Reader, prometheus: str | None) -> Fleet:
+async def read_fleet(reader: Reader, prometheus: str | None) -> FleetInputs:
     """All objects that a plan reads; of what may not be listed everywhere, those of a namespace."""
-    found = await asyncio.gather(*(_listed(reader, kind) for kind in PLANNED))
-    objects = {kind.plural: bodies for kind, (bodies, _) in zip(PLANNED, found, strict=True)}
-    unread = tuple(why for _, why in found if why)
-    fleet = Fleet(at=now(), objects=objects, unread=unread)
+    listings = await asyncio.gather(*(_list_trimmed(reader, kind) for kind in PLAN_INPUT_KINDS))
+    objects = {
+        kind.plural: bodies for kind, (bodies, _) in zip(PLAN_INPUT_KINDS, listings, strict=True)
+    }
+    unread = tuple(read_error for _, read_error in listings if read_error)
+    fleet = FleetInputs(at=now(), objects=objects, read_errors=unread)
     return fleet if prometheus is None else await with_readings(fleet, prometheus)
 
 
-async def _listed(reader: Reader, kind: Kind) -> tuple[list[Json], str]:
+async def _list_trimmed(reader: Reader, kind: ApiResource) -> tuple[list[Json], str]:
     try:
-        bodies, why = await reader.all(kind), ""
+        bodies, read_error = await reader.list_objects(kind), ""
     except DeniedError as error:
-        bodies, why = await _here(reader, kind), str(error)
-    return [trimmed(kind, body) for body in bodies], why
+        bodies, read_error = await _list_own_namespace(reader, kind), str(error)
+    return [trim_object(kind, body) for body in bodies], read_error
 
 
-async def _here(reader: Reader, kind: Kind) -> list[Json]:
+async def _list_own_namespace(reader: Reader, kind: ApiResource) -> list[Json]:
     """What of a kind may be seen in the user's own namespace."""
     if not kind.namespaced:
         return []
     try:
-        return await reader.all(kind, reader.namespace)
+        return await reader.list_objects(kind, reader.namespace)
     except DeniedError:
         if kind is INFERENCE_SERVICES:
             raise
         return []
 
 
-async def with_readings(fleet: Fleet, url: str) -> Fleet:
+async def with_readings(fleet: FleetInputs, url: str) -> FleetInputs:
     """The same fleet with what Prometheus says now, and the windows that its past gives."""
     metrics = PrometheusMetrics(url, now)
     readings = await metrics.read()
-    services = {one.ref: one for one in fleet.snapshot.services}
-    policies = {ref: scaling_of(one.spec) for ref, one in services.items() if one.spec is not None}
-    spans = [max(one.scale_up.window, one.scale_down.window) for one in policies.values()]
-    try:
-        past = await metrics.load_history(max(spans)) if spans and readings.problem is None else {}
-    except MetricsError:
-        past = {}
-    memory = {
-        ref: rebuild_history(policy, past[ref], history_from_status(services[ref].status))
-        for ref, policy in policies.items()
-        if ref in past
+    services = {service.ref: service for service in fleet.snapshot.services}
+    policies = {
+        ref: scaling_of(service.spec)
+        for ref, service in services.items()
+        if service.spec is not None
     }
-    return replace(fleet, readings=readings, memory=memory)
+    windows = [
+        max(policy.scale_up.window, policy.scale_down.window) for policy in policies.values()
+    ]
+    try:
+        history = (
+            await metrics.load_history(max(windows)) if windows and readings.problem is None else {}
+        )
+    except MetricsError:
+        history = {}
+    scaling_history = {
+        ref: rebuild_history(policy, history[ref], history_from_status(services[ref].status))
+        for ref, policy in policies.items()
+        if ref in history
+    }
+    return replace(fleet, readings=readings, scaling_history=scaling_history)
 
 
-def prometheus_of(arguments: argparse.Namespace) -> str | None:
+def prometheus_url(arguments: argparse.Namespace) -> str | None:
     """The URL that the user gave."""
     url: str | None = arguments.prometheus or CommandSettings().prometheus_url
     return url

@@ -9,18 +9,18 @@ from typing import TypeAlias
 from tessera.api.meta import Condition
 from tessera.api.mig import Mig, MigPlan, MigStatus
 from tessera.cli.errors import CommandError, DeniedError
-from tessera.cli.fleet import Fleet
+from tessera.cli.fleet import FleetInputs
 from tessera.domain.mig.fleet import FleetSlice
 from tessera.domain.mig.layouts import Layout, SlicePlacement, geometry
 from tessera.domain.pools import PoolView, discover
 from tessera.domain.ref import Ref
 from tessera.domain.repartition.backend import Capabilities
 from tessera.domain.repartition.backends import backend_of
-from tessera.domain.repartition.drawing import layouts_of
-from tessera.domain.repartition.facts import Card, Ground
-from tessera.domain.repartition.grounds import grounds
-from tessera.domain.repartition.target import STEADY
-from tessera.domain.repartition.usage import Seat, Usage, seats, usage
+from tessera.domain.repartition.drawing import layouts_by_node
+from tessera.domain.repartition.facts import MigGpu, MigNode
+from tessera.domain.repartition.grounds import mig_nodes
+from tessera.domain.repartition.target import STABILIZATION_WINDOW
+from tessera.domain.repartition.usage import PoolUsage, SliceUsage, pool_usage, slice_usages
 from tessera.domain.snapshot import Pod, Snapshot
 
 SlicesByGpu: TypeAlias = Mapping[tuple[str, int], tuple[FleetSlice, ...]]
@@ -32,8 +32,8 @@ class PoolSnapshot:
     """One pool now."""
 
     view: PoolView
-    nodes: tuple[Ground, ...] = ()
-    slices: tuple[Seat, ...] = ()
+    nodes: tuple[MigNode, ...] = ()
+    slices: tuple[SliceUsage, ...] = ()
     service_of_pod: Mapping[Ref, str] = field(default_factory=dict)
     """Of pods of ours: whose they are."""
     load_of_pod: Mapping[Ref, float] = field(default_factory=dict)
@@ -72,17 +72,17 @@ class PoolSnapshot:
         proposed = self.status.proposed
         if proposed is None or self.mig is None or self.mig.mode == "propose":
             return None
-        return proposed.at + STEADY
+        return proposed.at + STABILIZATION_WINDOW
 
     @property
-    def usage(self) -> Usage:
-        return usage(self.nodes, self.slices)
+    def usage(self) -> PoolUsage:
+        return pool_usage(self.nodes, self.slices)
 
     @property
     def placements_known(self) -> bool:
-        return all(mig_node.tells_pods for mig_node in self.nodes)
+        return all(mig_node.reports_pods for mig_node in self.nodes)
 
-    def slice_load(self, mig_slice: Seat) -> float | None:
+    def slice_load(self, mig_slice: SliceUsage) -> float | None:
         """Of the first that holds it and is known: nobody shares a slice."""
         return next(
             (self.load_of_pod[pod] for pod in mig_slice.holders if pod in self.load_of_pod), None
@@ -111,12 +111,12 @@ class GpuLayoutChange:
         return _layout_text(self.before, with_placements), _layout_text(self.after, with_placements)
 
 
-def pool_snapshots(fleet: Fleet, name: str | None) -> tuple[PoolSnapshot, ...]:
+def pool_snapshots(fleet: FleetInputs, name: str | None) -> tuple[PoolSnapshot, ...]:
     """All pools, or the one of this name."""
     snapshot = fleet.snapshot
     views = discover(snapshot.pools, snapshot.nodes, snapshot.at.date())
-    if not views and fleet.unread:
-        raise DeniedError("; ".join(fleet.unread))
+    if not views and fleet.read_errors:
+        raise DeniedError("; ".join(fleet.read_errors))
     if name is not None and name not in {view.pool.name for view in views}:
         known = ", ".join(view.pool.name for view in views) or "none"
         raise CommandError(f"there is no AcceleratorPool {name}; there are: {known}")
@@ -124,12 +124,12 @@ def pool_snapshots(fleet: Fleet, name: str | None) -> tuple[PoolSnapshot, ...]:
 
 
 def _pool_snapshot(view: PoolView, snapshot: Snapshot) -> PoolSnapshot:
-    pool_nodes = grounds(view, snapshot.nodes, snapshot.layouts)
+    pool_nodes = mig_nodes(view, snapshot.nodes, snapshot.layouts)
     readings = snapshot.readings.pods if snapshot.readings is not None else {}
     return PoolSnapshot(
         view=view,
         nodes=pool_nodes,
-        slices=seats(pool_nodes, snapshot.pods),
+        slices=slice_usages(pool_nodes, snapshot.pods),
         service_of_pod={pod.ref: _pod_owner(pod) for pod in snapshot.pods},
         load_of_pod={
             ref: reading.activity
@@ -146,7 +146,7 @@ def _pod_owner(pod: Pod) -> str:
 def layout_changes(pool: PoolSnapshot, plan: MigPlan) -> tuple[GpuLayoutChange, ...]:
     """What the plan changes of what there is, in the order of nodes and GPUs."""
     planned = _planned_layouts(pool, plan)
-    slices_by_node: dict[str, list[Seat]] = defaultdict(list)
+    slices_by_node: dict[str, list[SliceUsage]] = defaultdict(list)
     for mig_slice in pool.slices:
         slices_by_node[mig_slice.node].append(mig_slice)
     capabilities = backend_of(pool.mig or Mig(), pool.nodes).capabilities
@@ -173,7 +173,7 @@ def _planned_layouts(pool: PoolSnapshot, plan: MigPlan) -> Mapping[tuple[str, in
 
     Where a plan has no places, slices that are right by number are in theirs.
     """
-    planned = layouts_of(plan, {mig_node.name: mig_node.board for mig_node in pool.nodes})
+    planned = layouts_by_node(plan, {mig_node.name: mig_node.gpu_model for mig_node in pool.nodes})
     pinned = {
         (node.node, gpu.gpu)
         for node in plan.nodes
@@ -197,19 +197,20 @@ def moving_pods(pool: PoolSnapshot, plan: MigPlan) -> frozenset[Ref]:
         pods |= {
             pod
             for pod in mig_slice.holders
-            if planned.get(pool.owner_of(pod), mig_slice.spot.profile) != mig_slice.spot.profile
+            if planned.get(pool.owner_of(pod), mig_slice.placement.profile)
+            != mig_slice.placement.profile
         }
     return frozenset(pods)
 
 
-def _mig_gpus(pool: PoolSnapshot) -> Iterator[tuple[Ground, Card]]:
+def _mig_gpus(pool: PoolSnapshot) -> Iterator[tuple[MigNode, MigGpu]]:
     for mig_node in pool.nodes:
-        for mig_gpu in mig_node.cards:
+        for mig_gpu in mig_node.gpus:
             yield mig_node, mig_gpu
 
 
 def _pods_to_leave(
-    capabilities: Capabilities, node_slices: Sequence[Seat], mig_gpu: Card, wanted: Layout
+    capabilities: Capabilities, node_slices: Sequence[SliceUsage], mig_gpu: MigGpu, wanted: Layout
 ) -> tuple[Ref, ...]:
     """As the backend can: who holds a slice that goes, or one of the GPU, or one of the node."""
     holders = {
@@ -217,7 +218,7 @@ def _pods_to_leave(
         for mig_slice in node_slices
         if mig_slice.gpu == mig_gpu.index or not capabilities.knows_pods
         for pod in mig_slice.holders
-        if not (capabilities.sibling_safe and mig_slice.spot in wanted)
+        if not (capabilities.sibling_safe and mig_slice.placement in wanted)
     }
     return tuple(sorted(holders))
 
@@ -230,7 +231,7 @@ def current_slices(pool: PoolSnapshot) -> SlicesByGpu:
     for mig_slice in pool.slices:
         owner = pool.owner_of(mig_slice.holders[0]) if mig_slice.holders else None
         slices_by_gpu[mig_slice.node, mig_slice.gpu].append(
-            FleetSlice(mig_slice.spot.start, mig_slice.spot.profile, owner)
+            FleetSlice(mig_slice.placement.start, mig_slice.placement.profile, owner)
         )
     return {place: tuple(slices) for place, slices in slices_by_gpu.items()}
 
@@ -274,15 +275,18 @@ def _staying_services(
     planned = {service for service, _ in unassigned}
     staying = {}
     for mig_slice in pool.slices:
-        if not mig_slice.holders or mig_slice.spot not in layouts[mig_slice.node, mig_slice.gpu]:
+        if (
+            not mig_slice.holders
+            or mig_slice.placement not in layouts[mig_slice.node, mig_slice.gpu]
+        ):
             continue
         owner = pool.owner_of(mig_slice.holders[0])
-        key = owner, mig_slice.spot.profile
+        key = owner, mig_slice.placement.profile
         if unassigned[key] > 0:
             unassigned[key] -= 1
         elif owner in planned:
             continue
-        staying[mig_slice.node, mig_slice.gpu, mig_slice.spot] = owner
+        staying[mig_slice.node, mig_slice.gpu, mig_slice.placement] = owner
     return staying
 
 

@@ -12,13 +12,13 @@ from typing import NoReturn
 
 from typing_extensions import override
 
-from tessera.cli.complete import COMPLETE, candidates
+from tessera.cli.complete import COMPLETE_COMMAND, candidates
 from tessera.cli.errors import CommandError
-from tessera.cli.parser import parser
-from tessera.cli.text import harmless
-from tessera.cli.told import Told
+from tessera.cli.parser import build_parser
+from tessera.cli.text import escape_controls
+from tessera.cli.told import Output
 
-_INTERRUPTED = 130
+_EXIT_INTERRUPTED = 130
 """What shells expect of a program that Ctrl-C ended."""
 
 
@@ -27,34 +27,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if arguments is None:
         # At once: a cancelled request may be under way in a place that takes the cancelling for its
         # own time-out, and goes on.
-        signal.signal(signal.SIGINT, lambda *_: os._exit(_INTERRUPTED))
-    words = sys.argv[1:] if arguments is None else list(arguments)
+        signal.signal(signal.SIGINT, lambda *_: os._exit(_EXIT_INTERRUPTED))
+    argv = sys.argv[1:] if arguments is None else list(arguments)
     program = "kubectl tessera" if Path(sys.argv[0]).name == "kubectl-tessera" else "tessera"
-    if words[:1] == [COMPLETE]:
-        sys.stdout.writelines(f"{word}\n" for word in candidates(words[1:]))
+    if argv[:1] == [COMPLETE_COMMAND]:
+        sys.stdout.writelines(f"{word}\n" for word in candidates(argv[1:]))
         return
-    asked = parser(program).parse_args(words)
-    command = " ".join(filter(None, (program, asked.command, getattr(asked, "deed", None))))
-    _log_as(command)
+    options = build_parser(program).parse_args(argv)
+    command = " ".join(filter(None, (program, options.command, getattr(options, "deed", None))))
+    _configure_logging(command)
     try:
-        told: Told = importlib.import_module(asked.module).run(asked)
-        _print(harmless(told.text))
+        output: Output = importlib.import_module(options.module).run(options)
+        _print(escape_controls(output.text))
     except CommandError as error:
-        sys.exit(f"{command}: {harmless(str(error))}")
+        sys.exit(f"{command}: {escape_controls(str(error))}")
     except Exception as error:  # noqa: BLE001 - nobody at a terminal shall meet a traceback
-        _blame(command, error)
-    if told.code:
-        sys.exit(told.code)
+        _exit_internal_error(command, error)
+    if output.exit_code:
+        sys.exit(output.exit_code)
 
 
-def _log_as(command: str) -> None:
+def _configure_logging(command: str) -> None:
     """What adapters log stands on stderr as a sentence."""
     handler = logging.StreamHandler()
-    handler.setFormatter(_Sentences(f"{command}: %(message)s"))
+    handler.setFormatter(_MessageFormatter(f"{command}: %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.ERROR)
 
 
-class _Sentences(logging.Formatter):
+class _MessageFormatter(logging.Formatter):
     """Log records without tracebacks."""
 
     @override
@@ -72,12 +72,13 @@ def _print(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _blame(command: str, error: Exception) -> NoReturn:
+def _exit_internal_error(command: str, error: Exception) -> NoReturn:
     frames = traceback.extract_tb(error.__traceback__)
-    where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "?"
+    location = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "?"
     sys.exit(
-        f"{command}: a fault of Tessera: {type(error).__name__} at {where}: "
-        f"{harmless(str(error))}. Please report it, best with the file that tessera snapshot save "
+        f"{command}: a fault of Tessera: {type(error).__name__} at {location}: "
+        f"{escape_controls(str(error))}. Please report it, best with the file that tessera "
+        "snapshot save "
         "writes"
     )
 

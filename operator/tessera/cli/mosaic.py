@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from tessera.api.mig import MigPlan
-from tessera.cli.cluster import reach
+from tessera.cli.cluster import open_reader
 from tessera.cli.errors import CommandError
-from tessera.cli.fleet import Fleet, fleet_of, prometheus_of
+from tessera.cli.fleet import FleetInputs, prometheus_url, read_fleet
 from tessera.cli.layouts_seen import (
     PoolSnapshot,
     SlicesByGpu,
@@ -23,7 +23,7 @@ from tessera.cli.layouts_seen import (
 )
 from tessera.cli.mosaic_json import pool_json
 from tessera.cli.plan import state_line
-from tessera.cli.text import moment
+from tessera.cli.text import format_time
 from tessera.cli.tiles import (
     MosaicTile,
     Rows,
@@ -33,9 +33,9 @@ from tessera.cli.tiles import (
     svg_document,
     write_svg,
 )
-from tessera.cli.told import Told
+from tessera.cli.told import Output
 from tessera.domain.mig.fleet import FleetGpu, FleetSlice
-from tessera.domain.repartition.facts import Ground
+from tessera.domain.repartition.facts import MigNode
 from tessera.domain.repartition.usage import share
 
 _DEFAULT_TERMINAL_SIZE = (110, 24)
@@ -62,39 +62,39 @@ class Mosaic:
     """The GPUs as it cuts them."""
 
 
-def run(arguments: argparse.Namespace) -> Told:
+def run(arguments: argparse.Namespace) -> Output:
     """The strips, drawn as wide as the terminal."""
     return asyncio.run(_run(arguments))
 
 
-async def _run(arguments: argparse.Namespace) -> Told:
-    async with reach(arguments) as reader:
-        fleet = await fleet_of(reader, prometheus_of(arguments))
+async def _run(arguments: argparse.Namespace) -> Output:
+    async with open_reader(arguments) as reader:
+        fleet = await read_fleet(reader, prometheus_url(arguments))
     width = shutil.get_terminal_size(_DEFAULT_TERMINAL_SIZE).columns
     return render_mosaic(fleet, arguments.pool, arguments.output, width, arguments.svg)
 
 
 def render_mosaic(
-    fleet: Fleet, name: str | None, output_format: str, width: int, file: str | None = None
-) -> Told:
+    fleet: FleetInputs, name: str | None, output_format: str, width: int, file: str | None = None
+) -> Output:
     """What is drawn of all pools, or of the one of this name; with a file also there."""
     pools = _mig_pools(fleet, name)
     pool_mosaics = [pool_mosaic(pool) for pool in pools]
     if file is not None:
         write_svg(file, mosaic_svg(pool_mosaics))
     if output_format == "json":
-        body = {"pools": [pool_json(pool) for pool in pools], "notes": list(fleet.unread)}
-        return Told(json.dumps(body, indent=2) + "\n")
-    notes = [f"Note: {note}" for note in fleet.unread]
-    return Told("\n".join([*notes, *terminal_lines(pool_mosaics, width)]) + "\n")
+        body = {"pools": [pool_json(pool) for pool in pools], "notes": list(fleet.read_errors)}
+        return Output(json.dumps(body, indent=2) + "\n")
+    notes = [f"Note: {note}" for note in fleet.read_errors]
+    return Output("\n".join([*notes, *terminal_lines(pool_mosaics, width)]) + "\n")
 
 
-def mosaics(fleet: Fleet, name: str | None = None) -> Sequence[Mosaic]:
+def mosaics(fleet: FleetInputs, name: str | None = None) -> Sequence[Mosaic]:
     """Of all pools with GPUs that are cut, or of the one of this name."""
     return [pool_mosaic(pool) for pool in _mig_pools(fleet, name)]
 
 
-def _mig_pools(fleet: Fleet, name: str | None) -> Sequence[PoolSnapshot]:
+def _mig_pools(fleet: FleetInputs, name: str | None) -> Sequence[PoolSnapshot]:
     pools = pool_snapshots(fleet, name)
     mig_pools = [pool for pool in pools if pool.usage.gpus or pool.view.slices]
     if not mig_pools:
@@ -185,7 +185,9 @@ def _plan_title(pool: PoolSnapshot, plan: MigPlan) -> str:
     if plan is not pool.status.proposed:
         return plan.name
     waiting_for = (
-        f"{moment(pool.adoption_time)} UTC" if pool.adoption_time is not None else "it is approved"
+        f"{format_time(pool.adoption_time)} UTC"
+        if pool.adoption_time is not None
+        else "it is approved"
     )
     work = " and until the GPUs in work are done" if pool.status.units else ""
     return f"{plan.name}, which waits until {waiting_for}{work}"
@@ -209,12 +211,12 @@ def _note_lines(pool: PoolSnapshot) -> Iterator[str]:
         yield "Places are assumed where no agent (tessera-node) tells them; their counts are right."
     if not pool.load_of_pod:
         yield "Loads are not known; --prometheus URL reads them."
-    if whole_gpus := sum(mig_node.uncut for mig_node in pool.nodes):
+    if whole_gpus := sum(mig_node.whole_gpus for mig_node in pool.nodes):
         yield f"{whole_gpus} GPUs are not in MIG mode."
     for mig_node in pool.nodes:
-        if mig_node.disagrees is not None:
-            yield f"Node {mig_node.name} is not drawn: {mig_node.disagrees}."
-        for mig_gpu in mig_node.cards:
+        if mig_node.inconsistency is not None:
+            yield f"Node {mig_node.name} is not drawn: {mig_node.inconsistency}."
+        for mig_gpu in mig_node.gpus:
             if mig_gpu.fault is not None:
                 yield (
                     f"Node {mig_node.name} GPU {mig_gpu.index}: {mig_gpu.fault}: {mig_gpu.message}"
@@ -236,7 +238,7 @@ def _tile_labels(pool: PoolSnapshot) -> _TileLabels:
     plan = pool.pending_plan
     leaving_pods = moving_pods(pool, plan) if plan is not None else frozenset()
     slices_by_place = {
-        (mig_slice.node, mig_slice.gpu, mig_slice.spot.start): mig_slice
+        (mig_slice.node, mig_slice.gpu, mig_slice.placement.start): mig_slice
         for mig_slice in pool.slices
     }
     loads = {place: pool.slice_load(mig_slice) for place, mig_slice in slices_by_place.items()}
@@ -270,21 +272,26 @@ def _base_name(name: str) -> str:
 def _rows(pool: PoolSnapshot, slices: SlicesByGpu, labels: _TileLabels) -> Iterator[Strip | str]:
     """A heading for each node, a strip for each GPU."""
     for mig_node in pool.nodes:
-        if mig_node.cards:
-            yield f"{mig_node.name}: {mig_node.board.name}{', assumed' * (not mig_node.tells_pods)}"
-        for mig_gpu in mig_node.cards:
+        if mig_node.gpus:
+            yield (
+                f"{mig_node.name}: "
+                f"{mig_node.gpu_model.name}{', assumed' * (not mig_node.reports_pods)}"
+            )
+        for mig_gpu in mig_node.gpus:
             yield _strip(mig_node, mig_gpu.index, slices[mig_node.name, mig_gpu.index], labels)
 
 
 def _strip(
-    mig_node: Ground, index: int, slices: tuple[FleetSlice, ...], labels: _TileLabels
+    mig_node: MigNode, index: int, slices: tuple[FleetSlice, ...], labels: _TileLabels
 ) -> Strip:
-    gpu = FleetGpu(name=str(index), gpu_model=mig_node.board.name, slices=slices)
-    covered = sum((share(mig_node.board, mig_slice.profile) for mig_slice in slices), Decimal(0))
+    gpu = FleetGpu(name=str(index), gpu_model=mig_node.gpu_model.name, slices=slices)
+    covered = sum(
+        (share(mig_node.gpu_model, mig_slice.profile) for mig_slice in slices), Decimal(0)
+    )
     return Strip(
         name=gpu.name,
         tiles=tuple(
-            _tile(mig_node, index, tile, labels) for tile in gpu_tiles(mig_node.board, gpu)
+            _tile(mig_node, index, tile, labels) for tile in gpu_tiles(mig_node.gpu_model, gpu)
         ),
         stranded_price=(1 - covered) * labels.gpu_hour_price
         if labels.gpu_hour_price is not None
@@ -292,15 +299,15 @@ def _strip(
     )
 
 
-def _tile(mig_node: Ground, index: int, tile: MosaicTile, labels: _TileLabels) -> MosaicTile:
+def _tile(mig_node: MigNode, index: int, tile: MosaicTile, labels: _TileLabels) -> MosaicTile:
     if tile.profile is None:
         return tile
     place = mig_node.name, index, tile.start
-    part = share(mig_node.board, tile.profile)
+    part = share(mig_node.gpu_model, tile.profile)
     return replace(
         tile,
         service=labels.short_names.get(tile.service, tile.service) if tile.service else None,
-        start_known=mig_node.tells_pods,
+        start_known=mig_node.reports_pods,
         must_leave=place in labels.leaving,
         load=labels.loads.get(place),
         hourly_price=part * labels.gpu_hour_price if labels.gpu_hour_price is not None else None,

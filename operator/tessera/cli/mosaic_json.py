@@ -7,7 +7,7 @@ from decimal import Decimal
 from tessera.cli.cluster import Json
 from tessera.cli.layouts_seen import PoolSnapshot, planned_slices
 from tessera.domain.mig.fleet import FleetSlice
-from tessera.domain.repartition.usage import Seat
+from tessera.domain.repartition.usage import SliceUsage
 
 
 def pool_json(pool: PoolSnapshot) -> Json:
@@ -15,7 +15,7 @@ def pool_json(pool: PoolSnapshot) -> Json:
     price, usage, plan = pool.view.price, pool.usage, pool.pending_plan
     gpu_hour_price = price.per_gpu_hour if price is not None else None
     planned = planned_slices(pool, plan) if plan is not None else {}
-    slices_by_gpu: dict[tuple[str, int], list[Seat]] = defaultdict(list)
+    slices_by_gpu: dict[tuple[str, int], list[SliceUsage]] = defaultdict(list)
     for mig_slice in pool.slices:
         slices_by_gpu[mig_slice.node, mig_slice.gpu].append(mig_slice)
     return {
@@ -33,20 +33,20 @@ def pool_json(pool: PoolSnapshot) -> Json:
                 "node": mig_node.name,
                 "gpu": mig_gpu.index,
                 "uuid": mig_gpu.uuid or None,
-                "board": mig_node.board.name,
+                "board": mig_node.gpu_model.name,
                 "fault": mig_gpu.fault,
                 "slices": [
-                    _slice_json(pool, mig_slice, gpu_hour_price, start_known=mig_node.tells_pods)
+                    _slice_json(pool, mig_slice, gpu_hour_price, start_known=mig_node.reports_pods)
                     for mig_slice in slices_by_gpu[mig_node.name, mig_gpu.index]
                 ],
                 "after": _planned_json(
-                    planned[mig_node.name, mig_gpu.index], starts_known=mig_node.tells_pods
+                    planned[mig_node.name, mig_gpu.index], starts_known=mig_node.reports_pods
                 )
                 if planned
                 else None,
             }
             for mig_node in pool.nodes
-            for mig_gpu in mig_node.cards
+            for mig_gpu in mig_node.gpus
         ],
     }
 
@@ -63,11 +63,11 @@ def _planned_json(slices: Sequence[FleetSlice], *, starts_known: bool) -> list[J
 
 
 def _slice_json(
-    pool: PoolSnapshot, mig_slice: Seat, gpu_hour_price: Decimal | None, *, start_known: bool
+    pool: PoolSnapshot, mig_slice: SliceUsage, gpu_hour_price: Decimal | None, *, start_known: bool
 ) -> Json:
     return {
-        "profile": mig_slice.spot.profile,
-        "start": mig_slice.spot.start if start_known else None,
+        "profile": mig_slice.placement.profile,
+        "start": mig_slice.placement.start if start_known else None,
         "state": mig_slice.state,
         "service": pool.owner_of(mig_slice.holders[0]) if mig_slice.holders else None,
         "pods": [str(pod) for pod in mig_slice.holders],

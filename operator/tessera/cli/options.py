@@ -3,41 +3,43 @@
 import argparse
 from typing import TypeAlias
 
-FORMS = ("text", "json")
+OUTPUT_FORMATS = ("text", "json")
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
-def command(
+def add_command(
     commands: Commands, name: str, summary: str, description: str, module: str = ""
 ) -> argparse.ArgumentParser:
-    made = commands.add_parser(name, help=summary, description=description)
-    made.set_defaults(module=f"tessera.cli.{module or name}")
-    return made
+    parser = commands.add_parser(name, help=summary, description=description)
+    parser.set_defaults(module=f"tessera.cli.{module or name}")
+    return parser
 
 
-def connects(made: argparse.ArgumentParser) -> None:
-    made.add_argument(
+def add_cluster_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--kubeconfig",
         metavar="FILE",
         help="the kubeconfig (default: $KUBECONFIG, then ~/.kube/config)",
     )
-    made.add_argument("--context", metavar="NAME", help="context of the kubeconfig")
+    parser.add_argument("--context", metavar="NAME", help="context of the kubeconfig")
 
 
-def namespaced(made: argparse.ArgumentParser, meaning: str) -> None:
-    made.add_argument("-n", "--namespace", metavar="NAME", help=meaning)
+def add_namespace_option(parser: argparse.ArgumentParser, help_text: str) -> None:
+    parser.add_argument("-n", "--namespace", metavar="NAME", help=help_text)
 
 
-def asks_prometheus(made: argparse.ArgumentParser) -> None:
-    made.add_argument(
+def add_prometheus_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--prometheus", metavar="URL", help="base URL (default: $TESSERA_PROMETHEUS_URL)"
     )
 
 
-def formed(made: argparse.ArgumentParser, forms: tuple[str, ...] = FORMS) -> None:
-    made.add_argument(
-        *("-o", "--output"), choices=forms, default=forms[0], help="form (default: %(default)s)"
+def add_output_options(
+    parser: argparse.ArgumentParser, formats: tuple[str, ...] = OUTPUT_FORMATS
+) -> None:
+    parser.add_argument(
+        *("-o", "--output"), choices=formats, default=formats[0], help="form (default: %(default)s)"
     )
-    made.add_argument(
+    parser.add_argument(
         "--json", dest="output", action="store_const", const="json", help="the same as -o json"
     )

@@ -5,43 +5,50 @@ A command's `module` has `run`: arguments in, `Told` out.
 
 import argparse
 
-from tessera.cli.options import Commands, asks_prometheus, command, connects, formed, namespaced
+from tessera.cli.options import (
+    Commands,
+    add_cluster_options,
+    add_command,
+    add_namespace_option,
+    add_output_options,
+    add_prometheus_option,
+)
 from tessera.cli.parser_load import bench, size
 from tessera.cli.parser_mig import mosaic, plan
 
-COST_ROWS = ("service", "tenant", "pool")
-COST_FORMS = ("table", "json", "csv")
+COST_GROUPINGS = ("service", "tenant", "pool")
+COST_FORMATS = ("table", "json", "csv")
 SHELLS = ("bash", "zsh", "fish")
 
 
-def parser(program: str = "tessera") -> argparse.ArgumentParser:
+def build_parser(program: str = "tessera") -> argparse.ArgumentParser:
     """The whole command line."""
-    made = argparse.ArgumentParser(
+    root_parser = argparse.ArgumentParser(
         prog=program, description="Looks at the inference fleets of a cluster."
     )
-    commands = made.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    looks = (_doctor, _explain, _top, _update, _cost, plan, mosaic)
-    for add in (*looks, size, bench, _snapshot, _completion):
+    commands = root_parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    cluster_commands = (_doctor, _explain, _top, _update, _cost, plan, mosaic)
+    for add in (*cluster_commands, size, bench, _snapshot, _completion):
         add(commands)
-    return made
+    return root_parser
 
 
 def _doctor(commands: Commands) -> None:
-    made = command(
+    subparser = add_command(
         commands,
         "doctor",
         "what is wrong in the cluster, and how to mend it",
         "Checks the cluster, the operator, the hardware, the metrics and the services. What may "
         "not be read is skipped. Exits with 1 when a problem was found; warnings do not count.",
     )
-    connects(made)
-    namespaced(made, "where the webhook is tried; nothing is created there")
-    asks_prometheus(made)
-    formed(made)
+    add_cluster_options(subparser)
+    add_namespace_option(subparser, "where the webhook is tried; nothing is created there")
+    add_prometheus_option(subparser)
+    add_output_options(subparser)
 
 
 def _explain(commands: Commands) -> None:
-    made = command(
+    subparser = add_command(
         commands,
         "explain",
         "every decision about a service, and what would change it",
@@ -49,101 +56,103 @@ def _explain(commands: Commands) -> None:
         "scaling, budget, drain, rollout, readiness. It reads the status and plans anew, as the "
         "operator does, without writing anything.",
     )
-    made.add_argument("service", metavar="SERVICE", help="name of the InferenceService")
-    connects(made)
-    namespaced(made, "namespace of the service")
-    asks_prometheus(made)
-    formed(made)
+    subparser.add_argument("service", metavar="SERVICE", help="name of the InferenceService")
+    add_cluster_options(subparser)
+    add_namespace_option(subparser, "namespace of the service")
+    add_prometheus_option(subparser)
+    add_output_options(subparser)
 
 
 def _top(commands: Commands) -> None:
-    made = command(
+    subparser = add_command(
         commands,
         "top",
         "services by what they cost, pools by what is free",
         "Shows the services, what costs most first, and the pools with their free devices. Queue, "
         "activity and measured tokens need Prometheus; expected tokens stand with a ~.",
     )
-    connects(made)
-    namespaced(made, "namespace of the services; without it all")
-    made.add_argument(
+    add_cluster_options(subparser)
+    add_namespace_option(subparser, "namespace of the services; without it all")
+    subparser.add_argument(
         "-A", "--all-namespaces", action="store_true", help="all namespaces (the default)"
     )
-    asks_prometheus(made)
-    formed(made)
+    add_prometheus_option(subparser)
+    add_output_options(subparser)
 
 
 def _update(commands: Commands) -> None:
-    made = command(
+    subparser = add_command(
         commands,
         "update",
         "roll a service to what this version of Tessera would build",
         "Upgrades of Tessera leave running models alone. Where the condition UpdateAvailable is "
         "True this asks for the new form now; else it says so and does nothing.",
     )
-    made.add_argument("service", metavar="SERVICE", help="name of the InferenceService")
-    connects(made)
-    namespaced(made, "namespace of the service")
-    formed(made)
+    subparser.add_argument("service", metavar="SERVICE", help="name of the InferenceService")
+    add_cluster_options(subparser)
+    add_namespace_option(subparser, "namespace of the service")
+    add_output_options(subparser)
 
 
 def _cost(commands: Commands) -> None:
-    made = command(
+    subparser = add_command(
         commands,
         "cost",
         "what the fleet cost",
         "Shows what the nodes of all pools cost, by what was done with them. The "
         "figures are differences of counters at single scrapes, so they are exact.",
     )
-    made.add_argument(
-        "--by", choices=COST_ROWS, default="service", help="rows (default: %(default)s)"
+    subparser.add_argument(
+        "--by", choices=COST_GROUPINGS, default="service", help="rows (default: %(default)s)"
     )
-    made.add_argument(
+    subparser.add_argument(
         "--since",
         default="24h",
         metavar="WHEN",
         help="30m, 24h, 7d, or a day or moment such as 2026-11-01 in UTC (default: %(default)s)",
     )
-    asks_prometheus(made)
-    formed(made, COST_FORMS)
+    add_prometheus_option(subparser)
+    add_output_options(subparser, COST_FORMATS)
 
 
 def _snapshot(commands: Commands) -> None:
-    deeds = commands.add_parser(
+    subcommands = commands.add_parser(
         "snapshot",
         help="save what is planned from, and plan it anew elsewhere",
         description="A snapshot file holds everything that the plan reads, without secrets. "
         "Planning it anew needs no cluster, so it is what a bug report carries.",
     ).add_subparsers(dest="deed", metavar="DEED", required=True)
-    save = command(
-        deeds,
+    save_parser = add_command(
+        subcommands,
         "save",
         "write a snapshot file",
         "Writes everything that the plan reads into one JSON file. Values of environment "
         "variables, arguments of containers and passwords in URLs are left out.",
         module="snapshot_save",
     )
-    save.add_argument("file", metavar="FILE", help="compressed when it ends in .gz; - is stdout")
-    connects(save)
-    asks_prometheus(save)
-    plan = command(
-        deeds,
+    save_parser.add_argument(
+        "file", metavar="FILE", help="compressed when it ends in .gz; - is stdout"
+    )
+    add_cluster_options(save_parser)
+    add_prometheus_option(save_parser)
+    plan_parser = add_command(
+        subcommands,
         "plan",
         "plan a snapshot file anew",
         "Prints what this version decides from a snapshot file, without any cluster.",
         module="snapshot_plan",
     )
-    plan.add_argument("file", metavar="FILE", help="made by tessera snapshot save")
-    plan.add_argument("--service", metavar="NAMESPACE/NAME", help="explain this service")
-    formed(plan)
+    plan_parser.add_argument("file", metavar="FILE", help="made by tessera snapshot save")
+    plan_parser.add_argument("--service", metavar="NAMESPACE/NAME", help="explain this service")
+    add_output_options(plan_parser)
 
 
 def _completion(commands: Commands) -> None:
-    made = command(
+    subparser = add_command(
         commands,
         "completion",
         "the completion script of a shell",
         "Prints a script, for example: source <(tessera completion bash). kubectl tessera is "
         "completed by kubectl itself, through kubectl_complete-tessera.",
     )
-    made.add_argument("shell", choices=SHELLS, help="which shell")
+    subparser.add_argument("shell", choices=SHELLS, help="which shell")

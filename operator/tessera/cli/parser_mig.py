@@ -2,11 +2,17 @@
 
 import argparse
 
-from tessera.cli.options import Commands, asks_prometheus, command, connects, formed
+from tessera.cli.options import (
+    Commands,
+    add_cluster_options,
+    add_command,
+    add_output_options,
+    add_prometheus_option,
+)
 
 
 def plan(commands: Commands) -> None:
-    parser = command(
+    parser = add_command(
         commands,
         "plan",
         "MIG layouts of the pools, or for a demand, on the fewest GPUs",
@@ -17,9 +23,9 @@ def plan(commands: Commands) -> None:
         "the same.",
     )
     parser.add_argument("pool", metavar="POOL", nargs="?", help="only this AcceleratorPool")
-    connects(parser)
+    add_cluster_options(parser)
     _add_demand_options(parser.add_argument_group("without a cluster"))
-    formed(parser)
+    add_output_options(parser)
 
 
 def _add_demand_options(group: argparse._ArgumentGroup) -> None:
@@ -48,7 +54,7 @@ def _add_demand_options(group: argparse._ArgumentGroup) -> None:
 
 
 def mosaic(commands: Commands) -> None:
-    parser = command(
+    parser = add_command(
         commands,
         "mosaic",
         "every GPU as a strip of tiles, one for each slice",
@@ -57,7 +63,7 @@ def mosaic(commands: Commands) -> None:
         "before and after. Loads need Prometheus.",
     )
     parser.add_argument("pool", metavar="POOL", nargs="?", help="only this AcceleratorPool")
-    connects(parser)
-    asks_prometheus(parser)
+    add_cluster_options(parser)
+    add_prometheus_option(parser)
     parser.add_argument("--svg", metavar="FILE", help="draw them there, too")
-    formed(parser)
+    add_output_options(parser)

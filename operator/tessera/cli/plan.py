@@ -9,12 +9,12 @@ from itertools import groupby
 
 from tessera.api.mig import MigPlan, Unit
 from tessera.cli import plan_demand
-from tessera.cli.cluster import Json, reach
+from tessera.cli.cluster import Json, open_reader
 from tessera.cli.errors import CommandError
-from tessera.cli.fleet import Fleet, fleet_of
+from tessera.cli.fleet import FleetInputs, read_fleet
 from tessera.cli.layouts_seen import GpuLayoutChange, PoolSnapshot, layout_changes, pool_snapshots
-from tessera.cli.text import age, indented, moment, table
-from tessera.cli.told import Told
+from tessera.cli.text import format_age, format_time, indent_lines, table
+from tessera.cli.told import Output
 from tessera.domain.mig.layouts import SlicePlacement
 from tessera.domain.repartition.facts import APPROVAL
 
@@ -24,7 +24,7 @@ _DEMAND_OPTIONS = ("demand", "throughput", "gpu")
 _OTHER_OPTIONS = ("current", "moves_per_gpu", "svg")
 
 
-def run(arguments: argparse.Namespace) -> Told:
+def run(arguments: argparse.Namespace) -> Output:
     """The plans, and 3 when somebody is left out."""
     options = [
         name for name in (*_DEMAND_OPTIONS, *_OTHER_OPTIONS) if getattr(arguments, name) is not None
@@ -46,13 +46,13 @@ def _option_name(name: str) -> str:
     return name.replace("_", "-")
 
 
-async def _run(arguments: argparse.Namespace) -> Told:
-    async with reach(arguments) as reader:
-        fleet = await fleet_of(reader, None)
+async def _run(arguments: argparse.Namespace) -> Output:
+    async with open_reader(arguments) as reader:
+        fleet = await read_fleet(reader, None)
     return render_plans(fleet, arguments.pool, arguments.output)
 
 
-def render_plans(fleet: Fleet, name: str | None, output_format: str) -> Told:
+def render_plans(fleet: FleetInputs, name: str | None, output_format: str) -> Output:
     """Every pool that has layouts planned, or the one of this name."""
     pools = pool_snapshots(fleet, name)
     managed_pools = [pool for pool in pools if pool.mig is not None]
@@ -65,13 +65,13 @@ def render_plans(fleet: Fleet, name: str | None, output_format: str) -> Told:
     )
     if output_format == "json":
         fields = [_pool_json(pool) for pool in managed_pools]
-        return Told(
-            json.dumps({"pools": fields, "notes": list(fleet.unread)}, indent=2) + "\n", code
+        return Output(
+            json.dumps({"pools": fields, "notes": list(fleet.read_errors)}, indent=2) + "\n", code
         )
-    lines = [f"Note: {note}" for note in fleet.unread]
+    lines = [f"Note: {note}" for note in fleet.read_errors]
     for pool in managed_pools:
         lines += [*([""] if lines else []), *_pool_lines(pool, fleet.at)]
-    return Told("\n".join(lines) + "\n", code)
+    return Output("\n".join(lines) + "\n", code)
 
 
 def _unmanaged_message(pools: Sequence[PoolSnapshot]) -> str:
@@ -113,10 +113,10 @@ def _pool_lines(pool: PoolSnapshot, at: datetime) -> Iterator[str]:
     if pool.mig is not None:
         yield f"  mode {pool.mig.mode}, backend {pool.mig.backend}"
     for mig_node in pool.nodes:
-        if mig_node.disagrees is not None:
-            yield f"  node {mig_node.name} is left alone: {mig_node.disagrees}"
+        if mig_node.inconsistency is not None:
+            yield f"  node {mig_node.name} is left alone: {mig_node.inconsistency}"
     for label, plan in _labeled_plans(pool):
-        yield from indented(_plan_lines(pool, label, plan), "  ")
+        yield from indent_lines(_plan_lines(pool, label, plan), "  ")
     if pool.status.units:
         yield "  Being cut anew now:"
         yield from (f"    {_unit_line(unit, at)}" for unit in pool.status.units)
@@ -124,7 +124,7 @@ def _pool_lines(pool: PoolSnapshot, at: datetime) -> Iterator[str]:
         work = ", once the GPUs in work are done" if pool.status.units else ""
         yield (
             "  The proposed plan serves nobody better, it only saves: it is taken at "
-            f"{moment(pool.adoption_time)} UTC if it still is the answer{work}."
+            f"{format_time(pool.adoption_time)} UTC if it still is the answer{work}."
         )
     if command := approval_command(pool):
         yield from (
@@ -138,7 +138,7 @@ def _plan_lines(pool: PoolSnapshot, label: str, plan: MigPlan) -> Iterator[str]:
     saved = plan.per_hour_before - plan.per_hour_after
     direction = "less" if saved >= 0 else "more"
     title = "Proposed plan" if label == "proposed" else "Plan"
-    yield f"{title} {plan.name} of {moment(plan.at)} UTC:"
+    yield f"{title} {plan.name} of {format_time(plan.at)} UTC:"
     yield (
         f"  {plan.gpus_before} -> {plan.gpus_after} GPUs in use, {plan.per_hour_before:.2f} -> "
         f"{plan.per_hour_after:.2f} {currency} an hour ({abs(saved):.2f} {direction})"
@@ -158,7 +158,7 @@ def _plan_lines(pool: PoolSnapshot, label: str, plan: MigPlan) -> Iterator[str]:
             ]
             for assignment in plan.services
         ]
-        yield from indented(table(("SERVICE", "SLICES", "WAS"), rows), "  ")
+        yield from indent_lines(table(("SERVICE", "SLICES", "WAS"), rows), "  ")
     yield from (
         f"  why {assignment.service}: {assignment.why}"
         for assignment in plan.services
@@ -167,7 +167,7 @@ def _plan_lines(pool: PoolSnapshot, label: str, plan: MigPlan) -> Iterator[str]:
     gpu_changes = layout_changes(pool, plan)
     if not gpu_changes:
         yield "  Every GPU is cut so already."
-    yield from indented(_change_lines(pool, gpu_changes), "  ")
+    yield from indent_lines(_change_lines(pool, gpu_changes), "  ")
 
 
 def _change_lines(pool: PoolSnapshot, gpu_changes: Sequence[GpuLayoutChange]) -> Iterator[str]:
@@ -228,7 +228,8 @@ def _unit_line(unit: Unit, at: datetime) -> str:
     attempt = f", attempt {unit.attempt}" if unit.attempt > 1 else ""
     waiting_for = f": {unit.message}" if unit.message else ""
     return (
-        f"{unit.node} GPU {gpus}: {unit.phase} since {age(at - unit.since)}{attempt}{waiting_for}"
+        f"{unit.node} GPU {gpus}: {unit.phase} since "
+        f"{format_age(at - unit.since)}{attempt}{waiting_for}"
     )
 
 
@@ -254,9 +255,9 @@ def _pool_json(pool: PoolSnapshot) -> Json:
         "approve": approval_command(pool),
         "begins": pool.adoption_time.isoformat() if pool.adoption_time is not None else None,
         "leftAlone": {
-            mig_node.name: mig_node.disagrees
+            mig_node.name: mig_node.inconsistency
             for mig_node in pool.nodes
-            if mig_node.disagrees is not None
+            if mig_node.inconsistency is not None
         },
     }
 

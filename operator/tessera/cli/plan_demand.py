@@ -9,7 +9,7 @@ from tessera.cli.cluster import Json
 from tessera.cli.errors import CommandError
 from tessera.cli.plan_files import read_layout, read_services
 from tessera.cli.tiles import layouts_svg, strip_lines, write_svg
-from tessera.cli.told import Told
+from tessera.cli.told import Output
 from tessera.domain.mig.boards import GpuModel, find_gpu_model, gpu_models
 from tessera.domain.mig.changes import SliceLocation
 from tessera.domain.mig.demand import GpuOffer
@@ -24,7 +24,7 @@ UNMET = 3
 """The exit code when a service cannot be served by any number of these GPUs."""
 
 
-def run(arguments: argparse.Namespace) -> Told:
+def run(arguments: argparse.Namespace) -> Output:
     """The plan, and 3 when somebody is left out."""
     gpu_model = _gpu_model(arguments.gpu)
     wanted = read_services(arguments.demand, arguments.throughput, gpu_model)
@@ -58,9 +58,9 @@ def run(arguments: argparse.Namespace) -> Told:
         write_svg(arguments.svg, layouts_svg(gpu_model, current_gpus, plan.gpus))
     code = UNMET if plan.unmet else 0
     if arguments.output == "json":
-        return Told(json.dumps(_plan_json(plan, gpu_model, operations), indent=2) + "\n", code)
+        return Output(json.dumps(_plan_json(plan, gpu_model, operations), indent=2) + "\n", code)
     lines = _plan_lines(plan, gpu_model, current_gpus)
-    return Told(
+    return Output(
         "\n".join((*lines, *(_change_lines(plan, operations) if current_gpus else ()))) + "\n", code
     )
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 from tessera.adapters.clock import now
 from tessera.cli.size_ask import SizeRequest, size_request
 from tessera.cli.size_report import FORMATTERS, SizeReport
-from tessera.cli.told import Told
+from tessera.cli.told import Output
 from tessera.domain import prices, size_table
 from tessera.domain.catalog import models, products
 from tessera.domain.limits import Demand
@@ -16,10 +16,10 @@ from tessera.domain.size_table import SizeRow, SizeVerdict
 from tessera.domain.sizing import DEFAULT_MAX_MODEL_LEN
 
 
-def run(arguments: argparse.Namespace) -> Told:
+def run(arguments: argparse.Namespace) -> Output:
     """The table as text or JSON."""
     request = size_request(arguments, now().date())
-    return Told(FORMATTERS[arguments.output](build_report(request)))
+    return Output(FORMATTERS[arguments.output](build_report(request)))
 
 
 def build_report(request: SizeRequest) -> SizeReport:
@@ -56,7 +56,7 @@ def _is_whole_gpus(row: SizeRow, devices: int) -> bool:
 
 def size_all_ms() -> float:
     """CPU of sizing every known model on every product in every precision, for `bench-engine`."""
-    book = prices.book(prices.ASSUMED, prices.assumed(), now().date())
+    book = prices.price_book(prices.ASSUMED, prices.list_prices(), now().date())
     gpu_products = tuple(products().values())
     shapes = tuple(models().values())
     started_at = time.process_time()

@@ -228,10 +228,10 @@ def _check_divisible(shape: ModelShape, devices: int | None) -> None:
 
 def _book(path: str | None, day: date) -> PriceBook:
     if path is None:
-        return prices.book(prices.ASSUMED, prices.assumed(), day)
+        return prices.price_book(prices.ASSUMED, prices.list_prices(), day)
     try:
         text = Path(path).expanduser().read_text(encoding="utf-8")
-        return prices.book(path, prices.parse(text), day)
+        return prices.price_book(path, prices.parse_prices(text), day)
     except OSError as error:
         raise CommandError(f"--prices {path}: {error.strerror}; is the path right?") from None
     except (PriceError, UnicodeDecodeError) as error:

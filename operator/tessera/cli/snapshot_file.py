@@ -12,14 +12,14 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from pydantic import AwareDatetime, BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from tessera.cli.errors import CommandError
-from tessera.cli.fleet import Fleet
-from tessera.cli.trim import masked
+from tessera.cli.fleet import FleetInputs
+from tessera.cli.trim import mask_secrets
 from tessera.domain.autoscale import ScalingHistory
 from tessera.domain.snapshot import Readings, Ref
 
-FORM = 1
+FORMAT_VERSION = 1
 """Raised when files of before cannot be read any more."""
-_MAGIC = b"\x1f\x8b"
+_GZIP_MAGIC = b"\x1f\x8b"
 
 
 class SnapshotFile(BaseModel):
@@ -28,7 +28,7 @@ class SnapshotFile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["TesseraSnapshot"] = "TesseraSnapshot"
-    form: int = FORM
+    form: int = FORMAT_VERSION
     tessera: str
     """The version that wrote it."""
     at: AwareDatetime
@@ -44,49 +44,49 @@ def tessera_version() -> str:
     return version("tessera")
 
 
-def written(fleet: Fleet) -> str:
+def serialize(fleet: FleetInputs) -> str:
     """A fleet as the text of a file; equal fleets give equal texts."""
-    saved = SnapshotFile(
+    document = SnapshotFile(
         tessera=tessera_version(),
         at=fleet.at,
         objects={plural: tuple(bodies) for plural, bodies in sorted(fleet.objects.items())},
-        unread=fleet.unread,
-        readings=None if fleet.readings is None else _saved(fleet.readings),
-        memory=tuple(sorted(fleet.memory.items())),
+        unread=fleet.read_errors,
+        readings=None if fleet.readings is None else _dump_readings(fleet.readings),
+        memory=tuple(sorted(fleet.scaling_history.items())),
     )
-    return json.dumps(saved.model_dump(mode="json"), indent=1) + "\n"
+    return json.dumps(document.model_dump(mode="json"), indent=1) + "\n"
 
 
 _FIELDS = get_type_hints(Readings)
 """What the domain adds to its readings is saved without a word here."""
 
 
-def _saved(readings: Readings) -> dict[str, Any]:
-    told = {}
+def _dump_readings(readings: Readings) -> dict[str, Any]:
+    dumped = {}
     for name, hint in _FIELDS.items():
         value: Any = getattr(readings, name)
-        value = masked(value) if isinstance(value, str) else value
-        pairs = tuple(sorted(value.items())) if _by_key(hint) else value
-        told[name] = _adapter(hint).dump_python(pairs, mode="json")
-    return told
+        value = mask_secrets(value) if isinstance(value, str) else value
+        pairs = tuple(sorted(value.items())) if _is_mapping(hint) else value
+        dumped[name] = _adapter(hint).dump_python(pairs, mode="json")
+    return dumped
 
 
-def _readings(saved: Mapping[str, Any]) -> Readings:
+def _parse_readings(dumped: Mapping[str, Any]) -> Readings:
     """ValidationError for what cannot be read; what another version added is left out."""
-    known = {name: hint for name, hint in _FIELDS.items() if name in saved}
+    known_hints = {name: hint for name, hint in _FIELDS.items() if name in dumped}
     values: dict[str, Any] = {}
-    for name, hint in known.items():
-        value = _adapter(hint).validate_python(saved[name])
-        values[name] = dict(value) if _by_key(hint) else value
+    for name, hint in known_hints.items():
+        value = _adapter(hint).validate_python(dumped[name])
+        values[name] = dict(value) if _is_mapping(hint) else value
     return Readings(**values)
 
 
-def _by_key(hint: Any) -> bool:
+def _is_mapping(hint: Any) -> bool:
     return get_origin(hint) is Mapping
 
 
 def _adapter(hint: Any) -> TypeAdapter[Any]:
-    if not _by_key(hint):
+    if not _is_mapping(hint):
         return TypeAdapter(hint)
     pair = GenericAlias(tuple, get_args(hint))
     pairs: Any = GenericAlias(tuple, (pair, ...))
@@ -102,11 +102,11 @@ def save(name: str, text: str) -> None:
         raise CommandError(f"{name} cannot be written: {error.strerror}") from error
 
 
-def read(name: str) -> tuple[Fleet, str]:
+def read(name: str) -> tuple[FleetInputs, str]:
     """The fleet of a file, and the version that wrote it; CommandError when it is none."""
     try:
         raw = Path(name).read_bytes()
-        text = (gzip.decompress(raw) if raw.startswith(_MAGIC) else raw).decode()
+        text = (gzip.decompress(raw) if raw.startswith(_GZIP_MAGIC) else raw).decode()
         body = json.loads(text)
     except (gzip.BadGzipFile, EOFError, zlib.error, ValueError) as error:
         raise CommandError(
@@ -115,34 +115,36 @@ def read(name: str) -> tuple[Fleet, str]:
         ) from error
     except OSError as error:
         raise CommandError(f"{name} cannot be read: {error.strerror or error}") from error
-    return _parsed(name, body)
+    return _parse_document(name, body)
 
 
-def _parsed(name: str, body: Any) -> tuple[Fleet, str]:
+def _parse_document(name: str, body: Any) -> tuple[FleetInputs, str]:
     if not isinstance(body, dict) or body.get("kind") != "TesseraSnapshot":
         raise CommandError(f"{name} is no snapshot file; tessera snapshot save makes one")
-    if body.get("form") != FORM:
+    if body.get("form") != FORMAT_VERSION:
         raise CommandError(
             f"{name} was made by tessera {body.get('tessera')} in form {body.get('form')}, and "
-            f"tessera {tessera_version()} reads form {FORM}; plan it with that version"
+            f"tessera {tessera_version()} reads form {FORMAT_VERSION}; plan it with that version"
         )
     try:
-        saved = SnapshotFile.model_validate(body)
-        fleet = _fleet(saved)
+        document = SnapshotFile.model_validate(body)
+        fleet = _to_fleet_inputs(document)
     except ValidationError as error:
-        fault = error.errors()[0]
-        where = ".".join(map(str, fault["loc"]))
-        raise CommandError(f"{name} is damaged: {where}: {fault['msg']}") from error
+        first_error = error.errors()[0]
+        location = ".".join(map(str, first_error["loc"]))
+        raise CommandError(f"{name} is damaged: {location}: {first_error['msg']}") from error
     except TypeError as error:
         raise CommandError(f"{name} is damaged: readings: {error}") from error
-    return fleet, saved.tessera
+    return fleet, document.tessera
 
 
-def _fleet(saved: SnapshotFile) -> Fleet:
-    return Fleet(
-        at=saved.at,
-        objects={plural: [dict(one) for one in found] for plural, found in saved.objects.items()},
-        unread=saved.unread,
-        readings=None if saved.readings is None else _readings(saved.readings),
-        memory=dict(saved.memory),
+def _to_fleet_inputs(document: SnapshotFile) -> FleetInputs:
+    return FleetInputs(
+        at=document.at,
+        objects={
+            plural: [dict(body) for body in bodies] for plural, bodies in document.objects.items()
+        },
+        read_errors=document.unread,
+        readings=None if document.readings is None else _parse_readings(document.readings),
+        scaling_history=dict(document.memory),
     )

@@ -7,38 +7,40 @@ from collections.abc import Iterator
 from tessera.cli.cluster import Json
 from tessera.cli.errors import CommandError
 from tessera.cli.explain import explanation
-from tessera.cli.fleet import Fleet
+from tessera.cli.fleet import FleetInputs
 from tessera.cli.snapshot_file import read, tessera_version
-from tessera.cli.text import moment, table
-from tessera.cli.told import Told
+from tessera.cli.text import format_time, table
+from tessera.cli.told import Output
 from tessera.domain.plan import Plan, plan
 from tessera.domain.snapshot import Ref, Snapshot
 from tessera.domain.status import service_status
 
 
-def run(arguments: argparse.Namespace) -> Told:
+def run(arguments: argparse.Namespace) -> Output:
     """All decisions, or those about one service."""
     fleet, version = read(arguments.file)
     if arguments.service:
-        return explanation(fleet, _ref(arguments.service), arguments.output)
+        return explanation(fleet, _parse_ref(arguments.service), arguments.output)
     snapshot = fleet.snapshot
-    decided = plan(snapshot)
+    fleet_plan = plan(snapshot)
     if arguments.output == "json":
-        return Told(json.dumps(_fields(fleet, version, snapshot, decided), indent=2) + "\n")
-    return Told("\n".join(_lines(fleet, version, snapshot, decided)) + "\n")
+        return Output(json.dumps(_plan_json(fleet, version, snapshot, fleet_plan), indent=2) + "\n")
+    return Output("\n".join(_plan_lines(fleet, version, snapshot, fleet_plan)) + "\n")
 
 
-def _ref(text: str) -> Ref:
+def _parse_ref(text: str) -> Ref:
     namespace, slash, name = text.partition("/")
     if not slash:
         raise CommandError(f"--service {text}: write NAMESPACE/NAME")
     return Ref(namespace, name)
 
 
-def _lines(fleet: Fleet, version: str, snapshot: Snapshot, decided: Plan) -> Iterator[str]:
-    yield f"Planned by tessera {tessera_version()} as of {moment(fleet.at)} UTC."
+def _plan_lines(
+    fleet: FleetInputs, version: str, snapshot: Snapshot, fleet_plan: Plan
+) -> Iterator[str]:
+    yield f"Planned by tessera {tessera_version()} as of {format_time(fleet.at)} UTC."
     yield from _notes(fleet, version)
-    for name, rows in _parts(snapshot, decided).items():
+    for name, rows in _decision_rows(snapshot, fleet_plan).items():
         if rows:
             yield ""
             yield from table(
@@ -47,48 +49,56 @@ def _lines(fleet: Fleet, version: str, snapshot: Snapshot, decided: Plan) -> Ite
             )
 
 
-def _notes(fleet: Fleet, version: str) -> Iterator[str]:
+def _notes(fleet: FleetInputs, version: str) -> Iterator[str]:
     if version != tessera_version():
         yield f"It was saved by tessera {version}, which may have decided otherwise."
     if fleet.readings is None:
         yield "Readings were not saved, so no number of replicas changes."
-    for why in fleet.unread:
-        yield f"Not everything was saved, so decisions may differ: {why}"
+    for read_error in fleet.read_errors:
+        yield f"Not everything was saved, so decisions may differ: {read_error}"
 
 
-def _fields(fleet: Fleet, version: str, snapshot: Snapshot, decided: Plan) -> Json:
+def _plan_json(fleet: FleetInputs, version: str, snapshot: Snapshot, fleet_plan: Plan) -> Json:
     return {
         "plannedBy": tessera_version(),
         "savedBy": version,
         "at": fleet.at.isoformat(),
         "notes": list(_notes(fleet, version)),
-        **_parts(snapshot, decided),
+        **_decision_rows(snapshot, fleet_plan),
     }
 
 
-def _parts(snapshot: Snapshot, decided: Plan) -> dict[str, list[Json]]:
+def _decision_rows(snapshot: Snapshot, fleet_plan: Plan) -> dict[str, list[Json]]:
     """Every decision in a row: the same words as in status."""
     services = []
-    for ref, one in decided.service_plans.items():
+    for ref, service_plan in fleet_plan.service_plans.items():
         status = service_status(
-            snapshot, one, decided.budgets_by_namespace.get(ref.namespace), None
+            snapshot, service_plan, fleet_plan.budgets_by_namespace.get(ref.namespace), None
         )
-        words = {condition.type.lower(): condition.reason for condition in status.conditions}
+        condition_reasons = {
+            condition.type.lower(): condition.reason for condition in status.conditions
+        }
         services.append(
             {
                 "name": str(ref),
-                **words,
-                "hardware": one.choice.variant if one.choice else None,
-                "replicas": one.scale.replicas,
-                "hourly": str(one.choice.hourly.times(one.scale.replicas)) if one.choice else None,
-                "scaling": str(one.scale.reason),
+                **condition_reasons,
+                "hardware": service_plan.choice.variant if service_plan.choice else None,
+                "replicas": service_plan.scale.replicas,
+                "hourly": str(service_plan.choice.hourly.times(service_plan.scale.replicas))
+                if service_plan.choice
+                else None,
+                "scaling": str(service_plan.scale.reason),
             }
         )
     return {
         "services": services,
         "batches": [
-            {"name": str(ref), "state": str(one.state), "running": str(one.running.reason)}
-            for ref, one in decided.batches.items()
+            {
+                "name": str(ref),
+                "state": str(batch_plan.state),
+                "running": str(batch_plan.running.reason),
+            }
+            for ref, batch_plan in fleet_plan.batches.items()
         ],
         "pools": [
             {
@@ -97,15 +107,15 @@ def _parts(snapshot: Snapshot, decided: Plan) -> dict[str, list[Json]]:
                 "discovered": str(view.discovered.reason),
                 "message": view.discovered.message,
             }
-            for view in decided.pools
+            for view in fleet_plan.pools
         ],
         "budgets": [
             {
                 "name": view.budget.name,
                 "accepted": str(view.accepted.reason),
-                "funded": str(view.funded.reason),
-                "message": view.funded.message,
+                "funded": str(view.within_budget.reason),
+                "message": view.within_budget.message,
             }
-            for view in decided.budgets
+            for view in fleet_plan.budgets
         ],
     }

@@ -3,33 +3,35 @@
 import argparse
 import asyncio
 
-from tessera.cli.cluster import reach
-from tessera.cli.fleet import Fleet, fleet_of, prometheus_of
-from tessera.cli.snapshot_file import save, written
-from tessera.cli.told import Told
+from tessera.cli.cluster import open_reader
+from tessera.cli.fleet import FleetInputs, prometheus_url, read_fleet
+from tessera.cli.snapshot_file import save, serialize
+from tessera.cli.told import Output
 
 
-def run(arguments: argparse.Namespace) -> Told:
+def run(arguments: argparse.Namespace) -> Output:
     """The file, and what is in it."""
-    fleet = asyncio.run(_fleet(arguments))
-    text = written(fleet)
+    fleet = asyncio.run(_read_from_cluster(arguments))
+    text = serialize(fleet)
     if arguments.file == "-":
-        return Told(text)
+        return Output(text)
     save(arguments.file, text)
-    counts = ", ".join(f"{len(found)} {plural}" for plural, found in fleet.objects.items() if found)
-    told = [f"{arguments.file}: {counts or 'no objects'}"]
+    counts = ", ".join(
+        f"{len(bodies)} {plural}" for plural, bodies in fleet.objects.items() if bodies
+    )
+    messages = [f"{arguments.file}: {counts or 'no objects'}"]
     if fleet.readings is None:
-        told.append("without readings (queue, activity); --prometheus URL adds them")
+        messages.append("without readings (queue, activity); --prometheus URL adds them")
     elif fleet.readings.problem:
-        told.append(f"without readings: {fleet.readings.problem}")
-    told += [f"left out: {why}" for why in fleet.unread]
-    told.append(
+        messages.append(f"without readings: {fleet.readings.problem}")
+    messages += [f"left out: {read_error}" for read_error in fleet.read_errors]
+    messages.append(
         "Values of environment variables and arguments of containers are not in it; names, specs "
         "and the last words of engines are"
     )
-    return Told("\n".join(told) + "\n")
+    return Output("\n".join(messages) + "\n")
 
 
-async def _fleet(arguments: argparse.Namespace) -> Fleet:
-    async with reach(arguments) as reader:
-        return await fleet_of(reader, prometheus_of(arguments))
+async def _read_from_cluster(arguments: argparse.Namespace) -> FleetInputs:
+    async with open_reader(arguments) as reader:
+        return await read_fleet(reader, prometheus_url(arguments))

@@ -4,35 +4,35 @@ import re
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
-_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_CONTROL_CHARACTERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 """What a terminal obeys instead of showing it, and what cannot be written in UTF-8."""
 
 
-def harmless(text: str) -> str:
+def escape_controls(text: str) -> str:
     """The text with control characters written out, whoever it comes from."""
-    return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
+    return _CONTROL_CHARACTERS.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Lines with aligned columns, the last one as long as it is."""
-    lines = [list(head), *map(list, rows)]
+    lines = [list(headers), *map(list, rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
         yield "  ".join(cells).rstrip()
 
 
-def indented(lines: Iterator[str], by: str) -> Iterator[str]:
+def indent_lines(lines: Iterator[str], prefix: str) -> Iterator[str]:
     """Lines with something before each."""
-    return (f"{by}{line}".rstrip() for line in lines)
+    return (f"{prefix}{line}".rstrip() for line in lines)
 
 
-def moment(at: datetime) -> str:
+def format_time(at: datetime) -> str:
     """To the second, in UTC."""
     return f"{at:%Y-%m-%d %H:%M:%S}"
 
 
-def age(span: timedelta) -> str:
+def format_age(span: timedelta) -> str:
     """`40s`, `12m`, `5h`, `3d`: as kubectl writes ages."""
     seconds = max(0, int(span.total_seconds()))
     for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):

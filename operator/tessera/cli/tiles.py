@@ -246,10 +246,14 @@ def _tile_element(tile: MosaicTile, left: int, top: int, colors: dict[str, str])
         fill = colors.get(tile.service or "", _IDLE)
         label = html.escape(f"{tile.profile} {tile.service or 'idle'}{' leaves' * tile.must_leave}")
         figures = " ".join(_figure_texts(tile))
-    rect = f'<rect x="{x}" y="{top}" width="{width}" height="{_STRIP_HEIGHT}" fill="{fill}" stroke="#333"/>'
+    rect = (
+        f'<rect x="{x}" y="{top}" width="{width}" height="{_STRIP_HEIGHT}" '
+        f'fill="{fill}" stroke="#333"/>'
+    )
     title = f"<title>{label}{f' {figures}' if figures else ''}</title>"
     label_text = _fitted_text(label, x, top + (16 if figures else _STRIP_HEIGHT // 2 + 4), width)
-    return f"<g>{title}{rect}{label_text}{_fitted_text(figures, x, top + 32, width) if figures else ''}</g>"
+    figures_text = _fitted_text(figures, x, top + 32, width) if figures else ""
+    return f"<g>{title}{rect}{label_text}{figures_text}</g>"
 
 
 def _fitted_text(text: str, x: int, y: int, width: int) -> str:

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class Output:
     """The text for the terminal, and the exit code."""
 
     text: str
-    code: int = 0
+    exit_code: int = 0

@@ -14,101 +14,107 @@ from tessera.domain.plan import Plan
 from tessera.domain.pools import discover
 from tessera.domain.snapshot import ObservedService, Ref, Snapshot
 
-NONE = "-"
-_BUSY = 1.0
+UNKNOWN_CELL = "-"
+_MIN_TOKENS_PER_SECOND = 1.0
 """Tokens a second from which on a measured price of a token says something."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class TopRow:
     """One service now. None is "not known"."""
 
     ref: Ref
     per_hour: Decimal | None
     currency: str
-    ready: int
-    wanted: int | None
-    measured: float | None
+    ready_replicas: int
+    desired_replicas: int | None
+    tokens_per_second: float | None
     """Output tokens a second."""
-    expected: float | None
+    predicted_tokens_per_second: float | None
     """The same, of all ready replicas at their planned load."""
-    waiting: float | None
+    waiting_requests: float | None
     activity: float | None
-    gap_ms: float | None
+    itl_ms: float | None
     """Measured time between two tokens."""
-    expected_gap_ms: float | None
+    predicted_itl_ms: float | None
     """The same, for the load that was seen."""
     per_million: Decimal | None
     """Of the measured tokens, else of the expected ones."""
-    where: str
-    why: str
+    instance: str
+    reason: str
 
 
-def ranked(
-    snapshot: Snapshot, plan: Plan | None, tokens: Mapping[Ref, float], namespace: str | None
-) -> Sequence[Row]:
+def service_rows(
+    snapshot: Snapshot, plan: Plan | None, token_rates: Mapping[Ref, float], namespace: str | None
+) -> Sequence[TopRow]:
     """The services, of each currency what costs most first; without a plan some is not known."""
-    allotments = plan.service_plans if plan is not None else {}
+    service_plans = plan.service_plans if plan is not None else {}
     rows = [
-        _row(snapshot, service, allotments.get(service.ref), tokens.get(service.ref))
+        _build_row(snapshot, service, service_plans.get(service.ref), token_rates.get(service.ref))
         for service in snapshot.services
         if namespace in (None, service.ref.namespace)
     ]
     return sorted(rows, key=lambda row: (row.currency, -(row.per_hour or 0), row.ref))
 
 
-def _row(
+def _build_row(
     snapshot: Snapshot,
     service: ObservedService,
-    allotment: ServicePlan | None,
-    measured: float | None,
-) -> Row:
+    service_plan: ServicePlan | None,
+    tokens_per_second: float | None,
+) -> TopRow:
     status = service.status
-    speed = allotment.observed_speed(snapshot.readings) if allotment is not None else None
+    speed = service_plan.observed_speed(snapshot.readings) if service_plan is not None else None
     pods = [pod for pod in snapshot.pods if pod.service == service.ref and pod.batch_run is None]
     load = load_of(pods, snapshot.readings, status.replicas, snapshot.at)
     cost, scaling = status.cost, status.scaling
     per_million = cost.per_million_tokens if cost else None
-    if cost is not None and measured is not None and measured >= _BUSY:
+    if (
+        cost is not None
+        and tokens_per_second is not None
+        and tokens_per_second >= _MIN_TOKENS_PER_SECOND
+    ):
         hourly = money(cost.per_hour, cost.currency)
-        per_million = per_million_tokens(hourly, measured).rounded(4)
-    return Row(
+        per_million = per_million_tokens(hourly, tokens_per_second).rounded(4)
+    return TopRow(
         ref=service.ref,
         per_hour=cost.per_hour if cost else None,
         currency=cost.currency if cost else "",
-        ready=status.ready_replicas,
-        wanted=scaling.desired_replicas if scaling else None,
-        measured=measured,
-        expected=float(status.variant.tokens_per_second * status.ready_replicas)
+        ready_replicas=status.ready_replicas,
+        desired_replicas=scaling.desired_replicas if scaling else None,
+        tokens_per_second=tokens_per_second,
+        predicted_tokens_per_second=float(status.variant.tokens_per_second * status.ready_replicas)
         if status.variant
         else None,
-        waiting=load.waiting,
+        waiting_requests=load.waiting,
         activity=load.activity,
-        gap_ms=speed.measured_mean * 1e3 if speed and speed.measured_mean else None,
-        expected_gap_ms=speed.predicted.mean * 1e3 if speed and speed.predicted else None,
+        itl_ms=speed.measured_mean * 1e3 if speed and speed.measured_mean else None,
+        predicted_itl_ms=speed.predicted.mean * 1e3 if speed and speed.predicted else None,
         per_million=per_million,
-        where=status.variant.name if status.variant else NONE,
-        why=_why(status),
+        instance=status.variant.name if status.variant else UNKNOWN_CELL,
+        reason=_status_reason(status),
     )
 
 
-def _why(status: InferenceServiceStatus) -> str:
+def _status_reason(status: InferenceServiceStatus) -> str:
     """What keeps a service from answering, or from being whole; else why so many replicas."""
-    for kind in ("Accepted", "Placed", "Ready"):
-        for one in status.conditions:
-            if one.type == kind and one.status == "False":
-                return one.reason
-    return status.scaling.reason if status.scaling is not None else NONE
+    for condition_type in ("Accepted", "Placed", "Ready"):
+        for condition in status.conditions:
+            if condition.type == condition_type and condition.status == "False":
+                return condition.reason
+    return status.scaling.reason if status.scaling is not None else UNKNOWN_CELL
 
 
-def pools(snapshot: Snapshot) -> list[Json]:
+def pools_json(snapshot: Snapshot) -> list[Json]:
     """Every pool with its devices: how many no engine of Tessera holds, of how many."""
-    told = []
+    rows = []
     for view in discover(snapshot.pools, snapshot.nodes, snapshot.at.date()):
-        smallest = [
-            one for one in view.offers if one.hardware.devices == 1 and not one.needs_repartition
+        offers = [
+            offer
+            for offer in view.offers
+            if offer.hardware.devices == 1 and not offer.needs_repartition
         ]
-        told.append(
+        rows.append(
             {
                 "name": view.pool.name,
                 "product": view.product,
@@ -118,12 +124,12 @@ def pools(snapshot: Snapshot) -> list[Json]:
                 "readyNodes": view.ready_nodes,
                 "nodes": view.nodes,
                 "devices": {
-                    one.hardware.profile or "whole": {
-                        "free": free_replicas(snapshot, view, one),
-                        "all": one.replicas,
+                    offer.hardware.profile or "whole": {
+                        "free": free_replicas(snapshot, view, offer),
+                        "all": offer.replicas,
                     }
-                    for one in smallest
+                    for offer in offers
                 },
             }
         )
-    return told
+    return rows

@@ -6,17 +6,17 @@ import json
 from http import HTTPStatus
 
 from tessera.adapters.clock import now
-from tessera.cli.cluster import Json, Reader, reach
+from tessera.cli.cluster import Json, Reader, open_reader
 from tessera.cli.errors import CommandError, DeniedError
 from tessera.cli.explain import require_service
-from tessera.cli.told import Told
+from tessera.cli.told import Output
 from tessera.domain.names import UPDATE_ANNOTATION
 from tessera.domain.reasons import RevisionReason
 from tessera.domain.snapshot import Ref
 from tessera.resources.kinds import INFERENCE_SERVICES
 
 CONDITION = "UpdateAvailable"
-_ASKABLE = set(RevisionReason) - {
+_RESOLVABLE_REASONS = set(RevisionReason) - {
     RevisionReason.COMMIT_SPECIFIED,
     RevisionReason.RESOLUTION_DISABLED,
     RevisionReason.RESOLVING_REVISION,
@@ -24,27 +24,27 @@ _ASKABLE = set(RevisionReason) - {
 """Where a hub had something to say, or may have now."""
 
 
-def run(arguments: argparse.Namespace) -> Told:
+def run(arguments: argparse.Namespace) -> Output:
     """What will happen, or that there is nothing to do."""
     return asyncio.run(_run(arguments))
 
 
-async def _run(arguments: argparse.Namespace) -> Told:
-    async with reach(arguments) as reader:
+async def _run(arguments: argparse.Namespace) -> Output:
+    async with open_reader(arguments) as reader:
         return await update(reader, Ref(reader.namespace, arguments.service), arguments.output)
 
 
-async def update(reader: Reader, ref: Ref, form: str) -> Told:
+async def update(reader: Reader, ref: Ref, output_format: str) -> Output:
     """Annotate the service if an update is available."""
     path = INFERENCE_SERVICES.path(ref.namespace, ref.name)
     body = await reader.get(path)
     if body is None:
-        require_service(ref, await _known(reader, ref))
+        require_service(ref, await _list_refs(reader, ref))
         raise CommandError(f"{ref} went away just now")
-    told = _available(body) or _asked_anew(body)
-    if told is None:
+    change = _available_update(body) or _revision_recheck(body)
+    if change is None:
         text = f"{ref}: no update is available: it runs as this version of Tessera builds it"
-        return _told(form, ref, text, asked=None)
+        return _build_output(output_format, ref, text, requested_at=None)
     at = now().isoformat()
     patch = {"metadata": {"annotations": {UPDATE_ANNOTATION: at}}}
     status, answer = await reader.send(
@@ -55,36 +55,41 @@ async def update(reader: Reader, ref: Ref, form: str) -> Told:
     if status >= HTTPStatus.BAD_REQUEST:
         raise CommandError(f"{ref}: the API server says {status} {answer.get('message', '')}")
     text = (
-        f"{ref}: asked for at {at}: {told}, replicas are replaced one by one, with every stream "
+        f"{ref}: asked for at {at}: {change}, replicas are replaced one by one, with every stream "
         f"drained; kubectl get inferenceservice {ref.name} -n {ref.namespace} -w follows it"
     )
-    return _told(form, ref, text, asked=at)
+    return _build_output(output_format, ref, text, requested_at=at)
 
 
-async def _known(reader: Reader, ref: Ref) -> list[Ref]:
-    bodies = await reader.all(INFERENCE_SERVICES, ref.namespace)
-    return [Ref(one["metadata"]["namespace"], one["metadata"]["name"]) for one in bodies]
+async def _list_refs(reader: Reader, ref: Ref) -> list[Ref]:
+    bodies = await reader.list_objects(INFERENCE_SERVICES, ref.namespace)
+    return [Ref(body["metadata"]["namespace"], body["metadata"]["name"]) for body in bodies]
 
 
-def _available(body: Json) -> str | None:
+def _available_update(body: Json) -> str | None:
     """What the update would bring, in the operator's words; None without one."""
-    for one in body.get("status", {}).get("conditions", ()):
-        if one["type"] == CONDITION and one["status"] == "True":
-            return str(one["message"])
+    for condition in body.get("status", {}).get("conditions", ()):
+        if condition["type"] == CONDITION and condition["status"] == "True":
+            return str(condition["message"])
     return None
 
 
-def _asked_anew(body: Json) -> str | None:
+def _revision_recheck(body: Json) -> str | None:
     """A branch may mean another commit by now, and a hub may answer that did not."""
     model = body.get("status", {}).get("model", {})
-    if model.get("reason") not in _ASKABLE:
+    if model.get("reason") not in _RESOLVABLE_REASONS:
         return None
     revision = model.get("asked") or "the default branch"
     return f"the hub is asked again which commit {revision} of {model['uri']} is; if it is another"
 
 
-def _told(form: str, ref: Ref, text: str, asked: str | None) -> Told:
-    if form == "text":
-        return Told(f"{text}\n")
-    fields = {"namespace": ref.namespace, "service": ref.name, "asked": asked, "message": text}
-    return Told(json.dumps(fields, indent=2) + "\n")
+def _build_output(output_format: str, ref: Ref, text: str, requested_at: str | None) -> Output:
+    if output_format == "text":
+        return Output(f"{text}\n")
+    fields = {
+        "namespace": ref.namespace,
+        "service": ref.name,
+        "asked": requested_at,
+        "message": text,
+    }
+    return Output(json.dumps(fields, indent=2) + "\n")

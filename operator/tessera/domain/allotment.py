@@ -9,7 +9,7 @@ from tessera.api.recipe import PodTemplateVersion
 from tessera.domain import autoscale
 from tessera.domain.autoscale import ScaleDecision
 from tessera.domain.batch.facts import VolumeClaim
-from tessera.domain.budget.purse import Funding
+from tessera.domain.budget.purse import Grant
 from tessera.domain.draft import CurrentObjects, Proposal, allocated_replicas, pods_of_variant
 from tessera.domain.drain import Displacement, DrainPlan, plan_drain
 from tessera.domain.model.prepare import Preparation, with_files
@@ -17,7 +17,7 @@ from tessera.domain.perf import SpeedMeasurement
 from tessera.domain.placement import HardwareChoice, PlacementDecision, free_replicas
 from tessera.domain.reasons import Accepted, StatusVerdict
 from tessera.domain.recipe import TemplateDecision, decide_template, spec_with_defaults
-from tessera.domain.repartition.displaced import formers
+from tessera.domain.repartition.displaced import previous_deployments
 from tessera.domain.revision import PinnedRevision, pin_revision, pinned_spec
 from tessera.domain.rollout import should_surge
 from tessera.domain.snapshot import ObservedService, Pod, Readings, Ref, Snapshot, Workload
@@ -93,7 +93,7 @@ class ServicePlanInputs(NamedTuple):
     """All that an allotment follows from but the moment."""
 
     proposal: Proposal
-    grant: Funding | None
+    grant: Grant | None
     volume_claim: VolumeClaim | None
     """That of its model's files, if it has one."""
     displacement: Displacement
@@ -156,7 +156,7 @@ def plan_service(snapshot: Snapshot, inputs: ServicePlanInputs) -> ServicePlan:
         ),
         workload=workload,
         removable_deployments=removable,
-        previous_deployments=formers(
+        previous_deployments=previous_deployments(
             remaining, objects.pods, displacement.displaced, inputs.surge_replicas
         ),
     )

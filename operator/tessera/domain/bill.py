@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import Self
 
 from tessera.api.accelerator_pool import AcceleratorPoolSpec
-from tessera.domain.batch.names import payer
+from tessera.domain.batch.names import billing_ref
 from tessera.domain.catalog import COMPUTE_SLICES, MEMORY_SLICES
 from tessera.domain.load import MAX_READING_AGE
 from tessera.domain.money import money, price_on
@@ -32,11 +32,11 @@ from tessera.domain.snapshot import Node, Pod, Ref, Snapshot
 WHOLE = "whole"
 """The profile of a GPU that is not cut."""
 
-_NOBODY = Ref("", "")
+_NO_OWNER = Ref("", "")
 _MICROSECOND = timedelta(microseconds=1)
 _GPU_WEIGHT = 2 * COMPUTE_SLICES * MEMORY_SLICES
 """The weight of a GPU here; that of every slice is then a whole number."""
-_PARTS = _GPU_WEIGHT * (timedelta(hours=1) // _MICROSECOND)
+_PARTS_PER_NANO = _GPU_WEIGHT * (timedelta(hours=1) // _MICROSECOND)
 """Parts of a nano-unit: price per hour in nano-units x weight x microseconds is a count of them."""
 
 
@@ -44,14 +44,14 @@ class CostState(StrEnum):
     """What the money was spent on; with the meaning that the page on the bill prints."""
 
     meaning: str
-    owned: bool
+    allocated: bool
     """A service pays it, not the pool."""
 
-    def __new__(cls, word: str, meaning: str, owned: bool = False) -> Self:
+    def __new__(cls, word: str, meaning: str, allocated: bool = False) -> Self:
         member = str.__new__(cls, word)
         member._value_ = word
         member.meaning = meaning
-        member.owned = owned
+        member.allocated = allocated
         return member
 
     SERVING = "serving", "Replicas that work on requests.", True
@@ -66,7 +66,7 @@ class CostState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
-class Line:
+class CostLine:
     """One line of the bill; namespace and service are empty where nobody held the hardware."""
 
     currency: str
@@ -91,9 +91,9 @@ class Bill:
     """Up to when time was charged; set from outside, the first turn charges from there."""
     since: datetime | None = None
     """From when on."""
-    lines: Mapping[Line, int] = field(default_factory=dict)
+    lines: Mapping[CostLine, int] = field(default_factory=dict)
     """Nano-units."""
-    owed: Mapping[Line, int] = field(default_factory=dict)
+    remainders: Mapping[CostLine, int] = field(default_factory=dict)
     """Parts of a nano-unit that a line still lacks; below zero, it got them ahead."""
 
 
@@ -108,28 +108,30 @@ def accrue(bill: Bill, snapshot: Snapshot, views: Sequence[PoolView]) -> Bill:
         return replace(bill, as_of=end, since=end)
     if end <= begin:
         return bill
-    working, pods = busy(snapshot), _by_node(snapshot.pods)
+    busy_pods, pods_by_node = busy_since(snapshot), _pods_by_node(snapshot.pods)
     specs = {view.pool.name: view.pool.spec for view in views if view.pool.spec is not None}
-    parts: Counter[Line] = Counter()
+    parts: Counter[CostLine] = Counter()
     for node in snapshot.nodes:
         if (pool := _pool_of(node, specs)) is not None:
-            held = pods.get(node.name, ())
-            holding = _Holding(pool=pool, spec=specs[pool], node=node, pods=held, busy=working)
-            for line, charged in holding.charges(begin, end):
+            node_pods = pods_by_node.get(node.name, ())
+            node_charges = _NodeCharges(
+                pool=pool, spec=specs[pool], node=node, pods=node_pods, busy_since=busy_pods
+            )
+            for line, charged in node_charges.charges(begin, end):
                 parts[line] += charged
-    return _credited(replace(bill, as_of=end, since=bill.since or begin), parts)
+    return _credit(replace(bill, as_of=end, since=bill.since or begin), parts)
 
 
-def _by_node(pods: Sequence[Pod]) -> Mapping[str, Sequence[Pod]]:
+def _pods_by_node(pods: Sequence[Pod]) -> Mapping[str, Sequence[Pod]]:
     """Who holds devices where; on a node that is claimed twice the first to come holds."""
-    found: dict[str, list[Pod]] = defaultdict(list)
+    pods_by_node: dict[str, list[Pod]] = defaultdict(list)
     for pod in sorted(pods, key=lambda pod: (pod.bound or pod.created, pod.ref)):
         if pod.node is not None and pod.bound is not None:
-            found[pod.node].append(pod)
-    return found
+            pods_by_node[pod.node].append(pod)
+    return pods_by_node
 
 
-def busy(snapshot: Snapshot) -> Mapping[Ref, datetime]:
+def busy_since(snapshot: Snapshot) -> Mapping[Ref, datetime]:
     """Since when replicas work on requests; a reading tells of no more than the time before it."""
     readings = snapshot.readings
     if (
@@ -152,39 +154,39 @@ def _pool_of(node: Node, specs: Mapping[str, AcceleratorPoolSpec]) -> str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Holding:
+class _NodeCharges:
     """One node, and who holds what of it."""
 
     pool: str
     spec: AcceleratorPoolSpec
     node: Node
     pods: Sequence[Pod]
-    busy: Mapping[Ref, datetime]
+    busy_since: Mapping[Ref, datetime]
 
-    def charges(self, begin: datetime, end: datetime) -> Iterator[tuple[Line, int]]:
+    def charges(self, begin: datetime, end: datetime) -> Iterator[tuple[CostLine, int]]:
         """Every line's parts of a nano-unit; none for days before the first price."""
-        for first, last in pairwise(self._cuts(begin, end)):
+        for first, last in pairwise(self._change_times(begin, end)):
             price = price_on(self.spec.prices, first.astimezone(UTC).date())
             if price is not None:
                 hourly = money(price.per_gpu_hour, price.currency)
                 cost = hourly.nanos * ((last - first) // _MICROSECOND)
-                for line, weight in self._shares(first, hourly.currency):
+                for line, weight in self._weighted_lines(first, hourly.currency):
                     if weight:
                         yield line, cost * weight
 
-    def _cuts(self, begin: datetime, end: datetime) -> list[datetime]:
+    def _change_times(self, begin: datetime, end: datetime) -> list[datetime]:
         """Moments between which nothing changes."""
         changes = {datetime.combine(price.from_, time(), UTC) for price in self.spec.prices}
         for pod in self.pods:
-            moments = (pod.bound, pod.ready_since, pod.ended, self.busy.get(pod.ref))
+            moments = (pod.bound, pod.ready_since, pod.ended, self.busy_since.get(pod.ref))
             changes.update(moment for moment in moments if moment is not None)
         return [begin, *sorted(moment for moment in changes if begin < moment < end), end]
 
-    def _shares(self, at: datetime, currency: str) -> Iterator[tuple[Line, int]]:
+    def _weighted_lines(self, at: datetime, currency: str) -> Iterator[tuple[CostLine, int]]:
         """How the weight of all GPUs of the node is spread at a moment; it sums exactly."""
 
-        def line(profile: str, state: CostState, owner: Ref = _NOBODY) -> Line:
-            return Line(
+        def line(profile: str, state: CostState, owner: Ref = _NO_OWNER) -> CostLine:
+            return CostLine(
                 currency=currency,
                 pool=self.pool,
                 profile=profile,
@@ -193,19 +195,19 @@ class _Holding:
                 state=state,
             )
 
-        left = self._gpus() * _GPU_WEIGHT
+        remaining = self._gpu_count() * _GPU_WEIGHT
         free = Counter(self.node.allocatable)
         for pod in self.pods:
             if (pod.bound or at) <= at and (pod.ended is None or at < pod.ended):
                 for resource, count in sorted(pod.devices.items()):
-                    weight = min(left, self._weight(resource) * count)
-                    left, free[resource] = left - weight, free[resource] - count
+                    weight = min(remaining, self._weight(resource) * count)
+                    remaining, free[resource] = remaining - weight, free[resource] - count
                     yield line(self._profile(resource), self._state(pod, at), _payer(pod)), weight
         for resource, count in sorted(free.items()):
-            weight = min(left, self._weight(resource) * max(0, count))
-            left -= weight
+            weight = min(remaining, self._weight(resource) * max(0, count))
+            remaining -= weight
             yield line(self._profile(resource), CostState.COLD_IDLE), weight
-        yield line("", CostState.STRANDED), left
+        yield line("", CostState.STRANDED), remaining
 
     def _state(self, pod: Pod, at: datetime) -> CostState:
         loaded = pod.containers_ready if pod.ready_since is None else pod.ready_since <= at
@@ -213,14 +215,14 @@ class _Holding:
             return CostState.LOADING
         if pod.batch_run is not None:
             return CostState.SERVING
-        since = self.busy.get(pod.ref)
+        since = self.busy_since.get(pod.ref)
         return CostState.WARM_IDLE if since is None or at < since else CostState.SERVING
 
-    def _gpus(self) -> int:
+    def _gpu_count(self) -> int:
         """What the label says, else the fewest that offer what the node offers."""
-        told = self.node.labels.get(COUNT_LABEL, "")
-        if told.isdecimal() and told.isascii():
-            return int(told)
+        label = self.node.labels.get(COUNT_LABEL, "")
+        if label.isdecimal() and label.isascii():
+            return int(label)
         offered = sum(
             self._weight(resource) * count for resource, count in self.node.allocatable.items()
         )
@@ -238,38 +240,38 @@ class _Holding:
 
 
 def _payer(pod: Pod) -> Ref:
-    return pod.service if pod.batch_run is None else payer(pod.batch_run.batch)
+    return pod.service if pod.batch_run is None else billing_ref(pod.batch_run.batch)
 
 
-def _credited(bill: Bill, parts: Mapping[Line, int]) -> Bill:
+def _credit(bill: Bill, parts: Mapping[CostLine, int]) -> Bill:
     """Turn parts into nano-units, pool by pool, and keep what does not fill one."""
-    lines, owed = dict(bill.lines), Counter(bill.owed)
-    owed.update(parts)
-    pools: dict[tuple[str, str], dict[Line, int]] = defaultdict(dict)
-    for line, due in owed.items():
-        pools[line.currency, line.pool][line] = due
-    for dues in pools.values():
-        for line, nanos in _paid(dues).items():
+    lines, remainders = dict(bill.lines), Counter(bill.remainders)
+    remainders.update(parts)
+    parts_by_pool: dict[tuple[str, str], dict[CostLine, int]] = defaultdict(dict)
+    for line, due in remainders.items():
+        parts_by_pool[line.currency, line.pool][line] = due
+    for due_parts in parts_by_pool.values():
+        for line, nanos in _whole_nanos(due_parts).items():
             lines[line] = lines.get(line, 0) + nanos
-            owed[line] -= nanos * _PARTS
-    return replace(bill, lines=lines, owed=dict(owed))
+            remainders[line] -= nanos * _PARTS_PER_NANO
+    return replace(bill, lines=lines, remainders=dict(remainders))
 
 
-def _paid(dues: Mapping[Line, int]) -> Mapping[Line, int]:
+def _whole_nanos(due_parts: Mapping[CostLine, int]) -> Mapping[CostLine, int]:
     """Nano-units for the lines of a pool: together all that are due, each about what it is due.
 
     Most go to whom most is due. None is ever taken back, so a line may stay ahead by less than
     one; what the others then lack is less than one for each such line.
     """
-    paid = {line: max(0, due // _PARTS) for line, due in dues.items()}
-    left = sum(dues.values()) // _PARTS - sum(paid.values())
+    whole = {line: max(0, due // _PARTS_PER_NANO) for line, due in due_parts.items()}
+    remaining = sum(due_parts.values()) // _PARTS_PER_NANO - sum(whole.values())
 
-    def lacking(line: Line) -> tuple[int, Line]:
-        return dues[line] - paid[line] * _PARTS, line
+    def shortfall(line: CostLine) -> tuple[int, CostLine]:
+        return due_parts[line] - whole[line] * _PARTS_PER_NANO, line
 
-    for line in nlargest(left, dues, key=lacking):
-        paid[line] += 1
-    while left < 0:
-        paid[min((line for line in dues if paid[line]), key=lacking)] -= 1
-        left += 1
-    return paid
+    for line in nlargest(remaining, due_parts, key=shortfall):
+        whole[line] += 1
+    while remaining < 0:
+        whole[min((line for line in due_parts if whole[line]), key=shortfall)] -= 1
+        remaining += 1
+    return whole

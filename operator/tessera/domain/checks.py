@@ -94,12 +94,12 @@ def unknown_model_denial(spec: InferenceServiceSpec, cause: str = "") -> Denial 
     """The denial of a model without a shape, and `why` it could not be read."""
     if shape_of(spec) is not None:
         return None
+    unknown = f"{spec.model.uri} is none of the {len(models())} models that Tessera knows"
     return Denial(
         reason=Accepted.UNKNOWN_MODEL,
         field="spec.model.shape",
         message=(
-            f"{cause or f'{spec.model.uri} is none of the {len(models())} models that Tessera knows'}"
-            f"; give {_SHAPE_FIELDS} from its config.json "
+            f"{cause or unknown}; give {_SHAPE_FIELDS} from its config.json "
             "(kubectl explain inferenceservice.spec.model.shape)"
         ),
     )

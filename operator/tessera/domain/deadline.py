@@ -15,17 +15,17 @@ from typing import Literal
 from tessera.api.batch_inference import SpotPolicy
 from tessera.domain.batch.reasons import BatchRunning
 
-Way = Literal["spot", "steady"]
+CapacityClass = Literal["spot", "steady"]
 
-CLEARLY = 0.1
+RETURN_TO_SPOT_LEAD = 0.1
 """So far above the line, as a share of the whole time, a batch may return to spot."""
-MARGIN = timedelta(seconds=60)
+SAFETY_MARGIN = timedelta(seconds=60)
 """Time for what no rate says: the turn that decides, and rows in flight that are asked again."""
-_LONGEST_SECONDS = 1e9
+_MAX_SECONDS = 1e9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Course:
+class Schedule:
     """How far a batch has come, of rows and of time."""
 
     start: datetime
@@ -35,161 +35,193 @@ class Course:
     done: int
 
     @property
-    def undone(self) -> int:
+    def remaining_rows(self) -> int:
         return max(0, self.rows - self.done)
 
     @property
-    def left(self) -> timedelta:
+    def time_left(self) -> timedelta:
         return self.end - self.at
 
     @property
-    def whole(self) -> timedelta:
+    def duration(self) -> timedelta:
         return self.end - self.start
 
     @property
-    def share(self) -> float:
+    def done_share(self) -> float:
         """Of the rows, what is done."""
         return self.done / self.rows if self.rows else 1.0
 
     @property
-    def passed(self) -> float:
+    def elapsed_share(self) -> float:
         """Of the time, what has passed."""
-        return min(1.0, max(0.0, (self.at - self.start) / self.whole))
+        return min(1.0, max(0.0, (self.at - self.start) / self.duration))
 
     @property
-    def ahead(self) -> float:
+    def lead(self) -> float:
         """Height above the line; negative below it."""
-        return self.share - self.passed
+        return self.done_share - self.elapsed_share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lane:
+class Estimate:
     """Hardware of one way, as it is expected to carry the batch."""
 
     rate: float
     """Rows in a second."""
     start: timedelta
     """From the decision for an attempt until its first rows."""
-    begun: timedelta = timedelta()
+    start_elapsed: timedelta = timedelta()
     """What has passed of that for the attempt that is there now."""
-    free: bool = True
+    available: bool = True
     """It is to be had, as far as anybody knows."""
 
-    def need(self, rows: int) -> timedelta:
+    def time_needed(self, rows: int) -> timedelta:
         """Time for so many rows from now on, without interruption."""
-        return self.anew(rows) - min(self.begun, self.start)
+        return self.time_needed_from_start(rows) - min(self.start_elapsed, self.start)
 
-    def anew(self, rows: int) -> timedelta:
+    def time_needed_from_start(self, rows: int) -> timedelta:
         """The same for an attempt that has yet to begin."""
-        return self.start + timedelta(seconds=min(rows / self.rate, _LONGEST_SECONDS)) + MARGIN
+        return self.start + timedelta(seconds=min(rows / self.rate, _MAX_SECONDS)) + SAFETY_MARGIN
 
 
 @dataclass(frozen=True, slots=True)
-class Lot:
+class CapacityDecision:
     """The way to take, and why; None is to wait."""
 
-    way: Way | None
+    capacity_class: CapacityClass | None
     reason: BatchRunning
     message: str
 
 
-def choose(
+def choose_capacity(
     policy: SpotPolicy,
-    course: Course,
+    schedule: Schedule,
     *,
-    spot: Lane | None,
-    steady: Lane | None,
-    current: Way | None,
-) -> Lot:
+    spot: Estimate | None,
+    steady: Estimate | None,
+    current: CapacityClass | None,
+) -> CapacityDecision:
     """Choose the way for now; a lane is None when no hardware of it fits.
 
     `current` is where the last attempt ran or runs.
     """
     if policy == "never":
-        return _steady_only(course, steady)
+        return _steady_only(schedule, steady)
     if policy == "only":
-        return _on_spot(course, spot, "spec.spot.policy is only, and preferred would go elsewhere")
+        return _use_spot(
+            schedule, spot, "spec.spot.policy is only, and preferred would go elsewhere"
+        )
     if steady is None:
-        return _on_spot(course, spot, "no on-demand or reserved hardware fits")
-    if course.left <= steady.need(course.undone):
-        return _near(course, spot, steady, current)
-    return _with_time(course, spot, steady, current)
+        return _use_spot(schedule, spot, "no on-demand or reserved hardware fits")
+    if schedule.time_left <= steady.time_needed(schedule.remaining_rows):
+        return _decide_near_deadline(schedule, spot, steady, current)
+    return _decide_with_slack(schedule, spot, steady, current)
 
 
-def _near(course: Course, spot: Lane | None, steady: Lane, current: Way | None) -> Lot:
+def _decide_near_deadline(
+    schedule: Schedule, spot: Estimate | None, steady: Estimate, current: CapacityClass | None
+) -> CapacityDecision:
     """Steady hardware for the rest, unless it is taken and spot is at work."""
-    if current == "spot" and spot is not None and spot.free and not steady.free:
-        return _on_spot(course, spot, "on-demand and reserved hardware is taken")
-    if (late := _late(course, steady)) is not None:
-        return Lot("steady", BatchRunning.DEADLINE_AT_RISK, f"{late}; only a later one helps")
-    return Lot(
+    if current == "spot" and spot is not None and spot.available and not steady.available:
+        return _use_spot(schedule, spot, "on-demand and reserved hardware is taken")
+    if (late := _late_message(schedule, steady)) is not None:
+        return CapacityDecision(
+            "steady", BatchRunning.DEADLINE_AT_RISK, f"{late}; only a later one helps"
+        )
+    return CapacityDecision(
         "steady",
         BatchRunning.DEADLINE_NEAR,
-        f"spec.deadline: {_needs(course, steady)}; no spot for the rest",
+        f"spec.deadline: {_time_message(schedule, steady)}; no spot for the rest",
     )
 
 
-def _with_time(course: Course, spot: Lane | None, steady: Lane, current: Way | None) -> Lot:
+def _decide_with_slack(
+    schedule: Schedule, spot: Estimate | None, steady: Estimate, current: CapacityClass | None
+) -> CapacityDecision:
     """On spot while it is to be had, or above the line; else on steady hardware."""
-    waits = spot is None or not spot.free
+    spot_unavailable = spot is None or not spot.available
     if current == "steady":
-        slack = course.left - steady.anew(course.undone)
-        clearly = course.ahead >= CLEARLY and slack >= CLEARLY * course.whole
-        back = not waits and (clearly or not steady.free)
-        return _on_spot(course, spot, "") if back else _stay(course)
-    if waits and course.ahead < 0 and (steady.free or spot is None):
-        return _stay(course)
-    return _on_spot(course, spot, "")
+        slack = schedule.time_left - steady.time_needed_from_start(schedule.remaining_rows)
+        well_ahead = (
+            schedule.lead >= RETURN_TO_SPOT_LEAD
+            and slack >= RETURN_TO_SPOT_LEAD * schedule.duration
+        )
+        return_to_spot = not spot_unavailable and (well_ahead or not steady.available)
+        return _use_spot(schedule, spot, "") if return_to_spot else _use_steady(schedule)
+    if spot_unavailable and schedule.lead < 0 and (steady.available or spot is None):
+        return _use_steady(schedule)
+    return _use_spot(schedule, spot, "")
 
 
-def _stay(course: Course) -> Lot:
+def _use_steady(schedule: Schedule) -> CapacityDecision:
     """Steady hardware, until the batch is clearly ahead."""
-    behind = course.ahead < 0
-    why = "spot was not to be had, so on-demand or reserved hardware is used; " if behind else ""
-    return Lot(
+    behind = schedule.lead < 0
+    explanation = (
+        "spot was not to be had, so on-demand or reserved hardware is used; " if behind else ""
+    )
+    return CapacityDecision(
         "steady",
         BatchRunning.BEHIND_SCHEDULE if behind else BatchRunning.NOT_YET_AHEAD,
-        f"spec.deadline: {_line(course)}; {why}the way back to spot opens when it is to be had and "
-        f"the batch is {CLEARLY:.0%} of the time ahead",
+        f"spec.deadline: {_progress_message(schedule)}; {explanation}the way back to spot opens "
+        "when it is to be had and "
+        f"the batch is {RETURN_TO_SPOT_LEAD:.0%} of the time ahead",
     )
 
 
-def _steady_only(course: Course, steady: Lane | None) -> Lot:
-    if steady is not None and (late := _late(course, steady)) is not None:
-        return Lot("steady", BatchRunning.DEADLINE_AT_RISK, f"{late}; only a later one helps")
-    way: Way | None = None if steady is None else "steady"
-    return Lot(way, BatchRunning.SPOT_DISABLED, f"spec.spot.policy is never; {_line(course)}")
+def _steady_only(schedule: Schedule, steady: Estimate | None) -> CapacityDecision:
+    if steady is not None and (late := _late_message(schedule, steady)) is not None:
+        return CapacityDecision(
+            "steady", BatchRunning.DEADLINE_AT_RISK, f"{late}; only a later one helps"
+        )
+    capacity_class: CapacityClass | None = None if steady is None else "steady"
+    return CapacityDecision(
+        capacity_class,
+        BatchRunning.SPOT_DISABLED,
+        f"spec.spot.policy is never; {_progress_message(schedule)}",
+    )
 
 
-def _on_spot(course: Course, spot: Lane | None, alone: str) -> Lot:
+def _use_spot(schedule: Schedule, spot: Estimate | None, constraint: str) -> CapacityDecision:
     """On spot, or waiting for it; `alone` says why nothing else would do."""
-    late = None if spot is None or not alone else _late(course, spot)
-    told = f"{late}; {alone}" if late else f"spec.spot.policy allows spot; {_line(course)}"
-    if spot is None or not spot.free:
-        told = f"{told}; no spot hardware is free, so it is waited for"
-        return Lot(None if spot is None else "spot", BatchRunning.WAITING_FOR_SPOT, told)
-    return Lot("spot", BatchRunning.DEADLINE_AT_RISK if late else BatchRunning.ON_SPOT, told)
-
-
-def _late(course: Course, lane: Lane) -> str | None:
-    """What tells that a lane will miss the deadline; None when it will not."""
-    if lane.need(course.undone) - MARGIN <= course.left:
-        return None
-    return f"spec.deadline: it will be missed: {_needs(course, lane)}"
-
-
-def _needs(course: Course, lane: Lane) -> str:
-    need, left = (_minutes(span) for span in (lane.need(course.undone), course.left))
-    return (
-        f"{course.undone} rows need {need} min without interruption, {left} min are left until "
-        f"{course.end:%Y-%m-%dT%H:%MZ}"
+    late = None if spot is None or not constraint else _late_message(schedule, spot)
+    message = (
+        f"{late}; {constraint}"
+        if late
+        else f"spec.spot.policy allows spot; {_progress_message(schedule)}"
+    )
+    if spot is None or not spot.available:
+        message = f"{message}; no spot hardware is free, so it is waited for"
+        return CapacityDecision(
+            None if spot is None else "spot", BatchRunning.WAITING_FOR_SPOT, message
+        )
+    return CapacityDecision(
+        "spot", BatchRunning.DEADLINE_AT_RISK if late else BatchRunning.ON_SPOT, message
     )
 
 
-def _line(course: Course) -> str:
+def _late_message(schedule: Schedule, estimate: Estimate) -> str | None:
+    """What tells that a lane will miss the deadline; None when it will not."""
+    if estimate.time_needed(schedule.remaining_rows) - SAFETY_MARGIN <= schedule.time_left:
+        return None
+    return f"spec.deadline: it will be missed: {_time_message(schedule, estimate)}"
+
+
+def _time_message(schedule: Schedule, estimate: Estimate) -> str:
+    need, remaining = (
+        _minutes(span)
+        for span in (estimate.time_needed(schedule.remaining_rows), schedule.time_left)
+    )
     return (
-        f"{course.done} of {course.rows} rows are done ({course.share:.0%}) and "
-        f"{course.passed:.0%} of the time has passed"
+        f"{schedule.remaining_rows} rows need {need} min without interruption, {remaining} min are "
+        "left until "
+        f"{schedule.end:%Y-%m-%dT%H:%MZ}"
+    )
+
+
+def _progress_message(schedule: Schedule) -> str:
+    return (
+        f"{schedule.done} of {schedule.rows} rows are done ({schedule.done_share:.0%}) and "
+        f"{schedule.elapsed_share:.0%} of the time has passed"
     )
 
 

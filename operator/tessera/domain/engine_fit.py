@@ -11,156 +11,173 @@ from dataclasses import dataclass
 from statistics import median
 
 from tessera.domain.bench.spread import nearest_rank
-from tessera.domain.engine import Engine, Served, Timeline
-from tessera.domain.engine_requests import Limits, Request
-from tessera.domain.minimum import Point, least
+from tessera.domain.engine import EngineCore, ServedRequest, Timeline
+from tessera.domain.engine_requests import EngineLimits, EngineRequest
+from tessera.domain.minimum import Point, minimize
 from tessera.domain.perf import StepTime
 
-PERCENTS = (5, 15, 25, 35, 50, 65, 75, 85, 95)
+PERCENTILES = (5, 15, 25, 35, 50, 65, 75, 85, 95)
 """Percentiles that are held against each other."""
-_SINGLES = 0.3
+_REQUEST_WEIGHT = 0.3
 """Weight of how far single requests are off; percentiles alone are ground with steps in it."""
-_AGAIN = 2
+_RESTARTS = 2
 """A simplex that became flat stands still before the bottom; a new one walks on."""
-_SPREAD = (1.0, 0.25)
+_START_SHARES = (1.0, 0.25)
 """Shares of the first guess of the fixed part, from which the search begins once each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
+class ObservedRequest:
     """One request as a client saw it."""
 
     arrival: float
     """Seconds from the begin of its run."""
     prompt_tokens: int
     output_tokens: int
-    first_token_seconds: float
-    token_seconds: float | None
+    ttft_seconds: float
+    tpot_seconds: float | None
     """Mean time from one token to the next; None of a single one."""
 
 
-Run = Sequence[Seen]
+ObservedRun = Sequence[ObservedRequest]
 """In the order of arrival."""
-Load = Sequence[Run]
+RepeatedLoad = Sequence[ObservedRun]
 """The same load, drawn several times."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Latencies:
+class LatencyPercentiles:
     """Percentiles in seconds, each the median of the runs of a load."""
 
-    first_token: tuple[float, ...]
-    per_token: tuple[float, ...]
+    ttft: tuple[float, ...]
+    tpot: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fit:
+class EngineSpeedFit:
     """The speed that explains what was seen best."""
 
     speed: StepTime
-    front_seconds: float
+    frontend_seconds: float
     """What a request takes on its way to the engine and its first token on the way back."""
     error: float
     """Of the percentiles: root of the mean square of the logarithms of predicted by seen, which is
     about a relative error."""
 
 
-def latencies(load: Load, percents: Sequence[int] = PERCENTS) -> Latencies:
+def latency_percentiles(
+    load: RepeatedLoad, percentiles: Sequence[int] = PERCENTILES
+) -> LatencyPercentiles:
     """What a load came to."""
-    firsts = [sorted(one.first_token_seconds for one in run) for run in load]
-    steps = [
-        sorted(one.token_seconds for one in run if one.token_seconds is not None) for run in load
+    ttfts = [sorted(request.ttft_seconds for request in run) for run in load]
+    tpots = [
+        sorted(request.tpot_seconds for request in run if request.tpot_seconds is not None)
+        for run in load
     ]
-    return Latencies(
-        first_token=tuple(_medians(firsts, percents)), per_token=tuple(_medians(steps, percents))
+    return LatencyPercentiles(
+        ttft=tuple(_medians(ttfts, percentiles)), tpot=tuple(_medians(tpots, percentiles))
     )
 
 
-def replayed(run: Run, limits: Limits, speed: StepTime, front_seconds: float = 0.0) -> list[Seen]:
+def replay(
+    run: ObservedRun, limits: EngineLimits, speed: StepTime, frontend_seconds: float = 0.0
+) -> list[ObservedRequest]:
     """The same requests at the same moments, as an engine of this speed serves them.
 
     They come to it `front_seconds` later.
     """
-    timeline, served = Timeline(Engine(limits, speed)), list[Served]()
-    for number, one in enumerate(run):
-        moment = one.arrival + front_seconds
+    timeline, served = Timeline(EngineCore(limits, speed)), list[ServedRequest]()
+    for number, observed in enumerate(run):
+        moment = observed.arrival + frontend_seconds
         served += timeline.advance(moment)
-        request = Request(
-            id=number, prompt_tokens=one.prompt_tokens, output_tokens=one.output_tokens
+        request = EngineRequest(
+            id=number, prompt_tokens=observed.prompt_tokens, output_tokens=observed.output_tokens
         )
         timeline.submit(request, moment)
     served += timeline.advance(math.inf)
     return [
-        Seen(
-            arrival=one.arrived - front_seconds,
-            prompt_tokens=one.request.prompt_tokens,
-            output_tokens=one.output_tokens,
-            first_token_seconds=(one.first_token_seconds or 0.0) + front_seconds,
-            token_seconds=one.token_seconds,
+        ObservedRequest(
+            arrival=finished.arrived_at - frontend_seconds,
+            prompt_tokens=finished.request.prompt_tokens,
+            output_tokens=finished.output_tokens,
+            ttft_seconds=(finished.ttft_seconds or 0.0) + frontend_seconds,
+            tpot_seconds=finished.tpot_seconds,
         )
-        for one in sorted(served, key=lambda one: one.request.id)
+        for finished in sorted(served, key=lambda entry: entry.request.id)
     ]
 
 
-def fit(loads: Sequence[Load], limits: Limits) -> Fit:
+def fit_engine_speed(loads: Sequence[RepeatedLoad], limits: EngineLimits) -> EngineSpeedFit:
     """The speed with which the machine is as fast as what was seen.
 
     Parts that no load tells apart share the time between them in some way; what the machine says of
     other loads does not depend on it as long as these are of the same kind.
     """
-    seen = [latencies(load) for load in loads]
+    observed = [latency_percentiles(load) for load in loads]
 
     def error(point: Point, /) -> float:
-        percentiles, singles = _errors(seen, loads, limits, point)
-        return percentiles + _SINGLES * singles
+        percentiles, request_error = _errors(observed, loads, limits, point)
+        return percentiles + _REQUEST_WEIGHT * request_error
 
-    ends = [least(error, start) for start in _starts(loads)]
-    _, best = min((error(end), end) for end in ends)
-    for _ in range(_AGAIN):
-        best = least(error, best)
-    speed, front = _parts(best)
-    return Fit(speed=speed, front_seconds=front, error=_errors(seen, loads, limits, best)[0])
+    optima = [minimize(error, start) for start in _start_points(loads)]
+    _, best = min((error(end), end) for end in optima)
+    for _ in range(_RESTARTS):
+        best = minimize(error, best)
+    speed, frontend = _decode_point(best)
+    return EngineSpeedFit(
+        speed=speed, frontend_seconds=frontend, error=_errors(observed, loads, limits, best)[0]
+    )
 
 
 def _errors(
-    seen: Sequence[Latencies], loads: Sequence[Load], limits: Limits, point: Point
+    targets: Sequence[LatencyPercentiles],
+    loads: Sequence[RepeatedLoad],
+    limits: EngineLimits,
+    point: Point,
 ) -> tuple[float, float]:
     """Of the percentiles, and of single requests."""
-    speed, front = _parts(point)
-    squares, singles = list[float](), list[float]()
-    for known, load in zip(seen, loads, strict=True):
-        again = [replayed(run, limits, speed, front) for run in load]
-        squares += [_off(*pair) ** 2 for pair in _pairs(latencies(again), known)]
-        for got, run in zip(again, load, strict=True):
-            singles += [_off(*pair) for pair in _singles(got, run)]
-    return math.sqrt(sum(squares) / len(squares)), sum(singles) / len(singles)
+    speed, frontend = _decode_point(point)
+    squares, request_errors = list[float](), list[float]()
+    for target, load in zip(targets, loads, strict=True):
+        replayed_runs = [replay(run, limits, speed, frontend) for run in load]
+        squares += [
+            _log_error(*pair) ** 2
+            for pair in _percentile_pairs(latency_percentiles(replayed_runs), target)
+        ]
+        for replayed_run, run in zip(replayed_runs, load, strict=True):
+            request_errors += [_log_error(*pair) for pair in _request_pairs(replayed_run, run)]
+    return math.sqrt(sum(squares) / len(squares)), sum(request_errors) / len(request_errors)
 
 
-def _off(got: float, wanted: float) -> float:
-    return abs(math.log(got / wanted))
+def _log_error(predicted: float, observed: float) -> float:
+    return abs(math.log(predicted / observed))
 
 
-def _singles(got: Run, wanted: Run) -> Iterator[tuple[float, float]]:
-    for one, other in zip(got, wanted, strict=True):
-        yield one.first_token_seconds, other.first_token_seconds
-        if one.token_seconds is not None and other.token_seconds is not None:
-            yield one.token_seconds, other.token_seconds
+def _request_pairs(
+    replayed_run: ObservedRun, observed_run: ObservedRun
+) -> Iterator[tuple[float, float]]:
+    for replayed_request, observed_request in zip(replayed_run, observed_run, strict=True):
+        yield replayed_request.ttft_seconds, observed_request.ttft_seconds
+        if replayed_request.tpot_seconds is not None and observed_request.tpot_seconds is not None:
+            yield replayed_request.tpot_seconds, observed_request.tpot_seconds
 
 
-def _pairs(got: Latencies, wanted: Latencies) -> Iterator[tuple[float, float]]:
-    yield from zip(got.first_token, wanted.first_token, strict=True)
-    yield from zip(got.per_token, wanted.per_token, strict=True)
+def _percentile_pairs(
+    predicted: LatencyPercentiles, observed: LatencyPercentiles
+) -> Iterator[tuple[float, float]]:
+    yield from zip(predicted.ttft, observed.ttft, strict=True)
+    yield from zip(predicted.tpot, observed.tpot, strict=True)
 
 
-def _starts(loads: Sequence[Load]) -> list[Point]:
+def _start_points(loads: Sequence[RepeatedLoad]) -> list[Point]:
     """A quick answer tells the fixed part, a quick first token those of the prompt's tokens."""
-    everybody = [one for load in loads for run in load for one in run]
-    steps = sorted(one.token_seconds for one in everybody if one.token_seconds is not None)
-    step = nearest_rank(steps, 5)
-    tokens = sorted(one.first_token_seconds / one.prompt_tokens for one in everybody)
+    requests = [request for load in loads for run in load for request in run]
+    tpots = sorted(request.tpot_seconds for request in requests if request.tpot_seconds is not None)
+    step = nearest_rank(tpots, 5)
+    tokens = sorted(request.ttft_seconds / request.prompt_tokens for request in requests)
     token = nearest_rank(tokens, 25)
     return [
-        _logarithms(
+        _encode_point(
             StepTime(
                 weights=step * (1 - share / 2),
                 kv_token=step * 3e-5,
@@ -170,12 +187,12 @@ def _starts(loads: Sequence[Load]) -> list[Point]:
             ),
             step * share / 2,
         )
-        for share in _SPREAD
+        for share in _START_SHARES
     ]
 
 
-def _parts(point: Point) -> tuple[StepTime, float]:
-    weights, kv_token, token, sequence, fixed, front = (math.exp(value) for value in point)
+def _decode_point(point: Point) -> tuple[StepTime, float]:
+    weights, kv_token, token, sequence, fixed, frontend = (math.exp(value) for value in point)
     speed = StepTime(
         weights=weights,
         kv_token=kv_token,
@@ -184,15 +201,15 @@ def _parts(point: Point) -> tuple[StepTime, float]:
         fixed=fixed,
         source="measured",
     )
-    return speed, front
+    return speed, frontend
 
 
-def _logarithms(speed: StepTime, front: float) -> Point:
+def _encode_point(speed: StepTime, frontend: float) -> Point:
     """A search over logarithms finds no negative time, and small parts as well as great ones."""
-    parts = (speed.weights, speed.kv_token, speed.token, speed.sequence, speed.fixed, front)
+    parts = (speed.weights, speed.kv_token, speed.token, speed.sequence, speed.fixed, frontend)
     return tuple(math.log(part) for part in parts)
 
 
-def _medians(runs: Sequence[Sequence[float]], percents: Sequence[int]) -> Iterator[float]:
-    for percent in percents:
-        yield median(nearest_rank(ordered, percent) for ordered in runs)
+def _medians(runs: Sequence[Sequence[float]], percentiles: Sequence[int]) -> Iterator[float]:
+    for percentile in percentiles:
+        yield median(nearest_rank(values, percentile) for values in runs)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class Policy(StrEnum):
+class SchedulingPolicy(StrEnum):
     """Who runs next: by arrival, or by priority (lower first) and then by arrival."""
 
     FCFS = "fcfs"
@@ -19,7 +19,7 @@ class Allocator(StrEnum):
     """`max_model_len` tokens for everybody, as engines did before paging; for comparison."""
 
 
-class Reason(StrEnum):
+class FinishReason(StrEnum):
     """Why a request ended, as the engine's API spells it."""
 
     STOP = "stop"
@@ -27,7 +27,7 @@ class Reason(StrEnum):
     ABORT = "abort"
 
 
-class Refusal(StrEnum):
+class RejectionReason(StrEnum):
     """Why a request was not taken; the queue limits are spelt as in the engine's metrics."""
 
     TOO_LONG = "max_model_len"
@@ -37,7 +37,7 @@ class Refusal(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class EngineLimits:
     """How much an engine holds and works on at a time."""
 
     max_model_len: int
@@ -46,7 +46,7 @@ class Limits:
     blocks: int
     """KV blocks as the engine counts them; one of them, the null block, holds no tokens."""
     block_size: int = 16
-    policy: Policy = Policy.FCFS
+    policy: SchedulingPolicy = SchedulingPolicy.FCFS
     max_queued_requests: int | None = None
     """Waiting and running together."""
     max_queued_tokens: int | None = None
@@ -78,26 +78,26 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class EngineRequest:
     """A prompt and the answer that it will get; both lengths are at least 1."""
 
     id: int
     prompt_tokens: int
     output_tokens: int
-    ends: Reason = Reason.LENGTH
+    finish_reason: FinishReason = FinishReason.LENGTH
     """Why the last token is the last one."""
     priority: int = 0
-    shared: tuple[int, ...] = ()
+    shared_prefixes: tuple[int, ...] = ()
     """Names of the prompt's beginnings, each of `Limits.shared_tokens` more: equal names mean equal
     tokens up to there. They may go on over the answer, for who asks on. None is negative."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finished:
+class FinishedRequest:
     """A request that left the engine."""
 
-    request: Request
-    reason: Reason
+    request: EngineRequest
+    reason: FinishReason
     output_tokens: int
     preemptions: int
     cached_tokens: int = 0
@@ -105,7 +105,7 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class EngineStep:
     """What one engine step did; requests go by their id."""
 
     seconds: float
@@ -117,14 +117,14 @@ class Step:
     """Of `emitted`: for these it was the first token."""
     resumed: tuple[int, ...]
     """Of `emitted`: for these it was the first token after a preemption."""
-    finished: tuple[Finished, ...]
+    finished: tuple[FinishedRequest, ...]
     preempted: tuple[int, ...]
     prefill_tokens: int
     decoding: int
     """Requests that computed one token each."""
     kv_tokens: int
     """Tokens in the cache during the step."""
-    gain: int = 1
+    tokens_per_request: int = 1
     """Tokens of each decoding request; only speculation makes it more than one."""
     queried_tokens: int = 0
     """Looked for in the prefix cache by requests that were admitted for the first time."""

@@ -5,8 +5,14 @@ from datetime import timedelta
 
 from tessera.domain.batch import batches
 from tessera.domain.budget.budgets import BudgetView
-from tessera.domain.budget.meter import Meter
-from tessera.domain.budget.purse import HOLD, Claim, Funding, Purse, fund
+from tessera.domain.budget.meter import SpendMeter
+from tessera.domain.budget.purse import (
+    RESERVED_DURATION,
+    BudgetState,
+    Grant,
+    GrantRequest,
+    grant_requests,
+)
 from tessera.domain.draft import Proposal, history_from_status, pods_of_variant, scaling_of
 from tessera.domain.snapshot import Ref, Snapshot
 
@@ -17,39 +23,39 @@ EXIT_ALLOWANCE = timedelta(seconds=60)
 def grant_replicas(
     snapshot: Snapshot,
     proposals: Mapping[Ref, Proposal],
-    batch_proposals: Mapping[Ref, batches.Drafted],
+    batch_proposals: Mapping[Ref, batches.ProposedBatch],
     budgets: Sequence[BudgetView],
-) -> Mapping[Ref, Funding]:
+) -> Mapping[Ref, Grant]:
     """What the tenants can pay, for the services and batches of those that have a budget."""
-    grants: dict[Ref, Funding] = {}
+    grants: dict[Ref, Grant] = {}
     for view in budgets:
-        if view.purse is None or view.budget.spec is None:
+        if view.state is None or view.budget.spec is None:
             continue
         names = view.budget.spec.tenant.namespaces
-        claims: list[Claim] = []
+        claims: list[GrantRequest] = []
         for ref in sorted(ref for ref in proposals if ref.namespace in names):
-            _commit_running(proposals[ref], view.meter, view.purse)
+            _commit_running(proposals[ref], view.meter, view.state)
             claims += _claims(snapshot, proposals[ref])
         for ref in sorted(ref for ref in batch_proposals if ref.namespace in names):
-            batch_proposals[ref].go_on(view.meter, view.purse)
+            batch_proposals[ref].charge_live_pods(view.meter, view.state)
             claims += batch_proposals[ref].claims
-        grants |= fund(view.purse, claims, view.budget.spec.currency)
+        grants |= grant_requests(view.state, claims, view.budget.spec.currency)
     return grants
 
 
-def _commit_running(proposal: Proposal, meter: Meter, purse: Purse) -> None:
+def _commit_running(proposal: Proposal, meter: SpendMeter, purse: BudgetState) -> None:
     """What has to be paid besides the claim: pods of a service that cannot be placed are left as
     they are, and those of a former variant go on until the new one is up."""
     choice = proposal.placement.choice
     for pod in proposal.objects.pods:
         running = meter.running.get(pod.uid)
         if running is not None and choice is None:
-            purse.floor(running.tariff, 1)
+            purse.reserve_min_replicas(running.tariff, 1)
         elif running is not None and choice is not None and pod.variant != choice.variant:
-            purse.leave(running.tariff, HOLD, 1)
+            purse.reserve_termination(running.tariff, RESERVED_DURATION, 1)
 
 
-def _claims(snapshot: Snapshot, proposal: Proposal) -> tuple[Claim, ...]:
+def _claims(snapshot: Snapshot, proposal: Proposal) -> tuple[GrantRequest, ...]:
     """A fixed number has a floor of 1: what the user set beyond it is granted or not."""
     choice, spec = proposal.placement.choice, proposal.service.spec
     if choice is None or spec is None:
@@ -59,13 +65,13 @@ def _claims(snapshot: Snapshot, proposal: Proposal) -> tuple[Claim, ...]:
     history = snapshot.scaling_history.get(ref) or history_from_status(proposal.service.status)
     counts = [count.replicas for count in history.decisions[-1:]]
     active_pods = [pod for pod in pods_of_variant(objects.pods, choice) if pod.ended is None]
-    claim = Claim(
+    claim = GrantRequest(
         ref=ref,
         tariff=choice.offer.tariff,
-        floor=min(min_replicas, desired),
-        wanted=desired,
+        min_replicas=min(min_replicas, desired),
+        desired=desired,
         running=max([*counts, *(workload.replicas for workload in objects.workloads)], default=0),
-        alive=len(active_pods),
-        leaving=spec.drain.timeout + EXIT_ALLOWANCE,
+        existing_pods=len(active_pods),
+        termination_time=spec.drain.timeout + EXIT_ALLOWANCE,
     )
     return (claim,)

@@ -6,16 +6,16 @@ For ground with steps in it, such as percentiles have, where a slope says nothin
 from collections.abc import Callable, Sequence
 
 Point = tuple[float, ...]
-_STEP = 0.4
+_START_STEP = 0.4
 """Distance of the first corners from the start, along each number."""
 
 
-def least(
-    height: Callable[[Point], float],
+def minimize(
+    function: Callable[[Point], float],
     start: Sequence[float],
     *,
-    most: int = 600,
-    close: float = 1e-4,
+    max_evaluations: int = 600,
+    tolerance: float = 1e-4,
 ) -> Point:
     """A point near `start` from which every small step goes up.
 
@@ -23,65 +23,65 @@ def least(
     others, further or less far as the ground is. It ends when all corners are within `close` of the
     lowest in every number, or after `most` looks at the ground. The same start gives the same end.
     """
-    ground = _Ground(height)
-    corners = [(ground.at(point), point) for point in _corners(start)]
-    while ground.looks < most:
-        corners.sort()
-        lowest, highest = corners[0], corners[-1]
-        if all(_near(lowest[1], point, close) for _, point in corners[1:]):
+    objective = _Objective(function)
+    vertices = [(objective.evaluate(point), point) for point in _start_simplex(start)]
+    while objective.evaluations < max_evaluations:
+        vertices.sort()
+        lowest, highest = vertices[0], vertices[-1]
+        if all(_is_near(lowest[1], point, tolerance) for _, point in vertices[1:]):
             break
-        middle = _middle([point for _, point in corners[:-1]])
-        found = _mirrored(ground, middle, corners)
-        if found < highest:
-            corners[-1] = found
+        centroid = _centroid([point for _, point in vertices[:-1]])
+        candidate = _reflect(objective, centroid, vertices)
+        if candidate < highest:
+            vertices[-1] = candidate
         else:
-            corners[1:] = [
-                (ground.at(closer), closer)
-                for closer in (_between(lowest[1], point, 0.5) for _, point in corners[1:])
+            vertices[1:] = [
+                (objective.evaluate(shrunk), shrunk)
+                for shrunk in (_between(lowest[1], point, 0.5) for _, point in vertices[1:])
             ]
-    return min(corners)[1]
+    return min(vertices)[1]
 
 
-class _Ground:
+class _Objective:
     """Counts how often it was looked at."""
 
-    def __init__(self, height: Callable[[Point], float]) -> None:
-        self._height = height
-        self.looks = 0
+    def __init__(self, function: Callable[[Point], float]) -> None:
+        self._function = function
+        self.evaluations = 0
 
-    def at(self, point: Point) -> float:
-        self.looks += 1
-        return self._height(point)
-
-
-Corner = tuple[float, Point]
+    def evaluate(self, point: Point) -> float:
+        self.evaluations += 1
+        return self._function(point)
 
 
-def _mirrored(ground: _Ground, middle: Point, corners: Sequence[Corner]) -> Corner:
+Vertex = tuple[float, Point]
+
+
+def _reflect(objective: _Objective, centroid: Point, vertices: Sequence[Vertex]) -> Vertex:
     """The best of what lies on the line from the highest corner through the middle."""
-    highest = corners[-1]
-    mirrored = _looked(ground, middle, highest[1], -1.0)
-    if mirrored < corners[0]:
-        return min(mirrored, _looked(ground, middle, highest[1], -2.0))
-    if mirrored < corners[-2]:
-        return mirrored
-    return _looked(ground, middle, min(mirrored, highest)[1], 0.5)
+    highest = vertices[-1]
+    reflected = _evaluate_between(objective, centroid, highest[1], -1.0)
+    if reflected < vertices[0]:
+        return min(reflected, _evaluate_between(objective, centroid, highest[1], -2.0))
+    if reflected < vertices[-2]:
+        return reflected
+    return _evaluate_between(objective, centroid, min(reflected, highest)[1], 0.5)
 
 
-def _looked(ground: _Ground, middle: Point, point: Point, share: float) -> Corner:
-    there = _between(middle, point, share)
-    return ground.at(there), there
+def _evaluate_between(objective: _Objective, centroid: Point, point: Point, share: float) -> Vertex:
+    candidate = _between(centroid, point, share)
+    return objective.evaluate(candidate), candidate
 
 
-def _corners(start: Sequence[float]) -> list[Point]:
-    moved = [
-        tuple(value + _STEP * (place == along) for place, value in enumerate(start))
-        for along in range(len(start))
+def _start_simplex(start: Sequence[float]) -> list[Point]:
+    shifted = [
+        tuple(value + _START_STEP * (index == axis) for index, value in enumerate(start))
+        for axis in range(len(start))
     ]
-    return [tuple(start), *moved]
+    return [tuple(start), *shifted]
 
 
-def _middle(points: Sequence[Point]) -> Point:
+def _centroid(points: Sequence[Point]) -> Point:
     return tuple(sum(values) / len(points) for values in zip(*points, strict=True))
 
 
@@ -90,5 +90,5 @@ def _between(begin: Point, end: Point, share: float) -> Point:
     return tuple(a + share * (b - a) for a, b in zip(begin, end, strict=True))
 
 
-def _near(one: Point, other: Point, close: float) -> bool:
-    return all(abs(a - b) <= close for a, b in zip(one, other, strict=True))
+def _is_near(point: Point, other: Point, tolerance: float) -> bool:
+    return all(abs(a - b) <= tolerance for a, b in zip(point, other, strict=True))

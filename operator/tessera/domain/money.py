@@ -23,7 +23,7 @@ class Money:
     currency: str
 
     def times(self, factor: Decimal | int) -> "Money":
-        return Money(_whole(Decimal(self.nanos) * factor), self.currency)
+        return Money(_round_half_even(Decimal(self.nanos) * factor), self.currency)
 
     def rounded(self, digits: int) -> Decimal:
         """The amount in units, for people: 4 digits show a tenth of a thousandth."""
@@ -36,27 +36,27 @@ class Money:
 
 def money(amount: Decimal, currency: str) -> Money:
     """Units as they stand in a manifest -> nano-units."""
-    return Money(_whole(amount * NANO), currency)
+    return Money(_round_half_even(amount * NANO), currency)
 
 
-def nanos(amount: Decimal) -> int:
+def to_nanos(amount: Decimal) -> int:
     """Units as they stand in a manifest or status -> nano-units, without the currency."""
-    return _whole(amount * NANO)
+    return _round_half_even(amount * NANO)
 
 
-def units(amount: int) -> Decimal:
+def from_nanos(amount: int) -> Decimal:
     """Nano-units -> units, exactly."""
     return Decimal(amount) / NANO
 
 
-def _whole(value: Decimal) -> int:
+def _round_half_even(value: Decimal) -> int:
     return int(value.to_integral_value(ROUND_HALF_EVEN))
 
 
 def price_on(prices: Iterable[Price], day: date) -> Price | None:
     """The last price whose day has come; None before the first."""
-    come = [price for price in prices if price.from_ <= day]
-    return max(come, key=lambda price: price.from_, default=None)
+    effective = [price for price in prices if price.from_ <= day]
+    return max(effective, key=lambda price: price.from_, default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,9 @@ class Tariff:
 
     def per_gpu_hour(self, day: date) -> Decimal:
         """The price of a whole GPU on a day; days before the first price have the first."""
-        price = price_on(self.prices, day) or min(self.prices, key=lambda one: one.from_)
+        price = price_on(self.prices, day) or min(
+            self.prices, key=lambda dated_price: dated_price.from_
+        )
         return price.per_gpu_hour
 
     def hourly(self, day: date) -> Money:
@@ -87,13 +89,13 @@ class Tariff:
             (self.hourly(first.date()).nanos, (last - first) // timedelta(microseconds=1))
             for first, last in self._spans(start, end)
         )
-        return sum(_whole(Decimal(nanos * micros) / _HOUR) for nanos, micros in spans)
+        return sum(_round_half_even(Decimal(nanos * micros) / _HOUR) for nanos, micros in spans)
 
     def _spans(self, start: datetime, end: datetime) -> Iterator[tuple[datetime, datetime]]:
         """The parts of a span in which one price holds."""
         changes = (datetime.combine(price.from_, time(), tzinfo=UTC) for price in self.prices)
-        cuts = [start, *sorted(one for one in changes if start < one < end), end]
-        yield from pairwise(cuts)
+        boundaries = [start, *sorted(moment for moment in changes if start < moment < end), end]
+        yield from pairwise(boundaries)
 
 
 def billing_weight(hardware: Hardware) -> Decimal:
@@ -111,7 +113,7 @@ def slice_weight(compute: tuple[int, int], memory: tuple[int, int]) -> Decimal:
     return (Decimal(compute[0]) / compute[1] + Decimal(memory[0]) / memory[1]) / 2
 
 
-def choosing_weight(hardware: Hardware, cut_gpus: int, weights: Decimal) -> Decimal:
+def selection_weight(hardware: Hardware, partitioned_gpus: int, weights: Decimal) -> Decimal:
     """Share of a GPU that a slice is worth when hardware is chosen.
 
     The GPUs that are cut (`cut_gpus` of them) are spread over their slices (together of billing
@@ -119,7 +121,7 @@ def choosing_weight(hardware: Hardware, cut_gpus: int, weights: Decimal) -> Deci
     """
     if hardware.profile is None:
         return Decimal(hardware.devices)
-    return billing_weight(hardware) * cut_gpus / weights
+    return billing_weight(hardware) * partitioned_gpus / weights
 
 
 def per_million_tokens(per_hour: Money, tokens_per_second: float) -> Money:

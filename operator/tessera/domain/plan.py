@@ -16,11 +16,11 @@ from tessera.domain.allotment import (
 )
 from tessera.domain.autoscale import ScalingHistory
 from tessera.domain.batch import batches
-from tessera.domain.batch.allotment import BatchAllotment
-from tessera.domain.batch.names import payer
-from tessera.domain.budget.budgets import BudgetView, by_namespace, open_budgets
-from tessera.domain.budget.meter import Meter
-from tessera.domain.budget.purse import Funding
+from tessera.domain.batch.allotment import BatchPlan
+from tessera.domain.batch.names import billing_ref
+from tessera.domain.budget.budgets import BudgetView, build_budget_views, by_namespace
+from tessera.domain.budget.meter import SpendMeter
+from tessera.domain.budget.purse import Grant
 from tessera.domain.draft import AllocatedDevices, Proposal, min_replicas_of, pods_of_variant
 from tessera.domain.drafts import ProposalCache, propose_all
 from tessera.domain.drain import NO_DISPLACEMENT
@@ -29,8 +29,8 @@ from tessera.domain.kept import LastCallCache
 from tessera.domain.model.prepare import claim_ref
 from tessera.domain.pools import PoolView, discover
 from tessera.domain.readiness import must_probe, next_probe_at
-from tessera.domain.repartition.displaced import displaced
-from tessera.domain.repartition.turn import KeptLayouts, Repartitions, repartition
+from tessera.domain.repartition.displaced import displaced_pods
+from tessera.domain.repartition.turn import LayoutCache, Repartitions, repartition
 from tessera.domain.snapshot import (
     EngineProgress,
     ObservedService,
@@ -52,7 +52,7 @@ class Plan:
     pools: tuple[PoolView, ...] = ()
     budgets: tuple[BudgetView, ...] = ()
     service_plans: Mapping[Ref, ServicePlan] = field(default_factory=dict)
-    batches: Mapping[Ref, BatchAllotment] = field(default_factory=dict)
+    batches: Mapping[Ref, BatchPlan] = field(default_factory=dict)
     repartitions: Repartitions = field(default_factory=Repartitions)
     """What is done about layouts."""
     engine_progress: Mapping[Ref, EngineProgress] = field(default_factory=dict)
@@ -68,12 +68,12 @@ class Plan:
         return {ref: service_plan.scale.history for ref, service_plan in self.service_plans.items()}
 
     @property
-    def active_batches(self) -> Mapping[Ref, BatchAllotment]:
+    def active_batches(self) -> Mapping[Ref, BatchPlan]:
         """The batches that still need anything: those that are not over, and last pods."""
-        return {ref: batch for ref, batch in self.batches.items() if batch.living}
+        return {ref: batch for ref, batch in self.batches.items() if batch.active}
 
     @property
-    def meters(self) -> Mapping[str, Meter]:
+    def meters(self) -> Mapping[str, SpendMeter]:
         """What was spent, likewise."""
         return {view.budget.name: view.meter for view in self.budgets}
 
@@ -103,7 +103,7 @@ class PlanCache:
     def __init__(self) -> None:
         self.views = LastCallCache(discover)
         self.proposals = ProposalCache()
-        self.layouts = KeptLayouts()
+        self.layouts = LayoutCache()
         self.service_plans: Mapping[Ref, ServicePlan] = {}
         self.inputs: dict[Ref, ServicePlanInputs] = {}
         self.probe_deferrals: dict[Ref, _ProbeDeferral] = {}
@@ -127,10 +127,10 @@ def plan(snapshot: Snapshot, cache: PlanCache | None = None) -> Plan:
     cache = cache or PlanCache()
     snapshot = replace(snapshot, services=cache.proposals.with_known_shapes(snapshot.services))
     views = cache.views(snapshot.pools, snapshot.nodes, cache.date_of(snapshot.at))
-    budgets = open_budgets(snapshot, views)
+    budgets = build_budget_views(snapshot, views)
     allocated: AllocatedDevices = Counter()
     proposals = propose_all(snapshot, views, allocated, cache.proposals)
-    batch_proposals = batches.drafted(snapshot, views, allocated)
+    batch_proposals = batches.propose_batches(snapshot, views, allocated)
     grants = grant_replicas(snapshot, proposals, batch_proposals, budgets)
     layouts = repartition(snapshot, views, proposals, cache.layouts)
     cache.service_plans, inspections = _plan_services(
@@ -155,7 +155,7 @@ def plan(snapshot: Snapshot, cache: PlanCache | None = None) -> Plan:
         },
         suspects=tuple(suspect for inspection in inspections for suspect in inspection.suspects),
         batches={
-            ref: batches.finished(batch_proposals[ref], grants.get(payer(ref)))
+            ref: batches.final_plan(batch_proposals[ref], grants.get(billing_ref(ref)))
             for ref in sorted(batch_proposals)
         },
     )
@@ -164,7 +164,7 @@ def plan(snapshot: Snapshot, cache: PlanCache | None = None) -> Plan:
 def _plan_services(
     snapshot: Snapshot,
     proposals: Mapping[Ref, Proposal],
-    grants: Mapping[Ref, Funding],
+    grants: Mapping[Ref, Grant],
     allocated: Mapping[tuple[str, str], int],
     layouts: Repartitions,
     cache: PlanCache,
@@ -179,14 +179,14 @@ def _plan_services(
     for ref, proposal in proposals.items():
         claim = snapshot.claims.get(claim_ref(ref)) if snapshot.claims else None
         displacement = (
-            displaced(layouts.orders.values(), proposal.objects.pods)
-            if layouts.orders
+            displaced_pods(layouts.actions.values(), proposal.objects.pods)
+            if layouts.actions
             else NO_DISPLACEMENT
         )
         choice = proposal.placement.choice
-        has_slices = choice is not None and ref in layouts.tenants.get(choice.offer.pool, ())
+        has_slices = choice is not None and ref in layouts.services.get(choice.offer.pool, ())
         surge_replicas = sum(
-            pool_orders.surges.get(ref, 0) for pool_orders in layouts.orders.values()
+            pool_orders.surge_replicas.get(ref, 0) for pool_orders in layouts.actions.values()
         )
         inputs = ServicePlanInputs(
             proposal, grants.get(ref), claim, displacement, has_slices, surge_replicas

@@ -312,7 +312,7 @@ def _existing_slices(
     partitioned_gpus = _partitioned_gpu_count(nodes)
     slice_by_profile = {mig_slice.profile: (mig_slice, name) for mig_slice, name in named_slices}
     return [
-        (mig_slice, ready[name], money.choosing_weight(mig_slice, partitioned_gpus, total_weight))
+        (mig_slice, ready[name], money.selection_weight(mig_slice, partitioned_gpus, total_weight))
         for _, (mig_slice, name) in sorted(slice_by_profile.items())
     ]
 

@@ -36,71 +36,71 @@ class PriceBook:
 
     @property
     def currency(self) -> str:
-        return next((one.currency for one in self.hourly.values()), "USD")
+        return next((amount.currency for amount in self.hourly.values()), "USD")
 
 
 @cache
-def assumed() -> tuple[ProductPrice, ...]:
+def list_prices() -> tuple[ProductPrice, ...]:
     """The list prices that are shipped: for comparing, never for billing."""
     path = resources.files("tessera.domain").joinpath("data", "prices.json")
     return _entries(path.read_text(encoding="utf-8"))
 
 
-def book(name: str, prices: tuple[ProductPrice, ...], day: date) -> PriceBook:
+def price_book(name: str, prices: tuple[ProductPrice, ...], day: date) -> PriceBook:
     """The prices of a day; PriceError where they are of several currencies."""
     by_product: dict[str, list[ProductPrice]] = {}
-    for one in prices:
-        by_product.setdefault(one.product, []).append(one)
-    found = {
+    for entry in prices:
+        by_product.setdefault(entry.product, []).append(entry)
+    hourly = {
         product: money(price.per_gpu_hour, price.currency)
         for product, dated in sorted(by_product.items())
         if (price := price_on(dated, day)) is not None
     }
-    if not found:
-        first = min((one.from_ for one in prices), default=None)
-        told = "no prices" if first is None else f"no price before {first}"
-        raise PriceError(f"it has {told}; add one whose from is {day} or earlier")
-    currencies = sorted({one.currency for one in found.values()})
+    if not hourly:
+        first = min((entry.from_ for entry in prices), default=None)
+        problem = "no prices" if first is None else f"no price before {first}"
+        raise PriceError(f"it has {problem}; add one whose from is {day} or earlier")
+    currencies = sorted({amount.currency for amount in hourly.values()})
     if len(currencies) > 1:
         raise PriceError(
             f"its prices are in {len(currencies)} currencies ({', '.join(currencies)}), which "
             "cannot be compared; write all in one"
         )
-    return PriceBook(name=name, hourly=found)
+    return PriceBook(name=name, hourly=hourly)
 
 
-def parse(text: str) -> tuple[ProductPrice, ...]:
+def parse_prices(text: str) -> tuple[ProductPrice, ...]:
     """The entries of a price file; PriceError where one has a gap."""
     try:
-        found = _entries(text)
+        entries = _entries(text)
     except json.JSONDecodeError as error:
-        raise PriceError(f"it is not JSON: {error}; {_FORM}") from None
+        raise PriceError(f"it is not JSON: {error}; {_FORMAT_HELP}") from None
     except (KeyError, TypeError):
-        raise PriceError(f"it has no list prices; {_FORM}") from None
+        raise PriceError(f"it has no list prices; {_FORMAT_HELP}") from None
     except ValidationError as error:
         fault = error.errors()[0]
         where = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in fault["loc"])
-        raise PriceError(f"prices{where}: {fault['msg']}; {_FORM}") from None
-    for index, one in enumerate(found):
-        if one.product not in products():
+        raise PriceError(f"prices{where}: {fault['msg']}; {_FORMAT_HELP}") from None
+    for index, entry in enumerate(entries):
+        if entry.product not in products():
             raise PriceError(
-                f"prices[{index}].product: {one.product} is not known; write it as the label "
+                f"prices[{index}].product: {entry.product} is not known; write it as the label "
                 "nvidia.com/gpu.product has it, such as NVIDIA-L40S"
             )
-        if one.per_gpu_hour <= 0:
+        if entry.per_gpu_hour <= 0:
             raise PriceError(
-                f"prices[{index}].perGPUHour: {one.per_gpu_hour} is no price; write an amount "
+                f"prices[{index}].perGPUHour: {entry.per_gpu_hour} is no price; write an amount "
                 "above 0"
             )
-    return found
+    return entries
 
 
-_FORM = (
+_FORMAT_HELP = (
     'its form is {"prices": [{"product": "NVIDIA-L40S", "from": "2026-01-01", "perGPUHour": '
     '"1.55", "currency": "USD"}]}'
 )
 
 
 def _entries(text: str) -> tuple[ProductPrice, ...]:
-    found = json.loads(text)["prices"]
-    return TypeAdapter(tuple[ProductPrice, ...]).validate_python(found)
+    raw_entries = json.loads(text)["prices"]
+    return TypeAdapter(tuple[ProductPrice, ...]).validate_python(raw_entries)

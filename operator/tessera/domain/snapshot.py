@@ -9,14 +9,14 @@ from tessera.api.inference_service import InferenceServiceSpec, InferenceService
 from tessera.api.recipe import Platform, PodTemplateVersion
 from tessera.api.tenant_budget import TenantBudgetSpec, TenantBudgetStatus
 from tessera.domain.autoscale import ScalingHistory
-from tessera.domain.batch.facts import Asked, Batch, BatchJob, VolumeClaim
-from tessera.domain.budget.meter import Meter
+from tessera.domain.batch.facts import Batch, BatchJob, ProgressSample, VolumeClaim
+from tessera.domain.budget.meter import SpendMeter
 from tessera.domain.model.facts import ModelJobRun, ObservedModelJob
 from tessera.domain.model.reports import FetchProgress
 from tessera.domain.reasons import RevisionReason
 from tessera.domain.ref import Ref as Ref  # noqa: PLC0414 - re-exported
-from tessera.domain.repartition.facts import NodeLayout
-from tessera.domain.repartition.question import Solved
+from tessera.domain.repartition.facts import ObservedNodeLayout
+from tessera.domain.repartition.question import LayoutSolution
 
 STALL_TIMEOUT = timedelta(seconds=120)
 """For so long an engine may hold requests without a step. In the field 120 s are used: what halts
@@ -317,9 +317,9 @@ class Snapshot:
     services: tuple[ObservedService, ...] = ()
     pools: tuple[Pool, ...] = ()
     nodes: tuple[Node, ...] = ()
-    layouts: tuple[NodeLayout, ...] = ()
+    layouts: tuple[ObservedNodeLayout, ...] = ()
     """What the agents on the nodes tell of their GPUs."""
-    layout_solution: Solved | None = None
+    layout_solution: LayoutSolution | None = None
     """The last layouts that were planned, perhaps for an older question."""
     solver_error: str | None = None
     """Why there are no newer ones."""
@@ -347,12 +347,12 @@ class Snapshot:
     fetch_progress: Mapping[Ref, FetchProgress] = field(default_factory=dict)
     """What the fetches of models answered last, by service."""
     claims: Mapping[Ref, VolumeClaim] = field(default_factory=dict)
-    runner_answers: Mapping[str, Asked] = field(default_factory=dict)
+    runner_answers: Mapping[str, ProgressSample] = field(default_factory=dict)
     """What the runners of batches answered last, by the batches' uids."""
     job_creation_errors: Mapping[str, str] = field(default_factory=dict)
     """What the API server said when it refused the Job of an attempt, likewise."""
     budgets: tuple[Budget, ...] = ()
-    meters: Mapping[str, Meter] = field(default_factory=dict)
+    meters: Mapping[str, SpendMeter] = field(default_factory=dict)
     """What the budgets' tenants have spent, by the budgets' names."""
     last_seen: Mapping[str, datetime] = field(default_factory=dict)
     """When pods, by namespace/name, were last seen that may have gone while no operator ran."""

@@ -16,7 +16,7 @@ SPOT_LABELS: tuple[tuple[str, str], ...] = (
 Taints that keep other pods away from spot nodes have the same keys and values: AKS sets its own,
 on the others the platform team may."""
 
-NOTICE_TAINTS = frozenset(
+DISRUPTION_TAINTS = frozenset(
     {
         "ToBeDeletedByClusterAutoscaler",
         "aws-node-termination-handler/asg-lifecycle-termination",
@@ -35,23 +35,23 @@ NOTICE_TAINTS = frozenset(
 """Taints of nodes that are about to go or are gone. Being cordoned alone is none of them."""
 
 
-def notice(pod: BatchPod, nodes: Mapping[str, NodeHealth]) -> str | None:
+def disruption_message(pod: BatchPod, nodes: Mapping[str, NodeHealth]) -> str | None:
     """Why a pod has to be given up, whichever way that is heard first; None while it is safe."""
-    if pod.leaving:
+    if pod.terminating:
         return f"pod {pod.ref.name} is being deleted"
     if pod.disrupted:
         return f"pod {pod.ref.name} is being evicted (DisruptionTarget)"
-    return None if pod.node is None else _danger(pod.node, nodes.get(pod.node))
+    return None if pod.node is None else _node_disruption(pod.node, nodes.get(pod.node))
 
 
-def _danger(name: str, node: NodeHealth | None) -> str | None:
+def _node_disruption(name: str, node: NodeHealth | None) -> str | None:
     if node is None:
         return f"node {name} is gone"
-    if taints := sorted(node.taints & NOTICE_TAINTS):
+    if taints := sorted(node.taints & DISRUPTION_TAINTS):
         return f"node {name} is going away ({taints[0]})"
     return None if node.ready else f"node {name} is not ready"
 
 
-def labelled(nodes: Iterable[NodeHealth]) -> bool:
+def has_spot_labels(nodes: Iterable[NodeHealth]) -> bool:
     """Does a cloud mark any of these nodes as spot?"""
     return any(node.labels.get(key) == value for node in nodes for key, value in SPOT_LABELS)

@@ -11,42 +11,42 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import TypeAlias
 
-from tessera.domain.bill import Line
+from tessera.domain.bill import CostLine
 
-Process: TypeAlias = tuple[tuple[str, str], ...]
+ProcessLabels: TypeAlias = tuple[tuple[str, str], ...]
 """What tells one scraped process from another: the labels of its target."""
 SLACK = timedelta(minutes=5)
 """A statement may begin so much before what was asked for, where a bill can be read; it says so."""
-Amounts: TypeAlias = Mapping[tuple[str, Line], int]
+Amounts: TypeAlias = Mapping[tuple[str, CostLine], int]
 """Nano-units by tenant and line."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
-class Mark:
+class BillScrape:
     """How far the bill of a process was at one scrape."""
 
-    scraped: datetime
+    scraped_at: datetime
     since: datetime
     as_of: datetime
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class ScrapeRef:
     """One scrape of one process: where amounts are read."""
 
-    process: Process
-    scraped: datetime
+    process: ProcessLabels
+    scraped_at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class ChargePeriod:
     """What one process billed within the time asked for: the difference of two looks."""
 
     begin: datetime
     end: datetime
-    base: Look | None
+    baseline: ScrapeRef | None
     """None where all of its bill is within the time."""
-    top: Look
+    latest: ScrapeRef
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,65 +60,78 @@ class Statement:
     amounts: Amounts = field(default_factory=dict)
 
 
-def runs(marks: Mapping[Process, Sequence[Mark]], begin: datetime) -> tuple[Run, ...]:
+def charge_periods(
+    scrapes: Mapping[ProcessLabels, Sequence[BillScrape]], begin: datetime
+) -> tuple[ChargePeriod, ...]:
     """The runs since `begin`, in the order of time.
 
     A process that is scraped as two targets counts once. Where a successor took over from an
     earlier moment than its predecessor was last scraped at, the successor's bill holds.
     """
-    found: dict[datetime, list[tuple[Mark, Process]]] = defaultdict(list)
-    for process, told in marks.items():
-        for mark in told:
-            found[mark.since].append((mark, process))
-    taken: list[Run] = []
+    by_start: dict[datetime, list[tuple[BillScrape, ProcessLabels]]] = defaultdict(list)
+    for process, process_scrapes in scrapes.items():
+        for scrape in process_scrapes:
+            by_start[scrape.since].append((scrape, process))
+    periods: list[ChargePeriod] = []
     successor: datetime | None = None
-    for start in sorted(found, reverse=True):
-        run = _run(sorted(found[start], key=_reach), begin, successor)
-        if run is not None:
-            taken.append(run)
+    for start in sorted(by_start, reverse=True):
+        period = _charge_period(sorted(by_start[start], key=_sort_key), begin, successor)
+        if period is not None:
+            periods.append(period)
             successor = start
-    return tuple(reversed(taken))
+    return tuple(reversed(periods))
 
 
-def _reach(one: tuple[Mark, Process]) -> tuple[datetime, datetime, Process]:
+def _sort_key(entry: tuple[BillScrape, ProcessLabels]) -> tuple[datetime, datetime, ProcessLabels]:
     """How far a bill was; a process that lost may be scraped after one that went on."""
-    mark, process = one
-    return mark.as_of, mark.scraped, process
+    scrape, process = entry
+    return scrape.as_of, scrape.scraped_at, process
 
 
-def _run(
-    marks: Sequence[tuple[Mark, Process]], begin: datetime, successor: datetime | None
-) -> Run | None:
-    kept = [one for one in marks if successor is None or one[0].as_of <= successor]
-    before = [one for one in kept if one[0].as_of <= begin]
-    within = [one for one in kept if one[0].as_of > begin]
+def _charge_period(
+    scrapes: Sequence[tuple[BillScrape, ProcessLabels]], begin: datetime, successor: datetime | None
+) -> ChargePeriod | None:
+    usable = [entry for entry in scrapes if successor is None or entry[0].as_of <= successor]
+    before = [entry for entry in usable if entry[0].as_of <= begin]
+    within = [entry for entry in usable if entry[0].as_of > begin]
     if not within:
         return None
-    last, top = within[-1]
+    last, last_process = within[-1]
     if not before and last.since >= begin - SLACK:
-        base, start = None, last.since
+        baseline, start = None, last.since
     else:
         first, process = before[-1] if before else within[0]
-        base, start = Look(process, first.scraped), first.as_of
-    return Run(begin=start, end=last.as_of, base=base, top=Look(top, last.scraped))
+        baseline, start = ScrapeRef(process, first.scraped_at), first.as_of
+    return ChargePeriod(
+        begin=start,
+        end=last.as_of,
+        baseline=baseline,
+        latest=ScrapeRef(last_process, last.scraped_at),
+    )
 
 
-def statement(found: Sequence[Run], read: Mapping[Look, Amounts]) -> Statement | None:
+def build_statement(
+    periods: Sequence[ChargePeriod], amounts_by_scrape: Mapping[ScrapeRef, Amounts]
+) -> Statement | None:
     """The sum of all runs, with the amounts at their looks; None without any."""
-    if not found:
+    if not periods:
         return None
-    amounts: Counter[tuple[str, Line]] = Counter()
-    for run in found:
-        amounts.update(read[run.top])
-        if run.base is not None:
-            amounts.subtract(read[run.base])
+    amounts: Counter[tuple[str, CostLine]] = Counter()
+    for period in periods:
+        amounts.update(amounts_by_scrape[period.latest])
+        if period.baseline is not None:
+            amounts.subtract(amounts_by_scrape[period.baseline])
     return Statement(
-        begin=found[0].begin,
-        end=found[-1].end,
-        gaps=tuple(_gaps(found)),
+        begin=periods[0].begin,
+        end=periods[-1].end,
+        gaps=tuple(_gaps(periods)),
         amounts={key: nanos for key, nanos in sorted(amounts.items()) if nanos},
     )
 
 
-def _gaps(found: Sequence[Run]) -> Iterable[tuple[datetime, datetime]]:
-    return ((one.end, other.begin) for one, other in pairwise(found) if one.end < other.begin)
+def _gaps(periods: Sequence[ChargePeriod]) -> Iterable[tuple[datetime, datetime]]:
+    return (
+        (previous.end, following.begin)
+        for previous, following in pairwise(periods)
+        if previous.end < following.begin
+    )

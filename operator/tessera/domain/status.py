@@ -35,7 +35,7 @@ from tessera.domain.reasons import (
     UpdateAvailable,
     WithinBudget,
 )
-from tessera.domain.repartition.orders import Orders
+from tessera.domain.repartition.orders import PoolActions
 from tessera.domain.rollout import is_rolling_out, rollout_progress, strategy_message
 from tessera.domain.snapshot import Snapshot
 from tessera.domain.speed.measured import corrected_rate
@@ -80,14 +80,16 @@ def service_status(
         speed=service_plan.speed,
         tenant=TenancyStatus(
             budget=budget_view.budget.name if budget_view is not None else None,
-            state=budget_view.funded.reason if budget_view is not None else WithinBudget.NO_BUDGET,
+            state=budget_view.within_budget.reason
+            if budget_view is not None
+            else WithinBudget.NO_BUDGET,
         ),
         scaling=_scaling(service_plan, previous.scaling),
         replacement=_replacement(service_plan),
     )
 
 
-def pool_status(view: PoolView, orders: Orders | None, at: datetime) -> AcceleratorPoolStatus:
+def pool_status(view: PoolView, orders: PoolActions | None, at: datetime) -> AcceleratorPoolStatus:
     """The status of one pool; the orders are those for its layouts, if Tessera cuts its GPUs."""
     pool = view.pool
     verdicts: dict[str, StatusVerdict[StatusReason]] = {

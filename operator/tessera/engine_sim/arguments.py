@@ -10,7 +10,7 @@ from tessera.domain.engine_facts import EngineFacts
 from tessera.domain.vllm_flags import PASSES_PARSER, FlagProblemKind
 from tessera.engine_sim.errors import EngineExit
 
-_NO_SUCH = frozenset(
+_UNRECOGNIZED = frozenset(
     {
         FlagProblemKind.UNKNOWN,
         FlagProblemKind.REMOVED,
@@ -60,9 +60,9 @@ class Arguments:
     speculative_config: Any
 
     @property
-    def adapters(self) -> Mapping[str, str]:
+    def adapter_paths(self) -> Mapping[str, str]:
         """Paths of the adapters by their names."""
-        return dict(map(_adapter, self.lora_modules or ()))
+        return dict(map(_parse_adapter, self.lora_modules or ()))
 
     @property
     def named_model(self) -> str:
@@ -70,10 +70,10 @@ class Arguments:
         return self.model_tag or self.model
 
 
-def arguments_from(argv: Sequence[str], facts: EngineFacts) -> Arguments:
+def parse_arguments(argv: Sequence[str], facts: EngineFacts) -> Arguments:
     """What the arguments say over the defaults; EngineExit with the code of the engine."""
     problems = vllm_flags.check(argv, facts)
-    unknown = [problem.flag for problem in problems if problem.kind in _NO_SUCH]
+    unknown = [problem.flag for problem in problems if problem.kind in _UNRECOGNIZED]
     if unknown:
         raise EngineExit(2, f"vllm serve: error: unrecognized arguments: {' '.join(unknown)}")
     for problem in problems:
@@ -82,17 +82,17 @@ def arguments_from(argv: Sequence[str], facts: EngineFacts) -> Arguments:
     for problem in problems:
         if problem.kind is FlagProblemKind.OUT_OF_RANGE:
             raise EngineExit(1, f"ValueError: {problem.message}")
-    given = {**vllm_flags.defaults(facts), **vllm_flags.parse(argv, facts)}
-    if given.get("lora_modules") and not given.get("enable_lora"):
+    values = {**vllm_flags.defaults(facts), **vllm_flags.parse(argv, facts)}
+    if values.get("lora_modules") and not values.get("enable_lora"):
         raise EngineExit(1, "ValueError: --lora-modules needs --enable-lora")
-    chosen: dict[str, Any] = {field.name: given.get(field.name) for field in fields(Arguments)}
-    return Arguments(**chosen)
+    selected: dict[str, Any] = {field.name: values.get(field.name) for field in fields(Arguments)}
+    return Arguments(**selected)
 
 
-def _adapter(text: str) -> tuple[str, str]:
+def _parse_adapter(text: str) -> tuple[str, str]:
     """`name=path`, or the same as JSON."""
     if text.startswith("{"):
-        told = json.loads(text)
-        return told["name"], told["path"]
+        entry = json.loads(text)
+        return entry["name"], entry["path"]
     name, _, path = text.partition("=")
     return name, path

@@ -5,56 +5,64 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from tessera.domain.engine import Engine
-from tessera.engine_sim.condition import Condition
-from tessera.engine_sim.desk import Desk
-from tessera.engine_sim.exposition import registry
+from tessera.domain.engine import EngineCore
+from tessera.engine_sim.condition import EngineState
+from tessera.engine_sim.desk import GenerationDispatcher
+from tessera.engine_sim.exposition import build_registry
 from tessera.engine_sim.http_meters import HttpMeters
-from tessera.engine_sim.launch import Launch
-from tessera.engine_sim.meters import Meters
-from tessera.engine_sim.operations import Operations
+from tessera.engine_sim.launch import EngineConfig
+from tessera.engine_sim.meters import EngineMeters
+from tessera.engine_sim.operations import OperationMetrics
 from tessera.engine_sim.pages import pages
-from tessera.engine_sim.routes_adapters import Adapters
-from tessera.engine_sim.routes_development import Development
-from tessera.engine_sim.routes_faults import Faults
-from tessera.engine_sim.routes_generation import Generation
-from tessera.engine_sim.routes_plain import Plain
-from tessera.engine_sim.runner import Runner
-from tessera.engine_sim.server import Server
+from tessera.engine_sim.routes_adapters import AdapterRoutes
+from tessera.engine_sim.routes_development import DevelopmentRoutes
+from tessera.engine_sim.routes_faults import FaultRoutes
+from tessera.engine_sim.routes_generation import GenerationRoutes
+from tessera.engine_sim.routes_plain import BasicRoutes
+from tessera.engine_sim.runner import EngineRunner
+from tessera.engine_sim.server import EngineServer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Made:
+class AssembledEngine:
     """One engine, not yet running."""
 
     app: web.Application
-    desk: Desk
-    runner: Runner
+    dispatcher: GenerationDispatcher
+    runner: EngineRunner
     crashed: asyncio.Event
     """Its engine is dead."""
 
 
-def assemble(launch: Launch) -> Made:
+def assemble_engine(config: EngineConfig) -> AssembledEngine:
     """The engine that was launched, with the routes that it opens."""
-    engine, meters = Engine(launch.limits, launch.speed), Meters(launch.facts.metrics)
-    runner = Runner(engine, meters, asyncio.get_running_loop().time)
-    condition = Condition(runner, dict(launch.adapters))
-    shown = registry(launch, engine, meters, condition)
-    desk = Desk(launch, runner, condition)
+    engine, meters = EngineCore(config.limits, config.speed), EngineMeters(config.facts.metrics)
+    runner = EngineRunner(engine, meters, asyncio.get_running_loop().time)
+    state = EngineState(runner, dict(config.adapters))
+    metrics_registry = build_registry(config, engine, meters, state)
+    dispatcher = GenerationDispatcher(config, runner, state)
     crashed = asyncio.Event()
 
     def crash() -> None:
-        condition.alive = False
-        runner.break_all()
+        state.alive = False
+        runner.fail_all()
         crashed.set()
 
-    routes = [*Plain(desk, shown).routes(), *Generation(desk).routes()]
-    if launch.changes_adapters:
-        routes += Adapters(desk).routes()
-    if launch.development:
-        operations = Operations(launch.facts.metrics, shown)
-        routes += Development(desk, runner, operations).routes()
-    routes += Faults(runner, crash).routes()
+    routes = [
+        *BasicRoutes(dispatcher, metrics_registry).routes(),
+        *GenerationRoutes(dispatcher).routes(),
+    ]
+    if config.allows_adapter_updates:
+        routes += AdapterRoutes(dispatcher).routes()
+    if config.dev_mode:
+        operations = OperationMetrics(config.facts.metrics, metrics_registry)
+        routes += DevelopmentRoutes(dispatcher, runner, operations).routes()
+    routes += FaultRoutes(runner, crash).routes()
     routes += pages(routes)
-    http = HttpMeters(launch.facts.metrics, shown)
-    return Made(app=Server(desk, http, routes).app(), desk=desk, runner=runner, crashed=crashed)
+    http_meters = HttpMeters(config.facts.metrics, metrics_registry)
+    return AssembledEngine(
+        app=EngineServer(dispatcher, http_meters, routes).app(),
+        dispatcher=dispatcher,
+        runner=runner,
+        crashed=crashed,
+    )

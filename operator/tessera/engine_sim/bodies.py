@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, Field, ValidationError
 
 from tessera.engine_sim import text
-from tessera.engine_sim.errors import ApiError
+from tessera.engine_sim.errors import EngineApiError
 
 COMPLETION_TOKENS = 16
 """Longest answer of `/v1/completions` when the request does not say."""
@@ -21,7 +21,7 @@ class StreamOptions(BaseModel):
     continuous_usage_stats: bool | None = False
 
 
-class Generation(BaseModel):
+class GenerationBody(BaseModel):
     """What both kinds of generation take."""
 
     model: str | None = None
@@ -40,7 +40,7 @@ class Generation(BaseModel):
     return_token_ids: bool | None = None
 
 
-class Completion(Generation):
+class CompletionBody(GenerationBody):
     """`/v1/completions`."""
 
     prompt: str | list[int] | list[str] | list[list[int]] | None = None
@@ -49,22 +49,22 @@ class Completion(Generation):
     echo: bool | None = False
 
 
-class Part(BaseModel):
+class ContentPart(BaseModel):
     """A piece of a message; only text counts."""
 
     type: str = "text"
     text: str = ""
 
 
-class Message(BaseModel):
+class ChatMessage(BaseModel):
     role: str
-    content: str | list[Part] | None = None
+    content: str | list[ContentPart] | None = None
 
 
-class Chat(Generation):
+class ChatBody(GenerationBody):
     """`/v1/chat/completions`."""
 
-    messages: list[Message]
+    messages: list[ChatMessage]
     max_completion_tokens: int | None = None
     logprobs: bool | None = False
     top_logprobs: int | None = None
@@ -72,22 +72,22 @@ class Chat(Generation):
     tool_choice: Any = None
 
 
-class ChatBatch(Chat):
+class ChatBatchBody(ChatBody):
     """`/v1/chat/completions/batch`: several conversations in one request."""
 
-    messages: list[list[Message]]  # type: ignore[assignment]  # the engine's own change of the type
+    messages: list[list[ChatMessage]]  # type: ignore[assignment]  # the engine's own change of the type
 
 
-class Tokenize(BaseModel):
+class TokenizeBody(BaseModel):
     """`/tokenize`: a prompt or messages."""
 
     model: str | None = None
     prompt: str | None = None
-    messages: list[Message] | None = None
+    messages: list[ChatMessage] | None = None
     return_token_strs: bool | None = None
 
 
-class Detokenize(BaseModel):
+class DetokenizeBody(BaseModel):
     """`/detokenize`."""
 
     model: str | None = None
@@ -100,106 +100,110 @@ class Prompt:
 
     text: str
     tokens: int
-    numbers: tuple[int, ...] = ()
+    token_ids: tuple[int, ...] = ()
     """The tokens, where they were given so."""
 
     def blocks(self, size: int) -> list[str]:
         """Its whole blocks of so many tokens, as text."""
-        if not self.numbers:
+        if not self.token_ids:
             return text.blocks(self.text, size)
-        ends = range(size, len(self.numbers) + 1, size)
-        return [f"{self.numbers[end - size : end]}" for end in ends]
+        ends = range(size, len(self.token_ids) + 1, size)
+        return [f"{self.token_ids[end - size : end]}" for end in ends]
 
     def pieces(self) -> list[str]:
         """Its tokens as text."""
-        return list(map(text.word, self.numbers)) if self.numbers else text.pieces(self.text)
+        return list(map(text.word, self.token_ids)) if self.token_ids else text.pieces(self.text)
 
     def ids(self) -> list[int]:
-        return list(self.numbers) or text.ids(self.text)
+        return list(self.token_ids) or text.ids(self.text)
 
 
 Parsed = TypeVar("Parsed", bound=BaseModel)
 
 
-def parse(kind: type[Parsed], raw: bytes, content_type: str = _JSON) -> Parsed:
+def parse_body(kind: type[Parsed], raw: bytes, content_type: str = _JSON) -> Parsed:
     """The body of a request; what does not fit is refused field by field."""
-    return fit(kind, parse_json(raw, content_type))
+    return validate_body(kind, parse_json(raw, content_type))
 
 
 def parse_json(raw: bytes, content_type: str = _JSON) -> Any:
     """Any JSON that says it is."""
     if content_type != _JSON:
-        told = f"1 validation error:\n  Unsupported Media Type: Only '{_JSON}' is allowed"
-        raise ApiError(400, told, "Bad Request")
+        message = f"1 validation error:\n  Unsupported Media Type: Only '{_JSON}' is allowed"
+        raise EngineApiError(400, message, "Bad Request")
     try:
         return json.loads(raw)
     except json.JSONDecodeError as error:
-        wrong = {"type": "json_invalid", "loc": f"body.{error.pos}", "msg": "JSON decode error"}
-        raise invalid([{**wrong, "input": {}, "ctx": {"error": error.msg}}]) from error
+        entry = {"type": "json_invalid", "loc": f"body.{error.pos}", "msg": "JSON decode error"}
+        raise validation_error([{**entry, "input": {}, "ctx": {"error": error.msg}}]) from error
 
 
-def fit(kind: type[Parsed], body: Any) -> Parsed:
+def validate_body(kind: type[Parsed], body: Any) -> Parsed:
     """The JSON as a body of this kind."""
     try:
         return kind.model_validate(body)
     except ValidationError as error:
-        found = error.errors(include_url=False, include_context=False)
-        raise invalid(map(_told, found)) from error
+        details = error.errors(include_url=False, include_context=False)
+        raise validation_error(map(_error_entry, details)) from error
 
 
-def invalid(errors: Iterable[dict[str, Any]]) -> ApiError:
+def validation_error(errors: Iterable[dict[str, Any]]) -> EngineApiError:
     """400 for a body that does not fit, field by field."""
-    found = list(errors)
-    plural = "s" if len(found) > 1 else ""
-    lines = "".join(f"\n  {one}" for one in found)
-    message = f"{len(found)} validation error{plural}:{lines}"
-    return ApiError(400, message, "Bad Request", found[0]["loc"])
+    entries = list(errors)
+    plural = "s" if len(entries) > 1 else ""
+    lines = "".join(f"\n  {entry}" for entry in entries)
+    message = f"{len(entries)} validation error{plural}:{lines}"
+    return EngineApiError(400, message, "Bad Request", entries[0]["loc"])
 
 
-def missing(*fields: str, place: str = "body") -> ApiError:
+def missing_fields(*fields: str, place: str = "body") -> EngineApiError:
     """400 for fields that a body should have."""
-    told = {"type": "missing", "msg": "Field required", "input": None}
-    return invalid({**told, "loc": f"{place}.{field}"} for field in fields)
+    entry = {"type": "missing", "msg": "Field required", "input": None}
+    return validation_error({**entry, "loc": f"{place}.{field}"} for field in fields)
 
 
-def _told(error: Any) -> dict[str, Any]:
+def _error_entry(error: Any) -> dict[str, Any]:
     """One error, its location as a path from the body."""
     place = ".".join(("body", *map(str, error["loc"])))
     return {"type": error["type"], "loc": place, "msg": error["msg"], "input": error["input"]}
 
 
-def completion_prompts(body: Completion) -> list[Prompt]:
+def completion_prompts(body: CompletionBody) -> list[Prompt]:
     """The prompts of a completion, each as text or as token numbers."""
-    given = body.prompt
-    if not given:
-        told = "Either prompt or prompt_embeds must be provided and non-empty. (parameter=prompt)"
-        raise ApiError(400, told, "BadRequestError", "prompt")
-    if isinstance(given, str) or isinstance(given[0], int):
-        return [_prompt(given)]
-    return [_prompt(one) for one in given]
+    prompts = body.prompt
+    if not prompts:
+        message = (
+            "Either prompt or prompt_embeds must be provided and non-empty. (parameter=prompt)"
+        )
+        raise EngineApiError(400, message, "BadRequestError", "prompt")
+    if isinstance(prompts, str) or isinstance(prompts[0], int):
+        return [_prompt(prompts)]
+    return [_prompt(prompt) for prompt in prompts]
 
 
-def _prompt(given: Any) -> Prompt:
-    if isinstance(given, str):
-        return Prompt(given, text.count(given))
-    outside = [token for token in given if not 0 <= token < text.VOCABULARY]
-    if outside:
-        told = f"Token id {outside[0]} is out of vocabulary"
-        raise ApiError(400, told, "BadRequestError")
-    return Prompt(str(given), max(1, len(given)), tuple(given))
+def _prompt(prompt: Any) -> Prompt:
+    if isinstance(prompt, str):
+        return Prompt(prompt, text.count_tokens(prompt))
+    unknown = [token for token in prompt if not 0 <= token < text.VOCABULARY]
+    if unknown:
+        message = f"Token id {unknown[0]} is out of vocabulary"
+        raise EngineApiError(400, message, "BadRequestError")
+    return Prompt(str(prompt), max(1, len(prompt)), tuple(prompt))
 
 
-def chat_prompt(messages: list[Message]) -> Prompt:
+def chat_prompt(messages: list[ChatMessage]) -> Prompt:
     """Messages as a chat template would write them."""
     if not messages:
-        told = "Cannot apply chat template to an empty conversation. Provide at least one message."
-        raise ApiError(400, told, "BadRequestError")
-    written = (f"<|{message.role}|>{_content(message)}<|end|>" for message in messages)
-    rendered = "".join(itertools.chain(written, ("<|assistant|>",)))
-    return Prompt(rendered, text.count(rendered))
+        detail = (
+            "Cannot apply chat template to an empty conversation. Provide at least one message."
+        )
+        raise EngineApiError(400, detail, "BadRequestError")
+    turns = (f"<|{message.role}|>{_content(message)}<|end|>" for message in messages)
+    rendered = "".join(itertools.chain(turns, ("<|assistant|>",)))
+    return Prompt(rendered, text.count_tokens(rendered))
 
 
-def _content(message: Message) -> str:
+def _content(message: ChatMessage) -> str:
     if isinstance(message.content, list):
         return "".join(part.text for part in message.content)
     return message.content or ""

@@ -3,21 +3,21 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tessera.engine_sim.launch import Launch
+from tessera.engine_sim.launch import EngineConfig
 
 
-def models(launch: Launch, adapters: Mapping[str, str], created: int) -> dict[str, Any]:
+def model_list(config: EngineConfig, adapters: Mapping[str, str], created: int) -> dict[str, Any]:
     """The page; `adapters` are paths by name."""
-    loaded = [
-        _model(name, launch, created)
-        | {"root": path, "parent": launch.names[0], "max_model_len": None}
+    adapter_models = [
+        _model_entry(name, config, created)
+        | {"root": path, "parent": config.names[0], "max_model_len": None}
         for name, path in adapters.items()
     ]
-    data = [*(_model(name, launch, created) for name in launch.names), *loaded]
+    data = [*(_model_entry(name, config, created) for name in config.names), *adapter_models]
     return {"object": "list", "data": data}
 
 
-def _model(name: str, launch: Launch, created: int) -> dict[str, Any]:
+def _model_entry(name: str, config: EngineConfig, created: int) -> dict[str, Any]:
     permission = {
         "id": f"modelperm-{name}",
         "object": "model_permission",
@@ -37,8 +37,8 @@ def _model(name: str, launch: Launch, created: int) -> dict[str, Any]:
         "object": "model",
         "created": created,
         "owned_by": "vllm",
-        "root": launch.arguments.named_model,
+        "root": config.arguments.named_model,
         "parent": None,
-        "max_model_len": launch.limits.max_model_len,
+        "max_model_len": config.limits.max_model_len,
         "permission": [permission],
     }

@@ -8,131 +8,139 @@ from collections.abc import Callable, Container
 
 from aiohttp import web
 
-from tessera.domain.engine_requests import Refusal, Request
-from tessera.engine_sim.asks import Ask, Part
-from tessera.engine_sim.condition import Condition
-from tessera.engine_sim.errors import engine_dead, refused, shutting_down
-from tessera.engine_sim.forms import Dialect, Envelope
-from tessera.engine_sim.launch import VERSION, Launch
-from tessera.engine_sim.runner import Order, Runner, Stream
-from tessera.engine_sim.streams import Going, streamed, whole
+from tessera.domain.engine_requests import EngineRequest, RejectionReason
+from tessera.engine_sim.asks import GenerationSpec, SampleSpec
+from tessera.engine_sim.condition import EngineState
+from tessera.engine_sim.errors import engine_dead, queue_limit_error, shutting_down
+from tessera.engine_sim.forms import Envelope, ResponseEncoder
+from tessera.engine_sim.launch import VERSION, EngineConfig
+from tessera.engine_sim.runner import EngineRunner, QueuedRequest, TokenStream
+from tessera.engine_sim.streams import ActiveGeneration, whole_response, write_stream
 
-Form = Callable[[Envelope, Ask], Dialect]
+EncoderFactory = Callable[[Envelope, GenerationSpec], ResponseEncoder]
 
 _ID = web.RequestKey("id", str)
 
 
-class Desk:
+class GenerationDispatcher:
     """Knows which generations are under way."""
 
-    def __init__(self, launch: Launch, runner: Runner, condition: Condition) -> None:
-        self.launch = launch
-        self.condition = condition
+    def __init__(self, config: EngineConfig, runner: EngineRunner, state: EngineState) -> None:
+        self.config = config
+        self.state = state
         self.created = int(time.time())
-        digest = hashlib.sha256(repr((launch.names, launch.limits)).encode()).hexdigest()
+        digest = hashlib.sha256(repr((config.names, config.limits)).encode()).hexdigest()
         self._fingerprint = f"vllm-{VERSION}-{digest[:8]}"
         self._runner = runner
         self._closing = False
-        self._under_way: dict[Going, web.Request] = {}
-        self._left = asyncio.Event()
+        self._active: dict[ActiveGeneration, web.Request] = {}
+        self._released = asyncio.Event()
 
     @property
-    def load(self) -> int:
+    def active_count(self) -> int:
         """Generations under way."""
-        return len(self._under_way)
+        return len(self._active)
 
     def abort(self, request_ids: Container[str]) -> int:
         """End the generations of these requests as aborted: how many there were."""
-        found = [
-            going for going, asked in self._under_way.items() if request_id(asked) in request_ids
+        generations = [
+            generation
+            for generation, http_request in self._active.items()
+            if request_id(http_request) in request_ids
         ]
-        for going in found:
-            for stream in going.streams:
+        for generation in generations:
+            for stream in generation.streams:
                 self._runner.abort(stream)
-        return len(found)
+        return len(generations)
 
-    def refuse(self) -> None:
+    def stop_accepting(self) -> None:
         """From now on no generation is taken: who comes hangs until the others have ended, and is
         refused then. Everything else is still answered."""
         self._closing = True
 
-    async def quiet(self) -> None:
+    async def wait_idle(self) -> None:
         """Wait until no generation is under way."""
-        while self._under_way:
-            self._left.clear()
-            await self._left.wait()
+        while self._active:
+            self._released.clear()
+            await self._released.wait()
 
-    def cut(self) -> None:
+    def close_connections(self) -> None:
         """Break the connections of all generations under way."""
-        for request in self._under_way.values():
+        for request in self._active.values():
             if request.transport is not None:
                 request.transport.abort()
 
-    async def answer(
-        self, request: web.Request, asked: Ask, prefix: str, form: Form
+    async def respond(
+        self,
+        request: web.Request,
+        spec: GenerationSpec,
+        prefix: str,
+        encoder_factory: EncoderFactory,
     ) -> web.StreamResponse:
         """Generate and answer; who goes away early takes the request out of the engine."""
-        spoken = form(self._envelope(prefix, request, asked.model), asked)
-        going = await self._submit(request, asked)
+        encoder = encoder_factory(self._envelope(prefix, request, spec.model), spec)
+        generation = await self._submit(request, spec)
         try:
-            if asked.stream:
-                return await streamed(request, going, spoken)
-            return await whole(going, spoken)
+            if spec.stream:
+                return await write_stream(request, generation, encoder)
+            return await whole_response(generation, encoder)
         finally:
-            self._leave(going)
+            self._release(generation)
 
-    async def generated(self, request: web.Request, asked: Ask) -> Going:
+    async def generate(self, request: web.Request, spec: GenerationSpec) -> ActiveGeneration:
         """Generate everything, for who makes an answer of its own of it."""
-        going = await self._submit(request, asked)
+        generation = await self._submit(request, spec)
         try:
-            while not going.over:
-                await going.more()
+            while not generation.ended:
+                await generation.wait_for_tokens()
         finally:
-            self._leave(going)
-        return going
+            self._release(generation)
+        return generation
 
-    async def _submit(self, request: web.Request, asked: Ask) -> Going:
+    async def _submit(self, request: web.Request, spec: GenerationSpec) -> ActiveGeneration:
         """All answers of a request, or none when a limit refuses one of them."""
         if self._closing:
-            await self.quiet()
+            await self.wait_idle()
             raise shutting_down()
-        if not self.condition.alive:
+        if not self.state.alive:
             raise engine_dead()
-        news, streams = asyncio.Event(), list[Stream]()
-        for part in asked.parts:
-            stream = self._runner.submit(self._order(asked, part), news, live=asked.stream)
-            if isinstance(stream, Refusal):
-                for taken in streams:
-                    self._runner.leave(taken)
-                raise refused(stream)
+        changed, streams = asyncio.Event(), list[TokenStream]()
+        for sample in spec.samples:
+            stream = self._runner.submit(
+                self._queued_request(spec, sample), changed, live=spec.stream
+            )
+            if isinstance(stream, RejectionReason):
+                for submitted in streams:
+                    self._runner.release(submitted)
+                raise queue_limit_error(stream)
             streams.append(stream)
-        given = self.launch.arguments
-        going = Going(
-            asked,
+        arguments = self.config.arguments
+        generation = ActiveGeneration(
+            spec,
             streams,
-            details=given.enable_prompt_tokens_details,
-            timed=given.enable_per_request_metrics,
+            details=arguments.enable_prompt_tokens_details,
+            timed=arguments.enable_per_request_metrics,
         )
-        self._under_way[going] = request
-        return going
+        self._active[generation] = request
+        return generation
 
-    def _order(self, asked: Ask, part: Part) -> Order:
-        request = Request(
+    def _queued_request(self, spec: GenerationSpec, sample: SampleSpec) -> QueuedRequest:
+        request = EngineRequest(
             id=self._runner.next_number(),
-            prompt_tokens=part.prompt.tokens,
-            output_tokens=part.output_tokens,
-            ends=part.ends,
-            priority=asked.priority,
-            shared=part.shared,
+            prompt_tokens=sample.prompt.tokens,
+            output_tokens=sample.output_tokens,
+            finish_reason=sample.finish_reason,
+            priority=spec.priority,
+            shared_prefixes=sample.shared_prefixes,
         )
-        adapter = asked.model if asked.model in self.condition.loaded else None
-        return Order(request, part.max_tokens, asked.answers, adapter)
+        adapter = spec.model if spec.model in self.state.adapter_paths else None
+        return QueuedRequest(request, sample.max_tokens, spec.samples_per_prompt, adapter)
 
-    def _leave(self, going: Going) -> None:
-        for stream in going.streams:
-            self._runner.leave(stream)
-        del self._under_way[going]
-        self._left.set()
+    def _release(self, generation: ActiveGeneration) -> None:
+        for stream in generation.streams:
+            self._runner.release(stream)
+        del self._active[generation]
+        self._released.set()
 
     def _envelope(self, prefix: str, request: web.Request, model: str) -> Envelope:
         return Envelope(
@@ -145,7 +153,7 @@ class Desk:
 
 def request_id(request: web.Request) -> str:
     """The client's id of the request, else one made for it; the same whenever it is asked for."""
-    found = request.get(_ID)
-    if found is None:
-        found = request[_ID] = request.headers.get("X-Request-Id") or uuid.uuid4().hex[:16]
-    return found
+    identifier = request.get(_ID)
+    if identifier is None:
+        identifier = request[_ID] = request.headers.get("X-Request-Id") or uuid.uuid4().hex[:16]
+    return identifier

@@ -16,14 +16,14 @@ START_SECONDS = "TESSERA_SIM_START_SECONDS"
 """For so long the port stays closed; without it 0.2."""
 API_KEY = "VLLM_API_KEY"
 """The engine's own variable for its key."""
-DEVELOPMENT = "VLLM_SERVER_DEV_MODE"
+DEV_MODE = "VLLM_SERVER_DEV_MODE"
 RUNTIME_ADAPTERS = "VLLM_ALLOW_RUNTIME_LORA_UPDATING"
 
 DEFAULT_DEVICE = "NVIDIA-A100-SXM4-80GB"
 DEFAULT_START_SECONDS = 0.2
 
 
-def number(env: Mapping[str, str], name: str, default: float) -> float:
+def read_number(env: Mapping[str, str], name: str, default: float) -> float:
     """A number that is not negative; the engine does not start with anything else."""
     text = env.get(name)
     if not text:
@@ -37,6 +37,6 @@ def number(env: Mapping[str, str], name: str, default: float) -> float:
     return value
 
 
-def switch(env: Mapping[str, str], name: str) -> bool:
+def read_flag(env: Mapping[str, str], name: str) -> bool:
     """Whether one of the engine's own variables is on."""
     return env.get(name, "").lower() in ("1", "true")

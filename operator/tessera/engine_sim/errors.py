@@ -4,7 +4,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from tessera.domain.engine_requests import Refusal
+from tessera.domain.engine_requests import RejectionReason
 
 
 class EngineExit(SystemExit):
@@ -24,7 +24,7 @@ class EngineExit(SystemExit):
         return self.message
 
 
-class ApiError(Exception):
+class EngineApiError(Exception):
     """A request is refused; `body` is the answer's JSON."""
 
     def __init__(self, status: int, message: str, kind: str, param: str | None = None) -> None:
@@ -35,37 +35,39 @@ class ApiError(Exception):
         }
 
 
-def bad_parameter(message: str, param: str, value: object) -> ApiError:
+def bad_parameter(message: str, param: str, value: object) -> EngineApiError:
     """400 in the form of the engine's own checks."""
-    told = f"{message} (parameter={param}, value={value})"
-    return ApiError(400, told, "BadRequestError", param)
+    detail = f"{message} (parameter={param}, value={value})"
+    return EngineApiError(400, detail, "BadRequestError", param)
 
 
-def unknown_model(asked: str, names: tuple[str, ...]) -> ApiError:
-    told = f"The model `{asked}` does not exist. Valid aliases: {', '.join(names)}."
-    return ApiError(404, told, "NotFoundError", "model")
+def unknown_model(name: str, names: tuple[str, ...]) -> EngineApiError:
+    detail = f"The model `{name}` does not exist. Valid aliases: {', '.join(names)}."
+    return EngineApiError(404, detail, "NotFoundError", "model")
 
 
-def internal(message: str) -> ApiError:
+def internal_error(message: str) -> EngineApiError:
     """500 in the engine's form."""
-    return ApiError(500, message, "InternalServerError")
+    return EngineApiError(500, message, "InternalServerError")
 
 
-def shutting_down() -> ApiError:
-    return internal("cannot schedule new futures after shutdown")
+def shutting_down() -> EngineApiError:
+    return internal_error("cannot schedule new futures after shutdown")
 
 
-def engine_dead() -> ApiError:
+def engine_dead() -> EngineApiError:
     """Of every generation once the engine behind the API server is gone."""
-    return internal("EngineCore encountered an issue. See stack trace (above) for the root cause.")
+    return internal_error(
+        "EngineCore encountered an issue. See stack trace (above) for the root cause."
+    )
 
 
-def refused(refusal: Refusal) -> ApiError:
+def queue_limit_error(rejection: RejectionReason) -> EngineApiError:
     """503 of a queue limit; there is no `Retry-After`."""
     reason = (
         "The engine is currently busy and cannot"
-        if refusal is Refusal.QUEUED_REQUESTS
+        if rejection is RejectionReason.QUEUED_REQUESTS
         else "The engine's prefill backlog is too large to"
     )
-    told = f"{reason} accept new requests. Please try again later or on a different instance."
-    return ApiError(503, told, "Service Unavailable")
+    detail = f"{reason} accept new requests. Please try again later or on a different instance."
+    return EngineApiError(503, detail, "Service Unavailable")

@@ -6,46 +6,48 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tessera.engine_sim import logprobs, text
-from tessera.engine_sim.asks import Ask, Part
-from tessera.engine_sim.usage import Ending, Timing, Usage
+from tessera.engine_sim.asks import GenerationSpec, SampleSpec
+from tessera.engine_sim.usage import GenerationEnd, Timing, TokenUsage
 
 DONE = b"data: [DONE]\n\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Piece:
+class TokenSpan:
     """Some tokens of one answer, the last of them with its ending."""
 
-    part: Part
+    sample: SampleSpec
     start: int
     end: int
-    ending: Ending | None = None
+    ending: GenerationEnd | None = None
 
     @property
     def text(self) -> str:
-        return self.part.visible(self.start, self.end)
+        return self.sample.visible_text(self.start, self.end)
 
     @property
     def tokens(self) -> list[str]:
-        return self.part.answer.pieces(self.start, self.end)
+        return self.sample.generated.pieces(self.start, self.end)
 
     @property
-    def ids(self) -> list[int]:
+    def token_ids(self) -> list[int]:
         return list(map(text.token_id, self.tokens))
 
 
-class Dialect(Protocol):
+class ResponseEncoder(Protocol):
     """One of the forms of an answer; what it gives for a stream is bytes to send."""
 
-    def opening(self, part: Part, usage: Usage | None) -> bytes: ...
+    def opening(self, sample: SampleSpec, usage: TokenUsage | None) -> bytes: ...
 
-    def chunk(self, piece: Piece, usage: Usage | None) -> bytes: ...
+    def chunk(self, span: TokenSpan, usage: TokenUsage | None) -> bytes: ...
 
-    def closing(self, pieces: Sequence[Piece], usage: Usage, timing: Timing | None) -> bytes:
+    def closing(
+        self, spans: Sequence[TokenSpan], usage: TokenUsage, timing: Timing | None
+    ) -> bytes:
         """After the last token; `pieces` are the whole answers."""
 
     def whole(
-        self, pieces: Sequence[Piece], usage: Usage, timing: Timing | None
+        self, spans: Sequence[TokenSpan], usage: TokenUsage, timing: Timing | None
     ) -> dict[str, Any]: ...
 
 
@@ -82,63 +84,75 @@ class Envelope:
     def usage_chunk(self, kind: str, usage: dict[str, Any], timing: Timing | None) -> bytes:
         body = {**self.head(kind), "choices": [], "usage": usage}
         body["system_fingerprint"] = self.fingerprint
-        return event(body | ({"metrics": timing.told()} if timing else {})) + DONE
+        return (
+            server_sent_event(body | ({"metrics": timing.to_milliseconds()} if timing else {}))
+            + DONE
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class ChatForm:
+class ChatEncoder:
     """`/v1/chat/completions`."""
 
     envelope: Envelope
-    ask: Ask
+    spec: GenerationSpec
 
-    def opening(self, part: Part, usage: Usage | None) -> bytes:
+    def opening(self, sample: SampleSpec, usage: TokenUsage | None) -> bytes:
         choice = {
-            "index": part.index,
+            "index": sample.index,
             "delta": {"role": "assistant", "content": ""},
             "logprobs": None,
             "finish_reason": None,
         }
         body = self._chunk(choice, usage)
-        told = part.prompt.ids() if self.ask.ids else None
-        return event({**body, "prompt_token_ids": told, "prompt_text": None})
+        token_ids = sample.prompt.ids() if self.spec.return_token_ids else None
+        return server_sent_event({**body, "prompt_token_ids": token_ids, "prompt_text": None})
 
-    def chunk(self, piece: Piece, usage: Usage | None) -> bytes:
-        ending = piece.ending
+    def chunk(self, span: TokenSpan, usage: TokenUsage | None) -> bytes:
+        ending = span.ending
         choice: dict[str, Any] = {
-            "index": piece.part.index,
-            "delta": {"content": piece.text},
-            "logprobs": self._logprobs(piece),
+            "index": span.sample.index,
+            "delta": {"content": span.text},
+            "logprobs": self._logprobs(span),
             "finish_reason": ending and ending.reason,
         }
         if ending is not None:
             choice["stop_reason"] = ending.stop
-        choice["token_ids"] = piece.ids if self.ask.ids else None
-        return event(self._chunk(choice, usage, last=ending is not None and not self.ask.usage))
+        choice["token_ids"] = span.token_ids if self.spec.return_token_ids else None
+        return server_sent_event(
+            self._chunk(choice, usage, last=ending is not None and not self.spec.include_usage)
+        )
 
-    def closing(self, pieces: Sequence[Piece], usage: Usage, timing: Timing | None) -> bytes:  # noqa: ARG002  # as others
-        if not self.ask.usage:
+    def closing(
+        self,
+        spans: Sequence[TokenSpan],  # noqa: ARG002 - as others
+        usage: TokenUsage,
+        timing: Timing | None,
+    ) -> bytes:
+        if not self.spec.include_usage:
             return DONE
-        told = usage.last({"created_cache_tokens": 0})
-        return self.envelope.usage_chunk("chat.completion.chunk", told, timing)
+        usage_body = usage.final_chunk({"created_cache_tokens": 0})
+        return self.envelope.usage_chunk("chat.completion.chunk", usage_body, timing)
 
-    def whole(self, pieces: Sequence[Piece], usage: Usage, timing: Timing | None) -> dict[str, Any]:
-        asked, prompt = self.ask, pieces[0].part.prompt
+    def whole(
+        self, spans: Sequence[TokenSpan], usage: TokenUsage, timing: Timing | None
+    ) -> dict[str, Any]:
+        spec, prompt = self.spec, spans[0].sample.prompt
         return {
-            **self.envelope.body("chat.completion", list(map(self._choice, pieces))),
-            "usage": usage.whole(created=0),
-            "prompt_logprobs": _of_prompt(asked, pieces[0].part),
-            "prompt_token_ids": prompt.ids() if asked.ids else None,
+            **self.envelope.body("chat.completion", list(map(self._choice, spans))),
+            "usage": usage.full(created=0),
+            "prompt_logprobs": _prompt_logprobs(spec, spans[0].sample),
+            "prompt_token_ids": prompt.ids() if spec.return_token_ids else None,
             "prompt_text": None,
             "kv_transfer_params": None,
             "ec_transfer_params": None,
-            "metrics": _metrics(timing),
+            "metrics": _timing_metrics(timing),
         }
 
-    def _choice(self, piece: Piece) -> dict[str, Any]:
+    def _choice(self, span: TokenSpan) -> dict[str, Any]:
         message = {
             "role": "assistant",
-            "content": piece.text,
+            "content": span.text,
             "refusal": None,
             "annotations": None,
             "audio": None,
@@ -146,84 +160,93 @@ class ChatForm:
             "reasoning": None,
         }
         return {
-            "index": piece.part.index,
+            "index": span.sample.index,
             "message": message,
-            "logprobs": self._logprobs(piece),
-            "finish_reason": piece.ending and piece.ending.reason,
-            "stop_reason": piece.ending and piece.ending.stop,
-            "token_ids": piece.ids if self.ask.ids else None,
+            "logprobs": self._logprobs(span),
+            "finish_reason": span.ending and span.ending.reason,
+            "stop_reason": span.ending and span.ending.stop,
+            "token_ids": span.token_ids if self.spec.return_token_ids else None,
             "routed_experts": None,
         }
 
-    def _logprobs(self, piece: Piece) -> dict[str, Any] | None:
-        count = self.ask.logprobs
-        if count is None or piece.start == piece.end:
+    def _logprobs(self, span: TokenSpan) -> dict[str, Any] | None:
+        count = self.spec.logprobs
+        if count is None or span.start == span.end:
             return None
-        return logprobs.of_chat(piece.tokens, piece.start, count)
+        return logprobs.chat_logprobs(span.tokens, span.start, count)
 
     def _chunk(
-        self, choice: dict[str, Any], usage: Usage | None, *, last: bool = False
+        self, choice: dict[str, Any], usage: TokenUsage | None, *, last: bool = False
     ) -> dict[str, Any]:
-        told = usage.running() if usage else None
-        return self.envelope.chunk("chat.completion.chunk", choice, told, last=last)
+        usage_body = usage.chat_chunk() if usage else None
+        return self.envelope.chunk("chat.completion.chunk", choice, usage_body, last=last)
 
 
 @dataclass(frozen=True, slots=True)
-class CompletionForm:
+class CompletionEncoder:
     """`/v1/completions`."""
 
     envelope: Envelope
-    ask: Ask
+    spec: GenerationSpec
 
-    def opening(self, part: Part, usage: Usage | None) -> bytes:
+    def opening(self, sample: SampleSpec, usage: TokenUsage | None) -> bytes:
         """Only an echoed prompt comes before the first token."""
-        if not self.ask.echo:
+        if not self.spec.echo:
             return b""
-        return event(self._chunk(self._piece(part, part.prompt.text), usage))
+        return server_sent_event(self._chunk(self._empty_choice(sample, sample.prompt.text), usage))
 
-    def chunk(self, piece: Piece, usage: Usage | None) -> bytes:
-        ending, asked = piece.ending, self.ask
-        choice = self._piece(piece.part, piece.text)
-        choice["logprobs"] = self._logprobs(piece, echo=False)
+    def chunk(self, span: TokenSpan, usage: TokenUsage | None) -> bytes:
+        ending, spec = span.ending, self.spec
+        choice = self._empty_choice(span.sample, span.text)
+        choice["logprobs"] = self._logprobs(span, echo=False)
         choice["finish_reason"] = ending and ending.reason
         choice["stop_reason"] = ending and ending.stop
-        if asked.ids:
-            choice["token_ids"] = piece.ids
-            choice["prompt_token_ids"] = None if piece.start else piece.part.prompt.ids()
-        return event(self._chunk(choice, usage, last=ending is not None and not asked.usage))
+        if spec.return_token_ids:
+            choice["token_ids"] = span.token_ids
+            choice["prompt_token_ids"] = None if span.start else span.sample.prompt.ids()
+        return server_sent_event(
+            self._chunk(choice, usage, last=ending is not None and not spec.include_usage)
+        )
 
-    def closing(self, pieces: Sequence[Piece], usage: Usage, timing: Timing | None) -> bytes:  # noqa: ARG002  # as others
-        if not self.ask.usage:
+    def closing(
+        self,
+        spans: Sequence[TokenSpan],  # noqa: ARG002 - as others
+        usage: TokenUsage,
+        timing: Timing | None,
+    ) -> bytes:
+        if not self.spec.include_usage:
             return DONE
-        return self.envelope.usage_chunk("text_completion", usage.last({}), timing)
+        return self.envelope.usage_chunk("text_completion", usage.final_chunk({}), timing)
 
-    def whole(self, pieces: Sequence[Piece], usage: Usage, timing: Timing | None) -> dict[str, Any]:
+    def whole(
+        self, spans: Sequence[TokenSpan], usage: TokenUsage, timing: Timing | None
+    ) -> dict[str, Any]:
         return {
-            **self.envelope.body("text_completion", list(map(self._choice, pieces))),
-            "usage": usage.whole(created=None),
+            **self.envelope.body("text_completion", list(map(self._choice, spans))),
+            "usage": usage.full(created=None),
             "kv_transfer_params": None,
             "ec_transfer_params": None,
-            "metrics": _metrics(timing),
+            "metrics": _timing_metrics(timing),
         }
 
-    def _choice(self, piece: Piece) -> dict[str, Any]:
-        asked, prompt = self.ask, piece.part.prompt
+    def _choice(self, span: TokenSpan) -> dict[str, Any]:
+        spec, prompt = self.spec, span.sample.prompt
         return {
-            "index": piece.part.index,
-            "text": (prompt.text if asked.echo else "") + piece.text,
-            "logprobs": self._logprobs(piece, echo=asked.echo),
-            "finish_reason": piece.ending and piece.ending.reason,
-            "stop_reason": piece.ending and piece.ending.stop,
-            "token_ids": piece.ids if asked.ids else None,
-            "prompt_logprobs": _of_prompt(asked, piece.part),
-            "prompt_token_ids": prompt.ids() if asked.ids else None,
+            "index": span.sample.index,
+            "text": (prompt.text if spec.echo else "") + span.text,
+            "logprobs": self._logprobs(span, echo=spec.echo),
+            "finish_reason": span.ending and span.ending.reason,
+            "stop_reason": span.ending and span.ending.stop,
+            "token_ids": span.token_ids if spec.return_token_ids else None,
+            "prompt_logprobs": _prompt_logprobs(spec, span.sample),
+            "prompt_token_ids": prompt.ids() if spec.return_token_ids else None,
             "routed_experts": None,
         }
 
-    def _piece(self, part: Part, shown: str) -> dict[str, Any]:
+    def _empty_choice(self, sample: SampleSpec, shown_text: str) -> dict[str, Any]:
         return {
-            "index": part.index,
-            "text": shown,
+            "index": sample.index,
+            "text": shown_text,
             "logprobs": None,
             "finish_reason": None,
             "stop_reason": None,
@@ -232,35 +255,37 @@ class CompletionForm:
         }
 
     def _chunk(
-        self, choice: dict[str, Any], usage: Usage | None, *, last: bool = False
+        self, choice: dict[str, Any], usage: TokenUsage | None, *, last: bool = False
     ) -> dict[str, Any]:
-        told = usage.brief() if usage else None
-        return self.envelope.chunk("text_completion", choice, told, last=last)
+        usage_body = usage.totals() if usage else None
+        return self.envelope.chunk("text_completion", choice, usage_body, last=last)
 
-    def _logprobs(self, piece: Piece, *, echo: bool) -> dict[str, Any] | None:
-        count = self.ask.logprobs
-        if count is None or (piece.start == piece.end and not echo):
+    def _logprobs(self, span: TokenSpan, *, echo: bool) -> dict[str, Any] | None:
+        count = self.spec.logprobs
+        if count is None or (span.start == span.end and not echo):
             return None
-        prompt = piece.part.prompt.pieces() if echo else []
-        offset = len(piece.part.answer.text(0, piece.start))
-        return logprobs.of_completion(
-            [*prompt, *piece.tokens], piece.start, count, offset, begins=echo
+        prompt = span.sample.prompt.pieces() if echo else []
+        offset = len(span.sample.generated.text(0, span.start))
+        return logprobs.completion_logprobs(
+            [*prompt, *span.tokens], span.start, count, offset, begins=echo
         )
 
 
-def _of_prompt(ask: Ask, part: Part) -> list[dict[str, Any] | None] | None:
-    count = ask.prompt_logprobs
-    return None if count is None else logprobs.of_prompt(part.prompt.pieces(), count)
+def _prompt_logprobs(
+    spec: GenerationSpec, sample: SampleSpec
+) -> list[dict[str, Any] | None] | None:
+    count = spec.prompt_logprobs
+    return None if count is None else logprobs.prompt_logprobs(sample.prompt.pieces(), count)
 
 
-def _metrics(timing: Timing | None) -> dict[str, Any] | None:
-    return {**timing.told(), "speculative_decoding": None} if timing else None
+def _timing_metrics(timing: Timing | None) -> dict[str, Any] | None:
+    return {**timing.to_milliseconds(), "speculative_decoding": None} if timing else None
 
 
-def event(body: dict[str, Any]) -> bytes:
+def server_sent_event(body: dict[str, Any]) -> bytes:
     """One server-sent event."""
-    return b"data: %b\n\n" % dumps(body).encode()
+    return b"data: %b\n\n" % dump_json(body).encode()
 
 
-def dumps(body: object) -> str:
+def dump_json(body: object) -> str:
     return json.dumps(body, ensure_ascii=False, separators=(",", ":"))

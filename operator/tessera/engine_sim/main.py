@@ -11,19 +11,19 @@ from collections.abc import Mapping, Sequence
 from aiohttp import web
 
 from tessera.domain import vllm_flags
-from tessera.engine_sim.assembly import Made, assemble
+from tessera.engine_sim.assembly import AssembledEngine, assemble_engine
 from tessera.engine_sim.errors import EngineExit
-from tessera.engine_sim.launch import VERSION, Launch, launch_from
+from tessera.engine_sim.launch import VERSION, EngineConfig, load_config
 
 log = logging.getLogger(__name__)
 
-FIRST_OF_MANY = "127.0.1.1"
+FIRST_INSTANCE_ADDRESS = "127.0.1.1"
 """Address of the first of several instances; the others follow it."""
 _FLUSH_SECONDS = 5.0
 """For so long the ends of aborted answers may take to reach their clients."""
-_AFTERLIFE_SECONDS = 1.5
+_CRASH_EXIT_SECONDS = 1.5
 """From an engine's death to the end of its process; a real one takes up to two seconds."""
-_AFTERLIFE_SECONDS = 1.5
+_CRASH_EXIT_SECONDS = 1.5
 """From an engine's death to the end of its process; a real one takes up to two seconds."""
 
 
@@ -31,7 +31,7 @@ def main() -> None:
     """Run until SIGTERM or SIGINT, then drain."""
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.INFO)
     try:
-        count, argv = _instances(sys.argv[1:])
+        count, argv = _split_instances(sys.argv[1:])
     except EngineExit as end:
         log.error("%s", end.message)
         raise
@@ -51,10 +51,10 @@ async def serve(
     """
     stop = stop or asyncio.Event()
     try:
-        launch = launch_from(argv, env)
-        if await _stopped_within(launch.start_seconds, stop):
+        config = load_config(argv, env)
+        if await _stopped_within(config.start_seconds, stop):
             return
-        await _run(launch, host, stop)
+        await _run(config, host, stop)
     except EngineExit as end:
         log.error("%s", end.message)
         raise
@@ -62,8 +62,8 @@ async def serve(
 
 async def _serve_all(argv: Sequence[str], hosts: Sequence[str], env: Mapping[str, str]) -> None:
     stop = asyncio.Event()
-    for wanted in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(wanted, stop.set)
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signum, stop.set)
     await asyncio.gather(*(serve(argv, host=host, env=env, stop=stop) for host in hosts))
 
 
@@ -76,80 +76,80 @@ async def _stopped_within(seconds: float, stop: asyncio.Event) -> bool:
     return True
 
 
-async def _run(launch: Launch, host: str, stop: asyncio.Event) -> None:
-    made = assemble(launch)
-    http = web.AppRunner(
-        made.app, access_log=None, handler_cancellation=True, shutdown_timeout=_FLUSH_SECONDS
+async def _run(config: EngineConfig, host: str, stop: asyncio.Event) -> None:
+    engine = assemble_engine(config)
+    http_runner = web.AppRunner(
+        engine.app, access_log=None, handler_cancellation=True, shutdown_timeout=_FLUSH_SECONDS
     )
-    await http.setup()
+    await http_runner.setup()
     try:
-        await _listen(http, host, launch.arguments.port)
-        _told_start(launch, host)
+        await _listen(http_runner, host, config.arguments.port)
+        _log_start(config, host)
         async with asyncio.TaskGroup() as tasks:
-            stepping = tasks.create_task(made.runner.run())
-            watching = tasks.create_task(_watch(made.crashed))
+            stepping = tasks.create_task(engine.runner.run())
+            watching = tasks.create_task(_exit_after_crash(engine.crashed))
             await stop.wait()
             watching.cancel()
-            await _drain(made, launch.arguments.shutdown_timeout)
+            await _drain(engine, config.arguments.shutdown_timeout)
             stepping.cancel()
-    except* _EngineGoneError:
+    except* _EngineDeadError:
         raise EngineExit(0, "the engine died, and with it the API server shut down") from None
     finally:
-        made.desk.cut()
-        await http.cleanup()
-        made.runner.told_speed()
+        engine.dispatcher.close_connections()
+        await http_runner.cleanup()
+        engine.runner.log_speed()
 
 
-class _EngineGoneError(Exception):
+class _EngineDeadError(Exception):
     """The engine behind the API server is gone."""
 
 
-async def _watch(crashed: asyncio.Event) -> None:
+async def _exit_after_crash(crashed: asyncio.Event) -> None:
     """The API server outlives its dead engine for a moment."""
     await crashed.wait()
-    await asyncio.sleep(_AFTERLIFE_SECONDS)
-    raise _EngineGoneError
+    await asyncio.sleep(_CRASH_EXIT_SECONDS)
+    raise _EngineDeadError
 
 
-async def _listen(http: web.AppRunner, host: str, port: int) -> None:
+async def _listen(http_runner: web.AppRunner, host: str, port: int) -> None:
     try:
-        await web.TCPSite(http, host, port).start()
+        await web.TCPSite(http_runner, host, port).start()
     except OSError as error:
         raise EngineExit(1, f"{host}:{port}: {error.strerror or error}") from error
 
 
-async def _drain(made: Made, seconds: int) -> None:
+async def _drain(engine: AssembledEngine, seconds: int) -> None:
     """Let requests end within the time, or abort them at once; cut what is left after it."""
-    made.desk.refuse()
+    engine.dispatcher.stop_accepting()
     if seconds == 0:
-        made.runner.abort_all()
+        engine.runner.abort_all()
     allowed = seconds or _FLUSH_SECONDS
     try:
         async with asyncio.timeout(allowed):
-            await made.desk.quiet()
+            await engine.dispatcher.wait_idle()
     except TimeoutError:
         log.warning("requests did not end within %s s: their connections are cut", allowed)
 
 
-def _told_start(launch: Launch, host: str) -> None:
-    where = f"{launch.place.product} {launch.place.name}"
-    log.info("%s on http://%s:%s as on %s", launch.names[0], host, launch.arguments.port, where)
+def _log_start(config: EngineConfig, host: str) -> None:
+    hardware = f"{config.hardware.product} {config.hardware.name}"
+    log.info("%s on http://%s:%s as on %s", config.names[0], host, config.arguments.port, hardware)
     log.info(
         "KV cache of %s tokens; max_model_len %s, max_num_seqs %s, max_num_batched_tokens %s",
-        launch.cache.tokens,
-        launch.limits.max_model_len,
-        launch.limits.max_num_seqs,
-        launch.limits.max_num_batched_tokens,
+        config.kv_cache.tokens,
+        config.limits.max_model_len,
+        config.limits.max_num_seqs,
+        config.limits.max_num_batched_tokens,
     )
 
 
-def _instances(words: Sequence[str]) -> tuple[int, list[str]]:
+def _split_instances(arguments: Sequence[str]) -> tuple[int, list[str]]:
     """Take `--instances N` out of the arguments."""
-    count, argv, left = "1", [], iter(words)
-    for word in left:
+    count, argv, remaining = "1", [], iter(arguments)
+    for word in remaining:
         name, _, value = word.partition("=")
         if name == "--instances":
-            count = value or next(left, "")
+            count = value or next(remaining, "")
         else:
             argv.append(word)
     if not count.isdecimal() or int(count) < 1:
@@ -160,8 +160,8 @@ def _instances(words: Sequence[str]) -> tuple[int, list[str]]:
 def _hosts(argv: Sequence[str], count: int) -> list[str]:
     """One address for each instance, from `--host` on."""
     facts = vllm_flags.version_facts(VERSION)
-    asked = facts and vllm_flags.parse(argv, facts).get("host")
-    first = asked or ("0.0.0.0" if count == 1 else FIRST_OF_MANY)
+    host = facts and vllm_flags.parse(argv, facts).get("host")
+    first = host or ("0.0.0.0" if count == 1 else FIRST_INSTANCE_ADDRESS)
     if count == 1:
         return [first]
     return [str(ipaddress.ip_address(first) + number) for number in range(count)]

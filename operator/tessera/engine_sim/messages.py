@@ -6,33 +6,33 @@ from typing import Any
 from pydantic import BaseModel
 from typing_extensions import override
 
-from tessera.domain.engine_requests import Reason
-from tessera.engine_sim.asks import Ask, Part
-from tessera.engine_sim.bodies import Chat, Message
-from tessera.engine_sim.bodies import Part as TextPart
-from tessera.engine_sim.errors import ApiError
-from tessera.engine_sim.forms import Envelope, Piece, dumps
-from tessera.engine_sim.usage import Ending, Timing, Usage
+from tessera.domain.engine_requests import FinishReason
+from tessera.engine_sim.asks import GenerationSpec, SampleSpec
+from tessera.engine_sim.bodies import ChatBody, ChatMessage
+from tessera.engine_sim.bodies import ContentPart as TextPart
+from tessera.engine_sim.errors import EngineApiError
+from tessera.engine_sim.forms import Envelope, TokenSpan, dump_json
+from tessera.engine_sim.usage import GenerationEnd, Timing, TokenUsage
 
 
 class Counted(BaseModel):
     """What is counted: the messages and the system's words before them."""
 
     model: str
-    messages: list[Message]
+    messages: list[ChatMessage]
     system: str | list[TextPart] | None = None
 
-    def chat(self) -> Chat:
+    def chat(self) -> ChatBody:
         """The same as a chat."""
-        return Chat(model=self.model, messages=self._all())
+        return ChatBody(model=self.model, messages=self._all())
 
-    def _all(self) -> list[Message]:
+    def _all(self) -> list[ChatMessage]:
         if self.system is None:
             return self.messages
-        return [Message(role="system", content=self.system), *self.messages]
+        return [ChatMessage(role="system", content=self.system), *self.messages]
 
 
-class Body(Counted):
+class MessagesBody(Counted):
     """A request."""
 
     max_tokens: int
@@ -43,8 +43,8 @@ class Body(Counted):
     top_k: int | None = None
 
     @override
-    def chat(self) -> Chat:
-        return Chat(
+    def chat(self) -> ChatBody:
+        return ChatBody(
             model=self.model,
             messages=self._all(),
             max_tokens=self.max_tokens,
@@ -59,11 +59,11 @@ class Body(Counted):
 class MessageForm:
     """Its answers."""
 
-    def __init__(self, envelope: Envelope, ask: Ask) -> None:
+    def __init__(self, envelope: Envelope, ask: GenerationSpec) -> None:
         self._envelope = envelope
         self._ask = ask
 
-    def opening(self, part: Part, usage: Usage | None) -> bytes:  # noqa: ARG002  # as others
+    def opening(self, part: SampleSpec, usage: TokenUsage | None) -> bytes:  # noqa: ARG002  # as others
         told = {"input_tokens": part.prompt.tokens, "output_tokens": 0}
         ends = {"stop_reason": None, "stop_sequence": None}
         message = {**self._head(), "content": [], "model": self._ask.model, **ends, "usage": told}
@@ -71,13 +71,18 @@ class MessageForm:
             "content_block_start", content_block={"type": "text", "text": ""}, index=0
         )
 
-    def chunk(self, piece: Piece, usage: Usage | None) -> bytes:  # noqa: ARG002  # as others
+    def chunk(self, piece: TokenSpan, usage: TokenUsage | None) -> bytes:  # noqa: ARG002  # as others
         if not piece.text:
             return b""
         delta = {"type": "text_delta", "text": piece.text}
         return _event("content_block_delta", delta=delta, index=0)
 
-    def closing(self, pieces: Sequence[Piece], usage: Usage, timing: Timing | None) -> bytes:  # noqa: ARG002  # as others
+    def closing(
+        self,
+        pieces: Sequence[TokenSpan],
+        usage: TokenUsage,
+        timing: Timing | None,  # noqa: ARG002
+    ) -> bytes:  # as others
         reason, stop = _ended(pieces[0].ending)
         delta = {"stop_reason": reason, "stop_sequence": stop}
         return b"".join(
@@ -88,7 +93,12 @@ class MessageForm:
             )
         )
 
-    def whole(self, pieces: Sequence[Piece], usage: Usage, timing: Timing | None) -> dict[str, Any]:  # noqa: ARG002  # as others
+    def whole(
+        self,
+        pieces: Sequence[TokenSpan],
+        usage: TokenUsage,
+        timing: Timing | None,  # noqa: ARG002
+    ) -> dict[str, Any]:  # as others
         reason, stop = _ended(pieces[0].ending)
         return {
             **self._head(),
@@ -103,19 +113,19 @@ class MessageForm:
         return {"id": self._envelope.id, "type": "message", "role": "assistant"}
 
 
-def refusal(error: ApiError) -> dict[str, Any]:
+def refusal(error: EngineApiError) -> dict[str, Any]:
     """The error in this form."""
     told = error.body["error"]
     return {"type": "error", "error": {"type": told["type"], "message": told["message"]}}
 
 
-def _ended(ending: Ending | None) -> tuple[str, str | None]:
-    if ending is None or ending.reason is Reason.LENGTH:
+def _ended(ending: GenerationEnd | None) -> tuple[str, str | None]:
+    if ending is None or ending.reason is FinishReason.LENGTH:
         return "max_tokens", None
     return ("stop_sequence", ending.stop) if ending.stop else ("end_turn", None)
 
 
-def _usage(usage: Usage) -> dict[str, int]:
+def _usage(usage: TokenUsage) -> dict[str, int]:
     told = {"input_tokens": usage.prompt_tokens, "output_tokens": usage.completion_tokens}
     if usage.cached_tokens is None:
         return told
@@ -127,4 +137,4 @@ def _usage(usage: Usage) -> dict[str, int]:
 
 
 def _event(kind: str, **fields: Any) -> bytes:
-    return f"event: {kind}\ndata: {dumps({'type': kind, **fields})}\n\n".encode()
+    return f"event: {kind}\ndata: {dump_json({'type': kind, **fields})}\n\n".encode()

@@ -5,7 +5,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from tessera.domain.engine_facts import Metric
-from tessera.domain.engine_requests import Finished, Reason, Refusal, Request, Step
+from tessera.domain.engine_requests import (
+    EngineRequest,
+    EngineStep,
+    FinishedRequest,
+    FinishReason,
+    RejectionReason,
+)
 from tessera.engine_sim.usage import Timing
 
 PREFIX = "vllm:"
@@ -26,7 +32,7 @@ class Histogram:
         self.total += value * times
 
 
-class _Life:
+class _RequestTimes:
     """Moments of one request, on the clock that the steps run on."""
 
     __slots__ = (
@@ -39,7 +45,7 @@ class _Life:
         "started",
     )
 
-    def __init__(self, request: Request, max_tokens: int, siblings: int, now: float) -> None:
+    def __init__(self, request: EngineRequest, max_tokens: int, siblings: int, now: float) -> None:
         self.siblings = siblings
         self.prompt_tokens = request.prompt_tokens
         self.max_tokens = max_tokens
@@ -48,7 +54,7 @@ class _Life:
         """Its first token."""
 
 
-class Meters:
+class EngineMeters:
     """Counters and histograms of one engine; requests may leave while a step is under way."""
 
     def __init__(self, metrics: Mapping[str, Metric]) -> None:
@@ -70,55 +76,60 @@ class Meters:
         """Tokens that went through the model."""
         self.read_kv_tokens = 0
         """Tokens that were read from the cache."""
-        self.ended_by: Counter[Reason] = Counter()
-        self.refused_by: Counter[Refusal] = Counter()
-        self._lives: dict[int, _Life] = {}
+        self.finished_by: Counter[FinishReason] = Counter()
+        self.rejected_by: Counter[RejectionReason] = Counter()
+        self._active: dict[int, _RequestTimes] = {}
         self._newest = 0.0
         """The end of the step before the present one."""
 
-    def arrived(self, request: Request, max_tokens: int, siblings: int, now: float) -> None:
+    def request_arrived(
+        self, request: EngineRequest, max_tokens: int, siblings: int, now: float
+    ) -> None:
         """`siblings` are the answers that were asked for together, this one included."""
-        self._lives[request.id] = _Life(request, max_tokens, siblings, now)
+        self._active[request.id] = _RequestTimes(request, max_tokens, siblings, now)
 
-    def began(self, step: Step, now: float) -> None:
+    def step_started(self, step: EngineStep, now: float) -> None:
         """What the step admitted had waited until now."""
         self.queried_tokens += step.queried_tokens
         self.hit_tokens += step.hit_tokens
-        for life in self._known(step.preempted):
-            life.newest = self._newest
-        for life in self._known(step.admitted):
-            if life.first is None:
-                life.started = now
+        for times in self._active_requests(step.preempted):
+            times.newest = self._newest
+        for times in self._active_requests(step.admitted):
+            if times.first is None:
+                times.started = now
 
-    def ended(self, step: Step, now: float) -> dict[int, Timing]:
+    def step_ended(self, step: EngineStep, now: float) -> dict[int, Timing]:
         """The step gave out its tokens: the moments of those that it ended."""
         self.steps += 1
         self.preemptions += len(step.preempted)
         self.computed_tokens += step.decoding + step.prefill_tokens
         self.read_kv_tokens += step.kv_tokens
-        self._tokens(step, now)
+        self._observe_tokens(step, now)
         self._newest = now
-        timings = ((one.request.id, self._finished(one, now)) for one in step.finished)
+        timings = (
+            (finished.request.id, self._observe_finished(finished, now))
+            for finished in step.finished
+        )
         return {number: timing for number, timing in timings if timing is not None}
 
-    def aborted(self, request_id: int) -> None:
+    def request_aborted(self, request_id: int) -> None:
         """A request left without an end of its own."""
-        if self._lives.pop(request_id, None) is not None:
-            self.ended_by[Reason.ABORT] += 1
+        if self._active.pop(request_id, None) is not None:
+            self.finished_by[FinishReason.ABORT] += 1
 
-    def _tokens(self, step: Step, now: float) -> None:
+    def _observe_tokens(self, step: EngineStep, now: float) -> None:
         """First and further tokens.
 
         Who also got a token in the step before has the same gap as everybody else who did, so that
         one observation serves them all.
         """
         prompts = 0
-        for life in self._known(step.first):
-            life.first = now
-            prompts += life.prompt_tokens
-            self._observe("time_to_first_token_seconds", now - life.arrived)
-        for life in self._known(step.resumed):
-            self._observe("inter_token_latency_seconds", now - life.newest)
+        for times in self._active_requests(step.first):
+            times.first = now
+            prompts += times.prompt_tokens
+            self._observe("time_to_first_token_seconds", now - times.arrived)
+        for times in self._active_requests(step.resumed):
+            self._observe("inter_token_latency_seconds", now - times.newest)
         steady = len(step.emitted) - len(step.first) - len(step.resumed)
         if steady:
             self._observe("inter_token_latency_seconds", now - self._newest, steady)
@@ -130,38 +141,38 @@ class Meters:
         self.cached_tokens += step.first_cached_tokens
         self.generation_tokens += len(step.emitted)
 
-    def _finished(self, finished: Finished, now: float) -> Timing | None:
-        life = self._lives.pop(finished.request.id, None)
-        if life is None or life.first is None:
+    def _observe_finished(self, finished: FinishedRequest, now: float) -> Timing | None:
+        times = self._active.pop(finished.request.id, None)
+        if times is None or times.first is None:
             return None
-        self.ended_by[finished.reason] += 1
-        tokens, decode = finished.output_tokens, now - life.first
+        self.finished_by[finished.reason] += 1
+        tokens, decode = finished.output_tokens, now - times.first
         observed = {
-            "e2e_request_latency_seconds": now - life.arrived,
-            "request_queue_time_seconds": life.started - life.arrived,
-            "request_prefill_time_seconds": life.first - life.started,
+            "e2e_request_latency_seconds": now - times.arrived,
+            "request_queue_time_seconds": times.started - times.arrived,
+            "request_prefill_time_seconds": times.first - times.started,
             "request_decode_time_seconds": decode,
-            "request_inference_time_seconds": now - life.started,
+            "request_inference_time_seconds": now - times.started,
             "request_time_per_output_token_seconds": decode / (tokens - 1) if tokens > 1 else 0.0,
-            "request_prompt_tokens": life.prompt_tokens,
-            "request_prefill_kv_computed_tokens": life.prompt_tokens - finished.cached_tokens,
+            "request_prompt_tokens": times.prompt_tokens,
+            "request_prefill_kv_computed_tokens": times.prompt_tokens - finished.cached_tokens,
             "request_generation_tokens": tokens,
             "request_max_num_generation_tokens": tokens,
             "request_num_preemptions": finished.preemptions,
-            "request_params_max_tokens": life.max_tokens,
-            "request_params_n": life.siblings,
+            "request_params_max_tokens": times.max_tokens,
+            "request_params_n": times.siblings,
         }
         for name, value in observed.items():
             self._observe(name, value)
         return Timing(
-            started=life.started - life.arrived,
-            first=life.first - life.arrived,
-            last=now - life.arrived,
+            started=times.started - times.arrived,
+            first=times.first - times.arrived,
+            last=now - times.arrived,
             tokens=tokens,
         )
 
-    def _known(self, request_ids: Sequence[int]) -> list[_Life]:
-        return [self._lives[number] for number in request_ids if number in self._lives]
+    def _active_requests(self, request_ids: Sequence[int]) -> list[_RequestTimes]:
+        return [self._active[number] for number in request_ids if number in self._active]
 
     def _observe(self, name: str, value: float, times: int = 1) -> None:
         self.histograms[name].observe(value, times)

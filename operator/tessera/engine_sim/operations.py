@@ -12,7 +12,7 @@ from tessera.engine_sim.meters import PREFIX
 SLEEP, WEIGHTS = "sleep_mode", "rl_weight_update"
 
 
-class Operations:
+class OperationMetrics:
     """How long each operation took, and what is under way; shown from the first one on."""
 
     def __init__(self, metrics: Mapping[str, Metric], registry: CollectorRegistry) -> None:
@@ -21,26 +21,26 @@ class Operations:
         self._meters: dict[str, tuple[Histogram, Gauge]] = {}
 
     @contextmanager
-    def recorded(self, kind: str, operation: str) -> Iterator[None]:
+    def record(self, kind: str, operation: str) -> Iterator[None]:
         """Count the operation, however it ends."""
         if kind not in self._meters:
-            self._meters[kind] = self._made(kind)
-        took, under_way = self._meters[kind]
-        began = time.monotonic()
+            self._meters[kind] = self._create(kind)
+        duration, under_way = self._meters[kind]
+        started = time.monotonic()
         with under_way.labels(operation).track_inprogress():
             try:
                 yield
             finally:
-                took.labels(operation).observe(time.monotonic() - began)
+                duration.labels(operation).observe(time.monotonic() - started)
 
-    def _made(self, kind: str) -> tuple[Histogram, Gauge]:
-        known = self._metrics[f"{PREFIX}{kind}_operation_duration_seconds"]
-        took = Histogram(
-            known.name,
+    def _create(self, kind: str) -> tuple[Histogram, Gauge]:
+        metric = self._metrics[f"{PREFIX}{kind}_operation_duration_seconds"]
+        duration = Histogram(
+            metric.name,
             "",
-            labelnames=known.labels,
-            buckets=known.buckets,
+            labelnames=metric.labels,
+            buckets=metric.buckets,
             registry=self._registry,
         )
         name = f"{PREFIX}{kind}_operations_in_flight"
-        return took, Gauge(name, "", labelnames=known.labels, registry=self._registry)
+        return duration, Gauge(name, "", labelnames=metric.labels, registry=self._registry)

@@ -6,7 +6,7 @@ from typing import Any
 from aiohttp import web
 
 from tessera.engine_sim.launch import VERSION
-from tessera.engine_sim.replies import reply
+from tessera.engine_sim.replies import json_reply
 from tessera.engine_sim.routes_plain import SCALE_OUT
 
 OPENAPI = "/openapi.json"
@@ -16,10 +16,10 @@ _UNLISTED = (OPENAPI, *_PAGES, *SCALE_OUT, "/sim/")
 
 def pages(routes: Iterable[web.RouteDef]) -> list[web.RouteDef]:
     """Routes that tell of the others."""
-    told = _openapi(routes)
+    document = _openapi(routes)
 
     async def openapi(_: web.Request) -> web.Response:
-        return reply(told)
+        return json_reply(document)
 
     async def page(request: web.Request) -> web.Response:
         link = f'<a href="{OPENAPI}">{OPENAPI}</a>'

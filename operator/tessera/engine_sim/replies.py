@@ -2,15 +2,15 @@
 
 from aiohttp import web
 
-from tessera.engine_sim.forms import dumps
+from tessera.engine_sim.forms import dump_json
 
 
-def reply(body: object, status: int = 200) -> web.Response:
+def json_reply(body: object, status: int = 200) -> web.Response:
     """JSON."""
-    return web.json_response(body, status=status, dumps=dumps)
+    return web.json_response(body, status=status, dumps=dump_json)
 
 
-class Said(web.Response):
+class UntypedResponse(web.Response):
     """A sentence without a type, as some of the engine's routes give it."""
 
     def __init__(self, text: str) -> None:

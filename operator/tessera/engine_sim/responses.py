@@ -5,17 +5,17 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from tessera.domain.engine_requests import Reason
-from tessera.engine_sim.asks import Ask, Part
-from tessera.engine_sim.bodies import Chat, Message
-from tessera.engine_sim.forms import Dialect, Envelope, Piece, dumps
-from tessera.engine_sim.usage import Timing, Usage
+from tessera.domain.engine_requests import FinishReason
+from tessera.engine_sim.asks import GenerationSpec, SampleSpec
+from tessera.engine_sim.bodies import ChatBody, ChatMessage
+from tessera.engine_sim.forms import Envelope, ResponseEncoder, TokenSpan, dump_json
+from tessera.engine_sim.usage import Timing, TokenUsage
 
 
-class Body(BaseModel):
+class ResponsesBody(BaseModel):
     """A request."""
 
-    input: str | list[Message]
+    input: str | list[ChatMessage]
     model: str | None = None
     instructions: str | None = None
     max_output_tokens: int | None = None
@@ -26,13 +26,13 @@ class Body(BaseModel):
     user: str | None = None
     priority: int = 0
 
-    def chat(self) -> Chat:
+    def chat(self) -> ChatBody:
         """The same as a chat."""
         given = self.input
-        turns = [Message(role="user", content=given)] if isinstance(given, str) else given
+        turns = [ChatMessage(role="user", content=given)] if isinstance(given, str) else given
         if self.instructions:
-            turns = [Message(role="system", content=self.instructions), *turns]
-        return Chat(
+            turns = [ChatMessage(role="system", content=self.instructions), *turns]
+        return ChatBody(
             model=self.model,
             messages=turns,
             max_tokens=self.max_output_tokens,
@@ -43,7 +43,7 @@ class Body(BaseModel):
         )
 
 
-def form_of(body: Body) -> Callable[[Envelope, Ask], Dialect]:
+def form_of(body: ResponsesBody) -> Callable[[Envelope, GenerationSpec], ResponseEncoder]:
     """The form of the answers to a request, which repeat much of it."""
     return lambda envelope, ask: ResponseForm(envelope, ask, body)
 
@@ -51,7 +51,7 @@ def form_of(body: Body) -> Callable[[Envelope, Ask], Dialect]:
 class ResponseForm:
     """Its answers; the events of a stream are numbered."""
 
-    def __init__(self, envelope: Envelope, ask: Ask, body: Body) -> None:
+    def __init__(self, envelope: Envelope, ask: GenerationSpec, body: ResponsesBody) -> None:
         self._id = envelope.id.replace("-", "_", 1)
         self._item = f"msg_{envelope.id.partition('-')[2]}"
         self._created = envelope.created
@@ -59,7 +59,7 @@ class ResponseForm:
         self._body = body
         self._sent = 0
 
-    def opening(self, part: Part, usage: Usage | None) -> bytes:  # noqa: ARG002  # as others
+    def opening(self, part: SampleSpec, usage: TokenUsage | None) -> bytes:  # noqa: ARG002  # as others
         begun = self._response([], None, "in_progress", None)
         item = {**self._message([]), "status": "in_progress"}
         part_body = {"annotations": [], "text": "", "type": "output_text", "logprobs": []}
@@ -72,13 +72,15 @@ class ResponseForm:
             )
         )
 
-    def chunk(self, piece: Piece, usage: Usage | None) -> bytes:  # noqa: ARG002  # as others
+    def chunk(self, piece: TokenSpan, usage: TokenUsage | None) -> bytes:  # noqa: ARG002  # as others
         if not piece.text:
             return b""
         place = {**self._place(), "delta": piece.text, "logprobs": []}
         return self._event("response.output_text.delta", **place)
 
-    def closing(self, pieces: Sequence[Piece], usage: Usage, timing: Timing | None) -> bytes:
+    def closing(
+        self, pieces: Sequence[TokenSpan], usage: TokenUsage, timing: Timing | None
+    ) -> bytes:
         shown = _content(pieces[0].text)
         place, done = self._place(), self.whole(pieces, usage, timing)
         said = {**place, "logprobs": [], "text": pieces[0].text}
@@ -92,9 +94,14 @@ class ResponseForm:
             )
         )
 
-    def whole(self, pieces: Sequence[Piece], usage: Usage, timing: Timing | None) -> dict[str, Any]:  # noqa: ARG002  # as others
+    def whole(
+        self,
+        pieces: Sequence[TokenSpan],
+        usage: TokenUsage,
+        timing: Timing | None,  # noqa: ARG002
+    ) -> dict[str, Any]:  # as others
         ending = pieces[0].ending
-        cut = ending is not None and ending.reason is Reason.LENGTH
+        cut = ending is not None and ending.reason is FinishReason.LENGTH
         output = [self._message([_content(pieces[0].text)])]
         return self._response(
             output,
@@ -126,7 +133,7 @@ class ResponseForm:
             "tools": [],
             "top_p": 1.0 if body.top_p is None else body.top_p,
             "background": False,
-            "max_output_tokens": self._ask.parts[0].max_tokens,
+            "max_output_tokens": self._ask.samples[0].max_tokens,
             "max_tool_calls": None,
             "previous_response_id": None,
             "prompt": None,
@@ -156,14 +163,14 @@ class ResponseForm:
     def _event(self, kind: str, **fields: Any) -> bytes:
         told = {**fields, "sequence_number": self._sent, "type": kind}
         self._sent += 1
-        return f"event: {kind}\ndata: {dumps(told)}\n\n".encode()
+        return f"event: {kind}\ndata: {dump_json(told)}\n\n".encode()
 
 
 def _content(shown: str) -> dict[str, Any]:
     return {"annotations": [], "text": shown, "type": "output_text", "logprobs": None}
 
 
-def _usage(usage: Usage) -> dict[str, Any]:
+def _usage(usage: TokenUsage) -> dict[str, Any]:
     nothing: list[int] = []
     return {
         "input_tokens": usage.prompt_tokens,

@@ -4,15 +4,15 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-from tessera.engine_sim.errors import ApiError
-from tessera.engine_sim.replies import reply
-from tessera.engine_sim.runner import Runner
+from tessera.engine_sim.errors import EngineApiError
+from tessera.engine_sim.replies import json_reply
+from tessera.engine_sim.runner import EngineRunner
 
 
-class Faults:
+class FaultRoutes:
     """`/sim/…`."""
 
-    def __init__(self, runner: Runner, crash: Callable[[], None]) -> None:
+    def __init__(self, runner: EngineRunner, crash: Callable[[], None]) -> None:
         self._runner = runner
         self._crash_now = crash
 
@@ -27,7 +27,7 @@ class Faults:
 
     async def _busy(self, _: web.Request) -> web.Response:
         """Seconds of work so far, for simulated device metrics."""
-        return reply({"busy_seconds": self._runner.busy_seconds()})
+        return json_reply({"busy_seconds": self._runner.busy_seconds()})
 
     async def _freeze(self, _: web.Request) -> web.Response:
         """From now on it hangs, for trying out what becomes of it."""
@@ -41,14 +41,14 @@ class Faults:
 
     async def _stall(self, request: web.Request) -> web.Response:
         """It hangs for so many seconds and then goes on where it was."""
-        given = request.query.get("seconds", "")
+        value = request.query.get("seconds", "")
         try:
-            seconds = float(given)
+            seconds = float(value)
         except ValueError:
             seconds = -1
         if not seconds > 0:
-            told = f"/sim/stall?seconds={given}: expected a number of seconds above 0"
-            raise ApiError(400, told, "BadRequestError", "seconds")
+            message = f"/sim/stall?seconds={value}: expected a number of seconds above 0"
+            raise EngineApiError(400, message, "BadRequestError", "seconds")
         self._runner.freeze(seconds)
         return web.Response()
 

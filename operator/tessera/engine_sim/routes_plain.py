@@ -8,18 +8,18 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from tessera.engine_sim import catalogue, checks, text
 from tessera.engine_sim.bodies import (
-    Detokenize,
+    DetokenizeBody,
     Prompt,
-    Tokenize,
+    TokenizeBody,
     chat_prompt,
-    missing,
-    parse,
+    missing_fields,
+    parse_body,
     parse_json,
 )
-from tessera.engine_sim.desk import Desk
-from tessera.engine_sim.errors import ApiError
+from tessera.engine_sim.desk import GenerationDispatcher
+from tessera.engine_sim.errors import EngineApiError
 from tessera.engine_sim.launch import VERSION
-from tessera.engine_sim.replies import reply
+from tessera.engine_sim.replies import json_reply
 
 SCALE_OUT = (
     "/v1/chat/completions/render",
@@ -34,23 +34,23 @@ SCALE_OUT = (
 """Closed unless the engine is told to share its work with others, which this one never does."""
 
 
-class Plain:
+class BasicRoutes:
     """Health, models, tokens, metrics."""
 
-    def __init__(self, desk: Desk, registry: CollectorRegistry) -> None:
-        self._desk = desk
+    def __init__(self, dispatcher: GenerationDispatcher, registry: CollectorRegistry) -> None:
+        self._dispatcher = dispatcher
         self._registry = registry
-        self._spelt: dict[int, str] = {}
+        self._token_texts: dict[int, str] = {}
         """Tokens that were given out as numbers, for who asks back."""
 
     def routes(self) -> list[web.RouteDef]:
         return [
-            web.get("/health", self._healthy, allow_head=False),
-            web.get("/ping", self._healthy, allow_head=False),
-            web.post("/ping", self._healthy),
+            web.get("/health", self._health, allow_head=False),
+            web.get("/ping", self._health, allow_head=False),
+            web.post("/ping", self._health),
             web.get("/load", self._load, allow_head=False),
             web.get("/version", self._version, allow_head=False),
-            web.get("/kv_event_sources", self._nothing, allow_head=False),
+            web.get("/kv_event_sources", self._empty_object, allow_head=False),
             web.get("/metrics", self._metrics, allow_head=False),
             web.get("/v1/models", self._models, allow_head=False),
             web.post("/tokenize", self._tokenize),
@@ -61,76 +61,82 @@ class Plain:
             *(web.post(path, self._closed) for path in SCALE_OUT),
         ]
 
-    async def _healthy(self, _: web.Request) -> web.Response:
-        return web.Response(status=200 if self._desk.condition.alive else 503)
+    async def _health(self, _: web.Request) -> web.Response:
+        return web.Response(status=200 if self._dispatcher.state.alive else 503)
 
     async def _load(self, _: web.Request) -> web.Response:
-        tracked = self._desk.launch.arguments.enable_server_load_tracking
-        return reply({"server_load": self._desk.load if tracked else 0})
+        tracked = self._dispatcher.config.arguments.enable_server_load_tracking
+        return json_reply({"server_load": self._dispatcher.active_count if tracked else 0})
 
     async def _version(self, _: web.Request) -> web.Response:
-        return reply({"version": VERSION})
+        return json_reply({"version": VERSION})
 
-    async def _nothing(self, _: web.Request) -> web.Response:
-        return reply({})
+    async def _empty_object(self, _: web.Request) -> web.Response:
+        return json_reply({})
 
     async def _metrics(self, _: web.Request) -> web.Response:
-        shown = generate_latest(self._registry)
-        return web.Response(body=shown, headers={"Content-Type": CONTENT_TYPE_LATEST})
+        page = generate_latest(self._registry)
+        return web.Response(body=page, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def _models(self, _: web.Request) -> web.Response:
-        desk = self._desk
-        return reply(catalogue.models(desk.launch, desk.condition.loaded, desk.created))
+        dispatcher = self._dispatcher
+        return json_reply(
+            catalogue.model_list(
+                dispatcher.config, dispatcher.state.adapter_paths, dispatcher.created
+            )
+        )
 
     async def _tokenize(self, request: web.Request) -> web.Response:
-        body = parse(Tokenize, await request.read(), request.content_type)
-        self._check(body.model)
+        body = parse_body(TokenizeBody, await request.read(), request.content_type)
+        self._check_model(body.model)
         if body.prompt is None and body.messages is None:
-            raise missing("prompt", "messages")
-        given = body.prompt or ""
-        prompt = Prompt(given, text.count(given)) if body.messages is None else None
+            raise missing_fields("prompt", "messages")
+        prompt_text = body.prompt or ""
+        prompt = (
+            Prompt(prompt_text, text.count_tokens(prompt_text)) if body.messages is None else None
+        )
         pieces = (prompt or chat_prompt(body.messages or [])).pieces()
         tokens = list(map(text.token_id, pieces))
-        self._spelt.update(zip(tokens, pieces, strict=True))
-        return reply(
+        self._token_texts.update(zip(tokens, pieces, strict=True))
+        return json_reply(
             {
                 "count": len(tokens),
-                "max_model_len": self._desk.launch.limits.max_model_len,
+                "max_model_len": self._dispatcher.config.limits.max_model_len,
                 "tokens": tokens,
                 "token_strs": pieces if body.return_token_strs else None,
             }
         )
 
     async def _detokenize(self, request: web.Request) -> web.Response:
-        body = parse(Detokenize, await request.read(), request.content_type)
-        self._check(body.model)
-        pieces = (self._spelt.get(token) or text.word(token) for token in body.tokens)
-        return reply({"prompt": "".join(pieces)})
+        body = parse_body(DetokenizeBody, await request.read(), request.content_type)
+        self._check_model(body.model)
+        pieces = (self._token_texts.get(token) or text.word(token) for token in body.tokens)
+        return json_reply({"prompt": "".join(pieces)})
 
     async def _system_one(self, request: web.Request) -> web.Response:
         """The experimental route is there, but nothing answers behind it."""
-        await self._fields(request, "state", "questions")
-        raise ApiError(501, "this look-alike has no /v1/systemone", "NotImplementedError")
+        await self._require_fields(request, "state", "questions")
+        raise EngineApiError(501, "this look-alike has no /v1/systemone", "NotImplementedError")
 
     async def _scale(self, request: web.Request) -> web.Response:
         body = parse_json(await request.read(), request.content_type)
         if "new_data_parallel_size" not in body:
-            raise ApiError(400, "new_data_parallel_size is required", "Bad Request")
-        raise ApiError(500, "Scale failed", "Internal Server Error")
+            raise EngineApiError(400, "new_data_parallel_size is required", "Bad Request")
+        raise EngineApiError(500, "Scale failed", "Internal Server Error")
 
     async def _scaling(self, _: web.Request) -> web.Response:
-        return reply({"is_scaling_elastic_ep": False})
+        return json_reply({"is_scaling_elastic_ep": False})
 
     async def _closed(self, _: web.Request) -> web.Response:
-        told = "Scale-out endpoints are disabled. Restart vllm serve with --enable-scale-out to"
-        raise ApiError(403, f"{told} enable them.", "PermissionDeniedError")
+        message = "Scale-out endpoints are disabled. Restart vllm serve with --enable-scale-out to"
+        raise EngineApiError(403, f"{message} enable them.", "PermissionDeniedError")
 
-    async def _fields(self, request: web.Request, *names: str) -> Any:
+    async def _require_fields(self, request: web.Request, *names: str) -> Any:
         body = parse_json(await request.read(), request.content_type)
-        absent = [name for name in names if name not in body]
-        if absent:
-            raise missing(*absent)
+        missing_names = [name for name in names if name not in body]
+        if missing_names:
+            raise missing_fields(*missing_names)
         return body
 
-    def _check(self, model: str | None) -> None:
-        checks.model(model, self._desk.launch, self._desk.condition.loaded)
+    def _check_model(self, model: str | None) -> None:
+        checks.served_name(model, self._dispatcher.config, self._dispatcher.state.adapter_paths)

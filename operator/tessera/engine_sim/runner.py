@@ -5,10 +5,16 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tessera.domain.engine import Engine
-from tessera.domain.engine_requests import Finished, Reason, Refusal, Request, Step
-from tessera.engine_sim.meters import Meters
-from tessera.engine_sim.pace import Pace
+from tessera.domain.engine import EngineCore
+from tessera.domain.engine_requests import (
+    EngineRequest,
+    EngineStep,
+    FinishedRequest,
+    FinishReason,
+    RejectionReason,
+)
+from tessera.engine_sim.meters import EngineMeters
+from tessera.engine_sim.pace import StepPacer
 from tessera.engine_sim.usage import Timing
 
 log = logging.getLogger(__name__)
@@ -18,32 +24,32 @@ _LATE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class QueuedRequest:
     """A request with what only the look-alike's surroundings know of it."""
 
-    request: Request
+    request: EngineRequest
     max_tokens: int
     siblings: int = 1
     """Answers that were asked for with it, itself included."""
     adapter: str | None = None
 
 
-class Stream:
+class TokenStream:
     """The tokens of one request on their way to its handler."""
 
-    def __init__(self, order: Order, news: asyncio.Event, *, live: bool) -> None:
-        self.request = order.request
-        self.adapter = order.adapter
-        self.news = news
+    def __init__(self, queued: QueuedRequest, changed: asyncio.Event, *, live: bool) -> None:
+        self.request = queued.request
+        self.adapter = queued.adapter
+        self.changed = changed
         """Of any token if the stream is live, else of the end; the answers of one ask share it."""
         self.tokens = 0
         """Given out so far."""
-        self.over = False
-        self.told = False
+        self.ended = False
+        self.end_sent = False
         """The client knows that it is over."""
-        self.reason: Reason | None = None
+        self.reason: FinishReason | None = None
         """Why it is over; None if it was dropped without having run."""
-        self.broken = False
+        self.engine_died = False
         """It is over because the engine died."""
         self.cached_tokens = 0
         """Of the prompt, from the prefix cache; known at the end."""
@@ -51,243 +57,249 @@ class Stream:
         """Known at the end."""
         self._live = live
 
-    def token(self) -> None:
+    def add_token(self) -> None:
         self.tokens += 1
         if self._live:
-            self.news.set()
+            self.changed.set()
 
-    def end(self, reason: Reason | None) -> None:
-        self.over, self.reason = True, reason
-        self.news.set()
+    def end(self, reason: FinishReason | None) -> None:
+        self.ended, self.reason = True, reason
+        self.changed.set()
 
 
-class Runner:
+class EngineRunner:
     """Takes requests at any time; what they get comes at the end of each step.
 
     A halted engine takes requests, too, but they do not reach its queue and no metric moves. There
     are two ways to halt: paused, after the step under way, and stuck, in the middle of it.
     """
 
-    def __init__(self, engine: Engine, meters: Meters, clock: Callable[[], float]) -> None:
-        self._pace = Pace()
+    def __init__(
+        self, engine: EngineCore, meters: EngineMeters, clock: Callable[[], float]
+    ) -> None:
+        self._pacer = StepPacer()
         self._engine = engine
         self._meters = meters
         self._clock = clock
-        self._streams: dict[int, Stream] = {}
-        self._held: dict[int, Order] = {}
+        self._streams: dict[int, TokenStream] = {}
+        self._deferred: dict[int, QueuedRequest] = {}
         """Requests that wait for a halted engine."""
-        self._gone: list[int] = []
+        self._disconnected: list[int] = []
         """Requests whose clients left meanwhile."""
-        self._closed = False
+        self._admission_closed = False
         """Requests wait outside although it runs."""
-        self._numbers = 0
-        self._work = asyncio.Event()
+        self._last_number = 0
+        self._work_available = asyncio.Event()
         self._idle = asyncio.Event()
-        self._moving = _is_set()
+        self._not_paused = _set_event()
         """Unless paused."""
-        self._alive = _is_set()
+        self._not_frozen = _set_event()
         """Unless stuck."""
 
     async def run(self) -> None:
         """Step while there is work; ends only by being cancelled."""
         while True:
-            await self._moving.wait()
+            await self._not_paused.wait()
             step = self._engine.step()
             if step is None:
                 self._idle.set()
-                self._pace.rest()
-                self._work.clear()
-                await self._work.wait()
+                self._pacer.pause()
+                self._work_available.clear()
+                await self._work_available.wait()
                 continue
             now = self._clock()
-            self._meters.began(step, now)
-            await asyncio.sleep(self._pace.wait(step.seconds, now))
-            await self._alive.wait()
-            self._hand_out(step)
+            self._meters.step_started(step, now)
+            await asyncio.sleep(self._pacer.begin_step(step.seconds, now))
+            await self._not_frozen.wait()
+            self._publish_step(step)
 
     @property
     def paused(self) -> bool:
-        return not self._moving.is_set()
+        return not self._not_paused.is_set()
 
     @property
     def _halted(self) -> bool:
-        return self._closed or self.paused or not self._alive.is_set()
+        return self._admission_closed or self.paused or not self._not_frozen.is_set()
 
     def pause(self) -> None:
         """Take no further step; who is in the engine keeps its place."""
-        self._moving.clear()
+        self._not_paused.clear()
 
-    async def finish(self) -> None:
+    async def finish_and_pause(self) -> None:
         """Let those end that are in the engine, while later ones wait outside, and pause."""
-        self._closed = True
+        self._admission_closed = True
         self._idle.clear()
-        self._work.set()
+        self._work_available.set()
         await self._idle.wait()
         self.pause()
 
     def resume(self) -> None:
         """Go on after a pause."""
-        self._closed = False
-        self._moving.set()
-        self._let_in()
+        self._admission_closed = False
+        self._not_paused.set()
+        self._submit_deferred()
 
     def freeze(self, seconds: float | None = None) -> None:
         """As a stopped engine process behind a living API server: no step ends any more, and
         requests that come do not reach the queue, so that no metric moves. It ends after so many
         seconds, or with `thaw`.
         """
-        self._alive.clear()
+        self._not_frozen.clear()
         if seconds is not None:
             asyncio.get_running_loop().call_later(seconds, self.thaw)
 
     def thaw(self) -> None:
         """Go on in the middle of the step; who left meanwhile is aborted now."""
-        self._alive.set()
-        for number in self._gone:
+        self._not_frozen.set()
+        for number in self._disconnected:
             self._engine.abort(number)
-            self._meters.aborted(number)
-        self._gone.clear()
-        self._let_in()
+            self._meters.request_aborted(number)
+        self._disconnected.clear()
+        self._submit_deferred()
 
-    def forget(self) -> None:
+    def reset_prefix_cache(self) -> None:
         """Empty the prefix cache."""
-        self._engine.forget()
+        self._engine.reset_prefix_cache()
 
     def busy_seconds(self) -> float:
         """Engine work until now."""
-        return self._pace.busy_seconds(self._clock())
+        return self._pacer.busy_seconds(self._clock())
 
     def next_number(self) -> int:
-        self._numbers += 1
-        return self._numbers
+        self._last_number += 1
+        return self._last_number
 
     def adapters(self) -> tuple[set[str], set[str]]:
         """Names of the adapters of running and of waiting requests."""
         running: set[str] = set()
         waiting: set[str] = set()
         for number, stream in self._streams.items():
-            if stream.adapter is not None and number not in self._held:
+            if stream.adapter is not None and number not in self._deferred:
                 (waiting if self._engine.is_waiting(number) else running).add(stream.adapter)
         return running, waiting
 
-    def submit(self, order: Order, news: asyncio.Event, *, live: bool) -> Stream | Refusal:
+    def submit(
+        self, queued: QueuedRequest, changed: asyncio.Event, *, live: bool
+    ) -> TokenStream | RejectionReason:
         """Queue a request, or say which limit refuses it."""
-        request = order.request
-        refusal = self._refusal() if self._halted else self._engine.submit(request)
-        if refusal is not None:
-            self._meters.refused_by[refusal] += 1
-            return refusal
-        stream = self._streams[request.id] = Stream(order, news, live=live)
+        request = queued.request
+        rejection = self._rejection() if self._halted else self._engine.submit(request)
+        if rejection is not None:
+            self._meters.rejected_by[rejection] += 1
+            return rejection
+        stream = self._streams[request.id] = TokenStream(queued, changed, live=live)
         if self._halted:
-            self._held[request.id] = order
+            self._deferred[request.id] = queued
         else:
-            self._arrived(order)
+            self._record_arrival(queued)
         return stream
 
-    def leave(self, stream: Stream) -> None:
+    def release(self, stream: TokenStream) -> None:
         """The handler is done with it; a request that has not ended is aborted."""
         number = stream.request.id
         if self._streams.pop(number, None) is None:
             return
-        if self._held.pop(number, None) is not None:
+        if self._deferred.pop(number, None) is not None:
             return
-        if not self._alive.is_set():
-            self._gone.append(number)
+        if not self._not_frozen.is_set():
+            self._disconnected.append(number)
             return
         self._engine.abort(number)
-        self._meters.aborted(number)
+        self._meters.request_aborted(number)
 
     def abort_all(self) -> None:
         """End every request: those that run as aborted, those that wait without a word."""
         for stream in list(self._streams.values()):
             number = stream.request.id
-            unheard = number in self._held or (
+            unsent = number in self._deferred or (
                 self._engine.is_waiting(number) and not stream.tokens
             )
-            self._abort(stream, None if unheard else Reason.ABORT)
+            self._abort(stream, None if unsent else FinishReason.ABORT)
 
     def abort_running(self) -> None:
         """End every request that the engine has, as aborted."""
         for stream in list(self._streams.values()):
-            if stream.request.id not in self._held:
+            if stream.request.id not in self._deferred:
                 self.abort(stream)
 
-    def abort(self, stream: Stream) -> None:
+    def abort(self, stream: TokenStream) -> None:
         """End this one as aborted, if it has not ended."""
         if stream.request.id in self._streams:
-            self._abort(stream, Reason.ABORT)
+            self._abort(stream, FinishReason.ABORT)
 
-    def break_all(self) -> None:
+    def fail_all(self) -> None:
         """The engine is dead: nothing of it is heard any more."""
         self.freeze()
         for stream in list(self._streams.values()):
-            stream.broken = True
+            stream.engine_died = True
             self._end(stream, None)
 
-    def told_speed(self) -> None:
+    def log_speed(self) -> None:
         """Log whether the machine kept up with the simulated hardware."""
-        pace = self._pace
-        level = logging.WARNING if pace.worst_seconds > _LATE_SECONDS else logging.INFO
+        pacer = self._pacer
+        level = logging.WARNING if pacer.max_late_seconds > _LATE_SECONDS else logging.INFO
         log.log(
             level,
             "simulated %.1f s of engine work; steps were late by at most %.3f s, %.3f s were lost",
             self.busy_seconds(),
-            pace.worst_seconds,
-            pace.lost_seconds,
+            pacer.max_late_seconds,
+            pacer.lost_seconds,
         )
 
-    def _refusal(self) -> Refusal | None:
+    def _rejection(self) -> RejectionReason | None:
         """The API server counts requests itself."""
         limit = self._engine.limits.max_queued_requests
         if limit is not None and len(self._streams) >= limit:
-            return Refusal.QUEUED_REQUESTS
+            return RejectionReason.QUEUED_REQUESTS
         return None
 
-    def _let_in(self) -> None:
+    def _submit_deferred(self) -> None:
         """Queue what was held back, unless the engine still stands."""
         if self._halted:
             return
-        orders, self._held = self._held, {}
-        for order in orders.values():
-            if self._engine.submit(order.request) is None:
-                self._arrived(order)
+        deferred, self._deferred = self._deferred, {}
+        for queued in deferred.values():
+            if self._engine.submit(queued.request) is None:
+                self._record_arrival(queued)
             else:
-                self._end(self._streams[order.request.id], None)
+                self._end(self._streams[queued.request.id], None)
 
-    def _arrived(self, order: Order) -> None:
-        self._meters.arrived(order.request, order.max_tokens, order.siblings, self._clock())
+    def _record_arrival(self, queued: QueuedRequest) -> None:
+        self._meters.request_arrived(
+            queued.request, queued.max_tokens, queued.siblings, self._clock()
+        )
         self._idle.clear()
-        self._work.set()
+        self._work_available.set()
 
-    def _abort(self, stream: Stream, reason: Reason | None) -> None:
-        if self._held.pop(stream.request.id, None) is None:
+    def _abort(self, stream: TokenStream, reason: FinishReason | None) -> None:
+        if self._deferred.pop(stream.request.id, None) is None:
             self._engine.abort(stream.request.id)
-            self._meters.aborted(stream.request.id)
+            self._meters.request_aborted(stream.request.id)
         self._end(stream, reason)
 
-    def _hand_out(self, step: Step) -> None:
+    def _publish_step(self, step: EngineStep) -> None:
         now = self._clock()
-        self._pace.ended(now)
-        timings = self._meters.ended(step, now)
+        self._pacer.end_step(now)
+        timings = self._meters.step_ended(step, now)
         for request_id in step.emitted:
             stream = self._streams.get(request_id)
             if stream is not None:
-                stream.token()
+                stream.add_token()
         for finished in step.finished:
-            self._finished(finished, timings.get(finished.request.id))
+            self._finish_stream(finished, timings.get(finished.request.id))
 
-    def _finished(self, finished: Finished, timing: Timing | None) -> None:
+    def _finish_stream(self, finished: FinishedRequest, timing: Timing | None) -> None:
         stream = self._streams.get(finished.request.id)
         if stream is not None:
             stream.cached_tokens, stream.timing = finished.cached_tokens, timing
             self._end(stream, finished.reason)
 
-    def _end(self, stream: Stream, reason: Reason | None) -> None:
+    def _end(self, stream: TokenStream, reason: FinishReason | None) -> None:
         del self._streams[stream.request.id]
         stream.end(reason)
 
 
-def _is_set() -> asyncio.Event:
+def _set_event() -> asyncio.Event:
     event = asyncio.Event()
     event.set()
     return event

@@ -16,11 +16,11 @@ from tessera.engine_sim.errors import EngineExit
 
 log = logging.getLogger(__name__)
 
-_SMALL = "meta-llama/Llama-3.2-1B-Instruct"
+_DEFAULT_MODEL = "meta-llama/Llama-3.2-1B-Instruct"
 """Whose shape a model gets that nobody described."""
 
 
-def shape_of(model: str, env: Mapping[str, str]) -> ModelShape:
+def model_shape(model: str, env: Mapping[str, str]) -> ModelShape:
     """Known models by name, folders by their `config.json`, others from the environment."""
     known = catalog.models().get(model)
     if known is not None:
@@ -30,15 +30,17 @@ def shape_of(model: str, env: Mapping[str, str]) -> ModelShape:
         return _from_config(config)
     if SHAPE in env:
         return _from_json(env[SHAPE])
-    log.warning("%s is not known and %s is not set: taking the shape of %s", model, SHAPE, _SMALL)
-    return catalog.models()[_SMALL]
+    log.warning(
+        "%s is not known and %s is not set: taking the shape of %s", model, SHAPE, _DEFAULT_MODEL
+    )
+    return catalog.models()[_DEFAULT_MODEL]
 
 
 def _from_json(text: str) -> ModelShape:
     try:
         return ModelShape.model_validate_json(text)
     except ValidationError as error:
-        raise EngineExit(1, f"{SHAPE}: {_first(error)}") from error
+        raise EngineExit(1, f"{SHAPE}: {_first_error(error)}") from error
 
 
 def _from_config(path: Path) -> ModelShape:
@@ -46,10 +48,10 @@ def _from_config(path: Path) -> ModelShape:
         config = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise EngineExit(1, f"{path} is no configuration of a language model: {error}") from error
-    found = model_config.read_config(config, _total_size(path.parent))
-    if isinstance(found, UnsupportedConfig):
-        raise EngineExit(1, f"{path} is no configuration of a language model: {found.message}")
-    return found
+    shape = model_config.read_config(config, _total_size(path.parent))
+    if isinstance(shape, UnsupportedConfig):
+        raise EngineExit(1, f"{path} is no configuration of a language model: {shape.message}")
+    return shape
 
 
 def _total_size(folder: Path) -> int | None:
@@ -61,6 +63,6 @@ def _total_size(folder: Path) -> int | None:
     return size
 
 
-def _first(error: ValidationError) -> str:
-    found = error.errors()[0]
-    return f"{'.'.join(map(str, found['loc']))}: {found['msg']}"
+def _first_error(error: ValidationError) -> str:
+    detail = error.errors()[0]
+    return f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}"

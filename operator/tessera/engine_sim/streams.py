@@ -4,60 +4,66 @@ from collections.abc import Sequence
 
 from aiohttp import web
 
-from tessera.domain.engine_requests import Reason
-from tessera.engine_sim.asks import Ask, Part
+from tessera.domain.engine_requests import FinishReason
+from tessera.engine_sim.asks import GenerationSpec, SampleSpec
 from tessera.engine_sim.errors import engine_dead
-from tessera.engine_sim.forms import DONE, Dialect, Piece, dumps, event
-from tessera.engine_sim.runner import Stream
-from tessera.engine_sim.usage import Ending, Timing, Usage
+from tessera.engine_sim.forms import DONE, ResponseEncoder, TokenSpan, dump_json, server_sent_event
+from tessera.engine_sim.runner import TokenStream
+from tessera.engine_sim.usage import GenerationEnd, Timing, TokenUsage
 
 
-class Going:
+class ActiveGeneration:
     """The answers of one request on their way."""
 
-    def __init__(self, ask: Ask, streams: Sequence[Stream], *, details: bool, timed: bool) -> None:
-        self.ask = ask
+    def __init__(
+        self, spec: GenerationSpec, streams: Sequence[TokenStream], *, details: bool, timed: bool
+    ) -> None:
+        self.spec = spec
         self.streams = streams
         self._details = details
         self._timed = timed
 
     @property
-    def over(self) -> bool:
-        return all(stream.over for stream in self.streams)
+    def ended(self) -> bool:
+        return all(stream.ended for stream in self.streams)
 
-    async def more(self) -> None:
+    async def wait_for_tokens(self) -> None:
         """Wait for news of any of them."""
-        await self.streams[0].news.wait()
-        self.streams[0].news.clear()
+        await self.streams[0].changed.wait()
+        self.streams[0].changed.clear()
 
-    def pieces(self) -> list[Piece]:
+    def spans(self) -> list[TokenSpan]:
         """The whole answers."""
         return [
-            Piece(part=part, start=0, end=stream.tokens, ending=ending(part, stream))
-            for part, stream in zip(self.ask.parts, self.streams, strict=True)
+            TokenSpan(sample=sample, start=0, end=stream.tokens, ending=ending(sample, stream))
+            for sample, stream in zip(self.spec.samples, self.streams, strict=True)
         ]
 
-    def usage(self) -> Usage:
+    def usage(self) -> TokenUsage:
         """At the end."""
-        cached = sum(stream.cached_tokens for stream in self.streams[:: self.ask.answers])
-        return Usage(
-            prompt_tokens=self.ask.prompt_tokens,
+        cached = sum(
+            stream.cached_tokens for stream in self.streams[:: self.spec.samples_per_prompt]
+        )
+        return TokenUsage(
+            prompt_tokens=self.spec.prompt_tokens,
             completion_tokens=sum(stream.tokens for stream in self.streams),
             cached_tokens=cached if self._details else None,
         )
 
-    def running(self, part: Part, tokens: int) -> Usage | None:
+    def running_usage(self, sample: SampleSpec, tokens: int) -> TokenUsage | None:
         """Of one answer so far, where it is to be told."""
-        if not self.ask.running_usage:
+        if not self.spec.continuous_usage:
             return None
-        return Usage(prompt_tokens=part.prompt.tokens, completion_tokens=tokens)
+        return TokenUsage(prompt_tokens=sample.prompt.tokens, completion_tokens=tokens)
 
     def timing(self) -> Timing | None:
         """Of a single answer, where it is to be told."""
         return self.streams[0].timing if self._timed and len(self.streams) == 1 else None
 
 
-async def streamed(request: web.Request, going: Going, form: Dialect) -> web.StreamResponse:
+async def write_stream(
+    request: web.Request, generation: ActiveGeneration, encoder: ResponseEncoder
+) -> web.StreamResponse:
     """Events as tokens come; all tokens of one step go out in one write.
 
     The status is sent before the first token, so that whatever happens later is a 200.
@@ -65,62 +71,71 @@ async def streamed(request: web.Request, going: Going, form: Dialect) -> web.Str
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
     response.enable_chunked_encoding()
     await response.prepare(request)
-    told = [0] * len(going.streams)
-    while not all(stream.over and stream.told for stream in going.streams):
-        await going.more()
+    sent_counts = [0] * len(generation.streams)
+    while not all(stream.ended and stream.end_sent for stream in generation.streams):
+        await generation.wait_for_tokens()
         events = [
-            _events(going, form, part, stream, told)
-            for part, stream in zip(going.ask.parts, going.streams, strict=True)
+            _events(generation, encoder, sample, stream, sent_counts)
+            for sample, stream in zip(generation.spec.samples, generation.streams, strict=True)
         ]
         if any(events):
             await response.write(b"".join(events))
-    await response.write(_closing(going, form))
+    await response.write(_closing(generation, encoder))
     await response.write_eof()
     return response
 
 
-async def whole(going: Going, form: Dialect) -> web.Response:
+async def whole_response(generation: ActiveGeneration, encoder: ResponseEncoder) -> web.Response:
     """The answer in one piece."""
-    while not going.over:
-        await going.more()
-    if any(stream.broken for stream in going.streams):
+    while not generation.ended:
+        await generation.wait_for_tokens()
+    if any(stream.engine_died for stream in generation.streams):
         raise engine_dead()
-    body = form.whole(going.pieces(), going.usage(), going.timing())
-    return web.json_response(body, dumps=dumps)
+    body = encoder.whole(generation.spans(), generation.usage(), generation.timing())
+    return web.json_response(body, dumps=dump_json)
 
 
-def _events(going: Going, form: Dialect, part: Part, stream: Stream, counts: list[int]) -> bytes:
+def _events(
+    generation: ActiveGeneration,
+    encoder: ResponseEncoder,
+    sample: SampleSpec,
+    stream: TokenStream,
+    sent_counts: list[int],
+) -> bytes:
     """The chunks of all tokens that were not yet told, and the end if it has come."""
-    if stream.told:
+    if stream.end_sent:
         return b""
-    told, events = counts[part.index], []
-    if told == 0 and (stream.tokens or stream.reason):
-        events.append(form.opening(part, going.running(part, 0)))
-    for token in range(told, stream.tokens):
-        last = stream.over and not stream.broken and token == stream.tokens - 1
-        piece = Piece(
-            part=part, start=token, end=token + 1, ending=ending(part, stream) if last else None
+    sent, events = sent_counts[sample.index], []
+    if sent == 0 and (stream.tokens or stream.reason):
+        events.append(encoder.opening(sample, generation.running_usage(sample, 0)))
+    for token in range(sent, stream.tokens):
+        last = stream.ended and not stream.engine_died and token == stream.tokens - 1
+        span = TokenSpan(
+            sample=sample,
+            start=token,
+            end=token + 1,
+            ending=ending(sample, stream) if last else None,
         )
-        events.append(form.chunk(piece, going.running(part, token + 1)))
-    if stream.over and stream.reason is not None and told == stream.tokens:
-        piece = Piece(part=part, start=told, end=told, ending=ending(part, stream))
-        events.append(form.chunk(piece, going.running(part, told)))
-    counts[part.index] = stream.tokens
-    stream.told = stream.over
+        events.append(encoder.chunk(span, generation.running_usage(sample, token + 1)))
+    if stream.ended and stream.reason is not None and sent == stream.tokens:
+        span = TokenSpan(sample=sample, start=sent, end=sent, ending=ending(sample, stream))
+        events.append(encoder.chunk(span, generation.running_usage(sample, sent)))
+    sent_counts[sample.index] = stream.tokens
+    stream.end_sent = stream.ended
     return b"".join(events)
 
 
-def _closing(going: Going, form: Dialect) -> bytes:
+def _closing(generation: ActiveGeneration, encoder: ResponseEncoder) -> bytes:
     """A stream of which nobody heard a word ends without one."""
-    if any(stream.broken for stream in going.streams):
-        return event(engine_dead().body) + DONE
-    if all(stream.reason is None for stream in going.streams):
+    if any(stream.engine_died for stream in generation.streams):
+        return server_sent_event(engine_dead().body) + DONE
+    if all(stream.reason is None for stream in generation.streams):
         return DONE
-    return form.closing(going.pieces(), going.usage(), going.timing())
+    return encoder.closing(generation.spans(), generation.usage(), generation.timing())
 
 
-def ending(part: Part, stream: Stream) -> Ending:
+def ending(sample: SampleSpec, stream: TokenStream) -> GenerationEnd:
     """How an answer ended."""
-    reason = stream.reason or Reason.ABORT
-    stop = part.stop.string if part.stop is not None and reason is Reason.STOP else None
-    return Ending(reason=reason, stop=stop)
+    reason = stream.reason or FinishReason.ABORT
+    stop = sample.stop.string if sample.stop is not None and reason is FinishReason.STOP else None
+    return GenerationEnd(reason=reason, stop=stop)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 CHARACTERS_PER_TOKEN = 4
 VOCABULARY = 32_000
-_SHORTEST = 64
+_MIN_LENGTH = 64
 """Tokens of the shortest answer that ends by itself."""
-_SPREAD = 384
+_LENGTH_RANGE = 384
 
 _TEXT = """
 the of and to in is you it he was for on are as with his at be this have or one had by hot
@@ -20,7 +20,7 @@ _WORDS = _TEXT.split()
 """About three letters each, so that an answer counts the same when it comes back in a prompt."""
 
 
-def count(text: str) -> int:
+def count_tokens(text: str) -> int:
     """Tokens of a text, at least one."""
     return max(1, -(-len(text) // CHARACTERS_PER_TOKEN))
 
@@ -38,10 +38,10 @@ def ids(text: str) -> list[int]:
 
 def token_id(piece: str) -> int:
     """The number of a token; several tokens may share one."""
-    return number(piece) % VOCABULARY
+    return text_hash(piece) % VOCABULARY
 
 
-def number(text: str) -> int:
+def text_hash(text: str) -> int:
     """Some number, equal for equal texts."""
     return zlib.crc32(text.encode())
 
@@ -57,17 +57,17 @@ def blocks(text: str, tokens: int) -> list[str]:
     return [text[end - size : end] for end in range(size, len(text) + 1, size)]
 
 
-def beginnings(pieces: Iterable[str]) -> tuple[int, ...]:
+def prefix_hashes(pieces: Iterable[str]) -> tuple[int, ...]:
     """A name for each piece and all before it: equal for equal beginnings."""
-    read, names = hashlib.blake2b(digest_size=7), []
+    digest, hashes = hashlib.blake2b(digest_size=7), []
     for piece in pieces:
-        read.update(piece.encode())
-        names.append(int.from_bytes(read.digest()))
-    return tuple(names)
+        digest.update(piece.encode())
+        hashes.append(int.from_bytes(digest.digest()))
+    return tuple(hashes)
 
 
 @dataclass(frozen=True, slots=True)
-class Stop:
+class StopMatch:
     """A stop string within an answer."""
 
     string: str
@@ -78,15 +78,15 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class GeneratedText:
     """The text that answers a prompt, as long as anybody wants to read it."""
 
     seed: int
 
     @property
-    def own_length(self) -> int:
+    def natural_length(self) -> int:
         """Tokens after which it would end by itself."""
-        return _SHORTEST + self.seed % _SPREAD
+        return _MIN_LENGTH + self.seed % _LENGTH_RANGE
 
     def text(self, start: int, end: int) -> str:
         """Tokens `start` to `end`."""
@@ -96,16 +96,16 @@ class Answer:
         """The same, one by one."""
         return list(map(self._piece, range(start, end)))
 
-    def first_stop(self, stops: Sequence[str], tokens: int) -> Stop | None:
+    def first_stop(self, stops: Sequence[str], tokens: int) -> StopMatch | None:
         """Where the first stop string appears among so many tokens."""
         if not stops:
             return None
         text = self.text(0, tokens)
-        found = [(text.index(stop), stop) for stop in stops if stop and stop in text]
-        if not found:
+        matches = [(text.index(stop), stop) for stop in stops if stop and stop in text]
+        if not matches:
             return None
-        start, stop = min(found)
-        return Stop(stop, start, self._tokens_for(start + len(stop)))
+        start, stop = min(matches)
+        return StopMatch(stop, start, self._tokens_for(start + len(stop)))
 
     def _tokens_for(self, characters: int) -> int:
         tokens = 0
@@ -119,6 +119,6 @@ class Answer:
         return f" {word}" if token else word
 
 
-def answer_to(prompt: str, number_of: int = 0) -> Answer:
+def generate_text(prompt: str, sample_index: int = 0) -> GeneratedText:
     """Equal prompts get equal answers; who asks for several gets different ones."""
-    return Answer(zlib.crc32(prompt.encode(), number_of))
+    return GeneratedText(zlib.crc32(prompt.encode(), sample_index))

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-from tessera.domain.engine_requests import Reason
+from tessera.domain.engine_requests import FinishReason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
+class TokenUsage:
     """Tokens of a request so far."""
 
     prompt_tokens: int
@@ -15,27 +15,27 @@ class Usage:
     cached_tokens: int | None = None
     """What came from the prefix cache, where it is to be told."""
 
-    def brief(self) -> dict[str, Any]:
+    def totals(self) -> dict[str, Any]:
         return {
             "prompt_tokens": self.prompt_tokens,
             "total_tokens": self.prompt_tokens + self.completion_tokens,
             "completion_tokens": self.completion_tokens,
         }
 
-    def running(self) -> dict[str, Any]:
+    def chat_chunk(self) -> dict[str, Any]:
         """In the chunks of a chat."""
-        return {**self.brief(), "completion_tokens_details": None}
+        return {**self.totals(), "completion_tokens_details": None}
 
-    def last(self, created: dict[str, Any]) -> dict[str, Any]:
+    def final_chunk(self, created: dict[str, Any]) -> dict[str, Any]:
         """In the last chunk; `created` is what the dialect says of new cache entries."""
         if self.cached_tokens is None:
-            return self.brief()
+            return self.totals()
         return {
-            **self.brief(),
+            **self.totals(),
             "prompt_tokens_details": {"cached_tokens": self.cached_tokens, **created},
         }
 
-    def whole(self, created: int | None) -> dict[str, Any]:
+    def full(self, created: int | None) -> dict[str, Any]:
         """In an answer that is no stream."""
         details = None
         if self.cached_tokens is not None:
@@ -45,17 +45,17 @@ class Usage:
                 "multimodal_tokens": None,
             }
         return {
-            **self.brief(),
+            **self.totals(),
             "prompt_tokens_details": details,
             "completion_tokens_details": None,
         }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ending:
+class GenerationEnd:
     """How an answer ended."""
 
-    reason: Reason
+    reason: FinishReason
     stop: str | None = None
 
 
@@ -68,7 +68,7 @@ class Timing:
     last: float
     tokens: int
 
-    def told(self) -> dict[str, Any]:
+    def to_milliseconds(self) -> dict[str, Any]:
         """As the engine tells them, in milliseconds."""
         generation = self.last - self.first
         return {

@@ -28,7 +28,7 @@ from tessera.ports import CertificateStore, Clock, ClusterError
 log = logging.getLogger("tessera")
 
 
-class Certificates:
+class CertificateRotator:
     """Keeps the TLS context as the Secret says; a leader also keeps the Secret."""
 
     def __init__(
@@ -37,17 +37,17 @@ class Certificates:
         *,
         folder: Path,
         terms: CertificatePolicy,
-        renews: Callable[[], bool],
+        may_renew: Callable[[], bool],
         clock: Clock,
-        told: Callable[[datetime], None] = lambda _: None,
+        on_loaded: Callable[[datetime], None] = lambda _: None,
     ) -> None:
         self._store = store
         self._terms = terms
-        self._renews = renews
+        self._may_renew = may_renew
         self._clock = clock
-        self._told = told
+        self._on_loaded = on_loaded
         self._loaded: KeyPair | None = None
-        self._known: tuple[tuple[str, ...], datetime] | None = None
+        self._trusted: tuple[tuple[str, ...], datetime] | None = None
         """The authorities that callers trust, and since when."""
         self._problem = ""
         self.files = folder / "tls.crt", folder / "tls.key"
@@ -56,74 +56,78 @@ class Certificates:
         self.ready = asyncio.Event()
         """Set once there is something to serve with."""
 
-    async def keep(self, every: timedelta) -> None:
+    async def run(self, interval: timedelta) -> None:
         """Look again and again; what goes wrong is said once, and tried anew."""
         while True:
             try:
-                await self.look()
+                await self.sync()
             except ClusterError as error:
                 if str(error) != self._problem:
                     log.warning("the certificate of admission: %s", error)
                 self._problem = str(error)
             else:
                 self._problem = ""
-            await asyncio.sleep(every.total_seconds())
+            await asyncio.sleep(interval.total_seconds())
 
-    async def look(self) -> None:
+    async def sync(self) -> None:
         """Load what the Secret holds; as the leader, take the next step with it first."""
-        held = await self._store.read()
+        secret = await self._store.read()
         try:
-            if self._renews():
-                alive = certificates.alive(held.authorities, self._clock())
-                held = await self._renewed(replace(held, authorities=alive))
-            if self._renews():
-                await self._made_known(held)
+            if self._may_renew():
+                unexpired = certificates.unexpired(secret.authorities, self._clock())
+                secret = await self._renew(replace(secret, authorities=unexpired))
+            if self._may_renew():
+                await self._publish_authorities(secret)
         finally:  # also when it could not be made known: what there is may be trusted already
-            if held.serving is not None and held.serving != self._loaded:
-                self._load(held.serving)
+            if secret.serving is not None and secret.serving != self._loaded:
+                self._load(secret.serving)
 
-    async def _made_known(self, held: CertificateSecret) -> None:
-        await self._store.trust(held.ca_bundle)
-        if self._known is None or self._known[0] != held.authorities:
-            self._known = held.authorities, self._clock()
+    async def _publish_authorities(self, secret: CertificateSecret) -> None:
+        await self._store.trust(secret.ca_bundle)
+        if self._trusted is None or self._trusted[0] != secret.authorities:
+            self._trusted = secret.authorities, self._clock()
 
-    async def _renewed(self, held: CertificateSecret) -> CertificateSecret:
+    async def _renew(self, secret: CertificateSecret) -> CertificateSecret:
         at = self._clock()
-        known = self._known is not None and self._known[0] == held.authorities
+        is_trusted = self._trusted is not None and self._trusted[0] == secret.authorities
         step = next_action(
-            self._end(held.serving, held),
-            self._end(held.pending, held),
+            self._usable_until(secret.serving, secret),
+            self._usable_until(secret.pending, secret),
             at=at,
-            trusted_for=at - self._known[1] if known and self._known else timedelta(),
+            trusted_for=at - self._trusted[1] if is_trusted and self._trusted else timedelta(),
             policy=self._terms,
         )
         if step is CertificateAction.KEEP:
-            return held
-        after = self._after(step, held, at)
-        await self._store.write(after)
+            return secret
+        renewed = self._take_step(step, secret, at)
+        await self._store.write(renewed)
         log.info("the certificate of admission: %s", step)
-        return after
+        return renewed
 
-    def _after(
-        self, step: CertificateAction, held: CertificateSecret, at: datetime
+    def _take_step(
+        self, step: CertificateAction, secret: CertificateSecret, at: datetime
     ) -> CertificateSecret:
         if step is CertificateAction.PROMOTE:
-            return replace(held, serving=held.pending, pending=None)
-        made = certificates.issue(self._terms.host, at, self._terms.lifetime)
-        authorities = (*held.authorities, made.authority)
+            return replace(secret, serving=secret.pending, pending=None)
+        issued = certificates.issue(self._terms.host, at, self._terms.lifetime)
+        authorities = (*secret.authorities, issued.authority)
         if step is CertificateAction.ISSUE:
-            return replace(held, serving=made.pair, pending=None, authorities=authorities)
-        return replace(held, pending=made.pair, authorities=authorities)
+            return replace(secret, serving=issued.pair, pending=None, authorities=authorities)
+        return replace(secret, pending=issued.pair, authorities=authorities)
 
-    def _end(self, pair: KeyPair | None, held: CertificateSecret) -> datetime | None:
+    def _usable_until(self, pair: KeyPair | None, secret: CertificateSecret) -> datetime | None:
         """When a pair ends; None when it does not serve here."""
-        if pair is None or (ends := certificates.end(pair)) is None:
+        if pair is None or (expires := certificates.expiry(pair)) is None:
             return None
-        return ends if certificates.fits(pair, self._terms.host, held.authorities) else None
+        return (
+            expires
+            if certificates.is_valid_for(pair, self._terms.host, secret.authorities)
+            else None
+        )
 
     def _load(self, pair: KeyPair) -> None:
-        ends = certificates.end(pair)
-        if ends is None:
+        expires = certificates.expiry(pair)
+        if expires is None:
             raise ClusterError("tls.crt and tls.key of the Secret are no pair")
         try:
             for path, text in zip(self.files, (pair.certificate, pair.key), strict=True):
@@ -133,26 +137,26 @@ class Certificates:
         except OSError as error:  # TLS reports what it refuses as one too
             raise ClusterError(f"tls.crt and tls.key cannot be served: {error}") from error
         self._loaded = pair
-        self._told(ends)
-        log.info("admission serves with a certificate until %s", ends.isoformat())
+        self._on_loaded(expires)
+        log.info("admission serves with a certificate until %s", expires.isoformat())
         self.ready.set()
 
 
 class AdmissionServer:
     """kopf's admission server, from the moment on at which there is a certificate."""
 
-    def __init__(self, certificates: Certificates, host: str, port: int) -> None:
-        self._certificates = certificates
+    def __init__(self, rotator: CertificateRotator, host: str, port: int) -> None:
+        self._rotator = rotator
         self._host = host
         self._port = port
 
     async def __call__(self, fn: kopf.WebhookFn) -> AsyncIterator[kopf.WebhookClientConfig]:
-        await self._certificates.ready.wait()
-        certificate, key = self._certificates.files
+        await self._rotator.ready.wait()
+        certificate, key = self._rotator.files
         server = kopf.WebhookServer(
             addr=self._host,
             port=self._port,
-            context=self._certificates.context,
+            context=self._rotator.context,
             certfile=certificate,
             pkeyfile=key,
             # kopf would close its socket on a change; the context is kept up to date instead.

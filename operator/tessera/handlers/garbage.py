@@ -8,22 +8,22 @@ import asyncio
 import gc
 from collections.abc import Mapping
 
-_THAW_SECONDS = 3600.0
+_UNFREEZE_SECONDS = 3600.0
 
 
-async def spare_what_stays() -> None:
+async def freeze_survivors() -> None:
     """What outlives a full collection is not looked at again, but for once an hour: a cycle that
     is left only then is found too. Runs until it is cancelled."""
     gc.callbacks.append(_freeze)
     try:
         while True:
-            await asyncio.sleep(_THAW_SECONDS)
+            await asyncio.sleep(_UNFREEZE_SECONDS)
             gc.unfreeze()
     finally:
         gc.callbacks.remove(_freeze)
         gc.unfreeze()
 
 
-def _freeze(phase: str, told: Mapping[str, int]) -> None:
-    if phase == "stop" and told["generation"] == 2:
+def _freeze(phase: str, details: Mapping[str, int]) -> None:
+    if phase == "stop" and details["generation"] == 2:
         gc.freeze()

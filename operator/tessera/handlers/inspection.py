@@ -13,22 +13,24 @@ from tessera.ports import Clock, ClusterError
 from tessera.resources.kinds import KINDS, POD_MONITORS
 from tessera.settings import Settings
 
-_FRESH = timedelta(seconds=30)
+_MAX_LEASE_AGE = timedelta(seconds=30)
 """A leader renews its Lease every two seconds, and loses it after 15."""
-Finding = tuple[bool, str]
+InspectionFinding = tuple[bool, str]
 """Whether it is well, and the sentence."""
 
 
-async def inspect(settings: Settings, cluster: KubeCluster, clock: Clock) -> AsyncIterator[Finding]:
+async def inspect(
+    settings: Settings, cluster: KubeCluster, clock: Clock
+) -> AsyncIterator[InspectionFinding]:
     """Every finding; nothing is written."""
-    yield await _kinds(cluster)
-    yield await _leader(settings, cluster, clock())
+    yield await _check_kinds(cluster)
+    yield await _check_leader(settings, cluster, clock())
     if settings.webhook_service is not None:
-        yield await _certificate(settings, settings.webhook_service, cluster, clock())
-    yield await _readings(settings, clock)
+        yield await _check_certificate(settings, settings.webhook_service, cluster, clock())
+    yield await _check_readings(settings, clock)
 
 
-async def _kinds(cluster: KubeCluster) -> Finding:
+async def _check_kinds(cluster: KubeCluster) -> InspectionFinding:
     """The CRDs are there, and the rights to list."""
     for kind in KINDS:
         try:
@@ -39,35 +41,37 @@ async def _kinds(cluster: KubeCluster) -> Finding:
     return True, f"all {len(KINDS)} kinds can be listed"
 
 
-async def _leader(settings: Settings, cluster: KubeCluster, at: datetime) -> Finding:
+async def _check_leader(
+    settings: Settings, cluster: KubeCluster, at: datetime
+) -> InspectionFinding:
     path = f"/apis/coordination.k8s.io/v1/namespaces/{settings.namespace}/leases/{LEASE}"
     status, lease = await cluster.request("GET", path)
     if status != HTTPStatus.OK:
         return False, f"the Lease {LEASE} cannot be read: {status} {lease.get('message', '')}"
     holder = lease["spec"].get("holderIdentity")
     age = at - datetime.fromisoformat(lease["spec"]["renewTime"])
-    if not holder or age > _FRESH:
+    if not holder or age > _MAX_LEASE_AGE:
         return False, f"nobody leads: the Lease {LEASE} was renewed {age.total_seconds():.0f} s ago"
     return True, f"{holder} leads"
 
 
-async def _certificate(
+async def _check_certificate(
     settings: Settings, service: str, cluster: KubeCluster, at: datetime
-) -> Finding:
+) -> InspectionFinding:
     objects = AdmissionObjects(
         cluster,
         namespace=settings.namespace,
         secret=service,
         webhooks=settings.webhook_configuration,
     )
-    held = await objects.read()
-    ends = None if held.serving is None else certificates.end(held.serving)
-    if ends is None or ends <= at:
+    secret = await objects.read()
+    expires = None if secret.serving is None else certificates.expiry(secret.serving)
+    if expires is None or expires <= at:
         return False, f"the Secret {service} holds no certificate that can be served"
-    return True, f"admission has a certificate for {(ends - at).days} more days"
+    return True, f"admission has a certificate for {(expires - at).days} more days"
 
 
-async def _readings(settings: Settings, clock: Clock) -> Finding:
+async def _check_readings(settings: Settings, clock: Clock) -> InspectionFinding:
     if settings.prometheus_url is None:
         return True, "prometheus.url is not set, so replicas are kept and never scaled"
     readings = await PrometheusMetrics(settings.prometheus_url, clock).read()

@@ -14,7 +14,7 @@ from pydantic_settings import SettingsError
 from tessera.adapters.clock import now
 from tessera.adapters.kube import Connection, KubeCluster, connect
 from tessera.api.meta import GROUP, VERSION
-from tessera.handlers.admission import batch_validator, budget_validator, validator
+from tessera.handlers.admission import batch_validator, budget_validator, service_validator
 from tessera.handlers.certificates import AdmissionServer
 from tessera.handlers.inspection import inspect
 from tessera.handlers.metrics import serve_metrics
@@ -27,7 +27,7 @@ log = logging.getLogger("tessera")
 
 LEADERSHIP_LOST = 3
 """The exit status of a leader that could not renew its lease in time; its pod begins anew."""
-_LOGIN_LIFE = timedelta(minutes=10)
+_LOGIN_LIFETIME = timedelta(minutes=10)
 """Tokens of ServiceAccounts are renewed in their file; kopf logs in anew this often."""
 
 
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument(
         "--inspect", action="store_true", help="only look whether this installation can work"
     )
-    told = parser.parse_args()
+    arguments = parser.parse_args()
     try:
         settings = Settings()
     except ValidationError as error:
@@ -55,26 +55,26 @@ def main() -> None:
     # Every question to an engine would be a line.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     log.setLevel(settings.log_level.upper())
-    if told.inspect:
-        sys.exit(asyncio.run(inspected(settings)))
-    sys.exit(asyncio.run(operate(settings, told.host)))
+    if arguments.inspect:
+        sys.exit(asyncio.run(run_inspection(settings)))
+    sys.exit(asyncio.run(operate(settings, arguments.host)))
 
 
-async def inspected(settings: Settings) -> int:
+async def run_inspection(settings: Settings) -> int:
     """Print every finding; 1 when something is wrong."""
     connection = await connect(settings.kubeconfig)
     cluster = KubeCluster(connection, settings.watch_namespaces, settings.namespace)
-    wrong = 0
+    failures = 0
     try:
-        async for well, sentence in inspect(settings, cluster, now):
-            sys.stdout.write(f"{'ok' if well else 'WRONG'}: {sentence}\n")
-            wrong += not well
+        async for passed, sentence in inspect(settings, cluster, now):
+            sys.stdout.write(f"{'ok' if passed else 'WRONG'}: {sentence}\n")
+            failures += not passed
     except ClusterError as error:
         sys.stdout.write(f"WRONG: {error}\n")
-        wrong += 1
+        failures += 1
     finally:
         await cluster.close()
-    return min(wrong, 1)
+    return min(failures, 1)
 
 
 async def operate(
@@ -88,39 +88,39 @@ async def operate(
     cluster = KubeCluster(connection, settings.watch_namespaces, settings.namespace)
     runtime = Runtime(settings, cluster, clock)
     serve_metrics(host, settings.metrics_port, runtime.telemetry.exposition)
-    parts = (
+    tasks = (
         asyncio.create_task(runtime.run(), name="runtime"),
-        asyncio.create_task(_framed(runtime, connection, settings, host), name="kopf"),
+        asyncio.create_task(_run_kopf(runtime, connection, settings, host), name="kopf"),
     )
     try:
-        await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
-        for part in parts:
-            part.cancel()
-        await asyncio.wait(parts)
-        for part in parts:
-            if not part.cancelled() and (error := part.exception()) is not None:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        for task in tasks:
+            if not task.cancelled() and (error := task.exception()) is not None:
                 raise error
-        return 0 if parts[0].cancelled() else LEADERSHIP_LOST
+        return 0 if tasks[0].cancelled() else LEADERSHIP_LOST
     finally:
         await runtime.close()
         await cluster.close()
 
 
-async def _framed(runtime: Runtime, connection: Connection, settings: Settings, host: str) -> None:
+async def _run_kopf(
+    runtime: Runtime, connection: Connection, settings: Settings, host: str
+) -> None:
     """What kopf is for: admission, probes, and the end of the process; once all kinds are known."""
-    await runtime.seeded.wait()
+    await runtime.synced.wait()
     options = kopf.OperatorSettings()
     options.posting.enabled = False
     options.scanning.disabled = True
     options.networking.enforce_retry_after = True
     options.process.ultimate_exiting_timeout = 30
-    if runtime.certificates is not None:
+    if runtime.rotator is not None:
         options.admission.managed = None
-        options.admission.server = AdmissionServer(
-            runtime.certificates, host, settings.webhook_port
-        )
+        options.admission.server = AdmissionServer(runtime.rotator, host, settings.webhook_port)
     await kopf.operator(
-        registry=_handlers(runtime, connection, settings),
+        registry=_registry(runtime, connection, settings),
         settings=options,
         standalone=True,
         clusterwide=True,
@@ -128,13 +128,13 @@ async def _framed(runtime: Runtime, connection: Connection, settings: Settings, 
     )
 
 
-def _handlers(
+def _registry(
     runtime: Runtime, connection: Connection, settings: Settings
 ) -> kopf.OperatorRegistry:
     """Admission, login and the probe."""
     registry = kopf.OperatorRegistry()
-    if runtime.certificates is not None:
-        _admit(registry, runtime, settings)
+    if runtime.rotator is not None:
+        _register_admission(registry, runtime, settings)
 
     @kopf.on.login(registry=registry)
     async def login(**_: Any) -> kopf.ConnectionInfo:
@@ -144,27 +144,29 @@ def _handlers(
             certificate_path=connection.cert_file,
             private_key_path=connection.key_file,
             token=await connection.token(),
-            expiration=now() + _LOGIN_LIFE,
+            expiration=now() + _LOGIN_LIFETIME,
         )
 
     @kopf.on.probe(id="loop", registry=registry)
     async def probe(**_: Any) -> str:
-        if not runtime.alive():
+        if not runtime.is_alive():
             raise kopf.PermanentError("the leader's loop has not turned for a minute")
         return "turning"
 
     return registry
 
 
-def _admit(registry: kopf.OperatorRegistry, runtime: Runtime, settings: Settings) -> None:
+def _register_admission(
+    registry: kopf.OperatorRegistry, runtime: Runtime, settings: Settings
+) -> None:
     """Only where there is a server for it: kopf ends a process that has handlers and no server."""
-    store, watched = runtime.store, settings.watch_namespaces
-    for kind, judge in (
-        (INFERENCE_SERVICES, validator(store, watched)),
-        (BATCH_INFERENCES, batch_validator(store, now, watched)),
+    store, namespaces = runtime.store, settings.watch_namespaces
+    for kind, handler in (
+        (INFERENCE_SERVICES, service_validator(store, namespaces)),
+        (BATCH_INFERENCES, batch_validator(store, now, namespaces)),
         (TENANT_BUDGETS, budget_validator(store)),
     ):
-        kopf.on.validate(GROUP, VERSION, kind.plural, id=kind.plural, registry=registry)(judge)
+        kopf.on.validate(GROUP, VERSION, kind.plural, id=kind.plural, registry=registry)(handler)
 
 
 if __name__ == "__main__":

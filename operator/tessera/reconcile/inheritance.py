@@ -11,60 +11,61 @@ from tessera.domain.allotment import ServicePlan
 from tessera.domain.reasons import Progressing
 from tessera.domain.snapshot import Ref
 from tessera.ports import ClusterObject
-from tessera.resources.manifest import Key
+from tessera.resources.manifest import ObjectKey
 
-SERVICES_A_TURN = 60
+SERVICES_PER_CYCLE = 60
 
 
-class Inheritance:
+class StartupResync:
     """Services whose objects this process found and has not applied yet."""
 
     def __init__(self) -> None:
-        self._found: dict[Key, str | None] = {}
-        self._waiting: dict[Ref, None] = {}
+        self._initial: dict[ObjectKey, str | None] = {}
+        self._deferred: dict[Ref, None] = {}
         self._due: Collection[Ref] = ()
-        self._left = 0
+        self._remaining = 0
 
-    def turn(self) -> Collection[Ref]:
+    def begin_cycle(self) -> Collection[Ref]:
         """Begin a turn; whose objects are applied in it although nothing changed."""
-        self._due = tuple(self._waiting)[:SERVICES_A_TURN]
-        self._left = SERVICES_A_TURN - len(self._due)
+        self._due = tuple(self._deferred)[:SERVICES_PER_CYCLE]
+        self._remaining = SERVICES_PER_CYCLE - len(self._due)
         for ref in self._due:
-            del self._waiting[ref]
+            del self._deferred[ref]
         return self._due
 
-    def take(self, ref: Ref, objects: Collection[ClusterObject]) -> bool:
+    def defer(self, ref: Ref, objects: Collection[ClusterObject]) -> bool:
         """May the objects of a service wait? Each is taken as it was when it was found first."""
-        touched = [
-            self._found.setdefault(one.key, one.owned_fields_digest) != one.owned_fields_digest
-            for one in objects
+        changed = [
+            self._initial.setdefault(observed.key, observed.owned_fields_digest)
+            != observed.owned_fields_digest
+            for observed in objects
         ]
-        if any(touched) or ref in self._due:
+        if any(changed) or ref in self._due:
             return False
-        if ref in self._waiting:
+        if ref in self._deferred:
             return True
-        if self._left > 0:
-            self._left -= 1
+        if self._remaining > 0:
+            self._remaining -= 1
             return False
-        self._waiting[ref] = None
+        self._deferred[ref] = None
         return True
 
     def forget(self, known: Collection[Ref]) -> None:
         """Services that are gone wait for nothing."""
-        for ref in self._waiting.keys() - set(known):
-            del self._waiting[ref]
+        for ref in self._deferred.keys() - set(known):
+            del self._deferred[ref]
 
 
-def is_inherited(allotment: ServicePlan) -> bool:
+def was_reconciled_before(service_plan: ServicePlan) -> bool:
     """A former process brought the service to where it is wanted now, as far as can be seen."""
-    status, workload = allotment.service.status, allotment.workload
-    failed = any(one.reason == Progressing.APPLY_FAILED for one in status.conditions)
+    status, workload = service_plan.service.status, service_plan.workload
+    failed = any(condition.reason == Progressing.APPLY_FAILED for condition in status.conditions)
     return (
         workload is not None
-        and workload.replicas == allotment.drain.replicas
-        and not allotment.removable_deployments
+        and workload.replicas == service_plan.drain.replicas
+        and not service_plan.removable_deployments
         and not failed
-        and status.observed_generation == allotment.service.generation
-        and allotment.template is not None
-        and allotment.template.record == status.recipe
+        and status.observed_generation == service_plan.service.generation
+        and service_plan.template is not None
+        and service_plan.template.record == status.recipe
     )

@@ -2,104 +2,121 @@
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 
-from tessera.domain.repartition.backend import Ask
-from tessera.domain.repartition.backends.mig_manager import standing
-from tessera.domain.repartition.facts import TAINT, NodeLayout
+from tessera.domain.repartition.backend import BackendRequest
+from tessera.domain.repartition.backends.mig_manager import referenced_configs
+from tessera.domain.repartition.facts import TAINT, ObservedNodeLayout
 from tessera.domain.repartition.turn import Repartitions
 from tessera.domain.snapshot import Node, Ref
 from tessera.ports import Cluster, ClusterError, DisruptionBudgetError, NotFoundError
 from tessera.reconcile.store import Store
 from tessera.resources import repartition
 from tessera.resources.kinds import NODE_LAYOUTS, NODES
-from tessera.resources.manifest import Key, Manifest
+from tessera.resources.manifest import ObjectKey, ObjectManifest
 
 
-class Layouts:
+class LayoutApplier:
     """Carries out orders that stand in the pools' statuses already."""
 
     def __init__(
-        self, cluster: Cluster, store: Store, *, namespace: str | None, begin: Callable[[], None]
+        self,
+        cluster: Cluster,
+        store: Store,
+        *,
+        namespace: str | None,
+        before_write: Callable[[], None],
     ) -> None:
         """`namespace` is that of mig-manager's configuration, None where there is none; `begin` is
         called before a write."""
         self._cluster = cluster
         self._store = store
         self._namespace = namespace
-        self._begin = begin
-        self._configured: Mapping[str, object] | None = None
-        self.held: dict[Ref, str] = {}
+        self._before_write = before_write
+        self._applied_config: Mapping[str, object] | None = None
+        self.blocked_evictions: dict[Ref, str] = {}
         """Pods that could not be evicted in the last turn, and what was said."""
         self.problems: list[str] = []
         """What was refused in the last turn."""
 
-    async def carry_out(self, told: Repartitions, refused: frozenset[str]) -> None:
+    async def apply(self, repartitions: Repartitions, refused: frozenset[str]) -> None:
         """Orders of pools whose status was `refused` wait. One refusal stops nothing else; what it
         kept from happening is asked for again."""
-        self.problems, self.held = [], {}
-        orders = [one for pool, one in told.orders.items() if pool not in refused]
-        keep = {node for one in told.orders.values() for node in one.tainted}
-        tainted = {node for one in orders for node in one.tainted}
+        self.problems, self.blocked_evictions = [], {}
+        pool_actions = [
+            actions for pool, actions in repartitions.actions.items() if pool not in refused
+        ]
+        keep_tainted = {
+            node for actions in repartitions.actions.values() for node in actions.tainted_nodes
+        }
+        tainted = {node for actions in pool_actions for node in actions.tainted_nodes}
         for node in self._nodes():
-            there = TAINT in node.taints
-            if node.name in tainted and not there:
-                await self._attempt(self._taint(node.name, there=True))
-            elif there and node.name not in keep and not refused:
-                await self._attempt(self._taint(node.name, there=False))
-        asks = {node: ask for one in orders for node, ask in one.asks.items()}
-        await self._configure(told, asks)
-        for name, ask in sorted(asks.items()):
-            await self._attempt(self._ask(name, ask))
-        for one in orders:
-            for ref, uid in sorted(one.evict.items()):
+            is_tainted = TAINT in node.taints
+            if node.name in tainted and not is_tainted:
+                await self._attempt(self._taint(node.name, present=True))
+            elif is_tainted and node.name not in keep_tainted and not refused:
+                await self._attempt(self._taint(node.name, present=False))
+        requests = {
+            node: request for actions in pool_actions for node, request in actions.requests.items()
+        }
+        await self._configure(repartitions, requests)
+        for name, request in sorted(requests.items()):
+            await self._attempt(self._send_request(name, request))
+        for actions in pool_actions:
+            for ref, uid in sorted(actions.evictions.items()):
                 await self._attempt(self._evict(ref, uid))
 
     def _nodes(self) -> Iterator[Node]:
-        for seen in self._store.all(NODES).values():
-            if isinstance(seen.value, Node):
-                yield seen.value
+        for observed in self._store.all(NODES).values():
+            if isinstance(observed.value, Node):
+                yield observed.value
 
-    async def _configure(self, told: Repartitions, asks: Mapping[str, Ask]) -> None:
+    async def _configure(
+        self, repartitions: Repartitions, requests: Mapping[str, BackendRequest]
+    ) -> None:
         """Mig-manager's file, where anything of ours is in it."""
-        named = standing(ground for there in told.grounds.values() for ground in there)
-        used = named or any(ask.configs for ask in asks.values())
+        referenced = referenced_configs(
+            node for nodes in repartitions.nodes.values() for node in nodes
+        )
+        used = referenced or any(request.configs for request in requests.values())
         if self._namespace is None or not used:
             return
-        wanted = repartition.configuration(self._namespace, asks.values(), named)
-        if wanted.body != self._configured:
-            await self._attempt(self._apply_configuration(wanted))
+        manifest = repartition.configuration(self._namespace, requests.values(), referenced)
+        if manifest.body != self._applied_config:
+            await self._attempt(self._apply_configuration(manifest))
 
-    async def _apply_configuration(self, wanted: Manifest) -> None:
-        self._begin()
-        await self._cluster.apply(wanted)
-        self._configured = wanted.body
+    async def _apply_configuration(self, manifest: ObjectManifest) -> None:
+        self._before_write()
+        await self._cluster.apply(manifest)
+        self._applied_config = manifest.body
 
-    async def _taint(self, node: str, *, there: bool) -> None:
-        await self._mark(node, {}, {TAINT: there})
+    async def _taint(self, node: str, *, present: bool) -> None:
+        await self._patch_node(node, {}, {TAINT: present})
 
-    async def _mark(
+    async def _patch_node(
         self, node: str, labels: Mapping[str, str | None], taints: Mapping[str, bool]
     ) -> None:
-        self._begin()
+        self._before_write()
         self._store.put(NODES, await self._cluster.patch_node(node, labels, taints))
 
-    async def _ask(self, node: str, ask: Ask) -> None:
-        if ask.layout is not None:
-            key = Key(NODE_LAYOUTS.plural, "", node)
-            seen = self._store.all(NODE_LAYOUTS).get(key)
-            there = seen.value if seen is not None else None
-            if isinstance(there, NodeLayout) and there.spec != ask.layout:
-                self._begin()
-                applied = await self._cluster.apply(repartition.node_layout(node, ask.layout))
+    async def _send_request(self, node: str, request: BackendRequest) -> None:
+        if request.layout_spec is not None:
+            key = ObjectKey(NODE_LAYOUTS.plural, "", node)
+            observed = self._store.all(NODE_LAYOUTS).get(key)
+            current = observed.value if observed is not None else None
+            if isinstance(current, ObservedNodeLayout) and current.spec != request.layout_spec:
+                self._before_write()
+                applied = await self._cluster.apply(
+                    repartition.node_layout(node, request.layout_spec)
+                )
                 self._store.put(NODE_LAYOUTS, applied)
-        if ask.labels:
-            await self._mark(node, ask.labels, {})
+        if request.labels:
+            await self._patch_node(node, request.labels, {})
 
     async def _evict(self, ref: Ref, uid: str) -> None:
-        self._begin()
+        self._before_write()
         try:
             await self._cluster.evict(ref, uid)
         except DisruptionBudgetError as error:
-            self.held[ref] = str(error)
+            self.blocked_evictions[ref] = str(error)
 
     async def _attempt(self, write: Awaitable[object]) -> None:
         try:

@@ -6,20 +6,20 @@ from collections.abc import Awaitable, Callable
 
 PERIOD = 5.0
 """Seconds after which a turn comes even if nothing happened."""
-GATHER = 0.25
+MIN_INTERVAL = 0.25
 """Seconds between two turns at least, so that a burst costs one."""
-REST = 4.0
+REST_RATIO = 4.0
 """So many times as long as a turn computed nothing is computed, so that others get the loop; it
 matters from a thousand services on."""
-LONGEST_REST = 1.0
+MAX_REST = 1.0
 
 
-async def loop(
+async def run_loop(
     changed: asyncio.Event,
-    turn: Callable[[], Awaitable[None]],
+    reconcile: Callable[[], Awaitable[None]],
     *,
     period: float = PERIOD,
-    gather: float = GATHER,
+    min_interval: float = MIN_INTERVAL,
 ) -> None:
     """Run turns for ever: at once on the first change, bursts gathered, and on every tick.
 
@@ -27,9 +27,9 @@ async def loop(
     """
     while True:
         changed.clear()
-        begun = time.thread_time()
-        await turn()
-        rest = max(gather, min(LONGEST_REST, REST * (time.thread_time() - begun)))
+        started = time.thread_time()
+        await reconcile()
+        rest = max(min_interval, min(MAX_REST, REST_RATIO * (time.thread_time() - started)))
         await asyncio.sleep(rest)
         try:
             async with asyncio.timeout(period - rest):

@@ -10,9 +10,9 @@ import logging
 from collections.abc import Callable
 
 from tessera.ports import Cluster, ClusterError, ObjectList, ResourceExpiredError, WatchEvent
-from tessera.reconcile.observe import Senses
+from tessera.reconcile.observe import Observations
 from tessera.reconcile.store import Store
-from tessera.resources.kinds import KINDS, POD_MONITORS, WATCHED, Kind
+from tessera.resources.kinds import KINDS, POD_MONITORS, WATCHED, ApiResource
 
 log = logging.getLogger("tessera")
 
@@ -22,68 +22,68 @@ POLL_SECONDS = 4.0
 _RETRY_SECONDS = 2.0
 
 
-class RewoundError(Exception):
+class VersionRollbackError(Exception):
     """The API server knows less than it told before: nothing that is remembered can be trusted."""
 
 
-class Mirror:
+class Reflector:
     """The store's only writer besides the answers to our own writes."""
 
     def __init__(
-        self, cluster: Cluster, store: Store, senses: Senses, wake: Callable[[], None]
+        self, cluster: Cluster, store: Store, observations: Observations, wake: Callable[[], None]
     ) -> None:
         self._cluster = cluster
         self._store = store
-        self._senses = senses
+        self._observations = observations
         self._wake = wake
-        self._reached: dict[tuple[Kind, str | None], int] = {}
+        self._versions: dict[tuple[ApiResource, str | None], int] = {}
 
-    async def seed(self) -> None:
+    async def list_all(self) -> None:
         """List every kind once, however long the API server takes to answer."""
         for kind in KINDS:
-            await self._surely_list(kind)
+            await self._list_with_retry(kind)
 
-    async def keep(self) -> None:
+    async def run(self) -> None:
         """Watch, list again what is only polled, and everything from time to time."""
         async with asyncio.TaskGroup() as group:
             for kind in WATCHED:
                 for scope in self._cluster.scopes(kind):
-                    group.create_task(self._follow(kind, scope))
-            group.create_task(self._every(POLL_SECONDS, (POD_MONITORS,)))
-            group.create_task(self._every(RELIST_SECONDS, KINDS))
+                    group.create_task(self._watch_forever(kind, scope))
+            group.create_task(self._relist_every(POLL_SECONDS, (POD_MONITORS,)))
+            group.create_task(self._relist_every(RELIST_SECONDS, KINDS))
 
-    async def watch(self, kind: Kind, scope: str | None = None) -> None:
+    async def watch(self, kind: ApiResource, scope: str | None = None) -> None:
         """One watch, from where the last one stopped until its end."""
-        async for change in self._cluster.watch(kind, self._reached[kind, scope], scope):
-            self._reached[kind, scope] = change.version
-            if self._take(kind, change):
+        async for change in self._cluster.watch(kind, self._versions[kind, scope], scope):
+            self._versions[kind, scope] = change.version
+            if self._store_change(kind, change):
                 self._wake()
 
-    async def _follow(self, kind: Kind, scope: str | None) -> None:
-        broken = False
+    async def _watch_forever(self, kind: ApiResource, scope: str | None) -> None:
+        failing = False
         while True:
             try:
                 await self.watch(kind, scope)
-                broken = False
+                failing = False
             except ResourceExpiredError:
-                self._reached[kind, scope] = 0
-                await self._surely_list(kind)
+                self._versions[kind, scope] = 0
+                await self._list_with_retry(kind)
                 self._wake()
                 await asyncio.sleep(_RETRY_SECONDS)
             except ClusterError as error:
-                if not broken:
+                if not failing:
                     log.warning("will be watched again: %s", error)
-                broken = True
+                failing = True
                 await asyncio.sleep(_RETRY_SECONDS)
 
-    def _take(self, kind: Kind, change: WatchEvent) -> bool:
+    def _store_change(self, kind: ApiResource, change: WatchEvent) -> bool:
         if change.cluster_object is None:
             return False
         if change.deleted:
             return self._store.drop(kind, change.cluster_object.key, change.version)
         return self._store.put(kind, change.cluster_object)
 
-    async def _every(self, seconds: float, kinds: tuple[Kind, ...]) -> None:
+    async def _relist_every(self, seconds: float, kinds: tuple[ApiResource, ...]) -> None:
         while True:
             await asyncio.sleep(seconds)
             for kind in kinds:
@@ -95,7 +95,7 @@ class Mirror:
                     if changed:
                         self._wake()
 
-    async def _surely_list(self, kind: Kind) -> None:
+    async def _list_with_retry(self, kind: ApiResource) -> None:
         while True:
             try:
                 await self._list(kind)
@@ -105,21 +105,21 @@ class Mirror:
             else:
                 return
 
-    async def _list(self, kind: Kind) -> bool:
+    async def _list(self, kind: ApiResource) -> bool:
         scopes = [(kind, scope) for scope in self._cluster.scopes(kind)]
-        known = max(self._reached.get(scope, 0) for scope in scopes)
-        found = await self._cluster.list(kind)
+        known = max(self._versions.get(scope, 0) for scope in scopes)
+        listing = await self._cluster.list(kind)
         if kind is POD_MONITORS:
-            appeared = self._senses.monitored != (found is not None)
-            self._senses.monitored = found is not None
-            return self._store.replace(kind, found or ObjectList()) or appeared
-        if found is None:
+            appeared = self._observations.monitored != (listing is not None)
+            self._observations.monitored = listing is not None
+            return self._store.replace(kind, listing or ObjectList()) or appeared
+        if listing is None:
             raise ClusterError(f"the API server does not know {kind.plural}: install the CRDs")
-        if found.version < known:
-            raise RewoundError(
-                f"{kind.plural} are at version {found.version} and were at {known} before: etcd "
+        if listing.version < known:
+            raise VersionRollbackError(
+                f"{kind.plural} are at version {listing.version} and were at {known} before: etcd "
                 "was restored; the process ends and begins anew"
             )
         for scope in scopes:
-            self._reached[scope] = max(found.version, self._reached.get(scope, 0))
-        return self._store.replace(kind, found)
+            self._versions[scope] = max(listing.version, self._versions.get(scope, 0))
+        return self._store.replace(kind, listing)

@@ -7,14 +7,14 @@ from typing import TypeAlias, TypeVar, cast
 
 from tessera.api.recipe import Platform
 from tessera.domain.autoscale import ScalingHistory
-from tessera.domain.batch.facts import Asked, Batch, BatchJob, VolumeClaim
+from tessera.domain.batch.facts import Batch, BatchJob, ProgressSample, VolumeClaim
 from tessera.domain.bill import Bill
-from tessera.domain.budget.meter import Meter
+from tessera.domain.budget.meter import SpendMeter
 from tessera.domain.kept import LastCallCache
 from tessera.domain.model.facts import ObservedModelJob
 from tessera.domain.model.reports import FetchProgress
-from tessera.domain.repartition.facts import NodeLayout
-from tessera.domain.repartition.question import Solved
+from tessera.domain.repartition.facts import ObservedNodeLayout
+from tessera.domain.repartition.question import LayoutSolution
 from tessera.domain.snapshot import (
     STALL_TIMEOUT,
     Budget,
@@ -46,7 +46,7 @@ from tessera.resources.kinds import (
     PODS,
     SERVICES,
     TENANT_BUDGETS,
-    Kind,
+    ApiResource,
 )
 
 T = TypeVar("T")
@@ -54,61 +54,61 @@ Job: TypeAlias = BatchJob | ObservedModelJob
 
 
 @dataclass(slots=True)
-class Senses:
+class Observations:
     """What reached the operator besides the objects; kept between turns."""
 
     readings: Readings | None = None
-    answers: dict[Ref, ProbeResult] = field(default_factory=dict)
+    probe_results: dict[Ref, ProbeResult] = field(default_factory=dict)
     in_flight: dict[Ref, InFlight] = field(default_factory=dict)
-    asked: dict[str, Asked] = field(default_factory=dict)
-    refused: dict[str, str] = field(default_factory=dict)
-    fetched: dict[Ref, FetchProgress] = field(default_factory=dict)
-    memory: dict[Ref, ScalingHistory] = field(default_factory=dict)
-    watches: dict[Ref, EngineProgress] = field(default_factory=dict)
-    patience: timedelta = STALL_TIMEOUT
+    runner_answers: dict[str, ProgressSample] = field(default_factory=dict)
+    job_creation_errors: dict[str, str] = field(default_factory=dict)
+    fetch_progress: dict[Ref, FetchProgress] = field(default_factory=dict)
+    scaling_history: dict[Ref, ScalingHistory] = field(default_factory=dict)
+    engine_progress: dict[Ref, EngineProgress] = field(default_factory=dict)
+    stall_timeout: timedelta = STALL_TIMEOUT
     """How long an engine may hold requests without a step; given, not sensed."""
-    meters: dict[str, Meter] = field(default_factory=dict)
+    meters: dict[str, SpendMeter] = field(default_factory=dict)
     last_seen: dict[str, datetime] = field(default_factory=dict)
     """Filled at the start, and used by the first turn alone."""
     bill: Bill = field(default_factory=Bill)
-    cutters: frozenset[str] = frozenset()
+    mig_backends: frozenset[str] = frozenset()
     """Given, not sensed."""
-    held: dict[Ref, str] = field(default_factory=dict)
-    unwritten: tuple[str, ...] = ()
-    builder: int = 1
+    blocked_evictions: dict[Ref, str] = field(default_factory=dict)
+    layout_write_errors: tuple[str, ...] = ()
+    builder_version: int = 1
     platform: Platform = field(default_factory=Platform)
     resolutions: dict[RevisionQuery, Resolution] | None = None
     """None where no hub is asked."""
-    solved: Solved | None = None
+    layout_solution: LayoutSolution | None = None
     """The last layouts that were planned."""
-    unsolved: str | None = None
+    solver_error: str | None = None
     """Why there are no newer ones."""
     monitored: bool = False
     """The cluster knows PodMonitors."""
     addresses_of: LastCallCache[[tuple[ServiceEndpoint, ...]], Mapping[Ref, str]] = field(
         default_factory=lambda: LastCallCache(_addresses)
     )
-    jobs_of: LastCallCache[[tuple[Job, ...]], tuple[BatchJob, ...]] = field(
-        default_factory=lambda: LastCallCache(_jobs)
+    batch_jobs_of: LastCallCache[[tuple[Job, ...]], tuple[BatchJob, ...]] = field(
+        default_factory=lambda: LastCallCache(_batch_jobs)
     )
-    errands_of: LastCallCache[[tuple[Job, ...]], tuple[ObservedModelJob, ...]] = field(
-        default_factory=lambda: LastCallCache(_errands)
+    model_jobs_of: LastCallCache[[tuple[Job, ...]], tuple[ObservedModelJob, ...]] = field(
+        default_factory=lambda: LastCallCache(_model_jobs)
     )
 
 
-def _jobs(found: tuple[Job, ...]) -> tuple[BatchJob, ...]:
-    return tuple(one for one in found if isinstance(one, BatchJob))
+def _batch_jobs(jobs: tuple[Job, ...]) -> tuple[BatchJob, ...]:
+    return tuple(job for job in jobs if isinstance(job, BatchJob))
 
 
-def _errands(found: tuple[Job, ...]) -> tuple[ObservedModelJob, ...]:
-    return tuple(one for one in found if isinstance(one, ObservedModelJob))
+def _model_jobs(jobs: tuple[Job, ...]) -> tuple[ObservedModelJob, ...]:
+    return tuple(job for job in jobs if isinstance(job, ObservedModelJob))
 
 
-def _addresses(fronts: tuple[ServiceEndpoint, ...]) -> Mapping[Ref, str]:
-    return {front.service: front.address for front in fronts if front.address}
+def _addresses(endpoints: tuple[ServiceEndpoint, ...]) -> Mapping[Ref, str]:
+    return {endpoint.service: endpoint.address for endpoint in endpoints if endpoint.address}
 
 
-def observe(store: Store, senses: Senses, at: datetime) -> Snapshot:
+def observe(store: Store, observations: Observations, at: datetime) -> Snapshot:
     """The fleet at one moment; what did not change is the same object as before."""
     jobs = cast(tuple[Job, ...], store.values(JOBS))
     return Snapshot(
@@ -116,41 +116,41 @@ def observe(store: Store, senses: Senses, at: datetime) -> Snapshot:
         services=_values(store, INFERENCE_SERVICES, ObservedService),
         pools=_values(store, ACCELERATOR_POOLS, Pool),
         nodes=_values(store, NODES, Node),
-        layouts=_values(store, NODE_LAYOUTS, NodeLayout),
+        layouts=_values(store, NODE_LAYOUTS, ObservedNodeLayout),
         pods=_values(store, PODS, Pod),
         workloads=_values(store, DEPLOYMENTS, Workload),
-        addresses=senses.addresses_of(_values(store, SERVICES, ServiceEndpoint)),
-        readings=senses.readings,
-        probe_results=dict(senses.answers),
-        in_flight=dict(senses.in_flight),
-        scaling_history=dict(senses.memory),
-        engine_progress=dict(senses.watches),
-        stall_timeout=senses.patience,
+        addresses=observations.addresses_of(_values(store, SERVICES, ServiceEndpoint)),
+        readings=observations.readings,
+        probe_results=dict(observations.probe_results),
+        in_flight=dict(observations.in_flight),
+        scaling_history=dict(observations.scaling_history),
+        engine_progress=dict(observations.engine_progress),
+        stall_timeout=observations.stall_timeout,
         batches=_values(store, BATCH_INFERENCES, Batch),
-        batch_jobs=senses.jobs_of(jobs),
-        model_jobs=senses.errands_of(jobs),
-        fetch_progress=dict(senses.fetched),
+        batch_jobs=observations.batch_jobs_of(jobs),
+        model_jobs=observations.model_jobs_of(jobs),
+        fetch_progress=dict(observations.fetch_progress),
         claims={
-            Ref(key.namespace, key.name): seen.value
-            for key, seen in store.all(CLAIMS).items()
-            if isinstance(seen.value, VolumeClaim)
+            Ref(key.namespace, key.name): observed.value
+            for key, observed in store.all(CLAIMS).items()
+            if isinstance(observed.value, VolumeClaim)
         },
-        runner_answers=dict(senses.asked),
-        job_creation_errors=dict(senses.refused),
+        runner_answers=dict(observations.runner_answers),
+        job_creation_errors=dict(observations.job_creation_errors),
         budgets=_values(store, TENANT_BUDGETS, Budget),
-        meters=dict(senses.meters),
-        last_seen=dict(senses.last_seen),
-        mig_backends=senses.cutters,
-        blocked_evictions=dict(senses.held),
-        layout_write_errors=senses.unwritten,
-        builder_version=senses.builder,
-        platform=senses.platform,
-        layout_solution=senses.solved,
-        solver_error=senses.unsolved,
-        resolutions=None if senses.resolutions is None else dict(senses.resolutions),
+        meters=dict(observations.meters),
+        last_seen=dict(observations.last_seen),
+        mig_backends=observations.mig_backends,
+        blocked_evictions=dict(observations.blocked_evictions),
+        layout_write_errors=observations.layout_write_errors,
+        builder_version=observations.builder_version,
+        platform=observations.platform,
+        layout_solution=observations.layout_solution,
+        solver_error=observations.solver_error,
+        resolutions=None if observations.resolutions is None else dict(observations.resolutions),
     )
 
 
-def _values(store: Store, kind: Kind, read_as: type[T]) -> tuple[T, ...]:
+def _values(store: Store, kind: ApiResource, read_as: type[T]) -> tuple[T, ...]:
     del read_as  # what the border makes of a kind is always of one type
     return cast(tuple[T, ...], store.values(kind))

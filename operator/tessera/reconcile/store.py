@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from tessera.domain.snapshot import Ref
 from tessera.ports import ClusterObject, ObjectList, ObjectValue
-from tessera.resources.kinds import CHILDREN, Kind
-from tessera.resources.manifest import Key
+from tessera.resources.kinds import CHILDREN, ApiResource
+from tessera.resources.manifest import ObjectKey
 
 _CHILDREN = frozenset(kind.plural for kind in CHILDREN)
 
@@ -15,92 +15,104 @@ _CHILDREN = frozenset(kind.plural for kind in CHILDREN)
 class Store:
     """Everything seen, by kind."""
 
-    def __init__(self, kinds: Iterable[Kind]) -> None:
-        self._seen: dict[str, dict[Key, ClusterObject]] = {kind.plural: {} for kind in kinds}
-        self._awaited = set(self._seen)
-        self._gone: dict[Key, int] = {}
+    def __init__(self, kinds: Iterable[ApiResource]) -> None:
+        self._objects: dict[str, dict[ObjectKey, ClusterObject]] = {
+            kind.plural: {} for kind in kinds
+        }
+        self._unlisted = set(self._objects)
+        self._deleted_versions: dict[ObjectKey, int] = {}
         self._values: dict[str, tuple[ObjectValue, ...]] = {}
-        self._belongings: Mapping[Ref | None, tuple[ClusterObject, ...]] | None = None
-        self._before: Mapping[Ref | None, tuple[ClusterObject, ...]] = {}
+        self._children: Mapping[Ref | None, tuple[ClusterObject, ...]] | None = None
+        self._previous_children: Mapping[Ref | None, tuple[ClusterObject, ...]] = {}
 
     @property
     def complete(self) -> bool:
         """Every kind was listed once; before that, absence means nothing."""
-        return not self._awaited
+        return not self._unlisted
 
-    def replace(self, kind: Kind, listing: ObjectList) -> bool:
+    def replace(self, kind: ApiResource, listing: ObjectList) -> bool:
         """Take a full listing; what is not in it is gone. True when anything changed.
 
         What events brought after the listing was made stays.
         """
-        old = self._seen[kind.plural]
-        new = {seen.key: _newer(old.get(seen.key), seen) for seen in listing.items}
-        new |= {key: seen for key, seen in old.items() if seen.version > listing.version > 0}
-        self._awaited.discard(kind.plural)
-        self._seen[kind.plural] = new
-        for key in [key for key in self._gone if key.plural == kind.plural]:
-            del self._gone[key]
-        return self._changed(kind, old != new)
+        previous = self._objects[kind.plural]
+        current = {
+            observed.key: _newer(previous.get(observed.key), observed) for observed in listing.items
+        }
+        current |= {
+            key: observed
+            for key, observed in previous.items()
+            if observed.version > listing.version > 0
+        }
+        self._unlisted.discard(kind.plural)
+        self._objects[kind.plural] = current
+        for key in [key for key in self._deleted_versions if key.plural == kind.plural]:
+            del self._deleted_versions[key]
+        return self._changed(kind, previous != current)
 
-    def put(self, kind: Kind, seen: ClusterObject) -> bool:
+    def put(self, kind: ApiResource, observed: ClusterObject) -> bool:
         """Take one object; True when it changed.
 
         Answers to our own writes and watch events overtake each other, so what is older than what
         is known changes nothing, and what was deleted does not come back by an old answer.
         """
-        objects = self._seen[kind.plural]
-        known = objects.get(seen.key)
-        if seen.version < max(known.version if known else 0, self._gone.get(seen.key, 0)):
+        objects = self._objects[kind.plural]
+        known = objects.get(observed.key)
+        if observed.version < max(
+            known.version if known else 0, self._deleted_versions.get(observed.key, 0)
+        ):
             return False
-        self._gone.pop(seen.key, None)
-        objects[seen.key] = _newer(known, seen)
-        return self._changed(kind, known != seen)
+        self._deleted_versions.pop(observed.key, None)
+        objects[observed.key] = _newer(known, observed)
+        return self._changed(kind, known != observed)
 
-    def drop(self, kind: Kind, key: Key, version: int = 0) -> bool:
+    def drop(self, kind: ApiResource, key: ObjectKey, version: int = 0) -> bool:
         """Forget one object; True when it was known."""
-        known = self._seen[kind.plural].get(key)
+        known = self._objects[kind.plural].get(key)
         if known is not None and version and version < known.version:
             return False
         if version:
-            self._gone[key] = version
-        return self._changed(kind, self._seen[kind.plural].pop(key, None) is not None)
+            self._deleted_versions[key] = version
+        return self._changed(kind, self._objects[kind.plural].pop(key, None) is not None)
 
-    def values(self, kind: Kind) -> tuple[ObjectValue, ...]:
+    def values(self, kind: ApiResource) -> tuple[ObjectValue, ...]:
         """What the plan reads of them; the same tuple as long as none of them changed."""
         if kind.plural not in self._values:
-            found = (seen.value for seen in self._seen[kind.plural].values())
-            self._values[kind.plural] = tuple(value for value in found if value is not None)
+            values = (observed.value for observed in self._objects[kind.plural].values())
+            self._values[kind.plural] = tuple(value for value in values if value is not None)
         return self._values[kind.plural]
 
-    def belongings(self) -> Mapping[Ref | None, tuple[ClusterObject, ...]]:
+    def children_by_service(self) -> Mapping[Ref | None, tuple[ClusterObject, ...]]:
         """The objects that we applied for each service, and under None those that are shared; the
         same mapping as long as none changed, and the same tuples for whom none changed."""
-        if self._belongings is None:
-            found: dict[Ref | None, list[ClusterObject]] = defaultdict(list)
+        if self._children is None:
+            objects: dict[Ref | None, list[ClusterObject]] = defaultdict(list)
             for plural in sorted(_CHILDREN):
-                for seen in self._seen[plural].values():
-                    found[seen.service].append(seen)
-            old = self._before
-            self._before = self._belongings = {
-                ref: old[ref] if ref in old and old[ref] == tuple(one) else tuple(one)
-                for ref, one in found.items()
+                for observed in self._objects[plural].values():
+                    objects[observed.service].append(observed)
+            previous = self._previous_children
+            self._previous_children = self._children = {
+                ref: previous[ref]
+                if ref in previous and previous[ref] == tuple(seen_objects)
+                else tuple(seen_objects)
+                for ref, seen_objects in objects.items()
             }
-        return self._belongings
+        return self._children
 
-    def _changed(self, kind: Kind, changed: bool) -> bool:
+    def _changed(self, kind: ApiResource, changed: bool) -> bool:
         if changed:
             self._values.pop(kind.plural, None)
             if kind.plural in _CHILDREN:
-                self._belongings = None
+                self._children = None
         return changed
 
-    def all(self, kind: Kind) -> Mapping[Key, ClusterObject]:
+    def all(self, kind: ApiResource) -> Mapping[ObjectKey, ClusterObject]:
         """Every object of one kind."""
-        return self._seen[kind.plural]
+        return self._objects[kind.plural]
 
 
-def _newer(known: ClusterObject | None, seen: ClusterObject) -> ClusterObject:
+def _newer(known: ClusterObject | None, observed: ClusterObject) -> ClusterObject:
     """The newer sight of an object, with the old value where both say the same."""
-    if known is None or seen.version < known.version:
-        return known or seen
-    return replace(seen, value=known.value) if known == seen else seen
+    if known is None or observed.version < known.version:
+        return known or observed
+    return replace(observed, value=known.value) if known == observed else observed

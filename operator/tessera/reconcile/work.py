@@ -13,16 +13,16 @@ from tessera.domain.reasons import WithinBudget
 from tessera.domain.snapshot import ProbeResult, Ref, Snapshot
 from tessera.ports import ClusterObject
 from tessera.resources import marks
-from tessera.resources.kinds import CHILDREN, DEPLOYMENTS, Kind
-from tessera.resources.manifest import Key, Manifest
+from tessera.resources.kinds import CHILDREN, DEPLOYMENTS, ApiResource
+from tessera.resources.manifest import ObjectKey, ObjectManifest
 
 KINDS = {kind.plural: kind for kind in CHILDREN}
-AT_ONCE = 16
+MAX_CONCURRENCY = 16
 """Services that are worked on at a time, and writing requests."""
 
 
 @dataclass(frozen=True, slots=True)
-class Tenant:
+class TenantFunding:
     """Who pays for a service, how he stands, and what was refused to write of it."""
 
     view: BudgetView
@@ -30,19 +30,19 @@ class Tenant:
     refused: list[str]
 
 
-MadeOf: TypeAlias = tuple[
+ServiceInputs: TypeAlias = tuple[
     ServicePlan, tuple[ClusterObject, ...], ProbeResult | None, tuple[str, WithinBudget] | None
 ]
 """All that the objects and the status of a service follow from."""
 
 
 @dataclass(slots=True, kw_only=True)
-class Work:
+class ServiceWork:
     """What a turn does for one service, and what became of it."""
 
-    allotment: ServicePlan
-    tenant: Tenant | None
-    made_of: MadeOf
+    service_plan: ServicePlan
+    tenant: TenantFunding | None
+    inputs: ServiceInputs
     problems: list[str]
     status: InferenceServiceStatus
     """As it is known to be written."""
@@ -50,75 +50,79 @@ class Work:
 
     @property
     def ref(self) -> Ref:
-        return self.allotment.service.ref
+        return self.service_plan.service.ref
 
 
-def comes_first(allotment: ServicePlan) -> bool:
+def must_report_first(service_plan: ServicePlan) -> bool:
     """The status says by which commit replicas are made before the first is: a successor could not
     tell it from one that nobody asked for."""
-    pinned, told = allotment.pinned_revision.status, allotment.service.status.model
+    pinned, model_status = service_plan.pinned_revision.status, service_plan.service.status.model
     return (
-        allotment.workload is None
+        service_plan.workload is None
         and pinned is not None
-        and (told is None or told.reason != pinned.reason)
+        and (model_status is None or model_status.reason != pinned.reason)
     )
 
 
-def unmarked(snapshot: Snapshot, allotment: ServicePlan) -> Iterable[tuple[Manifest, str | None]]:
+def outdated_marks(
+    snapshot: Snapshot, service_plan: ServicePlan
+) -> Iterable[tuple[ObjectManifest, str | None]]:
     """Gates and deletion costs that are not yet as decided."""
-    drain = allotment.drain
-    for pod in allotment.pods:
+    drain = service_plan.drain
+    for pod in service_plan.pods:
         serving = pod.ref not in drain.draining
         if not pod.terminating and pod.serving is not serving:
-            yield marks.gate(pod, snapshot.at, serving=serving), "status"
+            yield marks.serving_gate(pod, snapshot.at, serving=serving), "status"
         done = pod.ref in drain.drained
         if not pod.terminating and done is not (pod.deletion_cost == DRAINED_DELETION_COST):
             yield marks.deletion_cost(pod, done=done), None
 
 
-def superfluous(
-    allotment: ServicePlan, wanted: Iterable[Manifest], existing: Iterable[ClusterObject]
-) -> list[tuple[Kind, Key]]:
+def obsolete_objects(
+    service_plan: ServicePlan,
+    manifests: Iterable[ObjectManifest],
+    existing: Iterable[ClusterObject],
+) -> list[tuple[ApiResource, ObjectKey]]:
     """Objects of the service that are not wanted any more; none while nothing is decided."""
-    if allotment.choice is None:
+    if service_plan.choice is None:
         return []
-    keys = {manifest.key for manifest in wanted}
+    keys = {manifest.key for manifest in manifests}
     return [
-        (KINDS[seen.key.plural], seen.key)
-        for seen in existing
-        if seen.key not in keys
+        (KINDS[observed.key.plural], observed.key)
+        for observed in existing
+        if observed.key not in keys
         and (
-            seen.key.plural != DEPLOYMENTS.plural
-            or Ref(seen.key.namespace, seen.key.name) in allotment.removable_deployments
+            observed.key.plural != DEPLOYMENTS.plural
+            or Ref(observed.key.namespace, observed.key.name) in service_plan.removable_deployments
         )
     ]
 
 
-def same(made_of: MadeOf, before: MadeOf | None) -> bool:
-    if before is None:
+def inputs_unchanged(inputs: ServiceInputs, previous: ServiceInputs | None) -> bool:
+    if previous is None:
         return False
-    allotment, existing, answer, paid = before
+    service_plan, existing, answer, funding = previous
     return (
-        made_of[0] is allotment
-        and made_of[1] is existing
-        and made_of[2] is answer
-        and made_of[3] == paid
+        inputs[0] is service_plan
+        and inputs[1] is existing
+        and inputs[2] is answer
+        and inputs[3] == funding
     )
 
 
-async def all_of(steps: Iterable[Awaitable[None]]) -> None:
+async def run_all(steps: Iterable[Awaitable[None]]) -> None:
     """As many at once as there is room for; if one raises, the others are ended first.
 
     The steps are made one by one, so that none is left when the others end, and between two of
     them the loop serves whoever else waits: a large fleet is no reason for a late probe.
     """
-    left = iter(steps)
+    remaining = iter(steps)
 
-    async def work() -> None:
-        for step in left:
+    async def worker() -> None:
+        for step in remaining:
             await step
             await asyncio.sleep(0)
 
     async with asyncio.TaskGroup() as group:
-        for _ in range(AT_ONCE):
-            group.create_task(work())
+        for _ in range(MAX_CONCURRENCY):
+            group.create_task(worker())

@@ -25,7 +25,7 @@ def arguments(
     The defaults are read through NVML, which inside a slice answers for the whole GPU.
     """
     fit = choice.fit
-    told = [
+    args = [
         served_path(spec.model),
         f"--served-model-name={spec.model.served_name or name}",
         f"--port={PORT}",
@@ -35,14 +35,14 @@ def arguments(
         f"--gpu-memory-utilization={defaults.gpu_memory_utilization}",
         f"--tensor-parallel-size={fit.hardware.devices}",
         "--scheduling-policy=priority",
-        f"--shutdown-timeout={seconds(spec.drain.timeout)}",
+        f"--shutdown-timeout={whole_seconds(spec.drain.timeout)}",
         *defaults.flags,
     ]
     if spec.model.revision and spec.model.cache.type == "none":
-        told.append(f"--revision={spec.model.revision}")
+        args.append(f"--revision={spec.model.revision}")
     if fit.precision:
-        told.append(f"--quantization={fit.precision}")
-    return [*told, *_adapters(spec.model), *spec.engine.extra_args]
+        args.append(f"--quantization={fit.precision}")
+    return [*args, *_adapters(spec.model), *spec.engine.extra_args]
 
 
 def _adapters(model: Model) -> list[str]:
@@ -51,7 +51,7 @@ def _adapters(model: Model) -> list[str]:
         return []
     return [
         "--lora-modules",
-        *(f"{one.name}={adapter_path(one)}" for one in model.adapters),
+        *(f"{adapter.name}={adapter_path(adapter)}" for adapter in model.adapters),
         "--enable-lora",
         f"--max-loras={len(model.adapters)}",
         f"--max-lora-rank={engine_rank(model.adapters)}",
@@ -82,12 +82,12 @@ def model_path(uri: str, mount: str = MODELS) -> str:
     return f"{mount}/{path}".rstrip("/")
 
 
-def claim(uri: str) -> str | None:
+def pvc_claim_name(uri: str) -> str | None:
     """The PersistentVolumeClaim of a `pvc://` model."""
     scheme, _, rest = uri.partition("://")
     return rest.partition("/")[0] if scheme == "pvc" else None
 
 
-def seconds(span: timedelta) -> int:
+def whole_seconds(span: timedelta) -> int:
     """Whole seconds, rounded up."""
     return math.ceil(span.total_seconds())

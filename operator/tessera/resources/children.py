@@ -5,66 +5,66 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tessera.domain.allotment import ServicePlan
-from tessera.domain.batch.allotment import BatchAllotment
+from tessera.domain.batch.allotment import BatchPlan
 from tessera.domain.batch.names import BATCH_ROLE
 from tessera.domain.ref import Ref
 from tessera.resources.deployment import deployment
-from tessera.resources.errand import claim
-from tessera.resources.manifest import Manifest, Owner, owner_of
+from tessera.resources.errand import model_claim_manifest
+from tessera.resources.manifest import ObjectManifest, Owner, owner_of
 from tessera.resources.namespace import (
-    account,
-    batch_account,
-    batch_fence,
-    batch_isolation,
-    isolation,
-    monitor,
+    batch_network_policy,
+    batch_role_binding,
+    batch_service_account,
+    engine_network_policy,
+    engine_service_account,
+    pod_monitor,
 )
-from tessera.resources.service import disruption_budget, front
+from tessera.resources.service import disruption_budget, service_manifest
 
-_BUDGETED = 2
+_MIN_REPLICAS_FOR_BUDGET = 2
 """From so many replicas on a disruption budget helps; with one it would block every node drain."""
 
 
-def of_service(allotment: ServicePlan) -> tuple[Manifest, ...]:
+def service_manifests(allotment: ServicePlan) -> tuple[ObjectManifest, ...]:
     """The objects of one service; none while there is nothing decided for it."""
     choice, spec = allotment.choice, allotment.effective_spec
     if choice is None or spec is None:
         return ()
-    told = [front(allotment.service)]
+    manifests = [service_manifest(allotment.service)]
     if spec.model.cache.type == "pvc":
-        told.append(claim(allotment.service, spec))
-    if not _awaited(allotment):
-        told.append(deployment(allotment, spec, choice))
-    if allotment.scale.replicas >= _BUDGETED:
-        told.append(disruption_budget(allotment.service))
-    return tuple(told)
+        manifests.append(model_claim_manifest(allotment.service, spec))
+    if not _is_waiting(allotment):
+        manifests.append(deployment(allotment, spec, choice))
+    if allotment.scale.replicas >= _MIN_REPLICAS_FOR_BUDGET:
+        manifests.append(disruption_budget(allotment.service))
+    return tuple(manifests)
 
 
-def _awaited(allotment: ServicePlan) -> bool:
+def _is_waiting(allotment: ServicePlan) -> bool:
     """The Deployment stays as it is until the hub answered, and the files are there."""
     preparation = allotment.preparation
     unfetched = preparation is not None and preparation.missing_files is not None
     return unfetched or allotment.pinned_revision.query is not None
 
 
-def made_of(allotment: ServicePlan) -> tuple[object, ...]:
+def service_inputs(allotment: ServicePlan) -> tuple[object, ...]:
     """All that the objects of a service depend on: equal parts make equal objects."""
     service = allotment.service
     return (
         service.uid,
         service.spec,
         allotment.choice,
-        _awaited(allotment),
+        _is_waiting(allotment),
         allotment.pinned_revision,
         allotment.template,
         allotment.drain.replicas,
         allotment.surge,
-        allotment.scale.replicas >= _BUDGETED,
+        allotment.scale.replicas >= _MIN_REPLICAS_FOR_BUDGET,
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sharing:
+class NamespaceOwners:
     """Who shares the objects of a namespace in which something is placed, in the order of names."""
 
     namespace: str
@@ -72,42 +72,43 @@ class Sharing:
     batches: tuple[Owner, ...]
 
     def manifests(
-        self, *, visitors: tuple[str, ...], monitored: bool, batch_role: str = BATCH_ROLE
-    ) -> tuple[Manifest, ...]:
+        self, *, ingress_namespaces: tuple[str, ...], monitored: bool, batch_role: str = BATCH_ROLE
+    ) -> tuple[ObjectManifest, ...]:
         """The shared objects; the first visitor is the operator."""
-        found = (*self.services, *self.batches)
-        told = [account(found), isolation(found, visitors)]
+        owners = (*self.services, *self.batches)
+        shared = [engine_service_account(owners), engine_network_policy(owners, ingress_namespaces)]
         if monitored:
-            told.append(monitor(found))
-        if mine := self.batches:
-            told += [
-                batch_account(mine),
-                batch_fence(mine, batch_role),
-                batch_isolation(mine, visitors[0]),
+            shared.append(pod_monitor(owners))
+        if batch_owners := self.batches:
+            shared += [
+                batch_service_account(batch_owners),
+                batch_role_binding(batch_owners, batch_role),
+                batch_network_policy(batch_owners, ingress_namespaces[0]),
             ]
-        return tuple(told)
+        return tuple(shared)
 
 
-def sharing(
-    allotments: Mapping[Ref, ServicePlan], batches: Mapping[Ref, BatchAllotment]
-) -> tuple[Sharing, ...]:
+def namespace_owners(
+    allotments: Mapping[Ref, ServicePlan], batches: Mapping[Ref, BatchPlan]
+) -> tuple[NamespaceOwners, ...]:
     """The namespaces with what lives in them."""
     services: dict[str, list[Owner]] = defaultdict(list)
     for ref in sorted(allotments):
         services[ref.namespace].append(owner_of(allotments[ref].service))
-    placed = {
+    active_namespaces = {
         ref.namespace
-        for ref, one in allotments.items()
-        if one.choice is not None or (one.preparation and one.preparation.job_to_create)
+        for ref, allotment in allotments.items()
+        if allotment.choice is not None
+        or (allotment.preparation and allotment.preparation.job_to_create)
     }
-    living: dict[str, list[Owner]] = defaultdict(list)
+    batch_owners: dict[str, list[Owner]] = defaultdict(list)
     for ref in sorted(batches):
-        living[ref.namespace].append(owner_of(batches[ref].batch))
+        batch_owners[ref.namespace].append(owner_of(batches[ref].batch))
     return tuple(
-        Sharing(
+        NamespaceOwners(
             namespace=name,
             services=tuple(services.get(name, ())),
-            batches=tuple(living.get(name, ())),
+            batches=tuple(batch_owners.get(name, ())),
         )
-        for name in sorted(placed | living.keys())
+        for name in sorted(active_namespaces | batch_owners.keys())
     )

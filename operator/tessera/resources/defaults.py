@@ -26,7 +26,7 @@ class Defaults:
     """Time for endpoints to forget a pod before its engine is told to stop."""
     exit_seconds: int = 10
     """vLLM needs 5 to 6 seconds to exit after its last token."""
-    silent_seconds: int = 30
+    unreachable_seconds: int = 30
     """A replica on a node that does not answer is replaced so soon. Whoever waits for it longer
     loses capacity, whoever waits less loads a model anew for every hiccup of a network."""
     start_seconds: int = 600
@@ -49,11 +49,11 @@ DEFAULTS: dict[int, Defaults] = {1: Defaults()}
 """The rules by version; the highest number is the newest."""
 
 
-def newest(table: Mapping[int, Defaults] = DEFAULTS) -> int:
+def newest_version(table: Mapping[int, Defaults] = DEFAULTS) -> int:
     """The version by which new replicas are built."""
     return max(table)
 
 
 def defaults(builder: int, table: Mapping[int, Defaults] = DEFAULTS) -> Defaults:
     """The rules of a version; of one that a newer Tessera made, the newest that are known."""
-    return table[min(builder, newest(table))]
+    return table[min(builder, newest_version(table))]

@@ -28,7 +28,7 @@ from tessera.domain.names import (
     deployment_name,
 )
 from tessera.domain.placement import HardwareChoice
-from tessera.resources.arguments import seconds
+from tessera.resources.arguments import whole_seconds
 from tessera.resources.defaults import defaults
 from tessera.resources.engine import (
     HEALTH,
@@ -38,25 +38,25 @@ from tessera.resources.engine import (
     volumes,
 )
 from tessera.resources.kinds import DEPLOYMENTS
-from tessera.resources.manifest import Manifest, labels, manifest, owner_of, reference
-from tessera.resources.scheduling import scheduled, spread
+from tessera.resources.manifest import ObjectManifest, labels, manifest, owner_of, owner_reference
+from tessera.resources.scheduling import bind_to_pool, spread_constraints
 from tessera.resources.surroundings import pull_secrets
 
 
 def deployment(
     allotment: ServicePlan, spec: InferenceServiceSpec, choice: HardwareChoice
-) -> Manifest:
+) -> ObjectManifest:
     """The Deployment of the chosen variant, with the number of replicas that drain allows."""
     service = allotment.service
     name = deployment_name(service.ref.name, choice.variant)
     identity = {SERVICE_LABEL: service.ref.name, VARIANT_LABEL: choice.variant}
-    told = labels(service.ref.name) | identity
+    all_labels = labels(service.ref.name) | identity
     model = V1Deployment(
         metadata=V1ObjectMeta(
             name=name,
             namespace=service.ref.namespace,
-            labels=told,
-            owner_references=[reference(owner_of(service), controller=True)],
+            labels=all_labels,
+            owner_references=[owner_reference(owner_of(service), controller=True)],
         ),
         spec=V1DeploymentSpec(
             replicas=allotment.drain.replicas,
@@ -72,46 +72,46 @@ def deployment(
             ),
             template=V1PodTemplateSpec(
                 metadata=V1ObjectMeta(
-                    labels={**spec.pod_template.labels, **told},
+                    labels={**spec.pod_template.labels, **all_labels},
                     annotations=dict(spec.pod_template.annotations) or None,
                 ),
-                spec=_pod(service.ref.name, spec, choice, allotment.template_version),
+                spec=_pod_spec(service.ref.name, spec, choice, allotment.template_version),
             ),
         ),
     )
     return manifest(DEPLOYMENTS, service.ref.namespace, name, model)
 
 
-def _pod(
+def _pod_spec(
     name: str, spec: InferenceServiceSpec, choice: HardwareChoice, recipe: PodTemplateVersion
 ) -> V1PodSpec:
-    rules, drain = defaults(recipe.builder), seconds(spec.drain.timeout)
+    rules, drain = defaults(recipe.builder), whole_seconds(spec.drain.timeout)
     pod = V1PodSpec(
         service_account_name=ENGINE_ACCOUNT,
         automount_service_account_token=False,
         enable_service_links=False,
         image_pull_secrets=pull_secrets(recipe.platform),
-        topology_spread_constraints=spread(name),
+        topology_spread_constraints=spread_constraints(name),
         readiness_gates=[V1PodReadinessGate(condition_type=SERVING_GATE)],
         termination_grace_period_seconds=rules.pre_stop_seconds + drain + rules.exit_seconds,
         security_context=restricted_pod(),
-        containers=[_replica(name, spec, choice, recipe)],
+        containers=[_replica_container(name, spec, choice, recipe)],
         volumes=volumes(name, spec, choice, recipe),
     )
-    return scheduled(pod, spec, choice, recipe, given_up_after=rules.silent_seconds)
+    return bind_to_pool(pod, spec, choice, recipe, unreachable_seconds=rules.unreachable_seconds)
 
 
-def _replica(
+def _replica_container(
     name: str, spec: InferenceServiceSpec, choice: HardwareChoice, recipe: PodTemplateVersion
 ) -> V1Container:
     """An engine that takes requests of others, and is taken out of the way before it stops."""
-    found = engine(name, spec, choice, recipe)
-    found.readiness_probe = V1Probe(
+    container = engine(name, spec, choice, recipe)
+    container.readiness_probe = V1Probe(
         http_get=HEALTH, period_seconds=5, timeout_seconds=5, failure_threshold=3
     )
-    found.lifecycle = V1Lifecycle(
+    container.lifecycle = V1Lifecycle(
         pre_stop=V1LifecycleHandler(
             sleep=V1SleepAction(seconds=defaults(recipe.builder).pre_stop_seconds)
         )
     )
-    return found
+    return container

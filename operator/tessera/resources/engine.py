@@ -28,7 +28,7 @@ from tessera.domain.names import ENGINE, PORT
 from tessera.domain.perf import MIN_LOAD_MIB_PER_SECOND
 from tessera.domain.placement import HardwareChoice
 from tessera.resources import surroundings
-from tessera.resources.arguments import ADAPTERS, MODELS, arguments, claim
+from tessera.resources.arguments import ADAPTERS, MODELS, arguments, pvc_claim_name
 from tessera.resources.defaults import Defaults, defaults
 
 HEALTH = V1HTTPGetAction(path="/health", port="http")
@@ -36,7 +36,7 @@ _USER = 1000
 _CACHE = "/cache"
 _START_PERIOD = 2
 """Asked more often than later on: until then nobody is served, and a closed port costs nothing."""
-_SILENT_STATES = ("not-ready", "unreachable")
+_UNREACHABLE_TAINTS = ("not-ready", "unreachable")
 
 
 def engine(
@@ -94,16 +94,16 @@ def restricted_pod() -> V1PodSecurityContext:
     )
 
 
-def silences(given_up_after: int) -> list[V1Toleration]:
+def unreachable_tolerations(unreachable_seconds: int) -> list[V1Toleration]:
     """For how many seconds a pod stays bound to a node that does not answer; the default is 300."""
     return [
         V1Toleration(
-            key=f"node.kubernetes.io/{state}",
+            key=f"node.kubernetes.io/{taint}",
             operator="Exists",
             effect="NoExecute",
-            toleration_seconds=given_up_after,
+            toleration_seconds=unreachable_seconds,
         )
-        for state in _SILENT_STATES
+        for taint in _UNREACHABLE_TAINTS
     ]
 
 
@@ -112,7 +112,7 @@ def volumes(
 ) -> list[V1Volume]:
     """The volumes that the engine mounts."""
     shm = _shm_mib(choice, defaults(recipe.builder))
-    found = [
+    pod_volumes = [
         V1Volume(
             name="shm",
             empty_dir=V1EmptyDirVolumeSource(medium="Memory", size_limit=f"{shm}Mi"),
@@ -121,30 +121,32 @@ def volumes(
         V1Volume(name="tmp", empty_dir=V1EmptyDirVolumeSource()),
     ]
     if (models := model_volume(name, spec)) is not None:
-        found.append(models)
+        pod_volumes.append(models)
     for adapter in spec.model.adapters:
-        if (found_claim := claim(adapter.uri)) is not None:
-            source = V1PersistentVolumeClaimVolumeSource(claim_name=found_claim, read_only=True)
-            mounted = V1Volume(name=f"adapter-{adapter.name}", persistent_volume_claim=source)
-            found.append(mounted)
-    return [*found, *surroundings.volumes(recipe.platform)]
+        if (adapter_claim := pvc_claim_name(adapter.uri)) is not None:
+            source = V1PersistentVolumeClaimVolumeSource(claim_name=adapter_claim, read_only=True)
+            adapter_volume = V1Volume(
+                name=f"adapter-{adapter.name}", persistent_volume_claim=source
+            )
+            pod_volumes.append(adapter_volume)
+    return [*pod_volumes, *surroundings.volumes(recipe.platform)]
 
 
 def model_volume(name: str, spec: InferenceServiceSpec) -> V1Volume | None:
     """Where the engine finds the model's files, if not on the hub."""
-    return _claimed(claim_name(name)) if spec.model.cache.type == "pvc" else own_volume(spec)
+    return _claim_volume(claim_name(name)) if spec.model.cache.type == "pvc" else uri_volume(spec)
 
 
-def own_volume(spec: InferenceServiceSpec) -> V1Volume | None:
+def uri_volume(spec: InferenceServiceSpec) -> V1Volume | None:
     """The claim or the image that the model's URI names."""
     scheme, _, rest = spec.model.uri.partition("://")
     if scheme == "oci":
         return V1Volume(name="models", image=V1ImageVolumeSource(reference=rest))
-    found = claim(spec.model.uri)
-    return None if found is None else _claimed(found)
+    model_claim = pvc_claim_name(spec.model.uri)
+    return None if model_claim is None else _claim_volume(model_claim)
 
 
-def _claimed(name: str) -> V1Volume:
+def _claim_volume(name: str) -> V1Volume:
     source = V1PersistentVolumeClaimVolumeSource(claim_name=name, read_only=True)
     return V1Volume(name="models", persistent_volume_claim=source)
 
@@ -157,17 +159,21 @@ def start_seconds(choice: HardwareChoice, recipe: PodTemplateVersion) -> int:
 
 def _environment(spec: InferenceServiceSpec, recipe: PodTemplateVersion) -> list[V1EnvVar]:
     """A variable of the service's own takes the place of the platform's."""
-    told = [
+    base = [
         V1EnvVar(name="HOME", value=_CACHE),
         V1EnvVar(name="USER", value=ENGINE),  # PyTorch asks for it where the user has no entry
         V1EnvVar(name="HF_HOME", value=f"{_CACHE}/huggingface"),
         V1EnvVar(name="VLLM_CACHE_ROOT", value=f"{_CACHE}/vllm"),
         V1EnvVar(name="VLLM_NO_USAGE_STATS", value="1"),
     ]
-    own = [_added(variable) for variable in spec.pod_template.env]
-    names = {variable.name for variable in own}
-    around = [one for one in surroundings.environment(recipe.platform) if one.name not in names]
-    return [*told, *token(spec), *around, *own]
+    service_env = [_to_env_var(variable) for variable in spec.pod_template.env]
+    names = {variable.name for variable in service_env}
+    platform_env = [
+        env_var
+        for env_var in surroundings.environment(recipe.platform)
+        if env_var.name not in names
+    ]
+    return [*base, *token(spec), *platform_env, *service_env]
 
 
 def token(spec: InferenceServiceSpec) -> list[V1EnvVar]:
@@ -179,7 +185,7 @@ def token(spec: InferenceServiceSpec) -> list[V1EnvVar]:
     return [V1EnvVar(name="HF_TOKEN", value_from=V1EnvVarSource(secret_key_ref=key))]
 
 
-def _added(variable: EnvVar) -> V1EnvVar:
+def _to_env_var(variable: EnvVar) -> V1EnvVar:
     """A variable of the service's own."""
     if variable.value_from is None:
         return V1EnvVar(name=variable.name, value=variable.value)
@@ -198,10 +204,10 @@ def _mounts(spec: InferenceServiceSpec) -> list[V1VolumeMount]:
         mounts.append(V1VolumeMount(name="models", mount_path=MODELS, read_only=True))
     mounts += [
         V1VolumeMount(
-            name=f"adapter-{one.name}", mount_path=f"{ADAPTERS}/{one.name}", read_only=True
+            name=f"adapter-{adapter.name}", mount_path=f"{ADAPTERS}/{adapter.name}", read_only=True
         )
-        for one in spec.model.adapters
-        if claim(one.uri) is not None
+        for adapter in spec.model.adapters
+        if pvc_claim_name(adapter.uri) is not None
     ]
     return mounts
 

@@ -33,7 +33,7 @@ from kubernetes.client import (
 
 from tessera.api.batch_inference import BatchInferenceSpec
 from tessera.api.recipe import PodTemplateVersion
-from tessera.domain.batch.allotment import Start
+from tessera.domain.batch.allotment import BatchJobRequest
 from tessera.domain.batch.facts import Batch
 from tessera.domain.batch.names import (
     ATTEMPT_LABEL,
@@ -51,19 +51,19 @@ from tessera.domain.names import PORT, VARIANT_LABEL
 from tessera.domain.placement import HardwareChoice
 from tessera.resources import engine, spot, surroundings
 from tessera.resources.kinds import JOBS
-from tessera.resources.manifest import Manifest, labels, manifest, owner_of, reference
-from tessera.resources.scheduling import scheduled
+from tessera.resources.manifest import ObjectManifest, labels, manifest, owner_of, owner_reference
+from tessera.resources.scheduling import bind_to_pool
 
-_CLAIM = "/claim"
+_CLAIM_PATH = "/claim"
 """Where the claim of the batch is mounted."""
-_REPORT = "/dev/termination-log"
+_REPORT_PATH = "/dev/termination-log"
 _TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105 - a path
 _TOKEN_SECONDS = 3600
 _GRACE_SECONDS = 12
 """Within the 15 s that GKE leaves a pod: 2 s for the runner's last rows, 10 s for its engine."""
 _IN_FLIGHT_PER_SEQUENCE = 2
 """Rows in flight for each request that the engine takes at a time, so that some always wait."""
-_STAYING = {
+_NO_EVICTION = {
     "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
     "karpenter.sh/do-not-disrupt": "true",
 }
@@ -71,7 +71,7 @@ _STAYING = {
 
 
 @dataclass(frozen=True, slots=True)
-class Image:
+class RunnerImage:
     """The image of the runner, and how nodes get it."""
 
     name: str
@@ -80,46 +80,50 @@ class Image:
     """Of the namespace of the batch; one that is not there is passed over."""
 
 
-def job(
-    batch: Batch, spec: BatchInferenceSpec, start: Start, image: Image, recipe: PodTemplateVersion
-) -> Manifest:
+def batch_job_manifest(
+    batch: Batch,
+    spec: BatchInferenceSpec,
+    request: BatchJobRequest,
+    image: RunnerImage,
+    template_version: PodTemplateVersion,
+) -> ObjectManifest:
     """The Job to create; `image` is that of the runner."""
-    told = labels() | {
+    job_labels = labels() | {
         BATCH_LABEL: batch.ref.name,
         BATCH_UID_LABEL: batch.uid,
-        ATTEMPT_LABEL: attempt_label(start.attempt),
+        ATTEMPT_LABEL: attempt_label(request.attempt),
     }
     annotations = None
-    pod = _check(batch, spec, image, recipe)
-    if start.attempt is not None and start.choice is not None:
-        told |= {VARIANT_LABEL: start.choice.variant}
-        annotations = _STAYING
-        pod = _attempt(batch, spec, start, start.choice, image, recipe)
+    pod = _check_pod(batch, spec, image, template_version)
+    if request.attempt is not None and request.choice is not None:
+        job_labels |= {VARIANT_LABEL: request.choice.variant}
+        annotations = _NO_EVICTION
+        pod = _attempt_pod(batch, spec, request, request.choice, image, template_version)
     model = V1Job(
         metadata=V1ObjectMeta(
-            name=start.name,
+            name=request.name,
             namespace=batch.ref.namespace,
-            labels=told,
-            owner_references=[reference(owner_of(batch), controller=True)],
+            labels=job_labels,
+            owner_references=[owner_reference(owner_of(batch), controller=True)],
         ),
         spec=V1JobSpec(
-            active_deadline_seconds=int(start.lasting.total_seconds()),
+            active_deadline_seconds=int(request.active_deadline.total_seconds()),
             backoff_limit=0,
             completions=1,
             parallelism=1,
             template=V1PodTemplateSpec(
-                metadata=V1ObjectMeta(labels=told, annotations=annotations), spec=pod
+                metadata=V1ObjectMeta(labels=job_labels, annotations=annotations), spec=pod
             ),
         ),
     )
-    return manifest(JOBS, batch.ref.namespace, start.name, model)
+    return manifest(JOBS, batch.ref.namespace, request.name, model)
 
 
-def _check(
-    batch: Batch, spec: BatchInferenceSpec, image: Image, recipe: PodTemplateVersion
+def _check_pod(
+    batch: Batch, spec: BatchInferenceSpec, image: RunnerImage, template_version: PodTemplateVersion
 ) -> V1PodSpec:
     """Reads every row and tries the paths; no GPU, no token."""
-    arguments = ["check", *_paths(batch, spec), f"--report={_REPORT}"]
+    arguments = ["check", *_paths(batch, spec), f"--report={_REPORT_PATH}"]
     requests = {"cpu": "200m", "memory": "256Mi"}
     container = _container(CHECK, image, arguments, requests, memory_limit="1Gi")
     return V1PodSpec(
@@ -127,59 +131,67 @@ def _check(
         automount_service_account_token=False,
         enable_service_links=False,
         restart_policy="Never",
-        image_pull_secrets=surroundings.pull_secrets(recipe.platform, *image.pull_secrets),
+        image_pull_secrets=surroundings.pull_secrets(
+            template_version.platform, *image.pull_secrets
+        ),
         termination_grace_period_seconds=_GRACE_SECONDS,
         security_context=engine.restricted_pod(),
         containers=[container],
-        volumes=[_claim(spec), _scratch()],
+        volumes=[_claim_volume(spec), _scratch_volume()],
     )
 
 
-def _attempt(
+def _attempt_pod(
     batch: Batch,
     spec: BatchInferenceSpec,
-    start: Start,
+    request: BatchJobRequest,
     choice: HardwareChoice,
-    image: Image,
-    recipe: PodTemplateVersion,
+    image: RunnerImage,
+    template_version: PodTemplateVersion,
 ) -> V1PodSpec:
-    source = start.source
-    sidecar = engine.engine(source.name, source.spec, choice, recipe)
+    source = request.source
+    sidecar = engine.engine(source.name, source.spec, choice, template_version)
     sidecar.restart_policy = "Always"
     pod = V1PodSpec(
         service_account_name=BATCH_ACCOUNT,
         automount_service_account_token=False,
         enable_service_links=False,
         restart_policy="Never",
-        image_pull_secrets=surroundings.pull_secrets(recipe.platform, *image.pull_secrets),
-        affinity=spot.affinity() if start.labelled else None,
+        image_pull_secrets=surroundings.pull_secrets(
+            template_version.platform, *image.pull_secrets
+        ),
+        affinity=spot.affinity() if request.spot_affinity else None,
         termination_grace_period_seconds=_GRACE_SECONDS,
         security_context=engine.restricted_pod(),
         init_containers=[sidecar],
-        containers=[_runner(batch, spec, start, choice, image)],
+        containers=[_runner(batch, spec, request, choice, image)],
         volumes=[
-            *engine.volumes(source.name, source.spec, choice, recipe),
-            _claim(spec),
-            _scratch(),
-            _token(),
+            *engine.volumes(source.name, source.spec, choice, template_version),
+            _claim_volume(spec),
+            _scratch_volume(),
+            _token_volume(),
         ],
     )
-    return scheduled(pod, source.spec, choice, recipe)
+    return bind_to_pool(pod, source.spec, choice, template_version)
 
 
 def _runner(
-    batch: Batch, spec: BatchInferenceSpec, start: Start, choice: HardwareChoice, image: Image
+    batch: Batch,
+    spec: BatchInferenceSpec,
+    request: BatchJobRequest,
+    choice: HardwareChoice,
+    image: RunnerImage,
 ) -> V1Container:
     in_flight = _IN_FLIGHT_PER_SEQUENCE * choice.fit.limits.max_num_seqs
     arguments = [
         "run",
         *_paths(batch, spec),
-        f"--errors={_CLAIM}/{errors_path(spec)}",
-        f"--report={_REPORT}",
-        f"--attempt={start.attempt}",
+        f"--errors={_CLAIM_PATH}/{errors_path(spec)}",
+        f"--report={_REPORT_PATH}",
+        f"--attempt={request.attempt}",
         f"--batch={batch.ref}",
         f"--engine=http://$(POD_IP):{PORT}",
-        f"--model={start.source.model}",
+        f"--model={request.source.model}",
         f"--concurrency={in_flight}",
         f"--retries={spec.retries}",
         "--host=$(POD_IP)",
@@ -196,7 +208,7 @@ def _runner(
 
 
 def _container(
-    name: str, image: Image, arguments: list[str], requests: dict[str, str], memory_limit: str
+    name: str, image: RunnerImage, arguments: list[str], requests: dict[str, str], memory_limit: str
 ) -> V1Container:
     return V1Container(
         name=name,
@@ -205,10 +217,10 @@ def _container(
         args=arguments,
         resources=V1ResourceRequirements(requests=requests, limits={"memory": memory_limit}),
         security_context=engine.restricted(),
-        termination_message_path=_REPORT,
+        termination_message_path=_REPORT_PATH,
         termination_message_policy="FallbackToLogsOnError",
         volume_mounts=[
-            V1VolumeMount(name="claim", mount_path=_CLAIM),
+            V1VolumeMount(name="claim", mount_path=_CLAIM_PATH),
             V1VolumeMount(name="scratch", mount_path="/tmp"),  # noqa: S108 - a mount
         ],
     )
@@ -216,22 +228,22 @@ def _container(
 
 def _paths(batch: Batch, spec: BatchInferenceSpec) -> list[str]:
     return [
-        f"--input={_CLAIM}/{spec.input}",
-        f"--output={_CLAIM}/{spec.output}",
-        f"--work={_CLAIM}/{work_path(batch.uid)}",
+        f"--input={_CLAIM_PATH}/{spec.input}",
+        f"--output={_CLAIM_PATH}/{spec.output}",
+        f"--work={_CLAIM_PATH}/{work_path(batch.uid)}",
     ]
 
 
-def _claim(spec: BatchInferenceSpec) -> V1Volume:
+def _claim_volume(spec: BatchInferenceSpec) -> V1Volume:
     source = V1PersistentVolumeClaimVolumeSource(claim_name=spec.claim)
     return V1Volume(name="claim", persistent_volume_claim=source)
 
 
-def _scratch() -> V1Volume:
+def _scratch_volume() -> V1Volume:
     return V1Volume(name="scratch", empty_dir=V1EmptyDirVolumeSource())
 
 
-def _token() -> V1Volume:
+def _token_volume() -> V1Volume:
     """The runner's token, for the fence; the engine beside it does not get it."""
     namespace = V1DownwardAPIVolumeFile(
         path="namespace", field_ref=V1ObjectFieldSelector(field_path="metadata.namespace")

@@ -13,15 +13,15 @@ from tessera.domain.names import (
     TESSERA,
 )
 
-OURS = f"{MANAGED_BY}={TESSERA}"
+MANAGED_SELECTOR = f"{MANAGED_BY}={TESSERA}"
 """Label selector of the objects that the operator applies."""
 
-ENGINES = f"{COMPONENT}={ENGINE}"
+ENGINE_SELECTOR = f"{COMPONENT}={ENGINE}"
 """Label selector of the pods that it applies through Deployments."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
+class ApiResource:
     """A resource type at the API server."""
 
     group: str
@@ -34,9 +34,9 @@ class Kind:
     """Server-side label selector under which the kind is watched; only `watched` kinds have one."""
     watched: bool = True
     subresources: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    names: tuple[str, ...] = ()
+    resource_names: tuple[str, ...] = ()
     """The only names under which the operator writes or deletes objects of the kind."""
-    home: bool = False
+    in_operator_namespace: bool = False
     """They stand in the operator's own namespace, and it has no right on any others."""
 
     @property
@@ -46,15 +46,15 @@ class Kind:
     def path(self, namespace: str | None, name: str | None = None) -> str:
         """The URL path of one object, or of all of them."""
         root = f"/apis/{self.api_version}" if self.group else f"/api/{self.version}"
-        where = f"/namespaces/{namespace}" if self.namespaced and namespace else ""
-        return f"{root}{where}/{self.plural}" + (f"/{name}" if name else "")
+        scope = f"/namespaces/{namespace}" if self.namespaced and namespace else ""
+        return f"{root}{scope}/{self.plural}" + (f"/{name}" if name else "")
 
 
 _READ = ("get", "list", "watch")
-_OWN = (*_READ, "create", "patch", "delete")
+_MANAGE = (*_READ, "create", "patch", "delete")
 _STATUS = (("status", ("patch",)),)
 
-INFERENCE_SERVICES = Kind(
+INFERENCE_SERVICES = ApiResource(
     group=GROUP,
     version=VERSION,
     kind="InferenceService",
@@ -62,7 +62,7 @@ INFERENCE_SERVICES = Kind(
     verbs=_READ,
     subresources=_STATUS,
 )
-ACCELERATOR_POOLS = Kind(
+ACCELERATOR_POOLS = ApiResource(
     group=GROUP,
     version=VERSION,
     kind="AcceleratorPool",
@@ -71,7 +71,7 @@ ACCELERATOR_POOLS = Kind(
     verbs=_READ,
     subresources=_STATUS,
 )
-TENANT_BUDGETS = Kind(
+TENANT_BUDGETS = ApiResource(
     group=GROUP,
     version=VERSION,
     kind="TenantBudget",
@@ -80,7 +80,7 @@ TENANT_BUDGETS = Kind(
     verbs=_READ,
     subresources=_STATUS,
 )
-BATCH_INFERENCES = Kind(
+BATCH_INFERENCES = ApiResource(
     group=GROUP,
     version=VERSION,
     kind="BatchInference",
@@ -88,7 +88,7 @@ BATCH_INFERENCES = Kind(
     verbs=_READ,
     subresources=_STATUS,
 )
-NODE_LAYOUTS = Kind(
+NODE_LAYOUTS = ApiResource(
     group=GROUP,
     version=VERSION,
     kind="NodeLayout",
@@ -97,17 +97,19 @@ NODE_LAYOUTS = Kind(
     verbs=_READ,
 )
 """Made by the agents, each for its node; only the spec is ours."""
-NODES = Kind(group="", version="v1", kind="Node", plural="nodes", namespaced=False, verbs=_READ)
-PODS = Kind(
+NODES = ApiResource(
+    group="", version="v1", kind="Node", plural="nodes", namespaced=False, verbs=_READ
+)
+PODS = ApiResource(
     group="",
     version="v1",
     kind="Pod",
     plural="pods",
     verbs=(*_READ, "patch", "delete"),
-    selector=ENGINES,
+    selector=ENGINE_SELECTOR,
     subresources=_STATUS,
 )
-CLAIMS = Kind(
+CLAIMS = ApiResource(
     group="",
     version="v1",
     kind="PersistentVolumeClaim",
@@ -115,84 +117,91 @@ CLAIMS = Kind(
     verbs=(*_READ, "create", "patch"),
 )
 """Made for models, and never deleted by us: it goes with its owner."""
-JOBS = Kind(group="batch", version="v1", kind="Job", plural="jobs", verbs=_OWN, selector=OURS)
+JOBS = ApiResource(
+    group="batch", version="v1", kind="Job", plural="jobs", verbs=_MANAGE, selector=MANAGED_SELECTOR
+)
 """Created once and deleted; their templates cannot change, so there is nothing to repair."""
-DEPLOYMENTS = Kind(
+DEPLOYMENTS = ApiResource(
     group="apps",
     version="v1",
     kind="Deployment",
     plural="deployments",
-    verbs=_OWN,
-    selector=OURS,
+    verbs=_MANAGE,
+    selector=MANAGED_SELECTOR,
 )
-DAEMON_SETS = Kind(
+DAEMON_SETS = ApiResource(
     group="apps",
     version="v1",
     kind="DaemonSet",
     plural="daemonsets",
-    verbs=_OWN,
-    selector=OURS,
-    home=True,
+    verbs=_MANAGE,
+    selector=MANAGED_SELECTOR,
+    in_operator_namespace=True,
 )
 """Those that pull images."""
-SERVICES = Kind(
-    group="", version="v1", kind="Service", plural="services", verbs=_OWN, selector=OURS
+SERVICES = ApiResource(
+    group="",
+    version="v1",
+    kind="Service",
+    plural="services",
+    verbs=_MANAGE,
+    selector=MANAGED_SELECTOR,
 )
-SERVICE_ACCOUNTS = Kind(
+SERVICE_ACCOUNTS = ApiResource(
     group="",
     version="v1",
     kind="ServiceAccount",
     plural="serviceaccounts",
-    verbs=_OWN,
-    selector=OURS,
-    names=(ENGINE_ACCOUNT, BATCH_ACCOUNT),
+    verbs=_MANAGE,
+    selector=MANAGED_SELECTOR,
+    resource_names=(ENGINE_ACCOUNT, BATCH_ACCOUNT),
 )
-NETWORK_POLICIES = Kind(
+NETWORK_POLICIES = ApiResource(
     group="networking.k8s.io",
     version="v1",
     kind="NetworkPolicy",
     plural="networkpolicies",
-    verbs=_OWN,
-    selector=OURS,
-    names=(ENGINE_ACCOUNT, BATCH_ACCOUNT),
+    verbs=_MANAGE,
+    selector=MANAGED_SELECTOR,
+    resource_names=(ENGINE_ACCOUNT, BATCH_ACCOUNT),
 )
-DISRUPTION_BUDGETS = Kind(
+DISRUPTION_BUDGETS = ApiResource(
     group="policy",
     version="v1",
     kind="PodDisruptionBudget",
     plural="poddisruptionbudgets",
-    verbs=_OWN,
-    selector=OURS,
+    verbs=_MANAGE,
+    selector=MANAGED_SELECTOR,
 )
-ROLE_BINDINGS = Kind(
+ROLE_BINDINGS = ApiResource(
     group="rbac.authorization.k8s.io",
     version="v1",
     kind="RoleBinding",
     plural="rolebindings",
-    verbs=_OWN,
-    selector=OURS,
-    names=(BATCH_ACCOUNT,),
+    verbs=_MANAGE,
+    selector=MANAGED_SELECTOR,
+    resource_names=(BATCH_ACCOUNT,),
 )
-POD_MONITORS = Kind(
+POD_MONITORS = ApiResource(
     group="monitoring.coreos.com",
     version="v1",
     kind="PodMonitor",
     plural="podmonitors",
-    verbs=_OWN,
-    selector=OURS,
+    verbs=_MANAGE,
+    selector=MANAGED_SELECTOR,
     watched=False,
-    names=(ENGINE_ACCOUNT,),
+    resource_names=(ENGINE_ACCOUNT,),
 )
 """Polled instead of watched: its CRD may come and go."""
 
-CONFIG_MAPS = Kind(
+CONFIG_MAPS = ApiResource(
     group="",
     version="v1",
     kind="ConfigMap",
     plural="configmaps",
     verbs=("get", "create", "patch"),
     watched=False,
-    names=(MIG_CONFIG,),
+    resource_names=(MIG_CONFIG,),
 )
 """The configuration of mig-manager; it stands in the namespace of the GPU operator."""
 
@@ -220,7 +229,7 @@ KINDS = (
     JOBS,
     *CHILDREN,
 )
-CUTTING = (
+PARTITIONING = (
     replace(NODES, verbs=("patch",)),
     replace(NODE_LAYOUTS, verbs=("patch",)),
     replace(PODS, verbs=(), subresources=(("eviction", ("create",)),)),

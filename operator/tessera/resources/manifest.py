@@ -9,38 +9,38 @@ from pydantic import BaseModel
 from tessera.domain.batch.facts import Batch
 from tessera.domain.names import COMPONENT, ENGINE, MANAGED_BY, PART_OF, SERVICE_LABEL, TESSERA
 from tessera.domain.snapshot import ObservedService, Ref
-from tessera.resources.kinds import BATCH_INFERENCES, INFERENCE_SERVICES, Kind
+from tessera.resources.kinds import BATCH_INFERENCES, INFERENCE_SERVICES, ApiResource
 
 
-class Key(NamedTuple):
+class ObjectKey(NamedTuple):
     """Which object: its kind's plural, namespace and name."""
 
     plural: str
     namespace: str
     name: str
 
-    def told(self) -> str:
+    def describe(self) -> str:
         return f"{self.plural} {self.namespace}/{self.name}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Manifest:
+class ObjectManifest:
     """The fields that Tessera owns of one object."""
 
-    kind: Kind
+    kind: ApiResource
     namespace: str
     name: str
     body: Mapping[str, Any]
 
     @property
-    def key(self) -> Key:
-        return Key(self.kind.plural, self.namespace, self.name)
+    def key(self) -> ObjectKey:
+        return ObjectKey(self.kind.plural, self.namespace, self.name)
 
 
-def manifest(kind: Kind, namespace: str, name: str, model: BaseModel) -> Manifest:
+def manifest(kind: ApiResource, namespace: str, name: str, model: BaseModel) -> ObjectManifest:
     """A typed object as it goes over the wire, without what is not set."""
     body = model.model_dump(by_alias=True, exclude_none=True, mode="json")
-    return Manifest(
+    return ObjectManifest(
         kind=kind,
         namespace=namespace,
         name=name,
@@ -58,23 +58,23 @@ def labels(service: str | None = None) -> dict[str, str]:
 class Owner:
     """With whom an object goes."""
 
-    kind: Kind
+    kind: ApiResource
     ref: Ref
     uid: str
 
 
-def owner_of(one: ObservedService | Batch) -> Owner:
+def owner_of(owner: ObservedService | Batch) -> Owner:
     """As whom a service or a batch owns."""
-    kind = INFERENCE_SERVICES if isinstance(one, ObservedService) else BATCH_INFERENCES
-    return Owner(kind, one.ref, one.uid)
+    kind = INFERENCE_SERVICES if isinstance(owner, ObservedService) else BATCH_INFERENCES
+    return Owner(kind, owner.ref, owner.uid)
 
 
-def reference(owner: Owner, *, controller: bool) -> dict[str, Any]:
+def owner_reference(owner: Owner, *, controller: bool) -> dict[str, Any]:
     """The reference by which the garbage collector removes objects with their owner."""
-    told: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "api_version": owner.kind.api_version,
         "kind": owner.kind.kind,
         "name": owner.ref.name,
         "uid": owner.uid,
     }
-    return told | {"controller": True} if controller else told
+    return fields | {"controller": True} if controller else fields

@@ -6,28 +6,28 @@ from tessera.domain.drain import DRAINED_DELETION_COST
 from tessera.domain.names import COST_ANNOTATION, DRAINING, SERVING_GATE
 from tessera.domain.snapshot import Pod
 from tessera.resources.kinds import PODS
-from tessera.resources.manifest import Manifest
+from tessera.resources.manifest import ObjectManifest
 
 
-def gate(pod: Pod, at: datetime, *, serving: bool) -> Manifest:
+def serving_gate(pod: Pod, at: datetime, *, serving: bool) -> ObjectManifest:
     """The readiness gate, for the status of a pod."""
-    closed = DRAINING if pod.serving else "NotNeeded"
+    closed_reason = DRAINING if pod.serving else "NotNeeded"
     condition = {
         "type": SERVING_GATE,
         "status": "True" if serving else "False",
-        "reason": "Serving" if serving else closed,
+        "reason": "Serving" if serving else closed_reason,
         "lastTransitionTime": at.strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
-    return _mark(pod, {"status": {"conditions": [condition]}})
+    return _pod_manifest(pod, {"status": {"conditions": [condition]}})
 
 
-def deletion_cost(pod: Pod, *, done: bool) -> Manifest:
+def deletion_cost(pod: Pod, *, done: bool) -> ObjectManifest:
     """The annotation by which a ReplicaSet chooses; applied without it, it goes."""
     annotations = {COST_ANNOTATION: str(DRAINED_DELETION_COST)} if done else {}
-    return _mark(pod, {"metadata": {"annotations": annotations}})
+    return _pod_manifest(pod, {"metadata": {"annotations": annotations}})
 
 
-def _mark(pod: Pod, fields: dict[str, dict[str, object]]) -> Manifest:
+def _pod_manifest(pod: Pod, fields: dict[str, dict[str, object]]) -> ObjectManifest:
     """With the uid, so that a namesake is never marked and a gone pod is not made anew."""
     metadata = {"name": pod.ref.name, "namespace": pod.ref.namespace, "uid": pod.uid}
     body = {
@@ -36,4 +36,4 @@ def _mark(pod: Pod, fields: dict[str, dict[str, object]]) -> Manifest:
         **fields,
         "metadata": metadata | fields.get("metadata", {}),
     }
-    return Manifest(kind=PODS, namespace=pod.ref.namespace, name=pod.ref.name, body=body)
+    return ObjectManifest(kind=PODS, namespace=pod.ref.namespace, name=pod.ref.name, body=body)

@@ -27,14 +27,14 @@ from tessera.domain.names import (
     VARIANT_LABEL,
 )
 from tessera.resources.kinds import NETWORK_POLICIES, POD_MONITORS, ROLE_BINDINGS, SERVICE_ACCOUNTS
-from tessera.resources.manifest import Manifest, Owner, labels, manifest, reference
+from tessera.resources.manifest import ObjectManifest, Owner, labels, manifest, owner_reference
 
 _NAMESPACE_LABEL = "kubernetes.io/metadata.name"
 Owners = Sequence[Owner]
 """Everything of a namespace that shares an object; never empty."""
 
 
-def account(owners: Owners) -> Manifest:
+def engine_service_account(owners: Owners) -> ObjectManifest:
     """The engines' ServiceAccount: it may do nothing, and no token is mounted."""
     model = V1ServiceAccount(
         metadata=_metadata(owners, ENGINE_ACCOUNT), automount_service_account_token=False
@@ -42,24 +42,24 @@ def account(owners: Owners) -> Manifest:
     return manifest(SERVICE_ACCOUNTS, _namespace(owners), ENGINE_ACCOUNT, model)
 
 
-def isolation(owners: Owners, visitors: Sequence[str]) -> Manifest:
+def engine_network_policy(owners: Owners, ingress_namespaces: Sequence[str]) -> ObjectManifest:
     """Engines answer pods of their own namespace and of the `visitors`, nobody else."""
     peers = [
         V1NetworkPolicyPeer(pod_selector=V1LabelSelector()),
-        *(_everybody_in(visitor) for visitor in visitors),
+        *(_namespace_peer(namespace) for namespace in ingress_namespaces),
     ]
     model = V1NetworkPolicy(
         metadata=_metadata(owners, ENGINE_ACCOUNT),
         spec=V1NetworkPolicySpec(
             pod_selector=V1LabelSelector(match_labels={COMPONENT: ENGINE}),
             policy_types=["Ingress"],
-            ingress=[_from(peers, PORT)],
+            ingress=[_ingress_rule(peers, PORT)],
         ),
     )
     return manifest(NETWORK_POLICIES, _namespace(owners), ENGINE_ACCOUNT, model)
 
 
-def monitor(owners: Owners) -> Manifest:
+def pod_monitor(owners: Owners) -> ObjectManifest:
     """The PodMonitor that makes Prometheus read the engines."""
     metadata = _metadata(owners, ENGINE_ACCOUNT).model_dump(
         by_alias=True, exclude_none=True, mode="json"
@@ -74,10 +74,12 @@ def monitor(owners: Owners) -> Manifest:
             "podMetricsEndpoints": [{"port": "http", "path": "/metrics", "interval": "15s"}],
         },
     }
-    return Manifest(kind=POD_MONITORS, namespace=_namespace(owners), name=ENGINE_ACCOUNT, body=body)
+    return ObjectManifest(
+        kind=POD_MONITORS, namespace=_namespace(owners), name=ENGINE_ACCOUNT, body=body
+    )
 
 
-def batch_account(batches: Owners) -> Manifest:
+def batch_service_account(batches: Owners) -> ObjectManifest:
     """The runners' ServiceAccount; its token is mounted by hand, into the runner alone."""
     model = V1ServiceAccount(
         metadata=_metadata(batches, BATCH_ACCOUNT), automount_service_account_token=False
@@ -85,7 +87,7 @@ def batch_account(batches: Owners) -> Manifest:
     return manifest(SERVICE_ACCOUNTS, _namespace(batches), BATCH_ACCOUNT, model)
 
 
-def batch_fence(batches: Owners, role: str = BATCH_ROLE) -> Manifest:
+def batch_role_binding(batches: Owners, role: str = BATCH_ROLE) -> ObjectManifest:
     """Runners may read the batches of their namespace: the attempt in the status is their fence."""
     namespace = _namespace(batches)
     model = V1RoleBinding(
@@ -96,7 +98,7 @@ def batch_fence(batches: Owners, role: str = BATCH_ROLE) -> Manifest:
     return manifest(ROLE_BINDINGS, namespace, BATCH_ACCOUNT, model)
 
 
-def batch_isolation(batches: Owners, operator: str) -> Manifest:
+def batch_network_policy(batches: Owners, operator_namespace: str) -> ObjectManifest:
     """The operator, in its namespace, may ask runners how far they are."""
     runners = V1LabelSelectorRequirement(key=BATCH_LABEL, operator="Exists")
     model = V1NetworkPolicy(
@@ -104,19 +106,19 @@ def batch_isolation(batches: Owners, operator: str) -> Manifest:
         spec=V1NetworkPolicySpec(
             pod_selector=V1LabelSelector(match_expressions=[runners]),
             policy_types=["Ingress"],
-            ingress=[_from([_everybody_in(operator)], RUNNER_PORT)],
+            ingress=[_ingress_rule([_namespace_peer(operator_namespace)], RUNNER_PORT)],
         ),
     )
     return manifest(NETWORK_POLICIES, _namespace(batches), BATCH_ACCOUNT, model)
 
 
-def _everybody_in(namespace: str) -> V1NetworkPolicyPeer:
+def _namespace_peer(namespace: str) -> V1NetworkPolicyPeer:
     return V1NetworkPolicyPeer(
         namespace_selector=V1LabelSelector(match_labels={_NAMESPACE_LABEL: namespace})
     )
 
 
-def _from(peers: Sequence[V1NetworkPolicyPeer], port: int) -> V1NetworkPolicyIngressRule:
+def _ingress_rule(peers: Sequence[V1NetworkPolicyPeer], port: int) -> V1NetworkPolicyIngressRule:
     """Built from the wire's names: the model drops its own name of `from` without a word."""
     ports = [V1NetworkPolicyPort(port=port, protocol="TCP")]
     return V1NetworkPolicyIngressRule.model_validate({"from": list(peers), "ports": ports})
@@ -133,7 +135,7 @@ def _metadata(owners: Owners, name: str) -> V1ObjectMeta:
         namespace=_namespace(owners),
         labels=labels(),
         owner_references=[
-            reference(one, controller=False)
-            for one in sorted(owners, key=lambda one: (one.ref, one.uid))
+            owner_reference(owner, controller=False)
+            for owner in sorted(owners, key=lambda entry: (entry.ref, entry.uid))
         ],
     )

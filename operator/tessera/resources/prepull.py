@@ -25,21 +25,21 @@ from tessera.domain.snapshot import Pool, Ref
 from tessera.resources import engine, scheduling, surroundings
 from tessera.resources.defaults import defaults
 from tessera.resources.kinds import ACCELERATOR_POOLS, DAEMON_SETS
-from tessera.resources.manifest import Manifest, manifest
+from tessera.resources.manifest import ObjectManifest, manifest
 
 _POOL_LABEL = f"{GROUP}/pool"
-_WAIT = ["sleep", "infinity"]
+_WAIT_COMMAND = ["sleep", "infinity"]
 """A program of the image itself, so that nothing else has to be pulled."""
-_SMALL = {"cpu": "1m", "memory": "16Mi"}
+_RESOURCES = {"cpu": "1m", "memory": "16Mi"}
 
 
-def of_pools(
+def prepull_daemon_sets(
     pools: Sequence[PoolView],
     allotments: Mapping[Ref, ServicePlan],
     platform: Platform,
     builder: int,
     namespace: str,
-) -> tuple[Manifest, ...]:
+) -> tuple[ObjectManifest, ...]:
     """A DaemonSet for each pool that asks for it, in the namespace of the operator."""
     newest = PodTemplateVersion(builder=builder, platform=platform)
     return tuple(
@@ -53,15 +53,15 @@ def _images(
     view: PoolView, allotments: Mapping[Ref, ServicePlan], newest: PodTemplateVersion
 ) -> Sequence[str]:
     """Those of the services placed there; before the first one that of the default version."""
-    found = {
-        surroundings.engine_image(spec, one.template_version)
-        for one in allotments.values()
-        if one.choice is not None and one.choice.offer.pool == view.pool.name
-        if (spec := one.effective_spec) is not None
+    images = {
+        surroundings.engine_image(spec, allotment.template_version)
+        for allotment in allotments.values()
+        if allotment.choice is not None and allotment.choice.offer.pool == view.pool.name
+        if (spec := allotment.effective_spec) is not None
     }
     version, rules = EngineOptions().version, defaults(newest.builder)
     default = surroundings.default_image(version, rules)
-    return sorted(found) or [surroundings.mirrored(default, newest.platform.image_registry)]
+    return sorted(images) or [surroundings.mirror_image(default, newest.platform.image_registry)]
 
 
 def _daemon_set(
@@ -70,7 +70,7 @@ def _daemon_set(
     images: Sequence[str],
     platform: Platform,
     namespace: str,
-) -> Manifest:
+) -> ObjectManifest:
     name = deployment_name("tessera-prepull", pool.name)
     labels = {PART_OF: TESSERA, MANAGED_BY: TESSERA, COMPONENT: "prepull", _POOL_LABEL: pool.name}
     model = V1DaemonSet(
@@ -91,14 +91,14 @@ def _daemon_set(
         spec=V1DaemonSetSpec(
             selector=V1LabelSelector(match_labels={_POOL_LABEL: pool.name}),
             template=V1PodTemplateSpec(
-                metadata=V1ObjectMeta(labels=labels), spec=_pod(spec, images, platform)
+                metadata=V1ObjectMeta(labels=labels), spec=_pod_spec(spec, images, platform)
             ),
         ),
     )
     return manifest(DAEMON_SETS, namespace, name, model)
 
 
-def _pod(spec: AcceleratorPoolSpec, images: Sequence[str], platform: Platform) -> V1PodSpec:
+def _pod_spec(spec: AcceleratorPoolSpec, images: Sequence[str], platform: Platform) -> V1PodSpec:
     return V1PodSpec(
         automount_service_account_token=False,
         enable_service_links=False,
@@ -116,7 +116,9 @@ def _containers(images: Sequence[str]) -> Iterator[V1Container]:
         yield V1Container(
             name=f"image-{hashlib.sha256(image.encode()).hexdigest()[:8]}",
             image=image,
-            command=_WAIT,
-            resources=V1ResourceRequirements(requests=_SMALL, limits={"memory": _SMALL["memory"]}),
+            command=_WAIT_COMMAND,
+            resources=V1ResourceRequirements(
+                requests=_RESOURCES, limits={"memory": _RESOURCES["memory"]}
+            ),
             security_context=engine.restricted(),
         )

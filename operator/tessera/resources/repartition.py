@@ -5,9 +5,9 @@ from textwrap import indent
 
 from tessera.api.node_layout import NodeLayoutSpec
 from tessera.domain.names import COMPONENT, MANAGED_BY, MIG_CONFIG, PART_OF, TESSERA
-from tessera.domain.repartition.backend import Ask
+from tessera.domain.repartition.backend import BackendRequest
 from tessera.resources.kinds import CONFIG_MAPS, NODE_LAYOUTS
-from tessera.resources.manifest import Manifest
+from tessera.resources.manifest import ObjectManifest
 
 _LABELS = {PART_OF: TESSERA, MANAGED_BY: TESSERA, COMPONENT: "mig"}
 _ENTRIES: Mapping[str, str] = {
@@ -17,11 +17,13 @@ _ENTRIES: Mapping[str, str] = {
 """Names that the GPU operator gives to nodes of its own accord."""
 
 
-def configuration(namespace: str, asks: Iterable[Ask], standing: Mapping[str, str]) -> Manifest:
+def configuration(
+    namespace: str, requests: Iterable[BackendRequest], referenced: Mapping[str, str]
+) -> ObjectManifest:
     """The file of mig-manager in the GPU operator's namespace: all that is asked or still named."""
-    entries = {**_ENTRIES, **standing}
-    for ask in asks:
-        entries |= ask.configs
+    entries = {**_ENTRIES, **referenced}
+    for request in requests:
+        entries |= request.configs
     parts = (f"  {name}:\n{indent(entry, '    ')}" for name, entry in sorted(entries.items()))
     body = {
         "apiVersion": CONFIG_MAPS.api_version,
@@ -29,10 +31,10 @@ def configuration(namespace: str, asks: Iterable[Ask], standing: Mapping[str, st
         "metadata": {"name": MIG_CONFIG, "namespace": namespace, "labels": _LABELS},
         "data": {"config.yaml": "version: v1\nmig-configs:\n" + "".join(parts)},
     }
-    return Manifest(kind=CONFIG_MAPS, namespace=namespace, name=MIG_CONFIG, body=body)
+    return ObjectManifest(kind=CONFIG_MAPS, namespace=namespace, name=MIG_CONFIG, body=body)
 
 
-def node_layout(node: str, spec: NodeLayoutSpec) -> Manifest:
+def node_layout(node: str, spec: NodeLayoutSpec) -> ObjectManifest:
     """The part of a NodeLayout that the operator owns."""
     body = {
         "apiVersion": NODE_LAYOUTS.api_version,
@@ -40,4 +42,4 @@ def node_layout(node: str, spec: NodeLayoutSpec) -> Manifest:
         "metadata": {"name": node},
         "spec": spec.model_dump(by_alias=True, exclude_none=True, mode="json"),
     }
-    return Manifest(kind=NODE_LAYOUTS, namespace="", name=node, body=body)
+    return ObjectManifest(kind=NODE_LAYOUTS, namespace="", name=node, body=body)

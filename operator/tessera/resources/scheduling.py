@@ -16,16 +16,16 @@ from tessera.domain.names import SERVICE_LABEL
 from tessera.domain.placement import HardwareChoice
 from tessera.resources import engine, spot, surroundings
 
-_APART = ("kubernetes.io/hostname", "topology.kubernetes.io/zone")
+_SPREAD_KEYS = ("kubernetes.io/hostname", "topology.kubernetes.io/zone")
 
 
-def scheduled(
+def bind_to_pool(
     pod: V1PodSpec,
     spec: InferenceServiceSpec,
     choice: HardwareChoice,
     recipe: PodTemplateVersion,
     *,
-    given_up_after: int | None = None,
+    unreachable_seconds: int | None = None,
 ) -> V1PodSpec:
     """The pod, bound to the pool of the choice in the way that the pool asks for.
 
@@ -34,24 +34,24 @@ def scheduled(
     offer, on_spot = choice.offer, choice.offer.tier == "spot"
     pod.node_selector = dict(offer.node_selector)
     pod.tolerations = tolerations(offer.tolerations, on_spot=on_spot)
-    if given_up_after is not None and not on_spot:
-        pod.tolerations += engine.silences(given_up_after)
+    if unreachable_seconds is not None and not on_spot:
+        pod.tolerations += engine.unreachable_tolerations(unreachable_seconds)
     pod.runtime_class_name = offer.runtime_class_name
     pod.scheduler_name = offer.scheduler_name
     pod.priority_class_name = surroundings.priority_class(spec, recipe.platform)
     return pod
 
 
-def tolerations(of_pool: Iterable[Toleration], *, on_spot: bool) -> list[V1Toleration]:
+def tolerations(pool_tolerations: Iterable[Toleration], *, on_spot: bool) -> list[V1Toleration]:
     """What lets a pod onto the nodes of a pool."""
     return [
         _gpu_toleration(),
-        *(V1Toleration.model_validate(one.manifest) for one in of_pool),
+        *(V1Toleration.model_validate(toleration.manifest) for toleration in pool_tolerations),
         *(spot.tolerations() if on_spot else ()),
     ]
 
 
-def spread(service: str) -> list[V1TopologySpreadConstraint]:
+def spread_constraints(service: str) -> list[V1TopologySpreadConstraint]:
     """Replicas of one template keep apart where that costs no place.
 
     It stands there for a single replica too, where it means nothing: added with the second one, it
@@ -65,7 +65,7 @@ def spread(service: str) -> list[V1TopologySpreadConstraint]:
             label_selector=V1LabelSelector(match_labels={SERVICE_LABEL: service}),
             match_label_keys=["pod-template-hash"],
         )
-        for key in _APART
+        for key in _SPREAD_KEYS
     ]
 
 

@@ -13,10 +13,10 @@ from kubernetes.client import (
 from tessera.domain.names import PORT, SERVICE_LABEL
 from tessera.domain.snapshot import ObservedService
 from tessera.resources.kinds import DISRUPTION_BUDGETS, SERVICES
-from tessera.resources.manifest import Manifest, labels, manifest, owner_of, reference
+from tessera.resources.manifest import ObjectManifest, labels, manifest, owner_of, owner_reference
 
 
-def front(service: ObservedService) -> Manifest:
+def service_manifest(service: ObservedService) -> ObjectManifest:
     """The Service over all variants."""
     name = service.ref.name
     model = V1Service(
@@ -30,7 +30,7 @@ def front(service: ObservedService) -> Manifest:
     return manifest(SERVICES, service.ref.namespace, name, model)
 
 
-def disruption_budget(service: ObservedService) -> Manifest:
+def disruption_budget(service: ObservedService) -> ObjectManifest:
     """At most one replica leaves at a time; broken ones never block a drain of their node."""
     name = service.ref.name
     model = V1PodDisruptionBudget(
@@ -49,5 +49,5 @@ def _metadata(service: ObservedService) -> V1ObjectMeta:
         name=service.ref.name,
         namespace=service.ref.namespace,
         labels=labels(service.ref.name),
-        owner_references=[reference(owner_of(service), controller=True)],
+        owner_references=[owner_reference(owner_of(service), controller=True)],
     )

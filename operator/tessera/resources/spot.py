@@ -10,19 +10,19 @@ from kubernetes.client import (
 )
 
 from tessera.domain.spot import SPOT_LABELS
-from tessera.resources.engine import silences
+from tessera.resources.engine import unreachable_tolerations
 
-_SILENT_SECONDS = 5
+_UNREACHABLE_SECONDS = 5
 """A node that does not answer is given up so soon; by default it would be five minutes."""
 
 
 def tolerations() -> list[V1Toleration]:
     """The taints of spot nodes are endured; those that announce an end are not, save for 5 s."""
-    marks = [
+    spot_tolerations = [
         V1Toleration(key=key, operator="Equal", value=value, effect="NoSchedule")
         for key, value in SPOT_LABELS
     ]
-    return [*marks, *silences(_SILENT_SECONDS)]
+    return [*spot_tolerations, *unreachable_tolerations(_UNREACHABLE_SECONDS)]
 
 
 def affinity() -> V1Affinity:

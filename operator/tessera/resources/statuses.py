@@ -15,40 +15,44 @@ from tessera.resources.kinds import (
     BATCH_INFERENCES,
     INFERENCE_SERVICES,
     TENANT_BUDGETS,
-    Kind,
+    ApiResource,
 )
-from tessera.resources.manifest import Manifest
+from tessera.resources.manifest import ObjectManifest
 
 
-def of_service(service: ObservedService, status: InferenceServiceStatus) -> Manifest:
+def service_status_manifest(
+    service: ObservedService, status: InferenceServiceStatus
+) -> ObjectManifest:
     """The status of one service."""
     metadata = {"name": service.ref.name, "namespace": service.ref.namespace}
-    return _status(INFERENCE_SERVICES, metadata, status)
+    return _status_manifest(INFERENCE_SERVICES, metadata, status)
 
 
-def of_batch(batch: Batch, status: BatchInferenceStatus) -> Manifest:
+def batch_status_manifest(batch: Batch, status: BatchInferenceStatus) -> ObjectManifest:
     """The status of one batch; a namesake of a batch that is gone does not get it."""
     metadata = {"name": batch.ref.name, "namespace": batch.ref.namespace, "uid": batch.uid}
-    return _status(BATCH_INFERENCES, metadata, status)
+    return _status_manifest(BATCH_INFERENCES, metadata, status)
 
 
-def of_pool(pool: Pool, status: AcceleratorPoolStatus) -> Manifest:
+def pool_status_manifest(pool: Pool, status: AcceleratorPoolStatus) -> ObjectManifest:
     """The status of one pool; pools have no namespace."""
-    return _status(ACCELERATOR_POOLS, {"name": pool.name}, status)
+    return _status_manifest(ACCELERATOR_POOLS, {"name": pool.name}, status)
 
 
-def of_budget(budget: Budget, status: TenantBudgetStatus) -> Manifest:
+def budget_status_manifest(budget: Budget, status: TenantBudgetStatus) -> ObjectManifest:
     """The status of one budget; budgets have no namespace."""
-    return _status(TENANT_BUDGETS, {"name": budget.name}, status)
+    return _status_manifest(TENANT_BUDGETS, {"name": budget.name}, status)
 
 
-def _status(kind: Kind, metadata: dict[str, Any], status: BaseModel) -> Manifest:
+def _status_manifest(
+    kind: ApiResource, metadata: dict[str, Any], status: BaseModel
+) -> ObjectManifest:
     body = {
         "apiVersion": kind.api_version,
         "kind": kind.kind,
         "metadata": metadata,
         "status": status.model_dump(by_alias=True, exclude_none=True, mode="json"),
     }
-    return Manifest(
+    return ObjectManifest(
         kind=kind, namespace=metadata.get("namespace", ""), name=metadata["name"], body=body
     )

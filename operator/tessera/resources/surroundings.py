@@ -13,14 +13,14 @@ from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.recipe import Platform, PodTemplateVersion
 from tessera.resources.defaults import Defaults, defaults
 
-_AUTHORITIES = "/etc/tessera/authorities"
-_BUNDLE = "ca.crt"
-_BUNDLE_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+_CA_DIRECTORY = "/etc/tessera/authorities"
+_CA_FILE = "ca.crt"
+_CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 """Each replaces the certificates that its readers trust: OpenSSL, httpx and Rust; requests; curl.
 So the ConfigMap has to hold all that are trusted, not only those that are added."""
 
 
-def mirrored(image: str, registry: str | None) -> str:
+def mirror_image(image: str, registry: str | None) -> str:
     """The image at the mirror; its own registry, if it names one, gives way.
 
     A first part with a dot or a port is a registry, as everywhere; without one it is Docker's.
@@ -28,8 +28,8 @@ def mirrored(image: str, registry: str | None) -> str:
     if registry is None:
         return image
     first, slash, rest = image.partition("/")
-    named = slash and ("." in first or ":" in first or first == "localhost")
-    return f"{registry.rstrip('/')}/{rest if named else image}"
+    has_registry = slash and ("." in first or ":" in first or first == "localhost")
+    return f"{registry.rstrip('/')}/{rest if has_registry else image}"
 
 
 def default_image(version: str, rules: Defaults) -> str:
@@ -40,7 +40,7 @@ def default_image(version: str, rules: Defaults) -> str:
 def engine_image(spec: InferenceServiceSpec, recipe: PodTemplateVersion) -> str:
     """The image that the spec gives, else that of its version, from the mirror if there is one."""
     default = default_image(spec.engine.version, defaults(recipe.builder))
-    return spec.engine.image or mirrored(default, recipe.platform.image_registry)
+    return spec.engine.image or mirror_image(default, recipe.platform.image_registry)
 
 
 def pull_secrets(platform: Platform, *more: str) -> list[V1LocalObjectReference] | None:
@@ -51,12 +51,12 @@ def pull_secrets(platform: Platform, *more: str) -> list[V1LocalObjectReference]
 
 def environment(platform: Platform) -> list[V1EnvVar]:
     """How the hub is reached. Proxies stand in both cases, since programs read one or the other."""
-    told = {"HF_ENDPOINT": platform.hub_endpoint}
+    variables = {"HF_ENDPOINT": platform.hub_endpoint}
     for name, value in (("HTTPS_PROXY", platform.https_proxy), ("NO_PROXY", platform.no_proxy)):
-        told |= {name: value, name.lower(): value}
+        variables |= {name: value, name.lower(): value}
     if platform.ca_config_map is not None:
-        told |= dict.fromkeys(_BUNDLE_VARIABLES, f"{_AUTHORITIES}/{_BUNDLE}")
-    return [V1EnvVar(name=name, value=value) for name, value in told.items() if value]
+        variables |= dict.fromkeys(_CA_VARIABLES, f"{_CA_DIRECTORY}/{_CA_FILE}")
+    return [V1EnvVar(name=name, value=value) for name, value in variables.items() if value]
 
 
 def volumes(platform: Platform) -> list[V1Volume]:
@@ -64,7 +64,7 @@ def volumes(platform: Platform) -> list[V1Volume]:
     if platform.ca_config_map is None:
         return []
     source = V1ConfigMapVolumeSource(
-        name=platform.ca_config_map, items=[V1KeyToPath(key=_BUNDLE, path=_BUNDLE)]
+        name=platform.ca_config_map, items=[V1KeyToPath(key=_CA_FILE, path=_CA_FILE)]
     )
     return [V1Volume(name="authorities", config_map=source)]
 
@@ -73,7 +73,7 @@ def mounts(platform: Platform) -> list[V1VolumeMount]:
     """Where they are."""
     if platform.ca_config_map is None:
         return []
-    return [V1VolumeMount(name="authorities", mount_path=_AUTHORITIES, read_only=True)]
+    return [V1VolumeMount(name="authorities", mount_path=_CA_DIRECTORY, read_only=True)]
 
 
 def priority_class(spec: InferenceServiceSpec, platform: Platform) -> str | None:

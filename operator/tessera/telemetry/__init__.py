@@ -14,13 +14,13 @@ from typing_extensions import override
 
 from tessera.api.meta import Condition
 from tessera.domain.allotment import ServicePlan
-from tessera.domain.batch.names import payer
-from tessera.domain.bill import Bill, Line
+from tessera.domain.batch.names import billing_ref
+from tessera.domain.bill import Bill, CostLine
 from tessera.domain.kept import LastCallCache
 from tessera.domain.reasons import LayoutReady, StatusVerdict
 from tessera.domain.snapshot import Pod, Ref
-from tessera.reconcile.fleet import Outcome
-from tessera.telemetry.layouts import LaidPool, LayoutsCollector
+from tessera.reconcile.fleet import ReconcileOutcome
+from tessera.telemetry.layouts import LayoutsCollector, PoolLayoutState
 from tessera.telemetry.speed import SpeedCollector
 
 log = logging.getLogger("tessera")
@@ -89,7 +89,9 @@ class Telemetry:
         self._logged_layouts: dict[str, StatusVerdict[LayoutReady]] = {}
         self._logged_plans: dict[Ref, ServicePlan] = {}
 
-    def record_reconcile(self, outcome: Outcome, seconds: float, cpu_seconds: float) -> None:
+    def record_reconcile(
+        self, outcome: ReconcileOutcome, seconds: float, cpu_seconds: float
+    ) -> None:
         """Record a turn."""
         self._reconcile_seconds.observe(seconds)
         self._cpu.inc(cpu_seconds)
@@ -102,9 +104,9 @@ class Telemetry:
         repartitions = outcome.plan.repartitions
         self.record_layouts(
             [
-                LaidPool(view=view, grounds=repartitions.grounds[view.pool.name], orders=orders)
+                PoolLayoutState(view=view, nodes=repartitions.nodes[view.pool.name], actions=orders)
                 for view in outcome.plan.pools
-                if (orders := repartitions.orders.get(view.pool.name)) is not None
+                if (orders := repartitions.actions.get(view.pool.name)) is not None
             ],
             outcome.snapshot.pods,
         )
@@ -129,10 +131,10 @@ class Telemetry:
         for ref, batch in outcome.plan.batches.items():
             reasons = (batch.accepted.reason, batch.running.reason, batch.complete.reason)
             attempt = batch.attempt.number if batch.attempt is not None else 0
-            if self._logged_decisions.get(payer(ref)) != (*reasons, attempt):
-                self._logged_decisions[payer(ref)] = (*reasons, attempt)
-                log.info("%s: attempt %s: %s", payer(ref), attempt, batch.running.message)
-        known = {*outcome.plan.service_plans, *map(payer, outcome.plan.batches)}
+            if self._logged_decisions.get(billing_ref(ref)) != (*reasons, attempt):
+                self._logged_decisions[billing_ref(ref)] = (*reasons, attempt)
+                log.info("%s: attempt %s: %s", billing_ref(ref), attempt, batch.running.message)
+        known = {*outcome.plan.service_plans, *map(billing_ref, outcome.plan.batches)}
         for ref in self._logged_decisions.keys() - known:
             del self._logged_decisions[ref]
             self._logged_plans.pop(ref, None)
@@ -157,11 +159,11 @@ class Telemetry:
         """Record the bill after a turn; `tenants` says which budget each namespace belongs to."""
         self._bill.update(bill, tenants)
 
-    def record_layouts(self, pools: Sequence[LaidPool], pods: tuple[Pod, ...]) -> None:
+    def record_layouts(self, pools: Sequence[PoolLayoutState], pods: tuple[Pod, ...]) -> None:
         """Record the layouts after a turn; `pods` tell who sits where no agent does."""
         self._layouts.take(pools, pods)
         for pool in pools:
-            name, verdict = pool.view.pool.name, pool.orders.verdict
+            name, verdict = pool.view.pool.name, pool.actions.verdict
             if self._logged_layouts.get(name) != verdict:
                 self._logged_layouts[name] = verdict
                 log.info("pool %s: %s: %s", name, verdict.reason, verdict.message)
@@ -181,7 +183,7 @@ class Telemetry:
         """Admission serves with another certificate."""
         self._certificate.labels(secret).set(ends.timestamp())
 
-    def _log(self, ref: Ref, outcome: Outcome) -> None:
+    def _log(self, ref: Ref, outcome: ReconcileOutcome) -> None:
         allotment = outcome.plan.service_plans[ref]
         scale, placement = allotment.scale, allotment.placement.verdict
         fields: dict[str, Any] = {
@@ -211,7 +213,7 @@ def _render(registry: CollectorRegistry, _: object) -> bytes:
 class _ServiceCollector(Collector):
     """The state of the services as of the last turn; services that are gone leave no series."""
 
-    outcome: Outcome | None = None
+    outcome: ReconcileOutcome | None = None
 
     @override
     def collect(self) -> Iterator[GaugeMetricFamily]:
@@ -250,7 +252,7 @@ class _ServiceCollector(Collector):
 class _BudgetCollector(Collector):
     """How the tenants stand as of the last turn."""
 
-    outcome: Outcome | None = None
+    outcome: ReconcileOutcome | None = None
 
     @override
     def collect(self) -> Iterator[GaugeMetricFamily]:
@@ -272,14 +274,16 @@ class _BudgetCollector(Collector):
             labels=["budget", "owner", "reason"],
         )
         for view in self.outcome.plan.budgets if self.outcome else ():
-            name, verdict = view.budget.name, view.funded
+            name, verdict = view.budget.name, view.within_budget
             owner = view.budget.spec.owner if view.budget.spec is not None else ""
             within_budget.add_metric([name, owner, verdict.reason], float(verdict.reason.is_true))
-            for budget_window in view.purse.now if view.purse is not None else ():
-                label_values = [name, budget_window.window.name]
+            for budget_window in view.state.current_windows if view.state is not None else ():
+                label_values = [name, budget_window.period.name]
                 limit.add_metric(label_values, budget_window.limit)
                 spent.add_metric(label_values, budget_window.spent)
-                committed.add_metric(label_values, budget_window.floors + budget_window.granted)
+                committed.add_metric(
+                    label_values, budget_window.min_replicas_cost + budget_window.granted
+                )
                 forecast.add_metric(label_values, budget_window.forecast)
         yield from (limit, spent, committed, forecast, within_budget)
 
@@ -287,7 +291,7 @@ class _BudgetCollector(Collector):
 class _BatchCollector(Collector):
     """How far the batches are as of the last turn."""
 
-    outcome: Outcome | None = None
+    outcome: ReconcileOutcome | None = None
 
     @override
     def collect(self) -> Iterator[GaugeMetricFamily]:
@@ -320,7 +324,7 @@ class _BilledCosts:
     """The bill with its tenants; one value, since scrapes read it from another thread."""
 
     bill: Bill = field(default_factory=Bill)
-    nanos: Mapping[tuple[Line, str], int] = field(default_factory=dict)
+    nanos: Mapping[tuple[CostLine, str], int] = field(default_factory=dict)
 
 
 class _BillCollector(Collector):

@@ -12,15 +12,15 @@ from typing_extensions import override
 
 from tessera.api.mig import MigStatus, Phase, Unit
 from tessera.domain.pools import PoolView
-from tessera.domain.repartition.facts import Ground
-from tessera.domain.repartition.orders import Orders
-from tessera.domain.repartition.usage import seats, usage
+from tessera.domain.repartition.facts import MigNode
+from tessera.domain.repartition.orders import PoolActions
+from tessera.domain.repartition.usage import pool_usage, slice_usages
 from tessera.domain.snapshot import Pod
 
 PHASES: tuple[Phase, ...] = get_args(Phase)
 
 
-class Ending(StrEnum):
+class RepartitionOutcome(StrEnum):
     """What became of GPUs that were to be cut anew."""
 
     DONE = "done"
@@ -31,16 +31,16 @@ class Ending(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LaidPool:
+class PoolLayoutState:
     """One pool after a turn."""
 
     view: PoolView
-    grounds: tuple[Ground, ...]
-    orders: Orders
+    nodes: tuple[MigNode, ...]
+    actions: PoolActions
 
     @property
     def status(self) -> MigStatus:
-        return self.orders.status or MigStatus()
+        return self.actions.status or MigStatus()
 
     @property
     def backend(self) -> str:
@@ -48,56 +48,64 @@ class LaidPool:
         return spec.mig.backend if spec is not None and spec.mig is not None else ""
 
 
-def endings(before: Sequence[Unit], now: Sequence[Unit]) -> Counter[Ending]:
+def repartition_outcomes(
+    before: Sequence[Unit], after: Sequence[Unit]
+) -> Counter[RepartitionOutcome]:
     """What came to its end between two statuses of a pool."""
-    going = {(unit.node, unit.gpus): unit for unit in now}
-    found: Counter[Ending] = Counter()
+    current = {(unit.node, unit.gpus): unit for unit in after}
+    outcomes: Counter[RepartitionOutcome] = Counter()
     for unit in before:
-        later = going.get((unit.node, unit.gpus))
+        later = current.get((unit.node, unit.gpus))
         if later is None:
-            found[Ending.DROPPED if unit.phase == "Emptying" else Ending.DONE] += 1
+            outcomes[
+                RepartitionOutcome.DROPPED if unit.phase == "Emptying" else RepartitionOutcome.DONE
+            ] += 1
         elif later.attempt > unit.attempt:
-            found[Ending.FAILED] += later.attempt - unit.attempt
-    return found
+            outcomes[RepartitionOutcome.FAILED] += later.attempt - unit.attempt
+    return outcomes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Seen:
+class _LayoutSnapshot:
     """One value, since scrapes read it from another thread."""
 
-    pools: tuple[LaidPool, ...] = ()
+    pools: tuple[PoolLayoutState, ...] = ()
     pods: tuple[Pod, ...] = ()
-    ended: Mapping[tuple[str, str, Ending], int]
+    outcome_counts: Mapping[tuple[str, str, RepartitionOutcome], int]
 
 
 class LayoutsCollector(Collector):
     """The layouts as of the last turn; pools that are gone leave no series but their counts."""
 
     def __init__(self) -> None:
-        self._seen = _Seen(ended={})
+        self._snapshot = _LayoutSnapshot(outcome_counts={})
 
-    def take(self, pools: Sequence[LaidPool], pods: tuple[Pod, ...]) -> None:
+    def take(self, pools: Sequence[PoolLayoutState], pods: tuple[Pod, ...]) -> None:
         """After a turn. What was begun in another process is counted when it ends in this one."""
-        before = {pool.view.pool.name: pool.status.units for pool in self._seen.pools}
-        ended = dict(self._seen.ended)
+        before = {pool.view.pool.name: pool.status.units for pool in self._snapshot.pools}
+        outcome_counts = dict(self._snapshot.outcome_counts)
         for pool in pools:
             name = pool.view.pool.name
-            for ending, count in endings(before.get(name, ()), pool.status.units).items():
-                key = name, pool.backend, ending
-                ended[key] = ended.get(key, 0) + count
-        self._seen = _Seen(pools=tuple(pools), pods=pods, ended=ended)
+            for outcome, count in repartition_outcomes(
+                before.get(name, ()), pool.status.units
+            ).items():
+                key = name, pool.backend, outcome
+                outcome_counts[key] = outcome_counts.get(key, 0) + count
+        self._snapshot = _LayoutSnapshot(
+            pools=tuple(pools), pods=pods, outcome_counts=outcome_counts
+        )
 
     @override
     def collect(self) -> Iterator[Metric]:
-        seen, told = self._seen, _Families()
-        for pool in seen.pools:
-            told.add(pool, seen.pods)
-        for (name, backend, ending), count in sorted(seen.ended.items()):
-            told.ended.add_metric([name, backend, ending], count)
-        yield from told.families
+        snapshot, families = self._snapshot, _LayoutFamilies()
+        for pool in snapshot.pools:
+            families.add(pool, snapshot.pods)
+        for (name, backend, outcome), count in sorted(snapshot.outcome_counts.items()):
+            families.repartitions.add_metric([name, backend, outcome], count)
+        yield from families.families
 
 
-class _Families:
+class _LayoutFamilies:
     """Every metric of a layout, with its series so far."""
 
     def __init__(self) -> None:
@@ -126,12 +134,12 @@ class _Families:
             "Nodes, or some GPUs of them, that are being cut anew.",
             labels=["pool", "phase"],
         )
-        self._laid_out = GaugeMetricFamily(
+        self._layout_ready = GaugeMetricFamily(
             "tessera_pool_laid_out",
             "1 if the GPUs of the pool are cut as planned, else 0; with the reason.",
             labels=["pool", "reason"],
         )
-        self.ended = CounterMetricFamily(
+        self.repartitions = CounterMetricFamily(
             "tessera_repartitions",
             "Nodes, or some GPUs of them, by what became of cutting them anew.",
             labels=["pool", "backend", "outcome"],
@@ -141,22 +149,22 @@ class _Families:
     def families(self) -> tuple[Metric, ...]:
         return (
             *(self._slices, self._stranded, self._idle, self._gap),
-            *(self._units, self._laid_out, self.ended),
+            *(self._units, self._layout_ready, self.repartitions),
         )
 
-    def add(self, pool: LaidPool, pods: Sequence[Pod]) -> None:
-        name, verdict, status = pool.view.pool.name, pool.orders.verdict, pool.status
-        self._laid_out.add_metric([name, verdict.reason], float(verdict.reason.is_true))
+    def add(self, pool: PoolLayoutState, pods: Sequence[Pod]) -> None:
+        name, verdict, status = pool.view.pool.name, pool.actions.verdict, pool.status
+        self._layout_ready.add_metric([name, verdict.reason], float(verdict.reason.is_true))
         if status.target is not None:
             self._gap.add_metric([name], float(status.target.gap))
         phases = Counter(unit.phase for unit in status.units)
         for phase in PHASES:
             self._units.add_metric([name, phase], phases[phase])
-        found = usage(pool.grounds, seats(pool.grounds, pods, pool.orders.doomed))
-        for (profile, state), count in sorted(found.slices.items()):
+        usage = pool_usage(pool.nodes, slice_usages(pool.nodes, pods, pool.actions.displaced))
+        for (profile, state), count in sorted(usage.slices.items()):
             self._slices.add_metric([name, profile, state], count)
         price = pool.view.price
         if price is not None:
-            where = [name, price.currency]
-            self._stranded.add_metric(where, float(found.stranded * price.per_gpu_hour))
-            self._idle.add_metric(where, float(found.idle * price.per_gpu_hour))
+            labels = [name, price.currency]
+            self._stranded.add_metric(labels, float(usage.stranded * price.per_gpu_hour))
+            self._idle.add_metric(labels, float(usage.idle * price.per_gpu_hour))

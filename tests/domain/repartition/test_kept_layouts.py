@@ -13,9 +13,9 @@ from tessera.api.accelerator_pool import AcceleratorPoolSpec
 from tessera.api.mig import Assignment, GpuTarget, MigPlan, NodeTarget
 from tessera.api.node_layout import NodeLayoutSpec, NodeLayoutStatus, ObservedGpu, ObservedSlice
 from tessera.domain.plan import Plan, PlanCache, plan
-from tessera.domain.repartition.backend import Ask
-from tessera.domain.repartition.facts import TAINT, NodeLayout
-from tessera.domain.repartition.question import Drawn, Solved
+from tessera.domain.repartition.backend import BackendRequest
+from tessera.domain.repartition.facts import TAINT, ObservedNodeLayout
+from tessera.domain.repartition.question import LayoutSolution, PoolLayout
 from tessera.domain.snapshot import InFlight, Node, Pod, Snapshot
 from tests.builders import A100, a_node, a_pod, a_snapshot, a_workload, at, readings_of
 from tests.layout_builders import a_planned_pool, a_wishing, with_status
@@ -64,7 +64,7 @@ def a_target(way: int) -> MigPlan:
     )
 
 
-def a_layout(name: str, tiles: tuple[str, ...], pods: tuple[Pod, ...] = ()) -> NodeLayout:
+def a_layout(name: str, tiles: tuple[str, ...], pods: tuple[Pod, ...] = ()) -> ObservedNodeLayout:
     """Replicas of the node sit on its first slices."""
     here = iter([f"{pod.ref.namespace}/{pod.ref.name}" for pod in pods if pod.node == name])
     gpus = tuple(
@@ -84,7 +84,7 @@ def a_layout(name: str, tiles: tuple[str, ...], pods: tuple[Pod, ...] = ()) -> N
         for gpu in range(2)
     )
     status = NodeLayoutStatus(cuts=True, gpus=gpus)
-    return NodeLayout(name=name, generation=1, spec=NodeLayoutSpec(), status=status)
+    return ObservedNodeLayout(name=name, generation=1, spec=NodeLayoutSpec(), status=status)
 
 
 def pods_of(name: str, count: int) -> list[Pod]:
@@ -217,34 +217,34 @@ steps = st.builds(
 )
 
 
-def _labelled(node: Node, ask: Ask | None) -> Node:
+def _labelled(node: Node, ask: BackendRequest | None) -> Node:
     changed = {**node.labels, **(ask.labels if ask else {})}
     labels = {name: text for name, text in changed.items() if text is not None}
     return node if labels == node.labels else replace(node, labels=labels)
 
 
-def _asked(layout: NodeLayout, ask: Ask | None) -> NodeLayout:
-    if ask is None or ask.layout is None or ask.layout == layout.spec:
+def _asked(layout: ObservedNodeLayout, ask: BackendRequest | None) -> ObservedNodeLayout:
+    if ask is None or ask.layout_spec is None or ask.layout_spec == layout.spec:
         return layout
-    return replace(layout, spec=ask.layout, generation=layout.generation + 1)
+    return replace(layout, spec=ask.layout_spec, generation=layout.generation + 1)
 
 
 def after(old: Snapshot, told: Plan, step: Step) -> Snapshot:
     """What the turn wrote, and what happened then."""
-    orders = told.repartitions.orders["a100"]
+    orders = told.repartitions.actions["a100"]
     written = with_status(old, orders.status) if orders.status else old
     if written.pools == old.pools:
         written = old
-    if orders.asks:
+    if orders.requests:
         written = replace(
             written,
-            nodes=tuple(_labelled(one, orders.asks.get(one.name)) for one in written.nodes),
-            layouts=tuple(_asked(one, orders.asks.get(one.name)) for one in written.layouts),
+            nodes=tuple(_labelled(one, orders.requests.get(one.name)) for one in written.nodes),
+            layouts=tuple(_asked(one, orders.requests.get(one.name)) for one in written.layouts),
         )
     nodes = tuple(
         one
-        if (TAINT in one.taints) == (one.name in orders.tainted)
-        else replace(one, taints=frozenset({TAINT} if one.name in orders.tainted else ()))
+        if (TAINT in one.taints) == (one.name in orders.tainted_nodes)
+        else replace(one, taints=frozenset({TAINT} if one.name in orders.tainted_nodes else ()))
         for one in written.nodes
     )
     same = all(a is b for a, b in zip(nodes, written.nodes, strict=True))
@@ -256,11 +256,13 @@ def after(old: Snapshot, told: Plan, step: Step) -> Snapshot:
         readings=old.readings and replace(old.readings, at=moment),
         scaling_history=dict(told.scaling_history),
     )
-    asked = told.repartitions.question
+    asked = told.repartitions.layout_problem
     if step.change == "solved" and asked is not None:
         return replace(
             new,
-            layout_solution=Solved(question=asked, pools={"a100": Drawn(plan=a_target(step.way))}),
+            layout_solution=LayoutSolution(
+                problem=asked, pools={"a100": PoolLayout(plan=a_target(step.way))}
+            ),
         )
     return replace(new, **CHANGES[step.change](new, step))
 
@@ -295,14 +297,14 @@ def test_an_unchanged_fleet_asks_the_very_same_and_is_ordered_the_very_same() ->
     snapshot, kept, told = settled()
     before = told.repartitions
     found = plan(replace(snapshot, at=snapshot.at + timedelta(seconds=5)), kept).repartitions
-    assert found.question is before.question
-    assert found.grounds is before.grounds
-    assert found.orders["a100"].status is before.orders["a100"].status
+    assert found.layout_problem is before.layout_problem
+    assert found.nodes is before.nodes
+    assert found.actions["a100"].status is before.actions["a100"].status
 
 
 def test_one_node_that_changes_leaves_the_others_as_they_were() -> None:
     snapshot, kept, told = settled()
     step = Step(passed=5, name="chat", node=1, way=1, change="cut")
-    found = plan(after(snapshot, told, step), kept).repartitions.grounds["a100"]
-    before = told.repartitions.grounds["a100"]
+    found = plan(after(snapshot, told, step), kept).repartitions.nodes["a100"]
+    before = told.repartitions.nodes["a100"]
     assert [one is other for one, other in zip(found, before, strict=True)] == [True, False, True]

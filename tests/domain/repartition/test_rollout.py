@@ -10,8 +10,8 @@ from tessera.api.mig import MaintenanceWindow, Mig, Unit
 from tessera.domain.mig.layouts import SlicePlacement
 from tessera.domain.reasons import LayoutReady
 from tessera.domain.ref import Ref
-from tessera.domain.repartition.orders import Orders
-from tessera.domain.repartition.rollout import ATTEMPTS, Scene, carry_on
+from tessera.domain.repartition.orders import PoolActions
+from tessera.domain.repartition.rollout import MAX_ATTEMPTS, RolloutInputs, advance_rollout
 from tests.repartition_world import (
     START,
     Pinned,
@@ -48,11 +48,11 @@ def a_world(
     return world
 
 
-def seen(world: World) -> Scene:
+def seen(world: World) -> RolloutInputs:
     return world.scene()
 
 
-def until(world: World, phase: str, ticks: int = 60) -> Orders:
+def until(world: World, phase: str, ticks: int = 60) -> PoolActions:
     """Play until the first unit is in this phase."""
     for _ in range(ticks):
         orders, _ = world.turn()
@@ -63,8 +63,8 @@ def until(world: World, phase: str, ticks: int = 60) -> Orders:
 
 
 def test_a_pool_without_a_plan_is_left_alone() -> None:
-    orders = carry_on(seen(a_world(HALVES)))
-    assert (orders.verdict.reason, orders.tainted, orders.asks) == (
+    orders = advance_rollout(seen(a_world(HALVES)))
+    assert (orders.verdict.reason, orders.tainted_nodes, orders.requests) == (
         LayoutReady.PLANNING,
         frozenset(),
         {},
@@ -74,20 +74,20 @@ def test_a_pool_without_a_plan_is_left_alone() -> None:
 def test_a_pool_that_is_as_planned_gets_no_orders() -> None:
     world = a_world(HALVES, target=[HALVES])
     world.serve(chat(), [("n0", 0, HALF)])
-    orders = carry_on(seen(world))
+    orders = advance_rollout(seen(world))
     assert orders.verdict.reason is LayoutReady.AS_PLANNED
-    assert [*orders.tainted, *orders.doomed, *orders.evict, *orders.asks] == []
+    assert [*orders.tainted_nodes, *orders.displaced, *orders.evictions, *orders.requests] == []
     assert orders.verdict.message == "1 of 1 GPUs are as planned"
 
 
 def test_an_idle_gpu_is_tainted_first_and_cut_then() -> None:
     world = a_world(SEVENTHS, target=[HALVES])
     first, _ = world.turn()
-    assert first.tainted == {"n0"}
-    assert not first.asks
+    assert first.tainted_nodes == {"n0"}
+    assert not first.requests
     world.tick()
     second, _ = world.turn()
-    assert list(second.asks) == ["n0"]
+    assert list(second.requests) == ["n0"]
     assert world.play().verdict.reason is LayoutReady.AS_PLANNED
     assert world.layouts() == {"n0": [HALVES]}
     assert not world.nodes["n0"].tainted
@@ -97,7 +97,7 @@ def test_a_replica_leaves_only_when_another_is_ready() -> None:
     world = a_world(HALVES, HALVES, target=[["4g.40gb@0", "3g.40gb@4"], HALVES])
     world.serve(chat(), [("n0", 0, HALF)])
     announced, _ = world.turn()
-    assert (len(announced.doomed), announced.leaving) == (1, frozenset())
+    assert (len(announced.displaced), announced.draining) == (1, frozenset())
     orders = world.play()
     assert orders.verdict.reason is LayoutReady.AS_PLANNED
     assert (world.served()["chat"], world.evictions) == (3.0, 1)
@@ -107,7 +107,7 @@ def test_the_neighbour_of_a_slice_that_goes_stays_where_the_backend_can_do_that(
     world = a_world(HALVES, HALVES, target=[["4g.40gb@0", "3g.40gb@4"], HALVES])
     world.serve(chat(), [("n0", 0, OTHER)])
     orders, _ = world.turn()
-    assert orders.doomed == frozenset()
+    assert orders.displaced == frozenset()
     world.play()
     assert world.evictions == 0
 
@@ -120,7 +120,7 @@ def test_without_that_every_replica_of_the_unit_leaves(knows: bool) -> None:
     )
     world.serve(chat(2), [("n0", 0, HALF), ("n0", 0, OTHER)])
     orders, _ = world.turn()
-    assert len(orders.doomed) == 2
+    assert len(orders.displaced) == 2
     assert world.play().verdict.reason is LayoutReady.AS_PLANNED
     assert world.evictions == 2
 
@@ -129,7 +129,10 @@ def test_without_room_nothing_begins_and_it_is_said_what_would_help() -> None:
     world = a_world(HALVES, target=[SEVENTHS])
     world.serve(chat(), [("n0", 0, HALF)])
     orders, _ = world.turn()
-    assert (orders.verdict.reason, orders.tainted) == (LayoutReady.NO_SURGE_CAPACITY, frozenset())
+    assert (orders.verdict.reason, orders.tainted_nodes) == (
+        LayoutReady.NO_SURGE_CAPACITY,
+        frozenset(),
+    )
     assert orders.verdict.message == (
         "GPU 0 of n0: team/chat-1 would have to leave, 1 more free 3g.40gb are needed for that, "
         "and team/chat would fall below its floor; add a node, lower its scaling.minReplicas, or "
@@ -156,7 +159,7 @@ def test_in_a_pool_of_one_node_replacements_come_before_the_taint() -> None:
     world.serve(chat(), [("n0", 0, HALF)])
     world.plan({"n0": [["4g.40gb@0", "3g.40gb@4"], HALVES]})
     orders, _ = world.turn()
-    assert (len(orders.doomed), orders.tainted) == (1, frozenset())
+    assert (len(orders.displaced), orders.tainted_nodes) == (1, frozenset())
     assert "which takes pods until then" in orders.verdict.message
     assert world.play().verdict.reason is LayoutReady.AS_PLANNED
     assert world.served() == {"chat": 3.0}
@@ -178,7 +181,7 @@ def test_a_foreign_pod_is_named_and_nobody_is_moved() -> None:
     world = a_world(HALVES, target=[SEVENTHS])
     world.foreign("notebook", "n0", 0, HALF)
     orders, _ = world.turn()
-    assert (orders.verdict.reason, orders.tainted) == (LayoutReady.UNMANAGED_POD, frozenset())
+    assert (orders.verdict.reason, orders.tainted_nodes) == (LayoutReady.UNMANAGED_POD, frozenset())
     assert "the pod other/notebook is not Tessera's and holds 3g.40gb@0 of GPU 0 of n0" in (
         orders.verdict.message
     )
@@ -195,8 +198,8 @@ def test_a_foreign_pod_on_one_gpu_does_not_keep_the_others_of_its_node() -> None
 def test_a_pod_of_ours_that_nobody_can_replace_is_waited_for() -> None:
     world = a_world(HALVES, target=[SEVENTHS])
     batch = world.foreign("batch", "n0", 0, HALF)
-    scene = replace(seen(world), own=frozenset({batch}))
-    orders = carry_on(scene)
+    scene = replace(seen(world), own_pods=frozenset({batch}))
+    orders = advance_rollout(scene)
     assert orders.verdict.reason is LayoutReady.REPARTITIONING
     assert orders.verdict.message.startswith("waits for the pod other/batch on 3g.40gb@0")
 
@@ -213,15 +216,15 @@ def test_a_gpu_with_a_fault_is_left_alone(fault: str, reason: LayoutReady) -> No
     world = a_world(HALVES, target=[SEVENTHS])
     world.nodes["n0"].faults[0] = (fault, "Xid 79")
     orders, _ = world.turn()
-    assert (orders.verdict.reason, orders.tainted) == (reason, frozenset())
+    assert (orders.verdict.reason, orders.tainted_nodes) == (reason, frozenset())
     assert "Xid 79" in orders.verdict.message
 
 
 def test_processes_of_no_pod_keep_a_slice() -> None:
     scene = seen(a_world(HALVES, target=[SEVENTHS]))
-    card = scene.grounds[0].cards[0]
-    busy = replace(card, tiles=(replace(card.tiles[0], processes=2), card.tiles[1]))
-    orders = carry_on(replace(scene, grounds=[replace(scene.grounds[0], cards=(busy,))]))
+    card = scene.nodes[0].gpus[0]
+    busy = replace(card, instances=(replace(card.instances[0], processes=2), card.instances[1]))
+    orders = advance_rollout(replace(scene, nodes=[replace(scene.nodes[0], gpus=(busy,))]))
     assert orders.verdict.reason is LayoutReady.GPU_IN_USE
     assert "2 processes of no pod compute on 3g.40gb@0" in orders.verdict.message
 
@@ -230,30 +233,36 @@ def test_a_node_that_is_not_ready_waits() -> None:
     world = a_world(HALVES, target=[SEVENTHS])
     world.nodes["n0"].ready = False
     orders, _ = world.turn()
-    assert (orders.verdict.reason, orders.tainted) == (LayoutReady.NODE_NOT_READY, frozenset())
+    assert (orders.verdict.reason, orders.tainted_nodes) == (
+        LayoutReady.NODE_NOT_READY,
+        frozenset(),
+    )
 
 
 def test_a_node_whose_labels_disagree_is_left_alone() -> None:
     scene = seen(a_world(HALVES, target=[SEVENTHS]))
-    lying = replace(scene.grounds[0], cards=(), disagrees="3 slices of 1g.10gb fit no layout")
-    orders = carry_on(replace(scene, grounds=[lying]))
-    assert (orders.verdict.reason, orders.tainted) == (LayoutReady.INCONSISTENT_LABELS, frozenset())
+    lying = replace(scene.nodes[0], gpus=(), inconsistency="3 slices of 1g.10gb fit no layout")
+    orders = advance_rollout(replace(scene, nodes=[lying]))
+    assert (orders.verdict.reason, orders.tainted_nodes) == (
+        LayoutReady.INCONSISTENT_LABELS,
+        frozenset(),
+    )
 
 
 def test_a_profile_that_the_board_lacks_is_named() -> None:
-    orders = carry_on(seen(a_world(HALVES, target=[["5g.60gb"]])))
+    orders = advance_rollout(seen(a_world(HALVES, target=[["5g.60gb"]])))
     assert orders.verdict.reason is LayoutReady.UNKNOWN_PROFILE
     assert "A100-80GB has no profile 5g.60gb" in orders.verdict.message
 
 
 def test_slices_that_do_not_fit_on_one_gpu_are_named() -> None:
-    orders = carry_on(seen(a_world(HALVES, target=[["4g.40gb", "4g.40gb"]])))
+    orders = advance_rollout(seen(a_world(HALVES, target=[["4g.40gb", "4g.40gb"]])))
     assert "4g.40gb + 4g.40gb do not fit on one A100-80GB" in orders.verdict.message
 
 
 def test_a_gpu_that_is_not_in_mig_mode_is_named() -> None:
     scene = seen(a_world(HALVES, target=[SEVENTHS]))
-    orders = carry_on(replace(scene, grounds=[replace(scene.grounds[0], cards=())]))
+    orders = advance_rollout(replace(scene, nodes=[replace(scene.nodes[0], gpus=())]))
     assert orders.verdict.reason is LayoutReady.NODE_NOT_READY
     assert "GPU 0 of n0 is not there in MIG mode" in orders.verdict.message
 
@@ -269,9 +278,9 @@ def test_a_backend_that_fails_too_often_keeps_its_node_shut_and_says_so() -> Non
         orders, _ = world.turn()
         world.tick()
     assert orders.verdict.reason is LayoutReady.BACKEND_FAILED
-    assert orders.tainted == {"n0"}
+    assert orders.tainted_nodes == {"n0"}
     assert orders.status
-    assert orders.status.units[0].attempt == ATTEMPTS
+    assert orders.status.units[0].attempt == MAX_ATTEMPTS
 
 
 def test_a_node_that_is_stuck_does_not_keep_another_but_two_do() -> None:
@@ -279,7 +288,7 @@ def test_a_node_that_is_stuck_does_not_keep_another_but_two_do() -> None:
     for _ in range(120):
         orders, _ = world.turn()
         world.tick()
-    assert len(orders.tainted) == 2
+    assert len(orders.tainted_nodes) == 2
 
 
 def test_outside_the_window_nothing_begins_but_what_began_is_finished() -> None:
@@ -298,7 +307,7 @@ def test_outside_the_window_nothing_begins_but_what_began_is_finished() -> None:
 def test_as_many_nodes_as_allowed_are_worked_on_at_once() -> None:
     mig = Mig(layout={}, max_concurrent=2)
     orders, _ = a_world(*[HALVES] * 3, mig=mig, target=[SEVENTHS] * 3).turn()
-    assert orders.tainted == {"n0", "n1"}
+    assert orders.tainted_nodes == {"n0", "n1"}
 
 
 def test_two_nodes_are_not_emptied_at_once_when_that_would_break_a_floor() -> None:
@@ -307,7 +316,7 @@ def test_two_nodes_are_not_emptied_at_once_when_that_would_break_a_floor() -> No
     world = a_world(HALVES, HALVES, ["3g.40gb@0"], mig=mig, target=[halves, halves, ["3g.40gb@0"]])
     world.serve(chat(2, floor=6.0), [("n0", 0, HALF), ("n1", 0, HALF)])
     orders, _ = world.turn()
-    assert len(orders.tainted) == 1
+    assert len(orders.tainted_nodes) == 1
 
 
 def test_a_plan_that_changes_before_anything_was_destroyed_is_forgotten() -> None:
@@ -327,7 +336,7 @@ def test_an_eviction_that_a_budget_forbids_is_told() -> None:
     for _ in range(30):
         orders, _ = world.turn()
         world.tick()
-    assert list(orders.evict) == [Ref("team", "chat-1")]
+    assert list(orders.evictions) == [Ref("team", "chat-1")]
     assert "evicts team/chat-1, which a PodDisruptionBudget may delay" in orders.verdict.message
     world.services["chat"].protected = False
     assert world.play().verdict.reason is LayoutReady.AS_PLANNED
@@ -339,7 +348,7 @@ def test_a_pod_that_comes_while_the_backend_cuts_leaves_first() -> None:
     unit = Unit(node="n0", gpus=(0,), phase="Applying", since=START)
     world.status = world.status.model_copy(update={"units": (unit,)})
     orders, _ = world.turn()
-    assert (orders.asks, len(orders.doomed)) == ({}, 1)
+    assert (orders.requests, len(orders.displaced)) == ({}, 1)
     assert world.play().verdict.reason is LayoutReady.AS_PLANNED
 
 
@@ -351,14 +360,14 @@ def test_a_replica_of_which_the_agent_has_not_told_is_waited_for() -> None:
     world.nodes["n0"].tainted = True
     scene = seen(world)
     untold = replace(
-        scene.grounds[0],
-        cards=tuple(
-            replace(card, tiles=tuple(replace(tile, holders=()) for tile in card.tiles))
-            for card in scene.grounds[0].cards
+        scene.nodes[0],
+        gpus=tuple(
+            replace(card, instances=tuple(replace(tile, holders=()) for tile in card.instances))
+            for card in scene.nodes[0].gpus
         ),
     )
-    orders = carry_on(replace(scene, grounds=[untold, scene.grounds[1]]))
-    assert orders.asks == {}
+    orders = advance_rollout(replace(scene, nodes=[untold, scene.nodes[1]]))
+    assert orders.requests == {}
     assert "waits for the agent to say where team/chat-1 sits" in orders.verdict.message
 
 
@@ -368,7 +377,7 @@ def test_a_replica_on_a_profile_that_it_outgrew_leaves_when_the_new_ones_serve()
         chat(), [("n0", 0, SlicePlacement(0, "1g.10gb")), ("n0", 0, SlicePlacement(1, "1g.10gb"))]
     )
     first, _ = world.turn()
-    assert (len(first.doomed), first.leaving) == (2, frozenset())
+    assert (len(first.displaced), first.draining) == (2, frozenset())
     world.play()
     assert world.served() == {"chat": 3.0}
     assert world.evictions == 2

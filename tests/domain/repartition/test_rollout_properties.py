@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tessera.domain.mig.layouts import geometry
 from tessera.domain.reasons import LayoutReady
 from tessera.domain.ref import Ref
-from tessera.domain.repartition.rollout import carry_on
+from tessera.domain.repartition.rollout import advance_rollout
 from tests.repartition_fleets import BACKENDS, Case, a_case
 from tests.repartition_world import SimNode, World, spots
 
@@ -135,10 +135,12 @@ def test_at_any_moment_the_order_of_what_is_seen_does_not_matter(
     scene, lot = world.scene(), random.Random(seed)  # noqa: S311 - no secret
     tenants = [
         replace(one, replicas=tuple(lot.sample(one.replicas, len(one.replicas))))
-        for one in lot.sample(scene.tenants, len(scene.tenants))
+        for one in lot.sample(scene.services, len(scene.services))
     ]
-    grounds = lot.sample(scene.grounds, len(scene.grounds))
-    assert carry_on(replace(scene, tenants=tenants, grounds=grounds)) == carry_on(scene)
+    grounds = lot.sample(scene.nodes, len(scene.nodes))
+    assert advance_rollout(replace(scene, services=tenants, nodes=grounds)) == advance_rollout(
+        scene
+    )
 
 
 @QUICK

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from tessera.api.mig import MaintenanceWindow, Weekday
-from tessera.domain.repartition.window import closed
+from tessera.domain.repartition.window import closed_reason
 
 
 def at(day: int, hour: int) -> datetime:
@@ -18,7 +18,7 @@ def a_window(start: str, end: str, *days: Weekday, time_zone: str = "UTC") -> Ma
 
 
 def test_without_a_window_it_is_always_open() -> None:
-    assert closed(None, at(20, 12)) is None
+    assert closed_reason(None, at(20, 12)) is None
 
 
 @pytest.mark.parametrize(
@@ -39,10 +39,10 @@ def test_without_a_window_it_is_always_open() -> None:
 def test_a_window_belongs_to_the_day_on_which_it_begins(
     window: MaintenanceWindow, moment: datetime, is_open: bool
 ) -> None:
-    assert (closed(window, moment) is None) == is_open
+    assert (closed_reason(window, moment) is None) == is_open
 
 
 def test_a_zone_that_nobody_knows_is_named() -> None:
-    told = closed(a_window("01:00", "05:00", time_zone="Mars/Olympus"), at(20, 4))
+    told = closed_reason(a_window("01:00", "05:00", time_zone="Mars/Olympus"), at(20, 4))
     assert told
     assert told.startswith("spec.mig.maintenanceWindow.timeZone Mars/Olympus is no IANA time zone")

@@ -8,11 +8,11 @@ from typing import Protocol, TypeAlias
 
 from tessera.cli.cluster import Reader
 
-SHOWN = 5
+MAX_NAMES_SHOWN = 5
 """Names that a finding lists before it counts the rest."""
 
 
-class State(StrEnum):
+class FindingState(StrEnum):
     """How a check came out."""
 
     OK = "ok"
@@ -26,37 +26,39 @@ class Finding:
     """One line of the doctor."""
 
     check: str
-    state: State
-    found: str
-    mend: str = ""
+    state: FindingState
+    message: str
+    fix: str = ""
     """What to do; empty where nothing is wrong."""
 
 
-class Series(Protocol):
+class SeriesCounter(Protocol):
     """What Prometheus has."""
 
-    async def present(self, selectors: Sequence[str]) -> Mapping[str, int]:
+    async def count_series(self, selectors: Sequence[str]) -> Mapping[str, int]:
         """How many series each selector finds now; MetricsError when it cannot be asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ward:
+class CheckContext:
     """What checks may ask."""
 
     reader: Reader
     at: datetime
     version: str
     """Of this program."""
-    prometheus: str | None
+    prometheus_url: str | None
     """The URL that the user gave."""
-    series: Callable[[str], Series]
+    series_counter: Callable[[str], SeriesCounter]
     """The Prometheus at a URL."""
 
 
-Check: TypeAlias = Callable[[Ward], Awaitable[Sequence[Finding]]]
+Check: TypeAlias = Callable[[CheckContext], Awaitable[Sequence[Finding]]]
 
 
-def listed(names: Sequence[str]) -> str:
+def join_names(names: Sequence[str]) -> str:
     """`a, b and 7 more`."""
-    told = ", ".join(names[:SHOWN])
-    return told if len(names) <= SHOWN else f"{told} and {len(names) - SHOWN} more"
+    text = ", ".join(names[:MAX_NAMES_SHOWN])
+    return (
+        text if len(names) <= MAX_NAMES_SHOWN else f"{text} and {len(names) - MAX_NAMES_SHOWN} more"
+    )

@@ -2,31 +2,31 @@
 
 from collections.abc import Iterator, Sequence
 
-from tessera.adapters.prometheus import ALIVE
+from tessera.adapters.prometheus import LIVENESS_METRIC
 from tessera.adapters.prometheus_queries import SERVICE
-from tessera.cli.checks.finding import Finding, Series, State, Ward
+from tessera.cli.checks.finding import CheckContext, Finding, FindingState, SeriesCounter
 from tessera.cli.checks.operator import deployments
 from tessera.cli.errors import CommandError
 from tessera.ports import MetricsError
 from tessera.resources.kinds import INFERENCE_SERVICES, POD_MONITORS
 
-_ACTIVE = "DCGM_FI_PROF_GR_ENGINE_ACTIVE"
-_RENAMED = f'{_ACTIVE}{{exported_pod!=""}}'
+_GPU_ACTIVITY = "DCGM_FI_PROF_GR_ENGINE_ACTIVE"
+_RELABELED_ACTIVITY = f'{_GPU_ACTIVITY}{{exported_pod!=""}}'
 """What Prometheus makes of the engine's `pod` where the exporter's own labels win."""
-_ENGINES = f'{ALIVE}{{{SERVICE}!=""}}'
-_URL = "TESSERA_PROMETHEUS_URL"
-_FORWARD = "kubectl -n monitoring port-forward svc/prometheus-operated 9090, then --prometheus"
-_GIVE = "helm upgrade --reuse-values --set prometheus.url=http://...; without it nothing scales"
+_ENGINE_LIVENESS = f'{LIVENESS_METRIC}{{{SERVICE}!=""}}'
+_URL_VARIABLE = "TESSERA_PROMETHEUS_URL"
+_FORWARD_HINT = "kubectl -n monitoring port-forward svc/prometheus-operated 9090, then --prometheus"
+_SET_URL = "helm upgrade --reuse-values --set prometheus.url=http://...; without it nothing scales"
 
 
-async def pod_monitors(ward: Ward) -> Sequence[Finding]:
+async def pod_monitors(context: CheckContext) -> Sequence[Finding]:
     """Can the operator say what Prometheus shall scrape?"""
-    if await ward.reader.known(POD_MONITORS) is not None:
-        return [Finding("pod monitors", State.OK, "the cluster knows PodMonitors")]
+    if await context.reader.list_if_served(POD_MONITORS) is not None:
+        return [Finding("pod monitors", FindingState.OK, "the cluster knows PodMonitors")]
     return [
         Finding(
             "pod monitors",
-            State.WARNING,
+            FindingState.WARNING,
             "the cluster does not know PodMonitors",
             "install the Prometheus operator, or scrape the engines' port http yourself with the "
             "pod's labels; readings are missing otherwise",
@@ -34,76 +34,93 @@ async def pod_monitors(ward: Ward) -> Sequence[Finding]:
     ]
 
 
-async def prometheus(ward: Ward) -> Sequence[Finding]:
+async def prometheus(context: CheckContext) -> Sequence[Finding]:
     """Does the Prometheus of the operator, or the one given, have the readings?"""
-    url, configured = ward.prometheus, await _configured(ward)
-    if configured == "":
-        return [Finding("prometheus", State.PROBLEM, "the operator was given none", _GIVE)]
-    url = url or configured
+    url, configured_url = context.prometheus_url, await _configured_url(context)
+    if configured_url == "":
+        return [
+            Finding("prometheus", FindingState.PROBLEM, "the operator was given none", _SET_URL)
+        ]
+    url = url or configured_url
     if not url:
-        told = "it is not known where it is"
-        return [Finding("prometheus", State.SKIPPED, told, "--prometheus URL")]
+        message = "it is not known where it is"
+        return [Finding("prometheus", FindingState.SKIPPED, message, "--prometheus URL")]
     try:
-        counts = await _counts(ward.series(url))
+        counts = await _series_counts(context.series_counter(url))
     except MetricsError as error:
-        if ward.prometheus is not None:
-            mend = f"is the URL right? {_FORWARD} http://127.0.0.1:9090"
-            return [Finding("prometheus", State.PROBLEM, str(error), mend)]
-        told = f"the operator's, {url}, cannot be reached from here"
-        return [Finding("prometheus", State.SKIPPED, told, f"{_FORWARD} http://127.0.0.1:9090")]
+        if context.prometheus_url is not None:
+            fix = f"is the URL right? {_FORWARD_HINT} http://127.0.0.1:9090"
+            return [Finding("prometheus", FindingState.PROBLEM, str(error), fix)]
+        message = f"the operator's, {url}, cannot be reached from here"
+        return [
+            Finding(
+                "prometheus",
+                FindingState.SKIPPED,
+                message,
+                f"{_FORWARD_HINT} http://127.0.0.1:9090",
+            )
+        ]
     return [
-        Finding("prometheus", State.OK, f"{url} answers"),
-        *_judged(counts, await _serving(ward)),
+        Finding("prometheus", FindingState.OK, f"{url} answers"),
+        *_metric_findings(counts, await _ready_replicas(context)),
     ]
 
 
-async def _configured(ward: Ward) -> str | None:
+async def _configured_url(context: CheckContext) -> str | None:
     """The operator's URL; empty when it has none, None when that is not known."""
     try:
-        found = await deployments(ward.reader)
+        operator_deployments = await deployments(context.reader)
     except CommandError:
         return None
-    for deployment in found:
+    for deployment in operator_deployments:
         for container in deployment["spec"]["template"]["spec"]["containers"]:
-            env = {one["name"]: one.get("value") for one in container.get("env", ())}
-            return env.get(_URL, "") or ""
+            env = {variable["name"]: variable.get("value") for variable in container.get("env", ())}
+            return env.get(_URL_VARIABLE, "") or ""
     return None
 
 
-async def _counts(series: Series) -> dict[str, int]:
-    return dict(await series.present((_ACTIVE, _RENAMED, _ENGINES)))
+async def _series_counts(series_counter: SeriesCounter) -> dict[str, int]:
+    return dict(
+        await series_counter.count_series((_GPU_ACTIVITY, _RELABELED_ACTIVITY, _ENGINE_LIVENESS))
+    )
 
 
-async def _serving(ward: Ward) -> int:
+async def _ready_replicas(context: CheckContext) -> int:
     """Replicas that take requests, so that readings of them must be there."""
     try:
-        bodies = await ward.reader.all(INFERENCE_SERVICES)
+        bodies = await context.reader.list_objects(INFERENCE_SERVICES)
     except CommandError:
         return 0
     return sum(body.get("status", {}).get("readyReplicas", 0) for body in bodies)
 
 
-def _judged(counts: dict[str, int], serving: int) -> Iterator[Finding]:
-    if counts[_RENAMED]:
-        told = f"{_ACTIVE} has the engines in exported_pod, where nobody looks for them"
-        mend = "set honorLabels: true where Prometheus scrapes the DCGM exporter"
-        yield Finding("dcgm metrics", State.PROBLEM, told, mend)
-    elif counts[_ACTIVE]:
-        yield Finding("dcgm metrics", State.OK, f"{counts[_ACTIVE]} series of {_ACTIVE}")
+def _metric_findings(counts: dict[str, int], ready_replicas: int) -> Iterator[Finding]:
+    if counts[_RELABELED_ACTIVITY]:
+        message = f"{_GPU_ACTIVITY} has the engines in exported_pod, where nobody looks for them"
+        fix = "set honorLabels: true where Prometheus scrapes the DCGM exporter"
+        yield Finding("dcgm metrics", FindingState.PROBLEM, message, fix)
+    elif counts[_GPU_ACTIVITY]:
+        yield Finding(
+            "dcgm metrics", FindingState.OK, f"{counts[_GPU_ACTIVITY]} series of {_GPU_ACTIVITY}"
+        )
     else:
-        mend = (
-            f"run dcgm-exporter with {_ACTIVE} among its counters, and scrape it; without it "
+        fix = (
+            f"run dcgm-exporter with {_GPU_ACTIVITY} among its counters, and scrape it; without it "
             "nothing is removed"
         )
-        yield Finding("dcgm metrics", State.PROBLEM, f"no {_ACTIVE}", mend)
-    if counts[_ENGINES]:
-        yield Finding("engine metrics", State.OK, f"{counts[_ENGINES]} engines are read")
-    elif serving:
-        told = f"{serving} replicas take requests, and no engine is read"
-        mend = (
+        yield Finding("dcgm metrics", FindingState.PROBLEM, f"no {_GPU_ACTIVITY}", fix)
+    if counts[_ENGINE_LIVENESS]:
+        yield Finding(
+            "engine metrics", FindingState.OK, f"{counts[_ENGINE_LIVENESS]} engines are read"
+        )
+    elif ready_replicas:
+        message = f"{ready_replicas} replicas take requests, and no engine is read"
+        fix = (
             "does Prometheus select the PodMonitors tessera-engine? kubectl get podmonitors -A; "
             "see its podMonitorSelector and podMonitorNamespaceSelector"
         )
-        yield Finding("engine metrics", State.PROBLEM, told, mend)
+        yield Finding("engine metrics", FindingState.PROBLEM, message, fix)
     else:
-        yield Finding("engine metrics", State.OK, "no replica takes requests, so none is read")
+        yield Finding(
+            "engine metrics", FindingState.OK, "no replica takes requests, so none is read"
+        )

@@ -6,26 +6,26 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from tessera.api.batch_inference import AttemptStatus, ProgressStatus
-from tessera.domain.batch.facts import Asked, BatchJob, BatchPod
+from tessera.domain.batch.facts import BatchJob, BatchPod, ProgressSample
 from tessera.domain.batch.names import errors_path, job_name, work_path
 from tessera.domain.batch.reasons import BatchComplete
 from tessera.domain.batch.reports import RunReport, run_report
 from tessera.domain.batch.situation import Situation
 from tessera.domain.reasons import StatusVerdict
-from tessera.domain.spot import notice
+from tessera.domain.spot import disruption_message
 
-MOST_BARREN = 6
+MAX_FAILURES_WITHOUT_ROWS = 6
 """So many attempts in a row fail without a new row before a batch is given up,"""
-BARREN_FOR = timedelta(hours=2)
+MIN_FAILURE_DURATION = timedelta(hours=2)
 """and for so long: a registry that is away for an hour must not end what has a day."""
-FRESH = timedelta(seconds=30)
+PROGRESS_WRITE_INTERVAL = timedelta(seconds=30)
 """Progress is written down this often; each writing costs a request."""
-_PAUSE = timedelta(seconds=5)
-_LONGEST_PAUSE = timedelta(minutes=5)
-_LONGEST_PAUSE_LOST = timedelta(minutes=1)
-_REFUSED = 3
+_INITIAL_BACKOFF = timedelta(seconds=5)
+_MAX_BACKOFF = timedelta(minutes=5)
+_MAX_BACKOFF_AFTER_LOSS = timedelta(minutes=1)
+_REFUSED_EXIT_CODE = 3
 """Exit code of a runner that found something only the user can change."""
-_HOPELESS = frozenset(
+_FATAL_WAITING_REASONS = frozenset(
     {
         "CrashLoopBackOff",
         "CreateContainerConfigError",
@@ -37,13 +37,13 @@ _HOPELESS = frozenset(
     }
 )
 """Why containers wait, in the kubelet's words, when waiting longer rarely helps."""
-_LONGEST_START = timedelta(minutes=45)
+_START_TIMEOUT = timedelta(minutes=45)
 """An image of 20 GB and the largest weights take less; what is not there by then never comes."""
-_WORDS = 600
+_MAX_MESSAGE_LENGTH = 600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class AttemptState:
     """The last attempt as it stands."""
 
     attempt: AttemptStatus | None = None
@@ -52,74 +52,78 @@ class Standing:
     alive: bool = False
     publishing: bool = False
     """All rows are done, and the runner is at work on the results."""
-    over: StatusVerdict[BatchComplete] | None = None
+    completion: StatusVerdict[BatchComplete] | None = None
     """The batch is over."""
 
     @property
-    def bound(self) -> bool:
+    def scheduled(self) -> bool:
         return self.pod is not None and self.pod.bound is not None
 
     @property
     def started(self) -> bool:
         """The engine is up, and the runner at work beside it."""
-        asked = self.attempt is not None and self.attempt.running_since is not None
-        return asked or (self.pod is not None and self.pod.runner_since is not None)
+        running = self.attempt is not None and self.attempt.running_since is not None
+        return running or (self.pod is not None and self.pod.runner_since is not None)
 
 
 @dataclass(frozen=True, slots=True)
-class _End:
+class _AttemptEnd:
     """How an attempt ended."""
 
     kind: Literal["lost", "failed", "vanished", "refused"]
-    words: str
+    message: str
 
 
-def standing(situation: Situation, now: datetime) -> Standing:
+def attempt_state(situation: Situation, now: datetime) -> AttemptState:
     """Judge the attempt that stands in the status, and take in what runners say."""
-    attempt = situation.batch.status.attempt or _forgotten(situation, now)
-    progress = _progress(situation, now)
+    attempt = situation.batch.status.attempt or _unrecorded_attempt(situation, now)
+    progress = _latest_progress(situation, now)
     if attempt is None or progress is None:
-        return Standing(attempt=attempt, progress=progress)
-    if any(report.state == "completed" for _, report in _reports(situation)):
-        return Standing(
-            attempt=attempt if attempt.ended_at else ended(attempt, progress, now, "completed"),
+        return AttemptState(attempt=attempt, progress=progress)
+    if any(report.state == "completed" for _, report in _run_reports(situation)):
+        return AttemptState(
+            attempt=attempt
+            if attempt.ended_at
+            else end_attempt(attempt, progress, now, "completed"),
             progress=progress,
-            over=StatusVerdict(BatchComplete.COMPLETED, _completed(situation, progress)),
+            completion=StatusVerdict(
+                BatchComplete.COMPLETED, _completion_message(situation, progress)
+            ),
         )
     if attempt.ended_at is not None:
-        return Standing(attempt=attempt, progress=progress)
-    attempt, progress = _at_work(attempt, progress, _answer(situation))
+        return AttemptState(attempt=attempt, progress=progress)
+    attempt, progress = _mark_running(attempt, progress, _current_sample(situation))
     job = next((job for job in situation.jobs if job.attempt == attempt.number), None)
     pods = [
         pod
         for pod in situation.pods
         if pod.attempt == attempt.number and (job is None or pod.owner == job.uid)
     ]
-    pod = max(pods, key=lambda one: (one.created, one.ref), default=None)
-    end = _end(situation, pod, job) or _too_slow(pod, now)
+    pod = max(pods, key=lambda candidate: (candidate.created, candidate.ref), default=None)
+    end = _attempt_end(situation, pod, job) or _start_timeout_end(pod, now)
     if end is not None:
-        return _over(situation, attempt, progress, end, now)
-    found = Standing(attempt=attempt, progress=progress, pod=pod, alive=True)
-    answer = _answer(situation)
-    assembling = answer is not None and answer.shown.state in ("assembling", "publishing")
-    rest = found.started and progress.done >= progress.rows
-    return replace(found, publishing=assembling or rest)
+        return _ended_state(situation, attempt, progress, end, now)
+    state = AttemptState(attempt=attempt, progress=progress, pod=pod, alive=True)
+    sample = _current_sample(situation)
+    assembling = sample is not None and sample.progress.state in ("assembling", "publishing")
+    all_done = state.started and progress.done >= progress.rows
+    return replace(state, publishing=assembling or all_done)
 
 
-def highest(situation: Situation) -> int:
+def highest_attempt_number(situation: Situation) -> int:
     """The highest number that any attempt ever had, as far as anything shows it."""
     attempt = situation.batch.status.attempt
     known = [job.attempt for job in situation.jobs] + [pod.attempt for pod in situation.pods]
     return max(0 if attempt is None else attempt.number, *(number or 0 for number in known), 0)
 
 
-def ended(
+def end_attempt(
     attempt: AttemptStatus,
     progress: ProgressStatus | None,
     now: datetime,
-    words: str,
+    message: str,
     *,
-    why: Literal["lost", "failed", "let go"] = "let go",
+    cause: Literal["lost", "failed", "let go"] = "let go",
 ) -> AttemptStatus:
     """The attempt, over now.
 
@@ -127,167 +131,204 @@ def ended(
     new row, at most 5 min. One that is lost is followed at once; from the second in a row that
     brought no new row on the next one waits 5 s, doubled with each, at most 1 min.
     """
-    fresh = progress is not None and progress.done > attempt.done_before
-    barren = 0 if fresh else attempt.barren + (why == "failed")
-    lost = 0 if fresh or why == "failed" else attempt.lost + (why == "lost")
-    pause = timedelta()
-    if why == "failed":
-        pause = min(_PAUSE * 2 ** min(barren, MOST_BARREN), _LONGEST_PAUSE)
-    elif why == "lost" and lost > 1:
-        pause = min(_PAUSE * 2 ** min(lost - 2, MOST_BARREN), _LONGEST_PAUSE_LOST)
-    since = (attempt.barren_since or now) if barren else None
-    update = {"ended_at": now, "retry_at": now + pause, "lost": lost}
-    update |= {"barren": barren, "barren_since": since}
-    return attempt.model_copy(update={**update, "last_words": words[-_WORDS:]})
+    has_new_rows = progress is not None and progress.done > attempt.done_before
+    failures = 0 if has_new_rows else attempt.barren + (cause == "failed")
+    losses = 0 if has_new_rows or cause == "failed" else attempt.lost + (cause == "lost")
+    backoff = timedelta()
+    if cause == "failed":
+        backoff = min(
+            _INITIAL_BACKOFF * 2 ** min(failures, MAX_FAILURES_WITHOUT_ROWS), _MAX_BACKOFF
+        )
+    elif cause == "lost" and losses > 1:
+        backoff = min(
+            _INITIAL_BACKOFF * 2 ** min(losses - 2, MAX_FAILURES_WITHOUT_ROWS),
+            _MAX_BACKOFF_AFTER_LOSS,
+        )
+    since = (attempt.barren_since or now) if failures else None
+    update = {"ended_at": now, "retry_at": now + backoff, "lost": losses}
+    update |= {"barren": failures, "barren_since": since}
+    return attempt.model_copy(update={**update, "last_words": message[-_MAX_MESSAGE_LENGTH:]})
 
 
-def kept_at(situation: Situation) -> str:
+def retained_rows_message(situation: Situation) -> str:
     """Where finished rows are."""
     spec = situation.batch.spec
     claim = spec.claim if spec is not None else "the claim"
     return f"what was finished is kept in {work_path(situation.batch.uid)} on {claim}"
 
 
-def _forgotten(situation: Situation, now: datetime) -> AttemptStatus | None:
+def _unrecorded_attempt(situation: Situation, now: datetime) -> AttemptStatus | None:
     """An attempt that exists although the status names none: its number must not come again."""
-    number = highest(situation)
+    number = highest_attempt_number(situation)
     if number == 0:
         return None
     name = job_name(situation.batch.ref.name, number)
-    found = AttemptStatus(number=number, tier="spot", pool="", variant="", job=name, started_at=now)
-    return ended(found, None, now, "the status had lost it")
+    attempt = AttemptStatus(
+        number=number, tier="spot", pool="", variant="", job=name, started_at=now
+    )
+    return end_attempt(attempt, None, now, "the status had lost it")
 
 
-def _over(
-    situation: Situation, attempt: AttemptStatus, progress: ProgressStatus, end: _End, now: datetime
-) -> Standing:
-    why: Literal["lost", "failed"] = "lost" if end.kind == "lost" else "failed"
-    gone = ended(attempt, progress, now, end.words, why=why)
+def _ended_state(
+    situation: Situation,
+    attempt: AttemptStatus,
+    progress: ProgressStatus,
+    end: _AttemptEnd,
+    now: datetime,
+) -> AttemptState:
+    cause: Literal["lost", "failed"] = "lost" if end.kind == "lost" else "failed"
+    ended_attempt = end_attempt(attempt, progress, now, end.message, cause=cause)
     if end.kind == "vanished":
-        gone = gone.model_copy(update={"barren": min(gone.barren, MOST_BARREN - 1)})
-    told = Standing(attempt=gone, progress=progress)
-    done = f"{progress.done} of {progress.rows} rows are done, and {kept_at(situation)}"
-    if end.kind == "refused":
-        message = f"spec.input, spec.output: attempt {attempt.number} was refused: {end.words}"
-        return replace(
-            told, over=StatusVerdict(BatchComplete.USER_ACTION_REQUIRED, f"{message}; {done}")
+        ended_attempt = ended_attempt.model_copy(
+            update={"barren": min(ended_attempt.barren, MAX_FAILURES_WITHOUT_ROWS - 1)}
         )
-    if gone.barren >= MOST_BARREN and now - (gone.barren_since or now) >= BARREN_FOR:
-        message = f"status.attempt: {gone.barren} attempts in a row failed without a new row"
+    state = AttemptState(attempt=ended_attempt, progress=progress)
+    done = (
+        f"{progress.done} of {progress.rows} rows are done, and {retained_rows_message(situation)}"
+    )
+    if end.kind == "refused":
+        message = f"spec.input, spec.output: attempt {attempt.number} was refused: {end.message}"
         return replace(
-            told,
-            over=StatusVerdict(
+            state,
+            completion=StatusVerdict(BatchComplete.USER_ACTION_REQUIRED, f"{message}; {done}"),
+        )
+    if (
+        ended_attempt.barren >= MAX_FAILURES_WITHOUT_ROWS
+        and now - (ended_attempt.barren_since or now) >= MIN_FAILURE_DURATION
+    ):
+        message = (
+            f"status.attempt: {ended_attempt.barren} attempts in a row failed without a new row"
+        )
+        return replace(
+            state,
+            completion=StatusVerdict(
                 BatchComplete.BACKOFF_LIMIT_EXCEEDED,
-                f"{message}, the last one: {end.words}; {done}",
+                f"{message}, the last one: {end.message}; {done}",
             ),
         )
-    return told
+    return state
 
 
-def _end(situation: Situation, pod: BatchPod | None, job: BatchJob | None) -> _End | None:
+def _attempt_end(
+    situation: Situation, pod: BatchPod | None, job: BatchJob | None
+) -> _AttemptEnd | None:
     """How the attempt ended; None while it lasts."""
     if pod is None:
         if job is None:
-            refused = situation.refused
-            gone = "its Job is gone" if refused is None else f"its Job was refused: {refused}"
-            return _End("vanished", gone)
-        return _End("lost", "its pod is gone") if job.failed else None
-    danger = notice(pod, situation.nodes)
-    if pod.over:
-        return _ended_by_itself(pod, danger)
-    if danger is not None:
-        return _End("lost", danger)
-    if pod.trouble in _HOPELESS:
-        return _End("failed", f"{pod.trouble}: {pod.last_words[-_WORDS:]}")
-    return _End("vanished", "its Job is gone") if job is None else None
+            refused = situation.job_refusal
+            message = "its Job is gone" if refused is None else f"its Job was refused: {refused}"
+            return _AttemptEnd("vanished", message)
+        return _AttemptEnd("lost", "its pod is gone") if job.failed else None
+    disruption = disruption_message(pod, situation.nodes)
+    if pod.finished:
+        return _exit_end(pod, disruption)
+    if disruption is not None:
+        return _AttemptEnd("lost", disruption)
+    if pod.waiting_reason in _FATAL_WAITING_REASONS:
+        return _AttemptEnd(
+            "failed", f"{pod.waiting_reason}: {pod.container_message[-_MAX_MESSAGE_LENGTH:]}"
+        )
+    return _AttemptEnd("vanished", "its Job is gone") if job is None else None
 
 
-def _too_slow(pod: BatchPod | None, now: datetime) -> _End | None:
+def _start_timeout_end(pod: BatchPod | None, now: datetime) -> _AttemptEnd | None:
     if pod is None or pod.bound is None or pod.runner_since is not None:
         return None
-    if now - pod.bound < _LONGEST_START:
+    if now - pod.bound < _START_TIMEOUT:
         return None
-    limit = int(_LONGEST_START.total_seconds() / 60)
-    words = f"its engine was not up within {limit} min; kubectl describe pod {pod.ref.name}"
-    return _End("failed", f"{words}: {pod.trouble or 'ContainerCreating'}: {pod.last_words}")
+    limit = int(_START_TIMEOUT.total_seconds() / 60)
+    message = f"its engine was not up within {limit} min; kubectl describe pod {pod.ref.name}"
+    return _AttemptEnd(
+        "failed", f"{message}: {pod.waiting_reason or 'ContainerCreating'}: {pod.container_message}"
+    )
 
 
-def _ended_by_itself(pod: BatchPod, danger: str | None) -> _End:
+def _exit_end(pod: BatchPod, disruption: str | None) -> _AttemptEnd:
     report = run_report(pod.report)
     code = "no exit code" if pod.exit_code is None else f"exit code {pod.exit_code}"
-    text = report.message if report is not None else pod.report.strip() or pod.last_words
-    words = f"{code}: {text[-_WORDS:]}".strip(": ")
-    if pod.exit_code == _REFUSED:
-        return _End("refused", words)
-    if danger is not None:
-        return _End("lost", danger)
+    text = report.message if report is not None else pod.report.strip() or pod.container_message
+    message = f"{code}: {text[-_MAX_MESSAGE_LENGTH:]}".strip(": ")
+    if pod.exit_code == _REFUSED_EXIT_CODE:
+        return _AttemptEnd("refused", message)
+    if disruption is not None:
+        return _AttemptEnd("lost", disruption)
     if report is not None and report.state == "stopped":
-        return _End("lost", words)
-    return _End("failed", words)
+        return _AttemptEnd("lost", message)
+    return _AttemptEnd("failed", message)
 
 
-def _reports(situation: Situation) -> Iterator[tuple[BatchPod, RunReport]]:
+def _run_reports(situation: Situation) -> Iterator[tuple[BatchPod, RunReport]]:
     """What attempts left behind; a report that names another attempt than its pod is none."""
-    for pod in sorted(situation.pods, key=lambda one: (one.attempt or 0, one.ref)):
+    for pod in sorted(
+        situation.pods, key=lambda candidate: (candidate.attempt or 0, candidate.ref)
+    ):
         if pod.attempt is not None and pod.exit_code is not None:
             report = run_report(pod.report)
             if report is not None and report.attempt == pod.attempt:
                 yield pod, report
 
 
-def _answer(situation: Situation) -> Asked | None:
+def _current_sample(situation: Situation) -> ProgressSample | None:
     """The last answer, if it is that of the attempt in the status."""
-    asked, attempt = situation.asked, situation.batch.status.attempt
-    if asked is None or attempt is None or asked.shown.attempt != attempt.number:
+    sample, attempt = situation.progress_sample, situation.batch.status.attempt
+    if sample is None or attempt is None or sample.progress.attempt != attempt.number:
         return None
-    return asked
+    return sample
 
 
-def _at_work(
-    attempt: AttemptStatus, progress: ProgressStatus, asked: Asked | None
+def _mark_running(
+    attempt: AttemptStatus, progress: ProgressStatus, sample: ProgressSample | None
 ) -> tuple[AttemptStatus, ProgressStatus]:
     """Note when the attempt was first seen at work on rows, and so how long its start took."""
-    if asked is None or asked.shown.state != "running" or attempt.running_since is not None:
+    if sample is None or sample.progress.state != "running" or attempt.running_since is not None:
         return attempt, progress
-    since = max(asked.at.replace(microsecond=0), attempt.started_at)
-    begun = attempt.model_copy(update={"running_since": since, "running_from": asked.shown.done})
-    took = int((since - attempt.started_at).total_seconds())
-    return begun, progress.model_copy(update={"start_seconds": took})
+    since = max(sample.at.replace(microsecond=0), attempt.started_at)
+    running_attempt = attempt.model_copy(
+        update={"running_since": since, "running_from": sample.progress.done}
+    )
+    start_seconds = int((since - attempt.started_at).total_seconds())
+    return running_attempt, progress.model_copy(update={"start_seconds": start_seconds})
 
 
-def _progress(situation: Situation, now: datetime) -> ProgressStatus | None:
+def _latest_progress(situation: Situation, now: datetime) -> ProgressStatus | None:
     """The furthest that is known; it never goes back."""
     known = situation.batch.status.progress
     if known is None:
         return None
-    for _, report in _reports(situation):
+    for _, report in _run_reports(situation):
         counts = report.model_dump(exclude={"phase", "attempt", "state", "rows", "message"})
-        known = _further(known, counts, now)
-    asked = _answer(situation)
-    if asked is not None:
-        shown = asked.shown
-        counts = shown.model_dump(exclude={"attempt", "state", "rows", "done"})
-        counts["completed"] = max(0, shown.done - shown.failed)
-        due = asked.at - known.at >= FRESH or known.done == 0 or shown.done >= known.rows
-        known = _further(known, counts, asked.at) if due else known
+        known = _furthest_progress(known, counts, now)
+    sample = _current_sample(situation)
+    if sample is not None:
+        progress = sample.progress
+        counts = progress.model_dump(exclude={"attempt", "state", "rows", "done"})
+        counts["completed"] = max(0, progress.done - progress.failed)
+        due = (
+            sample.at - known.at >= PROGRESS_WRITE_INTERVAL
+            or known.done == 0
+            or progress.done >= known.rows
+        )
+        known = _furthest_progress(known, counts, sample.at) if due else known
     return known
 
 
-def _further(known: ProgressStatus, counts: dict[str, int], at: datetime) -> ProgressStatus:
-    found = known.model_copy(update={**counts, "at": at.replace(microsecond=0)})
-    return found if _reach(found) > _reach(known) else known
+def _furthest_progress(
+    known: ProgressStatus, counts: dict[str, int], at: datetime
+) -> ProgressStatus:
+    updated = known.model_copy(update={**counts, "at": at.replace(microsecond=0)})
+    return updated if _progress_key(updated) > _progress_key(known) else known
 
 
-def _reach(progress: ProgressStatus) -> tuple[int, int, int]:
+def _progress_key(progress: ProgressStatus) -> tuple[int, int, int]:
     return (progress.done, progress.output_tokens, progress.repaid_rows)
 
 
-def _completed(situation: Situation, progress: ProgressStatus) -> str:
+def _completion_message(situation: Situation, progress: ProgressStatus) -> str:
     spec = situation.batch.spec
     if spec is None:
         return f"{progress.completed} of {progress.rows} rows are answered"
-    told = f"spec.output: {progress.completed} of {progress.rows} rows are answered in "
-    told += f"{spec.output} on {spec.claim}"
+    message = f"spec.output: {progress.completed} of {progress.rows} rows are answered in "
+    message += f"{spec.output} on {spec.claim}"
     if progress.failed:
-        told += f"; {progress.failed} failed, {errors_path(spec)} says why"
-    return told
+        message += f"; {progress.failed} failed, {errors_path(spec)} says why"
+    return message

@@ -5,13 +5,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tessera.api.inference_service import InferenceServiceSpec
-from tessera.domain.batch.allotment import TERMINAL, BatchAllotment
-from tessera.domain.batch.decide import BatchDraft, draft_batch, finish_batch, set_aside
+from tessera.domain.batch.allotment import TERMINAL_STATES, BatchPlan
+from tessera.domain.batch.decide import (
+    BatchProposal,
+    apply_funding,
+    planner_error_plan,
+    propose_batch,
+)
 from tessera.domain.batch.facts import Batch, BatchJob, BatchPod, NodeHealth
-from tessera.domain.batch.names import payer
+from tessera.domain.batch.names import billing_ref
 from tessera.domain.batch.situation import Situation
-from tessera.domain.budget.meter import Meter
-from tessera.domain.budget.purse import Claim, Funding, Purse
+from tessera.domain.budget.meter import SpendMeter
+from tessera.domain.budget.purse import BudgetState, Grant, GrantRequest
 from tessera.domain.model.prepare import with_known_shape
 from tessera.domain.pools import PoolView, discover
 from tessera.domain.snapshot import BatchRun, Pod, Ref, Snapshot
@@ -19,72 +24,77 @@ from tessera.domain.speed.measured import measured_speeds
 
 
 @dataclass(frozen=True, slots=True)
-class Drafted:
+class ProposedBatch:
     """A batch in a plan that is being made."""
 
     situation: Situation
-    draft: BatchDraft
+    proposal: BatchProposal
 
     @property
-    def claims(self) -> tuple[Claim, ...]:
+    def claims(self) -> tuple[GrantRequest, ...]:
         """What has to be paid, under the name of the batch."""
-        claim, batch = self.draft.claim, self.situation.batch
-        return () if claim is None else (replace(claim, ref=payer(batch.ref)),)
+        claim, batch = self.proposal.claim, self.situation.batch
+        return () if claim is None else (replace(claim, ref=billing_ref(batch.ref)),)
 
-    def go_on(self, meter: Meter, purse: Purse) -> None:
+    def charge_live_pods(self, meter: SpendMeter, budget_state: BudgetState) -> None:
         """What runs without a claim of its own is left as it is, and has to be paid."""
-        alive = self._alive()
-        if self.draft.claim is not None or not alive:
+        live_uids = self._live_pod_uids()
+        if self.proposal.claim is not None or not live_uids:
             return
-        for uid, one in meter.running.items():
-            if uid in alive:
-                purse.floor(one.tariff, 1)
+        for uid, running in meter.running.items():
+            if uid in live_uids:
+                budget_state.reserve_min_replicas(running.tariff, 1)
 
-    def _alive(self) -> set[str]:
+    def _live_pod_uids(self) -> set[str]:
         return {pod.uid for pod in self.situation.pods if pod.ended is None}
 
 
-def drafted(
-    snapshot: Snapshot, views: Sequence[PoolView], taken: Counter[tuple[str, str]]
-) -> Mapping[Ref, Drafted]:
+def propose_batches(
+    snapshot: Snapshot, views: Sequence[PoolView], used_devices: Counter[tuple[str, str]]
+) -> Mapping[Ref, ProposedBatch]:
     """Every batch as if money were no object; those that hold hardware come first.
 
     `taken` counts the devices that others hold, and afterwards those of the batches too.
     """
     if not snapshot.batches:
         return {}
-    facts = _Facts(snapshot, views)
-    found = {}
+    index = _SnapshotIndex(snapshot, views)
+    proposals = {}
     for batch in sorted(
-        snapshot.batches, key=lambda one: (not facts.pods[one.ref], one.created, one.ref)
+        snapshot.batches,
+        key=lambda candidate: (not index.pods[candidate.ref], candidate.created, candidate.ref),
     ):
-        over = batch.status.state in TERMINAL
-        situation = facts.rest(batch) if over else facts.situation(batch.ref, taken)
+        terminal = batch.status.state in TERMINAL_STATES
+        situation = (
+            index.terminal_situation(batch)
+            if terminal
+            else index.situation(batch.ref, used_devices)
+        )
         try:
-            draft = draft_batch(situation)
+            proposal = propose_batch(situation)
         except Exception as error:  # noqa: BLE001 - one bad batch must not stop the fleet
-            draft = BatchDraft(allotment=set_aside(situation, error))
-        found[batch.ref] = Drafted(situation, draft)
-        if (choice := draft.allotment.choice) is not None:
+            proposal = BatchProposal(plan=planner_error_plan(situation, error))
+        proposals[batch.ref] = ProposedBatch(situation, proposal)
+        if (choice := proposal.plan.choice) is not None:
             hardware = choice.offer.hardware
-            taken[choice.offer.pool, hardware.resource] += hardware.devices
-    return found
+            used_devices[choice.offer.pool, hardware.resource] += hardware.devices
+    return proposals
 
 
 def situations(snapshot: Snapshot) -> Mapping[Ref, Situation]:
     """Every batch with what it meets, as far as its spec can be judged by."""
     views = discover(snapshot.pools, snapshot.nodes, snapshot.at.date())
-    facts = _Facts(snapshot, views)
+    facts = _SnapshotIndex(snapshot, views)
     return {batch.ref: facts.situation(batch.ref, {}) for batch in snapshot.batches}
 
 
-def finished(one: Drafted, funding: Funding | None) -> BatchAllotment:
+def final_plan(proposed: ProposedBatch, funding: Grant | None) -> BatchPlan:
     """The decision for one batch, once the budget has spoken."""
     shortage = funding.shortage if funding is not None else None
-    return finish_batch(one.draft, None if shortage is None else shortage.message)
+    return apply_funding(proposed.proposal, None if shortage is None else shortage.message)
 
 
-class _Facts:
+class _SnapshotIndex:
     """What the snapshot holds, by batch and by namespace.
 
     What carries the uid of another batch belongs to a former one of the same name.
@@ -105,9 +115,9 @@ class _Facts:
             if uids.get(job.batch) == job.batch_uid:
                 self._jobs[job.batch].append(job)
         self._services: dict[str, dict[str, InferenceServiceSpec | None]] = defaultdict(dict)
-        spaces = {batch.ref.namespace for batch in snapshot.batches}
+        namespaces = {batch.ref.namespace for batch in snapshot.batches}
         for service in snapshot.services:
-            if service.ref.namespace in spaces:
+            if service.ref.namespace in namespaces:
                 self._services[service.ref.namespace][service.ref.name] = with_known_shape(
                     service
                 ).spec
@@ -116,12 +126,12 @@ class _Facts:
             for node in snapshot.nodes
         }
 
-    def rest(self, batch: Batch) -> Situation:
+    def terminal_situation(self, batch: Batch) -> Situation:
         """What is left of a batch that is over; there may be many, and nothing is decided there."""
         pods, jobs = tuple(self.pods[batch.ref]), tuple(self._jobs[batch.ref])
         return Situation(at=self._snapshot.at, batch=batch, pods=pods, jobs=jobs)
 
-    def situation(self, ref: Ref, taken: Mapping[tuple[str, str], int]) -> Situation:
+    def situation(self, ref: Ref, used_devices: Mapping[tuple[str, str], int]) -> Situation:
         batch = self._batches[ref]
         name = batch.spec.claim if batch.spec is not None else ""
         return Situation(
@@ -133,10 +143,10 @@ class _Facts:
             claim=self._snapshot.claims.get(Ref(ref.namespace, name)),
             services=self._services[ref.namespace],
             views=self._views,
-            taken=dict(taken),
+            used_devices=dict(used_devices),
             measured=self._measured,
-            asked=self._snapshot.runner_answers.get(batch.uid),
-            refused=self._snapshot.job_creation_errors.get(batch.uid),
+            progress_sample=self._snapshot.runner_answers.get(batch.uid),
+            job_refusal=self._snapshot.job_creation_errors.get(batch.uid),
         )
 
 
@@ -155,9 +165,9 @@ def _batch_pod(pod: Pod, run: BatchRun) -> BatchPod:
         exit_code=run.exit_code,
         report=run.report,
         address=pod.address,
-        leaving=pod.terminating and pod.ended is None,
+        terminating=pod.terminating and pod.ended is None,
         disrupted=run.disrupted,
         unschedulable=pod.unschedulable,
-        trouble=pod.waiting_reason,
-        last_words=pod.container_message,
+        waiting_reason=pod.waiting_reason,
+        container_message=pod.container_message,
     )

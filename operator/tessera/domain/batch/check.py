@@ -10,16 +10,16 @@ from tessera.domain.batch.reasons import BatchComplete, BatchRunning
 from tessera.domain.batch.reports import CheckReport, check_report
 from tessera.domain.batch.situation import Situation
 from tessera.domain.reasons import StatusVerdict
-from tessera.domain.spot import notice
+from tessera.domain.spot import disruption_message
 
-_AGAIN = timedelta(seconds=30)
+_RETRY_DELAY = timedelta(seconds=30)
 """A check that failed for a reason that may pass is tried again after this time."""
-_REFUSED = 3
-_SHOWN_FAULTS = 10
+_REFUSED_EXIT_CODE = 3
+_MAX_SHOWN_FAULTS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
+class InputCheck:
     """How far the check is: passed, refused, or still to be waited for."""
 
     running: StatusVerdict[BatchRunning]
@@ -27,29 +27,31 @@ class Check:
     refused: StatusVerdict[BatchComplete] | None = None
     create: bool = False
     """There is no Job, and one is wanted."""
-    again: bool = False
+    recreate: bool = False
     """The Job came to nothing and has to go, so that a new one can be made."""
 
 
-def checked(situation: Situation, spec: BatchInferenceSpec, now: datetime) -> Check:
+def evaluate_check(situation: Situation, spec: BatchInferenceSpec, now: datetime) -> InputCheck:
     """Judge the check by its pod and its Job."""
     job = next((job for job in situation.jobs if job.attempt is None), None)
     pods = [pod for pod in situation.pods if pod.attempt is None]
     for report in (check_report(pod.report) for pod in pods if pod.exit_code == 0):
         if report is not None and report.ok:
-            return _passed(report)
-    own = [pod for pod in pods if job is not None and pod.owner == job.uid]
-    pod = max(own, key=lambda one: (one.created, one.ref), default=None)
-    if pod is not None and pod.exit_code == _REFUSED:
+            return _passed_check(report)
+    job_pods = [pod for pod in pods if job is not None and pod.owner == job.uid]
+    pod = max(job_pods, key=lambda candidate: (candidate.created, candidate.ref), default=None)
+    if pod is not None and pod.exit_code == _REFUSED_EXIT_CODE:
         running = StatusVerdict(BatchRunning.FINISHED, "spec.input: 0 attempts are made")
-        return Check(running=running, refused=_refused(situation, spec, pod))
+        return InputCheck(running=running, refused=_refusal_verdict(situation, spec, pod))
     name = job_name(situation.batch.ref.name, None)
-    running = _told(spec, name, pod)
-    return Check(running=running, create=job is None, again=_lost(situation, job, pod, now))
+    running = _running_verdict(spec, name, pod)
+    return InputCheck(
+        running=running, create=job is None, recreate=_is_lost(situation, job, pod, now)
+    )
 
 
-def _passed(report: CheckReport) -> Check:
-    return Check(
+def _passed_check(report: CheckReport) -> InputCheck:
+    return InputCheck(
         running=StatusVerdict(
             BatchRunning.VALIDATING, f"spec.input: {report.rows} rows are checked"
         ),
@@ -57,51 +59,62 @@ def _passed(report: CheckReport) -> Check:
     )
 
 
-def _refused(
+def _refusal_verdict(
     situation: Situation, spec: BatchInferenceSpec, pod: BatchPod
 ) -> StatusVerdict[BatchComplete]:
     """The faults by their lines, as many as a person reads."""
     report = check_report(pod.report)
-    where = f"kubectl logs -n {situation.batch.ref.namespace} {pod.ref.name} has all of it"
+    log_hint = f"kubectl logs -n {situation.batch.ref.namespace} {pod.ref.name} has all of it"
     if report is None:
-        text = pod.report.strip() or pod.last_words
-        return StatusVerdict(BatchComplete.INVALID_INPUT, f"spec.input: {text[-600:]}; {where}")
+        text = pod.report.strip() or pod.container_message
+        return StatusVerdict(BatchComplete.INVALID_INPUT, f"spec.input: {text[-600:]}; {log_hint}")
     faults = "; ".join(
-        f"line {fault.line}: {fault.message}" for fault in report.errors[:_SHOWN_FAULTS]
+        f"line {fault.line}: {fault.message}" for fault in report.errors[:_MAX_SHOWN_FAULTS]
     )
-    told = f"spec.input, {spec.input}: {report.message}"
+    message = f"spec.input, {spec.input}: {report.message}"
     if report.error_count:
-        told = f"spec.input, {spec.input}: {report.error_count} of {report.rows} rows have faults"
-        told = f"{told}: {faults or report.message}"
-    return StatusVerdict(BatchComplete.INVALID_INPUT, f"{told}; {where}, and 0 tokens were spent")
+        message = (
+            f"spec.input, {spec.input}: {report.error_count} of {report.rows} rows have faults"
+        )
+        message = f"{message}: {faults or report.message}"
+    return StatusVerdict(
+        BatchComplete.INVALID_INPUT, f"{message}; {log_hint}, and 0 tokens were spent"
+    )
 
 
-def _lost(situation: Situation, job: BatchJob | None, pod: BatchPod | None, now: datetime) -> bool:
+def _is_lost(
+    situation: Situation, job: BatchJob | None, pod: BatchPod | None, now: datetime
+) -> bool:
     """Nothing more will come of this Job."""
     if job is None or pod is None:
         return job is not None and job.failed
-    if pod.over:
-        return now - (pod.ended or pod.created) >= _AGAIN
-    return notice(pod, situation.nodes) is not None
+    if pod.finished:
+        return now - (pod.ended or pod.created) >= _RETRY_DELAY
+    return disruption_message(pod, situation.nodes) is not None
 
 
-def _told(spec: BatchInferenceSpec, name: str, pod: BatchPod | None) -> StatusVerdict[BatchRunning]:
-    where = f"spec.input, {spec.input} on {spec.claim}"
-    if pod is not None and pod.over:
+def _running_verdict(
+    spec: BatchInferenceSpec, name: str, pod: BatchPod | None
+) -> StatusVerdict[BatchRunning]:
+    subject = f"spec.input, {spec.input} on {spec.claim}"
+    if pod is not None and pod.finished:
         report = check_report(pod.report)
-        text = report.message if report is not None else pod.report.strip() or pod.last_words
-        again = f"it is tried again {_AGAIN.seconds} s later"
+        text = report.message if report is not None else pod.report.strip() or pod.container_message
+        retry_hint = f"it is tried again {_RETRY_DELAY.seconds} s later"
         return StatusVerdict(
             BatchRunning.VALIDATION_JOB_FAILED,
-            f"{where}: exit code {pod.exit_code}: {text[-600:]}; {again}",
+            f"{subject}: exit code {pod.exit_code}: {text[-600:]}; {retry_hint}",
         )
-    if pod is not None and pod.trouble is not None:
-        told = f"{where}: the check cannot start: {pod.trouble}: {pod.last_words[-600:]}"
+    if pod is not None and pod.waiting_reason is not None:
+        message = (
+            f"{subject}: the check cannot start: {pod.waiting_reason}: "
+            f"{pod.container_message[-600:]}"
+        )
         return StatusVerdict(
-            BatchRunning.VALIDATION_JOB_FAILED, f"{told}; kubectl describe pod {pod.ref.name}"
+            BatchRunning.VALIDATION_JOB_FAILED, f"{message}; kubectl describe pod {pod.ref.name}"
         )
     if pod is not None and pod.unschedulable is not None:
-        told = f"{where}: Job {name} waits for a node: {pod.unschedulable}"
-        return StatusVerdict(BatchRunning.VALIDATING, told)
-    told = f"{where}: Job {name} checks every row, without a GPU; kubectl logs job/{name}"
-    return StatusVerdict(BatchRunning.VALIDATING, told)
+        message = f"{subject}: Job {name} waits for a node: {pod.unschedulable}"
+        return StatusVerdict(BatchRunning.VALIDATING, message)
+    message = f"{subject}: Job {name} checks every row, without a GPU; kubectl logs job/{name}"
+    return StatusVerdict(BatchRunning.VALIDATING, message)

@@ -12,340 +12,414 @@ from datetime import timedelta
 from tessera.api.batch_inference import AttemptStatus, ProgressStatus, UnavailablePool
 from tessera.domain.batch.allotment import (
     NOT_ACCEPTED,
-    TERMINAL,
-    BatchAllotment,
-    Start,
-    Turn,
-    closed,
-    deletable,
-    finished,
-    held,
-    idle,
-    left,
-    told,
+    TERMINAL_STATES,
+    BatchContext,
+    BatchJobRequest,
+    BatchPlan,
+    closing_plan,
+    continue_plan,
+    deletable_jobs,
+    idle_plan,
+    terminal_plan,
+    unaccepted_plan,
+    unchanged_plan,
 )
-from tessera.domain.batch.attempt import Standing, ended, highest, kept_at, standing
-from tessera.domain.batch.check import checked
+from tessera.domain.batch.attempt import (
+    AttemptState,
+    attempt_state,
+    end_attempt,
+    highest_attempt_number,
+    retained_rows_message,
+)
+from tessera.domain.batch.check import evaluate_check
 from tessera.domain.batch.facts import NodeHealth
 from tessera.domain.batch.names import job_name
 from tessera.domain.batch.reasons import BatchAccepted, BatchComplete, BatchRunning
-from tessera.domain.batch.roads import FULL, Outlook, Road, nowhere, roads, waits, way_of
+from tessera.domain.batch.roads import (
+    FULL_POOL_BACKOFF,
+    CapacityOption,
+    CapacityQuery,
+    attempt_capacity,
+    capacity_options,
+    no_capacity_verdict,
+    scheduling_timed_out,
+)
 from tessera.domain.batch.situation import Situation
-from tessera.domain.batch.spec import Source, accept
-from tessera.domain.budget.purse import Claim
-from tessera.domain.deadline import Course, Lot, choose
+from tessera.domain.batch.spec import BatchModelSource, accept_spec
+from tessera.domain.budget.purse import GrantRequest
+from tessera.domain.deadline import CapacityDecision, Schedule, choose_capacity
 from tessera.domain.placement import HardwareChoice
 from tessera.domain.reasons import StatusVerdict
-from tessera.domain.spot import labelled
+from tessera.domain.spot import has_spot_labels
 
-LEAVING = timedelta(seconds=30)
+TERMINATION_TIME = timedelta(seconds=30)
 """An attempt that is let go costs so long, until its engine has exited."""
-_UNPAID = StatusVerdict(BatchRunning.BUDGET_EXHAUSTED, "spec.limits of the tenant's budget")
-_PUBLISHING = timedelta(minutes=1)
+_BUDGET_EXHAUSTED = StatusVerdict(
+    BatchRunning.BUDGET_EXHAUSTED, "spec.limits of the tenant's budget"
+)
+_PUBLISH_GRACE = timedelta(minutes=1)
 """A batch whose rows are all done may publish for so long after its deadline."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BatchDraft:
+class BatchProposal:
     """What a batch would get if money were no object."""
 
-    allotment: BatchAllotment
-    claim: Claim | None = None
+    plan: BatchPlan
+    claim: GrantRequest | None = None
     """What has to be paid for it; None when nothing is wanted that costs."""
-    unpaid: BatchAllotment | None = None
+    unfunded_plan: BatchPlan | None = None
     """What it gets without that, still without the reason."""
 
 
-def draft_batch(situation: Situation) -> BatchDraft:
+def propose_batch(situation: Situation) -> BatchProposal:
     """Decide for one batch, as far as the budget allows."""
-    if situation.batch.status.state in TERMINAL:
-        return BatchDraft(allotment=finished(situation))
-    accepted, source = accept(situation)
+    if situation.batch.status.state in TERMINAL_STATES:
+        return BatchProposal(plan=terminal_plan(situation))
+    accepted, source = accept_spec(situation)
     if situation.batch.spec is None:
-        return BatchDraft(allotment=held(situation, accepted))
+        return BatchProposal(plan=unaccepted_plan(situation, accepted))
     now = situation.at.replace(microsecond=0)
-    turn = Turn(
+    context = BatchContext(
         situation=situation,
         now=now,
         spec=situation.batch.spec,
         accepted=accepted,
-        standing=standing(situation, now),
+        attempt_state=attempt_state(situation, now),
         check=situation.batch.status.check,
     )
-    over = turn.standing.over or _expired(turn)
-    return _going_on(turn, source) if over is None else BatchDraft(allotment=closed(turn, over))
+    completion = context.attempt_state.completion or _expiry_verdict(context)
+    return (
+        _propose_unfinished(context, source)
+        if completion is None
+        else BatchProposal(plan=closing_plan(context, completion))
+    )
 
 
-def finish_batch(draft: BatchDraft, shortage: str | None) -> BatchAllotment:
+def apply_funding(proposal: BatchProposal, shortage: str | None) -> BatchPlan:
     """The decision, once the budget has spoken; `shortage` says why it refused the claim.
 
     Without money the running attempt is let go, which keeps all of its rows but those in flight.
     """
-    if shortage is None or draft.unpaid is None:
-        return draft.allotment
-    return replace(draft.unpaid, running=StatusVerdict(BatchRunning.BUDGET_EXHAUSTED, shortage))
+    if shortage is None or proposal.unfunded_plan is None:
+        return proposal.plan
+    return replace(
+        proposal.unfunded_plan, running=StatusVerdict(BatchRunning.BUDGET_EXHAUSTED, shortage)
+    )
 
 
-def set_aside(situation: Situation, error: Exception) -> BatchAllotment:
+def planner_error_plan(situation: Situation, error: Exception) -> BatchPlan:
     """A batch whose planning raised is left as it is."""
     text = (
         f"spec: planning raised {type(error).__name__} ({error}); please report it with the output "
         "of kubectl get batchinference -o yaml"
     )
-    return held(situation, StatusVerdict(BatchAccepted.INTERNAL_ERROR, text))
+    return unaccepted_plan(situation, StatusVerdict(BatchAccepted.INTERNAL_ERROR, text))
 
 
-def _going_on(turn: Turn, source: Source | None) -> BatchDraft:
+def _propose_unfinished(context: BatchContext, source: BatchModelSource | None) -> BatchProposal:
     if source is None:
-        return BatchDraft(allotment=left(turn, NOT_ACCEPTED))
-    if turn.spec.suspend:
-        return BatchDraft(allotment=idle(turn, _suspended(turn)))
-    if turn.check is None or turn.standing.progress is None:
-        return _checking(turn, source)
-    return _attempting(turn, source, turn.standing.progress)
+        return BatchProposal(plan=continue_plan(context, NOT_ACCEPTED))
+    if context.spec.suspend:
+        return BatchProposal(plan=idle_plan(context, _suspended_verdict(context)))
+    if context.check is None or context.attempt_state.progress is None:
+        return _propose_check(context, source)
+    return _propose_attempt(context, source, context.attempt_state.progress)
 
 
-def _expired(turn: Turn) -> StatusVerdict[BatchComplete] | None:
-    grace = _PUBLISHING if turn.standing.publishing else timedelta()
-    if turn.now < turn.deadline + grace:
+def _expiry_verdict(context: BatchContext) -> StatusVerdict[BatchComplete] | None:
+    grace = _PUBLISH_GRACE if context.attempt_state.publishing else timedelta()
+    if context.now < context.deadline + grace:
         return None
-    progress = turn.standing.progress
+    progress = context.attempt_state.progress
     rows = "0 rows" if progress is None else f"{progress.done} of {progress.rows} rows"
     return StatusVerdict(
         BatchComplete.DEADLINE_EXCEEDED,
-        f"spec.deadline: it passed at {turn.deadline:%Y-%m-%dT%H:%M:%SZ} with {rows} done; "
-        f"{kept_at(turn.situation)}",
+        f"spec.deadline: it passed at {context.deadline:%Y-%m-%dT%H:%M:%SZ} with {rows} done; "
+        f"{retained_rows_message(context.situation)}",
     )
 
 
-def _suspended(turn: Turn) -> StatusVerdict[BatchRunning]:
-    text = f"spec.suspend is true; the deadline of {turn.deadline:%Y-%m-%dT%H:%MZ} goes on"
+def _suspended_verdict(context: BatchContext) -> StatusVerdict[BatchRunning]:
+    text = f"spec.suspend is true; the deadline of {context.deadline:%Y-%m-%dT%H:%MZ} goes on"
     return StatusVerdict(BatchRunning.SUSPENDED, text)
 
 
-def _pause(turn: Turn) -> StatusVerdict[BatchRunning] | None:
+def _backoff_verdict(context: BatchContext) -> StatusVerdict[BatchRunning] | None:
     """The next attempt has to wait; after losses only one on hardware that is bought alike."""
-    attempt = turn.standing.attempt
-    begins = None if attempt is None else attempt.retry_at
-    if attempt is None or begins is None or turn.now >= begins:
+    attempt = context.attempt_state.attempt
+    retry_at = None if attempt is None else attempt.retry_at
+    if attempt is None or retry_at is None or context.now >= retry_at:
         return None
     return StatusVerdict(
         BatchRunning.BACKING_OFF,
         f"status.attempt: attempt {attempt.number} on {attempt.variant} ended: "
-        f"{attempt.last_words}; the next one begins at {begins:%H:%M:%SZ}",
+        f"{attempt.last_words}; the next one begins at {retry_at:%H:%M:%SZ}",
     )
 
 
-def _checking(turn: Turn, source: Source) -> BatchDraft:
+def _propose_check(context: BatchContext, source: BatchModelSource) -> BatchProposal:
     """The input is checked before anything is spent; when it has passed, the attempts begin."""
-    check = checked(turn.situation, turn.spec, turn.now)
+    check = evaluate_check(context.situation, context.spec, context.now)
     if check.refused is not None:
-        return BatchDraft(allotment=closed(turn, check.refused))
+        return BatchProposal(plan=closing_plan(context, check.refused))
     if check.passed is not None:
-        progress = ProgressStatus(rows=check.passed.rows, at=turn.now)
-        passed = replace(
-            turn, check=check.passed, standing=replace(turn.standing, progress=progress)
+        progress = ProgressStatus(rows=check.passed.rows, at=context.now)
+        checked_context = replace(
+            context,
+            check=check.passed,
+            attempt_state=replace(context.attempt_state, progress=progress),
         )
-        return _attempting(passed, source, progress)
-    name = job_name(turn.batch.ref.name, None)
-    start = Start(attempt=None, name=name, source=source, lasting=turn.lasting)
-    again = tuple(job.ref for job in turn.situation.jobs if job.attempt is None and check.again)
-    return BatchDraft(
-        allotment=replace(
-            told(turn, check.running),
-            create=start if check.create else None,
-            delete=(*again, *deletable(turn.situation, (None,), None)),
+        return _propose_attempt(checked_context, source, progress)
+    name = job_name(context.batch.ref.name, None)
+    request = BatchJobRequest(
+        attempt=None, name=name, source=source, active_deadline=context.active_deadline
+    )
+    obsolete_jobs = tuple(
+        job.ref for job in context.situation.jobs if job.attempt is None and check.recreate
+    )
+    return BatchProposal(
+        plan=replace(
+            unchanged_plan(context, check.running),
+            create=request if check.create else None,
+            delete=(*obsolete_jobs, *deletable_jobs(context.situation, (None,), None)),
         )
     )
 
 
-def _attempting(turn: Turn, source: Source, progress: ProgressStatus) -> BatchDraft:
+def _propose_attempt(
+    context: BatchContext, source: BatchModelSource, progress: ProgressStatus
+) -> BatchProposal:
     """Go on with the attempt, begin the next one, or wait."""
-    attempt = turn.standing.attempt
-    pause = _pause(turn)
-    if pause is not None and attempt is not None and not attempt.lost:
-        return BatchDraft(allotment=idle(turn, pause))
-    if attempt is not None and turn.standing.alive and turn.standing.publishing:
+    attempt = context.attempt_state.attempt
+    backoff = _backoff_verdict(context)
+    if backoff is not None and attempt is not None and not attempt.lost:
+        return BatchProposal(plan=idle_plan(context, backoff))
+    if attempt is not None and context.attempt_state.alive and context.attempt_state.publishing:
         text = f"status.attempt: attempt {attempt.number} publishes all {progress.rows} rows"
-        return BatchDraft(allotment=left(turn, StatusVerdict(_at_work(turn, attempt), text)))
-    turn = _with_patience(turn)
-    course = Course(
-        start=turn.batch.created,
-        end=turn.deadline,
-        at=turn.now,
+        return BatchProposal(
+            plan=continue_plan(context, StatusVerdict(_running_reason(context, attempt), text))
+        )
+    context = _record_full_pool(context)
+    schedule = Schedule(
+        start=context.batch.created,
+        end=context.deadline,
+        at=context.now,
         rows=progress.rows,
         done=progress.done,
     )
-    outlook = Outlook(
-        situation=turn.situation,
+    query = CapacityQuery(
+        situation=context.situation,
         source=source,
-        policy=turn.spec.spot.policy,
-        standing=turn.standing,
+        policy=context.spec.spot.policy,
+        attempt_state=context.attempt_state,
         progress=progress,
-        course=course,
+        schedule=schedule,
     )
-    return _on_a_road(turn, outlook)
+    return _propose_on_capacity(context, query)
 
 
-def _on_a_road(turn: Turn, outlook: Outlook) -> BatchDraft:
-    found = roads(outlook)
-    turn = replace(turn, standing=replace(turn.standing, progress=found.progress))
-    mine = outlook.mine
-    bound = turn.standing.bound
-    if mine is not None and bound and _unseen(turn, mine, found.of(way_of(mine) or "spot")):
-        return BatchDraft(allotment=left(turn, _as_before(turn, mine)))
-    lot = choose(
-        outlook.policy,
-        outlook.course,
-        spot=None if found.spot is None else found.spot.lane,
-        steady=None if found.steady is None else found.steady.lane,
-        current=way_of(turn.standing.attempt),
+def _propose_on_capacity(context: BatchContext, query: CapacityQuery) -> BatchProposal:
+    options = capacity_options(query)
+    context = replace(
+        context, attempt_state=replace(context.attempt_state, progress=options.progress)
     )
-    road = None if lot.way is None else found.of(lot.way)
-    if road is None:
-        missing = found.spot is None and found.steady is None
-        return BatchDraft(
-            allotment=idle(
-                turn, nowhere(outlook) if missing else StatusVerdict(lot.reason, lot.message)
+    attempt = query.active_attempt
+    scheduled = context.attempt_state.scheduled
+    if (
+        attempt is not None
+        and scheduled
+        and _capacity_unknown(context, attempt, options.of(attempt_capacity(attempt) or "spot"))
+    ):
+        return BatchProposal(plan=continue_plan(context, _unjudged_verdict(context, attempt)))
+    decision = choose_capacity(
+        query.policy,
+        query.schedule,
+        spot=None if options.spot is None else options.spot.estimate,
+        steady=None if options.steady is None else options.steady.estimate,
+        current=attempt_capacity(context.attempt_state.attempt),
+    )
+    option = None if decision.capacity_class is None else options.of(decision.capacity_class)
+    if option is None:
+        missing = options.spot is None and options.steady is None
+        return BatchProposal(
+            plan=idle_plan(
+                context,
+                no_capacity_verdict(query)
+                if missing
+                else StatusVerdict(decision.reason, decision.message),
             )
         )
-    if (pause := _pause(turn)) is not None and lot.way == way_of(turn.standing.attempt):
-        return BatchDraft(allotment=idle(turn, pause))
-    stays = mine is not None and (bound or road.choice.variant == mine.variant)
-    if mine is not None and stays and way_of(mine) == lot.way:
-        return _kept(turn, mine, road, lot)
-    return _begun(turn, outlook.source, road, lot)
+    if (
+        backoff := _backoff_verdict(context)
+    ) is not None and decision.capacity_class == attempt_capacity(context.attempt_state.attempt):
+        return BatchProposal(plan=idle_plan(context, backoff))
+    stays = attempt is not None and (scheduled or option.choice.variant == attempt.variant)
+    if attempt is not None and stays and attempt_capacity(attempt) == decision.capacity_class:
+        return _propose_current(context, attempt, option, decision)
+    return _propose_next(context, query.source, option, decision)
 
 
-def _unseen(turn: Turn, mine: AttemptStatus, road: Road | None) -> bool:
+def _capacity_unknown(
+    context: BatchContext, attempt: AttemptStatus, option: CapacityOption | None
+) -> bool:
     """The hardware under a running attempt is not to be seen now; that is no reason to leave it."""
-    excluded = turn.spec.spot.policy == ("never" if mine.tier == "spot" else "only")
-    return road is None and not excluded
+    excluded = context.spec.spot.policy == ("never" if attempt.tier == "spot" else "only")
+    return option is None and not excluded
 
 
-def _at_work(turn: Turn, mine: AttemptStatus) -> BatchRunning:
-    if mine.tier == "spot":
+def _running_reason(context: BatchContext, attempt: AttemptStatus) -> BatchRunning:
+    if attempt.tier == "spot":
         return BatchRunning.ON_SPOT
-    never = turn.spec.spot.policy == "never"
+    never = context.spec.spot.policy == "never"
     return BatchRunning.SPOT_DISABLED if never else BatchRunning.NOT_YET_AHEAD
 
 
-def _as_before(turn: Turn, mine: AttemptStatus) -> StatusVerdict[BatchRunning]:
+def _unjudged_verdict(context: BatchContext, attempt: AttemptStatus) -> StatusVerdict[BatchRunning]:
     return StatusVerdict(
-        _at_work(turn, mine) if turn.standing.started else BatchRunning.STARTING,
-        f"spec.placement.pools: attempt {mine.number} goes on in {mine.pool}, which cannot be "
-        f"judged now: kubectl get acceleratorpool {mine.pool}",
+        _running_reason(context, attempt)
+        if context.attempt_state.started
+        else BatchRunning.STARTING,
+        f"spec.placement.pools: attempt {attempt.number} goes on in {attempt.pool}, which cannot "
+        "be "
+        f"judged now: kubectl get acceleratorpool {attempt.pool}",
     )
 
 
-def _with_patience(turn: Turn) -> Turn:
+def _record_full_pool(context: BatchContext) -> BatchContext:
     """Remember that a pool was waited for in vain."""
-    state, attempt = turn.standing, turn.standing.attempt
-    if attempt is None or not waits(state, turn.now):
-        return turn
-    if any(one.pool == attempt.pool and one.at >= attempt.started_at for one in attempt.full):
-        return turn
-    known = {one.pool: one for one in attempt.full if turn.now - one.at < FULL}
-    known[attempt.pool] = UnavailablePool(pool=attempt.pool, at=turn.now)
-    noted = attempt.model_copy(update={"full": tuple(known[name] for name in sorted(known))})
-    return replace(turn, standing=replace(state, attempt=noted))
+    state, attempt = context.attempt_state, context.attempt_state.attempt
+    if attempt is None or not scheduling_timed_out(state, context.now):
+        return context
+    if any(entry.pool == attempt.pool and entry.at >= attempt.started_at for entry in attempt.full):
+        return context
+    known = {
+        entry.pool: entry for entry in attempt.full if context.now - entry.at < FULL_POOL_BACKOFF
+    }
+    known[attempt.pool] = UnavailablePool(pool=attempt.pool, at=context.now)
+    updated_attempt = attempt.model_copy(
+        update={"full": tuple(known[name] for name in sorted(known))}
+    )
+    return replace(context, attempt_state=replace(state, attempt=updated_attempt))
 
 
-def _kept(turn: Turn, mine: AttemptStatus, road: Road, lot: Lot) -> BatchDraft:
-    seen = road.choice.variant == mine.variant
-    return BatchDraft(
-        allotment=replace(
-            left(turn, _running(turn, mine, lot)), choice=road.choice if seen else None
+def _propose_current(
+    context: BatchContext,
+    attempt: AttemptStatus,
+    option: CapacityOption,
+    decision: CapacityDecision,
+) -> BatchProposal:
+    same_variant = option.choice.variant == attempt.variant
+    return BatchProposal(
+        plan=replace(
+            continue_plan(context, _attempt_verdict(context, attempt, decision)),
+            choice=option.choice if same_variant else None,
         ),
-        claim=_claim(turn, road.choice, kept=1) if seen else None,
-        unpaid=idle(turn, _UNPAID),
+        claim=_budget_claim(context, option.choice, running=1) if same_variant else None,
+        unfunded_plan=idle_plan(context, _BUDGET_EXHAUSTED),
     )
 
 
-def _begun(turn: Turn, source: Source, road: Road, lot: Lot) -> BatchDraft:
+def _propose_next(
+    context: BatchContext,
+    source: BatchModelSource,
+    option: CapacityOption,
+    decision: CapacityDecision,
+) -> BatchProposal:
     """The next attempt, with a number that nothing ever had; one that lasts gives way to it."""
-    attempt = _next(turn, road.choice, lot.reason)
-    start = Start(
+    attempt = _next_attempt(context, option.choice, decision.reason)
+    request = BatchJobRequest(
         attempt=attempt.number,
         name=attempt.job,
         source=source,
-        choice=road.choice,
-        lasting=turn.lasting,
-        labelled=attempt.tier == "spot" and labelled(_nodes(turn.situation, attempt.pool)),
+        choice=option.choice,
+        active_deadline=context.active_deadline,
+        spot_affinity=attempt.tier == "spot"
+        and has_spot_labels(_pool_nodes(context.situation, attempt.pool)),
     )
-    begun = Standing(attempt=attempt, progress=turn.standing.progress)
-    return BatchDraft(
-        allotment=replace(
-            told(replace(turn, standing=begun), _starting(attempt, lot)),
-            create=start,
-            delete=deletable(turn.situation, (attempt.number,), attempt),
-            choice=road.choice,
+    state = AttemptState(attempt=attempt, progress=context.attempt_state.progress)
+    return BatchProposal(
+        plan=replace(
+            unchanged_plan(
+                replace(context, attempt_state=state), _starting_verdict(attempt, decision)
+            ),
+            create=request,
+            delete=deletable_jobs(context.situation, (attempt.number,), attempt),
+            choice=option.choice,
         ),
-        claim=_claim(turn, road.choice, kept=0),
-        unpaid=idle(turn, _UNPAID),
+        claim=_budget_claim(context, option.choice, running=0),
+        unfunded_plan=idle_plan(context, _BUDGET_EXHAUSTED),
     )
 
 
-def _next(turn: Turn, choice: HardwareChoice, why: BatchRunning) -> AttemptStatus:
-    before, progress = turn.standing.attempt, turn.standing.progress
-    number = highest(turn.situation) + 1
-    if before is not None and before.ended_at is None:
-        before = ended(before, progress, turn.now, f"it gave way: {why}")
+def _next_attempt(
+    context: BatchContext, choice: HardwareChoice, reason: BatchRunning
+) -> AttemptStatus:
+    previous, progress = context.attempt_state.attempt, context.attempt_state.progress
+    number = highest_attempt_number(context.situation) + 1
+    if previous is not None and previous.ended_at is None:
+        previous = end_attempt(previous, progress, context.now, f"it gave way: {reason}")
     return AttemptStatus(
         number=number,
         tier=choice.offer.tier,
         pool=choice.offer.pool,
         variant=choice.variant,
-        job=job_name(turn.batch.ref.name, number),
-        started_at=turn.now,
-        after="" if before is None else f"attempt {before.number}: {before.last_words}",
+        job=job_name(context.batch.ref.name, number),
+        started_at=context.now,
+        after="" if previous is None else f"attempt {previous.number}: {previous.last_words}",
         done_before=0 if progress is None else progress.done,
-        barren=0 if before is None else before.barren,
-        barren_since=None if before is None else before.barren_since,
-        lost=0 if before is None else before.lost,
-        full=() if before is None else before.full,
+        barren=0 if previous is None else previous.barren,
+        barren_since=None if previous is None else previous.barren_since,
+        lost=0 if previous is None else previous.lost,
+        full=() if previous is None else previous.full,
     )
 
 
-def _nodes(situation: Situation, pool: str) -> list[NodeHealth]:
+def _pool_nodes(situation: Situation, pool: str) -> list[NodeHealth]:
     members = [view.node_names for view in situation.views if view.pool.name == pool]
     names = sorted(frozenset[str]().union(*members))
     return [situation.nodes[name] for name in names if name in situation.nodes]
 
 
-def _claim(turn: Turn, choice: HardwareChoice, kept: int) -> Claim:
+def _budget_claim(context: BatchContext, choice: HardwareChoice, running: int) -> GrantRequest:
     """A batch has no floor: all of it is granted or not."""
-    pods = turn.situation.pods
-    return Claim(
-        ref=turn.batch.ref,
+    pods = context.situation.pods
+    return GrantRequest(
+        ref=context.batch.ref,
         tariff=choice.offer.tariff,
-        floor=0,
-        wanted=1,
-        alive=sum(pod.attempt is not None and pod.ended is None for pod in pods),
-        running=kept,
-        leaving=LEAVING,
+        min_replicas=0,
+        desired=1,
+        existing_pods=sum(pod.attempt is not None and pod.ended is None for pod in pods),
+        running=running,
+        termination_time=TERMINATION_TIME,
     )
 
 
-def _running(turn: Turn, mine: AttemptStatus, lot: Lot) -> StatusVerdict[BatchRunning]:
+def _attempt_verdict(
+    context: BatchContext, attempt: AttemptStatus, decision: CapacityDecision
+) -> StatusVerdict[BatchRunning]:
     """What the attempt does there, beside why it is there."""
-    pod = turn.standing.pod
+    pod = context.attempt_state.pod
     if pod is not None and pod.bound is None and pod.unschedulable is not None:
-        spot = mine.tier == "spot"
+        spot = attempt.tier == "spot"
         return StatusVerdict(
             BatchRunning.WAITING_FOR_SPOT if spot else BatchRunning.UNSCHEDULABLE,
-            f"spec.placement.pools: attempt {mine.number} finds no node for {mine.variant}: "
-            f"{pod.unschedulable}; {lot.message}",
+            f"spec.placement.pools: attempt {attempt.number} finds no node for {attempt.variant}: "
+            f"{pod.unschedulable}; {decision.message}",
         )
-    if not turn.standing.started:
-        return _starting(mine, lot)
-    return StatusVerdict(lot.reason, f"attempt {mine.number} on {mine.variant}: {lot.message}")
+    if not context.attempt_state.started:
+        return _starting_verdict(attempt, decision)
+    return StatusVerdict(
+        decision.reason, f"attempt {attempt.number} on {attempt.variant}: {decision.message}"
+    )
 
 
-def _starting(attempt: AttemptStatus, lot: Lot) -> StatusVerdict[BatchRunning]:
+def _starting_verdict(
+    attempt: AttemptStatus, decision: CapacityDecision
+) -> StatusVerdict[BatchRunning]:
     text = (
         f"status.attempt: attempt {attempt.number} starts on {attempt.variant}, see kubectl "
-        f"describe job {attempt.job}; {lot.message}"
+        f"describe job {attempt.job}; {decision.message}"
     )
-    before = f"; before, {attempt.after}" if attempt.after else ""
-    return StatusVerdict(BatchRunning.STARTING, text + before)
+    history = f"; before, {attempt.after}" if attempt.after else ""
+    return StatusVerdict(BatchRunning.STARTING, text + history)

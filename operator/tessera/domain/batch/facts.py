@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from tessera.api.batch_inference import BatchInferenceSpec, BatchInferenceStatus
-from tessera.domain.batch.reports import Shown
+from tessera.domain.batch.reports import RunnerProgress
 from tessera.domain.ref import Ref
 
 
@@ -46,19 +46,19 @@ class BatchPod:
     report: str = ""
     """The termination message of the runner."""
     address: str | None = None
-    leaving: bool = False
+    terminating: bool = False
     """It has a deletion timestamp."""
     disrupted: bool = False
     """It has the condition DisruptionTarget."""
     unschedulable: str | None = None
     """The scheduler's sentence, while it finds no node."""
-    trouble: str | None = None
+    waiting_reason: str | None = None
     """Why a container waits, in the kubelet's word, such as CrashLoopBackOff."""
-    last_words: str = ""
+    container_message: str = ""
     """The end of the log of the last exit, or the kubelet's message."""
 
     @property
-    def over(self) -> bool:
+    def finished(self) -> bool:
         """Nothing of it will run again."""
         return self.ended is not None or self.exit_code is not None
 
@@ -92,14 +92,14 @@ class NodeHealth:
 class VolumeClaim:
     """A PersistentVolumeClaim."""
 
-    modes: tuple[str, ...]
+    access_modes: tuple[str, ...]
     storage_class: str | None = None
     uid: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ProgressSample:
     """What a runner answered at a moment."""
 
     at: datetime
-    shown: Shown
+    progress: RunnerProgress

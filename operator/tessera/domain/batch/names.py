@@ -16,7 +16,7 @@ RUNNER_PORT = 8001
 BATCH_ACCOUNT = "tessera-batch"
 BATCH_ROLE = "tessera-batch-runner"
 """The ClusterRole that lets a runner read its batch; the chart makes one for each release."""
-LONGEST_NAME = 63
+MAX_NAME_LENGTH = 63
 """A label holds no longer name."""
 
 
@@ -30,12 +30,12 @@ def attempt_label(attempt: int | None) -> str:
     return CHECK if attempt is None else str(attempt)
 
 
-def attempt_of(label: str) -> int | None:
+def parse_attempt_label(label: str) -> int | None:
     """The attempt that a label names; None for the check."""
     return int(label) if label.isdecimal() and label.isascii() else None
 
 
-def payer(batch: Ref) -> Ref:
+def billing_ref(batch: Ref) -> Ref:
     """Under which name a batch pays; no service can have it."""
     return Ref(batch.namespace, f"batch/{batch.name}")
 

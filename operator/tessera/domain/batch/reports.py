@@ -10,11 +10,11 @@ Count = Annotated[int, Field(ge=0, le=2**53)]
 Text = Annotated[str, Field(max_length=8192)]
 
 
-class _Told(Wire):
+class _Report(Wire):
     model_config = ConfigDict(extra="ignore")
 
 
-class Fault(_Told):
+class InputFault(_Report):
     """One fault of the input, as in OpenAI's batch errors."""
 
     line: Count | None = None
@@ -23,7 +23,7 @@ class Fault(_Told):
     param: Text | None = None
 
 
-class CheckReport(_Told):
+class CheckReport(_Report):
     """What the check found."""
 
     phase: Literal["check"]
@@ -32,11 +32,11 @@ class CheckReport(_Told):
     url: Text = ""
     input_tokens: Count = 0
     error_count: Count = 0
-    errors: tuple[Fault, ...] = ()
+    errors: tuple[InputFault, ...] = ()
     message: Text = ""
 
 
-class RunReport(_Told):
+class RunReport(_Report):
     """What an attempt left behind; its counts are those of the whole batch."""
 
     phase: Literal["run"]
@@ -52,7 +52,7 @@ class RunReport(_Told):
     message: Text = ""
 
 
-class Shown(_Told):
+class RunnerProgress(_Report):
     """What a running attempt answers at `/progress`; `done` counts failed rows too."""
 
     attempt: Count
@@ -66,7 +66,7 @@ class Shown(_Told):
     output_tokens: Count = 0
 
 
-Told = TypeVar("Told", bound=BaseModel)
+ReportT = TypeVar("ReportT", bound=BaseModel)
 
 
 def check_report(text: str) -> CheckReport | None:
@@ -79,12 +79,12 @@ def run_report(text: str) -> RunReport | None:
     return _read(RunReport, text)
 
 
-def shown(text: str | bytes) -> Shown | None:
+def runner_progress(text: str | bytes) -> RunnerProgress | None:
     """The answer of `/progress`, likewise."""
-    return _read(Shown, text)
+    return _read(RunnerProgress, text)
 
 
-def _read(model: type[Told], text: str | bytes) -> Told | None:
+def _read(model: type[ReportT], text: str | bytes) -> ReportT | None:
     try:
         return model.model_validate_json(text)
     except ValidationError:

@@ -7,22 +7,25 @@ from datetime import datetime, timedelta
 from tessera.api.accelerator_pool import Tier
 from tessera.api.batch_inference import AttemptStatus, ProgressStatus, SpotPolicy
 from tessera.domain.batch import pace
-from tessera.domain.batch.attempt import Standing
+from tessera.domain.batch.attempt import AttemptState
 from tessera.domain.batch.reasons import BatchRunning
 from tessera.domain.batch.situation import Situation
-from tessera.domain.batch.spec import Source
-from tessera.domain.deadline import MARGIN, Course, Lane, Way
+from tessera.domain.batch.spec import BatchModelSource
+from tessera.domain.deadline import SAFETY_MARGIN, CapacityClass, Estimate, Schedule
 from tessera.domain.placement import NON_SPOT_TIERS, HardwareChoice, Rank, free_replicas, place
 from tessera.domain.pools import PoolView
 from tessera.domain.reasons import PlacementReason, StatusVerdict
 
-PATIENCE = timedelta(seconds=60)
+SCHEDULING_TIMEOUT = timedelta(seconds=60)
 """A pod that finds no node for so long says that its hardware is not to be had."""
-FULL = timedelta(minutes=10)
+FULL_POOL_BACKOFF = timedelta(minutes=10)
 """A pool that was waited for in vain is left alone for so long, if there is another way."""
-TIERS: Mapping[Way, frozenset[Tier]] = {"spot": frozenset({"spot"}), "steady": NON_SPOT_TIERS}
-_EXCLUDED: Mapping[SpotPolicy, Way] = {"only": "steady", "never": "spot"}
-_NOWHERE = {
+TIERS: Mapping[CapacityClass, frozenset[Tier]] = {
+    "spot": frozenset({"spot"}),
+    "steady": NON_SPOT_TIERS,
+}
+_EXCLUDED_BY_POLICY: Mapping[SpotPolicy, CapacityClass] = {"only": "steady", "never": "spot"}
+_NO_CAPACITY_REASONS = {
     PlacementReason.NO_POOL: BatchRunning.NO_POOL,
     PlacementReason.NO_HARDWARE: BatchRunning.NO_HARDWARE,
     PlacementReason.MIXED_CURRENCIES: BatchRunning.MIXED_CURRENCIES,
@@ -31,191 +34,222 @@ _NOWHERE = {
 
 
 @dataclass(frozen=True, slots=True)
-class Road:
+class CapacityOption:
     """Hardware, and how it would carry the batch."""
 
     choice: HardwareChoice
-    lane: Lane
+    estimate: Estimate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Roads:
+class CapacityOptions:
     """What there is, and the progress with the pace that it was judged by."""
 
     progress: ProgressStatus
-    spot: Road | None
-    steady: Road | None
+    spot: CapacityOption | None
+    steady: CapacityOption | None
 
-    def of(self, way: Way) -> Road | None:
-        return self.spot if way == "spot" else self.steady
+    def of(self, capacity_class: CapacityClass) -> CapacityOption | None:
+        return self.spot if capacity_class == "spot" else self.steady
 
 
-def way_of(attempt: AttemptStatus | None) -> Way | None:
+def attempt_capacity(attempt: AttemptStatus | None) -> CapacityClass | None:
     """Where an attempt runs or ran."""
     if attempt is None:
         return None
     return "spot" if attempt.tier == "spot" else "steady"
 
 
-def waits(standing: Standing, now: datetime) -> bool:
+def scheduling_timed_out(state: AttemptState, now: datetime) -> bool:
     """Has the attempt looked for a node for too long?"""
-    if standing.attempt is None or not standing.alive or standing.bound:
+    if state.attempt is None or not state.alive or state.scheduled:
         return False
-    return now - standing.attempt.started_at > PATIENCE
+    return now - state.attempt.started_at > SCHEDULING_TIMEOUT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outlook:
+class CapacityQuery:
     """Everything that the roads depend on."""
 
     situation: Situation
-    source: Source
+    source: BatchModelSource
     policy: SpotPolicy
-    standing: Standing
+    attempt_state: AttemptState
     progress: ProgressStatus
-    course: Course
+    schedule: Schedule
 
     @property
-    def mine(self) -> AttemptStatus | None:
+    def active_attempt(self) -> AttemptStatus | None:
         """The attempt that lasts, unless its pool is not allowed any more."""
-        attempt, pools = self.standing.attempt, self.source.spec.placement.pools
+        attempt, pools = self.attempt_state.attempt, self.source.spec.placement.pools
         allowed = attempt is not None and (not pools or attempt.pool in pools)
-        return attempt if allowed and self.standing.alive else None
+        return attempt if allowed and self.attempt_state.alive else None
 
     @property
-    def full(self) -> frozenset[str]:
+    def full_pools(self) -> frozenset[str]:
         """Pools that were waited for in vain; never the one in which an attempt is at work."""
-        attempt = self.standing.attempt
+        attempt = self.attempt_state.attempt
         if attempt is None:
             return frozenset()
-        found = {one.pool for one in attempt.full if self.course.at - one.at < FULL}
-        if self.standing.alive and self.standing.bound:
-            return frozenset(found - {attempt.pool})
-        waiting = {attempt.pool} if waits(self.standing, self.course.at) else set()
-        return frozenset(found | waiting)
+        pools = {
+            entry.pool for entry in attempt.full if self.schedule.at - entry.at < FULL_POOL_BACKOFF
+        }
+        if self.attempt_state.alive and self.attempt_state.scheduled:
+            return frozenset(pools - {attempt.pool})
+        unschedulable = (
+            {attempt.pool} if scheduling_timed_out(self.attempt_state, self.schedule.at) else set()
+        )
+        return frozenset(pools | unschedulable)
 
 
-def roads(outlook: Outlook) -> Roads:
+def capacity_options(query: CapacityQuery) -> CapacityOptions:
     """Look at both ways; one that the policy excludes is none."""
-    mine = outlook.mine
-    own = None if mine is None else _choice(outlook, way_of(mine) or "spot")
-    if mine is not None and own is not None and own.variant == mine.variant:
-        progress = pace.paced(outlook.progress, mine, own, outlook.source)
-        outlook = replace(outlook, progress=progress)
-    return Roads(
-        progress=outlook.progress, spot=_road(outlook, "spot"), steady=_road(outlook, "steady")
+    attempt = query.active_attempt
+    choice = None if attempt is None else _best_choice(query, attempt_capacity(attempt) or "spot")
+    if attempt is not None and choice is not None and choice.variant == attempt.variant:
+        progress = pace.with_measured_pace(query.progress, attempt, choice, query.source)
+        query = replace(query, progress=progress)
+    return CapacityOptions(
+        progress=query.progress,
+        spot=_capacity_option(query, "spot"),
+        steady=_capacity_option(query, "steady"),
     )
 
 
-def nowhere(outlook: Outlook) -> StatusVerdict[BatchRunning]:
+def no_capacity_verdict(query: CapacityQuery) -> StatusVerdict[BatchRunning]:
     """Why there is no road at all."""
-    excluded = _EXCLUDED.get(outlook.policy)
-    pools = outlook.source.spec.placement.pools
-    seen = {
+    excluded = _EXCLUDED_BY_POLICY.get(query.policy)
+    pools = query.source.spec.placement.pools
+    tiers_by_pool = {
         offer.pool: offer.tier
-        for view in outlook.situation.views
+        for view in query.situation.views
         for offer in view.offers
         if not pools or offer.pool in pools
     }
-    if excluded is not None and seen and set(seen.values()) <= TIERS[excluded]:
-        told = ", ".join(f"{name} is {tier}" for name, tier in sorted(seen.items()))
+    if excluded is not None and tiers_by_pool and set(tiers_by_pool.values()) <= TIERS[excluded]:
+        listing = ", ".join(f"{name} is {tier}" for name, tier in sorted(tiers_by_pool.items()))
         return StatusVerdict(
             BatchRunning.NO_POOL,
-            f"spec.spot.policy {outlook.policy} leaves 0 of the {len(seen)} pools that "
-            f"spec.placement.pools allows: {told}",
+            f"spec.spot.policy {query.policy} leaves 0 of the {len(tiers_by_pool)} pools that "
+            f"spec.placement.pools allows: {listing}",
         )
-    tiers = frozenset[Tier]().union(*(TIERS[way] for way in TIERS if way != excluded))
+    tiers = frozenset[Tier]().union(
+        *(TIERS[capacity_class] for capacity_class in TIERS if capacity_class != excluded)
+    )
     verdict = place(
-        outlook.source.spec,
-        outlook.situation.views,
+        query.source.spec,
+        query.situation.views,
         current=None,
         min_replicas=1,
-        used_devices=outlook.situation.taken,
+        used_devices=query.situation.used_devices,
         tiers=tiers,
     ).verdict
-    reason = _NOWHERE.get(verdict.reason, BatchRunning.NO_HARDWARE)
+    reason = _NO_CAPACITY_REASONS.get(verdict.reason, BatchRunning.NO_HARDWARE)
     return StatusVerdict(reason, verdict.message)
 
 
-def _road(outlook: Outlook, way: Way) -> Road | None:
-    choice = _choice(outlook, way)
-    if choice is None or _EXCLUDED.get(outlook.policy) == way:
+def _capacity_option(query: CapacityQuery, capacity_class: CapacityClass) -> CapacityOption | None:
+    choice = _best_choice(query, capacity_class)
+    if choice is None or _EXCLUDED_BY_POLICY.get(query.policy) == capacity_class:
         return None
-    mine = outlook.mine if way_of(outlook.mine) == way else None
-    if mine is not None and not outlook.standing.bound and choice.variant != mine.variant:
-        mine = None
-    lane = Lane(
-        rate=pace.rate(choice, outlook.source, outlook.progress, outlook.situation.measured),
-        start=pace.start(choice, outlook.progress),
-        begun=_begun(outlook, mine),
-        free=_spot_free(outlook, mine, choice)
-        if way == "spot"
-        else _steady_free(outlook, mine, choice),
+    attempt = (
+        query.active_attempt if attempt_capacity(query.active_attempt) == capacity_class else None
     )
-    return Road(choice, lane)
+    if (
+        attempt is not None
+        and not query.attempt_state.scheduled
+        and choice.variant != attempt.variant
+    ):
+        attempt = None
+    estimate = Estimate(
+        rate=pace.rows_per_second(choice, query.source, query.progress, query.situation.measured),
+        start=pace.start_duration(choice, query.progress),
+        start_elapsed=_start_elapsed(query, attempt),
+        available=_spot_available(query, attempt, choice)
+        if capacity_class == "spot"
+        else _steady_available(query, attempt, choice),
+    )
+    return CapacityOption(choice, estimate)
 
 
-def _choice(outlook: Outlook, way: Way) -> HardwareChoice | None:
+def _best_choice(query: CapacityQuery, capacity_class: CapacityClass) -> HardwareChoice | None:
     """The hardware of a way: where the batch is already, else the cheapest that is in time.
 
     Pools that are full come last.
     """
-    full, views = outlook.full, outlook.situation.views
-    others = tuple(view for view in views if view.pool.name not in full)
-    found = _placed(outlook, way, others)
-    return found if found is not None or not full else _placed(outlook, way, views)
+    full_pools, views = query.full_pools, query.situation.views
+    open_views = tuple(view for view in views if view.pool.name not in full_pools)
+    choice = _placed_choice(query, capacity_class, open_views)
+    return (
+        choice
+        if choice is not None or not full_pools
+        else _placed_choice(query, capacity_class, views)
+    )
 
 
-def _placed(outlook: Outlook, way: Way, views: Sequence[PoolView]) -> HardwareChoice | None:
-    mine = outlook.mine
+def _placed_choice(
+    query: CapacityQuery, capacity_class: CapacityClass, views: Sequence[PoolView]
+) -> HardwareChoice | None:
+    attempt = query.active_attempt
     return place(
-        outlook.source.spec,
+        query.source.spec,
         views,
-        current=mine.variant if mine is not None and way_of(mine) == way else None,
+        current=attempt.variant
+        if attempt is not None and attempt_capacity(attempt) == capacity_class
+        else None,
         min_replicas=1,
-        used_devices=outlook.situation.taken,
-        tiers=TIERS[way],
-        rank=_in_time(outlook),
+        used_devices=query.situation.used_devices,
+        tiers=TIERS[capacity_class],
+        rank=_deadline_rank(query),
     ).choice
 
 
-def _in_time(outlook: Outlook) -> Rank:
+def _deadline_rank(query: CapacityQuery) -> Rank:
     """Hardware that makes the deadline by the price of a token, then the rest by speed."""
 
     def rank(choice: HardwareChoice) -> tuple[float, float, str]:
-        lane = Lane(
-            rate=pace.rate(choice, outlook.source, outlook.progress, outlook.situation.measured),
-            start=pace.start(choice, outlook.progress),
+        estimate = Estimate(
+            rate=pace.rows_per_second(
+                choice, query.source, query.progress, query.situation.measured
+            ),
+            start=pace.start_duration(choice, query.progress),
         )
         speed = choice.fit.limits.tokens_per_second
-        if lane.need(outlook.course.undone) - MARGIN <= outlook.course.left:
+        if (
+            estimate.time_needed(query.schedule.remaining_rows) - SAFETY_MARGIN
+            <= query.schedule.time_left
+        ):
             return (0, choice.offer.comparison_price.nanos / speed, choice.variant)
         return (1, -speed, choice.variant)
 
     return rank
 
 
-def _begun(outlook: Outlook, mine: AttemptStatus | None) -> timedelta:
+def _start_elapsed(query: CapacityQuery, attempt: AttemptStatus | None) -> timedelta:
     """How much of its start an attempt that lasts has behind it: all of it once it is at work."""
-    if mine is None:
+    if attempt is None:
         return timedelta()
-    return timedelta.max if outlook.standing.started else outlook.course.at - mine.started_at
+    return timedelta.max if query.attempt_state.started else query.schedule.at - attempt.started_at
 
 
-def _spot_free(outlook: Outlook, mine: AttemptStatus | None, choice: HardwareChoice) -> bool:
+def _spot_available(
+    query: CapacityQuery, attempt: AttemptStatus | None, choice: HardwareChoice
+) -> bool:
     """Who leaves steady hardware for it wants to see room; anybody else just tries."""
-    if mine is not None:
-        return not waits(outlook.standing, outlook.course.at)
-    if way_of(outlook.standing.attempt) == "steady":
-        return free_replicas(choice.offer, outlook.situation.taken) > 0
+    if attempt is not None:
+        return not scheduling_timed_out(query.attempt_state, query.schedule.at)
+    if attempt_capacity(query.attempt_state.attempt) == "steady":
+        return free_replicas(choice.offer, query.situation.used_devices) > 0
     return True
 
 
-def _steady_free(outlook: Outlook, mine: AttemptStatus | None, choice: HardwareChoice) -> bool:
+def _steady_available(
+    query: CapacityQuery, attempt: AttemptStatus | None, choice: HardwareChoice
+) -> bool:
     """Who is at work on spot wants to see room; anybody else tries, unless that was in vain."""
-    if mine is not None:
-        return not waits(outlook.standing, outlook.course.at)
-    if choice.offer.pool in outlook.full:
+    if attempt is not None:
+        return not scheduling_timed_out(query.attempt_state, query.schedule.at)
+    if choice.offer.pool in query.full_pools:
         return False
-    at_work = outlook.standing.alive and outlook.standing.bound
-    return not at_work or free_replicas(choice.offer, outlook.situation.taken) > 0
+    running = query.attempt_state.alive and query.attempt_state.scheduled
+    return not running or free_replicas(choice.offer, query.situation.used_devices) > 0

@@ -5,7 +5,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from tessera.api.inference_service import InferenceServiceSpec
-from tessera.domain.batch.facts import Asked, Batch, BatchJob, BatchPod, NodeHealth, VolumeClaim
+from tessera.domain.batch.facts import (
+    Batch,
+    BatchJob,
+    BatchPod,
+    NodeHealth,
+    ProgressSample,
+    VolumeClaim,
+)
 from tessera.domain.perf import MeasurementKey, SpeedMeasurement
 from tessera.domain.pools import PoolView
 
@@ -26,11 +33,11 @@ class Situation:
     services: Mapping[str, InferenceServiceSpec | None] = field(default_factory=dict)
     """The InferenceServices of the namespace by name; None for a spec that cannot be read."""
     views: tuple[PoolView, ...] = ()
-    taken: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    used_devices: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """Devices that others hold, by pool and resource."""
     measured: Mapping[MeasurementKey, SpeedMeasurement] = field(default_factory=dict)
     """What services of the cluster told of speeds."""
-    asked: Asked | None = None
+    progress_sample: ProgressSample | None = None
     """The last answer of this batch's runner."""
-    refused: str | None = None
+    job_refusal: str | None = None
     """What the API server said to the Job of the last attempt, if it refused it."""

@@ -4,13 +4,13 @@ from dataclasses import replace
 from datetime import datetime
 
 from tessera.api.batch_inference import BatchInferenceStatus
-from tessera.domain.batch.allotment import TERMINAL, BatchAllotment
+from tessera.domain.batch.allotment import TERMINAL_STATES, BatchPlan
 from tessera.domain.batch.reasons import BatchRunning
 from tessera.domain.reasons import StatusReason, StatusVerdict
 from tessera.domain.status import conditions
 
-_LONGEST = 2048
-_MOVING = frozenset(
+_MAX_MESSAGE_LENGTH = 2048
+_VARYING_REASONS = frozenset(
     {
         BatchRunning.ON_SPOT,
         BatchRunning.BEHIND_SCHEDULE,
@@ -27,48 +27,52 @@ _MOVING = frozenset(
 """Their messages hold amounts that move with time alone."""
 
 
-def batch_status(
-    allotment: BatchAllotment, at: datetime, problem: str | None = None
-) -> BatchInferenceStatus:
+def batch_status(plan: BatchPlan, at: datetime, problem: str | None = None) -> BatchInferenceStatus:
     """The status to write, before any Job; `problem` is what the API server refused earlier."""
-    allotment = replace(allotment, running=_settled(allotment))
-    batch, progress = allotment.batch, allotment.progress
+    plan = replace(plan, running=_stable_running_verdict(plan))
+    batch, progress = plan.batch, plan.progress
     verdicts: dict[str, StatusVerdict[StatusReason]] = {
-        "Accepted": allotment.accepted,
-        "Running": allotment.running,
-        "Complete": allotment.complete,
+        "Accepted": plan.accepted,
+        "Running": plan.running,
+        "Complete": plan.complete,
     }
-    deciding = _deciding(allotment)
+    deciding = _deciding_verdict(plan)
     message = deciding.message if problem is None else f"{problem}; {deciding.message}"
     return BatchInferenceStatus(
         observed_generation=batch.generation,
         conditions=conditions(verdicts, batch.status.conditions, batch.generation, at),
-        state=allotment.state,
+        state=plan.state,
         reason=deciding.reason,
-        message=message[:_LONGEST],
+        message=message[:_MAX_MESSAGE_LENGTH],
         done="" if progress is None else f"{progress.done}/{progress.rows}",
-        deadline=allotment.deadline,
-        check=allotment.check,
-        attempt=allotment.attempt,
+        deadline=plan.deadline,
+        check=plan.check,
+        attempt=plan.attempt,
         progress=progress,
     )
 
 
-def _settled(allotment: BatchAllotment) -> StatusVerdict[BatchRunning]:
+def _stable_running_verdict(plan: BatchPlan) -> StatusVerdict[BatchRunning]:
     """A message with moving amounts is written anew only with something that it speaks about."""
-    running, batch, old = allotment.running, allotment.batch, allotment.batch.status
-    written = next((one for one in old.conditions if one.type == "Running"), None)
-    same = (
-        running.reason in _MOVING
-        and written is not None
-        and (written.reason, written.observed_generation) == (running.reason, batch.generation)
-        and (old.attempt, old.progress) == (allotment.attempt, allotment.progress)
+    running, batch, previous = plan.running, plan.batch, plan.batch.status
+    existing = next(
+        (condition for condition in previous.conditions if condition.type == "Running"), None
     )
-    return replace(running, message=written.message) if written is not None and same else running
+    unchanged = (
+        running.reason in _VARYING_REASONS
+        and existing is not None
+        and (existing.reason, existing.observed_generation) == (running.reason, batch.generation)
+        and (previous.attempt, previous.progress) == (plan.attempt, plan.progress)
+    )
+    return (
+        replace(running, message=existing.message)
+        if existing is not None and unchanged
+        else running
+    )
 
 
-def _deciding(allotment: BatchAllotment) -> StatusVerdict[StatusReason]:
+def _deciding_verdict(plan: BatchPlan) -> StatusVerdict[StatusReason]:
     """The verdict that answers the first question: why is it not done?"""
-    if allotment.state in TERMINAL or allotment.state == "finalizing":
-        return allotment.complete
-    return allotment.running if allotment.accepted.reason.is_true else allotment.accepted
+    if plan.state in TERMINAL_STATES or plan.state == "finalizing":
+        return plan.complete
+    return plan.running if plan.accepted.reason.is_true else plan.accepted

@@ -8,7 +8,7 @@ Measures = Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class MetricChange:
     """One figure, then and now."""
 
     load: str
@@ -23,25 +23,27 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Against:
+class BaselineComparison:
     """A test held against an earlier one."""
 
     at: str
     """When that was, as its report says it."""
-    changes: tuple[Change, ...]
-    doubts: tuple[str, ...]
+    changes: tuple[MetricChange, ...]
+    caveats: tuple[str, ...]
     """Sentences on what makes the two hard to compare."""
 
 
-def changes(before: Mapping[str, Measures], now: Mapping[str, Measures]) -> Iterator[Change]:
+def compare_loads(
+    before: Mapping[str, Measures], now: Mapping[str, Measures]
+) -> Iterator[MetricChange]:
     """Of the loads and figures that both have, in the order of the present ones."""
     for load, figures in now.items():
-        known = before.get(load, {})
+        earlier = before.get(load, {})
         for figure, value in figures.items():
-            if figure in known:
-                yield Change(load=load, figure=figure, before=known[figure], now=value)
+            if figure in earlier:
+                yield MetricChange(load=load, figure=figure, before=earlier[figure], now=value)
 
 
-def unmatched(before: Mapping[str, Measures], now: Mapping[str, Measures]) -> Sequence[str]:
+def new_loads(before: Mapping[str, Measures], now: Mapping[str, Measures]) -> Sequence[str]:
     """Present loads that the earlier test did not have."""
     return [load for load in now if load not in before]

@@ -15,30 +15,40 @@ RUNNING, WAITING, KV_USAGE = (
 )
 _TOKENS = "vllm:generation_tokens_total"
 _STEPS = "vllm:iteration_tokens_total_count"
-_QUEUED, _QUEUED_COUNT = (
+_QUEUE_SECONDS, _QUEUE_COUNT = (
     "vllm:request_queue_time_seconds_sum",
     "vllm:request_queue_time_seconds_count",
 )
 _PREEMPTIONS = "vllm:num_preemptions_total"
 _QUERIES, _HITS = "vllm:prefix_cache_queries_total", "vllm:prefix_cache_hits_total"
 _FLOPS = "vllm:estimated_flops_per_gpu_total"
-_READ, _WRITTEN = (
+_READ_BYTES, _WRITTEN_BYTES = (
     "vllm:estimated_read_bytes_per_gpu_total",
     "vllm:estimated_write_bytes_per_gpu_total",
 )
-_BIRTH = "process_start_time_seconds"
+_PROCESS_START = "process_start_time_seconds"
 _SUMMED = {
-    *(RUNNING, WAITING, _TOKENS, _STEPS, _QUEUED, _QUEUED_COUNT, _PREEMPTIONS, _QUERIES, _HITS),
+    *(
+        RUNNING,
+        WAITING,
+        _TOKENS,
+        _STEPS,
+        _QUEUE_SECONDS,
+        _QUEUE_COUNT,
+        _PREEMPTIONS,
+        _QUERIES,
+        _HITS,
+    ),
 }
-_MEANS = {KV_USAGE, _FLOPS, _READ, _WRITTEN, _BIRTH}
+_MEANS = {KV_USAGE, _FLOPS, _READ_BYTES, _WRITTEN_BYTES, _PROCESS_START}
 """Of these, ranks of one server are averaged: they are shares, or counted for each GPU."""
 _SAMPLE = re.compile(r"^([a-zA-Z_:][\w:]*)(?:\{.*\})? +(\S+)", re.MULTILINE)
-TRUSTED = 0.05
+TOKEN_TOLERANCE = 0.05
 """By how much of the client's tokens the engine's may differ before its figures are doubted."""
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class MetricsSnapshot:
     """The metrics at a moment, summed over the ranks of the server."""
 
     at: float
@@ -48,31 +58,31 @@ class Look:
         return self.values.get(name)
 
     @property
-    def speaks(self) -> bool:
+    def is_vllm(self) -> bool:
         """It is a vLLM that counts."""
         return _TOKENS in self.values
 
 
-def look(text: str, at: float) -> Look:
+def parse_metrics(text: str, at: float) -> MetricsSnapshot:
     """The text form of Prometheus, of which only known names are taken."""
-    found: dict[str, list[float]] = {}
-    for name, text_of_value in _SAMPLE.findall(text):
+    samples: dict[str, list[float]] = {}
+    for name, raw_value in _SAMPLE.findall(text):
         if name in _SUMMED or name in _MEANS:
             with suppress(ValueError):
-                value = float(text_of_value)
+                value = float(raw_value)
                 if math.isfinite(value):
-                    found.setdefault(name, []).append(value)
-    return Look(
+                    samples.setdefault(name, []).append(value)
+    return MetricsSnapshot(
         at,
         {
             name: sum(values) / (len(values) if name in _MEANS else 1)
-            for name, values in found.items()
+            for name, values in samples.items()
         },
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Peaks:
+class HardwarePeaks:
     """What one GPU or slice could do at most."""
 
     name: str
@@ -80,17 +90,17 @@ class Peaks:
     bandwidth: float
 
 
-def peaks(hardware: Hardware, *, fp8: bool) -> Peaks | None:
+def hardware_peaks(hardware: Hardware, *, fp8: bool) -> HardwarePeaks | None:
     """None when the hardware does not compute at 8 bits and should."""
     flops = hardware.fp8_flops if fp8 else hardware.bf16_flops
     if flops is None:
         return None
     name = hardware.product + (f"/{hardware.profile}" if hardware.profile else "")
-    return Peaks(name=name, flops=flops, bandwidth=hardware.bandwidth)
+    return HardwarePeaks(name=name, flops=flops, bandwidth=hardware.bandwidth)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
+class EngineActivity:
     """What the engine did during a load; None where its counters do not say."""
 
     output_tokens: float
@@ -109,44 +119,52 @@ class Work:
     bytes_per_second: float | None
     running: float | None
     """Mean of the looks during the load."""
-    most_waiting: float | None
-    most_kv: float | None
+    max_waiting: float | None
+    max_kv_usage: float | None
 
 
-def one_engine(looks: Iterable[Look]) -> bool:
+def is_same_process(snapshots: Iterable[MetricsSnapshot]) -> bool:
     """All looks are of one process: a Service may lead each of them to another replica."""
-    births = {one.get(_BIRTH) for one in looks if one.values}
-    return len(births) <= 1
+    process_starts = {snapshot.get(_PROCESS_START) for snapshot in snapshots if snapshot.values}
+    return len(process_starts) <= 1
 
 
-def work(before: Look, after: Look, during: Iterable[Look], peaks: Peaks | None) -> Work | None:
+def engine_activity(
+    before: MetricsSnapshot,
+    after: MetricsSnapshot,
+    during: Iterable[MetricsSnapshot],
+    peaks: HardwarePeaks | None,
+) -> EngineActivity | None:
     """None when the two looks cannot be of one engine's counters."""
-    tokens = _grown(before, after, _TOKENS)
+    tokens = _increase(before, after, _TOKENS)
     if tokens is None or after.at <= before.at:
         return None
     seconds = after.at - before.at
-    steps, queries = _grown(before, after, _STEPS), _grown(before, after, _QUERIES)
-    hits, flops = _grown(before, after, _HITS), _grown(before, after, _FLOPS)
-    read, written = _grown(before, after, _READ), _grown(before, after, _WRITTEN)
+    steps, queries = _increase(before, after, _STEPS), _increase(before, after, _QUERIES)
+    hits, flops = _increase(before, after, _HITS), _increase(before, after, _FLOPS)
+    read, written = _increase(before, after, _READ_BYTES), _increase(before, after, _WRITTEN_BYTES)
     # An engine that was not told to estimate has the counters, and they stand still.
-    moved = (read + written) / seconds if read and written is not None else None
-    computed = flops / seconds if flops else None
-    queued, begun = _grown(before, after, _QUEUED), _grown(before, after, _QUEUED_COUNT)
-    looks = list(during)
-    running = _all(looks, RUNNING)
-    return Work(
+    byte_rate = (read + written) / seconds if read and written is not None else None
+    flop_rate = flops / seconds if flops else None
+    queue_seconds, dequeued = (
+        _increase(before, after, _QUEUE_SECONDS),
+        _increase(before, after, _QUEUE_COUNT),
+    )
+    snapshots = list(during)
+    running = _values(snapshots, RUNNING)
+    return EngineActivity(
         output_tokens=tokens,
-        preemptions=_grown(before, after, _PREEMPTIONS),
+        preemptions=_increase(before, after, _PREEMPTIONS),
         batch=tokens / steps if steps else None,
-        queued_seconds=queued / begun if begun and queued is not None else None,
+        queued_seconds=queue_seconds / dequeued if dequeued and queue_seconds is not None else None,
         prefix_hits=hits / queries if queries and hits is not None else None,
-        mfu=mfu(computed, peaks.flops) if computed is not None and peaks else None,
-        mbu=moved / peaks.bandwidth if moved is not None and peaks else None,
-        flops_per_second=computed,
-        bytes_per_second=moved,
+        mfu=mfu(flop_rate, peaks.flops) if flop_rate is not None and peaks else None,
+        mbu=byte_rate / peaks.bandwidth if byte_rate is not None and peaks else None,
+        flops_per_second=flop_rate,
+        bytes_per_second=byte_rate,
         running=sum(running) / len(running) if running else None,
-        most_waiting=max(_all(looks, WAITING), default=None),
-        most_kv=max(_all(looks, KV_USAGE), default=None),
+        max_waiting=max(_values(snapshots, WAITING), default=None),
+        max_kv_usage=max(_values(snapshots, KV_USAGE), default=None),
     )
 
 
@@ -155,12 +173,12 @@ def mfu(achieved: float, peak: float) -> float:
     return achieved / peak
 
 
-def _grown(before: Look, after: Look, name: str) -> float | None:
+def _increase(before: MetricsSnapshot, after: MetricsSnapshot, name: str) -> float | None:
     first, last = before.get(name), after.get(name)
     if first is None or last is None or last < first:
         return None
     return last - first
 
 
-def _all(looks: Iterable[Look], name: str) -> list[float]:
-    return [value for one in looks if (value := one.get(name)) is not None]
+def _values(snapshots: Iterable[MetricsSnapshot], name: str) -> list[float]:
+    return [value for snapshot in snapshots if (value := snapshot.get(name)) is not None]

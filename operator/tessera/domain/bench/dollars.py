@@ -10,7 +10,7 @@ _MILLION = 10**6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Dollars:
+class TokenCost:
     """Each price says which tokens it divides by; None where there were none."""
 
     per_million_output: Money | None
@@ -25,23 +25,25 @@ class Dollars:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Price:
+class HourlyPrice:
     """What an hour of everything that serves costs, and how tokens are sold."""
 
     per_hour: Money
-    output_over_input: Decimal
+    output_input_ratio: Decimal
     """How many times the price of an input token an output token is sold for."""
 
 
-def dollars(price: Price, input_tokens: int, output_tokens: int, seconds: float) -> Dollars:
+def token_cost(
+    price: HourlyPrice, input_tokens: int, output_tokens: int, seconds: float
+) -> TokenCost:
     """Of tokens that took `seconds`."""
     rates = [
         output_tokens / seconds,
         (input_tokens + output_tokens) / seconds,
-        (output_tokens + input_tokens / float(price.output_over_input)) / seconds,
+        (output_tokens + input_tokens / float(price.output_input_ratio)) / seconds,
     ]
     prices = [per_million_tokens(price.per_hour, rate) if rate else None for rate in rates]
-    return Dollars(
+    return TokenCost(
         per_million_output=prices[0],
         per_million_total=prices[1],
         per_million_weighted=prices[2],

@@ -6,45 +6,52 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from tessera.domain.bench.answers import Answer, Latencies, latencies
-from tessera.domain.bench.counters import TRUSTED, Look, Peaks, Work, one_engine, work
-from tessera.domain.bench.dollars import Dollars, Price, dollars
-from tessera.domain.bench.knee import Knee, Point, knee
-from tessera.domain.bench.spread import spread
+from tessera.domain.bench.answers import BenchResponse, LatencySummary, summarize_latencies
+from tessera.domain.bench.counters import (
+    TOKEN_TOLERANCE,
+    EngineActivity,
+    HardwarePeaks,
+    MetricsSnapshot,
+    engine_activity,
+    is_same_process,
+)
+from tessera.domain.bench.dollars import HourlyPrice, TokenCost, token_cost
+from tessera.domain.bench.knee import Knee, LoadPoint, find_knee
+from tessera.domain.bench.spread import distribution
 
-BUSY = 0.8
+CLIENT_BUSY_SHARE = 0.8
 """Share of a processor from which on the client may be what is measured."""
-_FULL_CACHE = 0.95
+_KV_FULL_SHARE = 0.95
 _NEAR_PEAK = 0.6
 """Share of the peaks, both together, that tells a device at its limits from one that waits."""
-_QUEUED = 0.1
+_QUEUE_SHARE = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Level:
+class LoadMeasurement:
     """One load, as it was measured. Moments are seconds on the client's clock."""
 
     name: str
     concurrency: int | None
     """Requests at once; None where arrivals decide."""
-    answers: Sequence[Answer]
+    responses: Sequence[BenchResponse]
     unfinished: int = 0
     """Broken off by the user; they are no failures and count nowhere else."""
-    began: float
-    ended: float
+    started_at: float
+    ended_at: float
     cpu_seconds: float
     """Of the client's processor."""
-    before: Look
-    after: Look
-    during: Sequence[Look] = field(default=())
+    before: MetricsSnapshot
+    after: MetricsSnapshot
+    during: Sequence[MetricsSnapshot] = field(default=())
 
     @property
     def seconds(self) -> float:
-        return max(self.ended - self.began, 1e-9)
+        return max(self.ended_at - self.started_at, 1e-9)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Client:
+class ClientUsage:
     """What the client itself took, so that it is seen when it is the limit."""
 
     cpu_share: float
@@ -59,7 +66,7 @@ class Client:
     """P95 of how much later than due requests were sent."""
 
 
-class Bound(StrEnum):
+class Bottleneck(StrEnum):
     """What held the throughput where it was."""
 
     CLIENT = "Client"
@@ -76,158 +83,190 @@ class Bound(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Figures:
+class LoadMetrics:
     """What a load came to. Tokens are those of whole answers."""
 
-    level: Level
-    whole: int
+    measurement: LoadMeasurement
+    completed: int
     failures: Mapping[str, int]
     input_tokens: int
     output_tokens: int
     cached_share: float | None
     """Of the prompts' tokens, as answers tell it."""
-    latencies: Latencies
-    full: float | None
+    latencies: LatencySummary
+    saturated_output_per_second: float | None
     """Output tokens a second while all places were taken."""
-    held: float
+    mean_concurrency: float
     """Requests that were under way on average."""
-    work: Work | None
-    trusted: bool
+    activity: EngineActivity | None
+    counters_match: bool
     """The engine counted the tokens that the client did."""
-    dollars: Dollars | None
-    client: Client
-    bound: Bound
+    cost: TokenCost | None
+    client: ClientUsage
+    bottleneck: Bottleneck
 
     @property
     def requests_per_second(self) -> float:
-        return self.whole / self.level.seconds
+        return self.completed / self.measurement.seconds
 
     @property
     def output_per_second(self) -> float:
-        return self.output_tokens / self.level.seconds
+        return self.output_tokens / self.measurement.seconds
 
     @property
     def total_per_second(self) -> float:
-        return (self.input_tokens + self.output_tokens) / self.level.seconds
+        return (self.input_tokens + self.output_tokens) / self.measurement.seconds
 
     @property
     def per_user(self) -> float | None:
         """Tokens a second that a user sees: one over the median time between tokens (F22)."""
-        found = self.latencies.per_token
-        return 1 / found.p50 if found and found.p50 else None
+        tpot = self.latencies.tpot
+        return 1 / tpot.p50 if tpot and tpot.p50 else None
 
 
-def figures(level: Level, peaks: Peaks | None, price: Price | None) -> Figures:
+def load_metrics(
+    measurement: LoadMeasurement, peaks: HardwarePeaks | None, price: HourlyPrice | None
+) -> LoadMetrics:
     """Everything that follows from what was measured."""
-    whole = [answer for answer in level.answers if answer.whole]
-    inputs = sum(answer.prompt_tokens or 0 for answer in whole)
-    outputs = sum(answer.output_tokens for answer in whole)
-    done, client = _work(level, peaks), _client(level)
-    trusted = done is not None and _trusted(level, done)
-    measured = latencies(whole)
-    return Figures(
-        level=level,
-        whole=len(whole),
-        failures=dict(sorted(Counter(one.failure for one in level.answers if one.failure).items())),
+    complete = [response for response in measurement.responses if response.complete]
+    inputs = sum(response.prompt_tokens or 0 for response in complete)
+    outputs = sum(response.output_tokens for response in complete)
+    activity, client = _activity(measurement, peaks), _client_usage(measurement)
+    trusted = activity is not None and _counters_match(measurement, activity)
+    latency_summary = summarize_latencies(complete)
+    return LoadMetrics(
+        measurement=measurement,
+        completed=len(complete),
+        failures=dict(
+            sorted(
+                Counter(
+                    response.failure for response in measurement.responses if response.failure
+                ).items()
+            )
+        ),
         input_tokens=inputs,
         output_tokens=outputs,
-        cached_share=_cached(whole),
-        latencies=measured,
-        full=_while_full(level, whole),
-        held=sum(one.ended - one.sent for one in level.answers) / level.seconds,
-        work=done,
-        trusted=trusted,
-        dollars=dollars(price, inputs, outputs, level.seconds) if price else None,
+        cached_share=_cached_share(complete),
+        latencies=latency_summary,
+        saturated_output_per_second=_saturated_throughput(measurement, complete),
+        mean_concurrency=sum(
+            response.ended_at - response.sent_at for response in measurement.responses
+        )
+        / measurement.seconds,
+        activity=activity,
+        counters_match=trusted,
+        cost=token_cost(price, inputs, outputs, measurement.seconds) if price else None,
         client=client,
-        bound=_bound(
+        bottleneck=_bottleneck(
             client,
-            done if trusted else None,
-            measured.answer.mean if measured.answer else math.inf,
+            activity if trusted else None,
+            latency_summary.end_to_end.mean if latency_summary.end_to_end else math.inf,
         ),
     )
 
 
-def knee_of(found: Sequence[Figures]) -> Knee | None:
+def sweep_knee(results: Sequence[LoadMetrics]) -> Knee | None:
     """The knee of a sweep, taken from loads without failures."""
-    return knee(list(_points(found)))
+    return find_knee(list(_points(results)))
 
 
-def _points(found: Sequence[Figures]) -> Iterator[Point]:
-    for one in found:
-        answer, places = one.latencies.answer, one.level.concurrency
-        if answer is not None and answer.p50 and places is not None and not one.failures:
-            yield Point(
-                concurrency=places,
-                tokens_per_second=one.full or one.output_per_second,
-                answer_seconds=answer.p50,
+def _points(results: Sequence[LoadMetrics]) -> Iterator[LoadPoint]:
+    for result in results:
+        end_to_end, concurrency = result.latencies.end_to_end, result.measurement.concurrency
+        if (
+            end_to_end is not None
+            and end_to_end.p50
+            and concurrency is not None
+            and not result.failures
+        ):
+            yield LoadPoint(
+                concurrency=concurrency,
+                tokens_per_second=result.saturated_output_per_second or result.output_per_second,
+                response_seconds=end_to_end.p50,
             )
 
 
-def _work(level: Level, peaks: Peaks | None) -> Work | None:
-    if not one_engine([level.before, *level.during, level.after]):
+def _activity(measurement: LoadMeasurement, peaks: HardwarePeaks | None) -> EngineActivity | None:
+    if not is_same_process([measurement.before, *measurement.during, measurement.after]):
         return None
-    return work(level.before, level.after, level.during, peaks)
+    return engine_activity(measurement.before, measurement.after, measurement.during, peaks)
 
 
-def _trusted(level: Level, done: Work) -> bool:
-    seen = sum(answer.output_tokens for answer in level.answers)
-    if any(not answer.whole for answer in level.answers) or level.unfinished:
+def _counters_match(measurement: LoadMeasurement, activity: EngineActivity) -> bool:
+    client_tokens = sum(response.output_tokens for response in measurement.responses)
+    if any(not response.complete for response in measurement.responses) or measurement.unfinished:
         # What the engine gave out for these is not known here; it cannot be less than what came.
-        return done.output_tokens >= seen * (1 - TRUSTED)
-    return abs(done.output_tokens - seen) <= TRUSTED * max(seen, 1)
+        return activity.output_tokens >= client_tokens * (1 - TOKEN_TOLERANCE)
+    return abs(activity.output_tokens - client_tokens) <= TOKEN_TOLERANCE * max(client_tokens, 1)
 
 
-def _cached(whole: Sequence[Answer]) -> float | None:
-    told = [one for one in whole if one.cached_tokens is not None and one.prompt_tokens]
-    prompts = sum(one.prompt_tokens or 0 for one in told)
-    return sum(one.cached_tokens or 0 for one in told) / prompts if prompts else None
+def _cached_share(complete: Sequence[BenchResponse]) -> float | None:
+    reported = [
+        response
+        for response in complete
+        if response.cached_tokens is not None and response.prompt_tokens
+    ]
+    prompts = sum(response.prompt_tokens or 0 for response in reported)
+    return sum(response.cached_tokens or 0 for response in reported) / prompts if prompts else None
 
 
-def _while_full(level: Level, whole: Sequence[Answer]) -> float | None:
+def _saturated_throughput(
+    measurement: LoadMeasurement, complete: Sequence[BenchResponse]
+) -> float | None:
     """From the start to the last request sent; None when that is too short to say anything."""
-    if level.concurrency is None or len(level.answers) < 2 * level.concurrency:
+    if measurement.concurrency is None or len(measurement.responses) < 2 * measurement.concurrency:
         return None
-    last = max(answer.sent for answer in level.answers)
-    if last <= level.began:
+    last = max(response.sent_at for response in measurement.responses)
+    if last <= measurement.started_at:
         return None
     tokens = 0.0
-    for answer in whole:
-        at, arrived = answer.first, 0
+    for response in complete:
+        at, arrived = response.first_token_at, 0
         if at is None:
             continue
-        for gap in (0.0, *answer.gaps):
+        for gap in (0.0, *response.chunk_gaps):
             at += gap
             if at > last:
                 break
             arrived += 1
-        tokens += answer.output_tokens * arrived / answer.chunks
-    return tokens / (last - level.began)
+        tokens += response.output_tokens * arrived / response.chunks
+    return tokens / (last - measurement.started_at)
 
 
-def _client(level: Level) -> Client:
-    requests, chunks = len(level.answers), sum(one.chunks for one in level.answers)
-    late = spread([answer.sent - answer.due for answer in level.answers])
-    return Client(
-        cpu_share=level.cpu_seconds / level.seconds,
-        cpu_ms_per_request=level.cpu_seconds / requests * 1e3 if requests else None,
-        cpu_us_per_chunk=level.cpu_seconds / chunks * 1e6 if chunks else None,
-        requests_per_second=requests / level.cpu_seconds if level.cpu_seconds > 0 else None,
+def _client_usage(measurement: LoadMeasurement) -> ClientUsage:
+    requests, chunks = (
+        len(measurement.responses),
+        sum(response.chunks for response in measurement.responses),
+    )
+    late = distribution([response.sent_at - response.due_at for response in measurement.responses])
+    return ClientUsage(
+        cpu_share=measurement.cpu_seconds / measurement.seconds,
+        cpu_ms_per_request=measurement.cpu_seconds / requests * 1e3 if requests else None,
+        cpu_us_per_chunk=measurement.cpu_seconds / chunks * 1e6 if chunks else None,
+        requests_per_second=requests / measurement.cpu_seconds
+        if measurement.cpu_seconds > 0
+        else None,
         late_seconds=late.p95 if late else 0.0,
     )
 
 
-def _bound(client: Client, done: Work | None, answer_seconds: float) -> Bound:
+def _bottleneck(
+    client: ClientUsage, activity: EngineActivity | None, response_seconds: float
+) -> Bottleneck:
     """The first that applies."""
-    if client.cpu_share > BUSY:
-        return Bound.CLIENT
-    if done is None:
-        return Bound.UNKNOWN
+    if client.cpu_share > CLIENT_BUSY_SHARE:
+        return Bottleneck.CLIENT
+    if activity is None:
+        return Bottleneck.UNKNOWN
     # Prompts take the arithmetic and answers the memory, by turns, so both shares are of one time.
-    busy = (done.mfu or 0) + (done.mbu or 0) > _NEAR_PEAK
+    near_peak = (activity.mfu or 0) + (activity.mbu or 0) > _NEAR_PEAK
     rules = (
-        (Bound.KV_CACHE, bool(done.preemptions) or (done.most_kv or 0) > _FULL_CACHE),
-        (Bound.COMPUTE, busy and (done.mfu or 0) >= (done.mbu or 0)),
-        (Bound.BANDWIDTH, busy),
-        (Bound.QUEUE, (done.queued_seconds or 0) > _QUEUED * answer_seconds),
+        (
+            Bottleneck.KV_CACHE,
+            bool(activity.preemptions) or (activity.max_kv_usage or 0) > _KV_FULL_SHARE,
+        ),
+        (Bottleneck.COMPUTE, near_peak and (activity.mfu or 0) >= (activity.mbu or 0)),
+        (Bottleneck.BANDWIDTH, near_peak),
+        (Bottleneck.QUEUE, (activity.queued_seconds or 0) > _QUEUE_SHARE * response_seconds),
     )
-    return next((bound for bound, applies in rules if applies), Bound.LOAD)
+    return next((bottleneck for bottleneck, applies in rules if applies), Bottleneck.LOAD)

@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-BLOCK = 512
+TRACE_BLOCK_TOKENS = 512
 """Tokens that one id of a trace stands for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class BenchRequest:
     """One request."""
 
     number: int
@@ -18,32 +18,36 @@ class Job:
     output_tokens: int
     blocks: tuple[int, ...] | None = None
     """What the prompt is made of, `BLOCK` tokens each: equal ids are equal text."""
-    shared: int = 0
+    shared_tokens: int = 0
     """Tokens at its begin that all prompts have in common."""
 
 
-def shared_by_design(jobs: Iterable[Job]) -> float:
+def shared_prompt_share(requests: Iterable[BenchRequest]) -> float:
     """Share of the prompts' tokens that stood at the begin of an earlier prompt."""
     seen: set[int] = set()
-    repeated = total = begun = 0
-    for job in jobs:
-        total += job.input_tokens
-        if job.blocks is None:
-            repeated += job.shared if begun else 0
-            begun += 1
+    repeated = total = unblocked = 0
+    for request in requests:
+        total += request.input_tokens
+        if request.blocks is None:
+            repeated += request.shared_tokens if unblocked else 0
+            unblocked += 1
             continue
         known = 0
-        for block in job.blocks:
+        for block in request.blocks:
             if block not in seen:
                 break
             known += 1
-        seen.update(job.blocks)
-        repeated += min(known * BLOCK, job.input_tokens)
+        seen.update(request.blocks)
+        repeated += min(known * TRACE_BLOCK_TOKENS, request.input_tokens)
     return repeated / total if total else 0.0
 
 
-def fitting(jobs: Sequence[Job], longest: int | None) -> list[Job]:
+def requests_within(requests: Sequence[BenchRequest], max_tokens: int | None) -> list[BenchRequest]:
     """Those whose prompt and answer the model can hold together."""
-    if longest is None:
-        return list(jobs)
-    return [job for job in jobs if job.input_tokens + job.output_tokens <= longest]
+    if max_tokens is None:
+        return list(requests)
+    return [
+        request
+        for request in requests
+        if request.input_tokens + request.output_tokens <= max_tokens
+    ]

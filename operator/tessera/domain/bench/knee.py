@@ -3,24 +3,24 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-RULE = (
+KNEE_RULE = (
     "the load with the most output tokens/s for each second that the median answer takes "
     "(Kleinrock's power: throughput / latency); of equals the smaller"
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Point:
+class LoadPoint:
     """One load of a sweep."""
 
     concurrency: int
     tokens_per_second: float
-    answer_seconds: float
+    response_seconds: float
     """Of the median answer."""
 
     @property
     def power(self) -> float:
-        return self.tokens_per_second / self.answer_seconds
+        return self.tokens_per_second / self.response_seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +31,7 @@ class Knee:
     passed: bool
 
 
-def knee(points: Sequence[Point]) -> Knee | None:
+def find_knee(points: Sequence[LoadPoint]) -> Knee | None:
     """None of fewer than three loads, or when the smallest is the best: it may lie before."""
     ordered = sorted(points, key=lambda point: point.concurrency)
     if len(ordered) < 3:

@@ -14,7 +14,7 @@ def nearest_rank(ordered: Sequence[float], percent: int) -> float:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Spread:
+class Distribution:
     """How values are distributed."""
 
     count: int
@@ -23,20 +23,20 @@ class Spread:
     p90: float
     p95: float
     p99: float
-    most: float
+    maximum: float
 
 
-def spread(values: Sequence[float]) -> Spread | None:
+def distribution(values: Sequence[float]) -> Distribution | None:
     """None of no values."""
     if not values:
         return None
     ordered = sorted(values)
-    return Spread(
+    return Distribution(
         count=len(ordered),
         mean=sum(ordered) / len(ordered),
         p50=nearest_rank(ordered, 50),
         p90=nearest_rank(ordered, 90),
         p95=nearest_rank(ordered, 95),
         p99=nearest_rank(ordered, 99),
-        most=ordered[-1],
+        maximum=ordered[-1],
     )

@@ -4,16 +4,16 @@ import json
 from array import array
 from typing import Any
 
-from tessera.domain.bench.answers import Answer, Failure
-from tessera.domain.bench.jobs import Job
+from tessera.domain.bench.answers import BenchResponse, RequestFailure
+from tessera.domain.bench.jobs import BenchRequest
 
 _DONE = b"[DONE]"
-_SAID = ("content", "reasoning", "reasoning_content", "text")
-_DETAIL = 300
+_TEXT_KEYS = ("content", "reasoning", "reasoning_content", "text")
+_MAX_DETAIL = 300
 """Characters of a server's message that are kept."""
 
 
-class Transcript:
+class StreamRecorder:
     """Collects what arrives; `answer` may be asked for at any time."""
 
     __slots__ = (
@@ -32,8 +32,8 @@ class Transcript:
         "_sent",
     )
 
-    def __init__(self, job: Job, due: float, sent: float) -> None:
-        self._job = job
+    def __init__(self, request: BenchRequest, due: float, sent: float) -> None:
+        self._job = request
         self._due = due
         self._sent = self._newest = self._ended = sent
         self._first: float | None = None
@@ -44,80 +44,85 @@ class Transcript:
         self._finished = False
         self._failure = self._detail = ""
 
-    def event(self, data: bytes, at: float) -> None:
+    def add_event(self, data: bytes, received_at: float) -> None:
         """One event of the stream."""
         if data == _DONE:
-            self._ended = at
+            self._ended = received_at
             return
         try:
             body = json.loads(data)
         except (ValueError, RecursionError):
             body = None
         if not isinstance(body, dict):
-            self.fail(Failure.NO_STREAM, f"not JSON: {data[:_DETAIL].decode(errors='replace')}")
+            self.fail(
+                RequestFailure.NO_STREAM, f"not JSON: {data[:_MAX_DETAIL].decode(errors='replace')}"
+            )
             return
         if "error" in body:
-            self.fail(Failure.ERROR, json.dumps(body["error"]))
+            self.fail(RequestFailure.ERROR, json.dumps(body["error"]))
             return
         try:
-            self._choices(body.get("choices") or (), at)
+            self._choices(body.get("choices") or (), received_at)
             if body.get("usage"):
                 self._usage(body["usage"])
         except (AttributeError, IndexError, KeyError, TypeError, ValueError):
-            self.fail(Failure.NO_STREAM, f"not a chunk: {data[:_DETAIL].decode(errors='replace')}")
+            self.fail(
+                RequestFailure.NO_STREAM,
+                f"not a chunk: {data[:_MAX_DETAIL].decode(errors='replace')}",
+            )
 
     def fail(self, failure: str, detail: str) -> None:
         """The first failure is the one that counts."""
         if not self._failure:
-            self._failure, self._detail = failure, detail[:_DETAIL]
+            self._failure, self._detail = failure, detail[:_MAX_DETAIL]
 
-    def answer(self, at: float) -> Answer:
+    def response(self, ended_at: float) -> BenchResponse:
         """What it came to, when nothing more arrives after `at`."""
         tokens = 0 if self._first is None else 1 + len(self._gaps)
         if self._failure:
             pass
         elif not self._finished:
-            self.fail(Failure.CUT, "the stream ended before the answer did")
+            self.fail(RequestFailure.CUT_OFF, "the stream ended before the answer did")
         elif not (self._output or tokens):
-            self.fail(Failure.EMPTY, "the answer has no tokens")
-        return Answer(
-            job=self._job,
-            due=self._due,
-            sent=self._sent,
-            first=self._first,
-            gaps=self._gaps,
-            ended=at if self._failure else max(self._ended, self._newest),
+            self.fail(RequestFailure.EMPTY, "the answer has no tokens")
+        return BenchResponse(
+            request=self._job,
+            due_at=self._due,
+            sent_at=self._sent,
+            first_token_at=self._first,
+            chunk_gaps=self._gaps,
+            ended_at=ended_at if self._failure else max(self._ended, self._newest),
             prompt_tokens=self._prompt,
             output_tokens=tokens if self._output is None else self._output,
             cached_tokens=self._cached,
-            exact=self._output is not None,
+            exact_tokens=self._output is not None,
             failure=self._failure,
             detail=self._detail,
         )
 
-    def _choices(self, choices: Any, at: float) -> None:
+    def _choices(self, choices: Any, received_at: float) -> None:
         if not choices:
             return
         choice = choices[0]
-        said = choice.get("delta", choice)
+        delta = choice.get("delta", choice)
         # The opening chunk of a chat has a role and no text; an empty text may still be a token.
-        if any(said.get(key) is not None for key in _SAID) and not (
-            "role" in said and not any(said.get(key) for key in _SAID)
+        if any(delta.get(key) is not None for key in _TEXT_KEYS) and not (
+            "role" in delta and not any(delta.get(key) for key in _TEXT_KEYS)
         ):
-            self._token(at)
+            self._token(received_at)
         reason = choice.get("finish_reason")
         if reason == "abort":
-            self.fail(Failure.ABORTED, "the server ended the answer (finish_reason abort)")
+            self.fail(RequestFailure.ABORTED, "the server ended the answer (finish_reason abort)")
         elif reason:
             self._finished = True
-            self._ended = at
+            self._ended = received_at
 
-    def _token(self, at: float) -> None:
+    def _token(self, received_at: float) -> None:
         if self._first is None:
-            self._first = at
+            self._first = received_at
         else:
-            self._gaps.append(at - self._newest)
-        self._newest = at
+            self._gaps.append(received_at - self._newest)
+        self._newest = received_at
 
     def _usage(self, usage: Any) -> None:
         self._output = int(usage["completion_tokens"])

@@ -9,17 +9,17 @@ from zoneinfo import ZoneInfo
 
 from tessera.api.accelerator_pool import Price
 from tessera.api.tenant_budget import TenantBudgetSpec
-from tessera.domain.batch.allotment import TERMINAL
-from tessera.domain.budget.meter import Meter
-from tessera.domain.budget.purse import Purse, Till, amount
-from tessera.domain.budget.spend import from_record, rates, settle
-from tessera.domain.budget.windows import Window, following, window_at, zone_of
-from tessera.domain.money import nanos
+from tessera.domain.batch.allotment import TERMINAL_STATES
+from tessera.domain.budget.meter import SpendMeter
+from tessera.domain.budget.purse import BudgetState, BudgetWindow, format_amount
+from tessera.domain.budget.spend import accrue_spend, rates, restore_meter
+from tessera.domain.budget.windows import CalendarPeriod, next_period, period_at, zone_of
+from tessera.domain.money import to_nanos
 from tessera.domain.pools import PoolView
 from tessera.domain.reasons import BudgetAccepted, StatusVerdict, WithinBudget
 from tessera.domain.snapshot import Budget, Snapshot
 
-_NEAR = 0.8
+_NEAR_LIMIT_SHARE = 0.8
 """Share of a limit from which on its owner is warned."""
 
 
@@ -29,10 +29,10 @@ class BudgetView:
 
     budget: Budget
     accepted: StatusVerdict[BudgetAccepted]
-    meter: Meter = field(default_factory=Meter)
-    purse: Purse | None = None
+    meter: SpendMeter = field(default_factory=SpendMeter)
+    state: BudgetState | None = None
     """None while the budget cannot be enforced."""
-    hourly: int = 0
+    hourly_cost: int = 0
     """Nano-units that everything running costs in an hour now."""
     services: int = 0
     """Services of the tenant."""
@@ -40,25 +40,27 @@ class BudgetView:
     """Its batches that are not over."""
 
     @property
-    def funded(self) -> StatusVerdict[WithinBudget]:
+    def within_budget(self) -> StatusVerdict[WithinBudget]:
         """How the tenant stands, once everything passed the purse."""
-        if self.purse is None:
+        if self.state is None:
             return StatusVerdict(
                 WithinBudget.NOT_ACCEPTED, "nothing is enforced while Accepted is False"
             )
-        return _funded(self, self.purse)
+        return _within_budget(self, self.state)
 
 
-def open_budgets(snapshot: Snapshot, views: Sequence[PoolView]) -> tuple[BudgetView, ...]:
+def build_budget_views(snapshot: Snapshot, views: Sequence[PoolView]) -> tuple[BudgetView, ...]:
     """Every budget with what was spent until now, in the order of names."""
     services = Counter(service.ref.namespace for service in snapshot.services)
     batches = Counter(
-        batch.ref.namespace for batch in snapshot.batches if batch.status.state not in TERMINAL
+        batch.ref.namespace
+        for batch in snapshot.batches
+        if batch.status.state not in TERMINAL_STATES
     )
     owners: dict[str, str] = {}
-    found = []
-    for budget in sorted(snapshot.budgets, key=lambda one: one.name):
-        accepted = _judged(budget, owners)
+    budget_views = []
+    for budget in sorted(snapshot.budgets, key=lambda tenant_budget: tenant_budget.name):
+        accepted = _acceptance(budget, owners)
         names = budget.spec.tenant.namespaces if budget.spec is not None else ()
         view = BudgetView(
             budget=budget,
@@ -67,17 +69,17 @@ def open_budgets(snapshot: Snapshot, views: Sequence[PoolView]) -> tuple[BudgetV
             batches=sum(batches[name] for name in names),
         )
         try:
-            view = _counted(snapshot, view, views)
+            view = _metered_view(snapshot, view, views)
         except Exception as error:  # noqa: BLE001 - one bad budget must not stop the fleet
-            told = (
+            message = (
                 f"spec: judging raised {type(error).__name__} ({error}); please report it with the "
                 "output of kubectl get tenantbudget -o yaml"
             )
-            view = replace(view, accepted=StatusVerdict(BudgetAccepted.INTERNAL_ERROR, told))
-        if view.purse is not None:
+            view = replace(view, accepted=StatusVerdict(BudgetAccepted.INTERNAL_ERROR, message))
+        if view.state is not None:
             owners |= dict.fromkeys(names, budget.name)
-        found.append(view)
-    return tuple(found)
+        budget_views.append(view)
+    return tuple(budget_views)
 
 
 def by_namespace(views: Sequence[BudgetView]) -> Mapping[str, BudgetView]:
@@ -85,7 +87,7 @@ def by_namespace(views: Sequence[BudgetView]) -> Mapping[str, BudgetView]:
     return {
         name: view
         for view in views
-        if view.purse is not None and view.budget.spec is not None
+        if view.state is not None and view.budget.spec is not None
         for name in view.budget.spec.tenant.namespaces
     }
 
@@ -100,7 +102,7 @@ def zone_fault(spec: TenantBudgetSpec) -> str | None:
     )
 
 
-def _judged(budget: Budget, owners: Mapping[str, str]) -> StatusVerdict[BudgetAccepted]:
+def _acceptance(budget: Budget, owners: Mapping[str, str]) -> StatusVerdict[BudgetAccepted]:
     spec = budget.spec
     if spec is None:
         return StatusVerdict(BudgetAccepted.INVALID_SPEC, budget.problem or "spec: unreadable")
@@ -120,137 +122,167 @@ def _judged(budget: Budget, owners: Mapping[str, str]) -> StatusVerdict[BudgetAc
     )
 
 
-def _counted(snapshot: Snapshot, view: BudgetView, views: Sequence[PoolView]) -> BudgetView:
+def _metered_view(snapshot: Snapshot, view: BudgetView, views: Sequence[PoolView]) -> BudgetView:
     """The meter goes on also while the budget is not accepted; only then there is no purse."""
     budget, spec = view.budget, view.budget.spec
     if spec is None:
-        return replace(view, meter=snapshot.meters.get(budget.name) or Meter())
+        return replace(view, meter=snapshot.meters.get(budget.name) or SpendMeter())
     zone = zone_of(spec.time_zone)
     enforced = view.accepted.reason.is_true and zone is not None
-    meter = snapshot.meters.get(budget.name) or _recalled(budget, spec, views)
+    meter = snapshot.meters.get(budget.name) or _restored_meter(budget, spec, views)
     at = max(snapshot.at, meter.as_of or snapshot.at)
-    windows = [window_at(one.window, at, zone) for one in spec.limits] if zone is not None else []
-    if meter.as_of is None and (budget.record_lost or _held_before(budget)):
-        meter = replace(meter, lost={window.name: window.start for window in windows})
+    periods = (
+        [period_at(limit.window, at, zone) for limit in spec.limits] if zone is not None else []
+    )
+    if meter.as_of is None and (budget.record_lost or _was_enforced(budget)):
+        meter = replace(meter, incomplete_windows={period.name: period.start for period in periods})
     pods = [pod for pod in snapshot.pods if pod.ref.namespace in spec.tenant.namespaces]
-    priced = rates(pods, views, spec.currency)
+    pod_rates = rates(pods, views, spec.currency)
     if not enforced:
         if meter.as_of is None:
             return view
-        counted = settle(meter, pods, priced, windows, at, snapshot.last_seen)
-        return replace(view, meter=replace(counted, settled={**meter.settled, **counted.settled}))
-    meter = settle(meter, pods, priced, windows, at, snapshot.last_seen)
+        advanced = accrue_spend(meter, pods, pod_rates, periods, at, snapshot.last_seen)
+        return replace(
+            view,
+            meter=replace(
+                advanced, spend_by_window={**meter.spend_by_window, **advanced.spend_by_window}
+            ),
+        )
+    meter = accrue_spend(meter, pods, pod_rates, periods, at, snapshot.last_seen)
     return replace(
         view,
         meter=meter,
-        purse=_purse(budget.name, spec, meter, windows, at),
-        hourly=sum(one.tariff.hourly(at.date()).nanos for one in meter.running.values()),
+        state=_budget_state(budget.name, spec, meter, periods, at),
+        hourly_cost=sum(
+            replica.tariff.hourly(at.date()).nanos for replica in meter.running.values()
+        ),
     )
 
 
-def _purse(
-    name: str, spec: TenantBudgetSpec, meter: Meter, windows: Sequence[Window], at: datetime
-) -> Purse:
-    now = [
-        Till(
-            field=f"spec.limits[{index}].amount",
-            window=window,
-            limit=_limit(spec, index, known=meter.knows(window)),
-            spent=meter.spent(window),
+def _budget_state(
+    name: str,
+    spec: TenantBudgetSpec,
+    meter: SpendMeter,
+    periods: Sequence[CalendarPeriod],
+    at: datetime,
+) -> BudgetState:
+    current = [
+        BudgetWindow(
+            field_path=f"spec.limits[{index}].amount",
+            period=period,
+            limit=_limit(spec, index, known=meter.is_complete(period)),
+            spent=meter.spent(period),
         )
-        for index, window in enumerate(windows)
+        for index, period in enumerate(periods)
     ]
     zone = zone_of(spec.time_zone) or ZoneInfo("UTC")
-    ahead = [
-        replace(till, window=following(till.window, zone), limit=nanos(limit.amount), spent=0)
-        for till, limit in zip(now, spec.limits, strict=True)
+    upcoming = [
+        replace(
+            budget_window,
+            period=next_period(budget_window.period, zone),
+            limit=to_nanos(limit.amount),
+            spent=0,
+        )
+        for budget_window, limit in zip(current, spec.limits, strict=True)
     ]
-    return Purse(name, at, now, ahead)
+    return BudgetState(name, at, current, upcoming)
 
 
-def _held_before(budget: Budget) -> bool:
+def _was_enforced(budget: Budget) -> bool:
     """The budget was enforced once, so there was a record."""
     conditions = budget.status.conditions
-    return any(one.type == "Accepted" and one.status == "True" for one in conditions)
+    return any(
+        condition.type == "Accepted" and condition.status == "True" for condition in conditions
+    )
 
 
-def _recalled(budget: Budget, spec: TenantBudgetSpec, views: Sequence[PoolView]) -> Meter:
+def _restored_meter(
+    budget: Budget, spec: TenantBudgetSpec, views: Sequence[PoolView]
+) -> SpendMeter:
     """What an earlier leader wrote down for its successor."""
     if budget.status.spend is None:
-        return Meter()
+        return SpendMeter()
     prices: dict[str, tuple[Price, ...]] = {
         view.pool.name: view.pool.spec.prices for view in views if view.pool.spec is not None
     }
-    return from_record(budget.status.spend, prices, spec.currency)
+    return restore_meter(budget.status.spend, prices, spec.currency)
 
 
 def _limit(spec: TenantBudgetSpec, index: int, *, known: bool) -> int:
-    limit = nanos(spec.limits[index].amount)
+    limit = to_nanos(spec.limits[index].amount)
     if known:
         return limit
-    return min(limit, nanos(spec.on_ledger_loss.allow_up_to or Decimal(0)))
+    return min(limit, to_nanos(spec.on_ledger_loss.allow_up_to or Decimal(0)))
 
 
-def _funded(view: BudgetView, purse: Purse) -> StatusVerdict[WithinBudget]:
-    if (refusing := _refusing(view, purse)) is not None:
+def _within_budget(view: BudgetView, state: BudgetState) -> StatusVerdict[WithinBudget]:
+    if (refusing := _refusal(view, state)) is not None:
         return refusing
-    tightest = max(purse.now, key=_share)
-    told = (
-        f"{tightest.field}: {amount(tightest.spent)} of {amount(tightest.limit)} are spent in this "
-        f"{tightest.window.name}, and {amount(tightest.forecast)} are expected at its end"
+    tightest = max(state.current_windows, key=_spent_share)
+    message = (
+        f"{tightest.field_path}: {format_amount(tightest.spent)} of "
+        f"{format_amount(tightest.limit)} are spent in this "
+        f"{tightest.period.name}, and {format_amount(tightest.forecast)} are expected at its end"
     )
-    if _share(tightest) >= _NEAR:
-        return StatusVerdict(WithinBudget.NEAR_LIMIT, told)
-    above = next((till for till in purse.now if till.forecast > till.limit), None)
-    if above is None:
-        return StatusVerdict(WithinBudget.WITHIN_LIMITS, told)
+    if _spent_share(tightest) >= _NEAR_LIMIT_SHARE:
+        return StatusVerdict(WithinBudget.NEAR_LIMIT, message)
+    exceeded = next(
+        (window for window in state.current_windows if window.forecast > window.limit), None
+    )
+    if exceeded is None:
+        return StatusVerdict(WithinBudget.WITHIN_LIMITS, message)
     return StatusVerdict(
         WithinBudget.FORECAST_ABOVE_LIMIT,
-        f"{above.field}: {amount(above.forecast)} are expected at the end of the "
-        f"{above.window.name}, above its limit of {amount(above.limit)}",
+        f"{exceeded.field_path}: {format_amount(exceeded.forecast)} are expected at the end of the "
+        f"{exceeded.period.name}, above its limit of {format_amount(exceeded.limit)}",
     )
 
 
-def _refusing(view: BudgetView, purse: Purse) -> StatusVerdict[WithinBudget] | None:
+def _refusal(view: BudgetView, state: BudgetState) -> StatusVerdict[WithinBudget] | None:
     """Why something is refused, or would be."""
-    for till in purse.now:
-        if not view.meter.knows(till.window):
+    for window in state.current_windows:
+        if not view.meter.is_complete(window.period):
             return StatusVerdict(
                 WithinBudget.SPEND_UNKNOWN,
-                f"spec.onLedgerLoss: the record of this {till.window.name} was lost, so at most "
-                f"{amount(till.limit)} are granted until {till.window.end:%Y-%m-%dT%H:%MZ}; "
+                f"spec.onLedgerLoss: the record of this {window.period.name} was lost, so at most "
+                f"{format_amount(window.limit)} are granted until "
+                f"{window.period.end:%Y-%m-%dT%H:%MZ}; "
                 "spec.onLedgerLoss.allowUpTo allows more",
             )
-    if purse.floor_shortage is not None:
-        return StatusVerdict(WithinBudget.MIN_REPLICAS_EXCEED_BUDGET, purse.floor_shortage.message)
-    if purse.shortage is not None:
-        return StatusVerdict(WithinBudget.BUDGET_EXHAUSTED, purse.shortage.message)
-    return _floors_above(purse)
+    if state.min_replicas_shortage is not None:
+        return StatusVerdict(
+            WithinBudget.MIN_REPLICAS_EXCEED_BUDGET, state.min_replicas_shortage.message
+        )
+    if state.shortage is not None:
+        return StatusVerdict(WithinBudget.BUDGET_EXHAUSTED, state.shortage.message)
+    return _min_replicas_refusal(state)
 
 
-def _floors_above(purse: Purse) -> StatusVerdict[WithinBudget] | None:
+def _min_replicas_refusal(state: BudgetState) -> StatusVerdict[WithinBudget] | None:
     """Those that run, in a whole window."""
-    for till in purse.ahead:
-        if till.floors > till.limit:
+    for window in state.next_windows:
+        if window.min_replicas_cost > window.limit:
             return StatusVerdict(
                 WithinBudget.MIN_REPLICAS_EXCEED_BUDGET,
-                f"{till.field}: the replicas that always run cost {amount(till.floors)} in a whole "
-                f"{till.window.name}, and its limit is {amount(till.limit)}; lower "
+                f"{window.field_path}: the replicas that always run cost "
+                f"{format_amount(window.min_replicas_cost)} in a whole "
+                f"{window.period.name}, and its limit is {format_amount(window.limit)}; lower "
                 "spec.scaling.minReplicas of the tenant's services, or raise the limit",
             )
     return None
 
 
-def _share(till: Till) -> float:
-    return till.spent / till.limit if till.limit else 1.0
+def _spent_share(window: BudgetWindow) -> float:
+    return window.spent / window.limit if window.limit else 1.0
 
 
 def summary(view: BudgetView) -> str:
     """The tightest window in one line."""
-    if view.purse is None or view.budget.spec is None:
+    if view.state is None or view.budget.spec is None:
         return ""
-    till = max(view.purse.now, key=_share)
+    window = max(view.state.current_windows, key=_spent_share)
     return (
-        f"{amount(till.spent)} of {amount(till.limit)} {view.budget.spec.currency} this "
-        f"{till.window.name} ({_share(till):.0%})"
+        f"{format_amount(window.spent)} of {format_amount(window.limit)} "
+        f"{view.budget.spec.currency} this "
+        f"{window.period.name} ({_spent_share(window):.0%})"
     )

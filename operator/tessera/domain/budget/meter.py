@@ -5,24 +5,24 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from tessera.api.tenant_budget import WindowName
-from tessera.domain.budget.windows import Window
+from tessera.domain.budget.windows import CalendarPeriod
 from tessera.domain.money import Tariff
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Running:
+class MeteredReplica:
     """A replica that is being counted."""
 
     pod: str
     """Namespace and name."""
     pool: str
     tariff: Tariff
-    through: datetime
+    charged_until: datetime
     """Until when it is counted."""
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class WindowSpend:
     """Nano-units spent in the window that began at `start`, counted from `since` on."""
 
     start: datetime
@@ -31,20 +31,24 @@ class Settled:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Meter:
+class SpendMeter:
     """What was spent until `as_of`, and what was running then, by the pods' uids."""
 
     as_of: datetime | None = None
-    settled: Mapping[WindowName, Settled] = field(default_factory=dict)
-    running: Mapping[str, Running] = field(default_factory=dict)
-    lost: Mapping[WindowName, datetime] = field(default_factory=dict)
+    spend_by_window: Mapping[WindowName, WindowSpend] = field(default_factory=dict)
+    running: Mapping[str, MeteredReplica] = field(default_factory=dict)
+    incomplete_windows: Mapping[WindowName, datetime] = field(default_factory=dict)
     """Windows, by their start, of which an earlier part is not known."""
 
-    def spent(self, window: Window) -> int:
+    def spent(self, period: CalendarPeriod) -> int:
         """Nano-units of one window."""
-        found = self.settled.get(window.name)
-        return found.nanos if found is not None and found.start == window.start else 0
+        window_spend = self.spend_by_window.get(period.name)
+        return (
+            window_spend.nanos
+            if window_spend is not None and window_spend.start == period.start
+            else 0
+        )
 
-    def knows(self, window: Window) -> bool:
+    def is_complete(self, period: CalendarPeriod) -> bool:
         """The whole window was counted."""
-        return self.lost.get(window.name) != window.start
+        return self.incomplete_windows.get(period.name) != period.start

@@ -10,31 +10,31 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from tessera.domain.budget.windows import Window
-from tessera.domain.money import Tariff, units
+from tessera.domain.budget.windows import CalendarPeriod
+from tessera.domain.money import Tariff, from_nanos
 from tessera.domain.snapshot import Ref
 
-HOLD = timedelta(minutes=10)
+RESERVED_DURATION = timedelta(minutes=10)
 """So much of every replica beyond the floor is set aside; an operator that is away for less than
 this, less a drain, cannot overspend."""
 
 
-def amount(nanos: int) -> str:
+def format_amount(nanos: int) -> str:
     """An amount for people: to a hundredth, and small ones to four digits."""
-    value = units(nanos)
+    value = from_nanos(nanos)
     return f"{value:.2f}" if abs(value) >= 1 else f"{value:.4f}"
 
 
 @dataclass(slots=True, kw_only=True)
-class Till:
+class BudgetWindow:
     """One window of one limit, while a plan is made; amounts are nano-units."""
 
-    field: str
+    field_path: str
     """The limit's place in the spec."""
-    window: Window
+    period: CalendarPeriod
     limit: int
     spent: int = 0
-    floors: int = 0
+    min_replicas_cost: int = 0
     """What the floors burn until its end."""
     granted: int = 0
     """What was granted beyond the floors, and what those that leave still take."""
@@ -42,179 +42,207 @@ class Till:
     """What everything planned will have cost at its end."""
 
     @property
-    def taken(self) -> int:
-        return self.spent + self.floors + self.granted
+    def allocated(self) -> int:
+        return self.spent + self.min_replicas_cost + self.granted
 
     def cost(self, tariff: Tariff, start: datetime, end: datetime) -> int:
-        return tariff.cost(*self.window.overlap(start, end))
+        return tariff.cost(*self.period.overlap(start, end))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shortage:
+class BudgetShortage:
     """Why something was refused."""
 
     message: str
 
 
-class Purse:
+class BudgetState:
     """What one tenant may still spend, while a plan is made.
 
     Its tills are the present windows, and the next ones: what is granted shortly before a window
     ends is paid in the next.
     """
 
-    def __init__(self, name: str, at: datetime, now: Sequence[Till], ahead: Sequence[Till]) -> None:
+    def __init__(
+        self,
+        name: str,
+        at: datetime,
+        current_windows: Sequence[BudgetWindow],
+        next_windows: Sequence[BudgetWindow],
+    ) -> None:
         self.name = name
         self.at = at
-        self.now = tuple(now)
-        self.ahead = tuple(ahead)
-        self.shortage: Shortage | None = None
+        self.current_windows = tuple(current_windows)
+        self.next_windows = tuple(next_windows)
+        self.shortage: BudgetShortage | None = None
         """The first refusal of this plan."""
-        self.floor_shortage: Shortage | None = None
+        self.min_replicas_shortage: BudgetShortage | None = None
         """The first refusal of a replica that should always run."""
-        self.added = False
+        self.has_new_grants = False
         """Something new was granted in this plan."""
-        for till in self._tills:
-            till.forecast = till.spent
+        for window in self._windows:
+            window.forecast = window.spent
 
-    def floor(self, tariff: Tariff, replicas: int) -> None:
+    def reserve_min_replicas(self, tariff: Tariff, replicas: int) -> None:
         """Set aside what replicas that always run burn."""
-        for till in self._tills:
-            cost = till.cost(tariff, self.at, till.window.end) * replicas
-            till.floors += cost
-            till.forecast += cost
+        for window in self._windows:
+            cost = window.cost(tariff, self.at, window.period.end) * replicas
+            window.min_replicas_cost += cost
+            window.forecast += cost
 
-    def leave(self, tariff: Tariff, span: timedelta, replicas: int) -> None:
+    def reserve_termination(self, tariff: Tariff, span: timedelta, replicas: int) -> None:
         """Set aside the last minutes of replicas that go."""
-        for till in self._tills:
-            cost = till.cost(tariff, self.at, self.at + span) * replicas
-            till.granted += cost
-            till.forecast += cost
+        for window in self._windows:
+            cost = window.cost(tariff, self.at, self.at + span) * replicas
+            window.granted += cost
+            window.forecast += cost
 
-    def grant(self, tariff: Tariff, span: timedelta) -> Shortage | None:
+    def reserve_replica(self, tariff: Tariff, span: timedelta) -> BudgetShortage | None:
         """Set aside the price of one replica for a span: in all windows, or in none."""
-        spans = [(till, till.cost(tariff, self.at, self.at + span)) for till in self._tills]
-        shortage = self._short(spans, f"{int(span.total_seconds())} s of 1 more")
+        spans = [(window, window.cost(tariff, self.at, self.at + span)) for window in self._windows]
+        shortage = self._find_shortage(spans, f"{int(span.total_seconds())} s of 1 more")
         if shortage is None:
-            for till, cost in spans:
-                till.granted += cost
-                till.forecast += till.cost(tariff, self.at, till.window.end)
+            for window, cost in spans:
+                window.granted += cost
+                window.forecast += window.cost(tariff, self.at, window.period.end)
         return shortage
 
-    def start_floor(self, tariff: Tariff) -> Shortage | None:
+    def reserve_new_min_replica(self, tariff: Tariff) -> BudgetShortage | None:
         """Set aside what one more replica that always runs burns, if the windows can bear it."""
-        spans = [(till, till.cost(tariff, self.at, till.window.end)) for till in self._tills]
-        shortage = self._short(spans, "1 more that always runs")
+        spans = [
+            (window, window.cost(tariff, self.at, window.period.end)) for window in self._windows
+        ]
+        shortage = self._find_shortage(spans, "1 more that always runs")
         if shortage is None:
-            self.floor(tariff, 1)
+            self.reserve_min_replicas(tariff, 1)
         else:
-            self.floor_shortage = self.floor_shortage or shortage
+            self.min_replicas_shortage = self.min_replicas_shortage or shortage
         return shortage
 
-    def refuse(self, message: str) -> Shortage:
+    def refuse(self, message: str) -> BudgetShortage:
         """Refuse for another reason than money."""
-        self.shortage = self.shortage or Shortage(message=message)
-        return Shortage(message=message)
+        self.shortage = self.shortage or BudgetShortage(message=message)
+        return BudgetShortage(message=message)
 
     @property
-    def _tills(self) -> tuple[Till, ...]:
-        return (*self.now, *self.ahead)
+    def _windows(self) -> tuple[BudgetWindow, ...]:
+        return (*self.current_windows, *self.next_windows)
 
-    def _short(self, spans: Sequence[tuple[Till, int]], what: str) -> Shortage | None:
-        for till, cost in spans:
-            if cost and till.taken + cost > till.limit:
+    def _find_shortage(
+        self, spans: Sequence[tuple[BudgetWindow, int]], what: str
+    ) -> BudgetShortage | None:
+        for window, cost in spans:
+            if cost and window.allocated + cost > window.limit:
                 return self.refuse(
-                    f"budget {self.name}, {till.field}: of {amount(till.limit)} for the "
-                    f"{till.window.name} until {till.window.end:%Y-%m-%dT%H:%MZ}, "
-                    f"{amount(till.spent)} are spent, the floors take {amount(till.floors)}, "
-                    f"{amount(till.granted)} are granted, and {what} would cost {amount(cost)}; "
+                    f"budget {self.name}, {window.field_path}: of {format_amount(window.limit)} "
+                    "for the "
+                    f"{window.period.name} until {window.period.end:%Y-%m-%dT%H:%MZ}, "
+                    f"{format_amount(window.spent)} are spent, the floors take "
+                    f"{format_amount(window.min_replicas_cost)}, "
+                    f"{format_amount(window.granted)} are granted, and {what} would cost "
+                    f"{format_amount(cost)}; "
                     "raise the limit, or wait for the next window"
                 )
         return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
+class GrantRequest:
     """What one service or batch wants to run."""
 
     ref: Ref
     tariff: Tariff
-    floor: int
+    min_replicas: int
     """Replicas that should always run; those that do are never cut."""
-    wanted: int
+    desired: int
     """All replicas wished."""
     running: int
     """Replicas that were wanted last."""
-    alive: int
+    existing_pods: int
     """Pods that exist."""
-    leaving: timedelta
+    termination_time: timedelta
     """How long a replica that is let go still costs."""
 
     @property
-    def standing(self) -> int:
+    def running_min_replicas(self) -> int:
         """Replicas of the floor that run."""
-        return min(self.floor, self.running)
+        return min(self.min_replicas, self.running)
 
     @property
-    def kept(self) -> int:
+    def continuing_extra(self) -> int:
         """Replicas beyond the floor that run and go on."""
-        return max(0, min(self.running, self.wanted) - self.floor)
+        return max(0, min(self.running, self.desired) - self.min_replicas)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Funding:
+class Grant:
     """What was granted."""
 
     replicas: int
-    shortage: Shortage | None = None
+    shortage: BudgetShortage | None = None
 
 
-def fund(purse: Purse, claims: Sequence[Claim], currency: str) -> Mapping[Ref, Funding]:
+def grant_requests(
+    state: BudgetState, requests: Sequence[GrantRequest], currency: str
+) -> Mapping[Ref, Grant]:
     """Pay what runs of the floors and what leaves, then what else runs, then new floors, then what
     is new beyond them; each in the order of the claims. In another currency nothing is added."""
-    foreign = [claim for claim in claims if claim.tariff.currency != currency]
-    claims = [claim for claim in claims if claim.tariff.currency == currency]
-    granted = {claim.ref: claim.standing for claim in claims}
-    shortages: dict[Ref, Shortage] = {}
+    other_currency = [request for request in requests if request.tariff.currency != currency]
+    requests = [request for request in requests if request.tariff.currency == currency]
+    granted = {request.ref: request.running_min_replicas for request in requests}
+    shortages: dict[Ref, BudgetShortage] = {}
 
-    def paid(claim: Claim, shortage: Shortage | None) -> bool:
+    def record_grant(request: GrantRequest, shortage: BudgetShortage | None) -> bool:
         if shortage is not None:
-            shortages[claim.ref] = shortage
+            shortages[request.ref] = shortage
             return False
-        granted[claim.ref] += 1
+        granted[request.ref] += 1
         return True
 
-    def grant(claim: Claim) -> bool:
-        return paid(claim, purse.grant(claim.tariff, max(HOLD, claim.leaving)))
+    def grant(request: GrantRequest) -> bool:
+        return record_grant(
+            request,
+            state.reserve_replica(request.tariff, max(RESERVED_DURATION, request.termination_time)),
+        )
 
-    for claim in claims:
-        purse.floor(claim.tariff, claim.standing)
-        leaving = max(0, claim.alive - claim.standing - claim.kept)
-        purse.leave(claim.tariff, claim.leaving, leaving)
-    for claim in claims:
-        going_on = sum(grant(claim) for _ in range(claim.kept) if claim.ref not in shortages)
-        purse.leave(claim.tariff, claim.leaving, claim.kept - going_on)
-    for claim in claims:
-        while claim.ref not in shortages and granted[claim.ref] < claim.floor:
-            purse.added |= paid(claim, purse.start_floor(claim.tariff))
-    for claim in claims:
-        while claim.ref not in shortages and granted[claim.ref] < claim.wanted:
-            purse.added |= grant(claim)
-    found = {
-        claim.ref: Funding(replicas=granted[claim.ref], shortage=shortages.get(claim.ref))
-        for claim in claims
+    for request in requests:
+        state.reserve_min_replicas(request.tariff, request.running_min_replicas)
+        terminating = max(
+            0, request.existing_pods - request.running_min_replicas - request.continuing_extra
+        )
+        state.reserve_termination(request.tariff, request.termination_time, terminating)
+    for request in requests:
+        continued = sum(
+            grant(request) for _ in range(request.continuing_extra) if request.ref not in shortages
+        )
+        state.reserve_termination(
+            request.tariff, request.termination_time, request.continuing_extra - continued
+        )
+    for request in requests:
+        while request.ref not in shortages and granted[request.ref] < request.min_replicas:
+            state.has_new_grants |= record_grant(
+                request, state.reserve_new_min_replica(request.tariff)
+            )
+    for request in requests:
+        while request.ref not in shortages and granted[request.ref] < request.desired:
+            state.has_new_grants |= grant(request)
+    grants = {
+        request.ref: Grant(replicas=granted[request.ref], shortage=shortages.get(request.ref))
+        for request in requests
     }
-    return found | {claim.ref: _foreign(purse, claim, currency) for claim in foreign}
+    return grants | {
+        request.ref: _other_currency_grant(state, request, currency) for request in other_currency
+    }
 
 
-def _foreign(purse: Purse, claim: Claim, currency: str) -> Funding:
-    if claim.wanted <= claim.running:
-        return Funding(replicas=claim.wanted)
-    return Funding(
-        replicas=claim.running,
-        shortage=purse.refuse(
-            f"budget {purse.name}, spec.currency is {currency}, and the pool of {claim.ref} is "
-            f"priced in {claim.tariff.currency}, so 0 are added there; name pools priced in "
+def _other_currency_grant(state: BudgetState, request: GrantRequest, currency: str) -> Grant:
+    if request.desired <= request.running:
+        return Grant(replicas=request.desired)
+    return Grant(
+        replicas=request.running,
+        shortage=state.refuse(
+            f"budget {state.name}, spec.currency is {currency}, and the pool of {request.ref} is "
+            f"priced in {request.tariff.currency}, so 0 are added there; name pools priced in "
             f"{currency} in spec.placement.pools, or convert the price"
         ),
     )

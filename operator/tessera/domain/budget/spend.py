@@ -6,13 +6,13 @@ from datetime import date, datetime, timedelta
 
 from tessera.api.accelerator_pool import Price
 from tessera.api.tenant_budget import RunningStatus, SpendStatus
-from tessera.domain.budget.meter import Meter, Running, Settled
-from tessera.domain.budget.windows import Window
-from tessera.domain.money import Tariff, nanos
+from tessera.domain.budget.meter import MeteredReplica, SpendMeter, WindowSpend
+from tessera.domain.budget.windows import CalendarPeriod
+from tessera.domain.money import Tariff, to_nanos
 from tessera.domain.pools import PoolView, tariff_of
 from tessera.domain.snapshot import Pod
 
-_LATE = timedelta(minutes=2)
+_MAX_OBSERVATION_DELAY = timedelta(minutes=2)
 """A pod may be seen so much after it was bound."""
 
 
@@ -26,109 +26,120 @@ class Rate:
 
 def rates(pods: Iterable[Pod], views: Sequence[PoolView], currency: str) -> Mapping[str, Rate]:
     """The rate of every pod, by uid, that is bound to a node of a pool priced in the currency."""
-    pools = {name: view for view in views for name in view.node_names}
-    found = {}
+    pools_by_node = {name: view for view in views for name in view.node_names}
+    rates_by_uid = {}
     for pod in pods:
-        view = pools.get(pod.node or "")
+        view = pools_by_node.get(pod.node or "")
         tariff = tariff_of(view, pod.devices) if view is not None else None
         if view is not None and tariff is not None and tariff.currency == currency:
-            found[pod.uid] = Rate(view.pool.name, tariff)
-    return found
+            rates_by_uid[pod.uid] = Rate(view.pool.name, tariff)
+    return rates_by_uid
 
 
-def settle(
-    meter: Meter,
+def accrue_spend(
+    meter: SpendMeter,
     pods: Iterable[Pod],
-    priced: Mapping[str, Rate],
-    windows: Sequence[Window],
+    pod_rates: Mapping[str, Rate],
+    periods: Sequence[CalendarPeriod],
     at: datetime,
     last_seen: Mapping[str, datetime],
-) -> Meter:
+) -> SpendMeter:
     """The meter as of now.
 
     A replica that vanished since the last turn is charged until it was last seen (`last_seen`, what
     Prometheus knows of the time while no operator ran), else until now. One whose node or pool is
     gone goes on at its last price. Time that goes backwards charges nothing.
     """
-    totals = {window.name: meter.spent(window) for window in windows}
-    running: dict[str, Running] = {}
+    totals = {period.name: meter.spent(period) for period in periods}
+    running: dict[str, MeteredReplica] = {}
 
-    def charge(one: Running, end: datetime) -> Running:
-        for window in windows:
-            totals[window.name] += one.tariff.cost(*window.overlap(one.through, end))
-        return replace(one, through=max(one.through, end))
+    def charge(replica: MeteredReplica, end: datetime) -> MeteredReplica:
+        for period in periods:
+            totals[period.name] += replica.tariff.cost(*period.overlap(replica.charged_until, end))
+        return replace(replica, charged_until=max(replica.charged_until, end))
 
-    here = set()
+    existing_uids = set()
     for pod in pods:
-        here.add(pod.uid)
-        one = _running(pod, priced.get(pod.uid), meter)
-        if one is not None:
-            charged = charge(one, pod.ended or at)
+        existing_uids.add(pod.uid)
+        current = _metered_replica(pod, pod_rates.get(pod.uid), meter)
+        if current is not None:
+            charged = charge(current, pod.ended or at)
             if pod.ended is None:
                 running[pod.uid] = charged
-    for uid in sorted(meter.running.keys() - here):
-        gone = meter.running[uid]
-        charge(gone, min(last_seen.get(gone.pod, at), at))
+    for uid in sorted(meter.running.keys() - existing_uids):
+        vanished = meter.running[uid]
+        charge(vanished, min(last_seen.get(vanished.pod, at), at))
     return replace(
         meter,
         as_of=at,
-        settled={
-            window.name: Settled(window.start, totals[window.name], _since(meter, window))
-            for window in windows
+        spend_by_window={
+            period.name: WindowSpend(period.start, totals[period.name], _since(meter, period))
+            for period in periods
         },
         running=running,
     )
 
 
-def _running(pod: Pod, rate: Rate | None, meter: Meter) -> Running | None:
+def _metered_replica(pod: Pod, rate: Rate | None, meter: SpendMeter) -> MeteredReplica | None:
     """The replica with its present rate; None while it costs nothing that is known, or no more.
 
     One that ended before the meter stood was charged then. One that was bound long before, and was
     not counted, belonged to somebody else until now.
     """
-    before = meter.running.get(pod.uid)
+    previous = meter.running.get(pod.uid)
     if pod.bound is None or rate is None:
-        return before
-    if before is not None:
-        return replace(before, pool=rate.pool, tariff=rate.tariff)
-    through, stood = pod.bound, meter.as_of
-    if stood is not None:
-        if pod.ended is not None and pod.ended <= stood:
+        return previous
+    if previous is not None:
+        return replace(previous, pool=rate.pool, tariff=rate.tariff)
+    charged_until, metered_until = pod.bound, meter.as_of
+    if metered_until is not None:
+        if pod.ended is not None and pod.ended <= metered_until:
             return None
-        through = stood if pod.bound < stood - _LATE else through
-    return Running(pod=str(pod.ref), pool=rate.pool, tariff=rate.tariff, through=through)
-
-
-def _since(meter: Meter, window: Window) -> datetime:
-    """From when on a window is counted: one that was not there before begins with its limit."""
-    known = meter.settled.get(window.name)
-    if known is not None and known.start == window.start:
-        return known.since
-    return window.start if meter.as_of is None else max(window.start, meter.as_of)
-
-
-def from_record(
-    spend: SpendStatus, prices: Mapping[str, tuple[Price, ...]], currency: str
-) -> Meter:
-    """The meter that an earlier leader wrote down; a pool that is gone has its last price."""
-    return Meter(
-        as_of=spend.as_of,
-        settled={
-            one.window: Settled(one.start, nanos(one.settled), one.counted_from or one.start)
-            for one in spend.windows
-        },
-        running={
-            one.uid: Running(
-                pod=one.pod,
-                pool=one.pool,
-                tariff=Tariff(prices.get(one.pool) or (_last(one, currency),), one.weight),
-                through=one.through,
-            )
-            for one in spend.running
-        },
-        lost={one.window: one.start for one in spend.windows if one.window in spend.lost},
+        charged_until = (
+            metered_until if pod.bound < metered_until - _MAX_OBSERVATION_DELAY else charged_until
+        )
+    return MeteredReplica(
+        pod=str(pod.ref), pool=rate.pool, tariff=rate.tariff, charged_until=charged_until
     )
 
 
-def _last(one: RunningStatus, currency: str) -> Price:
-    return Price(from_=date.min, per_gpu_hour=one.per_gpu_hour, currency=currency)
+def _since(meter: SpendMeter, period: CalendarPeriod) -> datetime:
+    """From when on a window is counted: one that was not there before begins with its limit."""
+    window_spend = meter.spend_by_window.get(period.name)
+    if window_spend is not None and window_spend.start == period.start:
+        return window_spend.since
+    return period.start if meter.as_of is None else max(period.start, meter.as_of)
+
+
+def restore_meter(
+    spend: SpendStatus, prices: Mapping[str, tuple[Price, ...]], currency: str
+) -> SpendMeter:
+    """The meter that an earlier leader wrote down; a pool that is gone has its last price."""
+    return SpendMeter(
+        as_of=spend.as_of,
+        spend_by_window={
+            window.window: WindowSpend(
+                window.start, to_nanos(window.settled), window.counted_from or window.start
+            )
+            for window in spend.windows
+        },
+        running={
+            replica.uid: MeteredReplica(
+                pod=replica.pod,
+                pool=replica.pool,
+                tariff=Tariff(
+                    prices.get(replica.pool) or (_recorded_price(replica, currency),),
+                    replica.weight,
+                ),
+                charged_until=replica.through,
+            )
+            for replica in spend.running
+        },
+        incomplete_windows={
+            window.window: window.start for window in spend.windows if window.window in spend.lost
+        },
+    )
+
+
+def _recorded_price(replica: RunningStatus, currency: str) -> Price:
+    return Price(from_=date.min, per_gpu_hour=replica.per_gpu_hour, currency=currency)

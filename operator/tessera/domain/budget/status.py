@@ -10,15 +10,15 @@ from tessera.api.tenant_budget import (
     WindowStatus,
 )
 from tessera.domain.budget.budgets import BudgetView, summary
-from tessera.domain.budget.meter import Meter
-from tessera.domain.budget.purse import Purse, Till
-from tessera.domain.money import units
+from tessera.domain.budget.meter import SpendMeter
+from tessera.domain.budget.purse import BudgetState, BudgetWindow
+from tessera.domain.money import from_nanos
 from tessera.domain.reasons import StatusReason, StatusVerdict
 from tessera.domain.status import conditions
 
-RECORD_EVERY = timedelta(minutes=1)
-_CENTS_OF_CENTS = Decimal("1e-4")
-_DIGITS = Decimal("1e-9")
+RECORD_INTERVAL = timedelta(minutes=1)
+_COST_QUANTUM = Decimal("1e-4")
+_WEIGHT_QUANTUM = Decimal("1e-9")
 """A weight is a share like 15/112; its ninth digit is a nano-unit in an hour."""
 
 
@@ -29,69 +29,86 @@ def budget_status(view: BudgetView, at: datetime) -> TenantBudgetStatus:
     the set of replicas changes; in between the last record stands, so that a turn in which nothing
     happens writes nothing.
     """
-    budget, old, purse = view.budget, view.budget.status, view.purse
+    budget, previous, state = view.budget, view.budget.status, view.state
     verdicts: dict[str, StatusVerdict[StatusReason]] = {
         "Accepted": view.accepted,
-        "Funded": view.funded,
+        "Funded": view.within_budget,
     }
-    told = conditions(verdicts, old.conditions, budget.generation, at)
-    reasons = [(one.type, one.reason, one.observed_generation) for one in told]
-    same = reasons == [(one.type, one.reason, one.observed_generation) for one in old.conditions]
-    if same and not _due(view, old.spend, purse):
-        return old
+    new_conditions = conditions(verdicts, previous.conditions, budget.generation, at)
+    reasons = [
+        (condition.type, condition.reason, condition.observed_generation)
+        for condition in new_conditions
+    ]
+    unchanged = reasons == [
+        (condition.type, condition.reason, condition.observed_generation)
+        for condition in previous.conditions
+    ]
+    if unchanged and not _is_record_due(view, previous.spend, state):
+        return previous
     return TenantBudgetStatus(
         observed_generation=budget.generation,
-        conditions=told,
-        spend=_record(view.meter, purse) if purse is not None else old.spend,
+        conditions=new_conditions,
+        spend=_spend_status(view.meter, state) if state is not None else previous.spend,
         summary=summary(view),
-        per_hour=units(view.hourly).quantize(_CENTS_OF_CENTS) if purse is not None else None,
+        per_hour=from_nanos(view.hourly_cost).quantize(_COST_QUANTUM)
+        if state is not None
+        else None,
         services=view.services,
         batches=view.batches,
     )
 
 
-def _due(view: BudgetView, record: SpendStatus | None, purse: Purse | None) -> bool:
-    if purse is None:
+def _is_record_due(view: BudgetView, record: SpendStatus | None, state: BudgetState | None) -> bool:
+    if state is None:
         return False
-    known = (view.budget.status.services, view.budget.status.batches)
-    if record is None or purse.added or known != (view.services, view.batches):
+    recorded_counts = (view.budget.status.services, view.budget.status.batches)
+    if record is None or state.has_new_grants or recorded_counts != (view.services, view.batches):
         return True
     starts = [window.start for window in record.windows]
-    rolled = starts != [till.window.start for till in purse.now]
-    recorded = {one.uid: one.per_gpu_hour for one in record.running}
-    day = purse.at.date()
-    rates = {uid: one.tariff.per_gpu_hour(day) for uid, one in view.meter.running.items()}
-    return rolled or recorded != rates or purse.at - record.as_of >= RECORD_EVERY
+    window_changed = starts != [
+        budget_window.period.start for budget_window in state.current_windows
+    ]
+    recorded = {replica.uid: replica.per_gpu_hour for replica in record.running}
+    day = state.at.date()
+    rates = {uid: replica.tariff.per_gpu_hour(day) for uid, replica in view.meter.running.items()}
+    return window_changed or recorded != rates or state.at - record.as_of >= RECORD_INTERVAL
 
 
-def _record(meter: Meter, purse: Purse) -> SpendStatus:
+def _spend_status(meter: SpendMeter, state: BudgetState) -> SpendStatus:
     return SpendStatus(
-        as_of=purse.at,
-        windows=tuple(_window(till, meter.settled[till.window.name].since) for till in purse.now),
+        as_of=state.at,
+        windows=tuple(
+            _window_status(window, meter.spend_by_window[window.period.name].since)
+            for window in state.current_windows
+        ),
         running=tuple(
             RunningStatus(
                 uid=uid,
-                pod=one.pod,
-                pool=one.pool,
-                weight=one.tariff.weight.quantize(_DIGITS),
-                per_gpu_hour=one.tariff.per_gpu_hour(purse.at.date()),
-                through=one.through,
+                pod=replica.pod,
+                pool=replica.pool,
+                weight=replica.tariff.weight.quantize(_WEIGHT_QUANTUM),
+                per_gpu_hour=replica.tariff.per_gpu_hour(state.at.date()),
+                through=replica.charged_until,
             )
-            for uid, one in sorted(meter.running.items())
+            for uid, replica in sorted(meter.running.items())
         ),
-        lost=tuple(till.window.name for till in purse.now if not meter.knows(till.window)),
+        lost=tuple(
+            window.period.name
+            for window in state.current_windows
+            if not meter.is_complete(window.period)
+        ),
     )
 
 
-def _window(till: Till, since: datetime) -> WindowStatus:
+def _window_status(window: BudgetWindow, since: datetime) -> WindowStatus:
     return WindowStatus(
-        window=till.window.name,
-        start=till.window.start,
-        end=till.window.end,
-        limit=units(till.limit),
-        counted_from=since if since > till.window.start else None,
-        settled=units(till.spent),
-        reserved=units(till.floors + till.granted),
-        forecast=units(till.forecast),
-        overspend_bound=units(max(0, till.taken - till.limit)),
+        window=window.period.name,
+        start=window.period.start,
+        end=window.period.end,
+        limit=from_nanos(window.limit),
+        counted_from=since if since > window.period.start else None,
+        settled=from_nanos(window.spent),
+        reserved=from_nanos(window.min_replicas_cost + window.granted),
+        forecast=from_nanos(window.forecast),
+        overspend_bound=from_nanos(max(0, window.allocated - window.limit)),
     )

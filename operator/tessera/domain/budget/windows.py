@@ -8,7 +8,7 @@ from tessera.api.tenant_budget import WindowName
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class CalendarPeriod:
     """From `start` until just before `end`, both in UTC."""
 
     name: WindowName
@@ -28,12 +28,12 @@ def zone_of(name: str) -> ZoneInfo | None:
         return None
 
 
-def window_at(name: WindowName, at: datetime, zone: ZoneInfo) -> Window:
+def period_at(name: WindowName, at: datetime, zone: ZoneInfo) -> CalendarPeriod:
     """The window in which a moment lies. Windows follow each other without a gap."""
     local = at.astimezone(zone)
     if name == "hour":
         start = local.replace(minute=0, second=0, microsecond=0).astimezone(UTC)
-        return Window(name, start, start + timedelta(hours=1))
+        return CalendarPeriod(name, start, start + timedelta(hours=1))
     first = local.date() if name == "day" else local.date().replace(day=1)
     days = 1 if name == "day" else 32
     after = first + timedelta(days=days)
@@ -41,9 +41,9 @@ def window_at(name: WindowName, at: datetime, zone: ZoneInfo) -> Window:
     start, end = (
         datetime.combine(date, time(), tzinfo=zone).astimezone(UTC) for date in (first, last)
     )
-    return Window(name, start, end)
+    return CalendarPeriod(name, start, end)
 
 
-def following(window: Window, zone: ZoneInfo) -> Window:
+def next_period(period: CalendarPeriod, zone: ZoneInfo) -> CalendarPeriod:
     """The window after one."""
-    return window_at(window.name, window.end, zone)
+    return period_at(period.name, period.end, zone)

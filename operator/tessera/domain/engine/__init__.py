@@ -4,7 +4,7 @@
 and skips equal steps. `waves` is what came before continuous batching, for comparison.
 """
 
-from tessera.domain.engine.machine import Engine
-from tessera.domain.engine.timeline import Served, Timeline
+from tessera.domain.engine.machine import EngineCore
+from tessera.domain.engine.timeline import ServedRequest, Timeline
 
-__all__ = ["Engine", "Served", "Timeline"]
+__all__ = ["EngineCore", "ServedRequest", "Timeline"]

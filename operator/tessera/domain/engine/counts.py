@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(slots=True)
-class Counts:
+class EngineCounters:
     """What an engine did so far."""
 
     steps: int = 0

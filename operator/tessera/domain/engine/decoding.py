@@ -6,76 +6,78 @@ joined.
 
 import heapq
 
-from tessera.domain.engine.sequence import Sequence
-from tessera.domain.engine_requests import Allocator, Limits
+from tessera.domain.engine.sequence import SequenceState
+from tessera.domain.engine_requests import Allocator, EngineLimits
 
 
-class Decoding:
+class DecodeBatch:
     """The decoding requests of one engine."""
 
-    def __init__(self, limits: Limits) -> None:
-        self.beat = 0
-        self._size = limits.block_size
+    def __init__(self, limits: EngineLimits) -> None:
+        self.token_clock = 0
+        self._block_size = limits.block_size
         self._paged = limits.allocator is Allocator.PAGED
         """Whether a request takes blocks as it grows."""
-        self._growing = [0] * limits.block_size
+        self._phase_counts = [0] * limits.block_size
         """How many begin a block, by the beat's place in a block's turn."""
-        self._ending: dict[int, dict[int, Sequence]] = {}
+        self._by_last_token: dict[int, dict[int, SequenceState]] = {}
         """By the beat of their last token."""
-        self._ends: list[int] = []
+        self._end_heap: list[int] = []
         """A heap of these beats; some may be gone."""
 
-    def join(self, sequence: Sequence) -> None:
+    def add(self, sequence: SequenceState) -> None:
         """Its input is complete: it gets a token in the present beat and every later one."""
-        sequence.zero = self.beat - sequence.emitted - 1
+        sequence.zero = self.token_clock - sequence.emitted - 1
         if self._paged:
-            self._growing[self._turn(sequence)] += 1
-        last = sequence.last_beat
-        ending = self._ending.get(last)
-        if ending is None:
-            ending = self._ending[last] = {}
-            heapq.heappush(self._ends, last)
-        ending[sequence.request.id] = sequence
+            self._phase_counts[self._block_phase(sequence)] += 1
+        last = sequence.last_token_clock
+        same_end = self._by_last_token.get(last)
+        if same_end is None:
+            same_end = self._by_last_token[last] = {}
+            heapq.heappush(self._end_heap, last)
+        same_end[sequence.request.id] = sequence
 
-    def leave(self, sequence: Sequence) -> int:
+    def remove(self, sequence: SequenceState) -> int:
         """It decodes no longer: the tokens that were computed for it beyond its last one."""
         if self._paged:
-            self._growing[self._turn(sequence)] -= 1
-        ending = self._ending.get(sequence.last_beat)
-        if ending is not None:
-            ending.pop(sequence.request.id, None)
-            if not ending:
-                del self._ending[sequence.last_beat]
-        sequence.emitted = min(self.beat - sequence.zero, sequence.request.output_tokens)
-        return self.beat - sequence.zero - sequence.emitted
+            self._phase_counts[self._block_phase(sequence)] -= 1
+        same_end = self._by_last_token.get(sequence.last_token_clock)
+        if same_end is not None:
+            same_end.pop(sequence.request.id, None)
+            if not same_end:
+                del self._by_last_token[sequence.last_token_clock]
+        sequence.emitted = min(self.token_clock - sequence.zero, sequence.request.output_tokens)
+        return self.token_clock - sequence.zero - sequence.emitted
 
-    def growth(self, beats: int) -> int:
+    def blocks_needed(self, tokens: int) -> int:
         """Blocks that are begun within the next beats."""
-        size, growing = self._size, self._growing
-        start = (self.beat + 1) % size
-        if beats == 1:
-            return growing[start]
-        turns, rest = divmod(beats, size)
-        begun = sum(growing[start : start + rest]) + sum(growing[: max(0, start + rest - size)])
-        return begun + turns * sum(growing) if turns else begun
+        block_size, phase_counts = self._block_size, self._phase_counts
+        start = (self.token_clock + 1) % block_size
+        if tokens == 1:
+            return phase_counts[start]
+        cycles, rest = divmod(tokens, block_size)
+        block_count = sum(phase_counts[start : start + rest]) + sum(
+            phase_counts[: max(0, start + rest - block_size)]
+        )
+        return block_count + cycles * sum(phase_counts) if cycles else block_count
 
-    def next_end(self) -> int:
+    def next_last_token(self) -> int:
         """The beat of the next last token; somebody decodes."""
-        while self._ends[0] not in self._ending:
-            heapq.heappop(self._ends)
-        return self._ends[0]
+        while self._end_heap[0] not in self._by_last_token:
+            heapq.heappop(self._end_heap)
+        return self._end_heap[0]
 
-    def ended(self) -> list[Sequence]:
+    def pop_finished(self) -> list[SequenceState]:
         """Those whose last token has come; they still have to leave."""
-        gone: list[Sequence] = []
-        ends = self._ends
-        while ends and ends[0] <= self.beat:
-            gone += self._ending.pop(heapq.heappop(ends), {}).values()
-        return gone
+        finished: list[SequenceState] = []
+        end_heap = self._end_heap
+        while end_heap and end_heap[0] <= self.token_clock:
+            finished += self._by_last_token.pop(heapq.heappop(end_heap), {}).values()
+        return finished
 
-    def _turn(self, sequence: Sequence) -> int:
+    def _block_phase(self, sequence: SequenceState) -> int:
         """When it begins a block: its cache then holds one token more than whole blocks.
 
         After a step it holds the prompt and what was emitted less the newest token.
         """
-        return (sequence.zero - sequence.request.prompt_tokens + 2) % self._size
+        return (sequence.zero - sequence.request.prompt_tokens + 2) % self._block_size

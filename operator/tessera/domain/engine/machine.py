@@ -16,25 +16,25 @@ import heapq
 from bisect import bisect_right
 from collections.abc import Iterator
 
-from tessera.domain.engine.blocks import Blocks, Found
-from tessera.domain.engine.counts import Counts
-from tessera.domain.engine.decoding import Decoding
-from tessera.domain.engine.sequence import Sequence
+from tessera.domain.engine.blocks import BlockPool, PrefixHit
+from tessera.domain.engine.counts import EngineCounters
+from tessera.domain.engine.decoding import DecodeBatch
+from tessera.domain.engine.sequence import SequenceState
 from tessera.domain.engine.speculation import Speculation
-from tessera.domain.engine.stretch import stretch
+from tessera.domain.engine.stretch import decode_steps
 from tessera.domain.engine_requests import (
-    Finished,
-    Limits,
-    Policy,
-    Reason,
-    Refusal,
-    Request,
-    Step,
+    EngineLimits,
+    EngineRequest,
+    EngineStep,
+    FinishedRequest,
+    FinishReason,
+    RejectionReason,
+    SchedulingPolicy,
 )
 from tessera.domain.perf import StepTime
 
 
-class Engine:
+class EngineCore:
     """One engine; requests are submitted and aborted between two steps.
 
     A step is `step()`, or in two halves `work()` and `let_go()`; `skip()` does many equal ones.
@@ -42,43 +42,45 @@ class Engine:
 
     def __init__(
         self,
-        limits: Limits,
+        limits: EngineLimits,
         speed: StepTime,
         speculation: Speculation | None = None,
-        gains: Iterator[int] | None = None,
+        tokens_per_step: Iterator[int] | None = None,
     ) -> None:
         """`gains` are the tokens of each speculative step; None: the steady ones."""
         self.limits = limits
         self.speed = speed
-        self.counts = Counts()
+        self.counts = EngineCounters()
         self.kv_tokens = 0
         """Tokens in the cache, those of a shared beginning once for each who reads them."""
         self.queued_tokens = 0
         """Prompt tokens of the requests that have no first token yet."""
-        self.admitted: list[Sequence] = []
+        self.admitted: list[SequenceState] = []
         """In the newest step, like the next two."""
-        self.preempted: list[Sequence] = []
-        self.joined: list[Sequence] = []
+        self.preempted: list[SequenceState] = []
+        self.completed_prefills: list[SequenceState] = []
         """Those whose input was completed."""
         self._speculation = speculation
-        self._gains = gains or (speculation.steady() if speculation else None)
-        self._work_per_token = 1 + (speculation.draft_tokens if speculation else 0)
-        self._blocks = Blocks(limits)
+        self._tokens_per_step = tokens_per_step or (
+            speculation.steady_tokens() if speculation else None
+        )
+        self._tokens_per_decode = 1 + (speculation.draft_tokens if speculation else 0)
+        self._blocks = BlockPool(limits)
         self._draining = False
         self._arrivals = 0
-        self._decoding = Decoding(limits)
-        self._waiting: dict[int, Sequence] = {}
-        self._queue: list[tuple[tuple[int, int], Sequence]] = []
+        self._decode_batch = DecodeBatch(limits)
+        self._waiting: dict[int, SequenceState] = {}
+        self._queue: list[tuple[tuple[int, int], SequenceState]] = []
         """A heap of the waiting; aborted ones stay in it until they come up."""
-        self._blocked = False
+        self._head_blocked = False
         """Whether the first of the waiting did not fit, and nothing was freed since."""
-        self._running: dict[int, Sequence] = {}
+        self._running: dict[int, SequenceState] = {}
         """In the order of admission, so that an unfinished prompt is always the last."""
-        self._unfinished: Sequence | None = None
-        self._pairs = 0
+        self._partial_prefill: SequenceState | None = None
+        self._attention_pairs = 0
         """Tokens that the newest step's chunks attend to, as `StepTime` counts them."""
         if speculation is not None:
-            speculation.check_room(limits)
+            speculation.check_limits(limits)
 
     @property
     def running(self) -> int:
@@ -104,7 +106,7 @@ class Engine:
     @property
     def logical_blocks(self) -> int:
         """Blocks in use as if nothing were shared."""
-        return self.limits.blocks - 1 - self._blocks.free + self._blocks.repeated
+        return self.limits.blocks - 1 - self._blocks.free + self._blocks.saved_by_sharing
 
     @property
     def kv_waste(self) -> float:
@@ -117,23 +119,23 @@ class Engine:
         """Who is here, running ones first."""
         return (*self._running, *self._waiting)
 
-    def submit(self, request: Request, at: float = 0.0) -> Refusal | None:
+    def submit(self, request: EngineRequest, at: float = 0.0) -> RejectionReason | None:
         """Queue a request, or say which limit refuses it; `at` is only kept."""
         if request.id in self._waiting or request.id in self._running:
             raise ValueError(f"request {request.id} is in the engine already")
-        refusal = self._refusal(request)
-        if refusal is None:
+        rejection = self._rejection(request)
+        if rejection is None:
             self._arrivals += 1
-            rank = request.priority if self.limits.policy is Policy.PRIORITY else 0
+            rank = request.priority if self.limits.policy is SchedulingPolicy.PRIORITY else 0
             self.queued_tokens += request.prompt_tokens
-            self._enqueue(Sequence(request, (rank, self._arrivals), at))
-        return refusal
+            self._enqueue(SequenceState(request, (rank, self._arrivals), at))
+        return rejection
 
     def drain(self) -> None:
         """From now on refuse what comes; all that is here still runs to its end."""
         self._draining = True
 
-    def forget(self) -> None:
+    def reset_prefix_cache(self) -> None:
         """Empty the prefix cache; what requests hold at present stays shared."""
         self._blocks.clear()
 
@@ -141,15 +143,15 @@ class Engine:
         """Whether a request waits, for the first time or after a preemption."""
         return request_id in self._waiting
 
-    def abort(self, request_id: int) -> Finished | None:
+    def abort(self, request_id: int) -> FinishedRequest | None:
         """Take a request out; None when it is not, or no longer, here."""
-        sequence = self.take_out(request_id)
-        return None if sequence is None else sequence.finished(Reason.ABORT)
+        sequence = self.remove(request_id)
+        return None if sequence is None else sequence.to_finished(FinishReason.ABORT)
 
-    def take_out(self, request_id: int) -> Sequence | None:
+    def remove(self, request_id: int) -> SequenceState | None:
         """As `abort`, for who needs its moments."""
         sequence = self._waiting.pop(request_id, None)
-        self._blocked = False
+        self._head_blocked = False
         if sequence is None:
             sequence = self._running.get(request_id)
             if sequence is None:
@@ -159,47 +161,49 @@ class Engine:
             self.queued_tokens -= sequence.request.prompt_tokens
         return sequence
 
-    def step(self) -> Step | None:
+    def step(self) -> EngineStep | None:
         """Do one step; None when there is nothing to do."""
         if self.idle:
             return None
         queried, hit = self.counts.queried_tokens, self.counts.hit_tokens
-        decoding, gain, prefill, seconds = self._work()
+        decoding, gain, prefill, seconds = self._run_step()
         kv_tokens = self.kv_tokens
         emitted = tuple(self._running)
-        first = [joined for joined in self.joined if not joined.emitted]
-        resumed = [joined for joined in self.joined if joined.emitted]
-        finished = self.let_go()
-        return Step(
+        first = [sequence for sequence in self.completed_prefills if not sequence.emitted]
+        resumed = [sequence for sequence in self.completed_prefills if sequence.emitted]
+        finished = self.end_step()
+        return EngineStep(
             seconds=seconds,
-            emitted=emitted if self._unfinished is None else emitted[:-1],
+            emitted=emitted if self._partial_prefill is None else emitted[:-1],
             admitted=_ids(self.admitted),
             first=_ids(first),
             resumed=_ids(resumed),
-            finished=tuple([gone.finished(gone.request.ends) for gone in finished]),
+            finished=tuple(
+                [sequence.to_finished(sequence.request.finish_reason) for sequence in finished]
+            ),
             preempted=_ids(self.preempted),
             prefill_tokens=prefill,
             decoding=decoding,
             kv_tokens=kv_tokens,
-            gain=gain,
+            tokens_per_request=gain,
             queried_tokens=self.counts.queried_tokens - queried,
             hit_tokens=self.counts.hit_tokens - hit,
-            first_cached_tokens=sum([joined.cached or 0 for joined in first]),
+            first_cached_tokens=sum([sequence.cached or 0 for sequence in first]),
         )
 
-    def work(self) -> float:
+    def begin_step(self) -> float:
         """The step without letting go of those that end with it: its seconds.
 
         Afterwards `admitted`, `preempted` and `joined` are of this step. Not while idle.
         """
-        return self._work()[3]
+        return self._run_step()[3]
 
-    def let_go(self) -> list[Sequence]:
+    def end_step(self) -> list[SequenceState]:
         """Those whose last token came in the newest step."""
-        gone = self._decoding.ended()
-        for sequence in gone:
+        finished = self._decode_batch.pop_finished()
+        for sequence in finished:
             self._evict(sequence)
-        return gone
+        return finished
 
     def skip(self, seconds: float) -> float:
         """Do at once the next steps in which requests only decode, as many as begin within
@@ -208,66 +212,68 @@ class Engine:
         0 when the next step is of another kind, or there is none. The last may be somebody's end.
         """
         running = len(self._running)
-        if not running or self._unfinished is not None or self._gains is not None:
+        if not running or self._partial_prefill is not None or self._tokens_per_step is not None:
             return 0.0
-        if self._waiting and not self._blocked and running < self.limits.max_num_seqs:
+        if self._waiting and not self._head_blocked and running < self.limits.max_num_seqs:
             return 0.0
-        most = self._steps_with_room(self._decoding.next_end() - self._decoding.beat)
-        if not most:
+        max_steps = self._steps_within_blocks(
+            self._decode_batch.next_last_token() - self._decode_batch.token_clock
+        )
+        if not max_steps:
             return 0.0
-        steps, took = stretch(self.speed, running, self.kv_tokens, most, seconds)
+        steps, elapsed = decode_steps(self.speed, running, self.kv_tokens, max_steps, seconds)
         counts = self.counts
         counts.steps += steps
         counts.generated_tokens += steps * running
         counts.read_kv_tokens += steps * self.kv_tokens + running * steps * (steps + 1) // 2
-        self._blocks.free -= self._decoding.growth(steps)
-        self._decoding.beat += steps
+        self._blocks.free -= self._decode_batch.blocks_needed(steps)
+        self._decode_batch.token_clock += steps
         self.kv_tokens += steps * running
-        return took
+        return elapsed
 
-    def _refusal(self, request: Request) -> Refusal | None:
+    def _rejection(self, request: EngineRequest) -> RejectionReason | None:
         limits = self.limits
         if self._draining:
-            return Refusal.DRAINING
+            return RejectionReason.DRAINING
         if request.prompt_tokens + request.output_tokens > limits.max_model_len:
-            return Refusal.TOO_LONG
-        present = len(self._waiting) + len(self._running)
-        if limits.max_queued_requests is not None and present >= limits.max_queued_requests:
-            return Refusal.QUEUED_REQUESTS
+            return RejectionReason.TOO_LONG
+        request_count = len(self._waiting) + len(self._running)
+        if limits.max_queued_requests is not None and request_count >= limits.max_queued_requests:
+            return RejectionReason.QUEUED_REQUESTS
         if limits.max_queued_tokens is not None and self.queued_tokens >= limits.max_queued_tokens:
-            return Refusal.QUEUED_TOKENS
+            return RejectionReason.QUEUED_TOKENS
         return None
 
-    def _enqueue(self, sequence: Sequence) -> None:
+    def _enqueue(self, sequence: SequenceState) -> None:
         self._waiting[sequence.request.id] = sequence
         heapq.heappush(self._queue, (sequence.order, sequence))
         if self._queue[0][1] is sequence:
-            self._blocked = False
+            self._head_blocked = False
 
-    def _work(self) -> tuple[int, int, int, float]:
+    def _run_step(self) -> tuple[int, int, int, float]:
         """Decoding requests, tokens of each, tokens of prompts, seconds."""
         self.admitted.clear()
         self.preempted.clear()
-        self.joined.clear()
-        self._pairs = 0
-        decoding_ones, blocks, limits = self._decoding, self._blocks, self.limits
-        gain = 1 if self._gains is None else next(self._gains)
+        self.completed_prefills.clear()
+        self._attention_pairs = 0
+        decode_batch, blocks, limits = self._decode_batch, self._blocks, self.limits
+        gain = 1 if self._tokens_per_step is None else next(self._tokens_per_step)
         prefill = 0
-        if self._unfinished is not None or decoding_ones.growth(gain) > blocks.free:
-            prefill = self._make_room(gain)
-        decoding = len(self._running) - (self._unfinished is not None)
-        blocks.free -= decoding_ones.growth(gain)
-        decoding_ones.beat += gain
+        if self._partial_prefill is not None or decode_batch.blocks_needed(gain) > blocks.free:
+            prefill = self._preempt_for_blocks(gain)
+        decoding = len(self._running) - (self._partial_prefill is not None)
+        blocks.free -= decode_batch.blocks_needed(gain)
+        decode_batch.token_clock += gain
         self.kv_tokens += gain * decoding
-        left = limits.max_num_batched_tokens - decoding * self._work_per_token - prefill
-        if self._unfinished is not None:
-            self._compute(self._unfinished, prefill)
+        left = limits.max_num_batched_tokens - decoding * self._tokens_per_decode - prefill
+        if self._partial_prefill is not None:
+            self._compute(self._partial_prefill, prefill)
         if self._waiting and not self.preempted and len(self._running) < limits.max_num_seqs:
             prefill += self._admit(left)
         counts = self.counts
         counts.steps += 1
         counts.prefill_tokens += prefill
-        counts.generated_tokens += gain * decoding + len(self.joined)
+        counts.generated_tokens += gain * decoding + len(self.completed_prefills)
         counts.read_kv_tokens += self.kv_tokens
         return decoding, gain, prefill, self._seconds(decoding, prefill)
 
@@ -278,39 +284,39 @@ class Engine:
             decoding=decoding,
             kv_tokens=self.kv_tokens,
             prefill_tokens=prefill + k * decoding,
-            prefill_pairs=self._pairs,
+            prefill_pairs=self._attention_pairs,
         )
         if speculation is None:
             return seconds
         plain = self.speed.seconds(decoding=decoding, kv_tokens=self.kv_tokens)
         return seconds + k * speculation.draft_cost * plain
 
-    def _make_room(self, gain: int) -> int:
+    def _preempt_for_blocks(self, gain: int) -> int:
         """Preempt until the step's blocks suffice: tokens that the unfinished prompt gets."""
         while True:
-            chunk, needed = 0, self._decoding.growth(gain)
-            unfinished = self._unfinished
+            chunk, needed = 0, self._decode_batch.blocks_needed(gain)
+            unfinished = self._partial_prefill
             if unfinished is not None:
                 decoding = len(self._running) - 1
-                left = self.limits.max_num_batched_tokens - decoding * self._work_per_token
+                left = self.limits.max_num_batched_tokens - decoding * self._tokens_per_decode
                 chunk = min(unfinished.input_tokens - unfinished.computed, left)
                 needed += self._blocks_to_add(unfinished, chunk)
             if needed <= self._blocks.free:
                 return chunk
-            victim = self._last()
+            victim = self._preemption_victim()
             self._evict(victim)
             victim.preemptions += 1
             self.counts.preemptions += 1
             self._enqueue(victim)
             self.preempted.append(victim)
 
-    def _blocks_to_add(self, sequence: Sequence, tokens: int) -> int:
-        held = self.limits.blocks_for(sequence.computed)
-        return self.limits.blocks_for(sequence.computed + tokens) - held
+    def _blocks_to_add(self, sequence: SequenceState, tokens: int) -> int:
+        current = self.limits.blocks_for(sequence.computed)
+        return self.limits.blocks_for(sequence.computed + tokens) - current
 
-    def _last(self) -> Sequence:
+    def _preemption_victim(self) -> SequenceState:
         """The running request that is preempted next."""
-        if self.limits.policy is Policy.PRIORITY:
+        if self.limits.policy is SchedulingPolicy.PRIORITY:
             return max(self._running.values(), key=lambda sequence: sequence.order)
         return next(reversed(self._running.values()))
 
@@ -320,83 +326,83 @@ class Engine:
         Returns how many of the step's tokens they compute.
         """
         left, queue, blocks = tokens, self._queue, self._blocks
-        self._blocked = False
+        self._head_blocked = False
         while left and self._waiting and len(self._running) < self.limits.max_num_seqs:
             sequence = queue[0][1]
             request_id = sequence.request.id
             if self._waiting.get(request_id) is not sequence:
                 heapq.heappop(queue)
                 continue
-            found = blocks.find(sequence)
-            if blocks.cost(sequence, found) > blocks.free:
-                self._blocked = True
+            hit = blocks.find(sequence)
+            if blocks.cost(sequence, hit) > blocks.free:
+                self._head_blocked = True
                 break
-            if not (self.limits.chunked_prefill or sequence.input_tokens - found.tokens <= left):
-                self._blocked = True
+            if not (self.limits.chunked_prefill or sequence.input_tokens - hit.tokens <= left):
+                self._head_blocked = True
                 break
             heapq.heappop(queue)
             self._running[request_id] = self._waiting.pop(request_id)
             self.admitted.append(sequence)
-            self._hold(sequence, found)
+            self._acquire_prefix(sequence, hit)
             left -= self._compute(sequence, min(left, sequence.input_tokens - sequence.computed))
         return tokens - left
 
-    def _hold(self, sequence: Sequence, found: Found) -> None:
+    def _acquire_prefix(self, sequence: SequenceState, hit: PrefixHit) -> None:
         """Count what the prefix cache gave; it is in the cache for this request too."""
         if not self.limits.prefix_cache:
             return
-        self._blocks.hold(sequence, found)
-        self.kv_tokens += found.tokens
+        self._blocks.acquire(sequence, hit)
+        self.kv_tokens += hit.tokens
         if sequence.cached is None:
-            sequence.cached = found.tokens
+            sequence.cached = hit.tokens
             self.counts.queried_tokens += sequence.request.prompt_tokens
-            self.counts.hit_tokens += found.tokens
+            self.counts.hit_tokens += hit.tokens
 
-    def _compute(self, sequence: Sequence, tokens: int) -> int:
+    def _compute(self, sequence: SequenceState, tokens: int) -> int:
         """Compute so much of an input; a complete one decodes from now on."""
         self._blocks.free -= self._blocks_to_add(sequence, tokens)
         self.kv_tokens += tokens
-        self._pairs += tokens * (tokens + 2 * sequence.computed)
+        self._attention_pairs += tokens * (tokens + 2 * sequence.computed)
         sequence.computed += tokens
-        if sequence.request.shared and self.limits.prefix_cache:
+        if sequence.request.shared_prefixes and self.limits.prefix_cache:
             self._blocks.share(sequence, sequence.computed)
         if sequence.computed < sequence.input_tokens:
-            self._unfinished = sequence
+            self._partial_prefill = sequence
         else:
-            self._unfinished = None
-            self._join(sequence)
+            self._partial_prefill = None
+            self._start_decoding(sequence)
         return tokens
 
-    def _join(self, sequence: Sequence) -> None:
+    def _start_decoding(self, sequence: SequenceState) -> None:
         """From the present step on it emits a token in every beat."""
         if not sequence.emitted:
             self.queued_tokens -= sequence.request.prompt_tokens
-        self._decoding.join(sequence)
-        self.joined.append(sequence)
+        self._decode_batch.add(sequence)
+        self.completed_prefills.append(sequence)
 
-    def _steps_with_room(self, most: int) -> int:
+    def _steps_within_blocks(self, max_steps: int) -> int:
         """Of so many steps, how many have the blocks that they begin."""
         free = self._blocks.free
-        if len(self._running) * (most // self.limits.block_size + 1) <= free:
-            return most
-        return bisect_right(range(1, most + 1), free, key=self._decoding.growth)
+        if len(self._running) * (max_steps // self.limits.block_size + 1) <= free:
+            return max_steps
+        return bisect_right(range(1, max_steps + 1), free, key=self._decode_batch.blocks_needed)
 
-    def _evict(self, sequence: Sequence) -> None:
+    def _evict(self, sequence: SequenceState) -> None:
         """Take a running request's seat and cache; its answer so far stays known."""
         del self._running[sequence.request.id]
-        self._blocked = False
-        if sequence is self._unfinished:
-            self._unfinished = None
+        self._head_blocked = False
+        if sequence is self._partial_prefill:
+            self._partial_prefill = None
             cached = tokens = sequence.computed
         else:
-            thrown_away = self._decoding.leave(sequence)
-            self.counts.generated_tokens -= thrown_away
+            discarded = self._decode_batch.remove(sequence)
+            self.counts.generated_tokens -= discarded
             tokens = sequence.input_tokens - 1
-            cached = tokens + thrown_away
+            cached = tokens + discarded
         sequence.computed = 0
         self.kv_tokens -= cached
         self._blocks.release(sequence, tokens, self.limits.blocks_for(cached))
 
 
-def _ids(sequences: list[Sequence]) -> tuple[int, ...]:
+def _ids(sequences: list[SequenceState]) -> tuple[int, ...]:
     return tuple([sequence.request.id for sequence in sequences]) if sequences else ()

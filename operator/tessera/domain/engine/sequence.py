@@ -1,9 +1,9 @@
 """A request inside the engine."""
 
-from tessera.domain.engine_requests import Finished, Reason, Request
+from tessera.domain.engine_requests import EngineRequest, FinishedRequest, FinishReason
 
 
-class Sequence:
+class SequenceState:
     """Its place in the queue, its tokens, and the moments that a timeline writes on it."""
 
     __slots__ = (
@@ -21,7 +21,7 @@ class Sequence:
         "zero",
     )
 
-    def __init__(self, request: Request, order: tuple[int, int], arrived: float) -> None:
+    def __init__(self, request: EngineRequest, order: tuple[int, int], arrived: float) -> None:
         self.request = request
         self.order = order
         """Smaller runs first and is preempted last."""
@@ -49,12 +49,12 @@ class Sequence:
         return self.request.prompt_tokens + self.emitted
 
     @property
-    def last_beat(self) -> int:
+    def last_token_clock(self) -> int:
         """The beat of its last token, while decoding."""
         return self.zero + self.request.output_tokens
 
-    def finished(self, reason: Reason) -> Finished:
-        return Finished(
+    def to_finished(self, reason: FinishReason) -> FinishedRequest:
+        return FinishedRequest(
             request=self.request,
             reason=reason,
             output_tokens=self.emitted,

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from tessera.domain.engine_requests import Limits
+from tessera.domain.engine_requests import EngineLimits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,16 +18,16 @@ class Speculation:
     """Time of a draft's step as a share of the target's."""
 
     @property
-    def expected(self) -> float:
+    def expected_tokens(self) -> float:
         """Mean tokens of a step: (1 - a^(k+1)) / (1 - a) (F08)."""
         return (1 - self.acceptance ** (self.draft_tokens + 1)) / (1 - self.acceptance)
 
     @property
     def speedup(self) -> float:
         """Against plain decoding while memory binds: E / (1 + k c) (F08)."""
-        return self.expected / (1 + self.draft_tokens * self.draft_cost)
+        return self.expected_tokens / (1 + self.draft_tokens * self.draft_cost)
 
-    def check_room(self, limits: Limits) -> None:
+    def check_limits(self, limits: EngineLimits) -> None:
         """A step may compute drafted tokens beyond the end of an answer."""
         drafted = self.draft_tokens
         if (limits.blocks - 1) * limits.block_size < limits.max_model_len + drafted:
@@ -37,20 +37,20 @@ class Speculation:
         if limits.max_num_batched_tokens < limits.max_num_seqs * (1 + drafted):
             raise ValueError("max_num_batched_tokens is below max_num_seqs with drafted tokens")
 
-    def steady(self) -> Iterator[int]:
+    def steady_tokens(self) -> Iterator[int]:
         """Tokens of each step without chance: whole numbers whose mean is the expected one."""
-        carried = 0.0
+        remainder = 0.0
         while True:
-            carried += self.expected
-            gain = int(carried)
-            carried -= gain
-            yield gain
+            remainder += self.expected_tokens
+            tokens = int(remainder)
+            remainder -= tokens
+            yield tokens
 
-    def drawn(self, uniform: Iterable[float]) -> Iterator[int]:
+    def sampled_tokens(self, uniform: Iterable[float]) -> Iterator[int]:
         """Tokens of each step from numbers in [0, 1) that the caller draws."""
         numbers = iter(uniform)
         while True:
-            kept = 0
-            while kept < self.draft_tokens and next(numbers) < self.acceptance:
-                kept += 1
-            yield kept + 1
+            accepted = 0
+            while accepted < self.draft_tokens and next(numbers) < self.acceptance:
+                accepted += 1
+            yield accepted + 1

@@ -3,36 +3,36 @@
 import math
 from dataclasses import dataclass
 
-from tessera.domain.engine.machine import Engine
-from tessera.domain.engine.sequence import Sequence
-from tessera.domain.engine_requests import Reason, Refusal, Request
+from tessera.domain.engine.machine import EngineCore
+from tessera.domain.engine.sequence import SequenceState
+from tessera.domain.engine_requests import EngineRequest, FinishReason, RejectionReason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Served:
+class ServedRequest:
     """A request that left the engine, with its moments in seconds."""
 
-    request: Request
-    reason: Reason
+    request: EngineRequest
+    reason: FinishReason
     output_tokens: int
     preemptions: int
     cached_tokens: int
-    arrived: float
-    admitted: float | None
-    first: float | None
+    arrived_at: float
+    admitted_at: float | None
+    first_token_at: float | None
     """Its first token; None if it got none."""
-    ended: float
+    ended_at: float
 
     @property
-    def first_token_seconds(self) -> float | None:
-        return None if self.first is None else self.first - self.arrived
+    def ttft_seconds(self) -> float | None:
+        return None if self.first_token_at is None else self.first_token_at - self.arrived_at
 
     @property
-    def token_seconds(self) -> float | None:
+    def tpot_seconds(self) -> float | None:
         """Mean time from one token to the next."""
-        if self.first is None or self.output_tokens < 2:
+        if self.first_token_at is None or self.output_tokens < 2:
             return None
-        return (self.ended - self.first) / (self.output_tokens - 1)
+        return (self.ended_at - self.first_token_at) / (self.output_tokens - 1)
 
 
 class Timeline:
@@ -41,14 +41,14 @@ class Timeline:
     A step is never broken off: a request that comes while one is under way waits for its end.
     """
 
-    def __init__(self, engine: Engine, now: float = 0.0) -> None:
+    def __init__(self, engine: EngineCore, now: float = 0.0) -> None:
         self.engine = engine
         self.now = now
         """The end of the newest step, or the moment up to which nothing was to do."""
         self.busy_seconds = 0.0
         self._deadline = math.inf
 
-    def submit(self, request: Request, at: float | None = None) -> Refusal | None:
+    def submit(self, request: EngineRequest, at: float | None = None) -> RejectionReason | None:
         """A request arrives; having gone on to its moment, which may lie within the newest step."""
         moment = self.now if at is None else at
         if moment > self.now:
@@ -60,7 +60,7 @@ class Timeline:
         self.engine.drain()
         self._deadline = deadline
 
-    def advance(self, until: float) -> list[Served]:
+    def advance(self, until: float) -> list[ServedRequest]:
         """Do all steps that begin before `until`: who left meanwhile, in the order of their ends.
 
         `math.inf` runs to the end of the last request.
@@ -72,42 +72,45 @@ class Timeline:
             self.now = until
         return served
 
-    def _run(self, until: float) -> list[Served]:
-        engine, served = self.engine, list[Served]()
+    def _run(self, until: float) -> list[ServedRequest]:
+        engine, served = self.engine, list[ServedRequest]()
         while self.now < until and not engine.idle:
-            seconds = engine.skip(until - self.now) or self._work()
+            seconds = engine.skip(until - self.now) or self._run_step()
             self.now += seconds
             self.busy_seconds += seconds
-            served += [_served(gone, gone.request.ends, self.now) for gone in engine.let_go()]
+            served += [
+                _served_request(sequence, sequence.request.finish_reason, self.now)
+                for sequence in engine.end_step()
+            ]
         return served
 
-    def _work(self) -> float:
+    def _run_step(self) -> float:
         engine = self.engine
-        seconds = engine.work()
+        seconds = engine.begin_step()
         for sequence in engine.admitted:
             if sequence.admitted is None:
                 sequence.admitted = self.now
-        for sequence in engine.joined:
+        for sequence in engine.completed_prefills:
             if sequence.first is None:
                 sequence.first = self.now + seconds
         return seconds
 
-    def _abort(self, request_id: int) -> Served:
-        gone = self.engine.take_out(request_id)
-        if gone is None:
+    def _abort(self, request_id: int) -> ServedRequest:
+        sequence = self.engine.remove(request_id)
+        if sequence is None:
             raise KeyError(request_id)
-        return _served(gone, Reason.ABORT, self.now)
+        return _served_request(sequence, FinishReason.ABORT, self.now)
 
 
-def _served(gone: Sequence, reason: Reason, now: float) -> Served:
-    return Served(
-        request=gone.request,
+def _served_request(sequence: SequenceState, reason: FinishReason, now: float) -> ServedRequest:
+    return ServedRequest(
+        request=sequence.request,
         reason=reason,
-        output_tokens=gone.emitted,
-        preemptions=gone.preemptions,
-        cached_tokens=gone.cached or 0,
-        arrived=gone.arrived,
-        admitted=gone.admitted,
-        first=gone.first,
-        ended=now,
+        output_tokens=sequence.emitted,
+        preemptions=sequence.preemptions,
+        cached_tokens=sequence.cached or 0,
+        arrived_at=sequence.arrived,
+        admitted_at=sequence.admitted,
+        first_token_at=sequence.first,
+        ended_at=now,
     )

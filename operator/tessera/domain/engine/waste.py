@@ -13,9 +13,9 @@ def batch_padding_waste(lengths: Sequence[int]) -> float:
     return 1 - sum(lengths) / (len(lengths) * max(lengths))
 
 
-def idle_slot_steps(own: int, longest: int) -> int:
+def idle_slot_steps(length: int, longest: int) -> int:
     """Steps that a slot waits for the longest answer of its batch (F23)."""
-    return longest - own
+    return longest - length
 
 
 def slot_waste(used: int, allocated: int) -> float:

@@ -5,7 +5,7 @@ from datetime import datetime
 
 from tessera.domain.allotment import ServicePlan
 from tessera.domain.budget.budgets import BudgetView
-from tessera.domain.budget.purse import HOLD, Purse, Till, amount
+from tessera.domain.budget.purse import RESERVED_DURATION, BudgetState, BudgetWindow, format_amount
 from tessera.domain.draft import scaling_of
 from tessera.domain.explain.decision import Decision, Numbers
 from tessera.domain.money import Tariff
@@ -13,7 +13,7 @@ from tessera.domain.plan import Plan
 from tessera.domain.reasons import WithinBudget
 from tessera.domain.snapshot import Snapshot
 
-_MINUTES = int(HOLD.total_seconds() // 60)
+_MINUTES = int(RESERVED_DURATION.total_seconds() // 60)
 _CENT = 10**7
 """In nano-units."""
 
@@ -22,7 +22,7 @@ def explain_budget(snapshot: Snapshot, plan: Plan, allotment: ServicePlan) -> De
     """How the tenant of a service stands."""
     namespace = allotment.service.ref.namespace
     view = plan.budgets_by_namespace.get(namespace)
-    if view is None or view.purse is None:
+    if view is None or view.state is None:
         return Decision(
             topic="budget",
             reason=WithinBudget.NO_BUDGET,
@@ -31,14 +31,14 @@ def explain_budget(snapshot: Snapshot, plan: Plan, allotment: ServicePlan) -> De
         )
     return Decision(
         topic="budget",
-        reason=view.funded.reason,
-        message=view.funded.message,
-        numbers=_numbers(view, view.purse),
-        would_change=tuple(_would_change(snapshot, view, view.purse, allotment)),
+        reason=view.within_budget.reason,
+        message=view.within_budget.message,
+        numbers=_numbers(view, view.state),
+        would_change=tuple(_would_change(snapshot, view, view.state, allotment)),
     )
 
 
-def _numbers(view: BudgetView, budget_state: Purse) -> Numbers:
+def _numbers(view: BudgetView, budget_state: BudgetState) -> Numbers:
     spec = view.budget.spec
     currency = spec.currency if spec is not None else ""
     owner = spec.owner if spec is not None else ""
@@ -46,21 +46,21 @@ def _numbers(view: BudgetView, budget_state: Purse) -> Numbers:
         ("budget", f"{view.budget.name}, owner {owner}"),
         *(
             (
-                budget_window.window.name,
-                f"{amount(budget_window.spent)} spent, {amount(budget_window.floors)} for the "
-                "floors, "
-                f"{amount(budget_window.granted)} granted, of {amount(budget_window.limit)} "
-                f"{currency} until "
-                f"{budget_window.window.end:%Y-%m-%d %H:%M} UTC; {amount(budget_window.forecast)} "
-                "expected",
+                budget_window.period.name,
+                f"{format_amount(budget_window.spent)} spent, "
+                f"{format_amount(budget_window.min_replicas_cost)} for the floors, "
+                f"{format_amount(budget_window.granted)} granted, of "
+                f"{format_amount(budget_window.limit)} {currency} until "
+                f"{budget_window.period.end:%Y-%m-%d %H:%M} UTC; "
+                f"{format_amount(budget_window.forecast)} expected",
             )
-            for budget_window in budget_state.now
+            for budget_window in budget_state.current_windows
         ),
     )
 
 
 def _would_change(
-    snapshot: Snapshot, view: BudgetView, budget_state: Purse, allotment: ServicePlan
+    snapshot: Snapshot, view: BudgetView, budget_state: BudgetState, allotment: ServicePlan
 ) -> Iterator[str]:
     """What one more replica lacks in the present windows, and whether the next ones have it."""
     choice, spec = allotment.choice, allotment.service.spec
@@ -73,8 +73,8 @@ def _would_change(
     min_replicas = 1 if spec.replicas is not None else scaling_of(spec).min_replicas
     always = allotment.scale.replicas < min_replicas
     shortfalls = {
-        budget_window.field: (budget_window, missing_nanos)
-        for budget_window in budget_state.now
+        budget_window.field_path: (budget_window, missing_nanos)
+        for budget_window in budget_state.current_windows
         if (missing_nanos := _shortfall(budget_window, tariff, snapshot.at, always=always)) > 0
     }
     purpose = "1 more that always runs" if always else f"{_MINUTES} minutes of 1 more replica"
@@ -83,13 +83,15 @@ def _would_change(
         return
     limits = " and ".join(
         # Rounded up, or the limit told would still be too small.
-        f"{budget_window.field} of {amount(budget_window.limit + shortfall + _CENT)}"
+        f"{budget_window.field_path} of {format_amount(budget_window.limit + shortfall + _CENT)}"
         for budget_window, shortfall in shortfalls.values()
     )
     yield f"{limits} would pay {purpose}"
-    begin = max(budget_window.window.end for budget_window, _ in shortfalls.values())
+    begin = max(budget_window.period.end for budget_window, _ in shortfalls.values())
     next_windows = [
-        budget_window for budget_window in budget_state.ahead if budget_window.field in shortfalls
+        budget_window
+        for budget_window in budget_state.next_windows
+        if budget_window.field_path in shortfalls
     ]
     if all(
         _shortfall(budget_window, tariff, begin, always=always) <= 0
@@ -100,8 +102,10 @@ def _would_change(
         yield "the limits of the next windows do not pay it either, as long as all else goes on"
 
 
-def _shortfall(budget_window: Till, tariff: Tariff, at: datetime, *, always: bool) -> int:
+def _shortfall(budget_window: BudgetWindow, tariff: Tariff, at: datetime, *, always: bool) -> int:
     """Nano-units that the window lacks for one more replica; not above 0 when it has enough."""
-    start = max(at, budget_window.window.start)
-    cost = budget_window.cost(tariff, start, budget_window.window.end if always else start + HOLD)
-    return budget_window.taken + cost - budget_window.limit if cost else 0
+    start = max(at, budget_window.period.start)
+    cost = budget_window.cost(
+        tariff, start, budget_window.period.end if always else start + RESERVED_DURATION
+    )
+    return budget_window.allocated + cost - budget_window.limit if cost else 0

@@ -16,10 +16,16 @@ from tessera.domain.speed.verdict import (
 )
 
 _CHANGES = {
-    SpeedAsPredicted.AS_PREDICTED: f"a time between tokens that is {OFF_TOLERANCE:.0%} off for five minutes",
-    SpeedAsPredicted.SLOWER: f"a time between tokens within {RECOVERY_TOLERANCE:.0%} of the predicted one",
-    SpeedAsPredicted.FASTER: f"a time between tokens within {RECOVERY_TOLERANCE:.0%} of the predicted one",
-    SpeedAsPredicted.NOT_ENOUGH_REQUESTS: f"{MIN_REQUESTS} requests within five minutes",
+    SpeedAsPredicted.AS_PREDICTED: (
+        f"a time between tokens that is {OFF_TOLERANCE:.0%} off for five minutes"
+    ),
+    SpeedAsPredicted.SLOWER: (
+        f"a time between tokens within {RECOVERY_TOLERANCE:.0%} of the predicted one"
+    ),
+    SpeedAsPredicted.FASTER: (
+        f"a time between tokens within {RECOVERY_TOLERANCE:.0%} of the predicted one"
+    ),
+    SpeedAsPredicted.NOT_ENOUGH_REQUESTS: (f"{MIN_REQUESTS} requests within five minutes"),
 }
 
 

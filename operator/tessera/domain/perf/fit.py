@@ -8,7 +8,7 @@ _DELTA = 1e-5
 _MAX_STEPS = 100
 _TOLERANCE = 1e-10
 """A step that lowers the sum of squares by no more than this share is the last."""
-_MOST_DAMPING = 1e8
+_MAX_DAMPING = 1e8
 
 
 def least_squares(residuals: Residuals, start: Sequence[float]) -> list[float]:
@@ -20,10 +20,10 @@ def least_squares(residuals: Residuals, start: Sequence[float]) -> list[float]:
     errors = residuals(unknowns)
     for _ in range(_MAX_STEPS):
         jacobian = _jacobian(residuals, unknowns, errors)
-        normal = [[_dot(slope, other) for other in jacobian] for slope in jacobian]
+        normal = [[_dot(slope, column) for column in jacobian] for slope in jacobian]
         descent = [-_dot(slope, errors) for slope in jacobian]
         better = None
-        while better is None and damping < _MOST_DAMPING:
+        while better is None and damping < _MAX_DAMPING:
             step = solve(_damped(normal, damping), descent)
             trial = [value + change for value, change in zip(unknowns, step, strict=True)]
             remaining = residuals(trial)
@@ -61,11 +61,11 @@ def solve(matrix: Sequence[Sequence[float]], right: Sequence[float]) -> list[flo
     return solution
 
 
-def _jacobian(residuals: Residuals, at: list[float], errors: list[float]) -> list[list[float]]:
+def _jacobian(residuals: Residuals, point: list[float], errors: list[float]) -> list[list[float]]:
     """How every residual changes with each unknown."""
     jacobian = []
-    for i, value in enumerate(at):
-        shifted = residuals([*at[:i], value + _DELTA, *at[i + 1 :]])
+    for i, value in enumerate(point):
+        shifted = residuals([*point[:i], value + _DELTA, *point[i + 1 :]])
         jacobian.append([(b - a) / _DELTA for a, b in zip(errors, shifted, strict=True)])
     return jacobian
 

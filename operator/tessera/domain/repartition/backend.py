@@ -8,7 +8,7 @@ from typing import Protocol, TypeAlias
 from tessera.api.node_layout import NodeLayoutSpec
 from tessera.domain.mig.layouts import Layout
 from tessera.domain.reasons import LayoutReady, StatusVerdict
-from tessera.domain.repartition.facts import Ground
+from tessera.domain.repartition.facts import MigNode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,12 +25,12 @@ class Capabilities:
     """No pod gets a device of the node while it works."""
 
 
-Layouts: TypeAlias = Mapping[int, Layout]
+LayoutsByGpu: TypeAlias = Mapping[int, Layout]
 """GPUs of one node, by index, as they should be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
+class BackendRequest:
     """What has to be true of the API for a backend to do its work; written where it differs."""
 
     labels: Mapping[str, str | None] = field(default_factory=dict)
@@ -38,17 +38,17 @@ class Ask:
     configs: Mapping[str, str] = field(default_factory=dict)
     """Entries of mig-manager's configuration, name -> YAML of the entry; they stay for as long as a
     label may name them."""
-    layout: NodeLayoutSpec | None = None
+    layout_spec: NodeLayoutSpec | None = None
     """The spec of the node's NodeLayout."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Heard:
+class BackendStatus:
     """How far a backend is."""
 
     done: bool = False
     """The node offers exactly what was asked for."""
-    again: bool = False
+    retry: bool = False
     """It failed in a way that another attempt may mend; the problem counts when none is left."""
     problem: StatusVerdict[LayoutReady] | None = None
     """What keeps it, with what to do."""
@@ -60,13 +60,13 @@ class GeometryBackend(Protocol):
     @property
     def capabilities(self) -> Capabilities: ...
 
-    def ask(self, ground: Ground, wanted: Layouts, attempt: int) -> Ask:
+    def request(self, node: MigNode, desired: LayoutsByGpu, attempt: int) -> BackendRequest:
         """To be repeated until it is heard to be done; equal input asks for the same.
 
         Where nobody knows which GPU holds what (`not knows_pods`), all GPUs of the node are wanted.
         """
 
-    def heard(
-        self, ground: Ground, wanted: Layouts, attempt: int, since: datetime, at: datetime
-    ) -> Heard:
+    def status(
+        self, node: MigNode, desired: LayoutsByGpu, attempt: int, since: datetime, at: datetime
+    ) -> BackendStatus:
         """What came of the ask of this attempt, begun at `since`."""

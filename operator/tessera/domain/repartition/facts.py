@@ -18,7 +18,7 @@ room for replacements."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NodeLayout:
+class ObservedNodeLayout:
     """The object of the same kind."""
 
     name: str
@@ -28,50 +28,50 @@ class NodeLayout:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tile:
+class GpuInstance:
     """A slice that exists. Places are made up where nobody tells them; counts are right then."""
 
-    spot: SlicePlacement
+    placement: SlicePlacement
     holders: tuple[Ref, ...] = ()
     """Pods on it, ours or not; only known with an agent."""
     processes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Card:
+class MigGpu:
     """One GPU in MIG mode."""
 
     index: int
     uuid: str = ""
     """Empty where no agent tells it."""
-    tiles: tuple[Tile, ...] = ()
+    instances: tuple[GpuInstance, ...] = ()
     fault: str | None = None
     """A word of NodeLayout's `fault`."""
     message: str = ""
 
     @property
     def layout(self) -> Layout:
-        return tuple(tile.spot for tile in self.tiles)
+        return tuple(instance.placement for instance in self.instances)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ground:
+class MigNode:
     """One node of a pool."""
 
     name: str
-    board: GpuModel
+    gpu_model: GpuModel
     ready: bool
-    cards: tuple[Card, ...] = ()
+    gpus: tuple[MigGpu, ...] = ()
     """The GPUs in MIG mode, by index."""
-    uncut: int = 0
+    whole_gpus: int = 0
     """GPUs that are not in MIG mode."""
-    tells_pods: bool = False
+    reports_pods: bool = False
     """An agent says which pod is on which slice, and where slices begin."""
-    cuts: bool = False
+    can_partition: bool = False
     """An agent may cut here."""
     tainted: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
     allocatable: Mapping[str, int] = field(default_factory=dict)
-    layout: NodeLayout | None = None
-    disagrees: str | None = None
+    node_layout: ObservedNodeLayout | None = None
+    inconsistency: str | None = None
     """Why labels and resources fit no layout; there are no cards then."""

@@ -9,122 +9,140 @@ from tessera.api.mig import GpuTarget, MigPlan, NodeTarget, Unit
 from tessera.domain.mig.boards import GpuModel
 from tessera.domain.mig.deal import place_geometry
 from tessera.domain.mig.layouts import Geometry, Layout, SlicePlacement, geometry, layout_error
-from tessera.domain.repartition.backend import Layouts
-from tessera.domain.repartition.devices import spelled
-from tessera.domain.repartition.facts import Card, Ground
+from tessera.domain.repartition.backend import LayoutsByGpu
+from tessera.domain.repartition.devices import canonical_profile
+from tessera.domain.repartition.facts import MigGpu, MigNode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Goal:
+class NodeGoal:
     """One node of the plan."""
 
-    ground: Ground
-    wanted: Layouts
+    node: MigNode
+    desired: LayoutsByGpu
     """All GPUs of the plan that the board can carry."""
-    differing: tuple[int, ...]
+    mismatched: tuple[int, ...]
     """Those of them that are not as planned."""
-    absent: tuple[int, ...] = ()
+    missing: tuple[int, ...] = ()
     """GPUs of the plan that are not there in MIG mode."""
-    lent: tuple[int, ...] = ()
+    temporary: tuple[int, ...] = ()
     """GPUs that are wanted otherwise than planned for a while."""
-    impossible: tuple[str, ...] = ()
+    infeasible: tuple[str, ...] = ()
     """What the plan asks of GPUs and the board cannot carry, with the reason."""
 
 
-def goals(
-    plan: MigPlan, units: Sequence[Unit], grounds: Sequence[Ground], *, pinned: bool
-) -> Mapping[str, Goal]:
+def node_goals(
+    plan: MigPlan, units: Sequence[Unit], nodes: Sequence[MigNode], *, pinned: bool
+) -> Mapping[str, NodeGoal]:
     """By node; what GPUs are for a while goes before the plan.
 
     Nodes that are gone are left out: nothing is to be done for them.
     """
-    there = {ground.name: ground for ground in grounds}
-    instead = {unit.node: {one.gpu: one for one in unit.instead} for unit in units}
+    nodes_by_name = {mig_node.name: mig_node for mig_node in nodes}
+    temporary = {unit.node: {target.gpu: target for target in unit.instead} for unit in units}
     return {
-        node.node: _goal(node, instead.get(node.node, {}), there[node.node], pinned=pinned)
-        for node in sorted(plan.nodes, key=lambda one: one.node)
-        if node.node in there
+        node.node: _node_goal(
+            node, temporary.get(node.node, {}), nodes_by_name[node.node], pinned=pinned
+        )
+        for node in sorted(plan.nodes, key=lambda target: target.node)
+        if node.node in nodes_by_name
     }
 
 
-def _goal(
-    node: NodeTarget, instead: Mapping[int, GpuTarget], ground: Ground, *, pinned: bool
-) -> Goal:
-    cards = {card.index: card for card in ground.cards}
-    exact = pinned and ground.tells_pods
-    wanted: dict[int, Layout] = {}
-    impossible = []
-    for planned in sorted(node.gpus, key=lambda one: one.gpu):
-        target = instead.get(planned.gpu, planned)
-        there = known(ground.board, cards[target.gpu].layout) if target.gpu in cards else ()
-        layout = _layout(ground.board, target.slices, there, exact=exact)
+def _node_goal(
+    node: NodeTarget, temporary: Mapping[int, GpuTarget], mig_node: MigNode, *, pinned: bool
+) -> NodeGoal:
+    mig_gpus = {gpu.index: gpu for gpu in mig_node.gpus}
+    exact = pinned and mig_node.reports_pods
+    desired: dict[int, Layout] = {}
+    infeasible = []
+    for planned in sorted(node.gpus, key=lambda gpu_target: gpu_target.gpu):
+        target = temporary.get(planned.gpu, planned)
+        current = (
+            canonical_layout(mig_node.gpu_model, mig_gpus[target.gpu].layout)
+            if target.gpu in mig_gpus
+            else ()
+        )
+        layout = _target_layout(mig_node.gpu_model, target.slices, current, exact=exact)
         if isinstance(layout, str):
-            impossible.append(f"GPU {target.gpu} of {ground.name}: {layout}")
+            infeasible.append(f"GPU {target.gpu} of {mig_node.name}: {layout}")
         else:
-            wanted[target.gpu] = layout
-    return Goal(
-        ground=ground,
-        wanted=wanted,
-        differing=_differing(ground, wanted, cards),
-        absent=tuple(one.gpu for one in node.gpus if one.gpu not in cards),
-        lent=tuple(sorted(instead)),
-        impossible=tuple(impossible),
+            desired[target.gpu] = layout
+    return NodeGoal(
+        node=mig_node,
+        desired=desired,
+        mismatched=_mismatched_gpus(mig_node, desired, mig_gpus),
+        missing=tuple(gpu_target.gpu for gpu_target in node.gpus if gpu_target.gpu not in mig_gpus),
+        temporary=tuple(sorted(temporary)),
+        infeasible=tuple(infeasible),
     )
 
 
-def _differing(ground: Ground, wanted: Layouts, cards: Mapping[int, Card]) -> tuple[int, ...]:
+def _mismatched_gpus(
+    node: MigNode, desired: LayoutsByGpu, mig_gpus: Mapping[int, MigGpu]
+) -> tuple[int, ...]:
     """Where no agent tells which GPU has which slices, all of a node, or none."""
-    there = {gpu: known(ground.board, cards[gpu].layout) for gpu in wanted if gpu in cards}
-    if ground.tells_pods:
-        return tuple(gpu for gpu in there if there[gpu] != wanted[gpu])
-    have, want = (
-        geometry(spot for gpu in there for spot in layouts[gpu]) for layouts in (there, wanted)
+    current = {
+        gpu: canonical_layout(node.gpu_model, mig_gpus[gpu].layout)
+        for gpu in desired
+        if gpu in mig_gpus
+    }
+    if node.reports_pods:
+        return tuple(gpu for gpu in current if current[gpu] != desired[gpu])
+    current_counts, desired_counts = (
+        geometry(placement for gpu in current for placement in layouts[gpu])
+        for layouts in (current, desired)
     )
-    return () if have == want else tuple(there)
+    return () if current_counts == desired_counts else tuple(current)
 
 
 @lru_cache(4096)
-def known(board: GpuModel, layout: Layout) -> Layout:
+def canonical_layout(gpu_model: GpuModel, layout: Layout) -> Layout:
     """With the names that the table has for the profiles."""
     return tuple(
-        sorted(SlicePlacement(spot.start, spelled(board, spot.profile)) for spot in layout)
+        sorted(
+            SlicePlacement(placement.start, canonical_profile(gpu_model, placement.profile))
+            for placement in layout
+        )
     )
 
 
 @lru_cache(4096)
-def _layout(
-    board: GpuModel, slices: tuple[str, ...], there: Layout, *, exact: bool
+def _target_layout(
+    gpu_model: GpuModel, slices: tuple[str, ...], current: Layout, *, exact: bool
 ) -> Layout | str:
     """With the places of the plan where they count, else around what is there already."""
-    parts = [tile.partition("@") for tile in slices]
+    parts = [text.partition("@") for text in slices]
     unknown = next(
-        (profile for profile, _, _ in parts if board.find_profile(profile) is None), None
+        (profile for profile, _, _ in parts if gpu_model.find_profile(profile) is None), None
     )
     if unknown is not None:
-        names = ", ".join(cut.name for cut in board.profiles)
-        return f"{board.name} has no profile {unknown}, but {names}"
+        names = ", ".join(gi_profile.name for gi_profile in gpu_model.profiles)
+        return f"{gpu_model.name} has no profile {unknown}, but {names}"
     if exact and all(start for _, _, start in parts):
-        layout = known(
-            board, tuple(SlicePlacement(int(start), profile) for profile, _, start in parts)
+        layout = canonical_layout(
+            gpu_model, tuple(SlicePlacement(int(start), profile) for profile, _, start in parts)
         )
-        return layout_error(board, layout) or layout
-    counts = geometry(SlicePlacement(0, spelled(board, profile)) for profile, _, _ in parts)
-    return _around(board, counts, there) or (
-        f"{' + '.join(slices)} do not fit on one {board.name}" if counts else ()
+        return layout_error(gpu_model, layout) or layout
+    counts = geometry(
+        SlicePlacement(0, canonical_profile(gpu_model, profile)) for profile, _, _ in parts
+    )
+    return _layout_around(gpu_model, counts, current) or (
+        f"{' + '.join(slices)} do not fit on one {gpu_model.name}" if counts else ()
     )
 
 
-def _around(board: GpuModel, counts: Geometry, there: Layout) -> Layout | None:
+def _layout_around(gpu_model: GpuModel, counts: Geometry, existing: Layout) -> Layout | None:
     """A layout with these counts that keeps as much as it can of what there is, by start."""
-    if geometry(there) == counts:
-        return there
-    kept: Layout = ()
-    found = place_geometry(board, counts)
-    for spot in there:
-        grown = (*kept, spot)
+    if geometry(existing) == counts:
+        return existing
+    retained: Layout = ()
+    layout = place_geometry(gpu_model, counts)
+    for placement in existing:
+        candidate = (*retained, placement)
         rest = Counter(dict(counts))
-        rest.subtract(one.profile for one in grown)
+        rest.subtract(member.profile for member in candidate)
         if min(rest.values(), default=-1) >= 0 and rest.keys() == dict(counts).keys():
-            with_it = place_geometry(board, tuple(sorted((+rest).items())), grown)
-            kept, found = (grown, with_it) if with_it is not None else (kept, found)
-    return found
+            extended = place_geometry(gpu_model, tuple(sorted((+rest).items())), candidate)
+            retained, layout = (candidate, extended) if extended is not None else (retained, layout)
+    return layout

@@ -12,84 +12,91 @@ from tessera.domain.mig.layouts import Geometry, Layout, SlicePlacement, layout_
 from tessera.domain.pools import COUNT_LABEL, GPU, PRODUCT_LABEL, PoolView
 from tessera.domain.ref import Ref
 from tessera.domain.repartition import notation
-from tessera.domain.repartition.counts import spread_out
-from tessera.domain.repartition.devices import labelled, offered, spelled
-from tessera.domain.repartition.facts import TAINT, Card, Ground, NodeLayout, Tile
+from tessera.domain.repartition.counts import layouts_for_counts
+from tessera.domain.repartition.devices import allocatable_slices, canonical_profile, labeled_slices
+from tessera.domain.repartition.facts import TAINT, GpuInstance, MigGpu, MigNode, ObservedNodeLayout
 from tessera.domain.snapshot import Node
 
-_REPLICAS = "nvidia.com/gpu.replicas"
+_REPLICAS_LABEL = "nvidia.com/gpu.replicas"
 _MIG_MODES = ("enabled", "disabling")
 
-KeptGrounds: TypeAlias = KeyedCache[
-    tuple[str, str], [str | None, Node, NodeLayout | None, NodeTarget | None], Ground | None
+MigNodeCache: TypeAlias = KeyedCache[
+    tuple[str, str],
+    [str | None, Node, ObservedNodeLayout | None, NodeTarget | None],
+    MigNode | None,
 ]
 """By pool and node."""
 
 
-def kept_grounds() -> KeptGrounds:
+def new_mig_node_cache() -> MigNodeCache:
     """Nothing yet."""
-    return KeyedCache(_ground)
+    return KeyedCache(_mig_node)
 
 
-def grounds(
+def mig_nodes(
     view: PoolView,
     nodes: Sequence[Node],
-    layouts: Sequence[NodeLayout],
-    kept: KeptGrounds | None = None,
-) -> tuple[Ground, ...]:
+    layouts: Sequence[ObservedNodeLayout],
+    cache: MigNodeCache | None = None,
+) -> tuple[MigNode, ...]:
     """Every node of the pool whose product is known, by name.
 
     Where no agent tells the layouts, they are the pool's targets as far as the numbers allow.
     """
-    ground = kept or kept_grounds()
-    told = {layout.name: layout for layout in layouts}
+    cached_node = cache or new_mig_node_cache()
+    layouts_by_node = {layout.name: layout for layout in layouts}
     status = view.pool.status.mig
     plan = status.target if status else None
     targets = {target.node: target for target in plan.nodes} if plan else {}
     return tuple(
-        found
+        mig_node
         for node in sorted(nodes, key=lambda node: node.name)
         if node.name in view.node_names
-        for layout in (told.get(node.name),)
-        for target in (None if _seen(layout) else targets.get(node.name),)
-        if (found := ground((view.pool.name, node.name), view.product, node, layout, target))
+        for layout in (layouts_by_node.get(node.name),)
+        for target in (None if _agent_status(layout) else targets.get(node.name),)
+        if (
+            mig_node := cached_node((view.pool.name, node.name), view.product, node, layout, target)
+        )
     )
 
 
-def _seen(layout: NodeLayout | None) -> NodeLayoutStatus | None:
+def _agent_status(layout: ObservedNodeLayout | None) -> NodeLayoutStatus | None:
     """What an agent tells, where it can tell anything."""
     status = layout.status if layout else None
     return status if status is not None and not status.problem else None
 
 
-def _ground(
-    usual: str | None, node: Node, layout: NodeLayout | None, target: NodeTarget | None
-) -> Ground | None:
+def _mig_node(
+    pool_product: str | None,
+    node: Node,
+    layout: ObservedNodeLayout | None,
+    target: NodeTarget | None,
+) -> MigNode | None:
     """`usual` is the product of the other nodes."""
-    seen = _seen(layout)
-    product = _product(node, seen)
+    agent_status = _agent_status(layout)
+    product = _product(node, agent_status)
     if product is None:
         return None
-    bare = Ground(
+    base = MigNode(
         name=node.name,
-        board=find_gpu_model(product) or _unknown(product),
+        gpu_model=find_gpu_model(product) or _unknown_model(product),
         ready=node.schedulable,
         tainted=TAINT in node.taints,
         labels=node.labels,
         allocatable=node.allocatable,
-        layout=layout,
+        node_layout=layout,
     )
-    if problem := _contradiction(usual, node, seen) or _no_board(product):
-        return replace(bare, disagrees=problem)
-    return _as_seen(bare, seen) if seen else _as_counted(bare, target)
+    if problem := _inconsistency(pool_product, node, agent_status) or _unknown_product(product):
+        return replace(base, inconsistency=problem)
+    return _from_agent(base, agent_status) if agent_status else _from_counts(base, target)
 
 
-def _product(node: Node, seen: NodeLayoutStatus | None) -> str | None:
-    names = [gpu.product for gpu in seen.gpus] if seen else []
+def _product(node: Node, agent_status: NodeLayoutStatus | None) -> str | None:
+    names = [gpu.product for gpu in agent_status.gpus] if agent_status else []
     return node.labels.get(PRODUCT_LABEL) or next(iter(names), None)
 
 
-def _unknown(product: str) -> GpuModel:
+def _unknown_model(product: str) -> GpuModel:
     return GpuModel(
         name=product,
         products=(product,),
@@ -101,91 +108,115 @@ def _unknown(product: str) -> GpuModel:
     )
 
 
-def _no_board(product: str) -> str | None:
+def _unknown_product(product: str) -> str | None:
     if find_gpu_model(product) is not None:
         return None
     hint = "; slices are planned under mig.strategy=mixed" if "-MIG-" in product else ""
     return f"no MIG profiles are known for {product}{hint}"
 
 
-def _contradiction(usual: str | None, node: Node, seen: NodeLayoutStatus | None) -> str | None:
+def _inconsistency(
+    pool_product: str | None, node: Node, agent_status: NodeLayoutStatus | None
+) -> str | None:
     """Who says what about the same GPUs."""
     label = node.labels.get(PRODUCT_LABEL)
-    if seen is None:
+    if agent_status is None:
         return None
-    for gpu in seen.gpus:
-        expected = label or usual
+    for gpu in agent_status.gpus:
+        expected = label or pool_product
         if expected is not None and gpu.product != expected:
-            who = f"its label {PRODUCT_LABEL}" if label else "the other nodes of the pool"
-            return f"GPU {gpu.index} is {gpu.product} by its driver and {expected} by {who}"
+            source = f"its label {PRODUCT_LABEL}" if label else "the other nodes of the pool"
+            return f"GPU {gpu.index} is {gpu.product} by its driver and {expected} by {source}"
     count = node.labels.get(COUNT_LABEL)
-    if count is not None and count != str(len(seen.gpus)):
-        return f"the driver shows {len(seen.gpus)} GPUs, its label {COUNT_LABEL} says {count}"
+    if count is not None and count != str(len(agent_status.gpus)):
+        return (
+            f"the driver shows {len(agent_status.gpus)} GPUs, its label {COUNT_LABEL} says {count}"
+        )
     return None
 
 
-def _as_seen(bare: Ground, seen: NodeLayoutStatus) -> Ground:
+def _from_agent(base: MigNode, agent_status: NodeLayoutStatus) -> MigNode:
     """An agent knows places, pods and processes."""
-    cut = [gpu for gpu in seen.gpus if gpu.mode in _MIG_MODES]
-    for gpu in cut:
+    mig_gpus = [gpu for gpu in agent_status.gpus if gpu.mode in _MIG_MODES]
+    for gpu in mig_gpus:
         if problem := layout_error(
-            bare.board, tuple(SlicePlacement(one.start, one.profile) for one in gpu.slices)
+            base.gpu_model,
+            tuple(
+                SlicePlacement(seen_slice.start, seen_slice.profile) for seen_slice in gpu.slices
+            ),
         ):
-            return replace(bare, disagrees=f"GPU {gpu.index}: {problem}")
+            return replace(base, inconsistency=f"GPU {gpu.index}: {problem}")
     return replace(
-        bare,
-        cards=tuple(sorted((_card(bare.board, gpu) for gpu in cut), key=lambda card: card.index)),
-        uncut=len(seen.gpus) - len(cut),
-        tells_pods=True,
-        cuts=seen.cuts,
+        base,
+        gpus=tuple(
+            sorted(
+                (_mig_gpu(base.gpu_model, gpu) for gpu in mig_gpus),
+                key=lambda mig_gpu: mig_gpu.index,
+            )
+        ),
+        whole_gpus=len(agent_status.gpus) - len(mig_gpus),
+        reports_pods=True,
+        can_partition=agent_status.cuts,
     )
 
 
-def _card(board: GpuModel, gpu: ObservedGpu) -> Card:
-    found = (
-        Tile(
-            spot=SlicePlacement(one.start, spelled(board, one.profile)),
-            holders=tuple(Ref(*pod.split("/", 1)) for pod in one.pods),
-            processes=one.processes,
+def _mig_gpu(gpu_model: GpuModel, gpu: ObservedGpu) -> MigGpu:
+    instances = (
+        GpuInstance(
+            placement=SlicePlacement(
+                seen_slice.start, canonical_profile(gpu_model, seen_slice.profile)
+            ),
+            holders=tuple(Ref(*pod.split("/", 1)) for pod in seen_slice.pods),
+            processes=seen_slice.processes,
         )
-        for one in gpu.slices
+        for seen_slice in gpu.slices
     )
-    return Card(
+    return MigGpu(
         index=gpu.index,
         uuid=gpu.uuid,
-        tiles=tuple(sorted(found, key=lambda tile: tile.spot)),
+        instances=tuple(sorted(instances, key=lambda instance: instance.placement)),
         fault="NeedsReset" if gpu.mode == "disabling" else gpu.fault,
         message=gpu.message,
     )
 
 
-def _as_counted(bare: Ground, target: NodeTarget | None) -> Ground:
+def _from_counts(base: MigNode, target: NodeTarget | None) -> MigNode:
     """Numbers fit on GPUs in some way, or they are no numbers of this node."""
-    text = bare.labels.get(COUNT_LABEL, "")
+    text = base.labels.get(COUNT_LABEL, "")
     if not (text.isdecimal() and text.isascii()):
-        return replace(bare, disagrees=f"its label {COUNT_LABEL} is {text!r}, not a number")
-    counts, whole = _numbers(bare, int(text))
-    unknown = sorted(name for name in counts if bare.board.find_profile(name) is None)
+        return replace(base, inconsistency=f"its label {COUNT_LABEL} is {text!r}, not a number")
+    counts, whole_gpus = _slice_counts(base, int(text))
+    unknown = sorted(name for name in counts if base.gpu_model.find_profile(name) is None)
     if unknown:
-        return replace(bare, disagrees=f"{bare.board.name} has no profile {unknown[0]}")
-    if whole and not counts:
-        return replace(bare, uncut=whole)
-    if whole:
+        return replace(base, inconsistency=f"{base.gpu_model.name} has no profile {unknown[0]}")
+    if whole_gpus and not counts:
+        return replace(base, whole_gpus=whole_gpus)
+    if whole_gpus:
         slices = sum(counts.values())
         return replace(
-            bare,
-            disagrees=f"it offers {whole} whole GPUs beside {slices} slices, and nobody says which "
-            "of its GPUs are in MIG mode: install tessera-node (node.enabled of the chart)",
+            base,
+            inconsistency=(
+                f"it offers {whole_gpus} whole GPUs beside {slices} slices, and nobody says which "
+                "of its GPUs are in MIG mode: install tessera-node (node.enabled of the chart)"
+            ),
         )
-    found = spread_out(bare.board, _geometry(counts), int(text), _likely(target, bare.board))
-    if found is None:
-        said = ", ".join(f"{count}x {name}" for name, count in sorted(counts.items()))
-        return replace(bare, disagrees=f"{text} GPUs {bare.board.name} cannot be cut into {said}")
+    layouts = layouts_for_counts(
+        base.gpu_model, _geometry(counts), int(text), _target_layouts(target, base.gpu_model)
+    )
+    if layouts is None:
+        slices_text = ", ".join(f"{count}x {name}" for name, count in sorted(counts.items()))
+        return replace(
+            base,
+            inconsistency=f"{text} GPUs {base.gpu_model.name} cannot be cut into {slices_text}",
+        )
     return replace(
-        bare,
-        cards=tuple(
-            Card(index=index, tiles=tuple(Tile(spot=spot) for spot in layout))
-            for index, layout in enumerate(found)
+        base,
+        gpus=tuple(
+            MigGpu(
+                index=index,
+                instances=tuple(GpuInstance(placement=placement) for placement in layout),
+            )
+            for index, layout in enumerate(layouts)
         ),
     )
 
@@ -194,22 +225,22 @@ def _geometry(counts: Mapping[str, int]) -> Geometry:
     return tuple(sorted(counts.items()))
 
 
-def _numbers(bare: Ground, gpus: int) -> tuple[Mapping[str, int], int]:
+def _slice_counts(base: MigNode, gpus: int) -> tuple[Mapping[str, int], int]:
     """Slices by profile, and whole GPUs.
 
     While the device plugin is away nothing is allocatable; feature discovery may still tell.
     """
-    if any(bare.allocatable.values()):
-        return offered(bare), min(gpus, bare.allocatable.get(GPU, 0))
-    found = labelled(bare)
-    return found, 0 if found or bare.labels.get(_REPLICAS) == "0" else gpus
+    if any(base.allocatable.values()):
+        return allocatable_slices(base), min(gpus, base.allocatable.get(GPU, 0))
+    counts = labeled_slices(base)
+    return counts, 0 if counts or base.labels.get(_REPLICAS_LABEL) == "0" else gpus
 
 
-def _likely(target: NodeTarget | None, board: GpuModel) -> tuple[Layout, ...]:
+def _target_layouts(target: NodeTarget | None, gpu_model: GpuModel) -> tuple[Layout, ...]:
     """The target's layouts by index, where it names them one after the other from 0."""
-    found: list[Layout] = []
+    layouts: list[Layout] = []
     for gpu in sorted(target.gpus, key=lambda gpu: gpu.gpu) if target else ():
-        if gpu.gpu != len(found):
+        if gpu.gpu != len(layouts):
             break
-        found.append(notation.layout(board, gpu.slices))
-    return tuple(found)
+        layouts.append(notation.parse_layout(gpu_model, gpu.slices))
+    return tuple(layouts)

@@ -3,47 +3,61 @@
 from collections.abc import Collection, Mapping, Sequence
 
 from tessera.domain.ref import Ref
-from tessera.domain.repartition.orders import Replica, Tenant
-from tessera.domain.repartition.room import Room, has, keeps, serves, slack, speed
+from tessera.domain.repartition.orders import PoolService, Replica
+from tessera.domain.repartition.room import (
+    PoolCapacity,
+    is_serving,
+    replica_capacity,
+    required_capacity,
+    serving_capacity,
+    tolerance,
+)
 
 
-def outgrown(tenants: Sequence[Tenant]) -> frozenset[Ref]:
+def wrong_profile_pods(services: Sequence[PoolService]) -> frozenset[Ref]:
     """Pods on slices of another profile than the planned one."""
     return frozenset(
-        one.pod
-        for tenant in tenants
-        for one in tenant.replicas
-        if tenant.profile is not None
-        and one.node is not None
-        and one.profile is not None
-        and one.profile != tenant.profile
+        replica.pod
+        for service in services
+        for replica in service.replicas
+        if service.profile is not None
+        and replica.node is not None
+        and replica.profile is not None
+        and replica.profile != service.profile
     )
 
 
-def stands(replica: Replica) -> bool:
+def needs_extra_replica(replica: Replica) -> bool:
     """Its Deployment has to have a replica more for it: it serves, or ends its last requests."""
-    return not replica.deleted and (replica.leaving or serves(replica))
+    return not replica.terminating and (replica.draining or is_serving(replica))
 
 
-def kept_up(tenants: Sequence[Tenant]) -> tuple[frozenset[Ref], frozenset[Ref]]:
+def displaced_by_profile(services: Sequence[PoolService]) -> tuple[frozenset[Ref], frozenset[Ref]]:
     """Outgrown pods for which their Deployments have to stand while nobody is told to leave, and
     those of them that were told before."""
-    outgrew = outgrown(tenants)
-    found = [one for tenant in tenants for one in tenant.replicas if one.pod in outgrew]
+    wrong_profile = wrong_profile_pods(services)
+    replicas = [
+        replica
+        for service in services
+        for replica in service.replicas
+        if replica.pod in wrong_profile
+    ]
     return (
-        frozenset(one.pod for one in found if stands(one)),
-        frozenset(one.pod for one in found if stands(one) and one.leaving),
+        frozenset(replica.pod for replica in replicas if needs_extra_replica(replica)),
+        frozenset(
+            replica.pod for replica in replicas if needs_extra_replica(replica) and replica.draining
+        ),
     )
 
 
-def told(
-    room: Room,
-    doomed: Collection[Ref],
+def pods_to_drain(
+    capacity: PoolCapacity,
+    displaced: Collection[Ref],
     supply: Mapping[str, int],
     *,
-    may: Collection[Ref],
-    going: Collection[Ref],
-    hurried: Collection[Ref],
+    ready: Collection[Ref],
+    on_removed_slices: Collection[Ref],
+    overdue: Collection[Ref],
 ) -> frozenset[Ref]:
     """Pods that were told to leave, and those that may be told now.
 
@@ -52,29 +66,39 @@ def told(
     Pods whose slices stay leave last, when what is left without those of `going` is all that it
     should have.
     """
-    found: set[Ref] = set()
-    for tenant in room.concerned(doomed):
-        hoped = room.hoped(tenant, doomed, supply)
-        left, floor = has(tenant), keeps(tenant)
-        full = max(floor, tenant.wanted * tenant.capacity.get(tenant.profile or "", 0.0))
-        ahead = sum(
-            speed(tenant, one) for one in tenant.replicas if one.pod in going and serves(one)
+    pods: set[Ref] = set()
+    for service in capacity.affected_services(displaced):
+        replacement_expected = capacity.replacement_expected(service, displaced, supply)
+        remaining, required = serving_capacity(service), required_capacity(service)
+        desired = max(
+            required, service.desired_replicas * service.capacity.get(service.profile or "", 0.0)
         )
-        last = [one for one in tenant.replicas if one.pod not in going]
-        for one in sorted(tenant.replicas, key=lambda one: (one in last, one.pod)):
-            if one.pod not in doomed or not (one.leaving or one.pod in may):
+        pending_loss = sum(
+            replica_capacity(service, candidate)
+            for candidate in service.replicas
+            if candidate.pod in on_removed_slices and is_serving(candidate)
+        )
+        on_kept_slices = [
+            candidate for candidate in service.replicas if candidate.pod not in on_removed_slices
+        ]
+        for replica in sorted(
+            service.replicas, key=lambda candidate: (candidate in on_kept_slices, candidate.pod)
+        ):
+            if replica.pod not in displaced or not (replica.draining or replica.pod in ready):
                 continue
-            if not serves(one):
-                found.add(one.pod)
+            if not is_serving(replica):
+                pods.add(replica.pod)
                 continue
-            loss = speed(tenant, one)
-            if one.pod not in going:
-                enough = left - ahead - loss >= full - slack(tenant)
+            loss = replica_capacity(service, replica)
+            if replica.pod not in on_removed_slices:
+                enough = remaining - pending_loss - loss >= desired - tolerance(service)
             else:
-                least = full if hoped and one.pod not in hurried else floor
-                enough = left - loss >= least - slack(tenant)
+                minimum = (
+                    desired if replacement_expected and replica.pod not in overdue else required
+                )
+                enough = remaining - loss >= minimum - tolerance(service)
             if enough:
-                left -= loss
-                ahead -= loss if one.pod in going else 0.0
-                found.add(one.pod)
-    return frozenset(found)
+                remaining -= loss
+                pending_loss -= loss if replica.pod in on_removed_slices else 0.0
+                pods.add(replica.pod)
+    return frozenset(pods)

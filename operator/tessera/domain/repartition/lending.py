@@ -13,136 +13,167 @@ from tessera.api.mig import GpuTarget
 from tessera.domain.mig.deal import place_geometry
 from tessera.domain.mig.layouts import Layout
 from tessera.domain.repartition.backend import Capabilities
-from tessera.domain.repartition.facts import Card, Ground
-from tessera.domain.repartition.goals import Goal, known
-from tessera.domain.repartition.room import Room, Shortage, successor
-from tessera.domain.repartition.units import Work
+from tessera.domain.repartition.facts import MigGpu, MigNode
+from tessera.domain.repartition.goals import NodeGoal, canonical_layout
+from tessera.domain.repartition.room import PoolCapacity, SliceShortage, replacement_profile
+from tessera.domain.repartition.units import NodeRepartition
 
-_COMPARED = 32
+_MAX_COMPARED = 32
 """So many of the units that wait are compared, those with the fewest pods."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Waiting:
+class BlockedUnit:
     """A unit that could begin if there were room."""
 
-    work: Work
-    shortages: Sequence[Shortage]
+    repartition: NodeRepartition
+    shortages: Sequence[SliceShortage]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Loan:
+class TemporaryLayout:
     """GPUs of one node as they could be for a while."""
 
-    goal: Goal
+    goal: NodeGoal
     gpus: tuple[int, ...]
     """Those that are cut anew; all of the node where no agent tells them apart."""
-    instead: tuple[GpuTarget, ...]
+    targets: tuple[GpuTarget, ...]
 
 
-def loan(
-    waiting: Sequence[Waiting],
-    there: Sequence[Goal],
-    room: Room,
-    can: Capabilities,
-) -> Loan | None:
+def find_temporary_layout(
+    blocked: Sequence[BlockedUnit],
+    goals: Sequence[NodeGoal],
+    capacity: PoolCapacity,
+    capabilities: Capabilities,
+) -> TemporaryLayout | None:
     """The first that lets one of the waiting units begin while nothing is in work."""
-    lenders = [(goal, tuple(_spare(goal, room, can))) for goal in there]
-    made = cache(lambda at, needs: _made(*lenders[at], dict(needs)))
-    first = sorted(waiting, key=lambda one: (len(one.work.pods), one.work.ground.name))
-    for one in first[:_COMPARED]:
+    candidates = [(goal, tuple(_spare_gpus(goal, capacity, capabilities))) for goal in goals]
+    layouts_for = cache(lambda position, needs: _free_layouts(*candidates[position], dict(needs)))
+    ordered = sorted(
+        blocked,
+        key=lambda blocked_unit: (
+            len(blocked_unit.repartition.pods),
+            blocked_unit.repartition.node.name,
+        ),
+    )
+    for unit in ordered[:_MAX_COMPARED]:
         needs = Counter[str]()
-        for shortage in one.shortages:
+        for shortage in unit.shortages:
             needs[shortage.profile] = max(needs[shortage.profile], shortage.missing)
-        without = {one.work.ground.name}
-        for at, (goal, _) in enumerate(lenders):
-            if goal.ground.name in without:
+        closed_nodes = {unit.repartition.node.name}
+        for index, (goal, _) in enumerate(candidates):
+            if goal.node.name in closed_nodes:
                 continue
-            offer = made(at, tuple(sorted(needs.items())))
-            if offer is None or not (_unplanned(goal, offer) or _returns(one.work, room, can)):
+            layouts = layouts_for(index, tuple(sorted(needs.items())))
+            if layouts is None or not (
+                _only_mismatched(goal, layouts)
+                or _can_revert(unit.repartition, capacity, capabilities)
+            ):
                 continue
-            supply = room.supply(without)
-            for card in goal.ground.cards:
-                if card.index in offer:
-                    supply.subtract(spot.profile for spot in card.layout)
-                    supply.update(spot.profile for spot in offer[card.index])
-            if not room.shortages(one.work.pods, supply):
-                gpus = sorted(offer) if goal.ground.tells_pods else sorted(goal.wanted)
-                instead = tuple(_target(gpu, offer[gpu]) for gpu in sorted(offer))
-                return Loan(goal=goal, gpus=tuple(gpus), instead=instead)
+            supply = capacity.supply(closed_nodes)
+            for mig_gpu in goal.node.gpus:
+                if mig_gpu.index in layouts:
+                    supply.subtract(placement.profile for placement in mig_gpu.layout)
+                    supply.update(placement.profile for placement in layouts[mig_gpu.index])
+            if not capacity.shortages(unit.repartition.pods, supply):
+                gpus = sorted(layouts) if goal.node.reports_pods else sorted(goal.desired)
+                targets = tuple(_gpu_target(gpu, layouts[gpu]) for gpu in sorted(layouts))
+                return TemporaryLayout(goal=goal, gpus=tuple(gpus), targets=targets)
     return None
 
 
-def _unplanned(goal: Goal, made: Collection[int]) -> bool:
+def _only_mismatched(goal: NodeGoal, gpus: Collection[int]) -> bool:
     """Nothing that is as planned would be undone."""
-    return all(gpu in goal.differing for gpu in made)
+    return all(gpu in goal.mismatched for gpu in gpus)
 
 
-def _returns(found: Work, room: Room, can: Capabilities) -> bool:
+def _can_revert(
+    repartition: NodeRepartition, capacity: PoolCapacity, capabilities: Capabilities
+) -> bool:
     """Whether all that leave have slices when the unit is cut, and the loan is over.
 
     Otherwise GPUs could lend to each other for ever.
     """
-    after = room.supply(())
-    for card in found.ground.cards:
-        if card.index in found.wanted:
-            after.subtract(tile.spot.profile for tile in card.tiles if not tile.holders)
-            stay = {tile.spot for tile in card.tiles if tile.holders and can.sibling_safe}
-            after.update(spot.profile for spot in found.wanted[card.index] if spot not in stay)
-    for tenant in room.concerned(found.pods):
-        gone = [one for one in tenant.replicas if one.pod in found.pods]
-        after[successor(tenant, gone)] -= len(gone)
+    after = capacity.supply(())
+    for gpu in repartition.node.gpus:
+        if gpu.index in repartition.desired:
+            after.subtract(
+                instance.placement.profile for instance in gpu.instances if not instance.holders
+            )
+            retained = {
+                instance.placement
+                for instance in gpu.instances
+                if instance.holders and capabilities.sibling_safe
+            }
+            after.update(
+                placement.profile
+                for placement in repartition.desired[gpu.index]
+                if placement not in retained
+            )
+    for service in capacity.affected_services(repartition.pods):
+        lost = [replica for replica in service.replicas if replica.pod in repartition.pods]
+        after[replacement_profile(service, lost)] -= len(lost)
     return all(count >= 0 for count in after.values())
 
 
-def _target(gpu: int, layout: Layout) -> GpuTarget:
-    return GpuTarget(gpu=gpu, slices=tuple(f"{spot.profile}@{spot.start}" for spot in layout))
+def _gpu_target(gpu: int, layout: Layout) -> GpuTarget:
+    return GpuTarget(
+        gpu=gpu, slices=tuple(f"{placement.profile}@{placement.start}" for placement in layout)
+    )
 
 
-def _made(
-    goal: Goal, spare: Sequence[tuple[Card, Layout]], needs: Mapping[str, int]
+def _free_layouts(
+    goal: NodeGoal, spare: Sequence[tuple[MigGpu, Layout]], needs: Mapping[str, int]
 ) -> dict[int, Layout] | None:
     """GPUs of the node that offer all that is needed besides what is used on them."""
-    left, made = Counter(needs), dict[int, Layout]()
-    for card, kept in spare:
-        if card.index in made:
+    remaining, layouts = Counter(needs), dict[int, Layout]()
+    for gpu, retained in spare:
+        if gpu.index in layouts:
             continue
-        layout = kept
-        for profile in sorted(left.elements(), key=lambda one: _size(goal.ground, one)):
-            grown = place_geometry(goal.ground.board, ((profile, 1),), layout)
+        layout = retained
+        for profile in sorted(remaining.elements(), key=lambda name: _size(goal.node, name)):
+            grown = place_geometry(goal.node.gpu_model, ((profile, 1),), layout)
             if grown is not None:
                 layout = grown
-                left[profile] -= 1
-        if layout != kept:
-            made[card.index] = layout
-        if not +left:
-            return made
+                remaining[profile] -= 1
+        if layout != retained:
+            layouts[gpu.index] = layout
+        if not +remaining:
+            return layouts
     return None
 
 
-def _spare(goal: Goal, room: Room, can: Capabilities) -> Iterator[tuple[Card, Layout]]:
+def _spare_gpus(
+    goal: NodeGoal, capacity: PoolCapacity, capabilities: Capabilities
+) -> Iterator[tuple[MigGpu, Layout]]:
     """GPUs with the slices that have to stay; first as they are, then without the unused ones."""
-    ground = goal.ground
-    pods = room.on_nodes.get(ground.name, ())
-    told = {pod for card in ground.cards for tile in card.tiles for pod in tile.holders}
-    knows = can.knows_pods and ground.tells_pods
-    if any(one.pod not in told for one in pods):
+    node = goal.node
+    pods = capacity.replicas_by_node.get(node.name, ())
+    known_pods = {
+        pod for gpu in node.gpus for instance in gpu.instances for pod in instance.holders
+    }
+    pods_known = capabilities.knows_pods and node.reports_pods
+    if any(replica.pod not in known_pods for replica in pods):
         return
-    free: list[tuple[Card, Layout]] = []
-    for card in ground.cards:
-        if card.fault is not None or card.index not in goal.wanted:
+    free: list[tuple[MigGpu, Layout]] = []
+    for gpu in node.gpus:
+        if gpu.fault is not None or gpu.index not in goal.desired:
             continue
-        used = known(
-            ground.board,
-            tuple(tile.spot for tile in card.tiles if tile.holders or tile.processes),
+        used = canonical_layout(
+            node.gpu_model,
+            tuple(
+                instance.placement
+                for instance in gpu.instances
+                if instance.holders or instance.processes
+            ),
         )
-        if knows and can.sibling_safe:
-            yield card, known(ground.board, card.layout)
-        if not used or (knows and can.sibling_safe):
-            free.append((card, used))
+        if pods_known and capabilities.sibling_safe:
+            yield gpu, canonical_layout(node.gpu_model, gpu.layout)
+        if not used or (pods_known and capabilities.sibling_safe):
+            free.append((gpu, used))
     yield from free
 
 
-def _size(ground: Ground, profile: str) -> tuple[int, str]:
-    cut = ground.board.find_profile(profile)
-    return -(cut.memory_slices if cut else 0), profile
+def _size(node: MigNode, profile: str) -> tuple[int, str]:
+    gi_profile = node.gpu_model.find_profile(profile)
+    return -(gi_profile.memory_slices if gi_profile else 0), profile

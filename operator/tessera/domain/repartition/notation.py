@@ -7,16 +7,17 @@ from tessera.domain.mig.deal import place_geometry
 from tessera.domain.mig.layouts import Layout, SlicePlacement, geometry
 
 
-def written(spot: SlicePlacement, *, pinned: bool) -> str:
+def format_slice(placement: SlicePlacement, *, pinned: bool) -> str:
     """Without the place where nobody can keep it."""
-    return f"{spot.profile}@{spot.start}" if pinned else spot.profile
+    return f"{placement.profile}@{placement.start}" if pinned else placement.profile
 
 
-def layout(board: GpuModel, tiles: Iterable[str]) -> Layout:
+def parse_layout(gpu_model: GpuModel, slices: Iterable[str]) -> Layout:
     """Of one GPU; where places are not told, the first that there are."""
-    parts = [tile.partition("@") for tile in tiles]
+    parts = [text.partition("@") for text in slices]
     if all(start for _, _, start in parts):
         return tuple(sorted(SlicePlacement(int(start), profile) for profile, _, start in parts))
     return (
-        place_geometry(board, geometry(SlicePlacement(0, profile) for profile, _, _ in parts)) or ()
+        place_geometry(gpu_model, geometry(SlicePlacement(0, profile) for profile, _, _ in parts))
+        or ()
     )

@@ -14,31 +14,31 @@ from tessera.domain.mig.layouts import Layout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Option:
+class HardwareOption:
     """Hardware that a replica of a service could have."""
 
-    kind: InstanceType
+    instance_type: InstanceType
     tokens_per_second: float
-    hourly: int
+    hourly_nanos: int
     """What it is billed, in nano-units."""
-    alone: bool
+    fills_gpu: bool
     """It fills its GPU."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class SliceDemand:
     """What one service needs."""
 
     service: ServiceDemand
     """To the planner; demand in output tokens per second."""
-    options: tuple[Option, ...]
+    options: tuple[HardwareOption, ...]
     """All that would hold it, the cheapest first."""
-    was: InstanceType | None = None
+    current: InstanceType | None = None
     """Where it runs now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
+class PoolTerms:
     """A pool whose GPUs may be cut."""
 
     pool: str
@@ -50,11 +50,11 @@ class Terms:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
+class LayoutProblem:
     """All that layouts follow from. Everything is in the order of names."""
 
-    terms: tuple[Terms, ...] = ()
-    wishes: tuple[Wish, ...] = ()
+    terms: tuple[PoolTerms, ...] = ()
+    demands: tuple[SliceDemand, ...] = ()
     offers: tuple[GpuOffer, ...] = ()
     gpus: tuple[FleetGpu, ...] = ()
     layouts: Mapping[str, Layout]
@@ -62,28 +62,28 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Short:
+class Shortfall:
     """A service that gets less than it wishes, in output tokens per second."""
 
     service: str
-    wished: float
-    gets: float
+    demanded: float
+    provided: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Drawn:
+class PoolLayout:
     """The layouts of one pool."""
 
     plan: MigPlan
     """Its moment is not known yet."""
-    short: tuple[Short, ...] = ()
-    cuts: int = 0
+    shortfalls: tuple[Shortfall, ...] = ()
+    repartitioned_gpus: int = 0
     """GPUs that are cut anew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Solved:
+class LayoutSolution:
     """The answer to a question, by pool."""
 
-    question: Question
-    pools: Mapping[str, Drawn]
+    problem: LayoutProblem
+    pools: Mapping[str, PoolLayout]

@@ -13,83 +13,94 @@ from datetime import datetime, timedelta
 from tessera.api.mig import GpuTarget, Mig, MigPlan, MigStatus, Phase, Unit
 from tessera.domain.reasons import LayoutReady, StatusVerdict
 from tessera.domain.ref import Ref
-from tessera.domain.repartition.backend import Ask, GeometryBackend
-from tessera.domain.repartition.facts import Ground
-from tessera.domain.repartition.goals import Goal, goals
-from tessera.domain.repartition.leaving import kept_up, outgrown, stands, told
-from tessera.domain.repartition.lending import Waiting, loan
-from tessera.domain.repartition.orders import Orders, Tenant
-from tessera.domain.repartition.room import Room, Shortage, successor
-from tessera.domain.repartition.units import Work, hindrance, incomplete, unavailable, work
-from tessera.domain.repartition.window import closed
+from tessera.domain.repartition.backend import BackendRequest, GeometryBackend
+from tessera.domain.repartition.facts import MigNode
+from tessera.domain.repartition.goals import NodeGoal, node_goals
+from tessera.domain.repartition.leaving import (
+    displaced_by_profile,
+    needs_extra_replica,
+    pods_to_drain,
+    wrong_profile_pods,
+)
+from tessera.domain.repartition.lending import BlockedUnit, find_temporary_layout
+from tessera.domain.repartition.orders import PoolActions, PoolService
+from tessera.domain.repartition.room import PoolCapacity, SliceShortage, replacement_profile
+from tessera.domain.repartition.units import (
+    NodeRepartition,
+    blocker,
+    node_blocker,
+    node_repartition,
+    plan_blocker,
+)
+from tessera.domain.repartition.window import closed_reason
 from tessera.domain.repartition.wording import (
-    cut_short,
-    failed,
-    no_room,
-    placing,
-    taken_back,
-    waits,
-    working,
+    backend_failed,
+    no_surge_capacity,
+    progress_message,
+    surge_message,
+    temporary_layout_ended,
+    truncate,
+    wait_message,
 )
 
-ATTEMPTS = 5
+MAX_ATTEMPTS = 5
 """So often a backend is asked for the same."""
-SETTLED = timedelta(seconds=5)
+SETTLE_PERIOD = timedelta(seconds=5)
 """A pod that was bound before the taint is seen by then."""
-PATIENCE = timedelta(minutes=10)
+REPLACEMENT_TIMEOUT = timedelta(minutes=10)
 """Replacements that do not become Ready are waited for so long, where the floor is kept without
 them; a unit whose room was taken by others is given up after it."""
 
 
-_PASSING = frozenset(
+_TRANSIENT = frozenset(
     {LayoutReady.UNMANAGED_POD, LayoutReady.GPU_IN_USE, LayoutReady.REPARTITIONING}
 )
 """What is seen for a moment after a pod ended, until the agent has seen that too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scene:
+class RolloutInputs:
     """All that a rollout looks at."""
 
     pool: str
     mig: Mig
     status: MigStatus
     """As it was written last."""
-    grounds: Sequence[Ground]
-    tenants: Sequence[Tenant]
+    nodes: Sequence[MigNode]
+    services: Sequence[PoolService]
     backend: GeometryBackend
-    own: Collection[Ref]
+    own_pods: Collection[Ref]
     """Pods that Tessera made; others are nobody's to move."""
     at: datetime
 
 
-def carry_on(scene: Scene) -> Orders:
+def advance_rollout(inputs: RolloutInputs) -> PoolActions:
     """What this turn does for the plan of the status.
 
     The status that comes out is to be written before the rest.
     """
-    plan = scene.status.target
+    plan = inputs.status.target
     if plan is None:
-        untold = StatusVerdict(LayoutReady.PLANNING, f"the pool {scene.pool} has no plan yet")
-        status = scene.status.model_copy(update={"units": ()})
-        doomed, leaving = kept_up(scene.tenants)
-        return Orders(verdict=untold, status=status, doomed=doomed, leaving=leaving)
-    return _Turn(scene, plan).orders()
+        verdict = StatusVerdict(LayoutReady.PLANNING, f"the pool {inputs.pool} has no plan yet")
+        status = inputs.status.model_copy(update={"units": ()})
+        displaced, draining = displaced_by_profile(inputs.services)
+        return PoolActions(verdict=verdict, status=status, displaced=displaced, draining=draining)
+    return _RolloutCycle(inputs, plan).actions()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Open:
+class _ActiveUnit:
     """A unit in work."""
 
     unit: Unit
-    work: Work
+    repartition: NodeRepartition
     """Of its GPUs that are not as they should be."""
     problem: StatusVerdict[LayoutReady] | None = None
-    surges: bool = False
+    surging: bool = False
     """Its node takes pods until the replacements, which have room there alone, have slices."""
 
     @property
-    def lends(self) -> bool:
+    def is_temporary(self) -> bool:
         """Its node is open to pods meanwhile."""
         return self.unit.phase == "Lending"
 
@@ -98,329 +109,390 @@ class _Open:
 class _Candidate:
     """A unit that may be begun."""
 
-    work: Work
-    harms: int = 0
+    repartition: NodeRepartition
+    services_with_downtime: int = 0
     """Services that allowed to be harmed, and would be."""
 
     @property
     def rank(self) -> tuple[int, int, str]:
-        return self.harms, len(self.work.pods), self.work.ground.name
+        return self.services_with_downtime, len(self.repartition.pods), self.repartition.node.name
 
 
-class _Turn:
-    def __init__(self, scene: Scene, plan: MigPlan) -> None:
-        self._mig, self._status, self._at = scene.mig, scene.status, scene.at
-        self._backend, self._can = scene.backend, scene.backend.capabilities
-        self._own = frozenset(scene.own)
+class _RolloutCycle:
+    def __init__(self, inputs: RolloutInputs, plan: MigPlan) -> None:
+        self._mig, self._status, self._at = inputs.mig, inputs.status, inputs.at
+        self._backend, self._capabilities = inputs.backend, inputs.backend.capabilities
+        self._own_pods = frozenset(inputs.own_pods)
         self._since = plan.at
-        self._units = sorted(scene.status.units, key=lambda one: one.node)
-        self._goals = goals(plan, self._units, scene.grounds, pinned=self._can.pinned_starts)
-        self._room = Room(scene.grounds, scene.tenants)
-        self._works: dict[tuple[str, tuple[int, ...]], Work] = {}
-        self._hindrances: dict[tuple[str, int], StatusVerdict[LayoutReady] | None] = {}
-        self._open: dict[str, _Open] = {}
-        self._asks: dict[str, Ask] = {}
+        self._units = sorted(inputs.status.units, key=lambda unit: unit.node)
+        self._goals = node_goals(
+            plan, self._units, inputs.nodes, pinned=self._capabilities.pinned_starts
+        )
+        self._capacity = PoolCapacity(inputs.nodes, inputs.services)
+        self._repartitions: dict[tuple[str, tuple[int, ...]], NodeRepartition] = {}
+        self._blockers: dict[tuple[str, int], StatusVerdict[LayoutReady] | None] = {}
+        self._active: dict[str, _ActiveUnit] = {}
+        self._requests: dict[str, BackendRequest] = {}
         self._blocked: list[StatusVerdict[LayoutReady]] = []
-        self._waiting: list[Waiting] = []
+        self._blocked_units: list[BlockedUnit] = []
 
-    def orders(self) -> Orders:
+    def actions(self) -> PoolActions:
         for unit in self._units:
-            if (found := self._gone_on(unit)) is not None:
-                self._open[unit.node] = found
-        shut = closed(self._mig.maintenance_window, self._at)
-        self._begin(shut)
-        self._settle()
-        outgrew = outgrown(self._room.tenants)
-        doomed = self._doomed() | outgrew
-        leaving = self._leaving(doomed, outgrew)
-        known = self._room.replica
-        evict = {
-            pod: known[pod].uid
-            for pod in sorted(leaving)
-            if known[pod].leaving and known[pod].empty
+            if (continued := self._continue_unit(unit)) is not None:
+                self._active[unit.node] = continued
+        closed = closed_reason(self._mig.maintenance_window, self._at)
+        self._start_units(closed)
+        self._reassert()
+        wrong_profile = wrong_profile_pods(self._capacity.services)
+        displaced = self._displaced() | wrong_profile
+        draining = self._draining(displaced, wrong_profile)
+        replicas = self._capacity.replicas
+        evictions = {
+            pod: replicas[pod].uid
+            for pod in sorted(draining)
+            if replicas[pod].draining and replicas[pod].drained
         }
-        units = tuple(self._worded(one, leaving, evict) for _, one in sorted(self._open.items()))
-        done = sum(self._done(goal) for goal in self._goals.values())
-        total = sum(len(goal.wanted) + len(goal.impossible) for goal in self._goals.values())
+        units = tuple(
+            self._with_message(active, draining, evictions)
+            for _, active in sorted(self._active.items())
+        )
+        done = sum(self._count_done(goal) for goal in self._goals.values())
+        total = sum(len(goal.desired) + len(goal.infeasible) for goal in self._goals.values())
         changes = {"units": units, "done": done, "total": total}
-        return Orders(
-            verdict=self._verdict(units, f"{done} of {total} GPUs are as planned", shut),
+        return PoolActions(
+            verdict=self._verdict(units, f"{done} of {total} GPUs are as planned", closed),
             status=self._status.model_copy(update=changes),
-            tainted=self._shut(),
-            doomed=frozenset(pod for pod in doomed if stands(known[pod])),
-            surges=self._room.surges(self._doomed(), self._room.supply(self._shut())),
-            leaving=leaving,
-            evict=evict,
-            asks=self._asks,
+            tainted_nodes=self._closed_nodes(),
+            displaced=frozenset(pod for pod in displaced if needs_extra_replica(replicas[pod])),
+            surge_replicas=self._capacity.surge_replicas(
+                self._displaced(), self._capacity.supply(self._closed_nodes())
+            ),
+            draining=draining,
+            evictions=evictions,
+            requests=self._requests,
         )
 
-    def _done(self, goal: Goal) -> int:
-        undone = {*goal.differing, *goal.absent, *goal.lent}
-        return sum(gpu not in undone for gpu in goal.wanted)
+    def _count_done(self, goal: NodeGoal) -> int:
+        pending = {*goal.mismatched, *goal.missing, *goal.temporary}
+        return sum(gpu not in pending for gpu in goal.desired)
 
-    def _shut(self) -> frozenset[str]:
+    def _closed_nodes(self) -> frozenset[str]:
         """Nodes that take no new pods."""
-        return frozenset(name for name, one in self._open.items() if not (one.lends or one.surges))
+        return frozenset(
+            name
+            for name, active in self._active.items()
+            if not (active.is_temporary or active.surging)
+        )
 
-    def _in_work(self) -> int:
-        return sum(not one.lends for one in self._open.values())
+    def _count_in_progress(self) -> int:
+        return sum(not active.is_temporary for active in self._active.values())
 
     # What is in work
 
-    def _gone_on(self, unit: Unit) -> _Open | None:
+    def _continue_unit(self, unit: Unit) -> _ActiveUnit | None:
         """The unit a turn later; None when it is over."""
         goal = self._goals.get(unit.node)
         if goal is None:
             return None
-        gpus = tuple(gpu for gpu in unit.gpus if gpu in goal.wanted)
-        differing = tuple(gpu for gpu in gpus if gpu in goal.differing)
+        gpus = tuple(gpu for gpu in unit.gpus if gpu in goal.desired)
+        mismatched = tuple(gpu for gpu in gpus if gpu in goal.mismatched)
         if not gpus:
             return None
         if unit.phase in {"Applying", "Verifying"}:
-            return self._applied(unit, goal, gpus, differing)
-        return self._emptied(unit, goal, differing) if differing else self._over(unit, goal)
+            return self._apply(unit, goal, gpus, mismatched)
+        return self._drain(unit, goal, mismatched) if mismatched else self._finish(unit, goal)
 
-    def _over(self, unit: Unit, goal: Goal) -> _Open | None:
+    def _finish(self, unit: Unit, goal: NodeGoal) -> _ActiveUnit | None:
         """What is cut for a while stays until it is taken back."""
         if not unit.instead:
             return None
         since = unit.since if unit.phase == "Lending" else self._at
-        lending = unit.model_copy(update={"phase": "Lending", "since": since})
-        return _Open(unit=lending, work=self._work(goal, ()))
+        temporary = unit.model_copy(update={"phase": "Lending", "since": since})
+        return _ActiveUnit(unit=temporary, repartition=self._repartition(goal, ()))
 
-    def _emptied(self, unit: Unit, goal: Goal, gpus: tuple[int, ...]) -> _Open | None:
-        found = self._work(goal, gpus)
-        begun = any(self._room.replica[pod].leaving for pod in found.pods)
+    def _drain(self, unit: Unit, goal: NodeGoal, gpus: tuple[int, ...]) -> _ActiveUnit | None:
+        repartition = self._repartition(goal, gpus)
+        draining = any(self._capacity.replicas[pod].draining for pod in repartition.pods)
         since = self._at if unit.phase != "Emptying" else unit.since
-        now = unit.model_copy(update={"gpus": gpus, "phase": "Emptying", "since": since})
-        ahead = self._backend.ask(found.ground, found.wanted, unit.attempt).configs
-        if ahead:  # a file takes a while to reach the node
-            self._asks[unit.node] = Ask(configs=ahead)
-        late = self._at - since >= PATIENCE
-        if problem := self._hindered(goal, gpus):
-            passes = problem.reason in _PASSING and not late
-            kept = _Open(unit=now, work=found, problem=None if passes else problem)
-            return kept if begun or passes else None
-        if found.free and goal.ground.tainted and self._at - since >= SETTLED:
-            return self._asked(now, found, "Applying")
-        surges = not begun and self._surges(found)
-        if late and not begun and not surges and self._short(found):
+        updated = unit.model_copy(update={"gpus": gpus, "phase": "Emptying", "since": since})
+        configs = self._backend.request(repartition.node, repartition.desired, unit.attempt).configs
+        if configs:  # a file takes a while to reach the node
+            self._requests[unit.node] = BackendRequest(configs=configs)
+        overdue = self._at - since >= REPLACEMENT_TIMEOUT
+        if problem := self._find_blocker(goal, gpus):
+            transient = problem.reason in _TRANSIENT and not overdue
+            active = _ActiveUnit(
+                unit=updated, repartition=repartition, problem=None if transient else problem
+            )
+            return active if draining or transient else None
+        if repartition.free and goal.node.tainted and self._at - since >= SETTLE_PERIOD:
+            return self._request(updated, repartition, "Applying")
+        surging = not draining and self._needs_surge(repartition)
+        if overdue and not draining and not surging and self._shortages(repartition):
             return None
-        return _Open(unit=now, work=found, surges=surges)
+        return _ActiveUnit(unit=updated, repartition=repartition, surging=surging)
 
-    def _hindered(self, goal: Goal, gpus: Sequence[int]) -> StatusVerdict[LayoutReady] | None:
+    def _find_blocker(
+        self, goal: NodeGoal, gpus: Sequence[int]
+    ) -> StatusVerdict[LayoutReady] | None:
         """Why these GPUs cannot be cut, whatever room there is."""
-        if told_so := unavailable(goal):
-            return told_so
-        found = (self._hindrance(goal, gpu) for gpu in gpus)
-        return next((one for one in found if one is not None), None)
+        if verdict := node_blocker(goal):
+            return verdict
+        blockers = (self._gpu_blocker(goal, gpu) for gpu in gpus)
+        return next((blocker for blocker in blockers if blocker is not None), None)
 
-    def _applied(
-        self, unit: Unit, goal: Goal, gpus: tuple[int, ...], differing: tuple[int, ...]
-    ) -> _Open | None:
+    def _apply(
+        self, unit: Unit, goal: NodeGoal, gpus: tuple[int, ...], mismatched: tuple[int, ...]
+    ) -> _ActiveUnit | None:
         """Asked until it is done. Somebody who came nevertheless has to leave first."""
-        ground = goal.ground
-        found = self._work(goal, differing)
-        now = unit.model_copy(update={"gpus": gpus})
-        if not found.free:
-            emptying = {"phase": "Emptying", "since": self._at}
-            return _Open(unit=now.model_copy(update=emptying), work=found)
-        wanted = {gpu: goal.wanted[gpu] for gpu in gpus}
-        asked = replace(found, wanted=wanted)
-        heard = self._backend.heard(ground, wanted, unit.attempt, unit.since, self._at)
-        if heard.done:
-            return self._over(unit, goal)
-        if heard.again and unit.attempt < ATTEMPTS:
-            following = {"attempt": unit.attempt + 1, "since": self._at}
-            return self._asked(now.model_copy(update=following), asked, "Applying")
-        again = failed(ground.name, gpus, ATTEMPTS) if heard.again else None
-        phase: Phase = unit.phase if differing or goal.absent else "Verifying"
-        return replace(self._asked(now, asked, phase), problem=heard.problem or again)
+        node = goal.node
+        repartition = self._repartition(goal, mismatched)
+        updated = unit.model_copy(update={"gpus": gpus})
+        if not repartition.free:
+            draining = {"phase": "Emptying", "since": self._at}
+            return _ActiveUnit(unit=updated.model_copy(update=draining), repartition=repartition)
+        desired = {gpu: goal.desired[gpu] for gpu in gpus}
+        requested = replace(repartition, desired=desired)
+        status = self._backend.status(node, desired, unit.attempt, unit.since, self._at)
+        if status.done:
+            return self._finish(unit, goal)
+        if status.retry and unit.attempt < MAX_ATTEMPTS:
+            next_attempt = {"attempt": unit.attempt + 1, "since": self._at}
+            return self._request(updated.model_copy(update=next_attempt), requested, "Applying")
+        failure = backend_failed(node.name, gpus, MAX_ATTEMPTS) if status.retry else None
+        phase: Phase = unit.phase if mismatched or goal.missing else "Verifying"
+        return replace(self._request(updated, requested, phase), problem=status.problem or failure)
 
-    def _asked(self, unit: Unit, found: Work, phase: Phase) -> _Open:
+    def _request(self, unit: Unit, repartition: NodeRepartition, phase: Phase) -> _ActiveUnit:
         since = unit.since if unit.phase == phase else self._at
-        self._asks[unit.node] = self._backend.ask(found.ground, found.wanted, unit.attempt)
-        return _Open(unit=unit.model_copy(update={"phase": phase, "since": since}), work=found)
+        self._requests[unit.node] = self._backend.request(
+            repartition.node, repartition.desired, unit.attempt
+        )
+        return _ActiveUnit(
+            unit=unit.model_copy(update={"phase": phase, "since": since}), repartition=repartition
+        )
 
-    def _settle(self) -> None:
+    def _reassert(self) -> None:
         """What keeps a finished node so is asked for where it is not there."""
         for name, goal in self._goals.items():
-            if name in self._open or goal.differing or unavailable(goal) or incomplete(goal):
+            if name in self._active or goal.mismatched or node_blocker(goal) or plan_blocker(goal):
                 continue
-            if not self._backend.heard(goal.ground, goal.wanted, 1, self._since, self._at).done:
-                self._asks[name] = self._backend.ask(goal.ground, goal.wanted, 1)
+            if not self._backend.status(goal.node, goal.desired, 1, self._since, self._at).done:
+                self._requests[name] = self._backend.request(goal.node, goal.desired, 1)
 
     # What begins
 
-    def _begin(self, shut: str | None) -> None:
+    def _start_units(self, closed: str | None) -> None:
         """As much as may be in work; what lends is over when nothing goes on with it."""
-        if self._in_work() and not self._may_begin():
+        if self._count_in_progress() and not self._may_start():
             return
         candidates = self._candidates()
-        while candidates and not shut and self._may_begin():
-            first = min(candidates, key=lambda one: one.rank)
-            self._opened(first.work)
-            candidates = self._candidates() if self._may_begin() else []
-        if candidates or self._in_work():
+        while candidates and not closed and self._may_start():
+            first = min(candidates, key=lambda candidate: candidate.rank)
+            self._start(first.repartition)
+            candidates = self._candidates() if self._may_start() else []
+        if candidates or self._count_in_progress():
             return
-        if self._open:
-            self._open.clear()
-            self._blocked.append(taken_back())
-        elif self._waiting and not shut:
-            self._lend()
+        if self._active:
+            self._active.clear()
+            self._blocked.append(temporary_layout_ended())
+        elif self._blocked_units and not closed:
+            self._start_temporary()
 
-    def _may_begin(self) -> bool:
+    def _may_start(self) -> bool:
         """A node that is stuck hinders others only when too many are."""
-        stuck = sum(one.problem is not None for one in self._open.values())
+        stuck = sum(active.problem is not None for active in self._active.values())
         return (
-            self._in_work() - stuck < self._mig.max_concurrent and stuck <= self._mig.max_concurrent
+            self._count_in_progress() - stuck < self._mig.max_concurrent
+            and stuck <= self._mig.max_concurrent
         )
 
-    def _opened(self, found: Work, instead: tuple[GpuTarget, ...] = ()) -> None:
-        node = found.ground.name
-        unit = Unit(node=node, gpus=found.gpus, phase="Emptying", since=self._at, instead=instead)
-        self._open[node] = _Open(unit=unit, work=found, surges=self._surges(found))
+    def _start(self, repartition: NodeRepartition, temporary: tuple[GpuTarget, ...] = ()) -> None:
+        node = repartition.node.name
+        unit = Unit(
+            node=node, gpus=repartition.gpus, phase="Emptying", since=self._at, instead=temporary
+        )
+        self._active[node] = _ActiveUnit(
+            unit=unit, repartition=repartition, surging=self._needs_surge(repartition)
+        )
 
-    def _lend(self) -> None:
-        there = [goal for goal in self._goals.values() if not unavailable(goal)]
-        found = loan(self._waiting, there, self._room, self._can)
-        if found is not None:
-            nobody = replace(self._work(found.goal, found.gpus), pods=frozenset())
-            self._opened(nobody, found.instead)
+    def _start_temporary(self) -> None:
+        available = [goal for goal in self._goals.values() if not node_blocker(goal)]
+        temporary = find_temporary_layout(
+            self._blocked_units, available, self._capacity, self._capabilities
+        )
+        if temporary is not None:
+            repartition = replace(
+                self._repartition(temporary.goal, temporary.gpus), pods=frozenset()
+            )
+            self._start(repartition, temporary.targets)
 
     def _candidates(self) -> list[_Candidate]:
         """At most one of each node; what cannot be begun is told."""
-        self._blocked, self._waiting = [], []
-        found: list[_Candidate] = []
+        self._blocked, self._blocked_units = [], []
+        candidates: list[_Candidate] = []
         for name, goal in self._goals.items():
-            if told_so := incomplete(goal):
-                self._blocked.append(told_so)
-            if name in self._open or not (goal.differing or goal.ground.disagrees):
+            if verdict := plan_blocker(goal):
+                self._blocked.append(verdict)
+            if name in self._active or not (goal.mismatched or goal.node.inconsistency):
                 continue
-            if told_so := unavailable(goal):
-                self._blocked.append(told_so)
+            if verdict := node_blocker(goal):
+                self._blocked.append(verdict)
             else:
-                found += self._of_node(goal)
-        return found
+                candidates += self._node_candidates(goal)
+        return candidates
 
-    def _of_node(self, goal: Goal) -> Iterator[_Candidate]:
+    def _node_candidates(self, goal: NodeGoal) -> Iterator[_Candidate]:
         """GPUs that nobody has to leave go alone, since they free room; then as many as can."""
-        told_so = {gpu: self._hindrance(goal, gpu) for gpu in goal.differing}
-        self._blocked += [one for one in told_so.values() if one is not None]
-        free = [gpu for gpu, one in told_so.items() if one is None]
-        if not (self._can.knows_pods and goal.ground.tells_pods):
-            if len(free) == len(goal.differing):
-                yield from self._judged(goal, [free])
+        blockers = {gpu: self._gpu_blocker(goal, gpu) for gpu in goal.mismatched}
+        self._blocked += [blocker for blocker in blockers.values() if blocker is not None]
+        free = [gpu for gpu, blocker in blockers.items() if blocker is None]
+        if not (self._capabilities.knows_pods and goal.node.reports_pods):
+            if len(free) == len(goal.mismatched):
+                yield from self._feasible_candidates(goal, [free])
             return
-        works = {gpu: self._work(goal, (gpu,)) for gpu in free}
-        if idle := [gpu for gpu in free if not works[gpu].pods]:
-            yield _Candidate(work=self._work(goal, idle))
+        repartitions = {gpu: self._repartition(goal, (gpu,)) for gpu in free}
+        if idle := [gpu for gpu in free if not repartitions[gpu].pods]:
+            yield _Candidate(repartition=self._repartition(goal, idle))
             return
-        single = sorted(free, key=lambda gpu: (len(works[gpu].pods), gpu))
-        yield from self._judged(goal, [(gpu,) for gpu in single])
+        ordered = sorted(free, key=lambda gpu: (len(repartitions[gpu].pods), gpu))
+        yield from self._feasible_candidates(goal, [(gpu,) for gpu in ordered])
 
-    def _judged(self, goal: Goal, parts: Sequence[Sequence[int]]) -> Iterator[_Candidate]:
+    def _feasible_candidates(
+        self, goal: NodeGoal, parts: Sequence[Sequence[int]]
+    ) -> Iterator[_Candidate]:
         """All parts of the node that can be cut at once."""
-        chosen, lacking = self._work(goal, ()), list[Waiting]()
+        chosen, blocked = self._repartition(goal, ()), list[BlockedUnit]()
         for part in parts:
-            grown = self._work(goal, (*chosen.gpus, *part))
-            short = self._short(grown)
-            if not short or self._fits_beside(grown):
-                chosen = grown
+            extended = self._repartition(goal, (*chosen.gpus, *part))
+            shortages = self._shortages(extended)
+            if not shortages or self._fits_on_node(extended):
+                chosen = extended
             elif not chosen.gpus:
-                lacking.append(Waiting(work=grown, shortages=short))
+                blocked.append(BlockedUnit(repartition=extended, shortages=shortages))
         if chosen.gpus:
-            yield _Candidate(work=chosen, harms=self._harms(chosen))
+            yield _Candidate(
+                repartition=chosen, services_with_downtime=self._count_downtime(chosen)
+            )
             return
-        self._waiting += lacking
-        self._blocked += [no_room(one.work, short) for one in lacking for short in one.shortages]
+        self._blocked_units += blocked
+        self._blocked += [
+            no_surge_capacity(unit.repartition, shortage)
+            for unit in blocked
+            for shortage in unit.shortages
+        ]
 
-    def _work(self, goal: Goal, gpus: Sequence[int]) -> Work:
+    def _repartition(self, goal: NodeGoal, gpus: Sequence[int]) -> NodeRepartition:
         """The same for the whole turn, in which it is looked at more than once."""
-        key = goal.ground.name, tuple(gpus)
-        if key not in self._works:
-            self._works[key] = work(goal.ground, goal.wanted, gpus, self._room, self._can)
-        return self._works[key]
+        key = goal.node.name, tuple(gpus)
+        if key not in self._repartitions:
+            self._repartitions[key] = node_repartition(
+                goal.node, goal.desired, gpus, self._capacity, self._capabilities
+            )
+        return self._repartitions[key]
 
-    def _hindrance(self, goal: Goal, gpu: int) -> StatusVerdict[LayoutReady] | None:
-        key = goal.ground.name, gpu
-        if key not in self._hindrances:
-            self._hindrances[key] = hindrance(goal, gpu, self._room, self._can, self._own)
-        return self._hindrances[key]
+    def _gpu_blocker(self, goal: NodeGoal, gpu: int) -> StatusVerdict[LayoutReady] | None:
+        key = goal.node.name, gpu
+        if key not in self._blockers:
+            self._blockers[key] = blocker(
+                goal, gpu, self._capacity, self._capabilities, self._own_pods
+            )
+        return self._blockers[key]
 
-    def _short(self, more: Work, *, beside: bool = False) -> list[Shortage]:
+    def _shortages(
+        self, repartition: NodeRepartition, *, use_own_node: bool = False
+    ) -> list[SliceShortage]:
         """Who would fall short if this were cut besides all that is in work.
 
         `beside` counts on the free slices of its own node.
         """
-        shut = self._shut() - {more.ground.name}
-        supply = self._room.supply(shut if beside else {*shut, more.ground.name})
-        return self._room.shortages(self._doomed() | more.pods, supply)
+        closed = self._closed_nodes() - {repartition.node.name}
+        supply = self._capacity.supply(closed if use_own_node else {*closed, repartition.node.name})
+        return self._capacity.shortages(self._displaced() | repartition.pods, supply)
 
-    def _surges(self, found: Work) -> bool:
+    def _needs_surge(self, repartition: NodeRepartition) -> bool:
         """Whether the replacements have room on the same node alone, and surely get that."""
-        return bool(self._short(found)) and self._fits_beside(found)
+        return bool(self._shortages(repartition)) and self._fits_on_node(repartition)
 
-    def _fits_beside(self, found: Work) -> bool:
+    def _fits_on_node(self, repartition: NodeRepartition) -> bool:
         """They surely get it where none of them can take a slice that goes."""
-        ground = found.ground
-        if not (self._can.knows_pods and ground.tells_pods and self._room.free(ground.name)):
+        node = repartition.node
+        if not (
+            self._capabilities.knows_pods and node.reports_pods and self._capacity.free(node.name)
+        ):
             return False
         profiles = {
-            successor(tenant, [one for one in tenant.replicas if one.pod in found.pods])
-            for tenant in self._room.concerned(found.pods)
+            replacement_profile(
+                service,
+                [replica for replica in service.replicas if replica.pod in repartition.pods],
+            )
+            for service in self._capacity.affected_services(repartition.pods)
         }
-        return not (profiles & found.vacant or self._short(found, beside=True))
+        return not (
+            profiles & repartition.unused_profiles
+            or self._shortages(repartition, use_own_node=True)
+        )
 
-    def _harms(self, found: Work) -> int:
-        return sum(tenant.downtime for tenant in self._room.concerned(found.pods))
+    def _count_downtime(self, repartition: NodeRepartition) -> int:
+        return sum(
+            service.allows_downtime
+            for service in self._capacity.affected_services(repartition.pods)
+        )
 
     # Who leaves
 
-    def _doomed(self) -> frozenset[Ref]:
-        return frozenset[Ref]().union(*(one.work.pods for one in self._open.values()))
-
-    def _leaving(self, doomed: frozenset[Ref], outgrew: frozenset[Ref]) -> frozenset[Ref]:
-        """Those of a unit leave only once its node takes no new ones."""
-        units = self._doomed()
-        ready, hurried = set[Ref](), set[Ref]()
-        for one in self._open.values():
-            if one.work.ground.tainted:
-                ready |= one.work.pods
-                if self._at - one.unit.since >= PATIENCE:
-                    hurried |= one.work.pods
-        later = frozenset[Ref]().union(
-            *(self._work(goal, goal.differing).pods for goal in self._goals.values())
+    def _displaced(self) -> frozenset[Ref]:
+        return frozenset[Ref]().union(
+            *(active.repartition.pods for active in self._active.values())
         )
-        return told(
-            self._room,
-            doomed,
-            self._room.supply(self._shut()),
-            may=ready | (outgrew - units),
-            going=units | later if later else doomed,
-            hurried=hurried,
+
+    def _draining(self, displaced: frozenset[Ref], wrong_profile: frozenset[Ref]) -> frozenset[Ref]:
+        """Those of a unit leave only once its node takes no new ones."""
+        unit_pods = self._displaced()
+        ready, overdue = set[Ref](), set[Ref]()
+        for active in self._active.values():
+            if active.repartition.node.tainted:
+                ready |= active.repartition.pods
+                if self._at - active.unit.since >= REPLACEMENT_TIMEOUT:
+                    overdue |= active.repartition.pods
+        mismatched_pods = frozenset[Ref]().union(
+            *(self._repartition(goal, goal.mismatched).pods for goal in self._goals.values())
+        )
+        return pods_to_drain(
+            self._capacity,
+            displaced,
+            self._capacity.supply(self._closed_nodes()),
+            ready=ready | (wrong_profile - unit_pods),
+            on_removed_slices=unit_pods | mismatched_pods if mismatched_pods else displaced,
+            overdue=overdue,
         )
 
     # What is said
 
-    def _worded(self, one: _Open, leaving: Collection[Ref], evict: Collection[Ref]) -> Unit:
-        problem = one.problem.message if one.problem else ""
+    def _with_message(
+        self, active: _ActiveUnit, draining: Collection[Ref], evictions: Collection[Ref]
+    ) -> Unit:
+        problem = active.problem.message if active.problem else ""
         message = problem or (
-            placing(one.work) if one.surges else waits(one.unit, one.work, leaving, evict)
+            surge_message(active.repartition)
+            if active.surging
+            else wait_message(active.unit, active.repartition, draining, evictions)
         )
-        return one.unit.model_copy(update={"message": cut_short(message)})
+        return active.unit.model_copy(update={"message": truncate(message)})
 
     def _verdict(
-        self, units: Sequence[Unit], so_far: str, shut: str | None
+        self, units: Sequence[Unit], progress: str, closed: str | None
     ) -> StatusVerdict[LayoutReady]:
-        problem = next((one.problem for one in self._open.values() if one.problem), None)
+        problem = next((active.problem for active in self._active.values() if active.problem), None)
         if problem is not None:
-            return StatusVerdict(problem.reason, f"{problem.message}; {so_far}")
+            return StatusVerdict(problem.reason, f"{problem.message}; {progress}")
         if units:
-            return StatusVerdict(LayoutReady.REPARTITIONING, f"{working(units)}; {so_far}")
-        if shut and any(goal.differing for goal in self._goals.values()):
-            return StatusVerdict(LayoutReady.OUTSIDE_MAINTENANCE_WINDOW, f"{shut}; {so_far}")
+            return StatusVerdict(
+                LayoutReady.REPARTITIONING, f"{progress_message(units)}; {progress}"
+            )
+        if closed and any(goal.mismatched for goal in self._goals.values()):
+            return StatusVerdict(LayoutReady.OUTSIDE_MAINTENANCE_WINDOW, f"{closed}; {progress}")
         if self._blocked:
-            first = min(self._blocked, key=lambda one: (one.reason.value, one.message))
-            return StatusVerdict(first.reason, f"{first.message}; {so_far}")
-        return StatusVerdict(LayoutReady.AS_PLANNED, so_far)
+            first = min(self._blocked, key=lambda verdict: (verdict.reason.value, verdict.message))
+            return StatusVerdict(first.reason, f"{first.message}; {progress}")
+        return StatusVerdict(LayoutReady.AS_PLANNED, progress)

@@ -13,15 +13,15 @@ from typing import NamedTuple
 from tessera.domain.mig.boards import WHOLE_GPU
 from tessera.domain.mig.demand import DEMAND_TOLERANCE
 from tessera.domain.ref import Ref
-from tessera.domain.repartition.facts import Ground
-from tessera.domain.repartition.orders import Replica, Tenant
+from tessera.domain.repartition.facts import MigNode
+from tessera.domain.repartition.orders import PoolService, Replica
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shortage:
+class SliceShortage:
     """A service that would fall below what it has to keep."""
 
-    tenant: Tenant
+    service: PoolService
     pods: tuple[Ref, ...]
     """Those of its pods that would have to leave."""
     profile: str
@@ -30,253 +30,300 @@ class Shortage:
     """So many of them would have to be free besides; those that others wait for are among them."""
 
 
-class _Crowd(NamedTuple):
+class _ReplicaLosses(NamedTuple):
     """Services that lose pods, and what that means for everybody."""
 
-    concerned: Sequence[Tenant]
-    gone: Mapping[Ref, Sequence[Replica]]
+    services: Sequence[PoolService]
+    replicas: Mapping[Ref, Sequence[Replica]]
     """What leaves of each of them."""
-    going: Counter[tuple[Ref, str]]
+    counts: Counter[tuple[Ref, str]]
     """Pods that leave, by service and profile."""
-    seekers: dict[str, int]
+    pending: dict[str, int]
     """Pods that look for a slice then, by profile, as far as it was asked."""
 
 
-class _Tally(NamedTuple):
+class _ReplicaCounts(NamedTuple):
     """Replicas of a service on slices of one profile."""
 
-    there: int
-    waiting: int
+    total: int
+    pending: int
     """For a slice."""
     starting: int
     """Not ready, and not on their way out."""
 
 
-class Room:
+class PoolCapacity:
     """The services of a pool, and the free slices of its nodes."""
 
-    def __init__(self, grounds: Iterable[Ground], tenants: Iterable[Tenant]) -> None:
-        self.tenants = tuple(sorted(tenants, key=lambda one: one.service))
-        self._tallies: dict[tuple[Ref, str], _Tally] = {}
-        self._kept: dict[Ref, float] = {}
-        self._up: dict[Ref, float] = {}
-        self.replica = {one.pod: one for tenant in self.tenants for one in tenant.replicas}
-        self.owner = {replica.pod: tenant for tenant in self.tenants for replica in tenant.replicas}
-        on_nodes: dict[str, list[Replica]] = {}
-        for tenant in self.tenants:
-            for replica in tenant.replicas:
+    def __init__(self, nodes: Iterable[MigNode], services: Iterable[PoolService]) -> None:
+        self.services = tuple(sorted(services, key=lambda service: service.ref))
+        self._counts: dict[tuple[Ref, str], _ReplicaCounts] = {}
+        self._required: dict[Ref, float] = {}
+        self._ready_capacity: dict[Ref, float] = {}
+        self.replicas = {
+            replica.pod: replica
+            for pool_service in self.services
+            for replica in pool_service.replicas
+        }
+        self.owner = {
+            replica.pod: pool_service
+            for pool_service in self.services
+            for replica in pool_service.replicas
+        }
+        replicas_by_node: dict[str, list[Replica]] = {}
+        for pool_service in self.services:
+            for replica in pool_service.replicas:
                 if replica.node is not None and replica.profile is not None:
-                    on_nodes.setdefault(replica.node, []).append(replica)
-        self.on_nodes: Mapping[str, Sequence[Replica]] = on_nodes
+                    replicas_by_node.setdefault(replica.node, []).append(replica)
+        self.replicas_by_node: Mapping[str, Sequence[Replica]] = replicas_by_node
         self._free = {
-            ground.name: _free(ground, on_nodes.get(ground.name, ())) for ground in grounds
+            node.name: _free_slices(node, replicas_by_node.get(node.name, ())) for node in nodes
         }
         self._all_free = Counter[str]()
         for free in self._free.values():
             self._all_free.update(free)
-        self._looking = Counter[str]()
-        for tenant in self.tenants:
-            for profile in _profiles(tenant):
-                self._looking[profile] += self._newcomers(tenant, profile, 0)
+        self._pending = Counter[str]()
+        for pool_service in self.services:
+            for profile in _profiles(pool_service):
+                self._pending[profile] += self._pending_pods(pool_service, profile, 0)
 
-    def supply(self, shut: Collection[str]) -> Counter[str]:
+    def supply(self, closed_nodes: Collection[str]) -> Counter[str]:
         """Free slices by profile, but for those of nodes that take no new pods."""
-        found = self._all_free.copy()
-        for name in shut:
-            found.subtract(self.free(name))
-        return found
+        counts = self._all_free.copy()
+        for name in closed_nodes:
+            counts.subtract(self.free(name))
+        return counts
 
     def free(self, node: str) -> Mapping[str, int]:
         """Free slices of one node, by profile."""
         return self._free.get(node, {})
 
-    def concerned(self, doomed: Collection[Ref]) -> list[Tenant]:
+    def affected_services(self, displaced: Collection[Ref]) -> list[PoolService]:
         """Services that lose a pod, by name."""
-        found = {self.owner[pod].service: self.owner[pod] for pod in doomed if pod in self.owner}
-        return [found[name] for name in sorted(found)]
+        services = {self.owner[pod].ref: self.owner[pod] for pod in displaced if pod in self.owner}
+        return [services[name] for name in sorted(services)]
 
-    def shortages(self, doomed: Collection[Ref], supply: Mapping[str, int]) -> list[Shortage]:
+    def shortages(
+        self, displaced: Collection[Ref], supply: Mapping[str, int]
+    ) -> list[SliceShortage]:
         """Who could not keep what it has to when these pods leave.
 
         What nothing planned is free for may start on a former profile.
         """
-        found, refuge = [], Counter(supply)
-        crowd = self._crowd(doomed)
-        for tenant in crowd.concerned:
-            going = sum(speed(tenant, one) for one in crowd.gone[tenant.service] if up(one))
-            rest = self._has_up(tenant) - going
-            lost, number, coming = self._lacks(tenant, crowd, supply, rest)
-            if coming >= number:
+        shortages, spare = [], Counter(supply)
+        losses = self._replica_losses(displaced)
+        for service in losses.services:
+            lost_capacity = sum(
+                replica_capacity(service, replica)
+                for replica in losses.replicas[service.ref]
+                if is_active(replica)
+            )
+            remaining = self._capacity_once_ready(service) - lost_capacity
+            lost, required, expected = self._replacements_needed(service, losses, supply, remaining)
+            if expected >= required:
                 continue
-            profile = successor(tenant, lost)
-            missing = number - coming
-            needed = _as_former(tenant, profile, missing)
-            if needed and refuge[tenant.former or ""] >= needed:
-                refuge[tenant.former or ""] -= needed
+            profile = replacement_profile(service, lost)
+            missing = required - expected
+            surge = _previous_profile_replicas(service, profile, missing)
+            if surge and spare[service.previous_profile or ""] >= surge:
+                spare[service.previous_profile or ""] -= surge
                 continue
-            pods = tuple(sorted(one.pod for one in lost))
-            found.append(Shortage(tenant=tenant, pods=pods, profile=profile, missing=missing))
-        return found
+            pods = tuple(sorted(replica.pod for replica in lost))
+            shortages.append(
+                SliceShortage(service=service, pods=pods, profile=profile, missing=missing)
+            )
+        return shortages
 
-    def surges(self, doomed: Collection[Ref], supply: Mapping[str, int]) -> dict[Ref, int]:
+    def surge_replicas(
+        self, displaced: Collection[Ref], supply: Mapping[str, int]
+    ) -> dict[Ref, int]:
         """How many replicas services need on former profiles until these pods may leave; one that
         starts counts until it serves."""
-        found, crowd = {}, self._crowd(doomed)
-        for tenant in crowd.concerned:
-            rest = sum(
-                speed(tenant, one)
-                for one in tenant.replicas
-                if one.pod not in doomed
-                and (serves(one) or (up(one) and one.profile == tenant.profile))
+        surges, losses = {}, self._replica_losses(displaced)
+        for service in losses.services:
+            remaining = sum(
+                replica_capacity(service, replica)
+                for replica in service.replicas
+                if replica.pod not in displaced
+                and (
+                    is_serving(replica)
+                    or (is_active(replica) and replica.profile == service.profile)
+                )
             )
-            lost, number, coming = self._lacks(tenant, crowd, supply, rest)
-            needed = _as_former(tenant, successor(tenant, lost), number - coming)
-            if needed > 0:
-                found[tenant.service] = needed
-        return found
+            lost, required, expected = self._replacements_needed(service, losses, supply, remaining)
+            surge = _previous_profile_replicas(
+                service, replacement_profile(service, lost), required - expected
+            )
+            if surge > 0:
+                surges[service.ref] = surge
+        return surges
 
-    def _lacks(
-        self, tenant: Tenant, crowd: _Crowd, supply: Mapping[str, int], rest: float
+    def _replacements_needed(
+        self,
+        service: PoolService,
+        losses: _ReplicaLosses,
+        supply: Mapping[str, int],
+        remaining: float,
     ) -> tuple[list[Replica], int, int]:
         """What it loses, the replacements that it needs of the successor's profile beside the rest
         that it has, and those of them that find a slice."""
-        lost = [one for one in crowd.gone[tenant.service] if serves(one)]
-        lack = self._keeps(tenant) - rest
-        if not lost or lack <= slack(tenant):
+        lost = [replica for replica in losses.replicas[service.ref] if is_serving(replica)]
+        missing = self._required_capacity(service) - remaining
+        if not lost or missing <= tolerance(service):
             return lost, 0, 0
-        profile = successor(tenant, lost)
-        each = tenant.capacity.get(profile, 0.0)
-        if not each:
+        profile = replacement_profile(service, lost)
+        per_replica = service.capacity.get(profile, 0.0)
+        if not per_replica:
             return lost, len(lost), 0
-        number = math.ceil(lack / each - DEMAND_TOLERANCE)
-        mine = self._newcomers(tenant, profile, crowd.going[tenant.service, profile])
-        left = supply.get(profile, 0) - (self._seekers(profile, crowd) - mine)
-        return lost, number, max(0, min(number, mine, left))
+        required = math.ceil(missing / per_replica - DEMAND_TOLERANCE)
+        own_pending = self._pending_pods(service, profile, losses.counts[service.ref, profile])
+        available = supply.get(profile, 0) - (self._total_pending(profile, losses) - own_pending)
+        return lost, required, max(0, min(required, own_pending, available))
 
-    def hoped(self, tenant: Tenant, doomed: Collection[Ref], supply: Mapping[str, int]) -> bool:
+    def replacement_expected(
+        self, service: PoolService, displaced: Collection[Ref], supply: Mapping[str, int]
+    ) -> bool:
         """Whether a replacement starts, or will for certain."""
-        if any(up(one) and not one.ready and one.pod not in doomed for one in tenant.replicas):
+        if any(
+            is_active(replica) and not replica.ready and replica.pod not in displaced
+            for replica in service.replicas
+        ):
             return True
-        crowd = self._crowd(doomed)
-        profile = successor(tenant, crowd.gone[tenant.service])
-        mine = self._newcomers(tenant, profile, crowd.going[tenant.service, profile])
-        return mine > 0 and supply.get(profile, 0) > self._seekers(profile, crowd) - mine
+        losses = self._replica_losses(displaced)
+        profile = replacement_profile(service, losses.replicas[service.ref])
+        own_pending = self._pending_pods(service, profile, losses.counts[service.ref, profile])
+        return (
+            own_pending > 0
+            and supply.get(profile, 0) > self._total_pending(profile, losses) - own_pending
+        )
 
-    def _crowd(self, doomed: Collection[Ref]) -> _Crowd:
-        going, gone = Counter[tuple[Ref, str]](), defaultdict[Ref, list[Replica]](list)
-        for pod in doomed:
-            one = self.replica.get(pod)
-            if one is None:
+    def _replica_losses(self, displaced: Collection[Ref]) -> _ReplicaLosses:
+        counts, replicas = Counter[tuple[Ref, str]](), defaultdict[Ref, list[Replica]](list)
+        for pod in displaced:
+            replica = self.replicas.get(pod)
+            if replica is None:
                 continue
-            service = self.owner[pod].service
-            gone[service].append(one)
-            if one.profile is not None:
-                going[service, one.profile] += 1
-        return _Crowd(self.concerned(doomed), gone, going, {})
+            service = self.owner[pod].ref
+            replicas[service].append(replica)
+            if replica.profile is not None:
+                counts[service, replica.profile] += 1
+        return _ReplicaLosses(self.affected_services(displaced), replicas, counts, {})
 
-    def _seekers(self, profile: str, crowd: _Crowd) -> int:
+    def _total_pending(self, profile: str, losses: _ReplicaLosses) -> int:
         """Pods that look for such a slice, or will once those that go are to be replaced."""
-        if profile not in crowd.seekers:
-            crowd.seekers[profile] = self._looking[profile] + sum(
-                self._newcomers(one, profile, crowd.going[one.service, profile])
-                - self._newcomers(one, profile, 0)
-                for one in crowd.concerned
+        if profile not in losses.pending:
+            losses.pending[profile] = self._pending[profile] + sum(
+                self._pending_pods(service, profile, losses.counts[service.ref, profile])
+                - self._pending_pods(service, profile, 0)
+                for service in losses.services
             )
-        return crowd.seekers[profile]
+        return losses.pending[profile]
 
-    def _newcomers(self, tenant: Tenant, profile: str, going: int) -> int:
+    def _pending_pods(self, service: PoolService, profile: str, displaced_count: int) -> int:
         """Pods of it that look for a slice of the profile, or will once so many are replaced."""
-        key = tenant.service, profile
-        known = self._tallies.get(key)
-        if known is None:
-            known = self._tallies[key] = _tally(tenant, profile)
-        if tenant.profile is None:
-            coming = going - known.starting
-        elif tenant.profile == profile:
-            coming = tenant.wanted + going - known.there
+        key = service.ref, profile
+        counts = self._counts.get(key)
+        if counts is None:
+            counts = self._counts[key] = _count_replicas(service, profile)
+        if service.profile is None:
+            to_create = displaced_count - counts.starting
+        elif service.profile == profile:
+            to_create = service.desired_replicas + displaced_count - counts.total
         else:
-            coming = 0
-        return known.waiting + max(0, coming)
+            to_create = 0
+        return counts.pending + max(0, to_create)
 
-    def _has_up(self, tenant: Tenant) -> float:
+    def _capacity_once_ready(self, service: PoolService) -> float:
         """What it has once all that starts serves."""
-        if tenant.service not in self._up:
-            self._up[tenant.service] = sum(speed(tenant, one) for one in tenant.replicas if up(one))
-        return self._up[tenant.service]
+        if service.ref not in self._ready_capacity:
+            self._ready_capacity[service.ref] = sum(
+                replica_capacity(service, replica)
+                for replica in service.replicas
+                if is_active(replica)
+            )
+        return self._ready_capacity[service.ref]
 
-    def _keeps(self, tenant: Tenant) -> float:
-        if tenant.service not in self._kept:
-            self._kept[tenant.service] = keeps(tenant)
-        return self._kept[tenant.service]
+    def _required_capacity(self, service: PoolService) -> float:
+        if service.ref not in self._required:
+            self._required[service.ref] = required_capacity(service)
+        return self._required[service.ref]
 
 
-def serves(replica: Replica) -> bool:
+def is_serving(replica: Replica) -> bool:
     """It is part of what its service has."""
-    return replica.ready and not replica.leaving
+    return replica.ready and not replica.draining
 
 
-def up(replica: Replica) -> bool:
+def is_active(replica: Replica) -> bool:
     """It serves or starts."""
-    return replica.node is not None and not replica.leaving
+    return replica.node is not None and not replica.draining
 
 
-def speed(tenant: Tenant, replica: Replica) -> float:
+def replica_capacity(service: PoolService, replica: Replica) -> float:
     """Of one replica, in the unit of the floor."""
-    return tenant.capacity.get(replica.profile or WHOLE_GPU, 0.0)
+    return service.capacity.get(replica.profile or WHOLE_GPU, 0.0)
 
 
-def slack(tenant: Tenant) -> float:
+def tolerance(service: PoolService) -> float:
     """Sums of floats are not exact."""
-    return DEMAND_TOLERANCE * (1 + tenant.floor)
+    return DEMAND_TOLERANCE * (1 + service.min_capacity)
 
 
-def has(tenant: Tenant) -> float:
+def serving_capacity(service: PoolService) -> float:
     """What it serves with now."""
-    return sum(speed(tenant, one) for one in tenant.replicas if serves(one))
-
-
-def keeps(tenant: Tenant) -> float:
-    """What it has to keep: its floor, as far as that is there."""
-    return 0.0 if tenant.downtime else min(has(tenant), tenant.floor)
-
-
-def successor(tenant: Tenant, lost: Sequence[Replica]) -> str:
-    """The profile on which those that leave are replaced."""
-    return tenant.profile or min((one.profile or WHOLE_GPU for one in lost), default=WHOLE_GPU)
-
-
-def _as_former(tenant: Tenant, profile: str, number: int) -> int:
-    """Replicas of its former profile that give as much; 0 where it has none."""
-    each = tenant.capacity.get(tenant.former or "", 0.0)
-    if tenant.former is None or not each:
-        return 0
-    return math.ceil(number * tenant.capacity.get(profile, 0.0) / each - DEMAND_TOLERANCE)
-
-
-def _tally(tenant: Tenant, profile: str) -> _Tally:
-    mine = [one for one in tenant.replicas if one.profile == profile]
-    return _Tally(
-        there=len(mine),
-        waiting=sum(one.node is None and not one.leaving for one in mine),
-        starting=sum(not one.ready and not one.leaving for one in mine),
+    return sum(
+        replica_capacity(service, replica) for replica in service.replicas if is_serving(replica)
     )
 
 
-def _profiles(tenant: Tenant) -> set[str]:
-    profiles = {one.profile for one in tenant.replicas} | {tenant.profile}
+def required_capacity(service: PoolService) -> float:
+    """What it has to keep: its floor, as far as that is there."""
+    return 0.0 if service.allows_downtime else min(serving_capacity(service), service.min_capacity)
+
+
+def replacement_profile(service: PoolService, lost: Sequence[Replica]) -> str:
+    """The profile on which those that leave are replaced."""
+    return service.profile or min(
+        (replica.profile or WHOLE_GPU for replica in lost), default=WHOLE_GPU
+    )
+
+
+def _previous_profile_replicas(service: PoolService, profile: str, replicas: int) -> int:
+    """Replicas of its former profile that give as much; 0 where it has none."""
+    per_replica = service.capacity.get(service.previous_profile or "", 0.0)
+    if service.previous_profile is None or not per_replica:
+        return 0
+    return math.ceil(replicas * service.capacity.get(profile, 0.0) / per_replica - DEMAND_TOLERANCE)
+
+
+def _count_replicas(service: PoolService, profile: str) -> _ReplicaCounts:
+    matching = [replica for replica in service.replicas if replica.profile == profile]
+    return _ReplicaCounts(
+        total=len(matching),
+        pending=sum(replica.node is None and not replica.draining for replica in matching),
+        starting=sum(not replica.ready and not replica.draining for replica in matching),
+    )
+
+
+def _profiles(service: PoolService) -> set[str]:
+    profiles = {replica.profile for replica in service.replicas} | {service.profile}
     return {profile for profile in profiles if profile is not None}
 
 
-def _free(ground: Ground, replicas: Sequence[Replica]) -> Counter[str]:
+def _free_slices(node: MigNode, replicas: Sequence[Replica]) -> Counter[str]:
     """Slices that a pod could take now. A replica of which no tile is told may sit on any."""
-    if not ground.ready or ground.disagrees:
+    if not node.ready or node.inconsistency:
         return Counter()
-    told = {pod for card in ground.cards for tile in card.tiles for pod in tile.holders}
+    known_pods = {
+        pod for gpu in node.gpus for instance in gpu.instances for pod in instance.holders
+    }
     free = Counter(
-        tile.spot.profile
-        for card in ground.cards
-        for tile in card.tiles
-        if card.fault is None and not tile.holders and not tile.processes
+        instance.placement.profile
+        for gpu in node.gpus
+        for instance in gpu.instances
+        if gpu.fault is None and not instance.holders and not instance.processes
     )
-    free.subtract(one.profile for one in replicas if one.profile and one.pod not in told)
+    free.subtract(
+        replica.profile for replica in replicas if replica.profile and replica.pod not in known_pods
+    )
     return +free

@@ -13,22 +13,22 @@ from tessera.domain.mig.layouts import geometry
 from tessera.domain.pools import PoolView
 from tessera.domain.reasons import LayoutReady, StatusVerdict
 from tessera.domain.repartition.backend import Capabilities
-from tessera.domain.repartition.drawing import digest
-from tessera.domain.repartition.facts import APPROVAL, Ground
-from tessera.domain.repartition.notation import written
+from tessera.domain.repartition.drawing import plan_name
+from tessera.domain.repartition.facts import APPROVAL, MigNode
+from tessera.domain.repartition.notation import format_slice
 from tessera.domain.repartition.question import (
-    Drawn,
-    Question,
-    Solved,
+    LayoutProblem,
+    LayoutSolution,
+    PoolLayout,
 )
-from tessera.domain.repartition.wish import uncut
+from tessera.domain.repartition.wish import whole_gpu_model
 
-STEADY = timedelta(minutes=5)
+STABILIZATION_WINDOW = timedelta(minutes=5)
 """For so long a plan that only saves has to be the answer before it takes the place of another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Adopted:
+class PlanAdoption:
     """What becomes of a pool's plan, and what there is to say of it."""
 
     status: MigStatus
@@ -38,11 +38,11 @@ class Adopted:
 
 def adopt(
     view: PoolView,
-    solved: Solved | None,
-    grounds: Sequence[Ground],
-    can: Capabilities,
+    solution: LayoutSolution | None,
+    nodes: Sequence[MigNode],
+    capabilities: Capabilities,
     at: datetime,
-) -> Adopted:
+) -> PlanAdoption:
     """The plan that is to be carried out in a pool with `spec.mig`.
 
     A plan that gives everybody the same on the same layouts is no new one. While GPUs are cut,
@@ -51,135 +51,150 @@ def adopt(
     spec = view.pool.spec
     status = view.pool.status.mig or MigStatus()
     if spec is None or spec.mig is None:
-        return Adopted(status=MigStatus(), verdict=None)
+        return PlanAdoption(status=MigStatus(), verdict=None)
     if spec.mig.mode == "static":
-        return _static(view, spec.mig, status, grounds, can, at)
-    drawn = solved.pools.get(view.pool.name) if solved else None
-    if solved is None or drawn is None:
-        return Adopted(status=status, verdict=None if status.target else _planning(view, grounds))
-    return _decided(view, spec.mig, solved.question, drawn, at)
+        return _static_layout(view, spec.mig, status, nodes, capabilities, at)
+    pool_layout = solution.pools.get(view.pool.name) if solution else None
+    if solution is None or pool_layout is None:
+        return PlanAdoption(
+            status=status, verdict=None if status.target else _planning_verdict(view, nodes)
+        )
+    return _adopt_layout(view, spec.mig, solution.problem, pool_layout, at)
 
 
-def _planning(view: PoolView, grounds: Sequence[Ground]) -> StatusVerdict[LayoutReady]:
-    gpus = sum(len(ground.cards) for ground in grounds)
+def _planning_verdict(view: PoolView, nodes: Sequence[MigNode]) -> StatusVerdict[LayoutReady]:
+    gpus = sum(len(node.gpus) for node in nodes)
     return StatusVerdict(
         LayoutReady.PLANNING,
         f"layouts of {gpus} GPUs in MIG mode are being planned for {view.nodes} nodes",
     )
 
 
-def _decided(view: PoolView, mig: Mig, question: Question, drawn: Drawn, at: datetime) -> Adopted:
-    status, unmet = view.pool.status.mig or MigStatus(), _unmet(drawn)
-    plan, target = drawn.plan, status.target
+def _adopt_layout(
+    view: PoolView, mig: Mig, problem: LayoutProblem, pool_layout: PoolLayout, at: datetime
+) -> PlanAdoption:
+    status, unmet = view.pool.status.mig or MigStatus(), _unmet_demand(pool_layout)
+    plan, target = pool_layout.plan, status.target
     if target is not None and target.name == plan.name:
-        return Adopted(status=status.model_copy(update={"proposed": None}), verdict=unmet)
-    serves = target is not None and _serves(target, plan, question, view.pool.name)
-    waiting = status.proposed
-    if waiting is not None and waiting.name != plan.name:
-        waiting = None
-    if serves and status.units:
-        kept = status.model_copy(update={"proposed": waiting})
-        return Adopted(status=kept, verdict=unmet)
-    since = waiting.at if waiting is not None else at
-    lasting = at - since >= STEADY or mig.mode == "propose"
-    if serves and not lasting:
-        made = plan.model_copy(update={"at": since})
-        return Adopted(status=status.model_copy(update={"proposed": made}), verdict=unmet)
-    waits = mig.mode == "propose" and drawn.cuts and view.pool.approved_plan != plan.name
-    if not waits:
-        made = plan.model_copy(update={"at": at})
-        kept = status.model_copy(update={"target": made, "proposed": None})
-        return Adopted(status=kept, verdict=unmet)
-    made = plan.model_copy(update={"at": since})
-    return Adopted(
-        status=status.model_copy(update={"proposed": made}),
+        return PlanAdoption(status=status.model_copy(update={"proposed": None}), verdict=unmet)
+    sufficient = target is not None and _meets_demand(target, plan, problem, view.pool.name)
+    proposed = status.proposed
+    if proposed is not None and proposed.name != plan.name:
+        proposed = None
+    if sufficient and status.units:
+        updated = status.model_copy(update={"proposed": proposed})
+        return PlanAdoption(status=updated, verdict=unmet)
+    since = proposed.at if proposed is not None else at
+    stable = at - since >= STABILIZATION_WINDOW or mig.mode == "propose"
+    if sufficient and not stable:
+        dated_plan = plan.model_copy(update={"at": since})
+        return PlanAdoption(
+            status=status.model_copy(update={"proposed": dated_plan}), verdict=unmet
+        )
+    needs_approval = (
+        mig.mode == "propose"
+        and pool_layout.repartitioned_gpus
+        and view.pool.approved_plan != plan.name
+    )
+    if not needs_approval:
+        dated_plan = plan.model_copy(update={"at": at})
+        updated = status.model_copy(update={"target": dated_plan, "proposed": None})
+        return PlanAdoption(status=updated, verdict=unmet)
+    dated_plan = plan.model_copy(update={"at": since})
+    return PlanAdoption(
+        status=status.model_copy(update={"proposed": dated_plan}),
         verdict=StatusVerdict(
             LayoutReady.AWAITING_APPROVAL,
-            f"plan {plan.name} cuts {drawn.cuts} GPUs anew and moves {plan.moves} replicas, for "
+            f"plan {plan.name} cuts {pool_layout.repartitioned_gpus} GPUs anew and moves "
+            f"{plan.moves} replicas, for "
             f"{plan.per_hour_after:f} instead of {plan.per_hour_before:f} an hour; kubectl "
             f"annotate acceleratorpool {view.pool.name} {APPROVAL}={plan.name} --overwrite",
         ),
     )
 
 
-def _serves(target: MigPlan, plan: MigPlan, question: Question, pool: str) -> bool:
+def _meets_demand(target: MigPlan, plan: MigPlan, problem: LayoutProblem, pool: str) -> bool:
     """Whether everybody whom the plan has in the pool gets what he needs by the target, too."""
-    here = {one.service for one in plan.services}
-    given = {one.service: one for one in target.services}
-    for wish in question.wishes:
-        if wish.service.name not in here:
+    service_names = {assigned.service for assigned in plan.services}
+    assignments = {assigned.service: assigned for assigned in target.services}
+    for demand in problem.demands:
+        if demand.service.name not in service_names:
             continue
-        mine = given.get(wish.service.name)
-        if mine is None:
+        assignment = assignments.get(demand.service.name)
+        if assignment is None:
             return False
-        board = uncut(pool) if mine.profile == WHOLE_GPU else pool
-        speed = wish.service.throughput.get(InstanceType(board, mine.profile), 0.0)
-        if not speed or mine.replicas < replicas_needed(wish.service, speed):
+        model_name = whole_gpu_model(pool) if assignment.profile == WHOLE_GPU else pool
+        speed = demand.service.throughput.get(InstanceType(model_name, assignment.profile), 0.0)
+        if not speed or assignment.replicas < replicas_needed(demand.service, speed):
             return False
     return True
 
 
-def _unmet(drawn: Drawn) -> StatusVerdict[LayoutReady] | None:
-    if not drawn.short:
+def _unmet_demand(pool_layout: PoolLayout) -> StatusVerdict[LayoutReady] | None:
+    if not pool_layout.shortfalls:
         return None
-    told = ", ".join(
-        f"{one.service} {one.gets:.0f} of {one.wished:.0f} tokens/s" for one in drawn.short[:5]
+    shortfalls = ", ".join(
+        f"{shortfall.service} {shortfall.provided:.0f} of {shortfall.demanded:.0f} tokens/s"
+        for shortfall in pool_layout.shortfalls[:5]
     )
-    more = f" and {len(drawn.short) - 5} more" if len(drawn.short) > 5 else ""
+    more = f" and {len(pool_layout.shortfalls) - 5} more" if len(pool_layout.shortfalls) > 5 else ""
     return StatusVerdict(
         LayoutReady.INSUFFICIENT_CAPACITY,
-        f"{len(drawn.short)} services get less than they need: {told}{more}; add nodes, or lower "
+        f"{len(pool_layout.shortfalls)} services get less than they need: {shortfalls}{more}; add "
+        "nodes, or lower "
         "scaling.minReplicas or maxReplicas of others",
     )
 
 
-def _static(
+def _static_layout(
     view: PoolView,
     mig: Mig,
     status: MigStatus,
-    grounds: Sequence[Ground],
-    can: Capabilities,
+    mig_nodes: Sequence[MigNode],
+    capabilities: Capabilities,
     at: datetime,
-) -> Adopted:
+) -> PlanAdoption:
     """One layout for every GPU; one that has it stays as it is, wherever its slices begin."""
     if not mig.layout:
-        return Adopted(
+        return PlanAdoption(
             status=MigStatus(),
             verdict=StatusVerdict(
                 LayoutReady.NOT_MANAGED, "spec.mig.layout is empty: slices stay as they are"
             ),
         )
-    way = tuple(sorted(mig.layout.items()))
-    for ground in grounds:
-        if told := _impossible(ground.board, mig):
-            return Adopted(status=status, verdict=StatusVerdict(LayoutReady.UNKNOWN_PROFILE, told))
+    counts = tuple(sorted(mig.layout.items()))
+    for mig_node in mig_nodes:
+        if problem := _layout_error(mig_node.gpu_model, mig):
+            return PlanAdoption(
+                status=status, verdict=StatusVerdict(LayoutReady.UNKNOWN_PROFILE, problem)
+            )
     nodes = tuple(
         NodeTarget(
-            node=ground.name,
+            node=mig_node.name,
             gpus=tuple(
                 GpuTarget(
-                    gpu=card.index,
+                    gpu=gpu.index,
                     slices=tuple(
-                        written(spot, pinned=can.pinned_starts)
-                        for spot in (
-                            card.layout
-                            if geometry(card.layout) == way
-                            else place_geometry(ground.board, way) or ()
+                        format_slice(placement, pinned=capabilities.pinned_starts)
+                        for placement in (
+                            gpu.layout
+                            if geometry(gpu.layout) == counts
+                            else place_geometry(mig_node.gpu_model, counts) or ()
                         )
                     ),
                 )
-                for card in sorted(ground.cards, key=lambda card: card.index)
+                for gpu in sorted(mig_node.gpus, key=lambda gpu: gpu.index)
             ),
         )
-        for ground in sorted(grounds, key=lambda ground: ground.name)
-        if ground.cards
+        for mig_node in sorted(mig_nodes, key=lambda mig_node: mig_node.name)
+        if mig_node.gpus
     )
     if status.target is not None and (status.target.nodes == nodes or status.units):
-        return Adopted(status=status.model_copy(update={"proposed": None}))
+        return PlanAdoption(status=status.model_copy(update={"proposed": None}))
     gpus = sum(len(node.gpus) for node in nodes)
     price = view.price.per_gpu_hour * gpus if view.price else Decimal(0)
-    made = MigPlan(
-        name=digest(nodes, ()),
+    plan = MigPlan(
+        name=plan_name(nodes, ()),
         at=at,
         gpus_before=gpus,
         gpus_after=gpus,
@@ -189,15 +204,19 @@ def _static(
         gap=Decimal(0),
         nodes=nodes,
     )
-    return Adopted(status=status.model_copy(update={"target": made, "proposed": None}))
+    return PlanAdoption(status=status.model_copy(update={"target": plan, "proposed": None}))
 
 
-def _impossible(board: GpuModel, mig: Mig) -> str | None:
-    unknown = sorted(profile for profile in mig.layout if board.find_profile(profile) is None)
+def _layout_error(gpu_model: GpuModel, mig: Mig) -> str | None:
+    unknown = sorted(profile for profile in mig.layout if gpu_model.find_profile(profile) is None)
     if unknown:
-        known = ", ".join(cut.name for cut in board.profiles)
-        return f"spec.mig.layout: {board.name} has no profile {', '.join(unknown)}, but {known}"
-    if place_geometry(board, tuple(sorted(mig.layout.items()))) is None:
-        told = ", ".join(f"{count} x {profile}" for profile, count in sorted(mig.layout.items()))
-        return f"spec.mig.layout: {told} do not fit on 1 {board.name} together; take fewer"
+        known = ", ".join(gi_profile.name for gi_profile in gpu_model.profiles)
+        return f"spec.mig.layout: {gpu_model.name} has no profile {', '.join(unknown)}, but {known}"
+    if place_geometry(gpu_model, tuple(sorted(mig.layout.items()))) is None:
+        counts_text = ", ".join(
+            f"{count} x {profile}" for profile, count in sorted(mig.layout.items())
+        )
+        return (
+            f"spec.mig.layout: {counts_text} do not fit on 1 {gpu_model.name} together; take fewer"
+        )
     return None

@@ -13,136 +13,144 @@ from tessera.domain.mig.demand import InstanceType
 from tessera.domain.pools import PoolView
 from tessera.domain.ref import Ref
 from tessera.domain.repartition.devices import profile_of
-from tessera.domain.repartition.orders import Replica, Tenant
-from tessera.domain.repartition.question import Question
+from tessera.domain.repartition.orders import PoolService, Replica
+from tessera.domain.repartition.question import LayoutProblem
 from tessera.domain.snapshot import Pod, Snapshot
 
 _Speeds: TypeAlias = Mapping[InstanceType, float]
-_UNKNOWN: _Speeds = {}
+_NO_SPEEDS: _Speeds = {}
 
 
-class _Home(NamedTuple):
+class _PoolContext(NamedTuple):
     """What of a pool counts for those who sit there."""
 
     pool: str
-    board: GpuModel | None
+    gpu_model: GpuModel | None
     members: frozenset[str]
 
 
-class KeptTenants:
+class PoolServiceCache:
     """Those of one pool as they were last, by service."""
 
     def __init__(self) -> None:
-        self.all = StableTupleCache[Tenant]()
-        self._home: _Home | None = None
-        self._tenant: KeyedCache[Ref, [_Home, Proposal, _Speeds], Tenant | None] = KeyedCache(
-            _timeless
-        )
+        self.stable = StableTupleCache[PoolService]()
+        self._context: _PoolContext | None = None
+        self._pool_service: KeyedCache[
+            Ref, [_PoolContext, Proposal, _Speeds], PoolService | None
+        ] = KeyedCache(_service_without_draining)
 
-    def home(self, view: PoolView) -> _Home:
+    def context(self, view: PoolView) -> _PoolContext:
         """The same object as long as it is equal."""
-        board = find_gpu_model(view.product) if view.product is not None else None
-        home = _Home(view.pool.name, board, view.node_names)
-        if self._home is None or home != self._home:
-            self._home = home
-        return self._home
+        gpu_model = find_gpu_model(view.product) if view.product is not None else None
+        context = _PoolContext(view.pool.name, gpu_model, view.node_names)
+        if self._context is None or context != self._context:
+            self._context = context
+        return self._context
 
-    def tenant(
-        self, snapshot: Snapshot, home: _Home, draft: Proposal, speeds: _Speeds
-    ) -> Tenant | None:
+    def pool_service(
+        self, snapshot: Snapshot, context: _PoolContext, proposal: Proposal, speeds: _Speeds
+    ) -> PoolService | None:
         """Whose replica drains is looked at in every turn."""
-        if any(pod.draining_since is not None for pod in draft.objects.pods):
-            return _tenant(
-                home,
-                draft,
+        if any(pod.draining_since is not None for pod in proposal.objects.pods):
+            return _pool_service(
+                context,
+                proposal,
                 speeds,
                 lambda pod, limit: is_drained(pod, snapshot.in_flight, snapshot.at, limit),
             )
-        return self._tenant(draft.service.ref, home, draft, speeds)
+        return self._pool_service(proposal.service.ref, context, proposal, speeds)
 
-    def only(self, drafts: Mapping[Ref, Proposal]) -> None:
+    def retain(self, proposals: Mapping[Ref, Proposal]) -> None:
         """Forget services that are gone."""
-        self._tenant.retain(drafts.keys())
+        self._pool_service.retain(proposals.keys())
 
 
-def tenants(
+def pool_services(
     snapshot: Snapshot,
     view: PoolView,
-    drafts: Mapping[Ref, Proposal],
-    question: Question,
-    kept: KeptTenants | None = None,
-) -> tuple[Tenant, ...]:
+    proposals: Mapping[Ref, Proposal],
+    problem: LayoutProblem,
+    cache: PoolServiceCache | None = None,
+) -> tuple[PoolService, ...]:
     """Everybody with a replica on slices of the pool, or with slices planned there, by name."""
-    speeds = {wish.service.name: wish.service.throughput for wish in question.wishes}
-    kept = kept or KeptTenants()
-    home = kept.home(view)
-    found = [
-        kept.tenant(snapshot, home, drafts[ref], speeds.get(str(ref), _UNKNOWN))
-        for ref in sorted(drafts)
+    speeds = {demand.service.name: demand.service.throughput for demand in problem.demands}
+    cache = cache or PoolServiceCache()
+    context = cache.context(view)
+    services = [
+        cache.pool_service(snapshot, context, proposals[ref], speeds.get(str(ref), _NO_SPEEDS))
+        for ref in sorted(proposals)
     ]
-    kept.only(drafts)
-    return kept.all(tuple(one for one in found if one is not None))
+    cache.retain(proposals)
+    return cache.stable(tuple(service for service in services if service is not None))
 
 
-def _tenant(
-    home: _Home,
-    draft: Proposal,
+def _pool_service(
+    context: _PoolContext,
+    proposal: Proposal,
     speeds: _Speeds,
-    empty: Callable[[Pod, timedelta], bool],
-) -> Tenant | None:
+    has_drained: Callable[[Pod, timedelta], bool],
+) -> PoolService | None:
     """A replica counts for no more than a planned one, so that a floor in tokens per second is one
     in replicas too."""
-    spec, choice = draft.service.spec, draft.placement.choice
+    spec, choice = proposal.service.spec, proposal.placement.choice
     if spec is None:
         return None
     limit = spec.drain.timeout
-    replicas = tuple(_replicas(home, draft, lambda pod: empty(pod, limit)))
-    here = choice is not None and choice.offer.pool == home.pool
-    profile = choice.offer.hardware.profile if choice is not None and here else None
+    replicas = tuple(_replicas(context, proposal, lambda pod: has_drained(pod, limit)))
+    in_pool = choice is not None and choice.offer.pool == context.pool
+    profile = choice.offer.hardware.profile if choice is not None and in_pool else None
     if not replicas and profile is None:
         return None
-    capacity = {one.profile: 1.0 for one in replicas if one.profile is not None}
+    capacity = {replica.profile: 1.0 for replica in replicas if replica.profile is not None}
     capacity |= {
-        kind.profile: speed for kind, speed in speeds.items() if kind.gpu_model == home.pool
+        instance_type.profile: speed
+        for instance_type, speed in speeds.items()
+        if instance_type.gpu_model == context.pool
     }
-    each = min(capacity.values(), default=0.0)
+    planned_capacity = min(capacity.values(), default=0.0)
     if choice is not None and profile is not None:
-        each = capacity[profile] = choice.fit.limits.tokens_per_second
-    wanted = draft.scale.replicas
-    return Tenant(
-        service=draft.service.ref,
+        planned_capacity = capacity[profile] = choice.fit.limits.tokens_per_second
+    desired_replicas = proposal.scale.replicas
+    return PoolService(
+        ref=proposal.service.ref,
         replicas=replicas,
-        floor=min(min_replicas_of(spec), wanted) * each,
-        capacity={name: min(speed, each) for name, speed in capacity.items()},
-        wanted=wanted if profile is not None else 0,
+        min_capacity=min(min_replicas_of(spec), desired_replicas) * planned_capacity,
+        capacity={name: min(speed, planned_capacity) for name, speed in capacity.items()},
+        desired_replicas=desired_replicas if profile is not None else 0,
         profile=profile,
-        former=_former(replicas, profile),
-        downtime=draft.service.allows_downtime,
+        previous_profile=_previous_profile(replicas, profile),
+        allows_downtime=proposal.service.allows_downtime,
     )
 
 
-def _former(replicas: Sequence[Replica], planned: str | None) -> str | None:
+def _previous_profile(replicas: Sequence[Replica], planned: str | None) -> str | None:
     """The profile of most of its other replicas."""
-    found = Counter(
-        one.profile
-        for one in replicas
-        if one.node is not None and one.profile is not None and one.profile != planned
+    counts = Counter(
+        replica.profile
+        for replica in replicas
+        if replica.node is not None and replica.profile is not None and replica.profile != planned
     )
-    return max(sorted(found), key=lambda one: found[one], default=None)
+    return max(sorted(counts), key=lambda profile: counts[profile], default=None)
 
 
-def _timeless(home: _Home, draft: Proposal, speeds: _Speeds) -> Tenant | None:
+def _service_without_draining(
+    context: _PoolContext, proposal: Proposal, speeds: _Speeds
+) -> PoolService | None:
     """Where nobody drains the moment does not count."""
-    return _tenant(home, draft, speeds, lambda pod, limit: is_drained(pod, {}, pod.created, limit))
+    return _pool_service(
+        context, proposal, speeds, lambda pod, limit: is_drained(pod, {}, pod.created, limit)
+    )
 
 
-def _replicas(home: _Home, draft: Proposal, empty: Callable[[Pod], bool]) -> Iterator[Replica]:
+def _replicas(
+    context: _PoolContext, proposal: Proposal, has_drained: Callable[[Pod], bool]
+) -> Iterator[Replica]:
     """Its pods on the pool's slices, and those that wait for one."""
-    mine = {one.variant for one in draft.objects.workloads}
-    for pod in draft.objects.pods:
-        profile = _profile(home.board, pod)
-        there = pod.node in home.members if pod.node is not None else pod.variant in mine
-        if profile is None or not there or pod.ended is not None:
+    variants = {workload.variant for workload in proposal.objects.workloads}
+    for pod in proposal.objects.pods:
+        profile = _slice_profile(context.gpu_model, pod)
+        belongs = pod.node in context.members if pod.node is not None else pod.variant in variants
+        if profile is None or not belongs or pod.ended is not None:
             continue
         yield Replica(
             pod=pod.ref,
@@ -150,13 +158,13 @@ def _replicas(home: _Home, draft: Proposal, empty: Callable[[Pod], bool]) -> Ite
             node=pod.node,
             profile=profile,
             ready=pod.takes_requests,
-            leaving=pod.terminating or pod.draining_since is not None,
-            deleted=pod.terminating,
-            empty=empty(pod),
+            draining=pod.terminating or pod.draining_since is not None,
+            terminating=pod.terminating,
+            drained=has_drained(pod),
         )
 
 
-def _profile(board: GpuModel | None, pod: Pod) -> str | None:
+def _slice_profile(gpu_model: GpuModel | None, pod: Pod) -> str | None:
     """Of the slice that a pod asks for; None when it asks for none."""
-    found = (profile_of(board, resource) for resource in pod.devices) if board else ()
-    return next((profile for profile in found if profile is not None), None)
+    profiles = (profile_of(gpu_model, resource) for resource in pod.devices) if gpu_model else ()
+    return next((profile for profile in profiles if profile is not None), None)

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from tessera.domain.mig.layouts import SlicePlacement
 from tessera.domain.reasons import LayoutReady, StatusVerdict
 from tessera.domain.ref import Ref
-from tessera.domain.repartition.backend import Capabilities, Layouts
-from tessera.domain.repartition.facts import Card, Ground, Tile
-from tessera.domain.repartition.goals import Goal, known
-from tessera.domain.repartition.room import Room
+from tessera.domain.repartition.backend import Capabilities, LayoutsByGpu
+from tessera.domain.repartition.facts import GpuInstance, MigGpu, MigNode
+from tessera.domain.repartition.goals import NodeGoal, canonical_layout
+from tessera.domain.repartition.room import PoolCapacity
 
-_FAULTS = {
+_FAULT_REASONS = {
     "NeedsReset": LayoutReady.GPU_RESET_REQUIRED,
     "Unreadable": LayoutReady.NODE_NOT_READY,
     "ProfileUnknown": LayoutReady.UNKNOWN_PROFILE,
@@ -20,145 +20,168 @@ _FAULTS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
+class NodeRepartition:
     """Some GPUs of a node, with what holds their slices that go."""
 
-    ground: Ground
+    node: MigNode
     gpus: tuple[int, ...]
-    wanted: Layouts
+    desired: LayoutsByGpu
     """Of these GPUs."""
     pods: frozenset[Ref]
     """Replicas that have to leave."""
-    unseen: tuple[Ref, ...] = ()
+    unlocated: tuple[Ref, ...] = ()
     """Replicas on the node that may sit on a slice that goes: no agent has told yet."""
-    held: tuple[str, ...] = ()
+    other_users: tuple[str, ...] = ()
     """What else is on slices that go, in words."""
-    vacant: frozenset[str] = frozenset()
+    unused_profiles: frozenset[str] = frozenset()
     """Profiles of slices that go and that nobody holds."""
 
     @property
     def free(self) -> bool:
         """Nobody is on the slices that go, by all that is known."""
-        return not (self.pods or self.unseen or self.held)
+        return not (self.pods or self.unlocated or self.other_users)
 
 
-def work(
-    ground: Ground, wanted: Layouts, gpus: Collection[int], room: Room, can: Capabilities
-) -> Work:
+def node_repartition(
+    node: MigNode,
+    desired: LayoutsByGpu,
+    gpus: Collection[int],
+    capacity: PoolCapacity,
+    capabilities: Capabilities,
+) -> NodeRepartition:
     """Who has to leave when these GPUs are cut as wanted."""
-    mine = room.on_nodes.get(ground.name, ())
-    chosen = {gpu: wanted[gpu] for gpu in sorted(gpus)}
-    if not (can.knows_pods and ground.tells_pods):
-        pods = frozenset(one.pod for one in mine if chosen)
-        return Work(ground=ground, gpus=tuple(chosen), wanted=chosen, pods=pods)
-    going = [
-        (card, tile)
-        for card in ground.cards
-        if card.index in chosen
-        for tile in doomed_tiles(ground, card, chosen, can)
+    replicas = capacity.replicas_by_node.get(node.name, ())
+    chosen = {gpu: desired[gpu] for gpu in sorted(gpus)}
+    if not (capabilities.knows_pods and node.reports_pods):
+        pods = frozenset(replica.pod for replica in replicas if chosen)
+        return NodeRepartition(node=node, gpus=tuple(chosen), desired=chosen, pods=pods)
+    removed = [
+        (mig_gpu, instance)
+        for mig_gpu in node.gpus
+        if mig_gpu.index in chosen
+        for instance in removed_instances(node, mig_gpu, chosen, capabilities)
     ]
-    holders = {pod for _, tile in going for pod in tile.holders}
-    told = {pod for card in ground.cards for tile in card.tiles for pod in tile.holders}
-    empty = {tile.spot.profile for _, tile in going if not tile.holders}
-    return Work(
-        ground=ground,
+    holders = {pod for _, instance in removed for pod in instance.holders}
+    known_pods = {
+        pod for mig_gpu in node.gpus for instance in mig_gpu.instances for pod in instance.holders
+    }
+    unused = {instance.placement.profile for _, instance in removed if not instance.holders}
+    return NodeRepartition(
+        node=node,
         gpus=tuple(chosen),
-        wanted=chosen,
-        pods=frozenset(pod for pod in holders if pod in room.owner),
-        unseen=tuple(
-            sorted(one.pod for one in mine if one.pod not in told and one.profile in empty)
+        desired=chosen,
+        pods=frozenset(pod for pod in holders if pod in capacity.owner),
+        unlocated=tuple(
+            sorted(
+                replica.pod
+                for replica in replicas
+                if replica.pod not in known_pods and replica.profile in unused
+            )
         ),
-        vacant=frozenset(empty),
-        held=tuple(
-            _held(ground, card, tile, room)
-            for card, tile in going
-            if (not tile.holders and tile.processes)
-            or any(pod not in room.owner for pod in tile.holders)
+        unused_profiles=frozenset(unused),
+        other_users=tuple(
+            _describe_users(node, mig_gpu, instance, capacity)
+            for mig_gpu, instance in removed
+            if (not instance.holders and instance.processes)
+            or any(pod not in capacity.owner for pod in instance.holders)
         ),
     )
 
 
-def doomed_tiles(ground: Ground, card: Card, wanted: Layouts, can: Capabilities) -> Iterator[Tile]:
+def removed_instances(
+    node: MigNode, gpu: MigGpu, desired: LayoutsByGpu, capabilities: Capabilities
+) -> Iterator[GpuInstance]:
     """Slices that go: all of the GPU, unless its neighbours may stay."""
-    stay = set(wanted[card.index]) if can.sibling_safe else set[SlicePlacement]()
-    for tile in card.tiles:
-        if known(ground.board, (tile.spot,))[0] not in stay:
-            yield tile
+    retained = set(desired[gpu.index]) if capabilities.sibling_safe else set[SlicePlacement]()
+    for instance in gpu.instances:
+        if canonical_layout(node.gpu_model, (instance.placement,))[0] not in retained:
+            yield instance
 
 
-def _held(ground: Ground, card: Card, tile: Tile, room: Room) -> str:
-    place = f"{tile.spot.profile}@{tile.spot.start} of GPU {card.index} of {ground.name}"
-    others = [str(pod) for pod in tile.holders if pod not in room.owner]
-    if others:
-        return f"{', '.join(others)} on {place}"
-    return f"{tile.processes} processes on {place}"
+def _describe_users(
+    node: MigNode, gpu: MigGpu, instance: GpuInstance, capacity: PoolCapacity
+) -> str:
+    place = (
+        f"{instance.placement.profile}@{instance.placement.start} of GPU {gpu.index} of {node.name}"
+    )
+    foreign_pods = [str(pod) for pod in instance.holders if pod not in capacity.owner]
+    if foreign_pods:
+        return f"{', '.join(foreign_pods)} on {place}"
+    return f"{instance.processes} processes on {place}"
 
 
-def hindrance(
-    goal: Goal, gpu: int, room: Room, can: Capabilities, own: Collection[Ref]
+def blocker(
+    goal: NodeGoal,
+    gpu: int,
+    capacity: PoolCapacity,
+    capabilities: Capabilities,
+    own_pods: Collection[Ref],
 ) -> StatusVerdict[LayoutReady] | None:
     """Why this GPU cannot be cut as wanted, however long it is waited for room."""
-    ground = goal.ground
-    card = next(one for one in ground.cards if one.index == gpu)
-    place = f"GPU {gpu} of {ground.name}"
-    if card.fault in _FAULTS:
-        told = card.message or f"the agent says {card.fault}"
-        return StatusVerdict(_FAULTS[card.fault], f"{place}: {told}{_MEND.get(card.fault, '')}")
-    if not (can.knows_pods and ground.tells_pods):
+    node = goal.node
+    mig_gpu = next(candidate for candidate in node.gpus if candidate.index == gpu)
+    place = f"GPU {gpu} of {node.name}"
+    if mig_gpu.fault in _FAULT_REASONS:
+        message = mig_gpu.message or f"the agent says {mig_gpu.fault}"
+        return StatusVerdict(
+            _FAULT_REASONS[mig_gpu.fault], f"{place}: {message}{_FIXES.get(mig_gpu.fault, '')}"
+        )
+    if not (capabilities.knows_pods and node.reports_pods):
         return None
-    for tile in doomed_tiles(ground, card, goal.wanted, can):
-        slice_ = f"{tile.spot.profile}@{tile.spot.start} of {place}"
-        for pod in tile.holders:
-            if pod not in own:
+    for instance in removed_instances(node, mig_gpu, goal.desired, capabilities):
+        slice_ = f"{instance.placement.profile}@{instance.placement.start} of {place}"
+        for pod in instance.holders:
+            if pod not in own_pods:
                 return StatusVerdict(
                     LayoutReady.UNMANAGED_POD,
                     f"the pod {pod} is not Tessera's and holds {slice_}, which has to go; delete "
                     "it or move it to another node",
                 )
-            if pod not in room.owner:
+            if pod not in capacity.owner:
                 return StatusVerdict(
                     LayoutReady.REPARTITIONING,
                     f"waits for the pod {pod} on {slice_} to end by itself",
                 )
-        if tile.processes and not tile.holders:
+        if instance.processes and not instance.holders:
             return StatusVerdict(
                 LayoutReady.GPU_IN_USE,
-                f"{tile.processes} processes of no pod compute on {slice_}, which has to go; end "
+                f"{instance.processes} processes of no pod compute on {slice_}, which has to go; "
+                "end "
                 "them on the node",
             )
     return None
 
 
-_MEND = {"NeedsReset": "; drain the node and reset the GPU or restart the node"}
+_FIXES = {"NeedsReset": "; drain the node and reset the GPU or restart the node"}
 
 
-def unavailable(goal: Goal) -> StatusVerdict[LayoutReady] | None:
+def node_blocker(goal: NodeGoal) -> StatusVerdict[LayoutReady] | None:
     """Why nothing of this node can be cut now."""
-    ground = goal.ground
-    if ground.disagrees:
+    node = goal.node
+    if node.inconsistency:
         return StatusVerdict(
             LayoutReady.INCONSISTENT_LABELS,
-            f"{ground.name} is left alone: {ground.disagrees}; correct its labels, or restart its "
+            f"{node.name} is left alone: {node.inconsistency}; correct its labels, or restart its "
             "device plugin and GPU feature discovery",
         )
-    if not ground.ready:
+    if not node.ready:
         return StatusVerdict(
             LayoutReady.NODE_NOT_READY,
-            f"the node {ground.name} is not ready or takes no pods, and {len(goal.differing)} of "
+            f"the node {node.name} is not ready or takes no pods, and {len(goal.mismatched)} of "
             "its GPUs have to be cut anew; repair or uncordon it",
         )
     return None
 
 
-def incomplete(goal: Goal) -> StatusVerdict[LayoutReady] | None:
+def plan_blocker(goal: NodeGoal) -> StatusVerdict[LayoutReady] | None:
     """What of the plan no GPU of the node can become."""
-    if goal.impossible:
-        return StatusVerdict(LayoutReady.UNKNOWN_PROFILE, goal.impossible[0])
-    if goal.absent and not goal.ground.disagrees:
-        missing = ", ".join(map(str, goal.absent))
+    if goal.infeasible:
+        return StatusVerdict(LayoutReady.UNKNOWN_PROFILE, goal.infeasible[0])
+    if goal.missing and not goal.node.inconsistency:
+        missing = ", ".join(map(str, goal.missing))
         return StatusVerdict(
             LayoutReady.NODE_NOT_READY,
-            f"GPU {missing} of {goal.ground.name} is not there in MIG mode, but the plan cuts it; "
+            f"GPU {missing} of {goal.node.name} is not there in MIG mode, but the plan cuts it; "
             "turn MIG mode on, which Tessera never does, or repair the GPU",
         )
     return None

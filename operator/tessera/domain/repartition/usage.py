@@ -12,7 +12,7 @@ from tessera.domain.mig.layouts import SlicePlacement
 from tessera.domain.money import slice_weight
 from tessera.domain.ref import Ref
 from tessera.domain.repartition.devices import profile_of
-from tessera.domain.repartition.facts import Card, Ground, Tile
+from tessera.domain.repartition.facts import GpuInstance, MigGpu, MigNode
 from tessera.domain.snapshot import Pod
 
 
@@ -21,17 +21,17 @@ class SliceState(StrEnum):
 
     USED = "used"
     IDLE = "idle"
-    DOOMED = "doomed"
+    DISPLACED = "doomed"
     """Who holds it has to leave it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seat:
+class SliceUsage:
     """A slice that exists, with who holds it."""
 
     node: str
     gpu: int
-    spot: SlicePlacement
+    placement: SlicePlacement
     share: Decimal
     """Of the price of its GPU."""
     state: SliceState
@@ -39,7 +39,7 @@ class Seat:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
+class PoolUsage:
     """Of the GPUs of a pool that are in MIG mode; shares are in prices of one GPU."""
 
     gpus: int = 0
@@ -51,76 +51,80 @@ class Usage:
 
 
 @cache
-def share(board: GpuModel, profile: str) -> Decimal:
+def share(gpu_model: GpuModel, profile: str) -> Decimal:
     """What a slice is billed, as a share of its GPU."""
-    cut = board.find_profile(profile)
-    if cut is None:
+    gi_profile = gpu_model.find_profile(profile)
+    if gi_profile is None:
         return Decimal(profile == WHOLE_GPU)
-    compute = cut.compute_slices, board.compute_slices
-    return slice_weight(compute, (cut.memory_slices, board.memory_slices))
+    compute = gi_profile.compute_slices, gpu_model.compute_slices
+    return slice_weight(compute, (gi_profile.memory_slices, gpu_model.memory_slices))
 
 
-def seats(
-    grounds: Sequence[Ground], pods: Sequence[Pod], doomed: Collection[Ref] = ()
-) -> tuple[Seat, ...]:
+def slice_usages(
+    nodes: Sequence[MigNode], pods: Sequence[Pod], displaced: Collection[Ref] = ()
+) -> tuple[SliceUsage, ...]:
     """All slices by node, GPU and start.
 
     Where no agent tells who holds which, the engines of a node are taken to hold the first slices
     of their profile, so that counts are right and places are not.
     """
-    here: dict[str, list[Pod]] = defaultdict(list)
+    pods_by_node: dict[str, list[Pod]] = defaultdict(list)
     for pod in pods:
         if pod.node is not None and pod.ended is None:
-            here[pod.node].append(pod)
+            pods_by_node[pod.node].append(pod)
     return tuple(
-        Seat(
-            node=ground.name,
-            gpu=card.index,
-            spot=tile.spot,
-            share=share(ground.board, tile.spot.profile),
-            state=_state(tile, holders, doomed),
+        SliceUsage(
+            node=node.name,
+            gpu=gpu.index,
+            placement=instance.placement,
+            share=share(node.gpu_model, instance.placement.profile),
+            state=_state(instance, holders, displaced),
             holders=holders,
         )
-        for ground in sorted(grounds, key=_name)
-        for card, tile, holders in _held(ground, here.get(ground.name, ()))
+        for node in sorted(nodes, key=_node_name)
+        for gpu, instance, holders in _instance_holders(node, pods_by_node.get(node.name, ()))
     )
 
 
-def usage(grounds: Sequence[Ground], found: Sequence[Seat]) -> Usage:
+def pool_usage(nodes: Sequence[MigNode], usages: Sequence[SliceUsage]) -> PoolUsage:
     """The sums over the seats of these grounds."""
-    gpus = sum(len(ground.cards) for ground in grounds)
-    return Usage(
+    gpus = sum(len(node.gpus) for node in nodes)
+    return PoolUsage(
         gpus=gpus,
-        slices=Counter((one.spot.profile, one.state) for one in found),
-        idle=sum((one.share for one in found if one.state is SliceState.IDLE), Decimal(0)),
-        stranded=gpus - sum((one.share for one in found), Decimal(0)),
+        slices=Counter((usage.placement.profile, usage.state) for usage in usages),
+        idle=sum((usage.share for usage in usages if usage.state is SliceState.IDLE), Decimal(0)),
+        stranded=gpus - sum((usage.share for usage in usages), Decimal(0)),
     )
 
 
-def _name(ground: Ground) -> str:
-    return ground.name
+def _node_name(node: MigNode) -> str:
+    return node.name
 
 
-def _state(tile: Tile, holders: tuple[Ref, ...], doomed: Collection[Ref]) -> SliceState:
-    if any(holder in doomed for holder in holders):
-        return SliceState.DOOMED
-    return SliceState.USED if holders or tile.processes else SliceState.IDLE
+def _state(
+    instance: GpuInstance, holders: tuple[Ref, ...], displaced: Collection[Ref]
+) -> SliceState:
+    if any(holder in displaced for holder in holders):
+        return SliceState.DISPLACED
+    return SliceState.USED if holders or instance.processes else SliceState.IDLE
 
 
-def _held(ground: Ground, pods: Sequence[Pod]) -> Iterator[tuple[Card, Tile, tuple[Ref, ...]]]:
-    waiting: dict[str, list[Ref]] = defaultdict(list)
-    for pod in sorted(pods, key=_ref, reverse=True):
+def _instance_holders(
+    node: MigNode, pods: Sequence[Pod]
+) -> Iterator[tuple[MigGpu, GpuInstance, tuple[Ref, ...]]]:
+    pending: dict[str, list[Ref]] = defaultdict(list)
+    for pod in sorted(pods, key=_pod_ref, reverse=True):
         for resource, count in pod.devices.items():
-            if (profile := profile_of(ground.board, resource)) is not None:
-                waiting[profile] += [pod.ref] * count
-    for card in ground.cards:
-        for tile in card.tiles:
-            if ground.tells_pods:
-                yield card, tile, tile.holders
+            if (profile := profile_of(node.gpu_model, resource)) is not None:
+                pending[profile] += [pod.ref] * count
+    for gpu in node.gpus:
+        for instance in gpu.instances:
+            if node.reports_pods:
+                yield gpu, instance, instance.holders
                 continue
-            left = waiting[tile.spot.profile]
-            yield card, tile, (left.pop(),) if left else ()
+            available = pending[instance.placement.profile]
+            yield gpu, instance, (available.pop(),) if available else ()
 
 
-def _ref(pod: Pod) -> Ref:
+def _pod_ref(pod: Pod) -> Ref:
     return pod.ref

@@ -8,7 +8,7 @@ from tessera.api.mig import MaintenanceWindow
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 
-def closed(window: MaintenanceWindow | None, at: datetime) -> str | None:
+def closed_reason(window: MaintenanceWindow | None, at: datetime) -> str | None:
     """Why nothing new begins now; None when it may.
 
     Hours are those of the wall clock in the window's zone. A window with equal ends lasts a day.
@@ -22,7 +22,7 @@ def closed(window: MaintenanceWindow | None, at: datetime) -> str | None:
             f"spec.mig.maintenanceWindow.timeZone {window.time_zone} is no IANA time zone, so "
             "nothing is cut; write one such as Europe/Berlin"
         )
-    if _open(window, local):
+    if _is_open(window, local):
         return None
     days = ", ".join(window.days) if window.days else "every day"
     return (
@@ -31,14 +31,14 @@ def closed(window: MaintenanceWindow | None, at: datetime) -> str | None:
     )
 
 
-def _open(window: MaintenanceWindow, local: datetime) -> bool:
+def _is_open(window: MaintenanceWindow, local: datetime) -> bool:
     clock = f"{local:%H:%M}"
     if window.start < window.end:
-        return window.start <= clock < window.end and _begins(window, local)
+        return window.start <= clock < window.end and _starts_on(window, local)
     if clock >= window.start:
-        return _begins(window, local)
-    return clock < window.end and _begins(window, local - timedelta(days=1))
+        return _starts_on(window, local)
+    return clock < window.end and _starts_on(window, local - timedelta(days=1))
 
 
-def _begins(window: MaintenanceWindow, day: datetime) -> bool:
+def _starts_on(window: MaintenanceWindow, day: datetime) -> bool:
     return not window.days or _DAYS[day.weekday()] in window.days

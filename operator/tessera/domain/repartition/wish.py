@@ -29,22 +29,27 @@ from tessera.domain.pools import GPU, PoolView, plans_layouts
 from tessera.domain.ref import Ref
 from tessera.domain.repartition.backend import Capabilities
 from tessera.domain.repartition.devices import profile_of
-from tessera.domain.repartition.facts import Card, Ground
-from tessera.domain.repartition.question import Option, Question, Terms, Wish
+from tessera.domain.repartition.facts import MigGpu, MigNode
+from tessera.domain.repartition.question import (
+    HardwareOption,
+    LayoutProblem,
+    PoolTerms,
+    SliceDemand,
+)
 from tessera.domain.sizing import ReplicaFit
 from tessera.domain.snapshot import Pod, PodReading, Snapshot
 
-_FULL = 0.6
+_TARGET_OCCUPANCY = 0.6
 """Share of its requests that an engine should hold on the average, so that peaks find room."""
-_UNREAD: Mapping[Ref, PodReading] = {}
+_NO_READINGS: Mapping[Ref, PodReading] = {}
 
 
-def uncut(pool: str) -> str:
+def whole_gpu_model(pool: str) -> str:
     """Name of the board that GPUs of the pool are which are not in MIG mode."""
     return f"{pool}/{WHOLE_GPU}"
 
 
-class _Seen(NamedTuple):
+class _NodeGpus(NamedTuple):
     """One node, as a question tells of it."""
 
     gpus: tuple[FleetGpu, ...]
@@ -52,160 +57,166 @@ class _Seen(NamedTuple):
     """By the names of GPUs in MIG mode."""
 
 
-class KeptQuestion:
+class LayoutProblemCache:
     """The parts of the last question, and what they were made of."""
 
     def __init__(self) -> None:
-        self.planned = StableTupleCache[PoolView]()
-        self.drafts = StableTupleCache[Proposal]()
-        self.wishes = LastCallCache(self._wishes)
-        self.node: KeyedCache[tuple[str, str], [str, Ground, bool, _Sitting], _Seen] = KeyedCache(
-            _node
-        )
-        self.nodes = StableTupleCache[_Seen]()
-        self.asked = LastCallCache(_asked)
-        self._options: KeyedCache[Ref, [Proposal, Sequence[PoolView]], tuple[Option, ...]] = (
-            KeyedCache(_options)
-        )
-        self._wished: dict[Ref, Wish] = {}
+        self.views = StableTupleCache[PoolView]()
+        self.proposals = StableTupleCache[Proposal]()
+        self.demands = LastCallCache(self._demands)
+        self.node_gpus: KeyedCache[
+            tuple[str, str], [str, MigNode, bool, _DeviceHolders], _NodeGpus
+        ] = KeyedCache(_node_gpus)
+        self.stable_nodes = StableTupleCache[_NodeGpus]()
+        self.problem = LastCallCache(_build_problem)
+        self._options: KeyedCache[
+            Ref, [Proposal, Sequence[PoolView]], tuple[HardwareOption, ...]
+        ] = KeyedCache(_options)
+        self._previous: dict[Ref, SliceDemand] = {}
         self._names: frozenset[str] = frozenset()
-        self._sitting = LastCallCache(_Sitting)
+        self._holders = LastCallCache(_DeviceHolders)
 
-    def seated(self, pods: Sequence[Pod], wishes: Sequence[Wish]) -> "_Sitting":
+    def device_holders(
+        self, pods: Sequence[Pod], demands: Sequence[SliceDemand]
+    ) -> "_DeviceHolders":
         """Of all pods, for services with these wishes."""
-        names = frozenset(wish.service.name for wish in wishes)
+        names = frozenset(demand.service.name for demand in demands)
         if names != self._names:
             self._names = names
-        return self._sitting(pods, self._names)
+        return self._holders(pods, self._names)
 
-    def _wishes(
+    def _demands(
         self,
-        drafts: Sequence[Proposal],
+        proposals: Sequence[Proposal],
         views: Sequence[PoolView],
         readings: Mapping[Ref, PodReading],
-    ) -> tuple[Wish, ...]:
+    ) -> tuple[SliceDemand, ...]:
         """By name; one that is equal to the last is the same object."""
-        old, self._wished = self._wished, {}
-        for draft in sorted(drafts, key=lambda one: one.service.ref):
-            ref = draft.service.ref
-            wish = _wish(draft, views, readings, partial(self._options, ref))
-            if wish is not None:
-                self._wished[ref] = old[ref] if old.get(ref) == wish else wish
-        self._options.retain({draft.service.ref for draft in drafts})
-        return tuple(self._wished.values())
+        previous, self._previous = self._previous, {}
+        for proposal in sorted(proposals, key=lambda candidate: candidate.service.ref):
+            ref = proposal.service.ref
+            demand = _slice_demand(proposal, views, readings, partial(self._options, ref))
+            if demand is not None:
+                self._previous[ref] = previous[ref] if previous.get(ref) == demand else demand
+        self._options.retain({proposal.service.ref for proposal in proposals})
+        return tuple(self._previous.values())
 
 
-def question(
+def layout_problem(
     views: Sequence[PoolView],
-    grounds: Mapping[str, Sequence[Ground]],
+    nodes_by_pool: Mapping[str, Sequence[MigNode]],
     capabilities: Mapping[str, Capabilities],
-    drafts: Mapping[Ref, Proposal],
+    proposals: Mapping[Ref, Proposal],
     snapshot: Snapshot,
-    kept: KeptQuestion | None = None,
-) -> Question:
+    cache: LayoutProblemCache | None = None,
+) -> LayoutProblem:
     """For all pools that plan layouts and have GPUs; by pool, `grounds` and what their backends
     can.
 
     Slices that others hold than services that are planned for stay as they are.
     """
-    kept = kept or KeptQuestion()
-    planned = kept.planned(
+    cache = cache or LayoutProblemCache()
+    planned = cache.views(
         tuple(
             view
             for view in sorted(views, key=lambda view: view.pool.name)
             if view.price is not None
             and plans_layouts(view.pool.spec)
             and view.pool.name in capabilities
-            and any(ground.cards or ground.uncut for ground in grounds.get(view.pool.name, ()))
+            and any(node.gpus or node.whole_gpus for node in nodes_by_pool.get(view.pool.name, ()))
         )
     )
-    readings = usable_readings(snapshot.readings, snapshot.at) or _UNREAD
-    wishes = kept.wishes(kept.drafts(tuple(drafts.values())), planned, readings)
-    sitting = kept.seated(snapshot.pods, wishes)
+    readings = usable_readings(snapshot.readings, snapshot.at) or _NO_READINGS
+    demands = cache.demands(cache.proposals(tuple(proposals.values())), planned, readings)
+    device_holders = cache.device_holders(snapshot.pods, demands)
     nodes = {
-        (pool, ground.name): ground
+        (pool, node.name): node
         for view in planned
         for pool in (intern(view.pool.name),)
-        for ground in sorted(grounds[pool], key=lambda ground: ground.name)
+        for node in sorted(nodes_by_pool[pool], key=lambda node: node.name)
     }
-    found = tuple(
-        kept.node(key, key[0], ground, capabilities[key[0]].knows_pods, sitting)
-        for key, ground in nodes.items()
+    node_gpus = tuple(
+        cache.node_gpus(key, key[0], node, capabilities[key[0]].knows_pods, device_holders)
+        for key, node in nodes.items()
     )
-    kept.node.retain(nodes.keys())
-    return kept.asked(planned, grounds, capabilities, wishes, kept.nodes(found))
+    cache.node_gpus.retain(nodes.keys())
+    return cache.problem(
+        planned, nodes_by_pool, capabilities, demands, cache.stable_nodes(node_gpus)
+    )
 
 
-def _asked(
+def _build_problem(
     planned: Sequence[PoolView],
-    grounds: Mapping[str, Sequence[Ground]],
+    nodes_by_pool: Mapping[str, Sequence[MigNode]],
     capabilities: Mapping[str, Capabilities],
-    wishes: tuple[Wish, ...],
-    nodes: Sequence[_Seen],
-) -> Question:
+    demands: tuple[SliceDemand, ...],
+    nodes: Sequence[_NodeGpus],
+) -> LayoutProblem:
     gpus = tuple(gpu for node in nodes for gpu in node.gpus)
-    return Question(
-        terms=tuple(_terms(view, capabilities[view.pool.name]) for view in planned),
-        wishes=wishes,
+    return LayoutProblem(
+        terms=tuple(_pool_terms(view, capabilities[view.pool.name]) for view in planned),
+        demands=demands,
         offers=tuple(
             offer
             for view in planned
-            for offer in _offers(view, grounds[view.pool.name], capabilities[view.pool.name], gpus)
+            for offer in _offers(
+                view, nodes_by_pool[view.pool.name], capabilities[view.pool.name], gpus
+            )
         ),
         gpus=gpus,
         layouts={name: layout for node in nodes for name, layout in node.layouts},
     )
 
 
-def _terms(view: PoolView, can: Capabilities) -> Terms:
-    return Terms(
+def _pool_terms(view: PoolView, capabilities: Capabilities) -> PoolTerms:
+    return PoolTerms(
         pool=view.pool.name,
         currency=view.price.currency if view.price else "",
         per_gpu_hour=_per_gpu_hour(view),
-        pinned_starts=can.pinned_starts,
-        sibling_safe=can.sibling_safe,
+        pinned_starts=capabilities.pinned_starts,
+        sibling_safe=capabilities.sibling_safe,
     )
 
 
 def _per_gpu_hour(view: PoolView) -> int:
     """At least one nano-unit: a GPU that costs nothing would be wasted without a thought."""
-    return max(1, money.nanos(view.price.per_gpu_hour)) if view.price else 1
+    return max(1, money.to_nanos(view.price.per_gpu_hour)) if view.price else 1
 
 
-def _wish(
-    draft: Proposal,
+def _slice_demand(
+    proposal: Proposal,
     views: Sequence[PoolView],
     readings: Mapping[Ref, PodReading],
-    judged: Callable[[Proposal, Sequence[PoolView]], tuple[Option, ...]],
-) -> Wish | None:
+    options_of: Callable[[Proposal, Sequence[PoolView]], tuple[HardwareOption, ...]],
+) -> SliceDemand | None:
     """None for a service that is not planned for, or that fits on none of these GPUs."""
-    spec = draft.service.spec
-    if spec is None or spec.placement.mig != "auto" or not draft.accepted.reason.is_true:
+    spec = proposal.service.spec
+    if spec is None or spec.placement.mig != "auto" or not proposal.accepted.reason.is_true:
         return None
-    options = judged(draft, views)
+    options = options_of(proposal, views)
     speeds = {
-        one.kind: one.tokens_per_second
-        for one in options
-        if one.alone or spec.placement.isolation == "slice"
+        option.instance_type: option.tokens_per_second
+        for option in options
+        if option.fills_gpu or spec.placement.isolation == "slice"
     }
     if not speeds:
         return None
-    return Wish(
+    return SliceDemand(
         service=ServiceDemand(
-            name=str(draft.service.ref),
-            demand=_demand(draft, views, options[0], readings),
+            name=str(proposal.service.ref),
+            demand=_token_demand(proposal, views, options[0], readings),
             min_replicas=max(1, min_replicas_of(spec)),
             throughput=speeds,
             single_type=True,
         ),
         options=options,
-        was=_runs_on(draft),
+        current=_current_type(proposal),
     )
 
 
-def _options(draft: Proposal, views: Sequence[PoolView]) -> tuple[Option, ...]:
+def _options(proposal: Proposal, views: Sequence[PoolView]) -> tuple[HardwareOption, ...]:
     """The same way to judge hardware as that of placement; of several precisions the fastest."""
-    spec = draft.service.spec
+    spec = proposal.service.spec
     shape = shape_of(spec) if spec else None
     if spec is None or shape is None:
         return ()
@@ -217,27 +228,31 @@ def _options(draft: Proposal, views: Sequence[PoolView]) -> tuple[Option, ...]:
         for offer in view.offers
         if offer.layout_profile and offer.tier in tiers
     ]
-    found: dict[InstanceType, Option] = {}
-    for one in hardware_candidates(spec, shape, offers):
-        if not isinstance(one.fit, ReplicaFit) or not one.offer.layout_profile:
+    options: dict[InstanceType, HardwareOption] = {}
+    for candidate in hardware_candidates(spec, shape, offers):
+        if not isinstance(candidate.fit, ReplicaFit) or not candidate.offer.layout_profile:
             continue
-        hardware, pool = one.offer.hardware, one.offer.pool
-        kind = InstanceType(pool if hardware.profile else uncut(pool), one.offer.layout_profile)
-        speed = one.fit.limits.tokens_per_second
-        if kind not in found or speed > found[kind].tokens_per_second:
-            found[kind] = Option(
-                kind=kind,
+        hardware, pool = candidate.offer.hardware, candidate.offer.pool
+        instance_type = InstanceType(
+            pool if hardware.profile else whole_gpu_model(pool), candidate.offer.layout_profile
+        )
+        speed = candidate.fit.limits.tokens_per_second
+        if instance_type not in options or speed > options[instance_type].tokens_per_second:
+            options[instance_type] = HardwareOption(
+                instance_type=instance_type,
                 tokens_per_second=speed,
-                hourly=one.offer.hourly.nanos,
-                alone=hardware.exclusive,
+                hourly_nanos=candidate.offer.hourly.nanos,
+                fills_gpu=hardware.exclusive,
             )
-    return tuple(sorted(found.values(), key=lambda one: (one.hourly, one.kind)))
+    return tuple(
+        sorted(options.values(), key=lambda option: (option.hourly_nanos, option.instance_type))
+    )
 
 
-def _demand(
-    draft: Proposal,
+def _token_demand(
+    proposal: Proposal,
     views: Sequence[PoolView],
-    cheapest: Option,
+    cheapest: HardwareOption,
     readings: Mapping[Ref, PodReading],
 ) -> float:
     """What it gives with the replicas that it should have now; of a new one with its least.
@@ -246,162 +261,177 @@ def _demand(
     that are up say little then. With no more replicas than its least, what it needs follows from
     the requests in its engines, in whole replicas of its cheapest kind.
     """
-    choice = draft.placement.choice
+    choice = proposal.placement.choice
     if choice is None:
-        floor = min_replicas_of(draft.service.spec) if draft.service.spec else 1
-        return max(1, floor) * cheapest.tokens_per_second
-    replicas = draft.scale.replicas
+        min_replicas = min_replicas_of(proposal.service.spec) if proposal.service.spec else 1
+        return max(1, min_replicas) * cheapest.tokens_per_second
+    replicas = proposal.scale.replicas
     moving = any(
-        pod.variant != choice.variant and not pod.terminating for pod in draft.objects.pods
+        pod.variant != choice.variant and not pod.terminating for pod in proposal.objects.pods
     )
-    if moving and (plan := slice_assignment(draft.service.ref, [view.pool for view in views])):
+    if moving and (plan := slice_assignment(proposal.service.ref, [view.pool for view in views])):
         replicas = max(replicas, plan.replicas)
-    given = max(1, replicas) * choice.fit.limits.tokens_per_second
-    spec = draft.service.spec
-    busy = _in_flight(draft, choice, readings)
-    if moving or spec is None or replicas > min_replicas_of(spec) or busy is None:
-        return given
+    current = max(1, replicas) * choice.fit.limits.tokens_per_second
+    spec = proposal.service.spec
+    in_flight = _in_flight(proposal, choice, readings)
+    if moving or spec is None or replicas > min_replicas_of(spec) or in_flight is None:
+        return current
     limits = choice.fit.limits
-    needed = busy / limits.max_num_seqs * limits.tokens_per_second / _FULL
-    return min(given, math.ceil(needed / cheapest.tokens_per_second) * cheapest.tokens_per_second)
+    needed = in_flight / limits.max_num_seqs * limits.tokens_per_second / _TARGET_OCCUPANCY
+    return min(current, math.ceil(needed / cheapest.tokens_per_second) * cheapest.tokens_per_second)
 
 
 def _in_flight(
-    draft: Proposal, choice: HardwareChoice, readings: Mapping[Ref, PodReading]
+    proposal: Proposal, choice: HardwareChoice, readings: Mapping[Ref, PodReading]
 ) -> float | None:
     """Requests in its engines; None where one that serves cannot be read, which is not zero."""
     total = 0.0
-    for pod in draft.objects.pods:
+    for pod in proposal.objects.pods:
         if pod.variant != choice.variant or not pod.takes_requests:
             continue
-        found = readings.get(pod.ref)
-        if found is None or found.running is None or found.waiting is None:
+        reading = readings.get(pod.ref)
+        if reading is None or reading.running is None or reading.waiting is None:
             return None
-        total += found.running + found.waiting
+        total += reading.running + reading.waiting
     return total
 
 
-def _runs_on(draft: Proposal) -> InstanceType | None:
-    choice = draft.placement.choice
+def _current_type(proposal: Proposal) -> InstanceType | None:
+    choice = proposal.placement.choice
     if choice is None or not choice.offer.layout_profile:
         return None
     pool = choice.offer.pool
     return InstanceType(
-        pool if choice.offer.hardware.profile else uncut(pool), choice.offer.layout_profile
+        pool if choice.offer.hardware.profile else whole_gpu_model(pool),
+        choice.offer.layout_profile,
     )
 
 
-class _Sitting:
+class _DeviceHolders:
     """Which pods hold devices, for services that are planned for and for others."""
 
     def __init__(self, pods: Sequence[Pod], names: Collection[str]) -> None:
-        self.of = {
+        self.service_of = {
             pod.ref: str(pod.service)
             if pod.batch_run is None and str(pod.service) in names
             else None
             for pod in pods
             if pod.model_job_run is None
         }
-        self.leaving = {pod.ref for pod in pods if pod.terminating}
-        self._on: dict[str, list[tuple[str, Ref]]] = defaultdict(list)
+        self.terminating = {pod.ref for pod in pods if pod.terminating}
+        self._by_node: dict[str, list[tuple[str, Ref]]] = defaultdict(list)
         for pod in sorted(pods, key=lambda pod: pod.ref):
             for resource, count in sorted(pod.devices.items()):
                 if pod.node and pod.ended is None and not pod.terminating:
-                    self._on[pod.node] += [(resource, pod.ref)] * count
+                    self._by_node[pod.node] += [(resource, pod.ref)] * count
 
-    def whole(self, node: str) -> list[Ref]:
+    def whole_gpus(self, node: str) -> list[Ref]:
         """Pods that hold whole GPUs of a node, once for each."""
-        return [ref for resource, ref in self._on.get(node, ()) if resource == GPU]
+        return [ref for resource, ref in self._by_node.get(node, ()) if resource == GPU]
 
-    def slices(self, node: str, board: GpuModel) -> Mapping[str, list[Ref]]:
+    def slices(self, node: str, gpu_model: GpuModel) -> Mapping[str, list[Ref]]:
         """Pods that hold slices of a node, once for each, by profile."""
-        found: dict[str, list[Ref]] = defaultdict(list)
-        for resource, ref in self._on.get(node, ()):
-            if (profile := profile_of(board, resource)) is not None:
-                found[profile].append(ref)
-        return found
+        refs_by_profile: dict[str, list[Ref]] = defaultdict(list)
+        for resource, ref in self._by_node.get(node, ()):
+            if (profile := profile_of(gpu_model, resource)) is not None:
+                refs_by_profile[profile].append(ref)
+        return refs_by_profile
 
 
-def _node(pool: str, ground: Ground, knows_pods: bool, sitting: _Sitting) -> _Seen:
-    return _Seen(
-        tuple(_gpus(pool, ground, sitting, knows_pods=knows_pods)),
-        tuple((_name(pool, ground, card), card.layout) for card in ground.cards),
+def _node_gpus(
+    pool: str, node: MigNode, knows_pods: bool, device_holders: _DeviceHolders
+) -> _NodeGpus:
+    return _NodeGpus(
+        tuple(_problem_gpus(pool, node, device_holders, knows_pods=knows_pods)),
+        tuple((_gpu_name(pool, node, gpu), gpu.layout) for gpu in node.gpus),
     )
 
 
-def _gpus(pool: str, ground: Ground, sitting: _Sitting, *, knows_pods: bool) -> Iterator[FleetGpu]:
+def _problem_gpus(
+    pool: str, node: MigNode, device_holders: _DeviceHolders, *, knows_pods: bool
+) -> Iterator[FleetGpu]:
     """On a node that is away nothing is planned, but whoever sits there counts. Where a node is
     emptied as a whole, whoever may not leave keeps all of it as it is."""
-    found = list(_cut(pool, ground, sitting))
-    if not knows_pods and any(gpu.foreign_slices for gpu in found):
-        found = [replace(gpu, locked=True) for gpu in found]
-    yield from (gpu if ground.ready else _away(gpu) for gpu in found)
-    yield from _whole(pool, ground, sitting)
+    gpus = list(_mig_gpus(pool, node, device_holders))
+    if not knows_pods and any(gpu.foreign_slices for gpu in gpus):
+        gpus = [replace(gpu, locked=True) for gpu in gpus]
+    yield from (gpu if node.ready else _unavailable_gpu(gpu) for gpu in gpus)
+    yield from _whole_gpus(pool, node, device_holders)
 
 
-def _away(gpu: FleetGpu) -> FleetGpu:
-    seats = tuple(one for one in gpu.slices if one.service or one.placement in gpu.foreign_slices)
-    return replace(gpu, slices=seats, locked=True)
+def _unavailable_gpu(gpu: FleetGpu) -> FleetGpu:
+    slices = tuple(
+        gpu_slice
+        for gpu_slice in gpu.slices
+        if gpu_slice.service or gpu_slice.placement in gpu.foreign_slices
+    )
+    return replace(gpu, slices=slices, locked=True)
 
 
-def _name(pool: str, ground: Ground, card: Card) -> str:
-    return f"{pool}/{ground.name}/{card.index:02}"
+def _gpu_name(pool: str, node: MigNode, gpu: MigGpu) -> str:
+    return f"{pool}/{node.name}/{gpu.index:02}"
 
 
-def _cut(pool: str, ground: Ground, sitting: _Sitting) -> Iterator[FleetGpu]:
+def _mig_gpus(pool: str, node: MigNode, device_holders: _DeviceHolders) -> Iterator[FleetGpu]:
     """GPUs in MIG mode. Without an agent, pods are put on slices of theirs one after the other."""
-    assumed = sitting.slices(ground.name, ground.board)
-    for card in sorted(ground.cards, key=lambda card: card.index):
-        seats, fixed = [], []
-        for tile in sorted(card.tiles, key=lambda tile: tile.spot):
-            if ground.tells_pods:
-                holders = [ref for ref in tile.holders if ref not in sitting.leaving]
+    assumed = device_holders.slices(node.name, node.gpu_model)
+    for gpu in sorted(node.gpus, key=lambda gpu: gpu.index):
+        slices, fixed = [], []
+        for instance in sorted(gpu.instances, key=lambda instance: instance.placement):
+            if node.reports_pods:
+                holders = [ref for ref in instance.holders if ref not in device_holders.terminating]
             else:
-                waiting = assumed.get(tile.spot.profile)
-                holders = [waiting.pop(0)] if waiting else []
-            services = [sitting.of.get(ref) for ref in holders]
-            seats.append(Seat(tile.spot.start, tile.spot.profile, next(iter(services), None)))
+                pending = assumed.get(instance.placement.profile)
+                holders = [pending.pop(0)] if pending else []
+            services = [device_holders.service_of.get(ref) for ref in holders]
+            slices.append(
+                Seat(
+                    instance.placement.start, instance.placement.profile, next(iter(services), None)
+                )
+            )
             if services and services[0] is None:
-                fixed.append(tile.spot)
+                fixed.append(instance.placement)
         yield FleetGpu(
-            name=_name(pool, ground, card),
+            name=_gpu_name(pool, node, gpu),
             gpu_model=pool,
-            node=ground.name,
-            slices=tuple(seats),
+            node=node.name,
+            slices=tuple(slices),
             foreign_slices=tuple(fixed),
-            locked=card.fault is not None,
+            locked=gpu.fault is not None,
         )
 
 
-def _whole(pool: str, ground: Ground, sitting: _Sitting) -> Iterator[FleetGpu]:
-    holders = sitting.whole(ground.name)
-    for at in range(ground.uncut):
-        service = sitting.of.get(holders[at]) if at < len(holders) else None
-        held = at < len(holders)
+def _whole_gpus(pool: str, node: MigNode, device_holders: _DeviceHolders) -> Iterator[FleetGpu]:
+    holders = device_holders.whole_gpus(node.name)
+    for index in range(node.whole_gpus):
+        service = device_holders.service_of.get(holders[index]) if index < len(holders) else None
+        is_held = index < len(holders)
         yield FleetGpu(
-            name=f"{pool}/{ground.name}/{WHOLE_GPU}-{at:02}",
-            gpu_model=uncut(pool),
-            node=ground.name,
-            slices=tuple(Seat(spot.start, spot.profile, service) for spot in WHOLE_GPU_LAYOUT)
-            if held
+            name=f"{pool}/{node.name}/{WHOLE_GPU}-{index:02}",
+            gpu_model=whole_gpu_model(pool),
+            node=node.name,
+            slices=tuple(
+                Seat(placement.start, placement.profile, service) for placement in WHOLE_GPU_LAYOUT
+            )
+            if is_held
             else (),
-            foreign_slices=WHOLE_GPU_LAYOUT if held and service is None else (),
-            locked=not ground.ready,
+            foreign_slices=WHOLE_GPU_LAYOUT if is_held and service is None else (),
+            locked=not node.ready,
         )
 
 
 def _offers(
-    view: PoolView, grounds: Sequence[Ground], can: Capabilities, gpus: Sequence[FleetGpu]
+    view: PoolView, nodes: Sequence[MigNode], capabilities: Capabilities, gpus: Sequence[FleetGpu]
 ) -> Iterator[GpuOffer]:
     """GPUs in MIG mode are cut, the others are only to be had whole."""
     pool = view.pool.name
-    board = grounds[0].board
+    gpu_model = nodes[0].gpu_model
     counts = Counter(gpu.gpu_model for gpu in gpus if not gpu.sunk)
-    for name, cuts in ((pool, board.profiles), (uncut(pool), ())):
+    for name, profiles in ((pool, gpu_model.profiles), (whole_gpu_model(pool), ())):
         yield GpuOffer(
-            gpu_model=replace(board, name=name, profiles=cuts),
+            gpu_model=replace(gpu_model, name=name, profiles=profiles),
             price=_per_gpu_hour(view),
             max_gpus=counts[name],
-            sibling_safe=can.sibling_safe,
-            drains_node=name == pool and not can.knows_pods,
+            sibling_safe=capabilities.sibling_safe,
+            drains_node=name == pool and not capabilities.knows_pods,
         )

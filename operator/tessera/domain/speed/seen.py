@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from tessera.api.inference_service import InferenceServiceSpec
-from tessera.domain.bench.counters import Peaks, mfu, peaks
+from tessera.domain.bench.counters import HardwarePeaks, hardware_peaks, mfu
 from tessera.domain.checks import shape_of
 from tessera.domain.engine_facts import known_versions, version_facts
 from tessera.domain.money import Money, per_million_tokens
@@ -38,7 +38,7 @@ class ServiceSpeed:
 
     model: str
     variant: str
-    peaks: Peaks
+    peaks: HardwarePeaks
     """Of one device of a replica."""
     requests: float = 0.0
     """Finished within five minutes."""
@@ -150,11 +150,11 @@ def reading_of(variant: str, readings: Sequence[SpeedReading]) -> SpeedReading:
     return readings[0] if unlabeled else SpeedReading()
 
 
-def peaks_of(spec: InferenceServiceSpec, fit: ReplicaFit) -> Peaks:
+def peaks_of(spec: InferenceServiceSpec, fit: ReplicaFit) -> HardwarePeaks:
     """Of one device, or slice, of a replica, in the width in which it computes this model."""
     shape = shape_of(spec)
     narrow = shape is not None and arithmetic(shape, fit.precision, fit.hardware) == "fp8"
-    device_peaks = peaks(fit.hardware, fp8=narrow)
+    device_peaks = hardware_peaks(fit.hardware, fp8=narrow)
     assert device_peaks is not None  # noqa: S101 - it computes at 8 bits only where it has that peak
     return device_peaks
 

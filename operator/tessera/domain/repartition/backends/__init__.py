@@ -4,18 +4,20 @@ from collections.abc import Sequence
 
 from tessera.api.mig import Mig
 from tessera.domain.repartition.backend import GeometryBackend
-from tessera.domain.repartition.backends.agent import Agent
-from tessera.domain.repartition.backends.mig_manager import MigManager
-from tessera.domain.repartition.backends.static import Static
-from tessera.domain.repartition.facts import Ground
+from tessera.domain.repartition.backends.agent import AgentBackend
+from tessera.domain.repartition.backends.mig_manager import MigManagerBackend
+from tessera.domain.repartition.backends.static import StaticBackend
+from tessera.domain.repartition.facts import MigNode
 
 
-def backend_of(mig: Mig, grounds: Sequence[Ground]) -> GeometryBackend:
+def backend_of(mig: Mig, nodes: Sequence[MigNode]) -> GeometryBackend:
     """The one that a pool names. With mig-manager every node has to tell its pods, or none does:
     whoever empties a node where one GPU would do hurts more, and not more than was said."""
     if mig.mode == "static" and not mig.layout:
-        return Static()
+        return StaticBackend()
     if mig.backend == "agent":
-        return Agent()
-    cut = [ground for ground in grounds if ground.cards]
-    return MigManager(knows_pods=bool(cut) and all(ground.tells_pods for ground in cut))
+        return AgentBackend()
+    partitioned = [node for node in nodes if node.gpus]
+    return MigManagerBackend(
+        knows_pods=bool(partitioned) and all(node.reports_pods for node in partitioned)
+    )

@@ -11,19 +11,29 @@ from datetime import datetime, timedelta
 from tessera.api.node_layout import DesiredGpu, GpuFault, NodeLayoutSpec, PlacedSlice
 from tessera.domain.mig.layouts import Layout
 from tessera.domain.reasons import LayoutReady, StatusVerdict
-from tessera.domain.repartition.backend import Ask, Capabilities, Heard, Layouts
-from tessera.domain.repartition.devices import DISCOVERY, PAUSED, PLUGIN, offers
-from tessera.domain.repartition.facts import Ground
+from tessera.domain.repartition.backend import (
+    BackendRequest,
+    BackendStatus,
+    Capabilities,
+    LayoutsByGpu,
+)
+from tessera.domain.repartition.devices import (
+    DEVICE_PLUGIN_LABEL,
+    FEATURE_DISCOVERY_LABEL,
+    PAUSED,
+    offers_layouts,
+)
+from tessera.domain.repartition.facts import MigNode
 
-REFRESHED = "tessera.dev/devices-refreshed"
+REFRESHED_LABEL = "tessera.dev/devices-refreshed"
 """On a node: generation and attempt for which its device plugin was called back."""
-MANAGER = "nvidia.com/gpu.deploy.mig-manager"
+MIG_MANAGER_LABEL = "nvidia.com/gpu.deploy.mig-manager"
 """Two that cut one GPU undo each other's work: where the agent cuts, mig-manager goes."""
 
-_COURSE = timedelta(minutes=10)
-_RETURN = timedelta(minutes=3)
+_PARTITION_TIMEOUT = timedelta(minutes=10)
+_DEVICE_PLUGIN_TIMEOUT = timedelta(minutes=3)
 """From the ask on: it cuts in seconds, and the device plugin is back within a minute."""
-_MEANS: Mapping[GpuFault, LayoutReady] = {
+_FAULT_REASONS: Mapping[GpuFault, LayoutReady] = {
     "NeedsReset": LayoutReady.GPU_RESET_REQUIRED,
     "InUse": LayoutReady.GPU_IN_USE,
     "CannotCut": LayoutReady.BACKEND_FAILED,
@@ -33,7 +43,7 @@ _MEANS: Mapping[GpuFault, LayoutReady] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Agent:
+class AgentBackend:
     """`GeometryBackend` over the node's NodeLayout."""
 
     @property
@@ -43,119 +53,140 @@ class Agent:
             pinned_starts=True, sibling_safe=True, knows_pods=True, pauses_node=True
         )
 
-    def ask(self, ground: Ground, wanted: Layouts, attempt: int) -> Ask:
+    def request(self, node: MigNode, desired: LayoutsByGpu, attempt: int) -> BackendRequest:
         """GPUs that were asked for before stay as they were asked for."""
-        if not ground.tells_pods or ground.layout is None:
-            return Ask()
-        return Ask(
-            labels={**_alone(ground), **_refresh(ground, wanted, attempt)},
-            layout=_spec(ground, wanted),
+        if not node.reports_pods or node.node_layout is None:
+            return BackendRequest()
+        return BackendRequest(
+            labels={**_mig_manager_labels(node), **_refresh_labels(node, desired, attempt)},
+            layout_spec=_layout_spec(node, desired),
         )
 
-    def heard(
-        self, ground: Ground, wanted: Layouts, attempt: int, since: datetime, at: datetime
-    ) -> Heard:
+    def status(
+        self, node: MigNode, desired: LayoutsByGpu, attempt: int, since: datetime, at: datetime
+    ) -> BackendStatus:
         del attempt
-        if problem := _unable(ground) or _fault(ground, wanted):
-            return Heard(problem=problem)
+        if problem := _agent_problem(node) or _gpu_fault(node, desired):
+            return BackendStatus(problem=problem)
         waited = at - since
-        if not _cut(ground, wanted):
-            return Heard(problem=_stuck(ground, waited)) if waited >= _COURSE else Heard()
-        if offers(ground, wanted) and ground.labels.get(PLUGIN) != PAUSED:
-            return Heard(done=True)
-        if waited < _RETURN:
-            return Heard()
-        return Heard(again=True, problem=_missing(ground, waited))
+        if not _is_partitioned(node, desired):
+            return (
+                BackendStatus(problem=_stuck_verdict(node, waited))
+                if waited >= _PARTITION_TIMEOUT
+                else BackendStatus()
+            )
+        if offers_layouts(node, desired) and node.labels.get(DEVICE_PLUGIN_LABEL) != PAUSED:
+            return BackendStatus(done=True)
+        if waited < _DEVICE_PLUGIN_TIMEOUT:
+            return BackendStatus()
+        return BackendStatus(retry=True, problem=_missing_devices(node, waited))
 
 
-def _spec(ground: Ground, wanted: Layouts) -> NodeLayoutSpec:
-    cards = {card.uuid: card.index for card in ground.cards}
-    before = ground.layout.spec.gpus if ground.layout else ()
-    asked = {gpu.uuid: gpu for gpu in before if gpu.uuid in cards}
-    asked |= {uuid: _gpu(uuid, wanted[at]) for uuid, at in cards.items() if at in wanted}
-    return NodeLayoutSpec(gpus=tuple(asked[uuid] for uuid in sorted(asked, key=cards.__getitem__)))
+def _layout_spec(node: MigNode, desired: LayoutsByGpu) -> NodeLayoutSpec:
+    index_by_uuid = {mig_gpu.uuid: mig_gpu.index for mig_gpu in node.gpus}
+    previous = node.node_layout.spec.gpus if node.node_layout else ()
+    requested = {gpu.uuid: gpu for gpu in previous if gpu.uuid in index_by_uuid}
+    requested |= {
+        uuid: _gpu_spec(uuid, desired[index])
+        for uuid, index in index_by_uuid.items()
+        if index in desired
+    }
+    return NodeLayoutSpec(
+        gpus=tuple(requested[uuid] for uuid in sorted(requested, key=index_by_uuid.__getitem__))
+    )
 
 
-def _gpu(uuid: str, layout: Layout) -> DesiredGpu:
+def _gpu_spec(uuid: str, layout: Layout) -> DesiredGpu:
     return DesiredGpu(
         uuid=uuid,
         slices=tuple(
-            PlacedSlice(profile=spot.profile, start=spot.start) for spot in sorted(layout)
+            PlacedSlice(profile=placement.profile, start=placement.start)
+            for placement in sorted(layout)
         ),
     )
 
 
-def _alone(ground: Ground) -> Mapping[str, str]:
-    return {MANAGER: "false"} if ground.labels.get(MANAGER, "false") != "false" else {}
-
-
-def _refresh(ground: Ground, wanted: Layouts, attempt: int) -> Mapping[str, str]:
-    """Once for every ask, and only where pods are offered something else than there is."""
-    if not _cut(ground, wanted):
-        return {}
-    paused = ground.labels.get(PLUGIN) == PAUSED
-    token = f"{ground.layout.generation if ground.layout else 0}-{attempt}"
-    if paused and not any(ground.allocatable.values()):
-        return {PLUGIN: "true", DISCOVERY: "true", REFRESHED: token}
-    if paused or offers(ground, wanted) or ground.labels.get(REFRESHED) == token:
-        return {}
-    return {PLUGIN: PAUSED, DISCOVERY: PAUSED}
-
-
-def _cut(ground: Ground, wanted: Layouts) -> bool:
-    """Carried out, every slice in its place."""
-    there = {card.index: card.layout for card in ground.cards}
-    layout = ground.layout
+def _mig_manager_labels(node: MigNode) -> Mapping[str, str]:
     return (
-        layout is not None
-        and layout.spec == _spec(ground, wanted)
-        and all(there.get(index) == tuple(sorted(spots)) for index, spots in wanted.items())
+        {MIG_MANAGER_LABEL: "false"}
+        if node.labels.get(MIG_MANAGER_LABEL, "false") != "false"
+        else {}
     )
 
 
-def _unable(ground: Ground) -> StatusVerdict[LayoutReady] | None:
-    status = ground.layout.status if ground.layout else None
+def _refresh_labels(node: MigNode, desired: LayoutsByGpu, attempt: int) -> Mapping[str, str]:
+    """Once for every ask, and only where pods are offered something else than there is."""
+    if not _is_partitioned(node, desired):
+        return {}
+    paused = node.labels.get(DEVICE_PLUGIN_LABEL) == PAUSED
+    token = f"{node.node_layout.generation if node.node_layout else 0}-{attempt}"
+    if paused and not any(node.allocatable.values()):
+        return {
+            DEVICE_PLUGIN_LABEL: "true",
+            FEATURE_DISCOVERY_LABEL: "true",
+            REFRESHED_LABEL: token,
+        }
+    if paused or offers_layouts(node, desired) or node.labels.get(REFRESHED_LABEL) == token:
+        return {}
+    return {DEVICE_PLUGIN_LABEL: PAUSED, FEATURE_DISCOVERY_LABEL: PAUSED}
+
+
+def _is_partitioned(node: MigNode, desired: LayoutsByGpu) -> bool:
+    """Carried out, every slice in its place."""
+    current = {gpu.index: gpu.layout for gpu in node.gpus}
+    layout = node.node_layout
+    return (
+        layout is not None
+        and layout.spec == _layout_spec(node, desired)
+        and all(
+            current.get(index) == tuple(sorted(placements)) for index, placements in desired.items()
+        )
+    )
+
+
+def _agent_problem(node: MigNode) -> StatusVerdict[LayoutReady] | None:
+    status = node.node_layout.status if node.node_layout else None
     if status is None:
         return StatusVerdict(
             LayoutReady.BACKEND_UNAVAILABLE,
-            f"tessera-node does not run on {ground.name}: node.enabled of the chart, and "
-            f"kubectl get nodelayouts {ground.name}",
+            f"tessera-node does not run on {node.name}: node.enabled of the chart, and "
+            f"kubectl get nodelayouts {node.name}",
         )
     if status.problem:
         return StatusVerdict(
-            LayoutReady.BACKEND_FAILED, f"tessera-node on {ground.name}: {status.problem}"
+            LayoutReady.BACKEND_FAILED, f"tessera-node on {node.name}: {status.problem}"
         )
     if not status.cuts:
         return StatusVerdict(
             LayoutReady.BACKEND_UNAVAILABLE,
-            f"tessera-node on {ground.name} only looks: set node.cut of the chart, or "
+            f"tessera-node on {node.name} only looks: set node.cut of the chart, or "
             "spec.mig.backend to migManager",
         )
     return None
 
 
-def _fault(ground: Ground, wanted: Layouts) -> StatusVerdict[LayoutReady] | None:
-    for card in ground.cards:
-        for fault, reason in _MEANS.items():
-            if card.index in wanted and card.fault == fault:
-                message = f"GPU {card.index} of {ground.name}: {card.message or fault}"
+def _gpu_fault(node: MigNode, desired: LayoutsByGpu) -> StatusVerdict[LayoutReady] | None:
+    for gpu in node.gpus:
+        for fault, reason in _FAULT_REASONS.items():
+            if gpu.index in desired and gpu.fault == fault:
+                message = f"GPU {gpu.index} of {node.name}: {gpu.message or fault}"
                 return StatusVerdict(reason, message)
     return None
 
 
-def _stuck(ground: Ground, waited: timedelta) -> StatusVerdict[LayoutReady]:
+def _stuck_verdict(node: MigNode, waited: timedelta) -> StatusVerdict[LayoutReady]:
     minutes = int(waited.total_seconds() // 60)
     return StatusVerdict(
         LayoutReady.BACKEND_TIMEOUT,
-        f"tessera-node on {ground.name} did not carry out its NodeLayout for {minutes} minutes; "
-        f"kubectl get nodelayouts {ground.name} -o yaml shows what it sees",
+        f"tessera-node on {node.name} did not carry out its NodeLayout for {minutes} minutes; "
+        f"kubectl get nodelayouts {node.name} -o yaml shows what it sees",
     )
 
 
-def _missing(ground: Ground, waited: timedelta) -> StatusVerdict[LayoutReady]:
+def _missing_devices(node: MigNode, waited: timedelta) -> StatusVerdict[LayoutReady]:
     minutes = int(waited.total_seconds() // 60)
     return StatusVerdict(
         LayoutReady.DEVICES_MISSING,
-        f"the slices of {ground.name} are cut, and after {minutes} minutes its device plugin does "
-        f"not offer them; does it follow {PLUGIN}? Restart its pod on the node",
+        f"the slices of {node.name} are cut, and after {minutes} minutes its device plugin does "
+        f"not offer them; does it follow {DEVICE_PLUGIN_LABEL}? Restart its pod on the node",
     )

@@ -4,12 +4,17 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from tessera.domain.reasons import LayoutReady, StatusVerdict
-from tessera.domain.repartition.backend import Ask, Capabilities, Heard, Layouts
-from tessera.domain.repartition.facts import Ground
+from tessera.domain.repartition.backend import (
+    BackendRequest,
+    BackendStatus,
+    Capabilities,
+    LayoutsByGpu,
+)
+from tessera.domain.repartition.facts import MigNode
 
 
 @dataclass(frozen=True, slots=True)
-class Static:
+class StaticBackend:
     """`GeometryBackend` of pools that are taken as they are."""
 
     @property
@@ -18,13 +23,13 @@ class Static:
             pinned_starts=False, sibling_safe=False, knows_pods=False, pauses_node=False
         )
 
-    def ask(self, ground: Ground, wanted: Layouts, attempt: int) -> Ask:
-        del ground, wanted, attempt
-        return Ask()
+    def request(self, node: MigNode, desired: LayoutsByGpu, attempt: int) -> BackendRequest:
+        del node, desired, attempt
+        return BackendRequest()
 
-    def heard(
-        self, ground: Ground, wanted: Layouts, attempt: int, since: datetime, at: datetime
-    ) -> Heard:
-        del wanted, attempt, since, at
-        message = f"the GPUs of {ground.name} are taken as they are: spec.mig.layout is empty"
-        return Heard(problem=StatusVerdict(LayoutReady.NOT_MANAGED, message))
+    def status(
+        self, node: MigNode, desired: LayoutsByGpu, attempt: int, since: datetime, at: datetime
+    ) -> BackendStatus:
+        del desired, attempt, since, at
+        message = f"the GPUs of {node.name} are taken as they are: spec.mig.layout is empty"
+        return BackendStatus(problem=StatusVerdict(LayoutReady.NOT_MANAGED, message))
