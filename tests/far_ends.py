@@ -27,8 +27,8 @@ from tessera.resources.repartition import configuration
 from tests.builders import A100, a_pool, at
 from world.mig_manager import MigManager
 
+# Seconds between two turns.
 TURN = 5.0
-"""Seconds between two turns."""
 
 
 @dataclass(slots=True, kw_only=True)

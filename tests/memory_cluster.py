@@ -30,6 +30,7 @@ from tessera.resources.manifest import ObjectKey, ObjectManifest
 
 Path = tuple[str, ...]
 
+# What names an object is owned by nobody.
 _IDENTITY: tuple[Path, ...] = (
     ("apiVersion",),
     ("kind",),
@@ -37,7 +38,6 @@ _IDENTITY: tuple[Path, ...] = (
     ("metadata", "namespace"),
     ("metadata", "uid"),
 )
-"""What names an object is owned by nobody."""
 
 
 class MemoryCluster:

@@ -32,8 +32,8 @@ from tests.mig_builders import A100
 
 START = datetime(2026, 11, 20, 12, tzinfo=UTC)
 TICK = timedelta(seconds=5)
+# Ticks that a pod needs to be Ready, to end its requests, and to go when it is deleted.
 STARTING, DRAINING, ENDING = 3, 2, 1
-"""Ticks that a pod needs to be Ready, to end its requests, and to go when it is deleted."""
 
 
 class HarmError(AssertionError):

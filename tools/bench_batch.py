@@ -43,21 +43,21 @@ from world.api import connect
 
 ROWS = 20_000
 MANY_ROWS = 1_000_000
+# In the large batch, every hundredth row was not answered by the earlier attempt.
 OPEN_EVERY = 100
-"""In the large batch, every hundredth row was not answered by the earlier attempt."""
 KILL_SEEDS = range(1, 21)
 STALE_SEEDS = range(21, 27)
 CHAOS_ROWS = 2000
 WORLD_SEEDS = 20
+# So that 2,000 rows take 20 s when nothing happens.
 WORLD_TOKENS = 10
-"""So that 2,000 rows take 20 s when nothing happens."""
 AT_ONCE = 3
 LOSS_ROWS = 1000
+# So that a batch takes 70 s, and an old runner goes on for 60 s.
 LOSS_TOKENS = 75
-"""So that a batch takes 70 s, and an old runner goes on for 60 s."""
 LOSSES_AT_ONCE = 5
+# Seconds from the notice to the end of a node; 15 as on GKE.
 GRACES = (30, 15)
-"""Seconds from the notice to the end of a node; 15 as on GKE."""
 FENCED = 4
 ANSWER_WORDS = 150
 NAMESPACE = "team-batch"

@@ -12,8 +12,8 @@ import sys
 from typing import Any
 
 STEP_SECONDS = 0.005
+# Chunks of an answer.
 SHORT, LONG = 1, 200
-"""Chunks of an answer."""
 PLACES = 50
 REQUESTS = 1000
 

@@ -26,15 +26,15 @@ from tessera.engine_sim import bench
 MODEL = "meta-llama/Llama-3.1-8B-Instruct"
 PRODUCT = "NVIDIA-A100-SXM4-80GB"
 DAY = 86_400.0
+# As many as bear the busiest hour without a queue that grows.
 ENGINES = 3
-"""As many as bear the busiest hour without a queue that grows."""
+# Requests that are made ahead of the clock that is read.
 SLICE = 10_000
-"""Requests that are made ahead of the clock that is read."""
 BLOCK = 16
+# 55 GiB at 128 KiB a token.
 BLOCKS = 29_000
-"""55 GiB at 128 KiB a token."""
+# System prompts and documents that prompts begin with, the n-th used 1/n as often.
 FAMILIES = 2_000
-"""System prompts and documents that prompts begin with, the n-th used 1/n as often."""
 
 
 @dataclass

@@ -31,13 +31,13 @@ from tessera.domain.mig.repair import MigFleet, repair_fleet
 
 A100 = gpu_models()["A100-80GB"]
 ONE = (GpuOffer(gpu_model=A100, price=1),)
+# Prices in cents, so that the step of cost is small, as it is in life.
 THREE = tuple(
     GpuOffer(gpu_model=gpu_models()[name], price=price)
     for name, price in (("A100-80GB", 179), ("H100-80GB", 331), ("H200-141GB", 419))
 )
-"""Prices in cents, so that the step of cost is small, as it is in life."""
+# Between two events of the churn; of a GPU for an hour.
 HOURS, DOLLARS = 0.1, 1.79
-"""Between two events of the churn; of a GPU for an hour."""
 SEEDS = range(5)
 SIZES = (3, 10, 30, 100)
 SCALES = (0.05, 0.3, 1.35)

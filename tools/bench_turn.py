@@ -41,8 +41,8 @@ from tests.memory_cluster import MemoryCluster
 REPLICAS = 2
 TURNS = 30
 PERIOD = timedelta(seconds=5)
+# As often as the operator asks for speeds.
 _SPEEDS = timedelta(seconds=30)
-"""As often as the operator asks for speeds."""
 _SPEED_TURNS = 20
 NAMESPACES = 40
 VARIANT = "a100-1g-10gb"

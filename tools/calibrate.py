@@ -32,8 +32,8 @@ SOURCE = (
     "as AIConfigurator 0.12 (PyPI, Apache-2.0) estimates them from its measured operator tables: "
     "kernels alone, without what a busy host adds"
 )
+# Pull of each unknown towards its guess: settles what rows of a single model leave open.
 _PRIOR = 0.02
-"""Pull of each unknown towards its guess: settles what rows of a single model leave open."""
 _LINKS_GBS = {"NVIDIA-A100": 150.0, "NVIDIA-H100": 225.0, "NVIDIA-H200": 225.0}
 _PCIE_GBS = 25.0
 _HOST = {"step_micros": 300.0, "layer_micros": 10.0, "reduction_micros": 10.0}

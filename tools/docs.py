@@ -10,11 +10,11 @@ from pathlib import Path
 from environments import ROOT, environment
 
 ADDRESS = "127.0.0.1:8100"
+# What a browser would fetch from another host by itself.
 _FOREIGN = re.compile(
     r"<(?:script|img|iframe|source)\b[^>]*\ssrc=[\"']?(?:https?:)?//[^\"'\s>]+"
     r"|<link\b(?![^>]*rel=[\"']?canonical)[^>]*\shref=[\"']?(?:https?:)?//[^\"'\s>]+"
 )
-"""What a browser would fetch from another host by itself."""
 
 
 def main() -> None:

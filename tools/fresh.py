@@ -20,8 +20,8 @@ USERLAND = (
     *("uniq", "wc", "which", "xargs"),
 )
 COMMANDS = ("make demo", "make test")
+# How this machine reaches its package registries; a fresh machine of its kind has the same.
 KEPT = ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE", "GOPROXY", "GOFLAGS", "PIP_INDEX_URL")
-"""How this machine reaches its package registries; a fresh machine of its kind has the same."""
 
 
 def main() -> None:

@@ -141,8 +141,8 @@ subjects:
   namespace: {{ $.Release.Namespace }}
 {{- end }}
 """
+# Verbs of which a name can say nothing: a new object is named in its body.
 _UNNAMED = ("list", "watch", "create")
-"""Verbs of which a name can say nothing: a new object is named in its body."""
 
 
 def _rules(kind: ApiResource) -> Iterator[dict[str, list[str]]]:
@@ -308,8 +308,8 @@ def _metrics() -> str:
     return "\n".join(lines) + "\n"
 
 
+# What a name gets on its way to Prometheus; a histogram has `_sum` and `_count`, too.
 _SUFFIXES = {"counter": "_total", "histogram": "_bucket"}
-"""What a name gets on its way to Prometheus; a histogram has `_sum` and `_count`, too."""
 
 
 def _metric_rows(families: Iterable[Metric]) -> Iterator[str]:

@@ -11,6 +11,7 @@ from world.binaries import ensure
 DOCKERFILES = (ROOT / "Dockerfile", *sorted((ROOT / "images").glob("*/Dockerfile")))
 CHART = ROOT / "charts" / "tessera"
 PRODUCTION = CHART / "values-production.yaml"
+# Checks that do not apply, with the reason.
 SKIPPED = {
     "CKV_K8S_11": "no CPU limit: throttling the leader would delay its lease",
     "CKV_K8S_15": "the image is released by version, so it need not be pulled every time",
@@ -19,7 +20,6 @@ SKIPPED = {
     "CKV_K8S_155": "of webhooks the operator may patch one configuration by name: its own",
     "CKV_DOCKER_7": "the base is pinned by a variable, which checkov does not follow",
 }
-"""Checks that do not apply, with the reason."""
 
 
 def main() -> None:

@@ -14,8 +14,8 @@ from tessera.domain.mig.demand import InstanceType, ServiceDemand
 from tessera.domain.mig.layouts import Geometry
 from tessera.domain.mig.patterns import cheapest_pattern
 
+# What a slice of so many compute and memory slices does at the power 1.
 WORK = {(1, 1): 1.0, (1, 2): 1.05, (2, 2): 2.0, (3, 4): 3.2, (4, 4): 4.0, (7, 8): 7.0}
-"""What a slice of so many compute and memory slices does at the power 1."""
 WHOLE_WORK = 7.6
 
 

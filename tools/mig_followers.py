@@ -15,10 +15,10 @@ from tessera.domain.mig.plan import plan_layouts
 A100 = gpu_models()["A100-80GB"]
 ONE = (GpuOffer(gpu_model=A100, price=1),)
 
+# Services and the fleet; the fleet that serves them, and how many instances moved.
 Follower: TypeAlias = Callable[
     [Sequence[ServiceDemand], tuple[FleetGpu, ...]], tuple[tuple[FleetGpu, ...], int]
 ]
-"""Services and the fleet; the fleet that serves them, and how many instances moved."""
 
 
 def planned(

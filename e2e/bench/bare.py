@@ -18,8 +18,8 @@ from world.api import Api, Json
 
 _UID = "00000000-0000-0000-0000-000000000000"
 _VISITORS = ("tessera-system", "monitoring")
+# What belongs to each service, by namespace/name; what a namespace shares, by its name.
 Children = Mapping[str, tuple[ObjectManifest, ...]]
-"""What belongs to each service, by namespace/name; what a namespace shares, by its name."""
 
 
 def children(size: Size, nodes: Iterable[Json]) -> Children:

@@ -26,12 +26,12 @@ from world.api import Json
 from world.kubelet.stand_in import LABEL
 
 _EDITS_A_SECOND = 20
+# Edits of which each finds the fleet quiet.
 _ALONE = 3
-"""Edits of which each finds the fleet quiet."""
+# Seldom: a list of 2,000 services keeps the API server busy by itself.
 _LOOK_SECONDS = 5.0
-"""Seldom: a list of 2,000 services keeps the API server busy by itself."""
+# Seconds in which at most one status write of a service is allowed while only gauges move.
 _WINDOW = 30.0
-"""Seconds in which at most one status write of a service is allowed while only gauges move."""
 Figures = dict[str, Any]
 
 

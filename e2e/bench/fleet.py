@@ -10,8 +10,8 @@ from world.api import Json
 
 SMALL = "hf://meta-llama/Llama-3.2-1B-Instruct"
 REPLICAS = 2
+# Connections that a client uses.
 AT_ONCE = 16
-"""Connections that a client uses."""
 _NAMESPACES = 40
 _SLICES = ("1g.10gb",) * 7
 

@@ -12,8 +12,8 @@ from tessera.adapters import certificates
 from world import clock
 from world.testing import eventually
 
+# Admission refuses it; when nobody answers, the API server lets it pass.
 BAD = {"engine": {"extraArgs": ["--port=1"]}}
-"""Admission refuses it; when nobody answers, the API server lets it pass."""
 REFUSED = "remove --port"
 SHORT = {
     "TESSERA_WEBHOOK_CERTIFICATE_LIFE": "PT18S",

@@ -11,6 +11,7 @@ from world.testing import eventually
 
 AS_OPERATOR = ("--as", OPERATOR)
 GATE = "tessera.dev/serving"
+# Labels of the GPU Operator by which its own parts are called, sent away and told to cut.
 OF_NVIDIA = (
     "nvidia.com/mig.config",
     "nvidia.com/mig.config.state",
@@ -18,7 +19,6 @@ OF_NVIDIA = (
     "nvidia.com/gpu.deploy.gpu-feature-discovery",
     "nvidia.com/gpu.deploy.mig-manager",
 )
-"""Labels of the GPU Operator by which its own parts are called, sent away and told to cut."""
 POLICIES = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies"
 MORE_RIGHTS: Json = {
     "apiVersion": "rbac.authorization.k8s.io/v1",

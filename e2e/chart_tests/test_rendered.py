@@ -15,8 +15,8 @@ from world import binaries
 
 RELEASE = ("template", "tessera", str(CHART), "--namespace", "tessera-system")
 GOLDEN = Path(__file__).parent / "golden"
+# By kind and name.
 Objects = dict[tuple[str, str], dict[str, Any]]
-"""By kind and name."""
 
 
 def rendered(*arguments: str) -> Objects:

@@ -18,8 +18,8 @@ from world import binaries
 OURS = 'namespace="team-a",tessera_dev_service="chat"'
 POD = f'{OURS},pod="chat-0",tessera_dev_variant="a100-1g-10gb"'
 OTHER = f'{OURS},pod="chat-1",tessera_dev_variant="a100-1g-10gb"'
+# The labels of the operator's own metrics, as its PodMonitor leaves them.
 TOLD = 'namespace="tessera-system",exported_namespace="team-a",service="chat"'
-"""The labels of the operator's own metrics, as its PodMonitor leaves them."""
 HONORED = 'namespace="team-a",service="chat"'
 CHAT = {"namespace": "team-a", "tessera_dev_service": "chat"}
 PEAK = 'tessera_service_peak_flops{%s,variant="a100-1g-10gb"}'
@@ -49,6 +49,7 @@ class Fires:
     labels: Mapping[str, str] = field(default_factory=lambda: CHAT)
 
 
+# One request at a time: a device that is always busy, with a tenth of its peak operations.
 BUSY = {
     'DCGM_FI_PROF_GR_ENGINE_ACTIVE{namespace="team-a",pod="chat-0"}': always(0.95),
     f"vllm:num_requests_running{{{POD}}}": always(1),
@@ -57,7 +58,6 @@ BUSY = {
     f"vllm:generation_tokens_total{{{POD}}}": growing(300),
     PREDICTED % TOLD: always(1000),
 }
-"""One request at a time: a device that is always busy, with a tenth of its peak operations."""
 
 FIRES = [
     Fires(

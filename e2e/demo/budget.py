@@ -21,8 +21,8 @@ SCALING = {
     "scaleDown": {"window": "8s"},
 }
 PLENTY = "100000"
+# Ten minutes, which the operator sets aside for every replica beyond the floor.
 _HOLD_HOURS = Decimal(1) / 6
-"""Ten minutes, which the operator sets aside for every replica beyond the floor."""
 _TURN_SECONDS = 5.0
 
 

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 
 import httpx
 
+# The look-alike engine counts four characters as a token.
 _WORD = "tile"
-"""The look-alike engine counts four characters as a token."""
 _NUMBER_TOKENS = 2
 
 

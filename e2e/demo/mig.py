@@ -33,8 +33,8 @@ SERVICES = {
     for name, (model, count) in _MODELS.items()
     for number in range(1, count + 1)
 }
+# 29 of 32 GPUs are in use, so that somebody has to leave before others get their slices.
 FLOORS = {name: 3 if name.startswith(("small", "large")) else 2 for name in SERVICES}
-"""29 of 32 GPUs are in use, so that somebody has to leave before others get their slices."""
 
 
 async def install(stage: Stage, backend: Backend) -> None:

@@ -10,6 +10,7 @@ from demo.stage import Json, Ref, SceneError, Stage, until
 
 SERVICE = Ref("team-a", "chat")
 OPERATOR = "tessera-operator"
+# Small windows, so that minutes become seconds.
 SCALING = {
     "minReplicas": 1,
     "maxReplicas": 3,
@@ -17,16 +18,15 @@ SCALING = {
     "scaleUp": {"window": "3s", "pods": 2, "period": "5s"},
     "scaleDown": {"window": "8s"},
 }
-"""Small windows, so that minutes become seconds."""
 
+# The defaults again, under which a load of seconds changes nothing.
 CALM = {"queue": None, "scaleUp": None, "scaleDown": None}
-"""The defaults again, under which a load of seconds changes nothing."""
 
 _ROSE = {"QueueAboveTarget", "ActivityAboveTarget"}
 _FELL = {"LoadBelowTarget"}
 _LOOK_SECONDS = 0.2
+# Waiting requests for which three replicas are wished, and no more.
 _MORE_THAN_TWO_TAKE = 12
-"""Waiting requests for which three replicas are wished, and no more."""
 
 
 @dataclass(slots=True)

@@ -22,10 +22,10 @@ COLUMNS = (
 )
 MEASURED = "sum by (namespace, tessera_dev_service) (rate(vllm:generation_tokens_total[5s]))"
 _PROMPT_TOKENS, _ANSWER_TOKENS = 1200, 250
+# Of the requests that replicas work on at a time; more would make the autoscaler act.
 _FILLED = 0.9
-"""Of the requests that replicas work on at a time; more would make the autoscaler act."""
+# Two answers long, so that prompts and answers are mixed as in a steady state.
 _LOAD_SECONDS = 12.0
-"""Two answers long, so that prompts and answers are mixed as in a steady state."""
 _WHY_WIDTH = 60
 
 

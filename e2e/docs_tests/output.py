@@ -7,13 +7,13 @@ wide the gaps of a table are says nothing.
 
 import re
 
+# What is never the same twice: moments, addresses, ages.
 _KINDS = (
     r"\d{4}-\d\d-\d\dT\d\d:\d\d(?::\d\d)?(?:\.\d+)?Z",
     r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d",
     r"\d+\.\d+\.\d+\.\d+",
     r"(?:\d+[smhd])+",
 )
-"""What is never the same twice: moments, addresses, ages."""
 _SPECIAL = re.compile(
     r"(?P<any>…)|(?P<gap>\s+)|" + "|".join(rf"(?P<k{n}>\b{one}\b)" for n, one in enumerate(_KINDS))
 )

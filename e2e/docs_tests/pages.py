@@ -7,8 +7,9 @@ from demo.stage import ROOT
 from docs_tests.blocks import Step, steps
 
 TUTORIAL = "docs/tutorial.md"
+# The sections of the tutorial after which most tasks can begin.
 SERVED = ("Start a cluster", "Install Tessera", "Say what hardware there is", "Serve a model")
-"""The sections of the tutorial after which most tasks can begin."""
+# Each task that is tried, and the sections of the tutorial that come before it.
 TASKS: Mapping[str, Sequence[str]] = {
     "load-test": SERVED,
     "pools": SERVED[:2],
@@ -20,7 +21,6 @@ TASKS: Mapping[str, Sequence[str]] = {
     "size-a-model": SERVED[:1],
     "troubleshoot": SERVED,
 }
-"""Each task that is tried, and the sections of the tutorial that come before it."""
 _NOT_TRIED = re.compile(r"^<!-- not tried: (?P<reason>.+) -->$", re.MULTILINE)
 
 

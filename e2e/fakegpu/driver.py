@@ -13,8 +13,8 @@ from fakegpu.silicon import Code, Compute, Gpu, Instance, RefusedError, Silicon
 
 Plain = int | str | None | list["Plain"] | dict[str, "Plain"]
 
+# NVML's constants of compute profiles -> slices; here their ids are the constants.
 _COMPUTE_SLICES = {0: 1, 1: 2, 2: 3, 3: 4, 4: 7}
-"""NVML's constants of compute profiles -> slices; here their ids are the constants."""
 _MIB = 1 << 20
 _ALREADY_WORKING = ("nvmlDeviceCreate", "nvmlDeviceSetMigMode", "nvmlGpuInstanceCreate")
 

@@ -13,8 +13,8 @@ import pynvml
 from fakegpu.driver import Plain
 from fakegpu.silicon import Code, RefusedError
 
+# `call(name, *plain arguments)`; RefusedError for an error code.
 Call = Callable[..., Plain]
-"""`call(name, *plain arguments)`; RefusedError for an error code."""
 Function = Callable[..., int]
 
 _POINTER = ctypes.sizeof(ctypes.c_void_p)

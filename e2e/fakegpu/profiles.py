@@ -19,6 +19,8 @@ _IDS_SEVEN = {
     "1_SLICE": 19,
     "1_SLICE_REV1": 20,
 }
+# The numbers that `nvidia-smi mig -lgip` prints; they differ by board, so nothing may rely on
+# them.
 _IDS_FOUR = {
     "4_SLICE": 0,
     "2_SLICE": 5,
@@ -33,8 +35,6 @@ _IDS_FOUR = {
     "2_SLICE_NO_ME": 66,
     "1_SLICE_NO_ME": 67,
 }
-"""The numbers that `nvidia-smi mig -lgip` prints; they differ by board, so nothing may rely on
-them."""
 _MEMORY_OF_SEVEN = {"1_SLICE_REV2": 2, "3_SLICE": 4, "7_SLICE": 8}
 _MEDIA = ("1_SLICE_REV1", "2_SLICE_REV1", "1_SLICE_ALL_ME", "2_SLICE_ALL_ME")
 

@@ -25,8 +25,8 @@ from tessera.cli.bench_html import render_html
 from tessera.cli.bench_json import as_json
 from tessera.engine_sim import speeds
 
+# Places in a line of /proc/stat.
 _IDLE, _STOLEN = 3, 7
-"""Places in a line of /proc/stat."""
 
 
 def main() -> None:

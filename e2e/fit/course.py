@@ -19,8 +19,8 @@ from tessera.domain.engine_requests import EngineLimits
 from tessera.engine_sim import speeds
 from tessera.engine_sim.launch import load_config
 
+# Runs of a load beyond those that are wanted, in place of disturbed ones.
 _EXTRA = 2
-"""Runs of a load beyond those that are wanted, in place of disturbed ones."""
 _SEED = 100
 
 

@@ -21,11 +21,11 @@ from tessera.engine_sim.speeds import as_json
 
 PORT = 18311
 URL = f"http://127.0.0.1:{PORT}"
+# Arguments of both engines that decide what a step holds.
 LIMITS = (
     *("--max-model-len", "2048", "--max-num-seqs", "16", "--max-num-batched-tokens", "256"),
     *("--block-size", "128", "--num-gpu-blocks-override", "256"),
 )
-"""Arguments of both engines that decide what a step holds."""
 _REAL = ("--load-format", "dummy", "--enforce-eager")
 _ENVIRONMENT = {
     "VLLM_CPU_CI_ENV": "1",
@@ -36,8 +36,8 @@ _ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # else the scheduler spins while it awaits the worker
 }
 _START_SECONDS = 240
+# The process that schedules and, with one thread, computes.
 _COMPUTES = "VLLM::EngineCor"
-"""The process that schedules and, with one thread, computes."""
 _TICK = os.sysconf("SC_CLK_TCK")
 
 

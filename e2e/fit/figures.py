@@ -10,8 +10,8 @@ from tessera.domain.engine_fit import LatencyPercentiles, latency_percentiles
 
 SHOWN = (50, 95)
 NAMES = ("first token P50", "first token P95", "between tokens P50", "between tokens P95")
+# By how much the look-alike may differ from the engine.
 GOAL = 0.2
-"""By how much the look-alike may differ from the engine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

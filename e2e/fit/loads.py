@@ -16,12 +16,12 @@ from tessera.domain.bench.figures import LoadMetrics
 from tessera.domain.engine_fit import ObservedRequest, ObservedRun
 
 LENGTHS = ("--input-tokens", "lognormal:100:250", "--output-tokens", "lognormal:32:80")
+# Short prompts and long answers: most of the work moves from the one to the other.
 OTHER_LENGTHS = ("--input-tokens", "lognormal:50:120", "--output-tokens", "lognormal:64:140")
-"""Short prompts and long answers: most of the work moves from the one to the other."""
 _SWEEP = ("--sweep", "1,2,4,8,16", "--prompts", "24", "--seed", "7", "--warmup", "4")
+# Share of the cores that others may take during a run, and seconds by which its client may be
+# late, before another one is made.
 QUIET, LATE = 0.1, 0.05
-"""Share of the cores that others may take during a run, and seconds by which its client may be
-late, before another one is made."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,13 +20,13 @@ from world.client import Running
 from world.testing import eventually
 
 MODEL = "hf://meta-llama/Llama-3.1-8B-Instruct"
+# Said to be usual, so that a slice of 40 GB takes few requests at a time, and rows take time.
 CONTEXT = {"typicalInputTokens": 6200, "typicalOutputTokens": 400}
-"""Said to be usual, so that a slice of 40 GB takes few requests at a time, and rows take time."""
+# Rows at the engine for all that.
 IN_FLIGHT = 46
-"""Rows at the engine for all that."""
 _PRODUCT = "NVIDIA-A100-SXM4-80GB"
+# Characters of a wrong row.
 _SHOWN = 1000
-"""Characters of a wrong row."""
 _ASK = aiohttp.ClientTimeout(total=5)
 
 

@@ -24,13 +24,13 @@ from world.client import Running
 from world.mirror import Key, Mirror
 from world.testing import eventually
 
+# Those that a cloud or its tools set; the others are Kubernetes' own.
 CLOUD_TAINTS = tuple(sorted(key for key in DISRUPTION_TAINTS if "node.kubernetes.io/" not in key))
-"""Those that a cloud or its tools set; the others are Kubernetes' own."""
+# What is killed with -9, or cut off from the API.
 KINDS = ("runner", "engine", "node", "silence", "operator")
-"""What is killed with -9, or cut off from the API."""
 _LONGEST_WAIT = 180.0
+# Exit codes of runners by their pods.
 Codes = dict[str, int]
-"""Exit codes of runners by their pods."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -64,5 +64,5 @@ def _step(name: str, node: Any) -> str | int | None:
     return None
 
 
+# Keys of lists that the API server fills in by default.
 _DEFAULTS = {"protocol": "TCP"}
-"""Keys of lists that the API server fills in by default."""

@@ -14,10 +14,10 @@ from tessera.domain.names import PORT
 from tessera.resources.kinds import PODS
 from world.testing import eventually
 
+# How long an engine may stand still here; two minutes by default.
 STALL_SECONDS = 8
-"""How long an engine may stand still here; two minutes by default."""
+# Under which topic a condition is explained, where it is not its own.
 _TOPICS = {"Progressing": "rollout", "Placed": "placed", "Ready": "ready"}
-"""Under which topic a condition is explained, where it is not its own."""
 _PRODUCT = "NVIDIA-A100-SXM4-80GB"
 
 

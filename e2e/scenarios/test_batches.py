@@ -31,22 +31,22 @@ from world.api import ApiError
 from world.testing import eventually
 
 SEEDS = (1, 2, 3)
+# Seconds from the notice to the end of the node: GKE leaves 15.
 GRACES = {1: 30, 2: 15, 3: 15}
-"""Seconds from the notice to the end of the node: GKE leaves 15."""
+# In this seed the node is cordoned, not tainted, and its pod evicted.
 DRAINED = 3
-"""In this seed the node is cordoned, not tainted, and its pod evicted."""
+# In this seed the old runner cannot ask either who the current attempt is.
 DEAF = 3
-"""In this seed the old runner cannot ask either who the current attempt is."""
 ROWS = 300
+# So that a batch takes 16 s, longer than a silent node is trusted.
 TOKENS = 60
-"""So that a batch takes 16 s, longer than a silent node is trusted."""
 FEW_ROWS = 150
 FEW_TOKENS = 20
 ALL_ONCE = Rows(lost=0, twice=0, wrong=())
+# Exit codes of a runner that was told to end, or died with its node.
 STOPPED = (0, 137)
-"""Exit codes of a runner that was told to end, or died with its node."""
+# Exit code of a runner that found a newer attempt.
 FENCED = 4
-"""Exit code of a runner that found a newer attempt."""
 _numbers = itertools.count(1)
 
 

@@ -21,10 +21,10 @@ from tessera.api.accelerator_pool import AcceleratorPoolSpec
 from tessera.domain.money import price_on
 from world.testing import eventually
 
+# What stands in `e2e/demo/fleet.yaml`.
 GPUS = {"a100-reserved": 1, "a100-spot": 2, "h100-ondemand": 2}
-"""What stands in `e2e/demo/fleet.yaml`."""
+# Seconds: while nothing changes it is charged at the first turn after 15 s, and then scraped.
 BILLED_WITHIN = 40
-"""Seconds: while nothing changes it is charged at the first turn after 15 s, and then scraped."""
 VARIABLES = {"$__rate_interval": "20s", "$__range": "60s", "$currency": "USD", "$pool": ".*"}
 
 

@@ -21,8 +21,8 @@ from world.api import ApiError
 from world.testing import eventually
 
 WITHIN = 5.0
+# What the API server says to edits that make no valid object.
 REFUSALS = (400, 403, 409, 422)
-"""What the API server says to edits that make no valid object."""
 KINDS = pytest.mark.parametrize(
     "kind",
     [

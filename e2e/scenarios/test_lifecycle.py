@@ -28,11 +28,11 @@ from tessera.resources.kinds import NODES, PODS
 from world import World, WorldError, start
 from world.testing import eventually
 
+# A version without a flag table: whatever stands in extraArgs reaches the engine.
 UNCHECKED = "0.99.0"
-"""A version without a flag table: whatever stands in extraArgs reaches the engine."""
 READY = "{.status.readyReplicas}"
+# A replica on a dead node is replaced so soon after its taint.
 GIVEN_UP_SECONDS = 60
-"""A replica on a dead node is replaced so soon after its taint."""
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ SCALING = {
     "scaleUp": {"window": "3s", "pods": 1, "period": "5s"},
     "scaleDown": {"window": "8s"},
 }
+# Longer than the quiet period after which a replica would leave.
 GONE_SECONDS = 20
-"""Longer than the quiet period after which a replica would leave."""
 
 
 async def test_without_prometheus_replicas_are_held_past_the_quiet_period(place: Place) -> None:

@@ -185,8 +185,8 @@ def _is_ours(item: Json) -> bool:
 
 
 Fault = Callable[[Harm], Awaitable[None]]
+# They end processes of the operator, the last one by the loss of the lease.
 ENDING: tuple[Fault, ...] = (leader_killed, standby_killed, etcd_paused)
-"""They end processes of the operator, the last one by the loss of the lease."""
 OTHERS: tuple[Fault, ...] = (
     engine_killed,
     node_silenced,
@@ -201,8 +201,8 @@ OTHERS: tuple[Fault, ...] = (
     pool_edited,
     children_deleted,
 )
+# Afterwards the processes are left alone, so that one lives long enough to judge its memory.
 ENDING_SHARE = 0.6
-"""Afterwards the processes are left alone, so that one lives long enough to judge its memory."""
 
 
 def schedule(count: int, chance: random.Random) -> list[Fault]:

@@ -10,8 +10,8 @@ from demo.stage import NAMESPACE
 from world import World
 
 EVERY_SECONDS = 10.0
+# A young process still fills its caches.
 WARM_UP_SECONDS = 120.0
-"""A young process still fills its caches."""
 _TEN_MINUTES = 600.0
 
 

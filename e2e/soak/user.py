@@ -11,8 +11,8 @@ from tessera.api.meta import GROUP, VERSION
 from tessera.resources.kinds import ACCELERATOR_POOLS, INFERENCE_SERVICES, TENANT_BUDGETS
 from world.api import Api, ApiError
 
+# The namespace that stays.
 HOME = "soak"
-"""The namespace that stays."""
 SMALL = "hf://meta-llama/Llama-3.2-1B-Instruct"
 PATIENCE_SECONDS = 60
 _RETRY_SECONDS = 0.3

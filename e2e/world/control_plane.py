@@ -6,8 +6,8 @@ from pathlib import Path
 from world.keys import Authority, Pair, certificate_user, kubeconfig
 from world.slots import Slot, free_port
 
+# A laptop's demo should not wait for the client-side limits of the controllers.
 QUICK = ["--kube-api-qps=1000", "--kube-api-burst=2000"]
-"""A laptop's demo should not wait for the client-side limits of the controllers."""
 
 # Endpoint controllers cannot work here: the API refuses loopback addresses in endpoints, so they
 # would retry for ever and write a warning on every Service. The world's proxy goes by pods.

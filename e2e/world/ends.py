@@ -6,27 +6,27 @@ from typing import Any
 
 from world.api import Json
 
+# Names of single objects, moments, and counts of writes; a cluster IP names a Service's life.
 VOLATILE = {
     "uid", "resourceVersion", "generation", "observedGeneration", "creationTimestamp",
     "managedFields", "lastTransitionTime", "lastUpdateTime", "time", "at", "clusterIP",
     "clusterIPs", "deployment.kubernetes.io/revision", "collisionCount",
 }  # fmt: skip
-"""Names of single objects, moments, and counts of writes; a cluster IP names a Service's life."""
 
+# What a status tells of the way and not of the end; numbers of replicas stand beside it. Speeds
+# and prices of tokens are those that were measured on it.
 HISTORY: Mapping[str, Collection[str]] = {
     "InferenceService": {"scaling", "speed", "tokensPerSecond", "perMillionTokens", "assumes"},
     "TenantBudget": {"spend", "summary", "message"},
     "Deployment": {"conditions"},
 }
-"""What a status tells of the way and not of the end; numbers of replicas stand beside it. Speeds
-and prices of tokens are those that were measured on it."""
 
+# The condition that tells of measurements alone.
 MEASURED = "SpeedAsPredicted"
-"""The condition that tells of measurements alone."""
 
 _ADDRESS = re.compile(r"\b127(?:\.\d{1,3}){3}\b")
+# How exactly a Service without endpoints does not answer is a matter of moments.
 _NO_ANSWER = re.compile(r"(/v1/completions): .*")
-"""How exactly a Service without endpoints does not answer is a matter of moments."""
 
 
 def ends(items: Iterable[Json], names: Mapping[str, str] | None = None) -> dict[str, Any]:

@@ -24,8 +24,8 @@ from world.api import session
 from world.slots import free_port
 
 RETRY_AFTER_SECONDS = 2
+# Longer than callers should wait.
 HANG_SECONDS = 7.0
-"""Longer than callers should wait."""
 _HOP = {"connection", "transfer-encoding", "content-length", "content-encoding", "host"}
 
 

@@ -23,8 +23,8 @@ from world.mig import Placed
 Tier = Literal["reserved", "onDemand", "spot"]
 Cloud = Literal["aws", "gcp", "azure", "onPrem"]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,50}[a-z0-9])?$")]
+# The slices of a GPU in MIG mode, in the order of their starts; None is an uncut GPU.
 Gpu = tuple[Placed, ...] | None
-"""The slices of a GPU in MIG mode, in the order of their starts; None is an uncut GPU."""
 
 
 class FleetError(WorldError):

@@ -10,11 +10,11 @@ from world.fleet import Cloud, Node, Taint
 from world.mig import MEDIA, Placed
 
 DRIVER, CUDA = "580.95.05", "13.0"
+# Parts of the GPU operator, which marks with a label the nodes that each shall run on.
 DEPLOYED = (
     "container-toolkit", "dcgm", "dcgm-exporter", "device-plugin", "driver",
     "gpu-feature-discovery", "mig-manager", "node-status-exporter", "operator-validator",
 )  # fmt: skip
-"""Parts of the GPU operator, which marks with a label the nodes that each shall run on."""
 
 ZONES: dict[Cloud, tuple[str, str]] = {
     "aws": ("us-east-1", "us-east-1a"),

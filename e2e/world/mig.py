@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from tessera.domain.catalog import Product, ProductMigProfile
 from tessera.domain.mig.boards import find_gpu_model
 
+# Suffix of the one small slice of a GPU that also has the media engines.
 MEDIA = "+me"
-"""Suffix of the one small slice of a GPU that also has the media engines."""
 
 # Legal starts on the axis of memory slices, by (compute, memory) slices; the right end first, as
 # the driver does, since a 3g at 0 strands a compute slice. The 7 + 8 geometry of A100 to B300.

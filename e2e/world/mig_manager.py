@@ -21,11 +21,11 @@ STATE = "nvidia.com/mig.config.state"
 CAPABLE = "nvidia.com/mig.capable"
 PRODUCT = "nvidia.com/gpu.product"
 PAUSED = "paused-for-mig-change"
+# Labels of the node that each say whether a client of the GPUs shall run there.
 CLIENTS = tuple(
     f"nvidia.com/gpu.deploy.{part}"
     for part in ("device-plugin", "gpu-feature-discovery", "dcgm-exporter", "dcgm", "nvsm")
 )
-"""Labels of the node that each say whether a client of the GPUs shall run there."""
 _GUESSED = ("h100", "a100", "a30")
 
 

@@ -9,8 +9,8 @@ from world.control_plane import FAULTS, SCALE, HeartBeats
 from world.fleet import Node
 from world.slots import Slot
 
+# Up to so many KWOK nodes the silence of a node is noticed quickly.
 FEW_FAKES = 10
-"""Up to so many KWOK nodes the silence of a node is noticed quickly."""
 
 Facts = dict[str, str | int]
 

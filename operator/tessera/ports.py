@@ -34,8 +34,8 @@ from tessera.domain.snapshot import (
 from tessera.resources.kinds import ApiResource
 from tessera.resources.manifest import ObjectKey, ObjectManifest
 
+# The present moment, aware and in UTC.
 Clock: TypeAlias = Callable[[], datetime]
-"""The present moment, aware and in UTC."""
 
 ObjectValue: TypeAlias = (
     ObservedService

@@ -15,11 +15,11 @@ from typing import TypeAlias
 
 from tests.batch.running import Runner, Stage, a_row
 
+# From a row to its answer.
 DELAY_SECONDS = 0.02
-"""From a row to its answer."""
 CONCURRENCY = 32
+# From the start of an attempt to the harm that is done to it.
 _LONGEST_SECONDS = 1.2
-"""From the start of an attempt to the harm that is done to it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,8 +95,8 @@ def stop_runner(victim: Victim) -> None:
     victim.next_attempt()
 
 
+# Each of them costs at most the rows in flight.
 KILLS: tuple[Harm, ...] = (kill_runner, kill_engine, kill_both, stop_runner)
-"""Each of them costs at most the rows in flight."""
 HARMS: tuple[Harm, ...] = (*KILLS, cut_off_runner)
 
 

@@ -14,8 +14,8 @@ from tessera.batch.ledger import BatchCounts
 from tessera.batch.publish import commit_record, is_published, publish, refuse_unowned
 from tessera.batch.records import PublicationRecord, ResultFile
 
+# What file systems say that have no hard links.
 MISSING = [errno.EPERM, errno.ENOTSUP, errno.ENOSYS]
-"""What file systems say that have no hard links."""
 
 
 class KilledError(Exception):

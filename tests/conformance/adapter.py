@@ -8,8 +8,8 @@ from pathlib import Path
 RANK = 8
 _HIDDEN, _LAYERS = 128, 2
 _PROJECTIONS = {"q_proj": 128, "v_proj": 64}
+# Bytes of a bfloat16.
 _NUMBER = 2
-"""Bytes of a bfloat16."""
 
 
 def make(folder: Path) -> Path:

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+# The API key of the configuration that has one.
 KEY = "sesame"
-"""The API key of the configuration that has one."""
 CONTEXT = 1024
 MODEL = "tiny"
 QUEUE_LIMIT = 40

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 _SCRIPT = Path(__file__).with_name("confined.sh")
+# A container has them as well.
 _KERNEL = ("/proc", "/dev")
-"""A container has them as well."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

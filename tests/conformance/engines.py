@@ -18,16 +18,16 @@ from tests.conformance.confined import Confinement
 from tests.engine_sim.running import SHAPE
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+# A real engine on a busy machine takes longer than a minute.
 START_SECONDS = 300
-"""A real engine on a busy machine takes longer than a minute."""
 ANSWER_SECONDS = 240
+# No warm-up, a small cache, nothing from outside.
 _CPU = {
     "VLLM_CPU_CI_ENV": "1",
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "HF_HUB_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
 }
-"""No warm-up, a small cache, nothing from outside."""
 _LOOKALIKE = {"TESSERA_SIM_SHAPE": SHAPE, "TESSERA_SIM_START_SECONDS": "0"}
 
 

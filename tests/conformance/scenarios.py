@@ -17,14 +17,14 @@ from tests.conformance.engines import Running, key, members
 from tests.conformance.seen import Facts
 
 DEADLINE_SECONDS = 240
+# Requests that keep an engine busy.
 _MANY = 12
-"""Requests that keep an engine busy."""
+# For so long a client waits for an engine that has done all its work.
 _PATIENCE_SECONDS = 20
-"""For so long a client waits for an engine that has done all its work."""
+# Requests beyond the queue limit.
 _OVER = 12
-"""Requests beyond the queue limit."""
+# A prompt in tokens, so that both engines count it alike.
 _TEXT = list(range(10, 310))
-"""A prompt in tokens, so that both engines count it alike."""
 
 
 @dataclass(slots=True)
@@ -228,12 +228,12 @@ async def crash(client: Client) -> Facts:
 
 
 Scenario = Callable[[Client], Awaitable[Facts]]
+# By configuration; the last one may end the engine.
 SCENARIOS: dict[str, tuple[Scenario, ...]] = {
     "plain": (drain,),
     "rich": (prefix_hits, priorities, queue_limit, asleep, paused),
     "tight": (preemption, crash),
 }
-"""By configuration; the last one may end the engine."""
 
 
 async def play(engine: Running, given: Configuration) -> dict[str, Facts]:

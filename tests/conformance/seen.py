@@ -7,18 +7,18 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+# What is compared of one case, by its aspect, as JSON.
 Facts = dict[str, Any]
-"""What is compared of one case, by its aspect, as JSON."""
 
+# Places whose keys are not names of the API: tokens, their numbers, settings of the machine.
 _MAPS = ("top_logprobs[]", "prompt_logprobs[]", "vllm_config", "vllm_env", "system_env")
-"""Places whose keys are not names of the API: tokens, their numbers, settings of the machine."""
 _SETTINGS = ("vllm_config", "vllm_env", "system_env")
 _COMMON = {"engine", "model_name"}
 _OWN_SERIES = "vllm:"
+# Infos whose values are texts.
 _TOLD_ELSEWHERE = ("vllm:cache_config_info", "vllm:lora_requests_info")
-"""Infos whose values are texts."""
+# Headers of the engine's own.
 _ECHOED = ("x-request-id",)
-"""Headers of the engine's own."""
 
 
 def answer(response: httpx.Response) -> Facts:

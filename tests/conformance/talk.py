@@ -11,8 +11,8 @@ from tests.conformance.configurations import Configuration
 from tests.conformance.engines import Running, key
 from tests.conformance.seen import Facts
 
+# Facts by the case: `plain/completion`, or `plain/metric vllm:…`.
 Observed = dict[str, Facts]
-"""Facts by the case: `plain/completion`, or `plain/metric vllm:…`."""
 
 
 def cases_of(given: Configuration, adapter: str) -> Sequence[Case]:

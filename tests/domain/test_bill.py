@@ -24,8 +24,8 @@ from tests.builders import A100, H100, NOW, a_node, a_pod, a_pool, at, dollars, 
 
 HOUR = timedelta(hours=1)
 MIG = "nvidia.com/mig-"
+# A price that every weight divides: 1g.10gb costs 0.15 an hour, 3g.40gb 0.52.
 GPU = "1.12"
-"""A price that every weight divides: 1g.10gb costs 0.15 an hour, 3g.40gb 0.52."""
 
 
 def billed(bill: Bill, snapshot: Snapshot) -> Bill:

@@ -25,14 +25,14 @@ from tests.builders import NOW, a_budget, a_node, a_pod, a_pool, a_snapshot
 
 HOUR = timedelta(hours=1)
 LEAVING = timedelta(seconds=120)
+# An operator that is away no longer than this cannot overspend.
 AWAY = RESERVED_DURATION - LEAVING
-"""An operator that is away no longer than this cannot overspend."""
 SLICE = {"nvidia.com/mig-1g.10gb": 1}
 WEIGHT = (Decimal(1) / 7 + Decimal(1) / 8) / 2
 NODES = (a_node(slices={"1g.10gb": 70}, cut=10),)
 NAMES = ("a", "b", "c")
+# Nano-units; each turn rounds each replica by at most half of one.
 ROUNDING = 10**5
-"""Nano-units; each turn rounds each replica by at most half of one."""
 PRICES = [
     {"from": "2026-01-01", "perGPUHour": "2"},
     {"from": "2026-11-21", "perGPUHour": "5"},

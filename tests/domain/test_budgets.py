@@ -31,8 +31,8 @@ from tests.builders import (
 
 SLICE = {"nvidia.com/mig-1g.10gb": 1}
 CHAT = Ref("team-a", "chat")
+# A 1g.10gb of an A100 at 2.00 an hour costs 0.2679 an hour.
 WEIGHT = (Decimal(1) / 7 + Decimal(1) / 8) / 2
-"""A 1g.10gb of an A100 at 2.00 an hour costs 0.2679 an hour."""
 
 
 def running(count: int, since: datetime = NOW, service: str = "chat") -> tuple[Pod, ...]:

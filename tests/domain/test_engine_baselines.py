@@ -19,11 +19,11 @@ from tessera.domain.engine_requests import Allocator, EngineLimits, EngineReques
 from tessera.domain.footprint import kv_bytes_per_token
 from tessera.domain.perf import StepTime
 
+# About a 7B model with full attention heads on an A100.
 SPEED = StepTime(weights=9e-3, kv_token=3.4e-7, token=6e-5)
-"""About a 7B model with full attention heads on an A100."""
 LENGTHS = range(50, 2049)
+# From 50 to 2,048, evenly spread wherever one begins to take them.
 MIXED = [LENGTHS[int(number * 0.6180339887 % 1 * len(LENGTHS))] for number in range(400)]
-"""From 50 to 2,048, evenly spread wherever one begins to take them."""
 KV_BYTES = 66e9
 TOKEN_BYTES = kv_bytes_per_token(layers=32, kv_heads=32, head_dim=128)
 BLOCKS = int(KV_BYTES // (16 * TOKEN_BYTES))

@@ -10,10 +10,10 @@ from tessera.domain.engine_requests import Allocator, EngineLimits, EngineReques
 from tessera.domain.perf import StepTime
 
 SPEED = StepTime(weights=5e-3, kv_token=1e-6, token=1e-5)
+# 32 usable blocks of 16 tokens.
 LIMITS = EngineLimits(
     max_model_len=128, max_num_seqs=4, max_num_batched_tokens=512, blocks=33, prefix_cache=True
 )
-"""32 usable blocks of 16 tokens."""
 
 
 def a_request(number: int, prompt: int, *shared: int, output: int = 2) -> EngineRequest:

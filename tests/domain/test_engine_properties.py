@@ -20,8 +20,8 @@ BLOCK = 4
 SLOW = StepTime(weights=5e-3, kv_token=1e-6, token=1e-5)
 FAST = StepTime(weights=2e-3, kv_token=1e-6, token=4e-6)
 
+# Prompt tokens, output tokens, priority.
 shapes = st.tuples(st.integers(1, 60), st.integers(1, 40), st.integers(-1, 1))
-"""Prompt tokens, output tokens, priority."""
 limits = st.builds(
     EngineLimits,
     max_model_len=st.just(LENGTH),
@@ -32,11 +32,11 @@ limits = st.builds(
     policy=st.sampled_from(SchedulingPolicy),
     allocator=st.sampled_from(Allocator),
 )
+# Arrivals, aborts of some request, and steps in any order.
 events = st.lists(
     st.one_of(shapes, st.tuples(st.just("abort"), st.integers(0, 20)), st.just("step")),
     max_size=40,
 )
-"""Arrivals, aborts of some request, and steps in any order."""
 
 
 @dataclass

@@ -13,8 +13,8 @@ from tessera.domain.perf import StepTime
 SPEED = StepTime(weights=5e-3, kv_token=1e-6, token=1e-5)
 
 
+# What a block holds: a shared beginning, a request's own n-th block, or nothing to be found.
 Content = int | tuple[int, int] | None
-"""What a block holds: a shared beginning, a request's own n-th block, or nothing to be found."""
 
 
 @dataclass
@@ -197,6 +197,8 @@ def _own(content: Content) -> int | None:
     return content[0] if isinstance(content, tuple) else None
 
 
+# A request (prompt, output, priority, shared beginnings and of which family), the abort of one,
+# or a step.
 events = st.lists(
     st.one_of(
         st.tuples(
@@ -213,8 +215,6 @@ events = st.lists(
     min_size=12,
     max_size=60,
 )
-"""A request (prompt, output, priority, shared beginnings and of which family), the abort of one, or
-a step."""
 limits = st.builds(
     EngineLimits,
     max_model_len=st.just(100),

@@ -11,8 +11,8 @@ from tessera.domain.engine.speculation import Speculation
 from tessera.domain.engine_requests import EngineLimits, EngineRequest
 from tessera.domain.perf import StepTime
 
+# Neither cache nor computing counts, so that the formula's assumption holds.
 MEMORY_BOUND = StepTime(weights=40e-3, kv_token=0.0, token=1e-7, sequence=0.0, fixed=0.0)
-"""Neither cache nor computing counts, so that the formula's assumption holds."""
 COSTLY = StepTime(weights=10e-3, kv_token=1e-7, token=1e-4)
 LIMITS = EngineLimits(
     max_model_len=4096, max_num_seqs=256, max_num_batched_tokens=4096, blocks=20_000

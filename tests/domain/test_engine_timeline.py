@@ -19,6 +19,7 @@ from tessera.domain.engine_requests import (
 from tessera.domain.perf import StepTime
 
 SPEED = StepTime(weights=5.0123e-3, kv_token=1.0471e-6, token=1.0933e-5)
+# With every term, on both sides of the corner.
 FULL = StepTime(
     weights=5.0123e-4,
     kv_token=1.0471e-6,
@@ -29,7 +30,6 @@ FULL = StepTime(
     pair=3.1e-8,
     exchange=2.7e-6,
 )
-"""With every term, on both sides of the corner."""
 BLOCK = 4
 LENGTH = 200
 

@@ -12,8 +12,8 @@ from tessera.domain.engine_requests import EngineLimits, EngineRequest
 from tessera.domain.perf import StepTime
 
 TRACE = Path(__file__).parents[3] / "shared/traces/mooncake_conversation.jsonl.gz"
+# Tokens that one of its names covers.
 NAMED = 512
-"""Tokens that one of its names covers."""
 ROWS = 3000
 
 pytestmark = pytest.mark.skipif(not TRACE.exists(), reason="needs ../shared/traces")

@@ -28,10 +28,10 @@ from tests.mig_builders import A100, ONE, a_service
 
 PROFILES = ("1g.10gb", "2g.20gb", "3g.40gb", WHOLE_GPU)
 H200 = gpu_models()["H200-141GB"]
+# With prices, and speeds against the first.
 BOARDS = {"A100-80GB": (179, 1.0), "H100-80GB": (299, 1.7), "A30-24GB": (61, 0.45)}
-"""With prices, and speeds against the first."""
+# Of the cost: less is not searched for.
 PROVEN = 0.0005
-"""Of the cost: less is not searched for."""
 
 speeds = st.dictionaries(
     st.sampled_from(PROFILES), st.sampled_from([1.0, 2.5, 3.0, 4.0, 7.5]), min_size=1

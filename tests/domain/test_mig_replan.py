@@ -38,8 +38,8 @@ services = st.lists(
     min_size=1,
     max_size=4,
 ).map(lambda found: [a_service(f"s{at}", like=one) for at, one in enumerate(found)])
+# By how much the demand of each service grows.
 changed = st.lists(st.sampled_from([0.0, 0.5, 1.0, 1.0, 2.0]), min_size=4, max_size=4)
-"""By how much the demand of each service grows."""
 
 
 def grown(found: Sequence[ServiceDemand], factors: Sequence[float]) -> list[ServiceDemand]:

@@ -19,6 +19,7 @@ from tessera.engine_sim.main import serve
 
 DEADLINE_SECONDS = 20
 MODEL = "tiny"
+# So small that a step takes little more than half a millisecond.
 SHAPE = json.dumps(
     {
         "parameters": 1_000_000,
@@ -29,19 +30,18 @@ SHAPE = json.dumps(
         "maxPositionEmbeddings": 4096,
     }
 )
-"""So small that a step takes little more than half a millisecond."""
+# A model whose long answers outlast every test.
 SLOW = ("meta-llama/Llama-3.1-70B-Instruct", "-tp", "4", "--max-model-len", "8192")
-"""A model whose long answers outlast every test."""
 
 _FOUND = version_facts(VERSION)
 assert _FOUND is not None
+# What is known of the engine that is looked like.
 FACTS = _FOUND
-"""What is known of the engine that is looked like."""
 
+# Every key, by its path, in answers of a real server of the same version.
 CAPTURED_KEYS: dict[str, list[str]] = json.loads(
     Path(__file__).with_name("captured_keys.json").read_text(encoding="utf-8")
 )
-"""Every key, by its path, in answers of a real server of the same version."""
 
 
 @dataclass(kw_only=True)

@@ -12,8 +12,8 @@ LONG = {"prompt": "x" * 400, "max_tokens": 3000, "ignore_eos": True}
 ASKED = [{"role": "user", "content": "go on"}]
 SEATS = ("--max-num-seqs", "2")
 
+# Metrics by which others judge an engine.
 STANDING = ("iteration_tokens_total_count", "num_requests_running", "num_requests_waiting")
-"""Metrics by which others judge an engine."""
 
 Streams = list["asyncio.Task[list[Any]]"]
 

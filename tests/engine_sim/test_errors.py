@@ -6,6 +6,7 @@ from tests.engine_sim.running import CAPTURED_KEYS, SLOW, keys, running
 
 LIMITED = ("--max-model-len", "1024")
 
+# Body, then status, `param`, `type` and message of a real server.
 CAPTURED = [
     (
         {"prompt": "x" * 5000},
@@ -55,7 +56,6 @@ CAPTURED = [
         "(parameter=logprobs, value=50)",
     ),
 ]
-"""Body, then status, `param`, `type` and message of a real server."""
 
 
 @pytest.mark.parametrize(("body", "status", "param", "kind", "message"), CAPTURED)

@@ -10,6 +10,7 @@ from tessera.engine_sim.speeds import as_json
 MEDIUM = "meta-llama/Llama-3.1-8B-Instruct"
 A100 = "NVIDIA-A100-SXM4-80GB"
 H100 = "NVIDIA-H100-80GB-HBM3"
+# The numbers of an 8B model, by the names that model files use.
 CONFIG = {
     "model_type": "llama",
     "hidden_size": 4096,
@@ -21,7 +22,6 @@ CONFIG = {
     "vocab_size": 128256,
     "torch_dtype": "bfloat16",
 }
-"""The numbers of an 8B model, by the names that model files use."""
 
 
 def launch(*argv: str, device: str = A100, **env: str) -> EngineConfig:

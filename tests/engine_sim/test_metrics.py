@@ -5,8 +5,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from tessera.domain.engine_facts import Metric
 from tests.engine_sim.running import FACTS, SLOW, Running, running
 
+# A histogram with the name of a counter.
 ODD = {"vllm:iteration_tokens_total"}
-"""A histogram with the name of a counter."""
 LONG = {"prompt": "x" * 400, "max_tokens": 3000, "ignore_eos": True, "stream": True}
 
 

@@ -7,10 +7,10 @@ import pytest
 from tessera.engine_sim import text
 from tests.engine_sim.running import running
 
+# 401 tokens.
 PROMPT = "".join(f"{number:>4}" for number in range(401))
-"""401 tokens."""
+# On a CPU the real engine takes blocks of 128.
 LIKE_CPU = ("--block-size", "128", "--enable-prompt-tokens-details")
-"""On a CPU the real engine takes blocks of 128."""
 
 
 def _details(cached: int) -> dict[str, Any]:

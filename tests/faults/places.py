@@ -11,8 +11,8 @@ from world.ends import ends
 from world.testing import eventually
 
 API_VERSION = f"{GROUP}/{VERSION}"
+# Pods of KWOK answer nobody.
 _SETTLED = {"ScaledToZero", "NoAnswer"}
-"""Pods of KWOK answer nobody."""
 POOL: Json = {
     "apiVersion": API_VERSION,
     "kind": "AcceleratorPool",

@@ -17,11 +17,11 @@ from world.faulty import RETRY_AFTER_SECONDS, Faults, Proxy, Request, faulty
 from world.testing import eventually
 
 PLACES = 6
+# Fourteen kinds are watched anew every five seconds, and two seconds later where one was cut.
 NEW_WATCHES_A_SECOND = 10
-"""Fourteen kinds are watched anew every five seconds, and two seconds later where one was cut."""
 SILENT_SECONDS = 90
+# Seconds for a course in which answers take five seconds to be missed.
 PATIENCE = 90
-"""Seconds for a course in which answers take five seconds to be missed."""
 
 
 def too_soon(requests: Iterable[Request]) -> list[str]:

@@ -18,8 +18,8 @@ from world import World
 from world.api import Api
 from world.ends import differences
 
+# The garbage collector of a new control plane looks for new kinds every half minute.
 WARM_SECONDS = 90
-"""The garbage collector of a new control plane looks for new kinds every half minute."""
 
 
 def moments(at: int, *, full: bool) -> tuple[int, ...]:

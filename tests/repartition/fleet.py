@@ -41,8 +41,8 @@ from tests.repartition.machine import HarmError, Machine, WatchedSilicon
 from world.mig_manager import MigManager
 
 TICK = 5.0
+# Ticks without a write after which a fleet has come to rest.
 QUIET = 8
-"""Ticks without a write after which a fleet has come to rest."""
 _POOL = ObjectKey(ACCELERATOR_POOLS.plural, "", "a100")
 _known: list[LayoutSolution] = []
 
@@ -58,8 +58,8 @@ class Planner:
         return _known[-1]
 
 
+# So long the last requests of a replica take that gets no new ones.
 DRAINED = timedelta(seconds=12)
-"""So long the last requests of a replica take that gets no new ones."""
 
 
 @dataclass(frozen=True, slots=True)

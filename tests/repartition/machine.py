@@ -25,12 +25,12 @@ from tests.repartition.fuse import Fuse, KilledError, Life, MortalLayout
 from tests.repartition.kube import Kube
 from world.mig_manager import MigManager
 
+# Ticks that an engine needs from its device to its readiness.
 STARTING = 5
-"""Ticks that an engine needs from its device to its readiness."""
+# Seconds until a node has what was written to a ConfigMap.
 LAG = 60.0
-"""Seconds until a node has what was written to a ConfigMap."""
+# Seconds until the device plugin is back once it may.
 RETURN = 10.0
-"""Seconds until the device plugin is back once it may."""
 
 
 class HarmError(AssertionError):

@@ -11,8 +11,8 @@ from world.labels import DRIVER
 # decoding engine is bound by memory and leaves most of the tensor pipes idle.
 TENSOR_SHARE = 0.25
 MEMORY_SHARE = 0.65
+# What vLLM takes of a device's memory at its start, and keeps: --gpu-memory-utilization.
 FILLED = 0.9
-"""What vLLM takes of a device's memory at its start, and keeps: --gpu-memory-utilization."""
 
 HELP = {
     "DCGM_FI_DEV_GPU_UTIL": "GPU utilization (in %).",

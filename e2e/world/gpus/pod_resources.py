@@ -18,8 +18,8 @@ FOLDER = "var/lib/kubelet/pod-resources"
 SOCKET = "kubelet.sock"
 SERVICE = "v1.PodResourcesLister"
 
+# Devices by container.
 Holdings = Mapping[str, Iterable[Device]]
-"""Devices by container."""
 
 
 @contextlib.asynccontextmanager

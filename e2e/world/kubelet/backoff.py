@@ -2,8 +2,8 @@
 
 FIRST_SECONDS = 0.5
 LONGEST_SECONDS = 10.0
+# A container that ran this long starts again without a history.
 FORGIVEN_SECONDS = 2 * LONGEST_SECONDS
-"""A container that ran this long starts again without a history."""
 
 
 def pause(failures: int) -> float:

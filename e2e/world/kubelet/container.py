@@ -22,8 +22,8 @@ from world.kubelet.tokens import MOUNT
 from world.kubelet.waits import first
 
 AGAIN_SECONDS = 0.5
+# What a container waits for with the reason CreateContainerConfigError.
 NOT_YET = (MissingReferenceError, UnknownEntrypointError, ApiError, aiohttp.ClientError)
-"""What a container waits for with the reason CreateContainerConfigError."""
 
 
 @dataclass(slots=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from world.api import Json
 from world.kubelet.quantities import divided
 
+# `ConfigMap` or `Secret`, and its name.
 Named = tuple[str, str]
-"""`ConfigMap` or `Secret`, and its name."""
 
 
 class MissingReferenceError(Exception):

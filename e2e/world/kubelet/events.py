@@ -10,8 +10,8 @@ import aiohttp
 from world.api import EVENTS, Api, ApiError, Json
 from world.clock import stamp
 
+# The same words about the same pod are not repeated sooner.
 SILENT_SECONDS = 30
-"""The same words about the same pod are not repeated sooner."""
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from world.keys import Pair
 from world.kubelet.container import Container
 from world.kubelet.logs import tail
 
+# A container by namespace, pod and name.
 Find = Callable[[str, str, str], Container | None]
-"""A container by namespace, pod and name."""
 
 LOOK_SECONDS = 0.2
 

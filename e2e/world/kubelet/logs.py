@@ -12,8 +12,8 @@ from typing import BinaryIO, TextIO
 
 from typing_extensions import override
 
+# As much of a termination message file is read.
 MESSAGE_BYTES = 4096
-"""As much of a termination message file is read."""
 LAST_WORDS_BYTES = 2048
 LAST_WORDS_LINES = 80
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from world.api import Json
 
+# Asked sooner, every server would be found closed, and asked again only after a whole period.
 FIRST_SECONDS = 0.2
-"""Asked sooner, every server would be found closed, and asked again only after a whole period."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,8 +12,8 @@ from world.kubelet.launch import Launch, Place
 from world.kubelet.waits import first
 
 HOOK_SECONDS = 600
+# What is left of the grace after a preStop hook that used it all up.
 LEAST_GRACE_SECONDS = 2.0
-"""What is left of the grace after a preStop hook that used it all up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,8 +8,8 @@ from world.api import SERVICE_ACCOUNTS, Api, Json
 from world.keys import kubeconfig
 
 MOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
+# Share of a token's life after which a new one is fetched.
 RENEWED_AT = 0.8
-"""Share of a token's life after which a new one is fetched."""
 
 
 @dataclass(frozen=True, slots=True)

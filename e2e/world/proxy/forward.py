@@ -9,8 +9,8 @@ from typing import cast
 from typing_extensions import override
 
 Address = tuple[str, int]
+# The backends to try, the preferred one first.
 Choose = Callable[[], list[Address]]
-"""The backends to try, the preferred one first."""
 
 CONNECT_SECONDS = 2.0
 

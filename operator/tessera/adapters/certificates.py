@@ -22,8 +22,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from tessera.domain.certificate import KeyPair
 
+# Clocks of API servers may be behind by so much.
 _CLOCK_SKEW = timedelta(minutes=5)
-"""Clocks of API servers may be behind by so much."""
 _CERTIFICATE_PEM = re.compile(
     r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----\n?", re.DOTALL
 )

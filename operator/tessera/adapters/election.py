@@ -17,8 +17,8 @@ from tessera.ports import Clock, ClusterError
 LEASE_DURATION = 15.0
 RENEW_DEADLINE = 10.0
 RETRY_PERIOD = 2.0
+# Between attempts of a leader who failed to renew.
 _RENEW_RETRY_PERIOD = 0.5
-"""Between attempts of a leader who failed to renew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

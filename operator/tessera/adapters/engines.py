@@ -12,8 +12,8 @@ from tessera.domain.batch.reports import RunnerProgress, runner_progress
 from tessera.domain.model.reports import FetchProgress, parse_report
 
 _CONNECT_SECONDS = 3
+# Pods belong to tenants; whatever they send, no more of it is read.
 _MAX_BYTES = 64 * 1024
-"""Pods belong to tenants; whatever they send, no more of it is read."""
 
 
 @dataclass(frozen=True, slots=True)

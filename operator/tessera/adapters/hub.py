@@ -13,8 +13,8 @@ from tessera.domain.reasons import RevisionReason
 from tessera.domain.snapshot import Resolution, RevisionQuery
 
 PUBLIC_ENDPOINT = "https://huggingface.co"
+# The answer lists all files of a model.
 _MAX_BYTES = 4 * 2**20
-"""The answer lists all files of a model."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _REASONS: Mapping[int, RevisionReason] = {
     httpx.codes.UNAUTHORIZED: RevisionReason.TOKEN_REQUIRED,

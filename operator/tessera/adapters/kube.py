@@ -40,23 +40,23 @@ from tessera.resources.manifest import ObjectKey, ObjectManifest
 
 log = logging.getLogger("tessera")
 
+# Not longer than a leader that lost touch may still believe in itself: see the election. All
+# repetitions of a request that the server asked for lie within it.
 _TIMEOUT_SECONDS = 5
-"""Not longer than a leader that lost touch may still believe in itself: see the election. All
-repetitions of a request that the server asked for lie within it."""
+# Connections at most: the writes of a turn, and beside them the election and listings.
 _MAX_CONNECTIONS = 20
-"""Connections at most: the writes of a turn, and beside them the election and listings."""
 _RETRYABLE_STATUSES = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 _PAGE_SIZE = 500
 _WATCH_SECONDS = 300
+# The API server sends a bookmark every minute; a watch that is silent for longer is dead.
 _WATCH_IDLE_SECONDS = 90
-"""The API server sends a bookmark every minute; a watch that is silent for longer is dead."""
+# So many writes may be ahead of their events.
 _MAX_OWN_VERSIONS = 4096
-"""So many writes may be ahead of their events."""
 _RESOURCE_VERSION = re.compile(rb'"resourceVersion":"(\d+)"')
 _APPLY_PATCH = "application/apply-patch+yaml"
 _MERGE_PATCH = "application/merge-patch+json"
+# Of a write that somebody else's write came between.
 _MAX_ATTEMPTS = 5
-"""Of a write that somebody else's write came between."""
 
 
 class _ForbiddenError(ClusterError):

@@ -13,11 +13,11 @@ from tessera.domain.repartition.drawing import solve
 from tessera.domain.repartition.question import LayoutProblem, LayoutSolution
 from tessera.ports import LayoutPlanningError
 
+# A thousand GPUs take a few seconds, full pools of three boards with 300 services a minute and a
+# half.
 _TIMEOUT = timedelta(minutes=5)
-"""A thousand GPUs take a few seconds, full pools of three boards with 300 services a minute and a
-half."""
+# Answering requests and renewing the Lease go before planning.
 _NICENESS = 10
-"""Answering requests and renewing the Lease go before planning."""
 
 
 class LayoutSolverProcess:

@@ -15,8 +15,8 @@ _PREFIX = "NVML_GPU_INSTANCE_PROFILE_"
 _NAME_PATTERN = re.compile(r"(?:MIG )?([1-9]g\.[0-9]+gb(?:[+-][a-z.]+)?)")
 _NAME_SUFFIXES = {"_REV1": "+me", "_GFX": "+gfx", "_NO_ME": "-me", "_ALL_ME": "+me.all"}
 _MEDIA_SUFFIXES = ("_REV1", "_ALL_ME")
+# Boards whose driver tells wrong profiles: what the table says goes first.
 _MISREPORTED_MODELS = ("A30-24GB",)
-"""Boards whose driver tells wrong profiles: what the table says goes first."""
 _EIGHTHS = 8
 _GIB = 1024
 

@@ -18,8 +18,8 @@ CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 _REQUEST_TIMEOUT_SECONDS = 10
 _MAX_BODY_BYTES = 16 * 2**20
 _MAX_LINE_BYTES = 2**20
+# Less than the five after which uvicorn closes idle connections: neither side is surprised.
 _KEEPALIVE_SECONDS = 2
-"""Less than the five after which uvicorn closes idle connections: neither side is surprised."""
 
 
 class ServerError(PortError):

@@ -20,11 +20,12 @@ from tessera.ports import KubeletError
 
 METHOD = "/v1.PodResourcesLister/List"
 _VENDOR = "nvidia.com/"
+# Devices that several containers share have a number behind this.
 _REPLICA_SEPARATOR = "::"
-"""Devices that several containers share have a number behind this."""
 _TIMEOUT_SECONDS = 5
+# No proxy stands before a socket, and a kubelet that restarts is back in seconds.
 _CHANNEL_OPTIONS = (("grpc.enable_http_proxy", 0), ("grpc.max_reconnect_backoff_ms", 5000))
-"""No proxy stands before a socket, and a kubelet that restarts is back in seconds."""
+# Fields by name, number, and message; without one they are strings.
 _MESSAGES: dict[str, tuple[tuple[str, int, str], ...]] = {
     "ListPodResourcesRequest": (),
     "ListPodResourcesResponse": (("pod_resources", 1, "PodResources"),),
@@ -36,7 +37,6 @@ _MESSAGES: dict[str, tuple[tuple[str, int, str], ...]] = {
     "ContainerResources": (("name", 1, ""), ("devices", 2, "ContainerDevices")),
     "ContainerDevices": (("resource_name", 1, ""), ("device_ids", 2, "")),
 }
-"""Fields by name, number, and message; without one they are strings."""
 
 
 def message_classes() -> dict[str, Any]:

@@ -25,8 +25,8 @@ WAITING = f'sum by (namespace, pod, {SERVICE}) (vllm:num_requests_waiting{{{SERV
 RUNNING = f'sum by (namespace, pod, {SERVICE}) (vllm:num_requests_running{{{SERVICE}!=""}})'
 ACTIVITY = 'avg by (namespace, pod) (DCGM_FI_PROF_GR_ENGINE_ACTIVE{pod!=""})'
 STEPS = f'sum by (namespace, pod) (vllm:iteration_tokens_total_count{{{SERVICE}!=""}})'
+# When the steps were counted: between two scrapes Prometheus gives the old number again.
 SCRAPED = f'max by (namespace, pod) (timestamp(vllm:iteration_tokens_total_count{{{SERVICE}!=""}}))'
-"""When the steps were counted: between two scrapes Prometheus gives the old number again."""
 AWAKE = f'min by (namespace, pod) (vllm:engine_sleep_state{{sleep_state="awake",{SERVICE}!=""}})'
 FINISHED = (
     f'sum by (namespace, {SERVICE}) (increase(vllm:request_success_total{{{SERVICE}!=""}}[5m]))'
@@ -45,8 +45,8 @@ _LOAD_QUERY = union_query(
 )
 TOKENS = f'sum by (namespace, {SERVICE}) (rate(vllm:generation_tokens_total{{{SERVICE}!=""}}[1m]))'
 
+# What every engine exports as long as it lives.
 LIVENESS_METRIC = "vllm:num_requests_waiting"
-"""What every engine exports as long as it lives."""
 COST = "tessera_cost_nanos_total"
 COST_AS_OF = "tessera_cost_as_of_timestamp_seconds"
 COST_SINCE = "tessera_cost_since_timestamp_seconds"
@@ -54,8 +54,8 @@ BILLED_UNTIL = f"max(max_over_time({COST_AS_OF}[1d]))"
 
 _COST_LABELS = ("currency", "pool", "profile", "tenant", "namespace", "service", "state")
 _STATES = {state.value: state for state in CostState}
+# What Prometheus puts before a label of ours where the target has one of that name.
 _EXPORTED_PREFIX = "exported_"
-"""What Prometheus puts before a label of ours where the target has one of that name."""
 
 _TIMEOUT_SECONDS = 3
 _HISTORY_TIMEOUT_SECONDS = 30

@@ -4,10 +4,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+# What a PodMonitor makes of the pod label `tessera.dev/service`.
 SERVICE = "tessera_dev_service"
-"""What a PodMonitor makes of the pod label `tessera.dev/service`."""
+# Likewise, of `tessera.dev/variant`.
 VARIANT = "tessera_dev_variant"
-"""Likewise, of `tessera.dev/variant`."""
 QueryRow = Mapping[str, Any]
 _QUERY_LABEL = "tessera_question"
 

@@ -74,8 +74,8 @@ JsonObject = Mapping[str, Any]
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 _GPU_VENDOR = "nvidia.com/"
+# Phases after which a pod does not run again.
 _TERMINAL_PHASES = ("Failed", "Succeeded")
-"""Phases after which a pod does not run again."""
 
 
 def parse_service(body: JsonObject) -> ObservedService | None:

@@ -21,10 +21,10 @@ from tessera.settings import NodeSettings
 
 log = logging.getLogger("tessera")
 
+# A turn takes longer only when the driver hangs.
 _LIVENESS_TIMEOUT_SECONDS = 120
-"""A turn takes longer only when the driver hangs."""
+# A watch that ends at once is not begun anew at once.
 _WATCH_RETRY_SECONDS = 1
-"""A watch that ends at once is not begun anew at once."""
 
 
 def main() -> None:

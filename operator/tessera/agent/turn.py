@@ -15,10 +15,10 @@ from tessera.ports import GpuError, Gpus, KubeletError, Locks, OwnLayout, PodDev
 
 log = logging.getLogger("tessera")
 
+# On one GPU in one turn: eight go, eight come, and both may be half made.
 _MAX_OPERATIONS = 32
-"""On one GPU in one turn: eight go, eight come, and both may be half made."""
+# In turns: so long a GPU whose driver refuses is left alone at most.
 _MAX_BACKOFF_CYCLES = 32
-"""In turns: so long a GPU whose driver refuses is left alone at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from tessera.api.meta import (
     with_rules,
 )
 
+# A file on the claim: relative, and no part of it begins with a dot.
 ClaimPath = Annotated[
     str,
     StringConstraints(
@@ -25,11 +26,10 @@ ClaimPath = Annotated[
         max_length=512,
     ),
 ]
-"""A file on the claim: relative, and no part of it begins with a dot."""
 
 SpotPolicy = Literal["preferred", "only", "never"]
+# The words of OpenAI's batch API.
 BatchState = Literal["validating", "in_progress", "finalizing", "completed", "failed", "expired"]
-"""The words of OpenAI's batch API."""
 
 _IMMUTABLE = (
     "claim",

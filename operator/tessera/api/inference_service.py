@@ -18,11 +18,11 @@ from tessera.api.meta import (
 from tessera.api.model_files import Adapters, Cache, CacheStatus, ModelUri
 from tessera.api.recipe import PodTemplateVersionStatus
 
+# The value of a label, as Kubernetes takes it.
 PodLabel = Annotated[
     str,
     StringConstraints(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$", max_length=63),
 ]
-"""The value of a label, as Kubernetes takes it."""
 
 
 SpeedSource = Literal["measured", "table", "roofline"]

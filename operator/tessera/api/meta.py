@@ -74,34 +74,34 @@ def format_duration(value: timedelta) -> str:
     return f"{seconds // 60}m" if seconds % 60 == 0 and seconds > 300 else f"{seconds}s"
 
 
+# A span of time, written as `90s`, `5m`, `1h30m` or `33ms`.
 Duration = Annotated[
     timedelta,
     BeforeValidator(_parse_duration),
     PlainSerializer(format_duration, return_type=str),
     WithJsonSchema({"type": "string", "pattern": _DURATION, "minLength": 2, "maxLength": 32}),
 ]
-"""A span of time, written as `90s`, `5m`, `1h30m` or `33ms`."""
 
+# A decimal number as a string, so that no float ever touches it.
 Amount = Annotated[
     Decimal,
     PlainSerializer(lambda value: format(value, "f"), return_type=str),
     WithJsonSchema({"type": "string", "pattern": r"^[0-9]{1,15}(\.[0-9]{1,9})?$", "maxLength": 25}),
 ]
-"""A decimal number as a string, so that no float ever touches it."""
 
+# A DNS label, as Kubernetes names objects.
 DnsLabel = Annotated[
     str,
     StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", min_length=1, max_length=63),
 ]
-"""A DNS label, as Kubernetes names objects."""
 
+# A DNS name, as Kubernetes names objects of the cluster.
 DnsSubdomain = Annotated[
     str,
     StringConstraints(
         pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$", max_length=253
     ),
 ]
-"""A DNS name, as Kubernetes names objects of the cluster."""
 
 LabelKey = Annotated[str, StringConstraints(min_length=1, max_length=316)]
 LabelValue = Annotated[str, StringConstraints(max_length=63)]

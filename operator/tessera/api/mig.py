@@ -7,13 +7,13 @@ from pydantic import ConfigDict, Field, StringConstraints
 
 from tessera.api.meta import Amount, Wire, rule, with_rules
 
+# A MIG profile, such as 3g.40gb or 1g.10gb+me.
 Profile = Annotated[
     str, StringConstraints(pattern=r"^[1-9]g\.[0-9]+gb(\+[a-z.]+)?$", max_length=24)
 ]
-"""A MIG profile, such as 3g.40gb or 1g.10gb+me."""
 
+# A slice in its place, such as `3g.40gb@4`; without `@` where the place is not decided.
 SliceText = Annotated[str, StringConstraints(max_length=32)]
-"""A slice in its place, such as `3g.40gb@4`; without `@` where the place is not decided."""
 
 TimeOfDay = Annotated[
     str, StringConstraints(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$", max_length=5)

@@ -10,12 +10,12 @@ _HUB = r"hf://[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*"
 _CLAIM = r"pvc://[a-z0-9][-a-z0-9.]*(/[A-Za-z0-9._-]+)*"
 _IMAGE = r"oci://[a-z0-9][a-zA-Z0-9.:_/@-]*"
 
+# `hf://org/name`, `pvc://claim/path`, or `oci://registry/repository:tag`.
 ModelUri = Annotated[
     str, StringConstraints(pattern=rf"^({_HUB}|{_CLAIM}|{_IMAGE})$", max_length=512)
 ]
-"""`hf://org/name`, `pvc://claim/path`, or `oci://registry/repository:tag`."""
+# `hf://org/name`, or `pvc://claim/path`.
 AdapterUri = Annotated[str, StringConstraints(pattern=rf"^({_HUB}|{_CLAIM})$", max_length=512)]
-"""`hf://org/name`, or `pvc://claim/path`."""
 
 
 class Adapter(Wire):
@@ -32,6 +32,7 @@ class Adapter(Wire):
     an adapter above it ends the engine."""
 
 
+# Every name once.
 Adapters = Annotated[
     tuple[Adapter, ...],
     Field(
@@ -39,7 +40,6 @@ Adapters = Annotated[
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     ),
 ]
-"""Every name once."""
 
 
 class Cache(Wire):

@@ -13,19 +13,19 @@ from tessera.batch.retry import RequestOutcome
 
 log = logging.getLogger(__name__)
 
+# For so long an engine may be away.
 ENGINE_TIMEOUT_SECONDS = 600.0
-"""For so long an engine may be away."""
+# For so long an answer may take.
 ROW_TIMEOUT_SECONDS = 1800.0
-"""For so long an answer may take."""
 _CONNECT_TIMEOUT_SECONDS = 10
 _PROBE_TIMEOUT = aiohttp.ClientTimeout(total=5)
 _PROBE_INTERVAL_SECONDS = 0.5
+# Less than the engine keeps an idle connection, so that none is found closed.
 _KEEPALIVE_SECONDS = 2
-"""Less than the engine keeps an idle connection, so that none is found closed."""
+# So often the engine may come back without answering a single row in between.
 _MAX_SILENT_RESTARTS = 10
-"""So often the engine may come back without answering a single row in between."""
+# Never within a text, where the quotes would be escaped.
 _ABORT_PATTERN = re.compile(rb'"finish_reason": ?"abort"')
-"""Never within a text, where the quotes would be escaped."""
 _RETRYABLE_STATUSES = (
     HTTPStatus.REQUEST_TIMEOUT,
     HTTPStatus.TOO_EARLY,

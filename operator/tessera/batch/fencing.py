@@ -22,10 +22,10 @@ class FenceTimeout:
     interval: float = _POLL_SECONDS
 
 
+# Before anything is paid: an attempt that could never publish ends soon.
 START_TIMEOUT = FenceTimeout(120)
-"""Before anything is paid: an attempt that could never publish ends soon."""
+# With all rows paid for, a longer outage of the API server is waited for.
 PUBLISH_TIMEOUT = FenceTimeout(900)
-"""With all rows paid for, a longer outage of the API server is waited for."""
 
 
 class Fence(Protocol):

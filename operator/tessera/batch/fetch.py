@@ -13,13 +13,13 @@ from tessera.batch.errors import BatchError, RefusedError, TransientError, stora
 from tessera.batch.hub import HubRepository, RepositoryFile, open_repository
 
 _MAX_PARALLEL_FILES = 4
+# Says which commit a folder is of.
 _COMMIT_FILE = ".tessera-commit"
-"""Says which commit a folder is of."""
+# Files that the engine does not read.
 _UNUSED_FILES = re.compile(
     r"^original/|^onnx/|^openvino/|\.(pth|onnx|msgpack|h5|ot|gguf|tflite|md|png|jpg|jpeg|gif)$",
     re.IGNORECASE,
 )
-"""Files that the engine does not read."""
 _DEFAULT_REVISION = "main"
 
 

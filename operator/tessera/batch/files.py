@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 Link = Callable[[Path, Path], None]
+# What file systems say to what they do not have, such as hard links.
 _UNSUPPORTED = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
-"""What file systems say to what they do not have, such as hard links."""
 
 
 def write_all(descriptor: int, content: bytes) -> None:

@@ -13,8 +13,8 @@ from tessera.batch.errors import BatchError, RefusedError, TransientError
 
 PUBLIC_ENDPOINT = "https://huggingface.co"
 _CONNECT_TIMEOUT_SECONDS = 30
+# An answer that stands still for so long is given up.
 _READ_TIMEOUT_SECONDS = 60
-"""An answer that stands still for so long is given up."""
 _MAX_TEXT_BYTES = 32 * 2**20
 _CHUNK_BYTES = 2**20
 _REFUSED_STATUSES = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND)

@@ -4,8 +4,8 @@ from array import array
 from collections.abc import Callable
 
 IdHasher = Callable[[str], int]
+# So many suspects are looked at again; a file with more of them has true ones for certain.
 _MAX_SUSPECTS = 10_000
-"""So many suspects are looked at again; a file with more of them has true ones for certain."""
 
 
 def id_hash(custom_id: str) -> int:

@@ -41,8 +41,8 @@ class AnsweredEntry(NamedTuple):
 
 Entry: TypeAlias = SentEntry | UnsentEntry | AnsweredEntry
 
+# The part's line ends with a brace and a line feed more than the row's own.
 _TAIL = 2
-"""The part's line ends with a brace and a line feed more than the row's own."""
 _HEAD = len(b'{"crc":"00000000",')
 _ENTRY_PATTERN = re.compile(
     rb'\{"crc":"([0-9a-f]{8})",'

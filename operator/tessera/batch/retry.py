@@ -3,8 +3,8 @@
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
+# Losses in one round after which a row is suspected to be what ends the engine.
 MAX_LOSSES = 2
-"""Losses in one round after which a row is suspected to be what ends the engine."""
 _INITIAL_DELAY_SECONDS = 0.5
 _MAX_DELAY_SECONDS = 30.0
 _NARROWING_FACTOR = 16

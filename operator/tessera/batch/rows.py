@@ -8,8 +8,8 @@ from typing import Any
 
 URLS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
 MAX_ID_LENGTH = 512
+# Characters of a wrong value that a message repeats.
 _MAX_SHOWN_VALUE = 120
-"""Characters of a wrong value that a message repeats."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,9 +25,9 @@ from tessera.batch.tasks import run_until_first
 log = logging.getLogger(__name__)
 
 KILLED_MESSAGE = "killed without notice; rows that were answered are kept"
+# A kill without notice takes no more than this from the report; it says whether an attempt
+# brought rows at all.
 _REPORT_INTERVAL_SECONDS = 1.0
-"""A kill without notice takes no more than this from the report; it says whether an attempt brought
-rows at all."""
 _LAST_SYNC_TIMEOUT_SECONDS = 1.0
 _READ_BUFFER_BYTES = 2**20
 

@@ -10,10 +10,10 @@ from tessera.batch.lines import MAX_ROW_BYTES, InputLine
 from tessera.batch.manifest import SHARD_ROWS
 from tessera.batch.rows import BatchRow, RowFault
 
+# So many faults are told one by one; all are counted.
 MAX_SHOWN_FAULTS = 20
-"""So many faults are told one by one; all are counted."""
+# Bytes of a line that belong to neither its body nor its custom_id.
 _ENVELOPE_BYTES = 75
-"""Bytes of a line that belong to neither its body nor its custom_id."""
 _EMPTY_LINE = RowFault(code="invalid_json", message="the line is empty; remove it")
 _TOO_LARGE = RowFault(
     code="row_too_large",

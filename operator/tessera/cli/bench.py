@@ -31,8 +31,8 @@ from tessera.domain.bench.jobs import BenchRequest, requests_within, shared_prom
 
 _INTERRUPTED = 130
 _FEW_RESPONSES = 100
+# Warm-up prompts have words of their own, which no later prompt begins with.
 _WARMUP_ROUND = -1
-"""Warm-up prompts have words of their own, which no later prompt begins with."""
 
 
 def run(arguments: argparse.Namespace) -> Output:

@@ -13,8 +13,8 @@ from tessera.domain.bench.changes import BaselineComparison, Measures, compare_l
 _LATENCIES = ("firstToken", "perToken", "answer")
 _PERCENTILES = ("p50", "p95")
 _RATES = ("requestsPerSecond", "outputTokensPerSecond")
+# What should be equal in both, by its key.
 _COMPARED_KEYS = ("model", "load", "endpoint", "warmup", "interrupted")
-"""What should be equal in both, by its key."""
 _HINT = "make one with tessera bench URL -o json > FILE"
 
 

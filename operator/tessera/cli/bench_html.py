@@ -18,8 +18,8 @@ from tessera.domain.bench.counters import RUNNING, WAITING
 from tessera.domain.bench.figures import LoadMetrics
 from tessera.domain.bench.spread import Distribution
 
+# Loads in one plot; more lines cannot be told apart.
 _MAX_LINES = 8
-"""Loads in one plot; more lines cannot be told apart."""
 _BINS = 50
 _STYLE = """
 :root { color-scheme: light dark; --fore: #1c1917; --back: #fff; --soft: #e7e5e4; }

@@ -15,8 +15,8 @@ from tessera.domain.money import Money
 
 Json = dict[str, Any]
 KIND = "TesseraBench"
+# Counts changes of the form that a reader of an older one would not understand.
 FORMAT_VERSION = 1
-"""Counts changes of the form that a reader of an older one would not understand."""
 
 
 def as_json(report: BenchReport) -> str:

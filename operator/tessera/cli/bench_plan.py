@@ -24,8 +24,8 @@ from tessera.settings import CommandSettings
 
 _CONCURRENCY = 10
 _PROMPTS = 100
+# Requests of a sweep, so that the time while all places are taken is the greater part.
 _SWEEP_REQUESTS_PER_SLOT = 8
-"""Requests of a sweep, so that the time while all places are taken is the greater part."""
 _MAX_CONCURRENCY = 10_000
 
 

@@ -7,8 +7,8 @@ from html import escape
 
 _WIDTH, _HEIGHT = 640, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 14, 16, 44
+# Of a line; more cannot be told apart at this width.
 _MAX_POINTS = 600
-"""Of a line; more cannot be told apart at this width."""
 COLORS = ("#0f766e", "#b45309", "#4338ca", "#be123c", "#4d7c0f", "#0369a1", "#7e22ce", "#57534e")
 
 Points = Sequence[tuple[float, float]]

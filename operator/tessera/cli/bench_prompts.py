@@ -37,10 +37,10 @@ tree true try turn two under unit until upon use usual very voice vowel wait wal
 watch water way week well went were west what wheel where which while white who whole why wind
 with wonder wood word work world would write year you young
 """
+# Most are one token each, with the space before them, in the vocabularies of today.
 WORDS = tuple(_COMMON.split())
-"""Most are one token each, with the space before them, in the vocabularies of today."""
+# Standard deviations between the median and P95 of a normal distribution.
 _P95_SIGMAS = 1.6448536
-"""Standard deviations between the median and P95 of a normal distribution."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,8 +14,8 @@ from tessera.domain.bench.counters import MetricsSnapshot, parse_metrics
 from tessera.domain.bench.figures import LoadMeasurement
 from tessera.domain.bench.jobs import BenchRequest
 
+# Sends a job that is due at a moment, or now.
 SendRequest: TypeAlias = Callable[[BenchRequest, float | None], Coroutine[Any, Any, BenchResponse]]
-"""Sends a job that is due at a moment, or now."""
 
 
 class MetricsScraper:

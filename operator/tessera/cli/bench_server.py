@@ -18,8 +18,8 @@ _KEY = (
     "put the API key into TESSERA_API_KEY, or into a file for --api-key-file; it is never an "
     "argument, which others on the machine could read"
 )
+# Words of the two requests that show how long a word is.
 _SHORT, _LONG = 32, 288
-"""Words of the two requests that show how long a word is."""
 _PROBE_TOKENS = 8
 
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from tessera.cli.parser import build_parser
 
+# `tessera __complete WORDS...` prints what the last word may become.
 COMPLETE_COMMAND = "__complete"
-"""`tessera __complete WORDS...` prints what the last word may become."""
+# What cobra's protocol ends with, which kubectl speaks to plugins.
 _DIRECTIVE_NO_FILES, _DIRECTIVE_DEFAULT = ":4", ":0"
-"""What cobra's protocol ends with, which kubectl speaks to plugins."""
 
 
 def main() -> None:

@@ -15,8 +15,8 @@ from tessera.domain.statement import Statement
 
 _FULL_DIGITS = 9
 _TABLE_DIGITS = 4
+# What is known may begin so much later, or end so much earlier, without a word.
 _COVERAGE_TOLERANCE = timedelta(minutes=5)
-"""What is known may begin so much later, or end so much earlier, without a word."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,12 +59,12 @@ def _by_pool(_: str, line: CostLine) -> str:
     return line.pool
 
 
+# Tenant and line -> the name of the row.
 GROUPINGS: Mapping[str, Callable[[str, CostLine], str]] = {
     "service": _by_service,
     "tenant": _by_tenant,
     "pool": _by_pool,
 }
-"""Tenant and line -> the name of the row."""
 
 
 def rows(report: CostReport) -> tuple[list[CostRow], list[CostRow]]:
@@ -199,9 +199,9 @@ def _amount(nanos: int, digits: int) -> str:
     return f"{Money(nanos, '').rounded(digits):f}"
 
 
+# How a report can be written.
 FORMATTERS: Mapping[str, Callable[[CostReport], str]] = {
     "table": table,
     "json": as_json,
     "csv": as_csv,
 }
-"""How a report can be written."""

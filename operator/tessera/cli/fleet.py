@@ -23,8 +23,8 @@ from tessera.resources.defaults import newest_version
 from tessera.resources.kinds import INFERENCE_SERVICES, KINDS, ApiResource
 from tessera.settings import CommandSettings
 
+# What a plan reads.
 PLAN_INPUT_KINDS = tuple(kind for kind in KINDS if wire.is_plan_input(kind))
-"""What a plan reads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,8 +23,8 @@ from tessera.domain.repartition.target import STABILIZATION_WINDOW
 from tessera.domain.repartition.usage import PoolUsage, SliceUsage, pool_usage, slice_usages
 from tessera.domain.snapshot import Pod, Snapshot
 
+# By node and index of the GPU.
 SlicesByGpu: TypeAlias = Mapping[tuple[str, int], tuple[FleetSlice, ...]]
-"""By node and index of the GPU."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,8 +18,8 @@ from tessera.cli.parser import build_parser
 from tessera.cli.text import escape_controls
 from tessera.cli.told import Output
 
+# What shells expect of a program that Ctrl-C ended.
 _EXIT_INTERRUPTED = 130
-"""What shells expect of a program that Ctrl-C ended."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

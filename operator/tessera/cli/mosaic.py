@@ -38,8 +38,8 @@ from tessera.domain.mig.fleet import FleetGpu, FleetSlice
 from tessera.domain.repartition.facts import MigNode
 from tessera.domain.repartition.usage import share
 
+# One that does not tell its size.
 _DEFAULT_TERMINAL_SIZE = (110, 24)
-"""One that does not tell its size."""
 LEGEND = (
     "A tile is a slice: its service, below it where it starts, its load and its price an hour.",
     "- idle, * has to leave, blank not cut, /// nothing can be cut there.",

@@ -18,8 +18,8 @@ from tessera.cli.told import Output
 from tessera.domain.mig.layouts import SlicePlacement
 from tessera.domain.repartition.facts import APPROVAL
 
+# The exit code when somebody is left out.
 UNMET = plan_demand.UNMET
-"""The exit code when somebody is left out."""
 _DEMAND_OPTIONS = ("demand", "throughput", "gpu")
 _OTHER_OPTIONS = ("current", "moves_per_gpu", "svg")
 

@@ -18,10 +18,10 @@ from tessera.domain.mig.plan import LayoutPlan, plan_layouts
 from tessera.domain.mig.solver import SolverMissingError
 from tessera.domain.mig.steps import LayoutOperation, OperationKind, order_operations
 
+# Moves for a GPU; more are as good as any number.
 _MAX_MOVES_PER_GPU = 1000
-"""Moves for a GPU; more are as good as any number."""
+# The exit code when a service cannot be served by any number of these GPUs.
 UNMET = 3
-"""The exit code when a service cannot be served by any number of these GPUs."""
 
 
 def run(arguments: argparse.Namespace) -> Output:

@@ -17,12 +17,12 @@ from tessera.domain.mig.demand import InstanceType, ServiceDemand
 from tessera.domain.mig.fleet import FleetGpu, FleetSlice
 from tessera.domain.mig.layouts import layout_error
 
+# Of demand and throughput; floats are exact enough below.
 _MAX_NUMBER = 1e12
-"""Of demand and throughput; floats are exact enough below."""
+# Instances that a floor or a demand may ask for.
 _MAX_REPLICAS = 100_000
-"""Instances that a floor or a demand may ask for."""
+# Characters of a wrong cell that are repeated.
 _MAX_CELL_SHOWN = 60
-"""Characters of a wrong cell that are repeated."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,8 +26,8 @@ from tessera.domain.money import Money, money
 from tessera.domain.prices import PriceBook, PriceError
 from tessera.domain.sizing import DEFAULT_MAX_MODEL_LEN
 
+# First token and gap that nobody would wait longer for; they bound the batch without a promise.
 _DEFAULT_SLO = (timedelta(seconds=10), timedelta(milliseconds=250))
-"""First token and gap that nobody would wait longer for; they bound the batch without a promise."""
 _PRECISIONS = (None, "fp8", "awq-int4")
 _SLO_KEYS = ("ttft", "inter-token")
 _INDEX = "model.safetensors.index.json"

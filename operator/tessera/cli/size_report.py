@@ -16,8 +16,8 @@ _HEADERS = (
     "GPU", "FORM", "PRECISION", "FITS", "KV TOKENS", "FULL", "TOK/S", "TTFT", "GAP", "PER HOUR",
     "PER M TOK",
 )  # fmt: skip
+# More products without a price are counted; JSON names them all.
 _MAX_NAMED = 5
-"""More products without a price are counted; JSON names them all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,5 +207,5 @@ def _amount(value: Money | None) -> str | None:
     return None if value is None else f"{value.rounded(9):f}"
 
 
+# How the sizes can be written.
 FORMATTERS: Mapping[str, Callable[[SizeReport], str]] = {"text": as_table, "json": as_json}
-"""How the sizes can be written."""

@@ -17,8 +17,8 @@ from tessera.cli.trim import mask_secrets
 from tessera.domain.autoscale import ScalingHistory
 from tessera.domain.snapshot import Readings, Ref
 
+# Raised when files of before cannot be read any more.
 FORMAT_VERSION = 1
-"""Raised when files of before cannot be read any more."""
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -57,8 +57,8 @@ def serialize(fleet: FleetInputs) -> str:
     return json.dumps(document.model_dump(mode="json"), indent=1) + "\n"
 
 
+# What the domain adds to its readings is saved without a word here.
 _FIELDS = get_type_hints(Readings)
-"""What the domain adds to its readings is saved without a word here."""
 
 
 def _dump_readings(readings: Readings) -> dict[str, Any]:

@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
+# What a terminal obeys instead of showing it, and what cannot be written in UTF-8.
 _CONTROL_CHARACTERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
-"""What a terminal obeys instead of showing it, and what cannot be written in UTF-8."""
 
 
 def escape_controls(text: str) -> str:

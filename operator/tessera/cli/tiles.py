@@ -16,10 +16,10 @@ from tessera.domain.mig.boards import WHOLE_GPU, GpuModel
 from tessera.domain.mig.fleet import FleetGpu
 from tessera.domain.mig.layouts import fitting_placements
 
+# Characters of a memory slice: at most, at least.
 _MAX_CELL, _MIN_CELL = 11, 5
-"""Characters of a memory slice: at most, at least."""
+# Of a memory slice, of a strip, between strips, of names, of notes; in SVG's units.
 _SLICE_WIDTH, _STRIP_HEIGHT, _GAP, _NAME_WIDTH, _NOTE_WIDTH = 90, 38, 8, 150, 130
-"""Of a memory slice, of a strip, between strips, of names, of notes; in SVG's units."""
 _COLORS = ("#4e79a7", "#59a14f", "#b07aa1", "#f28e2b", "#76b7b2", "#e15759", "#9c755f", "#edc948")
 _IDLE, _FREE, _STRANDED = "#d9d9d9", "#ffffff", "#8c8c8c"
 
@@ -54,8 +54,8 @@ class Strip:
     """Price of an hour of what no slice covers."""
 
 
+# GPUs, with headings between them.
 Rows: TypeAlias = Sequence[Strip | str]
-"""GPUs, with headings between them."""
 
 
 def gpu_tiles(gpu_model: GpuModel, gpu: FleetGpu) -> tuple[MosaicTile, ...]:

@@ -15,8 +15,8 @@ from tessera.domain.pools import discover
 from tessera.domain.snapshot import ObservedService, Ref, Snapshot
 
 UNKNOWN_CELL = "-"
+# Tokens a second from which on a measured price of a token says something.
 _MIN_TOKENS_PER_SECOND = 1.0
-"""Tokens a second from which on a measured price of a token says something."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

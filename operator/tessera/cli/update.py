@@ -16,12 +16,12 @@ from tessera.domain.snapshot import Ref
 from tessera.resources.kinds import INFERENCE_SERVICES
 
 CONDITION = "UpdateAvailable"
+# Where a hub had something to say, or may have now.
 _RESOLVABLE_REASONS = set(RevisionReason) - {
     RevisionReason.COMMIT_SPECIFIED,
     RevisionReason.RESOLUTION_DISABLED,
     RevisionReason.RESOLVING_REVISION,
 }
-"""Where a hub had something to say, or may have now."""
 
 
 def run(arguments: argparse.Namespace) -> Output:

@@ -10,12 +10,12 @@ from tessera.api.inference_service import ModelShape
 from tessera.api.model_files import Adapter
 from tessera.domain.footprint import hidden_size
 
+# What `--max-lora-rank` takes.
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""What `--max-lora-rank` takes."""
 _BYTES_PER_WEIGHT = 2
 _MIB = 2**20
+# Rows of the output layer, as in the largest vocabularies.
 _VOCABULARY = 262_144
-"""Rows of the output layer, as in the largest vocabularies."""
 
 
 def engine_rank(adapters: Sequence[Adapter]) -> int:

@@ -6,12 +6,12 @@ from datetime import timedelta
 
 from tessera.api.inference_service import InferenceServiceSpec, Scaling
 
+# The API server may cut a longer warning off.
 MAX_WARNING_LENGTH = 256
-"""The API server may cut a longer warning off."""
+# Contexts so many times a typical request are rarely used and always paid for.
 _LONG_CONTEXT_RATIO = 16
-"""Contexts so many times a typical request are rarely used and always paid for."""
+# Answers are of uneven length: a drain of so many typical ones lets most of them end.
 _DRAIN_FACTOR = 2
-"""Answers are of uneven length: a drain of so many typical ones lets most of them end."""
 
 
 def spec_warnings(spec: InferenceServiceSpec) -> tuple[str, ...]:

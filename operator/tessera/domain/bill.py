@@ -29,15 +29,15 @@ from tessera.domain.pools import (
 )
 from tessera.domain.snapshot import Node, Pod, Ref, Snapshot
 
+# The profile of a GPU that is not cut.
 WHOLE = "whole"
-"""The profile of a GPU that is not cut."""
 
 _NO_OWNER = Ref("", "")
 _MICROSECOND = timedelta(microseconds=1)
+# The weight of a GPU here; that of every slice is then a whole number.
 _GPU_WEIGHT = 2 * COMPUTE_SLICES * MEMORY_SLICES
-"""The weight of a GPU here; that of every slice is then a whole number."""
+# Parts of a nano-unit: price per hour in nano-units x weight x microseconds is a count of them.
 _PARTS_PER_NANO = _GPU_WEIGHT * (timedelta(hours=1) // _MICROSECOND)
-"""Parts of a nano-unit: price per hour in nano-units x weight x microseconds is a count of them."""
 
 
 class CostState(StrEnum):

@@ -13,8 +13,8 @@ from tessera.api.inference_service import ModelShape
 from tessera.api.meta import Wire
 
 COMPUTE_SLICES = 7
+# Most products are cut into so many parts; a few into four and four.
 MEMORY_SLICES = 8
-"""Most products are cut into so many parts; a few into four and four."""
 
 
 class ProductMigProfile(Wire):

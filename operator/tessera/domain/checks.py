@@ -14,6 +14,7 @@ from tessera.domain.sizing import DEFAULT_MAX_MODEL_LEN
 
 _SHAPE_FIELDS = "parameters, layers, attentionHeads, kvHeads, headDim, maxPositionEmbeddings"
 
+# Flags by their vLLM destination, and what sets them instead.
 RESERVED = {
     "api_key": "a Secret in front of the service",
     "api_server_count": "nothing: one API server a pod is what drains",
@@ -41,7 +42,6 @@ RESERVED = {
     "shutdown_timeout": "spec.drain.timeout",
     "tensor_parallel_size": "the placement",
 }
-"""Flags by their vLLM destination, and what sets them instead."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +59,8 @@ class Denial:
         return f"{self.field}: {self.message}"
 
 
+# The pools that exist by name; None where the pool cannot be read.
 Tiers: TypeAlias = Mapping[str, Tier | None]
-"""The pools that exist by name; None where the pool cannot be read."""
 Check = Callable[[InferenceServiceSpec, Tiers], Iterator[Denial]]
 
 

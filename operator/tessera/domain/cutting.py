@@ -12,11 +12,11 @@ from tessera.api.node_layout import DesiredGpu, GpuFault, MigMode, ObservedGpu, 
 from tessera.domain.mig.boards import GpuModel
 from tessera.domain.mig.layouts import SlicePlacement, layout_error
 
+# namespace/name of the pods that hold a device, by the device's UUID.
 PodsByDevice: TypeAlias = Mapping[str, tuple[str, ...]]
-"""namespace/name of the pods that hold a device, by the device's UUID."""
 
+# Pods of one device that are told of.
 _MAX_PODS_SHOWN = 8
-"""Pods of one device that are told of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,10 +17,10 @@ from tessera.domain.batch.reasons import BatchRunning
 
 CapacityClass = Literal["spot", "steady"]
 
+# So far above the line, as a share of the whole time, a batch may return to spot.
 RETURN_TO_SPOT_LEAD = 0.1
-"""So far above the line, as a share of the whole time, a batch may return to spot."""
+# Time for what no rate says: the turn that decides, and rows in flight that are asked again.
 SAFETY_MARGIN = timedelta(seconds=60)
-"""Time for what no rate says: the turn that decides, and rows in flight that are asked again."""
 _MAX_SECONDS = 1e9
 
 

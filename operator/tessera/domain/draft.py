@@ -33,8 +33,8 @@ from tessera.domain.snapshot import (
     Workload,
 )
 
+# Devices that services hold, by pool and resource.
 AllocatedDevices = Counter[tuple[str, str]]
-"""Devices that services hold, by pool and resource."""
 
 
 _DEFAULT_SCALING = ScalingSpec()

@@ -15,10 +15,10 @@ from datetime import datetime, timedelta
 
 from tessera.domain.snapshot import InFlight, Pod, PodReading, Ref, Snapshot, Workload
 
+# `controller.kubernetes.io/pod-deletion-cost` of a replica that may go.
 DRAINED_DELETION_COST = -1000
-"""`controller.kubernetes.io/pod-deletion-cost` of a replica that may go."""
+# Time for proxies to learn that a replica takes nothing new.
 PROPAGATION_DELAY = timedelta(seconds=2)
-"""Time for proxies to learn that a replica takes nothing new."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,8 +12,8 @@ from pydantic import TypeAdapter
 
 from tessera.api.meta import Wire
 
+# How a value is read. A `size` may be written 8k (8000) or 8K (8192); a `word` folds case.
 FlagType = Literal["float", "int", "json", "jsonOrText", "size", "sizeOrAuto", "str", "word"]
-"""How a value is read. A `size` may be written 8k (8000) or 8K (8192); a `word` folds case."""
 
 
 class Flag(Wire):

@@ -16,14 +16,14 @@ from tessera.domain.engine_requests import EngineLimits, EngineRequest
 from tessera.domain.minimum import Point, minimize
 from tessera.domain.perf import StepTime
 
+# Percentiles that are held against each other.
 PERCENTILES = (5, 15, 25, 35, 50, 65, 75, 85, 95)
-"""Percentiles that are held against each other."""
+# Weight of how far single requests are off; percentiles alone are ground with steps in it.
 _REQUEST_WEIGHT = 0.3
-"""Weight of how far single requests are off; percentiles alone are ground with steps in it."""
+# A simplex that became flat stands still before the bottom; a new one walks on.
 _RESTARTS = 2
-"""A simplex that became flat stands still before the bottom; a new one walks on."""
+# Shares of the first guess of the fixed part, from which the search begins once each.
 _START_SHARES = (1.0, 0.25)
-"""Shares of the first guess of the fixed part, from which the search begins once each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,10 +39,10 @@ class ObservedRequest:
     """Mean time from one token to the next; None of a single one."""
 
 
+# In the order of arrival.
 ObservedRun = Sequence[ObservedRequest]
-"""In the order of arrival."""
+# The same load, drawn several times.
 RepeatedLoad = Sequence[ObservedRun]
-"""The same load, drawn several times."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

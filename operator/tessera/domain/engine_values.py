@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 
 from tessera.domain.engine_facts import Flag, FlagType
 
+# What `--max-model-len auto` means: as long as the memory allows.
 AUTO = -1
-"""What `--max-model-len auto` means: as long as the memory allows."""
 
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)([kKmMgGtT])")
 _DECIMAL = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}

@@ -4,19 +4,19 @@ from typing import Literal
 
 from tessera.api.inference_service import ModelShape
 
+# Bits of one number in the KV cache: 8 with `--kv-cache-dtype fp8`.
 KvBits = Literal[8, 16]
-"""Bits of one number in the KV cache: 8 with `--kv-cache-dtype fp8`."""
 _SCALE_BITS = 16
+# Of a scale in the 4-bit floating formats.
 _BLOCK_SCALE_BITS = 8
-"""Of a scale in the 4-bit floating formats."""
+# Weights that share a scale in what is quantised to 4 bits, unless the files say otherwise.
 _GROUP_SIZE = 128
-"""Weights that share a scale in what is quantised to 4 bits, unless the files say otherwise."""
 _FP4_FORMATS = ("mxfp4", "nvfp4")
+# Formats that keep a zero point beside each scale, in as many bits as a weight.
 _ZERO_POINT_FORMATS = ("awq", "gptq", "awq-int4", "gptq-int4")
-"""Formats that keep a zero point beside each scale, in as many bits as a weight."""
+# Layers with and without a window are put into groups of the smaller number, unless the larger
+# one is less than so many times as large.
 _MAX_PADDING_RATIO = 1.25
-"""Layers with and without a window are put into groups of the smaller number, unless the larger
-one is less than so many times as large."""
 
 
 def weight_bytes(parameters: int, bits: int) -> int:

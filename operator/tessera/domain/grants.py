@@ -16,8 +16,8 @@ from tessera.domain.budget.purse import (
 from tessera.domain.draft import Proposal, history_from_status, pods_of_variant, scaling_of
 from tessera.domain.snapshot import Ref, Snapshot
 
+# A replica that is let go costs so long beyond its drain, until its engine has exited.
 EXIT_ALLOWANCE = timedelta(seconds=60)
-"""A replica that is let go costs so long beyond its drain, until its engine has exited."""
 
 
 def grant_replicas(

@@ -8,8 +8,8 @@ from tessera.domain.footprint import KvBits
 from tessera.domain.perf import StepTime
 
 _MAX_SEQUENCES = 256
+# The most tokens of a step that are ever set.
 MAX_CHUNK_TOKENS = 8192
-"""The most tokens of a step that are ever set."""
 _STEP_TOKENS = (MAX_CHUNK_TOKENS, 4096, 2048, 1024, 512, 256, 128, 64)
 
 

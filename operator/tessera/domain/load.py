@@ -6,8 +6,8 @@ from datetime import datetime, timedelta
 from tessera.domain.autoscale import ServiceLoad
 from tessera.domain.snapshot import Pod, PodReading, Readings, Ref
 
+# Older readings count as missing; younger replicas need none yet.
 MAX_READING_AGE = timedelta(seconds=30)
-"""Older readings count as missing; younger replicas need none yet."""
 
 
 def load_of(

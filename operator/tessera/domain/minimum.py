@@ -6,8 +6,8 @@ For ground with steps in it, such as percentiles have, where a slope says nothin
 from collections.abc import Callable, Sequence
 
 Point = tuple[float, ...]
+# Distance of the first corners from the start, along each number.
 _START_STEP = 0.4
-"""Distance of the first corners from the start, along each number."""
 
 
 def minimize(

@@ -13,20 +13,20 @@ MANAGED_BY = "app.kubernetes.io/managed-by"
 COMPONENT = "app.kubernetes.io/component"
 TESSERA = "tessera"
 ENGINE = "engine"
+# Name of what the engines of a namespace share.
 ENGINE_ACCOUNT = "tessera-engine"
-"""Name of what the engines of a namespace share."""
+# The ConfigMap with the configurations of mig-manager.
 MIG_CONFIG = "tessera-mig"
-"""The ConfigMap with the configurations of mig-manager."""
 COST_ANNOTATION = "controller.kubernetes.io/pod-deletion-cost"
+# On a service: a value that was not honoured yet asks for the newest recipe and weights.
 UPDATE_ANNOTATION = f"{GROUP}/update"
-"""On a service: a value that was not honoured yet asks for the newest recipe and weights."""
 SERVING_GATE = f"{GROUP}/serving"
+# Reason of a gate that was open and is closed now; one that never opened is `NotNeeded`.
 DRAINING = "Draining"
-"""Reason of a gate that was open and is closed now; one that never opened is `NotNeeded`."""
 FIELD_MANAGER = "tessera-operator"
 PORT = 8000
+# A Deployment adds a hash and a random part to the names of its pods: 11 characters.
 _MAX_NAME_LENGTH = 52
-"""A Deployment adds a hash and a random part to the names of its pods: 11 characters."""
 
 
 @cache

@@ -6,10 +6,10 @@ from tessera.domain.hardware import Hardware, product_slices
 from tessera.domain.limits import Demand
 from tessera.domain.sizing import MIB, ReplicaFit, size
 
+# A device is oversized when weights and usual cache use less of its memory.
 OVERSIZED_BELOW = 0.4
-"""A device is oversized when weights and usual cache use less of its memory."""
+# A replica that cannot hold so many requests of full length is a toy.
 MIN_CONCURRENCY = 4
-"""A replica that cannot hold so many requests of full length is a toy."""
 
 
 def memory_share(demand: Demand, fit: ReplicaFit) -> float:

@@ -19,13 +19,13 @@ from tessera.domain.sizing import ReplicaFit, ReplicaMisfit, size
 from tessera.domain.snapshot import Pool
 from tessera.domain.tensor_parallel import can_shard
 
+# Tiers whose nodes stay; services run on no other.
 NON_SPOT_TIERS: frozenset[Tier] = frozenset({"reserved", "onDemand"})
-"""Tiers whose nodes stay; services run on no other."""
 ALL_TIERS: frozenset[Tier] = frozenset({"reserved", "onDemand", "spot"})
+# A shorter context than this is not offered as a way out.
 _MIN_OFFERED_CONTEXT = 512
-"""A shorter context than this is not offered as a way out."""
+# Every turn asks for the same again, and a batch for several tiers of it.
 _cached_size = lru_cache(maxsize=4096)(size)
-"""Every turn asks for the same again, and a batch for several tiers of it."""
 
 
 class SliceAssignment(NamedTuple):
@@ -85,8 +85,8 @@ class HardwareCandidate:
     fit: ReplicaFit | ReplicaMisfit
 
 
+# Sort key of choices: the least is the best.
 Rank = Callable[[HardwareChoice], tuple[float, float, str]]
-"""Sort key of choices: the least is the best."""
 
 
 def price_order(choice: HardwareChoice) -> tuple[float, float, str]:

@@ -7,17 +7,18 @@ from tessera.api.inference_service import PodTemplate
 from tessera.api.meta import GROUP
 from tessera.domain.names import COMPONENT, COST_ANNOTATION, MANAGED_BY, PART_OF
 
+# Labels that are set, and by whom.
 LABELS = {
     COMPONENT: "Tessera",
     MANAGED_BY: "Tessera",
     PART_OF: "Tessera",
     "pod-template-hash": "the Deployment",
 }
-"""Labels that are set, and by whom."""
 
+# The same for annotations.
 ANNOTATIONS = {COST_ANNOTATION: "Tessera"}
-"""The same for annotations."""
 
+# The same for variables of the engine's environment.
 ENVIRONMENT = {
     "CUDA_VISIBLE_DEVICES": "the device plugin",
     "HF_HOME": "Tessera",
@@ -33,7 +34,6 @@ ENVIRONMENT = {
     "VLLM_PORT": "Tessera",
     "VLLM_SERVER_DEV_MODE": "nobody: it lets every client stop the engine",
 }
-"""The same for variables of the engine's environment."""
 
 _TESSERA_PREFIX = f"{GROUP}/"
 _KEY = re.compile(

@@ -4,18 +4,18 @@ from tessera.api.inference_service import ModelShape
 from tessera.domain.catalog import Product
 from tessera.domain.model.quantization import UNSUPPORTED_METHODS
 
+# As the files are.
 CHECKPOINT = "own"
-"""As the files are."""
+# Precisions that a 16-bit model can have: fp8 by loading, the others by other files of it.
 ALTERNATIVES = ("fp8", "int8", "awq-int4", "gptq-int4")
-"""Precisions that a 16-bit model can have: fp8 by loading, the others by other files of it."""
+# The one that engines make themselves while loading 16-bit files.
 ONLINE_QUANTIZED = "fp8"
-"""The one that engines make themselves while loading 16-bit files."""
+# Compute capability below which the engine's images do not run: CUDA 13 left it.
 _MIN_CAPABILITY = (7, 5)
-"""Compute capability below which the engine's images do not run: CUDA 13 left it."""
 _BF16_CAPABILITY = (8, 0)
 _INT8_REMOVED_IN = (10, 0)
+# Compute capability from which there are kernels; those below the native one widen the weights.
 _FORMAT_CAPABILITY = {"fp8": (8, 0), "mxfp4": (8, 0), "nvfp4": (8, 0)}
-"""Compute capability from which there are kernels; those below the native one widen the weights."""
 _NATIVE_FP8_CAPABILITY = (8, 9)
 
 

@@ -7,10 +7,10 @@ from tessera.api.meta import Condition
 from tessera.domain.reasons import Progressing, Ready, StatusVerdict
 from tessera.domain.snapshot import ObservedService, Pod, ProbeResult, Snapshot
 
+# A service that finished no request for so long is asked again.
 IDLE_PROBE_INTERVAL = timedelta(minutes=5)
-"""A service that finished no request for so long is asked again."""
+# After a failure it is asked again this soon.
 FAILED_PROBE_INTERVAL = timedelta(seconds=5)
-"""After a failure it is asked again this soon."""
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
 

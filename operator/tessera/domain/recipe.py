@@ -26,9 +26,9 @@ from tessera.domain.placement import HardwareChoice
 from tessera.domain.reasons import StatusVerdict, UpdateAvailable
 from tessera.domain.snapshot import ObservedService, Snapshot, Workload
 
+# Parts of the spec that shape the pods. The others decide where and how many, and who waits; of
+# `precision` counts what was chosen.
 _TEMPLATE_FIELDS = ("model", "slo", "context", "engine", "drain", "pod_template")
-"""Parts of the spec that shape the pods. The others decide where and how many, and who waits; of
-`precision` counts what was chosen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

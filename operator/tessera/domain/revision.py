@@ -16,8 +16,8 @@ from tessera.domain.snapshot import ObservedService, Resolution, RevisionQuery, 
 
 _HUB = "hf://"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+# The default branch of every model on the hub.
 _DEFAULT_BRANCH = "main"
-"""The default branch of every model on the hub."""
 _MAX_MESSAGE_LENGTH = 1024
 
 

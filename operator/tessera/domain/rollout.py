@@ -10,8 +10,8 @@ from datetime import datetime, timedelta
 from tessera.domain.placement import HardwareChoice
 from tessera.domain.snapshot import Pod, Workload
 
+# A new replica waits so long for the device that it was promised.
 SURGE_TIMEOUT = timedelta(seconds=60)
-"""A new replica waits so long for the device that it was promised."""
 
 
 def should_surge(

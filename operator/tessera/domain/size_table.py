@@ -13,8 +13,8 @@ from tessera.domain.oversize import MIN_CONCURRENCY, memory_share, oversize_mess
 from tessera.domain.prices import PriceBook
 from tessera.domain.sizing import MIB, ReplicaFit, ReplicaMisfit, size
 
+# GPUs of one node that a replica may take.
 GPU_COUNTS = (1, 2, 4, 8)
-"""GPUs of one node that a replica may take."""
 
 
 class SizeVerdict(StrEnum):

@@ -10,13 +10,13 @@ from tessera.domain.hardware import Hardware
 from tessera.domain.limits import MAX_CHUNK_TOKENS, Demand, SchedulerLimits, best_limits
 
 MIB = 2**20
+# Share of the device that the engine takes; the default of vLLM 0.32.
 GPU_MEMORY_UTILIZATION = 0.92
-"""Share of the device that the engine takes; the default of vLLM 0.32."""
 DEFAULT_MAX_MODEL_LEN = 8192
+# Of what stays after weights and reserve, so much is counted on for the cache.
 _KV_SHARE = 0.95
-"""Of what stays after weights and reserve, so much is counted on for the cache."""
+# Tokens of one block of the cache; the engine keeps one block for itself.
 _BLOCK_TOKENS = 16
-"""Tokens of one block of the cache; the engine keeps one block for itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,10 +18,10 @@ from tessera.domain.ref import Ref as Ref  # noqa: PLC0414 - re-exported
 from tessera.domain.repartition.facts import ObservedNodeLayout
 from tessera.domain.repartition.question import LayoutSolution
 
+# For so long an engine may hold requests without a step. In the field 120 s are used: what halts
+# an engine in the middle of service and passes, such as a kernel compiled anew, takes tens of
+# seconds.
 STALL_TIMEOUT = timedelta(seconds=120)
-"""For so long an engine may hold requests without a step. In the field 120 s are used: what halts
-an engine in the middle of service and passes, such as a kernel compiled anew, takes tens of
-seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

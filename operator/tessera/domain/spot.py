@@ -4,6 +4,10 @@ from collections.abc import Iterable, Mapping
 
 from tessera.domain.batch.facts import BatchPod, NodeHealth
 
+# Labels of spot nodes: AWS managed node groups, Karpenter, two of GKE, AKS.
+#
+# Taints that keep other pods away from spot nodes have the same keys and values: AKS sets its
+# own, on the others the platform team may.
 SPOT_LABELS: tuple[tuple[str, str], ...] = (
     ("eks.amazonaws.com/capacityType", "SPOT"),
     ("karpenter.sh/capacity-type", "spot"),
@@ -11,11 +15,8 @@ SPOT_LABELS: tuple[tuple[str, str], ...] = (
     ("cloud.google.com/gke-provisioning", "spot"),
     ("kubernetes.azure.com/scalesetpriority", "spot"),
 )
-"""Labels of spot nodes: AWS managed node groups, Karpenter, two of GKE, AKS.
 
-Taints that keep other pods away from spot nodes have the same keys and values: AKS sets its own,
-on the others the platform team may."""
-
+# Taints of nodes that are about to go or are gone. Being cordoned alone is none of them.
 DISRUPTION_TAINTS = frozenset(
     {
         "ToBeDeletedByClusterAutoscaler",
@@ -32,7 +33,6 @@ DISRUPTION_TAINTS = frozenset(
         "remediator.aks.microsoft.com/unschedulable",
     }
 )
-"""Taints of nodes that are about to go or are gone. Being cordoned alone is none of them."""
 
 
 def disruption_message(pod: BatchPod, nodes: Mapping[str, NodeHealth]) -> str | None:

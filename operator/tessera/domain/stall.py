@@ -34,15 +34,15 @@ from tessera.domain.snapshot import (
     Snapshot,
 )
 
+# From one replacement of a service to the next: what stalls all its replicas, a prompt or a
+# driver, is not cured by new ones, and each of them loads the model again.
 REPLACEMENT_INTERVAL = timedelta(minutes=10)
-"""From one replacement of a service to the next: what stalls all its replicas, a prompt or a
-driver, is not cured by new ones, and each of them loads the model again."""
+# So many times the patience for an engine that has not taken a step yet.
 _FIRST_STEP_FACTOR = 5
-"""So many times the patience for an engine that has not taken a step yet."""
+# The performance model may be so much too fast about reading a prompt.
 _PREFILL_MARGIN = 4
-"""The performance model may be so much too fast about reading a prompt."""
+# An engine whose count stands still is asked so many times within its patience.
 _CHECKS_PER_TIMEOUT = 4
-"""An engine whose count stands still is asked so many times within its patience."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

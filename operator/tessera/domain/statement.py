@@ -13,12 +13,12 @@ from typing import TypeAlias
 
 from tessera.domain.bill import CostLine
 
+# What tells one scraped process from another: the labels of its target.
 ProcessLabels: TypeAlias = tuple[tuple[str, str], ...]
-"""What tells one scraped process from another: the labels of its target."""
+# A statement may begin so much before what was asked for, where a bill can be read; it says so.
 SLACK = timedelta(minutes=5)
-"""A statement may begin so much before what was asked for, where a bill can be read; it says so."""
+# Nano-units by tenant and line.
 Amounts: TypeAlias = Mapping[tuple[str, CostLine], int]
-"""Nano-units by tenant and line."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)

@@ -16,22 +16,22 @@ from tessera.domain.snapshot import ContainerExit, Pod, Workload
 _IMAGE_REASONS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName")
 _CREATION_REASONS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 _OUT_OF_MEMORY = "OOMKilled"
+# vLLM's parser ends with 2, everything that it finds wrong after parsing with 1.
 _EXIT_REASONS = {1: Progressing.ENGINE_START_FAILED, 2: Progressing.INVALID_ENGINE_ARGUMENTS}
-"""vLLM's parser ends with 2, everything that it finds wrong after parsing with 1."""
+# How the admission plugins of Kubernetes begin; they give no other sign of who they are.
 _REFUSALS = (
     ("exceeded quota", Progressing.QUOTA_EXCEEDED),
     ("violates PodSecurity", Progressing.POD_SECURITY_VIOLATION),
 )
-"""How the admission plugins of Kubernetes begin; they give no other sign of who they are."""
+# A condition holds 2,048 characters; of a log the end counts.
 _MAX_LOG_LENGTH = 1500
-"""A condition holds 2,048 characters; of a log the end counts."""
+# As requests and httpx say that the hub gave no access.
 _ACCESS_DENIED = re.compile(
     r"\b(40[13])\b[\s\S]{0,60}?(?:client error|unauthorized|forbidden)|client error '?(40[13])",
     re.IGNORECASE,
 )
-"""As requests and httpx say that the hub gave no access."""
+# As huggingface_hub says it, with or without the number.
 _GATED = re.compile(r"gated ?repo", re.IGNORECASE)
-"""As huggingface_hub says it, with or without the number."""
 
 
 def startup_failure(

@@ -29,8 +29,8 @@ __all__ = [
     "version_facts",
 ]
 
+# Destination of the positional argument.
 MODEL_DEST = "model_tag"
-"""Destination of the positional argument."""
 
 
 class FlagProblemKind(StrEnum):
@@ -48,8 +48,8 @@ class FlagProblemKind(StrEnum):
     OUT_OF_RANGE = "OutOfRange"
 
 
+# What the engine's parser accepts; anything else makes it exit with code 2.
 PASSES_PARSER = frozenset({FlagProblemKind.ABBREVIATED, FlagProblemKind.OUT_OF_RANGE})
-"""What the engine's parser accepts; anything else makes it exit with code 2."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,8 +19,8 @@ from tessera.domain.perf import StepTime
 MODEL = "meta-llama/Llama-3.1-8B-Instruct"
 INSTANCES = 10
 PORT = 18431
+# Chunks of each stream over which memory and CPU are taken.
 CHUNKS = 200
-"""Chunks of each stream over which memory and CPU are taken."""
 _DEADLINE_SECONDS = 60
 
 

@@ -11,8 +11,8 @@ from pydantic import BaseModel, Field, ValidationError
 from tessera.engine_sim import text
 from tessera.engine_sim.errors import EngineApiError
 
+# Longest answer of `/v1/completions` when the request does not say.
 COMPLETION_TOKENS = 16
-"""Longest answer of `/v1/completions` when the request does not say."""
 _JSON = "application/json"
 
 

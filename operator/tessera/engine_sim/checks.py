@@ -6,8 +6,8 @@ from tessera.engine_sim.bodies import ChatBody, CompletionBody, GenerationBody, 
 from tessera.engine_sim.errors import EngineApiError, bad_parameter, unknown_model
 from tessera.engine_sim.launch import EngineConfig
 
+# Below this temperature the likeliest token is taken.
 _GREEDY = 1e-5
-"""Below this temperature the likeliest token is taken."""
 
 
 def served_name(requested: str | None, config: EngineConfig, adapters: Container[str]) -> str:

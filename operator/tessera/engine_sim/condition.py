@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from tessera.engine_sim.runner import EngineRunner
 
 AWAKE = "awake"
+# By the level of sleep, as the metric names them.
 SLEEP_STATES = {0: AWAKE, 1: "weights_offloaded", 2: "discard_all"}
-"""By the level of sleep, as the metric names them."""
+# What sleeps and can be woken by itself.
 _SLEEP_TAGS = frozenset({"weights", "kv_cache"})
-"""What sleeps and can be woken by itself."""
 
 
 @dataclass(slots=True)

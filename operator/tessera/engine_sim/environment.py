@@ -4,18 +4,18 @@ from collections.abc import Mapping
 
 from tessera.engine_sim.errors import EngineExit
 
+# A GPU product, or `product/profile` for a MIG slice; without it a whole A100 with 80 GB.
 DEVICE = "TESSERA_SIM_DEVICE"
-"""A GPU product, or `product/profile` for a MIG slice; without it a whole A100 with 80 GB."""
+# How many of them the engine sees; without it as many as it asks for.
 DEVICES = "TESSERA_SIM_DEVICES"
-"""How many of them the engine sees; without it as many as it asks for."""
+# A ModelShape as JSON, for a model that nothing else describes.
 SHAPE = "TESSERA_SIM_SHAPE"
-"""A ModelShape as JSON, for a model that nothing else describes."""
+# Seconds of a step's parts as JSON, where they were measured; without it they are predicted.
 SPEED = "TESSERA_SIM_SPEED"
-"""Seconds of a step's parts as JSON, where they were measured; without it they are predicted."""
+# For so long the port stays closed; without it 0.2.
 START_SECONDS = "TESSERA_SIM_START_SECONDS"
-"""For so long the port stays closed; without it 0.2."""
+# The engine's own variable for its key.
 API_KEY = "VLLM_API_KEY"
-"""The engine's own variable for its key."""
 DEV_MODE = "VLLM_SERVER_DEV_MODE"
 RUNTIME_ADAPTERS = "VLLM_ALLOW_RUNTIME_LORA_UPDATING"
 

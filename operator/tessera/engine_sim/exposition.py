@@ -23,8 +23,8 @@ from tessera.engine_sim.condition import EngineState
 from tessera.engine_sim.launch import EngineConfig
 from tessera.engine_sim.meters import PREFIX, EngineMeters, Histogram
 
+# Instead of a label's value where a metric has only the common labels.
 _NO_LABEL = ""
-"""Instead of a label's value where a metric has only the common labels."""
 
 
 def build_registry(

@@ -6,10 +6,10 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, Summary
 
 from tessera.domain.engine_facts import Metric
 
+# Routes that are not counted.
 UNCOUNTED = frozenset({"/metrics", "/health", "/load", "/ping", "/version", "/server_info"})
-"""Routes that are not counted."""
+# Stands for a route that there is not.
 UNKNOWN_ROUTE = "none"
-"""Stands for a route that there is not."""
 
 
 class HttpMeters:

@@ -22,8 +22,8 @@ from tessera.engine_sim.environment import (
 from tessera.engine_sim.errors import EngineExit
 from tessera.engine_sim.memory import KvCacheLayout
 
+# The vLLM that this looks like.
 VERSION = "0.32.0"
-"""The vLLM that this looks like."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

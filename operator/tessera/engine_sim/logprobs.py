@@ -6,8 +6,8 @@ from typing import Any
 
 from tessera.engine_sim import text
 
+# By so much every further candidate is less likely at least.
 _LOGPROB_STEP = 0.75
-"""By so much every further candidate is less likely at least."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,14 +17,14 @@ from tessera.engine_sim.launch import VERSION, EngineConfig, load_config
 
 log = logging.getLogger(__name__)
 
+# Address of the first of several instances; the others follow it.
 FIRST_INSTANCE_ADDRESS = "127.0.1.1"
-"""Address of the first of several instances; the others follow it."""
+# For so long the ends of aborted answers may take to reach their clients.
 _FLUSH_SECONDS = 5.0
-"""For so long the ends of aborted answers may take to reach their clients."""
+# From an engine's death to the end of its process; a real one takes up to two seconds.
 _CRASH_EXIT_SECONDS = 1.5
-"""From an engine's death to the end of its process; a real one takes up to two seconds."""
+# From an engine's death to the end of its process; a real one takes up to two seconds.
 _CRASH_EXIT_SECONDS = 1.5
-"""From an engine's death to the end of its process; a real one takes up to two seconds."""
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from tessera.engine_sim.errors import EngineApiError
 from tessera.engine_sim.launch import VERSION
 from tessera.engine_sim.replies import json_reply
 
+# Closed unless the engine is told to share its work with others, which this one never does.
 SCALE_OUT = (
     "/v1/chat/completions/render",
     "/v1/messages/render",
@@ -31,7 +32,6 @@ SCALE_OUT = (
     "/inference/v1/generate",
     "/inference/v1/abort_requests",
 )
-"""Closed unless the engine is told to share its work with others, which this one never does."""
 
 
 class BasicRoutes:

@@ -19,8 +19,8 @@ from tessera.engine_sim.usage import Timing
 
 log = logging.getLogger(__name__)
 
+# Falling behind by less is no news.
 _LATE_SECONDS = 1.0
-"""Falling behind by less is no news."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,8 @@ from tessera.engine_sim.errors import EngineExit
 
 log = logging.getLogger(__name__)
 
+# Whose shape a model gets that nobody described.
 _DEFAULT_MODEL = "meta-llama/Llama-3.2-1B-Instruct"
-"""Whose shape a model gets that nobody described."""
 
 
 def model_shape(model: str, env: Mapping[str, str]) -> ModelShape:

@@ -12,13 +12,13 @@ from tessera.domain.hardware import Hardware
 from tessera.engine_sim.environment import SPEED
 from tessera.engine_sim.errors import EngineExit
 
+# Fields of a step's time, by their keys on the wire.
 _FIELDS_BY_KEY = {
     first + "".join(word.capitalize() for word in rest): field.name
     for field in fields(perf.StepTime)
     if field.type is float
     for first, *rest in (field.name.split("_"),)
 }
-"""Fields of a step's time, by their keys on the wire."""
 
 
 def engine_speed(

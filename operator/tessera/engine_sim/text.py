@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 CHARACTERS_PER_TOKEN = 4
 VOCABULARY = 32_000
+# Tokens of the shortest answer that ends by itself.
 _MIN_LENGTH = 64
-"""Tokens of the shortest answer that ends by itself."""
 _LENGTH_RANGE = 384
 
 _TEXT = """
@@ -16,8 +16,8 @@ the of and to in is you it he was for on are as with his at be this have or one 
 but some we can out all your when up use how said an each she do if will way then them so
 her make see him two has look more day go did my no its who now new any old
 """
+# About three letters each, so that an answer counts the same when it comes back in a prompt.
 _WORDS = _TEXT.split()
-"""About three letters each, so that an answer counts the same when it comes back in a prompt."""
 
 
 def count_tokens(text: str) -> int:

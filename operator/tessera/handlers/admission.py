@@ -26,12 +26,12 @@ from tessera.resources.kinds import (
     TENANT_BUDGETS,
 )
 
+# What passes by itself when another object comes.
 _TRANSIENT = {
     BatchAccepted.SERVICE_NOT_FOUND,
     BatchAccepted.POOL_NOT_FOUND,
     BatchAccepted.CLAIM_NOT_FOUND,
 }
-"""What passes by itself when another object comes."""
 Reviewer: TypeAlias = Callable[[Mapping[str, Any], object], tuple[list[str], list[str]]]
 
 

@@ -13,10 +13,10 @@ from tessera.ports import Clock, ClusterError
 from tessera.resources.kinds import KINDS, POD_MONITORS
 from tessera.settings import Settings
 
+# A leader renews its Lease every two seconds, and loses it after 15.
 _MAX_LEASE_AGE = timedelta(seconds=30)
-"""A leader renews its Lease every two seconds, and loses it after 15."""
+# Whether it is well, and the sentence.
 InspectionFinding = tuple[bool, str]
-"""Whether it is well, and the sentence."""
 
 
 async def inspect(

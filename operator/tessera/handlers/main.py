@@ -25,10 +25,10 @@ from tessera.settings import Settings
 
 log = logging.getLogger("tessera")
 
+# The exit status of a leader that could not renew its lease in time; its pod begins anew.
 LEADERSHIP_LOST = 3
-"""The exit status of a leader that could not renew its lease in time; its pod begins anew."""
+# Tokens of ServiceAccounts are renewed in their file; kopf logs in anew this often.
 _LOGIN_LIFETIME = timedelta(minutes=10)
-"""Tokens of ServiceAccounts are renewed in their file; kopf logs in anew this often."""
 
 
 def main() -> None:

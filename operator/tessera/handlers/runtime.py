@@ -42,8 +42,8 @@ from tessera.telemetry import Telemetry
 
 log = logging.getLogger("tessera")
 
+# Name of the Lease of the election.
 LEASE = "tessera-operator"
-"""Name of the Lease of the election."""
 _READ_SECONDS = 5.0
 _LAG_SECONDS = 0.25
 _MAX_RECONCILE_AGE_SECONDS = 60.0

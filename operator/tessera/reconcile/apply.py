@@ -52,9 +52,9 @@ log = logging.getLogger("tessera")
 
 _MAX_MESSAGE = 500
 _MAX_REPORTS = 4 * MAX_CONCURRENCY
+# So many services are reported on in a turn, and for so long, while something new waits for the
+# next one; for longer only as many as there are connections.
 _REPORT_SECONDS = 0.25
-"""So many services are reported on in a turn, and for so long, while something new waits for the
-next one; for longer only as many as there are connections."""
 
 
 class NotLeadingError(Exception):

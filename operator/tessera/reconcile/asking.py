@@ -25,12 +25,12 @@ from tessera.domain.stall import Suspect
 from tessera.ports import Clock, Engines, ModelHub
 from tessera.reconcile.observe import Observations
 
+# A draining replica is asked this often.
 _DRAIN_INTERVAL = timedelta(seconds=1)
-"""A draining replica is asked this often."""
+# A runner is asked this often.
 _RUNNER_INTERVAL = timedelta(seconds=3)
-"""A runner is asked this often."""
+# What a hub said is its answer for so long.
 _RESOLUTION_TTL = timedelta(seconds=10)
-"""What a hub said is its answer for so long."""
 
 
 class Prober:

@@ -15,10 +15,10 @@ from tessera.reconcile.observe import Observations, observe
 from tessera.reconcile.planning import BackgroundPlanner
 from tessera.reconcile.store import Store
 
+# As often as Prometheus usually looks at the bill.
 CHARGE_INTERVAL = timedelta(seconds=15)
-"""As often as Prometheus usually looks at the bill."""
+# Changes closer upon each other are charged together, as between two turns of a quiet fleet.
 MIN_CHARGE_INTERVAL = timedelta(seconds=PERIOD)
-"""Changes closer upon each other are charged together, as between two turns of a quiet fleet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

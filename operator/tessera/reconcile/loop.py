@@ -4,13 +4,13 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
+# Seconds after which a turn comes even if nothing happened.
 PERIOD = 5.0
-"""Seconds after which a turn comes even if nothing happened."""
+# Seconds between two turns at least, so that a burst costs one.
 MIN_INTERVAL = 0.25
-"""Seconds between two turns at least, so that a burst costs one."""
+# So many times as long as a turn computed nothing is computed, so that others get the loop; it
+# matters from a thousand services on.
 REST_RATIO = 4.0
-"""So many times as long as a turn computed nothing is computed, so that others get the loop; it
-matters from a thousand services on."""
 MAX_REST = 1.0
 
 

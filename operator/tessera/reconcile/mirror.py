@@ -17,8 +17,8 @@ from tessera.resources.kinds import KINDS, POD_MONITORS, WATCHED, ApiResource
 log = logging.getLogger("tessera")
 
 RELIST_SECONDS = 600.0
+# What cannot be watched is repaired within five seconds too.
 POLL_SECONDS = 4.0
-"""What cannot be watched is repaired within five seconds too."""
 _RETRY_SECONDS = 2.0
 
 

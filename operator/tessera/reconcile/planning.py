@@ -9,8 +9,8 @@ from tessera.domain.repartition.question import LayoutProblem
 from tessera.ports import Clock, LayoutPlanner, LayoutPlanningError
 from tessera.reconcile.observe import Observations
 
+# A question that could not be answered is asked again so late.
 _RETRY_AFTER = timedelta(seconds=30)
-"""A question that could not be answered is asked again so late."""
 
 
 class BackgroundPlanner:

@@ -17,8 +17,8 @@ from tessera.resources.kinds import CHILDREN, DEPLOYMENTS, ApiResource
 from tessera.resources.manifest import ObjectKey, ObjectManifest
 
 KINDS = {kind.plural: kind for kind in CHILDREN}
+# Services that are worked on at a time, and writing requests.
 MAX_CONCURRENCY = 16
-"""Services that are worked on at a time, and writing requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +30,10 @@ class TenantFunding:
     refused: list[str]
 
 
+# All that the objects and the status of a service follow from.
 ServiceInputs: TypeAlias = tuple[
     ServicePlan, tuple[ClusterObject, ...], ProbeResult | None, tuple[str, WithinBudget] | None
 ]
-"""All that the objects and the status of a service follow from."""
 
 
 @dataclass(slots=True, kw_only=True)

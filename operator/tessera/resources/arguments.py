@@ -11,10 +11,10 @@ from tessera.domain.names import PORT
 from tessera.domain.placement import HardwareChoice
 from tessera.resources.defaults import Defaults
 
+# Where a `pvc://` claim is mounted.
 MODELS = "/models"
-"""Where a `pvc://` claim is mounted."""
+# Below it, by their names, the claims of `pvc://` adapters.
 ADAPTERS = "/adapters"
-"""Below it, by their names, the claims of `pvc://` adapters."""
 
 
 def arguments(

@@ -21,8 +21,8 @@ from tessera.resources.namespace import (
 )
 from tessera.resources.service import disruption_budget, service_manifest
 
+# From so many replicas on a disruption budget helps; with one it would block every node drain.
 _MIN_REPLICAS_FOR_BUDGET = 2
-"""From so many replicas on a disruption budget helps; with one it would block every node drain."""
 
 
 def service_manifests(allotment: ServicePlan) -> tuple[ObjectManifest, ...]:

@@ -45,8 +45,8 @@ class Defaults:
         return self.pre_stop_seconds + self.exit_seconds
 
 
+# The rules by version; the highest number is the newest.
 DEFAULTS: dict[int, Defaults] = {1: Defaults()}
-"""The rules by version; the highest number is the newest."""
 
 
 def newest_version(table: Mapping[int, Defaults] = DEFAULTS) -> int:

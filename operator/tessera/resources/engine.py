@@ -34,8 +34,8 @@ from tessera.resources.defaults import Defaults, defaults
 HEALTH = V1HTTPGetAction(path="/health", port="http")
 _USER = 1000
 _CACHE = "/cache"
+# Asked more often than later on: until then nobody is served, and a closed port costs nothing.
 _START_PERIOD = 2
-"""Asked more often than later on: until then nobody is served, and a closed port costs nothing."""
 _UNREACHABLE_TAINTS = ("not-ready", "unreachable")
 
 

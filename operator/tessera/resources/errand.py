@@ -45,11 +45,11 @@ from tessera.resources.manifest import ObjectManifest, labels, manifest, owner_o
 from tessera.resources.scheduling import bind_to_pool
 
 _REPORT_PATH = "/dev/termination-log"
+# Seconds after which a Job is given up, and begun anew.
 _ACTIVE_DEADLINE_SECONDS = {"shape": 600, "fetch": 12 * 3600}
-"""Seconds after which a Job is given up, and begun anew."""
 _GIB = 2**30
+# A claim without a size holds so many times the weights.
 _SIZE_MARGIN = 1.2
-"""A claim without a size holds so many times the weights."""
 
 
 def model_job_manifest(

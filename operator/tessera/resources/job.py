@@ -54,20 +54,20 @@ from tessera.resources.kinds import JOBS
 from tessera.resources.manifest import ObjectManifest, labels, manifest, owner_of, owner_reference
 from tessera.resources.scheduling import bind_to_pool
 
+# Where the claim of the batch is mounted.
 _CLAIM_PATH = "/claim"
-"""Where the claim of the batch is mounted."""
 _REPORT_PATH = "/dev/termination-log"
 _TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105 - a path
 _TOKEN_SECONDS = 3600
+# Within the 15 s that GKE leaves a pod: 2 s for the runner's last rows, 10 s for its engine.
 _GRACE_SECONDS = 12
-"""Within the 15 s that GKE leaves a pod: 2 s for the runner's last rows, 10 s for its engine."""
+# Rows in flight for each request that the engine takes at a time, so that some always wait.
 _IN_FLIGHT_PER_SEQUENCE = 2
-"""Rows in flight for each request that the engine takes at a time, so that some always wait."""
+# An attempt that is moved for tidiness pays its rows in flight again.
 _NO_EVICTION = {
     "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
     "karpenter.sh/do-not-disrupt": "true",
 }
-"""An attempt that is moved for tidiness pays its rows in flight again."""
 
 
 @dataclass(frozen=True, slots=True)

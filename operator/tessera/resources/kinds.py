@@ -13,11 +13,11 @@ from tessera.domain.names import (
     TESSERA,
 )
 
+# Label selector of the objects that the operator applies.
 MANAGED_SELECTOR = f"{MANAGED_BY}={TESSERA}"
-"""Label selector of the objects that the operator applies."""
 
+# Label selector of the pods that it applies through Deployments.
 ENGINE_SELECTOR = f"{COMPONENT}={ENGINE}"
-"""Label selector of the pods that it applies through Deployments."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +88,7 @@ BATCH_INFERENCES = ApiResource(
     verbs=_READ,
     subresources=_STATUS,
 )
+# Made by the agents, each for its node; only the spec is ours.
 NODE_LAYOUTS = ApiResource(
     group=GROUP,
     version=VERSION,
@@ -96,7 +97,6 @@ NODE_LAYOUTS = ApiResource(
     namespaced=False,
     verbs=_READ,
 )
-"""Made by the agents, each for its node; only the spec is ours."""
 NODES = ApiResource(
     group="", version="v1", kind="Node", plural="nodes", namespaced=False, verbs=_READ
 )
@@ -109,6 +109,7 @@ PODS = ApiResource(
     selector=ENGINE_SELECTOR,
     subresources=_STATUS,
 )
+# Made for models, and never deleted by us: it goes with its owner.
 CLAIMS = ApiResource(
     group="",
     version="v1",
@@ -116,11 +117,10 @@ CLAIMS = ApiResource(
     plural="persistentvolumeclaims",
     verbs=(*_READ, "create", "patch"),
 )
-"""Made for models, and never deleted by us: it goes with its owner."""
+# Created once and deleted; their templates cannot change, so there is nothing to repair.
 JOBS = ApiResource(
     group="batch", version="v1", kind="Job", plural="jobs", verbs=_MANAGE, selector=MANAGED_SELECTOR
 )
-"""Created once and deleted; their templates cannot change, so there is nothing to repair."""
 DEPLOYMENTS = ApiResource(
     group="apps",
     version="v1",
@@ -129,6 +129,7 @@ DEPLOYMENTS = ApiResource(
     verbs=_MANAGE,
     selector=MANAGED_SELECTOR,
 )
+# Those that pull images.
 DAEMON_SETS = ApiResource(
     group="apps",
     version="v1",
@@ -138,7 +139,6 @@ DAEMON_SETS = ApiResource(
     selector=MANAGED_SELECTOR,
     in_operator_namespace=True,
 )
-"""Those that pull images."""
 SERVICES = ApiResource(
     group="",
     version="v1",
@@ -182,6 +182,7 @@ ROLE_BINDINGS = ApiResource(
     selector=MANAGED_SELECTOR,
     resource_names=(BATCH_ACCOUNT,),
 )
+# Polled instead of watched: its CRD may come and go.
 POD_MONITORS = ApiResource(
     group="monitoring.coreos.com",
     version="v1",
@@ -192,8 +193,8 @@ POD_MONITORS = ApiResource(
     watched=False,
     resource_names=(ENGINE_ACCOUNT,),
 )
-"""Polled instead of watched: its CRD may come and go."""
 
+# The configuration of mig-manager; it stands in the namespace of the GPU operator.
 CONFIG_MAPS = ApiResource(
     group="",
     version="v1",
@@ -203,8 +204,8 @@ CONFIG_MAPS = ApiResource(
     watched=False,
     resource_names=(MIG_CONFIG,),
 )
-"""The configuration of mig-manager; it stands in the namespace of the GPU operator."""
 
+# What the operator applies, repairs and prunes.
 CHILDREN = (
     DEPLOYMENTS,
     DAEMON_SETS,
@@ -215,7 +216,6 @@ CHILDREN = (
     ROLE_BINDINGS,
     POD_MONITORS,
 )
-"""What the operator applies, repairs and prunes."""
 
 KINDS = (
     INFERENCE_SERVICES,
@@ -229,10 +229,10 @@ KINDS = (
     JOBS,
     *CHILDREN,
 )
+# What an operator that may cut GPUs does besides.
 PARTITIONING = (
     replace(NODES, verbs=("patch",)),
     replace(NODE_LAYOUTS, verbs=("patch",)),
     replace(PODS, verbs=(), subresources=(("eviction", ("create",)),)),
 )
-"""What an operator that may cut GPUs does besides."""
 WATCHED = tuple(kind for kind in KINDS if kind.watched)

@@ -30,8 +30,8 @@ from tessera.resources.kinds import NETWORK_POLICIES, POD_MONITORS, ROLE_BINDING
 from tessera.resources.manifest import ObjectManifest, Owner, labels, manifest, owner_reference
 
 _NAMESPACE_LABEL = "kubernetes.io/metadata.name"
+# Everything of a namespace that shares an object; never empty.
 Owners = Sequence[Owner]
-"""Everything of a namespace that shares an object; never empty."""
 
 
 def engine_service_account(owners: Owners) -> ObjectManifest:

@@ -28,8 +28,8 @@ from tessera.resources.kinds import ACCELERATOR_POOLS, DAEMON_SETS
 from tessera.resources.manifest import ObjectManifest, manifest
 
 _POOL_LABEL = f"{GROUP}/pool"
+# A program of the image itself, so that nothing else has to be pulled.
 _WAIT_COMMAND = ["sleep", "infinity"]
-"""A program of the image itself, so that nothing else has to be pulled."""
 _RESOURCES = {"cpu": "1m", "memory": "16Mi"}
 
 

@@ -10,11 +10,11 @@ from tessera.resources.kinds import CONFIG_MAPS, NODE_LAYOUTS
 from tessera.resources.manifest import ObjectManifest
 
 _LABELS = {PART_OF: TESSERA, MANAGED_BY: TESSERA, COMPONENT: "mig"}
+# Names that the GPU operator gives to nodes of its own accord.
 _ENTRIES: Mapping[str, str] = {
     "all-disabled": '- devices: "all"\n  mig-enabled: false\n',
     "all-enabled": '- devices: "all"\n  mig-enabled: true\n  mig-devices: {}\n',
 }
-"""Names that the GPU operator gives to nodes of its own accord."""
 
 
 def configuration(

@@ -12,8 +12,8 @@ from kubernetes.client import (
 from tessera.domain.spot import SPOT_LABELS
 from tessera.resources.engine import unreachable_tolerations
 
+# A node that does not answer is given up so soon; by default it would be five minutes.
 _UNREACHABLE_SECONDS = 5
-"""A node that does not answer is given up so soon; by default it would be five minutes."""
 
 
 def tolerations() -> list[V1Toleration]:

@@ -15,9 +15,9 @@ from tessera.resources.defaults import Defaults, defaults
 
 _CA_DIRECTORY = "/etc/tessera/authorities"
 _CA_FILE = "ca.crt"
+# Each replaces the certificates that its readers trust: OpenSSL, httpx and Rust; requests; curl.
+# So the ConfigMap has to hold all that are trusted, not only those that are added.
 _CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
-"""Each replaces the certificates that its readers trust: OpenSSL, httpx and Rust; requests; curl.
-So the ConfigMap has to hold all that are trusted, not only those that are added."""
 
 
 def mirror_image(image: str, registry: str | None) -> str:

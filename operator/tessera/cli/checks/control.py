@@ -11,8 +11,8 @@ from tessera.cli.checks.finding import CheckContext, Finding, FindingState, join
 from tessera.cli.fleet import PLAN_INPUT_KINDS
 from tessera.resources.kinds import INFERENCE_SERVICES
 
+# Minor versions of Kubernetes 1 that are meant to work.
 OLDEST_MINOR, NEWEST_MINOR = 32, 36
-"""Minor versions of Kubernetes 1 that are meant to work."""
 _CRD_PATH = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 _ACCESS_REVIEW_PATH = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 

@@ -8,8 +8,8 @@ from typing import Protocol, TypeAlias
 
 from tessera.cli.cluster import Reader
 
+# Names that a finding lists before it counts the rest.
 MAX_NAMES_SHOWN = 5
-"""Names that a finding lists before it counts the rest."""
 
 
 class FindingState(StrEnum):

@@ -11,8 +11,8 @@ from tessera.ports import MetricsError
 from tessera.resources.kinds import INFERENCE_SERVICES, POD_MONITORS
 
 _GPU_ACTIVITY = "DCGM_FI_PROF_GR_ENGINE_ACTIVE"
+# What Prometheus makes of the engine's `pod` where the exporter's own labels win.
 _RELABELED_ACTIVITY = f'{_GPU_ACTIVITY}{{exported_pod!=""}}'
-"""What Prometheus makes of the engine's `pod` where the exporter's own labels win."""
 _ENGINE_LIVENESS = f'{LIVENESS_METRIC}{{{SERVICE}!=""}}'
 _URL_VARIABLE = "TESSERA_PROMETHEUS_URL"
 _FORWARD_HINT = "kubectl -n monitoring port-forward svc/prometheus-operated 9090, then --prometheus"

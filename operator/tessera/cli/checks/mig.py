@@ -20,6 +20,7 @@ from tessera.resources.kinds import ACCELERATOR_POOLS, NODE_LAYOUTS, NODES, PODS
 
 _ENABLED = "TESSERA_MIG_ENABLED"
 _MANAGER_SELECTOR = "app=nvidia-mig-manager"
+# How the GPU operator is set up.
 _CLUSTER_POLICIES = ApiResource(
     group="nvidia.com",
     version="v1",
@@ -28,14 +29,13 @@ _CLUSTER_POLICIES = ApiResource(
     namespaced=False,
     verbs=(),
 )
-"""How the GPU operator is set up."""
+# What goes on, or waits for its time or for a word of the pool's owner.
 _TRANSIENT_REASONS = (
     LayoutReady.PLANNING,
     LayoutReady.AWAITING_APPROVAL,
     LayoutReady.OUTSIDE_MAINTENANCE_WINDOW,
     LayoutReady.REPARTITIONING,
 )
-"""What goes on, or waits for its time or for a word of the pool's owner."""
 
 
 class _LayoutFault(NamedTuple):

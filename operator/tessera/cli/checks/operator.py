@@ -14,8 +14,8 @@ from tessera.resources.kinds import DEPLOYMENTS, INFERENCE_SERVICES
 OPERATOR = "tessera-operator"
 _SELECTOR = f"app.kubernetes.io/name={OPERATOR}"
 _VERSION = "app.kubernetes.io/version"
+# A leader renews every two seconds; clocks may differ by some.
 _STALE_LEASE_AGE = timedelta(seconds=30)
-"""A leader renews every two seconds; clocks may differ by some."""
 _INSTALL_FIX = "helm upgrade --install tessera charts/tessera -n tessera-system --create-namespace"
 
 
@@ -79,6 +79,7 @@ async def _leader_finding(context: CheckContext, deployment: Json) -> Finding:
     return Finding("leader", FindingState.OK, message)
 
 
+# The schema allows it, and the operator must refuse it: the flag is reserved.
 _INVALID_SERVICE = {
     "apiVersion": INFERENCE_SERVICES.api_version,
     "kind": INFERENCE_SERVICES.kind,
@@ -88,7 +89,6 @@ _INVALID_SERVICE = {
         "engine": {"extraArgs": ["--max-num-seqs=1"]},
     },
 }
-"""The schema allows it, and the operator must refuse it: the flag is reserved."""
 
 
 async def webhook(context: CheckContext) -> Sequence[Finding]:

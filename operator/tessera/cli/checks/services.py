@@ -12,12 +12,12 @@ from tessera.domain.reasons import Progressing, Ready
 from tessera.domain.snapshot import ObservedService, Pod
 from tessera.resources.kinds import INFERENCE_SERVICES, PODS, TENANT_BUDGETS
 
+# A large model loads for so long at most.
 _MAX_STARTUP = timedelta(minutes=15)
-"""A large model loads for so long at most."""
+# Beyond the grace, which the moment of deletion has in it already.
 _MAX_TERMINATION = timedelta(minutes=15)
-"""Beyond the grace, which the moment of deletion has in it already."""
+# Of a condition that is False: an end as it should be, or what another condition tells better.
 _BENIGN_REASONS = (Progressing.ROLLOUT_COMPLETE, Progressing.NOT_PLACED, Ready.SCALED_TO_ZERO)
-"""Of a condition that is False: an end as it should be, or what another condition tells better."""
 _CONDITION_ORDER = ("Accepted", "Placed", "Progressing", "Ready")
 
 

@@ -26,8 +26,8 @@ NOT_ACCEPTED = StatusVerdict(
     BatchRunning.NOT_ACCEPTED,
     "nothing is started while Accepted is False, and what runs is left as it is",
 )
+# Beyond the deadline an operator that is there ends a Job long before its own limit does.
 _JOB_DEADLINE_MARGIN = timedelta(minutes=10)
-"""Beyond the deadline an operator that is there ends a Job long before its own limit does."""
 _STATES: dict[BatchComplete, BatchState] = {
     BatchComplete.COMPLETED: "completed",
     BatchComplete.INVALID_INPUT: "failed",

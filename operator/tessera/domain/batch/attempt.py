@@ -14,17 +14,18 @@ from tessera.domain.batch.situation import Situation
 from tessera.domain.reasons import StatusVerdict
 from tessera.domain.spot import disruption_message
 
+# So many attempts in a row fail without a new row before a batch is given up,
 MAX_FAILURES_WITHOUT_ROWS = 6
-"""So many attempts in a row fail without a new row before a batch is given up,"""
+# and for so long: a registry that is away for an hour must not end what has a day.
 MIN_FAILURE_DURATION = timedelta(hours=2)
-"""and for so long: a registry that is away for an hour must not end what has a day."""
+# Progress is written down this often; each writing costs a request.
 PROGRESS_WRITE_INTERVAL = timedelta(seconds=30)
-"""Progress is written down this often; each writing costs a request."""
 _INITIAL_BACKOFF = timedelta(seconds=5)
 _MAX_BACKOFF = timedelta(minutes=5)
 _MAX_BACKOFF_AFTER_LOSS = timedelta(minutes=1)
+# Exit code of a runner that found something only the user can change.
 _REFUSED_EXIT_CODE = 3
-"""Exit code of a runner that found something only the user can change."""
+# Why containers wait, in the kubelet's words, when waiting longer rarely helps.
 _FATAL_WAITING_REASONS = frozenset(
     {
         "CrashLoopBackOff",
@@ -36,9 +37,8 @@ _FATAL_WAITING_REASONS = frozenset(
         "RunContainerError",
     }
 )
-"""Why containers wait, in the kubelet's words, when waiting longer rarely helps."""
+# An image of 20 GB and the largest weights take less; what is not there by then never comes.
 _START_TIMEOUT = timedelta(minutes=45)
-"""An image of 20 GB and the largest weights take less; what is not there by then never comes."""
 _MAX_MESSAGE_LENGTH = 600
 
 

@@ -12,8 +12,8 @@ from tessera.domain.batch.situation import Situation
 from tessera.domain.reasons import StatusVerdict
 from tessera.domain.spot import disruption_message
 
+# A check that failed for a reason that may pass is tried again after this time.
 _RETRY_DELAY = timedelta(seconds=30)
-"""A check that failed for a reason that may pass is tried again after this time."""
 _REFUSED_EXIT_CODE = 3
 _MAX_SHOWN_FAULTS = 10
 

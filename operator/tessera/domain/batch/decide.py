@@ -52,13 +52,13 @@ from tessera.domain.placement import HardwareChoice
 from tessera.domain.reasons import StatusVerdict
 from tessera.domain.spot import has_spot_labels
 
+# An attempt that is let go costs so long, until its engine has exited.
 TERMINATION_TIME = timedelta(seconds=30)
-"""An attempt that is let go costs so long, until its engine has exited."""
 _BUDGET_EXHAUSTED = StatusVerdict(
     BatchRunning.BUDGET_EXHAUSTED, "spec.limits of the tenant's budget"
 )
+# A batch whose rows are all done may publish for so long after its deadline.
 _PUBLISH_GRACE = timedelta(minutes=1)
-"""A batch whose rows are all done may publish for so long after its deadline."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

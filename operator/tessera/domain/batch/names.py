@@ -6,18 +6,18 @@ from tessera.domain.names import deployment_name
 from tessera.domain.ref import Ref
 
 BATCH_LABEL = f"{GROUP}/batch"
+# A batch that is made again under its name takes nothing over from the former one.
 BATCH_UID_LABEL = f"{GROUP}/batch-uid"
-"""A batch that is made again under its name takes nothing over from the former one."""
+# Number of the attempt, or `check`.
 ATTEMPT_LABEL = f"{GROUP}/attempt"
-"""Number of the attempt, or `check`."""
 CHECK = "check"
 RUNNER = "runner"
 RUNNER_PORT = 8001
 BATCH_ACCOUNT = "tessera-batch"
+# The ClusterRole that lets a runner read its batch; the chart makes one for each release.
 BATCH_ROLE = "tessera-batch-runner"
-"""The ClusterRole that lets a runner read its batch; the chart makes one for each release."""
+# A label holds no longer name.
 MAX_NAME_LENGTH = 63
-"""A label holds no longer name."""
 
 
 def job_name(batch: str, attempt: int | None) -> str:

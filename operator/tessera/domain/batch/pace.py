@@ -16,16 +16,16 @@ from tessera.domain.perf import (
 )
 from tessera.domain.placement import HardwareChoice
 
+# Share of the expected speed that is counted on before anything was measured: of published steps
+# on GPUs that were left out of the fit, the worst took 1.4 times as long as predicted.
 UNMEASURED_SPEED_SHARE = 0.7
-"""Share of the expected speed that is counted on before anything was measured: of published steps
-on GPUs that were left out of the fit, the worst took 1.4 times as long as predicted."""
+# The same once services told how fast the model is on such hardware: their statuses follow only
+# what moves by a tenth.
 MEASURED_SPEED_SHARE = 0.9
-"""The same once services told how fast the model is on such hardware: their statuses follow only
-what moves by a tenth."""
 _MIN_ROWS = 20
 _MIN_RUNTIME = timedelta(seconds=60)
+# Image, engine and graphs on a node that is there.
 _BASE_START_DURATION = timedelta(seconds=180)
-"""Image, engine and graphs on a node that is there."""
 
 
 def rows_per_second(

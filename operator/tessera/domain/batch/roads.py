@@ -16,10 +16,10 @@ from tessera.domain.placement import NON_SPOT_TIERS, HardwareChoice, Rank, free_
 from tessera.domain.pools import PoolView
 from tessera.domain.reasons import PlacementReason, StatusVerdict
 
+# A pod that finds no node for so long says that its hardware is not to be had.
 SCHEDULING_TIMEOUT = timedelta(seconds=60)
-"""A pod that finds no node for so long says that its hardware is not to be had."""
+# A pool that was waited for in vain is left alone for so long, if there is another way.
 FULL_POOL_BACKOFF = timedelta(minutes=10)
-"""A pool that was waited for in vain is left alone for so long, if there is another way."""
 TIERS: Mapping[CapacityClass, frozenset[Tier]] = {
     "spot": frozenset({"spot"}),
     "steady": NON_SPOT_TIERS,

@@ -28,15 +28,15 @@ from tessera.domain.pools import tier_by_pool
 from tessera.domain.reasons import StatusVerdict
 
 SHARED_ACCESS_MODE = "ReadWriteMany"
+# Nobody watches the stream, so the engine's limits follow from throughput alone.
 _BATCH_SLO = Slo(ttft_p95=timedelta(hours=1), inter_token_p95=timedelta(seconds=1))
-"""Nobody watches the stream, so the engine's limits follow from throughput alone."""
+# Rows in flight are asked again, so the engine leaves without finishing them.
 _NO_DRAIN = Drain(timeout=timedelta())
-"""Rows in flight are asked again, so the engine leaves without finishing them."""
+# For the engine's limits an answer counts as a token for so many of the prompt at least: one that
+# is only read has an answer too.
 _PROMPT_PER_TOKEN = 4096
-"""For the engine's limits an answer counts as a token for so many of the prompt at least: one that
-is only read has an answer too."""
+# Fields that set flags of a service and that a batch does not have.
 _SERVICE_ONLY_FIELDS = ("spec.slo", "spec.scaling", "spec.drain.timeout")
-"""Fields that set flags of a service and that a batch does not have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from tessera.domain.reasons import StatusReason, StatusVerdict
 from tessera.domain.status import conditions
 
 _MAX_MESSAGE_LENGTH = 2048
+# Their messages hold amounts that move with time alone.
 _VARYING_REASONS = frozenset(
     {
         BatchRunning.ON_SPOT,
@@ -24,7 +25,6 @@ _VARYING_REASONS = frozenset(
         BatchRunning.BUDGET_EXHAUSTED,
     }
 )
-"""Their messages hold amounts that move with time alone."""
 
 
 def batch_status(plan: BatchPlan, at: datetime, problem: str | None = None) -> BatchInferenceStatus:

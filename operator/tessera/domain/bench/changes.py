@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+# Figures of one load by their names; what is not known is absent.
 Measures = Mapping[str, float]
-"""Figures of one load by their names; what is not known is absent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

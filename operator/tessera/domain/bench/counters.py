@@ -40,11 +40,11 @@ _SUMMED = {
         _HITS,
     ),
 }
+# Of these, ranks of one server are averaged: they are shares, or counted for each GPU.
 _MEANS = {KV_USAGE, _FLOPS, _READ_BYTES, _WRITTEN_BYTES, _PROCESS_START}
-"""Of these, ranks of one server are averaged: they are shares, or counted for each GPU."""
 _SAMPLE = re.compile(r"^([a-zA-Z_:][\w:]*)(?:\{.*\})? +(\S+)", re.MULTILINE)
+# By how much of the client's tokens the engine's may differ before its figures are doubted.
 TOKEN_TOLERANCE = 0.05
-"""By how much of the client's tokens the engine's may differ before its figures are doubted."""
 
 
 @dataclass(frozen=True, slots=True)

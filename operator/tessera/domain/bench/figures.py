@@ -19,11 +19,11 @@ from tessera.domain.bench.dollars import HourlyPrice, TokenCost, token_cost
 from tessera.domain.bench.knee import Knee, LoadPoint, find_knee
 from tessera.domain.bench.spread import distribution
 
+# Share of a processor from which on the client may be what is measured.
 CLIENT_BUSY_SHARE = 0.8
-"""Share of a processor from which on the client may be what is measured."""
 _KV_FULL_SHARE = 0.95
+# Share of the peaks, both together, that tells a device at its limits from one that waits.
 _NEAR_PEAK = 0.6
-"""Share of the peaks, both together, that tells a device at its limits from one that waits."""
 _QUEUE_SHARE = 0.1
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+# Tokens that one id of a trace stands for.
 TRACE_BLOCK_TOKENS = 512
-"""Tokens that one id of a trace stands for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

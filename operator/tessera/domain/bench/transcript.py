@@ -9,8 +9,8 @@ from tessera.domain.bench.jobs import BenchRequest
 
 _DONE = b"[DONE]"
 _TEXT_KEYS = ("content", "reasoning", "reasoning_content", "text")
+# Characters of a server's message that are kept.
 _MAX_DETAIL = 300
-"""Characters of a server's message that are kept."""
 
 
 class StreamRecorder:

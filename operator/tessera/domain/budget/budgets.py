@@ -19,8 +19,8 @@ from tessera.domain.pools import PoolView
 from tessera.domain.reasons import BudgetAccepted, StatusVerdict, WithinBudget
 from tessera.domain.snapshot import Budget, Snapshot
 
+# Share of a limit from which on its owner is warned.
 _NEAR_LIMIT_SHARE = 0.8
-"""Share of a limit from which on its owner is warned."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,9 +14,9 @@ from tessera.domain.budget.windows import CalendarPeriod
 from tessera.domain.money import Tariff, from_nanos
 from tessera.domain.snapshot import Ref
 
+# So much of every replica beyond the floor is set aside; an operator that is away for less than
+# this, less a drain, cannot overspend.
 RESERVED_DURATION = timedelta(minutes=10)
-"""So much of every replica beyond the floor is set aside; an operator that is away for less than
-this, less a drain, cannot overspend."""
 
 
 def format_amount(nanos: int) -> str:

@@ -12,8 +12,8 @@ from tessera.domain.money import Tariff, to_nanos
 from tessera.domain.pools import PoolView, tariff_of
 from tessera.domain.snapshot import Pod
 
+# A pod may be seen so much after it was bound.
 _MAX_OBSERVATION_DELAY = timedelta(minutes=2)
-"""A pod may be seen so much after it was bound."""
 
 
 @dataclass(frozen=True, slots=True)

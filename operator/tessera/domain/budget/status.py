@@ -18,8 +18,8 @@ from tessera.domain.status import conditions
 
 RECORD_INTERVAL = timedelta(minutes=1)
 _COST_QUANTUM = Decimal("1e-4")
+# A weight is a share like 15/112; its ninth digit is a nano-unit in an hour.
 _WEIGHT_QUANTUM = Decimal("1e-9")
-"""A weight is a share like 15/112; its ninth digit is a nano-unit in an hour."""
 
 
 def budget_status(view: BudgetView, at: datetime) -> TenantBudgetStatus:

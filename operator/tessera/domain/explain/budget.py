@@ -14,8 +14,8 @@ from tessera.domain.reasons import WithinBudget
 from tessera.domain.snapshot import Snapshot
 
 _MINUTES = int(RESERVED_DURATION.total_seconds() // 60)
+# In nano-units.
 _CENT = 10**7
-"""In nano-units."""
 
 
 def explain_budget(snapshot: Snapshot, plan: Plan, allotment: ServicePlan) -> Decision:

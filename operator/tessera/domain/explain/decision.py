@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+# Names and values as people read them, in the order in which they are shown.
 Numbers = tuple[tuple[str, str], ...]
-"""Names and values as people read them, in the order in which they are shown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,8 +20,8 @@ _SOURCES = {
     "table": "computed from measurements of this GPU family",
     "roofline": "roofline, not measured",
 }
+# The promise times this, to show what it costs.
 _SLO_FACTOR = 2
-"""The promise times this, to show what it costs."""
 
 
 def explain_sizing(allotment: ServicePlan) -> Iterator[Decision]:

@@ -13,8 +13,8 @@ from pydantic import TypeAdapter
 
 from tessera.api.meta import Wire
 
+# What stands for the unpartitioned GPU where profiles are named.
 WHOLE_GPU = "full"
-"""What stands for the unpartitioned GPU where profiles are named."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

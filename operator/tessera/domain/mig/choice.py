@@ -21,12 +21,12 @@ from tessera.domain.mig.fleet import FleetGpu
 from tessera.domain.mig.layouts import Geometry, geometry
 from tessera.domain.mig.mix import Mix, cheapest_mix, feasible_mix, restrict_to_offers
 
+# Services of which it is asked whether they had better keep their kind.
 _MAX_TYPE_CHECKS = 24
-"""Services of which it is asked whether they had better keep their kind."""
+# Services behind the first one that does not fit of which it is asked whether they do.
 _MAX_FIT_CHECKS = 16
-"""Services behind the first one that does not fit of which it is asked whether they do."""
+# A demand that does not fit is lowered in so many steps.
 _DEMAND_STEPS = 32
-"""A demand that does not fit is lowered in so many steps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,8 +8,8 @@ from typing import NamedTuple
 from tessera.domain.mig.boards import GpuModel
 from tessera.domain.mig.layouts import Geometry
 
+# Demand counts as met up to this share of it: sums of floats are not exact.
 DEMAND_TOLERANCE = 1e-9
-"""Demand counts as met up to this share of it: sums of floats are not exact."""
 
 
 class InstanceType(NamedTuple):

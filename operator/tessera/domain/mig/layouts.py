@@ -17,11 +17,11 @@ class SlicePlacement(NamedTuple):
     profile: str
 
 
+# Spots of one GPU by start. The unpartitioned GPU is one spot of the profile `full`.
 Layout: TypeAlias = tuple[SlicePlacement, ...]
-"""Spots of one GPU by start. The unpartitioned GPU is one spot of the profile `full`."""
 
+# Profiles with their counts, by name.
 Geometry: TypeAlias = tuple[tuple[str, int], ...]
-"""Profiles with their counts, by name."""
 
 WHOLE_GPU_LAYOUT: Layout = (SlicePlacement(0, WHOLE_GPU),)
 

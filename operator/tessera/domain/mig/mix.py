@@ -20,21 +20,21 @@ from tessera.domain.mig.patterns import ReplicaPattern, cheapest_pattern, single
 from tessera.domain.mig.solver import IntegerProgram
 from tessera.domain.mig.undecomposed import solve_direct
 
+# A board, cut in a way.
 GpuConfiguration: TypeAlias = tuple[str, Geometry]
-"""A board, cut in a way."""
 
+# Of a GPU's price: differences below are rounding of floats.
 _PRICE_TOLERANCE = 1e-7
-"""Of a GPU's price: differences below are rounding of floats."""
 _MAX_ROUNDS = 60
 _MAX_NODES = 300
+# The same for small fleets of services that take one kind each, in which a node costs little.
 _MAX_NODES_SINGLE_TYPE = 20_000
-"""The same for small fleets of services that take one kind each, in which a node costs little."""
+# Of the cost: less is not worth the search, and less than the figures are true to.
 _ACCEPTED_GAP = 0.0005
-"""Of the cost: less is not worth the search, and less than the figures are true to."""
+# Kinds of all services; up to here a gap is searched without decomposition, too.
 _SMALL_FLEET = 250
-"""Kinds of all services; up to here a gap is searched without decomposition, too."""
+# Of a step of cost: what rounding of floats may take from a bound.
 _STEP_TOLERANCE = 1e-6
-"""Of a step of cost: what rounding of floats may take from a bound."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,13 +10,13 @@ from typing import TypeAlias
 
 from tessera.domain.mig.demand import DEMAND_TOLERANCE, InstanceType, ServiceDemand, replicas_needed
 
+# Kinds with their counts, by name; together they serve the service.
 ReplicaPattern: TypeAlias = tuple[tuple[InstanceType, int], ...]
-"""Kinds with their counts, by name; together they serve the service."""
 
+# Of the unit of demand: speeds with more digits have no common measure.
 _DEMAND_SCALE = 1_000_000
-"""Of the unit of demand: speeds with more digits have no common measure."""
+# More are not searched; the bound holds all the same.
 _MAX_NODES = 4000
-"""More are not searched; the bound holds all the same."""
 
 
 @dataclass(frozen=True, slots=True)

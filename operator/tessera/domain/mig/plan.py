@@ -21,12 +21,12 @@ from tessera.domain.mig.repair import (
 )
 from tessera.domain.mig.spread import assign_nodes, spread, spread_violations
 
+# So many GPUs are rearranged at once.
 _REARRANGE_LIMIT = 24
-"""So many GPUs are rearranged at once."""
+# The same where GPUs are limited, so that there are no others to begin with.
 _LARGE_FLEET = 256
-"""The same where GPUs are limited, so that there are no others to begin with."""
+# Of the cost: a large fleet may be that far from the optimum before more instances move.
 _ACCEPTED_GAP = 0.005
-"""Of the cost: a large fleet may be that far from the optimum before more instances move."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

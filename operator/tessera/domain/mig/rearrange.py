@@ -20,10 +20,10 @@ from tessera.domain.mig.seating import ReplicaTargets, ReshapedGpu, assign_repli
 from tessera.domain.mig.solver import INFINITY, IntegerProgram, IntegerSolution
 
 _MAX_NODES = 1_000
+# Moves that the dearest GPU is worth where cost goes first; as many never happen at once.
 _MOVES_COST_FIRST = 1_000.0
-"""Moves that the dearest GPU is worth where cost goes first; as many never happen at once."""
+# On a GPU at most; it keeps the lesser aims below the greater ones.
 _MAX_SLICES = 8
-"""On a GPU at most; it keeps the lesser aims below the greater ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +55,8 @@ class _GpuGroupKey(NamedTuple):
     """Only where nodes are emptied as a whole."""
 
 
+# A group of GPUs that are alike, and what becomes of some of them.
 _GroupReshape: TypeAlias = tuple[int, Reshape | None]
-"""A group of GPUs that are alike, and what becomes of some of them."""
 
 
 class _ServiceRows(NamedTuple):

@@ -13,10 +13,10 @@ from tessera.domain.mig.fleet import FleetGpu, replicas_by_service
 from tessera.domain.mig.rearrange import RearrangeProblem, rearrange
 from tessera.domain.mig.spread import spread_violations
 
+# GPUs that are opened together in a large fleet.
 _WINDOW_SIZE = 8
-"""GPUs that are opened together in a large fleet."""
+# So often the emptiest GPUs of a large fleet are opened.
 _MAX_WINDOWS = 40
-"""So often the emptiest GPUs of a large fleet are opened."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,8 +15,8 @@ from tessera.domain.mig.fill import Reshape
 from tessera.domain.mig.fleet import FleetGpu, FleetSlice
 from tessera.domain.mig.layouts import SlicePlacement
 
+# Instances of a service on a kind.
 CountByServiceAndType: TypeAlias = Mapping[tuple[str, InstanceType], int]
-"""Instances of a service on a kind."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 INFINITY = float("inf")
+# Rows with their coefficients.
 Coefficients: TypeAlias = Sequence[tuple[int, float]]
-"""Rows with their coefficients."""
 
 
 class SolverMissingError(Exception):
@@ -99,8 +99,8 @@ class IntegerProgram:
         return IntegerSolution(info.objective_function_value, info.mip_dual_bound, columns)
 
 
+# HiGHS' number for a solution that keeps all constraints.
 _FEASIBLE = 2
-"""HiGHS' number for a solution that keeps all constraints."""
 
 
 def _new_highs() -> Any:

@@ -16,11 +16,11 @@ from tessera.domain.mig.demand import ServiceDemand
 from tessera.domain.mig.fleet import FleetGpu, FleetSlice
 from tessera.domain.mig.layouts import WHOLE_GPU_LAYOUT
 
+# What names of GPUs and nodes begin with until they get one.
 _NEW_PREFIX = "+"
-"""What names of GPUs and nodes begin with until they get one."""
 
+# What instances are spread over, of a GPU: itself, or its node.
 TopologyKey: TypeAlias = Callable[[FleetGpu], str]
-"""What instances are spread over, of a GPU: itself, or its node."""
 
 
 class _SliceRef(NamedTuple):

@@ -19,13 +19,13 @@ from tessera.domain.mig.fleet import FleetGpu
 from tessera.domain.mig.layouts import SlicePlacement, fitting_placements, layout_error
 
 _EXPANSIONS = 2_000
+# More instances that may stop are not compared; the first one does.
 _MAX_COMPARED_STOPS = 12
-"""More instances that may stop are not compared; the first one does."""
+# Temporary instances that are better than one service that is short.
 _SHORTFALL_COST = 1_000
-"""Temporary instances that are better than one service that is short."""
 
+# Moves by which another way may be longer, in a hurry, than one with a service that is short.
 _HURRIED_SHORTFALL_COST = 3
-"""Moves by which another way may be longer, in a hurry, than one with a service that is short."""
 
 
 class OperationKind(StrEnum):

@@ -18,12 +18,12 @@ from tessera.domain.model.quantization import Quantization, read_quantization
 from tessera.domain.model.weights import Weights, heads_of, weights_of
 from tessera.domain.model.windows import window_of
 
+# Keys of models whose cache does not grow by tokens.
 _UNSUPPORTED_CACHES = {
     "ssm_cfg": "state-space layers",
     "mamba_d_state": "state-space layers",
     "linear_num_key_heads": "linear attention",
 }
-"""Keys of models whose cache does not grow by tokens."""
 
 
 @dataclass(frozen=True, slots=True)

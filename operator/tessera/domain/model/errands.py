@@ -10,10 +10,10 @@ from tessera.domain.ref import Ref
 from tessera.domain.snapshot import ObservedService, Pod, Snapshot
 from tessera.domain.trouble import missing_secret_advice
 
+# What failed for a reason that may pass is tried again after this time.
 _RETRY_DELAY = timedelta(seconds=30)
-"""What failed for a reason that may pass is tried again after this time."""
+# Exit code: the user has to change something.
 _REFUSED_EXIT_CODE = 3
-"""Exit code: the user has to change something."""
 _MAX_MESSAGE_LENGTH = 600
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+# Names that some architectures use, and the usual ones.
 OLD_NAMES: Mapping[str, str] = {
     "n_layer": "num_hidden_layers",
     "num_layers": "num_hidden_layers",
@@ -16,7 +17,6 @@ OLD_NAMES: Mapping[str, str] = {
     "seq_length": "max_position_embeddings",
     "n_positions": "max_position_embeddings",
 }
-"""Names that some architectures use, and the usual ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,8 +142,8 @@ FAMILIES: Mapping[str, ModelFamily] = {
     "internlm2": _LLAMA,
     "internlm3": _LLAMA,
 }
+# Models of several parts, and the language part's own name.
 ALIASES: Mapping[str, str] = {
     "gemma3": "gemma3_text",
     "llama4": "llama4_text",
 }
-"""Models of several parts, and the language part's own name."""

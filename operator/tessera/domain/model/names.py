@@ -7,15 +7,15 @@ from tessera.api.inference_service import Model
 from tessera.api.meta import GROUP
 from tessera.domain.names import deployment_name
 
+# Read `config.json`, or bring all files onto the claim of the service.
 Task: TypeAlias = Literal["shape", "fetch"]
-"""Read `config.json`, or bring all files onto the claim of the service."""
 
+# The task of a Job and its pod.
 MODEL_JOB_LABEL = f"{GROUP}/errand"
-"""The task of a Job and its pod."""
+# The service. It is not the label of replicas: Services and budgets must not count the pod.
 MODEL_JOB_SERVICE_LABEL = f"{GROUP}/errand-for"
-"""The service. It is not the label of replicas: Services and budgets must not count the pod."""
+# Name of the container.
 MODEL_JOB_CONTAINER = "errand"
-"""Name of the container."""
 
 
 def claim_name(service: str) -> str:

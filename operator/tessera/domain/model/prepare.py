@@ -19,8 +19,8 @@ from tessera.domain.revision import PinnedRevision, pinned_spec
 from tessera.domain.snapshot import ObservedService, Snapshot
 from tessera.domain.trouble import hub_refusal
 
+# A status is written for each of so many steps of a fetch, not for each answer.
 _PROGRESS_STEPS = 100
-"""A status is written for each of so many steps of a fetch, not for each answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

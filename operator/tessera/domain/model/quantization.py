@@ -9,15 +9,15 @@ from tessera.domain.model.keys import UnsupportedConfigError, part
 Format = Literal["fp8", "int8", "int4", "awq", "gptq", "mxfp4", "nvfp4"]
 _MXFP4_GROUP = 32
 _NVFP4_GROUP = 16
+# Where AWQ's configuration does not say it.
 _DEFAULT_GROUP = 128
-"""Where AWQ's configuration does not say it."""
+# Methods that engines here do not serve, and what to take instead.
 UNSUPPORTED_METHODS = {
     "bitsandbytes": "its kernels are slow and no longer served; take an FP8 or AWQ checkpoint, or "
     "the 16-bit files with fp8 in spec.precision.variants",
     "gguf": "it is made for other engines; take the safetensors files, for 4 bits an AWQ or GPTQ "
     "checkpoint",
 }
-"""Methods that engines here do not serve, and what to take instead."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +107,7 @@ def _group(section: Mapping[str, Any]) -> int | None:
     return size if isinstance(size, int) and size > 0 else None
 
 
+# By `quant_method`.
 _READERS: Mapping[str, Callable[[Mapping[str, Any]], Quantization]] = {
     "fp8": _fp8,
     "fbgemm_fp8": _fp8,
@@ -116,4 +117,3 @@ _READERS: Mapping[str, Callable[[Mapping[str, Any]], Quantization]] = {
     "modelopt": _modelopt,
     "compressed-tensors": _compressed,
 }
-"""By `quant_method`."""

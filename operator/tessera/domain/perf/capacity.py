@@ -15,10 +15,10 @@ from tessera.domain.perf.step import StepTime
 
 LimitingFactor = Literal["seats", "cache", "firstToken", "interToken", "work"]
 
+# The promise is of the 95th percentile.
 _TAIL = 0.05
-"""The promise is of the 95th percentile."""
+# The 95th percentile of a normal distribution, in standard deviations.
 _Z_SCORE_95 = 1.645
-"""The 95th percentile of a normal distribution, in standard deviations."""
 _TOLERANCE = 0.002
 _MAX_ITERATIONS = 200
 

@@ -6,8 +6,8 @@ Residuals = Callable[[Sequence[float]], list[float]]
 
 _DELTA = 1e-5
 _MAX_STEPS = 100
+# A step that lowers the sum of squares by no more than this share is the last.
 _TOLERANCE = 1e-10
-"""A step that lowers the sum of squares by no more than this share is the last."""
 _MAX_DAMPING = 1e8
 
 

@@ -11,8 +11,8 @@ from tessera.domain.perf.step import StepTime
 Arithmetic = Literal["bf16", "fp8"]
 
 _ACTIVATION_BYTES = 2
+# All-reduces of one layer: after attention and after the feed-forward part.
 _REDUCTIONS = 2
-"""All-reduces of one layer: after attention and after the feed-forward part."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,10 +11,10 @@ from tessera.domain.perf.roofline import arithmetic, roofline
 from tessera.domain.perf.step import StepTime
 from tessera.domain.perf.table import SpeedTable, family_of, peak_shares, shipped_speed_table
 
+# Slowest loading of weights that still counts as starting.
 MIN_LOAD_MIB_PER_SECOND = 100
-"""Slowest loading of weights that still counts as starting."""
+# Fewer say nothing about a model's speed.
 MIN_REQUESTS = 100
-"""Fewer say nothing about a model's speed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

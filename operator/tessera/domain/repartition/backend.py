@@ -25,8 +25,8 @@ class Capabilities:
     """No pod gets a device of the node while it works."""
 
 
+# GPUs of one node, by index, as they should be.
 LayoutsByGpu: TypeAlias = Mapping[int, Layout]
-"""GPUs of one node, by index, as they should be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

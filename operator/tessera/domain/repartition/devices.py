@@ -12,8 +12,8 @@ from tessera.domain.repartition.facts import MigNode
 
 DEVICE_PLUGIN_LABEL = "nvidia.com/gpu.deploy.device-plugin"
 FEATURE_DISCOVERY_LABEL = "nvidia.com/gpu.deploy.gpu-feature-discovery"
+# What such a label says while the GPU operator shall keep a part of itself off a node.
 PAUSED = "paused-for-mig-change"
-"""What such a label says while the GPU operator shall keep a part of itself off a node."""
 
 _COUNT = re.compile(r"nvidia\.com/mig-(.+)\.count")
 

@@ -28,13 +28,13 @@ from tessera.domain.repartition.question import (
 )
 from tessera.domain.repartition.wish import whole_gpu_model
 
+# For so long a demand is taken to last: what a plan saves is counted until then.
 HORIZON = timedelta(minutes=30)
-"""For so long a demand is taken to last: what a plan saves is counted until then."""
+# A move costs so much of a GPU: the replacement loads its model and the old one finishes its
+# streams, both beside each other, and while a GPU is cut it serves nobody.
 MOVE_COST = timedelta(minutes=10)
-"""A move costs so much of a GPU: the replacement loads its model and the old one finishes its
-streams, both beside each other, and while a GPU is cut it serves nobody."""
+# Moves that saving a GPU may take.
 MOVES_PER_SAVED_GPU = HORIZON / MOVE_COST
-"""Moves that saving a GPU may take."""
 _MAX_MESSAGE = 300
 _MAX_UNMET = 64
 _UNSET_TIME = datetime.fromtimestamp(0, UTC)

@@ -8,13 +8,13 @@ from tessera.domain.mig.boards import GpuModel
 from tessera.domain.mig.layouts import Layout, SlicePlacement
 from tessera.domain.ref import Ref
 
+# Keeps new pods off a node while some of its GPUs are cut anew.
 TAINT = "tessera.dev/repartition"
-"""Keeps new pods off a node while some of its GPUs are cut anew."""
+# On a pool: the name of the plan that may be carried out.
 APPROVAL = "tessera.dev/approve-layout"
-"""On a pool: the name of the plan that may be carried out."""
+# On a service: `true` lets it fall below its floor while its slices are cut, where there is no
+# room for replacements.
 DOWNTIME = "tessera.dev/allow-downtime"
-"""On a service: `true` lets it fall below its floor while its slices are cut, where there is no
-room for replacements."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,12 +20,12 @@ from tessera.domain.snapshot import Node
 _REPLICAS_LABEL = "nvidia.com/gpu.replicas"
 _MIG_MODES = ("enabled", "disabling")
 
+# By pool and node.
 MigNodeCache: TypeAlias = KeyedCache[
     tuple[str, str],
     [str | None, Node, ObservedNodeLayout | None, NodeTarget | None],
     MigNode | None,
 ]
-"""By pool and node."""
 
 
 def new_mig_node_cache() -> MigNodeCache:

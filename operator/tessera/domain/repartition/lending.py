@@ -18,8 +18,8 @@ from tessera.domain.repartition.goals import NodeGoal, canonical_layout
 from tessera.domain.repartition.room import PoolCapacity, SliceShortage, replacement_profile
 from tessera.domain.repartition.units import NodeRepartition
 
+# So many of the units that wait are compared, those with the fewest pods.
 _MAX_COMPARED = 32
-"""So many of the units that wait are compared, those with the fewest pods."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

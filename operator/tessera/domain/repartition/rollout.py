@@ -43,19 +43,19 @@ from tessera.domain.repartition.wording import (
     wait_message,
 )
 
+# So often a backend is asked for the same.
 MAX_ATTEMPTS = 5
-"""So often a backend is asked for the same."""
+# A pod that was bound before the taint is seen by then.
 SETTLE_PERIOD = timedelta(seconds=5)
-"""A pod that was bound before the taint is seen by then."""
+# Replacements that do not become Ready are waited for so long, where the floor is kept without
+# them; a unit whose room was taken by others is given up after it.
 REPLACEMENT_TIMEOUT = timedelta(minutes=10)
-"""Replacements that do not become Ready are waited for so long, where the floor is kept without
-them; a unit whose room was taken by others is given up after it."""
 
 
+# What is seen for a moment after a pod ended, until the agent has seen that too.
 _TRANSIENT = frozenset(
     {LayoutReady.UNMANAGED_POD, LayoutReady.GPU_IN_USE, LayoutReady.REPARTITIONING}
 )
-"""What is seen for a moment after a pod ended, until the agent has seen that too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,8 +23,8 @@ from tessera.domain.repartition.question import (
 )
 from tessera.domain.repartition.wish import whole_gpu_model
 
+# For so long a plan that only saves has to be the answer before it takes the place of another.
 STABILIZATION_WINDOW = timedelta(minutes=5)
-"""For so long a plan that only saves has to be the answer before it takes the place of another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

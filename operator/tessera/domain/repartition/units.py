@@ -11,12 +11,12 @@ from tessera.domain.repartition.facts import GpuInstance, MigGpu, MigNode
 from tessera.domain.repartition.goals import NodeGoal, canonical_layout
 from tessera.domain.repartition.room import PoolCapacity
 
+# Those of which cutting again does not help.
 _FAULT_REASONS = {
     "NeedsReset": LayoutReady.GPU_RESET_REQUIRED,
     "Unreadable": LayoutReady.NODE_NOT_READY,
     "ProfileUnknown": LayoutReady.UNKNOWN_PROFILE,
 }
-"""Those of which cutting again does not help."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

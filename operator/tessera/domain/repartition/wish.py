@@ -39,8 +39,8 @@ from tessera.domain.repartition.question import (
 from tessera.domain.sizing import ReplicaFit
 from tessera.domain.snapshot import Pod, PodReading, Snapshot
 
+# Share of its requests that an engine should hold on the average, so that peaks find room.
 _TARGET_OCCUPANCY = 0.6
-"""Share of its requests that an engine should hold on the average, so that peaks find room."""
 _NO_READINGS: Mapping[Ref, PodReading] = {}
 
 

@@ -20,8 +20,8 @@ from tessera.domain.sizing import ReplicaFit
 from tessera.domain.snapshot import Pod, SpeedReading
 
 ITL_METRIC = "vllm:inter_token_latency_seconds"
+# Tokens a second from which on a measured price of a token says something.
 _MIN_TOKENS_PER_SECOND = 1.0
-"""Tokens a second from which on a measured price of a token says something."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

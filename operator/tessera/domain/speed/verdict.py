@@ -12,17 +12,17 @@ from tessera.api.inference_service import PredictedAndMeasured, SpeedStatus
 from tessera.domain.reasons import SpeedAsPredicted, StatusVerdict
 from tessera.domain.speed.seen import InterTokenLatency, ServiceSpeed
 
+# Requests within five minutes from which on something can be told.
 MIN_REQUESTS = 100
-"""Requests within five minutes from which on something can be told."""
+# What a reading covers; nothing is written more often.
 WINDOW = timedelta(minutes=5)
-"""What a reading covers; nothing is written more often."""
+# A time between tokens is off when it is further from the predicted one.
 OFF_TOLERANCE = 0.15
-"""A time between tokens is off when it is further from the predicted one."""
+# It is right again when it is nearer than this.
 RECOVERY_TOLERANCE = 0.10
-"""It is right again when it is nearer than this."""
 _MIN_CHANGE = 0.10
+# Throughput follows the load, which is no news.
 _MIN_LOAD_CHANGE = 0.5
-"""Throughput follows the load, which is no news."""
 
 
 def next_speed_status(

@@ -25,14 +25,14 @@ from tessera.domain.repartition.devices import (
 )
 from tessera.domain.repartition.facts import MigNode
 
+# On a node: generation and attempt for which its device plugin was called back.
 REFRESHED_LABEL = "tessera.dev/devices-refreshed"
-"""On a node: generation and attempt for which its device plugin was called back."""
+# Two that cut one GPU undo each other's work: where the agent cuts, mig-manager goes.
 MIG_MANAGER_LABEL = "nvidia.com/gpu.deploy.mig-manager"
-"""Two that cut one GPU undo each other's work: where the agent cuts, mig-manager goes."""
 
 _PARTITION_TIMEOUT = timedelta(minutes=10)
+# From the ask on: it cuts in seconds, and the device plugin is back within a minute.
 _DEVICE_PLUGIN_TIMEOUT = timedelta(minutes=3)
-"""From the ask on: it cuts in seconds, and the device plugin is back within a minute."""
 _FAULT_REASONS: Mapping[GpuFault, LayoutReady] = {
     "NeedsReset": LayoutReady.GPU_RESET_REQUIRED,
     "InUse": LayoutReady.GPU_IN_USE,

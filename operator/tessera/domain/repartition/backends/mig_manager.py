@@ -30,25 +30,25 @@ from tessera.domain.repartition.facts import MigNode
 
 CONFIG_LABEL = "nvidia.com/mig.config"
 STATE_LABEL = "nvidia.com/mig.config.state"
+# The answer as we leave it with a new question: an older one would be read as the new one's.
 STATE_REQUESTED = "asked"
-"""The answer as we leave it with a new question: an older one would be read as the new one's."""
 
 _PREFIX = "tessera"
+# When feature discovery wrote its labels last; it comes back together with the device plugin.
 _DISCOVERY_TIME_LABEL = "nvidia.com/gfd.timestamp"
-"""When feature discovery wrote its labels last; it comes back together with the device plugin."""
+# Attempts whose names are known from the start: mig-manager sees the file a minute late, so that
+# a repetition must not need another one.
 _PREPARED_ATTEMPTS = 5
-"""Attempts whose names are known from the start: mig-manager sees the file a minute late, so that a
-repetition must not need another one."""
+# Between a failure and the next attempt, times the attempt: together well over that minute.
 _RETRY_DELAY = timedelta(seconds=30)
-"""Between a failure and the next attempt, times the attempt: together well over that minute."""
 _RESPONSE_TIMEOUT = timedelta(minutes=3)
+# It waits up to five minutes for each client of the GPUs to go, and they go at once.
 _PARTITION_TIMEOUT = timedelta(minutes=10)
-"""It waits up to five minutes for each client of the GPUs to go, and they go at once."""
 _REBOOT_TIMEOUT = timedelta(minutes=25)
+# From the ask on, where nobody tells when the clients came back.
 _CLIENTS_TIMEOUT = timedelta(minutes=5)
-"""From the ask on, where nobody tells when the clients came back."""
+# From the clients' return until their devices are offered.
 _DEVICES_TIMEOUT = timedelta(minutes=1)
-"""From the clients' return until their devices are offered."""
 
 
 @dataclass(frozen=True, slots=True)
