@@ -18,4 +18,4 @@ COPY --from=build /opt/tessera /opt/tessera
 USER 65532:65532
 EXPOSE 8080 8081 9443
 HEALTHCHECK NONE
-ENTRYPOINT ["python", "-m", "tessera.handlers.main"]
+ENTRYPOINT ["python", "-m", "tessera.controller.main"]

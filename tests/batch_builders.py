@@ -6,9 +6,12 @@ from datetime import timedelta
 from typing import Any
 
 from tessera.api.batch_inference import BatchInferenceSpec, BatchInferenceStatus
-from tessera.domain.batch.allotment import BatchPlan
+from tessera.domain.batch.batch_plan import BatchPlan
 from tessera.domain.batch.decide import apply_funding, propose_batch
-from tessera.domain.batch.facts import (
+from tessera.domain.batch.names import job_name
+from tessera.domain.batch.situation import Situation
+from tessera.domain.hardware.pools import discover
+from tessera.domain.observed.batches import (
     Batch,
     BatchJob,
     BatchPod,
@@ -16,12 +19,9 @@ from tessera.domain.batch.facts import (
     ProgressSample,
     VolumeClaim,
 )
-from tessera.domain.batch.names import job_name
-from tessera.domain.batch.reports import RunnerProgress
-from tessera.domain.batch.situation import Situation
-from tessera.domain.batch.status import batch_status
-from tessera.domain.pools import discover
-from tessera.domain.snapshot import Node, Pool, Ref
+from tessera.domain.observed.runner_reports import RunnerProgress
+from tessera.domain.observed.snapshot import Node, Pool, Ref
+from tessera.domain.status.batch import batch_status
 from tests.builders import NOW, SMALL, a_node, a_pool, at
 
 NIGHT = Ref("team-a", "night")

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from tessera.domain.bench.answers import BenchResponse
-from tessera.domain.bench.counters import MetricsSnapshot
-from tessera.domain.bench.figures import LoadMeasurement
-from tessera.domain.bench.jobs import BenchRequest
+from tessera_lab.load.answers import BenchResponse
+from tessera_lab.load.counters import MetricsSnapshot
+from tessera_lab.load.figures import LoadMeasurement
+from tessera_lab.load.jobs import BenchRequest
 
 
 def a_job(number: int = 0, *, inputs: int = 100, outputs: int = 5) -> BenchRequest:

@@ -9,12 +9,10 @@ from typing import Any
 from tessera.api.accelerator_pool import AcceleratorPoolSpec
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.tenant_budget import TenantBudgetSpec, TenantBudgetStatus
-from tessera.domain.allotment import ServicePlan
-from tessera.domain.model.facts import ModelJobRun, ObservedModelJob
 from tessera.domain.model.names import model_job_name
 from tessera.domain.names import deployment_name
-from tessera.domain.plan import plan
-from tessera.domain.snapshot import (
+from tessera.domain.observed.model_jobs import ModelJobRun, ObservedModelJob
+from tessera.domain.observed.snapshot import (
     Budget,
     Node,
     ObservedService,
@@ -27,6 +25,8 @@ from tessera.domain.snapshot import (
     SpeedReading,
     Workload,
 )
+from tessera.domain.plan import plan
+from tessera.domain.service_plan import ServicePlan
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 SMALL = "hf://meta-llama/Llama-3.2-1B-Instruct"

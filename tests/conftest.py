@@ -10,7 +10,7 @@ import yaml
 import world as worlds
 from tessera.adapters.kube import KubeCluster, connect
 from tessera.api.schema import KINDS, crd
-from tessera.resources.kinds import ACCELERATOR_POOLS, INFERENCE_SERVICES, ApiResource
+from tessera.resources.api_resources import ACCELERATOR_POOLS, INFERENCE_SERVICES, ApiResource
 from world.testing import eventually
 
 GOLDEN = Path(__file__).parent / "golden"

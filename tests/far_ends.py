@@ -7,22 +7,22 @@ from datetime import date, datetime
 
 from fakegpu.silicon import Gpu, Instance, Silicon
 from tessera.api.node_layout import DesiredGpu, NodeLayoutSpec, NodeLayoutStatus
-from tessera.domain.cutting import DriverGpu as SeenByDriver
-from tessera.domain.cutting import DriverInstance as SeenInstance
-from tessera.domain.cutting import GpuProblem, gpu_status, plan_partitioning
-from tessera.domain.mig.boards import find_gpu_model
+from tessera.domain.hardware.pools import discover
+from tessera.domain.mig.gpu_models import find_gpu_model
 from tessera.domain.mig.layouts import Layout, SlicePlacement
-from tessera.domain.pools import discover
-from tessera.domain.repartition.backend import (
+from tessera.domain.mig.partitioning import DriverGpu as SeenByDriver
+from tessera.domain.mig.partitioning import DriverInstance as SeenInstance
+from tessera.domain.mig.partitioning import GpuProblem, gpu_status, plan_partitioning
+from tessera.domain.mig_backends.backend import (
     BackendRequest,
     BackendStatus,
     GeometryBackend,
     LayoutsByGpu,
 )
-from tessera.domain.repartition.devices import DEVICE_PLUGIN_LABEL, FEATURE_DISCOVERY_LABEL
-from tessera.domain.repartition.facts import MigNode, ObservedNodeLayout
-from tessera.domain.repartition.grounds import mig_nodes
-from tessera.domain.snapshot import Node, Pool
+from tessera.domain.mig_backends.devices import DEVICE_PLUGIN_LABEL, FEATURE_DISCOVERY_LABEL
+from tessera.domain.mig_backends.discovery import mig_nodes
+from tessera.domain.mig_backends.nodes import MigNode, ObservedNodeLayout
+from tessera.domain.observed.snapshot import Node, Pool
 from tessera.resources.repartition import configuration
 from tests.builders import A100, a_pool, at
 from world.mig_manager import MigManager

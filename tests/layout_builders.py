@@ -6,18 +6,18 @@ from dataclasses import replace
 from typing import Any
 
 from tessera.api.mig import MigStatus
-from tessera.domain.autoscale import ScalingHistory
-from tessera.domain.draft import Proposal, objects_by_service, propose
-from tessera.domain.mig.boards import gpu_models
+from tessera.domain.hardware.pools import PoolView, discover
+from tessera.domain.layout.demand import layout_problem
+from tessera.domain.layout.problem import LayoutProblem
+from tessera.domain.layout.solution import solve
+from tessera.domain.layout.target import PlanAdoption, adopt
+from tessera.domain.mig.gpu_models import gpu_models
 from tessera.domain.mig.layouts import SlicePlacement
-from tessera.domain.pools import PoolView, discover
-from tessera.domain.repartition.backend import Capabilities
-from tessera.domain.repartition.drawing import solve
-from tessera.domain.repartition.facts import GpuInstance, MigGpu, MigNode
-from tessera.domain.repartition.question import LayoutProblem
-from tessera.domain.repartition.target import PlanAdoption, adopt
-from tessera.domain.repartition.wish import layout_problem
-from tessera.domain.snapshot import Node, ObservedService, Pool, Ref, Snapshot
+from tessera.domain.mig_backends.backend import Capabilities
+from tessera.domain.mig_backends.nodes import GpuInstance, MigGpu, MigNode
+from tessera.domain.observed.snapshot import Node, ObservedService, Pool, Ref, Snapshot
+from tessera.domain.scaling.autoscale import ScalingHistory
+from tessera.domain.service.proposal import Proposal, objects_by_service, propose
 from tests.builders import NOW, a_node, a_pool, a_service, a_snapshot, a_spec
 
 BOARD = gpu_models()["A100-80GB"]

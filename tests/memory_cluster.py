@@ -5,9 +5,9 @@ import itertools
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from typing import Any
 
-from tessera.adapters import wire
+from tessera.adapters import object_parsing as wire
+from tessera.api.ref import Ref
 from tessera.domain.names import FIELD_MANAGER
-from tessera.domain.ref import Ref
 from tessera.ports import (
     ClusterError,
     ClusterObject,
@@ -17,7 +17,7 @@ from tessera.ports import (
     ResourceExpiredError,
     WatchEvent,
 )
-from tessera.resources.kinds import (
+from tessera.resources.api_resources import (
     CONFIG_MAPS,
     DEPLOYMENTS,
     KINDS,

@@ -9,7 +9,7 @@ from tessera.domain.mig.demand import GpuOffer, InstanceType, ServiceDemand
 from tessera.domain.mig.fleet import FleetGpu, FleetSlice
 from tessera.domain.mig.layouts import Layout, SlicePlacement, maximal_layouts
 from tessera.domain.mig.plan import plan_layouts
-from tessera.domain.repartition.backend import GeometryBackend
+from tessera.domain.mig_backends.backend import GeometryBackend
 from tests.mig_builders import A100
 from tests.repartition_world import FarEnd, Pinned, SimService, Whole, World, shown
 

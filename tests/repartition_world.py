@@ -14,18 +14,18 @@ from functools import partial
 
 from tessera.api.mig import GpuTarget, Mig, MigPlan, MigStatus, NodeTarget
 from tessera.api.node_layout import DesiredGpu, NodeLayoutSpec, PlacedSlice
-from tessera.domain.mig.boards import GpuModel
+from tessera.api.reasons import LayoutReady, StatusVerdict
+from tessera.api.ref import Ref
+from tessera.domain.mig.gpu_models import GpuModel
 from tessera.domain.mig.layouts import Layout, SlicePlacement, geometry, layout_error
-from tessera.domain.reasons import LayoutReady, StatusVerdict
-from tessera.domain.ref import Ref
-from tessera.domain.repartition.backend import (
+from tessera.domain.mig_backends.backend import (
     BackendRequest,
     BackendStatus,
     Capabilities,
     GeometryBackend,
     LayoutsByGpu,
 )
-from tessera.domain.repartition.facts import GpuInstance, MigGpu, MigNode, ObservedNodeLayout
+from tessera.domain.mig_backends.nodes import GpuInstance, MigGpu, MigNode, ObservedNodeLayout
 from tessera.domain.repartition.orders import PoolActions, PoolService, Replica
 from tessera.domain.repartition.rollout import RolloutInputs, advance_rollout
 from tests.mig_builders import A100

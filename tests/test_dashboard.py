@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tessera.domain.engine_facts import known_versions, version_facts
+from tessera.domain.vllm.facts import known_versions, version_facts
 from tessera.telemetry import Telemetry
 
 FOLDER = Path(__file__).parents[1] / "charts" / "tessera" / "dashboards"

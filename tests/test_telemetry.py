@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tessera.domain.bill import Bill, CostLine, CostState
+from tessera.domain.billing.bill import Bill, CostLine, CostState
 from tessera.telemetry import Telemetry
 from tests.builders import NOW, at, dollars
 

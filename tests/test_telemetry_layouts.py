@@ -8,12 +8,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tessera.api.accelerator_pool import AcceleratorPoolSpec, Price
 from tessera.api.mig import Mig, MigPlan, MigStatus, Phase, Unit
-from tessera.domain.pools import PoolView
-from tessera.domain.reasons import Discovered, LayoutReady, PoolAccepted, StatusVerdict
-from tessera.domain.ref import Ref
-from tessera.domain.repartition.facts import GpuInstance, MigGpu, MigNode
+from tessera.api.reasons import Discovered, LayoutReady, PoolAccepted, StatusVerdict
+from tessera.api.ref import Ref
+from tessera.domain.hardware.pools import PoolView
+from tessera.domain.mig_backends.nodes import GpuInstance, MigGpu, MigNode
+from tessera.domain.observed.snapshot import Pool
 from tessera.domain.repartition.orders import PoolActions
-from tessera.domain.snapshot import Pool
 from tessera.telemetry import Telemetry
 from tessera.telemetry.layouts import (
     PHASES,

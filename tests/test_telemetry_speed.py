@@ -2,10 +2,10 @@
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tessera.domain.bill import Bill
+from tessera.domain.billing.bill import Bill
+from tessera.domain.observed.snapshot import Ref, SpeedReading
 from tessera.domain.plan import plan
-from tessera.domain.snapshot import Ref, SpeedReading
-from tessera.reconcile.fleet import ReconcileOutcome
+from tessera.reconcile.cycle import ReconcileOutcome
 from tessera.telemetry import Telemetry
 from tests.builders import (
     a_pod,

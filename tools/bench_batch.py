@@ -36,7 +36,7 @@ from scenarios.chaos import (
 from scenarios.chaos import (
     Story as Course,
 )
-from tessera.batch import manifest, parts
+from tessera.batch_runner import manifest, parts
 from tests.batch.chaos import CONCURRENCY, HARMS, KILLS, Harm, Story, suffered
 from tests.batch.running import Claim, Ended, Stage, a_row
 from world.api import connect

@@ -18,10 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tessera.domain import catalog, hardware, perf
-from tessera.domain.engine import EngineCore, ServedRequest, Timeline
-from tessera.domain.engine_requests import EngineLimits, EngineRequest
-from tessera.engine_sim import bench
+from tessera.domain import perf
+from tessera.domain.hardware import device as hardware
+from tessera.domain.hardware import gpu_catalog as catalog
+from tessera_lab.engine import EngineCore, ServedRequest, Timeline
+from tessera_lab.engine.requests import EngineLimits, EngineRequest
+from tessera_lab.sim import bench
 
 MODEL = "meta-llama/Llama-3.1-8B-Instruct"
 PRODUCT = "NVIDIA-A100-SXM4-80GB"
@@ -180,7 +182,7 @@ def _speeds() -> dict[str, Any]:
 
 
 def _sizing() -> dict[str, Any]:
-    measure = _elsewhere("tessera.cli.size", "size_all_ms")
+    measure = _elsewhere("tessera.cli.size.command", "size_all_ms")
     return {"size_all_ms": measure() if measure else None}
 
 

@@ -18,16 +18,16 @@ from decimal import Decimal
 from tessera.api.accelerator_pool import AcceleratorPoolStatus
 from tessera.api.mig import Assignment, GpuTarget, MigPlan, MigStatus, NodeTarget
 from tessera.api.node_layout import NodeLayoutSpec, NodeLayoutStatus, ObservedGpu, ObservedSlice
+from tessera.domain.hardware.pools import discover
+from tessera.domain.layout.demand import layout_problem
+from tessera.domain.layout.problem import LayoutSolution, PoolLayout
+from tessera.domain.mig_backends.agent import AgentBackend
+from tessera.domain.mig_backends.backend import BackendRequest
+from tessera.domain.mig_backends.discovery import mig_nodes
+from tessera.domain.mig_backends.nodes import TAINT, ObservedNodeLayout
 from tessera.domain.names import deployment_name
+from tessera.domain.observed.snapshot import Node, Snapshot
 from tessera.domain.plan import Plan, PlanCache, plan
-from tessera.domain.pools import discover
-from tessera.domain.repartition.backend import BackendRequest
-from tessera.domain.repartition.backends.agent import AgentBackend
-from tessera.domain.repartition.facts import TAINT, ObservedNodeLayout
-from tessera.domain.repartition.grounds import mig_nodes
-from tessera.domain.repartition.question import LayoutSolution, PoolLayout
-from tessera.domain.repartition.wish import layout_problem
-from tessera.domain.snapshot import Node, Snapshot
 from tests.builders import (
     A100,
     a_node,

@@ -20,14 +20,14 @@ from typing import TypeVar
 
 from mig_fleets import PLANNERS, fleet
 from mig_followers import FOLLOWERS
-from tessera.domain.mig.boards import gpu_models
-from tessera.domain.mig.changes import layout_changes
-from tessera.domain.mig.choice import select_services
 from tessera.domain.mig.demand import GpuOffer, ServiceDemand, meets_demand
 from tessera.domain.mig.fleet import replicas_by_service
+from tessera.domain.mig.fleet_repair import MigFleet, repair_fleet
+from tessera.domain.mig.gpu_models import gpu_models
+from tessera.domain.mig.layout_changes import layout_changes
 from tessera.domain.mig.mix import cheapest_mix
 from tessera.domain.mig.plan import plan_layouts
-from tessera.domain.mig.repair import MigFleet, repair_fleet
+from tessera.domain.mig.service_selection import select_services
 
 A100 = gpu_models()["A100-80GB"]
 ONE = (GpuOffer(gpu_model=A100, price=1),)

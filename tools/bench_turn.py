@@ -15,18 +15,17 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from tessera.domain.batch.reports import RunnerProgress
-from tessera.domain.model.reports import FetchProgress
 from tessera.domain.names import deployment_name
-from tessera.domain.snapshot import EngineReading, Pod, PodReading, Readings
+from tessera.domain.observed.model_reports import FetchProgress
+from tessera.domain.observed.runner_reports import RunnerProgress
+from tessera.domain.observed.snapshot import EngineReading, Pod, PodReading, Readings
 from tessera.reconcile.apply import Applier
-from tessera.reconcile.asking import Prober
-from tessera.reconcile.fleet import FleetReconciler
-from tessera.reconcile.mirror import Reflector
+from tessera.reconcile.cycle import FleetReconciler
 from tessera.reconcile.observe import Observations
+from tessera.reconcile.prober import Prober
+from tessera.reconcile.reflector import Reflector
 from tessera.reconcile.store import Store
-from tessera.resources.job import RunnerImage
-from tessera.resources.kinds import (
+from tessera.resources.api_resources import (
     ACCELERATOR_POOLS,
     DEPLOYMENTS,
     INFERENCE_SERVICES,
@@ -35,6 +34,7 @@ from tessera.resources.kinds import (
     PODS,
     SERVICES,
 )
+from tessera.resources.batch_job import RunnerImage
 from tests.builders import NOW, SMALL, a_speed_reading
 from tests.memory_cluster import MemoryCluster
 

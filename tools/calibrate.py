@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from speed_rows import ROWS, SYSTEMS, Row, read, split
-from tessera.domain.perf.fit import least_squares
 from tessera.domain.perf.roofline import Arithmetic
 from tessera.domain.perf.table import (
     ArithmeticShares,
@@ -24,6 +23,7 @@ from tessera.domain.perf.table import (
     SpeedTable,
     shipped_speed_table,
 )
+from tessera_lab.fit.least_squares import least_squares
 
 SPEED = Path(__file__).parents[1] / "operator/tessera/domain/data/speed.json"
 SEED = 1

@@ -16,14 +16,13 @@ from pydantic import BaseModel
 import engine_differences
 from chart_values import Chart
 from cli_page import page as cli_page
+from tessera.api import batch_reasons, reasons
 from tessera.api.meta import GROUP, VERSION
 from tessera.api.schema import KINDS as RESOURCES
 from tessera.api.schema import CustomResourceType as Resource
 from tessera.api.schema import crd, structural
-from tessera.batch.progress import Progress, metrics_registry
-from tessera.domain import reasons
-from tessera.domain.batch import reasons as batch_reasons
-from tessera.resources.kinds import CONFIG_MAPS, KINDS, PARTITIONING, ApiResource
+from tessera.batch_runner.progress import Progress, metrics_registry
+from tessera.resources.api_resources import CONFIG_MAPS, KINDS, PARTITIONING, ApiResource
 from tessera.telemetry import Telemetry
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -11,9 +11,9 @@ import yaml
 
 from chart_values import Chart
 from environments import ROOT
-from tessera.domain import vllm_flags
+from tessera.domain.vllm import flags as vllm_flags
 from tessera.resources.defaults import defaults, newest_version
-from tessera.resources.surroundings import default_image, mirror_image
+from tessera.resources.platform import default_image, mirror_image
 
 
 def images(registry: str | None = None) -> Iterator[str]:

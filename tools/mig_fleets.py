@@ -8,11 +8,11 @@ import math
 import random
 from collections.abc import Callable, Sequence
 
-from tessera.domain.mig.boards import WHOLE_GPU, GpuModel
-from tessera.domain.mig.deal import place_geometry
 from tessera.domain.mig.demand import InstanceType, ServiceDemand
+from tessera.domain.mig.gpu_building import place_geometry
+from tessera.domain.mig.gpu_models import WHOLE_GPU, GpuModel
 from tessera.domain.mig.layouts import Geometry
-from tessera.domain.mig.patterns import cheapest_pattern
+from tessera.domain.mig.pattern_pricing import cheapest_pattern
 
 # What a slice of so many compute and memory slices does at the power 1.
 WORK = {(1, 1): 1.0, (1, 2): 1.05, (2, 2): 2.0, (3, 4): 3.2, (4, 4): 4.0, (7, 8): 7.0}

@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
-from tessera.domain.mig.boards import WHOLE_GPU, gpu_models
-from tessera.domain.mig.deal import place_geometry
 from tessera.domain.mig.demand import GpuOffer, InstanceType, ServiceDemand, meets_demand
 from tessera.domain.mig.fleet import FleetGpu, FleetSlice, replicas_by_service
+from tessera.domain.mig.gpu_building import place_geometry
+from tessera.domain.mig.gpu_models import WHOLE_GPU, gpu_models
 from tessera.domain.mig.layouts import WHOLE_GPU_LAYOUT
 from tessera.domain.mig.plan import plan_layouts
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tessera.api.inference_service import ModelShape
-from tessera.domain.catalog import models
-from tessera.domain.hardware import Hardware
+from tessera.domain.hardware.device import Hardware
+from tessera.domain.hardware.gpu_catalog import models
 from tessera.domain.perf.roofline import Arithmetic
-from tessera.domain.perf.source import predict_step_time
+from tessera.domain.perf.sources import predict_step_time
 from tessera.domain.perf.table import SpeedTable
 
 ROWS = Path(__file__).parents[2] / "shared/traces/perf_aiconfigurator_vllm.csv.gz"

@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from bench.fleet import Size, each, pool, service
-from tessera.adapters import wire
+from tessera.adapters import object_parsing as wire
 from tessera.domain.names import FIELD_MANAGER
+from tessera.domain.observed.snapshot import Ref, Snapshot
 from tessera.domain.plan import plan
-from tessera.domain.snapshot import Ref, Snapshot
+from tessera.resources.api_resources import INFERENCE_SERVICES
 from tessera.resources.children import namespace_owners, service_manifests
-from tessera.resources.kinds import INFERENCE_SERVICES
 from tessera.resources.manifest import ObjectManifest
 from world.api import Api, Json
 

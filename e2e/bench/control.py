@@ -16,12 +16,7 @@ from bench.audit import Audit, kinds
 from bench.fleet import REPLICAS, Size, each, pool, service
 from bench.process import Operator, quantile, running
 from demo.stage import NAMESPACE, Stage, install, until
-from tessera.resources.kinds import (
-    DEPLOYMENTS,
-    INFERENCE_SERVICES,
-    PODS,
-    SERVICES,
-)
+from tessera.resources.api_resources import DEPLOYMENTS, INFERENCE_SERVICES, PODS, SERVICES
 from world.api import Json
 from world.kubelet.stand_in import LABEL
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from demo.stage import CHART, EXAMPLES, NAMESPACE, Json, SceneError, Stage
-from tessera.resources.kinds import INFERENCE_SERVICES
+from tessera.resources.api_resources import INFERENCE_SERVICES
 from world.api import ApiError
 from world.testing import eventually
 

@@ -6,7 +6,7 @@ import re
 from chart_tests.release import DEPLOYMENT, SECRET, WEBHOOKS, Release
 from demo.stage import CHART, NAMESPACE, SceneError
 from tessera.api.schema import KINDS
-from tessera.resources.kinds import DEPLOYMENTS, PODS
+from tessera.resources.api_resources import DEPLOYMENTS, PODS
 from world.testing import eventually
 
 PRODUCTION = str(CHART / "values-production.yaml")

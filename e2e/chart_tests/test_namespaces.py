@@ -2,7 +2,7 @@
 
 from chart_tests.release import OPERATOR, Release
 from demo.stage import NAMESPACE, Json
-from tessera.resources.kinds import DEPLOYMENTS, INFERENCE_SERVICES, KINDS
+from tessera.resources.api_resources import DEPLOYMENTS, INFERENCE_SERVICES, KINDS
 from world.testing import eventually
 
 

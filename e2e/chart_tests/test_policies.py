@@ -6,7 +6,7 @@ import pytest
 
 from chart_tests.release import OPERATOR, Release
 from demo.stage import NAMESPACE, Json
-from tessera.resources.kinds import PODS
+from tessera.resources.api_resources import PODS
 from world.testing import eventually
 
 AS_OPERATOR = ("--as", OPERATOR)

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from demo.stage import CHART
-from tessera.resources.kinds import KINDS
+from tessera.resources.api_resources import KINDS
 from tessera.settings import NodeSettings, Settings
 from world import binaries
 

@@ -7,8 +7,8 @@ import re
 from dataclasses import dataclass
 from functools import cache
 
-from tessera.domain.catalog import Product, products
-from tessera.domain.mig.boards import find_gpu_model, nvml_profile_constants
+from tessera.domain.hardware.gpu_catalog import Product, products
+from tessera.domain.mig.gpu_models import find_gpu_model, nvml_profile_constants
 
 _IDS_SEVEN = {
     "7_SLICE": 0,

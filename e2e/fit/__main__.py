@@ -21,9 +21,9 @@ from fit.engines import LIMITS, cores, ticks
 from fit.figures import flat, knee, missed
 from fit.model import NAME, SIZES, make
 from fit.pages import FOLDER, table
-from tessera.cli.bench_html import render_html
-from tessera.cli.bench_json import as_json
-from tessera.engine_sim import speeds
+from tessera_lab.cli.bench.html import render_html
+from tessera_lab.cli.bench.json import as_json
+from tessera_lab.sim import speeds
 
 # Places in a line of /proc/stat.
 _IDLE, _STOLEN = 3, 7

@@ -7,17 +7,17 @@ from pathlib import Path
 from fit.engines import Cores, Running, arguments, look_alike, real
 from fit.figures import SHOWN, Compared, knee
 from fit.loads import LATE, LOADS, Load, Measured, Tally, once, sweep
-from tessera.cli.bench_report import BenchReport
-from tessera.domain.engine_fit import (
+from tessera_lab.cli.bench.report import BenchReport
+from tessera_lab.engine.requests import EngineLimits
+from tessera_lab.fit.engine_fit import (
     EngineSpeedFit,
     ObservedRun,
     fit_engine_speed,
     latency_percentiles,
     replay,
 )
-from tessera.domain.engine_requests import EngineLimits
-from tessera.engine_sim import speeds
-from tessera.engine_sim.launch import load_config
+from tessera_lab.sim import speeds
+from tessera_lab.sim.launch import load_config
 
 # Runs of a load beyond those that are wanted, in place of disturbed ones.
 _EXTRA = 2

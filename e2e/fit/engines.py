@@ -16,8 +16,8 @@ from pathlib import Path
 
 from fit.model import NAME
 from tessera.domain.perf import StepTime
-from tessera.engine_sim.environment import SPEED
-from tessera.engine_sim.speeds import as_json
+from tessera_lab.sim.environment import SPEED
+from tessera_lab.sim.speeds import as_json
 
 PORT = 18311
 URL = f"http://127.0.0.1:{PORT}"
@@ -99,7 +99,7 @@ def real(venv: Path, folder: Path, on: Cores) -> Iterator[Running]:
 @contextmanager
 def look_alike(folder: Path, speed: StepTime, on: Cores) -> Iterator[Running]:
     """tessera-sim with a fitted speed."""
-    command = [sys.executable, "-m", "tessera.engine_sim.main", *arguments(folder, "tessera-sim")]
+    command = [sys.executable, "-m", "tessera_lab.sim.main", *arguments(folder, "tessera-sim")]
     with _started(command, {**os.environ, SPEED: as_json(speed)}) as process:
         _pin(process.pid, on.engine)
         yield Running(process)

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from fit.engines import URL, Running
-from tessera.cli.bench import run_load_test
-from tessera.cli.bench_plan import parse_plan
-from tessera.cli.bench_report import BenchReport
 from tessera.cli.parser import build_parser
-from tessera.domain.bench.answers import BenchResponse
-from tessera.domain.bench.figures import LoadMetrics
-from tessera.domain.engine_fit import ObservedRequest, ObservedRun
+from tessera_lab.cli.bench.command import run_load_test
+from tessera_lab.cli.bench.plan import parse_plan
+from tessera_lab.cli.bench.report import BenchReport
+from tessera_lab.fit.engine_fit import ObservedRequest, ObservedRun
+from tessera_lab.load.answers import BenchResponse
+from tessera_lab.load.figures import LoadMetrics
 
 LENGTHS = ("--input-tokens", "lognormal:100:250", "--output-tokens", "lognormal:32:80")
 # Short prompts and long answers: most of the work moves from the one to the other.

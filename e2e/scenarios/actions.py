@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 
 from demo.stage import Json, Ref, Stage, condition
-from tessera.resources.kinds import CHILDREN, INFERENCE_SERVICES, PODS, ApiResource
+from tessera.resources.api_resources import CHILDREN, INFERENCE_SERVICES, PODS, ApiResource
 from world.testing import eventually
 
 SMALL = "hf://meta-llama/Llama-3.2-1B-Instruct"

@@ -10,11 +10,12 @@ from typing import Any
 import aiohttp
 
 from demo.stage import Json, Stage, condition
-from tessera.batch import manifest, parts, records
-from tessera.batch.parts import SentEntry, UnsentEntry
-from tessera.batch.records import PublicationRecord
+from tessera.batch_runner import manifest, parts
+from tessera.batch_runner import publication_record as records
+from tessera.batch_runner.parts import SentEntry, UnsentEntry
+from tessera.batch_runner.publication_record import PublicationRecord
 from tessera.domain.batch.names import RUNNER, RUNNER_PORT, job_name
-from tessera.resources.kinds import BATCH_INFERENCES, CLAIMS
+from tessera.resources.api_resources import BATCH_INFERENCES, CLAIMS
 from world.api import VOLUMES
 from world.client import Running
 from world.testing import eventually

@@ -14,11 +14,11 @@ from pathlib import Path
 from demo.stage import Json, Stage
 from scenarios.batches import Batch, Rows, Shelf, is_over, number_in
 from scenarios.test_crashes import kill_operator
-from tessera.batch import parts
+from tessera.batch_runner import parts
 from tessera.domain.batch.names import RUNNER
+from tessera.domain.batch.spot_nodes import DISRUPTION_TAINTS
 from tessera.domain.names import ENGINE
-from tessera.domain.spot import DISRUPTION_TAINTS
-from tessera.resources.kinds import JOBS, PODS
+from tessera.resources.api_resources import JOBS, PODS
 from world import WorldError
 from world.client import Running
 from world.mirror import Key, Mirror

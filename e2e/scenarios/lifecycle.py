@@ -11,7 +11,7 @@ from demo.stage import NAMESPACE, Json, Stage
 from scenarios.actions import Place
 from scenarios.commands import explained
 from tessera.domain.names import PORT
-from tessera.resources.kinds import PODS
+from tessera.resources.api_resources import PODS
 from world.testing import eventually
 
 # How long an engine may stand still here; two minutes by default.

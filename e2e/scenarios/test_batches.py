@@ -25,7 +25,7 @@ from scenarios.chaos import (
 from scenarios.test_crashes import kill_operator
 from tessera.domain.batch.names import BATCH_ACCOUNT, RUNNER
 from tessera.domain.names import ENGINE
-from tessera.resources.kinds import CLAIMS, JOBS, TENANT_BUDGETS
+from tessera.resources.api_resources import CLAIMS, JOBS, TENANT_BUDGETS
 from world import World, start
 from world.api import ApiError
 from world.testing import eventually

@@ -14,7 +14,7 @@ import yaml
 from demo.stage import EXAMPLES, NAMESPACE, Json, Stage, condition
 from scenarios.actions import SMALL, Place
 from scenarios.commands import explained, tessera
-from tessera.resources.kinds import INFERENCE_SERVICES, TENANT_BUDGETS
+from tessera.resources.api_resources import INFERENCE_SERVICES, TENANT_BUDGETS
 from world.testing import eventually
 
 NODE = "/api/v1/nodes/a100-0"

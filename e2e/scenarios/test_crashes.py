@@ -14,7 +14,7 @@ from typing import Any
 from demo.load import steady
 from demo.stage import NAMESPACE, Json, Stage
 from scenarios.actions import Place
-from tessera.resources.kinds import DEPLOYMENTS, INFERENCE_SERVICES, SERVICES
+from tessera.resources.api_resources import DEPLOYMENTS, INFERENCE_SERVICES, SERVICES
 from world.ends import comparable, differences
 from world.testing import eventually
 

@@ -8,7 +8,7 @@ import pytest
 from demo.stage import Json
 from scenarios.actions import Place
 from scenarios.fields import owned, pointer, projection, value_at
-from tessera.resources.kinds import (
+from tessera.resources.api_resources import (
     DEPLOYMENTS,
     DISRUPTION_BUDGETS,
     NETWORK_POLICIES,

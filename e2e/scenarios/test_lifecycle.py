@@ -24,7 +24,7 @@ from scenarios.lifecycle import (
 )
 from scenarios.test_crashes import kill_operator
 from tessera.domain.names import ENGINE
-from tessera.resources.kinds import NODES, PODS
+from tessera.resources.api_resources import NODES, PODS
 from world import World, WorldError, start
 from world.testing import eventually
 

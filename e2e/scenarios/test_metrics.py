@@ -9,10 +9,10 @@ from demo.stage import NAMESPACE, Json
 from scenarios.actions import Place
 from scenarios.commands import tessera
 from tessera.adapters.clock import now
-from tessera.adapters.engines import HttpEngines
+from tessera.adapters.engine_client import HttpEngines
 from tessera.adapters.prometheus import PrometheusMetrics
-from tessera.domain.snapshot import PodReading, Readings, Ref
-from tessera.resources.kinds import PODS
+from tessera.domain.observed.snapshot import PodReading, Readings, Ref
+from tessera.resources.api_resources import PODS
 from world.testing import eventually
 
 

@@ -10,7 +10,7 @@ from demo.load import steady
 from demo.stage import Json, Ref, Stage, condition
 from scenarios.actions import Place
 from scenarios.commands import explained
-from tessera.resources.kinds import INFERENCE_SERVICES, PODS
+from tessera.resources.api_resources import INFERENCE_SERVICES, PODS
 from world.testing import eventually
 
 TOKENS = 300

@@ -15,7 +15,7 @@ from scenarios.actions import SMALL, Place
 from scenarios.commands import tessera
 from scenarios.lifecycle import until_both_tell
 from scenarios.test_streams import TOKENS, kubectl_scale, stream, until_replicas
-from tessera.resources.kinds import DEPLOYMENTS, PODS
+from tessera.resources.api_resources import DEPLOYMENTS, PODS
 from world.testing import eventually
 
 NO_HUB = "http://127.0.0.77:1"

@@ -6,7 +6,7 @@ import pytest
 
 from demo.stage import NAMESPACE, SceneError, Stage
 from scenarios.actions import SMALL, Place
-from tessera.resources.kinds import INFERENCE_SERVICES
+from tessera.resources.api_resources import INFERENCE_SERVICES
 from world.api import ApiError
 from world.testing import eventually
 

@@ -17,8 +17,8 @@ from scenarios.actions import SMALL, Place
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.recipe import PodTemplateVersion
 from tessera.domain.model.names import claim_name
-from tessera.resources.kinds import CLAIMS, JOBS, PODS
-from tessera.resources.surroundings import engine_image, priority_class
+from tessera.resources.api_resources import CLAIMS, JOBS, PODS
+from tessera.resources.platform import engine_image, priority_class
 from tessera.settings import Settings
 from world.api import SECRETS
 from world.hub import COMMIT, TOKEN, Hub, a_model, serving

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from demo.stage import NAMESPACE, Json, Stage
 from soak.user import HOME, User, delete, persist
-from tessera.resources.kinds import (
+from tessera.resources.api_resources import (
     DEPLOYMENTS,
     DISRUPTION_BUDGETS,
     NETWORK_POLICIES,

@@ -13,7 +13,7 @@ from demo.stage import NAMESPACE, Json, Ref, Stage, condition, install
 from soak.faults import EDITED, OPERATORS, Harm, schedule
 from soak.memory import Life, watch
 from soak.user import HOME, User
-from tessera.resources.kinds import (
+from tessera.resources.api_resources import (
     ACCELERATOR_POOLS,
     CHILDREN,
     INFERENCE_SERVICES,

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from tessera.domain.catalog import Product, ProductMigProfile
+from tessera.domain.hardware.gpu_catalog import Product, ProductMigProfile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

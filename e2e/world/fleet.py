@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from tessera.domain.catalog import Product, products
+from tessera.domain.hardware.gpu_catalog import Product, products
 from world import mig
 from world.errors import WorldError
 from world.mig import Placed

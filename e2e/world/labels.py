@@ -3,8 +3,8 @@
 from collections import Counter
 from collections.abc import Iterator
 
-from tessera.domain.catalog import Product
-from tessera.domain.mig.boards import find_gpu_model
+from tessera.domain.hardware.gpu_catalog import Product
+from tessera.domain.mig.gpu_models import find_gpu_model
 from world.boards import board, engines
 from world.fleet import Cloud, Node, Taint
 from world.mig import MEDIA, Placed

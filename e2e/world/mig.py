@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tessera.domain.catalog import Product, ProductMigProfile
-from tessera.domain.mig.boards import find_gpu_model
+from tessera.domain.hardware.gpu_catalog import Product, ProductMigProfile
+from tessera.domain.mig.gpu_models import find_gpu_model
 
 # Suffix of the one small slice of a GPU that also has the media engines.
 MEDIA = "+me"

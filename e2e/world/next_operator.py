@@ -5,7 +5,7 @@ The image table lets it stand for `tessera/operator-next`.
 
 from dataclasses import replace
 
-from tessera.handlers.main import main
+from tessera.controller.main import main
 from tessera.resources.defaults import DEFAULTS
 
 if __name__ == "__main__":

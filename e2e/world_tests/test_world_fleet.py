@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tessera.domain.catalog import products
+from tessera.domain.hardware.gpu_catalog import products
 from world import mig
 from world.fleet import FleetError, Node, read
 from world.gpus.hardware import hardware

@@ -7,18 +7,16 @@ from datetime import datetime, timedelta
 from typing import Protocol, TypeAlias
 
 from tessera.api.node_layout import GpuFault, NodeLayoutStatus
-from tessera.domain.autoscale import ServiceLoad
-from tessera.domain.batch.facts import Batch, BatchJob, VolumeClaim
-from tessera.domain.batch.reports import RunnerProgress
-from tessera.domain.certificate import CertificateSecret
-from tessera.domain.cutting import GpuInventory, PodsByDevice
+from tessera.domain.layout.problem import LayoutProblem as LayoutQuestion
+from tessera.domain.layout.problem import LayoutSolution
 from tessera.domain.mig.layouts import SlicePlacement
-from tessera.domain.model.facts import ObservedModelJob
-from tessera.domain.model.reports import FetchProgress
-from tessera.domain.repartition.facts import ObservedNodeLayout
-from tessera.domain.repartition.question import LayoutProblem as LayoutQuestion
-from tessera.domain.repartition.question import LayoutSolution
-from tessera.domain.snapshot import (
+from tessera.domain.mig.partitioning import GpuInventory, PodsByDevice
+from tessera.domain.mig_backends.nodes import ObservedNodeLayout
+from tessera.domain.observed.batches import Batch, BatchJob, VolumeClaim
+from tessera.domain.observed.model_jobs import ObservedModelJob
+from tessera.domain.observed.model_reports import FetchProgress
+from tessera.domain.observed.runner_reports import RunnerProgress
+from tessera.domain.observed.snapshot import (
     Budget,
     Node,
     ObservedService,
@@ -31,7 +29,9 @@ from tessera.domain.snapshot import (
     ServiceEndpoint,
     Workload,
 )
-from tessera.resources.kinds import ApiResource
+from tessera.domain.scaling.autoscale import ServiceLoad
+from tessera.domain.serving_certificate import CertificateSecret
+from tessera.resources.api_resources import ApiResource
 from tessera.resources.manifest import ObjectKey, ObjectManifest
 
 # The present moment, aware and in UTC.

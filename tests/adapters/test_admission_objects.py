@@ -10,7 +10,7 @@ import pytest
 from tessera.adapters import certificates
 from tessera.adapters.admission_objects import AdmissionObjects
 from tessera.adapters.kube import KubeCluster
-from tessera.domain.certificate import CertificateSecret
+from tessera.domain.serving_certificate import CertificateSecret
 from tessera.ports import ClusterError
 from tests.builders import NOW
 

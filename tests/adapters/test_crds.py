@@ -9,7 +9,7 @@ import pytest
 
 from tessera.adapters.kube import KubeCluster
 from tessera.api.schema import KINDS, crd
-from tessera.resources.kinds import (
+from tessera.resources.api_resources import (
     ACCELERATOR_POOLS,
     BATCH_INFERENCES,
     INFERENCE_SERVICES,

@@ -6,7 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.adapters.election import LEASE_DURATION, RENEW_DEADLINE, ObservedLease, can_acquire
+from tessera.adapters.leader_election import (
+    LEASE_DURATION,
+    RENEW_DEADLINE,
+    ObservedLease,
+    can_acquire,
+)
 
 
 def lease(holder: str | None, seconds: int = 15) -> dict[str, Any]:

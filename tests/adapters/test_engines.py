@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from tessera.adapters.engines import EngineTimeouts, HttpEngines
+from tessera.adapters.engine_client import EngineTimeouts, HttpEngines
 
 DEADLINE_SECONDS = 10
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"

@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 import pytest
 from aiohttp import web
 
-from tessera.adapters.hub import HttpHub
+from tessera.adapters.hub_client import HttpHub
 from tessera.api.recipe import Platform
-from tessera.domain.snapshot import Resolution, RevisionQuery
+from tessera.domain.observed.snapshot import Resolution, RevisionQuery
 
 COMMIT = "0123456789abcdef" * 2 + "01234567"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

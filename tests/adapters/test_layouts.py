@@ -7,9 +7,9 @@ from datetime import timedelta
 
 import pytest
 
-from tessera.adapters.layouts import LayoutSolverProcess
-from tessera.domain.repartition.drawing import solve
-from tessera.domain.repartition.question import LayoutProblem
+from tessera.adapters.layout_solver import LayoutSolverProcess
+from tessera.domain.layout.problem import LayoutProblem
+from tessera.domain.layout.solution import solve
 from tessera.ports import LayoutPlanningError
 from tests.layout_builders import a_fleet, a_wishing, asked, empty
 

@@ -4,15 +4,15 @@ import pytest
 
 from tessera.adapters.kube import KubeCluster
 from tessera.api.recipe import Platform, PodTemplateVersion
-from tessera.domain.allotment import ServicePlan
-from tessera.domain.batch.facts import VolumeClaim
 from tessera.domain.model.names import claim_name
+from tessera.domain.observed.batches import VolumeClaim
+from tessera.domain.observed.snapshot import Ref, Snapshot
 from tessera.domain.plan import plan
-from tessera.domain.snapshot import Ref, Snapshot
+from tessera.domain.service_plan import ServicePlan
 from tessera.resources import children
-from tessera.resources.errand import model_job_manifest
-from tessera.resources.job import RunnerImage
+from tessera.resources.batch_job import RunnerImage
 from tessera.resources.manifest import ObjectManifest
+from tessera.resources.model_job import model_job_manifest
 from tessera.resources.prepull import prepull_daemon_sets
 from tests.builders import SMALL, a_pool, a_service, a_snapshot, a_spec, allotted
 

@@ -1,7 +1,7 @@
 """A cluster that is held to named namespaces lists nothing else."""
 
 from tessera.adapters.kube import KubeCluster, connect
-from tessera.resources.kinds import (
+from tessera.resources.api_resources import (
     ACCELERATOR_POOLS,
     DAEMON_SETS,
     INFERENCE_SERVICES,

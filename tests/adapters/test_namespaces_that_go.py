@@ -4,7 +4,7 @@ import pytest
 
 from tessera.adapters.kube import KubeCluster
 from tessera.ports import NotFoundError
-from tessera.resources.kinds import SERVICE_ACCOUNTS
+from tessera.resources.api_resources import SERVICE_ACCOUNTS
 from tessera.resources.manifest import ObjectManifest
 from world.testing import eventually
 

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from tessera.adapters.openai_api import CHAT, OpenAiClient, ServerError
+from tessera_lab.load.openai_client import CHAT, OpenAiClient, ServerError
 from tests.bench_builders import a_job
 
 pytestmark = pytest.mark.anyio

@@ -2,7 +2,7 @@
 
 from tessera.adapters.prometheus import engines_of, loads_of, pods_of
 from tessera.adapters.prometheus_queries import SERVICE
-from tessera.domain.snapshot import EngineReading, PodReading, Ref
+from tessera.domain.observed.snapshot import EngineReading, PodReading, Ref
 from tests.builders import NOW, at
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from tessera.adapters.prometheus_queries import SERVICE, VARIANT
 from tessera.adapters.prometheus_speeds import speeds_of
-from tessera.domain.snapshot import Ref, SpeedReading
+from tessera.domain.observed.snapshot import Ref, SpeedReading
 
 CHAT = Ref("team-a", "chat")
 

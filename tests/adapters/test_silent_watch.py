@@ -7,7 +7,7 @@ import pytest
 from aiohttp import web
 
 from tessera.ports import ClusterError, WatchEvent
-from tessera.resources.kinds import NODES
+from tessera.resources.api_resources import NODES
 from tests.adapters.test_busy_server import served
 
 SILENCE_SECONDS = 0.3

@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
-from tessera.adapters import wire
-from tessera.domain.batch.facts import BatchJob
-from tessera.domain.model.facts import ModelJobRun, ObservedModelJob
-from tessera.domain.ref import Ref
-from tessera.domain.snapshot import ContainerExit
-from tessera.resources.kinds import INFERENCE_SERVICES
+from tessera.adapters import object_parsing as wire
+from tessera.api.ref import Ref
+from tessera.domain.observed.batches import BatchJob
+from tessera.domain.observed.model_jobs import ModelJobRun, ObservedModelJob
+from tessera.domain.observed.snapshot import ContainerExit
+from tessera.resources.api_resources import INFERENCE_SERVICES
 
 ENDED = {"terminated": {"exitCode": 2, "reason": "Error", "message": "no such flag\n"}}
 WAITS = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}}

@@ -9,10 +9,10 @@ from types import ModuleType
 from fakegpu.nvml import nvml
 from fakegpu.silicon import Placement, Silicon
 from tessera.adapters.nvml import NvmlGpus
-from tessera.agent.turn import NodeAgent
 from tessera.api.node_layout import DesiredGpu, NodeLayoutSpec, NodeLayoutStatus, PlacedSlice
 from tessera.domain.mig.layouts import Layout, SlicePlacement
-from tessera.domain.repartition.facts import ObservedNodeLayout
+from tessera.domain.mig_backends.nodes import ObservedNodeLayout
+from tessera.node_agent.reconcile import NodeAgent
 from tessera.ports import KubeletError
 
 A100 = "NVIDIA-A100-SXM4-80GB"

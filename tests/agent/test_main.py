@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 
 def run(**environment: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-m", "tessera.agent.main"],
+        [sys.executable, "-m", "tessera.node_agent.main"],
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT / "operator"), **environment},
         capture_output=True,
         text=True,

@@ -17,10 +17,10 @@ from fakegpu import remote
 from fakegpu.pods import Grant, serve_pods
 from fakegpu.silicon import Silicon
 from tessera.adapters.kube import KubeCluster, connect
-from tessera.adapters.own_layout import KubeOwnLayout
+from tessera.adapters.node_layout_client import KubeOwnLayout
 from tessera.api.node_layout import NodeLayoutStatus
 from tessera.ports import ClusterError
-from tessera.resources.kinds import NODE_LAYOUTS, NODES
+from tessera.resources.api_resources import NODE_LAYOUTS, NODES
 from tests.agent import rights
 from world.testing import eventually
 
@@ -48,7 +48,7 @@ async def agent(kubeconfig: Path, folder: Path) -> AsyncIterator[asyncio.subproc
         "TESSERA_CUT": "true",
     }
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tessera.agent.main", "--host", "127.0.0.1", env=environment
+        sys.executable, "-m", "tessera.node_agent.main", "--host", "127.0.0.1", env=environment
     )
     try:
         yield process

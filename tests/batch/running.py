@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tessera.batch.check import BatchPaths, check
-from tessera.batch.pulse import WorkHeartbeat
+from tessera.batch_runner.check import BatchPaths, check
+from tessera.batch_runner.heartbeat import WorkHeartbeat
 from tests.batch.look_alikes import the_object
 
 DEADLINE_SECONDS = 60
@@ -254,7 +254,14 @@ class Stage:
         report = self._folder / f"report-{self._runners}.json"
         log, port = self._folder / f"runner-{self._runners}.log", free_port()
         claim = self.claim
-        words = [sys.executable, "-m", "tessera.batch.main", command, "--input", str(claim.input)]
+        words = [
+            sys.executable,
+            "-m",
+            "tessera.batch_runner.main",
+            command,
+            "--input",
+            str(claim.input),
+        ]
         words += ["--output", str(claim.output), "--work", str(claim.work)]
         words += ["--report", str(report)]
         words += ["--port", str(port)] if command == "run" else []

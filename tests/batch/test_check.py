@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tessera.batch import manifest, parts
-from tessera.batch.check import BatchPaths, check
-from tessera.batch.errors import RefusedError, TransientError, storage_error
-from tessera.batch.pulse import WorkHeartbeat
+from tessera.batch_runner import manifest, parts
+from tessera.batch_runner.check import BatchPaths, check
+from tessera.batch_runner.errors import RefusedError, TransientError, storage_error
+from tessera.batch_runner.heartbeat import WorkHeartbeat
 from tests.batch.running import Claim, Stage, a_row
 
 pytestmark = pytest.mark.long

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from tessera.adapters.fence import KubeFence, kube_fence
-from tessera.batch import fencing
-from tessera.batch.errors import FencedError
-from tessera.batch.feed import SendOptions
-from tessera.batch.fencing import refuse_stale, wait_until_current
-from tessera.batch.run import AttemptRunner, RunOptions
+from tessera.adapters.attempt_fence import KubeFence, kube_fence
+from tessera.batch_runner import fencing
+from tessera.batch_runner.errors import FencedError
+from tessera.batch_runner.fencing import refuse_stale, wait_until_current
+from tessera.batch_runner.run import AttemptRunner, RunOptions
+from tessera.batch_runner.sender import SendOptions
 from tessera.ports import NotFoundError
 from tests.batch.look_alikes import the_object
 from tests.batch.running import BATCH, DEADLINE_SECONDS, UID, Stage, a_row, free_port

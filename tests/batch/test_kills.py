@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tessera.batch import records
+from tessera.batch_runner import publication_record as records
 from tests.batch.chaos import CONCURRENCY, suffered
 from tests.batch.running import Stage, a_row
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tessera.batch.main import base_url
+from tessera.batch_runner.main import base_url
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tessera.batch import records
-from tessera.batch.assemble import ResultSink
-from tessera.batch.errors import RefusedError, TransientError
-from tessera.batch.files import Link
-from tessera.batch.ledger import BatchCounts
-from tessera.batch.publish import commit_record, is_published, publish, refuse_unowned
-from tessera.batch.records import PublicationRecord, ResultFile
+from tessera.batch_runner import publication_record as records
+from tessera.batch_runner.assemble import ResultSink
+from tessera.batch_runner.errors import RefusedError, TransientError
+from tessera.batch_runner.files import Link
+from tessera.batch_runner.ledger import BatchCounts
+from tessera.batch_runner.publication_record import PublicationRecord, ResultFile
+from tessera.batch_runner.publish import commit_record, is_published, publish, refuse_unowned
 
 # What file systems say that have no hard links.
 MISSING = [errno.EPERM, errno.ENOTSUP, errno.ENOSYS]

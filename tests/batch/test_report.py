@@ -4,9 +4,9 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.batch import report
-from tessera.batch.rows import RowFault
-from tessera.batch.scan import LineFault
+from tessera.batch_runner import report
+from tessera.batch_runner.rows import RowFault
+from tessera.batch_runner.scan import LineFault
 
 TEXTS = st.text(max_size=2000)
 FAULTS = st.builds(

@@ -3,10 +3,10 @@ import json
 
 import pytest
 
-from tessera.batch.engine import Reply, outcome_of
-from tessera.batch.results import row_outcome
-from tessera.batch.retry import RequestOutcome
-from tessera.batch.room import MemoryLimiter
+from tessera.batch_runner.engine import Reply, outcome_of
+from tessera.batch_runner.memory import MemoryLimiter
+from tessera.batch_runner.results import row_outcome
+from tessera.batch_runner.retry import RequestOutcome
 from tests.batch.running import DEADLINE_SECONDS
 
 BODY = b'{"id":"chatcmpl-1","usage":{"prompt_tokens":3,"completion_tokens":5},"choices":[]}'

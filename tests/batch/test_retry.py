@@ -2,7 +2,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.batch.retry import RequestOutcome, RetryVerdict, Trial, delay_seconds, judge, rounds
+from tessera.batch_runner.retry import (
+    RequestOutcome,
+    RetryVerdict,
+    Trial,
+    delay_seconds,
+    judge,
+    rounds,
+)
 
 ENDLESS = 1000
 OUTCOMES = st.sampled_from(RequestOutcome)

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from tessera.batch.rows import BatchRow, RowFault, read_row, request_body
+from tessera.batch_runner.rows import BatchRow, RowFault, read_row, request_body
 from tests.batch.running import a_row
 
 

@@ -7,7 +7,8 @@ import time
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tessera.batch import parts, records
+from tessera.batch_runner import parts
+from tessera.batch_runner import publication_record as records
 from tests.batch.running import Stage, a_row, eventually, get
 from tests.engine_sim.running import SHAPE
 
@@ -87,7 +88,7 @@ def test_an_engine_that_restarts_costs_no_retries(stage: Stage) -> None:
 def test_answers_that_an_engine_aborts_at_its_end_are_asked_again(stage: Stage) -> None:
     body = {"prompt": "once", "max_tokens": 200, "ignore_eos": True}
     stage.checked(*(a_row(row, url="/v1/completions", body=body) for row in range(160)))
-    words = ("-m", "tessera.engine_sim.main", "tiny", "--port", str(stage.engine_port))
+    words = ("-m", "tessera_lab.sim.main", "tiny", "--port", str(stage.engine_port))
     shape = {"TESSERA_SIM_SHAPE": SHAPE, "TESSERA_SIM_START_SECONDS": "0"}
     engine = stage.listening(stage.engine_port, words, **shape)
     runner = stage.start(1, "--retries", "0")

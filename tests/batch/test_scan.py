@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.batch import lines, manifest
-from tessera.batch.ids import IdSet, id_hash
-from tessera.batch.lines import MAX_ROW_BYTES
-from tessera.batch.scan import InputScan, ScanFindings, duplicate_fault, with_faults
+from tessera.batch_runner import lines, manifest
+from tessera.batch_runner.lines import MAX_ROW_BYTES
+from tessera.batch_runner.scan import InputScan, ScanFindings, duplicate_fault, with_faults
+from tessera.batch_runner.unique_ids import IdSet, id_hash
 from tests.batch.running import a_row
 
 

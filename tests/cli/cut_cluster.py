@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tessera.resources.kinds import ACCELERATOR_POOLS, NODE_LAYOUTS, NODES, PODS
+from tessera.resources.api_resources import ACCELERATOR_POOLS, NODE_LAYOUTS, NODES, PODS
 from tests.cli.memory_api import MemoryApi, a_pod_body
 from tests.memory_cluster import MemoryCluster
 

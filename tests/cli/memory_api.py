@@ -7,9 +7,15 @@ from typing import Any
 from tessera.api.schema import KINDS as RESOURCES
 from tessera.api.schema import crd
 from tessera.domain.names import COMPONENT, ENGINE, SERVICE_LABEL, SERVING_GATE, VARIANT_LABEL
-from tessera.domain.snapshot import ProbeResult, Ref
+from tessera.domain.observed.snapshot import ProbeResult, Ref
 from tessera.ports import ClusterError
-from tessera.resources.kinds import INFERENCE_SERVICES, KINDS, POD_MONITORS, PODS, ApiResource
+from tessera.resources.api_resources import (
+    INFERENCE_SERVICES,
+    KINDS,
+    POD_MONITORS,
+    PODS,
+    ApiResource,
+)
 from tests.builders import NOW
 from tests.memory_cluster import MemoryCluster
 from tests.reconcile.test_turns import VARIANT, World, stock

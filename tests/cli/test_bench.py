@@ -17,9 +17,9 @@ import pytest
 from aiohttp import web
 from typing_extensions import override
 
-from tessera.cli.bench import run_bench
 from tessera.cli.errors import CommandError
 from tessera.cli.parser import build_parser
+from tessera_lab.cli.bench.command import run_bench
 from tests.cli.odd_server import (
     Answer,
     OddServer,

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from tessera.cli.bench import run_bench
-from tessera.cli.bench_baseline import read_baseline
 from tessera.cli.errors import CommandError
 from tessera.cli.parser import build_parser
+from tessera_lab.cli.bench.baseline import read_baseline
+from tessera_lab.cli.bench.command import run_bench
 from tests.cli.odd_server import good, odd_server
 
 SMALL = ("--prompts", "6", "--warmup", "0", "--input-tokens", "60", "--output-tokens", "4")

@@ -7,9 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.cli.bench_plan import BenchPlan, parse_plan
-from tessera.cli.bench_plots import Plot, PlotSeries, svg, thin_out, ticks
-from tessera.cli.bench_prompts import (
+from tessera.cli.errors import CommandError
+from tessera.cli.main import main
+from tessera.cli.parser import build_parser
+from tessera_lab.cli.bench.plan import BenchPlan, parse_plan
+from tessera_lab.cli.bench.plots import Plot, PlotSeries, svg, thin_out, ticks
+from tessera_lab.cli.bench.prompts import (
     PromptGenerator,
     TokenRatio,
     draw_requests,
@@ -17,10 +20,7 @@ from tessera.cli.bench_prompts import (
     random_words,
     token_ratio,
 )
-from tessera.cli.bench_trace import read_trace
-from tessera.cli.errors import CommandError
-from tessera.cli.main import main
-from tessera.cli.parser import build_parser
+from tessera_lab.cli.bench.trace import read_trace
 from tests.bench_builders import a_job
 
 URL = "http://127.0.0.1:9"

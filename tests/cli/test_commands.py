@@ -9,12 +9,12 @@ import pytest
 
 from tessera.cli.cluster import Reader
 from tessera.cli.errors import CommandError, DeniedError
-from tessera.cli.explain import explanation
+from tessera.cli.explain.command import explanation
 from tessera.cli.fleet import read_fleet
-from tessera.cli.top_rows import pools_json, service_rows
-from tessera.cli.update import update
+from tessera.cli.top.rows import pools_json, service_rows
+from tessera.cli.update.command import update
 from tessera.domain.names import UPDATE_ANNOTATION
-from tessera.domain.snapshot import PodReading, Readings, Ref
+from tessera.domain.observed.snapshot import PodReading, Readings, Ref
 from tests.builders import NOW, a_speed_reading
 from tests.cli.memory_api import MemoryApi, a_served_cluster
 from tests.reconcile.test_turns import CHAT

@@ -13,12 +13,18 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tessera.adapters.prometheus import COST, COST_AS_OF, COST_SINCE, amounts_of, scrapes_of
-from tessera.cli.cost import parse_since, read_statement
-from tessera.cli.cost_report import CostReport, as_csv, as_json, table
+from tessera.cli.cost.command import parse_since, read_statement
+from tessera.cli.cost.report import CostReport, as_csv, as_json, table
 from tessera.cli.errors import CommandError
 from tessera.cli.main import main
-from tessera.domain.bill import Bill, CostLine, CostState
-from tessera.domain.statement import Amounts, BillScrape, ProcessLabels, ScrapeRef, Statement
+from tessera.domain.billing.bill import Bill, CostLine, CostState
+from tessera.domain.billing.statement import (
+    Amounts,
+    BillScrape,
+    ProcessLabels,
+    ScrapeRef,
+    Statement,
+)
 from tessera.ports import MetricsError
 from tessera.telemetry import Telemetry
 from tests.builders import NOW, at, dollars

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from tessera.cli.checks.finding import CheckContext, Finding, FindingState
-from tessera.cli.checks.services import services
 from tessera.cli.cluster import Reader
-from tessera.cli.doctor import as_json, report_lines, run_checks
+from tessera.cli.doctor.command import as_json, report_lines, run_checks
+from tessera.cli.doctor.finding import CheckContext, Finding, FindingState
+from tessera.cli.doctor.services import services
 from tessera.ports import MetricsError
-from tessera.resources.kinds import (
+from tessera.resources.api_resources import (
     ACCELERATOR_POOLS,
     INFERENCE_SERVICES,
     NODES,

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from tessera.cli.checks.finding import Finding, FindingState
-from tessera.cli.checks.mig import layouts
-from tessera.resources.kinds import NODE_LAYOUTS, PODS
+from tessera.cli.doctor.finding import Finding, FindingState
+from tessera.cli.doctor.mig import layouts
+from tessera.resources.api_resources import NODE_LAYOUTS, PODS
 from tessera.resources.manifest import ObjectKey
 from tests.cli.cut_cluster import a_cut_cluster, a_slice, put_layout, put_node, put_pool
 from tests.cli.memory_api import MemoryApi, a_pod_body, operator_of, pages

@@ -14,20 +14,20 @@ from hypothesis import strategies as st
 from docs_tests.pages import page_of
 from environments import ROOT
 from tessera.api.mig import MigPlan
+from tessera.api.reasons import Discovered, PoolAccepted, StatusVerdict
 from tessera.cli.cluster import Reader
 from tessera.cli.errors import CommandError, DeniedError
 from tessera.cli.fleet import FleetInputs, read_fleet
-from tessera.cli.layouts_seen import PoolSnapshot, layout_changes, planned_slices
-from tessera.cli.mosaic import LEGEND, comparison_lines, mosaic_svg, mosaics, render_mosaic
+from tessera.cli.mosaic.command import LEGEND, comparison_lines, mosaic_svg, mosaics, render_mosaic
+from tessera.cli.mosaic.pool_layouts import PoolSnapshot, layout_changes, planned_slices
 from tessera.cli.parser import build_parser
-from tessera.cli.plan import UNMET, run
-from tessera.cli.plan import render_plans as planned
+from tessera.cli.plan.command import UNMET, run
+from tessera.cli.plan.command import render_plans as planned
+from tessera.domain.hardware.pools import PoolView
 from tessera.domain.mig.layouts import Layout, enumerate_layouts
-from tessera.domain.pools import PoolView
-from tessera.domain.reasons import Discovered, PoolAccepted, StatusVerdict
-from tessera.domain.repartition.facts import GpuInstance, MigGpu, MigNode
-from tessera.domain.repartition.usage import slice_usages
-from tessera.domain.snapshot import PodReading, Pool, Readings, Ref
+from tessera.domain.mig_backends.nodes import GpuInstance, MigGpu, MigNode
+from tessera.domain.mig_backends.usage import slice_usages
+from tessera.domain.observed.snapshot import PodReading, Pool, Readings, Ref
 from tessera.resources.manifest import ObjectKey
 from tests.builders import NOW
 from tests.cli.cut_cluster import a_cut_cluster, a_plan, a_slice, put_layout, put_node, put_pod

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from tessera.cli import cost_report
-from tessera.cli.bench_server import PATHS
 from tessera.cli.complete import candidates
 from tessera.cli.completion import SCRIPTS
+from tessera.cli.cost import report as cost_report
 from tessera.cli.main import main
 from tessera.cli.parser import COST_FORMATS, COST_GROUPINGS, SHELLS, build_parser
-from tessera.cli.parser_load import ENDPOINTS
+from tessera_lab.cli.bench.arguments import ENDPOINTS
+from tessera_lab.cli.bench.server import PATHS
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("aiohttp", "kubernetes", "pydantic", "requests", "yaml", "prometheus_api_client")

@@ -13,10 +13,10 @@ from docs_tests.blocks import Command, File
 from docs_tests.pages import page_of, steps_of
 from mig_fleets import fleet
 from tessera.cli.errors import CommandError
+from tessera.cli.mosaic.drawing import gpu_tiles, strip_lines
+from tessera.cli.output import Output
 from tessera.cli.parser import build_parser
-from tessera.cli.plan import UNMET, run
-from tessera.cli.tiles import gpu_tiles, strip_lines
-from tessera.cli.told import Output
+from tessera.cli.plan.command import UNMET, run
 from tests.mig_builders import A100, a_gpu
 
 DEMAND = "service,demand,floor\nchat,700,1\nsearch,300,2\n"

@@ -10,9 +10,9 @@ import pytest
 from tessera.cli.errors import CommandError
 from tessera.cli.main import main
 from tessera.cli.parser import build_parser
-from tessera.cli.size import build_report
-from tessera.cli.size_ask import size_request
-from tessera.cli.size_report import SizeReport, as_json, as_table
+from tessera.cli.size.command import build_report
+from tessera.cli.size.report import SizeReport, as_json, as_table
+from tessera.cli.size.request import size_request
 
 DAY = date(2026, 11, 20)
 B8 = "meta-llama/Llama-3.1-8B-Instruct"

@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 
-from tessera.adapters import wire
+from tessera.adapters import object_parsing as wire
 from tessera.cli.cluster import Reader
 from tessera.cli.errors import CommandError
 from tessera.cli.fleet import FleetInputs, read_fleet
 from tessera.cli.main import main
 from tessera.cli.parser import build_parser
-from tessera.cli.snapshot_file import read, save, serialize
-from tessera.cli.snapshot_plan import run as plan
-from tessera.cli.trim import trim_object
-from tessera.domain.autoscale import ScalingHistory, TimestampedReplicas
-from tessera.domain.snapshot import PodReading, Readings, Ref
-from tessera.resources.kinds import CHILDREN, INFERENCE_SERVICES, KINDS, NODES, PODS
+from tessera.cli.snapshot.file import read, save, serialize
+from tessera.cli.snapshot.plan import run as plan
+from tessera.cli.snapshot.trim import trim_object
+from tessera.domain.observed.snapshot import PodReading, Readings, Ref
+from tessera.domain.scaling.autoscale import ScalingHistory, TimestampedReplicas
+from tessera.resources.api_resources import CHILDREN, INFERENCE_SERVICES, KINDS, NODES, PODS
 from tests.builders import NOW, at
 from tests.cli.memory_api import SECRET, a_pod_body, a_served_cluster
 from tests.reconcile.test_turns import CHAT, World, batched

@@ -61,7 +61,7 @@ class Program:
 
 def lookalike() -> Program:
     env = {"PYTHONPATH": str(ROOT / "operator"), **_LOOKALIKE}
-    return Program(words=(sys.executable, "-m", "tessera.engine_sim.main"), env=env)
+    return Program(words=(sys.executable, "-m", "tessera_lab.sim.main"), env=env)
 
 
 def real(venv: Path, confined: Confinement | None = None, readable: Sequence[Path] = ()) -> Program:

@@ -7,10 +7,10 @@ from typing import Any, Protocol
 import pytest
 
 from tessera.adapters.kube import KubeCluster
-from tessera.domain.ref import Ref
-from tessera.domain.snapshot import Node, Pod
+from tessera.api.ref import Ref
+from tessera.domain.observed.snapshot import Node, Pod
 from tessera.ports import Cluster, ClusterError, ClusterObject, DisruptionBudgetError, NotFoundError
-from tessera.resources.kinds import (
+from tessera.resources.api_resources import (
     DISRUPTION_BUDGETS,
     INFERENCE_SERVICES,
     KINDS,

@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fakegpu.silicon import Silicon
-from tessera.domain.mig.boards import gpu_models
+from tessera.api.reasons import LayoutReady
+from tessera.domain.mig.gpu_models import gpu_models
 from tessera.domain.mig.layouts import Layout, SlicePlacement, enumerate_layouts, geometry
-from tessera.domain.reasons import LayoutReady
-from tessera.domain.repartition.backend import GeometryBackend
-from tessera.domain.repartition.backends.agent import AgentBackend
-from tessera.domain.repartition.backends.mig_manager import MigManagerBackend
-from tessera.domain.repartition.backends.static import StaticBackend
+from tessera.domain.mig_backends.agent import AgentBackend
+from tessera.domain.mig_backends.backend import GeometryBackend
+from tessera.domain.mig_backends.mig_manager import MigManagerBackend
+from tessera.domain.mig_backends.static import StaticBackend
 from tests.builders import A100
 from tests.far_ends import Course, FarEnd
 from world.mig_manager import MigManager as Manager

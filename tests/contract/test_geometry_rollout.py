@@ -6,8 +6,8 @@ from datetime import timedelta
 import pytest
 
 from tessera.api.mig import GpuTarget, Mig, MigPlan, MigStatus, NodeTarget
+from tessera.api.reasons import LayoutReady
 from tessera.domain.mig.layouts import Layout, geometry
-from tessera.domain.reasons import LayoutReady
 from tessera.domain.repartition.orders import PoolActions
 from tessera.domain.repartition.rollout import RolloutInputs, advance_rollout
 from tests.builders import a_pool

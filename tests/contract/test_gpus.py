@@ -10,7 +10,7 @@ import pytest
 from fakegpu.nvml import nvml
 from fakegpu.silicon import Code, Silicon
 from tessera.adapters.nvml import NvmlGpus
-from tessera.domain.mig.boards import find_gpu_model, gpu_models
+from tessera.domain.mig.gpu_models import find_gpu_model, gpu_models
 from tessera.domain.mig.layouts import SlicePlacement, layout_error
 from tessera.ports import GpuError, Gpus
 

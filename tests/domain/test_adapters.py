@@ -3,8 +3,8 @@
 import pytest
 
 from tessera.api.model_files import Adapter
-from tessera.domain.adapters import engine_rank, slots_mib
-from tessera.domain.catalog import models
+from tessera.domain.hardware.gpu_catalog import models
+from tessera.domain.sizing.lora import engine_rank, slots_mib
 from tests.builders import MEDIUM, a_node, a_service, a_snapshot, a_spec, allotted
 
 B8 = models()["meta-llama/Llama-3.1-8B-Instruct"]

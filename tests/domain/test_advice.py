@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tessera.domain.advice import MAX_WARNING_LENGTH, spec_warnings
+from tessera.domain.placement.spec_warnings import MAX_WARNING_LENGTH, spec_warnings
 from tests.builders import a_spec
 
 

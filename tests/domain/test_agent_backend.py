@@ -8,15 +8,11 @@ import pytest
 
 from fakegpu.silicon import Silicon
 from tessera.api.node_layout import GpuFault
+from tessera.api.reasons import LayoutReady
 from tessera.domain.mig.layouts import Layout, SlicePlacement
-from tessera.domain.reasons import LayoutReady
-from tessera.domain.repartition.backends.agent import (
-    MIG_MANAGER_LABEL,
-    REFRESHED_LABEL,
-    AgentBackend,
-)
-from tessera.domain.repartition.devices import DEVICE_PLUGIN_LABEL, PAUSED
-from tessera.domain.repartition.facts import MigNode
+from tessera.domain.mig_backends.agent import MIG_MANAGER_LABEL, REFRESHED_LABEL, AgentBackend
+from tessera.domain.mig_backends.devices import DEVICE_PLUGIN_LABEL, PAUSED
+from tessera.domain.mig_backends.nodes import MigNode
 from tests.builders import A100
 from tests.far_ends import Course, FarEnd
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tessera.api.inference_service import Scaling as ScalingSpec
-from tessera.domain.autoscale import (
+from tessera.domain.scaling.autoscale import (
     ScaleDecision,
     ScalingHistory,
     ServiceLoad,

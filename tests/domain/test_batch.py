@@ -6,15 +6,15 @@ from typing import Any
 import pytest
 
 from tessera.api.batch_inference import BatchInferenceStatus, UnavailablePool
-from tessera.domain.batch.allotment import BatchPlan
+from tessera.api.ref import Ref
+from tessera.domain.batch.batch_plan import BatchPlan
 from tessera.domain.batch.decide import apply_funding, planner_error_plan, propose_batch
-from tessera.domain.batch.facts import NodeHealth
 from tessera.domain.batch.names import errors_path
 from tessera.domain.batch.situation import Situation
-from tessera.domain.batch.status import batch_status
+from tessera.domain.batch.spot_nodes import DISRUPTION_TAINTS
 from tessera.domain.money import money
-from tessera.domain.ref import Ref
-from tessera.domain.spot import DISRUPTION_TAINTS
+from tessera.domain.observed.batches import NodeHealth
+from tessera.domain.status.batch import batch_status
 from tests.batch_builders import (
     NODES,
     POOLS,

@@ -6,14 +6,14 @@ from decimal import Decimal
 import pytest
 
 from tessera.api.inference_service import SpeedStatus
+from tessera.api.ref import Ref
 from tessera.domain.batch import pace
 from tessera.domain.batch.batches import situations
 from tessera.domain.batch.spec import accept_spec
-from tessera.domain.checks import shape_of
 from tessera.domain.perf import SpeedMeasurement, measurement_key
+from tessera.domain.placement.checks import shape_of
 from tessera.domain.plan import plan
-from tessera.domain.ref import Ref
-from tessera.domain.status import service_status
+from tessera.domain.status.service import service_status
 from tests.batch_builders import NIGHT, a_batch, a_checked_situation, decided
 from tests.builders import NOW, SMALL, a_pod, a_service, a_snapshot, a_workload
 

@@ -7,9 +7,10 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tessera.domain.batch.allotment import TERMINAL_STATES, BatchPlan
+from tessera.api.batch_inference import TERMINAL_STATES
+from tessera.domain.batch.batch_plan import BatchPlan
 from tessera.domain.batch.decide import apply_funding, propose_batch
-from tessera.domain.batch.status import batch_status
+from tessera.domain.status.batch import batch_status
 from tests.batch_builders import (
     NIGHT,
     ROWS,

@@ -11,17 +11,12 @@ from typing import Any
 
 import pytest
 
-from tessera.domain.batch.facts import Batch, NodeHealth, VolumeClaim
-from tessera.domain.batch.reasons import (
-    BATCH_CONDITIONS,
-    BatchAccepted,
-    BatchComplete,
-    BatchRunning,
-)
+from tessera.api.batch_reasons import BATCH_CONDITIONS, BatchAccepted, BatchComplete, BatchRunning
+from tessera.api.reasons import StatusReason
 from tessera.domain.batch.situation import Situation
-from tessera.domain.batch.status import batch_status
-from tessera.domain.reasons import StatusReason
-from tessera.domain.snapshot import Ref
+from tessera.domain.observed.batches import Batch, NodeHealth, VolumeClaim
+from tessera.domain.observed.snapshot import Ref
+from tessera.domain.status.batch import batch_status
 from tests.batch_builders import (
     NODES,
     POOLS,

@@ -8,11 +8,11 @@ import pytest
 
 from tessera.api.batch_inference import BatchInferenceStatus
 from tessera.domain.batch.batches import propose_batches, situations
-from tessera.domain.batch.facts import Batch, VolumeClaim
 from tessera.domain.batch.names import job_name
+from tessera.domain.hardware.pools import discover
+from tessera.domain.observed.batches import Batch, VolumeClaim
+from tessera.domain.observed.snapshot import BatchRun, Pod, Ref, Snapshot
 from tessera.domain.plan import plan
-from tessera.domain.pools import discover
-from tessera.domain.snapshot import BatchRun, Pod, Ref, Snapshot
 from tessera.resources import children
 from tests.batch_builders import NIGHT, NODES, POOLS, a_batch, a_job, asked
 from tests.builders import NOW

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from tessera.domain.bench.answers import BenchResponse, RequestFailure
-from tessera.domain.bench.cautions import reliability_warnings
-from tessera.domain.bench.counters import HardwarePeaks, engine_activity, parse_metrics
-from tessera.domain.bench.dollars import HourlyPrice
-from tessera.domain.bench.figures import Bottleneck, load_metrics, sweep_knee
-from tessera.domain.bench.jobs import BenchRequest, requests_within, shared_prompt_share
-from tessera.domain.bench.transcript import StreamRecorder
 from tessera.domain.money import money
+from tessera_lab.load.answers import BenchResponse, RequestFailure
+from tessera_lab.load.cautions import reliability_warnings
+from tessera_lab.load.counters import HardwarePeaks, engine_activity, parse_metrics
+from tessera_lab.load.dollars import HourlyPrice
+from tessera_lab.load.figures import Bottleneck, load_metrics, sweep_knee
+from tessera_lab.load.jobs import BenchRequest, requests_within, shared_prompt_share
+from tessera_lab.load.transcript import StreamRecorder
 from tests.bench_builders import a_failure, a_job, a_level, a_look, an_answer
 
 OPENING = {"choices": [{"delta": {"role": "assistant", "content": ""}, "finish_reason": None}]}

@@ -7,17 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.domain.bench.counters import mfu
-from tessera.domain.bench.dollars import (
-    HourlyPrice,
-    break_even,
-    run_cost,
-    token_cost,
-    tokens_per_unit,
-)
-from tessera.domain.bench.knee import Knee, LoadPoint, find_knee
-from tessera.domain.bench.spread import distribution, nearest_rank
 from tessera.domain.money import Money, money, per_million_tokens
+from tessera_lab.load.counters import mfu
+from tessera_lab.load.dollars import HourlyPrice, break_even, run_cost, token_cost, tokens_per_unit
+from tessera_lab.load.knee import Knee, LoadPoint, find_knee
+from tessera_lab.load.spread import distribution, nearest_rank
 
 VALUES = st.lists(st.floats(0, 1e6), min_size=1, max_size=300).map(sorted)
 

@@ -14,12 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tessera.domain.bill import Bill, CostLine, CostState, accrue
-from tessera.domain.catalog import products
-from tessera.domain.hardware import slice_hardware
-from tessera.domain.money import billing_weight, price_on
-from tessera.domain.pools import discover
-from tessera.domain.snapshot import Node, Pod, Pool, Readings, Ref, Snapshot
+from tessera.domain.billing.bill import Bill, CostLine, CostState, accrue
+from tessera.domain.hardware.device import slice_hardware
+from tessera.domain.hardware.gpu_catalog import products
+from tessera.domain.hardware.pools import discover
+from tessera.domain.hardware.weights import billing_weight
+from tessera.domain.money import price_on
+from tessera.domain.observed.snapshot import Node, Pod, Pool, Readings, Ref, Snapshot
 from tests.builders import A100, H100, NOW, a_node, a_pod, a_pool, at, dollars, readings_of
 
 HOUR = timedelta(hours=1)

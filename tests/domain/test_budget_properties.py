@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from tessera.domain.budget.budgets import build_budget_views
 from tessera.domain.budget.meter import SpendMeter
-from tessera.domain.budget.purse import RESERVED_DURATION, BudgetState, GrantRequest, grant_requests
-from tessera.domain.budget.status import budget_status
+from tessera.domain.budget.state import RESERVED_DURATION, BudgetState, GrantRequest, grant_requests
+from tessera.domain.hardware.pools import discover
 from tessera.domain.money import Tariff
-from tessera.domain.pools import discover
-from tessera.domain.snapshot import Budget, Pod, Pool, Ref
+from tessera.domain.observed.snapshot import Budget, Pod, Pool, Ref
+from tessera.domain.status.budget import budget_status
 from tests.builders import NOW, a_budget, a_node, a_pod, a_pool, a_snapshot
 
 HOUR = timedelta(hours=1)

@@ -7,13 +7,13 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from tessera.domain.budget.status import budget_status
-from tessera.domain.budget.windows import next_period, period_at
+from tessera.api.reasons import BudgetAccepted, ScalingReason, WithinBudget
+from tessera.domain.budget.periods import next_period, period_at
 from tessera.domain.money import from_nanos
+from tessera.domain.observed.snapshot import Budget, Pod, Ref, Snapshot
 from tessera.domain.plan import Plan, plan
-from tessera.domain.reasons import BudgetAccepted, ScalingReason, WithinBudget
-from tessera.domain.snapshot import Budget, Pod, Ref, Snapshot
-from tessera.domain.status import service_status
+from tessera.domain.status.budget import budget_status
+from tessera.domain.status.service import service_status
 from tests.builders import (
     H100,
     NOW,

@@ -5,12 +5,12 @@ from decimal import Decimal
 
 import pytest
 
-from tessera.domain import prices
-from tessera.domain.catalog import products
-from tessera.domain.hardware import slice_hardware
-from tessera.domain.money import billing_weight
-from tessera.domain.precision import compute_capability
-from tessera.domain.prices import PriceError, parse_prices, price_book
+from tessera.domain.hardware.device import slice_hardware
+from tessera.domain.hardware.gpu_catalog import products
+from tessera.domain.hardware.weights import billing_weight
+from tessera.domain.sizing import prices
+from tessera.domain.sizing.precision import compute_capability
+from tessera.domain.sizing.prices import PriceError, parse_prices, price_book
 
 DAY = date(2026, 11, 20)
 ENTRY = '{"product": "NVIDIA-L40S", "from": "2026-01-01", "perGPUHour": "1.55"}'

@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from tessera.domain.certificate import CertificateAction, CertificatePolicy, next_action
+from tessera.domain.serving_certificate import CertificateAction, CertificatePolicy, next_action
 from tests.builders import NOW
 
 TERMS = CertificatePolicy(

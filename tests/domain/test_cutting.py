@@ -4,15 +4,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tessera.api.node_layout import DesiredGpu, PlacedSlice
-from tessera.domain.cutting import (
+from tessera.domain.mig.gpu_models import gpu_models
+from tessera.domain.mig.layouts import Layout, SlicePlacement, enumerate_layouts, layout_error
+from tessera.domain.mig.partitioning import (
     DriverGpu,
     DriverInstance,
     InstanceOperation,
     gpu_status,
     plan_partitioning,
 )
-from tessera.domain.mig.boards import gpu_models
-from tessera.domain.mig.layouts import Layout, SlicePlacement, enumerate_layouts, layout_error
 
 A100 = gpu_models()["A100-80GB"]
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tessera.api.batch_inference import SpotPolicy
-from tessera.domain.deadline import (
+from tessera.domain.batch.schedule import (
     CapacityClass,
     CapacityDecision,
     Estimate,

@@ -1,7 +1,8 @@
 import pytest
 
-from tessera.domain.engine import EngineCore
-from tessera.domain.engine_requests import (
+from tessera.domain.perf import StepTime
+from tessera_lab.engine import EngineCore
+from tessera_lab.engine.requests import (
     EngineLimits,
     EngineRequest,
     EngineStep,
@@ -10,7 +11,6 @@ from tessera.domain.engine_requests import (
     RejectionReason,
     SchedulingPolicy,
 )
-from tessera.domain.perf import StepTime
 
 SPEED = StepTime(weights=5e-3, kv_token=1e-6, token=1e-5)
 

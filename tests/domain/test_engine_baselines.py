@@ -6,18 +6,18 @@ from statistics import mean
 
 import pytest
 
-from tessera.domain.engine import EngineCore, Timeline
-from tessera.domain.engine.waste import (
+from tessera.domain.perf import StepTime
+from tessera.domain.perf.footprint import kv_bytes_per_token
+from tessera_lab.engine import EngineCore, Timeline
+from tessera_lab.engine.requests import Allocator, EngineLimits, EngineRequest
+from tessera_lab.engine.waste import (
     batch_padding_waste,
     idle_slot_steps,
     padding_waste,
     sequences_that_fit,
     slot_waste,
 )
-from tessera.domain.engine.waves import StaticBatchEngine
-from tessera.domain.engine_requests import Allocator, EngineLimits, EngineRequest
-from tessera.domain.footprint import kv_bytes_per_token
-from tessera.domain.perf import StepTime
+from tessera_lab.engine.waves import StaticBatchEngine
 
 # About a 7B model with full attention heads on an A100.
 SPEED = StepTime(weights=9e-3, kv_token=3.4e-7, token=6e-5)

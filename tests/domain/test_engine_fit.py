@@ -6,7 +6,9 @@ from statistics import median
 
 import pytest
 
-from tessera.domain.engine_fit import (
+from tessera.domain.perf import StepTime
+from tessera_lab.engine.requests import EngineLimits
+from tessera_lab.fit.engine_fit import (
     ObservedRequest,
     ObservedRun,
     RepeatedLoad,
@@ -14,9 +16,7 @@ from tessera.domain.engine_fit import (
     latency_percentiles,
     replay,
 )
-from tessera.domain.engine_requests import EngineLimits
-from tessera.domain.minimum import Point, minimize
-from tessera.domain.perf import StepTime
+from tessera_lab.fit.minimum import Point, minimize
 
 LIMITS = EngineLimits(
     max_model_len=1024, max_num_seqs=8, max_num_batched_tokens=128, blocks=400, block_size=16

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from tessera.domain.engine import EngineCore, Timeline
-from tessera.domain.engine_requests import Allocator, EngineLimits, EngineRequest, EngineStep
 from tessera.domain.perf import StepTime
+from tessera_lab.engine import EngineCore, Timeline
+from tessera_lab.engine.requests import Allocator, EngineLimits, EngineRequest, EngineStep
 
 SPEED = StepTime(weights=5e-3, kv_token=1e-6, token=1e-5)
 # 32 usable blocks of 16 tokens.

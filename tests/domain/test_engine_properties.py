@@ -5,15 +5,15 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.domain.engine import EngineCore
-from tessera.domain.engine_requests import (
+from tessera.domain.perf import StepTime
+from tessera_lab.engine import EngineCore
+from tessera_lab.engine.requests import (
     Allocator,
     EngineLimits,
     EngineRequest,
     FinishReason,
     SchedulingPolicy,
 )
-from tessera.domain.perf import StepTime
 
 LENGTH = 100
 BLOCK = 4

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tessera.domain.engine import EngineCore
-from tessera.domain.engine_requests import EngineLimits, EngineRequest, SchedulingPolicy
 from tessera.domain.perf import StepTime
+from tessera_lab.engine import EngineCore
+from tessera_lab.engine.requests import EngineLimits, EngineRequest, SchedulingPolicy
 
 SPEED = StepTime(weights=5e-3, kv_token=1e-6, token=1e-5)
 

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.domain.engine import EngineCore, Timeline
-from tessera.domain.engine.speculation import Speculation
-from tessera.domain.engine_requests import EngineLimits, EngineRequest
 from tessera.domain.perf import StepTime
+from tessera_lab.engine import EngineCore, Timeline
+from tessera_lab.engine.requests import EngineLimits, EngineRequest
+from tessera_lab.engine.speculation import Speculation
 
 # Neither cache nor computing counts, so that the formula's assumption holds.
 MEMORY_BOUND = StepTime(weights=40e-3, kv_token=0.0, token=1e-7, sequence=0.0, fixed=0.0)

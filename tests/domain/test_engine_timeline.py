@@ -8,15 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typing_extensions import override
 
-from tessera.domain.engine import EngineCore, ServedRequest, Timeline
-from tessera.domain.engine_requests import (
+from tessera.domain.perf import StepTime
+from tessera_lab.engine import EngineCore, ServedRequest, Timeline
+from tessera_lab.engine.requests import (
     EngineLimits,
     EngineRequest,
     FinishReason,
     RejectionReason,
     SchedulingPolicy,
 )
-from tessera.domain.perf import StepTime
 
 SPEED = StepTime(weights=5.0123e-3, kv_token=1.0471e-6, token=1.0933e-5)
 # With every term, on both sides of the corner.

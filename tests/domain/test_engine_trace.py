@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tessera.domain.engine import EngineCore, Timeline
-from tessera.domain.engine_requests import EngineLimits, EngineRequest
 from tessera.domain.perf import StepTime
+from tessera_lab.engine import EngineCore, Timeline
+from tessera_lab.engine.requests import EngineLimits, EngineRequest
 
 TRACE = Path(__file__).parents[3] / "shared/traces/mooncake_conversation.jsonl.gz"
 # Tokens that one of its names covers.

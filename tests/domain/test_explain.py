@@ -10,15 +10,15 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tessera.adapters import wire
+from tessera.adapters import object_parsing as wire
 from tessera.api.accelerator_pool import AcceleratorPoolStatus
 from tessera.api.inference_service import InferenceServiceStatus
+from tessera.api.reasons import PlacementReason, Progressing, Ready, ScalingReason, WithinBudget
 from tessera.domain.explain.decision import Decision
 from tessera.domain.explain.explain import explain
+from tessera.domain.observed.snapshot import Node, ObservedService, Pod, Readings, Ref, Snapshot
 from tessera.domain.plan import plan
-from tessera.domain.reasons import PlacementReason, Progressing, Ready, ScalingReason, WithinBudget
-from tessera.domain.snapshot import Node, ObservedService, Pod, Readings, Ref, Snapshot
-from tessera.domain.status import service_status
+from tessera.domain.status.service import service_status
 from tests.builders import (
     H100,
     NOW,

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tessera.domain.catalog import models
-from tessera.domain.footprint import (
+from tessera.domain.hardware.gpu_catalog import models
+from tessera.domain.perf.footprint import (
     cache_bytes,
     cache_bytes_per_token,
     computes_in_fp8,

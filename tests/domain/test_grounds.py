@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from tessera.api.mig import GpuTarget, MigPlan, MigStatus, NodeTarget
 from tessera.api.node_layout import NodeLayoutSpec, NodeLayoutStatus, ObservedGpu, ObservedSlice
-from tessera.domain.mig.boards import gpu_models
+from tessera.api.ref import Ref
+from tessera.domain.hardware.pools import discover
+from tessera.domain.mig.gpu_models import gpu_models
 from tessera.domain.mig.layouts import Layout, SlicePlacement, enumerate_layouts, geometry
-from tessera.domain.pools import discover
-from tessera.domain.ref import Ref
-from tessera.domain.repartition.counts import layouts_for_counts
-from tessera.domain.repartition.facts import MigNode, ObservedNodeLayout
-from tessera.domain.repartition.grounds import mig_nodes
-from tessera.domain.snapshot import Node, Pool
+from tessera.domain.mig_backends.discovery import mig_nodes
+from tessera.domain.mig_backends.layout_search import layouts_for_counts
+from tessera.domain.mig_backends.nodes import MigNode, ObservedNodeLayout
+from tessera.domain.observed.snapshot import Node, Pool
 from tests.builders import A100, H100, NOW, a_node, a_pool
 
 BOARD = gpu_models()["A100-80GB"]

@@ -8,13 +8,13 @@ from typing import Any
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tessera.domain.allotment import ServicePlan
-from tessera.domain.autoscale import ScalingHistory
-from tessera.domain.batch.facts import VolumeClaim
 from tessera.domain.model.names import claim_name
+from tessera.domain.observed.batches import VolumeClaim
+from tessera.domain.observed.snapshot import Pod, ProbeResult, Readings, Ref, Snapshot
 from tessera.domain.plan import PlanCache, plan
-from tessera.domain.snapshot import Pod, ProbeResult, Readings, Ref, Snapshot
-from tessera.domain.status import service_status
+from tessera.domain.scaling.autoscale import ScalingHistory
+from tessera.domain.service_plan import ServicePlan
+from tessera.domain.status.service import service_status
 from tests.builders import (
     NOW,
     a_budget,

@@ -1,7 +1,7 @@
 """Readings of replicas -> load of a service."""
 
-from tessera.domain.load import load_of
-from tessera.domain.snapshot import Pod, PodReading, Readings
+from tessera.domain.observed.snapshot import Pod, PodReading, Readings
+from tessera.domain.scaling.load import load_of
 from tests.builders import NOW, a_pod, at, readings_of
 
 

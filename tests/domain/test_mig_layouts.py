@@ -6,8 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.domain.catalog import products
-from tessera.domain.mig.boards import GpuModel, find_gpu_model, gpu_models, nvml_profile_constants
+from tessera.domain.hardware.gpu_catalog import products
+from tessera.domain.mig.gpu_models import (
+    GpuModel,
+    find_gpu_model,
+    gpu_models,
+    nvml_profile_constants,
+)
 from tessera.domain.mig.layouts import (
     WHOLE_GPU_LAYOUT,
     Layout,

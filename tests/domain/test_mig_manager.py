@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 
 from fakegpu.silicon import Silicon
+from tessera.api.reasons import LayoutReady
 from tessera.domain.mig.layouts import Layout, SlicePlacement
-from tessera.domain.reasons import LayoutReady
-from tessera.domain.repartition.backends.mig_manager import (
+from tessera.domain.mig_backends.devices import DEVICE_PLUGIN_LABEL, PAUSED
+from tessera.domain.mig_backends.mig_manager import (
     CONFIG_LABEL,
     STATE_LABEL,
     STATE_REQUESTED,
     MigManagerBackend,
     referenced_configs,
 )
-from tessera.domain.repartition.devices import DEVICE_PLUGIN_LABEL, PAUSED
 from tests.builders import A100
 from tests.far_ends import Course, FarEnd
 from world.mig_manager import Edges, Pace

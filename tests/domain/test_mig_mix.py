@@ -11,8 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mig_fleets import PLANNERS, fleet
-from tessera.domain.mig.boards import WHOLE_GPU, gpu_models
-from tessera.domain.mig.deal import build_gpus
 from tessera.domain.mig.demand import (
     GpuOffer,
     InstanceType,
@@ -21,9 +19,11 @@ from tessera.domain.mig.demand import (
     replicas_needed,
 )
 from tessera.domain.mig.fleet import replicas_by_service
+from tessera.domain.mig.gpu_building import build_gpus
+from tessera.domain.mig.gpu_models import WHOLE_GPU, gpu_models
+from tessera.domain.mig.integer_program import IntegerProgram
 from tessera.domain.mig.layouts import layout_error
 from tessera.domain.mig.mix import cheapest_mix, feasible_mix, gpu_geometries
-from tessera.domain.mig.solver import IntegerProgram
 from tests.mig_builders import A100, ONE, a_service
 
 PROFILES = ("1g.10gb", "2g.20gb", "3g.40gb", WHOLE_GPU)

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mig_fleets import fleet
-from tessera.domain.mig.boards import WHOLE_GPU, gpu_models
 from tessera.domain.mig.demand import GpuOffer, InstanceType, ServiceDemand, meets_demand
-from tessera.domain.mig.fill import maximal_fillings, possible_reshapes
 from tessera.domain.mig.fleet import FleetGpu, replicas_by_service
+from tessera.domain.mig.geometries import maximal_fillings, possible_reshapes
+from tessera.domain.mig.gpu_models import WHOLE_GPU, gpu_models
 from tessera.domain.mig.layouts import (
     WHOLE_GPU_LAYOUT,
     Layout,

@@ -9,17 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mig_fleets import fleet
-from tessera.domain.mig.changes import SliceLocation
 from tessera.domain.mig.demand import ServiceDemand
 from tessera.domain.mig.fleet import FleetGpu, FleetSlice
+from tessera.domain.mig.layout_changes import SliceLocation
 from tessera.domain.mig.layouts import SlicePlacement, layout_error
-from tessera.domain.mig.plan import plan_layouts
-from tessera.domain.mig.steps import (
+from tessera.domain.mig.operations import (
     LayoutOperation,
     OperationKind,
     count_operations,
     order_operations,
 )
+from tessera.domain.mig.plan import plan_layouts
 from tests.mig_builders import A100, ONE, a_gpu, a_service
 
 BOARDS = {A100.name: A100}

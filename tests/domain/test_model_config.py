@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tessera.api.inference_service import ModelShape
-from tessera.domain.catalog import models
-from tessera.domain.footprint import resident_bytes
+from tessera.domain.hardware.gpu_catalog import models
 from tessera.domain.model.config import UnsupportedConfig, read_config
+from tessera.domain.perf.footprint import resident_bytes
 
 FILE = json.loads(Path(__file__).with_name("model_configs.json").read_text(encoding="utf-8"))
 CONFIGS = {one["model"]: one for one in FILE["configs"]}

@@ -8,16 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tessera.api.accelerator_pool import Price
-from tessera.domain.catalog import products
-from tessera.domain.hardware import slice_hardware, whole_gpu_hardware
-from tessera.domain.money import (
-    Money,
-    billing_weight,
-    money,
-    per_million_tokens,
-    price_on,
-    selection_weight,
-)
+from tessera.domain.hardware.device import slice_hardware, whole_gpu_hardware
+from tessera.domain.hardware.gpu_catalog import products
+from tessera.domain.hardware.weights import billing_weight, selection_weight
+from tessera.domain.money import Money, money, per_million_tokens, price_on
 from tests.builders import A100
 
 

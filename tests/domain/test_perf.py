@@ -5,9 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tessera.api.inference_service import ModelShape
-from tessera.domain.catalog import models, products
-from tessera.domain.footprint import kv_bytes_per_token, weight_bytes
-from tessera.domain.hardware import Hardware, slice_hardware, whole_gpu_hardware
+from tessera.domain.hardware.device import Hardware, slice_hardware, whole_gpu_hardware
+from tessera.domain.hardware.gpu_catalog import models, products
 from tessera.domain.perf import (
     SpeedMeasurement,
     StepTime,
@@ -16,6 +15,7 @@ from tessera.domain.perf import (
     ridge_point,
     step_time,
 )
+from tessera.domain.perf.footprint import kv_bytes_per_token, weight_bytes
 from tests.builders import A100, H100
 
 TERA = 1e12

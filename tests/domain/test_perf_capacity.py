@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.domain.catalog import models, products
-from tessera.domain.engine import EngineCore
-from tessera.domain.engine_requests import EngineLimits, EngineRequest
-from tessera.domain.hardware import slice_hardware, whole_gpu_hardware
+from tessera.domain.hardware.device import slice_hardware, whole_gpu_hardware
+from tessera.domain.hardware.gpu_catalog import models, products
 from tessera.domain.perf import StepTime, step_time
 from tessera.domain.perf.capacity import LatencySlo, ReplicaLimits, RequestLength, capacity_at_slo
+from tessera_lab.engine import EngineCore
+from tessera_lab.engine.requests import EngineLimits, EngineRequest
 from tests.builders import A100, H100
 
 ALIKE = (RequestLength(input_tokens=1200, output_tokens=250),)

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 import calibrate
 from speed_rows import ROWS, read, split
-from tessera.domain.perf.fit import least_squares, solve
 from tessera.domain.perf.table import shipped_speed_table
+from tessera_lab.fit.least_squares import least_squares, solve
 
 rows_needed = pytest.mark.skipif(
     not ROWS.exists(), reason="the published measurements are not beside this checkout"

@@ -5,11 +5,11 @@ from decimal import Decimal
 
 import pytest
 
-from tessera.domain.engine import EngineCore, ServedRequest, Timeline
-from tessera.domain.engine_requests import EngineLimits, EngineRequest
-from tessera.domain.footprint import kv_bytes_per_token, weight_bytes
 from tessera.domain.money import money, per_million_tokens
 from tessera.domain.perf import StepTime, decode_floor_seconds
+from tessera.domain.perf.footprint import kv_bytes_per_token, weight_bytes
+from tessera_lab.engine import EngineCore, ServedRequest, Timeline
+from tessera_lab.engine.requests import EngineLimits, EngineRequest
 
 GIB = 2**30
 HOUR = money(Decimal("3.50"), "USD")

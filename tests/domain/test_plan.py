@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tessera.domain.observed.snapshot import Node, ObservedService, Snapshot
 from tessera.domain.plan import Plan, plan
-from tessera.domain.snapshot import Node, ObservedService, Snapshot
 from tests.builders import (
     H100,
     LARGE,

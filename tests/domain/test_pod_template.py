@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from tessera.domain.checks import check
-from tessera.domain.pod_template import ENVIRONMENT
+from tessera.domain.placement.checks import check
+from tessera.domain.placement.pod_template import ENVIRONMENT
 from tests.builders import a_spec
 
 

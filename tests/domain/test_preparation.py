@@ -4,15 +4,21 @@ from dataclasses import replace
 from typing import Any
 
 from tessera.api.inference_service import InferenceServiceStatus, ModelStatus
-from tessera.domain.batch.facts import VolumeClaim
-from tessera.domain.model.facts import ObservedModelJob
+from tessera.api.reasons import RevisionReason
 from tessera.domain.model.names import claim_name, model_job_name
-from tessera.domain.model.prepare import with_known_shape
-from tessera.domain.model.reports import FetchProgress
+from tessera.domain.observed.batches import VolumeClaim
+from tessera.domain.observed.model_jobs import ObservedModelJob
+from tessera.domain.observed.model_reports import FetchProgress
+from tessera.domain.observed.snapshot import (
+    ObservedService,
+    Ref,
+    Resolution,
+    RevisionQuery,
+    Snapshot,
+)
 from tessera.domain.plan import plan
-from tessera.domain.reasons import RevisionReason
-from tessera.domain.snapshot import ObservedService, Ref, Resolution, RevisionQuery, Snapshot
-from tessera.domain.status import service_status
+from tessera.domain.service.model_files import with_known_shape
+from tessera.domain.status.service import service_status
 from tests.builders import SMALL, a_pod, a_service, a_snapshot, a_spec, a_workload, an_errand, at
 
 CHAT = Ref("team-a", "chat")

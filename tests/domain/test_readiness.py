@@ -5,10 +5,17 @@ from typing import Any
 import pytest
 
 from tessera.api.inference_service import InferenceServiceStatus
-from tessera.domain.readiness import assess_readiness, must_probe
-from tessera.domain.reasons import Progressing, Ready, StatusVerdict
-from tessera.domain.snapshot import ObservedService, Pod, ProbeResult, Readings, Ref, Snapshot
-from tessera.domain.status import conditions
+from tessera.api.reasons import Progressing, Ready, StatusVerdict
+from tessera.domain.health.readiness import assess_readiness, must_probe
+from tessera.domain.observed.snapshot import (
+    ObservedService,
+    Pod,
+    ProbeResult,
+    Readings,
+    Ref,
+    Snapshot,
+)
+from tessera.domain.status.service import conditions
 from tests.builders import NOW, a_pod, a_service, a_snapshot, at
 
 CHAT = Ref("team-a", "chat")

@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tessera.adapters import wire
-from tessera.domain.plan import plan
-from tessera.domain.reasons import (
+from tessera.adapters import object_parsing as wire
+from tessera.api.reasons import (
     Accepted,
     Discovered,
     LayoutReady,
@@ -22,8 +21,9 @@ from tessera.domain.reasons import (
     PoolAccepted,
     StatusReason,
 )
-from tessera.domain.snapshot import Node, Pod, Pool, Snapshot
-from tessera.domain.status import pool_status, service_status
+from tessera.domain.observed.snapshot import Node, Pod, Pool, Snapshot
+from tessera.domain.plan import plan
+from tessera.domain.status.service import pool_status, service_status
 from tests.builders import (
     A100,
     H100,

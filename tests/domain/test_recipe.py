@@ -15,10 +15,10 @@ from tessera.api.recipe import (
     PodTemplateVersion,
     PodTemplateVersionStatus,
 )
-from tessera.domain.allotment import ServicePlan
+from tessera.domain.observed.snapshot import ObservedService, Ref, Snapshot
 from tessera.domain.plan import plan
-from tessera.domain.snapshot import ObservedService, Ref, Snapshot
-from tessera.domain.status import service_status
+from tessera.domain.service_plan import ServicePlan
+from tessera.domain.status.service import service_status
 from tests.builders import (
     SMALL,
     a_pod,

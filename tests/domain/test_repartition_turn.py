@@ -4,11 +4,11 @@ from dataclasses import replace
 from decimal import Decimal
 
 from tessera.api.mig import Assignment, MigPlan, MigStatus
+from tessera.api.reasons import LayoutReady
+from tessera.domain.mig_backends.nodes import TAINT
+from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.plan import plan
-from tessera.domain.reasons import LayoutReady
-from tessera.domain.repartition.facts import TAINT
 from tessera.domain.repartition.orders import PoolActions
-from tessera.domain.snapshot import Snapshot
 from tests.builders import NOW, a_node, a_pod, a_service, a_snapshot, a_workload, at
 from tests.layout_builders import a_planned_pool, a_wishing, with_status
 

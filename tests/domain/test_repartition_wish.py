@@ -7,16 +7,16 @@ from decimal import Decimal
 import pytest
 
 from tessera.api.mig import MigStatus
+from tessera.api.reasons import LayoutReady, PlacementReason
+from tessera.domain.layout.demand import layout_problem
+from tessera.domain.layout.solution import MOVES_PER_SAVED_GPU, layouts_by_node, solve
+from tessera.domain.layout.target import PlanAdoption
 from tessera.domain.mig.demand import InstanceType
 from tessera.domain.mig.layouts import layout_error
 from tessera.domain.mig.plan import plan_layouts
-from tessera.domain.placement import slice_assignment
-from tessera.domain.reasons import LayoutReady, PlacementReason
-from tessera.domain.repartition.backend import Capabilities
-from tessera.domain.repartition.drawing import MOVES_PER_SAVED_GPU, layouts_by_node, solve
-from tessera.domain.repartition.target import PlanAdoption
-from tessera.domain.repartition.wish import layout_problem
-from tessera.domain.snapshot import Pod, Ref, Workload
+from tessera.domain.mig_backends.backend import Capabilities
+from tessera.domain.observed.snapshot import Pod, Ref, Workload
+from tessera.domain.placement.placement import slice_assignment
 from tests.builders import LARGE, MEDIUM, NOW, a_pod, a_service, a_snapshot, a_spec, a_workload
 from tests.layout_builders import (
     AGENT,

@@ -6,11 +6,17 @@ from typing import Any
 import pytest
 
 from tessera.api.inference_service import InferenceServiceStatus, ModelStatus
-from tessera.domain.allotment import ServicePlan
+from tessera.api.reasons import RevisionReason
+from tessera.domain.observed.snapshot import (
+    ObservedService,
+    Ref,
+    Resolution,
+    RevisionQuery,
+    Snapshot,
+)
 from tessera.domain.plan import plan
-from tessera.domain.reasons import RevisionReason
-from tessera.domain.snapshot import ObservedService, Ref, Resolution, RevisionQuery, Snapshot
-from tessera.domain.status import service_status
+from tessera.domain.service_plan import ServicePlan
+from tessera.domain.status.service import service_status
 from tests.builders import SMALL, a_pod, a_service, a_snapshot, a_spec, a_workload, allotted
 
 CHAT = Ref("team-a", "chat")

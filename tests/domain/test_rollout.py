@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from tessera.domain.allotment import ServicePlan
+from tessera.domain.observed.snapshot import Pod, Ref, Snapshot
 from tessera.domain.plan import plan
-from tessera.domain.snapshot import Pod, Ref, Snapshot
-from tessera.domain.status import service_status
+from tessera.domain.service_plan import ServicePlan
+from tessera.domain.status.service import service_status
 from tests.builders import (
     a_node,
     a_pod,

@@ -5,21 +5,22 @@ from decimal import Decimal
 
 import pytest
 
-from tessera.domain import prices, size_table
-from tessera.domain.catalog import models, products
-from tessera.domain.hardware import whole_gpu_hardware
-from tessera.domain.limits import Demand
+from tessera.domain.hardware.device import whole_gpu_hardware
+from tessera.domain.hardware.gpu_catalog import models, products
 from tessera.domain.money import money
-from tessera.domain.precision import caveat, mismatch_reason, unsupported_reason
-from tessera.domain.size_table import (
+from tessera.domain.sizing import prices
+from tessera.domain.sizing import table as size_table
+from tessera.domain.sizing.precision import caveat, mismatch_reason, unsupported_reason
+from tessera.domain.sizing.scheduler_limits import Demand
+from tessera.domain.sizing.sizing import DeviceKvCache, ReplicaFit, plan_device_memory, size
+from tessera.domain.sizing.table import (
     SizeRow,
     SizeVerdict,
     all_rows,
     break_even,
     smallest_serving_rows,
 )
-from tessera.domain.sizing import DeviceKvCache, ReplicaFit, plan_device_memory, size
-from tessera.domain.tensor_parallel import can_shard, sharding_problem
+from tessera.domain.sizing.tensor_parallel import can_shard, sharding_problem
 from tests.builders import A100, H100
 
 BOOK = prices.price_book(prices.ASSUMED, prices.list_prices(), date(2026, 11, 20))

@@ -7,10 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.domain.catalog import models, products
-from tessera.domain.hardware import Hardware, slice_hardware, whole_gpu_hardware
-from tessera.domain.limits import Demand
-from tessera.domain.sizing import ReplicaFit, ReplicaMisfit, kv_pool_gb, plan_device_memory, size
+from tessera.domain.hardware.device import Hardware, slice_hardware, whole_gpu_hardware
+from tessera.domain.hardware.gpu_catalog import models, products
+from tessera.domain.sizing.scheduler_limits import Demand
+from tessera.domain.sizing.sizing import (
+    ReplicaFit,
+    ReplicaMisfit,
+    kv_pool_gb,
+    plan_device_memory,
+    size,
+)
 from tests.builders import A100, H100
 
 B1 = "meta-llama/Llama-3.2-1B-Instruct"

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.domain.catalog import products
-from tessera.domain.hardware import slice_hardware
-from tessera.domain.mig.boards import WHOLE_GPU, find_gpu_model
+from tessera.api.ref import Ref
+from tessera.domain.hardware.device import slice_hardware
+from tessera.domain.hardware.gpu_catalog import products
+from tessera.domain.hardware.weights import billing_weight
+from tessera.domain.mig.gpu_models import WHOLE_GPU, find_gpu_model
 from tessera.domain.mig.layouts import Layout, enumerate_layouts
-from tessera.domain.money import billing_weight
-from tessera.domain.ref import Ref
-from tessera.domain.repartition.facts import GpuInstance, MigGpu, MigNode
-from tessera.domain.repartition.usage import SliceState, pool_usage, share, slice_usages
+from tessera.domain.mig_backends.nodes import GpuInstance, MigGpu, MigNode
+from tessera.domain.mig_backends.usage import SliceState, pool_usage, share, slice_usages
 from tests.builders import a_pod
 from tests.mig_builders import A100
 

@@ -7,15 +7,16 @@ from typing import Any
 import pytest
 
 from tessera.api.inference_service import SpeedStatus
-from tessera.domain.checks import shape_of
+from tessera.api.reasons import SpeedAsPredicted
 from tessera.domain.explain.explain import explain
+from tessera.domain.observed.snapshot import ObservedService, Pod, Ref, Snapshot, SpeedReading
 from tessera.domain.perf import MeasurementKey, measurement_key
-from tessera.domain.placement import HardwareChoice
+from tessera.domain.placement.checks import shape_of
+from tessera.domain.placement.placement import HardwareChoice
 from tessera.domain.plan import PlanCache, plan
-from tessera.domain.reasons import SpeedAsPredicted
-from tessera.domain.snapshot import ObservedService, Pod, Ref, Snapshot, SpeedReading
-from tessera.domain.speed.measured import measured_speeds
-from tessera.domain.speed.seen import (
+from tessera.domain.speed.condition import next_speed_status, speed_reason, speed_verdict
+from tessera.domain.speed.measurements import measured_speeds
+from tessera.domain.speed.service_speed import (
     ServiceSpeed,
     bucket_of,
     itl_bucket_bounds,
@@ -23,8 +24,7 @@ from tessera.domain.speed.seen import (
     predicted_itl,
     service_speed,
 )
-from tessera.domain.speed.verdict import next_speed_status, speed_reason, speed_verdict
-from tessera.domain.status import service_status
+from tessera.domain.status.service import service_status
 from tests.builders import (
     A100,
     H100,

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from tessera.domain.catalog import products
-from tessera.domain.hardware import product_slices
+from tessera.domain.hardware.device import product_slices
+from tessera.domain.hardware.gpu_catalog import products
+from tessera.domain.hardware.pools import discover, profile_of, weight_of
 from tessera.domain.mig.layouts import SlicePlacement
-from tessera.domain.pools import discover, profile_of, weight_of
-from tessera.domain.repartition.grounds import mig_nodes
-from tessera.domain.repartition.usage import slice_usages
+from tessera.domain.mig_backends.discovery import mig_nodes
+from tessera.domain.mig_backends.usage import slice_usages
 from tests.builders import A100, a_node, a_pod, a_pool
 
 ODD = "nvidia.com/mig-3g.39gb"

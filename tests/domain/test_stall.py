@@ -10,10 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tessera.api.inference_service import InferenceServiceStatus, ReplacementStatus
-from tessera.domain.placement import HardwareChoice
-from tessera.domain.plan import PlanCache, plan
-from tessera.domain.sizing import ReplicaFit
-from tessera.domain.snapshot import (
+from tessera.domain.health.stall import (
+    REPLACEMENT_INTERVAL,
+    Stall,
+    max_prefill_time,
+    stall_timeout_for,
+    updated_progress,
+)
+from tessera.domain.observed.snapshot import (
     EngineProgress,
     EngineReading,
     InFlight,
@@ -23,13 +27,9 @@ from tessera.domain.snapshot import (
     Ref,
     Snapshot,
 )
-from tessera.domain.stall import (
-    REPLACEMENT_INTERVAL,
-    Stall,
-    max_prefill_time,
-    stall_timeout_for,
-    updated_progress,
-)
+from tessera.domain.placement.placement import HardwareChoice
+from tessera.domain.plan import PlanCache, plan
+from tessera.domain.sizing.sizing import ReplicaFit
 from tests.builders import (
     MEDIUM,
     NOW,

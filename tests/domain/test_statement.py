@@ -8,8 +8,8 @@ from datetime import datetime
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tessera.domain.bill import CostLine, CostState
-from tessera.domain.statement import (
+from tessera.domain.billing.bill import CostLine, CostState
+from tessera.domain.billing.statement import (
     Amounts,
     BillScrape,
     ProcessLabels,

@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 
 from tessera.api.inference_service import InferenceServiceStatus, ReplacementStatus
-from tessera.domain.plan import plan
-from tessera.domain.reasons import Accepted, PlacementReason, StatusVerdict
-from tessera.domain.snapshot import (
+from tessera.api.reasons import Accepted, PlacementReason, StatusVerdict
+from tessera.domain.observed.snapshot import (
     EngineProgress,
     EngineReading,
     InFlight,
@@ -18,7 +17,8 @@ from tessera.domain.snapshot import (
     Ref,
     Snapshot,
 )
-from tessera.domain.status import conditions, pool_status, service_status
+from tessera.domain.plan import plan
+from tessera.domain.status.service import conditions, pool_status, service_status
 from tests.builders import (
     NOW,
     a_node,

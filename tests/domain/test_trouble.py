@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from tessera.api.reasons import Progressing
+from tessera.domain.health.startup_failure import startup_failure
+from tessera.domain.observed.snapshot import ContainerExit, Pod, Ref, Workload
 from tessera.domain.plan import plan
-from tessera.domain.reasons import Progressing
-from tessera.domain.snapshot import ContainerExit, Pod, Ref, Workload
-from tessera.domain.status import service_status
-from tessera.domain.trouble import startup_failure
+from tessera.domain.status.service import service_status
 from tests.builders import MEDIUM, a_node, a_pod, a_service, a_snapshot, a_spec, a_workload
 
 QUOTA = (

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.domain import vllm_flags
-from tessera.domain.engine_facts import EngineFacts, Flag
-from tessera.domain.vllm_flags import (
+from tessera.domain.vllm import flags as vllm_flags
+from tessera.domain.vllm.facts import EngineFacts, Flag
+from tessera.domain.vllm.flags import (
     PASSES_PARSER,
     FlagProblemKind,
     check,

@@ -12,10 +12,10 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from tessera.domain.vllm_flags import version_facts
-from tessera.engine_sim.errors import EngineExit
-from tessera.engine_sim.launch import VERSION
-from tessera.engine_sim.main import serve
+from tessera.domain.vllm.flags import version_facts
+from tessera_lab.sim.errors import EngineExit
+from tessera_lab.sim.launch import VERSION
+from tessera_lab.sim.main import serve
 
 DEADLINE_SECONDS = 20
 MODEL = "tiny"

@@ -4,8 +4,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tessera.engine_sim.errors import EngineExit
-from tessera.engine_sim.main import serve
+from tessera_lab.sim.errors import EngineExit
+from tessera_lab.sim.main import serve
 from tests.engine_sim.running import DEADLINE_SECONDS, SHAPE, SLOW, Running, eventually, running
 
 LONG = {"prompt": "x" * 400, "max_tokens": 3000, "ignore_eos": True}

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from tessera.engine_sim.errors import EngineExit
-from tessera.engine_sim.launch import EngineConfig, load_config
-from tessera.engine_sim.speeds import as_json
+from tessera_lab.sim.errors import EngineExit
+from tessera_lab.sim.launch import EngineConfig, load_config
+from tessera_lab.sim.speeds import as_json
 
 MEDIUM = "meta-llama/Llama-3.1-8B-Instruct"
 A100 = "NVIDIA-A100-SXM4-80GB"

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tessera.engine_sim import text
+from tessera_lab.sim import text
 from tests.engine_sim.running import running
 
 # 401 tokens.

@@ -9,7 +9,7 @@ from tests.engine_sim.running import DEADLINE_SECONDS, free_port
 
 
 async def _process(*argv: str) -> asyncio.subprocess.Process:
-    module = ("-m", "tessera.engine_sim.main")
+    module = ("-m", "tessera_lab.sim.main")
     pipe = asyncio.subprocess.PIPE
     return await asyncio.create_subprocess_exec(sys.executable, *module, *argv, stderr=pipe)
 

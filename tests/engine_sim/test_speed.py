@@ -2,12 +2,14 @@ from datetime import timedelta
 
 import pytest
 
-from tessera.domain import catalog, hardware, sizing
-from tessera.domain.engine import EngineCore
-from tessera.domain.engine_requests import EngineRequest
-from tessera.domain.limits import Demand
-from tessera.domain.sizing import ReplicaFit
-from tessera.engine_sim.launch import EngineConfig, load_config
+from tessera.domain.hardware import device as hardware
+from tessera.domain.hardware import gpu_catalog as catalog
+from tessera.domain.sizing import sizing
+from tessera.domain.sizing.scheduler_limits import Demand
+from tessera.domain.sizing.sizing import ReplicaFit
+from tessera_lab.engine import EngineCore
+from tessera_lab.engine.requests import EngineRequest
+from tessera_lab.sim.launch import EngineConfig, load_config
 from tests.engine_sim.running import SHAPE, running
 
 MEDIUM = "meta-llama/Llama-3.1-8B-Instruct"

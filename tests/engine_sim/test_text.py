@@ -1,8 +1,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.engine_sim import text
-from tessera.engine_sim.text import generate_text
+from tessera_lab.sim import text
+from tessera_lab.sim.text import generate_text
 
 
 @given(st.text(max_size=200))

@@ -1,7 +1,7 @@
 import pytest
 
 from fakegpu.silicon import Code, RefusedError, Silicon
-from tessera.domain.mig.boards import GpuModel, gpu_models
+from tessera.domain.mig.gpu_models import GpuModel, gpu_models
 from tessera.domain.mig.layouts import Layout, SlicePlacement, enumerate_layouts
 
 A100 = "NVIDIA-A100-SXM4-80GB"

@@ -20,7 +20,7 @@ import aiohttp
 
 from tessera.adapters.clock import now
 from tessera.adapters.kube import connect
-from tessera.handlers.main import operate
+from tessera.controller.main import operate
 from tessera.settings import Settings
 
 SENT, ANSWERED = 0, 1

@@ -4,7 +4,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from tessera.api.meta import GROUP, VERSION
-from tessera.resources.kinds import CHILDREN, DEPLOYMENTS, INFERENCE_SERVICES, TENANT_BUDGETS
+from tessera.resources.api_resources import (
+    CHILDREN,
+    DEPLOYMENTS,
+    INFERENCE_SERVICES,
+    TENANT_BUDGETS,
+)
 from tests.builders import A100, SMALL
 from world.api import Api, ApiError, Json
 from world.ends import ends

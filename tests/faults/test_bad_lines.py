@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from tessera.handlers.main import LEADERSHIP_LOST
+from tessera.controller.main import LEADERSHIP_LOST
 from tests.faults.courses import course, many
 from tests.faults.operators import Wiring, operator
 from tests.faults.places import Place

@@ -2,7 +2,7 @@
 
 from decimal import Decimal
 
-from tessera.resources.kinds import ACCELERATOR_POOLS, INFERENCE_SERVICES, TENANT_BUDGETS
+from tessera.resources.api_resources import ACCELERATOR_POOLS, INFERENCE_SERVICES, TENANT_BUDGETS
 from tests.faults.operators import Wiring, operator
 from tests.faults.places import POOL, Place
 from world import World

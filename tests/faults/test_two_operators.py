@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from tessera.handlers.main import LEADERSHIP_LOST
+from tessera.controller.main import LEADERSHIP_LOST
 from tests.faults.operators import Operator, Wiring, operator
 from tests.faults.places import Place
 from world import World

@@ -6,16 +6,16 @@ import kopf
 import pytest
 
 from tessera.api.inference_service import InferenceServiceStatus
-from tessera.domain.batch.facts import VolumeClaim
-from tessera.handlers.admission import (
+from tessera.controller.admission import (
     review_batch,
     review_budget,
     review_service,
     service_validator,
 )
+from tessera.domain.observed.batches import VolumeClaim
 from tessera.ports import ClusterObject
 from tessera.reconcile.store import Store
-from tessera.resources.kinds import (
+from tessera.resources.api_resources import (
     ACCELERATOR_POOLS,
     CLAIMS,
     INFERENCE_SERVICES,

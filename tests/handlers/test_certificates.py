@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from tessera.adapters import certificates
-from tessera.domain.certificate import (
+from tessera.controller.certificates import CertificateRotator
+from tessera.domain.serving_certificate import (
     CertificateAction,
     CertificatePolicy,
     CertificateSecret,
     KeyPair,
 )
-from tessera.handlers.certificates import CertificateRotator
 from tessera.ports import ClusterError
 from tests.builders import NOW
 

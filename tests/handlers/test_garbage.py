@@ -3,7 +3,7 @@
 import asyncio
 import gc
 
-from tessera.handlers.garbage import freeze_survivors
+from tessera.controller.garbage import freeze_survivors
 
 
 class _Loop:

@@ -5,12 +5,18 @@ from datetime import datetime
 
 import pytest
 
-from tessera.domain.batch.reports import RunnerProgress
-from tessera.domain.model.reports import FetchProgress
+from tessera.domain.observed.model_reports import FetchProgress
+from tessera.domain.observed.runner_reports import RunnerProgress
+from tessera.domain.observed.snapshot import (
+    EngineProgress,
+    EngineReading,
+    InFlight,
+    Readings,
+    Snapshot,
+)
 from tessera.domain.plan import Plan, plan
-from tessera.domain.snapshot import EngineProgress, EngineReading, InFlight, Readings, Snapshot
-from tessera.reconcile.asking import Prober
 from tessera.reconcile.observe import Observations
+from tessera.reconcile.prober import Prober
 from tests.batch_builders import NIGHT, decided, on_attempt
 from tests.builders import NOW, a_pod, a_service, a_snapshot, a_workload, at
 

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from tessera.adapters import wire
-from tessera.domain.snapshot import Node
+from tessera.adapters import object_parsing as wire
+from tessera.domain.observed.snapshot import Node
 from tessera.ports import ObjectList
-from tessera.reconcile.mirror import Reflector, VersionRollbackError
 from tessera.reconcile.observe import Observations
+from tessera.reconcile.reflector import Reflector, VersionRollbackError
 from tessera.reconcile.store import Store
-from tessera.resources.kinds import KINDS, NODES
+from tessera.resources.api_resources import KINDS, NODES
 from tests.memory_cluster import MemoryCluster
 from world.testing import eventually
 

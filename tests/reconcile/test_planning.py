@@ -5,10 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from tessera.domain.repartition.question import LayoutProblem, LayoutSolution
+from tessera.domain.layout.problem import LayoutProblem, LayoutSolution
 from tessera.ports import LayoutPlanningError
+from tessera.reconcile.layout_solving import BackgroundPlanner
 from tessera.reconcile.observe import Observations
-from tessera.reconcile.planning import BackgroundPlanner
 from tests.builders import at
 from tests.layout_builders import a_fleet, a_wishing, asked, empty
 

@@ -11,11 +11,11 @@ import pytest
 
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.recipe import Platform
-from tessera.domain.batch.reports import RunnerProgress
 from tessera.domain.model.names import model_job_name
-from tessera.domain.model.reports import FetchProgress
 from tessera.domain.names import deployment_name
-from tessera.domain.snapshot import (
+from tessera.domain.observed.model_reports import FetchProgress
+from tessera.domain.observed.runner_reports import RunnerProgress
+from tessera.domain.observed.snapshot import (
     EngineProgress,
     EngineReading,
     InFlight,
@@ -26,15 +26,14 @@ from tessera.domain.snapshot import (
 )
 from tessera.ports import ModelHub
 from tessera.reconcile.apply import Applier, NotLeadingError
-from tessera.reconcile.asking import Prober
-from tessera.reconcile.fleet import FleetReconciler, ReconcileOutcome
-from tessera.reconcile.inheritance import SERVICES_PER_CYCLE
+from tessera.reconcile.cycle import FleetReconciler, ReconcileOutcome
 from tessera.reconcile.loop import run_loop
-from tessera.reconcile.mirror import Reflector
 from tessera.reconcile.observe import Observations
+from tessera.reconcile.prober import Prober
+from tessera.reconcile.reflector import Reflector
+from tessera.reconcile.startup_resync import SERVICES_PER_CYCLE
 from tessera.reconcile.store import Store
-from tessera.resources.job import RunnerImage
-from tessera.resources.kinds import (
+from tessera.resources.api_resources import (
     ACCELERATOR_POOLS,
     BATCH_INFERENCES,
     CLAIMS,
@@ -52,6 +51,7 @@ from tessera.resources.kinds import (
     TENANT_BUDGETS,
     ApiResource,
 )
+from tessera.resources.batch_job import RunnerImage
 from tessera.resources.manifest import ObjectKey
 from tessera.telemetry import Telemetry
 from tests.builders import NOW, SMALL, at

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from tessera.api.reasons import RevisionReason
 from tessera.api.recipe import Platform
 from tessera.domain.names import SERVING_GATE, UPDATE_ANNOTATION
-from tessera.domain.reasons import RevisionReason
-from tessera.domain.snapshot import Resolution, RevisionQuery
-from tessera.resources.kinds import DEPLOYMENTS, INFERENCE_SERVICES, PODS
+from tessera.domain.observed.snapshot import Resolution, RevisionQuery
+from tessera.resources.api_resources import DEPLOYMENTS, INFERENCE_SERVICES, PODS
 from tessera.resources.manifest import ObjectKey
 from tests.reconcile.test_turns import CHAT, DEPLOYMENT, World, stock
 

@@ -8,31 +8,31 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from tessera.api.mig import MigStatus
-from tessera.domain.batch.reports import RunnerProgress
+from tessera.api.ref import Ref
+from tessera.domain.layout.problem import LayoutProblem, LayoutSolution
+from tessera.domain.layout.solution import solve
 from tessera.domain.mig.layouts import geometry
-from tessera.domain.model.reports import FetchProgress
+from tessera.domain.mig_backends.devices import profile_of
+from tessera.domain.mig_backends.nodes import TAINT
 from tessera.domain.names import PORT
-from tessera.domain.ref import Ref
-from tessera.domain.repartition.devices import profile_of
-from tessera.domain.repartition.drawing import solve
-from tessera.domain.repartition.facts import TAINT
-from tessera.domain.repartition.question import LayoutProblem, LayoutSolution
-from tessera.domain.snapshot import Pod, PodReading, Readings
+from tessera.domain.observed.model_reports import FetchProgress
+from tessera.domain.observed.runner_reports import RunnerProgress
+from tessera.domain.observed.snapshot import Pod, PodReading, Readings
 from tessera.reconcile.apply import Applier
-from tessera.reconcile.asking import Prober
-from tessera.reconcile.fleet import FleetReconciler
-from tessera.reconcile.mirror import Reflector
+from tessera.reconcile.cycle import FleetReconciler
+from tessera.reconcile.layout_solving import BackgroundPlanner
 from tessera.reconcile.observe import Observations
-from tessera.reconcile.planning import BackgroundPlanner
+from tessera.reconcile.prober import Prober
+from tessera.reconcile.reflector import Reflector
 from tessera.reconcile.store import Store
-from tessera.resources.job import RunnerImage
-from tessera.resources.kinds import (
+from tessera.resources.api_resources import (
     ACCELERATOR_POOLS,
     INFERENCE_SERVICES,
     KINDS,
     PODS,
     WATCHED,
 )
+from tessera.resources.batch_job import RunnerImage
 from tessera.resources.manifest import ObjectKey
 from tests.mig_builders import A100
 from tests.repartition.fuse import Fuse, KilledError, Life, MortalCluster

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from tessera.api.node_layout import NodeLayoutStatus
-from tessera.domain.ref import Ref
-from tessera.domain.repartition.facts import ObservedNodeLayout
+from tessera.api.ref import Ref
+from tessera.domain.mig_backends.nodes import ObservedNodeLayout
 from tessera.ports import Cluster, ClusterObject, ObjectList, OwnLayout, WatchEvent
-from tessera.resources.kinds import ApiResource
+from tessera.resources.api_resources import ApiResource
 from tessera.resources.manifest import ObjectKey, ObjectManifest
 
 Moment: TypeAlias = Literal["before", "after"]

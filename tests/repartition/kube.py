@@ -7,12 +7,12 @@ from typing import Any
 
 from typing_extensions import override
 
-from tessera.adapters import wire
+from tessera.adapters import object_parsing as wire
+from tessera.api.ref import Ref
 from tessera.domain.names import SERVICE_LABEL, SERVING_GATE
-from tessera.domain.ref import Ref
-from tessera.domain.snapshot import Pod
+from tessera.domain.observed.snapshot import Pod
 from tessera.ports import ClusterObject, DisruptionBudgetError, NotFoundError, WatchEvent
-from tessera.resources.kinds import (
+from tessera.resources.api_resources import (
     DEPLOYMENTS,
     DISRUPTION_BUDGETS,
     NODE_LAYOUTS,

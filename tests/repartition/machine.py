@@ -10,15 +10,15 @@ from typing_extensions import override
 
 from fakegpu.nvml import nvml
 from fakegpu.silicon import Moment, Placement, Silicon
-from tessera.adapters import wire
+from tessera.adapters import object_parsing as wire
 from tessera.adapters.nvml import NvmlGpus
-from tessera.agent.turn import NodeAgent
 from tessera.api.node_layout import NodeLayoutStatus
 from tessera.domain.mig.layouts import Layout, SlicePlacement
-from tessera.domain.repartition.devices import DEVICE_PLUGIN_LABEL, FEATURE_DISCOVERY_LABEL
-from tessera.domain.repartition.facts import ObservedNodeLayout
-from tessera.domain.snapshot import Pod
-from tessera.resources.kinds import CONFIG_MAPS, NODE_LAYOUTS, NODES
+from tessera.domain.mig_backends.devices import DEVICE_PLUGIN_LABEL, FEATURE_DISCOVERY_LABEL
+from tessera.domain.mig_backends.nodes import ObservedNodeLayout
+from tessera.domain.observed.snapshot import Pod
+from tessera.node_agent.reconcile import NodeAgent
+from tessera.resources.api_resources import CONFIG_MAPS, NODE_LAYOUTS, NODES
 from tessera.resources.manifest import ObjectKey
 from tests.agent.nodes import A100, MemoryLocks
 from tests.repartition.fuse import Fuse, KilledError, Life, MortalLayout

@@ -1,8 +1,8 @@
 """What the API server refuses while GPUs are cut is said on the pool, and asked for again."""
 
+from tessera.api.reasons import LayoutReady
 from tessera.domain.names import MIG_CONFIG
-from tessera.domain.reasons import LayoutReady
-from tessera.resources.kinds import CONFIG_MAPS
+from tessera.resources.api_resources import CONFIG_MAPS
 from tessera.resources.manifest import ObjectKey
 from tests.repartition.courses import COURSES
 from tests.repartition.fleet import BACKENDS, World

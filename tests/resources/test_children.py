@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from tessera.domain import vllm_flags
-from tessera.domain.checks import RESERVED
+from tessera.domain.observed.snapshot import Ref
+from tessera.domain.placement.checks import RESERVED
+from tessera.domain.placement.pod_template import ENVIRONMENT
 from tessera.domain.plan import Plan, plan
-from tessera.domain.pod_template import ENVIRONMENT
-from tessera.domain.snapshot import Ref
+from tessera.domain.vllm import flags as vllm_flags
 from tessera.resources import children
 from tessera.resources.manifest import ObjectManifest
 from tests.builders import (

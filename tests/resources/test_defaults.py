@@ -4,9 +4,9 @@ from dataclasses import replace
 from typing import Any
 
 from tessera.api.recipe import PodTemplateVersion
+from tessera.domain.observed.snapshot import Ref
 from tessera.domain.plan import plan
-from tessera.domain.sizing import GPU_MEMORY_UTILIZATION
-from tessera.domain.snapshot import Ref
+from tessera.domain.sizing.sizing import GPU_MEMORY_UTILIZATION
 from tessera.resources import children
 from tessera.resources.defaults import DEFAULTS, Defaults, defaults, newest_version
 from tests.builders import a_service, a_snapshot

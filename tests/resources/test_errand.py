@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 
 from tessera.api.recipe import Platform, PodTemplateVersion
-from tessera.domain.allotment import ServicePlan
-from tessera.domain.batch.facts import VolumeClaim
 from tessera.domain.model.names import claim_name
-from tessera.domain.snapshot import ObservedService, Ref, Snapshot
-from tessera.domain.status import service_status
+from tessera.domain.observed.batches import VolumeClaim
+from tessera.domain.observed.snapshot import ObservedService, Ref, Snapshot
+from tessera.domain.service_plan import ServicePlan
+from tessera.domain.status.service import service_status
 from tessera.resources import children
 from tessera.resources.arguments import MODELS
-from tessera.resources.errand import model_job_manifest
-from tessera.resources.job import RunnerImage
+from tessera.resources.batch_job import RunnerImage
+from tessera.resources.model_job import model_job_manifest
 from tests.builders import SMALL, a_service, a_snapshot, a_spec, allotted, an_errand
 
 Golden = Callable[[str, list[Any]], None]

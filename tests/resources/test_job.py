@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 
 from tessera.api.recipe import Platform, PodTemplateVersion
-from tessera.domain import vllm_flags
 from tessera.domain.batch.names import job_name
 from tessera.domain.batch.situation import Situation
-from tessera.domain.checks import RESERVED
+from tessera.domain.batch.spot_nodes import DISRUPTION_TAINTS, SPOT_LABELS
 from tessera.domain.names import deployment_name
-from tessera.domain.spot import DISRUPTION_TAINTS, SPOT_LABELS
-from tessera.resources import namespace
-from tessera.resources.job import RunnerImage, batch_job_manifest
+from tessera.domain.placement.checks import RESERVED
+from tessera.domain.vllm import flags as vllm_flags
+from tessera.resources import namespace_objects as namespace
+from tessera.resources.batch_job import RunnerImage, batch_job_manifest
 from tessera.resources.manifest import owner_of
 from tests.batch_builders import (
     a_batch,

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 from tessera.api.recipe import Platform
+from tessera.domain.observed.snapshot import ObservedService
 from tessera.domain.plan import plan
-from tessera.domain.snapshot import ObservedService
 from tessera.resources.manifest import ObjectManifest
 from tessera.resources.prepull import prepull_daemon_sets
 from tests.builders import a_pool, a_service, a_snapshot, a_spec

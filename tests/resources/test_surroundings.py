@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 
 from tessera.api.recipe import Platform, PodTemplateVersion
+from tessera.domain.observed.snapshot import Ref
 from tessera.domain.plan import plan
-from tessera.domain.snapshot import Ref
 from tessera.resources import children
-from tessera.resources.job import RunnerImage, batch_job_manifest
-from tessera.resources.surroundings import mirror_image
+from tessera.resources.batch_job import RunnerImage, batch_job_manifest
+from tessera.resources.platform import mirror_image
 from tests.batch_builders import NODES, a_batch, a_batch_spec, a_checked_situation, decided
 from tests.builders import a_node, a_pool, a_service, a_snapshot, a_spec
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from tessera.domain.catalog import products
+from tessera.domain.hardware.gpu_catalog import products
 from world.boards import board
 from world.kubelet.devices import Device, Holder
 from world.labels import DRIVER

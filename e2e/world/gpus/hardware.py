@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from fakegpu.silicon import Gpu, Instance, RefusedError, Silicon
-from tessera.domain.catalog import Product, ProductMigProfile
+from tessera.domain.hardware.gpu_catalog import Product, ProductMigProfile
 from world.fleet import Gpu as Layout
 from world.fleet import Node
 from world.kubelet.devices import Device

@@ -159,6 +159,6 @@ def _real_vllm(venv: Path | None) -> Image:
 
 async def _look_alike_engine(call: Call) -> None:
     # Imported when first used: a world without engines does not load them.
-    from tessera.engine_sim.main import serve  # noqa: PLC0415
+    from tessera_lab.sim.main import serve  # noqa: PLC0415
 
     await serve(call.arguments, host=call.host, env=call.env, stop=call.stop)

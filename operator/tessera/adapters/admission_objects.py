@@ -7,8 +7,8 @@ from typing import Any
 
 from tessera.adapters import certificates
 from tessera.adapters.kube import KubeCluster
-from tessera.domain.certificate import CertificateSecret, KeyPair
 from tessera.domain.names import FIELD_MANAGER
+from tessera.domain.serving_certificate import CertificateSecret, KeyPair
 from tessera.ports import ClusterError
 
 _APPLY_PATCH = "application/apply-patch+yaml"

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from tessera.domain.certificate import KeyPair
+from tessera.domain.serving_certificate import KeyPair
 
 # Clocks of API servers may be behind by so much.
 _CLOCK_SKEW = timedelta(minutes=5)

@@ -23,9 +23,9 @@ from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.client.rest import RESTResponse
 from pydantic_core import from_json
 
-from tessera.adapters import wire
+from tessera.adapters import object_parsing as wire
+from tessera.api.ref import Ref
 from tessera.domain.names import FIELD_MANAGER
-from tessera.domain.ref import Ref
 from tessera.ports import (
     ClusterError,
     ClusterObject,
@@ -35,7 +35,7 @@ from tessera.ports import (
     ResourceExpiredError,
     WatchEvent,
 )
-from tessera.resources.kinds import DEPLOYMENTS, NODES, PODS, ApiResource
+from tessera.resources.api_resources import DEPLOYMENTS, NODES, PODS, ApiResource
 from tessera.resources.manifest import ObjectKey, ObjectManifest
 
 log = logging.getLogger("tessera")

@@ -12,9 +12,14 @@ import pynvml
 
 from tessera.adapters.nvml_profiles import NvmlProfile, build_gpu_model, error_name, read_profiles
 from tessera.api.node_layout import GpuFault, MigMode
-from tessera.domain.cutting import DriverGpu, DriverInstance, GpuInventory, format_placement
-from tessera.domain.mig.boards import GpuModel
+from tessera.domain.mig.gpu_models import GpuModel
 from tessera.domain.mig.layouts import SlicePlacement
+from tessera.domain.mig.partitioning import (
+    DriverGpu,
+    DriverInstance,
+    GpuInventory,
+    format_placement,
+)
 from tessera.ports import GpuError
 
 _MIB = 1 << 20

@@ -15,7 +15,7 @@ from google.protobuf.descriptor_pb2 import (
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 
-from tessera.domain.cutting import PodsByDevice
+from tessera.domain.mig.partitioning import PodsByDevice
 from tessera.ports import KubeletError
 
 METHOD = "/v1.PodResourcesLister/List"

@@ -15,10 +15,10 @@ from urllib3.util.retry import Retry
 
 from tessera.adapters.prometheus_queries import SERVICE, QueryRow, split_by_query, union_query
 from tessera.adapters.prometheus_speeds import SPEEDS, speeds_of
-from tessera.domain.autoscale import ServiceLoad
-from tessera.domain.bill import CostLine, CostState
-from tessera.domain.snapshot import EngineReading, PodReading, Readings, Ref, SpeedReading
-from tessera.domain.statement import SLACK, Amounts, BillScrape, ProcessLabels, ScrapeRef
+from tessera.domain.billing.bill import CostLine, CostState
+from tessera.domain.billing.statement import SLACK, Amounts, BillScrape, ProcessLabels, ScrapeRef
+from tessera.domain.observed.snapshot import EngineReading, PodReading, Readings, Ref, SpeedReading
+from tessera.domain.scaling.autoscale import ServiceLoad
 from tessera.ports import Clock, MetricsError
 
 WAITING = f'sum by (namespace, pod, {SERVICE}) (vllm:num_requests_waiting{{{SERVICE}!=""}})'

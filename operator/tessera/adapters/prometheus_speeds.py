@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 from tessera.adapters.prometheus_queries import SERVICE, VARIANT, QueryRow, union_query
-from tessera.domain.snapshot import Ref, SpeedReading
+from tessera.domain.observed.snapshot import Ref, SpeedReading
 
 _SERVICE_MATCHER = f'{SERVICE}!=""'
 _GROUP_BY = f"by (namespace, {SERVICE}, {VARIANT})"

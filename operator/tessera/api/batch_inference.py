@@ -30,6 +30,7 @@ ClaimPath = Annotated[
 SpotPolicy = Literal["preferred", "only", "never"]
 # The words of OpenAI's batch API.
 BatchState = Literal["validating", "in_progress", "finalizing", "completed", "failed", "expired"]
+TERMINAL_STATES: frozenset[BatchState] = frozenset({"completed", "failed", "expired"})
 
 _IMMUTABLE = (
     "claim",

@@ -12,7 +12,7 @@ from tessera.adapters.kube import KubeCluster, connect
 from tessera.api.meta import GROUP
 from tessera.cli.errors import CommandError, DeniedError
 from tessera.ports import ClusterError
-from tessera.resources.kinds import ApiResource
+from tessera.resources.api_resources import ApiResource
 from tessera.settings import CommandSettings
 
 Json = dict[str, Any]

@@ -2,7 +2,7 @@
 
 import argparse
 
-from tessera.cli.told import Output
+from tessera.cli.output import Output
 
 _BASH = """\
 _tessera() {

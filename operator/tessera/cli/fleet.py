@@ -6,21 +6,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from tessera.adapters import wire
+from tessera.adapters import object_parsing as wire
 from tessera.adapters.clock import now
 from tessera.adapters.prometheus import PrometheusMetrics
 from tessera.cli.cluster import Json, Reader
 from tessera.cli.errors import DeniedError
-from tessera.cli.trim import trim_object
-from tessera.domain.autoscale import ScalingHistory, rebuild_history
-from tessera.domain.draft import history_from_status, scaling_of
+from tessera.cli.snapshot.trim import trim_object
+from tessera.domain.observed.snapshot import Readings, Ref, Snapshot
 from tessera.domain.plan import Plan, plan
-from tessera.domain.snapshot import Readings, Ref, Snapshot
+from tessera.domain.scaling.autoscale import ScalingHistory, rebuild_history
+from tessera.domain.service.proposal import history_from_status, scaling_of
 from tessera.ports import MetricsError, ObjectList
 from tessera.reconcile.observe import Observations, observe
 from tessera.reconcile.store import Store
+from tessera.resources.api_resources import INFERENCE_SERVICES, KINDS, ApiResource
 from tessera.resources.defaults import newest_version
-from tessera.resources.kinds import INFERENCE_SERVICES, KINDS, ApiResource
 from tessera.settings import CommandSettings
 
 # What a plan reads.

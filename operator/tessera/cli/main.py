@@ -14,9 +14,9 @@ from typing_extensions import override
 
 from tessera.cli.complete import COMPLETE_COMMAND, candidates
 from tessera.cli.errors import CommandError
+from tessera.cli.output import Output
 from tessera.cli.parser import build_parser
 from tessera.cli.text import escape_controls
-from tessera.cli.told import Output
 
 # What shells expect of a program that Ctrl-C ended.
 _EXIT_INTERRUPTED = 130

@@ -11,7 +11,7 @@ def add_command(
     commands: Commands, name: str, summary: str, description: str, module: str = ""
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=summary, description=description)
-    parser.set_defaults(module=f"tessera.cli.{module or name}")
+    parser.set_defaults(module=module or f"tessera.cli.{name}.command")
     return parser
 
 

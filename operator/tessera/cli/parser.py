@@ -13,8 +13,8 @@ from tessera.cli.options import (
     add_output_options,
     add_prometheus_option,
 )
-from tessera.cli.parser_load import bench, size
-from tessera.cli.parser_mig import mosaic, plan
+from tessera.cli.plan.arguments import mosaic, plan
+from tessera_lab.cli.bench.arguments import bench, size
 
 COST_GROUPINGS = ("service", "tenant", "pool")
 COST_FORMATS = ("table", "json", "csv")
@@ -128,7 +128,7 @@ def _snapshot(commands: Commands) -> None:
         "write a snapshot file",
         "Writes everything that the plan reads into one JSON file. Values of environment "
         "variables, arguments of containers and passwords in URLs are left out.",
-        module="snapshot_save",
+        module="tessera.cli.snapshot.save",
     )
     save_parser.add_argument(
         "file", metavar="FILE", help="compressed when it ends in .gz; - is stdout"
@@ -140,7 +140,7 @@ def _snapshot(commands: Commands) -> None:
         "plan",
         "plan a snapshot file anew",
         "Prints what this version decides from a snapshot file, without any cluster.",
-        module="snapshot_plan",
+        module="tessera.cli.snapshot.plan",
     )
     plan_parser.add_argument("file", metavar="FILE", help="made by tessera snapshot save")
     plan_parser.add_argument("--service", metavar="NAMESPACE/NAME", help="explain this service")
@@ -154,5 +154,6 @@ def _completion(commands: Commands) -> None:
         "the completion script of a shell",
         "Prints a script, for example: source <(tessera completion bash). kubectl tessera is "
         "completed by kubectl itself, through kubectl_complete-tessera.",
+        module="tessera.cli.completion",
     )
     subparser.add_argument("shell", choices=SHELLS, help="which shell")

@@ -6,15 +6,20 @@ from datetime import timedelta
 from tessera.domain.batch import batches
 from tessera.domain.budget.budgets import BudgetView
 from tessera.domain.budget.meter import SpendMeter
-from tessera.domain.budget.purse import (
+from tessera.domain.budget.state import (
     RESERVED_DURATION,
     BudgetState,
     Grant,
     GrantRequest,
     grant_requests,
 )
-from tessera.domain.draft import Proposal, history_from_status, pods_of_variant, scaling_of
-from tessera.domain.snapshot import Ref, Snapshot
+from tessera.domain.observed.snapshot import Ref, Snapshot
+from tessera.domain.service.proposal import (
+    Proposal,
+    history_from_status,
+    pods_of_variant,
+    scaling_of,
+)
 
 # A replica that is let go costs so long beyond its drain, until its engine has exited.
 EXIT_ALLOWANCE = timedelta(seconds=60)

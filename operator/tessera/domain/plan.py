@@ -5,33 +5,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 
-from tessera.domain.allotment import (
-    ServicePlan,
-    ServicePlanInputs,
-    is_reusable,
-    is_time_independent,
-    plan_service,
-    with_speed,
-    with_surge_and_stall,
-)
-from tessera.domain.autoscale import ScalingHistory
 from tessera.domain.batch import batches
-from tessera.domain.batch.allotment import BatchPlan
+from tessera.domain.batch.batch_plan import BatchPlan
 from tessera.domain.batch.names import billing_ref
 from tessera.domain.budget.budgets import BudgetView, build_budget_views, by_namespace
 from tessera.domain.budget.meter import SpendMeter
-from tessera.domain.budget.purse import Grant
-from tessera.domain.draft import AllocatedDevices, Proposal, min_replicas_of, pods_of_variant
-from tessera.domain.drafts import ProposalCache, propose_all
-from tessera.domain.drain import NO_DISPLACEMENT
+from tessera.domain.budget.state import Grant
+from tessera.domain.cache import LastCallCache
 from tessera.domain.grants import grant_replicas
-from tessera.domain.kept import LastCallCache
-from tessera.domain.model.prepare import claim_ref
-from tessera.domain.pools import PoolView, discover
-from tessera.domain.readiness import must_probe, next_probe_at
-from tessera.domain.repartition.displaced import displaced_pods
-from tessera.domain.repartition.turn import LayoutCache, Repartitions, repartition
-from tessera.domain.snapshot import (
+from tessera.domain.hardware.pools import PoolView, discover
+from tessera.domain.health.readiness import must_probe, next_probe_at
+from tessera.domain.health.stall import Inspection, Suspect, inspect_engines
+from tessera.domain.observed.snapshot import (
     EngineProgress,
     ObservedService,
     Pod,
@@ -40,7 +25,27 @@ from tessera.domain.snapshot import (
     Snapshot,
     SpeedReading,
 )
-from tessera.domain.stall import Inspection, Suspect, inspect_engines
+from tessera.domain.repartition.cycle import LayoutCache, Repartitions, repartition
+from tessera.domain.repartition.displaced import displaced_pods
+from tessera.domain.scaling.autoscale import ScalingHistory
+from tessera.domain.scaling.drain import NO_DISPLACEMENT
+from tessera.domain.service.model_files import claim_ref
+from tessera.domain.service.proposal import (
+    AllocatedDevices,
+    Proposal,
+    min_replicas_of,
+    pods_of_variant,
+)
+from tessera.domain.service.proposals import ProposalCache, propose_all
+from tessera.domain.service_plan import (
+    ServicePlan,
+    ServicePlanInputs,
+    is_reusable,
+    is_time_independent,
+    plan_service,
+    with_speed,
+    with_surge_and_stall,
+)
 
 _NO_INSPECTION = Inspection()
 

@@ -14,20 +14,20 @@ from collections.abc import (
 )
 from dataclasses import dataclass, replace
 
-from tessera.domain.allotment import ServicePlan
-from tessera.domain.batch.allotment import BatchPlan
+from tessera.domain.batch.batch_plan import BatchPlan
 from tessera.domain.batch.names import BATCH_ROLE
-from tessera.domain.batch.status import batch_status
 from tessera.domain.budget.budgets import BudgetView
-from tessera.domain.budget.status import budget_status
-from tessera.domain.kept import LastCallCache
+from tessera.domain.cache import LastCallCache
+from tessera.domain.health.stall import Replacement
+from tessera.domain.observed.snapshot import Ref, Snapshot, Workload
 from tessera.domain.plan import Plan
-from tessera.domain.snapshot import Ref, Snapshot, Workload
-from tessera.domain.stall import Replacement
-from tessera.domain.status import pool_status, service_status
+from tessera.domain.service_plan import ServicePlan
+from tessera.domain.status.batch import batch_status
+from tessera.domain.status.budget import budget_status
+from tessera.domain.status.service import pool_status, service_status
 from tessera.ports import Cluster, ClusterError, ClusterObject, NotFoundError
-from tessera.reconcile.inheritance import StartupResync, was_reconciled_before
 from tessera.reconcile.layouts import LayoutApplier
+from tessera.reconcile.startup_resync import StartupResync, was_reconciled_before
 from tessera.reconcile.store import Store
 from tessera.reconcile.work import (
     KINDS,
@@ -42,11 +42,11 @@ from tessera.reconcile.work import (
     run_all,
 )
 from tessera.resources import children, prepull, statuses
+from tessera.resources.api_resources import DAEMON_SETS, DEPLOYMENTS, JOBS, PODS, ApiResource
+from tessera.resources.batch_job import RunnerImage, batch_job_manifest
 from tessera.resources.defaults import defaults
-from tessera.resources.errand import model_job_manifest
-from tessera.resources.job import RunnerImage, batch_job_manifest
-from tessera.resources.kinds import DAEMON_SETS, DEPLOYMENTS, JOBS, PODS, ApiResource
 from tessera.resources.manifest import ObjectKey, ObjectManifest
+from tessera.resources.model_job import model_job_manifest
 
 log = logging.getLogger("tessera")
 

@@ -2,15 +2,15 @@
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 
-from tessera.domain.repartition.backend import BackendRequest
-from tessera.domain.repartition.backends.mig_manager import referenced_configs
-from tessera.domain.repartition.facts import TAINT, ObservedNodeLayout
-from tessera.domain.repartition.turn import Repartitions
-from tessera.domain.snapshot import Node, Ref
+from tessera.domain.mig_backends.backend import BackendRequest
+from tessera.domain.mig_backends.mig_manager import referenced_configs
+from tessera.domain.mig_backends.nodes import TAINT, ObservedNodeLayout
+from tessera.domain.observed.snapshot import Node, Ref
+from tessera.domain.repartition.cycle import Repartitions
 from tessera.ports import Cluster, ClusterError, DisruptionBudgetError, NotFoundError
 from tessera.reconcile.store import Store
 from tessera.resources import repartition
-from tessera.resources.kinds import NODE_LAYOUTS, NODES
+from tessera.resources.api_resources import NODE_LAYOUTS, NODES
 from tessera.resources.manifest import ObjectKey, ObjectManifest
 
 

@@ -6,16 +6,15 @@ from datetime import datetime, timedelta
 from typing import TypeAlias, TypeVar, cast
 
 from tessera.api.recipe import Platform
-from tessera.domain.autoscale import ScalingHistory
-from tessera.domain.batch.facts import Batch, BatchJob, ProgressSample, VolumeClaim
-from tessera.domain.bill import Bill
+from tessera.domain.billing.bill import Bill
 from tessera.domain.budget.meter import SpendMeter
-from tessera.domain.kept import LastCallCache
-from tessera.domain.model.facts import ObservedModelJob
-from tessera.domain.model.reports import FetchProgress
-from tessera.domain.repartition.facts import ObservedNodeLayout
-from tessera.domain.repartition.question import LayoutSolution
-from tessera.domain.snapshot import (
+from tessera.domain.cache import LastCallCache
+from tessera.domain.layout.problem import LayoutSolution
+from tessera.domain.mig_backends.nodes import ObservedNodeLayout
+from tessera.domain.observed.batches import Batch, BatchJob, ProgressSample, VolumeClaim
+from tessera.domain.observed.model_jobs import ObservedModelJob
+from tessera.domain.observed.model_reports import FetchProgress
+from tessera.domain.observed.snapshot import (
     STALL_TIMEOUT,
     Budget,
     EngineProgress,
@@ -33,8 +32,9 @@ from tessera.domain.snapshot import (
     Snapshot,
     Workload,
 )
+from tessera.domain.scaling.autoscale import ScalingHistory
 from tessera.reconcile.store import Store
-from tessera.resources.kinds import (
+from tessera.resources.api_resources import (
     ACCELERATOR_POOLS,
     BATCH_INFERENCES,
     CLAIMS,

@@ -4,9 +4,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from tessera.domain.snapshot import Ref
+from tessera.domain.observed.snapshot import Ref
 from tessera.ports import ClusterObject, ObjectList, ObjectValue
-from tessera.resources.kinds import CHILDREN, ApiResource
+from tessera.resources.api_resources import CHILDREN, ApiResource
 from tessera.resources.manifest import ObjectKey
 
 _CHILDREN = frozenset(kind.plural for kind in CHILDREN)

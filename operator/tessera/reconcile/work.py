@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from tessera.api.inference_service import InferenceServiceStatus
-from tessera.domain.allotment import ServicePlan
+from tessera.api.reasons import WithinBudget
 from tessera.domain.budget.budgets import BudgetView
-from tessera.domain.drain import DRAINED_DELETION_COST
-from tessera.domain.reasons import WithinBudget
-from tessera.domain.snapshot import ProbeResult, Ref, Snapshot
+from tessera.domain.observed.snapshot import ProbeResult, Ref, Snapshot
+from tessera.domain.scaling.drain import DRAINED_DELETION_COST
+from tessera.domain.service_plan import ServicePlan
 from tessera.ports import ClusterObject
-from tessera.resources import marks
-from tessera.resources.kinds import CHILDREN, DEPLOYMENTS, ApiResource
+from tessera.resources import pod_patches as marks
+from tessera.resources.api_resources import CHILDREN, DEPLOYMENTS, ApiResource
 from tessera.resources.manifest import ObjectKey, ObjectManifest
 
 KINDS = {kind.plural: kind for kind in CHILDREN}

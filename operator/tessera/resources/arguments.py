@@ -5,10 +5,10 @@ from datetime import timedelta
 
 from tessera.api.inference_service import InferenceServiceSpec, Model
 from tessera.api.model_files import Adapter
-from tessera.domain.adapters import engine_rank
 from tessera.domain.model.names import folder_of
 from tessera.domain.names import PORT
-from tessera.domain.placement import HardwareChoice
+from tessera.domain.placement.placement import HardwareChoice
+from tessera.domain.sizing.lora import engine_rank
 from tessera.resources.defaults import Defaults
 
 # Where a `pvc://` claim is mounted.

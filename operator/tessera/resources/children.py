@@ -4,14 +4,14 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tessera.domain.allotment import ServicePlan
-from tessera.domain.batch.allotment import BatchPlan
+from tessera.api.ref import Ref
+from tessera.domain.batch.batch_plan import BatchPlan
 from tessera.domain.batch.names import BATCH_ROLE
-from tessera.domain.ref import Ref
+from tessera.domain.service_plan import ServicePlan
 from tessera.resources.deployment import deployment
-from tessera.resources.errand import model_claim_manifest
 from tessera.resources.manifest import ObjectManifest, Owner, owner_of
-from tessera.resources.namespace import (
+from tessera.resources.model_job import model_claim_manifest
+from tessera.resources.namespace_objects import (
     batch_network_policy,
     batch_role_binding,
     batch_service_account,

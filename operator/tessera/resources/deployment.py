@@ -19,7 +19,6 @@ from kubernetes.client import (
 
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.recipe import PodTemplateVersion
-from tessera.domain.allotment import ServicePlan
 from tessera.domain.names import (
     ENGINE_ACCOUNT,
     SERVICE_LABEL,
@@ -27,7 +26,9 @@ from tessera.domain.names import (
     VARIANT_LABEL,
     deployment_name,
 )
-from tessera.domain.placement import HardwareChoice
+from tessera.domain.placement.placement import HardwareChoice
+from tessera.domain.service_plan import ServicePlan
+from tessera.resources.api_resources import DEPLOYMENTS
 from tessera.resources.arguments import whole_seconds
 from tessera.resources.defaults import defaults
 from tessera.resources.engine import (
@@ -37,10 +38,9 @@ from tessera.resources.engine import (
     start_seconds,
     volumes,
 )
-from tessera.resources.kinds import DEPLOYMENTS
 from tessera.resources.manifest import ObjectManifest, labels, manifest, owner_of, owner_reference
+from tessera.resources.platform import pull_secrets
 from tessera.resources.scheduling import bind_to_pool, spread_constraints
-from tessera.resources.surroundings import pull_secrets
 
 
 def deployment(

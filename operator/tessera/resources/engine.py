@@ -26,8 +26,8 @@ from tessera.api.recipe import PodTemplateVersion
 from tessera.domain.model.names import claim_name
 from tessera.domain.names import ENGINE, PORT
 from tessera.domain.perf import MIN_LOAD_MIB_PER_SECOND
-from tessera.domain.placement import HardwareChoice
-from tessera.resources import surroundings
+from tessera.domain.placement.placement import HardwareChoice
+from tessera.resources import platform as surroundings
 from tessera.resources.arguments import ADAPTERS, MODELS, arguments, pvc_claim_name
 from tessera.resources.defaults import Defaults, defaults
 

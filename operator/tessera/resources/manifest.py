@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
-from tessera.domain.batch.facts import Batch
 from tessera.domain.names import COMPONENT, ENGINE, MANAGED_BY, PART_OF, SERVICE_LABEL, TESSERA
-from tessera.domain.snapshot import ObservedService, Ref
-from tessera.resources.kinds import BATCH_INFERENCES, INFERENCE_SERVICES, ApiResource
+from tessera.domain.observed.batches import Batch
+from tessera.domain.observed.snapshot import ObservedService, Ref
+from tessera.resources.api_resources import BATCH_INFERENCES, INFERENCE_SERVICES, ApiResource
 
 
 class ObjectKey(NamedTuple):

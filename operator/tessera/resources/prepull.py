@@ -18,13 +18,14 @@ from tessera.api.accelerator_pool import AcceleratorPoolSpec
 from tessera.api.inference_service import EngineOptions
 from tessera.api.meta import GROUP
 from tessera.api.recipe import Platform, PodTemplateVersion
-from tessera.domain.allotment import ServicePlan
+from tessera.domain.hardware.pools import PoolView
 from tessera.domain.names import COMPONENT, MANAGED_BY, PART_OF, TESSERA, deployment_name
-from tessera.domain.pools import PoolView
-from tessera.domain.snapshot import Pool, Ref
-from tessera.resources import engine, scheduling, surroundings
+from tessera.domain.observed.snapshot import Pool, Ref
+from tessera.domain.service_plan import ServicePlan
+from tessera.resources import engine, scheduling
+from tessera.resources import platform as surroundings
+from tessera.resources.api_resources import ACCELERATOR_POOLS, DAEMON_SETS
 from tessera.resources.defaults import defaults
-from tessera.resources.kinds import ACCELERATOR_POOLS, DAEMON_SETS
 from tessera.resources.manifest import ObjectManifest, manifest
 
 _POOL_LABEL = f"{GROUP}/pool"

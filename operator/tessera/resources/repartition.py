@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping
 from textwrap import indent
 
 from tessera.api.node_layout import NodeLayoutSpec
+from tessera.domain.mig_backends.backend import BackendRequest
 from tessera.domain.names import COMPONENT, MANAGED_BY, MIG_CONFIG, PART_OF, TESSERA
-from tessera.domain.repartition.backend import BackendRequest
-from tessera.resources.kinds import CONFIG_MAPS, NODE_LAYOUTS
+from tessera.resources.api_resources import CONFIG_MAPS, NODE_LAYOUTS
 from tessera.resources.manifest import ObjectManifest
 
 _LABELS = {PART_OF: TESSERA, MANAGED_BY: TESSERA, COMPONENT: "mig"}

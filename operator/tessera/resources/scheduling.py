@@ -13,8 +13,10 @@ from tessera.api.accelerator_pool import Toleration
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.recipe import PodTemplateVersion
 from tessera.domain.names import SERVICE_LABEL
-from tessera.domain.placement import HardwareChoice
-from tessera.resources import engine, spot, surroundings
+from tessera.domain.placement.placement import HardwareChoice
+from tessera.resources import engine
+from tessera.resources import platform as surroundings
+from tessera.resources import spot_scheduling as spot
 
 _SPREAD_KEYS = ("kubernetes.io/hostname", "topology.kubernetes.io/zone")
 

@@ -11,8 +11,8 @@ from kubernetes.client import (
 )
 
 from tessera.domain.names import PORT, SERVICE_LABEL
-from tessera.domain.snapshot import ObservedService
-from tessera.resources.kinds import DISRUPTION_BUDGETS, SERVICES
+from tessera.domain.observed.snapshot import ObservedService
+from tessera.resources.api_resources import DISRUPTION_BUDGETS, SERVICES
 from tessera.resources.manifest import ObjectManifest, labels, manifest, owner_of, owner_reference
 
 

@@ -8,9 +8,9 @@ from tessera.api.accelerator_pool import AcceleratorPoolStatus
 from tessera.api.batch_inference import BatchInferenceStatus
 from tessera.api.inference_service import InferenceServiceStatus
 from tessera.api.tenant_budget import TenantBudgetStatus
-from tessera.domain.batch.facts import Batch
-from tessera.domain.snapshot import Budget, ObservedService, Pool
-from tessera.resources.kinds import (
+from tessera.domain.observed.batches import Batch
+from tessera.domain.observed.snapshot import Budget, ObservedService, Pool
+from tessera.resources.api_resources import (
     ACCELERATOR_POOLS,
     BATCH_INFERENCES,
     INFERENCE_SERVICES,

@@ -13,13 +13,13 @@ from prometheus_client.registry import Collector
 from typing_extensions import override
 
 from tessera.api.meta import Condition
-from tessera.domain.allotment import ServicePlan
+from tessera.api.reasons import LayoutReady, StatusVerdict
 from tessera.domain.batch.names import billing_ref
-from tessera.domain.bill import Bill, CostLine
-from tessera.domain.kept import LastCallCache
-from tessera.domain.reasons import LayoutReady, StatusVerdict
-from tessera.domain.snapshot import Pod, Ref
-from tessera.reconcile.fleet import ReconcileOutcome
+from tessera.domain.billing.bill import Bill, CostLine
+from tessera.domain.cache import LastCallCache
+from tessera.domain.observed.snapshot import Pod, Ref
+from tessera.domain.service_plan import ServicePlan
+from tessera.reconcile.cycle import ReconcileOutcome
 from tessera.telemetry.layouts import LayoutsCollector, PoolLayoutState
 from tessera.telemetry.speed import SpeedCollector
 

@@ -11,11 +11,11 @@ from prometheus_client.registry import Collector
 from typing_extensions import override
 
 from tessera.api.mig import MigStatus, Phase, Unit
-from tessera.domain.pools import PoolView
-from tessera.domain.repartition.facts import MigNode
+from tessera.domain.hardware.pools import PoolView
+from tessera.domain.mig_backends.nodes import MigNode
+from tessera.domain.mig_backends.usage import pool_usage, slice_usages
+from tessera.domain.observed.snapshot import Pod
 from tessera.domain.repartition.orders import PoolActions
-from tessera.domain.repartition.usage import pool_usage, slice_usages
-from tessera.domain.snapshot import Pod
 
 PHASES: tuple[Phase, ...] = get_args(Phase)
 

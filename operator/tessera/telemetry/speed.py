@@ -6,10 +6,10 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from typing_extensions import override
 
-from tessera.domain.allotment import ServicePlan
 from tessera.domain.money import Money
-from tessera.domain.snapshot import Readings, Ref
-from tessera.domain.speed.seen import ServiceSpeed
+from tessera.domain.observed.snapshot import Readings, Ref
+from tessera.domain.service_plan import ServicePlan
+from tessera.domain.speed.service_speed import ServiceSpeed
 
 _SERVICE_LABELS = ("namespace", "service")
 _KIND_LABELS = (*_SERVICE_LABELS, "kind")

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from tessera.api.accelerator_pool import AcceleratorPoolSpec
 from tessera.api.mig import Assignment, GpuTarget, MigPlan, NodeTarget
 from tessera.api.node_layout import NodeLayoutSpec, NodeLayoutStatus, ObservedGpu, ObservedSlice
+from tessera.domain.layout.problem import LayoutSolution, PoolLayout
+from tessera.domain.mig_backends.backend import BackendRequest
+from tessera.domain.mig_backends.nodes import TAINT, ObservedNodeLayout
+from tessera.domain.observed.snapshot import InFlight, Node, Pod, Snapshot
 from tessera.domain.plan import Plan, PlanCache, plan
-from tessera.domain.repartition.backend import BackendRequest
-from tessera.domain.repartition.facts import TAINT, ObservedNodeLayout
-from tessera.domain.repartition.question import LayoutSolution, PoolLayout
-from tessera.domain.snapshot import InFlight, Node, Pod, Snapshot
 from tests.builders import A100, a_node, a_pod, a_snapshot, a_workload, at, readings_of
 from tests.layout_builders import a_planned_pool, a_wishing, with_status
 

@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from tessera.api.mig import MaintenanceWindow, Mig, Unit
+from tessera.api.reasons import LayoutReady
+from tessera.api.ref import Ref
 from tessera.domain.mig.layouts import SlicePlacement
-from tessera.domain.reasons import LayoutReady
-from tessera.domain.ref import Ref
 from tessera.domain.repartition.orders import PoolActions
 from tessera.domain.repartition.rollout import MAX_ATTEMPTS, RolloutInputs, advance_rollout
 from tests.repartition_world import (

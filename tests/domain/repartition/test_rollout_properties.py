@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tessera.api.reasons import LayoutReady
+from tessera.api.ref import Ref
 from tessera.domain.mig.layouts import geometry
-from tessera.domain.reasons import LayoutReady
-from tessera.domain.ref import Ref
 from tessera.domain.repartition.rollout import advance_rollout
 from tests.repartition_fleets import BACKENDS, Case, a_case
 from tests.repartition_world import SimNode, World, spots

@@ -4,23 +4,24 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from tessera.api.batch_inference import TERMINAL_STATES
 from tessera.api.inference_service import InferenceServiceSpec
-from tessera.domain.batch.allotment import TERMINAL_STATES, BatchPlan
+from tessera.domain.batch.batch_plan import BatchPlan
 from tessera.domain.batch.decide import (
     BatchProposal,
     apply_funding,
     planner_error_plan,
     propose_batch,
 )
-from tessera.domain.batch.facts import Batch, BatchJob, BatchPod, NodeHealth
 from tessera.domain.batch.names import billing_ref
 from tessera.domain.batch.situation import Situation
 from tessera.domain.budget.meter import SpendMeter
-from tessera.domain.budget.purse import BudgetState, Grant, GrantRequest
-from tessera.domain.model.prepare import with_known_shape
-from tessera.domain.pools import PoolView, discover
-from tessera.domain.snapshot import BatchRun, Pod, Ref, Snapshot
-from tessera.domain.speed.measured import measured_speeds
+from tessera.domain.budget.state import BudgetState, Grant, GrantRequest
+from tessera.domain.hardware.pools import PoolView, discover
+from tessera.domain.observed.batches import Batch, BatchJob, BatchPod, NodeHealth
+from tessera.domain.observed.snapshot import BatchRun, Pod, Ref, Snapshot
+from tessera.domain.service.model_files import with_known_shape
+from tessera.domain.speed.measurements import measured_speeds
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from tessera.api.batch_inference import BatchInferenceSpec, CheckStatus
-from tessera.domain.batch.facts import BatchJob, BatchPod
+from tessera.api.batch_reasons import BatchComplete, BatchRunning
+from tessera.api.reasons import StatusVerdict
 from tessera.domain.batch.names import job_name
-from tessera.domain.batch.reasons import BatchComplete, BatchRunning
-from tessera.domain.batch.reports import CheckReport, check_report
 from tessera.domain.batch.situation import Situation
-from tessera.domain.reasons import StatusVerdict
-from tessera.domain.spot import disruption_message
+from tessera.domain.batch.spot_nodes import disruption_message
+from tessera.domain.observed.batches import BatchJob, BatchPod
+from tessera.domain.observed.runner_reports import CheckReport, check_report
 
 # A check that failed for a reason that may pass is tried again after this time.
 _RETRY_DELAY = timedelta(seconds=30)

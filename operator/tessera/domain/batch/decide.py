@@ -9,10 +9,23 @@ not wait for it.
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from tessera.api.batch_inference import AttemptStatus, ProgressStatus, UnavailablePool
-from tessera.domain.batch.allotment import (
-    NOT_ACCEPTED,
+from tessera.api.batch_inference import (
     TERMINAL_STATES,
+    AttemptStatus,
+    ProgressStatus,
+    UnavailablePool,
+)
+from tessera.api.batch_reasons import BatchAccepted, BatchComplete, BatchRunning
+from tessera.api.reasons import StatusVerdict
+from tessera.domain.batch.attempt_state import (
+    AttemptState,
+    attempt_state,
+    end_attempt,
+    highest_attempt_number,
+    retained_rows_message,
+)
+from tessera.domain.batch.batch_plan import (
+    NOT_ACCEPTED,
     BatchContext,
     BatchJobRequest,
     BatchPlan,
@@ -24,18 +37,9 @@ from tessera.domain.batch.allotment import (
     unaccepted_plan,
     unchanged_plan,
 )
-from tessera.domain.batch.attempt import (
-    AttemptState,
-    attempt_state,
-    end_attempt,
-    highest_attempt_number,
-    retained_rows_message,
-)
 from tessera.domain.batch.check import evaluate_check
-from tessera.domain.batch.facts import NodeHealth
 from tessera.domain.batch.names import job_name
-from tessera.domain.batch.reasons import BatchAccepted, BatchComplete, BatchRunning
-from tessera.domain.batch.roads import (
+from tessera.domain.batch.options import (
     FULL_POOL_BACKOFF,
     CapacityOption,
     CapacityQuery,
@@ -44,13 +48,13 @@ from tessera.domain.batch.roads import (
     no_capacity_verdict,
     scheduling_timed_out,
 )
+from tessera.domain.batch.schedule import CapacityDecision, Schedule, choose_capacity
 from tessera.domain.batch.situation import Situation
 from tessera.domain.batch.spec import BatchModelSource, accept_spec
-from tessera.domain.budget.purse import GrantRequest
-from tessera.domain.deadline import CapacityDecision, Schedule, choose_capacity
-from tessera.domain.placement import HardwareChoice
-from tessera.domain.reasons import StatusVerdict
-from tessera.domain.spot import has_spot_labels
+from tessera.domain.batch.spot_nodes import has_spot_labels
+from tessera.domain.budget.state import GrantRequest
+from tessera.domain.observed.batches import NodeHealth
+from tessera.domain.placement.placement import HardwareChoice
 
 # An attempt that is let go costs so long, until its engine has exited.
 TERMINATION_TIME = timedelta(seconds=30)

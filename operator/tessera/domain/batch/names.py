@@ -2,8 +2,8 @@
 
 from tessera.api.batch_inference import BatchInferenceSpec
 from tessera.api.meta import GROUP
+from tessera.api.ref import Ref
 from tessera.domain.names import deployment_name
-from tessera.domain.ref import Ref
 
 BATCH_LABEL = f"{GROUP}/batch"
 # A batch that is made again under its name takes nothing over from the former one.

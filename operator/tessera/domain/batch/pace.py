@@ -7,14 +7,14 @@ from types import MappingProxyType
 
 from tessera.api.batch_inference import AttemptStatus, ProgressStatus
 from tessera.domain.batch.spec import BatchModelSource
-from tessera.domain.checks import shape_of
 from tessera.domain.perf import (
     MIN_LOAD_MIB_PER_SECOND,
     MeasurementKey,
     SpeedMeasurement,
     measurement_key,
 )
-from tessera.domain.placement import HardwareChoice
+from tessera.domain.placement.checks import shape_of
+from tessera.domain.placement.placement import HardwareChoice
 
 # Share of the expected speed that is counted on before anything was measured: of published steps
 # on GPUs that were left out of the fit, the worst took 1.4 times as long as predicted.

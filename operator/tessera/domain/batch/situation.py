@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from tessera.api.inference_service import InferenceServiceSpec
-from tessera.domain.batch.facts import (
+from tessera.domain.hardware.pools import PoolView
+from tessera.domain.observed.batches import (
     Batch,
     BatchJob,
     BatchPod,
@@ -14,7 +15,6 @@ from tessera.domain.batch.facts import (
     VolumeClaim,
 )
 from tessera.domain.perf import MeasurementKey, SpeedMeasurement
-from tessera.domain.pools import PoolView
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from tessera.api.batch_inference import BatchInferenceSpec
+from tessera.api.batch_reasons import BatchAccepted
 from tessera.api.inference_service import (
     Context,
     Drain,
@@ -13,19 +14,18 @@ from tessera.api.inference_service import (
     Slo,
 )
 from tessera.api.model_files import Cache
-from tessera.domain.batch.facts import VolumeClaim
+from tessera.api.reasons import StatusVerdict
 from tessera.domain.batch.names import MAX_NAME_LENGTH
-from tessera.domain.batch.reasons import BatchAccepted
 from tessera.domain.batch.situation import Situation
-from tessera.domain.checks import (
+from tessera.domain.hardware.pools import tier_by_pool
+from tessera.domain.observed.batches import VolumeClaim
+from tessera.domain.placement.checks import (
     Denial,
     Tiers,
     check,
     unchecked_flags_warning,
     unknown_model_denial,
 )
-from tessera.domain.pools import tier_by_pool
-from tessera.domain.reasons import StatusVerdict
 
 SHARED_ACCESS_MODE = "ReadWriteMany"
 # Nobody watches the stream, so the engine's limits follow from throughput alone.

@@ -8,16 +8,16 @@ from decimal import Decimal
 from zoneinfo import ZoneInfo
 
 from tessera.api.accelerator_pool import Price
+from tessera.api.batch_inference import TERMINAL_STATES
+from tessera.api.reasons import BudgetAccepted, StatusVerdict, WithinBudget
 from tessera.api.tenant_budget import TenantBudgetSpec
-from tessera.domain.batch.allotment import TERMINAL_STATES
 from tessera.domain.budget.meter import SpendMeter
-from tessera.domain.budget.purse import BudgetState, BudgetWindow, format_amount
-from tessera.domain.budget.spend import accrue_spend, rates, restore_meter
-from tessera.domain.budget.windows import CalendarPeriod, next_period, period_at, zone_of
+from tessera.domain.budget.metering import accrue_spend, rates, restore_meter
+from tessera.domain.budget.periods import CalendarPeriod, next_period, period_at, zone_of
+from tessera.domain.budget.state import BudgetState, BudgetWindow, format_amount
+from tessera.domain.hardware.pools import PoolView
 from tessera.domain.money import to_nanos
-from tessera.domain.pools import PoolView
-from tessera.domain.reasons import BudgetAccepted, StatusVerdict, WithinBudget
-from tessera.domain.snapshot import Budget, Snapshot
+from tessera.domain.observed.snapshot import Budget, Snapshot
 
 # Share of a limit from which on its owner is warned.
 _NEAR_LIMIT_SHARE = 0.8

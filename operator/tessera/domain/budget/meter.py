@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from tessera.api.tenant_budget import WindowName
-from tessera.domain.budget.windows import CalendarPeriod
+from tessera.domain.budget.periods import CalendarPeriod
 from tessera.domain.money import Tariff
 
 

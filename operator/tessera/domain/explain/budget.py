@@ -3,15 +3,15 @@
 from collections.abc import Iterator
 from datetime import datetime
 
-from tessera.domain.allotment import ServicePlan
+from tessera.api.reasons import WithinBudget
 from tessera.domain.budget.budgets import BudgetView
-from tessera.domain.budget.purse import RESERVED_DURATION, BudgetState, BudgetWindow, format_amount
-from tessera.domain.draft import scaling_of
+from tessera.domain.budget.state import RESERVED_DURATION, BudgetState, BudgetWindow, format_amount
 from tessera.domain.explain.decision import Decision, Numbers
 from tessera.domain.money import Tariff
+from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.plan import Plan
-from tessera.domain.reasons import WithinBudget
-from tessera.domain.snapshot import Snapshot
+from tessera.domain.service.proposal import scaling_of
+from tessera.domain.service_plan import ServicePlan
 
 _MINUTES = int(RESERVED_DURATION.total_seconds() // 60)
 # In nano-units.

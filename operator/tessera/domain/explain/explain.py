@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from tessera.api.inference_service import InferenceServiceStatus
 from tessera.api.meta import Condition
-from tessera.domain.allotment import ServicePlan
+from tessera.api.reasons import Accepted
 from tessera.domain.explain.budget import explain_budget
 from tessera.domain.explain.decision import Decision
 from tessera.domain.explain.hardware import explain_placed
@@ -13,10 +13,10 @@ from tessera.domain.explain.replicas import explain_drain, explain_ready, explai
 from tessera.domain.explain.scaling import explain_scaling
 from tessera.domain.explain.sizing import explain_sizing
 from tessera.domain.explain.speed import explain_speed
+from tessera.domain.observed.snapshot import ObservedService, Ref, Snapshot
 from tessera.domain.plan import Plan
-from tessera.domain.reasons import Accepted
-from tessera.domain.snapshot import ObservedService, Ref, Snapshot
-from tessera.domain.status import service_status
+from tessera.domain.service_plan import ServicePlan
+from tessera.domain.status.service import service_status
 
 
 def explain(snapshot: Snapshot, plan: Plan | None, ref: Ref) -> tuple[Decision, ...]:

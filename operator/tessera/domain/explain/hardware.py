@@ -5,22 +5,27 @@ from decimal import Decimal
 
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.meta import Condition
-from tessera.domain.allotment import ServicePlan
-from tessera.domain.checks import shape_of
+from tessera.api.ref import Ref
+from tessera.domain.explain.alternatives import alternatives, exclusion_reason, tier_exclusion
 from tessera.domain.explain.decision import Decision, Numbers
-from tessera.domain.explain.rivals import alternatives, exclusion_reason, tier_exclusion
-from tessera.domain.explain.room import format_amount, free_replicas, pool_view, required_replicas
-from tessera.domain.placement import (
+from tessera.domain.explain.free_capacity import (
+    format_amount,
+    free_replicas,
+    pool_view,
+    required_replicas,
+)
+from tessera.domain.hardware.pools import PoolView
+from tessera.domain.observed.snapshot import Snapshot
+from tessera.domain.placement.checks import shape_of
+from tessera.domain.placement.placement import (
     HardwareCandidate,
     HardwareChoice,
     hardware_candidates,
     price_order,
 )
 from tessera.domain.plan import Plan
-from tessera.domain.pools import PoolView
-from tessera.domain.ref import Ref
-from tessera.domain.sizing import ReplicaFit
-from tessera.domain.snapshot import Snapshot
+from tessera.domain.service_plan import ServicePlan
+from tessera.domain.sizing.sizing import ReplicaFit
 
 
 def explain_placed(

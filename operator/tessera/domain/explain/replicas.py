@@ -4,12 +4,12 @@ from collections import Counter
 from collections.abc import Iterator
 
 from tessera.api.meta import Condition, format_duration
-from tessera.domain.allotment import ServicePlan
-from tessera.domain.drain import PROPAGATION_DELAY
+from tessera.api.reasons import Progressing, Ready
 from tessera.domain.explain.decision import Decision
-from tessera.domain.readiness import IDLE_PROBE_INTERVAL
-from tessera.domain.reasons import Progressing, Ready
-from tessera.domain.snapshot import Pod, Snapshot
+from tessera.domain.health.readiness import IDLE_PROBE_INTERVAL
+from tessera.domain.observed.snapshot import Pod, Snapshot
+from tessera.domain.scaling.drain import PROPAGATION_DELAY
+from tessera.domain.service_plan import ServicePlan
 
 _READY_CHANGES: dict[str, str] = {
     Ready.COMPLETION_SUCCEEDED: "a completion that fails; it is asked again after "

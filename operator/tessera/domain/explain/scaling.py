@@ -7,13 +7,13 @@ from dataclasses import replace
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.inference_service import Scaling as Policy
 from tessera.api.meta import format_duration
-from tessera.domain.allotment import ServicePlan
-from tessera.domain.autoscale import ServiceLoad, recommended_replicas
-from tessera.domain.draft import scaling_of
+from tessera.api.reasons import ScalingReason
 from tessera.domain.explain.decision import Decision, Numbers
-from tessera.domain.load import load_of
-from tessera.domain.reasons import ScalingReason
-from tessera.domain.snapshot import Snapshot
+from tessera.domain.observed.snapshot import Snapshot
+from tessera.domain.scaling.autoscale import ServiceLoad, recommended_replicas
+from tessera.domain.scaling.load import load_of
+from tessera.domain.service.proposal import scaling_of
+from tessera.domain.service_plan import ServicePlan
 
 
 def explain_scaling(snapshot: Snapshot, allotment: ServicePlan) -> Iterator[Decision]:

@@ -3,17 +3,16 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from tessera.domain import footprint
-from tessera.domain.allotment import ServicePlan
-from tessera.domain.checks import shape_of
 from tessera.domain.explain.decision import Decision, Numbers
-from tessera.domain.limits import Demand, full_step_seconds
 from tessera.domain.money import per_million_tokens
-from tessera.domain.oversize import oversize_message
-from tessera.domain.perf import SpeedMeasurement
-from tessera.domain.placement import HardwareChoice, hardware_candidates
-from tessera.domain.sizing import GPU_MEMORY_UTILIZATION, ReplicaFit, size
-from tessera.domain.speed.measured import corrected_rate
+from tessera.domain.perf import SpeedMeasurement, footprint
+from tessera.domain.placement.checks import shape_of
+from tessera.domain.placement.placement import HardwareChoice, hardware_candidates
+from tessera.domain.service_plan import ServicePlan
+from tessera.domain.sizing.oversized import oversize_message
+from tessera.domain.sizing.scheduler_limits import Demand, full_step_seconds
+from tessera.domain.sizing.sizing import GPU_MEMORY_UTILIZATION, ReplicaFit, size
+from tessera.domain.speed.measurements import corrected_rate
 
 _SOURCES = {
     "measured": "measured in this cluster",

@@ -2,18 +2,18 @@
 
 from collections.abc import Iterator
 
-from tessera.domain.allotment import ServicePlan
+from tessera.api.reasons import SpeedAsPredicted
 from tessera.domain.explain.decision import Decision, Numbers
 from tessera.domain.money import Money
-from tessera.domain.reasons import SpeedAsPredicted
-from tessera.domain.snapshot import Snapshot
-from tessera.domain.speed.seen import ServiceSpeed
-from tessera.domain.speed.verdict import (
+from tessera.domain.observed.snapshot import Snapshot
+from tessera.domain.service_plan import ServicePlan
+from tessera.domain.speed.condition import (
     MIN_REQUESTS,
     OFF_TOLERANCE,
     RECOVERY_TOLERANCE,
     speed_verdict,
 )
+from tessera.domain.speed.service_speed import ServiceSpeed
 
 _CHANGES = {
     SpeedAsPredicted.AS_PREDICTED: (

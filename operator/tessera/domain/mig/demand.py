@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from tessera.domain.mig.boards import GpuModel
+from tessera.domain.mig.gpu_models import GpuModel
 from tessera.domain.mig.layouts import Geometry
 
 # Demand counts as met up to this share of it: sums of floats are not exact.

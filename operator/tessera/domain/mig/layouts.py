@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
-from tessera.domain.mig.boards import WHOLE_GPU, GpuInstanceProfile, GpuModel
+from tessera.domain.mig.gpu_models import WHOLE_GPU, GpuInstanceProfile, GpuModel
 
 
 class SlicePlacement(NamedTuple):

@@ -12,13 +12,17 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import NamedTuple, TypeAlias
 
-from tessera.domain.mig.boards import WHOLE_GPU, GpuModel
 from tessera.domain.mig.demand import GpuOffer, InstanceType, ServiceDemand, SunkCapacity
-from tessera.domain.mig.fill import maximal_fillings
+from tessera.domain.mig.direct_program import solve_direct
+from tessera.domain.mig.geometries import maximal_fillings
+from tessera.domain.mig.gpu_models import WHOLE_GPU, GpuModel
+from tessera.domain.mig.integer_program import IntegerProgram
 from tessera.domain.mig.layouts import Geometry
-from tessera.domain.mig.patterns import ReplicaPattern, cheapest_pattern, single_type_patterns
-from tessera.domain.mig.solver import IntegerProgram
-from tessera.domain.mig.undecomposed import solve_direct
+from tessera.domain.mig.pattern_pricing import (
+    ReplicaPattern,
+    cheapest_pattern,
+    single_type_patterns,
+)
 
 # A board, cut in a way.
 GpuConfiguration: TypeAlias = tuple[str, Geometry]

@@ -5,13 +5,10 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from tessera.domain.mig.changes import LayoutChanges, layout_changes
-from tessera.domain.mig.choice import select_services, sunk_capacities
-from tessera.domain.mig.deal import build_gpus
 from tessera.domain.mig.demand import GpuOffer, ServiceDemand, meets_demand
+from tessera.domain.mig.failure_domains import assign_nodes, spread, spread_violations
 from tessera.domain.mig.fleet import FleetGpu, replicas_by_service
-from tessera.domain.mig.mix import Mix
-from tessera.domain.mig.repair import (
+from tessera.domain.mig.fleet_repair import (
     MigFleet,
     name_gpus,
     rearrange_all,
@@ -19,7 +16,10 @@ from tessera.domain.mig.repair import (
     serves_all_demand,
     usable_replicas,
 )
-from tessera.domain.mig.spread import assign_nodes, spread, spread_violations
+from tessera.domain.mig.gpu_building import build_gpus
+from tessera.domain.mig.layout_changes import LayoutChanges, layout_changes
+from tessera.domain.mig.mix import Mix
+from tessera.domain.mig.service_selection import select_services, sunk_capacities
 
 # So many GPUs are rearranged at once.
 _REARRANGE_LIMIT = 24

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 from tessera.domain.mig.demand import DEMAND_TOLERANCE, GpuOffer, InstanceType, ServiceDemand
-from tessera.domain.mig.fill import Reshape, possible_reshapes
 from tessera.domain.mig.fleet import FleetGpu, FleetSlice, replicas_by_service
+from tessera.domain.mig.geometries import Reshape, possible_reshapes
+from tessera.domain.mig.integer_program import INFINITY, IntegerProgram, IntegerSolution
 from tessera.domain.mig.layouts import Layout
 from tessera.domain.mig.mix import gpu_geometries
-from tessera.domain.mig.seating import ReplicaTargets, ReshapedGpu, assign_replicas
-from tessera.domain.mig.solver import INFINITY, IntegerProgram, IntegerSolution
+from tessera.domain.mig.slice_assignment import ReplicaTargets, ReshapedGpu, assign_replicas
 
 _MAX_NODES = 1_000
 # Moves that the dearest GPU is worth where cost goes first; as many never happen at once.

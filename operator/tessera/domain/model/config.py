@@ -12,8 +12,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from tessera.api.inference_service import ModelShape
+from tessera.domain.model.config_keys import Keys, UnsupportedConfigError, part
 from tessera.domain.model.families import ALIASES, FAMILIES, OLD_NAMES, ModelFamily
-from tessera.domain.model.keys import Keys, UnsupportedConfigError, part
 from tessera.domain.model.quantization import Quantization, read_quantization
 from tessera.domain.model.weights import Weights, heads_of, weights_of
 from tessera.domain.model.windows import window_of

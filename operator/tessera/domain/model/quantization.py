@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tessera.domain.model.keys import UnsupportedConfigError, part
+from tessera.domain.model.config_keys import UnsupportedConfigError, part
 
 Format = Literal["fp8", "int8", "int4", "awq", "gptq", "mxfp4", "nvfp4"]
 _MXFP4_GROUP = 32

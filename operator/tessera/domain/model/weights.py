@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from tessera.domain.model.config_keys import Keys, UnsupportedConfigError
 from tessera.domain.model.families import ModelFamily
-from tessera.domain.model.keys import Keys, UnsupportedConfigError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

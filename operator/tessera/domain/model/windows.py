@@ -1,7 +1,7 @@
 """Which layers look back over a sliding window only."""
 
+from tessera.domain.model.config_keys import Keys, UnsupportedConfigError
 from tessera.domain.model.families import ModelFamily
-from tessera.domain.model.keys import Keys, UnsupportedConfigError
 
 _BOUNDED = {"sliding_attention", "chunked_attention"}
 _UNBOUNDED = "full_attention"

@@ -12,7 +12,7 @@ how shares are found, `capacity` says what a replica holds at its promise.
 """
 
 from tessera.domain.perf.roofline import decode_floor_seconds, ridge_point
-from tessera.domain.perf.source import (
+from tessera.domain.perf.sources import (
     MIN_LOAD_MIB_PER_SECOND,
     MeasurementKey,
     SpeedMeasurement,

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tessera.api.inference_service import ModelShape, SpeedSource
-from tessera.domain import footprint
-from tessera.domain.hardware import Hardware
+from tessera.domain.hardware.device import Hardware
+from tessera.domain.perf import footprint
 from tessera.domain.perf.step import StepTime
 
 Arithmetic = Literal["bf16", "fp8"]

@@ -2,10 +2,10 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from tessera.domain.drain import NO_DISPLACEMENT, Displacement
-from tessera.domain.ref import Ref
+from tessera.api.ref import Ref
+from tessera.domain.observed.snapshot import Pod, Workload
 from tessera.domain.repartition.orders import PoolActions
-from tessera.domain.snapshot import Pod, Workload
+from tessera.domain.scaling.drain import NO_DISPLACEMENT, Displacement
 
 
 def displaced_pods(pool_actions: Iterable[PoolActions], pods: Sequence[Pod]) -> Displacement:

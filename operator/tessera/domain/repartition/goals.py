@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from tessera.api.mig import GpuTarget, MigPlan, NodeTarget, Unit
-from tessera.domain.mig.boards import GpuModel
-from tessera.domain.mig.deal import place_geometry
+from tessera.domain.mig.gpu_building import place_geometry
+from tessera.domain.mig.gpu_models import GpuModel
 from tessera.domain.mig.layouts import Geometry, Layout, SlicePlacement, geometry, layout_error
-from tessera.domain.repartition.backend import LayoutsByGpu
-from tessera.domain.repartition.devices import canonical_profile
-from tessera.domain.repartition.facts import MigGpu, MigNode
+from tessera.domain.mig_backends.backend import LayoutsByGpu
+from tessera.domain.mig_backends.devices import canonical_profile
+from tessera.domain.mig_backends.nodes import MigGpu, MigNode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tessera.api.mig import MigStatus
-from tessera.domain.reasons import LayoutReady, StatusVerdict
-from tessera.domain.ref import Ref
-from tessera.domain.repartition.backend import BackendRequest
+from tessera.api.reasons import LayoutReady, StatusVerdict
+from tessera.api.ref import Ref
+from tessera.domain.mig_backends.backend import BackendRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,29 +11,19 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from tessera.api.mig import GpuTarget, Mig, MigPlan, MigStatus, Phase, Unit
-from tessera.domain.reasons import LayoutReady, StatusVerdict
-from tessera.domain.ref import Ref
-from tessera.domain.repartition.backend import BackendRequest, GeometryBackend
-from tessera.domain.repartition.facts import MigNode
-from tessera.domain.repartition.goals import NodeGoal, node_goals
-from tessera.domain.repartition.leaving import (
+from tessera.api.reasons import LayoutReady, StatusVerdict
+from tessera.api.ref import Ref
+from tessera.domain.mig_backends.backend import BackendRequest, GeometryBackend
+from tessera.domain.mig_backends.nodes import MigNode
+from tessera.domain.repartition.capacity import PoolCapacity, SliceShortage, replacement_profile
+from tessera.domain.repartition.evictions import (
     displaced_by_profile,
     needs_extra_replica,
     pods_to_drain,
     wrong_profile_pods,
 )
-from tessera.domain.repartition.lending import BlockedUnit, find_temporary_layout
-from tessera.domain.repartition.orders import PoolActions, PoolService
-from tessera.domain.repartition.room import PoolCapacity, SliceShortage, replacement_profile
-from tessera.domain.repartition.units import (
-    NodeRepartition,
-    blocker,
-    node_blocker,
-    node_repartition,
-    plan_blocker,
-)
-from tessera.domain.repartition.window import closed_reason
-from tessera.domain.repartition.wording import (
+from tessera.domain.repartition.goals import NodeGoal, node_goals
+from tessera.domain.repartition.messages import (
     backend_failed,
     no_surge_capacity,
     progress_message,
@@ -42,6 +32,16 @@ from tessera.domain.repartition.wording import (
     truncate,
     wait_message,
 )
+from tessera.domain.repartition.orders import PoolActions, PoolService
+from tessera.domain.repartition.temporary_layouts import BlockedUnit, find_temporary_layout
+from tessera.domain.repartition.units import (
+    NodeRepartition,
+    blocker,
+    node_blocker,
+    node_repartition,
+    plan_blocker,
+)
+from tessera.domain.repartition.window import closed_reason
 
 # So often a backend is asked for the same.
 MAX_ATTEMPTS = 5

@@ -5,17 +5,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import NamedTuple, TypeAlias
 
-from tessera.domain.draft import Proposal, min_replicas_of
-from tessera.domain.drain import is_drained
-from tessera.domain.kept import KeyedCache, StableTupleCache
-from tessera.domain.mig.boards import GpuModel, find_gpu_model
+from tessera.api.ref import Ref
+from tessera.domain.cache import KeyedCache, StableTupleCache
+from tessera.domain.hardware.pools import PoolView
+from tessera.domain.layout.problem import LayoutProblem
 from tessera.domain.mig.demand import InstanceType
-from tessera.domain.pools import PoolView
-from tessera.domain.ref import Ref
-from tessera.domain.repartition.devices import profile_of
+from tessera.domain.mig.gpu_models import GpuModel, find_gpu_model
+from tessera.domain.mig_backends.devices import profile_of
+from tessera.domain.observed.snapshot import Pod, Snapshot
 from tessera.domain.repartition.orders import PoolService, Replica
-from tessera.domain.repartition.question import LayoutProblem
-from tessera.domain.snapshot import Pod, Snapshot
+from tessera.domain.scaling.drain import is_drained
+from tessera.domain.service.proposal import Proposal, min_replicas_of
 
 _Speeds: TypeAlias = Mapping[InstanceType, float]
 _NO_SPEEDS: _Speeds = {}

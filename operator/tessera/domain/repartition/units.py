@@ -3,13 +3,13 @@
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
+from tessera.api.reasons import LayoutReady, StatusVerdict
+from tessera.api.ref import Ref
 from tessera.domain.mig.layouts import SlicePlacement
-from tessera.domain.reasons import LayoutReady, StatusVerdict
-from tessera.domain.ref import Ref
-from tessera.domain.repartition.backend import Capabilities, LayoutsByGpu
-from tessera.domain.repartition.facts import GpuInstance, MigGpu, MigNode
+from tessera.domain.mig_backends.backend import Capabilities, LayoutsByGpu
+from tessera.domain.mig_backends.nodes import GpuInstance, MigGpu, MigNode
+from tessera.domain.repartition.capacity import PoolCapacity
 from tessera.domain.repartition.goals import NodeGoal, canonical_layout
-from tessera.domain.repartition.room import PoolCapacity
 
 # Those of which cutting again does not help.
 _FAULT_REASONS = {

@@ -1,0 +1,104 @@
+"""What the operator asks of pods: engines for a token and their load, runners for progress."""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+
+import aiohttp
+
+from tessera.domain.observed.model_reports import FetchProgress, parse_report
+from tessera.domain.observed.runner_reports import RunnerProgress, runner_progress
+
+_CONNECT_SECONDS = 3
+# Pods belong to tenants; whatever they send, no more of it is read.
+_MAX_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class EngineTimeouts:
+    """For how long an answer is waited for, from the first byte sent to the last one read."""
+
+    completion_seconds: float = 30
+    load_seconds: float = 3
+
+
+class HttpEngines:
+    """`Engines` over HTTP."""
+
+    def __init__(self, timeouts: EngineTimeouts = EngineTimeouts()) -> None:
+        self._timeouts = timeouts
+        self._session = aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
+            headers={"Accept-Encoding": "identity"},
+            auto_decompress=False,
+            # Each is asked seldom, and there are thousands: a kept connection only has to be found.
+            connector=aiohttp.TCPConnector(limit=64, force_close=True),
+        )
+
+    async def close(self) -> None:
+        await self._session.close()
+
+    async def probe(self, base: str, model: str) -> str | None:
+        url = f"{base}/v1/completions"
+        body = {"model": model, "prompt": "1", "max_tokens": 1, "priority": -1}
+        try:
+            status, answer = await self._read("POST", url, self._timeouts.completion_seconds, body)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            return f"POST {url}: {type(error).__name__} {error}".strip()
+        text = answer[:300].decode(errors="replace")
+        if status != HTTPStatus.OK:
+            return f"POST {url}: {status} {text}"
+        try:
+            tokens = json.loads(answer)["usage"]["completion_tokens"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return f"POST {url}: not a completion: {text}"
+        return None if tokens else f"POST {url}: the completion has 0 tokens"
+
+    async def in_flight(self, address: str) -> int | None:
+        url = f"http://{address}/load"
+        try:
+            _, answer = await self._read("GET", url, self._timeouts.load_seconds)
+            return int(json.loads(answer)["server_load"])
+        except (
+            aiohttp.ClientError,
+            TimeoutError,
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            OverflowError,
+            RecursionError,
+        ):
+            return None
+
+    async def progress(self, address: str) -> RunnerProgress | None:
+        return runner_progress(await self._read_progress(address))
+
+    async def fetch_progress(self, address: str) -> FetchProgress | None:
+        return parse_report(FetchProgress, await self._read_progress(address))
+
+    async def _read_progress(self, address: str) -> bytes:
+        """What stands at `/progress`; nothing when it cannot be read."""
+        url = f"http://{address}/progress"
+        try:
+            _, answer = await self._read("GET", url, self._timeouts.load_seconds)
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return b""
+        return answer
+
+    async def _read(
+        self, method: str, url: str, seconds: float, body: Mapping[str, object] | None = None
+    ) -> tuple[int, bytes]:
+        """The status and the beginning of the body, as sent: what is packed is not unpacked."""
+        content = bytearray()
+        async with (
+            asyncio.timeout(seconds),
+            self._session.request(method, url, json=body, allow_redirects=False) as answer,
+        ):
+            async for part in answer.content.iter_any():
+                content += part
+                if len(content) > _MAX_BYTES:
+                    break
+            return answer.status, bytes(content[:_MAX_BYTES])

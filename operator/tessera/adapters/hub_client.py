@@ -1,0 +1,78 @@
+"""The model hub: which commit a revision means, as anybody may ask, without any token."""
+
+import asyncio
+import json
+import re
+from collections.abc import Mapping
+from urllib.parse import quote
+
+import httpx
+
+from tessera.api.reasons import RevisionReason
+from tessera.api.recipe import Platform
+from tessera.domain.observed.snapshot import Resolution, RevisionQuery
+
+PUBLIC_ENDPOINT = "https://huggingface.co"
+# The answer lists all files of a model.
+_MAX_BYTES = 4 * 2**20
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_REASONS: Mapping[int, RevisionReason] = {
+    httpx.codes.UNAUTHORIZED: RevisionReason.TOKEN_REQUIRED,
+    httpx.codes.FORBIDDEN: RevisionReason.TOKEN_REQUIRED,
+    httpx.codes.NOT_FOUND: RevisionReason.REVISION_NOT_FOUND,
+}
+
+
+class HttpHub:
+    """`Hub` over HTTP: the public one, or the mirror of the platform."""
+
+    def __init__(self, platform: Platform, seconds: float = 5) -> None:
+        self._base = (platform.hub_endpoint or PUBLIC_ENDPOINT).rstrip("/")
+        self._seconds = seconds
+        self._client = httpx.AsyncClient(
+            trust_env=False,
+            proxy=platform.https_proxy,
+            follow_redirects=True,  # a model that was renamed
+            max_redirects=3,
+            timeout=seconds,
+        )
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    async def resolve(self, question: RevisionQuery) -> Resolution:
+        path = f"/api/models/{question.repository}/revision/{quote(question.revision, safe='')}"
+        try:
+            status, body = await self._read(f"{self._base}{path}")
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
+            message = f"GET {path}: {type(error).__name__} {error}".strip()
+            return Resolution(None, RevisionReason.HUB_UNREACHABLE, message)
+        if status != httpx.codes.OK:
+            reason = _REASONS.get(status, RevisionReason.HUB_UNREACHABLE)
+            return Resolution(None, reason, f"GET {path}: {status}")
+        commit = _commit(body)
+        if commit is None:
+            return Resolution(
+                None, RevisionReason.HUB_UNREACHABLE, f"GET {path}: no commit in the answer"
+            )
+        message = (
+            f"{question.revision} of {question.repository} was {commit} when the hub was asked"
+        )
+        return Resolution(commit, RevisionReason.REVISION_RESOLVED, message)
+
+    async def _read(self, url: str) -> tuple[int, bytes]:
+        content = bytearray()
+        async with asyncio.timeout(self._seconds), self._client.stream("GET", url) as answer:
+            async for part in answer.aiter_bytes():
+                content += part
+                if len(content) > _MAX_BYTES:
+                    break
+            return answer.status_code, bytes(content)
+
+
+def _commit(body: bytes) -> str | None:
+    try:
+        commit = json.loads(body)["sha"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return commit if isinstance(commit, str) and _COMMIT.fullmatch(commit) else None

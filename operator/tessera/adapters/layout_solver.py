@@ -1,0 +1,110 @@
+"""The planner of layouts in a process of its own: the event loop stays free while it works."""
+
+import asyncio
+import multiprocessing
+import os
+import signal
+from datetime import timedelta
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+
+from tessera.domain.layout.problem import LayoutProblem, LayoutSolution
+from tessera.domain.layout.solution import solve
+from tessera.domain.mig.integer_program import SolverMissingError
+from tessera.ports import LayoutPlanningError
+
+# A thousand GPUs take a few seconds, full pools of three boards with 300 services a minute and a
+# half.
+_TIMEOUT = timedelta(minutes=5)
+# Answering requests and renewing the Lease go before planning.
+_NICENESS = 10
+
+
+class LayoutSolverProcess:
+    """One worker, started on first use, that answers one question at a time."""
+
+    def __init__(self, timeout: timedelta = _TIMEOUT) -> None:
+        self._timeout = timeout
+        self._worker: BaseProcess | None = None
+        self._pipe: Connection | None = None
+
+    @property
+    def worker_pid(self) -> int | None:
+        """The id of the process."""
+        return self._worker.pid if self._worker else None
+
+    async def solve(self, problem: LayoutProblem) -> LayoutSolution:
+        """LayoutsError when the worker dies, takes too long or has no solver."""
+        pipe = self._ensure_worker()
+        try:
+            async with asyncio.timeout(self._timeout.total_seconds()):
+                solution = await asyncio.to_thread(_request_solution, pipe, problem)
+        except TimeoutError as error:
+            self.close()
+            limit = self._timeout.total_seconds()
+            raise LayoutPlanningError(f"planning layouts took longer than {limit:g} s") from error
+        except (EOFError, OSError) as error:
+            code = self._reap_worker()
+            raise LayoutPlanningError(
+                f"the process that plans layouts ended with {code}"
+            ) from error
+        except asyncio.CancelledError:
+            self.close()
+            raise
+        if isinstance(solution, str):
+            raise LayoutPlanningError(solution)
+        return solution
+
+    def close(self) -> None:
+        """End the worker, whatever it does; whoever waits for it is answered by that."""
+        if self._worker is not None:
+            self._worker.kill()
+        self._reap_worker()
+
+    def _ensure_worker(self) -> Connection:
+        if self._pipe is not None and self._worker is not None and self._worker.is_alive():
+            return self._pipe
+        self._reap_worker()
+        context = multiprocessing.get_context("spawn")
+        self._pipe, worker_pipe = context.Pipe()
+        self._worker = context.Process(
+            target=_serve_requests, args=(worker_pipe,), name="layouts", daemon=True
+        )
+        self._worker.start()
+        worker_pipe.close()
+        return self._pipe
+
+    def _reap_worker(self) -> int | None:
+        """Forget the worker, which has ended or is about to; its exit code."""
+        worker, self._worker, self._pipe = self._worker, None, None
+        if worker is None:
+            return None
+        worker.join(1)
+        return worker.exitcode
+
+
+def _request_solution(pipe: Connection, problem: LayoutProblem) -> LayoutSolution | str:
+    pipe.send(problem)
+    solution: LayoutSolution | str = pipe.recv()
+    return solution
+
+
+def _serve_requests(pipe: Connection) -> None:
+    """Answer until whoever asks is gone. What a terminal tells the operator is not meant for us."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.nice(_NICENESS)
+    while True:
+        try:
+            problem = pipe.recv()
+        except EOFError:
+            return
+        pipe.send(_solve_problem(problem))
+
+
+def _solve_problem(problem: LayoutProblem) -> LayoutSolution | str:
+    try:
+        return solve(problem)
+    except SolverMissingError:
+        return "the solver of layouts is not installed: pip install 'tessera[operator]'"
+    except (ArithmeticError, ValueError) as error:
+        return f"planning layouts failed ({error}); please report it"

@@ -1,0 +1,84 @@
+"""The NodeLayout of the node that an agent runs on."""
+
+from http import HTTPStatus
+from typing import Any
+
+from tessera.adapters import object_parsing as wire
+from tessera.adapters.kube import KubeCluster
+from tessera.api.node_layout import NodeLayoutStatus
+from tessera.domain.mig_backends.nodes import ObservedNodeLayout
+from tessera.ports import ClusterError, NotFoundError
+from tessera.resources.api_resources import NODE_LAYOUTS, NODES
+
+_FIELD_MANAGER = "tessera-node"
+_MERGE = "application/merge-patch+json"
+
+
+class KubeOwnLayout:
+    """`OwnLayout` over the API server."""
+
+    def __init__(self, cluster: KubeCluster, node: str) -> None:
+        self._cluster = cluster
+        self._node = node
+        self._path = NODE_LAYOUTS.path(None, node)
+        self._version = 0
+        self._generation = 0
+
+    async def read(self) -> ObservedNodeLayout:
+        status, body = await self._cluster.request("GET", self._path)
+        if status == HTTPStatus.NOT_FOUND:
+            status, body = await self._create()
+        _raise_for_status(status, body, f"get NodeLayout {self._node}")
+        self._version = int(body["metadata"]["resourceVersion"])
+        layout = wire.parse_layout(body)
+        self._generation = layout.generation
+        return layout
+
+    async def write(self, status: NodeLayoutStatus) -> None:
+        status_body = status.model_dump(by_alias=True, exclude_none=True, mode="json")
+        code, body = await self._cluster.request(
+            "PATCH",
+            f"{self._path}/status",
+            {"fieldManager": _FIELD_MANAGER},
+            {"status": status_body},
+            _MERGE,
+        )
+        if code == HTTPStatus.NOT_FOUND:
+            raise NotFoundError(f"NodeLayout {self._node} is gone")
+        _raise_for_status(code, body, f"write the status of NodeLayout {self._node}")
+
+    async def wait_for_change(self) -> None:
+        async for change in self._cluster.watch(NODE_LAYOUTS, self._version, name=self._node):
+            self._version = change.version
+            layout = change.cluster_object.value if change.cluster_object else None
+            spec_changed = (
+                isinstance(layout, ObservedNodeLayout) and layout.generation != self._generation
+            )
+            if change.deleted or spec_changed:
+                return
+
+    async def _create(self) -> tuple[int, Any]:
+        """It goes with the node; whoever was faster made the same."""
+        status, node = await self._cluster.request("GET", NODES.path(None, self._node))
+        _raise_for_status(status, node, f"get node {self._node}")
+        owner = {
+            "apiVersion": NODES.api_version,
+            "kind": NODES.kind,
+            "name": self._node,
+            "uid": node["metadata"]["uid"],
+        }
+        body = {
+            "apiVersion": NODE_LAYOUTS.api_version,
+            "kind": NODE_LAYOUTS.kind,
+            "metadata": {"name": self._node, "ownerReferences": [owner]},
+        }
+        query = {"fieldManager": _FIELD_MANAGER}
+        status, created = await self._cluster.request("POST", NODE_LAYOUTS.path(None), query, body)
+        if status == HTTPStatus.CONFLICT:
+            return await self._cluster.request("GET", self._path)
+        return status, created
+
+
+def _raise_for_status(status: int, body: Any, action: str) -> None:
+    if status >= HTTPStatus.BAD_REQUEST:
+        raise ClusterError(f"{action}: {status} {body.get('message', '')}".strip())

@@ -1,0 +1,521 @@
+"""Objects as the API server sends them -> the small values of the domain."""
+
+import contextlib
+import hashlib
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from functools import lru_cache
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from tessera.api.accelerator_pool import AcceleratorPoolSpec, AcceleratorPoolStatus
+from tessera.api.batch_inference import BatchInferenceSpec, BatchInferenceStatus
+from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
+from tessera.api.node_layout import NodeLayoutSpec, NodeLayoutStatus
+from tessera.api.tenant_budget import TenantBudgetSpec, TenantBudgetStatus
+from tessera.domain.batch.names import (
+    ATTEMPT_LABEL,
+    BATCH_LABEL,
+    BATCH_UID_LABEL,
+    CHECK,
+    RUNNER,
+    parse_attempt_label,
+)
+from tessera.domain.mig_backends.nodes import APPROVAL, DOWNTIME, ObservedNodeLayout
+from tessera.domain.model.names import MODEL_JOB_LABEL, MODEL_JOB_SERVICE_LABEL
+from tessera.domain.names import (
+    COST_ANNOTATION,
+    DRAINING,
+    FIELD_MANAGER,
+    SERVICE_LABEL,
+    SERVING_GATE,
+    UPDATE_ANNOTATION,
+    VARIANT_LABEL,
+)
+from tessera.domain.observed.batches import Batch, BatchJob, VolumeClaim
+from tessera.domain.observed.model_jobs import ModelJobRun, ObservedModelJob
+from tessera.domain.observed.snapshot import (
+    BatchRun,
+    Budget,
+    ContainerExit,
+    Node,
+    ObservedService,
+    Pod,
+    Pool,
+    Ref,
+    ServiceEndpoint,
+    Workload,
+)
+from tessera.ports import ClusterObject, ObjectValue
+from tessera.resources.api_resources import (
+    ACCELERATOR_POOLS,
+    BATCH_INFERENCES,
+    CHILDREN,
+    CLAIMS,
+    DEPLOYMENTS,
+    INFERENCE_SERVICES,
+    JOBS,
+    NODE_LAYOUTS,
+    NODES,
+    PODS,
+    SERVICES,
+    TENANT_BUDGETS,
+    ApiResource,
+)
+from tessera.resources.manifest import ObjectKey
+
+log = logging.getLogger("tessera")
+
+JsonObject = Mapping[str, Any]
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+_GPU_VENDOR = "nvidia.com/"
+# Phases after which a pod does not run again.
+_TERMINAL_PHASES = ("Failed", "Succeeded")
+
+
+def parse_service(body: JsonObject) -> ObservedService | None:
+    """An InferenceService; one that this version cannot read has a problem instead of a spec.
+
+    None for one that is being deleted: what it owned is the garbage collector's.
+    """
+    meta = body["metadata"]
+    if "deletionTimestamp" in meta:
+        return None
+    spec, problem = _service_spec(json.dumps(body.get("spec", {})))
+    return ObservedService(
+        ref=_ref(meta),
+        uid=meta["uid"],
+        generation=meta.get("generation", 0),
+        spec=spec,
+        problem=problem,
+        update=meta.get("annotations", {}).get(UPDATE_ANNOTATION),
+        allows_downtime=meta.get("annotations", {}).get(DOWNTIME) == "true",
+        status=_validate_lenient(InferenceServiceStatus, body.get("status", {})),
+    )
+
+
+def parse_pool(body: JsonObject) -> Pool:
+    """An AcceleratorPool, likewise."""
+    meta = body["metadata"]
+    spec, problem = _validate(AcceleratorPoolSpec, "acceleratorpool", body.get("spec", {}))
+    return Pool(
+        name=meta["name"],
+        uid=meta.get("uid", ""),
+        generation=meta.get("generation", 0),
+        spec=spec,
+        problem=problem,
+        approved_plan=meta.get("annotations", {}).get(APPROVAL),
+        status=_validate_lenient(AcceleratorPoolStatus, body.get("status", {})),
+    )
+
+
+def parse_budget(body: JsonObject) -> Budget:
+    """A TenantBudget, likewise."""
+    meta = body["metadata"]
+    spec, problem = _validate(TenantBudgetSpec, "tenantbudget", body.get("spec", {}))
+    status, _ = _validate(TenantBudgetStatus, "tenantbudget", body.get("status", {}))
+    return Budget(
+        name=meta["name"],
+        generation=meta.get("generation", 0),
+        spec=spec,
+        problem=problem,
+        status=status or TenantBudgetStatus(),
+        record_lost=status is None,
+    )
+
+
+def parse_batch(body: JsonObject) -> Batch | None:
+    """A BatchInference, likewise; None for one that is being deleted."""
+    meta = body["metadata"]
+    if "deletionTimestamp" in meta:
+        return None
+    spec, problem = _validate(BatchInferenceSpec, "batchinference", body.get("spec", {}))
+    status, _ = _validate(BatchInferenceStatus, "batchinference", body.get("status", {}))
+    return Batch(
+        ref=_ref(meta),
+        uid=meta["uid"],
+        generation=meta.get("generation", 0),
+        created=_parse_time(meta["creationTimestamp"]),
+        spec=spec,
+        problem=problem,
+        status=status or BatchInferenceStatus(),
+    )
+
+
+def parse_job(body: JsonObject) -> BatchJob | ObservedModelJob | None:
+    """The Job of a batch, or of an errand; None for any other."""
+    meta = body["metadata"]
+    labels = meta.get("labels", {})
+    if MODEL_JOB_LABEL in labels and "deletionTimestamp" not in meta:
+        return ObservedModelJob(
+            ref=_ref(meta),
+            service=Ref(meta["namespace"], labels.get(MODEL_JOB_SERVICE_LABEL, "")),
+            task=labels[MODEL_JOB_LABEL],
+            uid=meta["uid"],
+            failed=_condition(body, "Failed").get("status") == "True",
+        )
+    if BATCH_LABEL not in labels or "deletionTimestamp" in meta:
+        return None
+    return BatchJob(
+        ref=_ref(meta),
+        batch=Ref(meta["namespace"], labels[BATCH_LABEL]),
+        batch_uid=labels.get(BATCH_UID_LABEL, ""),
+        attempt=parse_attempt_label(labels.get(ATTEMPT_LABEL, "")),
+        uid=meta["uid"],
+        failed=_condition(body, "Failed").get("status") == "True",
+    )
+
+
+def parse_claim(body: JsonObject) -> VolumeClaim:
+    """A PersistentVolumeClaim."""
+    spec = body.get("spec", {})
+    modes = body.get("status", {}).get("accessModes") or spec.get("accessModes", ())
+    return VolumeClaim(
+        access_modes=tuple(modes),
+        storage_class=spec.get("storageClassName"),
+        uid=body["metadata"].get("uid", ""),
+    )
+
+
+def parse_node(body: JsonObject) -> Node:
+    """A node's labels, readiness and extended resources."""
+    allocatable = body.get("status", {}).get("allocatable", {})
+    ready = _condition(body, "Ready").get("status") == "True"
+    return Node(
+        name=body["metadata"]["name"],
+        labels=body["metadata"].get("labels", {}),
+        schedulable=ready and not body.get("spec", {}).get("unschedulable", False),
+        kubelet_ready=ready,
+        taints=frozenset(taint["key"] for taint in body.get("spec", {}).get("taints", ())),
+        allocatable={
+            name: _parse_quantity(count)
+            for name, count in allocatable.items()
+            if name.startswith(_GPU_VENDOR)
+        },
+    )
+
+
+def node_patch(
+    body: JsonObject, labels: Mapping[str, str | None], taints: Mapping[str, bool]
+) -> JsonObject | None:
+    """The merge patch that gives a node these labels and taints; None when it has them.
+
+    Taints are one list: whoever changed it since makes the patch fail by the version.
+    """
+    meta = body["metadata"]
+    live = meta.get("labels", {})
+    changed_labels = {key: value for key, value in labels.items() if live.get(key) != value}
+    before = body.get("spec", {}).get("taints", [])
+    after = [taint for taint in before if taints.get(taint["key"], True)]
+    existing_keys = {taint["key"] for taint in after}
+    wanted = sorted(key for key, present in taints.items() if present and key not in existing_keys)
+    after += [{"key": key, "effect": "NoSchedule"} for key in wanted]
+    patch: dict[str, Any] = {"metadata": {"labels": changed_labels}} if changed_labels else {}
+    if after != before:
+        version = {"resourceVersion": meta["resourceVersion"]}
+        patch = {"metadata": patch.get("metadata", {}) | version, "spec": {"taints": after}}
+    return patch or None
+
+
+def parse_layout(body: JsonObject) -> ObservedNodeLayout:
+    """What an agent tells of the GPUs of its node."""
+    meta = body["metadata"]
+    spec, _ = _validate(NodeLayoutSpec, "nodelayout", body.get("spec", {}))
+    status, _ = _validate(NodeLayoutStatus, "nodelayout", body.get("status", {}))
+    return ObservedNodeLayout(
+        name=meta["name"],
+        generation=meta.get("generation", 0),
+        spec=spec or NodeLayoutSpec(),
+        status=status if "status" in body else None,
+    )
+
+
+def parse_pod(body: JsonObject) -> Pod:
+    """One replica."""
+    meta, status = body["metadata"], body.get("status", {})
+    ready, gate = _condition(body, "Ready"), _condition(body, SERVING_GATE)
+    scheduled = _condition(body, "PodScheduled")
+    serving = {"True": True, "False": False}.get(gate.get("status", ""))
+    containers = (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ()))
+    trouble, last_words = _waiting_reason(containers)
+    labels = meta.get("labels", {})
+    return Pod(
+        ref=_ref(meta),
+        uid=meta["uid"],
+        service=Ref(meta["namespace"], labels.get(SERVICE_LABEL, "")),
+        variant=labels.get(VARIANT_LABEL, ""),
+        template=labels.get("pod-template-hash", ""),
+        created=_parse_time(meta["creationTimestamp"]),
+        node=body.get("spec", {}).get("nodeName"),
+        devices=_devices(body.get("spec", {})),
+        bound=_transition_time(scheduled, "True"),
+        ended=_end_time(body),
+        address=status.get("podIP"),
+        ready_since=_transition_time(ready, "True"),
+        containers_ready=_condition(body, "ContainersReady").get("status") == "True",
+        serving=serving,
+        draining_since=_transition_time(gate, "False") if gate.get("reason") == DRAINING else None,
+        terminating="deletionTimestamp" in meta or status.get("phase") in _TERMINAL_PHASES,
+        deletion_cost=int(meta.get("annotations", {}).get(COST_ANNOTATION, 0)),
+        unschedulable=scheduled.get("message") if scheduled.get("status") == "False" else None,
+        waiting_reason=trouble,
+        container_message=last_words,
+        last_exit=_last_exit(containers),
+        batch_run=_batch_run(meta, status) if BATCH_LABEL in labels else None,
+        model_job_run=_model_job_run(meta, status) if MODEL_JOB_LABEL in labels else None,
+    )
+
+
+def _model_job_run(meta: JsonObject, status: JsonObject) -> ModelJobRun:
+    states = [container.get("state", {}) for container in status.get("containerStatuses", ())]
+    terminated = next((state["terminated"] for state in states if "terminated" in state), None)
+    owners = meta.get("ownerReferences", ())
+    return ModelJobRun(
+        service=Ref(meta["namespace"], meta["labels"].get(MODEL_JOB_SERVICE_LABEL, "")),
+        job_uid=next((owner["uid"] for owner in owners if owner.get("controller")), ""),
+        exit_code=terminated["exitCode"] if terminated else None,
+        report=str(terminated.get("message", "")) if terminated else "",
+    )
+
+
+def _batch_run(meta: JsonObject, status: JsonObject) -> BatchRun:
+    labels = meta["labels"]
+    runner: JsonObject = next(
+        (
+            container.get("state", {})
+            for container in status.get("containerStatuses", ())
+            if container.get("name") in (RUNNER, CHECK)
+        ),
+        {},
+    )
+    terminated, started = runner.get("terminated"), runner.get("running", {}).get("startedAt")
+    owners = meta.get("ownerReferences", ())
+    return BatchRun(
+        batch=Ref(meta["namespace"], labels[BATCH_LABEL]),
+        uid=labels.get(BATCH_UID_LABEL, ""),
+        attempt=parse_attempt_label(labels.get(ATTEMPT_LABEL, "")),
+        since=_parse_time(started) if started else None,
+        job_uid=next((owner["uid"] for owner in owners if owner.get("controller")), ""),
+        exit_code=terminated["exitCode"] if terminated else None,
+        report=str(terminated.get("message", "")) if terminated else "",
+        disrupted=any(
+            condition.get("type") == "DisruptionTarget" and condition.get("status") == "True"
+            for condition in status.get("conditions", ())
+        ),
+    )
+
+
+def parse_workload(body: JsonObject) -> Workload:
+    """The Deployment of one variant."""
+    meta, status = body["metadata"], body.get("status", {})
+    labels = meta.get("labels", {})
+    observed = status.get("observedGeneration", 0) >= meta.get("generation", 0)
+    updated = status.get("updatedReplicas", 0) == status.get("replicas", 0)
+    strategy = body.get("spec", {}).get("strategy", {})
+    return Workload(
+        ref=_ref(meta),
+        service=Ref(meta["namespace"], labels.get(SERVICE_LABEL, "")),
+        variant=labels.get(VARIANT_LABEL, ""),
+        replicas=body.get("spec", {}).get("replicas", 0),
+        rollout_complete=observed and updated,
+        replica_failure=_replica_failure(body),
+        surge=strategy.get("rollingUpdate", {}).get("maxSurge") != 0,
+    )
+
+
+def parse_service_endpoint(body: JsonObject) -> ServiceEndpoint:
+    """The Service over the replicas."""
+    meta = body["metadata"]
+    address = body.get("spec", {}).get("clusterIP")
+    return ServiceEndpoint(
+        Ref(meta["namespace"], meta.get("labels", {}).get(SERVICE_LABEL, "")),
+        address if address != "None" else None,
+    )
+
+
+def owned_fields_digest(body: JsonObject) -> str | None:
+    """Digest of the set of fields that the operator owns by apply; None when it owns nothing.
+
+    A field that anybody else changes or removes leaves the set, so two equal digests mean that
+    everything applied is still in place, whatever the server made of its spelling.
+    """
+    for entry in body["metadata"].get("managedFields", ()):
+        is_own_apply = entry.get("manager") == FIELD_MANAGER and entry.get("operation") == "Apply"
+        if is_own_apply and not entry.get("subresource"):
+            text = json.dumps(entry.get("fieldsV1", {}), sort_keys=True)
+            return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return None
+
+
+@lru_cache(maxsize=4096)
+def _service_spec(text: str) -> tuple[InferenceServiceSpec | None, str | None]:
+    """Events seldom bring another spec, and many services have the same."""
+    return _validate(InferenceServiceSpec, "inferenceservice", json.loads(text))
+
+
+def _validate(model: type[ModelT], kind: str, wire: JsonObject) -> tuple[ModelT | None, str | None]:
+    try:
+        return model.model_validate(wire), None
+    except ValidationError as error:
+        faults = "; ".join(_format_error(fault) for fault in error.errors()[:3])
+        return None, f"{faults} (kubectl explain {kind}.spec shows what may stand there)"
+
+
+def _validate_lenient(model: type[ModelT], wire: JsonObject) -> ModelT:
+    """What can be read of a status that another version wrote: one part of it that cannot must not
+    take the others along, or an upgrade would forget by what replicas were made, or which GPUs are
+    being cut."""
+    with contextlib.suppress(ValidationError):
+        return model.model_validate(wire, extra="ignore")
+    valid_parts = {}
+    for part, value in wire.items():
+        with contextlib.suppress(ValidationError):
+            model.model_validate({part: value}, extra="ignore")
+            valid_parts[part] = value
+    return model.model_validate(valid_parts, extra="ignore")
+
+
+def _format_error(fault: Any) -> str:
+    path = ".".join(str(part) for part in ("spec", *fault["loc"]))
+    return f"{path}: {fault['msg']}"
+
+
+def _ref(meta: JsonObject) -> Ref:
+    return Ref(meta["namespace"], meta["name"])
+
+
+def _parse_time(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def _condition(body: JsonObject, kind: str) -> JsonObject:
+    conditions: Iterable[JsonObject] = body.get("status", {}).get("conditions", ())
+    return next((condition for condition in conditions if condition.get("type") == kind), {})
+
+
+def _transition_time(condition: JsonObject, status: str) -> datetime | None:
+    if condition.get("status") != status or not condition.get("lastTransitionTime"):
+        return None
+    return _parse_time(condition["lastTransitionTime"])
+
+
+def _devices(spec: JsonObject) -> Mapping[str, int]:
+    """Extended resources of all containers; for these requests and limits are equal."""
+    counts: Counter[str] = Counter()
+    for container in (*spec.get("initContainers", ()), *spec.get("containers", ())):
+        for name, count in container.get("resources", {}).get("limits", {}).items():
+            if name.startswith(_GPU_VENDOR):
+                counts[name] += _parse_quantity(count)
+    return dict(counts)
+
+
+def _parse_quantity(quantity: str) -> int:
+    """A whole number as the API server spells it: 3000 may stand there as 3k."""
+    powers = {"k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
+    power: int = powers.get(quantity[-1], 0)
+    return int(quantity.rstrip("kMGTPE")) * int(10**power)
+
+
+def _end_time(body: JsonObject) -> datetime | None:
+    """When the last container of a pod that will not run again ended; one may never have run."""
+    status = body.get("status", {})
+    if status.get("phase") not in _TERMINAL_PHASES:
+        return None
+    ends = [
+        container.get("state", {}).get("terminated", {}).get("finishedAt")
+        for container in (
+            *status.get("initContainerStatuses", ()),
+            *status.get("containerStatuses", ()),
+        )
+    ]
+    never_ran = (
+        _condition(body, "PodScheduled").get("lastTransitionTime")
+        or body["metadata"]["creationTimestamp"]
+    )
+    return max((_parse_time(end) for end in ends if end), default=_parse_time(never_ran))
+
+
+def _waiting_reason(containers: Iterable[JsonObject]) -> tuple[str | None, str]:
+    """Why a container waits, and what its last run or the kubelet said."""
+    for container in containers:
+        waiting = container.get("state", {}).get("waiting", {})
+        terminated = container.get("lastState", {}).get("terminated", {})
+        message = str(terminated.get("message") or waiting.get("message") or "").strip()
+        if waiting.get("reason") and waiting["reason"] not in (
+            "ContainerCreating",
+            "PodInitializing",
+        ):
+            return waiting["reason"], message
+    return None, ""
+
+
+def _last_exit(containers: Iterable[JsonObject]) -> ContainerExit | None:
+    """How the first container that is not ready ended last."""
+    for container in containers:
+        states = (container.get("state", {}), container.get("lastState", {}))
+        terminated = next(
+            (state["terminated"] for state in states if state.get("terminated")), None
+        )
+        if terminated is not None and not container.get("ready"):
+            return ContainerExit(
+                code=terminated.get("exitCode", 0),
+                reason=terminated.get("reason", ""),
+                log_tail=str(terminated.get("message") or "").strip(),
+            )
+    return None
+
+
+def _replica_failure(deployment: JsonObject) -> str | None:
+    """Quotas and admission refuse pods to the ReplicaSet; its Deployment repeats the message."""
+    failure = _condition(deployment, "ReplicaFailure")
+    return failure.get("message", "") if failure.get("status") == "True" else None
+
+
+_PARSERS: Mapping[str, Callable[[JsonObject], ObjectValue | None]] = {
+    INFERENCE_SERVICES.plural: parse_service,
+    ACCELERATOR_POOLS.plural: parse_pool,
+    TENANT_BUDGETS.plural: parse_budget,
+    BATCH_INFERENCES.plural: parse_batch,
+    JOBS.plural: parse_job,
+    CLAIMS.plural: parse_claim,
+    NODE_LAYOUTS.plural: parse_layout,
+    NODES.plural: parse_node,
+    PODS.plural: parse_pod,
+    DEPLOYMENTS.plural: parse_workload,
+    SERVICES.plural: parse_service_endpoint,
+}
+
+
+def is_plan_input(kind: ApiResource) -> bool:
+    """Does a plan read objects of this kind?"""
+    return kind.plural in _PARSERS
+
+
+def _parse(kind: ApiResource, body: JsonObject) -> ObjectValue | None:
+    """The value; one object that nobody could foresee is left out, and the rest goes on."""
+    if kind.plural not in _PARSERS:
+        return None
+    try:
+        return _PARSERS[kind.plural](body)
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError):
+        log.exception("%s %s is left out", kind.plural, body["metadata"].get("name"))
+        return None
+
+
+def parse_object(kind: ApiResource, body: JsonObject) -> ClusterObject:
+    """An object of any kind that the operator knows."""
+    meta = body["metadata"]
+    namespace = meta.get("namespace", "")
+    name = meta.get("labels", {}).get(SERVICE_LABEL)
+    return ClusterObject(
+        key=ObjectKey(kind.plural, namespace, meta["name"]),
+        value=_parse(kind, body),
+        service=Ref(namespace, name) if name else None,
+        owned_fields_digest=owned_fields_digest(body) if kind in CHILDREN else None,
+        version=int(meta.get("resourceVersion", 0)),
+    )

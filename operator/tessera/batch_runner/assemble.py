@@ -1,0 +1,126 @@
+"""Output and errors from the parts: in the order of the rows, each exactly once."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from tessera.batch_runner import parts
+from tessera.batch_runner.errors import TransientError, storage_error
+from tessera.batch_runner.files import sync_folder
+from tessera.batch_runner.heartbeat import WorkHeartbeat
+from tessera.batch_runner.ledger import Ledger
+from tessera.batch_runner.manifest import InputManifest
+from tessera.batch_runner.parts import AnsweredEntry, AttemptParts
+from tessera.batch_runner.publication_record import ResultFile
+
+
+class LinePosition(NamedTuple):
+    """Where the line of a row is."""
+
+    attempt: int
+    offset: int
+    length: int
+    good: bool
+
+
+class ResultSink:
+    """A file of results, and what is needed to know it again."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._digest = hashlib.sha256()
+        self._bytes = 0
+        self._rows = 0
+
+    def write(self, line: bytes) -> None:
+        self._file.write(line)
+        self._digest.update(line)
+        self._bytes += len(line)
+        self._rows += 1
+
+    def result_file(self, name: str) -> ResultFile:
+        return ResultFile(
+            file=name, bytes=self._bytes, rows=self._rows, sha256=self._digest.hexdigest()
+        )
+
+
+def assemble(
+    manifest: InputManifest,
+    ledger: Ledger,
+    part_files: AttemptParts,
+    sink_of: Callable[[bool], ResultSink],
+    heartbeat: WorkHeartbeat,
+) -> None:
+    """Give every row's line to the sink of the good ones or to that of the others."""
+    for number, shard in enumerate(manifest.shards):
+        heartbeat.beat("%s of %s rows assembled", shard.first_row, manifest.rows)
+        rows = range(shard.first_row, shard.first_row + shard.rows)
+        with ExitStack() as stack:
+            opened = {
+                attempt: stack.enter_context(part_files.open(number, attempt))
+                for attempt in sorted({ledger.winner(row) for row in rows} - {0})
+            }
+            positions: dict[int, LinePosition] = {}
+            for attempt, part in opened.items():
+                _locate(part, attempt, manifest.input_id, ledger, positions)
+            for row in rows:
+                if (position := positions.get(row)) is None:
+                    raise TransientError(f"the answer of row {row + 1} is gone from its part file")
+                part = opened[position.attempt]
+                part.seek(position.offset)
+                sink_of(position.good).write(part.read(position.length) + b"\n")
+
+
+def assemble_files(
+    work: Path, manifest: InputManifest, ledger: Ledger, name: str, heartbeat: WorkHeartbeat
+) -> tuple[ResultFile, ResultFile]:
+    """New files of output and errors, on the disk; `name` is this process's own."""
+    folder = work / "assembled"
+    good, bad = (f"{folder.name}/{name}.{kind}.jsonl" for kind in ("output", "errors"))
+    try:
+        folder.mkdir(exist_ok=True)
+        with _new_file(work / good) as output, _new_file(work / bad) as errors:
+            sinks = {True: ResultSink(output), False: ResultSink(errors)}
+            assemble(manifest, ledger, parts.part_files(work), sinks.__getitem__, heartbeat)
+        sync_folder(folder)
+    except OSError as error:
+        raise storage_error(error, folder, "assemble the results in") from error
+    return sinks[True].result_file(good), sinks[False].result_file(bad)
+
+
+@contextmanager
+def _new_file(path: Path) -> Iterator[BinaryIO]:
+    """A file that is on the disk afterwards, or gone: nobody needs half of one on a full volume."""
+    complete = False
+    try:
+        with path.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        complete = True
+    finally:
+        if not complete:
+            path.unlink(missing_ok=True)
+
+
+def _locate(
+    part: BinaryIO, attempt: int, input_id: str, ledger: Ledger, positions: dict[int, LinePosition]
+) -> None:
+    """Find the first whole line of every row that this attempt won."""
+    offset = 0
+    for line in part:
+        entry = parts.read_entry(line, input_id)
+        if (
+            isinstance(entry, AnsweredEntry)
+            and entry.row not in positions
+            and entry.row < ledger.rows
+            and ledger.winner(entry.row) == attempt
+        ):
+            span = parts.own_line_span(entry.begin, len(line))
+            positions[entry.row] = LinePosition(
+                attempt, offset + span.start, span.stop - span.start, entry.good
+            )
+        offset += len(line)

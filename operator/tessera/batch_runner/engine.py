@@ -1,0 +1,184 @@
+"""The engine beside the runner: its HTTP API, and waiting for it while it restarts."""
+
+import asyncio
+import logging
+import re
+from dataclasses import dataclass
+from http import HTTPStatus
+
+import aiohttp
+
+from tessera.batch_runner.errors import TransientError
+from tessera.batch_runner.retry import RequestOutcome
+
+log = logging.getLogger(__name__)
+
+# For so long an engine may be away.
+ENGINE_TIMEOUT_SECONDS = 600.0
+# For so long an answer may take.
+ROW_TIMEOUT_SECONDS = 1800.0
+_CONNECT_TIMEOUT_SECONDS = 10
+_PROBE_TIMEOUT = aiohttp.ClientTimeout(total=5)
+_PROBE_INTERVAL_SECONDS = 0.5
+# Less than the engine keeps an idle connection, so that none is found closed.
+_KEEPALIVE_SECONDS = 2
+# So often the engine may come back without answering a single row in between.
+_MAX_SILENT_RESTARTS = 10
+# Never within a text, where the quotes would be escaped.
+_ABORT_PATTERN = re.compile(rb'"finish_reason": ?"abort"')
+_RETRYABLE_STATUSES = (
+    HTTPStatus.REQUEST_TIMEOUT,
+    HTTPStatus.TOO_EARLY,
+    HTTPStatus.TOO_MANY_REQUESTS,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What came of a request."""
+
+    outcome: RequestOutcome
+    status: int = 0
+    """0 when there was no answer."""
+    body: bytes = b""
+    request_id: str | None = None
+    problem: str = ""
+    """What went wrong, where the engine did not say it itself."""
+
+
+class EngineClient:
+    """Sends rows. While the engine is away, `present` makes everybody wait."""
+
+    def __init__(
+        self, base: str, *, timeout: float = ROW_TIMEOUT_SECONDS, away_timeout: float
+    ) -> None:
+        self._base = base.rstrip("/")
+        self._timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=_CONNECT_TIMEOUT_SECONDS)
+        self._away_timeout = away_timeout
+        self._connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_SECONDS)
+        self._session = aiohttp.ClientSession(
+            connector=self._connector, cookie_jar=aiohttp.DummyCookieJar()
+        )
+        self._ready, self._away = asyncio.Event(), asyncio.Event()
+        self._away.set()
+        self._epoch = 0
+        self._silent_restarts = 0
+
+    @property
+    def away(self) -> bool:
+        return not self._ready.is_set()
+
+    async def close(self) -> None:
+        await self._session.close()
+
+    async def wait_ready(self) -> int:
+        """Wait until the engine is there; the number tells its comings apart."""
+        await self._ready.wait()
+        return self._epoch
+
+    async def send_row(self, epoch: int, path: str, body: bytes, request_id: str) -> Reply:
+        """Send one row to the engine that came at `coming`."""
+        reply = await self._post(path, body, request_id)
+        if await self._is_terminating_reply(reply):
+            reply = Reply(
+                outcome=RequestOutcome.LOST, problem=f"the engine ended with {reply.status}"
+            )
+        if reply.outcome in (RequestOutcome.LOST, RequestOutcome.UNSENT):
+            self._mark_away(epoch, reply.problem)
+        elif reply.outcome is RequestOutcome.ANSWERED:
+            self._silent_restarts = 0
+        return reply
+
+    async def watch(self) -> None:
+        """Until cancelled, look for an engine that is away; TroubleError when it stays away."""
+        while True:
+            await self._away.wait()
+            try:
+                async with asyncio.timeout(self._away_timeout):
+                    await self._wait_healthy()
+            except TimeoutError as error:
+                message = f"the engine at {self._base} did not answer for {self._away_timeout:g} s"
+                raise TransientError(message) from error
+            self._mark_ready()
+
+    async def _is_terminating_reply(self, reply: Reply) -> bool:
+        """Is this the last word of an engine that is ending, and not about the row?
+
+        One that is told to end aborts what it has, which looks like a short answer; one that dies
+        answers 500 to everybody.
+        """
+        if reply.status == HTTPStatus.OK:
+            return _ABORT_PATTERN.search(reply.body) is not None
+        return reply.status >= HTTPStatus.INTERNAL_SERVER_ERROR and not await self._healthy()
+
+    def _mark_ready(self) -> None:
+        self._silent_restarts += 1
+        if self._silent_restarts > _MAX_SILENT_RESTARTS:
+            message = (
+                f"the engine ended {_MAX_SILENT_RESTARTS} times in a row without answering a row"
+            )
+            raise TransientError(f"{message}; see the engine's log")
+        if self._epoch:
+            log.info("the engine is back")
+        self._epoch += 1
+        self._away.clear()
+        self._ready.set()
+
+    def _mark_away(self, epoch: int, reason: str) -> None:
+        """Close the door, unless the engine has come back since that request was sent."""
+        if epoch == self._epoch and self._ready.is_set():
+            log.warning("the engine is away (%s); waiting for it", reason)
+            self._ready.clear()
+            self._away.set()
+
+    async def _wait_healthy(self) -> None:
+        """An engine that has just gone may look healthy for a moment."""
+        if self._epoch:
+            await asyncio.sleep(_PROBE_INTERVAL_SECONDS)
+        while not await self._healthy():  # noqa: ASYNC110 - it is another process
+            await asyncio.sleep(_PROBE_INTERVAL_SECONDS)
+
+    async def _healthy(self) -> bool:
+        try:
+            async with self._session.get(
+                f"{self._base}/health", timeout=_PROBE_TIMEOUT
+            ) as response:
+                return response.status == HTTPStatus.OK
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return False
+
+    async def _post(self, path: str, body: bytes, request_id: str) -> Reply:
+        headers = {"Content-Type": "application/json", "X-Request-Id": request_id}
+        post = self._session.post(
+            f"{self._base}{path}",
+            data=body,
+            headers=headers,
+            timeout=self._timeout,
+            allow_redirects=False,
+        )
+        try:
+            async with post as response:
+                return Reply(
+                    outcome=outcome_of(response.status),
+                    status=response.status,
+                    body=await response.read(),
+                    request_id=response.headers.get("X-Request-Id"),
+                )
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            return Reply(outcome=RequestOutcome.UNSENT, problem=str(error))
+        except TimeoutError:
+            message = f"no answer within {self._timeout.total:g} s"
+            return Reply(outcome=RequestOutcome.TIMED_OUT, problem=message)
+        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError) as error:
+            return Reply(outcome=RequestOutcome.LOST, problem=str(error))
+        except aiohttp.ClientError as error:
+            return Reply(outcome=RequestOutcome.FAILED, problem=f"{type(error).__name__}: {error}")
+
+
+def outcome_of(status: int) -> RequestOutcome:
+    """What a status code means for the row."""
+    if status == HTTPStatus.OK:
+        return RequestOutcome.ANSWERED
+    if status in _RETRYABLE_STATUSES or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return RequestOutcome.FAILED
+    return RequestOutcome.REFUSED

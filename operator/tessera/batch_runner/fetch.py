@@ -1,0 +1,170 @@
+"""`tessera-batch fetch`: brings the files of a model onto a volume, once for all its replicas."""
+
+import asyncio
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from aiohttp import web
+
+from tessera.batch_runner.errors import BatchError, RefusedError, TransientError, storage_error
+from tessera.batch_runner.hub import HubRepository, RepositoryFile, open_repository
+
+_MAX_PARALLEL_FILES = 4
+# Says which commit a folder is of.
+_COMMIT_FILE = ".tessera-commit"
+# Files that the engine does not read.
+_UNUSED_FILES = re.compile(
+    r"^original/|^onnx/|^openvino/|\.(pth|onnx|msgpack|h5|ot|gguf|tflite|md|png|jpg|jpeg|gif)$",
+    re.IGNORECASE,
+)
+_DEFAULT_REVISION = "main"
+
+
+class DownloadProgress:
+    """How far it is."""
+
+    def __init__(self) -> None:
+        self.done = 0
+        self.total: int | None = None
+
+    def as_dict(self) -> dict[str, int | None]:
+        return {"done": self.done, "total": self.total}
+
+
+async def fetch(  # noqa: PLR0913 - one for each argument of the command
+    uri: str,
+    revision: str | None,
+    into: Path,
+    *,
+    endpoint: str | None,
+    token: str | None,
+    host: str,
+    port: int,
+) -> tuple[int, dict[str, Any]]:
+    """Exit code and report: 0 all files are there, 1 may pass, 3 the user has to do something."""
+    progress = DownloadProgress()
+    try:
+        runner = await _serve(progress, host, port)
+        try:
+            async with open_repository(endpoint, token, uri) as hub:
+                commit = await _fetch(hub, revision or _DEFAULT_REVISION, into, progress)
+        finally:
+            await runner.cleanup()
+    except BatchError as error:
+        return error.code, {"phase": "fetch", "ok": False, "message": str(error)}
+    return 0, {"phase": "fetch", "ok": True, "bytes": progress.done, "commit": commit}
+
+
+async def _fetch(hub: HubRepository, revision: str, into: Path, progress: DownloadProgress) -> str:
+    listing = await hub.listing(revision)
+    files = tuple(_needed_files(listing.files))
+    sizes = [file.size for file in files if file.size is not None]
+    progress.total = sum(sizes) if len(sizes) == len(files) else None
+    with _storage_errors(into):
+        resumed = _resume_commit(into, listing.commit)
+    slots, errors = asyncio.Semaphore(_MAX_PARALLEL_FILES), list[BatchError]()
+
+    async def fetch_limited(file: RepositoryFile) -> None:
+        async with slots:
+            try:
+                with _storage_errors(into / file.name):
+                    await _fetch_file(hub, listing.commit, file, into, progress, resumed=resumed)
+            except BatchError as error:
+                errors.append(error)
+
+    async with asyncio.TaskGroup() as group:
+        for file in files:
+            group.create_task(fetch_limited(file))
+    if errors:
+        raise max(errors, key=lambda error: error.code)  # what needs an edit comes first
+    return listing.commit
+
+
+@contextmanager
+def _storage_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(error, path, "write") from error
+
+
+def _resume_commit(into: Path, commit: str) -> bool:
+    """Was this commit begun here before? Its finished files are then as they should be."""
+    into.mkdir(parents=True, exist_ok=True)
+    marker = into / _COMMIT_FILE
+    if marker.exists() and marker.read_text(encoding="utf-8") == commit:
+        return True
+    marker.write_text(commit, encoding="utf-8")
+    return False
+
+
+def _needed_files(files: tuple[RepositoryFile, ...]) -> Iterator[RepositoryFile]:
+    """What the engine reads: of two forms of the weights only the one that it prefers."""
+    has_safetensors = any(file.name.endswith(".safetensors") for file in files)
+    for file in files:
+        parts = PurePosixPath(file.name).parts
+        if ".." in parts or file.name.startswith("/"):
+            raise RefusedError(f"{file.name} is no path within a repository")
+        if not _UNUSED_FILES.search(file.name) and not (
+            has_safetensors and file.name.endswith(".bin")
+        ):
+            yield file
+
+
+async def _fetch_file(
+    hub: HubRepository,
+    commit: str,
+    file: RepositoryFile,
+    into: Path,
+    progress: DownloadProgress,
+    *,
+    resumed: bool,
+) -> None:
+    """One file; what an earlier attempt has left is not fetched again."""
+    target = into / file.name
+    part = target.with_name(f"{target.name}.{commit[:12]}.part")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if resumed and file.size is not None and _file_size(target) == file.size:
+        progress.done += file.size
+        return
+    if file.size is None or _file_size(part) > file.size:
+        part.unlink(missing_ok=True)
+    progress.done += _file_size(part)
+    if file.size is None or _file_size(part) < file.size:
+        await _append(hub, commit, file, part, progress)
+    if file.size is not None and _file_size(part) != file.size:
+        raise TransientError(f"{file.name}: {_file_size(part)} of {file.size} bytes came")
+    part.replace(target)
+
+
+def _file_size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+async def _append(
+    hub: HubRepository, commit: str, file: RepositoryFile, part: Path, progress: DownloadProgress
+) -> None:
+    offset = _file_size(part)
+    with part.open("ab") as out:
+        async for chunk in hub.read_chunks(commit, file.name, offset):
+            await asyncio.to_thread(out.write, chunk)
+            progress.done += len(chunk)
+
+
+async def _serve(progress: DownloadProgress, host: str, port: int) -> web.AppRunner:
+    async def show_progress(_: web.Request) -> web.Response:
+        return web.json_response(progress.as_dict())
+
+    app = web.Application()
+    app.router.add_get("/progress", show_progress)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port).start()
+    except OSError as error:
+        await runner.cleanup()
+        raise TransientError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+    return runner

@@ -1,0 +1,132 @@
+"""The model hub, or its mirror: what a repository holds, and its files."""
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+import aiohttp
+
+from tessera.batch_runner.errors import BatchError, RefusedError, TransientError
+
+PUBLIC_ENDPOINT = "https://huggingface.co"
+_CONNECT_TIMEOUT_SECONDS = 30
+# An answer that stands still for so long is given up.
+_READ_TIMEOUT_SECONDS = 60
+_MAX_TEXT_BYTES = 32 * 2**20
+_CHUNK_BYTES = 2**20
+_REFUSED_STATUSES = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND)
+
+
+@dataclass(frozen=True, slots=True)
+class RepositoryFile:
+    """One file of a repository."""
+
+    name: str
+    size: int | None
+    """In bytes; None where the mirror does not say it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RepositoryListing:
+    """A repository at one commit."""
+
+    commit: str
+    files: tuple[RepositoryFile, ...]
+
+
+class HubRepository:
+    """One repository; the token is sent to the hub alone, never to where it redirects."""
+
+    def __init__(self, session: aiohttp.ClientSession, endpoint: str, repository: str) -> None:
+        self._session = session
+        self._endpoint = endpoint.rstrip("/")
+        self._repository = repository
+
+    async def listing(self, revision: str) -> RepositoryListing:
+        """All files at the commit that the revision means now."""
+        url = f"{self._endpoint}/api/models/{self._repository}/revision/{revision}?blobs=true"
+        async with self._get(url) as response:
+            document = _parse_object(await self._read_text(response), url)
+        try:
+            files = tuple(
+                RepositoryFile(sibling["rfilename"], sibling.get("size"))
+                for sibling in document["siblings"]
+            )
+            return RepositoryListing(str(document["sha"]), files)
+        except (KeyError, TypeError) as error:
+            raise TransientError(f"{url}: not a listing of a repository") from error
+
+    async def read_json(self, revision: str, name: str) -> tuple[Mapping[str, Any], str]:
+        """A JSON file, and the commit that it is of."""
+        url = self._file_url(revision, name)
+        async with self._get(url) as response:
+            return _parse_object(await self._read_text(response), url), response.headers.get(
+                "X-Repo-Commit", ""
+            )
+
+    async def read_chunks(self, revision: str, name: str, offset: int) -> AsyncIterator[bytes]:
+        """A file from one byte on."""
+        headers = {"Range": f"bytes={offset}-"} if offset else {}
+        async with self._get(self._file_url(revision, name), headers) as response:
+            if offset and response.status != HTTPStatus.PARTIAL_CONTENT:
+                raise TransientError(
+                    f"{response.url}: the hub does not go on in the middle of a file"
+                )
+            async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
+                yield chunk
+
+    def _file_url(self, revision: str, name: str) -> str:
+        return f"{self._endpoint}/{self._repository}/resolve/{revision}/{name}"
+
+    @asynccontextmanager
+    async def _get(
+        self, url: str, headers: Mapping[str, str] | None = None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        try:
+            async with self._session.get(url, headers=headers) as response:
+                if response.status >= HTTPStatus.BAD_REQUEST:
+                    raise _response_error(response, url)
+                yield response
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            message = str(error) or type(error).__name__
+            raise TransientError(f"GET {url}: the hub did not answer: {message}") from error
+
+    async def _read_text(self, response: aiohttp.ClientResponse) -> bytes:
+        body = await response.content.read(_MAX_TEXT_BYTES)
+        while not response.content.at_eof() and len(body) < _MAX_TEXT_BYTES:
+            body += await response.content.read(_MAX_TEXT_BYTES - len(body))
+        return body
+
+
+@asynccontextmanager
+async def open_repository(
+    endpoint: str | None, token: str | None, uri: str
+) -> AsyncIterator[HubRepository]:
+    """The repository of an `hf://` model; proxies and certificates are those of the environment."""
+    timeout = aiohttp.ClientTimeout(
+        total=None, sock_connect=_CONNECT_TIMEOUT_SECONDS, sock_read=_READ_TIMEOUT_SECONDS
+    )
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    async with aiohttp.ClientSession(trust_env=True, timeout=timeout, headers=headers) as session:
+        yield HubRepository(session, endpoint or PUBLIC_ENDPOINT, uri.removeprefix("hf://"))
+
+
+def _response_error(response: aiohttp.ClientResponse, url: str) -> BatchError:
+    message = response.headers.get("X-Error-Message", "")
+    text = f"{response.status} Client Error: {response.reason} for {url} {message}".strip()
+    if response.status in _REFUSED_STATUSES:
+        return RefusedError(text)
+    return TransientError(f"{response.status} {response.reason} for {url} {message}".strip())
+
+
+def _parse_object(text: bytes, url: str) -> Mapping[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RefusedError(f"{url} is not JSON") from error
+    if not isinstance(value, dict):
+        raise RefusedError(f"{url} is not an object")
+    return value

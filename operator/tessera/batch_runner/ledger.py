@@ -1,0 +1,119 @@
+"""Which rows have an answer, whose it is, and what was paid twice.
+
+The first whole answer of a row wins: that of the earliest attempt that this attempt found at its
+start, else its own. What a stale attempt writes later changes nothing.
+"""
+
+from array import array
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tessera.batch_runner import parts
+from tessera.batch_runner.heartbeat import WorkHeartbeat
+from tessera.batch_runner.manifest import InputManifest
+from tessera.batch_runner.parts import AnsweredEntry, AttemptParts, Entry, SentEntry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchCounts:
+    """Figures of the whole batch, over all attempts so far."""
+
+    completed: int = 0
+    failed: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    repaid_rows: int = 0
+    """How often a row had to be sent again because its answer was lost."""
+    repaid_tokens: int = 0
+    """An estimate: the mean stands for answers without a limit."""
+
+    @property
+    def done(self) -> int:
+        """Rows with an answer or an error."""
+        return self.completed + self.failed
+
+
+class Ledger:
+    """Four bytes for every row."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+        self._winners = array("I", bytes(4 * rows))
+        self._completed = 0
+        self._failed = 0
+        self._prompt_tokens = 0
+        self._output_tokens = 0
+        self._repaid_rows = 0
+        self._repaid_tokens = 0
+        self._repaid_unlimited = 0
+        """Of the repaid rows, those that did not limit their answer."""
+
+    def counts(self) -> BatchCounts:
+        mean = self._output_tokens / self._completed if self._completed else 0
+        return BatchCounts(
+            completed=self._completed,
+            failed=self._failed,
+            prompt_tokens=self._prompt_tokens,
+            output_tokens=self._output_tokens,
+            repaid_rows=self._repaid_rows,
+            repaid_tokens=self._repaid_tokens + round(self._repaid_unlimited * mean),
+        )
+
+    def is_answered(self, row: int) -> bool:
+        return self._winners[row] != 0
+
+    def winner(self, row: int) -> int:
+        """The attempt whose answer counts; 0 while there is none."""
+        return self._winners[row]
+
+    def record_answer(self, attempt: int, entry: AnsweredEntry) -> None:
+        """An answer; it counts if it is the row's first."""
+        if self._winners[entry.row]:
+            return
+        self._winners[entry.row] = attempt
+        self._prompt_tokens += entry.prompt_tokens
+        self._output_tokens += entry.output_tokens
+        if entry.good:
+            self._completed += 1
+        else:
+            self._failed += 1
+
+    def record_repaid(self, sent: SentEntry) -> None:
+        """A sending was lost, and another one is needed."""
+        self._repaid_rows += 1
+        self._repaid_tokens += sent.prompt_tokens + (sent.max_tokens or 0)
+        self._repaid_unlimited += sent.max_tokens is None
+
+
+def replay(manifest: InputManifest, part_files: AttemptParts, heartbeat: WorkHeartbeat) -> Ledger:
+    """The ledger that all parts together make."""
+    ledger = Ledger(manifest.rows)
+    for number, shard in enumerate(manifest.shards):
+        heartbeat.beat("%s of %s rows replayed", shard.first_row, manifest.rows)
+        rows = range(shard.first_row, shard.first_row + shard.rows)
+        sendings: defaultdict[int, list[SentEntry]] = defaultdict(list)
+        for attempt in part_files.attempts(number):
+            with part_files.open(number, attempt) as part:
+                for line in part:
+                    entry = parts.read_entry(line, manifest.input_id)
+                    if entry is not None and entry.row in rows:
+                        _apply_entry(ledger, attempt, entry, sendings[entry.row])
+        _count_lost(ledger, sendings)
+    return ledger
+
+
+def _apply_entry(ledger: Ledger, attempt: int, entry: Entry, sendings: list[SentEntry]) -> None:
+    if isinstance(entry, AnsweredEntry):
+        ledger.record_answer(attempt, entry)
+    elif isinstance(entry, SentEntry):
+        sendings.append(entry)
+    elif sendings:
+        sendings.pop()
+
+
+def _count_lost(ledger: Ledger, sendings: Mapping[int, Sequence[SentEntry]]) -> None:
+    """All sendings but the one that was answered; a row without an answer is sent once more."""
+    for row, row_sendings in sendings.items():
+        for sending in row_sendings[1:] if ledger.is_answered(row) else row_sendings:
+            ledger.record_repaid(sending)

@@ -1,0 +1,195 @@
+"""`tessera-batch check …` and `run …` for batches: see docs/batch-files.md; `tessera-batch shape …`
+and `fetch …` for models of services: see docs/tasks/serve.md."""
+
+import argparse
+import asyncio
+import logging
+import os
+import resource
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tessera.adapters.attempt_fence import kube_fence
+from tessera.batch_runner import report
+from tessera.batch_runner.check import BatchPaths, check
+from tessera.batch_runner.engine import ENGINE_TIMEOUT_SECONDS, ROW_TIMEOUT_SECONDS
+from tessera.batch_runner.fetch import fetch
+from tessera.batch_runner.heartbeat import WorkHeartbeat
+from tessera.batch_runner.model_shape import shape
+from tessera.batch_runner.progress import Progress
+from tessera.batch_runner.run import KILLED_MESSAGE, AttemptRunner, RunOptions
+from tessera.batch_runner.sender import SendOptions
+from tessera.settings import RunnerSettings
+
+log = logging.getLogger(__name__)
+
+
+def main() -> int:
+    """Exit code 0: done, or stopped as told; 1: may pass; 3: the user's; 4: fenced off."""
+    logging.basicConfig(format="%(levelname)s %(message)s", level=logging.INFO)
+    arguments = _parser().parse_args()
+    if arguments.command == "check":
+        return _check(arguments)
+    if arguments.command in _MODEL_COMMANDS:
+        code, fields = asyncio.run(_MODEL_COMMANDS[arguments.command](arguments))
+        log.log(logging.ERROR if code else logging.INFO, "%s", fields.get("message", "done"))
+        report.write(arguments.report, fields)
+        return code
+    _raise_file_limit()
+    return asyncio.run(_run(arguments))
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    paths = BatchPaths(input=arguments.input, output=arguments.output, work=arguments.work)
+    code, fields = check(paths, WorkHeartbeat(time.monotonic))
+    log.log(
+        logging.ERROR if code else logging.INFO, "%s", fields.get("message", "the file is valid")
+    )
+    report.write(arguments.report, fields)
+    return code
+
+
+async def _shape(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    settings = RunnerSettings()
+    return await shape(
+        arguments.uri, arguments.revision, arguments.path, settings.hub_endpoint, settings.hub_token
+    )
+
+
+async def _fetch(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    settings = RunnerSettings()
+    return await fetch(
+        arguments.uri,
+        arguments.revision,
+        arguments.into,
+        endpoint=settings.hub_endpoint,
+        token=settings.hub_token,
+        host=arguments.host,
+        port=arguments.port,
+    )
+
+
+_MODEL_COMMANDS = {"shape": _shape, "fetch": _fetch}
+
+
+async def _run(arguments: argparse.Namespace) -> int:
+    stop = asyncio.Event()
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
+    report.write(arguments.report, Progress(arguments.attempt).report("failed", KILLED_MESSAGE))
+    namespace, _, name = arguments.batch.partition("/")
+    kubeconfig = arguments.kubeconfig or RunnerSettings().kubeconfig
+    async with kube_fence(kubeconfig, namespace, name, uid=arguments.work.name) as fence:
+        code = await AttemptRunner(_options(arguments), fence, stop).run()
+    logging.shutdown()
+    # A thread that waits for a hanging volume would hold a regular end up.
+    os._exit(code)
+
+
+def _options(arguments: argparse.Namespace) -> RunOptions:
+    send_options = SendOptions(
+        model=arguments.model,
+        concurrency=arguments.concurrency,
+        retries=arguments.retries,
+        seed=f"{arguments.batch} {arguments.attempt}",
+    )
+    return RunOptions(
+        input=arguments.input,
+        output=arguments.output,
+        errors=arguments.errors,
+        work=arguments.work,
+        report=arguments.report,
+        attempt=arguments.attempt,
+        engine=arguments.engine,
+        send_options=send_options,
+        host=arguments.host,
+        port=arguments.port,
+        row_seconds=arguments.row_seconds,
+        patience_seconds=arguments.engine_seconds,
+    )
+
+
+def _raise_file_limit() -> None:
+    """Connections and part files may be more than the usual 1,024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="tessera-batch", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    check_parser = commands.add_parser("check", help="check the input and write the manifest")
+    run_parser = commands.add_parser("run", help="answer the rows that have no answer yet")
+    for command in (check_parser, run_parser):
+        command.add_argument("--input", type=Path, required=True, help="JSONL file of requests")
+        command.add_argument("--output", type=Path, required=True, help="where answers appear")
+        command.add_argument("--work", type=Path, required=True, help="folder named by the uid")
+        command.add_argument("--report", type=Path, required=True, help="termination message")
+    _add_model_commands(commands)
+    run_parser.add_argument("--errors", type=Path, required=True, help="where failed rows appear")
+    run_parser.add_argument(
+        "--attempt", type=_positive_int, required=True, help="the fencing number"
+    )
+    run_parser.add_argument("--batch", type=_batch_name, required=True, help="NAMESPACE/NAME")
+    run_parser.add_argument("--engine", type=base_url, required=True, help="base URL of the engine")
+    run_parser.add_argument("--model", required=True, help="for rows that name none")
+    run_parser.add_argument(
+        "--concurrency", type=_positive_int, required=True, help="rows in flight"
+    )
+    run_parser.add_argument("--retries", type=int, required=True, help="per row")
+    run_parser.add_argument("--host", default="0.0.0.0", help="of /healthz, /progress and /metrics")
+    run_parser.add_argument("--port", type=int, default=8001)
+    run_parser.add_argument("--kubeconfig", help="instead of KUBECONFIG or the ServiceAccount")
+    run_parser.add_argument(
+        "--row-seconds", type=float, default=ROW_TIMEOUT_SECONDS, help="how long an answer may take"
+    )
+    run_parser.add_argument(
+        "--engine-seconds",
+        type=float,
+        default=ENGINE_TIMEOUT_SECONDS,
+        help="how long it may be away",
+    )
+    return parser
+
+
+def _add_model_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """What services need before their engines start."""
+    shape_parser = commands.add_parser("shape", help="read a model's config.json")
+    shape_parser.add_argument(
+        "--path", type=Path, help="folder with the files, if they are mounted"
+    )
+    fetch_parser = commands.add_parser("fetch", help="bring the files of a model onto a volume")
+    fetch_parser.add_argument("--into", type=Path, required=True, help="folder on the volume")
+    fetch_parser.add_argument("--host", default="0.0.0.0", help="of /progress")
+    fetch_parser.add_argument("--port", type=int, default=8000)
+    for command in (shape_parser, fetch_parser):
+        command.add_argument("--uri", required=True, help="as in spec.model.uri")
+        command.add_argument("--revision", help="branch, tag or commit")
+        command.add_argument("--report", type=Path, required=True, help="termination message")
+
+
+def base_url(text: str) -> str:
+    """The URL; a Job can only write the bare address of its pod, which IPv6 wants in brackets."""
+    scheme, slashes, rest = text.partition("//")
+    host, colon, port = rest.rpartition(":")
+    bare = ":" in host and not host.startswith("[")
+    return f"{scheme}{slashes}[{host}]{colon}{port}" if bare else text
+
+
+def _positive_int(text: str) -> int:
+    if (number := int(text)) >= 1:
+        return number
+    raise argparse.ArgumentTypeError(f"{text} is less than 1")
+
+
+def _batch_name(text: str) -> str:
+    if all(text.partition("/")):
+        return text
+    raise argparse.ArgumentTypeError(f"{text} is not NAMESPACE/NAME")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

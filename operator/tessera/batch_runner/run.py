@@ -1,0 +1,218 @@
+"""`tessera-batch run`: one attempt at the rows that have no answer yet."""
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tessera.batch_runner import fencing, manifest, parts, publish, report
+from tessera.batch_runner import publication_record as records
+from tessera.batch_runner.assemble import assemble_files
+from tessera.batch_runner.engine import ENGINE_TIMEOUT_SECONDS, ROW_TIMEOUT_SECONDS, EngineClient
+from tessera.batch_runner.errors import BatchError, StoppedError, storage_error
+from tessera.batch_runner.fencing import PUBLISH_TIMEOUT, START_TIMEOUT, Fence, FenceTimeout
+from tessera.batch_runner.files import unique_name
+from tessera.batch_runner.heartbeat import LOG_INTERVAL_SECONDS, STOP_MESSAGE, WorkHeartbeat
+from tessera.batch_runner.journal import Journal
+from tessera.batch_runner.ledger import Ledger, replay
+from tessera.batch_runner.manifest import InputManifest
+from tessera.batch_runner.progress import Progress
+from tessera.batch_runner.publication_record import PublicationRecord
+from tessera.batch_runner.sender import RowSender, SendOptions
+from tessera.batch_runner.server import status_server
+from tessera.batch_runner.tasks import run_until_first
+
+log = logging.getLogger(__name__)
+
+KILLED_MESSAGE = "killed without notice; rows that were answered are kept"
+# A kill without notice takes no more than this from the report; it says whether an attempt
+# brought rows at all.
+_REPORT_INTERVAL_SECONDS = 1.0
+_LAST_SYNC_TIMEOUT_SECONDS = 1.0
+_READ_BUFFER_BYTES = 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """What an attempt is told."""
+
+    input: Path
+    output: Path
+    errors: Path
+    work: Path
+    report: Path
+    attempt: int
+    engine: str
+    send_options: SendOptions
+    host: str
+    port: int
+    row_seconds: float = ROW_TIMEOUT_SECONDS
+    patience_seconds: float = ENGINE_TIMEOUT_SECONDS
+    fence_seconds: float = 60.0
+    """Between questions to the fence while rows are answered."""
+    start_timeout: FenceTimeout = START_TIMEOUT
+    publish_timeout: FenceTimeout = PUBLISH_TIMEOUT
+
+
+class AttemptRunner:
+    """One attempt, from the manifest to the publication."""
+
+    def __init__(self, options: RunOptions, fence: Fence, stop: asyncio.Event) -> None:
+        self._options = options
+        self._fence = fence
+        self._stop = stop
+        self._progress = Progress(options.attempt)
+
+    async def run(self) -> int:
+        """The exit code; the report is written."""
+        try:
+            watchers = (
+                self._watch_stop(),
+                self._watch_fence(),
+                self._refresh_report(),
+                self._log_progress(),
+            )
+            await run_until_first(self._answer_and_publish(), *watchers)
+        except BatchError as error:
+            log.log(logging.ERROR if error.code else logging.INFO, "%s", error)
+            self._write_report(error.state, str(error))
+            return error.code
+        self._write_report("completed", f"the results are in {self._options.output}")
+        return 0
+
+    async def _watch_stop(self) -> None:
+        await self._stop.wait()
+        raise StoppedError(STOP_MESSAGE)
+
+    async def _watch_fence(self) -> None:
+        """End early when another attempt has taken over: what is paid now is paid in vain."""
+        while True:
+            await asyncio.sleep(self._options.fence_seconds)
+            await fencing.refuse_stale(self._fence, self._options.attempt)
+
+    async def _refresh_report(self) -> None:
+        """Keep a report for the case of a kill."""
+        while True:
+            await asyncio.sleep(_REPORT_INTERVAL_SECONDS)
+            self._write_report("failed", KILLED_MESSAGE)
+
+    async def _log_progress(self) -> None:
+        """Log how far it is."""
+        done = 0
+        while True:
+            await asyncio.sleep(LOG_INTERVAL_SECONDS)
+            progress, counts = self._progress, self._progress.counts()
+            if progress.state == "running":
+                message = "%s of %s rows, %s of them failed; %s in flight, %.1f rows/s"
+                speed = (counts.done - done) / LOG_INTERVAL_SECONDS
+                log.info(
+                    message, counts.done, progress.rows, counts.failed, progress.in_flight, speed
+                )
+            done = counts.done
+
+    async def _answer_and_publish(self) -> None:
+        options, progress = self._options, self._progress
+        async with status_server(progress, options.host, options.port):
+            input_manifest = await asyncio.to_thread(manifest.load, options.work)
+            progress.rows = input_manifest.rows
+            targets = (options.output, options.errors)
+            await asyncio.to_thread(publish.refuse_unowned, options.work, *targets)
+            record = await asyncio.to_thread(records.read_record, options.work)
+            if record is None:
+                await fencing.wait_until_current(
+                    self._fence, options.attempt, options.start_timeout
+                )
+                record = await self._produce_record(input_manifest)
+            progress.counts = lambda: record.counts
+            await self._publish(record)
+
+    async def _produce_record(self, input_manifest: InputManifest) -> PublicationRecord:
+        """Get every row its answer or error, and the record that names the results."""
+        options, progress = self._options, self._progress
+        heartbeat = WorkHeartbeat(time.monotonic, self._stop.is_set)
+        progress.state = "verifying"
+        await asyncio.to_thread(manifest.verify, options.input, input_manifest, heartbeat)
+        progress.state = "replaying"
+        ledger = await asyncio.to_thread(_replay_parts, options.work, input_manifest, heartbeat)
+        progress.counts = ledger.counts
+        progress.state = "running"
+        if ledger.counts().done < input_manifest.rows:
+            await self._send_rows(input_manifest, ledger)
+        progress.state = "assembling"
+        record = await asyncio.to_thread(
+            _assemble_record, options, input_manifest, ledger, heartbeat
+        )
+        progress.state = "publishing"
+        await fencing.wait_until_current(self._fence, options.attempt, options.publish_timeout)
+        return await asyncio.to_thread(publish.commit_record, options.work, record)
+
+    async def _send_rows(self, input_manifest: InputManifest, ledger: Ledger) -> None:
+        options = self._options
+        journal = Journal(options.work, options.attempt)
+        engine = EngineClient(
+            options.engine, timeout=options.row_seconds, away_timeout=options.patience_seconds
+        )
+        self._progress.engine_away = lambda: engine.away
+        sender = RowSender(
+            input_manifest, ledger, self._progress, journal, engine, options.send_options
+        )
+        try:
+            with options.input.open("rb", buffering=_READ_BUFFER_BYTES) as file:
+                await run_until_first(sender.run(file), engine.watch(), journal.run())
+            await journal.sync()
+        except OSError as error:
+            raise storage_error(error, options.input, "read") from error
+        except (asyncio.CancelledError, BatchError):
+            await _sync_soon(journal)
+            raise
+        finally:
+            journal.close()
+            await engine.close()
+
+    async def _publish(self, record: PublicationRecord) -> None:
+        """Give the recorded results their names, unless they have them."""
+        options = self._options
+        self._progress.state = "publishing"
+        if await asyncio.to_thread(publish.is_published, options.work, record, options.output):
+            return
+        await fencing.wait_until_current(self._fence, options.attempt, options.publish_timeout)
+        await asyncio.to_thread(
+            publish.publish, options.work, record, options.output, options.errors
+        )
+
+    def _write_report(self, state: str, message: str) -> None:
+        report.write(self._options.report, self._progress.report(state, message))
+
+
+def _replay_parts(work: Path, input_manifest: InputManifest, heartbeat: WorkHeartbeat) -> Ledger:
+    folder = parts.parts_folder(work)
+    try:
+        folder.mkdir(exist_ok=True)
+        return replay(input_manifest, parts.part_files(work), heartbeat)
+    except OSError as error:
+        raise storage_error(error, folder, "read the parts in") from error
+
+
+def _assemble_record(
+    options: RunOptions, input_manifest: InputManifest, ledger: Ledger, heartbeat: WorkHeartbeat
+) -> PublicationRecord:
+    """The results, and what they cost: also what stale attempts sent since this one began."""
+    name = f"attempt-{options.attempt:05}-{unique_name()}"
+    output, errors = assemble_files(options.work, input_manifest, ledger, name, heartbeat)
+    counts = ledger.counts()
+    if options.attempt > 1:
+        replayed = _replay_parts(options.work, input_manifest, heartbeat).counts()
+        counts = replace(
+            counts, repaid_rows=replayed.repaid_rows, repaid_tokens=replayed.repaid_tokens
+        )
+    return PublicationRecord(attempt=options.attempt, output=output, errors=errors, counts=counts)
+
+
+async def _sync_soon(journal: Journal) -> None:
+    """The notice is short and the volume may hang: what was answered is written in any case."""
+    try:
+        async with asyncio.timeout(_LAST_SYNC_TIMEOUT_SECONDS):
+            await journal.sync()
+    except (TimeoutError, BatchError) as error:
+        log.warning("the last answers may not be on the disk: %s", error or "the volume hangs")

@@ -1,0 +1,189 @@
+"""Feeds every row that has no answer yet to the engine, a number of them at a time."""
+
+import asyncio
+import itertools
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO, NamedTuple
+
+from tessera.batch_runner import parts, results, rows
+from tessera.batch_runner.engine import EngineClient, Reply
+from tessera.batch_runner.journal import Journal
+from tessera.batch_runner.ledger import Ledger
+from tessera.batch_runner.manifest import InputManifest
+from tessera.batch_runner.memory import MemoryLimiter
+from tessera.batch_runner.parts import AnsweredEntry, SentEntry
+from tessera.batch_runner.progress import Progress
+from tessera.batch_runner.results import RowResult
+from tessera.batch_runner.retry import (
+    RequestOutcome,
+    RetryVerdict,
+    Trial,
+    delay_seconds,
+    judge,
+    rounds,
+)
+from tessera.batch_runner.rows import RowFault
+from tessera.batch_runner.tasks import run_all
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendOptions:
+    """How rows are sent."""
+
+    model: str
+    """For rows that name none."""
+    concurrency: int
+    retries: int
+    seed: str
+    """Of the jitter."""
+
+
+class PendingRow(NamedTuple):
+    """A row without an answer."""
+
+    shard: int
+    row: int
+    content: bytes
+
+
+class RowRequest(NamedTuple):
+    """A row, ready to be sent."""
+
+    shard: int
+    line_id: str
+    custom_id: str
+    path: str
+    body: bytes
+    sent: SentEntry
+
+
+def pending_rows(file: BinaryIO, manifest: InputManifest, ledger: Ledger) -> Iterator[PendingRow]:
+    """Rows without an answer at the moment that each is reached; settled shards are not read."""
+    for number, shard in enumerate(manifest.shards):
+        row_numbers = range(shard.first_row, shard.first_row + shard.rows)
+        if all(map(ledger.is_answered, row_numbers)):
+            continue
+        file.seek(shard.offset)
+        for row in row_numbers:
+            content = file.readline()
+            if not ledger.is_answered(row):
+                yield PendingRow(number, row, content)
+
+
+class RowSender:
+    """Sends rows and keeps what comes back."""
+
+    def __init__(
+        self,
+        manifest: InputManifest,
+        ledger: Ledger,
+        progress: Progress,
+        journal: Journal,
+        engine: EngineClient,
+        options: SendOptions,
+    ) -> None:
+        self._manifest = manifest
+        self._ledger = ledger
+        self._progress = progress
+        self._journal = journal
+        self._engine = engine
+        self._options = options
+        self._jitter = random.Random(options.seed)  # noqa: S311 - not a secret
+        self._memory = MemoryLimiter()
+        self._request_numbers = itertools.count(1)
+        self._paid_unanswered: set[int] = set()
+        """Rows that were paid for in this attempt and got no answer."""
+
+    async def run(self, file: BinaryIO) -> None:
+        """Until every row has an answer or an error.
+
+        Rows that were in flight whenever the engine ended are left to the next round.
+        """
+        widths = rounds(self._options.concurrency)
+        for number, width in enumerate(widths, start=1):
+            queue = pending_rows(file, self._manifest, self._ledger)
+            last = number == len(widths)
+            await run_all(self._send_queue(queue, alone=last) for _ in range(width))
+
+    async def _send_queue(self, queue: Iterator[PendingRow], *, alone: bool) -> None:
+        for pending_row in queue:
+            async with self._memory.reserve(len(pending_row.content)):
+                await self._send_until_final(pending_row, alone=alone)
+
+    async def _send_until_final(self, pending_row: PendingRow, *, alone: bool) -> None:
+        request = self._build_request(pending_row)
+        if isinstance(request, RowResult):
+            self._record_result(pending_row, request)
+            return
+        trial = Trial()
+        while True:
+            outcome, result = await self._send(request)
+            trial, verdict = judge(trial, outcome, retries=self._options.retries, alone=alone)
+            if verdict is RetryVerdict.FINISH:
+                self._record_result(pending_row, result)
+            if verdict in (RetryVerdict.FINISH, RetryVerdict.SET_ASIDE):
+                return
+            if verdict is RetryVerdict.RETRY:
+                await asyncio.sleep(delay_seconds(trial.failures, self._jitter.random()))
+
+    def _build_request(self, pending_row: PendingRow) -> RowRequest | RowResult:
+        """What to send; the row's error where that cannot be said."""
+        line_id = parts.line_id(self._manifest.input_id, pending_row.row)
+        row = rows.read_row(pending_row.content)
+        if isinstance(row, RowFault):
+            return results.failure(line_id, "", row)
+        body = rows.request_body(row, self._options.model)
+        if isinstance(body, RowFault):
+            return results.failure(line_id, row.custom_id, body)
+        sent = SentEntry(pending_row.row, rows.estimate_tokens(len(body)), row.max_tokens)
+        return RowRequest(pending_row.shard, line_id, row.custom_id, row.url, body, sent)
+
+    async def _send(self, request: RowRequest) -> tuple[RequestOutcome, RowResult]:
+        """Send a row once it can be, with a line in the journal before, and one if it was free."""
+        epoch = await self._engine.wait_ready()
+        row = request.sent.row
+        if row in self._paid_unanswered:
+            self._ledger.record_repaid(request.sent)
+            self._paid_unanswered.discard(row)
+        self._journal.append(request.shard, parts.encode_sent(*request.sent))
+        self._progress.in_flight += 1
+        try:
+            reply = await self._engine.send_row(
+                epoch, request.path, request.body, self._request_id(request)
+            )
+        finally:
+            self._progress.in_flight -= 1
+        outcome, result = results.row_outcome(request.line_id, request.custom_id, reply)
+        if _was_not_processed(reply):
+            self._journal.append(request.shard, parts.encode_unsent(row))
+        elif outcome not in (RequestOutcome.ANSWERED, RequestOutcome.REFUSED):
+            self._paid_unanswered.add(row)
+        return outcome, result
+
+    def _request_id(self, request: RowRequest) -> str:
+        """Never the same twice, since an engine may still hold a sending that timed out."""
+        return f"{request.line_id}-{self._progress.attempt}-{next(self._request_numbers)}"
+
+    def _record_result(self, pending_row: PendingRow, result: RowResult) -> None:
+        line = parts.encode_answered(
+            pending_row.row,
+            result.line,
+            good=result.good,
+            prompt=result.prompt_tokens,
+            output=result.output_tokens,
+        )
+        self._journal.append_answer(pending_row.shard, line)
+        self._paid_unanswered.discard(pending_row.row)
+        entry = AnsweredEntry(
+            pending_row.row, result.good, result.prompt_tokens, result.output_tokens, 0
+        )
+        self._ledger.record_answer(self._progress.attempt, entry)
+
+
+def _was_not_processed(reply: Reply) -> bool:
+    """The engine did not work on the row: it was not there, or said that it cannot."""
+    return reply.outcome is RequestOutcome.UNSENT or (
+        reply.outcome is RequestOutcome.FAILED and reply.status > 0
+    )

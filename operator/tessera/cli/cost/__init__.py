@@ -1,0 +1,1 @@
+"""`tessera cost`: what was billed, by service, tenant or pool."""

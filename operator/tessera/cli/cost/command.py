@@ -1,0 +1,99 @@
+"""`tessera cost`: what the fleet cost, by service, tenant or pool."""
+
+import argparse
+import asyncio
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+from tessera.adapters.clock import now
+from tessera.adapters.prometheus import COST, PrometheusMetrics
+from tessera.cli.cost.report import FORMATTERS, CostReport
+from tessera.cli.errors import CommandError
+from tessera.cli.output import Output
+from tessera.domain.billing.statement import (
+    Amounts,
+    BillScrape,
+    ProcessLabels,
+    ScrapeRef,
+    Statement,
+    build_statement,
+    charge_periods,
+)
+from tessera.ports import MetricsError
+from tessera.settings import CommandSettings
+
+_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_PORT_FORWARD_HINT = (
+    "kubectl -n monitoring port-forward svc/prometheus-operated 9090, "
+    "then --prometheus http://127.0.0.1:9090"
+)
+
+
+class BillReader(Protocol):
+    """Where scraped bills are."""
+
+    async def bill_scrapes(
+        self, begin: datetime, end: datetime
+    ) -> Mapping[ProcessLabels, Sequence[BillScrape]]:
+        """Every scrape of every bill from shortly before `begin` to `end`."""
+
+    async def amounts_at(self, scrape: ScrapeRef) -> Amounts:
+        """The bill of a process as it stood at a scrape."""
+
+
+def run(arguments: argparse.Namespace) -> Output:
+    """The report as text."""
+    url = arguments.prometheus or CommandSettings().prometheus_url
+    if not url:
+        raise CommandError(
+            "which Prometheus? Pass --prometheus URL or set TESSERA_PROMETHEUS_URL; from outside "
+            f"the cluster: {_PORT_FORWARD_HINT}"
+        )
+    end = now()
+    begin = parse_since(arguments.since, end)
+    try:
+        cost_statement = asyncio.run(read_statement(PrometheusMetrics(url, now), begin, end))
+    except MetricsError as error:
+        raise CommandError(
+            f"{error}. Is the URL right? From outside the cluster: {_PORT_FORWARD_HINT}"
+        ) from error
+    if cost_statement is None:
+        raise CommandError(
+            f"{url} has no {COST} since {begin:%Y-%m-%d %H:%M} UTC: is the operator running and "
+            "scraped? kubectl get podmonitors -A shows tessera-operator; bills begin with its "
+            "first scrape"
+        )
+    report = CostReport(
+        requested_from=begin, now=end, group_by=arguments.by, statement=cost_statement
+    )
+    return Output(FORMATTERS[arguments.output](report))
+
+
+async def read_statement(bills: BillReader, begin: datetime, end: datetime) -> Statement | None:
+    """What was billed between two moments; None when nothing of it was scraped."""
+    periods = charge_periods(await bills.bill_scrapes(begin, end), begin)
+    scrapes = {
+        scrape
+        for period in periods
+        for scrape in (period.baseline, period.latest)
+        if scrape is not None
+    }
+    return build_statement(periods, {scrape: await bills.amounts_at(scrape) for scrape in scrapes})
+
+
+def parse_since(text: str, end: datetime) -> datetime:
+    """`24h`, or a day or moment in UTC -> the moment."""
+    if span_match := re.fullmatch(r"(\d{1,4})([mhdw])", text):
+        return end - timedelta(**{_UNITS[span_match[2]]: int(span_match[1])})
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise CommandError(
+            f"--since {text}: write a span (30m, 24h, 7d, 4w) or a day (2026-11-01)"
+        ) from None
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    if moment >= end:
+        raise CommandError(f"--since {text} is not in the past: it is {end:%Y-%m-%d %H:%M} UTC")
+    return moment

@@ -1,0 +1,207 @@
+"""A statement as rows, and the rows as table, JSON or CSV."""
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from tessera.domain.billing.bill import CostLine, CostState
+from tessera.domain.billing.statement import Statement
+from tessera.domain.money import Money
+
+_FULL_DIGITS = 9
+_TABLE_DIGITS = 4
+# What is known may begin so much later, or end so much earlier, without a word.
+_COVERAGE_TOLERANCE = timedelta(minutes=5)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostReport:
+    """What was asked for, and what came."""
+
+    requested_from: datetime
+    """From when on."""
+    now: datetime
+    group_by: str
+    statement: Statement
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostRow:
+    """What one service, tenant or pool cost in one currency, in nano-units."""
+
+    name: str
+    currency: str
+    states: Mapping[CostState, int]
+    share: float
+    """Of everything in this currency."""
+
+    @property
+    def total(self) -> int:
+        return sum(self.states.values())
+
+
+def _by_service(_: str, line: CostLine) -> str:
+    return (
+        f"{line.namespace}/{line.service}" if line.state.allocated else f"(unused in {line.pool})"
+    )
+
+
+def _by_tenant(tenant: str, line: CostLine) -> str:
+    return (tenant or "(no budget)") if line.state.allocated else "(unused)"
+
+
+def _by_pool(_: str, line: CostLine) -> str:
+    return line.pool
+
+
+# Tenant and line -> the name of the row.
+GROUPINGS: Mapping[str, Callable[[str, CostLine], str]] = {
+    "service": _by_service,
+    "tenant": _by_tenant,
+    "pool": _by_pool,
+}
+
+
+def rows(report: CostReport) -> tuple[list[CostRow], list[CostRow]]:
+    """The rows, what cost most first, and the sum of each currency."""
+    states_by_row: dict[tuple[str, str], Counter[CostState]] = {}
+    sums: dict[str, Counter[CostState]] = {}
+    for (tenant, line), nanos in report.statement.amounts.items():
+        name = GROUPINGS[report.group_by](tenant, line)
+        states_by_row.setdefault((line.currency, name), Counter())[line.state] += nanos
+        sums.setdefault(line.currency, Counter())[line.state] += nanos
+    cost_rows = [
+        CostRow(
+            name=name,
+            currency=currency,
+            states=states,
+            share=states.total() / sums[currency].total(),
+        )
+        for (currency, name), states in states_by_row.items()
+    ]
+    cost_rows.sort(key=lambda row: (row.currency, -row.total, row.name))
+    totals = [
+        CostRow(name="total", currency=currency, states=states, share=1.0)
+        for currency, states in sorted(sums.items())
+    ]
+    return cost_rows, totals
+
+
+def table(report: CostReport) -> str:
+    """For people: amounts in units of the currency, and what they cover."""
+    cost_rows, totals = rows(report)
+    states = [state for state in CostState if any(row.states.get(state) for row in totals)]
+    head = [
+        report.group_by,
+        *(_column_name(state) for state in states),
+        "total",
+        "currency",
+        "share",
+    ]
+    body = [
+        [
+            row.name,
+            *(_amount(row.states.get(state, 0), _TABLE_DIGITS) for state in states),
+            _amount(row.total, _TABLE_DIGITS),
+            row.currency,
+            f"{row.share:.1%}",
+        ]
+        for row in (*cost_rows, *totals)
+    ]
+    return "\n".join(
+        [*_align([[heading.upper() for heading in head], *body]), "", *_notes(report), ""]
+    )
+
+
+def _column_name(state: CostState) -> str:
+    """`warmIdle` -> `warm idle`."""
+    return "".join(f" {letter.lower()}" if letter.isupper() else letter for letter in state)
+
+
+def _align(lines: list[list[str]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for first, *others in lines:
+        cells = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
+        yield "  ".join([first.ljust(widths[0]), *cells])
+
+
+def _notes(report: CostReport) -> Iterator[str]:
+    """What the figures cover, and what they do not."""
+    statement = report.statement
+    yield f"Billed from {_timestamp(statement.begin)} to {_timestamp(statement.end)} UTC."
+    if statement.begin - report.requested_from > _COVERAGE_TOLERANCE:
+        yield (
+            f"There is no data before that, though {_timestamp(report.requested_from)} was asked "
+            "for."
+        )
+    if report.now - statement.end > _COVERAGE_TOLERANCE:
+        yield "There is no newer data: is the operator running and scraped?"
+    for gap_start, gap_end in statement.gaps:
+        yield f"Not billed, since nobody counted: {_timestamp(gap_start)} to {_timestamp(gap_end)}."
+
+
+def _timestamp(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S}"
+
+
+def as_json(report: CostReport) -> str:
+    """For programs: all nine digits, as strings."""
+    cost_rows, totals = rows(report)
+    statement = report.statement
+    body = {
+        "by": report.group_by,
+        "asked": report.requested_from.isoformat(),
+        "from": statement.begin.isoformat(),
+        "to": statement.end.isoformat(),
+        "gaps": [
+            {"from": gap_start.isoformat(), "to": gap_end.isoformat()}
+            for gap_start, gap_end in statement.gaps
+        ],
+        "rows": [_fields(row) for row in cost_rows],
+        "totals": [_fields(row) for row in totals],
+    }
+    return json.dumps(body, indent=2) + "\n"
+
+
+def _fields(row: CostRow) -> dict[str, Any]:
+    return {
+        "name": row.name,
+        "currency": row.currency,
+        **{state.value: _amount(row.states.get(state, 0), _FULL_DIGITS) for state in CostState},
+        "total": _amount(row.total, _FULL_DIGITS),
+        "share": f"{row.share:.6f}",
+    }
+
+
+def as_csv(report: CostReport) -> str:
+    """For spreadsheets: a line for every row, with the time that it covers."""
+    cost_rows, _ = rows(report)
+    statement = report.statement
+    period = {"from": statement.begin.isoformat(), "to": statement.end.isoformat()}
+    named = [
+        {report.group_by: (fields := _fields(row)).pop("name"), **fields, **period}
+        for row in cost_rows
+    ]
+    text = io.StringIO()
+    columns = [report.group_by, "currency", *CostState, "total", "share", "from", "to"]
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(named)
+    return text.getvalue()
+
+
+def _amount(nanos: int, digits: int) -> str:
+    return f"{Money(nanos, '').rounded(digits):f}"
+
+
+# How a report can be written.
+FORMATTERS: Mapping[str, Callable[[CostReport], str]] = {
+    "table": table,
+    "json": as_json,
+    "csv": as_csv,
+}

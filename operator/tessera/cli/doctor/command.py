@@ -1,0 +1,125 @@
+"""`tessera doctor`: what is wrong in the cluster, and how to mend it."""
+
+import argparse
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from tessera.adapters.clock import now
+from tessera.adapters.prometheus import PrometheusMetrics
+from tessera.cli.cluster import open_reader
+from tessera.cli.doctor.control import kubernetes, resource_types, rights
+from tessera.cli.doctor.finding import Check, CheckContext, Finding, FindingState
+from tessera.cli.doctor.hardware import gpu_nodes, pools
+from tessera.cli.doctor.metrics import pod_monitors, prometheus
+from tessera.cli.doctor.mig import layouts
+from tessera.cli.doctor.operator import operator, webhook
+from tessera.cli.doctor.services import budgets, pods, services
+from tessera.cli.errors import CommandError, DeniedError
+from tessera.cli.fleet import prometheus_url
+from tessera.cli.output import Output
+from tessera.cli.snapshot.file import tessera_version
+
+CHECKS: tuple[Check, ...] = (
+    kubernetes,
+    rights,
+    resource_types,
+    operator,
+    webhook,
+    pools,
+    gpu_nodes,
+    layouts,
+    pod_monitors,
+    prometheus,
+    budgets,
+    services,
+    pods,
+)
+
+
+def run(arguments: argparse.Namespace) -> Output:
+    """All findings; the exit code is 1 when one of them is a problem."""
+    return asyncio.run(_run(arguments))
+
+
+async def _run(arguments: argparse.Namespace) -> Output:
+    async with open_reader(arguments) as reader:
+        context = CheckContext(
+            reader=reader,
+            at=now(),
+            version=tessera_version(),
+            prometheus_url=prometheus_url(arguments),
+            series_counter=lambda url: PrometheusMetrics(url, now),
+        )
+        findings = await run_checks(context)
+    has_problem = any(finding.state is FindingState.PROBLEM for finding in findings)
+    text = (
+        as_json(findings)
+        if arguments.output == "json"
+        else "\n".join(report_lines(findings)) + "\n"
+    )
+    return Output(text, exit_code=int(has_problem))
+
+
+async def run_checks(context: CheckContext) -> Sequence[Finding]:
+    """Every check once; nothing else is asked while the API server does not answer."""
+    try:
+        await context.reader.get("/version")
+    except CommandError as error:
+        return [Finding("kubernetes", FindingState.PROBLEM, str(error))]
+    findings_by_check = await asyncio.gather(*(_run_check(check, context) for check in CHECKS))
+    return [finding for findings in findings_by_check for finding in findings]
+
+
+async def _run_check(check: Check, context: CheckContext) -> Sequence[Finding]:
+    """What may not be read is no failure."""
+    name = check.__name__.replace("_", " ")
+    try:
+        return await check(context)
+    except DeniedError as error:
+        return [Finding(name, FindingState.SKIPPED, str(error))]
+    except CommandError as error:
+        return [Finding(name, FindingState.PROBLEM, str(error))]
+
+
+_STATE_LABELS = {
+    FindingState.OK: "ok",
+    FindingState.WARNING: "WARN",
+    FindingState.PROBLEM: "FAIL",
+    FindingState.SKIPPED: "skip",
+}
+
+
+def report_lines(findings: Sequence[Finding]) -> Iterator[str]:
+    """A line for each finding, and one with its mend."""
+    width = min(32, max(len(finding.check) for finding in findings))
+    for finding in findings:
+        message = " ".join(finding.message.split())
+        yield f"{_STATE_LABELS[finding.state].ljust(4)}  {finding.check.ljust(width)}  {message}"
+        if finding.fix:
+            yield f"{'':{width + 8}}-> {finding.fix}"
+    counts = Counter(finding.state for finding in findings)
+    yield ""
+    yield (
+        f"problems: {counts[FindingState.PROBLEM]}, warnings: {counts[FindingState.WARNING]}, "
+        f"skipped: {counts[FindingState.SKIPPED]}, fine: {counts[FindingState.OK]}"
+    )
+
+
+def as_json(findings: Sequence[Finding]) -> str:
+    """The same for programs."""
+    counts = Counter(finding.state for finding in findings)
+    body = {
+        "findings": [
+            {
+                "check": finding.check,
+                "state": finding.state,
+                "found": finding.message,
+                "mend": finding.fix or None,
+            }
+            for finding in findings
+        ],
+        "counts": {state.value: counts[state] for state in FindingState},
+    }
+    return json.dumps(body, indent=2) + "\n"

@@ -1,0 +1,138 @@
+"""Pools and GPU nodes: what is there, what it costs, and what hides it."""
+
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+
+from tessera.adapters import object_parsing as wire
+from tessera.cli.cluster import Json
+from tessera.cli.doctor.finding import CheckContext, Finding, FindingState, join_names
+from tessera.domain.hardware.pools import PRODUCT_LABEL, PoolView, discover
+from tessera.domain.money import price_on
+from tessera.resources.api_resources import ACCELERATOR_POOLS, NODES
+
+MAX_PRICE_AGE = timedelta(days=90)
+_RESOURCE_PREFIX = "nvidia.com/"
+_STRATEGY_LABEL, _CAPABLE_LABEL = "nvidia.com/mig.strategy", "nvidia.com/mig.capable"
+_GPU_LABELS = {
+    "nvidia.com/gpu.present": "true",
+    "feature.node.kubernetes.io/pci-10de.present": "true",
+    "feature.node.kubernetes.io/pci-0302_10de.present": "true",
+}
+_CLOUD_GPU_LABELS = ("cloud.google.com/gke-accelerator", "k8s.amazonaws.com/accelerator")
+_GFD_FIX = (
+    "install GPU feature discovery there, which the GPU operator brings: "
+    f"kubectl get nodes -L {PRODUCT_LABEL} must show a product"
+)
+
+
+async def pools(context: CheckContext) -> Sequence[Finding]:
+    """Is hardware found behind every pool, and is its price known?"""
+    bodies = await context.reader.list_objects(ACCELERATOR_POOLS)
+    nodes = [wire.parse_node(body) for body in await context.reader.list_objects(NODES)]
+    if not bodies:
+        fix = "describe the GPU nodes and what they cost: examples/00-pools.yaml"
+        return [Finding("pools", FindingState.PROBLEM, "there is no AcceleratorPool", fix)]
+    views = discover([wire.parse_pool(body) for body in bodies], nodes, context.at.date())
+    return [finding for view in views for finding in _pool_findings(view, context)]
+
+
+def _pool_findings(view: PoolView, context: CheckContext) -> Iterator[Finding]:
+    name = f"pool {view.pool.name}"
+    for verdict in (view.accepted, view.discovered):
+        if not verdict.reason.is_true:
+            fix = f"kubectl get acceleratorpool {view.pool.name} -o yaml"
+            yield Finding(name, FindingState.PROBLEM, f"{verdict.reason}: {verdict.message}", fix)
+            return
+    message = f"{view.discovered.message} of {view.product}, {view.accepted.message}"
+    if view.ready_nodes < view.nodes:
+        not_ready = view.nodes - view.ready_nodes
+        fix = "kubectl get nodes; what is NotReady or cordoned offers nothing"
+        yield Finding(
+            name, FindingState.WARNING, f"{message}; {not_ready} nodes are not ready", fix
+        )
+        return
+    spec = view.pool.spec
+    price = price_on(spec.prices, context.at.date()) if spec is not None else None
+    if price is not None and context.at.date() - price.from_ > MAX_PRICE_AGE:
+        days = (context.at.date() - price.from_).days
+        fix = "if it still holds, add it again to spec.prices with a new day in `from`"
+        yield Finding(name, FindingState.WARNING, f"{message}; that price is {days} days old", fix)
+        return
+    yield Finding(name, FindingState.OK, message)
+
+
+async def gpu_nodes(context: CheckContext) -> Sequence[Finding]:
+    """Do the nodes with GPUs say which, how they are cut, and offer them?"""
+    selectors = [
+        body.get("spec", {}).get("nodeSelector", {})
+        for body in await context.reader.list_objects(ACCELERATOR_POOLS)
+    ]
+    nodes = [
+        body for body in await context.reader.list_objects(NODES) if _has_gpus(body, selectors)
+    ]
+    if not nodes:
+        fix = (
+            "are there GPU nodes, with NVIDIA's GPU operator? kubectl get nodes "
+            f"-L {PRODUCT_LABEL}; an autoscaler may have none now"
+        )
+        return [Finding("gpu nodes", FindingState.WARNING, "no node shows a GPU", fix)]
+    findings = list(_node_findings(nodes))
+    return findings or [
+        Finding("gpu nodes", FindingState.OK, f"{len(nodes)} nodes, labelled and offered")
+    ]
+
+
+def _has_gpus(body: Json, selectors: Sequence[Json]) -> bool:
+    """By what it offers, by a sign besides feature discovery, or since a pool says so."""
+    labels = body["metadata"].get("labels", {})
+    capacity = body.get("status", {}).get("capacity", {})
+    return (
+        any(name.startswith(_RESOURCE_PREFIX) for name in capacity)
+        or any(labels.get(name) == value for name, value in _GPU_LABELS.items())
+        or any(name in labels for name in (*_CLOUD_GPU_LABELS, PRODUCT_LABEL))
+        or any(
+            selector and all(labels.get(name) == value for name, value in selector.items())
+            for selector in selectors
+        )
+    )
+
+
+def _node_findings(nodes: Sequence[Json]) -> Iterator[Finding]:
+    unlabeled = [_node_name(body) for body in nodes if PRODUCT_LABEL not in _labels(body)]
+    if unlabeled:
+        message = f"{len(unlabeled)} without {PRODUCT_LABEL}: {join_names(unlabeled)}"
+        yield Finding("gpu labels", FindingState.PROBLEM, message, _GFD_FIX)
+    unmixed = [
+        _node_name(body)
+        for body in nodes
+        if _labels(body).get(_CAPABLE_LABEL) == "true"
+        and _labels(body).get(_STRATEGY_LABEL) != "mixed"
+    ]
+    if unmixed:
+        message = f"{len(unmixed)} whose {_STRATEGY_LABEL} is not mixed: {join_names(unmixed)}"
+        fix = "set mig.strategy: mixed in the GPU operator; slices are named only then"
+        yield Finding("mig strategy", FindingState.PROBLEM, message, fix)
+    empty = [_node_name(body) for body in nodes if not _has_gpu_resource(body)]
+    if empty:
+        message = f"{len(empty)} offer no {_RESOURCE_PREFIX} resource: {join_names(empty)}"
+        fix = (
+            "is NVIDIA's device plugin running there? kubectl get pods -A -o wide "
+            f"--field-selector spec.nodeName={empty[0]}"
+        )
+        yield Finding("device plugin", FindingState.PROBLEM, message, fix)
+
+
+def _node_name(body: Json) -> str:
+    return str(body["metadata"]["name"])
+
+
+def _labels(body: Json) -> Json:
+    labels: Json = body["metadata"].get("labels", {})
+    return labels
+
+
+def _has_gpu_resource(body: Json) -> bool:
+    allocatable = body.get("status", {}).get("allocatable", {})
+    return any(
+        name.startswith(_RESOURCE_PREFIX) and count != "0" for name, count in allocatable.items()
+    )

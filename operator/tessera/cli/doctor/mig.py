@@ -1,0 +1,214 @@
+"""Pools whose GPUs Tessera cuts: is there somebody who does it, and does it go on?"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from tessera.adapters import object_parsing as wire
+from tessera.api.mig import Mig
+from tessera.api.reasons import LayoutReady
+from tessera.cli.cluster import Json
+from tessera.cli.doctor.finding import CheckContext, Finding, FindingState, join_names
+from tessera.cli.doctor.operator import deployments
+from tessera.cli.errors import DeniedError
+from tessera.domain.hardware.pools import PoolView, discover
+from tessera.domain.mig_backends.discovery import mig_nodes
+from tessera.domain.mig_backends.nodes import MigNode
+from tessera.domain.names import MIG_CONFIG
+from tessera.resources.api_resources import (
+    ACCELERATOR_POOLS,
+    NODE_LAYOUTS,
+    NODES,
+    PODS,
+    ApiResource,
+)
+
+_ENABLED = "TESSERA_MIG_ENABLED"
+_MANAGER_SELECTOR = "app=nvidia-mig-manager"
+# How the GPU operator is set up.
+_CLUSTER_POLICIES = ApiResource(
+    group="nvidia.com",
+    version="v1",
+    kind="ClusterPolicy",
+    plural="clusterpolicies",
+    namespaced=False,
+    verbs=(),
+)
+# What goes on, or waits for its time or for a word of the pool's owner.
+_TRANSIENT_REASONS = (
+    LayoutReady.PLANNING,
+    LayoutReady.AWAITING_APPROVAL,
+    LayoutReady.OUTSIDE_MAINTENANCE_WINDOW,
+    LayoutReady.REPARTITIONING,
+)
+
+
+class _LayoutFault(NamedTuple):
+    """What keeps layouts from being carried out."""
+
+    message: str
+    fix: str
+    state: FindingState = FindingState.PROBLEM
+
+
+async def layouts(context: CheckContext) -> Sequence[Finding]:
+    """Of every pool with spec.mig: its condition, its nodes, and who cuts there."""
+    pools = [wire.parse_pool(body) for body in await context.reader.list_objects(ACCELERATOR_POOLS)]
+    if not any(pool.spec is not None and pool.spec.mig is not None for pool in pools):
+        return []
+    nodes = [wire.parse_node(body) for body in await context.reader.list_objects(NODES)]
+    node_layouts = [
+        wire.parse_layout(body) for body in await context.reader.list_objects(NODE_LAYOUTS)
+    ]
+    findings = [*await _check_permissions(context)]
+    for view in discover(pools, nodes, context.at.date()):
+        if view.pool.spec is None or view.pool.spec.mig is None:
+            continue
+        pool_nodes = mig_nodes(view, nodes, node_layouts)
+        faults = [
+            *_node_faults(pool_nodes),
+            *await _backend_faults(context, view.pool.spec.mig, pool_nodes),
+        ]
+        name = f"layouts {view.pool.name}"
+        findings += [Finding(name, fault.state, fault.message, fault.fix) for fault in faults]
+        findings += _condition_findings(view, healthy=not faults)
+    return findings
+
+
+async def _check_permissions(context: CheckContext) -> Sequence[Finding]:
+    """Was the operator granted what cutting needs? What may not be read is no failure."""
+    try:
+        operators = await deployments(context.reader)
+    except DeniedError:
+        return ()
+    for operator in operators:
+        for container in operator["spec"]["template"]["spec"]["containers"]:
+            if any(variable["name"] == _ENABLED for variable in container.get("env", ())):
+                return ()
+    message = "the operator was not granted what cutting needs"
+    fix = "helm upgrade --reuse-values --set mig.enabled=true"
+    return [Finding("layouts", FindingState.PROBLEM, message, fix)] if operators else ()
+
+
+def _condition_findings(view: PoolView, *, healthy: bool) -> Iterator[Finding]:
+    """The pool's condition; beside other findings only where it is a problem as well."""
+    name = f"layouts {view.pool.name}"
+    layout_condition = next(
+        (condition for condition in view.pool.status.conditions if condition.type == "LaidOut"),
+        None,
+    )
+    if layout_condition is None:
+        yield Finding(name, FindingState.WARNING, "no operator has looked at them", "see operator")
+        return
+    message = f"{layout_condition.reason}: {layout_condition.message}"
+    if layout_condition.status == "False" and layout_condition.reason not in _TRANSIENT_REASONS:
+        yield Finding(name, FindingState.PROBLEM, message, f"tessera plan {view.pool.name}")
+    elif healthy:
+        yield Finding(name, FindingState.OK, message)
+
+
+def _node_faults(mig_nodes: Sequence[MigNode]) -> Iterator[_LayoutFault]:
+    """GPUs that cannot be cut, or were left half cut."""
+    if mig_nodes and not any(mig_node.gpus or mig_node.inconsistency for mig_node in mig_nodes):
+        fix = "nvidia-smi -mig 1 on a node switches it on; Tessera never changes the mode"
+        yield _LayoutFault("no GPU is in MIG mode", fix)
+    for mig_node in mig_nodes:
+        command = f"kubectl get nodelayouts {mig_node.name} -o yaml"
+        if mig_node.inconsistency is not None:
+            fix = f"kubectl describe node {mig_node.name}; until then it is left alone"
+            yield _LayoutFault(f"{mig_node.name}: {mig_node.inconsistency}", fix)
+        for mig_gpu in mig_node.gpus:
+            if mig_gpu.fault is not None:
+                yield _LayoutFault(
+                    f"{mig_node.name} GPU {mig_gpu.index}: {mig_gpu.fault}: {mig_gpu.message}",
+                    command,
+                )
+        for gpu in (
+            mig_node.node_layout.status.gpus
+            if mig_node.node_layout and mig_node.node_layout.status
+            else ()
+        ):
+            unfinished = [
+                f"{mig_slice.profile}@{mig_slice.start}"
+                for mig_slice in gpu.slices
+                if not mig_slice.uuid
+            ]
+            if unfinished:
+                message = (
+                    f"{mig_node.name} GPU {gpu.index} is half cut: {join_names(unfinished)} has no "
+                    "device"
+                )
+                fix = "tessera-node mends it where it may cut (node.cut of the chart)"
+                yield _LayoutFault(message, fix, FindingState.WARNING)
+
+
+async def _backend_faults(
+    context: CheckContext, mig: Mig, mig_nodes: Sequence[MigNode]
+) -> Sequence[_LayoutFault]:
+    """Who cuts; nobody has to where layouts are taken as they are."""
+    if mig.mode == "static" and not mig.layout:
+        return ()
+    return (
+        list(_agent_faults(mig_nodes))
+        if mig.backend == "agent"
+        else await _mig_manager_faults(context, mig_nodes)
+    )
+
+
+def _agent_faults(mig_nodes: Sequence[MigNode]) -> Iterator[_LayoutFault]:
+    missing = [
+        node.name
+        for node in mig_nodes
+        if node.node_layout is None or node.node_layout.status is None
+    ]
+    if missing:
+        message = f"tessera-node does not run on {len(missing)} nodes: {join_names(missing)}"
+        yield _LayoutFault(message, "helm upgrade --reuse-values --set node.enabled=true")
+    for mig_node in mig_nodes:
+        status = mig_node.node_layout.status if mig_node.node_layout is not None else None
+        if status is not None and status.problem:
+            message = f"tessera-node on {mig_node.name} cannot tell: {status.problem}"
+            yield _LayoutFault(message, f"kubectl get nodelayouts {mig_node.name} -o yaml")
+    read_only = [node.name for node in mig_nodes if node.reports_pods and not node.can_partition]
+    if read_only:
+        message = f"tessera-node only looks on {len(read_only)} nodes: {join_names(read_only)}"
+        yield _LayoutFault(message, "helm upgrade --reuse-values --set node.cut=true")
+
+
+async def _mig_manager_faults(
+    context: CheckContext, mig_nodes: Sequence[MigNode]
+) -> Sequence[_LayoutFault]:
+    pods = await context.reader.list_objects(
+        replace(PODS, selector=None), selector=_MANAGER_SELECTOR
+    )
+    manager_nodes = {pod.get("spec", {}).get("nodeName") for pod in pods}
+    missing = [mig_node.name for mig_node in mig_nodes if mig_node.name not in manager_nodes]
+    message = f"mig-manager does not run on {len(missing)} nodes: {join_names(missing)}"
+    fix = (
+        "migManager.enabled of the GPU operator, and nvidia.com/mig.capable=true on the node; or "
+        "spec.mig.backend: agent"
+    )
+    policies = await context.reader.list_if_served(_CLUSTER_POLICIES) or []
+    return [
+        *([_LayoutFault(message, fix)] if missing else []),
+        *map(_config_fault, filter(_uses_other_config, policies)),
+    ]
+
+
+def _uses_other_config(policy: Json) -> bool:
+    return _config_name(policy) != MIG_CONFIG
+
+
+def _config_fault(policy: Json) -> _LayoutFault:
+    name = policy["metadata"]["name"]
+    patch = {"spec": {"migManager": {"config": {"name": MIG_CONFIG}}}}
+    return _LayoutFault(
+        f"ClusterPolicy {name} has mig-manager read the ConfigMap "
+        f"{_config_name(policy) or 'it makes'}",
+        f"kubectl patch clusterpolicy {name} --type=merge -p '{json.dumps(patch)}'",
+    )
+
+
+def _config_name(policy: Json) -> str:
+    return str(policy.get("spec", {}).get("migManager", {}).get("config", {}).get("name", ""))

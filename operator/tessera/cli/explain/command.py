@@ -1,0 +1,129 @@
+"""`tessera explain`: every decision about a service, its numbers, and what would change it."""
+
+import argparse
+import asyncio
+import difflib
+import json
+from collections.abc import Iterator, Sequence
+
+from tessera.cli.cluster import Json, open_reader
+from tessera.cli.errors import CommandError
+from tessera.cli.fleet import FleetInputs, prometheus_url, read_fleet
+from tessera.cli.output import Output
+from tessera.cli.text import format_time, indent_lines, table
+from tessera.domain.explain.decision import Decision
+from tessera.domain.explain.explain import explain
+from tessera.domain.observed.snapshot import Ref
+
+_MAX_SUGGESTIONS = 5
+
+
+def run(arguments: argparse.Namespace) -> Output:
+    """The decisions as text or JSON."""
+    return asyncio.run(_run(arguments))
+
+
+async def _run(arguments: argparse.Namespace) -> Output:
+    async with open_reader(arguments) as reader:
+        fleet = await read_fleet(reader, prometheus_url(arguments))
+    return explanation(fleet, Ref(reader.namespace, arguments.service), arguments.output)
+
+
+def explanation(fleet: FleetInputs, ref: Ref, form: str) -> Output:
+    """One service of a fleet; CommandError with near names when there is none."""
+    snapshot = fleet.snapshot
+    require_service(ref, [service.ref for service in snapshot.services])
+    decisions = explain(snapshot, fleet.compute_plan(snapshot), ref)
+    notes = list(_notes(fleet, decisions))
+    if form == "json":
+        return Output(json.dumps(_as_json(ref, fleet, decisions, notes), indent=2) + "\n")
+    lines = [f"{ref} at {format_time(fleet.at)} UTC", *(f"Note: {note}" for note in notes)]
+    for decision in decisions:
+        lines += ["", *_decision_lines(decision)]
+    return Output("\n".join(lines) + "\n")
+
+
+def require_service(ref: Ref, known: Sequence[Ref]) -> None:
+    """CommandError when there is no such service, with those that may have been meant."""
+    if ref in known:
+        return
+    same_name = [str(known_ref) for known_ref in known if known_ref.name == ref.name]
+    same_namespace = [known_ref.name for known_ref in known if known_ref.namespace == ref.namespace]
+    suggestions = (
+        same_name
+        or difflib.get_close_matches(ref.name, same_namespace)
+        or sorted(same_namespace)[:_MAX_SUGGESTIONS]
+    )
+    hint = (
+        f"did you mean {', '.join(suggestions)}?"
+        if suggestions
+        else "kubectl get inferenceservices -A"
+    )
+    raise CommandError(f"there is no InferenceService {ref.name} in {ref.namespace}; {hint}")
+
+
+def _notes(fleet: FleetInputs, decisions: Sequence[Decision]) -> Iterator[str]:
+    """What is not known."""
+    if fleet.read_errors:
+        yield f"told by the status alone: {'; '.join(fleet.read_errors)}"
+    elif not decisions:
+        yield "the operator has not looked at it yet"
+    if fleet.readings is not None and fleet.readings.problem:
+        yield f"no readings: {fleet.readings.problem}"
+    elif fleet.readings is None and not fleet.read_errors:
+        yield (
+            "readings (queue, activity) are not known here, so the reason for the number of "
+            "replicas is that of the status; --prometheus URL reads them"
+        )
+
+
+def _decision_lines(decision: Decision) -> Iterator[str]:
+    since = f" since {format_time(decision.since)}" if decision.since else ""
+    yield f"{decision.topic.upper()}: {decision.reason}{since}"
+    yield from (f"  {line}" for line in decision.message.splitlines())
+    if decision.replayed:
+        yield f"  planned anew it is {decision.replayed}"
+    width = max((len(name) for name, _ in decision.numbers), default=0)
+    for name, value in decision.numbers:
+        yield f"    {name.ljust(width)}  {value}"
+    if decision.alternatives:
+        rows = [
+            [alternative.name, alternative.price or "-", alternative.message]
+            for alternative in decision.alternatives
+        ]
+        yield "  all hardware:"
+        yield from indent_lines(table(("HARDWARE", "AN HOUR", "WHY"), rows), "    ")
+    if decision.would_change:
+        yield "  what would change it:"
+        yield from (f"    - {change}" for change in decision.would_change)
+
+
+def _as_json(
+    ref: Ref, fleet: FleetInputs, decisions: Sequence[Decision], notes: Sequence[str]
+) -> Json:
+    return {
+        "namespace": ref.namespace,
+        "service": ref.name,
+        "at": fleet.at.isoformat(),
+        "notes": list(notes),
+        "decisions": [
+            {
+                "topic": decision.topic,
+                "reason": str(decision.reason),
+                "message": decision.message,
+                "since": decision.since.isoformat() if decision.since else None,
+                "numbers": dict(decision.numbers),
+                "alternatives": [
+                    {
+                        "name": alternative.name,
+                        "price": alternative.price,
+                        "why": alternative.message,
+                    }
+                    for alternative in decision.alternatives
+                ],
+                "wouldChange": list(decision.would_change),
+                "replayed": decision.replayed or None,
+            }
+            for decision in decisions
+        ],
+    }

@@ -1,0 +1,1 @@
+"""`tessera mosaic`: the MIG layouts of a pool as a picture."""

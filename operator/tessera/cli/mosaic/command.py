@@ -1,0 +1,314 @@
+"""`tessera mosaic`: every GPU as a strip of tiles, one for each slice."""
+
+import argparse
+import asyncio
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+
+from tessera.api.mig import MigPlan
+from tessera.cli.cluster import open_reader
+from tessera.cli.errors import CommandError
+from tessera.cli.fleet import FleetInputs, prometheus_url, read_fleet
+from tessera.cli.mosaic.drawing import (
+    MosaicTile,
+    Rows,
+    Strip,
+    gpu_tiles,
+    mosaic_lines,
+    svg_document,
+    write_svg,
+)
+from tessera.cli.mosaic.json_output import pool_json
+from tessera.cli.mosaic.pool_layouts import (
+    PoolSnapshot,
+    SlicesByGpu,
+    current_slices,
+    moving_pods,
+    planned_slices,
+    pool_snapshots,
+)
+from tessera.cli.output import Output
+from tessera.cli.plan.command import state_line
+from tessera.cli.text import format_time
+from tessera.domain.mig.fleet import FleetGpu, FleetSlice
+from tessera.domain.mig_backends.nodes import MigNode
+from tessera.domain.mig_backends.usage import share
+
+# One that does not tell its size.
+_DEFAULT_TERMINAL_SIZE = (110, 24)
+LEGEND = (
+    "A tile is a slice: its service, below it where it starts, its load and its price an hour.",
+    "- idle, * has to leave, blank not cut, /// nothing can be cut there.",
+    "/ at the end of a GPU: the price an hour of what no slice covers.",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mosaic:
+    """The GPUs of one pool at one moment, ready to be drawn."""
+
+    pool: str
+    summary: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    rows: Rows = ()
+    plan: str = ""
+    """The plan that is proposed or carried out, as far as it makes a difference, and for what it
+    waits."""
+    planned_rows: Rows = ()
+    """The GPUs as it cuts them."""
+
+
+def run(arguments: argparse.Namespace) -> Output:
+    """The strips, drawn as wide as the terminal."""
+    return asyncio.run(_run(arguments))
+
+
+async def _run(arguments: argparse.Namespace) -> Output:
+    async with open_reader(arguments) as reader:
+        fleet = await read_fleet(reader, prometheus_url(arguments))
+    width = shutil.get_terminal_size(_DEFAULT_TERMINAL_SIZE).columns
+    return render_mosaic(fleet, arguments.pool, arguments.output, width, arguments.svg)
+
+
+def render_mosaic(
+    fleet: FleetInputs, name: str | None, output_format: str, width: int, file: str | None = None
+) -> Output:
+    """What is drawn of all pools, or of the one of this name; with a file also there."""
+    pools = _mig_pools(fleet, name)
+    pool_mosaics = [pool_mosaic(pool) for pool in pools]
+    if file is not None:
+        write_svg(file, mosaic_svg(pool_mosaics))
+    if output_format == "json":
+        body = {"pools": [pool_json(pool) for pool in pools], "notes": list(fleet.read_errors)}
+        return Output(json.dumps(body, indent=2) + "\n")
+    notes = [f"Note: {note}" for note in fleet.read_errors]
+    return Output("\n".join([*notes, *terminal_lines(pool_mosaics, width)]) + "\n")
+
+
+def mosaics(fleet: FleetInputs, name: str | None = None) -> Sequence[Mosaic]:
+    """Of all pools with GPUs that are cut, or of the one of this name."""
+    return [pool_mosaic(pool) for pool in _mig_pools(fleet, name)]
+
+
+def _mig_pools(fleet: FleetInputs, name: str | None) -> Sequence[PoolSnapshot]:
+    pools = pool_snapshots(fleet, name)
+    mig_pools = [pool for pool in pools if pool.usage.gpus or pool.view.slices]
+    if not mig_pools:
+        which = "no AcceleratorPool has" if name is None else f"pool {name} has no"
+        raise CommandError(
+            f"{which} GPUs in MIG mode; nvidia-smi -mig 1 on a node switches it on, and tessera "
+            "doctor tells what else may be missing"
+        )
+    return mig_pools
+
+
+def terminal_lines(pool_mosaics: Sequence[Mosaic], width: int) -> Iterator[str]:
+    """In the terminal; with a plan before and after."""
+    for drawn_mosaic in pool_mosaics:
+        yield from drawn_mosaic.summary
+        yield from drawn_mosaic.notes
+        if drawn_mosaic.plan:
+            yield from ("", "Before:", *mosaic_lines(drawn_mosaic.rows, width))
+            yield from (
+                "",
+                f"After plan {drawn_mosaic.plan}:",
+                *mosaic_lines(drawn_mosaic.planned_rows, width),
+                "",
+            )
+        else:
+            yield from ("", *mosaic_lines(drawn_mosaic.rows, width), "")
+    yield from LEGEND
+
+
+def comparison_lines(
+    before_mosaics: Sequence[Mosaic], after_mosaics: Sequence[Mosaic], width: int
+) -> Iterator[str]:
+    """Two readings of the same pools."""
+    for title, pool_mosaics in (("Before:", before_mosaics), ("After:", after_mosaics)):
+        yield title
+        for drawn_mosaic in pool_mosaics:
+            yield from (*drawn_mosaic.summary, *mosaic_lines(drawn_mosaic.rows, width), "")
+    yield from LEGEND
+
+
+def mosaic_svg(pool_mosaics: Sequence[Mosaic], after_mosaics: Sequence[Mosaic] = ()) -> str:
+    """As SVG, with another reading or a plan beside it."""
+    current_rows = [
+        row for drawn_mosaic in pool_mosaics for row in (*drawn_mosaic.summary, *drawn_mosaic.rows)
+    ]
+    if after_mosaics:
+        planned_rows = [
+            row
+            for drawn_mosaic in after_mosaics
+            for row in (*drawn_mosaic.summary, *drawn_mosaic.rows)
+        ]
+        return svg_document([("before", current_rows), ("after", planned_rows)])
+    plans = [drawn_mosaic.plan for drawn_mosaic in pool_mosaics if drawn_mosaic.plan]
+    if not plans:
+        return svg_document([("", current_rows)])
+    padding = [("",) * (len(drawn_mosaic.summary) - 1) for drawn_mosaic in pool_mosaics]
+    planned_rows = [
+        row
+        for drawn_mosaic, blank_rows in zip(pool_mosaics, padding, strict=True)
+        for row in (
+            drawn_mosaic.pool,
+            *blank_rows,
+            *(drawn_mosaic.planned_rows or drawn_mosaic.rows),
+        )
+    ]
+    return svg_document(
+        [("before", current_rows), (f"after plan {', '.join(plans)}", planned_rows)]
+    )
+
+
+def pool_mosaic(pool: PoolSnapshot) -> Mosaic:
+    """Of one pool."""
+    plan, labels = pool.pending_plan, _tile_labels(pool)
+    planned_labels = replace(labels, loads={}, leaving=frozenset())
+    return Mosaic(
+        pool=pool.name,
+        summary=tuple(_summary_lines(pool)),
+        notes=tuple(_note_lines(pool)),
+        rows=tuple(_rows(pool, current_slices(pool), labels)),
+        plan=_plan_title(pool, plan) if plan is not None else "",
+        planned_rows=tuple(_rows(pool, planned_slices(pool, plan), planned_labels))
+        if plan is not None
+        else (),
+    )
+
+
+def _plan_title(pool: PoolSnapshot, plan: MigPlan) -> str:
+    if plan is not pool.status.proposed:
+        return plan.name
+    waiting_for = (
+        f"{format_time(pool.adoption_time)} UTC"
+        if pool.adoption_time is not None
+        else "it is approved"
+    )
+    work = " and until the GPUs in work are done" if pool.status.units else ""
+    return f"{plan.name}, which waits until {waiting_for}{work}"
+
+
+def _summary_lines(pool: PoolSnapshot) -> Iterator[str]:
+    yield state_line(pool) if pool.mig is not None else f"{pool.name}: slices are taken as they are"
+    usage, price = pool.usage, pool.view.price
+    if price is not None:
+        total, idle, stranded = (
+            f"{part * price.per_gpu_hour:.2f}" for part in (usage.gpus, usage.idle, usage.stranded)
+        )
+        yield (
+            f"{usage.gpus} GPUs in MIG mode for {total} {price.currency} an hour, of which {idle} "
+            f"are idle and {stranded} stranded"
+        )
+
+
+def _note_lines(pool: PoolSnapshot) -> Iterator[str]:
+    if not pool.placements_known:
+        yield "Places are assumed where no agent (tessera-node) tells them; their counts are right."
+    if not pool.load_of_pod:
+        yield "Loads are not known; --prometheus URL reads them."
+    if whole_gpus := sum(mig_node.whole_gpus for mig_node in pool.nodes):
+        yield f"{whole_gpus} GPUs are not in MIG mode."
+    for mig_node in pool.nodes:
+        if mig_node.inconsistency is not None:
+            yield f"Node {mig_node.name} is not drawn: {mig_node.inconsistency}."
+        for mig_gpu in mig_node.gpus:
+            if mig_gpu.fault is not None:
+                yield (
+                    f"Node {mig_node.name} GPU {mig_gpu.index}: {mig_gpu.fault}: {mig_gpu.message}"
+                )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _TileLabels:
+    """What tiles are labelled with besides their services; places are node, GPU and start."""
+
+    short_names: Mapping[str, str]
+    gpu_hour_price: Decimal | None
+    """The price of a GPU."""
+    loads: Mapping[tuple[str, int, int], float]
+    leaving: frozenset[tuple[str, int, int]]
+
+
+def _tile_labels(pool: PoolSnapshot) -> _TileLabels:
+    plan = pool.pending_plan
+    leaving_pods = moving_pods(pool, plan) if plan is not None else frozenset()
+    slices_by_place = {
+        (mig_slice.node, mig_slice.gpu, mig_slice.placement.start): mig_slice
+        for mig_slice in pool.slices
+    }
+    loads = {place: pool.slice_load(mig_slice) for place, mig_slice in slices_by_place.items()}
+    return _TileLabels(
+        short_names=_short_names(pool),
+        gpu_hour_price=pool.view.price.per_gpu_hour if pool.view.price is not None else None,
+        loads={place: load for place, load in loads.items() if load is not None},
+        leaving=frozenset(
+            place
+            for place, mig_slice in slices_by_place.items()
+            if not leaving_pods.isdisjoint(mig_slice.holders)
+        ),
+    )
+
+
+def _short_names(pool: PoolSnapshot) -> Mapping[str, str]:
+    """Services by their names alone where nobody else is called so: tiles are small."""
+    plan = pool.pending_plan
+    service_names = {
+        *pool.service_of_pod.values(),
+        *(assignment.service for assignment in (plan.services if plan else ())),
+    }
+    name_counts = Counter(_base_name(name) for name in service_names)
+    return {name: _base_name(name) for name in service_names if name_counts[_base_name(name)] == 1}
+
+
+def _base_name(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def _rows(pool: PoolSnapshot, slices: SlicesByGpu, labels: _TileLabels) -> Iterator[Strip | str]:
+    """A heading for each node, a strip for each GPU."""
+    for mig_node in pool.nodes:
+        if mig_node.gpus:
+            yield (
+                f"{mig_node.name}: "
+                f"{mig_node.gpu_model.name}{', assumed' * (not mig_node.reports_pods)}"
+            )
+        for mig_gpu in mig_node.gpus:
+            yield _strip(mig_node, mig_gpu.index, slices[mig_node.name, mig_gpu.index], labels)
+
+
+def _strip(
+    mig_node: MigNode, index: int, slices: tuple[FleetSlice, ...], labels: _TileLabels
+) -> Strip:
+    gpu = FleetGpu(name=str(index), gpu_model=mig_node.gpu_model.name, slices=slices)
+    covered = sum(
+        (share(mig_node.gpu_model, mig_slice.profile) for mig_slice in slices), Decimal(0)
+    )
+    return Strip(
+        name=gpu.name,
+        tiles=tuple(
+            _tile(mig_node, index, tile, labels) for tile in gpu_tiles(mig_node.gpu_model, gpu)
+        ),
+        stranded_price=(1 - covered) * labels.gpu_hour_price
+        if labels.gpu_hour_price is not None
+        else None,
+    )
+
+
+def _tile(mig_node: MigNode, index: int, tile: MosaicTile, labels: _TileLabels) -> MosaicTile:
+    if tile.profile is None:
+        return tile
+    place = mig_node.name, index, tile.start
+    part = share(mig_node.gpu_model, tile.profile)
+    return replace(
+        tile,
+        service=labels.short_names.get(tile.service, tile.service) if tile.service else None,
+        start_known=mig_node.reports_pods,
+        must_leave=place in labels.leaving,
+        load=labels.loads.get(place),
+        hourly_price=part * labels.gpu_hour_price if labels.gpu_hour_price is not None else None,
+    )

@@ -1,0 +1,261 @@
+"""GPUs as a mosaic: every GPU a strip of tiles, one for each slice, in the terminal and as SVG.
+
+A tile is as wide as its memory slices. What is left is stranded when no profile could be cut there.
+"""
+
+import html
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import TypeAlias
+
+from tessera.cli.errors import CommandError
+from tessera.domain.mig.fleet import FleetGpu
+from tessera.domain.mig.gpu_models import WHOLE_GPU, GpuModel
+from tessera.domain.mig.layouts import fitting_placements
+
+# Characters of a memory slice: at most, at least.
+_MAX_CELL, _MIN_CELL = 11, 5
+# Of a memory slice, of a strip, between strips, of names, of notes; in SVG's units.
+_SLICE_WIDTH, _STRIP_HEIGHT, _GAP, _NAME_WIDTH, _NOTE_WIDTH = 90, 38, 8, 150, 130
+_COLORS = ("#4e79a7", "#59a14f", "#b07aa1", "#f28e2b", "#76b7b2", "#e15759", "#9c755f", "#edc948")
+_IDLE, _FREE, _STRANDED = "#d9d9d9", "#ffffff", "#8c8c8c"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MosaicTile:
+    """A slice or a hole; widths in memory slices."""
+
+    start: int
+    width: int
+    profile: str | None = None
+    service: str | None = None
+    stranded: bool = False
+    """A hole that no profile could fill."""
+    must_leave: bool = False
+    """Who sits on it has to leave it."""
+    start_known: bool = True
+    """It is known to start there."""
+    load: float | None = None
+    """Share of the time in which it computes."""
+    hourly_price: Decimal | None = None
+    """Of an hour."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Strip:
+    """One GPU to draw."""
+
+    name: str
+    tiles: tuple[MosaicTile, ...]
+    stranded_price: Decimal | None = None
+    """Price of an hour of what no slice covers."""
+
+
+# GPUs, with headings between them.
+Rows: TypeAlias = Sequence[Strip | str]
+
+
+def gpu_tiles(gpu_model: GpuModel, gpu: FleetGpu) -> tuple[MosaicTile, ...]:
+    """From the first memory slice to the last, holes included."""
+    slice_tiles = []
+    for mig_slice in gpu.slices:
+        gi_profile = gpu_model.find_profile(mig_slice.profile)
+        width = gi_profile.memory_slices if gi_profile else gpu_model.memory_slices
+        slice_tiles.append(
+            MosaicTile(
+                start=mig_slice.start,
+                width=width,
+                profile=mig_slice.profile,
+                service=mig_slice.service,
+            )
+        )
+    return tuple(sorted([*slice_tiles, *_free_tiles(gpu_model, gpu, slice_tiles)], key=_start))
+
+
+def _start(tile: MosaicTile) -> int:
+    return tile.start
+
+
+def _free_tiles(
+    gpu_model: GpuModel, gpu: FleetGpu, taken: Sequence[MosaicTile]
+) -> Iterator[MosaicTile]:
+    covered = {index for tile in taken for index in range(tile.start, tile.start + tile.width)}
+    profiles = [gi_profile.name for gi_profile in gpu_model.profiles]
+    fillable: set[int] = set()
+    if WHOLE_GPU not in {mig_slice.profile for mig_slice in gpu.slices}:
+        for placement in fitting_placements(gpu_model, gpu.layout, profiles):
+            gi_profile = gpu_model.find_profile(placement.profile)
+            fillable |= set(
+                range(
+                    placement.start,
+                    placement.start + (gi_profile.memory_slices if gi_profile else 0),
+                )
+            )
+    start = 0
+    while start < gpu_model.memory_slices:
+        end = start
+        while (
+            end < gpu_model.memory_slices
+            and end not in covered
+            and (end in fillable) == (start in fillable)
+        ):
+            end += 1
+        if end > start:
+            yield MosaicTile(start=start, width=end - start, stranded=start not in fillable)
+        start = max(end, start + 1)
+
+
+def strip_lines(gpu_model: GpuModel, gpus: Sequence[FleetGpu]) -> Iterator[str]:
+    """A line for each GPU; equal widths are equal shares of its memory."""
+    widest = max((len(gpu.name) for gpu in gpus), default=0)
+    for gpu in gpus:
+        labels = (
+            _label(tile, _tile_columns(tile, _MAX_CELL)) for tile in gpu_tiles(gpu_model, gpu)
+        )
+        yield f"{gpu.name.ljust(widest)} |{'|'.join(labels)}|"
+
+
+def mosaic_lines(rows: Rows, width: int) -> Iterator[str]:
+    """Two lines for each GPU, what sits there above its figures, as wide as the terminal allows."""
+    name_width = max((len(row.name) for row in rows if isinstance(row, Strip)), default=0)
+    axis = max((_memory_slices(row) for row in rows if isinstance(row, Strip)), default=1)
+    note_width = max((len(_note(row)) for row in rows if isinstance(row, Strip)), default=0)
+    cell_width = max(_MIN_CELL, min(_MAX_CELL, (width - name_width - note_width - 2) // axis - 1))
+    for row in rows:
+        if isinstance(row, str):
+            yield row
+            continue
+        labels = (_label(tile, _tile_columns(tile, cell_width)) for tile in row.tiles)
+        figures = (_figures(tile, _tile_columns(tile, cell_width)) for tile in row.tiles)
+        yield f"{row.name.rjust(name_width)} |{'|'.join(labels)}|"
+        yield f"{'':{name_width}} |{'|'.join(figures)}|{_note(row)}"
+
+
+def _note(strip: Strip) -> str:
+    return f" / {strip.stranded_price:.2f}" if strip.stranded_price else ""
+
+
+def _memory_slices(strip: Strip) -> int:
+    return sum(tile.width for tile in strip.tiles)
+
+
+def _tile_columns(tile: MosaicTile, cell_width: int) -> int:
+    return tile.width * (cell_width + 1) - 1
+
+
+def _label(tile: MosaicTile, width: int) -> str:
+    if tile.profile is None:
+        return ("/" if tile.stranded else " ") * width
+    short = tile.profile if tile.profile == WHOLE_GPU else tile.profile.split(".")[0]
+    label = f"{short} {'*' * tile.must_leave}{tile.service or '-'}"
+    return (label if len(label) <= width else label[: width - 1] + "~").ljust(width)
+
+
+def _figures(tile: MosaicTile, width: int) -> str:
+    """Start, load and price; where there is no room for all, the price alone."""
+    if tile.profile is None:
+        return ("/" if tile.stranded else " ") * width
+    figures = _figure_texts(tile)
+    while len(" ".join(figures)) > width and len(figures) > 1:
+        figures = figures[1:]
+    return " ".join(figures)[:width].ljust(width)
+
+
+def _figure_texts(tile: MosaicTile) -> list[str]:
+    texts = [f"@{tile.start}"] if tile.start_known else []
+    texts += [f"{tile.load:.0%}"] if tile.load is not None else []
+    return texts + ([f"{tile.hourly_price:.2f}"] if tile.hourly_price is not None else [])
+
+
+def write_svg(file: str, document: str) -> None:
+    """The picture as a file."""
+    path = Path(file).expanduser()
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise CommandError(f"--svg {file} cannot be written: give a file in a folder of yours")
+    path.write_text(document, encoding="utf-8")
+
+
+def layouts_svg(gpu_model: GpuModel, before: Sequence[FleetGpu], after: Sequence[FleetGpu]) -> str:
+    """The layouts, or those before beside those after."""
+    columns = [("before", before), ("after", after)] if before else [("", after)]
+    return svg_document(
+        [
+            (
+                f"{gpu_model.name} {title}".strip(),
+                [Strip(name=gpu.name, tiles=gpu_tiles(gpu_model, gpu)) for gpu in gpus],
+            )
+            for title, gpus in columns
+        ]
+    )
+
+
+def svg_document(columns: Sequence[tuple[str, Rows]]) -> str:
+    """Columns with their titles; a service has the same colour everywhere, as far as there are
+    colours."""
+    strips = [row for _, rows in columns for row in rows if isinstance(row, Strip)]
+    colors = _color_by_service(strips)
+    axis = max(map(_memory_slices, strips), default=1)
+    note_width = _NOTE_WIDTH if any(strip.stranded_price for strip in strips) else 0
+    width = _NAME_WIDTH + axis * _SLICE_WIDTH + note_width + 2 * _GAP
+    height = (max((len(rows) for _, rows in columns), default=0) + 1) * (
+        _STRIP_HEIGHT + _GAP
+    ) + _GAP
+    elements = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width * len(columns)}" '
+        f'height="{height}" font-family="sans-serif" font-size="12">'
+    ]
+    for index, (title, rows) in enumerate(columns):
+        left = index * width + _GAP
+        elements.append(_text_element(left, _GAP, title))
+        for number, row in enumerate(rows, start=1):
+            top = number * (_STRIP_HEIGHT + _GAP)
+            elements += (
+                _strip_elements(row, left, top, colors)
+                if isinstance(row, Strip)
+                else [_text_element(left, top, row)]
+            )
+    return "\n".join((*elements, "</svg>", ""))
+
+
+def _color_by_service(strips: Iterable[Strip]) -> dict[str, str]:
+    names = sorted({tile.service for strip in strips for tile in strip.tiles if tile.service})
+    return {name: _COLORS[index % len(_COLORS)] for index, name in enumerate(names)}
+
+
+def _strip_elements(strip: Strip, left: int, top: int, colors: dict[str, str]) -> Iterator[str]:
+    yield _text_element(left, top, strip.name)
+    for tile in strip.tiles:
+        yield _tile_element(tile, left + _NAME_WIDTH, top, colors)
+    if strip.stranded_price:
+        side = left + _NAME_WIDTH + _memory_slices(strip) * _SLICE_WIDTH + _GAP
+        yield _text_element(side, top, f"{strip.stranded_price:.2f} stranded")
+
+
+def _text_element(left: int, top: int, text: str) -> str:
+    return f'<text x="{left}" y="{top + _STRIP_HEIGHT // 2 + 4}">{html.escape(text)}</text>'
+
+
+def _tile_element(tile: MosaicTile, left: int, top: int, colors: dict[str, str]) -> str:
+    x, width = left + tile.start * _SLICE_WIDTH, tile.width * _SLICE_WIDTH
+    fill = _STRANDED if tile.stranded else _FREE if tile.profile is None else _IDLE
+    label, figures = "stranded" if tile.stranded else "free", ""
+    if tile.profile is not None:
+        fill = colors.get(tile.service or "", _IDLE)
+        label = html.escape(f"{tile.profile} {tile.service or 'idle'}{' leaves' * tile.must_leave}")
+        figures = " ".join(_figure_texts(tile))
+    rect = (
+        f'<rect x="{x}" y="{top}" width="{width}" height="{_STRIP_HEIGHT}" '
+        f'fill="{fill}" stroke="#333"/>'
+    )
+    title = f"<title>{label}{f' {figures}' if figures else ''}</title>"
+    label_text = _fitted_text(label, x, top + (16 if figures else _STRIP_HEIGHT // 2 + 4), width)
+    figures_text = _fitted_text(figures, x, top + 32, width) if figures else ""
+    return f"<g>{title}{rect}{label_text}{figures_text}</g>"
+
+
+def _fitted_text(text: str, x: int, y: int, width: int) -> str:
+    fit_attributes = f' textLength="{width - 10}" lengthAdjust="spacingAndGlyphs"'
+    return f'<text x="{x + 5}" y="{y}"{fit_attributes * (len(text) * 7 > width)}>{text}</text>'

@@ -1,0 +1,303 @@
+"""How the GPUs of pools are cut, who sits there and what is planned, as commands show it."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TypeAlias
+
+from tessera.api.meta import Condition
+from tessera.api.mig import Mig, MigPlan, MigStatus
+from tessera.api.ref import Ref
+from tessera.cli.errors import CommandError, DeniedError
+from tessera.cli.fleet import FleetInputs
+from tessera.domain.hardware.pools import PoolView, discover
+from tessera.domain.layout.solution import layouts_by_node
+from tessera.domain.layout.target import STABILIZATION_WINDOW
+from tessera.domain.mig.fleet import FleetSlice
+from tessera.domain.mig.layouts import Layout, SlicePlacement, geometry
+from tessera.domain.mig_backends.backend import Capabilities
+from tessera.domain.mig_backends.by_name import backend_of
+from tessera.domain.mig_backends.discovery import mig_nodes
+from tessera.domain.mig_backends.nodes import MigGpu, MigNode
+from tessera.domain.mig_backends.usage import PoolUsage, SliceUsage, pool_usage, slice_usages
+from tessera.domain.observed.snapshot import Pod, Snapshot
+
+# By node and index of the GPU.
+SlicesByGpu: TypeAlias = Mapping[tuple[str, int], tuple[FleetSlice, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolSnapshot:
+    """One pool now."""
+
+    view: PoolView
+    nodes: tuple[MigNode, ...] = ()
+    slices: tuple[SliceUsage, ...] = ()
+    service_of_pod: Mapping[Ref, str] = field(default_factory=dict)
+    """Of pods of ours: whose they are."""
+    load_of_pod: Mapping[Ref, float] = field(default_factory=dict)
+    """Activity of pods, as far as it was read."""
+
+    @property
+    def name(self) -> str:
+        return self.view.pool.name
+
+    @property
+    def mig(self) -> Mig | None:
+        return self.view.pool.spec.mig if self.view.pool.spec is not None else None
+
+    @property
+    def status(self) -> MigStatus:
+        return self.view.pool.status.mig or MigStatus()
+
+    @property
+    def layout_condition(self) -> Condition | None:
+        """The condition of this name."""
+        conditions = self.view.pool.status.conditions
+        return next((condition for condition in conditions if condition.type == "LaidOut"), None)
+
+    @property
+    def pending_plan(self) -> MigPlan | None:
+        """The plan that makes a difference to what is there: a proposed one, else the target."""
+        if self.status.proposed is not None:
+            return self.status.proposed
+        target = self.status.target
+        return target if target is not None and layout_changes(self, target) else None
+
+    @property
+    def adoption_time(self) -> datetime | None:
+        """When the proposed plan is taken by itself if it still is the answer; None if approval is
+        needed."""
+        proposed = self.status.proposed
+        if proposed is None or self.mig is None or self.mig.mode == "propose":
+            return None
+        return proposed.at + STABILIZATION_WINDOW
+
+    @property
+    def usage(self) -> PoolUsage:
+        return pool_usage(self.nodes, self.slices)
+
+    @property
+    def placements_known(self) -> bool:
+        return all(mig_node.reports_pods for mig_node in self.nodes)
+
+    def slice_load(self, mig_slice: SliceUsage) -> float | None:
+        """Of the first that holds it and is known: nobody shares a slice."""
+        return next(
+            (self.load_of_pod[pod] for pod in mig_slice.holders if pod in self.load_of_pod), None
+        )
+
+    def owner_of(self, pod: Ref) -> str:
+        """The service or batch of a pod; a pod of nobody known by its own name."""
+        return self.service_of_pod.get(pod, f"pod {pod}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuLayoutChange:
+    """One GPU that a plan cuts otherwise."""
+
+    node: str
+    gpu: int
+    before: Layout
+    after: Layout
+    leaving_pods: tuple[Ref, ...] = ()
+    """Pods that have to leave their slice, as far as the present shows."""
+
+    @property
+    def descriptions(self) -> tuple[str, str]:
+        """Both layouts; with places only where the counts alone are the same."""
+        with_placements = geometry(self.before) == geometry(self.after)
+        return _layout_text(self.before, with_placements), _layout_text(self.after, with_placements)
+
+
+def pool_snapshots(fleet: FleetInputs, name: str | None) -> tuple[PoolSnapshot, ...]:
+    """All pools, or the one of this name."""
+    snapshot = fleet.snapshot
+    views = discover(snapshot.pools, snapshot.nodes, snapshot.at.date())
+    if not views and fleet.read_errors:
+        raise DeniedError("; ".join(fleet.read_errors))
+    if name is not None and name not in {view.pool.name for view in views}:
+        known = ", ".join(view.pool.name for view in views) or "none"
+        raise CommandError(f"there is no AcceleratorPool {name}; there are: {known}")
+    return tuple(_pool_snapshot(view, snapshot) for view in views if name in (None, view.pool.name))
+
+
+def _pool_snapshot(view: PoolView, snapshot: Snapshot) -> PoolSnapshot:
+    pool_nodes = mig_nodes(view, snapshot.nodes, snapshot.layouts)
+    readings = snapshot.readings.pods if snapshot.readings is not None else {}
+    return PoolSnapshot(
+        view=view,
+        nodes=pool_nodes,
+        slices=slice_usages(pool_nodes, snapshot.pods),
+        service_of_pod={pod.ref: _pod_owner(pod) for pod in snapshot.pods},
+        load_of_pod={
+            ref: reading.activity
+            for ref, reading in readings.items()
+            if reading.activity is not None
+        },
+    )
+
+
+def _pod_owner(pod: Pod) -> str:
+    return str(pod.service) if pod.batch_run is None else f"batch {pod.batch_run.batch}"
+
+
+def layout_changes(pool: PoolSnapshot, plan: MigPlan) -> tuple[GpuLayoutChange, ...]:
+    """What the plan changes of what there is, in the order of nodes and GPUs."""
+    planned = _planned_layouts(pool, plan)
+    slices_by_node: dict[str, list[SliceUsage]] = defaultdict(list)
+    for mig_slice in pool.slices:
+        slices_by_node[mig_slice.node].append(mig_slice)
+    capabilities = backend_of(pool.mig or Mig(), pool.nodes).capabilities
+    return tuple(
+        GpuLayoutChange(
+            node=mig_node.name,
+            gpu=mig_gpu.index,
+            before=mig_gpu.layout,
+            after=planned[mig_node.name, mig_gpu.index],
+            leaving_pods=_pods_to_leave(
+                capabilities,
+                slices_by_node[mig_node.name],
+                mig_gpu,
+                planned[mig_node.name, mig_gpu.index],
+            ),
+        )
+        for mig_node, mig_gpu in _mig_gpus(pool)
+        if planned[mig_node.name, mig_gpu.index] != mig_gpu.layout
+    )
+
+
+def _planned_layouts(pool: PoolSnapshot, plan: MigPlan) -> Mapping[tuple[str, int], Layout]:
+    """Every GPU as it should be; one that the plan does not name as it is.
+
+    Where a plan has no places, slices that are right by number are in theirs.
+    """
+    planned = layouts_by_node(plan, {mig_node.name: mig_node.gpu_model for mig_node in pool.nodes})
+    pinned = {
+        (node.node, gpu.gpu)
+        for node in plan.nodes
+        for gpu in node.gpus
+        if "@" in "".join(gpu.slices)
+    }
+    layouts = {}
+    for mig_node, mig_gpu in _mig_gpus(pool):
+        place = mig_node.name, mig_gpu.index
+        layout = planned.get(mig_node.name, {}).get(mig_gpu.index, mig_gpu.layout)
+        same_counts = place not in pinned and geometry(layout) == geometry(mig_gpu.layout)
+        layouts[place] = mig_gpu.layout if same_counts else layout
+    return layouts
+
+
+def moving_pods(pool: PoolSnapshot, plan: MigPlan) -> frozenset[Ref]:
+    """Pods whose slice goes, or whose service the plan gives other slices."""
+    planned = {assignment.service: assignment.profile for assignment in plan.services}
+    pods = {pod for change in layout_changes(pool, plan) for pod in change.leaving_pods}
+    for mig_slice in pool.slices:
+        pods |= {
+            pod
+            for pod in mig_slice.holders
+            if planned.get(pool.owner_of(pod), mig_slice.placement.profile)
+            != mig_slice.placement.profile
+        }
+    return frozenset(pods)
+
+
+def _mig_gpus(pool: PoolSnapshot) -> Iterator[tuple[MigNode, MigGpu]]:
+    for mig_node in pool.nodes:
+        for mig_gpu in mig_node.gpus:
+            yield mig_node, mig_gpu
+
+
+def _pods_to_leave(
+    capabilities: Capabilities, node_slices: Sequence[SliceUsage], mig_gpu: MigGpu, wanted: Layout
+) -> tuple[Ref, ...]:
+    """As the backend can: who holds a slice that goes, or one of the GPU, or one of the node."""
+    holders = {
+        pod
+        for mig_slice in node_slices
+        if mig_slice.gpu == mig_gpu.index or not capabilities.knows_pods
+        for pod in mig_slice.holders
+        if not (capabilities.sibling_safe and mig_slice.placement in wanted)
+    }
+    return tuple(sorted(holders))
+
+
+def current_slices(pool: PoolSnapshot) -> SlicesByGpu:
+    """GPUs as they are."""
+    slices_by_gpu: dict[tuple[str, int], list[FleetSlice]] = {
+        (mig_node.name, mig_gpu.index): [] for mig_node, mig_gpu in _mig_gpus(pool)
+    }
+    for mig_slice in pool.slices:
+        owner = pool.owner_of(mig_slice.holders[0]) if mig_slice.holders else None
+        slices_by_gpu[mig_slice.node, mig_slice.gpu].append(
+            FleetSlice(mig_slice.placement.start, mig_slice.placement.profile, owner)
+        )
+    return {place: tuple(slices) for place, slices in slices_by_gpu.items()}
+
+
+def planned_slices(pool: PoolSnapshot, plan: MigPlan) -> SlicesByGpu:
+    """GPUs as they will be, with the services that the plan gives them.
+
+    Who sits on a slice that stays keeps it as long as the plan gives it such a slice; the rest is
+    dealt by name, since replicas choose among equal slices themselves.
+    """
+    unassigned = Counter(
+        {
+            (assignment.service, assignment.profile): assignment.replicas
+            for assignment in plan.services
+        }
+    )
+    layouts = _planned_layouts(pool, plan)
+    staying = _staying_services(pool, layouts, unassigned)
+    waiting: dict[str, list[str]] = defaultdict(list)
+    for (service, profile), count in sorted(unassigned.items(), reverse=True):
+        waiting[profile] += [service] * count
+    return {
+        place: tuple(
+            FleetSlice(
+                placement.start,
+                placement.profile,
+                staying.get((*place, placement)) or _take_next(waiting, placement),
+            )
+            for placement in layout
+        )
+        for place, layout in layouts.items()
+    }
+
+
+def _staying_services(
+    pool: PoolSnapshot,
+    layouts: Mapping[tuple[str, int], Layout],
+    unassigned: Counter[tuple[str, str]],
+) -> dict[tuple[str, int, SlicePlacement], str]:
+    """Slices that stay with who holds them; what they take of the plan is taken off `due`."""
+    planned = {service for service, _ in unassigned}
+    staying = {}
+    for mig_slice in pool.slices:
+        if (
+            not mig_slice.holders
+            or mig_slice.placement not in layouts[mig_slice.node, mig_slice.gpu]
+        ):
+            continue
+        owner = pool.owner_of(mig_slice.holders[0])
+        key = owner, mig_slice.placement.profile
+        if unassigned[key] > 0:
+            unassigned[key] -= 1
+        elif owner in planned:
+            continue
+        staying[mig_slice.node, mig_slice.gpu, mig_slice.placement] = owner
+    return staying
+
+
+def _take_next(waiting: Mapping[str, list[str]], placement: SlicePlacement) -> str | None:
+    services = waiting.get(placement.profile)
+    return services.pop() if services else None
+
+
+def _layout_text(layout: Sequence[SlicePlacement], with_placements: bool) -> str:
+    if not layout:
+        return "not cut"
+    if with_placements:
+        return ", ".join(f"{placement.profile}@{placement.start}" for placement in layout)
+    return ", ".join(f"{count}x {profile}" for profile, count in geometry(layout))

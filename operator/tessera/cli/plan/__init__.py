@@ -1,0 +1,1 @@
+"""`tessera plan`: what a plan of MIG layouts would change, and plans without a cluster."""

@@ -1,0 +1,288 @@
+"""`tessera plan`: how the GPUs of the pools shall be cut, or those of a demand."""
+
+import argparse
+import asyncio
+import json
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from itertools import groupby
+
+from tessera.api.mig import MigPlan, Unit
+from tessera.cli.cluster import Json, open_reader
+from tessera.cli.errors import CommandError
+from tessera.cli.fleet import FleetInputs, read_fleet
+from tessera.cli.mosaic.pool_layouts import (
+    GpuLayoutChange,
+    PoolSnapshot,
+    layout_changes,
+    pool_snapshots,
+)
+from tessera.cli.output import Output
+from tessera.cli.plan import demand as plan_demand
+from tessera.cli.text import format_age, format_time, indent_lines, table
+from tessera.domain.mig.layouts import SlicePlacement
+from tessera.domain.mig_backends.nodes import APPROVAL
+
+# The exit code when somebody is left out.
+UNMET = plan_demand.UNMET
+_DEMAND_OPTIONS = ("demand", "throughput", "gpu")
+_OTHER_OPTIONS = ("current", "moves_per_gpu", "svg")
+
+
+def run(arguments: argparse.Namespace) -> Output:
+    """The plans, and 3 when somebody is left out."""
+    options = [
+        name for name in (*_DEMAND_OPTIONS, *_OTHER_OPTIONS) if getattr(arguments, name) is not None
+    ]
+    if not options:
+        return asyncio.run(_run(arguments))
+    if arguments.pool is not None:
+        raise CommandError(
+            f"POOL is for the cluster and --{_option_name(options[0])} for none: give one"
+        )
+    if missing := [f"--{name}" for name in _DEMAND_OPTIONS if name not in options]:
+        raise CommandError(
+            f"--{_option_name(options[0])} is without a cluster and needs {', '.join(missing)}"
+        )
+    return plan_demand.run(arguments)
+
+
+def _option_name(name: str) -> str:
+    return name.replace("_", "-")
+
+
+async def _run(arguments: argparse.Namespace) -> Output:
+    async with open_reader(arguments) as reader:
+        fleet = await read_fleet(reader, None)
+    return render_plans(fleet, arguments.pool, arguments.output)
+
+
+def render_plans(fleet: FleetInputs, name: str | None, output_format: str) -> Output:
+    """Every pool that has layouts planned, or the one of this name."""
+    pools = pool_snapshots(fleet, name)
+    managed_pools = [pool for pool in pools if pool.mig is not None]
+    if not managed_pools:
+        raise CommandError(_unmanaged_message(pools))
+    code = (
+        UNMET
+        if any(plan.unmet for pool in managed_pools for _, plan in _labeled_plans(pool))
+        else 0
+    )
+    if output_format == "json":
+        fields = [_pool_json(pool) for pool in managed_pools]
+        return Output(
+            json.dumps({"pools": fields, "notes": list(fleet.read_errors)}, indent=2) + "\n", code
+        )
+    lines = [f"Note: {note}" for note in fleet.read_errors]
+    for pool in managed_pools:
+        lines += [*([""] if lines else []), *_pool_lines(pool, fleet.at)]
+    return Output("\n".join(lines) + "\n", code)
+
+
+def _unmanaged_message(pools: Sequence[PoolSnapshot]) -> str:
+    if not pools:
+        return "there is no AcceleratorPool: describe the GPU nodes first (examples/00-pools.yaml)"
+    which = f"pool {pools[0].name} does not say" if len(pools) == 1 else "no AcceleratorPool says"
+    return (
+        f"{which} how its GPUs are to be cut. To see a plan that is not carried out before you "
+        f"approve it: kubectl patch acceleratorpool {pools[0].name} --type=merge "
+        '-p \'{"spec":{"mig":{"mode":"propose"}}}\''
+    )
+
+
+def _labeled_plans(pool: PoolSnapshot) -> Iterator[tuple[str, MigPlan]]:
+    if pool.status.target is not None:
+        yield "target", pool.status.target
+    if pool.status.proposed is not None:
+        yield "proposed", pool.status.proposed
+
+
+def approval_command(pool: PoolSnapshot) -> str | None:
+    """The command that lets the proposed plan be carried out, where it waits for one."""
+    proposed = pool.status.proposed
+    if proposed is None or pool.adoption_time is not None:
+        return None
+    return f"kubectl annotate acceleratorpool {pool.name} {APPROVAL}={proposed.name} --overwrite"
+
+
+def state_line(pool: PoolSnapshot) -> str:
+    """How the pool is laid out, in a line."""
+    condition = pool.layout_condition
+    if condition is None:
+        return f"{pool.name}: the operator has not looked at its layouts yet"
+    return f"{pool.name}: {condition.reason}: {condition.message}"
+
+
+def _pool_lines(pool: PoolSnapshot, at: datetime) -> Iterator[str]:
+    yield state_line(pool)
+    if pool.mig is not None:
+        yield f"  mode {pool.mig.mode}, backend {pool.mig.backend}"
+    for mig_node in pool.nodes:
+        if mig_node.inconsistency is not None:
+            yield f"  node {mig_node.name} is left alone: {mig_node.inconsistency}"
+    for label, plan in _labeled_plans(pool):
+        yield from indent_lines(_plan_lines(pool, label, plan), "  ")
+    if pool.status.units:
+        yield "  Being cut anew now:"
+        yield from (f"    {_unit_line(unit, at)}" for unit in pool.status.units)
+    if pool.adoption_time is not None:
+        work = ", once the GPUs in work are done" if pool.status.units else ""
+        yield (
+            "  The proposed plan serves nobody better, it only saves: it is taken at "
+            f"{format_time(pool.adoption_time)} UTC if it still is the answer{work}."
+        )
+    if command := approval_command(pool):
+        yield from (
+            "  Nothing of the proposed plan is done before you approve it:",
+            f"    {command}",
+        )
+
+
+def _plan_lines(pool: PoolSnapshot, label: str, plan: MigPlan) -> Iterator[str]:
+    currency = pool.view.price.currency if pool.view.price else ""
+    saved = plan.per_hour_before - plan.per_hour_after
+    direction = "less" if saved >= 0 else "more"
+    title = "Proposed plan" if label == "proposed" else "Plan"
+    yield f"{title} {plan.name} of {format_time(plan.at)} UTC:"
+    yield (
+        f"  {plan.gpus_before} -> {plan.gpus_after} GPUs in use, {plan.per_hour_before:.2f} -> "
+        f"{plan.per_hour_after:.2f} {currency} an hour ({abs(saved):.2f} {direction})"
+    )
+    yield (
+        f"  no plan that serves the same can cost less than {plan.bound:.2f} {currency} an hour "
+        f"(gap {plan.gap * 100:.1f} %); {plan.moves} replicas move"
+    )
+    for name in plan.unmet:
+        yield f"  {name} gets less than it needs: the pool has too few GPUs"
+    if plan.services:
+        rows = [
+            [
+                assignment.service,
+                f"{assignment.replicas}x {assignment.profile}",
+                assignment.was or "-",
+            ]
+            for assignment in plan.services
+        ]
+        yield from indent_lines(table(("SERVICE", "SLICES", "WAS"), rows), "  ")
+    yield from (
+        f"  why {assignment.service}: {assignment.why}"
+        for assignment in plan.services
+        if assignment.why
+    )
+    gpu_changes = layout_changes(pool, plan)
+    if not gpu_changes:
+        yield "  Every GPU is cut so already."
+    yield from indent_lines(_change_lines(pool, gpu_changes), "  ")
+
+
+def _change_lines(pool: PoolSnapshot, gpu_changes: Sequence[GpuLayoutChange]) -> Iterator[str]:
+    if not gpu_changes:
+        return
+    done, total = pool.status.done, pool.status.total
+    progress = f", {done} of {total} are as planned" if total else ""
+    at_once = pool.mig.max_concurrent if pool.mig is not None else 1
+    yield (
+        f"{len(gpu_changes)} GPUs change{progress}; {at_once} nodes at once, in this order as far "
+        "as "
+        "room allows:"
+    )
+    for number, (node, group) in enumerate(
+        groupby(_in_rollout_order(pool, gpu_changes), key=_node_of), start=1
+    ):
+        yield f"  {number}. {node}"
+        for change in group:
+            before, after = change.descriptions
+            yield f"     GPU {change.gpu}: {before} -> {after}"
+            if change.leaving_pods:
+                yield f"       leaving: {', '.join(_leaving_pods(pool, change))}"
+
+
+def _in_rollout_order(
+    pool: PoolSnapshot, gpu_changes: Sequence[GpuLayoutChange]
+) -> Sequence[GpuLayoutChange]:
+    """By node as a rollout prefers them: what is begun, then where the fewest have to leave."""
+    started_nodes = {unit.node for unit in pool.status.units}
+    pods_by_node: dict[str, set[object]] = {}
+    for change in gpu_changes:
+        pods_by_node.setdefault(change.node, set()).update(change.leaving_pods)
+    return sorted(
+        gpu_changes,
+        key=lambda gpu_change: (
+            gpu_change.node not in started_nodes,
+            len(pods_by_node[gpu_change.node]),
+            gpu_change.node,
+            gpu_change.gpu,
+        ),
+    )
+
+
+def _node_of(change: GpuLayoutChange) -> str:
+    return change.node
+
+
+def _leaving_pods(pool: PoolSnapshot, change: GpuLayoutChange) -> Iterator[str]:
+    for pod in change.leaving_pods:
+        owner = pool.owner_of(pod)
+        yield (
+            f"{pod.name} of {owner}" if pod in pool.service_of_pod else f"{owner} (not of Tessera)"
+        )
+
+
+def _unit_line(unit: Unit, at: datetime) -> str:
+    gpus = ", ".join(map(str, unit.gpus))
+    attempt = f", attempt {unit.attempt}" if unit.attempt > 1 else ""
+    waiting_for = f": {unit.message}" if unit.message else ""
+    return (
+        f"{unit.node} GPU {gpus}: {unit.phase} since "
+        f"{format_age(at - unit.since)}{attempt}{waiting_for}"
+    )
+
+
+def _pool_json(pool: PoolSnapshot) -> Json:
+    mig, condition = pool.mig, pool.layout_condition
+    return {
+        "name": pool.name,
+        "mode": mig.mode if mig is not None else None,
+        "backend": mig.backend if mig is not None else None,
+        "currency": pool.view.price.currency if pool.view.price else None,
+        "laidOut": None
+        if condition is None
+        else {
+            "status": condition.status,
+            "reason": condition.reason,
+            "message": condition.message,
+        },
+        "target": _plan_json(pool, pool.status.target),
+        "proposed": _plan_json(pool, pool.status.proposed),
+        "units": [unit.model_dump(mode="json", by_alias=True) for unit in pool.status.units],
+        "done": pool.status.done,
+        "total": pool.status.total,
+        "approve": approval_command(pool),
+        "begins": pool.adoption_time.isoformat() if pool.adoption_time is not None else None,
+        "leftAlone": {
+            mig_node.name: mig_node.inconsistency
+            for mig_node in pool.nodes
+            if mig_node.inconsistency is not None
+        },
+    }
+
+
+def _plan_json(pool: PoolSnapshot, plan: MigPlan | None) -> Json | None:
+    if plan is None:
+        return None
+    fields: Json = plan.model_dump(mode="json", by_alias=True, exclude={"nodes"})
+    fields["changes"] = [
+        {
+            "node": change.node,
+            "gpu": change.gpu,
+            "before": [_placement_json(placement) for placement in change.before],
+            "after": [_placement_json(placement) for placement in change.after],
+            "leaving": [str(pod) for pod in change.leaving_pods],
+        }
+        for change in _in_rollout_order(pool, layout_changes(pool, plan))
+    ]
+    return fields
+
+
+def _placement_json(placement: SlicePlacement) -> Json:
+    return {"profile": placement.profile, "start": placement.start}

@@ -1,0 +1,193 @@
+"""`tessera plan --demand`: MIG layouts for a demand, without a cluster."""
+
+import argparse
+import difflib
+import json
+from collections.abc import Iterator, Sequence
+
+from tessera.cli.cluster import Json
+from tessera.cli.errors import CommandError
+from tessera.cli.mosaic.drawing import layouts_svg, strip_lines, write_svg
+from tessera.cli.output import Output
+from tessera.cli.plan.files import read_layout, read_services
+from tessera.domain.mig.demand import GpuOffer
+from tessera.domain.mig.fleet import FleetGpu
+from tessera.domain.mig.gpu_models import GpuModel, find_gpu_model, gpu_models
+from tessera.domain.mig.integer_program import SolverMissingError
+from tessera.domain.mig.layout_changes import SliceLocation
+from tessera.domain.mig.operations import LayoutOperation, OperationKind, order_operations
+from tessera.domain.mig.plan import LayoutPlan, plan_layouts
+
+# Moves for a GPU; more are as good as any number.
+_MAX_MOVES_PER_GPU = 1000
+# The exit code when a service cannot be served by any number of these GPUs.
+UNMET = 3
+
+
+def run(arguments: argparse.Namespace) -> Output:
+    """The plan, and 3 when somebody is left out."""
+    gpu_model = _gpu_model(arguments.gpu)
+    wanted = read_services(arguments.demand, arguments.throughput, gpu_model)
+    if (
+        arguments.moves_per_gpu is not None
+        and not 0 <= arguments.moves_per_gpu < _MAX_MOVES_PER_GPU
+    ):
+        raise CommandError(
+            f"--moves-per-gpu {arguments.moves_per_gpu:g}: write a number from 0 to "
+            f"{_MAX_MOVES_PER_GPU}"
+        )
+    current_gpus = read_layout(arguments.current, gpu_model) if arguments.current else ()
+    try:
+        moves_per_gpu = arguments.moves_per_gpu
+        plan = plan_layouts(
+            wanted,
+            [GpuOffer(gpu_model=gpu_model, price=1)],
+            current_gpus,
+            moves_per_gpu=moves_per_gpu,
+        )
+    except SolverMissingError:
+        raise CommandError(
+            "the solver is not installed; install it with: pip install 'tessera[cli]'"
+        ) from None
+    operations = (
+        order_operations(current_gpus, plan.gpus, wanted, {gpu_model.name: gpu_model})
+        if current_gpus
+        else ()
+    )
+    if arguments.svg:
+        write_svg(arguments.svg, layouts_svg(gpu_model, current_gpus, plan.gpus))
+    code = UNMET if plan.unmet else 0
+    if arguments.output == "json":
+        return Output(json.dumps(_plan_json(plan, gpu_model, operations), indent=2) + "\n", code)
+    lines = _plan_lines(plan, gpu_model, current_gpus)
+    return Output(
+        "\n".join((*lines, *(_change_lines(plan, operations) if current_gpus else ()))) + "\n", code
+    )
+
+
+def _gpu_model(name: str) -> GpuModel:
+    """By its name or a product's, or by the beginning that it alone has, as A30 and H200."""
+    if exact := find_gpu_model(name) or find_gpu_model(name.upper()):
+        return exact
+    matches = [
+        known_model
+        for model_name, known_model in gpu_models().items()
+        if model_name.startswith(f"{name.upper()}-")
+    ]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        names = ", ".join(matching.name for matching in matches)
+        raise CommandError(f"--gpu {name} may be any of {names}: write which")
+    known = [
+        *gpu_models(),
+        *(product for known_model in gpu_models().values() for product in known_model.products),
+    ]
+    suggestions = difflib.get_close_matches(name, known, cutoff=0.5) or list(gpu_models())
+    raise CommandError(
+        f"--gpu {name} cannot be cut as far as is known; known are {', '.join(suggestions)}"
+    )
+
+
+def _plan_json(
+    plan: LayoutPlan, gpu_model: GpuModel, operations: Sequence[LayoutOperation]
+) -> Json:
+    changes = plan.changes
+    return {
+        "gpu": gpu_model.name,
+        "gpus": plan.gpus_in_use,
+        "lower_bound": plan.bound,
+        "gap": round(plan.gap, 6),
+        "unmet": list(plan.unmet),
+        "layouts": [
+            {
+                "gpu": gpu.name,
+                "slices": [
+                    {
+                        "profile": mig_slice.profile,
+                        "start": mig_slice.start,
+                        "service": mig_slice.service,
+                    }
+                    for mig_slice in gpu.slices
+                ],
+            }
+            for gpu in plan.gpus
+        ],
+        "moves": [
+            {
+                "service": move.service,
+                "from": _location_json(move.source),
+                "to": _location_json(move.target),
+            }
+            for move in changes.moves
+        ],
+        "steps": [
+            {
+                "do": operation.kind,
+                "at": _location_json(operation.location),
+                "service": operation.service,
+                "temporary": operation.temporary,
+                "short": operation.below_minimum,
+            }
+            for operation in operations
+        ],
+    }
+
+
+def _location_json(location: SliceLocation) -> Json:
+    return {"gpu": location.gpu, "profile": location.profile, "start": location.start}
+
+
+def _plan_lines(
+    plan: LayoutPlan, gpu_model: GpuModel, current_gpus: Sequence[FleetGpu]
+) -> Iterator[str]:
+    optimality = (
+        "fewer are not possible" if plan.gpus_in_use == plan.bound else f"at least {plan.bound}"
+    )
+    yield f"{plan.gpus_in_use} of {gpu_model.name}; {optimality}."
+    for name in plan.unmet:
+        yield (
+            f"{name} cannot be served: no row of the throughput says that it fits a slice of "
+            f"{gpu_model.name} or the whole; add one, or take a larger GPU."
+        )
+    if current_gpus:
+        yield from ("", "Before:", *strip_lines(gpu_model, current_gpus), "", "After:")
+    elif plan.gpus:
+        yield ""
+    yield from strip_lines(gpu_model, plan.gpus)
+
+
+def _change_lines(plan: LayoutPlan, operations: Sequence[LayoutOperation]) -> Iterator[str]:
+    yield ""
+    if plan.changes.is_empty:
+        yield "Nothing changes."
+        return
+    moves = plan.changes.moves
+    yield f"{len(moves)} moved" + (":" if moves else ".")
+    for move in moves:
+        yield (
+            f"  {move.service} from {_location_text(move.source)} to {_location_text(move.target)}"
+        )
+    yield "Steps:"
+    for number, operation in enumerate(operations, start=1):
+        yield f"  {number}. {_operation_line(operation)}"
+
+
+def _operation_line(operation: LayoutOperation) -> str:
+    where = _location_text(operation.location)
+    match operation.kind:
+        case OperationKind.CREATE:
+            return f"cut {where}"
+        case OperationKind.DESTROY:
+            return f"destroy {where}"
+        case OperationKind.START:
+            return f"start {operation.service} on {where}" + ", for a while" * operation.temporary
+        case OperationKind.STOP:
+            text = f"stop {operation.service} on {where}"
+            return (
+                text + ": it has less than it should until its next start" * operation.below_minimum
+            )
+
+
+def _location_text(location: SliceLocation) -> str:
+    return f"{location.gpu} {location.profile}@{location.start}"

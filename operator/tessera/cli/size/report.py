@@ -1,0 +1,211 @@
+"""The sizes of a model as table or JSON."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tessera.cli.size.request import SizeRequest
+from tessera.cli.text import table
+from tessera.domain.money import Money
+from tessera.domain.sizing.precision import ONLINE_QUANTIZED
+from tessera.domain.sizing.prices import ASSUMED
+from tessera.domain.sizing.table import SizeRow, SizeVerdict, break_even, replicas_before_parallel
+
+_HEADERS = (
+    "GPU", "FORM", "PRECISION", "FITS", "KV TOKENS", "FULL", "TOK/S", "TTFT", "GAP", "PER HOUR",
+    "PER M TOK",
+)  # fmt: skip
+# More products without a price are counted; JSON names them all.
+_MAX_NAMED = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SizeReport:
+    """What was asked, and what came."""
+
+    request: SizeRequest
+    rows: tuple[SizeRow, ...]
+    simplest: SizeRow | None
+
+
+def as_table(report: SizeReport) -> str:
+    """For people."""
+    best = _cheapest(report.rows)
+    head = [*_HEADERS, *_optional_headers(report), "WHY"]
+    body = [[*_cells(row), *_optional_cells(report, row, best), row.message] for row in report.rows]
+    lines = [*_summary(report), "", *table(head, body), "", *_notes(report, best), ""]
+    return "\n".join(lines)
+
+
+def _summary(report: SizeReport) -> Iterator[str]:
+    demand, request = report.request.demand, report.request
+    shape = demand.shape
+    active = f", {shape.active_parameters / 1e9:.1f} active" if shape.active_parameters else ""
+    yield f"{request.name}: {shape.parameters / 1e9:.1f} billion weights{active}"
+    promise = "promised" if request.has_slo else "at most, as nothing is promised"
+    yield (
+        f"context {demand.max_model_len}, prompts of {demand.input_tokens} and answers of "
+        f"{demand.output_tokens} tokens; first token within {_ms(demand.ttft.total_seconds())}, "
+        f"{_ms(demand.inter_token.total_seconds())} between tokens ({promise})"
+    )
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.0f} ms" if seconds < 1 else f"{seconds:g} s"
+
+
+def _cells(row: SizeRow) -> list[str]:
+    return [
+        row.hardware.product,
+        row.hardware.name,
+        row.label,
+        row.verdict,
+        f"{row.kv_tokens:,}" if row.kv_tokens else "-",
+        f"{row.max_concurrency:.1f}" if row.max_concurrency else "-",
+        "-" if row.tokens_per_second is None else f"~{row.tokens_per_second:,.0f}",
+        "-" if row.ttft_ms is None else f"{row.ttft_ms:.0f} ms",
+        "-" if row.inter_token_ms is None else f"{row.inter_token_ms:.1f} ms",
+        "-" if row.hourly is None else f"{row.hourly.rounded(2)}",
+        "-" if row.per_million is None else f"{row.per_million.rounded(3)}",
+    ]
+
+
+def _optional_headers(report: SizeReport) -> list[str]:
+    comparison = ["AGAINST BEST"] if report.request.compare else []
+    return [*comparison, *(["BREAK-EVEN"] if report.request.api_price else [])]
+
+
+def _optional_cells(report: SizeReport, row: SizeRow, best: SizeRow | None) -> list[str]:
+    cells = []
+    if report.request.compare:
+        ratio = _price_ratio(row, best)
+        cells.append("-" if ratio is None else f"{ratio:.2f}x")
+    if report.request.api_price:
+        cells.append(_break_even_cell(row, report.request.api_price))
+    return cells
+
+
+def _price_ratio(row: SizeRow, best: SizeRow | None) -> float | None:
+    if row.per_million is None or best is None or best.per_million is None:
+        return None
+    return row.per_million.nanos / best.per_million.nanos
+
+
+def _break_even_cell(row: SizeRow, target: Money) -> str:
+    """Tokens a second that pay for the hour, and what share of the full load that is."""
+    if row.hourly is None or row.tokens_per_second is None:
+        return "-"
+    needed = break_even(row.hourly, target)
+    share = needed / row.tokens_per_second
+    return f"{needed:,.0f} tok/s ({share:.0%})" if share <= 1 else f"{needed:,.0f} tok/s (never)"
+
+
+def _cheapest(rows: tuple[SizeRow, ...]) -> SizeRow | None:
+    priced = [
+        row for row in rows if row.verdict is SizeVerdict.FITS and row.per_million is not None
+    ]
+    return min(
+        priced, key=lambda row: row.per_million.nanos if row.per_million else 0, default=None
+    )
+
+
+def _notes(report: SizeReport, best: SizeRow | None) -> Iterator[str]:
+    """What to conclude, and what the figures stand on."""
+    request, simplest = report.request, report.simplest
+    if simplest is not None:
+        qualifier = "that keeps the promise" if request.has_slo else "that serves it"
+        price = f" at {simplest.hourly} an hour" if simplest.hourly else ""
+        yield f"Simplest form {qualifier}: {_describe(simplest)}{price}."
+    else:
+        yield "Nothing here serves it: see why; ask for less context, another precision or GPU."
+    if best is not None and best is not simplest and best.per_million is not None:
+        yield f"Cheapest tokens at full load: {_describe(best)}, {best.per_million} a million."
+    yield from (
+        f"OversizedAccelerator: {_describe(row)}: {row.oversize_message}."
+        for row in report.rows
+        if row.oversize_message
+    )
+    yield from (
+        f"{comparison}: prefer replicas." for comparison in replicas_before_parallel(report.rows)
+    )
+    if any(row.can_serve and row.precision not in (None, ONLINE_QUANTIZED) for row in report.rows):
+        yield "int8 and int4 are other files of the model; fp8 the engine makes while loading."
+    yield (
+        "TOK/S, TTFT and GAP are predicted at full load; PER M TOK counts output tokens at full "
+        "load; FULL is requests of the whole context at once."
+    )
+    if request.book.name == ASSUMED:
+        caveat = "single providers' list prices, for comparing only"
+        yield f"Prices are {ASSUMED}: {caveat} (--prices FILE gives yours)."
+    if request.unpriced:
+        count = len(request.unpriced)
+        names = (
+            ", ".join(request.unpriced)
+            if count <= _MAX_NAMED
+            else f"{count} GPUs that Tessera knows"
+        )
+        yield f"Prices ({request.book.name}) lack {names}: --gpu shows these all the same."
+
+
+def _describe(row: SizeRow) -> str:
+    return f"{row.hardware.name} {row.hardware.product} in {row.label}"
+
+
+def as_json(report: SizeReport) -> str:
+    """For programs: amounts as strings, times in milliseconds."""
+    request, demand = report.request, report.request.demand
+    body = {
+        "model": request.name,
+        "shape": demand.shape.model_dump(mode="json", by_alias=True, exclude_none=True),
+        "context": demand.max_model_len,
+        "inputTokens": demand.input_tokens,
+        "outputTokens": demand.output_tokens,
+        "ttftMs": demand.ttft.total_seconds() * 1e3,
+        "interTokenMs": demand.inter_token.total_seconds() * 1e3,
+        "promised": request.has_slo,
+        "prices": request.book.name,
+        "currency": request.book.currency,
+        "unpriced": list(request.unpriced),
+        "simplest": None if report.simplest is None else _fields(report.simplest, request),
+        "rows": [_fields(row, request) for row in report.rows],
+    }
+    return json.dumps(body, indent=2) + "\n"
+
+
+def _fields(row: SizeRow, request: SizeRequest) -> dict[str, Any]:
+    break_even_rate = (
+        break_even(row.hourly, request.api_price)
+        if row.hourly is not None and request.api_price
+        else None
+    )
+    return {
+        "gpu": row.hardware.product,
+        "form": row.hardware.name,
+        "gpus": row.hardware.devices,
+        "precision": row.label,
+        "verdict": row.verdict,
+        "why": row.message,
+        "kvTokens": row.kv_tokens,
+        "fullContextRequests": _rounded(row.max_concurrency),
+        "tokensPerSecond": _rounded(row.tokens_per_second),
+        "ttftMs": _rounded(row.ttft_ms),
+        "interTokenMs": _rounded(row.inter_token_ms),
+        "usedShare": None if row.memory_share is None else round(row.memory_share, 4),
+        "perHour": _amount(row.hourly),
+        "perMillionTokens": _amount(row.per_million),
+        "breakEvenTokensPerSecond": _rounded(break_even_rate),
+        "oversized": row.oversize_message,
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 2)
+
+
+def _amount(value: Money | None) -> str | None:
+    return None if value is None else f"{value.rounded(9):f}"
+
+
+# How the sizes can be written.
+FORMATTERS: Mapping[str, Callable[[SizeReport], str]] = {"text": as_table, "json": as_json}

@@ -1,0 +1,272 @@
+"""The options of `tessera size` -> what is to be sized, on what, at which prices."""
+
+import argparse
+import difflib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, timedelta
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import cast
+
+from pydantic import TypeAdapter, ValidationError
+
+from tessera.api.inference_service import ModelShape
+from tessera.api.meta import Duration
+from tessera.cli.errors import CommandError
+from tessera.domain.hardware.gpu_catalog import Product, models, nearest_products, products
+from tessera.domain.model.config import UnsupportedConfig, read_config
+from tessera.domain.model.quantization import UNSUPPORTED_METHODS
+from tessera.domain.money import Money, money
+from tessera.domain.perf.footprint import KvBits
+from tessera.domain.sizing import precision, prices, tensor_parallel
+from tessera.domain.sizing.lora import RANKS, slots_mib
+from tessera.domain.sizing.prices import PriceBook, PriceError
+from tessera.domain.sizing.scheduler_limits import Demand
+from tessera.domain.sizing.sizing import DEFAULT_MAX_MODEL_LEN
+
+# First token and gap that nobody would wait longer for; they bound the batch without a promise.
+_DEFAULT_SLO = (timedelta(seconds=10), timedelta(milliseconds=250))
+_PRECISIONS = (None, "fp8", "awq-int4")
+_SLO_KEYS = ("ttft", "inter-token")
+_INDEX = "model.safetensors.index.json"
+_SHAPE_HINT = (
+    "take the name from its page on the hub, or give its config.json with --config FILE; the "
+    "nearest known:"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SizeRequest:
+    """What to size."""
+
+    name: str
+    demand: Demand
+    products: tuple[Product, ...]
+    precisions: tuple[str | None, ...]
+    book: PriceBook
+    unpriced: tuple[str, ...]
+    """Products that were left out because nobody prices them."""
+    has_slo: bool
+    compare: bool
+    tensor_parallel: int | None
+    api_price: Money | None
+
+
+def size_request(arguments: argparse.Namespace, day: date) -> SizeRequest:
+    """CommandError where the options cannot be carried out."""
+    for option, least in (("input_tokens", 1), ("output_tokens", 1), ("adapters", 0), ("rank", 1)):
+        _check_bounds(option, getattr(arguments, option), least)
+    name, shape = _model(arguments)
+    book = _book(arguments.prices, day)
+    chosen, unpriced = _products(arguments.gpu, book, arguments.prices)
+    _check_divisible(shape, arguments.tensor_parallel)
+    return SizeRequest(
+        name=name,
+        demand=_demand(arguments, shape),
+        products=chosen,
+        precisions=_precisions(arguments.precision, shape),
+        book=book,
+        unpriced=unpriced,
+        has_slo=arguments.slo is not None,
+        compare=arguments.compare,
+        tensor_parallel=arguments.tensor_parallel,
+        api_price=_api_price(arguments.api_price, book),
+    )
+
+
+def known_model(name: str, option: str) -> ModelShape:
+    """A shipped shape; CommandError with the nearest names."""
+    refused_format = next(
+        (format_name for format_name in UNSUPPORTED_METHODS if format_name in name.lower()), None
+    )
+    if refused_format is not None:
+        raise CommandError(
+            f"{option} {name}: {refused_format} is not served: "
+            f"{UNSUPPORTED_METHODS[refused_format]}"
+        )
+    shape = models().get(name.removeprefix("hf://"))
+    if shape is None:
+        raise CommandError(
+            f"{option} {name} is none of the {len(models())} models that Tessera knows; "
+            f"{_SHAPE_HINT} "
+            f"{', '.join(nearest_models(name))}"
+        )
+    return shape
+
+
+def nearest_models(name: str) -> list[str]:
+    """Known models whose names are most like it, the organisation counting little."""
+    by_short_name = {model_name.partition("/")[2].lower(): model_name for model_name in models()}
+    wanted = name.rpartition("/")[2].lower()
+    close = difflib.get_close_matches(wanted, sorted(by_short_name), n=3, cutoff=0.3)
+    return [by_short_name[short_name] for short_name in close] or sorted(models())[:3]
+
+
+def _check_bounds(option: str, value: int | None, least: int) -> None:
+    if value is not None and not least <= value <= 10**8:
+        name = option.replace("_", "-")
+        raise CommandError(f"--{name} {value}: write a number from {least} on")
+
+
+def _model(arguments: argparse.Namespace) -> tuple[str, ModelShape]:
+    if arguments.config is not None:
+        return arguments.model or arguments.config, _from_config(
+            Path(arguments.config).expanduser()
+        )
+    if arguments.model is None:
+        raise CommandError(
+            "which model? Name one, such as tessera size meta-llama/Llama-3.1-8B-Instruct, or give "
+            "--config FILE"
+        )
+    return arguments.model, known_model(arguments.model, "MODEL")
+
+
+def _from_config(path: Path) -> ModelShape:
+    index = path.with_name(_INDEX)
+    size = _object(index).get("metadata") if index.is_file() else None
+    total = size.get("total_size") if isinstance(size, dict) else None
+    shape = read_config(_object(path), total if isinstance(total, int) else None)
+    if isinstance(shape, UnsupportedConfig):
+        raise CommandError(f"--config {path}: {shape.message}")
+    return shape
+
+
+def _object(path: Path) -> Mapping[str, object]:
+    document = _json(path)
+    return document if isinstance(document, dict) else {}
+
+
+def _json(path: Path) -> object:
+    try:
+        return cast("object", json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise CommandError(f"{path}: {error.strerror}; is the path right?") from None
+    except ValueError as error:
+        raise CommandError(f"{path} is not JSON: {error}") from None
+
+
+def _demand(arguments: argparse.Namespace, shape: ModelShape) -> Demand:
+    longest = shape.max_position_embeddings
+    _check_bounds("context", arguments.context, 16)
+    if arguments.context is not None and arguments.context > longest:
+        raise CommandError(
+            f"--context {arguments.context} is more than the {longest} tokens that the model was "
+            "made "
+            f"for; ask for at most {longest}"
+        )
+    length = arguments.context or min(DEFAULT_MAX_MODEL_LEN, longest)
+    answer = min(arguments.output_tokens, max(1, length // 2))
+    ttft, gap = _slo(arguments.slo)
+    adapters_mib = slots_mib(shape, arguments.adapters, _supported_rank(arguments.rank))
+    bits: KvBits = 8 if arguments.kv_cache_dtype == "fp8" else 16
+    return Demand(
+        shape=shape,
+        precision=None,
+        max_model_len=length,
+        input_tokens=min(arguments.input_tokens, length - answer),
+        output_tokens=answer,
+        ttft=ttft,
+        inter_token=gap,
+        adapters_mib=adapters_mib,
+        draft=None if arguments.draft is None else known_model(arguments.draft, "--draft"),
+        kv_bits=bits,
+    )
+
+
+def _supported_rank(rank: int) -> int:
+    supported = next((candidate for candidate in RANKS if candidate >= rank), None)
+    if supported is None:
+        raise CommandError(f"--rank {rank}: engines take at most {RANKS[-1]}")
+    return supported
+
+
+def _slo(text: str | None) -> tuple[timedelta, timedelta]:
+    """What is not named is not promised."""
+    objectives = dict(zip(_SLO_KEYS, _DEFAULT_SLO, strict=True))
+    for item in text.split(",") if text is not None else ():
+        key, _, value = item.partition("=")
+        try:
+            span: timedelta = TypeAdapter(Duration).validate_python(value)
+        except ValidationError:
+            span = timedelta()
+        if key not in objectives or span <= timedelta():
+            raise CommandError(f"--slo {text}: write ttft=1s,inter-token=33ms, or one of the two")
+        objectives[key] = span
+    return objectives["ttft"], objectives["inter-token"]
+
+
+def _precisions(text: str | None, shape: ModelShape) -> tuple[str | None, ...]:
+    """The files' own is None, whether it is asked for as that or by what it is called."""
+    if text is None:
+        return _PRECISIONS if shape.quantization is None else (None,)
+    own = precision.label(shape, None)
+    return tuple(
+        None if name in (precision.CHECKPOINT, own) else _checked_precision(name, shape)
+        for name in text.split(",")
+    )
+
+
+def _checked_precision(name: str, shape: ModelShape) -> str:
+    if name in UNSUPPORTED_METHODS:
+        raise CommandError(f"--precision {name} is not served: {UNSUPPORTED_METHODS[name]}")
+    if name not in precision.ALTERNATIVES:
+        known = ", ".join((precision.CHECKPOINT, *precision.ALTERNATIVES))
+        raise CommandError(f"--precision {name} is not known; write one or more of {known}")
+    if (problem := precision.mismatch_reason(shape, name)) is not None:
+        raise CommandError(f"--precision {name}: {problem}")
+    return name
+
+
+def _check_divisible(shape: ModelShape, devices: int | None) -> None:
+    _check_bounds("tensor_parallel", devices, 1)
+    problem = None if devices is None else tensor_parallel.sharding_problem(shape, devices)
+    if problem is not None:
+        raise CommandError(f"--tensor-parallel {devices}: {problem}")
+
+
+def _book(path: str | None, day: date) -> PriceBook:
+    if path is None:
+        return prices.price_book(prices.ASSUMED, prices.list_prices(), day)
+    try:
+        text = Path(path).expanduser().read_text(encoding="utf-8")
+        return prices.price_book(path, prices.parse_prices(text), day)
+    except OSError as error:
+        raise CommandError(f"--prices {path}: {error.strerror}; is the path right?") from None
+    except (PriceError, UnicodeDecodeError) as error:
+        raise CommandError(f"--prices {path}: {error}") from None
+
+
+def _products(
+    text: str | None, book: PriceBook, path: str | None
+) -> tuple[tuple[Product, ...], tuple[str, ...]]:
+    """Those that were named, else all that have a price, and the others' names."""
+    known = products()
+    if text is None:
+        priced = tuple(known[name] for name in known if name in book.hourly)
+        return priced, tuple(name for name in known if name not in book.hourly)
+    for name in text.split(","):
+        if name not in known:
+            raise CommandError(
+                f"--gpu {name} is none of the {len(known)} products that Tessera knows; the "
+                f"nearest: {', '.join(nearest_products(name))}"
+            )
+        if path is not None and name not in book.hourly:
+            raise CommandError(
+                f"--prices {path} has no price of {name}; add one, or leave it out of --gpu"
+            )
+    named = tuple(known[name] for name in text.split(","))
+    return named, tuple(product.product for product in named if product.product not in book.hourly)
+
+
+def _api_price(text: str | None, book: PriceBook) -> Money | None:
+    if text is None:
+        return None
+    try:
+        amount = Decimal(text)
+    except InvalidOperation:
+        amount = Decimal(0)
+    if not (amount.is_finite() and amount > 0):
+        raise CommandError(f"--api-price {text}: write an amount above 0, such as 0.90")
+    return money(amount, book.currency)

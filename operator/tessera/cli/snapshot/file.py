@@ -1,0 +1,150 @@
+"""Snapshot files: everything that a plan reads, as one JSON document."""
+
+import gzip
+import json
+import zlib
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from types import GenericAlias
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from tessera.cli.errors import CommandError
+from tessera.cli.fleet import FleetInputs
+from tessera.cli.snapshot.trim import mask_secrets
+from tessera.domain.observed.snapshot import Readings, Ref
+from tessera.domain.scaling.autoscale import ScalingHistory
+
+# Raised when files of before cannot be read any more.
+FORMAT_VERSION = 1
+_GZIP_MAGIC = b"\x1f\x8b"
+
+
+class SnapshotFile(BaseModel):
+    """The document."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["TesseraSnapshot"] = "TesseraSnapshot"
+    form: int = FORMAT_VERSION
+    tessera: str
+    """The version that wrote it."""
+    at: AwareDatetime
+    objects: Mapping[str, tuple[Mapping[str, Any], ...]]
+    unread: tuple[str, ...] = ()
+    readings: Mapping[str, Any] | None = None
+    """All fields of `Readings`, those by service or pod as pairs, since keys of JSON are texts."""
+    memory: tuple[tuple[Ref, ScalingHistory], ...] = ()
+
+
+def tessera_version() -> str:
+    """The version of this program."""
+    return version("tessera")
+
+
+def serialize(fleet: FleetInputs) -> str:
+    """A fleet as the text of a file; equal fleets give equal texts."""
+    document = SnapshotFile(
+        tessera=tessera_version(),
+        at=fleet.at,
+        objects={plural: tuple(bodies) for plural, bodies in sorted(fleet.objects.items())},
+        unread=fleet.read_errors,
+        readings=None if fleet.readings is None else _dump_readings(fleet.readings),
+        memory=tuple(sorted(fleet.scaling_history.items())),
+    )
+    return json.dumps(document.model_dump(mode="json"), indent=1) + "\n"
+
+
+# What the domain adds to its readings is saved without a word here.
+_FIELDS = get_type_hints(Readings)
+
+
+def _dump_readings(readings: Readings) -> dict[str, Any]:
+    dumped = {}
+    for name, hint in _FIELDS.items():
+        value: Any = getattr(readings, name)
+        value = mask_secrets(value) if isinstance(value, str) else value
+        pairs = tuple(sorted(value.items())) if _is_mapping(hint) else value
+        dumped[name] = _adapter(hint).dump_python(pairs, mode="json")
+    return dumped
+
+
+def _parse_readings(dumped: Mapping[str, Any]) -> Readings:
+    """ValidationError for what cannot be read; what another version added is left out."""
+    known_hints = {name: hint for name, hint in _FIELDS.items() if name in dumped}
+    values: dict[str, Any] = {}
+    for name, hint in known_hints.items():
+        value = _adapter(hint).validate_python(dumped[name])
+        values[name] = dict(value) if _is_mapping(hint) else value
+    return Readings(**values)
+
+
+def _is_mapping(hint: Any) -> bool:
+    return get_origin(hint) is Mapping
+
+
+def _adapter(hint: Any) -> TypeAdapter[Any]:
+    if not _is_mapping(hint):
+        return TypeAdapter(hint)
+    pair = GenericAlias(tuple, get_args(hint))
+    pairs: Any = GenericAlias(tuple, (pair, ...))
+    return TypeAdapter(pairs)
+
+
+def save(name: str, text: str) -> None:
+    """Write a file, compressed when its name says so."""
+    raw = text.encode()
+    try:
+        Path(name).write_bytes(gzip.compress(raw, mtime=0) if name.endswith(".gz") else raw)
+    except OSError as error:
+        raise CommandError(f"{name} cannot be written: {error.strerror}") from error
+
+
+def read(name: str) -> tuple[FleetInputs, str]:
+    """The fleet of a file, and the version that wrote it; CommandError when it is none."""
+    try:
+        raw = Path(name).read_bytes()
+        text = (gzip.decompress(raw) if raw.startswith(_GZIP_MAGIC) else raw).decode()
+        body = json.loads(text)
+    except (gzip.BadGzipFile, EOFError, zlib.error, ValueError) as error:
+        raise CommandError(
+            f"{name} is damaged, or no snapshot file: {error}. Make it again with tessera "
+            "snapshot save"
+        ) from error
+    except OSError as error:
+        raise CommandError(f"{name} cannot be read: {error.strerror or error}") from error
+    return _parse_document(name, body)
+
+
+def _parse_document(name: str, body: Any) -> tuple[FleetInputs, str]:
+    if not isinstance(body, dict) or body.get("kind") != "TesseraSnapshot":
+        raise CommandError(f"{name} is no snapshot file; tessera snapshot save makes one")
+    if body.get("form") != FORMAT_VERSION:
+        raise CommandError(
+            f"{name} was made by tessera {body.get('tessera')} in form {body.get('form')}, and "
+            f"tessera {tessera_version()} reads form {FORMAT_VERSION}; plan it with that version"
+        )
+    try:
+        document = SnapshotFile.model_validate(body)
+        fleet = _to_fleet_inputs(document)
+    except ValidationError as error:
+        first_error = error.errors()[0]
+        location = ".".join(map(str, first_error["loc"]))
+        raise CommandError(f"{name} is damaged: {location}: {first_error['msg']}") from error
+    except TypeError as error:
+        raise CommandError(f"{name} is damaged: readings: {error}") from error
+    return fleet, document.tessera
+
+
+def _to_fleet_inputs(document: SnapshotFile) -> FleetInputs:
+    return FleetInputs(
+        at=document.at,
+        objects={
+            plural: [dict(body) for body in bodies] for plural, bodies in document.objects.items()
+        },
+        read_errors=document.unread,
+        readings=None if document.readings is None else _parse_readings(document.readings),
+        scaling_history=dict(document.memory),
+    )

@@ -1,0 +1,121 @@
+"""`tessera snapshot plan`: what this version decides from a snapshot file."""
+
+import argparse
+import json
+from collections.abc import Iterator
+
+from tessera.cli.cluster import Json
+from tessera.cli.errors import CommandError
+from tessera.cli.explain.command import explanation
+from tessera.cli.fleet import FleetInputs
+from tessera.cli.output import Output
+from tessera.cli.snapshot.file import read, tessera_version
+from tessera.cli.text import format_time, table
+from tessera.domain.observed.snapshot import Ref, Snapshot
+from tessera.domain.plan import Plan, plan
+from tessera.domain.status.service import service_status
+
+
+def run(arguments: argparse.Namespace) -> Output:
+    """All decisions, or those about one service."""
+    fleet, version = read(arguments.file)
+    if arguments.service:
+        return explanation(fleet, _parse_ref(arguments.service), arguments.output)
+    snapshot = fleet.snapshot
+    fleet_plan = plan(snapshot)
+    if arguments.output == "json":
+        return Output(json.dumps(_plan_json(fleet, version, snapshot, fleet_plan), indent=2) + "\n")
+    return Output("\n".join(_plan_lines(fleet, version, snapshot, fleet_plan)) + "\n")
+
+
+def _parse_ref(text: str) -> Ref:
+    namespace, slash, name = text.partition("/")
+    if not slash:
+        raise CommandError(f"--service {text}: write NAMESPACE/NAME")
+    return Ref(namespace, name)
+
+
+def _plan_lines(
+    fleet: FleetInputs, version: str, snapshot: Snapshot, fleet_plan: Plan
+) -> Iterator[str]:
+    yield f"Planned by tessera {tessera_version()} as of {format_time(fleet.at)} UTC."
+    yield from _notes(fleet, version)
+    for name, rows in _decision_rows(snapshot, fleet_plan).items():
+        if rows:
+            yield ""
+            yield from table(
+                (name.upper(), *(column.upper() for column in rows[0] if column != "name")),
+                [[str("-" if value is None else value) for value in row.values()] for row in rows],
+            )
+
+
+def _notes(fleet: FleetInputs, version: str) -> Iterator[str]:
+    if version != tessera_version():
+        yield f"It was saved by tessera {version}, which may have decided otherwise."
+    if fleet.readings is None:
+        yield "Readings were not saved, so no number of replicas changes."
+    for read_error in fleet.read_errors:
+        yield f"Not everything was saved, so decisions may differ: {read_error}"
+
+
+def _plan_json(fleet: FleetInputs, version: str, snapshot: Snapshot, fleet_plan: Plan) -> Json:
+    return {
+        "plannedBy": tessera_version(),
+        "savedBy": version,
+        "at": fleet.at.isoformat(),
+        "notes": list(_notes(fleet, version)),
+        **_decision_rows(snapshot, fleet_plan),
+    }
+
+
+def _decision_rows(snapshot: Snapshot, fleet_plan: Plan) -> dict[str, list[Json]]:
+    """Every decision in a row: the same words as in status."""
+    services = []
+    for ref, service_plan in fleet_plan.service_plans.items():
+        status = service_status(
+            snapshot, service_plan, fleet_plan.budgets_by_namespace.get(ref.namespace), None
+        )
+        condition_reasons = {
+            condition.type.lower(): condition.reason for condition in status.conditions
+        }
+        services.append(
+            {
+                "name": str(ref),
+                **condition_reasons,
+                "hardware": service_plan.choice.variant if service_plan.choice else None,
+                "replicas": service_plan.scale.replicas,
+                "hourly": str(service_plan.choice.hourly.times(service_plan.scale.replicas))
+                if service_plan.choice
+                else None,
+                "scaling": str(service_plan.scale.reason),
+            }
+        )
+    return {
+        "services": services,
+        "batches": [
+            {
+                "name": str(ref),
+                "state": str(batch_plan.state),
+                "running": str(batch_plan.running.reason),
+            }
+            for ref, batch_plan in fleet_plan.batches.items()
+        ],
+        "pools": [
+            {
+                "name": view.pool.name,
+                "accepted": str(view.accepted.reason),
+                "discovered": str(view.discovered.reason),
+                "message": view.discovered.message,
+            }
+            for view in fleet_plan.pools
+        ],
+        "budgets": [
+            {
+                "name": view.budget.name,
+                "accepted": str(view.accepted.reason),
+                "funded": str(view.within_budget.reason),
+                "message": view.within_budget.message,
+            }
+            for view in fleet_plan.budgets
+        ],
+    }

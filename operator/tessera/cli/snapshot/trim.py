@@ -1,0 +1,82 @@
+"""Objects as a snapshot keeps them: what a plan reads, without secrets and without noise."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from tessera.api.meta import GROUP
+from tessera.cli.cluster import Json
+from tessera.domain.names import COST_ANNOTATION
+from tessera.resources.api_resources import DEPLOYMENTS, JOBS, NODES, PODS, ApiResource
+
+_WORKLOAD_KINDS = (PODS.plural, DEPLOYMENTS.plural, JOBS.plural)
+_COMMAND_FIELDS = frozenset({"args", "command"})
+_UNUSED_FIELDS = frozenset({"managedFields", "selfLink"})
+_MASK = "***"
+_LOGIN = re.compile(r"(?<=://)[^/\s:@]*:[^/\s@]+(?=@)")
+_TOKEN = re.compile(r"\b(hf_|sk-|ghp_|glpat-|xox[a-z]-)[A-Za-z0-9_-]{12,}")
+_BEARER = re.compile(r"(?i)(?<=bearer )[A-Za-z0-9._~+/=-]{12,}")
+_SECRET_FLAG = re.compile(r"(?i)^--?[a-z0-9-]*(key|token|secret|password)[a-z0-9-]*$")
+
+
+def trim_object(kind: ApiResource, body: Mapping[str, Any]) -> Json:
+    """One object. Of environment variables the names stay, and which Secret a value comes from."""
+    dropped = _UNUSED_FIELDS | (_COMMAND_FIELDS if kind.plural in _WORKLOAD_KINDS else frozenset())
+    if kind.plural == NODES.plural:
+        dropped = dropped | {"images", "addresses"}
+    cleaned: Json = _clean(body, dropped)
+    annotations = cleaned.get("metadata", {}).pop("annotations", {})
+    own_annotations = {name: text for name, text in annotations.items() if _is_own_annotation(name)}
+    if own_annotations:
+        cleaned["metadata"]["annotations"] = own_annotations
+    return cleaned
+
+
+def _is_own_annotation(annotation: str) -> bool:
+    return annotation.startswith(f"{GROUP}/") or annotation == COST_ANNOTATION
+
+
+def _clean(value: Any, dropped: frozenset[str]) -> Any:
+    if isinstance(value, Mapping):
+        return {
+            name: _clean_variables(child, dropped) if name == "env" else _clean(child, dropped)
+            for name, child in value.items()
+            if name not in dropped
+        }
+    if isinstance(value, list):
+        return _mask_arguments([_clean(child, dropped) for child in value])
+    return mask_secrets(value) if isinstance(value, str) else value
+
+
+def _clean_variables(env: Any, dropped: frozenset[str]) -> Any:
+    if not isinstance(env, list):
+        return _clean(env, dropped)
+    return [
+        {name: child for name, child in variable.items() if name != "value"}
+        for variable in env
+        if isinstance(variable, Mapping)
+    ]
+
+
+def _mask_arguments(values: list[Any]) -> list[Any]:
+    """`--api-key=x` and `--api-key x` lose what they give away."""
+    arguments: list[Any] = []
+    for value in values:
+        if not isinstance(value, str):
+            arguments.append(value)
+            continue
+        name, equals, _ = value.partition("=")
+        if arguments and isinstance(arguments[-1], str) and _SECRET_FLAG.match(arguments[-1]):
+            arguments.append(value if value.startswith("--") else _MASK)
+        elif equals and _SECRET_FLAG.match(name):
+            arguments.append(f"{name}={_MASK}")
+        else:
+            arguments.append(value)
+    return arguments
+
+
+def mask_secrets(text: str) -> str:
+    """A text without passwords of URLs and without tokens of well-known forms."""
+    text = _LOGIN.sub(_MASK, text)
+    text = _BEARER.sub(_MASK, text)
+    return _TOKEN.sub(lambda match: match[1] + _MASK, text)

@@ -1,0 +1,1 @@
+"""`tessera top`: services and pools by cost and load."""

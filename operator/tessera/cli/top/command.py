@@ -1,0 +1,121 @@
+"""`tessera top`: services by what they cost, pools by what is free."""
+
+import argparse
+import asyncio
+import json
+from collections.abc import Iterator, Mapping, Sequence
+
+from tessera.adapters.clock import now
+from tessera.adapters.prometheus import PrometheusMetrics
+from tessera.cli.cluster import Json, open_reader
+from tessera.cli.fleet import prometheus_url, read_fleet
+from tessera.cli.output import Output
+from tessera.cli.text import table
+from tessera.cli.top.rows import UNKNOWN_CELL, TopRow, pools_json, service_rows
+from tessera.domain.observed.snapshot import Ref
+from tessera.ports import MetricsError
+
+
+def run(arguments: argparse.Namespace) -> Output:
+    """Both tables."""
+    return asyncio.run(_run(arguments))
+
+
+async def _run(arguments: argparse.Namespace) -> Output:
+    url = prometheus_url(arguments)
+    async with open_reader(arguments) as reader:
+        fleet = await read_fleet(reader, url)
+    token_rates, problem = await _read_token_rates(url)
+    namespace = None if arguments.all_namespaces else arguments.namespace
+    snapshot = fleet.snapshot
+    rows = service_rows(snapshot, fleet.compute_plan(snapshot), token_rates, namespace)
+    notes = [*fleet.read_errors, *([problem] if problem else [])]
+    if arguments.output == "json":
+        fields = {"services": [_row_json(row) for row in rows], "pools": pools_json(snapshot)}
+        return Output(json.dumps({**fields, "notes": notes}, indent=2) + "\n")
+    return Output("\n".join(_report_lines(rows, pools_json(snapshot), notes)) + "\n")
+
+
+async def _read_token_rates(url: str | None) -> tuple[Mapping[Ref, float], str]:
+    if url is None:
+        return {}, "queue, activity and measured tokens need --prometheus URL"
+    try:
+        return await PrometheusMetrics(url, now).tokens(), ""
+    except MetricsError as error:
+        return {}, str(error)
+
+
+_HEADERS = (
+    *("SERVICE", "$/H", "REPLICAS", "TOKENS/S", "~MS/TOK", "MS/TOK", "QUEUE", "ACTIVITY"),
+    *("$/MTOK", "WHERE", "WHY"),
+)
+
+
+def _report_lines(
+    rows: Sequence[TopRow], pool_rows: Sequence[Json], notes: Sequence[str]
+) -> Iterator[str]:
+    if rows:
+        yield from table(_HEADERS, [_service_cells(row) for row in rows])
+    else:
+        yield "no services"
+    if pool_rows:
+        yield ""
+        columns = ("POOL", "PRODUCT", "TIER", "$/GPU/H", "NODES", "FREE DEVICES")
+        yield from table(columns, [_pool_cells(pool) for pool in pool_rows])
+    yield from ["", *(f"Note: {note}" for note in notes)] if notes else []
+
+
+def _service_cells(row: TopRow) -> list[str]:
+    tokens = UNKNOWN_CELL
+    if row.tokens_per_second is not None:
+        tokens = f"{row.tokens_per_second:.0f}"
+    elif row.predicted_tokens_per_second is not None:
+        tokens = f"~{row.predicted_tokens_per_second:.0f}"
+    desired = UNKNOWN_CELL if row.desired_replicas is None else str(row.desired_replicas)
+    return [
+        str(row.ref),
+        UNKNOWN_CELL if row.per_hour is None else f"{row.per_hour} {row.currency}",
+        f"{row.ready_replicas}/{desired}",
+        tokens,
+        UNKNOWN_CELL if row.predicted_itl_ms is None else f"{row.predicted_itl_ms:.1f}",
+        UNKNOWN_CELL if row.itl_ms is None else f"{row.itl_ms:.1f}",
+        UNKNOWN_CELL if row.waiting_requests is None else f"{row.waiting_requests:.0f}",
+        UNKNOWN_CELL if row.activity is None else f"{row.activity:.2f}",
+        UNKNOWN_CELL if row.per_million is None else str(row.per_million),
+        row.instance,
+        row.reason,
+    ]
+
+
+def _pool_cells(pool: Json) -> list[str]:
+    devices = ", ".join(
+        f"{count['free']} of {count['all']} {name}" for name, count in pool["devices"].items()
+    )
+    price = f"{pool['perGPUHour']} {pool['currency']}" if pool["perGPUHour"] else UNKNOWN_CELL
+    nodes = f"{pool['readyNodes']}/{pool['nodes']}"
+    product, tier = pool["product"] or UNKNOWN_CELL, pool["tier"] or UNKNOWN_CELL
+    return [pool["name"], product, tier, price, nodes, devices or UNKNOWN_CELL]
+
+
+def _row_json(row: TopRow) -> Json:
+    return {
+        "namespace": row.ref.namespace,
+        "service": row.ref.name,
+        "perHour": None if row.per_hour is None else str(row.per_hour),
+        "currency": row.currency or None,
+        "readyReplicas": row.ready_replicas,
+        "wantedReplicas": row.desired_replicas,
+        "tokensPerSecond": row.tokens_per_second,
+        "expectedTokensPerSecond": row.predicted_tokens_per_second,
+        "interTokenMs": _round_or_none(row.itl_ms),
+        "expectedInterTokenMs": _round_or_none(row.predicted_itl_ms),
+        "waiting": row.waiting_requests,
+        "activity": row.activity,
+        "perMillionTokens": None if row.per_million is None else str(row.per_million),
+        "variant": None if row.instance == UNKNOWN_CELL else row.instance,
+        "reason": row.reason,
+    }
+
+
+def _round_or_none(value: float | None) -> float | None:
+    return None if value is None else round(value, 2)

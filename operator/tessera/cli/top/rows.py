@@ -1,0 +1,135 @@
+"""What is shown of a service and of a pool at one moment."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+from tessera.api.inference_service import InferenceServiceStatus
+from tessera.cli.cluster import Json
+from tessera.domain.explain.free_capacity import free_replicas
+from tessera.domain.hardware.pools import discover
+from tessera.domain.money import money, per_million_tokens
+from tessera.domain.observed.snapshot import ObservedService, Ref, Snapshot
+from tessera.domain.plan import Plan
+from tessera.domain.scaling.load import load_of
+from tessera.domain.service_plan import ServicePlan
+
+UNKNOWN_CELL = "-"
+# Tokens a second from which on a measured price of a token says something.
+_MIN_TOKENS_PER_SECOND = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopRow:
+    """One service now. None is "not known"."""
+
+    ref: Ref
+    per_hour: Decimal | None
+    currency: str
+    ready_replicas: int
+    desired_replicas: int | None
+    tokens_per_second: float | None
+    """Output tokens a second."""
+    predicted_tokens_per_second: float | None
+    """The same, of all ready replicas at their planned load."""
+    waiting_requests: float | None
+    activity: float | None
+    itl_ms: float | None
+    """Measured time between two tokens."""
+    predicted_itl_ms: float | None
+    """The same, for the load that was seen."""
+    per_million: Decimal | None
+    """Of the measured tokens, else of the expected ones."""
+    instance: str
+    reason: str
+
+
+def service_rows(
+    snapshot: Snapshot, plan: Plan | None, token_rates: Mapping[Ref, float], namespace: str | None
+) -> Sequence[TopRow]:
+    """The services, of each currency what costs most first; without a plan some is not known."""
+    service_plans = plan.service_plans if plan is not None else {}
+    rows = [
+        _build_row(snapshot, service, service_plans.get(service.ref), token_rates.get(service.ref))
+        for service in snapshot.services
+        if namespace in (None, service.ref.namespace)
+    ]
+    return sorted(rows, key=lambda row: (row.currency, -(row.per_hour or 0), row.ref))
+
+
+def _build_row(
+    snapshot: Snapshot,
+    service: ObservedService,
+    service_plan: ServicePlan | None,
+    tokens_per_second: float | None,
+) -> TopRow:
+    status = service.status
+    speed = service_plan.observed_speed(snapshot.readings) if service_plan is not None else None
+    pods = [pod for pod in snapshot.pods if pod.service == service.ref and pod.batch_run is None]
+    load = load_of(pods, snapshot.readings, status.replicas, snapshot.at)
+    cost, scaling = status.cost, status.scaling
+    per_million = cost.per_million_tokens if cost else None
+    if (
+        cost is not None
+        and tokens_per_second is not None
+        and tokens_per_second >= _MIN_TOKENS_PER_SECOND
+    ):
+        hourly = money(cost.per_hour, cost.currency)
+        per_million = per_million_tokens(hourly, tokens_per_second).rounded(4)
+    return TopRow(
+        ref=service.ref,
+        per_hour=cost.per_hour if cost else None,
+        currency=cost.currency if cost else "",
+        ready_replicas=status.ready_replicas,
+        desired_replicas=scaling.desired_replicas if scaling else None,
+        tokens_per_second=tokens_per_second,
+        predicted_tokens_per_second=float(status.variant.tokens_per_second * status.ready_replicas)
+        if status.variant
+        else None,
+        waiting_requests=load.waiting,
+        activity=load.activity,
+        itl_ms=speed.measured_mean * 1e3 if speed and speed.measured_mean else None,
+        predicted_itl_ms=speed.predicted.mean * 1e3 if speed and speed.predicted else None,
+        per_million=per_million,
+        instance=status.variant.name if status.variant else UNKNOWN_CELL,
+        reason=_status_reason(status),
+    )
+
+
+def _status_reason(status: InferenceServiceStatus) -> str:
+    """What keeps a service from answering, or from being whole; else why so many replicas."""
+    for condition_type in ("Accepted", "Placed", "Ready"):
+        for condition in status.conditions:
+            if condition.type == condition_type and condition.status == "False":
+                return condition.reason
+    return status.scaling.reason if status.scaling is not None else UNKNOWN_CELL
+
+
+def pools_json(snapshot: Snapshot) -> list[Json]:
+    """Every pool with its devices: how many no engine of Tessera holds, of how many."""
+    rows = []
+    for view in discover(snapshot.pools, snapshot.nodes, snapshot.at.date()):
+        offers = [
+            offer
+            for offer in view.offers
+            if offer.hardware.devices == 1 and not offer.needs_repartition
+        ]
+        rows.append(
+            {
+                "name": view.pool.name,
+                "product": view.product,
+                "tier": view.pool.spec.tier if view.pool.spec else None,
+                "perGPUHour": str(view.price.per_gpu_hour) if view.price else None,
+                "currency": view.price.currency if view.price else None,
+                "readyNodes": view.ready_nodes,
+                "nodes": view.nodes,
+                "devices": {
+                    offer.hardware.profile or "whole": {
+                        "free": free_replicas(snapshot, view, offer),
+                        "all": offer.replicas,
+                    }
+                    for offer in offers
+                },
+            }
+        )
+    return rows

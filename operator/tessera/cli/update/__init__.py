@@ -1,0 +1,1 @@
+"""`tessera update`: roll a service to the newest pod template and weights."""

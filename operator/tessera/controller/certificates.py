@@ -1,0 +1,166 @@
+"""The certificate that this process serves admission with.
+
+Every process reads it from the Secret; the leader also makes and renews it there. New ones go into
+the live TLS context, so neither the process nor its listening socket begins anew.
+"""
+
+import asyncio
+import logging
+import math
+import ssl
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import kopf
+
+from tessera.adapters import certificates
+from tessera.domain.serving_certificate import (
+    CertificateAction,
+    CertificatePolicy,
+    CertificateSecret,
+    KeyPair,
+    next_action,
+)
+from tessera.ports import CertificateStore, Clock, ClusterError
+
+log = logging.getLogger("tessera")
+
+
+class CertificateRotator:
+    """Keeps the TLS context as the Secret says; a leader also keeps the Secret."""
+
+    def __init__(
+        self,
+        store: CertificateStore,
+        *,
+        folder: Path,
+        terms: CertificatePolicy,
+        may_renew: Callable[[], bool],
+        clock: Clock,
+        on_loaded: Callable[[datetime], None] = lambda _: None,
+    ) -> None:
+        self._store = store
+        self._terms = terms
+        self._may_renew = may_renew
+        self._clock = clock
+        self._on_loaded = on_loaded
+        self._loaded: KeyPair | None = None
+        self._trusted: tuple[tuple[str, ...], datetime] | None = None
+        """The authorities that callers trust, and since when."""
+        self._problem = ""
+        self.files = folder / "tls.crt", folder / "tls.key"
+        """Certificate and key: Python's TLS reads them from files only."""
+        self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        self.ready = asyncio.Event()
+        """Set once there is something to serve with."""
+
+    async def run(self, interval: timedelta) -> None:
+        """Look again and again; what goes wrong is said once, and tried anew."""
+        while True:
+            try:
+                await self.sync()
+            except ClusterError as error:
+                if str(error) != self._problem:
+                    log.warning("the certificate of admission: %s", error)
+                self._problem = str(error)
+            else:
+                self._problem = ""
+            await asyncio.sleep(interval.total_seconds())
+
+    async def sync(self) -> None:
+        """Load what the Secret holds; as the leader, take the next step with it first."""
+        secret = await self._store.read()
+        try:
+            if self._may_renew():
+                unexpired = certificates.unexpired(secret.authorities, self._clock())
+                secret = await self._renew(replace(secret, authorities=unexpired))
+            if self._may_renew():
+                await self._publish_authorities(secret)
+        finally:  # also when it could not be made known: what there is may be trusted already
+            if secret.serving is not None and secret.serving != self._loaded:
+                self._load(secret.serving)
+
+    async def _publish_authorities(self, secret: CertificateSecret) -> None:
+        await self._store.trust(secret.ca_bundle)
+        if self._trusted is None or self._trusted[0] != secret.authorities:
+            self._trusted = secret.authorities, self._clock()
+
+    async def _renew(self, secret: CertificateSecret) -> CertificateSecret:
+        at = self._clock()
+        is_trusted = self._trusted is not None and self._trusted[0] == secret.authorities
+        step = next_action(
+            self._usable_until(secret.serving, secret),
+            self._usable_until(secret.pending, secret),
+            at=at,
+            trusted_for=at - self._trusted[1] if is_trusted and self._trusted else timedelta(),
+            policy=self._terms,
+        )
+        if step is CertificateAction.KEEP:
+            return secret
+        renewed = self._take_step(step, secret, at)
+        await self._store.write(renewed)
+        log.info("the certificate of admission: %s", step)
+        return renewed
+
+    def _take_step(
+        self, step: CertificateAction, secret: CertificateSecret, at: datetime
+    ) -> CertificateSecret:
+        if step is CertificateAction.PROMOTE:
+            return replace(secret, serving=secret.pending, pending=None)
+        issued = certificates.issue(self._terms.host, at, self._terms.lifetime)
+        authorities = (*secret.authorities, issued.authority)
+        if step is CertificateAction.ISSUE:
+            return replace(secret, serving=issued.pair, pending=None, authorities=authorities)
+        return replace(secret, pending=issued.pair, authorities=authorities)
+
+    def _usable_until(self, pair: KeyPair | None, secret: CertificateSecret) -> datetime | None:
+        """When a pair ends; None when it does not serve here."""
+        if pair is None or (expires := certificates.expiry(pair)) is None:
+            return None
+        return (
+            expires
+            if certificates.is_valid_for(pair, self._terms.host, secret.authorities)
+            else None
+        )
+
+    def _load(self, pair: KeyPair) -> None:
+        expires = certificates.expiry(pair)
+        if expires is None:
+            raise ClusterError("tls.crt and tls.key of the Secret are no pair")
+        try:
+            for path, text in zip(self.files, (pair.certificate, pair.key), strict=True):
+                path.touch(mode=0o600)
+                path.write_text(text, encoding="utf-8")
+            self.context.load_cert_chain(*self.files)
+        except OSError as error:  # TLS reports what it refuses as one too
+            raise ClusterError(f"tls.crt and tls.key cannot be served: {error}") from error
+        self._loaded = pair
+        self._on_loaded(expires)
+        log.info("admission serves with a certificate until %s", expires.isoformat())
+        self.ready.set()
+
+
+class AdmissionServer:
+    """kopf's admission server, from the moment on at which there is a certificate."""
+
+    def __init__(self, rotator: CertificateRotator, host: str, port: int) -> None:
+        self._rotator = rotator
+        self._host = host
+        self._port = port
+
+    async def __call__(self, fn: kopf.WebhookFn) -> AsyncIterator[kopf.WebhookClientConfig]:
+        await self._rotator.ready.wait()
+        certificate, key = self._rotator.files
+        server = kopf.WebhookServer(
+            addr=self._host,
+            port=self._port,
+            context=self._rotator.context,
+            certfile=certificate,
+            pkeyfile=key,
+            # kopf would close its socket on a change; the context is kept up to date instead.
+            file_check_interval=math.inf,
+        )
+        async for config in server(fn):
+            yield config

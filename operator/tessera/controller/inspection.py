@@ -1,0 +1,80 @@
+"""`tessera-operator --inspect`: can this installation work? `helm test` asks that."""
+
+from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
+from http import HTTPStatus
+
+from tessera.adapters import certificates
+from tessera.adapters.admission_objects import AdmissionObjects
+from tessera.adapters.kube import KubeCluster
+from tessera.adapters.prometheus import PrometheusMetrics
+from tessera.controller.runtime import LEASE
+from tessera.ports import Clock, ClusterError
+from tessera.resources.api_resources import KINDS, POD_MONITORS
+from tessera.settings import Settings
+
+# A leader renews its Lease every two seconds, and loses it after 15.
+_MAX_LEASE_AGE = timedelta(seconds=30)
+# Whether it is well, and the sentence.
+InspectionFinding = tuple[bool, str]
+
+
+async def inspect(
+    settings: Settings, cluster: KubeCluster, clock: Clock
+) -> AsyncIterator[InspectionFinding]:
+    """Every finding; nothing is written."""
+    yield await _check_kinds(cluster)
+    yield await _check_leader(settings, cluster, clock())
+    if settings.webhook_service is not None:
+        yield await _check_certificate(settings, settings.webhook_service, cluster, clock())
+    yield await _check_readings(settings, clock)
+
+
+async def _check_kinds(cluster: KubeCluster) -> InspectionFinding:
+    """The CRDs are there, and the rights to list."""
+    for kind in KINDS:
+        try:
+            if await cluster.list(kind) is None and kind is not POD_MONITORS:
+                return False, f"the API server does not know {kind.plural}: install the CRDs"
+        except ClusterError as error:
+            return False, str(error)
+    return True, f"all {len(KINDS)} kinds can be listed"
+
+
+async def _check_leader(
+    settings: Settings, cluster: KubeCluster, at: datetime
+) -> InspectionFinding:
+    path = f"/apis/coordination.k8s.io/v1/namespaces/{settings.namespace}/leases/{LEASE}"
+    status, lease = await cluster.request("GET", path)
+    if status != HTTPStatus.OK:
+        return False, f"the Lease {LEASE} cannot be read: {status} {lease.get('message', '')}"
+    holder = lease["spec"].get("holderIdentity")
+    age = at - datetime.fromisoformat(lease["spec"]["renewTime"])
+    if not holder or age > _MAX_LEASE_AGE:
+        return False, f"nobody leads: the Lease {LEASE} was renewed {age.total_seconds():.0f} s ago"
+    return True, f"{holder} leads"
+
+
+async def _check_certificate(
+    settings: Settings, service: str, cluster: KubeCluster, at: datetime
+) -> InspectionFinding:
+    objects = AdmissionObjects(
+        cluster,
+        namespace=settings.namespace,
+        secret=service,
+        webhooks=settings.webhook_configuration,
+    )
+    secret = await objects.read()
+    expires = None if secret.serving is None else certificates.expiry(secret.serving)
+    if expires is None or expires <= at:
+        return False, f"the Secret {service} holds no certificate that can be served"
+    return True, f"admission has a certificate for {(expires - at).days} more days"
+
+
+async def _check_readings(settings: Settings, clock: Clock) -> InspectionFinding:
+    if settings.prometheus_url is None:
+        return True, "prometheus.url is not set, so replicas are kept and never scaled"
+    readings = await PrometheusMetrics(settings.prometheus_url, clock).read()
+    if readings.problem:
+        return False, f"Prometheus at {settings.prometheus_url}: {readings.problem}"
+    return True, f"Prometheus answers, with {len(readings.pods)} engines"

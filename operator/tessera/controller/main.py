@@ -1,0 +1,173 @@
+"""`tessera-operator`: reads the environment, wires the operator, and runs it inside kopf."""
+
+import argparse
+import asyncio
+import logging
+import sys
+from datetime import timedelta
+from typing import Any
+
+import kopf
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
+
+from tessera.adapters.clock import now
+from tessera.adapters.kube import Connection, KubeCluster, connect
+from tessera.api.meta import GROUP, VERSION
+from tessera.controller.admission import batch_validator, budget_validator, service_validator
+from tessera.controller.certificates import AdmissionServer
+from tessera.controller.inspection import inspect
+from tessera.controller.metrics import serve_metrics
+from tessera.controller.runtime import Runtime
+from tessera.ports import Clock, ClusterError
+from tessera.resources.api_resources import BATCH_INFERENCES, INFERENCE_SERVICES, TENANT_BUDGETS
+from tessera.settings import Settings
+
+log = logging.getLogger("tessera")
+
+# The exit status of a leader that could not renew its lease in time; its pod begins anew.
+LEADERSHIP_LOST = 3
+# Tokens of ServiceAccounts are renewed in their file; kopf logs in anew this often.
+_LOGIN_LIFETIME = timedelta(minutes=10)
+
+
+def main() -> None:
+    """Entry point of the operator's image."""
+    parser = argparse.ArgumentParser(prog="tessera-operator", description="Runs the operator.")
+    parser.add_argument("--host", default="0.0.0.0", help="address that its servers bind")
+    parser.add_argument(
+        "--inspect", action="store_true", help="only look whether this installation can work"
+    )
+    arguments = parser.parse_args()
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
+        )
+        sys.exit(f"tessera-operator: the environment is not usable: {faults}")
+    except SettingsError as error:  # not even JSON
+        sys.exit(f"tessera-operator: the environment is not usable: {error}")
+    kopf.configure(log_format=kopf.LogFormat.JSON)
+    logging.getLogger("kopf").setLevel(logging.WARNING)
+    # kopf reports every refused admission as an error of its own.
+    logging.getLogger("kopf.objects").setLevel(logging.CRITICAL)
+    # Every question to an engine would be a line.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    log.setLevel(settings.log_level.upper())
+    if arguments.inspect:
+        sys.exit(asyncio.run(run_inspection(settings)))
+    sys.exit(asyncio.run(operate(settings, arguments.host)))
+
+
+async def run_inspection(settings: Settings) -> int:
+    """Print every finding; 1 when something is wrong."""
+    connection = await connect(settings.kubeconfig)
+    cluster = KubeCluster(connection, settings.watch_namespaces, settings.namespace)
+    failures = 0
+    try:
+        async for passed, sentence in inspect(settings, cluster, now):
+            sys.stdout.write(f"{'ok' if passed else 'WRONG'}: {sentence}\n")
+            failures += not passed
+    except ClusterError as error:
+        sys.stdout.write(f"WRONG: {error}\n")
+        failures += 1
+    finally:
+        await cluster.close()
+    return min(failures, 1)
+
+
+async def operate(
+    settings: Settings, host: str, connection: Connection | None = None, clock: Clock = now
+) -> int:
+    """Run until told to stop. When any part ends, all end, and the pod begins anew.
+
+    The exit status: `LEADERSHIP_LOST`, or 0 when it was told to stop.
+    """
+    connection = connection or await connect(settings.kubeconfig)
+    cluster = KubeCluster(connection, settings.watch_namespaces, settings.namespace)
+    runtime = Runtime(settings, cluster, clock)
+    serve_metrics(host, settings.metrics_port, runtime.telemetry.exposition)
+    tasks = (
+        asyncio.create_task(runtime.run(), name="runtime"),
+        asyncio.create_task(_run_kopf(runtime, connection, settings, host), name="kopf"),
+    )
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        for task in tasks:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                raise error
+        return 0 if tasks[0].cancelled() else LEADERSHIP_LOST
+    finally:
+        await runtime.close()
+        await cluster.close()
+
+
+async def _run_kopf(
+    runtime: Runtime, connection: Connection, settings: Settings, host: str
+) -> None:
+    """What kopf is for: admission, probes, and the end of the process; once all kinds are known."""
+    await runtime.synced.wait()
+    options = kopf.OperatorSettings()
+    options.posting.enabled = False
+    options.scanning.disabled = True
+    options.networking.enforce_retry_after = True
+    options.process.ultimate_exiting_timeout = 30
+    if runtime.rotator is not None:
+        options.admission.managed = None
+        options.admission.server = AdmissionServer(runtime.rotator, host, settings.webhook_port)
+    await kopf.operator(
+        registry=_registry(runtime, connection, settings),
+        settings=options,
+        standalone=True,
+        clusterwide=True,
+        liveness_endpoint=f"http://{host}:{settings.probes_port}/healthz",
+    )
+
+
+def _registry(
+    runtime: Runtime, connection: Connection, settings: Settings
+) -> kopf.OperatorRegistry:
+    """Admission, login and the probe."""
+    registry = kopf.OperatorRegistry()
+    if runtime.rotator is not None:
+        _register_admission(registry, runtime, settings)
+
+    @kopf.on.login(registry=registry)
+    async def login(**_: Any) -> kopf.ConnectionInfo:
+        return kopf.ConnectionInfo(
+            server=connection.host,
+            ca_path=connection.ssl_ca_cert,
+            certificate_path=connection.cert_file,
+            private_key_path=connection.key_file,
+            token=await connection.token(),
+            expiration=now() + _LOGIN_LIFETIME,
+        )
+
+    @kopf.on.probe(id="loop", registry=registry)
+    async def probe(**_: Any) -> str:
+        if not runtime.is_alive():
+            raise kopf.PermanentError("the leader's loop has not turned for a minute")
+        return "turning"
+
+    return registry
+
+
+def _register_admission(
+    registry: kopf.OperatorRegistry, runtime: Runtime, settings: Settings
+) -> None:
+    """Only where there is a server for it: kopf ends a process that has handlers and no server."""
+    store, namespaces = runtime.store, settings.watch_namespaces
+    for kind, handler in (
+        (INFERENCE_SERVICES, service_validator(store, namespaces)),
+        (BATCH_INFERENCES, batch_validator(store, now, namespaces)),
+        (TENANT_BUDGETS, budget_validator(store)),
+    ):
+        kopf.on.validate(GROUP, VERSION, kind.plural, id=kind.plural, registry=registry)(handler)
+
+
+if __name__ == "__main__":
+    main()

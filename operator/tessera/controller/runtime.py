@@ -1,0 +1,265 @@
+"""The running operator: what is kept between turns, and the tasks that run beside kopf."""
+
+import asyncio
+import contextlib
+import logging
+import shutil
+import tempfile
+import time
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+from tessera.adapters.admission_objects import AdmissionObjects
+from tessera.adapters.clock import now
+from tessera.adapters.engine_client import HttpEngines
+from tessera.adapters.hub_client import HttpHub
+from tessera.adapters.kube import KubeCluster
+from tessera.adapters.layout_solver import LayoutSolverProcess
+from tessera.adapters.leader_election import LeaderElector
+from tessera.adapters.prometheus import PrometheusMetrics
+from tessera.controller.certificates import CertificateRotator
+from tessera.controller.garbage import freeze_survivors
+from tessera.domain.billing.bill import Bill
+from tessera.domain.observed.snapshot import Budget, ObservedService
+from tessera.domain.scaling.autoscale import rebuild_history
+from tessera.domain.service.proposal import history_from_status, scaling_of
+from tessera.domain.serving_certificate import CertificatePolicy
+from tessera.ports import Clock, ClusterError, MetricsError
+from tessera.reconcile.apply import Applier, NotLeadingError
+from tessera.reconcile.cycle import FleetReconciler
+from tessera.reconcile.layout_solving import BackgroundPlanner
+from tessera.reconcile.loop import run_loop
+from tessera.reconcile.observe import Observations
+from tessera.reconcile.prober import Prober
+from tessera.reconcile.reflector import Reflector
+from tessera.reconcile.store import Store
+from tessera.resources.api_resources import INFERENCE_SERVICES, KINDS, PODS, TENANT_BUDGETS
+from tessera.resources.batch_job import RunnerImage
+from tessera.resources.defaults import newest_version
+from tessera.settings import Settings
+from tessera.telemetry import Telemetry
+
+log = logging.getLogger("tessera")
+
+# Name of the Lease of the election.
+LEASE = "tessera-operator"
+_READ_SECONDS = 5.0
+_LAG_SECONDS = 0.25
+_MAX_RECONCILE_AGE_SECONDS = 60.0
+
+
+class Runtime:
+    """Everything that lives as long as the process; wiring is done here and nowhere else."""
+
+    def __init__(self, settings: Settings, cluster: KubeCluster, clock: Clock = now) -> None:
+        self._clock = clock
+        self._changed = asyncio.Event()
+        self.synced = asyncio.Event()
+        """Set when every kind was listed once."""
+        self._observations = Observations(
+            stall_timeout=timedelta(seconds=settings.stall_seconds),
+            builder_version=newest_version(),
+            platform=settings.platform,
+            resolutions={},
+            mig_backends=settings.partition_backends,
+        )
+        self.telemetry = Telemetry()
+        self._engines = HttpEngines()
+        self._hub = HttpHub(settings.platform)
+        self._metrics = (
+            PrometheusMetrics(settings.prometheus_url, clock) if settings.prometheus_url else None
+        )
+        self._prober = Prober(
+            self._engines, self._observations, clock, self._changed.set, self._hub
+        )
+        self._layouts = LayoutSolverProcess()
+        self._planning = BackgroundPlanner(
+            self._layouts, self._observations, clock, self._changed.set
+        )
+        self._last_reconcile = time.monotonic()
+        self.store = Store(KINDS)
+        self.reflector = Reflector(cluster, self.store, self._observations, self._changed.set)
+        self.elector = LeaderElector(
+            cluster,
+            namespace=settings.namespace,
+            name=LEASE,
+            identity=settings.pod_name,
+            clock=clock,
+            monotonic=time.monotonic,
+        )
+        applier = Applier(
+            cluster,
+            self.store,
+            ingress_namespaces=(settings.namespace, *settings.monitoring_namespaces),
+            batch_image=RunnerImage(
+                settings.batch_image, settings.batch_pull_policy, settings.batch_pull_secrets
+            ),
+            batch_role=settings.batch_role,
+            mig_namespace=settings.mig_manager_namespace,
+            is_leader=self.elector.is_leader,
+        )
+        self._fleet = FleetReconciler(
+            self.store, self._observations, applier, self._prober, clock, self._planning
+        )
+        self._certificate_interval = settings.webhook_certificate_poll_interval
+        self._folder = Path(tempfile.mkdtemp(prefix="tessera-"))
+        self.rotator = self._build_rotator(settings, cluster)
+
+    async def run(self) -> None:
+        """Mirror and elect; lead when elected. Ends when leadership is lost, as any error does."""
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self._run_reflector()),
+                group.create_task(self._lead()),
+                group.create_task(self._watch_lag()),
+                group.create_task(freeze_survivors()),
+            ]
+            if self.rotator is not None:
+                tasks.append(group.create_task(self.rotator.run(self._certificate_interval)))
+            await self.elector.run()
+            log.error("leadership was lost; the process ends and begins anew")
+            for task in tasks:
+                task.cancel()
+
+    async def close(self) -> None:
+        """Let go of what others may wait for."""
+        await self._prober.stop()
+        await self._planning.stop()
+        self._layouts.close()
+        with contextlib.suppress(ClusterError):
+            await self.elector.release()
+        await self._engines.close()
+        await self._hub.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def is_alive(self) -> bool:
+        """The loop of a leader turns; one that only stands by is alive anyway."""
+        return (
+            not self.elector.is_leader()
+            or time.monotonic() - self._last_reconcile < _MAX_RECONCILE_AGE_SECONDS
+        )
+
+    async def _run_reflector(self) -> None:
+        await self.reflector.list_all()
+        self.synced.set()
+        await self.reflector.run()
+
+    def _build_rotator(self, settings: Settings, cluster: KubeCluster) -> CertificateRotator | None:
+        """What admission serves with; None without admission."""
+        if settings.webhook_service is None:
+            return None
+        manages_certificate = settings.webhook_certificate_owner == "tessera"
+        return CertificateRotator(
+            AdmissionObjects(
+                cluster,
+                namespace=settings.namespace,
+                secret=settings.webhook_service,
+                webhooks=settings.webhook_configuration,
+            ),
+            folder=self._folder,
+            terms=CertificatePolicy(
+                host=f"{settings.webhook_service}.{settings.namespace}.svc",
+                lifetime=settings.webhook_certificate_duration,
+                trust_delay=6 * settings.webhook_certificate_poll_interval,
+            ),
+            may_renew=lambda: manages_certificate and self.elector.is_leader(),
+            clock=now,
+            on_loaded=partial(self.telemetry.record_certificate, settings.webhook_service),
+        )
+
+    async def _lead(self) -> None:
+        """Only with all kinds listed: no budgets seen must not mean no limits."""
+        await self.synced.wait()
+        await self.elector.elected.wait()
+        log.info("this process leads")
+        self._last_reconcile = time.monotonic()
+        await self._restore_scaling()
+        await self._restore_spend()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._read_metrics())
+            group.create_task(run_loop(self._changed, self._reconcile))
+
+    async def _reconcile(self) -> None:
+        """One turn; whatever goes wrong in it is counted, logged and tried again."""
+        started, cpu_started = time.monotonic(), time.thread_time()
+        self.telemetry.set_leader(leading=self.elector.is_leader())
+        try:
+            outcome = await self._fleet.reconcile(self._changed.is_set)
+        except* NotLeadingError:
+            log.warning("not leading any more: the turn was given up")
+        except* Exception as errors:  # noqa: BLE001 - the loop must go on
+            self.telemetry.record_failure(errors)
+        else:
+            self._last_reconcile = time.monotonic()
+            self.telemetry.record_reconcile(
+                outcome, self._last_reconcile - started, time.thread_time() - cpu_started
+            )
+
+    async def _read_metrics(self) -> None:
+        """Ask Prometheus beside the turns, so that a slow one holds up nothing."""
+        if self._metrics is None:
+            return
+        while True:
+            readings = await self._metrics.read()
+            previous = self._observations.readings
+            self._observations.readings = readings
+            if readings.problem and (previous is None or previous.problem is None):
+                log.warning("no readings: %s", readings.problem)
+            await asyncio.sleep(_READ_SECONDS)
+
+    async def _restore_scaling(self) -> None:
+        """Rebuild the autoscaler's windows, so that a new leader goes on where the last stopped."""
+        if self._metrics is None:
+            return
+        policies = {
+            observed.value.ref: (
+                scaling_of(observed.value.spec),
+                history_from_status(observed.value.status),
+            )
+            for observed in self.store.all(INFERENCE_SERVICES).values()
+            if isinstance(observed.value, ObservedService) and observed.value.spec
+        }
+        if not policies:
+            return
+        span = max(
+            max(policy.scale_up.window, policy.scale_down.window) for policy, _ in policies.values()
+        )
+        try:
+            past = await self._metrics.load_history(span)
+        except MetricsError as error:
+            log.warning("the past could not be read, so windows begin anew: %s", error)
+            return
+        for ref, (policy, memory) in policies.items():
+            self._observations.scaling_history[ref] = rebuild_history(
+                policy, past.get(ref, ()), memory
+            )
+
+    async def _restore_spend(self) -> None:
+        """From when on nobody billed, and until when pods lived that went since then."""
+        if self._metrics is None:
+            return
+        records = [
+            observed.value.status.spend
+            for observed in self.store.all(TENANT_BUDGETS).values()
+            if isinstance(observed.value, Budget) and observed.value.status.spend is not None
+        ]
+        existing_pods = {f"{key.namespace}/{key.name}" for key in self.store.all(PODS)}
+        missing_pods = {
+            replica.pod for record in records for replica in record.running
+        } - existing_pods
+        try:
+            self._observations.bill = Bill(as_of=await self._metrics.billed_until())
+            if missing_pods:
+                since = self._clock() - min(record.as_of for record in records)
+                self._observations.last_seen = dict(
+                    await self._metrics.last_seen(sorted(missing_pods), since)
+                )
+        except MetricsError as error:
+            log.warning("the time without an operator could not be read: %s", error)
+
+    async def _watch_lag(self) -> None:
+        while True:
+            due = time.monotonic() + _LAG_SECONDS
+            await asyncio.sleep(_LAG_SECONDS)
+            self.telemetry.record_loop_lag(max(0.0, time.monotonic() - due))

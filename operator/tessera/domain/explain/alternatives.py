@@ -1,0 +1,114 @@
+"""All hardware of the fleet, and why a service does not run on it."""
+
+from collections.abc import Iterator, Sequence
+
+from tessera.api.inference_service import InferenceServiceSpec
+from tessera.domain.explain.decision import Alternative
+from tessera.domain.explain.free_capacity import (
+    format_amount,
+    free_replicas,
+    pool_view,
+    required_replicas,
+)
+from tessera.domain.hardware.pools import HardwareOffer
+from tessera.domain.observed.snapshot import Snapshot
+from tessera.domain.placement.placement import (
+    ALL_TIERS,
+    NON_SPOT_TIERS,
+    HardwareCandidate,
+    HardwareChoice,
+    price_order,
+)
+from tessera.domain.plan import Plan
+from tessera.domain.service_plan import ServicePlan
+from tessera.domain.sizing.sizing import ReplicaFit, ReplicaMisfit
+
+
+def alternatives(
+    snapshot: Snapshot, plan: Plan, allotment: ServicePlan, candidates: Sequence[HardwareCandidate]
+) -> Iterator[Alternative]:
+    """Those that fit by price, then those that do not, then pools without hardware."""
+    spec = allotment.service.spec
+    if spec is None:
+        return
+    fitting = [
+        (sized, HardwareChoice(offer=sized.offer, fit=sized.fit))
+        for sized in candidates
+        if isinstance(sized.fit, ReplicaFit)
+    ]
+    for candidate, choice in sorted(fitting, key=lambda pair: price_order(pair[1])):
+        message = exclusion_reason(spec, candidate.offer) or _comparison(
+            snapshot, plan, allotment, choice
+        )
+        yield Alternative(name=choice.variant, price=format_amount(choice.hourly), message=message)
+    for candidate in candidates:
+        if isinstance(candidate.fit, ReplicaMisfit):
+            precision = f" in {candidate.fit.precision}" if candidate.fit.precision else ""
+            yield Alternative(
+                name=f"{candidate.offer.hardware.name} of {candidate.offer.pool}{precision}",
+                price=format_amount(candidate.offer.hourly),
+                message=exclusion_reason(spec, candidate.offer)
+                or _misfit_message(spec, candidate.fit),
+            )
+    for view in plan.pools:
+        if not view.offers:
+            blocker = view.discovered if view.price else view.accepted
+            yield Alternative(name=view.pool.name, price="", message=blocker.message)
+
+
+def exclusion_reason(spec: InferenceServiceSpec, offer: HardwareOffer) -> str:
+    """Why the service may not run there; empty where it may."""
+    if spec.placement.pools and offer.pool not in spec.placement.pools:
+        return "spec.placement.pools does not name the pool"
+    if offer.needs_repartition and spec.placement.mig != "auto":
+        return "not cut; spec.placement.mig auto would let it be cut"
+    if spec.placement.isolation == "gpu" and not offer.hardware.exclusive:
+        return "spec.placement.isolation gpu: others may share the GPU"
+    return tier_exclusion(spec, offer)
+
+
+def tier_exclusion(spec: InferenceServiceSpec, offer: HardwareOffer) -> str:
+    """Why the class may not run there, whatever pools are named."""
+    if offer.tier in (ALL_TIERS if spec.service_class == "batch" else NON_SPOT_TIERS):
+        return ""
+    return f"{offer.tier}: a service of class {spec.service_class} never runs there"
+
+
+def _misfit_message(spec: InferenceServiceSpec, misfit: ReplicaMisfit) -> str:
+    if misfit.needed_mib:
+        return (
+            f"too small: devices of {misfit.needed_mib} MiB are needed, "
+            f"these have {misfit.hardware.memory_mib}"
+        )
+    gap = spec.slo.inter_token_p95.total_seconds() * 1e3
+    if misfit.inter_token_ms > gap:
+        return f"too slow: {misfit.inter_token_ms:.1f} ms a token, {gap:.0f} are promised"
+    first = spec.slo.ttft_p95.total_seconds() * 1e3
+    return f"too slow: a prompt takes {misfit.prefill_ms:.0f} ms, {first:.0f} are promised"
+
+
+def _comparison(
+    snapshot: Snapshot, plan: Plan, allotment: ServicePlan, other: HardwareChoice
+) -> str:
+    """How hardware on which the model fits stands to the chosen one."""
+    chosen = allotment.choice
+    if chosen is None:
+        return "fits"
+    if other.variant == chosen.variant:
+        return "chosen"
+    free_count = free_replicas(snapshot, pool_view(plan, other.offer.pool), other.offer)
+    required = required_replicas(allotment)
+    chosen_nanos, other_nanos = (
+        chosen.offer.comparison_price.nanos,
+        other.offer.comparison_price.nanos,
+    )
+    if other_nanos > chosen_nanos:
+        price_ratio = (
+            f"{other_nanos / chosen_nanos:.1f} times the price" if chosen_nanos else "dearer"
+        )
+        return f"{price_ratio}, with what the layout strands in both"
+    if free_count < required:
+        return f"full: {free_count} free, {required} wanted at the start"
+    if allotment.workload is not None:
+        return "cheaper or as cheap, but a running service is not moved"
+    return "as cheap, and slower or later by name"

@@ -1,0 +1,1 @@
+"""GPU products, the devices of a node, and what each pool offers."""

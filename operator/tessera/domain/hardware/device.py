@@ -1,0 +1,109 @@
+"""What one replica stands on: a MIG slice, or whole GPUs of one node."""
+
+from dataclasses import dataclass
+
+from tessera.domain.hardware.gpu_catalog import COMPUTE_SLICES, MEMORY_SLICES, Product
+from tessera.domain.mig.gpu_models import find_gpu_model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hardware:
+    """`devices` equal devices; more than one only as whole GPUs of one node."""
+
+    product: str
+    profile: str | None
+    """Of a MIG slice, by the name that the tables use."""
+    node_profile: str | None = None
+    """The name that nodes give the profile, where it is another one."""
+    devices: int
+    memory_mib: int
+    """Memory of one device as the engine sees it."""
+    bandwidth: float
+    """Bytes per second of one device."""
+    bf16_flops: float
+    """Dense peak operations per second of one device."""
+    fp8_flops: float | None
+    """The same at 8 bits, where the product has it."""
+    compute_slices: int
+    memory_slices: int
+    compute_slices_of_gpu: int = COMPUTE_SLICES
+    memory_slices_of_gpu: int = MEMORY_SLICES
+
+    @property
+    def resource(self) -> str:
+        """The extended resource that the device plugin offers under `mig.strategy=mixed`."""
+        if self.profile is None:
+            return "nvidia.com/gpu"
+        return f"nvidia.com/mig-{(self.node_profile or self.profile).replace('+', '.')}"
+
+    @property
+    def exclusive(self) -> bool:
+        """Nothing else fits beside it on its GPU."""
+        return self.memory_slices >= self.memory_slices_of_gpu
+
+    @property
+    def name(self) -> str:
+        """`3g.40gb` or `2x whole`, as people say it."""
+        return self.profile or f"{self.devices}x whole"
+
+
+def whole_gpu_hardware(product: Product, devices: int, memory_mib: int | None = None) -> Hardware:
+    """`devices` uncut GPUs; of two known memory sizes the smaller is believed."""
+    return Hardware(
+        product=product.product,
+        profile=None,
+        devices=devices,
+        memory_mib=min(product.memory_mib, memory_mib or product.memory_mib),
+        bandwidth=product.bandwidth_gbs * 1e9,
+        bf16_flops=product.bf16_tflops * 1e12,
+        fp8_flops=None if product.fp8_tflops is None else product.fp8_tflops * 1e12,
+        compute_slices=product.compute_slices,
+        memory_slices=product.memory_slices,
+        compute_slices_of_gpu=product.compute_slices,
+        memory_slices_of_gpu=product.memory_slices,
+    )
+
+
+def slice_hardware(
+    product: Product, profile: str, memory_mib: int | None = None
+) -> Hardware | None:
+    """One MIG slice by any of its names; None when the product is not known to have it.
+
+    Bandwidth goes with the memory slices and compute with the real multiprocessors, which on Hopper
+    are not proportional to the sevenths in the profile's name.
+    """
+    gpu_model = find_gpu_model(product.product)
+    instance_profile = gpu_model.find_profile(profile) if gpu_model is not None else None
+    canonical = instance_profile.name if instance_profile is not None else profile
+    mig_profile = product.mig_profile(canonical)
+    if mig_profile is None:
+        return None
+    compute_share = mig_profile.multiprocessors / product.multiprocessors
+    return Hardware(
+        product=product.product,
+        profile=canonical,
+        node_profile=profile if profile != canonical else None,
+        devices=1,
+        memory_mib=min(mig_profile.memory_mib, memory_mib or mig_profile.memory_mib),
+        bandwidth=product.bandwidth_gbs * 1e9 * mig_profile.memory_slices / product.memory_slices,
+        bf16_flops=product.bf16_tflops * 1e12 * compute_share,
+        fp8_flops=None if product.fp8_tflops is None else product.fp8_tflops * 1e12 * compute_share,
+        compute_slices=mig_profile.compute_slices,
+        memory_slices=mig_profile.memory_slices,
+        compute_slices_of_gpu=product.compute_slices,
+        memory_slices_of_gpu=product.memory_slices,
+    )
+
+
+def product_slices(product: Product) -> list[Hardware]:
+    """All real slices of a product, the smallest first."""
+    candidates = (slice_hardware(product, mig_profile.profile) for mig_profile in product.slices)
+    partial_slices = [
+        hardware
+        for hardware in candidates
+        if hardware and hardware.compute_slices < product.compute_slices
+    ]
+    return sorted(
+        partial_slices,
+        key=lambda hardware: (hardware.memory_slices, hardware.compute_slices, hardware.memory_mib),
+    )

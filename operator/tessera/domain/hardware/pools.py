@@ -1,0 +1,388 @@
+"""Which hardware stands behind the AcceleratorPools."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from decimal import Decimal
+from functools import cache
+
+from tessera.api.accelerator_pool import AcceleratorPoolSpec, Price, Tier, Toleration
+from tessera.api.reasons import Discovered, PoolAccepted, StatusVerdict
+from tessera.domain import money
+from tessera.domain.hardware.device import Hardware, slice_hardware, whole_gpu_hardware
+from tessera.domain.hardware.gpu_catalog import Product, products
+from tessera.domain.hardware.weights import billing_weight, selection_weight
+from tessera.domain.mig.gpu_models import WHOLE_GPU, find_gpu_model
+from tessera.domain.observed.snapshot import Node, Pool
+
+PRODUCT_LABEL = "nvidia.com/gpu.product"
+COUNT_LABEL = "nvidia.com/gpu.count"
+GPU = "nvidia.com/gpu"
+MIG_PREFIX = "nvidia.com/mig-"
+_GPU_COUNTS = (1, 2, 4, 8)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HardwareOffer:
+    """Hardware that a pool has: for how many replicas, and what one costs."""
+
+    pool: str
+    tier: Tier
+    node_selector: Mapping[str, str]
+    hardware: Hardware
+    replicas: int
+    """How many replicas of this form the ready nodes could hold if nothing else ran; hardware on
+    nodes that are not ready is known, so that what runs there keeps its place."""
+    tariff: money.Tariff
+    """What one replica is billed."""
+    hourly: money.Money
+    """Billed price of one replica for an hour today."""
+    comparison_price: money.Money
+    """The price that hardware is compared by; what a layout strands is in it."""
+    tolerations: tuple[Toleration, ...] = ()
+    """Taints of the nodes that pods endure."""
+    runtime_class_name: str | None = None
+    scheduler_name: str | None = None
+    needs_repartition: bool = False
+    """Nothing of it is cut yet, but it could be: only for services whose slices are planned."""
+
+    @property
+    def layout_profile(self) -> str | None:
+        """As plans of layouts name it; None for several GPUs."""
+        if self.hardware.devices > 1:
+            return None
+        return self.hardware.profile or WHOLE_GPU
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolView:
+    """A pool with what was found behind it."""
+
+    pool: Pool
+    accepted: StatusVerdict[PoolAccepted]
+    discovered: StatusVerdict[Discovered]
+    product: str | None = None
+    node_names: frozenset[str] = frozenset()
+    """Names of the nodes."""
+    nodes: int = 0
+    ready_nodes: int = 0
+    gpus: int = 0
+    slices: tuple[tuple[str, int], ...] = ()
+    price: Price | None = None
+    offers: tuple[HardwareOffer, ...] = ()
+
+
+def discover(pools: Sequence[Pool], nodes: Sequence[Node], today: date) -> tuple[PoolView, ...]:
+    """Every pool with its nodes, devices and price of the day, in the order of names."""
+    nodes_by_pool = {
+        pool.name: tuple(node for node in nodes if _selects(pool.spec, node))
+        for pool in pools
+        if pool.spec is not None
+    }
+    return tuple(
+        _pool_view(pool, nodes_by_pool, today) for pool in sorted(pools, key=lambda pool: pool.name)
+    )
+
+
+def _selects(spec: AcceleratorPoolSpec, node: Node) -> bool:
+    return all(node.labels.get(key) == value for key, value in spec.node_selector.items())
+
+
+def _pool_view(pool: Pool, nodes_by_pool: Mapping[str, tuple[Node, ...]], today: date) -> PoolView:
+    if pool.spec is None:
+        return _rejected_view(pool, PoolAccepted.INVALID_SPEC, pool.problem or "")
+    nodes = nodes_by_pool[pool.name]
+    price = money.price_on(pool.spec.prices, today)
+    if price is None:
+        first = min(price.from_ for price in pool.spec.prices)
+        return _rejected_view(
+            pool,
+            PoolAccepted.PRICE_NOT_YET_EFFECTIVE,
+            f"spec.prices begins on {first}; add the price that holds on {today}",
+        )
+    if (overlap := _overlap(pool, nodes_by_pool)) is not None:
+        return _rejected_view(pool, PoolAccepted.OVERLAPPING, overlap)
+    return _discovered(pool, pool.spec, nodes, price)
+
+
+def _rejected_view(pool: Pool, reason: PoolAccepted, message: str) -> PoolView:
+    return PoolView(
+        pool=pool,
+        accepted=StatusVerdict(reason, message),
+        discovered=StatusVerdict(
+            Discovered.NOT_ACCEPTED, "nothing is discovered while Accepted is False"
+        ),
+    )
+
+
+def _overlap(pool: Pool, nodes_by_pool: Mapping[str, tuple[Node, ...]]) -> str | None:
+    """Of two pools with a node in common the later name gives way."""
+    own_nodes = {node.name for node in nodes_by_pool[pool.name]}
+    for name in sorted(nodes_by_pool):
+        shared = own_nodes.intersection(node.name for node in nodes_by_pool[name])
+        if name < pool.name and shared:
+            return (
+                f"spec.nodeSelector matches {len(shared)} nodes of pool {name} "
+                f"({min(shared)} first); narrow the labels of one of them"
+            )
+    return None
+
+
+def _discovered(
+    pool: Pool, spec: AcceleratorPoolSpec, nodes: tuple[Node, ...], price: Price
+) -> PoolView:
+    ready = tuple(node for node in nodes if node.schedulable)
+    names = sorted({node.labels[PRODUCT_LABEL] for node in nodes if PRODUCT_LABEL in node.labels})
+    gpus = sum(node.allocatable.get(GPU, 0) for node in ready)
+    slices = +_slice_counts(ready)
+    product = products().get(names[0]) if len(names) == 1 else None
+    return PoolView(
+        pool=pool,
+        accepted=StatusVerdict(
+            PoolAccepted.VALID,
+            f"{price.per_gpu_hour} {price.currency} a GPU and hour ({price.basis})",
+        ),
+        discovered=_discovery_verdict(spec, nodes, names, gpus, slices),
+        product=names[0] if len(names) == 1 else None,
+        node_names=frozenset(node.name for node in nodes),
+        nodes=len(nodes),
+        ready_nodes=len(ready),
+        gpus=gpus,
+        slices=tuple(sorted(slices.items())),
+        price=price,
+        offers=() if product is None else _offers(pool.name, spec, product, nodes, price),
+    )
+
+
+def _discovery_verdict(
+    spec: AcceleratorPoolSpec,
+    nodes: tuple[Node, ...],
+    names: list[str],
+    gpus: int,
+    slices: Mapping[str, int],
+) -> StatusVerdict[Discovered]:
+    selector = ",".join(f"{key}={value}" for key, value in sorted(spec.node_selector.items()))
+    command = f"kubectl get nodes -l {selector}"
+    if not nodes:
+        return StatusVerdict(
+            Discovered.NO_NODES, f"spec.nodeSelector matches no node: {command} shows 0"
+        )
+    if len(names) > 1:
+        return StatusVerdict(
+            Discovered.MIXED_PRODUCTS,
+            f"spec.nodeSelector matches {len(names)} products ({', '.join(names)}): add "
+            f"{PRODUCT_LABEL}",
+        )
+    if not names or not (gpus or slices):
+        return StatusVerdict(
+            Discovered.NO_DEVICES,
+            f"spec.nodeSelector matches {len(nodes)} nodes without a GPU to offer: is the device "
+            f"plugin running there, with GPU feature discovery? {command} -L {PRODUCT_LABEL}",
+        )
+    if names[0] not in products():
+        return StatusVerdict(Discovered.UNKNOWN_PRODUCT, _unknown_product(names[0]))
+    return StatusVerdict(
+        Discovered.DEVICES_FOUND,
+        f"{len(nodes)} nodes with {format_devices(gpus, tuple(slices.items()))}",
+    )
+
+
+def tier_by_pool(views: Sequence[PoolView]) -> Mapping[str, Tier | None]:
+    """How the hardware of each pool is bought; None for a pool that cannot be read."""
+    return {view.pool.name: view.pool.spec.tier if view.pool.spec else None for view in views}
+
+
+def tariff_of(view: PoolView, devices: Mapping[str, int]) -> money.Tariff | None:
+    """What a pod with these devices is billed in a pool; None where the pool cannot say."""
+    if view.pool.spec is None or view.product not in products():
+        return None
+    weights = (weight_of(view.product, resource) * count for resource, count in devices.items())
+    return money.Tariff(view.pool.spec.prices, sum(weights, Decimal(0)))
+
+
+@cache
+def weight_of(product: str, resource: str) -> Decimal:
+    """Share of a GPU that a device is billed; one that nobody knows has none."""
+    if resource == GPU:
+        return Decimal(1)
+    hardware = _resource_hardware(product, resource)
+    return billing_weight(hardware) if hardware is not None else Decimal(0)
+
+
+@cache
+def profile_of(product: str, resource: str) -> str:
+    """The usual name of a slice's profile, or what the resource says of one that nobody knows."""
+    hardware = _resource_hardware(product, resource)
+    return resource.removeprefix(MIG_PREFIX) if hardware is None else hardware.name
+
+
+def _resource_hardware(product: str, resource: str) -> Hardware | None:
+    catalog_product = products().get(product)
+    return (
+        slice_hardware(catalog_product, resource.removeprefix(MIG_PREFIX))
+        if catalog_product and resource.startswith(MIG_PREFIX)
+        else None
+    )
+
+
+def _unknown_product(product: str) -> str:
+    message = f"spec.nodeSelector leads to {product}, none of the {len(products())} known products"
+    if "-MIG-" in product:
+        return f"{message}; slices are found under mig.strategy=mixed of the GPU operator"
+    return f"{message}: {', '.join(sorted(products()))}"
+
+
+def format_devices(gpus: int, slices: Sequence[tuple[str, int]]) -> str:
+    """`2 GPUs, 4x 1g.10gb`, for people."""
+    parts = [f"{gpus} GPUs"] if gpus else []
+    parts += [f"{count}x {profile}" for profile, count in sorted(slices)]
+    return ", ".join(parts) or "nothing"
+
+
+def _slice_counts(nodes: Sequence[Node]) -> Counter[str]:
+    """By the names that nodes give them; one that a kubelet remembers may have none."""
+    counts: Counter[str] = Counter()
+    for node in nodes:
+        for resource, count in node.allocatable.items():
+            if resource.startswith(MIG_PREFIX):
+                counts[resource.removeprefix(MIG_PREFIX)] += count
+    return counts
+
+
+def _profile_names(nodes: Sequence[Node]) -> Sequence[str]:
+    """Of slices; of two names of a profile, of which pods can ask for one, that of more slices on
+    ready nodes comes last."""
+    count, ready = _slice_counts(nodes), _slice_counts([node for node in nodes if node.schedulable])
+    return sorted(count, key=lambda name: (ready[name], count[name], name))
+
+
+def _offers(
+    pool: str,
+    spec: AcceleratorPoolSpec,
+    product: Product,
+    nodes: tuple[Node, ...],
+    price: Price,
+) -> tuple[HardwareOffer, ...]:
+    hourly = money.money(price.per_gpu_hour, price.currency)
+    candidates = [*_existing_slices(product, nodes), *_whole_gpu_options(product, nodes)]
+    existing_profiles = {hardware.profile for hardware, _, _ in candidates}
+    candidates += [
+        candidate
+        for candidate in _possible_slices(spec, product, nodes)
+        if candidate[0].profile not in existing_profiles
+    ]
+    return tuple(
+        HardwareOffer(
+            pool=pool,
+            tier=spec.tier,
+            node_selector=spec.node_selector,
+            hardware=hardware,
+            replicas=replicas,
+            tariff=money.Tariff(spec.prices, billing_weight(hardware)),
+            hourly=hourly.times(billing_weight(hardware)),
+            comparison_price=hourly.times(weight),
+            tolerations=spec.tolerations,
+            runtime_class_name=spec.runtime_class_name,
+            scheduler_name=spec.scheduler_name,
+            needs_repartition=hardware.profile is not None
+            and hardware.profile not in existing_profiles,
+        )
+        for hardware, replicas, weight in candidates
+    )
+
+
+def _existing_slices(
+    product: Product, nodes: tuple[Node, ...]
+) -> list[tuple[Hardware, int, Decimal]]:
+    all_slices, ready = (
+        _slice_counts(nodes),
+        _slice_counts([node for node in nodes if node.schedulable]),
+    )
+    named_slices = [
+        (hardware, name)
+        for name in _profile_names(nodes)
+        if all_slices[name]
+        and (hardware := slice_hardware(product, name, _label_mib(nodes, f"mig-{name}")))
+        is not None
+    ]
+    total_weight = sum(
+        (billing_weight(mig_slice) * all_slices[name] for mig_slice, name in named_slices),
+        Decimal(0),
+    )
+    partitioned_gpus = _partitioned_gpu_count(nodes)
+    slice_by_profile = {mig_slice.profile: (mig_slice, name) for mig_slice, name in named_slices}
+    return [
+        (mig_slice, ready[name], selection_weight(mig_slice, partitioned_gpus, total_weight))
+        for _, (mig_slice, name) in sorted(slice_by_profile.items())
+    ]
+
+
+def _possible_slices(
+    spec: AcceleratorPoolSpec, product: Product, nodes: tuple[Node, ...]
+) -> list[tuple[Hardware, int, Decimal]]:
+    """Slices that could be cut, where Tessera may; at the price that they are billed."""
+    gpu_model = find_gpu_model(product.product)
+    if gpu_model is None or not plans_layouts(spec):
+        return []
+    names = {
+        instance_profile.name: name
+        for name in _profile_names(nodes)
+        if (instance_profile := gpu_model.find_profile(name)) is not None
+    }
+    profile_names = (
+        names.get(candidate.name, candidate.name)
+        for candidate in gpu_model.profiles
+        if not candidate.has_media_engines
+    )
+    hardware_slices = (
+        slice_hardware(product, name, _label_mib(nodes, f"mig-{name}")) for name in profile_names
+    )
+    return [
+        (mig_slice, 0, billing_weight(mig_slice))
+        for mig_slice in hardware_slices
+        if mig_slice is not None
+    ]
+
+
+def plans_layouts(spec: AcceleratorPoolSpec | None) -> bool:
+    """Layouts of the pool follow from what services need."""
+    return spec is not None and spec.mig is not None and spec.mig.mode != "static"
+
+
+def _partitioned_gpu_count(nodes: tuple[Node, ...]) -> int:
+    """GPUs in MIG mode: those that the node has and does not offer whole."""
+    return sum(
+        max(0, (_integer_label(node, COUNT_LABEL) or 0) - node.allocatable.get(GPU, 0))
+        for node in nodes
+        if any(resource.startswith(MIG_PREFIX) for resource in node.allocatable)
+    )
+
+
+def _whole_gpu_options(
+    product: Product, nodes: tuple[Node, ...]
+) -> list[tuple[Hardware, int, Decimal]]:
+    gpu_counts = [(node.allocatable.get(GPU, 0), node.schedulable) for node in nodes]
+    memory = _label_mib(nodes, "gpu")
+    largest = max((count for count, _ in gpu_counts), default=0)
+    return [
+        (
+            whole_gpu_hardware(product, size, memory),
+            sum(count // size for count, ready in gpu_counts if ready),
+            Decimal(size),
+        )
+        for size in _GPU_COUNTS
+        if size <= largest
+    ]
+
+
+def _label_mib(nodes: tuple[Node, ...], device: str) -> int | None:
+    """The smallest memory that GPU feature discovery saw for a device, in MiB."""
+    sizes_mib = [_integer_label(node, f"nvidia.com/{device}.memory") for node in nodes]
+    return min((mib for mib in sizes_mib if mib is not None), default=None)
+
+
+def _integer_label(node: Node, label: str) -> int | None:
+    """A label that should be a number; anybody may have written something else."""
+    text = node.labels.get(label, "")
+    return int(text) if text.isdecimal() and text.isascii() else None

@@ -1,0 +1,1 @@
+"""Health of replicas: readiness probes, stalled engines and failed starts."""

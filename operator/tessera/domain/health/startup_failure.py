@@ -1,0 +1,130 @@
+"""Why replicas of a service do not come up, with the words of whoever refused.
+
+Kubernetes tells it in five places: a container that waits, the exit of its last run, the node that
+is missing, the object that was refused, and the Deployment whose pods are refused. The message of
+the condition is what stands there, word by word: it is what the user will search for. Where the way
+out is known, it comes first.
+"""
+
+import re
+from collections.abc import Sequence
+
+from tessera.api.inference_service import InferenceServiceSpec, Model
+from tessera.api.reasons import Progressing, StatusVerdict
+from tessera.domain.observed.snapshot import ContainerExit, Pod, Workload
+
+_IMAGE_REASONS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName")
+_CREATION_REASONS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
+_OUT_OF_MEMORY = "OOMKilled"
+# vLLM's parser ends with 2, everything that it finds wrong after parsing with 1.
+_EXIT_REASONS = {1: Progressing.ENGINE_START_FAILED, 2: Progressing.INVALID_ENGINE_ARGUMENTS}
+# How the admission plugins of Kubernetes begin; they give no other sign of who they are.
+_REFUSALS = (
+    ("exceeded quota", Progressing.QUOTA_EXCEEDED),
+    ("violates PodSecurity", Progressing.POD_SECURITY_VIOLATION),
+)
+# A condition holds 2,048 characters; of a log the end counts.
+_MAX_LOG_LENGTH = 1500
+# As requests and httpx say that the hub gave no access.
+_ACCESS_DENIED = re.compile(
+    r"\b(40[13])\b[\s\S]{0,60}?(?:client error|unauthorized|forbidden)|client error '?(40[13])",
+    re.IGNORECASE,
+)
+# As huggingface_hub says it, with or without the number.
+_GATED = re.compile(r"gated ?repo", re.IGNORECASE)
+
+
+def startup_failure(
+    spec: InferenceServiceSpec | None, pods: Sequence[Pod], workload: Workload | None
+) -> StatusVerdict[Progressing] | None:
+    """The first replica that does not come up; without one, why none can be created."""
+    for pod in pods:
+        if (
+            not (pod.terminating or pod.containers_ready)
+            and (failure := _pod_failure(spec, pod)) is not None
+        ):
+            return failure
+    if workload is None or workload.replica_failure is None:
+        return None
+    reasons = (reason for words, reason in _REFUSALS if words in workload.replica_failure)
+    return StatusVerdict(next(reasons, Progressing.FAILED_CREATE), workload.replica_failure)
+
+
+def hub_refusal(model: Model, words: str) -> str | None:
+    """What to do when the hub refused a model, by the words of whoever asked it."""
+    code_match = _ACCESS_DENIED.search(words)
+    if code_match is None and not _GATED.search(words):
+        return None
+    code = "403" if code_match is None else code_match[1] or code_match[2]
+    uri, secret = model.uri, model.token_secret_ref
+    page = f"accept the terms of {uri.removeprefix('hf://')} on its page"
+    if secret is None:
+        return (
+            f"spec.model.tokenSecretRef: the hub answered {code} for {uri}, which is gated or "
+            f"private, or does not exist; {page}, and name a Secret with a token here"
+        )
+    if code == "401":
+        return (
+            f"spec.model.tokenSecretRef: the hub answered 401, so it does not know the token in "
+            f"Secret {secret.name}, key {secret.key}, or {uri} does not exist; put a valid token "
+            "there"
+        )
+    return (
+        f"spec.model.tokenSecretRef: the hub answered {code}: the account of the token in Secret "
+        f"{secret.name} may not read {uri}; {page} with that account, or take a token that may read"
+    )
+
+
+def missing_secret_advice(spec: InferenceServiceSpec | None, pod: Pod) -> str | None:
+    """What to do for a container that the kubelet cannot make for want of the token's Secret."""
+    secret = spec.model.token_secret_ref if spec is not None else None
+    if secret is None:
+        return None
+    key, name = re.escape(secret.key), re.escape(secret.name)
+    if not re.search(
+        rf'secret "{name}"|key {key} in Secret (\S+/)?{name}(?![a-z0-9.-])', pod.container_message
+    ):
+        return None
+    return (
+        f"spec.model.tokenSecretRef: Secret {secret.name} with key {secret.key} is missing; "
+        f"kubectl create secret generic {secret.name} -n {pod.ref.namespace} "
+        f"--from-literal={secret.key}=<token> makes it, and the pod then starts"
+    )
+
+
+def _pod_failure(spec: InferenceServiceSpec | None, pod: Pod) -> StatusVerdict[Progressing] | None:
+    """A run that ended stays the reason until the next one is up: it has yet to do better."""
+    if pod.waiting_reason in _IMAGE_REASONS:
+        return _failure_verdict(pod, Progressing.IMAGE_PULL_FAILED, pod.container_message)
+    if pod.waiting_reason in _CREATION_REASONS:
+        advice = missing_secret_advice(spec, pod)
+        reason = Progressing.SECRET_NOT_FOUND if advice else Progressing.CREATE_CONTAINER_ERROR
+        return _failure_verdict(pod, reason, pod.container_message, advice=advice)
+    if pod.last_exit is None:
+        return None
+    reason, advice = _exit_reason(spec, pod.last_exit)
+    return _failure_verdict(
+        pod, reason, f"exit code {pod.last_exit.code}", pod.last_exit.log_tail, advice=advice
+    )
+
+
+def _exit_reason(
+    spec: InferenceServiceSpec | None, container_exit: ContainerExit
+) -> tuple[Progressing, str | None]:
+    """The kernel knows best why it killed; what the hub refuses ends engines with any code."""
+    if container_exit.reason == _OUT_OF_MEMORY:
+        return Progressing.OOM_KILLED, None
+    if (
+        spec is not None
+        and (refusal := hub_refusal(spec.model, container_exit.log_tail)) is not None
+    ):
+        return Progressing.HUB_ACCESS_DENIED, refusal
+    return _EXIT_REASONS.get(container_exit.code, Progressing.ENGINE_FAILED), None
+
+
+def _failure_verdict(
+    pod: Pod, reason: Progressing, *words: str, advice: str | None = None
+) -> StatusVerdict[Progressing]:
+    parts = (pod.ref.name, *words[:-1], words[-1][-_MAX_LOG_LENGTH:])
+    detail = ": ".join(part for part in parts if part)
+    return StatusVerdict(reason, f"{advice}; {detail}" if advice else detail)

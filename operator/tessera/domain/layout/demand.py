@@ -1,0 +1,432 @@
+"""What services wish of the GPUs that may be cut for them, as a question to the planner."""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from sys import intern
+from typing import NamedTuple
+
+from tessera.api.ref import Ref
+from tessera.domain import money
+from tessera.domain.cache import KeyedCache, LastCallCache, StableTupleCache
+from tessera.domain.hardware.pools import GPU, PoolView, plans_layouts
+from tessera.domain.layout.problem import HardwareOption, LayoutProblem, PoolTerms, SliceDemand
+from tessera.domain.mig.demand import GpuOffer, InstanceType, ServiceDemand
+from tessera.domain.mig.fleet import FleetGpu
+from tessera.domain.mig.fleet import FleetSlice as Seat
+from tessera.domain.mig.gpu_models import WHOLE_GPU, GpuModel
+from tessera.domain.mig.layouts import WHOLE_GPU_LAYOUT, Layout
+from tessera.domain.mig_backends.backend import Capabilities
+from tessera.domain.mig_backends.devices import profile_of
+from tessera.domain.mig_backends.nodes import MigGpu, MigNode
+from tessera.domain.observed.snapshot import Pod, PodReading, Snapshot
+from tessera.domain.placement.checks import shape_of
+from tessera.domain.placement.placement import (
+    ALL_TIERS,
+    NON_SPOT_TIERS,
+    HardwareChoice,
+    hardware_candidates,
+    slice_assignment,
+)
+from tessera.domain.scaling.load import usable_readings
+from tessera.domain.service.proposal import Proposal, min_replicas_of
+from tessera.domain.sizing.sizing import ReplicaFit
+
+# Share of its requests that an engine should hold on the average, so that peaks find room.
+_TARGET_OCCUPANCY = 0.6
+_NO_READINGS: Mapping[Ref, PodReading] = {}
+
+
+def whole_gpu_model(pool: str) -> str:
+    """Name of the board that GPUs of the pool are which are not in MIG mode."""
+    return f"{pool}/{WHOLE_GPU}"
+
+
+class _NodeGpus(NamedTuple):
+    """One node, as a question tells of it."""
+
+    gpus: tuple[FleetGpu, ...]
+    layouts: tuple[tuple[str, Layout], ...]
+    """By the names of GPUs in MIG mode."""
+
+
+class LayoutProblemCache:
+    """The parts of the last question, and what they were made of."""
+
+    def __init__(self) -> None:
+        self.views = StableTupleCache[PoolView]()
+        self.proposals = StableTupleCache[Proposal]()
+        self.demands = LastCallCache(self._demands)
+        self.node_gpus: KeyedCache[
+            tuple[str, str], [str, MigNode, bool, _DeviceHolders], _NodeGpus
+        ] = KeyedCache(_node_gpus)
+        self.stable_nodes = StableTupleCache[_NodeGpus]()
+        self.problem = LastCallCache(_build_problem)
+        self._options: KeyedCache[
+            Ref, [Proposal, Sequence[PoolView]], tuple[HardwareOption, ...]
+        ] = KeyedCache(_options)
+        self._previous: dict[Ref, SliceDemand] = {}
+        self._names: frozenset[str] = frozenset()
+        self._holders = LastCallCache(_DeviceHolders)
+
+    def device_holders(
+        self, pods: Sequence[Pod], demands: Sequence[SliceDemand]
+    ) -> "_DeviceHolders":
+        """Of all pods, for services with these wishes."""
+        names = frozenset(demand.service.name for demand in demands)
+        if names != self._names:
+            self._names = names
+        return self._holders(pods, self._names)
+
+    def _demands(
+        self,
+        proposals: Sequence[Proposal],
+        views: Sequence[PoolView],
+        readings: Mapping[Ref, PodReading],
+    ) -> tuple[SliceDemand, ...]:
+        """By name; one that is equal to the last is the same object."""
+        previous, self._previous = self._previous, {}
+        for proposal in sorted(proposals, key=lambda candidate: candidate.service.ref):
+            ref = proposal.service.ref
+            demand = _slice_demand(proposal, views, readings, partial(self._options, ref))
+            if demand is not None:
+                self._previous[ref] = previous[ref] if previous.get(ref) == demand else demand
+        self._options.retain({proposal.service.ref for proposal in proposals})
+        return tuple(self._previous.values())
+
+
+def layout_problem(
+    views: Sequence[PoolView],
+    nodes_by_pool: Mapping[str, Sequence[MigNode]],
+    capabilities: Mapping[str, Capabilities],
+    proposals: Mapping[Ref, Proposal],
+    snapshot: Snapshot,
+    cache: LayoutProblemCache | None = None,
+) -> LayoutProblem:
+    """For all pools that plan layouts and have GPUs; by pool, `grounds` and what their backends
+    can.
+
+    Slices that others hold than services that are planned for stay as they are.
+    """
+    cache = cache or LayoutProblemCache()
+    planned = cache.views(
+        tuple(
+            view
+            for view in sorted(views, key=lambda view: view.pool.name)
+            if view.price is not None
+            and plans_layouts(view.pool.spec)
+            and view.pool.name in capabilities
+            and any(node.gpus or node.whole_gpus for node in nodes_by_pool.get(view.pool.name, ()))
+        )
+    )
+    readings = usable_readings(snapshot.readings, snapshot.at) or _NO_READINGS
+    demands = cache.demands(cache.proposals(tuple(proposals.values())), planned, readings)
+    device_holders = cache.device_holders(snapshot.pods, demands)
+    nodes = {
+        (pool, node.name): node
+        for view in planned
+        for pool in (intern(view.pool.name),)
+        for node in sorted(nodes_by_pool[pool], key=lambda node: node.name)
+    }
+    node_gpus = tuple(
+        cache.node_gpus(key, key[0], node, capabilities[key[0]].knows_pods, device_holders)
+        for key, node in nodes.items()
+    )
+    cache.node_gpus.retain(nodes.keys())
+    return cache.problem(
+        planned, nodes_by_pool, capabilities, demands, cache.stable_nodes(node_gpus)
+    )
+
+
+def _build_problem(
+    planned: Sequence[PoolView],
+    nodes_by_pool: Mapping[str, Sequence[MigNode]],
+    capabilities: Mapping[str, Capabilities],
+    demands: tuple[SliceDemand, ...],
+    nodes: Sequence[_NodeGpus],
+) -> LayoutProblem:
+    gpus = tuple(gpu for node in nodes for gpu in node.gpus)
+    return LayoutProblem(
+        terms=tuple(_pool_terms(view, capabilities[view.pool.name]) for view in planned),
+        demands=demands,
+        offers=tuple(
+            offer
+            for view in planned
+            for offer in _offers(
+                view, nodes_by_pool[view.pool.name], capabilities[view.pool.name], gpus
+            )
+        ),
+        gpus=gpus,
+        layouts={name: layout for node in nodes for name, layout in node.layouts},
+    )
+
+
+def _pool_terms(view: PoolView, capabilities: Capabilities) -> PoolTerms:
+    return PoolTerms(
+        pool=view.pool.name,
+        currency=view.price.currency if view.price else "",
+        per_gpu_hour=_per_gpu_hour(view),
+        pinned_starts=capabilities.pinned_starts,
+        sibling_safe=capabilities.sibling_safe,
+    )
+
+
+def _per_gpu_hour(view: PoolView) -> int:
+    """At least one nano-unit: a GPU that costs nothing would be wasted without a thought."""
+    return max(1, money.to_nanos(view.price.per_gpu_hour)) if view.price else 1
+
+
+def _slice_demand(
+    proposal: Proposal,
+    views: Sequence[PoolView],
+    readings: Mapping[Ref, PodReading],
+    options_of: Callable[[Proposal, Sequence[PoolView]], tuple[HardwareOption, ...]],
+) -> SliceDemand | None:
+    """None for a service that is not planned for, or that fits on none of these GPUs."""
+    spec = proposal.service.spec
+    if spec is None or spec.placement.mig != "auto" or not proposal.accepted.reason.is_true:
+        return None
+    options = options_of(proposal, views)
+    speeds = {
+        option.instance_type: option.tokens_per_second
+        for option in options
+        if option.fills_gpu or spec.placement.isolation == "slice"
+    }
+    if not speeds:
+        return None
+    return SliceDemand(
+        service=ServiceDemand(
+            name=str(proposal.service.ref),
+            demand=_token_demand(proposal, views, options[0], readings),
+            min_replicas=max(1, min_replicas_of(spec)),
+            throughput=speeds,
+            single_type=True,
+        ),
+        options=options,
+        current=_current_type(proposal),
+    )
+
+
+def _options(proposal: Proposal, views: Sequence[PoolView]) -> tuple[HardwareOption, ...]:
+    """The same way to judge hardware as that of placement; of several precisions the fastest."""
+    spec = proposal.service.spec
+    shape = shape_of(spec) if spec else None
+    if spec is None or shape is None:
+        return ()
+    tiers = ALL_TIERS if spec.service_class == "batch" else NON_SPOT_TIERS
+    offers = [
+        offer
+        for view in views
+        if not spec.placement.pools or view.pool.name in spec.placement.pools
+        for offer in view.offers
+        if offer.layout_profile and offer.tier in tiers
+    ]
+    options: dict[InstanceType, HardwareOption] = {}
+    for candidate in hardware_candidates(spec, shape, offers):
+        if not isinstance(candidate.fit, ReplicaFit) or not candidate.offer.layout_profile:
+            continue
+        hardware, pool = candidate.offer.hardware, candidate.offer.pool
+        instance_type = InstanceType(
+            pool if hardware.profile else whole_gpu_model(pool), candidate.offer.layout_profile
+        )
+        speed = candidate.fit.limits.tokens_per_second
+        if instance_type not in options or speed > options[instance_type].tokens_per_second:
+            options[instance_type] = HardwareOption(
+                instance_type=instance_type,
+                tokens_per_second=speed,
+                hourly_nanos=candidate.offer.hourly.nanos,
+                fills_gpu=hardware.exclusive,
+            )
+    return tuple(
+        sorted(options.values(), key=lambda option: (option.hourly_nanos, option.instance_type))
+    )
+
+
+def _token_demand(
+    proposal: Proposal,
+    views: Sequence[PoolView],
+    cheapest: HardwareOption,
+    readings: Mapping[Ref, PodReading],
+) -> float:
+    """What it gives with the replicas that it should have now; of a new one with its least.
+
+    While it changes its hardware, the replicas that were planned count if they are more: those
+    that are up say little then. With no more replicas than its least, what it needs follows from
+    the requests in its engines, in whole replicas of its cheapest kind.
+    """
+    choice = proposal.placement.choice
+    if choice is None:
+        min_replicas = min_replicas_of(proposal.service.spec) if proposal.service.spec else 1
+        return max(1, min_replicas) * cheapest.tokens_per_second
+    replicas = proposal.scale.replicas
+    moving = any(
+        pod.variant != choice.variant and not pod.terminating for pod in proposal.objects.pods
+    )
+    if moving and (plan := slice_assignment(proposal.service.ref, [view.pool for view in views])):
+        replicas = max(replicas, plan.replicas)
+    current = max(1, replicas) * choice.fit.limits.tokens_per_second
+    spec = proposal.service.spec
+    in_flight = _in_flight(proposal, choice, readings)
+    if moving or spec is None or replicas > min_replicas_of(spec) or in_flight is None:
+        return current
+    limits = choice.fit.limits
+    needed = in_flight / limits.max_num_seqs * limits.tokens_per_second / _TARGET_OCCUPANCY
+    return min(current, math.ceil(needed / cheapest.tokens_per_second) * cheapest.tokens_per_second)
+
+
+def _in_flight(
+    proposal: Proposal, choice: HardwareChoice, readings: Mapping[Ref, PodReading]
+) -> float | None:
+    """Requests in its engines; None where one that serves cannot be read, which is not zero."""
+    total = 0.0
+    for pod in proposal.objects.pods:
+        if pod.variant != choice.variant or not pod.takes_requests:
+            continue
+        reading = readings.get(pod.ref)
+        if reading is None or reading.running is None or reading.waiting is None:
+            return None
+        total += reading.running + reading.waiting
+    return total
+
+
+def _current_type(proposal: Proposal) -> InstanceType | None:
+    choice = proposal.placement.choice
+    if choice is None or not choice.offer.layout_profile:
+        return None
+    pool = choice.offer.pool
+    return InstanceType(
+        pool if choice.offer.hardware.profile else whole_gpu_model(pool),
+        choice.offer.layout_profile,
+    )
+
+
+class _DeviceHolders:
+    """Which pods hold devices, for services that are planned for and for others."""
+
+    def __init__(self, pods: Sequence[Pod], names: Collection[str]) -> None:
+        self.service_of = {
+            pod.ref: str(pod.service)
+            if pod.batch_run is None and str(pod.service) in names
+            else None
+            for pod in pods
+            if pod.model_job_run is None
+        }
+        self.terminating = {pod.ref for pod in pods if pod.terminating}
+        self._by_node: dict[str, list[tuple[str, Ref]]] = defaultdict(list)
+        for pod in sorted(pods, key=lambda pod: pod.ref):
+            for resource, count in sorted(pod.devices.items()):
+                if pod.node and pod.ended is None and not pod.terminating:
+                    self._by_node[pod.node] += [(resource, pod.ref)] * count
+
+    def whole_gpus(self, node: str) -> list[Ref]:
+        """Pods that hold whole GPUs of a node, once for each."""
+        return [ref for resource, ref in self._by_node.get(node, ()) if resource == GPU]
+
+    def slices(self, node: str, gpu_model: GpuModel) -> Mapping[str, list[Ref]]:
+        """Pods that hold slices of a node, once for each, by profile."""
+        refs_by_profile: dict[str, list[Ref]] = defaultdict(list)
+        for resource, ref in self._by_node.get(node, ()):
+            if (profile := profile_of(gpu_model, resource)) is not None:
+                refs_by_profile[profile].append(ref)
+        return refs_by_profile
+
+
+def _node_gpus(
+    pool: str, node: MigNode, knows_pods: bool, device_holders: _DeviceHolders
+) -> _NodeGpus:
+    return _NodeGpus(
+        tuple(_problem_gpus(pool, node, device_holders, knows_pods=knows_pods)),
+        tuple((_gpu_name(pool, node, gpu), gpu.layout) for gpu in node.gpus),
+    )
+
+
+def _problem_gpus(
+    pool: str, node: MigNode, device_holders: _DeviceHolders, *, knows_pods: bool
+) -> Iterator[FleetGpu]:
+    """On a node that is away nothing is planned, but whoever sits there counts. Where a node is
+    emptied as a whole, whoever may not leave keeps all of it as it is."""
+    gpus = list(_mig_gpus(pool, node, device_holders))
+    if not knows_pods and any(gpu.foreign_slices for gpu in gpus):
+        gpus = [replace(gpu, locked=True) for gpu in gpus]
+    yield from (gpu if node.ready else _unavailable_gpu(gpu) for gpu in gpus)
+    yield from _whole_gpus(pool, node, device_holders)
+
+
+def _unavailable_gpu(gpu: FleetGpu) -> FleetGpu:
+    slices = tuple(
+        gpu_slice
+        for gpu_slice in gpu.slices
+        if gpu_slice.service or gpu_slice.placement in gpu.foreign_slices
+    )
+    return replace(gpu, slices=slices, locked=True)
+
+
+def _gpu_name(pool: str, node: MigNode, gpu: MigGpu) -> str:
+    return f"{pool}/{node.name}/{gpu.index:02}"
+
+
+def _mig_gpus(pool: str, node: MigNode, device_holders: _DeviceHolders) -> Iterator[FleetGpu]:
+    """GPUs in MIG mode. Without an agent, pods are put on slices of theirs one after the other."""
+    assumed = device_holders.slices(node.name, node.gpu_model)
+    for gpu in sorted(node.gpus, key=lambda gpu: gpu.index):
+        slices, fixed = [], []
+        for instance in sorted(gpu.instances, key=lambda instance: instance.placement):
+            if node.reports_pods:
+                holders = [ref for ref in instance.holders if ref not in device_holders.terminating]
+            else:
+                pending = assumed.get(instance.placement.profile)
+                holders = [pending.pop(0)] if pending else []
+            services = [device_holders.service_of.get(ref) for ref in holders]
+            slices.append(
+                Seat(
+                    instance.placement.start, instance.placement.profile, next(iter(services), None)
+                )
+            )
+            if services and services[0] is None:
+                fixed.append(instance.placement)
+        yield FleetGpu(
+            name=_gpu_name(pool, node, gpu),
+            gpu_model=pool,
+            node=node.name,
+            slices=tuple(slices),
+            foreign_slices=tuple(fixed),
+            locked=gpu.fault is not None,
+        )
+
+
+def _whole_gpus(pool: str, node: MigNode, device_holders: _DeviceHolders) -> Iterator[FleetGpu]:
+    holders = device_holders.whole_gpus(node.name)
+    for index in range(node.whole_gpus):
+        service = device_holders.service_of.get(holders[index]) if index < len(holders) else None
+        is_held = index < len(holders)
+        yield FleetGpu(
+            name=f"{pool}/{node.name}/{WHOLE_GPU}-{index:02}",
+            gpu_model=whole_gpu_model(pool),
+            node=node.name,
+            slices=tuple(
+                Seat(placement.start, placement.profile, service) for placement in WHOLE_GPU_LAYOUT
+            )
+            if is_held
+            else (),
+            foreign_slices=WHOLE_GPU_LAYOUT if is_held and service is None else (),
+            locked=not node.ready,
+        )
+
+
+def _offers(
+    view: PoolView, nodes: Sequence[MigNode], capabilities: Capabilities, gpus: Sequence[FleetGpu]
+) -> Iterator[GpuOffer]:
+    """GPUs in MIG mode are cut, the others are only to be had whole."""
+    pool = view.pool.name
+    gpu_model = nodes[0].gpu_model
+    counts = Counter(gpu.gpu_model for gpu in gpus if not gpu.sunk)
+    for name, profiles in ((pool, gpu_model.profiles), (whole_gpu_model(pool), ())):
+        yield GpuOffer(
+            gpu_model=replace(gpu_model, name=name, profiles=profiles),
+            price=_per_gpu_hour(view),
+            max_gpus=counts[name],
+            sibling_safe=capabilities.sibling_safe,
+            drains_node=name == pool and not capabilities.knows_pods,
+        )

@@ -1,0 +1,312 @@
+"""An answer of the planner as the plan of each pool, with what it costs and why."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+from tessera.api.mig import Assignment, GpuTarget, MigPlan, NodeTarget
+from tessera.domain import money
+from tessera.domain.layout.demand import whole_gpu_model
+from tessera.domain.layout.problem import (
+    HardwareOption,
+    LayoutProblem,
+    LayoutSolution,
+    PoolLayout,
+    PoolTerms,
+    Shortfall,
+    SliceDemand,
+)
+from tessera.domain.mig.demand import GpuOffer, InstanceType, replicas_needed
+from tessera.domain.mig.fleet import FleetGpu, replicas_by_service
+from tessera.domain.mig.gpu_building import place_geometry
+from tessera.domain.mig.gpu_models import GpuModel
+from tessera.domain.mig.layouts import Layout, SlicePlacement, geometry
+from tessera.domain.mig.plan import LayoutPlan, plan_layouts
+from tessera.domain.mig_backends import format as notation
+from tessera.domain.mig_backends.backend import LayoutsByGpu
+
+# For so long a demand is taken to last: what a plan saves is counted until then.
+HORIZON = timedelta(minutes=30)
+# A move costs so much of a GPU: the replacement loads its model and the old one finishes its
+# streams, both beside each other, and while a GPU is cut it serves nobody.
+MOVE_COST = timedelta(minutes=10)
+# Moves that saving a GPU may take.
+MOVES_PER_SAVED_GPU = HORIZON / MOVE_COST
+_MAX_MESSAGE = 300
+_MAX_UNMET = 64
+_UNSET_TIME = datetime.fromtimestamp(0, UTC)
+
+
+def solve(problem: LayoutProblem) -> LayoutSolution:
+    """Plan all pools; those of one currency together, so that services find the cheapest."""
+    pool_layouts: dict[str, PoolLayout] = {}
+    for currency in sorted({pool_terms.currency for pool_terms in problem.terms}):
+        terms = [pool_terms for pool_terms in problem.terms if pool_terms.currency == currency]
+        model_names = {
+            name
+            for pool_terms in terms
+            for name in (pool_terms.pool, whole_gpu_model(pool_terms.pool))
+        }
+        demands = [
+            demand
+            for demand in problem.demands
+            if {instance_type.gpu_model for instance_type in demand.service.throughput}
+            <= model_names
+        ]
+        plan = plan_layouts(
+            [demand.service for demand in demands],
+            [offer for offer in problem.offers if offer.gpu_model.name in model_names],
+            [gpu for gpu in problem.gpus if gpu.gpu_model in model_names],
+            moves_per_gpu=MOVES_PER_SAVED_GPU,
+        )
+        pool_layouts |= {
+            pool_terms.pool: _pool_layout(problem, pool_terms, demands, plan)
+            for pool_terms in terms
+        }
+    return LayoutSolution(problem=problem, pools=pool_layouts)
+
+
+def _pool_layout(
+    problem: LayoutProblem, terms: PoolTerms, demands: Sequence[SliceDemand], plan: LayoutPlan
+) -> PoolLayout:
+    model_names = {terms.pool, whole_gpu_model(terms.pool)}
+    before = [gpu for gpu in problem.gpus if gpu.gpu_model in model_names]
+    after = [gpu for gpu in plan.gpus if gpu.gpu_model in model_names]
+    pool_demands = [
+        demand
+        for demand in demands
+        if {instance_type.gpu_model for instance_type in demand.service.throughput} & model_names
+    ]
+    offer = next(
+        candidate for candidate in problem.offers if candidate.gpu_model.name == terms.pool
+    )
+    layouts = _target_layouts(problem, offer, [gpu for gpu in after if gpu.gpu_model == terms.pool])
+    nodes = _node_targets(layouts, terms)
+    services = tuple(_assignments(pool_demands, after, terms))
+    shortfalls = tuple(
+        _shortfall(demand, plan.gpus)
+        for demand in pool_demands
+        if demand.service.name in plan.unmet
+    )
+    gpus_before, gpus_after = (
+        sum(gpu.used or bool(gpu.foreign_slices) for gpu in gpus) for gpus in (before, after)
+    )
+    repartitioned = {
+        name
+        for name, (_, layout) in layouts.items()
+        if not _is_same_layout(problem.layouts[name], layout, terms)
+    }
+    planned = {assignment.service: assignment.profile for assignment in services}
+    mig_plan = MigPlan(
+        name=plan_name(nodes, services),
+        at=_UNSET_TIME,
+        gpus_before=gpus_before,
+        gpus_after=gpus_after,
+        per_hour_before=money.from_nanos(gpus_before * terms.per_gpu_hour),
+        per_hour_after=money.from_nanos(gpus_after * terms.per_gpu_hour),
+        bound=money.from_nanos(round(gpus_after * terms.per_gpu_hour * (1 - plan.gap))),
+        gap=Decimal(f"{plan.gap:.4f}"),
+        moves=sum(
+            _count_moves(gpu, _removed_placements(gpu, layouts, repartitioned, offer), planned)
+            for gpu in before
+            if gpu.name in layouts
+        ),
+        services=services,
+        nodes=nodes,
+        unmet=tuple(shortfall.service for shortfall in shortfalls)[:_MAX_UNMET],
+    )
+    return PoolLayout(plan=mig_plan, shortfalls=shortfalls, repartitioned_gpus=len(repartitioned))
+
+
+def _count_moves(
+    gpu: FleetGpu, removed: Collection[SlicePlacement], planned: Mapping[str, str]
+) -> int:
+    """Replicas that leave the GPU: their slices go, or their services are planned on others."""
+    return sum(
+        gpu_slice.service is not None
+        and (
+            gpu_slice.placement in removed
+            or planned.get(gpu_slice.service, gpu_slice.profile) != gpu_slice.profile
+        )
+        for gpu_slice in gpu.slices
+    )
+
+
+def _removed_placements(
+    gpu: FleetGpu,
+    layouts: Mapping[str, tuple[FleetGpu, Layout]],
+    repartitioned: Collection[str],
+    offer: GpuOffer,
+) -> Collection[SlicePlacement]:
+    """Slices that somebody has to leave, even to come back, for what is cut to be cut."""
+    nodes = {layouts[name][0].node for name in repartitioned}
+    if offer.drains_node and gpu.node in nodes:
+        return gpu.layout
+    if gpu.name not in repartitioned:
+        return ()
+    retained = layouts[gpu.name][1] if offer.sibling_safe else ()
+    return [placement for placement in gpu.layout if placement not in retained]
+
+
+def _target_layouts(
+    problem: LayoutProblem, offer: GpuOffer, gpus: Sequence[FleetGpu]
+) -> dict[str, tuple[FleetGpu, Layout]]:
+    """All GPUs in MIG mode as they should be, by name.
+
+    Where a GPU is cut as a whole, what is left of it is cut too, for the services that sit there
+    and then for others: a slice more later would cost everybody on it a move.
+    """
+    current = {gpu.name: gpu.layout for gpu in problem.gpus}
+    profiles = Counter(
+        gpu_slice.profile for gpu in gpus for gpu_slice in gpu.slices if gpu_slice.service
+    )
+    targets = {}
+    for gpu in gpus:
+        layout = gpu.layout
+        if layout == current[gpu.name]:
+            layout = problem.layouts[gpu.name]
+        elif not offer.sibling_safe:
+            layout = _fill_gpu(
+                offer.gpu_model, layout, [profile for profile, _ in profiles.most_common()]
+            )
+        targets[gpu.name] = (gpu, layout)
+    return targets
+
+
+def _fill_gpu(gpu_model: GpuModel, layout: Layout, preferred: Sequence[str]) -> Layout:
+    own_profiles = sorted(
+        {placement.profile for placement in layout},
+        key=lambda name: (-_memory_slices(gpu_model, name), name),
+    )
+    for profile in (*own_profiles, *preferred):
+        while (grown := place_geometry(gpu_model, ((profile, 1),), layout)) is not None:
+            layout = grown
+    return layout
+
+
+def _memory_slices(gpu_model: GpuModel, profile: str) -> int:
+    gi_profile = gpu_model.find_profile(profile)
+    return gi_profile.memory_slices if gi_profile else 0
+
+
+def _is_same_layout(current: Layout, target: Layout, terms: PoolTerms) -> bool:
+    return current == target if terms.pinned_starts else geometry(current) == geometry(target)
+
+
+def _node_targets(
+    layouts: Mapping[str, tuple[FleetGpu, Layout]], terms: PoolTerms
+) -> tuple[NodeTarget, ...]:
+    gpus_by_node: dict[str, list[GpuTarget]] = {}
+    for name, (gpu, layout) in sorted(layouts.items()):
+        index = int(name.rpartition("/")[2])
+        slices = tuple(
+            notation.format_slice(placement, pinned=terms.pinned_starts) for placement in layout
+        )
+        gpus_by_node.setdefault(gpu.node, []).append(GpuTarget(gpu=index, slices=slices))
+    return tuple(
+        NodeTarget(node=node, gpus=tuple(gpus)) for node, gpus in sorted(gpus_by_node.items())
+    )
+
+
+def layouts_by_node(
+    plan: MigPlan, gpu_models: Mapping[str, GpuModel]
+) -> Mapping[str, LayoutsByGpu]:
+    """The plan by node, for nodes whose board is known; places are made up where it has none."""
+    return {
+        target.node: {
+            gpu.gpu: notation.parse_layout(gpu_models[target.node], gpu.slices)
+            for gpu in target.gpus
+        }
+        for target in plan.nodes
+        if target.node in gpu_models
+    }
+
+
+def plan_name(nodes: Sequence[NodeTarget], services: Sequence[Assignment]) -> str:
+    """The name of a plan: of what is cut, and who gets what; counts follow the load."""
+    content = [
+        [node.model_dump() for node in nodes],
+        [[assignment.service, assignment.profile] for assignment in services],
+    ]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:10]
+
+
+def _assignments(
+    demands: Sequence[SliceDemand], gpus: Sequence[FleetGpu], terms: PoolTerms
+) -> Iterator[Assignment]:
+    instance_counts = replicas_by_service(gpus)
+    for demand in demands:
+        for instance_type, count in sorted(instance_counts.get(demand.service.name, {}).items()):
+            if instance_type in demand.service.throughput:
+                yield Assignment(
+                    service=demand.service.name,
+                    profile=instance_type.profile,
+                    replicas=count,
+                    was=demand.current.profile if demand.current else "",
+                    why=_explain_choice(demand, instance_type, count, terms)[:_MAX_MESSAGE],
+                )
+
+
+def _explain_choice(
+    demand: SliceDemand, instance_type: InstanceType, count: int, terms: PoolTerms
+) -> str:
+    """The arithmetic, with the nearest rival; for a service that wants no neighbours, its price."""
+    service = demand.service
+    speed = service.throughput[instance_type]
+    text = (
+        f"{service.demand:.0f} tokens/s and at least {service.min_replicas} replicas: {count} x "
+        f"{instance_type.profile} of {instance_type.gpu_model.partition('/')[0]} at {speed:.0f} "
+        "tokens/s"
+    )
+    alternatives = [
+        option
+        for option in demand.options
+        if option.instance_type in service.throughput and option.instance_type != instance_type
+    ]
+    if alternatives:
+        nearest = _nearest_alternative(demand, alternatives, terms)
+        text += f"; {nearest} as a share of GPUs, but not in this mix"
+    shared_options = [
+        option for option in demand.options if option.instance_type not in service.throughput
+    ]
+    if shared_options:
+        exclusive_cost = (
+            next(
+                option for option in demand.options if option.instance_type == instance_type
+            ).hourly_nanos
+            * count
+        )
+        text += (
+            f"; isolation gpu keeps others off for {_format_price(exclusive_cost, terms)} an hour, "
+            "where "
+            f"{_nearest_alternative(demand, shared_options, terms)}"
+        )
+    return text
+
+
+def _nearest_alternative(
+    demand: SliceDemand, options: Sequence[HardwareOption], terms: PoolTerms
+) -> str:
+    """`2 x 2g.20gb would cost 1.20 USD`."""
+    cost, name, count = min(
+        (count * option.hourly_nanos, option.instance_type.profile, count)
+        for option in options
+        for count in (replicas_needed(demand.service, option.tokens_per_second),)
+    )
+    return f"{count} x {name} would cost {_format_price(cost, terms)}"
+
+
+def _format_price(nanos: int, terms: PoolTerms) -> str:
+    return str(money.Money(nanos, terms.currency))
+
+
+def _shortfall(demand: SliceDemand, gpus: Sequence[FleetGpu]) -> Shortfall:
+    instance_counts = replicas_by_service(gpus).get(demand.service.name, Counter())
+    provided = sum(
+        demand.service.throughput.get(instance_type, 0.0) * count
+        for instance_type, count in instance_counts.items()
+    )
+    return Shortfall(service=demand.service.name, demanded=demand.service.demand, provided=provided)

@@ -1,0 +1,218 @@
+"""Which plan of layouts a pool carries out, as its status tells and keeps it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+from tessera.api.mig import GpuTarget, Mig, MigPlan, MigStatus, NodeTarget
+from tessera.api.reasons import LayoutReady, StatusVerdict
+from tessera.domain.hardware.pools import PoolView
+from tessera.domain.layout.demand import whole_gpu_model
+from tessera.domain.layout.problem import LayoutProblem, LayoutSolution, PoolLayout
+from tessera.domain.layout.solution import plan_name
+from tessera.domain.mig.demand import InstanceType, replicas_needed
+from tessera.domain.mig.gpu_building import place_geometry
+from tessera.domain.mig.gpu_models import WHOLE_GPU, GpuModel
+from tessera.domain.mig.layouts import geometry
+from tessera.domain.mig_backends.backend import Capabilities
+from tessera.domain.mig_backends.format import format_slice
+from tessera.domain.mig_backends.nodes import APPROVAL, MigNode
+
+# For so long a plan that only saves has to be the answer before it takes the place of another.
+STABILIZATION_WINDOW = timedelta(minutes=5)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanAdoption:
+    """What becomes of a pool's plan, and what there is to say of it."""
+
+    status: MigStatus
+    verdict: StatusVerdict[LayoutReady] | None = None
+    """None leaves the word to whoever carries out the plan."""
+
+
+def adopt(
+    view: PoolView,
+    solution: LayoutSolution | None,
+    nodes: Sequence[MigNode],
+    capabilities: Capabilities,
+    at: datetime,
+) -> PlanAdoption:
+    """The plan that is to be carried out in a pool with `spec.mig`.
+
+    A plan that gives everybody the same on the same layouts is no new one. While GPUs are cut,
+    another one is taken only if the first cannot serve what is needed now.
+    """
+    spec = view.pool.spec
+    status = view.pool.status.mig or MigStatus()
+    if spec is None or spec.mig is None:
+        return PlanAdoption(status=MigStatus(), verdict=None)
+    if spec.mig.mode == "static":
+        return _static_layout(view, spec.mig, status, nodes, capabilities, at)
+    pool_layout = solution.pools.get(view.pool.name) if solution else None
+    if solution is None or pool_layout is None:
+        return PlanAdoption(
+            status=status, verdict=None if status.target else _planning_verdict(view, nodes)
+        )
+    return _adopt_layout(view, spec.mig, solution.problem, pool_layout, at)
+
+
+def _planning_verdict(view: PoolView, nodes: Sequence[MigNode]) -> StatusVerdict[LayoutReady]:
+    gpus = sum(len(node.gpus) for node in nodes)
+    return StatusVerdict(
+        LayoutReady.PLANNING,
+        f"layouts of {gpus} GPUs in MIG mode are being planned for {view.nodes} nodes",
+    )
+
+
+def _adopt_layout(
+    view: PoolView, mig: Mig, problem: LayoutProblem, pool_layout: PoolLayout, at: datetime
+) -> PlanAdoption:
+    status, unmet = view.pool.status.mig or MigStatus(), _unmet_demand(pool_layout)
+    plan, target = pool_layout.plan, status.target
+    if target is not None and target.name == plan.name:
+        return PlanAdoption(status=status.model_copy(update={"proposed": None}), verdict=unmet)
+    sufficient = target is not None and _meets_demand(target, plan, problem, view.pool.name)
+    proposed = status.proposed
+    if proposed is not None and proposed.name != plan.name:
+        proposed = None
+    if sufficient and status.units:
+        updated = status.model_copy(update={"proposed": proposed})
+        return PlanAdoption(status=updated, verdict=unmet)
+    since = proposed.at if proposed is not None else at
+    stable = at - since >= STABILIZATION_WINDOW or mig.mode == "propose"
+    if sufficient and not stable:
+        dated_plan = plan.model_copy(update={"at": since})
+        return PlanAdoption(
+            status=status.model_copy(update={"proposed": dated_plan}), verdict=unmet
+        )
+    needs_approval = (
+        mig.mode == "propose"
+        and pool_layout.repartitioned_gpus
+        and view.pool.approved_plan != plan.name
+    )
+    if not needs_approval:
+        dated_plan = plan.model_copy(update={"at": at})
+        updated = status.model_copy(update={"target": dated_plan, "proposed": None})
+        return PlanAdoption(status=updated, verdict=unmet)
+    dated_plan = plan.model_copy(update={"at": since})
+    return PlanAdoption(
+        status=status.model_copy(update={"proposed": dated_plan}),
+        verdict=StatusVerdict(
+            LayoutReady.AWAITING_APPROVAL,
+            f"plan {plan.name} cuts {pool_layout.repartitioned_gpus} GPUs anew and moves "
+            f"{plan.moves} replicas, for "
+            f"{plan.per_hour_after:f} instead of {plan.per_hour_before:f} an hour; kubectl "
+            f"annotate acceleratorpool {view.pool.name} {APPROVAL}={plan.name} --overwrite",
+        ),
+    )
+
+
+def _meets_demand(target: MigPlan, plan: MigPlan, problem: LayoutProblem, pool: str) -> bool:
+    """Whether everybody whom the plan has in the pool gets what he needs by the target, too."""
+    service_names = {assigned.service for assigned in plan.services}
+    assignments = {assigned.service: assigned for assigned in target.services}
+    for demand in problem.demands:
+        if demand.service.name not in service_names:
+            continue
+        assignment = assignments.get(demand.service.name)
+        if assignment is None:
+            return False
+        model_name = whole_gpu_model(pool) if assignment.profile == WHOLE_GPU else pool
+        speed = demand.service.throughput.get(InstanceType(model_name, assignment.profile), 0.0)
+        if not speed or assignment.replicas < replicas_needed(demand.service, speed):
+            return False
+    return True
+
+
+def _unmet_demand(pool_layout: PoolLayout) -> StatusVerdict[LayoutReady] | None:
+    if not pool_layout.shortfalls:
+        return None
+    shortfalls = ", ".join(
+        f"{shortfall.service} {shortfall.provided:.0f} of {shortfall.demanded:.0f} tokens/s"
+        for shortfall in pool_layout.shortfalls[:5]
+    )
+    more = f" and {len(pool_layout.shortfalls) - 5} more" if len(pool_layout.shortfalls) > 5 else ""
+    return StatusVerdict(
+        LayoutReady.INSUFFICIENT_CAPACITY,
+        f"{len(pool_layout.shortfalls)} services get less than they need: {shortfalls}{more}; add "
+        "nodes, or lower "
+        "scaling.minReplicas or maxReplicas of others",
+    )
+
+
+def _static_layout(
+    view: PoolView,
+    mig: Mig,
+    status: MigStatus,
+    mig_nodes: Sequence[MigNode],
+    capabilities: Capabilities,
+    at: datetime,
+) -> PlanAdoption:
+    """One layout for every GPU; one that has it stays as it is, wherever its slices begin."""
+    if not mig.layout:
+        return PlanAdoption(
+            status=MigStatus(),
+            verdict=StatusVerdict(
+                LayoutReady.NOT_MANAGED, "spec.mig.layout is empty: slices stay as they are"
+            ),
+        )
+    counts = tuple(sorted(mig.layout.items()))
+    for mig_node in mig_nodes:
+        if problem := _layout_error(mig_node.gpu_model, mig):
+            return PlanAdoption(
+                status=status, verdict=StatusVerdict(LayoutReady.UNKNOWN_PROFILE, problem)
+            )
+    nodes = tuple(
+        NodeTarget(
+            node=mig_node.name,
+            gpus=tuple(
+                GpuTarget(
+                    gpu=gpu.index,
+                    slices=tuple(
+                        format_slice(placement, pinned=capabilities.pinned_starts)
+                        for placement in (
+                            gpu.layout
+                            if geometry(gpu.layout) == counts
+                            else place_geometry(mig_node.gpu_model, counts) or ()
+                        )
+                    ),
+                )
+                for gpu in sorted(mig_node.gpus, key=lambda gpu: gpu.index)
+            ),
+        )
+        for mig_node in sorted(mig_nodes, key=lambda mig_node: mig_node.name)
+        if mig_node.gpus
+    )
+    if status.target is not None and (status.target.nodes == nodes or status.units):
+        return PlanAdoption(status=status.model_copy(update={"proposed": None}))
+    gpus = sum(len(node.gpus) for node in nodes)
+    price = view.price.per_gpu_hour * gpus if view.price else Decimal(0)
+    plan = MigPlan(
+        name=plan_name(nodes, ()),
+        at=at,
+        gpus_before=gpus,
+        gpus_after=gpus,
+        per_hour_before=price,
+        per_hour_after=price,
+        bound=price,
+        gap=Decimal(0),
+        nodes=nodes,
+    )
+    return PlanAdoption(status=status.model_copy(update={"target": plan, "proposed": None}))
+
+
+def _layout_error(gpu_model: GpuModel, mig: Mig) -> str | None:
+    unknown = sorted(profile for profile in mig.layout if gpu_model.find_profile(profile) is None)
+    if unknown:
+        known = ", ".join(gi_profile.name for gi_profile in gpu_model.profiles)
+        return f"spec.mig.layout: {gpu_model.name} has no profile {', '.join(unknown)}, but {known}"
+    if place_geometry(gpu_model, tuple(sorted(mig.layout.items()))) is None:
+        counts_text = ", ".join(
+            f"{count} x {profile}" for profile, count in sorted(mig.layout.items())
+        )
+        return (
+            f"spec.mig.layout: {counts_text} do not fit on 1 {gpu_model.name} together; take fewer"
+        )
+    return None

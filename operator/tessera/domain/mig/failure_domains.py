@@ -1,0 +1,247 @@
+"""Instances of one service on different GPUs and nodes.
+
+Slices and their costs know no names, so that spreading comes afterwards: instances change seats
+with those of services that do not mind, take idle slices or free room, and only then own GPUs.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import NamedTuple, TypeAlias
+
+from tessera.domain.mig.demand import ServiceDemand
+from tessera.domain.mig.fleet import FleetGpu, FleetSlice
+from tessera.domain.mig.gpu_building import place_geometry
+from tessera.domain.mig.gpu_models import WHOLE_GPU, GpuModel
+from tessera.domain.mig.layouts import WHOLE_GPU_LAYOUT
+
+# What names of GPUs and nodes begin with until they get one.
+_NEW_PREFIX = "+"
+
+# What instances are spread over, of a GPU: itself, or its node.
+TopologyKey: TypeAlias = Callable[[FleetGpu], str]
+
+
+class _SliceRef(NamedTuple):
+    gpu_index: int
+    mig_slice: FleetSlice
+
+
+def by_gpu(gpu: FleetGpu) -> str:
+    """GPUs fail one by one."""
+    return gpu.name
+
+
+def by_node(gpu: FleetGpu) -> str:
+    """Nodes fail with all their GPUs; a GPU without one stands alone."""
+    return gpu.node or f"?{gpu.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class _SpreadRule:
+    topology_key: TopologyKey
+    min_domains: Mapping[str, int]
+    """Different areas of each service."""
+
+
+def _spread_rules(services: Sequence[ServiceDemand]) -> tuple[_SpreadRule, ...]:
+    return (
+        _SpreadRule(
+            by_node,
+            {service.name: service.min_nodes for service in services if service.min_nodes > 1},
+        ),
+        _SpreadRule(
+            by_gpu, {service.name: service.min_gpus for service in services if service.min_gpus > 1}
+        ),
+    )
+
+
+def spread_violations(
+    services: Sequence[ServiceDemand], gpus: Sequence[FleetGpu]
+) -> tuple[str, ...]:
+    """Services that stand on fewer GPUs or nodes than they should."""
+    rules = _spread_rules(services)
+    if not any(rule.min_domains for rule in rules):
+        return ()
+    domains_by_rule = [_replicas_by_domain(gpus, rule.topology_key) for rule in rules]
+    return tuple(
+        sorted(
+            {
+                name
+                for rule, domains in zip(rules, domains_by_rule, strict=True)
+                for name, min_domains in rule.min_domains.items()
+                if len(domains.get(name, ())) < min_domains
+            }
+        )
+    )
+
+
+def spread(
+    services: Sequence[ServiceDemand], gpus: Sequence[FleetGpu], gpu_models: Mapping[str, GpuModel]
+) -> tuple[FleetGpu, ...]:
+    """The same instances, spread as far as GPUs and nodes allow; GPUs that it adds have no name."""
+    spread_gpus = list(gpus)
+    rules = _spread_rules(services)
+    for rule in rules:
+        for name, min_domains in sorted(rule.min_domains.items()):
+            while (
+                len(_replicas_by_domain(spread_gpus, rule.topology_key).get(name, ())) < min_domains
+            ):
+                changed = _move_replica(name, rule, rules, spread_gpus, gpu_models)
+                if changed is None:
+                    break
+                spread_gpus = changed
+    return tuple(
+        replace(gpu, name="") if gpu.name.startswith(_NEW_PREFIX) else gpu for gpu in spread_gpus
+    )
+
+
+def assign_nodes(gpus: Sequence[FleetGpu], gpus_per_node: int) -> tuple[FleetGpu, ...]:
+    """GPUs without a node get places on nodes, which hold so many each."""
+    taken = Counter(gpu.node for gpu in gpus if gpu.node and not gpu.node.startswith(_NEW_PREFIX))
+    new_nodes = {gpu.node for gpu in gpus if gpu.node.startswith(_NEW_PREFIX)}
+    names = (name for number in count(1) if (name := f"node-{number:04}") not in taken)
+    node_names = dict(zip(sorted(new_nodes), names, strict=False))
+    free_places = [node for node in sorted(taken) for _ in range(gpus_per_node - taken[node])]
+    with_nodes = []
+    for gpu in gpus:
+        node = node_names.get(gpu.node, gpu.node)
+        if not node:
+            if not free_places:
+                free_places = [next(names)] * gpus_per_node
+            node = free_places.pop(0)
+        with_nodes.append(replace(gpu, node=node))
+    return tuple(with_nodes)
+
+
+def _replicas_by_domain(
+    gpus: Sequence[FleetGpu], topology_key: TopologyKey
+) -> dict[str, Counter[str]]:
+    """Instances of each service in each area."""
+    domains: dict[str, Counter[str]] = {}
+    for gpu in gpus:
+        for mig_slice in gpu.slices:
+            if mig_slice.service is not None:
+                domains.setdefault(mig_slice.service, Counter())[topology_key(gpu)] += 1
+    return domains
+
+
+def _move_replica(
+    name: str,
+    rule: _SpreadRule,
+    rules: Sequence[_SpreadRule],
+    gpus: list[FleetGpu],
+    gpu_models: Mapping[str, GpuModel],
+) -> list[FleetGpu] | None:
+    """One instance of the service brought into an area where it has none; None if nobody can."""
+    domains = _replicas_by_domain(gpus, rule.topology_key)
+    refs = [
+        _SliceRef(index, mig_slice)
+        for index, gpu in enumerate(gpus)
+        for mig_slice in gpu.slices
+        if mig_slice.service == name and domains[name][rule.topology_key(gpu)] > 1
+    ]
+    free_gpus = [
+        index
+        for index, gpu in enumerate(gpus)
+        if rule.topology_key(gpu) not in domains.get(name, ())
+    ]
+    for ref in reversed(refs):
+        for changed in _possible_moves(ref, free_gpus, gpus, gpu_models):
+            if all(_keeps_spread(checked_rule, gpus, changed) for checked_rule in rules):
+                return changed
+    return _add_gpu(refs[-1], rule, gpus, gpu_models) if refs else None
+
+
+def _add_gpu(
+    ref: _SliceRef, rule: _SpreadRule, gpus: list[FleetGpu], gpu_models: Mapping[str, GpuModel]
+) -> list[FleetGpu]:
+    """A GPU for this instance alone, on a node of its own if it is nodes that lack."""
+    gpu_model, profile = gpus[ref.gpu_index].gpu_model, ref.mig_slice.profile
+    start = next(iter(_first_starts(gpu_models[gpu_model], profile)))
+    name = f"{_NEW_PREFIX}{len(gpus)}"
+    node = name if rule.topology_key is by_node else ""
+    new_gpu = FleetGpu(
+        name=name, gpu_model=gpu_model, node=node, slices=(ref.mig_slice._replace(start=start),)
+    )
+    return [*_set_service(gpus, ref, None), new_gpu]
+
+
+def _first_starts(gpu_model: GpuModel, profile: str) -> Iterator[int]:
+    layout = place_geometry(gpu_model, ((profile, 1),)) or ()
+    return (placement.start for placement in layout)
+
+
+def _possible_moves(
+    ref: _SliceRef,
+    free_gpus: Sequence[int],
+    gpus: list[FleetGpu],
+    gpu_models: Mapping[str, GpuModel],
+) -> Iterator[list[FleetGpu]]:
+    """Idle slices first, then free room, then those who would change seats."""
+    profile, gpu_model = ref.mig_slice.profile, gpus[ref.gpu_index].gpu_model
+    same_model = [index for index in free_gpus if gpus[index].gpu_model == gpu_model]
+    for idle in (True, False):
+        for index in same_model:
+            for other in gpus[index].slices:
+                if other.profile == profile and (other.service is None) == idle:
+                    yield _set_service(
+                        _set_service(gpus, ref, other.service),
+                        _SliceRef(index, other),
+                        ref.mig_slice.service,
+                    )
+        for index in same_model if idle else ():
+            if (start := _free_start(gpus[index], profile, gpu_models[gpu_model])) is not None:
+                grown = tuple(
+                    sorted(
+                        (*gpus[index].slices, FleetSlice(start, profile, ref.mig_slice.service)),
+                        key=_start,
+                    )
+                )
+                without_replica = _set_service(gpus, ref, None)
+                yield [
+                    *without_replica[:index],
+                    replace(without_replica[index], slices=grown),
+                    *without_replica[index + 1 :],
+                ]
+
+
+def _start(mig_slice: FleetSlice) -> int:
+    return mig_slice.start
+
+
+def _free_start(gpu: FleetGpu, profile: str, gpu_model: GpuModel) -> int | None:
+    """Where the profile could be cut on a GPU that somebody uses."""
+    if not gpu.used or gpu.layout == WHOLE_GPU_LAYOUT or profile == WHOLE_GPU:
+        return None
+    extended = place_geometry(gpu_model, ((profile, 1),), gpu.layout)
+    return (
+        None
+        if extended is None
+        else next(placement.start for placement in extended if placement not in gpu.layout)
+    )
+
+
+def _set_service(gpus: list[FleetGpu], ref: _SliceRef, service: str | None) -> list[FleetGpu]:
+    slices = tuple(
+        mig_slice._replace(service=service) if mig_slice == ref.mig_slice else mig_slice
+        for mig_slice in gpus[ref.gpu_index].slices
+    )
+    return [
+        *gpus[: ref.gpu_index],
+        replace(gpus[ref.gpu_index], slices=slices),
+        *gpus[ref.gpu_index + 1 :],
+    ]
+
+
+def _keeps_spread(rule: _SpreadRule, before: Sequence[FleetGpu], after: Sequence[FleetGpu]) -> bool:
+    """Nobody is spread less than before and than he should be."""
+    old_domains, new_domains = (
+        _replicas_by_domain(before, rule.topology_key),
+        _replicas_by_domain(after, rule.topology_key),
+    )
+    return all(
+        len(new_domains.get(name, ())) >= min(min_domains, len(old_domains.get(name, ())))
+        for name, min_domains in rule.min_domains.items()
+    )

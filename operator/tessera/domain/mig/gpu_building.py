@@ -1,0 +1,82 @@
+"""From a mix to GPUs: every geometry gets its places, every service its slices.
+
+Instances of a service are dealt to GPUs in turn, so that one GPU's death takes few of them.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from functools import cache
+
+from tessera.domain.mig.demand import InstanceType
+from tessera.domain.mig.fleet import FleetGpu, FleetSlice
+from tessera.domain.mig.gpu_models import WHOLE_GPU, GpuModel
+from tessera.domain.mig.layouts import WHOLE_GPU_LAYOUT, Geometry, Layout, fitting_placements
+from tessera.domain.mig.mix import Mix
+from tessera.domain.mig.pattern_pricing import ReplicaPattern
+
+
+@cache
+def place_geometry(gpu_model: GpuModel, geometry: Geometry, occupied: Layout = ()) -> Layout | None:
+    """The first layout that adds exactly these slices to what is kept; large slices choose first.
+
+    None when there is none.
+    """
+    counts = Counter(dict(geometry))
+    if not counts:
+        return occupied
+    if WHOLE_GPU in counts:
+        return WHOLE_GPU_LAYOUT if counts == Counter({WHOLE_GPU: 1}) and not occupied else None
+    profile = max(counts, key=lambda name: (_memory_slices(gpu_model, name), name))
+    rest = tuple(sorted((+(counts - Counter({profile: 1}))).items()))
+    for placement in fitting_placements(gpu_model, occupied, (profile,)):
+        if layout := place_geometry(gpu_model, rest, tuple(sorted((*occupied, placement)))):
+            return layout
+    return None
+
+
+def _memory_slices(gpu_model: GpuModel, profile: str) -> int:
+    gi_profile = gpu_model.find_profile(profile)
+    return gi_profile.memory_slices if gi_profile else 0
+
+
+def build_gpus(
+    mix: Mix, gpu_models: Mapping[str, GpuModel], first_number: int = 1
+) -> tuple[FleetGpu, ...]:
+    """GPUs numbered from a beginning; what no service needs is not cut."""
+    layouts: list[tuple[str, str, Layout]] = []
+    for (model_name, geometry), count in sorted(mix.gpus.items()):
+        layout = place_geometry(gpu_models[model_name], geometry)
+        if layout is None:
+            raise ValueError(f"{model_name} cannot be cut into {geometry}")
+        layouts += [
+            (model_name, f"gpu-{first_number + len(layouts) + offset:04}", layout)
+            for offset in range(count)
+        ]
+    free_slices: dict[InstanceType, list[tuple[int, str, int]]] = defaultdict(list)
+    for gpu_model, gpu, layout in layouts:
+        next_round = Counter[str]()
+        for placement in layout:
+            free_slices[InstanceType(gpu_model, placement.profile)].append(
+                (next_round[placement.profile], gpu, placement.start)
+            )
+            next_round[placement.profile] += 1
+    slices_by_gpu: dict[str, list[FleetSlice]] = defaultdict(list)
+    for instance_type, replicas in _services_by_type(mix.replicas).items():
+        for service, (_, gpu, start) in zip(
+            replicas, sorted(free_slices[instance_type]), strict=False
+        ):
+            slices_by_gpu[gpu].append(FleetSlice(start, instance_type.profile, service))
+    return tuple(
+        FleetGpu(name=gpu, gpu_model=gpu_model, slices=tuple(sorted(slices_by_gpu[gpu])))
+        for gpu_model, gpu, _ in layouts
+        if slices_by_gpu[gpu]
+    )
+
+
+def _services_by_type(instances: Mapping[str, ReplicaPattern]) -> dict[InstanceType, list[str]]:
+    """Every kind with the services that take it, once for each instance."""
+    services: dict[InstanceType, list[str]] = defaultdict(list)
+    for service, pattern in sorted(instances.items()):
+        for instance_type, count in pattern:
+            services[instance_type] += [service] * count
+    return services

@@ -1,0 +1,243 @@
+"""What an agent does next to a GPU so that it becomes as the operator wants it; pure.
+
+Only what is idle goes, what is wanted and there already stays untouched, and asking again after
+half of it was done leads to the rest.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from tessera.api.node_layout import DesiredGpu, GpuFault, MigMode, ObservedGpu, ObservedSlice
+from tessera.domain.mig.gpu_models import GpuModel
+from tessera.domain.mig.layouts import SlicePlacement, layout_error
+
+# namespace/name of the pods that hold a device, by the device's UUID.
+PodsByDevice: TypeAlias = Mapping[str, tuple[str, ...]]
+
+# Pods of one device that are told of.
+_MAX_PODS_SHOWN = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriverInstance:
+    """A GPU instance."""
+
+    placement: SlicePlacement
+    uuid: str = ""
+    """Of the MIG device that fills it; empty while it is half made."""
+    partial_devices: tuple[str, ...] = ()
+    """MIG devices that fill only a part of it; Tessera makes none."""
+    memory_mib: int = 0
+    processes: int = 0
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        return (self.uuid, *self.partial_devices) if self.uuid else self.partial_devices
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriverGpu:
+    """One GPU as its driver tells."""
+
+    index: int
+    uuid: str
+    product: str
+    """Blanks as dashes."""
+    memory_mib: int
+    mode: MigMode
+    gpu_model: GpuModel | None = None
+    """What may be cut; only asked for in MIG mode."""
+    instances: tuple[DriverInstance, ...] = ()
+    """By start."""
+    read_error: str | None = None
+    """Why its instances are not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class GpuInventory:
+    """All that the driver of a node tells."""
+
+    driver: str
+    gpus: tuple[DriverGpu, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceOperation:
+    """One step: an instance that goes, or one that is made or finished."""
+
+    action: Literal["create", "destroy"]
+    placement: SlicePlacement
+
+    def describe(self) -> str:
+        return f"{self.action} {format_placement(self.placement)}"
+
+
+@dataclass(frozen=True, slots=True)
+class GpuProblem:
+    """Why a GPU is not as it should be, and what to do."""
+
+    fault: GpuFault
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionPlan:
+    """What is to be done now, in this order, and what cannot be."""
+
+    operations: tuple[InstanceOperation, ...] = ()
+    problem: GpuProblem | None = None
+
+
+def plan_partitioning(
+    gpu: DriverGpu, wanted: DesiredGpu, pods_by_device: PodsByDevice
+) -> PartitionPlan:
+    """The way from what is seen to what is wanted, as far as nobody is in it."""
+    if problem := blocking_problem(gpu, wanted):
+        return PartitionPlan(problem=problem)
+    gpu_model = gpu.gpu_model
+    if gpu_model is None:
+        return PartitionPlan()
+    target = {
+        _canonical_placement(gpu_model, SlicePlacement(requested.start, requested.profile))
+        for requested in wanted.slices
+    }
+    existing = {
+        _canonical_placement(gpu_model, instance.placement): instance for instance in gpu.instances
+    }
+    removable = [
+        instance
+        for placement, instance in existing.items()
+        if placement not in target or _has_partial_devices(instance)
+    ]
+    in_use = [
+        instance
+        for instance in removable
+        if _pods_using(gpu, instance, pods_by_device) or instance.processes
+    ]
+    operations = [
+        InstanceOperation("destroy", instance.placement)
+        for instance in removable
+        if instance not in in_use
+    ]
+    missing = sorted(
+        placement
+        for placement in target
+        if placement not in existing or not existing[placement].uuid
+    )
+    in_use_placements = tuple(instance.placement for instance in in_use)
+    operations += [
+        InstanceOperation("create", placement)
+        for placement in missing
+        if placement not in in_use_placements
+        and layout_error(gpu_model, (*in_use_placements, placement)) is None
+    ]
+    return PartitionPlan(tuple(operations), _in_use_problem(gpu, in_use, pods_by_device))
+
+
+def blocking_problem(gpu: DriverGpu, wanted: DesiredGpu) -> GpuProblem | None:
+    """Why nothing at all can be done on the GPU."""
+    if gpu.mode in ("enabling", "disabling"):
+        return GpuProblem(
+            "NeedsReset",
+            f"MIG mode is {gpu.mode} and waits for a reset: empty the GPU, then run nvidia-smi "
+            f"--gpu-reset -i {gpu.index} on the node, or restart the node",
+        )
+    if gpu.read_error is not None:
+        return GpuProblem("Unreadable", gpu.read_error)
+    if gpu.mode != "enabled" or gpu.gpu_model is None:
+        if not wanted.slices:
+            return None
+        return GpuProblem(
+            "CannotCut",
+            f"MIG mode is {gpu.mode}, and Tessera never changes it: run nvidia-smi -i {gpu.index} "
+            "-mig 1 on the node",
+        )
+    unknown = [
+        requested.profile
+        for requested in wanted.slices
+        if gpu.gpu_model.find_profile(requested.profile) is None
+    ]
+    if unknown:
+        known = ", ".join(gi_profile.name for gi_profile in gpu.gpu_model.profiles)
+        return GpuProblem("ProfileUnknown", f"{gpu.product} has no {unknown[0]}, but {known}")
+    error = layout_error(
+        gpu.gpu_model,
+        [SlicePlacement(requested.start, requested.profile) for requested in wanted.slices],
+    )
+    return None if error is None else GpuProblem("CannotCut", f"no GPU can be cut so: {error}")
+
+
+def gpu_status(
+    gpu: DriverGpu, pods_by_device: PodsByDevice, problem: GpuProblem | None = None
+) -> ObservedGpu:
+    """As the status tells it."""
+    if problem is None:
+        problem = blocking_problem(gpu, DesiredGpu(uuid=gpu.uuid))
+    return ObservedGpu(
+        index=gpu.index,
+        uuid=gpu.uuid,
+        product=gpu.product,
+        memory_mib=gpu.memory_mib,
+        mode=gpu.mode,
+        slices=tuple(
+            ObservedSlice(
+                profile=instance.placement.profile,
+                start=instance.placement.start,
+                uuid=instance.uuid,
+                memory_mib=instance.memory_mib,
+                pods=tuple(sorted(set(_pods_on_instance(instance, pods_by_device))))[
+                    :_MAX_PODS_SHOWN
+                ],
+                processes=instance.processes,
+            )
+            for instance in gpu.instances
+        ),
+        pods=pods_by_device.get(gpu.uuid, ())[:_MAX_PODS_SHOWN],
+        fault=problem.fault if problem else None,
+        message=problem.message[:500] if problem else "",
+    )
+
+
+def format_placement(placement: SlicePlacement) -> str:
+    """As plans spell it."""
+    return f"{placement.profile}@{placement.start}"
+
+
+def _canonical_placement(gpu_model: GpuModel, placement: SlicePlacement) -> SlicePlacement:
+    """Under the board's own name of the profile."""
+    gi_profile = gpu_model.find_profile(placement.profile)
+    return placement if gi_profile is None else SlicePlacement(placement.start, gi_profile.name)
+
+
+def _has_partial_devices(instance: DriverInstance) -> bool:
+    """Somebody filled it with smaller devices."""
+    return bool(instance.partial_devices)
+
+
+def _pods_on_instance(instance: DriverInstance, pods_by_device: PodsByDevice) -> Iterator[str]:
+    for device in instance.devices:
+        yield from pods_by_device.get(device, ())
+
+
+def _pods_using(
+    gpu: DriverGpu, instance: DriverInstance, pods_by_device: PodsByDevice
+) -> list[str]:
+    return sorted({*_pods_on_instance(instance, pods_by_device), *pods_by_device.get(gpu.uuid, ())})
+
+
+def _in_use_problem(
+    gpu: DriverGpu, instances_in_use: list[DriverInstance], pods_by_device: PodsByDevice
+) -> GpuProblem | None:
+    if not instances_in_use:
+        return None
+    reasons = []
+    for instance in instances_in_use:
+        pods = _pods_using(gpu, instance, pods_by_device)
+        users = (
+            ", ".join(pods[:_MAX_PODS_SHOWN])
+            if pods
+            else f"{instance.processes} processes outside of pods"
+        )
+        reasons.append(f"{format_placement(instance.placement)} is held by {users}")
+    return GpuProblem("InUse", f"{'; '.join(reasons)}: it goes once they have ended")

@@ -1,0 +1,1 @@
+"""MIG nodes as they are, and the backends that partition their GPUs."""

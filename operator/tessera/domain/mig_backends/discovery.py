@@ -1,0 +1,256 @@
+"""The GPUs behind a pool, as agents tell them, else as labels and resources let one conclude."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TypeAlias
+
+from tessera.api.mig import NodeTarget
+from tessera.api.node_layout import NodeLayoutStatus, ObservedGpu
+from tessera.api.ref import Ref
+from tessera.domain.cache import KeyedCache
+from tessera.domain.hardware.pools import COUNT_LABEL, GPU, PRODUCT_LABEL, PoolView
+from tessera.domain.mig.gpu_models import GpuModel, find_gpu_model
+from tessera.domain.mig.layouts import Geometry, Layout, SlicePlacement, layout_error
+from tessera.domain.mig_backends import format as notation
+from tessera.domain.mig_backends.devices import (
+    allocatable_slices,
+    canonical_profile,
+    labeled_slices,
+)
+from tessera.domain.mig_backends.layout_search import layouts_for_counts
+from tessera.domain.mig_backends.nodes import (
+    TAINT,
+    GpuInstance,
+    MigGpu,
+    MigNode,
+    ObservedNodeLayout,
+)
+from tessera.domain.observed.snapshot import Node
+
+_REPLICAS_LABEL = "nvidia.com/gpu.replicas"
+_MIG_MODES = ("enabled", "disabling")
+
+# By pool and node.
+MigNodeCache: TypeAlias = KeyedCache[
+    tuple[str, str],
+    [str | None, Node, ObservedNodeLayout | None, NodeTarget | None],
+    MigNode | None,
+]
+
+
+def new_mig_node_cache() -> MigNodeCache:
+    """Nothing yet."""
+    return KeyedCache(_mig_node)
+
+
+def mig_nodes(
+    view: PoolView,
+    nodes: Sequence[Node],
+    layouts: Sequence[ObservedNodeLayout],
+    cache: MigNodeCache | None = None,
+) -> tuple[MigNode, ...]:
+    """Every node of the pool whose product is known, by name.
+
+    Where no agent tells the layouts, they are the pool's targets as far as the numbers allow.
+    """
+    cached_node = cache or new_mig_node_cache()
+    layouts_by_node = {layout.name: layout for layout in layouts}
+    status = view.pool.status.mig
+    plan = status.target if status else None
+    targets = {target.node: target for target in plan.nodes} if plan else {}
+    return tuple(
+        mig_node
+        for node in sorted(nodes, key=lambda node: node.name)
+        if node.name in view.node_names
+        for layout in (layouts_by_node.get(node.name),)
+        for target in (None if _agent_status(layout) else targets.get(node.name),)
+        if (
+            mig_node := cached_node((view.pool.name, node.name), view.product, node, layout, target)
+        )
+    )
+
+
+def _agent_status(layout: ObservedNodeLayout | None) -> NodeLayoutStatus | None:
+    """What an agent tells, where it can tell anything."""
+    status = layout.status if layout else None
+    return status if status is not None and not status.problem else None
+
+
+def _mig_node(
+    pool_product: str | None,
+    node: Node,
+    layout: ObservedNodeLayout | None,
+    target: NodeTarget | None,
+) -> MigNode | None:
+    """`usual` is the product of the other nodes."""
+    agent_status = _agent_status(layout)
+    product = _product(node, agent_status)
+    if product is None:
+        return None
+    base = MigNode(
+        name=node.name,
+        gpu_model=find_gpu_model(product) or _unknown_model(product),
+        ready=node.schedulable,
+        tainted=TAINT in node.taints,
+        labels=node.labels,
+        allocatable=node.allocatable,
+        node_layout=layout,
+    )
+    if problem := _inconsistency(pool_product, node, agent_status) or _unknown_product(product):
+        return replace(base, inconsistency=problem)
+    return _from_agent(base, agent_status) if agent_status else _from_counts(base, target)
+
+
+def _product(node: Node, agent_status: NodeLayoutStatus | None) -> str | None:
+    names = [gpu.product for gpu in agent_status.gpus] if agent_status else []
+    return node.labels.get(PRODUCT_LABEL) or next(iter(names), None)
+
+
+def _unknown_model(product: str) -> GpuModel:
+    return GpuModel(
+        name=product,
+        products=(product,),
+        pci_devices=(),
+        compute_slices=0,
+        memory_slices=0,
+        profiles=(),
+        aliases=(),
+    )
+
+
+def _unknown_product(product: str) -> str | None:
+    if find_gpu_model(product) is not None:
+        return None
+    hint = "; slices are planned under mig.strategy=mixed" if "-MIG-" in product else ""
+    return f"no MIG profiles are known for {product}{hint}"
+
+
+def _inconsistency(
+    pool_product: str | None, node: Node, agent_status: NodeLayoutStatus | None
+) -> str | None:
+    """Who says what about the same GPUs."""
+    label = node.labels.get(PRODUCT_LABEL)
+    if agent_status is None:
+        return None
+    for gpu in agent_status.gpus:
+        expected = label or pool_product
+        if expected is not None and gpu.product != expected:
+            source = f"its label {PRODUCT_LABEL}" if label else "the other nodes of the pool"
+            return f"GPU {gpu.index} is {gpu.product} by its driver and {expected} by {source}"
+    count = node.labels.get(COUNT_LABEL)
+    if count is not None and count != str(len(agent_status.gpus)):
+        return (
+            f"the driver shows {len(agent_status.gpus)} GPUs, its label {COUNT_LABEL} says {count}"
+        )
+    return None
+
+
+def _from_agent(base: MigNode, agent_status: NodeLayoutStatus) -> MigNode:
+    """An agent knows places, pods and processes."""
+    mig_gpus = [gpu for gpu in agent_status.gpus if gpu.mode in _MIG_MODES]
+    for gpu in mig_gpus:
+        if problem := layout_error(
+            base.gpu_model,
+            tuple(
+                SlicePlacement(seen_slice.start, seen_slice.profile) for seen_slice in gpu.slices
+            ),
+        ):
+            return replace(base, inconsistency=f"GPU {gpu.index}: {problem}")
+    return replace(
+        base,
+        gpus=tuple(
+            sorted(
+                (_mig_gpu(base.gpu_model, gpu) for gpu in mig_gpus),
+                key=lambda mig_gpu: mig_gpu.index,
+            )
+        ),
+        whole_gpus=len(agent_status.gpus) - len(mig_gpus),
+        reports_pods=True,
+        can_partition=agent_status.cuts,
+    )
+
+
+def _mig_gpu(gpu_model: GpuModel, gpu: ObservedGpu) -> MigGpu:
+    instances = (
+        GpuInstance(
+            placement=SlicePlacement(
+                seen_slice.start, canonical_profile(gpu_model, seen_slice.profile)
+            ),
+            holders=tuple(Ref(*pod.split("/", 1)) for pod in seen_slice.pods),
+            processes=seen_slice.processes,
+        )
+        for seen_slice in gpu.slices
+    )
+    return MigGpu(
+        index=gpu.index,
+        uuid=gpu.uuid,
+        instances=tuple(sorted(instances, key=lambda instance: instance.placement)),
+        fault="NeedsReset" if gpu.mode == "disabling" else gpu.fault,
+        message=gpu.message,
+    )
+
+
+def _from_counts(base: MigNode, target: NodeTarget | None) -> MigNode:
+    """Numbers fit on GPUs in some way, or they are no numbers of this node."""
+    text = base.labels.get(COUNT_LABEL, "")
+    if not (text.isdecimal() and text.isascii()):
+        return replace(base, inconsistency=f"its label {COUNT_LABEL} is {text!r}, not a number")
+    counts, whole_gpus = _slice_counts(base, int(text))
+    unknown = sorted(name for name in counts if base.gpu_model.find_profile(name) is None)
+    if unknown:
+        return replace(base, inconsistency=f"{base.gpu_model.name} has no profile {unknown[0]}")
+    if whole_gpus and not counts:
+        return replace(base, whole_gpus=whole_gpus)
+    if whole_gpus:
+        slices = sum(counts.values())
+        return replace(
+            base,
+            inconsistency=(
+                f"it offers {whole_gpus} whole GPUs beside {slices} slices, and nobody says which "
+                "of its GPUs are in MIG mode: install tessera-node (node.enabled of the chart)"
+            ),
+        )
+    layouts = layouts_for_counts(
+        base.gpu_model, _geometry(counts), int(text), _target_layouts(target, base.gpu_model)
+    )
+    if layouts is None:
+        slices_text = ", ".join(f"{count}x {name}" for name, count in sorted(counts.items()))
+        return replace(
+            base,
+            inconsistency=f"{text} GPUs {base.gpu_model.name} cannot be cut into {slices_text}",
+        )
+    return replace(
+        base,
+        gpus=tuple(
+            MigGpu(
+                index=index,
+                instances=tuple(GpuInstance(placement=placement) for placement in layout),
+            )
+            for index, layout in enumerate(layouts)
+        ),
+    )
+
+
+def _geometry(counts: Mapping[str, int]) -> Geometry:
+    return tuple(sorted(counts.items()))
+
+
+def _slice_counts(base: MigNode, gpus: int) -> tuple[Mapping[str, int], int]:
+    """Slices by profile, and whole GPUs.
+
+    While the device plugin is away nothing is allocatable; feature discovery may still tell.
+    """
+    if any(base.allocatable.values()):
+        return allocatable_slices(base), min(gpus, base.allocatable.get(GPU, 0))
+    counts = labeled_slices(base)
+    return counts, 0 if counts or base.labels.get(_REPLICAS_LABEL) == "0" else gpus
+
+
+def _target_layouts(target: NodeTarget | None, gpu_model: GpuModel) -> tuple[Layout, ...]:
+    """The target's layouts by index, where it names them one after the other from 0."""
+    layouts: list[Layout] = []
+    for gpu in sorted(target.gpus, key=lambda gpu: gpu.gpu) if target else ():
+        if gpu.gpu != len(layouts):
+            break
+        layouts.append(notation.parse_layout(gpu_model, gpu.slices))
+    return tuple(layouts)

@@ -1,0 +1,23 @@
+"""How slices are written in the status of a pool: `3g.40gb@4`, or `3g.40gb` without its place."""
+
+from collections.abc import Iterable
+
+from tessera.domain.mig.gpu_building import place_geometry
+from tessera.domain.mig.gpu_models import GpuModel
+from tessera.domain.mig.layouts import Layout, SlicePlacement, geometry
+
+
+def format_slice(placement: SlicePlacement, *, pinned: bool) -> str:
+    """Without the place where nobody can keep it."""
+    return f"{placement.profile}@{placement.start}" if pinned else placement.profile
+
+
+def parse_layout(gpu_model: GpuModel, slices: Iterable[str]) -> Layout:
+    """Of one GPU; where places are not told, the first that there are."""
+    parts = [text.partition("@") for text in slices]
+    if all(start for _, _, start in parts):
+        return tuple(sorted(SlicePlacement(int(start), profile) for profile, _, start in parts))
+    return (
+        place_geometry(gpu_model, geometry(SlicePlacement(0, profile) for profile, _, _ in parts))
+        or ()
+    )

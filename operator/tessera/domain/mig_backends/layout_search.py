@@ -1,0 +1,119 @@
+"""Layouts of a node whose slices are only known by number."""
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import cache
+
+from tessera.domain.mig.geometries import maximal_fillings
+from tessera.domain.mig.gpu_building import place_geometry
+from tessera.domain.mig.gpu_models import GpuModel
+from tessera.domain.mig.layouts import Geometry, Layout, geometry
+
+
+@cache
+def layouts_for_counts(
+    gpu_model: GpuModel, counts: Geometry, gpus: int, preferred: tuple[Layout, ...] = ()
+) -> tuple[Layout, ...] | None:
+    """Layouts of so many GPUs that make these counts together; None when there are none.
+
+    Which GPU holds what is made up, save that every GPU gets its `likely` layout as far as the
+    counts allow: whoever asked for a layout recognises it.
+    """
+    if not all(gpu_model.find_profile(profile) for profile, _ in counts):
+        return None
+    if _pack(gpu_model, counts, gpus) is None:
+        return None
+    layouts: list[Layout] = []
+    remaining = counts
+    for index in range(gpus):
+        layout = _recognized_layout(
+            gpu_model, remaining, gpus - index, preferred[index : index + 1]
+        )
+        if layout is None:
+            packing = _pack(gpu_model, remaining, gpus - index) or ()
+            layout = place_geometry(gpu_model, packing[0] if packing else ()) or ()
+        layouts.append(layout)
+        remaining = _subtract(remaining, geometry(layout))
+    return tuple(layouts)
+
+
+@cache
+def _pack(gpu_model: GpuModel, counts: Geometry, gpus: int) -> tuple[Geometry, ...] | None:
+    """What each of so many GPUs, or of fewer, holds; None when it is too much for them."""
+    return _PackingSearch(gpu_model).pack(counts, gpus)
+
+
+class _PackingSearch:
+    """What real GPUs hold is found at once; what they cannot hold may take long to be refuted, so
+    that what is not found after so many looks counts as that."""
+
+    def __init__(self, gpu_model: GpuModel) -> None:
+        self._gpu_model = gpu_model
+        self._steps_left = 3000
+        self._infeasible: set[tuple[Geometry, int]] = set()
+
+    def pack(self, counts: Geometry, gpus: int) -> tuple[Geometry, ...] | None:
+        """Some GPU holds one of the largest slices, so only what goes with it is tried."""
+        if not counts:
+            return ()
+        if (counts, gpus) in self._infeasible or not _may_fit(self._gpu_model, counts, gpus):
+            return None
+        self._steps_left -= 1
+        largest = max((name for name, _ in counts), key=lambda name: _size(self._gpu_model, name))
+        for filling in _densest_first(self._gpu_model, tuple(name for name, _ in counts)):
+            if largest not in dict(filling) or self._steps_left <= 0:
+                continue
+            remaining = _subtract(counts, filling)
+            rest = self.pack(remaining, gpus - 1)
+            if rest is not None:
+                return (_subtract(counts, remaining), *rest)
+        self._infeasible.add((counts, gpus))
+        return None
+
+
+@cache
+def _densest_first(gpu_model: GpuModel, profiles: tuple[str, ...]) -> tuple[Geometry, ...]:
+    """What one GPU can hold of these profiles."""
+    return tuple(
+        sorted(
+            maximal_fillings(gpu_model, profiles),
+            key=lambda filling: (
+                -sum(_size(gpu_model, name)[0] * count for name, count in filling),
+                filling,
+            ),
+        )
+    )
+
+
+def _may_fit(gpu_model: GpuModel, counts: Geometry, gpus: int) -> bool:
+    """Are there so many memory and compute slices, and places of each profile, at all?"""
+    sizes = [(_size(gpu_model, name), count) for name, count in counts]
+    return (
+        sum(memory * count for (memory, _), count in sizes) <= gpus * gpu_model.memory_slices
+        and sum(compute * count for (_, compute), count in sizes) <= gpus * gpu_model.compute_slices
+        and all(
+            count <= gpus * gi_profile.max_instances
+            for name, count in counts
+            if (gi_profile := gpu_model.find_profile(name))
+        )
+    )
+
+
+def _size(gpu_model: GpuModel, profile: str) -> tuple[int, int]:
+    gi_profile = gpu_model.find_profile(profile)
+    return (gi_profile.memory_slices, gi_profile.compute_slices) if gi_profile else (0, 0)
+
+
+def _recognized_layout(
+    gpu_model: GpuModel, remaining: Geometry, gpus: int, preferred: Sequence[Layout]
+) -> Layout | None:
+    for layout in preferred:
+        filling = geometry(layout)
+        fits = not Counter(dict(filling)) - Counter(dict(remaining))
+        if fits and _pack(gpu_model, _subtract(remaining, filling), gpus - 1) is not None:
+            return layout
+    return None
+
+
+def _subtract(counts: Geometry, filling: Geometry) -> Geometry:
+    return tuple(sorted((Counter(dict(counts)) - Counter(dict(filling))).items()))

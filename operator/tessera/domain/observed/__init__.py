@@ -1,0 +1,1 @@
+"""Facts that were observed in the cluster; imports the API types alone."""

@@ -1,0 +1,105 @@
+"""Batches, and what the cluster knows of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from tessera.api.batch_inference import BatchInferenceSpec, BatchInferenceStatus
+from tessera.api.ref import Ref
+from tessera.domain.observed.runner_reports import RunnerProgress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """A BatchInference. One whose spec cannot be read has a problem instead of a spec."""
+
+    ref: Ref
+    uid: str
+    generation: int
+    created: datetime
+    spec: BatchInferenceSpec | None
+    problem: str | None = None
+    status: BatchInferenceStatus = field(default_factory=BatchInferenceStatus)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchPod:
+    """The pod of a check or of an attempt."""
+
+    ref: Ref
+    uid: str = ""
+    batch: Ref
+    attempt: int | None
+    """None is the check."""
+    created: datetime
+    owner: str = ""
+    """The uid of its Job."""
+    node: str | None = None
+    """Where it was bound to."""
+    bound: datetime | None = None
+    runner_since: datetime | None = None
+    """Since when its runner runs; its engine was up before that."""
+    ended: datetime | None = None
+    """When its last container ended for good."""
+    exit_code: int | None = None
+    """That of the runner, once it ended; its engine may still be leaving."""
+    report: str = ""
+    """The termination message of the runner."""
+    address: str | None = None
+    terminating: bool = False
+    """It has a deletion timestamp."""
+    disrupted: bool = False
+    """It has the condition DisruptionTarget."""
+    unschedulable: str | None = None
+    """The scheduler's sentence, while it finds no node."""
+    waiting_reason: str | None = None
+    """Why a container waits, in the kubelet's word, such as CrashLoopBackOff."""
+    container_message: str = ""
+    """The end of the log of the last exit, or the kubelet's message."""
+
+    @property
+    def finished(self) -> bool:
+        """Nothing of it will run again."""
+        return self.ended is not None or self.exit_code is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchJob:
+    """The Job of a check or of an attempt."""
+
+    ref: Ref
+    batch: Ref
+    batch_uid: str = ""
+    attempt: int | None
+    """None is the check."""
+    uid: str = ""
+    failed: bool = False
+    """Its controller makes no more pods: the condition Failed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeHealth:
+    """A node as far as its pods have to fear for it."""
+
+    ready: bool = True
+    """The condition Ready alone; being cordoned is a taint."""
+    taints: frozenset[str] = frozenset()
+    """Keys of its taints."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeClaim:
+    """A PersistentVolumeClaim."""
+
+    access_modes: tuple[str, ...]
+    storage_class: str | None = None
+    uid: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressSample:
+    """What a runner answered at a moment."""
+
+    at: datetime
+    progress: RunnerProgress

@@ -1,0 +1,369 @@
+"""What the fleet looks like at one moment: the only input of a plan."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from tessera.api.accelerator_pool import AcceleratorPoolSpec, AcceleratorPoolStatus
+from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
+from tessera.api.reasons import RevisionReason
+from tessera.api.recipe import Platform, PodTemplateVersion
+from tessera.api.ref import Ref as Ref  # noqa: PLC0414 - re-exported
+from tessera.api.tenant_budget import TenantBudgetSpec, TenantBudgetStatus
+from tessera.domain.budget.meter import SpendMeter
+from tessera.domain.layout.problem import LayoutSolution
+from tessera.domain.mig_backends.nodes import ObservedNodeLayout
+from tessera.domain.observed.batches import Batch, BatchJob, ProgressSample, VolumeClaim
+from tessera.domain.observed.model_jobs import ModelJobRun, ObservedModelJob
+from tessera.domain.observed.model_reports import FetchProgress
+from tessera.domain.scaling.autoscale import ScalingHistory
+
+# For so long an engine may hold requests without a step. In the field 120 s are used: what halts
+# an engine in the middle of service and passes, such as a kernel compiled anew, takes tens of
+# seconds.
+STALL_TIMEOUT = timedelta(seconds=120)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObservedService:
+    """An InferenceService. One whose spec cannot be read has a problem instead of a spec."""
+
+    ref: Ref
+    uid: str
+    generation: int
+    spec: InferenceServiceSpec | None
+    problem: str | None = None
+    update: str | None = None
+    """The annotation that asks for the newest recipe and weights."""
+    allows_downtime: bool = False
+    """The annotation that lets it fall below its floor while its slices are cut."""
+    status: InferenceServiceStatus = field(default_factory=InferenceServiceStatus)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """An AcceleratorPool, likewise."""
+
+    name: str
+    uid: str = ""
+    generation: int
+    spec: AcceleratorPoolSpec | None
+    problem: str | None = None
+    approved_plan: str | None = None
+    """The annotation that approves a plan of layouts."""
+    status: AcceleratorPoolStatus = field(default_factory=AcceleratorPoolStatus)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """A TenantBudget, likewise."""
+
+    name: str
+    generation: int
+    spec: TenantBudgetSpec | None
+    problem: str | None = None
+    status: TenantBudgetStatus = field(default_factory=TenantBudgetStatus)
+    record_lost: bool = False
+    """There is a status, and it cannot be read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A node as far as placement needs it."""
+
+    name: str
+    labels: Mapping[str, str]
+    schedulable: bool
+    """Ready and not cordoned."""
+    allocatable: Mapping[str, int]
+    """Extended resources `nvidia.com/…` that the node offers."""
+    kubelet_ready: bool = True
+    """The condition Ready alone; a cordoned node is alive."""
+    taints: frozenset[str] = frozenset()
+    """Keys of its taints."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchRun:
+    """What only the pods of batches have."""
+
+    batch: Ref
+    uid: str = ""
+    """That of the batch: another one may have its name by now."""
+    attempt: int | None
+    """None is the check."""
+    since: datetime | None = None
+    """Since when its runner runs; its engine was up before that."""
+    job_uid: str = ""
+    """The uid of its Job."""
+    exit_code: int | None = None
+    """That of the runner, once it ended."""
+    report: str = ""
+    """The termination message of the runner."""
+    disrupted: bool = False
+    """It has the condition DisruptionTarget."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerExit:
+    """The end of one run of a container."""
+
+    code: int
+    reason: str = ""
+    """The kubelet's word, such as OOMKilled."""
+    log_tail: str = ""
+    """The end of its log."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pod:
+    """One replica of a service, or a pod of a batch."""
+
+    ref: Ref
+    uid: str
+    service: Ref
+    variant: str
+    template: str
+    """`pod-template-hash`: which revision of the Deployment made it."""
+    created: datetime
+    node: str | None = None
+    """Where it was bound to."""
+    devices: Mapping[str, int] = field(default_factory=dict)
+    """Extended resources `nvidia.com/…` that it holds."""
+    bound: datetime | None = None
+    """When it was bound: from then on it costs money."""
+    ended: datetime | None = None
+    """When its last container ended for good."""
+    address: str | None = None
+    ready_since: datetime | None = None
+    """Since when it takes requests; None while it does not."""
+    containers_ready: bool = False
+    """All containers pass their probes, whatever the readiness gate says."""
+    serving: bool | None = None
+    """The readiness gate as the operator set it; None before the first time."""
+    draining_since: datetime | None = None
+    terminating: bool = False
+    """It was told to stop."""
+    deletion_cost: int = 0
+    unschedulable: str | None = None
+    """The scheduler's sentence, while it finds no node."""
+    waiting_reason: str | None = None
+    """Why a container waits, in the kubelet's word, such as CrashLoopBackOff."""
+    container_message: str = ""
+    """The end of the log of the last exit, or the kubelet's message."""
+    last_exit: ContainerExit | None = None
+    """How a container ended last, as long as the pod is not up again."""
+    batch_run: BatchRun | None = None
+    """Set on pods of batches; these belong to no service."""
+    model_job_run: ModelJobRun | None = None
+    """Set on pods of errands; these are no replicas of their service."""
+
+    @property
+    def takes_requests(self) -> bool:
+        """Ready, and not on its way out: on a dead node that may hang for ever."""
+        return self.ready_since is not None and not self.terminating
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """The Deployment of one variant."""
+
+    ref: Ref
+    service: Ref
+    variant: str
+    replicas: int
+    rollout_complete: bool
+    """Its controller has seen the newest spec, and all pods are of the newest template."""
+    replica_failure: str | None = None
+    """What the API server said when it refused to create a pod."""
+    surge: bool = True
+    """A rollout of it starts the new before it stops the old."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceEndpoint:
+    """The Kubernetes Service of an InferenceService."""
+
+    service: Ref
+    address: str | None
+    """Its cluster IP."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodReading:
+    """What Prometheus says of one replica. None is "not known"."""
+
+    waiting: float | None = None
+    running: float | None = None
+    activity: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineReading:
+    """What the engine of one replica has done, as Prometheus saw it last."""
+
+    steps: float
+    """Steps in which it gave out tokens, since it started."""
+    scraped_at: datetime
+    """When that was counted."""
+    awake: bool | None = None
+    """False while it is asleep or paused; None is "not known"."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeedReading:
+    """What the engines of one variant of a service did in the last five minutes.
+
+    What is said of a step, of a replica and of a device is a mean. None is "not known".
+    """
+
+    variant: str | None = None
+    """None where Prometheus was not told the variant: then it is the one that runs."""
+    requests: float | None = None
+    """Finished ones, of all replicas."""
+    tokens_per_second: float | None = None
+    """Output tokens, of all replicas."""
+    sequences: float | None = None
+    """Tokens that a step gave out, which is how many answers it worked on."""
+    prefill_tokens: float | None = None
+    """Tokens of prompts that a step read; those out of the prefix cache are none."""
+    prompt_tokens: float | None = None
+    """The same, that a request had."""
+    itl_seconds: float | None = None
+    """Time between two tokens of an answer."""
+    median_itl_seconds: float | None = None
+    """The same, as interpolated within its bucket."""
+    running: float | None = None
+    """Requests in a replica, whether or not it stepped."""
+    kv_usage: float | None = None
+    """Share of the cache in use, likewise."""
+    kv_tokens: int | None = None
+    """Tokens that the cache of a replica holds, as its engine says; of several the least."""
+    flops_per_second: float | None = None
+    """Operations of a device."""
+    bytes_per_second: float | None = None
+    """What a device read and wrote."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Readings:
+    """One round of questions to Prometheus."""
+
+    at: datetime
+    pods: Mapping[Ref, PodReading] = field(default_factory=dict)
+    finished: Mapping[Ref, float] = field(default_factory=dict)
+    """Requests that each service finished in the last five minutes; absent is "not known"."""
+    engines: Mapping[Ref, EngineReading] = field(default_factory=dict)
+    """By replica, apart from its load, since it differs after every scrape."""
+    speeds: Mapping[Ref, tuple[SpeedReading, ...]] = field(default_factory=dict)
+    """By service; the same object until it is asked again, which is seldom."""
+    speeds_at: datetime | None = None
+    """When that was asked."""
+    problem: str | None = None
+    """Why nothing could be read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeResult:
+    """What came of asking a service for one token."""
+
+    at: datetime
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """Requests that a replica held when it was asked."""
+
+    at: datetime
+    requests: int
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionQuery:
+    """What a hub is asked: which commit does a revision of a model mean?"""
+
+    repository: str
+    revision: str
+    update: str | None = None
+    """The annotation that asks; another value of it makes another question."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """What came of it."""
+
+    commit: str | None
+    reason: RevisionReason
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineProgress:
+    """What was seen of an engine since its count of steps last changed."""
+
+    steps: float
+    since: datetime
+    """When this count was scraped first."""
+    busy_since: datetime | None = None
+    """Since when every look has found requests in it; None when the last one found none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """The fleet at one moment."""
+
+    at: datetime
+    services: tuple[ObservedService, ...] = ()
+    pools: tuple[Pool, ...] = ()
+    nodes: tuple[Node, ...] = ()
+    layouts: tuple[ObservedNodeLayout, ...] = ()
+    """What the agents on the nodes tell of their GPUs."""
+    layout_solution: LayoutSolution | None = None
+    """The last layouts that were planned, perhaps for an older question."""
+    solver_error: str | None = None
+    """Why there are no newer ones."""
+    mig_backends: frozenset[str] = frozenset({"agent", "migManager"})
+    """The backends that this installation lets cut GPUs."""
+    blocked_evictions: Mapping[Ref, str] = field(default_factory=dict)
+    """Pods that could not be evicted in the last turn, and what their budgets said."""
+    layout_write_errors: tuple[str, ...] = ()
+    """What the API server said in the last turn when it refused a write for a layout."""
+    pods: tuple[Pod, ...] = ()
+    workloads: tuple[Workload, ...] = ()
+    addresses: Mapping[Ref, str] = field(default_factory=dict)
+    """Where each service answers."""
+    readings: Readings | None = None
+    probe_results: Mapping[Ref, ProbeResult] = field(default_factory=dict)
+    in_flight: Mapping[Ref, InFlight] = field(default_factory=dict)
+    engine_progress: Mapping[Ref, EngineProgress] = field(default_factory=dict)
+    """What the last turn knew of each replica that takes requests."""
+    stall_timeout: timedelta = STALL_TIMEOUT
+    """How long an engine may hold requests without a step."""
+    scaling_history: Mapping[Ref, ScalingHistory] = field(default_factory=dict)
+    batches: tuple[Batch, ...] = ()
+    batch_jobs: tuple[BatchJob, ...] = ()
+    model_jobs: tuple[ObservedModelJob, ...] = ()
+    fetch_progress: Mapping[Ref, FetchProgress] = field(default_factory=dict)
+    """What the fetches of models answered last, by service."""
+    claims: Mapping[Ref, VolumeClaim] = field(default_factory=dict)
+    runner_answers: Mapping[str, ProgressSample] = field(default_factory=dict)
+    """What the runners of batches answered last, by the batches' uids."""
+    job_creation_errors: Mapping[str, str] = field(default_factory=dict)
+    """What the API server said when it refused the Job of an attempt, likewise."""
+    budgets: tuple[Budget, ...] = ()
+    meters: Mapping[str, SpendMeter] = field(default_factory=dict)
+    """What the budgets' tenants have spent, by the budgets' names."""
+    last_seen: Mapping[str, datetime] = field(default_factory=dict)
+    """When pods, by namespace/name, were last seen that may have gone while no operator ran."""
+    builder_version: int = 1
+    """The newest version of the rules by which manifests are built."""
+    platform: Platform = field(default_factory=Platform)
+    """The surroundings of engines, as the platform team says now."""
+    resolutions: Mapping[RevisionQuery, Resolution] | None = None
+    """What the hub said of late; None where no hub is asked."""
+
+    @property
+    def newest_template(self) -> PodTemplateVersion:
+        """By what a new replica is made."""
+        return PodTemplateVersion(builder=self.builder_version, platform=self.platform)

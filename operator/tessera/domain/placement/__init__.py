@@ -1,0 +1,1 @@
+"""Placement: checks of a spec, and the cheapest hardware that keeps its SLO."""

@@ -1,0 +1,210 @@
+"""Can a spec be carried out? Admission and the turn ask the same small checks."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from tessera.api.accelerator_pool import Tier
+from tessera.api.inference_service import InferenceServiceSpec, ModelShape
+from tessera.api.reasons import Accepted
+from tessera.domain.hardware.gpu_catalog import models
+from tessera.domain.placement import pod_template
+from tessera.domain.sizing.precision import mismatch_reason
+from tessera.domain.sizing.sizing import DEFAULT_MAX_MODEL_LEN
+from tessera.domain.vllm import flags as vllm_flags
+
+_SHAPE_FIELDS = "parameters, layers, attentionHeads, kvHeads, headDim, maxPositionEmbeddings"
+
+# Flags by their vLLM destination, and what sets them instead.
+RESERVED = {
+    "api_key": "a Secret in front of the service",
+    "api_server_count": "nothing: one API server a pod is what drains",
+    "data_parallel_size": "spec.scaling",
+    "disable_log_stats": "nothing: the autoscaler reads these metrics",
+    "enable_lora": "spec.model.adapters",
+    "enable_mfu_metrics": "Tessera",
+    "enable_server_load_tracking": "Tessera",
+    "gpu_memory_utilization": "Tessera",
+    "host": "Tessera",
+    "lora_modules": "spec.model.adapters",
+    "max_lora_rank": "spec.model.adapters",
+    "max_loras": "spec.model.adapters",
+    "max_model_len": "spec.context.maxModelLen",
+    "max_num_batched_tokens": "spec.slo",
+    "max_num_seqs": "spec.slo",
+    "model": "spec.model.uri",
+    "model_tag": "spec.model.uri",
+    "pipeline_parallel_size": "the placement",
+    "port": "Tessera",
+    "quantization": "spec.precision.variants",
+    "revision": "spec.model.revision",
+    "scheduling_policy": "Tessera",
+    "served_model_name": "spec.model.servedName",
+    "shutdown_timeout": "spec.drain.timeout",
+    "tensor_parallel_size": "the placement",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Denial:
+    """One thing that is wrong, where, and what to do."""
+
+    reason: Accepted
+    field: str
+    message: str
+    transient: bool = False
+    """It may pass without an edit of this object, so admission only warns."""
+
+    @property
+    def sentence(self) -> str:
+        return f"{self.field}: {self.message}"
+
+
+# The pools that exist by name; None where the pool cannot be read.
+Tiers: TypeAlias = Mapping[str, Tier | None]
+Check = Callable[[InferenceServiceSpec, Tiers], Iterator[Denial]]
+
+
+def check(spec: InferenceServiceSpec, pools: Tiers) -> tuple[Denial, ...]:
+    """All denials of a spec, given the pools that exist."""
+    return tuple(denial for rule in CHECKS for denial in rule(spec, pools))
+
+
+def unchecked_flags_warning(spec: InferenceServiceSpec) -> str | None:
+    """The warning for an engine version without a flag table."""
+    if vllm_flags.version_facts(spec.engine.version) is not None or not spec.engine.extra_args:
+        return None
+    known = ", ".join(vllm_flags.known_versions())
+    return (
+        f"spec.engine.extraArgs: the flags of vLLM {spec.engine.version} are not known "
+        f"(known: {known}), so its {len(spec.engine.extra_args)} arguments went unchecked"
+    )
+
+
+def shape_of(spec: InferenceServiceSpec) -> ModelShape | None:
+    """The model's shape: as the spec gives it, else as shipped."""
+    return spec.model.shape or models().get(spec.model.uri.removeprefix("hf://"))
+
+
+def max_model_len(spec: InferenceServiceSpec, shape: ModelShape) -> int:
+    """As the spec says, else the default within the model's limit."""
+    return spec.context.max_model_len or min(DEFAULT_MAX_MODEL_LEN, shape.max_position_embeddings)
+
+
+def unknown_model_denial(spec: InferenceServiceSpec, cause: str = "") -> Denial | None:
+    """The denial of a model without a shape, and `why` it could not be read."""
+    if shape_of(spec) is not None:
+        return None
+    unknown = f"{spec.model.uri} is none of the {len(models())} models that Tessera knows"
+    return Denial(
+        reason=Accepted.UNKNOWN_MODEL,
+        field="spec.model.shape",
+        message=(
+            f"{cause or unknown}; give {_SHAPE_FIELDS} from its config.json "
+            "(kubectl explain inferenceservice.spec.model.shape)"
+        ),
+    )
+
+
+def _check_context_length(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
+    shape = shape_of(spec)
+    requested = spec.context.max_model_len
+    if shape is not None and requested is not None and requested > shape.max_position_embeddings:
+        yield Denial(
+            reason=Accepted.CONTEXT_TOO_LONG,
+            field="spec.context.maxModelLen",
+            message=(
+                f"{requested} is more than the {shape.max_position_embeddings} tokens of the model"
+            ),
+        )
+
+
+def _check_precision(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
+    shape = shape_of(spec)
+    if shape is None:
+        return
+    for index, variant in enumerate(spec.precision.variants):
+        if (message := mismatch_reason(shape, variant.precision)) is not None:
+            yield Denial(
+                reason=Accepted.PRECISION_MISMATCH,
+                field=f"spec.precision.variants[{index}].precision",
+                message=message,
+            )
+
+
+def _check_flags(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
+    table = vllm_flags.version_facts(spec.engine.version)
+    if table is None:
+        return
+    field = "spec.engine.extraArgs"
+    for name in vllm_flags.parse(spec.engine.extra_args, table):
+        if name in RESERVED:
+            flag = f"--{name.replace('_', '-')}"
+            yield Denial(
+                reason=Accepted.RESERVED_FLAG,
+                field=field,
+                message=f"remove {flag}; it is set by {RESERVED[name]} "
+                f"(1 of {len(RESERVED)} reserved flags)",
+            )
+    for problem in vllm_flags.check(spec.engine.extra_args, table):
+        yield Denial(
+            reason=Accepted.INVALID_FLAG,
+            field=field,
+            message=f"{problem.message} (vLLM {spec.engine.version})",
+        )
+
+
+def _check_adapter_names(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
+    for index, adapter in enumerate(spec.model.adapters):
+        if adapter.name == spec.model.served_name:
+            yield Denial(
+                reason=Accepted.ADAPTER_NAME_CONFLICT,
+                field=f"spec.model.adapters[{index}].name",
+                message=f"{adapter.name} is spec.model.servedName too, and 1 name cannot mean 2 "
+                "models; rename one of them",
+            )
+
+
+def _check_pools_exist(spec: InferenceServiceSpec, pools: Tiers) -> Iterator[Denial]:
+    for index, name in enumerate(spec.placement.pools):
+        if name not in pools:
+            yield Denial(
+                reason=Accepted.POOL_NOT_FOUND,
+                field=f"spec.placement.pools[{index}]",
+                message=f"there is no AcceleratorPool {name}; kubectl get acceleratorpools "
+                f"shows {len(pools)}",
+                transient=True,
+            )
+
+
+def _check_spot_pools(spec: InferenceServiceSpec, pools: Tiers) -> Iterator[Denial]:
+    if spec.service_class != "interactive":
+        return
+    for index, name in enumerate(spec.placement.pools):
+        if pools.get(name) == "spot":
+            yield Denial(
+                reason=Accepted.INTERACTIVE_ON_SPOT,
+                field=f"spec.placement.pools[{index}]",
+                message=f"{name} is spot, which may be taken away within 15 s; take it out, or set "
+                "spec.class to batch if nobody waits for the answers",
+            )
+
+
+def _check_pod_template(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
+    for reason, findings in (
+        (Accepted.RESERVED_POD_TEMPLATE_FIELD, pod_template.reserved_entries(spec.pod_template)),
+        (Accepted.INVALID_POD_TEMPLATE, pod_template.malformed_keys(spec.pod_template)),
+    ):
+        for field, message in findings:
+            yield Denial(reason=reason, field=field, message=message)
+
+
+CHECKS: tuple[Check, ...] = (
+    _check_context_length,
+    _check_precision,
+    _check_adapter_names,
+    _check_flags,
+    _check_pod_template,
+    _check_pools_exist,
+    _check_spot_pools,
+)

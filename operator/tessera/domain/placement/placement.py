@@ -1,0 +1,371 @@
+"""On which hardware does a service run? The cheapest that fits and keeps the promise."""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+from tessera.api.accelerator_pool import Tier
+from tessera.api.inference_service import InferenceServiceSpec, ModelShape
+from tessera.api.reasons import PlacementReason, StatusVerdict
+from tessera.api.ref import Ref
+from tessera.domain.hardware.pools import HardwareOffer, PoolView, plans_layouts
+from tessera.domain.money import Money
+from tessera.domain.names import variant_name
+from tessera.domain.observed.snapshot import Pool
+from tessera.domain.placement.checks import max_model_len, shape_of
+from tessera.domain.sizing.lora import engine_rank, slots_mib
+from tessera.domain.sizing.scheduler_limits import Demand
+from tessera.domain.sizing.sizing import ReplicaFit, ReplicaMisfit, size
+from tessera.domain.sizing.tensor_parallel import can_shard
+
+# Tiers whose nodes stay; services run on no other.
+NON_SPOT_TIERS: frozenset[Tier] = frozenset({"reserved", "onDemand"})
+ALL_TIERS: frozenset[Tier] = frozenset({"reserved", "onDemand", "spot"})
+# A shorter context than this is not offered as a way out.
+_MIN_OFFERED_CONTEXT = 512
+# Every turn asks for the same again, and a batch for several tiers of it.
+_cached_size = lru_cache(maxsize=4096)(size)
+
+
+class SliceAssignment(NamedTuple):
+    """What a plan of layouts gives to a service."""
+
+    pool: str
+    profile: str
+    """`full` for the whole GPU."""
+    replicas: int
+
+
+def slice_assignment(service: Ref, pools: Iterable[Pool]) -> SliceAssignment | None:
+    """By the plans that are carried out, or were; of several pools the first by name."""
+    assignments = [
+        SliceAssignment(pool.name, assignment.profile, assignment.replicas)
+        for pool in pools
+        if plans_layouts(pool.spec) and pool.status.mig and pool.status.mig.target
+        for assignment in pool.status.mig.target.services
+        if assignment.service == str(service)
+    ]
+    return min(assignments, default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HardwareChoice:
+    """Hardware that a service can run on."""
+
+    offer: HardwareOffer
+    fit: ReplicaFit
+
+    @property
+    def variant(self) -> str:
+        """Name of (pool, hardware shape, precision), the same wherever it is needed."""
+        hardware = self.offer.hardware
+        instance = hardware.profile or f"{hardware.devices}gpu"
+        return variant_name(self.offer.pool, instance, self.fit.precision)
+
+    @property
+    def hourly(self) -> Money:
+        return self.offer.hourly
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacementDecision:
+    """The choice with its reason, or the reason why there is none."""
+
+    verdict: StatusVerdict[PlacementReason]
+    choice: HardwareChoice | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HardwareCandidate:
+    """Hardware that was looked at, and whether the model fits."""
+
+    offer: HardwareOffer
+    demand: Demand
+    fit: ReplicaFit | ReplicaMisfit
+
+
+# Sort key of choices: the least is the best.
+Rank = Callable[[HardwareChoice], tuple[float, float, str]]
+
+
+def price_order(choice: HardwareChoice) -> tuple[float, float, str]:
+    """Least price of a replica; of equal ones the fastest."""
+    return (
+        choice.offer.comparison_price.nanos,
+        -choice.fit.limits.tokens_per_second,
+        choice.variant,
+    )
+
+
+def place(  # noqa: PLR0913 - two of them only batches need
+    spec: InferenceServiceSpec,
+    views: Sequence[PoolView],
+    *,
+    current: str | None,
+    min_replicas: int,
+    used_devices: Mapping[tuple[str, str], int],
+    tiers: Collection[Tier] = NON_SPOT_TIERS,
+    rank: Rank = price_order,
+    assignment: SliceAssignment | None = None,
+) -> PlacementDecision:
+    """Choose hardware for a checked spec.
+
+    A service stays on its `current` variant as long as that fits: models are not moved for a better
+    price by themselves. Otherwise the cheapest hardware with room for `floor` replicas is taken,
+    and if none has room, the cheapest of all, where the scheduler will say what is missing. `taken`
+    counts devices that other services hold, by pool and resource. Pools of other `tiers` are left
+    out, and `rank` says what cheap means.
+
+    Where slices are planned for the service, it runs on those that the plan has `assigned` to it;
+    before there are any, it stays where it is or waits.
+    """
+    shape = shape_of(spec)
+    if shape is None:
+        raise ValueError(f"{spec.model.uri} was placed without a shape")
+    allowed = [
+        view for view in views if not spec.placement.pools or view.pool.name in spec.placement.pools
+    ]
+    offers = [
+        offer
+        for view in allowed
+        for offer in view.offers
+        if offer.tier in tiers and _is_eligible(spec, offer)
+    ]
+    if not offers:
+        return _no_offer(allowed, tiers)
+    if len(currencies := {offer.hourly.currency for offer in offers}) > 1:
+        return _not_placed(
+            PlacementReason.MIXED_CURRENCIES,
+            f"spec.placement.pools: the pools allowed are priced in {len(currencies)} currencies "
+            f"({', '.join(sorted(currencies))}), which cannot be compared; name pools of one",
+        )
+    candidates = hardware_candidates(spec, shape, offers)
+    choices = sorted(
+        (
+            HardwareChoice(offer=candidate.offer, fit=candidate.fit)
+            for candidate in candidates
+            if isinstance(candidate.fit, ReplicaFit)
+        ),
+        key=rank,
+    )
+    if not choices:
+        return _no_fit(
+            spec,
+            [candidate.fit for candidate in candidates if isinstance(candidate.fit, ReplicaMisfit)],
+        )
+    current_choices = [choice for choice in choices if choice.variant == current]
+    if layout_pools := _pools_with_layouts(spec, allowed, choices):
+        return _place_as_assigned(layout_pools, choices, current_choices, assignment)
+    choices = [choice for choice in choices if not choice.offer.needs_repartition]
+    with_capacity = [
+        choice for choice in choices if free_replicas(choice.offer, used_devices) >= min_replicas
+    ]
+    return _placed_decision((current_choices or with_capacity or choices)[0], choices)
+
+
+def _is_eligible(spec: InferenceServiceSpec, offer: HardwareOffer) -> bool:
+    """Slices that are not cut are for services that are planned for, and shared GPUs not for those
+    that want one for themselves."""
+    placement = spec.placement
+    if offer.needs_repartition and placement.mig != "auto":
+        return False
+    return placement.isolation == "slice" or offer.hardware.exclusive
+
+
+def _pools_with_layouts(
+    spec: InferenceServiceSpec, allowed: Sequence[PoolView], choices: Sequence[HardwareChoice]
+) -> list[str]:
+    """Pools where slices for the service are planned; none where it fits on no single device."""
+    if spec.placement.mig != "auto":
+        return []
+    fitting_pools = {choice.offer.pool for choice in choices if choice.offer.layout_profile}
+    return [
+        view.pool.name
+        for view in allowed
+        if view.pool.name in fitting_pools and plans_layouts(view.pool.spec)
+    ]
+
+
+def _place_as_assigned(
+    pools: Sequence[str],
+    choices: Sequence[HardwareChoice],
+    current_choices: Sequence[HardwareChoice],
+    assignment: SliceAssignment | None,
+) -> PlacementDecision:
+    assigned_choices = [
+        choice for choice in choices if assignment and _matches_assignment(choice.offer, assignment)
+    ]
+    unchanged = [choice for choice in assigned_choices if choice in current_choices]
+    if assigned_choice := next(iter(unchanged or assigned_choices), None):
+        message = _placed_decision(assigned_choice, [assigned_choice]).verdict.message.removesuffix(
+            "; nothing else fits"
+        )
+        return PlacementDecision(
+            verdict=StatusVerdict(PlacementReason.PLACED, f"{message}; as planned"),
+            choice=assigned_choice,
+        )
+    if current_choices:
+        return _placed_decision(current_choices[0], choices)
+    command = f"kubectl get acceleratorpool {pools[0]} -o yaml"
+    return _not_placed(
+        PlacementReason.LAYOUT_PENDING,
+        f"spec.placement.mig: waits for a plan of slices in {', '.join(pools)}, of which "
+        f"{len(choices)} forms would do; see the condition LaidOut of {command}",
+    )
+
+
+def _matches_assignment(offer: HardwareOffer, assignment: SliceAssignment) -> bool:
+    return offer.pool == assignment.pool and offer.layout_profile == assignment.profile
+
+
+def hardware_candidates(
+    spec: InferenceServiceSpec, shape: ModelShape, offers: Sequence[HardwareOffer]
+) -> list[HardwareCandidate]:
+    """Every offer in every precision that the owner accepts, sized."""
+    return [
+        HardwareCandidate(offer=offer, demand=demand, fit=_cached_size(demand, offer.hardware))
+        for offer, demand in _offers_with_demands(spec, shape, offers)
+    ]
+
+
+def _offers_with_demands(
+    spec: InferenceServiceSpec, shape: ModelShape, offers: Sequence[HardwareOffer]
+) -> list[tuple[HardwareOffer, Demand]]:
+    """Every offer with every precision that the owner accepts, the checkpoint's own first."""
+    length = max_model_len(spec, shape)
+    answer = min(spec.context.typical_output_tokens, max(1, length // 2))
+    prompt = min(spec.context.typical_input_tokens, length - answer)
+    adapters = spec.model.adapters
+    adapters_mib = slots_mib(shape, len(adapters), engine_rank(adapters))
+    precisions = (None, *(variant.precision for variant in spec.precision.variants))
+    return [
+        (
+            offer,
+            Demand(
+                shape=shape,
+                precision=precision,
+                max_model_len=length,
+                input_tokens=prompt,
+                output_tokens=answer,
+                ttft=spec.slo.ttft_p95,
+                inter_token=spec.slo.inter_token_p95,
+                adapters_mib=adapters_mib,
+            ),
+        )
+        for offer in offers
+        if can_shard(shape, offer.hardware.devices)
+        for precision in precisions
+    ]
+
+
+def free_replicas(offer: HardwareOffer, used_devices: Mapping[tuple[str, str], int]) -> int:
+    """Replicas that still go onto an offer; devices of one node are assumed to be together."""
+    hardware = offer.hardware
+    in_use = used_devices.get((offer.pool, hardware.resource), 0)
+    return offer.replicas - -(-in_use // hardware.devices)
+
+
+def _placed_decision(
+    choice: HardwareChoice, choices: Sequence[HardwareChoice]
+) -> PlacementDecision:
+    hardware, memory = choice.fit.hardware, choice.fit.memory
+    cheapest = choices[0]
+    message = (
+        f"{hardware.name} of {choice.offer.pool} at {choice.hourly} an hour: weights and reserve "
+        f"take {memory.weights_mib + memory.reserve_mib} of {memory.usable_mib} MiB, the cache "
+        f"holds {memory.kv_tokens} tokens"
+    )
+    if choice.variant != cheapest.variant:
+        message += (
+            f"; {cheapest.variant} would be the cheapest at {cheapest.hourly}, but was full or "
+            "came later"
+        )
+    elif len(choices) > 1:
+        message += f"; the cheapest of {len(choices)} that fit, next {_name_and_price(choices[1])}"
+    else:
+        message += "; nothing else fits"
+    return PlacementDecision(verdict=StatusVerdict(PlacementReason.PLACED, message), choice=choice)
+
+
+def _name_and_price(choice: HardwareChoice) -> str:
+    return f"{choice.variant} at {choice.hourly}"
+
+
+def _not_placed(reason: PlacementReason, message: str) -> PlacementDecision:
+    return PlacementDecision(verdict=StatusVerdict(reason, message))
+
+
+def _no_offer(allowed: Sequence[PoolView], tiers: Collection[Tier]) -> PlacementDecision:
+    command = "kubectl get acceleratorpools -o wide"
+    spot_pools = [
+        view.pool.name for view in allowed if any(offer.tier not in tiers for offer in view.offers)
+    ]
+    if not allowed:
+        return _not_placed(
+            PlacementReason.NO_POOL,
+            f"spec.placement.pools: there is no AcceleratorPool yet ({command} shows 0); "
+            "make one for the GPU nodes",
+        )
+    if spot_pools:
+        return _not_placed(
+            PlacementReason.NO_POOL,
+            f"spec.placement.pools: {', '.join(spot_pools)} is spot, where 0 services may run; "
+            "allow a pool of another tier",
+        )
+    blockers = "; ".join(f"{view.pool.name}: {_blocker(view)}" for view in allowed)
+    return _not_placed(
+        PlacementReason.NO_HARDWARE,
+        f"spec.placement.pools: {len(allowed)} allowed, none has usable devices ({blockers}); "
+        f"see {command}",
+    )
+
+
+def _blocker(view: PoolView) -> str:
+    return (view.discovered if view.price else view.accepted).message
+
+
+def _no_fit(spec: InferenceServiceSpec, misfits: Sequence[ReplicaMisfit]) -> PlacementDecision:
+    too_slow = [misfit for misfit in misfits if misfit.needed_mib == 0]
+    if too_slow:
+        return _not_placed(PlacementReason.TOO_SLOW, _too_slow_message(spec, too_slow))
+    best = max(
+        misfits,
+        key=lambda misfit: (misfit.kv_tokens, -misfit.needed_mib / misfit.hardware.memory_mib),
+    )
+    remedies = [f"devices of {best.needed_mib} MiB", "more whole GPUs in one node"]
+    if best.kv_tokens >= _MIN_OFFERED_CONTEXT:
+        remedies.insert(0, f"spec.context.maxModelLen of at most {best.kv_tokens}")
+    shape = shape_of(spec)
+    if not spec.precision.variants and (shape is None or shape.quantization is None):
+        remedies.append("fp8 in spec.precision.variants, which halves 16-bit weights")
+    return _not_placed(
+        PlacementReason.TOO_LARGE,
+        f"spec.model.uri: the nearest, {_describe(best)} with {best.hardware.memory_mib} MiB a "
+        "device, "
+        f"is too small; what would do: {', or '.join(remedies)}",
+    )
+
+
+def _too_slow_message(spec: InferenceServiceSpec, misfits: Sequence[ReplicaMisfit]) -> str:
+    best = min(misfits, key=lambda misfit: misfit.inter_token_ms)
+    gap, first = (
+        span.total_seconds() * 1e3 for span in (spec.slo.inter_token_p95, spec.slo.ttft_p95)
+    )
+    if best.inter_token_ms > gap:
+        return (
+            f"spec.slo.interTokenP95: the fastest that fits, {_describe(best)}, takes "
+            f"{best.inter_token_ms:.1f} ms a token and {gap:.0f} ms are promised; promise more "
+            "or add a faster pool"
+        )
+    return (
+        f"spec.slo.ttftP95: the fastest that fits, {_describe(best)}, reads a prompt of "
+        f"{spec.context.typical_input_tokens} tokens in {best.prefill_ms:.0f} ms and more beside "
+        f"running streams; {first:.0f} ms are promised; promise more, expect shorter prompts in "
+        "spec.context.typicalInputTokens or add a faster pool"
+    )
+
+
+def _describe(misfit: ReplicaMisfit) -> str:
+    precision = f" in {misfit.precision}" if misfit.precision else ""
+    return f"{misfit.hardware.name} of {misfit.hardware.product}{precision}"

@@ -1,0 +1,329 @@
+"""Who could move where: what services have to keep, and the slices that are free for others.
+
+Which of the waiting pods gets a free slice is the scheduler's choice, so a service counts on those
+alone that are left when everybody else who looks for one has got his.
+"""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from tessera.api.ref import Ref
+from tessera.domain.mig.demand import DEMAND_TOLERANCE
+from tessera.domain.mig.gpu_models import WHOLE_GPU
+from tessera.domain.mig_backends.nodes import MigNode
+from tessera.domain.repartition.orders import PoolService, Replica
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SliceShortage:
+    """A service that would fall below what it has to keep."""
+
+    service: PoolService
+    pods: tuple[Ref, ...]
+    """Those of its pods that would have to leave."""
+    profile: str
+    """Of the slices that it lacks."""
+    missing: int
+    """So many of them would have to be free besides; those that others wait for are among them."""
+
+
+class _ReplicaLosses(NamedTuple):
+    """Services that lose pods, and what that means for everybody."""
+
+    services: Sequence[PoolService]
+    replicas: Mapping[Ref, Sequence[Replica]]
+    """What leaves of each of them."""
+    counts: Counter[tuple[Ref, str]]
+    """Pods that leave, by service and profile."""
+    pending: dict[str, int]
+    """Pods that look for a slice then, by profile, as far as it was asked."""
+
+
+class _ReplicaCounts(NamedTuple):
+    """Replicas of a service on slices of one profile."""
+
+    total: int
+    pending: int
+    """For a slice."""
+    starting: int
+    """Not ready, and not on their way out."""
+
+
+class PoolCapacity:
+    """The services of a pool, and the free slices of its nodes."""
+
+    def __init__(self, nodes: Iterable[MigNode], services: Iterable[PoolService]) -> None:
+        self.services = tuple(sorted(services, key=lambda service: service.ref))
+        self._counts: dict[tuple[Ref, str], _ReplicaCounts] = {}
+        self._required: dict[Ref, float] = {}
+        self._ready_capacity: dict[Ref, float] = {}
+        self.replicas = {
+            replica.pod: replica
+            for pool_service in self.services
+            for replica in pool_service.replicas
+        }
+        self.owner = {
+            replica.pod: pool_service
+            for pool_service in self.services
+            for replica in pool_service.replicas
+        }
+        replicas_by_node: dict[str, list[Replica]] = {}
+        for pool_service in self.services:
+            for replica in pool_service.replicas:
+                if replica.node is not None and replica.profile is not None:
+                    replicas_by_node.setdefault(replica.node, []).append(replica)
+        self.replicas_by_node: Mapping[str, Sequence[Replica]] = replicas_by_node
+        self._free = {
+            node.name: _free_slices(node, replicas_by_node.get(node.name, ())) for node in nodes
+        }
+        self._all_free = Counter[str]()
+        for free in self._free.values():
+            self._all_free.update(free)
+        self._pending = Counter[str]()
+        for pool_service in self.services:
+            for profile in _profiles(pool_service):
+                self._pending[profile] += self._pending_pods(pool_service, profile, 0)
+
+    def supply(self, closed_nodes: Collection[str]) -> Counter[str]:
+        """Free slices by profile, but for those of nodes that take no new pods."""
+        counts = self._all_free.copy()
+        for name in closed_nodes:
+            counts.subtract(self.free(name))
+        return counts
+
+    def free(self, node: str) -> Mapping[str, int]:
+        """Free slices of one node, by profile."""
+        return self._free.get(node, {})
+
+    def affected_services(self, displaced: Collection[Ref]) -> list[PoolService]:
+        """Services that lose a pod, by name."""
+        services = {self.owner[pod].ref: self.owner[pod] for pod in displaced if pod in self.owner}
+        return [services[name] for name in sorted(services)]
+
+    def shortages(
+        self, displaced: Collection[Ref], supply: Mapping[str, int]
+    ) -> list[SliceShortage]:
+        """Who could not keep what it has to when these pods leave.
+
+        What nothing planned is free for may start on a former profile.
+        """
+        shortages, spare = [], Counter(supply)
+        losses = self._replica_losses(displaced)
+        for service in losses.services:
+            lost_capacity = sum(
+                replica_capacity(service, replica)
+                for replica in losses.replicas[service.ref]
+                if is_active(replica)
+            )
+            remaining = self._capacity_once_ready(service) - lost_capacity
+            lost, required, expected = self._replacements_needed(service, losses, supply, remaining)
+            if expected >= required:
+                continue
+            profile = replacement_profile(service, lost)
+            missing = required - expected
+            surge = _previous_profile_replicas(service, profile, missing)
+            if surge and spare[service.previous_profile or ""] >= surge:
+                spare[service.previous_profile or ""] -= surge
+                continue
+            pods = tuple(sorted(replica.pod for replica in lost))
+            shortages.append(
+                SliceShortage(service=service, pods=pods, profile=profile, missing=missing)
+            )
+        return shortages
+
+    def surge_replicas(
+        self, displaced: Collection[Ref], supply: Mapping[str, int]
+    ) -> dict[Ref, int]:
+        """How many replicas services need on former profiles until these pods may leave; one that
+        starts counts until it serves."""
+        surges, losses = {}, self._replica_losses(displaced)
+        for service in losses.services:
+            remaining = sum(
+                replica_capacity(service, replica)
+                for replica in service.replicas
+                if replica.pod not in displaced
+                and (
+                    is_serving(replica)
+                    or (is_active(replica) and replica.profile == service.profile)
+                )
+            )
+            lost, required, expected = self._replacements_needed(service, losses, supply, remaining)
+            surge = _previous_profile_replicas(
+                service, replacement_profile(service, lost), required - expected
+            )
+            if surge > 0:
+                surges[service.ref] = surge
+        return surges
+
+    def _replacements_needed(
+        self,
+        service: PoolService,
+        losses: _ReplicaLosses,
+        supply: Mapping[str, int],
+        remaining: float,
+    ) -> tuple[list[Replica], int, int]:
+        """What it loses, the replacements that it needs of the successor's profile beside the rest
+        that it has, and those of them that find a slice."""
+        lost = [replica for replica in losses.replicas[service.ref] if is_serving(replica)]
+        missing = self._required_capacity(service) - remaining
+        if not lost or missing <= tolerance(service):
+            return lost, 0, 0
+        profile = replacement_profile(service, lost)
+        per_replica = service.capacity.get(profile, 0.0)
+        if not per_replica:
+            return lost, len(lost), 0
+        required = math.ceil(missing / per_replica - DEMAND_TOLERANCE)
+        own_pending = self._pending_pods(service, profile, losses.counts[service.ref, profile])
+        available = supply.get(profile, 0) - (self._total_pending(profile, losses) - own_pending)
+        return lost, required, max(0, min(required, own_pending, available))
+
+    def replacement_expected(
+        self, service: PoolService, displaced: Collection[Ref], supply: Mapping[str, int]
+    ) -> bool:
+        """Whether a replacement starts, or will for certain."""
+        if any(
+            is_active(replica) and not replica.ready and replica.pod not in displaced
+            for replica in service.replicas
+        ):
+            return True
+        losses = self._replica_losses(displaced)
+        profile = replacement_profile(service, losses.replicas[service.ref])
+        own_pending = self._pending_pods(service, profile, losses.counts[service.ref, profile])
+        return (
+            own_pending > 0
+            and supply.get(profile, 0) > self._total_pending(profile, losses) - own_pending
+        )
+
+    def _replica_losses(self, displaced: Collection[Ref]) -> _ReplicaLosses:
+        counts, replicas = Counter[tuple[Ref, str]](), defaultdict[Ref, list[Replica]](list)
+        for pod in displaced:
+            replica = self.replicas.get(pod)
+            if replica is None:
+                continue
+            service = self.owner[pod].ref
+            replicas[service].append(replica)
+            if replica.profile is not None:
+                counts[service, replica.profile] += 1
+        return _ReplicaLosses(self.affected_services(displaced), replicas, counts, {})
+
+    def _total_pending(self, profile: str, losses: _ReplicaLosses) -> int:
+        """Pods that look for such a slice, or will once those that go are to be replaced."""
+        if profile not in losses.pending:
+            losses.pending[profile] = self._pending[profile] + sum(
+                self._pending_pods(service, profile, losses.counts[service.ref, profile])
+                - self._pending_pods(service, profile, 0)
+                for service in losses.services
+            )
+        return losses.pending[profile]
+
+    def _pending_pods(self, service: PoolService, profile: str, displaced_count: int) -> int:
+        """Pods of it that look for a slice of the profile, or will once so many are replaced."""
+        key = service.ref, profile
+        counts = self._counts.get(key)
+        if counts is None:
+            counts = self._counts[key] = _count_replicas(service, profile)
+        if service.profile is None:
+            to_create = displaced_count - counts.starting
+        elif service.profile == profile:
+            to_create = service.desired_replicas + displaced_count - counts.total
+        else:
+            to_create = 0
+        return counts.pending + max(0, to_create)
+
+    def _capacity_once_ready(self, service: PoolService) -> float:
+        """What it has once all that starts serves."""
+        if service.ref not in self._ready_capacity:
+            self._ready_capacity[service.ref] = sum(
+                replica_capacity(service, replica)
+                for replica in service.replicas
+                if is_active(replica)
+            )
+        return self._ready_capacity[service.ref]
+
+    def _required_capacity(self, service: PoolService) -> float:
+        if service.ref not in self._required:
+            self._required[service.ref] = required_capacity(service)
+        return self._required[service.ref]
+
+
+def is_serving(replica: Replica) -> bool:
+    """It is part of what its service has."""
+    return replica.ready and not replica.draining
+
+
+def is_active(replica: Replica) -> bool:
+    """It serves or starts."""
+    return replica.node is not None and not replica.draining
+
+
+def replica_capacity(service: PoolService, replica: Replica) -> float:
+    """Of one replica, in the unit of the floor."""
+    return service.capacity.get(replica.profile or WHOLE_GPU, 0.0)
+
+
+def tolerance(service: PoolService) -> float:
+    """Sums of floats are not exact."""
+    return DEMAND_TOLERANCE * (1 + service.min_capacity)
+
+
+def serving_capacity(service: PoolService) -> float:
+    """What it serves with now."""
+    return sum(
+        replica_capacity(service, replica) for replica in service.replicas if is_serving(replica)
+    )
+
+
+def required_capacity(service: PoolService) -> float:
+    """What it has to keep: its floor, as far as that is there."""
+    return 0.0 if service.allows_downtime else min(serving_capacity(service), service.min_capacity)
+
+
+def replacement_profile(service: PoolService, lost: Sequence[Replica]) -> str:
+    """The profile on which those that leave are replaced."""
+    return service.profile or min(
+        (replica.profile or WHOLE_GPU for replica in lost), default=WHOLE_GPU
+    )
+
+
+def _previous_profile_replicas(service: PoolService, profile: str, replicas: int) -> int:
+    """Replicas of its former profile that give as much; 0 where it has none."""
+    per_replica = service.capacity.get(service.previous_profile or "", 0.0)
+    if service.previous_profile is None or not per_replica:
+        return 0
+    return math.ceil(replicas * service.capacity.get(profile, 0.0) / per_replica - DEMAND_TOLERANCE)
+
+
+def _count_replicas(service: PoolService, profile: str) -> _ReplicaCounts:
+    matching = [replica for replica in service.replicas if replica.profile == profile]
+    return _ReplicaCounts(
+        total=len(matching),
+        pending=sum(replica.node is None and not replica.draining for replica in matching),
+        starting=sum(not replica.ready and not replica.draining for replica in matching),
+    )
+
+
+def _profiles(service: PoolService) -> set[str]:
+    profiles = {replica.profile for replica in service.replicas} | {service.profile}
+    return {profile for profile in profiles if profile is not None}
+
+
+def _free_slices(node: MigNode, replicas: Sequence[Replica]) -> Counter[str]:
+    """Slices that a pod could take now. A replica of which no tile is told may sit on any."""
+    if not node.ready or node.inconsistency:
+        return Counter()
+    known_pods = {
+        pod for gpu in node.gpus for instance in gpu.instances for pod in instance.holders
+    }
+    free = Counter(
+        instance.placement.profile
+        for gpu in node.gpus
+        for instance in gpu.instances
+        if gpu.fault is None and not instance.holders and not instance.processes
+    )
+    free.subtract(
+        replica.profile for replica in replicas if replica.profile and replica.pod not in known_pods
+    )
+    return +free

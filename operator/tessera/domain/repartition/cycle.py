@@ -1,0 +1,298 @@
+"""What a turn does about layouts: a question to the planner, and orders for every pool."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, TypeAlias
+
+from tessera.api.mig import Mig, MigStatus
+from tessera.api.reasons import Discovered, LayoutReady, StatusVerdict
+from tessera.api.ref import Ref
+from tessera.domain.cache import LastCallCache, StableTupleCache
+from tessera.domain.hardware.pools import PoolView
+from tessera.domain.layout.demand import LayoutProblemCache, layout_problem
+from tessera.domain.layout.problem import LayoutProblem
+from tessera.domain.layout.target import PlanAdoption, adopt
+from tessera.domain.mig_backends.backend import Capabilities, GeometryBackend
+from tessera.domain.mig_backends.by_name import backend_of
+from tessera.domain.mig_backends.discovery import mig_nodes, new_mig_node_cache
+from tessera.domain.mig_backends.nodes import MigNode
+from tessera.domain.observed.snapshot import Pod, Snapshot
+from tessera.domain.repartition.evictions import displaced_by_profile
+from tessera.domain.repartition.orders import PoolActions, PoolService
+from tessera.domain.repartition.rollout import RolloutInputs, advance_rollout
+from tessera.domain.repartition.tenants import PoolServiceCache, pool_services
+from tessera.domain.repartition.window import closed_reason
+from tessera.domain.service.proposal import Proposal
+
+_MANAGER_VALUE = "mig.managerNamespace"
+_Backends: TypeAlias = Mapping[str, GeometryBackend]
+
+
+class _PoolState(NamedTuple):
+    """What is there of a pool."""
+
+    mig: Mig
+    nodes: tuple[MigNode, ...]
+    backend: GeometryBackend
+    services: tuple[PoolService, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutCacheEntry:
+    """What the last turn did for the plan of a pool, and what it looked at."""
+
+    inputs: RolloutInputs
+    closed: str | None
+    actions: PoolActions
+
+    def is_current(self, inputs: RolloutInputs, closed: str | None) -> bool:
+        """Whether it is what this turn does."""
+        previous = self.inputs
+        status = self.actions.status
+        idle = not (inputs.status.units or self.actions.requests or (status and status.units))
+        return (
+            idle
+            and previous.nodes is inputs.nodes
+            and previous.services is inputs.services
+            and previous.own_pods is inputs.own_pods
+            and self.closed == closed
+            and previous.backend == inputs.backend
+            and previous.mig == inputs.mig
+            and previous.status == inputs.status
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repartitions:
+    """Of all pools that have `spec.mig`, by name."""
+
+    layout_problem: LayoutProblem | None = None
+    nodes: Mapping[str, tuple[MigNode, ...]] = field(default_factory=dict)
+    actions: Mapping[str, PoolActions] = field(default_factory=dict)
+    services: Mapping[str, frozenset[Ref]] = field(default_factory=dict)
+    """Services with slices of the pool, or with slices planned there."""
+
+
+class LayoutCache:
+    """What earlier turns found of layouts, by the identity of what it was made of."""
+
+    def __init__(self) -> None:
+        self.node_cache = new_mig_node_cache()
+        self.problem_cache = LayoutProblemCache()
+        self.own_pods = LastCallCache(_pod_refs)
+        self.last_nodes: Mapping[str, tuple[MigNode, ...]] = {}
+        self.last_capabilities: Mapping[str, Capabilities] = {}
+        self._stable_nodes: dict[str, StableTupleCache[MigNode]] = defaultdict(StableTupleCache)
+        self.service_caches: dict[str, PoolServiceCache] = defaultdict(PoolServiceCache)
+        self.rollouts: dict[str, RolloutCacheEntry] = {}
+
+    def nodes(
+        self, views: Sequence[PoolView], snapshot: Snapshot
+    ) -> Mapping[str, tuple[MigNode, ...]]:
+        """Of each pool; the same mapping as long as nothing in it changed."""
+        nodes = {
+            view.pool.name: self._stable_nodes[view.pool.name](
+                mig_nodes(view, snapshot.nodes, snapshot.layouts, self.node_cache)
+            )
+            for view in views
+        }
+        self.node_cache.retain(
+            {(pool, node.name) for pool, pool_nodes in nodes.items() for node in pool_nodes}
+        )
+        previous = self.last_nodes
+        if nodes.keys() != previous.keys() or any(
+            nodes[name] is not previous[name] for name in nodes
+        ):
+            self.last_nodes = nodes
+        return self.last_nodes
+
+    def capabilities(self, backends: _Backends) -> Mapping[str, Capabilities]:
+        """Likewise."""
+        capabilities = {name: backend.capabilities for name, backend in backends.items()}
+        if capabilities != self.last_capabilities:
+            self.last_capabilities = capabilities
+        return self.last_capabilities
+
+
+def _pod_refs(pods: Sequence[Pod]) -> frozenset[Ref]:
+    return frozenset(pod.ref for pod in pods)
+
+
+def repartition(
+    snapshot: Snapshot,
+    views: Sequence[PoolView],
+    proposals: Mapping[Ref, Proposal],
+    cache: LayoutCache | None = None,
+) -> Repartitions:
+    """Nothing where no pool lets its GPUs be cut."""
+    migs = {
+        view.pool.name: view.pool.spec.mig
+        for view in views
+        if view.pool.spec is not None and view.pool.spec.mig is not None
+    }
+    if not migs:
+        return Repartitions()
+    cache = cache or LayoutCache()
+    managed = {view.pool.name: view for view in views if view.pool.name in migs}
+    nodes = cache.nodes(tuple(managed.values()), snapshot)
+    backends = {name: backend_of(mig, nodes[name]) for name, mig in migs.items()}
+    capabilities = cache.capabilities(backends)
+    known_views = [view for view in managed.values() if view.product is not None]
+    problem = layout_problem(
+        known_views, nodes, capabilities, proposals, snapshot, cache.problem_cache
+    )
+    services = {
+        name: pool_services(snapshot, view, proposals, problem, cache.service_caches[name])
+        for name, view in managed.items()
+    }
+    states = {
+        name: _PoolState(migs[name], nodes[name], backends[name], services[name])
+        for name in managed
+    }
+    actions = {
+        name: _pool_actions(snapshot, view, states[name], problem, cache)
+        for name, view in managed.items()
+    }
+    return Repartitions(
+        layout_problem=problem,
+        nodes=nodes,
+        actions=actions,
+        services={
+            name: frozenset(service.ref for service in members)
+            for name, members in services.items()
+        },
+    )
+
+
+def _pool_actions(
+    snapshot: Snapshot,
+    view: PoolView,
+    state: _PoolState,
+    problem: LayoutProblem,
+    cache: LayoutCache,
+) -> PoolActions:
+    """A plan that was made for something else than what is there now is not adopted. One that is
+    new is only written down: services take their places by it in the next turn."""
+    mig, nodes, backend, services = state
+    if (blocker := _pool_blocker(snapshot, view, mig)) is not None:
+        return _paused_actions(blocker, view.pool.status.mig, state)
+    solution = snapshot.layout_solution
+    is_current = solution is not None and (
+        solution.problem is problem or solution.problem == problem
+    )
+    current = solution if is_current else None
+    adoption = adopt(view, current, nodes, backend.capabilities, snapshot.at)
+    status = view.pool.status.mig
+    if adoption.status.target != (status.target if status else None):
+        return _start_plan(snapshot, adoption, state)
+    actions = _rollout_actions(
+        cache,
+        RolloutInputs(
+            pool=view.pool.name,
+            mig=mig,
+            status=adoption.status,
+            nodes=nodes,
+            services=services,
+            backend=backend,
+            own_pods=cache.own_pods(snapshot.pods),
+            at=snapshot.at,
+        ),
+    )
+    verdict = _verdict(snapshot, actions, adoption.verdict, nodes)
+    inconsistency = _inconsistent_labels(nodes) if verdict.reason.is_true else None
+    return replace(actions, verdict=inconsistency or verdict)
+
+
+def _rollout_actions(cache: LayoutCache, inputs: RolloutInputs) -> PoolActions:
+    """With no unit in work, before and after, and nothing asked for, the moment counts for the
+    maintenance window alone: the orders are those of the last turn then."""
+    closed = closed_reason(inputs.mig.maintenance_window, inputs.at)
+    previous = cache.rollouts.get(inputs.pool)
+    if previous is not None and previous.is_current(inputs, closed):
+        return previous.actions
+    actions = advance_rollout(inputs)
+    cache.rollouts[inputs.pool] = RolloutCacheEntry(inputs=inputs, closed=closed, actions=actions)
+    return actions
+
+
+def _inconsistent_labels(nodes: Sequence[MigNode]) -> StatusVerdict[LayoutReady] | None:
+    """A node that is left alone for what it says of itself is not as planned."""
+    inconsistent = [node for node in nodes if node.inconsistency]
+    if not inconsistent:
+        return None
+    message = f"{inconsistent[0].name}: {inconsistent[0].inconsistency}"
+    more = f"; {len(inconsistent) - 1} other nodes, too" if len(inconsistent) > 1 else ""
+    return StatusVerdict(LayoutReady.INCONSISTENT_LABELS, message + more)
+
+
+def _start_plan(snapshot: Snapshot, adoption: PlanAdoption, state: _PoolState) -> PoolActions:
+    plan = adoption.status.target
+    name = plan.name if plan is not None else ""
+    verdict = StatusVerdict(
+        LayoutReady.PLANNING, f"the plan {name} of {snapshot.at:%H:%M:%S} begins"
+    )
+    return _paused_actions(_inconsistent_labels(state.nodes) or verdict, adoption.status, state)
+
+
+def _paused_actions(
+    verdict: StatusVerdict[LayoutReady], status: MigStatus | None, state: _PoolState
+) -> PoolActions:
+    """Nothing goes on for now: whoever has to leave is still there until more is said of him."""
+    displaced, draining = displaced_by_profile(state.services)
+    return PoolActions(
+        verdict=verdict,
+        status=status,
+        tainted_nodes=frozenset(unit.node for unit in status.units) if status else frozenset(),
+        displaced=displaced,
+        draining=draining,
+    )
+
+
+def _pool_blocker(
+    snapshot: Snapshot, view: PoolView, mig: Mig
+) -> StatusVerdict[LayoutReady] | None:
+    """Nothing is begun in a pool that is not what it should be, nor with a backend that this
+    installation does not have. Devices that are away for a while are no reason."""
+    if view.discovered.reason not in (Discovered.DEVICES_FOUND, Discovered.NO_DEVICES):
+        return StatusVerdict(LayoutReady.NOT_DISCOVERED, view.discovered.message)
+    if mig.backend in snapshot.mig_backends or (mig.mode == "static" and not mig.layout):
+        return None
+    value = "mig.enabled" if mig.backend == "agent" or not snapshot.mig_backends else _MANAGER_VALUE
+    return StatusVerdict(
+        LayoutReady.BACKEND_UNAVAILABLE,
+        f"spec.mig.backend {mig.backend} needs the value {value} of the chart; {view.nodes} "
+        "nodes are left as they are",
+    )
+
+
+def _verdict(
+    snapshot: Snapshot,
+    actions: PoolActions,
+    plan_verdict: StatusVerdict[LayoutReady] | None,
+    nodes: Sequence[MigNode],
+) -> StatusVerdict[LayoutReady]:
+    """What holds up the work goes first, then what is wrong with the plan."""
+    for pod in sorted(actions.evictions):
+        if (refusal := snapshot.blocked_evictions.get(pod)) is not None:
+            return StatusVerdict(
+                LayoutReady.DISRUPTION_BUDGET,
+                f"{pod} cannot be evicted: {refusal}; its budget has to allow 1 disruption",
+            )
+    if snapshot.layout_write_errors and (actions.requests or actions.tainted_nodes):
+        remaining = len(snapshot.layout_write_errors) - 1
+        more = f"; and {remaining} more" if remaining else ""
+        return StatusVerdict(LayoutReady.APPLY_FAILED, snapshot.layout_write_errors[0] + more)
+    if actions.verdict.reason is LayoutReady.PLANNING and snapshot.solver_error:
+        return StatusVerdict(LayoutReady.PLANNING, snapshot.solver_error)
+    waiting = actions.verdict.reason.is_true or actions.verdict.reason is LayoutReady.PLANNING
+    verdict = plan_verdict if waiting and plan_verdict is not None else actions.verdict
+    whole_gpus = sum(node.whole_gpus for node in nodes)
+    if waiting and whole_gpus and not any(node.gpus or node.inconsistency for node in nodes):
+        return StatusVerdict(
+            LayoutReady.MIG_MODE_DISABLED,
+            f"{whole_gpus} GPUs are not in MIG mode and are used whole; switch it on on drained "
+            "nodes "
+            "(nvidia-smi -mig 1, or the label nvidia.com/mig.config=all-enabled) to have them cut",
+        )
+    return verdict

@@ -1,0 +1,179 @@
+"""Where everybody waits for somebody else's slice, GPUs are cut otherwise than planned for a while.
+
+That takes nobody's slice: only GPUs that nobody uses, or the room beside the slices in use where
+the backend leaves neighbours alone.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from tessera.api.mig import GpuTarget
+from tessera.domain.mig.gpu_building import place_geometry
+from tessera.domain.mig.layouts import Layout
+from tessera.domain.mig_backends.backend import Capabilities
+from tessera.domain.mig_backends.nodes import MigGpu, MigNode
+from tessera.domain.repartition.capacity import PoolCapacity, SliceShortage, replacement_profile
+from tessera.domain.repartition.goals import NodeGoal, canonical_layout
+from tessera.domain.repartition.units import NodeRepartition
+
+# So many of the units that wait are compared, those with the fewest pods.
+_MAX_COMPARED = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockedUnit:
+    """A unit that could begin if there were room."""
+
+    repartition: NodeRepartition
+    shortages: Sequence[SliceShortage]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TemporaryLayout:
+    """GPUs of one node as they could be for a while."""
+
+    goal: NodeGoal
+    gpus: tuple[int, ...]
+    """Those that are cut anew; all of the node where no agent tells them apart."""
+    targets: tuple[GpuTarget, ...]
+
+
+def find_temporary_layout(
+    blocked: Sequence[BlockedUnit],
+    goals: Sequence[NodeGoal],
+    capacity: PoolCapacity,
+    capabilities: Capabilities,
+) -> TemporaryLayout | None:
+    """The first that lets one of the waiting units begin while nothing is in work."""
+    candidates = [(goal, tuple(_spare_gpus(goal, capacity, capabilities))) for goal in goals]
+    layouts_for = cache(lambda position, needs: _free_layouts(*candidates[position], dict(needs)))
+    ordered = sorted(
+        blocked,
+        key=lambda blocked_unit: (
+            len(blocked_unit.repartition.pods),
+            blocked_unit.repartition.node.name,
+        ),
+    )
+    for unit in ordered[:_MAX_COMPARED]:
+        needs = Counter[str]()
+        for shortage in unit.shortages:
+            needs[shortage.profile] = max(needs[shortage.profile], shortage.missing)
+        closed_nodes = {unit.repartition.node.name}
+        for index, (goal, _) in enumerate(candidates):
+            if goal.node.name in closed_nodes:
+                continue
+            layouts = layouts_for(index, tuple(sorted(needs.items())))
+            if layouts is None or not (
+                _only_mismatched(goal, layouts)
+                or _can_revert(unit.repartition, capacity, capabilities)
+            ):
+                continue
+            supply = capacity.supply(closed_nodes)
+            for mig_gpu in goal.node.gpus:
+                if mig_gpu.index in layouts:
+                    supply.subtract(placement.profile for placement in mig_gpu.layout)
+                    supply.update(placement.profile for placement in layouts[mig_gpu.index])
+            if not capacity.shortages(unit.repartition.pods, supply):
+                gpus = sorted(layouts) if goal.node.reports_pods else sorted(goal.desired)
+                targets = tuple(_gpu_target(gpu, layouts[gpu]) for gpu in sorted(layouts))
+                return TemporaryLayout(goal=goal, gpus=tuple(gpus), targets=targets)
+    return None
+
+
+def _only_mismatched(goal: NodeGoal, gpus: Collection[int]) -> bool:
+    """Nothing that is as planned would be undone."""
+    return all(gpu in goal.mismatched for gpu in gpus)
+
+
+def _can_revert(
+    repartition: NodeRepartition, capacity: PoolCapacity, capabilities: Capabilities
+) -> bool:
+    """Whether all that leave have slices when the unit is cut, and the loan is over.
+
+    Otherwise GPUs could lend to each other for ever.
+    """
+    after = capacity.supply(())
+    for gpu in repartition.node.gpus:
+        if gpu.index in repartition.desired:
+            after.subtract(
+                instance.placement.profile for instance in gpu.instances if not instance.holders
+            )
+            retained = {
+                instance.placement
+                for instance in gpu.instances
+                if instance.holders and capabilities.sibling_safe
+            }
+            after.update(
+                placement.profile
+                for placement in repartition.desired[gpu.index]
+                if placement not in retained
+            )
+    for service in capacity.affected_services(repartition.pods):
+        lost = [replica for replica in service.replicas if replica.pod in repartition.pods]
+        after[replacement_profile(service, lost)] -= len(lost)
+    return all(count >= 0 for count in after.values())
+
+
+def _gpu_target(gpu: int, layout: Layout) -> GpuTarget:
+    return GpuTarget(
+        gpu=gpu, slices=tuple(f"{placement.profile}@{placement.start}" for placement in layout)
+    )
+
+
+def _free_layouts(
+    goal: NodeGoal, spare: Sequence[tuple[MigGpu, Layout]], needs: Mapping[str, int]
+) -> dict[int, Layout] | None:
+    """GPUs of the node that offer all that is needed besides what is used on them."""
+    remaining, layouts = Counter(needs), dict[int, Layout]()
+    for gpu, retained in spare:
+        if gpu.index in layouts:
+            continue
+        layout = retained
+        for profile in sorted(remaining.elements(), key=lambda name: _size(goal.node, name)):
+            grown = place_geometry(goal.node.gpu_model, ((profile, 1),), layout)
+            if grown is not None:
+                layout = grown
+                remaining[profile] -= 1
+        if layout != retained:
+            layouts[gpu.index] = layout
+        if not +remaining:
+            return layouts
+    return None
+
+
+def _spare_gpus(
+    goal: NodeGoal, capacity: PoolCapacity, capabilities: Capabilities
+) -> Iterator[tuple[MigGpu, Layout]]:
+    """GPUs with the slices that have to stay; first as they are, then without the unused ones."""
+    node = goal.node
+    pods = capacity.replicas_by_node.get(node.name, ())
+    known_pods = {
+        pod for gpu in node.gpus for instance in gpu.instances for pod in instance.holders
+    }
+    pods_known = capabilities.knows_pods and node.reports_pods
+    if any(replica.pod not in known_pods for replica in pods):
+        return
+    free: list[tuple[MigGpu, Layout]] = []
+    for gpu in node.gpus:
+        if gpu.fault is not None or gpu.index not in goal.desired:
+            continue
+        used = canonical_layout(
+            node.gpu_model,
+            tuple(
+                instance.placement
+                for instance in gpu.instances
+                if instance.holders or instance.processes
+            ),
+        )
+        if pods_known and capabilities.sibling_safe:
+            yield gpu, canonical_layout(node.gpu_model, gpu.layout)
+        if not used or (pods_known and capabilities.sibling_safe):
+            free.append((gpu, used))
+    yield from free
+
+
+def _size(node: MigNode, profile: str) -> tuple[int, str]:
+    gi_profile = node.gpu_model.find_profile(profile)
+    return -(gi_profile.memory_slices if gi_profile else 0), profile

@@ -1,0 +1,1 @@
+"""Scaling: load, the replica count it asks for, and how replicas are drained and rolled out."""

@@ -1,0 +1,335 @@
+"""How many replicas: waiting requests lead, the activity of the slices guards.
+
+The rules are those of the HorizontalPodAutoscaler (ratio with tolerance, windows, step limit), with
+one difference: an engine that decodes is nearly always active, so activity above its target keeps
+replicas, and adds some only while something waits.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from tessera.api.inference_service import Scaling as ScalingSpec
+from tessera.api.reasons import ScalingReason
+
+TOLERANCE = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceLoad:
+    """What was read of a service. None is "not known"."""
+
+    at: datetime
+    replicas: int
+    """Replicas that exist; they count as wanted when nothing is remembered."""
+    ready: int
+    """Replicas that take requests: those that the activity speaks about."""
+    waiting: float | None
+    """Waiting requests, all replicas together."""
+    activity: float | None
+    """Share of time in which the slices work, mean over the ready replicas."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimestampedReplicas:
+    """A number of replicas and the moment from which it held or was wished."""
+
+    at: datetime
+    replicas: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScalingHistory:
+    """What the next decision has to know of the past."""
+
+    up_window: tuple[TimestampedReplicas, ...] = ()
+    """Wishes of the up window that no later wish undercuts, oldest first."""
+    down_window: tuple[TimestampedReplicas, ...] = ()
+    """Wishes of the down window that no later wish exceeds, oldest first."""
+    decisions: tuple[TimestampedReplicas, ...] = ()
+    """The decisions of the last period, oldest first; the last one holds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScaleDecision:
+    """The decision. The caller keeps the memory."""
+
+    replicas: int
+    reason: ScalingReason
+    message: str
+    history: ScalingHistory
+
+
+def desired_replicas(total: float, target_average: float) -> int:
+    """ceil(total / target average): the bare HPA formula (F19)."""
+    return math.ceil(total / target_average)
+
+
+def scale(policy: ScalingSpec, load: ServiceLoad, history: ScalingHistory) -> ScaleDecision:
+    """Choose the replica count.
+
+    Without a past (a new service, a restarted operator that could not read it back) the present
+    number counts as wished until now, so both windows begin anew and nothing moves early.
+    """
+    current = history.decisions[-1].replicas if history.decisions else load.replicas
+    recommendation = _recommend(policy, load, current)
+    clamped = _clamp(policy, recommendation.replicas)
+    history = _record(policy, load.at, current, clamped, history)
+    history = replace(
+        history, decisions=_recent(history.decisions, load.at, policy.scale_up.period)
+    )
+    replicas, reason, message = _decide(policy, recommendation, clamped, current, history)
+    if replicas != current:
+        history = replace(
+            history, decisions=(*history.decisions, TimestampedReplicas(load.at, replicas))
+        )
+    return ScaleDecision(replicas=replicas, reason=reason, message=message, history=history)
+
+
+def is_steady(decision: ScaleDecision, at: datetime) -> bool:
+    """The same readings will decide the same, however often: nothing is on its way."""
+    history, replicas = decision.history, decision.replicas
+    windows = [count.replicas for count in (*history.up_window, *history.down_window)]
+    return windows in ([replicas, replicas], []) and history.decisions[-1].at < at
+
+
+def extend_windows(history: ScalingHistory, at: datetime) -> ScalingHistory:
+    """The memory after the last wish was repeated until a moment."""
+    return replace(
+        history,
+        up_window=_extend_window(history.up_window, at),
+        down_window=_extend_window(history.down_window, at),
+    )
+
+
+def _extend_window(
+    window: tuple[TimestampedReplicas, ...], at: datetime
+) -> tuple[TimestampedReplicas, ...]:
+    return (*window[:-1], TimestampedReplicas(at, window[-1].replicas)) if window else ()
+
+
+def recommended_replicas(policy: ScalingSpec, load: ServiceLoad, current: int) -> int:
+    """What one reading asks for within the bounds, before windows and steps."""
+    return _clamp(policy, _recommend(policy, load, current).replicas)
+
+
+def cap(decision: ScaleDecision, replicas: int, message: str, at: datetime) -> ScaleDecision:
+    """The decision after somebody granted less; the windows keep what was wished."""
+    decisions = tuple(count for count in decision.history.decisions if count.at < at)
+    if not decisions or decisions[-1].replicas != replicas:
+        decisions = (*decisions, TimestampedReplicas(at, replicas))
+    return ScaleDecision(
+        replicas=replicas,
+        reason=ScalingReason.BUDGET_EXHAUSTED,
+        message=message,
+        history=replace(decision.history, decisions=decisions),
+    )
+
+
+def rebuild_history(
+    policy: ScalingSpec, readings: Sequence[ServiceLoad], history: ScalingHistory
+) -> ScalingHistory:
+    """Build the windows from readings of the past, oldest first."""
+    for load in readings:
+        current = history.decisions[-1].replicas if history.decisions else load.replicas
+        recommended = _clamp(policy, _recommend(policy, load, current).replicas)
+        history = _record(policy, load.at, current, recommended, history)
+    return history
+
+
+def _record(
+    policy: ScalingSpec, at: datetime, current: int, recommended: int, history: ScalingHistory
+) -> ScalingHistory:
+    """The windows after one more wish; a past that is not known counts as the present number."""
+    start = (TimestampedReplicas(at, current),)
+    new = TimestampedReplicas(at, recommended)
+    return ScalingHistory(
+        up_window=_push(history.up_window or start, new, policy.scale_up.window, lowest=True),
+        down_window=_push(
+            history.down_window or start, new, policy.scale_down.window, lowest=False
+        ),
+        decisions=history.decisions or start,
+    )
+
+
+def _clamp(policy: ScalingSpec, replicas: int) -> int:
+    return min(max(replicas, policy.min_replicas), policy.max_replicas)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Recommendation:
+    """What one reading asks for, before windows, steps and bounds."""
+
+    replicas: int
+    reason: ScalingReason
+    message: str
+
+
+def _recommend(policy: ScalingSpec, load: ServiceLoad, current: int) -> _Recommendation:
+    if load.waiting is None:
+        replicas, reason = current, ScalingReason.FAILED_GET_METRICS
+    elif load.activity is None:
+        replicas, reason = (
+            max(_by_queue(policy, current, load.waiting), current),
+            ScalingReason.METRICS_PARTIAL,
+        )
+    else:
+        replicas, reason = _combine_metrics(policy, load, current, load.waiting, load.activity)
+    return _Recommendation(
+        replicas=replicas, reason=reason, message=_metrics_message(policy, load, current)
+    )
+
+
+def _combine_metrics(
+    policy: ScalingSpec, load: ServiceLoad, current: int, waiting: float, activity: float
+) -> tuple[int, ScalingReason]:
+    queue_replicas = _by_queue(policy, current, waiting)
+    activity_replicas = _by_activity(policy, current, load.ready, activity)
+    if queue_replicas > current and queue_replicas >= activity_replicas:
+        return queue_replicas, ScalingReason.QUEUE_ABOVE_TARGET
+    if activity_replicas > current and waiting:
+        return activity_replicas, ScalingReason.ACTIVITY_ABOVE_TARGET_WITH_QUEUE
+    if max(queue_replicas, activity_replicas) < current:
+        return max(queue_replicas, activity_replicas), ScalingReason.LOAD_BELOW_TARGET
+    is_above_target = queue_replicas < current and activity > policy.activity.target
+    return (
+        current,
+        ScalingReason.ABOVE_ACTIVITY_TARGET if is_above_target else ScalingReason.AT_TARGET,
+    )
+
+
+def _by_queue(policy: ScalingSpec, current: int, waiting: float) -> int:
+    return _by_ratio(current, waiting, policy.queue.target)
+
+
+def _by_activity(policy: ScalingSpec, current: int, ready: int, activity: float) -> int:
+    """Replicas on their way count as idle when the wish goes up, and as on target when down."""
+    target = float(policy.activity.target)
+    missing = 0.0 if activity > target else max(0, current - ready) * target
+    return _by_ratio(current, ready * activity + missing, target)
+
+
+def _by_ratio(current: int, total: float, target: float) -> int:
+    if current and abs(total / (current * target) - 1) <= TOLERANCE:
+        return current
+    return desired_replicas(total, target)
+
+
+def _decide(
+    policy: ScalingSpec,
+    recommendation: _Recommendation,
+    clamped: int,
+    current: int,
+    history: ScalingHistory,
+) -> tuple[int, ScalingReason, str]:
+    """The windows, then the step, then what holds the present number."""
+    if current != _clamp(policy, current):
+        replicas = _clamp(policy, current)
+        bound = "minReplicas" if replicas > current else "maxReplicas"
+        return replicas, ScalingReason.BOUNDS_CHANGED, f"spec.scaling.{bound} is {replicas}"
+    up = min(count.replicas for count in history.up_window)
+    down = max(count.replicas for count in history.down_window)
+    if up > current:
+        return _scale_up(policy, recommendation, up, current, history.decisions[0].replicas)
+    if down < current:
+        return down, ScalingReason.LOAD_BELOW_TARGET, recommendation.message
+    return (
+        current,
+        _hold_reason(recommendation, clamped, current),
+        _hold_message(policy, recommendation, clamped, current),
+    )
+
+
+def _scale_up(
+    policy: ScalingSpec, recommendation: _Recommendation, target: int, current: int, previous: int
+) -> tuple[int, ScalingReason, str]:
+    """Up to the smallest wish of the window, within the step of one period."""
+    limit = previous + policy.scale_up.pods
+    replicas = max(current, min(target, limit))
+    if replicas == target:
+        return target, recommendation.reason, recommendation.message
+    period = int(policy.scale_up.period.total_seconds())
+    message = (
+        f"{recommendation.message}; {target} are wished, and spec.scaling.scaleUp allows {limit}: "
+        f"{policy.scale_up.pods} more than the {previous} of {period} s ago"
+    )
+    return (
+        replicas,
+        recommendation.reason if replicas > current else ScalingReason.SCALE_UP_LIMIT,
+        message,
+    )
+
+
+def _hold_reason(recommendation: _Recommendation, clamped: int, current: int) -> ScalingReason:
+    if recommendation.reason in (
+        ScalingReason.FAILED_GET_METRICS,
+        ScalingReason.METRICS_PARTIAL,
+        ScalingReason.ABOVE_ACTIVITY_TARGET,
+    ):
+        return recommendation.reason
+    if recommendation.replicas > current and clamped == current:
+        return ScalingReason.TOO_MANY_REPLICAS
+    if clamped > current:
+        return ScalingReason.SCALE_UP_STABILIZED
+    if clamped < current:
+        return ScalingReason.SCALE_DOWN_STABILIZED
+    return ScalingReason.AT_TARGET
+
+
+def _hold_message(
+    policy: ScalingSpec, recommendation: _Recommendation, clamped: int, current: int
+) -> str:
+    if clamped > current:
+        window = int(policy.scale_up.window.total_seconds())
+        return f"{recommendation.message}; {clamped} must be wished for {window} s"
+    if clamped < current:
+        window = int(policy.scale_down.window.total_seconds())
+        return f"{recommendation.message}; {clamped} must suffice for {window} s"
+    if recommendation.replicas > clamped:
+        return (
+            f"{recommendation.message}; {recommendation.replicas} are wished, "
+            f"spec.scaling.maxReplicas is {clamped}"
+        )
+    return recommendation.message
+
+
+def _metrics_message(policy: ScalingSpec, load: ServiceLoad, current: int) -> str:
+    """The readings with their targets, as every message begins."""
+    queue = (
+        "waiting requests could not be read"
+        if load.waiting is None
+        else f"{load.waiting:.0f} waiting (target {policy.queue.target} a replica)"
+    )
+    activity = (
+        "activity could not be read"
+        if load.activity is None
+        else f"activity {load.activity:.2f} (target {policy.activity.target})"
+    )
+    return f"{queue}, {activity}, {current} replicas"
+
+
+def _push(
+    window: tuple[TimestampedReplicas, ...],
+    new: TimestampedReplicas,
+    span: timedelta,
+    *,
+    lowest: bool,
+) -> tuple[TimestampedReplicas, ...]:
+    """A window of extremes: drop what left it, and what `new` makes irrelevant."""
+    sign = 1 if lowest else -1
+    remaining = tuple(
+        old
+        for old in window
+        if new.at - old.at < span and sign * old.replicas < sign * new.replicas
+    )
+    return (*remaining, new)
+
+
+def _recent(
+    decisions: tuple[TimestampedReplicas, ...], now: datetime, period: timedelta
+) -> tuple[TimestampedReplicas, ...]:
+    """The decisions of the last period, and the one that held when it began, which is the first."""
+    while len(decisions) > 1 and now - decisions[1].at >= period:
+        decisions = decisions[1:]
+    return decisions

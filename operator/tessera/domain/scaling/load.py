@@ -1,0 +1,58 @@
+"""Readings of single replicas -> the load of a service."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+
+from tessera.domain.observed.snapshot import Pod, PodReading, Readings, Ref
+from tessera.domain.scaling.autoscale import ServiceLoad
+
+# Older readings count as missing; younger replicas need none yet.
+MAX_READING_AGE = timedelta(seconds=30)
+
+
+def load_of(
+    pods: Sequence[Pod], readings: Readings | None, replicas: int, now: datetime
+) -> ServiceLoad:
+    """Sum what waits and average the activity over the replicas that take requests.
+
+    One replica that has taken requests for a while and cannot be read makes the sum unknown: a
+    missing reading is not zero.
+    """
+    serving = [pod for pod in pods if pod.takes_requests and pod.serving]
+    by_pod = usable_readings(readings, now)
+    samples = [(by_pod.get(pod.ref, PodReading()), _is_young(pod, now)) for pod in serving]
+    waiting = _known_values([(reading.waiting, young) for reading, young in samples])
+    activity = _known_values([(reading.activity, young) for reading, young in samples])
+    return ServiceLoad(
+        at=now,
+        replicas=replicas,
+        ready=len(activity or ()),
+        waiting=None if waiting is None else sum(waiting),
+        activity=None if activity is None else sum(activity) / len(activity),
+    )
+
+
+def usable_readings(readings: Readings | None, now: datetime) -> Mapping[Ref, PodReading]:
+    """What may be believed of the readings; nothing when they are old or failed."""
+    if readings is None or readings.problem is not None or now - readings.at > MAX_READING_AGE:
+        return {}
+    return readings.pods
+
+
+def next_reading_due(pods: Sequence[Pod], now: datetime) -> datetime | None:
+    """When the next of the young replicas will need a reading; time alone changes the load then."""
+    young = [
+        pod.ready_since + MAX_READING_AGE for pod in pods if pod.ready_since and _is_young(pod, now)
+    ]
+    return min(young, default=None)
+
+
+def _is_young(pod: Pod, now: datetime) -> bool:
+    return pod.ready_since is not None and now - pod.ready_since <= MAX_READING_AGE
+
+
+def _known_values(values: Sequence[tuple[float | None, bool]]) -> list[float] | None:
+    """What was read; None when a replica that is not young has no reading, or none has."""
+    if any(value is None and not young for value, young in values):
+        return None
+    return [value for value, _ in values if value is not None] or None

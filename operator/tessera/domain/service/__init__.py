@@ -1,0 +1,1 @@
+"""One service: the proposal for it, its model files, and its pod template version."""

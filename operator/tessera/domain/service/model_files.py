@@ -1,0 +1,236 @@
+"""What a model needs before its engines: its shape, and its files where they are asked for."""
+
+from dataclasses import dataclass, replace
+
+from tessera.api.inference_service import (
+    InferenceServiceSpec,
+    Model,
+    ModelShape,
+    ModelStatus,
+)
+from tessera.api.model_files import CacheStatus
+from tessera.api.reasons import Accepted, Progressing, StatusVerdict
+from tessera.api.ref import Ref
+from tessera.domain.health.startup_failure import hub_refusal
+from tessera.domain.model.names import claim_name, folder_of
+from tessera.domain.observed.model_reports import FetchReport, ShapeReport, parse_report
+from tessera.domain.observed.snapshot import ObservedService, Snapshot
+from tessera.domain.placement.checks import shape_of, unknown_model_denial
+from tessera.domain.service.model_jobs import (
+    ModelJob,
+    ModelJobOutcome,
+    ModelJobStatus,
+    assess_model_job,
+)
+from tessera.domain.service.pinned_revision import PinnedRevision, pinned_spec
+
+# A status is written for each of so many steps of a fetch, not for each answer.
+_PROGRESS_STEPS = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preparation:
+    """How far a model is, and what is to be done for it."""
+
+    spec: InferenceServiceSpec
+    """With the shape that was found."""
+    status: ModelStatus
+    missing_shape: StatusVerdict[Accepted] | None = None
+    """Why there is no shape, or not yet."""
+    missing_files: StatusVerdict[Progressing] | None = None
+    """Why the files are not there, or not yet."""
+    job_to_create: ModelJob | None = None
+    """The Job to make."""
+    obsolete_jobs: tuple[Ref, ...] = ()
+    """Jobs that may go."""
+    progress_address: str | None = None
+    """Address of the pod to ask how far the fetch is."""
+
+    @property
+    def pending(self) -> bool:
+        """Something is under way, or left to do: Jobs, their pods and the time count."""
+        waits = self.missing_shape is not None or self.missing_files is not None
+        return waits or self.job_to_create is not None or bool(self.obsolete_jobs)
+
+
+def with_known_shape(service: ObservedService) -> ObservedService:
+    """The service with the shape that was found before, as if its spec gave it."""
+    known = _known_status(service)
+    if service.spec is None or known.shape is None or shape_of(service.spec) is not None:
+        return service
+    return replace(service, spec=_with_shape(service.spec, known.shape))
+
+
+def prepare_model(
+    snapshot: Snapshot, service: ObservedService, spec: InferenceServiceSpec
+) -> Preparation:
+    """Is the shape known? By what the service remembers and by the Job that was made for it."""
+    known = _known_status(service)
+    job_status = assess_model_job(
+        snapshot, service, pinned_spec(spec, PinnedRevision(known)), "shape"
+    )
+    if shape_of(spec) is not None:
+        return Preparation(spec=spec, status=known, obsolete_jobs=job_status.jobs)
+    job_report = parse_report(ShapeReport, job_status.report)
+    if (
+        job_status.outcome is ModelJobOutcome.DONE
+        and job_report is not None
+        and job_report.shape is not None
+    ):
+        source = f"config.json of {spec.model.uri}" + (
+            f" at {job_report.commit}" if job_report.commit else ""
+        )
+        status = known.model_copy(update={"shape": job_report.shape, "source": source})
+        return Preparation(
+            spec=_with_shape(spec, job_report.shape),
+            status=status,
+            obsolete_jobs=job_status.previous_jobs,
+        )
+    return Preparation(
+        spec=spec,
+        status=known,
+        missing_shape=_missing_shape(
+            spec, job_status, job_report.message if job_report is not None else job_status.report
+        ),
+        job_to_create=job_status.job_to_create,
+        obsolete_jobs=job_status.obsolete_jobs,
+    )
+
+
+def with_files(
+    snapshot: Snapshot,
+    service: ObservedService,
+    preparation: Preparation,
+    pinned_revision: PinnedRevision,
+) -> Preparation:
+    """Are the files of the pinned commit on the claim? Nothing is fetched before a hub that is
+    asked has said which commit that is."""
+    if preparation.spec.model.cache.type == "none" or pinned_revision.query is not None:
+        return preparation
+    return _with_files(
+        snapshot, service, preparation, pinned_spec(preparation.spec, pinned_revision)
+    )
+
+
+def _known_status(service: ObservedService) -> ModelStatus:
+    """What the status says, unless it speaks of another model."""
+    spec, recorded = service.spec, service.status.model
+    if spec is None:
+        return ModelStatus(uri="")
+    blank = ModelStatus(uri=spec.model.uri, asked=spec.model.revision)
+    if recorded is None or (recorded.uri, recorded.asked) != (blank.uri, blank.asked):
+        return blank
+    return recorded
+
+
+def _with_shape(spec: InferenceServiceSpec, shape: ModelShape) -> InferenceServiceSpec:
+    """A shape that was read counts as not written: once Tessera ships it, no replica is new."""
+    model = Model.model_construct(spec.model.model_fields_set, **dict(spec.model, shape=shape))
+    return spec.model_copy(update={"model": model})
+
+
+def _missing_shape(
+    spec: InferenceServiceSpec, job_status: ModelJobStatus, words: str
+) -> StatusVerdict[Accepted]:
+    if job_status.outcome is ModelJobOutcome.REFUSED:
+        refusal = hub_refusal(spec.model, words)
+        denial = unknown_model_denial(
+            spec, f"{refusal or words[-600:]} ({job_status.logs_command})"
+        )
+        if denial is not None:
+            return StatusVerdict(denial.reason, denial.sentence)
+    message = (
+        job_status.message or f"Job {job_status.name} reads the config.json of {spec.model.uri}"
+    )
+    return StatusVerdict(
+        Accepted.READING_MODEL, f"spec.model.shape: {message}; {job_status.logs_command}"
+    )
+
+
+def claim_ref(service: Ref) -> Ref:
+    """The claim for the files of a service's model."""
+    return Ref(service.namespace, claim_name(service.name))
+
+
+def _with_files(
+    snapshot: Snapshot,
+    service: ObservedService,
+    preparation: Preparation,
+    spec: InferenceServiceSpec,
+) -> Preparation:
+    claim = claim_ref(service.ref)
+    volume = snapshot.claims.get(claim)
+    model, previous = spec.model, preparation.status.cache
+    job_status = assess_model_job(snapshot, service, spec, "fetch")
+    cache = CacheStatus(
+        claim=claim.name, claim_uid=volume.uid if volume else "", folder=folder_of(model)
+    )
+    if previous is not None and (previous.claim_uid, previous.folder) == (
+        cache.claim_uid,
+        cache.folder,
+    ):
+        cache = previous
+    if cache.fetched:
+        return replace(preparation, obsolete_jobs=(*preparation.obsolete_jobs, *job_status.jobs))
+    job_report = parse_report(FetchReport, job_status.report)
+    if (
+        volume is not None
+        and job_status.outcome is ModelJobOutcome.DONE
+        and job_report is not None
+        and job_report.ok
+    ):
+        update = {"fetched": True, "bytes_done": job_report.bytes, "bytes_total": job_report.bytes}
+        cache = cache.model_copy(update=update | {"commit": job_report.commit or None})
+        return replace(
+            preparation,
+            status=_with_cache(preparation.status, cache),
+            obsolete_jobs=(*preparation.obsolete_jobs, *job_status.previous_jobs),
+        )
+    cache = _with_progress(snapshot, service, cache)
+    return replace(
+        preparation,
+        status=_with_cache(preparation.status, cache),
+        missing_files=_missing_files(
+            preparation.spec,
+            job_status,
+            cache,
+            job_report.message if job_report else job_status.report,
+        ),
+        job_to_create=job_status.job_to_create if volume is not None else None,
+        obsolete_jobs=(*preparation.obsolete_jobs, *job_status.obsolete_jobs),
+        progress_address=job_status.address,
+    )
+
+
+def _with_cache(status: ModelStatus, cache: CacheStatus) -> ModelStatus:
+    return status.model_copy(update={"cache": cache})
+
+
+def _with_progress(snapshot: Snapshot, service: ObservedService, cache: CacheStatus) -> CacheStatus:
+    """The last answer of the fetch, rounded down; an unknown size is told in steps of 1 GiB."""
+    progress = snapshot.fetch_progress.get(service.ref)
+    if progress is None:
+        return cache
+    step = max(1, progress.total // _PROGRESS_STEPS) if progress.total else 2**30
+    update = {"bytes_done": progress.done // step * step, "bytes_total": progress.total}
+    return cache.model_copy(update=update)
+
+
+def _missing_files(
+    spec: InferenceServiceSpec, job_status: ModelJobStatus, cache: CacheStatus, words: str
+) -> StatusVerdict[Progressing]:
+    if job_status.outcome is ModelJobOutcome.REFUSED:
+        refusal = hub_refusal(spec.model, words) or f"spec.model: {words[-600:]}"
+        return StatusVerdict(
+            Progressing.MODEL_FETCH_FAILED, f"{refusal} ({job_status.logs_command})"
+        )
+    if job_status.message:
+        return StatusVerdict(Progressing.FETCHING_MODEL, f"spec.model.cache: {job_status.message}")
+    total = cache.bytes_total
+    share = f" of {total / 1e9:.1f}" if total else ""
+    percent = f" ({cache.bytes_done * 100 // total}%)" if total else ""
+    return StatusVerdict(
+        Progressing.FETCHING_MODEL,
+        f"spec.model.cache: {cache.bytes_done / 1e9:.1f}{share} GB{percent} of {spec.model.uri} "
+        f"are on claim {cache.claim}; {job_status.logs_command}",
+    )

@@ -1,0 +1,131 @@
+"""The Job of an errand: is it to be made, what came of it, may it go?"""
+
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from enum import Enum, auto
+
+from tessera.api.inference_service import InferenceServiceSpec
+from tessera.api.ref import Ref
+from tessera.domain.health.startup_failure import missing_secret_advice
+from tessera.domain.model.names import Task, model_job_name
+from tessera.domain.observed.snapshot import ObservedService, Pod, Snapshot
+
+# What failed for a reason that may pass is tried again after this time.
+_RETRY_DELAY = timedelta(seconds=30)
+# Exit code: the user has to change something.
+_REFUSED_EXIT_CODE = 3
+_MAX_MESSAGE_LENGTH = 600
+
+
+class ModelJobOutcome(Enum):
+    """What came of an errand."""
+
+    DONE = auto()
+    REFUSED = auto()
+    OPEN = auto()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelJob:
+    """A Job to make for the model of a service."""
+
+    task: Task
+    name: str
+    spec: InferenceServiceSpec
+    """As it is carried out: of the commit, if one is pinned."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelJobStatus:
+    """How an errand stands."""
+
+    name: str
+    """Of its Job."""
+    namespace: str
+    outcome: ModelJobOutcome = ModelJobOutcome.OPEN
+    report: str = ""
+    message: str = ""
+    """What holds it up, in words."""
+    job_to_create: ModelJob | None = None
+    obsolete_jobs: tuple[Ref, ...] = ()
+    """Jobs that came to nothing, or served another spec."""
+    previous_jobs: tuple[Ref, ...] = ()
+    """Of these those of another spec alone."""
+    jobs: tuple[Ref, ...] = ()
+    """All Jobs of the task."""
+    address: str | None = None
+    """Of its pod, while it runs."""
+
+    @property
+    def logs_command(self) -> str:
+        return f"kubectl logs -n {self.namespace} job/{self.name}"
+
+
+def assess_model_job(
+    snapshot: Snapshot, service: ObservedService, spec: InferenceServiceSpec, task: Task
+) -> ModelJobStatus:
+    """Judge an errand by its Job and its pod."""
+    name = model_job_name(service.ref.name, service.uid, task, spec.model)
+    model_jobs = [
+        job for job in snapshot.model_jobs if job.service == service.ref and job.task == task
+    ]
+    jobs = tuple(sorted(job.ref for job in model_jobs))
+    job = next((candidate for candidate in model_jobs if candidate.ref.name == name), None)
+    status = ModelJobStatus(
+        name=name,
+        namespace=service.ref.namespace,
+        jobs=jobs,
+        previous_jobs=tuple(ref for ref in jobs if ref.name != name),
+    )
+    if job is None:
+        return replace(
+            status,
+            job_to_create=ModelJob(task=task, name=name, spec=spec),
+            obsolete_jobs=status.previous_jobs,
+        )
+    pods = [
+        pod
+        for pod in snapshot.pods
+        if pod.model_job_run is not None and pod.model_job_run.job_uid == job.uid
+    ]
+    pod = max(pods, key=lambda candidate: (candidate.created, candidate.ref), default=None)
+    lost = job.failed and pod is None
+    if pod is None or pod.model_job_run is None:
+        return replace(status, obsolete_jobs=jobs if lost else status.previous_jobs)
+    code, text = pod.model_job_run.exit_code, pod.model_job_run.report
+    if code is None and pod.ended is None:
+        return replace(
+            status,
+            obsolete_jobs=status.previous_jobs,
+            message=_pod_problem(spec, pod),
+            address=pod.address,
+        )
+    if code == 0:
+        return replace(
+            status, obsolete_jobs=status.previous_jobs, report=text, outcome=ModelJobOutcome.DONE
+        )
+    if code == _REFUSED_EXIT_CODE:
+        return replace(
+            status, obsolete_jobs=status.previous_jobs, report=text, outcome=ModelJobOutcome.REFUSED
+        )
+    retry_due = snapshot.at - (pod.ended or pod.created) >= _RETRY_DELAY
+    words = text.strip() or pod.container_message
+    message = (
+        f"exit code {code}: {words[-_MAX_MESSAGE_LENGTH:]}; it is tried again after "
+        f"{_RETRY_DELAY.seconds} s"
+    )
+    return replace(
+        status, obsolete_jobs=jobs if retry_due else status.previous_jobs, message=message
+    )
+
+
+def _pod_problem(spec: InferenceServiceSpec, pod: Pod) -> str:
+    if pod.waiting_reason is not None:
+        advice = missing_secret_advice(spec, pod)
+        words = (
+            f"{pod.ref.name}: {pod.waiting_reason}: {pod.container_message[-_MAX_MESSAGE_LENGTH:]}"
+        )
+        return f"{advice}; {words}" if advice else words
+    if pod.unschedulable is not None:
+        return f"{pod.ref.name} waits for a node: {pod.unschedulable}"
+    return ""

@@ -1,0 +1,145 @@
+"""Which weights does a service load? The commit that its revision meant when it was asked.
+
+A hub is asked once: for a new service, after a change of the model, and when the annotation
+`tessera.dev/update` asks. Until it has answered, or could not, the Deployment is left as it is;
+what came of it then stays, also when the hub is back, since another revision would roll the pods.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tessera.api.inference_service import InferenceServiceSpec, ModelStatus
+from tessera.api.reasons import RevisionReason
+from tessera.domain.observed.snapshot import ObservedService, Resolution, RevisionQuery, Workload
+from tessera.domain.service.template_version import is_update_requested
+
+_HUB = "hf://"
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+# The default branch of every model on the hub.
+_DEFAULT_BRANCH = "main"
+_MAX_MESSAGE_LENGTH = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class PinnedRevision:
+    """Which weights, as the status says it; None where there is no revision, as on a claim."""
+
+    status: ModelStatus | None = None
+    query: RevisionQuery | None = None
+    """What has to be asked before anything is made."""
+
+
+def pin_revision(
+    service: ObservedService,
+    spec: InferenceServiceSpec,
+    workload: Workload | None,
+    resolutions: Mapping[RevisionQuery, Resolution] | None,
+) -> PinnedRevision:
+    """Keep what is pinned, or pin what the hub said."""
+    recorded, revision = service.status.model, spec.model.revision
+    if not spec.model.uri.startswith(_HUB):
+        return PinnedRevision()
+    current = _recorded_for_spec(spec, recorded)
+    if (
+        current
+        and current.reason != RevisionReason.RESOLVING_REVISION
+        and not is_update_requested(service, current.update)
+    ):
+        return PinnedRevision(current)
+    if (settled_status := _status_without_query(service, spec, workload)) is not None:
+        return PinnedRevision(settled_status)
+    if resolutions is None:
+        return PinnedRevision(
+            _model_status(
+                service, spec, RevisionReason.RESOLUTION_DISABLED, _unpinned_message(spec)
+            )
+        )
+    repository = spec.model.uri.removeprefix(_HUB)
+    query = RevisionQuery(repository, revision or _DEFAULT_BRANCH, service.update)
+    if (resolution := resolutions.get(query)) is not None:
+        return PinnedRevision(_resolved_status(service, spec, current, resolution))
+    message = f"the hub is asked which commit {query.revision} means"
+    pending_status = (
+        _model_status(service, spec, RevisionReason.RESOLVING_REVISION, message)
+        if workload is None
+        else recorded
+    )
+    return PinnedRevision(pending_status, query)
+
+
+def pinned_spec(
+    spec: InferenceServiceSpec, pinned_revision: PinnedRevision
+) -> InferenceServiceSpec:
+    """The spec with the commit as its revision."""
+    if pinned_revision.status is None or pinned_revision.status.revision is None:
+        return spec
+    model = spec.model.model_copy(update={"revision": pinned_revision.status.revision})
+    return spec.model_copy(update={"model": model})
+
+
+def _recorded_for_spec(
+    spec: InferenceServiceSpec, recorded: ModelStatus | None
+) -> ModelStatus | None:
+    """What was found out for the model as the spec names it."""
+    if recorded is None or recorded.reason is None:
+        return None
+    same = (recorded.uri, recorded.asked) == (spec.model.uri, spec.model.revision)
+    return recorded if same else None
+
+
+def _status_without_query(
+    service: ObservedService, spec: InferenceServiceSpec, workload: Workload | None
+) -> ModelStatus | None:
+    """What no hub need be asked for."""
+    revision = spec.model.revision
+    if revision is not None and _COMMIT.fullmatch(revision):
+        message = f"{spec.model.uri} at {revision}"
+        return _model_status(service, spec, RevisionReason.COMMIT_SPECIFIED, message, revision)
+    if service.status.model is None and workload is not None:
+        message = f"{_unpinned_message(spec)}; kubectl tessera update {service.ref.name} pins it"
+        return _model_status(service, spec, RevisionReason.UNPINNED, message)
+    return None
+
+
+def _resolved_status(
+    service: ObservedService,
+    spec: InferenceServiceSpec,
+    current: ModelStatus | None,
+    resolution: Resolution,
+) -> ModelStatus:
+    """A hub that could not say leaves what was pinned before for the same revision."""
+    if resolution.commit is None and current is not None and current.revision is not None:
+        message = f"{resolution.message}; the commit stays {current.revision}"
+        return _model_status(service, spec, resolution.reason, message, current.revision)
+    if resolution.commit is None:
+        return _model_status(
+            service, spec, resolution.reason, f"{resolution.message}; {_unpinned_message(spec)}"
+        )
+    return _model_status(service, spec, resolution.reason, resolution.message, resolution.commit)
+
+
+def _unpinned_message(spec: InferenceServiceSpec) -> str:
+    revision = spec.model.revision
+    return (
+        f"spec.model.revision {revision} is used as given"
+        if revision
+        else "the hub's default branch is used, and may change between two starts"
+    )
+
+
+def _model_status(
+    service: ObservedService,
+    spec: InferenceServiceSpec,
+    reason: RevisionReason,
+    message: str,
+    commit: str | None = None,
+) -> ModelStatus:
+    return ModelStatus(
+        uri=spec.model.uri,
+        asked=spec.model.revision,
+        revision=commit,
+        reason=reason,
+        message=message[:_MAX_MESSAGE_LENGTH],
+        update=service.update,
+    )

@@ -1,0 +1,277 @@
+"""What each service would get if money were no object: its hardware, and how many replicas."""
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import NamedTuple
+
+from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
+from tessera.api.inference_service import Scaling as ScalingSpec
+from tessera.api.reasons import Accepted, PlacementReason, ScalingReason, StatusVerdict
+from tessera.domain.hardware.pools import PoolView, tier_by_pool
+from tessera.domain.observed.model_jobs import ObservedModelJob
+from tessera.domain.observed.snapshot import Node, ObservedService, Pod, Ref, Snapshot, Workload
+from tessera.domain.placement.checks import check, unchecked_flags_warning
+from tessera.domain.placement.placement import (
+    ALL_TIERS,
+    NON_SPOT_TIERS,
+    HardwareChoice,
+    PlacementDecision,
+    place,
+    slice_assignment,
+)
+from tessera.domain.scaling import autoscale
+from tessera.domain.scaling.autoscale import ScaleDecision, ScalingHistory, TimestampedReplicas
+from tessera.domain.scaling.load import load_of
+from tessera.domain.service.model_files import Preparation, prepare_model
+
+# Devices that services hold, by pool and resource.
+AllocatedDevices = Counter[tuple[str, str]]
+
+
+_DEFAULT_SCALING = ScalingSpec()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurrentObjects:
+    """What a service has now."""
+
+    pods: tuple[Pod, ...] = ()
+    workloads: tuple[Workload, ...] = ()
+    model_jobs: tuple[ObservedModelJob, ...] = ()
+
+    def workload_of(self, variant: str) -> Workload | None:
+        return next((workload for workload in self.workloads if workload.variant == variant), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """What a service would get if money were no object."""
+
+    service: ObservedService
+    objects: CurrentObjects
+    accepted: StatusVerdict[Accepted]
+    placement: PlacementDecision
+    scale: ScaleDecision
+    preparation: Preparation | None = None
+
+
+class UnsortedObjects(NamedTuple):
+    """What a service has, in the order in which it was seen."""
+
+    pods: list[Pod]
+    workloads: list[Workload]
+    model_jobs: list[ObservedModelJob]
+
+    @property
+    def in_order(self) -> CurrentObjects:
+        return CurrentObjects(
+            pods=tuple(sorted(self.pods, key=lambda pod: pod.ref)),
+            workloads=tuple(sorted(self.workloads, key=lambda workload: workload.ref)),
+            model_jobs=tuple(sorted(self.model_jobs, key=lambda job: job.ref)),
+        )
+
+
+def objects_by_service(
+    services: Sequence[ObservedService],
+    pods: Sequence[Pod],
+    workloads: Sequence[Workload],
+    nodes: Sequence[Node],
+    model_jobs: Sequence[ObservedModelJob],
+) -> Mapping[Ref, UnsortedObjects]:
+    """What each service has now."""
+    objects_by_ref = {service.ref: UnsortedObjects([], [], []) for service in services}
+    ready_nodes = {node.name for node in nodes if node.kubelet_ready}
+    for pod in pods:
+        if (objects := objects_by_ref.get(pod.service)) is not None and not _is_stuck(
+            pod, ready_nodes
+        ):
+            objects.pods.append(pod)
+    for workload in workloads:
+        if (objects := objects_by_ref.get(workload.service)) is not None:
+            objects.workloads.append(workload)
+    for job in model_jobs:
+        if (objects := objects_by_ref.get(job.service)) is not None:
+            objects.model_jobs.append(job)
+    return objects_by_ref
+
+
+def _is_stuck(pod: Pod, ready_nodes: Collection[str]) -> bool:
+    """A pod that ends on a node that does not answer may do so for ever: it is no replica any more,
+    and what it held is not offered to others either."""
+    return pod.terminating and pod.node is not None and pod.node not in ready_nodes
+
+
+def propose(
+    snapshot: Snapshot,
+    service: ObservedService,
+    objects: CurrentObjects,
+    views: Sequence[PoolView],
+    allocated: AllocatedDevices,
+    history: ScalingHistory,
+) -> Proposal:
+    try:
+        return _propose(snapshot, service, objects, views, allocated, history)
+    except Exception as error:  # noqa: BLE001 - one bad service must not stop the fleet
+        return _unchanged_proposal(service, objects, _planner_error(error), history)
+
+
+def _propose(
+    snapshot: Snapshot,
+    service: ObservedService,
+    objects: CurrentObjects,
+    views: Sequence[PoolView],
+    allocated: AllocatedDevices,
+    history: ScalingHistory,
+) -> Proposal:
+    spec = service.spec
+    if spec is None:
+        message = service.problem or "spec: unreadable"
+        return _unchanged_proposal(
+            service, objects, StatusVerdict(Accepted.INVALID_SPEC, message), history
+        )
+    preparation = prepare_model(snapshot, service, spec)
+    spec = preparation.spec
+    service = replace(service, spec=spec)
+    denials = check(spec, tier_by_pool(views))
+    if denials:
+        message = "; ".join(denial.sentence for denial in denials)
+        return _unchanged_proposal(
+            service, objects, StatusVerdict(denials[0].reason, message), history
+        )
+    if preparation.missing_shape is not None:
+        unchanged = _unchanged_proposal(service, objects, preparation.missing_shape, history)
+        return replace(unchanged, preparation=preparation)
+    current_assignment = slice_assignment(service.ref, snapshot.pools)
+    placement = place(
+        spec,
+        views,
+        current=objects.workloads[0].variant if objects.workloads else None,
+        min_replicas=min_replicas_of(spec),
+        used_devices=allocated,
+        tiers=ALL_TIERS if spec.service_class == "batch" else NON_SPOT_TIERS,
+        assignment=current_assignment,
+    )
+    warning = unchecked_flags_warning(spec)
+    accepted = (
+        StatusVerdict(Accepted.VALID, "the spec can be carried out")
+        if warning is None
+        else StatusVerdict(Accepted.FLAGS_UNCHECKED, warning)
+    )
+    if placement.choice is None:
+        unchanged = _unchanged_proposal(service, objects, accepted, history)
+        return replace(unchanged, placement=placement, preparation=preparation)
+    pods = pods_of_variant(objects.pods, placement.choice)
+    workload = objects.workload_of(placement.choice.variant)
+    if current_assignment is not None and workload is None and objects.workloads:
+        history = ScalingHistory(
+            decisions=(TimestampedReplicas(snapshot.at, current_assignment.replicas),)
+        )
+    return Proposal(
+        service=service,
+        objects=objects,
+        accepted=accepted,
+        placement=placement,
+        preparation=preparation,
+        scale=_scale(snapshot, spec, pods, workload, history),
+    )
+
+
+def _scale(
+    snapshot: Snapshot,
+    spec: InferenceServiceSpec,
+    pods: Sequence[Pod],
+    workload: Workload | None,
+    history: ScalingHistory,
+) -> ScaleDecision:
+    if spec.replicas is not None:
+        return _fixed_scale(spec.replicas, history, snapshot.at)
+    policy = scaling_of(spec)
+    existing = workload.replicas if workload else policy.min_replicas
+    return autoscale.scale(policy, load_of(pods, snapshot.readings, existing, snapshot.at), history)
+
+
+def _fixed_scale(replicas: int, history: ScalingHistory, at: datetime) -> ScaleDecision:
+    unchanged = [count.replicas for count in history.decisions] == [replicas]
+    counts = history.decisions if unchanged else (TimestampedReplicas(at, replicas),)
+    return ScaleDecision(
+        replicas=replicas,
+        reason=ScalingReason.SET_BY_USER,
+        message=f"spec.replicas is {replicas}",
+        history=history
+        if unchanged and not history.up_window
+        else ScalingHistory(decisions=counts),
+    )
+
+
+def _unchanged_proposal(
+    service: ObservedService,
+    objects: CurrentObjects,
+    accepted: StatusVerdict[Accepted],
+    history: ScalingHistory,
+) -> Proposal:
+    """Nothing is decided, so whatever runs goes on as it is."""
+    return Proposal(
+        service=service,
+        objects=objects,
+        accepted=accepted,
+        placement=PlacementDecision(
+            verdict=StatusVerdict(
+                PlacementReason.NOT_ACCEPTED, "nothing is placed while Accepted is False"
+            )
+        ),
+        scale=ScaleDecision(
+            replicas=objects.workloads[0].replicas if objects.workloads else 0,
+            reason=ScalingReason.NOT_PLACED,
+            message="what runs is left as it is",
+            history=history,
+        ),
+    )
+
+
+def _planner_error(error: Exception) -> StatusVerdict[Accepted]:
+    return StatusVerdict(
+        Accepted.INTERNAL_ERROR,
+        f"spec: planning raised {type(error).__name__} ({error}); please report it with the output "
+        "of kubectl get inferenceservice -o yaml",
+    )
+
+
+def min_replicas_of(spec: InferenceServiceSpec) -> int:
+    return scaling_of(spec).min_replicas if spec.replicas is None else max(1, spec.replicas)
+
+
+def allocate(allocated: AllocatedDevices, proposal: Proposal) -> None:
+    choice = proposal.placement.choice
+    if choice is not None:
+        hardware = choice.offer.hardware
+        allocated[choice.offer.pool, hardware.resource] += (
+            allocated_replicas(proposal) * hardware.devices
+        )
+
+
+def allocated_replicas(proposal: Proposal) -> int:
+    return max(proposal.scale.replicas, len(proposal.objects.pods))
+
+
+def pods_of_variant(pods: Sequence[Pod], choice: HardwareChoice) -> Sequence[Pod]:
+    """The replicas on the chosen hardware."""
+    variant = choice.variant  # a name put together each time it is asked for
+    return [pod for pod in pods if pod.variant == variant]
+
+
+def scaling_of(spec: InferenceServiceSpec) -> ScalingSpec:
+    """The autoscaler's bounds and goals; without any in the spec the defaults."""
+    return spec.scaling or _DEFAULT_SCALING
+
+
+def history_from_status(status: InferenceServiceStatus) -> ScalingHistory:
+    """What an earlier leader wrote down for its successor."""
+    if status.scaling is None:
+        return ScalingHistory()
+    return ScalingHistory(
+        decisions=tuple(
+            TimestampedReplicas(change.at, change.replicas) for change in status.scaling.memory
+        )
+    )

@@ -1,0 +1,183 @@
+"""The drafts of all services, in the order in which they choose their hardware."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from tessera.api.reasons import Accepted
+from tessera.domain.cache import LastCallCache
+from tessera.domain.hardware.pools import PoolView
+from tessera.domain.observed.model_jobs import ObservedModelJob
+from tessera.domain.observed.snapshot import (
+    Node,
+    ObservedService,
+    Pod,
+    PodReading,
+    Ref,
+    Snapshot,
+    Workload,
+)
+from tessera.domain.scaling import autoscale
+from tessera.domain.scaling.autoscale import ScalingHistory
+from tessera.domain.scaling.load import next_reading_due, usable_readings
+from tessera.domain.service.model_files import with_known_shape
+from tessera.domain.service.proposal import (
+    AllocatedDevices,
+    CurrentObjects,
+    Proposal,
+    UnsortedObjects,
+    allocate,
+    history_from_status,
+    objects_by_service,
+    propose,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _CachedProposal:
+    """A draft, and all that it was made of."""
+
+    service: ObservedService
+    proposal: Proposal
+    views: Sequence[PoolView]
+    readings: tuple[PodReading | None, ...]
+    valid_until: datetime | None
+    """From then on time alone may change it."""
+
+
+class ProposalCache:
+    """What earlier turns found, by the identity of what it was made of."""
+
+    def __init__(self) -> None:
+        self.planned_at: datetime | None = None
+        """When the last plan was made."""
+        self.with_known_shapes = LastCallCache(self._with_known_shapes)
+        self.current_objects = LastCallCache(self._current_objects)
+        self.in_choice_order = LastCallCache(_in_choice_order)
+        self.entries: dict[Ref, _CachedProposal] = {}
+        self._objects_by_ref: Mapping[Ref, tuple[UnsortedObjects, CurrentObjects]] = {}
+        self._services: Mapping[Ref, tuple[ObservedService, ObservedService]] = {}
+
+    def _with_known_shapes(
+        self, services: tuple[ObservedService, ...]
+    ) -> tuple[ObservedService, ...]:
+        """With the shapes that were read; a service that did not change is the same object."""
+        previous = self._services
+        self._services = {
+            service.ref: previous[service.ref]
+            if service.ref in previous and previous[service.ref][0] is service
+            else (service, with_known_shape(service))
+            for service in services
+        }
+        completed = tuple([self._services[service.ref][1] for service in services])
+        same = all(new is service for new, service in zip(completed, services, strict=True))
+        return services if same else completed
+
+    def _current_objects(
+        self,
+        services: Sequence[ObservedService],
+        pods: Sequence[Pod],
+        workloads: Sequence[Workload],
+        nodes: Sequence[Node],
+        model_jobs: Sequence[ObservedModelJob],
+    ) -> Mapping[Ref, CurrentObjects]:
+        previous = self._objects_by_ref
+        self._objects_by_ref = {
+            ref: (
+                previous[ref]
+                if ref in previous and previous[ref][0] == unsorted
+                else (unsorted, unsorted.in_order)
+            )
+            for ref, unsorted in objects_by_service(
+                services, pods, workloads, nodes, model_jobs
+            ).items()
+        }
+        return {ref: objects for ref, (_, objects) in self._objects_by_ref.items()}
+
+
+def propose_all(
+    snapshot: Snapshot, views: Sequence[PoolView], allocated: AllocatedDevices, cache: ProposalCache
+) -> Mapping[Ref, Proposal]:
+    """In the order in which they choose."""
+    objects_by_ref = cache.current_objects(
+        snapshot.services, snapshot.pods, snapshot.workloads, snapshot.nodes, snapshot.model_jobs
+    )
+    readings_by_pod = usable_readings(snapshot.readings, snapshot.at)
+    proposals, entries = {}, {}
+    for service in cache.in_choice_order(snapshot.services, objects_by_ref):
+        ref, objects = service.ref, objects_by_ref[service.ref]
+        readings = tuple([readings_by_pod.get(pod.ref) for pod in objects.pods])
+        entry = cache.entries.get(ref)
+        if entry is None or not _is_valid(entry, snapshot, service, objects, views, readings):
+            history = _scaling_history(snapshot, service, entry, cache)
+            proposal = propose(snapshot, service, objects, views, allocated, history)
+            valid_until = _valid_until(snapshot, proposal)
+            entry = _CachedProposal(
+                service=service,
+                proposal=proposal,
+                views=views,
+                readings=readings,
+                valid_until=valid_until,
+            )
+        entries[ref] = entry
+        proposals[ref] = entry.proposal
+        allocate(allocated, entry.proposal)
+    cache.entries = entries
+    return proposals
+
+
+def _is_valid(
+    entry: _CachedProposal,
+    snapshot: Snapshot,
+    service: ObservedService,
+    objects: CurrentObjects,
+    views: Sequence[PoolView],
+    readings: tuple[PodReading | None, ...],
+) -> bool:
+    proposal = entry.proposal
+    return (
+        entry.service is service
+        and proposal.objects is objects
+        and entry.views is views
+        and snapshot.scaling_history.get(service.ref) is proposal.scale.history
+        and (entry.valid_until is None or snapshot.at < entry.valid_until)
+        and entry.readings == readings
+    )
+
+
+def _valid_until(snapshot: Snapshot, proposal: Proposal) -> datetime | None:
+    """How long equal input makes the same draft; no time where others' devices count too."""
+    choice, workloads = proposal.placement.choice, proposal.objects.workloads
+    if proposal.accepted.reason is Accepted.INTERNAL_ERROR:
+        return snapshot.at
+    if proposal.preparation is not None and proposal.preparation.pending:
+        return snapshot.at
+    if choice is None:
+        return None
+    moving = not workloads or workloads[0].variant != choice.variant
+    if moving or not autoscale.is_steady(proposal.scale, snapshot.at):
+        return snapshot.at
+    return next_reading_due(proposal.objects.pods, snapshot.at)
+
+
+def _scaling_history(
+    snapshot: Snapshot,
+    service: ObservedService,
+    entry: _CachedProposal | None,
+    cache: ProposalCache,
+) -> ScalingHistory:
+    """What is remembered; while a draft was kept, its last wish was repeated until now."""
+    history = snapshot.scaling_history.get(service.ref) or history_from_status(service.status)
+    if entry is None or cache.planned_at is None or history is not entry.proposal.scale.history:
+        return history
+    return autoscale.extend_windows(history, cache.planned_at)
+
+
+def _in_choice_order(
+    services: Sequence[ObservedService], objects_by_ref: Mapping[Ref, CurrentObjects]
+) -> Sequence[ObservedService]:
+    """In the order in which they choose: those that run before new ones."""
+    return sorted(
+        services,
+        key=lambda service: (not objects_by_ref[service.ref].workloads, service.ref),
+    )

@@ -1,0 +1,202 @@
+"""By what are a service's replicas made besides its spec? Upgrades leave what runs alone.
+
+The recipe is chosen anew only where the pods are made anew anyway: for a new Deployment, after a
+change of what shapes them, or when the annotation `tessera.dev/update` asks. What a newer Tessera
+would fill in differently (defaults, planned numbers) waits for the same moment.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pydantic.alias_generators import to_camel
+
+from tessera.api.inference_service import InferenceServiceSpec
+from tessera.api.meta import Wire
+from tessera.api.reasons import StatusVerdict, UpdateAvailable
+from tessera.api.recipe import (
+    EffectiveValues,
+    Platform,
+    PodTemplateVersion,
+    PodTemplateVersionStatus,
+)
+from tessera.domain.names import UPDATE_ANNOTATION
+from tessera.domain.observed.snapshot import ObservedService, Snapshot, Workload
+from tessera.domain.placement.placement import HardwareChoice
+
+# Parts of the spec that shape the pods. The others decide where and how many, and who waits; of
+# `precision` counts what was chosen.
+_TEMPLATE_FIELDS = ("model", "slo", "context", "engine", "drain", "pod_template")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TemplateDecision:
+    """How the replicas of a service are made."""
+
+    record: PodTemplateVersionStatus
+    choice: HardwareChoice
+    """The choice with the numbers as they were planned when the replicas were made."""
+    verdict: StatusVerdict[UpdateAvailable]
+
+    @property
+    def version(self) -> PodTemplateVersion:
+        return PodTemplateVersion(builder=self.record.builder, platform=self.record.platform)
+
+
+def decide_template(
+    snapshot: Snapshot,
+    service: ObservedService,
+    spec: InferenceServiceSpec,
+    choice: HardwareChoice,
+    workload: Workload | None,
+) -> TemplateDecision:
+    """Keep what made the pods of `workload`, or take the newest if they are made anew anyway."""
+    newest = _newest_template(snapshot, service, spec, choice)
+    record = _recorded_template(service, newest) if workload is not None else newest
+    if record.shape != newest.shape or is_update_requested(service, record.update):
+        record = newest
+    if record.builder > snapshot.builder_version:
+        record = record.model_copy(
+            update={"builder": snapshot.builder_version, "instead_of": record.builder},
+        )
+    same = record.filled == newest.filled
+    return TemplateDecision(
+        record=record,
+        choice=choice if same else _choice_with_defaults(choice, record.filled),
+        verdict=_verdict(service, record, newest),
+    )
+
+
+def is_update_requested(service: ObservedService, applied_update: str | None) -> bool:
+    """The annotation asks for an update that was not given yet; taking it away asks for nothing."""
+    return service.update is not None and service.update != applied_update
+
+
+def spec_with_defaults(
+    spec: InferenceServiceSpec, defaults: EffectiveValues
+) -> InferenceServiceSpec:
+    """The spec with the defaults as they stood when the replicas were made."""
+    engine = spec.engine.model_copy(update={"version": defaults.engine_version})
+    drain = spec.drain.model_copy(update={"timeout": defaults.drain_timeout})
+    return spec.model_copy(update={"engine": engine, "drain": drain})
+
+
+def _choice_with_defaults(choice: HardwareChoice, defaults: EffectiveValues) -> HardwareChoice:
+    fit = choice.fit
+    return replace(
+        choice,
+        fit=replace(
+            fit,
+            max_model_len=defaults.max_model_len,
+            limits=replace(
+                fit.limits,
+                max_num_seqs=defaults.max_num_seqs,
+                max_num_batched_tokens=defaults.max_num_batched_tokens,
+            ),
+            memory=replace(fit.memory, weights_mib=defaults.weights_mib),
+        ),
+    )
+
+
+def _newest_template(
+    snapshot: Snapshot, service: ObservedService, spec: InferenceServiceSpec, choice: HardwareChoice
+) -> PodTemplateVersionStatus:
+    fit = choice.fit
+    return PodTemplateVersionStatus(
+        builder=snapshot.builder_version,
+        platform=snapshot.platform,
+        shape=_template_digest(spec, choice),
+        filled=EffectiveValues(
+            engine_version=spec.engine.version,
+            drain_timeout=spec.drain.timeout,
+            max_model_len=fit.max_model_len,
+            max_num_seqs=fit.limits.max_num_seqs,
+            max_num_batched_tokens=fit.limits.max_num_batched_tokens,
+            weights_mib=fit.memory.weights_mib,
+        ),
+        update=service.update,
+    )
+
+
+def _recorded_template(
+    service: ObservedService, newest: PodTemplateVersionStatus
+) -> PodTemplateVersionStatus:
+    """What the status says. One that says where the service runs, but not by what it was made, is
+    older than recipes; one that says nothing was lost right after the Deployment was made."""
+    if service.status.recipe is not None:
+        return service.status.recipe
+    if service.status.variant is None:
+        return newest
+    first = {"builder": 1, "platform": Platform(), "update": None}
+    return newest.model_copy(update=first)
+
+
+def _template_digest(spec: InferenceServiceSpec, choice: HardwareChoice) -> str:
+    """Digest of what the user wrote and where it was placed, so that a default of a newer Tessera
+    is no change."""
+    hardware, offer = choice.fit.hardware, choice.offer
+    template_inputs: dict[str, Any] = spec.model_dump(
+        mode="json",
+        by_alias=True,
+        exclude_unset=True,
+        exclude_none=True,
+        include=set(_TEMPLATE_FIELDS),
+    )
+    template_inputs["on"] = [
+        choice.variant,
+        offer.pool,
+        offer.tier,
+        hardware.resource,
+        hardware.devices,
+        choice.fit.precision,
+        sorted(offer.node_selector.items()),
+        [toleration.manifest for toleration in offer.tolerations],
+        offer.runtime_class_name,
+        offer.scheduler_name,
+    ]
+    return hashlib.sha256(json.dumps(template_inputs, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _verdict(
+    service: ObservedService, record: PodTemplateVersionStatus, newest: PodTemplateVersionStatus
+) -> StatusVerdict[UpdateAvailable]:
+    if changes := tuple(_changes(record, newest)):
+        return StatusVerdict(
+            UpdateAvailable.NEW_TEMPLATE_AVAILABLE,
+            f"new replicas would differ in {len(changes)} points ({'; '.join(changes)}); kubectl "
+            f"tessera update {service.ref.name} (the annotation {UPDATE_ANNOTATION}) or a change "
+            f"of {', '.join(f'spec.{to_camel(part)}' for part in _TEMPLATE_FIELDS)} applies it, "
+            "and rolls "
+            "the pods",
+        )
+    if record.instead_of is not None:
+        return StatusVerdict(
+            UpdateAvailable.DOWNGRADED,
+            f"the replicas were made by builder version {record.instead_of} of a newer Tessera; "
+            "this "
+            f"one knows {newest.builder} at most, and made them anew by that",
+        )
+    return StatusVerdict(
+        UpdateAvailable.UP_TO_DATE, f"the replicas are made by builder version {record.builder}"
+    )
+
+
+def _changes(record: PodTemplateVersionStatus, newest: PodTemplateVersionStatus) -> Iterator[str]:
+    """What new replicas would have. Of the platform only names: an address may hold a password."""
+    if record.builder != newest.builder:
+        yield f"builder version {newest.builder} instead of {record.builder}"
+    for field, _, _ in _differences(record.platform, newest.platform):
+        yield f"{field} of the platform"
+    for field, old, new in _differences(record.filled, newest.filled):
+        yield f"{field} {new} instead of {old}"
+
+
+def _differences(old: Wire, new: Wire) -> Iterator[tuple[str, Any, Any]]:
+    if old == new:
+        return
+    before, after = (model.model_dump(mode="json", by_alias=True) for model in (old, new))
+    for field, value in after.items():
+        if before[field] != value:
+            yield field, before[field], value

@@ -1,0 +1,259 @@
+"""What one service gets, and why; and how that comes out of its draft."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from tessera.api.inference_service import InferenceServiceSpec, SpeedStatus
+from tessera.api.reasons import Accepted, StatusVerdict
+from tessera.api.recipe import PodTemplateVersion
+from tessera.domain.budget.state import Grant
+from tessera.domain.health.stall import Stall
+from tessera.domain.observed.batches import VolumeClaim
+from tessera.domain.observed.snapshot import ObservedService, Pod, Readings, Ref, Snapshot, Workload
+from tessera.domain.perf import SpeedMeasurement
+from tessera.domain.placement.placement import HardwareChoice, PlacementDecision, free_replicas
+from tessera.domain.repartition.displaced import previous_deployments
+from tessera.domain.scaling import autoscale
+from tessera.domain.scaling.autoscale import ScaleDecision
+from tessera.domain.scaling.drain import Displacement, DrainPlan, plan_drain
+from tessera.domain.scaling.rollout import should_surge
+from tessera.domain.service.model_files import Preparation, with_files
+from tessera.domain.service.pinned_revision import PinnedRevision, pin_revision, pinned_spec
+from tessera.domain.service.proposal import (
+    CurrentObjects,
+    Proposal,
+    allocated_replicas,
+    pods_of_variant,
+)
+from tessera.domain.service.template_version import (
+    TemplateDecision,
+    decide_template,
+    spec_with_defaults,
+)
+from tessera.domain.speed.condition import next_speed_status
+from tessera.domain.speed.measurements import own_measurement
+from tessera.domain.speed.service_speed import ServiceSpeed, service_speed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServicePlan:
+    """What one service gets, and why."""
+
+    service: ObservedService
+    accepted: StatusVerdict[Accepted]
+    placement: PlacementDecision
+    scale: ScaleDecision
+    drain: DrainPlan
+    preparation: Preparation | None = None
+    """How far its model is; None for a spec that was not accepted for another reason."""
+    surge: bool = False
+    """There is room for one more replica: a rollout starts the new before it stops the old."""
+    pods: tuple[Pod, ...] = ()
+    """The replicas that exist."""
+    workload: Workload | None = None
+    """The Deployment of the chosen variant, if it exists."""
+    removable_deployments: tuple[Ref, ...] = ()
+    """Deployments of former variants that may go now."""
+    previous_deployments: Mapping[Ref, int] = field(default_factory=dict)
+    """Deployments of former variants that should have another number of replicas for a while."""
+    stall: Stall = field(default_factory=Stall)
+    """An engine that stands still, and what is done about it."""
+    pinned_revision: PinnedRevision = field(default_factory=PinnedRevision)
+    """Which weights are loaded, and what to ask a hub before anything is made."""
+    template: TemplateDecision | None = None
+    """By what the replicas are made; None while there is no choice."""
+    speed: SpeedStatus | None = None
+    """What is to be said of its speed; it changes seldom."""
+
+    @property
+    def template_version(self) -> PodTemplateVersion:
+        return self.template.version if self.template else PodTemplateVersion()
+
+    @property
+    def effective_spec(self) -> InferenceServiceSpec | None:
+        """The spec as the replicas are made from it: defaults and revision as they were kept."""
+        spec = self.service.spec
+        if spec is None or self.template is None:
+            return spec
+        return pinned_spec(
+            spec_with_defaults(spec, self.template.record.filled), self.pinned_revision
+        )
+
+    @property
+    def choice(self) -> HardwareChoice | None:
+        return self.placement.choice
+
+    @property
+    def measured_speed(self) -> SpeedMeasurement | None:
+        """What it told of its own speed; predictions that are told of it are corrected by that."""
+        return own_measurement(self.service, self.speed)
+
+    def observed_speed(self, readings: Readings | None) -> ServiceSpeed | None:
+        """Its speed by the readings; None while nothing is placed."""
+        spec = self.service.spec
+        if self.choice is None or spec is None:
+            return None
+        speed_readings = readings.speeds.get(self.service.ref, ()) if readings is not None else ()
+        return service_speed(spec, self.choice, self.pods, speed_readings)
+
+
+class ServicePlanInputs(NamedTuple):
+    """All that an allotment follows from but the moment."""
+
+    proposal: Proposal
+    grant: Grant | None
+    volume_claim: VolumeClaim | None
+    """That of its model's files, if it has one."""
+    displacement: Displacement
+    """Replicas that have to leave their slices."""
+    has_slices: bool
+    """It has slices, or a plan of slices, in the pool where it is placed."""
+    surge_replicas: int
+    """Replicas that it needs besides on its former variants."""
+
+
+def plan_service(snapshot: Snapshot, inputs: ServicePlanInputs) -> ServicePlan:
+    """The allotment for what was granted."""
+    proposal, grant, displacement = inputs.proposal, inputs.grant, inputs.displacement
+    choice, objects, service = proposal.placement.choice, proposal.objects, proposal.service
+    scale = proposal.scale
+    if grant is not None and grant.shortage is not None:
+        scale = autoscale.cap(scale, grant.replicas, grant.shortage.message, snapshot.at)
+    base_plan = ServicePlan(
+        service=service,
+        accepted=proposal.accepted,
+        placement=proposal.placement,
+        scale=scale,
+        drain=DrainPlan(replicas=scale.replicas, draining=tuple(sorted(displacement.draining))),
+        preparation=proposal.preparation,
+        pods=objects.pods,
+        workload=objects.workloads[0] if objects.workloads else None,
+    )
+    if choice is None or service.spec is None:
+        return base_plan
+    workload = objects.workload_of(choice.variant)
+    pods = pods_of_variant(objects.pods, choice)
+    pinned_revision = pin_revision(service, service.spec, workload, snapshot.resolutions)
+    template = decide_template(snapshot, service, service.spec, choice, workload)
+    preparation = proposal.preparation
+    waits_for_slices = service.spec.placement.mig == "auto" and inputs.has_slices
+    removable = _removable_deployments(
+        objects, pods, choice.variant, scale.replicas, waits_for_slices=waits_for_slices
+    )
+    previous_workloads = [
+        candidate for candidate in objects.workloads if candidate.variant != choice.variant
+    ]
+    remaining = (
+        [candidate for candidate in previous_workloads if candidate.ref not in removable]
+        if waits_for_slices
+        else []
+    )
+    return replace(
+        base_plan,
+        placement=replace(proposal.placement, choice=template.choice),
+        pinned_revision=pinned_revision,
+        preparation=preparation and with_files(snapshot, service, preparation, pinned_revision),
+        template=template,
+        drain=plan_drain(
+            snapshot,
+            workload,
+            scale.replicas,
+            pods,
+            service.spec.drain.timeout,
+            displacement=displacement,
+        ),
+        workload=workload,
+        removable_deployments=removable,
+        previous_deployments=previous_deployments(
+            remaining, objects.pods, displacement.displaced, inputs.surge_replicas
+        ),
+    )
+
+
+def with_surge_and_stall(
+    snapshot: Snapshot,
+    service_plan: ServicePlan,
+    proposal: Proposal,
+    allocated: Mapping[tuple[str, str], int],
+    stall: Stall,
+) -> ServicePlan:
+    """With what depends on the moment and on everybody else."""
+    choice = proposal.placement.choice
+    if choice is None:
+        return service_plan
+    pods = pods_of_variant(service_plan.pods, choice)
+    has_capacity = _has_surge_capacity(proposal, choice, service_plan.scale, allocated)
+    surge = should_surge(service_plan.workload, pods, snapshot.at, has_capacity=has_capacity)
+    same = surge is service_plan.surge and stall == service_plan.stall
+    return service_plan if same else replace(service_plan, surge=surge, stall=stall)
+
+
+def with_speed(readings: Readings | None, service_plan: ServicePlan) -> ServicePlan:
+    """With what its status should say of its speed; without a reading, what it says."""
+    speed = service_plan.service.status.speed
+    if readings is not None and readings.speeds_at is not None:
+        observed = service_plan.observed_speed(readings)
+        if observed is not None:
+            speed = next_speed_status(observed, speed, readings.speeds_at)
+    same = speed is service_plan.speed or speed == service_plan.speed
+    return service_plan if same else replace(service_plan, speed=speed)
+
+
+def is_reusable(
+    service_plan: ServicePlan, inputs: ServicePlanInputs, previous: ServicePlanInputs
+) -> bool:
+    """Who drains, who was refused something, and whose model is not ready, is looked at in every
+    turn."""
+    return (
+        previous.proposal is inputs.proposal
+        and previous.grant == inputs.grant
+        and previous.volume_claim == inputs.volume_claim
+        and previous.displacement == inputs.displacement
+        and previous.has_slices == inputs.has_slices
+        and previous.surge_replicas == inputs.surge_replicas
+        and (inputs.grant is None or inputs.grant.shortage is None)
+        and not service_plan.drain.draining
+        and not (service_plan.preparation is not None and service_plan.preparation.pending)
+    )
+
+
+def is_time_independent(service_plan: ServicePlan, stall: Stall) -> bool:
+    """The moment changes nothing in it."""
+    return (
+        service_plan.workload is None or service_plan.workload.rollout_complete
+    ) and stall == service_plan.stall
+
+
+def _has_surge_capacity(
+    proposal: Proposal,
+    choice: HardwareChoice,
+    scale: ScaleDecision,
+    allocated: Mapping[tuple[str, str], int],
+) -> bool:
+    """Is there room beyond the wanted replicas? What comes and goes in a rollout does not count."""
+    hardware = choice.offer.hardware
+    key = choice.offer.pool, hardware.resource
+    other_devices = allocated.get(key, 0) - allocated_replicas(proposal) * hardware.devices
+    return free_replicas(choice.offer, {key: other_devices}) > scale.replicas
+
+
+def _removable_deployments(
+    objects: CurrentObjects,
+    pods: Sequence[Pod],
+    variant: str,
+    desired: int,
+    *,
+    waits_for_slices: bool,
+) -> tuple[Ref, ...]:
+    """Former variants stay until the new one is up, unless they sit on the hardware it needs.
+
+    A patient service waits for slices that are still to be cut; its former replicas leave one by
+    one.
+    """
+    enough_ready = sum(pod.takes_requests for pod in pods) >= desired
+    blocked = any(pod.unschedulable for pod in pods)
+    others_remain = len(objects.pods) > len(pods)
+    if (waits_for_slices and (others_remain or not enough_ready)) or not (enough_ready or blocked):
+        return ()
+    return tuple(workload.ref for workload in objects.workloads if workload.variant != variant)

@@ -1,0 +1,106 @@
+"""Prices of GPUs where no pool tells them: the assumed ones, and those of a file."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+from functools import cache
+from importlib import resources
+
+from pydantic import TypeAdapter, ValidationError
+
+from tessera.api.accelerator_pool import Price
+from tessera.domain.hardware.gpu_catalog import products
+from tessera.domain.money import Money, money, price_on
+
+ASSUMED = "assumed"
+
+
+class ProductPrice(Price):
+    """The price of a product from a day on, in the form of a pool's prices."""
+
+    product: str
+    source: str = ""
+
+
+class PriceError(ValueError):
+    """A price file cannot be used; the text says where and what to do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PriceBook:
+    """What an hour of each product costs on one day."""
+
+    name: str
+    hourly: Mapping[str, Money]
+
+    @property
+    def currency(self) -> str:
+        return next((amount.currency for amount in self.hourly.values()), "USD")
+
+
+@cache
+def list_prices() -> tuple[ProductPrice, ...]:
+    """The list prices that are shipped: for comparing, never for billing."""
+    path = resources.files("tessera.domain").joinpath("data", "prices.json")
+    return _entries(path.read_text(encoding="utf-8"))
+
+
+def price_book(name: str, prices: tuple[ProductPrice, ...], day: date) -> PriceBook:
+    """The prices of a day; PriceError where they are of several currencies."""
+    by_product: dict[str, list[ProductPrice]] = {}
+    for entry in prices:
+        by_product.setdefault(entry.product, []).append(entry)
+    hourly = {
+        product: money(price.per_gpu_hour, price.currency)
+        for product, dated in sorted(by_product.items())
+        if (price := price_on(dated, day)) is not None
+    }
+    if not hourly:
+        first = min((entry.from_ for entry in prices), default=None)
+        problem = "no prices" if first is None else f"no price before {first}"
+        raise PriceError(f"it has {problem}; add one whose from is {day} or earlier")
+    currencies = sorted({amount.currency for amount in hourly.values()})
+    if len(currencies) > 1:
+        raise PriceError(
+            f"its prices are in {len(currencies)} currencies ({', '.join(currencies)}), which "
+            "cannot be compared; write all in one"
+        )
+    return PriceBook(name=name, hourly=hourly)
+
+
+def parse_prices(text: str) -> tuple[ProductPrice, ...]:
+    """The entries of a price file; PriceError where one has a gap."""
+    try:
+        entries = _entries(text)
+    except json.JSONDecodeError as error:
+        raise PriceError(f"it is not JSON: {error}; {_FORMAT_HELP}") from None
+    except (KeyError, TypeError):
+        raise PriceError(f"it has no list prices; {_FORMAT_HELP}") from None
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in fault["loc"])
+        raise PriceError(f"prices{where}: {fault['msg']}; {_FORMAT_HELP}") from None
+    for index, entry in enumerate(entries):
+        if entry.product not in products():
+            raise PriceError(
+                f"prices[{index}].product: {entry.product} is not known; write it as the label "
+                "nvidia.com/gpu.product has it, such as NVIDIA-L40S"
+            )
+        if entry.per_gpu_hour <= 0:
+            raise PriceError(
+                f"prices[{index}].perGPUHour: {entry.per_gpu_hour} is no price; write an amount "
+                "above 0"
+            )
+    return entries
+
+
+_FORMAT_HELP = (
+    'its form is {"prices": [{"product": "NVIDIA-L40S", "from": "2026-01-01", "perGPUHour": '
+    '"1.55", "currency": "USD"}]}'
+)
+
+
+def _entries(text: str) -> tuple[ProductPrice, ...]:
+    raw_entries = json.loads(text)["prices"]
+    return TypeAdapter(tuple[ProductPrice, ...]).validate_python(raw_entries)

@@ -1,0 +1,123 @@
+"""The engine's limits: as many requests at a time, and as large a step, as the promise allows."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from tessera.api.inference_service import ModelShape
+from tessera.domain.perf import StepTime
+from tessera.domain.perf.footprint import KvBits
+
+_MAX_SEQUENCES = 256
+# The most tokens of a step that are ever set.
+MAX_CHUNK_TOKENS = 8192
+_STEP_TOKENS = (MAX_CHUNK_TOKENS, 4096, 2048, 1024, 512, 256, 128, 64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """What the service asks of one replica."""
+
+    shape: ModelShape
+    precision: str | None
+    max_model_len: int
+    input_tokens: int
+    output_tokens: int
+    ttft: timedelta
+    inter_token: timedelta
+    adapters_mib: int = 0
+    """Memory of one device that LoRA adapters take."""
+    draft: ModelShape | None = None
+    """The model that proposes tokens when decoding is speculative; its weights and cache lie on the
+    same devices."""
+    kv_bits: KvBits = 16
+
+    @property
+    def resident_tokens(self) -> int:
+        """Tokens in the cache for a usual request half way through its answer."""
+        return min(self.max_model_len, self.input_tokens + self.output_tokens // 2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerLimits:
+    """Limits of one replica and what it gives within them."""
+
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    tokens_per_second: float
+    """Output tokens per second with usual prompts and answers, as many at a time as allowed."""
+
+
+def best_limits(demand: Demand, step: StepTime, kv_tokens: int) -> SchedulerLimits | None:
+    """The limits with the highest throughput; None when even one request breaks the promise.
+
+    Steps that carry a chunk of a prompt are so frequent that they decide the 95th percentile of the
+    gaps between tokens. So a full step has to keep the inter-token objective, and the steps that a
+    usual prompt takes have to keep the objective of the first token.
+    """
+    most = min(_MAX_SEQUENCES, max(1, kv_tokens // demand.resident_tokens))
+    options = [
+        _limits_with(demand, step, sequences, tokens)
+        for tokens in _STEP_TOKENS
+        if (
+            sequences := _max_sequences(
+                demand, step, min(most, _prefill_bound(demand, tokens)), tokens
+            )
+        )
+        > 0
+    ]
+    return max(options, key=lambda limits: limits.tokens_per_second, default=None)
+
+
+def _prefill_bound(demand: Demand, tokens: int) -> int:
+    """As many requests as have their prompts read by steps of `tokens` while they get answers."""
+    return min(
+        tokens - 1, tokens * demand.output_tokens // (demand.input_tokens + demand.output_tokens)
+    )
+
+
+def _max_sequences(demand: Demand, step: StepTime, most: int, tokens: int) -> int:
+    """The most requests at a time that keep the promise; every condition worsens with each."""
+    if most > 0 and _meets_slo(demand, step, most, tokens):
+        return most
+    low, high = 0, most - 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        if _meets_slo(demand, step, middle, tokens):
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _meets_slo(demand: Demand, step: StepTime, sequences: int, tokens: int) -> bool:
+    full_seconds = full_step_seconds(demand, step, sequences, tokens)
+    if full_seconds > demand.inter_token.total_seconds():
+        return False
+    chunks = -(-demand.input_tokens // (tokens - sequences))
+    return chunks * full_seconds <= demand.ttft.total_seconds()
+
+
+def _limits_with(demand: Demand, step: StepTime, sequences: int, tokens: int) -> SchedulerLimits:
+    share = _share_of_full_steps(demand, sequences, tokens)
+    decode = step.seconds(decoding=sequences, kv_tokens=sequences * demand.resident_tokens)
+    mean = share * full_step_seconds(demand, step, sequences, tokens) + (1 - share) * decode
+    return SchedulerLimits(
+        max_num_seqs=sequences,
+        max_num_batched_tokens=tokens,
+        tokens_per_second=sequences / mean,
+    )
+
+
+def full_step_seconds(demand: Demand, step: StepTime, sequences: int, tokens: int) -> float:
+    """Seconds of a step of so many tokens, filled up with usual prompts."""
+    return step.seconds(
+        decoding=sequences,
+        kv_tokens=sequences * demand.resident_tokens + tokens - sequences,
+        prefill_tokens=tokens - sequences,
+        prefill_pairs=(tokens - sequences) * demand.input_tokens,
+    )
+
+
+def _share_of_full_steps(demand: Demand, sequences: int, tokens: int) -> float:
+    """While all requests get one answer, the prompts of as many have to be read."""
+    return sequences * demand.input_tokens / ((tokens - sequences) * demand.output_tokens)

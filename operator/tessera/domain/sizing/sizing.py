@@ -1,0 +1,226 @@
+"""Does a model fit on a replica's hardware, with which engine limits, and what does it give?"""
+
+import math
+from dataclasses import dataclass
+
+from tessera.api.inference_service import ModelShape
+from tessera.domain import perf
+from tessera.domain.hardware.device import Hardware
+from tessera.domain.perf import footprint
+from tessera.domain.perf.footprint import KvBits
+from tessera.domain.sizing.scheduler_limits import (
+    MAX_CHUNK_TOKENS,
+    Demand,
+    SchedulerLimits,
+    best_limits,
+)
+
+MIB = 2**20
+# Share of the device that the engine takes; the default of vLLM 0.32.
+GPU_MEMORY_UTILIZATION = 0.92
+DEFAULT_MAX_MODEL_LEN = 8192
+# Of what stays after weights and reserve, so much is counted on for the cache.
+_KV_SHARE = 0.95
+# Tokens of one block of the cache; the engine keeps one block for itself.
+_BLOCK_TOKENS = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceMemoryPlan:
+    """Where the memory of one device goes, in MiB."""
+
+    weights_mib: int
+    reserve_mib: int
+    """Activations, workspaces, graphs, slots of adapters and, between devices, communication
+    buffers."""
+    usable_mib: int
+    """What the engine may use at all."""
+    cache_mib: int
+    """What is counted on for the KV cache; negative when even the weights do not go in."""
+    kv_tokens: int
+    """Tokens that the cache of the whole replica holds in requests of the longest context."""
+    draft_mib: int = 0
+    """Of the reserve, the weights of the draft model."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaFit:
+    """A model on hardware: what one replica takes and gives."""
+
+    hardware: Hardware
+    precision: str | None
+    memory: DeviceMemoryPlan
+    max_model_len: int
+    limits: SchedulerLimits
+    step: perf.StepTime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaMisfit:
+    """Why a model does not go onto hardware, with the numbers that would have to change."""
+
+    hardware: Hardware
+    precision: str | None
+    kv_tokens: int
+    """The longest context that would go in."""
+    needed_mib: int
+    """Memory of a device on which the asked context would go in; 0 when memory suffices and it is
+    too slow."""
+    inter_token_ms: float
+    """Step time of a single stream."""
+    prefill_ms: float
+    """Time in which a usual prompt is read when nothing else runs."""
+
+
+def kv_pool_gb(device_gb: float, devices: int, utilization: float, weights_gb: float) -> float:
+    """Memory left for the KV cache in the simplest form (F06, second part): overhead is nothing."""
+    return device_gb * devices * utilization - weights_gb
+
+
+def plan_device_memory(  # noqa: PLR0913 - what lies in memory beside the model are options
+    shape: ModelShape,
+    precision: str | None,
+    hardware: Hardware,
+    utilization: float = GPU_MEMORY_UTILIZATION,
+    adapters_mib: int = 0,
+    *,
+    context: int | None = None,
+    draft: ModelShape | None = None,
+    kv_bits: KvBits = 16,
+) -> DeviceMemoryPlan:
+    """The memory plan of one device of a replica; adapters and draft are part of the reserve.
+
+    Without a `context` every layer is taken to keep every token.
+    """
+    weights_mib = _ceil(footprint.resident_bytes(shape, precision), hardware.devices * MIB)
+    draft_bytes = 0 if draft is None else footprint.resident_bytes(draft, None)
+    draft_mib = _ceil(draft_bytes, hardware.devices * MIB)
+    reserve_mib = _reserve_mib(shape, hardware.devices) + adapters_mib + draft_mib
+    budget_mib = int(hardware.memory_mib * utilization)
+    cache_mib = int((budget_mib - weights_mib - reserve_mib) * _KV_SHARE)
+    kv_cache = DeviceKvCache(shape=shape, draft=draft, devices=hardware.devices, kv_bits=kv_bits)
+    return DeviceMemoryPlan(
+        weights_mib=weights_mib,
+        reserve_mib=reserve_mib,
+        usable_mib=budget_mib,
+        cache_mib=cache_mib,
+        kv_tokens=kv_cache.tokens(cache_mib * MIB, context, MAX_CHUNK_TOKENS),
+        draft_mib=draft_mib,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceKvCache:
+    """What the cache of one device holds: tokens of the model and of its draft."""
+
+    shape: ModelShape
+    draft: ModelShape | None
+    devices: int
+    kv_bits: KvBits
+
+    def tokens(self, available_bytes: int, context: int | None, step_tokens: int = 0) -> int:
+        """Tokens in so many bytes, when all requests have `context` tokens; whole blocks.
+
+        With windows long requests take less a token than short ones, and `ahead` more of a step.
+        """
+        if context is None:
+            block_bytes = self._token_bytes(_BLOCK_TOKENS, full_attention=True)
+            return max(0, available_bytes // block_bytes - 1) * _BLOCK_TOKENS
+        blocks = _ceil(context, _BLOCK_TOKENS)
+        request_bytes = self._token_bytes(blocks * _BLOCK_TOKENS, step_tokens=step_tokens)
+        return max(0, available_bytes * blocks // request_bytes - 1) * _BLOCK_TOKENS
+
+    def bytes_per_request(self, context: int, step_tokens: int = 0) -> int:
+        """A request of so many tokens, with the block that the engine keeps for itself."""
+        blocks = _ceil(context, _BLOCK_TOKENS)
+        request_bytes = self._token_bytes(blocks * _BLOCK_TOKENS, step_tokens=step_tokens)
+        return request_bytes + _ceil(request_bytes, blocks)
+
+    def _token_bytes(
+        self, tokens: int, step_tokens: int = 0, *, full_attention: bool = False
+    ) -> int:
+        models = [model for model in (self.shape, self.draft) if model is not None]
+        if full_attention:
+            return sum(
+                tokens * footprint.cache_bytes_per_token(model, self.devices, self.kv_bits)
+                for model in models
+            )
+        return sum(
+            footprint.cache_bytes(model, tokens, self.devices, self.kv_bits, step_tokens)
+            for model in models
+        )
+
+
+def size(demand: Demand, hardware: Hardware) -> ReplicaFit | ReplicaMisfit:
+    """Fit `demand` onto one replica of `hardware`."""
+    memory_plan = plan_device_memory(
+        demand.shape,
+        demand.precision,
+        hardware,
+        adapters_mib=demand.adapters_mib,
+        context=demand.max_model_len,
+        draft=demand.draft,
+        kv_bits=demand.kv_bits,
+    )
+    step = perf.step_time(demand.shape, demand.precision, hardware)
+    limits = None
+    if memory_plan.kv_tokens >= demand.max_model_len:
+        usual_kv_tokens = _device_kv_cache(demand, hardware).tokens(
+            memory_plan.cache_mib * MIB, demand.resident_tokens
+        )
+        limits = best_limits(demand, step, usual_kv_tokens)
+    if limits is None:
+        single_stream = step.seconds(decoding=1, kv_tokens=demand.resident_tokens)
+        prefill = step.prefill_seconds(demand.input_tokens, MAX_CHUNK_TOKENS)
+        return ReplicaMisfit(
+            hardware=hardware,
+            precision=demand.precision,
+            kv_tokens=memory_plan.kv_tokens,
+            needed_mib=_needed_mib(demand, hardware, memory_plan),
+            inter_token_ms=single_stream * 1e3,
+            prefill_ms=prefill * 1e3,
+        )
+    return ReplicaFit(
+        hardware=hardware,
+        precision=demand.precision,
+        memory=memory_plan,
+        max_model_len=demand.max_model_len,
+        limits=limits,
+        step=step,
+    )
+
+
+def _device_kv_cache(demand: Demand, hardware: Hardware) -> DeviceKvCache:
+    return DeviceKvCache(
+        shape=demand.shape,
+        draft=demand.draft,
+        devices=hardware.devices,
+        kv_bits=demand.kv_bits,
+    )
+
+
+def _needed_mib(demand: Demand, hardware: Hardware, memory_plan: DeviceMemoryPlan) -> int:
+    if memory_plan.kv_tokens >= demand.max_model_len:
+        return 0
+    request_bytes = _device_kv_cache(demand, hardware).bytes_per_request(
+        demand.max_model_len, MAX_CHUNK_TOKENS
+    )
+    used = (
+        memory_plan.weights_mib
+        + memory_plan.reserve_mib
+        + (_ceil(request_bytes, MIB) + 1) / _KV_SHARE
+    )
+    return math.ceil((used + 1) / GPU_MEMORY_UTILIZATION)
+
+
+def _ceil(value: int, unit: int) -> int:
+    return -(-value // unit)
+
+
+def _reserve_mib(shape: ModelShape, devices: int) -> int:
+    """Activations, workspaces and graphs: 2 GiB up to 8B parameters rising to 4 GiB at 70B, and
+    1.8 GiB more on each device of a tensor-parallel group.
+    """
+    billions = shape.parameters / 1e9
+    gib = 2 + 2 * min(max((billions - 8) / 62, 0), 1)
+    return int((gib + (1.8 if devices > 1 else 0)) * 1024)

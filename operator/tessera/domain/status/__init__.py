@@ -1,0 +1,1 @@
+"""Status of services, pools, budgets and batches, from the plan."""

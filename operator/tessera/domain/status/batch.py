@@ -1,0 +1,78 @@
+"""Allotment -> the status of a batch, with times and texts of what did not change kept."""
+
+from dataclasses import replace
+from datetime import datetime
+
+from tessera.api.batch_inference import TERMINAL_STATES, BatchInferenceStatus
+from tessera.api.batch_reasons import BatchRunning
+from tessera.api.reasons import StatusReason, StatusVerdict
+from tessera.domain.batch.batch_plan import BatchPlan
+from tessera.domain.status.service import conditions
+
+_MAX_MESSAGE_LENGTH = 2048
+# Their messages hold amounts that move with time alone.
+_VARYING_REASONS = frozenset(
+    {
+        BatchRunning.ON_SPOT,
+        BatchRunning.BEHIND_SCHEDULE,
+        BatchRunning.DEADLINE_NEAR,
+        BatchRunning.NOT_YET_AHEAD,
+        BatchRunning.SPOT_DISABLED,
+        BatchRunning.DEADLINE_AT_RISK,
+        BatchRunning.STARTING,
+        BatchRunning.WAITING_FOR_SPOT,
+        BatchRunning.UNSCHEDULABLE,
+        BatchRunning.BUDGET_EXHAUSTED,
+    }
+)
+
+
+def batch_status(plan: BatchPlan, at: datetime, problem: str | None = None) -> BatchInferenceStatus:
+    """The status to write, before any Job; `problem` is what the API server refused earlier."""
+    plan = replace(plan, running=_stable_running_verdict(plan))
+    batch, progress = plan.batch, plan.progress
+    verdicts: dict[str, StatusVerdict[StatusReason]] = {
+        "Accepted": plan.accepted,
+        "Running": plan.running,
+        "Complete": plan.complete,
+    }
+    deciding = _deciding_verdict(plan)
+    message = deciding.message if problem is None else f"{problem}; {deciding.message}"
+    return BatchInferenceStatus(
+        observed_generation=batch.generation,
+        conditions=conditions(verdicts, batch.status.conditions, batch.generation, at),
+        state=plan.state,
+        reason=deciding.reason,
+        message=message[:_MAX_MESSAGE_LENGTH],
+        done="" if progress is None else f"{progress.done}/{progress.rows}",
+        deadline=plan.deadline,
+        check=plan.check,
+        attempt=plan.attempt,
+        progress=progress,
+    )
+
+
+def _stable_running_verdict(plan: BatchPlan) -> StatusVerdict[BatchRunning]:
+    """A message with moving amounts is written anew only with something that it speaks about."""
+    running, batch, previous = plan.running, plan.batch, plan.batch.status
+    existing = next(
+        (condition for condition in previous.conditions if condition.type == "Running"), None
+    )
+    unchanged = (
+        running.reason in _VARYING_REASONS
+        and existing is not None
+        and (existing.reason, existing.observed_generation) == (running.reason, batch.generation)
+        and (previous.attempt, previous.progress) == (plan.attempt, plan.progress)
+    )
+    return (
+        replace(running, message=existing.message)
+        if existing is not None and unchanged
+        else running
+    )
+
+
+def _deciding_verdict(plan: BatchPlan) -> StatusVerdict[StatusReason]:
+    """The verdict that answers the first question: why is it not done?"""
+    if plan.state in TERMINAL_STATES or plan.state == "finalizing":
+        return plan.complete
+    return plan.running if plan.accepted.reason.is_true else plan.accepted

@@ -1,0 +1,114 @@
+"""Plan -> the status of a budget, which is also the record that a successor goes on from."""
+
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+from tessera.api.reasons import StatusReason, StatusVerdict
+from tessera.api.tenant_budget import (
+    RunningStatus,
+    SpendStatus,
+    TenantBudgetStatus,
+    WindowStatus,
+)
+from tessera.domain.budget.budgets import BudgetView, summary
+from tessera.domain.budget.meter import SpendMeter
+from tessera.domain.budget.state import BudgetState, BudgetWindow
+from tessera.domain.money import from_nanos
+from tessera.domain.status.service import conditions
+
+RECORD_INTERVAL = timedelta(minutes=1)
+_COST_QUANTUM = Decimal("1e-4")
+# A weight is a share like 15/112; its ninth digit is a nano-unit in an hour.
+_WEIGHT_QUANTUM = Decimal("1e-9")
+
+
+def budget_status(view: BudgetView, at: datetime) -> TenantBudgetStatus:
+    """The status of one budget.
+
+    The spend is recorded each minute, before each grant, and when a reason, a window, a price or
+    the set of replicas changes; in between the last record stands, so that a turn in which nothing
+    happens writes nothing.
+    """
+    budget, previous, state = view.budget, view.budget.status, view.state
+    verdicts: dict[str, StatusVerdict[StatusReason]] = {
+        "Accepted": view.accepted,
+        "Funded": view.within_budget,
+    }
+    new_conditions = conditions(verdicts, previous.conditions, budget.generation, at)
+    reasons = [
+        (condition.type, condition.reason, condition.observed_generation)
+        for condition in new_conditions
+    ]
+    unchanged = reasons == [
+        (condition.type, condition.reason, condition.observed_generation)
+        for condition in previous.conditions
+    ]
+    if unchanged and not _is_record_due(view, previous.spend, state):
+        return previous
+    return TenantBudgetStatus(
+        observed_generation=budget.generation,
+        conditions=new_conditions,
+        spend=_spend_status(view.meter, state) if state is not None else previous.spend,
+        summary=summary(view),
+        per_hour=from_nanos(view.hourly_cost).quantize(_COST_QUANTUM)
+        if state is not None
+        else None,
+        services=view.services,
+        batches=view.batches,
+    )
+
+
+def _is_record_due(view: BudgetView, record: SpendStatus | None, state: BudgetState | None) -> bool:
+    if state is None:
+        return False
+    recorded_counts = (view.budget.status.services, view.budget.status.batches)
+    if record is None or state.has_new_grants or recorded_counts != (view.services, view.batches):
+        return True
+    starts = [window.start for window in record.windows]
+    window_changed = starts != [
+        budget_window.period.start for budget_window in state.current_windows
+    ]
+    recorded = {replica.uid: replica.per_gpu_hour for replica in record.running}
+    day = state.at.date()
+    rates = {uid: replica.tariff.per_gpu_hour(day) for uid, replica in view.meter.running.items()}
+    return window_changed or recorded != rates or state.at - record.as_of >= RECORD_INTERVAL
+
+
+def _spend_status(meter: SpendMeter, state: BudgetState) -> SpendStatus:
+    return SpendStatus(
+        as_of=state.at,
+        windows=tuple(
+            _window_status(window, meter.spend_by_window[window.period.name].since)
+            for window in state.current_windows
+        ),
+        running=tuple(
+            RunningStatus(
+                uid=uid,
+                pod=replica.pod,
+                pool=replica.pool,
+                weight=replica.tariff.weight.quantize(_WEIGHT_QUANTUM),
+                per_gpu_hour=replica.tariff.per_gpu_hour(state.at.date()),
+                through=replica.charged_until,
+            )
+            for uid, replica in sorted(meter.running.items())
+        ),
+        lost=tuple(
+            window.period.name
+            for window in state.current_windows
+            if not meter.is_complete(window.period)
+        ),
+    )
+
+
+def _window_status(window: BudgetWindow, since: datetime) -> WindowStatus:
+    return WindowStatus(
+        window=window.period.name,
+        start=window.period.start,
+        end=window.period.end,
+        limit=from_nanos(window.limit),
+        counted_from=since if since > window.period.start else None,
+        settled=from_nanos(window.spent),
+        reserved=from_nanos(window.min_replicas_cost + window.granted),
+        forecast=from_nanos(window.forecast),
+        overspend_bound=from_nanos(max(0, window.allocated - window.limit)),
+    )

@@ -1,0 +1,343 @@
+"""Plan -> the statuses of services and pools, with the times of what did not change kept."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Literal
+
+from tessera.api.accelerator_pool import AcceleratorPoolStatus, SliceCount
+from tessera.api.inference_service import (
+    CostStatus,
+    InferenceServiceStatus,
+    ModelStatus,
+    ReplacementStatus,
+    ReplicaChange,
+    ScalingStatus,
+    SpeedSource,
+    TenancyStatus,
+    VariantStatus,
+)
+from tessera.api.meta import Condition
+from tessera.api.reasons import (
+    Accepted,
+    LayoutReady,
+    PlacementReason,
+    Progressing,
+    Ready,
+    StatusReason,
+    StatusVerdict,
+    UpdateAvailable,
+    WithinBudget,
+)
+from tessera.domain.budget.budgets import BudgetView
+from tessera.domain.hardware.pools import PoolView, format_devices
+from tessera.domain.health.readiness import assess_readiness
+from tessera.domain.health.startup_failure import startup_failure
+from tessera.domain.money import per_million_tokens
+from tessera.domain.names import PORT, selector
+from tessera.domain.observed.snapshot import Snapshot
+from tessera.domain.placement.placement import HardwareChoice
+from tessera.domain.repartition.orders import PoolActions
+from tessera.domain.scaling.rollout import is_rolling_out, rollout_progress, strategy_message
+from tessera.domain.service_plan import ServicePlan
+from tessera.domain.speed.condition import speed_verdict as speed_verdict  # noqa: PLC0414 - re-exported
+from tessera.domain.speed.measurements import corrected_rate
+
+_MAX_MESSAGE_LENGTH = 2048
+_UNMANAGED = StatusVerdict(
+    LayoutReady.NOT_MANAGED, "spec.mig is not set: slices are taken as they are cut, 0 are planned"
+)
+
+
+def service_status(
+    snapshot: Snapshot,
+    service_plan: ServicePlan,
+    budget_view: BudgetView | None,
+    problem: str | None,
+) -> InferenceServiceStatus:
+    """The status of one service; `problem` is what the API server refused in this turn."""
+    service, previous = service_plan.service, service_plan.service.status
+    verdicts: dict[str, StatusVerdict[StatusReason]] = {
+        "Accepted": service_plan.accepted,
+        "Placed": _placed(service_plan),
+        "Progressing": _progressing(service_plan, problem),
+        "Ready": _ready(snapshot, service_plan),
+        "UpdateAvailable": _update_available(service_plan),
+        "SpeedAsPredicted": speed_verdict(service_plan.speed),
+    }
+    return InferenceServiceStatus(
+        observed_generation=service.generation,
+        conditions=conditions(verdicts, previous.conditions, service.generation, snapshot.at),
+        replicas=len(service_plan.pods),
+        ready_replicas=sum(pod.takes_requests for pod in service_plan.pods),
+        selector=selector(service.ref.name),
+        endpoint=f"http://{service.ref.name}.{service.ref.namespace}.svc:{PORT}/v1",
+        variant=_variant(service_plan, service_plan.choice)
+        if service_plan.choice
+        else previous.variant,
+        model=_model(service_plan, previous.model),
+        recipe=service_plan.template.record if service_plan.template else previous.recipe,
+        cost=_cost(service_plan, service_plan.choice) if service_plan.choice else previous.cost,
+        speed=service_plan.speed,
+        tenant=TenancyStatus(
+            budget=budget_view.budget.name if budget_view is not None else None,
+            state=budget_view.within_budget.reason
+            if budget_view is not None
+            else WithinBudget.NO_BUDGET,
+        ),
+        scaling=_scaling(service_plan, previous.scaling),
+        replacement=_replacement(service_plan),
+    )
+
+
+def pool_status(view: PoolView, orders: PoolActions | None, at: datetime) -> AcceleratorPoolStatus:
+    """The status of one pool; the orders are those for its layouts, if Tessera cuts its GPUs."""
+    pool = view.pool
+    verdicts: dict[str, StatusVerdict[StatusReason]] = {
+        "Accepted": view.accepted,
+        "Discovered": view.discovered,
+        "LaidOut": orders.verdict if orders is not None else _UNMANAGED,
+    }
+    return AcceleratorPoolStatus(
+        observed_generation=pool.generation,
+        conditions=conditions(verdicts, pool.status.conditions, pool.generation, at),
+        product=view.product,
+        nodes=view.nodes,
+        ready_nodes=view.ready_nodes,
+        gpus=view.gpus,
+        slices=tuple(SliceCount(profile=name, count=count) for name, count in view.slices),
+        offer=format_devices(view.gpus, view.slices),
+        per_gpu_hour=view.price.per_gpu_hour if view.price else None,
+        currency=view.price.currency if view.price else None,
+        mig=orders.status if orders is not None else None,
+    )
+
+
+def conditions(
+    verdicts: dict[str, StatusVerdict[StatusReason]],
+    previous: Sequence[Condition],
+    generation: int,
+    at: datetime,
+) -> tuple[Condition, ...]:
+    """Verdicts as conditions; one whose status did not change keeps its time."""
+    before = {condition.type: condition for condition in previous}
+    updated = []
+    for condition_type, verdict in verdicts.items():
+        last = before.get(condition_type)
+        status: Literal["True", "False", "Unknown"] = (
+            "Unknown"
+            if not verdict.reason.is_known
+            else "True"
+            if verdict.reason.is_true
+            else "False"
+        )
+        message = verdict.message[:_MAX_MESSAGE_LENGTH]
+        content = (status, verdict.reason, message, generation)
+        if last is not None and content == (
+            last.status, last.reason, last.message, last.observed_generation,
+        ):  # fmt: skip
+            updated.append(last)
+            continue
+        same = last is not None and last.status == status
+        updated.append(
+            Condition(
+                type=condition_type,
+                status=status,
+                reason=verdict.reason,
+                message=message,
+                observed_generation=generation,
+                last_transition_time=last.last_transition_time
+                if last is not None and same
+                else at.replace(microsecond=0),
+            )
+        )
+    return tuple(updated)
+
+
+def _placed(service_plan: ServicePlan) -> StatusVerdict[PlacementReason]:
+    stuck = [pod for pod in service_plan.pods if pod.unschedulable and not pod.terminating]
+    if service_plan.choice is None or not stuck:
+        return service_plan.placement.verdict
+    pool = service_plan.choice.offer.pool
+    return StatusVerdict(
+        PlacementReason.UNSCHEDULABLE,
+        f"spec.placement.pools: {len(stuck)} of {service_plan.scale.replicas} replicas find no "
+        "free "
+        f"{service_plan.choice.fit.hardware.name} in {pool}: {stuck[0].unschedulable}",
+    )
+
+
+def _progressing(service_plan: ServicePlan, problem: str | None) -> StatusVerdict[Progressing]:
+    if problem is not None:
+        return StatusVerdict(Progressing.APPLY_FAILED, problem)
+    if service_plan.choice is None:
+        return StatusVerdict(Progressing.NOT_PLACED, "what runs is left as it is")
+    spec, preparation = service_plan.service.spec, service_plan.preparation
+    desired, complete = service_plan.scale.replicas, _rollout_complete(service_plan)
+    failure = (
+        startup_failure(spec, service_plan.pods, service_plan.workload)
+        or _stalled(service_plan, complete=complete)
+        or (preparation.missing_files if preparation is not None else None)
+    )
+    if failure is not None:
+        return failure
+    if service_plan.drain.draining:
+        return StatusVerdict(
+            Progressing.DRAINING,
+            f"{len(service_plan.drain.draining)} replicas finish their streams, {desired} stay",
+        )
+    if complete and service_plan.pinned_revision.query is None:
+        return StatusVerdict(Progressing.ROLLOUT_COMPLETE, f"{desired} replicas run as planned")
+    return _in_progress(service_plan, service_plan.choice)
+
+
+def _in_progress(service_plan: ServicePlan, choice: HardwareChoice) -> StatusVerdict[Progressing]:
+    """What is awaited while the replicas are not yet as planned."""
+    desired, pods = service_plan.scale.replicas, service_plan.pods
+    if (query := service_plan.pinned_revision.query) is not None:
+        return StatusVerdict(
+            Progressing.RESOLVING_REVISION,
+            f"the hub is asked which commit of {query.repository} {query.revision} means",
+        )
+    strategy = strategy_message(choice, surge=service_plan.surge)
+    if is_rolling_out(pods):
+        new, old = rollout_progress(pods)
+        return StatusVerdict(
+            Progressing.ROLLING_OUT,
+            f"{new} of {desired} replicas are new, {old} are old; {strategy}",
+        )
+    ready_count = sum(pod.takes_requests for pod in pods)
+    summary = f"{desired} wanted, {ready_count} take requests"
+    changed = (
+        service_plan.workload is not None and not service_plan.workload.rollout_complete and pods
+    )
+    return StatusVerdict(
+        Progressing.STARTING, f"{summary}; a change goes out: {strategy}" if changed else summary
+    )
+
+
+def _rollout_complete(service_plan: ServicePlan) -> bool:
+    pods, workload = service_plan.pods, service_plan.workload
+    ready_count = sum(pod.takes_requests for pod in pods)
+    deployment_complete = workload is not None and workload.rollout_complete
+    return ready_count == len(pods) == service_plan.scale.replicas and deployment_complete
+
+
+def _stalled(service_plan: ServicePlan, *, complete: bool) -> StatusVerdict[Progressing] | None:
+    """An engine that stands still, and then, until all is well, the one that was replaced."""
+    stall, status = service_plan.stall, service_plan.service.status
+    message = stall.replacement.message if stall.replacement is not None else stall.blocker
+    last = status.replacement
+    reported = any(
+        condition.reason == Progressing.ENGINE_STALLED for condition in status.conditions
+    )
+    if message is None and last is not None and reported and not complete:
+        message = last.message
+    return None if message is None else StatusVerdict(Progressing.ENGINE_STALLED, message)
+
+
+def _replacement(service_plan: ServicePlan) -> ReplacementStatus | None:
+    """The last one; it is written before the pod is deleted, and stays."""
+    replacement = service_plan.stall.replacement
+    if replacement is None:
+        return service_plan.service.status.replacement
+    return ReplacementStatus(
+        at=replacement.at,
+        pod=replacement.pod.name,
+        uid=replacement.uid,
+        message=replacement.message,
+    )
+
+
+def _ready(snapshot: Snapshot, service_plan: ServicePlan) -> StatusVerdict[Ready]:
+    if service_plan.choice is None and not service_plan.pods:
+        return StatusVerdict(Ready.NOT_PLACED, _blocker(service_plan).message)
+    desired = service_plan.scale.replicas
+    failure = startup_failure(service_plan.service.spec, service_plan.pods, service_plan.workload)
+    return assess_readiness(snapshot, service_plan.service, desired, service_plan.pods, failure)
+
+
+def _update_available(service_plan: ServicePlan) -> StatusVerdict[UpdateAvailable]:
+    if service_plan.template is None:
+        return StatusVerdict(UpdateAvailable.NOT_PLACED, "what runs is left as it is")
+    return service_plan.template.verdict
+
+
+def _blocker(service_plan: ServicePlan) -> StatusVerdict[Accepted] | StatusVerdict[PlacementReason]:
+    if not service_plan.accepted.reason.is_true:
+        return service_plan.accepted
+    return service_plan.placement.verdict
+
+
+def _model(service_plan: ServicePlan, previous: ModelStatus | None) -> ModelStatus | None:
+    """Which weights, and what else was found out. Before there is a choice nothing that an earlier
+    turn said is lost, and while a hub is asked it speaks of the model that still runs."""
+    if service_plan.preparation is None:
+        return previous
+    current, pinned = service_plan.preparation.status, service_plan.pinned_revision.status
+    has_findings = current.shape is not None or current.cache is not None
+    if service_plan.choice is None:
+        return current if has_findings else previous
+    if pinned is None:
+        return current if has_findings else None
+    if (pinned.uri, pinned.asked) != (current.uri, current.asked):
+        return pinned
+    findings = {"shape": current.shape, "source": current.source, "cache": current.cache}
+    return pinned.model_copy(update=findings)
+
+
+def _variant(service_plan: ServicePlan, choice: HardwareChoice) -> VariantStatus:
+    fit = choice.fit
+    return VariantStatus(
+        name=choice.variant,
+        pool=choice.offer.pool,
+        product=fit.hardware.product,
+        profile=fit.hardware.profile,
+        gpus=fit.hardware.devices,
+        precision=fit.precision or "checkpoint",
+        max_model_len=fit.max_model_len,
+        max_num_seqs=fit.limits.max_num_seqs,
+        max_num_batched_tokens=fit.limits.max_num_batched_tokens,
+        kv_cache_tokens=fit.memory.kv_tokens,
+        tokens_per_second=round(
+            corrected_rate(fit.limits.tokens_per_second, service_plan.measured_speed)
+        ),
+        source=_source(service_plan, choice),
+    )
+
+
+def _cost(service_plan: ServicePlan, choice: HardwareChoice) -> CostStatus:
+    total = choice.hourly.times(service_plan.scale.replicas)
+    limits = choice.fit.limits
+    throughput = corrected_rate(limits.tokens_per_second, service_plan.measured_speed)
+    per_million = per_million_tokens(choice.hourly, throughput)
+    return CostStatus(
+        per_hour=total.rounded(4),
+        per_million_tokens=per_million.rounded(4),
+        currency=total.currency,
+        assumes=(
+            f"each replica gives {throughput:.0f} output tokens a second: "
+            f"{limits.max_num_seqs} requests at a time, {_source(service_plan, choice)}"
+        ),
+    )
+
+
+def _source(service_plan: ServicePlan, choice: HardwareChoice) -> SpeedSource:
+    return choice.fit.step.source if service_plan.measured_speed is None else "measured"
+
+
+def _scaling(service_plan: ServicePlan, previous: ScalingStatus | None) -> ScalingStatus:
+    """Written only with a decision: as long as number and reason stay, so does the text."""
+    scale = service_plan.scale
+    if previous and (previous.desired_replicas, previous.reason) == (scale.replicas, scale.reason):
+        return previous
+    decisions = tuple(
+        ReplicaChange(at=decision.at, replicas=decision.replicas)
+        for decision in scale.history.decisions
+    )
+    same = previous is not None and previous.desired_replicas == scale.replicas
+    return ScalingStatus(
+        desired_replicas=scale.replicas,
+        reason=scale.reason,
+        message=scale.message,
+        memory=previous.memory if previous and same else decisions[-16:],
+    )

@@ -1,0 +1,1 @@
+"""vLLM's flags, metrics and versions, from captured tables."""

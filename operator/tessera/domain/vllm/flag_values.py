@@ -1,0 +1,99 @@
+"""Values of engine flags: from the text on the command line to a typed value within bounds."""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+
+from tessera.domain.vllm.facts import Flag, FlagType
+
+# What `--max-model-len auto` means: as long as the memory allows.
+AUTO = -1
+
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)([kKmMgGtT])")
+_DECIMAL = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_BINARY = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def read(flag: Flag, text: str) -> object:
+    """The typed value; a ValueError says what was expected instead."""
+    if flag.accepts_none and text in ("", "None"):
+        return None
+    value = _READERS[flag.type or "str"](text)
+    if flag.choices is not None and value not in flag.choices:
+        raise ValueError(f"expected one of {', '.join(map(str, flag.choices))}")
+    return value
+
+
+def violated_bounds(flag: Flag, value: object) -> str | None:
+    """The bounds in words if a number lies outside; the engine's parser does not look at them."""
+    if not isinstance(value, int | float):
+        return None
+    within = (
+        (flag.gt is None or value > flag.gt)
+        and (flag.ge is None or value >= flag.ge)
+        and (flag.lt is None or value < flag.lt)
+        and (flag.le is None or value <= flag.le)
+    )
+    return None if within else _bounds(flag)
+
+
+def _bounds(flag: Flag) -> str:
+    named = {"above": flag.gt, "at least": flag.ge, "below": flag.lt, "at most": flag.le}
+    return " and ".join(f"{word} {bound:g}" for word, bound in named.items() if bound is not None)
+
+
+def _integer(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError("expected a whole number") from None
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError("expected a number") from None
+
+
+def _size(text: str) -> int:
+    """Lower-case suffixes are powers of 1000, upper-case ones of 1024 and without a fraction."""
+    size_match = _SIZE.fullmatch(text)
+    if size_match is None:
+        try:
+            return int(text)
+        except ValueError:
+            raise ValueError("expected a whole number, or one such as 8k or 8K") from None
+    digits, unit = size_match.groups()
+    if unit in _DECIMAL:
+        return round(float(digits) * _DECIMAL[unit])
+    if "." in digits:
+        raise ValueError(f"expected no fraction before {unit}; write {unit.lower()} or a whole one")
+    return int(digits) * _BINARY[unit]
+
+
+def _size_or_auto(text: str) -> int:
+    return AUTO if text == "auto" else _size(text)
+
+
+def _json(text: str) -> object:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"expected JSON ({error.msg} at character {error.pos})") from None
+
+
+def _json_or_text(text: str) -> object:
+    return _json(text) if text.startswith("{") else text
+
+
+_READERS: Mapping[FlagType, Callable[[str], object]] = {
+    "float": _number,
+    "int": _integer,
+    "json": _json,
+    "jsonOrText": _json_or_text,
+    "size": _size,
+    "sizeOrAuto": _size_or_auto,
+    "str": str,
+    "word": lambda text: text.lower().replace("-", "_"),
+}

@@ -1,0 +1,289 @@
+"""Arguments of `vllm serve`, checked by the table of a version without importing vLLM.
+
+The rules are those of the engine's own parser: the model is the positional argument, `_` equals `-`
+in names, `--no-…` turns a switch off, JSON flags also take dotted keys, `-O3` is a level, and a
+unique beginning of a name is accepted. Bounds of numbers are checked here although the parser lets
+them pass, since the engine would then exit a moment later.
+"""
+
+import difflib
+import json
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from tessera.domain.vllm import flag_values as engine_values
+from tessera.domain.vllm.facts import EngineFacts, Flag, known_versions, version_facts
+from tessera.domain.vllm.outdated_flags import OLD_FLAGS
+
+__all__ = [
+    "PASSES_PARSER",
+    "FlagProblem",
+    "FlagProblemKind",
+    "check",
+    "defaults",
+    "known_versions",
+    "parse",
+    "version_facts",
+]
+
+# Destination of the positional argument.
+MODEL_DEST = "model_tag"
+
+
+class FlagProblemKind(StrEnum):
+    """What can be wrong with an argument."""
+
+    UNKNOWN = "Unknown"
+    ABBREVIATED = "Abbreviated"
+    AMBIGUOUS = "Ambiguous"
+    REMOVED = "Removed"
+    RENAMED = "Renamed"
+    MISSING_VALUE = "MissingValue"
+    UNEXPECTED_VALUE = "UnexpectedValue"
+    UNEXPECTED_ARGUMENT = "UnexpectedArgument"
+    BAD_VALUE = "BadValue"
+    OUT_OF_RANGE = "OutOfRange"
+
+
+# What the engine's parser accepts; anything else makes it exit with code 2.
+PASSES_PARSER = frozenset({FlagProblemKind.ABBREVIATED, FlagProblemKind.OUT_OF_RANGE})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlagProblem:
+    """One thing wrong with one argument, said to the person who wrote it."""
+
+    flag: str
+    kind: FlagProblemKind
+    message: str
+
+
+def check(args: Sequence[str], facts: EngineFacts) -> tuple[FlagProblem, ...]:
+    """Everything that is wrong with the arguments, in their order."""
+    return tuple(_FlagParser(args, facts).problems)
+
+
+def parse(args: Sequence[str], facts: EngineFacts) -> Mapping[str, Any]:
+    """Typed values by destination, without defaults and without what `check` calls unusable."""
+    return _FlagParser(args, facts).values
+
+
+def defaults(facts: EngineFacts) -> Mapping[str, Any]:
+    """The default of every flag that has one."""
+    return {flag.dest: flag.default for flag in facts.flags if flag.default is not None}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _WrittenOption:
+    """An option as written: `--flag.key=value` in its parts."""
+
+    option: str
+    key: str | None
+    value: str | None
+
+
+class _FlagParser:
+    """One pass over the arguments; `values` and `problems` are its result."""
+
+    def __init__(self, args: Sequence[str], facts: EngineFacts) -> None:
+        self.values: dict[str, Any] = {}
+        self.problems: list[FlagProblem] = []
+        self._facts = facts
+        self._remaining = deque(args)
+        while self._remaining:
+            word = self._remaining.popleft()
+            if _is_option(word):
+                self._parse_option(_parse_word(word))
+            elif word != "--":
+                self._parse_positional(word)
+
+    def _parse_positional(self, word: str) -> None:
+        if MODEL_DEST in self.values:
+            message = (
+                f"{word}: only one model is served and {self.values[MODEL_DEST]} was named before"
+            )
+            self._report(
+                word, FlagProblemKind.UNEXPECTED_ARGUMENT, f"{message}; quote it or leave it out"
+            )
+        else:
+            self.values[MODEL_DEST] = word
+
+    def _parse_option(self, written: _WrittenOption) -> None:
+        written = self._resolve_option(written)
+        flag = self._facts.by_option.get(written.option)
+        if flag is None:
+            self._take_all()
+        elif written.key is not None:
+            self._set_json_key(flag, written)
+        elif flag.action == "switch":
+            self._set_switch(flag, written)
+        elif flag.action != "help":
+            self._set_value(flag, written)
+
+    def _resolve_option(self, written: _WrittenOption) -> _WrittenOption:
+        """The spelling with its full option; what no option is meant by is complained of."""
+        option = written.option
+        if option in self._facts.by_option:
+            return written
+        if not option.startswith("--") and option[:2] in self._facts.by_option:
+            return _WrittenOption(option=option[:2], key=None, value=option[2:])
+        if option in OLD_FLAGS:
+            self._report_outdated(option)
+            return written
+        matches = [
+            option_name for option_name in self._facts.by_option if option_name.startswith(option)
+        ]
+        if len(matches) == 1:
+            message = f"{option} is short for {matches[0]}; write it out"
+            self._report(
+                option, FlagProblemKind.ABBREVIATED, f"{message}, since the next version may differ"
+            )
+            return _WrittenOption(option=matches[0], key=written.key, value=written.value)
+        if matches:
+            message = f"{option} could mean {' or '.join(matches[:4])}; write it out"
+            self._report(option, FlagProblemKind.AMBIGUOUS, message)
+        else:
+            self._report_unknown(option)
+        return written
+
+    def _report_unknown(self, option: str) -> None:
+        suggestions = difflib.get_close_matches(option, self._facts.by_option, n=1, cutoff=0.75)
+        hint = f"did you mean {suggestions[0]}?" if suggestions else "leave it out"
+        message = f"vllm serve {self._facts.version} has no option {option}; {hint}"
+        self._report(option, FlagProblemKind.UNKNOWN, message)
+
+    def _report_outdated(self, option: str) -> None:
+        old_flag = OLD_FLAGS[option]
+        kind = FlagProblemKind.REMOVED if old_flag.replacement is None else FlagProblemKind.RENAMED
+        use_hint = "" if old_flag.replacement is None else f"; use {old_flag.replacement}"
+        message = (
+            f"vllm serve {self._facts.version} has no {option} any more{use_hint}: "
+            f"{old_flag.advice}"
+        )
+        self._report(option, kind, message)
+
+    def _set_switch(self, flag: Flag, written: _WrittenOption) -> None:
+        option = written.option
+        if written.value is not None:
+            message = (
+                f"{option} takes no value, but {written.value!r} was given; write only {option}"
+            )
+            self._report(option, FlagProblemKind.UNEXPECTED_VALUE, message)
+        else:
+            self.values[flag.dest] = not (
+                option.startswith("--no-") and option.replace("--no-", "--", 1) in flag.options
+            )
+
+    def _set_value(self, flag: Flag, written: _WrittenOption) -> None:
+        texts = self._value_texts(flag, written)
+        if not texts and flag.nargs != "?":
+            self._report_missing_value(written.option)
+            return
+        typed_values = [
+            value for text in texts for value in self._typed_value(flag, written.option, text)
+        ]
+        if len(typed_values) < len(texts):
+            return
+        if flag.action == "append":
+            self.values.setdefault(flag.dest, []).extend(typed_values)
+        elif flag.nargs == "+":
+            self.values[flag.dest] = tuple(typed_values)
+        else:
+            self.values[flag.dest] = typed_values[0] if typed_values else None
+
+    def _set_json_key(self, flag: Flag, written: _WrittenOption) -> None:
+        """`--json-flag.key.key value`: one entry of the flag's JSON object."""
+        name = f"{written.option}.{written.key}"
+        texts = self._value_texts(flag, written)
+        if flag.type not in ("json", "jsonOrText"):
+            message = f"{name}: only JSON flags take keys after a dot; write {written.option} alone"
+            self._report(name, FlagProblemKind.UNKNOWN, message)
+        elif not texts:
+            self._report_missing_value(name)
+        else:
+            current_value = self.values.get(flag.dest)
+            self.values[flag.dest] = _with_entry(
+                current_value, str(written.key).split("."), texts[0]
+            )
+
+    def _value_texts(self, flag: Flag, written: _WrittenOption) -> list[str]:
+        if written.value is not None:
+            return [written.value]
+        return self._take_all() if flag.nargs == "+" else self._take_one()
+
+    def _take_one(self) -> list[str]:
+        follows = (
+            self._remaining and not _is_option(self._remaining[0]) and self._remaining[0] != "--"
+        )
+        return [self._remaining.popleft()] if follows else []
+
+    def _take_all(self) -> list[str]:
+        words: list[str] = []
+        while next_words := self._take_one():
+            words += next_words
+        return words
+
+    def _typed_value(self, flag: Flag, option: str, text: str) -> list[object]:
+        """The value as a list of one, or nothing after a complaint."""
+        try:
+            value = engine_values.read(flag, text)
+        except ValueError as error:
+            self._report(option, FlagProblemKind.BAD_VALUE, f"{option} {text}: {error}")
+            return []
+        bounds = engine_values.violated_bounds(flag, value)
+        if bounds is not None:
+            message = f"{option} {text}: must be {bounds}, or the engine exits at its start"
+            self._report(option, FlagProblemKind.OUT_OF_RANGE, message)
+        return [value]
+
+    def _report_missing_value(self, option: str) -> None:
+        message = f"{option} needs a value; write {option} VALUE or {option}=VALUE"
+        self._report(option, FlagProblemKind.MISSING_VALUE, message)
+
+    def _report(self, flag: str, kind: FlagProblemKind, message: str) -> None:
+        self.problems.append(FlagProblem(flag=flag, kind=kind, message=message))
+
+
+def _is_option(word: str) -> bool:
+    """A word that begins with a dash is an option unless it is a negative number or a sentence."""
+    if len(word) < 2 or not word.startswith("-") or word == "--":
+        return False
+    return not (word[1:].replace(".", "", 1).isdigit() or " " in word.partition("=")[0])
+
+
+def _parse_word(word: str) -> _WrittenOption:
+    name, equals, value = word.partition("=")
+    explicit_value = value if equals else None
+    if name.startswith("-O"):
+        return _WrittenOption(
+            option="--optimization-level", key=None, value=name[2:] or explicit_value
+        )
+    option, _, key = name.partition(".")
+    if option.startswith("--"):
+        option = option.replace("_", "-")
+    return _WrittenOption(option=option, key=key or None, value=explicit_value)
+
+
+def _with_entry(current_value: object, keys: list[str], text: str) -> dict[str, Any]:
+    """A copy of the object with one entry set; a key that ends in `+` is appended to."""
+    result: dict[str, Any] = dict(current_value) if isinstance(current_value, dict) else {}
+    key, *nested_keys = keys
+    if nested_keys:
+        result[key] = _with_entry(result.get(key), nested_keys, text)
+    elif key.endswith("+"):
+        previous = result.get(key[:-1])
+        result[key[:-1]] = [*(previous if isinstance(previous, list) else ()), _json_or_text(text)]
+    else:
+        result[key] = _json_or_text(text)
+    return result
+
+
+def _json_or_text(text: str) -> object:
+    """JSON where it is JSON, else the text itself."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text

@@ -1,0 +1,113 @@
+"""A turn: observe, decide, apply."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+from tessera.domain.billing.bill import Bill, accrue, busy_since
+from tessera.domain.observed.snapshot import Ref, Snapshot
+from tessera.domain.plan import Plan, PlanCache, plan
+from tessera.ports import Clock
+from tessera.reconcile.apply import Applier
+from tessera.reconcile.layout_solving import BackgroundPlanner
+from tessera.reconcile.loop import PERIOD
+from tessera.reconcile.observe import Observations, observe
+from tessera.reconcile.prober import Prober
+from tessera.reconcile.store import Store
+
+# As often as Prometheus usually looks at the bill.
+CHARGE_INTERVAL = timedelta(seconds=15)
+# Changes closer upon each other are charged together, as between two turns of a quiet fleet.
+MIN_CHARGE_INTERVAL = timedelta(seconds=PERIOD)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReconcileOutcome:
+    """What a turn did."""
+
+    snapshot: Snapshot
+    plan: Plan
+    bill: Bill
+    """What the nodes cost until now, and for what."""
+    problems: Mapping[Ref, str]
+    writes: int
+
+
+class FleetReconciler:
+    """The fleet and the steps of its turn."""
+
+    def __init__(
+        self,
+        store: Store,
+        observations: Observations,
+        applier: Applier,
+        prober: Prober,
+        clock: Clock,
+        background_planner: BackgroundPlanner | None = None,
+    ) -> None:
+        self._store = store
+        self._observations = observations
+        self._applier = applier
+        self._prober = prober
+        self._clock = clock
+        self._background_planner = background_planner
+        self._plan_cache = PlanCache()
+        self._pending_charge: tuple[Snapshot, Plan] | None = None
+
+    async def reconcile(
+        self, change_pending: Callable[[], bool] = lambda: False
+    ) -> ReconcileOutcome:
+        """Bring the fleet closer to what is wanted; repeating it does no harm.
+
+        What can wait waits while `hurried` says that something new is there for the next turn.
+        """
+        writes_before = self._applier.writes
+        snapshot = observe(self._store, self._observations, self._clock())
+        decision = plan(snapshot, self._plan_cache)
+        self._observations.scaling_history = dict(decision.scaling_history)
+        self._observations.engine_progress = dict(decision.engine_progress)
+        self._observations.meters = dict(decision.meters)
+        self._observations.last_seen.clear()
+        self._charge(snapshot, decision)
+        self._prober.start(snapshot, decision)
+        if self._background_planner is not None:
+            self._background_planner.start(decision.repartitions.layout_problem)
+        problems = await self._applier.apply_plan(
+            snapshot,
+            decision,
+            monitored=self._observations.monitored,
+            change_pending=change_pending,
+        )
+        self._observations.job_creation_errors = dict(self._applier.job_creation_errors)
+        self._observations.blocked_evictions = dict(self._applier.layouts.blocked_evictions)
+        self._observations.layout_write_errors = tuple(self._applier.layouts.problems)
+        return ReconcileOutcome(
+            snapshot=snapshot,
+            plan=decision,
+            bill=self._observations.bill,
+            problems=problems,
+            writes=self._applier.writes - writes_before,
+        )
+
+    def _charge(self, snapshot: Snapshot, decision: Plan) -> None:
+        """Nothing is charged while all stays as it was; then it is charged as it was, but not again
+        so soon after the last time."""
+        bill, before = self._observations.bill, self._pending_charge
+        if bill.as_of is not None and timedelta() <= snapshot.at - bill.as_of < MIN_CHARGE_INTERVAL:
+            return
+        due = bill.as_of is None or snapshot.at - bill.as_of >= CHARGE_INTERVAL
+        if before is not None and not _is_same_charge(before, snapshot, decision):
+            bill, due = accrue(bill, before[0], before[1].pools), True
+        self._pending_charge = None if due else (snapshot, decision)
+        self._observations.bill = accrue(bill, snapshot, decision.pools) if due else bill
+
+
+def _is_same_charge(before: tuple[Snapshot, Plan], snapshot: Snapshot, decision: Plan) -> bool:
+    """What the bill is made of."""
+    previous, decided = before
+    return (
+        previous.pods is snapshot.pods
+        and previous.nodes is snapshot.nodes
+        and decided.pools is decision.pools
+        and busy_since(previous).keys() == busy_since(snapshot).keys()
+    )

@@ -1,0 +1,77 @@
+"""Layouts are planned beside the turns; what comes of it enters a later turn."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from tessera.domain.layout.problem import LayoutProblem
+from tessera.ports import Clock, LayoutPlanner, LayoutPlanningError
+from tessera.reconcile.observe import Observations
+
+# A question that could not be answered is asked again so late.
+_RETRY_AFTER = timedelta(seconds=30)
+
+
+class BackgroundPlanner:
+    """Asks the newest question that is not answered yet, one at a time."""
+
+    def __init__(
+        self,
+        layouts: LayoutPlanner,
+        observations: Observations,
+        clock: Clock,
+        wake: Callable[[], None],
+    ) -> None:
+        self._layouts = layouts
+        self._observations = observations
+        self._clock = clock
+        self._wake = wake
+        self._task: asyncio.Task[None] | None = None
+        self._failed: tuple[LayoutProblem, datetime] | None = None
+
+    def start(self, problem: LayoutProblem | None) -> None:
+        """Plan for it, unless that is done, under way or failed just now.
+
+        A question that comes while another one is under way is asked by the turn that the answer
+        wakes, if it still holds then.
+        """
+        if problem is None or not problem.terms or self._task is not None:
+            return
+        solution = self._observations.layout_solution
+        if solution is not None and (solution.problem is problem or solution.problem == problem):
+            return
+        if (
+            self._failed is not None
+            and self._failed[0] == problem
+            and self._failed_recently(self._failed[1])
+        ):
+            return
+        self._task = asyncio.create_task(self._solve(problem), name="layouts")
+        self._task.add_done_callback(self._done)
+
+    def _failed_recently(self, failed_at: datetime) -> bool:
+        return self._clock() - failed_at < _RETRY_AFTER
+
+    async def stop(self) -> None:
+        """End what is under way."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _solve(self, problem: LayoutProblem) -> None:
+        try:
+            solution = await self._layouts.solve(problem)
+        except LayoutPlanningError as error:
+            self._observations.solver_error = str(error)
+            self._failed = (problem, self._clock())
+        else:
+            self._observations.solver_error = None
+            self._observations.layout_solution = replace(
+                solution, problem=problem
+            )  # compared by identity first
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._task = None
+        if not task.cancelled():
+            self._wake()

@@ -1,0 +1,223 @@
+"""Questions to engines that a turn does not wait for; their answers enter a later turn."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from datetime import datetime, timedelta
+from functools import partial
+
+from tessera.domain.batch.names import RUNNER_PORT
+from tessera.domain.health.readiness import was_ready
+from tessera.domain.health.stall import Suspect
+from tessera.domain.names import PORT
+from tessera.domain.observed.batches import ProgressSample
+from tessera.domain.observed.snapshot import (
+    InFlight,
+    ObservedService,
+    Pod,
+    ProbeResult,
+    Ref,
+    Resolution,
+    RevisionQuery,
+    Snapshot,
+)
+from tessera.domain.plan import Plan
+from tessera.domain.service_plan import ServicePlan
+from tessera.ports import Clock, Engines, ModelHub
+from tessera.reconcile.observe import Observations
+
+# A draining replica is asked this often.
+_DRAIN_INTERVAL = timedelta(seconds=1)
+# A runner is asked this often.
+_RUNNER_INTERVAL = timedelta(seconds=3)
+# What a hub said is its answer for so long.
+_RESOLUTION_TTL = timedelta(seconds=10)
+
+
+class Prober:
+    """Keeps at most one question to each service, each replica and each hub's model under way."""
+
+    def __init__(
+        self,
+        engines: Engines,
+        observations: Observations,
+        clock: Clock,
+        wake: Callable[[], None],
+        hub: ModelHub | None = None,
+    ) -> None:
+        self._hub = hub
+        self._engines = engines
+        self._observations = observations
+        self._clock = clock
+        self._wake = wake
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._fetch_times: dict[Ref, datetime] = {}
+        self._resolution_times: dict[RevisionQuery, datetime] = {}
+
+    def start(self, snapshot: Snapshot, plan: Plan) -> None:
+        """Ask whom the plan wants asked, and forget whom it does not know any more."""
+        for ref, service_plan in plan.service_plans.items():
+            self._start_service_probes(ref, service_plan)
+        for ref in plan.services_to_probe & snapshot.addresses.keys():
+            address = _host_port(snapshot.addresses[ref], PORT)
+            probe = partial(self._probe_completion, plan.service_plans[ref].service, address)
+            self._start_once(f"service {ref}", probe)
+        for suspect in plan.suspects:
+            if suspect.pod.address:
+                count = partial(self._check_suspect, suspect, _host_port(suspect.pod.address, PORT))
+                self._start_once(f"pod {suspect.pod.uid}", count)
+        for batch_plan in plan.batches.values():
+            uid = batch_plan.batch.uid
+            if batch_plan.progress_probe is not None and self._is_batch_due(uid):
+                address = _host_port(batch_plan.progress_probe.address, RUNNER_PORT)
+                self._start_once(
+                    f"batch {uid} {batch_plan.progress_probe.attempt}",
+                    partial(self._fetch_progress, uid, address),
+                )
+        self._forget(plan)
+
+    def _start_service_probes(self, ref: Ref, service_plan: ServicePlan) -> None:
+        if (query := service_plan.pinned_revision.query) is not None and self._hub is not None:
+            self._start_once(f"model {query}", partial(self._resolve, self._hub, query))
+        if (
+            (preparation := service_plan.preparation)
+            and preparation.progress_address
+            and self._is_fetch_due(ref)
+        ):
+            self._start_once(
+                f"fetch {ref}",
+                partial(self._fetch_status, ref, _host_port(preparation.progress_address, PORT)),
+            )
+        if not (draining := service_plan.drain.draining):
+            return
+        for pod in service_plan.pods:
+            if pod.ref in draining and pod.address and self._is_pod_due(pod):
+                self._start_once(
+                    f"pod {pod.uid}",
+                    partial(self._count_requests, pod, _host_port(pod.address, PORT)),
+                )
+
+    async def stop(self) -> None:
+        """End all questions."""
+        tasks = tuple(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _start_once(self, key: str, probe: Callable[[], Coroutine[None, None, None]]) -> None:
+        if key not in self._tasks:
+            task = asyncio.create_task(probe(), name=key)
+            self._tasks[key] = task
+            task.add_done_callback(lambda _: self._tasks.pop(key, None))
+
+    async def _probe_completion(self, service: ObservedService, address: str) -> None:
+        problem = await self._engines.probe(f"http://{address}", _served_model_name(service))
+        self._observations.probe_results[service.ref] = ProbeResult(
+            at=self._clock(), problem=problem
+        )
+        if problem is not None or not was_ready(service):
+            self._wake()
+
+    async def _resolve(self, hub: ModelHub, query: RevisionQuery) -> None:
+        resolution = await hub.resolve(query)
+        if self._observations.resolutions is not None:
+            self._observations.resolutions[query] = resolution
+            self._resolution_times[query] = self._clock()
+            self._wake()
+
+    async def _count_requests(self, pod: Pod, address: str) -> None:
+        asked_at = self._clock()
+        requests = await self._engines.in_flight(address)
+        if requests is not None:
+            self._observations.in_flight[pod.ref] = InFlight(asked_at, requests)
+            self._wake()
+
+    async def _check_suspect(self, suspect: Suspect, address: str) -> None:
+        """Count, and ask for a token if there are any requests: a healthy engine takes a step for
+        it, and is suspected no more. Turns do not wait for that, so none is woken."""
+        asked_at = self._clock()
+        requests = await self._engines.in_flight(address)
+        if requests is None:
+            return
+        self._observations.in_flight[suspect.pod.ref] = InFlight(asked_at, requests)
+        if requests:
+            self._start_once(
+                f"token {suspect.pod.uid}", partial(self._request_token, suspect, address)
+            )
+
+    async def _request_token(self, suspect: Suspect, address: str) -> None:
+        await self._engines.probe(f"http://{address}", _served_model_name(suspect.service))
+
+    async def _fetch_progress(self, batch: str, address: str) -> None:
+        asked_at = self._clock()
+        progress = await self._engines.progress(address)
+        if progress is not None:
+            self._observations.runner_answers[batch] = ProgressSample(asked_at, progress)
+            self._wake()
+
+    async def _fetch_status(self, service: Ref, address: str) -> None:
+        self._fetch_times[service] = self._clock()
+        progress = await self._engines.fetch_progress(address)
+        if progress is not None:
+            self._observations.fetch_progress[service] = progress
+            self._wake()
+
+    def _is_fetch_due(self, service: Ref) -> bool:
+        last = self._fetch_times.get(service)
+        return last is None or self._clock() - last >= _RUNNER_INTERVAL
+
+    def _is_batch_due(self, batch: str) -> bool:
+        last = self._observations.runner_answers.get(batch)
+        return last is None or self._clock() - last.at >= _RUNNER_INTERVAL
+
+    def _is_pod_due(self, pod: Pod) -> bool:
+        last = self._observations.in_flight.get(pod.ref)
+        return last is None or self._clock() - last.at >= _DRAIN_INTERVAL
+
+    def _forget(self, plan: Plan) -> None:
+        for ref in self._observations.probe_results.keys() - plan.service_plans.keys():
+            del self._observations.probe_results[ref]
+        if self._observations.in_flight:
+            pods = {
+                pod.ref for service_plan in plan.service_plans.values() for pod in service_plan.pods
+            }
+            for ref in self._observations.in_flight.keys() - pods:
+                del self._observations.in_flight[ref]
+        if self._observations.resolutions:
+            self._forget_resolutions(self._observations.resolutions, plan)
+        if self._observations.fetch_progress or self._fetch_times:
+            self._forget_fetches(plan)
+        for uid in self._observations.runner_answers.keys() - {
+            batch_plan.batch.uid for batch_plan in plan.batches.values()
+        }:
+            del self._observations.runner_answers[uid]
+
+    def _forget_resolutions(self, known: dict[RevisionQuery, Resolution], plan: Plan) -> None:
+        """Services of one model that come together ask once; what was used by all is forgotten."""
+        queries = {
+            service_plan.pinned_revision.query for service_plan in plan.service_plans.values()
+        }
+        for query in known.keys() - queries:
+            if self._clock() - self._resolution_times[query] >= _RESOLUTION_TTL:
+                del known[query], self._resolution_times[query]
+
+    def _forget_fetches(self, plan: Plan) -> None:
+        fetching = {
+            ref
+            for ref, service_plan in plan.service_plans.items()
+            if service_plan.preparation and service_plan.preparation.progress_address
+        }
+        for ref in self._observations.fetch_progress.keys() - fetching:
+            del self._observations.fetch_progress[ref]
+        for ref in self._fetch_times.keys() - fetching:
+            del self._fetch_times[ref]
+
+
+def _served_model_name(service: ObservedService) -> str:
+    """Under which name the model is served."""
+    served = service.spec.model.served_name if service.spec else None
+    return served or service.ref.name
+
+
+def _host_port(address: str, port: int) -> str:
+    """As it stands in a URL."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

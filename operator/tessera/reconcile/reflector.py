@@ -1,0 +1,125 @@
+"""Keeps the store true: a full list at the start, what watches tell, and full lists again.
+
+A watch goes on exactly where the list or the last watch ended. Where that is forgotten, the kind is
+listed again, since a watch that began anew would say nothing of what vanished meanwhile; and every
+kind is listed again from time to time.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from tessera.ports import Cluster, ClusterError, ObjectList, ResourceExpiredError, WatchEvent
+from tessera.reconcile.observe import Observations
+from tessera.reconcile.store import Store
+from tessera.resources.api_resources import KINDS, POD_MONITORS, WATCHED, ApiResource
+
+log = logging.getLogger("tessera")
+
+RELIST_SECONDS = 600.0
+# What cannot be watched is repaired within five seconds too.
+POLL_SECONDS = 4.0
+_RETRY_SECONDS = 2.0
+
+
+class VersionRollbackError(Exception):
+    """The API server knows less than it told before: nothing that is remembered can be trusted."""
+
+
+class Reflector:
+    """The store's only writer besides the answers to our own writes."""
+
+    def __init__(
+        self, cluster: Cluster, store: Store, observations: Observations, wake: Callable[[], None]
+    ) -> None:
+        self._cluster = cluster
+        self._store = store
+        self._observations = observations
+        self._wake = wake
+        self._versions: dict[tuple[ApiResource, str | None], int] = {}
+
+    async def list_all(self) -> None:
+        """List every kind once, however long the API server takes to answer."""
+        for kind in KINDS:
+            await self._list_with_retry(kind)
+
+    async def run(self) -> None:
+        """Watch, list again what is only polled, and everything from time to time."""
+        async with asyncio.TaskGroup() as group:
+            for kind in WATCHED:
+                for scope in self._cluster.scopes(kind):
+                    group.create_task(self._watch_forever(kind, scope))
+            group.create_task(self._relist_every(POLL_SECONDS, (POD_MONITORS,)))
+            group.create_task(self._relist_every(RELIST_SECONDS, KINDS))
+
+    async def watch(self, kind: ApiResource, scope: str | None = None) -> None:
+        """One watch, from where the last one stopped until its end."""
+        async for change in self._cluster.watch(kind, self._versions[kind, scope], scope):
+            self._versions[kind, scope] = change.version
+            if self._store_change(kind, change):
+                self._wake()
+
+    async def _watch_forever(self, kind: ApiResource, scope: str | None) -> None:
+        failing = False
+        while True:
+            try:
+                await self.watch(kind, scope)
+                failing = False
+            except ResourceExpiredError:
+                self._versions[kind, scope] = 0
+                await self._list_with_retry(kind)
+                self._wake()
+                await asyncio.sleep(_RETRY_SECONDS)
+            except ClusterError as error:
+                if not failing:
+                    log.warning("will be watched again: %s", error)
+                failing = True
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    def _store_change(self, kind: ApiResource, change: WatchEvent) -> bool:
+        if change.cluster_object is None:
+            return False
+        if change.deleted:
+            return self._store.drop(kind, change.cluster_object.key, change.version)
+        return self._store.put(kind, change.cluster_object)
+
+    async def _relist_every(self, seconds: float, kinds: tuple[ApiResource, ...]) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            for kind in kinds:
+                try:
+                    changed = await self._list(kind)
+                except ClusterError as error:
+                    log.warning("%s could not be listed: %s", kind.plural, error)
+                else:
+                    if changed:
+                        self._wake()
+
+    async def _list_with_retry(self, kind: ApiResource) -> None:
+        while True:
+            try:
+                await self._list(kind)
+            except ClusterError as error:
+                log.warning("waiting for the API server: %s", error)
+                await asyncio.sleep(_RETRY_SECONDS)
+            else:
+                return
+
+    async def _list(self, kind: ApiResource) -> bool:
+        scopes = [(kind, scope) for scope in self._cluster.scopes(kind)]
+        known = max(self._versions.get(scope, 0) for scope in scopes)
+        listing = await self._cluster.list(kind)
+        if kind is POD_MONITORS:
+            appeared = self._observations.monitored != (listing is not None)
+            self._observations.monitored = listing is not None
+            return self._store.replace(kind, listing or ObjectList()) or appeared
+        if listing is None:
+            raise ClusterError(f"the API server does not know {kind.plural}: install the CRDs")
+        if listing.version < known:
+            raise VersionRollbackError(
+                f"{kind.plural} are at version {listing.version} and were at {known} before: etcd "
+                "was restored; the process ends and begins anew"
+            )
+        for scope in scopes:
+            self._versions[scope] = max(listing.version, self._versions.get(scope, 0))
+        return self._store.replace(kind, listing)

@@ -1,0 +1,179 @@
+"""What the model of a service needs before its engines: Jobs without a GPU, and a claim."""
+
+from kubernetes.client import (
+    V1Container,
+    V1ContainerPort,
+    V1EmptyDirVolumeSource,
+    V1EnvVar,
+    V1EnvVarSource,
+    V1Job,
+    V1JobSpec,
+    V1ObjectFieldSelector,
+    V1ObjectMeta,
+    V1PersistentVolumeClaim,
+    V1PersistentVolumeClaimSpec,
+    V1PersistentVolumeClaimVolumeSource,
+    V1PodSpec,
+    V1PodTemplateSpec,
+    V1ResourceRequirements,
+    V1Volume,
+    V1VolumeMount,
+    V1VolumeResourceRequirements,
+)
+
+from tessera.api.inference_service import InferenceServiceSpec, ModelShape
+from tessera.api.recipe import Platform, PodTemplateVersion
+from tessera.domain.batch.spec import SHARED_ACCESS_MODE
+from tessera.domain.model.names import (
+    MODEL_JOB_CONTAINER,
+    MODEL_JOB_LABEL,
+    MODEL_JOB_SERVICE_LABEL,
+    claim_name,
+    folder_of,
+)
+from tessera.domain.names import ENGINE_ACCOUNT, PORT
+from tessera.domain.observed.snapshot import ObservedService
+from tessera.domain.perf.footprint import weight_bytes
+from tessera.domain.placement.checks import shape_of
+from tessera.domain.placement.placement import HardwareChoice
+from tessera.domain.service.model_jobs import ModelJob
+from tessera.resources import engine
+from tessera.resources import platform as surroundings
+from tessera.resources.api_resources import CLAIMS, JOBS
+from tessera.resources.arguments import MODELS, model_path
+from tessera.resources.batch_job import RunnerImage
+from tessera.resources.manifest import ObjectManifest, labels, manifest, owner_of, owner_reference
+from tessera.resources.scheduling import bind_to_pool
+
+_REPORT_PATH = "/dev/termination-log"
+# Seconds after which a Job is given up, and begun anew.
+_ACTIVE_DEADLINE_SECONDS = {"shape": 600, "fetch": 12 * 3600}
+_GIB = 2**30
+# A claim without a size holds so many times the weights.
+_SIZE_MARGIN = 1.2
+
+
+def model_job_manifest(
+    service: ObservedService,
+    model_job: ModelJob,
+    choice: HardwareChoice | None,
+    image: RunnerImage,
+    template_version: PodTemplateVersion,
+) -> ObjectManifest:
+    """The Job to create. A fetch runs on nodes of the chosen pool, where its claim is read later;
+    a small read runs anywhere."""
+    job_labels = labels() | {
+        MODEL_JOB_LABEL: model_job.task,
+        MODEL_JOB_SERVICE_LABEL: service.ref.name,
+    }
+    pod = _pod(service.ref.name, model_job, image, template_version.platform)
+    if model_job.task == "fetch" and choice is not None:
+        pod = bind_to_pool(pod, model_job.spec, choice, template_version)
+    model = V1Job(
+        metadata=V1ObjectMeta(
+            name=model_job.name,
+            namespace=service.ref.namespace,
+            labels=job_labels,
+            owner_references=[owner_reference(owner_of(service), controller=True)],
+        ),
+        spec=V1JobSpec(
+            active_deadline_seconds=_ACTIVE_DEADLINE_SECONDS[model_job.task],
+            backoff_limit=0,
+            completions=1,
+            parallelism=1,
+            template=V1PodTemplateSpec(metadata=V1ObjectMeta(labels=job_labels), spec=pod),
+        ),
+    )
+    return manifest(JOBS, service.ref.namespace, model_job.name, model)
+
+
+def model_claim_manifest(service: ObservedService, spec: InferenceServiceSpec) -> ObjectManifest:
+    """The claim of a service's models; it goes with the service."""
+    name, cache = claim_name(service.ref.name), spec.model.cache
+    model = V1PersistentVolumeClaim(
+        metadata=V1ObjectMeta(
+            name=name,
+            namespace=service.ref.namespace,
+            labels=labels(),
+            owner_references=[owner_reference(owner_of(service), controller=True)],
+        ),
+        spec=V1PersistentVolumeClaimSpec(
+            access_modes=[SHARED_ACCESS_MODE],
+            storage_class_name=cache.storage_class_name,
+            resources=V1VolumeResourceRequirements(
+                requests={"storage": cache.size or _claim_size(shape_of(spec))}
+            ),
+        ),
+    )
+    return manifest(CLAIMS, service.ref.namespace, name, model)
+
+
+def _claim_size(shape: ModelShape | None) -> str:
+    weights = weight_bytes(shape.parameters, shape.bits_per_weight) if shape else 0
+    return f"{int(weights * _SIZE_MARGIN / _GIB) + 1}Gi"
+
+
+def _pod(name: str, model_job: ModelJob, image: RunnerImage, platform: Platform) -> V1PodSpec:
+    fetches = model_job.task == "fetch"
+    home = V1Volume(name="home", empty_dir=V1EmptyDirVolumeSource())
+    files = _claim_volume(name) if fetches else engine.uri_volume(model_job.spec)
+    return V1PodSpec(
+        service_account_name=ENGINE_ACCOUNT,
+        automount_service_account_token=False,
+        enable_service_links=False,
+        restart_policy="Never",
+        image_pull_secrets=surroundings.pull_secrets(platform, *image.pull_secrets),
+        security_context=engine.restricted_pod(),
+        containers=[_container(model_job, image, platform, mounted=files is not None)],
+        volumes=[home, *([files] if files else ()), *surroundings.volumes(platform)],
+    )
+
+
+def _claim_volume(name: str) -> V1Volume:
+    source = V1PersistentVolumeClaimVolumeSource(claim_name=claim_name(name))
+    return V1Volume(name="models", persistent_volume_claim=source)
+
+
+def _container(
+    model_job: ModelJob, image: RunnerImage, platform: Platform, *, mounted: bool
+) -> V1Container:
+    spec, fetches = model_job.spec, model_job.task == "fetch"
+    files = V1VolumeMount(name="models", mount_path=MODELS, read_only=not fetches)
+    container = V1Container(
+        name=MODEL_JOB_CONTAINER,
+        image=image.name,
+        image_pull_policy=image.pull_policy,
+        args=_arguments(model_job, mounted=mounted),
+        env=[*_environment(), *engine.token(spec), *surroundings.environment(platform)],
+        resources=V1ResourceRequirements(
+            requests={"cpu": "500m" if fetches else "100m", "memory": "256Mi"},
+            limits={"memory": "1Gi"},
+        ),
+        security_context=engine.restricted(),
+        termination_message_path=_REPORT_PATH,
+        termination_message_policy="FallbackToLogsOnError",
+        volume_mounts=[
+            V1VolumeMount(name="home", mount_path="/tmp"),  # noqa: S108 - a mount
+            *([files] if mounted else ()),
+            *surroundings.mounts(platform),
+        ],
+    )
+    if fetches:
+        container.ports = [V1ContainerPort(name="progress", container_port=PORT)]
+    return container
+
+
+def _arguments(model_job: ModelJob, *, mounted: bool) -> list[str]:
+    model = model_job.spec.model
+    arguments = [model_job.task, f"--uri={model.uri}", f"--report={_REPORT_PATH}"]
+    if model.revision:
+        arguments.append(f"--revision={model.revision}")
+    if model_job.task == "fetch":
+        folder = f"{MODELS}/{folder_of(model)}"
+        return [*arguments, f"--into={folder}", "--host=$(POD_IP)", f"--port={PORT}"]
+    return [*arguments, f"--path={model_path(model.uri)}"] if mounted else arguments
+
+
+def _environment() -> list[V1EnvVar]:
+    address = V1EnvVarSource(field_ref=V1ObjectFieldSelector(field_path="status.podIP"))
+    return [V1EnvVar(name="HOME", value="/tmp"), V1EnvVar(name="POD_IP", value_from=address)]  # noqa: S108 - a mount

@@ -1,0 +1,146 @@
+"""What the services and batches of one namespace share; it goes when the last of them goes."""
+
+from collections.abc import Sequence
+
+from kubernetes.client import (
+    RbacV1Subject,
+    V1LabelSelector,
+    V1LabelSelectorRequirement,
+    V1NetworkPolicy,
+    V1NetworkPolicyIngressRule,
+    V1NetworkPolicyPeer,
+    V1NetworkPolicyPort,
+    V1NetworkPolicySpec,
+    V1ObjectMeta,
+    V1RoleBinding,
+    V1RoleRef,
+    V1ServiceAccount,
+)
+
+from tessera.domain.batch.names import BATCH_ACCOUNT, BATCH_LABEL, BATCH_ROLE, RUNNER_PORT
+from tessera.domain.names import (
+    COMPONENT,
+    ENGINE,
+    ENGINE_ACCOUNT,
+    PORT,
+    SERVICE_LABEL,
+    VARIANT_LABEL,
+)
+from tessera.resources.api_resources import (
+    NETWORK_POLICIES,
+    POD_MONITORS,
+    ROLE_BINDINGS,
+    SERVICE_ACCOUNTS,
+)
+from tessera.resources.manifest import ObjectManifest, Owner, labels, manifest, owner_reference
+
+_NAMESPACE_LABEL = "kubernetes.io/metadata.name"
+# Everything of a namespace that shares an object; never empty.
+Owners = Sequence[Owner]
+
+
+def engine_service_account(owners: Owners) -> ObjectManifest:
+    """The engines' ServiceAccount: it may do nothing, and no token is mounted."""
+    model = V1ServiceAccount(
+        metadata=_metadata(owners, ENGINE_ACCOUNT), automount_service_account_token=False
+    )
+    return manifest(SERVICE_ACCOUNTS, _namespace(owners), ENGINE_ACCOUNT, model)
+
+
+def engine_network_policy(owners: Owners, ingress_namespaces: Sequence[str]) -> ObjectManifest:
+    """Engines answer pods of their own namespace and of the `visitors`, nobody else."""
+    peers = [
+        V1NetworkPolicyPeer(pod_selector=V1LabelSelector()),
+        *(_namespace_peer(namespace) for namespace in ingress_namespaces),
+    ]
+    model = V1NetworkPolicy(
+        metadata=_metadata(owners, ENGINE_ACCOUNT),
+        spec=V1NetworkPolicySpec(
+            pod_selector=V1LabelSelector(match_labels={COMPONENT: ENGINE}),
+            policy_types=["Ingress"],
+            ingress=[_ingress_rule(peers, PORT)],
+        ),
+    )
+    return manifest(NETWORK_POLICIES, _namespace(owners), ENGINE_ACCOUNT, model)
+
+
+def pod_monitor(owners: Owners) -> ObjectManifest:
+    """The PodMonitor that makes Prometheus read the engines."""
+    metadata = _metadata(owners, ENGINE_ACCOUNT).model_dump(
+        by_alias=True, exclude_none=True, mode="json"
+    )
+    body = {
+        "apiVersion": POD_MONITORS.api_version,
+        "kind": POD_MONITORS.kind,
+        "metadata": metadata,
+        "spec": {
+            "selector": {"matchLabels": {COMPONENT: ENGINE}},
+            "podTargetLabels": [SERVICE_LABEL, VARIANT_LABEL],
+            "podMetricsEndpoints": [{"port": "http", "path": "/metrics", "interval": "15s"}],
+        },
+    }
+    return ObjectManifest(
+        kind=POD_MONITORS, namespace=_namespace(owners), name=ENGINE_ACCOUNT, body=body
+    )
+
+
+def batch_service_account(batches: Owners) -> ObjectManifest:
+    """The runners' ServiceAccount; its token is mounted by hand, into the runner alone."""
+    model = V1ServiceAccount(
+        metadata=_metadata(batches, BATCH_ACCOUNT), automount_service_account_token=False
+    )
+    return manifest(SERVICE_ACCOUNTS, _namespace(batches), BATCH_ACCOUNT, model)
+
+
+def batch_role_binding(batches: Owners, role: str = BATCH_ROLE) -> ObjectManifest:
+    """Runners may read the batches of their namespace: the attempt in the status is their fence."""
+    namespace = _namespace(batches)
+    model = V1RoleBinding(
+        metadata=_metadata(batches, BATCH_ACCOUNT),
+        role_ref=V1RoleRef(api_group="rbac.authorization.k8s.io", kind="ClusterRole", name=role),
+        subjects=[RbacV1Subject(kind="ServiceAccount", name=BATCH_ACCOUNT, namespace=namespace)],
+    )
+    return manifest(ROLE_BINDINGS, namespace, BATCH_ACCOUNT, model)
+
+
+def batch_network_policy(batches: Owners, operator_namespace: str) -> ObjectManifest:
+    """The operator, in its namespace, may ask runners how far they are."""
+    runners = V1LabelSelectorRequirement(key=BATCH_LABEL, operator="Exists")
+    model = V1NetworkPolicy(
+        metadata=_metadata(batches, BATCH_ACCOUNT),
+        spec=V1NetworkPolicySpec(
+            pod_selector=V1LabelSelector(match_expressions=[runners]),
+            policy_types=["Ingress"],
+            ingress=[_ingress_rule([_namespace_peer(operator_namespace)], RUNNER_PORT)],
+        ),
+    )
+    return manifest(NETWORK_POLICIES, _namespace(batches), BATCH_ACCOUNT, model)
+
+
+def _namespace_peer(namespace: str) -> V1NetworkPolicyPeer:
+    return V1NetworkPolicyPeer(
+        namespace_selector=V1LabelSelector(match_labels={_NAMESPACE_LABEL: namespace})
+    )
+
+
+def _ingress_rule(peers: Sequence[V1NetworkPolicyPeer], port: int) -> V1NetworkPolicyIngressRule:
+    """Built from the wire's names: the model drops its own name of `from` without a word."""
+    ports = [V1NetworkPolicyPort(port=port, protocol="TCP")]
+    return V1NetworkPolicyIngressRule.model_validate({"from": list(peers), "ports": ports})
+
+
+def _namespace(owners: Owners) -> str:
+    return owners[0].ref.namespace
+
+
+def _metadata(owners: Owners, name: str) -> V1ObjectMeta:
+    """Owned by all that share the object, so that the last one to go takes it along."""
+    return V1ObjectMeta(
+        name=name,
+        namespace=_namespace(owners),
+        labels=labels(),
+        owner_references=[
+            owner_reference(owner, controller=False)
+            for owner in sorted(owners, key=lambda entry: (entry.ref, entry.uid))
+        ],
+    )

@@ -1,0 +1,1 @@
+"""The lab beside the operator: engine machine, vLLM simulator, speed fit and load tester."""

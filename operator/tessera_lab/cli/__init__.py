@@ -1,0 +1,1 @@
+"""The lab's commands, registered with `tessera` by entry points."""

@@ -1,0 +1,1 @@
+"""`tessera bench`: a load test of one or more OpenAI servers."""

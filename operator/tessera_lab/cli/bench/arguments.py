@@ -1,0 +1,246 @@
+"""`size` and `bench`: commands about the speed of models."""
+
+import argparse
+
+from tessera.cli.options import Commands, add_command, add_output_options
+
+ENDPOINTS = ("chat", "completions")
+KV_DTYPES = ("auto", "fp8")
+
+
+def size(commands: Commands) -> None:
+    parser = add_command(
+        commands,
+        "size",
+        "what a model fits on, what it then gives, and what that costs",
+        "Sizes a model on all hardware that has a price, in every precision, without any cluster: "
+        "for each the smallest form that serves it, and why. Speeds are predicted and prices "
+        "assumed, unless a file gives them.",
+    )
+    parser.add_argument("model", metavar="MODEL", nargs="?", help="its name on the hub")
+    parser.add_argument(
+        "--config", metavar="FILE", help="the config.json of a model not known here"
+    )
+    _add_hardware_options(parser)
+    _add_load_options(parser)
+    _add_memory_options(parser)
+    add_output_options(parser)
+
+
+def _add_hardware_options(parser: argparse.ArgumentParser) -> None:
+    """On which hardware, at which price."""
+    parser.add_argument(
+        "--gpu",
+        metavar="PRODUCT,...",
+        help="only these, named as the label nvidia.com/gpu.product has them",
+    )
+    parser.add_argument(
+        "--precision", metavar="NAME,...", help="only these: own, fp8, int8, awq-int4, gptq-int4"
+    )
+    parser.add_argument(
+        "--tensor-parallel", metavar="N", type=int, help="only replicas over N whole GPUs"
+    )
+    parser.add_argument(
+        "--compare",
+        action="store_true",
+        help="every slice and number of GPUs, cheapest tokens first, against the cheapest",
+    )
+    parser.add_argument("--prices", metavar="FILE", help="JSON with prices of GPUs and their days")
+    parser.add_argument(
+        "--api-price",
+        metavar="AMOUNT",
+        help="what a million output tokens cost elsewhere: shows where serving breaks even",
+    )
+
+
+def _add_load_options(parser: argparse.ArgumentParser) -> None:
+    """For which load and promise."""
+    parser.add_argument(
+        "--slo",
+        metavar="ttft=1s,inter-token=33ms",
+        help="the promise to keep; finds the simplest form that does",
+    )
+    parser.add_argument(
+        "--context",
+        metavar="N",
+        type=int,
+        help="longest prompt plus answer (default: 8192, or the model's if smaller)",
+    )
+    parser.add_argument(
+        "--input-tokens",
+        metavar="N",
+        type=int,
+        default=1200,
+        help="of a usual prompt (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--output-tokens",
+        metavar="N",
+        type=int,
+        default=250,
+        help="of a usual answer (default: %(default)s)",
+    )
+
+
+def _add_memory_options(parser: argparse.ArgumentParser) -> None:
+    """What lies in memory beside the model."""
+    parser.add_argument(
+        "--kv-cache-dtype",
+        choices=KV_DTYPES,
+        default=KV_DTYPES[0],
+        help="of the KV cache (default: %(default)s, 16 bits)",
+    )
+    parser.add_argument("--draft", metavar="MODEL", help="a draft model for speculative decoding")
+    parser.add_argument(
+        "--adapters",
+        metavar="N",
+        type=int,
+        default=0,
+        help="slots for LoRA adapters (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--rank",
+        metavar="R",
+        type=int,
+        default=16,
+        help="rank of the adapters (default: %(default)s)",
+    )
+
+
+def bench(commands: Commands) -> None:
+    parser = add_command(
+        commands,
+        "bench",
+        "a load test of an OpenAI-compatible server",
+        "Sends streamed requests with random prompts and tells latencies, tokens a second, what "
+        "they cost, and what to know before believing it. Ctrl-C ends it with the report so far. "
+        "The API key comes from TESSERA_API_KEY or a file.",
+        module="tessera_lab.cli.bench.command",
+    )
+    parser.add_argument("url", metavar="URL", help="of the server, such as http://127.0.0.1:8000")
+    _add_bench_loads(parser)
+    _add_request_options(parser)
+    _add_cost_options(parser)
+    parser.add_argument("--html", metavar="FILE", help="write the report with plots there, too")
+    parser.add_argument(
+        "--baseline", metavar="FILE", help="an earlier report (-o json); tells what changed since"
+    )
+    add_output_options(parser)
+
+
+def _add_bench_loads(parser: argparse.ArgumentParser) -> None:
+    """Which of the loads, at most one of them."""
+    load_group = parser.add_argument_group("load").add_mutually_exclusive_group()
+    load_group.add_argument(
+        "--concurrency", metavar="N", type=int, help="closed loop: so many at once (default: 10)"
+    )
+    load_group.add_argument(
+        "--sweep", metavar="N,N,...", help="closed loop, one load after another, and the knee"
+    )
+    load_group.add_argument(
+        "--rate", metavar="R", type=float, help="open loop: R requests a second, Poisson arrivals"
+    )
+    load_group.add_argument(
+        "--trace", metavar="FILE", help="open loop, recorded: CSV or Mooncake's JSON lines, or .gz"
+    )
+    parser.add_argument(
+        "--speed",
+        metavar="X",
+        type=float,
+        default=1.0,
+        help="the trace X times as fast (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--prompts",
+        metavar="N",
+        type=int,
+        help="requests (default: 100, in a sweep at least 8 for each place; of a trace all)",
+    )
+    parser.add_argument(
+        "--warmup",
+        metavar="N",
+        type=int,
+        default=10,
+        help="requests before that, which do not count (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=float,
+        default=60.0,
+        help="for a whole answer (default: %(default)s)",
+    )
+
+
+def _add_request_options(parser: argparse.ArgumentParser) -> None:
+    """What they ask for."""
+    parser.add_argument("--model", metavar="NAME", help="where the server has several")
+    parser.add_argument(
+        "--endpoint",
+        choices=ENDPOINTS,
+        default=ENDPOINTS[0],
+        help="which form of requests (default: %(default)s)",
+    )
+    form = "N, uniform:LEAST:MOST or lognormal:P50:P95"
+    parser.add_argument(
+        "--input-tokens",
+        metavar="LENGTHS",
+        default="512",
+        help=f"{form} (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--output-tokens",
+        metavar="LENGTHS",
+        default="200",
+        help="the same, of answers (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--shared-prefix",
+        metavar="N",
+        type=int,
+        default=0,
+        help="so many of the input tokens are the same in all (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--natural-end",
+        action="store_true",
+        help="answers may end before their length; without it vLLM's ignore_eos is sent",
+    )
+    parser.add_argument("--seed", metavar="N", type=int, help="of prompts and arrivals")
+    parser.add_argument("--api-key-file", metavar="FILE", help="holds the API key")
+
+
+def _add_cost_options(parser: argparse.ArgumentParser) -> None:
+    """What the answers are held against."""
+    parser.add_argument(
+        "--metrics",
+        metavar="URL,...",
+        help="of all engines that serve, one URL each (default: /metrics of the server)",
+    )
+    parser.add_argument(
+        "--gpu",
+        metavar="PRODUCT[/PROFILE]",
+        help="for MFU and MBU, such as NVIDIA-H100-80GB-HBM3/3g.40gb",
+    )
+    parser.add_argument("--fp8", action="store_true", help="MFU against the peak at 8 bits")
+    parser.add_argument(
+        "--price", metavar="AMOUNT", help="of an hour of one GPU or slice, such as 3.50"
+    )
+    parser.add_argument(
+        "--gpus",
+        metavar="N",
+        type=int,
+        default=1,
+        help="how many of them serve (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--currency", metavar="CODE", default="USD", help="of the price (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--price-ratio",
+        metavar="X",
+        type=float,
+        default=4.0,
+        help="how many times the price of an input token an output token is sold for "
+        "(default: %(default)s)",
+    )

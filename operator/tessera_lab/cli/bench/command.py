@@ -1,0 +1,263 @@
+"""`tessera bench`: an honest load test of an OpenAI-compatible server."""
+
+import argparse
+import asyncio
+import os
+import resource
+import secrets
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.metadata import version
+
+from tessera.adapters.clock import now
+from tessera.cli.errors import CommandError
+from tessera.cli.output import Output
+from tessera_lab.cli.bench.baseline import compare_reports
+from tessera_lab.cli.bench.html import render_html
+from tessera_lab.cli.bench.json import as_json
+from tessera_lab.cli.bench.plan import BenchLoad, BenchPlan, api_key, parse_plan
+from tessera_lab.cli.bench.prompts import PromptGenerator
+from tessera_lab.cli.bench.report import BenchReport, as_text
+from tessera_lab.cli.bench.run import LoadRunner, MetricsScraper, SendRequest
+from tessera_lab.cli.bench.server import (
+    PATHS,
+    RequestFormat,
+    ServedModel,
+    choose_model,
+    probe_server,
+)
+from tessera_lab.load.answers import BenchResponse
+from tessera_lab.load.cautions import reliability_warnings
+from tessera_lab.load.figures import LoadMetrics, load_metrics, sweep_knee
+from tessera_lab.load.jobs import BenchRequest, requests_within, shared_prompt_share
+from tessera_lab.load.openai_client import OpenAiClient
+
+_INTERRUPTED = 130
+_FEW_RESPONSES = 100
+# Warm-up prompts have words of their own, which no later prompt begins with.
+_WARMUP_ROUND = -1
+
+
+def run(arguments: argparse.Namespace) -> Output:
+    """The report; 130 after Ctrl-C, 1 when no request was answered."""
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(
+        resource.RLIMIT_NOFILE, (hard_limit, hard_limit)
+    )  # each request is a connection
+    return asyncio.run(run_bench(arguments))
+
+
+async def run_bench(arguments: argparse.Namespace) -> Output:
+    """The same, for who has a loop already."""
+    seed = secrets.randbelow(10**6) if arguments.seed is None else arguments.seed
+    bench_plan = parse_plan(arguments, seed)
+    report = await run_load_test(arguments, bench_plan)
+    if bench_plan.baseline is not None:
+        report = replace(report, comparison=compare_reports(bench_plan.baseline, report))
+    if bench_plan.html is not None:
+        try:
+            bench_plan.html.write_text(render_html(report), encoding="utf-8")
+        except OSError as error:
+            report = replace(
+                report, notes=(*report.notes, f"--html {bench_plan.html}: {error.strerror}")
+            )
+    text = as_json(report) if arguments.output == "json" else as_text(report)
+    if report.interrupted:
+        return Output(text, _INTERRUPTED)
+    return Output(text, 0 if any(result.completed for result in report.results) else 1)
+
+
+async def run_load_test(arguments: argparse.Namespace, bench_plan: BenchPlan) -> BenchReport:
+    """The load put on the server, with every answer to it."""
+    api = OpenAiClient(bench_plan.base, api_key(arguments), arguments.timeout)
+    try:
+        model = await choose_model(api, arguments.model)
+        request_format = RequestFormat(
+            path=PATHS[arguments.endpoint], model=model.name, natural_end=arguments.natural_end
+        )
+        loads, notes = _loads_within_context(bench_plan.loads, model)
+        request_format, token_ratio = await probe_server(api, request_format, bench_plan.seed)
+        started_at = now()
+        test = _LoadTest(
+            api=api,
+            request_format=request_format,
+            prompts=PromptGenerator(bench_plan.seed, token_ratio),
+            bench_plan=bench_plan,
+        )
+        await test.warm_up(loads[0], arguments.warmup)
+        with _stop_on_interrupt(test.stop):
+            results = await test.run_all(loads)
+    finally:
+        await api.close()
+    shared = shared_prompt_share(loads[0].requests)
+    return BenchReport(
+        tessera=version("tessera"),
+        at=started_at,
+        url=bench_plan.base,
+        model=model.name,
+        endpoint=arguments.endpoint,
+        description=bench_plan.description,
+        seed=bench_plan.seed,
+        warmup=arguments.warmup,
+        timeout_seconds=arguments.timeout,
+        results=tuple(results),
+        warnings=tuple(
+            tuple(reliability_warnings(result, shared, natural_end=arguments.natural_end))
+            for result in results
+        ),
+        knee=sweep_knee(results),
+        is_sweep=len(loads) > 1,
+        peaks=bench_plan.peaks,
+        price=bench_plan.price,
+        interrupted=test.stop.is_set(),
+        notes=(*notes, *_missing_metrics(results, bench_plan)),
+    )
+
+
+class _LoadTest:
+    """The loads of one test, one after another."""
+
+    def __init__(
+        self,
+        *,
+        api: OpenAiClient,
+        request_format: RequestFormat,
+        prompts: PromptGenerator,
+        bench_plan: BenchPlan,
+    ) -> None:
+        self._api, self._request_format, self._prompts, self._bench_plan = (
+            api,
+            request_format,
+            prompts,
+            bench_plan,
+        )
+        self.stop = asyncio.Event()
+
+    async def warm_up(self, load: BenchLoad, count: int) -> None:
+        """Requests like the first ones, which do not count."""
+        requests = [replace(request, arrival=0.0, blocks=None) for request in load.requests[:count]]
+        runner = LoadRunner(api=self._api, meter=MetricsScraper(self._api, ()), stop=self.stop)
+        concurrency = min(load.concurrency or len(requests), len(requests))
+        if concurrency:
+            await runner.run_closed_loop(
+                "warm-up", requests, concurrency, self._sender(_WARMUP_ROUND)
+            )
+
+    async def run_all(self, loads: Sequence[BenchLoad]) -> list[LoadMetrics]:
+        results: list[LoadMetrics] = []
+        for round_, load in enumerate(loads):
+            results.append(await self._run_load(load, round_))
+            if self.stop.is_set():
+                break
+        return results
+
+    async def _run_load(self, load: BenchLoad, round_: int) -> LoadMetrics:
+        send = self._sender(round_)
+        runner = LoadRunner(
+            api=self._api,
+            meter=MetricsScraper(self._api, self._bench_plan.metrics),
+            stop=self.stop,
+            progress=_progress(load.name) if sys.stderr.isatty() else None,
+        )
+        if load.concurrency is None:
+            measurement = await runner.run_open_loop(load.name, load.requests, send)
+        else:
+            measurement = await runner.run_closed_loop(
+                load.name, load.requests, load.concurrency, send
+            )
+        if runner.progress is not None:
+            sys.stderr.write("\r\x1b[K")
+        return load_metrics(measurement, self._bench_plan.peaks, self._bench_plan.price)
+
+    def _sender(self, round_: int) -> SendRequest:
+        async def send(request: BenchRequest, due_at: float | None) -> BenchResponse:
+            body = self._request_format.body(
+                self._prompts.text(request, round_), request.output_tokens
+            )
+            return await self._api.send(self._request_format.path, body, request, due_at)
+
+        return send
+
+
+def _loads_within_context(
+    loads: Sequence[BenchLoad], model: ServedModel
+) -> tuple[list[BenchLoad], list[str]]:
+    """What the model can hold, and a word on what was left out."""
+    usable, notes = [], []
+    for load in loads:
+        requests = requests_within(load.requests, model.max_tokens)
+        if not requests:
+            request = load.requests[0]
+            raise CommandError(
+                f"{model.name} holds {model.max_tokens} tokens, a prompt of {request.input_tokens} "
+                "and an "
+                f"answer of {request.output_tokens} are more: take fewer --input-tokens or "
+                "--output-tokens"
+            )
+        if omitted := len(load.requests) - len(requests):
+            notes.append(
+                f"{load.name}: {omitted} of {len(load.requests)} requests are longer than the "
+                "model's "
+                f"{model.max_tokens} tokens and were left out"
+            )
+        usable.append(replace(load, requests=requests))
+    return usable, notes
+
+
+def _missing_metrics(results: Sequence[LoadMetrics], bench_plan: BenchPlan) -> Iterator[str]:
+    """What could not be told, and what would tell it."""
+    if results and not any(result.measurement.before.is_vllm for result in results):
+        yield (
+            f"no vLLM counters at {', '.join(bench_plan.metrics)}: batch, preemptions, cache and "
+            "MFU are "
+            "not known; --metrics names the engines"
+        )
+    elif (
+        results
+        and bench_plan.peaks
+        and all(result.activity is None or result.activity.mfu is None for result in results)
+    ):
+        yield "no MFU: vLLM estimates its work only with --enable-mfu-metrics"
+    if any(0 < result.completed < _FEW_RESPONSES for result in results):
+        yield (
+            f"P99 of fewer than {_FEW_RESPONSES} answers is the slowest one; --prompts asks for "
+            "more"
+        )
+    if bench_plan.price is None:
+        yield "no prices: --price AMOUNT tells what an hour of the GPU costs"
+
+
+def _progress(name: str) -> Callable[[LoadRunner], None]:
+    def write_progress(runner: LoadRunner) -> None:
+        failed = sum(not response.complete for response in runner.responses)
+        tokens = sum(response.output_tokens for response in runner.responses)
+        seconds = max(runner.api.now - runner.started_at, 1e-9)
+        sys.stderr.write(
+            f"\r\x1b[K{name}: {len(runner.responses)}/{runner.total} answers, {failed} failed, "
+            f"{runner.in_flight} under way, {tokens / seconds:.0f} tokens/s, {seconds:.0f} s"
+        )
+        sys.stderr.flush()
+
+    return write_progress
+
+
+@contextmanager
+def _stop_on_interrupt(stop: asyncio.Event) -> Iterator[None]:
+    """Ctrl-C ends the test with the report so far, a second one ends the program at once."""
+
+    def interrupted() -> None:
+        if stop.is_set():
+            os._exit(_INTERRUPTED)
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    previous_handler = signal.getsignal(signal.SIGINT)
+    loop.add_signal_handler(signal.SIGINT, interrupted)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+        signal.signal(signal.SIGINT, previous_handler)

@@ -1,0 +1,304 @@
+"""The report of a load test as one HTML file that needs nothing else."""
+
+from collections.abc import Iterator, Sequence
+from html import escape
+
+from tessera.cli.text import format_time
+from tessera_lab.cli.bench.plots import Plot, PlotSeries, Points, svg, thin_out
+from tessera_lab.cli.bench.report import (
+    PERCENTILES,
+    BenchReport,
+    all_notes,
+    client_lines,
+    knee_lines,
+    tables,
+)
+from tessera_lab.load.answers import BenchResponse
+from tessera_lab.load.counters import RUNNING, WAITING
+from tessera_lab.load.figures import LoadMetrics
+from tessera_lab.load.spread import Distribution
+
+# Loads in one plot; more lines cannot be told apart.
+_MAX_LINES = 8
+_BINS = 50
+_STYLE = """
+:root { color-scheme: light dark; --fore: #1c1917; --back: #fff; --soft: #e7e5e4; }
+@media (prefers-color-scheme: dark) { :root { --fore: #e7e5e4; --back: #1c1917; --soft: #44403c; } }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--fore); background: var(--back);
+  max-width: 1360px; margin: 2rem auto; padding: 0 1rem; }
+table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
+th, td { padding: 0.2rem 0.8rem; text-align: right; border-bottom: 1px solid var(--soft); }
+th:first-child, td:first-child { text-align: left; }
+.wide { overflow-x: auto; }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(440px, 1fr)); gap: 1rem; }
+figure { margin: 0; } figcaption { font-weight: 600; }
+svg { width: 100%; height: auto; } svg text { font-size: 12px; fill: var(--fore); }
+.grid { stroke: var(--soft); } .mark { stroke: var(--fore); stroke-dasharray: 4 3; }
+.stopped { border-left: 4px solid #be123c; padding-left: 0.6rem; }
+"""
+
+
+def render_html(report: BenchReport) -> str:
+    """The whole file."""
+    title = escape(f"Load test of {report.title}")
+    return "\n".join(
+        (
+            '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f"<title>{title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>",
+            f"<h1>{title}</h1>",
+            *_head(report),
+            '<div class="plots">',
+            *(
+                f"<figure><figcaption>{escape(plot.title)}</figcaption>\n{image}\n</figure>"
+                for plot in plots(report)
+                if (image := svg(plot))
+            ),
+            "</div>",
+            *(_table(head, rows) for head, rows in tables(report)),
+            *_foot(report),
+            "</body>\n</html>\n",
+        )
+    )
+
+
+def plots(report: BenchReport) -> Iterator[Plot]:
+    """Of a sweep what it is about first, then how latencies are spread and went over time."""
+    if report.is_sweep:
+        yield from _sweep(report)
+    named_results = [
+        (result, f"{result.measurement.name} at once" if report.is_sweep else "")
+        for result in report.results[:_MAX_LINES]
+    ]
+    yield Plot(
+        title="Time to first token",
+        x_label="seconds",
+        y_label="share of answers, %",
+        series=[_cumulative(_ttfts(result), name) for result, name in named_results],
+        legend_below=True,
+    )
+    yield Plot(
+        title="Time between tokens, mean of each answer",
+        x_label="milliseconds",
+        y_label="share of answers, %",
+        series=[_cumulative(_tpots(result), name) for result, name in named_results],
+        legend_below=True,
+    )
+    yield Plot(
+        title="Whole answers",
+        x_label="seconds",
+        y_label="share of answers, %",
+        series=[_cumulative(_end_to_end(result), name) for result, name in named_results],
+        legend_below=True,
+    )
+    if len(report.results) == 1:
+        yield from _over_time(report.results[0])
+
+
+def _sweep(report: BenchReport) -> Iterator[Plot]:
+    results = [result for result in report.results if result.measurement.concurrency is not None]
+    mark = (float(report.knee.concurrency), "knee") if report.knee else None
+    concurrencies = [float(result.measurement.concurrency or 0) for result in results]
+    yield Plot(
+        title="Output tokens a second by load",
+        x_label="requests at once",
+        y_label="tokens/s",
+        series=[
+            PlotSeries(
+                name="over the whole load",
+                points=_line(concurrencies, [result.output_per_second for result in results]),
+            ),
+            PlotSeries(
+                name="while all places are taken",
+                points=_line(
+                    concurrencies, [result.saturated_output_per_second for result in results]
+                ),
+            ),
+        ],
+        mark=mark,
+    )
+    yield Plot(
+        title="Time to first token by load",
+        x_label="requests at once",
+        y_label="seconds",
+        series=_percentiles(concurrencies, [result.latencies.ttft for result in results], 1),
+        mark=mark,
+    )
+    yield Plot(
+        title="Time between tokens by load",
+        x_label="requests at once",
+        y_label="milliseconds",
+        series=_percentiles(concurrencies, [result.latencies.tpot for result in results], 1000),
+        mark=mark,
+    )
+    users = [
+        (result.per_user, result.output_per_second, result.measurement.name) for result in results
+    ]
+    known = [(user, total, name) for user, total, name in users if user is not None]
+    yield Plot(
+        title="What a user gets against what the server gives",
+        x_label="tokens/s of a user (median)",
+        y_label="tokens/s of the server",
+        series=[PlotSeries(name="", points=[(user, total) for user, total, _ in known])],
+        labels=known,
+    )
+
+
+def _over_time(result: LoadMetrics) -> Iterator[Plot]:
+    measurement = result.measurement
+    complete = [
+        response
+        for response in measurement.responses
+        if response.complete and response.ttft is not None
+    ]
+    failed = [response for response in measurement.responses if not response.complete]
+    yield Plot(
+        title="First tokens over time",
+        x_label="seconds from the begin to the request",
+        y_label="seconds to the first token; 0 for failures",
+        series=[
+            PlotSeries(
+                name="whole answers",
+                points=[
+                    (response.due_at - measurement.started_at, response.ttft or 0.0)
+                    for response in complete
+                ],
+                dots=True,
+            ),
+            PlotSeries(
+                name="failures" if failed else "",
+                points=[(response.due_at - measurement.started_at, 0.0) for response in failed],
+                dots=True,
+                color=3,
+            ),
+        ],
+    )
+    yield Plot(
+        title="Tokens over time",
+        x_label="seconds",
+        y_label="output tokens/s",
+        series=[
+            PlotSeries(
+                name="",
+                points=_rates(measurement.responses, measurement.started_at, measurement.seconds),
+            )
+        ],
+    )
+    yield Plot(
+        title="The engine over time",
+        x_label="seconds",
+        y_label="requests",
+        series=[
+            PlotSeries(
+                name=name,
+                points=[
+                    (snapshot.at - measurement.started_at, value)
+                    for snapshot in measurement.during
+                    if (value := snapshot.get(metric)) is not None
+                ],
+            )
+            for name, metric in (("running (batch)", RUNNING), ("waiting", WAITING))
+        ],
+    )
+
+
+def _rates(responses: Sequence[BenchResponse], began: float, seconds: float) -> Points:
+    """Output tokens a second in equal parts of the time."""
+    width = seconds / _BINS
+    bins = [0.0] * _BINS
+    for response in responses:
+        if response.first_token_at is None or not response.complete:
+            continue
+        received_at, per_chunk = response.first_token_at, response.output_tokens / response.chunks
+        for gap in (0.0, *response.chunk_gaps):
+            received_at += gap
+            bins[min(_BINS - 1, int((received_at - began) / width))] += per_chunk
+    return [((place + 0.5) * width, tokens / width) for place, tokens in enumerate(bins)]
+
+
+def _cumulative(values: Sequence[float], name: str) -> PlotSeries:
+    ordered = sorted(values)
+    steps = [(value, 100 * (rank + 1) / len(ordered)) for rank, value in enumerate(ordered)]
+    return PlotSeries(name=name, points=thin_out(steps))
+
+
+def _ttfts(result: LoadMetrics) -> list[float]:
+    return [
+        response.ttft
+        for response in result.measurement.responses
+        if response.complete and response.ttft is not None
+    ]
+
+
+def _tpots(result: LoadMetrics) -> list[float]:
+    return [
+        response.tpot * 1e3
+        for response in result.measurement.responses
+        if response.complete and response.tpot is not None
+    ]
+
+
+def _end_to_end(result: LoadMetrics) -> list[float]:
+    return [
+        response.ended_at - response.due_at
+        for response in result.measurement.responses
+        if response.complete
+    ]
+
+
+def _percentiles(
+    concurrencies: list[float], distributions: Sequence[Distribution | None], unit: float
+) -> list[PlotSeries]:
+    return [
+        PlotSeries(
+            name="P50",
+            points=_line(
+                concurrencies,
+                [
+                    distribution.p50 * unit if distribution else None
+                    for distribution in distributions
+                ],
+            ),
+        ),
+        PlotSeries(
+            name="P95",
+            points=_line(
+                concurrencies,
+                [
+                    distribution.p95 * unit if distribution else None
+                    for distribution in distributions
+                ],
+            ),
+        ),
+    ]
+
+
+def _line(across: Sequence[float], up: Sequence[float | None]) -> Points:
+    return [(x, y) for x, y in zip(across, up, strict=True) if y is not None]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    cells = "".join(f"<th>{escape(name)}</th>" for name in head)
+    lines = "\n".join(
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+    )
+    return f'<div class="wide"><table>\n<tr>{cells}</tr>\n{lines}\n</table></div>'
+
+
+def _head(report: BenchReport) -> Iterator[str]:
+    yield (
+        f"<p>{escape(report.description)}; seed {report.seed}, {report.warmup} requests before did "
+        "not "
+        f"count. {format_time(report.at)} UTC, tessera {escape(report.tessera)}.</p>"
+    )
+    if report.interrupted:
+        yield '<p class="stopped">Interrupted: this is what was measured until then.</p>'
+
+
+def _foot(report: BenchReport) -> Iterator[str]:
+    paragraphs = [*knee_lines(report), *client_lines(report), f"Percentiles are by {PERCENTILES}."]
+    yield from (f"<p>{escape(line)}</p>" for line in paragraphs)
+    if notes := list(all_notes(report)):
+        yield "<h2>Notes</h2>\n<ul>"
+        yield from (f"<li>{escape(note)}</li>" for note in notes)
+        yield "</ul>"

@@ -1,0 +1,146 @@
+"""The report of a load test as JSON."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from tessera.domain.money import Money
+from tessera_lab.cli.bench.report import PERCENTILES, BenchReport
+from tessera_lab.load.changes import BaselineComparison
+from tessera_lab.load.dollars import TokenCost
+from tessera_lab.load.figures import LoadMetrics
+from tessera_lab.load.knee import KNEE_RULE
+from tessera_lab.load.spread import Distribution
+
+Json = dict[str, Any]
+KIND = "TesseraBench"
+# Counts changes of the form that a reader of an older one would not understand.
+FORMAT_VERSION = 1
+
+
+def as_json(report: BenchReport) -> str:
+    """Everything with all digits; what is not known is null."""
+    return json.dumps(report_json(report), indent=2) + "\n"
+
+
+def report_json(report: BenchReport) -> Json:
+    price, peaks, knee = report.price, report.peaks, report.knee
+    return {
+        "kind": KIND,
+        "form": FORMAT_VERSION,
+        "tessera": report.tessera,
+        "at": report.at.isoformat(),
+        "url": report.url,
+        "model": report.model,
+        "endpoint": report.endpoint,
+        "load": report.description,
+        "seed": report.seed,
+        "warmup": report.warmup,
+        "timeoutSeconds": report.timeout_seconds,
+        "percentiles": PERCENTILES,
+        "interrupted": report.interrupted,
+        "peaks": asdict(peaks) if peaks else None,
+        "price": {
+            "perHour": str(price.per_hour.rounded(9)),
+            "currency": price.per_hour.currency,
+            "outputOverInput": str(price.output_input_ratio),
+        }
+        if price
+        else None,
+        "levels": [
+            _result_json(result, warnings)
+            for result, warnings in zip(report.results, report.warnings, strict=True)
+        ],
+        "knee": {"concurrency": knee.concurrency, "passed": knee.passed, "rule": KNEE_RULE}
+        if knee
+        else None,
+        "baseline": _comparison(report.comparison) if report.comparison else None,
+        "notes": list(report.notes),
+    }
+
+
+def _comparison(comparison: BaselineComparison) -> Json:
+    return {
+        "at": comparison.at,
+        "changes": [{**asdict(change), "share": change.share} for change in comparison.changes],
+        "doubts": list(comparison.caveats),
+    }
+
+
+def _result_json(result: LoadMetrics, warnings: Sequence[str]) -> Json:
+    measurement, latencies = result.measurement, result.latencies
+    return {
+        "load": measurement.name,
+        "concurrency": measurement.concurrency,
+        "seconds": measurement.seconds,
+        "requests": {
+            "whole": result.completed,
+            "failed": dict(result.failures),
+            "unfinished": measurement.unfinished,
+        },
+        "examples": _examples(result),
+        "inputTokens": result.input_tokens,
+        "outputTokens": result.output_tokens,
+        "exactTokens": all(
+            response.exact_tokens for response in measurement.responses if response.complete
+        ),
+        "cachedShare": result.cached_share,
+        "requestsPerSecond": result.requests_per_second,
+        "outputTokensPerSecond": result.output_per_second,
+        "outputTokensPerSecondWhileFull": result.saturated_output_per_second,
+        "totalTokensPerSecond": result.total_per_second,
+        "tokensPerSecondPerUser": result.per_user,
+        "held": result.mean_concurrency,
+        "boundBy": str(result.bottleneck),
+        "latencySeconds": {
+            "firstToken": _distribution(latencies.ttft),
+            "perToken": _distribution(latencies.tpot),
+            "gap": _distribution(latencies.chunk_gap),
+            "answer": _distribution(latencies.end_to_end),
+        },
+        "engine": {**_camel(asdict(result.activity)), "trusted": result.counters_match}
+        if result.activity
+        else None,
+        "cost": _cost(result.cost),
+        "client": _camel(asdict(result.client)),
+        "cautions": list(warnings),
+    }
+
+
+def _examples(result: LoadMetrics) -> Json:
+    """What the server said to the first failure of each kind."""
+    examples: Json = {}
+    for response in result.measurement.responses:
+        if response.failure:
+            examples.setdefault(response.failure, response.detail)
+    return examples
+
+
+def _distribution(distribution: Distribution | None) -> Json | None:
+    return asdict(distribution) if distribution else None
+
+
+def _cost(cost: TokenCost | None) -> Json | None:
+    if cost is None:
+        return None
+    exact: dict[str, Any] = {
+        name: str(value.rounded(9)) if isinstance(value, Money) else value
+        for name, value in (
+            ("per_million_output", cost.per_million_output),
+            ("per_million_total", cost.per_million_total),
+            ("per_million_weighted", cost.per_million_weighted),
+            ("output_tokens_per_unit", cost.output_tokens_per_unit),
+            ("total_tokens_per_unit", cost.total_tokens_per_unit),
+            ("run", cost.run),
+        )
+    }
+    return _camel(exact)
+
+
+def _camel(named: Json) -> Json:
+    """Keys as the wire writes them."""
+    return {
+        first + "".join(word.capitalize() for word in rest): value
+        for first, *rest, value in ((*name.split("_"), value) for name, value in named.items())
+    }

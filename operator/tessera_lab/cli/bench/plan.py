@@ -1,0 +1,208 @@
+"""What the options of `tessera bench` ask for; every wrong one is a sentence with its mend."""
+
+import argparse
+import math
+import os
+import re
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+
+from tessera.cli.errors import CommandError
+from tessera.domain.hardware.device import slice_hardware, whole_gpu_hardware
+from tessera.domain.hardware.gpu_catalog import nearest_products, products
+from tessera.domain.money import money
+from tessera.settings import CommandSettings
+from tessera_lab.cli.bench.baseline import read_baseline
+from tessera_lab.cli.bench.json import Json
+from tessera_lab.cli.bench.prompts import LengthDistribution, draw_requests, parse_lengths
+from tessera_lab.cli.bench.server import base_url
+from tessera_lab.cli.bench.trace import read_trace
+from tessera_lab.load.counters import HardwarePeaks, hardware_peaks
+from tessera_lab.load.dollars import HourlyPrice
+from tessera_lab.load.jobs import BenchRequest
+
+_CONCURRENCY = 10
+_PROMPTS = 100
+# Requests of a sweep, so that the time while all places are taken is the greater part.
+_SWEEP_REQUESTS_PER_SLOT = 8
+_MAX_CONCURRENCY = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchLoad:
+    """One load to be put on the server."""
+
+    name: str
+    concurrency: int | None
+    """None where each request has its own arrival."""
+    requests: list[BenchRequest]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchPlan:
+    """A test before it begins."""
+
+    base: str
+    metrics: tuple[str, ...]
+    """Of each engine."""
+    loads: tuple[BenchLoad, ...]
+    description: str
+    """The load in words."""
+    seed: int
+    peaks: HardwarePeaks | None
+    price: HourlyPrice | None
+    html: Path | None
+    baseline: Json | None
+    """An earlier report."""
+
+
+def parse_plan(arguments: argparse.Namespace, seed: int) -> BenchPlan:
+    """CommandError where the options cannot be carried out."""
+    for option, minimum in (("prompts", 1), ("concurrency", 1), ("warmup", 0), ("gpus", 1)):
+        value = getattr(arguments, option)
+        if value is not None and not minimum <= value <= 10**7:
+            raise CommandError(f"--{option} {value}: write a number from {minimum} on")
+    for option in ("timeout", "rate", "speed", "price_ratio"):
+        value = getattr(arguments, option)
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise CommandError(f"--{option.replace('_', '-')} {value:g}: write a number above 0")
+    base = base_url(arguments.url)
+    loads, description = _loads(arguments, seed)
+    return BenchPlan(
+        base=base,
+        metrics=_metrics(arguments.metrics) or (f"{base}/metrics",),
+        loads=loads,
+        description=description,
+        seed=seed,
+        peaks=_peaks(arguments),
+        price=_price(arguments),
+        html=_writable(arguments.html),
+        baseline=read_baseline(arguments.baseline) if arguments.baseline else None,
+    )
+
+
+def api_key(arguments: argparse.Namespace) -> str | None:
+    """From the file, else from the environment."""
+    key = CommandSettings().api_key
+    key_text = key.get_secret_value() if key else ""
+    if arguments.api_key_file:
+        try:
+            key_text = Path(arguments.api_key_file).expanduser().read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "not text"
+            raise CommandError(f"--api-key-file {arguments.api_key_file}: {reason}") from None
+        if not key_text:
+            raise CommandError(f"--api-key-file {arguments.api_key_file} is empty")
+    if not key_text.isprintable() or not key_text.isascii():
+        raise CommandError("the API key has characters that no header may have: is it one line?")
+    return key_text or None
+
+
+def _metrics(text: str | None) -> tuple[str, ...]:
+    urls = tuple(text.split(",")) if text else ()
+    for url in urls:
+        base_url(url)
+    return urls
+
+
+def _loads(arguments: argparse.Namespace, seed: int) -> tuple[tuple[BenchLoad, ...], str]:
+    if arguments.trace:
+        requests = read_trace(arguments.trace, arguments.prompts, arguments.speed)
+        description = f"{arguments.trace}, open loop" + (
+            f", {arguments.speed:g} times as fast" * (arguments.speed != 1)
+        )
+        return (BenchLoad(name="trace", concurrency=None, requests=requests),), description
+    length_pair = _length_distributions(arguments)
+    count = arguments.prompts or _PROMPTS
+    description = f"{arguments.input_tokens} tokens in, {arguments.output_tokens} out"
+    description += f", the first {arguments.shared_prefix} the same in all" * bool(
+        arguments.shared_prefix
+    )
+    if arguments.rate:
+        requests = draw_requests(seed, count, *length_pair, arguments.shared_prefix, arguments.rate)
+        load = BenchLoad(name=f"{arguments.rate:g}/s", concurrency=None, requests=requests)
+        return (
+            load,
+        ), f"open loop, {arguments.rate:g} requests/s with Poisson arrivals; {description}"
+    concurrencies = (
+        _sweep(arguments.sweep) if arguments.sweep else [arguments.concurrency or _CONCURRENCY]
+    )
+    minimum = _SWEEP_REQUESTS_PER_SLOT if arguments.sweep else 0
+    loads = tuple(
+        BenchLoad(
+            name=str(concurrency),
+            concurrency=concurrency,
+            requests=draw_requests(
+                seed, max(count, minimum * concurrency), *length_pair, arguments.shared_prefix, None
+            ),
+        )
+        for concurrency in concurrencies
+    )
+    return loads, f"closed loop, {arguments.sweep or concurrencies[0]} at once; {description}"
+
+
+def _length_distributions(
+    arguments: argparse.Namespace,
+) -> tuple[LengthDistribution, LengthDistribution]:
+    inputs = parse_lengths("--input-tokens", arguments.input_tokens)
+    if arguments.shared_prefix < 0 or (
+        arguments.shared_prefix and arguments.shared_prefix >= inputs.low
+    ):
+        raise CommandError(
+            f"--shared-prefix {arguments.shared_prefix} leaves prompts of {inputs.low:g} tokens "
+            "nothing of their own: take fewer, or more --input-tokens"
+        )
+    return inputs, parse_lengths("--output-tokens", arguments.output_tokens)
+
+
+def _sweep(text: str) -> list[int]:
+    if not re.fullmatch(r"\d{1,5}(,\d{1,5})*", text):
+        raise CommandError(f"--sweep {text}: write numbers with commas, such as 1,2,4,8")
+    concurrencies = sorted({int(number) for number in text.split(",")})
+    if not 1 <= concurrencies[0] <= concurrencies[-1] <= _MAX_CONCURRENCY:
+        raise CommandError(f"--sweep {text}: each must be from 1 to {_MAX_CONCURRENCY}")
+    return concurrencies
+
+
+def _peaks(arguments: argparse.Namespace) -> HardwarePeaks | None:
+    if arguments.gpu is None:
+        return None
+    name, _, profile = arguments.gpu.partition("/")
+    product = products().get(name)
+    if product is None:
+        nearest = ", ".join(nearest_products(name))
+        raise CommandError(f"--gpu {name} is not known; known are {nearest}")
+    hardware = slice_hardware(product, profile) if profile else whole_gpu_hardware(product, 1)
+    if hardware is None:
+        known = ", ".join(mig_slice.profile for mig_slice in product.slices)
+        raise CommandError(f"--gpu {arguments.gpu}: {name} has no {profile}, but {known}")
+    gpu_peaks = hardware_peaks(hardware, fp8=arguments.fp8)
+    if gpu_peaks is None:
+        raise CommandError(f"--fp8: {name} does not compute at 8 bits; leave it out")
+    return gpu_peaks
+
+
+def _price(arguments: argparse.Namespace) -> HourlyPrice | None:
+    if arguments.price is None:
+        return None
+    try:
+        amount = Decimal(arguments.price)
+    except InvalidOperation:
+        amount = Decimal(-1)
+    if not amount.is_finite() or not 0 < amount < 10**9:
+        raise CommandError(f"--price {arguments.price}: write an amount such as 3.50")
+    return HourlyPrice(
+        per_hour=money(amount * arguments.gpus, arguments.currency),
+        output_input_ratio=Decimal(repr(arguments.price_ratio)),
+    )
+
+
+def _writable(file: str | None) -> Path | None:
+    """Before the test, since it would be a pity afterwards."""
+    if file is None:
+        return None
+    path = Path(file).expanduser()
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise CommandError(f"--html {file} cannot be written: give a file in a folder of yours")
+    return path

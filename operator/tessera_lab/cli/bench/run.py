@@ -1,0 +1,168 @@
+"""Sending the requests of a load test: so many at once, or when they are due."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any, TypeAlias
+
+from tessera_lab.load.answers import BenchResponse
+from tessera_lab.load.counters import MetricsSnapshot, parse_metrics
+from tessera_lab.load.figures import LoadMeasurement
+from tessera_lab.load.jobs import BenchRequest
+from tessera_lab.load.openai_client import OpenAiClient, ServerError
+
+# Sends a job that is due at a moment, or now.
+SendRequest: TypeAlias = Callable[[BenchRequest, float | None], Coroutine[Any, Any, BenchResponse]]
+
+
+class MetricsScraper:
+    """`/metrics` of all engines together; a look is empty when one of them cannot be had."""
+
+    def __init__(self, api: OpenAiClient, urls: Sequence[str]) -> None:
+        self._api, self._urls = api, urls
+
+    async def scrape(self) -> MetricsSnapshot:
+        texts = await asyncio.gather(*map(self._text, self._urls))
+        pages = [] if None in texts else [text for text in texts if text]
+        return parse_metrics("\n".join(pages), self._api.now)
+
+    async def _text(self, url: str) -> str | None:
+        try:
+            status, body = await self._api.get(url)
+        except ServerError:
+            return None
+        return body.decode(errors="replace") if status == HTTPStatus.OK else None
+
+
+@dataclass(kw_only=True)
+class LoadRunner:
+    """One load under way; `stop` is set when the user has had enough."""
+
+    api: OpenAiClient
+    meter: MetricsScraper
+    stop: asyncio.Event
+    scrape_seconds: float = 1.0
+    """Between two looks at the engine."""
+    progress: Callable[["LoadRunner"], None] | None = None
+    total: int = 0
+    responses: list[BenchResponse] = field(default_factory=list)
+    in_flight: int = 0
+    started_at: float = 0.0
+    snapshots: list[MetricsSnapshot] = field(default_factory=list)
+
+    async def run_closed_loop(
+        self, name: str, requests: Sequence[BenchRequest], concurrency: int, send: SendRequest
+    ) -> LoadMeasurement:
+        """Always as many at once as asked for: each answer makes room for the next request."""
+        remaining = iter(requests)
+        self.total = len(requests)
+
+        async def worker() -> None:
+            for request in remaining:
+                await self._send(request, send, None)
+                if self.stop.is_set():
+                    return
+
+        return await self._measure(
+            name, concurrency, lambda: [worker() for _ in range(concurrency)]
+        )
+
+    async def run_open_loop(
+        self, name: str, requests: Sequence[BenchRequest], send: SendRequest
+    ) -> LoadMeasurement:
+        """Each when it is due, whatever became of those before it."""
+        self.total = len(requests)
+
+        async def send_when_due(tasks: asyncio.TaskGroup) -> None:
+            for request in requests:
+                due_at = self.started_at + request.arrival
+                await self._wait_until(due_at)
+                if self.stop.is_set():
+                    return
+                tasks.create_task(self._send(request, send, due_at))
+
+        async def all_due() -> None:
+            async with asyncio.TaskGroup() as tasks:
+                await send_when_due(tasks)
+
+        return await self._measure(name, None, lambda: [all_due()])
+
+    async def _measure(
+        self,
+        name: str,
+        concurrency: int | None,
+        make_coroutines: Callable[[], Sequence[Coroutine[Any, Any, None]]],
+    ) -> LoadMeasurement:
+        before = await self.meter.scrape()
+        self.started_at, cpu = self.api.now, time.process_time()
+        async with self._watch():
+            all_requests = asyncio.create_task(_run_all(make_coroutines()))
+            stop_wait = asyncio.create_task(self._wait_for_stop())
+            await asyncio.wait({all_requests, stop_wait}, return_when=asyncio.FIRST_COMPLETED)
+            unfinished = self.in_flight
+            for task in (all_requests, stop_wait):
+                task.cancel()
+            with suppress(asyncio.CancelledError):
+                await all_requests
+        cpu_seconds, ended = time.process_time() - cpu, self.api.now
+        return LoadMeasurement(
+            name=name,
+            concurrency=concurrency,
+            responses=tuple(self.responses),
+            unfinished=unfinished if self.stop.is_set() else 0,
+            started_at=self.started_at,
+            ended_at=ended,
+            cpu_seconds=cpu_seconds,
+            before=before,
+            after=await self.meter.scrape(),
+            during=tuple(self.snapshots),
+        )
+
+    async def _wait_for_stop(self) -> None:
+        await self.stop.wait()
+
+    async def _send(self, request: BenchRequest, send: SendRequest, due_at: float | None) -> None:
+        self.in_flight += 1
+        try:
+            self.responses.append(await send(request, due_at))
+        finally:
+            self.in_flight -= 1
+
+    async def _wait_until(self, at: float) -> None:
+        """The moment, or the user's stop; a moment that has passed still lets others run."""
+        wait = at - self.api.now
+        if wait <= 0:
+            await asyncio.sleep(0)
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(wait):
+                await self.stop.wait()
+
+    @asynccontextmanager
+    async def _watch(self) -> AsyncIterator[None]:
+        watchers = [asyncio.ensure_future(self._scrape_periodically())]
+        if self.progress is not None:
+            watchers.append(asyncio.ensure_future(self._report_progress(self.progress)))
+        try:
+            yield
+        finally:
+            for watcher in watchers:
+                watcher.cancel()
+            await asyncio.gather(*watchers, return_exceptions=True)
+
+    async def _scrape_periodically(self) -> None:
+        while True:
+            await asyncio.sleep(self.scrape_seconds)
+            self.snapshots.append(await self.meter.scrape())
+
+    async def _report_progress(self, progress: Callable[["LoadRunner"], None]) -> None:
+        while True:
+            progress(self)
+            await asyncio.sleep(0.25)
+
+
+async def _run_all(coroutines: Sequence[Coroutine[Any, Any, None]]) -> None:
+    await asyncio.gather(*coroutines)

@@ -1,0 +1,83 @@
+"""Who decodes: the blocks that they begin and the tokens that are their last, by the beat.
+
+Every decoding request gets one token in every beat, so both follow from the beat in which it
+joined.
+"""
+
+import heapq
+
+from tessera_lab.engine.requests import Allocator, EngineLimits
+from tessera_lab.engine.sequence import SequenceState
+
+
+class DecodeBatch:
+    """The decoding requests of one engine."""
+
+    def __init__(self, limits: EngineLimits) -> None:
+        self.token_clock = 0
+        self._block_size = limits.block_size
+        self._paged = limits.allocator is Allocator.PAGED
+        """Whether a request takes blocks as it grows."""
+        self._phase_counts = [0] * limits.block_size
+        """How many begin a block, by the beat's place in a block's turn."""
+        self._by_last_token: dict[int, dict[int, SequenceState]] = {}
+        """By the beat of their last token."""
+        self._end_heap: list[int] = []
+        """A heap of these beats; some may be gone."""
+
+    def add(self, sequence: SequenceState) -> None:
+        """Its input is complete: it gets a token in the present beat and every later one."""
+        sequence.zero = self.token_clock - sequence.emitted - 1
+        if self._paged:
+            self._phase_counts[self._block_phase(sequence)] += 1
+        last = sequence.last_token_clock
+        same_end = self._by_last_token.get(last)
+        if same_end is None:
+            same_end = self._by_last_token[last] = {}
+            heapq.heappush(self._end_heap, last)
+        same_end[sequence.request.id] = sequence
+
+    def remove(self, sequence: SequenceState) -> int:
+        """It decodes no longer: the tokens that were computed for it beyond its last one."""
+        if self._paged:
+            self._phase_counts[self._block_phase(sequence)] -= 1
+        same_end = self._by_last_token.get(sequence.last_token_clock)
+        if same_end is not None:
+            same_end.pop(sequence.request.id, None)
+            if not same_end:
+                del self._by_last_token[sequence.last_token_clock]
+        sequence.emitted = min(self.token_clock - sequence.zero, sequence.request.output_tokens)
+        return self.token_clock - sequence.zero - sequence.emitted
+
+    def blocks_needed(self, tokens: int) -> int:
+        """Blocks that are begun within the next beats."""
+        block_size, phase_counts = self._block_size, self._phase_counts
+        start = (self.token_clock + 1) % block_size
+        if tokens == 1:
+            return phase_counts[start]
+        cycles, rest = divmod(tokens, block_size)
+        block_count = sum(phase_counts[start : start + rest]) + sum(
+            phase_counts[: max(0, start + rest - block_size)]
+        )
+        return block_count + cycles * sum(phase_counts) if cycles else block_count
+
+    def next_last_token(self) -> int:
+        """The beat of the next last token; somebody decodes."""
+        while self._end_heap[0] not in self._by_last_token:
+            heapq.heappop(self._end_heap)
+        return self._end_heap[0]
+
+    def pop_finished(self) -> list[SequenceState]:
+        """Those whose last token has come; they still have to leave."""
+        finished: list[SequenceState] = []
+        end_heap = self._end_heap
+        while end_heap and end_heap[0] <= self.token_clock:
+            finished += self._by_last_token.pop(heapq.heappop(end_heap), {}).values()
+        return finished
+
+    def _block_phase(self, sequence: SequenceState) -> int:
+        """When it begins a block: its cache then holds one token more than whole blocks.
+
+        After a step it holds the prompt and what was emitted less the newest token.
+        """
+        return (sequence.zero - sequence.request.prompt_tokens + 2) % self._block_size

@@ -1,0 +1,408 @@
+"""The schedule of an inference engine: waiting queue, running set, KV blocks, step time.
+
+As in vLLM V1. In every step running requests come first: each decoding one computes a token, an
+unfinished prompt gets the rest of the step's tokens. Where their KV blocks do not suffice, the last
+running request (under `priority`: the worst) loses its cache and waits again, keeping its answer so
+far. In a step without such a preemption waiting requests are admitted while a seat, tokens of the
+step, and blocks for their whole input are free.
+
+No clock and no randomness: a step says how long it took. Every decoding request advances by the
+same number of tokens in every step (one without speculation), so the engine counts beats, one a
+token: from the beat follow a request's tokens, its blocks and its end. Nothing is counted up per
+request, and many steps in which requests only decode can be done at once.
+"""
+
+import heapq
+from bisect import bisect_right
+from collections.abc import Iterator
+
+from tessera.domain.perf import StepTime
+from tessera_lab.engine.blocks import BlockPool, PrefixHit
+from tessera_lab.engine.counts import EngineCounters
+from tessera_lab.engine.decoding import DecodeBatch
+from tessera_lab.engine.requests import (
+    EngineLimits,
+    EngineRequest,
+    EngineStep,
+    FinishedRequest,
+    FinishReason,
+    RejectionReason,
+    SchedulingPolicy,
+)
+from tessera_lab.engine.sequence import SequenceState
+from tessera_lab.engine.speculation import Speculation
+from tessera_lab.engine.stretch import decode_steps
+
+
+class EngineCore:
+    """One engine; requests are submitted and aborted between two steps.
+
+    A step is `step()`, or in two halves `work()` and `let_go()`; `skip()` does many equal ones.
+    """
+
+    def __init__(
+        self,
+        limits: EngineLimits,
+        speed: StepTime,
+        speculation: Speculation | None = None,
+        tokens_per_step: Iterator[int] | None = None,
+    ) -> None:
+        """`gains` are the tokens of each speculative step; None: the steady ones."""
+        self.limits = limits
+        self.speed = speed
+        self.counts = EngineCounters()
+        self.kv_tokens = 0
+        """Tokens in the cache, those of a shared beginning once for each who reads them."""
+        self.queued_tokens = 0
+        """Prompt tokens of the requests that have no first token yet."""
+        self.admitted: list[SequenceState] = []
+        """In the newest step, like the next two."""
+        self.preempted: list[SequenceState] = []
+        self.completed_prefills: list[SequenceState] = []
+        """Those whose input was completed."""
+        self._speculation = speculation
+        self._tokens_per_step = tokens_per_step or (
+            speculation.steady_tokens() if speculation else None
+        )
+        self._tokens_per_decode = 1 + (speculation.draft_tokens if speculation else 0)
+        self._blocks = BlockPool(limits)
+        self._draining = False
+        self._arrivals = 0
+        self._decode_batch = DecodeBatch(limits)
+        self._waiting: dict[int, SequenceState] = {}
+        self._queue: list[tuple[tuple[int, int], SequenceState]] = []
+        """A heap of the waiting; aborted ones stay in it until they come up."""
+        self._head_blocked = False
+        """Whether the first of the waiting did not fit, and nothing was freed since."""
+        self._running: dict[int, SequenceState] = {}
+        """In the order of admission, so that an unfinished prompt is always the last."""
+        self._partial_prefill: SequenceState | None = None
+        self._attention_pairs = 0
+        """Tokens that the newest step's chunks attend to, as `StepTime` counts them."""
+        if speculation is not None:
+            speculation.check_limits(limits)
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def idle(self) -> bool:
+        return not self._running and not self._waiting
+
+    @property
+    def free_blocks(self) -> int:
+        return self._blocks.free
+
+    @property
+    def kv_usage(self) -> float:
+        """Share of the KV blocks in use."""
+        return 1 - self._blocks.free / (self.limits.blocks - 1)
+
+    @property
+    def logical_blocks(self) -> int:
+        """Blocks in use as if nothing were shared."""
+        return self.limits.blocks - 1 - self._blocks.free + self._blocks.saved_by_sharing
+
+    @property
+    def kv_waste(self) -> float:
+        """Share of the reserved token slots that hold no token (F24)."""
+        slots = self.logical_blocks * self.limits.block_size
+        return 1 - self.kv_tokens / slots if slots else 0.0
+
+    @property
+    def requests(self) -> tuple[int, ...]:
+        """Who is here, running ones first."""
+        return (*self._running, *self._waiting)
+
+    def submit(self, request: EngineRequest, at: float = 0.0) -> RejectionReason | None:
+        """Queue a request, or say which limit refuses it; `at` is only kept."""
+        if request.id in self._waiting or request.id in self._running:
+            raise ValueError(f"request {request.id} is in the engine already")
+        rejection = self._rejection(request)
+        if rejection is None:
+            self._arrivals += 1
+            rank = request.priority if self.limits.policy is SchedulingPolicy.PRIORITY else 0
+            self.queued_tokens += request.prompt_tokens
+            self._enqueue(SequenceState(request, (rank, self._arrivals), at))
+        return rejection
+
+    def drain(self) -> None:
+        """From now on refuse what comes; all that is here still runs to its end."""
+        self._draining = True
+
+    def reset_prefix_cache(self) -> None:
+        """Empty the prefix cache; what requests hold at present stays shared."""
+        self._blocks.clear()
+
+    def is_waiting(self, request_id: int) -> bool:
+        """Whether a request waits, for the first time or after a preemption."""
+        return request_id in self._waiting
+
+    def abort(self, request_id: int) -> FinishedRequest | None:
+        """Take a request out; None when it is not, or no longer, here."""
+        sequence = self.remove(request_id)
+        return None if sequence is None else sequence.to_finished(FinishReason.ABORT)
+
+    def remove(self, request_id: int) -> SequenceState | None:
+        """As `abort`, for who needs its moments."""
+        sequence = self._waiting.pop(request_id, None)
+        self._head_blocked = False
+        if sequence is None:
+            sequence = self._running.get(request_id)
+            if sequence is None:
+                return None
+            self._evict(sequence)
+        if sequence.emitted == 0:
+            self.queued_tokens -= sequence.request.prompt_tokens
+        return sequence
+
+    def step(self) -> EngineStep | None:
+        """Do one step; None when there is nothing to do."""
+        if self.idle:
+            return None
+        queried, hit = self.counts.queried_tokens, self.counts.hit_tokens
+        decoding, gain, prefill, seconds = self._run_step()
+        kv_tokens = self.kv_tokens
+        emitted = tuple(self._running)
+        first = [sequence for sequence in self.completed_prefills if not sequence.emitted]
+        resumed = [sequence for sequence in self.completed_prefills if sequence.emitted]
+        finished = self.end_step()
+        return EngineStep(
+            seconds=seconds,
+            emitted=emitted if self._partial_prefill is None else emitted[:-1],
+            admitted=_ids(self.admitted),
+            first=_ids(first),
+            resumed=_ids(resumed),
+            finished=tuple(
+                [sequence.to_finished(sequence.request.finish_reason) for sequence in finished]
+            ),
+            preempted=_ids(self.preempted),
+            prefill_tokens=prefill,
+            decoding=decoding,
+            kv_tokens=kv_tokens,
+            tokens_per_request=gain,
+            queried_tokens=self.counts.queried_tokens - queried,
+            hit_tokens=self.counts.hit_tokens - hit,
+            first_cached_tokens=sum([sequence.cached or 0 for sequence in first]),
+        )
+
+    def begin_step(self) -> float:
+        """The step without letting go of those that end with it: its seconds.
+
+        Afterwards `admitted`, `preempted` and `joined` are of this step. Not while idle.
+        """
+        return self._run_step()[3]
+
+    def end_step(self) -> list[SequenceState]:
+        """Those whose last token came in the newest step."""
+        finished = self._decode_batch.pop_finished()
+        for sequence in finished:
+            self._evict(sequence)
+        return finished
+
+    def skip(self, seconds: float) -> float:
+        """Do at once the next steps in which requests only decode, as many as begin within
+        `seconds`: how long they took.
+
+        0 when the next step is of another kind, or there is none. The last may be somebody's end.
+        """
+        running = len(self._running)
+        if not running or self._partial_prefill is not None or self._tokens_per_step is not None:
+            return 0.0
+        if self._waiting and not self._head_blocked and running < self.limits.max_num_seqs:
+            return 0.0
+        max_steps = self._steps_within_blocks(
+            self._decode_batch.next_last_token() - self._decode_batch.token_clock
+        )
+        if not max_steps:
+            return 0.0
+        steps, elapsed = decode_steps(self.speed, running, self.kv_tokens, max_steps, seconds)
+        counts = self.counts
+        counts.steps += steps
+        counts.generated_tokens += steps * running
+        counts.read_kv_tokens += steps * self.kv_tokens + running * steps * (steps + 1) // 2
+        self._blocks.free -= self._decode_batch.blocks_needed(steps)
+        self._decode_batch.token_clock += steps
+        self.kv_tokens += steps * running
+        return elapsed
+
+    def _rejection(self, request: EngineRequest) -> RejectionReason | None:
+        limits = self.limits
+        if self._draining:
+            return RejectionReason.DRAINING
+        if request.prompt_tokens + request.output_tokens > limits.max_model_len:
+            return RejectionReason.TOO_LONG
+        request_count = len(self._waiting) + len(self._running)
+        if limits.max_queued_requests is not None and request_count >= limits.max_queued_requests:
+            return RejectionReason.QUEUED_REQUESTS
+        if limits.max_queued_tokens is not None and self.queued_tokens >= limits.max_queued_tokens:
+            return RejectionReason.QUEUED_TOKENS
+        return None
+
+    def _enqueue(self, sequence: SequenceState) -> None:
+        self._waiting[sequence.request.id] = sequence
+        heapq.heappush(self._queue, (sequence.order, sequence))
+        if self._queue[0][1] is sequence:
+            self._head_blocked = False
+
+    def _run_step(self) -> tuple[int, int, int, float]:
+        """Decoding requests, tokens of each, tokens of prompts, seconds."""
+        self.admitted.clear()
+        self.preempted.clear()
+        self.completed_prefills.clear()
+        self._attention_pairs = 0
+        decode_batch, blocks, limits = self._decode_batch, self._blocks, self.limits
+        gain = 1 if self._tokens_per_step is None else next(self._tokens_per_step)
+        prefill = 0
+        if self._partial_prefill is not None or decode_batch.blocks_needed(gain) > blocks.free:
+            prefill = self._preempt_for_blocks(gain)
+        decoding = len(self._running) - (self._partial_prefill is not None)
+        blocks.free -= decode_batch.blocks_needed(gain)
+        decode_batch.token_clock += gain
+        self.kv_tokens += gain * decoding
+        left = limits.max_num_batched_tokens - decoding * self._tokens_per_decode - prefill
+        if self._partial_prefill is not None:
+            self._compute(self._partial_prefill, prefill)
+        if self._waiting and not self.preempted and len(self._running) < limits.max_num_seqs:
+            prefill += self._admit(left)
+        counts = self.counts
+        counts.steps += 1
+        counts.prefill_tokens += prefill
+        counts.generated_tokens += gain * decoding + len(self.completed_prefills)
+        counts.read_kv_tokens += self.kv_tokens
+        return decoding, gain, prefill, self._seconds(decoding, prefill)
+
+    def _seconds(self, decoding: int, prefill: int) -> float:
+        speculation = self._speculation if decoding else None
+        k = speculation.draft_tokens if speculation else 0
+        seconds = self.speed.seconds(
+            decoding=decoding,
+            kv_tokens=self.kv_tokens,
+            prefill_tokens=prefill + k * decoding,
+            prefill_pairs=self._attention_pairs,
+        )
+        if speculation is None:
+            return seconds
+        plain = self.speed.seconds(decoding=decoding, kv_tokens=self.kv_tokens)
+        return seconds + k * speculation.draft_cost * plain
+
+    def _preempt_for_blocks(self, gain: int) -> int:
+        """Preempt until the step's blocks suffice: tokens that the unfinished prompt gets."""
+        while True:
+            chunk, needed = 0, self._decode_batch.blocks_needed(gain)
+            unfinished = self._partial_prefill
+            if unfinished is not None:
+                decoding = len(self._running) - 1
+                left = self.limits.max_num_batched_tokens - decoding * self._tokens_per_decode
+                chunk = min(unfinished.input_tokens - unfinished.computed, left)
+                needed += self._blocks_to_add(unfinished, chunk)
+            if needed <= self._blocks.free:
+                return chunk
+            victim = self._preemption_victim()
+            self._evict(victim)
+            victim.preemptions += 1
+            self.counts.preemptions += 1
+            self._enqueue(victim)
+            self.preempted.append(victim)
+
+    def _blocks_to_add(self, sequence: SequenceState, tokens: int) -> int:
+        current = self.limits.blocks_for(sequence.computed)
+        return self.limits.blocks_for(sequence.computed + tokens) - current
+
+    def _preemption_victim(self) -> SequenceState:
+        """The running request that is preempted next."""
+        if self.limits.policy is SchedulingPolicy.PRIORITY:
+            return max(self._running.values(), key=lambda sequence: sequence.order)
+        return next(reversed(self._running.values()))
+
+    def _admit(self, tokens: int) -> int:
+        """Move waiting requests to running, the first in order until one does not fit.
+
+        Returns how many of the step's tokens they compute.
+        """
+        left, queue, blocks = tokens, self._queue, self._blocks
+        self._head_blocked = False
+        while left and self._waiting and len(self._running) < self.limits.max_num_seqs:
+            sequence = queue[0][1]
+            request_id = sequence.request.id
+            if self._waiting.get(request_id) is not sequence:
+                heapq.heappop(queue)
+                continue
+            hit = blocks.find(sequence)
+            if blocks.cost(sequence, hit) > blocks.free:
+                self._head_blocked = True
+                break
+            if not (self.limits.chunked_prefill or sequence.input_tokens - hit.tokens <= left):
+                self._head_blocked = True
+                break
+            heapq.heappop(queue)
+            self._running[request_id] = self._waiting.pop(request_id)
+            self.admitted.append(sequence)
+            self._acquire_prefix(sequence, hit)
+            left -= self._compute(sequence, min(left, sequence.input_tokens - sequence.computed))
+        return tokens - left
+
+    def _acquire_prefix(self, sequence: SequenceState, hit: PrefixHit) -> None:
+        """Count what the prefix cache gave; it is in the cache for this request too."""
+        if not self.limits.prefix_cache:
+            return
+        self._blocks.acquire(sequence, hit)
+        self.kv_tokens += hit.tokens
+        if sequence.cached is None:
+            sequence.cached = hit.tokens
+            self.counts.queried_tokens += sequence.request.prompt_tokens
+            self.counts.hit_tokens += hit.tokens
+
+    def _compute(self, sequence: SequenceState, tokens: int) -> int:
+        """Compute so much of an input; a complete one decodes from now on."""
+        self._blocks.free -= self._blocks_to_add(sequence, tokens)
+        self.kv_tokens += tokens
+        self._attention_pairs += tokens * (tokens + 2 * sequence.computed)
+        sequence.computed += tokens
+        if sequence.request.shared_prefixes and self.limits.prefix_cache:
+            self._blocks.share(sequence, sequence.computed)
+        if sequence.computed < sequence.input_tokens:
+            self._partial_prefill = sequence
+        else:
+            self._partial_prefill = None
+            self._start_decoding(sequence)
+        return tokens
+
+    def _start_decoding(self, sequence: SequenceState) -> None:
+        """From the present step on it emits a token in every beat."""
+        if not sequence.emitted:
+            self.queued_tokens -= sequence.request.prompt_tokens
+        self._decode_batch.add(sequence)
+        self.completed_prefills.append(sequence)
+
+    def _steps_within_blocks(self, max_steps: int) -> int:
+        """Of so many steps, how many have the blocks that they begin."""
+        free = self._blocks.free
+        if len(self._running) * (max_steps // self.limits.block_size + 1) <= free:
+            return max_steps
+        return bisect_right(range(1, max_steps + 1), free, key=self._decode_batch.blocks_needed)
+
+    def _evict(self, sequence: SequenceState) -> None:
+        """Take a running request's seat and cache; its answer so far stays known."""
+        del self._running[sequence.request.id]
+        self._head_blocked = False
+        if sequence is self._partial_prefill:
+            self._partial_prefill = None
+            cached = tokens = sequence.computed
+        else:
+            discarded = self._decode_batch.remove(sequence)
+            self.counts.generated_tokens -= discarded
+            tokens = sequence.input_tokens - 1
+            cached = tokens + discarded
+        sequence.computed = 0
+        self.kv_tokens -= cached
+        self._blocks.release(sequence, tokens, self.limits.blocks_for(cached))
+
+
+def _ids(sequences: list[SequenceState]) -> tuple[int, ...]:
+    return tuple([sequence.request.id for sequence in sequences]) if sequences else ()

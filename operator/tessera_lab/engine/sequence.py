@@ -1,0 +1,63 @@
+"""A request inside the engine."""
+
+from tessera_lab.engine.requests import EngineRequest, FinishedRequest, FinishReason
+
+
+class SequenceState:
+    """Its place in the queue, its tokens, and the moments that a timeline writes on it."""
+
+    __slots__ = (
+        "admitted",
+        "arrived",
+        "cached",
+        "computed",
+        "emitted",
+        "first",
+        "full_blocks",
+        "order",
+        "preemptions",
+        "request",
+        "units",
+        "zero",
+    )
+
+    def __init__(self, request: EngineRequest, order: tuple[int, int], arrived: float) -> None:
+        self.request = request
+        self.order = order
+        """Smaller runs first and is preempted last."""
+        self.emitted = 0
+        """Tokens of the answer when it last joined or left the decoding ones."""
+        self.computed = 0
+        """Tokens in the cache while the input is being computed."""
+        self.zero = 0
+        """While decoding: the engine's beat less this is the number of emitted tokens."""
+        self.preemptions = 0
+        self.units = 0
+        """How many of the request's shared names it holds, or held when it was preempted."""
+        self.full_blocks = 0
+        """Full blocks that it had when it was preempted."""
+        self.cached: int | None = None
+        """Prompt tokens found in the prefix cache; None before the first admission."""
+        self.arrived = arrived
+        self.admitted: float | None = None
+        self.first: float | None = None
+        """When it got its first token."""
+
+    @property
+    def input_tokens(self) -> int:
+        """What the next token needs computed: after a preemption the answer so far as well."""
+        return self.request.prompt_tokens + self.emitted
+
+    @property
+    def last_token_clock(self) -> int:
+        """The beat of its last token, while decoding."""
+        return self.zero + self.request.output_tokens
+
+    def to_finished(self, reason: FinishReason) -> FinishedRequest:
+        return FinishedRequest(
+            request=self.request,
+            reason=reason,
+            output_tokens=self.emitted,
+            preemptions=self.preemptions,
+            cached_tokens=self.cached or 0,
+        )

@@ -1,0 +1,56 @@
+"""Draft and verify: how many tokens a step gives when a small model guesses ahead."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from tessera_lab.engine.requests import EngineLimits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speculation:
+    """A draft model beside the target."""
+
+    acceptance: float
+    """Probability that a drafted token is kept, given that those before it were; below 1."""
+    draft_tokens: int
+    """Guessed in every step."""
+    draft_cost: float
+    """Time of a draft's step as a share of the target's."""
+
+    @property
+    def expected_tokens(self) -> float:
+        """Mean tokens of a step: (1 - a^(k+1)) / (1 - a) (F08)."""
+        return (1 - self.acceptance ** (self.draft_tokens + 1)) / (1 - self.acceptance)
+
+    @property
+    def speedup(self) -> float:
+        """Against plain decoding while memory binds: E / (1 + k c) (F08)."""
+        return self.expected_tokens / (1 + self.draft_tokens * self.draft_cost)
+
+    def check_limits(self, limits: EngineLimits) -> None:
+        """A step may compute drafted tokens beyond the end of an answer."""
+        drafted = self.draft_tokens
+        if (limits.blocks - 1) * limits.block_size < limits.max_model_len + drafted:
+            raise ValueError(
+                "the KV blocks hold no request of max_model_len with its drafted tokens"
+            )
+        if limits.max_num_batched_tokens < limits.max_num_seqs * (1 + drafted):
+            raise ValueError("max_num_batched_tokens is below max_num_seqs with drafted tokens")
+
+    def steady_tokens(self) -> Iterator[int]:
+        """Tokens of each step without chance: whole numbers whose mean is the expected one."""
+        remainder = 0.0
+        while True:
+            remainder += self.expected_tokens
+            tokens = int(remainder)
+            remainder -= tokens
+            yield tokens
+
+    def sampled_tokens(self, uniform: Iterable[float]) -> Iterator[int]:
+        """Tokens of each step from numbers in [0, 1) that the caller draws."""
+        numbers = iter(uniform)
+        while True:
+            accepted = 0
+            while accepted < self.draft_tokens and next(numbers) < self.acceptance:
+                accepted += 1
+            yield accepted + 1

@@ -1,0 +1,116 @@
+"""An engine on simulated time: from moment to moment, without a step for every token."""
+
+import math
+from dataclasses import dataclass
+
+from tessera_lab.engine.machine import EngineCore
+from tessera_lab.engine.requests import EngineRequest, FinishReason, RejectionReason
+from tessera_lab.engine.sequence import SequenceState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedRequest:
+    """A request that left the engine, with its moments in seconds."""
+
+    request: EngineRequest
+    reason: FinishReason
+    output_tokens: int
+    preemptions: int
+    cached_tokens: int
+    arrived_at: float
+    admitted_at: float | None
+    first_token_at: float | None
+    """Its first token; None if it got none."""
+    ended_at: float
+
+    @property
+    def ttft_seconds(self) -> float | None:
+        return None if self.first_token_at is None else self.first_token_at - self.arrived_at
+
+    @property
+    def tpot_seconds(self) -> float | None:
+        """Mean time from one token to the next."""
+        if self.first_token_at is None or self.output_tokens < 2:
+            return None
+        return (self.ended_at - self.first_token_at) / (self.output_tokens - 1)
+
+
+class Timeline:
+    """Runs an engine until given moments.
+
+    A step is never broken off: a request that comes while one is under way waits for its end.
+    """
+
+    def __init__(self, engine: EngineCore, now: float = 0.0) -> None:
+        self.engine = engine
+        self.now = now
+        """The end of the newest step, or the moment up to which nothing was to do."""
+        self.busy_seconds = 0.0
+        self._deadline = math.inf
+
+    def submit(self, request: EngineRequest, at: float | None = None) -> RejectionReason | None:
+        """A request arrives; having gone on to its moment, which may lie within the newest step."""
+        moment = self.now if at is None else at
+        if moment > self.now:
+            raise ValueError(f"the moment {moment} is still to come")
+        return self.engine.submit(request, moment)
+
+    def drain(self, deadline: float = math.inf) -> None:
+        """Take nothing more; what is still here at the deadline is aborted."""
+        self.engine.drain()
+        self._deadline = deadline
+
+    def advance(self, until: float) -> list[ServedRequest]:
+        """Do all steps that begin before `until`: who left meanwhile, in the order of their ends.
+
+        `math.inf` runs to the end of the last request.
+        """
+        served = self._run(min(until, self._deadline))
+        if until >= self._deadline and not self.engine.idle:
+            served += [self._abort(request_id) for request_id in self.engine.requests]
+        if self.now < until < math.inf:
+            self.now = until
+        return served
+
+    def _run(self, until: float) -> list[ServedRequest]:
+        engine, served = self.engine, list[ServedRequest]()
+        while self.now < until and not engine.idle:
+            seconds = engine.skip(until - self.now) or self._run_step()
+            self.now += seconds
+            self.busy_seconds += seconds
+            served += [
+                _served_request(sequence, sequence.request.finish_reason, self.now)
+                for sequence in engine.end_step()
+            ]
+        return served
+
+    def _run_step(self) -> float:
+        engine = self.engine
+        seconds = engine.begin_step()
+        for sequence in engine.admitted:
+            if sequence.admitted is None:
+                sequence.admitted = self.now
+        for sequence in engine.completed_prefills:
+            if sequence.first is None:
+                sequence.first = self.now + seconds
+        return seconds
+
+    def _abort(self, request_id: int) -> ServedRequest:
+        sequence = self.engine.remove(request_id)
+        if sequence is None:
+            raise KeyError(request_id)
+        return _served_request(sequence, FinishReason.ABORT, self.now)
+
+
+def _served_request(sequence: SequenceState, reason: FinishReason, now: float) -> ServedRequest:
+    return ServedRequest(
+        request=sequence.request,
+        reason=reason,
+        output_tokens=sequence.emitted,
+        preemptions=sequence.preemptions,
+        cached_tokens=sequence.cached or 0,
+        arrived_at=sequence.arrived,
+        admitted_at=sequence.admitted,
+        first_token_at=sequence.first,
+        ended_at=now,
+    )

@@ -1,0 +1,1 @@
+"""Fits the engine machine to measured step times."""

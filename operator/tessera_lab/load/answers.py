@@ -1,0 +1,86 @@
+"""What one request of a load test got."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from tessera_lab.load.jobs import BenchRequest
+from tessera_lab.load.spread import Distribution, distribution
+
+
+class RequestFailure(StrEnum):
+    """Why a request has no whole answer; refusals are `Http` and their status."""
+
+    TIMEOUT = "Timeout"
+    NO_CONNECTION = "NoConnection"
+    CUT_OFF = "CutOff"
+    """The connection ended before the answer did."""
+    ABORTED = "Aborted"
+    """The server ended the answer by itself, as an engine does that stops."""
+    ERROR = "ErrorInAnswer"
+    EMPTY = "NoTokens"
+    NO_STREAM = "NotAStream"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchResponse:
+    """Moments are seconds on one clock; `failure` is empty when the answer is whole."""
+
+    request: BenchRequest
+    due_at: float
+    """When it was to be sent. Latencies begin here, so that a late client does not flatter."""
+    sent_at: float
+    ended_at: float
+    first_token_at: float | None = None
+    """Its first token."""
+    chunk_gaps: Sequence[float] = field(default=())
+    """Between what arrived, one for each further chunk."""
+    prompt_tokens: int | None = None
+    output_tokens: int = 0
+    cached_tokens: int | None = None
+    """Of the prompt, out of the prefix cache; None where the server does not say."""
+    exact_tokens: bool = True
+    """The tokens are those of the server's usage; else each chunk was taken for one."""
+    failure: str = ""
+    detail: str = ""
+
+    @property
+    def complete(self) -> bool:
+        return not self.failure
+
+    @property
+    def chunks(self) -> int:
+        return 0 if self.first_token_at is None else 1 + len(self.chunk_gaps)
+
+    @property
+    def ttft(self) -> float | None:
+        return None if self.first_token_at is None else self.first_token_at - self.due_at
+
+    @property
+    def tpot(self) -> float | None:
+        """Mean time between its tokens; None for a single one."""
+        if self.first_token_at is None or self.output_tokens < 2 or not self.chunk_gaps:
+            return None
+        return sum(self.chunk_gaps) / (self.output_tokens - 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencySummary:
+    """Of whole answers, in seconds."""
+
+    ttft: Distribution | None
+    tpot: Distribution | None
+    """Of each answer the mean time between its tokens."""
+    chunk_gap: Distribution | None
+    """Between chunks as they arrived: a stall within an answer is seen here."""
+    end_to_end: Distribution | None
+
+
+def summarize_latencies(responses: Sequence[BenchResponse]) -> LatencySummary:
+    complete = [response for response in responses if response.complete]
+    return LatencySummary(
+        ttft=distribution([response.ttft for response in complete if response.ttft is not None]),
+        tpot=distribution([response.tpot for response in complete if response.tpot is not None]),
+        chunk_gap=distribution([gap for response in complete for gap in response.chunk_gaps]),
+        end_to_end=distribution([response.ended_at - response.due_at for response in complete]),
+    )

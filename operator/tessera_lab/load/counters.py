@@ -1,0 +1,184 @@
+"""What an engine's `/metrics` say, and what it did between two looks."""
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from tessera.domain.hardware.device import Hardware
+
+RUNNING, WAITING, KV_USAGE = (
+    "vllm:num_requests_running",
+    "vllm:num_requests_waiting",
+    "vllm:kv_cache_usage_perc",
+)
+_TOKENS = "vllm:generation_tokens_total"
+_STEPS = "vllm:iteration_tokens_total_count"
+_QUEUE_SECONDS, _QUEUE_COUNT = (
+    "vllm:request_queue_time_seconds_sum",
+    "vllm:request_queue_time_seconds_count",
+)
+_PREEMPTIONS = "vllm:num_preemptions_total"
+_QUERIES, _HITS = "vllm:prefix_cache_queries_total", "vllm:prefix_cache_hits_total"
+_FLOPS = "vllm:estimated_flops_per_gpu_total"
+_READ_BYTES, _WRITTEN_BYTES = (
+    "vllm:estimated_read_bytes_per_gpu_total",
+    "vllm:estimated_write_bytes_per_gpu_total",
+)
+_PROCESS_START = "process_start_time_seconds"
+_SUMMED = {
+    *(
+        RUNNING,
+        WAITING,
+        _TOKENS,
+        _STEPS,
+        _QUEUE_SECONDS,
+        _QUEUE_COUNT,
+        _PREEMPTIONS,
+        _QUERIES,
+        _HITS,
+    ),
+}
+# Of these, ranks of one server are averaged: they are shares, or counted for each GPU.
+_MEANS = {KV_USAGE, _FLOPS, _READ_BYTES, _WRITTEN_BYTES, _PROCESS_START}
+_SAMPLE = re.compile(r"^([a-zA-Z_:][\w:]*)(?:\{.*\})? +(\S+)", re.MULTILINE)
+# By how much of the client's tokens the engine's may differ before its figures are doubted.
+TOKEN_TOLERANCE = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsSnapshot:
+    """The metrics at a moment, summed over the ranks of the server."""
+
+    at: float
+    values: Mapping[str, float] = field(default_factory=dict)
+
+    def get(self, name: str) -> float | None:
+        return self.values.get(name)
+
+    @property
+    def is_vllm(self) -> bool:
+        """It is a vLLM that counts."""
+        return _TOKENS in self.values
+
+
+def parse_metrics(text: str, at: float) -> MetricsSnapshot:
+    """The text form of Prometheus, of which only known names are taken."""
+    samples: dict[str, list[float]] = {}
+    for name, raw_value in _SAMPLE.findall(text):
+        if name in _SUMMED or name in _MEANS:
+            with suppress(ValueError):
+                value = float(raw_value)
+                if math.isfinite(value):
+                    samples.setdefault(name, []).append(value)
+    return MetricsSnapshot(
+        at,
+        {
+            name: sum(values) / (len(values) if name in _MEANS else 1)
+            for name, values in samples.items()
+        },
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HardwarePeaks:
+    """What one GPU or slice could do at most."""
+
+    name: str
+    flops: float
+    bandwidth: float
+
+
+def hardware_peaks(hardware: Hardware, *, fp8: bool) -> HardwarePeaks | None:
+    """None when the hardware does not compute at 8 bits and should."""
+    flops = hardware.fp8_flops if fp8 else hardware.bf16_flops
+    if flops is None:
+        return None
+    name = hardware.product + (f"/{hardware.profile}" if hardware.profile else "")
+    return HardwarePeaks(name=name, flops=flops, bandwidth=hardware.bandwidth)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineActivity:
+    """What the engine did during a load; None where its counters do not say."""
+
+    output_tokens: float
+    preemptions: float | None
+    batch: float | None
+    """Mean number of tokens that a step gave out, which is how many answers it worked on."""
+    queued_seconds: float | None
+    """Mean time that a request waited in the engine before it was begun."""
+    prefix_hits: float | None
+    """Share of the prompts' tokens that came out of the prefix cache."""
+    mfu: float | None
+    """Share of the peak operations; None also when no GPU was named."""
+    mbu: float | None
+    """Share of the peak memory bandwidth."""
+    flops_per_second: float | None
+    bytes_per_second: float | None
+    running: float | None
+    """Mean of the looks during the load."""
+    max_waiting: float | None
+    max_kv_usage: float | None
+
+
+def is_same_process(snapshots: Iterable[MetricsSnapshot]) -> bool:
+    """All looks are of one process: a Service may lead each of them to another replica."""
+    process_starts = {snapshot.get(_PROCESS_START) for snapshot in snapshots if snapshot.values}
+    return len(process_starts) <= 1
+
+
+def engine_activity(
+    before: MetricsSnapshot,
+    after: MetricsSnapshot,
+    during: Iterable[MetricsSnapshot],
+    peaks: HardwarePeaks | None,
+) -> EngineActivity | None:
+    """None when the two looks cannot be of one engine's counters."""
+    tokens = _increase(before, after, _TOKENS)
+    if tokens is None or after.at <= before.at:
+        return None
+    seconds = after.at - before.at
+    steps, queries = _increase(before, after, _STEPS), _increase(before, after, _QUERIES)
+    hits, flops = _increase(before, after, _HITS), _increase(before, after, _FLOPS)
+    read, written = _increase(before, after, _READ_BYTES), _increase(before, after, _WRITTEN_BYTES)
+    # An engine that was not told to estimate has the counters, and they stand still.
+    byte_rate = (read + written) / seconds if read and written is not None else None
+    flop_rate = flops / seconds if flops else None
+    queue_seconds, dequeued = (
+        _increase(before, after, _QUEUE_SECONDS),
+        _increase(before, after, _QUEUE_COUNT),
+    )
+    snapshots = list(during)
+    running = _values(snapshots, RUNNING)
+    return EngineActivity(
+        output_tokens=tokens,
+        preemptions=_increase(before, after, _PREEMPTIONS),
+        batch=tokens / steps if steps else None,
+        queued_seconds=queue_seconds / dequeued if dequeued and queue_seconds is not None else None,
+        prefix_hits=hits / queries if queries and hits is not None else None,
+        mfu=mfu(flop_rate, peaks.flops) if flop_rate is not None and peaks else None,
+        mbu=byte_rate / peaks.bandwidth if byte_rate is not None and peaks else None,
+        flops_per_second=flop_rate,
+        bytes_per_second=byte_rate,
+        running=sum(running) / len(running) if running else None,
+        max_waiting=max(_values(snapshots, WAITING), default=None),
+        max_kv_usage=max(_values(snapshots, KV_USAGE), default=None),
+    )
+
+
+def mfu(achieved: float, peak: float) -> float:
+    """Share of the peak operations that was achieved (F05)."""
+    return achieved / peak
+
+
+def _increase(before: MetricsSnapshot, after: MetricsSnapshot, name: str) -> float | None:
+    first, last = before.get(name), after.get(name)
+    if first is None or last is None or last < first:
+        return None
+    return last - first
+
+
+def _values(snapshots: Iterable[MetricsSnapshot], name: str) -> list[float]:
+    return [value for snapshot in snapshots if (value := snapshot.get(name)) is not None]

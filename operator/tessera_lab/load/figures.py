@@ -1,0 +1,272 @@
+"""One load of a test: what was measured, and the figures of it."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from tessera_lab.load.answers import BenchResponse, LatencySummary, summarize_latencies
+from tessera_lab.load.counters import (
+    TOKEN_TOLERANCE,
+    EngineActivity,
+    HardwarePeaks,
+    MetricsSnapshot,
+    engine_activity,
+    is_same_process,
+)
+from tessera_lab.load.dollars import HourlyPrice, TokenCost, token_cost
+from tessera_lab.load.knee import Knee, LoadPoint, find_knee
+from tessera_lab.load.spread import distribution
+
+# Share of a processor from which on the client may be what is measured.
+CLIENT_BUSY_SHARE = 0.8
+_KV_FULL_SHARE = 0.95
+# Share of the peaks, both together, that tells a device at its limits from one that waits.
+_NEAR_PEAK = 0.6
+_QUEUE_SHARE = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadMeasurement:
+    """One load, as it was measured. Moments are seconds on the client's clock."""
+
+    name: str
+    concurrency: int | None
+    """Requests at once; None where arrivals decide."""
+    responses: Sequence[BenchResponse]
+    unfinished: int = 0
+    """Broken off by the user; they are no failures and count nowhere else."""
+    started_at: float
+    ended_at: float
+    cpu_seconds: float
+    """Of the client's processor."""
+    before: MetricsSnapshot
+    after: MetricsSnapshot
+    during: Sequence[MetricsSnapshot] = field(default=())
+
+    @property
+    def seconds(self) -> float:
+        return max(self.ended_at - self.started_at, 1e-9)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientUsage:
+    """What the client itself took, so that it is seen when it is the limit."""
+
+    cpu_share: float
+    """Of one processor; at 1 the client can do no more."""
+    cpu_ms_per_request: float | None
+    """All that it did, in milliseconds for each request."""
+    cpu_us_per_chunk: float | None
+    """The same, in microseconds for each streamed chunk."""
+    requests_per_second: float | None
+    """Of this kind, at which the client would be the limit."""
+    late_seconds: float
+    """P95 of how much later than due requests were sent."""
+
+
+class Bottleneck(StrEnum):
+    """What held the throughput where it was."""
+
+    CLIENT = "Client"
+    KV_CACHE = "KvCache"
+    QUEUE = "EngineQueue"
+    """Requests waited in the engine for a tenth of their time or longer: for its limits of
+    sequences, or of tokens in a step."""
+    COMPUTE = "Compute"
+    BANDWIDTH = "MemoryBandwidth"
+    LOAD = "Load"
+    """Nothing was full: a greater load would give more."""
+    UNKNOWN = "Unknown"
+    """The engine's counters were not to be had."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadMetrics:
+    """What a load came to. Tokens are those of whole answers."""
+
+    measurement: LoadMeasurement
+    completed: int
+    failures: Mapping[str, int]
+    input_tokens: int
+    output_tokens: int
+    cached_share: float | None
+    """Of the prompts' tokens, as answers tell it."""
+    latencies: LatencySummary
+    saturated_output_per_second: float | None
+    """Output tokens a second while all places were taken."""
+    mean_concurrency: float
+    """Requests that were under way on average."""
+    activity: EngineActivity | None
+    counters_match: bool
+    """The engine counted the tokens that the client did."""
+    cost: TokenCost | None
+    client: ClientUsage
+    bottleneck: Bottleneck
+
+    @property
+    def requests_per_second(self) -> float:
+        return self.completed / self.measurement.seconds
+
+    @property
+    def output_per_second(self) -> float:
+        return self.output_tokens / self.measurement.seconds
+
+    @property
+    def total_per_second(self) -> float:
+        return (self.input_tokens + self.output_tokens) / self.measurement.seconds
+
+    @property
+    def per_user(self) -> float | None:
+        """Tokens a second that a user sees: one over the median time between tokens (F22)."""
+        tpot = self.latencies.tpot
+        return 1 / tpot.p50 if tpot and tpot.p50 else None
+
+
+def load_metrics(
+    measurement: LoadMeasurement, peaks: HardwarePeaks | None, price: HourlyPrice | None
+) -> LoadMetrics:
+    """Everything that follows from what was measured."""
+    complete = [response for response in measurement.responses if response.complete]
+    inputs = sum(response.prompt_tokens or 0 for response in complete)
+    outputs = sum(response.output_tokens for response in complete)
+    activity, client = _activity(measurement, peaks), _client_usage(measurement)
+    trusted = activity is not None and _counters_match(measurement, activity)
+    latency_summary = summarize_latencies(complete)
+    return LoadMetrics(
+        measurement=measurement,
+        completed=len(complete),
+        failures=dict(
+            sorted(
+                Counter(
+                    response.failure for response in measurement.responses if response.failure
+                ).items()
+            )
+        ),
+        input_tokens=inputs,
+        output_tokens=outputs,
+        cached_share=_cached_share(complete),
+        latencies=latency_summary,
+        saturated_output_per_second=_saturated_throughput(measurement, complete),
+        mean_concurrency=sum(
+            response.ended_at - response.sent_at for response in measurement.responses
+        )
+        / measurement.seconds,
+        activity=activity,
+        counters_match=trusted,
+        cost=token_cost(price, inputs, outputs, measurement.seconds) if price else None,
+        client=client,
+        bottleneck=_bottleneck(
+            client,
+            activity if trusted else None,
+            latency_summary.end_to_end.mean if latency_summary.end_to_end else math.inf,
+        ),
+    )
+
+
+def sweep_knee(results: Sequence[LoadMetrics]) -> Knee | None:
+    """The knee of a sweep, taken from loads without failures."""
+    return find_knee(list(_points(results)))
+
+
+def _points(results: Sequence[LoadMetrics]) -> Iterator[LoadPoint]:
+    for result in results:
+        end_to_end, concurrency = result.latencies.end_to_end, result.measurement.concurrency
+        if (
+            end_to_end is not None
+            and end_to_end.p50
+            and concurrency is not None
+            and not result.failures
+        ):
+            yield LoadPoint(
+                concurrency=concurrency,
+                tokens_per_second=result.saturated_output_per_second or result.output_per_second,
+                response_seconds=end_to_end.p50,
+            )
+
+
+def _activity(measurement: LoadMeasurement, peaks: HardwarePeaks | None) -> EngineActivity | None:
+    if not is_same_process([measurement.before, *measurement.during, measurement.after]):
+        return None
+    return engine_activity(measurement.before, measurement.after, measurement.during, peaks)
+
+
+def _counters_match(measurement: LoadMeasurement, activity: EngineActivity) -> bool:
+    client_tokens = sum(response.output_tokens for response in measurement.responses)
+    if any(not response.complete for response in measurement.responses) or measurement.unfinished:
+        # What the engine gave out for these is not known here; it cannot be less than what came.
+        return activity.output_tokens >= client_tokens * (1 - TOKEN_TOLERANCE)
+    return abs(activity.output_tokens - client_tokens) <= TOKEN_TOLERANCE * max(client_tokens, 1)
+
+
+def _cached_share(complete: Sequence[BenchResponse]) -> float | None:
+    reported = [
+        response
+        for response in complete
+        if response.cached_tokens is not None and response.prompt_tokens
+    ]
+    prompts = sum(response.prompt_tokens or 0 for response in reported)
+    return sum(response.cached_tokens or 0 for response in reported) / prompts if prompts else None
+
+
+def _saturated_throughput(
+    measurement: LoadMeasurement, complete: Sequence[BenchResponse]
+) -> float | None:
+    """From the start to the last request sent; None when that is too short to say anything."""
+    if measurement.concurrency is None or len(measurement.responses) < 2 * measurement.concurrency:
+        return None
+    last = max(response.sent_at for response in measurement.responses)
+    if last <= measurement.started_at:
+        return None
+    tokens = 0.0
+    for response in complete:
+        at, arrived = response.first_token_at, 0
+        if at is None:
+            continue
+        for gap in (0.0, *response.chunk_gaps):
+            at += gap
+            if at > last:
+                break
+            arrived += 1
+        tokens += response.output_tokens * arrived / response.chunks
+    return tokens / (last - measurement.started_at)
+
+
+def _client_usage(measurement: LoadMeasurement) -> ClientUsage:
+    requests, chunks = (
+        len(measurement.responses),
+        sum(response.chunks for response in measurement.responses),
+    )
+    late = distribution([response.sent_at - response.due_at for response in measurement.responses])
+    return ClientUsage(
+        cpu_share=measurement.cpu_seconds / measurement.seconds,
+        cpu_ms_per_request=measurement.cpu_seconds / requests * 1e3 if requests else None,
+        cpu_us_per_chunk=measurement.cpu_seconds / chunks * 1e6 if chunks else None,
+        requests_per_second=requests / measurement.cpu_seconds
+        if measurement.cpu_seconds > 0
+        else None,
+        late_seconds=late.p95 if late else 0.0,
+    )
+
+
+def _bottleneck(
+    client: ClientUsage, activity: EngineActivity | None, response_seconds: float
+) -> Bottleneck:
+    """The first that applies."""
+    if client.cpu_share > CLIENT_BUSY_SHARE:
+        return Bottleneck.CLIENT
+    if activity is None:
+        return Bottleneck.UNKNOWN
+    # Prompts take the arithmetic and answers the memory, by turns, so both shares are of one time.
+    near_peak = (activity.mfu or 0) + (activity.mbu or 0) > _NEAR_PEAK
+    rules = (
+        (
+            Bottleneck.KV_CACHE,
+            bool(activity.preemptions) or (activity.max_kv_usage or 0) > _KV_FULL_SHARE,
+        ),
+        (Bottleneck.COMPUTE, near_peak and (activity.mfu or 0) >= (activity.mbu or 0)),
+        (Bottleneck.BANDWIDTH, near_peak),
+        (Bottleneck.QUEUE, (activity.queued_seconds or 0) > _QUEUE_SHARE * response_seconds),
+    )
+    return next((bottleneck for bottleneck, applies in rules if applies), Bottleneck.LOAD)

@@ -1,0 +1,112 @@
+"""An OpenAI-compatible server as a load test asks it."""
+
+import asyncio
+import ssl
+import time
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+import aiohttp
+
+from tessera.ports import PortError
+from tessera_lab.load.answers import BenchResponse, RequestFailure
+from tessera_lab.load.jobs import BenchRequest
+from tessera_lab.load.transcript import StreamRecorder
+
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+_REQUEST_TIMEOUT_SECONDS = 10
+_MAX_BODY_BYTES = 16 * 2**20
+_MAX_LINE_BYTES = 2**20
+# Less than the five after which uvicorn closes idle connections: neither side is surprised.
+_KEEPALIVE_SECONDS = 2
+
+
+class ServerError(PortError):
+    """Nobody answers."""
+
+
+class OpenAiClient:
+    """One server; `base` is its URL without `/v1`."""
+
+    def __init__(self, base: str, api_key: str | None, timeout_seconds: float) -> None:
+        self.base = base
+        self._timeout_seconds = timeout_seconds
+        self._session = aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(total=None),
+            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_SECONDS),
+        )
+
+    @property
+    def now(self) -> float:
+        """Seconds on the clock of all moments here."""
+        return time.perf_counter()
+
+    async def close(self) -> None:
+        await self._session.close()
+
+    async def get(self, url: str) -> tuple[int, bytes]:
+        """Status and body; ServerError when there is none."""
+        # A key is for the server alone: redirections, which may lead elsewhere, are not followed.
+        try:
+            async with (
+                asyncio.timeout(_REQUEST_TIMEOUT_SECONDS),
+                self._session.get(url, allow_redirects=False) as answer,
+            ):
+                return answer.status, await _read_body(answer, _MAX_BODY_BYTES)
+        except TimeoutError:
+            raise ServerError(f"no answer within {_REQUEST_TIMEOUT_SECONDS} s") from None
+        except (aiohttp.ClientError, OSError, ValueError, ssl.SSLError) as error:
+            raise ServerError(_error_text(error)) from error
+
+    async def send(
+        self, path: str, body: Mapping[str, Any], job: BenchRequest, due: float | None = None
+    ) -> BenchResponse:
+        """Send one request and read its stream; whatever happens to it is in the answer."""
+        sent_at = self.now
+        transcript = StreamRecorder(job, sent_at if due is None else due, sent_at)
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                await self._stream(f"{self.base}{path}", body, transcript)
+        except TimeoutError:
+            transcript.fail(RequestFailure.TIMEOUT, f"not done after {self._timeout_seconds:g} s")
+        except aiohttp.ClientConnectorError as error:
+            transcript.fail(RequestFailure.NO_CONNECTION, _error_text(error))
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            transcript.fail(RequestFailure.CUT_OFF, _error_text(error))
+        return transcript.response(self.now)
+
+    async def _stream(self, url: str, body: Mapping[str, Any], transcript: StreamRecorder) -> None:
+        async with self._session.post(url, json=body, allow_redirects=False) as response:
+            if response.status != HTTPStatus.OK:
+                text = (await _read_body(response, _MAX_LINE_BYTES)).decode(errors="replace")
+                transcript.fail(f"Http{response.status}", text.strip())
+                return
+            if not response.content_type.startswith("text/event-stream"):
+                transcript.fail(RequestFailure.NO_STREAM, f"it sends {response.content_type}")
+                return
+            rest = b""
+            async for data in response.content.iter_any():
+                received_at = self.now
+                *lines, rest = (rest + data).split(b"\n")
+                for line in lines:
+                    if line.startswith(b"data:"):
+                        transcript.add_event(line[5:].strip(), received_at)
+                if len(rest) > _MAX_LINE_BYTES:
+                    transcript.fail(RequestFailure.NO_STREAM, "a line without an end")
+                    return
+
+
+async def _read_body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+    """All of it, up to a bound."""
+    content = bytearray()
+    async for part in response.content.iter_any():
+        content += part
+        if len(content) >= max_bytes:
+            break
+    return bytes(content[:max_bytes])
+
+
+def _error_text(error: BaseException) -> str:
+    return str(error) or type(error).__name__

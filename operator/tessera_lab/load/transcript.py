@@ -1,0 +1,132 @@
+"""A streamed answer, event by event."""
+
+import json
+from array import array
+from typing import Any
+
+from tessera_lab.load.answers import BenchResponse, RequestFailure
+from tessera_lab.load.jobs import BenchRequest
+
+_DONE = b"[DONE]"
+_TEXT_KEYS = ("content", "reasoning", "reasoning_content", "text")
+# Characters of a server's message that are kept.
+_MAX_DETAIL = 300
+
+
+class StreamRecorder:
+    """Collects what arrives; `answer` may be asked for at any time."""
+
+    __slots__ = (
+        "_cached",
+        "_detail",
+        "_due",
+        "_ended",
+        "_failure",
+        "_finished",
+        "_first",
+        "_gaps",
+        "_job",
+        "_newest",
+        "_output",
+        "_prompt",
+        "_sent",
+    )
+
+    def __init__(self, request: BenchRequest, due: float, sent: float) -> None:
+        self._job = request
+        self._due = due
+        self._sent = self._newest = self._ended = sent
+        self._first: float | None = None
+        self._gaps: array[float] = array("d")
+        self._prompt: int | None = None
+        self._output: int | None = None
+        self._cached: int | None = None
+        self._finished = False
+        self._failure = self._detail = ""
+
+    def add_event(self, data: bytes, received_at: float) -> None:
+        """One event of the stream."""
+        if data == _DONE:
+            self._ended = received_at
+            return
+        try:
+            body = json.loads(data)
+        except (ValueError, RecursionError):
+            body = None
+        if not isinstance(body, dict):
+            self.fail(
+                RequestFailure.NO_STREAM, f"not JSON: {data[:_MAX_DETAIL].decode(errors='replace')}"
+            )
+            return
+        if "error" in body:
+            self.fail(RequestFailure.ERROR, json.dumps(body["error"]))
+            return
+        try:
+            self._choices(body.get("choices") or (), received_at)
+            if body.get("usage"):
+                self._usage(body["usage"])
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+            self.fail(
+                RequestFailure.NO_STREAM,
+                f"not a chunk: {data[:_MAX_DETAIL].decode(errors='replace')}",
+            )
+
+    def fail(self, failure: str, detail: str) -> None:
+        """The first failure is the one that counts."""
+        if not self._failure:
+            self._failure, self._detail = failure, detail[:_MAX_DETAIL]
+
+    def response(self, ended_at: float) -> BenchResponse:
+        """What it came to, when nothing more arrives after `at`."""
+        tokens = 0 if self._first is None else 1 + len(self._gaps)
+        if self._failure:
+            pass
+        elif not self._finished:
+            self.fail(RequestFailure.CUT_OFF, "the stream ended before the answer did")
+        elif not (self._output or tokens):
+            self.fail(RequestFailure.EMPTY, "the answer has no tokens")
+        return BenchResponse(
+            request=self._job,
+            due_at=self._due,
+            sent_at=self._sent,
+            first_token_at=self._first,
+            chunk_gaps=self._gaps,
+            ended_at=ended_at if self._failure else max(self._ended, self._newest),
+            prompt_tokens=self._prompt,
+            output_tokens=tokens if self._output is None else self._output,
+            cached_tokens=self._cached,
+            exact_tokens=self._output is not None,
+            failure=self._failure,
+            detail=self._detail,
+        )
+
+    def _choices(self, choices: Any, received_at: float) -> None:
+        if not choices:
+            return
+        choice = choices[0]
+        delta = choice.get("delta", choice)
+        # The opening chunk of a chat has a role and no text; an empty text may still be a token.
+        if any(delta.get(key) is not None for key in _TEXT_KEYS) and not (
+            "role" in delta and not any(delta.get(key) for key in _TEXT_KEYS)
+        ):
+            self._token(received_at)
+        reason = choice.get("finish_reason")
+        if reason == "abort":
+            self.fail(RequestFailure.ABORTED, "the server ended the answer (finish_reason abort)")
+        elif reason:
+            self._finished = True
+            self._ended = received_at
+
+    def _token(self, received_at: float) -> None:
+        if self._first is None:
+            self._first = received_at
+        else:
+            self._gaps.append(received_at - self._newest)
+        self._newest = received_at
+
+    def _usage(self, usage: Any) -> None:
+        self._output = int(usage["completion_tokens"])
+        self._prompt = int(usage["prompt_tokens"])
+        details = usage.get("prompt_tokens_details")
+        if details and details.get("cached_tokens") is not None:
+            self._cached = int(details["cached_tokens"])

@@ -1,0 +1,68 @@
+"""Puts the parts of one engine together."""
+
+import asyncio
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from tessera_lab.engine import EngineCore
+from tessera_lab.sim.condition import EngineState
+from tessera_lab.sim.desk import GenerationDispatcher
+from tessera_lab.sim.exposition import build_registry
+from tessera_lab.sim.http_meters import HttpMeters
+from tessera_lab.sim.launch import EngineConfig
+from tessera_lab.sim.meters import EngineMeters
+from tessera_lab.sim.operations import OperationMetrics
+from tessera_lab.sim.pages import pages
+from tessera_lab.sim.routes.adapters import AdapterRoutes
+from tessera_lab.sim.routes.development import DevelopmentRoutes
+from tessera_lab.sim.routes.faults import FaultRoutes
+from tessera_lab.sim.routes.generation import GenerationRoutes
+from tessera_lab.sim.routes.plain import BasicRoutes
+from tessera_lab.sim.runner import EngineRunner
+from tessera_lab.sim.server import EngineServer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AssembledEngine:
+    """One engine, not yet running."""
+
+    app: web.Application
+    dispatcher: GenerationDispatcher
+    runner: EngineRunner
+    crashed: asyncio.Event
+    """Its engine is dead."""
+
+
+def assemble_engine(config: EngineConfig) -> AssembledEngine:
+    """The engine that was launched, with the routes that it opens."""
+    engine, meters = EngineCore(config.limits, config.speed), EngineMeters(config.facts.metrics)
+    runner = EngineRunner(engine, meters, asyncio.get_running_loop().time)
+    state = EngineState(runner, dict(config.adapters))
+    metrics_registry = build_registry(config, engine, meters, state)
+    dispatcher = GenerationDispatcher(config, runner, state)
+    crashed = asyncio.Event()
+
+    def crash() -> None:
+        state.alive = False
+        runner.fail_all()
+        crashed.set()
+
+    routes = [
+        *BasicRoutes(dispatcher, metrics_registry).routes(),
+        *GenerationRoutes(dispatcher).routes(),
+    ]
+    if config.allows_adapter_updates:
+        routes += AdapterRoutes(dispatcher).routes()
+    if config.dev_mode:
+        operations = OperationMetrics(config.facts.metrics, metrics_registry)
+        routes += DevelopmentRoutes(dispatcher, runner, operations).routes()
+    routes += FaultRoutes(runner, crash).routes()
+    routes += pages(routes)
+    http_meters = HttpMeters(config.facts.metrics, metrics_registry)
+    return AssembledEngine(
+        app=EngineServer(dispatcher, http_meters, routes).app(),
+        dispatcher=dispatcher,
+        runner=runner,
+        crashed=crashed,
+    )

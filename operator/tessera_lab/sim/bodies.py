@@ -1,0 +1,209 @@
+"""Request bodies: the fields that matter here; whatever else a client sends is let pass."""
+
+import itertools
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, Field, ValidationError
+
+from tessera_lab.sim import text
+from tessera_lab.sim.errors import EngineApiError
+
+# Longest answer of `/v1/completions` when the request does not say.
+COMPLETION_TOKENS = 16
+_JSON = "application/json"
+
+
+class StreamOptions(BaseModel):
+    include_usage: bool | None = True
+    continuous_usage_stats: bool | None = False
+
+
+class GenerationBody(BaseModel):
+    """What both kinds of generation take."""
+
+    model: str | None = None
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = None
+    min_tokens: Annotated[int, Field(ge=0)] = 0
+    stop: str | list[str] | None = None
+    ignore_eos: bool = False
+    priority: int = 0
+    n: int | None = 1
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    prompt_logprobs: int | None = None
+    return_token_ids: bool | None = None
+
+
+class CompletionBody(GenerationBody):
+    """`/v1/completions`."""
+
+    prompt: str | list[int] | list[str] | list[list[int]] | None = None
+    max_tokens: int | None = COMPLETION_TOKENS
+    logprobs: int | None = None
+    echo: bool | None = False
+
+
+class ContentPart(BaseModel):
+    """A piece of a message; only text counts."""
+
+    type: str = "text"
+    text: str = ""
+
+
+class ChatMessage(BaseModel):
+    role: str
+    content: str | list[ContentPart] | None = None
+
+
+class ChatBody(GenerationBody):
+    """`/v1/chat/completions`."""
+
+    messages: list[ChatMessage]
+    max_completion_tokens: int | None = None
+    logprobs: bool | None = False
+    top_logprobs: int | None = None
+    tools: list[Any] | None = None
+    tool_choice: Any = None
+
+
+class ChatBatchBody(ChatBody):
+    """`/v1/chat/completions/batch`: several conversations in one request."""
+
+    messages: list[list[ChatMessage]]  # type: ignore[assignment]  # the engine's own change of the type
+
+
+class TokenizeBody(BaseModel):
+    """`/tokenize`: a prompt or messages."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: list[ChatMessage] | None = None
+    return_token_strs: bool | None = None
+
+
+class DetokenizeBody(BaseModel):
+    """`/detokenize`."""
+
+    model: str | None = None
+    tokens: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What is to be answered, and its length in tokens."""
+
+    text: str
+    tokens: int
+    token_ids: tuple[int, ...] = ()
+    """The tokens, where they were given so."""
+
+    def blocks(self, size: int) -> list[str]:
+        """Its whole blocks of so many tokens, as text."""
+        if not self.token_ids:
+            return text.blocks(self.text, size)
+        ends = range(size, len(self.token_ids) + 1, size)
+        return [f"{self.token_ids[end - size : end]}" for end in ends]
+
+    def pieces(self) -> list[str]:
+        """Its tokens as text."""
+        return list(map(text.word, self.token_ids)) if self.token_ids else text.pieces(self.text)
+
+    def ids(self) -> list[int]:
+        return list(self.token_ids) or text.ids(self.text)
+
+
+Parsed = TypeVar("Parsed", bound=BaseModel)
+
+
+def parse_body(kind: type[Parsed], raw: bytes, content_type: str = _JSON) -> Parsed:
+    """The body of a request; what does not fit is refused field by field."""
+    return validate_body(kind, parse_json(raw, content_type))
+
+
+def parse_json(raw: bytes, content_type: str = _JSON) -> Any:
+    """Any JSON that says it is."""
+    if content_type != _JSON:
+        message = f"1 validation error:\n  Unsupported Media Type: Only '{_JSON}' is allowed"
+        raise EngineApiError(400, message, "Bad Request")
+    try:
+        return json.loads(raw)
+    except json.JSONDecodeError as error:
+        entry = {"type": "json_invalid", "loc": f"body.{error.pos}", "msg": "JSON decode error"}
+        raise validation_error([{**entry, "input": {}, "ctx": {"error": error.msg}}]) from error
+
+
+def validate_body(kind: type[Parsed], body: Any) -> Parsed:
+    """The JSON as a body of this kind."""
+    try:
+        return kind.model_validate(body)
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_context=False)
+        raise validation_error(map(_error_entry, details)) from error
+
+
+def validation_error(errors: Iterable[dict[str, Any]]) -> EngineApiError:
+    """400 for a body that does not fit, field by field."""
+    entries = list(errors)
+    plural = "s" if len(entries) > 1 else ""
+    lines = "".join(f"\n  {entry}" for entry in entries)
+    message = f"{len(entries)} validation error{plural}:{lines}"
+    return EngineApiError(400, message, "Bad Request", entries[0]["loc"])
+
+
+def missing_fields(*fields: str, place: str = "body") -> EngineApiError:
+    """400 for fields that a body should have."""
+    entry = {"type": "missing", "msg": "Field required", "input": None}
+    return validation_error({**entry, "loc": f"{place}.{field}"} for field in fields)
+
+
+def _error_entry(error: Any) -> dict[str, Any]:
+    """One error, its location as a path from the body."""
+    place = ".".join(("body", *map(str, error["loc"])))
+    return {"type": error["type"], "loc": place, "msg": error["msg"], "input": error["input"]}
+
+
+def completion_prompts(body: CompletionBody) -> list[Prompt]:
+    """The prompts of a completion, each as text or as token numbers."""
+    prompts = body.prompt
+    if not prompts:
+        message = (
+            "Either prompt or prompt_embeds must be provided and non-empty. (parameter=prompt)"
+        )
+        raise EngineApiError(400, message, "BadRequestError", "prompt")
+    if isinstance(prompts, str) or isinstance(prompts[0], int):
+        return [_prompt(prompts)]
+    return [_prompt(prompt) for prompt in prompts]
+
+
+def _prompt(prompt: Any) -> Prompt:
+    if isinstance(prompt, str):
+        return Prompt(prompt, text.count_tokens(prompt))
+    unknown = [token for token in prompt if not 0 <= token < text.VOCABULARY]
+    if unknown:
+        message = f"Token id {unknown[0]} is out of vocabulary"
+        raise EngineApiError(400, message, "BadRequestError")
+    return Prompt(str(prompt), max(1, len(prompt)), tuple(prompt))
+
+
+def chat_prompt(messages: list[ChatMessage]) -> Prompt:
+    """Messages as a chat template would write them."""
+    if not messages:
+        detail = (
+            "Cannot apply chat template to an empty conversation. Provide at least one message."
+        )
+        raise EngineApiError(400, detail, "BadRequestError")
+    turns = (f"<|{message.role}|>{_content(message)}<|end|>" for message in messages)
+    rendered = "".join(itertools.chain(turns, ("<|assistant|>",)))
+    return Prompt(rendered, text.count_tokens(rendered))
+
+
+def _content(message: ChatMessage) -> str:
+    if isinstance(message.content, list):
+        return "".join(part.text for part in message.content)
+    return message.content or ""

@@ -1,0 +1,159 @@
+"""Takes generations to the engine and keeps them until they are answered."""
+
+import asyncio
+import hashlib
+import time
+import uuid
+from collections.abc import Callable, Container
+
+from aiohttp import web
+
+from tessera_lab.engine.requests import EngineRequest, RejectionReason
+from tessera_lab.sim.asks import GenerationSpec, SampleSpec
+from tessera_lab.sim.condition import EngineState
+from tessera_lab.sim.errors import engine_dead, queue_limit_error, shutting_down
+from tessera_lab.sim.forms import Envelope, ResponseEncoder
+from tessera_lab.sim.launch import VERSION, EngineConfig
+from tessera_lab.sim.runner import EngineRunner, QueuedRequest, TokenStream
+from tessera_lab.sim.streams import ActiveGeneration, whole_response, write_stream
+
+EncoderFactory = Callable[[Envelope, GenerationSpec], ResponseEncoder]
+
+_ID = web.RequestKey("id", str)
+
+
+class GenerationDispatcher:
+    """Knows which generations are under way."""
+
+    def __init__(self, config: EngineConfig, runner: EngineRunner, state: EngineState) -> None:
+        self.config = config
+        self.state = state
+        self.created = int(time.time())
+        digest = hashlib.sha256(repr((config.names, config.limits)).encode()).hexdigest()
+        self._fingerprint = f"vllm-{VERSION}-{digest[:8]}"
+        self._runner = runner
+        self._closing = False
+        self._active: dict[ActiveGeneration, web.Request] = {}
+        self._released = asyncio.Event()
+
+    @property
+    def active_count(self) -> int:
+        """Generations under way."""
+        return len(self._active)
+
+    def abort(self, request_ids: Container[str]) -> int:
+        """End the generations of these requests as aborted: how many there were."""
+        generations = [
+            generation
+            for generation, http_request in self._active.items()
+            if request_id(http_request) in request_ids
+        ]
+        for generation in generations:
+            for stream in generation.streams:
+                self._runner.abort(stream)
+        return len(generations)
+
+    def stop_accepting(self) -> None:
+        """From now on no generation is taken: who comes hangs until the others have ended, and is
+        refused then. Everything else is still answered."""
+        self._closing = True
+
+    async def wait_idle(self) -> None:
+        """Wait until no generation is under way."""
+        while self._active:
+            self._released.clear()
+            await self._released.wait()
+
+    def close_connections(self) -> None:
+        """Break the connections of all generations under way."""
+        for request in self._active.values():
+            if request.transport is not None:
+                request.transport.abort()
+
+    async def respond(
+        self,
+        request: web.Request,
+        spec: GenerationSpec,
+        prefix: str,
+        encoder_factory: EncoderFactory,
+    ) -> web.StreamResponse:
+        """Generate and answer; who goes away early takes the request out of the engine."""
+        encoder = encoder_factory(self._envelope(prefix, request, spec.model), spec)
+        generation = await self._submit(request, spec)
+        try:
+            if spec.stream:
+                return await write_stream(request, generation, encoder)
+            return await whole_response(generation, encoder)
+        finally:
+            self._release(generation)
+
+    async def generate(self, request: web.Request, spec: GenerationSpec) -> ActiveGeneration:
+        """Generate everything, for who makes an answer of its own of it."""
+        generation = await self._submit(request, spec)
+        try:
+            while not generation.ended:
+                await generation.wait_for_tokens()
+        finally:
+            self._release(generation)
+        return generation
+
+    async def _submit(self, request: web.Request, spec: GenerationSpec) -> ActiveGeneration:
+        """All answers of a request, or none when a limit refuses one of them."""
+        if self._closing:
+            await self.wait_idle()
+            raise shutting_down()
+        if not self.state.alive:
+            raise engine_dead()
+        changed, streams = asyncio.Event(), list[TokenStream]()
+        for sample in spec.samples:
+            stream = self._runner.submit(
+                self._queued_request(spec, sample), changed, live=spec.stream
+            )
+            if isinstance(stream, RejectionReason):
+                for submitted in streams:
+                    self._runner.release(submitted)
+                raise queue_limit_error(stream)
+            streams.append(stream)
+        arguments = self.config.arguments
+        generation = ActiveGeneration(
+            spec,
+            streams,
+            details=arguments.enable_prompt_tokens_details,
+            timed=arguments.enable_per_request_metrics,
+        )
+        self._active[generation] = request
+        return generation
+
+    def _queued_request(self, spec: GenerationSpec, sample: SampleSpec) -> QueuedRequest:
+        request = EngineRequest(
+            id=self._runner.next_number(),
+            prompt_tokens=sample.prompt.tokens,
+            output_tokens=sample.output_tokens,
+            finish_reason=sample.finish_reason,
+            priority=spec.priority,
+            shared_prefixes=sample.shared_prefixes,
+        )
+        adapter = spec.model if spec.model in self.state.adapter_paths else None
+        return QueuedRequest(request, sample.max_tokens, spec.samples_per_prompt, adapter)
+
+    def _release(self, generation: ActiveGeneration) -> None:
+        for stream in generation.streams:
+            self._runner.release(stream)
+        del self._active[generation]
+        self._released.set()
+
+    def _envelope(self, prefix: str, request: web.Request, model: str) -> Envelope:
+        return Envelope(
+            id=f"{prefix}-{request_id(request)}",
+            created=int(time.time()),
+            model=model,
+            fingerprint=self._fingerprint,
+        )
+
+
+def request_id(request: web.Request) -> str:
+    """The client's id of the request, else one made for it; the same whenever it is asked for."""
+    identifier = request.get(_ID)
+    if identifier is None:
+        identifier = request[_ID] = request.headers.get("X-Request-Id") or uuid.uuid4().hex[:16]
+    return identifier

@@ -1,0 +1,42 @@
+"""What the environment says about the simulated machine, where real engines look at hardware."""
+
+from collections.abc import Mapping
+
+from tessera_lab.sim.errors import EngineExit
+
+# A GPU product, or `product/profile` for a MIG slice; without it a whole A100 with 80 GB.
+DEVICE = "TESSERA_SIM_DEVICE"
+# How many of them the engine sees; without it as many as it asks for.
+DEVICES = "TESSERA_SIM_DEVICES"
+# A ModelShape as JSON, for a model that nothing else describes.
+SHAPE = "TESSERA_SIM_SHAPE"
+# Seconds of a step's parts as JSON, where they were measured; without it they are predicted.
+SPEED = "TESSERA_SIM_SPEED"
+# For so long the port stays closed; without it 0.2.
+START_SECONDS = "TESSERA_SIM_START_SECONDS"
+# The engine's own variable for its key.
+API_KEY = "VLLM_API_KEY"
+DEV_MODE = "VLLM_SERVER_DEV_MODE"
+RUNTIME_ADAPTERS = "VLLM_ALLOW_RUNTIME_LORA_UPDATING"
+
+DEFAULT_DEVICE = "NVIDIA-A100-SXM4-80GB"
+DEFAULT_START_SECONDS = 0.2
+
+
+def read_number(env: Mapping[str, str], name: str, default: float) -> float:
+    """A number that is not negative; the engine does not start with anything else."""
+    text = env.get(name)
+    if not text:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1
+    if not value >= 0:
+        raise EngineExit(1, f"{name}={text} is not a number of at least 0")
+    return value
+
+
+def read_flag(env: Mapping[str, str], name: str) -> bool:
+    """Whether one of the engine's own variables is on."""
+    return env.get(name, "").lower() in ("1", "true")

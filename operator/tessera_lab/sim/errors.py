@@ -1,0 +1,73 @@
+"""How a look-alike ends early and how it refuses a request, in the engine's own forms."""
+
+from typing import Any
+
+from typing_extensions import override
+
+from tessera_lab.engine.requests import RejectionReason
+
+
+class EngineExit(SystemExit):
+    """The engine's process would have ended with this code and this last line.
+
+    As an exit and not an error it ends a process that runs one engine; who runs several catches it.
+    """
+
+    code: int
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(code)
+        self.message = message
+
+    @override
+    def __str__(self) -> str:
+        return self.message
+
+
+class EngineApiError(Exception):
+    """A request is refused; `body` is the answer's JSON."""
+
+    def __init__(self, status: int, message: str, kind: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body: dict[str, Any] = {
+            "error": {"message": message, "type": kind, "param": param, "code": status}
+        }
+
+
+def bad_parameter(message: str, param: str, value: object) -> EngineApiError:
+    """400 in the form of the engine's own checks."""
+    detail = f"{message} (parameter={param}, value={value})"
+    return EngineApiError(400, detail, "BadRequestError", param)
+
+
+def unknown_model(name: str, names: tuple[str, ...]) -> EngineApiError:
+    detail = f"The model `{name}` does not exist. Valid aliases: {', '.join(names)}."
+    return EngineApiError(404, detail, "NotFoundError", "model")
+
+
+def internal_error(message: str) -> EngineApiError:
+    """500 in the engine's form."""
+    return EngineApiError(500, message, "InternalServerError")
+
+
+def shutting_down() -> EngineApiError:
+    return internal_error("cannot schedule new futures after shutdown")
+
+
+def engine_dead() -> EngineApiError:
+    """Of every generation once the engine behind the API server is gone."""
+    return internal_error(
+        "EngineCore encountered an issue. See stack trace (above) for the root cause."
+    )
+
+
+def queue_limit_error(rejection: RejectionReason) -> EngineApiError:
+    """503 of a queue limit; there is no `Retry-After`."""
+    reason = (
+        "The engine is currently busy and cannot"
+        if rejection is RejectionReason.QUEUED_REQUESTS
+        else "The engine's prefill backlog is too large to"
+    )
+    detail = f"{reason} accept new requests. Please try again later or on a different instance."
+    return EngineApiError(503, detail, "Service Unavailable")

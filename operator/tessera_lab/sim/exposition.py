@@ -1,0 +1,212 @@
+"""`/metrics`: names, types, labels and buckets from the fact table, numbers from the meters."""
+
+import itertools
+import time
+from collections.abc import Iterator, Mapping
+
+from prometheus_client import (
+    CollectorRegistry,
+    GCCollector,
+    PlatformCollector,
+    ProcessCollector,
+    metrics_core,
+)
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+from typing_extensions import override
+
+from tessera.domain.perf import footprint
+from tessera.domain.vllm.facts import Metric
+from tessera_lab.engine import EngineCore
+from tessera_lab.engine.requests import FinishReason, RejectionReason
+from tessera_lab.sim.condition import EngineState
+from tessera_lab.sim.launch import EngineConfig
+from tessera_lab.sim.meters import PREFIX, EngineMeters, Histogram
+
+# Instead of a label's value where a metric has only the common labels.
+_NO_LABEL = ""
+
+
+def build_registry(
+    config: EngineConfig, engine: EngineCore, meters: EngineMeters, state: EngineState
+) -> CollectorRegistry:
+    """A registry of its own for each engine of the process."""
+    collector_registry = CollectorRegistry()
+    ProcessCollector(registry=collector_registry)
+    PlatformCollector(registry=collector_registry)
+    GCCollector(registry=collector_registry)
+    if not config.arguments.disable_log_stats:
+        collector_registry.register(EngineCollector(config, engine, meters, state))
+    return collector_registry
+
+
+class EngineCollector(Collector):
+    """The engine's own metrics, made anew for each scrape."""
+
+    def __init__(
+        self, config: EngineConfig, engine: EngineCore, meters: EngineMeters, state: EngineState
+    ) -> None:
+        self._state = state
+        self._created = time.time()
+        self._metrics = _exposed_metrics(config)
+        self._config = config
+        self._engine = engine
+        self._meters = meters
+        self._common = {"engine": "0", "model_name": config.names[0]}
+
+    @override
+    def collect(self) -> Iterator[metrics_core.Metric]:
+        values = self._values()
+        for metric in self._metrics:
+            name = metric.name.removeprefix(PREFIX)
+            if metric.type == "histogram":
+                yield self._histogram_family(metric, self._meters.histograms[name])
+            elif name == "cache_config_info":
+                yield _info_gauge(
+                    metric, {name: "None" for name in metric.labels} | self._cache_labels()
+                )
+            elif name == "lora_requests_info":
+                yield self._adapter_family(metric)
+            else:
+                yield self._number_family(metric, values.get(name, {_NO_LABEL: 0.0}))
+
+    def _values(self) -> dict[str, dict[str, float]]:
+        """Counters and gauges by name and value of their own label."""
+        engine, meters = self._engine, self._meters
+        return {
+            "num_requests_running": {_NO_LABEL: engine.running},
+            "num_requests_waiting": {_NO_LABEL: engine.waiting},
+            "num_requests_waiting_by_reason": {"capacity": engine.waiting, "deferred": 0},
+            "engine_sleep_state": {
+                state: float(state == self._state.sleep_state)
+                for state in ("awake", "weights_offloaded", "discard_all")
+            },
+            "kv_cache_usage_perc": {_NO_LABEL: engine.kv_usage},
+            "num_preemptions_total": {_NO_LABEL: meters.preemptions},
+            "prompt_tokens_total": {_NO_LABEL: meters.prompt_tokens},
+            "generation_tokens_total": {_NO_LABEL: meters.generation_tokens},
+            "prefix_cache_queries_total": {_NO_LABEL: meters.queried_tokens},
+            "prefix_cache_hits_total": {_NO_LABEL: meters.hit_tokens},
+            "prompt_tokens_cached_total": {_NO_LABEL: meters.cached_tokens},
+            "prompt_tokens_cached_by_source_total": {
+                "device": meters.cached_tokens,
+                **dict.fromkeys(("host", "p2p", "disk", "external_unspecified"), 0.0),
+            },
+            "prompt_tokens_by_source_total": {
+                "local_compute": meters.prompt_tokens - meters.cached_tokens,
+                "local_cache_hit": meters.cached_tokens,
+                "external_kv_transfer": 0,
+            },
+            "request_success_total": {
+                **{reason.value: meters.finished_by[reason] for reason in FinishReason},
+                "error": 0,
+                "repetition": 0,
+            },
+            "admission_rejections_total": {
+                refusal.value: meters.rejected_by[refusal]
+                for refusal in (RejectionReason.QUEUED_REQUESTS, RejectionReason.QUEUED_TOKENS)
+            },
+            "spec_decode_num_accepted_tokens_per_pos_total": dict.fromkeys(
+                map(str, range(self._config.draft_tokens)), 0.0
+            ),
+            **(self._estimated_work() if self._config.arguments.enable_mfu_metrics else {}),
+        }
+
+    def _estimated_work(self) -> dict[str, dict[str, float]]:
+        """What one device computed, read and wrote, as the performance model sees it."""
+        config, meters = self._config, self._meters
+        active = footprint.active_parameters(config.shape)
+        weights = footprint.single_token_read_bytes(config.shape, config.precision)
+        devices, token_bytes = config.hardware.devices, config.kv_cache.bytes_per_token
+        read = meters.steps * weights / devices + meters.read_kv_tokens * token_bytes
+        return {
+            "estimated_flops_per_gpu_total": {
+                _NO_LABEL: 2 * active * meters.computed_tokens / devices,
+            },
+            "estimated_read_bytes_per_gpu_total": {_NO_LABEL: read},
+            "estimated_write_bytes_per_gpu_total": {
+                _NO_LABEL: meters.computed_tokens * token_bytes
+            },
+        }
+
+    def _cache_labels(self) -> dict[str, str]:
+        """Labels of `cache_config_info` that say something; the others are `None`."""
+        cache, limits = self._config.kv_cache, self._config.limits
+        info = {
+            "block_size": cache.block_size,
+            "cache_dtype": "auto",
+            "effective_attention_block_size": cache.block_size,
+            "enable_prefix_caching": limits.prefix_cache,
+            "engine": 0,
+            "gpu_memory_utilization": self._config.arguments.gpu_memory_utilization,
+            "kv_cache_max_concurrency": round(cache.tokens / limits.max_model_len, 2),
+            "kv_cache_memory_bytes": cache.tokens * cache.bytes_per_token,
+            "kv_cache_size_tokens": cache.tokens,
+            "num_gpu_blocks": cache.blocks,
+            "num_gpu_blocks_override": self._config.arguments.num_gpu_blocks_override,
+        }
+        return {name: str(value) for name, value in info.items()}
+
+    def _number_family(self, metric: Metric, values: Mapping[str, float]) -> metrics_core.Metric:
+        names = tuple(metric.labels)
+        family: metrics_core.CounterMetricFamily | metrics_core.GaugeMetricFamily
+        if metric.type == "counter":
+            family = metrics_core.CounterMetricFamily(metric.name, _help_text(metric), labels=names)
+        else:
+            family = metrics_core.GaugeMetricFamily(metric.name, _help_text(metric), labels=names)
+        for label_value, value in values.items():
+            labels = [self._common.get(name, label_value) for name in names]
+            if isinstance(family, metrics_core.CounterMetricFamily):
+                family.add_metric(labels, value, created=self._created)
+            else:
+                family.add_metric(labels, value)
+        return family
+
+    def _adapter_family(self, metric: Metric) -> metrics_core.Metric:
+        """Old series stay as the engine leaves them; the newest value is the present one."""
+        family = metrics_core.GaugeMetricFamily(
+            metric.name, _help_text(metric), labels=metric.labels
+        )
+        max_loras = str(self._config.arguments.max_loras)
+        for (running, waiting), seen_at in self._state.adapters_seen_at().items():
+            family.add_metric([max_loras, running, waiting], seen_at)
+        return family
+
+    def _histogram_family(self, metric: Metric, histogram: Histogram) -> metrics_core.Metric:
+        family = metrics_core.HistogramMetricFamily(
+            metric.name, _help_text(metric), labels=metric.labels
+        )
+        bounds = [*map(floatToGoString, histogram.bounds), "+Inf"]
+        cumulative = itertools.accumulate(histogram.counts)
+        buckets = list(zip(bounds, map(float, cumulative), strict=True))
+        labels = {name: self._common[name] for name in metric.labels}
+        family.add_metric(list(labels.values()), buckets, histogram.total)
+        family.add_sample(f"{metric.name}_created", labels, self._created)
+        return family
+
+
+def _exposed_metrics(config: EngineConfig) -> tuple[Metric, ...]:
+    """What this engine shows: the always present ones, and those of its options."""
+    arguments = config.arguments
+    optional = {
+        "kv_block_": arguments.kv_cache_metrics,
+        "lora_requests_info": arguments.enable_lora,
+        "spec_decode_": bool(arguments.speculative_config),
+    }
+    prefixes = tuple(f"{PREFIX}{prefix}" for prefix, is_enabled in optional.items() if is_enabled)
+    return tuple(
+        metric
+        for metric in config.facts.metrics.values()
+        if metric.name.startswith(PREFIX) and (metric.always or metric.name.startswith(prefixes))
+    )
+
+
+def _info_gauge(metric: Metric, labels: Mapping[str, str]) -> metrics_core.Metric:
+    """A gauge of 1 that only carries labels."""
+    family = metrics_core.GaugeMetricFamily(metric.name, _help_text(metric), labels=metric.labels)
+    family.add_metric([labels[name] for name in metric.labels], 1)
+    return family
+
+
+def _help_text(metric: Metric) -> str:
+    return f"As vLLM's {metric.type} of this name."

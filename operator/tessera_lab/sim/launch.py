@@ -1,0 +1,85 @@
+"""From `vllm serve`'s arguments and the environment to everything that an engine is."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tessera.api.inference_service import ModelShape
+from tessera.domain import perf
+from tessera.domain.hardware.device import Hardware
+from tessera.domain.vllm import flags as vllm_flags
+from tessera.domain.vllm.facts import EngineFacts
+from tessera_lab.engine.requests import EngineLimits
+from tessera_lab.sim import memory, shapes, speeds
+from tessera_lab.sim.arguments import Arguments, parse_arguments
+from tessera_lab.sim.environment import (
+    API_KEY,
+    DEFAULT_START_SECONDS,
+    DEV_MODE,
+    RUNTIME_ADAPTERS,
+    START_SECONDS,
+    read_flag,
+    read_number,
+)
+from tessera_lab.sim.errors import EngineExit
+from tessera_lab.sim.memory import KvCacheLayout
+
+# The vLLM that this looks like.
+VERSION = "0.32.0"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """An engine that would start."""
+
+    facts: EngineFacts
+    arguments: Arguments
+    names: tuple[str, ...]
+    """Served names; the first one is the metrics' label."""
+    adapters: Mapping[str, str]
+    """Paths of LoRA adapters by their names, which are served from the start."""
+    api_keys: frozenset[str]
+    shape: ModelShape
+    precision: str | None
+    hardware: Hardware
+    kv_cache: KvCacheLayout
+    limits: EngineLimits
+    speed: perf.StepTime
+    start_seconds: float
+    dev_mode: bool
+    """Its routes of development are open."""
+    allows_adapter_updates: bool
+    """Adapters may be loaded and unloaded while it runs."""
+
+    @property
+    def draft_tokens(self) -> int:
+        """Tokens that a step guesses ahead; 0 without speculation."""
+        speculative = self.arguments.speculative_config or {}
+        return int(speculative.get("num_speculative_tokens") or 0)
+
+
+def load_config(argv: Sequence[str], env: Mapping[str, str]) -> EngineConfig:
+    """The engine that these arguments start; EngineExit as its process would end."""
+    facts = vllm_flags.version_facts(VERSION)
+    if facts is None:
+        raise EngineExit(1, f"the facts of vLLM {VERSION} are missing from this installation")
+    arguments = parse_arguments(argv, facts)
+    hardware = memory.simulated_hardware(env, arguments.tensor_parallel_size)
+    shape = shapes.model_shape(arguments.named_model, env)
+    precision = "fp8" if arguments.quantization == "fp8" else None
+    kv_cache = memory.kv_cache_layout(shape, precision, hardware, arguments)
+    return EngineConfig(
+        facts=facts,
+        arguments=arguments,
+        names=arguments.served_model_name or (arguments.named_model,),
+        adapters=arguments.adapter_paths,
+        api_keys=frozenset(key for key in arguments.api_key or (env.get(API_KEY),) if key),
+        shape=shape,
+        precision=precision,
+        hardware=hardware,
+        kv_cache=kv_cache,
+        limits=memory.engine_limits(shape, hardware, kv_cache, arguments),
+        speed=speeds.engine_speed(shape, precision, hardware, env),
+        start_seconds=read_number(env, START_SECONDS, DEFAULT_START_SECONDS),
+        dev_mode=read_flag(env, DEV_MODE),
+        allows_adapter_updates=arguments.enable_lora and read_flag(env, RUNTIME_ADAPTERS),
+    )

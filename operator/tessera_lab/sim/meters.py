@@ -1,0 +1,178 @@
+"""What the engine's metrics count, as plain numbers; `exposition` gives them their form."""
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from tessera.domain.vllm.facts import Metric
+from tessera_lab.engine.requests import (
+    EngineRequest,
+    EngineStep,
+    FinishedRequest,
+    FinishReason,
+    RejectionReason,
+)
+from tessera_lab.sim.usage import Timing
+
+PREFIX = "vllm:"
+
+
+class Histogram:
+    """Observations by bucket."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float, times: int = 1) -> None:
+        self.counts[bisect_left(self.bounds, value)] += times
+        self.total += value * times
+
+
+class _RequestTimes:
+    """Moments of one request, on the clock that the steps run on."""
+
+    __slots__ = (
+        "arrived",
+        "first",
+        "max_tokens",
+        "newest",
+        "prompt_tokens",
+        "siblings",
+        "started",
+    )
+
+    def __init__(self, request: EngineRequest, max_tokens: int, siblings: int, now: float) -> None:
+        self.siblings = siblings
+        self.prompt_tokens = request.prompt_tokens
+        self.max_tokens = max_tokens
+        self.arrived = self.started = self.newest = now
+        self.first: float | None = None
+        """Its first token."""
+
+
+class EngineMeters:
+    """Counters and histograms of one engine; requests may leave while a step is under way."""
+
+    def __init__(self, metrics: Mapping[str, Metric]) -> None:
+        self.histograms = {
+            name.removeprefix(PREFIX): Histogram(metric.buckets)
+            for name, metric in metrics.items()
+            if metric.type == "histogram"
+        }
+        self.steps = 0
+        self.prompt_tokens = 0
+        self.cached_tokens = 0
+        """Of these, from the prefix cache."""
+        self.queried_tokens = 0
+        """Looked for there; counted when a request is admitted, like the next."""
+        self.hit_tokens = 0
+        self.generation_tokens = 0
+        self.preemptions = 0
+        self.computed_tokens = 0
+        """Tokens that went through the model."""
+        self.read_kv_tokens = 0
+        """Tokens that were read from the cache."""
+        self.finished_by: Counter[FinishReason] = Counter()
+        self.rejected_by: Counter[RejectionReason] = Counter()
+        self._active: dict[int, _RequestTimes] = {}
+        self._newest = 0.0
+        """The end of the step before the present one."""
+
+    def request_arrived(
+        self, request: EngineRequest, max_tokens: int, siblings: int, now: float
+    ) -> None:
+        """`siblings` are the answers that were asked for together, this one included."""
+        self._active[request.id] = _RequestTimes(request, max_tokens, siblings, now)
+
+    def step_started(self, step: EngineStep, now: float) -> None:
+        """What the step admitted had waited until now."""
+        self.queried_tokens += step.queried_tokens
+        self.hit_tokens += step.hit_tokens
+        for times in self._active_requests(step.preempted):
+            times.newest = self._newest
+        for times in self._active_requests(step.admitted):
+            if times.first is None:
+                times.started = now
+
+    def step_ended(self, step: EngineStep, now: float) -> dict[int, Timing]:
+        """The step gave out its tokens: the moments of those that it ended."""
+        self.steps += 1
+        self.preemptions += len(step.preempted)
+        self.computed_tokens += step.decoding + step.prefill_tokens
+        self.read_kv_tokens += step.kv_tokens
+        self._observe_tokens(step, now)
+        self._newest = now
+        timings = (
+            (finished.request.id, self._observe_finished(finished, now))
+            for finished in step.finished
+        )
+        return {number: timing for number, timing in timings if timing is not None}
+
+    def request_aborted(self, request_id: int) -> None:
+        """A request left without an end of its own."""
+        if self._active.pop(request_id, None) is not None:
+            self.finished_by[FinishReason.ABORT] += 1
+
+    def _observe_tokens(self, step: EngineStep, now: float) -> None:
+        """First and further tokens.
+
+        Who also got a token in the step before has the same gap as everybody else who did, so that
+        one observation serves them all.
+        """
+        prompts = 0
+        for times in self._active_requests(step.first):
+            times.first = now
+            prompts += times.prompt_tokens
+            self._observe("time_to_first_token_seconds", now - times.arrived)
+        for times in self._active_requests(step.resumed):
+            self._observe("inter_token_latency_seconds", now - times.newest)
+        steady = len(step.emitted) - len(step.first) - len(step.resumed)
+        if steady:
+            self._observe("inter_token_latency_seconds", now - self._newest, steady)
+        if step.emitted:
+            # As in the engine, a step that only works on a long prompt is not seen here.
+            computed = prompts - step.first_cached_tokens
+            self._observe("iteration_tokens_total", computed + len(step.emitted))
+        self.prompt_tokens += prompts
+        self.cached_tokens += step.first_cached_tokens
+        self.generation_tokens += len(step.emitted)
+
+    def _observe_finished(self, finished: FinishedRequest, now: float) -> Timing | None:
+        times = self._active.pop(finished.request.id, None)
+        if times is None or times.first is None:
+            return None
+        self.finished_by[finished.reason] += 1
+        tokens, decode = finished.output_tokens, now - times.first
+        observed = {
+            "e2e_request_latency_seconds": now - times.arrived,
+            "request_queue_time_seconds": times.started - times.arrived,
+            "request_prefill_time_seconds": times.first - times.started,
+            "request_decode_time_seconds": decode,
+            "request_inference_time_seconds": now - times.started,
+            "request_time_per_output_token_seconds": decode / (tokens - 1) if tokens > 1 else 0.0,
+            "request_prompt_tokens": times.prompt_tokens,
+            "request_prefill_kv_computed_tokens": times.prompt_tokens - finished.cached_tokens,
+            "request_generation_tokens": tokens,
+            "request_max_num_generation_tokens": tokens,
+            "request_num_preemptions": finished.preemptions,
+            "request_params_max_tokens": times.max_tokens,
+            "request_params_n": times.siblings,
+        }
+        for name, value in observed.items():
+            self._observe(name, value)
+        return Timing(
+            started=times.started - times.arrived,
+            first=times.first - times.arrived,
+            last=now - times.arrived,
+            tokens=tokens,
+        )
+
+    def _active_requests(self, request_ids: Sequence[int]) -> list[_RequestTimes]:
+        return [self._active[number] for number in request_ids if number in self._active]
+
+    def _observe(self, name: str, value: float, times: int = 1) -> None:
+        self.histograms[name].observe(value, times)

@@ -1,0 +1,58 @@
+"""Routes that no engine has: what goes wrong here goes wrong on demand."""
+
+from collections.abc import Callable
+
+from aiohttp import web
+
+from tessera_lab.sim.errors import EngineApiError
+from tessera_lab.sim.replies import json_reply
+from tessera_lab.sim.runner import EngineRunner
+
+
+class FaultRoutes:
+    """`/sim/…`."""
+
+    def __init__(self, runner: EngineRunner, crash: Callable[[], None]) -> None:
+        self._runner = runner
+        self._crash_now = crash
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/sim/busy", self._busy, allow_head=False),
+            web.post("/sim/freeze", self._freeze),
+            web.post("/sim/thaw", self._thaw),
+            web.post("/sim/stall", self._stall),
+            web.post("/sim/crash", self._crash),
+        ]
+
+    async def _busy(self, _: web.Request) -> web.Response:
+        """Seconds of work so far, for simulated device metrics."""
+        return json_reply({"busy_seconds": self._runner.busy_seconds()})
+
+    async def _freeze(self, _: web.Request) -> web.Response:
+        """From now on it hangs, for trying out what becomes of it."""
+        self._runner.freeze()
+        return web.Response()
+
+    async def _thaw(self, _: web.Request) -> web.Response:
+        """It goes on where it was."""
+        self._runner.thaw()
+        return web.Response()
+
+    async def _stall(self, request: web.Request) -> web.Response:
+        """It hangs for so many seconds and then goes on where it was."""
+        value = request.query.get("seconds", "")
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = -1
+        if not seconds > 0:
+            message = f"/sim/stall?seconds={value}: expected a number of seconds above 0"
+            raise EngineApiError(400, message, "BadRequestError", "seconds")
+        self._runner.freeze(seconds)
+        return web.Response()
+
+    async def _crash(self, _: web.Request) -> web.Response:
+        """The engine dies, and its API server soon after it."""
+        self._crash_now()
+        return web.Response()

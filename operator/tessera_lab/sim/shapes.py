@@ -1,0 +1,68 @@
+"""The shape of the model that the arguments name."""
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from tessera.api.inference_service import ModelShape
+from tessera.domain.hardware import gpu_catalog as catalog
+from tessera.domain.model import config as model_config
+from tessera.domain.model.config import UnsupportedConfig
+from tessera_lab.sim.environment import SHAPE
+from tessera_lab.sim.errors import EngineExit
+
+log = logging.getLogger(__name__)
+
+# Whose shape a model gets that nobody described.
+_DEFAULT_MODEL = "meta-llama/Llama-3.2-1B-Instruct"
+
+
+def model_shape(model: str, env: Mapping[str, str]) -> ModelShape:
+    """Known models by name, folders by their `config.json`, others from the environment."""
+    known = catalog.models().get(model)
+    if known is not None:
+        return known
+    config = Path(model, "config.json")
+    if config.is_file():
+        return _from_config(config)
+    if SHAPE in env:
+        return _from_json(env[SHAPE])
+    log.warning(
+        "%s is not known and %s is not set: taking the shape of %s", model, SHAPE, _DEFAULT_MODEL
+    )
+    return catalog.models()[_DEFAULT_MODEL]
+
+
+def _from_json(text: str) -> ModelShape:
+    try:
+        return ModelShape.model_validate_json(text)
+    except ValidationError as error:
+        raise EngineExit(1, f"{SHAPE}: {_first_error(error)}") from error
+
+
+def _from_config(path: Path) -> ModelShape:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise EngineExit(1, f"{path} is no configuration of a language model: {error}") from error
+    shape = model_config.read_config(config, _total_size(path.parent))
+    if isinstance(shape, UnsupportedConfig):
+        raise EngineExit(1, f"{path} is no configuration of a language model: {shape.message}")
+    return shape
+
+
+def _total_size(folder: Path) -> int | None:
+    """Bytes of all weights, where there is an index."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return None
+    size: int = json.loads(index.read_text(encoding="utf-8"))["metadata"]["total_size"]
+    return size
+
+
+def _first_error(error: ValidationError) -> str:
+    detail = error.errors()[0]
+    return f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}"

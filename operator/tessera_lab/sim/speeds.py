@@ -1,0 +1,66 @@
+"""The speed of an engine: predicted for its hardware, or measured elsewhere and given."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from tessera.api.inference_service import ModelShape
+from tessera.domain import perf
+from tessera.domain.hardware.device import Hardware
+from tessera_lab.sim.environment import SPEED
+from tessera_lab.sim.errors import EngineExit
+
+# Fields of a step's time, by their keys on the wire.
+_FIELDS_BY_KEY = {
+    first + "".join(word.capitalize() for word in rest): field.name
+    for field in fields(perf.StepTime)
+    if field.type is float
+    for first, *rest in (field.name.split("_"),)
+}
+
+
+def engine_speed(
+    shape: ModelShape, precision: str | None, hardware: Hardware, env: Mapping[str, str]
+) -> perf.StepTime:
+    """What the environment says, else the prediction."""
+    text = env.get(SPEED)
+    return _parse_speed(text) if text else perf.step_time(shape, precision, hardware)
+
+
+def as_json(speed: perf.StepTime) -> str:
+    """What the environment would have to say; parts that take no time are left out."""
+    parts = {key: getattr(speed, name) for key, name in _FIELDS_BY_KEY.items()}
+    return json.dumps({key: seconds for key, seconds in parts.items() if seconds})
+
+
+def _parse_speed(text: str) -> perf.StepTime:
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _invalid_speed(f"no JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise _invalid_speed("not an object")
+    for key, value in values.items():
+        if key not in _FIELDS_BY_KEY:
+            raise _invalid_speed(f"{key}: not known; known are {', '.join(_FIELDS_BY_KEY)}")
+        if not _is_seconds(value):
+            raise _invalid_speed(f"{key}: {value} is not a number of seconds of at least 0")
+    parts = {name: float(values.get(key, 0.0)) for key, name in _FIELDS_BY_KEY.items()}
+    speed = perf.StepTime(source="measured", **parts)
+    if not speed.seconds(decoding=1, kv_tokens=1) > 0:
+        raise _invalid_speed("a step of one token would take no time")
+    return speed
+
+
+def _is_seconds(value: Any) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and math.isfinite(value) and value >= 0
+
+
+def _invalid_speed(reason: str) -> EngineExit:
+    return EngineExit(1, f"{SPEED}: {reason}. Give seconds, such as {_EXAMPLE}")
+
+
+_EXAMPLE = '{"fixed": 0.008, "sequence": 0.0004, "token": 0.0009}'
