@@ -156,15 +156,15 @@ def a_workload(
     )
 
 
-def an_errand(task: str, service: ObservedService, **fields: Any) -> dict[str, Any]:
-    """The Job and the pod of an errand, as fields of a snapshot; `report` is what it left."""
+def a_model_job(task: str, service: ObservedService, **fields: Any) -> dict[str, Any]:
+    """The Job and the pod of a model job, as fields of a snapshot; `report` is what it left."""
     assert service.spec is not None
     name = model_job_name(
         service.ref.name, service.uid, "fetch" if task == "fetch" else "shape", service.spec.model
     )
     report, code = fields.pop("report", ""), fields.pop("exit_code", None)
-    told = report if isinstance(report, str) else json.dumps({"phase": task, **report})
-    run = ModelJobRun(service=service.ref, job_uid=f"uid-{name}", exit_code=code, report=told)
+    text = report if isinstance(report, str) else json.dumps({"phase": task, **report})
+    run = ModelJobRun(service=service.ref, job_uid=f"uid-{name}", exit_code=code, report=text)
     job = ObservedModelJob(
         ref=Ref("team-a", name), service=service.ref, task=task, uid=f"uid-{name}"
     )

@@ -38,8 +38,8 @@ def test_pods_and_jobs_of_a_batch_carry_its_uid() -> None:
     assert (job.batch_uid, pod.batch_run.uid) == ("uid-night", "uid-night")
 
 
-def test_the_pod_of_an_errand_is_no_replica_and_brings_its_report() -> None:
-    labels = {"tessera.dev/errand": "shape", "tessera.dev/errand-for": "chat"}
+def test_the_pod_of_a_model_job_is_no_replica_and_brings_its_report() -> None:
+    labels = {"tessera.dev/model-job": "shape", "tessera.dev/model-job-for": "chat"}
     meta = {
         "name": "chat-shape-1",
         "namespace": "team-a",

@@ -18,13 +18,13 @@ from tessera.domain.status.service import service_status
 from tests.builders import (
     NOW,
     a_budget,
+    a_model_job,
     a_node,
     a_pod,
     a_service,
     a_snapshot,
     a_spec,
     a_workload,
-    an_errand,
     readings_of,
 )
 
@@ -72,7 +72,7 @@ steps = st.builds(
     change=st.sampled_from(
         (
             *("nothing", "nothing", "load", "spec", "pods", "node", "blind", "answer", "refused"),
-            *("model", "errand", "claim", "read", "gone"),
+            *("model", "model job", "claim", "read", "gone"),
         )
     ),
 )
@@ -145,13 +145,13 @@ def model(old: Snapshot, *rest: Any) -> Fields:
     }
 
 
-def errand(old: Snapshot, *rest: Any) -> Fields:
+def model_job(old: Snapshot, *rest: Any) -> Fields:
     """A Job of its model comes, goes on, ends well, or ends for a reason that may pass."""
     step: Step = rest[-1]
     (service,) = [one for one in old.services if one.ref.name == step.name]
     task, report = ("shape", READ) if step.pods % 2 else ("fetch", {"ok": True, "bytes": 5})
     code = {0.0: 0, 4.0: None, 12.0: 1}.get(step.waiting, 3)
-    made = an_errand(task, service, report=report, exit_code=code)
+    made = a_model_job(task, service, report=report, exit_code=code)
     mine = {job.uid for job in old.model_jobs if job.service == service.ref}
     others = [
         pod
@@ -210,7 +210,7 @@ CHANGES: dict[str, Callable[[Snapshot, Snapshot, Readings, Step], Fields]] = {
     "blind": lambda old, *_: {"readings": old.readings},
     "answer": answer,
     "model": model,
-    "errand": errand,
+    "model job": model_job,
     "claim": claim,
     "read": remembered,
     "gone": gone,
@@ -242,16 +242,16 @@ SPIKE_AFTER_A_LULL = [
 
 A_MODEL_THAT_IS_READ_AND_FETCHED = [
     a_step("model"),
-    a_step("errand", waiting=4),
-    a_step("errand"),
+    a_step("model job", waiting=4),
+    a_step("model job"),
     a_step("read"),
     replace(a_step("pods"), pods=2),
     *(a_step("nothing") for _ in range(2)),
     a_step("claim"),
     *(a_step("nothing") for _ in range(2)),
-    replace(a_step("errand", waiting=12), pods=2),
+    replace(a_step("model job", waiting=12), pods=2),
     *(a_step("nothing", passed=15) for _ in range(3)),
-    replace(a_step("errand"), pods=2),
+    replace(a_step("model job"), pods=2),
     a_step("read"),
     a_step("gone"),
     *(a_step("nothing") for _ in range(2)),
@@ -287,7 +287,7 @@ def test_an_unchanged_fleet_is_allotted_the_very_same() -> None:
 def test_a_model_that_was_read_is_recalled_as_the_very_same() -> None:
     """Only who has something under way is planned anew."""
     own = a_service("chat", a_spec(OWN, replicas=1))
-    parts = an_errand("shape", own, report=READ, exit_code=0)
+    parts = a_model_job("shape", own, report=READ, exit_code=0)
     first = a_snapshot(own, **parts)
     status = service_status(first, plan(first).service_plans[own.ref], None, None)
     service = replace(own, status=status)

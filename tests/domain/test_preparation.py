@@ -19,7 +19,7 @@ from tessera.domain.observed.snapshot import (
 from tessera.domain.plan import plan
 from tessera.domain.service.model_files import with_known_shape
 from tessera.domain.status.service import service_status
-from tests.builders import SMALL, a_pod, a_service, a_snapshot, a_spec, a_workload, an_errand, at
+from tests.builders import SMALL, a_model_job, a_pod, a_service, a_snapshot, a_spec, a_workload, at
 
 CHAT = Ref("team-a", "chat")
 OWN = "hf://acme/own"
@@ -72,13 +72,13 @@ def test_an_unknown_model_is_read_by_a_job_and_nothing_is_placed_before() -> Non
 
 
 def test_while_the_job_runs_no_other_is_made() -> None:
-    snapshot = a_snapshot(own(), **an_errand("shape", own()))
+    snapshot = a_snapshot(own(), **a_model_job("shape", own()))
     assert preparation(snapshot).job_to_create is None
     assert said(snapshot, "Accepted")[0] == "ReadingModel"
 
 
 def test_a_shape_that_was_read_places_the_model_in_the_same_turn_and_is_kept() -> None:
-    snapshot = a_snapshot(own(), **an_errand("shape", own(), report=FOUND, exit_code=0))
+    snapshot = a_snapshot(own(), **a_model_job("shape", own(), report=FOUND, exit_code=0))
     got = status_of(snapshot)
     assert plan(snapshot).service_plans[CHAT].choice is not None
     assert got.model is not None
@@ -88,7 +88,7 @@ def test_a_shape_that_was_read_places_the_model_in_the_same_turn_and_is_kept() -
 
 
 def test_a_job_goes_only_when_the_status_has_what_it_found() -> None:
-    parts = an_errand("shape", own(), report=FOUND, exit_code=0)
+    parts = a_model_job("shape", own(), report=FOUND, exit_code=0)
     assert preparation(a_snapshot(own(), **parts)).obsolete_jobs == ()
     told = status_of(a_snapshot(own(), **parts))
     later = a_snapshot(replace(own(), status=told), **parts)
@@ -97,7 +97,7 @@ def test_a_job_goes_only_when_the_status_has_what_it_found() -> None:
 
 
 def test_another_model_is_read_again_and_the_former_job_goes() -> None:
-    parts = an_errand("shape", own(), report=FOUND, exit_code=0)
+    parts = a_model_job("shape", own(), report=FOUND, exit_code=0)
     told = status_of(a_snapshot(own(), **parts))
     other = a_service(spec=a_spec("hf://acme/other", replicas=1), status=told)
     got = preparation(a_snapshot(other, **parts))
@@ -116,7 +116,7 @@ def test_a_shape_in_the_spec_needs_no_job() -> None:
 
 def test_a_config_that_was_not_understood_asks_for_the_shape() -> None:
     report = {"ok": False, "message": "config.json of hf://acme/own: vocab_size is missing"}
-    parts = an_errand("shape", own(), report=report, exit_code=3)
+    parts = a_model_job("shape", own(), report=report, exit_code=3)
     reason, message = said(a_snapshot(own(), **parts), "Accepted")
     assert reason == "ModelUnknown"
     for words in ("spec.model.shape", "vocab_size is missing", "kvHeads", "kubectl logs -n team-a"):
@@ -125,7 +125,7 @@ def test_a_config_that_was_not_understood_asks_for_the_shape() -> None:
 
 def test_a_gated_model_is_said_before_any_engine_starts() -> None:
     report = {"ok": False, "message": "401 Client Error: Unauthorized for https://hub/config.json"}
-    parts = an_errand("shape", own(), report=report, exit_code=3)
+    parts = a_model_job("shape", own(), report=report, exit_code=3)
     assert "name a Secret with a token" in said(a_snapshot(own(), **parts), "Accepted")[1]
 
 
@@ -135,12 +135,12 @@ def test_a_missing_secret_holds_the_job_up_and_is_said() -> None:
         "waiting_reason": "CreateContainerConfigError",
         "container_message": 'secret "hub" not found',
     }
-    message = said(a_snapshot(service, **an_errand("shape", service, **words)), "Accepted")[1]
+    message = said(a_snapshot(service, **a_model_job("shape", service, **words)), "Accepted")[1]
     assert "kubectl create secret generic hub -n team-a" in message
 
 
 def test_what_may_pass_is_tried_again_after_a_while() -> None:
-    parts = an_errand("shape", own(), report={"ok": False, "message": "502"}, exit_code=1)
+    parts = a_model_job("shape", own(), report={"ok": False, "message": "502"}, exit_code=1)
     assert preparation(a_snapshot(own(), **parts, at=at(10))).obsolete_jobs == ()
     assert preparation(a_snapshot(own(), **parts, at=at(31))).obsolete_jobs == (
         parts["model_jobs"][0].ref,
@@ -172,7 +172,7 @@ def test_files_are_fetched_once_there_is_a_claim_and_engines_wait() -> None:
 
 
 def test_the_progress_is_told_in_hundredths() -> None:
-    parts = an_errand("fetch", cached(), address="10.0.0.9")
+    parts = a_model_job("fetch", cached(), address="10.0.0.9")
     shown = {CHAT: FetchProgress(done=3_217_000_000, total=16_000_000_000)}
     snapshot = a_snapshot(cached(), claims=bound(), fetch_progress=shown, **parts)
     told = status_of(snapshot)
@@ -186,7 +186,7 @@ def test_the_progress_is_told_in_hundredths() -> None:
 
 def test_when_all_files_are_there_engines_start_and_the_job_goes() -> None:
     report = {"ok": True, "bytes": 2_500, "commit": "c0ffee"}
-    parts = an_errand("fetch", cached(), report=report, exit_code=0)
+    parts = a_model_job("fetch", cached(), report=report, exit_code=0)
     snapshot = a_snapshot(cached(), claims=bound(), **parts)
     told = status_of(snapshot)
     assert preparation(snapshot).missing_files is None
@@ -200,7 +200,7 @@ def test_when_all_files_are_there_engines_start_and_the_job_goes() -> None:
 
 def test_a_claim_that_was_made_again_is_filled_again() -> None:
     report = {"ok": True, "bytes": 2_500}
-    parts = an_errand("fetch", cached(), report=report, exit_code=0)
+    parts = a_model_job("fetch", cached(), report=report, exit_code=0)
     told = status_of(a_snapshot(cached(), claims=bound(), **parts))
     got = preparation(a_snapshot(cached(told), claims=bound("uid-other")))
     assert got.job_to_create.task == "fetch"
@@ -209,7 +209,7 @@ def test_a_claim_that_was_made_again_is_filled_again() -> None:
 
 def test_a_fetch_that_is_refused_says_why() -> None:
     report = {"ok": False, "message": "cannot write /models/x: the volume is full"}
-    parts = an_errand("fetch", cached(), report=report, exit_code=3)
+    parts = a_model_job("fetch", cached(), report=report, exit_code=3)
     reason, message = said(a_snapshot(cached(), claims=bound(), **parts), "Progressing")
     assert reason == "FetchFailed"
     assert "the volume is full" in message
@@ -239,7 +239,7 @@ def test_another_commit_is_fetched_into_another_folder_before_engines_change() -
     service = cached()
     assert service.spec is not None
     at_commit = service.spec.model.model_copy(update={"revision": COMMIT})
-    made = an_errand(
+    made = a_model_job(
         "fetch",
         replace(service, spec=service.spec.model_copy(update={"model": at_commit})),
         report={"ok": True, "bytes": 5},
@@ -272,7 +272,7 @@ def test_the_shape_of_a_pinned_model_is_read_at_its_commit() -> None:
 def test_what_was_read_and_what_was_pinned_stay_together() -> None:
     question = RevisionQuery("acme/own", "main")
     pinned = {question: Resolution(COMMIT, RevisionReason.REVISION_RESOLVED, "the hub's words")}
-    parts = an_errand("shape", own(), report=FOUND, exit_code=0)
+    parts = a_model_job("shape", own(), report=FOUND, exit_code=0)
     told = status_of(a_snapshot(own(), **parts, resolutions=pinned))
     later = status_of(a_snapshot(replace(own(), status=told), resolutions={}))
     assert later.model is not None
@@ -288,14 +288,14 @@ def test_while_another_model_is_read_the_status_speaks_of_the_one_that_runs() ->
     service = a_service(spec=a_spec(OWN, replicas=1), status=before)
     runs = {"workloads": (a_workload(1),), "resolutions": {}}
     assert status_of(a_snapshot(service, **runs)).model == before.model
-    read = a_snapshot(service, **runs, **an_errand("shape", service, report=FOUND, exit_code=0))
+    read = a_snapshot(service, **runs, **a_model_job("shape", service, report=FOUND, exit_code=0))
     assert plan(read).service_plans[CHAT].pinned_revision.query == RevisionQuery("acme/own", "main")
     assert status_of(read).model == before.model
 
 
 def test_a_shape_that_was_read_does_not_count_as_written() -> None:
     """Else the replicas would be made anew by a Tessera that ships the model."""
-    status = status_of(a_snapshot(own(), **an_errand("shape", own(), report=FOUND, exit_code=0)))
+    status = status_of(a_snapshot(own(), **a_model_job("shape", own(), report=FOUND, exit_code=0)))
     known = with_known_shape(replace(own(), status=status)).spec
     plain = own().spec
     assert known is not None

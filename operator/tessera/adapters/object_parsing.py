@@ -148,7 +148,7 @@ def parse_batch(body: JsonObject) -> Batch | None:
 
 
 def parse_job(body: JsonObject) -> BatchJob | ObservedModelJob | None:
-    """The Job of a batch, or of an errand; None for any other."""
+    """Return the Job of a batch or of a model; None for any other."""
     meta = body["metadata"]
     labels = meta.get("labels", {})
     if MODEL_JOB_LABEL in labels and "deletionTimestamp" not in meta:

@@ -11,11 +11,11 @@ from tessera.domain.names import deployment_name
 Task: TypeAlias = Literal["shape", "fetch"]
 
 # The task of a Job and its pod.
-MODEL_JOB_LABEL = f"{GROUP}/errand"
+MODEL_JOB_LABEL = f"{GROUP}/model-job"
 # The service. It is not the label of replicas: Services and budgets must not count the pod.
-MODEL_JOB_SERVICE_LABEL = f"{GROUP}/errand-for"
+MODEL_JOB_SERVICE_LABEL = f"{GROUP}/model-job-for"
 # Name of the container.
-MODEL_JOB_CONTAINER = "errand"
+MODEL_JOB_CONTAINER = "model-job"
 
 
 def claim_name(service: str) -> str:

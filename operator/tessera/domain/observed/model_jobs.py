@@ -1,4 +1,4 @@
-"""What the cluster knows of errands: Jobs that models need before their engines."""
+"""What the cluster knows of model jobs: Jobs that models need before their engines."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from tessera.api.ref import Ref
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObservedModelJob:
-    """The Job of an errand."""
+    """A Job that reads or fetches a model, as observed."""
 
     ref: Ref
     service: Ref
@@ -19,7 +19,7 @@ class ObservedModelJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelJobRun:
-    """What only the pods of errands have."""
+    """What only the pods of model jobs have."""
 
     service: Ref
     job_uid: str = ""

@@ -1,4 +1,4 @@
-"""What an errand says of itself; anybody may write a termination message, so all is checked."""
+"""Reports of model jobs, validated: any process of the pod can write a termination message."""
 
 from typing import Annotated, Literal, TypeVar
 

@@ -156,7 +156,7 @@ class Pod:
     batch_run: BatchRun | None = None
     """Set on pods of batches; these belong to no service."""
     model_job_run: ModelJobRun | None = None
-    """Set on pods of errands; these are no replicas of their service."""
+    """Set on pods of model jobs; these are no replicas of their service."""
 
     @property
     def takes_requests(self) -> bool:

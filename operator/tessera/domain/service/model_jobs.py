@@ -1,4 +1,4 @@
-"""The Job of an errand: is it to be made, what came of it, may it go?"""
+"""Model jobs: which Job to create, its outcome, and which Jobs to delete."""
 
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -18,7 +18,7 @@ _MAX_MESSAGE_LENGTH = 600
 
 
 class ModelJobOutcome(Enum):
-    """What came of an errand."""
+    """Outcome of a model job."""
 
     DONE = auto()
     REFUSED = auto()
@@ -37,7 +37,7 @@ class ModelJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelJobStatus:
-    """How an errand stands."""
+    """State of a model job."""
 
     name: str
     """Of its Job."""
@@ -64,7 +64,7 @@ class ModelJobStatus:
 def assess_model_job(
     snapshot: Snapshot, service: ObservedService, spec: InferenceServiceSpec, task: Task
 ) -> ModelJobStatus:
-    """Judge an errand by its Job and its pod."""
+    """Assess a model job by its Job and its pod."""
     name = model_job_name(service.ref.name, service.uid, task, spec.model)
     model_jobs = [
         job for job in snapshot.model_jobs if job.service == service.ref and job.task == task

@@ -16,7 +16,7 @@ from tessera.resources import children
 from tessera.resources.arguments import MODELS
 from tessera.resources.batch_job import RunnerImage
 from tessera.resources.model_job import model_job_manifest
-from tests.builders import SMALL, a_service, a_snapshot, a_spec, allotted, an_errand
+from tests.builders import SMALL, a_model_job, a_service, a_snapshot, a_spec, allotted
 
 Golden = Callable[[str, list[Any]], None]
 IMAGE = RunnerImage("tessera/batch:0.1.0", pull_secrets=("registry",))
@@ -45,7 +45,7 @@ def cached(**fields: Any) -> ObservedService:
 
 def fetched() -> ServicePlan:
     """All files are there."""
-    parts = an_errand("fetch", cached(), report={"ok": True, "bytes": 5}, exit_code=0)
+    parts = a_model_job("fetch", cached(), report={"ok": True, "bytes": 5}, exit_code=0)
     snapshot = a_snapshot(cached(), claims=BOUND, **parts)
     told = service_status(snapshot, allotted(snapshot), None, None)
     return allotted(a_snapshot(cached(status=told), claims=BOUND))
@@ -70,7 +70,7 @@ def job(name: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", JOBS)
 def test_the_jobs_of_models_are_as_reviewed(name: str, golden: Golden) -> None:
-    golden(f"errand-{name}", [job(name)])
+    golden(f"model-job-{name}", [job(name)])
 
 
 @pytest.mark.parametrize("name", JOBS)
@@ -89,7 +89,7 @@ def test_every_job_is_restricted_and_has_no_token_of_the_cluster(name: str) -> N
 def test_no_service_counts_the_pod_of_a_job_as_a_replica(name: str) -> None:
     labels = job(name)["spec"]["template"]["metadata"]["labels"]
     assert "tessera.dev/service" not in labels
-    assert labels["tessera.dev/errand-for"] == "chat"
+    assert labels["tessera.dev/model-job-for"] == "chat"
     # The NetworkPolicy of engines lets the operator ask how far it is.
     assert labels["app.kubernetes.io/component"] == "engine"
 
