@@ -78,7 +78,6 @@ PLAIN: tuple[Case, ...] = (
     Case(
         name="lora load", path="/v1/load_lora_adapter", body={"lora_name": "x", "lora_path": "/x"}
     ),
-    Case(name="tokenize", path="/tokenize", body={"prompt": "one tile of a mosaic"}),
     _chat(
         "json schema",
         max_tokens=64,
@@ -87,26 +86,9 @@ PLAIN: tuple[Case, ...] = (
             "json_schema": {"name": "a", "schema": _SCHEMA, "strict": True},
         },
     ),
-    Case(
-        name="responses",
-        path="/v1/responses",
-        body={"input": "A tile", "max_output_tokens": 24, "temperature": 0},
-    ),
-    Case(
-        name="messages",
-        path="/v1/messages",
-        body={"model": "tiny", "messages": HELLO, "max_tokens": 24, "temperature": 0},
-    ),
 )
 PLAIN_MORE: tuple[Case, ...] = (
-    _get("routes", "/openapi.json"),
-    Case(name="routes head", path="/openapi.json", method="HEAD"),
-    _get("docs", "/docs"),
-    Case(name="docs head", path="/docs", method="HEAD"),
-    _get("docs oauth", "/docs/oauth2-redirect"),
-    _get("redoc", "/redoc"),
     _get("version", "/version"),
-    _get("kv event sources", "/kv_event_sources"),
     _get("health", "/health"),
     Case(name="ping posted", path="/ping"),
     _get("models", "/v1/models"),
@@ -157,87 +139,6 @@ PLAIN_MORE: tuple[Case, ...] = (
         tools=[{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}],
         tool_choice="auto",
     ),
-    Case(name="tokenize chat", path="/tokenize", body={"messages": HELLO}),
-    Case(
-        name="tokenize strings", path="/tokenize", body={"prompt": "a b", "return_token_strs": True}
-    ),
-    Case(name="tokenize nothing", path="/tokenize", body={}),
-    Case(name="tokenize bad model", path="/tokenize", body={"prompt": "a", "model": "nope"}),
-    Case(name="detokenize", path="/detokenize", body={"tokens": [10, 11]}),
-    Case(name="detokenize wrong", path="/detokenize", body={"tokens": "x"}),
-    Case(name="systemone", path="/v1/systemone", body={"prompt": "a"}),
-    Case(name="invocations", path="/invocations", body={"prompt": "a", "max_tokens": 2}),
-    Case(name="invocations chat", path="/invocations", body={"messages": HELLO, "max_tokens": 2}),
-    Case(name="invocations wrong", path="/invocations", body={"nothing": 1}),
-    Case(
-        name="chat batch",
-        path="/v1/chat/completions/batch",
-        body={"messages": [HELLO, HELLO], "max_tokens": 2, "temperature": 0},
-    ),
-    Case(
-        name="responses stream",
-        path="/v1/responses",
-        body={"input": "A tile", "max_output_tokens": 24, "temperature": 0, "stream": True},
-    ),
-    Case(
-        name="responses messages",
-        path="/v1/responses",
-        body={"input": HELLO, "max_output_tokens": 24, "temperature": 0},
-    ),
-    Case(name="responses wrong", path="/v1/responses", body={"max_output_tokens": 3}),
-    _get("response missing", "/v1/responses/resp_none"),
-    Case(name="response cancel missing", path="/v1/responses/resp_none/cancel"),
-    Case(
-        name="messages stream",
-        path="/v1/messages",
-        body={
-            "model": "tiny",
-            "messages": HELLO,
-            "max_tokens": 24,
-            "temperature": 0,
-            "stream": True,
-        },
-    ),
-    Case(name="messages wrong", path="/v1/messages", body={"messages": HELLO}),
-    Case(
-        name="messages bad model",
-        path="/v1/messages",
-        body={"messages": HELLO, "max_tokens": 3, "model": "nope"},
-    ),
-    Case(
-        name="messages count",
-        path="/v1/messages/count_tokens",
-        body={"model": "tiny", "messages": HELLO},
-    ),
-    Case(
-        name="generative scoring",
-        path="/generative_scoring",
-        body={"query": "a", "items": ["b", "c"], "label_token_ids": [10, 11]},
-    ),
-    Case(name="generative scoring wrong", path="/generative_scoring", body={}),
-    Case(name="scale elastic", path="/scale_elastic_ep", body={"new_data_parallel_size": 2}),
-    Case(name="scale elastic wrong", path="/scale_elastic_ep", body={}),
-    Case(name="is scaling", path="/is_scaling_elastic_ep"),
-    Case(name="render chat", path="/v1/chat/completions/render", body={"messages": HELLO}),
-    Case(name="render completion", path="/v1/completions/render", body={"prompt": "a tile"}),
-    Case(
-        name="render messages",
-        path="/v1/messages/render",
-        body={"messages": HELLO, "max_tokens": 3},
-    ),
-    Case(name="render responses", path="/v1/responses/render", body={"input": "a tile"}),
-    Case(name="derender chat", path="/v1/chat/completions/derender", body={}),
-    Case(name="derender completion", path="/v1/completions/derender", body={}),
-    Case(
-        name="generate",
-        path="/inference/v1/generate",
-        body={"token_ids": [10, 11, 12], "sampling_params": {"max_tokens": 2}},
-    ),
-    Case(name="generate wrong", path="/inference/v1/generate", body={}),
-    Case(
-        name="abort requests", path="/inference/v1/abort_requests", body={"request_ids": ["none"]}
-    ),
-    Case(name="abort requests wrong", path="/inference/v1/abort_requests", body={}),
 )
 
 
@@ -267,7 +168,6 @@ def rich(adapter: str) -> tuple[Case, ...]:
         Case(name="pause", path="/pause"),
         _get("is_paused", "/is_paused"),
         Case(name="resume", path="/resume"),
-        _get("server_info", "/server_info"),
         _completion("prompt tok details", prompt=MIDDLE_TEXT, max_tokens=2),
         _completion("prompt tok details 2 (prefix hit)", prompt=MIDDLE_TEXT, max_tokens=2),
         _get("load", "/load"),
@@ -277,9 +177,7 @@ def rich(adapter: str) -> tuple[Case, ...]:
 def rich_more(adapter: str) -> tuple[Case, ...]:
     """Routes of development, and what only these options change."""
     return (
-        _get("routes", "/openapi.json"),
         _get("unknown route without a key", "/v1/nothing", key=False),
-        Case(name="tokenize without a key", path="/tokenize", body={"prompt": "a"}, key=False),
         Case(
             name="wrong key",
             path=COMPLETION,
@@ -310,8 +208,6 @@ def rich_more(adapter: str) -> tuple[Case, ...]:
         Case(name="load without a name", path="/v1/load_lora_adapter", body={}),
         _load("load an empty name", adapter, lora_name=""),
         _unload("unload without a name", ""),
-        Case(name="adapters added", path="/adapters", body={"name": "l3", "src": adapter}),
-        Case(name="adapters removed", path="/adapters/l3", method="DELETE"),
         Case(name="sleep deeper", path="/sleep?level=2"),
         Case(name="wake tagged", path="/wake_up?tags=weights"),
         Case(name="wake the rest", path="/wake_up"),
@@ -323,27 +219,7 @@ def rich_more(adapter: str) -> tuple[Case, ...]:
         Case(name="pause, waiting", path="/pause?mode=wait"),
         Case(name="resume once more", path="/resume"),
         Case(name="pause in no mode", path="/pause?mode=x"),
-        _get("server_info as json", "/server_info?config_format=json"),
         Case(name="reset prefix cache", path="/reset_prefix_cache"),
-        Case(name="reset mm cache", path="/reset_mm_cache"),
-        Case(name="reset encoder cache", path="/reset_encoder_cache"),
-        Case(name="release kv cache", path="/release_kv_cache_memory"),
-        Case(name="wake the kv cache", path="/wake_up"),
-        Case(name="collective rpc", path="/collective_rpc", body={"method": "get_model"}),
-        Case(name="collective rpc wrong", path="/collective_rpc", body={}),
-        Case(
-            name="abort requests in development", path="/abort_requests", body={"request_ids": []}
-        ),
-        Case(name="init weights", path="/init_weight_transfer_engine", body={}),
-        Case(name="shutdown weights", path="/shutdown_weight_transfer_engine"),
-        Case(name="start update", path="/start_weight_update", body={}),
-        Case(name="start draft update", path="/start_draft_weight_update", body={}),
-        Case(name="update weights", path="/update_weights", body={}),
-        Case(name="finish update", path="/finish_weight_update"),
-        Case(name="update version", path="/update_weight_version", body={}),
-        _get("weight info", "/weight_info"),
-        Case(name="weight checker", path="/weight_checker", body={}),
-        _get("world size", "/get_world_size"),
     )
 
 

@@ -1,7 +1,7 @@
 """What of an answer is compared: status, kind of content, keys of JSON; of metrics their form."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -10,9 +10,8 @@ from prometheus_client.parser import text_string_to_metric_families
 # What is compared of one case, by its aspect, as JSON.
 Facts = dict[str, Any]
 
-# Places whose keys are not names of the API: tokens, their numbers, settings of the machine.
-_MAPS = ("top_logprobs[]", "prompt_logprobs[]", "vllm_config", "vllm_env", "system_env")
-_SETTINGS = ("vllm_config", "vllm_env", "system_env")
+# Places whose keys are tokens or their numbers, not names of the API.
+_MAPS = ("top_logprobs[]", "prompt_logprobs[]")
 _COMMON = {"engine", "model_name"}
 _OWN_SERIES = "vllm:"
 # Infos whose values are texts.
@@ -22,7 +21,7 @@ _ECHOED = ("x-request-id",)
 
 
 def answer(response: httpx.Response) -> Facts:
-    """The facts of one answer. Of an OpenAPI page the routes, not how bodies are described."""
+    """The facts of one answer."""
     kind = response.headers.get("content-type", "").partition(";")[0]
     found: Facts = {"status": response.status_code, "content": kind}
     echoed = [name for name in _ECHOED if name in response.headers]
@@ -33,17 +32,8 @@ def answer(response: httpx.Response) -> Facts:
     if kind != "application/json" or not response.content:
         return found
     body = response.json()
-    if isinstance(body, dict) and "openapi" in body:
-        return found | {"routes": routes(body)}
     found["keys"] = sorted(set(keys(body)))
     return found | _said(body)
-
-
-def routes(page: Mapping[str, Any]) -> list[str]:
-    """Routes of an OpenAPI page, with their methods."""
-    return sorted(
-        f"{method.upper()} {path}" for path, one in page["paths"].items() for method in one
-    )
 
 
 def keys(value: Any, place: str = "") -> Iterator[str]:
@@ -53,8 +43,7 @@ def keys(value: Any, place: str = "") -> Iterator[str]:
             known = "*" if place.endswith(_MAPS) else name
             path = f"{place}.{known}" if place else known
             yield path
-            if not place.endswith(_SETTINGS):
-                yield from keys(inner, path)
+            yield from keys(inner, path)
     elif isinstance(value, list):
         for inner in value:
             yield from keys(inner, f"{place}[]")

@@ -1,4 +1,4 @@
-"""More than one plain answer: several of them, log-probabilities, other vendors' forms."""
+"""More than one plain answer: several of them, log-probabilities, adapters."""
 
 from typing import Any
 
@@ -77,29 +77,6 @@ async def test_an_echoed_prompt_stands_before_the_answer_with_its_log_probabilit
     assert "".join(got["logprobs"]["tokens"]) == got["text"]
     assert got["logprobs"]["token_logprobs"][0] is None
     assert len(got["prompt_logprobs"]) == 4
-
-
-async def test_tokens_can_be_turned_back_into_the_text_they_came_from() -> None:
-    async with running() as engine:
-        tokens = (await engine.post("/tokenize", prompt="a tile of a mosaic")).json()["tokens"]
-        back = await engine.post("/detokenize", tokens=tokens)
-    assert back.json() == {"prompt": "a tile of a mosaic"}
-
-
-async def test_the_other_forms_say_what_a_chat_says() -> None:
-    async with running() as engine:
-        chat = (await engine.post("/v1/chat/completions", messages=HI, max_tokens=5)).json()
-        message = (
-            await engine.post("/v1/messages", model="tiny", messages=HI, max_tokens=5)
-        ).json()
-        response = (await engine.post("/v1/responses", input="say hi", max_output_tokens=5)).json()
-        wrong = await engine.post("/v1/messages", model="x", messages=HI, max_tokens=5)
-    text = chat["choices"][0]["message"]["content"]
-    assert message["content"] == [{"type": "text", "text": text}]
-    assert message["stop_reason"] == "max_tokens"
-    assert response["output"][0]["content"][0]["text"] == text
-    assert response["status"] == "incomplete"
-    assert (wrong.status_code, wrong.json()["type"]) == (404, "error")
 
 
 async def test_per_request_metrics_add_up() -> None:

@@ -57,14 +57,12 @@ async def test_the_json_has_exactly_the_keys_of_a_real_server() -> None:
     async with running("--enable-prompt-tokens-details") as engine:
         completion = await engine.post("/v1/completions", prompt="a", max_tokens=2)
         models = await engine.http.get("/v1/models")
-        tokenized = await engine.post("/tokenize", prompt="hello world")
         load = await engine.http.get("/load")
     async with running() as engine:
         chat = await engine.post("/v1/chat/completions", messages=HI, max_tokens=2)
     assert set(keys(completion.json())) == captured("completion")
     assert set(keys(chat.json())) == captured("chat")
     assert set(keys(models.json())) == captured("models")
-    assert set(keys(tokenized.json())) == captured("tokenize")
     assert set(keys(load.json())) == captured("load")
 
 

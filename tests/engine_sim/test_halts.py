@@ -46,7 +46,7 @@ async def test_sleep_empties_the_prefix_cache() -> None:
     long = {"prompt": "x" * 400, "max_tokens": 1}
     async with running("--enable-prompt-tokens-details", **DEVELOPMENT) as engine:
         cached = []
-        for path in ("/reset_mm_cache", "/sleep", "/reset_prefix_cache"):
+        for path in ("/resume", "/sleep", "/reset_prefix_cache"):
             await engine.post("/v1/completions", **long)
             await engine.post(path)
             await engine.post("/wake_up")

@@ -53,7 +53,6 @@ class Arguments:
     enable_prefix_caching: bool | None
     enable_prompt_tokens_details: bool
     enable_request_id_headers: bool
-    enable_scale_out: bool
     enable_server_load_tracking: bool
     kv_cache_metrics: bool
     max_logprobs: int

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from tessera_lab.engine.requests import EngineLimits, FinishReason
 from tessera_lab.sim import checks, text
 from tessera_lab.sim.bodies import (
-    ChatBatchBody,
     ChatBody,
     CompletionBody,
     GenerationBody,
@@ -108,8 +107,6 @@ def generation_spec(
 def _prompts(body: ChatBody | CompletionBody) -> list[Prompt]:
     if isinstance(body, CompletionBody):
         return completion_prompts(body)
-    if isinstance(body, ChatBatchBody):
-        return list(map(chat_prompt, body.messages))
     return [chat_prompt(body.messages)]
 
 

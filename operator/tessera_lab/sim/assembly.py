@@ -12,10 +12,8 @@ from tessera_lab.sim.exposition import build_registry
 from tessera_lab.sim.http_meters import HttpMeters
 from tessera_lab.sim.launch import EngineConfig
 from tessera_lab.sim.meters import EngineMeters
-from tessera_lab.sim.operations import OperationMetrics
-from tessera_lab.sim.pages import pages
 from tessera_lab.sim.routes.adapters import AdapterRoutes
-from tessera_lab.sim.routes.development import DevelopmentRoutes
+from tessera_lab.sim.routes.development import DevelopmentRoutes, SleepMeters
 from tessera_lab.sim.routes.faults import FaultRoutes
 from tessera_lab.sim.routes.generation import GenerationRoutes
 from tessera_lab.sim.routes.plain import BasicRoutes
@@ -55,10 +53,9 @@ def assemble_engine(config: EngineConfig) -> AssembledEngine:
     if config.allows_adapter_updates:
         routes += AdapterRoutes(dispatcher).routes()
     if config.dev_mode:
-        operations = OperationMetrics(config.facts.metrics, metrics_registry)
-        routes += DevelopmentRoutes(dispatcher, runner, operations).routes()
+        sleep_meters = SleepMeters(config.facts.metrics, metrics_registry)
+        routes += DevelopmentRoutes(state, runner, sleep_meters).routes()
     routes += FaultRoutes(runner, crash).routes()
-    routes += pages(routes)
     http_meters = HttpMeters(config.facts.metrics, metrics_registry)
     return AssembledEngine(
         app=EngineServer(dispatcher, http_meters, routes).app(),

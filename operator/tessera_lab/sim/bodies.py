@@ -72,28 +72,6 @@ class ChatBody(GenerationBody):
     tool_choice: Any = None
 
 
-class ChatBatchBody(ChatBody):
-    """`/v1/chat/completions/batch`: several conversations in one request."""
-
-    messages: list[list[ChatMessage]]  # type: ignore[assignment]  # the engine's own change of the type
-
-
-class TokenizeBody(BaseModel):
-    """`/tokenize`: a prompt or messages."""
-
-    model: str | None = None
-    prompt: str | None = None
-    messages: list[ChatMessage] | None = None
-    return_token_strs: bool | None = None
-
-
-class DetokenizeBody(BaseModel):
-    """`/detokenize`."""
-
-    model: str | None = None
-    tokens: list[int]
-
-
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """What is to be answered, and its length in tokens."""
@@ -122,24 +100,18 @@ Parsed = TypeVar("Parsed", bound=BaseModel)
 
 
 def parse_body(kind: type[Parsed], raw: bytes, content_type: str = _JSON) -> Parsed:
-    """The body of a request; what does not fit is refused field by field."""
-    return validate_body(kind, parse_json(raw, content_type))
+    """Parse and validate a request's body.
 
-
-def parse_json(raw: bytes, content_type: str = _JSON) -> Any:
-    """Any JSON that says it is."""
+    Raises EngineApiError: 400 naming each wrong field.
+    """
     if content_type != _JSON:
         message = f"1 validation error:\n  Unsupported Media Type: Only '{_JSON}' is allowed"
         raise EngineApiError(400, message, "Bad Request")
     try:
-        return json.loads(raw)
+        body = json.loads(raw)
     except json.JSONDecodeError as error:
         entry = {"type": "json_invalid", "loc": f"body.{error.pos}", "msg": "JSON decode error"}
         raise validation_error([{**entry, "input": {}, "ctx": {"error": error.msg}}]) from error
-
-
-def validate_body(kind: type[Parsed], body: Any) -> Parsed:
-    """The JSON as a body of this kind."""
     try:
         return kind.model_validate(body)
     except ValidationError as error:
@@ -154,12 +126,6 @@ def validation_error(errors: Iterable[dict[str, Any]]) -> EngineApiError:
     lines = "".join(f"\n  {entry}" for entry in entries)
     message = f"{len(entries)} validation error{plural}:{lines}"
     return EngineApiError(400, message, "Bad Request", entries[0]["loc"])
-
-
-def missing_fields(*fields: str, place: str = "body") -> EngineApiError:
-    """400 for fields that a body should have."""
-    entry = {"type": "missing", "msg": "Field required", "input": None}
-    return validation_error({**entry, "loc": f"{place}.{field}"} for field in fields)
 
 
 def _error_entry(error: Any) -> dict[str, Any]:

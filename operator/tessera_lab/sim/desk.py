@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import time
 import uuid
-from collections.abc import Callable, Container
+from collections.abc import Callable
 
 from aiohttp import web
 
@@ -41,18 +41,6 @@ class GenerationDispatcher:
         """Generations under way."""
         return len(self._active)
 
-    def abort(self, request_ids: Container[str]) -> int:
-        """End the generations of these requests as aborted: how many there were."""
-        generations = [
-            generation
-            for generation, http_request in self._active.items()
-            if request_id(http_request) in request_ids
-        ]
-        for generation in generations:
-            for stream in generation.streams:
-                self._runner.abort(stream)
-        return len(generations)
-
     def stop_accepting(self) -> None:
         """From now on no generation is taken: who comes hangs until the others have ended, and is
         refused then. Everything else is still answered."""
@@ -86,16 +74,6 @@ class GenerationDispatcher:
             return await whole_response(generation, encoder)
         finally:
             self._release(generation)
-
-    async def generate(self, request: web.Request, spec: GenerationSpec) -> ActiveGeneration:
-        """Generate everything, for who makes an answer of its own of it."""
-        generation = await self._submit(request, spec)
-        try:
-            while not generation.ended:
-                await generation.wait_for_tokens()
-        finally:
-            self._release(generation)
-        return generation
 
     async def _submit(self, request: web.Request, spec: GenerationSpec) -> ActiveGeneration:
         """All answers of a request, or none when a limit refuses one of them."""

@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, Summary
 from tessera.domain.vllm.facts import Metric
 
 # Routes that are not counted.
-UNCOUNTED = frozenset({"/metrics", "/health", "/load", "/ping", "/version", "/server_info"})
+UNCOUNTED = frozenset({"/metrics", "/health", "/load", "/ping", "/version"})
 # Stands for a route that there is not.
 UNKNOWN_ROUTE = "none"
 

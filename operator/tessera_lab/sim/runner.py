@@ -220,12 +220,7 @@ class EngineRunner:
         """End every request that the engine has, as aborted."""
         for stream in list(self._streams.values()):
             if stream.request.id not in self._deferred:
-                self.abort(stream)
-
-    def abort(self, stream: TokenStream) -> None:
-        """End this one as aborted, if it has not ended."""
-        if stream.request.id in self._streams:
-            self._abort(stream, FinishReason.ABORT)
+                self._abort(stream, FinishReason.ABORT)
 
     def fail_all(self) -> None:
         """The engine is dead: nothing of it is heard any more."""

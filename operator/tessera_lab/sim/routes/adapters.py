@@ -27,15 +27,8 @@ class UnloadAdapterBody(BaseModel):
     lora_name: str
 
 
-class RegisterAdapterBody(BaseModel):
-    """The same as a platform of another kind asks for it."""
-
-    name: str
-    src: str
-
-
 class AdapterRoutes:
-    """Both ways to load and unload."""
+    """Load and unload LoRA adapters."""
 
     def __init__(self, dispatcher: GenerationDispatcher) -> None:
         self._adapter_paths = dispatcher.state.adapter_paths
@@ -44,8 +37,6 @@ class AdapterRoutes:
         return [
             web.post("/v1/load_lora_adapter", self._load),
             web.post("/v1/unload_lora_adapter", self._unload),
-            web.post("/adapters", self._register),
-            web.delete("/adapters/{adapter_name}", self._unregister),
         ]
 
     async def _load(self, request: web.Request) -> web.Response:
@@ -57,16 +48,6 @@ class AdapterRoutes:
         body = parse_body(UnloadAdapterBody, await request.read(), request.content_type)
         self._remove(body.lora_name)
         return UntypedResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
-
-    async def _register(self, request: web.Request) -> web.Response:
-        body = parse_body(RegisterAdapterBody, await request.read(), request.content_type)
-        self._add(LoadAdapterBody(lora_name=body.name, lora_path=body.src))
-        return UntypedResponse(f"Adapter {body.name} registered")
-
-    async def _unregister(self, request: web.Request) -> web.Response:
-        name = request.match_info["adapter_name"]
-        self._remove(name)
-        return UntypedResponse(f"Adapter {name} unregistered")
 
     def _add(self, body: LoadAdapterBody) -> None:
         if not body.lora_name or not body.lora_path:

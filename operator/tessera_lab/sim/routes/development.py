@@ -1,75 +1,48 @@
 """Routes of development mode (`VLLM_SERVER_DEV_MODE=1`)."""
 
-from collections.abc import Awaitable, Callable
-from typing import Any
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from aiohttp import web
+from prometheus_client import CollectorRegistry, Gauge, Histogram
 
-from tessera_lab.sim.bodies import missing_fields, parse_json, validation_error
-from tessera_lab.sim.desk import GenerationDispatcher
-from tessera_lab.sim.errors import EngineApiError, internal_error
-from tessera_lab.sim.launch import VERSION
-from tessera_lab.sim.operations import SLEEP, WEIGHTS, OperationMetrics
+from tessera.domain.vllm.facts import Metric
+from tessera_lab.sim.bodies import validation_error
+from tessera_lab.sim.condition import EngineState
+from tessera_lab.sim.errors import EngineApiError
+from tessera_lab.sim.meters import PREFIX
 from tessera_lab.sim.replies import json_reply
 from tessera_lab.sim.runner import EngineRunner
 
-Handler = Callable[[web.Request], Awaitable[web.Response]]
-
 _MAX_SLEEP_LEVEL = 2
 _PAUSE_MODES = ("abort", "wait", "keep")
-_NO_TRANSFER_MESSAGE = (
-    "Call to collective_rpc method failed: Worker failed with error 'Weight transfer not "
-    "configured. Please set weight_transfer_config to enable weight transfer.', please check the "
-    "stack trace above for the root cause"
-)
 
 
 class DevelopmentRoutes:
-    """Sleep, pause, caches; weights cannot be transferred."""
+    """Sleep, wake, pause, resume, and reset the prefix cache."""
 
     def __init__(
-        self, dispatcher: GenerationDispatcher, runner: EngineRunner, operations: OperationMetrics
+        self, state: EngineState, runner: EngineRunner, sleep_meters: "SleepMeters"
     ) -> None:
-        self._dispatcher = dispatcher
-        self._state = dispatcher.state
+        self._state = state
         self._runner = runner
-        self._operations = operations
+        self._sleep_meters = sleep_meters
 
     def routes(self) -> list[web.RouteDef]:
         return [
             web.post("/sleep", self._sleep),
             web.post("/wake_up", self._wake),
             web.get("/is_sleeping", self._is_sleeping, allow_head=False),
-            web.post("/release_kv_cache_memory", self._release),
             web.post("/pause", self._pause),
             web.post("/resume", self._resume),
             web.get("/is_paused", self._is_paused, allow_head=False),
-            web.post("/abort_requests", self._abort),
             web.post("/reset_prefix_cache", self._reset),
-            web.post("/reset_mm_cache", self._no_content),
-            web.post("/reset_encoder_cache", self._no_content),
-            web.post("/collective_rpc", self._call),
-            web.get("/server_info", self._info, allow_head=False),
-            web.get("/get_world_size", self._world_size, allow_head=False),
-            *self._weight_routes(),
-        ]
-
-    def _weight_routes(self) -> list[web.RouteDef]:
-        return [
-            web.post("/init_weight_transfer_engine", _require_field("init_info")),
-            web.post("/shutdown_weight_transfer_engine", self._shut_down),
-            web.post("/start_weight_update", self._refuse_transfer("start")),
-            web.post("/start_draft_weight_update", self._refuse_transfer("start_draft")),
-            web.post("/update_weights", _require_field("update_info")),
-            web.post("/finish_weight_update", self._refuse_transfer("finish")),
-            web.post("/update_weight_version", _require_field("new_version")),
-            web.get("/weight_info", self._weight_info, allow_head=False),
-            web.post("/weight_checker", _require_field("action")),
         ]
 
     async def _sleep(self, request: web.Request) -> web.Response:
         level = _sleep_level(request)
-        with self._operations.record(SLEEP, "sleep"):
+        with self._sleep_meters.record("sleep"):
             await self._halt(_pause_mode(request))
             if level:
                 self._state.sleep(level)
@@ -77,20 +50,12 @@ class DevelopmentRoutes:
 
     async def _wake(self, request: web.Request) -> web.Response:
         tags = request.query.getall("tags", []) or None
-        with self._operations.record(SLEEP, "wake"):
+        with self._sleep_meters.record("wake"):
             awake = self._state.wake(tags)
         return json_reply({"status": "awake" if awake else "sleeping", "tags": tags})
 
     async def _is_sleeping(self, _: web.Request) -> web.Response:
         return json_reply({"is_sleeping": bool(self._state.sleeping_tags)})
-
-    async def _release(self, _: web.Request) -> web.Response:
-        with self._operations.record(SLEEP, "release_kv_cache_memory"):
-            if not self._runner.paused:
-                message = "Call to release_kv_cache_memory method failed: release_kv_cache_memory()"
-                raise internal_error(f"{message} requires a completed pause first")
-            self._runner.reset_prefix_cache()
-        return json_reply({"status": "kv_cache_released"})
 
     async def _pause(self, request: web.Request) -> web.Response:
         await self._halt(_pause_mode(request))
@@ -112,63 +77,44 @@ class DevelopmentRoutes:
         if mode == "abort":
             self._runner.abort_running()
 
-    async def _abort(self, request: web.Request) -> web.Response:
-        body = parse_json(await request.read(), request.content_type)
-        ended = self._dispatcher.abort(set(body.get("request_ids") or ()))
-        return json_reply({"status": "aborted", "aborted": ended})
-
     async def _reset(self, _: web.Request) -> web.Response:
         self._runner.reset_prefix_cache()
         return json_reply({"success": True})
 
-    async def _no_content(self, _: web.Request) -> web.Response:
-        return web.Response()
 
-    async def _call(self, request: web.Request) -> web.Response:
-        body = parse_json(await request.read(), request.content_type)
-        if "method" not in body:
-            raise EngineApiError(400, "Missing 'method' in request body", "Bad Request")
-        raise internal_error("Call to collective_rpc method failed: this look-alike has no workers")
+class SleepMeters:
+    """Duration of each sleep and wake, and how many are in progress."""
 
-    async def _info(self, request: web.Request) -> web.Response:
-        config = self._dispatcher.config
-        vllm_config: Any = {"model_config": {"model": config.arguments.named_model}}
-        if request.query.get("config_format", "text") != "json":
-            vllm_config = (
-                f"model='{config.arguments.named_model}', served_model_name={config.names[0]}"
-            )
-        env = {"VLLM_SERVER_DEV_MODE": True}
-        system = {"vllm_version": VERSION, "is_cuda_available": False}
-        return json_reply({"vllm_config": vllm_config, "vllm_env": env, "system_env": system})
+    def __init__(self, metrics: Mapping[str, Metric], registry: CollectorRegistry) -> None:
+        self._metrics = metrics
+        self._registry = registry
+        # vLLM registers both metrics with the first operation.
+        self._meters: tuple[Histogram, Gauge] | None = None
 
-    async def _world_size(self, _: web.Request) -> web.Response:
-        return json_reply({"world_size": self._dispatcher.config.hardware.devices})
+    @contextmanager
+    def record(self, operation: str) -> Iterator[None]:
+        """Count and time the operation, whether or not it succeeds."""
+        if self._meters is None:
+            self._meters = self._register()
+        duration, in_progress = self._meters
+        started = time.monotonic()
+        with in_progress.labels(operation).track_inprogress():
+            try:
+                yield
+            finally:
+                duration.labels(operation).observe(time.monotonic() - started)
 
-    async def _weight_info(self, _: web.Request) -> web.Response:
-        return json_reply({"weight_version": "default"})
-
-    async def _shut_down(self, _: web.Request) -> web.Response:
-        with self._operations.record(WEIGHTS, "shutdown"):
-            return json_reply({"message": "Weight transfer shut down"})
-
-    def _refuse_transfer(self, operation: str) -> Handler:
-        async def refused(_: web.Request) -> web.Response:
-            with self._operations.record(WEIGHTS, operation):
-                raise internal_error(_NO_TRANSFER_MESSAGE)
-
-        return refused
-
-
-def _require_field(field: str) -> Handler:
-    """A route that no body satisfies: without the field it says so, with it that it cannot."""
-
-    async def refused(request: web.Request) -> web.Response:
-        body = parse_json(await request.read(), request.content_type)
-        if field not in body:
-            raise missing_fields(field)
-        raise internal_error(_NO_TRANSFER_MESSAGE)
-
-    return refused
+    def _register(self) -> tuple[Histogram, Gauge]:
+        metric = self._metrics[f"{PREFIX}sleep_mode_operation_duration_seconds"]
+        duration = Histogram(
+            metric.name,
+            "",
+            labelnames=metric.labels,
+            buckets=metric.buckets,
+            registry=self._registry,
+        )
+        name = f"{PREFIX}sleep_mode_operations_in_flight"
+        return duration, Gauge(name, "", labelnames=metric.labels, registry=self._registry)
 
 
 def _sleep_level(request: web.Request) -> int:
