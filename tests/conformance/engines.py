@@ -31,14 +31,49 @@ _CPU = {
 _LOOKALIKE = {"TESSERA_SIM_SHAPE": SHAPE, "TESSERA_SIM_START_SECONDS": "0"}
 
 
+class SentRequests:
+    """Counts the requests that have left the client whole, answered or not."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._news = asyncio.Event()
+
+    async def watch(self, request: httpx.Request) -> None:
+        """A hook of the client for each request."""
+        request.extensions["trace"] = self._trace
+
+    async def until(self, count: int) -> None:
+        """Wait until so many are sent."""
+        while self.count < count:
+            self._news.clear()
+            await self._news.wait()
+
+    async def _trace(self, event: str, _info: object) -> None:
+        if event == "http11.send_request_body.complete":
+            self.count += 1
+            self._news.set()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Running:
     """An engine that answers."""
 
     url: str
     http: httpx.AsyncClient
+    sent: SentRequests
     process: "subprocess.Popen[bytes]"
     log: Path
+
+    def stop(self) -> None:
+        """SIGSTOP to all its processes: requests wait in their sockets."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: int) -> None:
+        for process in members(self.process.pid):
+            os.kill(process, number)
 
     def terminate(self) -> None:
         """SIGTERM to the API server alone, as a kubelet sends it."""
@@ -89,8 +124,14 @@ async def running(
     # One connection a request, as probes have them: a kept one may be closed at the wrong moment.
     limits = httpx.Limits(max_keepalive_connections=0)
     try:
-        async with httpx.AsyncClient(base_url=url, timeout=ANSWER_SECONDS, limits=limits) as http:
-            found = Running(url=url, http=http, process=process, log=log)
+        sent = SentRequests()
+        async with httpx.AsyncClient(
+            base_url=url,
+            timeout=ANSWER_SECONDS,
+            limits=limits,
+            event_hooks={"request": [sent.watch]},
+        ) as http:
+            found = Running(url=url, http=http, sent=sent, process=process, log=log)
             await _open(found)
             yield found
     finally:

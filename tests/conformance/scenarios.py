@@ -19,6 +19,8 @@ from tests.conformance.seen import Facts
 DEADLINE_SECONDS = 240
 # Requests that keep an engine busy.
 _MANY = 12
+# Rounds of the event loop, many times what the longest stream takes to be read from its socket.
+_ROUNDS = 1000
 # For so long a client waits for an engine that has done all its work.
 _PATIENCE_SECONDS = 20
 # Requests beyond the queue limit.
@@ -190,23 +192,30 @@ async def preemption(client: Client) -> Facts:
 
 async def drain(client: Client) -> Facts:
     """SIGTERM with work to do: all of it is done, nothing new is taken, health says nothing."""
-    stream, tasks = await _busy(client)
-    client.engine.terminate()
+    engine = client.engine
+    stream, tasks = await _stopped_at_work(client)
+    engine.terminate()  # it arrives once the engine goes on
+    before = engine.sent.count
     late = asyncio.create_task(_refused(client))
-    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    health = (await client.engine.http.get("/health")).status_code
-    refused_early = late.done()
+    health = asyncio.create_task(engine.http.get("/health"))
+    await engine.sent.until(before + 2)
+    engine.resume()
+    status = (await health).status_code
+    engine.stop()
+    await _everything_read()
+    refused_early = late.done() and not all(task.done() for task in (stream, *tasks))
+    engine.resume()
     answers = await asyncio.gather(*tasks)
     heard = await stream
     served = await _served(late)
-    code = await client.engine.ended(DEADLINE_SECONDS)
+    code = await engine.ended(DEADLINE_SECONDS)
     return {
         "stream": [heard.end, heard.done, heard.tokens],
         "ends": sorted({_end(one) for one in answers}),
         "tokens": [one.json()["usage"]["completion_tokens"] for one in answers],
         "late one served": served,
         "refused early": refused_early,
-        "health": health,
+        "health": status,
         "exit": code,
     }
 
@@ -245,21 +254,41 @@ async def play(engine: Running, given: Configuration) -> dict[str, Facts]:
     return found
 
 
-async def _busy(client: Client) -> "tuple[asyncio.Task[Heard], Asked]":
-    """Work for seconds, and a stream among it that has had a token.
+async def _stopped_at_work(client: Client) -> "tuple[asyncio.Task[Heard], Asked]":
+    """A stopped engine that has begun a stream and other requests, and has answered none of them.
 
-    Only one stream: a client that reads many of them is slower than the engine.
+    Only signals decide how far it is, so it does not matter how slow the machine is: the requests
+    reach it all at once, and where it was faster than this client it is given the same again.
     """
-    heard = Heard()
-    tasks = [asyncio.create_task(client.ask(900)) for _ in range(_MANY)]
-    stream = asyncio.create_task(client.stream(900, heard))
+    engine = client.engine
     async with asyncio.timeout(DEADLINE_SECONDS):
-        await heard.begun.wait()
-    return stream, tasks
+        while True:
+            engine.stop()
+            before, heard = engine.sent.count, Heard()
+            stream = asyncio.create_task(client.stream(900, heard))
+            tasks = [asyncio.create_task(client.ask(900)) for _ in range(_MANY)]
+            await engine.sent.until(before + 1 + _MANY)
+            engine.resume()
+            await heard.begun.wait()
+            engine.stop()
+            await _everything_read()
+            if not any(task.done() for task in (stream, *tasks)):
+                return stream, tasks
+            engine.resume()
+            await asyncio.gather(stream, *tasks)
+
+
+async def _everything_read() -> None:
+    """Let all tasks go on until they wait for an engine that is stopped.
+
+    Rounds of the loop are counted, not seconds: each reads whatever has arrived.
+    """
+    for _ in range(_ROUNDS):
+        await asyncio.sleep(0)
 
 
 async def _held(client: Client) -> "tuple[asyncio.Task[Heard], Asked]":
-    """The same before a paused engine, where nothing is too late."""
+    """A stream and other requests before a paused engine, where nothing is too late."""
     stream = asyncio.create_task(client.stream(900))
     tasks = [asyncio.create_task(client.ask(900)) for _ in range(_MANY)]
     await _loaded(client, 1 + _MANY)
