@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import combinations, product
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mig_fleets import fleet
@@ -26,6 +26,7 @@ from tessera.domain.mig.layouts import (
 from tessera.domain.mig.mix import cheapest_mix, gpu_geometries
 from tessera.domain.mig.plan import plan_layouts
 from tests.mig_builders import A100, ONE, a_gpu, a_service
+from tests.properties import applies
 
 PROFILES = ("1g.10gb", "2g.20gb", "3g.40gb", "4g.40gb", WHOLE_GPU)
 SPEEDS = {"1g.10gb": 1.0, "2g.20gb": 2.0, "3g.40gb": 3.0, "4g.40gb": 4.0, WHOLE_GPU: 8.0}
@@ -136,6 +137,7 @@ def seated(wanted: Sequence[ServiceDemand], supply: Counter[InstanceType]) -> bo
     return False
 
 
+@applies(60)
 @settings(max_examples=80, deadline=None)
 @given(services, changed, st.integers(0, 3**12))
 def test_nobody_moves_where_that_is_possible_at_the_same_cost(
@@ -147,9 +149,9 @@ def test_nobody_moves_where_that_is_possible_at_the_same_cost(
     got = plan_layouts(wanted, ONE, there)
     best = cheapest_mix(wanted, ONE).cost
     assert got.cost == best
-    if sum(len(gpu.slices) for gpu in there) <= 9 and best <= 4:
-        asked = [one for one in wanted if one.required_replicas]
-        assert without_a_move(there, asked, best) == (not got.changes.moves)
+    assume(sum(len(gpu.slices) for gpu in there) <= 9 and best <= 4)
+    asked = [one for one in wanted if one.required_replicas]
+    assert without_a_move(there, asked, best) == (not got.changes.moves)
 
 
 @settings(max_examples=60, deadline=None)

@@ -5,13 +5,14 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tessera.api.reasons import LayoutReady
 from tessera.api.ref import Ref
 from tessera.domain.mig.layouts import geometry
 from tessera.domain.repartition.rollout import advance_rollout
+from tests.properties import applies
 from tests.repartition_fleets import BACKENDS, Case, a_case
 from tests.repartition_world import SimNode, World, spots
 
@@ -23,6 +24,14 @@ seeds = st.integers(0, 99_999)
 def a_world(kind: str, seed: int, *, room: bool = True) -> World | None:
     case = a_case(seed, room=room)
     return None if case is None else played(case, kind, seed)
+
+
+def a_planned_world(kind: str, seed: int, *, room: bool = True) -> World:
+    """A property does not apply to a random pool that no plan serves."""
+    world = a_world(kind, seed, room=room)
+    assume(world is not None)
+    assert world is not None
+    return world
 
 
 def played(case: Case, kind: str, seed: int) -> World:
@@ -99,6 +108,7 @@ def _all_keep(world: World, shut: SimNode, gone: set[Ref]) -> bool:
     return True
 
 
+@applies(6)
 @QUICK
 @given(kinds, seeds, st.booleans())
 def test_every_pool_ends_as_planned_or_it_is_true_that_there_is_no_room(
@@ -108,9 +118,7 @@ def test_every_pool_ends_as_planned_or_it_is_true_that_there_is_no_room(
 
 
 def ended(kind: str, seed: int, *, room: bool) -> None:
-    world = a_world(kind, seed, room=room)
-    if world is None:
-        return
+    world = a_planned_world(kind, seed, room=room)
     verdict = world.play().verdict
     assert verdict.reason in {LayoutReady.AS_PLANNED, LayoutReady.NO_SURGE_CAPACITY}
     if verdict.reason is LayoutReady.AS_PLANNED:
@@ -121,14 +129,13 @@ def ended(kind: str, seed: int, *, room: bool) -> None:
         assert could_begin(world) == []
 
 
+@applies(6)
 @QUICK
 @given(kinds, seeds, st.integers(0, 40))
 def test_at_any_moment_the_order_of_what_is_seen_does_not_matter(
     kind: str, seed: int, turns: int
 ) -> None:
-    world = a_world(kind, seed)
-    if world is None:
-        return
+    world = a_planned_world(kind, seed)
     for _ in range(turns):
         world.turn()
         world.tick()
@@ -143,12 +150,11 @@ def test_at_any_moment_the_order_of_what_is_seen_does_not_matter(
     )
 
 
+@applies(6)
 @QUICK
 @given(kinds, seeds)
 def test_an_operator_that_sees_everything_late_hurts_nobody(kind: str, seed: int) -> None:
-    world = a_world(kind, seed)
-    if world is None:
-        return
+    world = a_planned_world(kind, seed)
     seen = world.scene()
     for _ in range(150):
         world.turn(seen=replace(seen, status=world.status, at=world.at))
@@ -156,12 +162,11 @@ def test_an_operator_that_sees_everything_late_hurts_nobody(kind: str, seed: int
         world.tick()
 
 
+@applies(6)
 @QUICK
 @given(kinds, seeds, st.integers(0, 200))
 def test_plans_that_change_on_the_way_hurt_nobody(kind: str, seed: int, turns: int) -> None:
-    world = a_world(kind, seed)
-    if world is None:
-        return
+    world = a_planned_world(kind, seed)
     planned = world.status.target
     start = world.layouts()
     for _ in range(turns % 40):
@@ -179,9 +184,7 @@ def killed_everywhere(kind: str, seed: int) -> Counter[str]:
     """One play for each write of an undisturbed one, in which the operator dies before it."""
     found = Counter[str]()
     world = a_world(kind, seed)
-    if world is None:
-        return found
-    if world.play().verdict.reason is not LayoutReady.AS_PLANNED:
+    if world is None or world.play().verdict.reason is not LayoutReady.AS_PLANNED:
         return found
     for at in range(world.written):
         again = a_world(kind, seed)
@@ -225,6 +228,7 @@ def test_many_operators_that_die_go_on_where_they_were(kind: str, chosen: range)
 
 
 @pytest.mark.long
+@applies(200)
 @settings(max_examples=250, deadline=None)
 @given(kinds, seeds, st.booleans())
 def test_a_great_many_pools_end_as_planned_or_truly_lack_room(
