@@ -18,12 +18,19 @@ FLEET = Path(__file__).parent / "fleet.yaml"
 
 
 @pytest.fixture
-def golden(request: pytest.FixtureRequest) -> Callable[[str, list[Any]], None]:
-    """Compare objects with `tests/golden/<name>.yaml`; `--update-golden` writes it."""
+def golden(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Compare objects with `tests/golden/<name>.yaml`; `--update-golden` writes it.
 
-    def compare(name: str, objects: list[Any]) -> None:
+    Where several cases share a file, each gives the text in which it differs as a parameter; the
+    parameter's name stands in the file, as `<name>`.
+    """
+
+    def compare(name: str, objects: list[Any], **parameters: str) -> None:
         path = GOLDEN / f"{name}.yaml"
         text = yaml.safe_dump_all(objects, sort_keys=False, width=100)
+        for parameter, value in parameters.items():
+            assert text.count(value) == 1, value
+            text = text.replace(value, f"<{parameter}>")
         if request.config.getoption("--update-golden"):
             path.parent.mkdir(exist_ok=True)
             path.write_text(text, encoding="utf-8")

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import yaml
 
 from tessera.api.recipe import Platform, PodTemplateVersion
 from tessera.domain.batch.names import job_name
@@ -24,7 +25,7 @@ from tests.batch_builders import (
 )
 from tests.builders import A100, MEDIUM, a_node, a_pool, a_service, a_spec
 
-Golden = Callable[[str, list[Any]], None]
+Golden = Callable[..., None]
 IMAGE = RunnerImage("tessera/batch:0.1.0")
 
 MARKS = {
@@ -117,7 +118,11 @@ def engine(name: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", SITUATIONS)
 def test_the_jobs_of_a_batch_are_as_reviewed(name: str, golden: Golden) -> None:
-    golden(f"batch-{name}", [body(name)])
+    mark = MARKS.get(name.removesuffix("-spot"))
+    if mark is None:
+        golden(f"batch-{name}", [body(name)])
+    else:
+        golden("batch-cloud-spot", [body(name)], mark=yaml.safe_dump(mark).strip())
 
 
 def test_the_shared_objects_of_batches_are_as_reviewed(golden: Golden) -> None:
