@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,5 +33,11 @@ def test_a_report_that_fits_is_kept_whole() -> None:
     assert json.loads(report.encode_report(whole)) == whole
 
 
-def test_a_report_that_cannot_be_written_is_no_second_failure(tmp_path: Path) -> None:
-    report.write(tmp_path / "none" / "report", {"phase": "run"})
+def test_a_report_that_cannot_be_written_is_no_second_failure(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "none" / "report"
+    report.write(path, {"phase": "run"})
+    assert caplog.messages == [
+        f"the report could not be written to {path}: No such file or directory"
+    ]

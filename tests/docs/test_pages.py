@@ -64,8 +64,11 @@ def test_a_tried_page_can_be_followed_and_what_it_leaves_out_has_a_reason(page: 
 
 @pytest.mark.parametrize("page", ["README.md", *(f"docs/{page}" for page in PAGES)])
 def test_every_manifest_that_a_page_shows_is_valid(page: str) -> None:
-    for manifest in manifests((ROOT / page).read_text(encoding="utf-8")):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    shown = list(manifests(text))
+    for manifest in shown:
         TYPES[manifest["kind"]].model_validate({"spec": manifest["spec"]})
+    assert len(shown) == text.count(f"apiVersion: {GROUP}/{VERSION}"), "none is overlooked"
 
 
 def test_manifests_are_found() -> None:
