@@ -32,10 +32,10 @@ demo-mig: .venv/made ## Play how wrongly cut GPUs are cut anew under running str
 	@$(RUN) -m demo mig $(if $(BACKEND),--backend $(BACKEND)) $(if $(KEEP),--keep)
 
 .PHONY: test
-test: .venv/made lint lint-images docs ## Set up everything and run all tests (FULL=1: with all seeds and moments, about 20 minutes more).
+test: .venv/made lint lint-images docs ## Set up everything and run the tests of a push (FULL=1: those of a night, with all seeds, kill points and pages).
 	@$(RUN) -m world build
-	@# In the order of the folders, so that files which share a world follow each other.
-	@$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder e2e tests $(if $(FULL),--full)
+	@# Tests that share a world run in one worker: see conftest.py.
+	@$(BIN)/pytest -n 4 --dist loadscope --no-loadscope-reorder e2e tests $(if $(FULL),--full)
 
 .PHONY: check
 check: lint ## The quick inner loop: all of lint, and the unit tests.

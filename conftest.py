@@ -1,7 +1,65 @@
-"""Options and marks of all tests."""
+"""Options and marks of all tests, and which of them run in the same worker.
+
+What waits for `--full` (mark `full`) follows these rules; everything else is in `make test`:
+
+1. Further seeds, kill points, rounds, upgrades, backends, kinds and clouds of what the short run
+   does once.
+2. Tests that mostly wait for a timer of the cluster or the operator: renewals, stalls, quiet
+   periods, silent watches, dead nodes, the soak. The decisions behind them have tests with the time
+   as an argument.
+3. Task pages of the documentation; the short run types the tutorial.
+
+The short run always starts a world, serves a model, kills a batch, repartitions GPUs and types a
+page.
+"""
+
+from pathlib import Path
 
 import hypothesis
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
+
+ROOT = Path(__file__).parent
+# Files and folders of which each row runs in one worker, the longest first. The tests of a row
+# share a world, or take long; other tests are handed out file by file.
+GROUPS = (
+    (
+        "e2e/scenarios/test_no_readings.py",
+        "e2e/scenarios/test_scenes.py",
+        "e2e/scenarios/test_streams.py",
+        "e2e/scenarios/test_upgrade.py",
+        "e2e/scenarios/test_week.py",
+    ),
+    (
+        "e2e/scenarios/test_bill.py",
+        "e2e/scenarios/test_commands.py",
+        "e2e/scenarios/test_crashes.py",
+        "e2e/scenarios/test_drift.py",
+        "e2e/scenarios/test_metrics.py",
+        "e2e/scenarios/test_users.py",
+    ),
+    ("tests/faults/",),
+    ("e2e/chart_tests/",),
+    ("e2e/repartition/",),
+    ("e2e/soak/",),
+    ("e2e/docs_tests/",),
+    ("e2e/scenarios/test_batches.py",),
+    ("e2e/scenarios/test_lifecycle.py",),
+    (
+        "e2e/world_tests/test_world_containers.py",
+        "e2e/world_tests/test_world_devices.py",
+        "e2e/world_tests/test_world_lifetime.py",
+        "e2e/world_tests/test_world_lives.py",
+        "e2e/world_tests/test_world_nodes.py",
+        "e2e/world_tests/test_world_services.py",
+        "e2e/world_tests/test_world_workloads.py",
+    ),
+    ("tests/adapters/", "tests/agent/test_process.py", "tests/contract/test_cluster.py"),
+    ("tests/repartition/test_killed.py",),
+    ("tests/domain/repartition/test_rollout_properties.py",),
+    ("tests/domain/test_budget_properties.py",),
+)
 
 hypothesis.settings.register_profile("shared machines", deadline=None)
 hypothesis.settings.load_profile("shared machines")
@@ -24,6 +82,30 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(waits)
         if "vllm" in item.keywords and not config.getoption("--vllm"):
             item.add_marker(needs_engine)
+    order = {names[0]: index for index, names in enumerate(GROUPS)}
+    items.sort(key=lambda item: order.get(_worker_group(item.nodeid), len(order)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """With `-n`: the tests of a group go to one worker.
+
+    The option `--dist loadgroup` would say the same with marks, but xdist 3.8 ignores it with
+    pytest 9.2 (pytest-xdist issue 1386).
+    """
+    missing = [name for names in GROUPS for name in names if not (ROOT / name).exists()]
+    assert not missing, f"GROUPS names what does not exist: {missing}"
+    return _GroupScheduling(config, log)
+
+
+class _GroupScheduling(LoadScopeScheduling):
+    def _split_scope(self, nodeid: str) -> str:
+        return _worker_group(nodeid)
+
+
+def _worker_group(nodeid: str) -> str:
+    path = nodeid.partition("::")[0]
+    return next((names[0] for names in GROUPS if path.startswith(names)), path)
 
 
 @pytest.fixture

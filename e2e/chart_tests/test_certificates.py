@@ -5,6 +5,7 @@ import base64
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
 from cryptography import x509
 
 from chart_tests.release import PODS, SECRET, SELECTOR, WEBHOOKS, Release
@@ -61,6 +62,7 @@ async def starts(release: Release) -> dict[str, int]:
     }
 
 
+@pytest.mark.full
 async def test_admission_answers_all_the_time_while_short_certificates_follow_each_other(
     release: Release,
 ) -> None:
@@ -84,6 +86,7 @@ async def test_admission_answers_all_the_time_while_short_certificates_follow_ea
     assert await starts(release) == before
 
 
+@pytest.mark.full
 async def test_a_certificate_that_ended_while_nobody_ran_is_replaced_at_the_start(
     release: Release,
 ) -> None:

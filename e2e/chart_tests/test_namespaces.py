@@ -1,5 +1,7 @@
 """With `watch.namespaces` Tessera acts in the named namespaces, and has no rights elsewhere."""
 
+import pytest
+
 from chart_tests.release import OPERATOR, Release
 from demo.stage import NAMESPACE, Json
 from tessera.resources.api_resources import DEPLOYMENTS, INFERENCE_SERVICES, KINDS
@@ -70,6 +72,7 @@ async def test_rights_end_at_the_named_namespaces(release: Release) -> None:
         await release.kubectl("delete", "namespace", namespace)
 
 
+@pytest.mark.full
 async def test_a_namespace_that_is_named_later_is_served_too(release: Release) -> None:
     first, second = await release.namespace(), await release.namespace()
     await release.install(watch={"namespaces": [first]})
@@ -88,6 +91,7 @@ async def test_a_namespace_that_is_named_later_is_served_too(release: Release) -
         await release.kubectl("delete", "namespace", namespace)
 
 
+@pytest.mark.full
 async def test_a_named_namespace_that_is_deleted_holds_up_no_other(release: Release) -> None:
     staying, going = await release.namespace(), await release.namespace()
     await release.install(watch={"namespaces": [staying, going]})

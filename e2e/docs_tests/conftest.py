@@ -1,54 +1,87 @@
-"""A machine on which nobody has done anything yet, and the sums of what pages were tried."""
+"""Machines for readers of pages: an empty one, and one on which Tessera is installed."""
 
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from demo.stage import ROOT
 from docs_tests.blocks import Untried
-from docs_tests.pages import not_tried, page_of, shell_blocks
+from docs_tests.pages import INSTALLED, TUTORIAL, not_tried, page_of, shell_blocks, steps_of
 from docs_tests.reader import Reader
 from world import binaries
 
 _RAN = pytest.StashKey[Counter[str]]()
 _UNTRIED = pytest.StashKey[dict[str, list[Untried]]]()
-_ENDS = ("make", "down")
+# What removes all that a task page may have made.
+_LEFT_OVER = """
+kubectl delete namespace team-a --ignore-not-found
+kubectl delete tenantbudgets,acceleratorpools --all
+"""
 
 
-@pytest.fixture
-def reader(tmp_path: Path) -> Iterator[Reader]:
+@contextmanager
+def _empty_machine(folder: Path) -> Iterator[Reader]:
     """A reader in a copy of the repository, with a cache that has nothing but built programs.
 
     The copy is made of links, but for its own folder, into which pages write their files.
     """
     if shutil.which("curl") is None:
         pytest.skip("pages are typed as they stand, and this machine has no curl")
-    copy, cache = tmp_path / "tessera", tmp_path / "cache" / "tessera"
+    copy, cache = folder / "tessera", folder / "cache" / "tessera"
     copy.mkdir()
-    for one in ROOT.iterdir():
-        (copy / one.name).symlink_to(one)
+    for path in ROOT.iterdir():
+        (copy / path.name).symlink_to(path)
     cache.mkdir(parents=True)
     (cache / "bin").symlink_to(binaries.ensure(print).parent)
     hidden = ("KUBECONFIG", "TESSERA_PROMETHEUS_URL", "MAKEFLAGS", "MAKELEVEL")
     plain = {name: value for name, value in os.environ.items() if name not in hidden}
-    made = Reader(copy, plain | {"XDG_CACHE_HOME": str(cache.parent)})
+    reader = Reader(copy, plain | {"XDG_CACHE_HOME": str(cache.parent)})
     try:
-        yield made
+        yield reader
     finally:
-        made.leave(*_ENDS)
+        reader.leave("make", "down")
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
+    """A reader who has started a cluster and installed Tessera as the tutorial says."""
+    with _empty_machine(tmp_path_factory.mktemp("installed")) as reader:
+        reader.follow(TUTORIAL, steps_of(TUTORIAL, INSTALLED))
+        yield reader
 
 
 @pytest.fixture
-def tally(request: pytest.FixtureRequest, reader: Reader) -> Iterator[None]:
-    """Adds what the reader did to the sums under the page's name."""
-    yield
-    stash, name = request.config.stash, request.node.name
-    stash.setdefault(_RAN, Counter())[name] = reader.ran
-    stash.setdefault(_UNTRIED, {})[name] = reader.untried
+def reader(installed: Reader) -> Iterator[Reader]:
+    """A reader of a task page; what the page left over is removed."""
+    reader = Reader(installed.folder, installed.variables)
+    try:
+        yield reader
+    finally:
+        reader.leave("bash", "-c", _LEFT_OVER)
+
+
+@pytest.fixture
+def newcomer(tmp_path: Path) -> Iterator[Reader]:
+    """A reader who has done nothing yet."""
+    with _empty_machine(tmp_path) as reader:
+        yield reader
+
+
+@pytest.fixture
+def tally(request: pytest.FixtureRequest) -> Callable[[Reader], None]:
+    """Adds what a reader did to the sums under the page's name."""
+
+    def add(reader: Reader) -> None:
+        stash, name = request.config.stash, request.node.name
+        stash.setdefault(_RAN, Counter())[name] = reader.ran
+        stash.setdefault(_UNTRIED, {})[name] = reader.untried
+
+    return add
 
 
 def pytest_terminal_summary(

@@ -1,21 +1,29 @@
 """Pages followed to the letter: the tutorial from an empty machine, tasks on its cluster."""
 
+from collections.abc import Callable
+
 import pytest
 
 from docs_tests.pages import TASKS, TUTORIAL, page_of, steps_of
 from docs_tests.reader import Reader
 
-pytestmark = [pytest.mark.world, pytest.mark.usefixtures("tally")]
+pytestmark = pytest.mark.world
+Tally = Callable[[Reader], None]
 
 
-def test_the_tutorial_leads_from_an_empty_machine_to_its_end(reader: Reader) -> None:
-    reader.follow(TUTORIAL, steps_of(TUTORIAL))
-    assert reader.ran
+def test_the_tutorial_leads_from_an_empty_machine_to_its_end(
+    newcomer: Reader, tally: Tally
+) -> None:
+    newcomer.follow(TUTORIAL, steps_of(TUTORIAL))
+    assert newcomer.ran
+    tally(newcomer)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("task", TASKS)
-def test_a_task_comes_out_as_its_page_says(reader: Reader, task: str) -> None:
+def test_a_task_comes_out_as_its_page_says(reader: Reader, tally: Tally, task: str) -> None:
     reader.follow(TUTORIAL, steps_of(TUTORIAL, TASKS[task]))
     reader.begin()
     reader.follow(page_of(task), steps_of(page_of(task)))
     assert reader.ran
+    tally(reader)

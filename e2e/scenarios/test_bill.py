@@ -9,6 +9,7 @@ from decimal import Decimal
 from fractions import Fraction
 
 import httpx
+import pytest
 import yaml
 
 from demo.load import steady
@@ -94,6 +95,7 @@ async def billed_states(stage: Stage, name: str, *since: str) -> Mapping[str, in
     return {state: nanos(fields.get(state, "0")) for state in states}
 
 
+@pytest.mark.full
 async def test_the_bill_of_a_fleet_is_what_its_nodes_cost_and_survives_a_killed_operator(
     place: Place,
 ) -> None:

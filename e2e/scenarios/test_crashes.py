@@ -11,6 +11,8 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import pytest
+
 from demo.load import steady
 from demo.stage import NAMESPACE, Json, Stage
 from scenarios.actions import Place
@@ -130,6 +132,7 @@ async def settled(place: Place) -> dict[str, Any]:
     return last
 
 
+@pytest.mark.full
 async def test_killed_at_any_moment_all_objects_end_equal(place: Place) -> None:
     kills = 0
 
@@ -170,6 +173,7 @@ async def test_killed_between_two_writes_of_one_turn_the_rest_follows(place: Pla
         await place.until_condition(f"svc-{index:02d}", "Progressing", "Settled", within=30)
 
 
+@pytest.mark.full
 async def test_killed_while_a_wish_waits_nothing_moves_early_and_the_wish_is_kept(
     place: Place,
 ) -> None:

@@ -27,11 +27,11 @@ KINDS = pytest.mark.parametrize(
     "kind",
     [
         DEPLOYMENTS,
-        SERVICES,
-        SERVICE_ACCOUNTS,
-        NETWORK_POLICIES,
-        DISRUPTION_BUDGETS,
-        POD_MONITORS,
+        pytest.param(SERVICES, marks=pytest.mark.full),
+        pytest.param(SERVICE_ACCOUNTS, marks=pytest.mark.full),
+        pytest.param(NETWORK_POLICIES, marks=pytest.mark.full),
+        pytest.param(DISRUPTION_BUDGETS, marks=pytest.mark.full),
+        pytest.param(POD_MONITORS, marks=pytest.mark.full),
     ],
     ids=lambda kind: kind.kind,
 )

@@ -41,6 +41,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield found
 
 
+@pytest.mark.full
 async def test_an_engine_that_takes_no_step_is_replaced_once_and_a_new_leader_knows_it(
     place: Place,
 ) -> None:
@@ -238,6 +239,7 @@ async def test_what_the_scheduler_cannot_place_is_told_word_by_word(place: Place
     assert "0/3 nodes are available: " in told.message
 
 
+@pytest.mark.full
 async def test_a_replica_on_a_dead_node_is_replaced_within_a_minute_of_the_taint(
     place: Place,
 ) -> None:

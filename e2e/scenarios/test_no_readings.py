@@ -3,6 +3,8 @@
 import asyncio
 from typing import Any
 
+import pytest
+
 from demo.load import steady
 from demo.stage import Json
 from scenarios.actions import Place
@@ -19,6 +21,7 @@ SCALING = {
 GONE_SECONDS = 20
 
 
+@pytest.mark.full
 async def test_without_prometheus_replicas_are_held_past_the_quiet_period(place: Place) -> None:
     async def scaling() -> Json:
         found: Json = (await place.status())["scaling"]

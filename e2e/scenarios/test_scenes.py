@@ -20,7 +20,7 @@ async def test_all_scenes_come_out_as_they_must(examples: Stage) -> None:
     await cleared(examples)
 
 
-@pytest.mark.parametrize("show", ["budget", "batch"])
+@pytest.mark.parametrize("show", ["budget", pytest.param("batch", marks=pytest.mark.full)])
 async def test_the_other_shows_come_out_as_they_must(stage: Stage, show: str) -> None:
     for _, scene in SHOWS[show]:
         await scene(stage)

@@ -127,6 +127,7 @@ async def test_an_upgrade_leaves_pods_alone_until_it_is_asked(upgraded: Place) -
     assert await pre_stops(place) == [6]
 
 
+@pytest.mark.full
 async def test_a_downgrade_rebuilds_what_it_does_not_know_and_says_so(upgraded: Place) -> None:
     place = upgraded
     await release(place, NEXT)

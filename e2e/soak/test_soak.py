@@ -11,6 +11,7 @@ SEED = 20261120
 PERIOD_SECONDS = 8.0
 
 
+@pytest.mark.full
 @pytest.mark.world
 async def test_after_every_kind_of_fault_once_all_is_as_if_there_had_been_none() -> None:
     kinds = [fault.__name__ for fault in ENDING + OTHERS]

@@ -11,7 +11,10 @@ from tests.batch.running import Stage, a_row
 pytestmark = pytest.mark.long
 
 
-@pytest.mark.parametrize("seed", [101, 102, 103])
+@pytest.mark.parametrize(
+    "seed",
+    [101, pytest.param(102, marks=pytest.mark.full), pytest.param(103, marks=pytest.mark.full)],
+)
 def test_no_row_is_lost_or_comes_twice_whatever_is_killed(tmp_path: Path, seed: int) -> None:
     story = suffered(tmp_path / "stage", seed, rows=800, most=4)
     assert story.harms, "something was killed"

@@ -62,12 +62,17 @@ async def played(
 
 
 @pytest.mark.parametrize(
-    ("share", "rounds"), [pytest.param(0.01, 6, marks=pytest.mark.full), (0.1, 2)]
+    ("share", "rounds"),
+    [
+        pytest.param(0.01, 6, marks=pytest.mark.full),
+        (0.1, 1),
+        pytest.param(0.1, 2, marks=pytest.mark.full),
+    ],
 )
 async def test_refused_hung_and_lost_requests_change_no_end_and_make_no_storm(
     world: World, api: Api, share: float, rounds: int
 ) -> None:
-    name = f"bad-{round(share * 100)}"
+    name = f"bad-{round(share * 100)}-{rounds}"
     clean, calm, _ = await played(world, api, Faults(), f"{name}-calm")
     faults = Faults(seed=20261120, share=share, watch_seconds=5)
     found, stormy, seconds = await played(world, api, faults, name, rounds)

@@ -2,7 +2,8 @@
 
 The method is that of Sieve: every state in which a controller can leave its objects half done is
 visited, and a fresh process has to bring them to the same end. With `--full` the process ends at
-each request twice, when it is sent and when it is answered; otherwise once, in these ways in turn.
+each request twice, when it is sent and when it is answered; otherwise at each sixth request, in
+these ways in turn.
 """
 
 import itertools
@@ -20,10 +21,16 @@ from world.ends import differences
 
 # The garbage collector of a new control plane looks for new kinds every half minute.
 WARM_SECONDS = 90
+# Without `--full` the process ends at each so many requests only.
+SAMPLED_EACH = 6
 
 
 def moments(at: int, *, full: bool) -> tuple[int, ...]:
-    return (SENT, ANSWERED) if full else (SENT if at % 2 else ANSWERED,)
+    """When the process ends at this request."""
+    if full:
+        return (SENT, ANSWERED)
+    sample, skipped = divmod(at, SAMPLED_EACH)
+    return () if skipped else (SENT if sample % 2 else ANSWERED,)
 
 
 async def ended_at(one: Operator, api: Api, at: int, moment: int) -> dict[str, Any]:
@@ -64,4 +71,5 @@ async def test_wherever_the_process_ends_between_two_writes_the_end_is_the_same(
     print(f"\n{figures}")  # noqa: T201 - how much was visited is the result
     assert not wrong, "\n".join(wrong[:20])
     assert set(one.ends) == {ENDED_BY_FUSE}, "the process ended for no other reason"
-    assert all(reached[moment] >= count * 0.9 for moment, count in wanted.items())
+    # Two plays of the course do not make exactly the same number of writes.
+    assert all(count - reached[moment] <= max(1, count * 0.1) for moment, count in wanted.items())

@@ -2,6 +2,8 @@
 
 from decimal import Decimal
 
+import pytest
+
 from tessera.resources.api_resources import ACCELERATOR_POOLS, INFERENCE_SERVICES, TENANT_BUDGETS
 from tests.faults.operators import Wiring, operator
 from tests.faults.places import POOL, Place
@@ -82,6 +84,7 @@ async def test_a_pool_is_renamed_in_use_and_what_runs_goes_on_with_the_reason_sa
             await place.close()
 
 
+@pytest.mark.full
 async def test_a_namespace_moves_to_another_budget_and_nothing_is_counted_twice(
     world: World, api: Api
 ) -> None:

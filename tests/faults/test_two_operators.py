@@ -56,7 +56,9 @@ class Pair:
         return [name for index, name in enumerate(names) if index == 0 or names[index - 1] != name]
 
 
-@pytest.mark.parametrize("ahead", [timedelta(hours=1), timedelta(hours=-1)])
+@pytest.mark.parametrize(
+    "ahead", [timedelta(hours=1), pytest.param(timedelta(hours=-1), marks=pytest.mark.full)]
+)
 async def test_with_clocks_an_hour_apart_one_writes_and_the_other_takes_over(
     world: World, api: Api, ahead: timedelta
 ) -> None:
