@@ -1,5 +1,6 @@
 """kill -9 at random moments, and attempts that live on after another took over."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -26,11 +27,15 @@ def test_no_row_is_lost_or_comes_twice_whatever_is_killed(tmp_path: Path, seed: 
 
 def test_a_stale_attempt_that_works_on_does_no_harm(stage: Stage) -> None:
     stage.checked(*map(a_row, range(600)))
-    stage.start_engine("--delay", "0.08")  # the second one starts while the first is at work
+    stage.start_engine("--delay", "0.08")
     stale = stage.start(1)
-    stale.until(lambda seen: seen["done"] > 50, "some rows")
+    done = stale.until(lambda seen: seen["done"] > 50, "some rows")["done"]
+    # It stands still until the second one is at work, however long that takes to start.
+    stale.signal(signal.SIGSTOP)
     stage.current(2)
     current = stage.start(2, "--concurrency", "8")
+    current.until(lambda seen: seen.get("done", 0) > done + 50, "rows of the second attempt")
+    stale.signal(signal.SIGCONT)
     late = stale.ended()
     assert (late.code, late.report["state"]) == (4, "fenced"), late.said
     assert late.report["completed"] == 600, "it finished all rows before it asked"
