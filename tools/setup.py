@@ -9,6 +9,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
+# tessera and tessera-lab.
+PACKAGES = (ROOT, ROOT / "operator" / "tessera_lab")
 OLDEST = (3, 11)
 
 
@@ -25,7 +27,8 @@ def main() -> None:
     pip = [str(VENV / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-input"]
     pip.append("--disable-pip-version-check")
     _run([*pip, "--require-hashes", "-r", str(ROOT / "requirements" / "dev.txt")])
-    _run([*pip, "--no-deps", "--no-build-isolation", "--editable", str(ROOT)])
+    packages = [word for folder in PACKAGES for word in ("--editable", str(folder))]
+    _run([*pip, "--no-deps", "--no-build-isolation", *packages])
     print(f"setup: done in {time.monotonic() - begun:.0f} s", file=sys.stderr)
 
 

@@ -4,7 +4,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tessera.api.recipe import Platform
@@ -107,9 +107,6 @@ class CommandSettings(BaseSettings):
 
     prometheus_url: str | None = None
     """Base URL of Prometheus, where `--prometheus` is not given."""
-
-    api_key: SecretStr | None = None
-    """API key of the server that `tessera bench` loads, where `--api-key-file` is not given."""
 
     kubeconfig: Annotated[str | None, Field(validation_alias="KUBECONFIG")] = None
     """The kubeconfig, where `--kubeconfig` is not given; else that of the home directory."""

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from tessera.domain.money import money
+from tessera.domain.perf.utilization import HardwarePeaks
 from tessera_lab.load.answers import BenchResponse, RequestFailure
 from tessera_lab.load.cautions import reliability_warnings
-from tessera_lab.load.counters import HardwarePeaks, engine_activity, parse_metrics
+from tessera_lab.load.counters import engine_activity, parse_metrics
 from tessera_lab.load.dollars import HourlyPrice
 from tessera_lab.load.figures import Bottleneck, load_metrics, sweep_knee
 from tessera_lab.load.jobs import BenchRequest, requests_within, shared_prompt_share

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tessera.domain.money import Money, money, per_million_tokens
-from tessera_lab.load.counters import mfu
+from tessera.domain.perf.utilization import mfu
 from tessera_lab.load.dollars import HourlyPrice, break_even, run_cost, token_cost, tokens_per_unit
 from tessera_lab.load.knee import Knee, LoadPoint, find_knee
 from tessera_lab.load.spread import distribution, nearest_rank

@@ -4,6 +4,7 @@ A command's `module` has `run`: arguments in, `Told` out.
 """
 
 import argparse
+from importlib.metadata import entry_points
 
 from tessera.cli.options import (
     Commands,
@@ -14,11 +15,14 @@ from tessera.cli.options import (
     add_prometheus_option,
 )
 from tessera.cli.plan.arguments import mosaic, plan
-from tessera_lab.cli.bench.arguments import bench, size
+from tessera.cli.size.arguments import size
 
 COST_GROUPINGS = ("service", "tenant", "pool")
 COST_FORMATS = ("table", "json", "csv")
 SHELLS = ("bash", "zsh", "fish")
+
+# Each entry point of this group is a function that adds one command, as those below do.
+COMMANDS_GROUP = "tessera.commands"
 
 
 def build_parser(program: str = "tessera") -> argparse.ArgumentParser:
@@ -28,9 +32,35 @@ def build_parser(program: str = "tessera") -> argparse.ArgumentParser:
     )
     commands = root_parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     cluster_commands = (_doctor, _explain, _top, _update, _cost, plan, mosaic)
-    for add in (*cluster_commands, size, bench, _snapshot, _completion):
+    for add in (*cluster_commands, size):
+        add(commands)
+    _add_installed_commands(commands)
+    for add in (_snapshot, _completion):
         add(commands)
     return root_parser
+
+
+def _add_installed_commands(commands: Commands) -> None:
+    """Add the commands of other distributions, and a stand-in for bench where it is missing."""
+    # Where a distribution is found twice, as installed and in a checkout, so are its commands.
+    installed = {entry.name: entry for entry in entry_points(group=COMMANDS_GROUP)}
+    for name in sorted(installed):
+        installed[name].load()(commands)
+    if "bench" not in installed:
+        _missing_bench(commands)
+
+
+def _missing_bench(commands: Commands) -> None:
+    subparser = commands.add_parser(
+        "bench",
+        help="a load test of an OpenAI-compatible server (in the package tessera-lab)",
+        description="Not installed: pip install tessera-lab.",
+        add_help=False,
+        # No word is an option, so that every call reaches the sentence that says what to install.
+        prefix_chars="\0",
+    )
+    subparser.add_argument("arguments", nargs="*")
+    subparser.set_defaults(module="tessera.cli.missing_lab")
 
 
 def _doctor(commands: Commands) -> None:

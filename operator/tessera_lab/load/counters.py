@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from tessera.domain.hardware.device import Hardware
+from tessera.domain.perf.utilization import HardwarePeaks, mfu
 
 RUNNING, WAITING, KV_USAGE = (
     "vllm:num_requests_running",
@@ -82,24 +82,6 @@ def parse_metrics(text: str, at: float) -> MetricsSnapshot:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HardwarePeaks:
-    """What one GPU or slice could do at most."""
-
-    name: str
-    flops: float
-    bandwidth: float
-
-
-def hardware_peaks(hardware: Hardware, *, fp8: bool) -> HardwarePeaks | None:
-    """None when the hardware does not compute at 8 bits and should."""
-    flops = hardware.fp8_flops if fp8 else hardware.bf16_flops
-    if flops is None:
-        return None
-    name = hardware.product + (f"/{hardware.profile}" if hardware.profile else "")
-    return HardwarePeaks(name=name, flops=flops, bandwidth=hardware.bandwidth)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineActivity:
     """What the engine did during a load; None where its counters do not say."""
 
@@ -166,11 +148,6 @@ def engine_activity(
         max_waiting=max(_values(snapshots, WAITING), default=None),
         max_kv_usage=max(_values(snapshots, KV_USAGE), default=None),
     )
-
-
-def mfu(achieved: float, peak: float) -> float:
-    """Share of the peak operations that was achieved (F05)."""
-    return achieved / peak
 
 
 def _increase(before: MetricsSnapshot, after: MetricsSnapshot, name: str) -> float | None:

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from tessera.domain.perf.utilization import HardwarePeaks
 from tessera_lab.load.answers import BenchResponse, LatencySummary, summarize_latencies
 from tessera_lab.load.counters import (
     TOKEN_TOLERANCE,
     EngineActivity,
-    HardwarePeaks,
     MetricsSnapshot,
     engine_activity,
     is_same_process,

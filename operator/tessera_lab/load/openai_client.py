@@ -9,7 +9,6 @@ from typing import Any
 
 import aiohttp
 
-from tessera.ports import PortError
 from tessera_lab.load.answers import BenchResponse, RequestFailure
 from tessera_lab.load.jobs import BenchRequest
 from tessera_lab.load.transcript import StreamRecorder
@@ -22,8 +21,8 @@ _MAX_LINE_BYTES = 2**20
 _KEEPALIVE_SECONDS = 2
 
 
-class ServerError(PortError):
-    """Nobody answers."""
+class ServerError(Exception):
+    """The server did not respond."""
 
 
 class OpenAiClient:

@@ -13,11 +13,11 @@ from tessera.api.inference_service import InferenceServiceSpec
 from tessera.domain.money import Money, per_million_tokens
 from tessera.domain.observed.snapshot import Pod, SpeedReading
 from tessera.domain.perf.roofline import arithmetic
+from tessera.domain.perf.utilization import HardwarePeaks, hardware_peaks, mfu
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.placement.placement import HardwareChoice
 from tessera.domain.sizing.sizing import ReplicaFit
 from tessera.domain.vllm.facts import known_versions, version_facts
-from tessera_lab.load.counters import HardwarePeaks, hardware_peaks, mfu
 
 ITL_METRIC = "vllm:inter_token_latency_seconds"
 # Tokens a second from which on a measured price of a token says something.

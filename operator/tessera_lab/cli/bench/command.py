@@ -10,9 +10,9 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from importlib.metadata import version
 
-from tessera.adapters.clock import now
 from tessera.cli.errors import CommandError
 from tessera.cli.output import Output
 from tessera_lab.cli.bench.baseline import compare_reports
@@ -80,7 +80,7 @@ async def run_load_test(arguments: argparse.Namespace, bench_plan: BenchPlan) ->
         )
         loads, notes = _loads_within_context(bench_plan.loads, model)
         request_format, token_ratio = await probe_server(api, request_format, bench_plan.seed)
-        started_at = now()
+        started_at = datetime.now(UTC)  # noqa: TID251 - the one look at the time of day
         test = _LoadTest(
             api=api,
             request_format=request_format,

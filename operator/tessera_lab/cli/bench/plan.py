@@ -12,13 +12,12 @@ from tessera.cli.errors import CommandError
 from tessera.domain.hardware.device import slice_hardware, whole_gpu_hardware
 from tessera.domain.hardware.gpu_catalog import nearest_products, products
 from tessera.domain.money import money
-from tessera.settings import CommandSettings
+from tessera.domain.perf.utilization import HardwarePeaks, hardware_peaks
 from tessera_lab.cli.bench.baseline import read_baseline
 from tessera_lab.cli.bench.json import Json
 from tessera_lab.cli.bench.prompts import LengthDistribution, draw_requests, parse_lengths
 from tessera_lab.cli.bench.server import base_url
 from tessera_lab.cli.bench.trace import read_trace
-from tessera_lab.load.counters import HardwarePeaks, hardware_peaks
 from tessera_lab.load.dollars import HourlyPrice
 from tessera_lab.load.jobs import BenchRequest
 
@@ -83,9 +82,8 @@ def parse_plan(arguments: argparse.Namespace, seed: int) -> BenchPlan:
 
 
 def api_key(arguments: argparse.Namespace) -> str | None:
-    """From the file, else from the environment."""
-    key = CommandSettings().api_key
-    key_text = key.get_secret_value() if key else ""
+    """Return the key of the file, else of TESSERA_API_KEY, else None."""
+    key_text = os.environ.get("TESSERA_API_KEY", "")
     if arguments.api_key_file:
         try:
             key_text = Path(arguments.api_key_file).expanduser().read_text(encoding="utf-8").strip()

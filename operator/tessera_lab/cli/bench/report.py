@@ -6,8 +6,9 @@ from datetime import datetime
 
 from tessera.cli.text import format_time, table
 from tessera.domain.money import Money
+from tessera.domain.perf.utilization import HardwarePeaks
 from tessera_lab.load.changes import BaselineComparison, MetricChange
-from tessera_lab.load.counters import EngineActivity, HardwarePeaks
+from tessera_lab.load.counters import EngineActivity
 from tessera_lab.load.dollars import HourlyPrice, TokenCost
 from tessera_lab.load.figures import LoadMetrics
 from tessera_lab.load.knee import KNEE_RULE, Knee
