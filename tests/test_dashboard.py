@@ -1,45 +1,16 @@
 """Grafana's dashboards: whole, readable, and asking for nothing that is not exported."""
 
 import itertools
-import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tessera.domain.vllm.facts import known_versions, version_facts
-from tessera.telemetry import Telemetry
+from tests.dashboards import DASHBOARDS, known_metrics, read, targets
 
-FOLDER = Path(__file__).parents[1] / "charts" / "tessera" / "dashboards"
-DASHBOARDS = sorted(FOLDER.glob("*.json"))
 COLUMNS = 24
 
 each = pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
-Json = dict[str, Any]
-
-
-def read(path: Path) -> Json:
-    found: Json = json.loads(path.read_text(encoding="utf-8"))
-    return found
-
-
-def targets(dashboard: Json) -> Iterator[Json]:
-    for panel in dashboard["panels"]:
-        yield from panel["targets"]
-
-
-def known_metrics() -> set[str]:
-    """Everything that the operator exports, under the names that Prometheus sees."""
-    names = set[str]()
-    for family in Telemetry().families():
-        endings = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}
-        names |= {family.name + ending for ending in endings.get(family.type, [""])}
-    for version in known_versions():
-        if (facts := version_facts(version)) is not None:
-            names |= set(facts.metrics)
-    return names
 
 
 def test_there_is_one_for_the_cost_and_one_for_the_speed() -> None:

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tessera.api.reasons import LayoutReady
-from tests.test_dashboard import DASHBOARDS, known_metrics, read, targets
+from tests.dashboards import DASHBOARDS, known_metrics, read, targets
 
 FOLDER = Path(__file__).parents[1] / "charts" / "tessera" / "rules"
 RULES: list[dict[str, Any]] = [

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from demo.stage import Json, Stage
 from scenarios.batches import Batch, Rows, Shelf, is_over, number_in
-from scenarios.test_crashes import kill_operator
+from scenarios.kills import kill_operator
 from tessera.batch_runner import parts
 from tessera.domain.batch.names import RUNNER
 from tessera.domain.batch.spot_nodes import DISRUPTION_TAINTS

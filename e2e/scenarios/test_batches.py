@@ -22,7 +22,7 @@ from scenarios.chaos import (
     survive_silence,
     until_gone,
 )
-from scenarios.test_crashes import kill_operator
+from scenarios.kills import kill_operator
 from tessera.domain.batch.names import BATCH_ACCOUNT, RUNNER
 from tessera.domain.names import ENGINE
 from tessera.resources.api_resources import CLAIMS, JOBS, TENANT_BUDGETS

@@ -15,7 +15,7 @@ import yaml
 from demo.load import steady
 from demo.stage import CHART, EXAMPLES, Json, Stage
 from scenarios.actions import Place
-from scenarios.test_crashes import kill_operator
+from scenarios.kills import kill_operator
 from tessera.adapters.clock import now
 from tessera.adapters.prometheus import PrometheusMetrics
 from tessera.api.accelerator_pool import AcceleratorPoolSpec

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from demo.load import steady
-from demo.stage import NAMESPACE, Json, Stage
+from demo.stage import Json
 from scenarios.actions import Place
+from scenarios.kills import kill_operator
 from tessera.resources.api_resources import DEPLOYMENTS, INFERENCE_SERVICES, SERVICES
 from world.ends import comparable, differences
 from world.testing import eventually
@@ -31,33 +32,6 @@ SCALING = {
     "scaleUp": {"window": "8s", "pods": 1, "period": "10s"},
     "scaleDown": {"window": "15s"},
 }
-
-
-async def operator_pod(stage: Stage) -> Json:
-    pods = await stage.api.get(
-        f"/api/v1/namespaces/{NAMESPACE}/pods",
-        labelSelector="app.kubernetes.io/component=operator",
-    )
-    (pod,) = pods["items"]
-    found: Json = pod
-    return found
-
-
-async def kill_operator(stage: Stage) -> None:
-    """SIGKILL, and wait until the next process runs; it need not lead yet."""
-    pod = await operator_pod(stage)
-    name = pod["metadata"]["name"]
-    before = pod["status"]["containerStatuses"][0]["restartCount"]
-    stage.world.kill(NAMESPACE, name, "operator")
-
-    async def restarted() -> Json:
-        status: Json = (await operator_pod(stage))["status"]["containerStatuses"][0]
-        return status
-
-    await eventually(
-        restarted, lambda one: one["restartCount"] > before and one["state"].get("running"),
-        within=60,
-    )  # fmt: skip
 
 
 async def act(place: Place, kill: Kill, moments: random.Random) -> None:

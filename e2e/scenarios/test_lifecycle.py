@@ -10,6 +10,7 @@ import pytest
 from demo.stage import Json, SceneError, Stage
 from scenarios.actions import SMALL, Place
 from scenarios.commands import explained
+from scenarios.kills import kill_operator
 from scenarios.lifecycle import (
     Told,
     be_impatient,
@@ -22,7 +23,6 @@ from scenarios.lifecycle import (
     until_printed,
     until_told,
 )
-from scenarios.test_crashes import kill_operator
 from tessera.domain.names import ENGINE
 from tessera.resources.api_resources import NODES, PODS
 from world import World, WorldError, start

@@ -14,7 +14,7 @@ from demo.stage import NAMESPACE, Json, install
 from scenarios.actions import SMALL, Place
 from scenarios.commands import tessera
 from scenarios.lifecycle import until_both_tell
-from scenarios.test_streams import TOKENS, kubectl_scale, stream, until_replicas
+from scenarios.streams import TOKENS, kubectl_scale, stream, until_replicas
 from tessera.resources.api_resources import DEPLOYMENTS, PODS
 from world.testing import eventually
 

@@ -2,35 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
 from aiohttp import web
 
-from tessera.adapters.kube import Connection, KubeCluster
 from tessera.ports import ClusterError
-
-Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-@asynccontextmanager
-async def served(answer: Answer, **options: Any) -> AsyncIterator[KubeCluster]:
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", answer)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    host, port = runner.addresses[0][:2]
-    connection = Connection()
-    connection.host = f"http://{host}:{port}"
-    cluster = KubeCluster(connection, **options)
-    try:
-        yield cluster
-    finally:
-        await cluster.close()
-        await runner.cleanup()
+from tests.adapters.small_server import served
 
 
 @pytest.mark.parametrize("code", [429, 503])

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from tessera.ports import ClusterError, WatchEvent
 from tessera.resources.api_resources import NODES
-from tests.adapters.test_busy_server import served
+from tests.adapters.small_server import served
 
 SILENCE_SECONDS = 0.3
 

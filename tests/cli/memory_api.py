@@ -18,7 +18,7 @@ from tessera.resources.api_resources import (
 )
 from tests.builders import NOW
 from tests.memory_cluster import MemoryCluster
-from tests.reconcile.test_turns import VARIANT, World, stock
+from tests.memory_operator import VARIANT, MemoryOperator, stock
 
 Json = dict[str, Any]
 SECRET = "do-not-tell-anybody"  # noqa: S105 - it must not be found again
@@ -123,18 +123,18 @@ def _labelled(body: Json, selector: str) -> bool:
     return not selector or body["metadata"].get("labels", {}).get(name) == value
 
 
-async def a_served_cluster(**spec: Any) -> tuple[World, MemoryApi]:
+async def a_served_cluster(**spec: Any) -> tuple[MemoryOperator, MemoryApi]:
     """An A100 in slices, a service with two replicas that answered, and the operator's own turn."""
-    world = World()
-    stock(world)
-    world.serve(**spec)
-    await world.turn()
+    operator = MemoryOperator()
+    stock(operator)
+    operator.serve(**spec)
+    await operator.turn()
     for index in range(2):
-        world.cluster.put(PODS, a_pod_body(f"chat-{index}"))
-    await world.turn()
-    world.senses.probe_results[Ref("team-a", "chat")] = ProbeResult(at=NOW)
-    await world.turn()
-    return world, MemoryApi(world.cluster, pages=pages())
+        operator.cluster.put(PODS, a_pod_body(f"chat-{index}"))
+    await operator.turn()
+    operator.senses.probe_results[Ref("team-a", "chat")] = ProbeResult(at=NOW)
+    await operator.turn()
+    return operator, MemoryApi(operator.cluster, pages=pages())
 
 
 def a_pod_body(name: str) -> Json:

@@ -17,7 +17,7 @@ from tessera.domain.names import UPDATE_ANNOTATION
 from tessera.domain.observed.snapshot import PodReading, Readings, Ref
 from tests.builders import NOW, a_speed_reading
 from tests.cli.memory_api import MemoryApi, a_served_cluster
-from tests.reconcile.test_turns import CHAT
+from tests.memory_operator import CHAT
 
 TEAM_CHAT = Ref("team-a", "chat")
 
@@ -147,10 +147,10 @@ async def test_top_and_explain_have_both_speeds_of_the_load_that_is_seen() -> No
 
 
 async def test_what_costs_most_comes_first() -> None:
-    world, api = await a_served_cluster()
-    world.serve("large", replicas=4)
-    world.serve("small", replicas=1)
-    await world.turn()
+    operator, api = await a_served_cluster()
+    operator.serve("large", replicas=4)
+    operator.serve("small", replicas=1)
+    await operator.turn()
     rows = service_rows((await read_fleet(Reader(api), None)).snapshot, None, {}, None)
     assert [row.ref.name for row in rows] == ["large", "chat", "small"]
 
@@ -161,8 +161,8 @@ def update_available(body: dict[str, object]) -> None:
 
 
 async def test_an_update_is_asked_for_by_the_annotation() -> None:
-    world, api = await a_served_cluster()
-    update_available(world.body(CHAT))
+    operator, api = await a_served_cluster()
+    update_available(operator.body(CHAT))
     text = (await update(Reader(api, "team-a"), TEAM_CHAT, "text")).text
     assert "builder 2 instead of 1" in text
     ((method, path, patch),) = api.sent
@@ -178,9 +178,9 @@ async def test_an_update_is_asked_for_by_the_annotation() -> None:
 async def test_a_hub_is_asked_again_where_a_branch_may_mean_another_commit(
     reason: str, asks: bool
 ) -> None:
-    world, api = await a_served_cluster()
+    operator, api = await a_served_cluster()
     model = {"uri": "hf://acme/one", "asked": "main", "reason": reason}
-    world.body(CHAT)["status"]["model"] = model
+    operator.body(CHAT)["status"]["model"] = model
     text = (await update(Reader(api, "team-a"), TEAM_CHAT, "text")).text
     assert ("which commit main of hf://acme/one is" in text, bool(api.sent)) == (asks, asks)
 
@@ -194,8 +194,8 @@ async def test_without_an_available_update_nothing_is_written() -> None:
 
 
 async def test_an_update_without_rights_or_of_nothing_is_a_sentence() -> None:
-    world, api = await a_served_cluster()
-    update_available(world.body(CHAT))
+    operator, api = await a_served_cluster()
+    update_available(operator.body(CHAT))
     with pytest.raises(CommandError, match="did you mean chat"):
         await update(Reader(api, "team-a"), Ref("team-a", "chta"), "text")
     api.denied = {"inferenceservices"}

@@ -2,17 +2,14 @@
 
 import copy
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from tessera.cli.cluster import Reader
 from tessera.cli.doctor.command import as_json, report_lines, run_checks
-from tessera.cli.doctor.finding import CheckContext, Finding, FindingState
+from tessera.cli.doctor.finding import Finding, FindingState
 from tessera.cli.doctor.services import services
-from tessera.ports import MetricsError
 from tessera.resources.api_resources import (
     ACCELERATOR_POOLS,
     INFERENCE_SERVICES,
@@ -21,7 +18,7 @@ from tessera.resources.api_resources import (
     TENANT_BUDGETS,
 )
 from tessera.resources.manifest import ObjectKey
-from tests.builders import NOW
+from tests.cli.check_contexts import Counts, a_check_context
 from tests.cli.memory_api import (
     MemoryApi,
     a_pod_body,
@@ -30,57 +27,29 @@ from tests.cli.memory_api import (
     lease_of,
     operator_of,
 )
-from tests.reconcile.test_turns import CHAT, World
+from tests.memory_operator import CHAT, MemoryOperator
 
 NODE = ObjectKey("nodes", "", "a100-0")
 ACTIVE = "DCGM_FI_PROF_GR_ENGINE_ACTIVE"
 
 
-@dataclass(frozen=True)
-class Counts:
-    """A Prometheus with so many series."""
-
-    active: int = 7
-    renamed: int = 0
-    engines: int = 2
-    problem: str = ""
-
-    async def count_series(self, selectors: Sequence[str]) -> Mapping[str, int]:
-        if self.problem:
-            raise MetricsError(self.problem)
-        return dict(zip(selectors, (self.active, self.renamed, self.engines), strict=True))
-
-
-def a_ward(api: MemoryApi, counts: Counts | None = None, **fields: Any) -> CheckContext:
-    return CheckContext(
-        **{
-            "reader": Reader(api, "team-a"),
-            "at": NOW,
-            "version": "0.1.0",
-            "prometheus_url": "http://given",
-            "series_counter": lambda _: counts or Counts(),
-            **fields,
-        }
-    )
-
-
 async def found(api: MemoryApi, counts: Counts | None = None, **fields: Any) -> dict[str, Finding]:
-    return {one.check: one for one in await run_checks(a_ward(api, counts, **fields))}
+    return {one.check: one for one in await run_checks(a_check_context(api, counts, **fields))}
 
 
-async def a_healthy_cluster() -> tuple[World, MemoryApi]:
+async def a_healthy_cluster() -> tuple[MemoryOperator, MemoryApi]:
     """All is well, as far as a doctor can see; the price is of this month."""
-    world, api = await a_served_cluster()
+    operator, api = await a_served_cluster()
     limits = [{"window": "day", "amount": "100"}]
     spec = {"owner": "a@example.org", "tenant": {"namespaces": ["team-a"]}, "limits": limits}
-    world.cluster.put(TENANT_BUDGETS, {"metadata": {"name": "team-a"}, "spec": spec})
-    pool = world.body(ObjectKey("acceleratorpools", "", "a100"))
+    operator.cluster.put(TENANT_BUDGETS, {"metadata": {"name": "team-a"}, "spec": spec})
+    pool = operator.body(ObjectKey("acceleratorpools", "", "a100"))
     pool["spec"]["prices"] = [{"from": "2026-11-01", "perGPUHour": "2"}]
-    labels = world.body(NODE)["metadata"]["labels"]
+    labels = operator.body(NODE)["metadata"]["labels"]
     labels |= {"nvidia.com/mig.capable": "true", "nvidia.com/mig.strategy": "mixed"}
     api.unknown.clear()
-    await world.turn()
-    return world, api
+    await operator.turn()
+    return operator, api
 
 
 async def test_a_healthy_cluster_is_fine() -> None:
@@ -92,24 +61,24 @@ async def test_a_healthy_cluster_is_fine() -> None:
     assert "1 services" in told["services"].message
 
 
-Breaks = Callable[[World, MemoryApi], object]
+Breaks = Callable[[MemoryOperator, MemoryApi], object]
 
 
-def _node(world: World) -> dict[str, Any]:
-    return world.body(NODE)
+def _node(operator: MemoryOperator) -> dict[str, Any]:
+    return operator.body(NODE)
 
 
-def _status(world: World, kind: str, reason: str, status: str = "False") -> None:
-    for one in world.body(CHAT)["status"]["conditions"]:
+def _status(operator: MemoryOperator, kind: str, reason: str, status: str = "False") -> None:
+    for one in operator.body(CHAT)["status"]["conditions"]:
         if one["type"] == kind:
             one |= {"reason": reason, "status": status, "message": f"it is {reason}"}
 
 
-def _crashes(world: World, _: MemoryApi) -> None:
+def _crashes(operator: MemoryOperator, _: MemoryApi) -> None:
     body = a_pod_body("chat-9")
     waiting = {"waiting": {"reason": "CrashLoopBackOff", "message": "out of memory"}}
     body["status"]["containerStatuses"] = [{"name": "engine", "state": waiting}]
-    world.cluster.put(PODS, body)
+    operator.cluster.put(PODS, body)
 
 
 BROKEN: dict[str, tuple[str, FindingState, str, Breaks]] = {
@@ -189,19 +158,19 @@ BROKEN: dict[str, tuple[str, FindingState, str, Breaks]] = {
         "pools",
         FindingState.PROBLEM,
         "examples/00-pools.yaml",
-        lambda world, _: world.cluster.objects.pop(ObjectKey("acceleratorpools", "", "a100")),
+        lambda operator, _: operator.cluster.objects.pop(ObjectKey("acceleratorpools", "", "a100")),
     ),
     "no nodes": (
         "pool a100",
         FindingState.PROBLEM,
         "kubectl get acceleratorpool a100",
-        lambda world, _: world.cluster.objects.pop(NODE),
+        lambda operator, _: operator.cluster.objects.pop(NODE),
     ),
     "old price": (
         "pool a100",
         FindingState.WARNING,
         "spec.prices",
-        lambda world, _: world.body(ObjectKey("acceleratorpools", "", "a100"))["spec"].update(
+        lambda operator, _: operator.body(ObjectKey("acceleratorpools", "", "a100"))["spec"].update(
             prices=[{"from": "2026-01-01", "perGPUHour": "2"}]
         ),
     ),
@@ -209,13 +178,13 @@ BROKEN: dict[str, tuple[str, FindingState, str, Breaks]] = {
         "gpu labels",
         FindingState.PROBLEM,
         "GPU feature discovery",
-        lambda world, _: _node(world)["metadata"]["labels"].pop("nvidia.com/gpu.product"),
+        lambda operator, _: _node(operator)["metadata"]["labels"].pop("nvidia.com/gpu.product"),
     ),
     "single strategy": (
         "mig strategy",
         FindingState.PROBLEM,
         "mig.strategy: mixed",
-        lambda world, _: _node(world)["metadata"]["labels"].update(
+        lambda operator, _: _node(operator)["metadata"]["labels"].update(
             {"nvidia.com/mig.strategy": "single"}
         ),
     ),
@@ -223,7 +192,7 @@ BROKEN: dict[str, tuple[str, FindingState, str, Breaks]] = {
         "device plugin",
         FindingState.PROBLEM,
         "spec.nodeName=a100-0",
-        lambda world, _: _node(world)["status"].update(allocatable={}),
+        lambda operator, _: _node(operator)["status"].update(allocatable={}),
     ),
     "no pod monitors": (
         "pod monitors",
@@ -235,13 +204,13 @@ BROKEN: dict[str, tuple[str, FindingState, str, Breaks]] = {
         "budgets",
         FindingState.WARNING,
         "set-a-budget.md",
-        lambda world, _: world.cluster.objects.pop(ObjectKey("tenantbudgets", "", "team-a")),
+        lambda operator, _: operator.cluster.objects.pop(ObjectKey("tenantbudgets", "", "team-a")),
     ),
     "no hardware": (
         "service team-a/chat",
         FindingState.PROBLEM,
         "tessera explain chat -n team-a",
-        lambda world, _: _status(world, "Placed", "NoHardware"),
+        lambda operator, _: _status(operator, "Placed", "NoHardware"),
     ),
     "crashing pod": (
         "pods",
@@ -255,9 +224,9 @@ BROKEN: dict[str, tuple[str, FindingState, str, Breaks]] = {
 @pytest.mark.parametrize("name", BROKEN)
 async def test_what_is_broken_is_named_with_its_mend(name: str) -> None:
     check, state, mend, breaks = BROKEN[name]
-    world, api = await a_healthy_cluster()
+    operator, api = await a_healthy_cluster()
     api.pages = copy.deepcopy(api.pages)
-    breaks(world, api)
+    breaks(operator, api)
     told = (await found(api))[check]
     assert (told.state, mend in told.fix) == (state, True), told
 
@@ -309,26 +278,26 @@ async def test_what_may_not_be_read_is_skipped_and_never_a_failure() -> None:
 async def test_without_an_api_server_nothing_else_is_asked() -> None:
     _, api = await a_healthy_cluster()
     api.problem = "connection refused"
-    (told,) = await run_checks(a_ward(api))
+    (told,) = await run_checks(a_check_context(api))
     assert (told.check, told.state) == ("kubernetes", FindingState.PROBLEM)
     assert "connection refused" in told.message
 
 
 async def test_the_worst_service_comes_first() -> None:
-    world, api = await a_healthy_cluster()
+    operator, api = await a_healthy_cluster()
     for name in ("a-slow", "b-unplaced", "c-refused"):
-        body = copy.deepcopy(world.body(CHAT))
+        body = copy.deepcopy(operator.body(CHAT))
         body["metadata"] = {**body["metadata"], "name": name}
-        world.cluster.put(INFERENCE_SERVICES, body)
+        operator.cluster.put(INFERENCE_SERVICES, body)
     wrong = {"a-slow": "Ready", "b-unplaced": "Placed", "c-refused": "Accepted"}
     for name, kind in wrong.items():
-        conditions = world.body(ObjectKey("inferenceservices", "team-a", name))["status"][
+        conditions = operator.body(ObjectKey("inferenceservices", "team-a", name))["status"][
             "conditions"
         ]
         for one in conditions:
             if one["type"] == kind:
                 one.update(status="False", reason="NoAnswer")
-    told = await services(a_ward(api))
+    told = await services(a_check_context(api))
     assert [one.check for one in told] == [
         "service team-a/c-refused",
         "service team-a/b-unplaced",
@@ -337,32 +306,32 @@ async def test_the_worst_service_comes_first() -> None:
 
 
 async def test_a_service_that_sleeps_is_no_trouble() -> None:
-    world, api = await a_healthy_cluster()
-    _status(world, "Ready", "ScaledToZero")
+    operator, api = await a_healthy_cluster()
+    _status(operator, "Ready", "ScaledToZero")
     assert (await found(api))["services"].state is FindingState.OK
 
 
 async def test_a_service_that_starts_is_a_warning_and_one_that_nobody_looked_at_a_problem() -> None:
-    world, api = await a_healthy_cluster()
-    _status(world, "Ready", "NoReplicaReady")
-    _status(world, "Progressing", "Starting", "True")
+    operator, api = await a_healthy_cluster()
+    _status(operator, "Ready", "NoReplicaReady")
+    _status(operator, "Progressing", "Starting", "True")
     told = (await found(api))["service team-a/chat"]
     assert (told.state, told.message) == (
         FindingState.WARNING,
         "Ready NoReplicaReady: it is NoReplicaReady",
     )
-    world.body(CHAT)["status"] = {}
+    operator.body(CHAT)["status"] = {}
     assert (await found(api))["service team-a/chat"].message == "no operator has looked at it"
 
 
 async def test_pods_with_one_fate_are_one_finding() -> None:
-    world, api = await a_healthy_cluster()
+    operator, api = await a_healthy_cluster()
     for number in range(7, 14):
         body = a_pod_body(f"chat-{number}")
         body["status"] = {
             "conditions": [{"type": "PodScheduled", "status": "False", "message": "0/1 nodes"}]
         }
-        world.cluster.put(PODS, body)
+        operator.cluster.put(PODS, body)
     told = (await found(api))["pods"]
     assert told.message == (
         "7 in team-a: no node takes it: 0/1 nodes: chat-10, chat-11, chat-12, chat-13, chat-7 "

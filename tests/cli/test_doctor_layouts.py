@@ -9,9 +9,9 @@ from tessera.cli.doctor.finding import Finding, FindingState
 from tessera.cli.doctor.mig import layouts
 from tessera.resources.api_resources import NODE_LAYOUTS, PODS
 from tessera.resources.manifest import ObjectKey
+from tests.cli.check_contexts import a_check_context
 from tests.cli.cut_cluster import a_cut_cluster, a_slice, put_layout, put_node, put_pool
 from tests.cli.memory_api import MemoryApi, a_pod_body, operator_of, pages
-from tests.cli.test_doctor import a_ward
 
 MANAGER = {"backend": "migManager"}
 AGENT = {"backend": "agent"}
@@ -38,7 +38,7 @@ def a_policy(config: str) -> dict[str, Any]:
 
 
 async def found(api: MemoryApi) -> list[Finding]:
-    return list(await layouts(a_ward(api)))
+    return list(await layouts(a_check_context(api)))
 
 
 @pytest.mark.parametrize("mig", [MANAGER, AGENT, {"mode": "static"}])

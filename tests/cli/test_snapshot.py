@@ -22,17 +22,17 @@ from tessera.domain.scaling.autoscale import ScalingHistory, TimestampedReplicas
 from tessera.resources.api_resources import CHILDREN, INFERENCE_SERVICES, KINDS, NODES, PODS
 from tests.builders import NOW, at
 from tests.cli.memory_api import SECRET, a_pod_body, a_served_cluster
-from tests.reconcile.test_turns import CHAT, World, batched
+from tests.memory_operator import CHAT, MemoryOperator, batched
 
 TEAM_CHAT = Ref("team-a", "chat")
 
 
-async def a_fleet(**spec: Any) -> tuple[World, FleetInputs]:
-    world, api = await a_served_cluster(**spec)
-    batched(world)
-    await world.turn()
+async def a_fleet(**spec: Any) -> tuple[MemoryOperator, FleetInputs]:
+    operator, api = await a_served_cluster(**spec)
+    batched(operator)
+    await operator.turn()
     fleet = await read_fleet(Reader(api), None)
-    return world, replace(fleet, at=at(5))
+    return operator, replace(fleet, at=at(5))
 
 
 def with_readings(fleet: FleetInputs, waiting: float) -> FleetInputs:
@@ -71,10 +71,10 @@ async def test_every_kind_that_a_plan_reads_is_saved() -> None:
 
 
 async def test_the_replayed_decisions_are_those_of_the_status(tmp_path: Path) -> None:
-    world, fleet = await a_fleet()
+    operator, fleet = await a_fleet()
     save(str(tmp_path / "f"), serialize(fleet))
     told = json.loads(planned(tmp_path, "--json"))
-    status = world.body(CHAT)["status"]
+    status = operator.body(CHAT)["status"]
     words = {one["type"].lower(): one["reason"] for one in status["conditions"]}
     (row,) = told["services"]
     assert {name: row[name] for name in words} == words
@@ -107,10 +107,10 @@ async def test_a_saved_queue_is_decided_upon(tmp_path: Path) -> None:
 
 
 async def test_no_secret_is_in_a_file() -> None:
-    world, api = await a_served_cluster(
+    operator, api = await a_served_cluster(
         engine={"extraArgs": [f"--hf-token={SECRET}", "--ssl-keyfile-password", SECRET]},
     )
-    body = world.body(CHAT)
+    body = operator.body(CHAT)
     body["metadata"]["annotations"] = {"kubectl.kubernetes.io/last-applied-configuration": SECRET}
     body["status"]["conditions"][0]["message"] = (
         f"GET https://me:{SECRET}@hub failed, hf_abcdefghijklmnopqrstuvwx, bearer abcdefghijklmnop"

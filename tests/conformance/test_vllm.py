@@ -9,7 +9,7 @@ from tests.conformance import adapter, comparison, confined, engines, recording,
 from tests.conformance.configurations import CONFIGURATIONS, Configuration
 from tests.conformance.confined import Confinement
 from tests.conformance.seen import Facts
-from tests.resources.test_children import SPECS, deployment
+from tests.resources.engine_objects import SPECS, deployment
 
 pytestmark = pytest.mark.vllm
 

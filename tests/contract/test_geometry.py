@@ -7,42 +7,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fakegpu.silicon import Silicon
 from tessera.api.reasons import LayoutReady
 from tessera.domain.mig.gpu_models import gpu_models
-from tessera.domain.mig.layouts import Layout, SlicePlacement, enumerate_layouts, geometry
+from tessera.domain.mig.layouts import Layout, enumerate_layouts, geometry
 from tessera.domain.mig_backends.agent import AgentBackend
 from tessera.domain.mig_backends.backend import GeometryBackend
-from tessera.domain.mig_backends.mig_manager import MigManagerBackend
 from tessera.domain.mig_backends.static import StaticBackend
-from tests.builders import A100
+from tests.contract.geometry_sides import (
+    HALVES,
+    MIXED,
+    PROFILES,
+    SIDES,
+    SMALL,
+    Side,
+    a_layout,
+    a_side,
+)
 from tests.far_ends import Course, FarEnd
-from world.mig_manager import MigManager as Manager
 
-PROFILES = ("1g.10gb", "2g.20gb", "3g.40gb", "4g.40gb", "7g.80gb")
 LAYOUTS = enumerate_layouts(gpu_models()["A100-80GB"], PROFILES)
-SIDES = ("mig-manager", "mig-manager that knows pods", "agent")
-Side = tuple[GeometryBackend, FarEnd]
-
-
-def a_side(name: str, *layouts: Layout) -> Side:
-    made = [[(spot.profile, spot.start) for spot in layout] for layout in layouts]
-    silicon = Silicon(A100, len(layouts), layouts=made)
-    if name == "agent":
-        return AgentBackend(), FarEnd(silicon=silicon, tells=True, cuts=True)
-    tells = name != "mig-manager"
-    far = FarEnd(silicon=silicon, manager=Manager(), tells=tells)
-    return MigManagerBackend(knows_pods=tells), far
-
-
-def a_layout(text: str) -> Layout:
-    """`3g@4 1g@0` of an A100."""
-    names = {profile.partition(".")[0]: profile for profile in PROFILES}
-    parts = (part.split("@") for part in text.split())
-    return tuple(sorted(SlicePlacement(int(start), names[name]) for name, start in parts))
-
-
-HALVES, SMALL, MIXED = a_layout("3g@0 3g@4"), a_layout("1g@0 1g@1 1g@2"), a_layout("4g@0 2g@4 1g@6")
 
 
 def as_wanted(backend: GeometryBackend, got: Layout, wanted: Layout) -> bool:

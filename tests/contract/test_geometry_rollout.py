@@ -11,7 +11,7 @@ from tessera.domain.mig.layouts import Layout, geometry
 from tessera.domain.repartition.orders import PoolActions
 from tessera.domain.repartition.rollout import RolloutInputs, advance_rollout
 from tests.builders import a_pool
-from tests.contract.test_geometry import HALVES, MIXED, SIDES, SMALL, Side, a_side
+from tests.contract.geometry_sides import HALVES, MIXED, SIDES, SMALL, Side, a_side
 
 
 def a_plan(*layouts: Layout) -> MigPlan:

@@ -35,8 +35,8 @@ from tests.builders import (
     readings_of,
 )
 from tests.cli.cut_cluster import a_plan
-from tests.domain.test_plan import nodes, services
-from tests.domain.test_reasons import SERVICES, Case
+from tests.domain.random_fleets import nodes, services
+from tests.domain.refused_services import SERVICES, Case
 
 CHAT = Ref("team-a", "chat")
 SLICE = {"nvidia.com/mig-1g.10gb": 1}

@@ -25,6 +25,7 @@ from tests.builders import (
     at,
     readings_of,
 )
+from tests.domain.random_fleets import nodes, services
 
 FLEET = {
     "pools": (a_pool("a100", "1.60"), a_pool("h100", "2.50")),
@@ -168,25 +169,6 @@ def test_a_rollout_surges_only_where_there_is_room() -> None:
     roomy = allotted(a_snapshot(service, nodes=(a_node(slices={"1g.10gb": 3}),)))
     full = allotted(a_snapshot(service, nodes=(a_node(slices={"1g.10gb": 2}),)))
     assert (roomy.surge, full.surge) == (True, False)
-
-
-names = st.sampled_from(["a", "b", "c", "d", "e"])
-services = st.dictionaries(
-    names,
-    st.builds(
-        a_spec,
-        st.sampled_from([SMALL, MEDIUM]),
-        scaling=st.fixed_dictionaries({"minReplicas": st.integers(1, 3)}),
-    ),
-    min_size=1,
-).map(lambda specs: [a_service(name, spec) for name, spec in specs.items()])
-nodes = st.builds(
-    lambda slices, whole: (a_node("a100", slices, whole=whole), a_node("h100", whole=2)),
-    st.dictionaries(
-        st.sampled_from(["1g.10gb", "2g.20gb", "3g.40gb"]), st.integers(1, 7), min_size=1
-    ),
-    st.integers(0, 4),
-)
 
 
 @given(found=services, hardware=nodes, order=st.randoms(use_true_random=False))

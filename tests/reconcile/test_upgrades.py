@@ -12,7 +12,7 @@ from tessera.domain.names import SERVING_GATE, UPDATE_ANNOTATION
 from tessera.domain.observed.snapshot import Resolution, RevisionQuery
 from tessera.resources.api_resources import DEPLOYMENTS, INFERENCE_SERVICES, PODS
 from tessera.resources.manifest import ObjectKey
-from tests.reconcile.test_turns import CHAT, DEPLOYMENT, World, stock
+from tests.memory_operator import CHAT, DEPLOYMENT, MemoryOperator, stock
 
 ONE, TWO = "1" * 40, "2" * 40
 
@@ -39,13 +39,13 @@ async def hub() -> Hub:
 
 
 @pytest.fixture
-async def fleet(hub: Hub) -> World:
-    made = World(hub=hub)
+async def fleet(hub: Hub) -> MemoryOperator:
+    made = MemoryOperator(hub=hub)
     stock(made)
     return made
 
 
-async def answered(fleet: World) -> None:
+async def answered(fleet: MemoryOperator) -> None:
     """A turn that asks, and the one after the answer."""
     fleet.answered.clear()
     await fleet.turn()
@@ -54,29 +54,29 @@ async def answered(fleet: World) -> None:
     await fleet.turn()
 
 
-def annotate(fleet: World, value: str) -> None:
+def annotate(fleet: MemoryOperator, value: str) -> None:
     metadata = {**fleet.body(CHAT)["metadata"], "annotations": {UPDATE_ANNOTATION: value}}
     fleet.cluster.put(INFERENCE_SERVICES, {"metadata": metadata}, "kubectl-annotate")
 
 
-def revision(fleet: World) -> str | None:
+def revision(fleet: MemoryOperator) -> str | None:
     container = fleet.body(DEPLOYMENT)["spec"]["template"]["spec"]["containers"][0]
     told = [one for one in container["args"] if one.startswith("--revision=")]
     return told[0].partition("=")[2] if told else None
 
 
-def template(fleet: World) -> dict[str, Any]:
+def template(fleet: MemoryOperator) -> dict[str, Any]:
     found: dict[str, Any] = fleet.body(DEPLOYMENT)["spec"]["template"]
     return found
 
 
-def update(fleet: World) -> str:
+def update(fleet: MemoryOperator) -> str:
     conditions = fleet.body(CHAT)["status"]["conditions"]
     return str(next(one["reason"] for one in conditions if one["type"] == "UpdateAvailable"))
 
 
 async def test_nothing_is_deployed_before_the_hub_has_answered_and_no_turn_waits(
-    fleet: World, hub: Hub
+    fleet: MemoryOperator, hub: Hub
 ) -> None:
     hub.open.clear()
     fleet.serve()
@@ -90,7 +90,7 @@ async def test_nothing_is_deployed_before_the_hub_has_answered_and_no_turn_waits
 
 
 async def test_a_restarted_operator_keeps_the_commit_and_asks_nothing(
-    fleet: World, hub: Hub
+    fleet: MemoryOperator, hub: Hub
 ) -> None:
     fleet.serve()
     await answered(fleet)
@@ -102,7 +102,7 @@ async def test_a_restarted_operator_keeps_the_commit_and_asks_nothing(
 
 
 async def test_the_annotation_pins_anew_and_leaves_the_deployment_until_the_answer(
-    fleet: World, hub: Hub
+    fleet: MemoryOperator, hub: Hub
 ) -> None:
     fleet.serve()
     await answered(fleet)
@@ -119,7 +119,9 @@ async def test_the_annotation_pins_anew_and_leaves_the_deployment_until_the_answ
     assert (revision(fleet), len(hub.asked)) == (TWO, 2)
 
 
-async def test_without_an_answer_the_revision_is_used_as_given(fleet: World, hub: Hub) -> None:
+async def test_without_an_answer_the_revision_is_used_as_given(
+    fleet: MemoryOperator, hub: Hub
+) -> None:
     hub.commit = None
     fleet.serve(model={"uri": "hf://meta-llama/Llama-3.2-1B-Instruct", "revision": "release"})
     await answered(fleet)
@@ -127,7 +129,9 @@ async def test_without_an_answer_the_revision_is_used_as_given(fleet: World, hub
     assert fleet.body(CHAT)["status"]["model"]["reason"] == "HubUnreachable"
 
 
-async def test_an_upgraded_operator_writes_no_deployment_until_it_is_asked(fleet: World) -> None:
+async def test_an_upgraded_operator_writes_no_deployment_until_it_is_asked(
+    fleet: MemoryOperator,
+) -> None:
     fleet.serve()
     await answered(fleet)
     before = template(fleet)
@@ -142,14 +146,18 @@ async def test_an_upgraded_operator_writes_no_deployment_until_it_is_asked(fleet
     assert fleet.body(CHAT)["status"]["recipe"]["builder"] == 2
 
 
-async def test_an_unchanged_fleet_with_a_recipe_and_a_pin_costs_no_write(fleet: World) -> None:
+async def test_an_unchanged_fleet_with_a_recipe_and_a_pin_costs_no_write(
+    fleet: MemoryOperator,
+) -> None:
     fleet.serve()
     await answered(fleet)
     await fleet.turn()
     assert (await fleet.turn()).writes == 0
 
 
-async def test_a_turn_that_changes_the_pods_does_not_call_them_settled(fleet: World) -> None:
+async def test_a_turn_that_changes_the_pods_does_not_call_them_settled(
+    fleet: MemoryOperator,
+) -> None:
     fleet.serve(replicas=1)
     await answered(fleet)
     run(fleet)
@@ -160,12 +168,12 @@ async def test_a_turn_that_changes_the_pods_does_not_call_them_settled(fleet: Wo
     assert progressing(fleet) == "Starting"
 
 
-def progressing(fleet: World) -> str:
+def progressing(fleet: MemoryOperator) -> str:
     conditions = fleet.body(CHAT)["status"]["conditions"]
     return str(next(one["reason"] for one in conditions if one["type"] == "Progressing"))
 
 
-def run(fleet: World) -> None:
+def run(fleet: MemoryOperator) -> None:
     """What controller and kubelet do with the Deployment as it is now."""
     deployment = fleet.body(DEPLOYMENT)
     seen = {"observedGeneration": 1, "replicas": 1, "updatedReplicas": 1}
@@ -188,7 +196,9 @@ def run(fleet: World) -> None:
     fleet.cluster.put(PODS, pod, "kubelet")
 
 
-async def test_services_of_one_model_ask_the_hub_once_for_a_while(fleet: World, hub: Hub) -> None:
+async def test_services_of_one_model_ask_the_hub_once_for_a_while(
+    fleet: MemoryOperator, hub: Hub
+) -> None:
     fleet.serve()
     await answered(fleet)
     fleet.serve("twin")

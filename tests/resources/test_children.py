@@ -8,94 +8,13 @@ import pytest
 from tessera.domain.observed.snapshot import Ref
 from tessera.domain.placement.checks import RESERVED
 from tessera.domain.placement.pod_template import ENVIRONMENT
-from tessera.domain.plan import Plan, plan
+from tessera.domain.plan import plan
 from tessera.domain.vllm import flags as vllm_flags
 from tessera.resources import children
-from tessera.resources.manifest import ObjectManifest
-from tests.builders import (
-    H100,
-    LARGE,
-    MEDIUM,
-    SMALL,
-    a_node,
-    a_pool,
-    a_service,
-    a_snapshot,
-    a_spec,
-)
+from tests.builders import SMALL, a_pool, a_service, a_snapshot, a_spec
+from tests.resources.engine_objects import SPECS, container, deployment, objects, planned
 
 Golden = Callable[[str, list[Any]], None]
-
-SHAPE = {
-    "parameters": 800_000,
-    "layers": 2,
-    "attentionHeads": 4,
-    "kvHeads": 2,
-    "headDim": 32,
-    "maxPositionEmbeddings": 2048,
-}
-
-
-def planned(spec: Any) -> Plan:
-    return plan(
-        a_snapshot(
-            a_service(spec=spec),
-            pools=(a_pool("a100", "1.60"), a_pool("h100", "2.50")),
-            nodes=(
-                a_node("a100", {"3g.40gb": 1, "1g.10gb": 4}),
-                a_node("h100", whole=4, product=H100),
-            ),
-        )
-    )
-
-
-def objects(spec: Any) -> list[ObjectManifest]:
-    got = planned(spec)
-    return list(children.service_manifests(got.service_plans[Ref("team-a", "chat")]))
-
-
-def deployment(spec: Any) -> dict[str, Any]:
-    (found,) = [one for one in objects(spec) if one.kind.kind == "Deployment"]
-    return dict(found.body)
-
-
-def container(spec: Any) -> dict[str, Any]:
-    found: dict[str, Any] = deployment(spec)["spec"]["template"]["spec"]["containers"][0]
-    return found
-
-
-SPECS = {
-    "slice": a_spec(SMALL),
-    "one-replica": a_spec(MEDIUM, replicas=1),
-    "tensor-parallel": a_spec(
-        LARGE,
-        precision={"variants": [{"precision": "fp8"}]},
-        context={"maxModelLen": 16384},
-        model={"revision": "main", "servedName": "llama", "tokenSecretRef": {"name": "hub"}},
-    ),
-    "adapters": a_spec(
-        MEDIUM,
-        replicas=1,
-        model={
-            "adapters": [
-                {"name": "sql", "uri": "hf://acme/sql-lora"},
-                {"name": "tone", "uri": "pvc://adapters/tone", "rank": 24},
-            ]
-        },
-    ),
-    "own-additions": a_spec(
-        SMALL,
-        podTemplate={
-            "labels": {"cost-centre": "4711"},
-            "annotations": {"example.org/owner": "anna"},
-            "env": [
-                {"name": "VLLM_LOGGING_LEVEL", "value": "DEBUG"},
-                {"name": "TRACE_KEY", "valueFrom": {"secretKeyRef": {"name": "trace"}}},
-            ],
-        },
-    ),
-    "claim": a_spec("pvc://weights/tiny", model={"shape": SHAPE}, drain={"timeout": "90s"}),
-}
 
 
 @pytest.mark.parametrize("name", SPECS)

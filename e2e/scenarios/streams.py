@@ -1,0 +1,45 @@
+"""Streams of clients while replicas come and go."""
+
+import httpx
+
+from demo.stage import Json, Ref, Stage
+from scenarios.actions import Place
+from world.testing import eventually
+
+TOKENS = 300
+
+
+async def stream(base: str, model: str, tokens: int = TOKENS) -> tuple[int, str | None]:
+    """One long streamed answer: its pieces and how it ended."""
+    body = {
+        "model": model,
+        "prompt": "tell me everything",
+        "max_tokens": tokens,
+        "ignore_eos": True,
+        "stream": True,
+    }
+    pieces, reason = 0, None
+    async with (
+        httpx.AsyncClient(base_url=base, timeout=60) as http,
+        http.stream("POST", "/v1/completions", json=body) as answer,
+    ):
+        async for line in answer.aiter_lines():
+            if line.startswith("data: {"):
+                pieces += line.count('"text":')
+                if '"finish_reason":"' in line:
+                    reason = line.partition('"finish_reason":"')[2].partition('"')[0]
+    return pieces, reason
+
+
+async def kubectl_scale(stage: Stage, ref: Ref, replicas: int) -> None:
+    await stage.run(
+        "kubectl", "--namespace", ref.namespace, "scale",
+        f"inferenceservice/{ref.name}", f"--replicas={replicas}",
+    )  # fmt: skip
+
+
+async def until_replicas(place: Place, count: int, within: float = 40) -> Json:
+    def there(status: Json) -> bool:
+        return bool(status.get("replicas") == status.get("readyReplicas") == count)
+
+    return await eventually(place.status, there, within=within)

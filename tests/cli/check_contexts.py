@@ -1,0 +1,39 @@
+"""What the checks of the doctor are given."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tessera.cli.cluster import Reader
+from tessera.cli.doctor.finding import CheckContext
+from tessera.ports import MetricsError
+from tests.builders import NOW
+from tests.cli.memory_api import MemoryApi
+
+
+@dataclass(frozen=True)
+class Counts:
+    """A Prometheus with so many series."""
+
+    active: int = 7
+    renamed: int = 0
+    engines: int = 2
+    problem: str = ""
+
+    async def count_series(self, selectors: Sequence[str]) -> Mapping[str, int]:
+        if self.problem:
+            raise MetricsError(self.problem)
+        return dict(zip(selectors, (self.active, self.renamed, self.engines), strict=True))
+
+
+def a_check_context(api: MemoryApi, counts: Counts | None = None, **fields: Any) -> CheckContext:
+    return CheckContext(
+        **{
+            "reader": Reader(api, "team-a"),
+            "at": NOW,
+            "version": "0.1.0",
+            "prometheus_url": "http://given",
+            "series_counter": lambda _: counts or Counts(),
+            **fields,
+        }
+    )

@@ -1,0 +1,35 @@
+"""The dashboards of the chart, and the metrics that they may ask for."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tessera.domain.vllm.facts import known_versions, version_facts
+from tessera.telemetry import Telemetry
+
+FOLDER = Path(__file__).parents[1] / "charts" / "tessera" / "dashboards"
+DASHBOARDS = sorted(FOLDER.glob("*.json"))
+Json = dict[str, Any]
+
+
+def read(path: Path) -> Json:
+    found: Json = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def targets(dashboard: Json) -> Iterator[Json]:
+    for panel in dashboard["panels"]:
+        yield from panel["targets"]
+
+
+def known_metrics() -> set[str]:
+    """Everything that the operator exports, under the names that Prometheus sees."""
+    names = set[str]()
+    for family in Telemetry().families():
+        endings = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}
+        names |= {family.name + ending for ending in endings.get(family.type, [""])}
+    for version in known_versions():
+        if (facts := version_facts(version)) is not None:
+            names |= set(facts.metrics)
+    return names

@@ -1,0 +1,236 @@
+"""Every service that is refused, with its reason and what to do."""
+
+from dataclasses import dataclass
+from datetime import date
+
+from tessera.api.reasons import Accepted, PlacementReason, StatusReason
+from tessera.domain.observed.snapshot import Node, Pod, Pool
+from tests.builders import H100, a_node, a_pod, a_pool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """A manifest, the fleet that it meets, and what its condition must say."""
+
+    reason: StatusReason
+    manifest: str
+    field: str
+    says: tuple[str, ...]
+    pools: tuple[Pool, ...] = (a_pool(),)
+    nodes: tuple[Node, ...] = (a_node(slices={"1g.10gb": 7}),)
+    pods: tuple[Pod, ...] = ()
+
+
+def served(body: str) -> str:
+    return f"""
+apiVersion: tessera.dev/v1alpha1
+kind: InferenceService
+metadata: {{name: chat, namespace: team-a, uid: uid-chat}}
+spec:
+{body}
+"""
+
+
+SERVICES = [
+    Case(
+        reason=Accepted.INVALID_SPEC,
+        manifest=served("  model: {uri: 'ftp://somewhere'}"),
+        field="spec.model.uri",
+        says=("hf://", "kubectl explain"),
+    ),
+    Case(
+        reason=Accepted.READING_MODEL,
+        manifest=served("  model: {uri: 'hf://acme/own-model'}"),
+        field="spec.model.shape",
+        says=("hf://acme/own-model", "kubectl logs -n team-a job/chat-shape-"),
+    ),
+    Case(
+        reason=Accepted.CONTEXT_TOO_LONG,
+        manifest=served("  model: {uri: 'hf://Qwen/Qwen3-8B'}\n  context: {maxModelLen: 65536}"),
+        field="spec.context.maxModelLen",
+        says=("65536", "40960"),
+    ),
+    Case(
+        reason=Accepted.PRECISION_MISMATCH,
+        manifest=served(
+            "  model: {uri: 'hf://Qwen/Qwen3-8B-FP8'}\n  precision: {variants: [{precision: fp8}]}"
+        ),
+        field="spec.precision.variants[0].precision",
+        says=("quantised to fp8 already", "leave fp8 out"),
+    ),
+    Case(
+        reason=Accepted.ADAPTER_NAME_CONFLICT,
+        manifest=served(
+            "  model: {uri: 'hf://Qwen/Qwen3-8B', servedName: sql,"
+            " adapters: [{name: sql, uri: 'hf://acme/sql'}]}"
+        ),
+        field="spec.model.adapters[0].name",
+        says=("sql", "spec.model.servedName", "rename"),
+    ),
+    Case(
+        reason=Accepted.RESERVED_POD_TEMPLATE_FIELD,
+        manifest=served(
+            "  model: {uri: 'hf://Qwen/Qwen3-8B'}\n"
+            "  podTemplate: {labels: {tessera.dev/service: other}}"
+        ),
+        field="spec.podTemplate.labels",
+        says=("tessera.dev/service", "set by Tessera"),
+    ),
+    Case(
+        reason=Accepted.INVALID_POD_TEMPLATE,
+        manifest=served(
+            "  model: {uri: 'hf://Qwen/Qwen3-8B'}\n  podTemplate: {labels: {'my key': a}}"
+        ),
+        field="spec.podTemplate.labels",
+        says=("'my key'", "63 letters"),
+    ),
+    Case(
+        reason=Accepted.RESERVED_FLAG,
+        manifest=served(
+            "  model: {uri: 'hf://Qwen/Qwen3-8B'}\n  engine: {extraArgs: ['--max-model-len=100']}"
+        ),
+        field="spec.engine.extraArgs",
+        says=("--max-model-len", "spec.context.maxModelLen"),
+    ),
+    Case(
+        reason=Accepted.INVALID_FLAG,
+        manifest=served(
+            "  model: {uri: 'hf://Qwen/Qwen3-8B'}\n  engine: {extraArgs: ['--max-logprobs=x']}"
+        ),
+        field="spec.engine.extraArgs",
+        says=("--max-logprobs", "0.32.0"),
+    ),
+    Case(
+        reason=Accepted.FLAGS_UNCHECKED,
+        manifest=served(
+            "  model: {uri: 'hf://meta-llama/Llama-3.2-1B-Instruct'}\n"
+            "  engine: {version: 0.99.0, extraArgs: ['--anything']}"
+        ),
+        field="spec.engine.extraArgs",
+        says=("0.99.0", "0.32.0"),
+    ),
+    Case(
+        reason=Accepted.POOL_NOT_FOUND,
+        manifest=served("  model: {uri: 'hf://Qwen/Qwen3-8B'}\n  placement: {pools: [a100, b200]}"),
+        field="spec.placement.pools[1]",
+        says=("b200", "kubectl get acceleratorpools"),
+    ),
+    Case(
+        reason=Accepted.INTERACTIVE_ON_SPOT,
+        manifest=served(
+            "  model: {uri: 'hf://meta-llama/Llama-3.2-1B-Instruct'}\n"
+            "  placement: {pools: [a100, spot]}"
+        ),
+        field="spec.placement.pools[1]",
+        says=("spot is spot", "within 15 s", "spec.class"),
+        pools=(a_pool(), a_pool("spot", tier="spot")),
+    ),
+    Case(
+        reason=PlacementReason.NOT_ACCEPTED,
+        manifest=served("  model: {uri: 'hf://acme/own-model'}"),
+        field="Accepted",
+        says=("nothing is placed",),
+    ),
+    Case(
+        reason=PlacementReason.NO_POOL,
+        manifest=served("  model: {uri: 'hf://Qwen/Qwen3-8B'}"),
+        field="spec.placement.pools",
+        says=("kubectl get acceleratorpools", "0"),
+        pools=(),
+    ),
+    Case(
+        reason=PlacementReason.NO_POOL,
+        manifest=served(
+            "  model: {uri: 'hf://Qwen/Qwen3-8B'}\n  placement: {pools: [spot]}\n  class: standard"
+        ),
+        field="spec.placement.pools",
+        says=("spot", "another tier"),
+        pools=(a_pool("spot", tier="spot"),),
+        nodes=(a_node("spot", {"3g.40gb": 2}),),
+    ),
+    Case(
+        reason=PlacementReason.NO_HARDWARE,
+        manifest=served("  model: {uri: 'hf://Qwen/Qwen3-8B'}"),
+        field="spec.placement.pools",
+        says=("a100", "kubectl get nodes -l pool=a100"),
+        nodes=(),
+    ),
+    Case(
+        reason=PlacementReason.LAYOUT_PENDING,
+        manifest=served("  model: {uri: 'hf://Qwen/Qwen3-8B'}\n  placement: {mig: auto}"),
+        field="a100",
+        says=("a100",),
+        pools=(a_pool(mig={"mode": "auto"}),),
+        nodes=(a_node(slices={"1g.10gb": 7}),),
+    ),
+    Case(
+        reason=PlacementReason.MIXED_CURRENCIES,
+        manifest=served("  model: {uri: 'hf://meta-llama/Llama-3.2-1B-Instruct'}"),
+        field="spec.placement.pools",
+        says=("2 currencies (EUR, USD)", "name pools of one"),
+        pools=(
+            a_pool(),
+            a_pool(
+                "h100",
+                prices=[{"from": date(2026, 1, 1), "perGPUHour": "3", "currency": "EUR"}],
+            ),
+        ),
+        nodes=(a_node(slices={"1g.10gb": 7}), a_node("h100", whole=1, product=H100)),
+    ),
+    Case(
+        reason=PlacementReason.TOO_LARGE,
+        manifest=served("  model: {uri: 'hf://meta-llama/Llama-3.1-70B-Instruct'}"),
+        field="spec.model.uri",
+        says=("9728 MiB", "devices of", "more whole GPUs", "fp8 in spec.precision.variants"),
+    ),
+    Case(
+        reason=PlacementReason.TOO_LARGE,
+        manifest=served("  model: {uri: 'hf://meta-llama/Llama-3.1-8B-Instruct'}"),
+        field="spec.model.uri",
+        says=("2g.20gb", "spec.context.maxModelLen of at most 7616"),
+        nodes=(a_node(slices={"2g.20gb": 3}),),
+    ),
+    Case(
+        reason=PlacementReason.TOO_SLOW,
+        manifest=served(
+            "  model: {uri: 'hf://meta-llama/Llama-3.1-8B-Instruct'}\n  slo: {interTokenP95: 10ms}"
+        ),
+        field="spec.slo.interTokenP95",
+        says=("22.6 ms a token and 10 ms are promised", "faster pool"),
+        nodes=(a_node(slices={"3g.40gb": 2}),),
+    ),
+    Case(
+        reason=PlacementReason.TOO_SLOW,
+        manifest=served(
+            "  model: {uri: 'hf://meta-llama/Llama-3.1-8B-Instruct'}\n"
+            "  context: {maxModelLen: 32768, typicalInputTokens: 30000}"
+        ),
+        field="spec.slo.ttftP95",
+        says=("30000 tokens", "1000 ms are promised", "spec.context.typicalInputTokens"),
+        nodes=(a_node(slices={"3g.40gb": 2}),),
+    ),
+    Case(
+        reason=PlacementReason.LAYOUT_PENDING,
+        manifest=served(
+            "  model: {uri: 'hf://meta-llama/Llama-3.2-1B-Instruct'}\n  placement: {mig: auto}"
+        ),
+        field="spec.placement.mig",
+        says=("a100", "6 forms", "kubectl get acceleratorpool"),
+        pools=(a_pool(mig={"mode": "auto"}),),
+    ),
+    Case(
+        reason=PlacementReason.UNSCHEDULABLE,
+        manifest=served("  model: {uri: 'hf://meta-llama/Llama-3.2-1B-Instruct'}"),
+        field="spec.placement.pools",
+        says=("1 of 2 replicas", "1g.10gb in a100", "0/1 nodes are available"),
+        pods=(
+            a_pod("chat-0"),
+            a_pod(
+                "chat-1",
+                ready_since=None,
+                containers_ready=False,
+                unschedulable="0/1 nodes are available: 1 Insufficient nvidia.com/mig-1g.10gb.",
+            ),
+        ),
+    ),
+]

@@ -1,0 +1,143 @@
+"""An operator over an in-memory cluster, and what it finds there."""
+
+import asyncio
+from datetime import datetime
+from typing import Any
+
+from tessera.api.recipe import Platform
+from tessera.domain.names import deployment_name
+from tessera.domain.observed.model_reports import FetchProgress
+from tessera.domain.observed.runner_reports import RunnerProgress
+from tessera.domain.observed.snapshot import Resolution, RevisionQuery
+from tessera.ports import ModelHub
+from tessera.reconcile.apply import Applier
+from tessera.reconcile.cycle import FleetReconciler, ReconcileOutcome
+from tessera.reconcile.observe import Observations
+from tessera.reconcile.prober import Prober
+from tessera.reconcile.reflector import Reflector
+from tessera.reconcile.store import Store
+from tessera.resources.api_resources import (
+    ACCELERATOR_POOLS,
+    BATCH_INFERENCES,
+    CLAIMS,
+    INFERENCE_SERVICES,
+    KINDS,
+    NODES,
+)
+from tessera.resources.batch_job import RunnerImage
+from tessera.resources.manifest import ObjectKey
+from tests.builders import NOW, SMALL
+from tests.memory_cluster import MemoryCluster
+
+VARIANT = "a100-1g-10gb"
+DEPLOYMENT = ObjectKey("deployments", "team-a", deployment_name("chat", VARIANT))
+SERVICE = ObjectKey("services", "team-a", "chat")
+CHAT = ObjectKey("inferenceservices", "team-a", "chat")
+
+
+class SilentEngines:
+    """Engines that nobody has started."""
+
+    async def probe(self, base: str, model: str) -> str | None:
+        return f"POST {base} for {model}: connection refused"
+
+    async def in_flight(self, address: str) -> int | None:
+        del address
+        return 0
+
+    async def fetch_progress(self, address: str) -> FetchProgress | None:
+        del address
+        return None
+
+    async def progress(self, address: str) -> RunnerProgress | None:
+        del address
+        return None
+
+
+class MemoryOperator:
+    """An operator over an in-memory cluster, turned by hand."""
+
+    def __init__(self, *, monitored: bool = False, hub: ModelHub | None = None) -> None:
+        self.cluster = MemoryCluster(monitored=monitored)
+        self.leading = True
+        self.hub = hub
+        self.answered = asyncio.Event()
+        self.builder = 1
+        self.platform = Platform()
+        self.at = NOW
+        self.senses = Observations()
+        self.restart()
+
+    def restart(self) -> None:
+        """A new process: everything that was in memory is gone."""
+        resolutions: dict[RevisionQuery, Resolution] | None = None if self.hub is None else {}
+        self.senses = Observations(
+            builder_version=self.builder, platform=self.platform, resolutions=resolutions
+        )
+        self._store = Store(KINDS)
+        applier = Applier(
+            self.cluster,
+            self._store,
+            ingress_namespaces=("tessera-system", "monitoring"),
+            batch_image=RunnerImage("tessera/batch:test"),
+            is_leader=lambda: self.leading,
+        )
+        asker = Prober(SilentEngines(), self.senses, self._now, self.answered.set, self.hub)
+        self._fleet = FleetReconciler(self._store, self.senses, applier, asker, self._now)
+        self._mirror = Reflector(self.cluster, self._store, self.senses, lambda: None)
+
+    def _now(self) -> datetime:
+        return self.at
+
+    async def turn(self, *, hurried: bool = False) -> ReconcileOutcome:
+        """List everything, as after any event, and take a turn."""
+        await self._mirror.list_all()
+        return await self._fleet.reconcile(lambda: hurried)
+
+    def serve(self, name: str = "chat", namespace: str = "team-a", **spec: Any) -> ObjectKey:
+        body = {
+            "metadata": {"name": name, "namespace": namespace},
+            "spec": {"model": {"uri": SMALL}, **spec},
+        }
+        return self.cluster.put(INFERENCE_SERVICES, body)
+
+    def body(self, key: ObjectKey) -> dict[str, Any]:
+        return self.cluster.objects[key]
+
+    def kinds(self) -> set[str]:
+        return {key.plural for key in self.cluster.objects}
+
+
+def stock(operator: MemoryOperator) -> None:
+    """One A100 in seven slices, and its pool."""
+    prices = [{"from": "2026-01-01", "perGPUHour": "2"}]
+    pool = {"nodeSelector": {"pool": "a100"}, "tier": "reserved", "prices": prices}
+    operator.cluster.put(ACCELERATOR_POOLS, {"metadata": {"name": "a100"}, "spec": pool})
+    labels = {
+        "pool": "a100",
+        "nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB",
+        "nvidia.com/gpu.count": "1",
+    }
+    status = {
+        "allocatable": {"nvidia.com/mig-1g.10gb": "7"},
+        "conditions": [{"type": "Ready", "status": "True"}],
+    }
+    operator.cluster.put(
+        NODES, {"metadata": {"name": "a100-0", "labels": labels}, "status": status}
+    )
+
+
+def batched(operator: MemoryOperator) -> ObjectKey:
+    """A batch with the claim that it names."""
+    claim = {
+        "metadata": {"name": "data", "namespace": "team-a"},
+        "spec": {"accessModes": ["ReadWriteMany"]},
+    }
+    operator.cluster.put(CLAIMS, claim)
+    meta = {
+        "name": "night",
+        "namespace": "team-a",
+        "creationTimestamp": "2026-11-20T11:59:00Z",
+    }
+    spec = {"claim": "data", "input": "in.jsonl", "output": "out.jsonl", "model": {"uri": SMALL}}
+    return operator.cluster.put(BATCH_INFERENCES, {"metadata": meta, "spec": spec})
