@@ -45,7 +45,7 @@ async def test_the_doctor_finds_a_served_cluster_fine(place: Place) -> None:
     assert states(told, "skipped") == set()
     for check in ("kubernetes", "resource types", "operator", "leader", "webhook", "gpu nodes"):
         assert told[check]["state"] == "ok", told[check]
-    assert told["services"]["found"].startswith("1 services")
+    assert told["services"]["found"].startswith("1 service,")
     assert "engines are read" in told["engine metrics"]["found"]
     assert place.namespace in told["budgets"]["found"]
 
@@ -249,7 +249,7 @@ async def test_an_update_that_is_not_available_changes_nothing(place: Place) -> 
     await place.until_ready()
     told = await tessera(place.stage, "update", "chat", "-n", place.namespace)
     assert (told.code, told.errors) == (0, "")
-    assert "no update is available" in told.output
+    assert "no update available" in told.output
     found = await place.stage.api.get(INFERENCE_SERVICES.path(place.namespace, "chat"))
     assert "tessera.dev/update" not in found["metadata"].get("annotations", {})
 
@@ -290,7 +290,7 @@ async def test_a_tenant_without_rights_in_the_cluster_gets_what_may_be_seen(
     kubeconfig = await a_tenant(place, tmp_path)
     told = await tessera(place.stage, "explain", "chat", kubeconfig=kubeconfig)
     assert told.code == 0
-    assert "told by the status alone: no rights to list" in told.output
+    assert "told by the status alone: permission denied: list" in told.output
     assert "READY: Answered" in told.output
     found = await findings(place.stage, kubeconfig=kubeconfig)
     assert states(found, "problem") == set()

@@ -56,9 +56,9 @@ async def test_a_healthy_cluster_is_fine() -> None:
     _, api = await a_healthy_cluster()
     told = await found(api)
     assert {name: one for name, one in told.items() if one.state is not FindingState.OK} == {}
-    assert told["kubernetes"].message == "the API server answers, version v1.36.3"
+    assert told["kubernetes"].message == "API server version v1.36.3"
     assert "operator-0 leads" in told["leader"].message
-    assert "1 services" in told["services"].message
+    assert "1 service," in told["services"].message
 
 
 Breaks = Callable[[MemoryOperator, MemoryApi], object]
@@ -91,7 +91,7 @@ BROKEN: dict[str, tuple[str, FindingState, str, Breaks]] = {
     "new": (
         "kubernetes",
         FindingState.WARNING,
-        "more than 1.36",
+        "upgrade Tessera",
         lambda _, api: api.pages["/version"].update(minor="37+"),
     ),
     "no crd": (
@@ -252,7 +252,7 @@ async def test_a_prometheus_without_what_scaling_reads_is_a_problem(
 async def test_the_prometheus_of_the_operator_is_asked_when_none_is_given() -> None:
     _, api = await a_healthy_cluster()
     told = await found(api, prometheus_url=None)
-    assert told["prometheus"].message == "http://prometheus.monitoring.svc:9090 answers"
+    assert told["prometheus"].message == "http://prometheus.monitoring.svc:9090 responds"
     away = await found(api, Counts(problem="no such host"), prometheus_url=None)
     assert away["prometheus"].state is FindingState.SKIPPED
     operator_of(api)["spec"]["template"]["spec"]["containers"][0]["env"] = []
@@ -270,7 +270,7 @@ async def test_what_may_not_be_read_is_skipped_and_never_a_failure() -> None:
     assert FindingState.PROBLEM not in states
     for check in ("operator", "pools", "gpu nodes", "budgets", "services", "pods", "webhook"):
         assert told[check].state is FindingState.SKIPPED, told[check]
-        assert "no rights" in told[check].message
+        assert "permission denied" in told[check].message
     assert told["rights"].state is FindingState.WARNING
     assert "list nodes" in told["rights"].message
 
@@ -321,7 +321,7 @@ async def test_a_service_that_starts_is_a_warning_and_one_that_nobody_looked_at_
         "Ready NoReplicaReady: it is NoReplicaReady",
     )
     operator.body(CHAT)["status"] = {}
-    assert (await found(api))["service team-a/chat"].message == "no operator has looked at it"
+    assert (await found(api))["service team-a/chat"].message == "not reconciled by any operator"
 
 
 async def test_pods_with_one_fate_are_one_finding() -> None:
@@ -334,7 +334,7 @@ async def test_pods_with_one_fate_are_one_finding() -> None:
         operator.cluster.put(PODS, body)
     told = (await found(api))["pods"]
     assert told.message == (
-        "7 in team-a: no node takes it: 0/1 nodes: chat-10, chat-11, chat-12, chat-13, chat-7 "
+        "7 in team-a: unschedulable: 0/1 nodes: chat-10, chat-11, chat-12, chat-13, chat-7 "
         "and 2 more"
     )
 
@@ -349,7 +349,7 @@ async def test_the_lines_say_state_and_mend() -> None:
         "             -> make one",
         "ok    pods   2",
         "",
-        "problems: 1, warnings: 0, skipped: 0, fine: 1",
+        "problems: 1, warnings: 0, skipped: 0, ok: 1",
     ]
 
 

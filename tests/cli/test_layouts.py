@@ -402,7 +402,7 @@ async def test_without_gpus_in_mig_mode_there_is_nothing_to_draw() -> None:
 async def test_who_may_not_see_pools_is_told_so() -> None:
     api = a_cut_cluster({}, {"target": a_plan()}, "Repartitioning")
     api.hidden = {"acceleratorpools"}
-    with pytest.raises(DeniedError, match="no rights to list acceleratorpools"):
+    with pytest.raises(DeniedError, match="permission denied: list acceleratorpools"):
         planned(await seen(api), None, "text")
 
 
@@ -413,4 +413,4 @@ async def test_what_may_not_be_read_is_noted() -> None:
         planned(await seen(api), None, "text").text,
         render_mosaic(await seen(api), None, "text", 110).text,
     ):
-        assert text.startswith("Note: no rights to list nodelayouts")
+        assert text.startswith("Note: permission denied: list nodelayouts")

@@ -178,12 +178,12 @@ def test_no_cluster_is_a_sentence_with_what_to_do(
     broken = tmp_path / "broken"
     broken.write_text("][")
     for arguments, words in (
-        (["top"], "there is no /nonexistent/.kube/config. Give --kubeconfig"),
-        (["plan"], "there is no /nonexistent/.kube/config. Give --kubeconfig"),
-        (["mosaic", "--kubeconfig", str(away)], "Is the cluster up"),
-        (["top", "--kubeconfig", "/nowhere"], "there is no /nowhere"),
+        (["top"], "/nonexistent/.kube/config not found. Give --kubeconfig"),
+        (["plan"], "/nonexistent/.kube/config not found. Give --kubeconfig"),
+        (["mosaic", "--kubeconfig", str(away)], "kubectl cluster-info"),
+        (["top", "--kubeconfig", "/nowhere"], "/nowhere not found"),
         (["top", "--kubeconfig", str(broken)], "Give --kubeconfig FILE"),
-        (["top", "--kubeconfig", str(away)], "Is the cluster up"),
+        (["top", "--kubeconfig", str(away)], "kubectl cluster-info"),
         (["top", "--kubeconfig", str(away), "--context", "other"], "get-contexts"),
         (["snapshot", "save", "f", "--kubeconfig", str(away)], "tessera snapshot save: "),
     ):

@@ -80,7 +80,7 @@ async def test_the_replayed_decisions_are_those_of_the_status(tmp_path: Path) ->
     assert {name: row[name] for name in words} == words
     assert row["hardware"] == status["variant"]["name"]
     assert row["replicas"] == status["scaling"]["desiredReplicas"]
-    assert told["notes"] == ["Readings were not saved, so no number of replicas changes."]
+    assert told["notes"] == ["No readings saved: no replica count changes."]
 
 
 def planned(folder: Path, *arguments: str) -> str:
@@ -139,14 +139,14 @@ def test_trimming_changes_nothing_that_a_plan_reads() -> None:
 @pytest.mark.parametrize(
     ("raw", "words"),
     [
-        (b"", "damaged, or no snapshot file"),
-        (b'{"kind": "TesseraSnapsh', "damaged, or no snapshot file"),
-        (b"\x1f\x8b\x08nonsense", "damaged, or no snapshot file"),
-        (gzip.compress(b"{}", mtime=0)[:-6], "damaged, or no snapshot file"),
-        (b"\xff\xfe", "damaged, or no snapshot file"),
-        (b"[]", "is no snapshot file"),
-        (b'{"kind": "List"}', "is no snapshot file"),
-        (b'{"kind": "TesseraSnapshot", "form": 2, "tessera": "9.0.0"}', "made by tessera 9.0.0"),
+        (b"", "not a snapshot file, or damaged"),
+        (b'{"kind": "TesseraSnapsh', "not a snapshot file, or damaged"),
+        (b"\x1f\x8b\x08nonsense", "not a snapshot file, or damaged"),
+        (gzip.compress(b"{}", mtime=0)[:-6], "not a snapshot file, or damaged"),
+        (b"\xff\xfe", "not a snapshot file, or damaged"),
+        (b"[]", "not a snapshot file"),
+        (b'{"kind": "List"}', "not a snapshot file"),
+        (b'{"kind": "TesseraSnapshot", "form": 2, "tessera": "9.0.0"}', "tessera 9.0.0"),
         (b'{"kind": "TesseraSnapshot", "form": 1, "tessera": "0.1.0"}', "damaged: at"),
         (
             b'{"kind": "TesseraSnapshot", "form": 1, "tessera": "0.1.0", '
@@ -182,6 +182,6 @@ async def test_rights_that_are_missing_are_written_into_the_file(tmp_path: Path)
     fleet = await read_fleet(Reader(api), None)
     save(str(tmp_path / "f"), serialize(fleet))
     told = json.loads(planned(tmp_path, "--json"))
-    assert any("no rights to list nodes" in one for one in told["notes"])
+    assert any("permission denied: list nodes" in one for one in told["notes"])
     assert fleet.compute_plan(fleet.snapshot) is None
     assert INFERENCE_SERVICES.plural in fleet.objects

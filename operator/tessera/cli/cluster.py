@@ -1,4 +1,4 @@
-"""The API server as commands ask it: objects as they are, and a sentence when it refuses."""
+"""The API server for commands: objects as they are, one sentence when it denies a request."""
 
 import argparse
 import asyncio
@@ -20,7 +20,7 @@ _PAGE_SIZE = "500"
 
 
 class KubeApi(Protocol):
-    """One call of the API server."""
+    """Sends one request to the API server."""
 
     async def request(
         self,
@@ -30,20 +30,20 @@ class KubeApi(Protocol):
         body: Mapping[str, Any] | None = None,
         content_type: str = "application/json",
     ) -> tuple[int, Any]:
-        """The status code and the decoded body; ClusterError when nobody answers."""
+        """Return status code and decoded body; raise ClusterError without a response."""
 
 
 class Reader:
-    """Reads objects; every listing once, however many ask for it."""
+    """Reads objects, and each list only once."""
 
     def __init__(self, api: KubeApi, namespace: str = "default") -> None:
         self._api = api
         self._list_tasks: dict[str, asyncio.Task[list[Json] | None]] = {}
         self.namespace = namespace
-        """Where names are looked for."""
+        """The namespace of names without one."""
 
     async def get(self, path: str) -> Json | None:
-        """One object, or None."""
+        """Return one object, or None if it does not exist."""
         status, body = await self.send("GET", path)
         if status == HTTPStatus.NOT_FOUND:
             return None
@@ -53,19 +53,19 @@ class Reader:
     async def list_objects(
         self, kind: ApiResource, namespace: str | None = None, selector: str | None = None
     ) -> list[Json]:
-        """All objects of a kind within its selector; CommandError when there is no such kind."""
+        """Return all objects of a kind within its selector; CommandError for an unknown kind."""
         objects = await self.list_if_served(kind, namespace, selector)
         if objects is None and kind.group == GROUP:
             raise CommandError(
-                f"the API server does not know {kind.plural}: Tessera is not installed in this "
-                "cluster (helm install, see README.md), or --context names another one"
+                f"the API server has no {kind.plural}.{GROUP}: install Tessera in this cluster "
+                "(helm install, see README.md), or choose another --context"
             )
         return objects or []
 
     async def list_if_served(
         self, kind: ApiResource, namespace: str | None = None, selector: str | None = None
     ) -> list[Json] | None:
-        """The same; None when there is no such kind."""
+        """Return all objects of a kind within its selector; None for an unknown kind."""
         path = kind.path(namespace)
         label_selector = selector or kind.selector or ""
         cache_key = f"{path}?{label_selector}"
@@ -83,17 +83,18 @@ class Reader:
         body: Mapping[str, Any] | None = None,
         content_type: str = "application/json",
     ) -> tuple[int, Any]:
-        """One call; whatever the API server says to it, save that it does not know the user."""
+        """Send one request and return any response but 401, which is a CommandError."""
         try:
             status, answer = await self._api.request(method, path, query, body, content_type)
         except ClusterError as error:
             raise CommandError(
-                f"{error}. Is the cluster up, and --context right? kubectl cluster-info tells"
+                f"{error}. Check with kubectl cluster-info that the cluster is up and --context is "
+                "right"
             ) from error
         if status == HTTPStatus.UNAUTHORIZED:
             raise CommandError(
-                "the API server does not accept the credentials (401): log in to the cluster "
-                "again, or choose another --context"
+                "the API server rejected the credentials (401): log in to the cluster again, or "
+                "choose another --context"
             )
         return status, answer
 
@@ -107,7 +108,7 @@ class Reader:
             if status == HTTPStatus.NOT_FOUND:
                 return None
             if status == HTTPStatus.GONE and query.pop("continue", ""):
-                items.clear()  # the listing took so long that its version is forgotten
+                items.clear()  # the continue token expired; list from the beginning
                 continue
             scope = f"in namespace {namespace}" if namespace else "in all namespaces"
             _raise_for_status(
@@ -121,14 +122,14 @@ class Reader:
 
 def _raise_for_status(status: int, body: Any, operation: str) -> Any:
     if status == HTTPStatus.FORBIDDEN:
-        raise DeniedError(f"no rights to {operation}; ask the platform team for them")
+        raise DeniedError(f"permission denied: {operation}; ask the platform team for it")
     if status >= HTTPStatus.BAD_REQUEST:
-        raise CommandError(f"{operation}: the API server says {status} {body.get('message', '')}")
+        raise CommandError(f"{operation}: API server returned {status}: {body.get('message', '')}")
     return body
 
 
 def _kubeconfig_path(arguments: argparse.Namespace) -> str | None:
-    """The file that was chosen; None in a pod, whose ServiceAccount asks then."""
+    """Return the chosen file; None in a pod, which uses its ServiceAccount."""
     settings, default_path = CommandSettings(), Path.home() / ".kube" / "config"
     kubeconfig: str | None = arguments.kubeconfig or settings.kubeconfig
     if not kubeconfig and settings.pod_address and not default_path.exists():
@@ -136,21 +137,21 @@ def _kubeconfig_path(arguments: argparse.Namespace) -> str | None:
     kubeconfig = kubeconfig or str(default_path)
     if not any(Path(path).expanduser().exists() for path in kubeconfig.split(":")):
         raise CommandError(
-            f"no cluster: there is no {kubeconfig}. Give --kubeconfig FILE or set KUBECONFIG"
+            f"no cluster: {kubeconfig} not found. Give --kubeconfig FILE or set KUBECONFIG"
         )
     return kubeconfig
 
 
 @asynccontextmanager
 async def open_reader(arguments: argparse.Namespace) -> AsyncIterator[Reader]:
-    """A reader for the kubeconfig and context that the user chose."""
+    """Open a reader for the kubeconfig and context that the user chose."""
     kubeconfig = _kubeconfig_path(arguments)
     try:
         connection = await connect(kubeconfig, arguments.context)
     except ClusterError as error:
         raise CommandError(
             f"no cluster: {error}. Give --kubeconfig FILE or set KUBECONFIG; kubectl config "
-            "get-contexts shows what --context may be"
+            "get-contexts lists the values of --context"
         ) from error
     cluster = KubeCluster(connection)
     try:

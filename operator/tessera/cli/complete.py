@@ -1,4 +1,4 @@
-"""Which words may come next: for the shells' completion and for kubectl's."""
+"""Completion candidates, for shells and for kubectl."""
 
 import argparse
 import sys
@@ -6,21 +6,21 @@ from collections.abc import Sequence
 
 from tessera.cli.parser import build_parser
 
-# `tessera __complete WORDS...` prints what the last word may become.
+# `tessera __complete WORDS...` prints the candidates for the last word.
 COMPLETE_COMMAND = "__complete"
-# What cobra's protocol ends with, which kubectl speaks to plugins.
+# The last line of cobra's completion protocol, which kubectl speaks to plugins.
 _DIRECTIVE_NO_FILES, _DIRECTIVE_DEFAULT = ":4", ":0"
 
 
 def main() -> None:
-    """Entry point of `kubectl_complete-tessera`."""
+    """Run `kubectl_complete-tessera`."""
     completions = candidates(sys.argv[1:])
     sys.stdout.writelines(f"{word}\n" for word in completions)
     sys.stdout.write(f"{_DIRECTIVE_NO_FILES if completions else _DIRECTIVE_DEFAULT}\n")
 
 
 def candidates(words: Sequence[str]) -> list[str]:
-    """What the last of the words may become; nothing where a value is free."""
+    """Return candidates for the last word; none where any value is allowed."""
     *previous_words, prefix = words or ("",)
     command_parser, pending_option = _resolve_command(build_parser(), previous_words)
     if pending_option is not None:
@@ -37,7 +37,7 @@ def candidates(words: Sequence[str]) -> list[str]:
 def _resolve_command(
     command_parser: argparse.ArgumentParser, words: Sequence[str]
 ) -> tuple[argparse.ArgumentParser, argparse.Action | None]:
-    """The command that the words lead to, and the option that still wants its value."""
+    """Return the command that the words select, and the option that lacks its value."""
     pending_option: argparse.Action | None = None
     for word in words:
         subcommands = _subcommands(command_parser)
@@ -61,7 +61,7 @@ def _subcommands(command_parser: argparse.ArgumentParser) -> dict[str, argparse.
 def _positional_choices(
     command_parser: argparse.ArgumentParser, previous_words: Sequence[str]
 ) -> list[str]:
-    """Commands, or the choices of an argument that has not come yet."""
+    """Return commands, or the choices of a positional argument that is not given yet."""
     for action in command_parser._actions:
         if not action.option_strings and action.choices:
             choices = [str(choice) for choice in action.choices]

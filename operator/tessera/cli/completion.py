@@ -1,4 +1,4 @@
-"""`tessera completion`: scripts that let the shell ask `tessera __complete`."""
+"""`tessera completion`: scripts with which a shell asks `tessera __complete`."""
 
 import argparse
 
@@ -14,9 +14,9 @@ complete -o default -F _tessera tessera
 _ZSH = """\
 #compdef tessera
 _tessera() {
-    local -a found
-    found=("${(@f)$(tessera __complete "${(@)words[2,CURRENT]}" 2>/dev/null)}")
-    if [[ -n "$found" ]]; then compadd -a found; else _files; fi
+    local -a candidates
+    candidates=("${(@f)$(tessera __complete "${(@)words[2,CURRENT]}" 2>/dev/null)}")
+    if [[ -n "$candidates" ]]; then compadd -a candidates; else _files; fi
 }
 compdef _tessera tessera
 """
@@ -30,5 +30,5 @@ SCRIPTS = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
 
 
 def run(arguments: argparse.Namespace) -> Output:
-    """The script."""
+    """Print the script of a shell."""
     return Output(SCRIPTS[arguments.shell])

@@ -1,9 +1,9 @@
-"""What commands end with when they cannot do what was asked."""
+"""Errors that end a command."""
 
 
 class CommandError(Exception):
-    """The text says what is wrong and what to do; it is printed without a traceback."""
+    """Says what is wrong and what to do; printed without a traceback."""
 
 
 class DeniedError(CommandError):
-    """The user has no rights for what was asked."""
+    """The user lacks a permission."""

@@ -1,4 +1,4 @@
-"""What commands plan from: objects of the cluster, and readings if Prometheus is given."""
+"""The input of a plan: objects of the cluster, and readings if a Prometheus is given."""
 
 import argparse
 import asyncio
@@ -23,26 +23,26 @@ from tessera.resources.api_resources import INFERENCE_SERVICES, KINDS, ApiResour
 from tessera.resources.defaults import newest_version
 from tessera.settings import CommandSettings
 
-# What a plan reads.
+# Kinds that a plan reads.
 PLAN_INPUT_KINDS = tuple(kind for kind in KINDS if wire.is_plan_input(kind))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetInputs:
-    """Everything that a plan is made from."""
+    """Everything that a plan is computed from."""
 
     at: datetime
     objects: Mapping[str, Sequence[Json]]
     """By the plural of their kind, trimmed."""
     read_errors: tuple[str, ...] = ()
-    """What could not be read, and why; with anything unread a plan would be wrong."""
+    """What could not be read, and why: a plan without it would be wrong."""
     readings: Readings | None = None
     scaling_history: Mapping[Ref, ScalingHistory] = field(default_factory=dict)
-    """The autoscaler's windows, as far as Prometheus could tell."""
+    """The autoscaler's windows, as far as Prometheus has them."""
 
     @property
     def snapshot(self) -> Snapshot:
-        """The same value that the operator would make of it."""
+        """The snapshot that the operator would build from these objects."""
         store = Store(PLAN_INPUT_KINDS)
         for kind in PLAN_INPUT_KINDS:
             cluster_objects = tuple(
@@ -57,12 +57,12 @@ class FleetInputs:
         return observe(store, observations, self.at)
 
     def compute_plan(self, snapshot: Snapshot) -> Plan | None:
-        """The plan; None where something that it needs may not be read."""
+        """Return the plan; None if some of its input could not be read."""
         return None if self.read_errors else plan(snapshot)
 
 
 async def read_fleet(reader: Reader, prometheus: str | None) -> FleetInputs:
-    """All objects that a plan reads; of what may not be listed everywhere, those of a namespace."""
+    """Read the input of a plan; kinds that may not be listed everywhere from one namespace."""
     listings = await asyncio.gather(*(_list_trimmed(reader, kind) for kind in PLAN_INPUT_KINDS))
     objects = {
         kind.plural: bodies for kind, (bodies, _) in zip(PLAN_INPUT_KINDS, listings, strict=True)
@@ -81,7 +81,7 @@ async def _list_trimmed(reader: Reader, kind: ApiResource) -> tuple[list[Json], 
 
 
 async def _list_own_namespace(reader: Reader, kind: ApiResource) -> list[Json]:
-    """What of a kind may be seen in the user's own namespace."""
+    """List a kind in the user's own namespace, as far as permitted."""
     if not kind.namespaced:
         return []
     try:
@@ -93,7 +93,7 @@ async def _list_own_namespace(reader: Reader, kind: ApiResource) -> list[Json]:
 
 
 async def with_readings(fleet: FleetInputs, url: str) -> FleetInputs:
-    """The same fleet with what Prometheus says now, and the windows that its past gives."""
+    """Add current readings from Prometheus, and the autoscaler's windows from its history."""
     metrics = PrometheusMetrics(url, now)
     readings = await metrics.read()
     services = {service.ref: service for service in fleet.snapshot.services}
@@ -120,6 +120,6 @@ async def with_readings(fleet: FleetInputs, url: str) -> FleetInputs:
 
 
 def prometheus_url(arguments: argparse.Namespace) -> str | None:
-    """The URL that the user gave."""
+    """Return the URL that the user gave."""
     url: str | None = arguments.prometheus or CommandSettings().prometheus_url
     return url

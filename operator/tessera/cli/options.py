@@ -1,4 +1,4 @@
-"""What commands share of their options."""
+"""Options that several commands share."""
 
 import argparse
 from typing import TypeAlias
@@ -38,8 +38,11 @@ def add_output_options(
     parser: argparse.ArgumentParser, formats: tuple[str, ...] = OUTPUT_FORMATS
 ) -> None:
     parser.add_argument(
-        *("-o", "--output"), choices=formats, default=formats[0], help="form (default: %(default)s)"
+        *("-o", "--output"),
+        choices=formats,
+        default=formats[0],
+        help="output format (default: %(default)s)",
     )
     parser.add_argument(
-        "--json", dest="output", action="store_const", const="json", help="the same as -o json"
+        "--json", dest="output", action="store_const", const="json", help="short for -o json"
     )

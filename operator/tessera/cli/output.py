@@ -1,4 +1,4 @@
-"""What a command ends with."""
+"""The output of a command."""
 
 from dataclasses import dataclass
 

@@ -1,6 +1,7 @@
-"""All commands and their options. Nothing heavy is imported, so that help and completion are quick.
+"""All commands and their options.
 
-A command's `module` has `run`: arguments in, `Told` out.
+Nothing heavy is imported, so that help and completion are quick: each command names the module
+whose `run` takes the parsed arguments and returns an `Output`.
 """
 
 import argparse
@@ -26,9 +27,9 @@ COMMANDS_GROUP = "tessera.commands"
 
 
 def build_parser(program: str = "tessera") -> argparse.ArgumentParser:
-    """The whole command line."""
+    """Return the parser of the whole command line."""
     root_parser = argparse.ArgumentParser(
-        prog=program, description="Looks at the inference fleets of a cluster."
+        prog=program, description="Inspect the inference fleets of a cluster."
     )
     commands = root_parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     cluster_commands = (_doctor, _explain, _top, _update, _cost, plan, mosaic)
@@ -67,12 +68,12 @@ def _doctor(commands: Commands) -> None:
     subparser = add_command(
         commands,
         "doctor",
-        "what is wrong in the cluster, and how to mend it",
+        "what is wrong in the cluster, and how to fix it",
         "Checks the cluster, the operator, the hardware, the metrics and the services. What may "
         "not be read is skipped. Exits with 1 when a problem was found; warnings do not count.",
     )
     add_cluster_options(subparser)
-    add_namespace_option(subparser, "where the webhook is tried; nothing is created there")
+    add_namespace_option(subparser, "namespace for a dry run of the webhook; nothing is created")
     add_prometheus_option(subparser)
     add_output_options(subparser)
 
@@ -82,8 +83,8 @@ def _explain(commands: Commands) -> None:
         commands,
         "explain",
         "every decision about a service, and what would change it",
-        "Tells why a service is as it is: hardware with its price and the alternatives, sizing, "
-        "scaling, budget, drain, rollout, readiness. It reads the status and plans anew, as the "
+        "Explains why a service is as it is: hardware with its price and the alternatives, sizing, "
+        "scaling, budget, drain, rollout, readiness. Reads the status and computes the plan as the "
         "operator does, without writing anything.",
     )
     subparser.add_argument("service", metavar="SERVICE", help="name of the InferenceService")
@@ -97,12 +98,12 @@ def _top(commands: Commands) -> None:
     subparser = add_command(
         commands,
         "top",
-        "services by what they cost, pools by what is free",
-        "Shows the services, what costs most first, and the pools with their free devices. Queue, "
-        "activity and measured tokens need Prometheus; expected tokens stand with a ~.",
+        "services by cost, pools by free devices",
+        "Shows the services, the most expensive first, and the pools with their free devices. "
+        "Queue, activity and measured tokens need Prometheus; predicted tokens are marked with ~.",
     )
     add_cluster_options(subparser)
-    add_namespace_option(subparser, "namespace of the services; without it all")
+    add_namespace_option(subparser, "namespace of the services (default: all)")
     subparser.add_argument(
         "-A", "--all-namespaces", action="store_true", help="all namespaces (the default)"
     )
@@ -116,7 +117,7 @@ def _update(commands: Commands) -> None:
         "update",
         "roll a service to what this version of Tessera would build",
         "Upgrades of Tessera leave running models alone. Where the condition UpdateAvailable is "
-        "True this asks for the new form now; else it says so and does nothing.",
+        "True, this command requests the new pod template now; otherwise it does nothing.",
     )
     subparser.add_argument("service", metavar="SERVICE", help="name of the InferenceService")
     add_cluster_options(subparser)
@@ -129,8 +130,8 @@ def _cost(commands: Commands) -> None:
         commands,
         "cost",
         "what the fleet cost",
-        "Shows what the nodes of all pools cost, by what was done with them. The "
-        "figures are differences of counters at single scrapes, so they are exact.",
+        "Shows what the nodes of all pools cost, by what they were used for. The figures are "
+        "differences of counters between two scrapes, so they are exact.",
     )
     subparser.add_argument(
         "--by", choices=COST_GROUPINGS, default="service", help="rows (default: %(default)s)"
@@ -148,10 +149,10 @@ def _cost(commands: Commands) -> None:
 def _snapshot(commands: Commands) -> None:
     subcommands = commands.add_parser(
         "snapshot",
-        help="save what is planned from, and plan it anew elsewhere",
+        help="save the input of the plan, and compute the plan elsewhere",
         description="A snapshot file holds everything that the plan reads, without secrets. "
-        "Planning it anew needs no cluster, so it is what a bug report carries.",
-    ).add_subparsers(dest="deed", metavar="DEED", required=True)
+        "Computing its plan needs no cluster: attach the file to a bug report.",
+    ).add_subparsers(dest="subcommand", metavar="COMMAND", required=True)
     save_parser = add_command(
         subcommands,
         "save",
@@ -168,11 +169,11 @@ def _snapshot(commands: Commands) -> None:
     plan_parser = add_command(
         subcommands,
         "plan",
-        "plan a snapshot file anew",
+        "compute the plan of a snapshot file",
         "Prints what this version decides from a snapshot file, without any cluster.",
         module="tessera.cli.snapshot.plan",
     )
-    plan_parser.add_argument("file", metavar="FILE", help="made by tessera snapshot save")
+    plan_parser.add_argument("file", metavar="FILE", help="written by tessera snapshot save")
     plan_parser.add_argument("--service", metavar="NAMESPACE/NAME", help="explain this service")
     add_output_options(plan_parser)
 

@@ -1,1 +1,1 @@
-"""What `tessera doctor` looks at, each as a function: ward in, findings out."""
+"""`tessera doctor`: checks, each a function from a `CheckContext` to findings."""

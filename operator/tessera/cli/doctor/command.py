@@ -1,4 +1,4 @@
-"""`tessera doctor`: what is wrong in the cluster, and how to mend it."""
+"""`tessera doctor`: what is wrong in the cluster, and how to fix it."""
 
 import argparse
 import asyncio
@@ -39,7 +39,7 @@ CHECKS: tuple[Check, ...] = (
 
 
 def run(arguments: argparse.Namespace) -> Output:
-    """All findings; the exit code is 1 when one of them is a problem."""
+    """Print all findings; the exit code is 1 when one of them is a problem."""
     return asyncio.run(_run(arguments))
 
 
@@ -63,7 +63,7 @@ async def _run(arguments: argparse.Namespace) -> Output:
 
 
 async def run_checks(context: CheckContext) -> Sequence[Finding]:
-    """Every check once; nothing else is asked while the API server does not answer."""
+    """Run every check, or none while the API server does not respond."""
     try:
         await context.reader.get("/version")
     except CommandError as error:
@@ -73,7 +73,7 @@ async def run_checks(context: CheckContext) -> Sequence[Finding]:
 
 
 async def _run_check(check: Check, context: CheckContext) -> Sequence[Finding]:
-    """What may not be read is no failure."""
+    """Run one check; a missing permission is no failure."""
     name = check.__name__.replace("_", " ")
     try:
         return await check(context)
@@ -92,7 +92,7 @@ _STATE_LABELS = {
 
 
 def report_lines(findings: Sequence[Finding]) -> Iterator[str]:
-    """A line for each finding, and one with its mend."""
+    """Yield a line for each finding, and one with its fix."""
     width = min(32, max(len(finding.check) for finding in findings))
     for finding in findings:
         message = " ".join(finding.message.split())
@@ -103,12 +103,12 @@ def report_lines(findings: Sequence[Finding]) -> Iterator[str]:
     yield ""
     yield (
         f"problems: {counts[FindingState.PROBLEM]}, warnings: {counts[FindingState.WARNING]}, "
-        f"skipped: {counts[FindingState.SKIPPED]}, fine: {counts[FindingState.OK]}"
+        f"skipped: {counts[FindingState.SKIPPED]}, ok: {counts[FindingState.OK]}"
     )
 
 
 def as_json(findings: Sequence[Finding]) -> str:
-    """The same for programs."""
+    """Return the findings as JSON."""
     counts = Counter(finding.state for finding in findings)
     body = {
         "findings": [

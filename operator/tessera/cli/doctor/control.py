@@ -1,4 +1,4 @@
-"""The API server, the resource types, and the rights of the user."""
+"""Checks of the API server, the CRDs, and the permissions of the user."""
 
 import asyncio
 import re
@@ -11,31 +11,29 @@ from tessera.cli.doctor.finding import CheckContext, Finding, FindingState, join
 from tessera.cli.fleet import PLAN_INPUT_KINDS
 from tessera.resources.api_resources import INFERENCE_SERVICES
 
-# Minor versions of Kubernetes 1 that are meant to work.
+# Minor versions of Kubernetes 1 that are supported.
 OLDEST_MINOR, NEWEST_MINOR = 32, 36
 _CRD_PATH = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 _ACCESS_REVIEW_PATH = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 
 
 async def kubernetes(context: CheckContext) -> Sequence[Finding]:
-    """Does the API server answer, and which version is it?"""
+    """Check that the API server responds, and its version."""
     body = await context.reader.get("/version") or {}
-    message = f"the API server answers, version {body.get('gitVersion', 'unknown')}"
+    message = f"API server version {body.get('gitVersion', 'unknown')}"
     minor = int(re.sub(r"\D", "", str(body.get("minor", ""))) or 0)
     if body.get("major") != "1" or minor < OLDEST_MINOR:
-        fix = f"Tessera needs Kubernetes 1.{OLDEST_MINOR} to 1.{NEWEST_MINOR}: upgrade the cluster"
+        fix = f"upgrade the cluster: Tessera supports 1.{OLDEST_MINOR} to 1.{NEWEST_MINOR}"
         return [Finding("kubernetes", FindingState.PROBLEM, message, fix)]
     if minor > NEWEST_MINOR:
-        fix = (
-            f"nobody tried Tessera {context.version} with more than 1.{NEWEST_MINOR}; look for a "
-            "newer one"
-        )
+        message = f"Kubernetes 1.{minor} is newer than the tested 1.{NEWEST_MINOR}"
+        fix = f"upgrade Tessera, this is {context.version}"
         return [Finding("kubernetes", FindingState.WARNING, message, fix)]
     return [Finding("kubernetes", FindingState.OK, message)]
 
 
 async def resource_types(context: CheckContext) -> Sequence[Finding]:
-    """Are the CRDs there, and those of this version?"""
+    """Check that the CRDs are installed, in this version."""
     installed = await asyncio.gather(
         *(context.reader.get(f"{_CRD_PATH}/{crd(kind)['metadata']['name']}") for kind in KINDS)
     )
@@ -59,8 +57,8 @@ async def resource_types(context: CheckContext) -> Sequence[Finding]:
             Finding(
                 "resource types",
                 FindingState.PROBLEM,
-                f"not those of tessera {context.version}: {', '.join(differing)}",
-                "use the tessera of the installed version, or helm upgrade to this one",
+                f"differ from tessera {context.version}: {', '.join(differing)}",
+                "use the tessera command of the installed version, or helm upgrade to this one",
             )
         ]
     return [
@@ -71,7 +69,7 @@ async def resource_types(context: CheckContext) -> Sequence[Finding]:
 
 
 def _has_same_schema(kind: CustomResourceType, body: Mapping[str, Any]) -> bool:
-    """The schema decides; what the API server adds elsewhere does not matter."""
+    """Compare the schemas; what the API server adds elsewhere does not matter."""
     schemas = {version["name"]: version.get("schema") for version in body["spec"]["versions"]}
     return all(
         schemas.get(version["name"]) == version["schema"]
@@ -80,14 +78,14 @@ def _has_same_schema(kind: CustomResourceType, body: Mapping[str, Any]) -> bool:
 
 
 async def rights(context: CheckContext) -> Sequence[Finding]:
-    """May the user read what the commands plan from?"""
+    """Check that the user may read the input of a plan."""
     permissions = [("list", kind.group, kind.plural) for kind in PLAN_INPUT_KINDS]
     permissions.append(("patch", INFERENCE_SERVICES.group, INFERENCE_SERVICES.plural))
     allowed = await asyncio.gather(
         *(_is_allowed(context, *permission) for permission in permissions)
     )
     if None in allowed:
-        return [Finding("rights", FindingState.SKIPPED, "no rights to ask what rights there are")]
+        return [Finding("rights", FindingState.SKIPPED, "no permission to review permissions")]
     denied = [
         f"{verb} {plural}"
         for (verb, _, plural), granted in zip(permissions, allowed, strict=True)
@@ -99,11 +97,13 @@ async def rights(context: CheckContext) -> Sequence[Finding]:
                 "rights",
                 FindingState.WARNING,
                 f"you may not {join_names(denied)}",
-                "explain and top tell less, snapshot saves less, update needs patch; ask the "
-                "platform team for these rights",
+                "ask the platform team: without it explain and top show less, snapshot saves less, "
+                "update fails",
             )
         ]
-    return [Finding("rights", FindingState.OK, "you may read all that is planned from, and update")]
+    return [
+        Finding("rights", FindingState.OK, "you may read the whole input of a plan, and update")
+    ]
 
 
 async def _is_allowed(context: CheckContext, verb: str, group: str, resource: str) -> bool | None:

@@ -1,4 +1,4 @@
-"""What a check found, and from what checks look."""
+"""The finding of a check, and the context of all checks."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ MAX_NAMES_SHOWN = 5
 
 
 class FindingState(StrEnum):
-    """How a check came out."""
+    """The outcome of a check."""
 
     OK = "ok"
     WARNING = "warning"
@@ -23,41 +23,41 @@ class FindingState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the doctor."""
+    """One line of `tessera doctor`."""
 
     check: str
     state: FindingState
     message: str
     fix: str = ""
-    """What to do; empty where nothing is wrong."""
+    """What to do; empty when nothing is wrong."""
 
 
 class SeriesCounter(Protocol):
-    """What Prometheus has."""
+    """Counts series in Prometheus."""
 
     async def count_series(self, selectors: Sequence[str]) -> Mapping[str, int]:
-        """How many series each selector finds now; MetricsError when it cannot be asked."""
+        """Return how many series each selector matches; MetricsError without a response."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckContext:
-    """What checks may ask."""
+    """What a check reads from."""
 
     reader: Reader
     at: datetime
     version: str
-    """Of this program."""
+    """The version of this program."""
     prometheus_url: str | None
     """The URL that the user gave."""
     series_counter: Callable[[str], SeriesCounter]
-    """The Prometheus at a URL."""
+    """Opens the Prometheus at a URL."""
 
 
 Check: TypeAlias = Callable[[CheckContext], Awaitable[Sequence[Finding]]]
 
 
 def join_names(names: Sequence[str]) -> str:
-    """`a, b and 7 more`."""
+    """Return `a, b and 7 more`."""
     text = ", ".join(names[:MAX_NAMES_SHOWN])
     return (
         text if len(names) <= MAX_NAMES_SHOWN else f"{text} and {len(names) - MAX_NAMES_SHOWN} more"

@@ -1,9 +1,10 @@
-"""Pools and GPU nodes: what is there, what it costs, and what hides it."""
+"""Checks of pools and GPU nodes: labels, devices and prices."""
 
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
 from tessera.adapters import object_parsing as wire
+from tessera.api.text import counted
 from tessera.cli.cluster import Json
 from tessera.cli.doctor.finding import CheckContext, Finding, FindingState, join_names
 from tessera.domain.hardware.pools import PRODUCT_LABEL, PoolView, discover
@@ -20,18 +21,18 @@ _GPU_LABELS = {
 }
 _CLOUD_GPU_LABELS = ("cloud.google.com/gke-accelerator", "k8s.amazonaws.com/accelerator")
 _GFD_FIX = (
-    "install GPU feature discovery there, which the GPU operator brings: "
+    "install GPU feature discovery, a part of the GPU operator: "
     f"kubectl get nodes -L {PRODUCT_LABEL} must show a product"
 )
 
 
 async def pools(context: CheckContext) -> Sequence[Finding]:
-    """Is hardware found behind every pool, and is its price known?"""
+    """Check that every pool has hardware and a current price."""
     bodies = await context.reader.list_objects(ACCELERATOR_POOLS)
     nodes = [wire.parse_node(body) for body in await context.reader.list_objects(NODES)]
     if not bodies:
-        fix = "describe the GPU nodes and what they cost: examples/00-pools.yaml"
-        return [Finding("pools", FindingState.PROBLEM, "there is no AcceleratorPool", fix)]
+        fix = "create pools with the GPU nodes and their prices, as in examples/00-pools.yaml"
+        return [Finding("pools", FindingState.PROBLEM, "no AcceleratorPool exists", fix)]
     views = discover([wire.parse_pool(body) for body in bodies], nodes, context.at.date())
     return [finding for view in views for finding in _pool_findings(view, context)]
 
@@ -46,23 +47,25 @@ def _pool_findings(view: PoolView, context: CheckContext) -> Iterator[Finding]:
     message = f"{view.discovered.message} of {view.product}, {view.accepted.message}"
     if view.ready_nodes < view.nodes:
         not_ready = view.nodes - view.ready_nodes
-        fix = "kubectl get nodes; what is NotReady or cordoned offers nothing"
+        fix = "kubectl get nodes: a node that is NotReady or cordoned offers no devices"
         yield Finding(
-            name, FindingState.WARNING, f"{message}; {not_ready} nodes are not ready", fix
+            name, FindingState.WARNING, f"{message}; not ready: {counted(not_ready, 'node')}", fix
         )
         return
     spec = view.pool.spec
     price = price_on(spec.prices, context.at.date()) if spec is not None else None
     if price is not None and context.at.date() - price.from_ > MAX_PRICE_AGE:
         days = (context.at.date() - price.from_).days
-        fix = "if it still holds, add it again to spec.prices with a new day in `from`"
-        yield Finding(name, FindingState.WARNING, f"{message}; that price is {days} days old", fix)
+        fix = "confirm it by another entry of spec.prices with a newer day in `from`"
+        yield Finding(
+            name, FindingState.WARNING, f"{message}; the price is {counted(days, 'day')} old", fix
+        )
         return
     yield Finding(name, FindingState.OK, message)
 
 
 async def gpu_nodes(context: CheckContext) -> Sequence[Finding]:
-    """Do the nodes with GPUs say which, how they are cut, and offer them?"""
+    """Check labels, MIG strategy and device plugin of the nodes with GPUs."""
     selectors = [
         body.get("spec", {}).get("nodeSelector", {})
         for body in await context.reader.list_objects(ACCELERATOR_POOLS)
@@ -72,18 +75,20 @@ async def gpu_nodes(context: CheckContext) -> Sequence[Finding]:
     ]
     if not nodes:
         fix = (
-            "are there GPU nodes, with NVIDIA's GPU operator? kubectl get nodes "
-            f"-L {PRODUCT_LABEL}; an autoscaler may have none now"
+            f"check for GPU nodes and NVIDIA's GPU operator: kubectl get nodes -L {PRODUCT_LABEL}; "
+            "an autoscaler may have scaled them to zero"
         )
-        return [Finding("gpu nodes", FindingState.WARNING, "no node shows a GPU", fix)]
+        return [Finding("gpu nodes", FindingState.WARNING, "no node has a GPU", fix)]
     findings = list(_node_findings(nodes))
     return findings or [
-        Finding("gpu nodes", FindingState.OK, f"{len(nodes)} nodes, labelled and offered")
+        Finding(
+            "gpu nodes", FindingState.OK, f"{counted(len(nodes), 'node')} with labels and devices"
+        )
     ]
 
 
 def _has_gpus(body: Json, selectors: Sequence[Json]) -> bool:
-    """By what it offers, by a sign besides feature discovery, or since a pool says so."""
+    """Tell by resources, by labels of clouds or feature discovery, or by a pool's selector."""
     labels = body["metadata"].get("labels", {})
     capacity = body.get("status", {}).get("capacity", {})
     return (
@@ -100,7 +105,9 @@ def _has_gpus(body: Json, selectors: Sequence[Json]) -> bool:
 def _node_findings(nodes: Sequence[Json]) -> Iterator[Finding]:
     unlabeled = [_node_name(body) for body in nodes if PRODUCT_LABEL not in _labels(body)]
     if unlabeled:
-        message = f"{len(unlabeled)} without {PRODUCT_LABEL}: {join_names(unlabeled)}"
+        message = (
+            f"{counted(len(unlabeled), 'node')} without {PRODUCT_LABEL}: {join_names(unlabeled)}"
+        )
         yield Finding("gpu labels", FindingState.PROBLEM, message, _GFD_FIX)
     unmixed = [
         _node_name(body)
@@ -109,14 +116,14 @@ def _node_findings(nodes: Sequence[Json]) -> Iterator[Finding]:
         and _labels(body).get(_STRATEGY_LABEL) != "mixed"
     ]
     if unmixed:
-        message = f"{len(unmixed)} whose {_STRATEGY_LABEL} is not mixed: {join_names(unmixed)}"
-        fix = "set mig.strategy: mixed in the GPU operator; slices are named only then"
+        message = f"{_STRATEGY_LABEL} is not mixed on {join_names(unmixed)}"
+        fix = "set mig.strategy: mixed in the GPU operator, which names slices by profile"
         yield Finding("mig strategy", FindingState.PROBLEM, message, fix)
     empty = [_node_name(body) for body in nodes if not _has_gpu_resource(body)]
     if empty:
-        message = f"{len(empty)} offer no {_RESOURCE_PREFIX} resource: {join_names(empty)}"
+        message = f"no {_RESOURCE_PREFIX} resource on {join_names(empty)}"
         fix = (
-            "is NVIDIA's device plugin running there? kubectl get pods -A -o wide "
+            "check that NVIDIA's device plugin runs: kubectl get pods -A -o wide "
             f"--field-selector spec.nodeName={empty[0]}"
         )
         yield Finding("device plugin", FindingState.PROBLEM, message, fix)

@@ -1,9 +1,10 @@
-"""Prometheus: can it be asked, and does it have what scaling reads?"""
+"""Checks of Prometheus: reachable, and with the series that scaling reads."""
 
 from collections.abc import Iterator, Sequence
 
 from tessera.adapters.prometheus import LIVENESS_METRIC
 from tessera.adapters.prometheus_queries import SERVICE
+from tessera.api.text import counted
 from tessera.cli.doctor.finding import CheckContext, Finding, FindingState, SeriesCounter
 from tessera.cli.doctor.operator import deployments
 from tessera.cli.errors import CommandError
@@ -11,47 +12,53 @@ from tessera.ports import MetricsError
 from tessera.resources.api_resources import INFERENCE_SERVICES, POD_MONITORS
 
 _GPU_ACTIVITY = "DCGM_FI_PROF_GR_ENGINE_ACTIVE"
-# What Prometheus makes of the engine's `pod` where the exporter's own labels win.
+# Without honorLabels Prometheus renames the engine's label `pod` to `exported_pod`.
 _RELABELED_ACTIVITY = f'{_GPU_ACTIVITY}{{exported_pod!=""}}'
 _ENGINE_LIVENESS = f'{LIVENESS_METRIC}{{{SERVICE}!=""}}'
 _URL_VARIABLE = "TESSERA_PROMETHEUS_URL"
 _FORWARD_HINT = "kubectl -n monitoring port-forward svc/prometheus-operated 9090, then --prometheus"
-_SET_URL = "helm upgrade --reuse-values --set prometheus.url=http://...; without it nothing scales"
+_SET_URL = "helm upgrade --reuse-values --set prometheus.url=http://...; nothing scales without it"
 
 
 async def pod_monitors(context: CheckContext) -> Sequence[Finding]:
-    """Can the operator say what Prometheus shall scrape?"""
+    """Check that the cluster has PodMonitors, by which engines are scraped."""
     if await context.reader.list_if_served(POD_MONITORS) is not None:
-        return [Finding("pod monitors", FindingState.OK, "the cluster knows PodMonitors")]
+        return [Finding("pod monitors", FindingState.OK, "PodMonitors are installed")]
     return [
         Finding(
             "pod monitors",
             FindingState.WARNING,
-            "the cluster does not know PodMonitors",
-            "install the Prometheus operator, or scrape the engines' port http yourself with the "
-            "pod's labels; readings are missing otherwise",
+            "PodMonitors are not installed",
+            "install the Prometheus operator, or scrape the engines' port http with the pod's "
+            "labels "
+            "by a configuration of your own",
         )
     ]
 
 
 async def prometheus(context: CheckContext) -> Sequence[Finding]:
-    """Does the Prometheus of the operator, or the one given, have the readings?"""
+    """Check that the given Prometheus, or the operator's, has the readings."""
     url, configured_url = context.prometheus_url, await _configured_url(context)
     if configured_url == "":
         return [
-            Finding("prometheus", FindingState.PROBLEM, "the operator was given none", _SET_URL)
+            Finding(
+                "prometheus",
+                FindingState.PROBLEM,
+                "prometheus.url of the chart is not set",
+                _SET_URL,
+            )
         ]
     url = url or configured_url
     if not url:
-        message = "it is not known where it is"
+        message = "URL unknown"
         return [Finding("prometheus", FindingState.SKIPPED, message, "--prometheus URL")]
     try:
         counts = await _series_counts(context.series_counter(url))
     except MetricsError as error:
         if context.prometheus_url is not None:
-            fix = f"is the URL right? {_FORWARD_HINT} http://127.0.0.1:9090"
+            fix = f"check the URL, or {_FORWARD_HINT} http://127.0.0.1:9090"
             return [Finding("prometheus", FindingState.PROBLEM, str(error), fix)]
-        message = f"the operator's, {url}, cannot be reached from here"
+        message = f"{url} of the operator is not reachable from this machine"
         return [
             Finding(
                 "prometheus",
@@ -61,13 +68,13 @@ async def prometheus(context: CheckContext) -> Sequence[Finding]:
             )
         ]
     return [
-        Finding("prometheus", FindingState.OK, f"{url} answers"),
+        Finding("prometheus", FindingState.OK, f"{url} responds"),
         *_metric_findings(counts, await _ready_replicas(context)),
     ]
 
 
 async def _configured_url(context: CheckContext) -> str | None:
-    """The operator's URL; empty when it has none, None when that is not known."""
+    """Return the operator's URL; empty when it has none, None when unknown."""
     try:
         operator_deployments = await deployments(context.reader)
     except CommandError:
@@ -86,7 +93,7 @@ async def _series_counts(series_counter: SeriesCounter) -> dict[str, int]:
 
 
 async def _ready_replicas(context: CheckContext) -> int:
-    """Replicas that take requests, so that readings of them must be there."""
+    """Count ready replicas, of which there must be readings."""
     try:
         bodies = await context.reader.list_objects(INFERENCE_SERVICES)
     except CommandError:
@@ -96,7 +103,7 @@ async def _ready_replicas(context: CheckContext) -> int:
 
 def _metric_findings(counts: dict[str, int], ready_replicas: int) -> Iterator[Finding]:
     if counts[_RELABELED_ACTIVITY]:
-        message = f"{_GPU_ACTIVITY} has the engines in exported_pod, where nobody looks for them"
+        message = f"{_GPU_ACTIVITY}: the label pod was renamed to exported_pod"
         fix = "set honorLabels: true where Prometheus scrapes the DCGM exporter"
         yield Finding("dcgm metrics", FindingState.PROBLEM, message, fix)
     elif counts[_GPU_ACTIVITY]:
@@ -105,22 +112,23 @@ def _metric_findings(counts: dict[str, int], ready_replicas: int) -> Iterator[Fi
         )
     else:
         fix = (
-            f"run dcgm-exporter with {_GPU_ACTIVITY} among its counters, and scrape it; without it "
-            "nothing is removed"
+            f"run dcgm-exporter with the counter {_GPU_ACTIVITY}, and scrape it: no replica is "
+            "removed "
+            "without it"
         )
         yield Finding("dcgm metrics", FindingState.PROBLEM, f"no {_GPU_ACTIVITY}", fix)
     if counts[_ENGINE_LIVENESS]:
         yield Finding(
-            "engine metrics", FindingState.OK, f"{counts[_ENGINE_LIVENESS]} engines are read"
+            "engine metrics",
+            FindingState.OK,
+            f"{counted(counts[_ENGINE_LIVENESS], 'engine')} scraped",
         )
     elif ready_replicas:
-        message = f"{ready_replicas} replicas take requests, and no engine is read"
+        message = f"no engine scraped, with {counted(ready_replicas, 'ready replica')}"
         fix = (
-            "does Prometheus select the PodMonitors tessera-engine? kubectl get podmonitors -A; "
-            "see its podMonitorSelector and podMonitorNamespaceSelector"
+            "check that Prometheus selects the PodMonitors tessera-engine (podMonitorSelector, "
+            "podMonitorNamespaceSelector): kubectl get podmonitors -A"
         )
         yield Finding("engine metrics", FindingState.PROBLEM, message, fix)
     else:
-        yield Finding(
-            "engine metrics", FindingState.OK, "no replica takes requests, so none is read"
-        )
+        yield Finding("engine metrics", FindingState.OK, "no ready replica to scrape")

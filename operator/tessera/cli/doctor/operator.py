@@ -1,4 +1,4 @@
-"""The operator: is it there, does it lead, does it refuse what it must?"""
+"""Checks of the operator: Deployment, Lease and webhook."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,27 +14,30 @@ from tessera.resources.api_resources import DEPLOYMENTS, INFERENCE_SERVICES
 OPERATOR = "tessera-operator"
 _SELECTOR = f"app.kubernetes.io/name={OPERATOR}"
 _VERSION = "app.kubernetes.io/version"
-# A leader renews every two seconds; clocks may differ by some.
+# A leader renews its Lease every two seconds; the rest allows for clock skew.
 _STALE_LEASE_AGE = timedelta(seconds=30)
 _INSTALL_FIX = "helm upgrade --install tessera charts/tessera -n tessera-system --create-namespace"
 
 
 async def deployments(reader: Reader) -> list[Json]:
-    """The operator's Deployments in all namespaces; there should be one."""
+    """Return the operator's Deployments in all namespaces; there should be one."""
     return await reader.list_objects(replace(DEPLOYMENTS, selector=None), selector=_SELECTOR)
 
 
 async def operator(context: CheckContext) -> Sequence[Finding]:
-    """Is it running, in which version, and does one of its pods lead?"""
+    """Check that one operator runs, in this version, and that one of its pods leads."""
     installed = await deployments(context.reader)
     if not installed:
-        return [Finding("operator", FindingState.PROBLEM, "it is not installed", _INSTALL_FIX)]
+        return [Finding("operator", FindingState.PROBLEM, "not installed", _INSTALL_FIX)]
     if len(installed) > 1:
         names = ", ".join(deployment["metadata"]["namespace"] for deployment in installed)
-        fix = "keep one: two operators do not know of each other and undo each other's work"
+        fix = "keep one: two operators revert each other's changes"
         return [
             Finding(
-                "operator", FindingState.PROBLEM, f"installed {len(installed)} times: {names}", fix
+                "operator",
+                FindingState.PROBLEM,
+                f"installed in {len(installed)} namespaces: {names}",
+                fix,
             )
         ]
     return [
@@ -47,7 +50,7 @@ def _deployment_finding(context: CheckContext, deployment: Json) -> Finding:
     meta, status = deployment["metadata"], deployment.get("status", {})
     namespace, version = meta["namespace"], meta.get("labels", {}).get(_VERSION, "unknown")
     available, desired = status.get("availableReplicas", 0), deployment["spec"].get("replicas", 1)
-    message = f"{available} of {desired} replicas in {namespace}, version {version}"
+    message = f"replicas available in {namespace}: {available} of {desired}, version {version}"
     if desired == 0:
         fix = f"kubectl -n {namespace} scale deployment {meta['name']} --replicas=1"
         return Finding("operator", FindingState.PROBLEM, f"{message}: scaled to 0", fix)
@@ -55,7 +58,7 @@ def _deployment_finding(context: CheckContext, deployment: Json) -> Finding:
         fix = f"kubectl -n {namespace} describe pods -l {_SELECTOR}, and logs --previous"
         return Finding("operator", FindingState.PROBLEM, message, fix)
     if version != context.version:
-        fix = f"this is tessera {context.version}: use the same version, or its plans may differ"
+        fix = f"use the same version: this is tessera {context.version}, its plans may differ"
         return Finding("operator", FindingState.WARNING, message, fix)
     return Finding("operator", FindingState.OK, message)
 
@@ -69,12 +72,15 @@ async def _leader_finding(context: CheckContext, deployment: Json) -> Finding:
     logs_command = f"kubectl -n {namespace} logs deployment/{deployment['metadata']['name']}"
     if not holder or not spec.get("renewTime"):
         return Finding(
-            "leader", FindingState.PROBLEM, "no operator leads, so nothing is decided", logs_command
+            "leader",
+            FindingState.PROBLEM,
+            "no operator holds the Lease, so nothing is reconciled",
+            logs_command,
         )
     lease_age = context.at - datetime.fromisoformat(spec["renewTime"])
-    message = f"{holder} leads, its Lease was renewed {format_age(lease_age)} ago"
+    message = f"{holder} leads; its Lease was renewed {format_age(lease_age)} ago"
     if lease_age > _STALE_LEASE_AGE:
-        fix = f"{logs_command}; or the clock of this machine is ahead"
+        fix = f"{logs_command}; or correct the clock of this machine if it is fast"
         return Finding("leader", FindingState.PROBLEM, message, fix)
     return Finding("leader", FindingState.OK, message)
 
@@ -92,30 +98,29 @@ _INVALID_SERVICE = {
 
 
 async def webhook(context: CheckContext) -> Sequence[Finding]:
-    """Does the operator see what is written? A dry run of a spec that it must refuse."""
+    """Check that admission denies an invalid spec, by a dry run."""
     path = INFERENCE_SERVICES.path(context.reader.namespace)
     status, body = await context.reader.send("POST", path, {"dryRun": "All"}, _INVALID_SERVICE)
     message = str(body.get("message", "")) if isinstance(body, Mapping) else ""
     if status == HTTPStatus.FORBIDDEN:
-        reason = f"no rights to try: create inferenceservices in {context.reader.namespace}"
+        reason = f"permission denied: create inferenceservices in {context.reader.namespace}"
         return [Finding("webhook", FindingState.SKIPPED, reason)]
     if "--max-num-seqs" in message:
-        reason = "it answers: a wrong spec was refused, nothing was created"
+        reason = "denied an invalid spec in a dry run"
         return [Finding("webhook", FindingState.OK, reason)]
     if status == HTTPStatus.CREATED:
         return [
             Finding(
                 "webhook",
                 FindingState.WARNING,
-                "it does not answer, so wrong specs are taken and refused only by their condition "
-                "Accepted",
-                "kubectl get validatingwebhookconfigurations shows whether it is installed "
-                "(webhook.enabled of the chart); can the API server reach port 9443 of the "
-                "operator?",
+                "no response: an invalid spec is admitted, and only its condition Accepted shows "
+                "why",
+                "check webhook.enabled of the chart, kubectl get validatingwebhookconfigurations, "
+                "and that the API server reaches port 9443 of the operator",
             )
         ]
     if status == HTTPStatus.NOT_FOUND:
-        reason = f"there is no namespace {context.reader.namespace} to try it in"
+        reason = f"namespace {context.reader.namespace} not found"
         return [Finding("webhook", FindingState.SKIPPED, reason, "-n NAMESPACE")]
-    reason = f"it could not be tried: {status} {message}"
+    reason = f"dry run failed: {status} {message}"
     return [Finding("webhook", FindingState.PROBLEM, reason, "see resource types and operator")]

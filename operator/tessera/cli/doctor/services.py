@@ -1,4 +1,4 @@
-"""Services, their pods and their budgets."""
+"""Checks of services, their pods and their budgets."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -6,23 +6,24 @@ from datetime import datetime, timedelta
 
 from tessera.adapters import object_parsing as wire
 from tessera.api.reasons import Progressing, Ready
+from tessera.api.text import counted
 from tessera.cli.cluster import Json
 from tessera.cli.doctor.finding import CheckContext, Finding, FindingState, join_names
 from tessera.cli.text import format_age
 from tessera.domain.observed.snapshot import ObservedService, Pod
 from tessera.resources.api_resources import INFERENCE_SERVICES, PODS, TENANT_BUDGETS
 
-# A large model loads for so long at most.
+# The longest time that a large model takes to load.
 _MAX_STARTUP = timedelta(minutes=15)
-# Beyond the grace, which the moment of deletion has in it already.
+# After the grace period, which deletionTimestamp includes.
 _MAX_TERMINATION = timedelta(minutes=15)
-# Of a condition that is False: an end as it should be, or what another condition tells better.
+# Reasons of a False condition that is a normal end, or that another condition explains better.
 _BENIGN_REASONS = (Progressing.ROLLOUT_COMPLETE, Progressing.NOT_PLACED, Ready.SCALED_TO_ZERO)
 _CONDITION_ORDER = ("Accepted", "Placed", "Progressing", "Ready")
 
 
 async def services(context: CheckContext) -> Sequence[Finding]:
-    """Every service that does not answer, with the first cause; the worst first."""
+    """Report every unhealthy service with its first cause, the worst first."""
     bodies = await context.reader.list_objects(INFERENCE_SERVICES)
     readable = [service for service in map(wire.parse_service, bodies) if service is not None]
     unhealthy = [
@@ -33,7 +34,9 @@ async def services(context: CheckContext) -> Sequence[Finding]:
     ]
     if not unhealthy:
         return [
-            Finding("services", FindingState.OK, f"{len(readable)} services, none is in trouble")
+            Finding(
+                "services", FindingState.OK, f"{counted(len(readable), 'service')}, all healthy"
+            )
         ]
     worst_by_service = {ref: (rank, finding) for rank, ref, finding in reversed(unhealthy)}
     order = sorted(worst_by_service, key=lambda ref: (worst_by_service[ref][0], ref))
@@ -41,7 +44,7 @@ async def services(context: CheckContext) -> Sequence[Finding]:
 
 
 def _service_findings(service: ObservedService) -> Iterator[Finding | None]:
-    """One after the other from the worst on: each a finding, or None where all is well."""
+    """Yield a finding or None for each condition, the worst first."""
     conditions = {condition.type: condition for condition in service.status.conditions}
     name = f"service {service.ref}"
     fix = f"tessera explain {service.ref.name} -n {service.ref.namespace}"
@@ -60,21 +63,23 @@ def _service_findings(service: ObservedService) -> Iterator[Finding | None]:
                 name, state, f"{condition_type} {condition.reason}: {condition.message}", fix
             )
     if not conditions:
-        yield Finding(name, FindingState.PROBLEM, "no operator has looked at it", "see operator")
+        yield Finding(name, FindingState.PROBLEM, "not reconciled by any operator", "see operator")
     elif service.status.observed_generation < service.generation:
-        message = "its status speaks of an older spec"
-        yield Finding(name, FindingState.WARNING, message, "see operator, or look again")
+        message = "status.observedGeneration is older than the spec"
+        yield Finding(name, FindingState.WARNING, message, "see operator, or repeat the command")
 
 
 async def pods(context: CheckContext) -> Sequence[Finding]:
-    """Engines that cannot start, find no node, or do not go; those with one fate together."""
+    """Report engine pods that cannot start, be scheduled or terminate, grouped by reason."""
     bodies = await context.reader.list_objects(PODS)
     stuck_pods: dict[tuple[str, str], list[str]] = defaultdict(list)
     for body in bodies:
         if reason := _stuck_reason(body, wire.parse_pod(body), context.at):
             stuck_pods[body["metadata"]["namespace"], reason].append(body["metadata"]["name"])
     if not stuck_pods:
-        return [Finding("pods", FindingState.OK, f"{len(bodies)} engine pods, none is stuck")]
+        return [
+            Finding("pods", FindingState.OK, f"{counted(len(bodies), 'engine pod')}, none stuck")
+        ]
     return [
         Finding(
             "pods",
@@ -87,22 +92,26 @@ async def pods(context: CheckContext) -> Sequence[Finding]:
 
 
 def _stuck_reason(body: Json, pod: Pod, at: datetime) -> str:
-    """Why a pod does not get on; empty for one that does."""
+    """Return why a pod is stuck; empty if it is not."""
     if deleted_at := body["metadata"].get("deletionTimestamp"):
-        return "does not go" if at - datetime.fromisoformat(deleted_at) > _MAX_TERMINATION else ""
+        return (
+            "stuck terminating"
+            if at - datetime.fromisoformat(deleted_at) > _MAX_TERMINATION
+            else ""
+        )
     if pod.terminating or pod.ended is not None:
         return ""
     if pod.waiting_reason:
         return f"{pod.waiting_reason}: {pod.container_message[-200:]}".strip(": ")
     if pod.unschedulable:
-        return f"no node takes it: {pod.unschedulable}"
+        return f"unschedulable: {pod.unschedulable}"
     if not pod.containers_ready and pod.batch_run is None and at - pod.created > _MAX_STARTUP:
-        return f"not up after {format_age(_MAX_STARTUP)}"
+        return f"not started after {format_age(_MAX_STARTUP)}"
     return ""
 
 
 async def budgets(context: CheckContext) -> Sequence[Finding]:
-    """Whose spend nothing limits, and whose money is short."""
+    """Report budgets with a False condition, and namespaces without a budget."""
     bodies = await context.reader.list_objects(INFERENCE_SERVICES)
     used_namespaces = {body["metadata"]["namespace"] for body in bodies}
     tenant_budgets = [
@@ -128,7 +137,7 @@ async def budgets(context: CheckContext) -> Sequence[Finding]:
             Finding(
                 "budgets",
                 FindingState.WARNING,
-                f"no TenantBudget names {join_names(unlimited)}, so nothing limits its spend",
+                f"no TenantBudget names {join_names(unlimited)}: spend is not limited",
                 "docs/tasks/set-a-budget.md",
             )
         )
@@ -136,6 +145,7 @@ async def budgets(context: CheckContext) -> Sequence[Finding]:
         Finding(
             "budgets",
             FindingState.OK,
-            f"{len(tenant_budgets)} budgets, {len(used_namespaces)} namespaces",
+            f"{counted(len(tenant_budgets), 'budget')}, "
+            f"{counted(len(used_namespaces), 'namespace')}",
         )
     ]

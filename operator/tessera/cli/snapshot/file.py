@@ -1,4 +1,4 @@
-"""Snapshot files: everything that a plan reads, as one JSON document."""
+"""Snapshot files: the whole input of a plan in one JSON document."""
 
 import gzip
 import json
@@ -17,13 +17,13 @@ from tessera.cli.snapshot.trim import mask_secrets
 from tessera.domain.observed.snapshot import Readings, Ref
 from tessera.domain.scaling.autoscale import ScalingHistory
 
-# Raised when files of before cannot be read any more.
+# Raised when older files can no longer be read.
 FORMAT_VERSION = 1
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
 class SnapshotFile(BaseModel):
-    """The document."""
+    """The JSON document."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -35,17 +35,17 @@ class SnapshotFile(BaseModel):
     objects: Mapping[str, tuple[Mapping[str, Any], ...]]
     unread: tuple[str, ...] = ()
     readings: Mapping[str, Any] | None = None
-    """All fields of `Readings`, those by service or pod as pairs, since keys of JSON are texts."""
+    """All fields of `Readings`; mappings as pairs, since JSON keys are strings."""
     memory: tuple[tuple[Ref, ScalingHistory], ...] = ()
 
 
 def tessera_version() -> str:
-    """The version of this program."""
+    """Return the version of this program."""
     return version("tessera")
 
 
 def serialize(fleet: FleetInputs) -> str:
-    """A fleet as the text of a file; equal fleets give equal texts."""
+    """Return a fleet as the text of a file; equal fleets give equal texts."""
     document = SnapshotFile(
         tessera=tessera_version(),
         at=fleet.at,
@@ -57,7 +57,7 @@ def serialize(fleet: FleetInputs) -> str:
     return json.dumps(document.model_dump(mode="json"), indent=1) + "\n"
 
 
-# What the domain adds to its readings is saved without a word here.
+# By type hints, so that fields that the domain adds are saved too.
 _FIELDS = get_type_hints(Readings)
 
 
@@ -72,7 +72,7 @@ def _dump_readings(readings: Readings) -> dict[str, Any]:
 
 
 def _parse_readings(dumped: Mapping[str, Any]) -> Readings:
-    """ValidationError for what cannot be read; what another version added is left out."""
+    """Parse readings without fields of other versions; ValidationError for wrong values."""
     known_hints = {name: hint for name, hint in _FIELDS.items() if name in dumped}
     values: dict[str, Any] = {}
     for name, hint in known_hints.items():
@@ -94,37 +94,38 @@ def _adapter(hint: Any) -> TypeAdapter[Any]:
 
 
 def save(name: str, text: str) -> None:
-    """Write a file, compressed when its name says so."""
+    """Write a file, compressed if its name ends in .gz."""
     raw = text.encode()
     try:
         Path(name).write_bytes(gzip.compress(raw, mtime=0) if name.endswith(".gz") else raw)
     except OSError as error:
-        raise CommandError(f"{name} cannot be written: {error.strerror}") from error
+        raise CommandError(f"{name}: cannot write: {error.strerror}") from error
 
 
 def read(name: str) -> tuple[FleetInputs, str]:
-    """The fleet of a file, and the version that wrote it; CommandError when it is none."""
+    """Return the fleet of a file and the version that wrote it; CommandError if unreadable."""
     try:
         raw = Path(name).read_bytes()
         text = (gzip.decompress(raw) if raw.startswith(_GZIP_MAGIC) else raw).decode()
         body = json.loads(text)
     except (gzip.BadGzipFile, EOFError, zlib.error, ValueError) as error:
         raise CommandError(
-            f"{name} is damaged, or no snapshot file: {error}. Make it again with tessera "
-            "snapshot save"
+            f"{name}: not a snapshot file, or damaged: {error}. Write it again with tessera "
+            "snapshot "
+            "save"
         ) from error
     except OSError as error:
-        raise CommandError(f"{name} cannot be read: {error.strerror or error}") from error
+        raise CommandError(f"{name}: cannot read: {error.strerror or error}") from error
     return _parse_document(name, body)
 
 
 def _parse_document(name: str, body: Any) -> tuple[FleetInputs, str]:
     if not isinstance(body, dict) or body.get("kind") != "TesseraSnapshot":
-        raise CommandError(f"{name} is no snapshot file; tessera snapshot save makes one")
+        raise CommandError(f"{name}: not a snapshot file; tessera snapshot save writes one")
     if body.get("form") != FORMAT_VERSION:
         raise CommandError(
-            f"{name} was made by tessera {body.get('tessera')} in form {body.get('form')}, and "
-            f"tessera {tessera_version()} reads form {FORMAT_VERSION}; plan it with that version"
+            f"{name}: format {body.get('form')} of tessera {body.get('tessera')}, but tessera "
+            f"{tessera_version()} reads format {FORMAT_VERSION}; use that version"
         )
     try:
         document = SnapshotFile.model_validate(body)
@@ -132,9 +133,9 @@ def _parse_document(name: str, body: Any) -> tuple[FleetInputs, str]:
     except ValidationError as error:
         first_error = error.errors()[0]
         location = ".".join(map(str, first_error["loc"]))
-        raise CommandError(f"{name} is damaged: {location}: {first_error['msg']}") from error
+        raise CommandError(f"{name}: damaged: {location}: {first_error['msg']}") from error
     except TypeError as error:
-        raise CommandError(f"{name} is damaged: readings: {error}") from error
+        raise CommandError(f"{name}: damaged: readings: {error}") from error
     return fleet, document.tessera
 
 

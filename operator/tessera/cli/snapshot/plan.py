@@ -1,4 +1,4 @@
-"""`tessera snapshot plan`: what this version decides from a snapshot file."""
+"""`tessera snapshot plan`: the plan that this version computes from a snapshot file."""
 
 import argparse
 import json
@@ -17,7 +17,7 @@ from tessera.domain.status.service import service_status
 
 
 def run(arguments: argparse.Namespace) -> Output:
-    """All decisions, or those about one service."""
+    """Print all decisions, or those about one service."""
     fleet, version = read(arguments.file)
     if arguments.service:
         return explanation(fleet, _parse_ref(arguments.service), arguments.output)
@@ -38,7 +38,7 @@ def _parse_ref(text: str) -> Ref:
 def _plan_lines(
     fleet: FleetInputs, version: str, snapshot: Snapshot, fleet_plan: Plan
 ) -> Iterator[str]:
-    yield f"Planned by tessera {tessera_version()} as of {format_time(fleet.at)} UTC."
+    yield f"Computed by tessera {tessera_version()} as of {format_time(fleet.at)} UTC."
     yield from _notes(fleet, version)
     for name, rows in _decision_rows(snapshot, fleet_plan).items():
         if rows:
@@ -51,11 +51,11 @@ def _plan_lines(
 
 def _notes(fleet: FleetInputs, version: str) -> Iterator[str]:
     if version != tessera_version():
-        yield f"It was saved by tessera {version}, which may have decided otherwise."
+        yield f"Saved by tessera {version}, whose decisions may differ."
     if fleet.readings is None:
-        yield "Readings were not saved, so no number of replicas changes."
+        yield "No readings saved: no replica count changes."
     for read_error in fleet.read_errors:
-        yield f"Not everything was saved, so decisions may differ: {read_error}"
+        yield f"Incomplete, so decisions may differ: {read_error}"
 
 
 def _plan_json(fleet: FleetInputs, version: str, snapshot: Snapshot, fleet_plan: Plan) -> Json:
@@ -69,7 +69,7 @@ def _plan_json(fleet: FleetInputs, version: str, snapshot: Snapshot, fleet_plan:
 
 
 def _decision_rows(snapshot: Snapshot, fleet_plan: Plan) -> dict[str, list[Json]]:
-    """Every decision in a row: the same words as in status."""
+    """Return a row for every decision, in the words of the status."""
     services = []
     for ref, service_plan in fleet_plan.service_plans.items():
         status = service_status(

@@ -1,4 +1,4 @@
-"""`tessera snapshot save`: everything that the plan reads, as one file."""
+"""`tessera snapshot save`: the input of the plan in one file."""
 
 import argparse
 import asyncio
@@ -10,24 +10,24 @@ from tessera.cli.snapshot.file import save, serialize
 
 
 def run(arguments: argparse.Namespace) -> Output:
-    """The file, and what is in it."""
+    """Write the file, and print what is in it."""
     fleet = asyncio.run(_read_from_cluster(arguments))
     text = serialize(fleet)
     if arguments.file == "-":
         return Output(text)
     save(arguments.file, text)
     counts = ", ".join(
-        f"{len(bodies)} {plural}" for plural, bodies in fleet.objects.items() if bodies
+        f"{plural} {len(bodies)}" for plural, bodies in fleet.objects.items() if bodies
     )
     messages = [f"{arguments.file}: {counts or 'no objects'}"]
     if fleet.readings is None:
-        messages.append("without readings (queue, activity); --prometheus URL adds them")
+        messages.append("no readings (queue, activity): add them with --prometheus URL")
     elif fleet.readings.problem:
-        messages.append(f"without readings: {fleet.readings.problem}")
-    messages += [f"left out: {read_error}" for read_error in fleet.read_errors]
+        messages.append(f"no readings: {fleet.readings.problem}")
+    messages += [f"omitted: {read_error}" for read_error in fleet.read_errors]
     messages.append(
-        "Values of environment variables and arguments of containers are not in it; names, specs "
-        "and the last words of engines are"
+        "The file has names, specs and termination messages of engines, but no values of "
+        "environment variables and no container arguments"
     )
     return Output("\n".join(messages) + "\n")
 

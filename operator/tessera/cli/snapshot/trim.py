@@ -1,4 +1,4 @@
-"""Objects as a snapshot keeps them: what a plan reads, without secrets and without noise."""
+"""Trims objects to what a plan reads, without secrets."""
 
 import re
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ _SECRET_FLAG = re.compile(r"(?i)^--?[a-z0-9-]*(key|token|secret|password)[a-z0-9
 
 
 def trim_object(kind: ApiResource, body: Mapping[str, Any]) -> Json:
-    """One object. Of environment variables the names stay, and which Secret a value comes from."""
+    """Trim one object; names of environment variables and of their Secrets stay."""
     dropped = _UNUSED_FIELDS | (_COMMAND_FIELDS if kind.plural in _WORKLOAD_KINDS else frozenset())
     if kind.plural == NODES.plural:
         dropped = dropped | {"images", "addresses"}
@@ -59,7 +59,7 @@ def _clean_variables(env: Any, dropped: frozenset[str]) -> Any:
 
 
 def _mask_arguments(values: list[Any]) -> list[Any]:
-    """`--api-key=x` and `--api-key x` lose what they give away."""
+    """Mask the values of `--api-key=x` and `--api-key x`."""
     arguments: list[Any] = []
     for value in values:
         if not isinstance(value, str):
@@ -76,7 +76,7 @@ def _mask_arguments(values: list[Any]) -> list[Any]:
 
 
 def mask_secrets(text: str) -> str:
-    """A text without passwords of URLs and without tokens of well-known forms."""
+    """Return a text without passwords in URLs and without tokens of well-known forms."""
     text = _LOGIN.sub(_MASK, text)
     text = _BEARER.sub(_MASK, text)
     return _TOKEN.sub(lambda match: match[1] + _MASK, text)

@@ -1,4 +1,4 @@
-"""`tessera top`: services by what they cost, pools by what is free."""
+"""`tessera top`: services by cost, pools by free devices."""
 
 import argparse
 import asyncio
@@ -17,7 +17,7 @@ from tessera.ports import MetricsError
 
 
 def run(arguments: argparse.Namespace) -> Output:
-    """Both tables."""
+    """Print both tables."""
     return asyncio.run(_run(arguments))
 
 

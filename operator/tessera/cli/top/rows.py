@@ -1,4 +1,4 @@
-"""What is shown of a service and of a pool at one moment."""
+"""The rows of `tessera top`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from tessera.domain.scaling.load import load_of
 from tessera.domain.service_plan import ServicePlan
 
 UNKNOWN_CELL = "-"
-# Tokens a second from which on a measured price of a token says something.
+# Below this rate a measured price per token is noise.
 _MIN_TOKENS_PER_SECOND = 1.0
 
 
@@ -29,17 +29,17 @@ class TopRow:
     ready_replicas: int
     desired_replicas: int | None
     tokens_per_second: float | None
-    """Output tokens a second."""
+    """Output tokens per second."""
     predicted_tokens_per_second: float | None
-    """The same, of all ready replicas at their planned load."""
+    """Output tokens per second of all ready replicas at full load."""
     waiting_requests: float | None
     activity: float | None
     itl_ms: float | None
-    """Measured time between two tokens."""
+    """Measured ITL."""
     predicted_itl_ms: float | None
-    """The same, for the load that was seen."""
+    """Predicted ITL at the measured load."""
     per_million: Decimal | None
-    """Of the measured tokens, else of the expected ones."""
+    """Price of a million output tokens: measured, else predicted."""
     instance: str
     reason: str
 
@@ -47,7 +47,7 @@ class TopRow:
 def service_rows(
     snapshot: Snapshot, plan: Plan | None, token_rates: Mapping[Ref, float], namespace: str | None
 ) -> Sequence[TopRow]:
-    """The services, of each currency what costs most first; without a plan some is not known."""
+    """Return the services, the most expensive of each currency first."""
     service_plans = plan.service_plans if plan is not None else {}
     rows = [
         _build_row(snapshot, service, service_plans.get(service.ref), token_rates.get(service.ref))
@@ -97,7 +97,7 @@ def _build_row(
 
 
 def _status_reason(status: InferenceServiceStatus) -> str:
-    """What keeps a service from answering, or from being whole; else why so many replicas."""
+    """Return the reason of the first False condition, else of the replica count."""
     for condition_type in ("Accepted", "Placed", "Ready"):
         for condition in status.conditions:
             if condition.type == condition_type and condition.status == "False":
@@ -106,7 +106,7 @@ def _status_reason(status: InferenceServiceStatus) -> str:
 
 
 def pools_json(snapshot: Snapshot) -> list[Json]:
-    """Every pool with its devices: how many no engine of Tessera holds, of how many."""
+    """Return every pool with its devices: free of all, counting Tessera's engines."""
     rows = []
     for view in discover(snapshot.pools, snapshot.nodes, snapshot.at.date()):
         offers = [

@@ -1,4 +1,4 @@
-"""`tessera update`: ask for what this version would build."""
+"""`tessera update`: request the pod template of this version."""
 
 import argparse
 import asyncio
@@ -16,7 +16,7 @@ from tessera.domain.observed.snapshot import Ref
 from tessera.resources.api_resources import INFERENCE_SERVICES
 
 CONDITION = "UpdateAvailable"
-# Where a hub had something to say, or may have now.
+# Reasons under which the hub may now resolve another commit.
 _RESOLVABLE_REASONS = set(RevisionReason) - {
     RevisionReason.COMMIT_SPECIFIED,
     RevisionReason.RESOLUTION_DISABLED,
@@ -25,7 +25,7 @@ _RESOLVABLE_REASONS = set(RevisionReason) - {
 
 
 def run(arguments: argparse.Namespace) -> Output:
-    """What will happen, or that there is nothing to do."""
+    """Request an update, or say that none is available."""
     return asyncio.run(_run(arguments))
 
 
@@ -40,10 +40,10 @@ async def update(reader: Reader, ref: Ref, output_format: str) -> Output:
     body = await reader.get(path)
     if body is None:
         require_service(ref, await _list_refs(reader, ref))
-        raise CommandError(f"{ref} went away just now")
+        raise CommandError(f"InferenceService/{ref.name} in {ref.namespace}: not found")
     change = _available_update(body) or _revision_recheck(body)
     if change is None:
-        text = f"{ref}: no update is available: it runs as this version of Tessera builds it"
+        text = f"{ref}: no update available, its replicas have the newest pod template"
         return _build_output(output_format, ref, text, requested_at=None)
     at = now().isoformat()
     patch = {"metadata": {"annotations": {UPDATE_ANNOTATION: at}}}
@@ -51,12 +51,12 @@ async def update(reader: Reader, ref: Ref, output_format: str) -> Output:
         "PATCH", path, body=patch, content_type="application/merge-patch+json"
     )
     if status == HTTPStatus.FORBIDDEN:
-        raise DeniedError(f"no rights to patch {ref}; ask the platform team for them")
+        raise DeniedError(f"permission denied: patch {ref}; ask the platform team for it")
     if status >= HTTPStatus.BAD_REQUEST:
-        raise CommandError(f"{ref}: the API server says {status} {answer.get('message', '')}")
+        raise CommandError(f"{ref}: API server returned {status}: {answer.get('message', '')}")
     text = (
-        f"{ref}: asked for at {at}: {change}, replicas are replaced one by one, with every stream "
-        f"drained; kubectl get inferenceservice {ref.name} -n {ref.namespace} -w follows it"
+        f"{ref}: update requested at {at}: {change}, replicas are drained and replaced one by one; "
+        f"watch it with kubectl get inferenceservices.tessera.dev {ref.name} -n {ref.namespace} -w"
     )
     return _build_output(output_format, ref, text, requested_at=at)
 
@@ -67,7 +67,7 @@ async def _list_refs(reader: Reader, ref: Ref) -> list[Ref]:
 
 
 def _available_update(body: Json) -> str | None:
-    """What the update would bring, in the operator's words; None without one."""
+    """Return what the update changes, as the operator reports it; None without an update."""
     for condition in body.get("status", {}).get("conditions", ()):
         if condition["type"] == CONDITION and condition["status"] == "True":
             return str(condition["message"])
@@ -75,12 +75,12 @@ def _available_update(body: Json) -> str | None:
 
 
 def _revision_recheck(body: Json) -> str | None:
-    """A branch may mean another commit by now, and a hub may answer that did not."""
+    """Return what the hub will be asked again; None if the revision is a commit."""
     model = body.get("status", {}).get("model", {})
     if model.get("reason") not in _RESOLVABLE_REASONS:
         return None
     revision = model.get("asked") or "the default branch"
-    return f"the hub is asked again which commit {revision} of {model['uri']} is; if it is another"
+    return f"the hub is asked for the commit of {revision} of {model['uri']}; if it changed"
 
 
 def _build_output(output_format: str, ref: Ref, text: str, requested_at: str | None) -> Output:
