@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from tessera.domain.mig.demand import GpuOffer, InstanceType, ServiceDemand
 from tessera.domain.mig.fleet import FleetGpu, FleetSlice
-from tessera.domain.mig.layouts import Layout, SlicePlacement, maximal_layouts
+from tessera.domain.mig.layouts import Layout, SlicePlacement
 from tessera.domain.mig.plan import plan_layouts
 from tessera.domain.mig_backends.backend import GeometryBackend
 from tests.mig_builders import A100
+from tests.mig_oracles import maximal_layouts
 from tests.repartition_world import FarEnd, Pinned, SimService, Whole, World, shown
 
 PROFILES = ("1g.10gb", "2g.20gb", "3g.40gb", "4g.40gb", "7g.80gb")

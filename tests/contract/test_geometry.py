@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tessera.api.reasons import LayoutReady
 from tessera.domain.mig.gpu_models import gpu_models
-from tessera.domain.mig.layouts import Layout, enumerate_layouts, geometry
+from tessera.domain.mig.layouts import Layout, geometry
 from tessera.domain.mig_backends.agent import AgentBackend
 from tessera.domain.mig_backends.backend import GeometryBackend
 from tessera.domain.mig_backends.static import StaticBackend
@@ -24,6 +24,7 @@ from tests.contract.geometry_sides import (
     a_side,
 )
 from tests.far_ends import Course, FarEnd
+from tests.mig_oracles import enumerate_layouts
 
 LAYOUTS = enumerate_layouts(gpu_models()["A100-80GB"], PROFILES)
 

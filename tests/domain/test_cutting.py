@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from tessera.api.node_layout import DesiredGpu, PlacedSlice
 from tessera.domain.mig.gpu_models import gpu_models
-from tessera.domain.mig.layouts import Layout, SlicePlacement, enumerate_layouts, layout_error
+from tessera.domain.mig.layouts import Layout, SlicePlacement, layout_error
 from tessera.domain.mig.partitioning import (
     DriverGpu,
     DriverInstance,
@@ -13,6 +13,7 @@ from tessera.domain.mig.partitioning import (
     gpu_status,
     plan_partitioning,
 )
+from tests.mig_oracles import enumerate_layouts
 
 A100 = gpu_models()["A100-80GB"]
 
@@ -91,7 +92,7 @@ def test_a_pod_on_the_whole_gpu_keeps_all_of_its_slices() -> None:
     got = plan_partitioning(gpu, wanted(()), {"GPU-1": ("a/whole",)})
     assert got.operations == ()
     assert got.problem is not None
-    assert got.problem.message.startswith("3g.40gb@4 is held by a/whole")
+    assert got.problem.message.startswith("3g.40gb@4 is in use by a/whole")
     assert gpu_status(gpu, {"GPU-1": ("a/whole",)}).pods == ("a/whole",)
 
 

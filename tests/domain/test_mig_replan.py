@@ -18,14 +18,13 @@ from tessera.domain.mig.layouts import (
     WHOLE_GPU_LAYOUT,
     Layout,
     SlicePlacement,
-    distinct_geometries,
-    enumerate_layouts,
     layout_error,
     maximal_geometries,
 )
 from tessera.domain.mig.mix import cheapest_mix, gpu_geometries
 from tessera.domain.mig.plan import plan_layouts
 from tests.mig_builders import A100, ONE, a_gpu, a_service
+from tests.mig_oracles import distinct_geometries, enumerate_layouts
 from tests.properties import applies
 
 PROFILES = ("1g.10gb", "2g.20gb", "3g.40gb", "4g.40gb", WHOLE_GPU)

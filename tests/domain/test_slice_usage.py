@@ -13,11 +13,12 @@ from tessera.domain.hardware.device import slice_hardware
 from tessera.domain.hardware.gpu_catalog import products
 from tessera.domain.hardware.weights import billing_weight
 from tessera.domain.mig.gpu_models import WHOLE_GPU, find_gpu_model
-from tessera.domain.mig.layouts import Layout, enumerate_layouts
+from tessera.domain.mig.layouts import Layout
 from tessera.domain.mig_backends.nodes import GpuInstance, MigGpu, MigNode
 from tessera.domain.mig_backends.usage import SliceState, pool_usage, share, slice_usages
 from tests.builders import a_pod
 from tests.mig_builders import A100
+from tests.mig_oracles import enumerate_layouts
 
 LAYOUTS = enumerate_layouts(A100, [cut.name for cut in A100.profiles if not cut.has_media_engines])
 A_HUNDREDTH = Decimal("0.01")

@@ -2,7 +2,8 @@ import pytest
 
 from fakegpu.silicon import Code, RefusedError, Silicon
 from tessera.domain.mig.gpu_models import GpuModel, gpu_models
-from tessera.domain.mig.layouts import Layout, SlicePlacement, enumerate_layouts
+from tessera.domain.mig.layouts import Layout, SlicePlacement
+from tests.mig_oracles import enumerate_layouts
 
 A100 = "NVIDIA-A100-SXM4-80GB"
 H100 = "NVIDIA-H100-80GB-HBM3"

@@ -1,4 +1,4 @@
-"""Which MIG profiles a GPU has, as its driver tells; the tables only add other spellings."""
+"""The MIG profiles of a GPU as its driver reports them; `mig.json` only adds aliases."""
 
 import math
 import re
@@ -15,18 +15,19 @@ _PREFIX = "NVML_GPU_INSTANCE_PROFILE_"
 _NAME_PATTERN = re.compile(r"(?:MIG )?([1-9]g\.[0-9]+gb(?:[+-][a-z.]+)?)")
 _NAME_SUFFIXES = {"_REV1": "+me", "_GFX": "+gfx", "_NO_ME": "-me", "_ALL_ME": "+me.all"}
 _MEDIA_SUFFIXES = ("_REV1", "_ALL_ME")
-# Boards whose driver tells wrong profiles: what the table says goes first.
+# GPU models whose driver reports wrong placements; `mig.json` takes precedence for them.
 _MISREPORTED_MODELS = ("A30-24GB",)
+# The device plugin rounds a profile's share of the memory to eighths.
 _EIGHTHS = 8
 _GIB = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NvmlProfile:
-    """One profile under the numbers of a GPU's driver."""
+    """A GPU instance profile with the driver's numbers."""
 
     constant: str
-    """NVML's name without its beginning."""
+    """NVML's name without `NVML_GPU_INSTANCE_PROFILE_`."""
     id: int
     name: str
     slices: int
@@ -37,7 +38,7 @@ class NvmlProfile:
 
 
 def error_name(nvml: Any, error: Exception) -> str:
-    """The name of an error's code, such as IN_USE."""
+    """Return the name of an error's code without prefix, such as IN_USE."""
     return _error_names(nvml).get(getattr(error, "value", 0), "UNKNOWN")
 
 
@@ -48,12 +49,12 @@ def _error_names(nvml: Any) -> Mapping[int, str]:
 
 
 def read_profiles(nvml: Any, handle: Any, product: str, gpu_mib: int) -> tuple[NvmlProfile, ...]:
-    """Profiles that the GPU has, by NVML's numbers."""
+    """Return the profiles of the GPU, by NVML's constants."""
     return tuple(_iterate_profiles(nvml, handle, find_gpu_model(product), gpu_mib))
 
 
 def build_gpu_model(product: str, profiles: Sequence[NvmlProfile]) -> GpuModel:
-    """What may be cut, as the driver says; profiles are known by the names of the tables too."""
+    """Return the GPU model with the driver's profiles, and the names in `mig.json` as aliases."""
     table_model = find_gpu_model(product)
     if table_model is not None and table_model.name in _MISREPORTED_MODELS:
         return table_model
@@ -61,7 +62,6 @@ def build_gpu_model(product: str, profiles: Sequence[NvmlProfile]) -> GpuModel:
     return GpuModel(
         name=product,
         products=(product,),
-        pci_devices=(),
         compute_slices=max((gi_profile.compute_slices for gi_profile in gi_profiles), default=0),
         memory_slices=max((profile.starts[-1] + profile.size for profile in profiles), default=0),
         profiles=gi_profiles,
@@ -79,6 +79,7 @@ def _iterate_profiles(
 ) -> Iterator[NvmlProfile]:
     for constant, value in _profile_constants(nvml):
         try:
+            # A GPU answers for every constant whether it has such a profile.
             info = _read_profile(nvml, handle, value)
             starts, size = _read_placements(nvml, handle, info.id)
         except nvml.NVMLError as error:
@@ -112,11 +113,12 @@ def _read_profile(nvml: Any, handle: Any, value: int) -> Any:
     except nvml.NVMLError as error:
         if error_name(nvml, error) != "FUNCTION_NOT_FOUND":
             raise
+        # Older drivers have the first version of the call only.
         return nvml.nvmlDeviceGetGpuInstanceProfileInfo(handle, value, version=1)
 
 
 def _read_placements(nvml: Any, handle: Any, profile: int) -> tuple[tuple[int, ...], int]:
-    """Where instances may begin, and their size; on the axis of memory slices."""
+    """Return the starts and the size of a profile's instances, in memory slices."""
     count = c_uint(0)
     nvml.nvmlDeviceGetGpuInstancePossiblePlacements(handle, profile, None, byref(count))
     buffer = (nvml.c_nvmlGpuInstancePlacement_t * count.value)()
@@ -126,7 +128,7 @@ def _read_placements(nvml: Any, handle: Any, profile: int) -> tuple[tuple[int, .
 
 
 def _profile_name(info: Any, constant: str, table_model: GpuModel | None, gpu_mib: int) -> str:
-    """The driver's own, that of the table, or derived as the device plugin does it."""
+    """Return the driver's name, else that of the table, else one as the device plugin derives."""
     driver_name = getattr(info, "name", "")
     if match := _NAME_PATTERN.fullmatch(driver_name):
         return match[1]
@@ -141,7 +143,7 @@ def _profile_name(info: Any, constant: str, table_model: GpuModel | None, gpu_mi
 
 
 def _table_names(table_model: GpuModel | None, constant: str) -> list[str]:
-    """All spellings of a profile, the usual one first."""
+    """Return all names of a profile in the table, the usual one first."""
     if table_model is None:
         return []
     usual = [

@@ -1,4 +1,5 @@
-"""How GPUs are cut into MIG slices: what may be cut, what to cut for a demand, and in which order.
+"""MIG geometry and layout planning: possible slices, the cheapest ones, and the order of changes.
 
-`boards` knows the geometry, `layouts` what it allows, `mix` plans the cheapest slices.
+`gpu_models` has the geometry, `layouts` checks layouts, `mix` chooses the cheapest slices, `plan`
+puts them on GPUs, and `partitioning` is the node agent's part.
 """

@@ -1,4 +1,4 @@
-"""What is asked of the planner: services with what they need, and GPUs with what they cost."""
+"""The planner's inputs: services with their demand, and GPUs with their prices."""
 
 import math
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ DEMAND_TOLERANCE = 1e-9
 
 
 class InstanceType(NamedTuple):
-    """What one instance may stand on: a slice of a board, or the whole (`full`)."""
+    """What one replica runs on: a profile of a GPU model, or the whole GPU (`full`)."""
 
     gpu_model: str
     profile: str
@@ -21,47 +21,47 @@ class InstanceType(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceDemand:
-    """One service; demand and throughput in the same unit, whichever it is."""
+    """The demand of one service, in the same unit as its throughput."""
 
     name: str
     demand: float
     min_replicas: int = 0
-    """Least number of instances."""
     throughput: Mapping[InstanceType, float]
-    """Of one instance. A kind that is absent cannot hold the service."""
+    """Throughput of one replica. The service does not fit on an instance type that is absent."""
     min_gpus: int = 1
-    """On so many different GPUs its instances stand at least."""
+    """Number of different GPUs that its replicas are spread over at least."""
     min_nodes: int = 1
-    """And on so many different nodes."""
+    """Number of different nodes that its replicas are spread over at least."""
     single_type: bool = False
-    """All of its instances are of one kind."""
+    """Whether all replicas have the same instance type."""
 
     @property
     def required_replicas(self) -> int:
-        """At least so many, for the floor and the spread."""
+        """Return the least number of replicas that keeps `min_replicas` and the spread."""
         spread = max(self.min_gpus, self.min_nodes)
         return max(self.min_replicas, spread if spread > 1 else 0, 1 if self.demand > 0 else 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuOffer:
-    """GPUs of one board that can be had."""
+    """The available GPUs of one model."""
 
     gpu_model: GpuModel
     price: int
-    """Of a whole GPU for an hour, in nano-units of one currency; any other unit does as well."""
+    """Price of a whole GPU per hour, in nano-units of one currency or in any other unit."""
     max_gpus: int | None = None
+    """Limit of GPUs; None without a limit."""
     gpus_per_node: int = 8
-    """GPUs of a node, where nodes are not there yet."""
+    """GPUs of a node that does not exist yet."""
     sibling_safe: bool = True
-    """A slice can be cut while others on its GPU are in use; otherwise a GPU is cut anew as a
-    whole, or left as it is."""
+    """Whether a slice can be created or destroyed while others on its GPU are in use; otherwise a
+    GPU is repartitioned as a whole."""
     drains_node: bool = False
-    """Whoever sits on a node has to leave it before any of its GPUs is cut."""
+    """Whether all replicas have to leave a node before any of its GPUs is repartitioned."""
 
 
 class SunkCapacity(NamedTuple):
-    """What can be cut on GPUs that are in use whatever is planned, so that it costs nothing."""
+    """Geometries of GPUs that are paid in any case, so that their slices cost nothing."""
 
     gpu_model: str
     geometries: tuple[Geometry, ...]
@@ -69,14 +69,14 @@ class SunkCapacity(NamedTuple):
 
 
 def replicas_needed(service: ServiceDemand, speed: float) -> int:
-    """Instances of one speed that serve it alone."""
+    """Return the number of replicas with this throughput that serve the service alone."""
     return max(
         math.ceil(service.demand * (1 - DEMAND_TOLERANCE) / speed), service.required_replicas
     )
 
 
 def meets_demand(service: ServiceDemand, replicas: Mapping[InstanceType, int]) -> bool:
-    """Whether instances of these kinds serve it."""
+    """Return whether these replicas serve the demand and reach `required_replicas`."""
     served = sum(
         service.throughput[instance_type] * count for instance_type, count in replicas.items()
     )

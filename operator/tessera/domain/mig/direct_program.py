@@ -1,7 +1,7 @@
-"""The programme of the mix with a variable for every service and kind, for small fleets.
+"""The integer program of the mix with a variable for every service and instance type.
 
-Its bound is weaker than that of the decomposed one, which therefore goes in; but it holds every
-combination of instances.
+It covers every combination of replicas, but suits small fleets only. Its bound is weaker than that
+of the decomposed program, so the latter goes in as a constraint.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,9 +16,10 @@ _MAX_NODES = 2_000
 
 @dataclass(frozen=True, slots=True)
 class DirectSolution:
-    """GPUs of each way in the order of the ways."""
+    """An integer solution with its lower bound."""
 
     gpus: tuple[int, ...]
+    """GPUs of each column, in the order of the columns."""
     replicas: Mapping[str, ReplicaPattern]
     bound: float
 
@@ -31,7 +32,10 @@ def solve_direct(
     high: float,
     step: float,
 ) -> DirectSolution | None:
-    """The best found between both costs, within a step; a way has its price and its slices."""
+    """Return the best solution with a cost from `low` to `high`, within a step of cost.
+
+    A GPU column has its price and its slices. None if the search finds no solution.
+    """
     instance_types = sorted(
         {instance_type for service in services for instance_type in service.throughput}
     )

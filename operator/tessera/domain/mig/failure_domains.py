@@ -1,13 +1,14 @@
-"""Instances of one service on different GPUs and nodes.
+"""Spreading of a service's replicas over GPUs and nodes.
 
-Slices and their costs know no names, so that spreading comes afterwards: instances change seats
-with those of services that do not mind, take idle slices or free room, and only then own GPUs.
+The mix has no names of GPUs, so spreading comes afterwards: replicas take idle slices, new slices
+on used GPUs or the slices of services that may move, and only then new GPUs.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
+from operator import attrgetter
 from typing import NamedTuple, TypeAlias
 
 from tessera.domain.mig.demand import ServiceDemand
@@ -16,10 +17,10 @@ from tessera.domain.mig.gpu_building import place_geometry
 from tessera.domain.mig.gpu_models import WHOLE_GPU, GpuModel
 from tessera.domain.mig.layouts import WHOLE_GPU_LAYOUT
 
-# What names of GPUs and nodes begin with until they get one.
+# Prefix of GPUs and nodes that have no name yet.
 _NEW_PREFIX = "+"
 
-# What instances are spread over, of a GPU: itself, or its node.
+# Returns the failure domain of a GPU: itself or its node.
 TopologyKey: TypeAlias = Callable[[FleetGpu], str]
 
 
@@ -29,12 +30,13 @@ class _SliceRef(NamedTuple):
 
 
 def by_gpu(gpu: FleetGpu) -> str:
-    """GPUs fail one by one."""
+    """Return the GPU's name, as GPUs fail one by one."""
     return gpu.name
 
 
 def by_node(gpu: FleetGpu) -> str:
-    """Nodes fail with all their GPUs; a GPU without one stands alone."""
+    """Return the GPU's node, as a node fails with all its GPUs."""
+    # A GPU without a node is a failure domain of its own.
     return gpu.node or f"?{gpu.name}"
 
 
@@ -42,7 +44,7 @@ def by_node(gpu: FleetGpu) -> str:
 class _SpreadRule:
     topology_key: TopologyKey
     min_domains: Mapping[str, int]
-    """Different areas of each service."""
+    """Number of failure domains that each service requires."""
 
 
 def _spread_rules(services: Sequence[ServiceDemand]) -> tuple[_SpreadRule, ...]:
@@ -60,7 +62,7 @@ def _spread_rules(services: Sequence[ServiceDemand]) -> tuple[_SpreadRule, ...]:
 def spread_violations(
     services: Sequence[ServiceDemand], gpus: Sequence[FleetGpu]
 ) -> tuple[str, ...]:
-    """Services that stand on fewer GPUs or nodes than they should."""
+    """Return the services on fewer GPUs or nodes than they require."""
     rules = _spread_rules(services)
     if not any(rule.min_domains for rule in rules):
         return ()
@@ -80,7 +82,7 @@ def spread_violations(
 def spread(
     services: Sequence[ServiceDemand], gpus: Sequence[FleetGpu], gpu_models: Mapping[str, GpuModel]
 ) -> tuple[FleetGpu, ...]:
-    """The same instances, spread as far as GPUs and nodes allow; GPUs that it adds have no name."""
+    """Return the same replicas, spread as far as possible; added GPUs have no name."""
     spread_gpus = list(gpus)
     rules = _spread_rules(services)
     for rule in rules:
@@ -98,7 +100,7 @@ def spread(
 
 
 def assign_nodes(gpus: Sequence[FleetGpu], gpus_per_node: int) -> tuple[FleetGpu, ...]:
-    """GPUs without a node get places on nodes, which hold so many each."""
+    """Return the GPUs with nodes: free ones of existing nodes first, then new nodes."""
     taken = Counter(gpu.node for gpu in gpus if gpu.node and not gpu.node.startswith(_NEW_PREFIX))
     new_nodes = {gpu.node for gpu in gpus if gpu.node.startswith(_NEW_PREFIX)}
     names = (name for number in count(1) if (name := f"node-{number:04}") not in taken)
@@ -118,7 +120,7 @@ def assign_nodes(gpus: Sequence[FleetGpu], gpus_per_node: int) -> tuple[FleetGpu
 def _replicas_by_domain(
     gpus: Sequence[FleetGpu], topology_key: TopologyKey
 ) -> dict[str, Counter[str]]:
-    """Instances of each service in each area."""
+    """Return the number of replicas of each service in each failure domain."""
     domains: dict[str, Counter[str]] = {}
     for gpu in gpus:
         for mig_slice in gpu.slices:
@@ -134,7 +136,10 @@ def _move_replica(
     gpus: list[FleetGpu],
     gpu_models: Mapping[str, GpuModel],
 ) -> list[FleetGpu] | None:
-    """One instance of the service brought into an area where it has none; None if nobody can."""
+    """Return the GPUs with one replica moved to a failure domain without any of its service.
+
+    None if the service has no failure domain with two replicas.
+    """
     domains = _replicas_by_domain(gpus, rule.topology_key)
     refs = [
         _SliceRef(index, mig_slice)
@@ -157,9 +162,11 @@ def _move_replica(
 def _add_gpu(
     ref: _SliceRef, rule: _SpreadRule, gpus: list[FleetGpu], gpu_models: Mapping[str, GpuModel]
 ) -> list[FleetGpu]:
-    """A GPU for this instance alone, on a node of its own if it is nodes that lack."""
+    """Return the GPUs with the replica on an added one, on a new node if the rule is by node."""
     gpu_model, profile = gpus[ref.gpu_index].gpu_model, ref.mig_slice.profile
-    start = next(iter(_first_starts(gpu_models[gpu_model], profile)))
+    # The profile comes from a GPU of this model, so that it fits on an empty one.
+    layout = place_geometry(gpu_models[gpu_model], ((profile, 1),)) or ()
+    start = layout[0].start
     name = f"{_NEW_PREFIX}{len(gpus)}"
     node = name if rule.topology_key is by_node else ""
     new_gpu = FleetGpu(
@@ -168,18 +175,13 @@ def _add_gpu(
     return [*_set_service(gpus, ref, None), new_gpu]
 
 
-def _first_starts(gpu_model: GpuModel, profile: str) -> Iterator[int]:
-    layout = place_geometry(gpu_model, ((profile, 1),)) or ()
-    return (placement.start for placement in layout)
-
-
 def _possible_moves(
     ref: _SliceRef,
     free_gpus: Sequence[int],
     gpus: list[FleetGpu],
     gpu_models: Mapping[str, GpuModel],
 ) -> Iterator[list[FleetGpu]]:
-    """Idle slices first, then free room, then those who would change seats."""
+    """Yield the GPUs after each possible move: to idle slices, to new slices, then by exchange."""
     profile, gpu_model = ref.mig_slice.profile, gpus[ref.gpu_index].gpu_model
     same_model = [index for index in free_gpus if gpus[index].gpu_model == gpu_model]
     for idle in (True, False):
@@ -196,7 +198,7 @@ def _possible_moves(
                 grown = tuple(
                     sorted(
                         (*gpus[index].slices, FleetSlice(start, profile, ref.mig_slice.service)),
-                        key=_start,
+                        key=attrgetter("start"),
                     )
                 )
                 without_replica = _set_service(gpus, ref, None)
@@ -207,12 +209,8 @@ def _possible_moves(
                 ]
 
 
-def _start(mig_slice: FleetSlice) -> int:
-    return mig_slice.start
-
-
 def _free_start(gpu: FleetGpu, profile: str, gpu_model: GpuModel) -> int | None:
-    """Where the profile could be cut on a GPU that somebody uses."""
+    """Return where the profile fits on a used GPU in MIG mode; None if it does not."""
     if not gpu.used or gpu.layout == WHOLE_GPU_LAYOUT or profile == WHOLE_GPU:
         return None
     extended = place_geometry(gpu_model, ((profile, 1),), gpu.layout)
@@ -236,7 +234,7 @@ def _set_service(gpus: list[FleetGpu], ref: _SliceRef, service: str | None) -> l
 
 
 def _keeps_spread(rule: _SpreadRule, before: Sequence[FleetGpu], after: Sequence[FleetGpu]) -> bool:
-    """Nobody is spread less than before and than he should be."""
+    """Return whether no service falls below its required spread, or further below it."""
     old_domains, new_domains = (
         _replicas_by_domain(before, rule.topology_key),
         _replicas_by_domain(after, rule.topology_key),

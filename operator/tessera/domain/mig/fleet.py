@@ -1,4 +1,4 @@
-"""GPUs with the slices that are cut on them, and who sits where."""
+"""GPUs with their slices and the services that run on them."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from tessera.domain.mig.layouts import Layout, SlicePlacement
 
 
 class FleetSlice(NamedTuple):
-    """One instance of a profile; without a service it is idle."""
+    """A slice of a GPU; without a service it is idle."""
 
     start: int
     profile: str
@@ -23,44 +23,44 @@ class FleetSlice(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetGpu:
-    """One GPU; its slices by start."""
+    """A GPU with its slices by start."""
 
     name: str
     gpu_model: str
     node: str = ""
     slices: tuple[FleetSlice, ...] = ()
     foreign_slices: Layout = ()
-    """Of its slices, those in other hands: they stay, and nobody gets them."""
+    """Slices that pods outside of the plan use: they stay and are not assigned."""
     locked: bool = False
-    """Nothing is cut here."""
+    """Whether the GPU keeps its layout."""
 
     @property
     def layout(self) -> Layout:
-        """What is cut, whoever sits on it."""
+        """Return the placements of all slices, used or idle."""
         return tuple(mig_slice.placement for mig_slice in self.slices)
 
     @property
     def used(self) -> bool:
-        """Somebody sits on it."""
+        """Return whether a service runs on the GPU."""
         return any(mig_slice.service is not None for mig_slice in self.slices)
 
     @property
     def sunk(self) -> bool:
-        """It is paid whatever is planned."""
+        """Return whether the GPU is paid in any case, so that the plan does not count it."""
         return bool(self.foreign_slices) or self.locked
 
     @property
     def paid(self) -> bool:
-        """It has to be paid for the sake of those who sit on it."""
+        """Return whether the GPU counts towards the plan's cost."""
         return self.used and not self.sunk
 
     def instance_type(self, mig_slice: FleetSlice) -> InstanceType:
-        """What the slice is to a service."""
+        """Return the instance type of one of its slices."""
         return InstanceType(self.gpu_model, mig_slice.profile)
 
 
 def replicas_by_service(gpus: Iterable[FleetGpu]) -> dict[str, Counter[InstanceType]]:
-    """How many instances of each kind every service has."""
+    """Return the replicas of every service by instance type."""
     replicas: dict[str, Counter[InstanceType]] = {}
     for gpu in gpus:
         for mig_slice in gpu.slices:

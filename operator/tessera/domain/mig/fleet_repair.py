@@ -1,40 +1,41 @@
-"""A fleet in use, changed as little as a new demand allows.
+"""Repair of a fleet in use: as few changes as a new demand allows.
 
-A small fleet is rearranged at once. In a large one slices are added beside those
-that are there; while that costs too much, the emptiest GPUs are rearranged, a few at a time.
+A small fleet is rearranged in one program. In a large one, slices are added beside the existing
+ones; while that costs too much, the emptiest GPUs are rearranged, a few at a time.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 
 from tessera.domain.mig.demand import GpuOffer, InstanceType, ServiceDemand, meets_demand
 from tessera.domain.mig.failure_domains import spread_violations
 from tessera.domain.mig.fleet import FleetGpu, replicas_by_service
 from tessera.domain.mig.rearrange import RearrangeProblem, rearrange
 
-# GPUs that are opened together in a large fleet.
+# GPUs of a large fleet that are rearranged together.
 _WINDOW_SIZE = 8
-# So often the emptiest GPUs of a large fleet are opened.
+# Windows of the emptiest GPUs of a large fleet that are rearranged.
 _MAX_WINDOWS = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MigFleet:
-    """What is there, and for whom; services by name, each with a kind on offer."""
+    """The current GPUs and the services to run on them, each with an offered instance type."""
 
     services: Sequence[ServiceDemand]
     offers: Sequence[GpuOffer]
     gpus: tuple[FleetGpu, ...]
 
     def cost(self, gpus: Sequence[FleetGpu]) -> int:
-        """Of GPUs that somebody sits on."""
+        """Return the price of the used GPUs that are not paid in any case."""
         prices = {offer.gpu_model.name: offer.price for offer in self.offers}
         return sum(prices[gpu.gpu_model] for gpu in gpus if gpu.paid)
 
 
 def serves_all_demand(fleet: MigFleet) -> bool:
-    """Everybody is served, and nobody sits there who should not."""
+    """Return whether all services are served and spread, and no other service has replicas."""
     replicas = replicas_by_service(fleet.gpus)
     names = {service.name for service in fleet.services}
     return (
@@ -54,7 +55,10 @@ def serves_all_demand(fleet: MigFleet) -> bool:
 def rearrange_all(
     fleet: MigFleet, budget: int | None, moves_per_gpu: float | None
 ) -> tuple[FleetGpu, ...] | None:
-    """All GPUs opened at once; without a budget, moves have to earn what they save."""
+    """Rearrange all GPUs in one program; None if the budget is too small.
+
+    Without a budget, moves are weighed against the cost that they save.
+    """
     problem = RearrangeProblem(
         services=fleet.services,
         offers=fleet.offers,
@@ -67,7 +71,10 @@ def rearrange_all(
 
 
 def repair_fleet(fleet: MigFleet, budget: int) -> tuple[FleetGpu, ...]:
-    """Opened where the change is, then where room is wasted; the cost may stay above the budget."""
+    """Rearrange GPUs of unserved services, then the emptiest, until the cost is within the budget.
+
+    The cost may stay above the budget.
+    """
     if serves_all_demand(fleet) and fleet.cost(fleet.gpus) <= budget:
         return fleet.gpus
     gpus = _release_surplus(fleet)
@@ -80,6 +87,7 @@ def repair_fleet(fleet: MigFleet, budget: int) -> tuple[FleetGpu, ...]:
             (gpu for gpu in gpus if gpu.used),
             key=lambda gpu: (_used_memory_share(fleet, gpu), gpu.name),
         )
+        # Windows overlap by half, so that neighbors meet in different groups.
         begin = window * _WINDOW_SIZE // 2
         gpus = _rearrange_some(
             fleet, gpus, {gpu.name for gpu in emptiest[begin : begin + _WINDOW_SIZE]}
@@ -88,7 +96,7 @@ def repair_fleet(fleet: MigFleet, budget: int) -> tuple[FleetGpu, ...]:
 
 
 def _release_surplus(fleet: MigFleet) -> tuple[FleetGpu, ...]:
-    """Without services that are gone, and without instances that nobody needs."""
+    """Return the GPUs without replicas of removed services and without surplus replicas."""
     services = {service.name: service for service in fleet.services}
     remaining = {
         name: Counter(usable_replicas(services[name], {name: counts_by_type}))
@@ -117,7 +125,7 @@ def _release_surplus(fleet: MigFleet) -> tuple[FleetGpu, ...]:
 def _rearrange_some(
     fleet: MigFleet, gpus: tuple[FleetGpu, ...], names: set[str], *, only_adds: bool = False
 ) -> tuple[FleetGpu, ...]:
-    """The fleet with these GPUs at the least cost that they can have together."""
+    """Return the GPUs with the named ones rearranged at their least common cost."""
     solution = rearrange(
         RearrangeProblem(
             services=fleet.services,
@@ -135,7 +143,7 @@ def _rearrange_some(
 
 
 def _gpus_to_open(fleet: MigFleet, gpus: Sequence[FleetGpu]) -> set[str]:
-    """Some GPUs of services that are not served, and those with the most room beside them."""
+    """Return the emptiest GPUs of unserved services, and the emptiest GPUs of all."""
     replicas = replicas_by_service(gpus)
     unserved = {
         service.name
@@ -158,7 +166,7 @@ def _gpus_to_open(fleet: MigFleet, gpus: Sequence[FleetGpu]) -> set[str]:
 def usable_replicas(
     service: ServiceDemand, replicas: Mapping[str, Counter[InstanceType]]
 ) -> dict[InstanceType, int]:
-    """Its instances on kinds that it is known to fit."""
+    """Return its replicas on instance types that it fits on."""
     counts = replicas.get(service.name, Counter())
     return {
         instance_type: count
@@ -168,7 +176,7 @@ def usable_replicas(
 
 
 def _used_memory_share(fleet: MigFleet, gpu: FleetGpu) -> float:
-    """Of the GPU's memory slices, those that somebody sits on."""
+    """Return the share of the GPU's memory slices that services use."""
     gpu_model = next(
         offer.gpu_model for offer in fleet.offers if offer.gpu_model.name == gpu.gpu_model
     )
@@ -181,19 +189,12 @@ def _used_memory_share(fleet: MigFleet, gpu: FleetGpu) -> float:
 
 
 def name_gpus(gpus: Sequence[FleetGpu]) -> tuple[FleetGpu, ...]:
-    """By name; those without one get the first numbers that are free."""
-    free = _free_names({gpu.name for gpu in gpus})
+    """Return the GPUs by name; those without one get the first free numbers."""
+    taken = {gpu.name for gpu in gpus}
+    free = (name for number in count(1) if (name := f"gpu-{number:04}") not in taken)
     return tuple(
         sorted(
             (gpu if gpu.name else replace(gpu, name=next(free)) for gpu in gpus),
             key=lambda gpu: gpu.name,
         )
     )
-
-
-def _free_names(taken: set[str]) -> Iterator[str]:
-    number = 0
-    while True:
-        number += 1
-        if (name := f"gpu-{number:04}") not in taken:
-            yield name

@@ -1,7 +1,7 @@
-"""What still fits on a GPU of which some memory slices are taken, and what may be cut anew.
+"""Geometries that fit on a GPU beside retained slices, and the ways to repartition a GPU.
 
-Places decide alone: that starts and sizes keep within the compute slices and the counts of every
-known board is tested.
+Placements decide alone: tests show that legal starts and sizes never exceed the compute slices or
+the instance counts of any known GPU model.
 """
 
 from collections import Counter
@@ -16,7 +16,7 @@ _ProfileCounts: TypeAlias = frozenset[tuple[str, int]]
 
 
 class Reshape(NamedTuple):
-    """Slices of a GPU that stay, and those that are cut beside them."""
+    """A way to repartition a GPU: the slices that stay, and those that are created beside them."""
 
     retained: Layout
     added: Geometry
@@ -26,7 +26,10 @@ class Reshape(NamedTuple):
 def maximal_fillings(
     gpu_model: GpuModel, profiles: tuple[str, ...], retained: Layout = ()
 ) -> tuple[Geometry, ...]:
-    """The largest geometries of these profiles beside what is kept; the empty one if none fits."""
+    """Return the largest geometries of these profiles that fit beside the retained slices.
+
+    The empty geometry is the only one if none fits or a retained profile is unknown.
+    """
     gi_profiles = [gpu_model.find_profile(placement.profile) for placement in retained]
     if None in gi_profiles:
         return ((),)
@@ -50,10 +53,11 @@ def _slice_mask(gi_profile: GpuInstanceProfile, start: int) -> int:
 def _fill_counts(
     gpu_model: GpuModel, profiles: tuple[str, ...], taken: int, media_taken: bool
 ) -> frozenset[_ProfileCounts]:
-    """With the first free memory slice left alone, or the start of a slice."""
+    """Return the counts of all fillings of the memory slices that `taken` leaves, as a bit mask."""
     free = next((at for at in range(gpu_model.memory_slices) if not taken >> at & 1), None)
     if free is None:
         return frozenset({frozenset[tuple[str, int]]()})
+    # The first free memory slice either stays empty or is the start of an instance.
     possible_counts = set(_fill_counts(gpu_model, profiles, taken | 1 << free, media_taken))
     for profile in profiles:
         gi_profile = gpu_model.find_profile(profile)
@@ -68,23 +72,24 @@ def _fill_counts(
             rest = _fill_counts(
                 gpu_model, profiles, taken | mask, media_taken or gi_profile.has_media_engines
             )
-            possible_counts |= {_add_profile(counts, profile) for counts in rest}
+            possible_counts |= {
+                frozenset((Counter(dict(counts)) + Counter({profile: 1})).items())
+                for counts in rest
+            }
     return frozenset(possible_counts)
-
-
-def _add_profile(counts: _ProfileCounts, profile: str) -> _ProfileCounts:
-    return frozenset((Counter(dict(counts)) + Counter({profile: 1})).items())
 
 
 @cache
 def possible_reshapes(
     gpu_model: GpuModel, profiles: tuple[str, ...], layout: Layout
 ) -> tuple[Reshape, ...]:
-    """Every largest addition with every largest part of the layout that leaves it room.
+    """Return every maximal addition with every maximal part of the layout that leaves room for it.
 
-    The layout as it stands comes first.
+    The unchanged layout comes first.
     """
     masks_by_geometry: dict[Geometry, list[int]] = {}
+    # Subsets of the layout as bit masks, the largest first, so that a subset of one that leaves
+    # room for the same addition is skipped.
     for retained_mask in sorted(
         range(1 << len(layout)), key=lambda mask: (-mask.bit_count(), mask)
     ):

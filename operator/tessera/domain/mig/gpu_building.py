@@ -1,7 +1,4 @@
-"""From a mix to GPUs: every geometry gets its places, every service its slices.
-
-Instances of a service are dealt to GPUs in turn, so that one GPU's death takes few of them.
-"""
+"""GPUs for a mix: every geometry gets placements, and every service gets slices."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -17,9 +14,9 @@ from tessera.domain.mig.pattern_pricing import ReplicaPattern
 
 @cache
 def place_geometry(gpu_model: GpuModel, geometry: Geometry, occupied: Layout = ()) -> Layout | None:
-    """The first layout that adds exactly these slices to what is kept; large slices choose first.
+    """Return the first layout that adds exactly these slices to the occupied ones.
 
-    None when there is none.
+    Large slices are placed first. None if the slices do not fit.
     """
     counts = Counter(dict(geometry))
     if not counts:
@@ -42,16 +39,20 @@ def _memory_slices(gpu_model: GpuModel, profile: str) -> int:
 def build_gpus(
     mix: Mix, gpu_models: Mapping[str, GpuModel], first_number: int = 1
 ) -> tuple[FleetGpu, ...]:
-    """GPUs numbered from a beginning; what no service needs is not cut."""
+    """Return GPUs for the mix, numbered from `first_number`, without slices that nothing uses.
+
+    Raises ValueError for a geometry that the GPU model cannot have.
+    """
     layouts: list[tuple[str, str, Layout]] = []
     for (model_name, geometry), count in sorted(mix.gpus.items()):
         layout = place_geometry(gpu_models[model_name], geometry)
         if layout is None:
-            raise ValueError(f"{model_name} cannot be cut into {geometry}")
+            raise ValueError(f"{model_name} cannot be partitioned into {geometry}")
         layouts += [
             (model_name, f"gpu-{first_number + len(layouts) + offset:04}", layout)
             for offset in range(count)
         ]
+    # Replicas of a service are distributed round-robin, so that a failed GPU takes few of them.
     free_slices: dict[InstanceType, list[tuple[int, str, int]]] = defaultdict(list)
     for gpu_model, gpu, layout in layouts:
         next_round = Counter[str]()
@@ -73,10 +74,10 @@ def build_gpus(
     )
 
 
-def _services_by_type(instances: Mapping[str, ReplicaPattern]) -> dict[InstanceType, list[str]]:
-    """Every kind with the services that take it, once for each instance."""
+def _services_by_type(patterns: Mapping[str, ReplicaPattern]) -> dict[InstanceType, list[str]]:
+    """Return the services that use each instance type, once per replica."""
     services: dict[InstanceType, list[str]] = defaultdict(list)
-    for service, pattern in sorted(instances.items()):
+    for service, pattern in sorted(patterns.items()):
         for instance_type, count in pattern:
             services[instance_type] += [service] * count
     return services

@@ -1,6 +1,6 @@
-"""Which MIG profiles a board has and where each may stand, from the data file beside it.
+"""MIG profiles of the known GPU models and their possible placements, from `data/mig.json`.
 
-A placement lies on the axis of memory slices. What a board itself reports goes before this table.
+Placements are counted in memory slices. What a GPU's driver reports takes precedence.
 """
 
 import json
@@ -13,43 +13,40 @@ from pydantic import TypeAdapter
 
 from tessera.api.meta import Wire
 
-# What stands for the unpartitioned GPU where profiles are named.
+# Takes the place of a profile's name for a GPU without MIG mode.
 WHOLE_GPU = "full"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuInstanceProfile:
-    """One profile of a board."""
+    """A GPU instance profile of one GPU model."""
 
     name: str
     constant: str
-    """NVML's name without `NVML_GPU_INSTANCE_PROFILE_`; the ids of nvidia-smi differ by board."""
+    """NVML's name without `NVML_GPU_INSTANCE_PROFILE_`; nvidia-smi's ids differ by GPU model."""
     compute_slices: int
     memory_slices: int
     starts: tuple[int, ...]
-    """Memory slices that it may begin at."""
+    """Memory slices at which an instance may start."""
     max_instances: int
-    """So many at once on one GPU."""
+    """Instances that one GPU can have at the same time."""
     has_media_engines: bool
-    """It owns media engines of which a GPU has one set: one such instance on a GPU at a time."""
+    """Whether an instance owns the GPU's only set of media engines, so that no other may."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuModel:
-    """One kind of GPU, as far as cutting goes.
+    """A GPU model with its MIG geometry."""
 
-    Boards are keys of what is remembered, and a name is enough for that.
-    """
-
+    # Models are keys of caches; hashing the name alone keeps lookups cheap.
     name: str
     products: tuple[str, ...] = field(hash=False)
-    """Names that GPU feature discovery gives it."""
-    pci_devices: tuple[str, ...] = field(hash=False)
+    """Values of the label `nvidia.com/gpu.product` by GPU feature discovery."""
     compute_slices: int
     memory_slices: int
     profiles: tuple[GpuInstanceProfile, ...] = field(hash=False)
     aliases: tuple[tuple[str, str], ...] = field(hash=False)
-    """Other names that some board or driver gives a profile, each with the name used here."""
+    """Other names of profiles (by model or driver version), each with the name used here."""
     _profile_by_name: Mapping[str, GpuInstanceProfile] = field(
         init=False, compare=False, repr=False
     )
@@ -62,7 +59,7 @@ class GpuModel:
         object.__setattr__(self, "_profile_by_name", by_name)
 
     def find_profile(self, profile: str) -> GpuInstanceProfile | None:
-        """By any of its names."""
+        """Return the profile with this name or alias; None if the model has none."""
         return self._profile_by_name.get(profile)
 
 
@@ -73,19 +70,18 @@ class _ProfileFamily(Wire):
         compute_slices: int
         memory_slices: int
         starts: tuple[int, ...]
-        most: int
-        media: bool
+        max_instances: int
+        has_media_engines: bool
 
     family: str
     compute_slices: int
     memory_slices: int
-    cuts: tuple[ProfileEntry, ...]
+    profiles: tuple[ProfileEntry, ...]
 
 
 class _GpuModelEntry(Wire):
-    board: str
+    gpu_model: str
     products: tuple[str, ...]
-    pci_devices: tuple[str, ...]
     family: str
     names: dict[str, tuple[str, ...]]
 
@@ -93,29 +89,32 @@ class _GpuModelEntry(Wire):
 class _ProfileFile(Wire):
     source: str
     families: tuple[_ProfileFamily, ...]
-    boards: tuple[_GpuModelEntry, ...]
+    gpu_models: tuple[_GpuModelEntry, ...]
 
 
 @cache
 def gpu_models() -> Mapping[str, GpuModel]:
-    """All known boards by name."""
+    """Return all known GPU models by name."""
     file = _read_profile_file()
     families = {family.family: family for family in file.families}
-    return {entry.board: _build_gpu_model(entry, families[entry.family]) for entry in file.boards}
+    return {
+        entry.gpu_model: _build_gpu_model(entry, families[entry.family])
+        for entry in file.gpu_models
+    }
 
 
 @cache
 def nvml_profile_constants() -> Mapping[str, int]:
-    """The values of NVML's constants."""
+    """Return the values of NVML's profile constants, by name without prefix."""
     return {
         gi_profile.constant: gi_profile.value
         for family in _read_profile_file().families
-        for gi_profile in family.cuts
+        for gi_profile in family.profiles
     }
 
 
 def find_gpu_model(name: str) -> GpuModel | None:
-    """By its own name or that of a product."""
+    """Return the GPU model with this name or product label; None if it is unknown."""
     models_by_name = gpu_models()
     return models_by_name.get(name) or next(
         (gpu_model for gpu_model in models_by_name.values() if name in gpu_model.products), None
@@ -135,15 +134,14 @@ def _build_gpu_model(entry: _GpuModelEntry, family: _ProfileFamily) -> GpuModel:
             compute_slices=gi_profile.compute_slices,
             memory_slices=gi_profile.memory_slices,
             starts=gi_profile.starts,
-            max_instances=gi_profile.most,
-            has_media_engines=gi_profile.media,
+            max_instances=gi_profile.max_instances,
+            has_media_engines=gi_profile.has_media_engines,
         )
-        for gi_profile in family.cuts
+        for gi_profile in family.profiles
     )
     return GpuModel(
-        name=entry.board,
+        name=entry.gpu_model,
         products=entry.products,
-        pci_devices=entry.pci_devices,
         compute_slices=family.compute_slices,
         memory_slices=family.memory_slices,
         profiles=gi_profiles,

@@ -1,8 +1,7 @@
-"""Linear and integer programmes, solved by HiGHS; nobody else knows the solver.
+"""Linear and integer programs, solved by HiGHS; no other module uses the solver.
 
-One thread, one seed and limits in nodes instead of seconds: equal programmes get equal answers on
-any machine, so that this is as pure as the planner that asks. The package is loaded on first use,
-since most processes never plan layouts.
+One thread, one seed and limits in nodes instead of seconds give equal programs equal solutions on
+any machine, so that the planner stays pure.
 """
 
 from collections.abc import Sequence
@@ -10,8 +9,10 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 INFINITY = float("inf")
-# Rows with their coefficients.
+# Row indexes with their coefficients.
 Coefficients: TypeAlias = Sequence[tuple[int, float]]
+# HiGHS' number of a primal solution that satisfies all constraints.
+_FEASIBLE = 2
 
 
 class SolverMissingError(Exception):
@@ -20,7 +21,7 @@ class SolverMissingError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class LinearSolution:
-    """The optimum when fractions are allowed."""
+    """The optimum of the relaxed program, with the dual prices of its rows."""
 
     value: float
     duals: tuple[float, ...]
@@ -28,7 +29,7 @@ class LinearSolution:
 
 @dataclass(frozen=True, slots=True)
 class IntegerSolution:
-    """The best whole numbers found, and what no whole numbers can be below."""
+    """The best integer solution of a search, and its lower bound."""
 
     value: float
     bound: float
@@ -36,27 +37,27 @@ class IntegerSolution:
 
 
 class IntegerProgram:
-    """A minimisation that grows by columns; rows come first."""
+    """A minimization program; rows are added first, columns at any time."""
 
     def __init__(self) -> None:
         self._highs = _new_highs()
         self._columns = 0
 
     def add_row(self, low: float, high: float = INFINITY) -> None:
-        """A constraint, to which columns are added later."""
+        """Add a constraint without coefficients, which come with the columns."""
         self._highs.addRow(low, high, 0, [], [])
 
     def add_column(
         self, cost: float, entries: Coefficients, low: float = 0, high: float = INFINITY
     ) -> int:
-        """Its number."""
+        """Add a variable and return its index."""
         rows, values = [row for row, _ in entries], [float(value) for _, value in entries]
         self._highs.addCol(cost, low, high, len(rows), rows, values)
         self._columns += 1
         return self._columns - 1
 
     def solve_relaxed(self) -> LinearSolution | None:
-        """None when it has no solution."""
+        """Solve the program with fractions allowed; None if it has no solution."""
         self._highs.run()
         if str(self._highs.getModelStatus()) != "HighsModelStatus.kOptimal":
             return None
@@ -71,11 +72,12 @@ class IntegerProgram:
         step: float = 0.0,
         objective_bound: float = INFINITY,
     ) -> IntegerSolution | None:
-        """All columns as whole numbers; None when none of at most a value were found within the
-        nodes.
+        """Solve the program with all columns as integers.
 
-        It ends early at the target, or when less than a step of cost is left to gain.
+        The search stops early at the target value, or when it can gain less than a step of cost.
+        None if no solution up to `objective_bound` appears within `max_nodes` nodes.
         """
+        # Loading the solver takes time and most processes never plan layouts.
         import highspy  # noqa: PLC0415 - the solver is loaded on first use
 
         highs = self._highs
@@ -97,10 +99,6 @@ class IntegerProgram:
             return None
         columns = tuple(round(float(value)) for value in highs.getSolution().col_value)
         return IntegerSolution(info.objective_function_value, info.mip_dual_bound, columns)
-
-
-# HiGHS' number for a solution that keeps all constraints.
-_FEASIBLE = 2
 
 
 def _new_highs() -> Any:

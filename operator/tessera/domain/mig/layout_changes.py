@@ -1,10 +1,11 @@
-"""What differs between two states of a fleet: who moves, starts and stops, what is cut."""
+"""Differences between two states of a fleet: replicas that move, start or stop, and slices."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from tessera.domain.mig.fleet import FleetGpu
+from tessera.domain.mig.layouts import SlicePlacement
 
 
 class SliceLocation(NamedTuple):
@@ -14,9 +15,13 @@ class SliceLocation(NamedTuple):
     start: int
     profile: str
 
+    @property
+    def placement(self) -> SlicePlacement:
+        return SlicePlacement(self.start, self.profile)
+
 
 class Move(NamedTuple):
-    """One instance that leaves a seat for another one."""
+    """A replica that leaves one slice for another."""
 
     service: str
     source: SliceLocation
@@ -24,7 +29,7 @@ class Move(NamedTuple):
 
 
 class PlacedReplica(NamedTuple):
-    """One instance and its seat."""
+    """A replica and its slice."""
 
     service: str
     location: SliceLocation
@@ -32,27 +37,28 @@ class PlacedReplica(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayoutChanges:
-    """From one state to the other."""
+    """The way from one state of a fleet to another."""
 
     moves: tuple[Move, ...]
     starts: tuple[PlacedReplica, ...]
-    """Instances beyond those that move."""
+    """Replicas that start besides those that move."""
     stops: tuple[PlacedReplica, ...]
     created: tuple[SliceLocation, ...]
     destroyed: tuple[SliceLocation, ...]
 
     @property
     def is_empty(self) -> bool:
-        """Nothing is to be done."""
+        """Return whether both states are the same."""
         return not (self.moves or self.starts or self.stops or self.created or self.destroyed)
 
 
 def layout_changes(before: Iterable[FleetGpu], after: Iterable[FleetGpu]) -> LayoutChanges:
-    """A service that both leaves seats and takes others moves; what is over starts or stops."""
-    old_gpus, new_gpus = tuple(before), tuple(after)
-    old_replicas, new_replicas = set(_placed_replicas(old_gpus)), set(_placed_replicas(new_gpus))
+    """Return what changes from one state to the other."""
+    old_slices, old_replicas = _slices_and_replicas(before)
+    new_slices, new_replicas = _slices_and_replicas(after)
     leaving, arriving = sorted(old_replicas - new_replicas), sorted(new_replicas - old_replicas)
     moves, starts = [], []
+    # A service that leaves slices and takes others moves; the surplus starts or stops.
     for replica in arriving:
         source = next(
             (candidate for candidate in leaving if candidate.service == replica.service), None
@@ -62,7 +68,6 @@ def layout_changes(before: Iterable[FleetGpu], after: Iterable[FleetGpu]) -> Lay
         else:
             leaving.remove(source)
             moves.append(Move(replica.service, source.location, replica.location))
-    old_slices, new_slices = set(_slice_locations(old_gpus)), set(_slice_locations(new_gpus))
     return LayoutChanges(
         moves=tuple(moves),
         starts=tuple(starts),
@@ -72,16 +77,14 @@ def layout_changes(before: Iterable[FleetGpu], after: Iterable[FleetGpu]) -> Lay
     )
 
 
-def _placed_replicas(gpus: Iterable[FleetGpu]) -> Iterator[PlacedReplica]:
+def _slices_and_replicas(
+    gpus: Iterable[FleetGpu],
+) -> tuple[set[SliceLocation], set[PlacedReplica]]:
+    slices, replicas = set(), set()
     for gpu in gpus:
         for mig_slice in gpu.slices:
+            location = SliceLocation(gpu.name, mig_slice.start, mig_slice.profile)
+            slices.add(location)
             if mig_slice.service is not None:
-                yield PlacedReplica(
-                    mig_slice.service, SliceLocation(gpu.name, mig_slice.start, mig_slice.profile)
-                )
-
-
-def _slice_locations(gpus: Iterable[FleetGpu]) -> Iterator[SliceLocation]:
-    for gpu in gpus:
-        for mig_slice in gpu.slices:
-            yield SliceLocation(gpu.name, mig_slice.start, mig_slice.profile)
+                replicas.add(PlacedReplica(mig_slice.service, location))
+    return slices, replicas

@@ -1,9 +1,10 @@
-"""Which slices the services take and which geometries give them, at least cost.
+"""The mix of least cost: the slices that services use and the geometries that provide them.
 
-A configuration integer programme. Services meet only in the kinds of slices, a handful, so it is
-decomposed: slices have prices, every service answers with its cheapest instances at these prices,
-and a programme over all answers sets new prices, until no service has a cheaper answer. That is
-the bound. Whole numbers are then found among the answers, which nearly always reach it.
+It solves a configuration integer program by column generation. Services compete only for a few
+instance types, so the program is decomposed: slices have prices, every service proposes its
+cheapest replica pattern at these prices (a column), and the master program over all columns sets
+new prices, until no service has a cheaper pattern. This gives the lower bound. An integer solution
+over the columns nearly always reaches it.
 """
 
 import math
@@ -24,66 +25,66 @@ from tessera.domain.mig.pattern_pricing import (
     single_type_patterns,
 )
 
-# A board, cut in a way.
+# The name of a GPU model, and its geometry.
 GpuConfiguration: TypeAlias = tuple[str, Geometry]
 
-# Of a GPU's price: differences below are rounding of floats.
+# Share of a GPU's price; smaller differences are rounding of floats.
 _PRICE_TOLERANCE = 1e-7
 _MAX_ROUNDS = 60
 _MAX_NODES = 300
-# The same for small fleets of services that take one kind each, in which a node costs little.
+# The same for small fleets of services with one instance type each, where a node takes less time.
 _MAX_NODES_SINGLE_TYPE = 20_000
-# Of the cost: less is not worth the search, and less than the figures are true to.
+# Share of the cost; demand and throughput are not known more precisely.
 _ACCEPTED_GAP = 0.0005
-# Kinds of all services; up to here a gap is searched without decomposition, too.
+# Sum of all services' instance types; up to here the program is also solved without decomposition.
 _SMALL_FLEET = 250
-# Of a step of cost: what rounding of floats may take from a bound.
+# Share of a cost step that rounding of floats may take from a bound.
 _STEP_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mix:
-    """Slices and GPUs, without places."""
+    """Counts of replicas and GPUs, without placements."""
 
     replicas: Mapping[str, ReplicaPattern]
-    """Of every service that is served."""
+    """Replicas of every service that is served."""
     gpus: Mapping[GpuConfiguration, int]
     cost: int
     bound: int
-    """No mix that serves the same services costs less."""
+    """Lower bound of the cost of any mix that serves the same services."""
     unmet: tuple[str, ...]
-    """Services that the GPUs on offer cannot hold."""
+    """Services that do not fit on the available GPUs."""
 
     @property
     def gap(self) -> float:
-        """How far it may be from the optimum, as a share of its cost."""
+        """Return the largest possible distance from the optimum, as a share of the cost."""
         return (self.cost - self.bound) / self.cost if self.cost else 0.0
 
 
 @cache
 def gpu_geometries(gpu_model: GpuModel, profiles: tuple[str, ...]) -> tuple[Geometry, ...]:
-    """Geometries that hold as much of these profiles as a GPU can; `full` is one of them."""
+    """Return the maximal geometries of these profiles on an empty GPU; `full` is one of them."""
     partitions = tuple(profile for profile in profiles if profile != WHOLE_GPU)
     whole: tuple[Geometry, ...] = (((WHOLE_GPU, 1),),) if WHOLE_GPU in profiles else ()
     return (*maximal_fillings(gpu_model, partitions), *whole) if partitions else whole
 
 
 class _GpuColumn(NamedTuple):
-    """One column of GPUs."""
+    """A column of the master program: GPUs with one geometry."""
 
     offer: GpuOffer
     geometry: Geometry
     price: int
     limit_index: int | None
-    """Which of the limits it counts against."""
+    """Index of the limit that it counts against."""
 
 
 def cheapest_mix(
     services: Iterable[ServiceDemand], offers: Iterable[GpuOffer], sunk: Sequence[SunkCapacity] = ()
 ) -> Mix:
-    """The mix of least cost for all services that some GPU on offer can hold.
+    """Return the mix of least cost for all services that fit on an available GPU model.
 
-    Where not all find room, it is found for as many instances of the floors as possible.
+    Where GPUs are too few for all, as many replicas of `min_replicas` as possible are served.
     """
     sorted_offers, usable = _sort_inputs(services, offers)
     served = [service for service in usable if service.throughput]
@@ -96,7 +97,7 @@ def cheapest_mix(
 def feasible_mix(
     services: Iterable[ServiceDemand], offers: Iterable[GpuOffer], sunk: Sequence[SunkCapacity] = ()
 ) -> Mix | None:
-    """Some mix that serves all of these, whatever it costs; None when none was found."""
+    """Return any mix that serves all of these services; None if the search finds none."""
     sorted_offers, usable = _sort_inputs(services, offers)
     if not usable:
         return Mix(replicas={}, gpus={}, cost=0, bound=0, unmet=())
@@ -108,7 +109,7 @@ def feasible_mix(
 def _sort_inputs(
     services: Iterable[ServiceDemand], offers: Iterable[GpuOffer]
 ) -> tuple[list[GpuOffer], list[ServiceDemand]]:
-    """So that their order does not matter; services without what they cannot have."""
+    """Return offers and services by name, the services restricted to these offers."""
     sorted_offers = sorted(offers, key=lambda offer: offer.gpu_model.name)
     wanted = sorted(
         (service for service in services if service.required_replicas),
@@ -118,7 +119,7 @@ def _sort_inputs(
 
 
 def restrict_to_offers(service: ServiceDemand, offers: Sequence[GpuOffer]) -> ServiceDemand:
-    """Without kinds that cannot be had or do nothing."""
+    """Return the service without instance types that are not offered or have no throughput."""
     gpu_models = {offer.gpu_model.name: offer.gpu_model for offer in offers}
     throughput = {
         instance_type: speed
@@ -134,7 +135,7 @@ def restrict_to_offers(service: ServiceDemand, offers: Sequence[GpuOffer]) -> Se
 
 
 class _ColumnGeneration:
-    """The programme over answers; rows are kinds, services, boards with a limit, and corners."""
+    """The master program; rows are instance types, services, limited GPU models and sunk GPUs."""
 
     def __init__(
         self,
@@ -155,6 +156,7 @@ class _ColumnGeneration:
         self._max_cost = sum(offer.price * (offer.max_gpus or 0) for offer in offers)
         max_cost = self._cost_step + self._max_cost
         unlimited = {offer.gpu_model.name for offer in offers if offer.max_gpus is None}
+        # Leaving out a service costs more than all GPUs; None where it always fits.
         self._penalties = [
             None
             if unlimited & {instance_type.gpu_model for instance_type in service.throughput}
@@ -212,16 +214,16 @@ class _ColumnGeneration:
         return program
 
     def _useful_slices(self, column: _GpuColumn) -> list[tuple[InstanceType, int]]:
-        """Its slices, as far as anybody may want them."""
-        slices = _slices_of(column.offer, column.geometry)
+        """Return the slices of the column that a service fits on."""
         return [
             (instance_type, count)
-            for instance_type, count in slices
-            if instance_type in self._row_of_type
+            for profile, count in column.geometry
+            if (instance_type := InstanceType(column.offer.gpu_model.name, profile))
+            in self._row_of_type
         ]
 
     def solve(self) -> Mix:
-        """Answers until the bound stands, then whole numbers."""
+        """Return the cheapest mix over the generated columns, with its lower bound."""
         self._add_first_columns()
         self._generate_columns()
         step = max(self._cost_step, _ACCEPTED_GAP * self._bound) / self._cost_unit
@@ -231,9 +233,9 @@ class _ColumnGeneration:
         nodes = _MAX_NODES_SINGLE_TYPE if all_single_type and size <= _SMALL_FLEET else _MAX_NODES
         solution = self._master.solve_integer(nodes, target=target, step=step)
         if solution is None:
-            raise ArithmeticError("the solver found no whole numbers")
+            raise ArithmeticError("the solver found no integer solution")
         if all_single_type:
-            # All that they could answer is there, so this bound holds, if the search has one.
+            # All possible columns are present, so the bound of the integer search holds.
             self._raise_bound(max(solution.bound, 0.0) * self._cost_unit)
         mix = self._build_mix(solution.columns)
         any_single_type = any(service.single_type for service in self._services)
@@ -248,9 +250,9 @@ class _ColumnGeneration:
         return self._improve(mix)
 
     def solve_feasible(self) -> Mix | None:
-        """The first whole numbers that cost less than to leave somebody out, which tells nothing
-        where some GPUs have no limit."""
+        """Return the first mix that serves every service; None if the search finds none."""
         if len(self._limited_offers) < len(self._offers):
+            # Penalties do not apply where GPUs are unlimited; the cheapest mix says what fits.
             mix = self.solve()
             return None if mix.unmet else mix
         self._add_first_columns()
@@ -264,7 +266,7 @@ class _ColumnGeneration:
         return self._build_mix(solution.columns) if solution is not None else None
 
     def _add_first_columns(self) -> None:
-        """The answers that are there from the first."""
+        """Add the columns that column generation starts from."""
         shares = {
             instance_type: _initial_price(self._offer_of(instance_type), instance_type.profile)
             for instance_type in self._instance_types
@@ -281,7 +283,7 @@ class _ColumnGeneration:
                 self._add_replica_column(index, pattern)
 
     def _on_unlimited_models(self, service: ServiceDemand) -> ServiceDemand:
-        """Where there is always room for it."""
+        """Return the service on GPU models without a limit, where it always fits."""
         limited = {offer.gpu_model.name for offer in self._limited_offers}
         throughputs = service.throughput.items()
         unlimited = {
@@ -292,7 +294,7 @@ class _ColumnGeneration:
         return replace(service, throughput=unlimited)
 
     def _improve(self, mix: Mix) -> Mix:
-        """A small fleet may have a better mix than the answers give: all instances are tried."""
+        """Search all combinations of replicas of a small fleet for a better mix."""
         direct = solve_direct(
             self._services,
             [
@@ -319,7 +321,7 @@ class _ColumnGeneration:
         return replace(mix, replicas=replicas, gpus=counts, cost=cost, bound=bound)
 
     def _generate_columns(self) -> None:
-        """Ask all services at ever better prices; afterwards the bound is known."""
+        """Add columns at improving prices until the lower bound is reached."""
         first, end, unit = (
             len(self._instance_types),
             len(self._instance_types) + len(self._services),
@@ -328,7 +330,7 @@ class _ColumnGeneration:
         for _ in range(_MAX_ROUNDS):
             relaxed = self._master.solve_relaxed()
             if relaxed is None:
-                raise ArithmeticError("the solver found no prices")
+                raise ArithmeticError("the solver found no dual prices")
             prices = {
                 instance_type: max(price, 0.0) * unit
                 for instance_type, price in zip(
@@ -348,7 +350,7 @@ class _ColumnGeneration:
     def _price_services(
         self, prices: Mapping[InstanceType, float], column_costs: Sequence[float]
     ) -> tuple[float, bool]:
-        """The sum of the services' bounds, and whether one answered more cheaply than paid."""
+        """Return the sum of the services' bounds, and whether any added a cheaper column."""
         total, has_new = 0.0, False
         for index, service in enumerate(self._services):
             priced = cheapest_pattern(service, prices)
@@ -375,7 +377,7 @@ class _ColumnGeneration:
     def _safe_bound(
         self, prices: Mapping[InstanceType, float], limit_prices: Sequence[float], total: float
     ) -> float:
-        """The bound, made smaller where the prices of a GPU's slices exceed its own."""
+        """Return the Lagrangian bound, scaled where the slices of a GPU cost more than the GPU."""
         limit_price_by_model = {
             offer.gpu_model.name: value
             for offer, value in zip(self._limited_offers, limit_prices, strict=True)
@@ -409,7 +411,7 @@ class _ColumnGeneration:
         self._bound = max(self._bound, self._round_bound(bound))
 
     def _round_bound(self, bound: float) -> int:
-        """Up to a cost that is possible."""
+        """Round up to the next possible cost, which is a multiple of the cost step."""
         return (
             math.ceil(
                 (bound - _PRICE_TOLERANCE * self._cost_unit) / self._cost_step - _STEP_TOLERANCE
@@ -455,12 +457,8 @@ class _ColumnGeneration:
         return next(offer.price for offer in self._offers if offer.gpu_model.name == gpu_model)
 
 
-def _slices_of(offer: GpuOffer, geometry: Geometry) -> list[tuple[InstanceType, int]]:
-    return [(InstanceType(offer.gpu_model.name, profile), count) for profile, count in geometry]
-
-
 def _initial_price(offer: GpuOffer, profile: str) -> float:
-    """A first price: the larger of the shares in compute and memory."""
+    """Return a first price of a slice: its larger share of the GPU's compute or memory slices."""
     gi_profile = offer.gpu_model.find_profile(profile)
     if gi_profile is None:
         return float(offer.price)

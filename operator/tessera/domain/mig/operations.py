@@ -1,12 +1,11 @@
-"""The order in which a plan is carried out, so that no service falls below what it has to keep.
+"""The order of a plan's operations, so that no service falls below its minimum capacity.
 
-Starting and cutting come as soon as there is room; which instance stops next is searched, with the
-fewest temporary instances. Where everybody waits for somebody else's place, one instance takes a
-temporary one; where there is no room for that, a stop says that its service is short.
+Starts and creations happen as soon as they fit. A best-first search decides which replica stops
+next, with the fewest temporary replicas. Where replicas wait for each other's slices, one starts on
+a temporary slice; where none fits, a stop is marked as bringing its service below its minimum.
 """
 
 import heapq
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -18,18 +17,19 @@ from tessera.domain.mig.gpu_models import GpuModel
 from tessera.domain.mig.layout_changes import PlacedReplica, SliceLocation
 from tessera.domain.mig.layouts import SlicePlacement, fitting_placements, layout_error
 
+# Expanded states, after which the search becomes greedy.
 _EXPANSIONS = 2_000
-# More instances that may stop are not compared; the first one does.
+# Harmless stops that are compared; of more, only the first is followed.
 _MAX_COMPARED_STOPS = 12
-# Temporary instances that are better than one service that is short.
+# Temporary replicas that are better than one service below its minimum.
 _SHORTFALL_COST = 1_000
 
-# Moves by which another way may be longer, in a hurry, than one with a service that is short.
-_HURRIED_SHORTFALL_COST = 3
+# The same in the greedy search, in operations by which a plan may be longer.
+_GREEDY_SHORTFALL_COST = 3
 
 
 class OperationKind(StrEnum):
-    """What is done to one slice."""
+    """What happens to a slice, or to the replica on it."""
 
     DESTROY = "destroy"
     CREATE = "create"
@@ -39,15 +39,15 @@ class OperationKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayoutOperation:
-    """One deed; the ones after it may rely on it."""
+    """One operation; later ones may rely on it."""
 
     kind: OperationKind
     location: SliceLocation
     service: str | None = None
     temporary: bool = False
-    """The instance does not belong to the plan; it bridges a wait."""
+    """Whether the replica is not part of the plan but replaces another while it moves."""
     below_minimum: bool = False
-    """The service has less than it should from here on until its next start."""
+    """Whether the service is below its minimum from here until its next start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ def order_operations(
     services: Sequence[ServiceDemand],
     gpu_models: Mapping[str, GpuModel],
 ) -> tuple[LayoutOperation, ...]:
-    """All steps from one state to the other; equal states give none."""
+    """Return all operations that lead from one state to the other; none for equal states."""
     return _OperationSearch(before, after, services, gpu_models).search()
 
 
@@ -91,7 +91,10 @@ class _OperationSearch:
         }
 
     def _minimum_of(self, service: ServiceDemand) -> tuple[float, int]:
-        """What it keeps at every step: what it has and will have, but no more than it asks for."""
+        """Return the throughput and replicas that the service keeps after every operation.
+
+        These are the smaller of its current and its planned ones, and no more than it requires.
+        """
         capacity_before, capacity_after = (
             self._capacity_of(state, service.name) for state in (self._first, self._goal)
         )
@@ -111,7 +114,7 @@ class _OperationSearch:
         )
 
     def search(self) -> tuple[LayoutOperation, ...]:
-        """Cheapest first; among equals the one with the least left to do."""
+        """Return the operations of the cheapest order, or of a greedy one in a large search."""
         order = count()
         frontier = [_SearchNode(0, 0, next(order), *self._apply_helpful(self._first, ()))]
         seen: set[_FleetState] = set()
@@ -128,7 +131,8 @@ class _OperationSearch:
         raise AssertionError("a stop is always possible")
 
     def _search_greedily(self, best: _SearchNode) -> _SearchNode:
-        """The way that seems nearest to its end is followed, not the cheapest one."""
+        """Return a final node, expanding the node with the fewest remaining operations."""
+        # Among equal nodes the newest goes first.
         order = count(0, -1)
         frontier = [(0, best)]
         seen: set[_FleetState] = set()
@@ -143,7 +147,7 @@ class _OperationSearch:
                 node, self._possible_stops(node.state, every=True), order
             ):
                 shortfalls, temporary = divmod(successor.cost, _SHORTFALL_COST)
-                rank = successor.remaining + temporary + _HURRIED_SHORTFALL_COST * shortfalls
+                rank = successor.remaining + temporary + _GREEDY_SHORTFALL_COST * shortfalls
                 heapq.heappush(frontier, (rank, successor))
         raise AssertionError("a stop is always possible")
 
@@ -162,7 +166,7 @@ class _OperationSearch:
             yield _SearchNode(best.cost + cost, remaining, next(order), state, all_operations)
 
     def _with_cleanup(self, best: _SearchNode) -> tuple[LayoutOperation, ...]:
-        """Slices that were in nobody's way go last."""
+        """Return the node's operations, followed by those on slices that blocked no replica."""
         destroys = [
             LayoutOperation(kind=OperationKind.DESTROY, location=location)
             for location in sorted(best.state.slices - self._goal.slices)
@@ -179,7 +183,7 @@ class _OperationSearch:
     def _apply_helpful(
         self, state: _FleetState, operations: tuple[LayoutOperation, ...]
     ) -> tuple[_FleetState, tuple[LayoutOperation, ...]]:
-        """Everything done that only helps: starts, cuts, and idle slices out of their way."""
+        """Apply all operations that harm no service: starts, and the slices that they need."""
         done = list(operations)
         while operation := self._next_helpful(state):
             state = _apply(state, operation)
@@ -220,8 +224,10 @@ class _OperationSearch:
     def _possible_stops(
         self, state: _FleetState, *, every: bool = False
     ) -> Iterator[tuple[int, tuple[LayoutOperation, ...]]]:
-        """Stops that hurt nobody, then temporary places, then the stops that hurt: these only
-        where nobody else stops, unless every way is asked for."""
+        """Yield harmless stops, then temporary starts, then stops below a minimum, with their cost.
+
+        The last only where no stop is harmless, unless `every` is true.
+        """
         stops = sorted(state.replicas - self._goal.replicas)
         harmless = [replica for replica in stops if self._is_expendable(state, replica)]
         narrow = len(harmless) > _MAX_COMPARED_STOPS and not every
@@ -232,20 +238,18 @@ class _OperationSearch:
             for operations in self._bridges(state, replica):
                 yield 1, operations
         for replica in waiting if every or not harmless else ():
-            yield _SHORTFALL_COST, (_stop_operation(replica, short=True),)
+            yield _SHORTFALL_COST, (_stop_operation(replica, below_minimum=True),)
 
     def _is_expendable(self, state: _FleetState, replica: PlacedReplica) -> bool:
-        speed, number = self._capacity_of(state, replica.service)
-        least, fewest = self._minimums.get(replica.service, (0.0, 0))
-        return (
-            speed - self._throughput_at(replica.service, replica.location) >= least
-            and number > fewest
-        )
+        throughput, replicas = self._capacity_of(state, replica.service)
+        min_throughput, min_replicas = self._minimums.get(replica.service, (0.0, 0))
+        lost = self._throughput_at(replica.service, replica.location)
+        return throughput - lost >= min_throughput and replicas > min_replicas
 
     def _bridges(
         self, state: _FleetState, replica: PlacedReplica
     ) -> Iterator[tuple[LayoutOperation, ...]]:
-        """A start in an idle slice, or the cut of a slice for it, that lets the instance stop."""
+        """Yield temporary starts, on idle or new slices, that allow the replica to stop."""
         service = self._services.get(replica.service)
         if service is None:
             return
@@ -264,18 +268,16 @@ class _OperationSearch:
     def _bridges_stop(
         self, state: _FleetState, replica: PlacedReplica, location: SliceLocation
     ) -> bool:
-        speed, _ = self._capacity_of(state, replica.service)
+        throughput, _ = self._capacity_of(state, replica.service)
+        min_throughput, _ = self._minimums[replica.service]
         added = self._throughput_at(replica.service, location)
-        least, _ = self._minimums[replica.service]
-        return (
-            added > 0
-            and speed + added - self._throughput_at(replica.service, replica.location) >= least
-        )
+        lost = self._throughput_at(replica.service, replica.location)
+        return added > 0 and throughput + added - lost >= min_throughput
 
     def _free_locations(
         self, state: _FleetState, service: ServiceDemand
     ) -> Iterator[SliceLocation]:
-        """Room on any GPU, small slices first."""
+        """Return where the service fits beside existing slices, used GPUs and small ones first."""
         candidates = []
         for name, gpu_model in sorted(self._gpu_models.items()):
             layout = tuple(
@@ -291,6 +293,7 @@ class _OperationSearch:
                 if instance_type.gpu_model == gpu_model.name
                 and gpu_model.find_profile(instance_type.profile)
             ]
+            # A whole GPU, or a profile that the tables lack, leaves nothing to place.
             if any(gpu_model.find_profile(placement.profile) is None for placement in layout):
                 continue
             for placement in fitting_placements(gpu_model, layout, profiles):
@@ -308,12 +311,12 @@ def _temporary_start(service: ServiceDemand, location: SliceLocation) -> LayoutO
     )
 
 
-def _stop_operation(replica: PlacedReplica, *, short: bool = False) -> LayoutOperation:
+def _stop_operation(replica: PlacedReplica, *, below_minimum: bool = False) -> LayoutOperation:
     return LayoutOperation(
         kind=OperationKind.STOP,
         location=replica.location,
         service=replica.service,
-        below_minimum=short,
+        below_minimum=below_minimum,
     )
 
 
@@ -349,13 +352,3 @@ def _apply(state: _FleetState, operation: LayoutOperation) -> _FleetState:
                 replicas=state.replicas
                 - {PlacedReplica(operation.service or "", operation.location)},
             )
-
-
-def count_operations(operations: Sequence[LayoutOperation]) -> Counter[str]:
-    """How many of each deed, and of them temporary ones and short ones."""
-    counts = Counter(str(operation.kind) for operation in operations)
-    counts["temporary"] = sum(
-        operation.temporary and operation.kind == OperationKind.START for operation in operations
-    )
-    counts["short"] = sum(operation.below_minimum for operation in operations)
-    return counts

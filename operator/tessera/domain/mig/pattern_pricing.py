@@ -1,6 +1,6 @@
-"""The instances of one service that cost least when every kind of slice has a price.
+"""The cheapest replicas of one service when every instance type has a price.
 
-A small covering problem with few kinds, searched depth first with the fractional bound.
+This is a small covering problem with few instance types, solved by depth-first branch and bound.
 """
 
 import math
@@ -10,18 +10,18 @@ from typing import TypeAlias
 
 from tessera.domain.mig.demand import DEMAND_TOLERANCE, InstanceType, ServiceDemand, replicas_needed
 
-# Kinds with their counts, by name; together they serve the service.
+# Instance types by name with their counts; together they serve the service.
 ReplicaPattern: TypeAlias = tuple[tuple[InstanceType, int], ...]
 
-# Of the unit of demand: speeds with more digits have no common measure.
+# Parts of a unit of demand; throughputs with more digits have no common measure.
 _DEMAND_SCALE = 1_000_000
-# More are not searched; the bound holds all the same.
+# Search nodes; when they are used up, the fractional bound of the root still holds.
 _MAX_NODES = 4000
 
 
 @dataclass(frozen=True, slots=True)
 class PricedPattern:
-    """The cheapest pattern found, and what none can be below."""
+    """The cheapest pattern of a search, and the lower bound of all patterns."""
 
     bound: float
     cost: float
@@ -29,7 +29,10 @@ class PricedPattern:
 
 
 def cheapest_pattern(service: ServiceDemand, prices: Mapping[InstanceType, float]) -> PricedPattern:
-    """The service has a kind that can hold it; prices are of single instances."""
+    """Return the cheapest pattern at these prices of single slices.
+
+    The service fits on at least one of the instance types.
+    """
     if service.single_type:
         options = (
             (_pattern_price(pattern, prices), pattern) for pattern in single_type_patterns(service)
@@ -48,7 +51,7 @@ def cheapest_pattern(service: ServiceDemand, prices: Mapping[InstanceType, float
 
 
 def single_type_patterns(service: ServiceDemand) -> list[ReplicaPattern]:
-    """For every kind, as many instances of it as serve the service alone."""
+    """Return one pattern for every instance type that serves the service alone."""
     speeds = sorted(service.throughput.items())
     return [
         ((instance_type, replicas_needed(service, speed)),)
@@ -62,7 +65,7 @@ def _pattern_price(pattern: ReplicaPattern, prices: Mapping[InstanceType, float]
 
 
 class _PatternSearch:
-    """Kinds by price of a unit of throughput; the best so far."""
+    """A search over instance types by price per unit of throughput, with its best pattern."""
 
     def __init__(self, service: ServiceDemand, prices: Mapping[InstanceType, float]) -> None:
         usable = (instance_type for instance_type, speed in service.throughput.items() if speed > 0)
@@ -87,7 +90,7 @@ class _PatternSearch:
         )
 
     def descend(self, index: int, demand: float, instances: int, cost: float) -> None:
-        """Try all counts of one kind, many first, for what is left to serve."""
+        """Try all counts of one instance type, the largest first, for the remaining demand."""
         self.nodes += 1
         if demand <= 0 and instances <= 0:
             if cost < self.cost:
@@ -110,7 +113,7 @@ class _PatternSearch:
             )
             self.counts[index] = count
             if self._exceeds_best(index + 1, remaining, total_cost):
-                break  # fewer of this kind mean more of dearer ones
+                break  # Fewer of this type mean more of types with a worse price.
             if (
                 total_cost + (missing * self.min_price_from[index + 1] if missing > 0 else 0)
                 < self.cost
@@ -121,7 +124,7 @@ class _PatternSearch:
         self.counts[index] = 0
 
     def _exceeds_best(self, index: int, demand: float, cost: float) -> bool:
-        """Whether the demand that is left brings it above the best so far."""
+        """Return whether the remaining demand costs more than the best pattern allows."""
         if demand <= 0:
             return False
         if index == len(self.type_rows):
@@ -131,9 +134,9 @@ class _PatternSearch:
 
 
 def _round_up_demand(demand: float, speeds: Sequence[float]) -> float:
-    """Demand up to the next sum that these speeds can have, if they have a common measure.
+    """Return the demand rounded up to the next sum of these speeds, if they have a common measure.
 
-    Where speed is in proportion to the slice, this makes the fractional bound the true one.
+    Where speed is proportional to the slice's size, this makes the fractional bound exact.
     """
     parts = [round(speed * _DEMAND_SCALE) for speed in speeds]
     pairs = zip(parts, speeds, strict=True)

@@ -1,4 +1,4 @@
-"""The plan of layouts: what to cut, who sits where, who moves, how far that is from the best."""
+"""The layout plan: the slices of every GPU, their services, the moves and the optimality gap."""
 
 import math
 from collections import Counter
@@ -21,37 +21,37 @@ from tessera.domain.mig.layout_changes import LayoutChanges, layout_changes
 from tessera.domain.mig.mix import Mix
 from tessera.domain.mig.service_selection import select_services, sunk_capacities
 
-# So many GPUs are rearranged at once.
+# GPUs that are rearranged in one program.
 _REARRANGE_LIMIT = 24
-# The same where GPUs are limited, so that there are no others to begin with.
+# The same where GPUs are limited, so that a plan cannot start with new ones.
 _LARGE_FLEET = 256
-# Of the cost: a large fleet may be that far from the optimum before more instances move.
+# Share of the cost by which a large fleet may miss the optimum before more replicas move.
 _ACCEPTED_GAP = 0.005
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayoutPlan:
-    """GPUs in use and idle ones that were there before, by name."""
+    """The planned layouts of used and of existing idle GPUs, by name."""
 
     gpus: tuple[FleetGpu, ...]
     changes: LayoutChanges
-    """Against what was there."""
+    """Differences from the current layouts."""
     cost: int
     bound: int
-    """No layouts that serve the same services cost less."""
+    """Lower bound of the cost of any layouts that serve the same services."""
     unmet: tuple[str, ...]
-    """Services that the GPUs on offer cannot serve, or not with all that they ask for."""
+    """Services that the available GPUs do not serve, or only in part."""
     spread_violations: tuple[str, ...] = ()
-    """Services on fewer GPUs or nodes than they should be."""
+    """Services on fewer GPUs or nodes than they require."""
 
     @property
     def gpus_in_use(self) -> int:
-        """GPUs that somebody sits on."""
+        """Return the number of GPUs that services run on."""
         return sum(gpu.used for gpu in self.gpus)
 
     @property
     def gap(self) -> float:
-        """How far it may be from the optimum, as a share of its cost."""
+        """Return the largest possible distance from the optimum, as a share of the cost."""
         return (self.cost - self.bound) / self.cost if self.cost else 0.0
 
 
@@ -62,10 +62,11 @@ def plan_layouts(
     *,
     moves_per_gpu: float | None = None,
 ) -> LayoutPlan:
-    """At least cost, then with the fewest moves. Equal input in any order gives equal plans.
+    """Plan layouts at the least cost, then with the fewest moves.
 
-    `worth` is how many moves saving a GPU, the dearest one, may take; a saving that takes more is
-    left until the demand changes further. None for any number.
+    `moves_per_gpu` limits the moves for which a GPU of the most expensive model is given up; a
+    saving that takes more is skipped until the demand changes further. None allows any number.
+    Equal input in any order gives equal plans.
     """
     sorted_offers = sorted(offers, key=lambda offer: offer.gpu_model.name)
     wanted = sorted(services, key=lambda service: service.name)
@@ -83,6 +84,7 @@ def plan_layouts(
     gpus = existing
     if not (meets_all and _is_cheapest(fleet, mix)):
         gpus = _spread_replicas(fleet, _replan(fleet, mix, moves_per_gpu))
+        # Spreading may cost more than replanning saves; then nothing changes.
         if meets_all and fleet.cost(gpus) >= fleet.cost(existing):
             gpus = existing
     cost = fleet.cost(gpus)
@@ -97,7 +99,7 @@ def plan_layouts(
 
 
 def _unmet_services(services: Iterable[ServiceDemand], gpus: Iterable[FleetGpu]) -> tuple[str, ...]:
-    """Those that have less than they ask for."""
+    """Return the services that get less than their demand."""
     replicas = replicas_by_service(gpus)
     return tuple(
         service.name
@@ -108,11 +110,9 @@ def _unmet_services(services: Iterable[ServiceDemand], gpus: Iterable[FleetGpu])
 
 
 def _is_cheapest(fleet: MigFleet, mix: Mix) -> bool:
-    """Whether what there is costs no more than a fleet from nothing would.
-
-    With spreading that is more than the mix, which knows no names.
-    """
+    """Return whether the current GPUs cost no more than a fleet planned from scratch."""
     cost = fleet.cost(fleet.gpus)
+    # The mix knows no nodes, so that spreading may cost more than the mix itself.
     if cost <= mix.cost or not any(
         max(service.min_gpus, service.min_nodes) > 1 for service in fleet.services
     ):
@@ -122,7 +122,7 @@ def _is_cheapest(fleet: MigFleet, mix: Mix) -> bool:
 
 
 def _spread_replicas(fleet: MigFleet, gpus: tuple[FleetGpu, ...]) -> tuple[FleetGpu, ...]:
-    """Only where somebody asks for it; then every GPU has a node, if nodes are asked for."""
+    """Return the GPUs with spread replicas, and with nodes if a service requires several."""
     gpu_models = {offer.gpu_model.name: offer.gpu_model for offer in fleet.offers}
     needs_nodes = any(service.min_nodes > 1 for service in fleet.services)
     gpus_per_node = min((offer.gpus_per_node for offer in fleet.offers), default=1)
@@ -157,7 +157,10 @@ def _replan(fleet: MigFleet, mix: Mix, moves_per_gpu: float | None) -> tuple[Fle
 def _replan_existing(
     fleet: MigFleet, mix: Mix, moves_per_gpu: float | None
 ) -> tuple[FleetGpu, ...]:
-    """Nothing may be added at will, so that all is rearranged at once; at worst nothing is."""
+    """Return the existing GPUs rearranged, since GPUs cannot be added at will.
+
+    They stay as they are when no arrangement is possible.
+    """
     if len(fleet.gpus) > _LARGE_FLEET:
         repaired_gpus = repair_fleet(fleet, math.floor(mix.cost * (1 + _ACCEPTED_GAP)))
         if serves_all_demand(replace(fleet, gpus=repaired_gpus)):
@@ -171,7 +174,10 @@ def _replan_existing(
 
 
 def _replan_from_scratch(fleet: MigFleet, mix: Mix) -> tuple[FleetGpu, ...]:
-    """The whole mix, on the GPUs that resemble it most; idle ones are left as they are."""
+    """Return the whole mix, on the existing GPUs that resemble it most.
+
+    GPUs that the mix does not need keep their slices without services.
+    """
     unused = {gpu.name: gpu for gpu in fleet.gpus}
     gpus_of_service: dict[tuple[str, str], list[str]] = {}
     for gpu in fleet.gpus:

@@ -1,8 +1,8 @@
-"""New layouts for GPUs that are in use, moving as few instances as the cost allows.
+"""New layouts for GPUs in use that move as few replicas as the cost allows.
 
-An integer programme: every opened GPU takes one of the ways to reshape it, services take slices,
-and what sits on a slice that is kept may stay. In this order it saves moves, GPUs that are cut
-anew, slices that are destroyed, and starts.
+In this integer program every open GPU takes one of the ways to repartition it, services take
+slices, and the replica of a retained slice may stay. It minimizes, in this order, moves,
+repartitioned GPUs, destroyed slices and starts.
 """
 
 import math
@@ -20,47 +20,47 @@ from tessera.domain.mig.mix import gpu_geometries
 from tessera.domain.mig.slice_assignment import ReplicaTargets, ReshapedGpu, assign_replicas
 
 _MAX_NODES = 1_000
-# Moves that the dearest GPU is worth where cost goes first; as many never happen at once.
+# Moves that the most expensive GPU is worth where cost goes first; more than ever happen at once.
 _MOVES_COST_FIRST = 1_000.0
-# On a GPU at most; it keeps the lesser aims below the greater ones.
+# Slices of one GPU; it scales the weights of lower objectives below those of higher ones.
 _MAX_SLICES = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RearrangeProblem:
-    """What is rearranged and what stands beside it."""
+    """The GPUs to rearrange, the GPUs beside them, and the limits."""
 
     services: Sequence[ServiceDemand]
-    """By name, each with a kind that is on offer."""
+    """Services by name, each with an offered instance type."""
     offers: Sequence[GpuOffer]
     open_gpus: Sequence[FleetGpu]
     fixed_gpus: Sequence[FleetGpu] = ()
-    """GPUs whose instances all stay."""
+    """GPUs whose replicas all stay."""
     budget: int | None = None
-    """Of the opened GPUs and those that are added; without one, cost goes before moves."""
+    """Largest cost of the open and the added GPUs; without it, cost and moves are weighed."""
     moves_per_gpu: float | None = None
-    """Without a budget: moves that saving the dearest GPU is worth; None for any number."""
+    """Without a budget, moves that saving the most expensive GPU is worth; None for any number."""
     only_adds: bool = False
-    """Slices are only added beside those that are there, which is quick."""
+    """Whether slices are only added beside the existing ones, which is a smaller program."""
 
 
 class _GpuGroupKey(NamedTuple):
-    """What makes GPUs the same to the programme."""
+    """The properties by which GPUs are interchangeable in the program."""
 
     gpu_model: str
     slices: tuple[FleetSlice, ...]
     foreign_slices: Layout
     locked: bool
     node: str
-    """Only where nodes are emptied as a whole."""
+    """Name of the node where nodes are drained as a whole, otherwise empty."""
 
 
-# A group of GPUs that are alike, and what becomes of some of them.
+# Index of a group of interchangeable GPUs, and the way in which some of them are repartitioned.
 _GroupReshape: TypeAlias = tuple[int, Reshape | None]
 
 
 class _ServiceRows(NamedTuple):
-    """Rows of one service."""
+    """Indexes of the rows of one service."""
 
     demand: int
     replicas: int
@@ -69,12 +69,15 @@ class _ServiceRows(NamedTuple):
 
 
 def rearrange(problem: RearrangeProblem) -> tuple[FleetGpu, ...] | None:
-    """The opened GPUs as they should be, then the added ones; None when the budget is too small."""
+    """Return the open GPUs rearranged, then the added ones without a name.
+
+    None if the budget is too small.
+    """
     return _RearrangeProgram(problem).solve()
 
 
 class _RearrangeProgram:
-    """Columns are shapes, added GPUs, seats, stays, and two for every service's moves."""
+    """The integer program; columns are reshapes, added GPUs, replicas, stays, moves and drains."""
 
     def __init__(self, problem: RearrangeProblem) -> None:
         self._problem = problem
@@ -112,7 +115,7 @@ class _RearrangeProgram:
         self._start_cost = self._destroy_cost / (2 * _MAX_SLICES * total)
 
     def _group_gpus(self, gpus: Sequence[FleetGpu]) -> list[list[FleetGpu]]:
-        """GPUs that are alike, so that it does not matter which of them is reshaped how."""
+        """Return groups of interchangeable GPUs, which share columns."""
         groups: dict[_GpuGroupKey, list[FleetGpu]] = {}
         for gpu in gpus:
             node = gpu.node if self._offer_by_model[gpu.gpu_model].drains_node else ""
@@ -121,7 +124,7 @@ class _RearrangeProgram:
         return list(groups.values())
 
     def solve(self) -> tuple[FleetGpu, ...] | None:
-        """The best found; GPUs beyond the opened ones have no name yet."""
+        """Return the GPUs of the best solution; None if the search finds none."""
         self._add_rows()
         for index, group in enumerate(self._groups):
             self._add_reshapes(index, group[0], len(group))
@@ -172,7 +175,7 @@ class _RearrangeProgram:
         )
 
     def _add_limit_rows(self, offer: GpuOffer) -> tuple[int, int]:
-        """Rows of GPUs in use, and of those that are added."""
+        """Add and return the rows that limit GPUs in use, and GPUs that are added."""
         model_name, max_gpus = offer.gpu_model.name, offer.max_gpus or 0
         fixed_gpus = [
             gpu for gpu in self._problem.fixed_gpus if gpu.gpu_model == model_name and not gpu.sunk
@@ -190,8 +193,9 @@ class _RearrangeProgram:
         )
 
     def _add_reshapes(self, index: int, gpu: FleetGpu, size: int) -> None:
-        """All ways to reshape it; unused it stays as it is and costs nothing."""
+        """Add columns for all ways to repartition the GPUs of a group."""
         offer = self._offer_by_model[gpu.gpu_model]
+        # An unused GPU keeps its slices and costs nothing.
         if not (self._problem.only_adds and gpu.used) and not gpu.sunk:
             self._reshape_columns.append((index, None))
             self._program.add_column(0, [(self._group_rows[index], 1)], 0, size)
@@ -239,9 +243,9 @@ class _RearrangeProgram:
             )
 
     def _allowed_reshapes(self, offer: GpuOffer, gpu: FleetGpu) -> Iterator[Reshape]:
-        """Those that leave fixed slices alone, and all others where the backend cannot do better.
+        """Yield the ways to repartition the GPU that its backend and its fixed slices allow.
 
-        The GPU as it stands is always among them.
+        The current layout is always one of them.
         """
         for reshape in possible_reshapes(
             offer.gpu_model, self._profiles_of(gpu.gpu_model), gpu.layout
@@ -270,7 +274,7 @@ class _RearrangeProgram:
         )
 
     def _add_new_gpus(self, offer: GpuOffer) -> None:
-        """GPUs that are added; one that is there already and empty is a little better."""
+        """Add columns for new GPUs of this model."""
         profiles = self._profiles_of(offer.gpu_model.name)
         for geometry in gpu_geometries(offer.gpu_model, profiles) if profiles else ():
             slices = [
@@ -279,11 +283,12 @@ class _RearrangeProgram:
             ]
             slices += [(row, 1) for row in self._limit_rows.get(offer.gpu_model.name, ())]
             self._new_gpu_columns.append((offer, Reshape((), geometry)))
+            # An existing GPU without services is a little cheaper than a new one.
             cost = 1.5 * self._reshape_cost + self._price_in_moves(offer)
             self._program.add_column(cost, [*slices, (self._cost_row, offer.price)])
 
     def _add_replicas(self, service: ServiceDemand) -> None:
-        """All instances, those that stay among them."""
+        """Add columns for the service's replicas by instance type, those that stay included."""
         rows = self._service_rows[service.name]
         for instance_type, speed in sorted(service.throughput.items()):
             entries = [
@@ -298,7 +303,7 @@ class _RearrangeProgram:
             self._program.add_column(self._start_cost, entries)
 
     def _add_stays(self) -> None:
-        """At most as many as sit on kept slices, and as are wanted there."""
+        """Add columns for replicas that stay: those on retained slices, if they are needed."""
         for (name, _), (sitting_row, wanted_row) in self._stay_rows.items():
             rows = self._service_rows[name]
             self._program.add_column(
@@ -306,18 +311,19 @@ class _RearrangeProgram:
             )
 
     def _add_moves(self) -> None:
-        """Moved are the fewer of those that stop and those that start; a switch says which."""
+        """Add columns that count moves: the smaller number of a service's stops and starts."""
         for service in self._services:
             rows, current = (
                 self._service_rows[service.name],
                 self._current.get(service.name, Counter()),
             )
             self._program.add_column(1, [(rows.stops, 1), (rows.starts, 1)])
+            # A binary column relaxes the row of the larger of the two numbers.
             switch = [(rows.stops, -current.total()), (rows.starts, _max_replicas(service))]
             self._program.add_column(0, switch, 0, 1)
 
     def _add_node_drains(self) -> None:
-        """Whoever is on a node of which a GPU is cut anew leaves it, even to come back."""
+        """Add a column per node whose replicas all move once one of its GPUs is repartitioned."""
         for node, row in self._node_rows.items():
             node_gpus = [gpu for gpu in self._problem.open_gpus if gpu.node == node]
             replica_count = sum(
@@ -336,12 +342,13 @@ class _RearrangeProgram:
         reshaped = []
         for index, group in enumerate(self._groups):
             reshapes_of_group = [reshape for group_index, reshape in chosen if group_index == index]
-            reshapes_of_group.sort(key=_is_unused)
+            # GPUs that stay unused go last, so that the first of a group are used.
+            reshapes_of_group.sort(key=lambda reshape: reshape is None)
             reshaped += [
                 ReshapedGpu(gpu, reshape)
                 for gpu, reshape in zip(group, reshapes_of_group, strict=True)
             ]
-        reshaped.sort(key=_gpu_name)
+        reshaped.sort(key=lambda reshaped_gpu: reshaped_gpu.gpu.name)
         reshaped += [
             ReshapedGpu(FleetGpu(name="", gpu_model=offer.gpu_model.name), new_reshape)
             for offer, new_reshape in new_gpus
@@ -354,27 +361,19 @@ class _RearrangeProgram:
         return assign_replicas(reshaped, ReplicaTargets(totals, stays), gpu_models)
 
 
-def _is_unused(reshape: Reshape | None) -> bool:
-    return reshape is None
-
-
-def _gpu_name(reshaped: ReshapedGpu) -> str:
-    return reshaped.gpu.name
-
-
 def _remaining_need(
-    service: ServiceDemand, held_replicas: Mapping[InstanceType, int]
+    service: ServiceDemand, fixed_replicas: Mapping[InstanceType, int]
 ) -> tuple[float, int]:
-    """Demand and instances beyond what is held already."""
+    """Return the demand and the replicas beyond those that fixed GPUs serve."""
     served = sum(
         service.throughput.get(instance_type, 0.0) * count
-        for instance_type, count in held_replicas.items()
+        for instance_type, count in fixed_replicas.items()
     )
     demand = max(service.demand * (1 - DEMAND_TOLERANCE) - served, 0.0)
-    return demand, max(service.required_replicas - sum(held_replicas.values()), 0)
+    return demand, max(service.required_replicas - sum(fixed_replicas.values()), 0)
 
 
 def _max_replicas(service: ServiceDemand) -> int:
-    """More instances are never wanted."""
+    """Return the largest number of replicas that can be needed."""
     slowest = min(service.throughput.values())
     return max(math.ceil(service.demand / slowest), service.required_replicas)

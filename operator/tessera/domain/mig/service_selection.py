@@ -1,7 +1,7 @@
-"""Who is served, and services that stay of one kind on which: before anybody has a seat.
+"""Selection of the services that are served, and of the instance types of single-type services.
 
-What does not fit is served as far as it goes: floors first, the largest before others, then the
-whole demand in the same order.
+Where GPUs are too few, `min_replicas` go first, the largest before others, then the whole demand in
+the same order.
 """
 
 import math
@@ -21,22 +21,22 @@ from tessera.domain.mig.geometries import maximal_fillings
 from tessera.domain.mig.layouts import Geometry, geometry
 from tessera.domain.mig.mix import Mix, cheapest_mix, feasible_mix, restrict_to_offers
 
-# Services of which it is asked whether they had better keep their kind.
+# Services for which keeping their instance type is evaluated.
 _MAX_TYPE_CHECKS = 24
-# Services behind the first one that does not fit of which it is asked whether they do.
+# Services after the first that does not fit for which a smaller demand is evaluated.
 _MAX_FIT_CHECKS = 16
-# A demand that does not fit is lowered in so many steps.
+# Steps in which a demand that does not fit is lowered.
 _DEMAND_STEPS = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceSelection:
-    """Services as they are served."""
+    """The served services with as much of their demand as fits, and their mix."""
 
     services: tuple[ServiceDemand, ...]
     mix: Mix
     bound: int
-    """No mix that serves them on any kinds costs less."""
+    """Lower bound of the cost of serving them on any instance types."""
 
 
 MixSolver = Callable[[Iterable[ServiceDemand]], Mix]
@@ -45,7 +45,7 @@ MixSolver = Callable[[Iterable[ServiceDemand]], Mix]
 def sunk_capacities(
     gpus: Iterable[FleetGpu], offers: Sequence[GpuOffer], services: Iterable[ServiceDemand]
 ) -> list[SunkCapacity]:
-    """What GPUs that are paid anyway can hold besides what is fixed there."""
+    """Return the geometries of GPUs that are paid in any case, beside their fixed slices."""
     offer_by_model = {offer.gpu_model.name: offer for offer in offers}
     instance_types = {instance_type for service in services for instance_type in service.throughput}
     profiles = {
@@ -90,8 +90,11 @@ def select_services(
     current: Mapping[str, Counter[InstanceType]],
     moves_per_gpu: float | None,
 ) -> ServiceSelection:
-    """At least cost; a service of one kind that has instances keeps its kind unless another saves
-    enough for all of them to move (`worth` moves for the dearest GPU)."""
+    """Select the served services and their mix at the least cost.
+
+    A running single-type service keeps its instance type unless another saves enough to move all of
+    its replicas; `moves_per_gpu` moves are worth a GPU of the most expensive model.
+    """
 
     def solve_mix(demands: Iterable[ServiceDemand]) -> Mix:
         return cheapest_mix(demands, offers, sunk)
@@ -104,6 +107,7 @@ def select_services(
         )
         mix = solve_mix(wanted)
         if mix.unmet:
+            # The reduced demand fits, so a mix that leaves out a service is a limit of the search.
             mix = feasible_mix(wanted, offers, sunk) or mix
     served = [service for service in wanted if service.name in mix.replicas]
     bound = mix.bound
@@ -119,9 +123,11 @@ def _reduce_to_capacity(
     solve_mix: MixSolver,
     find_mix: Callable[[Iterable[ServiceDemand]], Mix | None],
 ) -> list[ServiceDemand]:
-    """Those for whose floors there is room, with as much of their demand as there is room for."""
+    """Return the services whose minimum fits, with as much of their demand as fits."""
     minimums = {
-        service.name: _minimum_demand(service) for service in services if service.required_replicas
+        service.name: replace(service, demand=0.0, min_replicas=service.required_replicas)
+        for service in services
+        if service.required_replicas
     }
     placed = solve_mix(minimums.values()).replicas
     order = sorted(
@@ -142,6 +148,7 @@ def _reduce_to_capacity(
         demands = chosen | {service.name: service for service in raised}
         return find_mix(demands.values()) is not None
 
+    # Some replicas are better than none, even where the required number does not fit.
     for trial_service in unplaced[:_MAX_FIT_CHECKS]:
         candidates = (
             replace(trial_service, min_replicas=count)
@@ -151,11 +158,13 @@ def _reduce_to_capacity(
             reduced := next((candidate for candidate in candidates if fits([candidate])), None)
         ) is not None:
             chosen[trial_service.name] = reduced
+    # Bisect how many services get their whole demand, in order.
     low, high = 0, len(order)
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if fits(order[:middle]) else (low, middle - 1)
     chosen |= {service.name: service for service in order[:low]}
+    # The next services get the largest part of their demand that fits.
     for trial_service in order[low : low + _MAX_FIT_CHECKS]:
         parts = [
             replace(trial_service, demand=trial_service.demand * part / _DEMAND_STEPS)
@@ -169,10 +178,6 @@ def _reduce_to_capacity(
     return [chosen[service.name] for service in services if service.name in chosen]
 
 
-def _minimum_demand(service: ServiceDemand) -> ServiceDemand:
-    return replace(service, demand=0.0, min_replicas=service.required_replicas)
-
-
 def _fix_instance_types(
     services: Sequence[ServiceDemand],
     mix: Mix,
@@ -180,11 +185,11 @@ def _fix_instance_types(
     current: Mapping[str, Counter[InstanceType]],
     moves_per_cost: float,
 ) -> tuple[Mix, list[ServiceDemand]]:
-    """Every service that is alike with its kind alone.
+    """Return the mix and the services with single-type services restricted to their type.
 
-    All of them may keep the kinds that they have if that costs nothing. Otherwise one after the
-    other, those with the most instances first, is asked to; it may change where what that saves is
-    worth the moves of all.
+    All of them keep their current types if that costs nothing. Otherwise they are evaluated one by
+    one, those with the most replicas first: a service changes its type only where the saving is
+    worth moving all of its replicas.
     """
     best, checked = mix, set[str]()
     restricted = {
@@ -221,8 +226,10 @@ def _fix_instance_types(
 def _current_types(
     services: Sequence[ServiceDemand], current: Mapping[str, Counter[InstanceType]]
 ) -> Iterator[tuple[ServiceDemand, InstanceType, int]]:
-    """Services that are alike with the kind that most of their instances have, and with how many
-    of these are needed: the others go anyway."""
+    """Yield single-type services with their most frequent type and how many replicas would move.
+
+    Replicas beyond those needed stop in any case, so they do not count.
+    """
     for service in services:
         counts = current.get(service.name, Counter[InstanceType]())
         usable = [

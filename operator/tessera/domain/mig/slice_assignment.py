@@ -1,6 +1,6 @@
-"""From counts to seats: which instances stay, and where the others sit.
+"""Assignment of replicas to slices, from the counts that the rearrange program returns.
 
-New slices are cut only where somebody sits on them.
+New slices are created only where a replica uses them.
 """
 
 from collections import Counter, defaultdict
@@ -15,13 +15,13 @@ from tessera.domain.mig.gpu_building import place_geometry
 from tessera.domain.mig.gpu_models import GpuModel
 from tessera.domain.mig.layouts import SlicePlacement
 
-# Instances of a service on a kind.
+# Replicas by service and instance type.
 CountByServiceAndType: TypeAlias = Mapping[tuple[str, InstanceType], int]
 
 
 @dataclass(frozen=True, slots=True)
 class ReshapedGpu:
-    """A GPU and how it is reshaped; None leaves it to nobody, as it is."""
+    """A GPU and how it is repartitioned; None leaves its slices as they are, without services."""
 
     gpu: FleetGpu
     reshape: Reshape | None
@@ -29,7 +29,7 @@ class ReshapedGpu:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaTargets:
-    """All instances, and those of them that stay where they are."""
+    """Counts of all replicas, and of those that keep their slices."""
 
     totals: CountByServiceAndType
     staying: CountByServiceAndType
@@ -38,14 +38,11 @@ class ReplicaTargets:
 def assign_replicas(
     reshaped: Sequence[ReshapedGpu], targets: ReplicaTargets, gpu_models: Mapping[str, GpuModel]
 ) -> tuple[FleetGpu, ...]:
-    """The GPUs with everybody in place, in the order given."""
+    """Return the GPUs with all replicas assigned, in the given order."""
     staying = Counter(dict(targets.staying))
-    slices_by_gpu: list[dict[SlicePlacement, str | None]] = []
-    for reshaped_gpu in reshaped:
-        slices_by_gpu.append(
-            {placement: occupant for placement, occupant in _retained_slices(reshaped_gpu, staying)}
-        )
+    slices_by_gpu = [dict(_retained_slices(reshaped_gpu, staying)) for reshaped_gpu in reshaped]
     starting = _starting_services(targets)
+    # Retained slices go first, so that as few new slices as possible are created.
     for reshaped_gpu, slices in zip(reshaped, slices_by_gpu, strict=True):
         for placement in sorted(slices):
             if (
@@ -79,7 +76,7 @@ def assign_replicas(
 def _retained_slices(
     reshaped_gpu: ReshapedGpu, staying: Counter[tuple[str, InstanceType]]
 ) -> Iterator[tuple[SlicePlacement, str | None]]:
-    """Slices that are kept; whoever may stay does, as long as there are any who may."""
+    """Yield the retained slices with the services that stay, which are deducted from `staying`."""
     for mig_slice in reshaped_gpu.gpu.slices:
         if reshaped_gpu.reshape is None:
             yield mig_slice.placement, None
@@ -107,7 +104,7 @@ def _new_placements(
 
 
 def _starting_services(targets: ReplicaTargets) -> dict[InstanceType, list[str]]:
-    """Services that start, by kind, once for each instance; the last one is next."""
+    """Return services by instance type, once per replica that starts; the last is the next."""
     services: dict[InstanceType, list[str]] = defaultdict(list)
     for (service, instance_type), count in sorted(targets.totals.items(), reverse=True):
         services[instance_type] += [service] * (

@@ -110,7 +110,6 @@ def _unknown_model(product: str) -> GpuModel:
     return GpuModel(
         name=product,
         products=(product,),
-        pci_devices=(),
         compute_slices=0,
         memory_slices=0,
         profiles=(),
