@@ -21,7 +21,7 @@ def run(**environment: str) -> "subprocess.CompletedProcess[str]":
 @pytest.mark.parametrize(
     ("environment", "told"),
     [
-        ({}, "tessera-node: the environment is not usable: node_name: Field required"),
+        ({}, "tessera-node: invalid environment: node_name: Field required"),
         ({"TESSERA_NODE_NAME": "gpu-1", "KUBECONFIG": "/nowhere"}, "tessera-node: /nowhere: "),
     ],
 )

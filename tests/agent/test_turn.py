@@ -59,11 +59,9 @@ async def test_what_a_pod_holds_stays_and_the_rest_is_done_around_it() -> None:
     agent = node.agent()
     await agent.reconcile()
     assert node.layout() == (SlicePlacement(0, "2g.20gb"), SlicePlacement(4, "3g.40gb"))
-    told = node.status.gpus[0]
-    assert (told.fault, told.message) == (
-        "InUse",
-        "3g.40gb@4 is held by team-a/chat-0: it goes once they have ended",
-    )
+    gpu = node.status.gpus[0]
+    assert gpu.fault == "InUse"
+    assert "3g.40gb@4 is in use by team-a/chat-0" in gpu.message
     node.pods.found.clear()
     await agent.reconcile()
     assert node.layout() == (SlicePlacement(0, "2g.20gb"), SlicePlacement(4, "2g.20gb"))
@@ -76,7 +74,7 @@ async def test_a_process_outside_of_pods_keeps_a_slice_too() -> None:
     node.want([])
     await node.agent().reconcile()
     assert node.layout() == (SlicePlacement(4, "3g.40gb"),)
-    assert "1 processes outside of pods" in node.status.gpus[0].message
+    assert "1 process outside of pods" in node.status.gpus[0].message
 
 
 async def test_what_is_half_made_is_finished_or_taken_away() -> None:
@@ -121,7 +119,7 @@ async def test_a_kubelet_that_does_not_answer_means_that_nothing_is_cut() -> Non
 @pytest.mark.parametrize(
     ("slices", "fault", "words"),
     [
-        ([("3g.50gb", 0)], "ProfileUnknown", "has no 3g.50gb, but 1g.10gb"),
+        ([("3g.50gb", 0)], "ProfileUnknown", "has no profile 3g.50gb; supported: 1g.10gb"),
         ([("3g.40gb", 2)], "CannotCut", "cannot start at 2"),
         ([("7g.80gb", 0), ("1g.10gb", 0)], "CannotCut", "overlaps"),
     ],
@@ -231,7 +229,7 @@ async def test_a_driver_that_tells_nothing_is_a_problem_and_no_traceback() -> No
     node.silicon.fail("nvmlInitWithFlags", Code.UNKNOWN, times=2)
     agent = node.agent()
     await agent.reconcile()
-    assert node.status.problem == "read the GPUs: the driver answers UNKNOWN"
+    assert node.status.problem == "read the GPUs: NVML error UNKNOWN"
     await agent.reconcile()
     assert node.status.problem == ""
 
@@ -290,7 +288,7 @@ async def test_a_gpu_that_is_not_here_is_told() -> None:
     other.want([], None)
     node.own.layout = other.own.layout
     await node.agent().reconcile()
-    assert node.status.problem == "the spec names GPUs that are not here: GPU-elsewhere"
+    assert node.status.problem == "spec.gpus names GPUs that the node does not have: GPU-elsewhere"
 
 
 async def test_what_a_reset_took_is_made_again() -> None:

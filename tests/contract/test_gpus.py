@@ -78,7 +78,7 @@ async def test_what_computes_is_not_taken_away() -> None:
     silicon = Silicon(A100, 1, layouts=[[("3g.40gb", 4)]])
     gpus: Gpus = NvmlGpus(nvml(silicon))
     silicon.attach(silicon.gpus[0].instances[0].uuid, 4711)
-    with pytest.raises(GpuError, match=r"1 processes compute on 3g\.40gb@4") as refused:
+    with pytest.raises(GpuError, match=r"3g\.40gb@4 is in use by 1 process") as refused:
         await gpus.destroy(silicon.gpus[0].uuid, SlicePlacement(4, "3g.40gb"))
     assert refused.value.fault == "InUse"
     assert silicon.gpus[0].instances[0].computes
@@ -102,7 +102,7 @@ async def test_every_refusal_has_its_word_and_the_next_attempt_is_a_new_session(
     gpus: Gpus = NvmlGpus(nvml(silicon))
     silicon.fail("nvmlDeviceCreateGpuInstanceWithPlacement", code)
     spot = SlicePlacement(4, "3g.40gb")
-    with pytest.raises(GpuError, match=f"create 3g.40gb@4: the driver answers {code.name}") as told:
+    with pytest.raises(GpuError, match=f"create 3g.40gb@4: NVML error {code.name}") as told:
         await gpus.create(silicon.gpus[0].uuid, spot)
     assert told.value.fault == fault
     silicon.stale()
@@ -137,7 +137,7 @@ async def test_a_profile_is_found_by_any_of_its_names() -> None:
     gpus: Gpus = NvmlGpus(nvml(silicon))
     await gpus.create(silicon.gpus[0].uuid, SlicePlacement(4, "3g.39gb"))
     assert (await gpus.read()).gpus[0].instances[0].placement == SlicePlacement(4, "3g.40gb")
-    with pytest.raises(GpuError, match=r"has no 3g\.50gb") as told:
+    with pytest.raises(GpuError, match=r"has no profile 3g\.50gb") as told:
         await gpus.create(silicon.gpus[0].uuid, SlicePlacement(0, "3g.50gb"))
     assert told.value.fault == "ProfileUnknown"
 

@@ -1,4 +1,4 @@
-"""The planner of layouts in a process of its own: the event loop stays free while it works."""
+"""The layout solver in a process of its own, so that the event loop stays responsive."""
 
 import asyncio
 import multiprocessing
@@ -13,15 +13,14 @@ from tessera.domain.layout.solution import solve
 from tessera.domain.mig.integer_program import SolverMissingError
 from tessera.ports import LayoutPlanningError
 
-# A thousand GPUs take a few seconds, full pools of three boards with 300 services a minute and a
-# half.
+# A thousand GPUs take a few seconds, full pools of three GPU models with 300 services 90 seconds.
 _TIMEOUT = timedelta(minutes=5)
-# Answering requests and renewing the Lease go before planning.
+# Serving requests and renewing the Lease have priority over planning.
 _NICENESS = 10
 
 
 class LayoutSolverProcess:
-    """One worker, started on first use, that answers one question at a time."""
+    """`Layouts` over a worker process that starts on first use and solves one problem at a time."""
 
     def __init__(self, timeout: timedelta = _TIMEOUT) -> None:
         self._timeout = timeout
@@ -30,11 +29,14 @@ class LayoutSolverProcess:
 
     @property
     def worker_pid(self) -> int | None:
-        """The id of the process."""
+        """Return the process id of the worker; None if it does not run."""
         return self._worker.pid if self._worker else None
 
     async def solve(self, problem: LayoutProblem) -> LayoutSolution:
-        """LayoutsError when the worker dies, takes too long or has no solver."""
+        """Return the worker's solution.
+
+        Raises LayoutPlanningError if the worker ends, exceeds the timeout or lacks the solver.
+        """
         pipe = self._ensure_worker()
         try:
             async with asyncio.timeout(self._timeout.total_seconds()):
@@ -42,13 +44,12 @@ class LayoutSolverProcess:
         except TimeoutError as error:
             self.close()
             limit = self._timeout.total_seconds()
-            raise LayoutPlanningError(f"planning layouts took longer than {limit:g} s") from error
+            raise LayoutPlanningError(f"planning layouts exceeded {limit:g} s") from error
         except (EOFError, OSError) as error:
             code = self._reap_worker()
-            raise LayoutPlanningError(
-                f"the process that plans layouts ended with {code}"
-            ) from error
+            raise LayoutPlanningError(f"the layout solver exited with code {code}") from error
         except asyncio.CancelledError:
+            # The thread waits for the worker; closing the worker ends it.
             self.close()
             raise
         if isinstance(solution, str):
@@ -56,7 +57,7 @@ class LayoutSolverProcess:
         return solution
 
     def close(self) -> None:
-        """End the worker, whatever it does; whoever waits for it is answered by that."""
+        """Kill the worker; a pending `solve` raises LayoutPlanningError."""
         if self._worker is not None:
             self._worker.kill()
         self._reap_worker()
@@ -75,7 +76,7 @@ class LayoutSolverProcess:
         return self._pipe
 
     def _reap_worker(self) -> int | None:
-        """Forget the worker, which has ended or is about to; its exit code."""
+        """Drop the worker, which has ended or is about to, and return its exit code."""
         worker, self._worker, self._pipe = self._worker, None, None
         if worker is None:
             return None
@@ -90,7 +91,8 @@ def _request_solution(pipe: Connection, problem: LayoutProblem) -> LayoutSolutio
 
 
 def _serve_requests(pipe: Connection) -> None:
-    """Answer until whoever asks is gone. What a terminal tells the operator is not meant for us."""
+    """Solve problems from the pipe until its other end is closed."""
+    # Ctrl+C in a terminal goes to the whole process group; the operator ends the worker itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(_NICENESS)
     while True:
@@ -105,6 +107,6 @@ def _solve_problem(problem: LayoutProblem) -> LayoutSolution | str:
     try:
         return solve(problem)
     except SolverMissingError:
-        return "the solver of layouts is not installed: pip install 'tessera[operator]'"
+        return "the layout solver is not installed: pip install 'tessera[operator]'"
     except (ArithmeticError, ValueError) as error:
         return f"planning layouts failed ({error}); please report it"

@@ -1,4 +1,4 @@
-"""The NodeLayout of the node that an agent runs on."""
+"""Access to the NodeLayout of the agent's own node."""
 
 from http import HTTPStatus
 from typing import Any
@@ -28,7 +28,7 @@ class KubeOwnLayout:
         status, body = await self._cluster.request("GET", self._path)
         if status == HTTPStatus.NOT_FOUND:
             status, body = await self._create()
-        _raise_for_status(status, body, f"get NodeLayout {self._node}")
+        _raise_for_status(status, body, f"get NodeLayout/{self._node}")
         self._version = int(body["metadata"]["resourceVersion"])
         layout = wire.parse_layout(body)
         self._generation = layout.generation
@@ -44,8 +44,8 @@ class KubeOwnLayout:
             _MERGE,
         )
         if code == HTTPStatus.NOT_FOUND:
-            raise NotFoundError(f"NodeLayout {self._node} is gone")
-        _raise_for_status(code, body, f"write the status of NodeLayout {self._node}")
+            raise NotFoundError(f"NodeLayout/{self._node} does not exist")
+        _raise_for_status(code, body, f"write the status of NodeLayout/{self._node}")
 
     async def wait_for_change(self) -> None:
         async for change in self._cluster.watch(NODE_LAYOUTS, self._version, name=self._node):
@@ -58,9 +58,9 @@ class KubeOwnLayout:
                 return
 
     async def _create(self) -> tuple[int, Any]:
-        """It goes with the node; whoever was faster made the same."""
+        """Create the NodeLayout with the node as its owner, and return the response."""
         status, node = await self._cluster.request("GET", NODES.path(None, self._node))
-        _raise_for_status(status, node, f"get node {self._node}")
+        _raise_for_status(status, node, f"get Node/{self._node}")
         owner = {
             "apiVersion": NODES.api_version,
             "kind": NODES.kind,
@@ -74,6 +74,7 @@ class KubeOwnLayout:
         }
         query = {"fieldManager": _FIELD_MANAGER}
         status, created = await self._cluster.request("POST", NODE_LAYOUTS.path(None), query, body)
+        # Another agent of the node created the same object first.
         if status == HTTPStatus.CONFLICT:
             return await self._cluster.request("GET", self._path)
         return status, created

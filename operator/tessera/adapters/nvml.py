@@ -1,4 +1,4 @@
-"""The GPUs of this node through NVML: what is cut, who computes on it, and the cutting itself."""
+"""The GPUs of this node through NVML: their GPU instances and processes, and partitioning."""
 
 import asyncio
 import contextlib
@@ -12,14 +12,10 @@ import pynvml
 
 from tessera.adapters.nvml_profiles import NvmlProfile, build_gpu_model, error_name, read_profiles
 from tessera.api.node_layout import GpuFault, MigMode
+from tessera.api.text import counted
 from tessera.domain.mig.gpu_models import GpuModel
-from tessera.domain.mig.layouts import SlicePlacement
-from tessera.domain.mig.partitioning import (
-    DriverGpu,
-    DriverInstance,
-    GpuInventory,
-    format_placement,
-)
+from tessera.domain.mig.layouts import SlicePlacement, format_placement
+from tessera.domain.mig.partitioning import DriverGpu, DriverInstance, GpuInventory
 from tessera.ports import GpuError
 
 _MIB = 1 << 20
@@ -33,12 +29,12 @@ _FAULTS: dict[str, GpuFault] = {
     "NO_PERMISSION": "CannotCut",
 }
 _ADVICE = {
-    "IN_USE": "no process shows, so a monitor may hold it: restart DCGM and its exporter",
-    "RESET_REQUIRED": "empty the GPU and reset it, or restart the node",
-    "GPU_IS_LOST": "reset the GPU, or restart the node",
-    "NO_PERMISSION": "the agent has to run as root, and privileged in order to cut",
-    "LIBRARY_NOT_FOUND": "the driver is not in this container: see node.runtimeClassName of the "
-    "chart",
+    "IN_USE": "no process is visible, so monitoring may use it: restart DCGM and dcgm-exporter",
+    "RESET_REQUIRED": "drain the GPU and reset it, or reboot the node",
+    "GPU_IS_LOST": "reset the GPU, or reboot the node",
+    "NO_PERMISSION": "the agent has to run as root, and privileged to partition GPUs",
+    "LIBRARY_NOT_FOUND": "libnvidia-ml is not in this container: see the chart value "
+    "node.runtimeClassName",
     "DRIVER_NOT_LOADED": "the driver is not loaded on this node",
 }
 T = TypeVar("T")
@@ -46,7 +42,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _GpuProperties:
-    """What does not change about a GPU while the library is loaded."""
+    """The properties of a GPU that stay the same while NVML is initialized."""
 
     product: str
     memory_mib: int
@@ -63,12 +59,15 @@ class _GpuProperties:
         if profile := next(matches, None):
             return profile
         known = ", ".join(supported.name for supported in self.profiles)
-        raise GpuError("ProfileUnknown", f"{self.product} has no {placement.profile}, but {known}")
+        raise GpuError(
+            "ProfileUnknown",
+            f"{self.product} has no profile {placement.profile}; supported: {known}",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _InstanceTarget:
-    """Where an instance stands, or would."""
+    """The GPU and profile of a placement, and the GPU instance there if one exists."""
 
     handle: Any
     properties: _GpuProperties
@@ -80,18 +79,15 @@ class _InstanceTarget:
 
 
 class NvmlGpus:
-    """`Gpus` over NVML, which is asked in threads, one call after the other.
-
-    After any error the library is begun anew, since handles of a long session may go stale.
-    """
+    """`Gpus` over NVML, called in threads, one call at a time."""
 
     def __init__(self, nvml: Any = pynvml) -> None:
         self._nvml = nvml
         self._lock = threading.Lock()
         self._initialized = False
         self._properties_by_uuid: dict[str, _GpuProperties] = {}
+        # Compute instance profiles by product and profile of the GPU instance.
         self._compute_profile_cache: dict[tuple[str, str], tuple[Any, ...]] = {}
-        """Profiles of compute instances by product and profile of what they stand in."""
 
     async def read(self, gpu: str | None = None) -> GpuInventory:
         action = f"read {gpu or 'the GPUs'}"
@@ -124,6 +120,7 @@ class NvmlGpus:
                 self._initialized = True
             return work()
         except self._nvml.NVMLError:
+            # NVML is initialized again by the next call, since handles may have become stale.
             self._shut_down()
             raise
 
@@ -139,7 +136,7 @@ class NvmlGpus:
         error_code = error_name(self._nvml, error)
         advice = f"; {_ADVICE[error_code]}" if error_code in _ADVICE else ""
         fault = _FAULTS.get(error_code, "Unreadable")
-        return GpuError(fault, f"{action}: the driver answers {error_code}{advice}")
+        return GpuError(fault, f"{action}: NVML error {error_code}{advice}")
 
     def _read_inventory(self, gpu: str | None) -> GpuInventory:
         driver = self._nvml.nvmlSystemGetDriverVersion()
@@ -174,7 +171,8 @@ class NvmlGpus:
                 self._read_instances(handle, properties), key=lambda instance: instance.placement
             )
         except self._nvml.NVMLError as error:
-            gpu_error = self._gpu_error(error, f"read the slices of GPU {index}")
+            # One unreadable GPU does not hide the others.
+            gpu_error = self._gpu_error(error, f"read the GPU instances of GPU {index}")
             return replace(gpu, read_error=str(gpu_error))
         return replace(gpu, instances=tuple(instances))
 
@@ -239,7 +237,7 @@ class NvmlGpus:
     def _compute_instances(
         self, instance: Any, properties: _GpuProperties, profile: NvmlProfile
     ) -> Iterator[tuple[int, Any]]:
-        """Compute instances in it, each with its slices."""
+        """Yield the compute instances of a GPU instance, each with its number of slices."""
         for info in self._compute_profiles(instance, properties, profile):
             handles = (self._nvml.c_nvmlComputeInstance_t * info.instanceCount)()
             count = c_uint(0)
@@ -300,10 +298,13 @@ class NvmlGpus:
             )
             if profile_id is None:
                 raise GpuError(
-                    "CannotCut", f"the driver has nothing that fills {format_placement(placement)}"
+                    "CannotCut",
+                    f"the driver has no compute instance profile that fills "
+                    f"{format_placement(placement)}",
                 )
             self._nvml.nvmlGpuInstanceCreateComputeInstance(instance, profile_id)
         except self._nvml.NVMLError:
+            # A GPU instance without a compute instance is of no use and takes memory slices.
             with contextlib.suppress(self._nvml.NVMLError):
                 self._nvml.nvmlGpuInstanceDestroy(instance)
             raise
@@ -321,9 +322,8 @@ class NvmlGpus:
         for compute_instance in compute_instances:
             device = self._nvml.nvmlComputeInstanceGetInfo(compute_instance).device
             if process_count := len(self._nvml.nvmlDeviceGetComputeRunningProcesses(device)):
-                raise GpuError(
-                    "InUse", f"{process_count} processes compute on {format_placement(placement)}"
-                )
+                processes = counted(process_count, "process", "processes")
+                raise GpuError("InUse", f"{format_placement(placement)} is in use by {processes}")
         for compute_instance in compute_instances:
             self._nvml.nvmlComputeInstanceDestroy(compute_instance)
         self._nvml.nvmlGpuInstanceDestroy(target.instance)

@@ -1,6 +1,6 @@
-"""Which pod holds which device, asked of the kubelet over its socket (PodResources v1).
+"""The pods that use devices, from the kubelet's PodResources API (v1) over its socket.
 
-The messages are those of k8s.io/kubelet/pkg/apis/podresources/v1, as far as they are read.
+The messages are the parts of k8s.io/kubelet/pkg/apis/podresources/v1 that are read.
 """
 
 from pathlib import Path
@@ -20,12 +20,12 @@ from tessera.ports import KubeletError
 
 METHOD = "/v1.PodResourcesLister/List"
 _VENDOR = "nvidia.com/"
-# Devices that several containers share have a number behind this.
+# Separates the UUID of a shared device (time-slicing, MPS) from the replica's number.
 _REPLICA_SEPARATOR = "::"
 _TIMEOUT_SECONDS = 5
-# No proxy stands before a socket, and a kubelet that restarts is back in seconds.
+# A socket has no proxy, and a restarted kubelet is back in seconds.
 _CHANNEL_OPTIONS = (("grpc.enable_http_proxy", 0), ("grpc.max_reconnect_backoff_ms", 5000))
-# Fields by name, number, and message; without one they are strings.
+# Fields of each message: name, number, and message type; without a type they are strings.
 _MESSAGES: dict[str, tuple[tuple[str, int, str], ...]] = {
     "ListPodResourcesRequest": (),
     "ListPodResourcesResponse": (("pod_resources", 1, "PodResources"),),
@@ -40,7 +40,7 @@ _MESSAGES: dict[str, tuple[tuple[str, int, str], ...]] = {
 
 
 def message_classes() -> dict[str, Any]:
-    """The classes of all messages by name."""
+    """Return the classes of all messages by name."""
     file = FileDescriptorProto(name="podresources.proto", package="v1", syntax="proto3")
     file.message_type.extend(_build_descriptor(name, fields) for name, fields in _MESSAGES.items())
     pool = DescriptorPool()

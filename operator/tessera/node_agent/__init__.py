@@ -1,1 +1,1 @@
-"""`tessera-node`: tells how the GPUs of a node are cut and who is on them, and cuts if told to."""
+"""`tessera-node`: reports a node's GPUs, MIG slices and their pods, and repartitions on request."""

@@ -1,4 +1,4 @@
-"""`tessera-node`: reads the environment, wires the agent, and runs it until it is told to stop."""
+"""`tessera-node`: reports the MIG slices of a node's GPUs and partitions them if permitted."""
 
 import argparse
 import asyncio
@@ -21,14 +21,14 @@ from tessera.settings import NodeSettings
 
 log = logging.getLogger("tessera")
 
-# A turn takes longer only when the driver hangs.
+# A reconcile cycle takes longer only when the driver hangs.
 _LIVENESS_TIMEOUT_SECONDS = 120
-# A watch that ends at once is not begun anew at once.
+# Pause before a watch that ended is started again.
 _WATCH_RETRY_SECONDS = 1
 
 
 def main() -> None:
-    """Entry point of the agent's image."""
+    """Run the agent; the entry point of its image."""
     parser = argparse.ArgumentParser(prog="tessera-node", description=__doc__)
     parser.add_argument("--host", default="0.0.0.0", help="address of /healthz")
     parser.add_argument("--cut", action="store_true", help="as TESSERA_CUT: cut what the spec says")
@@ -39,9 +39,9 @@ def main() -> None:
         details = "; ".join(
             f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in error.errors()
         )
-        sys.exit(f"tessera-node: the environment is not usable: {details}")
+        sys.exit(f"tessera-node: invalid environment: {details}")
     if arguments.cut:
-        settings = settings.model_copy(update={"cut": True})
+        settings = settings.model_copy(update={"partition": True})
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
     log.setLevel(settings.log_level.upper())
     try:
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 async def run(settings: NodeSettings, host: str) -> None:
-    """Turn after turn until SIGTERM; a step that was begun is finished."""
+    """Reconcile until SIGTERM or SIGINT; a running operation is finished."""
     cluster = KubeCluster(await connect(settings.kubeconfig))
     pods = KubeletPods(settings.pod_resources_socket)
     layout = KubeOwnLayout(cluster, settings.node_name)
@@ -75,7 +75,7 @@ async def run(settings: NodeSettings, host: str) -> None:
 
 
 class AgentHeartbeat:
-    """When the last turn ended, in the seconds of the event loop."""
+    """The end of the last reconcile cycle, in seconds of the event loop's clock."""
 
     def __init__(self) -> None:
         self._last_beat = asyncio.get_running_loop().time()
@@ -111,12 +111,12 @@ async def _reconcile_loop(
 
 
 async def _watch_layout(agent: NodeAgent, layout: OwnLayout, wake: asyncio.Event) -> None:
-    """A changed spec is read in a turn of its own; a broken watch is begun anew."""
+    """Wake the loop when the spec changes; start a watch that failed again."""
     while True:
         try:
             await layout.wait_for_change()
         except ClusterError as error:
-            log.debug("%s", error)
+            log.debug("watch failed, retrying: %s", error)
         agent.invalidate_layout()
         wake.set()
         await asyncio.sleep(_WATCH_RETRY_SECONDS)

@@ -1,7 +1,7 @@
-"""One look at a node's GPUs, and what follows from it.
+"""The reconcile cycle of the node agent.
 
-Nothing is remembered that a restart would miss: what is wanted stands in the NodeLayout, what is
-there in the driver, and who holds it in the kubelet.
+The agent keeps no state that a restart would lose: the desired layout is in the NodeLayout, the
+observed one in the driver, and the pods that use devices in the kubelet.
 """
 
 import asyncio
@@ -20,17 +20,17 @@ from tessera.ports import GpuError, Gpus, KubeletError, Locks, OwnLayout, PodDev
 
 log = logging.getLogger("tessera")
 
-# On one GPU in one turn: eight go, eight come, and both may be half made.
+# Operations on one GPU per cycle: eight instances destroyed and eight created, each in two parts.
 _MAX_OPERATIONS = 32
-# In turns: so long a GPU whose driver refuses is left alone at most.
+# Cycles for which a GPU is skipped at most after the driver refused an operation.
 _MAX_BACKOFF_CYCLES = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Backoff:
-    """The driver refused; the GPU is left alone for some turns, longer every time.
+    """A refusal of the driver: the GPU is skipped for some cycles, twice as many each time.
 
-    Another spec is tried at once.
+    A changed spec is tried at once.
     """
 
     spec: DesiredGpu
@@ -41,11 +41,11 @@ class _Backoff:
 
 @dataclass(frozen=True, slots=True)
 class _GpuOutcome:
-    """What came of the spec of one GPU."""
+    """The result of a cycle for one GPU of the spec."""
 
     problem: GpuProblem | None = None
     finished: bool = True
-    """All was done that can be done now."""
+    """Whether all operations that are possible now were carried out."""
 
 
 class NodeAgent:
@@ -63,14 +63,17 @@ class NodeAgent:
         self._cache_valid = False
         self._backoffs: dict[str, _Backoff] = {}
         self.stop = asyncio.Event()
-        """No further step is begun once it is set."""
+        # Once it is set, no further operation is started.
 
     def invalidate_layout(self) -> None:
-        """The NodeLayout may be another now; the next turn reads it."""
+        """Have the next cycle read the NodeLayout, which may have changed."""
         self._cache_valid = False
 
     async def reconcile(self) -> None:
-        """Look, cut what may be cut, and tell what is there. ClusterError: it was not told."""
+        """Partition the GPUs as the spec says, if permitted, and write the status.
+
+        Raises ClusterError if the NodeLayout cannot be read or written.
+        """
         layout = await self._read_layout()
         status = await self._reconcile_gpus(layout)
         if status != layout.status:
@@ -78,7 +81,8 @@ class NodeAgent:
         self._cached_layout = replace(layout, status=status)
 
     async def _read_layout(self) -> ObservedNodeLayout:
-        """Read, unless it is known to be unchanged; a turn that breaks off leaves nothing known."""
+        """Return the cached NodeLayout, or read it if the cache is not valid."""
+        # The cache is empty during the cycle, so that a cycle that fails invalidates it.
         layout, self._cached_layout = self._cached_layout, None
         if layout is None or not self._cache_valid:
             self._cache_valid = True
@@ -108,7 +112,7 @@ class NodeAgent:
                 gpu_status(gpu, pods_by_device, outcomes.get(gpu.uuid, _GpuOutcome()).problem)
                 for gpu in inventory.gpus
             ),
-            problem=f"the spec names GPUs that are not here: {', '.join(missing)}"[:500]
+            problem=f"spec.gpus names GPUs that the node does not have: {', '.join(missing)}"[:500]
             if missing
             else "",
         )
@@ -121,7 +125,7 @@ class NodeAgent:
         return layout.generation if finished else previous.observed_generation
 
     async def _partition_gpus(self, layout: ObservedNodeLayout) -> dict[str, _GpuOutcome]:
-        """By the UUID of every GPU that the spec names."""
+        """Carry out the spec and return the outcome of every GPU that it names, by UUID."""
         inventory, pods_by_device = await self._gpus.read(), await self._pods.holders()
         gpus = {gpu.uuid: gpu for gpu in inventory.gpus}
         outcomes: dict[str, _GpuOutcome] = {}
@@ -138,7 +142,7 @@ class NodeAgent:
         return outcomes
 
     async def _partition_gpu(self, wanted: DesiredGpu, layout: ObservedNodeLayout) -> _GpuOutcome:
-        """The GPU as it is wanted, step by step; a refusal is tried again some turns later."""
+        """Bring one GPU to its desired layout, or skip it while it backs off."""
         backoff = self._backoffs.get(wanted.uuid)
         if backoff and backoff.spec != wanted:
             backoff = None
@@ -148,6 +152,7 @@ class NodeAgent:
         with self._locks.hold(wanted.uuid) as acquired:
             if not acquired:
                 return _GpuOutcome(finished=False)
+            # The cached spec may be outdated; operations follow the latest one only.
             if (await self._layout.read()).generation != layout.generation:
                 self.invalidate_layout()
                 return _GpuOutcome(finished=False)
@@ -165,9 +170,13 @@ class NodeAgent:
         return outcome
 
     async def _run_operations(self, wanted: DesiredGpu) -> _GpuOutcome:
-        """Before every step it is looked anew at who holds what."""
+        """Run the operations of one GPU.
+
+        Raises GpuError if the driver refuses one, or reports success without an effect.
+        """
         last: InstanceOperation | None = None
         for _ in range(_MAX_OPERATIONS):
+            # A pod may get a device at any time, so the plan is made again before every operation.
             inventory = await self._gpus.read(wanted.uuid)
             partition_plan = plan_partitioning(
                 inventory.gpus[0], wanted, await self._pods.holders()
@@ -178,10 +187,8 @@ class NodeAgent:
                 break
             operation = partition_plan.operations[0]
             if operation == last:
-                description = (
-                    f"{operation.describe()}: the driver says that it is done, but nothing changed"
-                )
-                raise GpuError("CannotCut", f"{description}; it is tried again")
+                description = f"{operation.describe()}: the driver reported success"
+                raise GpuError("CannotCut", f"{description}, but nothing changed; retrying")
             log.info("%s: %s", wanted.uuid, operation.describe())
             await self._run_operation(wanted.uuid, operation)
             last = operation

@@ -1,7 +1,7 @@
-"""What an agent does next to a GPU so that it becomes as the operator wants it; pure.
+"""The operations of a node agent that bring a GPU to its desired layout.
 
-Only what is idle goes, what is wanted and there already stays untouched, and asking again after
-half of it was done leads to the rest.
+Only idle instances are destroyed and matching ones are not touched. Planning again after some of
+the operations gives the remaining ones.
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,25 +9,26 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from tessera.api.node_layout import DesiredGpu, GpuFault, MigMode, ObservedGpu, ObservedSlice
+from tessera.api.text import counted
 from tessera.domain.mig.gpu_models import GpuModel
-from tessera.domain.mig.layouts import SlicePlacement, layout_error
+from tessera.domain.mig.layouts import SlicePlacement, format_placement, layout_error
 
-# namespace/name of the pods that hold a device, by the device's UUID.
+# namespace/name of the pods that use a device, by the device's UUID.
 PodsByDevice: TypeAlias = Mapping[str, tuple[str, ...]]
 
-# Pods of one device that are told of.
+# Pods of one device that the status and messages list.
 _MAX_PODS_SHOWN = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriverInstance:
-    """A GPU instance."""
+    """A GPU instance as the driver reports it."""
 
     placement: SlicePlacement
     uuid: str = ""
-    """Of the MIG device that fills it; empty while it is half made."""
+    """UUID of the MIG device that fills it; empty while it has no such compute instance."""
     partial_devices: tuple[str, ...] = ()
-    """MIG devices that fill only a part of it; Tessera makes none."""
+    """UUIDs of MIG devices that fill a part of it; Tessera creates none."""
     memory_mib: int = 0
     processes: int = 0
 
@@ -38,25 +39,25 @@ class DriverInstance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriverGpu:
-    """One GPU as its driver tells."""
+    """A GPU as the driver reports it."""
 
     index: int
     uuid: str
     product: str
-    """Blanks as dashes."""
+    """Product name with dashes instead of blanks."""
     memory_mib: int
     mode: MigMode
     gpu_model: GpuModel | None = None
-    """What may be cut; only asked for in MIG mode."""
+    """Its MIG geometry; only read in MIG mode."""
     instances: tuple[DriverInstance, ...] = ()
-    """By start."""
+    """GPU instances by start."""
     read_error: str | None = None
-    """Why its instances are not known."""
+    """Why its instances are unknown; None if they are known."""
 
 
 @dataclass(frozen=True, slots=True)
 class GpuInventory:
-    """All that the driver of a node tells."""
+    """The GPUs of a node and the version of their driver."""
 
     driver: str
     gpus: tuple[DriverGpu, ...] = ()
@@ -64,7 +65,7 @@ class GpuInventory:
 
 @dataclass(frozen=True, slots=True)
 class InstanceOperation:
-    """One step: an instance that goes, or one that is made or finished."""
+    """The destruction of a GPU instance, or the creation or completion of one."""
 
     action: Literal["create", "destroy"]
     placement: SlicePlacement
@@ -75,7 +76,7 @@ class InstanceOperation:
 
 @dataclass(frozen=True, slots=True)
 class GpuProblem:
-    """Why a GPU is not as it should be, and what to do."""
+    """Why a GPU does not have its desired layout, and what to do."""
 
     fault: GpuFault
     message: str
@@ -83,7 +84,7 @@ class GpuProblem:
 
 @dataclass(frozen=True, slots=True)
 class PartitionPlan:
-    """What is to be done now, in this order, and what cannot be."""
+    """The operations that are possible now, in this order, and what blocks the others."""
 
     operations: tuple[InstanceOperation, ...] = ()
     problem: GpuProblem | None = None
@@ -92,7 +93,7 @@ class PartitionPlan:
 def plan_partitioning(
     gpu: DriverGpu, wanted: DesiredGpu, pods_by_device: PodsByDevice
 ) -> PartitionPlan:
-    """The way from what is seen to what is wanted, as far as nobody is in it."""
+    """Plan the operations from the observed to the desired layout around instances in use."""
     if problem := blocking_problem(gpu, wanted):
         return PartitionPlan(problem=problem)
     gpu_model = gpu.gpu_model
@@ -108,7 +109,8 @@ def plan_partitioning(
     removable = [
         instance
         for placement, instance in existing.items()
-        if placement not in target or _has_partial_devices(instance)
+        # An instance that other software divided into smaller devices is created again.
+        if placement not in target or instance.partial_devices
     ]
     in_use = [
         instance
@@ -136,12 +138,12 @@ def plan_partitioning(
 
 
 def blocking_problem(gpu: DriverGpu, wanted: DesiredGpu) -> GpuProblem | None:
-    """Why nothing at all can be done on the GPU."""
+    """Return why no operation on the GPU is possible; None if some may be."""
     if gpu.mode in ("enabling", "disabling"):
         return GpuProblem(
             "NeedsReset",
-            f"MIG mode is {gpu.mode} and waits for a reset: empty the GPU, then run nvidia-smi "
-            f"--gpu-reset -i {gpu.index} on the node, or restart the node",
+            f"MIG mode is {gpu.mode} until the GPU is reset: drain the GPU, then run nvidia-smi "
+            f"--gpu-reset -i {gpu.index} on the node, or reboot the node",
         )
     if gpu.read_error is not None:
         return GpuProblem("Unreadable", gpu.read_error)
@@ -160,18 +162,22 @@ def blocking_problem(gpu: DriverGpu, wanted: DesiredGpu) -> GpuProblem | None:
     ]
     if unknown:
         known = ", ".join(gi_profile.name for gi_profile in gpu.gpu_model.profiles)
-        return GpuProblem("ProfileUnknown", f"{gpu.product} has no {unknown[0]}, but {known}")
+        return GpuProblem(
+            "ProfileUnknown", f"{gpu.product} has no profile {unknown[0]}; supported: {known}"
+        )
     error = layout_error(
         gpu.gpu_model,
         [SlicePlacement(requested.start, requested.profile) for requested in wanted.slices],
     )
-    return None if error is None else GpuProblem("CannotCut", f"no GPU can be cut so: {error}")
+    return (
+        None if error is None else GpuProblem("CannotCut", f"the layout is not possible: {error}")
+    )
 
 
 def gpu_status(
     gpu: DriverGpu, pods_by_device: PodsByDevice, problem: GpuProblem | None = None
 ) -> ObservedGpu:
-    """As the status tells it."""
+    """Return the GPU's entry in the status of the NodeLayout."""
     if problem is None:
         problem = blocking_problem(gpu, DesiredGpu(uuid=gpu.uuid))
     return ObservedGpu(
@@ -195,24 +201,15 @@ def gpu_status(
         ),
         pods=pods_by_device.get(gpu.uuid, ())[:_MAX_PODS_SHOWN],
         fault=problem.fault if problem else None,
+        # The CRD limits messages to 500 characters.
         message=problem.message[:500] if problem else "",
     )
 
 
-def format_placement(placement: SlicePlacement) -> str:
-    """As plans spell it."""
-    return f"{placement.profile}@{placement.start}"
-
-
 def _canonical_placement(gpu_model: GpuModel, placement: SlicePlacement) -> SlicePlacement:
-    """Under the board's own name of the profile."""
+    """Return the placement with the GPU model's own name of the profile."""
     gi_profile = gpu_model.find_profile(placement.profile)
     return placement if gi_profile is None else SlicePlacement(placement.start, gi_profile.name)
-
-
-def _has_partial_devices(instance: DriverInstance) -> bool:
-    """Somebody filled it with smaller devices."""
-    return bool(instance.partial_devices)
 
 
 def _pods_on_instance(instance: DriverInstance, pods_by_device: PodsByDevice) -> Iterator[str]:
@@ -234,10 +231,9 @@ def _in_use_problem(
     reasons = []
     for instance in instances_in_use:
         pods = _pods_using(gpu, instance, pods_by_device)
-        users = (
-            ", ".join(pods[:_MAX_PODS_SHOWN])
-            if pods
-            else f"{instance.processes} processes outside of pods"
-        )
-        reasons.append(f"{format_placement(instance.placement)} is held by {users}")
-    return GpuProblem("InUse", f"{'; '.join(reasons)}: it goes once they have ended")
+        processes = counted(instance.processes, "process", "processes")
+        users = ", ".join(pods[:_MAX_PODS_SHOWN]) if pods else f"{processes} outside of pods"
+        reasons.append(f"{format_placement(instance.placement)} is in use by {users}")
+    return GpuProblem(
+        "InUse", f"{'; '.join(reasons)}. A GPU instance is destroyed as soon as it is idle."
+    )
