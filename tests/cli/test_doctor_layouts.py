@@ -79,16 +79,16 @@ def _fault(api: MemoryApi) -> None:
 
 
 BROKEN: dict[str, tuple[dict[str, Any], str, str, Breaks]] = {
-    "no manager": (MANAGER, "mig-manager does not run on 1 nodes: a100-1", "migManager.enabled",
+    "no manager": (MANAGER, "mig-manager does not run on 1 node: a100-1", "migManager.enabled",
                    _without("manager-a100-1")),
-    "another map": (MANAGER, "read the ConfigMap other", '{"name": "tessera-mig"}',
+    "another map": (MANAGER, "reads ConfigMap/other", '{"name": "tessera-mig"}',
                     lambda api: api.pages.update(
                         {POLICIES: {"items": [a_policy("other")], "metadata": {}}})),
-    "no agent": (AGENT, "tessera-node does not run on 1 nodes: a100-1", "node.enabled=true",
+    "no agent": (AGENT, "tessera-node does not run on 1 node: a100-1", "node.enabled=true",
                  lambda api: api.cluster.objects.pop(ObjectKey("nodelayouts", "", "a100-1"))),
-    "an agent that only looks": (AGENT, "only looks on 1 nodes: a100-1", "node.cut=true",
+    "an agent that only looks": (AGENT, "is read-only on 1 node: a100-1", "node.cut=true",
                                  lambda api: told_by(api, "a100-1").update(cuts=False)),
-    "an agent without a driver": (AGENT, "cannot tell: no driver", "get nodelayouts a100-1",
+    "an agent without a driver": (AGENT, "cannot report: no driver", "get nodelayouts a100-1",
                                   lambda api: told_by(api, "a100-1").update(problem="no driver")),
     "a reset": (AGENT, "a100-0 GPU 0: NeedsReset: nvidia-smi -r", "get nodelayouts a100-0", _fault),
     "odd numbers": (MANAGER, "cannot be cut into 3x 3g.40gb", "describe node a100-1",
@@ -117,12 +117,12 @@ async def test_an_operator_without_the_rights_to_cut_is_a_problem() -> None:
     assert [one.state for one in await found(api)] == [FindingState.OK]
 
 
-async def test_a_slice_without_a_device_is_half_cut() -> None:
+async def test_a_slice_without_a_mig_device_is_a_warning() -> None:
     api = a_cluster(AGENT)
     put_layout(api, "a100-0", [[a_slice("3g.40gb", 4)], []])
     told = (await found(api))[0]
     assert told.state is FindingState.WARNING
-    assert told.message == "a100-0 GPU 0 is half cut: 3g.40gb@4 has no device"
+    assert told.message == "a100-0 GPU 0: no MIG device on 3g.40gb@4"
 
 
 async def test_gpus_that_are_all_out_of_mig_mode_are_a_problem() -> None:

@@ -18,13 +18,13 @@ from tessera.api.reasons import Discovered, PoolAccepted, StatusVerdict
 from tessera.cli.cluster import Reader
 from tessera.cli.errors import CommandError, DeniedError
 from tessera.cli.fleet import FleetInputs, read_fleet
-from tessera.cli.mosaic.command import LEGEND, comparison_lines, mosaic_svg, mosaics, render_mosaic
+from tessera.cli.mosaic.command import LEGEND, render_mosaic
 from tessera.cli.mosaic.pool_layouts import PoolSnapshot, layout_changes, planned_slices
 from tessera.cli.parser import build_parser
 from tessera.cli.plan.command import UNMET, run
 from tessera.cli.plan.command import render_plans as planned
 from tessera.domain.hardware.pools import PoolView
-from tessera.domain.mig.layouts import Layout, enumerate_layouts
+from tessera.domain.mig.layouts import Layout
 from tessera.domain.mig_backends.nodes import GpuInstance, MigGpu, MigNode
 from tessera.domain.mig_backends.usage import slice_usages
 from tessera.domain.observed.snapshot import PodReading, Pool, Readings, Ref
@@ -34,6 +34,7 @@ from tests.cli.cut_cluster import a_cut_cluster, a_plan, a_slice, put_layout, pu
 from tests.cli.memory_api import MemoryApi
 from tests.memory_cluster import MemoryCluster
 from tests.mig_builders import A100
+from tests.mig_oracles import enumerate_layouts
 
 AGENT = {"backend": "agent"}
 layouts = st.sampled_from(
@@ -95,19 +96,18 @@ async def test_a_plan_in_work_is_told_with_its_order_its_movers_its_price_and_it
         "a100: Repartitioning: so it is: Repartitioning\n"
         "  mode auto, backend agent\n"
         "  Plan 3f2a91c0 of 2026-11-20 11:59:20 UTC:\n"
-        "    3 -> 2 GPUs in use, 6.00 -> 4.00 USD an hour (2.00 less)\n"
-        "    no plan that serves the same can cost less than 3.90 USD an hour (gap 2.5 %); 1 "
-        "replicas move\n"
+        "    3 -> 2 GPUs in use, 6.00 -> 4.00 USD per hour (2.00 less)\n"
+        "    lower bound 3.90 USD per hour (gap 2.5 %); 1 replica to move\n"
         "    SERVICE      SLICES      WAS\n"
         "    team-a/chat  1x 2g.20gb  1g.10gb\n"
         "    team-a/code  2x 3g.40gb  -\n"
         "    why team-a/chat: 310 tokens/s on 2g.20gb serve 300\n"
-        "    1 GPUs change, 2 of 3 are as planned; 1 nodes at once, in this order as far as room "
-        "allows:\n"
+        "    1 GPU to repartition, 2 of 3 as planned; at most 1 node at a time, in this order as "
+        "capacity allows:\n"
         "      1. a100-0\n"
         "         GPU 0: 7x 1g.10gb -> 1x 2g.20gb, 1x 3g.40gb\n"
         "           leaving: chat-0 of team-a/chat\n"
-        "  Being cut anew now:\n"
+        "  Repartitioning now:\n"
         "    a100-0 GPU 0: Emptying since 40s: waits for replacements of team-a/chat-0\n"
     )
 
@@ -119,7 +119,7 @@ async def test_a_proposed_plan_comes_with_the_command_that_approves_it() -> None
         "kubectl annotate acceleratorpool a100 tessera.dev/approve-layout=3f2a91c0 --overwrite"
     )
     assert "Proposed plan 3f2a91c0" in text
-    assert text.endswith(f"before you approve it:\n    {approve}\n")
+    assert text.endswith(f"waits for your approval:\n    {approve}\n")
     [body] = json.loads(planned(await seen(api), None, "json").text)["pools"]
     assert (body["approve"], body["target"]) == (approve, None)
     assert body["laidOut"]["reason"] == "AwaitingApproval"
@@ -138,24 +138,26 @@ async def test_a_proposed_plan_comes_with_the_command_that_approves_it() -> None
     ]
 
 
-async def test_a_plan_that_only_saves_is_told_with_the_moment_at_which_it_is_taken() -> None:
+async def test_a_plan_that_only_saves_is_shown_with_the_time_of_its_adoption(
+    tmp_path: Path,
+) -> None:
     plans = {"target": a_plan(name="5e0d"), "proposed": a_plan()}
     fleet = await seen(a_cut_cluster(AGENT, plans))
     text = planned(fleet, None, "text").text
-    assert "it is taken at 2026-11-20 12:04:20 UTC if it still is the answer." in text
+    assert "it is adopted at 2026-11-20 12:04:20 UTC" in text
     assert "approve" not in text
     [body] = json.loads(planned(fleet, None, "json").text)["pools"]
     assert (body["approve"], body["begins"]) == (None, "2026-11-20T12:04:20+00:00")
     waits = "plan 3f2a91c0, which waits until 2026-11-20 12:04:20 UTC"
     assert f"After {waits}:" in render_mosaic(fleet, None, "text", 110).text
-    assert f"after {waits}</text>" in mosaic_svg(mosaics(fleet))
+    assert f"after {waits}</text>" in drawn_svg(fleet, tmp_path)
     [body] = json.loads(render_mosaic(fleet, None, "json", 110).text)["pools"]
     assert (body["plan"], body["proposed"]) == ("3f2a91c0", True)
     fleet = await seen(a_cut_cluster(AGENT, plans | {"units": [UNIT]}))
     text = planned(fleet, None, "text").text
-    assert "still is the answer, once the GPUs in work are done." in text
+    assert "after the current units are finished." in text
     assert (
-        f"After {waits} and until the GPUs in work" in render_mosaic(fleet, None, "text", 110).text
+        f"After {waits} and until the current units" in render_mosaic(fleet, None, "text", 110).text
     )
 
 
@@ -182,25 +184,25 @@ async def test_a_service_that_is_left_out_is_named_with_the_code_3() -> None:
 async def test_a_pool_that_is_as_planned_says_so() -> None:
     plan = a_plan(nodes=[{"node": "a100-1", "gpus": [{"gpu": 0, "slices": ["2g.20gb"] * 3}]}])
     fleet = await seen(a_cut_cluster({}, {"target": plan}))
-    assert "Every GPU is cut so already." in planned(fleet, None, "text").text
+    assert "Every GPU has its planned layout." in planned(fleet, None, "text").text
     assert "After plan" not in render_mosaic(fleet, None, "text", 110).text
 
 
 async def test_a_pool_without_layouts_is_told_what_to_write() -> None:
     with pytest.raises(CommandError, match="patch acceleratorpool a100"):
         planned(await seen(a_cut_cluster(None)), None, "text")
-    with pytest.raises(CommandError, match="there is no AcceleratorPool h100; there are: a100"):
+    with pytest.raises(CommandError, match="AcceleratorPool/h100 does not exist; existing: a100"):
         planned(await seen(a_cut_cluster({})), "h100", "text")
-    with pytest.raises(CommandError, match="describe the GPU nodes first"):
+    with pytest.raises(CommandError, match="no AcceleratorPool exists"):
         planned(await seen(MemoryApi(MemoryCluster())), None, "text")
 
 
 @pytest.mark.parametrize(
     ("words", "mend"),
     [
-        (["a100", "--demand", "x"], "POOL is for the cluster"),
+        (["a100", "--demand", "x"], "POOL plans in a cluster"),
         (["--demand", "x"], "needs --throughput, --gpu"),
-        (["--moves-per-gpu", "2"], "--moves-per-gpu is without a cluster and needs --demand"),
+        (["--moves-per-gpu", "2"], "--moves-per-gpu plans without a cluster and needs --demand"),
     ],
 )
 def test_options_for_no_cluster_come_together_and_without_a_pool(
@@ -215,8 +217,8 @@ async def test_the_mosaic_has_service_start_load_and_price_before_and_after_a_pl
     text = render_mosaic(await seen(api, chat_0=0.82), None, "text", 76).text
     assert text == (
         "a100: Repartitioning: so it is: Repartitioning\n"
-        "3 GPUs in MIG mode for 6.00 USD an hour, of which 2.68 are idle and 1.59 stranded\n"
-        "Places are assumed where no agent (tessera-node) tells them; their counts are right.\n"
+        "3 GPUs in MIG mode for 6.00 USD per hour, of which 2.68 is idle and 1.59 stranded\n"
+        "Placements are assumed on nodes without tessera-node; their counts are right.\n"
         "\n"
         "Before:\n"
         "a100-0: A100-80GB\n"
@@ -301,28 +303,25 @@ async def test_a_node_with_slices_that_cannot_be_drawn_is_no_pool_without_mig() 
     assert "0 GPUs in MIG mode" in text
 
 
-async def test_the_picture_of_a_plan_has_both_sides() -> None:
-    found = mosaics(await seen(a_cut_cluster(AGENT, {"target": a_plan()}, "Repartitioning")))
-    titles = Counter(one.text for one in ElementTree.fromstring(mosaic_svg(found)).iter(TITLE))  # noqa: S314 - it is our own
+def drawn_svg(fleet: FleetInputs, folder: Path) -> str:
+    file = folder / "layouts.svg"
+    render_mosaic(fleet, None, "text", 110, str(file))
+    return file.read_text("utf-8")
+
+
+async def test_the_picture_of_a_plan_has_both_sides(tmp_path: Path) -> None:
+    fleet = await seen(a_cut_cluster(AGENT, {"target": a_plan()}, "Repartitioning"))
+    document = ElementTree.fromstring(drawn_svg(fleet, tmp_path))  # noqa: S314 - it is our own
+    titles = Counter(element.text for element in document.iter(TITLE))
     assert titles["1g.10gb chat leaves @2 0.27"] == 1
     assert titles["2g.20gb chat @0 0.54"] == 1
     assert titles["3g.40gb code @4 0.93"] == 3
 
 
-async def test_two_readings_are_drawn_as_before_and_after(tmp_path: Path) -> None:
-    first = await seen(a_cut_cluster(None))
-    api = a_cut_cluster(None)
-    put_layout(api, "a100-0", [[a_slice("2g.20gb", 0, "chat-0")], []])
-    before, later = mosaics(first), mosaics(await seen(api))
-    lines = list(comparison_lines(before, later, 110))
-    assert lines.index("Before:") < lines.index("After:")
-    assert any("|2g chat" in line for line in lines)
-    root = ElementTree.fromstring(mosaic_svg(before, later))  # noqa: S314 - it is our own
-    titles = [one.text for one in root.iter(TITLE)]
-    assert {"1g.10gb chat @2 0.27", "2g.20gb chat @0 0.54"} <= set(titles)
-    file = tmp_path / "now.svg"
-    render_mosaic(first, None, "text", 110, str(file))
-    assert ElementTree.fromstring(file.read_text("utf-8")) is not None  # noqa: S314 - likewise
+async def test_the_picture_without_a_plan_has_the_current_slices(tmp_path: Path) -> None:
+    document = ElementTree.fromstring(drawn_svg(await seen(a_cut_cluster(None)), tmp_path))  # noqa: S314 - it is our own
+    titles = {element.text for element in document.iter(TITLE)}
+    assert "1g.10gb chat @2 0.27" in titles
 
 
 async def test_json_has_every_slice_with_its_price_and_what_it_becomes() -> None:

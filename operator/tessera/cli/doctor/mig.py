@@ -1,4 +1,4 @@
-"""Pools whose GPUs Tessera cuts: is there somebody who does it, and does it go on?"""
+"""Checks of pools with MIG layouts: their condition, their nodes and their backend."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -8,11 +8,13 @@ from typing import NamedTuple
 from tessera.adapters import object_parsing as wire
 from tessera.api.mig import Mig
 from tessera.api.reasons import LayoutReady
+from tessera.api.text import counted
 from tessera.cli.cluster import Json
 from tessera.cli.doctor.finding import CheckContext, Finding, FindingState, join_names
 from tessera.cli.doctor.operator import deployments
 from tessera.cli.errors import DeniedError
 from tessera.domain.hardware.pools import PoolView, discover
+from tessera.domain.mig.layouts import SlicePlacement, format_placement
 from tessera.domain.mig_backends.discovery import mig_nodes
 from tessera.domain.mig_backends.nodes import MigNode
 from tessera.domain.names import MIG_CONFIG
@@ -26,7 +28,7 @@ from tessera.resources.api_resources import (
 
 _ENABLED = "TESSERA_MIG_ENABLED"
 _MANAGER_SELECTOR = "app=nvidia-mig-manager"
-# How the GPU operator is set up.
+# The configuration of NVIDIA's GPU operator.
 _CLUSTER_POLICIES = ApiResource(
     group="nvidia.com",
     version="v1",
@@ -35,7 +37,7 @@ _CLUSTER_POLICIES = ApiResource(
     namespaced=False,
     verbs=(),
 )
-# What goes on, or waits for its time or for a word of the pool's owner.
+# Reasons that pass by themselves, or wait for a maintenance window or an approval.
 _TRANSIENT_REASONS = (
     LayoutReady.PLANNING,
     LayoutReady.AWAITING_APPROVAL,
@@ -45,7 +47,7 @@ _TRANSIENT_REASONS = (
 
 
 class _LayoutFault(NamedTuple):
-    """What keeps layouts from being carried out."""
+    """A finding about what blocks layouts of a pool."""
 
     message: str
     fix: str
@@ -53,7 +55,7 @@ class _LayoutFault(NamedTuple):
 
 
 async def layouts(context: CheckContext) -> Sequence[Finding]:
-    """Of every pool with spec.mig: its condition, its nodes, and who cuts there."""
+    """Check the condition, the nodes and the backend of every pool with spec.mig."""
     pools = [wire.parse_pool(body) for body in await context.reader.list_objects(ACCELERATOR_POOLS)]
     if not any(pool.spec is not None and pool.spec.mig is not None for pool in pools):
         return []
@@ -77,29 +79,31 @@ async def layouts(context: CheckContext) -> Sequence[Finding]:
 
 
 async def _check_permissions(context: CheckContext) -> Sequence[Finding]:
-    """Was the operator granted what cutting needs? What may not be read is no failure."""
+    """Check that the chart grants the operator the permissions to partition GPUs."""
     try:
         operators = await deployments(context.reader)
     except DeniedError:
+        # Another check reports missing permissions of the user.
         return ()
     for operator in operators:
         for container in operator["spec"]["template"]["spec"]["containers"]:
             if any(variable["name"] == _ENABLED for variable in container.get("env", ())):
                 return ()
-    message = "the operator was not granted what cutting needs"
+    message = "the operator has no permission to partition GPUs"
     fix = "helm upgrade --reuse-values --set mig.enabled=true"
     return [Finding("layouts", FindingState.PROBLEM, message, fix)] if operators else ()
 
 
 def _condition_findings(view: PoolView, *, healthy: bool) -> Iterator[Finding]:
-    """The pool's condition; beside other findings only where it is a problem as well."""
+    """Yield a finding of the pool's condition; beside faults only if it is a problem as well."""
     name = f"layouts {view.pool.name}"
     layout_condition = next(
         (condition for condition in view.pool.status.conditions if condition.type == "LaidOut"),
         None,
     )
     if layout_condition is None:
-        yield Finding(name, FindingState.WARNING, "no operator has looked at them", "see operator")
+        message = "no operator has reported the layouts"
+        yield Finding(name, FindingState.WARNING, message, "see operator")
         return
     message = f"{layout_condition.reason}: {layout_condition.message}"
     if layout_condition.status == "False" and layout_condition.reason not in _TRANSIENT_REASONS:
@@ -109,14 +113,14 @@ def _condition_findings(view: PoolView, *, healthy: bool) -> Iterator[Finding]:
 
 
 def _node_faults(mig_nodes: Sequence[MigNode]) -> Iterator[_LayoutFault]:
-    """GPUs that cannot be cut, or were left half cut."""
+    """Yield faults of nodes and GPUs, and GPU instances without a MIG device."""
     if mig_nodes and not any(mig_node.gpus or mig_node.inconsistency for mig_node in mig_nodes):
-        fix = "nvidia-smi -mig 1 on a node switches it on; Tessera never changes the mode"
+        fix = "run nvidia-smi -mig 1 on a node; Tessera never changes the mode"
         yield _LayoutFault("no GPU is in MIG mode", fix)
     for mig_node in mig_nodes:
         command = f"kubectl get nodelayouts {mig_node.name} -o yaml"
         if mig_node.inconsistency is not None:
-            fix = f"kubectl describe node {mig_node.name}; until then it is left alone"
+            fix = f"kubectl describe node {mig_node.name}; Tessera skips the node until then"
             yield _LayoutFault(f"{mig_node.name}: {mig_node.inconsistency}", fix)
         for mig_gpu in mig_node.gpus:
             if mig_gpu.fault is not None:
@@ -130,23 +134,23 @@ def _node_faults(mig_nodes: Sequence[MigNode]) -> Iterator[_LayoutFault]:
             else ()
         ):
             unfinished = [
-                f"{mig_slice.profile}@{mig_slice.start}"
+                format_placement(SlicePlacement(mig_slice.start, mig_slice.profile))
                 for mig_slice in gpu.slices
                 if not mig_slice.uuid
             ]
             if unfinished:
                 message = (
-                    f"{mig_node.name} GPU {gpu.index} is half cut: {join_names(unfinished)} has no "
-                    "device"
+                    f"{mig_node.name} GPU {gpu.index}: no MIG device on {join_names(unfinished)}"
                 )
-                fix = "tessera-node mends it where it may cut (node.cut of the chart)"
+                fix = "tessera-node creates it where it may partition (chart value node.cut)"
                 yield _LayoutFault(message, fix, FindingState.WARNING)
 
 
 async def _backend_faults(
     context: CheckContext, mig: Mig, mig_nodes: Sequence[MigNode]
 ) -> Sequence[_LayoutFault]:
-    """Who cuts; nobody has to where layouts are taken as they are."""
+    """Return the faults of the backend that partitions the pool's GPUs."""
+    # A static pool without a layout is never repartitioned and needs no backend.
     if mig.mode == "static" and not mig.layout:
         return ()
     return (
@@ -163,16 +167,18 @@ def _agent_faults(mig_nodes: Sequence[MigNode]) -> Iterator[_LayoutFault]:
         if node.node_layout is None or node.node_layout.status is None
     ]
     if missing:
-        message = f"tessera-node does not run on {len(missing)} nodes: {join_names(missing)}"
+        nodes = counted(len(missing), "node")
+        message = f"tessera-node does not run on {nodes}: {join_names(missing)}"
         yield _LayoutFault(message, "helm upgrade --reuse-values --set node.enabled=true")
     for mig_node in mig_nodes:
         status = mig_node.node_layout.status if mig_node.node_layout is not None else None
         if status is not None and status.problem:
-            message = f"tessera-node on {mig_node.name} cannot tell: {status.problem}"
+            message = f"tessera-node on {mig_node.name} cannot report: {status.problem}"
             yield _LayoutFault(message, f"kubectl get nodelayouts {mig_node.name} -o yaml")
     read_only = [node.name for node in mig_nodes if node.reports_pods and not node.can_partition]
     if read_only:
-        message = f"tessera-node only looks on {len(read_only)} nodes: {join_names(read_only)}"
+        nodes = counted(len(read_only), "node")
+        message = f"tessera-node is read-only on {nodes}: {join_names(read_only)}"
         yield _LayoutFault(message, "helm upgrade --reuse-values --set node.cut=true")
 
 
@@ -184,28 +190,26 @@ async def _mig_manager_faults(
     )
     manager_nodes = {pod.get("spec", {}).get("nodeName") for pod in pods}
     missing = [mig_node.name for mig_node in mig_nodes if mig_node.name not in manager_nodes]
-    message = f"mig-manager does not run on {len(missing)} nodes: {join_names(missing)}"
+    nodes = counted(len(missing), "node")
+    message = f"mig-manager does not run on {nodes}: {join_names(missing)}"
     fix = (
-        "migManager.enabled of the GPU operator, and nvidia.com/mig.capable=true on the node; or "
-        "spec.mig.backend: agent"
+        "set migManager.enabled of the GPU operator and the label nvidia.com/mig.capable=true of "
+        "the node, or spec.mig.backend: agent"
     )
     policies = await context.reader.list_if_served(_CLUSTER_POLICIES) or []
     return [
         *([_LayoutFault(message, fix)] if missing else []),
-        *map(_config_fault, filter(_uses_other_config, policies)),
+        *(_config_fault(policy) for policy in policies if _config_name(policy) != MIG_CONFIG),
     ]
-
-
-def _uses_other_config(policy: Json) -> bool:
-    return _config_name(policy) != MIG_CONFIG
 
 
 def _config_fault(policy: Json) -> _LayoutFault:
     name = policy["metadata"]["name"]
     patch = {"spec": {"migManager": {"config": {"name": MIG_CONFIG}}}}
+    current = _config_name(policy)
+    config_map = f"ConfigMap/{current}" if current else "its default ConfigMap"
     return _LayoutFault(
-        f"ClusterPolicy {name} has mig-manager read the ConfigMap "
-        f"{_config_name(policy) or 'it makes'}",
+        f"ClusterPolicy/{name}: mig-manager reads {config_map} instead of ConfigMap/{MIG_CONFIG}",
         f"kubectl patch clusterpolicy {name} --type=merge -p '{json.dumps(patch)}'",
     )
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from tessera.api.mig import MigPlan
+from tessera.api.text import counted
 from tessera.cli.cluster import open_reader
 from tessera.cli.errors import CommandError
 from tessera.cli.fleet import FleetInputs, prometheus_url, read_fleet
@@ -38,32 +39,31 @@ from tessera.domain.mig.fleet import FleetGpu, FleetSlice
 from tessera.domain.mig_backends.nodes import MigNode
 from tessera.domain.mig_backends.usage import share
 
-# One that does not tell its size.
+# Columns and lines of a terminal that does not report its size.
 _DEFAULT_TERMINAL_SIZE = (110, 24)
 LEGEND = (
-    "A tile is a slice: its service, below it where it starts, its load and its price an hour.",
-    "- idle, * has to leave, blank not cut, /// nothing can be cut there.",
-    "/ at the end of a GPU: the price an hour of what no slice covers.",
+    "A tile is a slice: its service, and below it start, GPU activity and price per hour.",
+    "- idle, * has to leave, blank not partitioned, /// stranded (no profile fits).",
+    "/ at the end of a GPU: the price per hour of what no slice covers.",
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mosaic:
-    """The GPUs of one pool at one moment, ready to be drawn."""
+    """The GPUs of one pool, ready to be drawn."""
 
     pool: str
     summary: tuple[str, ...]
     notes: tuple[str, ...] = ()
     rows: Rows = ()
     plan: str = ""
-    """The plan that is proposed or carried out, as far as it makes a difference, and for what it
-    waits."""
+    """The pending plan and what it waits for; empty if no plan changes a layout."""
     planned_rows: Rows = ()
-    """The GPUs as it cuts them."""
+    """The GPUs with their layouts of the plan."""
 
 
 def run(arguments: argparse.Namespace) -> Output:
-    """The strips, drawn as wide as the terminal."""
+    """Return the mosaic of the pools, as wide as the terminal."""
     return asyncio.run(_run(arguments))
 
 
@@ -77,7 +77,7 @@ async def _run(arguments: argparse.Namespace) -> Output:
 def render_mosaic(
     fleet: FleetInputs, name: str | None, output_format: str, width: int, file: str | None = None
 ) -> Output:
-    """What is drawn of all pools, or of the one of this name; with a file also there."""
+    """Return the mosaic of all pools, or of the named one, and write it to the file as SVG."""
     pools = _mig_pools(fleet, name)
     pool_mosaics = [pool_mosaic(pool) for pool in pools]
     if file is not None:
@@ -89,25 +89,20 @@ def render_mosaic(
     return Output("\n".join([*notes, *terminal_lines(pool_mosaics, width)]) + "\n")
 
 
-def mosaics(fleet: FleetInputs, name: str | None = None) -> Sequence[Mosaic]:
-    """Of all pools with GPUs that are cut, or of the one of this name."""
-    return [pool_mosaic(pool) for pool in _mig_pools(fleet, name)]
-
-
 def _mig_pools(fleet: FleetInputs, name: str | None) -> Sequence[PoolSnapshot]:
     pools = pool_snapshots(fleet, name)
     mig_pools = [pool for pool in pools if pool.usage.gpus or pool.view.slices]
     if not mig_pools:
-        which = "no AcceleratorPool has" if name is None else f"pool {name} has no"
+        which = "no AcceleratorPool has a" if name is None else f"AcceleratorPool/{name} has no"
         raise CommandError(
-            f"{which} GPUs in MIG mode; nvidia-smi -mig 1 on a node switches it on, and tessera "
-            "doctor tells what else may be missing"
+            f"{which} GPU in MIG mode. Run nvidia-smi -mig 1 on a node to enable it; tessera "
+            "doctor shows what else is missing."
         )
     return mig_pools
 
 
 def terminal_lines(pool_mosaics: Sequence[Mosaic], width: int) -> Iterator[str]:
-    """In the terminal; with a plan before and after."""
+    """Yield the mosaics as lines of text, before and after a pending plan."""
     for drawn_mosaic in pool_mosaics:
         yield from drawn_mosaic.summary
         yield from drawn_mosaic.notes
@@ -124,32 +119,15 @@ def terminal_lines(pool_mosaics: Sequence[Mosaic], width: int) -> Iterator[str]:
     yield from LEGEND
 
 
-def comparison_lines(
-    before_mosaics: Sequence[Mosaic], after_mosaics: Sequence[Mosaic], width: int
-) -> Iterator[str]:
-    """Two readings of the same pools."""
-    for title, pool_mosaics in (("Before:", before_mosaics), ("After:", after_mosaics)):
-        yield title
-        for drawn_mosaic in pool_mosaics:
-            yield from (*drawn_mosaic.summary, *mosaic_lines(drawn_mosaic.rows, width), "")
-    yield from LEGEND
-
-
-def mosaic_svg(pool_mosaics: Sequence[Mosaic], after_mosaics: Sequence[Mosaic] = ()) -> str:
-    """As SVG, with another reading or a plan beside it."""
+def mosaic_svg(pool_mosaics: Sequence[Mosaic]) -> str:
+    """Return the mosaics as SVG, with a pending plan beside them."""
     current_rows = [
         row for drawn_mosaic in pool_mosaics for row in (*drawn_mosaic.summary, *drawn_mosaic.rows)
     ]
-    if after_mosaics:
-        planned_rows = [
-            row
-            for drawn_mosaic in after_mosaics
-            for row in (*drawn_mosaic.summary, *drawn_mosaic.rows)
-        ]
-        return svg_document([("before", current_rows), ("after", planned_rows)])
     plans = [drawn_mosaic.plan for drawn_mosaic in pool_mosaics if drawn_mosaic.plan]
     if not plans:
         return svg_document([("", current_rows)])
+    # Blank rows keep the GPUs of both columns at the same height.
     padding = [("",) * (len(drawn_mosaic.summary) - 1) for drawn_mosaic in pool_mosaics]
     planned_rows = [
         row
@@ -166,7 +144,7 @@ def mosaic_svg(pool_mosaics: Sequence[Mosaic], after_mosaics: Sequence[Mosaic] =
 
 
 def pool_mosaic(pool: PoolSnapshot) -> Mosaic:
-    """Of one pool."""
+    """Return the mosaic of one pool."""
     plan, labels = pool.pending_plan, _tile_labels(pool)
     planned_labels = replace(labels, loads={}, leaving=frozenset())
     return Mosaic(
@@ -189,30 +167,31 @@ def _plan_title(pool: PoolSnapshot, plan: MigPlan) -> str:
         if pool.adoption_time is not None
         else "it is approved"
     )
-    work = " and until the GPUs in work are done" if pool.status.units else ""
-    return f"{plan.name}, which waits until {waiting_for}{work}"
+    units = " and until the current units are finished" if pool.status.units else ""
+    return f"{plan.name}, which waits until {waiting_for}{units}"
 
 
 def _summary_lines(pool: PoolSnapshot) -> Iterator[str]:
-    yield state_line(pool) if pool.mig is not None else f"{pool.name}: slices are taken as they are"
+    unmanaged = f"{pool.name}: no spec.mig, the existing layouts are used"
+    yield unmanaged if pool.mig is None else state_line(pool)
     usage, price = pool.usage, pool.view.price
     if price is not None:
         total, idle, stranded = (
             f"{part * price.per_gpu_hour:.2f}" for part in (usage.gpus, usage.idle, usage.stranded)
         )
         yield (
-            f"{usage.gpus} GPUs in MIG mode for {total} {price.currency} an hour, of which {idle} "
-            f"are idle and {stranded} stranded"
+            f"{counted(usage.gpus, 'GPU')} in MIG mode for {total} {price.currency} per hour, of "
+            f"which {idle} is idle and {stranded} stranded"
         )
 
 
 def _note_lines(pool: PoolSnapshot) -> Iterator[str]:
     if not pool.placements_known:
-        yield "Places are assumed where no agent (tessera-node) tells them; their counts are right."
+        yield "Placements are assumed on nodes without tessera-node; their counts are right."
     if not pool.load_of_pod:
-        yield "Loads are not known; --prometheus URL reads them."
+        yield "GPU activity is unknown; --prometheus URL reads it."
     if whole_gpus := sum(mig_node.whole_gpus for mig_node in pool.nodes):
-        yield f"{whole_gpus} GPUs are not in MIG mode."
+        yield f"{counted(whole_gpus, 'GPU')} not in MIG mode."
     for mig_node in pool.nodes:
         if mig_node.inconsistency is not None:
             yield f"Node {mig_node.name} is not drawn: {mig_node.inconsistency}."
@@ -225,11 +204,11 @@ def _note_lines(pool: PoolSnapshot) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _TileLabels:
-    """What tiles are labelled with besides their services; places are node, GPU and start."""
+    """The labels of tiles, by node, GPU and start."""
 
     short_names: Mapping[str, str]
     gpu_hour_price: Decimal | None
-    """The price of a GPU."""
+    """Price per hour of a whole GPU; None without a price."""
     loads: Mapping[tuple[str, int, int], float]
     leaving: frozenset[tuple[str, int, int]]
 
@@ -237,25 +216,27 @@ class _TileLabels:
 def _tile_labels(pool: PoolSnapshot) -> _TileLabels:
     plan = pool.pending_plan
     leaving_pods = moving_pods(pool, plan) if plan is not None else frozenset()
-    slices_by_place = {
+    slices_by_location = {
         (mig_slice.node, mig_slice.gpu, mig_slice.placement.start): mig_slice
         for mig_slice in pool.slices
     }
-    loads = {place: pool.slice_load(mig_slice) for place, mig_slice in slices_by_place.items()}
+    loads = {
+        location: pool.slice_load(mig_slice) for location, mig_slice in slices_by_location.items()
+    }
     return _TileLabels(
         short_names=_short_names(pool),
         gpu_hour_price=pool.view.price.per_gpu_hour if pool.view.price is not None else None,
-        loads={place: load for place, load in loads.items() if load is not None},
+        loads={location: load for location, load in loads.items() if load is not None},
         leaving=frozenset(
-            place
-            for place, mig_slice in slices_by_place.items()
+            location
+            for location, mig_slice in slices_by_location.items()
             if not leaving_pods.isdisjoint(mig_slice.holders)
         ),
     )
 
 
 def _short_names(pool: PoolSnapshot) -> Mapping[str, str]:
-    """Services by their names alone where nobody else is called so: tiles are small."""
+    """Return services by their names without namespace, where these are unique: tiles are small."""
     plan = pool.pending_plan
     service_names = {
         *pool.service_of_pod.values(),
@@ -270,7 +251,7 @@ def _base_name(name: str) -> str:
 
 
 def _rows(pool: PoolSnapshot, slices: SlicesByGpu, labels: _TileLabels) -> Iterator[Strip | str]:
-    """A heading for each node, a strip for each GPU."""
+    """Yield a heading for each node and a strip for each GPU."""
     for mig_node in pool.nodes:
         if mig_node.gpus:
             yield (
@@ -302,13 +283,13 @@ def _strip(
 def _tile(mig_node: MigNode, index: int, tile: MosaicTile, labels: _TileLabels) -> MosaicTile:
     if tile.profile is None:
         return tile
-    place = mig_node.name, index, tile.start
+    location = mig_node.name, index, tile.start
     part = share(mig_node.gpu_model, tile.profile)
     return replace(
         tile,
         service=labels.short_names.get(tile.service, tile.service) if tile.service else None,
         start_known=mig_node.reports_pods,
-        must_leave=place in labels.leaving,
-        load=labels.loads.get(place),
+        must_leave=location in labels.leaving,
+        load=labels.loads.get(location),
         hourly_price=part * labels.gpu_hour_price if labels.gpu_hour_price is not None else None,
     )

@@ -1,6 +1,6 @@
 """GPUs as a mosaic: every GPU a strip of tiles, one for each slice, in the terminal and as SVG.
 
-A tile is as wide as its memory slices. What is left is stranded when no profile could be cut there.
+A tile is as wide as its memory slices. Free memory slices where no profile fits are stranded.
 """
 
 import html
@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from operator import attrgetter
 from pathlib import Path
 from typing import TypeAlias
 
@@ -16,9 +17,9 @@ from tessera.domain.mig.fleet import FleetGpu
 from tessera.domain.mig.gpu_models import WHOLE_GPU, GpuModel
 from tessera.domain.mig.layouts import fitting_placements
 
-# Characters of a memory slice: at most, at least.
+# Characters of a memory slice.
 _MAX_CELL, _MIN_CELL = 11, 5
-# Of a memory slice, of a strip, between strips, of names, of notes; in SVG's units.
+# Sizes in SVG's units.
 _SLICE_WIDTH, _STRIP_HEIGHT, _GAP, _NAME_WIDTH, _NOTE_WIDTH = 90, 38, 8, 150, 130
 _COLORS = ("#4e79a7", "#59a14f", "#b07aa1", "#f28e2b", "#76b7b2", "#e15759", "#9c755f", "#edc948")
 _IDLE, _FREE, _STRANDED = "#d9d9d9", "#ffffff", "#8c8c8c"
@@ -26,22 +27,22 @@ _IDLE, _FREE, _STRANDED = "#d9d9d9", "#ffffff", "#8c8c8c"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MosaicTile:
-    """A slice or a hole; widths in memory slices."""
+    """A slice or free memory slices; starts and widths in memory slices."""
 
     start: int
     width: int
     profile: str | None = None
     service: str | None = None
     stranded: bool = False
-    """A hole that no profile could fill."""
+    """Whether no profile fits on these free memory slices."""
     must_leave: bool = False
-    """Who sits on it has to leave it."""
+    """Whether the plan evicts the pod on the slice."""
     start_known: bool = True
-    """It is known to start there."""
+    """Whether the start is observed rather than assumed."""
     load: float | None = None
-    """Share of the time in which it computes."""
+    """GPU activity as a share of time; None if it is unknown."""
     hourly_price: Decimal | None = None
-    """Of an hour."""
+    """Price per hour; None without a price."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,15 +52,15 @@ class Strip:
     name: str
     tiles: tuple[MosaicTile, ...]
     stranded_price: Decimal | None = None
-    """Price of an hour of what no slice covers."""
+    """Price per hour of the memory slices that no slice covers; None without a price."""
 
 
-# GPUs, with headings between them.
+# GPUs with headings between them.
 Rows: TypeAlias = Sequence[Strip | str]
 
 
 def gpu_tiles(gpu_model: GpuModel, gpu: FleetGpu) -> tuple[MosaicTile, ...]:
-    """From the first memory slice to the last, holes included."""
+    """Return the tiles of a GPU by start, free memory slices included."""
     slice_tiles = []
     for mig_slice in gpu.slices:
         gi_profile = gpu_model.find_profile(mig_slice.profile)
@@ -72,11 +73,8 @@ def gpu_tiles(gpu_model: GpuModel, gpu: FleetGpu) -> tuple[MosaicTile, ...]:
                 service=mig_slice.service,
             )
         )
-    return tuple(sorted([*slice_tiles, *_free_tiles(gpu_model, gpu, slice_tiles)], key=_start))
-
-
-def _start(tile: MosaicTile) -> int:
-    return tile.start
+    tiles = [*slice_tiles, *_free_tiles(gpu_model, gpu, slice_tiles)]
+    return tuple(sorted(tiles, key=attrgetter("start")))
 
 
 def _free_tiles(
@@ -94,6 +92,7 @@ def _free_tiles(
                     placement.start + (gi_profile.memory_slices if gi_profile else 0),
                 )
             )
+    # Adjacent free memory slices of the same kind, fillable or stranded, share a tile.
     start = 0
     while start < gpu_model.memory_slices:
         end = start
@@ -109,7 +108,7 @@ def _free_tiles(
 
 
 def strip_lines(gpu_model: GpuModel, gpus: Sequence[FleetGpu]) -> Iterator[str]:
-    """A line for each GPU; equal widths are equal shares of its memory."""
+    """Yield a line for each GPU; equal widths are equal shares of its memory."""
     widest = max((len(gpu.name) for gpu in gpus), default=0)
     for gpu in gpus:
         labels = (
@@ -119,7 +118,7 @@ def strip_lines(gpu_model: GpuModel, gpus: Sequence[FleetGpu]) -> Iterator[str]:
 
 
 def mosaic_lines(rows: Rows, width: int) -> Iterator[str]:
-    """Two lines for each GPU, what sits there above its figures, as wide as the terminal allows."""
+    """Yield two lines for each GPU, services above figures, as wide as the terminal allows."""
     name_width = max((len(row.name) for row in rows if isinstance(row, Strip)), default=0)
     axis = max((_memory_slices(row) for row in rows if isinstance(row, Strip)), default=1)
     note_width = max((len(_note(row)) for row in rows if isinstance(row, Strip)), default=0)
@@ -155,7 +154,7 @@ def _label(tile: MosaicTile, width: int) -> str:
 
 
 def _figures(tile: MosaicTile, width: int) -> str:
-    """Start, load and price; where there is no room for all, the price alone."""
+    """Return start, activity and price, without the first of them where the tile is too narrow."""
     if tile.profile is None:
         return ("/" if tile.stranded else " ") * width
     figures = _figure_texts(tile)
@@ -171,15 +170,15 @@ def _figure_texts(tile: MosaicTile) -> list[str]:
 
 
 def write_svg(file: str, document: str) -> None:
-    """The picture as a file."""
+    """Write the picture to a file; CommandError if its folder is not writable."""
     path = Path(file).expanduser()
     if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise CommandError(f"--svg {file} cannot be written: give a file in a folder of yours")
+        raise CommandError(f"--svg {file} cannot be written; choose a file in a writable folder")
     path.write_text(document, encoding="utf-8")
 
 
 def layouts_svg(gpu_model: GpuModel, before: Sequence[FleetGpu], after: Sequence[FleetGpu]) -> str:
-    """The layouts, or those before beside those after."""
+    """Return the layouts as SVG, with the current ones beside them if there are any."""
     columns = [("before", before), ("after", after)] if before else [("", after)]
     return svg_document(
         [
@@ -193,8 +192,7 @@ def layouts_svg(gpu_model: GpuModel, before: Sequence[FleetGpu], after: Sequence
 
 
 def svg_document(columns: Sequence[tuple[str, Rows]]) -> str:
-    """Columns with their titles; a service has the same colour everywhere, as far as there are
-    colours."""
+    """Return columns of strips as SVG, each with its title; a service has one color everywhere."""
     strips = [row for _, rows in columns for row in rows if isinstance(row, Strip)]
     colors = _color_by_service(strips)
     axis = max(map(_memory_slices, strips), default=1)

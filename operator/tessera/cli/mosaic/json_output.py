@@ -1,4 +1,4 @@
-"""The mosaic for programs."""
+"""The mosaic as JSON."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from tessera.domain.mig_backends.usage import SliceUsage
 
 
 def pool_json(pool: PoolSnapshot) -> Json:
-    """One pool with all of its GPUs that are in MIG mode."""
+    """Return a pool with all its GPUs in MIG mode as JSON."""
     price, usage, plan = pool.view.price, pool.usage, pool.pending_plan
     gpu_hour_price = price.per_gpu_hour if price is not None else None
     planned = planned_slices(pool, plan) if plan is not None else {}

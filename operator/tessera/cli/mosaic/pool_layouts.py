@@ -1,4 +1,4 @@
-"""How the GPUs of pools are cut, who sits there and what is planned, as commands show it."""
+"""The current and planned layouts of pools with their services, as commands show them."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ from tessera.domain.hardware.pools import PoolView, discover
 from tessera.domain.layout.solution import layouts_by_node
 from tessera.domain.layout.target import STABILIZATION_WINDOW
 from tessera.domain.mig.fleet import FleetSlice
-from tessera.domain.mig.layouts import Layout, SlicePlacement, geometry
+from tessera.domain.mig.layouts import Layout, SlicePlacement, format_placement, geometry
 from tessera.domain.mig_backends.backend import Capabilities
 from tessera.domain.mig_backends.by_name import backend_of
 from tessera.domain.mig_backends.discovery import mig_nodes
@@ -23,21 +23,21 @@ from tessera.domain.mig_backends.nodes import MigGpu, MigNode
 from tessera.domain.mig_backends.usage import PoolUsage, SliceUsage, pool_usage, slice_usages
 from tessera.domain.observed.snapshot import Pod, Snapshot
 
-# By node and index of the GPU.
+# Slices by node and index of the GPU.
 SlicesByGpu: TypeAlias = Mapping[tuple[str, int], tuple[FleetSlice, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolSnapshot:
-    """One pool now."""
+    """A pool with its nodes, slices and pods."""
 
     view: PoolView
     nodes: tuple[MigNode, ...] = ()
     slices: tuple[SliceUsage, ...] = ()
     service_of_pod: Mapping[Ref, str] = field(default_factory=dict)
-    """Of pods of ours: whose they are."""
+    """Service or batch of every pod that Tessera manages."""
     load_of_pod: Mapping[Ref, float] = field(default_factory=dict)
-    """Activity of pods, as far as it was read."""
+    """GPU activity of pods, as far as it is known."""
 
     @property
     def name(self) -> str:
@@ -53,13 +53,13 @@ class PoolSnapshot:
 
     @property
     def layout_condition(self) -> Condition | None:
-        """The condition of this name."""
+        """Return the pool's condition about layouts; None before the operator wrote it."""
         conditions = self.view.pool.status.conditions
         return next((condition for condition in conditions if condition.type == "LaidOut"), None)
 
     @property
     def pending_plan(self) -> MigPlan | None:
-        """The plan that makes a difference to what is there: a proposed one, else the target."""
+        """Return the proposed plan, else the target if it changes a layout."""
         if self.status.proposed is not None:
             return self.status.proposed
         target = self.status.target
@@ -67,8 +67,7 @@ class PoolSnapshot:
 
     @property
     def adoption_time(self) -> datetime | None:
-        """When the proposed plan is taken by itself if it still is the answer; None if approval is
-        needed."""
+        """Return when the proposed plan is adopted without approval; None if it needs one."""
         proposed = self.status.proposed
         if proposed is None or self.mig is None or self.mig.mode == "propose":
             return None
@@ -83,43 +82,47 @@ class PoolSnapshot:
         return all(mig_node.reports_pods for mig_node in self.nodes)
 
     def slice_load(self, mig_slice: SliceUsage) -> float | None:
-        """Of the first that holds it and is known: nobody shares a slice."""
+        """Return the activity of the pod on the slice; None if it is unknown."""
+        # A slice has one pod at a time.
         return next(
             (self.load_of_pod[pod] for pod in mig_slice.holders if pod in self.load_of_pod), None
         )
 
     def owner_of(self, pod: Ref) -> str:
-        """The service or batch of a pod; a pod of nobody known by its own name."""
+        """Return the service or batch of a pod, or the pod's name if Tessera does not manage it."""
         return self.service_of_pod.get(pod, f"pod {pod}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuLayoutChange:
-    """One GPU that a plan cuts otherwise."""
+    """A GPU that a plan repartitions."""
 
     node: str
     gpu: int
     before: Layout
     after: Layout
     leaving_pods: tuple[Ref, ...] = ()
-    """Pods that have to leave their slice, as far as the present shows."""
+    """Pods that have to leave the GPU, as far as the backend reports them."""
 
     @property
     def descriptions(self) -> tuple[str, str]:
-        """Both layouts; with places only where the counts alone are the same."""
+        """Return both layouts as text, with starts only where the counts are the same."""
         with_placements = geometry(self.before) == geometry(self.after)
         return _layout_text(self.before, with_placements), _layout_text(self.after, with_placements)
 
 
 def pool_snapshots(fleet: FleetInputs, name: str | None) -> tuple[PoolSnapshot, ...]:
-    """All pools, or the one of this name."""
+    """Return all pools, or the named one.
+
+    Raises CommandError if it does not exist, and DeniedError if pools cannot be listed.
+    """
     snapshot = fleet.snapshot
     views = discover(snapshot.pools, snapshot.nodes, snapshot.at.date())
     if not views and fleet.read_errors:
         raise DeniedError("; ".join(fleet.read_errors))
     if name is not None and name not in {view.pool.name for view in views}:
         known = ", ".join(view.pool.name for view in views) or "none"
-        raise CommandError(f"there is no AcceleratorPool {name}; there are: {known}")
+        raise CommandError(f"AcceleratorPool/{name} does not exist; existing: {known}")
     return tuple(_pool_snapshot(view, snapshot) for view in views if name in (None, view.pool.name))
 
 
@@ -144,7 +147,7 @@ def _pod_owner(pod: Pod) -> str:
 
 
 def layout_changes(pool: PoolSnapshot, plan: MigPlan) -> tuple[GpuLayoutChange, ...]:
-    """What the plan changes of what there is, in the order of nodes and GPUs."""
+    """Return the GPUs whose layouts the plan changes, by node and index."""
     planned = _planned_layouts(pool, plan)
     slices_by_node: dict[str, list[SliceUsage]] = defaultdict(list)
     for mig_slice in pool.slices:
@@ -169,10 +172,7 @@ def layout_changes(pool: PoolSnapshot, plan: MigPlan) -> tuple[GpuLayoutChange, 
 
 
 def _planned_layouts(pool: PoolSnapshot, plan: MigPlan) -> Mapping[tuple[str, int], Layout]:
-    """Every GPU as it should be; one that the plan does not name as it is.
-
-    Where a plan has no places, slices that are right by number are in theirs.
-    """
+    """Return the layout of every GPU by node and index; the current one where the plan has none."""
     planned = layouts_by_node(plan, {mig_node.name: mig_node.gpu_model for mig_node in pool.nodes})
     pinned = {
         (node.node, gpu.gpu)
@@ -182,15 +182,16 @@ def _planned_layouts(pool: PoolSnapshot, plan: MigPlan) -> Mapping[tuple[str, in
     }
     layouts = {}
     for mig_node, mig_gpu in _mig_gpus(pool):
-        place = mig_node.name, mig_gpu.index
+        key = mig_node.name, mig_gpu.index
         layout = planned.get(mig_node.name, {}).get(mig_gpu.index, mig_gpu.layout)
-        same_counts = place not in pinned and geometry(layout) == geometry(mig_gpu.layout)
-        layouts[place] = mig_gpu.layout if same_counts else layout
+        # A plan without starts is fulfilled by any layout with the same counts.
+        same_counts = key not in pinned and geometry(layout) == geometry(mig_gpu.layout)
+        layouts[key] = mig_gpu.layout if same_counts else layout
     return layouts
 
 
 def moving_pods(pool: PoolSnapshot, plan: MigPlan) -> frozenset[Ref]:
-    """Pods whose slice goes, or whose service the plan gives other slices."""
+    """Return the pods whose slice is destroyed or whose service gets another profile."""
     planned = {assignment.service: assignment.profile for assignment in plan.services}
     pods = {pod for change in layout_changes(pool, plan) for pod in change.leaving_pods}
     for mig_slice in pool.slices:
@@ -212,7 +213,10 @@ def _mig_gpus(pool: PoolSnapshot) -> Iterator[tuple[MigNode, MigGpu]]:
 def _pods_to_leave(
     capabilities: Capabilities, node_slices: Sequence[SliceUsage], mig_gpu: MigGpu, wanted: Layout
 ) -> tuple[Ref, ...]:
-    """As the backend can: who holds a slice that goes, or one of the GPU, or one of the node."""
+    """Return the pods on slices that are destroyed, or on all slices of the GPU or of the node.
+
+    Which of them depends on the backend's capabilities.
+    """
     holders = {
         pod
         for mig_slice in node_slices
@@ -224,7 +228,7 @@ def _pods_to_leave(
 
 
 def current_slices(pool: PoolSnapshot) -> SlicesByGpu:
-    """GPUs as they are."""
+    """Return the current slices of every GPU with their services."""
     slices_by_gpu: dict[tuple[str, int], list[FleetSlice]] = {
         (mig_node.name, mig_gpu.index): [] for mig_node, mig_gpu in _mig_gpus(pool)
     }
@@ -233,14 +237,14 @@ def current_slices(pool: PoolSnapshot) -> SlicesByGpu:
         slices_by_gpu[mig_slice.node, mig_slice.gpu].append(
             FleetSlice(mig_slice.placement.start, mig_slice.placement.profile, owner)
         )
-    return {place: tuple(slices) for place, slices in slices_by_gpu.items()}
+    return {key: tuple(slices) for key, slices in slices_by_gpu.items()}
 
 
 def planned_slices(pool: PoolSnapshot, plan: MigPlan) -> SlicesByGpu:
-    """GPUs as they will be, with the services that the plan gives them.
+    """Return the planned slices of every GPU with their services.
 
-    Who sits on a slice that stays keeps it as long as the plan gives it such a slice; the rest is
-    dealt by name, since replicas choose among equal slices themselves.
+    A service keeps its slices that stay, up to the number that the plan assigns to it. The others
+    are assigned by name, since the scheduler chooses among equal slices.
     """
     unassigned = Counter(
         {
@@ -254,15 +258,15 @@ def planned_slices(pool: PoolSnapshot, plan: MigPlan) -> SlicesByGpu:
     for (service, profile), count in sorted(unassigned.items(), reverse=True):
         waiting[profile] += [service] * count
     return {
-        place: tuple(
+        key: tuple(
             FleetSlice(
                 placement.start,
                 placement.profile,
-                staying.get((*place, placement)) or _take_next(waiting, placement),
+                staying.get((*key, placement)) or _take_next(waiting, placement),
             )
             for placement in layout
         )
-        for place, layout in layouts.items()
+        for key, layout in layouts.items()
     }
 
 
@@ -271,7 +275,7 @@ def _staying_services(
     layouts: Mapping[tuple[str, int], Layout],
     unassigned: Counter[tuple[str, str]],
 ) -> dict[tuple[str, int, SlicePlacement], str]:
-    """Slices that stay with who holds them; what they take of the plan is taken off `due`."""
+    """Return the owners of slices that stay, and deduct them from `unassigned`."""
     planned = {service for service, _ in unassigned}
     staying = {}
     for mig_slice in pool.slices:
@@ -297,7 +301,7 @@ def _take_next(waiting: Mapping[str, list[str]], placement: SlicePlacement) -> s
 
 def _layout_text(layout: Sequence[SlicePlacement], with_placements: bool) -> str:
     if not layout:
-        return "not cut"
+        return "not partitioned"
     if with_placements:
-        return ", ".join(f"{placement.profile}@{placement.start}" for placement in layout)
+        return ", ".join(map(format_placement, layout))
     return ", ".join(f"{count}x {profile}" for profile, count in geometry(layout))

@@ -1,1 +1,1 @@
-"""`tessera plan`: what a plan of MIG layouts would change, and plans without a cluster."""
+"""`tessera plan`: the MIG layout plans of a cluster's pools, and plans without a cluster."""

@@ -1,4 +1,4 @@
-"""`plan` and `mosaic`: commands about how GPUs are cut."""
+"""The arguments of `plan` and `mosaic`, the commands about MIG layouts."""
 
 import argparse
 
@@ -16,11 +16,11 @@ def plan(commands: Commands) -> None:
         commands,
         "plan",
         "MIG layouts of the pools, or for a demand, on the fewest GPUs",
-        "Tells of every pool with spec.mig how its GPUs shall be cut: what changes, in which "
-        "order, who moves, what it costs before and after, how far that may be from the best, and "
-        "why. With --demand it chooses slices and layouts for the services of a CSV file instead, "
-        "without a cluster. Exits with 3 when a service fits nowhere; the others are planned all "
-        "the same.",
+        "Shows the planned MIG layouts of every pool with spec.mig: the GPUs that change and their "
+        "order, the replicas that move, the cost before and after, the optimality gap, and the "
+        "reasons. With --demand it plans slices and layouts for the services of a CSV file "
+        "instead, without a cluster. Exits with 3 if a service does not fit; the others are "
+        "planned nevertheless.",
     )
     parser.add_argument("pool", metavar="POOL", nargs="?", help="only this AcceleratorPool")
     add_cluster_options(parser)
@@ -29,28 +29,30 @@ def plan(commands: Commands) -> None:
 
 
 def _add_demand_options(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--demand", metavar="FILE", help="CSV: service,demand[,floor of instances]")
+    group.add_argument(
+        "--demand", metavar="FILE", help="CSV: service,demand[,floor], the floor in replicas"
+    )
     group.add_argument(
         "--throughput",
         metavar="FILE",
-        help="CSV: service,profile,throughput of one instance in the unit of demand; no row: it "
-        "does not fit; the profile full is the unpartitioned GPU",
+        help="CSV: service,profile,throughput of one replica in the unit of demand; without a row "
+        "the service does not fit; the profile full is the whole GPU",
     )
     group.add_argument("--gpu", metavar="NAME", help="such as A100-80GB or NVIDIA-H100-PCIe")
     group.add_argument(
         "--current",
         metavar="FILE",
-        help="JSON: the layouts that there are, as this command prints them; as few instances as "
-        "possible move",
+        help="JSON: the current layouts, as this command prints them; as few replicas as possible "
+        "move",
     )
     group.add_argument(
         "--moves-per-gpu",
         metavar="N",
         type=float,
-        help="with --current: a GPU is given up only if that moves at most so many instances "
-        "(default: any number)",
+        help="with --current: give up a GPU only if that moves at most N replicas (default: any "
+        "number)",
     )
-    group.add_argument("--svg", metavar="FILE", help="draw the layouts there, too")
+    group.add_argument("--svg", metavar="FILE", help="also draw the layouts to this file")
 
 
 def mosaic(commands: Commands) -> None:
@@ -58,12 +60,12 @@ def mosaic(commands: Commands) -> None:
         commands,
         "mosaic",
         "every GPU as a strip of tiles, one for each slice",
-        "Draws the GPUs that are cut: of every slice its service, start, load and price an hour, "
-        "and what no slice covers. With a plan that is proposed or carried out it draws them "
-        "before and after. Loads need Prometheus.",
+        "Draws the GPUs in MIG mode: the service, start, GPU activity and price per hour of every "
+        "slice, and what no slice covers. With a plan that is proposed or carried out it draws "
+        "them before and after. GPU activity needs Prometheus.",
     )
     parser.add_argument("pool", metavar="POOL", nargs="?", help="only this AcceleratorPool")
     add_cluster_options(parser)
     add_prometheus_option(parser)
-    parser.add_argument("--svg", metavar="FILE", help="draw them there, too")
+    parser.add_argument("--svg", metavar="FILE", help="also draw the GPUs to this file")
     add_output_options(parser)

@@ -1,4 +1,4 @@
-"""`tessera plan`: how the GPUs of the pools shall be cut, or those of a demand."""
+"""`tessera plan`: the planned MIG layouts of pools, or of a demand without a cluster."""
 
 import argparse
 import asyncio
@@ -6,8 +6,10 @@ import json
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from itertools import groupby
+from operator import attrgetter
 
 from tessera.api.mig import MigPlan, Unit
+from tessera.api.text import counted
 from tessera.cli.cluster import Json, open_reader
 from tessera.cli.errors import CommandError
 from tessera.cli.fleet import FleetInputs, read_fleet
@@ -23,32 +25,27 @@ from tessera.cli.text import format_age, format_time, indent_lines, table
 from tessera.domain.mig.layouts import SlicePlacement
 from tessera.domain.mig_backends.nodes import APPROVAL
 
-# The exit code when somebody is left out.
+# The exit code when a service is not served completely.
 UNMET = plan_demand.UNMET
 _DEMAND_OPTIONS = ("demand", "throughput", "gpu")
 _OTHER_OPTIONS = ("current", "moves_per_gpu", "svg")
 
 
 def run(arguments: argparse.Namespace) -> Output:
-    """The plans, and 3 when somebody is left out."""
+    """Return the plans, with exit code 3 when a service is not served completely."""
     options = [
         name for name in (*_DEMAND_OPTIONS, *_OTHER_OPTIONS) if getattr(arguments, name) is not None
     ]
     if not options:
         return asyncio.run(_run(arguments))
+    first_option = f"--{options[0].replace('_', '-')}"
     if arguments.pool is not None:
         raise CommandError(
-            f"POOL is for the cluster and --{_option_name(options[0])} for none: give one"
+            f"POOL plans in a cluster and {first_option} without one: give one of them"
         )
     if missing := [f"--{name}" for name in _DEMAND_OPTIONS if name not in options]:
-        raise CommandError(
-            f"--{_option_name(options[0])} is without a cluster and needs {', '.join(missing)}"
-        )
+        raise CommandError(f"{first_option} plans without a cluster and needs {', '.join(missing)}")
     return plan_demand.run(arguments)
-
-
-def _option_name(name: str) -> str:
-    return name.replace("_", "-")
 
 
 async def _run(arguments: argparse.Namespace) -> Output:
@@ -58,7 +55,10 @@ async def _run(arguments: argparse.Namespace) -> Output:
 
 
 def render_plans(fleet: FleetInputs, name: str | None, output_format: str) -> Output:
-    """Every pool that has layouts planned, or the one of this name."""
+    """Return the plans of all pools with spec.mig, or of the named one.
+
+    Raises CommandError if there is none.
+    """
     pools = pool_snapshots(fleet, name)
     managed_pools = [pool for pool in pools if pool.mig is not None]
     if not managed_pools:
@@ -81,11 +81,13 @@ def render_plans(fleet: FleetInputs, name: str | None, output_format: str) -> Ou
 
 def _unmanaged_message(pools: Sequence[PoolSnapshot]) -> str:
     if not pools:
-        return "there is no AcceleratorPool: describe the GPU nodes first (examples/00-pools.yaml)"
-    which = f"pool {pools[0].name} does not say" if len(pools) == 1 else "no AcceleratorPool says"
+        return "no AcceleratorPool exists; create one for the GPU nodes (examples/00-pools.yaml)"
+    which = (
+        f"AcceleratorPool/{pools[0].name} has no" if len(pools) == 1 else "no AcceleratorPool has"
+    )
     return (
-        f"{which} how its GPUs are to be cut. To see a plan that is not carried out before you "
-        f"approve it: kubectl patch acceleratorpool {pools[0].name} --type=merge "
+        f"{which} spec.mig. To get a plan that waits for your approval: "
+        f"kubectl patch acceleratorpool {pools[0].name} --type=merge "
         '-p \'{"spec":{"mig":{"mode":"propose"}}}\''
     )
 
@@ -98,7 +100,7 @@ def _labeled_plans(pool: PoolSnapshot) -> Iterator[tuple[str, MigPlan]]:
 
 
 def approval_command(pool: PoolSnapshot) -> str | None:
-    """The command that lets the proposed plan be carried out, where it waits for one."""
+    """Return the command that approves the proposed plan; None if no plan waits for approval."""
     proposed = pool.status.proposed
     if proposed is None or pool.adoption_time is not None:
         return None
@@ -106,10 +108,10 @@ def approval_command(pool: PoolSnapshot) -> str | None:
 
 
 def state_line(pool: PoolSnapshot) -> str:
-    """How the pool is laid out, in a line."""
+    """Return the pool's layout condition in one line."""
     condition = pool.layout_condition
     if condition is None:
-        return f"{pool.name}: the operator has not looked at its layouts yet"
+        return f"{pool.name}: the operator has not reported its layouts yet"
     return f"{pool.name}: {condition.reason}: {condition.message}"
 
 
@@ -119,23 +121,20 @@ def _pool_lines(pool: PoolSnapshot, at: datetime) -> Iterator[str]:
         yield f"  mode {pool.mig.mode}, backend {pool.mig.backend}"
     for mig_node in pool.nodes:
         if mig_node.inconsistency is not None:
-            yield f"  node {mig_node.name} is left alone: {mig_node.inconsistency}"
+            yield f"  Node {mig_node.name} is skipped: {mig_node.inconsistency}"
     for label, plan in _labeled_plans(pool):
         yield from indent_lines(_plan_lines(pool, label, plan), "  ")
     if pool.status.units:
-        yield "  Being cut anew now:"
+        yield "  Repartitioning now:"
         yield from (f"    {_unit_line(unit, at)}" for unit in pool.status.units)
     if pool.adoption_time is not None:
-        work = ", once the GPUs in work are done" if pool.status.units else ""
+        units = ", after the current units are finished" if pool.status.units else ""
         yield (
-            "  The proposed plan serves nobody better, it only saves: it is taken at "
-            f"{format_time(pool.adoption_time)} UTC if it still is the answer{work}."
+            "  The proposed plan only reduces the cost: it is adopted at "
+            f"{format_time(pool.adoption_time)} UTC if it is still the best plan then{units}."
         )
     if command := approval_command(pool):
-        yield from (
-            "  Nothing of the proposed plan is done before you approve it:",
-            f"    {command}",
-        )
+        yield from ("  The proposed plan waits for your approval:", f"    {command}")
 
 
 def _plan_lines(pool: PoolSnapshot, label: str, plan: MigPlan) -> Iterator[str]:
@@ -145,12 +144,13 @@ def _plan_lines(pool: PoolSnapshot, label: str, plan: MigPlan) -> Iterator[str]:
     title = "Proposed plan" if label == "proposed" else "Plan"
     yield f"{title} {plan.name} of {format_time(plan.at)} UTC:"
     yield (
-        f"  {plan.gpus_before} -> {plan.gpus_after} GPUs in use, {plan.per_hour_before:.2f} -> "
-        f"{plan.per_hour_after:.2f} {currency} an hour ({abs(saved):.2f} {direction})"
+        f"  {plan.gpus_before} -> {counted(plan.gpus_after, 'GPU')} in use, "
+        f"{plan.per_hour_before:.2f} -> {plan.per_hour_after:.2f} {currency} per hour "
+        f"({abs(saved):.2f} {direction})"
     )
     yield (
-        f"  no plan that serves the same can cost less than {plan.bound:.2f} {currency} an hour "
-        f"(gap {plan.gap * 100:.1f} %); {plan.moves} replicas move"
+        f"  lower bound {plan.bound:.2f} {currency} per hour (gap {plan.gap * 100:.1f} %); "
+        f"{counted(plan.moves, 'replica')} to move"
     )
     for name in plan.unmet:
         yield f"  {name} gets less than it needs: the pool has too few GPUs"
@@ -171,7 +171,7 @@ def _plan_lines(pool: PoolSnapshot, label: str, plan: MigPlan) -> Iterator[str]:
     )
     gpu_changes = layout_changes(pool, plan)
     if not gpu_changes:
-        yield "  Every GPU is cut so already."
+        yield "  Every GPU has its planned layout."
     yield from indent_lines(_change_lines(pool, gpu_changes), "  ")
 
 
@@ -179,15 +179,14 @@ def _change_lines(pool: PoolSnapshot, gpu_changes: Sequence[GpuLayoutChange]) ->
     if not gpu_changes:
         return
     done, total = pool.status.done, pool.status.total
-    progress = f", {done} of {total} are as planned" if total else ""
-    at_once = pool.mig.max_concurrent if pool.mig is not None else 1
+    progress = f", {done} of {total} as planned" if total else ""
+    max_concurrent = pool.mig.max_concurrent if pool.mig is not None else 1
     yield (
-        f"{len(gpu_changes)} GPUs change{progress}; {at_once} nodes at once, in this order as far "
-        "as "
-        "room allows:"
+        f"{counted(len(gpu_changes), 'GPU')} to repartition{progress}; at most "
+        f"{counted(max_concurrent, 'node')} at a time, in this order as capacity allows:"
     )
     for number, (node, group) in enumerate(
-        groupby(_in_rollout_order(pool, gpu_changes), key=_node_of), start=1
+        groupby(_in_rollout_order(pool, gpu_changes), key=attrgetter("node")), start=1
     ):
         yield f"  {number}. {node}"
         for change in group:
@@ -200,7 +199,7 @@ def _change_lines(pool: PoolSnapshot, gpu_changes: Sequence[GpuLayoutChange]) ->
 def _in_rollout_order(
     pool: PoolSnapshot, gpu_changes: Sequence[GpuLayoutChange]
 ) -> Sequence[GpuLayoutChange]:
-    """By node as a rollout prefers them: what is begun, then where the fewest have to leave."""
+    """Return the changes in the rollout's order: started nodes, then those with few evictions."""
     started_nodes = {unit.node for unit in pool.status.units}
     pods_by_node: dict[str, set[object]] = {}
     for change in gpu_changes:
@@ -216,16 +215,11 @@ def _in_rollout_order(
     )
 
 
-def _node_of(change: GpuLayoutChange) -> str:
-    return change.node
-
-
 def _leaving_pods(pool: PoolSnapshot, change: GpuLayoutChange) -> Iterator[str]:
     for pod in change.leaving_pods:
         owner = pool.owner_of(pod)
-        yield (
-            f"{pod.name} of {owner}" if pod in pool.service_of_pod else f"{owner} (not of Tessera)"
-        )
+        managed = pod in pool.service_of_pod
+        yield f"{pod.name} of {owner}" if managed else f"{owner} (not managed by Tessera)"
 
 
 def _unit_line(unit: Unit, at: datetime) -> str:

@@ -5,6 +5,7 @@ import difflib
 import json
 from collections.abc import Iterator, Sequence
 
+from tessera.api.text import counted
 from tessera.cli.cluster import Json
 from tessera.cli.errors import CommandError
 from tessera.cli.mosaic.drawing import layouts_svg, strip_lines, write_svg
@@ -12,20 +13,21 @@ from tessera.cli.output import Output
 from tessera.cli.plan.files import read_layout, read_services
 from tessera.domain.mig.demand import GpuOffer
 from tessera.domain.mig.fleet import FleetGpu
-from tessera.domain.mig.gpu_models import GpuModel, find_gpu_model, gpu_models
+from tessera.domain.mig.gpu_models import WHOLE_GPU, GpuModel, find_gpu_model, gpu_models
 from tessera.domain.mig.integer_program import SolverMissingError
 from tessera.domain.mig.layout_changes import SliceLocation
+from tessera.domain.mig.layouts import format_placement
 from tessera.domain.mig.operations import LayoutOperation, OperationKind, order_operations
 from tessera.domain.mig.plan import LayoutPlan, plan_layouts
 
-# Moves for a GPU; more are as good as any number.
+# More moves per GPU are as good as any number.
 _MAX_MOVES_PER_GPU = 1000
-# The exit code when a service cannot be served by any number of these GPUs.
+# The exit code when a service does not fit on these GPUs, however many there are.
 UNMET = 3
 
 
 def run(arguments: argparse.Namespace) -> Output:
-    """The plan, and 3 when somebody is left out."""
+    """Return the plan, with exit code 3 when a service does not fit."""
     gpu_model = _gpu_model(arguments.gpu)
     wanted = read_services(arguments.demand, arguments.throughput, gpu_model)
     if (
@@ -66,7 +68,7 @@ def run(arguments: argparse.Namespace) -> Output:
 
 
 def _gpu_model(name: str) -> GpuModel:
-    """By its name or a product's, or by the beginning that it alone has, as A30 and H200."""
+    """Return the GPU model with this name, product label or unique prefix, such as H200."""
     if exact := find_gpu_model(name) or find_gpu_model(name.upper()):
         return exact
     matches = [
@@ -78,14 +80,14 @@ def _gpu_model(name: str) -> GpuModel:
         return matches[0]
     if matches:
         names = ", ".join(matching.name for matching in matches)
-        raise CommandError(f"--gpu {name} may be any of {names}: write which")
+        raise CommandError(f"--gpu {name} is ambiguous; choose one of {names}")
     known = [
         *gpu_models(),
         *(product for known_model in gpu_models().values() for product in known_model.products),
     ]
     suggestions = difflib.get_close_matches(name, known, cutoff=0.5) or list(gpu_models())
     raise CommandError(
-        f"--gpu {name} cannot be cut as far as is known; known are {', '.join(suggestions)}"
+        f"--gpu {name} is not a known GPU model with MIG; try {', '.join(suggestions)}"
     )
 
 
@@ -142,13 +144,15 @@ def _plan_lines(
     plan: LayoutPlan, gpu_model: GpuModel, current_gpus: Sequence[FleetGpu]
 ) -> Iterator[str]:
     optimality = (
-        "fewer are not possible" if plan.gpus_in_use == plan.bound else f"at least {plan.bound}"
+        "fewer are not possible"
+        if plan.gpus_in_use == plan.bound
+        else f"the lower bound is {plan.bound}"
     )
-    yield f"{plan.gpus_in_use} of {gpu_model.name}; {optimality}."
+    yield f"{plan.gpus_in_use}x {gpu_model.name}; {optimality}."
     for name in plan.unmet:
         yield (
-            f"{name} cannot be served: no row of the throughput says that it fits a slice of "
-            f"{gpu_model.name} or the whole; add one, or take a larger GPU."
+            f"{name} cannot be served: --throughput has no row for it with a profile of "
+            f"{gpu_model.name} or {WHOLE_GPU}. Add one, or choose a larger GPU."
         )
     if current_gpus:
         yield from ("", "Before:", *strip_lines(gpu_model, current_gpus), "", "After:")
@@ -163,11 +167,10 @@ def _change_lines(plan: LayoutPlan, operations: Sequence[LayoutOperation]) -> It
         yield "Nothing changes."
         return
     moves = plan.changes.moves
-    yield f"{len(moves)} moved" + (":" if moves else ".")
+    yield f"{counted(len(moves), 'replica')} moved" + (":" if moves else ".")
     for move in moves:
-        yield (
-            f"  {move.service} from {_location_text(move.source)} to {_location_text(move.target)}"
-        )
+        source, target = _location_text(move.source), _location_text(move.target)
+        yield f"  {move.service} from {source} to {target}"
     yield "Steps:"
     for number, operation in enumerate(operations, start=1):
         yield f"  {number}. {_operation_line(operation)}"
@@ -177,17 +180,15 @@ def _operation_line(operation: LayoutOperation) -> str:
     where = _location_text(operation.location)
     match operation.kind:
         case OperationKind.CREATE:
-            return f"cut {where}"
+            return f"create {where}"
         case OperationKind.DESTROY:
             return f"destroy {where}"
         case OperationKind.START:
-            return f"start {operation.service} on {where}" + ", for a while" * operation.temporary
+            return f"start {operation.service} on {where}" + ", temporarily" * operation.temporary
         case OperationKind.STOP:
             text = f"stop {operation.service} on {where}"
-            return (
-                text + ": it has less than it should until its next start" * operation.below_minimum
-            )
+            return text + ", below its minimum until its next start" * operation.below_minimum
 
 
 def _location_text(location: SliceLocation) -> str:
-    return f"{location.gpu} {location.profile}@{location.start}"
+    return f"{location.gpu} {format_placement(location.placement)}"

@@ -1,4 +1,4 @@
-"""The files of `tessera plan`: demand and throughput as CSV, a layout as JSON."""
+"""The input files of `tessera plan`: demand and throughput as CSV, layouts as JSON."""
 
 import csv
 import difflib
@@ -11,23 +11,24 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
+from tessera.api.text import counted
 from tessera.cli.errors import CommandError
 from tessera.domain.mig.demand import InstanceType, ServiceDemand
 from tessera.domain.mig.fleet import FleetGpu, FleetSlice
 from tessera.domain.mig.gpu_models import WHOLE_GPU, GpuModel
 from tessera.domain.mig.layouts import layout_error
 
-# Of demand and throughput; floats are exact enough below.
+# Largest demand or throughput; floats are exact enough below.
 _MAX_NUMBER = 1e12
-# Instances that a floor or a demand may ask for.
+# Most replicas that a floor or a demand may need.
 _MAX_REPLICAS = 100_000
-# Characters of a wrong cell that are repeated.
+# Characters of a wrong cell that a message repeats.
 _MAX_CELL_SHOWN = 60
 
 
 @dataclass(frozen=True, slots=True)
 class _CsvRow:
-    """Cells by column, and where they stand."""
+    """The cells of a row by column, with the row's file and line."""
 
     location: str
     cells: Mapping[str, str]
@@ -54,6 +55,7 @@ class _CsvRow:
             return 0
         text = self.text(column)
         value = _parse_number(text) if text.isdigit() else math.nan
+        # Every comparison with NaN is false.
         if not value <= _MAX_REPLICAS:
             raise CommandError(
                 f"{self.location}: {column} is {_shorten(text)}; write a whole number from 0 to "
@@ -71,7 +73,7 @@ def _parse_number(text: str) -> float:
 
 def _require_printable(location: str, text: str) -> None:
     if not text.isprintable():
-        raise CommandError(f"{location} is {_shorten(ascii(text))}; leave out what cannot be shown")
+        raise CommandError(f"{location} is {_shorten(ascii(text))}; remove control characters")
 
 
 def _shorten(text: str) -> str:
@@ -79,13 +81,16 @@ def _shorten(text: str) -> str:
 
 
 def read_services(demand: str, throughput: str, gpu_model: GpuModel) -> tuple[ServiceDemand, ...]:
-    """Every service of the demand with what its instances do on the board."""
+    """Return the services of the demand file with their throughput on this GPU model.
+
+    Raises CommandError, with file and line, for anything that is wrong in the files.
+    """
     throughputs = _read_throughput(throughput, gpu_model)
     services_by_name: dict[str, ServiceDemand] = {}
     for row in _read_rows(demand, ("service", "demand"), ("floor",)):
         name = row.text("service")
         if name in services_by_name:
-            raise CommandError(f"{row.location}: {name} stands there twice; keep one row of it")
+            raise CommandError(f"{row.location}: duplicate row for {name}; keep one")
         services_by_name[name] = ServiceDemand(
             name=name,
             demand=row.number("demand"),
@@ -101,10 +106,10 @@ def read_services(demand: str, throughput: str, gpu_model: GpuModel) -> tuple[Se
 def _require_plausible(location: str, service: ServiceDemand) -> None:
     fastest = max(service.throughput.values(), default=0.0)
     if fastest > 0 and service.demand / fastest > _MAX_REPLICAS:
+        limit = counted(_MAX_REPLICAS, "replica")
         raise CommandError(
-            f"{location}: {service.name} would take more than {_MAX_REPLICAS} instances; write "
-            "demand and "
-            "throughput in the same unit"
+            f"{location}: {service.name} needs more than {limit}; write demand and throughput in "
+            "the same unit"
         )
 
 
@@ -116,11 +121,11 @@ def _read_throughput(file: str, gpu_model: GpuModel) -> dict[str, dict[InstanceT
         if gi_profile is None and profile != WHOLE_GPU:
             known = ", ".join((*(candidate.name for candidate in gpu_model.profiles), WHOLE_GPU))
             raise CommandError(
-                f"{row.location}: {gpu_model.name} has no profile {profile}, but {known}"
+                f"{row.location}: {gpu_model.name} has no profile {profile}; supported: {known}"
             )
         instance_type = InstanceType(gpu_model.name, gi_profile.name if gi_profile else WHOLE_GPU)
         if instance_type in throughputs.setdefault(name, {}):
-            raise CommandError(f"{row.location}: {name} on {profile} stands there twice; keep one")
+            raise CommandError(f"{row.location}: duplicate row for {name} on {profile}; keep one")
         throughputs[name][instance_type] = row.number("throughput")
     return throughputs
 
@@ -138,7 +143,9 @@ def _read_rows(
             location = f"{file}, line {line}"
             if any(cell.strip() for cell in cells):
                 if len(cells) > len(header):
-                    raise CommandError(f"{location}: {len(cells)} cells for {len(header)} columns")
+                    raise CommandError(
+                        f"{location}: {len(cells)} cells for {counted(len(header), 'column')}"
+                    )
                 yield _CsvRow(location, dict(zip(header, cells, strict=False)))
             line = reader.line_num + 1
     except csv.Error as error:
@@ -148,7 +155,7 @@ def _read_rows(
 def _check_columns(
     file: str, header: Sequence[str], required: Sequence[str], optional: Sequence[str]
 ) -> None:
-    """Other columns may stand there, but not one that was to be one of these."""
+    """Raise CommandError for missing, duplicate and misspelled columns; others are ignored."""
     known = (*required, *optional)
     wanted = ",".join((*required, *(f"[{column}]" for column in optional)))
     if missing := [column for column in required if column not in header]:
@@ -163,8 +170,7 @@ def _check_columns(
         ):
             raise CommandError(
                 f"{file} has the column {_shorten(similar[0])}; write {column} if that is meant, "
-                "or name "
-                "it otherwise"
+                "or rename it"
             )
 
 
@@ -176,7 +182,7 @@ def _read_text(file: str) -> str:
         raise CommandError(f"{file}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        raise CommandError(f"{file}, line {line}: not text in UTF-8; save it so") from None
+        raise CommandError(f"{file}, line {line}: not UTF-8; save the file as UTF-8") from None
 
 
 class _SliceInput(BaseModel):
@@ -193,7 +199,10 @@ class _GpuInput(BaseModel):
 
 
 def read_layout(file: str, gpu_model: GpuModel) -> tuple[FleetGpu, ...]:
-    """GPUs as `tessera plan -o json` prints them, alone or with the plan around them."""
+    """Return the GPUs of a file that `tessera plan -o json` printed, or of its `layouts` alone.
+
+    Raises CommandError for anything that is wrong in the file.
+    """
     try:
         document = from_json(_read_text(file))
     except ValueError as error:
@@ -207,13 +216,13 @@ def read_layout(file: str, gpu_model: GpuModel) -> tuple[FleetGpu, ...]:
         first_error = error.errors()[0]
         where = ".".join(map(str, first_error["loc"]))
         raise CommandError(
-            f"{file} is no layout ({where}: {first_error['msg']}); write "
+            f"{file} is not a layout ({where}: {first_error['msg']}); write "
             '[{"gpu": NAME, "slices": [{"profile": NAME, "start": N, "service": NAME}]}], as '
             "tessera plan -o json does under layouts"
         ) from None
     names = [gpu.gpu for gpu in gpus]
     if duplicates := sorted({name for name in names if names.count(name) > 1}):
-        raise CommandError(f"{file}: {duplicates[0]} stands there twice; names tell GPUs apart")
+        raise CommandError(f"{file}: duplicate GPU {duplicates[0]}; give every GPU its own name")
     return tuple(_build_gpu(file, gpu, gpu_model) for gpu in sorted(gpus, key=lambda gpu: gpu.gpu))
 
 
@@ -241,5 +250,5 @@ def _build_gpu(file: str, gpu_input: _GpuInput, gpu_model: GpuModel) -> FleetGpu
         slices=tuple(sorted(slices, key=lambda mig_slice: mig_slice.placement)),
     )
     if error := layout_error(gpu_model, fleet_gpu.layout):
-        raise CommandError(f"{file}: {gpu_input.gpu} cannot be cut so: {error}")
+        raise CommandError(f"{file}: GPU {gpu_input.gpu}: {error}")
     return fleet_gpu
