@@ -4,11 +4,12 @@ import json
 from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 from tessera.api.accelerator_pool import AcceleratorPoolSpec
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.tenant_budget import TenantBudgetSpec, TenantBudgetStatus
+from tessera.domain.config import Config
 from tessera.domain.model.names import model_job_name
 from tessera.domain.names import deployment_name
 from tessera.domain.observed.model_jobs import ModelJobRun, ObservedModelJob
@@ -25,7 +26,7 @@ from tessera.domain.observed.snapshot import (
     SpeedReading,
     Workload,
 )
-from tessera.domain.plan import plan
+from tessera.domain.plan import Plan, PlanCache, PlanMemory, plan
 from tessera.domain.service_plan import ServicePlan
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
@@ -34,6 +35,8 @@ MEDIUM = "hf://meta-llama/Llama-3.1-8B-Instruct"
 LARGE = "hf://meta-llama/Llama-3.1-70B-Instruct"
 A100 = "NVIDIA-A100-SXM4-80GB"
 H100 = "NVIDIA-H100-80GB-HBM3"
+DEFAULT_CONFIG = Config()
+NO_MEMORY = PlanMemory()
 
 
 def at(seconds: float) -> datetime:
@@ -212,9 +215,30 @@ def a_snapshot(*services: ObservedService, **fields: Any) -> Snapshot:
     )
 
 
-def allotted(snapshot: Snapshot, name: str = "chat") -> ServicePlan:
+class PlanInputs(NamedTuple):
+    """Everything that a plan is made from; `plan_of(*inputs)` makes it."""
+
+    snapshot: Snapshot
+    config: Config = DEFAULT_CONFIG
+    memory: PlanMemory = NO_MEMORY
+
+
+def plan_of(
+    snapshot: Snapshot,
+    config: Config = DEFAULT_CONFIG,
+    memory: PlanMemory = NO_MEMORY,
+    *,
+    cache: PlanCache | None = None,
+) -> Plan:
+    """The plan of a snapshot, with the default settings and nothing remembered."""
+    return plan(config, snapshot, memory, cache)
+
+
+def allotted(
+    snapshot: Snapshot, name: str = "chat", config: Config = DEFAULT_CONFIG
+) -> ServicePlan:
     """What the plan gives one service."""
-    return plan(snapshot).service_plans[Ref("team-a", name)]
+    return plan_of(snapshot, config).service_plans[Ref("team-a", name)]
 
 
 def dollars(amount: str) -> int:

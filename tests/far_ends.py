@@ -21,7 +21,8 @@ from tessera.domain.mig_backends.backend import (
 )
 from tessera.domain.mig_backends.devices import DEVICE_PLUGIN_LABEL, FEATURE_DISCOVERY_LABEL
 from tessera.domain.mig_backends.discovery import mig_nodes
-from tessera.domain.mig_backends.nodes import MigNode, ObservedNodeLayout
+from tessera.domain.mig_backends.nodes import MigNode
+from tessera.domain.observed.node_layout import ObservedNodeLayout
 from tessera.domain.observed.snapshot import Node, Pool
 from tessera.resources.repartition import configuration
 from tests.builders import A100, a_pool, at

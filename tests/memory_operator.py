@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from tessera.api.recipe import Platform
+from tessera.domain.config import Config
 from tessera.domain.names import deployment_name
 from tessera.domain.observed.model_reports import FetchProgress
 from tessera.domain.observed.runner_reports import RunnerProgress
@@ -71,11 +72,11 @@ class MemoryOperator:
     def restart(self) -> None:
         """A new process: everything that was in memory is gone."""
         resolutions: dict[RevisionQuery, Resolution] | None = None if self.hub is None else {}
-        self.senses = Observations(
-            builder_version=self.builder, platform=self.platform, resolutions=resolutions
-        )
+        self.senses = Observations(resolutions=resolutions)
+        config = Config(builder_version=self.builder, platform=self.platform)
         self._store = Store(KINDS)
         applier = Applier(
+            config,
             self.cluster,
             self._store,
             ingress_namespaces=("tessera-system", "monitoring"),
@@ -83,7 +84,7 @@ class MemoryOperator:
             is_leader=lambda: self.leading,
         )
         asker = Prober(SilentEngines(), self.senses, self._now, self.answered.set, self.hub)
-        self._fleet = FleetReconciler(self._store, self.senses, applier, asker, self._now)
+        self._fleet = FleetReconciler(config, self._store, self.senses, applier, asker, self._now)
         self._mirror = Reflector(self.cluster, self._store, self.senses, lambda: None)
 
     def _now(self) -> datetime:

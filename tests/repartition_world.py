@@ -25,7 +25,8 @@ from tessera.domain.mig_backends.backend import (
     GeometryBackend,
     LayoutsByGpu,
 )
-from tessera.domain.mig_backends.nodes import GpuInstance, MigGpu, MigNode, ObservedNodeLayout
+from tessera.domain.mig_backends.nodes import GpuInstance, MigGpu, MigNode
+from tessera.domain.observed.node_layout import ObservedNodeLayout
 from tessera.domain.repartition.orders import PoolActions, PoolService, Replica
 from tessera.domain.repartition.rollout import RolloutInputs, advance_rollout
 from tests.mig_builders import A100

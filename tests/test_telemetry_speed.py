@@ -4,7 +4,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tessera.domain.billing.bill import Bill
 from tessera.domain.observed.snapshot import Ref, SpeedReading
-from tessera.domain.plan import plan
 from tessera.reconcile.cycle import ReconcileOutcome
 from tessera.telemetry import Telemetry
 from tests.builders import (
@@ -14,6 +13,7 @@ from tests.builders import (
     a_speed_reading,
     a_workload,
     at,
+    plan_of,
     readings_of,
 )
 
@@ -25,7 +25,7 @@ def outcome(*readings: SpeedReading, when: float = 0) -> ReconcileOutcome:
     told = readings_of(PODS, speeds={CHAT: readings}, speeds_at=at(when))
     snapshot = a_snapshot(a_service(), pods=PODS, workloads=(a_workload(2),), readings=told)
     return ReconcileOutcome(
-        snapshot=snapshot, plan=plan(snapshot), bill=Bill(), problems={}, writes=0
+        snapshot=snapshot, plan=plan_of(snapshot), bill=Bill(), problems={}, writes=0
     )
 
 

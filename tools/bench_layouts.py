@@ -18,16 +18,17 @@ from decimal import Decimal
 from tessera.api.accelerator_pool import AcceleratorPoolStatus
 from tessera.api.mig import Assignment, GpuTarget, MigPlan, MigStatus, NodeTarget
 from tessera.api.node_layout import NodeLayoutSpec, NodeLayoutStatus, ObservedGpu, ObservedSlice
+from tessera.domain.config import Config
 from tessera.domain.hardware.pools import discover
 from tessera.domain.layout.demand import layout_problem
 from tessera.domain.layout.problem import LayoutSolution, PoolLayout
 from tessera.domain.mig_backends.agent import AgentBackend
 from tessera.domain.mig_backends.backend import BackendRequest
 from tessera.domain.mig_backends.discovery import mig_nodes
-from tessera.domain.mig_backends.nodes import TAINT, ObservedNodeLayout
 from tessera.domain.names import deployment_name
+from tessera.domain.observed.node_layout import TAINT, ObservedNodeLayout
 from tessera.domain.observed.snapshot import Node, Snapshot
-from tessera.domain.plan import Plan, PlanCache, plan
+from tessera.domain.plan import Plan, PlanCache, PlanMemory, plan
 from tests.builders import (
     A100,
     a_node,
@@ -151,7 +152,7 @@ def _layout(node: int, on: dict[tuple[int, int, int], str]) -> ObservedNodeLayou
     )
 
 
-def _next(snapshot: Snapshot, told: Plan) -> Snapshot:
+def _next(snapshot: Snapshot, memory: PlanMemory, told: Plan) -> tuple[Snapshot, PlanMemory]:
     """A turn later, with what the last one wrote down."""
     at = snapshot.at + PERIOD
     (pool,) = snapshot.pools
@@ -160,7 +161,7 @@ def _next(snapshot: Snapshot, told: Plan) -> Snapshot:
         pool = replace(pool, status=pool.status.model_copy(update={"mig": orders.status}))
     asked = told.repartitions.layout_problem
     target = orders.status.target if orders is not None and orders.status is not None else None
-    solved = snapshot.layout_solution
+    solved = memory.layouts.solution
     if asked is not None and solved is None and target is not None:
         solved = LayoutSolution(problem=asked, pools={pool.name: PoolLayout(plan=target)})
     tainted = orders.tainted_nodes if orders is not None else frozenset[str]()
@@ -172,16 +173,15 @@ def _next(snapshot: Snapshot, told: Plan) -> Snapshot:
     same = all(new is old for new, old in zip(nodes, snapshot.nodes, strict=True))
     readings = snapshot.readings and replace(snapshot.readings, at=at)
     pools = snapshot.pools if pool is snapshot.pools[0] else (pool,)
+    memory = memory.after(told)
     return replace(
         snapshot,
         at=at,
         readings=readings,
-        scaling_history=dict(told.scaling_history),
         pools=pools,
         nodes=snapshot.nodes if same else nodes,
         layouts=layouts,
-        layout_solution=solved,
-    )
+    ), replace(memory, layouts=replace(memory.layouts, solution=solved))
 
 
 def _labelled(node: Node, ask: BackendRequest | None) -> Node:
@@ -216,12 +216,12 @@ def _news(snapshot: Snapshot, turn: int) -> Snapshot:
 
 def _turns(snapshot: Snapshot, *, news: bool) -> list[float]:
     """CPU milliseconds of each turn."""
-    kept, spent = PlanCache(), []
+    config, memory, kept, spent = Config(), PlanMemory(), PlanCache(), []
     for turn in range(TURNS + 5):
         begun = time.process_time()
-        told = plan(snapshot, kept)
+        told = plan(config, snapshot, memory, kept)
         spent.append((time.process_time() - begun) * 1e3)
-        snapshot = _next(snapshot, told)
+        snapshot, memory = _next(snapshot, memory, told)
         if news:
             snapshot = _news(snapshot, turn)
     return spent

@@ -15,6 +15,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from tessera.domain.config import Config
 from tessera.domain.names import deployment_name
 from tessera.domain.observed.model_reports import FetchProgress
 from tessera.domain.observed.runner_reports import RunnerProgress
@@ -143,7 +144,9 @@ def _pod(namespace: str, service: str, replica: int) -> dict[str, Any]:
 async def _measure(services: int) -> dict[str, float]:
     cluster, store, senses, clock = MemoryCluster(), Store(KINDS), Observations(), _Clock()
     _stock(cluster, services)
+    config = Config()
     applier = Applier(
+        config,
         cluster,
         store,
         ingress_namespaces=("monitoring",),
@@ -151,7 +154,7 @@ async def _measure(services: int) -> dict[str, float]:
         is_leader=lambda: True,
     )
     asker = Prober(_Engines(), senses, clock, lambda: None)
-    fleet = FleetReconciler(store, senses, applier, asker, clock)
+    fleet = FleetReconciler(config, store, senses, applier, asker, clock)
     mirror = Reflector(cluster, store, senses, lambda: None)
     await mirror.list_all()
     pods = [seen.value for seen in store.all(PODS).values() if isinstance(seen.value, Pod)]

@@ -8,9 +8,10 @@ from typing import Any
 
 from bench.fleet import Size, each, pool, service
 from tessera.adapters import object_parsing as wire
+from tessera.domain.config import Config
 from tessera.domain.names import FIELD_MANAGER
 from tessera.domain.observed.snapshot import Ref, Snapshot
-from tessera.domain.plan import plan
+from tessera.domain.plan import PlanMemory, plan
 from tessera.resources.api_resources import INFERENCE_SERVICES
 from tessera.resources.children import namespace_owners, service_manifests
 from tessera.resources.manifest import ObjectManifest
@@ -28,12 +29,14 @@ def children(size: Size, nodes: Iterable[Json]) -> Children:
     bodies = [service(*one) for one in size.names]
     found = [wire.parse_service(body | {"metadata": body["metadata"] | named}) for body in bodies]
     decided = plan(
+        Config(),
         Snapshot(
             at=datetime.now(UTC),  # noqa: TID251 - the benchmark is an entry point
             services=tuple(one for one in found if one is not None),
             pools=(wire.parse_pool(pool()),),
             nodes=tuple(wire.parse_node(node) for node in nodes),
-        )
+        ),
+        PlanMemory(),
     )
     told: dict[str, tuple[ObjectManifest, ...]] = {
         str(ref): service_manifests(one) for ref, one in decided.service_plans.items()

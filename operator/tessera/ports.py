@@ -11,10 +11,10 @@ from tessera.domain.layout.problem import LayoutProblem as LayoutQuestion
 from tessera.domain.layout.problem import LayoutSolution
 from tessera.domain.mig.layouts import SlicePlacement
 from tessera.domain.mig.partitioning import GpuInventory, PodsByDevice
-from tessera.domain.mig_backends.nodes import ObservedNodeLayout
 from tessera.domain.observed.batches import Batch, BatchJob, VolumeClaim
 from tessera.domain.observed.model_jobs import ObservedModelJob
 from tessera.domain.observed.model_reports import FetchProgress
+from tessera.domain.observed.node_layout import ObservedNodeLayout
 from tessera.domain.observed.runner_reports import RunnerProgress
 from tessera.domain.observed.snapshot import (
     Budget,

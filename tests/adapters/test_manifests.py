@@ -4,17 +4,17 @@ import pytest
 
 from tessera.adapters.kube import KubeCluster
 from tessera.api.recipe import Platform, PodTemplateVersion
+from tessera.domain.config import Config
 from tessera.domain.model.names import claim_name
 from tessera.domain.observed.batches import VolumeClaim
 from tessera.domain.observed.snapshot import Ref, Snapshot
-from tessera.domain.plan import plan
 from tessera.domain.service_plan import ServicePlan
 from tessera.resources import children
 from tessera.resources.batch_job import RunnerImage
 from tessera.resources.manifest import ObjectManifest
 from tessera.resources.model_job import model_job_manifest
 from tessera.resources.prepull import prepull_daemon_sets
-from tests.builders import SMALL, a_pool, a_service, a_snapshot, a_spec, allotted
+from tests.builders import SMALL, a_pool, a_service, a_snapshot, a_spec, allotted, plan_of
 
 PLATFORM = Platform(
     image_registry="registry.acme:5000/mirror",
@@ -48,7 +48,11 @@ ADAPTERS = [{"name": "sql", "uri": "hf://a/b"}, {"name": "tone", "uri": "pvc://a
 
 def fleet(uri: str, **model: object) -> Snapshot:
     service = a_service(spec=a_spec(uri, replicas=2, model=model))
-    return a_snapshot(service, platform=PLATFORM, pools=(POOL,), claims=BOUND)
+    return a_snapshot(service, pools=(POOL,), claims=BOUND)
+
+
+def planned(uri: str, **model: object) -> ServicePlan:
+    return allotted(fleet(uri, **model), config=Config(platform=PLATFORM))
 
 
 def job(allotment: ServicePlan) -> ObjectManifest:
@@ -64,14 +68,14 @@ def job(allotment: ServicePlan) -> ObjectManifest:
     )
 
 
-CACHED = allotted(fleet(SMALL, cache={"type": "pvc"}))
+CACHED = planned(SMALL, cache={"type": "pvc"})
 MANIFESTS = {
-    "adapters": children.service_manifests(allotted(fleet(SMALL, adapters=ADAPTERS))),
-    "image": children.service_manifests(allotted(fleet("oci://registry.acme/own:1", shape=SHAPE))),
+    "adapters": children.service_manifests(planned(SMALL, adapters=ADAPTERS)),
+    "image": children.service_manifests(planned("oci://registry.acme/own:1", shape=SHAPE)),
     "claim": (*children.service_manifests(CACHED), job(CACHED)),
-    "read": (job(allotted(fleet("hf://acme/own", tokenSecretRef={"name": "hub"}))),),
-    "read-image": (job(allotted(fleet("oci://registry.acme/own:1"))),),
-    "prepull": prepull_daemon_sets(plan(fleet(SMALL)).pools, {}, PLATFORM, 1, "team-a"),
+    "read": (job(planned("hf://acme/own", tokenSecretRef={"name": "hub"})),),
+    "read-image": (job(planned("oci://registry.acme/own:1")),),
+    "prepull": prepull_daemon_sets(plan_of(fleet(SMALL)).pools, {}, PLATFORM, 1, "team-a"),
 }
 
 

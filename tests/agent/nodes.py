@@ -11,7 +11,7 @@ from fakegpu.silicon import Placement, Silicon
 from tessera.adapters.nvml import NvmlGpus
 from tessera.api.node_layout import DesiredGpu, NodeLayoutSpec, NodeLayoutStatus, PlacedSlice
 from tessera.domain.mig.layouts import Layout, SlicePlacement
-from tessera.domain.mig_backends.nodes import ObservedNodeLayout
+from tessera.domain.observed.node_layout import ObservedNodeLayout
 from tessera.node_agent.reconcile import NodeAgent
 from tessera.ports import KubeletError
 

@@ -58,6 +58,7 @@ async def test_what_is_read_is_what_was_saved(tmp_path: Path, name: str) -> None
         got, version = read(str(tmp_path / name))
         assert version == "0.1.0"
         assert got.snapshot == one.snapshot
+        assert got.scaling_history == one.scaling_history
         assert serialize(got) == serialize(one)
 
 

@@ -12,10 +12,9 @@ from tessera.domain.batch.batches import situations
 from tessera.domain.batch.spec import accept_spec
 from tessera.domain.perf import SpeedMeasurement, measurement_key
 from tessera.domain.placement.checks import shape_of
-from tessera.domain.plan import plan
 from tessera.domain.status.service import service_status
 from tests.batch_builders import NIGHT, a_batch, a_checked_situation, decided
-from tests.builders import NOW, SMALL, a_pod, a_service, a_snapshot, a_workload
+from tests.builders import NOW, SMALL, a_pod, a_service, a_snapshot, a_workload, plan_of
 
 
 def test_before_its_own_pace_is_known_a_batch_counts_on_what_services_measured() -> None:
@@ -52,7 +51,7 @@ def test_a_batch_meets_what_services_of_the_fleet_measured() -> None:
         "at": NOW,
     }
     plain = a_snapshot(a_service(), pods=(a_pod(),), workloads=(a_workload(1),))
-    status = service_status(plain, plan(plain).service_plans[Ref("team-a", "chat")], None, None)
+    status = service_status(plain, plan_of(plain).service_plans[Ref("team-a", "chat")], None, None)
     told = status.model_copy(update={"speed": SpeedStatus.model_validate(speed)})
     fleet = replace(plain, services=(a_service(status=told),), batches=(a_batch(),))
     (found,) = situations(fleet)[NIGHT].measured.values()

@@ -12,10 +12,9 @@ from tessera.domain.batch.names import job_name
 from tessera.domain.hardware.pools import discover
 from tessera.domain.observed.batches import Batch, VolumeClaim
 from tessera.domain.observed.snapshot import BatchRun, Pod, Ref, Snapshot
-from tessera.domain.plan import plan
 from tessera.resources import children
 from tests.batch_builders import NIGHT, NODES, POOLS, a_batch, a_job, asked
-from tests.builders import NOW
+from tests.builders import NOW, plan_of
 
 CLAIMS = {Ref("team-a", "results"): VolumeClaim(access_modes=("ReadWriteMany",))}
 ATTEMPT = {
@@ -80,9 +79,9 @@ def over(**fields: Any) -> Batch:
 def test_a_batch_that_is_over_costs_no_look_at_the_fleet() -> None:
     fleet = a_fleet(batches=(over(),), batch_jobs=(a_job(1), a_job(2)), pods=(a_pod(exit_code=0),))
     views = discover(fleet.pools, fleet.nodes, NOW.date())
-    one = propose_batches(fleet, views, Counter())[NIGHT]
+    one = propose_batches(fleet, views, Counter(), {})[NIGHT]
     assert (one.situation.views, one.situation.nodes, one.situation.services) == ((), {}, {})
-    got = plan(fleet).batches[NIGHT]
+    got = plan_of(fleet).batches[NIGHT]
     assert (got.state, [ref.name for ref in got.delete]) == ("completed", ["night-a2"])
 
 
@@ -97,7 +96,7 @@ def test_a_batch_that_is_over_costs_no_look_at_the_fleet() -> None:
 def test_a_batch_that_is_over_needs_shared_objects_only_for_its_last_pods(
     fields: dict[str, Any], shares: bool
 ) -> None:
-    got = plan(a_fleet(batches=(over(),), **fields))
+    got = plan_of(a_fleet(batches=(over(),), **fields))
     found = {
         one.namespace: one.manifests(ingress_namespaces=("tessera-system",), monitored=True)
         for one in children.namespace_owners(got.service_plans, got.active_batches)
@@ -107,7 +106,7 @@ def test_a_batch_that_is_over_needs_shared_objects_only_for_its_last_pods(
 
 def test_shared_objects_belong_to_batches_that_are_not_over() -> None:
     new = Ref("team-a", "next")
-    got = plan(a_fleet(batches=(over(), a_batch(ref=new, uid="uid-next"))))
+    got = plan_of(a_fleet(batches=(over(), a_batch(ref=new, uid="uid-next"))))
     (shared,) = children.namespace_owners(got.service_plans, got.active_batches)
     manifests = shared.manifests(ingress_namespaces=("x",), monitored=True)
     for one in manifests:
@@ -126,7 +125,7 @@ def test_a_batch_that_was_made_again_begins_with_its_own_check() -> None:
         ),
         batch_jobs=(a_job(1, batch_uid="uid-former"),),
     )
-    got = plan(former).batches[NIGHT]
+    got = plan_of(former).batches[NIGHT]
     assert (got.state, got.attempt, got.delete) == ("validating", None, ())
     assert got.create is not None
     assert got.create.name == "night-check"

@@ -119,10 +119,13 @@ class Game:
             nodes=NODES,
             pods=tuple(self.pods.values()),
             budgets=(self.budget,),
+        )
+        (view,) = build_budget_views(
+            snapshot,
+            discover(snapshot.pools, NODES, snapshot.at.date()),
             meters={} if self.meter is None else {self.budget.name: self.meter},
             last_seen=self.last_seen if self.meter is None else {},
         )
-        (view,) = build_budget_views(snapshot, discover(snapshot.pools, NODES, snapshot.at.date()))
         purse = view.state
         assert purse is not None
         found = grant_requests(purse, [self._claim(name) for name in NAMES], "USD")

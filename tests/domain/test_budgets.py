@@ -11,7 +11,7 @@ from tessera.api.reasons import BudgetAccepted, ScalingReason, WithinBudget
 from tessera.domain.budget.periods import next_period, period_at
 from tessera.domain.money import from_nanos
 from tessera.domain.observed.snapshot import Budget, Pod, Ref, Snapshot
-from tessera.domain.plan import Plan, plan
+from tessera.domain.plan import Plan, PlanMemory
 from tessera.domain.status.budget import budget_status
 from tessera.domain.status.service import service_status
 from tests.builders import (
@@ -26,6 +26,7 @@ from tests.builders import (
     a_spec,
     a_workload,
     at,
+    plan_of,
     readings_of,
 )
 
@@ -75,20 +76,20 @@ def spent(budget: Budget) -> Decimal:
 
 
 def test_a_tenant_without_a_budget_is_shown_as_such() -> None:
-    decision = plan(scaled(1))
+    decision = plan_of(scaled(1))
     assert decision.budgets_by_namespace == {}
     assert decision.service_plans[CHAT].scale.replicas == 6
 
 
 def test_a_budget_with_room_changes_nothing() -> None:
-    decision = plan(replace(scaled(1), budgets=(a_budget(amount="10"),)))
+    decision = plan_of(replace(scaled(1), budgets=(a_budget(amount="10"),)))
     assert decision.service_plans[CHAT].scale.replicas == 6
     assert told(of(decision))[0] == "WithinLimits"
 
 
 def test_an_exhausted_budget_caps_the_service_and_says_so() -> None:
     """The floor takes 0.268 of the hour; ten minutes of one more take 0.045."""
-    decision = plan(replace(scaled(1), budgets=(a_budget(amount="0.37"),)))
+    decision = plan_of(replace(scaled(1), budgets=(a_budget(amount="0.37"),)))
     scale = decision.service_plans[CHAT].scale
     assert (scale.replicas, scale.reason) == (3, ScalingReason.BUDGET_EXHAUSTED)
     assert "spec.limits[0].amount: of 0.3700 for the hour until 2026-11-20T13:00Z" in scale.message
@@ -98,21 +99,19 @@ def test_an_exhausted_budget_caps_the_service_and_says_so() -> None:
 
 def test_a_bigger_budget_lifts_the_cap_in_the_next_turn() -> None:
     snapshot = replace(scaled(1), budgets=(a_budget(amount="0.37"),))
-    decision = plan(snapshot)
-    later = replace(
-        snapshot,
-        at=at(1),
-        scaling_history=decision.scaling_history,
-        budgets=(a_budget(amount="0.42"),),
-    )
-    assert plan(later).service_plans[CHAT].scale.replicas == 4
+    decision = plan_of(snapshot)
+    later = replace(snapshot, at=at(1), budgets=(a_budget(amount="0.42"),))
+    memory = PlanMemory(scaling_history=decision.scaling_history)
+    assert plan_of(later, memory=memory).service_plans[CHAT].scale.replicas == 4
 
 
 def test_a_new_window_lifts_the_cap() -> None:
     budget = a_budget(amount="0.37")
-    late = plan(replace(scaled(3, at(3500)), budgets=(budget,)))
+    late = plan_of(replace(scaled(3, at(3500)), budgets=(budget,)))
     assert late.service_plans[CHAT].scale.replicas == 1
-    rolled = plan(replace(scaled(1, at(3601)), budgets=(budget,), meters=late.meters))
+    rolled = plan_of(
+        replace(scaled(1, at(3601)), budgets=(budget,)), memory=PlanMemory(meters=late.meters)
+    )
     assert rolled.service_plans[CHAT].scale.replicas == 3
 
 
@@ -128,7 +127,7 @@ def test_what_runs_goes_on_before_anything_new_starts() -> None:
         readings=readings_of(pods, waiting=90.0, activity=0.9),
         budgets=(a_budget(amount="0.60"),),
     )
-    decision = plan(snapshot)
+    decision = plan_of(snapshot)
     assert decision.service_plans[CHAT].scale.replicas == 2
     assert (
         decision.service_plans[Ref("team-a", "busy")].scale.reason == ScalingReason.BUDGET_EXHAUSTED
@@ -138,7 +137,7 @@ def test_what_runs_goes_on_before_anything_new_starts() -> None:
 def test_a_replica_that_cannot_be_paid_any_more_leaves_by_a_drain() -> None:
     """One hour at 3 slices is 0.80; with 0.45 the third cannot stay, and the floor is not cut."""
     snapshot = replace(scaled(3, at(1800)), budgets=(a_budget(amount="0.45"),))
-    allotment = plan(snapshot).service_plans[CHAT]
+    allotment = plan_of(snapshot).service_plans[CHAT]
     assert (allotment.scale.replicas, allotment.scale.reason) == (1, ScalingReason.BUDGET_EXHAUSTED)
     assert allotment.drain.replicas == 3
     assert len(allotment.drain.draining) == 2
@@ -151,13 +150,13 @@ def test_a_number_set_by_the_user_is_capped_too() -> None:
         workloads=(a_workload(1),),
         budgets=(a_budget(amount="0.37"),),
     )
-    scale = plan(snapshot).service_plans[CHAT].scale
+    scale = plan_of(snapshot).service_plans[CHAT].scale
     assert (scale.replicas, scale.reason) == (3, ScalingReason.BUDGET_EXHAUSTED)
 
 
 def test_floors_above_the_limit_are_said_at_once_and_not_cut() -> None:
     snapshot = scaled(2, minReplicas=2, maxReplicas=2)
-    decision = plan(replace(snapshot, budgets=(a_budget(amount="0.30"),)))
+    decision = plan_of(replace(snapshot, budgets=(a_budget(amount="0.30"),)))
     assert decision.service_plans[CHAT].scale.replicas == 2
     budget = of(decision)
     reason, message = told(budget)
@@ -170,7 +169,7 @@ def test_floors_above_the_limit_are_said_at_once_and_not_cut() -> None:
 
 def test_all_limits_hold_at_once() -> None:
     limits = [{"window": "hour", "amount": "10"}, {"window": "month", "amount": "70"}]
-    decision = plan(replace(scaled(1), budgets=(a_budget(limits=limits),)))
+    decision = plan_of(replace(scaled(1), budgets=(a_budget(limits=limits),)))
     reason, message = told(of(decision))
     assert reason == "FloorsAboveLimit"
     assert "spec.limits[1].amount" in message
@@ -184,7 +183,7 @@ def test_spend_counts_from_the_bind_within_the_window_at_the_billing_weight() ->
         budgets=(a_budget(),),
     )
     hours = Decimal("0.5") + Decimal("0.25")
-    assert abs(spent(of(plan(snapshot))) - 2 * WEIGHT * hours) < Decimal("1e-8")
+    assert abs(spent(of(plan_of(snapshot))) - 2 * WEIGHT * hours) < Decimal("1e-8")
 
 
 def test_each_day_has_its_price() -> None:
@@ -199,13 +198,13 @@ def test_each_day_has_its_price() -> None:
         pods=running(1, datetime(2026, 11, 20, 23, tzinfo=UTC)),
         budgets=(a_budget(window="month", amount="1000"),),
     )
-    assert abs(spent(of(plan(snapshot))) - WEIGHT * 6) < Decimal("1e-8")
+    assert abs(spent(of(plan_of(snapshot))) - WEIGHT * 6) < Decimal("1e-8")
 
 
 def test_a_restarted_operator_adds_the_gap_from_the_pods_times() -> None:
     """Ten minutes away: one goes on, one ended, one vanished, one is new. Exact to a second."""
     before = replace(scaled(3), at=at(60), budgets=(a_budget(),))
-    recorded = of(plan(before))
+    recorded = of(plan_of(before))
     pods = running(3)
     ended = replace(pods[1], ended=at(300), terminating=True)
     new = a_pod("chat-9", node="a100-0", devices=SLICE, bound=at(320))
@@ -214,9 +213,8 @@ def test_a_restarted_operator_adds_the_gap_from_the_pods_times() -> None:
         at=at(660),
         budgets=(recorded,),
         pods=(pods[0], ended, new),
-        last_seen={"team-a/chat-2": at(310)},
     )
-    view = plan(after).budgets[0]
+    view = plan_of(after, memory=PlanMemory(last_seen={"team-a/chat-2": at(310)})).budgets[0]
     seconds = 660 + 300 + 310 + (660 - 320)
     true = 2 * WEIGHT * seconds / 3600
     assert view.state is not None
@@ -225,29 +223,33 @@ def test_a_restarted_operator_adds_the_gap_from_the_pods_times() -> None:
 
 def test_a_record_is_written_each_minute_before_grants_and_with_new_reasons() -> None:
     snapshot = replace(scaled(1, maxReplicas=1), budgets=(a_budget(),))
-    decision = plan(snapshot)
+    decision = plan_of(snapshot)
     recorded = of(decision)
-    quiet = replace(snapshot, at=at(30), budgets=(recorded,), meters=decision.meters)
-    assert budget_status(plan(quiet).budgets[0], at(30)) is recorded.status
+    memory = PlanMemory(meters=decision.meters)
+    quiet = replace(snapshot, at=at(30), budgets=(recorded,))
+    assert budget_status(plan_of(quiet, memory=memory).budgets[0], at(30)) is recorded.status
     minute = replace(quiet, at=at(60))
-    assert budget_status(plan(minute).budgets[0], at(60)).spend != recorded.status.spend
-    grant = replace(scaled(1), at=at(30), budgets=(recorded,), meters=decision.meters)
-    written = budget_status(plan(grant).budgets[0], at(30)).spend
+    assert (
+        budget_status(plan_of(minute, memory=memory).budgets[0], at(60)).spend
+        != recorded.status.spend
+    )
+    grant = replace(scaled(1), at=at(30), budgets=(recorded,))
+    written = budget_status(plan_of(grant, memory=memory).budgets[0], at(30)).spend
     assert written is not None
     assert written.as_of == at(30)
 
 
 def test_a_lost_record_stops_grants_until_the_next_window_or_up_to_what_is_allowed() -> None:
-    decision = plan(replace(scaled(1), budgets=(a_budget(),)))
+    decision = plan_of(replace(scaled(1), budgets=(a_budget(),)))
     kept = of(decision)
     lost = replace(kept, status=kept.status.model_copy(update={"spend": None}))
-    held = plan(replace(scaled(1), budgets=(lost,)))
+    held = plan_of(replace(scaled(1), budgets=(lost,)))
     assert held.service_plans[CHAT].scale.replicas == 1
     reason, message = told(of(held))
     assert reason == "SpendUnknown"
     assert "spec.onLedgerLoss" in message
     allowing = replace(lost, spec=a_budget(onLedgerLoss={"allowUpTo": "0.37"}).spec)
-    assert plan(replace(scaled(1), budgets=(allowing,))).service_plans[CHAT].scale.replicas == 3
+    assert plan_of(replace(scaled(1), budgets=(allowing,))).service_plans[CHAT].scale.replicas == 3
 
 
 @pytest.mark.parametrize(
@@ -265,7 +267,7 @@ def test_a_lost_record_stops_grants_until_the_next_window_or_up_to_what_is_allow
 def test_a_budget_that_cannot_hold_says_why_and_limits_nothing(
     budget: Budget, reason: BudgetAccepted, says: str
 ) -> None:
-    decision = plan(replace(scaled(1), budgets=(budget,)))
+    decision = plan_of(replace(scaled(1), budgets=(budget,)))
     accepted = decision.budgets[0].accepted
     assert (accepted.reason, decision.budgets[0].within_budget.reason) == (
         reason,
@@ -276,7 +278,7 @@ def test_a_budget_that_cannot_hold_says_why_and_limits_nothing(
 
 
 def test_nothing_is_added_in_a_currency_that_the_budget_does_not_have() -> None:
-    decision = plan(replace(scaled(2), budgets=(a_budget(currency="EUR"),)))
+    decision = plan_of(replace(scaled(2), budgets=(a_budget(currency="EUR"),)))
     scale = decision.service_plans[CHAT].scale
     assert (scale.replicas, scale.reason) == (2, ScalingReason.BUDGET_EXHAUSTED)
     assert "spec.currency is EUR, and the pool of team-a/chat is priced in USD" in scale.message
@@ -290,7 +292,7 @@ def test_a_service_on_a_foreign_pool_leaves_the_budget_in_force_for_the_others()
     assert spec is not None
     other = a_service("off", a_spec(replicas=0, placement={"pools": ["h100"]}))
     held = a_service(spec=a_spec(scaling=spec.scaling, placement={"pools": ["a100"]}))
-    decision = plan(
+    decision = plan_of(
         replace(
             snapshot,
             services=(held, other),
@@ -304,46 +306,51 @@ def test_a_service_on_a_foreign_pool_leaves_the_budget_in_force_for_the_others()
 
 def test_a_pod_that_ended_is_charged_once_whenever_its_object_goes() -> None:
     done = replace(running(1)[0], ended=at(120), terminating=True)
-    first = plan(replace(scaled(0, at(180)), pods=(done,), budgets=(a_budget(),)))
-    later = plan(replace(scaled(0, at(900)), budgets=(a_budget(),), meters=first.meters))
-    again = plan(
-        replace(scaled(0, at(900)), pods=(done,), budgets=(a_budget(),), meters=first.meters)
-    )
+    first = plan_of(replace(scaled(0, at(180)), pods=(done,), budgets=(a_budget(),)))
+    memory = PlanMemory(meters=first.meters)
+    gone = replace(scaled(0, at(900)), budgets=(a_budget(),))
+    later = plan_of(gone, memory=memory)
+    again = plan_of(replace(gone, pods=(done,)), memory=memory)
     costs = [spent(of(one)) for one in (first, later, again)]
     assert costs == [pytest.approx(Decimal(2 * WEIGHT * 120 / 3600), abs=Decimal("1e-8"))] * 3
 
 
 def test_a_namespace_that_moves_between_budgets_is_charged_from_then_on() -> None:
     mine = a_budget("zone", tenant={"namespaces": ["team-b"]})
-    before = plan(replace(scaled(1, at(600)), budgets=(mine,)))
+    before = plan_of(replace(scaled(1, at(600)), budgets=(mine,)))
     moved = replace(mine, spec=a_budget("zone", tenant={"namespaces": ["team-a"]}).spec)
-    after = plan(replace(scaled(1, at(660)), budgets=(moved,), meters=before.meters))
+    after = plan_of(
+        replace(scaled(1, at(660)), budgets=(moved,)), memory=PlanMemory(meters=before.meters)
+    )
     seconds = spent(of(after, "zone")) * 3600 / (2 * WEIGHT)
     assert round(seconds) == 60
 
 
 def test_a_budget_that_was_refused_once_has_lost_nothing() -> None:
-    wrong = of(plan(replace(scaled(1), budgets=(a_budget(timeZone="Mars/Olympus"),))))
+    wrong = of(plan_of(replace(scaled(1), budgets=(a_budget(timeZone="Mars/Olympus"),))))
     mended = replace(wrong, spec=a_budget().spec)
-    assert told(of(plan(replace(scaled(1), budgets=(mended,)))))[0] == "WithinLimits"
+    assert told(of(plan_of(replace(scaled(1), budgets=(mended,)))))[0] == "WithinLimits"
 
 
 def test_a_budget_that_is_not_accepted_counts_on() -> None:
-    first = plan(replace(scaled(3), budgets=(a_budget(),)))
-    refused = plan(
+    first = plan_of(replace(scaled(3), budgets=(a_budget(),)))
+    refused = plan_of(
         replace(
             scaled(1, at(60)),
             budgets=(a_budget("a", tenant={"namespaces": ["team-a"]}), a_budget()),
-            meters=first.meters,
-        )
+        ),
+        memory=PlanMemory(meters=first.meters),
     )
-    day = plan(replace(scaled(1, at(3000)), budgets=(a_budget(),), meters=refused.meters))
+    day = plan_of(
+        replace(scaled(1, at(3000)), budgets=(a_budget(),)),
+        memory=PlanMemory(meters=refused.meters),
+    )
     seconds = spent(of(day)) * 3600 / (2 * WEIGHT)
     assert round(seconds) == 2 * 60 + 3000
 
 
 def test_raising_the_floor_is_a_scale_up_like_any_other() -> None:
-    decision = plan(replace(scaled(1, minReplicas=6), budgets=(a_budget(amount="0.60"),)))
+    decision = plan_of(replace(scaled(1, minReplicas=6), budgets=(a_budget(amount="0.60"),)))
     scale = decision.service_plans[CHAT].scale
     assert (scale.replicas, scale.reason) == (2, ScalingReason.BUDGET_EXHAUSTED)
     reason, message = told(of(decision))
@@ -354,16 +361,16 @@ def test_raising_the_floor_is_a_scale_up_like_any_other() -> None:
 def test_pods_of_a_former_variant_are_paid_while_they_run() -> None:
     old = tuple(replace(pod, variant="a100-3g-40gb") for pod in running(2))
     snapshot = replace(scaled(1), pods=(*running(1, service="chat"), *old[1:]))
-    purse = plan(replace(snapshot, budgets=(a_budget(),))).budgets[0].state
+    purse = plan_of(replace(snapshot, budgets=(a_budget(),))).budgets[0].state
     assert purse is not None
-    alone = plan(replace(scaled(1), budgets=(a_budget(),))).budgets[0].state
+    alone = plan_of(replace(scaled(1), budgets=(a_budget(),))).budgets[0].state
     assert alone is not None
     assert purse.current_windows[0].granted > alone.current_windows[0].granted
 
 
 def test_of_two_budgets_for_a_namespace_the_later_name_gives_way() -> None:
     other = a_budget("zone", tenant={"namespaces": ["team-b", "team-a"]})
-    decision = plan(replace(scaled(1), budgets=(other, a_budget(amount="0.37"))))
+    decision = plan_of(replace(scaled(1), budgets=(other, a_budget(amount="0.37"))))
     accepted = {view.budget.name: view.accepted for view in decision.budgets}
     assert accepted["zone"].reason == BudgetAccepted.OVERLAPPING
     assert "spec.tenant.namespaces[1]: team-a belongs to budget team-a" in accepted["zone"].message
@@ -372,15 +379,15 @@ def test_of_two_budgets_for_a_namespace_the_later_name_gives_way() -> None:
 
 def test_a_warning_comes_at_80_percent_and_with_a_forecast_above() -> None:
     near = replace(scaled(3, at(3000), maxReplicas=3), budgets=(a_budget(amount="0.81"),))
-    assert told(of(plan(near)))[0] == "NearLimit"
+    assert told(of(plan_of(near)))[0] == "NearLimit"
     above = replace(scaled(2, at(60), maxReplicas=2), budgets=(a_budget(amount="0.50"),))
-    assert told(of(plan(above)))[0] == "ForecastAboveLimit"
+    assert told(of(plan_of(above)))[0] == "ForecastAboveLimit"
 
 
 def test_the_service_says_how_its_tenant_stands() -> None:
     for budgets, state in (((), "NoBudget"), ((a_budget(amount="0.37"),), "BudgetExhausted")):
         snapshot = replace(scaled(1), budgets=budgets)
-        decision = plan(snapshot)
+        decision = plan_of(snapshot)
         tenant = decision.budgets_by_namespace.get("team-a")
         status = service_status(snapshot, decision.service_plans[CHAT], tenant, None)
         assert status.tenant is not None

@@ -17,7 +17,6 @@ from tessera.api.reasons import PlacementReason, Progressing, Ready, ScalingReas
 from tessera.domain.explain.decision import Decision
 from tessera.domain.explain.explain import explain
 from tessera.domain.observed.snapshot import Node, ObservedService, Pod, Readings, Ref, Snapshot
-from tessera.domain.plan import plan
 from tessera.domain.status.service import service_status
 from tests.builders import (
     H100,
@@ -32,6 +31,7 @@ from tests.builders import (
     a_spec,
     a_workload,
     at,
+    plan_of,
     readings_of,
 )
 from tests.cli.cut_cluster import a_plan
@@ -43,7 +43,7 @@ SLICE = {"nvidia.com/mig-1g.10gb": 1}
 
 
 def decisions(snapshot: Snapshot) -> dict[str, Decision]:
-    return {one.topic: one for one in explain(snapshot, plan(snapshot), CHAT)}
+    return {one.topic: one for one in explain(snapshot, plan_of(snapshot), CHAT)}
 
 
 def pods_of(count: int) -> tuple[Pod, ...]:
@@ -71,7 +71,7 @@ def running(count: int = 2, waiting: float = 0.0, activity: float = 0.5, **field
 
 
 def replicas(snapshot: Snapshot) -> int:
-    return plan(snapshot).service_plans[CHAT].scale.replicas
+    return plan_of(snapshot).service_plans[CHAT].scale.replicas
 
 
 def with_load(snapshot: Snapshot, waiting: float, activity: float) -> Snapshot:
@@ -87,7 +87,7 @@ def numbers_in(text: str) -> list[float]:
 
 
 def test_a_running_service_is_explained_from_the_spec_to_the_answer() -> None:
-    told = explain(running(), plan(running()), CHAT)
+    told = explain(running(), plan_of(running()), CHAT)
     topics = ["accepted", "placed", "sizing", "speed", "scaling", "budget", "rollout", "ready"]
     assert [one.topic for one in told] == topics
     assert all(one.message and one.would_change for one in told if one.topic != "accepted")
@@ -127,7 +127,7 @@ def test_at_the_bounds_it_names_them() -> None:
 
 def test_without_readings_the_status_has_the_word_and_the_numbers_say_what_is_not_known() -> None:
     now = running()
-    allotment = plan(now).service_plans[CHAT]
+    allotment = plan_of(now).service_plans[CHAT]
     status = service_status(now, allotment, None, None)
     service = replace(now.services[0], status=status)
     for readings in (None, Readings(at=NOW, problem="refused")):
@@ -149,7 +149,7 @@ def with_rival(price: str, **fields: Any) -> Snapshot:
 def test_the_price_that_is_said_to_make_another_pool_the_cheapest_does() -> None:
     (said,) = (one for one in decisions(with_rival("3.00"))["placed"].would_change if "h100" in one)
     limit = numbers_in(said)[0]
-    cheaper, dearer = (plan(with_rival(f"{limit + step:.2f}")) for step in (-0.01, 0.01))
+    cheaper, dearer = (plan_of(with_rival(f"{limit + step:.2f}")) for step in (-0.01, 0.01))
     assert cheaper.service_plans[CHAT].choice.variant == "h100-1gpu"  # type: ignore[union-attr]
     assert dearer.service_plans[CHAT].choice.variant == "a100-1g-10gb"  # type: ignore[union-attr]
 
@@ -230,7 +230,7 @@ def test_a_promise_that_is_said_to_allow_more_allows_it() -> None:
     assert field == "spec.slo.interTokenP95"
     promised = said.split()[2]
     looser = running(spec={"slo": {"interTokenP95": promised}})
-    choice = plan(looser).service_plans[CHAT].choice
+    choice = plan_of(looser).service_plans[CHAT].choice
     assert choice is not None
     limits = choice.fit.limits
     assert (limits.max_num_seqs, round(limits.tokens_per_second)) == (requests, tokens)
@@ -322,7 +322,7 @@ def test_a_full_pool_replaces_in_place_and_a_free_slice_would_change_it() -> Non
 
 def test_where_the_status_says_something_else_than_the_plan_both_are_told() -> None:
     now = running()
-    status = service_status(now, plan(now).service_plans[CHAT], None, "the API server said no")
+    status = service_status(now, plan_of(now).service_plans[CHAT], None, "the API server said no")
     before = replace(now, services=(replace(now.services[0], status=status),))
     assert decisions(before)["rollout"].reason == Progressing.APPLY_FAILED
     assert decisions(before)["rollout"].replayed.startswith("Settled: ")
@@ -334,7 +334,7 @@ def test_where_the_status_says_something_else_than_the_plan_both_are_told() -> N
 
 def test_without_a_plan_the_status_alone_speaks() -> None:
     now = running()
-    status = service_status(now, plan(now).service_plans[CHAT], None, None)
+    status = service_status(now, plan_of(now).service_plans[CHAT], None, None)
     before = replace(now, services=(replace(now.services[0], status=status),))
     told = {one.topic: one for one in explain(before, None, CHAT)}
     assert told["ready"].reason == Ready.PROBE_PENDING
@@ -346,7 +346,7 @@ def test_without_a_plan_the_status_alone_speaks() -> None:
 
 def test_further_conditions_are_told_as_they_are() -> None:
     now = running()
-    status = service_status(now, plan(now).service_plans[CHAT], None, None)
+    status = service_status(now, plan_of(now).service_plans[CHAT], None, None)
     more = status.conditions[0].model_copy(update={"type": "UpdateAvailable", "message": "new"})
     status = status.model_copy(update={"conditions": (*status.conditions, more)})
     before = replace(now, services=(replace(now.services[0], status=status),))
@@ -384,7 +384,7 @@ def test_every_service_of_any_fleet_is_explained_and_its_choice_is_among_the_har
         readings=readings_of(pods, waiting=waiting, activity=0.9),
         budgets=(a_budget(amount=budget),),
     )
-    decided = plan(now)
+    decided = plan_of(now)
     for ref, allotment in decided.service_plans.items():
         told = {one.topic: one for one in explain(now, decided, ref)}
         chosen = [one.name for one in told["placed"].alternatives if one.message == "chosen"]
@@ -395,7 +395,7 @@ def test_every_service_of_any_fleet_is_explained_and_its_choice_is_among_the_har
 
 def test_a_service_that_is_not_there_is_a_key_error() -> None:
     with pytest.raises(KeyError):
-        explain(running(), plan(running()), Ref("team-a", "other"))
+        explain(running(), plan_of(running()), Ref("team-a", "other"))
 
 
 @pytest.mark.parametrize("case", SERVICES, ids=lambda case: str(case.reason))
@@ -410,9 +410,9 @@ def test_every_refusal_is_explained_with_the_words_of_the_status(case: Case) -> 
         nodes=case.nodes,
         pods=case.pods,
     )
-    found = {one.topic: one.reason for one in explain(now, plan(now), service.ref)}
+    found = {one.topic: one.reason for one in explain(now, plan_of(now), service.ref)}
     status: InferenceServiceStatus = service_status(
-        now, plan(now).service_plans[service.ref], None, None
+        now, plan_of(now).service_plans[service.ref], None, None
     )
     words = {one.type: one.reason for one in status.conditions}
     told = [found["accepted"], found["placed"], found["ready"]]

@@ -17,7 +17,8 @@ from tessera.domain.mig.gpu_models import gpu_models
 from tessera.domain.mig.layouts import Layout, SlicePlacement, geometry
 from tessera.domain.mig_backends.discovery import mig_nodes
 from tessera.domain.mig_backends.layout_search import layouts_for_counts
-from tessera.domain.mig_backends.nodes import MigNode, ObservedNodeLayout
+from tessera.domain.mig_backends.nodes import MigNode
+from tessera.domain.observed.node_layout import ObservedNodeLayout
 from tessera.domain.observed.snapshot import Node, Pool
 from tests.builders import A100, H100, NOW, a_node, a_pool
 from tests.mig_oracles import enumerate_layouts

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from tessera.domain.model.names import claim_name
 from tessera.domain.observed.batches import VolumeClaim
 from tessera.domain.observed.snapshot import Pod, ProbeResult, Readings, Ref, Snapshot
-from tessera.domain.plan import PlanCache, plan
+from tessera.domain.plan import PlanCache
 from tessera.domain.scaling.autoscale import ScalingHistory
 from tessera.domain.service_plan import ServicePlan
 from tessera.domain.status.service import service_status
 from tests.builders import (
+    NO_MEMORY,
     NOW,
     a_budget,
     a_model_job,
@@ -25,6 +26,7 @@ from tests.builders import (
     a_snapshot,
     a_spec,
     a_workload,
+    plan_of,
     readings_of,
 )
 
@@ -190,7 +192,7 @@ def remembered(_: Snapshot, new: Snapshot, *rest: Any) -> Fields:
     """What was found out about its model is written down."""
     step: Step = rest[-1]
     ref = Ref("team-a", step.name)
-    found = service_status(new, plan(new).service_plans[ref], None, None).model
+    found = service_status(new, plan_of(new).service_plans[ref], None, None).model
     return {
         "services": tuple(
             replace(one, status=one.status.model_copy(update={"model": found}))
@@ -216,7 +218,6 @@ CHANGES: dict[str, Callable[[Snapshot, Snapshot, Readings, Step], Fields]] = {
     "gone": gone,
     "refused": lambda old, *_: {
         "budgets": () if old.budgets else (a_budget(amount="0.05"),),
-        "meters": {},
     },
 }
 
@@ -265,20 +266,25 @@ A_MODEL_THAT_IS_READ_AND_FETCHED = [
 @example(A_MODEL_THAT_IS_READ_AND_FETCHED)
 def test_a_kept_plan_decides_as_one_that_remembers_nothing(course: list[Step]) -> None:
     kept, plain, quick = PlanCache(), begun(), begun()
+    plain_memory = quick_memory = NO_MEMORY
     for step in course:
         plain, quick = after(plain, step), after(quick, step)
-        slow, fast = plan(plain), plan(quick, kept)
+        if step.change == "refused":  # a budget of the same name that was never metered
+            plain_memory = replace(plain_memory, meters={})
+            quick_memory = replace(quick_memory, meters={})
+        slow = plan_of(plain, memory=plain_memory)
+        fast = plan_of(quick, memory=quick_memory, cache=kept)
         assert told(fast.service_plans) == told(slow.service_plans)
-        plain = replace(plain, scaling_history=dict(slow.scaling_history), meters=dict(slow.meters))
-        quick = replace(quick, scaling_history=dict(fast.scaling_history), meters=dict(fast.meters))
+        plain_memory, quick_memory = plain_memory.after(slow), quick_memory.after(fast)
 
 
 def test_an_unchanged_fleet_is_allotted_the_very_same() -> None:
-    kept, found = PlanCache(), []
+    kept, memory, found = PlanCache(), NO_MEMORY, []
     snapshot = replace(begun(), workloads=tuple(a_workload(1, name) for name in NAMES))
     for seconds in (0, 5, 10, 15):
-        got = plan(replace(snapshot, at=NOW + timedelta(seconds=seconds)), kept)
-        snapshot = replace(snapshot, scaling_history=dict(got.scaling_history))
+        current = replace(snapshot, at=NOW + timedelta(seconds=seconds))
+        got = plan_of(current, memory=memory, cache=kept)
+        memory = memory.after(got)
         found.append(got.service_plans)
     assert found[0] is not found[1]
     assert found[2] is found[3]
@@ -289,19 +295,20 @@ def test_a_model_that_was_read_is_recalled_as_the_very_same() -> None:
     own = a_service("chat", a_spec(OWN, replicas=1))
     parts = a_model_job("shape", own, report=READ, exit_code=0)
     first = a_snapshot(own, **parts)
-    status = service_status(first, plan(first).service_plans[own.ref], None, None)
+    status = service_status(first, plan_of(first).service_plans[own.ref], None, None)
     service = replace(own, status=status)
-    kept, found = PlanCache(), []
+    kept, memory, found = PlanCache(), NO_MEMORY, []
     snapshot = a_snapshot(
         service, a_service("code"), workloads=(a_workload(1), a_workload(2, "code"))
     )
     for seconds in (0, 5, 10):
-        got = plan(replace(snapshot, at=NOW + timedelta(seconds=seconds)), kept)
-        snapshot = replace(snapshot, scaling_history=dict(got.scaling_history))
+        current = replace(snapshot, at=NOW + timedelta(seconds=seconds))
+        got = plan_of(current, memory=memory, cache=kept)
+        memory = memory.after(got)
         found.append(got.service_plans)
     assert found[1] is found[2]
     snapshot = replace(snapshot, **parts)
-    over = [plan(snapshot, kept).service_plans for _ in range(2)]
+    over = [plan_of(snapshot, memory=memory, cache=kept).service_plans for _ in range(2)]
     preparation = over[0][own.ref].preparation
     assert preparation is not None
     assert preparation.obsolete_jobs == (parts["model_jobs"][0].ref,)
@@ -315,8 +322,10 @@ def test_a_service_that_raises_is_tried_again_in_every_turn() -> None:
     spec = broken.spec.model_copy(update={"context": None}) if broken.spec else None
     snapshot = a_snapshot(replace(broken, spec=spec), a_service("chat"))
     for _ in range(2):
-        found = plan(snapshot, kept).service_plans
+        found = plan_of(snapshot, cache=kept).service_plans
         assert found[Ref("team-a", "code")].accepted.reason == "PlannerError"
         assert found[Ref("team-a", "chat")].accepted.reason == "Valid"
     mended = replace(snapshot, services=(broken, snapshot.services[1]))
-    assert plan(mended, kept).service_plans[Ref("team-a", "code")].accepted.reason == "Valid"
+    assert (
+        plan_of(mended, cache=kept).service_plans[Ref("team-a", "code")].accepted.reason == "Valid"
+    )

@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tessera.domain.observed.snapshot import Node, ObservedService, Snapshot
-from tessera.domain.plan import Plan, plan
+from tessera.domain.plan import Plan
 from tests.builders import (
     H100,
     LARGE,
     MEDIUM,
+    NO_MEMORY,
     SMALL,
     a_node,
     a_pod,
@@ -23,6 +24,7 @@ from tests.builders import (
     a_workload,
     allotted,
     at,
+    plan_of,
     readings_of,
 )
 from tests.domain.random_fleets import nodes, services
@@ -106,7 +108,7 @@ def test_a_former_variant_goes_when_the_new_one_is_up() -> None:
 def test_new_services_choose_hardware_with_room_for_their_floor() -> None:
     services = [a_service(name, a_spec(SMALL)) for name in ("one", "two", "three")]
     nodes = (a_node("a100", {"1g.10gb": 4, "3g.40gb": 1}), a_node("h100", whole=2, product=H100))
-    got = plan(a_snapshot(*services, pools=FLEET["pools"], nodes=nodes))
+    got = plan_of(a_snapshot(*services, pools=FLEET["pools"], nodes=nodes))
     variants = {
         ref.name: one.choice.variant for ref, one in got.service_plans.items() if one.choice
     }
@@ -137,7 +139,7 @@ def test_a_service_that_cannot_be_placed_any_more_is_left_as_it_is() -> None:
 
 def test_a_service_whose_planning_raises_is_set_aside_and_the_rest_is_planned() -> None:
     broken = a_service("broken", a_spec(SMALL).model_copy(update={"context": None}))
-    got = plan(a_snapshot(broken, a_service("chat")))
+    got = plan_of(a_snapshot(broken, a_service("chat")))
     by_name = {ref.name: one for ref, one in got.service_plans.items()}
     assert by_name["broken"].accepted.reason == "PlannerError"
     assert "AttributeError" in by_name["broken"].accepted.message
@@ -153,15 +155,15 @@ def test_a_fixed_number_overrules_the_autoscaler() -> None:
 def test_a_deployment_scaled_by_hand_goes_back_to_the_decided_number() -> None:
     service = a_service()
     pods = tuple(a_pod(f"chat-{index}") for index in range(2))
-    first = plan(a_snapshot(service, workloads=(a_workload(2),), pods=pods))
+    first = plan_of(a_snapshot(service, workloads=(a_workload(2),), pods=pods))
     by_hand = a_snapshot(
         service,
         workloads=(a_workload(6),),
         pods=pods,
-        scaling_history=first.scaling_history,
         at=at(1),
     )
-    assert allotted(by_hand).drain.replicas == 2
+    again = plan_of(by_hand, memory=NO_MEMORY.after(first))
+    assert again.service_plans[service.ref].drain.replicas == 2
 
 
 def test_a_rollout_surges_only_where_there_is_room() -> None:
@@ -177,11 +179,11 @@ def test_the_order_of_input_does_not_matter(
     found: list[ObservedService], hardware: tuple[Node, ...], order: Random
 ) -> None:
     pools = [a_pool("a100", "1.60"), a_pool("h100", "2.50")]
-    straight = plan(a_snapshot(*found, pools=tuple(pools), nodes=hardware))
+    straight = plan_of(a_snapshot(*found, pools=tuple(pools), nodes=hardware))
     mixed_services, mixed_pools, mixed_nodes = list(found), list(pools), list(hardware)
     for mixed in (mixed_services, mixed_pools, mixed_nodes):
         order.shuffle(mixed)
-    assert straight == plan(
+    assert straight == plan_of(
         a_snapshot(*mixed_services, pools=tuple(mixed_pools), nodes=tuple(mixed_nodes))
     )
 
@@ -191,8 +193,9 @@ def test_the_order_of_input_does_not_matter(
 def test_planning_again_on_the_planned_state_changes_nothing(
     found: list[ObservedService], hardware: tuple[Node, ...]
 ) -> None:
-    first = plan(a_snapshot(*found, nodes=hardware))
-    again = plan(_carried_out(a_snapshot(*found, nodes=hardware), first))
+    first = plan_of(a_snapshot(*found, nodes=hardware))
+    carried_out = _carried_out(a_snapshot(*found, nodes=hardware), first)
+    again = plan_of(carried_out, memory=NO_MEMORY.after(first))
     for ref, one in first.service_plans.items():
         other = again.service_plans[ref]
         assert (one.choice, one.scale.replicas) == (other.choice, other.scale.replicas)
@@ -217,7 +220,6 @@ def _carried_out(snapshot: Snapshot, decided: Plan) -> Snapshot:
         pods=pods,
         workloads=workloads,
         readings=readings_of(pods),
-        scaling_history=decided.scaling_history,
     )
 
 
@@ -226,7 +228,7 @@ def _carried_out(snapshot: Snapshot, decided: Plan) -> Snapshot:
 def test_where_a_rollout_may_surge_all_floors_have_a_slice_and_one_is_left(
     found: list[ObservedService], hardware: tuple[Node, ...]
 ) -> None:
-    got = plan(a_snapshot(*found, nodes=hardware))
+    got = plan_of(a_snapshot(*found, nodes=hardware))
     held: Counter[str] = Counter()
     roomy = {}
     for one in got.service_plans.values():

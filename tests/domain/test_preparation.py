@@ -16,10 +16,19 @@ from tessera.domain.observed.snapshot import (
     RevisionQuery,
     Snapshot,
 )
-from tessera.domain.plan import plan
 from tessera.domain.service.model_files import with_known_shape
 from tessera.domain.status.service import service_status
-from tests.builders import SMALL, a_model_job, a_pod, a_service, a_snapshot, a_spec, a_workload, at
+from tests.builders import (
+    SMALL,
+    a_model_job,
+    a_pod,
+    a_service,
+    a_snapshot,
+    a_spec,
+    a_workload,
+    at,
+    plan_of,
+)
 
 CHAT = Ref("team-a", "chat")
 OWN = "hf://acme/own"
@@ -52,7 +61,7 @@ def bound(uid: str = "uid-claim") -> dict[Ref, VolumeClaim]:
 
 
 def status_of(snapshot: Snapshot) -> InferenceServiceStatus:
-    return service_status(snapshot, plan(snapshot).service_plans[CHAT], None, None)
+    return service_status(snapshot, plan_of(snapshot).service_plans[CHAT], None, None)
 
 
 def said(snapshot: Snapshot, kind: str) -> tuple[str, str]:
@@ -61,13 +70,13 @@ def said(snapshot: Snapshot, kind: str) -> tuple[str, str]:
 
 
 def preparation(snapshot: Snapshot) -> Any:
-    return plan(snapshot).service_plans[CHAT].preparation
+    return plan_of(snapshot).service_plans[CHAT].preparation
 
 
 def test_an_unknown_model_is_read_by_a_job_and_nothing_is_placed_before() -> None:
     snapshot = a_snapshot(own())
     assert preparation(snapshot).job_to_create.task == "shape"
-    assert plan(snapshot).service_plans[CHAT].choice is None
+    assert plan_of(snapshot).service_plans[CHAT].choice is None
     assert said(snapshot, "Accepted")[0] == "ReadingModel"
 
 
@@ -80,7 +89,7 @@ def test_while_the_job_runs_no_other_is_made() -> None:
 def test_a_shape_that_was_read_places_the_model_in_the_same_turn_and_is_kept() -> None:
     snapshot = a_snapshot(own(), **a_model_job("shape", own(), report=FOUND, exit_code=0))
     got = status_of(snapshot)
-    assert plan(snapshot).service_plans[CHAT].choice is not None
+    assert plan_of(snapshot).service_plans[CHAT].choice is not None
     assert got.model is not None
     assert got.model.shape is not None
     assert got.model.shape.layers == 12
@@ -93,7 +102,7 @@ def test_a_job_goes_only_when_the_status_has_what_it_found() -> None:
     told = status_of(a_snapshot(own(), **parts))
     later = a_snapshot(replace(own(), status=told), **parts)
     assert preparation(later).obsolete_jobs == (parts["model_jobs"][0].ref,)
-    assert plan(a_snapshot(replace(own(), status=told))).service_plans[CHAT].choice is not None
+    assert plan_of(a_snapshot(replace(own(), status=told))).service_plans[CHAT].choice is not None
 
 
 def test_another_model_is_read_again_and_the_former_job_goes() -> None:
@@ -160,7 +169,7 @@ def test_a_job_whose_pod_was_lost_is_made_anew() -> None:
 
 def test_a_wrong_spec_is_said_before_a_job_is_made() -> None:
     snapshot = a_snapshot(own(engine={"extraArgs": ["--port=1"]}))
-    assert plan(snapshot).service_plans[CHAT].preparation is None
+    assert plan_of(snapshot).service_plans[CHAT].preparation is None
     assert said(snapshot, "Accepted")[0] == "FlagReserved"
 
 
@@ -218,14 +227,14 @@ def test_a_fetch_that_is_refused_says_why() -> None:
 def test_what_runs_goes_on_while_another_revision_is_fetched() -> None:
     pods, workloads = (a_pod("chat-0"),), (a_workload(1),)
     snapshot = a_snapshot(cached(), claims=bound(), pods=pods, workloads=workloads)
-    got = plan(snapshot).service_plans[CHAT]
+    got = plan_of(snapshot).service_plans[CHAT]
     assert got.removable_deployments == ()
     assert got.pods == pods
 
 
 def test_a_fetch_waits_for_the_hub_and_then_takes_the_commit() -> None:
     waiting = a_snapshot(cached(), claims=bound(), resolutions={})
-    assert plan(waiting).service_plans[CHAT].pinned_revision.query == MAIN
+    assert plan_of(waiting).service_plans[CHAT].pinned_revision.query == MAIN
     assert preparation(waiting).job_to_create is None
     found = preparation(replace(waiting, resolutions=ANSWERED))
     assert found.job_to_create.spec.model.revision == COMMIT
@@ -289,7 +298,9 @@ def test_while_another_model_is_read_the_status_speaks_of_the_one_that_runs() ->
     runs = {"workloads": (a_workload(1),), "resolutions": {}}
     assert status_of(a_snapshot(service, **runs)).model == before.model
     read = a_snapshot(service, **runs, **a_model_job("shape", service, report=FOUND, exit_code=0))
-    assert plan(read).service_plans[CHAT].pinned_revision.query == RevisionQuery("acme/own", "main")
+    assert plan_of(read).service_plans[CHAT].pinned_revision.query == RevisionQuery(
+        "acme/own", "main"
+    )
     assert status_of(read).model == before.model
 
 

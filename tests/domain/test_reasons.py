@@ -14,9 +14,8 @@ import yaml
 from tessera.adapters import object_parsing as wire
 from tessera.api.reasons import Accepted, Discovered, LayoutReady, PlacementReason, PoolAccepted
 from tessera.domain.observed.snapshot import Snapshot
-from tessera.domain.plan import plan
 from tessera.domain.status.service import pool_status, service_status
-from tests.builders import A100, H100, NOW, a_node, a_snapshot, a_workload, readings_of
+from tests.builders import A100, H100, NOW, a_node, a_snapshot, a_workload, plan_of, readings_of
 from tests.domain.refused_services import SERVICES, Case
 
 
@@ -136,7 +135,7 @@ def test_a_refused_service_says_where_and_what_to_do(case: Case) -> None:
         service,
         **{name: getattr(snapshot, name) for name in ("pools", "nodes", "pods", "workloads")},
     )
-    status = service_status(snapshot, plan(snapshot).service_plans[service.ref], None, None)
+    status = service_status(snapshot, plan_of(snapshot).service_plans[service.ref], None, None)
     told = {condition.reason: condition.message for condition in status.conditions}
     _assert_told(case, told)
 
@@ -146,7 +145,7 @@ def test_a_refused_pool_says_where_and_what_to_do(case: Case) -> None:
     pool = wire.parse_pool(yaml.safe_load(case.manifest))
     others = tuple(other for other in case.pools if other.name != pool.name)
     snapshot = a_snapshot(pools=(pool, *others), nodes=case.nodes)
-    decided = plan(snapshot)
+    decided = plan_of(snapshot)
     view = next(view for view in decided.pools if view.pool.name == pool.name)
     status = pool_status(view, decided.repartitions.actions.get(pool.name), NOW)
     told = {condition.reason: condition.message for condition in status.conditions}

@@ -15,12 +15,13 @@ from tessera.api.recipe import (
     PodTemplateVersion,
     PodTemplateVersionStatus,
 )
-from tessera.domain.observed.snapshot import ObservedService, Ref, Snapshot
-from tessera.domain.plan import plan
+from tessera.domain.config import Config
+from tessera.domain.observed.snapshot import ObservedService, Ref
 from tessera.domain.service_plan import ServicePlan
 from tessera.domain.status.service import service_status
 from tests.builders import (
     SMALL,
+    PlanInputs,
     a_pod,
     a_pool,
     a_service,
@@ -28,32 +29,45 @@ from tests.builders import (
     a_spec,
     a_workload,
     allotted,
+    plan_of,
 )
 
 CHAT = Ref("team-a", "chat")
 MIRROR = Platform(image_registry="mirror.example.org", https_proxy="http://me:secret@proxy:3128")
 
 
-def status_of(snapshot: Snapshot) -> InferenceServiceStatus:
-    return service_status(snapshot, plan(snapshot).service_plans[CHAT], None, None)
+def status_of(inputs: PlanInputs) -> InferenceServiceStatus:
+    return service_status(inputs.snapshot, planned(inputs), None, None)
 
 
-def made(spec: InferenceServiceSpec | None = None, **fields: Any) -> ObservedService:
-    """A service whose replicas were made by builder 1, or as `fields` of the snapshot say."""
+def planned(inputs: PlanInputs) -> ServicePlan:
+    return plan_of(*inputs).service_plans[CHAT]
+
+
+def made(spec: InferenceServiceSpec | None = None, builder_version: int = 1) -> ObservedService:
+    """A service whose replicas were made by builder 1, or by another one."""
     service = a_service(spec=spec)
-    return replace(service, status=status_of(a_snapshot(service, **fields)))
+    inputs = PlanInputs(a_snapshot(service), Config(builder_version=builder_version))
+    return replace(service, status=status_of(inputs))
 
 
-def later(service: ObservedService, **fields: Any) -> Snapshot:
+def later(
+    service: ObservedService,
+    *,
+    builder_version: int = 2,
+    platform: Platform | None = None,
+    **fields: Any,
+) -> PlanInputs:
     """The same fleet after an upgrade: its Deployment is there, builder 2 is the newest."""
     pods = (a_pod("chat-0"), a_pod("chat-1"))
-    return a_snapshot(
-        service, **{"builder_version": 2, "workloads": (a_workload(2),), "pods": pods, **fields}
+    return PlanInputs(
+        a_snapshot(service, **{"workloads": (a_workload(2),), "pods": pods, **fields}),
+        Config(builder_version=builder_version, platform=platform or Platform()),
     )
 
 
-def told(snapshot: Snapshot) -> Condition:
-    found = status_of(snapshot).conditions
+def told(inputs: PlanInputs) -> Condition:
+    found = status_of(inputs).conditions
     return next(one for one in found if one.type == "UpdateAvailable")
 
 
@@ -63,13 +77,13 @@ def filled(allotment: ServicePlan) -> Any:
 
 
 def test_a_new_service_is_made_by_the_newest_recipe() -> None:
-    got = allotted(a_snapshot(a_service(), builder_version=2, platform=MIRROR))
+    got = allotted(a_snapshot(a_service()), config=Config(builder_version=2, platform=MIRROR))
     assert got.template_version == PodTemplateVersion(builder=2, platform=MIRROR)
 
 
 def test_an_upgrade_leaves_a_running_service_at_its_recipe_and_says_what_would_change() -> None:
     upgraded = later(made(), platform=MIRROR)
-    assert allotted(upgraded).template_version == PodTemplateVersion(builder=1)
+    assert planned(upgraded).template_version == PodTemplateVersion(builder=1)
     condition = told(upgraded)
     assert (condition.status, condition.reason) == ("True", "NewerRecipe")
     assert "builder version 2 instead of 1" in condition.message
@@ -97,7 +111,7 @@ def test_without_a_change_there_is_no_update() -> None:
 def test_what_does_not_shape_the_pods_keeps_the_recipe(change: dict[str, Any]) -> None:
     before = made()
     upgraded = later(replace(before, spec=a_spec(**change), generation=2))
-    assert allotted(upgraded).template_version.builder == 1
+    assert planned(upgraded).template_version.builder == 1
     assert status_of(upgraded).recipe == before.status.recipe
 
 
@@ -114,18 +128,19 @@ def test_what_does_not_shape_the_pods_keeps_the_recipe(change: dict[str, Any]) -
 )
 def test_a_change_that_shapes_the_pods_takes_the_newest(change: dict[str, Any]) -> None:
     upgraded = later(replace(made(), spec=a_spec(**change), generation=2))
-    assert allotted(upgraded).template_version.builder == 2
+    assert planned(upgraded).template_version.builder == 2
     assert told(upgraded).reason == "Newest"
 
 
 def test_a_deployment_that_is_gone_is_made_anew_by_the_newest() -> None:
-    assert allotted(later(made(), workloads=(), pods=())).template_version.builder == 2
+    assert planned(later(made(), workloads=(), pods=())).template_version.builder == 2
 
 
 def test_a_pool_with_other_nodes_takes_the_newest_since_the_pods_move() -> None:
-    node = replace(later(made()).nodes[0], labels={**later(made()).nodes[0].labels, "zone": "b"})
+    (node,) = later(made()).snapshot.nodes
+    node = replace(node, labels={**node.labels, "zone": "b"})
     moved = a_pool(nodeSelector={"pool": "a100", "zone": "b"})
-    assert allotted(later(made(), pools=(moved,), nodes=(node,))).template_version.builder == 2
+    assert planned(later(made(), pools=(moved,), nodes=(node,))).template_version.builder == 2
 
 
 @pytest.mark.parametrize(
@@ -140,33 +155,33 @@ def test_a_pool_with_other_nodes_takes_the_newest_since_the_pods_move() -> None:
 def test_a_pool_that_schedules_otherwise_takes_the_newest_since_its_pods_change(
     change: dict[str, Any],
 ) -> None:
-    assert allotted(later(made(), pools=(a_pool(**change),))).template_version.builder == 2
+    assert planned(later(made(), pools=(a_pool(**change),))).template_version.builder == 2
 
 
 def test_the_annotation_takes_the_newest_once() -> None:
     asking = later(replace(made(), update="2026-11-20T12:00:00Z"))
-    assert allotted(asking).template_version.builder == 2
-    honoured = replace(asking.services[0], status=status_of(asking))
+    assert planned(asking).template_version.builder == 2
+    honoured = replace(asking.snapshot.services[0], status=status_of(asking))
     third = later(honoured, builder_version=3)
-    assert allotted(third).template_version.builder == 2
+    assert planned(third).template_version.builder == 2
     again = later(replace(honoured, update="2026-11-21T12:00:00Z"), builder_version=3)
-    assert allotted(again).template_version.builder == 3
+    assert planned(again).template_version.builder == 3
 
 
 def test_taking_the_annotation_away_changes_nothing() -> None:
     service = a_service(update="then")
-    before = replace(service, status=status_of(a_snapshot(service)))
-    assert allotted(later(replace(before, update=None))).template_version.builder == 1
+    before = replace(service, status=status_of(PlanInputs(a_snapshot(service))))
+    assert planned(later(replace(before, update=None))).template_version.builder == 1
 
 
 def test_a_service_from_before_recipes_keeps_builder_one_without_a_platform() -> None:
     old = made()
     old = replace(old, status=old.status.model_copy(update={"recipe": None}))
-    assert allotted(later(old, platform=MIRROR)).template_version == PodTemplateVersion(builder=1)
+    assert planned(later(old, platform=MIRROR)).template_version == PodTemplateVersion(builder=1)
 
 
 def test_a_service_whose_first_status_was_lost_keeps_what_it_was_just_made_by() -> None:
-    assert allotted(later(a_service(), platform=MIRROR)).template_version == PodTemplateVersion(
+    assert planned(later(a_service(), platform=MIRROR)).template_version == PodTemplateVersion(
         builder=2, platform=MIRROR
     )
 
@@ -179,7 +194,7 @@ def test_planned_numbers_and_defaults_stay_too() -> None:
         update={"max_num_seqs": 3, "engine_version": "0.31.0", "weights_mib": 7}
     )
     status = before.status.model_copy(update={"recipe": kept.model_copy(update={"filled": older})})
-    got = allotted(snapshot := later(replace(before, status=status), builder_version=1))
+    got = planned(snapshot := later(replace(before, status=status), builder_version=1))
     assert got.choice is not None
     assert got.effective_spec is not None
     assert got.choice.fit.limits.max_num_seqs == 3
@@ -191,13 +206,13 @@ def test_planned_numbers_and_defaults_stay_too() -> None:
 def test_a_downgrade_builds_by_what_it_knows_says_so_and_goes_on_saying_so() -> None:
     upgraded = made(builder_version=2)
     down = later(upgraded, builder_version=1)
-    assert allotted(down).template_version.builder == 1
+    assert planned(down).template_version.builder == 1
     assert (told(down).status, told(down).reason) == ("False", "Downgraded")
     assert "builder version 2" in told(down).message
     after = replace(upgraded, status=status_of(down))
     assert told(later(after, builder_version=1)).reason == "Downgraded"
     up_again = later(after, builder_version=2)
-    assert allotted(up_again).template_version.builder == 1
+    assert planned(up_again).template_version.builder == 1
     assert told(up_again).reason == "NewerRecipe"
 
 
@@ -213,7 +228,7 @@ def test_planning_again_with_the_written_status_keeps_it() -> None:
     wire = before.status.model_dump(mode="json", by_alias=True, exclude_none=True)
     read = replace(before, status=InferenceServiceStatus.model_validate(wire))
     assert status_of(later(read)).recipe == before.status.recipe
-    assert filled(allotted(later(read))).drain_timeout == timedelta(seconds=90)
+    assert filled(planned(later(read))).drain_timeout == timedelta(seconds=90)
 
 
 SHAPING_DEFAULTS = {

@@ -5,18 +5,30 @@ from decimal import Decimal
 
 from tessera.api.mig import Assignment, MigPlan, MigStatus
 from tessera.api.reasons import LayoutReady
-from tessera.domain.mig_backends.nodes import TAINT
+from tessera.domain.config import Config
+from tessera.domain.observed.node_layout import TAINT
 from tessera.domain.observed.snapshot import Snapshot
-from tessera.domain.plan import plan
+from tessera.domain.plan import PlanMemory
+from tessera.domain.repartition.cycle import LayoutMemory
 from tessera.domain.repartition.orders import PoolActions
-from tests.builders import NOW, a_node, a_pod, a_service, a_snapshot, a_workload, at
+from tests.builders import (
+    NO_MEMORY,
+    NOW,
+    a_node,
+    a_pod,
+    a_service,
+    a_snapshot,
+    a_workload,
+    at,
+    plan_of,
+)
 from tests.layout_builders import a_planned_pool, a_wishing, with_status
 
 HALVES = a_planned_pool(mode="static", mig={"layout": {"3g.40gb": 2}})
 
 
-def orders_of(snapshot: Snapshot) -> PoolActions:
-    return plan(snapshot).repartitions.actions["a100"]
+def orders_of(snapshot: Snapshot, layouts: LayoutMemory = NO_MEMORY.layouts) -> PoolActions:
+    return plan_of(snapshot, memory=PlanMemory(layouts=layouts)).repartitions.actions["a100"]
 
 
 def later(snapshot: Snapshot, turns: int) -> Snapshot:
@@ -31,10 +43,8 @@ def later(snapshot: Snapshot, turns: int) -> Snapshot:
 def test_what_the_api_server_refuses_is_said_while_something_is_to_be_written() -> None:
     node = a_node(slices={"1g.10gb": 7})
     snapshot = later(a_snapshot(pools=(HALVES,), nodes=(node,)), 2)
-    refused = replace(
-        snapshot, layout_write_errors=("nodes a100-0: forbidden", "nodes a100-1: forbidden")
-    )
-    verdict = orders_of(refused).verdict
+    refused = LayoutMemory(write_errors=("nodes a100-0: forbidden", "nodes a100-1: forbidden"))
+    verdict = orders_of(snapshot, refused).verdict
     assert verdict.reason is LayoutReady.APPLY_FAILED
     assert verdict.message == "nodes a100-0: forbidden; and 1 more"
 
@@ -53,9 +63,9 @@ def test_a_budget_that_lets_nobody_be_evicted_is_named_with_the_replica() -> Non
         service, pools=(HALVES,), nodes=(node,), pods=(empty,), workloads=(a_workload(1),)
     )
     snapshot = later(fleet, 2)
-    held = replace(snapshot, blocked_evictions={empty.ref: "needs 1 healthy pods and has 1"})
+    blocked = LayoutMemory(blocked_evictions={empty.ref: "needs 1 healthy pods and has 1"})
     assert list(orders_of(snapshot).evictions) == [empty.ref]
-    verdict = orders_of(held).verdict
+    verdict = orders_of(snapshot, blocked).verdict
     assert verdict.reason is LayoutReady.DISRUPTION_BUDGET
     assert verdict.message == (
         "team-a/chat-0 cannot be evicted: needs 1 healthy pods and has 1; "
@@ -68,7 +78,7 @@ def test_a_pool_that_mixes_products_is_left_alone_and_says_so() -> None:
         a_node(name="a100-0", slices={"1g.10gb": 7}),
         a_node(name="h100-0", slices={"3g.40gb": 2}, product="NVIDIA-H100-80GB-HBM3"),
     )
-    found = plan(a_snapshot(pools=(a_planned_pool(),), nodes=nodes)).repartitions
+    found = plan_of(a_snapshot(pools=(a_planned_pool(),), nodes=nodes)).repartitions
     orders = found.actions["a100"]
     assert (orders.verdict.reason, orders.requests) == (LayoutReady.NOT_DISCOVERED, {})
     assert "NVIDIA-H100-80GB-HBM3" in orders.verdict.message
@@ -107,9 +117,9 @@ def test_who_left_a_profile_by_plan_is_kept_up_when_nobody_may_cut_any_more() ->
         nodes=(a_node(name="a100-0", slices={"7g.80gb": 2}, cut=2),),
         pods=pods,
         workloads=(a_workload(2, variant=former),),
-        mig_backends=frozenset[str](),
     )
-    found = plan(with_status(fleet, MigStatus(target=plan_)))
+    nothing_enabled = Config(mig_backends=frozenset[str]())
+    found = plan_of(with_status(fleet, MigStatus(target=plan_)), nothing_enabled)
     (allotment,) = found.service_plans.values()
     assert found.repartitions.actions["a100"].verdict.reason is LayoutReady.BACKEND_UNAVAILABLE
     assert allotment.choice is not None

@@ -14,10 +14,18 @@ from tessera.domain.observed.snapshot import (
     RevisionQuery,
     Snapshot,
 )
-from tessera.domain.plan import plan
 from tessera.domain.service_plan import ServicePlan
 from tessera.domain.status.service import service_status
-from tests.builders import SMALL, a_pod, a_service, a_snapshot, a_spec, a_workload, allotted
+from tests.builders import (
+    SMALL,
+    a_pod,
+    a_service,
+    a_snapshot,
+    a_spec,
+    a_workload,
+    allotted,
+    plan_of,
+)
 
 CHAT = Ref("team-a", "chat")
 REPOSITORY = SMALL.removeprefix("hf://")
@@ -26,7 +34,7 @@ MAIN = RevisionQuery(REPOSITORY, "main")
 
 
 def status_of(snapshot: Snapshot) -> InferenceServiceStatus:
-    return service_status(snapshot, plan(snapshot).service_plans[CHAT], None, None)
+    return service_status(snapshot, plan_of(snapshot).service_plans[CHAT], None, None)
 
 
 def model_of(snapshot: Snapshot) -> ModelStatus:

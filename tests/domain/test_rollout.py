@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from tessera.domain.observed.snapshot import Pod, Ref, Snapshot
-from tessera.domain.plan import plan
 from tessera.domain.service_plan import ServicePlan
 from tessera.domain.status.service import service_status
 from tests.builders import (
@@ -18,6 +17,7 @@ from tests.builders import (
     a_workload,
     allotted,
     at,
+    plan_of,
 )
 
 CHAT = Ref("team-a", "chat")
@@ -48,7 +48,7 @@ def waiting(created: float) -> Pod:
 
 
 def progressing(snapshot: Snapshot) -> tuple[str, str]:
-    status = service_status(snapshot, plan(snapshot).service_plans[CHAT], None, None)
+    status = service_status(snapshot, plan_of(snapshot).service_plans[CHAT], None, None)
     found = next(one for one in status.conditions if one.type == "Progressing")
     return found.reason, found.message
 

@@ -13,7 +13,7 @@ from tessera.domain.observed.snapshot import ObservedService, Pod, Ref, Snapshot
 from tessera.domain.perf import MeasurementKey, measurement_key
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.placement.placement import HardwareChoice
-from tessera.domain.plan import PlanCache, plan
+from tessera.domain.plan import PlanCache
 from tessera.domain.speed.condition import next_speed_status, speed_reason, speed_verdict
 from tessera.domain.speed.measurements import measured_speeds
 from tessera.domain.speed.service_speed import (
@@ -38,6 +38,7 @@ from tests.builders import (
     a_workload,
     allotted,
     at,
+    plan_of,
     readings_of,
 )
 
@@ -271,7 +272,7 @@ def a_measured_fleet(
 
 def written(snapshot: Snapshot, kept: PlanCache | None = None) -> ObservedService:
     """The service as the turn leaves it."""
-    one = plan(snapshot, kept).service_plans[CHAT]
+    one = plan_of(snapshot, cache=kept).service_plans[CHAT]
     return replace(one.service, status=service_status(snapshot, one, None, None))
 
 
@@ -344,8 +345,10 @@ def test_what_a_service_measured_corrects_what_is_told_of_it_and_no_limit() -> N
 
 def test_a_measurement_changes_nothing_that_engines_are_made_of() -> None:
     service = written(a_measured_fleet(1.4))
-    told = plan(a_measured_fleet(1.4, service, 600)).service_plans[CHAT]
-    plain = plan(a_snapshot(a_service(), pods=PODS, workloads=(a_workload(2),))).service_plans[CHAT]
+    told = plan_of(a_measured_fleet(1.4, service, 600)).service_plans[CHAT]
+    plain = plan_of(a_snapshot(a_service(), pods=PODS, workloads=(a_workload(2),))).service_plans[
+        CHAT
+    ]
     assert told.measured_speed is not None
     assert told.choice == plain.choice
 
@@ -381,6 +384,6 @@ def test_what_was_measured_before_a_service_moved_on_counts_for_none(field: str)
 
 def test_explain_tells_the_measured_throughput_and_why() -> None:
     snapshot = a_measured_fleet(1.25, written(a_measured_fleet(1.25)))
-    told = {one.topic: one for one in explain(snapshot, plan(snapshot), CHAT)}
+    told = {one.topic: one for one in explain(snapshot, plan_of(snapshot), CHAT)}
     assert "measured in this cluster" in told["sizing"].message
     assert "1.25 times as long" in dict(told["sizing"].numbers)["tokens a second"]

@@ -10,15 +10,16 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from tessera.api.inference_service import InferenceServiceStatus, ReplacementStatus
+from tessera.domain.config import STALL_TIMEOUT, Config
 from tessera.domain.health.stall import (
     REPLACEMENT_INTERVAL,
+    EngineProgress,
     Stall,
     max_prefill_time,
     stall_timeout_for,
     updated_progress,
 )
 from tessera.domain.observed.snapshot import (
-    EngineProgress,
     EngineReading,
     InFlight,
     ObservedService,
@@ -28,11 +29,12 @@ from tessera.domain.observed.snapshot import (
     Snapshot,
 )
 from tessera.domain.placement.placement import HardwareChoice
-from tessera.domain.plan import PlanCache, plan
+from tessera.domain.plan import PlanCache, PlanMemory
 from tessera.domain.sizing.sizing import ReplicaFit
 from tests.builders import (
     MEDIUM,
     NOW,
+    PlanInputs,
     a_node,
     a_pod,
     a_service,
@@ -41,6 +43,7 @@ from tests.builders import (
     a_workload,
     allotted,
     at,
+    plan_of,
 )
 from tests.properties import applies
 
@@ -60,25 +63,28 @@ def a_fleet(
     load: dict[str, InFlight] | None = None,
     read: dict[str, EngineReading] | None = None,
     service: ObservedService | None = None,
+    stall_timeout: timedelta = STALL_TIMEOUT,
     **fields: Any,
-) -> Snapshot:
+) -> PlanInputs:
     """Two replicas of which the first holds 3 requests and stands still since 140 s."""
     pods = pods or PAIR
     first = pods[0].ref.name
     plain = {pod.ref.name: reading() for pod in pods}
-    named: dict[str, Any] = {
-        "engine_progress": {first: FROZEN} if engine_progress is None else engine_progress,
-        "in_flight": {first: InFlight(at(-5), 3)} if load is None else load,
-    }
-    return a_snapshot(
+    snapshot = a_snapshot(
         service or a_service(),
         **{
             "pods": pods,
             "workloads": (a_workload(len(pods)),),
             "readings": Readings(at=NOW, engines=_by_ref(plain if read is None else read)),
-            **{name: _by_ref(value) for name, value in named.items()},
+            "in_flight": _by_ref({first: InFlight(at(-5), 3)} if load is None else load),
             **fields,
         },
+    )
+    progress = {first: FROZEN} if engine_progress is None else engine_progress
+    return PlanInputs(
+        snapshot,
+        Config(stall_timeout=stall_timeout),
+        PlanMemory(engine_progress=_by_ref(progress)),
     )
 
 
@@ -86,17 +92,17 @@ def _by_ref(named: dict[str, Any]) -> dict[Ref, Any]:
     return {Ref("team-a", name): value for name, value in named.items()}
 
 
-def stall_of(snapshot: Snapshot) -> Stall:
-    return allotted(snapshot).stall
+def stall_of(inputs: PlanInputs) -> Stall:
+    return plan_of(*inputs).service_plans[Ref("team-a", "chat")].stall
 
 
-def replaced(snapshot: Snapshot) -> str | None:
-    found = stall_of(snapshot).replacement
+def replaced(inputs: PlanInputs) -> str | None:
+    found = stall_of(inputs).replacement
     return None if found is None else found.pod.name
 
 
-def suspects(snapshot: Snapshot) -> list[str]:
-    return [one.pod.ref.name for one in plan(snapshot).suspects]
+def suspects(inputs: PlanInputs) -> list[str]:
+    return [one.pod.ref.name for one in plan_of(*inputs).suspects]
 
 
 def fit_of(snapshot: Snapshot) -> ReplicaFit:
@@ -158,7 +164,7 @@ def test_what_only_looks_like_a_stall_is_none(fields: dict[str, Any], why: str) 
     ids=["starting", "draining", "leaving"],
 )
 def test_who_takes_no_requests_is_not_watched(pod: Pod) -> None:
-    got = plan(a_fleet(pod, PAIR[1]))
+    got = plan_of(*a_fleet(pod, PAIR[1]))
     assert pod.ref not in got.engine_progress
     assert got.service_plans[Ref("team-a", "chat")].stall == Stall()
 
@@ -275,7 +281,7 @@ def test_a_look_from_before_the_last_step_says_nothing() -> None:
 
 
 def test_what_is_known_of_the_engines_is_carried_to_the_next_turn() -> None:
-    got = plan(a_fleet())
+    got = plan_of(*a_fleet())
     assert got.engine_progress == {
         PAIR[0].ref: FROZEN,
         PAIR[1].ref: EngineProgress(steps=900.0, since=at(-1)),
@@ -286,15 +292,19 @@ def test_a_kept_plan_sees_an_engine_stand_still_and_is_else_the_same_object() ->
     kept = PlanCache()
     calm = a_fleet(load={}, engine_progress={}, service=a_service(spec=a_spec(replicas=2)))
     for _ in range(2):
-        calm = replace(calm, at=at(5), scaling_history=plan(calm, kept).scaling_history)
-    assert plan(calm, kept).service_plans is plan(calm, kept).service_plans
-    frozen = replace(
-        calm, engine_progress={PAIR[0].ref: FROZEN}, in_flight={PAIR[0].ref: InFlight(NOW, 3)}
+        history = plan_of(*calm, cache=kept).scaling_history
+        calm = PlanInputs(
+            replace(calm.snapshot, at=at(5)), memory=PlanMemory(scaling_history=history)
+        )
+    assert plan_of(*calm, cache=kept).service_plans is plan_of(*calm, cache=kept).service_plans
+    frozen = PlanInputs(
+        replace(calm.snapshot, in_flight={PAIR[0].ref: InFlight(NOW, 3)}),
+        memory=replace(calm.memory, engine_progress={PAIR[0].ref: FROZEN}),
     )
-    got = plan(frozen, kept).service_plans[Ref("team-a", "chat")].stall.replacement
+    got = plan_of(*frozen, cache=kept).service_plans[Ref("team-a", "chat")].stall.replacement
     assert got is not None
     assert got.pod == PAIR[0].ref
-    assert plan(calm, kept).service_plans[Ref("team-a", "chat")].stall == Stall()
+    assert plan_of(*calm, cache=kept).service_plans[Ref("team-a", "chat")].stall == Stall()
 
 
 looks = st.lists(
@@ -325,14 +335,14 @@ def test_whoever_is_replaced_held_requests_and_its_count_stood_still_for_the_who
         if requests is not None:
             load = {"chat-0": InFlight(at(now), requests)}
             empty = now if requests == 0 else empty
-        snapshot = a_fleet(
+        inputs = a_fleet(
             at=at(now),
             load=load,
             stall_timeout=timedelta(seconds=40),
             read={"chat-0": reading(steps, now)},
             engine_progress={ref.name: watch for ref, watch in watches.items()},
         )
-        got = plan(snapshot)
+        got = plan_of(*inputs)
         watches = dict(got.engine_progress)
         if got.service_plans[Ref("team-a", "chat")].stall.replacement is not None:
             assert now - moved >= 40

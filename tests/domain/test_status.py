@@ -7,8 +7,8 @@ import pytest
 
 from tessera.api.inference_service import InferenceServiceStatus, ReplacementStatus
 from tessera.api.reasons import Accepted, PlacementReason, StatusVerdict
+from tessera.domain.health.stall import EngineProgress
 from tessera.domain.observed.snapshot import (
-    EngineProgress,
     EngineReading,
     InFlight,
     Node,
@@ -17,7 +17,7 @@ from tessera.domain.observed.snapshot import (
     Ref,
     Snapshot,
 )
-from tessera.domain.plan import plan
+from tessera.domain.plan import PlanMemory
 from tessera.domain.status.service import conditions, pool_status, service_status
 from tests.builders import (
     NOW,
@@ -27,6 +27,7 @@ from tests.builders import (
     a_snapshot,
     a_workload,
     at,
+    plan_of,
     readings_of,
 )
 
@@ -34,7 +35,7 @@ CHAT = Ref("team-a", "chat")
 
 
 def status_of(snapshot: Snapshot, problem: str | None = None) -> InferenceServiceStatus:
-    return service_status(snapshot, plan(snapshot).service_plans[CHAT], None, problem)
+    return service_status(snapshot, plan_of(snapshot).service_plans[CHAT], None, problem)
 
 
 def a_running_fleet(service: ObservedService | None = None, **fields: Any) -> Snapshot:
@@ -108,12 +109,13 @@ def test_what_the_api_server_refused_is_told() -> None:
 
 def test_a_stalled_engine_is_told_until_its_replacement_takes_requests() -> None:
     stuck, other = a_pod("chat-0"), a_pod("chat-1")
+    progress = {stuck.ref: EngineProgress(steps=9.0, since=at(-200), busy_since=at(-190))}
     frozen = a_running_fleet(
-        engine_progress={stuck.ref: EngineProgress(steps=9.0, since=at(-200), busy_since=at(-190))},
         in_flight={stuck.ref: InFlight(at(-5), 3)},
         readings=Readings(at=NOW, engines={stuck.ref: EngineReading(steps=9.0, scraped_at=at(-1))}),
     )
-    first = status_of(frozen)
+    allotment = plan_of(frozen, memory=PlanMemory(engine_progress=progress)).service_plans[CHAT]
+    first = service_status(frozen, allotment, None, None)
     assert told(first)["Progressing"] == ("False", "EngineStalled")
     assert first.replacement is not None
     assert (first.replacement.pod, first.replacement.uid) == ("chat-0", "uid-chat-0")
@@ -167,7 +169,7 @@ def test_a_refused_service_keeps_what_was_said_of_its_hardware() -> None:
 
 
 def test_a_pool_shows_what_it_offers_and_its_price() -> None:
-    (view,) = plan(a_snapshot()).pools
+    (view,) = plan_of(a_snapshot()).pools
     got = pool_status(view, None, NOW)
     assert (got.product, got.nodes, got.offer) == ("NVIDIA-A100-SXM4-80GB", 1, "7x 1g.10gb")
     assert (str(got.per_gpu_hour), got.currency) == ("2.00", "USD")

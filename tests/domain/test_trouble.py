@@ -9,9 +9,8 @@ import pytest
 from tessera.api.reasons import Progressing
 from tessera.domain.health.startup_failure import startup_failure
 from tessera.domain.observed.snapshot import ContainerExit, Pod, Ref, Workload
-from tessera.domain.plan import plan
 from tessera.domain.status.service import service_status
-from tests.builders import MEDIUM, a_node, a_pod, a_service, a_snapshot, a_spec, a_workload
+from tests.builders import MEDIUM, a_node, a_pod, a_service, a_snapshot, a_spec, a_workload, plan_of
 
 QUOTA = (
     'pods "chat-0" is forbidden: exceeded quota: small, requested: '
@@ -101,7 +100,7 @@ def test_trouble_is_told_in_the_words_of_whoever_refused(
 ) -> None:
     snapshot = a_snapshot(a_service(), pods=(pod,), workloads=(workload or a_workload(2),))
     ref = Ref("team-a", "chat")
-    status = service_status(snapshot, plan(snapshot).service_plans[ref], None, None)
+    status = service_status(snapshot, plan_of(snapshot).service_plans[ref], None, None)
     told = {one.type: one for one in status.conditions}
     assert (told["Progressing"].status, told["Progressing"].reason) == ("False", reason)
     assert told["Progressing"].message == message
@@ -151,7 +150,7 @@ def progressing(pod: Pod, **model: object) -> tuple[str, str]:
     pod = replace(pod, variant="a100-3g-40gb")
     snapshot = a_snapshot(service, nodes=(a_node(slices={"3g.40gb": 1}),), pods=(pod,))
     status = service_status(
-        snapshot, plan(snapshot).service_plans[Ref("team-a", "chat")], None, None
+        snapshot, plan_of(snapshot).service_plans[Ref("team-a", "chat")], None, None
     )
     (found,) = [one for one in status.conditions if one.type == "Progressing"]
     return found.reason, found.message

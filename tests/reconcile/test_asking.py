@@ -5,20 +5,20 @@ from datetime import datetime
 
 import pytest
 
+from tessera.domain.health.stall import EngineProgress
 from tessera.domain.observed.model_reports import FetchProgress
 from tessera.domain.observed.runner_reports import RunnerProgress
 from tessera.domain.observed.snapshot import (
-    EngineProgress,
     EngineReading,
     InFlight,
     Readings,
     Snapshot,
 )
-from tessera.domain.plan import Plan, plan
+from tessera.domain.plan import Plan, PlanMemory
 from tessera.reconcile.observe import Observations
 from tessera.reconcile.prober import Prober
 from tests.batch_builders import NIGHT, decided, on_attempt
-from tests.builders import NOW, a_pod, a_service, a_snapshot, a_workload, at
+from tests.builders import NOW, a_pod, a_service, a_snapshot, a_workload, at, plan_of
 
 
 class Engines:
@@ -107,14 +107,16 @@ async def test_an_engine_that_stands_still_is_counted_and_if_busy_asked_for_a_to
                 pod.ref: EngineReading(steps=9.0, scraped_at=at(-1)) for pod in (still, moving)
             },
         ),
+    )
+    memory = PlanMemory(
         engine_progress={
             still.ref: EngineProgress(steps=9.0, since=at(-60)),
             moving.ref: EngineProgress(steps=8.0, since=at(-60)),
-        },
+        }
     )
     engines, senses = Suspects(requests), Observations()
     asker = Prober(engines, senses, _clock, lambda: None)
-    asker.start(snapshot, plan(snapshot))
+    asker.start(snapshot, plan_of(snapshot, memory=memory))
     async with asyncio.timeout(5):
         while questions := [task for task in asyncio.all_tasks() if _is_question(task)]:
             await asyncio.wait(questions)

@@ -59,7 +59,7 @@ async def test_a_question_is_asked_once_and_its_answer_wakes_the_loop() -> None:
     await scene.answered()
     planning.start(replace(ONE))
     assert scene.planner.asked == [ONE]
-    assert scene.senses.layout_solution == LayoutSolution(problem=ONE, pools={})
+    assert scene.senses.memory.layouts.solution == LayoutSolution(problem=ONE, pools={})
 
 
 async def test_a_new_question_is_asked_after_the_one_under_way() -> None:
@@ -81,15 +81,15 @@ async def test_a_failure_is_told_keeps_the_last_answer_and_is_tried_again_later(
     scene.planner.fails = True
     planning.start(TWO)
     await scene.answered()
-    assert scene.senses.solver_error == "no solver"
-    assert scene.senses.layout_solution == LayoutSolution(problem=ONE, pools={})
+    assert scene.senses.memory.layouts.solver_error == "no solver"
+    assert scene.senses.memory.layouts.solution == LayoutSolution(problem=ONE, pools={})
     planning.start(TWO)
     assert scene.planner.asked == [ONE, TWO]
     scene.seconds, scene.planner.fails = 31, False
     planning.start(TWO)
     await scene.answered()
     assert scene.planner.asked == [ONE, TWO, TWO]
-    assert not scene.senses.solver_error
+    assert not scene.senses.memory.layouts.solver_error
 
 
 async def test_nothing_is_asked_without_pools_to_plan() -> None:
@@ -105,4 +105,4 @@ async def test_stopping_ends_what_is_under_way() -> None:
     planning.start(ONE)
     await asyncio.sleep(0)
     await planning.stop()
-    assert scene.senses.layout_solution is None
+    assert scene.senses.memory.layouts.solution is None

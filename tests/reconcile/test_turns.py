@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from tessera.api.inference_service import InferenceServiceSpec
+from tessera.domain.health.stall import EngineProgress
 from tessera.domain.model.names import model_job_name
 from tessera.domain.names import deployment_name
-from tessera.domain.observed.snapshot import EngineProgress, EngineReading, InFlight, Readings, Ref
+from tessera.domain.observed.snapshot import EngineReading, InFlight, Readings, Ref
+from tessera.domain.plan import PlanMemory
 from tessera.reconcile.apply import NotLeadingError
 from tessera.reconcile.loop import run_loop
 from tessera.reconcile.startup_resync import SERVICES_PER_CYCLE
@@ -269,9 +271,9 @@ def frozen(operator: MemoryOperator) -> ObjectKey:
     operator.senses.readings = Readings(
         at=NOW, engines={ref: EngineReading(steps=9.0, scraped_at=NOW)}
     )
-    operator.senses.engine_progress = {
-        ref: EngineProgress(steps=9.0, since=at(-130), busy_since=at(-125))
-    }
+    operator.senses.memory = PlanMemory(
+        engine_progress={ref: EngineProgress(steps=9.0, since=at(-130), busy_since=at(-125))}
+    )
     operator.senses.in_flight = {ref: InFlight(NOW, 2)}
     return operator.cluster.put(PODS, {"metadata": meta, "status": status})
 

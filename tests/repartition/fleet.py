@@ -9,13 +9,14 @@ from typing import Any
 
 from tessera.api.mig import MigStatus
 from tessera.api.ref import Ref
+from tessera.domain.config import Config
 from tessera.domain.layout.problem import LayoutProblem, LayoutSolution
 from tessera.domain.layout.solution import solve
 from tessera.domain.mig.layouts import geometry
 from tessera.domain.mig_backends.devices import profile_of
-from tessera.domain.mig_backends.nodes import TAINT
 from tessera.domain.names import PORT
 from tessera.domain.observed.model_reports import FetchProgress
+from tessera.domain.observed.node_layout import TAINT
 from tessera.domain.observed.runner_reports import RunnerProgress
 from tessera.domain.observed.snapshot import Pod, PodReading, Readings
 from tessera.reconcile.apply import Applier
@@ -92,7 +93,7 @@ class Operator:
 
     def __init__(self, kube: Kube, fuse: Fuse) -> None:
         cluster = MortalCluster(kube, Life("operator", fuse))
-        store, senses = Store(KINDS), Observations(mig_backends=frozenset({"agent", "migManager"}))
+        store, senses = Store(KINDS), Observations()
         self.senses = senses
 
         def now() -> datetime:
@@ -105,10 +106,13 @@ class Operator:
         self._planning = BackgroundPlanner(Planner(), senses, now, wake)
         self._mirror = Reflector(cluster, store, senses, wake)
         self._seeded = False
+        config = Config(mig_backends=frozenset({"agent", "migManager"}))
         self._fleet = FleetReconciler(
+            config,
             store,
             senses,
             Applier(
+                config,
                 cluster,
                 store,
                 ingress_namespaces=("tessera-system",),
@@ -118,7 +122,7 @@ class Operator:
             ),
             self._asker,
             now,
-            self._planning,
+            background_planner=self._planning,
         )
 
     async def turn(self) -> int:

@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 
 from tessera.api.node_layout import NodeLayoutStatus
 from tessera.api.ref import Ref
-from tessera.domain.mig_backends.nodes import ObservedNodeLayout
+from tessera.domain.observed.node_layout import ObservedNodeLayout
 from tessera.ports import Cluster, ClusterObject, ObjectList, OwnLayout, WatchEvent
 from tessera.resources.api_resources import ApiResource
 from tessera.resources.manifest import ObjectKey, ObjectManifest

@@ -15,7 +15,7 @@ from tessera.adapters.nvml import NvmlGpus
 from tessera.api.node_layout import NodeLayoutStatus
 from tessera.domain.mig.layouts import Layout, SlicePlacement
 from tessera.domain.mig_backends.devices import DEVICE_PLUGIN_LABEL, FEATURE_DISCOVERY_LABEL
-from tessera.domain.mig_backends.nodes import ObservedNodeLayout
+from tessera.domain.observed.node_layout import ObservedNodeLayout
 from tessera.domain.observed.snapshot import Pod
 from tessera.node_agent.reconcile import NodeAgent
 from tessera.resources.api_resources import CONFIG_MAPS, NODE_LAYOUTS, NODES

@@ -3,10 +3,21 @@
 from typing import Any
 
 from tessera.domain.observed.snapshot import Ref
-from tessera.domain.plan import Plan, plan
+from tessera.domain.plan import Plan
 from tessera.resources import children
 from tessera.resources.manifest import ObjectManifest
-from tests.builders import H100, LARGE, MEDIUM, SMALL, a_node, a_pool, a_service, a_snapshot, a_spec
+from tests.builders import (
+    H100,
+    LARGE,
+    MEDIUM,
+    SMALL,
+    a_node,
+    a_pool,
+    a_service,
+    a_snapshot,
+    a_spec,
+    plan_of,
+)
 
 SHAPE = {
     "parameters": 800_000,
@@ -19,7 +30,7 @@ SHAPE = {
 
 
 def planned(spec: Any) -> Plan:
-    return plan(
+    return plan_of(
         a_snapshot(
             a_service(spec=spec),
             pools=(a_pool("a100", "1.60"), a_pool("h100", "2.50")),

@@ -8,10 +8,9 @@ import pytest
 from tessera.domain.observed.snapshot import Ref
 from tessera.domain.placement.checks import RESERVED
 from tessera.domain.placement.pod_template import ENVIRONMENT
-from tessera.domain.plan import plan
 from tessera.domain.vllm import flags as vllm_flags
 from tessera.resources import children
-from tests.builders import SMALL, a_pool, a_service, a_snapshot, a_spec
+from tests.builders import SMALL, a_pool, a_service, a_snapshot, a_spec, plan_of
 from tests.resources.engine_objects import SPECS, container, deployment, objects, planned
 
 Golden = Callable[[str, list[Any]], None]
@@ -78,7 +77,7 @@ def test_a_replica_on_a_silent_node_is_given_up_soon_and_on_spot_sooner(
     tier: str, seconds: int
 ) -> None:
     spec = a_spec(SMALL, placement={"pools": ["a100"]}, **{"class": "batch"})
-    got = plan(a_snapshot(a_service(spec=spec), pools=(a_pool(tier=tier),)))
+    got = plan_of(a_snapshot(a_service(spec=spec), pools=(a_pool(tier=tier),)))
     made = children.service_manifests(got.service_plans[Ref("team-a", "chat")])
     (found,) = [one for one in made if one.kind.kind == "Deployment"]
     tolerations = found.body["spec"]["template"]["spec"]["tolerations"]

@@ -5,11 +5,10 @@ from typing import Any
 
 from tessera.api.recipe import PodTemplateVersion
 from tessera.domain.observed.snapshot import Ref
-from tessera.domain.plan import plan
 from tessera.domain.sizing.sizing import GPU_MEMORY_UTILIZATION
 from tessera.resources import children
 from tessera.resources.defaults import DEFAULTS, Defaults, defaults, newest_version
-from tests.builders import a_service, a_snapshot
+from tests.builders import a_service, a_snapshot, plan_of
 
 TABLE = {1: Defaults(), 2: Defaults(pre_stop_seconds=7)}
 
@@ -38,7 +37,7 @@ def test_sizing_reckons_with_the_share_of_memory_that_the_newest_gives() -> None
 
 def test_the_manifest_is_built_by_the_recipe_of_its_allotment() -> None:
     """The golden manifests of test_children.py are those of version 1."""
-    allotment = plan(a_snapshot(a_service())).service_plans[Ref("team-a", "chat")]
+    allotment = plan_of(a_snapshot(a_service())).service_plans[Ref("team-a", "chat")]
     assert allotment.template is not None
     assert allotment.template_version == PodTemplateVersion(builder=1)
     newer = allotment.template.record.model_copy(update={"builder": 2})

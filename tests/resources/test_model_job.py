@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tessera.api.recipe import Platform, PodTemplateVersion
+from tessera.domain.config import Config
 from tessera.domain.model.names import claim_name
 from tessera.domain.observed.batches import VolumeClaim
 from tessera.domain.observed.snapshot import ObservedService, Ref, Snapshot
@@ -34,7 +35,7 @@ BOUND = {Ref("team-a", claim_name("chat")): VolumeClaim(access_modes=("ReadWrite
 
 def read(uri: str) -> Snapshot:
     model = {"tokenSecretRef": {"name": "hub"}}
-    return a_snapshot(a_service(spec=a_spec(uri, model=model)), platform=PLATFORM)
+    return a_snapshot(a_service(spec=a_spec(uri, model=model)))
 
 
 def cached(**fields: Any) -> ObservedService:
@@ -55,16 +56,17 @@ JOBS = {
     "shape-hub": read("hf://acme/own"),
     "shape-claim": read("pvc://weights/own"),
     "shape-image": read("oci://registry.acme/models/own:1"),
-    "fetch": a_snapshot(cached(), claims=BOUND, platform=PLATFORM),
+    "fetch": a_snapshot(cached(), claims=BOUND),
 }
 
 
 def job(name: str) -> dict[str, Any]:
-    got = allotted(JOBS[name])
+    config = Config(platform=PLATFORM)
+    got = allotted(JOBS[name], config=config)
     assert got.preparation is not None
     assert got.preparation.job_to_create is not None
     wanted = got.preparation.job_to_create
-    made = model_job_manifest(got.service, wanted, got.choice, IMAGE, JOBS[name].newest_template)
+    made = model_job_manifest(got.service, wanted, got.choice, IMAGE, config.newest_template)
     return dict(made.body)
 
 

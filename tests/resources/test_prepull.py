@@ -4,11 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 from tessera.api.recipe import Platform
+from tessera.domain.config import Config
 from tessera.domain.observed.snapshot import ObservedService
-from tessera.domain.plan import plan
 from tessera.resources.manifest import ObjectManifest
 from tessera.resources.prepull import prepull_daemon_sets
-from tests.builders import a_pool, a_service, a_snapshot, a_spec
+from tests.builders import a_pool, a_service, a_snapshot, a_spec, plan_of
 
 Golden = Callable[[str, list[Any]], None]
 TAINTS = [{"key": "team", "value": "llm", "effect": "NoSchedule"}]
@@ -19,10 +19,10 @@ def pulled(
 ) -> tuple[ObjectManifest, ...]:
     platform = platform or Platform()
     fields = {"prePull": True, **pool}
-    snapshot = a_snapshot(*services, platform=platform, pools=(a_pool(**fields),))
-    got = plan(snapshot)
+    config = Config(platform=platform)
+    got = plan_of(a_snapshot(*services, pools=(a_pool(**fields),)), config)
     return prepull_daemon_sets(
-        got.pools, got.service_plans, platform, snapshot.builder_version, "tessera-system"
+        got.pools, got.service_plans, platform, config.builder_version, "tessera-system"
     )
 
 

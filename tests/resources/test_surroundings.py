@@ -5,13 +5,12 @@ from typing import Any
 import pytest
 
 from tessera.api.recipe import Platform, PodTemplateVersion
-from tessera.domain.observed.snapshot import Ref
-from tessera.domain.plan import plan
+from tessera.domain.config import Config
 from tessera.resources import children
 from tessera.resources.batch_job import RunnerImage, batch_job_manifest
 from tessera.resources.platform import mirror_image
 from tests.batch_builders import NODES, a_batch, a_batch_spec, a_checked_situation, decided
-from tests.builders import a_node, a_pool, a_service, a_snapshot, a_spec
+from tests.builders import a_node, a_pool, a_service, a_snapshot, a_spec, allotted
 
 BEHIND_A_PROXY = Platform(
     image_registry="registry.acme:5000/mirror",
@@ -29,10 +28,8 @@ TAINTED = {
 
 
 def pod_of_a_service(platform: Platform, spec: Any = None, **pool: Any) -> dict[str, Any]:
-    snapshot = a_snapshot(
-        a_service(spec=spec or a_spec()), platform=platform, pools=(a_pool(**pool),)
-    )
-    allotment = plan(snapshot).service_plans[Ref("team-a", "chat")]
+    snapshot = a_snapshot(a_service(spec=spec or a_spec()), pools=(a_pool(**pool),))
+    allotment = allotted(snapshot, config=Config(platform=platform))
     (found,) = [
         one for one in children.service_manifests(allotment) if one.kind.kind == "Deployment"
     ]
@@ -159,9 +156,9 @@ def test_a_second_replica_does_not_restart_the_first() -> None:
 
 
 def test_a_change_of_the_platform_is_seen() -> None:
-    snapshots = (
-        a_snapshot(a_service(), platform=platform, nodes=(a_node(slices={"1g.10gb": 7}),))
+    snapshot = a_snapshot(a_service(), nodes=(a_node(slices={"1g.10gb": 7}),))
+    first, second = (
+        allotted(snapshot, config=Config(platform=platform))
         for platform in (Platform(), BEHIND_A_PROXY)
     )
-    first, second = (plan(one).service_plans[Ref("team-a", "chat")] for one in snapshots)
     assert children.service_inputs(first) != children.service_inputs(second)

@@ -6,7 +6,7 @@ from typing import Any
 from tessera.adapters import object_parsing as wire
 from tessera.adapters.kube import KubeCluster
 from tessera.api.node_layout import NodeLayoutStatus
-from tessera.domain.mig_backends.nodes import ObservedNodeLayout
+from tessera.domain.observed.node_layout import ObservedNodeLayout
 from tessera.ports import ClusterError, NotFoundError
 from tessera.resources.api_resources import NODE_LAYOUTS, NODES
 

@@ -25,7 +25,6 @@ from tessera.domain.batch.names import (
     RUNNER,
     parse_attempt_label,
 )
-from tessera.domain.mig_backends.nodes import APPROVAL, DOWNTIME, ObservedNodeLayout
 from tessera.domain.model.names import MODEL_JOB_LABEL, MODEL_JOB_SERVICE_LABEL
 from tessera.domain.names import (
     COST_ANNOTATION,
@@ -38,6 +37,7 @@ from tessera.domain.names import (
 )
 from tessera.domain.observed.batches import Batch, BatchJob, VolumeClaim
 from tessera.domain.observed.model_jobs import ModelJobRun, ObservedModelJob
+from tessera.domain.observed.node_layout import APPROVAL, DOWNTIME, ObservedNodeLayout
 from tessera.domain.observed.snapshot import (
     BatchRun,
     Budget,

@@ -12,8 +12,9 @@ from tessera.adapters.prometheus import PrometheusMetrics
 from tessera.cli.cluster import Json, Reader
 from tessera.cli.errors import DeniedError
 from tessera.cli.snapshot.trim import trim_object
+from tessera.domain.config import Config
 from tessera.domain.observed.snapshot import Readings, Ref, Snapshot
-from tessera.domain.plan import Plan, plan
+from tessera.domain.plan import Plan, PlanMemory, plan
 from tessera.domain.scaling.autoscale import ScalingHistory, rebuild_history
 from tessera.domain.service.proposal import history_from_status, scaling_of
 from tessera.ports import MetricsError, ObjectList
@@ -49,16 +50,16 @@ class FleetInputs:
                 wire.parse_object(kind, body) for body in self.objects.get(kind.plural, ())
             )
             store.replace(kind, ObjectList(cluster_objects))
-        observations = Observations(
-            readings=self.readings,
-            scaling_history=dict(self.scaling_history),
-            builder_version=newest_version(),
-        )
-        return observe(store, observations, self.at)
+        return observe(store, Observations(readings=self.readings), self.at)
+
+    def plan(self, snapshot: Snapshot) -> Plan:
+        """Return the plan that this version makes; no installation's settings are known here."""
+        config = Config(mig_backends=frozenset(), builder_version=newest_version())
+        return plan(config, snapshot, PlanMemory(scaling_history=self.scaling_history))
 
     def compute_plan(self, snapshot: Snapshot) -> Plan | None:
         """Return the plan; None if some of its input could not be read."""
-        return None if self.read_errors else plan(snapshot)
+        return None if self.read_errors else self.plan(snapshot)
 
 
 async def read_fleet(reader: Reader, prometheus: str | None) -> FleetInputs:

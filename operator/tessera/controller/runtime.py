@@ -6,6 +6,7 @@ import logging
 import shutil
 import tempfile
 import time
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from tessera.adapters.prometheus import PrometheusMetrics
 from tessera.controller.certificates import CertificateRotator
 from tessera.controller.garbage import freeze_survivors
 from tessera.domain.billing.bill import Bill
+from tessera.domain.config import Config
 from tessera.domain.observed.snapshot import Budget, ObservedService
 from tessera.domain.scaling.autoscale import rebuild_history
 from tessera.domain.service.proposal import history_from_status, scaling_of
@@ -57,13 +59,13 @@ class Runtime:
         self._changed = asyncio.Event()
         self.synced = asyncio.Event()
         """Set when every kind was listed once."""
-        self._observations = Observations(
+        config = Config(
+            mig_backends=settings.partition_backends,
             stall_timeout=timedelta(seconds=settings.stall_seconds),
             builder_version=newest_version(),
             platform=settings.platform,
-            resolutions={},
-            mig_backends=settings.partition_backends,
         )
+        self._observations = Observations(resolutions={})
         self.telemetry = Telemetry()
         self._engines = HttpEngines()
         self._hub = HttpHub(settings.platform)
@@ -89,6 +91,7 @@ class Runtime:
             monotonic=time.monotonic,
         )
         applier = Applier(
+            config,
             cluster,
             self.store,
             ingress_namespaces=(settings.namespace, *settings.monitoring_namespaces),
@@ -100,7 +103,13 @@ class Runtime:
             is_leader=self.elector.is_leader,
         )
         self._fleet = FleetReconciler(
-            self.store, self._observations, applier, self._prober, clock, self._planning
+            config,
+            self.store,
+            self._observations,
+            applier,
+            self._prober,
+            clock,
+            background_planner=self._planning,
         )
         self._certificate_interval = settings.webhook_certificate_poll_interval
         self._folder = Path(tempfile.mkdtemp(prefix="tessera-"))
@@ -230,10 +239,14 @@ class Runtime:
         except MetricsError as error:
             log.warning("the past could not be read, so windows begin anew: %s", error)
             return
-        for ref, (policy, memory) in policies.items():
-            self._observations.scaling_history[ref] = rebuild_history(
-                policy, past.get(ref, ()), memory
-            )
+        memory = self._observations.memory
+        rebuilt = {
+            ref: rebuild_history(policy, past.get(ref, ()), history)
+            for ref, (policy, history) in policies.items()
+        }
+        self._observations.memory = replace(
+            memory, scaling_history={**memory.scaling_history, **rebuilt}
+        )
 
     async def _restore_spend(self) -> None:
         """From when on nobody billed, and until when pods lived that went since then."""
@@ -252,9 +265,8 @@ class Runtime:
             self._observations.bill = Bill(as_of=await self._metrics.billed_until())
             if missing_pods:
                 since = self._clock() - min(record.as_of for record in records)
-                self._observations.last_seen = dict(
-                    await self._metrics.last_seen(sorted(missing_pods), since)
-                )
+                last_seen = await self._metrics.last_seen(sorted(missing_pods), since)
+                self._observations.memory = replace(self._observations.memory, last_seen=last_seen)
         except MetricsError as error:
             log.warning("the time without an operator could not be read: %s", error)
 

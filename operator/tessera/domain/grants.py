@@ -13,7 +13,8 @@ from tessera.domain.budget.state import (
     GrantRequest,
     grant_requests,
 )
-from tessera.domain.observed.snapshot import Ref, Snapshot
+from tessera.domain.observed.snapshot import Ref
+from tessera.domain.scaling.autoscale import ScalingHistory
 from tessera.domain.service.proposal import (
     Proposal,
     history_from_status,
@@ -26,10 +27,10 @@ EXIT_ALLOWANCE = timedelta(seconds=60)
 
 
 def grant_replicas(
-    snapshot: Snapshot,
     proposals: Mapping[Ref, Proposal],
     batch_proposals: Mapping[Ref, batches.ProposedBatch],
     budgets: Sequence[BudgetView],
+    scaling_history: Mapping[Ref, ScalingHistory],
 ) -> Mapping[Ref, Grant]:
     """What the tenants can pay, for the services and batches of those that have a budget."""
     grants: dict[Ref, Grant] = {}
@@ -40,7 +41,7 @@ def grant_replicas(
         claims: list[GrantRequest] = []
         for ref in sorted(ref for ref in proposals if ref.namespace in names):
             _commit_running(proposals[ref], view.meter, view.state)
-            claims += _claims(snapshot, proposals[ref])
+            claims += _claims(proposals[ref], scaling_history.get(ref))
         for ref in sorted(ref for ref in batch_proposals if ref.namespace in names):
             batch_proposals[ref].charge_live_pods(view.meter, view.state)
             claims += batch_proposals[ref].claims
@@ -60,14 +61,14 @@ def _commit_running(proposal: Proposal, meter: SpendMeter, purse: BudgetState) -
             purse.reserve_termination(running.tariff, RESERVED_DURATION, 1)
 
 
-def _claims(snapshot: Snapshot, proposal: Proposal) -> tuple[GrantRequest, ...]:
+def _claims(proposal: Proposal, known_history: ScalingHistory | None) -> tuple[GrantRequest, ...]:
     """A fixed number has a floor of 1: what the user set beyond it is granted or not."""
     choice, spec = proposal.placement.choice, proposal.service.spec
     if choice is None or spec is None:
         return ()
     objects, desired, ref = proposal.objects, proposal.scale.replicas, proposal.service.ref
     min_replicas = 1 if spec.replicas is not None else scaling_of(spec).min_replicas
-    history = snapshot.scaling_history.get(ref) or history_from_status(proposal.service.status)
+    history = known_history or history_from_status(proposal.service.status)
     counts = [count.replicas for count in history.decisions[-1:]]
     active_pods = [pod for pod in pods_of_variant(objects.pods, choice) if pod.ended is None]
     claim = GrantRequest(

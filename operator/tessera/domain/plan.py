@@ -1,4 +1,4 @@
-"""The decision for the whole fleet: one snapshot in, one plan out."""
+"""The decision for the whole fleet: settings, one snapshot and the memory in, one plan out."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,12 +12,18 @@ from tessera.domain.budget.budgets import BudgetView, build_budget_views, by_nam
 from tessera.domain.budget.meter import SpendMeter
 from tessera.domain.budget.state import Grant
 from tessera.domain.cache import LastCallCache
+from tessera.domain.config import Config
 from tessera.domain.grants import grant_replicas
 from tessera.domain.hardware.pools import PoolView, discover
 from tessera.domain.health.readiness import must_probe, next_probe_at
-from tessera.domain.health.stall import Inspection, Suspect, inspect_engines
-from tessera.domain.observed.snapshot import (
+from tessera.domain.health.stall import (
     EngineProgress,
+    EngineWatch,
+    Inspection,
+    Suspect,
+    inspect_engines,
+)
+from tessera.domain.observed.snapshot import (
     ObservedService,
     Pod,
     ProbeResult,
@@ -25,7 +31,7 @@ from tessera.domain.observed.snapshot import (
     Snapshot,
     SpeedReading,
 )
-from tessera.domain.repartition.cycle import LayoutCache, Repartitions, repartition
+from tessera.domain.repartition.cycle import LayoutCache, LayoutMemory, Repartitions, repartition
 from tessera.domain.repartition.displaced import displaced_pods
 from tessera.domain.scaling.autoscale import ScalingHistory
 from tessera.domain.scaling.drain import NO_DISPLACEMENT
@@ -61,7 +67,7 @@ class Plan:
     repartitions: Repartitions = field(default_factory=Repartitions)
     """What is done about layouts."""
     engine_progress: Mapping[Ref, EngineProgress] = field(default_factory=dict)
-    """What is known of the engines, for the next snapshot."""
+    """What is known of the engines, for the next cycle."""
     services_to_probe: frozenset[Ref] = frozenset()
     """Services to be asked for a token."""
     suspects: tuple[Suspect, ...] = ()
@@ -69,7 +75,7 @@ class Plan:
 
     @property
     def scaling_history(self) -> Mapping[Ref, ScalingHistory]:
-        """What the next snapshot has to carry."""
+        """What the autoscaler of the next cycle has to know."""
         return {ref: service_plan.scale.history for ref, service_plan in self.service_plans.items()}
 
     @property
@@ -86,6 +92,42 @@ class Plan:
     def budgets_by_namespace(self) -> Mapping[str, BudgetView]:
         """The budget that holds in each namespace."""
         return by_namespace(self.budgets)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanMemory:
+    """What earlier cycles decided or learned, and the next one needs."""
+
+    scaling_history: Mapping[Ref, ScalingHistory] = field(default_factory=dict)
+    engine_progress: Mapping[Ref, EngineProgress] = field(default_factory=dict)
+    """What the last cycle knew of each replica that takes requests."""
+    meters: Mapping[str, SpendMeter] = field(default_factory=dict)
+    """What the budgets' tenants have spent, by the budgets' names."""
+    last_seen: Mapping[str, datetime] = field(default_factory=dict)
+    """When pods, by namespace/name, were last seen that may have gone while no operator ran."""
+    job_creation_errors: Mapping[str, str] = field(default_factory=dict)
+    """What the API server said when it refused the Job of an attempt, by the batches' uids."""
+    layouts: LayoutMemory = field(default_factory=LayoutMemory)
+
+    def after(self, plan: Plan) -> "PlanMemory":
+        """Return the memory with what a plan adds to it; the first plan uses up `last_seen`."""
+        return replace(
+            self,
+            scaling_history=plan.scaling_history,
+            engine_progress=plan.engine_progress,
+            meters=plan.meters,
+            last_seen={},
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _FleetDecisions:
+    """What is decided across services before each of them is planned."""
+
+    proposals: Mapping[Ref, Proposal]
+    grants: Mapping[Ref, Grant]
+    allocated: Mapping[tuple[str, str], int]
+    layouts: Repartitions
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,23 +165,33 @@ class PlanCache:
         return self._day
 
 
-def plan(snapshot: Snapshot, cache: PlanCache | None = None) -> Plan:
+def plan(
+    config: Config, observed: Snapshot, memory: PlanMemory, cache: PlanCache | None = None
+) -> Plan:
     """Decide for every service; the order of the input does not matter.
 
     Services that run keep their hardware before new ones choose; beyond that names decide. A
     service whose planning raises is set aside, and the rest is planned.
     """
     cache = cache or PlanCache()
-    snapshot = replace(snapshot, services=cache.proposals.with_known_shapes(snapshot.services))
+    snapshot = replace(observed, services=cache.proposals.with_known_shapes(observed.services))
     views = cache.views(snapshot.pools, snapshot.nodes, cache.date_of(snapshot.at))
-    budgets = build_budget_views(snapshot, views)
+    budgets = build_budget_views(snapshot, views, memory.meters, memory.last_seen)
     allocated: AllocatedDevices = Counter()
-    proposals = propose_all(snapshot, views, allocated, cache.proposals)
-    batch_proposals = batches.propose_batches(snapshot, views, allocated)
-    grants = grant_replicas(snapshot, proposals, batch_proposals, budgets)
-    layouts = repartition(snapshot, views, proposals, cache.layouts)
+    proposals = propose_all(snapshot, memory.scaling_history, views, allocated, cache.proposals)
+    batch_proposals = batches.propose_batches(
+        snapshot, views, allocated, memory.job_creation_errors
+    )
+    grants = grant_replicas(proposals, batch_proposals, budgets, memory.scaling_history)
+    layouts = repartition(
+        config.mig_backends, snapshot, memory.layouts, views, proposals, cache.layouts
+    )
     cache.service_plans, inspections = _plan_services(
-        snapshot, proposals, grants, allocated, layouts, cache
+        config,
+        snapshot,
+        memory,
+        _FleetDecisions(proposals=proposals, grants=grants, allocated=allocated, layouts=layouts),
+        cache,
     )
     cache.proposals.planned_at = snapshot.at
     services_to_probe = (
@@ -167,18 +219,25 @@ def plan(snapshot: Snapshot, cache: PlanCache | None = None) -> Plan:
 
 
 def _plan_services(
+    config: Config,
     snapshot: Snapshot,
-    proposals: Mapping[Ref, Proposal],
-    grants: Mapping[Ref, Grant],
-    allocated: Mapping[tuple[str, str], int],
-    layouts: Repartitions,
+    memory: PlanMemory,
+    decisions: _FleetDecisions,
     cache: PlanCache,
 ) -> tuple[Mapping[Ref, ServicePlan], Sequence[Inspection]]:
     """The same mapping as before when nothing in it changed; and what was found of the engines."""
     service_plans, all_inputs, inspections = {}, {}, []
-    resolutions, inspects_engines = snapshot.resolutions or {}, _has_engine_readings(snapshot)
+    resolutions, newest_template = snapshot.resolutions or {}, config.newest_template
+    proposals, layouts, allocated = decisions.proposals, decisions.layouts, decisions.allocated
     same_allocation, cache.allocated = cache.allocated == allocated, dict(allocated)
     readings = snapshot.readings
+    watch = EngineWatch(
+        at=snapshot.at,
+        readings=readings.engines if readings is not None else {},
+        in_flight=snapshot.in_flight,
+        progress=memory.engine_progress,
+        stall_timeout=config.stall_timeout,
+    )
     speeds = readings.speeds if readings is not None and readings.speeds_at is not None else None
     same_speeds, cache.speeds = cache.speeds is speeds, speeds
     for ref, proposal in proposals.items():
@@ -194,7 +253,7 @@ def _plan_services(
             pool_orders.surge_replicas.get(ref, 0) for pool_orders in layouts.actions.values()
         )
         inputs = ServicePlanInputs(
-            proposal, grants.get(ref), claim, displacement, has_slices, surge_replicas
+            proposal, decisions.grants.get(ref), claim, displacement, has_slices, surge_replicas
         )
         service_plan = cache.service_plans.get(ref)
         reused = service_plan is not None and service_plan.pinned_revision.query not in resolutions
@@ -203,10 +262,10 @@ def _plan_services(
             or not reused
             or not is_reusable(service_plan, inputs, cache.inputs[ref])
         ):
-            service_plan, reused = plan_service(snapshot, inputs), False
+            service_plan, reused = plan_service(newest_template, snapshot, inputs), False
         inspection = _NO_INSPECTION
-        if inspects_engines:
-            inspection = _inspect_service(snapshot, service_plan)
+        if not watch.is_empty:
+            inspection = _inspect_service(watch, service_plan)
             inspections.append(inspection)
         if not (reused and same_allocation and is_time_independent(service_plan, inspection.stall)):
             service_plan = with_surge_and_stall(
@@ -253,18 +312,13 @@ def _is_probe_due(snapshot: Snapshot, service_plan: ServicePlan, cache: PlanCach
     return False
 
 
-def _has_engine_readings(snapshot: Snapshot) -> bool:
-    """Something was read of any engine, now or before."""
-    return bool(snapshot.engine_progress or (snapshot.readings and snapshot.readings.engines))
-
-
-def _inspect_service(snapshot: Snapshot, service_plan: ServicePlan) -> Inspection:
+def _inspect_service(watch: EngineWatch, service_plan: ServicePlan) -> Inspection:
     """The engines of a service that is placed; elsewhere nothing is touched."""
     choice, spec = service_plan.choice, service_plan.service.spec
     if choice is None or spec is None:
         return _NO_INSPECTION
     return inspect_engines(
-        snapshot,
+        watch,
         service_plan.service,
         choice.fit,
         pods_of_variant(service_plan.pods, choice),

@@ -113,7 +113,9 @@ class ServicePlanInputs(NamedTuple):
     """Replicas that it needs besides on its former variants."""
 
 
-def plan_service(snapshot: Snapshot, inputs: ServicePlanInputs) -> ServicePlan:
+def plan_service(
+    newest_template: PodTemplateVersion, snapshot: Snapshot, inputs: ServicePlanInputs
+) -> ServicePlan:
     """The allotment for what was granted."""
     proposal, grant, displacement = inputs.proposal, inputs.grant, inputs.displacement
     choice, objects, service = proposal.placement.choice, proposal.objects, proposal.service
@@ -135,7 +137,7 @@ def plan_service(snapshot: Snapshot, inputs: ServicePlanInputs) -> ServicePlan:
     workload = objects.workload_of(choice.variant)
     pods = pods_of_variant(objects.pods, choice)
     pinned_revision = pin_revision(service, service.spec, workload, snapshot.resolutions)
-    template = decide_template(snapshot, service, service.spec, choice, workload)
+    template = decide_template(newest_template, service, service.spec, choice, workload)
     preparation = proposal.preparation
     waits_for_slices = service.spec.placement.mig == "auto" and inputs.has_slices
     removable = _removable_deployments(

@@ -15,7 +15,7 @@ from tessera.domain.mig.partitioning import (
     gpu_status,
     plan_partitioning,
 )
-from tessera.domain.mig_backends.nodes import ObservedNodeLayout
+from tessera.domain.observed.node_layout import ObservedNodeLayout
 from tessera.ports import GpuError, Gpus, KubeletError, Locks, OwnLayout, PodDevices
 
 log = logging.getLogger("tessera")

@@ -18,6 +18,7 @@ from tessera.domain.batch.batch_plan import BatchPlan
 from tessera.domain.batch.names import BATCH_ROLE
 from tessera.domain.budget.budgets import BudgetView
 from tessera.domain.cache import LastCallCache
+from tessera.domain.config import Config
 from tessera.domain.health.stall import Replacement
 from tessera.domain.observed.snapshot import Ref, Snapshot, Workload
 from tessera.domain.plan import Plan
@@ -82,6 +83,7 @@ class Applier:
 
     def __init__(  # noqa: PLR0913 - how one process is wired
         self,
+        config: Config,
         cluster: Cluster,
         store: Store,
         *,
@@ -91,6 +93,7 @@ class Applier:
         mig_namespace: str | None = None,
         is_leader: Callable[[], bool],
     ) -> None:
+        self._config = config
         self._cluster = cluster
         self._store = store
         self._ingress_namespaces = ingress_namespaces
@@ -176,8 +179,8 @@ class Applier:
         pulls = self._pulls(
             plan.pools,
             plan.service_plans,
-            snapshot.platform,
-            snapshot.builder_version,
+            self._config.platform,
+            self._config.builder_version,
             self._ingress_namespaces[0],
         )
         self._log_pull_problems(
@@ -275,7 +278,7 @@ class Applier:
             grace = defaults(service_plan.template_version.builder).stalled_grace_seconds
             problems += await self._attempt(self._replace(replacement, grace))
         preparation = service_plan.preparation
-        self._model_errors[ref] = await self._prepare_model(snapshot, service_plan)
+        self._model_errors[ref] = await self._prepare_model(service_plan)
         pending = preparation is not None and preparation.pending
         if work.in_place and not problems and not pending:
             self._up_to_date[ref] = work.inputs
@@ -303,7 +306,7 @@ class Applier:
             in_place &= self._applied.get(manifest.key) is last
         return problems, in_place
 
-    async def _prepare_model(self, snapshot: Snapshot, service_plan: ServicePlan) -> list[str]:
+    async def _prepare_model(self, service_plan: ServicePlan) -> list[str]:
         """Jobs for the model. What they found is in the status before they go."""
         preparation, problems = service_plan.preparation, list[str]()
         if preparation is None:
@@ -317,7 +320,7 @@ class Applier:
                 preparation.job_to_create,
                 service_plan.choice,
                 self._batch_image,
-                snapshot.newest_template,
+                self._config.newest_template,
             )
             problems += await self._attempt(self._write(manifest))
         return problems
@@ -376,7 +379,7 @@ class Applier:
                 problems += await self._attempt(self._remove(JOBS, key))
         if not problems and batch_plan.create is not None and spec is not None:
             manifest = batch_job_manifest(
-                batch, spec, batch_plan.create, self._batch_image, snapshot.newest_template
+                batch, spec, batch_plan.create, self._batch_image, self._config.newest_template
             )
             refused = await self._attempt(self._write(manifest))
             if refused and batch_plan.create.attempt is not None:

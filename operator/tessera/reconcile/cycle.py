@@ -1,10 +1,11 @@
 """A turn: observe, decide, apply."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from tessera.domain.billing.bill import Bill, accrue, busy_since
+from tessera.domain.config import Config
 from tessera.domain.observed.snapshot import Ref, Snapshot
 from tessera.domain.plan import Plan, PlanCache, plan
 from tessera.ports import Clock
@@ -36,15 +37,18 @@ class ReconcileOutcome:
 class FleetReconciler:
     """The fleet and the steps of its turn."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - how one process is wired
         self,
+        config: Config,
         store: Store,
         observations: Observations,
         applier: Applier,
         prober: Prober,
         clock: Clock,
+        *,
         background_planner: BackgroundPlanner | None = None,
     ) -> None:
+        self._config = config
         self._store = store
         self._observations = observations
         self._applier = applier
@@ -62,12 +66,10 @@ class FleetReconciler:
         What can wait waits while `hurried` says that something new is there for the next turn.
         """
         writes_before = self._applier.writes
-        snapshot = observe(self._store, self._observations, self._clock())
-        decision = plan(snapshot, self._plan_cache)
-        self._observations.scaling_history = dict(decision.scaling_history)
-        self._observations.engine_progress = dict(decision.engine_progress)
-        self._observations.meters = dict(decision.meters)
-        self._observations.last_seen.clear()
+        observations = self._observations
+        snapshot = observe(self._store, observations, self._clock())
+        decision = plan(self._config, snapshot, observations.memory, self._plan_cache)
+        observations.memory = observations.memory.after(decision)
         self._charge(snapshot, decision)
         self._prober.start(snapshot, decision)
         if self._background_planner is not None:
@@ -75,16 +77,24 @@ class FleetReconciler:
         problems = await self._applier.apply_plan(
             snapshot,
             decision,
-            monitored=self._observations.monitored,
+            monitored=observations.monitored,
             change_pending=change_pending,
         )
-        self._observations.job_creation_errors = dict(self._applier.job_creation_errors)
-        self._observations.blocked_evictions = dict(self._applier.layouts.blocked_evictions)
-        self._observations.layout_write_errors = tuple(self._applier.layouts.problems)
+        # The background planner may have replaced the solution while the plan was applied.
+        memory = observations.memory
+        observations.memory = replace(
+            memory,
+            job_creation_errors=dict(self._applier.job_creation_errors),
+            layouts=replace(
+                memory.layouts,
+                blocked_evictions=dict(self._applier.layouts.blocked_evictions),
+                write_errors=tuple(self._applier.layouts.problems),
+            ),
+        )
         return ReconcileOutcome(
             snapshot=snapshot,
             plan=decision,
-            bill=self._observations.bill,
+            bill=observations.bill,
             problems=problems,
             writes=self._applier.writes - writes_before,
         )

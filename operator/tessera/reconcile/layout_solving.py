@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from tessera.domain.layout.problem import LayoutProblem
+from tessera.domain.layout.problem import LayoutProblem, LayoutSolution
 from tessera.ports import Clock, LayoutPlanner, LayoutPlanningError
 from tessera.reconcile.observe import Observations
 
@@ -38,7 +38,7 @@ class BackgroundPlanner:
         """
         if problem is None or not problem.terms or self._task is not None:
             return
-        solution = self._observations.layout_solution
+        solution = self._observations.memory.layouts.solution
         if solution is not None and (solution.problem is problem or solution.problem == problem):
             return
         if (
@@ -63,13 +63,22 @@ class BackgroundPlanner:
         try:
             solution = await self._layouts.solve(problem)
         except LayoutPlanningError as error:
-            self._observations.solver_error = str(error)
+            self._remember(solver_error=str(error))
             self._failed = (problem, self._clock())
         else:
-            self._observations.solver_error = None
-            self._observations.layout_solution = replace(
-                solution, problem=problem
-            )  # compared by identity first
+            # With the very problem, which later cycles compare by identity first.
+            self._remember(solution=replace(solution, problem=problem))
+
+    def _remember(
+        self, *, solution: LayoutSolution | None = None, solver_error: str | None = None
+    ) -> None:
+        memory = self._observations.memory
+        layouts = replace(
+            memory.layouts,
+            solution=solution or memory.layouts.solution,
+            solver_error=solver_error,
+        )
+        self._observations.memory = replace(memory, layouts=layouts)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._task = None

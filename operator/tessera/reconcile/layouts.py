@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 
 from tessera.domain.mig_backends.backend import BackendRequest
 from tessera.domain.mig_backends.mig_manager import referenced_configs
-from tessera.domain.mig_backends.nodes import TAINT, ObservedNodeLayout
+from tessera.domain.observed.node_layout import TAINT, ObservedNodeLayout
 from tessera.domain.observed.snapshot import Node, Ref
 from tessera.domain.repartition.cycle import Repartitions
 from tessera.ports import Cluster, ClusterError, DisruptionBudgetError, NotFoundError

@@ -14,10 +14,20 @@ from tessera.api.mig import Assignment, GpuTarget, MigPlan, NodeTarget
 from tessera.api.node_layout import NodeLayoutSpec, NodeLayoutStatus, ObservedGpu, ObservedSlice
 from tessera.domain.layout.problem import LayoutSolution, PoolLayout
 from tessera.domain.mig_backends.backend import BackendRequest
-from tessera.domain.mig_backends.nodes import TAINT, ObservedNodeLayout
+from tessera.domain.observed.node_layout import TAINT, ObservedNodeLayout
 from tessera.domain.observed.snapshot import InFlight, Node, Pod, Snapshot
-from tessera.domain.plan import Plan, PlanCache, plan
-from tests.builders import A100, a_node, a_pod, a_snapshot, a_workload, at, readings_of
+from tessera.domain.plan import Plan, PlanCache, PlanMemory
+from tests.builders import (
+    A100,
+    NO_MEMORY,
+    a_node,
+    a_pod,
+    a_snapshot,
+    a_workload,
+    at,
+    plan_of,
+    readings_of,
+)
 from tests.layout_builders import a_planned_pool, a_wishing, with_status
 
 NODES = ("a100-0", "a100-1", "a100-2")
@@ -254,17 +264,24 @@ def after(old: Snapshot, told: Plan, step: Step) -> Snapshot:
         at=moment,
         nodes=written.nodes if same else nodes,
         readings=old.readings and replace(old.readings, at=moment),
-        scaling_history=dict(told.scaling_history),
     )
-    asked = told.repartitions.layout_problem
-    if step.change == "solved" and asked is not None:
-        return replace(
-            new,
-            layout_solution=LayoutSolution(
-                problem=asked, pools={"a100": PoolLayout(plan=a_target(step.way))}
-            ),
-        )
+    if _solved(told, step) is not None:
+        return new
     return replace(new, **CHANGES[step.change](new, step))
+
+
+def remembered(old: PlanMemory, told: Plan, step: Step) -> PlanMemory:
+    memory, solution = old.after(told), _solved(told, step)
+    if solution is None:
+        return memory
+    return replace(memory, layouts=replace(memory.layouts, solution=solution))
+
+
+def _solved(told: Plan, step: Step) -> LayoutSolution | None:
+    asked = told.repartitions.layout_problem
+    if step.change != "solved" or asked is None:
+        return None
+    return LayoutSolution(problem=asked, pools={"a100": PoolLayout(plan=a_target(step.way))})
 
 
 @settings(max_examples=30, deadline=None)
@@ -273,38 +290,45 @@ def test_with_layouts_a_kept_plan_decides_as_one_that_remembers_nothing(
     backend: str, course: list[Step]
 ) -> None:
     kept, plain, quick = PlanCache(), begun(backend), begun(backend)
+    plain_memory = quick_memory = NO_MEMORY
     for step in course:
-        slow, fast = plan(plain), plan(quick, kept)
+        slow = plan_of(plain, memory=plain_memory)
+        fast = plan_of(quick, memory=quick_memory, cache=kept)
         assert fast.repartitions == slow.repartitions
         for ref, allotment in fast.service_plans.items():
             assert allotment.drain == slow.service_plans[ref].drain
             assert allotment.previous_deployments == slow.service_plans[ref].previous_deployments
             assert allotment.placement == slow.service_plans[ref].placement
         plain, quick = after(plain, slow, step), after(quick, fast, step)
+        plain_memory = remembered(plain_memory, slow, step)
+        quick_memory = remembered(quick_memory, fast, step)
 
 
-def settled() -> tuple[Snapshot, PlanCache, Plan]:
-    kept, snapshot = PlanCache(), begun("agent")
+def settled() -> tuple[Snapshot, PlanMemory, PlanCache, Plan]:
+    kept, snapshot, memory = PlanCache(), begun("agent"), NO_MEMORY
     course = ("nothing", "solved", "nothing", "nothing", "nothing", "nothing")
     for change in course:
-        told = plan(snapshot, kept)
+        told = plan_of(snapshot, memory=memory, cache=kept)
         step = Step(passed=5, name="chat", node=0, way=0, change=change)
-        snapshot = after(snapshot, told, step)
-    return snapshot, kept, told
+        snapshot, memory = after(snapshot, told, step), remembered(memory, told, step)
+    return snapshot, memory, kept, told
 
 
 def test_an_unchanged_fleet_asks_the_very_same_and_is_ordered_the_very_same() -> None:
-    snapshot, kept, told = settled()
+    snapshot, memory, kept, told = settled()
     before = told.repartitions
-    found = plan(replace(snapshot, at=snapshot.at + timedelta(seconds=5)), kept).repartitions
+    later = replace(snapshot, at=snapshot.at + timedelta(seconds=5))
+    found = plan_of(later, memory=memory, cache=kept).repartitions
     assert found.layout_problem is before.layout_problem
     assert found.nodes is before.nodes
     assert found.actions["a100"].status is before.actions["a100"].status
 
 
 def test_one_node_that_changes_leaves_the_others_as_they_were() -> None:
-    snapshot, kept, told = settled()
+    snapshot, memory, kept, told = settled()
     step = Step(passed=5, name="chat", node=1, way=1, change="cut")
-    found = plan(after(snapshot, told, step), kept).repartitions.nodes["a100"]
+    found = plan_of(after(snapshot, told, step), memory=memory, cache=kept).repartitions.nodes[
+        "a100"
+    ]
     before = told.repartitions.nodes["a100"]
     assert [one is other for one, other in zip(found, before, strict=True)] == [True, False, True]

@@ -23,7 +23,7 @@ from tessera.cli.output import Output
 from tessera.cli.plan import demand as plan_demand
 from tessera.cli.text import format_age, format_time, indent_lines, table
 from tessera.domain.mig.layouts import SlicePlacement
-from tessera.domain.mig_backends.nodes import APPROVAL
+from tessera.domain.observed.node_layout import APPROVAL
 
 # The exit code when a service is not served completely.
 UNMET = plan_demand.UNMET

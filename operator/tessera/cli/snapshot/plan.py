@@ -12,7 +12,7 @@ from tessera.cli.output import Output
 from tessera.cli.snapshot.file import read, tessera_version
 from tessera.cli.text import format_time, table
 from tessera.domain.observed.snapshot import Ref, Snapshot
-from tessera.domain.plan import Plan, plan
+from tessera.domain.plan import Plan
 from tessera.domain.status.service import service_status
 
 
@@ -22,7 +22,7 @@ def run(arguments: argparse.Namespace) -> Output:
     if arguments.service:
         return explanation(fleet, _parse_ref(arguments.service), arguments.output)
     snapshot = fleet.snapshot
-    fleet_plan = plan(snapshot)
+    fleet_plan = fleet.plan(snapshot)
     if arguments.output == "json":
         return Output(json.dumps(_plan_json(fleet, version, snapshot, fleet_plan), indent=2) + "\n")
     return Output("\n".join(_plan_lines(fleet, version, snapshot, fleet_plan)) + "\n")

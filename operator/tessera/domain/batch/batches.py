@@ -51,7 +51,10 @@ class ProposedBatch:
 
 
 def propose_batches(
-    snapshot: Snapshot, views: Sequence[PoolView], used_devices: Counter[tuple[str, str]]
+    snapshot: Snapshot,
+    views: Sequence[PoolView],
+    used_devices: Counter[tuple[str, str]],
+    job_creation_errors: Mapping[str, str],
 ) -> Mapping[Ref, ProposedBatch]:
     """Every batch as if money were no object; those that hold hardware come first.
 
@@ -59,7 +62,7 @@ def propose_batches(
     """
     if not snapshot.batches:
         return {}
-    index = _SnapshotIndex(snapshot, views)
+    index = _SnapshotIndex(snapshot, views, job_creation_errors)
     proposals = {}
     for batch in sorted(
         snapshot.batches,
@@ -85,7 +88,7 @@ def propose_batches(
 def situations(snapshot: Snapshot) -> Mapping[Ref, Situation]:
     """Every batch with what it meets, as far as its spec can be judged by."""
     views = discover(snapshot.pools, snapshot.nodes, snapshot.at.date())
-    facts = _SnapshotIndex(snapshot, views)
+    facts = _SnapshotIndex(snapshot, views, {})
     return {batch.ref: facts.situation(batch.ref, {}) for batch in snapshot.batches}
 
 
@@ -101,7 +104,13 @@ class _SnapshotIndex:
     What carries the uid of another batch belongs to a former one of the same name.
     """
 
-    def __init__(self, snapshot: Snapshot, views: Sequence[PoolView]) -> None:
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        views: Sequence[PoolView],
+        job_creation_errors: Mapping[str, str],
+    ) -> None:
+        self._job_creation_errors = job_creation_errors
         self._snapshot = snapshot
         self._views = tuple(views)
         self._measured = measured_speeds(snapshot.services)
@@ -147,7 +156,7 @@ class _SnapshotIndex:
             used_devices=dict(used_devices),
             measured=self._measured,
             progress_sample=self._snapshot.runner_answers.get(batch.uid),
-            job_refusal=self._snapshot.job_creation_errors.get(batch.uid),
+            job_refusal=self._job_creation_errors.get(batch.uid),
         )
 
 

@@ -49,7 +49,12 @@ class BudgetView:
         return _within_budget(self, self.state)
 
 
-def build_budget_views(snapshot: Snapshot, views: Sequence[PoolView]) -> tuple[BudgetView, ...]:
+def build_budget_views(
+    snapshot: Snapshot,
+    views: Sequence[PoolView],
+    meters: Mapping[str, SpendMeter],
+    last_seen: Mapping[str, datetime],
+) -> tuple[BudgetView, ...]:
     """Every budget with what was spent until now, in the order of names."""
     services = Counter(service.ref.namespace for service in snapshot.services)
     batches = Counter(
@@ -69,7 +74,7 @@ def build_budget_views(snapshot: Snapshot, views: Sequence[PoolView]) -> tuple[B
             batches=sum(batches[name] for name in names),
         )
         try:
-            view = _metered_view(snapshot, view, views)
+            view = _metered_view(snapshot, view, views, meters.get(budget.name), last_seen)
         except Exception as error:  # noqa: BLE001 - one bad budget must not stop the fleet
             message = (
                 f"spec: judging raised {type(error).__name__} ({error}); please report it with the "
@@ -122,14 +127,20 @@ def _acceptance(budget: Budget, owners: Mapping[str, str]) -> StatusVerdict[Budg
     )
 
 
-def _metered_view(snapshot: Snapshot, view: BudgetView, views: Sequence[PoolView]) -> BudgetView:
+def _metered_view(
+    snapshot: Snapshot,
+    view: BudgetView,
+    views: Sequence[PoolView],
+    known_meter: SpendMeter | None,
+    last_seen: Mapping[str, datetime],
+) -> BudgetView:
     """The meter goes on also while the budget is not accepted; only then there is no purse."""
     budget, spec = view.budget, view.budget.spec
     if spec is None:
-        return replace(view, meter=snapshot.meters.get(budget.name) or SpendMeter())
+        return replace(view, meter=known_meter or SpendMeter())
     zone = zone_of(spec.time_zone)
     enforced = view.accepted.reason.is_true and zone is not None
-    meter = snapshot.meters.get(budget.name) or _restored_meter(budget, spec, views)
+    meter = known_meter or _restored_meter(budget, spec, views)
     at = max(snapshot.at, meter.as_of or snapshot.at)
     periods = (
         [period_at(limit.window, at, zone) for limit in spec.limits] if zone is not None else []
@@ -141,14 +152,14 @@ def _metered_view(snapshot: Snapshot, view: BudgetView, views: Sequence[PoolView
     if not enforced:
         if meter.as_of is None:
             return view
-        advanced = accrue_spend(meter, pods, pod_rates, periods, at, snapshot.last_seen)
+        advanced = accrue_spend(meter, pods, pod_rates, periods, at, last_seen)
         return replace(
             view,
             meter=replace(
                 advanced, spend_by_window={**meter.spend_by_window, **advanced.spend_by_window}
             ),
         )
-    meter = accrue_spend(meter, pods, pod_rates, periods, at, snapshot.last_seen)
+    meter = accrue_spend(meter, pods, pod_rates, periods, at, last_seen)
     return replace(
         view,
         meter=meter,

@@ -23,13 +23,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from tessera.domain.observed.snapshot import (
-    EngineProgress,
     EngineReading,
     InFlight,
     ObservedService,
     Pod,
     Ref,
-    Snapshot,
 )
 from tessera.domain.scaling.load import MAX_READING_AGE
 from tessera.domain.sizing.sizing import ReplicaFit
@@ -43,6 +41,17 @@ _FIRST_STEP_FACTOR = 5
 _PREFILL_MARGIN = 4
 # An engine whose count stands still is asked so many times within its patience.
 _CHECKS_PER_TIMEOUT = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineProgress:
+    """What was seen of an engine since its count of steps last changed."""
+
+    steps: float
+    since: datetime
+    """When this count was scraped first."""
+    busy_since: datetime | None = None
+    """Since when every look has found requests in it; None when the last one found none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,8 +90,25 @@ class Inspection:
     stall: Stall = Stall()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineWatch:
+    """What is known of the engines of the fleet, and how long one of them may take no step."""
+
+    at: datetime
+    readings: Mapping[Ref, EngineReading]
+    in_flight: Mapping[Ref, InFlight]
+    progress: Mapping[Ref, EngineProgress]
+    """What the last cycle knew."""
+    stall_timeout: timedelta
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing was read of any engine, now or before."""
+        return not (self.progress or self.readings)
+
+
 def inspect_engines(
-    snapshot: Snapshot,
+    watch: EngineWatch,
     service: ObservedService,
     fit: ReplicaFit,
     pods: Sequence[Pod],
@@ -91,33 +117,32 @@ def inspect_engines(
     min_replicas: int,
 ) -> Inspection:
     """Watch the replicas of the chosen variant, and name the one to replace, if any."""
-    readings = snapshot.readings.engines if snapshot.readings else {}
     progress_by_pod: dict[Ref, EngineProgress] = {}
     suspects: list[Suspect] = []
     stalled: list[tuple[datetime, Ref, Pod]] = []
     for pod in pods:
-        reading, load = readings.get(pod.ref), snapshot.in_flight.get(pod.ref)
+        reading, load = watch.readings.get(pod.ref), watch.in_flight.get(pod.ref)
         asleep = reading is not None and reading.awake is False
         if asleep or not (pod.takes_requests and pod.serving) or pod.ref in draining:
             continue
-        progress = updated_progress(snapshot.engine_progress.get(pod.ref), reading, load)
+        progress = updated_progress(watch.progress.get(pod.ref), reading, load)
         if progress is None:
             continue
         progress_by_pod[pod.ref] = progress
         if (
             reading is None
-            or reading.scraped_at - progress.since < snapshot.stall_timeout / _CHECKS_PER_TIMEOUT
+            or reading.scraped_at - progress.since < watch.stall_timeout / _CHECKS_PER_TIMEOUT
         ):
             continue
-        timeout = stall_timeout_for(fit, progress, snapshot.stall_timeout)
-        if _is_check_due(progress, load, timeout, snapshot.at):
+        timeout = stall_timeout_for(fit, progress, watch.stall_timeout)
+        if _is_check_due(progress, load, timeout, watch.at):
             suspects.append(Suspect(service, pod))
-        if _is_stalled(progress, reading, load, timeout, snapshot.at):
+        if _is_stalled(progress, reading, load, timeout, watch.at):
             stalled.append((_idle_since(progress), pod.ref, pod))
     stall = Stall()
     if stalled:
         since, _, pod = min(stalled)
-        stall = _judge_stall(snapshot, service, pod, since, pods, min_replicas)
+        stall = _judge_stall(watch, service, pod, since, pods, min_replicas)
     return Inspection(engine_progress=progress_by_pod, suspects=tuple(suspects), stall=stall)
 
 
@@ -193,7 +218,7 @@ def _is_check_due(
 
 
 def _judge_stall(
-    snapshot: Snapshot,
+    watch: EngineWatch,
     service: ObservedService,
     pod: Pod,
     since: datetime,
@@ -215,7 +240,7 @@ def _judge_stall(
             pod=pod.ref, uid=pod.uid, at=last_replacement.at, message=last_replacement.message
         )
         return Stall(replacement=replacement)
-    if last_replacement is not None and snapshot.at - last_replacement.at < REPLACEMENT_INTERVAL:
+    if last_replacement is not None and watch.at - last_replacement.at < REPLACEMENT_INTERVAL:
         return Stall(
             blocker=(
                 f"{observation}; {last_replacement.pod} was replaced before, and the next one may "
@@ -230,6 +255,6 @@ def _judge_stall(
                 f"{ready_peers} do"
             )
         )
-    at = snapshot.at.replace(microsecond=0)
-    message = f"{observation}: it is replaced ({snapshot.in_flight[pod.ref].requests} in flight)"
+    at = watch.at.replace(microsecond=0)
+    message = f"{observation}: it is replaced ({watch.in_flight[pod.ref].requests} in flight)"
     return Stall(replacement=Replacement(pod=pod.ref, uid=pod.uid, at=at, message=message))

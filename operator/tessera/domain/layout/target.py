@@ -17,7 +17,8 @@ from tessera.domain.mig.gpu_models import WHOLE_GPU, GpuModel
 from tessera.domain.mig.layouts import geometry
 from tessera.domain.mig_backends.backend import Capabilities
 from tessera.domain.mig_backends.format import format_slice
-from tessera.domain.mig_backends.nodes import APPROVAL, MigNode
+from tessera.domain.mig_backends.nodes import MigNode
+from tessera.domain.observed.node_layout import APPROVAL
 
 # For so long a plan that only saves has to be the answer before it takes the place of another.
 STABILIZATION_WINDOW = timedelta(minutes=5)

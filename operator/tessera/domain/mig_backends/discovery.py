@@ -18,13 +18,8 @@ from tessera.domain.mig_backends.devices import (
     labeled_slices,
 )
 from tessera.domain.mig_backends.layout_search import layouts_for_counts
-from tessera.domain.mig_backends.nodes import (
-    TAINT,
-    GpuInstance,
-    MigGpu,
-    MigNode,
-    ObservedNodeLayout,
-)
+from tessera.domain.mig_backends.nodes import GpuInstance, MigGpu, MigNode
+from tessera.domain.observed.node_layout import TAINT, ObservedNodeLayout
 from tessera.domain.observed.snapshot import Node
 
 _REPLICAS_LABEL = "nvidia.com/gpu.replicas"

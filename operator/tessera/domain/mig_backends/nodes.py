@@ -3,28 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from tessera.api.node_layout import NodeLayoutSpec, NodeLayoutStatus
 from tessera.api.ref import Ref
 from tessera.domain.mig.gpu_models import GpuModel
 from tessera.domain.mig.layouts import Layout, SlicePlacement
-
-# Keeps new pods off a node while some of its GPUs are cut anew.
-TAINT = "tessera.dev/repartition"
-# On a pool: the name of the plan that may be carried out.
-APPROVAL = "tessera.dev/approve-layout"
-# On a service: `true` lets it fall below its floor while its slices are cut, where there is no
-# room for replacements.
-DOWNTIME = "tessera.dev/allow-downtime"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ObservedNodeLayout:
-    """The object of the same kind."""
-
-    name: str
-    generation: int
-    spec: NodeLayoutSpec
-    status: NodeLayoutStatus | None = None
+from tessera.domain.observed.node_layout import ObservedNodeLayout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,26 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from tessera.api.accelerator_pool import AcceleratorPoolSpec, AcceleratorPoolStatus
 from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
 from tessera.api.reasons import RevisionReason
-from tessera.api.recipe import Platform, PodTemplateVersion
 from tessera.api.ref import Ref as Ref  # noqa: PLC0414 - re-exported
 from tessera.api.tenant_budget import TenantBudgetSpec, TenantBudgetStatus
-from tessera.domain.budget.meter import SpendMeter
-from tessera.domain.layout.problem import LayoutSolution
-from tessera.domain.mig_backends.nodes import ObservedNodeLayout
 from tessera.domain.observed.batches import Batch, BatchJob, ProgressSample, VolumeClaim
 from tessera.domain.observed.model_jobs import ModelJobRun, ObservedModelJob
 from tessera.domain.observed.model_reports import FetchProgress
-from tessera.domain.scaling.autoscale import ScalingHistory
-
-# For so long an engine may hold requests without a step. In the field 120 s are used: what halts
-# an engine in the middle of service and passes, such as a kernel compiled anew, takes tens of
-# seconds.
-STALL_TIMEOUT = timedelta(seconds=120)
+from tessera.domain.observed.node_layout import ObservedNodeLayout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -299,17 +290,6 @@ class Resolution:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EngineProgress:
-    """What was seen of an engine since its count of steps last changed."""
-
-    steps: float
-    since: datetime
-    """When this count was scraped first."""
-    busy_since: datetime | None = None
-    """Since when every look has found requests in it; None when the last one found none."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """The fleet at one moment."""
 
@@ -319,16 +299,6 @@ class Snapshot:
     nodes: tuple[Node, ...] = ()
     layouts: tuple[ObservedNodeLayout, ...] = ()
     """What the agents on the nodes tell of their GPUs."""
-    layout_solution: LayoutSolution | None = None
-    """The last layouts that were planned, perhaps for an older question."""
-    solver_error: str | None = None
-    """Why there are no newer ones."""
-    mig_backends: frozenset[str] = frozenset({"agent", "migManager"})
-    """The backends that this installation lets cut GPUs."""
-    blocked_evictions: Mapping[Ref, str] = field(default_factory=dict)
-    """Pods that could not be evicted in the last turn, and what their budgets said."""
-    layout_write_errors: tuple[str, ...] = ()
-    """What the API server said in the last turn when it refused a write for a layout."""
     pods: tuple[Pod, ...] = ()
     workloads: tuple[Workload, ...] = ()
     addresses: Mapping[Ref, str] = field(default_factory=dict)
@@ -336,11 +306,6 @@ class Snapshot:
     readings: Readings | None = None
     probe_results: Mapping[Ref, ProbeResult] = field(default_factory=dict)
     in_flight: Mapping[Ref, InFlight] = field(default_factory=dict)
-    engine_progress: Mapping[Ref, EngineProgress] = field(default_factory=dict)
-    """What the last turn knew of each replica that takes requests."""
-    stall_timeout: timedelta = STALL_TIMEOUT
-    """How long an engine may hold requests without a step."""
-    scaling_history: Mapping[Ref, ScalingHistory] = field(default_factory=dict)
     batches: tuple[Batch, ...] = ()
     batch_jobs: tuple[BatchJob, ...] = ()
     model_jobs: tuple[ObservedModelJob, ...] = ()
@@ -349,21 +314,6 @@ class Snapshot:
     claims: Mapping[Ref, VolumeClaim] = field(default_factory=dict)
     runner_answers: Mapping[str, ProgressSample] = field(default_factory=dict)
     """What the runners of batches answered last, by the batches' uids."""
-    job_creation_errors: Mapping[str, str] = field(default_factory=dict)
-    """What the API server said when it refused the Job of an attempt, likewise."""
     budgets: tuple[Budget, ...] = ()
-    meters: Mapping[str, SpendMeter] = field(default_factory=dict)
-    """What the budgets' tenants have spent, by the budgets' names."""
-    last_seen: Mapping[str, datetime] = field(default_factory=dict)
-    """When pods, by namespace/name, were last seen that may have gone while no operator ran."""
-    builder_version: int = 1
-    """The newest version of the rules by which manifests are built."""
-    platform: Platform = field(default_factory=Platform)
-    """The surroundings of engines, as the platform team says now."""
     resolutions: Mapping[RevisionQuery, Resolution] | None = None
     """What the hub said of late; None where no hub is asked."""
-
-    @property
-    def newest_template(self) -> PodTemplateVersion:
-        """By what a new replica is made."""
-        return PodTemplateVersion(builder=self.builder_version, platform=self.platform)

@@ -11,7 +11,7 @@ from tessera.api.ref import Ref
 from tessera.domain.cache import LastCallCache, StableTupleCache
 from tessera.domain.hardware.pools import PoolView
 from tessera.domain.layout.demand import LayoutProblemCache, layout_problem
-from tessera.domain.layout.problem import LayoutProblem
+from tessera.domain.layout.problem import LayoutProblem, LayoutSolution
 from tessera.domain.layout.target import PlanAdoption, adopt
 from tessera.domain.mig_backends.backend import Capabilities, GeometryBackend
 from tessera.domain.mig_backends.by_name import backend_of
@@ -32,6 +32,7 @@ _Backends: TypeAlias = Mapping[str, GeometryBackend]
 class _PoolState(NamedTuple):
     """What is there of a pool."""
 
+    view: PoolView
     mig: Mig
     nodes: tuple[MigNode, ...]
     backend: GeometryBackend
@@ -72,6 +73,20 @@ class Repartitions:
     actions: Mapping[str, PoolActions] = field(default_factory=dict)
     services: Mapping[str, frozenset[Ref]] = field(default_factory=dict)
     """Services with slices of the pool, or with slices planned there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayoutMemory:
+    """What earlier cycles learned about layouts."""
+
+    solution: LayoutSolution | None = None
+    """The last layouts that were planned, perhaps for an older problem."""
+    solver_error: str | None = None
+    """Why there is no newer solution."""
+    blocked_evictions: Mapping[Ref, str] = field(default_factory=dict)
+    """Pods that could not be evicted in the last cycle, and what their budgets said."""
+    write_errors: tuple[str, ...] = ()
+    """What the API server said in the last cycle when it refused a write for a layout."""
 
 
 class LayoutCache:
@@ -120,7 +135,9 @@ def _pod_refs(pods: Sequence[Pod]) -> frozenset[Ref]:
 
 
 def repartition(
+    mig_backends: frozenset[str],
     snapshot: Snapshot,
+    memory: LayoutMemory,
     views: Sequence[PoolView],
     proposals: Mapping[Ref, Proposal],
     cache: LayoutCache | None = None,
@@ -147,12 +164,12 @@ def repartition(
         for name, view in managed.items()
     }
     states = {
-        name: _PoolState(migs[name], nodes[name], backends[name], services[name])
-        for name in managed
+        name: _PoolState(view, migs[name], nodes[name], backends[name], services[name])
+        for name, view in managed.items()
     }
     actions = {
-        name: _pool_actions(snapshot, view, states[name], problem, cache)
-        for name, view in managed.items()
+        name: _pool_actions(mig_backends, snapshot, memory, state, problem, cache)
+        for name, state in states.items()
     }
     return Repartitions(
         layout_problem=problem,
@@ -166,18 +183,19 @@ def repartition(
 
 
 def _pool_actions(
+    mig_backends: frozenset[str],
     snapshot: Snapshot,
-    view: PoolView,
+    memory: LayoutMemory,
     state: _PoolState,
     problem: LayoutProblem,
     cache: LayoutCache,
 ) -> PoolActions:
     """A plan that was made for something else than what is there now is not adopted. One that is
     new is only written down: services take their places by it in the next turn."""
-    mig, nodes, backend, services = state
-    if (blocker := _pool_blocker(snapshot, view, mig)) is not None:
+    view, mig, nodes, backend, services = state
+    if (blocker := _pool_blocker(mig_backends, view, mig)) is not None:
         return _paused_actions(blocker, view.pool.status.mig, state)
-    solution = snapshot.layout_solution
+    solution = memory.solution
     is_current = solution is not None and (
         solution.problem is problem or solution.problem == problem
     )
@@ -199,7 +217,7 @@ def _pool_actions(
             at=snapshot.at,
         ),
     )
-    verdict = _verdict(snapshot, actions, adoption.verdict, nodes)
+    verdict = _verdict(memory, actions, adoption.verdict, nodes)
     inconsistency = _inconsistent_labels(nodes) if verdict.reason.is_true else None
     return replace(actions, verdict=inconsistency or verdict)
 
@@ -250,15 +268,15 @@ def _paused_actions(
 
 
 def _pool_blocker(
-    snapshot: Snapshot, view: PoolView, mig: Mig
+    mig_backends: frozenset[str], view: PoolView, mig: Mig
 ) -> StatusVerdict[LayoutReady] | None:
     """Nothing is begun in a pool that is not what it should be, nor with a backend that this
     installation does not have. Devices that are away for a while are no reason."""
     if view.discovered.reason not in (Discovered.DEVICES_FOUND, Discovered.NO_DEVICES):
         return StatusVerdict(LayoutReady.NOT_DISCOVERED, view.discovered.message)
-    if mig.backend in snapshot.mig_backends or (mig.mode == "static" and not mig.layout):
+    if mig.backend in mig_backends or (mig.mode == "static" and not mig.layout):
         return None
-    value = "mig.enabled" if mig.backend == "agent" or not snapshot.mig_backends else _MANAGER_VALUE
+    value = "mig.enabled" if mig.backend == "agent" or not mig_backends else _MANAGER_VALUE
     return StatusVerdict(
         LayoutReady.BACKEND_UNAVAILABLE,
         f"spec.mig.backend {mig.backend} needs the value {value} of the chart; {view.nodes} "
@@ -267,24 +285,24 @@ def _pool_blocker(
 
 
 def _verdict(
-    snapshot: Snapshot,
+    memory: LayoutMemory,
     actions: PoolActions,
     plan_verdict: StatusVerdict[LayoutReady] | None,
     nodes: Sequence[MigNode],
 ) -> StatusVerdict[LayoutReady]:
     """What holds up the work goes first, then what is wrong with the plan."""
     for pod in sorted(actions.evictions):
-        if (refusal := snapshot.blocked_evictions.get(pod)) is not None:
+        if (refusal := memory.blocked_evictions.get(pod)) is not None:
             return StatusVerdict(
                 LayoutReady.DISRUPTION_BUDGET,
                 f"{pod} cannot be evicted: {refusal}; its budget has to allow 1 disruption",
             )
-    if snapshot.layout_write_errors and (actions.requests or actions.tainted_nodes):
-        remaining = len(snapshot.layout_write_errors) - 1
+    if memory.write_errors and (actions.requests or actions.tainted_nodes):
+        remaining = len(memory.write_errors) - 1
         more = f"; and {remaining} more" if remaining else ""
-        return StatusVerdict(LayoutReady.APPLY_FAILED, snapshot.layout_write_errors[0] + more)
-    if actions.verdict.reason is LayoutReady.PLANNING and snapshot.solver_error:
-        return StatusVerdict(LayoutReady.PLANNING, snapshot.solver_error)
+        return StatusVerdict(LayoutReady.APPLY_FAILED, memory.write_errors[0] + more)
+    if actions.verdict.reason is LayoutReady.PLANNING and memory.solver_error:
+        return StatusVerdict(LayoutReady.PLANNING, memory.solver_error)
     waiting = actions.verdict.reason.is_true or actions.verdict.reason is LayoutReady.PLANNING
     verdict = plan_verdict if waiting and plan_verdict is not None else actions.verdict
     whole_gpus = sum(node.whole_gpus for node in nodes)

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from tessera.api.mig import Unit
 from tessera.api.reasons import LayoutReady, StatusVerdict
 from tessera.api.ref import Ref
-from tessera.domain.mig_backends.nodes import DOWNTIME, TAINT
+from tessera.domain.observed.node_layout import DOWNTIME, TAINT
 from tessera.domain.repartition.capacity import SliceShortage
 from tessera.domain.repartition.units import NodeRepartition
 

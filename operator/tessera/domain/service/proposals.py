@@ -96,7 +96,11 @@ class ProposalCache:
 
 
 def propose_all(
-    snapshot: Snapshot, views: Sequence[PoolView], allocated: AllocatedDevices, cache: ProposalCache
+    snapshot: Snapshot,
+    scaling_history: Mapping[Ref, ScalingHistory],
+    views: Sequence[PoolView],
+    allocated: AllocatedDevices,
+    cache: ProposalCache,
 ) -> Mapping[Ref, Proposal]:
     """In the order in which they choose."""
     objects_by_ref = cache.current_objects(
@@ -108,8 +112,13 @@ def propose_all(
         ref, objects = service.ref, objects_by_ref[service.ref]
         readings = tuple([readings_by_pod.get(pod.ref) for pod in objects.pods])
         entry = cache.entries.get(ref)
-        if entry is None or not _is_valid(entry, snapshot, service, objects, views, readings):
-            history = _scaling_history(snapshot, service, entry, cache)
+        known_history = scaling_history.get(ref)
+        if (
+            entry is None
+            or known_history is not entry.proposal.scale.history
+            or not _is_valid(entry, snapshot.at, service, objects, views, readings)
+        ):
+            history = _scaling_history(known_history, service, entry, cache)
             proposal = propose(snapshot, service, objects, views, allocated, history)
             valid_until = _valid_until(snapshot, proposal)
             entry = _CachedProposal(
@@ -128,7 +137,7 @@ def propose_all(
 
 def _is_valid(
     entry: _CachedProposal,
-    snapshot: Snapshot,
+    at: datetime,
     service: ObservedService,
     objects: CurrentObjects,
     views: Sequence[PoolView],
@@ -139,8 +148,7 @@ def _is_valid(
         entry.service is service
         and proposal.objects is objects
         and entry.views is views
-        and snapshot.scaling_history.get(service.ref) is proposal.scale.history
-        and (entry.valid_until is None or snapshot.at < entry.valid_until)
+        and (entry.valid_until is None or at < entry.valid_until)
         and entry.readings == readings
     )
 
@@ -161,13 +169,13 @@ def _valid_until(snapshot: Snapshot, proposal: Proposal) -> datetime | None:
 
 
 def _scaling_history(
-    snapshot: Snapshot,
+    known_history: ScalingHistory | None,
     service: ObservedService,
     entry: _CachedProposal | None,
     cache: ProposalCache,
 ) -> ScalingHistory:
     """What is remembered; while a draft was kept, its last wish was repeated until now."""
-    history = snapshot.scaling_history.get(service.ref) or history_from_status(service.status)
+    history = known_history or history_from_status(service.status)
     if entry is None or cache.planned_at is None or history is not entry.proposal.scale.history:
         return history
     return autoscale.extend_windows(history, cache.planned_at)

@@ -23,7 +23,7 @@ from tessera.api.recipe import (
     PodTemplateVersionStatus,
 )
 from tessera.domain.names import UPDATE_ANNOTATION
-from tessera.domain.observed.snapshot import ObservedService, Snapshot, Workload
+from tessera.domain.observed.snapshot import ObservedService, Workload
 from tessera.domain.placement.placement import HardwareChoice
 
 # Parts of the spec that shape the pods. The others decide where and how many, and who waits; of
@@ -46,20 +46,20 @@ class TemplateDecision:
 
 
 def decide_template(
-    snapshot: Snapshot,
+    available: PodTemplateVersion,
     service: ObservedService,
     spec: InferenceServiceSpec,
     choice: HardwareChoice,
     workload: Workload | None,
 ) -> TemplateDecision:
     """Keep what made the pods of `workload`, or take the newest if they are made anew anyway."""
-    newest = _newest_template(snapshot, service, spec, choice)
+    newest = _newest_template(available, service, spec, choice)
     record = _recorded_template(service, newest) if workload is not None else newest
     if record.shape != newest.shape or is_update_requested(service, record.update):
         record = newest
-    if record.builder > snapshot.builder_version:
+    if record.builder > available.builder:
         record = record.model_copy(
-            update={"builder": snapshot.builder_version, "instead_of": record.builder},
+            update={"builder": available.builder, "instead_of": record.builder},
         )
     same = record.filled == newest.filled
     return TemplateDecision(
@@ -101,12 +101,15 @@ def _choice_with_defaults(choice: HardwareChoice, defaults: EffectiveValues) -> 
 
 
 def _newest_template(
-    snapshot: Snapshot, service: ObservedService, spec: InferenceServiceSpec, choice: HardwareChoice
+    available: PodTemplateVersion,
+    service: ObservedService,
+    spec: InferenceServiceSpec,
+    choice: HardwareChoice,
 ) -> PodTemplateVersionStatus:
     fit = choice.fit
     return PodTemplateVersionStatus(
-        builder=snapshot.builder_version,
-        platform=snapshot.platform,
+        builder=available.builder,
+        platform=available.platform,
         shape=_template_digest(spec, choice),
         filled=EffectiveValues(
             engine_version=spec.engine.version,

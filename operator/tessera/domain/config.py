@@ -1,0 +1,29 @@
+"""Settings of an installation, which its administrators chose and no cycle observes."""
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from tessera.api.recipe import Platform, PodTemplateVersion
+
+# In the field 120 s are used: what halts an engine in the middle of service and passes, such as a
+# kernel that is compiled, takes tens of seconds.
+STALL_TIMEOUT = timedelta(seconds=120)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The settings that decisions depend on, beside what was observed."""
+
+    mig_backends: frozenset[str] = frozenset({"agent", "migManager"})
+    """The backends that this installation lets partition GPUs."""
+    stall_timeout: timedelta = STALL_TIMEOUT
+    """How long an engine may hold requests without a step."""
+    builder_version: int = 1
+    """The newest version of the rules by which manifests are built."""
+    platform: Platform = field(default_factory=Platform)
+    """The surroundings of engines, as the platform team sets them now."""
+
+    @property
+    def newest_template(self) -> PodTemplateVersion:
+        """The version by which a new replica is built."""
+        return PodTemplateVersion(builder=self.builder_version, platform=self.platform)
