@@ -13,6 +13,14 @@ ROOT = Path(__file__).resolve().parents[1]
 
 PLANTED = {
     "Data flows one way": ("domain/money.py", "import tessera.resources.api_resources"),
+    "Decisions build on each other in one direction": (
+        "domain/hardware/pools.py",
+        "import tessera.domain.plan",
+    ),
+    "Observations know the API types alone": (
+        "domain/observed/batches.py",
+        "import tessera.domain.money",
+    ),
     "The core is pure": ("domain/scaling/autoscale.py", "import time"),
     "kopf stays in controller": ("reconcile/loop.py", "import kopf"),
     "The Kubernetes client stays in adapters, its models in resources": (
@@ -88,6 +96,23 @@ def test_the_lab_is_forbidden_every_other_package_of_the_product() -> None:
     ]
     packages = {f"tessera.{name}" for layer in layers for name in layer.split(" | ")}
     assert forbidden == [packages - {"tessera.api", "tessera.domain"}] * 2
+
+
+def test_observations_are_forbidden_every_other_package_of_the_product() -> None:
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    by_name = {
+        contract["name"]: contract for contract in config["tool"]["importlinter"]["contracts"]
+    }
+    packages = {
+        f"{container}.{name}"
+        for rule in ("Data flows one way", "Decisions build on each other in one direction")
+        for container in by_name[rule]["containers"]
+        for layer in by_name[rule]["layers"]
+        for name in layer.split(" | ")
+    }
+    assert set(by_name["Observations know the API types alone"]["forbidden_modules"]) == (
+        packages - {"tessera.api", "tessera.domain", "tessera.domain.observed"}
+    )
 
 
 def test_the_source_root_never_becomes_a_package() -> None:
