@@ -246,13 +246,13 @@ class Gpus(Protocol):
         GpuError when nothing can be told.
         """
 
-    async def create(self, gpu: str, spot: SlicePlacement) -> None:
+    async def create(self, gpu: str, placement: SlicePlacement) -> None:
         """Make an instance, or finish one that is half made; nothing where it is whole already.
 
         GpuError leaves as little behind as the driver allows.
         """
 
-    async def destroy(self, gpu: str, spot: SlicePlacement) -> None:
+    async def destroy(self, gpu: str, placement: SlicePlacement) -> None:
         """Take an instance away with all that is in it; nothing where it is gone already.
 
         GpuError with InUse, and nothing done, while a process computes on it.

@@ -89,10 +89,10 @@ class _PatternSearch:
             self.demand * price / speed, service.required_replicas * self.min_price_from[0]
         )
 
-    def descend(self, index: int, demand: float, instances: int, cost: float) -> None:
+    def descend(self, index: int, demand: float, replicas: int, cost: float) -> None:
         """Try all counts of one instance type, the largest first, for the remaining demand."""
         self.nodes += 1
-        if demand <= 0 and instances <= 0:
+        if demand <= 0 and replicas <= 0:
             if cost < self.cost:
                 self.cost = cost
                 self.best_counts = {
@@ -105,10 +105,10 @@ class _PatternSearch:
         if index == len(self.type_rows):
             return
         price, speed, _ = self.type_rows[index]
-        for count in range(max(math.ceil(demand / speed), instances, 0), -1, -1):
+        for count in range(max(math.ceil(demand / speed), replicas, 0), -1, -1):
             remaining, missing, total_cost = (
                 demand - count * speed,
-                instances - count,
+                replicas - count,
                 cost + count * price,
             )
             self.counts[index] = count

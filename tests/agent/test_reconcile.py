@@ -5,7 +5,7 @@ from tessera.domain.mig.layouts import SlicePlacement
 from tests.agent.nodes import GpuNode
 
 
-async def test_it_tells_what_is_cut_and_who_holds_it() -> None:
+async def test_the_status_has_the_slices_and_the_pods_on_them() -> None:
     node = GpuNode([("3g.40gb", 4), ("1g.10gb", 0)], [])
     uuid = node.hold(4, "team-a/chat-0")
     node.silicon.attach(uuid, 4711)
@@ -13,7 +13,8 @@ async def test_it_tells_what_is_cut_and_who_holds_it() -> None:
     first, second = node.status.gpus
     assert (first.index, first.product, first.mode) == (0, "NVIDIA-A100-SXM4-80GB", "enabled")
     assert [
-        (one.profile, one.start, one.memory_mib, one.pods, one.processes) for one in first.slices
+        (observed.profile, observed.start, observed.memory_mib, observed.pods, observed.processes)
+        for observed in first.slices
     ] == [("1g.10gb", 0, 9728, (), 0), ("3g.40gb", 4, 40192, ("team-a/chat-0",), 1)]
     assert first.slices[1].uuid == uuid
     assert second.slices == ()
@@ -28,7 +29,7 @@ async def test_nothing_is_written_or_read_again_while_nothing_changes() -> None:
     assert (node.own.reads, node.own.writes) == (1, 1)
 
 
-async def test_without_leave_to_cut_it_cuts_nothing() -> None:
+async def test_a_read_only_agent_changes_nothing() -> None:
     node = GpuNode([("3g.40gb", 4)])
     node.want([("7g.80gb", 0)])
     await node.agent(cuts=False).reconcile()
@@ -36,9 +37,9 @@ async def test_without_leave_to_cut_it_cuts_nothing() -> None:
     assert node.status.observed_generation == 0
 
 
-async def test_it_cuts_what_the_spec_says_and_leaves_the_rest_alone() -> None:
+async def test_it_partitions_as_the_spec_says_and_keeps_matching_instances() -> None:
     node = GpuNode([("3g.40gb", 4), ("4g.40gb", 0)], [("7g.80gb", 0)])
-    kept = node.hold(4, "team-a/chat-0")
+    retained = node.hold(4, "team-a/chat-0")
     node.want([("3g.40gb", 4), ("2g.20gb", 0), ("1g.10gb", 3)], None)
     await node.agent().reconcile()
     assert node.layout() == (
@@ -47,12 +48,12 @@ async def test_it_cuts_what_the_spec_says_and_leaves_the_rest_alone() -> None:
         SlicePlacement(4, "3g.40gb"),
     )
     assert node.layout(1) == (SlicePlacement(0, "7g.80gb"),)
-    assert node.silicon.gpus[0].instances[2].uuid == kept
+    assert node.silicon.gpus[0].instances[2].uuid == retained
     assert node.status.observed_generation == 2
     assert [gpu.fault for gpu in node.status.gpus] == [None, None]
 
 
-async def test_what_a_pod_holds_stays_and_the_rest_is_done_around_it() -> None:
+async def test_an_instance_in_use_stays_and_the_others_are_repartitioned() -> None:
     node = GpuNode([("3g.40gb", 4), ("3g.40gb", 0)])
     node.hold(4, "team-a/chat-0")
     node.want([("2g.20gb", 0), ("2g.20gb", 4)])
@@ -68,7 +69,7 @@ async def test_what_a_pod_holds_stays_and_the_rest_is_done_around_it() -> None:
     assert node.status.gpus[0].fault is None
 
 
-async def test_a_process_outside_of_pods_keeps_a_slice_too() -> None:
+async def test_a_process_outside_of_pods_blocks_destruction_too() -> None:
     node = GpuNode([("3g.40gb", 4)])
     node.silicon.attach(node.silicon.gpus[0].instances[0].uuid, 4711)
     node.want([])
@@ -77,7 +78,7 @@ async def test_a_process_outside_of_pods_keeps_a_slice_too() -> None:
     assert "1 process outside of pods" in node.status.gpus[0].message
 
 
-async def test_what_is_half_made_is_finished_or_taken_away() -> None:
+async def test_an_instance_without_a_mig_device_is_completed_or_destroyed() -> None:
     for wanted, expected in (([("3g.40gb", 4)], (SlicePlacement(4, "3g.40gb"),)), ([], ())):
         node = GpuNode([("3g.40gb", 4)])
         instance = node.silicon.gpus[0].instances[0]
@@ -87,7 +88,7 @@ async def test_what_is_half_made_is_finished_or_taken_away() -> None:
         assert node.layout() == expected
 
 
-async def test_a_slice_that_somebody_divided_is_made_anew() -> None:
+async def test_an_instance_with_partial_devices_is_created_again() -> None:
     node = GpuNode([("3g.40gb", 4)])
     instance = node.silicon.gpus[0].instances[0]
     node.silicon.destroy_compute_instance(0, instance.id, 0)
@@ -100,10 +101,10 @@ async def test_a_slice_that_somebody_divided_is_made_anew() -> None:
     assert node.status.gpus[0].fault == "InUse"
     node.pods.found.clear()
     await agent.reconcile()
-    assert [one.slices for one in node.silicon.gpus[0].instances[0].computes] == [3]
+    assert [observed.slices for observed in node.silicon.gpus[0].instances[0].computes] == [3]
 
 
-async def test_a_kubelet_that_does_not_answer_means_that_nothing_is_cut() -> None:
+async def test_nothing_is_partitioned_while_the_kubelet_does_not_answer() -> None:
     node = GpuNode([("3g.40gb", 4)])
     node.pods.silent = True
     node.want([])
@@ -135,18 +136,18 @@ async def test_a_layout_that_no_gpu_can_have_changes_nothing(
     assert words in node.status.gpus[0].message
 
 
-async def test_a_mode_that_waits_for_a_reset_is_told_and_nothing_is_cut() -> None:
+async def test_a_pending_mig_mode_is_reported_and_nothing_is_partitioned() -> None:
     node = GpuNode([("1g.10gb", 6)])
     node.silicon.set_mode(0, enabled=False)
     node.want([])
     await node.agent().reconcile()
-    told = node.status.gpus[0]
-    assert (told.mode, told.fault) == ("disabling", "NeedsReset")
-    assert "nvidia-smi --gpu-reset -i 0" in told.message
+    gpu = node.status.gpus[0]
+    assert (gpu.mode, gpu.fault) == ("disabling", "NeedsReset")
+    assert "nvidia-smi --gpu-reset -i 0" in gpu.message
     assert node.layout() == (SlicePlacement(6, "1g.10gb"),)
 
 
-async def test_a_gpu_outside_of_mig_mode_is_never_brought_into_it() -> None:
+async def test_mig_mode_is_never_changed() -> None:
     node = GpuNode([], mig=False)
     agent = node.agent()
     await agent.reconcile()
@@ -158,7 +159,7 @@ async def test_a_gpu_outside_of_mig_mode_is_never_brought_into_it() -> None:
     assert "nvidia-smi -i 0 -mig 1" in node.status.gpus[0].message
 
 
-async def test_a_refusal_is_told_and_tried_again_less_and_less_often() -> None:
+async def test_a_refusal_is_reported_and_retried_with_backoff() -> None:
     node = GpuNode([("3g.40gb", 4)])
     node.silicon.fail("nvmlComputeInstanceDestroy", Code.IN_USE, times=3)
     node.want([])
@@ -188,7 +189,7 @@ async def test_another_spec_is_tried_at_once_after_a_refusal() -> None:
     assert node.layout() == (SlicePlacement(4, "3g.40gb"),)
 
 
-async def test_a_compute_instance_that_fails_leaves_nothing_half_made() -> None:
+async def test_a_failed_compute_instance_leaves_no_gpu_instance() -> None:
     node = GpuNode([])
     node.silicon.fail("nvmlGpuInstanceCreateComputeInstance", Code.UNKNOWN)
     node.want([("3g.40gb", 4)])
@@ -201,7 +202,7 @@ async def test_a_compute_instance_that_fails_leaves_nothing_half_made() -> None:
     assert node.layout() == (SlicePlacement(4, "3g.40gb"),)
 
 
-async def test_a_driver_that_only_says_so_is_not_believed() -> None:
+async def test_a_success_without_an_effect_is_a_fault() -> None:
     node = GpuNode([("3g.40gb", 4)])
     node.silicon.shadow(0, 4)
     node.want([])
@@ -214,7 +215,7 @@ async def test_a_driver_that_only_says_so_is_not_believed() -> None:
     assert node.layout() == ()
 
 
-async def test_stale_handles_are_looked_up_anew() -> None:
+async def test_stale_handles_are_looked_up_again() -> None:
     node = GpuNode([("3g.40gb", 4)])
     agent = node.agent()
     await agent.reconcile()
@@ -224,7 +225,7 @@ async def test_stale_handles_are_looked_up_anew() -> None:
     assert node.status.gpus[0].slices[0].start == 4
 
 
-async def test_a_driver_that_tells_nothing_is_a_problem_and_no_traceback() -> None:
+async def test_an_unreadable_driver_is_a_problem_in_the_status() -> None:
     node = GpuNode([])
     node.silicon.fail("nvmlInitWithFlags", Code.UNKNOWN, times=2)
     agent = node.agent()
@@ -234,7 +235,7 @@ async def test_a_driver_that_tells_nothing_is_a_problem_and_no_traceback() -> No
     assert node.status.problem == ""
 
 
-async def test_a_gpu_whose_slices_are_unreadable_says_so_and_the_others_are_told() -> None:
+async def test_an_unreadable_gpu_does_not_hide_the_others() -> None:
     node = GpuNode([("3g.40gb", 4)], [("7g.80gb", 0)])
     node.silicon.fail("nvmlDeviceGetGpuInstances", Code.NO_PERMISSION)
     node.want([], [])
@@ -245,7 +246,7 @@ async def test_a_gpu_whose_slices_are_unreadable_says_so_and_the_others_are_told
     assert second.slices[0].profile == "7g.80gb"
 
 
-async def test_two_agents_never_cut_the_same_gpu() -> None:
+async def test_two_agents_never_partition_the_same_gpu() -> None:
     node = GpuNode([("3g.40gb", 4)])
     node.want([])
     node.locks.held.add(node.silicon.gpus[0].uuid)
@@ -273,7 +274,7 @@ async def test_a_spec_that_changed_meanwhile_is_not_carried_out_any_more() -> No
     assert node.status.observed_generation == 3
 
 
-async def test_after_being_told_to_stop_no_step_is_begun() -> None:
+async def test_after_a_stop_no_operation_is_started() -> None:
     node = GpuNode([("3g.40gb", 4)])
     node.want([])
     agent = node.agent()
@@ -282,7 +283,7 @@ async def test_after_being_told_to_stop_no_step_is_begun() -> None:
     assert node.layout() == (SlicePlacement(4, "3g.40gb"),)
 
 
-async def test_a_gpu_that_is_not_here_is_told() -> None:
+async def test_a_gpu_that_the_node_does_not_have_is_reported() -> None:
     other, node = GpuNode([], []), GpuNode([])
     other.silicon.gpus[0].uuid = "GPU-elsewhere"
     other.want([], None)
@@ -291,7 +292,7 @@ async def test_a_gpu_that_is_not_here_is_told() -> None:
     assert node.status.problem == "spec.gpus names GPUs that the node does not have: GPU-elsewhere"
 
 
-async def test_what_a_reset_took_is_made_again() -> None:
+async def test_instances_that_a_reset_destroyed_are_created_again() -> None:
     node = GpuNode([])
     node.want([("3g.40gb", 4)])
     agent = node.agent()
