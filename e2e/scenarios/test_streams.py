@@ -134,9 +134,9 @@ def _is_ready(pod: Json) -> bool:
 @pytest.mark.parametrize(
     ("replicas", "words", "manner", "alive", "ready"),
     [
-        (3, "a new one is up before an old one stops", "surge: ", {3, 4}, {3, 4}),
+        (3, "a new replica starts before an old one stops", "surge: ", {3, 4}, {3, 4}),
         pytest.param(
-            *(4, "in place, an old one stops first", "in place: ", {3, 4}, {3, 4}),
+            *(4, "in place, an old replica stops first", "in place: ", {3, 4}, {3, 4}),
             marks=pytest.mark.full,
         ),
     ],

@@ -196,7 +196,7 @@ SERVICES = [
             "  model: {uri: 'hf://meta-llama/Llama-3.1-8B-Instruct'}\n  slo: {interTokenP95: 10ms}"
         ),
         field="spec.slo.interTokenP95",
-        says=("22.6 ms a token and 10 ms are promised", "faster pool"),
+        says=("10 ms", "22.6 ms", "faster pool"),
         nodes=(a_node(slices={"3g.40gb": 2}),),
     ),
     Case(
@@ -206,7 +206,7 @@ SERVICES = [
             "  context: {maxModelLen: 32768, typicalInputTokens: 30000}"
         ),
         field="spec.slo.ttftP95",
-        says=("30000 tokens", "1000 ms are promised", "spec.context.typicalInputTokens"),
+        says=("30000 tokens", "1000 ms", "spec.context.typicalInputTokens"),
         nodes=(a_node(slices={"3g.40gb": 2}),),
     ),
     Case(
@@ -215,7 +215,7 @@ SERVICES = [
             "  model: {uri: 'hf://meta-llama/Llama-3.2-1B-Instruct'}\n  placement: {mig: auto}"
         ),
         field="spec.placement.mig",
-        says=("a100", "6 forms", "kubectl get acceleratorpool"),
+        says=("a100", "6 instance types", "kubectl get acceleratorpool"),
         pools=(a_pool(mig={"mode": "auto"}),),
     ),
     Case(

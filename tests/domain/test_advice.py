@@ -25,7 +25,10 @@ from tests.builders import a_spec
             {"context": {"maxModelLen": 131072}},
             ("spec.context.maxModelLen: 131072", "90 times", "1450"),
         ),
-        ({"engine": {"image": "mirror:5000/vllm"}}, ("spec.engine.image: mirror:5000/vllm", "1 v")),
+        (
+            {"engine": {"image": "mirror:5000/vllm"}},
+            ("spec.engine.image", "mirror:5000/vllm", "digest"),
+        ),
         ({"engine": {"image": "vllm/vllm-openai:latest"}}, ("vllm-openai:latest", "digest")),
     ],
 )

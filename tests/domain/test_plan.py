@@ -83,7 +83,7 @@ def test_a_running_service_stays_although_something_cheaper_appeared() -> None:
     got = allotted(a_snapshot(service, pools=cheap, nodes=nodes, workloads=(running,)))
     assert got.choice is not None
     assert got.choice.variant == "a100-3g-40gb"
-    assert "bargain-3g-40gb would be the cheapest" in got.placement.verdict.message
+    assert "bargain-3g-40gb at 0.05 USD is cheaper" in got.placement.verdict.message
 
 
 def test_a_service_moves_when_its_spec_does_not_fit_any_more() -> None:

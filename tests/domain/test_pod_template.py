@@ -39,12 +39,12 @@ def told(**template: Any) -> list[tuple[str, str]]:
         (
             {"labels": {"my key": "a"}},
             "PodTemplateInvalid",
-            "spec.podTemplate.labels: 'my key' is no key of Kubernetes",
+            "spec.podTemplate.labels: 'my key' is not a valid key",
         ),
         (
             {"annotations": {"a/b/c": "a"}},
             "PodTemplateInvalid",
-            "spec.podTemplate.annotations: 'a/b/c' is no key",
+            "spec.podTemplate.annotations: 'a/b/c' is not a valid key",
         ),
     ],
 )

@@ -75,19 +75,15 @@ def test_a_rollout_in_place_goes_on_in_place_when_room_appears() -> None:
     assert not surge(snapshot)
     reason, message = progressing(snapshot)
     assert reason == "RollingOut"
-    assert message == (
-        "0 of 2 replicas are new, 1 are old; in place, an old one stops first, since the pool a100 "
-        "had no room for 1 more 1g.10gb"
-    )
+    assert message.startswith("0 of 2 replicas are new, 1 are old; in place")
+    assert "no free 1g.10gb" in message
 
 
 def test_a_rollout_with_surge_says_so() -> None:
     reason, message = progressing(fleet(3, (*OLD, new()), rollout_complete=False))
     assert reason == "RollingOut"
-    assert message == (
-        "1 of 2 replicas are new, 2 are old; a new one is up before an old one stops, since the "
-        "pool a100 had room for 1 more 1g.10gb"
-    )
+    assert message.startswith("1 of 2 replicas are new, 2 are old; a new replica starts before")
+    assert "1 free 1g.10gb" in message
 
 
 def test_a_full_pool_is_rolled_in_place_and_says_so_before_the_first_pod_is_new() -> None:

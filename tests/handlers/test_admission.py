@@ -60,8 +60,8 @@ def test_a_pool_that_is_still_to_come_is_a_warning() -> None:
     refusals, warnings = review_service(body, a_store("a100"))
     assert refusals == []
     assert warnings == [
-        "spec.placement.pools[1]: there is no AcceleratorPool b200; kubectl get acceleratorpools "
-        "shows 1"
+        "spec.placement.pools[1]: AcceleratorPool/b200 not found; kubectl get acceleratorpools "
+        "lists 1"
     ]
 
 
@@ -154,7 +154,7 @@ def test_a_batch_whose_claim_is_still_to_come_is_a_warning() -> None:
 def test_a_model_that_has_to_be_read_is_a_warning() -> None:
     refusals, warnings = review_service(a_body(model={"uri": "hf://acme/own"}), a_store())
     assert refusals == []
-    assert "hf://acme/own is none of the" in warnings[0]
+    assert "hf://acme/own is not among the" in warnings[0]
     assert "wait until a Job has read it" in warnings[0]
 
 

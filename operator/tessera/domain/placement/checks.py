@@ -1,4 +1,4 @@
-"""Can a spec be carried out? Admission and the turn ask the same small checks."""
+"""Checks of a spec, the same in admission and in the cycle."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import TypeAlias
 from tessera.api.accelerator_pool import Tier
 from tessera.api.inference_service import InferenceServiceSpec, ModelShape
 from tessera.api.reasons import Accepted
+from tessera.api.text import counted
 from tessera.domain.hardware.gpu_catalog import models
 from tessera.domain.placement import pod_template
 from tessera.domain.sizing.precision import mismatch_reason
@@ -15,12 +16,12 @@ from tessera.domain.vllm import flags as vllm_flags
 
 _SHAPE_FIELDS = "parameters, layers, attentionHeads, kvHeads, headDim, maxPositionEmbeddings"
 
-# Flags by their vLLM destination, and what sets them instead.
+# Flags by their vLLM destination, and the field or component that sets them.
 RESERVED = {
-    "api_key": "a Secret in front of the service",
-    "api_server_count": "nothing: one API server a pod is what drains",
+    "api_key": "nothing: Tessera does not authenticate requests",
+    "api_server_count": "Tessera: draining needs one API server per pod",
     "data_parallel_size": "spec.scaling",
-    "disable_log_stats": "nothing: the autoscaler reads these metrics",
+    "disable_log_stats": "Tessera: the autoscaler reads these metrics",
     "enable_lora": "spec.model.adapters",
     "enable_mfu_metrics": "Tessera",
     "enable_server_load_tracking": "Tessera",
@@ -47,55 +48,55 @@ RESERVED = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Denial:
-    """One thing that is wrong, where, and what to do."""
+    """One error of a spec: field, message and reason."""
 
     reason: Accepted
     field: str
     message: str
     transient: bool = False
-    """It may pass without an edit of this object, so admission only warns."""
+    """It may pass without an edit of this object, so that admission only warns."""
 
     @property
     def sentence(self) -> str:
         return f"{self.field}: {self.message}"
 
 
-# The pools that exist by name; None where the pool cannot be read.
+# Tiers of the existing pools by name; None where the pool is invalid.
 Tiers: TypeAlias = Mapping[str, Tier | None]
 Check = Callable[[InferenceServiceSpec, Tiers], Iterator[Denial]]
 
 
 def check(spec: InferenceServiceSpec, pools: Tiers) -> tuple[Denial, ...]:
-    """All denials of a spec, given the pools that exist."""
+    """Return all denials of a spec, given the existing pools."""
     return tuple(denial for rule in CHECKS for denial in rule(spec, pools))
 
 
 def unchecked_flags_warning(spec: InferenceServiceSpec) -> str | None:
-    """The warning for an engine version without a flag table."""
+    """Return the warning for an engine version without a flag table."""
     if vllm_flags.version_facts(spec.engine.version) is not None or not spec.engine.extra_args:
         return None
     known = ", ".join(vllm_flags.known_versions())
     return (
-        f"spec.engine.extraArgs: the flags of vLLM {spec.engine.version} are not known "
-        f"(known: {known}), so its {len(spec.engine.extra_args)} arguments went unchecked"
+        f"spec.engine.extraArgs: no flag table for vLLM {spec.engine.version} (known: {known}), so "
+        f"{counted(len(spec.engine.extra_args), 'argument')} could not be checked"
     )
 
 
 def shape_of(spec: InferenceServiceSpec) -> ModelShape | None:
-    """The model's shape: as the spec gives it, else as shipped."""
+    """Return the model's shape from the spec, else from the built-in catalogue."""
     return spec.model.shape or models().get(spec.model.uri.removeprefix("hf://"))
 
 
 def max_model_len(spec: InferenceServiceSpec, shape: ModelShape) -> int:
-    """As the spec says, else the default within the model's limit."""
+    """Return the limit of the spec, else the default within the model's own."""
     return spec.context.max_model_len or min(DEFAULT_MAX_MODEL_LEN, shape.max_position_embeddings)
 
 
 def unknown_model_denial(spec: InferenceServiceSpec, cause: str = "") -> Denial | None:
-    """The denial of a model without a shape, and `why` it could not be read."""
+    """Return the denial of a model without a shape, with the cause if there is one."""
     if shape_of(spec) is not None:
         return None
-    unknown = f"{spec.model.uri} is none of the {len(models())} models that Tessera knows"
+    unknown = f"{spec.model.uri} is not among the {len(models())} built-in models"
     return Denial(
         reason=Accepted.UNKNOWN_MODEL,
         field="spec.model.shape",
@@ -114,7 +115,7 @@ def _check_context_length(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Deni
             reason=Accepted.CONTEXT_TOO_LONG,
             field="spec.context.maxModelLen",
             message=(
-                f"{requested} is more than the {shape.max_position_embeddings} tokens of the model"
+                f"{requested} exceeds the model's limit of {shape.max_position_embeddings} tokens"
             ),
         )
 
@@ -160,8 +161,8 @@ def _check_adapter_names(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denia
             yield Denial(
                 reason=Accepted.ADAPTER_NAME_CONFLICT,
                 field=f"spec.model.adapters[{index}].name",
-                message=f"{adapter.name} is spec.model.servedName too, and 1 name cannot mean 2 "
-                "models; rename one of them",
+                message=f"{adapter.name} is also spec.model.servedName, and 2 models need 2 names; "
+                "rename one of them",
             )
 
 
@@ -171,8 +172,8 @@ def _check_pools_exist(spec: InferenceServiceSpec, pools: Tiers) -> Iterator[Den
             yield Denial(
                 reason=Accepted.POOL_NOT_FOUND,
                 field=f"spec.placement.pools[{index}]",
-                message=f"there is no AcceleratorPool {name}; kubectl get acceleratorpools "
-                f"shows {len(pools)}",
+                message=f"AcceleratorPool/{name} not found; kubectl get acceleratorpools "
+                f"lists {len(pools)}",
                 transient=True,
             )
 

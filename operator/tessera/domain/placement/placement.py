@@ -1,4 +1,4 @@
-"""On which hardware does a service run? The cheapest that fits and keeps the promise."""
+"""The cheapest hardware on which a service fits and keeps its SLO."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from tessera.api.accelerator_pool import Tier
 from tessera.api.inference_service import InferenceServiceSpec, ModelShape
 from tessera.api.reasons import PlacementReason, StatusVerdict
 from tessera.api.ref import Ref
+from tessera.api.text import counted
 from tessera.domain.hardware.pools import HardwareOffer, PoolView, plans_layouts
 from tessera.domain.money import Money
 from tessera.domain.names import variant_name
@@ -19,17 +20,17 @@ from tessera.domain.sizing.scheduler_limits import Demand
 from tessera.domain.sizing.sizing import ReplicaFit, ReplicaMisfit, size
 from tessera.domain.sizing.tensor_parallel import can_shard
 
-# Tiers whose nodes stay; services run on no other.
+# Tiers whose nodes are not reclaimed; services run on no other.
 NON_SPOT_TIERS: frozenset[Tier] = frozenset({"reserved", "onDemand"})
 ALL_TIERS: frozenset[Tier] = frozenset({"reserved", "onDemand", "spot"})
-# A shorter context than this is not offered as a way out.
+# A shorter context than this is not suggested.
 _MIN_OFFERED_CONTEXT = 512
-# Every turn asks for the same again, and a batch for several tiers of it.
+# Every cycle sizes the same again, and a batch once per tier.
 _cached_size = lru_cache(maxsize=4096)(size)
 
 
 class SliceAssignment(NamedTuple):
-    """What a plan of layouts gives to a service."""
+    """The slices that a layout plan assigns to a service."""
 
     pool: str
     profile: str
@@ -38,7 +39,7 @@ class SliceAssignment(NamedTuple):
 
 
 def slice_assignment(service: Ref, pools: Iterable[Pool]) -> SliceAssignment | None:
-    """By the plans that are carried out, or were; of several pools the first by name."""
+    """Return the assignment by the plans in status; of several pools the first by name."""
     assignments = [
         SliceAssignment(pool.name, assignment.profile, assignment.replicas)
         for pool in pools
@@ -51,14 +52,14 @@ def slice_assignment(service: Ref, pools: Iterable[Pool]) -> SliceAssignment | N
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HardwareChoice:
-    """Hardware that a service can run on."""
+    """Hardware on which a service fits."""
 
     offer: HardwareOffer
     fit: ReplicaFit
 
     @property
     def variant(self) -> str:
-        """Name of (pool, hardware shape, precision), the same wherever it is needed."""
+        """The name of pool, hardware and precision together."""
         hardware = self.offer.hardware
         instance = hardware.profile or f"{hardware.devices}gpu"
         return variant_name(self.offer.pool, instance, self.fit.precision)
@@ -70,7 +71,7 @@ class HardwareChoice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacementDecision:
-    """The choice with its reason, or the reason why there is none."""
+    """The choice with its reason, or the reason for none."""
 
     verdict: StatusVerdict[PlacementReason]
     choice: HardwareChoice | None = None
@@ -78,19 +79,19 @@ class PlacementDecision:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HardwareCandidate:
-    """Hardware that was looked at, and whether the model fits."""
+    """Hardware that was considered, and whether the model fits."""
 
     offer: HardwareOffer
     demand: Demand
     fit: ReplicaFit | ReplicaMisfit
 
 
-# Sort key of choices: the least is the best.
+# Sort key of choices: the lowest is the best.
 Rank = Callable[[HardwareChoice], tuple[float, float, str]]
 
 
 def price_order(choice: HardwareChoice) -> tuple[float, float, str]:
-    """Least price of a replica; of equal ones the fastest."""
+    """Order by the price of a replica, then by speed."""
     return (
         choice.offer.comparison_price.nanos,
         -choice.fit.limits.tokens_per_second,
@@ -98,7 +99,7 @@ def price_order(choice: HardwareChoice) -> tuple[float, float, str]:
     )
 
 
-def place(  # noqa: PLR0913 - two of them only batches need
+def place(  # noqa: PLR0913 - two of them are for batches
     spec: InferenceServiceSpec,
     views: Sequence[PoolView],
     *,
@@ -111,14 +112,13 @@ def place(  # noqa: PLR0913 - two of them only batches need
 ) -> PlacementDecision:
     """Choose hardware for a checked spec.
 
-    A service stays on its `current` variant as long as that fits: models are not moved for a better
-    price by themselves. Otherwise the cheapest hardware with room for `floor` replicas is taken,
-    and if none has room, the cheapest of all, where the scheduler will say what is missing. `taken`
-    counts devices that other services hold, by pool and resource. Pools of other `tiers` are left
-    out, and `rank` says what cheap means.
+    A service stays on its `current` variant as long as that fits: no model moves only for a better
+    price. Otherwise it gets the cheapest hardware with capacity for `min_replicas`, and without any
+    the cheapest of all, where the scheduler reports what is missing. `used_devices` counts devices
+    of other services by pool and resource. Only pools of `tiers` count, and `rank` defines cheap.
 
-    Where slices are planned for the service, it runs on those that the plan has `assigned` to it;
-    before there are any, it stays where it is or waits.
+    Where layouts are planned, the service runs on the slices of its `assignment`; until it has one,
+    it stays where it is or waits.
     """
     shape = shape_of(spec)
     if shape is None:
@@ -137,8 +137,8 @@ def place(  # noqa: PLR0913 - two of them only batches need
     if len(currencies := {offer.hourly.currency for offer in offers}) > 1:
         return _not_placed(
             PlacementReason.MIXED_CURRENCIES,
-            f"spec.placement.pools: the pools allowed are priced in {len(currencies)} currencies "
-            f"({', '.join(sorted(currencies))}), which cannot be compared; name pools of one",
+            f"spec.placement.pools: prices in {len(currencies)} currencies "
+            f"({', '.join(sorted(currencies))}) cannot be compared; name pools of one currency",
         )
     candidates = hardware_candidates(spec, shape, offers)
     choices = sorted(
@@ -165,8 +165,7 @@ def place(  # noqa: PLR0913 - two of them only batches need
 
 
 def _is_eligible(spec: InferenceServiceSpec, offer: HardwareOffer) -> bool:
-    """Slices that are not cut are for services that are planned for, and shared GPUs not for those
-    that want one for themselves."""
+    """Exclude slices to be partitioned where spec.placement.mig forbids it, and shared GPUs."""
     placement = spec.placement
     if offer.needs_repartition and placement.mig != "auto":
         return False
@@ -176,7 +175,7 @@ def _is_eligible(spec: InferenceServiceSpec, offer: HardwareOffer) -> bool:
 def _pools_with_layouts(
     spec: InferenceServiceSpec, allowed: Sequence[PoolView], choices: Sequence[HardwareChoice]
 ) -> list[str]:
-    """Pools where slices for the service are planned; none where it fits on no single device."""
+    """Return pools that plan slices for the service; none if it fits on no single device."""
     if spec.placement.mig != "auto":
         return []
     fitting_pools = {choice.offer.pool for choice in choices if choice.offer.layout_profile}
@@ -199,10 +198,12 @@ def _place_as_assigned(
     unchanged = [choice for choice in assigned_choices if choice in current_choices]
     if assigned_choice := next(iter(unchanged or assigned_choices), None):
         message = _placed_decision(assigned_choice, [assigned_choice]).verdict.message.removesuffix(
-            "; nothing else fits"
+            "; no other hardware fits"
         )
         return PlacementDecision(
-            verdict=StatusVerdict(PlacementReason.PLACED, f"{message}; as planned"),
+            verdict=StatusVerdict(
+                PlacementReason.PLACED, f"{message}; assigned by the layout plan"
+            ),
             choice=assigned_choice,
         )
     if current_choices:
@@ -210,8 +211,9 @@ def _place_as_assigned(
     command = f"kubectl get acceleratorpool {pools[0]} -o yaml"
     return _not_placed(
         PlacementReason.LAYOUT_PENDING,
-        f"spec.placement.mig: waits for a plan of slices in {', '.join(pools)}, of which "
-        f"{len(choices)} forms would do; see the condition LaidOut of {command}",
+        f"spec.placement.mig: waiting for a layout plan of {', '.join(pools)}, where "
+        f"{counted(len(choices), 'instance type')} would fit; see the condition LayoutReady of "
+        f"{command}",
     )
 
 
@@ -222,7 +224,7 @@ def _matches_assignment(offer: HardwareOffer, assignment: SliceAssignment) -> bo
 def hardware_candidates(
     spec: InferenceServiceSpec, shape: ModelShape, offers: Sequence[HardwareOffer]
 ) -> list[HardwareCandidate]:
-    """Every offer in every precision that the owner accepts, sized."""
+    """Size every offer in every accepted precision."""
     return [
         HardwareCandidate(offer=offer, demand=demand, fit=_cached_size(demand, offer.hardware))
         for offer, demand in _offers_with_demands(spec, shape, offers)
@@ -232,7 +234,7 @@ def hardware_candidates(
 def _offers_with_demands(
     spec: InferenceServiceSpec, shape: ModelShape, offers: Sequence[HardwareOffer]
 ) -> list[tuple[HardwareOffer, Demand]]:
-    """Every offer with every precision that the owner accepts, the checkpoint's own first."""
+    """Pair every offer with every accepted precision, the checkpoint's own first."""
     length = max_model_len(spec, shape)
     answer = min(spec.context.typical_output_tokens, max(1, length // 2))
     prompt = min(spec.context.typical_input_tokens, length - answer)
@@ -260,7 +262,7 @@ def _offers_with_demands(
 
 
 def free_replicas(offer: HardwareOffer, used_devices: Mapping[tuple[str, str], int]) -> int:
-    """Replicas that still go onto an offer; devices of one node are assumed to be together."""
+    """Return how many replicas an offer has capacity for, as if free devices shared nodes."""
     hardware = offer.hardware
     in_use = used_devices.get((offer.pool, hardware.resource), 0)
     return offer.replicas - -(-in_use // hardware.devices)
@@ -272,19 +274,18 @@ def _placed_decision(
     hardware, memory = choice.fit.hardware, choice.fit.memory
     cheapest = choices[0]
     message = (
-        f"{hardware.name} of {choice.offer.pool} at {choice.hourly} an hour: weights and reserve "
-        f"take {memory.weights_mib + memory.reserve_mib} of {memory.usable_mib} MiB, the cache "
+        f"{hardware.name} of {choice.offer.pool} at {choice.hourly} per hour: weights and reserve "
+        f"take {memory.weights_mib + memory.reserve_mib} of {memory.usable_mib} MiB, the KV cache "
         f"holds {memory.kv_tokens} tokens"
     )
     if choice.variant != cheapest.variant:
         message += (
-            f"; {cheapest.variant} would be the cheapest at {cheapest.hourly}, but was full or "
-            "came later"
+            f"; {cheapest.variant} at {cheapest.hourly} is cheaper, but was full or added later"
         )
     elif len(choices) > 1:
         message += f"; the cheapest of {len(choices)} that fit, next {_name_and_price(choices[1])}"
     else:
-        message += "; nothing else fits"
+        message += "; no other hardware fits"
     return PlacementDecision(verdict=StatusVerdict(PlacementReason.PLACED, message), choice=choice)
 
 
@@ -304,20 +305,21 @@ def _no_offer(allowed: Sequence[PoolView], tiers: Collection[Tier]) -> Placement
     if not allowed:
         return _not_placed(
             PlacementReason.NO_POOL,
-            f"spec.placement.pools: there is no AcceleratorPool yet ({command} shows 0); "
-            "make one for the GPU nodes",
+            f"spec.placement.pools: no AcceleratorPool exists ({command} lists 0); create one for "
+            "the GPU nodes",
         )
     if spot_pools:
         return _not_placed(
             PlacementReason.NO_POOL,
-            f"spec.placement.pools: {', '.join(spot_pools)} is spot, where 0 services may run; "
+            f"spec.placement.pools: {', '.join(spot_pools)} is of tier Spot, which runs 0 "
+            "services; "
             "allow a pool of another tier",
         )
     blockers = "; ".join(f"{view.pool.name}: {_blocker(view)}" for view in allowed)
     return _not_placed(
         PlacementReason.NO_HARDWARE,
-        f"spec.placement.pools: {len(allowed)} allowed, none has usable devices ({blockers}); "
-        f"see {command}",
+        f"spec.placement.pools: none of {counted(len(allowed), 'pool')} has usable devices "
+        f"({blockers}); see {command}",
     )
 
 
@@ -341,9 +343,8 @@ def _no_fit(spec: InferenceServiceSpec, misfits: Sequence[ReplicaMisfit]) -> Pla
         remedies.append("fp8 in spec.precision.variants, which halves 16-bit weights")
     return _not_placed(
         PlacementReason.TOO_LARGE,
-        f"spec.model.uri: the nearest, {_describe(best)} with {best.hardware.memory_mib} MiB a "
-        "device, "
-        f"is too small; what would do: {', or '.join(remedies)}",
+        f"spec.model.uri: does not fit; the closest is {_describe(best)} with "
+        f"{best.hardware.memory_mib} MiB per device. Choose {', or '.join(remedies)}",
     )
 
 
@@ -354,15 +355,15 @@ def _too_slow_message(spec: InferenceServiceSpec, misfits: Sequence[ReplicaMisfi
     )
     if best.inter_token_ms > gap:
         return (
-            f"spec.slo.interTokenP95: the fastest that fits, {_describe(best)}, takes "
-            f"{best.inter_token_ms:.1f} ms a token and {gap:.0f} ms are promised; promise more "
-            "or add a faster pool"
+            f"spec.slo.interTokenP95: {gap:.0f} ms, but the fastest that fits, {_describe(best)}, "
+            "has an "
+            f"ITL of {best.inter_token_ms:.1f} ms; raise the objective or add a faster pool"
         )
     return (
-        f"spec.slo.ttftP95: the fastest that fits, {_describe(best)}, reads a prompt of "
-        f"{spec.context.typical_input_tokens} tokens in {best.prefill_ms:.0f} ms and more beside "
-        f"running streams; {first:.0f} ms are promised; promise more, expect shorter prompts in "
-        "spec.context.typicalInputTokens or add a faster pool"
+        f"spec.slo.ttftP95: {first:.0f} ms, but the fastest that fits, {_describe(best)}, needs "
+        f"{best.prefill_ms:.0f} ms for a prompt of {spec.context.typical_input_tokens} tokens, and "
+        "more beside running streams; raise the objective, lower spec.context.typicalInputTokens, "
+        "or add a faster pool"
     )
 
 

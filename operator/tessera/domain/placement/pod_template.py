@@ -1,4 +1,4 @@
-"""What users may add to the pods of a service, and what others set there."""
+"""What users may add to the pods of a service, and what is reserved."""
 
 import re
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from tessera.api.inference_service import PodTemplate
 from tessera.api.meta import GROUP
 from tessera.domain.names import COMPONENT, COST_ANNOTATION, MANAGED_BY, PART_OF
 
-# Labels that are set, and by whom.
+# Reserved labels, and who sets them.
 LABELS = {
     COMPONENT: "Tessera",
     MANAGED_BY: "Tessera",
@@ -15,10 +15,10 @@ LABELS = {
     "pod-template-hash": "the Deployment",
 }
 
-# The same for annotations.
+# Reserved annotations, and who sets them.
 ANNOTATIONS = {COST_ANNOTATION: "Tessera"}
 
-# The same for variables of the engine's environment.
+# Reserved environment variables of the engine, and who sets them.
 ENVIRONMENT = {
     "CUDA_VISIBLE_DEVICES": "the device plugin",
     "HF_HOME": "Tessera",
@@ -27,12 +27,12 @@ ENVIRONMENT = {
     "HUGGING_FACE_HUB_TOKEN": "spec.model.tokenSecretRef",
     "NVIDIA_VISIBLE_DEVICES": "the device plugin",
     "USER": "Tessera",
-    "VLLM_API_KEY": "a Secret in front of the service",
+    "VLLM_API_KEY": "nothing: Tessera does not authenticate requests",
     "VLLM_CACHE_ROOT": "Tessera",
     "VLLM_HOST_IP": "Tessera",
     "VLLM_NO_USAGE_STATS": "Tessera",
     "VLLM_PORT": "Tessera",
-    "VLLM_SERVER_DEV_MODE": "nobody: it lets every client stop the engine",
+    "VLLM_SERVER_DEV_MODE": "nothing: it lets every client stop the engine",
 }
 
 _TESSERA_PREFIX = f"{GROUP}/"
@@ -42,7 +42,7 @@ _KEY = re.compile(
 
 
 def reserved_entries(template: PodTemplate) -> Iterator[tuple[str, str]]:
-    """Field and sentence of everything that somebody else sets."""
+    """Yield field and message of every reserved entry."""
     for field, keys, reserved_keys in (
         ("labels", template.labels, LABELS),
         ("annotations", template.annotations, ANNOTATIONS),
@@ -65,12 +65,12 @@ def reserved_entries(template: PodTemplate) -> Iterator[tuple[str, str]]:
 
 
 def malformed_keys(template: PodTemplate) -> Iterator[tuple[str, str]]:
-    """Field and sentence of every key that Kubernetes refuses; the schema cannot say it of keys."""
+    """Yield field and message of every malformed key, which the schema cannot check."""
     for field, keys in (("labels", template.labels), ("annotations", template.annotations)):
         for key in sorted(keys):
             if not _KEY.match(key):
                 yield (
                     f"spec.podTemplate.{field}",
-                    f"{key!r} is no key of Kubernetes: at most 63 letters, digits, dots, dashes "
+                    f"{key!r} is not a valid key: at most 63 letters, digits, dots, dashes "
                     "and underscores, after an optional domain and a slash",
                 )

@@ -1,4 +1,4 @@
-"""What can be carried out and is still unwise: `kubectl apply` shows it, and nothing is refused."""
+"""Warnings for valid but unwise specs, shown by `kubectl apply`."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -6,16 +6,16 @@ from datetime import timedelta
 
 from tessera.api.inference_service import InferenceServiceSpec, Scaling
 
-# The API server may cut a longer warning off.
+# The API server may truncate a longer warning.
 MAX_WARNING_LENGTH = 256
-# Contexts so many times a typical request are rarely used and always paid for.
+# A context this many times a typical request is rarely used, but its memory is always paid.
 _LONG_CONTEXT_RATIO = 16
-# Answers are of uneven length: a drain of so many typical ones lets most of them end.
+# Response lengths vary: a drain this many times a typical response lets most of them finish.
 _DRAIN_FACTOR = 2
 
 
 def spec_warnings(spec: InferenceServiceSpec) -> tuple[str, ...]:
-    """A sentence for every unwise field: where, the numbers, and what to do."""
+    """Return a warning for every unwise field: path, numbers, and what to do."""
     return tuple(sentence for warn in _WARNINGS for sentence in warn(spec))
 
 
@@ -27,7 +27,8 @@ def _warn_single_replica(spec: InferenceServiceSpec) -> Iterator[str]:
     ):
         field = "spec.replicas" if fixed is not None else "spec.scaling.minReplicas"
         yield (
-            f"{field}: with 1 replica nobody answers while its node drains or a new one loads; set "
+            f"{field}: with 1 replica the service is down while its node drains or it restarts; "
+            "set "
             "2, or spec.class: standard if no person waits"
         )
 
@@ -36,8 +37,8 @@ def _warn_equal_bounds(spec: InferenceServiceSpec) -> Iterator[str]:
     if spec.scaling is not None and spec.scaling.min_replicas == spec.scaling.max_replicas:
         count = spec.scaling.max_replicas
         yield (
-            f"spec.scaling: minReplicas and maxReplicas are both {count}, so nothing is ever "
-            f"scaled; raise maxReplicas, or write spec.replicas: {count} instead"
+            f"spec.scaling: minReplicas and maxReplicas are both {count}, which disables scaling; "
+            f"raise maxReplicas, or set spec.replicas: {count} instead"
         )
 
 
@@ -46,8 +47,8 @@ def _warn_short_drain(spec: InferenceServiceSpec) -> Iterator[str]:
     answer = tokens * itl
     if spec.drain.timeout < answer:
         yield (
-            f"spec.drain.timeout: {_format_span(spec.drain.timeout)} cuts off typical answers, "
-            "which take "
+            f"spec.drain.timeout: {_format_span(spec.drain.timeout)} interrupts typical responses "
+            "of "
             f"{tokens} tokens x {_format_span(itl)} = {_format_span(answer)}; set at least "
             f"{math.ceil(_DRAIN_FACTOR * answer.total_seconds())}s"
         )
@@ -61,7 +62,7 @@ def _warn_long_context(spec: InferenceServiceSpec) -> Iterator[str]:
         yield (
             f"spec.context.maxModelLen: {max_model_len} tokens are {max_model_len // typical} "
             "times a typical "
-            f"request of {typical}, and memory is kept for one of them; lower it, or correct "
+            f"request of {typical}, and memory is reserved for one; lower it, or correct "
             "typicalInputTokens"
         )
 
@@ -74,13 +75,13 @@ def _warn_mutable_image(spec: InferenceServiceSpec) -> Iterator[str]:
     if tag in ("", "latest"):
         shown = image if len(image) <= 100 else f"{image[:97]}..."
         yield (
-            f"spec.engine.image: {shown} may be another image at the next start; name 1 "
-            "version, or a digest (@sha256:...)"
+            f"spec.engine.image: the tag of {shown} is mutable; pin a version tag or a digest "
+            "(@sha256:...)"
         )
 
 
 def _format_span(span: timedelta) -> str:
-    """33ms, 8.2s, 90s."""
+    """Return `33ms`, `8.2s` or `90s`."""
     seconds = span.total_seconds()
     return f"{seconds * 1000:.0f}ms" if seconds < 1 else f"{seconds:.3g}s"
 

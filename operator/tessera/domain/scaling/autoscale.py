@@ -12,28 +12,29 @@ from datetime import datetime, timedelta
 
 from tessera.api.inference_service import Scaling as ScalingSpec
 from tessera.api.reasons import ScalingReason
+from tessera.api.text import counted
 
 TOLERANCE = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceLoad:
-    """What was read of a service. None is "not known"."""
+    """The load of a service; None is "not known"."""
 
     at: datetime
     replicas: int
-    """Replicas that exist; they count as wanted when nothing is remembered."""
+    """Existing replicas; without a history they count as desired."""
     ready: int
-    """Replicas that take requests: those that the activity speaks about."""
+    """Ready replicas, over which the activity is averaged."""
     waiting: float | None
-    """Waiting requests, all replicas together."""
+    """Waiting requests of all replicas."""
     activity: float | None
-    """Share of time in which the slices work, mean over the ready replicas."""
+    """Mean share of time in which the slices of ready replicas compute."""
 
 
 @dataclass(frozen=True, slots=True)
 class TimestampedReplicas:
-    """A number of replicas and the moment from which it held or was wished."""
+    """A replica count, and when it was decided or recommended."""
 
     at: datetime
     replicas: int
@@ -41,19 +42,19 @@ class TimestampedReplicas:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScalingHistory:
-    """What the next decision has to know of the past."""
+    """What the next decision needs of earlier ones."""
 
     up_window: tuple[TimestampedReplicas, ...] = ()
-    """Wishes of the up window that no later wish undercuts, oldest first."""
+    """Recommendations of the scale-up window that no later one undercuts, oldest first."""
     down_window: tuple[TimestampedReplicas, ...] = ()
-    """Wishes of the down window that no later wish exceeds, oldest first."""
+    """Recommendations of the scale-down window that no later one exceeds, oldest first."""
     decisions: tuple[TimestampedReplicas, ...] = ()
-    """The decisions of the last period, oldest first; the last one holds."""
+    """Decisions of the last period, oldest first; the last one is in effect."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScaleDecision:
-    """The decision. The caller keeps the memory."""
+    """The replica count with its reason; the caller keeps the history."""
 
     replicas: int
     reason: ScalingReason
@@ -62,15 +63,15 @@ class ScaleDecision:
 
 
 def desired_replicas(total: float, target_average: float) -> int:
-    """ceil(total / target average): the bare HPA formula (F19)."""
+    """Return ceil(total / target average), the formula of the HorizontalPodAutoscaler."""
     return math.ceil(total / target_average)
 
 
 def scale(policy: ScalingSpec, load: ServiceLoad, history: ScalingHistory) -> ScaleDecision:
     """Choose the replica count.
 
-    Without a past (a new service, a restarted operator that could not read it back) the present
-    number counts as wished until now, so both windows begin anew and nothing moves early.
+    Without a history (a new service, or a restarted operator that could not read it back) the
+    current count stands as recommended until now, so that no window ends early.
     """
     current = history.decisions[-1].replicas if history.decisions else load.replicas
     recommendation = _recommend(policy, load, current)
@@ -88,14 +89,14 @@ def scale(policy: ScalingSpec, load: ServiceLoad, history: ScalingHistory) -> Sc
 
 
 def is_steady(decision: ScaleDecision, at: datetime) -> bool:
-    """The same readings will decide the same, however often: nothing is on its way."""
+    """Tell whether repeating the same readings will repeat the decision."""
     history, replicas = decision.history, decision.replicas
     windows = [count.replicas for count in (*history.up_window, *history.down_window)]
     return windows in ([replicas, replicas], []) and history.decisions[-1].at < at
 
 
 def extend_windows(history: ScalingHistory, at: datetime) -> ScalingHistory:
-    """The memory after the last wish was repeated until a moment."""
+    """Return the history as if the last recommendation was repeated until `at`."""
     return replace(
         history,
         up_window=_extend_window(history.up_window, at),
@@ -110,12 +111,12 @@ def _extend_window(
 
 
 def recommended_replicas(policy: ScalingSpec, load: ServiceLoad, current: int) -> int:
-    """What one reading asks for within the bounds, before windows and steps."""
+    """Return the recommendation of one reading within the bounds, before windows and steps."""
     return _clamp(policy, _recommend(policy, load, current).replicas)
 
 
 def cap(decision: ScaleDecision, replicas: int, message: str, at: datetime) -> ScaleDecision:
-    """The decision after somebody granted less; the windows keep what was wished."""
+    """Return the decision after a budget granted fewer replicas; the windows stay."""
     decisions = tuple(count for count in decision.history.decisions if count.at < at)
     if not decisions or decisions[-1].replicas != replicas:
         decisions = (*decisions, TimestampedReplicas(at, replicas))
@@ -130,7 +131,7 @@ def cap(decision: ScaleDecision, replicas: int, message: str, at: datetime) -> S
 def rebuild_history(
     policy: ScalingSpec, readings: Sequence[ServiceLoad], history: ScalingHistory
 ) -> ScalingHistory:
-    """Build the windows from readings of the past, oldest first."""
+    """Build the windows from past readings, oldest first."""
     for load in readings:
         current = history.decisions[-1].replicas if history.decisions else load.replicas
         recommended = _clamp(policy, _recommend(policy, load, current).replicas)
@@ -141,7 +142,7 @@ def rebuild_history(
 def _record(
     policy: ScalingSpec, at: datetime, current: int, recommended: int, history: ScalingHistory
 ) -> ScalingHistory:
-    """The windows after one more wish; a past that is not known counts as the present number."""
+    """Add a recommendation to both windows; an unknown past counts as the current number."""
     start = (TimestampedReplicas(at, current),)
     new = TimestampedReplicas(at, recommended)
     return ScalingHistory(
@@ -159,7 +160,7 @@ def _clamp(policy: ScalingSpec, replicas: int) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Recommendation:
-    """What one reading asks for, before windows, steps and bounds."""
+    """The recommendation of one reading, before windows, steps and bounds."""
 
     replicas: int
     reason: ScalingReason
@@ -204,7 +205,8 @@ def _by_queue(policy: ScalingSpec, current: int, waiting: float) -> int:
 
 
 def _by_activity(policy: ScalingSpec, current: int, ready: int, activity: float) -> int:
-    """Replicas on their way count as idle when the wish goes up, and as on target when down."""
+    # As in the HPA: a starting replica counts as idle before adding and as on target before
+    # removing, so that neither overshoots.
     target = float(policy.activity.target)
     missing = 0.0 if activity > target else max(0, current - ready) * target
     return _by_ratio(current, ready * activity + missing, target)
@@ -223,7 +225,7 @@ def _decide(
     current: int,
     history: ScalingHistory,
 ) -> tuple[int, ScalingReason, str]:
-    """The windows, then the step, then what holds the present number."""
+    """Apply the windows, then the step, then explain why the count stays."""
     if current != _clamp(policy, current):
         replicas = _clamp(policy, current)
         bound = "minReplicas" if replicas > current else "maxReplicas"
@@ -244,15 +246,15 @@ def _decide(
 def _scale_up(
     policy: ScalingSpec, recommendation: _Recommendation, target: int, current: int, previous: int
 ) -> tuple[int, ScalingReason, str]:
-    """Up to the smallest wish of the window, within the step of one period."""
+    """Raise to the lowest recommendation of the window, within the step of one period."""
     limit = previous + policy.scale_up.pods
     replicas = max(current, min(target, limit))
     if replicas == target:
         return target, recommendation.reason, recommendation.message
     period = int(policy.scale_up.period.total_seconds())
     message = (
-        f"{recommendation.message}; {target} are wished, and spec.scaling.scaleUp allows {limit}: "
-        f"{policy.scale_up.pods} more than the {previous} of {period} s ago"
+        f"{recommendation.message}; desired {target}, limited to {limit} by spec.scaling.scaleUp: "
+        f"{policy.scale_up.pods} more than {period} s ago ({previous})"
     )
     return (
         replicas,
@@ -282,31 +284,31 @@ def _hold_message(
 ) -> str:
     if clamped > current:
         window = int(policy.scale_up.window.total_seconds())
-        return f"{recommendation.message}; {clamped} must be wished for {window} s"
+        return f"{recommendation.message}; desired {clamped}, stabilizing for {window} s"
     if clamped < current:
         window = int(policy.scale_down.window.total_seconds())
-        return f"{recommendation.message}; {clamped} must suffice for {window} s"
+        return f"{recommendation.message}; desired {clamped}, stabilizing for {window} s"
     if recommendation.replicas > clamped:
         return (
-            f"{recommendation.message}; {recommendation.replicas} are wished, "
+            f"{recommendation.message}; desired {recommendation.replicas}, "
             f"spec.scaling.maxReplicas is {clamped}"
         )
     return recommendation.message
 
 
 def _metrics_message(policy: ScalingSpec, load: ServiceLoad, current: int) -> str:
-    """The readings with their targets, as every message begins."""
+    """Return the readings with their targets, with which every message begins."""
     queue = (
-        "waiting requests could not be read"
+        "waiting requests unknown"
         if load.waiting is None
-        else f"{load.waiting:.0f} waiting (target {policy.queue.target} a replica)"
+        else f"{load.waiting:.0f} waiting (target {policy.queue.target} per replica)"
     )
     activity = (
-        "activity could not be read"
+        "activity unknown"
         if load.activity is None
         else f"activity {load.activity:.2f} (target {policy.activity.target})"
     )
-    return f"{queue}, {activity}, {current} replicas"
+    return f"{queue}, {activity}, {counted(current, 'replica')}"
 
 
 def _push(
@@ -316,7 +318,7 @@ def _push(
     *,
     lowest: bool,
 ) -> tuple[TimestampedReplicas, ...]:
-    """A window of extremes: drop what left it, and what `new` makes irrelevant."""
+    """Append to a window of extremes; drop what is too old or no extreme any more."""
     sign = 1 if lowest else -1
     remaining = tuple(
         old
@@ -329,7 +331,7 @@ def _push(
 def _recent(
     decisions: tuple[TimestampedReplicas, ...], now: datetime, period: timedelta
 ) -> tuple[TimestampedReplicas, ...]:
-    """The decisions of the last period, and the one that held when it began, which is the first."""
+    """Return the decisions of the last period, first the one in effect when it began."""
     while len(decisions) > 1 and now - decisions[1].at >= period:
         decisions = decisions[1:]
     return decisions

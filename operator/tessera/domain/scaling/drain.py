@@ -1,12 +1,12 @@
-"""Which replicas leave, and when: the emptiest first, and none before its streams have ended.
+"""Which replicas are removed, and when: the emptiest first, and none before its streams ended.
 
-One whose slice will be cut anew is replaced first: for as long as it is there, the Deployment has
+A replica whose slice will be repartitioned is replaced first: until it is gone, the Deployment has
 one replica more.
 
-A leaving replica loses its readiness gate, so that the Service sends it nothing new. Once it is
-empty (or out of time) it gets the lowest deletion cost, and only when that is seen on the pod the
-Deployment shrinks, so that its controller removes this pod and no other. All of it is read back
-from the pods, so a restarted operator goes on where the last one stopped.
+A draining replica loses its readiness gate, so that the Service sends it no new requests. Once it
+has no requests (or its time is up) it gets the lowest deletion cost, and only when that is seen on
+the pod is the Deployment scaled down, so that its controller deletes this pod and no other. All of
+this is read back from the pods, so a restarted operator continues where the last one stopped.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,15 +15,15 @@ from datetime import datetime, timedelta
 
 from tessera.domain.observed.snapshot import InFlight, Pod, PodReading, Ref, Snapshot, Workload
 
-# `controller.kubernetes.io/pod-deletion-cost` of a replica that may go.
+# `controller.kubernetes.io/pod-deletion-cost` of a drained replica.
 DRAINED_DELETION_COST = -1000
-# Time for proxies to learn that a replica takes nothing new.
+# Time for proxies to learn that a replica is not ready.
 PROPAGATION_DELAY = timedelta(seconds=2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrainPlan:
-    """Who leaves, who may go already, and the number for the Deployment meanwhile."""
+    """Draining and drained replicas, and the replica count of the Deployment meanwhile."""
 
     replicas: int
     draining: tuple[Ref, ...] = ()
@@ -32,7 +32,7 @@ class DrainPlan:
 
 @dataclass(frozen=True, slots=True)
 class Displacement:
-    """Replicas of a service whose slices go, and those of them that may stop taking requests."""
+    """Replicas of a service whose slices are removed, and those of them that may be drained."""
 
     displaced: frozenset[Ref] = frozenset()
     draining: frozenset[Ref] = frozenset()
@@ -49,17 +49,14 @@ def plan_drain(
     timeout: timedelta,
     displacement: Displacement = NO_DISPLACEMENT,
 ) -> DrainPlan:
-    """Shrink `workload` to `wanted` replicas without losing a stream.
-
-    While a new template rolls out the Deployment's controller chooses for itself; the engines' own
-    drain protects the streams then.
-    """
+    """Scale `workload` down to `desired` replicas without breaking a stream."""
     active = sorted((pod for pod in pods if not pod.terminating), key=lambda pod: pod.ref)
     retained = [pod for pod in active if pod.ref not in displacement.displaced]
     displaced_count, displaced_draining = (
         len(active) - len(retained),
         tuple(sorted(displacement.draining)),
     )
+    # During a rollout the Deployment's controller chooses the pods; the engines drain themselves.
     rolling = len({pod.template for pod in active}) > 1
     if workload is None or rolling or len(retained) <= desired:
         return DrainPlan(replicas=desired + displaced_count, draining=displaced_draining)
@@ -78,7 +75,7 @@ def plan_drain(
 def _drain_order(
     pod: Pod, readings: Mapping[Ref, PodReading]
 ) -> tuple[bool, bool, float, float, Ref]:
-    """Sort key: not serving any more or yet, then not up, then fewest requests, then youngest."""
+    """Return a sort key: not serving, then not ready, then fewest requests, then youngest."""
     reading = readings.get(pod.ref, PodReading())
     known = reading.running is not None and reading.waiting is not None
     requests = (reading.running or 0) + (reading.waiting or 0) if known else float("inf")
@@ -88,7 +85,7 @@ def _drain_order(
 def is_drained(
     pod: Pod, in_flight: Mapping[Ref, InFlight], now: datetime, timeout: timedelta
 ) -> bool:
-    """Nothing is lost when it ends: it took no request, finished them, or is out of time."""
+    """Tell whether a replica has no requests left, or its drain timeout is over."""
     if not pod.containers_ready or (pod.draining_since is None and not pod.serving):
         return True  # it never took a request
     if pod.draining_since is None:

@@ -1,4 +1,4 @@
-"""Readings of single replicas -> the load of a service."""
+"""The load of a service from the readings of its replicas."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -6,17 +6,16 @@ from datetime import datetime, timedelta
 from tessera.domain.observed.snapshot import Pod, PodReading, Readings, Ref
 from tessera.domain.scaling.autoscale import ServiceLoad
 
-# Older readings count as missing; younger replicas need none yet.
+# Older readings count as missing, and younger replicas need no reading yet.
 MAX_READING_AGE = timedelta(seconds=30)
 
 
 def load_of(
     pods: Sequence[Pod], readings: Readings | None, replicas: int, now: datetime
 ) -> ServiceLoad:
-    """Sum what waits and average the activity over the replicas that take requests.
+    """Sum waiting requests and average activity over the ready replicas.
 
-    One replica that has taken requests for a while and cannot be read makes the sum unknown: a
-    missing reading is not zero.
+    One replica without a reading makes the sum unknown, since missing is not zero.
     """
     serving = [pod for pod in pods if pod.takes_requests and pod.serving]
     by_pod = usable_readings(readings, now)
@@ -33,14 +32,14 @@ def load_of(
 
 
 def usable_readings(readings: Readings | None, now: datetime) -> Mapping[Ref, PodReading]:
-    """What may be believed of the readings; nothing when they are old or failed."""
+    """Return readings by pod; none when they are old or failed."""
     if readings is None or readings.problem is not None or now - readings.at > MAX_READING_AGE:
         return {}
     return readings.pods
 
 
 def next_reading_due(pods: Sequence[Pod], now: datetime) -> datetime | None:
-    """When the next of the young replicas will need a reading; time alone changes the load then."""
+    """Return when the next young replica needs a reading, which changes the load by itself."""
     young = [
         pod.ready_since + MAX_READING_AGE for pod in pods if pod.ready_since and _is_young(pod, now)
     ]
@@ -52,7 +51,7 @@ def _is_young(pod: Pod, now: datetime) -> bool:
 
 
 def _known_values(values: Sequence[tuple[float | None, bool]]) -> list[float] | None:
-    """What was read; None when a replica that is not young has no reading, or none has."""
+    """Return the known values; None if an older replica has none, or all lack one."""
     if any(value is None and not young for value, young in values):
         return None
     return [value for value, _ in values if value is not None] or None
