@@ -24,7 +24,7 @@ from tessera.domain.mig_backends.discovery import mig_nodes
 from tessera.domain.mig_backends.nodes import MigNode
 from tessera.domain.observed.node_layout import ObservedNodeLayout
 from tessera.domain.observed.snapshot import Node, Pool
-from tessera.resources.repartition import configuration
+from tessera.resources.mig_objects import configuration
 from tests.builders import A100, a_pool, at
 from world.mig_manager import MigManager
 

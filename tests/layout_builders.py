@@ -7,10 +7,10 @@ from typing import Any
 
 from tessera.api.mig import MigStatus
 from tessera.domain.hardware.pools import PoolView, discover
+from tessera.domain.layout.adoption import PlanAdoption, adopt
 from tessera.domain.layout.demand import layout_problem
 from tessera.domain.layout.problem import LayoutProblem
 from tessera.domain.layout.solution import solve
-from tessera.domain.layout.target import PlanAdoption, adopt
 from tessera.domain.mig.gpu_models import gpu_models
 from tessera.domain.mig.layouts import SlicePlacement
 from tessera.domain.mig_backends.backend import Capabilities
@@ -21,8 +21,8 @@ from tessera.domain.service.proposal import Proposal, objects_by_service, propos
 from tests.builders import NOW, a_node, a_pool, a_service, a_snapshot, a_spec
 
 BOARD = gpu_models()["A100-80GB"]
-AGENT = Capabilities(pinned_starts=True, sibling_safe=True, knows_pods=True, pauses_node=False)
-MANAGER = Capabilities(pinned_starts=False, sibling_safe=False, knows_pods=True, pauses_node=True)
+AGENT = Capabilities(pinned_starts=True, sibling_safe=True, knows_pods=True)
+MANAGER = Capabilities(pinned_starts=False, sibling_safe=False, knows_pods=True)
 
 
 def a_planned_pool(name: str = "a100", mode: str = "auto", **fields: Any) -> Pool:

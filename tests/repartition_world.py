@@ -27,7 +27,7 @@ from tessera.domain.mig_backends.backend import (
 )
 from tessera.domain.mig_backends.nodes import GpuInstance, MigGpu, MigNode
 from tessera.domain.observed.node_layout import ObservedNodeLayout
-from tessera.domain.repartition.orders import PoolActions, PoolService, Replica
+from tessera.domain.repartition.actions import PoolActions, PoolService, Replica
 from tessera.domain.repartition.rollout import RolloutInputs, advance_rollout
 from tests.mig_builders import A100
 
@@ -503,7 +503,7 @@ class Whole:
 
     def __init__(self, *, knows_pods: bool = False, fails: int = 0) -> None:
         self.capabilities = Capabilities(
-            pinned_starts=False, sibling_safe=False, knows_pods=knows_pods, pauses_node=True
+            pinned_starts=False, sibling_safe=False, knows_pods=knows_pods
         )
         self.fails = fails
         """Attempts that fail before one succeeds."""
@@ -550,9 +550,7 @@ class Whole:
 class Pinned:
     """Cuts slice by slice, at exact places, beside neighbours that run."""
 
-    capabilities = Capabilities(
-        pinned_starts=True, sibling_safe=True, knows_pods=True, pauses_node=False
-    )
+    capabilities = Capabilities(pinned_starts=True, sibling_safe=True, knows_pods=True)
 
     def request(self, node: MigNode, desired: LayoutsByGpu, attempt: int) -> BackendRequest:  # noqa: ARG002
         uuids = {card.index: card.uuid for card in node.gpus}

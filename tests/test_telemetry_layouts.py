@@ -13,7 +13,7 @@ from tessera.api.ref import Ref
 from tessera.domain.hardware.pools import PoolView
 from tessera.domain.mig_backends.nodes import GpuInstance, MigGpu, MigNode
 from tessera.domain.observed.snapshot import Pool
-from tessera.domain.repartition.orders import PoolActions
+from tessera.domain.repartition.actions import PoolActions
 from tessera.telemetry import Telemetry
 from tessera.telemetry.layouts import (
     PHASES,

@@ -117,7 +117,7 @@ def uncounted_nouns(sources: Sequence[Module]) -> Iterator[Violation]:
             for value, text in zip(node.values, node.values[1:], strict=False):
                 if not (isinstance(value, ast.FormattedValue) and isinstance(text, ast.Constant)):
                     continue
-                word = re.match(r" ([A-Za-z]+)\b", str(text.value))
+                word = re.match(r" ([A-Za-z]+)\b(?!/)", str(text.value))  # tokens/s is a unit
                 if word and word[1] in COUNTED_NOUNS:
                     message = f"'{{…}} {word[1]}' is wrong for 1: use counted()"
                     yield Violation(source.path, node.lineno, message)

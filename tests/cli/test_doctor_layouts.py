@@ -91,7 +91,7 @@ BROKEN: dict[str, tuple[dict[str, Any], str, str, Breaks]] = {
     "an agent without a driver": (AGENT, "cannot report: no driver", "get nodelayouts a100-1",
                                   lambda api: told_by(api, "a100-1").update(problem="no driver")),
     "a reset": (AGENT, "a100-0 GPU 0: NeedsReset: nvidia-smi -r", "get nodelayouts a100-0", _fault),
-    "odd numbers": (MANAGER, "cannot be cut into 3x 3g.40gb", "describe node a100-1",
+    "odd numbers": (MANAGER, "cannot be partitioned into 3x 3g.40gb", "describe node a100-1",
                     _odd),
     "a blocked pool": (MANAGER, "NoRoom: so it is", "tessera plan a100",
                        lambda api: put_pool(api, MANAGER, None, "NoRoom")),

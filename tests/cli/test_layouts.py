@@ -45,7 +45,7 @@ UNIT = {
     "gpus": [0],
     "phase": "Emptying",
     "since": "2026-11-20T11:59:20Z",
-    "message": "waits for replacements of team-a/chat-0",
+    "message": "waiting for replacements of team-a/chat-0 to become Ready",
 }
 TITLE = "{http://www.w3.org/2000/svg}title"
 
@@ -108,7 +108,8 @@ async def test_a_plan_in_work_is_told_with_its_order_its_movers_its_price_and_it
         "         GPU 0: 7x 1g.10gb -> 1x 2g.20gb, 1x 3g.40gb\n"
         "           leaving: chat-0 of team-a/chat\n"
         "  Repartitioning now:\n"
-        "    a100-0 GPU 0: Emptying since 40s: waits for replacements of team-a/chat-0\n"
+        "    a100-0 GPU 0: Emptying since 40s: waiting for replacements of team-a/chat-0 to become "
+        "Ready\n"
     )
 
 
@@ -249,7 +250,7 @@ async def test_the_page_shows_what_the_commands_print() -> None:
     status = {"target": a_plan(), "units": [UNIT], "done": 2, "total": 3}
     api = a_cut_cluster(AGENT, status, "Repartitioning")
     pool = api.cluster.objects[ObjectKey("acceleratorpools", "", "a100")]
-    words = "GPU 0 of a100-0: waits for replacements of team-a/chat-0"
+    words = "GPU 0 of Node/a100-0: waiting for replacements of team-a/chat-0 to become Ready"
     pool["status"]["conditions"][0]["message"] = words
     fleet = await seen(api, chat_0=0.82, code_0=0.5, code_1=0.31)
     page = (ROOT / page_of("repartition")).read_text(encoding="utf-8")
@@ -288,7 +289,9 @@ async def test_what_cannot_be_drawn_and_what_is_broken_is_said() -> None:
     put_node(api, "a100-1", 1, {"mig-3g.40gb": 3})
     put_layout(api, "a100-0", [[], []], fault="NeedsReset", message="reset it")
     text = render_mosaic(await seen(api), None, "text", 110).text
-    assert "Node a100-1 is not drawn: 1 GPUs A100-80GB cannot be cut into 3x 3g.40gb." in text
+    assert (
+        "Node a100-1 is not drawn: 1 A100-80GB GPU cannot be partitioned into 3x 3g.40gb." in text
+    )
     assert "Node a100-0 GPU 1: NeedsReset: reset it" in text
 
 
@@ -299,7 +302,7 @@ async def test_a_node_with_slices_that_cannot_be_drawn_is_no_pool_without_mig() 
     for name in ("a100-0", "a100-1"):
         put_node(api, name, 2, {"gpu": 1, "mig-3g.40gb": 2})
     text = render_mosaic(await seen(api), None, "text", 110).text
-    assert "Node a100-1 is not drawn: it offers 1 whole GPUs beside 2 slices" in text
+    assert "Node a100-1 is not drawn: it offers 1 whole GPU beside 2 slices" in text
     assert "0 GPUs in MIG mode" in text
 
 

@@ -8,7 +8,7 @@ import pytest
 from tessera.api.mig import GpuTarget, Mig, MigPlan, MigStatus, NodeTarget
 from tessera.api.reasons import LayoutReady
 from tessera.domain.mig.layouts import Layout, geometry
-from tessera.domain.repartition.orders import PoolActions
+from tessera.domain.repartition.actions import PoolActions
 from tessera.domain.repartition.rollout import RolloutInputs, advance_rollout
 from tests.builders import a_pool
 from tests.contract.geometry_sides import HALVES, MIXED, SIDES, SMALL, Side, a_side

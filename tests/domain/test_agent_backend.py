@@ -47,7 +47,7 @@ def test_a_fault_of_a_gpu_is_told_with_the_agents_words(
 ) -> None:
     ground = a_node(HALVES).ground()
     cards = tuple(replace(card, fault=fault, message="run this") for card in ground.gpus)
-    assert heard(replace(ground, gpus=cards)) == (reason, "GPU 0 of a100-0: run this")
+    assert heard(replace(ground, gpus=cards)) == (reason, "GPU 0 of Node/a100-0: run this")
 
 
 def test_a_fault_of_another_gpu_keeps_nothing() -> None:

@@ -86,7 +86,7 @@ def test_a_gpu_whose_mode_goes_is_told_to_need_a_reset() -> None:
     ("gpus", "words"),
     [
         ((seen(product=H100),), f"GPU 0 is {H100} by its driver and {A100} by its label"),
-        ((seen(), seen(index=1)), "the driver shows 2 GPUs, its label nvidia.com/gpu.count says 1"),
+        ((seen(), seen(index=1)), "the driver reports 2 GPUs, its label nvidia.com/gpu.count is 1"),
         (
             (seen(ObservedSlice(profile="1g.5gb", start=0)),),
             "GPU 0: A100-80GB has no profile 1g.5gb",
@@ -105,7 +105,7 @@ def test_a_node_whose_driver_contradicts_it_is_left_alone(
 @pytest.mark.parametrize(
     ("node", "words"),
     [
-        (a_node(slices={"3g.40gb": 3}), "1 GPUs A100-80GB cannot be cut into 3x 3g.40gb"),
+        (a_node(slices={"3g.40gb": 3}), "1 A100-80GB GPU cannot be partitioned into 3x 3g.40gb"),
         (a_node(slices={"3g.71gb": 1}), "A100-80GB has no profile 3g.71gb"),
         (a_node(slices={"3g.40gb": 2}, whole=1), "install tessera-node"),
         (a_node(slices={"3g.40gb": 2}, labels={"nvidia.com/gpu.count": "many"}), "'many'"),

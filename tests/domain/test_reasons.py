@@ -96,7 +96,7 @@ POOLS += [
         reason=LayoutReady.INCONSISTENT_LABELS,
         manifest=pooled(MIG),
         field="a100-0",
-        says=("1 GPUs A100-80GB cannot be cut into 3x 3g.40gb",),
+        says=("1 A100-80GB GPU cannot be partitioned into 3x 3g.40gb",),
         nodes=(a_node(slices={"3g.40gb": 3}),),
         pools=(),
     ),

@@ -9,8 +9,8 @@ from tessera.domain.config import Config
 from tessera.domain.observed.node_layout import TAINT
 from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.plan import PlanMemory
+from tessera.domain.repartition.actions import PoolActions
 from tessera.domain.repartition.cycle import LayoutMemory
-from tessera.domain.repartition.orders import PoolActions
 from tests.builders import (
     NO_MEMORY,
     NOW,
@@ -68,8 +68,8 @@ def test_a_budget_that_lets_nobody_be_evicted_is_named_with_the_replica() -> Non
     verdict = orders_of(snapshot, blocked).verdict
     assert verdict.reason is LayoutReady.DISRUPTION_BUDGET
     assert verdict.message == (
-        "team-a/chat-0 cannot be evicted: needs 1 healthy pods and has 1; "
-        "its budget has to allow 1 disruption"
+        "Pod/team-a/chat-0 cannot be evicted: needs 1 healthy pods and has 1; "
+        "its PodDisruptionBudget must allow 1 disruption"
     )
 
 
@@ -90,7 +90,7 @@ def test_gpus_that_are_not_in_mig_mode_are_used_whole_and_the_mend_is_named() ->
     snapshot = a_snapshot(pools=(a_planned_pool(),), nodes=(a_node(whole=4),))
     verdict = orders_of(snapshot).verdict
     assert verdict.reason is LayoutReady.MIG_MODE_DISABLED
-    assert verdict.message.startswith("4 GPUs are not in MIG mode")
+    assert "MIG mode is disabled on 4 GPUs" in verdict.message
     assert "nvidia-smi -mig 1" in verdict.message
 
 

@@ -8,9 +8,9 @@ import pytest
 
 from tessera.api.mig import MigStatus
 from tessera.api.reasons import LayoutReady, PlacementReason
+from tessera.domain.layout.adoption import PlanAdoption
 from tessera.domain.layout.demand import layout_problem
 from tessera.domain.layout.solution import MOVES_PER_SAVED_GPU, layouts_by_node, solve
-from tessera.domain.layout.target import PlanAdoption
 from tessera.domain.mig.demand import InstanceType
 from tessera.domain.mig.layouts import layout_error
 from tessera.domain.mig.plan import plan_layouts
@@ -82,7 +82,7 @@ def test_a_plan_tells_its_arithmetic_and_what_it_costs() -> None:
     assert (plan.bound, plan.gap, plan.at) == (Decimal(2), Decimal(0), NOW)
     assert plan.services[0].why == (
         "2057 tokens/s and at least 2 replicas: 2 x 1g.10gb of a100 at 1029 tokens/s; 2 x 1g.20gb "
-        "would cost 0.79 USD as a share of GPUs, but not in this mix"
+        "would cost 0.79 USD an hour by share of GPU, but not in this mix of layouts"
     )
 
 
@@ -93,9 +93,7 @@ def test_isolation_keeps_others_off_and_tells_its_price() -> None:
     assert given(got)["team-a/chat"] == ("7g.80gb", 2)
     plan = got.status.target
     assert plan is not None
-    assert "keeps others off for 4.00 USD an hour, where 2 x 1g.10gb would cost 0.54 USD" in (
-        plan.services[0].why
-    )
+    assert "costs 4.00 USD an hour, where 2 x 1g.10gb would cost 0.54 USD" in (plan.services[0].why)
 
 
 @pytest.mark.parametrize("can", [AGENT, MANAGER, replace(MANAGER, knows_pods=False)])
@@ -204,11 +202,11 @@ def test_while_gpus_are_cut_only_what_cannot_be_served_changes_the_plan() -> Non
     ("layout", "reason", "told"),
     [
         ({"3g.40gb": 2}, None, ""),
-        ({"3g.40gb": 3}, LayoutReady.UNKNOWN_PROFILE, "3 x 3g.40gb do not fit on 1 A100-80GB"),
+        ({"3g.40gb": 3}, LayoutReady.UNKNOWN_PROFILE, "3 x 3g.40gb does not fit on 1 A100-80GB"),
         (
             {"3g.20gb": 1},
             LayoutReady.UNKNOWN_PROFILE,
-            "A100-80GB has no profile 3g.20gb, but 1g.10gb",
+            "A100-80GB has no profile 3g.20gb; it has 1g.10gb",
         ),
         ({}, LayoutReady.NOT_MANAGED, "stay as they are"),
     ],

@@ -32,7 +32,7 @@ from tessera.domain.observed.snapshot import (
     SpeedReading,
 )
 from tessera.domain.repartition.cycle import LayoutCache, LayoutMemory, Repartitions, repartition
-from tessera.domain.repartition.displaced import displaced_pods
+from tessera.domain.repartition.displacement import displaced_pods
 from tessera.domain.scaling.autoscale import ScalingHistory
 from tessera.domain.scaling.drain import NO_DISPLACEMENT
 from tessera.domain.service.model_files import claim_ref

@@ -13,7 +13,7 @@ from tessera.domain.observed.batches import VolumeClaim
 from tessera.domain.observed.snapshot import ObservedService, Pod, Readings, Ref, Snapshot, Workload
 from tessera.domain.perf import SpeedMeasurement
 from tessera.domain.placement.placement import HardwareChoice, PlacementDecision, free_replicas
-from tessera.domain.repartition.displaced import previous_deployments
+from tessera.domain.repartition.displacement import previous_deployments
 from tessera.domain.scaling import autoscale
 from tessera.domain.scaling.autoscale import ScaleDecision
 from tessera.domain.scaling.drain import Displacement, DrainPlan, plan_drain

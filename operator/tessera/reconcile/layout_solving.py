@@ -1,4 +1,4 @@
-"""Layouts are planned beside the turns; what comes of it enters a later turn."""
+"""Solve layout problems beside the reconcile cycles; a solution enters a later cycle."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,12 +9,12 @@ from tessera.domain.layout.problem import LayoutProblem, LayoutSolution
 from tessera.ports import Clock, LayoutPlanner, LayoutPlanningError
 from tessera.reconcile.observe import Observations
 
-# A question that could not be answered is asked again so late.
+# Delay until a problem whose planning failed is tried again.
 _RETRY_AFTER = timedelta(seconds=30)
 
 
 class BackgroundPlanner:
-    """Asks the newest question that is not answered yet, one at a time."""
+    """Solves the newest layout problem without a solution, one at a time."""
 
     def __init__(
         self,
@@ -31,10 +31,9 @@ class BackgroundPlanner:
         self._failed: tuple[LayoutProblem, datetime] | None = None
 
     def start(self, problem: LayoutProblem | None) -> None:
-        """Plan for it, unless that is done, under way or failed just now.
+        """Begin to solve the problem, unless that is done, failed just now or another is solved.
 
-        A question that comes while another one is under way is asked by the turn that the answer
-        wakes, if it still holds then.
+        The end of the task wakes a cycle, which calls this again with the problem of that time.
         """
         if problem is None or not problem.terms or self._task is not None:
             return
@@ -54,7 +53,7 @@ class BackgroundPlanner:
         return self._clock() - failed_at < _RETRY_AFTER
 
     async def stop(self) -> None:
-        """End what is under way."""
+        """Cancel the task and wait for its end."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -66,7 +65,8 @@ class BackgroundPlanner:
             self._remember(solver_error=str(error))
             self._failed = (problem, self._clock())
         else:
-            # With the very problem, which later cycles compare by identity first.
+            # The solution came from another process with a copy of the problem. Cycles compare by
+            # identity first, which is much faster.
             self._remember(solution=replace(solution, problem=problem))
 
     def _remember(

@@ -1,4 +1,4 @@
-"""What is ordered for the layouts of pools -> writes: taints, asks of backends, evictions."""
+"""Write what the plan decided for the layouts of pools: taints, backend requests and evictions."""
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 
@@ -9,13 +9,13 @@ from tessera.domain.observed.snapshot import Node, Ref
 from tessera.domain.repartition.cycle import Repartitions
 from tessera.ports import Cluster, ClusterError, DisruptionBudgetError, NotFoundError
 from tessera.reconcile.store import Store
-from tessera.resources import repartition
+from tessera.resources import mig_objects
 from tessera.resources.api_resources import NODE_LAYOUTS, NODES
 from tessera.resources.manifest import ObjectKey, ObjectManifest
 
 
 class LayoutApplier:
-    """Carries out orders that stand in the pools' statuses already."""
+    """Carries out the actions of pools whose statuses have been written."""
 
     def __init__(
         self,
@@ -25,21 +25,22 @@ class LayoutApplier:
         namespace: str | None,
         before_write: Callable[[], None],
     ) -> None:
-        """`namespace` is that of mig-manager's configuration, None where there is none; `begin` is
-        called before a write."""
+        """Create an applier; `namespace` has mig-manager's ConfigMap, None if it is not used."""
         self._cluster = cluster
         self._store = store
         self._namespace = namespace
         self._before_write = before_write
         self._applied_config: Mapping[str, object] | None = None
         self.blocked_evictions: dict[Ref, str] = {}
-        """Pods that could not be evicted in the last turn, and what was said."""
+        """Pods that could not be evicted in the last cycle, with the API server's message."""
         self.problems: list[str] = []
-        """What was refused in the last turn."""
+        """Errors of writes in the last cycle."""
 
     async def apply(self, repartitions: Repartitions, refused: frozenset[str]) -> None:
-        """Orders of pools whose status was `refused` wait. One refusal stops nothing else; what it
-        kept from happening is asked for again."""
+        """Write the actions of all pools, except of those whose status was `refused`.
+
+        A failed write stops no other: it is repeated in the next cycle.
+        """
         self.problems, self.blocked_evictions = [], {}
         pool_actions = [
             actions for pool, actions in repartitions.actions.items() if pool not in refused
@@ -48,10 +49,13 @@ class LayoutApplier:
             node for actions in repartitions.actions.values() for node in actions.tainted_nodes
         }
         tainted = {node for actions in pool_actions for node in actions.tainted_nodes}
+        # Taints come first: requests and evictions rely on them.
         for node in self._nodes():
             is_tainted = TAINT in node.taints
             if node.name in tainted and not is_tainted:
                 await self._attempt(self._taint(node.name, present=True))
+            # A node may belong to a pool whose status is not written: while there is one, no taint
+            # is removed.
             elif is_tainted and node.name not in keep_tainted and not refused:
                 await self._attempt(self._taint(node.name, present=False))
         requests = {
@@ -72,14 +76,15 @@ class LayoutApplier:
     async def _configure(
         self, repartitions: Repartitions, requests: Mapping[str, BackendRequest]
     ) -> None:
-        """Mig-manager's file, where anything of ours is in it."""
+        """Apply mig-manager's ConfigMap before the labels that name its entries."""
         referenced = referenced_configs(
             node for nodes in repartitions.nodes.values() for node in nodes
         )
+        # A ConfigMap without an entry of Tessera's is not created.
         used = referenced or any(request.configs for request in requests.values())
         if self._namespace is None or not used:
             return
-        manifest = repartition.configuration(self._namespace, requests.values(), referenced)
+        manifest = mig_objects.configuration(self._namespace, requests.values(), referenced)
         if manifest.body != self._applied_config:
             await self._attempt(self._apply_configuration(manifest))
 
@@ -105,7 +110,7 @@ class LayoutApplier:
             if isinstance(current, ObservedNodeLayout) and current.spec != request.layout_spec:
                 self._before_write()
                 applied = await self._cluster.apply(
-                    repartition.node_layout(node, request.layout_spec)
+                    mig_objects.node_layout(node, request.layout_spec)
                 )
                 self._store.put(NODE_LAYOUTS, applied)
         if request.labels:
@@ -122,6 +127,6 @@ class LayoutApplier:
         try:
             await write
         except NotFoundError:
-            return
+            return  # the node or pod is deleted: nothing left to do
         except ClusterError as error:
             self.problems.append(str(error))

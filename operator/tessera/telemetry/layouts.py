@@ -1,4 +1,4 @@
-"""How the GPUs of the pools are cut, as metrics."""
+"""Metrics about the MIG layouts of pools and their repartitions."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,24 +15,24 @@ from tessera.domain.hardware.pools import PoolView
 from tessera.domain.mig_backends.nodes import MigNode
 from tessera.domain.mig_backends.usage import pool_usage, slice_usages
 from tessera.domain.observed.snapshot import Pod
-from tessera.domain.repartition.orders import PoolActions
+from tessera.domain.repartition.actions import PoolActions
 
 PHASES: tuple[Phase, ...] = get_args(Phase)
 
 
 class RepartitionOutcome(StrEnum):
-    """What became of GPUs that were to be cut anew."""
+    """How the repartition of a unit ended."""
 
     DONE = "done"
     FAILED = "failed"
-    """An attempt of the backend; another one follows."""
+    """An attempt of the backend failed, and another one follows."""
     DROPPED = "dropped"
-    """They were not cut: the plan changed before."""
+    """The unit ended before its GPUs were partitioned."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolLayoutState:
-    """One pool after a turn."""
+    """One pool after a reconcile cycle."""
 
     view: PoolView
     nodes: tuple[MigNode, ...]
@@ -51,12 +51,13 @@ class PoolLayoutState:
 def repartition_outcomes(
     before: Sequence[Unit], after: Sequence[Unit]
 ) -> Counter[RepartitionOutcome]:
-    """What came to its end between two statuses of a pool."""
+    """Return what ended between two statuses of a pool."""
     current = {(unit.node, unit.gpus): unit for unit in after}
     outcomes: Counter[RepartitionOutcome] = Counter()
     for unit in before:
         later = current.get((unit.node, unit.gpus))
         if later is None:
+            # A unit that was still draining has not touched a GPU.
             outcomes[
                 RepartitionOutcome.DROPPED if unit.phase == "Emptying" else RepartitionOutcome.DONE
             ] += 1
@@ -67,7 +68,7 @@ def repartition_outcomes(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _LayoutSnapshot:
-    """One value, since scrapes read it from another thread."""
+    """The state that scrapes read; replaced as a whole, since they run in another thread."""
 
     pools: tuple[PoolLayoutState, ...] = ()
     pods: tuple[Pod, ...] = ()
@@ -75,13 +76,16 @@ class _LayoutSnapshot:
 
 
 class LayoutsCollector(Collector):
-    """The layouts as of the last turn; pools that are gone leave no series but their counts."""
+    """Collects the layouts as of the last cycle; of deleted pools only the counters remain."""
 
     def __init__(self) -> None:
         self._snapshot = _LayoutSnapshot(outcome_counts={})
 
     def take(self, pools: Sequence[PoolLayoutState], pods: tuple[Pod, ...]) -> None:
-        """After a turn. What was begun in another process is counted when it ends in this one."""
+        """Take over the state after a cycle.
+
+        A repartition that began in another process is counted when it ends in this one.
+        """
         before = {pool.view.pool.name: pool.status.units for pool in self._snapshot.pools}
         outcome_counts = dict(self._snapshot.outcome_counts)
         for pool in pools:
@@ -106,42 +110,42 @@ class LayoutsCollector(Collector):
 
 
 class _LayoutFamilies:
-    """Every metric of a layout, with its series so far."""
+    """The metric families of one scrape."""
 
     def __init__(self) -> None:
         self._slices = GaugeMetricFamily(
             "tessera_slices",
-            "MIG slices that are cut: used, idle, or doomed, which a new layout takes away.",
+            "MIG slices by state: used, idle, or doomed (its pod has to leave it).",
             labels=["pool", "profile", "state"],
         )
         self._stranded = GaugeMetricFamily(
             "tessera_stranded_cost_per_hour",
-            "Price of an hour of what no slice covers of the GPUs in MIG mode.",
+            "Price per hour of the share of GPUs in MIG mode that no slice covers.",
             labels=["pool", "currency"],
         )
         self._idle = GaugeMetricFamily(
             "tessera_idle_slices_cost_per_hour",
-            "Price of an hour of the slices that nobody holds.",
+            "Price per hour of the slices that no pod holds.",
             labels=["pool", "currency"],
         )
         self._gap = GaugeMetricFamily(
             "tessera_layout_gap_ratio",
-            "How far the plan of layouts may be from the optimum, as a share of its cost.",
+            "How far the layout plan may be from the optimum, as a ratio of its cost.",
             labels=["pool"],
         )
         self._units = GaugeMetricFamily(
             "tessera_repartition_units",
-            "Nodes, or some GPUs of them, that are being cut anew.",
+            "Units (GPUs of one node) that are being repartitioned.",
             labels=["pool", "phase"],
         )
         self._layout_ready = GaugeMetricFamily(
             "tessera_pool_laid_out",
-            "1 if the GPUs of the pool are cut as planned, else 0; with the reason.",
+            "1 if all GPUs of the pool have the planned layout, else 0; with the reason.",
             labels=["pool", "reason"],
         )
         self.repartitions = CounterMetricFamily(
             "tessera_repartitions",
-            "Nodes, or some GPUs of them, by what became of cutting them anew.",
+            "Repartitions of units (GPUs of one node), by how they ended.",
             labels=["pool", "backend", "outcome"],
         )
 

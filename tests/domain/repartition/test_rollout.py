@@ -10,7 +10,7 @@ from tessera.api.mig import MaintenanceWindow, Mig, Unit
 from tessera.api.reasons import LayoutReady
 from tessera.api.ref import Ref
 from tessera.domain.mig.layouts import SlicePlacement
-from tessera.domain.repartition.orders import PoolActions
+from tessera.domain.repartition.actions import PoolActions
 from tessera.domain.repartition.rollout import MAX_ATTEMPTS, RolloutInputs, advance_rollout
 from tests.repartition_world import (
     START,
@@ -77,7 +77,7 @@ def test_a_pool_that_is_as_planned_gets_no_orders() -> None:
     orders = advance_rollout(seen(world))
     assert orders.verdict.reason is LayoutReady.AS_PLANNED
     assert [*orders.tainted_nodes, *orders.displaced, *orders.evictions, *orders.requests] == []
-    assert orders.verdict.message == "1 of 1 GPUs are as planned"
+    assert orders.verdict.message == "planned layout on 1 of 1 GPU"
 
 
 def test_an_idle_gpu_is_tainted_first_and_cut_then() -> None:
@@ -133,11 +133,13 @@ def test_without_room_nothing_begins_and_it_is_said_what_would_help() -> None:
         LayoutReady.NO_SURGE_CAPACITY,
         frozenset(),
     )
-    assert orders.verdict.message == (
-        "GPU 0 of n0: team/chat-1 would have to leave, 1 more free 3g.40gb are needed for that, "
-        "and team/chat would fall below its floor; add a node, lower its scaling.minReplicas, or "
-        "annotate it with tessera.dev/allow-downtime=true; 0 of 1 GPUs are as planned"
+    message = orders.verdict.message
+    assert message.startswith(
+        "GPU 0 of Node/n0: draining team/chat-1 needs 1 more free 3g.40gb slice"
     )
+    assert "team/chat falls below minReplicas" in message
+    assert "spec.scaling.minReplicas" in message
+    assert "tessera.dev/allow-downtime=true" in message
 
 
 def test_a_service_may_allow_to_fall_below_its_floor() -> None:
@@ -160,7 +162,7 @@ def test_in_a_pool_of_one_node_replacements_come_before_the_taint() -> None:
     world.plan({"n0": [["4g.40gb@0", "3g.40gb@4"], HALVES]})
     orders, _ = world.turn()
     assert (len(orders.displaced), orders.tainted_nodes) == (1, frozenset())
-    assert "which takes pods until then" in orders.verdict.message
+    assert "slices of the same node" in orders.verdict.message
     assert world.play().verdict.reason is LayoutReady.AS_PLANNED
     assert world.served() == {"chat": 3.0}
 
@@ -182,8 +184,9 @@ def test_a_foreign_pod_is_named_and_nobody_is_moved() -> None:
     world.foreign("notebook", "n0", 0, HALF)
     orders, _ = world.turn()
     assert (orders.verdict.reason, orders.tainted_nodes) == (LayoutReady.UNMANAGED_POD, frozenset())
-    assert "the pod other/notebook is not Tessera's and holds 3g.40gb@0 of GPU 0 of n0" in (
-        orders.verdict.message
+    assert (
+        "Pod/other/notebook was not created by Tessera and holds 3g.40gb@0 of GPU 0 of Node/n0"
+        in (orders.verdict.message)
     )
 
 
@@ -201,7 +204,7 @@ def test_a_pod_of_ours_that_nobody_can_replace_is_waited_for() -> None:
     scene = replace(seen(world), own_pods=frozenset({batch}))
     orders = advance_rollout(scene)
     assert orders.verdict.reason is LayoutReady.REPARTITIONING
-    assert orders.verdict.message.startswith("waits for the pod other/batch on 3g.40gb@0")
+    assert orders.verdict.message.startswith("waiting for Pod/other/batch on 3g.40gb@0")
 
 
 @pytest.mark.parametrize(
@@ -226,7 +229,7 @@ def test_processes_of_no_pod_keep_a_slice() -> None:
     busy = replace(card, instances=(replace(card.instances[0], processes=2), card.instances[1]))
     orders = advance_rollout(replace(scene, nodes=[replace(scene.nodes[0], gpus=(busy,))]))
     assert orders.verdict.reason is LayoutReady.GPU_IN_USE
-    assert "2 processes of no pod compute on 3g.40gb@0" in orders.verdict.message
+    assert "3g.40gb@0 of GPU 0 of Node/n0" in orders.verdict.message
 
 
 def test_a_node_that_is_not_ready_waits() -> None:
@@ -257,14 +260,14 @@ def test_a_profile_that_the_board_lacks_is_named() -> None:
 
 def test_slices_that_do_not_fit_on_one_gpu_are_named() -> None:
     orders = advance_rollout(seen(a_world(HALVES, target=[["4g.40gb", "4g.40gb"]])))
-    assert "4g.40gb + 4g.40gb do not fit on one A100-80GB" in orders.verdict.message
+    assert "4g.40gb + 4g.40gb does not fit on 1 A100-80GB" in orders.verdict.message
 
 
 def test_a_gpu_that_is_not_in_mig_mode_is_named() -> None:
     scene = seen(a_world(HALVES, target=[SEVENTHS]))
     orders = advance_rollout(replace(scene, nodes=[replace(scene.nodes[0], gpus=())]))
     assert orders.verdict.reason is LayoutReady.NODE_NOT_READY
-    assert "GPU 0 of n0 is not there in MIG mode" in orders.verdict.message
+    assert "GPU 0 of Node/n0 is missing or not in MIG mode" in orders.verdict.message
 
 
 def test_a_backend_that_fails_is_asked_again() -> None:
@@ -300,7 +303,7 @@ def test_outside_the_window_nothing_begins_but_what_began_is_finished() -> None:
     world.at = datetime(2026, 11, 20, 13, tzinfo=UTC)
     orders = world.play()
     assert orders.verdict.reason is LayoutReady.OUTSIDE_MAINTENANCE_WINDOW
-    assert orders.verdict.message.startswith("it is Fri 13:00 in UTC, the window is 12:00 to 12:01")
+    assert "Fri 13:00 in UTC, the window is 12:00 to 12:01" in orders.verdict.message
     assert world.layouts() == {"n0": [SEVENTHS], "n1": [HALVES]}
 
 
@@ -337,7 +340,7 @@ def test_an_eviction_that_a_budget_forbids_is_told() -> None:
         orders, _ = world.turn()
         world.tick()
     assert list(orders.evictions) == [Ref("team", "chat-1")]
-    assert "evicts team/chat-1, which a PodDisruptionBudget may delay" in orders.verdict.message
+    assert "evicting team/chat-1" in orders.verdict.message
     world.services["chat"].protected = False
     assert world.play().verdict.reason is LayoutReady.AS_PLANNED
 
@@ -368,7 +371,7 @@ def test_a_replica_of_which_the_agent_has_not_told_is_waited_for() -> None:
     )
     orders = advance_rollout(replace(scene, nodes=[untold, scene.nodes[1]]))
     assert orders.requests == {}
-    assert "waits for the agent to say where team/chat-1 sits" in orders.verdict.message
+    assert "the agent to report the slices of team/chat-1" in orders.verdict.message
 
 
 def test_a_replica_on_a_profile_that_it_outgrew_leaves_when_the_new_ones_serve() -> None:

@@ -1,4 +1,4 @@
-"""When GPUs may be cut anew."""
+"""The maintenance window of a pool."""
 
 from datetime import UTC, datetime
 
@@ -43,6 +43,6 @@ def test_a_window_belongs_to_the_day_on_which_it_begins(
 
 
 def test_a_zone_that_nobody_knows_is_named() -> None:
-    told = closed_reason(a_window("01:00", "05:00", time_zone="Mars/Olympus"), at(20, 4))
-    assert told
-    assert told.startswith("spec.mig.maintenanceWindow.timeZone Mars/Olympus is no IANA time zone")
+    message = closed_reason(a_window("01:00", "05:00", time_zone="Mars/Olympus"), at(20, 4))
+    assert message
+    assert message.startswith("spec.mig.maintenanceWindow.timeZone Mars/Olympus is not an IANA")

@@ -12,8 +12,8 @@ from tessera.api.ref import Ref
 from tessera.cli.errors import CommandError, DeniedError
 from tessera.cli.fleet import FleetInputs
 from tessera.domain.hardware.pools import PoolView, discover
+from tessera.domain.layout.adoption import STABILIZATION_WINDOW
 from tessera.domain.layout.solution import layouts_by_node
-from tessera.domain.layout.target import STABILIZATION_WINDOW
 from tessera.domain.mig.fleet import FleetSlice
 from tessera.domain.mig.layouts import Layout, SlicePlacement, format_placement, geometry
 from tessera.domain.mig_backends.backend import Capabilities

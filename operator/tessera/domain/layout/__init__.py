@@ -1,1 +1,1 @@
-"""The layout problem of MIG pools: slice demands in, a target layout for every GPU out."""
+"""The layout problem of MIG pools: slice demands in, a layout for every GPU out."""

@@ -1,4 +1,4 @@
-"""What services wish of the GPUs that may be cut for them, as a question to the planner."""
+"""Build the layout problem: the slice demands of services, and the GPUs that may serve them."""
 
 import math
 from collections import Counter, defaultdict
@@ -14,8 +14,7 @@ from tessera.domain.cache import KeyedCache, LastCallCache, StableTupleCache
 from tessera.domain.hardware.pools import GPU, PoolView, plans_layouts
 from tessera.domain.layout.problem import HardwareOption, LayoutProblem, PoolTerms, SliceDemand
 from tessera.domain.mig.demand import GpuOffer, InstanceType, ServiceDemand
-from tessera.domain.mig.fleet import FleetGpu
-from tessera.domain.mig.fleet import FleetSlice as Seat
+from tessera.domain.mig.fleet import FleetGpu, FleetSlice
 from tessera.domain.mig.gpu_models import WHOLE_GPU, GpuModel
 from tessera.domain.mig.layouts import WHOLE_GPU_LAYOUT, Layout
 from tessera.domain.mig_backends.backend import Capabilities
@@ -34,26 +33,26 @@ from tessera.domain.scaling.load import usable_readings
 from tessera.domain.service.proposal import Proposal, min_replicas_of
 from tessera.domain.sizing.sizing import ReplicaFit
 
-# Share of its requests that an engine should hold on the average, so that peaks find room.
+# Share of its concurrent requests that an engine has on average, so that peaks fit.
 _TARGET_OCCUPANCY = 0.6
 _NO_READINGS: Mapping[Ref, PodReading] = {}
 
 
 def whole_gpu_model(pool: str) -> str:
-    """Name of the board that GPUs of the pool are which are not in MIG mode."""
+    """Return the GPU model name under which GPUs of the pool outside MIG mode are planned."""
     return f"{pool}/{WHOLE_GPU}"
 
 
 class _NodeGpus(NamedTuple):
-    """One node, as a question tells of it."""
+    """The GPUs of one node in the layout problem."""
 
     gpus: tuple[FleetGpu, ...]
     layouts: tuple[tuple[str, Layout], ...]
-    """By the names of GPUs in MIG mode."""
+    """Names and layouts of the GPUs in MIG mode."""
 
 
 class LayoutProblemCache:
-    """The parts of the last question, and what they were made of."""
+    """The parts of the last layout problem, by the identity of their inputs."""
 
     def __init__(self) -> None:
         self.views = StableTupleCache[PoolView]()
@@ -74,7 +73,7 @@ class LayoutProblemCache:
     def device_holders(
         self, pods: Sequence[Pod], demands: Sequence[SliceDemand]
     ) -> "_DeviceHolders":
-        """Of all pods, for services with these wishes."""
+        """Return which pods hold devices, split by whether their service is planned for."""
         names = frozenset(demand.service.name for demand in demands)
         if names != self._names:
             self._names = names
@@ -86,7 +85,7 @@ class LayoutProblemCache:
         views: Sequence[PoolView],
         readings: Mapping[Ref, PodReading],
     ) -> tuple[SliceDemand, ...]:
-        """By name; one that is equal to the last is the same object."""
+        """Return the demands by service name; an unchanged demand is the same object."""
         previous, self._previous = self._previous, {}
         for proposal in sorted(proposals, key=lambda candidate: candidate.service.ref):
             ref = proposal.service.ref
@@ -105,10 +104,9 @@ def layout_problem(
     snapshot: Snapshot,
     cache: LayoutProblemCache | None = None,
 ) -> LayoutProblem:
-    """For all pools that plan layouts and have GPUs; by pool, `grounds` and what their backends
-    can.
+    """Return the layout problem of all pools that plan layouts and have GPUs.
 
-    Slices that others hold than services that are planned for stay as they are.
+    Slices held by pods of services that are not planned for stay as they are.
     """
     cache = cache or LayoutProblemCache()
     planned = cache.views(
@@ -174,7 +172,7 @@ def _pool_terms(view: PoolView, capabilities: Capabilities) -> PoolTerms:
 
 
 def _per_gpu_hour(view: PoolView) -> int:
-    """At least one nano-unit: a GPU that costs nothing would be wasted without a thought."""
+    # At least 1 nano-unit: a solver to which GPUs cost nothing would use all of them.
     return max(1, money.to_nanos(view.price.per_gpu_hour)) if view.price else 1
 
 
@@ -184,7 +182,7 @@ def _slice_demand(
     readings: Mapping[Ref, PodReading],
     options_of: Callable[[Proposal, Sequence[PoolView]], tuple[HardwareOption, ...]],
 ) -> SliceDemand | None:
-    """None for a service that is not planned for, or that fits on none of these GPUs."""
+    """Return the demand; None for a service that is not planned for or fits on no GPU."""
     spec = proposal.service.spec
     if spec is None or spec.placement.mig != "auto" or not proposal.accepted.reason.is_true:
         return None
@@ -210,7 +208,7 @@ def _slice_demand(
 
 
 def _options(proposal: Proposal, views: Sequence[PoolView]) -> tuple[HardwareOption, ...]:
-    """The same way to judge hardware as that of placement; of several precisions the fastest."""
+    """Return the hardware that placement accepts for the service too, the cheapest first."""
     spec = proposal.service.spec
     shape = shape_of(spec) if spec else None
     if spec is None or shape is None:
@@ -232,6 +230,7 @@ def _options(proposal: Proposal, views: Sequence[PoolView]) -> tuple[HardwareOpt
             pool if hardware.profile else whole_gpu_model(pool), candidate.offer.layout_profile
         )
         speed = candidate.fit.limits.tokens_per_second
+        # Candidates differ in precision as well: keep the fastest per instance type.
         if instance_type not in options or speed > options[instance_type].tokens_per_second:
             options[instance_type] = HardwareOption(
                 instance_type=instance_type,
@@ -250,13 +249,13 @@ def _token_demand(
     cheapest: HardwareOption,
     readings: Mapping[Ref, PodReading],
 ) -> float:
-    """What it gives with the replicas that it should have now; of a new one with its least.
+    """Return the output tokens per second that the service needs.
 
-    While it changes its hardware, the replicas that were planned count if they are more: those
-    that are up say little then. With no more replicas than its least, what it needs follows from
-    the requests in its engines, in whole replicas of its cheapest kind.
+    That is the capacity of its desired replicas. At minReplicas it may be less: what the requests
+    in its engines need, in whole replicas of the cheapest option.
     """
     choice = proposal.placement.choice
+    # A new service starts with minReplicas.
     if choice is None:
         min_replicas = min_replicas_of(proposal.service.spec) if proposal.service.spec else 1
         return max(1, min_replicas) * cheapest.tokens_per_second
@@ -264,6 +263,8 @@ def _token_demand(
     moving = any(
         pod.variant != choice.variant and not pod.terminating for pod in proposal.objects.pods
     )
+    # While it changes its hardware, the autoscaler sees few replicas: the planned number counts
+    # if it is larger.
     if moving and (plan := slice_assignment(proposal.service.ref, [view.pool for view in views])):
         replicas = max(replicas, plan.replicas)
     current = max(1, replicas) * choice.fit.limits.tokens_per_second
@@ -279,7 +280,7 @@ def _token_demand(
 def _in_flight(
     proposal: Proposal, choice: HardwareChoice, readings: Mapping[Ref, PodReading]
 ) -> float | None:
-    """Requests in its engines; None where one that serves cannot be read, which is not zero."""
+    """Return the requests in its engines, None where a serving engine has no reading."""
     total = 0.0
     for pod in proposal.objects.pods:
         if pod.variant != choice.variant or not pod.takes_requests:
@@ -303,7 +304,7 @@ def _current_type(proposal: Proposal) -> InstanceType | None:
 
 
 class _DeviceHolders:
-    """Which pods hold devices, for services that are planned for and for others."""
+    """The pods that hold devices of each node, with the planned service of each pod."""
 
     def __init__(self, pods: Sequence[Pod], names: Collection[str]) -> None:
         self.service_of = {
@@ -321,11 +322,11 @@ class _DeviceHolders:
                     self._by_node[pod.node] += [(resource, pod.ref)] * count
 
     def whole_gpus(self, node: str) -> list[Ref]:
-        """Pods that hold whole GPUs of a node, once for each."""
+        """Return the pods with whole GPUs of a node, once per GPU."""
         return [ref for resource, ref in self._by_node.get(node, ()) if resource == GPU]
 
     def slices(self, node: str, gpu_model: GpuModel) -> Mapping[str, list[Ref]]:
-        """Pods that hold slices of a node, once for each, by profile."""
+        """Return the pods with slices of a node by profile, once per slice."""
         refs_by_profile: dict[str, list[Ref]] = defaultdict(list)
         for resource, ref in self._by_node.get(node, ()):
             if (profile := profile_of(gpu_model, resource)) is not None:
@@ -345,9 +346,8 @@ def _node_gpus(
 def _problem_gpus(
     pool: str, node: MigNode, device_holders: _DeviceHolders, *, knows_pods: bool
 ) -> Iterator[FleetGpu]:
-    """On a node that is away nothing is planned, but whoever sits there counts. Where a node is
-    emptied as a whole, whoever may not leave keeps all of it as it is."""
     gpus = list(_mig_gpus(pool, node, device_holders))
+    # Such a backend drains the whole node: one pod that may not be moved locks all its GPUs.
     if not knows_pods and any(gpu.foreign_slices for gpu in gpus):
         gpus = [replace(gpu, locked=True) for gpu in gpus]
     yield from (gpu if node.ready else _unavailable_gpu(gpu) for gpu in gpus)
@@ -355,6 +355,7 @@ def _problem_gpus(
 
 
 def _unavailable_gpu(gpu: FleetGpu) -> FleetGpu:
+    """Return the GPU of an unavailable node: nothing is planned on it, but replicas on it count."""
     slices = tuple(
         gpu_slice
         for gpu_slice in gpu.slices
@@ -368,7 +369,10 @@ def _gpu_name(pool: str, node: MigNode, gpu: MigGpu) -> str:
 
 
 def _mig_gpus(pool: str, node: MigNode, device_holders: _DeviceHolders) -> Iterator[FleetGpu]:
-    """GPUs in MIG mode. Without an agent, pods are put on slices of theirs one after the other."""
+    """Yield the node's GPUs in MIG mode.
+
+    Without an agent it is assumed that pods hold the first slices of their profile.
+    """
     assumed = device_holders.slices(node.name, node.gpu_model)
     for gpu in sorted(node.gpus, key=lambda gpu: gpu.index):
         slices, fixed = [], []
@@ -380,7 +384,7 @@ def _mig_gpus(pool: str, node: MigNode, device_holders: _DeviceHolders) -> Itera
                 holders = [pending.pop(0)] if pending else []
             services = [device_holders.service_of.get(ref) for ref in holders]
             slices.append(
-                Seat(
+                FleetSlice(
                     instance.placement.start, instance.placement.profile, next(iter(services), None)
                 )
             )
@@ -406,7 +410,8 @@ def _whole_gpus(pool: str, node: MigNode, device_holders: _DeviceHolders) -> Ite
             gpu_model=whole_gpu_model(pool),
             node=node.name,
             slices=tuple(
-                Seat(placement.start, placement.profile, service) for placement in WHOLE_GPU_LAYOUT
+                FleetSlice(placement.start, placement.profile, service)
+                for placement in WHOLE_GPU_LAYOUT
             )
             if is_held
             else (),
@@ -418,7 +423,7 @@ def _whole_gpus(pool: str, node: MigNode, device_holders: _DeviceHolders) -> Ite
 def _offers(
     view: PoolView, nodes: Sequence[MigNode], capabilities: Capabilities, gpus: Sequence[FleetGpu]
 ) -> Iterator[GpuOffer]:
-    """GPUs in MIG mode are cut, the others are only to be had whole."""
+    """Yield the pool's two GPU models: in MIG mode with all profiles, and whole without any."""
     pool = view.pool.name
     gpu_model = nodes[0].gpu_model
     counts = Counter(gpu.gpu_model for gpu in gpus if not gpu.sunk)

@@ -1,7 +1,7 @@
-"""The question to the planner of layouts, and its answer.
+"""The layout problem and its solution.
 
-Both go between processes and are therefore plain values. Equal fleets ask equal questions, so that
-nothing is planned twice.
+Both are sent between processes and are therefore plain values. Equal fleets have equal problems, so
+nothing is solved twice.
 """
 
 from collections.abc import Mapping
@@ -15,55 +15,55 @@ from tessera.domain.mig.layouts import Layout
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HardwareOption:
-    """Hardware that a replica of a service could have."""
+    """Hardware on which a replica of a service fits."""
 
     instance_type: InstanceType
     tokens_per_second: float
     hourly_nanos: int
-    """What it is billed, in nano-units."""
+    """Billed price per hour, in nano-units."""
     fills_gpu: bool
-    """It fills its GPU."""
+    """A replica has its GPU for itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SliceDemand:
-    """What one service needs."""
+    """What one service needs of the pools."""
 
     service: ServiceDemand
-    """To the planner; demand in output tokens per second."""
+    """The demand in output tokens per second, as the solver takes it."""
     options: tuple[HardwareOption, ...]
-    """All that would hold it, the cheapest first."""
+    """All hardware on which a replica fits, the cheapest first."""
     current: InstanceType | None = None
-    """Where it runs now."""
+    """The instance type that it runs on now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolTerms:
-    """A pool whose GPUs may be cut."""
+    """Prices and backend of a pool whose layouts are planned."""
 
     pool: str
     currency: str
     per_gpu_hour: int
-    """Nano-units."""
+    """Price of one GPU per hour, in nano-units."""
     pinned_starts: bool
     sibling_safe: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayoutProblem:
-    """All that layouts follow from. Everything is in the order of names."""
+    """Everything that layouts are computed from, sorted by name."""
 
     terms: tuple[PoolTerms, ...] = ()
     demands: tuple[SliceDemand, ...] = ()
     offers: tuple[GpuOffer, ...] = ()
     gpus: tuple[FleetGpu, ...] = ()
     layouts: Mapping[str, Layout]
-    """What is cut on each GPU in MIG mode; a plan sees less of one on a node that is away."""
+    """Observed layouts by GPU in MIG mode. `gpus` lacks unused slices of unavailable nodes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shortfall:
-    """A service that gets less than it wishes, in output tokens per second."""
+    """A service that gets less than its demand, in output tokens per second."""
 
     service: str
     demanded: float
@@ -72,18 +72,18 @@ class Shortfall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolLayout:
-    """The layouts of one pool."""
+    """The solution for one pool."""
 
     plan: MigPlan
-    """Its moment is not known yet."""
+    """The plan, whose `at` is set when it is adopted."""
     shortfalls: tuple[Shortfall, ...] = ()
     repartitioned_gpus: int = 0
-    """GPUs that are cut anew."""
+    """GPUs whose layout changes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayoutSolution:
-    """The answer to a question, by pool."""
+    """The solution of a layout problem, by pool."""
 
     problem: LayoutProblem
     pools: Mapping[str, PoolLayout]

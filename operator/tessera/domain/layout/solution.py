@@ -1,4 +1,4 @@
-"""An answer of the planner as the plan of each pool, with what it costs and why."""
+"""Solve the layout problem; the solution is one plan per pool, with its costs and reasons."""
 
 import hashlib
 import json
@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from tessera.api.mig import Assignment, GpuTarget, MigPlan, NodeTarget
+from tessera.api.text import counted
 from tessera.domain import money
 from tessera.domain.layout.demand import whole_gpu_model
 from tessera.domain.layout.problem import (
@@ -25,15 +26,15 @@ from tessera.domain.mig.gpu_building import place_geometry
 from tessera.domain.mig.gpu_models import GpuModel
 from tessera.domain.mig.layouts import Layout, SlicePlacement, geometry
 from tessera.domain.mig.plan import LayoutPlan, plan_layouts
-from tessera.domain.mig_backends import format as notation
 from tessera.domain.mig_backends.backend import LayoutsByGpu
+from tessera.domain.mig_backends.format import format_slice, parse_layout
 
-# For so long a demand is taken to last: what a plan saves is counted until then.
+# How long a demand is assumed to last: savings are counted up to this horizon.
 HORIZON = timedelta(minutes=30)
-# A move costs so much of a GPU: the replacement loads its model and the old one finishes its
-# streams, both beside each other, and while a GPU is cut it serves nobody.
+# GPU time that moving one replica costs: the replacement loads its model while the old replica
+# finishes its requests, and a GPU serves nothing while it is partitioned.
 MOVE_COST = timedelta(minutes=10)
-# Moves that saving a GPU may take.
+# Moves that are worth it for every GPU saved.
 MOVES_PER_SAVED_GPU = HORIZON / MOVE_COST
 _MAX_MESSAGE = 300
 _MAX_UNMET = 64
@@ -41,8 +42,9 @@ _UNSET_TIME = datetime.fromtimestamp(0, UTC)
 
 
 def solve(problem: LayoutProblem) -> LayoutSolution:
-    """Plan all pools; those of one currency together, so that services find the cheapest."""
+    """Return the plans of all pools."""
     pool_layouts: dict[str, PoolLayout] = {}
+    # Pools of one currency are planned together, so that a service gets the cheapest of them.
     for currency in sorted({pool_terms.currency for pool_terms in problem.terms}):
         terms = [pool_terms for pool_terms in problem.terms if pool_terms.currency == currency]
         model_names = {
@@ -124,7 +126,7 @@ def _pool_layout(
 def _count_moves(
     gpu: FleetGpu, removed: Collection[SlicePlacement], planned: Mapping[str, str]
 ) -> int:
-    """Replicas that leave the GPU: their slices go, or their services are planned on others."""
+    """Count the replicas that leave the GPU: of removed slices, or planned on another profile."""
     return sum(
         gpu_slice.service is not None
         and (
@@ -141,7 +143,7 @@ def _removed_placements(
     repartitioned: Collection[str],
     offer: GpuOffer,
 ) -> Collection[SlicePlacement]:
-    """Slices that somebody has to leave, even to come back, for what is cut to be cut."""
+    """Return the slices whose pods have to leave for the GPU or its node to be repartitioned."""
     nodes = {layouts[name][0].node for name in repartitioned}
     if offer.drains_node and gpu.node in nodes:
         return gpu.layout
@@ -154,11 +156,7 @@ def _removed_placements(
 def _target_layouts(
     problem: LayoutProblem, offer: GpuOffer, gpus: Sequence[FleetGpu]
 ) -> dict[str, tuple[FleetGpu, Layout]]:
-    """All GPUs in MIG mode as they should be, by name.
-
-    Where a GPU is cut as a whole, what is left of it is cut too, for the services that sit there
-    and then for others: a slice more later would cost everybody on it a move.
-    """
+    """Return the GPUs in MIG mode with their target layouts, by name."""
     current = {gpu.name: gpu.layout for gpu in problem.gpus}
     profiles = Counter(
         gpu_slice.profile for gpu in gpus for gpu_slice in gpu.slices if gpu_slice.service
@@ -169,6 +167,8 @@ def _target_layouts(
         if layout == current[gpu.name]:
             layout = problem.layouts[gpu.name]
         elif not offer.sibling_safe:
+            # The backend rebuilds the whole GPU: fill it now, since one slice more later would
+            # displace every pod on it.
             layout = _fill_gpu(
                 offer.gpu_model, layout, [profile for profile, _ in profiles.most_common()]
             )
@@ -177,6 +177,7 @@ def _target_layouts(
 
 
 def _fill_gpu(gpu_model: GpuModel, layout: Layout, preferred: Sequence[str]) -> Layout:
+    """Return the layout with as many more slices as fit, first of its own profiles."""
     own_profiles = sorted(
         {placement.profile for placement in layout},
         key=lambda name: (-_memory_slices(gpu_model, name), name),
@@ -202,9 +203,7 @@ def _node_targets(
     gpus_by_node: dict[str, list[GpuTarget]] = {}
     for name, (gpu, layout) in sorted(layouts.items()):
         index = int(name.rpartition("/")[2])
-        slices = tuple(
-            notation.format_slice(placement, pinned=terms.pinned_starts) for placement in layout
-        )
+        slices = tuple(format_slice(placement, pinned=terms.pinned_starts) for placement in layout)
         gpus_by_node.setdefault(gpu.node, []).append(GpuTarget(gpu=index, slices=slices))
     return tuple(
         NodeTarget(node=node, gpus=tuple(gpus)) for node, gpus in sorted(gpus_by_node.items())
@@ -214,11 +213,13 @@ def _node_targets(
 def layouts_by_node(
     plan: MigPlan, gpu_models: Mapping[str, GpuModel]
 ) -> Mapping[str, LayoutsByGpu]:
-    """The plan by node, for nodes whose board is known; places are made up where it has none."""
+    """Return the planned layouts by node, for nodes with a known GPU model.
+
+    Where the plan has no starts, possible ones are assumed.
+    """
     return {
         target.node: {
-            gpu.gpu: notation.parse_layout(gpu_models[target.node], gpu.slices)
-            for gpu in target.gpus
+            gpu.gpu: parse_layout(gpu_models[target.node], gpu.slices) for gpu in target.gpus
         }
         for target in plan.nodes
         if target.node in gpu_models
@@ -226,7 +227,8 @@ def layouts_by_node(
 
 
 def plan_name(nodes: Sequence[NodeTarget], services: Sequence[Assignment]) -> str:
-    """The name of a plan: of what is cut, and who gets what; counts follow the load."""
+    """Return a name that changes with the layouts and with the profile of any service."""
+    # Replica counts are left out: they follow the load without a new plan.
     content = [
         [node.model_dump() for node in nodes],
         [[assignment.service, assignment.profile] for assignment in services],
@@ -253,13 +255,13 @@ def _assignments(
 def _explain_choice(
     demand: SliceDemand, instance_type: InstanceType, count: int, terms: PoolTerms
 ) -> str:
-    """The arithmetic, with the nearest rival; for a service that wants no neighbours, its price."""
+    """Return the arithmetic behind an assignment, with the nearest alternative and its price."""
     service = demand.service
     speed = service.throughput[instance_type]
     text = (
-        f"{service.demand:.0f} tokens/s and at least {service.min_replicas} replicas: {count} x "
-        f"{instance_type.profile} of {instance_type.gpu_model.partition('/')[0]} at {speed:.0f} "
-        "tokens/s"
+        f"{service.demand:.0f} tokens/s and at least {counted(service.min_replicas, 'replica')}: "
+        f"{count} x {instance_type.profile} of {instance_type.gpu_model.partition('/')[0]} at "
+        f"{speed:.0f} tokens/s"
     )
     alternatives = [
         option
@@ -268,7 +270,9 @@ def _explain_choice(
     ]
     if alternatives:
         nearest = _nearest_alternative(demand, alternatives, terms)
-        text += f"; {nearest} as a share of GPUs, but not in this mix"
+        # By its share of a GPU it may be cheaper; what counts is the whole GPUs that a mix takes.
+        text += f"; {nearest} an hour by share of GPU, but not in this mix of layouts"
+    # Isolation leaves only options that fill their GPU; the others would be cheaper.
     shared_options = [
         option for option in demand.options if option.instance_type not in service.throughput
     ]
@@ -280,9 +284,8 @@ def _explain_choice(
             * count
         )
         text += (
-            f"; isolation gpu keeps others off for {_format_price(exclusive_cost, terms)} an hour, "
-            "where "
-            f"{_nearest_alternative(demand, shared_options, terms)}"
+            f"; spec.placement.isolation gpu costs {_format_price(exclusive_cost, terms)} an hour, "
+            f"where {_nearest_alternative(demand, shared_options, terms)}"
         )
     return text
 
@@ -290,7 +293,7 @@ def _explain_choice(
 def _nearest_alternative(
     demand: SliceDemand, options: Sequence[HardwareOption], terms: PoolTerms
 ) -> str:
-    """`2 x 2g.20gb would cost 1.20 USD`."""
+    """Return the cheapest of these options as `2 x 2g.20gb would cost 1.20 USD`."""
     cost, name, count = min(
         (count * option.hourly_nanos, option.instance_type.profile, count)
         for option in options

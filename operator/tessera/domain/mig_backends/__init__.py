@@ -1,1 +1,1 @@
-"""MIG nodes as they are, and the backends that partition their GPUs."""
+"""Observed MIG nodes, and the backends that partition their GPUs."""

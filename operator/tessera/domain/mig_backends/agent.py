@@ -1,7 +1,8 @@
-"""Tessera's own agent: the NodeLayout says every slice with its place, and what came of it.
+"""The backend over Tessera's own agent, which partitions GPUs by the spec of a NodeLayout.
 
-The device plugin knows only the slices that were there when it started, so it is sent away and
-called back by the labels of the GPU operator; a label of our own says for which ask that was done.
+The NVIDIA device plugin lists slices only when it starts. After every new layout it is therefore
+stopped and started again through the GPU operator's node labels; `tessera.dev/devices-refreshed`
+records for which layout and attempt that was done.
 """
 
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from datetime import datetime, timedelta
 
 from tessera.api.node_layout import DesiredGpu, GpuFault, NodeLayoutSpec, PlacedSlice
 from tessera.api.reasons import LayoutReady, StatusVerdict
+from tessera.api.text import counted
 from tessera.domain.mig.layouts import Layout
 from tessera.domain.mig_backends.backend import (
     BackendRequest,
@@ -25,13 +27,13 @@ from tessera.domain.mig_backends.devices import (
 )
 from tessera.domain.mig_backends.nodes import MigNode
 
-# On a node: generation and attempt for which its device plugin was called back.
+# Node label: generation and attempt for which the device plugin was restarted.
 REFRESHED_LABEL = "tessera.dev/devices-refreshed"
-# Two that cut one GPU undo each other's work: where the agent cuts, mig-manager goes.
+# Where the agent partitions, mig-manager must not run: each would undo the other's layout.
 MIG_MANAGER_LABEL = "nvidia.com/gpu.deploy.mig-manager"
 
 _PARTITION_TIMEOUT = timedelta(minutes=10)
-# From the ask on: it cuts in seconds, and the device plugin is back within a minute.
+# From the request on: partitioning takes seconds, and the device plugin restarts within a minute.
 _DEVICE_PLUGIN_TIMEOUT = timedelta(minutes=3)
 _FAULT_REASONS: Mapping[GpuFault, LayoutReady] = {
     "NeedsReset": LayoutReady.GPU_RESET_REQUIRED,
@@ -48,13 +50,9 @@ class AgentBackend:
 
     @property
     def capabilities(self) -> Capabilities:
-        """Cutting itself hurts nobody; the refresh of the device plugin pauses the node."""
-        return Capabilities(
-            pinned_starts=True, sibling_safe=True, knows_pods=True, pauses_node=True
-        )
+        return Capabilities(pinned_starts=True, sibling_safe=True, knows_pods=True)
 
     def request(self, node: MigNode, desired: LayoutsByGpu, attempt: int) -> BackendRequest:
-        """GPUs that were asked for before stay as they were asked for."""
         if not node.reports_pods or node.node_layout is None:
             return BackendRequest()
         return BackendRequest(
@@ -84,6 +82,7 @@ class AgentBackend:
 
 def _layout_spec(node: MigNode, desired: LayoutsByGpu) -> NodeLayoutSpec:
     index_by_uuid = {mig_gpu.uuid: mig_gpu.index for mig_gpu in node.gpus}
+    # Other GPUs of the node keep the layout that was requested for them before.
     previous = node.node_layout.spec.gpus if node.node_layout else ()
     requested = {gpu.uuid: gpu for gpu in previous if gpu.uuid in index_by_uuid}
     requested |= {
@@ -115,11 +114,12 @@ def _mig_manager_labels(node: MigNode) -> Mapping[str, str]:
 
 
 def _refresh_labels(node: MigNode, desired: LayoutsByGpu, attempt: int) -> Mapping[str, str]:
-    """Once for every ask, and only where pods are offered something else than there is."""
+    """Return the labels that stop, then start the device plugin, once per layout and attempt."""
     if not _is_partitioned(node, desired):
         return {}
     paused = node.labels.get(DEVICE_PLUGIN_LABEL) == PAUSED
     token = f"{node.node_layout.generation if node.node_layout else 0}-{attempt}"
+    # Without allocatable devices the kubelet has noticed that the plugin is away: start it again.
     if paused and not any(node.allocatable.values()):
         return {
             DEVICE_PLUGIN_LABEL: "true",
@@ -132,7 +132,7 @@ def _refresh_labels(node: MigNode, desired: LayoutsByGpu, attempt: int) -> Mappi
 
 
 def _is_partitioned(node: MigNode, desired: LayoutsByGpu) -> bool:
-    """Carried out, every slice in its place."""
+    """Return whether the agent has carried out the spec, with every slice at its start."""
     current = {gpu.index: gpu.layout for gpu in node.gpus}
     layout = node.node_layout
     return (
@@ -149,17 +149,17 @@ def _agent_problem(node: MigNode) -> StatusVerdict[LayoutReady] | None:
     if status is None:
         return StatusVerdict(
             LayoutReady.BACKEND_UNAVAILABLE,
-            f"tessera-node does not run on {node.name}: node.enabled of the chart, and "
-            f"kubectl get nodelayouts {node.name}",
+            f"tessera-node does not report from Node/{node.name}; set the chart value "
+            f"node.enabled=true and check kubectl get nodelayouts {node.name}",
         )
     if status.problem:
         return StatusVerdict(
-            LayoutReady.BACKEND_FAILED, f"tessera-node on {node.name}: {status.problem}"
+            LayoutReady.BACKEND_FAILED, f"tessera-node on Node/{node.name}: {status.problem}"
         )
     if not status.cuts:
         return StatusVerdict(
             LayoutReady.BACKEND_UNAVAILABLE,
-            f"tessera-node on {node.name} only looks: set node.cut of the chart, or "
+            f"tessera-node on Node/{node.name} is read-only; set the chart value node.cut=true, or "
             "spec.mig.backend to migManager",
         )
     return None
@@ -169,7 +169,7 @@ def _gpu_fault(node: MigNode, desired: LayoutsByGpu) -> StatusVerdict[LayoutRead
     for gpu in node.gpus:
         for fault, reason in _FAULT_REASONS.items():
             if gpu.index in desired and gpu.fault == fault:
-                message = f"GPU {gpu.index} of {node.name}: {gpu.message or fault}"
+                message = f"GPU {gpu.index} of Node/{node.name}: {gpu.message or fault}"
                 return StatusVerdict(reason, message)
     return None
 
@@ -178,8 +178,9 @@ def _stuck_verdict(node: MigNode, waited: timedelta) -> StatusVerdict[LayoutRead
     minutes = int(waited.total_seconds() // 60)
     return StatusVerdict(
         LayoutReady.BACKEND_TIMEOUT,
-        f"tessera-node on {node.name} did not carry out its NodeLayout for {minutes} minutes; "
-        f"kubectl get nodelayouts {node.name} -o yaml shows what it sees",
+        f"tessera-node on Node/{node.name} has not carried out its NodeLayout after "
+        f"{counted(minutes, 'minute')}; kubectl get nodelayouts {node.name} -o yaml shows what it "
+        "observes",
     )
 
 
@@ -187,6 +188,7 @@ def _missing_devices(node: MigNode, waited: timedelta) -> StatusVerdict[LayoutRe
     minutes = int(waited.total_seconds() // 60)
     return StatusVerdict(
         LayoutReady.DEVICES_MISSING,
-        f"the slices of {node.name} are cut, and after {minutes} minutes its device plugin does "
-        f"not offer them; does it follow {DEVICE_PLUGIN_LABEL}? Restart its pod on the node",
+        f"Node/{node.name} is partitioned, but after {counted(minutes, 'minute')} its device "
+        "plugin does not offer the slices; restart its pod on the node, and check that it is "
+        f"deployed by {DEVICE_PLUGIN_LABEL}",
     )

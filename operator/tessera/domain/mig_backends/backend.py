@@ -1,4 +1,4 @@
-"""What cuts GPUs, as far as plans and rollouts need to know."""
+"""The protocol of backends, which give GPUs their layouts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,60 +13,58 @@ from tessera.domain.mig_backends.nodes import MigNode
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
-    """What a backend can; nothing more is asked of it."""
+    """What a backend can do; plans and rollouts rely on nothing more."""
 
     pinned_starts: bool
-    """Slices begin where they are asked to; otherwise only their counts are kept."""
+    """Slices get the starts that are requested; otherwise only their counts."""
     sibling_safe: bool
-    """A slice goes and comes while its neighbours on the GPU run."""
+    """Slices are created and removed while other slices of the GPU are in use."""
     knows_pods: bool
-    """It is known which pod sits on which slice; otherwise a whole node has to be emptied."""
-    pauses_node: bool
-    """No pod gets a device of the node while it works."""
+    """It is observed which pod holds which slice; otherwise a whole node has to be drained."""
 
 
-# GPUs of one node, by index, as they should be.
+# Desired layouts of the GPUs of one node, by index.
 LayoutsByGpu: TypeAlias = Mapping[int, Layout]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendRequest:
-    """What has to be true of the API for a backend to do its work; written where it differs."""
+    """State of API objects that makes a backend do its work; written where it differs."""
 
     labels: Mapping[str, str | None] = field(default_factory=dict)
-    """Labels of the node; None takes one away. All of one ask go in one patch."""
+    """Labels of the node; None removes one. They are written in one patch."""
     configs: Mapping[str, str] = field(default_factory=dict)
-    """Entries of mig-manager's configuration, name -> YAML of the entry; they stay for as long as a
-    label may name them."""
+    """Entries of mig-manager's configuration, name -> YAML; they stay while a label may name them.
+    """
     layout_spec: NodeLayoutSpec | None = None
-    """The spec of the node's NodeLayout."""
+    """Spec of the node's NodeLayout."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendStatus:
-    """How far a backend is."""
+    """How far a backend is with a request."""
 
     done: bool = False
-    """The node offers exactly what was asked for."""
+    """The node offers exactly the requested slices."""
     retry: bool = False
-    """It failed in a way that another attempt may mend; the problem counts when none is left."""
+    """Another attempt may succeed; the problem counts when no attempt is left."""
     problem: StatusVerdict[LayoutReady] | None = None
-    """What keeps it, with what to do."""
+    """What blocks it, with the fix."""
 
 
 class GeometryBackend(Protocol):
-    """Cuts the GPUs of a node. Pure: it says what to write, and reads what came of it."""
+    """Partitions the GPUs of a node. Pure: it decides what to write and judges what is observed."""
 
     @property
     def capabilities(self) -> Capabilities: ...
 
     def request(self, node: MigNode, desired: LayoutsByGpu, attempt: int) -> BackendRequest:
-        """To be repeated until it is heard to be done; equal input asks for the same.
+        """Return what to write until `status` is done; equal input gives an equal request.
 
-        Where nobody knows which GPU holds what (`not knows_pods`), all GPUs of the node are wanted.
+        Without `knows_pods`, `desired` names all GPUs of the node.
         """
 
     def status(
         self, node: MigNode, desired: LayoutsByGpu, attempt: int, since: datetime, at: datetime
     ) -> BackendStatus:
-        """What came of the ask of this attempt, begun at `since`."""
+        """Return the outcome of this attempt, which was requested at `since`."""

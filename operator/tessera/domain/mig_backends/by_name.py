@@ -1,4 +1,4 @@
-"""Who cuts GPUs: NVIDIA's mig-manager, Tessera's own agent, or nobody."""
+"""The choice of a pool's backend: NVIDIA's mig-manager, Tessera's agent, or none."""
 
 from collections.abc import Sequence
 
@@ -11,12 +11,13 @@ from tessera.domain.mig_backends.static import StaticBackend
 
 
 def backend_of(mig: Mig, nodes: Sequence[MigNode]) -> GeometryBackend:
-    """The one that a pool names. With mig-manager every node has to tell its pods, or none does:
-    whoever empties a node where one GPU would do hurts more, and not more than was said."""
+    """Return the backend that `spec.mig` of a pool names."""
     if mig.mode == "static" and not mig.layout:
         return StaticBackend()
     if mig.backend == "agent":
         return AgentBackend()
+    # Capabilities hold for the whole pool: one node without an agent makes all of them drain as a
+    # whole.
     partitioned = [node for node in nodes if node.gpus]
     return MigManagerBackend(
         knows_pods=bool(partitioned) and all(node.reports_pods for node in partitioned)

@@ -1,4 +1,4 @@
-"""What a node offers of its slices, in the names of the table of boards."""
+"""The MIG devices that a node offers to pods, by the profile names of the GPU model table."""
 
 import re
 from collections import Counter
@@ -12,30 +12,31 @@ from tessera.domain.mig_backends.nodes import MigNode
 
 DEVICE_PLUGIN_LABEL = "nvidia.com/gpu.deploy.device-plugin"
 FEATURE_DISCOVERY_LABEL = "nvidia.com/gpu.deploy.gpu-feature-discovery"
-# What such a label says while the GPU operator shall keep a part of itself off a node.
+# Value of such a label while the GPU operator keeps that component off the node.
 PAUSED = "paused-for-mig-change"
 
 _COUNT = re.compile(r"nvidia\.com/mig-(.+)\.count")
 
 
 def canonical_profile(gpu_model: GpuModel, profile: str) -> str:
-    """A profile by the name used here, whichever a driver gave it."""
+    """Return the table's name of a profile; drivers use several."""
     gi_profile = gpu_model.find_profile(profile)
     return gi_profile.name if gi_profile else profile
 
 
 def allocatable_slices(node: MigNode) -> Counter[str]:
-    """Slices that pods may have, by profile; keys with a zero, which kubelets keep, are none."""
+    """Return the allocatable slices of a node by profile."""
     counts: Counter[str] = Counter()
     for name, count in node.allocatable.items():
         profile = profile_of(node.gpu_model, name)
+        # Kubelets keep the resources of removed slices with a count of 0.
         if profile is not None and count:
             counts[profile] += count
     return counts
 
 
 def labeled_slices(node: MigNode) -> Counter[str]:
-    """The same by the labels of GPU feature discovery."""
+    """Return the slices of a node by profile, from the labels of GPU feature discovery."""
     counts: Counter[str] = Counter()
     for label, text in node.labels.items():
         match = _COUNT.fullmatch(label)
@@ -45,17 +46,15 @@ def labeled_slices(node: MigNode) -> Counter[str]:
 
 
 def offers_layouts(node: MigNode, desired: Mapping[int, Layout]) -> bool:
-    """Do pods get just what there should be, with these GPUs as wanted and the others as they are?
-
-    Feature discovery has to agree where it says anything: memory of slices is read from it.
-    """
+    """Return whether the node offers exactly the slices of these layouts and of its other GPUs."""
     layouts = {gpu.index: gpu.layout for gpu in node.gpus} | dict(desired)
     expected = count_slices(layouts.values())
+    # Feature discovery, where it runs, has to agree: the memory of slices is read from its labels.
     return allocatable_slices(node) == expected and labeled_slices(node) in (expected, Counter())
 
 
 def count_slices(layouts: Iterable[Layout]) -> Counter[str]:
-    """Slices by profile."""
+    """Return the slices of these layouts by profile."""
     counts: Counter[str] = Counter()
     for layout in layouts:
         counts.update(dict(geometry(layout)))
@@ -63,7 +62,7 @@ def count_slices(layouts: Iterable[Layout]) -> Counter[str]:
 
 
 def profile_of(gpu_model: GpuModel, resource: str) -> str | None:
-    """Of the slices of a board that a resource stands for; None of a resource of no slices."""
+    """Return the profile of an extended resource, None if the resource is not a MIG slice."""
     return (
         _profile_from_label(gpu_model, resource.removeprefix(MIG_PREFIX))
         if resource.startswith(MIG_PREFIX)
@@ -73,7 +72,7 @@ def profile_of(gpu_model: GpuModel, resource: str) -> str | None:
 
 @lru_cache(maxsize=1024)
 def _profile_from_label(gpu_model: GpuModel, text: str) -> str:
-    """Labels and resources have no `+`."""
+    # Kubernetes allows no `+` in names: 1g.10gb+me is 1g.10gb.me there.
     names = (
         *(gi_profile.name for gi_profile in gpu_model.profiles),
         *(name for name, _ in gpu_model.aliases),

@@ -1,4 +1,4 @@
-"""The GPUs behind a pool, as agents tell them, else as labels and resources let one conclude."""
+"""Discover the MIG nodes of a pool from agents' reports, else from node labels and resources."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -7,16 +7,17 @@ from typing import TypeAlias
 from tessera.api.mig import NodeTarget
 from tessera.api.node_layout import NodeLayoutStatus, ObservedGpu
 from tessera.api.ref import Ref
+from tessera.api.text import counted
 from tessera.domain.cache import KeyedCache
 from tessera.domain.hardware.pools import COUNT_LABEL, GPU, PRODUCT_LABEL, PoolView
 from tessera.domain.mig.gpu_models import GpuModel, find_gpu_model
 from tessera.domain.mig.layouts import Geometry, Layout, SlicePlacement, layout_error
-from tessera.domain.mig_backends import format as notation
 from tessera.domain.mig_backends.devices import (
     allocatable_slices,
     canonical_profile,
     labeled_slices,
 )
+from tessera.domain.mig_backends.format import parse_layout
 from tessera.domain.mig_backends.layout_search import layouts_for_counts
 from tessera.domain.mig_backends.nodes import GpuInstance, MigGpu, MigNode
 from tessera.domain.observed.node_layout import TAINT, ObservedNodeLayout
@@ -25,7 +26,7 @@ from tessera.domain.observed.snapshot import Node
 _REPLICAS_LABEL = "nvidia.com/gpu.replicas"
 _MIG_MODES = ("enabled", "disabling")
 
-# By pool and node.
+# Keyed by pool and node.
 MigNodeCache: TypeAlias = KeyedCache[
     tuple[str, str],
     [str | None, Node, ObservedNodeLayout | None, NodeTarget | None],
@@ -34,7 +35,7 @@ MigNodeCache: TypeAlias = KeyedCache[
 
 
 def new_mig_node_cache() -> MigNodeCache:
-    """Nothing yet."""
+    """Return an empty cache."""
     return KeyedCache(_mig_node)
 
 
@@ -44,9 +45,10 @@ def mig_nodes(
     layouts: Sequence[ObservedNodeLayout],
     cache: MigNodeCache | None = None,
 ) -> tuple[MigNode, ...]:
-    """Every node of the pool whose product is known, by name.
+    """Return every node of the pool whose GPU product is known, by name.
 
-    Where no agent tells the layouts, they are the pool's targets as far as the numbers allow.
+    Without an agent only slice counts are known: layouts are the planned ones as far as those
+    counts allow.
     """
     cached_node = cache or new_mig_node_cache()
     layouts_by_node = {layout.name: layout for layout in layouts}
@@ -66,7 +68,7 @@ def mig_nodes(
 
 
 def _agent_status(layout: ObservedNodeLayout | None) -> NodeLayoutStatus | None:
-    """What an agent tells, where it can tell anything."""
+    """Return the report of a node's agent, None where it has a problem or does not run."""
     status = layout.status if layout else None
     return status if status is not None and not status.problem else None
 
@@ -77,7 +79,7 @@ def _mig_node(
     layout: ObservedNodeLayout | None,
     target: NodeTarget | None,
 ) -> MigNode | None:
-    """`usual` is the product of the other nodes."""
+    """Return the node; `pool_product` is the GPU product of the pool's other nodes."""
     agent_status = _agent_status(layout)
     product = _product(node, agent_status)
     if product is None:
@@ -122,7 +124,7 @@ def _unknown_product(product: str) -> str | None:
 def _inconsistency(
     pool_product: str | None, node: Node, agent_status: NodeLayoutStatus | None
 ) -> str | None:
-    """Who says what about the same GPUs."""
+    """Return how the driver's report contradicts the node's labels, None if it does not."""
     label = node.labels.get(PRODUCT_LABEL)
     if agent_status is None:
         return None
@@ -134,20 +136,19 @@ def _inconsistency(
     count = node.labels.get(COUNT_LABEL)
     if count is not None and count != str(len(agent_status.gpus)):
         return (
-            f"the driver shows {len(agent_status.gpus)} GPUs, its label {COUNT_LABEL} says {count}"
+            f"the driver reports {counted(len(agent_status.gpus), 'GPU')}, its label {COUNT_LABEL} "
+            f"is {count}"
         )
     return None
 
 
 def _from_agent(base: MigNode, agent_status: NodeLayoutStatus) -> MigNode:
-    """An agent knows places, pods and processes."""
+    """Return the node with starts, pods and processes as its agent reports them."""
     mig_gpus = [gpu for gpu in agent_status.gpus if gpu.mode in _MIG_MODES]
     for gpu in mig_gpus:
         if problem := layout_error(
             base.gpu_model,
-            tuple(
-                SlicePlacement(seen_slice.start, seen_slice.profile) for seen_slice in gpu.slices
-            ),
+            tuple(SlicePlacement(gpu_slice.start, gpu_slice.profile) for gpu_slice in gpu.slices),
         ):
             return replace(base, inconsistency=f"GPU {gpu.index}: {problem}")
     return replace(
@@ -168,24 +169,25 @@ def _mig_gpu(gpu_model: GpuModel, gpu: ObservedGpu) -> MigGpu:
     instances = (
         GpuInstance(
             placement=SlicePlacement(
-                seen_slice.start, canonical_profile(gpu_model, seen_slice.profile)
+                gpu_slice.start, canonical_profile(gpu_model, gpu_slice.profile)
             ),
-            holders=tuple(Ref(*pod.split("/", 1)) for pod in seen_slice.pods),
-            processes=seen_slice.processes,
+            holders=tuple(Ref(*pod.split("/", 1)) for pod in gpu_slice.pods),
+            processes=gpu_slice.processes,
         )
-        for seen_slice in gpu.slices
+        for gpu_slice in gpu.slices
     )
     return MigGpu(
         index=gpu.index,
         uuid=gpu.uuid,
         instances=tuple(sorted(instances, key=lambda instance: instance.placement)),
+        # MIG mode was switched off, which takes effect with the next reset.
         fault="NeedsReset" if gpu.mode == "disabling" else gpu.fault,
         message=gpu.message,
     )
 
 
 def _from_counts(base: MigNode, target: NodeTarget | None) -> MigNode:
-    """Numbers fit on GPUs in some way, or they are no numbers of this node."""
+    """Return the node with layouts assumed from its slice counts, or with their inconsistency."""
     text = base.labels.get(COUNT_LABEL, "")
     if not (text.isdecimal() and text.isascii()):
         return replace(base, inconsistency=f"its label {COUNT_LABEL} is {text!r}, not a number")
@@ -200,8 +202,9 @@ def _from_counts(base: MigNode, target: NodeTarget | None) -> MigNode:
         return replace(
             base,
             inconsistency=(
-                f"it offers {whole_gpus} whole GPUs beside {slices} slices, and nobody says which "
-                "of its GPUs are in MIG mode: install tessera-node (node.enabled of the chart)"
+                f"it offers {counted(whole_gpus, 'whole GPU')} beside {counted(slices, 'slice')}, "
+                "and it is not known which of its GPUs are in MIG mode: install tessera-node "
+                "(chart value node.enabled=true)"
             ),
         )
     layouts = layouts_for_counts(
@@ -211,7 +214,10 @@ def _from_counts(base: MigNode, target: NodeTarget | None) -> MigNode:
         slices_text = ", ".join(f"{count}x {name}" for name, count in sorted(counts.items()))
         return replace(
             base,
-            inconsistency=f"{text} GPUs {base.gpu_model.name} cannot be cut into {slices_text}",
+            inconsistency=(
+                f"{counted(int(text), f'{base.gpu_model.name} GPU')} cannot be partitioned into "
+                f"{slices_text}"
+            ),
         )
     return replace(
         base,
@@ -230,10 +236,8 @@ def _geometry(counts: Mapping[str, int]) -> Geometry:
 
 
 def _slice_counts(base: MigNode, gpus: int) -> tuple[Mapping[str, int], int]:
-    """Slices by profile, and whole GPUs.
-
-    While the device plugin is away nothing is allocatable; feature discovery may still tell.
-    """
+    """Return the slices by profile, and the number of GPUs that are not in MIG mode."""
+    # While the device plugin restarts nothing is allocatable; the labels usually stay.
     if any(base.allocatable.values()):
         return allocatable_slices(base), min(gpus, base.allocatable.get(GPU, 0))
     counts = labeled_slices(base)
@@ -241,10 +245,10 @@ def _slice_counts(base: MigNode, gpus: int) -> tuple[Mapping[str, int], int]:
 
 
 def _target_layouts(target: NodeTarget | None, gpu_model: GpuModel) -> tuple[Layout, ...]:
-    """The target's layouts by index, where it names them one after the other from 0."""
+    """Return the planned layouts of GPU 0, 1, ... up to the first GPU without one."""
     layouts: list[Layout] = []
     for gpu in sorted(target.gpus, key=lambda gpu: gpu.gpu) if target else ():
         if gpu.gpu != len(layouts):
             break
-        layouts.append(notation.parse_layout(gpu_model, gpu.slices))
+        layouts.append(parse_layout(gpu_model, gpu.slices))
     return tuple(layouts)

@@ -1,4 +1,4 @@
-"""How slices are written in the status of a pool: `3g.40gb@4`, or `3g.40gb` without its place."""
+"""The text form of slices in the status of a pool: `3g.40gb@4`, or `3g.40gb` without a start."""
 
 from collections.abc import Iterable
 
@@ -8,12 +8,12 @@ from tessera.domain.mig.layouts import Layout, SlicePlacement, geometry
 
 
 def format_slice(placement: SlicePlacement, *, pinned: bool) -> str:
-    """Without the place where nobody can keep it."""
+    """Return the slice as text, with its start if the backend can place slices (`pinned`)."""
     return f"{placement.profile}@{placement.start}" if pinned else placement.profile
 
 
 def parse_layout(gpu_model: GpuModel, slices: Iterable[str]) -> Layout:
-    """Of one GPU; where places are not told, the first that there are."""
+    """Return the layout of one GPU; without starts, the first possible ones are assumed."""
     parts = [text.partition("@") for text in slices]
     if all(start for _, _, start in parts):
         return tuple(sorted(SlicePlacement(int(start), profile) for profile, _, start in parts))

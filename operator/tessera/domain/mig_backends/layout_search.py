@@ -1,4 +1,4 @@
-"""Layouts of a node whose slices are only known by number."""
+"""Layouts of a node of which only the slice counts are known."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ from tessera.domain.mig.layouts import Geometry, Layout, geometry
 def layouts_for_counts(
     gpu_model: GpuModel, counts: Geometry, gpus: int, preferred: tuple[Layout, ...] = ()
 ) -> tuple[Layout, ...] | None:
-    """Layouts of so many GPUs that make these counts together; None when there are none.
+    """Return layouts of so many GPUs with these counts in total, None when there are none.
 
-    Which GPU holds what is made up, save that every GPU gets its `likely` layout as far as the
-    counts allow: whoever asked for a layout recognises it.
+    Which GPU has which slices is assumed: its `preferred` layout as far as the counts allow, so
+    that a layout that was requested is recognized once it is in place.
     """
     if not all(gpu_model.find_profile(profile) for profile, _ in counts):
         return None
@@ -39,13 +39,16 @@ def layouts_for_counts(
 
 @cache
 def _pack(gpu_model: GpuModel, counts: Geometry, gpus: int) -> tuple[Geometry, ...] | None:
-    """What each of so many GPUs, or of fewer, holds; None when it is too much for them."""
+    """Return the slices of each GPU, for at most so many GPUs; None when they do not fit."""
     return _PackingSearch(gpu_model).pack(counts, gpus)
 
 
 class _PackingSearch:
-    """What real GPUs hold is found at once; what they cannot hold may take long to be refuted, so
-    that what is not found after so many looks counts as that."""
+    """A depth-first search for a packing, with a limit on its steps.
+
+    The slices of real GPUs are packed at once. Refuting impossible counts may take exponentially
+    long, so counts that are not packed within the limit are taken for impossible.
+    """
 
     def __init__(self, gpu_model: GpuModel) -> None:
         self._gpu_model = gpu_model
@@ -53,12 +56,13 @@ class _PackingSearch:
         self._infeasible: set[tuple[Geometry, int]] = set()
 
     def pack(self, counts: Geometry, gpus: int) -> tuple[Geometry, ...] | None:
-        """Some GPU holds one of the largest slices, so only what goes with it is tried."""
+        """Return the slices of each GPU, None when no packing is found."""
         if not counts:
             return ()
         if (counts, gpus) in self._infeasible or not _may_fit(self._gpu_model, counts, gpus):
             return None
         self._steps_left -= 1
+        # Some GPU has to hold a slice of the largest profile: only fillings with it are tried.
         largest = max((name for name, _ in counts), key=lambda name: _size(self._gpu_model, name))
         for filling in _densest_first(self._gpu_model, tuple(name for name, _ in counts)):
             if largest not in dict(filling) or self._steps_left <= 0:
@@ -73,7 +77,7 @@ class _PackingSearch:
 
 @cache
 def _densest_first(gpu_model: GpuModel, profiles: tuple[str, ...]) -> tuple[Geometry, ...]:
-    """What one GPU can hold of these profiles."""
+    """Return the maximal fillings of one GPU with these profiles, the most memory first."""
     return tuple(
         sorted(
             maximal_fillings(gpu_model, profiles),
@@ -86,7 +90,7 @@ def _densest_first(gpu_model: GpuModel, profiles: tuple[str, ...]) -> tuple[Geom
 
 
 def _may_fit(gpu_model: GpuModel, counts: Geometry, gpus: int) -> bool:
-    """Are there so many memory and compute slices, and places of each profile, at all?"""
+    """Return False if the counts exceed the memory slices, compute slices or instances in total."""
     sizes = [(_size(gpu_model, name), count) for name, count in counts]
     return (
         sum(memory * count for (memory, _), count in sizes) <= gpus * gpu_model.memory_slices

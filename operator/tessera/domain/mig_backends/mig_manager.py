@@ -1,8 +1,9 @@
-"""NVIDIA's mig-manager: a name of a configuration as a label of the node, an answer as another.
+"""The backend over NVIDIA's mig-manager, which a node label gives the name of a configuration.
 
-It says nothing of which question it answers, takes one value of the label as one event, never
-repeats what failed, and may stop half-way without a word. Hence a name for every content and
-attempt, the neutral word beside it, and belief in what the node offers alone.
+mig-manager reports its state in another label of the node. That state does not name the
+configuration, a repeated label value is ignored, a failure is never retried, and it may stop
+half-way without a report. Therefore every content and attempt has a configuration name of its own,
+the state label is reset with every request, and only what the node offers to pods counts as done.
 """
 
 import hashlib
@@ -13,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from tessera.api.reasons import LayoutReady, StatusVerdict
+from tessera.api.text import counted
 from tessera.domain.mig.layouts import Geometry, geometry
 from tessera.domain.mig_backends.backend import (
     BackendRequest,
@@ -30,24 +32,25 @@ from tessera.domain.mig_backends.nodes import MigNode
 
 CONFIG_LABEL = "nvidia.com/mig.config"
 STATE_LABEL = "nvidia.com/mig.config.state"
-# The answer as we leave it with a new question: an older one would be read as the new one's.
+# State that is written with a request, so that the state of an older one is not taken for its own.
 STATE_REQUESTED = "asked"
 
 _PREFIX = "tessera"
-# When feature discovery wrote its labels last; it comes back together with the device plugin.
+# When feature discovery wrote its labels last; it restarts together with the device plugin.
 _DISCOVERY_TIME_LABEL = "nvidia.com/gfd.timestamp"
-# Attempts whose names are known from the start: mig-manager sees the file a minute late, so that
-# a repetition must not need another one.
+# Attempts whose configurations are written at once: mig-manager sees changes of the mounted
+# ConfigMap up to a minute late, and a retry must not wait for that.
 _PREPARED_ATTEMPTS = 5
-# Between a failure and the next attempt, times the attempt: together well over that minute.
+# Delay between a failure and the next attempt, times the attempt: in sum well over that minute.
 _RETRY_DELAY = timedelta(seconds=30)
 _RESPONSE_TIMEOUT = timedelta(minutes=3)
-# It waits up to five minutes for each client of the GPUs to go, and they go at once.
+# mig-manager waits up to 5 minutes for each of the GPU clients (device plugin, feature discovery)
+# to stop, one after the other.
 _PARTITION_TIMEOUT = timedelta(minutes=10)
 _REBOOT_TIMEOUT = timedelta(minutes=25)
-# From the ask on, where nobody tells when the clients came back.
+# From the request on, where it is not known when the clients restarted.
 _CLIENTS_TIMEOUT = timedelta(minutes=5)
-# From the clients' return until their devices are offered.
+# From the restart of the clients until their devices are allocatable.
 _DEVICES_TIMEOUT = timedelta(minutes=1)
 
 
@@ -55,11 +58,11 @@ _DEVICES_TIMEOUT = timedelta(minutes=1)
 class MigManagerBackend:
     """`GeometryBackend` over the labels of the node and one ConfigMap.
 
-    Where nobody tells which GPU holds what, `wanted` has to name every GPU in MIG mode.
+    Without `knows_pods`, `desired` has to name every GPU in MIG mode.
     """
 
     knows_pods: bool
-    """A `tessera-node` that only looks runs on the nodes."""
+    """A read-only tessera-node runs on the nodes and reports which pod holds which slice."""
 
     @property
     def capabilities(self) -> Capabilities:
@@ -67,12 +70,12 @@ class MigManagerBackend:
             pinned_starts=False,
             sibling_safe=False,
             knows_pods=self.knows_pods,
-            pauses_node=True,
         )
 
     def request(self, node: MigNode, desired: LayoutsByGpu, attempt: int) -> BackendRequest:
-        """First the GPUs of the unit alone, since all that are named may be touched; then all of
-        the node, which is true by then, so that a reboot restores them."""
+        # Two configurations in turn: the GPUs of the unit alone, since mig-manager may touch every
+        # GPU that is named; then all GPUs of the node, which changes nothing by then but lets a
+        # reboot restore all of them.
         contents = _contents(node, desired)
         attempts = range(1, max(_PREPARED_ATTEMPTS, attempt) + 1)
         name = _desired_config(node, desired, attempt)
@@ -91,7 +94,7 @@ class MigManagerBackend:
         if name not in (unit, full):
             return BackendStatus()
         if name != unit:
-            since += _PARTITION_TIMEOUT  # that of the unit came first
+            since += _PARTITION_TIMEOUT  # the configuration of the unit came first
         if state == "success":
             ready = _is_partitioned(node, desired) and offers_layouts(node, desired)
             return BackendStatus(done=name == full) if ready else _missing_devices(node, since, at)
@@ -103,7 +106,7 @@ class MigManagerBackend:
 
 
 def referenced_configs(nodes: Iterable[MigNode]) -> Mapping[str, str]:
-    """The entries that labels of nodes name now: after a reboot they are read again."""
+    """Return the entries that node labels name now: mig-manager reads them after a reboot."""
     configs = {}
     for node in nodes:
         name = node.labels.get(CONFIG_LABEL, "")
@@ -116,14 +119,17 @@ def referenced_configs(nodes: Iterable[MigNode]) -> Mapping[str, str]:
 
 
 def _contents(node: MigNode, desired: LayoutsByGpu) -> tuple[str, str]:
-    """For the unit, and for all of the node; only GPUs in MIG mode are named, whose mode stays."""
+    """Return the configurations for the unit and for all GPUs of the node.
+
+    Only GPUs in MIG mode are named, so that no GPU's mode changes.
+    """
     full = {gpu.index: gpu.layout for gpu in node.gpus} | dict(desired)
     unit = desired if node.reports_pods else full
     return _config_text(unit), _config_text(full)
 
 
 def _config_text(layouts: LayoutsByGpu) -> str:
-    """An entry as it stands in the file; GPUs of one geometry in one part."""
+    """Return an entry of the configuration file, with one part for GPUs of one geometry."""
 
     def slices(counts: Geometry) -> str:
         return ", ".join(f'"{name}": {count}' for name, count in counts)
@@ -148,15 +154,16 @@ def _config_name(text: str, attempt: int) -> str:
 
 
 def _desired_config(node: MigNode, desired: LayoutsByGpu, attempt: int) -> str:
-    """What the label should say now."""
+    """Return the configuration name that the node's label should have now."""
     unit, full = (_config_name(text, attempt) for text in _contents(node, desired))
     name, state = node.labels.get(CONFIG_LABEL), node.labels.get(STATE_LABEL)
-    at_work = name == unit and state not in ("success", "failed")
-    return full if name == full or (_is_partitioned(node, desired) and not at_work) else unit
+    # The label is not changed under a mig-manager that works.
+    in_progress = name == unit and state not in ("success", "failed")
+    return full if name == full or (_is_partitioned(node, desired) and not in_progress) else unit
 
 
 def _is_partitioned(node: MigNode, desired: LayoutsByGpu) -> bool:
-    """By what is known of each GPU; places are not asked for."""
+    """Return whether the GPUs have the desired slices, wherever these start."""
     current = {gpu.index: geometry(gpu.layout) for gpu in node.gpus}
     return not node.reports_pods or all(
         current.get(index) == geometry(layout) for index, layout in desired.items()
@@ -164,16 +171,17 @@ def _is_partitioned(node: MigNode, desired: LayoutsByGpu) -> bool:
 
 
 def _missing_devices(node: MigNode, since: datetime, at: datetime) -> BackendStatus:
-    """The answer comes before the device plugin: its devices get a moment."""
+    """Return a problem if the devices are still missing some time after mig-manager succeeded."""
+    # mig-manager reports success before the device plugin has restarted.
     text = node.labels.get(_DISCOVERY_TIME_LABEL, "")
     returned = datetime.fromtimestamp(int(text), UTC) if text.isdecimal() else since
     timeout = _DEVICES_TIMEOUT if returned > since else _CLIENTS_TIMEOUT
     if at - max(returned, since) < timeout:
         return BackendStatus()
     message = (
-        f"mig-manager on {node.name} said success, and the node does not offer the slices; "
-        f"kubectl get node {node.name} -o jsonpath='{{.status.allocatable}}' shows what it does, "
-        "nvidia-smi mig -lgi on it what is cut; some drivers need the node rebooted"
+        f"mig-manager on Node/{node.name} reported success, but the node does not offer the "
+        f"slices; compare kubectl get node {node.name} -o jsonpath='{{.status.allocatable}}' with "
+        "nvidia-smi mig -lgi on the node, and reboot it if its driver needs that"
     )
     return BackendStatus(retry=True, problem=StatusVerdict(LayoutReady.DEVICES_MISSING, message))
 
@@ -181,43 +189,45 @@ def _missing_devices(node: MigNode, since: datetime, at: datetime) -> BackendSta
 def _failed_verdict(node: MigNode, _: timedelta) -> StatusVerdict[LayoutReady]:
     return StatusVerdict(
         LayoutReady.BACKEND_FAILED,
-        f"mig-manager on {node.name} said failed; the log of its pod there says why "
-        "(kubectl logs -n gpu-operator -l app=nvidia-mig-manager), and its ClusterPolicy has to "
-        "name the ConfigMap tessera-mig (migManager.config.name)",
+        f"mig-manager on Node/{node.name} reported failed; see its log (kubectl logs -n "
+        "gpu-operator -l app=nvidia-mig-manager), and check that migManager.config.name of the "
+        "ClusterPolicy is tessera-mig",
     )
 
 
 def _stuck_verdict(node: MigNode, waited: timedelta) -> StatusVerdict[LayoutReady]:
-    """It gives up without a word, and leaves what it paused."""
+    # mig-manager gives up without a report and leaves the clients that it paused as they are.
     paused = [
         key
         for key in (DEVICE_PLUGIN_LABEL, FEATURE_DISCOVERY_LABEL)
         if node.labels.get(key) == PAUSED
     ]
     labels = "".join(f" {key}=true" for key in paused)
-    fix = f"; kubectl label --overwrite node {node.name}{labels} brings them back" if labels else ""
+    fix = (
+        f"; restart them with: kubectl label --overwrite node {node.name}{labels}" if labels else ""
+    )
     return StatusVerdict(
         LayoutReady.BACKEND_TIMEOUT,
-        f"mig-manager on {node.name} says {node.labels.get(STATE_LABEL)} for {_minutes(waited)} "
-        f"minutes: clients of the GPUs that do not go keep it{fix}",
+        f"mig-manager on Node/{node.name} reports {node.labels.get(STATE_LABEL)} for "
+        f"{_minutes(waited)}: GPU clients do not stop{fix}",
     )
 
 
 def _silent_verdict(node: MigNode, waited: timedelta) -> StatusVerdict[LayoutReady]:
     return StatusVerdict(
         LayoutReady.BACKEND_UNAVAILABLE,
-        f"nobody on {node.name} reacts to {CONFIG_LABEL} for {_minutes(waited)} minutes: is "
-        "mig-manager running there, and does the node carry nvidia.com/mig.capable=true? "
-        "kubectl get pods -n gpu-operator -o wide -l app=nvidia-mig-manager",
+        f"no response to the label {CONFIG_LABEL} of Node/{node.name} for {_minutes(waited)}; "
+        "check that mig-manager runs there (kubectl get pods -n gpu-operator -o wide -l "
+        "app=nvidia-mig-manager) and that the node has the label nvidia.com/mig.capable=true",
     )
 
 
-def _minutes(waited: timedelta) -> int:
-    return int(waited.total_seconds() // 60)
+def _minutes(waited: timedelta) -> str:
+    return counted(int(waited.total_seconds() // 60), "minute")
 
 
 class _StateLimit(NamedTuple):
-    """For how long a word is believed, and what it means afterwards."""
+    """How long a state of mig-manager may last, and the verdict after that."""
 
     timeout: timedelta
     retry: bool

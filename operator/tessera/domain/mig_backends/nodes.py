@@ -1,4 +1,4 @@
-"""What is known of the GPUs of a pool."""
+"""The observed nodes of a MIG pool: their GPUs and GPU instances."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,11 +11,11 @@ from tessera.domain.observed.node_layout import ObservedNodeLayout
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuInstance:
-    """A slice that exists. Places are made up where nobody tells them; counts are right then."""
+    """A slice that exists. Without an agent its placement is assumed, but counts are right."""
 
     placement: SlicePlacement
     holders: tuple[Ref, ...] = ()
-    """Pods on it, ours or not; only known with an agent."""
+    """All pods on it, created by Tessera or not; only known with an agent."""
     processes: int = 0
 
 
@@ -25,10 +25,10 @@ class MigGpu:
 
     index: int
     uuid: str = ""
-    """Empty where no agent tells it."""
+    """Empty without an agent."""
     instances: tuple[GpuInstance, ...] = ()
     fault: str | None = None
-    """A word of NodeLayout's `fault`."""
+    """The `fault` that the NodeLayout reports."""
     message: str = ""
 
     @property
@@ -48,12 +48,12 @@ class MigNode:
     whole_gpus: int = 0
     """GPUs that are not in MIG mode."""
     reports_pods: bool = False
-    """An agent says which pod is on which slice, and where slices begin."""
+    """An agent reports the starts of slices and the pods on them."""
     can_partition: bool = False
-    """An agent may cut here."""
+    """An agent runs here and may partition GPUs."""
     tainted: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
     allocatable: Mapping[str, int] = field(default_factory=dict)
     node_layout: ObservedNodeLayout | None = None
     inconsistency: str | None = None
-    """Why labels and resources fit no layout; there are no cards then."""
+    """Why labels and resources fit no layout; `gpus` is empty then."""

@@ -1,4 +1,4 @@
-"""Nobody cuts: slices are what somebody made by hand."""
+"""The backend of pools whose slices are managed by hand: it changes nothing."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,13 +15,11 @@ from tessera.domain.mig_backends.nodes import MigNode
 
 @dataclass(frozen=True, slots=True)
 class StaticBackend:
-    """`GeometryBackend` of pools that are taken as they are."""
+    """`GeometryBackend` of pools that are used as they are."""
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(
-            pinned_starts=False, sibling_safe=False, knows_pods=False, pauses_node=False
-        )
+        return Capabilities(pinned_starts=False, sibling_safe=False, knows_pods=False)
 
     def request(self, node: MigNode, desired: LayoutsByGpu, attempt: int) -> BackendRequest:
         del node, desired, attempt
@@ -31,5 +29,5 @@ class StaticBackend:
         self, node: MigNode, desired: LayoutsByGpu, attempt: int, since: datetime, at: datetime
     ) -> BackendStatus:
         del desired, attempt, since, at
-        message = f"the GPUs of {node.name} are taken as they are: spec.mig.layout is empty"
+        message = f"spec.mig.layout is empty, so the slices of Node/{node.name} stay as they are"
         return BackendStatus(problem=StatusVerdict(LayoutReady.NOT_MANAGED, message))

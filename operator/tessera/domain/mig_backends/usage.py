@@ -1,4 +1,4 @@
-"""Who sits on the slices of a pool, and which part of its GPUs is paid for nothing."""
+"""Which pods hold the slices of a pool, and which share of its GPUs is paid for but unused."""
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
 from functools import cache
+from operator import attrgetter
 
 from tessera.api.ref import Ref
 from tessera.domain.hardware.weights import slice_weight
@@ -17,42 +18,42 @@ from tessera.domain.observed.snapshot import Pod
 
 
 class SliceState(StrEnum):
-    """What is to be said of a slice."""
+    """The use of a slice, as metrics and the CLI show it."""
 
     USED = "used"
     IDLE = "idle"
     DISPLACED = "doomed"
-    """Who holds it has to leave it."""
+    """The pod that holds it has to leave it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SliceUsage:
-    """A slice that exists, with who holds it."""
+    """A slice with the pods that hold it."""
 
     node: str
     gpu: int
     placement: SlicePlacement
     share: Decimal
-    """Of the price of its GPU."""
+    """Share of the price of its GPU."""
     state: SliceState
     holders: tuple[Ref, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolUsage:
-    """Of the GPUs of a pool that are in MIG mode; shares are in prices of one GPU."""
+    """The use of a pool's GPUs in MIG mode; shares are in units of one GPU's price."""
 
     gpus: int = 0
     slices: Mapping[tuple[str, SliceState], int]
     idle: Decimal
-    """Slices that nobody holds."""
+    """Share of slices that no pod holds."""
     stranded: Decimal
-    """What no slice covers."""
+    """Share of the GPUs that no slice covers."""
 
 
 @cache
 def share(gpu_model: GpuModel, profile: str) -> Decimal:
-    """What a slice is billed, as a share of its GPU."""
+    """Return the share of its GPU's price that a slice is billed."""
     gi_profile = gpu_model.find_profile(profile)
     if gi_profile is None:
         return Decimal(profile == WHOLE_GPU)
@@ -63,10 +64,10 @@ def share(gpu_model: GpuModel, profile: str) -> Decimal:
 def slice_usages(
     nodes: Sequence[MigNode], pods: Sequence[Pod], displaced: Collection[Ref] = ()
 ) -> tuple[SliceUsage, ...]:
-    """All slices by node, GPU and start.
+    """Return the use of all slices, by node, GPU and start.
 
-    Where no agent tells who holds which, the engines of a node are taken to hold the first slices
-    of their profile, so that counts are right and places are not.
+    Without an agent, pods are assumed to hold the first slices of their profile: the counts are
+    right, the placements may not be.
     """
     pods_by_node: dict[str, list[Pod]] = defaultdict(list)
     for pod in pods:
@@ -81,13 +82,13 @@ def slice_usages(
             state=_state(instance, holders, displaced),
             holders=holders,
         )
-        for node in sorted(nodes, key=_node_name)
+        for node in sorted(nodes, key=attrgetter("name"))
         for gpu, instance, holders in _instance_holders(node, pods_by_node.get(node.name, ()))
     )
 
 
 def pool_usage(nodes: Sequence[MigNode], usages: Sequence[SliceUsage]) -> PoolUsage:
-    """The sums over the seats of these grounds."""
+    """Return the sums over the slices of these nodes."""
     gpus = sum(len(node.gpus) for node in nodes)
     return PoolUsage(
         gpus=gpus,
@@ -95,10 +96,6 @@ def pool_usage(nodes: Sequence[MigNode], usages: Sequence[SliceUsage]) -> PoolUs
         idle=sum((usage.share for usage in usages if usage.state is SliceState.IDLE), Decimal(0)),
         stranded=gpus - sum((usage.share for usage in usages), Decimal(0)),
     )
-
-
-def _node_name(node: MigNode) -> str:
-    return node.name
 
 
 def _state(
@@ -113,7 +110,8 @@ def _instance_holders(
     node: MigNode, pods: Sequence[Pod]
 ) -> Iterator[tuple[MigGpu, GpuInstance, tuple[Ref, ...]]]:
     pending: dict[str, list[Ref]] = defaultdict(list)
-    for pod in sorted(pods, key=_pod_ref, reverse=True):
+    # Reversed, since `pop` takes from the end: the first pod gets the first slice.
+    for pod in sorted(pods, key=attrgetter("ref"), reverse=True):
         for resource, count in pod.devices.items():
             if (profile := profile_of(node.gpu_model, resource)) is not None:
                 pending[profile] += [pod.ref] * count
@@ -124,7 +122,3 @@ def _instance_holders(
                 continue
             available = pending[instance.placement.profile]
             yield gpu, instance, (available.pop(),) if available else ()
-
-
-def _pod_ref(pod: Pod) -> Ref:
-    return pod.ref

@@ -1,21 +1,21 @@
-"""NodeLayouts, and the marks by which a repartition is ordered and allowed."""
+"""Observed NodeLayouts, and the taint and annotations that control a repartition."""
 
 from dataclasses import dataclass
 
 from tessera.api.node_layout import NodeLayoutSpec, NodeLayoutStatus
 
-# Keeps new pods off a node while some of its GPUs are cut anew.
+# Taint that keeps new pods off a node while some of its GPUs are repartitioned.
 TAINT = "tessera.dev/repartition"
-# On a pool: the name of the plan that may be carried out.
+# Annotation of a pool: the name of the plan that may be carried out.
 APPROVAL = "tessera.dev/approve-layout"
-# On a service: `true` lets it fall below its floor while its slices are cut, where there is no
-# room for replacements.
+# Annotation of a service: `true` lets it fall below minReplicas during a repartition while no slice
+# is free for its replacements.
 DOWNTIME = "tessera.dev/allow-downtime"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObservedNodeLayout:
-    """The object of the same kind."""
+    """A NodeLayout as read from the API server."""
 
     name: str
     generation: int

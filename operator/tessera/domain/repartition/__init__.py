@@ -1,5 +1,5 @@
-"""From what services need to GPUs that are cut so, and nobody hurt on the way; pure.
+"""Carry out planned MIG layouts without an outage for any service; pure.
 
-`wish` asks the planner, `drawing` makes plans of its answers and `target` keeps one, `rollout`
-carries it out unit by unit, and `backends` say what has to be written for that.
+`cycle` is the entry: it poses the layout problem, adopts plans and calls `rollout` for every pool,
+which drains and partitions GPUs unit by unit.
 """

@@ -1,7 +1,7 @@
-"""Who could move where: what services have to keep, and the slices that are free for others.
+"""What services have to keep, and which free slices can take the replacements of their pods.
 
-Which of the waiting pods gets a free slice is the scheduler's choice, so a service counts on those
-alone that are left when everybody else who looks for one has got his.
+The scheduler decides which pending pod gets a free slice. A service therefore only counts on the
+slices that are left after all pending pods of other services have got theirs.
 """
 
 import math
@@ -14,46 +14,47 @@ from tessera.api.ref import Ref
 from tessera.domain.mig.demand import DEMAND_TOLERANCE
 from tessera.domain.mig.gpu_models import WHOLE_GPU
 from tessera.domain.mig_backends.nodes import MigNode
-from tessera.domain.repartition.orders import PoolService, Replica
+from tessera.domain.repartition.actions import PoolService, Replica
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SliceShortage:
-    """A service that would fall below what it has to keep."""
+    """A service that would fall below its required capacity."""
 
     service: PoolService
     pods: tuple[Ref, ...]
-    """Those of its pods that would have to leave."""
+    """Its pods that would have to leave."""
     profile: str
-    """Of the slices that it lacks."""
+    """The profile of the slices that it lacks."""
     missing: int
-    """So many of them would have to be free besides; those that others wait for are among them."""
+    """Slices that would have to be free in addition, including those that other services' pending
+    pods would take."""
 
 
 class _ReplicaLosses(NamedTuple):
-    """Services that lose pods, and what that means for everybody."""
+    """The services that lose given pods, and how many slices are looked for then."""
 
     services: Sequence[PoolService]
     replicas: Mapping[Ref, Sequence[Replica]]
-    """What leaves of each of them."""
+    """Displaced replicas by service."""
     counts: Counter[tuple[Ref, str]]
-    """Pods that leave, by service and profile."""
+    """Displaced replicas by service and profile."""
     pending: dict[str, int]
-    """Pods that look for a slice then, by profile, as far as it was asked."""
+    """Pods of all services that will look for a slice, by profile; filled on demand."""
 
 
 class _ReplicaCounts(NamedTuple):
-    """Replicas of a service on slices of one profile."""
+    """Numbers of a service's replicas of one profile."""
 
     total: int
     pending: int
-    """For a slice."""
+    """Not scheduled yet, and not draining."""
     starting: int
-    """Not ready, and not on their way out."""
+    """Not ready, and not draining."""
 
 
 class PoolCapacity:
-    """The services of a pool, and the free slices of its nodes."""
+    """The services of a pool and the free slices of its nodes."""
 
     def __init__(self, nodes: Iterable[MigNode], services: Iterable[PoolService]) -> None:
         self.services = tuple(sorted(services, key=lambda service: service.ref))
@@ -87,29 +88,26 @@ class PoolCapacity:
             for profile in _profiles(pool_service):
                 self._pending[profile] += self._pending_pods(pool_service, profile, 0)
 
-    def supply(self, closed_nodes: Collection[str]) -> Counter[str]:
-        """Free slices by profile, but for those of nodes that take no new pods."""
+    def supply(self, excluded_nodes: Collection[str]) -> Counter[str]:
+        """Return the free slices of all other nodes, by profile."""
         counts = self._all_free.copy()
-        for name in closed_nodes:
+        for name in excluded_nodes:
             counts.subtract(self.free(name))
         return counts
 
     def free(self, node: str) -> Mapping[str, int]:
-        """Free slices of one node, by profile."""
+        """Return the free slices of one node, by profile."""
         return self._free.get(node, {})
 
     def affected_services(self, displaced: Collection[Ref]) -> list[PoolService]:
-        """Services that lose a pod, by name."""
+        """Return the services that own one of these pods, sorted by name."""
         services = {self.owner[pod].ref: self.owner[pod] for pod in displaced if pod in self.owner}
         return [services[name] for name in sorted(services)]
 
     def shortages(
         self, displaced: Collection[Ref], supply: Mapping[str, int]
     ) -> list[SliceShortage]:
-        """Who could not keep what it has to when these pods leave.
-
-        What nothing planned is free for may start on a former profile.
-        """
+        """Return the services that could not keep their required capacity without these pods."""
         shortages, spare = [], Counter(supply)
         losses = self._replica_losses(displaced)
         for service in losses.services:
@@ -118,12 +116,14 @@ class PoolCapacity:
                 for replica in losses.replicas[service.ref]
                 if is_active(replica)
             )
+            # Replicas that start are counted: pods drain only after they are Ready.
             remaining = self._capacity_once_ready(service) - lost_capacity
             lost, required, expected = self._replacements_needed(service, losses, supply, remaining)
             if expected >= required:
                 continue
             profile = replacement_profile(service, lost)
             missing = required - expected
+            # A service that changes its profile may surge on the previous one meanwhile.
             surge = _previous_profile_replicas(service, profile, missing)
             if surge and spare[service.previous_profile or ""] >= surge:
                 spare[service.previous_profile or ""] -= surge
@@ -137,14 +137,15 @@ class PoolCapacity:
     def surge_replicas(
         self, displaced: Collection[Ref], supply: Mapping[str, int]
     ) -> dict[Ref, int]:
-        """How many replicas services need on former profiles until these pods may leave; one that
-        starts counts until it serves."""
+        """Return the extra replicas on previous profiles that let these pods drain, by service."""
         surges, losses = {}, self._replica_losses(displaced)
         for service in losses.services:
             remaining = sum(
                 replica_capacity(service, replica)
                 for replica in service.replicas
                 if replica.pod not in displaced
+                # A surge replica that starts does not count yet, or its own existence would end
+                # the surge before it is Ready.
                 and (
                     is_serving(replica)
                     or (is_active(replica) and replica.profile == service.profile)
@@ -165,8 +166,11 @@ class PoolCapacity:
         supply: Mapping[str, int],
         remaining: float,
     ) -> tuple[list[Replica], int, int]:
-        """What it loses, the replacements that it needs of the successor's profile beside the rest
-        that it has, and those of them that find a slice."""
+        """Return the serving replicas that it loses, and its required and expected replacements.
+
+        `remaining` is its capacity without the lost replicas. Expected replacements are those that
+        are certain to find a free slice.
+        """
         lost = [replica for replica in losses.replicas[service.ref] if is_serving(replica)]
         missing = self._required_capacity(service) - remaining
         if not lost or missing <= tolerance(service):
@@ -174,6 +178,7 @@ class PoolCapacity:
         profile = replacement_profile(service, lost)
         per_replica = service.capacity.get(profile, 0.0)
         if not per_replica:
+            # No known speed on that profile: no replacement can be counted on.
             return lost, len(lost), 0
         required = math.ceil(missing / per_replica - DEMAND_TOLERANCE)
         own_pending = self._pending_pods(service, profile, losses.counts[service.ref, profile])
@@ -183,7 +188,7 @@ class PoolCapacity:
     def replacement_expected(
         self, service: PoolService, displaced: Collection[Ref], supply: Mapping[str, int]
     ) -> bool:
-        """Whether a replacement starts, or will for certain."""
+        """Return whether a replacement starts already, or is certain to find a slice."""
         if any(
             is_active(replica) and not replica.ready and replica.pod not in displaced
             for replica in service.replicas
@@ -210,7 +215,7 @@ class PoolCapacity:
         return _ReplicaLosses(self.affected_services(displaced), replicas, counts, {})
 
     def _total_pending(self, profile: str, losses: _ReplicaLosses) -> int:
-        """Pods that look for such a slice, or will once those that go are to be replaced."""
+        """Return how many pods of all services look for such a slice once the lost are replaced."""
         if profile not in losses.pending:
             losses.pending[profile] = self._pending[profile] + sum(
                 self._pending_pods(service, profile, losses.counts[service.ref, profile])
@@ -220,11 +225,13 @@ class PoolCapacity:
         return losses.pending[profile]
 
     def _pending_pods(self, service: PoolService, profile: str, displaced_count: int) -> int:
-        """Pods of it that look for a slice of the profile, or will once so many are replaced."""
+        """Return how many of its pods look for such a slice once so many displaced are replaced."""
         key = service.ref, profile
         counts = self._counts.get(key)
         if counts is None:
             counts = self._counts[key] = _count_replicas(service, profile)
+        # Pods that Deployments have yet to create are counted like pending ones: the scheduler may
+        # give them any free slice.
         if service.profile is None:
             to_create = displaced_count - counts.starting
         elif service.profile == profile:
@@ -234,7 +241,6 @@ class PoolCapacity:
         return counts.pending + max(0, to_create)
 
     def _capacity_once_ready(self, service: PoolService) -> float:
-        """What it has once all that starts serves."""
         if service.ref not in self._ready_capacity:
             self._ready_capacity[service.ref] = sum(
                 replica_capacity(service, replica)
@@ -250,46 +256,46 @@ class PoolCapacity:
 
 
 def is_serving(replica: Replica) -> bool:
-    """It is part of what its service has."""
+    """Return whether the replica takes new requests."""
     return replica.ready and not replica.draining
 
 
 def is_active(replica: Replica) -> bool:
-    """It serves or starts."""
+    """Return whether the replica serves or starts on its node."""
     return replica.node is not None and not replica.draining
 
 
 def replica_capacity(service: PoolService, replica: Replica) -> float:
-    """Of one replica, in the unit of the floor."""
+    """Return the capacity of one replica, in the unit of `min_capacity`."""
     return service.capacity.get(replica.profile or WHOLE_GPU, 0.0)
 
 
 def tolerance(service: PoolService) -> float:
-    """Sums of floats are not exact."""
+    """Return how far a sum of capacities may be below its limit: float sums are not exact."""
     return DEMAND_TOLERANCE * (1 + service.min_capacity)
 
 
 def serving_capacity(service: PoolService) -> float:
-    """What it serves with now."""
+    """Return the capacity that serves now."""
     return sum(
         replica_capacity(service, replica) for replica in service.replicas if is_serving(replica)
     )
 
 
 def required_capacity(service: PoolService) -> float:
-    """What it has to keep: its floor, as far as that is there."""
+    """Return the capacity that has to stay: `min_capacity`, or less while less serves."""
     return 0.0 if service.allows_downtime else min(serving_capacity(service), service.min_capacity)
 
 
 def replacement_profile(service: PoolService, lost: Sequence[Replica]) -> str:
-    """The profile on which those that leave are replaced."""
+    """Return the profile of the replacements: the planned one, else the one that is lost."""
     return service.profile or min(
         (replica.profile or WHOLE_GPU for replica in lost), default=WHOLE_GPU
     )
 
 
 def _previous_profile_replicas(service: PoolService, profile: str, replicas: int) -> int:
-    """Replicas of its former profile that give as much; 0 where it has none."""
+    """Return how many replicas of its previous profile equal so many; 0 where it has none."""
     per_replica = service.capacity.get(service.previous_profile or "", 0.0)
     if service.previous_profile is None or not per_replica:
         return 0
@@ -311,7 +317,7 @@ def _profiles(service: PoolService) -> set[str]:
 
 
 def _free_slices(node: MigNode, replicas: Sequence[Replica]) -> Counter[str]:
-    """Slices that a pod could take now. A replica of which no tile is told may sit on any."""
+    """Return the slices that a pod could be scheduled on now, by profile."""
     if not node.ready or node.inconsistency:
         return Counter()
     known_pods = {
@@ -323,6 +329,7 @@ def _free_slices(node: MigNode, replicas: Sequence[Replica]) -> Counter[str]:
         for instance in gpu.instances
         if gpu.fault is None and not instance.holders and not instance.processes
     )
+    # A replica whose slice the agent has not reported yet holds one of its profile.
     free.subtract(
         replica.profile for replica in replicas if replica.profile and replica.pod not in known_pods
     )

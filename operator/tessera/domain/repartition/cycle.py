@@ -1,4 +1,4 @@
-"""What a turn does about layouts: a question to the planner, and orders for every pool."""
+"""The part of a reconcile cycle about layouts: the layout problem, and actions for every pool."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -8,20 +8,21 @@ from typing import NamedTuple, TypeAlias
 from tessera.api.mig import Mig, MigStatus
 from tessera.api.reasons import Discovered, LayoutReady, StatusVerdict
 from tessera.api.ref import Ref
+from tessera.api.text import counted
 from tessera.domain.cache import LastCallCache, StableTupleCache
 from tessera.domain.hardware.pools import PoolView
+from tessera.domain.layout.adoption import PlanAdoption, adopt
 from tessera.domain.layout.demand import LayoutProblemCache, layout_problem
 from tessera.domain.layout.problem import LayoutProblem, LayoutSolution
-from tessera.domain.layout.target import PlanAdoption, adopt
 from tessera.domain.mig_backends.backend import Capabilities, GeometryBackend
 from tessera.domain.mig_backends.by_name import backend_of
 from tessera.domain.mig_backends.discovery import mig_nodes, new_mig_node_cache
 from tessera.domain.mig_backends.nodes import MigNode
 from tessera.domain.observed.snapshot import Pod, Snapshot
+from tessera.domain.repartition.actions import PoolActions, PoolService
 from tessera.domain.repartition.evictions import displaced_by_profile
-from tessera.domain.repartition.orders import PoolActions, PoolService
 from tessera.domain.repartition.rollout import RolloutInputs, advance_rollout
-from tessera.domain.repartition.tenants import PoolServiceCache, pool_services
+from tessera.domain.repartition.services import PoolServiceCache, pool_services
 from tessera.domain.repartition.window import closed_reason
 from tessera.domain.service.proposal import Proposal
 
@@ -30,7 +31,7 @@ _Backends: TypeAlias = Mapping[str, GeometryBackend]
 
 
 class _PoolState(NamedTuple):
-    """What is there of a pool."""
+    """One pool as observed in this cycle."""
 
     view: PoolView
     mig: Mig
@@ -41,23 +42,25 @@ class _PoolState(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutCacheEntry:
-    """What the last turn did for the plan of a pool, and what it looked at."""
+    """The last actions of a rollout, with their inputs."""
 
     inputs: RolloutInputs
-    closed: str | None
+    window_closed: str | None
     actions: PoolActions
 
-    def is_current(self, inputs: RolloutInputs, closed: str | None) -> bool:
-        """Whether it is what this turn does."""
+    def is_current(self, inputs: RolloutInputs, window_closed: str | None) -> bool:
+        """Return whether the rollout would decide the same again."""
         previous = self.inputs
         status = self.actions.status
+        # While a unit is under way, phases and timeouts depend on the time. Otherwise it only
+        # matters to the maintenance window.
         idle = not (inputs.status.units or self.actions.requests or (status and status.units))
         return (
             idle
             and previous.nodes is inputs.nodes
             and previous.services is inputs.services
             and previous.own_pods is inputs.own_pods
-            and self.closed == closed
+            and self.window_closed == window_closed
             and previous.backend == inputs.backend
             and previous.mig == inputs.mig
             and previous.status == inputs.status
@@ -66,7 +69,7 @@ class RolloutCacheEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repartitions:
-    """Of all pools that have `spec.mig`, by name."""
+    """The outcome of a cycle for all pools with `spec.mig`, by pool name."""
 
     layout_problem: LayoutProblem | None = None
     nodes: Mapping[str, tuple[MigNode, ...]] = field(default_factory=dict)
@@ -80,17 +83,17 @@ class LayoutMemory:
     """What earlier cycles learned about layouts."""
 
     solution: LayoutSolution | None = None
-    """The last layouts that were planned, perhaps for an older problem."""
+    """The last solution, perhaps of an older problem."""
     solver_error: str | None = None
     """Why there is no newer solution."""
     blocked_evictions: Mapping[Ref, str] = field(default_factory=dict)
-    """Pods that could not be evicted in the last cycle, and what their budgets said."""
+    """Pods that could not be evicted in the last cycle, with the API server's message."""
     write_errors: tuple[str, ...] = ()
-    """What the API server said in the last cycle when it refused a write for a layout."""
+    """Errors of the last cycle's writes for layouts."""
 
 
 class LayoutCache:
-    """What earlier turns found of layouts, by the identity of what it was made of."""
+    """Results of earlier cycles, found again by the identity of their inputs."""
 
     def __init__(self) -> None:
         self.node_cache = new_mig_node_cache()
@@ -105,7 +108,7 @@ class LayoutCache:
     def nodes(
         self, views: Sequence[PoolView], snapshot: Snapshot
     ) -> Mapping[str, tuple[MigNode, ...]]:
-        """Of each pool; the same mapping as long as nothing in it changed."""
+        """Return the MIG nodes by pool, the same mapping as long as nothing in it changed."""
         nodes = {
             view.pool.name: self._stable_nodes[view.pool.name](
                 mig_nodes(view, snapshot.nodes, snapshot.layouts, self.node_cache)
@@ -123,7 +126,7 @@ class LayoutCache:
         return self.last_nodes
 
     def capabilities(self, backends: _Backends) -> Mapping[str, Capabilities]:
-        """Likewise."""
+        """Return the capabilities by pool, the same mapping as long as nothing in it changed."""
         capabilities = {name: backend.capabilities for name, backend in backends.items()}
         if capabilities != self.last_capabilities:
             self.last_capabilities = capabilities
@@ -142,7 +145,11 @@ def repartition(
     proposals: Mapping[Ref, Proposal],
     cache: LayoutCache | None = None,
 ) -> Repartitions:
-    """Nothing where no pool lets its GPUs be cut."""
+    """Decide about the layouts of all pools with `spec.mig`.
+
+    The planner solves the returned layout problem beside the cycles: its solution enters a later
+    snapshot.
+    """
     migs = {
         view.pool.name: view.pool.spec.mig
         for view in views
@@ -190,11 +197,10 @@ def _pool_actions(
     problem: LayoutProblem,
     cache: LayoutCache,
 ) -> PoolActions:
-    """A plan that was made for something else than what is there now is not adopted. One that is
-    new is only written down: services take their places by it in the next turn."""
     view, mig, nodes, backend, services = state
     if (blocker := _pool_blocker(mig_backends, view, mig)) is not None:
         return _paused_actions(blocker, view.pool.status.mig, state)
+    # A solution of an older problem is not adopted: services or GPUs changed since.
     solution = memory.solution
     is_current = solution is not None and (
         solution.problem is problem or solution.problem == problem
@@ -202,6 +208,8 @@ def _pool_actions(
     current = solution if is_current else None
     adoption = adopt(view, current, nodes, backend.capabilities, snapshot.at)
     status = view.pool.status.mig
+    # A new plan is only written in this cycle: services choose their slices by the written plan,
+    # so the rollout begins with the next one.
     if adoption.status.target != (status.target if status else None):
         return _start_plan(snapshot, adoption, state)
     actions = _rollout_actions(
@@ -218,45 +226,44 @@ def _pool_actions(
         ),
     )
     verdict = _verdict(memory, actions, adoption.verdict, nodes)
+    # A skipped node does not have the planned layout, so the pool is not ready.
     inconsistency = _inconsistent_labels(nodes) if verdict.reason.is_true else None
     return replace(actions, verdict=inconsistency or verdict)
 
 
 def _rollout_actions(cache: LayoutCache, inputs: RolloutInputs) -> PoolActions:
-    """With no unit in work, before and after, and nothing asked for, the moment counts for the
-    maintenance window alone: the orders are those of the last turn then."""
-    closed = closed_reason(inputs.mig.maintenance_window, inputs.at)
+    window_closed = closed_reason(inputs.mig.maintenance_window, inputs.at)
     previous = cache.rollouts.get(inputs.pool)
-    if previous is not None and previous.is_current(inputs, closed):
+    if previous is not None and previous.is_current(inputs, window_closed):
         return previous.actions
     actions = advance_rollout(inputs)
-    cache.rollouts[inputs.pool] = RolloutCacheEntry(inputs=inputs, closed=closed, actions=actions)
+    cache.rollouts[inputs.pool] = RolloutCacheEntry(
+        inputs=inputs, window_closed=window_closed, actions=actions
+    )
     return actions
 
 
 def _inconsistent_labels(nodes: Sequence[MigNode]) -> StatusVerdict[LayoutReady] | None:
-    """A node that is left alone for what it says of itself is not as planned."""
     inconsistent = [node for node in nodes if node.inconsistency]
     if not inconsistent:
         return None
-    message = f"{inconsistent[0].name}: {inconsistent[0].inconsistency}"
-    more = f"; {len(inconsistent) - 1} other nodes, too" if len(inconsistent) > 1 else ""
+    message = f"Node/{inconsistent[0].name}: {inconsistent[0].inconsistency}"
+    others = counted(len(inconsistent) - 1, "other node")
+    more = f"; {others} as well" if len(inconsistent) > 1 else ""
     return StatusVerdict(LayoutReady.INCONSISTENT_LABELS, message + more)
 
 
 def _start_plan(snapshot: Snapshot, adoption: PlanAdoption, state: _PoolState) -> PoolActions:
     plan = adoption.status.target
     name = plan.name if plan is not None else ""
-    verdict = StatusVerdict(
-        LayoutReady.PLANNING, f"the plan {name} of {snapshot.at:%H:%M:%S} begins"
-    )
+    verdict = StatusVerdict(LayoutReady.PLANNING, f"starting plan {name} of {snapshot.at:%H:%M:%S}")
     return _paused_actions(_inconsistent_labels(state.nodes) or verdict, adoption.status, state)
 
 
 def _paused_actions(
     verdict: StatusVerdict[LayoutReady], status: MigStatus | None, state: _PoolState
 ) -> PoolActions:
-    """Nothing goes on for now: whoever has to leave is still there until more is said of him."""
+    """Return actions that keep taints and displaced pods as they are and begin nothing."""
     displaced, draining = displaced_by_profile(state.services)
     return PoolActions(
         verdict=verdict,
@@ -270,8 +277,8 @@ def _paused_actions(
 def _pool_blocker(
     mig_backends: frozenset[str], view: PoolView, mig: Mig
 ) -> StatusVerdict[LayoutReady] | None:
-    """Nothing is begun in a pool that is not what it should be, nor with a backend that this
-    installation does not have. Devices that are away for a while are no reason."""
+    """Return why the rollout of a pool has to pause, None when it may go on."""
+    # A pool without devices goes on: they are absent while a device plugin restarts.
     if view.discovered.reason not in (Discovered.DEVICES_FOUND, Discovered.NO_DEVICES):
         return StatusVerdict(LayoutReady.NOT_DISCOVERED, view.discovered.message)
     if mig.backend in mig_backends or (mig.mode == "static" and not mig.layout):
@@ -279,8 +286,8 @@ def _pool_blocker(
     value = "mig.enabled" if mig.backend == "agent" or not mig_backends else _MANAGER_VALUE
     return StatusVerdict(
         LayoutReady.BACKEND_UNAVAILABLE,
-        f"spec.mig.backend {mig.backend} needs the value {value} of the chart; {view.nodes} "
-        "nodes are left as they are",
+        f"spec.mig.backend {mig.backend} is not installed, so the layout of "
+        f"{counted(view.nodes, 'node')} stays as it is; set the chart value {value}",
     )
 
 
@@ -290,12 +297,13 @@ def _verdict(
     plan_verdict: StatusVerdict[LayoutReady] | None,
     nodes: Sequence[MigNode],
 ) -> StatusVerdict[LayoutReady]:
-    """What holds up the work goes first, then what is wrong with the plan."""
+    """Return the most urgent verdict: what blocks the rollout, then what the plan lacks."""
     for pod in sorted(actions.evictions):
         if (refusal := memory.blocked_evictions.get(pod)) is not None:
             return StatusVerdict(
                 LayoutReady.DISRUPTION_BUDGET,
-                f"{pod} cannot be evicted: {refusal}; its budget has to allow 1 disruption",
+                f"Pod/{pod} cannot be evicted: {refusal}; its PodDisruptionBudget must allow 1 "
+                "disruption",
             )
     if memory.write_errors and (actions.requests or actions.tainted_nodes):
         remaining = len(memory.write_errors) - 1
@@ -309,8 +317,8 @@ def _verdict(
     if waiting and whole_gpus and not any(node.gpus or node.inconsistency for node in nodes):
         return StatusVerdict(
             LayoutReady.MIG_MODE_DISABLED,
-            f"{whole_gpus} GPUs are not in MIG mode and are used whole; switch it on on drained "
-            "nodes "
-            "(nvidia-smi -mig 1, or the label nvidia.com/mig.config=all-enabled) to have them cut",
+            f"MIG mode is disabled on {counted(whole_gpus, 'GPU')}, used whole; to partition them, "
+            "drain the nodes and enable MIG mode (nvidia-smi -mig 1, or the label "
+            "nvidia.com/mig.config=all-enabled)",
         )
     return verdict

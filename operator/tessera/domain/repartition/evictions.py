@@ -1,8 +1,9 @@
-"""Which of the doomed pods may stop taking requests now."""
+"""Which displaced pods may drain now."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from tessera.api.ref import Ref
+from tessera.domain.repartition.actions import PoolService, Replica
 from tessera.domain.repartition.capacity import (
     PoolCapacity,
     is_serving,
@@ -11,11 +12,10 @@ from tessera.domain.repartition.capacity import (
     serving_capacity,
     tolerance,
 )
-from tessera.domain.repartition.orders import PoolService, Replica
 
 
 def wrong_profile_pods(services: Sequence[PoolService]) -> frozenset[Ref]:
-    """Pods on slices of another profile than the planned one."""
+    """Return the scheduled pods whose slice has another profile than the planned one."""
     return frozenset(
         replica.pod
         for service in services
@@ -28,25 +28,29 @@ def wrong_profile_pods(services: Sequence[PoolService]) -> frozenset[Ref]:
 
 
 def needs_extra_replica(replica: Replica) -> bool:
-    """Its Deployment has to have a replica more for it: it serves, or ends its last requests."""
+    """Return whether the pod's Deployment needs one replica more while this pod is displaced.
+
+    A pod that neither serves nor finishes requests is lost without harm, and a terminating pod
+    has left the count of its Deployment already.
+    """
     return not replica.terminating and (replica.draining or is_serving(replica))
 
 
 def displaced_by_profile(services: Sequence[PoolService]) -> tuple[frozenset[Ref], frozenset[Ref]]:
-    """Outgrown pods for which their Deployments have to stand while nobody is told to leave, and
-    those of them that were told before."""
+    """Return the displaced pods of pools without a rollout, and those of them that drain already.
+
+    Without a rollout no further pod begins to drain.
+    """
     wrong_profile = wrong_profile_pods(services)
     replicas = [
         replica
         for service in services
         for replica in service.replicas
-        if replica.pod in wrong_profile
+        if replica.pod in wrong_profile and needs_extra_replica(replica)
     ]
     return (
-        frozenset(replica.pod for replica in replicas if needs_extra_replica(replica)),
-        frozenset(
-            replica.pod for replica in replicas if needs_extra_replica(replica) and replica.draining
-        ),
+        frozenset(replica.pod for replica in replicas),
+        frozenset(replica.pod for replica in replicas if replica.draining),
     )
 
 
@@ -59,46 +63,68 @@ def pods_to_drain(
     on_removed_slices: Collection[Ref],
     overdue: Collection[Ref],
 ) -> frozenset[Ref]:
-    """Pods that were told to leave, and those that may be told now.
+    """Return the displaced pods that drain already or may begin to.
 
-    Of the doomed ones, `may` are those whose turn it is. As long as a replacement is on its way
-    the service keeps all that it should have; else, and for `hurried` pods, its floor is enough.
-    Pods whose slices stay leave last, when what is left without those of `going` is all that it
-    should have.
+    `supply` counts the free slices by profile. `ready` pods may begin to drain as far as their
+    services keep enough capacity, pods `on_removed_slices` lose their slices, and `overdue` pods
+    have waited long enough for a replacement.
     """
     pods: set[Ref] = set()
     for service in capacity.affected_services(displaced):
-        replacement_expected = capacity.replacement_expected(service, displaced, supply)
-        remaining, required = serving_capacity(service), required_capacity(service)
-        desired = max(
-            required, service.desired_replicas * service.capacity.get(service.profile or "", 0.0)
-        )
-        pending_loss = sum(
-            replica_capacity(service, candidate)
-            for candidate in service.replicas
-            if candidate.pod in on_removed_slices and is_serving(candidate)
-        )
-        on_kept_slices = [
-            candidate for candidate in service.replicas if candidate.pod not in on_removed_slices
+        candidates = [
+            replica
+            for replica in service.replicas
+            if replica.pod in displaced and (replica.draining or replica.pod in ready)
         ]
-        for replica in sorted(
-            service.replicas, key=lambda candidate: (candidate in on_kept_slices, candidate.pod)
-        ):
-            if replica.pod not in displaced or not (replica.draining or replica.pod in ready):
-                continue
-            if not is_serving(replica):
-                pods.add(replica.pod)
-                continue
-            loss = replica_capacity(service, replica)
-            if replica.pod not in on_removed_slices:
-                enough = remaining - pending_loss - loss >= desired - tolerance(service)
-            else:
-                minimum = (
-                    desired if replacement_expected and replica.pod not in overdue else required
-                )
-                enough = remaining - loss >= minimum - tolerance(service)
-            if enough:
-                remaining -= loss
-                pending_loss -= loss if replica.pod in on_removed_slices else 0.0
-                pods.add(replica.pod)
+        # Without a replacement in sight, waiting for one would block the rollout for good.
+        patient = capacity.replacement_expected(service, displaced, supply)
+        pods.update(
+            _drainable(
+                service,
+                candidates,
+                on_removed_slices=on_removed_slices,
+                overdue=overdue if patient else displaced,
+            )
+        )
     return frozenset(pods)
+
+
+def _drainable(
+    service: PoolService,
+    candidates: Sequence[Replica],
+    *,
+    on_removed_slices: Collection[Ref],
+    overdue: Collection[Ref],
+) -> Iterator[Ref]:
+    required = required_capacity(service)
+    desired = max(
+        required, service.desired_replicas * service.capacity.get(service.profile or "", 0.0)
+    )
+    remaining = serving_capacity(service)
+    pending_loss = sum(
+        replica_capacity(service, replica)
+        for replica in service.replicas
+        if replica.pod in on_removed_slices and is_serving(replica)
+    )
+    # Pods whose slices go come first: a unit waits for them. For the others nothing waits.
+    for replica in sorted(
+        candidates, key=lambda candidate: (candidate.pod not in on_removed_slices, candidate.pod)
+    ):
+        if not is_serving(replica):
+            # It adds nothing to the serving capacity, so its loss takes nothing away.
+            yield replica.pod
+            continue
+        loss = replica_capacity(service, replica)
+        if replica.pod not in on_removed_slices:
+            # Its slice stays, only the profile is wrong: it drains when the full desired capacity
+            # is left without it and without all pods that have to leave for a unit.
+            enough = remaining - pending_loss - loss >= desired - tolerance(service)
+        else:
+            # While a replacement is expected nothing below the desired capacity is given up; an
+            # overdue pod may take the service down to minReplicas.
+            minimum = required if replica.pod in overdue else desired
+            enough = remaining - loss >= minimum - tolerance(service)
+        if enough:
+            remaining -= loss
+            pending_loss -= loss if replica.pod in on_removed_slices else 0.0
+            yield replica.pod

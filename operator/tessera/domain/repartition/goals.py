@@ -1,4 +1,4 @@
-"""How the GPUs of a pool should be, and which of them are not."""
+"""The desired layouts of the GPUs of a pool, and which GPUs do not have theirs."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,29 +16,30 @@ from tessera.domain.mig_backends.nodes import MigGpu, MigNode
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeGoal:
-    """One node of the plan."""
+    """The desired layouts of one node of the plan."""
 
     node: MigNode
     desired: LayoutsByGpu
-    """All GPUs of the plan that the board can carry."""
+    """Layouts of the plan that are possible on this GPU model, by GPU index."""
     mismatched: tuple[int, ...]
-    """Those of them that are not as planned."""
+    """GPUs whose layout differs from the desired one."""
     missing: tuple[int, ...] = ()
-    """GPUs of the plan that are not there in MIG mode."""
+    """GPUs of the plan that are absent or not in MIG mode."""
     temporary: tuple[int, ...] = ()
-    """GPUs that are wanted otherwise than planned for a while."""
+    """GPUs whose desired layout is a temporary one."""
     infeasible: tuple[str, ...] = ()
-    """What the plan asks of GPUs and the board cannot carry, with the reason."""
+    """Why GPUs cannot have the layout of the plan, one sentence for each."""
 
 
 def node_goals(
     plan: MigPlan, units: Sequence[Unit], nodes: Sequence[MigNode], *, pinned: bool
 ) -> Mapping[str, NodeGoal]:
-    """By node; what GPUs are for a while goes before the plan.
+    """Return the goals of the plan's nodes that exist, by name.
 
-    Nodes that are gone are left out: nothing is to be done for them.
+    With `pinned`, slices have the starts that the plan gives them.
     """
     nodes_by_name = {mig_node.name: mig_node for mig_node in nodes}
+    # A temporary layout stands in a unit of the status and takes precedence over the plan.
     temporary = {unit.node: {target.gpu: target for target in unit.instead} for unit in units}
     return {
         node.node: _node_goal(
@@ -53,6 +54,7 @@ def _node_goal(
     node: NodeTarget, temporary: Mapping[int, GpuTarget], mig_node: MigNode, *, pinned: bool
 ) -> NodeGoal:
     mig_gpus = {gpu.index: gpu for gpu in mig_node.gpus}
+    # Without an agent the observed starts are assumed, so the planned ones cannot be compared.
     exact = pinned and mig_node.reports_pods
     desired: dict[int, Layout] = {}
     infeasible = []
@@ -65,7 +67,7 @@ def _node_goal(
         )
         layout = _target_layout(mig_node.gpu_model, target.slices, current, exact=exact)
         if isinstance(layout, str):
-            infeasible.append(f"GPU {target.gpu} of {mig_node.name}: {layout}")
+            infeasible.append(f"GPU {target.gpu} of Node/{mig_node.name}: {layout}")
         else:
             desired[target.gpu] = layout
     return NodeGoal(
@@ -81,7 +83,6 @@ def _node_goal(
 def _mismatched_gpus(
     node: MigNode, desired: LayoutsByGpu, mig_gpus: Mapping[int, MigGpu]
 ) -> tuple[int, ...]:
-    """Where no agent tells which GPU has which slices, all of a node, or none."""
     current = {
         gpu: canonical_layout(node.gpu_model, mig_gpus[gpu].layout)
         for gpu in desired
@@ -89,6 +90,7 @@ def _mismatched_gpus(
     }
     if node.reports_pods:
         return tuple(gpu for gpu in current if current[gpu] != desired[gpu])
+    # Without an agent only the node's slice counts are known: all its GPUs mismatch, or none.
     current_counts, desired_counts = (
         geometry(placement for gpu in current for placement in layouts[gpu])
         for layouts in (current, desired)
@@ -98,7 +100,7 @@ def _mismatched_gpus(
 
 @lru_cache(4096)
 def canonical_layout(gpu_model: GpuModel, layout: Layout) -> Layout:
-    """With the names that the table has for the profiles."""
+    """Return the layout, sorted and with the profile names of the GPU model's table."""
     return tuple(
         sorted(
             SlicePlacement(placement.start, canonical_profile(gpu_model, placement.profile))
@@ -111,14 +113,14 @@ def canonical_layout(gpu_model: GpuModel, layout: Layout) -> Layout:
 def _target_layout(
     gpu_model: GpuModel, slices: tuple[str, ...], current: Layout, *, exact: bool
 ) -> Layout | str:
-    """With the places of the plan where they count, else around what is there already."""
+    """Return the layout for these slices, or why it is impossible on the GPU model."""
     parts = [text.partition("@") for text in slices]
     unknown = next(
         (profile for profile, _, _ in parts if gpu_model.find_profile(profile) is None), None
     )
     if unknown is not None:
         names = ", ".join(gi_profile.name for gi_profile in gpu_model.profiles)
-        return f"{gpu_model.name} has no profile {unknown}, but {names}"
+        return f"{gpu_model.name} has no profile {unknown}; it has {names}"
     if exact and all(start for _, _, start in parts):
         layout = canonical_layout(
             gpu_model, tuple(SlicePlacement(int(start), profile) for profile, _, start in parts)
@@ -128,12 +130,12 @@ def _target_layout(
         SlicePlacement(0, canonical_profile(gpu_model, profile)) for profile, _, _ in parts
     )
     return _layout_around(gpu_model, counts, current) or (
-        f"{' + '.join(slices)} do not fit on one {gpu_model.name}" if counts else ()
+        f"{' + '.join(slices)} does not fit on 1 {gpu_model.name}" if counts else ()
     )
 
 
 def _layout_around(gpu_model: GpuModel, counts: Geometry, existing: Layout) -> Layout | None:
-    """A layout with these counts that keeps as much as it can of what there is, by start."""
+    """Return a layout with these counts that keeps existing slices, the lowest starts first."""
     if geometry(existing) == counts:
         return existing
     retained: Layout = ()

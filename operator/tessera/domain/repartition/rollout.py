@@ -1,9 +1,17 @@
-"""A planned layout is carried out unit by unit, and no service falls below what it has to keep.
+"""Carry out a planned layout unit by unit, while every service keeps its minimum capacity.
 
-A unit is some GPUs of one node. Its node takes no new pods, its pods leave when others serve in
-their place, then the backend cuts, and the node is open again when it offers what was planned.
-Nothing is remembered but the units in the pool's status, which are written before anything else:
-every turn looks at what there is, so that any of its writes may be lost or repeated.
+A unit is some GPUs of one node. Its phases:
+
+1. Drain: a taint keeps new pods off the node. Every pod on a slice that goes is displaced: it is
+   replaced elsewhere first, then takes no new requests, and is evicted after its last one.
+2. Partition: nothing holds the slices any more, and the backend is asked for the new layout.
+3. Verify: the GPUs have the layout, and the node has to offer the new slices to pods.
+
+Then the taint goes and the next unit begins, the one that displaces the fewest pods first. Where
+every unit waits for a slice that only another unit would free, unused GPUs get a temporary layout.
+
+The units in the pool's status are the only memory. They are written before anything else, and every
+cycle compares them with what is observed, so each write may be lost or repeated.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -13,8 +21,10 @@ from datetime import datetime, timedelta
 from tessera.api.mig import GpuTarget, Mig, MigPlan, MigStatus, Phase, Unit
 from tessera.api.reasons import LayoutReady, StatusVerdict
 from tessera.api.ref import Ref
+from tessera.api.text import counted
 from tessera.domain.mig_backends.backend import BackendRequest, GeometryBackend
 from tessera.domain.mig_backends.nodes import MigNode
+from tessera.domain.repartition.actions import PoolActions, PoolService
 from tessera.domain.repartition.capacity import PoolCapacity, SliceShortage, replacement_profile
 from tessera.domain.repartition.evictions import (
     displaced_by_profile,
@@ -32,7 +42,6 @@ from tessera.domain.repartition.messages import (
     truncate,
     wait_message,
 )
-from tessera.domain.repartition.orders import PoolActions, PoolService
 from tessera.domain.repartition.temporary_layouts import BlockedUnit, find_temporary_layout
 from tessera.domain.repartition.units import (
     NodeRepartition,
@@ -43,16 +52,16 @@ from tessera.domain.repartition.units import (
 )
 from tessera.domain.repartition.window import closed_reason
 
-# So often a backend is asked for the same.
+# Attempts of a backend to give one unit its layout.
 MAX_ATTEMPTS = 5
-# A pod that was bound before the taint is seen by then.
+# A pod that the scheduler bound before it saw the taint is observed within this time.
 SETTLE_PERIOD = timedelta(seconds=5)
-# Replacements that do not become Ready are waited for so long, where the floor is kept without
-# them; a unit whose room was taken by others is given up after it.
+# How long a unit waits for replacements. After that its services may go down to minReplicas, and a
+# unit whose free slices were taken by other pods is dropped.
 REPLACEMENT_TIMEOUT = timedelta(minutes=10)
 
 
-# What is seen for a moment after a pod ended, until the agent has seen that too.
+# After a pod ended, the agent still reports it for a moment.
 _TRANSIENT = frozenset(
     {LayoutReady.UNMANAGED_POD, LayoutReady.GPU_IN_USE, LayoutReady.REPARTITIONING}
 )
@@ -60,65 +69,74 @@ _TRANSIENT = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutInputs:
-    """All that a rollout looks at."""
+    """Everything that a rollout decides from."""
 
     pool: str
     mig: Mig
     status: MigStatus
-    """As it was written last."""
+    """The status as it was written last."""
     nodes: Sequence[MigNode]
     services: Sequence[PoolService]
     backend: GeometryBackend
     own_pods: Collection[Ref]
-    """Pods that Tessera made; others are nobody's to move."""
+    """Pods that Tessera created; no other pod is ever moved."""
     at: datetime
 
 
 def advance_rollout(inputs: RolloutInputs) -> PoolActions:
-    """What this turn does for the plan of the status.
+    """Return what this cycle does for the plan in the pool's status.
 
-    The status that comes out is to be written before the rest.
+    The returned status has to be written before the other actions are carried out.
     """
     plan = inputs.status.target
     if plan is None:
-        verdict = StatusVerdict(LayoutReady.PLANNING, f"the pool {inputs.pool} has no plan yet")
+        verdict = StatusVerdict(
+            LayoutReady.PLANNING, f"AcceleratorPool/{inputs.pool} has no layout plan yet"
+        )
         status = inputs.status.model_copy(update={"units": ()})
         displaced, draining = displaced_by_profile(inputs.services)
         return PoolActions(verdict=verdict, status=status, displaced=displaced, draining=draining)
-    return _RolloutCycle(inputs, plan).actions()
+    return _RolloutCycle(inputs, plan).decide()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _ActiveUnit:
-    """A unit in work."""
+    """A unit of the status in this cycle."""
 
     unit: Unit
     repartition: NodeRepartition
-    """Of its GPUs that are not as they should be."""
+    """Those of its GPUs that do not have their layout yet."""
     problem: StatusVerdict[LayoutReady] | None = None
     surging: bool = False
-    """Its node takes pods until the replacements, which have room there alone, have slices."""
+    """Replacements fit on its own node alone, so the node is not tainted until they have slices."""
 
     @property
     def is_temporary(self) -> bool:
-        """Its node is open to pods meanwhile."""
+        """Whether its GPUs have a temporary layout, which is there for pods to be scheduled on."""
         return self.unit.phase == "Lending"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Candidate:
-    """A unit that may be begun."""
+    """A unit that may begin."""
 
     repartition: NodeRepartition
     services_with_downtime: int = 0
-    """Services that allowed to be harmed, and would be."""
+    """Services that lose pods and allow downtime."""
 
     @property
     def rank(self) -> tuple[int, int, str]:
+        # Least harm first: no downtime, then few displaced pods; the name makes it deterministic.
         return self.services_with_downtime, len(self.repartition.pods), self.repartition.node.name
 
 
 class _RolloutCycle:
+    """The decisions of one cycle for one pool.
+
+    `_active` starts with the units of the status and grows by those that begin; shortages are
+    always computed for all of them together.
+    """
+
     def __init__(self, inputs: RolloutInputs, plan: MigPlan) -> None:
         self._mig, self._status, self._at = inputs.mig, inputs.status, inputs.at
         self._backend, self._capabilities = inputs.backend, inputs.backend.capabilities
@@ -136,17 +154,22 @@ class _RolloutCycle:
         self._blocked: list[StatusVerdict[LayoutReady]] = []
         self._blocked_units: list[BlockedUnit] = []
 
-    def actions(self) -> PoolActions:
+    def decide(self) -> PoolActions:
+        """Continue the units of the status, begin others, and return all actions for the pool."""
+        # Units under way go first and even outside the maintenance window: a drained node that
+        # waits for the window would be lost to its services.
         for unit in self._units:
             if (continued := self._continue_unit(unit)) is not None:
                 self._active[unit.node] = continued
-        closed = closed_reason(self._mig.maintenance_window, self._at)
-        self._start_units(closed)
+        window_closed = closed_reason(self._mig.maintenance_window, self._at)
+        self._start_units(window_closed)
         self._reassert()
         wrong_profile = wrong_profile_pods(self._capacity.services)
-        displaced = self._displaced() | wrong_profile
+        displaced = self._unit_pods() | wrong_profile
         draining = self._draining(displaced, wrong_profile)
         replicas = self._capacity.replicas
+        # Draining is read back from the pod before it is evicted: a pod that was told in this cycle
+        # may not have stopped yet.
         evictions = {
             pod: replicas[pod].uid
             for pod in sorted(draining)
@@ -159,13 +182,14 @@ class _RolloutCycle:
         done = sum(self._count_done(goal) for goal in self._goals.values())
         total = sum(len(goal.desired) + len(goal.infeasible) for goal in self._goals.values())
         changes = {"units": units, "done": done, "total": total}
+        progress = f"planned layout on {done} of {counted(total, 'GPU')}"
         return PoolActions(
-            verdict=self._verdict(units, f"{done} of {total} GPUs are as planned", closed),
+            verdict=self._verdict(units, progress, window_closed),
             status=self._status.model_copy(update=changes),
-            tainted_nodes=self._closed_nodes(),
+            tainted_nodes=self._nodes_to_taint(),
             displaced=frozenset(pod for pod in displaced if needs_extra_replica(replicas[pod])),
             surge_replicas=self._capacity.surge_replicas(
-                self._displaced(), self._capacity.supply(self._closed_nodes())
+                self._unit_pods(), self._capacity.supply(self._nodes_to_taint())
             ),
             draining=draining,
             evictions=evictions,
@@ -176,8 +200,7 @@ class _RolloutCycle:
         pending = {*goal.mismatched, *goal.missing, *goal.temporary}
         return sum(gpu not in pending for gpu in goal.desired)
 
-    def _closed_nodes(self) -> frozenset[str]:
-        """Nodes that take no new pods."""
+    def _nodes_to_taint(self) -> frozenset[str]:
         return frozenset(
             name
             for name, active in self._active.items()
@@ -187,23 +210,23 @@ class _RolloutCycle:
     def _count_in_progress(self) -> int:
         return sum(not active.is_temporary for active in self._active.values())
 
-    # What is in work
+    # Units under way
 
     def _continue_unit(self, unit: Unit) -> _ActiveUnit | None:
-        """The unit a turn later; None when it is over."""
+        """Return the unit in its next state, None when it is complete or dropped."""
         goal = self._goals.get(unit.node)
         if goal is None:
-            return None
+            return None  # the node left the pool or the plan
         gpus = tuple(gpu for gpu in unit.gpus if gpu in goal.desired)
         mismatched = tuple(gpu for gpu in gpus if gpu in goal.mismatched)
         if not gpus:
             return None
         if unit.phase in {"Applying", "Verifying"}:
-            return self._apply(unit, goal, gpus, mismatched)
+            return self._partition(unit, goal, gpus, mismatched)
         return self._drain(unit, goal, mismatched) if mismatched else self._finish(unit, goal)
 
     def _finish(self, unit: Unit, goal: NodeGoal) -> _ActiveUnit | None:
-        """What is cut for a while stays until it is taken back."""
+        """Complete the unit, unless its layout is temporary: that one stays until it is ended."""
         if not unit.instead:
             return None
         since = unit.since if unit.phase == "Lending" else self._at
@@ -211,12 +234,19 @@ class _RolloutCycle:
         return _ActiveUnit(unit=temporary, repartition=self._repartition(goal, ()))
 
     def _drain(self, unit: Unit, goal: NodeGoal, gpus: tuple[int, ...]) -> _ActiveUnit | None:
+        """Wait until nothing is on the slices that go, then ask the backend.
+
+        A unit that cannot go on is dropped only while none of its pods drains: pods that drain
+        are lost to their service already.
+        """
         repartition = self._repartition(goal, gpus)
         draining = any(self._capacity.replicas[pod].draining for pod in repartition.pods)
         since = self._at if unit.phase != "Emptying" else unit.since
         updated = unit.model_copy(update={"gpus": gpus, "phase": "Emptying", "since": since})
         configs = self._backend.request(repartition.node, repartition.desired, unit.attempt).configs
-        if configs:  # a file takes a while to reach the node
+        if configs:
+            # The kubelet takes up to a minute to update a mounted ConfigMap: write it while the
+            # pods drain.
             self._requests[unit.node] = BackendRequest(configs=configs)
         overdue = self._at - since >= REPLACEMENT_TIMEOUT
         if problem := self._find_blocker(goal, gpus):
@@ -225,9 +255,11 @@ class _RolloutCycle:
                 unit=updated, repartition=repartition, problem=None if transient else problem
             )
             return active if draining or transient else None
+        # Without the taint, or just after it, a pod may still be bound to one of these slices.
         if repartition.free and goal.node.tainted and self._at - since >= SETTLE_PERIOD:
             return self._request(updated, repartition, "Applying")
         surging = not draining and self._needs_surge(repartition)
+        # The slices that were free for the replacements when the unit began went to other pods.
         if overdue and not draining and not surging and self._shortages(repartition):
             return None
         return _ActiveUnit(unit=updated, repartition=repartition, surging=surging)
@@ -235,22 +267,25 @@ class _RolloutCycle:
     def _find_blocker(
         self, goal: NodeGoal, gpus: Sequence[int]
     ) -> StatusVerdict[LayoutReady] | None:
-        """Why these GPUs cannot be cut, whatever room there is."""
+        """Return why these GPUs cannot be partitioned, however many slices are free elsewhere."""
         if verdict := node_blocker(goal):
             return verdict
         blockers = (self._gpu_blocker(goal, gpu) for gpu in gpus)
         return next((blocker for blocker in blockers if blocker is not None), None)
 
-    def _apply(
+    def _partition(
         self, unit: Unit, goal: NodeGoal, gpus: tuple[int, ...], mismatched: tuple[int, ...]
     ) -> _ActiveUnit | None:
-        """Asked until it is done. Somebody who came nevertheless has to leave first."""
+        """Repeat the request to the backend until the node offers the layout."""
         node = goal.node
         repartition = self._repartition(goal, mismatched)
         updated = unit.model_copy(update={"gpus": gpus})
+        # A pod that tolerates the taint may have come: it has to be drained first.
         if not repartition.free:
             draining = {"phase": "Emptying", "since": self._at}
             return _ActiveUnit(unit=updated.model_copy(update=draining), repartition=repartition)
+        # GPUs of the unit that have their layout already stay in the request: equal input gives an
+        # equal request, which the backend recognizes.
         desired = {gpu: goal.desired[gpu] for gpu in gpus}
         requested = replace(repartition, desired=desired)
         status = self._backend.status(node, desired, unit.attempt, unit.since, self._at)
@@ -273,34 +308,41 @@ class _RolloutCycle:
         )
 
     def _reassert(self) -> None:
-        """What keeps a finished node so is asked for where it is not there."""
+        """Repeat the request for nodes that have their layout, where labels or objects differ.
+
+        After a reboot the backend restores a layout from what these say.
+        """
         for name, goal in self._goals.items():
             if name in self._active or goal.mismatched or node_blocker(goal) or plan_blocker(goal):
                 continue
             if not self._backend.status(goal.node, goal.desired, 1, self._since, self._at).done:
                 self._requests[name] = self._backend.request(goal.node, goal.desired, 1)
 
-    # What begins
+    # Units that begin
 
-    def _start_units(self, closed: str | None) -> None:
-        """As much as may be in work; what lends is over when nothing goes on with it."""
+    def _start_units(self, window_closed: str | None) -> None:
+        """Begin units up to `spec.mig.maxConcurrent`, or begin or end a temporary layout."""
         if self._count_in_progress() and not self._may_start():
             return
         candidates = self._candidates()
-        while candidates and not closed and self._may_start():
+        while candidates and not window_closed and self._may_start():
             first = min(candidates, key=lambda candidate: candidate.rank)
             self._start(first.repartition)
+            # A begun unit takes free slices: the others are judged again with it.
             candidates = self._candidates() if self._may_start() else []
         if candidates or self._count_in_progress():
             return
         if self._active:
+            # Temporary layouts alone are left and help no unit any more: without their units,
+            # their GPUs are mismatched and get the planned layout from the next cycle on.
             self._active.clear()
             self._blocked.append(temporary_layout_ended())
-        elif self._blocked_units and not closed:
+        elif self._blocked_units and not window_closed:
             self._start_temporary()
 
     def _may_start(self) -> bool:
-        """A node that is stuck hinders others only when too many are."""
+        # A node with a problem does not count against maxConcurrent, or one broken node would stop
+        # the rollout; more broken nodes than maxConcurrent do stop it.
         stuck = sum(active.problem is not None for active in self._active.values())
         return (
             self._count_in_progress() - stuck < self._mig.max_concurrent
@@ -322,13 +364,15 @@ class _RolloutCycle:
             self._blocked_units, available, self._capacity, self._capabilities
         )
         if temporary is not None:
+            # The goal is the planned layout, whose pods have to leave; a temporary layout keeps
+            # every slice that is in use.
             repartition = replace(
                 self._repartition(temporary.goal, temporary.gpus), pods=frozenset()
             )
             self._start(repartition, temporary.targets)
 
     def _candidates(self) -> list[_Candidate]:
-        """At most one of each node; what cannot be begun is told."""
+        """Return at most one unit per node, and record why others cannot begin."""
         self._blocked, self._blocked_units = [], []
         candidates: list[_Candidate] = []
         for name, goal in self._goals.items():
@@ -343,15 +387,18 @@ class _RolloutCycle:
         return candidates
 
     def _node_candidates(self, goal: NodeGoal) -> Iterator[_Candidate]:
-        """GPUs that nobody has to leave go alone, since they free room; then as many as can."""
+        """Yield the unit that may begin on one node."""
         blockers = {gpu: self._gpu_blocker(goal, gpu) for gpu in goal.mismatched}
         self._blocked += [blocker for blocker in blockers.values() if blocker is not None]
         free = [gpu for gpu, blocker in blockers.items() if blocker is None]
+        # Without an agent it is not known which pod is on which GPU: drain the whole node or
+        # nothing.
         if not (self._capabilities.knows_pods and goal.node.reports_pods):
             if len(free) == len(goal.mismatched):
                 yield from self._feasible_candidates(goal, [free])
             return
         repartitions = {gpu: self._repartition(goal, (gpu,)) for gpu in free}
+        # GPUs without pods go by themselves: their new slices take the replacements of the others.
         if idle := [gpu for gpu in free if not repartitions[gpu].pods]:
             yield _Candidate(repartition=self._repartition(goal, idle))
             return
@@ -361,7 +408,11 @@ class _RolloutCycle:
     def _feasible_candidates(
         self, goal: NodeGoal, parts: Sequence[Sequence[int]]
     ) -> Iterator[_Candidate]:
-        """All parts of the node that can be cut at once."""
+        """Yield the parts of the node that can be partitioned at once, as one unit.
+
+        Each part is added if all services keep their minimum capacity while the pods of all parts
+        so far are displaced.
+        """
         chosen, blocked = self._repartition(goal, ()), list[BlockedUnit]()
         for part in parts:
             extended = self._repartition(goal, (*chosen.gpus, *part))
@@ -383,7 +434,7 @@ class _RolloutCycle:
         ]
 
     def _repartition(self, goal: NodeGoal, gpus: Sequence[int]) -> NodeRepartition:
-        """The same for the whole turn, in which it is looked at more than once."""
+        # Computed once per cycle: candidates are compared again whenever a unit begins.
         key = goal.node.name, tuple(gpus)
         if key not in self._repartitions:
             self._repartitions[key] = node_repartition(
@@ -402,20 +453,23 @@ class _RolloutCycle:
     def _shortages(
         self, repartition: NodeRepartition, *, use_own_node: bool = False
     ) -> list[SliceShortage]:
-        """Who would fall short if this were cut besides all that is in work.
+        """Return the services that would fall short if this began beside all active units.
 
-        `beside` counts on the free slices of its own node.
+        Replacements go to nodes without the taint; with `use_own_node` also to the free slices of
+        the unit's own node.
         """
-        closed = self._closed_nodes() - {repartition.node.name}
-        supply = self._capacity.supply(closed if use_own_node else {*closed, repartition.node.name})
-        return self._capacity.shortages(self._displaced() | repartition.pods, supply)
+        others = self._nodes_to_taint() - {repartition.node.name}
+        excluded = others if use_own_node else {*others, repartition.node.name}
+        return self._capacity.shortages(
+            self._unit_pods() | repartition.pods, self._capacity.supply(excluded)
+        )
 
     def _needs_surge(self, repartition: NodeRepartition) -> bool:
-        """Whether the replacements have room on the same node alone, and surely get that."""
+        """Return whether the replacements fit on the unit's own node and nowhere else."""
         return bool(self._shortages(repartition)) and self._fits_on_node(repartition)
 
     def _fits_on_node(self, repartition: NodeRepartition) -> bool:
-        """They surely get it where none of them can take a slice that goes."""
+        """Return whether the node's free slices that stay are certain to take the replacements."""
         node = repartition.node
         if not (
             self._capabilities.knows_pods and node.reports_pods and self._capacity.free(node.name)
@@ -428,6 +482,8 @@ class _RolloutCycle:
             )
             for service in self._capacity.affected_services(repartition.pods)
         }
+        # The scheduler picks any free slice of the profile: if one of those that go has it, a
+        # replacement could land there and block the unit.
         return not (
             profiles & repartition.unused_profiles
             or self._shortages(repartition, use_own_node=True)
@@ -439,35 +495,42 @@ class _RolloutCycle:
             for service in self._capacity.affected_services(repartition.pods)
         )
 
-    # Who leaves
+    # Pods that leave
 
-    def _displaced(self) -> frozenset[Ref]:
+    def _unit_pods(self) -> frozenset[Ref]:
+        """Return the pods on slices that the active units take away."""
         return frozenset[Ref]().union(
             *(active.repartition.pods for active in self._active.values())
         )
 
     def _draining(self, displaced: frozenset[Ref], wrong_profile: frozenset[Ref]) -> frozenset[Ref]:
-        """Those of a unit leave only once its node takes no new ones."""
-        unit_pods = self._displaced()
+        """Return the pods that take no new requests from now on."""
+        unit_pods = self._unit_pods()
         ready, overdue = set[Ref](), set[Ref]()
         for active in self._active.values():
+            # Before the taint is observed, a replacement could be bound to the very slice that its
+            # predecessor leaves.
             if active.repartition.node.tainted:
                 ready |= active.repartition.pods
                 if self._at - active.unit.since >= REPLACEMENT_TIMEOUT:
                     overdue |= active.repartition.pods
+        # Pods of GPUs whose unit has not begun lose their slices as well, later.
         mismatched_pods = frozenset[Ref]().union(
             *(self._repartition(goal, goal.mismatched).pods for goal in self._goals.values())
         )
         return pods_to_drain(
             self._capacity,
             displaced,
-            self._capacity.supply(self._closed_nodes()),
+            self._capacity.supply(self._nodes_to_taint()),
+            # A pod of another profile outside every unit waits for no taint: its slice is taken
+            # over as it is.
             ready=ready | (wrong_profile - unit_pods),
+            # With every layout in place, only pods of another profile are left; none goes last.
             on_removed_slices=unit_pods | mismatched_pods if mismatched_pods else displaced,
             overdue=overdue,
         )
 
-    # What is said
+    # Messages
 
     def _with_message(
         self, active: _ActiveUnit, draining: Collection[Ref], evictions: Collection[Ref]
@@ -481,7 +544,7 @@ class _RolloutCycle:
         return active.unit.model_copy(update={"message": truncate(message)})
 
     def _verdict(
-        self, units: Sequence[Unit], progress: str, closed: str | None
+        self, units: Sequence[Unit], progress: str, window_closed: str | None
     ) -> StatusVerdict[LayoutReady]:
         problem = next((active.problem for active in self._active.values() if active.problem), None)
         if problem is not None:
@@ -490,9 +553,12 @@ class _RolloutCycle:
             return StatusVerdict(
                 LayoutReady.REPARTITIONING, f"{progress_message(units)}; {progress}"
             )
-        if closed and any(goal.mismatched for goal in self._goals.values()):
-            return StatusVerdict(LayoutReady.OUTSIDE_MAINTENANCE_WINDOW, f"{closed}; {progress}")
+        if window_closed and any(goal.mismatched for goal in self._goals.values()):
+            return StatusVerdict(
+                LayoutReady.OUTSIDE_MAINTENANCE_WINDOW, f"{window_closed}; {progress}"
+            )
         if self._blocked:
+            # Any order would do; the smallest keeps the message stable from cycle to cycle.
             first = min(self._blocked, key=lambda verdict: (verdict.reason.value, verdict.message))
             return StatusVerdict(first.reason, f"{first.message}; {progress}")
         return StatusVerdict(LayoutReady.AS_PLANNED, progress)

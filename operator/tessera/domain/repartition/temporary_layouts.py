@@ -1,7 +1,8 @@
-"""Where everybody waits for somebody else's slice, GPUs are cut otherwise than planned for a while.
+"""Temporary layouts, which break a deadlock between units that wait for each other's slices.
 
-That takes nobody's slice: only GPUs that nobody uses, or the room beside the slices in use where
-the backend leaves neighbours alone.
+A unit can only begin while free slices elsewhere can take its pods. Where no unit can, unused GPUs
+are partitioned other than planned for a while, with the slices that one unit needs. No slice in use
+is touched: only GPUs without users count, and with a sibling-safe backend the unused part of GPUs.
 """
 
 from collections import Counter
@@ -18,13 +19,13 @@ from tessera.domain.repartition.capacity import PoolCapacity, SliceShortage, rep
 from tessera.domain.repartition.goals import NodeGoal, canonical_layout
 from tessera.domain.repartition.units import NodeRepartition
 
-# So many of the units that wait are compared, those with the fewest pods.
+# Blocked units that are compared, those with the fewest pods first: bounds the time of a cycle.
 _MAX_COMPARED = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockedUnit:
-    """A unit that could begin if there were room."""
+    """A unit that could begin if slices were free for its pods."""
 
     repartition: NodeRepartition
     shortages: Sequence[SliceShortage]
@@ -32,11 +33,11 @@ class BlockedUnit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TemporaryLayout:
-    """GPUs of one node as they could be for a while."""
+    """New layouts for some GPUs of one node until a blocked unit is complete."""
 
     goal: NodeGoal
     gpus: tuple[int, ...]
-    """Those that are cut anew; all of the node where no agent tells them apart."""
+    """GPUs that are repartitioned; all of the node where no agent reports which slice is where."""
     targets: tuple[GpuTarget, ...]
 
 
@@ -46,8 +47,9 @@ def find_temporary_layout(
     capacity: PoolCapacity,
     capabilities: Capabilities,
 ) -> TemporaryLayout | None:
-    """The first that lets one of the waiting units begin while nothing is in work."""
+    """Return the first temporary layout with which one of the blocked units can begin."""
     candidates = [(goal, tuple(_spare_gpus(goal, capacity, capabilities))) for goal in goals]
+    # Many blocked units need the same slices.
     layouts_for = cache(lambda position, needs: _free_layouts(*candidates[position], dict(needs)))
     ordered = sorted(
         blocked,
@@ -57,6 +59,7 @@ def find_temporary_layout(
         ),
     )
     for unit in ordered[:_MAX_COMPARED]:
+        # `missing` includes slices that other services wait for: the largest covers all of them.
         needs = Counter[str]()
         for shortage in unit.shortages:
             needs[shortage.profile] = max(needs[shortage.profile], shortage.missing)
@@ -65,6 +68,7 @@ def find_temporary_layout(
             if goal.node.name in closed_nodes:
                 continue
             layouts = layouts_for(index, tuple(sorted(needs.items())))
+            # Undoing a planned layout is only worth it when it can be restored afterwards.
             if layouts is None or not (
                 _only_mismatched(goal, layouts)
                 or _can_revert(unit.repartition, capacity, capabilities)
@@ -83,16 +87,16 @@ def find_temporary_layout(
 
 
 def _only_mismatched(goal: NodeGoal, gpus: Collection[int]) -> bool:
-    """Nothing that is as planned would be undone."""
+    """Return whether no GPU with its planned layout would lose it."""
     return all(gpu in goal.mismatched for gpu in gpus)
 
 
 def _can_revert(
     repartition: NodeRepartition, capacity: PoolCapacity, capabilities: Capabilities
 ) -> bool:
-    """Whether all that leave have slices when the unit is cut, and the loan is over.
+    """Return whether all displaced pods have slices once the unit has its planned layout.
 
-    Otherwise GPUs could lend to each other for ever.
+    Otherwise two GPUs could get temporary layouts in turns and never end.
     """
     after = capacity.supply(())
     for gpu in repartition.node.gpus:
@@ -125,7 +129,7 @@ def _gpu_target(gpu: int, layout: Layout) -> GpuTarget:
 def _free_layouts(
     goal: NodeGoal, spare: Sequence[tuple[MigGpu, Layout]], needs: Mapping[str, int]
 ) -> dict[int, Layout] | None:
-    """GPUs of the node that offer all that is needed besides what is used on them."""
+    """Return new layouts of spare GPUs that add all needed slices, None where they do not fit."""
     remaining, layouts = Counter(needs), dict[int, Layout]()
     for gpu, retained in spare:
         if gpu.index in layouts:
@@ -146,13 +150,17 @@ def _free_layouts(
 def _spare_gpus(
     goal: NodeGoal, capacity: PoolCapacity, capabilities: Capabilities
 ) -> Iterator[tuple[MigGpu, Layout]]:
-    """GPUs with the slices that have to stay; first as they are, then without the unused ones."""
+    """Yield the GPUs that can take slices, each with the slices that have to stay on it.
+
+    GPUs come first with all their slices, then without the unused ones.
+    """
     node = goal.node
     pods = capacity.replicas_by_node.get(node.name, ())
     known_pods = {
         pod for gpu in node.gpus for instance in gpu.instances for pod in instance.holders
     }
     pods_known = capabilities.knows_pods and node.reports_pods
+    # A pod whose slice is not reported may hold any of them.
     if any(replica.pod not in known_pods for replica in pods):
         return
     free: list[tuple[MigGpu, Layout]] = []

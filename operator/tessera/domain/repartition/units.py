@@ -1,44 +1,46 @@
-"""What is cut anew at once: some GPUs of a node, who has to leave for that, what forbids it."""
+"""GPUs of a node that are repartitioned at once: which pods they displace, and what blocks them."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from tessera.api.reasons import LayoutReady, StatusVerdict
 from tessera.api.ref import Ref
+from tessera.api.text import counted
 from tessera.domain.mig.layouts import SlicePlacement
 from tessera.domain.mig_backends.backend import Capabilities, LayoutsByGpu
 from tessera.domain.mig_backends.nodes import GpuInstance, MigGpu, MigNode
 from tessera.domain.repartition.capacity import PoolCapacity
 from tessera.domain.repartition.goals import NodeGoal, canonical_layout
 
-# Those of which cutting again does not help.
+# Faults that another attempt to partition does not repair.
 _FAULT_REASONS = {
     "NeedsReset": LayoutReady.GPU_RESET_REQUIRED,
     "Unreadable": LayoutReady.NODE_NOT_READY,
     "ProfileUnknown": LayoutReady.UNKNOWN_PROFILE,
 }
+_FIXES = {"NeedsReset": "; drain the node and reset the GPU or restart the node"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeRepartition:
-    """Some GPUs of a node, with what holds their slices that go."""
+    """New layouts for some GPUs of a node, with everything that uses the slices to remove."""
 
     node: MigNode
     gpus: tuple[int, ...]
     desired: LayoutsByGpu
-    """Of these GPUs."""
+    """The new layouts of these GPUs."""
     pods: frozenset[Ref]
     """Replicas that have to leave."""
     unlocated: tuple[Ref, ...] = ()
-    """Replicas on the node that may sit on a slice that goes: no agent has told yet."""
+    """Replicas on the node that may hold a slice to remove: the agent has not reported them yet."""
     other_users: tuple[str, ...] = ()
-    """What else is on slices that go, in words."""
+    """Descriptions of other pods and processes on slices to remove."""
     unused_profiles: frozenset[str] = frozenset()
-    """Profiles of slices that go and that nobody holds."""
+    """Profiles of slices to remove that no pod holds."""
 
     @property
     def free(self) -> bool:
-        """Nobody is on the slices that go, by all that is known."""
+        """Whether nothing is known to use the slices to remove."""
         return not (self.pods or self.unlocated or self.other_users)
 
 
@@ -49,10 +51,11 @@ def node_repartition(
     capacity: PoolCapacity,
     capabilities: Capabilities,
 ) -> NodeRepartition:
-    """Who has to leave when these GPUs are cut as wanted."""
+    """Return what it takes to give these GPUs of the node their desired layouts."""
     replicas = capacity.replicas_by_node.get(node.name, ())
     chosen = {gpu: desired[gpu] for gpu in sorted(gpus)}
     if not (capabilities.knows_pods and node.reports_pods):
+        # Any pod of the node may hold one of the slices, so all of them have to leave.
         pods = frozenset(replica.pod for replica in replicas if chosen)
         return NodeRepartition(node=node, gpus=tuple(chosen), desired=chosen, pods=pods)
     removed = [
@@ -71,6 +74,7 @@ def node_repartition(
         gpus=tuple(chosen),
         desired=chosen,
         pods=frozenset(pod for pod in holders if pod in capacity.owner),
+        # A pod can only hold a slice of its own profile that is not reported as held.
         unlocated=tuple(
             sorted(
                 replica.pod
@@ -91,7 +95,10 @@ def node_repartition(
 def removed_instances(
     node: MigNode, gpu: MigGpu, desired: LayoutsByGpu, capabilities: Capabilities
 ) -> Iterator[GpuInstance]:
-    """Slices that go: all of the GPU, unless its neighbours may stay."""
+    """Yield the instances of the GPU that have to be removed for its desired layout.
+
+    A backend that is not sibling-safe removes all of them, even those that come back.
+    """
     retained = set(desired[gpu.index]) if capabilities.sibling_safe else set[SlicePlacement]()
     for instance in gpu.instances:
         if canonical_layout(node.gpu_model, (instance.placement,))[0] not in retained:
@@ -102,12 +109,13 @@ def _describe_users(
     node: MigNode, gpu: MigGpu, instance: GpuInstance, capacity: PoolCapacity
 ) -> str:
     place = (
-        f"{instance.placement.profile}@{instance.placement.start} of GPU {gpu.index} of {node.name}"
+        f"{instance.placement.profile}@{instance.placement.start} of GPU {gpu.index} of "
+        f"Node/{node.name}"
     )
-    foreign_pods = [str(pod) for pod in instance.holders if pod not in capacity.owner]
+    foreign_pods = [f"Pod/{pod}" for pod in instance.holders if pod not in capacity.owner]
     if foreign_pods:
         return f"{', '.join(foreign_pods)} on {place}"
-    return f"{instance.processes} processes on {place}"
+    return f"{counted(instance.processes, 'process', 'processes')} on {place}"
 
 
 def blocker(
@@ -117,12 +125,12 @@ def blocker(
     capabilities: Capabilities,
     own_pods: Collection[Ref],
 ) -> StatusVerdict[LayoutReady] | None:
-    """Why this GPU cannot be cut as wanted, however long it is waited for room."""
+    """Return why this GPU cannot get its desired layout, however many slices are free elsewhere."""
     node = goal.node
     mig_gpu = next(candidate for candidate in node.gpus if candidate.index == gpu)
-    place = f"GPU {gpu} of {node.name}"
+    place = f"GPU {gpu} of Node/{node.name}"
     if mig_gpu.fault in _FAULT_REASONS:
-        message = mig_gpu.message or f"the agent says {mig_gpu.fault}"
+        message = mig_gpu.message or f"the agent reports {mig_gpu.fault}"
         return StatusVerdict(
             _FAULT_REASONS[mig_gpu.fault], f"{place}: {message}{_FIXES.get(mig_gpu.fault, '')}"
         )
@@ -134,54 +142,53 @@ def blocker(
             if pod not in own_pods:
                 return StatusVerdict(
                     LayoutReady.UNMANAGED_POD,
-                    f"the pod {pod} is not Tessera's and holds {slice_}, which has to go; delete "
-                    "it or move it to another node",
+                    f"Pod/{pod} was not created by Tessera and holds {slice_}, which has to be "
+                    "removed; delete the pod or move it to another node",
                 )
+            # A pod of a batch or a model job: it is never evicted, since it ends by itself.
             if pod not in capacity.owner:
                 return StatusVerdict(
                     LayoutReady.REPARTITIONING,
-                    f"waits for the pod {pod} on {slice_} to end by itself",
+                    f"waiting for Pod/{pod} on {slice_} to end by itself",
                 )
         if instance.processes and not instance.holders:
+            processes = counted(instance.processes, "process", "processes")
             return StatusVerdict(
                 LayoutReady.GPU_IN_USE,
-                f"{instance.processes} processes of no pod compute on {slice_}, which has to go; "
-                "end "
-                "them on the node",
+                f"{slice_} has to be removed and is used by {processes} outside any pod; end all "
+                "such processes on the node",
             )
     return None
 
 
-_FIXES = {"NeedsReset": "; drain the node and reset the GPU or restart the node"}
-
-
 def node_blocker(goal: NodeGoal) -> StatusVerdict[LayoutReady] | None:
-    """Why nothing of this node can be cut now."""
+    """Return why no GPU of this node can be partitioned now."""
     node = goal.node
     if node.inconsistency:
         return StatusVerdict(
             LayoutReady.INCONSISTENT_LABELS,
-            f"{node.name} is left alone: {node.inconsistency}; correct its labels, or restart its "
-            "device plugin and GPU feature discovery",
+            f"Node/{node.name} is skipped: {node.inconsistency}; correct its labels, or restart "
+            "its device plugin and GPU feature discovery",
         )
     if not node.ready:
         return StatusVerdict(
             LayoutReady.NODE_NOT_READY,
-            f"the node {node.name} is not ready or takes no pods, and {len(goal.mismatched)} of "
-            "its GPUs have to be cut anew; repair or uncordon it",
+            f"Node/{node.name} is not ready or unschedulable, so "
+            f"{counted(len(goal.mismatched), 'GPU')} cannot be repartitioned; repair or uncordon "
+            "the node",
         )
     return None
 
 
 def plan_blocker(goal: NodeGoal) -> StatusVerdict[LayoutReady] | None:
-    """What of the plan no GPU of the node can become."""
+    """Return why part of the plan can never be carried out on this node."""
     if goal.infeasible:
         return StatusVerdict(LayoutReady.UNKNOWN_PROFILE, goal.infeasible[0])
     if goal.missing and not goal.node.inconsistency:
         missing = ", ".join(map(str, goal.missing))
         return StatusVerdict(
             LayoutReady.NODE_NOT_READY,
-            f"GPU {missing} of {goal.node.name} is not there in MIG mode, but the plan cuts it; "
-            "turn MIG mode on, which Tessera never does, or repair the GPU",
+            f"GPU {missing} of Node/{goal.node.name} is missing or not in MIG mode, but in the "
+            "plan; enable MIG mode, which Tessera never does, or repair the GPU",
         )
     return None

@@ -1,4 +1,4 @@
-"""When GPUs may be cut anew."""
+"""The maintenance window of a pool: when a repartition may begin."""
 
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -9,9 +9,10 @@ _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 
 def closed_reason(window: MaintenanceWindow | None, at: datetime) -> str | None:
-    """Why nothing new begins now; None when it may.
+    """Return why no unit may begin now, None when one may.
 
-    Hours are those of the wall clock in the window's zone. A window with equal ends lasts a day.
+    Times are wall-clock times in the window's time zone. A window whose start equals its end lasts
+    24 hours.
     """
     if window is None:
         return None
@@ -19,15 +20,15 @@ def closed_reason(window: MaintenanceWindow | None, at: datetime) -> str | None:
         local = at.astimezone(ZoneInfo(window.time_zone))
     except (ZoneInfoNotFoundError, ValueError, OSError):
         return (
-            f"spec.mig.maintenanceWindow.timeZone {window.time_zone} is no IANA time zone, so "
-            "nothing is cut; write one such as Europe/Berlin"
+            f"spec.mig.maintenanceWindow.timeZone {window.time_zone} is not an IANA time zone, so "
+            "no GPU is repartitioned; set one such as Europe/Berlin"
         )
     if _is_open(window, local):
         return None
     days = ", ".join(window.days) if window.days else "every day"
     return (
-        f"it is {_DAYS[local.weekday()]} {local:%H:%M} in {window.time_zone}, the window is "
-        f"{window.start} to {window.end}, {days}"
+        f"outside spec.mig.maintenanceWindow: it is {_DAYS[local.weekday()]} {local:%H:%M} in "
+        f"{window.time_zone}, the window is {window.start} to {window.end}, {days}"
     )
 
 
@@ -37,6 +38,7 @@ def _is_open(window: MaintenanceWindow, local: datetime) -> bool:
         return window.start <= clock < window.end and _starts_on(window, local)
     if clock >= window.start:
         return _starts_on(window, local)
+    # After midnight the window belongs to the day on which it began.
     return clock < window.end and _starts_on(window, local - timedelta(days=1))
 
 

@@ -36,7 +36,7 @@ from tessera.domain.money import per_million_tokens
 from tessera.domain.names import PORT, selector
 from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.placement.placement import HardwareChoice
-from tessera.domain.repartition.orders import PoolActions
+from tessera.domain.repartition.actions import PoolActions
 from tessera.domain.scaling.rollout import is_rolling_out, rollout_progress, strategy_message
 from tessera.domain.service_plan import ServicePlan
 from tessera.domain.speed.condition import speed_verdict as speed_verdict  # noqa: PLC0414 - re-exported

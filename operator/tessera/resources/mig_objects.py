@@ -1,4 +1,4 @@
-"""What backends ask for, as objects of the API."""
+"""Build the API objects that MIG backends request."""
 
 from collections.abc import Iterable, Mapping
 from textwrap import indent
@@ -10,7 +10,7 @@ from tessera.resources.api_resources import CONFIG_MAPS, NODE_LAYOUTS
 from tessera.resources.manifest import ObjectManifest
 
 _LABELS = {PART_OF: TESSERA, MANAGED_BY: TESSERA, COMPONENT: "mig"}
-# Names that the GPU operator gives to nodes of its own accord.
+# Configurations that the GPU operator itself may name in node labels.
 _ENTRIES: Mapping[str, str] = {
     "all-disabled": '- devices: "all"\n  mig-enabled: false\n',
     "all-enabled": '- devices: "all"\n  mig-enabled: true\n  mig-devices: {}\n',
@@ -20,7 +20,7 @@ _ENTRIES: Mapping[str, str] = {
 def configuration(
     namespace: str, requests: Iterable[BackendRequest], referenced: Mapping[str, str]
 ) -> ObjectManifest:
-    """The file of mig-manager in the GPU operator's namespace: all that is asked or still named."""
+    """Return mig-manager's ConfigMap: requested and `referenced` configurations."""
     entries = {**_ENTRIES, **referenced}
     for request in requests:
         entries |= request.configs
@@ -35,7 +35,7 @@ def configuration(
 
 
 def node_layout(node: str, spec: NodeLayoutSpec) -> ObjectManifest:
-    """The part of a NodeLayout that the operator owns."""
+    """Return the fields of a NodeLayout that the operator owns."""
     body = {
         "apiVersion": NODE_LAYOUTS.api_version,
         "kind": NODE_LAYOUTS.kind,

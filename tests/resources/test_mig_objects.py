@@ -4,7 +4,7 @@ import yaml
 
 from tessera.api.node_layout import DesiredGpu, NodeLayoutSpec, PlacedSlice
 from tessera.domain.mig_backends.backend import BackendRequest
-from tessera.resources.repartition import configuration, node_layout
+from tessera.resources.mig_objects import configuration, node_layout
 
 ENTRY = '- devices: [0]\n  mig-enabled: true\n  mig-devices: {"3g.40gb": 2}\n'
 

@@ -1,4 +1,4 @@
-"""Services on the slices of a pool, as a rollout of layouts looks at them."""
+"""The services on the slices of a pool, with the capacity that a rollout has to keep for each."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ from tessera.domain.mig.demand import InstanceType
 from tessera.domain.mig.gpu_models import GpuModel, find_gpu_model
 from tessera.domain.mig_backends.devices import profile_of
 from tessera.domain.observed.snapshot import Pod, Snapshot
-from tessera.domain.repartition.orders import PoolService, Replica
+from tessera.domain.repartition.actions import PoolService, Replica
 from tessera.domain.scaling.drain import is_drained
 from tessera.domain.service.proposal import Proposal, min_replicas_of
 
@@ -22,15 +22,16 @@ _NO_SPEEDS: _Speeds = {}
 
 
 class _PoolContext(NamedTuple):
-    """What of a pool counts for those who sit there."""
+    """What the services of a pool depend on."""
 
     pool: str
     gpu_model: GpuModel | None
     members: frozenset[str]
+    """Names of the pool's nodes."""
 
 
 class PoolServiceCache:
-    """Those of one pool as they were last, by service."""
+    """The services of one pool as of the last cycle."""
 
     def __init__(self) -> None:
         self.stable = StableTupleCache[PoolService]()
@@ -40,7 +41,7 @@ class PoolServiceCache:
         ] = KeyedCache(_service_without_draining)
 
     def context(self, view: PoolView) -> _PoolContext:
-        """The same object as long as it is equal."""
+        """Return the context, the same object as long as it is equal."""
         gpu_model = find_gpu_model(view.product) if view.product is not None else None
         context = _PoolContext(view.pool.name, gpu_model, view.node_names)
         if self._context is None or context != self._context:
@@ -50,7 +51,8 @@ class PoolServiceCache:
     def pool_service(
         self, snapshot: Snapshot, context: _PoolContext, proposal: Proposal, speeds: _Speeds
     ) -> PoolService | None:
-        """Whose replica drains is looked at in every turn."""
+        """Return one service, from the cache unless it drains a pod."""
+        # Whether a drain has ended depends on the time, which is no key of the cache.
         if any(pod.draining_since is not None for pod in proposal.objects.pods):
             return _pool_service(
                 context,
@@ -61,7 +63,7 @@ class PoolServiceCache:
         return self._pool_service(proposal.service.ref, context, proposal, speeds)
 
     def retain(self, proposals: Mapping[Ref, Proposal]) -> None:
-        """Forget services that are gone."""
+        """Forget services without a proposal."""
         self._pool_service.retain(proposals.keys())
 
 
@@ -72,7 +74,7 @@ def pool_services(
     problem: LayoutProblem,
     cache: PoolServiceCache | None = None,
 ) -> tuple[PoolService, ...]:
-    """Everybody with a replica on slices of the pool, or with slices planned there, by name."""
+    """Return the services with replicas on slices of the pool or slices planned there, by name."""
     speeds = {demand.service.name: demand.service.throughput for demand in problem.demands}
     cache = cache or PoolServiceCache()
     context = cache.context(view)
@@ -90,8 +92,6 @@ def _pool_service(
     speeds: _Speeds,
     has_drained: Callable[[Pod, timedelta], bool],
 ) -> PoolService | None:
-    """A replica counts for no more than a planned one, so that a floor in tokens per second is one
-    in replicas too."""
     spec, choice = proposal.service.spec, proposal.placement.choice
     if spec is None:
         return None
@@ -101,6 +101,7 @@ def _pool_service(
     profile = choice.offer.hardware.profile if choice is not None and in_pool else None
     if not replicas and profile is None:
         return None
+    # Where no speed is known, replicas are counted: each has the capacity 1.
     capacity = {replica.profile: 1.0 for replica in replicas if replica.profile is not None}
     capacity |= {
         instance_type.profile: speed
@@ -115,6 +116,8 @@ def _pool_service(
         ref=proposal.service.ref,
         replicas=replicas,
         min_capacity=min(min_replicas_of(spec), desired_replicas) * planned_capacity,
+        # A replica never counts for more than a planned one: otherwise one fast replica of the
+        # previous profile would stand for several of minReplicas.
         capacity={name: min(speed, planned_capacity) for name, speed in capacity.items()},
         desired_replicas=desired_replicas if profile is not None else 0,
         profile=profile,
@@ -124,7 +127,7 @@ def _pool_service(
 
 
 def _previous_profile(replicas: Sequence[Replica], planned: str | None) -> str | None:
-    """The profile of most of its other replicas."""
+    """Return the profile of most replicas that do not have the planned one."""
     counts = Counter(
         replica.profile
         for replica in replicas
@@ -136,7 +139,8 @@ def _previous_profile(replicas: Sequence[Replica], planned: str | None) -> str |
 def _service_without_draining(
     context: _PoolContext, proposal: Proposal, speeds: _Speeds
 ) -> PoolService | None:
-    """Where nobody drains the moment does not count."""
+    # No pod drains, so the creation time stands for the present: the result is the same at any
+    # time and can be cached.
     return _pool_service(
         context, proposal, speeds, lambda pod, limit: is_drained(pod, {}, pod.created, limit)
     )
@@ -145,7 +149,7 @@ def _service_without_draining(
 def _replicas(
     context: _PoolContext, proposal: Proposal, has_drained: Callable[[Pod], bool]
 ) -> Iterator[Replica]:
-    """Its pods on the pool's slices, and those that wait for one."""
+    """Yield its pods on the pool's slices and its pending pods that request one."""
     variants = {workload.variant for workload in proposal.objects.workloads}
     for pod in proposal.objects.pods:
         profile = _slice_profile(context.gpu_model, pod)
@@ -165,6 +169,5 @@ def _replicas(
 
 
 def _slice_profile(gpu_model: GpuModel | None, pod: Pod) -> str | None:
-    """Of the slice that a pod asks for; None when it asks for none."""
     profiles = (profile_of(gpu_model, resource) for resource in pod.devices) if gpu_model else ()
     return next((profile for profile in profiles if profile is not None), None)

@@ -1,4 +1,4 @@
-"""Which plan of layouts a pool carries out, as its status tells and keeps it."""
+"""Which layout plan a pool carries out: its status has that plan, and the proposed next one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from decimal import Decimal
 
 from tessera.api.mig import GpuTarget, Mig, MigPlan, MigStatus, NodeTarget
 from tessera.api.reasons import LayoutReady, StatusVerdict
+from tessera.api.text import counted
 from tessera.domain.hardware.pools import PoolView
 from tessera.domain.layout.demand import whole_gpu_model
 from tessera.domain.layout.problem import LayoutProblem, LayoutSolution, PoolLayout
@@ -20,17 +21,17 @@ from tessera.domain.mig_backends.format import format_slice
 from tessera.domain.mig_backends.nodes import MigNode
 from tessera.domain.observed.node_layout import APPROVAL
 
-# For so long a plan that only saves has to be the answer before it takes the place of another.
+# A plan that only saves cost replaces a sufficient one after it was the solution for this long.
 STABILIZATION_WINDOW = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanAdoption:
-    """What becomes of a pool's plan, and what there is to say of it."""
+    """The status of a pool with the plan to carry out."""
 
     status: MigStatus
     verdict: StatusVerdict[LayoutReady] | None = None
-    """None leaves the word to whoever carries out the plan."""
+    """What the plan lacks; None leaves the verdict to the rollout."""
 
 
 def adopt(
@@ -40,10 +41,10 @@ def adopt(
     capabilities: Capabilities,
     at: datetime,
 ) -> PlanAdoption:
-    """The plan that is to be carried out in a pool with `spec.mig`.
+    """Return which plan the pool carries out from now on.
 
-    A plan that gives everybody the same on the same layouts is no new one. While GPUs are cut,
-    another one is taken only if the first cannot serve what is needed now.
+    `solution` is None while the current layout problem has no solution yet. While units of a plan
+    are under way, another plan replaces it only if it cannot meet the demand any more.
     """
     spec = view.pool.spec
     status = view.pool.status.mig or MigStatus()
@@ -63,7 +64,7 @@ def _planning_verdict(view: PoolView, nodes: Sequence[MigNode]) -> StatusVerdict
     gpus = sum(len(node.gpus) for node in nodes)
     return StatusVerdict(
         LayoutReady.PLANNING,
-        f"layouts of {gpus} GPUs in MIG mode are being planned for {view.nodes} nodes",
+        f"planning layouts for {counted(gpus, 'GPU')} in MIG mode on {counted(view.nodes, 'node')}",
     )
 
 
@@ -72,22 +73,27 @@ def _adopt_layout(
 ) -> PlanAdoption:
     status, unmet = view.pool.status.mig or MigStatus(), _unmet_demand(pool_layout)
     plan, target = pool_layout.plan, status.target
+    # Equal names mean equal layouts and profiles: nothing to adopt.
     if target is not None and target.name == plan.name:
         return PlanAdoption(status=status.model_copy(update={"proposed": None}), verdict=unmet)
     sufficient = target is not None and _meets_demand(target, plan, problem, view.pool.name)
     proposed = status.proposed
     if proposed is not None and proposed.name != plan.name:
         proposed = None
+    # A rollout under way is finished first, unless its plan leaves demand unmet.
     if sufficient and status.units:
         updated = status.model_copy(update={"proposed": proposed})
         return PlanAdoption(status=updated, verdict=unmet)
     since = proposed.at if proposed is not None else at
+    # With `propose`, a person decides whether the plan is worth it.
     stable = at - since >= STABILIZATION_WINDOW or mig.mode == "propose"
     if sufficient and not stable:
         dated_plan = plan.model_copy(update={"at": since})
         return PlanAdoption(
             status=status.model_copy(update={"proposed": dated_plan}), verdict=unmet
         )
+    # A plan that only changes which service runs on which slice repartitions nothing and needs no
+    # approval.
     needs_approval = (
         mig.mode == "propose"
         and pool_layout.repartitioned_gpus
@@ -98,20 +104,21 @@ def _adopt_layout(
         updated = status.model_copy(update={"target": dated_plan, "proposed": None})
         return PlanAdoption(status=updated, verdict=unmet)
     dated_plan = plan.model_copy(update={"at": since})
+    currency = f" {view.price.currency}" if view.price else ""
     return PlanAdoption(
         status=status.model_copy(update={"proposed": dated_plan}),
         verdict=StatusVerdict(
             LayoutReady.AWAITING_APPROVAL,
-            f"plan {plan.name} cuts {pool_layout.repartitioned_gpus} GPUs anew and moves "
-            f"{plan.moves} replicas, for "
-            f"{plan.per_hour_after:f} instead of {plan.per_hour_before:f} an hour; kubectl "
+            f"plan {plan.name} repartitions {counted(pool_layout.repartitioned_gpus, 'GPU')} and "
+            f"moves {counted(plan.moves, 'replica')}, for {plan.per_hour_after:f}{currency} an "
+            f"hour instead of {plan.per_hour_before:f}{currency}; approve it with: kubectl "
             f"annotate acceleratorpool {view.pool.name} {APPROVAL}={plan.name} --overwrite",
         ),
     )
 
 
 def _meets_demand(target: MigPlan, plan: MigPlan, problem: LayoutProblem, pool: str) -> bool:
-    """Whether everybody whom the plan has in the pool gets what he needs by the target, too."""
+    """Return whether the target meets the demand of every service that the plan has in the pool."""
     service_names = {assigned.service for assigned in plan.services}
     assignments = {assigned.service: assigned for assigned in target.services}
     for demand in problem.demands:
@@ -137,9 +144,8 @@ def _unmet_demand(pool_layout: PoolLayout) -> StatusVerdict[LayoutReady] | None:
     more = f" and {len(pool_layout.shortfalls) - 5} more" if len(pool_layout.shortfalls) > 5 else ""
     return StatusVerdict(
         LayoutReady.INSUFFICIENT_CAPACITY,
-        f"{len(pool_layout.shortfalls)} services get less than they need: {shortfalls}{more}; add "
-        "nodes, or lower "
-        "scaling.minReplicas or maxReplicas of others",
+        f"unmet demand of {counted(len(pool_layout.shortfalls), 'service')}: {shortfalls}{more}; "
+        "add nodes, or lower spec.scaling.minReplicas or maxReplicas of other services",
     )
 
 
@@ -151,12 +157,12 @@ def _static_layout(
     capabilities: Capabilities,
     at: datetime,
 ) -> PlanAdoption:
-    """One layout for every GPU; one that has it stays as it is, wherever its slices begin."""
+    """Return a plan with the layout of `spec.mig.layout` for every GPU."""
     if not mig.layout:
         return PlanAdoption(
             status=MigStatus(),
             verdict=StatusVerdict(
-                LayoutReady.NOT_MANAGED, "spec.mig.layout is empty: slices stay as they are"
+                LayoutReady.NOT_MANAGED, "spec.mig.layout is empty, so slices stay as they are"
             ),
         )
     counts = tuple(sorted(mig.layout.items()))
@@ -174,6 +180,7 @@ def _static_layout(
                     slices=tuple(
                         format_slice(placement, pinned=capabilities.pinned_starts)
                         for placement in (
+                            # The right slices stay wherever they start.
                             gpu.layout
                             if geometry(gpu.layout) == counts
                             else place_geometry(mig_node.gpu_model, counts) or ()
@@ -208,12 +215,14 @@ def _layout_error(gpu_model: GpuModel, mig: Mig) -> str | None:
     unknown = sorted(profile for profile in mig.layout if gpu_model.find_profile(profile) is None)
     if unknown:
         known = ", ".join(gi_profile.name for gi_profile in gpu_model.profiles)
-        return f"spec.mig.layout: {gpu_model.name} has no profile {', '.join(unknown)}, but {known}"
+        return (
+            f"spec.mig.layout: {gpu_model.name} has no profile {', '.join(unknown)}; it has {known}"
+        )
     if place_geometry(gpu_model, tuple(sorted(mig.layout.items()))) is None:
         counts_text = ", ".join(
             f"{count} x {profile}" for profile, count in sorted(mig.layout.items())
         )
         return (
-            f"spec.mig.layout: {counts_text} do not fit on 1 {gpu_model.name} together; take fewer"
+            f"spec.mig.layout: {counts_text} does not fit on 1 {gpu_model.name}; lower the counts"
         )
     return None
