@@ -48,7 +48,7 @@ def test_the_table_says_what_fits_what_it_gives_and_why() -> None:
     assert f"{B8}: 8.0 billion weights" in told
     assert "bf16       fits" in told
     assert "weights 15.0, reserve 2.0, cache 18.2 GiB" in told
-    assert "Simplest form that serves it: 1g.20gb" in told
+    assert "Simplest instance that fits: 1g.20gb" in told
     assert "Prices are assumed" in told
 
 
@@ -56,13 +56,13 @@ def test_a_promise_finds_the_simplest_form_that_keeps_it() -> None:
     got = sized(B8, "--gpu", A100, "--precision", "own", "--slo", "ttft=1s,inter-token=15ms")
     assert got.simplest is not None
     assert got.simplest.hardware.name == "1x whole"
-    assert "Simplest form that keeps the promise: 1x whole" in as_table(got)
+    assert "Simplest instance within the SLO: 1x whole" in as_table(got)
     assert all((row.inter_token_ms or 0) <= 15 for row in got.rows if row.can_serve)
 
 
 def test_nothing_that_serves_is_said_and_not_an_error() -> None:
     told = as_table(sized("meta-llama/Llama-3.1-405B-Instruct", "--gpu", "NVIDIA-L4"))
-    assert "Nothing here serves it" in told
+    assert "No instance fits" in told
 
 
 def test_compare_ranks_every_form_against_the_cheapest() -> None:
@@ -72,7 +72,7 @@ def test_compare_ranks_every_form_against_the_cheapest() -> None:
     assert "AGAINST BEST" in head
     assert "1.00x" in first
     assert any("8x whole" in line for line in told)
-    assert any("2 replicas of 1x" in line for line in told)
+    assert any("2 replicas on 1x" in line for line in told)
 
 
 def test_an_api_price_shows_where_serving_breaks_even() -> None:
@@ -109,7 +109,7 @@ def test_own_prices_are_used_and_those_that_lack_are_told(tmp_path: Path) -> Non
     path = written(tmp_path, "prices.json", PRICES)
     got = sized(B8, "--prices", path, "--compare", "--precision", "own")
     assert {row.hardware.product for row in got.rows} == {H100}
-    assert f"Prices ({path}) lack" in as_table(got)
+    assert f"No price ({path}) for" in as_table(got)
     whole = next(row for row in got.rows if row.hardware.name == "1x whole")
     assert str(whole.hourly) == "2.95 USD"
 
@@ -118,7 +118,7 @@ def test_a_small_model_on_a_large_gpu_is_called_oversized() -> None:
     small = ("meta-llama/Llama-3.2-1B-Instruct", "--gpu", H100, "--precision", "own")
     told = as_table(sized(*small, "--tensor-parallel", "1"))
     assert "OversizedAccelerator: 1x whole" in told
-    assert "1g.10gb would do" in told
+    assert "1g.10gb slice is enough" in told
 
 
 def test_draft_adapters_and_small_caches_are_counted() -> None:
@@ -134,26 +134,26 @@ def test_draft_adapters_and_small_caches_are_counted() -> None:
 @pytest.mark.parametrize(
     ("words", "mend"),
     [
-        ([], "which model? Name one"),
-        (["Qwen3-8"], "the nearest known: Qwen/Qwen3-8B"),
+        ([], "no model: name one"),
+        (["Qwen3-8"], "similar known models: Qwen/Qwen3-8B"),
         (["meta-llama/Lama-3.1-8B-Instruct"], B8),
         (["TheBloke/Llama-2-7B-GGUF"], "take the safetensors files"),
-        ([B8, "--gpu", "H100"], "the nearest: NVIDIA-H100"),
+        ([B8, "--gpu", "H100"], "similar: NVIDIA-H100"),
         ([B8, "--precision", "fp4"], "write one or more of own, fp8"),
         ([B8, "--precision", "bitsandbytes"], "take an FP8 or AWQ checkpoint"),
-        (["Qwen/Qwen2.5-7B-Instruct-AWQ", "--precision", "fp8"], "leave fp8 out"),
-        ([B8, "--context", "200000"], "ask for at most 131072"),
-        ([B8, "--context", "0"], "write a number from 16 on"),
-        ([B8, "--input-tokens", "0"], "write a number from 1 on"),
-        ([B8, "--tensor-parallel", "3"], "these can do it: 1, 2, 4, 8"),
+        (["Qwen/Qwen2.5-7B-Instruct-AWQ", "--precision", "fp8"], "remove fp8"),
+        ([B8, "--context", "200000"], "use at most 131072"),
+        ([B8, "--context", "0"], "write a number from 16 to"),
+        ([B8, "--input-tokens", "0"], "write a number from 1 to"),
+        ([B8, "--tensor-parallel", "3"], "use one of 1, 2, 4, 8"),
         ([B8, "--slo", "1s"], "write ttft=1s,inter-token=33ms"),
         ([B8, "--slo", "ttft=soon"], "write ttft=1s,inter-token=33ms"),
         ([B8, "--api-price", "0"], "write an amount above 0"),
         ([B8, "--api-price", "much"], "write an amount above 0"),
-        ([B8, "--rank", "1000"], "engines take at most 512"),
+        ([B8, "--rank", "1000"], "supports at most 512"),
         ([B8, "--draft", "nothing"], "--draft nothing is none of the"),
-        ([B8, "--prices", "/nonexistent"], "is the path right?"),
-        (["--config", "/nonexistent"], "is the path right?"),
+        ([B8, "--prices", "/nonexistent"], "check the path"),
+        (["--config", "/nonexistent"], "check the path"),
     ],
 )
 def test_what_cannot_be_sized_is_told_with_the_mend(words: list[str], mend: str) -> None:
@@ -206,5 +206,5 @@ def test_the_command_prints_the_table(capsys: pytest.CaptureFixture[str]) -> Non
 def test_the_command_ends_with_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["size", "Qwen3-8"])
-    assert "the nearest known: Qwen/Qwen3-8B" in str(caught.value)
+    assert "similar known models: Qwen/Qwen3-8B" in str(caught.value)
     assert not capsys.readouterr().out

@@ -10,9 +10,8 @@ from tessera.domain.hardware.gpu_catalog import models, products
 from tessera.domain.perf import (
     SpeedMeasurement,
     StepTime,
-    decode_floor_seconds,
     measurement_key,
-    ridge_point,
+    min_read_seconds,
     step_time,
 )
 from tessera.domain.perf.footprint import kv_bytes_per_token, weight_bytes
@@ -41,15 +40,8 @@ def test_weights_are_parameters_times_bits(bits: int, gigabytes: int) -> None:
 def test_a_decode_step_reads_every_weight_once(
     weights_gb: float, terabytes_per_second: float, milliseconds: float
 ) -> None:
-    floor = decode_floor_seconds(weights_gb * 1e9, terabytes_per_second * TERA)
+    floor = min_read_seconds(weights_gb * 1e9, terabytes_per_second * TERA)
     assert floor * 1e3 == pytest.approx(milliseconds, rel=1e-3)
-
-
-@pytest.mark.parametrize(("flops", "bandwidth", "expected"), [(989, 3.35, 295.2), (312, 2, 156.0)])
-def test_the_ridge_is_where_compute_begins_to_bind(
-    flops: float, bandwidth: float, expected: float
-) -> None:
-    assert ridge_point(flops * TERA, bandwidth * TERA) == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize(

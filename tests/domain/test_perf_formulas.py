@@ -6,7 +6,7 @@ from decimal import Decimal
 import pytest
 
 from tessera.domain.money import money, per_million_tokens
-from tessera.domain.perf import StepTime, decode_floor_seconds
+from tessera.domain.perf import StepTime, min_read_seconds
 from tessera.domain.perf.footprint import kv_bytes_per_token, weight_bytes
 from tessera_lab.engine import EngineCore, ServedRequest, Timeline
 from tessera_lab.engine.requests import EngineLimits, EngineRequest
@@ -24,7 +24,7 @@ def bare(*, weights: float = 0.0, token: float = 0.0, fixed: float = 0.0) -> Ste
 def test_an_a100_reads_a_trillion_wide_weights_a_second_and_four_of_the_narrow_ones(
     bits: int, per_second: float
 ) -> None:
-    assert 1 / decode_floor_seconds(bits / 8, 2e12) == per_second
+    assert 1 / min_read_seconds(bits / 8, 2e12) == per_second
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_an_a100_reads_a_trillion_wide_weights_a_second_and_four_of_the_narrow_o
 def test_a_step_of_70b_takes_what_reading_its_weights_takes(
     devices: int, bits: int, milliseconds: float
 ) -> None:
-    floor = decode_floor_seconds(weight_bytes(70 * 10**9, bits), devices * 2e12)
+    floor = min_read_seconds(weight_bytes(70 * 10**9, bits), devices * 2e12)
     assert bare(weights=floor).seconds(decoding=1, kv_tokens=0) * 1e3 == pytest.approx(milliseconds)
 
 
@@ -44,7 +44,7 @@ def test_a_step_of_70b_takes_what_reading_its_weights_takes(
 def test_70b_in_four_bits_at_the_floor_gets_cheaper_with_the_batch(
     batch: int, tokens_per_second: float, price: float
 ) -> None:
-    step = bare(weights=decode_floor_seconds(weight_bytes(70 * 10**9, 4), 2e12))
+    step = bare(weights=min_read_seconds(weight_bytes(70 * 10**9, 4), 2e12))
     rate = batch / step.seconds(decoding=batch, kv_tokens=0)
     assert rate == pytest.approx(tokens_per_second, rel=1e-3)
     found = per_million_tokens(HOUR, rate).rounded(6)
@@ -52,7 +52,7 @@ def test_70b_in_four_bits_at_the_floor_gets_cheaper_with_the_batch(
 
 
 def test_against_ninety_cents_a_million_it_takes_a_batch_of_nineteen() -> None:
-    step = bare(weights=decode_floor_seconds(weight_bytes(70 * 10**9, 4), 2e12))
+    step = bare(weights=min_read_seconds(weight_bytes(70 * 10**9, 4), 2e12))
 
     def price(batch: int) -> float:
         rate = batch / step.seconds(decoding=batch, kv_tokens=0)

@@ -1,4 +1,4 @@
-"""Money: whole nano-units inside, decimal strings with a currency at the border."""
+"""Money: integers of nano-units inside, decimal strings with a currency in the API."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -22,29 +22,34 @@ class Money:
     currency: str
 
     def times(self, factor: Decimal | int) -> "Money":
+        """Return the amount times a factor, rounded half to even to a nano-unit."""
         return Money(_round_half_even(Decimal(self.nanos) * factor), self.currency)
 
     def rounded(self, digits: int) -> Decimal:
-        """The amount in units, for people: 4 digits show a tenth of a thousandth."""
+        """Return the amount in units, rounded to so many digits after the point."""
         return (Decimal(self.nanos) / NANO).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_EVEN)
+
+    def formatted(self, digits: int) -> str:
+        """Return the amount with its currency, such as `2.9900 USD` with 4 digits."""
+        return f"{self.rounded(digits)} {self.currency}"
 
     @override
     def __str__(self) -> str:
-        return f"{self.rounded(2)} {self.currency}"
+        return self.formatted(2)
 
 
 def money(amount: Decimal, currency: str) -> Money:
-    """Units as they stand in a manifest -> nano-units."""
+    """Return an amount in units of a currency as Money."""
     return Money(_round_half_even(amount * NANO), currency)
 
 
 def to_nanos(amount: Decimal) -> int:
-    """Units as they stand in a manifest or status -> nano-units, without the currency."""
+    """Return an amount in units as nano-units."""
     return _round_half_even(amount * NANO)
 
 
 def from_nanos(amount: int) -> Decimal:
-    """Nano-units -> units, exactly."""
+    """Return nano-units as an exact amount in units."""
     return Decimal(amount) / NANO
 
 
@@ -53,35 +58,38 @@ def _round_half_even(value: Decimal) -> int:
 
 
 def price_on(prices: Iterable[Price], day: date) -> Price | None:
-    """The last price whose day has come; None before the first."""
+    """Return the latest price that is effective on a day; None before the first."""
     effective = [price for price in prices if price.from_ <= day]
     return max(effective, key=lambda price: price.from_, default=None)
 
 
 @dataclass(frozen=True, slots=True)
 class Tariff:
-    """What something of a pool costs: dated prices of a whole GPU, and its share of one."""
+    """The price of hardware of a pool: dated prices of a whole GPU, and the share of one."""
 
     prices: tuple[Price, ...]
     weight: Decimal
+    """Share of a GPU; above 1 for several."""
 
     @property
     def currency(self) -> str:
+        """Return the currency, which is the same in all prices of a pool."""
         return self.prices[0].currency
 
     def per_gpu_hour(self, day: date) -> Decimal:
-        """The price of a whole GPU on a day; days before the first price have the first."""
+        """Return the price of a whole GPU for an hour of a day."""
+        # Replicas may be older than the first price: those days cost as the first.
         price = price_on(self.prices, day) or min(
             self.prices, key=lambda dated_price: dated_price.from_
         )
         return price.per_gpu_hour
 
     def hourly(self, day: date) -> Money:
-        """The price of an hour on a day."""
+        """Return the price of an hour on a day."""
         return money(self.per_gpu_hour(day), self.currency).times(self.weight)
 
     def cost(self, start: datetime, end: datetime) -> int:
-        """Nano-units from one moment to another, each day at its price."""
+        """Return the nano-units from one moment to another, each day at its price."""
         if end <= start:
             return 0
         spans = (
@@ -91,13 +99,14 @@ class Tariff:
         return sum(_round_half_even(Decimal(nanos * micros) / _HOUR) for nanos, micros in spans)
 
     def _spans(self, start: datetime, end: datetime) -> Iterator[tuple[datetime, datetime]]:
-        """The parts of a span in which one price holds."""
+        """Yield the parts of a span in which one price is effective."""
         changes = (datetime.combine(price.from_, time(), tzinfo=UTC) for price in self.prices)
         boundaries = [start, *sorted(moment for moment in changes if start < moment < end), end]
         yield from pairwise(boundaries)
 
 
 def per_million_tokens(per_hour: Money, tokens_per_second: float) -> Money:
-    """Price of a million tokens at a steady rate (F01)."""
+    """Return the price of a million tokens at a steady rate."""
+    # `repr` gives the shortest decimal of the float, so the price does not show binary digits.
     hourly = Decimal(repr(tokens_per_second)) * 3600
     return per_hour.times(Decimal(10**6) / hourly)

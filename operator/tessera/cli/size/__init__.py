@@ -1,1 +1,1 @@
-"""`tessera size`: on which hardware a model fits, how fast and at what price."""
+"""The command `tessera size`."""

@@ -1,4 +1,4 @@
-"""`tessera size`: what a model fits on, what it then gives, and what that costs."""
+"""`tessera size`: the hardware that a model fits on, with speed and price."""
 
 import argparse
 import time
@@ -18,27 +18,31 @@ from tessera.domain.sizing.table import SizeRow, SizeVerdict
 
 
 def run(arguments: argparse.Namespace) -> Output:
-    """The table as text or JSON."""
+    """Return the table as text or JSON."""
     request = size_request(arguments, now().date())
     return Output(FORMATTERS[arguments.output](build_report(request)))
 
 
 def build_report(request: SizeRequest) -> SizeReport:
-    """All rows, the simplest form, and what else is worth knowing."""
+    """Return the rows of a request with the simplest of them."""
     sizing_inputs = (request.demand, request.products, request.precisions, request.book)
-    all_forms = request.compare or request.tensor_parallel is not None
+    all_instances = request.compare or request.tensor_parallel is not None
     rows = (
         size_table.all_rows(*sizing_inputs)
-        if all_forms
+        if all_instances
         else size_table.smallest_serving_rows(*sizing_inputs)
     )
     if request.tensor_parallel is not None:
-        rows = [row for row in rows if _is_whole_gpus(row, request.tensor_parallel)]
+        rows = [
+            row
+            for row in rows
+            if row.hardware.profile is None and row.hardware.devices == request.tensor_parallel
+        ]
     return SizeReport(request=request, rows=tuple(rows), simplest=simplest_row(rows))
 
 
 def simplest_row(rows: Iterable[SizeRow]) -> SizeRow | None:
-    """Fewest devices, then the cheapest hour."""
+    """Return the fitting row with the fewest devices, then the lowest price; None without any."""
     fitting = [row for row in rows if row.verdict is SizeVerdict.FITS]
     return min(fitting, key=_simplicity_order, default=None)
 
@@ -51,12 +55,8 @@ def _simplicity_order(row: SizeRow) -> tuple[int, bool, int, str, str, str]:
     )  # fmt: skip
 
 
-def _is_whole_gpus(row: SizeRow, devices: int) -> bool:
-    return row.hardware.profile is None and row.hardware.devices == devices
-
-
 def size_all_ms() -> float:
-    """CPU of sizing every known model on every product in every precision, for `bench-engine`."""
+    """Return the CPU milliseconds of sizing all known models on all products, for benchmarks."""
     book = prices.price_book(prices.ASSUMED, prices.list_prices(), now().date())
     gpu_products = tuple(products().values())
     shapes = tuple(models().values())
@@ -71,8 +71,7 @@ def size_all_ms() -> float:
             ttft=timedelta(seconds=10),
             inter_token=timedelta(milliseconds=250),
         )
-        own_only = shape.quantization is not None
-        size_table.smallest_serving_rows(
-            demand, gpu_products, (None,) if own_only else (None, "fp8", "awq-int4"), book
-        )
+        # Quantized files have no other precision.
+        precisions = (None, "fp8", "awq-int4") if shape.quantization is None else (None,)
+        size_table.smallest_serving_rows(demand, gpu_products, precisions, book)
     return round((time.process_time() - started_at) * 1e3)

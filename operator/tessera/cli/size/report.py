@@ -1,10 +1,11 @@
-"""The sizes of a model as table or JSON."""
+"""The size table of a model as text or JSON."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tessera.api.text import counted
 from tessera.cli.size.request import SizeRequest
 from tessera.cli.text import table
 from tessera.domain.money import Money
@@ -16,13 +17,13 @@ _HEADERS = (
     "GPU", "FORM", "PRECISION", "FITS", "KV TOKENS", "FULL", "TOK/S", "TTFT", "GAP", "PER HOUR",
     "PER M TOK",
 )  # fmt: skip
-# More products without a price are counted; JSON names them all.
+# Up to so many products without a price are named, more are counted; JSON names them all.
 _MAX_NAMED = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SizeReport:
-    """What was asked, and what came."""
+    """The rows for a request, with the simplest row that fits."""
 
     request: SizeRequest
     rows: tuple[SizeRow, ...]
@@ -30,7 +31,7 @@ class SizeReport:
 
 
 def as_table(report: SizeReport) -> str:
-    """For people."""
+    """Return a table for people, with a summary and notes."""
     best = _cheapest(report.rows)
     head = [*_HEADERS, *_optional_headers(report), "WHY"]
     body = [[*_cells(row), *_optional_cells(report, row, best), row.message] for row in report.rows]
@@ -43,15 +44,16 @@ def _summary(report: SizeReport) -> Iterator[str]:
     shape = demand.shape
     active = f", {shape.active_parameters / 1e9:.1f} active" if shape.active_parameters else ""
     yield f"{request.name}: {shape.parameters / 1e9:.1f} billion weights{active}"
-    promise = "promised" if request.has_slo else "at most, as nothing is promised"
+    source = "--slo" if request.has_slo else "defaults, as no --slo is given"
     yield (
         f"context {demand.max_model_len}, prompts of {demand.input_tokens} and answers of "
-        f"{demand.output_tokens} tokens; first token within {_ms(demand.ttft.total_seconds())}, "
-        f"{_ms(demand.inter_token.total_seconds())} between tokens ({promise})"
+        f"{counted(demand.output_tokens, 'token')}; TTFT at most "
+        f"{_format_seconds(demand.ttft.total_seconds())}, ITL at most "
+        f"{_format_seconds(demand.inter_token.total_seconds())} ({source})"
     )
 
 
-def _ms(seconds: float) -> str:
+def _format_seconds(seconds: float) -> str:
     return f"{seconds * 1e3:.0f} ms" if seconds < 1 else f"{seconds:g} s"
 
 
@@ -93,7 +95,7 @@ def _price_ratio(row: SizeRow, best: SizeRow | None) -> float | None:
 
 
 def _break_even_cell(row: SizeRow, target: Money) -> str:
-    """Tokens a second that pay for the hour, and what share of the full load that is."""
+    """Return the tokens per second that pay for the hour, with their share of the full load."""
     if row.hourly is None or row.tokens_per_second is None:
         return "-"
     needed = break_even(row.hourly, target)
@@ -111,16 +113,16 @@ def _cheapest(rows: tuple[SizeRow, ...]) -> SizeRow | None:
 
 
 def _notes(report: SizeReport, best: SizeRow | None) -> Iterator[str]:
-    """What to conclude, and what the figures stand on."""
+    """Yield conclusions, and notes on the assumptions of the table."""
     request, simplest = report.request, report.simplest
     if simplest is not None:
-        qualifier = "that keeps the promise" if request.has_slo else "that serves it"
-        price = f" at {simplest.hourly} an hour" if simplest.hourly else ""
-        yield f"Simplest form {qualifier}: {_describe(simplest)}{price}."
+        qualifier = "within the SLO" if request.has_slo else "that fits"
+        price = f" at {simplest.hourly} per hour" if simplest.hourly else ""
+        yield f"Simplest instance {qualifier}: {_describe(simplest)}{price}."
     else:
-        yield "Nothing here serves it: see why; ask for less context, another precision or GPU."
+        yield "No instance fits: use less context, another precision or another GPU."
     if best is not None and best is not simplest and best.per_million is not None:
-        yield f"Cheapest tokens at full load: {_describe(best)}, {best.per_million} a million."
+        yield f"Cheapest tokens at full load: {_describe(best)}, {best.per_million} per 1M tokens."
     yield from (
         f"OversizedAccelerator: {_describe(row)}: {row.oversize_message}."
         for row in report.rows
@@ -130,22 +132,22 @@ def _notes(report: SizeReport, best: SizeRow | None) -> Iterator[str]:
         f"{comparison}: prefer replicas." for comparison in replicas_before_parallel(report.rows)
     )
     if any(row.can_serve and row.precision not in (None, ONLINE_QUANTIZED) for row in report.rows):
-        yield "int8 and int4 are other files of the model; fp8 the engine makes while loading."
+        yield "int8 and int4 need other files of the model; the engine quantizes to fp8 at load."
     yield (
-        "TOK/S, TTFT and GAP are predicted at full load; PER M TOK counts output tokens at full "
-        "load; FULL is requests of the whole context at once."
+        "TOK/S, TTFT and GAP are predicted at full load; PER M TOK is the price of 1M output "
+        "tokens at full load; FULL is the number of concurrent requests of the whole context."
     )
     if request.book.name == ASSUMED:
-        caveat = "single providers' list prices, for comparing only"
-        yield f"Prices are {ASSUMED}: {caveat} (--prices FILE gives yours)."
+        yield (
+            f"Prices are {ASSUMED}: list prices of single providers, for comparing only "
+            "(--prices FILE replaces them)."
+        )
     if request.unpriced:
         count = len(request.unpriced)
         names = (
-            ", ".join(request.unpriced)
-            if count <= _MAX_NAMED
-            else f"{count} GPUs that Tessera knows"
+            ", ".join(request.unpriced) if count <= _MAX_NAMED else f"{counted(count, 'known GPU')}"
         )
-        yield f"Prices ({request.book.name}) lack {names}: --gpu shows these all the same."
+        yield f"No price ({request.book.name}) for {names}: name it with --gpu to size it anyway."
 
 
 def _describe(row: SizeRow) -> str:
@@ -153,7 +155,7 @@ def _describe(row: SizeRow) -> str:
 
 
 def as_json(report: SizeReport) -> str:
-    """For programs: amounts as strings, times in milliseconds."""
+    """Return JSON for programs, with amounts as strings and times in milliseconds."""
     request, demand = report.request, report.request.demand
     body = {
         "model": request.name,
@@ -207,5 +209,5 @@ def _amount(value: Money | None) -> str | None:
     return None if value is None else f"{value.rounded(9):f}"
 
 
-# How the sizes can be written.
+# Functions that write a report, by output format.
 FORMATTERS: Mapping[str, Callable[[SizeReport], str]] = {"text": as_table, "json": as_json}

@@ -1,4 +1,4 @@
-"""The options of `tessera size` -> what is to be sized, on what, at which prices."""
+"""The request of `tessera size`, from its command-line options."""
 
 import argparse
 import difflib
@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from tessera.api.inference_service import ModelShape
 from tessera.api.meta import Duration
+from tessera.api.text import counted
 from tessera.cli.errors import CommandError
 from tessera.domain.hardware.gpu_catalog import Product, models, nearest_products, products
 from tessera.domain.model.config import UnsupportedConfig, read_config
@@ -26,20 +27,20 @@ from tessera.domain.sizing.prices import PriceBook, PriceError
 from tessera.domain.sizing.scheduler_limits import Demand
 from tessera.domain.sizing.sizing import DEFAULT_MAX_MODEL_LEN
 
-# First token and gap that nobody would wait longer for; they bound the batch without a promise.
+# TTFT and ITL that bound the batch without --slo: users would not wait longer.
 _DEFAULT_SLO = (timedelta(seconds=10), timedelta(milliseconds=250))
 _PRECISIONS = (None, "fp8", "awq-int4")
 _SLO_KEYS = ("ttft", "inter-token")
 _INDEX = "model.safetensors.index.json"
 _SHAPE_HINT = (
-    "take the name from its page on the hub, or give its config.json with --config FILE; the "
-    "nearest known:"
+    "use the name from the Hugging Face Hub, or pass its config.json with --config FILE; similar "
+    "known models:"
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SizeRequest:
-    """What to size."""
+    """A model to size, with products, prices and the options of the report."""
 
     name: str
     demand: Demand
@@ -47,7 +48,7 @@ class SizeRequest:
     precisions: tuple[str | None, ...]
     book: PriceBook
     unpriced: tuple[str, ...]
-    """Products that were left out because nobody prices them."""
+    """Products without a price, which are not sized unless named."""
     has_slo: bool
     compare: bool
     tensor_parallel: int | None
@@ -55,7 +56,7 @@ class SizeRequest:
 
 
 def size_request(arguments: argparse.Namespace, day: date) -> SizeRequest:
-    """CommandError where the options cannot be carried out."""
+    """Return the request of the options; CommandError where they are invalid."""
     for option, least in (("input_tokens", 1), ("output_tokens", 1), ("adapters", 0), ("rank", 1)):
         _check_bounds(option, getattr(arguments, option), least)
     name, shape = _model(arguments)
@@ -77,27 +78,27 @@ def size_request(arguments: argparse.Namespace, day: date) -> SizeRequest:
 
 
 def known_model(name: str, option: str) -> ModelShape:
-    """A shipped shape; CommandError with the nearest names."""
+    """Return the shape of a known model; CommandError with similar names otherwise."""
     refused_format = next(
         (format_name for format_name in UNSUPPORTED_METHODS if format_name in name.lower()), None
     )
     if refused_format is not None:
         raise CommandError(
-            f"{option} {name}: {refused_format} is not served: "
+            f"{option} {name}: {refused_format} is not supported: "
             f"{UNSUPPORTED_METHODS[refused_format]}"
         )
     shape = models().get(name.removeprefix("hf://"))
     if shape is None:
         raise CommandError(
-            f"{option} {name} is none of the {len(models())} models that Tessera knows; "
-            f"{_SHAPE_HINT} "
+            f"{option} {name} is none of the {len(models())} known models; {_SHAPE_HINT} "
             f"{', '.join(nearest_models(name))}"
         )
     return shape
 
 
 def nearest_models(name: str) -> list[str]:
-    """Known models whose names are most like it, the organisation counting little."""
+    """Return the known models with similar names, or some known models."""
+    # The organization before the slash is ignored, since mirrors and quantized files change it.
     by_short_name = {model_name.partition("/")[2].lower(): model_name for model_name in models()}
     wanted = name.rpartition("/")[2].lower()
     close = difflib.get_close_matches(wanted, sorted(by_short_name), n=3, cutoff=0.3)
@@ -107,7 +108,7 @@ def nearest_models(name: str) -> list[str]:
 def _check_bounds(option: str, value: int | None, least: int) -> None:
     if value is not None and not least <= value <= 10**8:
         name = option.replace("_", "-")
-        raise CommandError(f"--{name} {value}: write a number from {least} on")
+        raise CommandError(f"--{name} {value}: write a number from {least} to {10**8}")
 
 
 def _model(arguments: argparse.Namespace) -> tuple[str, ModelShape]:
@@ -117,7 +118,7 @@ def _model(arguments: argparse.Namespace) -> tuple[str, ModelShape]:
         )
     if arguments.model is None:
         raise CommandError(
-            "which model? Name one, such as tessera size meta-llama/Llama-3.1-8B-Instruct, or give "
+            "no model: name one, such as tessera size meta-llama/Llama-3.1-8B-Instruct, or pass "
             "--config FILE"
         )
     return arguments.model, known_model(arguments.model, "MODEL")
@@ -142,7 +143,7 @@ def _json(path: Path) -> object:
     try:
         return cast("object", json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
-        raise CommandError(f"{path}: {error.strerror}; is the path right?") from None
+        raise CommandError(f"{path}: {error.strerror}; check the path") from None
     except ValueError as error:
         raise CommandError(f"{path} is not JSON: {error}") from None
 
@@ -152,13 +153,12 @@ def _demand(arguments: argparse.Namespace, shape: ModelShape) -> Demand:
     _check_bounds("context", arguments.context, 16)
     if arguments.context is not None and arguments.context > longest:
         raise CommandError(
-            f"--context {arguments.context} is more than the {longest} tokens that the model was "
-            "made "
-            f"for; ask for at most {longest}"
+            f"--context {arguments.context} exceeds the model's context length of "
+            f"{counted(longest, 'token')}; use at most {longest}"
         )
     length = arguments.context or min(DEFAULT_MAX_MODEL_LEN, longest)
     answer = min(arguments.output_tokens, max(1, length // 2))
-    ttft, gap = _slo(arguments.slo)
+    ttft, itl = _slo(arguments.slo)
     adapters_mib = slots_mib(shape, arguments.adapters, _supported_rank(arguments.rank))
     bits: KvBits = 8 if arguments.kv_cache_dtype == "fp8" else 16
     return Demand(
@@ -168,7 +168,7 @@ def _demand(arguments: argparse.Namespace, shape: ModelShape) -> Demand:
         input_tokens=min(arguments.input_tokens, length - answer),
         output_tokens=answer,
         ttft=ttft,
-        inter_token=gap,
+        inter_token=itl,
         adapters_mib=adapters_mib,
         draft=None if arguments.draft is None else known_model(arguments.draft, "--draft"),
         kv_bits=bits,
@@ -178,12 +178,12 @@ def _demand(arguments: argparse.Namespace, shape: ModelShape) -> Demand:
 def _supported_rank(rank: int) -> int:
     supported = next((candidate for candidate in RANKS if candidate >= rank), None)
     if supported is None:
-        raise CommandError(f"--rank {rank}: engines take at most {RANKS[-1]}")
+        raise CommandError(f"--rank {rank}: vLLM supports at most {RANKS[-1]}")
     return supported
 
 
 def _slo(text: str | None) -> tuple[timedelta, timedelta]:
-    """What is not named is not promised."""
+    """Return the TTFT and ITL objectives, each with its default where it is not named."""
     objectives = dict(zip(_SLO_KEYS, _DEFAULT_SLO, strict=True))
     for item in text.split(",") if text is not None else ():
         key, _, value = item.partition("=")
@@ -192,28 +192,28 @@ def _slo(text: str | None) -> tuple[timedelta, timedelta]:
         except ValidationError:
             span = timedelta()
         if key not in objectives or span <= timedelta():
-            raise CommandError(f"--slo {text}: write ttft=1s,inter-token=33ms, or one of the two")
+            raise CommandError(f"--slo {text}: write ttft=1s,inter-token=33ms, or only one of them")
         objectives[key] = span
     return objectives["ttft"], objectives["inter-token"]
 
 
 def _precisions(text: str | None, shape: ModelShape) -> tuple[str | None, ...]:
-    """The files' own is None, whether it is asked for as that or by what it is called."""
+    """Return the precisions to size; None stands for that of the files, by either of its names."""
     if text is None:
         return _PRECISIONS if shape.quantization is None else (None,)
-    own = precision.label(shape, None)
+    checkpoint_names = (precision.CHECKPOINT, precision.label(shape, None))
     return tuple(
-        None if name in (precision.CHECKPOINT, own) else _checked_precision(name, shape)
+        None if name in checkpoint_names else _checked_precision(name, shape)
         for name in text.split(",")
     )
 
 
 def _checked_precision(name: str, shape: ModelShape) -> str:
     if name in UNSUPPORTED_METHODS:
-        raise CommandError(f"--precision {name} is not served: {UNSUPPORTED_METHODS[name]}")
+        raise CommandError(f"--precision {name} is not supported: {UNSUPPORTED_METHODS[name]}")
     if name not in precision.ALTERNATIVES:
         known = ", ".join((precision.CHECKPOINT, *precision.ALTERNATIVES))
-        raise CommandError(f"--precision {name} is not known; write one or more of {known}")
+        raise CommandError(f"--precision {name} is unknown; write one or more of {known}")
     if (problem := precision.mismatch_reason(shape, name)) is not None:
         raise CommandError(f"--precision {name}: {problem}")
     return name
@@ -233,7 +233,7 @@ def _book(path: str | None, day: date) -> PriceBook:
         text = Path(path).expanduser().read_text(encoding="utf-8")
         return prices.price_book(path, prices.parse_prices(text), day)
     except OSError as error:
-        raise CommandError(f"--prices {path}: {error.strerror}; is the path right?") from None
+        raise CommandError(f"--prices {path}: {error.strerror}; check the path") from None
     except (PriceError, UnicodeDecodeError) as error:
         raise CommandError(f"--prices {path}: {error}") from None
 
@@ -241,7 +241,7 @@ def _book(path: str | None, day: date) -> PriceBook:
 def _products(
     text: str | None, book: PriceBook, path: str | None
 ) -> tuple[tuple[Product, ...], tuple[str, ...]]:
-    """Those that were named, else all that have a price, and the others' names."""
+    """Return the named products, else all with a price, and the names of those without a price."""
     known = products()
     if text is None:
         priced = tuple(known[name] for name in known if name in book.hourly)
@@ -249,12 +249,12 @@ def _products(
     for name in text.split(","):
         if name not in known:
             raise CommandError(
-                f"--gpu {name} is none of the {len(known)} products that Tessera knows; the "
-                f"nearest: {', '.join(nearest_products(name))}"
+                f"--gpu {name} is none of the {len(known)} known products; similar: "
+                f"{', '.join(nearest_products(name))}"
             )
         if path is not None and name not in book.hourly:
             raise CommandError(
-                f"--prices {path} has no price of {name}; add one, or leave it out of --gpu"
+                f"--prices {path} has no price of {name}; add one, or remove it from --gpu"
             )
     named = tuple(known[name] for name in text.split(","))
     return named, tuple(product.product for product in named if product.product not in book.hourly)

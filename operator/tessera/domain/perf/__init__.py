@@ -1,19 +1,20 @@
-"""How fast an engine steps: the only place that knows speed.
+"""The performance model: seconds of an engine step by model, precision and hardware.
 
-A step reads all weights and the resident KV cache once and computes every token that is in it. How
-much of a device's peaks it reaches comes from one of three sources, and every answer says which:
+A step reads all weights and the resident KV cache once and computes each of its tokens. Which
+shares of a device's peaks it reaches comes from one of three sources, named in `StepTime.source`:
 
-- `measured`: the prediction times the ratio that was seen in this cluster;
+- `measured`: the prediction times the ratio that this cluster measured;
 - `table`: shares fitted on published kernel measurements of this GPU family (`data/speed.json`);
-- `roofline`: shares that are usual among those families, on hardware or precisions without any.
+- `roofline`: the geometric means of those families, for hardware or precisions without any.
 
-`step` is the form, `roofline` makes it from shares, `table` reads them, `source` chooses, `fit` is
-how shares are found, `capacity` says what a replica holds at its promise.
+`step` has the formula, `roofline` derives its coefficients from shares, `table` reads the shares
+and `sources` chooses among the sources.
 """
 
-from tessera.domain.perf.roofline import decode_floor_seconds, ridge_point
+from tessera.domain.perf.roofline import min_read_seconds
 from tessera.domain.perf.sources import (
     MIN_LOAD_MIB_PER_SECOND,
+    MIN_REQUESTS,
     MeasurementKey,
     SpeedMeasurement,
     measurement_key,
@@ -23,11 +24,11 @@ from tessera.domain.perf.step import StepTime
 
 __all__ = [
     "MIN_LOAD_MIB_PER_SECOND",
+    "MIN_REQUESTS",
     "MeasurementKey",
     "SpeedMeasurement",
     "StepTime",
-    "decode_floor_seconds",
     "measurement_key",
-    "ridge_point",
+    "min_read_seconds",
     "step_time",
 ]

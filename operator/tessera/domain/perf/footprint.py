@@ -1,4 +1,4 @@
-"""What a model takes in memory: its weights and, for every token, its KV cache."""
+"""Memory footprint of a model: its weights and the KV cache of its tokens."""
 
 from typing import Literal
 
@@ -7,25 +7,25 @@ from tessera.api.inference_service import ModelShape
 # Bits of one number in the KV cache: 8 with `--kv-cache-dtype fp8`.
 KvBits = Literal[8, 16]
 _SCALE_BITS = 16
-# Of a scale in the 4-bit floating formats.
+# Bits of a scale in the 4-bit floating formats.
 _BLOCK_SCALE_BITS = 8
-# Weights that share a scale in what is quantised to 4 bits, unless the files say otherwise.
+# Weights that share a scale in 4-bit quantization, unless the files say otherwise.
 _GROUP_SIZE = 128
 _FP4_FORMATS = ("mxfp4", "nvfp4")
-# Formats that keep a zero point beside each scale, in as many bits as a weight.
+# Formats that store a zero point beside each scale, in as many bits as a weight.
 _ZERO_POINT_FORMATS = ("awq", "gptq", "awq-int4", "gptq-int4")
-# Layers with and without a window are put into groups of the smaller number, unless the larger
-# one is less than so many times as large.
+# vLLM groups layers with and without a window by the smaller number of the two, unless the larger
+# number is less than this many times as large.
 _MAX_PADDING_RATIO = 1.25
 
 
 def weight_bytes(parameters: int, bits: int) -> int:
-    """Parameters x bits / 8 (F06, first part)."""
+    """Return the bytes of so many weights: parameters x bits / 8."""
     return parameters * bits // 8
 
 
 def weight_bits(shape: ModelShape, precision: str | None) -> int:
-    """Bits of one weight in memory; `precision` None means as in the files."""
+    """Return the bits of one weight in memory; `precision` None means as in the files."""
     if precision is None:
         return shape.bits_per_weight
     if precision in ("fp8", "int8"):
@@ -34,41 +34,40 @@ def weight_bits(shape: ModelShape, precision: str | None) -> int:
 
 
 def computes_in_fp8(shape: ModelShape, precision: str | None) -> bool:
-    """Whether products are taken at 8 bits where the hardware can: files or loading made them."""
+    """Return whether the layers compute at 8 bits on hardware that has 8-bit arithmetic."""
     return precision == "fp8" or (precision is None and shape.quantization == "fp8")
 
 
 def kv_bytes_per_token(layers: int, kv_heads: int, head_dim: int, bits: int = 16) -> int:
-    """2 x layers x KV heads x head dimension x bits / 8: keys and values of one token (F11)."""
+    """Return the bytes of one token's keys and values in all layers."""
     return 2 * layers * kv_heads * head_dim * bits // 8
 
 
 def resident_bytes(shape: ModelShape, precision: str | None) -> int:
-    """All weights as they lie in memory, over all devices of a replica."""
+    """Return the bytes of all weights in memory, summed over all devices of a replica."""
     if precision is None and shape.weight_bytes is not None:
         return shape.weight_bytes
     return _stored_bytes(shape, precision, shape.parameters, _unquantized(shape))
 
 
 def hidden_size(shape: ModelShape) -> int:
-    """Width of a token's activations between layers."""
+    """Return the width of a token's activations between layers."""
     return shape.hidden_size or shape.attention_heads * shape.head_dim
 
 
 def active_parameters(shape: ModelShape) -> int:
-    """Weights that one token is computed with: of a mixture its experts, and no input embedding."""
+    """Return the number of weights that compute one token: no input embedding, no idle experts."""
     return (shape.active_parameters or shape.parameters) - _input_embedding(shape)
 
 
 def batch_read_bytes(shape: ModelShape, precision: str | None) -> int:
-    """Weights that a step of many tokens reads: all but an input embedding of its own, of which
-    only the rows of its tokens are read.
-    """
+    """Return the bytes of weights that a step of many tokens reads, over all devices."""
+    # Of a separate input embedding only the rows of the step's tokens are read.
     return resident_bytes(shape, precision) - weight_bytes(_input_embedding(shape), 16)
 
 
 def single_token_read_bytes(shape: ModelShape, precision: str | None) -> int:
-    """Weights that a step of a single token reads, over all devices."""
+    """Return the bytes of weights that a step of a single token reads, over all devices."""
     if shape.active_parameters is None:
         return batch_read_bytes(shape, precision)
     embedding = _input_embedding(shape)
@@ -82,12 +81,13 @@ def single_token_read_bytes(shape: ModelShape, precision: str | None) -> int:
 
 
 def _input_embedding(shape: ModelShape) -> int:
-    """The input embedding; as the output layer is as large, it is never more than half."""
+    """Return the number of weights of the input embedding; 0 when it is shared or not known."""
+    # The output layer is as large, so the embedding is never more than half.
     return min(shape.embedding_parameters or 0, _unquantized(shape), shape.parameters // 2)
 
 
 def _unquantized(shape: ModelShape) -> int:
-    """Weights that no format quantises."""
+    """Return the number of weights that stay in 16 bits under every quantization."""
     return min(shape.parameters, shape.unquantized_parameters or 0)
 
 
@@ -106,7 +106,8 @@ def _stored_bytes(
 
 
 def _scale_bytes(shape: ModelShape, precision: str | None, bits: int, quantized: int) -> int:
-    """Scales and zero points of groups; those of whole rows and blocks are too few to count."""
+    """Return the bytes of the scales and zero points of weight groups."""
+    # Scales of whole rows and blocks are too few to count: `group` is None for these.
     quantization = shape.quantization if precision is None else precision
     group = shape.group_size if precision is None else (_GROUP_SIZE if bits == 4 else None)
     if group is None:
@@ -117,21 +118,16 @@ def _scale_bytes(shape: ModelShape, precision: str | None, bits: int, quantized:
 
 
 def cache_bytes_per_token(shape: ModelShape, devices: int, kv_bits: int = 16) -> int:
-    """What one token takes on each of `devices` while every layer keeps it.
-
-    Keys and values of the heads, of which each device has at least one, or the latent vector, which
-    each device has whole.
-    """
+    """Return the bytes of one token's KV cache on each of `devices`, when every layer stores it."""
     return shape.layers * _row_bytes(shape, devices, kv_bits)
 
 
 def cache_bytes(
     shape: ModelShape, tokens: int, devices: int, kv_bits: int = 16, step_tokens: int = 0
 ) -> int:
-    """What a request of so many tokens takes on each of `devices`.
+    """Return the bytes of a request's KV cache on each of `devices`.
 
-    Layers with a sliding window keep no more than that and the `ahead` tokens of a step. The engine
-    lays layers with and without a window out in groups of equal size, padded where they are uneven.
+    Layers with a sliding window store no more than the window and the `step_tokens` of one step.
     """
     row = _row_bytes(shape, devices, kv_bits)
     if shape.sliding_window is None or shape.sliding_layers is None:
@@ -142,15 +138,18 @@ def cache_bytes(
 
 
 def _row_bytes(shape: ModelShape, devices: int, kv_bits: int) -> int:
-    """One token in one layer on one device."""
+    """Return the bytes of one token in one layer on one device."""
     if shape.latent_dim is not None:
+        # Multi-head latent attention: every device has the whole latent vector.
         return shape.latent_dim * kv_bits // 8
+    # With fewer KV heads than devices, each device has a copy of one.
     heads = max(1, -(-shape.kv_heads // devices))
     return kv_bytes_per_token(1, heads, shape.head_dim, kv_bits)
 
 
 def _layer_groups(layers: int, sliding: int) -> tuple[int, int]:
-    """Layers with and without a window, as many as take memory."""
+    """Return the layers with and without a window that take memory, padding included."""
+    # vLLM allocates both kinds in groups of equal size and pads the last group.
     full = layers - sliding
     if not full:
         return sliding, 0

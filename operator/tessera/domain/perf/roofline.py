@@ -1,4 +1,4 @@
-"""From a device's peaks, and the shares of them that engines reach, to the time of a step."""
+"""The roofline: a device's peaks, and the shares of them that engines reach, give a step's time."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -17,42 +17,38 @@ _REDUCTIONS = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeakShares:
-    """What of its peaks a GPU family reaches with one kind of arithmetic; shares are below 1."""
+    """Shares of its peaks, below 1, that a GPU family reaches with one kind of arithmetic."""
 
     weights: float
-    """Of the bandwidth, while weights are read."""
+    """Share of the bandwidth while weights are read."""
     cache: float
-    """Of the bandwidth, while the KV cache is read."""
+    """Share of the bandwidth while the KV cache is read."""
     compute: float
-    """Of the peak operations, in the layers."""
+    """Share of the peak operations in the layers."""
     attention: float
-    """Of the 16-bit peak operations, in a prompt's attention."""
+    """Share of the 16-bit peak operations in a prompt's attention."""
     unoverlapped: float
-    """As in `StepTime`."""
+    """Share of the shorter of reading and computing that the longer does not hide."""
     link: float
     """Bytes per second between tensor-parallel devices."""
     layer_seconds: float
-    """Launching one layer."""
+    """Time to launch one layer."""
     reduction_seconds: float
-    """One all-reduce of next to nothing."""
+    """Latency of one all-reduce without payload."""
     sequence_seconds: float
+    """Host time per sequence of a step."""
     step_seconds: float
+    """Host time per step."""
 
 
-def decode_floor_seconds(weight_bytes: float, bandwidth: float) -> float:
-    """Least time of a decode step: every weight is read once (F07). Bytes, bytes/s -> seconds."""
+def min_read_seconds(weight_bytes: float, bandwidth: float) -> float:
+    """Return the least time of a decode step, in which every weight is read once."""
     return weight_bytes / bandwidth
 
 
-def ridge_point(peak_flops: float, bandwidth: float) -> float:
-    """Arithmetic intensity at which compute starts to bind (F28). FLOP/s, bytes/s -> FLOP/byte."""
-    return peak_flops / bandwidth
-
-
 def arithmetic(shape: ModelShape, precision: str | None, hardware: Hardware) -> Arithmetic:
-    """In which width the layers compute: in 8 bits where the weights are fp8 and the device has it;
-    all other weights (fp8 on Ampere, 4-bit ones) only lie narrow and are widened to 16 bits first.
-    """
+    """Return the width in which the layers compute: 8 bits for fp8 weights on a device with fp8."""
+    # All other narrow weights (fp8 on Ampere, 4 bits anywhere) are widened to 16 bits first.
     narrow = footprint.computes_in_fp8(shape, precision) and hardware.fp8_flops is not None
     return "fp8" if narrow else "bf16"
 
@@ -64,7 +60,7 @@ def roofline(
     shares: PeakShares,
     source: SpeedSource = "roofline",
 ) -> StepTime:
-    """The steps of a model on one replica's hardware, tensor parallel over its devices."""
+    """Return the step time of a model on one replica, tensor parallel over its devices."""
     size = hardware.devices
     width = shape.attention_heads * shape.head_dim
     bandwidth = hardware.bandwidth * size
@@ -72,10 +68,11 @@ def roofline(
     batch_bytes = footprint.batch_read_bytes(shape, precision)
     flops = _peak_flops(shape, precision, hardware) * size * shares.compute
     reductions = _REDUCTIONS * shape.layers if size > 1 else 0
+    # A ring all-reduce sends every value twice, less the device's own part.
     sent_bytes = 2 * (size - 1) / size * footprint.hidden_size(shape) * _ACTIVATION_BYTES
     return StepTime(
-        weights=decode_floor_seconds(single_token_bytes, bandwidth * shares.weights),
-        other_experts=decode_floor_seconds(
+        weights=min_read_seconds(single_token_bytes, bandwidth * shares.weights),
+        other_experts=min_read_seconds(
             batch_bytes - single_token_bytes, bandwidth * shares.weights
         ),
         unread_share=1 - single_token_bytes / batch_bytes,

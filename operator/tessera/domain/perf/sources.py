@@ -1,4 +1,4 @@
-"""Which speed is believed: measured in this cluster, else the shipped table, else the roofline."""
+"""The choice of a speed source: measured in this cluster, else the table, else the roofline."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ from tessera.domain.perf.roofline import arithmetic, roofline
 from tessera.domain.perf.step import StepTime
 from tessera.domain.perf.table import SpeedTable, family_of, peak_shares, shipped_speed_table
 
-# Slowest loading of weights that still counts as starting.
+# A replica that loads its weights more slowly counts as stalled.
 MIN_LOAD_MIB_PER_SECOND = 100
-# Fewer say nothing about a model's speed.
+# Fewer requests say nothing about a model's speed.
 MIN_REQUESTS = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasurementKey:
-    """What a measured speed holds for, and nothing else."""
+    """The combination of model, precision and hardware that a measured speed applies to."""
 
     shape: ModelShape
     precision: str | None
@@ -30,16 +30,16 @@ class MeasurementKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeedMeasurement:
-    """What this cluster saw of one case."""
+    """The measured speed of one `MeasurementKey` in this cluster."""
 
     ratio: float
-    """Measured to predicted time of a step, as `step_time` predicts without it."""
+    """Measured time of a step divided by the predicted one."""
     requests: int
-    """How many requests stand behind it."""
+    """Number of requests that were measured."""
 
 
 def measurement_key(shape: ModelShape, precision: str | None, hardware: Hardware) -> MeasurementKey:
-    """The case of a model on one replica's hardware."""
+    """Return the key of a model on one replica's hardware."""
     return MeasurementKey(
         shape=shape,
         precision=precision,
@@ -55,7 +55,7 @@ def step_time(
     hardware: Hardware,
     measured: Mapping[MeasurementKey, SpeedMeasurement] = MappingProxyType({}),
 ) -> StepTime:
-    """The steps of a model on one replica's hardware; `source` says how they are known."""
+    """Return the step time of a model on one replica's hardware; `source` says how it is known."""
     predicted = predict_step_time(shipped_speed_table(), shape, precision, hardware)
     measurement = measured.get(measurement_key(shape, precision, hardware))
     if measurement is None or measurement.requests < MIN_REQUESTS or measurement.ratio <= 0:
@@ -66,13 +66,15 @@ def step_time(
 def predict_step_time(
     speed_table: SpeedTable, shape: ModelShape, precision: str | None, hardware: Hardware
 ) -> StepTime:
-    """By a table's shares, of a slice as of a whole GPU: the slice has its own bandwidth and
-    multiprocessors already. Weights that only lie narrow were not measured anywhere.
+    """Return the step time by the shares of a table.
+
+    The shares of a whole GPU hold for its slices too, whose peaks are smaller.
     """
     kind = arithmetic(shape, precision, hardware)
     family = family_of(speed_table, hardware.product)
     is_measured = family is not None and kind in family.arithmetic
     used_family = family if family is not None and is_measured else speed_table.usual
+    # Narrow weights that are widened before computing are in no published measurement.
     as_measured = footprint.weight_bits(shape, precision) == (8 if kind == "fp8" else 16)
     return roofline(
         shape,

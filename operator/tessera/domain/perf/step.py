@@ -1,4 +1,4 @@
-"""The form of a step's time: cheap, since simulations ask for it in every step."""
+"""The formula of a step's time; simulations evaluate it for every step, so it is cheap."""
 
 from dataclasses import dataclass, replace
 
@@ -7,10 +7,9 @@ from tessera.api.inference_service import SpeedSource
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepTime:
-    """Seconds of one engine step as a function of what is in it.
+    """Coefficients of the seconds of one engine step, linear in the resident tokens.
 
-    With the same sequences decoding, it grows by the same with every token in the cache; skipping
-    equal steps rests on that.
+    The simulator skips runs of equal steps and relies on that linearity.
     """
 
     weights: float
@@ -20,30 +19,31 @@ class StepTime:
     token: float
     """Computing one token."""
     unoverlapped: float = 0.0
-    """Of the lesser of reading and computing, the share that the greater does not hide."""
+    """Share of the shorter of reading and computing that the longer does not hide."""
     other_experts: float = 0.0
-    """Reading the weights that a single token leaves alone."""
+    """Reading the weights that a single token does not use."""
     unread_share: float = 0.0
-    """Share of the weights that a token leaves alone; more tokens wake more experts."""
+    """Share of the weights that a single token does not use; more tokens use more experts."""
     pair: float = 0.0
-    """Attention of a prompt's token to one before it; a prompt of n has n x n counted."""
+    """Attention of one token of a prompt to one before it; a prompt of n tokens has n x n pairs."""
     exchange: float = 0.0
     """Sending one token's activations between tensor-parallel devices."""
     sequence: float = 4.4e-6
     """Scheduling and sampling one sequence."""
     fixed: float = 0.6e-3
-    """What every step costs, launches of all layers and all-reduces included."""
+    """Overhead of every step, with the launches of all layers and all-reduces."""
     source: SpeedSource = "roofline"
 
     def seconds(
         self, *, decoding: int, kv_tokens: int, prefill_tokens: int = 0, prefill_pairs: int = 0
     ) -> float:
-        """Time of a step of `decoding` sequences with `kv_tokens` resident and chunks of prompts.
+        """Return the seconds of a step of `decoding` sequences and chunks of prompts.
 
         A chunk from position `a` to `b` has `b - a` tokens and `b*b - a*a` pairs.
         """
         tokens = decoding + prefill_tokens
         reading, computing = self.weights, self.token * tokens
+        # An expert stays unread only if every token of the step leaves it out.
         if self.other_experts and tokens:
             reading += self.other_experts * (1 - self.unread_share ** (tokens - 1))
         if reading < computing:
@@ -59,7 +59,7 @@ class StepTime:
         )
 
     def prefill_seconds(self, tokens: int, chunk: int, cached: int = 0) -> float:
-        """Time in which a prompt is read alone, `chunk` tokens a step, the first `cached` known."""
+        """Return the seconds of reading a prompt alone, in chunks, beyond its `cached` tokens."""
         starts = range(cached, tokens, chunk)
         return sum(self._chunk_seconds(start, min(start + chunk, tokens)) for start in starts)
 
@@ -72,7 +72,7 @@ class StepTime:
         )
 
     def scaled(self, ratio: float, source: SpeedSource) -> "StepTime":
-        """Every step so many times as long."""
+        """Return a copy whose every step takes `ratio` times as long."""
         return replace(
             self,
             weights=self.weights * ratio,

@@ -1,4 +1,4 @@
-"""The shipped table: what GPU families reach of their peaks, by published measurements."""
+"""The shipped speed table: shares of their peaks that GPU families reach in measurements."""
 
 import json
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ _BYTES_PER_GIGABYTE = 1e9
 
 
 class HostOverhead(Wire):
-    """What steps cost beside reading and computing, in microseconds."""
+    """Overhead of a step beside reading and computing, in microseconds."""
 
     step_micros: float
     layer_micros: float
@@ -33,7 +33,7 @@ class GpuFamily(Wire):
     """GPUs of one architecture, whatever their memory."""
 
     family: str
-    """What the names of its products begin with."""
+    """Prefix of the names of its products."""
     cache: float
     attention: float
     link_gbs: float
@@ -42,14 +42,14 @@ class GpuFamily(Wire):
 
 
 class FitErrors(Wire):
-    """How far off on rows that were not fitted, in percent."""
+    """Mean absolute errors on rows that were not fitted, in percent."""
 
     decode_mape: float
     prefill_mape: float
 
 
 class SpeedTable(Wire):
-    """All that was fitted, and how."""
+    """The result of a fit with its inputs and errors."""
 
     source: str
     seed: int
@@ -58,26 +58,26 @@ class SpeedTable(Wire):
     errors: FitErrors
     host: HostOverhead
     usual: GpuFamily
-    """The geometric means, for hardware without measurements."""
+    """Geometric means of the families, for hardware without measurements."""
     families: tuple[GpuFamily, ...]
 
 
 @cache
 def shipped_speed_table() -> SpeedTable:
-    """The shipped one."""
+    """Return the table that is shipped with the package."""
     text = resources.files("tessera.domain").joinpath("data", "speed.json").read_text("utf-8")
     return SpeedTable.model_validate(json.loads(text))
 
 
 def family_of(speed_table: SpeedTable, product: str) -> GpuFamily | None:
-    """The family of a GPU product, where it was measured."""
+    """Return the family of a GPU product; None when it was not measured."""
     return next(
         (family for family in speed_table.families if product.startswith(family.family)), None
     )
 
 
 def peak_shares(host: HostOverhead, family: GpuFamily, layers: ArithmeticShares) -> PeakShares:
-    """The same in the units of a step's time."""
+    """Return the shares and overheads in the units of `StepTime`."""
     return PeakShares(
         weights=layers.weights,
         cache=family.cache,

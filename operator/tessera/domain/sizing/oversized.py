@@ -1,4 +1,4 @@
-"""Is a whole GPU more than a replica needs, and which slice of it would do?"""
+"""Detection of whole GPUs that are larger than a replica needs."""
 
 from tessera.domain.hardware.device import Hardware, product_slices
 from tessera.domain.hardware.gpu_catalog import products
@@ -6,14 +6,14 @@ from tessera.domain.perf import footprint
 from tessera.domain.sizing.scheduler_limits import Demand
 from tessera.domain.sizing.sizing import MIB, ReplicaFit, size
 
-# A device is oversized when weights and usual cache use less of its memory.
+# A device is oversized when weights and typical cache use a smaller share of its memory.
 OVERSIZED_BELOW = 0.4
-# A replica that cannot hold so many requests of full length is a toy.
+# A replica should hold so many requests of the full context length at once.
 MIN_CONCURRENCY = 4
 
 
 def memory_share(demand: Demand, fit: ReplicaFit) -> float:
-    """Share of a device that weights, reserve and the cache of usual requests take."""
+    """Return the share of a device's memory for weights, reserve and the typical cache."""
     devices = fit.hardware.devices
     request = footprint.cache_bytes(demand.shape, demand.resident_tokens, devices, demand.kv_bits)
     cache = fit.limits.max_num_seqs * request / MIB
@@ -21,19 +21,17 @@ def memory_share(demand: Demand, fit: ReplicaFit) -> float:
 
 
 def oversize_message(demand: Demand, fit: ReplicaFit) -> str | None:
-    """What to say of a single whole GPU of which little is used; None of all others."""
+    """Return a hint for a single whole GPU of which less than 40% is used, else None."""
     hardware, share = fit.hardware, memory_share(demand, fit)
     if hardware.profile is not None or hardware.devices > 1 or share >= OVERSIZED_BELOW:
         return None
     smaller_slice = _sufficient_slice(demand, hardware)
-    advice = (
-        f"a slice {smaller_slice.profile} would do" if smaller_slice else "a smaller GPU would do"
-    )
-    return f"{share:.0%} of its memory is used, {advice}"
+    sufficient = f"a {smaller_slice.profile} slice" if smaller_slice else "a smaller GPU"
+    return f"{share:.0%} of its memory is used; {sufficient} is enough"
 
 
 def _sufficient_slice(demand: Demand, hardware: Hardware) -> Hardware | None:
-    """The smallest slice of the product that keeps the same promise for real requests."""
+    """Return the smallest slice of the product that meets the same SLO; None without one."""
     product = products().get(hardware.product)
     for candidate in product_slices(product) if product is not None else ():
         sizing = size(demand, candidate)

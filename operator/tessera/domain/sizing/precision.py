@@ -1,71 +1,77 @@
-"""Which precision runs on which hardware, and which agrees with the model's files."""
+"""Support of precisions by hardware and by the model's files."""
 
 from tessera.api.inference_service import ModelShape
 from tessera.domain.hardware.gpu_catalog import Product
 from tessera.domain.model.quantization import UNSUPPORTED_METHODS
 
-# As the files are.
+# The precision of the model's files.
 CHECKPOINT = "own"
-# Precisions that a 16-bit model can have: fp8 by loading, the others by other files of it.
+# Precisions of a 16-bit model: fp8 by online quantization, the others by quantized files.
 ALTERNATIVES = ("fp8", "int8", "awq-int4", "gptq-int4")
-# The one that engines make themselves while loading 16-bit files.
+# The engine quantizes 16-bit files to this precision while loading them.
 ONLINE_QUANTIZED = "fp8"
-# Compute capability below which the engine's images do not run: CUDA 13 left it.
+# The engine's images need at least this compute capability: CUDA 13 dropped older ones.
 _MIN_CAPABILITY = (7, 5)
 _BF16_CAPABILITY = (8, 0)
 _INT8_REMOVED_IN = (10, 0)
-# Compute capability from which there are kernels; those below the native one widen the weights.
+# Compute capability from which kernels exist; those below the native one widen the weights.
 _FORMAT_CAPABILITY = {"fp8": (8, 0), "mxfp4": (8, 0), "nvfp4": (8, 0)}
 _NATIVE_FP8_CAPABILITY = (8, 9)
 
 
 def label(shape: ModelShape, precision: str | None) -> str:
-    """What a precision is called; that of plain files is bf16."""
+    """Return the name of a precision; that of unquantized files is bf16."""
     return precision or shape.quantization or "bf16"
 
 
 def mismatch_reason(shape: ModelShape, precision: str | None) -> str | None:
-    """Why a precision cannot be had from the model's files."""
+    """Return why the model's files do not allow a precision; None when they do."""
     if precision in UNSUPPORTED_METHODS:
         return f"{precision} is not served: {UNSUPPORTED_METHODS[precision]}"
     if precision is None or shape.quantization is None:
         return None
     return (
-        f"the files are quantised to {shape.quantization} already and the engine takes them as "
-        f"they are; leave {precision} out, or take the model's 16-bit files"
+        f"the files are quantized to {shape.quantization} already; remove {precision}, or use the "
+        "model's 16-bit files"
     )
 
 
 def unsupported_reason(shape: ModelShape, precision: str | None, product: Product) -> str | None:
-    """Why hardware has no kernels for a precision, and what to do."""
+    """Return why the product cannot run a precision and what to use instead; None if it can."""
     actual = compute_capability(product)
     format_name = label(shape, precision)
     if actual < _MIN_CAPABILITY:
-        return f"the engine's images need compute capability 7.5 and it has {product.capability}"
+        return (
+            f"the engine's images need compute capability 7.5, the GPU has {product.capability}; "
+            "use a newer GPU"
+        )
     if format_name == "bf16" and actual < _BF16_CAPABILITY:
         return (
-            f"bfloat16 needs compute capability 8.0 and it has {product.capability}; take AWQ or "
+            f"bfloat16 needs compute capability 8.0, the GPU has {product.capability}; use AWQ or "
             "GPTQ files, or a newer GPU"
         )
     if format_name == "int8" and actual >= _INT8_REMOVED_IN:
-        return "there are no int8 kernels from compute capability 10.0 on; take fp8"
+        return (
+            "int8 kernels end before compute capability 10.0, the GPU has "
+            f"{product.capability}; use fp8"
+        )
     required = _FORMAT_CAPABILITY.get(format_name, _MIN_CAPABILITY)
     if actual < required:
         return (
-            f"{format_name} needs compute capability {required[0]}.{required[1]} and it has "
-            f"{product.capability}; take AWQ or GPTQ files, or a newer GPU"
+            f"{format_name} needs compute capability {required[0]}.{required[1]}, the GPU has "
+            f"{product.capability}; use AWQ or GPTQ files, or a newer GPU"
         )
     return None
 
 
 def caveat(shape: ModelShape, precision: str | None, product: Product) -> str | None:
-    """What to know of a precision that runs."""
+    """Return a limitation of a supported precision on the product; None without one."""
     if label(shape, precision) == "fp8" and compute_capability(product) < _NATIVE_FP8_CAPABILITY:
-        return "fp8 weights only: it computes in 16 bits"
+        return "fp8 weights only, computed in 16 bits"
     return None
 
 
 def compute_capability(product: Product) -> tuple[int, int]:
-    """Its compute capability, to be compared."""
+    """Return the compute capability as a comparable pair of major and minor."""
     major, minor = product.capability.split(".")
     return int(major), int(minor)

@@ -1,4 +1,4 @@
-"""Prices of GPUs where no pool tells them: the assumed ones, and those of a file."""
+"""Prices of GPUs without an AcceleratorPool: assumed list prices, and those of a file."""
 
 import json
 from collections.abc import Mapping
@@ -17,37 +17,38 @@ ASSUMED = "assumed"
 
 
 class ProductPrice(Price):
-    """The price of a product from a day on, in the form of a pool's prices."""
+    """The price of a product from a day on, in the format of a pool's prices."""
 
     product: str
     source: str = ""
 
 
 class PriceError(ValueError):
-    """A price file cannot be used; the text says where and what to do."""
+    """A price file cannot be used; the message says where and what to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PriceBook:
-    """What an hour of each product costs on one day."""
+    """The price of an hour of each product on one day, all in one currency."""
 
     name: str
     hourly: Mapping[str, Money]
 
     @property
     def currency(self) -> str:
+        """Return the currency of the prices; USD when there are none."""
         return next((amount.currency for amount in self.hourly.values()), "USD")
 
 
 @cache
 def list_prices() -> tuple[ProductPrice, ...]:
-    """The list prices that are shipped: for comparing, never for billing."""
+    """Return the shipped list prices, which are for comparing and never for billing."""
     path = resources.files("tessera.domain").joinpath("data", "prices.json")
     return _entries(path.read_text(encoding="utf-8"))
 
 
 def price_book(name: str, prices: tuple[ProductPrice, ...], day: date) -> PriceBook:
-    """The prices of a day; PriceError where they are of several currencies."""
+    """Return the prices of a day; PriceError without any, or with several currencies."""
     by_product: dict[str, list[ProductPrice]] = {}
     for entry in prices:
         by_product.setdefault(entry.product, []).append(entry)
@@ -59,18 +60,18 @@ def price_book(name: str, prices: tuple[ProductPrice, ...], day: date) -> PriceB
     if not hourly:
         first = min((entry.from_ for entry in prices), default=None)
         problem = "no prices" if first is None else f"no price before {first}"
-        raise PriceError(f"it has {problem}; add one whose from is {day} or earlier")
+        raise PriceError(f"it has {problem}; add a price with from on {day} or earlier")
     currencies = sorted({amount.currency for amount in hourly.values()})
     if len(currencies) > 1:
         raise PriceError(
             f"its prices are in {len(currencies)} currencies ({', '.join(currencies)}), which "
-            "cannot be compared; write all in one"
+            "cannot be compared; write all in 1 currency"
         )
     return PriceBook(name=name, hourly=hourly)
 
 
 def parse_prices(text: str) -> tuple[ProductPrice, ...]:
-    """The entries of a price file; PriceError where one has a gap."""
+    """Return the entries of a price file; PriceError where the file or an entry is invalid."""
     try:
         entries = _entries(text)
     except json.JSONDecodeError as error:
@@ -78,25 +79,25 @@ def parse_prices(text: str) -> tuple[ProductPrice, ...]:
     except (KeyError, TypeError):
         raise PriceError(f"it has no list prices; {_FORMAT_HELP}") from None
     except ValidationError as error:
-        fault = error.errors()[0]
-        where = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in fault["loc"])
-        raise PriceError(f"prices{where}: {fault['msg']}; {_FORMAT_HELP}") from None
+        first = error.errors()[0]
+        path = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in first["loc"])
+        raise PriceError(f"prices{path}: {first['msg']}; {_FORMAT_HELP}") from None
     for index, entry in enumerate(entries):
         if entry.product not in products():
             raise PriceError(
-                f"prices[{index}].product: {entry.product} is not known; write it as the label "
-                "nvidia.com/gpu.product has it, such as NVIDIA-L40S"
+                f"prices[{index}].product: {entry.product} is unknown; use the value of the label "
+                "nvidia.com/gpu.product, such as NVIDIA-L40S"
             )
         if entry.per_gpu_hour <= 0:
             raise PriceError(
-                f"prices[{index}].perGPUHour: {entry.per_gpu_hour} is no price; write an amount "
+                f"prices[{index}].perGPUHour: {entry.per_gpu_hour} is not a price; write an amount "
                 "above 0"
             )
     return entries
 
 
 _FORMAT_HELP = (
-    'its form is {"prices": [{"product": "NVIDIA-L40S", "from": "2026-01-01", "perGPUHour": '
+    'the format is {"prices": [{"product": "NVIDIA-L40S", "from": "2026-01-01", "perGPUHour": '
     '"1.55", "currency": "USD"}]}'
 )
 

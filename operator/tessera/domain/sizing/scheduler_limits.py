@@ -1,4 +1,4 @@
-"""The engine's limits: as many requests at a time, and as large a step, as the promise allows."""
+"""The engine's scheduler limits: the most concurrent requests and largest step in the SLO."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -8,14 +8,14 @@ from tessera.domain.perf import StepTime
 from tessera.domain.perf.footprint import KvBits
 
 _MAX_SEQUENCES = 256
-# The most tokens of a step that are ever set.
+# The largest `--max-num-batched-tokens` that Tessera sets.
 MAX_CHUNK_TOKENS = 8192
 _STEP_TOKENS = (MAX_CHUNK_TOKENS, 4096, 2048, 1024, 512, 256, 128, 64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demand:
-    """What the service asks of one replica."""
+    """What a service requires of one replica: model, request lengths and SLO."""
 
     shape: ModelShape
     precision: str | None
@@ -25,34 +25,33 @@ class Demand:
     ttft: timedelta
     inter_token: timedelta
     adapters_mib: int = 0
-    """Memory of one device that LoRA adapters take."""
+    """Memory of the LoRA adapter slots on one device."""
     draft: ModelShape | None = None
-    """The model that proposes tokens when decoding is speculative; its weights and cache lie on the
-    same devices."""
+    """Draft model of speculative decoding; its weights and cache are on the same devices."""
     kv_bits: KvBits = 16
 
     @property
     def resident_tokens(self) -> int:
-        """Tokens in the cache for a usual request half way through its answer."""
+        """Return the cached tokens of a typical request half way through its answer."""
         return min(self.max_model_len, self.input_tokens + self.output_tokens // 2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerLimits:
-    """Limits of one replica and what it gives within them."""
+    """Scheduler limits of one replica with the throughput within them."""
 
     max_num_seqs: int
     max_num_batched_tokens: int
     tokens_per_second: float
-    """Output tokens per second with usual prompts and answers, as many at a time as allowed."""
+    """Output tokens per second with `max_num_seqs` typical requests at once."""
 
 
 def best_limits(demand: Demand, step: StepTime, kv_tokens: int) -> SchedulerLimits | None:
-    """The limits with the highest throughput; None when even one request breaks the promise.
+    """Return the limits with the highest throughput; None when even one request violates the SLO.
 
-    Steps that carry a chunk of a prompt are so frequent that they decide the 95th percentile of the
-    gaps between tokens. So a full step has to keep the inter-token objective, and the steps that a
-    usual prompt takes have to keep the objective of the first token.
+    Steps with a chunk of a prompt are frequent enough to decide the 95th percentile of the ITL. So
+    a full step must take no longer than the ITL objective, and the steps of a typical prompt no
+    longer than the TTFT objective.
     """
     most = min(_MAX_SEQUENCES, max(1, kv_tokens // demand.resident_tokens))
     options = [
@@ -69,14 +68,15 @@ def best_limits(demand: Demand, step: StepTime, kv_tokens: int) -> SchedulerLimi
 
 
 def _prefill_bound(demand: Demand, tokens: int) -> int:
-    """As many requests as have their prompts read by steps of `tokens` while they get answers."""
+    """Return how many requests have their prompts read by steps of `tokens` while others decode."""
     return min(
         tokens - 1, tokens * demand.output_tokens // (demand.input_tokens + demand.output_tokens)
     )
 
 
 def _max_sequences(demand: Demand, step: StepTime, most: int, tokens: int) -> int:
-    """The most requests at a time that keep the promise; every condition worsens with each."""
+    """Return the most concurrent requests within the SLO, at most `most`."""
+    # Every latency grows with each request, so the limit can be bisected.
     if most > 0 and _meets_slo(demand, step, most, tokens):
         return most
     low, high = 0, most - 1
@@ -109,7 +109,7 @@ def _limits_with(demand: Demand, step: StepTime, sequences: int, tokens: int) ->
 
 
 def full_step_seconds(demand: Demand, step: StepTime, sequences: int, tokens: int) -> float:
-    """Seconds of a step of so many tokens, filled up with usual prompts."""
+    """Return the seconds of a step of so many tokens, filled up with typical prompts."""
     return step.seconds(
         decoding=sequences,
         kv_tokens=sequences * demand.resident_tokens + tokens - sequences,
@@ -119,5 +119,6 @@ def full_step_seconds(demand: Demand, step: StepTime, sequences: int, tokens: in
 
 
 def _share_of_full_steps(demand: Demand, sequences: int, tokens: int) -> float:
-    """While all requests get one answer, the prompts of as many have to be read."""
+    """Return the share of steps that carry prompts at a steady rate, 1 at most by the bound."""
+    # While all requests get one answer, the prompts of as many have to be read.
     return sequences * demand.input_tokens / ((tokens - sequences) * demand.output_tokens)

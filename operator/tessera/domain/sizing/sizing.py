@@ -1,4 +1,4 @@
-"""Does a model fit on a replica's hardware, with which engine limits, and what does it give?"""
+"""Sizing of one replica: memory plan, scheduler limits and throughput of a model on hardware."""
 
 import math
 from dataclasses import dataclass
@@ -16,36 +16,34 @@ from tessera.domain.sizing.scheduler_limits import (
 )
 
 MIB = 2**20
-# Share of the device that the engine takes; the default of vLLM 0.32.
+# Share of the device that the engine uses; the default of vLLM 0.32.
 GPU_MEMORY_UTILIZATION = 0.92
 DEFAULT_MAX_MODEL_LEN = 8192
-# Of what stays after weights and reserve, so much is counted on for the cache.
+# Share of what remains after weights and reserve that is planned for the cache.
 _KV_SHARE = 0.95
-# Tokens of one block of the cache; the engine keeps one block for itself.
+# Tokens of one block of the cache; the engine reserves one block for itself.
 _BLOCK_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceMemoryPlan:
-    """Where the memory of one device goes, in MiB."""
+    """The memory of one device of a replica by use, in MiB."""
 
     weights_mib: int
     reserve_mib: int
-    """Activations, workspaces, graphs, slots of adapters and, between devices, communication
-    buffers."""
+    """Activations, workspaces, CUDA graphs, adapter slots, draft weights and, with several devices,
+    communication buffers."""
     usable_mib: int
-    """What the engine may use at all."""
+    """Memory that the engine may use."""
     cache_mib: int
-    """What is counted on for the KV cache; negative when even the weights do not go in."""
+    """Memory planned for the KV cache; negative when the weights alone do not fit."""
     kv_tokens: int
     """Tokens that the cache of the whole replica holds in requests of the longest context."""
-    draft_mib: int = 0
-    """Of the reserve, the weights of the draft model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaFit:
-    """A model on hardware: what one replica takes and gives."""
+    """A model that fits on hardware, with the memory, limits and speed of one replica."""
 
     hardware: Hardware
     precision: str | None
@@ -57,27 +55,22 @@ class ReplicaFit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaMisfit:
-    """Why a model does not go onto hardware, with the numbers that would have to change."""
+    """A model that does not fit on hardware, with the numbers that would have to change."""
 
     hardware: Hardware
     precision: str | None
     kv_tokens: int
-    """The longest context that would go in."""
+    """The longest context that would fit."""
     needed_mib: int
-    """Memory of a device on which the asked context would go in; 0 when memory suffices and it is
-    too slow."""
+    """Memory of a device on which the requested context would fit; 0 when memory suffices and the
+    hardware is too slow."""
     inter_token_ms: float
-    """Step time of a single stream."""
+    """ITL of a single stream."""
     prefill_ms: float
-    """Time in which a usual prompt is read when nothing else runs."""
+    """Time to read a typical prompt when nothing else runs."""
 
 
-def kv_pool_gb(device_gb: float, devices: int, utilization: float, weights_gb: float) -> float:
-    """Memory left for the KV cache in the simplest form (F06, second part): overhead is nothing."""
-    return device_gb * devices * utilization - weights_gb
-
-
-def plan_device_memory(  # noqa: PLR0913 - what lies in memory beside the model are options
+def plan_device_memory(  # noqa: PLR0913 - what is in memory beside the model are options
     shape: ModelShape,
     precision: str | None,
     hardware: Hardware,
@@ -88,30 +81,29 @@ def plan_device_memory(  # noqa: PLR0913 - what lies in memory beside the model 
     draft: ModelShape | None = None,
     kv_bits: KvBits = 16,
 ) -> DeviceMemoryPlan:
-    """The memory plan of one device of a replica; adapters and draft are part of the reserve.
+    """Return the memory plan of one device of a replica.
 
-    Without a `context` every layer is taken to keep every token.
+    Without a `context` every layer counts as storing every token.
     """
     weights_mib = _ceil(footprint.resident_bytes(shape, precision), hardware.devices * MIB)
     draft_bytes = 0 if draft is None else footprint.resident_bytes(draft, None)
     draft_mib = _ceil(draft_bytes, hardware.devices * MIB)
     reserve_mib = _reserve_mib(shape, hardware.devices) + adapters_mib + draft_mib
-    budget_mib = int(hardware.memory_mib * utilization)
-    cache_mib = int((budget_mib - weights_mib - reserve_mib) * _KV_SHARE)
+    usable_mib = int(hardware.memory_mib * utilization)
+    cache_mib = int((usable_mib - weights_mib - reserve_mib) * _KV_SHARE)
     kv_cache = DeviceKvCache(shape=shape, draft=draft, devices=hardware.devices, kv_bits=kv_bits)
     return DeviceMemoryPlan(
         weights_mib=weights_mib,
         reserve_mib=reserve_mib,
-        usable_mib=budget_mib,
+        usable_mib=usable_mib,
         cache_mib=cache_mib,
         kv_tokens=kv_cache.tokens(cache_mib * MIB, context, MAX_CHUNK_TOKENS),
-        draft_mib=draft_mib,
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceKvCache:
-    """What the cache of one device holds: tokens of the model and of its draft."""
+    """The KV cache of one device, for the tokens of the model and of its draft model."""
 
     shape: ModelShape
     draft: ModelShape | None
@@ -119,9 +111,9 @@ class DeviceKvCache:
     kv_bits: KvBits
 
     def tokens(self, available_bytes: int, context: int | None, step_tokens: int = 0) -> int:
-        """Tokens in so many bytes, when all requests have `context` tokens; whole blocks.
+        """Return the tokens that fit into so many bytes when all requests have `context` tokens.
 
-        With windows long requests take less a token than short ones, and `ahead` more of a step.
+        With sliding windows a token of a long request takes less than one of a short request.
         """
         if context is None:
             block_bytes = self._token_bytes(_BLOCK_TOKENS, full_attention=True)
@@ -152,7 +144,7 @@ class DeviceKvCache:
 
 
 def size(demand: Demand, hardware: Hardware) -> ReplicaFit | ReplicaMisfit:
-    """Fit `demand` onto one replica of `hardware`."""
+    """Return how `demand` fits on one replica of `hardware`, or why it does not."""
     memory_plan = plan_device_memory(
         demand.shape,
         demand.precision,
@@ -218,9 +210,9 @@ def _ceil(value: int, unit: int) -> int:
 
 
 def _reserve_mib(shape: ModelShape, devices: int) -> int:
-    """Activations, workspaces and graphs: 2 GiB up to 8B parameters rising to 4 GiB at 70B, and
-    1.8 GiB more on each device of a tensor-parallel group.
-    """
+    """Return the MiB of one device for activations, workspaces and CUDA graphs."""
+    # Observed: 2 GiB up to 8B parameters rising to 4 GiB at 70B, and 1.8 GiB more on each device of
+    # a tensor-parallel group.
     billions = shape.parameters / 1e9
     gib = 2 + 2 * min(max((billions - 8) / 62, 0), 1)
     return int((gib + (1.8 if devices > 1 else 0)) * 1024)

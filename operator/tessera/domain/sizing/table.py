@@ -1,9 +1,10 @@
-"""One model on all hardware in all precisions: what fits, what it gives, what it costs, and why."""
+"""The size table: one model on all hardware in all precisions, with speed and price."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from tessera.api.text import counted
 from tessera.domain.hardware.device import Hardware, product_slices, whole_gpu_hardware
 from tessera.domain.hardware.gpu_catalog import Product
 from tessera.domain.hardware.weights import billing_weight
@@ -15,12 +16,12 @@ from tessera.domain.sizing.prices import PriceBook
 from tessera.domain.sizing.scheduler_limits import Demand
 from tessera.domain.sizing.sizing import MIB, ReplicaFit, ReplicaMisfit, size
 
-# GPUs of one node that a replica may take.
+# Numbers of GPUs of one node that a replica may use.
 GPU_COUNTS = (1, 2, 4, 8)
 
 
 class SizeVerdict(StrEnum):
-    """What became of a model on hardware."""
+    """The result of sizing a model on hardware, best first."""
 
     FITS = "fits"
     LOW_CONCURRENCY = "toy"
@@ -31,43 +32,43 @@ class SizeVerdict(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SizeRow:
-    """A model in one precision on one form of hardware."""
+    """A model in one precision on one instance of hardware."""
 
     hardware: Hardware
     precision: str | None
     label: str
-    """Of the precision; that of the files where none is asked."""
+    """Name of the precision; that of the files when `precision` is None."""
     verdict: SizeVerdict
     message: str
     kv_tokens: int = 0
     max_concurrency: float = 0.0
     """Requests of the longest context that its cache holds at once."""
     tokens_per_second: float | None = None
+    """Output tokens per second at full load."""
     ttft_ms: float | None = None
-    """Of a usual prompt at full load."""
+    """TTFT of a typical prompt at full load."""
     inter_token_ms: float | None = None
-    """Mean gap at full load."""
+    """Mean ITL at full load."""
     memory_share: float | None = None
-    """Share of the device's memory that weights, reserve and usual cache take."""
+    """Share of the device's memory for weights, reserve and typical cache."""
     hourly: Money | None = None
     per_million: Money | None = None
     """Price of a million output tokens at full load."""
     oversize_message: str | None = None
-    """Why a smaller part would do, and which."""
+    """A hint when a smaller slice or GPU is enough."""
 
     @property
     def can_serve(self) -> bool:
+        """Return whether the model can run, also at low concurrency."""
         return self.verdict in (SizeVerdict.FITS, SizeVerdict.LOW_CONCURRENCY)
 
 
 def smallest_serving_rows(
     demand: Demand, products: Sequence[Product], precisions: Sequence[str | None], book: PriceBook
 ) -> list[SizeRow]:
-    """For every product and precision the smallest form that serves, else the one nearest to it.
-
-    A slice comes before a whole GPU and one GPU before several: what fits on one device is
-    multiplied by replicas rather than spread out.
-    """
+    """Return the smallest instance that serves, or the nearest to it, by product and precision."""
+    # A slice comes before a whole GPU and one GPU before several: what fits on one device is
+    # scaled by replicas rather than by tensor parallelism.
     demands = [replace(demand, precision=precision_name) for precision_name in precisions]
     return [
         _best_row(list(_rows_until_served(replica_demand, product, options, book)))
@@ -80,7 +81,7 @@ def smallest_serving_rows(
 def all_rows(
     demand: Demand, products: Sequence[Product], precisions: Sequence[str | None], book: PriceBook
 ) -> list[SizeRow]:
-    """Every product in every precision and form: the cheapest tokens first, then what fails."""
+    """Return every product in every precision and instance, the cheapest tokens first."""
     demands = [replace(demand, precision=precision_name) for precision_name in precisions]
     rows = [
         _evaluate(replica_demand, product, hardware, book)
@@ -92,12 +93,12 @@ def all_rows(
 
 
 def hardware_options(product: Product) -> list[Hardware]:
-    """Slices from the smallest on, then whole GPUs."""
+    """Return the slices from the smallest on, then whole GPUs."""
     return [*product_slices(product), *(whole_gpu_hardware(product, count) for count in GPU_COUNTS)]
 
 
 def replicas_before_parallel(rows: Sequence[SizeRow]) -> Iterator[str]:
-    """Where one GPU suffices: what two replicas give against one that is spread over two."""
+    """Yield where 2 replicas on 1 GPU each are faster than 1 replica over 2 GPUs."""
     single_gpu_rates = {
         (row.hardware.product, row.label): row.tokens_per_second
         for row in rows
@@ -113,21 +114,20 @@ def replicas_before_parallel(rows: Sequence[SizeRow]) -> Iterator[str]:
             and 2 * single_gpu_rate > parallel_rate
         ):
             yield (
-                f"2 replicas of 1x {row.hardware.product} in {row.label} give "
-                f"{2 * single_gpu_rate:,.0f} "
-                f"tokens/s, one over 2 GPUs {parallel_rate:,.0f}"
+                f"2 replicas on 1x {row.hardware.product} in {row.label}: "
+                f"{2 * single_gpu_rate:,.0f} tok/s, 1 replica over 2 GPUs: {parallel_rate:,.0f}"
             )
 
 
 def break_even(hourly: Money, target: Money) -> float:
-    """Tokens per second at which a million of them cost `target` (F02)."""
+    """Return the tokens per second at which a million of them cost `target`."""
     return hourly.nanos / 3600 * 1e6 / target.nanos
 
 
 def _rows_until_served(
     demand: Demand, product: Product, options: list[Hardware], book: PriceBook
 ) -> Iterator[SizeRow]:
-    """Forms from the smallest on that could serve, the last of them the first that does."""
+    """Yield instances from the smallest on, up to the first that fits."""
     if (problem := _precision_problem(demand, product)) is not None:
         yield _refused_row(demand, whole_gpu_hardware(product, 1), book, problem)
         return
@@ -146,7 +146,7 @@ def _rows_until_served(
 
 
 def _precision_problem(demand: Demand, product: Product) -> str | None:
-    """Why no form of a product takes a precision of the model."""
+    """Return why no instance of a product runs a precision of the model; None if one may."""
     shape, precision_name = demand.shape, demand.precision
     return precision.mismatch_reason(shape, precision_name) or precision.unsupported_reason(
         shape, precision_name, product
@@ -154,7 +154,7 @@ def _precision_problem(demand: Demand, product: Product) -> str | None:
 
 
 def _best_row(rows: list[SizeRow]) -> SizeRow:
-    """The form that fits, else the largest toy, else what came nearest."""
+    """Return the row that fits, else the largest at low concurrency, else the nearest."""
     order = (
         SizeVerdict.FITS,
         SizeVerdict.LOW_CONCURRENCY,
@@ -233,22 +233,20 @@ def _misfit_row(demand: Demand, misfit: ReplicaMisfit, label: str, hourly: Money
 
 
 def _too_slow_message(demand: Demand, misfit: ReplicaMisfit) -> str:
-    gap, first = demand.inter_token.total_seconds() * 1e3, demand.ttft.total_seconds() * 1e3
+    itl_ms, ttft_ms = demand.inter_token.total_seconds() * 1e3, demand.ttft.total_seconds() * 1e3
     return (
-        f"alone {misfit.inter_token_ms:.1f} ms a token and {misfit.prefill_ms:.0f} ms for a prompt "
-        "of "
-        f"{demand.input_tokens}; {gap:.0f} and {first:.0f} ms with others are asked"
+        f"a single request has ITL {misfit.inter_token_ms:.1f} ms and TTFT {misfit.prefill_ms:.0f} "
+        f"ms for a prompt of {counted(demand.input_tokens, 'token')}; at most {itl_ms:.0f} and "
+        f"{ttft_ms:.0f} ms under load are requested"
     )
 
 
 def _too_large_message(demand: Demand, misfit: ReplicaMisfit) -> str:
     weights = footprint.resident_bytes(demand.shape, misfit.precision) / misfit.hardware.devices
-    remaining = (
-        f"room for {misfit.kv_tokens:,} tokens" if misfit.kv_tokens else "no room for a cache"
-    )
+    cache = f"{misfit.kv_tokens:,} tokens" if misfit.kv_tokens > 1 else "no room"
     return (
-        f"weights {weights / 2**30:.1f} GiB leave {remaining}; a device of "
-        f"{misfit.needed_mib / 1024:.0f} GiB would do"
+        f"weights of {weights / 2**30:.1f} GiB leave {cache} for the KV cache; use a device "
+        f"of {misfit.needed_mib / 1024:.0f} GiB"
     )
 
 
@@ -260,10 +258,10 @@ def _fit_row(
     low_concurrency = max_concurrency < MIN_CONCURRENCY
     message = (
         f"weights {memory.weights_mib / 1024:.1f}, reserve {memory.reserve_mib / 1024:.1f}, cache "
-        f"{memory.cache_mib / 1024:.1f} GiB; {limits.max_num_seqs} at a time"
+        f"{memory.cache_mib / 1024:.1f} GiB; {counted(limits.max_num_seqs, 'concurrent request')}"
     )
     if low_concurrency:
-        message = f"only {max_concurrency:.1f} requests of full length at a time; {message}"
+        message = f"max concurrency only {max_concurrency:.1f} at full context; {message}"
     chunk = limits.max_num_batched_tokens - limits.max_num_seqs
     full_seconds = fit.step.seconds(
         decoding=limits.max_num_seqs,

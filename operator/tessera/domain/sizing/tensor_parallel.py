@@ -1,23 +1,26 @@
-"""Among how many devices a model can be divided."""
+"""Tensor parallelism: the numbers of devices over which a model can be sharded."""
 
 from tessera.api.inference_service import ModelShape
+from tessera.api.text import counted
 
 _MAX_DEVICES = 16
 
 
 def can_shard(shape: ModelShape, devices: int) -> bool:
-    """Whether every device gets equally many attention heads, and KV heads or copies of one."""
+    """Return whether the model's heads can be sharded over so many devices."""
+    # Every device needs as many attention heads, and as many KV heads or a copy of one of them.
     heads = shape.kv_heads
     kv_divides = heads % devices == 0 or devices % heads == 0 or shape.latent_dim is not None
     return shape.attention_heads % devices == 0 and kv_divides
 
 
 def sharding_problem(shape: ModelShape, devices: int) -> str | None:
-    """Why not, and what would do."""
+    """Return why the model cannot be sharded, with the counts that work; None when it can."""
     if can_shard(shape, devices):
         return None
     valid_counts = [str(count) for count in range(1, _MAX_DEVICES + 1) if can_shard(shape, count)]
     return (
-        f"{shape.attention_heads} attention and {shape.kv_heads} KV heads cannot be divided among "
-        f"{devices} GPUs; these can do it: {', '.join(valid_counts)}"
+        f"{counted(shape.attention_heads, 'attention head')} and "
+        f"{counted(shape.kv_heads, 'KV head')} cannot be sharded over {counted(devices, 'GPU')}; "
+        f"use one of {', '.join(valid_counts)}"
     )
