@@ -56,7 +56,7 @@ SERVICES = [
             "  model: {uri: 'hf://Qwen/Qwen3-8B-FP8'}\n  precision: {variants: [{precision: fp8}]}"
         ),
         field="spec.precision.variants[0].precision",
-        says=("quantised to fp8 already", "leave fp8 out"),
+        says=("quantized to fp8 already", "remove fp8"),
     ),
     Case(
         reason=Accepted.ADAPTER_NAME_CONFLICT,

@@ -1,4 +1,4 @@
-"""What one replica stands on: a MIG slice, or whole GPUs of one node."""
+"""The hardware of one replica: a MIG slice, or whole GPUs of one node."""
 
 from dataclasses import dataclass
 
@@ -8,13 +8,13 @@ from tessera.domain.mig.gpu_models import find_gpu_model
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hardware:
-    """`devices` equal devices; more than one only as whole GPUs of one node."""
+    """The equal devices that one replica runs on; several are always whole GPUs of one node."""
 
     product: str
     profile: str | None
-    """Of a MIG slice, by the name that the tables use."""
+    """MIG profile of a slice, by the name that the tables use; None for whole GPUs."""
     node_profile: str | None = None
-    """The name that nodes give the profile, where it is another one."""
+    """Name that nodes give the profile, where it differs."""
     devices: int
     memory_mib: int
     """Memory of one device as the engine sees it."""
@@ -23,7 +23,7 @@ class Hardware:
     bf16_flops: float
     """Dense peak operations per second of one device."""
     fp8_flops: float | None
-    """The same at 8 bits, where the product has it."""
+    """Dense peak operations per second of one device at 8 bits, where the product has it."""
     compute_slices: int
     memory_slices: int
     compute_slices_of_gpu: int = COMPUTE_SLICES
@@ -31,28 +31,29 @@ class Hardware:
 
     @property
     def resource(self) -> str:
-        """The extended resource that the device plugin offers under `mig.strategy=mixed`."""
+        """Return the extended resource that the device plugin offers under `mig.strategy=mixed`."""
         if self.profile is None:
             return "nvidia.com/gpu"
         return f"nvidia.com/mig-{(self.node_profile or self.profile).replace('+', '.')}"
 
     @property
     def exclusive(self) -> bool:
-        """Nothing else fits beside it on its GPU."""
+        """Return whether nothing else fits beside it on its GPU."""
         return self.memory_slices >= self.memory_slices_of_gpu
 
     @property
     def name(self) -> str:
-        """`3g.40gb` or `2x whole`, as people say it."""
+        """Return the name for people, such as `3g.40gb` or `2x whole`."""
         return self.profile or f"{self.devices}x whole"
 
 
 def whole_gpu_hardware(product: Product, devices: int, memory_mib: int | None = None) -> Hardware:
-    """`devices` uncut GPUs; of two known memory sizes the smaller is believed."""
+    """Return `devices` whole GPUs; `memory_mib` is what a node reports for one of them."""
     return Hardware(
         product=product.product,
         profile=None,
         devices=devices,
+        # A driver may reserve memory, so the smaller of the table's and the node's size is safe.
         memory_mib=min(product.memory_mib, memory_mib or product.memory_mib),
         bandwidth=product.bandwidth_gbs * 1e9,
         bf16_flops=product.bf16_tflops * 1e12,
@@ -67,17 +68,14 @@ def whole_gpu_hardware(product: Product, devices: int, memory_mib: int | None = 
 def slice_hardware(
     product: Product, profile: str, memory_mib: int | None = None
 ) -> Hardware | None:
-    """One MIG slice by any of its names; None when the product is not known to have it.
-
-    Bandwidth goes with the memory slices and compute with the real multiprocessors, which on Hopper
-    are not proportional to the sevenths in the profile's name.
-    """
+    """Return one MIG slice by any of its names; None when the product does not have the profile."""
     gpu_model = find_gpu_model(product.product)
     instance_profile = gpu_model.find_profile(profile) if gpu_model is not None else None
     canonical = instance_profile.name if instance_profile is not None else profile
     mig_profile = product.mig_profile(canonical)
     if mig_profile is None:
         return None
+    # On Hopper the multiprocessors are not proportional to the sevenths in the profile's name.
     compute_share = mig_profile.multiprocessors / product.multiprocessors
     return Hardware(
         product=product.product,
@@ -96,7 +94,7 @@ def slice_hardware(
 
 
 def product_slices(product: Product) -> list[Hardware]:
-    """All real slices of a product, the smallest first."""
+    """Return all slices of a product that are less than a whole GPU, the smallest first."""
     candidates = (slice_hardware(product, mig_profile.profile) for mig_profile in product.slices)
     partial_slices = [
         hardware

@@ -1,4 +1,4 @@
-"""What is known of GPU products, MIG profiles and models, from the data files beside it."""
+"""GPU products, MIG profiles and model shapes, from the data files in `domain/data`."""
 
 import difflib
 import json
@@ -12,8 +12,8 @@ from pydantic import ConfigDict, Field, TypeAdapter
 from tessera.api.inference_service import ModelShape
 from tessera.api.meta import Wire
 
+# Slices of most MIG-capable GPUs; a few products have four and four.
 COMPUTE_SLICES = 7
-# Most products are cut into so many parts; a few into four and four.
 MEMORY_SLICES = 8
 
 
@@ -32,21 +32,22 @@ class Product(Wire):
 
     product: str
     capability: Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]$")]
-    """CUDA compute capability, which decides the kernels that run on it."""
+    """CUDA compute capability, which decides which kernels run."""
     memory_mib: Annotated[int, Field(alias="memoryMiB")]
     bandwidth_gbs: Annotated[float, Field(alias="bandwidthGBs")]
     """Memory bandwidth in 1e9 bytes per second."""
     multiprocessors: int
     bf16_tflops: float
-    """Dense peak in 1e12 operations per second; of float16 where there is no bfloat16."""
+    """Dense peak in 1e12 operations per second; float16 where the product has no bfloat16."""
     fp8_tflops: float | None
     compute_slices: int = COMPUTE_SLICES
-    """Into how many parts MIG cuts its multiprocessors."""
+    """Compute slices of the whole GPU in MIG mode."""
     memory_slices: int = MEMORY_SLICES
-    """Into how many parts MIG cuts its memory."""
+    """Memory slices of the whole GPU in MIG mode."""
     slices: tuple[ProductMigProfile, ...]
 
     def mig_profile(self, profile: str) -> ProductMigProfile | None:
+        """Return a profile by its name; None when the product does not have it."""
         return next((candidate for candidate in self.slices if candidate.profile == profile), None)
 
 
@@ -62,7 +63,7 @@ def _read(name: str, key: str) -> object:
 
 @cache
 def products() -> Mapping[str, Product]:
-    """All known GPU products by name."""
+    """Return all known GPU products by name."""
     entries = TypeAdapter(tuple[Product, ...]).validate_python(
         _read("accelerators.json", "products")
     )
@@ -70,7 +71,7 @@ def products() -> Mapping[str, Product]:
 
 
 def nearest_products(name: str) -> list[str]:
-    """Known products that a name may mean: those that have it within, then those spelt like it."""
+    """Return the known products that a name may mean, or all of them when none is similar."""
     containing = [
         product_name for product_name in products() if name and name.lower() in product_name.lower()
     ]
@@ -80,6 +81,6 @@ def nearest_products(name: str) -> list[str]:
 
 @cache
 def models() -> Mapping[str, ModelShape]:
-    """The shapes of all known models by their name on the hub."""
+    """Return the shapes of all known models by their name on the hub."""
     entries = TypeAdapter(tuple[_KnownModel, ...]).validate_python(_read("models.json", "models"))
     return {entry.model: entry for entry in entries}

@@ -1,4 +1,4 @@
-"""Which hardware stands behind the AcceleratorPools."""
+"""Discovery: the nodes, devices and prices of each AcceleratorPool."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,6 +9,7 @@ from functools import cache
 
 from tessera.api.accelerator_pool import AcceleratorPoolSpec, Price, Tier, Toleration
 from tessera.api.reasons import Discovered, PoolAccepted, StatusVerdict
+from tessera.api.text import counted
 from tessera.domain import money
 from tessera.domain.hardware.device import Hardware, slice_hardware, whole_gpu_hardware
 from tessera.domain.hardware.gpu_catalog import Product, products
@@ -25,31 +26,31 @@ _GPU_COUNTS = (1, 2, 4, 8)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HardwareOffer:
-    """Hardware that a pool has: for how many replicas, and what one costs."""
+    """Hardware of a pool, with the number of replicas that it holds and the price of one."""
 
     pool: str
     tier: Tier
     node_selector: Mapping[str, str]
     hardware: Hardware
     replicas: int
-    """How many replicas of this form the ready nodes could hold if nothing else ran; hardware on
-    nodes that are not ready is known, so that what runs there keeps its place."""
+    """Replicas that the ready nodes could hold if nothing else ran. Hardware that only nodes that
+    are not ready have is offered with 0, so that what runs there stays placed."""
     tariff: money.Tariff
-    """What one replica is billed."""
+    """Dated prices by which one replica is billed."""
     hourly: money.Money
     """Billed price of one replica for an hour today."""
     comparison_price: money.Money
-    """The price that hardware is compared by; what a layout strands is in it."""
+    """Price of an hour by which hardware is compared; it includes what a layout strands."""
     tolerations: tuple[Toleration, ...] = ()
-    """Taints of the nodes that pods endure."""
+    """Tolerations of the nodes' taints."""
     runtime_class_name: str | None = None
     scheduler_name: str | None = None
     needs_repartition: bool = False
-    """Nothing of it is cut yet, but it could be: only for services whose slices are planned."""
+    """No GPU instance of the profile exists yet; only for services whose slices are planned."""
 
     @property
     def layout_profile(self) -> str | None:
-        """As plans of layouts name it; None for several GPUs."""
+        """Return the profile by its name in layout plans; None for several GPUs."""
         if self.hardware.devices > 1:
             return None
         return self.hardware.profile or WHOLE_GPU
@@ -57,14 +58,13 @@ class HardwareOffer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolView:
-    """A pool with what was found behind it."""
+    """A pool with the nodes and devices that its selector matches."""
 
     pool: Pool
     accepted: StatusVerdict[PoolAccepted]
     discovered: StatusVerdict[Discovered]
     product: str | None = None
     node_names: frozenset[str] = frozenset()
-    """Names of the nodes."""
     nodes: int = 0
     ready_nodes: int = 0
     gpus: int = 0
@@ -74,7 +74,7 @@ class PoolView:
 
 
 def discover(pools: Sequence[Pool], nodes: Sequence[Node], today: date) -> tuple[PoolView, ...]:
-    """Every pool with its nodes, devices and price of the day, in the order of names."""
+    """Return every pool with its nodes, devices and price of the day, in the order of names."""
     nodes_by_pool = {
         pool.name: tuple(node for node in nodes if _selects(pool.spec, node))
         for pool in pools
@@ -99,7 +99,7 @@ def _pool_view(pool: Pool, nodes_by_pool: Mapping[str, tuple[Node, ...]], today:
         return _rejected_view(
             pool,
             PoolAccepted.PRICE_NOT_YET_EFFECTIVE,
-            f"spec.prices begins on {first}; add the price that holds on {today}",
+            f"spec.prices begins on {first}; add a price that holds on {today}",
         )
     if (overlap := _overlap(pool, nodes_by_pool)) is not None:
         return _rejected_view(pool, PoolAccepted.OVERLAPPING, overlap)
@@ -117,14 +117,14 @@ def _rejected_view(pool: Pool, reason: PoolAccepted, message: str) -> PoolView:
 
 
 def _overlap(pool: Pool, nodes_by_pool: Mapping[str, tuple[Node, ...]]) -> str | None:
-    """Of two pools with a node in common the later name gives way."""
+    """Return why the pool is rejected: it shares a node with a pool of an earlier name."""
     own_nodes = {node.name for node in nodes_by_pool[pool.name]}
     for name in sorted(nodes_by_pool):
         shared = own_nodes.intersection(node.name for node in nodes_by_pool[name])
         if name < pool.name and shared:
             return (
-                f"spec.nodeSelector matches {len(shared)} nodes of pool {name} "
-                f"({min(shared)} first); narrow the labels of one of them"
+                f"spec.nodeSelector matches {counted(len(shared), 'node')} of "
+                f"AcceleratorPool/{name}, first {min(shared)}; narrow the labels of one of them"
             )
     return None
 
@@ -141,7 +141,7 @@ def _discovered(
         pool=pool,
         accepted=StatusVerdict(
             PoolAccepted.VALID,
-            f"{price.per_gpu_hour} {price.currency} a GPU and hour ({price.basis})",
+            f"{price.per_gpu_hour} {price.currency} per GPU and hour ({price.basis})",
         ),
         discovered=_discovery_verdict(spec, nodes, names, gpus, slices),
         product=names[0] if len(names) == 1 else None,
@@ -177,24 +177,25 @@ def _discovery_verdict(
     if not names or not (gpus or slices):
         return StatusVerdict(
             Discovered.NO_DEVICES,
-            f"spec.nodeSelector matches {len(nodes)} nodes without a GPU to offer: is the device "
-            f"plugin running there, with GPU feature discovery? {command} -L {PRODUCT_LABEL}",
+            f"spec.nodeSelector matches {counted(len(nodes), 'node')} without an allocatable GPU; "
+            f"check that the device plugin and GPU feature discovery run there: {command} -L "
+            f"{PRODUCT_LABEL}",
         )
     if names[0] not in products():
         return StatusVerdict(Discovered.UNKNOWN_PRODUCT, _unknown_product(names[0]))
     return StatusVerdict(
         Discovered.DEVICES_FOUND,
-        f"{len(nodes)} nodes with {format_devices(gpus, tuple(slices.items()))}",
+        f"{counted(len(nodes), 'node')} with {format_devices(gpus, tuple(slices.items()))}",
     )
 
 
 def tier_by_pool(views: Sequence[PoolView]) -> Mapping[str, Tier | None]:
-    """How the hardware of each pool is bought; None for a pool that cannot be read."""
+    """Return how the hardware of each pool is bought; None for a pool with an invalid spec."""
     return {view.pool.name: view.pool.spec.tier if view.pool.spec else None for view in views}
 
 
 def tariff_of(view: PoolView, devices: Mapping[str, int]) -> money.Tariff | None:
-    """What a pod with these devices is billed in a pool; None where the pool cannot say."""
+    """Return what a pod with these devices is billed in a pool; None without price or product."""
     if view.pool.spec is None or view.product not in products():
         return None
     weights = (weight_of(view.product, resource) * count for resource, count in devices.items())
@@ -203,7 +204,7 @@ def tariff_of(view: PoolView, devices: Mapping[str, int]) -> money.Tariff | None
 
 @cache
 def weight_of(product: str, resource: str) -> Decimal:
-    """Share of a GPU that a device is billed; one that nobody knows has none."""
+    """Return the share of a GPU that a device is billed; 0 for an unknown one."""
     if resource == GPU:
         return Decimal(1)
     hardware = _resource_hardware(product, resource)
@@ -212,7 +213,7 @@ def weight_of(product: str, resource: str) -> Decimal:
 
 @cache
 def profile_of(product: str, resource: str) -> str:
-    """The usual name of a slice's profile, or what the resource says of one that nobody knows."""
+    """Return the canonical name of a slice's profile, or the resource's own for an unknown one."""
     hardware = _resource_hardware(product, resource)
     return resource.removeprefix(MIG_PREFIX) if hardware is None else hardware.name
 
@@ -227,21 +228,24 @@ def _resource_hardware(product: str, resource: str) -> Hardware | None:
 
 
 def _unknown_product(product: str) -> str:
-    message = f"spec.nodeSelector leads to {product}, none of the {len(products())} known products"
+    message = (
+        f"spec.nodeSelector matches {product}, which is none of the {len(products())} known "
+        "products"
+    )
     if "-MIG-" in product:
-        return f"{message}; slices are found under mig.strategy=mixed of the GPU operator"
+        return f"{message}; set mig.strategy=mixed in the GPU operator to use MIG slices"
     return f"{message}: {', '.join(sorted(products()))}"
 
 
 def format_devices(gpus: int, slices: Sequence[tuple[str, int]]) -> str:
-    """`2 GPUs, 4x 1g.10gb`, for people."""
-    parts = [f"{gpus} GPUs"] if gpus else []
+    """Return devices as text for people: `2 GPUs, 4x 1g.10gb`."""
+    parts = [counted(gpus, "GPU")] if gpus else []
     parts += [f"{count}x {profile}" for profile, count in sorted(slices)]
     return ", ".join(parts) or "nothing"
 
 
 def _slice_counts(nodes: Sequence[Node]) -> Counter[str]:
-    """By the names that nodes give them; one that a kubelet remembers may have none."""
+    """Return the slices by the nodes' names of profiles; a kubelet may report a profile with 0."""
     counts: Counter[str] = Counter()
     for node in nodes:
         for resource, count in node.allocatable.items():
@@ -251,8 +255,8 @@ def _slice_counts(nodes: Sequence[Node]) -> Counter[str]:
 
 
 def _profile_names(nodes: Sequence[Node]) -> Sequence[str]:
-    """Of slices; of two names of a profile, of which pods can ask for one, that of more slices on
-    ready nodes comes last."""
+    """Return the nodes' names of profiles, those with more slices on ready nodes later."""
+    # A pod can request only one of two names of a profile: the later one wins in the callers.
     count, ready = _slice_counts(nodes), _slice_counts([node for node in nodes if node.schedulable])
     return sorted(count, key=lambda name: (ready[name], count[name], name))
 
@@ -321,7 +325,7 @@ def _existing_slices(
 def _possible_slices(
     spec: AcceleratorPoolSpec, product: Product, nodes: tuple[Node, ...]
 ) -> list[tuple[Hardware, int, Decimal]]:
-    """Slices that could be cut, where Tessera may; at the price that they are billed."""
+    """Return slices that a new layout could create, if the pool lets Tessera plan layouts."""
     gpu_model = find_gpu_model(product.product)
     if gpu_model is None or not plans_layouts(spec):
         return []
@@ -338,6 +342,7 @@ def _possible_slices(
     hardware_slices = (
         slice_hardware(product, name, _label_mib(nodes, f"mig-{name}")) for name in profile_names
     )
+    # What a layout that does not exist yet would strand is not known: the billed price counts.
     return [
         (mig_slice, 0, billing_weight(mig_slice))
         for mig_slice in hardware_slices
@@ -346,13 +351,14 @@ def _possible_slices(
 
 
 def plans_layouts(spec: AcceleratorPoolSpec | None) -> bool:
-    """Layouts of the pool follow from what services need."""
+    """Return whether the pool's layouts are planned from what services need."""
     return spec is not None and spec.mig is not None and spec.mig.mode != "static"
 
 
 def _partitioned_gpu_count(nodes: tuple[Node, ...]) -> int:
-    """GPUs in MIG mode: those that the node has and does not offer whole."""
+    """Return the number of GPUs in MIG mode."""
     return sum(
+        # Those that the node has and does not offer whole.
         max(0, (_integer_label(node, COUNT_LABEL) or 0) - node.allocatable.get(GPU, 0))
         for node in nodes
         if any(resource.startswith(MIG_PREFIX) for resource in node.allocatable)
@@ -377,12 +383,13 @@ def _whole_gpu_options(
 
 
 def _label_mib(nodes: tuple[Node, ...], device: str) -> int | None:
-    """The smallest memory that GPU feature discovery saw for a device, in MiB."""
+    """Return the smallest memory in MiB that GPU feature discovery reports for a device."""
     sizes_mib = [_integer_label(node, f"nvidia.com/{device}.memory") for node in nodes]
     return min((mib for mib in sizes_mib if mib is not None), default=None)
 
 
 def _integer_label(node: Node, label: str) -> int | None:
-    """A label that should be a number; anybody may have written something else."""
+    """Return a label's number; None when it is absent or not a number."""
     text = node.labels.get(label, "")
+    # `isdecimal` alone also accepts digits of other scripts.
     return int(text) if text.isdecimal() and text.isascii() else None

@@ -1,4 +1,4 @@
-"""What is known of the versions of vLLM: flags of `vllm serve` and metrics, from the data files."""
+"""Flags of `vllm serve` and metrics of each known vLLM version, from the data files."""
 
 import json
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ class Flag(Wire):
 
     @property
     def name(self) -> str:
-        """The option as people write it."""
+        """Return the option as people write it."""
         return self.options[0] if self.options else self.dest
 
 
@@ -47,12 +47,12 @@ class Metric(Wire):
     buckets: tuple[float, ...] = ()
     """Upper bounds of a histogram without the infinite one."""
     always: bool = False
-    """A server with default flags shows it."""
+    """Whether a server with default flags exposes it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineFacts:
-    """The facts of one version."""
+    """Flags and metrics of one vLLM version."""
 
     version: str
     flags: tuple[Flag, ...]
@@ -61,15 +61,19 @@ class EngineFacts:
 
 
 def known_versions() -> tuple[str, ...]:
-    """Versions whose facts are shipped, oldest first."""
+    """Return the versions with a shipped table, oldest first."""
     names = (entry.name for entry in _data_directory().iterdir())
-    versions = [_version(name) for name in names if name.startswith("vllm-")]
+    versions = [
+        name.removeprefix("vllm-").removesuffix(".json")
+        for name in names
+        if name.startswith("vllm-")
+    ]
     return tuple(sorted(versions, key=_version_key))
 
 
 @cache
 def version_facts(version: str) -> EngineFacts | None:
-    """The facts of a version; None when they are not shipped."""
+    """Return the facts of a version; None when they are not shipped."""
     if version not in known_versions():
         return None
     document = json.loads(
@@ -87,10 +91,6 @@ def version_facts(version: str) -> EngineFacts | None:
 
 def _data_directory() -> Traversable:
     return resources.files("tessera.domain").joinpath("data")
-
-
-def _version(file_name: str) -> str:
-    return file_name.removeprefix("vllm-").removesuffix(".json")
 
 
 def _version_key(version: str) -> tuple[int, ...]:

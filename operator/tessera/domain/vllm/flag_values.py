@@ -1,4 +1,4 @@
-"""Values of engine flags: from the text on the command line to a typed value within bounds."""
+"""Parsing of engine flag values: from command-line text to typed values within bounds."""
 
 import json
 import re
@@ -15,7 +15,7 @@ _BINARY = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 def read(flag: Flag, text: str) -> object:
-    """The typed value; a ValueError says what was expected instead."""
+    """Return the typed value; ValueError says what was expected."""
     if flag.accepts_none and text in ("", "None"):
         return None
     value = _READERS[flag.type or "str"](text)
@@ -25,7 +25,7 @@ def read(flag: Flag, text: str) -> object:
 
 
 def violated_bounds(flag: Flag, value: object) -> str | None:
-    """The bounds in words if a number lies outside; the engine's parser does not look at them."""
+    """Return the bounds in words if a number lies outside of them, else None."""
     if not isinstance(value, int | float):
         return None
     within = (
@@ -57,7 +57,7 @@ def _number(text: str) -> float:
 
 
 def _size(text: str) -> int:
-    """Lower-case suffixes are powers of 1000, upper-case ones of 1024 and without a fraction."""
+    """Return a size: lower-case suffixes are powers of 1000, upper-case ones of 1024."""
     size_match = _SIZE.fullmatch(text)
     if size_match is None:
         try:

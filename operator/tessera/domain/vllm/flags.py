@@ -1,9 +1,9 @@
-"""Arguments of `vllm serve`, checked by the table of a version without importing vLLM.
+"""Validation of `vllm serve` arguments against the table of a version, without importing vLLM.
 
 The rules are those of the engine's own parser: the model is the positional argument, `_` equals `-`
 in names, `--no-…` turns a switch off, JSON flags also take dotted keys, `-O3` is a level, and a
-unique beginning of a name is accepted. Bounds of numbers are checked here although the parser lets
-them pass, since the engine would then exit a moment later.
+unique prefix of a name is accepted. Bounds of numbers are checked in addition, since the engine
+exits at its start when one is violated.
 """
 
 import difflib
@@ -34,7 +34,7 @@ MODEL_DEST = "model_tag"
 
 
 class FlagProblemKind(StrEnum):
-    """What can be wrong with an argument."""
+    """The kinds of problems that an argument can have."""
 
     UNKNOWN = "Unknown"
     ABBREVIATED = "Abbreviated"
@@ -54,7 +54,7 @@ PASSES_PARSER = frozenset({FlagProblemKind.ABBREVIATED, FlagProblemKind.OUT_OF_R
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlagProblem:
-    """One thing wrong with one argument, said to the person who wrote it."""
+    """One problem of one argument, with a message for its author."""
 
     flag: str
     kind: FlagProblemKind
@@ -62,23 +62,23 @@ class FlagProblem:
 
 
 def check(args: Sequence[str], facts: EngineFacts) -> tuple[FlagProblem, ...]:
-    """Everything that is wrong with the arguments, in their order."""
+    """Return all problems of the arguments, in the order of the arguments."""
     return tuple(_FlagParser(args, facts).problems)
 
 
 def parse(args: Sequence[str], facts: EngineFacts) -> Mapping[str, Any]:
-    """Typed values by destination, without defaults and without what `check` calls unusable."""
+    """Return typed values by destination, without defaults and without unusable arguments."""
     return _FlagParser(args, facts).values
 
 
 def defaults(facts: EngineFacts) -> Mapping[str, Any]:
-    """The default of every flag that has one."""
+    """Return the default of every flag that has one, by destination."""
     return {flag.dest: flag.default for flag in facts.flags if flag.default is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _WrittenOption:
-    """An option as written: `--flag.key=value` in its parts."""
+    """An option as written, `--flag.key=value`, in its parts."""
 
     option: str
     key: str | None
@@ -103,11 +103,10 @@ class _FlagParser:
     def _parse_positional(self, word: str) -> None:
         if MODEL_DEST in self.values:
             message = (
-                f"{word}: only one model is served and {self.values[MODEL_DEST]} was named before"
+                f"{word}: only 1 model is served and {self.values[MODEL_DEST]} is named already; "
+                "quote it or remove it"
             )
-            self._report(
-                word, FlagProblemKind.UNEXPECTED_ARGUMENT, f"{message}; quote it or leave it out"
-            )
+            self._report(word, FlagProblemKind.UNEXPECTED_ARGUMENT, message)
         else:
             self.values[MODEL_DEST] = word
 
@@ -124,10 +123,11 @@ class _FlagParser:
             self._set_value(flag, written)
 
     def _resolve_option(self, written: _WrittenOption) -> _WrittenOption:
-        """The spelling with its full option; what no option is meant by is complained of."""
+        """Return the option under its full name; report abbreviated and unknown names."""
         option = written.option
         if option in self._facts.by_option:
             return written
+        # A short option may carry its value without a space, as in `-tp2`.
         if not option.startswith("--") and option[:2] in self._facts.by_option:
             return _WrittenOption(option=option[:2], key=None, value=option[2:])
         if option in OLD_FLAGS:
@@ -137,10 +137,11 @@ class _FlagParser:
             option_name for option_name in self._facts.by_option if option_name.startswith(option)
         ]
         if len(matches) == 1:
-            message = f"{option} is short for {matches[0]}; write it out"
-            self._report(
-                option, FlagProblemKind.ABBREVIATED, f"{message}, since the next version may differ"
+            message = (
+                f"{option} is short for {matches[0]}; write it out, since the prefix may be "
+                "ambiguous in the next version"
             )
+            self._report(option, FlagProblemKind.ABBREVIATED, message)
             return _WrittenOption(option=matches[0], key=written.key, value=written.value)
         if matches:
             message = f"{option} could mean {' or '.join(matches[:4])}; write it out"
@@ -151,7 +152,7 @@ class _FlagParser:
 
     def _report_unknown(self, option: str) -> None:
         suggestions = difflib.get_close_matches(option, self._facts.by_option, n=1, cutoff=0.75)
-        hint = f"did you mean {suggestions[0]}?" if suggestions else "leave it out"
+        hint = f"did you mean {suggestions[0]}?" if suggestions else "remove it"
         message = f"vllm serve {self._facts.version} has no option {option}; {hint}"
         self._report(option, FlagProblemKind.UNKNOWN, message)
 
@@ -195,7 +196,7 @@ class _FlagParser:
             self.values[flag.dest] = typed_values[0] if typed_values else None
 
     def _set_json_key(self, flag: Flag, written: _WrittenOption) -> None:
-        """`--json-flag.key.key value`: one entry of the flag's JSON object."""
+        """Set one entry of the flag's JSON object, written as `--json-flag.key.key value`."""
         name = f"{written.option}.{written.key}"
         texts = self._value_texts(flag, written)
         if flag.type not in ("json", "jsonOrText"):
@@ -227,7 +228,7 @@ class _FlagParser:
         return words
 
     def _typed_value(self, flag: Flag, option: str, text: str) -> list[object]:
-        """The value as a list of one, or nothing after a complaint."""
+        """Return the value as a list of one; report a bad value and return an empty list."""
         try:
             value = engine_values.read(flag, text)
         except ValueError as error:
@@ -235,7 +236,7 @@ class _FlagParser:
             return []
         bounds = engine_values.violated_bounds(flag, value)
         if bounds is not None:
-            message = f"{option} {text}: must be {bounds}, or the engine exits at its start"
+            message = f"{option} {text}: must be {bounds}, else the engine exits at its start"
             self._report(option, FlagProblemKind.OUT_OF_RANGE, message)
         return [value]
 
@@ -248,9 +249,10 @@ class _FlagParser:
 
 
 def _is_option(word: str) -> bool:
-    """A word that begins with a dash is an option unless it is a negative number or a sentence."""
+    """Return whether a word of the command line is an option rather than a value."""
     if len(word) < 2 or not word.startswith("-") or word == "--":
         return False
+    # As in argparse: a negative number is a value, and so is a text with spaces in its name part.
     return not (word[1:].replace(".", "", 1).isdigit() or " " in word.partition("=")[0])
 
 
@@ -268,7 +270,7 @@ def _parse_word(word: str) -> _WrittenOption:
 
 
 def _with_entry(current_value: object, keys: list[str], text: str) -> dict[str, Any]:
-    """A copy of the object with one entry set; a key that ends in `+` is appended to."""
+    """Return a copy of the object with one entry set; a key that ends in `+` appends to a list."""
     result: dict[str, Any] = dict(current_value) if isinstance(current_value, dict) else {}
     key, *nested_keys = keys
     if nested_keys:
@@ -282,7 +284,7 @@ def _with_entry(current_value: object, keys: list[str], text: str) -> dict[str, 
 
 
 def _json_or_text(text: str) -> object:
-    """JSON where it is JSON, else the text itself."""
+    """Return the parsed text where it is JSON, else the text itself."""
     try:
         return json.loads(text)
     except json.JSONDecodeError:

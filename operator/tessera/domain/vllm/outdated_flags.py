@@ -1,4 +1,4 @@
-"""Flags of earlier vLLM versions that guides and charts still name, and what to write now."""
+"""Removed vLLM flags that guides and charts still name, with what replaces them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,28 +6,28 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class OldFlag:
-    """Why a flag is gone; `now` is its successor where there is one."""
+    """What to do about a removed flag; `replacement` is the flag that took its place, if any."""
 
     advice: str
     replacement: str | None = None
 
 
-_V0 = OldFlag("it belonged to the first engine, which is gone; leave it out")
+_V0 = OldFlag("it belonged to the V0 engine, which was removed; remove it")
 _SPECULATIVE = OldFlag(
     """write the keys of --speculative-config, for example '{"method": "ngram"}'""",
     "--speculative-config",
 )
-_PLATFORM = OldFlag("the engine finds its platform itself; leave it out")
+_PLATFORM = OldFlag("the engine detects its platform; remove it")
 _GRAPHS = OldFlag("graph sizes are part of --compilation-config", "--compilation-config")
 _OFFLOAD = OldFlag("host memory for the KV cache is given in GiB", "--kv-offloading-size")
 
 OLD_FLAGS: Mapping[str, OldFlag] = {
-    "--calculate-kv-scales": OldFlag("scales come from the checkpoint; leave it out"),
+    "--calculate-kv-scales": OldFlag("scales come from the checkpoint; remove it"),
     "--cuda-graph-sizes": _GRAPHS,
     "--device": _PLATFORM,
-    "--disable-frontend-multiprocessing": OldFlag("there is no other mode; leave it out"),
+    "--disable-frontend-multiprocessing": OldFlag("there is no other mode; remove it"),
     "--disable-log-requests": OldFlag(
-        "requests are not logged unless --enable-log-requests is given; leave it out"
+        "requests are not logged unless --enable-log-requests is given; remove it"
     ),
     "--enable-reasoning": OldFlag("naming a parser turns it on", "--reasoning-parser"),
     "--guided-decoding-backend": OldFlag(
@@ -46,7 +46,7 @@ OLD_FLAGS: Mapping[str, OldFlag] = {
     "--speculative-model": _SPECULATIVE,
     "--swap-space": _OFFLOAD,
     "--task": OldFlag("--runner names the kind of serving, --convert adapts the model", "--runner"),
-    "--tokenizer-pool-size": OldFlag("tokenizers need no pool; leave it out"),
+    "--tokenizer-pool-size": OldFlag("tokenizers need no pool; remove it"),
     "--use-v2-block-manager": _V0,
     "--worker-use-ray": OldFlag("write ray as its value", "--distributed-executor-backend"),
 }
