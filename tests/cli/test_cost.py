@@ -72,7 +72,7 @@ def test_the_table_has_a_column_for_every_state_with_money_and_a_sum_for_every_c
         "total              7.0000     0.0000     0.0000    0.0000  7.0000       EUR  100.0%",
         "total              2.2500     0.7500     0.5000    0.5000  4.0000       USD  100.0%",
         "",
-        "Billed from 2026-11-19 12:00:00 to 2026-11-20 12:00:00 UTC.",
+        "Cost from 2026-11-19 12:00:00 to 2026-11-20 12:00:00 UTC.",
     ]
 
 
@@ -112,15 +112,15 @@ def test_a_table_says_what_it_does_not_know() -> None:
         )
     )
     assert told.splitlines()[-4:] == [
-        "Billed from 2026-11-20 10:00:00 to 2026-11-20 11:00:00 UTC.",
-        "There is no data before that, though 2026-11-19 12:00:00 was asked for.",
-        "There is no newer data: is the operator running and scraped?",
-        "Not billed, since nobody counted: 2026-11-20 10:03:20 to 2026-11-20 10:03:30.",
+        "Cost from 2026-11-20 10:00:00 to 2026-11-20 11:00:00 UTC.",
+        "No earlier cost data; requested from 2026-11-19 12:00:00 UTC.",
+        "No later cost data: check that the operator runs and is scraped.",
+        "No cost data from 2026-11-20 10:03:20 to 2026-11-20 10:03:30 UTC.",
     ]
 
 
 def test_a_time_in_which_nothing_was_spent_is_an_empty_bill() -> None:
-    assert table(a_report(amounts={})).startswith("SERVICE  TOTAL  CURRENCY  SHARE\n\nBilled")
+    assert table(a_report(amounts={})).startswith("SERVICE  TOTAL  CURRENCY  SHARE\n\nCost")
 
 
 @pytest.mark.parametrize(

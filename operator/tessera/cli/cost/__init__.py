@@ -1,1 +1,1 @@
-"""`tessera cost`: what was billed, by service, tenant or pool."""
+"""The command `tessera cost`."""

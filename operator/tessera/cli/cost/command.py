@@ -1,4 +1,4 @@
-"""`tessera cost`: what the fleet cost, by service, tenant or pool."""
+"""`tessera cost`: the cost of the fleet by service, tenant or pool."""
 
 import argparse
 import asyncio
@@ -32,23 +32,23 @@ _PORT_FORWARD_HINT = (
 
 
 class BillReader(Protocol):
-    """Where scraped bills are."""
+    """A source of scraped bills."""
 
     async def bill_scrapes(
         self, begin: datetime, end: datetime
     ) -> Mapping[ProcessLabels, Sequence[BillScrape]]:
-        """Every scrape of every bill from shortly before `begin` to `end`."""
+        """Return every scrape of every bill from shortly before `begin` to `end`."""
 
     async def amounts_at(self, scrape: ScrapeRef) -> Amounts:
-        """The bill of a process as it stood at a scrape."""
+        """Return the bill of a process at a scrape."""
 
 
 def run(arguments: argparse.Namespace) -> Output:
-    """The report as text."""
+    """Return the report in the requested format."""
     url = arguments.prometheus or CommandSettings().prometheus_url
     if not url:
         raise CommandError(
-            "which Prometheus? Pass --prometheus URL or set TESSERA_PROMETHEUS_URL; from outside "
+            "no Prometheus URL: pass --prometheus URL or set TESSERA_PROMETHEUS_URL; from outside "
             f"the cluster: {_PORT_FORWARD_HINT}"
         )
     end = now()
@@ -57,13 +57,12 @@ def run(arguments: argparse.Namespace) -> Output:
         cost_statement = asyncio.run(read_statement(PrometheusMetrics(url, now), begin, end))
     except MetricsError as error:
         raise CommandError(
-            f"{error}. Is the URL right? From outside the cluster: {_PORT_FORWARD_HINT}"
+            f"{error}; check the URL, and from outside the cluster: {_PORT_FORWARD_HINT}"
         ) from error
     if cost_statement is None:
         raise CommandError(
-            f"{url} has no {COST} since {begin:%Y-%m-%d %H:%M} UTC: is the operator running and "
-            "scraped? kubectl get podmonitors -A shows tessera-operator; bills begin with its "
-            "first scrape"
+            f"{url} has no {COST} since {begin:%Y-%m-%d %H:%M} UTC; check that the operator runs "
+            "and is scraped: kubectl get podmonitors -A shows tessera-operator"
         )
     report = CostReport(
         requested_from=begin, now=end, group_by=arguments.by, statement=cost_statement
@@ -72,7 +71,7 @@ def run(arguments: argparse.Namespace) -> Output:
 
 
 async def read_statement(bills: BillReader, begin: datetime, end: datetime) -> Statement | None:
-    """What was billed between two moments; None when nothing of it was scraped."""
+    """Return the cost between two moments; None without a scrape in that time."""
     periods = charge_periods(await bills.bill_scrapes(begin, end), begin)
     scrapes = {
         scrape
@@ -84,7 +83,7 @@ async def read_statement(bills: BillReader, begin: datetime, end: datetime) -> S
 
 
 def parse_since(text: str, end: datetime) -> datetime:
-    """`24h`, or a day or moment in UTC -> the moment."""
+    """Return the moment that `24h`, a day or a moment in UTC stands for; CommandError otherwise."""
     if span_match := re.fullmatch(r"(\d{1,4})([mhdw])", text):
         return end - timedelta(**{_UNITS[span_match[2]]: int(span_match[1])})
     try:
@@ -95,5 +94,7 @@ def parse_since(text: str, end: datetime) -> datetime:
         ) from None
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     if moment >= end:
-        raise CommandError(f"--since {text} is not in the past: it is {end:%Y-%m-%d %H:%M} UTC")
+        raise CommandError(
+            f"--since {text} is not in the past; the time is {end:%Y-%m-%d %H:%M} UTC"
+        )
     return moment

@@ -1,4 +1,4 @@
-"""A statement as rows, and the rows as table, JSON or CSV."""
+"""A statement of cost as table, JSON or CSV."""
 
 import csv
 import io
@@ -15,16 +15,15 @@ from tessera.domain.money import Money
 
 _FULL_DIGITS = 9
 _TABLE_DIGITS = 4
-# What is known may begin so much later, or end so much earlier, without a word.
+# The data may begin so much later, or end so much earlier, than requested without a note.
 _COVERAGE_TOLERANCE = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostReport:
-    """What was asked for, and what came."""
+    """A statement with the request that it answers."""
 
     requested_from: datetime
-    """From when on."""
     now: datetime
     group_by: str
     statement: Statement
@@ -32,16 +31,17 @@ class CostReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostRow:
-    """What one service, tenant or pool cost in one currency, in nano-units."""
+    """The cost of one service, tenant or pool in one currency, in nano-units."""
 
     name: str
     currency: str
     states: Mapping[CostState, int]
     share: float
-    """Of everything in this currency."""
+    """Share of the total cost in this currency."""
 
     @property
     def total(self) -> int:
+        """Return the nano-units of all states."""
         return sum(self.states.values())
 
 
@@ -59,7 +59,7 @@ def _by_pool(_: str, line: CostLine) -> str:
     return line.pool
 
 
-# Tenant and line -> the name of the row.
+# Functions from tenant and line to the name of the row.
 GROUPINGS: Mapping[str, Callable[[str, CostLine], str]] = {
     "service": _by_service,
     "tenant": _by_tenant,
@@ -68,7 +68,7 @@ GROUPINGS: Mapping[str, Callable[[str, CostLine], str]] = {
 
 
 def rows(report: CostReport) -> tuple[list[CostRow], list[CostRow]]:
-    """The rows, what cost most first, and the sum of each currency."""
+    """Return the rows by descending cost, and the total of each currency."""
     states_by_row: dict[tuple[str, str], Counter[CostState]] = {}
     sums: dict[str, Counter[CostState]] = {}
     for (tenant, line), nanos in report.statement.amounts.items():
@@ -93,16 +93,15 @@ def rows(report: CostReport) -> tuple[list[CostRow], list[CostRow]]:
 
 
 def table(report: CostReport) -> str:
-    """For people: amounts in units of the currency, and what they cover."""
+    """Return a table for people, with amounts in units and notes on the covered time."""
     cost_rows, totals = rows(report)
     states = [state for state in CostState if any(row.states.get(state) for row in totals)]
-    head = [
-        report.group_by,
-        *(_column_name(state) for state in states),
-        "total",
-        "currency",
-        "share",
+    # `warmIdle` is shown as `WARM IDLE`.
+    columns = [
+        "".join(f" {letter}" if letter.isupper() else letter for letter in state)
+        for state in states
     ]
+    head = [report.group_by, *columns, "total", "currency", "share"]
     body = [
         [
             row.name,
@@ -118,11 +117,6 @@ def table(report: CostReport) -> str:
     )
 
 
-def _column_name(state: CostState) -> str:
-    """`warmIdle` -> `warm idle`."""
-    return "".join(f" {letter.lower()}" if letter.isupper() else letter for letter in state)
-
-
 def _align(lines: list[list[str]]) -> Iterator[str]:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for first, *others in lines:
@@ -131,18 +125,15 @@ def _align(lines: list[list[str]]) -> Iterator[str]:
 
 
 def _notes(report: CostReport) -> Iterator[str]:
-    """What the figures cover, and what they do not."""
+    """Yield notes on the time that the amounts cover and do not cover."""
     statement = report.statement
-    yield f"Billed from {_timestamp(statement.begin)} to {_timestamp(statement.end)} UTC."
+    yield f"Cost from {_timestamp(statement.begin)} to {_timestamp(statement.end)} UTC."
     if statement.begin - report.requested_from > _COVERAGE_TOLERANCE:
-        yield (
-            f"There is no data before that, though {_timestamp(report.requested_from)} was asked "
-            "for."
-        )
+        yield f"No earlier cost data; requested from {_timestamp(report.requested_from)} UTC."
     if report.now - statement.end > _COVERAGE_TOLERANCE:
-        yield "There is no newer data: is the operator running and scraped?"
+        yield "No later cost data: check that the operator runs and is scraped."
     for gap_start, gap_end in statement.gaps:
-        yield f"Not billed, since nobody counted: {_timestamp(gap_start)} to {_timestamp(gap_end)}."
+        yield f"No cost data from {_timestamp(gap_start)} to {_timestamp(gap_end)} UTC."
 
 
 def _timestamp(moment: datetime) -> str:
@@ -150,7 +141,7 @@ def _timestamp(moment: datetime) -> str:
 
 
 def as_json(report: CostReport) -> str:
-    """For programs: all nine digits, as strings."""
+    """Return JSON for programs, with all nine digits of the amounts as strings."""
     cost_rows, totals = rows(report)
     statement = report.statement
     body = {
@@ -179,11 +170,11 @@ def _fields(row: CostRow) -> dict[str, Any]:
 
 
 def as_csv(report: CostReport) -> str:
-    """For spreadsheets: a line for every row, with the time that it covers."""
+    """Return CSV for spreadsheets, with the covered time in every line."""
     cost_rows, _ = rows(report)
     statement = report.statement
     period = {"from": statement.begin.isoformat(), "to": statement.end.isoformat()}
-    named = [
+    lines = [
         {report.group_by: (fields := _fields(row)).pop("name"), **fields, **period}
         for row in cost_rows
     ]
@@ -191,7 +182,7 @@ def as_csv(report: CostReport) -> str:
     columns = [report.group_by, "currency", *CostState, "total", "share", "from", "to"]
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(named)
+    writer.writerows(lines)
     return text.getvalue()
 
 
@@ -199,7 +190,7 @@ def _amount(nanos: int, digits: int) -> str:
     return f"{Money(nanos, '').rounded(digits):f}"
 
 
-# How a report can be written.
+# Functions that write a report, by output format.
 FORMATTERS: Mapping[str, Callable[[CostReport], str]] = {
     "table": table,
     "json": as_json,

@@ -1,1 +1,1 @@
-"""The bill: what the nodes of all pools cost, split over services, batches and idle slices."""
+"""The bill: the cost of the nodes of all pools, allocated to services, batches and idle slices."""

@@ -1,8 +1,8 @@
-"""The bill: what the nodes of the pools cost, split without remainder over what held them.
+"""The bill: the cost of the pools' nodes, allocated without remainder.
 
-Every span of time costs price x GPUs x time on every node, ready or not. It is split by billing
-weight: slices that pods hold go to their services, free ones are idle, and what a GPU's slices do
-not cover is stranded. All of it is counted in whole parts of a nano-unit, so nothing is lost.
+Every span of time costs price x GPUs x time on every node, ready or not. It is allocated by billing
+weight: slices in use to the services of their pods, free slices as idle, and the rest of a GPU that
+its slices do not cover as stranded. Integers of a fraction of a nano-unit make the sum exact.
 """
 
 from collections import Counter, defaultdict
@@ -29,23 +29,23 @@ from tessera.domain.money import money, price_on
 from tessera.domain.observed.snapshot import Node, Pod, Ref, Snapshot
 from tessera.domain.scaling.load import MAX_READING_AGE
 
-# The profile of a GPU that is not cut.
+# The profile of a GPU that is not partitioned.
 WHOLE = "whole"
 
 _NO_OWNER = Ref("", "")
 _MICROSECOND = timedelta(microseconds=1)
-# The weight of a GPU here; that of every slice is then a whole number.
+# The billing weight of a GPU as an integer, for which that of every slice is an integer too.
 _GPU_WEIGHT = 2 * COMPUTE_SLICES * MEMORY_SLICES
-# Parts of a nano-unit: price per hour in nano-units x weight x microseconds is a count of them.
+# Price per hour in nano-units x weight x microseconds counts parts: so many are a nano-unit.
 _PARTS_PER_NANO = _GPU_WEIGHT * (timedelta(hours=1) // _MICROSECOND)
 
 
 class CostState(StrEnum):
-    """What the money was spent on; with the meaning that the page on the bill prints."""
+    """The use that a cost is for, with the meaning that the reference page prints."""
 
     meaning: str
     allocated: bool
-    """A service pays it, not the pool."""
+    """Whether a service pays it rather than the pool."""
 
     def __new__(cls, word: str, meaning: str, allocated: bool = False) -> Self:
         member = str.__new__(cls, word)
@@ -57,17 +57,17 @@ class CostState(StrEnum):
     SERVING = "serving", "Replicas that work on requests.", True
     WARM_IDLE = (
         "warmIdle",
-        "Loaded replicas without a request, and those that cannot be read.",
+        "Loaded replicas without a request, and those without metrics.",
         True,
     )
-    LOADING = "loading", "Replicas that hold hardware and whose model is not loaded.", True
-    COLD_IDLE = "coldIdle", "Slices and GPUs that are offered and that no replica holds."
-    STRANDED = "stranded", "What GPUs cost beyond the slices and GPUs that they offer."
+    LOADING = "loading", "Replicas that occupy hardware while their model loads.", True
+    COLD_IDLE = "coldIdle", "Allocatable slices and GPUs that no replica occupies."
+    STRANDED = "stranded", "Cost of GPUs beyond their allocatable slices."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class CostLine:
-    """One line of the bill; namespace and service are empty where nobody held the hardware."""
+    """One line of the bill; namespace and service are empty for idle and stranded cost."""
 
     currency: str
     pool: str
@@ -80,32 +80,33 @@ class CostLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bill:
-    """What was spent since a process began to count.
+    """The cost that one process has charged since its start.
 
-    The lines of a pool sum exactly to what its nodes cost since then, rounded down to a nano-unit
-    once for all time. No line ever shrinks, and each is off its exact value by fewer nano-units
-    than its pool has lines, however many turns there were.
+    The lines of a pool sum exactly to the cost of its nodes, rounded down to a nano-unit once in
+    total. No line ever shrinks, and each differs from its exact value by fewer nano-units than its
+    pool has lines, after any number of cycles.
     """
 
     as_of: datetime | None = None
-    """Up to when time was charged; set from outside, the first turn charges from there."""
+    """End of the charged time; a preset value is where the first cycle starts to charge."""
     since: datetime | None = None
-    """From when on."""
+    """Start of the charged time."""
     lines: Mapping[CostLine, int] = field(default_factory=dict)
-    """Nano-units."""
+    """Nano-units by line."""
     remainders: Mapping[CostLine, int] = field(default_factory=dict)
-    """Parts of a nano-unit that a line still lacks; below zero, it got them ahead."""
+    """Parts of a nano-unit that are due to a line; negative where it was rounded up."""
 
 
 def accrue(bill: Bill, snapshot: Snapshot, views: Sequence[PoolView]) -> Bill:
-    """Charge the time since the last turn; the first turn and a clock that goes back charge none.
+    """Return the bill with the time since the last cycle charged.
 
-    What is seen now held since the last turn, except where the pods say when they came, were ready
-    or ended. A pod or node that vanished in between is not charged for its last moments.
+    The present state counts for the whole time, except where pods say when they were bound, became
+    ready or ended. A pod or node that vanished in between is not charged after the last cycle.
     """
     begin, end = bill.as_of, snapshot.at
     if begin is None:
         return replace(bill, as_of=end, since=end)
+    # A clock that was set back charges nothing until it has caught up.
     if end <= begin:
         return bill
     busy_pods, pods_by_node = busy_since(snapshot), _pods_by_node(snapshot.pods)
@@ -123,7 +124,8 @@ def accrue(bill: Bill, snapshot: Snapshot, views: Sequence[PoolView]) -> Bill:
 
 
 def _pods_by_node(pods: Sequence[Pod]) -> Mapping[str, Sequence[Pod]]:
-    """Who holds devices where; on a node that is claimed twice the first to come holds."""
+    """Return the bound pods of each node, those bound first in front."""
+    # On an overcommitted node the first pod gets the device.
     pods_by_node: dict[str, list[Pod]] = defaultdict(list)
     for pod in sorted(pods, key=lambda pod: (pod.bound or pod.created, pod.ref)):
         if pod.node is not None and pod.bound is not None:
@@ -132,7 +134,7 @@ def _pods_by_node(pods: Sequence[Pod]) -> Mapping[str, Sequence[Pod]]:
 
 
 def busy_since(snapshot: Snapshot) -> Mapping[Ref, datetime]:
-    """Since when replicas work on requests; a reading tells of no more than the time before it."""
+    """Return the time since when replicas have been processing requests, as far as is known."""
     readings = snapshot.readings
     if (
         readings is None
@@ -140,13 +142,15 @@ def busy_since(snapshot: Snapshot) -> Mapping[Ref, datetime]:
         or snapshot.at - readings.at > MAX_READING_AGE
     ):
         return {}
+    # A reading says nothing about the time before its own window.
     since = readings.at - MAX_READING_AGE
     return {ref: since for ref, reading in readings.pods.items() if reading.running}
 
 
 def _pool_of(node: Node, specs: Mapping[str, AcceleratorPoolSpec]) -> str | None:
-    """The first pool by name: a node costs once, even where two pools claim it."""
+    """Return the pool of a node; None without one."""
     labels = node.labels.items()
+    # A node costs once, even when the selectors of two pools match it: the first name counts.
     return min(
         (name for name, spec in specs.items() if spec.node_selector.items() <= labels),
         default=None,
@@ -155,7 +159,7 @@ def _pool_of(node: Node, specs: Mapping[str, AcceleratorPoolSpec]) -> str | None
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _NodeCharges:
-    """One node, and who holds what of it."""
+    """One node with its pods, for charging."""
 
     pool: str
     spec: AcceleratorPoolSpec
@@ -164,7 +168,7 @@ class _NodeCharges:
     busy_since: Mapping[Ref, datetime]
 
     def charges(self, begin: datetime, end: datetime) -> Iterator[tuple[CostLine, int]]:
-        """Every line's parts of a nano-unit; none for days before the first price."""
+        """Yield each line's parts of a nano-unit; days before the first price have none."""
         for first, last in pairwise(self._change_times(begin, end)):
             price = price_on(self.spec.prices, first.astimezone(UTC).date())
             if price is not None:
@@ -175,7 +179,7 @@ class _NodeCharges:
                         yield line, cost * weight
 
     def _change_times(self, begin: datetime, end: datetime) -> list[datetime]:
-        """Moments between which nothing changes."""
+        """Return the moments between which neither prices nor the use of devices change."""
         changes = {datetime.combine(price.from_, time(), UTC) for price in self.spec.prices}
         for pod in self.pods:
             moments = (pod.bound, pod.ready_since, pod.ended, self.busy_since.get(pod.ref))
@@ -183,7 +187,7 @@ class _NodeCharges:
         return [begin, *sorted(moment for moment in changes if begin < moment < end), end]
 
     def _weighted_lines(self, at: datetime, currency: str) -> Iterator[tuple[CostLine, int]]:
-        """How the weight of all GPUs of the node is spread at a moment; it sums exactly."""
+        """Yield how the weight of all GPUs of the node is split at a moment; the sum is exact."""
 
         def line(profile: str, state: CostState, owner: Ref = _NO_OWNER) -> CostLine:
             return CostLine(
@@ -198,11 +202,12 @@ class _NodeCharges:
         remaining = self._gpu_count() * _GPU_WEIGHT
         free = Counter(self.node.allocatable)
         for pod in self.pods:
+            payer = pod.service if pod.batch_run is None else billing_ref(pod.batch_run.batch)
             if (pod.bound or at) <= at and (pod.ended is None or at < pod.ended):
                 for resource, count in sorted(pod.devices.items()):
                     weight = min(remaining, self._weight(resource) * count)
                     remaining, free[resource] = remaining - weight, free[resource] - count
-                    yield line(self._profile(resource), self._state(pod, at), _payer(pod)), weight
+                    yield line(self._profile(resource), self._state(pod, at), payer), weight
         for resource, count in sorted(free.items()):
             weight = min(remaining, self._weight(resource) * max(0, count))
             remaining -= weight
@@ -219,14 +224,15 @@ class _NodeCharges:
         return CostState.WARM_IDLE if since is None or at < since else CostState.SERVING
 
     def _gpu_count(self) -> int:
-        """What the label says, else the fewest that offer what the node offers."""
+        """Return the number of GPUs of the node by its label, else by its allocatable devices."""
         label = self.node.labels.get(COUNT_LABEL, "")
         if label.isdecimal() and label.isascii():
             return int(label)
-        offered = sum(
+        # Without the label: the fewest GPUs that could have these devices.
+        allocatable = sum(
             self._weight(resource) * count for resource, count in self.node.allocatable.items()
         )
-        return -(-offered // _GPU_WEIGHT)
+        return -(-allocatable // _GPU_WEIGHT)
 
     def _weight(self, resource: str) -> int:
         return round(weight_of(self._product, resource) * _GPU_WEIGHT)
@@ -239,12 +245,8 @@ class _NodeCharges:
         return self.node.labels.get(PRODUCT_LABEL, "")
 
 
-def _payer(pod: Pod) -> Ref:
-    return pod.service if pod.batch_run is None else billing_ref(pod.batch_run.batch)
-
-
 def _credit(bill: Bill, parts: Mapping[CostLine, int]) -> Bill:
-    """Turn parts into nano-units, pool by pool, and keep what does not fill one."""
+    """Return the bill with parts added and, pool by pool, whole nano-units moved into its lines."""
     lines, remainders = dict(bill.lines), Counter(bill.remainders)
     remainders.update(parts)
     parts_by_pool: dict[tuple[str, str], dict[CostLine, int]] = defaultdict(dict)
@@ -258,10 +260,10 @@ def _credit(bill: Bill, parts: Mapping[CostLine, int]) -> Bill:
 
 
 def _whole_nanos(due_parts: Mapping[CostLine, int]) -> Mapping[CostLine, int]:
-    """Nano-units for the lines of a pool: together all that are due, each about what it is due.
+    """Return the nano-units for the lines of a pool, which sum to all that are due.
 
-    Most go to whom most is due. None is ever taken back, so a line may stay ahead by less than
-    one; what the others then lack is less than one for each such line.
+    Each line gets about what it is due, by largest remainder, and never less than 0. So a line may
+    stay ahead by less than one nano-unit, and others lack less than one for each such line.
     """
     whole = {line: max(0, due // _PARTS_PER_NANO) for line, due in due_parts.items()}
     remaining = sum(due_parts.values()) // _PARTS_PER_NANO - sum(whole.values())

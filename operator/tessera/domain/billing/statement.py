@@ -1,11 +1,11 @@
-"""What was billed between two moments, from what was scraped of the processes that counted.
+"""The cost between two moments, from the scraped bills of all operator processes.
 
-Each process counts from zero, and its bill is read as it stood at single scrapes; a statement is a
-sum of differences. Nothing is extrapolated, so it is exact for the time that it names.
+Each process counts from zero, and its bill is read at single scrapes; a statement is a sum of
+differences. Nothing is extrapolated, so it is exact for the time that it names.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -13,17 +13,17 @@ from typing import TypeAlias
 
 from tessera.domain.billing.bill import CostLine
 
-# What tells one scraped process from another: the labels of its target.
+# The labels of a scrape target identify the process behind it.
 ProcessLabels: TypeAlias = tuple[tuple[str, str], ...]
-# A statement may begin so much before what was asked for, where a bill can be read; it says so.
+# A statement may begin so much before the requested time if a scrape lies there.
 SLACK = timedelta(minutes=5)
-# Nano-units by tenant and line.
+# Nano-units by tenant and line of the bill.
 Amounts: TypeAlias = Mapping[tuple[str, CostLine], int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class BillScrape:
-    """How far the bill of a process was at one scrape."""
+    """The time that the bill of a process covered at one scrape."""
 
     scraped_at: datetime
     since: datetime
@@ -32,7 +32,7 @@ class BillScrape:
 
 @dataclass(frozen=True, slots=True)
 class ScrapeRef:
-    """One scrape of one process: where amounts are read."""
+    """One scrape of one process, at which its amounts can be read."""
 
     process: ProcessLabels
     scraped_at: datetime
@@ -40,33 +40,33 @@ class ScrapeRef:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChargePeriod:
-    """What one process billed within the time asked for: the difference of two looks."""
+    """The part of the requested time that one process billed: the difference of two scrapes."""
 
     begin: datetime
     end: datetime
     baseline: ScrapeRef | None
-    """None where all of its bill is within the time."""
+    """None when the whole bill of the process is within the requested time."""
     latest: ScrapeRef
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statement:
-    """What was billed from one moment to another."""
+    """The cost from one moment to another."""
 
     begin: datetime
     end: datetime
     gaps: tuple[tuple[datetime, datetime], ...] = ()
-    """Times in between that nobody billed."""
+    """Times in between without cost data."""
     amounts: Amounts = field(default_factory=dict)
 
 
 def charge_periods(
     scrapes: Mapping[ProcessLabels, Sequence[BillScrape]], begin: datetime
 ) -> tuple[ChargePeriod, ...]:
-    """The runs since `begin`, in the order of time.
+    """Return what each process billed since `begin`, in the order of time.
 
-    A process that is scraped as two targets counts once. Where a successor took over from an
-    earlier moment than its predecessor was last scraped at, the successor's bill holds.
+    A process that is scraped as two targets counts once. Where the bill of a successor begins
+    before the last scrape of its predecessor, the successor's bill counts.
     """
     by_start: dict[datetime, list[tuple[BillScrape, ProcessLabels]]] = defaultdict(list)
     for process, process_scrapes in scrapes.items():
@@ -75,17 +75,15 @@ def charge_periods(
     periods: list[ChargePeriod] = []
     successor: datetime | None = None
     for start in sorted(by_start, reverse=True):
-        period = _charge_period(sorted(by_start[start], key=_sort_key), begin, successor)
+        # A process that lost the lead may be scraped later than its successor, with an older bill.
+        ordered = sorted(
+            by_start[start], key=lambda entry: (entry[0].as_of, entry[0].scraped_at, entry[1])
+        )
+        period = _charge_period(ordered, begin, successor)
         if period is not None:
             periods.append(period)
             successor = start
     return tuple(reversed(periods))
-
-
-def _sort_key(entry: tuple[BillScrape, ProcessLabels]) -> tuple[datetime, datetime, ProcessLabels]:
-    """How far a bill was; a process that lost may be scraped after one that went on."""
-    scrape, process = entry
-    return scrape.as_of, scrape.scraped_at, process
 
 
 def _charge_period(
@@ -113,7 +111,7 @@ def _charge_period(
 def build_statement(
     periods: Sequence[ChargePeriod], amounts_by_scrape: Mapping[ScrapeRef, Amounts]
 ) -> Statement | None:
-    """The sum of all runs, with the amounts at their looks; None without any."""
+    """Return the sum of all periods from the amounts at their scrapes; None without a period."""
     if not periods:
         return None
     amounts: Counter[tuple[str, CostLine]] = Counter()
@@ -121,17 +119,14 @@ def build_statement(
         amounts.update(amounts_by_scrape[period.latest])
         if period.baseline is not None:
             amounts.subtract(amounts_by_scrape[period.baseline])
-    return Statement(
-        begin=periods[0].begin,
-        end=periods[-1].end,
-        gaps=tuple(_gaps(periods)),
-        amounts={key: nanos for key, nanos in sorted(amounts.items()) if nanos},
-    )
-
-
-def _gaps(periods: Sequence[ChargePeriod]) -> Iterable[tuple[datetime, datetime]]:
-    return (
+    gaps = (
         (previous.end, following.begin)
         for previous, following in pairwise(periods)
         if previous.end < following.begin
+    )
+    return Statement(
+        begin=periods[0].begin,
+        end=periods[-1].end,
+        gaps=tuple(gaps),
+        amounts={key: nanos for key, nanos in sorted(amounts.items()) if nanos},
     )
