@@ -128,7 +128,7 @@ class Game:
         )
         purse = view.state
         assert purse is not None
-        found = grant_requests(purse, [self._claim(name) for name in NAMES], "USD")
+        found = grant_requests(purse, [self._claim(name) for name in NAMES])
         self.meter = view.meter
         self.budget = replace(self.budget, status=budget_status(view, purse.at))
         for name in NAMES:

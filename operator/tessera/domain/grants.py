@@ -45,7 +45,7 @@ def grant_replicas(
         for ref in sorted(ref for ref in batch_proposals if ref.namespace in names):
             batch_proposals[ref].charge_live_pods(view.meter, view.state)
             claims += batch_proposals[ref].claims
-        grants |= grant_requests(view.state, claims, view.budget.spec.currency)
+        grants |= grant_requests(view.state, claims)
     return grants
 
 

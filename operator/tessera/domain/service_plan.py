@@ -121,7 +121,7 @@ def plan_service(
     choice, objects, service = proposal.placement.choice, proposal.objects, proposal.service
     scale = proposal.scale
     if grant is not None and grant.shortage is not None:
-        scale = autoscale.cap(scale, grant.replicas, grant.shortage.message, snapshot.at)
+        scale = autoscale.cap(scale, grant.replicas, grant.shortage, snapshot.at)
     base_plan = ServicePlan(
         service=service,
         accepted=proposal.accepted,

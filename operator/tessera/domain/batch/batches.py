@@ -95,7 +95,7 @@ def situations(snapshot: Snapshot) -> Mapping[Ref, Situation]:
 def final_plan(proposed: ProposedBatch, funding: Grant | None) -> BatchPlan:
     """The decision for one batch, once the budget has spoken."""
     shortage = funding.shortage if funding is not None else None
-    return apply_funding(proposed.proposal, None if shortage is None else shortage.message)
+    return apply_funding(proposed.proposal, shortage)
 
 
 class _SnapshotIndex:

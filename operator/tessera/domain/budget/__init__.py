@@ -1,1 +1,1 @@
-"""Money of tenants: what was spent, what may still be, and what that means."""
+"""Tenant budgets: metering of spend, and the replicas that the limits allow."""

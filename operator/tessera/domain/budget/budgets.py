@@ -1,4 +1,4 @@
-"""The budgets of the tenants: which hold, what was spent, and how each one stands."""
+"""The budgets of all tenants: acceptance, spend, and the condition WithinBudget."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,6 +11,7 @@ from tessera.api.accelerator_pool import Price
 from tessera.api.batch_inference import TERMINAL_STATES
 from tessera.api.reasons import BudgetAccepted, StatusVerdict, WithinBudget
 from tessera.api.tenant_budget import TenantBudgetSpec
+from tessera.api.text import counted
 from tessera.domain.budget.meter import SpendMeter
 from tessera.domain.budget.metering import accrue_spend, rates, restore_meter
 from tessera.domain.budget.periods import CalendarPeriod, next_period, period_at, zone_of
@@ -19,13 +20,13 @@ from tessera.domain.hardware.pools import PoolView
 from tessera.domain.money import to_nanos
 from tessera.domain.observed.snapshot import Budget, Snapshot
 
-# Share of a limit from which on its owner is warned.
+# Spent share of a limit from which on the condition warns.
 _NEAR_LIMIT_SHARE = 0.8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetView:
-    """A budget in a plan."""
+    """A budget with its meter and remaining amounts in a plan."""
 
     budget: Budget
     accepted: StatusVerdict[BudgetAccepted]
@@ -33,18 +34,18 @@ class BudgetView:
     state: BudgetState | None = None
     """None while the budget cannot be enforced."""
     hourly_cost: int = 0
-    """Nano-units that everything running costs in an hour now."""
+    """Nano-units that all running replicas cost in an hour now."""
     services: int = 0
     """Services of the tenant."""
     batches: int = 0
-    """Its batches that are not over."""
+    """Batches of the tenant that have not finished."""
 
     @property
     def within_budget(self) -> StatusVerdict[WithinBudget]:
-        """How the tenant stands, once everything passed the purse."""
+        """Return the condition WithinBudget; valid once the plan has granted all requests."""
         if self.state is None:
             return StatusVerdict(
-                WithinBudget.NOT_ACCEPTED, "nothing is enforced while Accepted is False"
+                WithinBudget.NOT_ACCEPTED, "no limit is enforced while Accepted is False"
             )
         return _within_budget(self, self.state)
 
@@ -55,7 +56,7 @@ def build_budget_views(
     meters: Mapping[str, SpendMeter],
     last_seen: Mapping[str, datetime],
 ) -> tuple[BudgetView, ...]:
-    """Every budget with what was spent until now, in the order of names."""
+    """Return every budget with its spend until now, in the order of names."""
     services = Counter(service.ref.namespace for service in snapshot.services)
     batches = Counter(
         batch.ref.namespace
@@ -77,8 +78,8 @@ def build_budget_views(
             view = _metered_view(snapshot, view, views, meters.get(budget.name), last_seen)
         except Exception as error:  # noqa: BLE001 - one bad budget must not stop the fleet
             message = (
-                f"spec: judging raised {type(error).__name__} ({error}); please report it with the "
-                "output of kubectl get tenantbudget -o yaml"
+                f"TenantBudget/{budget.name}: the operator raised {type(error).__name__} "
+                f"({error}); please report this with the output of kubectl get tenantbudget -o yaml"
             )
             view = replace(view, accepted=StatusVerdict(BudgetAccepted.INTERNAL_ERROR, message))
         if view.state is not None:
@@ -88,7 +89,7 @@ def build_budget_views(
 
 
 def by_namespace(views: Sequence[BudgetView]) -> Mapping[str, BudgetView]:
-    """The budget that holds in each namespace."""
+    """Return the enforced budget of each namespace."""
     return {
         name: view
         for view in views
@@ -98,12 +99,12 @@ def by_namespace(views: Sequence[BudgetView]) -> Mapping[str, BudgetView]:
 
 
 def zone_fault(spec: TenantBudgetSpec) -> str | None:
-    """Why the zone cannot be used."""
+    """Return why spec.timeZone cannot be used; None when it can."""
     if zone_of(spec.time_zone) is not None:
         return None
     return (
-        f"spec.timeZone: {spec.time_zone} is no name of the IANA database, such as Europe/Berlin; "
-        "timedatectl list-timezones shows them"
+        f"spec.timeZone: {spec.time_zone} is not an IANA time zone; use a name such as "
+        "Europe/Berlin from timedatectl list-timezones"
     )
 
 
@@ -117,12 +118,12 @@ def _acceptance(budget: Budget, owners: Mapping[str, str]) -> StatusVerdict[Budg
         if name in owners:
             return StatusVerdict(
                 BudgetAccepted.OVERLAPPING,
-                f"spec.tenant.namespaces[{index}]: {name} belongs to budget {owners[name]} "
-                "already, and a namespace has 1 budget; take it out of one of them",
+                f"spec.tenant.namespaces[{index}]: {name} belongs to TenantBudget/{owners[name]} "
+                "already; remove it from one of the two, since a namespace has at most 1 budget",
             )
     return StatusVerdict(
         BudgetAccepted.VALID,
-        f"{len(spec.limits)} limits in {spec.currency} for "
+        f"{counted(len(spec.limits), 'limit')} in {spec.currency} for "
         f"{', '.join(sorted(spec.tenant.namespaces))}",
     )
 
@@ -134,7 +135,8 @@ def _metered_view(
     known_meter: SpendMeter | None,
     last_seen: Mapping[str, datetime],
 ) -> BudgetView:
-    """The meter goes on also while the budget is not accepted; only then there is no purse."""
+    """Return the view with the meter advanced and, if the budget is accepted, with its state."""
+    # Metering continues while the budget is not accepted, so that no spend is missing later.
     budget, spec = view.budget, view.budget.spec
     if spec is None:
         return replace(view, meter=known_meter or SpendMeter())
@@ -145,7 +147,12 @@ def _metered_view(
     periods = (
         [period_at(limit.window, at, zone) for limit in spec.limits] if zone is not None else []
     )
-    if meter.as_of is None and (budget.record_lost or _was_enforced(budget)):
+    was_enforced = any(
+        condition.type == "Accepted" and condition.status == "True"
+        for condition in budget.status.conditions
+    )
+    # A budget that was enforced had a record of its spend: without it the windows are incomplete.
+    if meter.as_of is None and (budget.record_lost or was_enforced):
         meter = replace(meter, incomplete_windows={period.name: period.start for period in periods})
     pods = [pod for pod in snapshot.pods if pod.ref.namespace in spec.tenant.namespaces]
     pod_rates = rates(pods, views, spec.currency)
@@ -196,21 +203,13 @@ def _budget_state(
         )
         for budget_window, limit in zip(current, spec.limits, strict=True)
     ]
-    return BudgetState(name, at, current, upcoming)
-
-
-def _was_enforced(budget: Budget) -> bool:
-    """The budget was enforced once, so there was a record."""
-    conditions = budget.status.conditions
-    return any(
-        condition.type == "Accepted" and condition.status == "True" for condition in conditions
-    )
+    return BudgetState(name, spec.currency, at, current, upcoming)
 
 
 def _restored_meter(
     budget: Budget, spec: TenantBudgetSpec, views: Sequence[PoolView]
 ) -> SpendMeter:
-    """What an earlier leader wrote down for its successor."""
+    """Return the meter that an earlier leader recorded in the status, or an empty one."""
     if budget.status.spend is None:
         return SpendMeter()
     prices: dict[str, tuple[Price, ...]] = {
@@ -223,6 +222,7 @@ def _limit(spec: TenantBudgetSpec, index: int, *, known: bool) -> int:
     limit = to_nanos(spec.limits[index].amount)
     if known:
         return limit
+    # With an unknown spend only the allowed remainder of the limit is available.
     return min(limit, to_nanos(spec.on_ledger_loss.allow_up_to or Decimal(0)))
 
 
@@ -231,9 +231,9 @@ def _within_budget(view: BudgetView, state: BudgetState) -> StatusVerdict[Within
         return refusing
     tightest = max(state.current_windows, key=_spent_share)
     message = (
-        f"{tightest.field_path}: {format_amount(tightest.spent)} of "
-        f"{format_amount(tightest.limit)} are spent in this "
-        f"{tightest.period.name}, and {format_amount(tightest.forecast)} are expected at its end"
+        f"{tightest.field_path}: {tightest.period.name.lower()} limit "
+        f"{state.amount(tightest.limit)}, spent {state.amount(tightest.spent)}, forecast "
+        f"{state.amount(tightest.forecast)}"
     )
     if _spent_share(tightest) >= _NEAR_LIMIT_SHARE:
         return StatusVerdict(WithinBudget.NEAR_LIMIT, message)
@@ -244,41 +244,39 @@ def _within_budget(view: BudgetView, state: BudgetState) -> StatusVerdict[Within
         return StatusVerdict(WithinBudget.WITHIN_LIMITS, message)
     return StatusVerdict(
         WithinBudget.FORECAST_ABOVE_LIMIT,
-        f"{exceeded.field_path}: {format_amount(exceeded.forecast)} are expected at the end of the "
-        f"{exceeded.period.name}, above its limit of {format_amount(exceeded.limit)}",
+        f"{exceeded.field_path}: forecast {state.amount(exceeded.forecast)} at the end of the "
+        f"{exceeded.period.name.lower()} exceeds the limit of {state.amount(exceeded.limit)}",
     )
 
 
 def _refusal(view: BudgetView, state: BudgetState) -> StatusVerdict[WithinBudget] | None:
-    """Why something is refused, or would be."""
+    """Return why the budget refuses replicas, now or in the next windows; None when it does not."""
     for window in state.current_windows:
         if not view.meter.is_complete(window.period):
             return StatusVerdict(
                 WithinBudget.SPEND_UNKNOWN,
-                f"spec.onLedgerLoss: the record of this {window.period.name} was lost, so at most "
-                f"{format_amount(window.limit)} are granted until "
-                f"{window.period.end:%Y-%m-%dT%H:%MZ}; "
-                "spec.onLedgerLoss.allowUpTo allows more",
+                f"the spend of this {window.period.name.lower()} is unknown, so at most "
+                f"{state.amount(window.limit)} is available until "
+                f"{window.period.end:%Y-%m-%dT%H:%MZ}; raise spec.onLedgerLoss.allowUpTo to allow "
+                "more",
             )
     if state.min_replicas_shortage is not None:
-        return StatusVerdict(
-            WithinBudget.MIN_REPLICAS_EXCEED_BUDGET, state.min_replicas_shortage.message
-        )
+        return StatusVerdict(WithinBudget.MIN_REPLICAS_EXCEED_BUDGET, state.min_replicas_shortage)
     if state.shortage is not None:
-        return StatusVerdict(WithinBudget.BUDGET_EXHAUSTED, state.shortage.message)
+        return StatusVerdict(WithinBudget.BUDGET_EXHAUSTED, state.shortage)
     return _min_replicas_refusal(state)
 
 
 def _min_replicas_refusal(state: BudgetState) -> StatusVerdict[WithinBudget] | None:
-    """Those that run, in a whole window."""
+    """Return a warning when running replicas alone exceed a limit in a whole window."""
     for window in state.next_windows:
         if window.min_replicas_cost > window.limit:
             return StatusVerdict(
                 WithinBudget.MIN_REPLICAS_EXCEED_BUDGET,
-                f"{window.field_path}: the replicas that always run cost "
-                f"{format_amount(window.min_replicas_cost)} in a whole "
-                f"{window.period.name}, and its limit is {format_amount(window.limit)}; lower "
-                "spec.scaling.minReplicas of the tenant's services, or raise the limit",
+                f"{window.field_path}: minReplicas cost {state.amount(window.min_replicas_cost)} "
+                f"in a whole {window.period.name.lower()}, above the limit of "
+                f"{state.amount(window.limit)}; lower spec.scaling.minReplicas of the tenant's "
+                "services, or raise the limit",
             )
     return None
 
@@ -288,12 +286,12 @@ def _spent_share(window: BudgetWindow) -> float:
 
 
 def summary(view: BudgetView) -> str:
-    """The tightest window in one line."""
-    if view.state is None or view.budget.spec is None:
+    """Return the window with the largest spent share in one line; empty when not enforced."""
+    if view.state is None:
         return ""
-    window = max(view.state.current_windows, key=_spent_share)
+    state = view.state
+    window = max(state.current_windows, key=_spent_share)
     return (
-        f"{format_amount(window.spent)} of {format_amount(window.limit)} "
-        f"{view.budget.spec.currency} this "
-        f"{window.period.name} ({_spent_share(window):.0%})"
+        f"{format_amount(window.spent)} of {state.amount(window.limit)} this "
+        f"{window.period.name.lower()} ({_spent_share(window):.0%})"
     )

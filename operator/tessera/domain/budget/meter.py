@@ -1,4 +1,4 @@
-"""What a tenant has spent, as it is kept between turns."""
+"""The spend of a tenant as it is stored between cycles."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,19 +11,18 @@ from tessera.domain.money import Tariff
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeteredReplica:
-    """A replica that is being counted."""
+    """A running replica whose cost is charged."""
 
     pod: str
-    """Namespace and name."""
+    """Namespace and name of the pod."""
     pool: str
     tariff: Tariff
     charged_until: datetime
-    """Until when it is counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class WindowSpend:
-    """Nano-units spent in the window that began at `start`, counted from `since` on."""
+    """Nano-units spent in the window that began at `start`, metered from `since` on."""
 
     start: datetime
     nanos: int
@@ -32,16 +31,16 @@ class WindowSpend:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpendMeter:
-    """What was spent until `as_of`, and what was running then, by the pods' uids."""
+    """The spend until `as_of`, and the replicas that ran then, by the uids of their pods."""
 
     as_of: datetime | None = None
     spend_by_window: Mapping[WindowName, WindowSpend] = field(default_factory=dict)
     running: Mapping[str, MeteredReplica] = field(default_factory=dict)
     incomplete_windows: Mapping[WindowName, datetime] = field(default_factory=dict)
-    """Windows, by their start, of which an earlier part is not known."""
+    """Starts of windows of which an earlier part was not metered."""
 
     def spent(self, period: CalendarPeriod) -> int:
-        """Nano-units of one window."""
+        """Return the nano-units spent in one window."""
         window_spend = self.spend_by_window.get(period.name)
         return (
             window_spend.nanos
@@ -50,5 +49,5 @@ class SpendMeter:
         )
 
     def is_complete(self, period: CalendarPeriod) -> bool:
-        """The whole window was counted."""
+        """Return whether the whole window was metered."""
         return self.incomplete_windows.get(period.name) != period.start

@@ -1,4 +1,4 @@
-"""Counting what tenants spend: a replica costs from its pod's bind to its end, whoever watches."""
+"""Metering of tenants' spend: a replica costs from the binding of its pod until the pod ends."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,20 +12,20 @@ from tessera.domain.hardware.pools import PoolView, tariff_of
 from tessera.domain.money import Tariff, to_nanos
 from tessera.domain.observed.snapshot import Pod
 
-# A pod may be seen so much after it was bound.
+# A pod may be observed so much later than it was bound.
 _MAX_OBSERVATION_DELAY = timedelta(minutes=2)
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """What a replica is billed, and in which pool."""
+    """The pool of a replica and the tariff that it is billed by."""
 
     pool: str
     tariff: Tariff
 
 
 def rates(pods: Iterable[Pod], views: Sequence[PoolView], currency: str) -> Mapping[str, Rate]:
-    """The rate of every pod, by uid, that is bound to a node of a pool priced in the currency."""
+    """Return the rates by uid of the pods that are bound in a pool priced in the currency."""
     pools_by_node = {name: view for view in views for name in view.node_names}
     rates_by_uid = {}
     for pod in pods:
@@ -44,11 +44,11 @@ def accrue_spend(
     at: datetime,
     last_seen: Mapping[str, datetime],
 ) -> SpendMeter:
-    """The meter as of now.
+    """Return the meter as of `at`.
 
-    A replica that vanished since the last turn is charged until it was last seen (`last_seen`, what
-    Prometheus knows of the time while no operator ran), else until now. One whose node or pool is
-    gone goes on at its last price. Time that goes backwards charges nothing.
+    A replica that vanished since the last cycle is charged until `last_seen`, from Prometheus for
+    the time when no operator ran, else until now. A replica whose node or pool was deleted is
+    charged at its last price. A clock that was set back charges nothing.
     """
     totals = {period.name: meter.spent(period) for period in periods}
     running: dict[str, MeteredReplica] = {}
@@ -81,11 +81,7 @@ def accrue_spend(
 
 
 def _metered_replica(pod: Pod, rate: Rate | None, meter: SpendMeter) -> MeteredReplica | None:
-    """The replica with its present rate; None while it costs nothing that is known, or no more.
-
-    One that ended before the meter stood was charged then. One that was bound long before, and was
-    not counted, belonged to somebody else until now.
-    """
+    """Return the replica with its present rate; None while it has no known cost."""
     previous = meter.running.get(pod.uid)
     if pod.bound is None or rate is None:
         return previous
@@ -93,8 +89,10 @@ def _metered_replica(pod: Pod, rate: Rate | None, meter: SpendMeter) -> MeteredR
         return replace(previous, pool=rate.pool, tariff=rate.tariff)
     charged_until, metered_until = pod.bound, meter.as_of
     if metered_until is not None:
+        # A pod that ended before the last cycle was charged then.
         if pod.ended is not None and pod.ended <= metered_until:
             return None
+        # A pod that was bound long ago without being metered belonged to another tenant until now.
         charged_until = (
             metered_until if pod.bound < metered_until - _MAX_OBSERVATION_DELAY else charged_until
         )
@@ -104,17 +102,22 @@ def _metered_replica(pod: Pod, rate: Rate | None, meter: SpendMeter) -> MeteredR
 
 
 def _since(meter: SpendMeter, period: CalendarPeriod) -> datetime:
-    """From when on a window is counted: one that was not there before begins with its limit."""
+    """Return the time since when a window is metered."""
     window_spend = meter.spend_by_window.get(period.name)
     if window_spend is not None and window_spend.start == period.start:
         return window_spend.since
+    # A limit that was added within its window is metered from then on.
     return period.start if meter.as_of is None else max(period.start, meter.as_of)
 
 
 def restore_meter(
     spend: SpendStatus, prices: Mapping[str, tuple[Price, ...]], currency: str
 ) -> SpendMeter:
-    """The meter that an earlier leader wrote down; a pool that is gone has its last price."""
+    """Return the meter that an earlier leader recorded in the status."""
+
+    def recorded_price(replica: RunningStatus) -> Price:
+        return Price(from_=date.min, per_gpu_hour=replica.per_gpu_hour, currency=currency)
+
     return SpendMeter(
         as_of=spend.as_of,
         spend_by_window={
@@ -127,9 +130,9 @@ def restore_meter(
             replica.uid: MeteredReplica(
                 pod=replica.pod,
                 pool=replica.pool,
+                # A deleted pool has no prices: the last one is in the record.
                 tariff=Tariff(
-                    prices.get(replica.pool) or (_recorded_price(replica, currency),),
-                    replica.weight,
+                    prices.get(replica.pool) or (recorded_price(replica),), replica.weight
                 ),
                 charged_until=replica.through,
             )
@@ -139,7 +142,3 @@ def restore_meter(
             window.window: window.start for window in spend.windows if window.window in spend.lost
         },
     )
-
-
-def _recorded_price(replica: RunningStatus, currency: str) -> Price:
-    return Price(from_=date.min, per_gpu_hour=replica.per_gpu_hour, currency=currency)

@@ -1,4 +1,4 @@
-"""Windows of the calendar: hours, days and months by the clock of a time zone."""
+"""Calendar periods: hours, days and months in a time zone."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
@@ -9,19 +9,19 @@ from tessera.api.tenant_budget import WindowName
 
 @dataclass(frozen=True, slots=True)
 class CalendarPeriod:
-    """From `start` until just before `end`, both in UTC."""
+    """A period from `start` until just before `end`, both in UTC."""
 
     name: WindowName
     start: datetime
     end: datetime
 
     def overlap(self, start: datetime, end: datetime) -> tuple[datetime, datetime]:
-        """The part of a span within the window; empty when its end is not after its start."""
+        """Return the part of a span within the period; empty if it does not end after its start."""
         return max(start, self.start), min(end, self.end)
 
 
 def zone_of(name: str) -> ZoneInfo | None:
-    """The zone of an IANA name; None when there is none of that name."""
+    """Return the time zone of an IANA name; None for an unknown name."""
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
@@ -29,12 +29,14 @@ def zone_of(name: str) -> ZoneInfo | None:
 
 
 def period_at(name: WindowName, at: datetime, zone: ZoneInfo) -> CalendarPeriod:
-    """The window in which a moment lies. Windows follow each other without a gap."""
+    """Return the period that contains a moment; periods follow each other without a gap."""
     local = at.astimezone(zone)
     if name == "hour":
+        # One hour of UTC, so that a change of daylight saving time makes no hour longer.
         start = local.replace(minute=0, second=0, microsecond=0).astimezone(UTC)
         return CalendarPeriod(name, start, start + timedelta(hours=1))
     first = local.date() if name == "day" else local.date().replace(day=1)
+    # 32 days after the first of a month is always in the next month.
     days = 1 if name == "day" else 32
     after = first + timedelta(days=days)
     last = after if name == "day" else after.replace(day=1)
@@ -45,5 +47,5 @@ def period_at(name: WindowName, at: datetime, zone: ZoneInfo) -> CalendarPeriod:
 
 
 def next_period(period: CalendarPeriod, zone: ZoneInfo) -> CalendarPeriod:
-    """The window after one."""
+    """Return the period that follows another one."""
     return period_at(period.name, period.end, zone)

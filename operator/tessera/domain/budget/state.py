@@ -1,9 +1,9 @@
-"""What a tenant may still spend: every addition passes here.
+"""Enforcement of tenant budgets: every added replica needs a grant.
 
-Of a replica above the floor the next ten minutes are always paid: it starts when they can be set
-aside, and goes on as long as they can. When they cannot, it leaves as on any scale-down: drained,
-with no stream lost. What runs of the floors is never cut; what that will burn beyond a limit is
-published.
+The next ten minutes of a replica beyond minReplicas are always reserved: it starts when they can be
+reserved, and runs as long as they can. When they cannot, it leaves as on any scale-down, drained
+and without losing a stream. Running replicas within minReplicas are never removed; what they will
+spend beyond a limit is reported.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,185 +14,188 @@ from tessera.domain.budget.periods import CalendarPeriod
 from tessera.domain.money import Tariff, from_nanos
 from tessera.domain.observed.snapshot import Ref
 
-# So much of every replica beyond the floor is set aside; an operator that is away for less than
-# this, less a drain, cannot overspend.
+# Reserved for every replica beyond minReplicas. An operator that is away for less than this, minus
+# a drain, cannot overspend.
 RESERVED_DURATION = timedelta(minutes=10)
 
 
 def format_amount(nanos: int) -> str:
-    """An amount for people: to a hundredth, and small ones to four digits."""
+    """Return nano-units as a number of units: to a hundredth, and below 1 to 4 digits."""
     value = from_nanos(nanos)
-    return f"{value:.2f}" if abs(value) >= 1 else f"{value:.4f}"
+    return f"{value:.4f}" if 0 < abs(value) < 1 else f"{value:.2f}"
 
 
 @dataclass(slots=True, kw_only=True)
 class BudgetWindow:
-    """One window of one limit, while a plan is made; amounts are nano-units."""
+    """One window of one limit while a plan is made; amounts are nano-units."""
 
     field_path: str
-    """The limit's place in the spec."""
+    """Path of the limit's amount in the spec."""
     period: CalendarPeriod
     limit: int
     spent: int = 0
     min_replicas_cost: int = 0
-    """What the floors burn until its end."""
+    """Cost of replicas within minReplicas until the end of the window."""
     granted: int = 0
-    """What was granted beyond the floors, and what those that leave still take."""
+    """Reserved for replicas beyond minReplicas and for those that terminate."""
     forecast: int = 0
-    """What everything planned will have cost at its end."""
+    """Expected spend at the end of the window if everything planned runs on."""
 
     @property
     def allocated(self) -> int:
+        """Return the nano-units that are spent, committed or reserved."""
         return self.spent + self.min_replicas_cost + self.granted
 
     def cost(self, tariff: Tariff, start: datetime, end: datetime) -> int:
+        """Return the nano-units of the part of a span within the window."""
         return tariff.cost(*self.period.overlap(start, end))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BudgetShortage:
-    """Why something was refused."""
-
-    message: str
-
-
 class BudgetState:
-    """What one tenant may still spend, while a plan is made.
+    """The remaining budget of one tenant while a plan is made.
 
-    Its tills are the present windows, and the next ones: what is granted shortly before a window
-    ends is paid in the next.
+    It has the current windows and the next ones, since a reservation shortly before the end of a
+    window is partly spent in the next.
     """
 
     def __init__(
         self,
         name: str,
+        currency: str,
         at: datetime,
         current_windows: Sequence[BudgetWindow],
         next_windows: Sequence[BudgetWindow],
     ) -> None:
         self.name = name
+        self.currency = currency
         self.at = at
         self.current_windows = tuple(current_windows)
         self.next_windows = tuple(next_windows)
-        self.shortage: BudgetShortage | None = None
-        """The first refusal of this plan."""
-        self.min_replicas_shortage: BudgetShortage | None = None
-        """The first refusal of a replica that should always run."""
+        # The first refusal of this plan.
+        self.shortage: str | None = None
+        # The first refusal of a replica within minReplicas.
+        self.min_replicas_shortage: str | None = None
+        # Whether this plan grants a replica that did not run before.
         self.has_new_grants = False
-        """Something new was granted in this plan."""
         for window in self._windows:
             window.forecast = window.spent
 
+    def amount(self, nanos: int) -> str:
+        """Return nano-units as text with the currency of the budget."""
+        return f"{format_amount(nanos)} {self.currency}"
+
     def reserve_min_replicas(self, tariff: Tariff, replicas: int) -> None:
-        """Set aside what replicas that always run burn."""
+        """Commit the cost of replicas within minReplicas until the end of each window."""
         for window in self._windows:
             cost = window.cost(tariff, self.at, window.period.end) * replicas
             window.min_replicas_cost += cost
             window.forecast += cost
 
     def reserve_termination(self, tariff: Tariff, span: timedelta, replicas: int) -> None:
-        """Set aside the last minutes of replicas that go."""
+        """Reserve the last minutes of replicas that terminate."""
         for window in self._windows:
             cost = window.cost(tariff, self.at, self.at + span) * replicas
             window.granted += cost
             window.forecast += cost
 
-    def reserve_replica(self, tariff: Tariff, span: timedelta) -> BudgetShortage | None:
-        """Set aside the price of one replica for a span: in all windows, or in none."""
+    def reserve_replica(self, tariff: Tariff, span: timedelta) -> str | None:
+        """Reserve the cost of one replica for a span in all windows, or return why not in any."""
         spans = [(window, window.cost(tariff, self.at, self.at + span)) for window in self._windows]
-        shortage = self._find_shortage(spans, f"{int(span.total_seconds())} s of 1 more")
+        shortage = self._find_shortage(spans, f"1 more replica for {int(span.total_seconds())} s")
         if shortage is None:
             for window, cost in spans:
                 window.granted += cost
                 window.forecast += window.cost(tariff, self.at, window.period.end)
         return shortage
 
-    def reserve_new_min_replica(self, tariff: Tariff) -> BudgetShortage | None:
-        """Set aside what one more replica that always runs burns, if the windows can bear it."""
+    def reserve_new_min_replica(self, tariff: Tariff) -> str | None:
+        """Commit the cost of one more replica within minReplicas, or return why not."""
         spans = [
             (window, window.cost(tariff, self.at, window.period.end)) for window in self._windows
         ]
-        shortage = self._find_shortage(spans, "1 more that always runs")
+        shortage = self._find_shortage(spans, "1 more replica of minReplicas")
         if shortage is None:
             self.reserve_min_replicas(tariff, 1)
         else:
             self.min_replicas_shortage = self.min_replicas_shortage or shortage
         return shortage
 
-    def refuse(self, message: str) -> BudgetShortage:
-        """Refuse for another reason than money."""
-        self.shortage = self.shortage or BudgetShortage(message=message)
-        return BudgetShortage(message=message)
+    def refuse(self, message: str) -> str:
+        """Record a refusal and return its message."""
+        self.shortage = self.shortage or message
+        return message
 
     @property
     def _windows(self) -> tuple[BudgetWindow, ...]:
         return (*self.current_windows, *self.next_windows)
 
     def _find_shortage(
-        self, spans: Sequence[tuple[BudgetWindow, int]], what: str
-    ) -> BudgetShortage | None:
-        for window, cost in spans:
+        self, costs: Sequence[tuple[BudgetWindow, int]], addition: str
+    ) -> str | None:
+        for window, cost in costs:
             if cost and window.allocated + cost > window.limit:
+                available = max(0, window.limit - window.allocated)
+                period = window.period.name.lower()
                 return self.refuse(
-                    f"budget {self.name}, {window.field_path}: of {format_amount(window.limit)} "
-                    "for the "
-                    f"{window.period.name} until {window.period.end:%Y-%m-%dT%H:%MZ}, "
-                    f"{format_amount(window.spent)} are spent, the floors take "
-                    f"{format_amount(window.min_replicas_cost)}, "
-                    f"{format_amount(window.granted)} are granted, and {what} would cost "
-                    f"{format_amount(cost)}; "
-                    "raise the limit, or wait for the next window"
+                    f"TenantBudget/{self.name}: {period} limit {self.amount(window.limit)} until "
+                    f"{window.period.end:%Y-%m-%dT%H:%MZ}, spent {self.amount(window.spent)}, "
+                    f"committed to minReplicas {self.amount(window.min_replicas_cost)}, reserved "
+                    f"{self.amount(window.granted)}, available {self.amount(available)}. "
+                    f"{addition} needs {self.amount(cost)}: raise {window.field_path} or wait for "
+                    f"the next {period}."
                 )
         return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GrantRequest:
-    """What one service or batch wants to run."""
+    """The replicas that one service or batch requests from a budget."""
 
     ref: Ref
     tariff: Tariff
     min_replicas: int
-    """Replicas that should always run; those that do are never cut."""
+    """Replicas that should always run; running ones are never removed."""
     desired: int
-    """All replicas wished."""
+    """All desired replicas."""
     running: int
-    """Replicas that were wanted last."""
+    """Replicas that the previous cycle desired."""
     existing_pods: int
-    """Pods that exist."""
+    """Pods that have not ended."""
     termination_time: timedelta
-    """How long a replica that is let go still costs."""
+    """Time for which a replica that is removed costs on."""
 
     @property
     def running_min_replicas(self) -> int:
-        """Replicas of the floor that run."""
+        """Return the running replicas within minReplicas."""
         return min(self.min_replicas, self.running)
 
     @property
     def continuing_extra(self) -> int:
-        """Replicas beyond the floor that run and go on."""
+        """Return the running replicas beyond minReplicas that remain desired."""
         return max(0, min(self.running, self.desired) - self.min_replicas)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
-    """What was granted."""
+    """The replicas that a request got, with the reason when these are fewer than desired."""
 
     replicas: int
-    shortage: BudgetShortage | None = None
+    shortage: str | None = None
 
 
-def grant_requests(
-    state: BudgetState, requests: Sequence[GrantRequest], currency: str
-) -> Mapping[Ref, Grant]:
-    """Pay what runs of the floors and what leaves, then what else runs, then new floors, then what
-    is new beyond them; each in the order of the claims. In another currency nothing is added."""
-    other_currency = [request for request in requests if request.tariff.currency != currency]
-    requests = [request for request in requests if request.tariff.currency == currency]
+def grant_requests(state: BudgetState, requests: Sequence[GrantRequest]) -> Mapping[Ref, Grant]:
+    """Return the grant of each request.
+
+    Running replicas within minReplicas and terminating ones are paid first, then other running
+    ones, then new ones within minReplicas, then new ones beyond; each in the order of the requests.
+    A request in another currency gets no new replica.
+    """
+    other_currency = [request for request in requests if request.tariff.currency != state.currency]
+    requests = [request for request in requests if request.tariff.currency == state.currency]
     granted = {request.ref: request.running_min_replicas for request in requests}
-    shortages: dict[Ref, BudgetShortage] = {}
+    shortages: dict[Ref, str] = {}
 
-    def record_grant(request: GrantRequest, shortage: BudgetShortage | None) -> bool:
+    def record_grant(request: GrantRequest, shortage: str | None) -> bool:
         if shortage is not None:
             shortages[request.ref] = shortage
             return False
@@ -231,18 +234,18 @@ def grant_requests(
         for request in requests
     }
     return grants | {
-        request.ref: _other_currency_grant(state, request, currency) for request in other_currency
+        request.ref: _other_currency_grant(state, request) for request in other_currency
     }
 
 
-def _other_currency_grant(state: BudgetState, request: GrantRequest, currency: str) -> Grant:
+def _other_currency_grant(state: BudgetState, request: GrantRequest) -> Grant:
     if request.desired <= request.running:
         return Grant(replicas=request.desired)
     return Grant(
         replicas=request.running,
         shortage=state.refuse(
-            f"budget {state.name}, spec.currency is {currency}, and the pool of {request.ref} is "
-            f"priced in {request.tariff.currency}, so 0 are added there; name pools priced in "
-            f"{currency} in spec.placement.pools, or convert the price"
+            f"TenantBudget/{state.name}: spec.currency is {state.currency} and the pool of "
+            f"{request.ref} is priced in {request.tariff.currency}, so no replica is added. Name "
+            f"pools priced in {state.currency} in spec.placement.pools, or convert the price."
         ),
     )

@@ -1,11 +1,12 @@
-"""What the tenant may still spend, and what would pay for more."""
+"""Explanation of the budget: the remaining amounts, and what would pay for more replicas."""
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from tessera.api.reasons import WithinBudget
+from tessera.api.text import counted
 from tessera.domain.budget.budgets import BudgetView
-from tessera.domain.budget.state import RESERVED_DURATION, BudgetState, BudgetWindow, format_amount
+from tessera.domain.budget.state import RESERVED_DURATION, BudgetState, BudgetWindow
 from tessera.domain.explain.decision import Decision, Numbers
 from tessera.domain.money import Tariff
 from tessera.domain.observed.snapshot import Snapshot
@@ -13,20 +14,19 @@ from tessera.domain.plan import Plan
 from tessera.domain.service.proposal import scaling_of
 from tessera.domain.service_plan import ServicePlan
 
-_MINUTES = int(RESERVED_DURATION.total_seconds() // 60)
-# In nano-units.
+# A cent in nano-units.
 _CENT = 10**7
 
 
 def explain_budget(snapshot: Snapshot, plan: Plan, allotment: ServicePlan) -> Decision:
-    """How the tenant of a service stands."""
+    """Return the decision about the budget of a service's tenant."""
     namespace = allotment.service.ref.namespace
     view = plan.budgets_by_namespace.get(namespace)
     if view is None or view.state is None:
         return Decision(
             topic="budget",
             reason=WithinBudget.NO_BUDGET,
-            message=f"no TenantBudget names the namespace {namespace}, so nothing limits its spend",
+            message=f"no TenantBudget has the namespace {namespace}, so its spend is not limited",
             would_change=(f"a TenantBudget with {namespace} in spec.tenant.namespaces",),
         )
     return Decision(
@@ -39,22 +39,19 @@ def explain_budget(snapshot: Snapshot, plan: Plan, allotment: ServicePlan) -> De
 
 
 def _numbers(view: BudgetView, budget_state: BudgetState) -> Numbers:
-    spec = view.budget.spec
-    currency = spec.currency if spec is not None else ""
-    owner = spec.owner if spec is not None else ""
+    owner = view.budget.spec.owner if view.budget.spec is not None else ""
+    amount = budget_state.amount
     return (
         ("budget", f"{view.budget.name}, owner {owner}"),
         *(
             (
-                budget_window.period.name,
-                f"{format_amount(budget_window.spent)} spent, "
-                f"{format_amount(budget_window.min_replicas_cost)} for the floors, "
-                f"{format_amount(budget_window.granted)} granted, of "
-                f"{format_amount(budget_window.limit)} {currency} until "
-                f"{budget_window.period.end:%Y-%m-%d %H:%M} UTC; "
-                f"{format_amount(budget_window.forecast)} expected",
+                window.period.name.lower(),
+                f"limit {amount(window.limit)} until {window.period.end:%Y-%m-%d %H:%M} UTC, spent "
+                f"{amount(window.spent)}, committed to minReplicas "
+                f"{amount(window.min_replicas_cost)}, reserved {amount(window.granted)}, forecast "
+                f"{amount(window.forecast)}",
             )
-            for budget_window in budget_state.current_windows
+            for window in budget_state.current_windows
         ),
     )
 
@@ -62,7 +59,7 @@ def _numbers(view: BudgetView, budget_state: BudgetState) -> Numbers:
 def _would_change(
     snapshot: Snapshot, view: BudgetView, budget_state: BudgetState, allotment: ServicePlan
 ) -> Iterator[str]:
-    """What one more replica lacks in the present windows, and whether the next ones have it."""
+    """Yield what one more replica lacks in the current windows, and whether the next pay it."""
     choice, spec = allotment.choice, allotment.service.spec
     if choice is None or spec is None:
         return
@@ -73,39 +70,33 @@ def _would_change(
     min_replicas = 1 if spec.replicas is not None else scaling_of(spec).min_replicas
     always = allotment.scale.replicas < min_replicas
     shortfalls = {
-        budget_window.field_path: (budget_window, missing_nanos)
-        for budget_window in budget_state.current_windows
-        if (missing_nanos := _shortfall(budget_window, tariff, snapshot.at, always=always)) > 0
+        window.field_path: (window, shortfall)
+        for window in budget_state.current_windows
+        if (shortfall := _shortfall(window, tariff, snapshot.at, always=always)) > 0
     }
-    purpose = "1 more that always runs" if always else f"{_MINUTES} minutes of 1 more replica"
+    minutes = counted(RESERVED_DURATION // timedelta(minutes=1), "minute")
+    addition = "1 more replica of minReplicas" if always else f"1 more replica for {minutes}"
     if not shortfalls:
-        yield f"the limits can pay {purpose} now"
+        yield f"the limits already pay {addition}"
         return
     limits = " and ".join(
-        # Rounded up, or the limit told would still be too small.
-        f"{budget_window.field_path} of {format_amount(budget_window.limit + shortfall + _CENT)}"
-        for budget_window, shortfall in shortfalls.values()
+        # Rounded up by a cent, since the printed amount may be rounded down.
+        f"{window.field_path} of {budget_state.amount(window.limit + shortfall + _CENT)}"
+        for window, shortfall in shortfalls.values()
     )
-    yield f"{limits} would pay {purpose}"
-    begin = max(budget_window.period.end for budget_window, _ in shortfalls.values())
+    yield f"{limits} would pay {addition}"
+    begin = max(window.period.end for window, _ in shortfalls.values())
     next_windows = [
-        budget_window
-        for budget_window in budget_state.next_windows
-        if budget_window.field_path in shortfalls
+        window for window in budget_state.next_windows if window.field_path in shortfalls
     ]
-    if all(
-        _shortfall(budget_window, tariff, begin, always=always) <= 0
-        for budget_window in next_windows
-    ):
-        yield f"from {begin:%Y-%m-%d %H:%M} UTC on the limits pay it as they are"
+    if all(_shortfall(window, tariff, begin, always=always) <= 0 for window in next_windows):
+        yield f"from {begin:%Y-%m-%d %H:%M} UTC on the present limits pay it"
     else:
-        yield "the limits of the next windows do not pay it either, as long as all else goes on"
+        yield "the next windows do not pay it either while everything else keeps running"
 
 
-def _shortfall(budget_window: BudgetWindow, tariff: Tariff, at: datetime, *, always: bool) -> int:
-    """Nano-units that the window lacks for one more replica; not above 0 when it has enough."""
-    start = max(at, budget_window.period.start)
-    cost = budget_window.cost(
-        tariff, start, budget_window.period.end if always else start + RESERVED_DURATION
-    )
-    return budget_window.allocated + cost - budget_window.limit if cost else 0
+def _shortfall(window: BudgetWindow, tariff: Tariff, at: datetime, *, always: bool) -> int:
+    """Return the nano-units that a window lacks for one more replica; 0 or less if none."""
+    start = max(at, window.period.start)
+    cost = window.cost(tariff, start, window.period.end if always else start + RESERVED_DURATION)
+    return window.allocated + cost - window.limit if cost else 0
