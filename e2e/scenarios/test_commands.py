@@ -87,10 +87,10 @@ async def test_a_ready_service_is_explained_with_its_readings(place: Place) -> N
     for topic, kind in (("accepted", "Accepted"), ("placed", "Placed"), ("ready", "Ready")):
         assert told[topic]["reason"] == condition({"status": status}, kind)["reason"]
         assert told[topic]["replayed"] is None
-    assert told["placed"]["numbers"]["price of a replica"] == "0.2397 USD an hour"
+    assert told["placed"]["numbers"]["price per replica"] == "0.2397 USD per hour"
     why = {one["name"]: one["why"] for one in told["placed"]["alternatives"]}
     assert why["a100-reserved-1g-10gb"] == "chosen"
-    assert why["a100-spot-3g-40gb"].startswith("spot: a service of class interactive never")
+    assert why["a100-spot-3g-40gb"].startswith("spot: spec.class interactive never")
     assert "h100-ondemand (now 2.99)" in " ".join(told["placed"]["wouldChange"])
     assert told["scaling"]["reason"] == status["scaling"]["reason"]
     assert told["scaling"]["numbers"]["waiting requests"].startswith("0 in all replicas")
@@ -167,11 +167,11 @@ async def test_a_service_without_money_is_explained_with_the_limit_that_would_do
         await eventually(reason, lambda told: told == "BudgetExhausted", within=30)
         told = await explained(place)
         assert told["scaling"]["reason"] == "BudgetExhausted"
-        assert told["scaling"]["numbers"]["replicas"].startswith("0 wanted")
+        assert told["scaling"]["numbers"]["replicas"].startswith("0 desired")
         assert told["budget"]["reason"] == "FloorsAboveLimit"
         assert "0.01 USD" in told["budget"]["numbers"]["month"].replace("0.0100", "0.01")
         said, later = told["budget"]["wouldChange"]
-        assert later.startswith("the limits of the next windows do not pay it either")
+        assert later.startswith("the next windows do not pay it either")
         assert said.startswith("spec.limits[0].amount of ")
         # The one that always runs, at 0.2397 an hour, for any whole month.
         limits = [{"window": "month", "amount": "200.00"}]
@@ -290,7 +290,7 @@ async def test_a_tenant_without_rights_in_the_cluster_gets_what_may_be_seen(
     kubeconfig = await a_tenant(place, tmp_path)
     told = await tessera(place.stage, "explain", "chat", kubeconfig=kubeconfig)
     assert told.code == 0
-    assert "told by the status alone: permission denied: list" in told.output
+    assert "from the status alone, since reads failed: permission denied: list" in told.output
     assert "READY: Answered" in told.output
     found = await findings(place.stage, kubeconfig=kubeconfig)
     assert states(found, "problem") == set()

@@ -39,7 +39,7 @@ async def test_a_service_is_explained_in_lines() -> None:
         "READY: Answered since 2026-11-20 12:00:00",
     ):
         assert line in text.splitlines()
-    assert "--prometheus URL reads them" in text
+    assert "pass --prometheus URL" in text
     assert api.sent == []
 
 
@@ -48,7 +48,7 @@ async def test_json_has_the_same() -> None:
     body = json.loads(await told(api, form="json"))
     topics = {one["topic"]: one for one in body["decisions"]}
     assert topics["placed"]["reason"] == "Placed"
-    assert topics["placed"]["numbers"]["price of a replica"] == "0.2679 USD an hour"
+    assert topics["placed"]["numbers"]["price per replica"] == "0.2679 USD per hour"
     assert topics["scaling"]["wouldChange"]
     assert topics["ready"]["since"] == "2026-11-20T12:00:00+00:00"
 
@@ -58,7 +58,7 @@ async def test_without_rights_the_status_alone_is_told_and_it_says_so() -> None:
     api.denied = {"inferenceservices", "pods"}
     api.hidden = {"nodes", "acceleratorpools"}
     text = await told(api)
-    assert "told by the status alone: permission denied: list inferenceservices in all" in text
+    assert "since reads failed: permission denied: list inferenceservices in all" in text
     assert "READY: Answered" in text
     assert "SIZING" not in text
 
@@ -141,9 +141,10 @@ async def test_top_and_explain_have_both_speeds_of_the_load_that_is_seen() -> No
     assert row.predicted_itl_ms is not None
     text = explanation(read, TEAM_CHAT, "text").text
     assert "SPEED: " in text
-    assert f"12.3 ms on average, {row.predicted_itl_ms:.1f} ms predicted for 8.0 answers" in text
+    predicted = f"12.3 ms, {row.predicted_itl_ms:.1f} ms predicted for a mean batch size of 8.0"
+    assert predicted in text
     assert "between 10 and 25 ms" in text
-    assert "120000 as its engine says" in text
+    assert "120000 reported by the engine" in text
 
 
 async def test_what_costs_most_comes_first() -> None:

@@ -50,7 +50,7 @@ POOLS = [
         reason=PoolAccepted.OVERLAPPING,
         manifest=pooled(LABELS + PRICES, "zone-b"),
         field="spec.nodeSelector",
-        says=("1 nodes of pool a100", "a100-0"),
+        says=("1 node of AcceleratorPool/a100", "a100-0"),
     ),
     Case(
         reason=Discovered.NOT_ACCEPTED,
@@ -68,7 +68,7 @@ POOLS = [
         reason=Discovered.NO_DEVICES,
         manifest=pooled(LABELS + PRICES),
         field="spec.nodeSelector",
-        says=("1 nodes without a GPU", "kubectl get nodes"),
+        says=("1 node without an allocatable GPU", "kubectl get nodes"),
         nodes=(a_node(),),
         pools=(),
     ),

@@ -386,4 +386,4 @@ def test_explain_tells_the_measured_throughput_and_why() -> None:
     snapshot = a_measured_fleet(1.25, written(a_measured_fleet(1.25)))
     told = {one.topic: one for one in explain(snapshot, plan_of(snapshot), CHAT)}
     assert "measured in this cluster" in told["sizing"].message
-    assert "1.25 times as long" in dict(told["sizing"].numbers)["tokens a second"]
+    assert "1.25 times as long" in dict(told["sizing"].numbers)["output tok/s"]

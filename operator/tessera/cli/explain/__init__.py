@@ -1,1 +1,1 @@
-"""`tessera explain`: why a service is as it is, and what would change it."""
+"""The command `tessera explain`."""

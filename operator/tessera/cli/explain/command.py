@@ -19,7 +19,7 @@ _MAX_SUGGESTIONS = 5
 
 
 def run(arguments: argparse.Namespace) -> Output:
-    """The decisions as text or JSON."""
+    """Return the decisions as text or JSON."""
     return asyncio.run(_run(arguments))
 
 
@@ -29,13 +29,13 @@ async def _run(arguments: argparse.Namespace) -> Output:
     return explanation(fleet, Ref(reader.namespace, arguments.service), arguments.output)
 
 
-def explanation(fleet: FleetInputs, ref: Ref, form: str) -> Output:
-    """One service of a fleet; CommandError with near names when there is none."""
+def explanation(fleet: FleetInputs, ref: Ref, output_format: str) -> Output:
+    """Return the decisions about one service; CommandError when it does not exist."""
     snapshot = fleet.snapshot
     require_service(ref, [service.ref for service in snapshot.services])
     decisions = explain(snapshot, fleet.compute_plan(snapshot), ref)
     notes = list(_notes(fleet, decisions))
-    if form == "json":
+    if output_format == "json":
         return Output(json.dumps(_as_json(ref, fleet, decisions, notes), indent=2) + "\n")
     lines = [f"{ref} at {format_time(fleet.at)} UTC", *(f"Note: {note}" for note in notes)]
     for decision in decisions:
@@ -44,7 +44,7 @@ def explanation(fleet: FleetInputs, ref: Ref, form: str) -> Output:
 
 
 def require_service(ref: Ref, known: Sequence[Ref]) -> None:
-    """CommandError when there is no such service, with those that may have been meant."""
+    """Raise CommandError with similar names when there is no such service."""
     if ref in known:
         return
     same_name = [str(known_ref) for known_ref in known if known_ref.name == ref.name]
@@ -59,21 +59,21 @@ def require_service(ref: Ref, known: Sequence[Ref]) -> None:
         if suggestions
         else "kubectl get inferenceservices -A"
     )
-    raise CommandError(f"there is no InferenceService {ref.name} in {ref.namespace}; {hint}")
+    raise CommandError(f"InferenceService/{ref.name} not found in {ref.namespace}; {hint}")
 
 
 def _notes(fleet: FleetInputs, decisions: Sequence[Decision]) -> Iterator[str]:
-    """What is not known."""
+    """Yield notes on missing inputs."""
     if fleet.read_errors:
-        yield f"told by the status alone: {'; '.join(fleet.read_errors)}"
+        yield f"from the status alone, since reads failed: {'; '.join(fleet.read_errors)}"
     elif not decisions:
-        yield "the operator has not looked at it yet"
+        yield "the operator has not reconciled it yet"
     if fleet.readings is not None and fleet.readings.problem:
-        yield f"no readings: {fleet.readings.problem}"
+        yield f"no metrics: {fleet.readings.problem}"
     elif fleet.readings is None and not fleet.read_errors:
         yield (
-            "readings (queue, activity) are not known here, so the reason for the number of "
-            "replicas is that of the status; --prometheus URL reads them"
+            "no metrics of queue and activity, so the reason for the number of replicas is that of "
+            "the status; pass --prometheus URL to read them"
         )
 
 
@@ -82,7 +82,7 @@ def _decision_lines(decision: Decision) -> Iterator[str]:
     yield f"{decision.topic.upper()}: {decision.reason}{since}"
     yield from (f"  {line}" for line in decision.message.splitlines())
     if decision.replayed:
-        yield f"  planned anew it is {decision.replayed}"
+        yield f"  a plan made now says {decision.replayed}"
     width = max((len(name) for name, _ in decision.numbers), default=0)
     for name, value in decision.numbers:
         yield f"    {name.ljust(width)}  {value}"

@@ -1,1 +1,1 @@
-"""Every decision about a service: what was decided, by which numbers, and what would change it."""
+"""Explanations of every decision about a service, with numbers and what would change them."""

@@ -4,12 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.domain.explain.decision import Alternative
-from tessera.domain.explain.free_capacity import (
-    format_amount,
-    free_replicas,
-    pool_view,
-    required_replicas,
-)
+from tessera.domain.explain.free_capacity import free_replicas, pool_view, required_replicas
 from tessera.domain.hardware.pools import HardwareOffer
 from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.placement.placement import (
@@ -27,7 +22,7 @@ from tessera.domain.sizing.sizing import ReplicaFit, ReplicaMisfit
 def alternatives(
     snapshot: Snapshot, plan: Plan, allotment: ServicePlan, candidates: Sequence[HardwareCandidate]
 ) -> Iterator[Alternative]:
-    """Those that fit by price, then those that do not, then pools without hardware."""
+    """Yield hardware that fits by price, then hardware that does not, then pools without any."""
     spec = allotment.service.spec
     if spec is None:
         return
@@ -40,13 +35,13 @@ def alternatives(
         message = exclusion_reason(spec, candidate.offer) or _comparison(
             snapshot, plan, allotment, choice
         )
-        yield Alternative(name=choice.variant, price=format_amount(choice.hourly), message=message)
+        yield Alternative(name=choice.variant, price=choice.hourly.formatted(4), message=message)
     for candidate in candidates:
         if isinstance(candidate.fit, ReplicaMisfit):
             precision = f" in {candidate.fit.precision}" if candidate.fit.precision else ""
             yield Alternative(
                 name=f"{candidate.offer.hardware.name} of {candidate.offer.pool}{precision}",
-                price=format_amount(candidate.offer.hourly),
+                price=candidate.offer.hourly.formatted(4),
                 message=exclusion_reason(spec, candidate.offer)
                 or _misfit_message(spec, candidate.fit),
             )
@@ -57,40 +52,40 @@ def alternatives(
 
 
 def exclusion_reason(spec: InferenceServiceSpec, offer: HardwareOffer) -> str:
-    """Why the service may not run there; empty where it may."""
+    """Return why the spec does not allow an offer; empty when it does."""
     if spec.placement.pools and offer.pool not in spec.placement.pools:
-        return "spec.placement.pools does not name the pool"
+        return "spec.placement.pools does not list the pool"
     if offer.needs_repartition and spec.placement.mig != "auto":
-        return "not cut; spec.placement.mig auto would let it be cut"
+        return "no such slice exists; spec.placement.mig auto would let Tessera partition GPUs"
     if spec.placement.isolation == "gpu" and not offer.hardware.exclusive:
-        return "spec.placement.isolation gpu: others may share the GPU"
+        return "spec.placement.isolation gpu: other pods may share the GPU"
     return tier_exclusion(spec, offer)
 
 
 def tier_exclusion(spec: InferenceServiceSpec, offer: HardwareOffer) -> str:
-    """Why the class may not run there, whatever pools are named."""
+    """Return why the service class excludes an offer, whatever pools are listed; else empty."""
     if offer.tier in (ALL_TIERS if spec.service_class == "batch" else NON_SPOT_TIERS):
         return ""
-    return f"{offer.tier}: a service of class {spec.service_class} never runs there"
+    return f"{offer.tier}: spec.class {spec.service_class} never runs there"
 
 
 def _misfit_message(spec: InferenceServiceSpec, misfit: ReplicaMisfit) -> str:
     if misfit.needed_mib:
         return (
-            f"too small: devices of {misfit.needed_mib} MiB are needed, "
-            f"these have {misfit.hardware.memory_mib}"
+            f"too small: needs devices of {misfit.needed_mib} MiB, "
+            f"these have {misfit.hardware.memory_mib} MiB"
         )
-    gap = spec.slo.inter_token_p95.total_seconds() * 1e3
-    if misfit.inter_token_ms > gap:
-        return f"too slow: {misfit.inter_token_ms:.1f} ms a token, {gap:.0f} are promised"
-    first = spec.slo.ttft_p95.total_seconds() * 1e3
-    return f"too slow: a prompt takes {misfit.prefill_ms:.0f} ms, {first:.0f} are promised"
+    itl_ms = spec.slo.inter_token_p95.total_seconds() * 1e3
+    if misfit.inter_token_ms > itl_ms:
+        return f"too slow: ITL {misfit.inter_token_ms:.1f} ms, SLO {itl_ms:.0f} ms"
+    ttft_ms = spec.slo.ttft_p95.total_seconds() * 1e3
+    return f"too slow: TTFT {misfit.prefill_ms:.0f} ms, SLO {ttft_ms:.0f} ms"
 
 
 def _comparison(
     snapshot: Snapshot, plan: Plan, allotment: ServicePlan, other: HardwareChoice
 ) -> str:
-    """How hardware on which the model fits stands to the chosen one."""
+    """Return how an allowed alternative compares with the chosen hardware."""
     chosen = allotment.choice
     if chosen is None:
         return "fits"
@@ -106,9 +101,9 @@ def _comparison(
         price_ratio = (
             f"{other_nanos / chosen_nanos:.1f} times the price" if chosen_nanos else "dearer"
         )
-        return f"{price_ratio}, with what the layout strands in both"
+        return f"{price_ratio}, stranded slices included"
     if free_count < required:
-        return f"full: {free_count} free, {required} wanted at the start"
+        return f"full: {free_count} free, {required} required at the start"
     if allotment.workload is not None:
-        return "cheaper or as cheap, but a running service is not moved"
-    return "as cheap, and slower or later by name"
+        return "no more expensive, but a running service is not moved"
+    return "same price, but slower or later by name"

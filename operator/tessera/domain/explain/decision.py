@@ -1,37 +1,38 @@
-"""What is told of one decision."""
+"""The explanation of one decision about a service."""
 
 from dataclasses import dataclass
 from datetime import datetime
 
-# Names and values as people read them, in the order in which they are shown.
+# Names and values for people, in the order in which they are shown.
 Numbers = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alternative:
-    """Hardware that could have been chosen."""
+    """Hardware of the fleet beside or including the chosen one."""
 
     name: str
     price: str
-    """Of a replica and hour; empty where nothing is priced."""
+    """Price of a replica for an hour; empty when there is none."""
     message: str
-    """Why it was chosen, or not."""
+    """Why it is chosen or not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """One decision about a service."""
+    """One decision about a service with its reason, numbers and alternatives."""
 
     topic: str
     """`accepted`, `placed`, `sizing`, `speed`, `scaling`, `budget`, `drain`, `rollout`, `ready`, or
     the type of a further condition."""
     reason: str
-    """The word that status has too, where it speaks of the topic."""
+    """The reason in the status, where the status has the topic."""
     message: str
     since: datetime | None = None
-    """Since when it holds, as far as that is known."""
+    """Time of the last transition; None when it is not known."""
     numbers: Numbers = ()
     alternatives: tuple[Alternative, ...] = ()
     would_change: tuple[str, ...] = ()
+    """Changes of the spec, the fleet or the load that would change the decision."""
     replayed: str = ""
-    """What planning comes to now, where status says something else."""
+    """The decision of a plan made now, when it differs from the status."""

@@ -1,4 +1,4 @@
-"""Snapshot, plan and the name of a service -> its decisions, in the order they are made in."""
+"""Explanation of all decisions about one service, in the order in which they are made."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,11 +20,11 @@ from tessera.domain.status.service import service_status
 
 
 def explain(snapshot: Snapshot, plan: Plan | None, ref: Ref) -> tuple[Decision, ...]:
-    """The decisions about one service of the snapshot; KeyError without such a service.
+    """Return the decisions about one service of the snapshot; KeyError without such a service.
 
-    The words are those of its status, which the operator wrote; the numbers are those of the plan.
-    Where both differ (the operator is away, or the world just changed) both are told. Without a
-    plan only the status speaks.
+    Reasons and messages are those of its status, numbers are those of the plan. Where status and
+    plan differ (the operator is down, or the cluster just changed) the decision has both. Without a
+    plan the decisions have only what the status has.
     """
     services = {service.ref: service for service in snapshot.services}
     service = services[ref]
@@ -53,7 +53,7 @@ def _accepted(allotment: ServicePlan) -> Decision:
     verdict = allotment.accepted
     would_change = () if verdict.reason.is_true else (verdict.message,)
     if verdict.reason is Accepted.FLAGS_UNCHECKED:
-        would_change = ("spec.engine.version with a known table would have its flags checked",)
+        would_change = ("with a known spec.engine.version the flags would be checked",)
     return Decision(
         topic="accepted",
         reason=verdict.reason,
@@ -77,7 +77,8 @@ _CONDITION_BY_TOPIC = {
 
 
 def _with_status(decision: Decision, status: InferenceServiceStatus) -> Decision:
-    """With the word of the status, which knows more than a replay: answers, refusals, times."""
+    """Return the decision with reason, message and time of the status, where it has the topic."""
+    # The status also depends on probes and on rejected writes, which a plan made here lacks.
     condition = next(
         (
             candidate
@@ -99,7 +100,7 @@ def _with_status(decision: Decision, status: InferenceServiceStatus) -> Decision
 
 
 def _other_conditions(status: InferenceServiceStatus) -> Iterator[Decision]:
-    """Conditions about which nothing more is known here than what they say."""
+    """Yield a decision for each further condition of the status."""
     for condition in status.conditions:
         if condition.type not in _CONDITION_BY_TOPIC.values():
             yield _condition_decision(condition.type, condition)
@@ -115,7 +116,7 @@ def _condition_decision(topic: str, condition: Condition) -> Decision:
 
 
 def _from_status(service: ObservedService) -> tuple[Decision, ...]:
-    """What the operator wrote, where nothing can be planned anew."""
+    """Return the decisions that the status alone has, for when there is no plan."""
     status = service.status
     topics = {kind: topic for topic, kind in _CONDITION_BY_TOPIC.items()}
     decisions = [

@@ -1,4 +1,4 @@
-"""Where a service runs, and what would bring it elsewhere."""
+"""Explanation of the placement: the chosen hardware, and what would change the choice."""
 
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
@@ -6,14 +6,10 @@ from decimal import Decimal
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.meta import Condition
 from tessera.api.ref import Ref
+from tessera.api.text import counted
 from tessera.domain.explain.alternatives import alternatives, exclusion_reason, tier_exclusion
 from tessera.domain.explain.decision import Decision, Numbers
-from tessera.domain.explain.free_capacity import (
-    format_amount,
-    free_replicas,
-    pool_view,
-    required_replicas,
-)
+from tessera.domain.explain.free_capacity import free_replicas, pool_view, required_replicas
 from tessera.domain.hardware.pools import PoolView
 from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.placement.checks import shape_of
@@ -31,7 +27,7 @@ from tessera.domain.sizing.sizing import ReplicaFit
 def explain_placed(
     snapshot: Snapshot, plan: Plan, allotment: ServicePlan, placed: Condition
 ) -> Decision:
-    """The hardware with its price, and every other hardware of the fleet."""
+    """Return the decision about the hardware, with all other hardware of the fleet."""
     spec, choice = allotment.service.spec, allotment.choice
     candidates = (
         _all_candidates(plan, spec)
@@ -54,22 +50,24 @@ def _numbers(
     snapshot: Snapshot, plan: Plan, choice: HardwareChoice, allotment: ServicePlan
 ) -> Numbers:
     offer, view = choice.offer, pool_view(plan, choice.offer.pool)
-    total = choice.hourly.times(allotment.scale.replicas)
+    replicas = allotment.scale.replicas
+    total = choice.hourly.times(replicas)
     return (
         ("hardware", f"{offer.hardware.name} of {offer.hardware.product}"),
         ("pool", f"{offer.pool} ({offer.tier})"),
-        ("price of a replica", f"{format_amount(choice.hourly)} an hour"),
-        ("price of all", f"{format_amount(total)} an hour for {allotment.scale.replicas} replicas"),
+        ("price per replica", f"{choice.hourly.formatted(4)} per hour"),
+        ("total price", f"{total.formatted(4)} per hour for {counted(replicas, 'replica')}"),
         (
-            "room",
-            f"{free_replicas(snapshot, view, offer)} of {offer.replicas} replicas free in the pool",
+            "free capacity",
+            f"{free_replicas(snapshot, view, offer)} of {counted(offer.replicas, 'replica')} in "
+            "the pool",
         ),
         *_layout_reasons(view, allotment.service.ref),
     )
 
 
 def _layout_reasons(view: PoolView, service: Ref) -> Iterator[tuple[str, str]]:
-    """Why the pool's plan of layouts gives the service such slices, as far as it has one."""
+    """Yield why the pool's layout plan assigns the service its slices, if it does."""
     status = view.pool.status.mig
     target = status.target if status is not None else None
     for assignment in target.services if target is not None else ():
@@ -78,7 +76,7 @@ def _layout_reasons(view: PoolView, service: Ref) -> Iterator[tuple[str, str]]:
 
 
 def _all_candidates(plan: Plan, spec: InferenceServiceSpec) -> list[HardwareCandidate]:
-    """The model on all hardware of all pools, allowed or not."""
+    """Return the model on all hardware of all pools, allowed or not."""
     shape = shape_of(spec)
     if shape is None:
         return []
@@ -92,15 +90,14 @@ def _would_change(
     candidates: Sequence[HardwareCandidate],
     chosen: HardwareChoice,
 ) -> Iterator[str]:
-    """What is missing where it is, then prices at which other pools would be cheaper."""
+    """Yield what the chosen pool lacks, then what would make other pools the choice."""
     spec = allotment.service.spec
     if spec is None:
         return
     if unschedulable := sum(pod.unschedulable is not None for pod in allotment.pods):
         yield (
             f"{unschedulable} more free {chosen.offer.hardware.name} in {chosen.offer.pool}, or "
-            f"{unschedulable} "
-            "replicas less"
+            f"{counted(unschedulable, 'replica')} fewer"
         )
     choices = sorted(
         (
@@ -126,10 +123,10 @@ def _would_change(
     if other_pools:
         yield (
             f"{', '.join(sorted(other_pools))} in spec.placement.pools: the model fits there too, "
-            "and the cheapest that is allowed is chosen"
+            "and the cheapest allowed pool is chosen"
         )
     elif compared_pools == {chosen.offer.pool}:
-        yield "the model fits in no other pool; a new one would be compared by price"
+        yield "the model fits in no other pool; a new pool would be compared by price"
 
 
 def _changes_for(
@@ -139,12 +136,10 @@ def _changes_for(
     chosen: HardwareChoice,
     other_choice: HardwareChoice,
 ) -> Iterator[str]:
-    """The best of another pool: what it is missing."""
-    pool, chosen_price, other_price = (
-        other_choice.offer.pool,
-        chosen.offer.comparison_price,
-        other_choice.offer.comparison_price,
-    )
+    """Yield what would make the best hardware of another pool the choice."""
+    pool = other_choice.offer.pool
+    chosen_price = chosen.offer.comparison_price
+    other_price = other_choice.offer.comparison_price
     price = pool_view(plan, pool).price
     if other_price.nanos <= chosen_price.nanos:
         yield _cheaper_message(snapshot, plan, allotment, other_choice)
@@ -152,7 +147,7 @@ def _changes_for(
         limit = price.per_gpu_hour * Decimal(chosen_price.nanos) / other_price.nanos
         moved = "; but a running service is not moved" if allotment.workload is not None else ""
         yield (
-            f"a price below {limit:.2f} {price.currency} a GPU and hour in {pool} (now "
+            f"a price below {limit:.2f} {price.currency} per GPU and hour in {pool} (now "
             f"{price.per_gpu_hour}) would make {other_choice.variant} the cheapest{moved}"
         )
 
@@ -167,11 +162,10 @@ def _cheaper_message(
     if free_count < required:
         return (
             f"{required - free_count} more free {other_choice.offer.hardware.name} in "
-            f"{other_choice.offer.pool}, at "
-            f"{format_amount(other_choice.hourly)} an hour, would take it if it were made anew"
+            f"{other_choice.offer.pool}, at {other_choice.hourly.formatted(4)} per hour, would "
+            "be chosen if the service were created again"
         )
     return (
-        f"made anew, the service would go to {other_choice.variant} at "
-        f"{format_amount(other_choice.hourly)} an hour; "
-        "while it runs it is not moved"
+        f"if created again, the service would be placed on {other_choice.variant} at "
+        f"{other_choice.hourly.formatted(4)} per hour; while it runs it is not moved"
     )

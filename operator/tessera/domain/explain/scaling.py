@@ -1,4 +1,4 @@
-"""Why this number of replicas, and which readings would move it."""
+"""Explanation of the number of replicas, and the readings that would change it."""
 
 from bisect import bisect_left
 from collections.abc import Iterator
@@ -8,6 +8,7 @@ from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.inference_service import Scaling as Policy
 from tessera.api.meta import format_duration
 from tessera.api.reasons import ScalingReason
+from tessera.api.text import counted
 from tessera.domain.explain.decision import Decision, Numbers
 from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.scaling.autoscale import ServiceLoad, recommended_replicas
@@ -17,7 +18,7 @@ from tessera.domain.service_plan import ServicePlan
 
 
 def explain_scaling(snapshot: Snapshot, allotment: ServicePlan) -> Iterator[Decision]:
-    """The number with its reason; nothing for a spec that cannot be read."""
+    """Yield the decision about the number of replicas; nothing for an invalid spec."""
     spec, scale = allotment.service.spec, allotment.scale
     if spec is None:
         return
@@ -60,22 +61,22 @@ def _numbers(
     snapshot: Snapshot, spec: InferenceServiceSpec, load: ServiceLoad, replicas: int
 ) -> Numbers:
     if spec.replicas is not None:
-        return (("replicas", f"{replicas} wanted by spec.replicas"),)
+        return (("replicas", f"{replicas} desired by spec.replicas"),)
     policy = scaling_of(spec)
-    missing = "not read of every replica" if _has_readings(snapshot) else "not known here"
+    missing = "no metrics of some replicas" if _has_readings(snapshot) else "unknown"
     waiting = missing if load.waiting is None else f"{load.waiting:.0f} in all replicas"
     activity = missing if load.activity is None else f"{load.activity:.2f}"
     return (
-        ("replicas", f"{replicas} wanted"),
+        ("replicas", f"{replicas} desired"),
         ("bounds", f"{policy.min_replicas} to {policy.max_replicas}"),
-        ("waiting requests", f"{waiting} (target {policy.queue.target} a replica)"),
+        ("waiting requests", f"{waiting} (target {policy.queue.target} per replica)"),
         ("activity", f"{activity} (target {policy.activity.target})"),
         (
-            "up",
+            "scale up",
             f"after {format_duration(policy.scale_up.window)}, at most {policy.scale_up.pods} in "
             f"{format_duration(policy.scale_up.period)}",
         ),
-        ("down", f"after {format_duration(policy.scale_down.window)}"),
+        ("scale down", f"after {format_duration(policy.scale_down.window)}"),
     )
 
 
@@ -84,13 +85,13 @@ def _would_change(
 ) -> Iterator[str]:
     scale = allotment.scale
     if spec.replicas is not None:
-        yield "kubectl scale, or another spec.replicas; without it spec.scaling decides"
+        yield "kubectl scale, or another spec.replicas; without spec.replicas, spec.scaling decides"
         return
     if allotment.choice is None:
         yield "hardware for the service: see placed"
         return
     if scale.reason is ScalingReason.BUDGET_EXHAUSTED:
-        yield "money for more: see budget"
+        yield "budget for more replicas: see budget"
         return
     policy = scaling_of(spec)
     yield _scale_up_message(policy, load, scale.replicas)
@@ -98,25 +99,25 @@ def _would_change(
 
 
 def _scale_up_message(policy: Policy, load: ServiceLoad, current: int) -> str:
-    """The shortest queue that would add replicas."""
+    """Return the shortest queue that would add replicas."""
     if current >= policy.max_replicas:
         return f"spec.scaling.maxReplicas above {policy.max_replicas} would let a queue add more"
-    most = policy.queue.target * (current + 1) * 2
     queue = bisect_left(
-        range(most),
+        range(policy.queue.target * (current + 1) * 2),
         True,
         key=lambda waiting: _desired_replicas(policy, load, current, waiting) > current,
     )
     added = _desired_replicas(policy, load, current, queue) - current
     window = format_duration(policy.scale_up.window)
+    waiting = counted(queue, "waiting request")
     if load.waiting is None:
-        return f"{queue} waiting requests for {window} would add {added}"
+        return f"{waiting} for {window} would add {counted(added, 'replica')}"
     if load.waiting >= queue:
         return f"{load.waiting:.0f} waiting requests for {window} will add replicas"
     missing = queue - load.waiting
     return (
-        f"{queue} waiting requests in all, {missing / max(1, current):.1f} per replica more than "
-        f"now, for {window} would add {added}"
+        f"{waiting} in total, {missing / max(1, current):.1f} per replica more than now, for "
+        f"{window} would add {counted(added, 'replica')}"
     )
 
 
@@ -130,9 +131,9 @@ def _desired_replicas(
 
 
 def _scale_down_message(policy: Policy, load: ServiceLoad, current: int) -> str:
-    """The longest queue, and the highest activity, that would remove replicas."""
+    """Return the longest queue and the highest activity that would remove replicas."""
     if current <= policy.min_replicas:
-        return f"spec.scaling.minReplicas below {policy.min_replicas} would let fewer do"
+        return f"spec.scaling.minReplicas below {policy.min_replicas} would allow fewer replicas"
     idle = replace(load, ready=current)
     queue = bisect_left(
         range(policy.queue.target * current),
@@ -145,9 +146,9 @@ def _scale_down_message(policy: Policy, load: ServiceLoad, current: int) -> str:
         key=lambda share: _desired_replicas(policy, idle, current, 0, share / 100) >= current,
     )
     if queue == 0 or hundredths == 0:
-        return "nothing would remove a replica"
+        return "no load would remove a replica"
     window = format_duration(policy.scale_down.window)
     return (
-        f"at most {queue - 1} waiting requests and activity of at most "
+        f"at most {counted(queue - 1, 'waiting request')} and activity of at most "
         f"{(hundredths - 1) / 100:.2f} for {window} would remove replicas"
     )

@@ -1,8 +1,9 @@
-"""The arithmetic behind one replica: memory, limits, speed."""
+"""Explanation of the size of one replica: memory, scheduler limits and speed."""
 
 from collections.abc import Iterator
 from dataclasses import replace
 
+from tessera.api.text import counted
 from tessera.domain.explain.decision import Decision, Numbers
 from tessera.domain.money import per_million_tokens
 from tessera.domain.perf import SpeedMeasurement, footprint
@@ -16,15 +17,15 @@ from tessera.domain.speed.measurements import corrected_rate
 
 _SOURCES = {
     "measured": "measured in this cluster",
-    "table": "computed from measurements of this GPU family",
-    "roofline": "roofline, not measured",
+    "table": "predicted from measurements of this GPU family",
+    "roofline": "predicted by a roofline, not measured",
 }
-# The promise times this, to show what it costs.
+# The ITL objective is relaxed by this factor to show what it costs.
 _SLO_FACTOR = 2
 
 
 def explain_sizing(allotment: ServicePlan) -> Iterator[Decision]:
-    """How the model goes onto the chosen hardware; nothing while there is none."""
+    """Yield the decision about how the model fits on its hardware; nothing while not placed."""
     choice, spec = allotment.choice, allotment.service.spec
     shape = shape_of(spec) if spec is not None else None
     if choice is None or spec is None or shape is None:
@@ -36,14 +37,13 @@ def explain_sizing(allotment: ServicePlan) -> Iterator[Decision]:
     )
     fit, measurement = choice.fit, allotment.measured_speed
     source = fit.step.source if measurement is None else "measured"
+    rate = corrected_rate(fit.limits.tokens_per_second, measurement)
     yield Decision(
         topic="sizing",
         reason="Fits",
         message=(
-            f"one replica works on {fit.limits.max_num_seqs} requests at a time and gives "
-            f"{corrected_rate(fit.limits.tokens_per_second, measurement):.0f} output tokens a "
-            "second "
-            f"({_SOURCES[source]})"
+            f"1 replica serves {counted(fit.limits.max_num_seqs, 'concurrent request')} at "
+            f"{rate:.0f} output tok/s ({_SOURCES[source]})"
         ),
         numbers=_numbers(choice, demand, measurement),
         would_change=tuple(_would_change(fit, demand, measurement)),
@@ -63,73 +63,70 @@ def _numbers(
     return (
         (
             "weights",
-            f"{shape.parameters} parameters x {bits} bits{_unquantized_note(demand)} over "
-            f"{devices} of its "
-            f"devices = {memory.weights_mib} MiB each",
+            f"{shape.parameters} parameters x {bits} bits{_unquantized_note(demand)} on "
+            f"{counted(devices, 'device')} = {memory.weights_mib} MiB per device",
         ),
-        ("reserve", f"{memory.reserve_mib} MiB for activations, workspaces and graphs"),
+        ("reserve", f"{memory.reserve_mib} MiB for activations, workspaces and CUDA graphs"),
         (
             "memory",
             f"{fit.hardware.memory_mib} MiB x {GPU_MEMORY_UTILIZATION} = {memory.usable_mib} MiB",
         ),
-        ("cache", f"{memory.cache_mib} MiB each, for {memory.kv_tokens} tokens"),
-        ("longest request", f"{fit.max_model_len} tokens"),
         (
-            "usual request",
-            f"{demand.input_tokens} tokens in, {demand.output_tokens} out, "
-            f"{demand.resident_tokens} in "
-            "the cache half way",
+            "KV cache",
+            f"{memory.cache_mib} MiB per device, for {counted(memory.kv_tokens, 'token')}",
         ),
-        ("requests at a time", str(limits.max_num_seqs)),
+        ("longest request", counted(fit.max_model_len, "token")),
+        (
+            "typical request",
+            f"{counted(demand.input_tokens, 'token')} in, {demand.output_tokens} out, "
+            f"{demand.resident_tokens} in the KV cache half way",
+        ),
+        ("concurrent requests", str(limits.max_num_seqs)),
         (
             "full step",
-            f"{limits.max_num_batched_tokens} tokens in {full * 1e3:.1f} ms, promised "
-            f"{demand.inter_token.total_seconds() * 1e3:.0f} ms between tokens",
+            f"{counted(limits.max_num_batched_tokens, 'token')} in {full * 1e3:.1f} ms, ITL SLO "
+            f"{demand.inter_token.total_seconds() * 1e3:.0f} ms",
         ),
-        ("tokens a second", f"{tokens_per_second:.0f}" + _measurement_note(measurement)),
-        ("price of a million tokens", f"{per_million.rounded(4)} {per_million.currency}"),
+        ("output tok/s", f"{tokens_per_second:.0f}" + _measurement_note(measurement)),
+        ("price per 1M tokens", per_million.formatted(4)),
     )
 
 
 def _unquantized_note(demand: Demand) -> str:
-    """What of quantised weights is not."""
     shape = demand.shape
     if footprint.weight_bits(shape, demand.precision) >= 16 or not shape.unquantized_parameters:
         return ""
-    return f", {shape.unquantized_parameters} of them 16, and their scales"
+    return f", {shape.unquantized_parameters} of them in 16 bits, and scales"
 
 
 def _measurement_note(measurement: SpeedMeasurement | None) -> str:
-    """The limits are those of the prediction all the same."""
+    # The scheduler limits stay those of the prediction.
     return (
         ""
         if measurement is None
-        else f", steps measured {measurement.ratio:.2f} times as long as predicted"
+        else f", measured steps take {measurement.ratio:.2f} times as long as predicted"
     )
 
 
 def _would_change(
     fit: ReplicaFit, demand: Demand, measurement: SpeedMeasurement | None
 ) -> Iterator[str]:
-    """What other promises and precisions would give on the same hardware."""
+    """Yield what another ITL objective or precision would change on the same hardware."""
     current_rate = fit.limits.tokens_per_second
-    looser = size(replace(demand, inter_token=demand.inter_token * _SLO_FACTOR), fit.hardware)
-    if isinstance(looser, ReplicaFit) and looser.limits.tokens_per_second > current_rate:
-        promised = demand.inter_token.total_seconds() * 1e3 * _SLO_FACTOR
+    relaxed_slo = demand.inter_token * _SLO_FACTOR
+    relaxed = size(replace(demand, inter_token=relaxed_slo), fit.hardware)
+    if isinstance(relaxed, ReplicaFit) and relaxed.limits.tokens_per_second > current_rate:
+        rate = corrected_rate(relaxed.limits.tokens_per_second, measurement)
         yield (
-            f"spec.slo.interTokenP95 of {promised:.0f}ms would allow "
-            f"{looser.limits.max_num_seqs} requests at a time and "
-            f"{corrected_rate(looser.limits.tokens_per_second, measurement):.0f} tokens a second"
+            f"spec.slo.interTokenP95 of {relaxed_slo.total_seconds() * 1e3:.0f}ms would allow "
+            f"{counted(relaxed.limits.max_num_seqs, 'concurrent request')} and {rate:.0f} output "
+            "tok/s"
         )
     if (oversize := oversize_message(demand, fit)) is not None:
         yield f"OversizedAccelerator: {oversize}"
     if fit.precision is None and demand.shape.quantization is None:
-        lighter = size(replace(demand, precision="fp8"), fit.hardware)
-        if isinstance(lighter, ReplicaFit) and lighter.limits.tokens_per_second > current_rate:
-            yield (
-                "fp8 in spec.precision.variants would give "
-                f"{corrected_rate(lighter.limits.tokens_per_second, measurement):.0f} tokens a "
-                "second on the same "
-                "hardware"
-            )
-    yield (f"spec.context.maxModelLen above {fit.memory.kv_tokens} would not fit here any more")
+        quantized = size(replace(demand, precision="fp8"), fit.hardware)
+        if isinstance(quantized, ReplicaFit) and quantized.limits.tokens_per_second > current_rate:
+            rate = corrected_rate(quantized.limits.tokens_per_second, measurement)
+            yield f"fp8 in spec.precision.variants would allow {rate:.0f} output tok/s here"
+    yield f"spec.context.maxModelLen above {fit.memory.kv_tokens} would no longer fit here"

@@ -243,9 +243,9 @@ def _too_slow_message(demand: Demand, misfit: ReplicaMisfit) -> str:
 
 def _too_large_message(demand: Demand, misfit: ReplicaMisfit) -> str:
     weights = footprint.resident_bytes(demand.shape, misfit.precision) / misfit.hardware.devices
-    cache = f"{misfit.kv_tokens:,} tokens" if misfit.kv_tokens > 1 else "no room"
+    cache = f"{misfit.kv_tokens:,} KV tokens" if misfit.kv_tokens else "no KV cache"
     return (
-        f"weights of {weights / 2**30:.1f} GiB leave {cache} for the KV cache; use a device "
+        f"weights of {weights / 2**30:.1f} GiB leave {cache}; use a device "
         f"of {misfit.needed_mib / 1024:.0f} GiB"
     )
 

@@ -1,1 +1,1 @@
-"""How fast engines are: as predicted for the load that was seen, and as measured."""
+"""The speed of services: as predicted for the observed load, and as measured."""

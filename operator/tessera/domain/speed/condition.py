@@ -1,8 +1,8 @@
-"""Is a service as fast as predicted? What the status says of it, and when that is written anew.
+"""The condition SpeedAsPredicted, and status.speed from which it follows.
 
-Measured values move all the time, and a status must not. So what was written stays until something
-else has been measured for five minutes: a verdict that changed, or values that moved by much. All
-memory of it is in the status itself.
+Measured values change all the time, and a status must not. So a status stays until a reading after
+five minutes or more differs from it: in its reason, or by much in its values. The status itself is
+the only memory of this.
 """
 
 from datetime import datetime, timedelta
@@ -10,28 +10,28 @@ from decimal import Decimal
 
 from tessera.api.inference_service import PredictedAndMeasured, SpeedStatus
 from tessera.api.reasons import SpeedAsPredicted, StatusVerdict
+from tessera.api.text import counted
+from tessera.domain.perf import MIN_REQUESTS
 from tessera.domain.speed.service_speed import InterTokenLatency, ServiceSpeed
 
-# Requests within five minutes from which on something can be told.
-MIN_REQUESTS = 100
-# What a reading covers; nothing is written more often.
+# Time that a reading covers; the status is not written more often.
 WINDOW = timedelta(minutes=5)
-# A time between tokens is off when it is further from the predicted one.
+# The speed stops being as predicted when the ITL differs by more than this share.
 OFF_TOLERANCE = 0.15
-# It is right again when it is nearer than this.
+# It is as predicted again when the ITL differs by less than this share.
 RECOVERY_TOLERANCE = 0.10
 _MIN_CHANGE = 0.10
-# Throughput follows the load, which is no news.
+# Throughput follows the load, so only a large change of it is written.
 _MIN_LOAD_CHANGE = 0.5
 
 
 def next_speed_status(
     speed: ServiceSpeed, current: SpeedStatus | None, at: datetime
 ) -> SpeedStatus | None:
-    """What the status should say by a reading of this moment; what is kept, unless there is news.
+    """Return the status that follows from a reading of this moment.
 
-    A missing reading, and one of too few requests, change nothing. What was measured of another
-    model or variant is forgotten.
+    It is `current` unless the reading differs by much. A missing reading, and one of too few
+    requests, change nothing. A status of another model or variant is dropped.
     """
     if current is not None and (current.model, current.variant) != (speed.model, speed.variant):
         current = None
@@ -44,36 +44,40 @@ def next_speed_status(
 
 
 def speed_verdict(status: SpeedStatus | None) -> StatusVerdict[SpeedAsPredicted]:
-    """The condition that follows from what the status says."""
+    """Return the condition that follows from the status."""
     reason = _status_reason(status)
     if status is None or reason is None:
         return StatusVerdict(
             SpeedAsPredicted.NOT_ENOUGH_REQUESTS,
-            f"{MIN_REQUESTS} requests within {WINDOW // timedelta(minutes=1)} minutes are needed "
-            "to tell",
+            f"a comparison needs {counted(MIN_REQUESTS, 'request')} within "
+            f"{counted(WINDOW // timedelta(minutes=1), 'minute')}",
         )
-    gap = status.inter_token_ms
+    itl = status.inter_token_ms
     return StatusVerdict(
         reason,
-        f"{gap.measured} ms between tokens, {gap.predicted} ms were predicted for the load that "
-        f"was seen, {status.ratio} times as long; by {status.requests} requests until "
+        f"ITL {itl.measured} ms, predicted {itl.predicted} ms for the observed load, "
+        f"{status.ratio} times as long; measured by {counted(status.requests, 'request')} until "
         f"{status.at:%Y-%m-%d %H:%M} UTC{_ADVICE.get(reason, '')}",
     )
 
 
 _ADVICE = {
-    SpeedAsPredicted.SLOWER: "; look for other work on the device, a lowered clock, an engine "
-    "option in spec.engine.extraArgs: docs/tasks/alerts.md",
-    SpeedAsPredicted.FASTER: "; the replicas may carry more than they are planned for: "
+    SpeedAsPredicted.SLOWER: ". Check for other work on the device, a lowered clock and engine "
+    "options in spec.engine.extraArgs: docs/tasks/alerts.md",
+    SpeedAsPredicted.FASTER: ". The replicas may sustain more load than planned: "
     "docs/tasks/alerts.md",
 }
 
 
 def speed_reason(speed: ServiceSpeed, previous: SpeedAsPredicted | None) -> SpeedAsPredicted | None:
-    """The bucket of the median decides where it can; its bounds are mostly too far apart, and then
-    the mean decides, which is exact. None when too little is known."""
+    """Return how the measured speed compares with the predicted one; None when not enough is known.
+
+    The bucket of the median decides where it can. Its bounds are often too far apart, and then the
+    mean decides.
+    """
     if speed.requests < MIN_REQUESTS or speed.predicted is None or speed.ratio is None:
         return None
+    # Hysteresis: a ratio between both tolerances keeps the previous verdict.
     was_off = previous in (SpeedAsPredicted.SLOWER, SpeedAsPredicted.FASTER)
     tolerance = RECOVERY_TOLERANCE if was_off else OFF_TOLERANCE
     return _by_bucket(speed.predicted, speed.median_bucket, tolerance) or _by_ratio(
@@ -82,15 +86,15 @@ def speed_reason(speed: ServiceSpeed, previous: SpeedAsPredicted | None) -> Spee
 
 
 def _by_bucket(
-    gap: InterTokenLatency, bucket: tuple[float, float] | None, tolerance: float
+    predicted: InterTokenLatency, bucket: tuple[float, float] | None, tolerance: float
 ) -> SpeedAsPredicted | None:
     if bucket is None:
         return None
-    return _by_ratio(bucket[0] / gap.median, bucket[1] / gap.median, tolerance)
+    return _by_ratio(bucket[0] / predicted.median, bucket[1] / predicted.median, tolerance)
 
 
 def _by_ratio(lower: float, upper: float, tolerance: float) -> SpeedAsPredicted | None:
-    """What is certain of a ratio between two bounds."""
+    """Return what is certain about a ratio between two bounds; None when nothing is."""
     if lower > 1 + tolerance:
         return SpeedAsPredicted.SLOWER
     if upper < 1 - tolerance:
@@ -101,7 +105,7 @@ def _by_ratio(lower: float, upper: float, tolerance: float) -> SpeedAsPredicted 
 
 
 def _status_reason(status: SpeedStatus | None) -> SpeedAsPredicted | None:
-    """None also for a word that only another version knows."""
+    """Return the reason in a status; None also for one that only another version knows."""
     return _REASON_BY_NAME.get(status.reason) if status is not None else None
 
 
@@ -137,13 +141,14 @@ def _speed_status(
 
 
 def _has_changed(current: SpeedStatus, reason: SpeedAsPredicted, speed: ServiceSpeed) -> bool:
-    """Compared as numbers: a status is only made when it is written."""
-    gap, rate, cache = current.inter_token_ms, current.tokens_per_second, current.kv_cache_tokens
+    """Return whether a reading differs enough from the status to be written."""
+    # Plain numbers are compared, since this runs in every cycle and building a status is slow.
+    itl, rate, cache = current.inter_token_ms, current.tokens_per_second, current.kv_cache_tokens
     predicted = speed.predicted.mean if speed.predicted is not None else 0.0
     return (
         current.reason != reason
-        or _differs(gap.predicted, predicted * 1e3, _MIN_CHANGE)
-        or _differs(gap.measured, (speed.measured_mean or 0.0) * 1e3, _MIN_CHANGE)
+        or _differs(itl.predicted, predicted * 1e3, _MIN_CHANGE)
+        or _differs(itl.measured, (speed.measured_mean or 0.0) * 1e3, _MIN_CHANGE)
         or _differs(rate.predicted, speed.capacity, _MIN_LOAD_CHANGE)
         or _differs(rate.measured, speed.tokens_per_second or 0.0, _MIN_LOAD_CHANGE)
         or (cache.measured if cache is not None else None) != speed.kv_reported
@@ -155,5 +160,5 @@ def _differs(previous: Decimal, value: float, share: float) -> bool:
 
 
 def _milliseconds(seconds: float) -> Decimal:
-    """To a tenth, which is finer than anything that is told by it."""
+    # A tenth of a millisecond is finer than every tolerance.
     return Decimal(f"{seconds * 1e3:.1f}")

@@ -1,7 +1,7 @@
-"""What Prometheus says of a service's engines, beside what the speed model says of the same load.
+"""The speed of a service: measured by Prometheus, and predicted for the same load.
 
-A prediction for full replicas says nothing of half empty ones. So the step is predicted with what
-the steps of the last five minutes had in them: answers, tokens in the cache, and prompts.
+A prediction for full replicas says nothing about half empty ones. So the step is predicted with
+the load of the last five minutes: running requests, tokens in the cache, and prompts.
 """
 
 from bisect import bisect_left
@@ -20,7 +20,7 @@ from tessera.domain.sizing.sizing import ReplicaFit
 from tessera.domain.vllm.facts import known_versions, version_facts
 
 ITL_METRIC = "vllm:inter_token_latency_seconds"
-# Tokens a second from which on a measured price of a token says something.
+# At a lower rate the price of a token is not meaningful.
 _MIN_TOKENS_PER_SECOND = 1.0
 
 
@@ -34,53 +34,56 @@ class InterTokenLatency:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceSpeed:
-    """One service, predicted and measured. None is "not known"."""
+    """The speed of one service, predicted and measured; None means "not known"."""
 
     model: str
     variant: str
     peaks: HardwarePeaks
-    """Of one device of a replica."""
+    """Peaks of one device of a replica."""
     requests: float = 0.0
-    """Finished within five minutes."""
+    """Requests that finished within five minutes."""
     replica_capacity: float
-    """Output tokens a second of one replica that is full."""
+    """Output tokens per second of one full replica."""
     tokens_per_second: float | None = None
-    """What they gave."""
+    """Measured output tokens per second of all replicas."""
     hourly: Money
-    """Price of one replica."""
+    """Price of one replica for an hour."""
     replicas: int
-    """Those that take requests."""
+    """Replicas that take requests."""
     sequences: float | None = None
-    """Answers that a step worked on."""
+    """Mean number of sequences in a step."""
     predicted: InterTokenLatency | None = None
-    """For the load that was seen."""
+    """ITL predicted for the observed load."""
     measured_mean: float | None = None
+    """Measured mean ITL in seconds."""
     measured_median: float | None = None
+    """Measured median ITL in seconds, interpolated within its bucket."""
     median_bucket: tuple[float, float] | None = None
-    """Between these bounds the measured median lies: more an engine's histogram does not tell."""
+    """Bounds of the histogram bucket in which the measured median is, in seconds."""
     kv_planned: int
-    """Tokens of the cache of one replica."""
+    """Planned tokens in the KV cache of one replica."""
     kv_reported: int | None = None
+    """Tokens in the KV cache of one replica as the engine reports."""
     kv_usage: float | None = None
-    """Share in use."""
+    """Share of the KV cache in use."""
     mfu: float | None = None
-    """Share of the peak operations."""
+    """Share of the peak operations (model FLOPs utilization)."""
     mbu: float | None = None
-    """Share of the peak memory bandwidth."""
+    """Share of the peak memory bandwidth (model bandwidth utilization)."""
 
     @property
     def capacity(self) -> float:
-        """Output tokens a second that the replicas which take requests give when full."""
+        """Return the output tokens per second of all replicas that take requests, when full."""
         return self.replica_capacity * self.replicas
 
     @property
     def capacity_price(self) -> Money:
-        """Of a million output tokens when full."""
+        """Return the price of a million output tokens when full."""
         return per_million_tokens(self.hourly, self.replica_capacity)
 
     @property
     def price(self) -> Money | None:
-        """Of a million of those that came; None while next to none come."""
+        """Return the price of a million output tokens now; None below 1 token per second."""
         rate = self.tokens_per_second
         if rate is None or rate < _MIN_TOKENS_PER_SECOND:
             return None
@@ -88,14 +91,14 @@ class ServiceSpeed:
 
     @property
     def ratio(self) -> float | None:
-        """Measured by predicted time between tokens."""
+        """Return the measured mean ITL divided by the predicted one."""
         if self.predicted is None or self.measured_mean is None:
             return None
         return self.measured_mean / self.predicted.mean
 
     @property
     def kv_error(self) -> float | None:
-        """By how much the engine has more than planned, as a share of the plan."""
+        """Return how much larger the engine's KV cache is than planned, as a share of the plan."""
         if self.kv_reported is None or not self.kv_planned:
             return None
         return self.kv_reported / self.kv_planned - 1
@@ -107,16 +110,14 @@ def service_speed(
     pods: Sequence[Pod],
     readings: Sequence[SpeedReading],
 ) -> ServiceSpeed:
-    """The speed of the chosen variant."""
+    """Return the speed of the chosen variant of a service."""
     fit = choice.fit
     serving = sum(pod.takes_requests and pod.variant == choice.variant for pod in pods)
     reading = reading_of(choice.variant, readings)
-    peak, median, estimated = (
-        peaks_of(spec, fit),
-        reading.median_itl_seconds,
-        _has_estimates(reading),
-    )
+    peak, median = peaks_of(spec, fit), reading.median_itl_seconds
     flops, bytes_read = reading.flops_per_second, reading.bytes_per_second
+    # An engine without --enable-mfu-metrics exposes the counters too, and they stay at zero.
+    estimated = bool(flops) or not reading.tokens_per_second
     return ServiceSpeed(
         model=spec.model.uri,
         variant=choice.variant,
@@ -142,16 +143,17 @@ def service_speed(
 
 
 def reading_of(variant: str, readings: Sequence[SpeedReading]) -> SpeedReading:
-    """That of a variant; one without a name counts where it is the only one."""
+    """Return the reading of a variant, or an empty one."""
     for reading in readings:
         if reading.variant == variant:
             return reading
+    # Without a variant label there is one reading, of the variant that runs.
     unlabeled = len(readings) == 1 and readings[0].variant is None
     return readings[0] if unlabeled else SpeedReading()
 
 
 def peaks_of(spec: InferenceServiceSpec, fit: ReplicaFit) -> HardwarePeaks:
-    """Of one device, or slice, of a replica, in the width in which it computes this model."""
+    """Return the peaks of one device of a replica, at the width in which it computes this model."""
     shape = shape_of(spec)
     narrow = shape is not None and arithmetic(shape, fit.precision, fit.hardware) == "fp8"
     device_peaks = hardware_peaks(fit.hardware, fp8=narrow)
@@ -160,10 +162,10 @@ def peaks_of(spec: InferenceServiceSpec, fit: ReplicaFit) -> HardwarePeaks:
 
 
 def predicted_itl(fit: ReplicaFit, reading: SpeedReading) -> InterTokenLatency | None:
-    """The time between tokens at the load that a reading tells; None when it tells none.
+    """Return the predicted ITL at the load of a reading; None when the reading has no load.
 
-    Prompts come in chunks, and a step with a chunk takes far longer than one without. So the mean
-    is that of both kinds by their shares, and the median is that of the more frequent kind.
+    A step with a chunk of a prompt takes far longer than one without. So the mean weights both
+    kinds of steps by their shares, and the median is that of the more frequent kind.
     """
     resident = _resident_tokens(fit, reading)
     if not reading.sequences or resident is None:
@@ -187,13 +189,14 @@ def predicted_itl(fit: ReplicaFit, reading: SpeedReading) -> InterTokenLatency |
 
 @cache
 def itl_bucket_bounds(version: str) -> tuple[float, ...]:
-    """Of the buckets that an engine counts gaps in; of an unknown version those of the newest."""
+    """Return the upper bounds of the ITL histogram's buckets in an engine version, in seconds."""
+    # An unknown version is most likely newer than the newest known one.
     facts = version_facts(version) or version_facts(known_versions()[-1])
     return facts.metrics[ITL_METRIC].buckets if facts and ITL_METRIC in facts.metrics else ()
 
 
 def bucket_of(value: float, upper_bounds: Sequence[float]) -> tuple[float, float] | None:
-    """The bucket that a quantile was interpolated in; none beyond the last bound."""
+    """Return the bucket in which a quantile was interpolated; None beyond the last bound."""
     index = bisect_left(upper_bounds, value)
     if index >= len(upper_bounds):
         return None
@@ -201,13 +204,8 @@ def bucket_of(value: float, upper_bounds: Sequence[float]) -> tuple[float, float
 
 
 def _resident_tokens(fit: ReplicaFit, reading: SpeedReading) -> float | None:
-    """Tokens in the cache for each running request; of means over the same time, the quotient
-    holds whatever part of it nothing ran."""
+    """Return the mean number of cached tokens per running request."""
     if not reading.running or reading.kv_usage is None:
         return None
+    # Both are means over the same time: idle parts of it cancel out in the quotient.
     return reading.kv_usage * (reading.kv_tokens or fit.memory.kv_tokens) / reading.running
-
-
-def _has_estimates(reading: SpeedReading) -> bool:
-    """An engine that was not told to estimate has the counters, and they stand still."""
-    return bool(reading.flops_per_second) or not reading.tokens_per_second
