@@ -54,7 +54,7 @@ async def test_an_engine_that_takes_no_step_is_replaced_once_and_a_new_leader_kn
     hanging = await freeze(first, ref.name)
     told = await until_told(place, "EngineStalled", within=90)
     assert told.status == "False"
-    assert f"{name} holds requests, and its engine took no step since" in told.message
+    assert f"{name} holds requests, and its engine made no step since" in told.message
     await until_told(place, "Settled", within=90)
     assert await printed(place, "{.status.replacement.pod}") == name
     assert name not in {one["metadata"]["name"] for one in await replicas(place)}
@@ -64,7 +64,7 @@ async def test_an_engine_that_takes_no_step_is_replaced_once_and_a_new_leader_kn
     again = await freeze(second, ref.name)
     told = await until_both_tell(place, "EngineStalled", within=90)
     assert f"{second['metadata']['name']} holds" in told.message
-    assert f"{name} was replaced before, and the next one may be from" in told.message
+    assert f"{name} was replaced recently, the next replacement is allowed from" in told.message
     left = {one["metadata"]["name"] for one in await replicas(place)}
     assert second["metadata"]["name"] in left
     again.cancel()
@@ -235,7 +235,7 @@ async def test_a_secret_that_is_missing_is_told_word_by_word(
 async def test_what_the_scheduler_cannot_place_is_told_word_by_word(place: Place) -> None:
     await place.serve(replicas=9)
     told = await until_both_tell(place, "Unschedulable", "Placed")
-    assert "1 of 9 replicas find no free 1g.10gb" in told.message
+    assert "1 of 9 replicas unschedulable, no free 1g.10gb" in told.message
     assert "0/3 nodes are available: " in told.message
 
 

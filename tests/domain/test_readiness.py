@@ -57,7 +57,7 @@ def test_without_a_replica_nothing_is_ready_and_its_trouble_is_told(pod: Pod) ->
     )
     assert got.reason == "NoReplicaReady"
     assert got.message == (
-        "0 of 2 replicas take requests; EngineFailed: chat-0: exit code 9: out of memory"
+        "0 of 2 replicas ready; EngineFailed: chat-0: exit code 9: out of memory"
     )
     assert not must_probe(with_answer(-1), was(Ready.COMPLETION_SUCCEEDED, -600), [pod])
 

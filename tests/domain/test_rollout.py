@@ -75,14 +75,14 @@ def test_a_rollout_in_place_goes_on_in_place_when_room_appears() -> None:
     assert not surge(snapshot)
     reason, message = progressing(snapshot)
     assert reason == "RollingOut"
-    assert message.startswith("0 of 2 replicas are new, 1 are old; in place")
+    assert message.startswith("0 of 2 replicas updated, 1 old; in place")
     assert "no free 1g.10gb" in message
 
 
 def test_a_rollout_with_surge_says_so() -> None:
     reason, message = progressing(fleet(3, (*OLD, new()), rollout_complete=False))
     assert reason == "RollingOut"
-    assert message.startswith("1 of 2 replicas are new, 2 are old; a new replica starts before")
+    assert message.startswith("1 of 2 replicas updated, 2 old; a new replica starts before")
     assert "1 free 1g.10gb" in message
 
 

@@ -125,8 +125,8 @@ def test_an_engine_that_holds_requests_and_takes_no_step_is_replaced_and_the_num
     assert got is not None
     assert (got.pod.name, got.uid, got.at) == ("chat-0", "uid-chat-0", NOW)
     assert got.message == (
-        "chat-0 holds requests, and its engine took no step since 2026-11-20T11:57:40Z: "
-        "it is replaced (3 in flight)"
+        "chat-0 holds requests, and its engine made no step since 2026-11-20T11:57:40Z; "
+        "replaced with 3 requests in flight"
     )
 
 
@@ -210,7 +210,10 @@ def test_at_most_one_replica_of_a_service_is_replaced_in_ten_minutes() -> None:
     assert got.replacement is None
     assert got.blocker is not None
     assert "chat-0 holds requests" in got.blocker
-    assert "chat-9 was replaced before, and the next one may be from 12:00:01Z on" in got.blocker
+    assert (
+        "chat-9 was replaced recently, the next replacement is allowed from 12:00:01Z"
+        in got.blocker
+    )
     assert replaced(a_fleet(service=after(REPLACEMENT_INTERVAL.total_seconds()))) == "chat-0"
 
 
@@ -226,7 +229,7 @@ def test_none_is_replaced_while_others_of_the_floor_are_missing() -> None:
     got = stall_of(a_fleet(PAIR[0], starting))
     assert got.replacement is None
     assert got.blocker is not None
-    assert "it is replaced once 1 others take requests, now 0 do" in got.blocker
+    assert "replaced with at least 1 other replica ready, now 0" in got.blocker
     beyond = a_service(spec=a_spec(scaling={"minReplicas": 1}))
     assert replaced(a_fleet(PAIR[0], starting, service=beyond)) == "chat-0"
 

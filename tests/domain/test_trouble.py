@@ -105,7 +105,7 @@ def test_trouble_is_told_in_the_words_of_whoever_refused(
     assert (told["Progressing"].status, told["Progressing"].reason) == ("False", reason)
     assert told["Progressing"].message == message
     if pod.ready_since is None:
-        assert told["Ready"].message == f"0 of 2 replicas take requests; {reason}: {message}"
+        assert told["Ready"].message == f"0 of 2 replicas ready; {reason}: {message}"
 
 
 def test_every_reason_for_trouble_has_a_case() -> None:

@@ -286,7 +286,7 @@ async def test_a_stalled_replica_is_deleted_once_the_status_says_so(
     assert pod not in operator.cluster.objects
     record = operator.body(CHAT)["status"]["replacement"]
     assert (record["pod"], record["at"]) == ("chat-0", "2026-11-20T12:00:00Z")
-    assert "it is replaced (2 in flight)" in record["message"]
+    assert "replaced with 2 requests in flight" in record["message"]
     told = {one["type"]: one["reason"] for one in operator.body(CHAT)["status"]["conditions"]}
     assert told["Progressing"] == "EngineStalled"
     assert outcome.problems == {}
@@ -310,7 +310,7 @@ async def test_a_new_leader_replaces_no_second_one_within_ten_minutes(
     assert pod in operator.cluster.objects
     conditions = {one["type"]: one for one in operator.body(CHAT)["status"]["conditions"]}
     assert conditions["Progressing"]["reason"] == "EngineStalled"
-    assert "chat-0 was replaced before" in conditions["Progressing"]["message"]
+    assert "chat-0 was replaced recently" in conditions["Progressing"]["message"]
 
 
 async def test_a_process_that_does_not_lead_writes_nothing(operator: MemoryOperator) -> None:

@@ -1,4 +1,4 @@
-"""Results kept by the identity of what they were made of: they save time and change nothing."""
+"""Caches of pure functions by the identity of their arguments."""
 
 from collections.abc import Callable, Collection, Hashable
 from operator import is_
@@ -10,7 +10,7 @@ K = TypeVar("K", bound=Hashable)
 
 
 class LastCallCache(Generic[P, T]):
-    """The last result of a pure function, as long as its arguments are the very same objects."""
+    """Caches the last result of a pure function while its arguments are the same objects."""
 
     def __init__(self, function: Callable[P, T]) -> None:
         self._function = function
@@ -27,7 +27,7 @@ class LastCallCache(Generic[P, T]):
 
 
 class KeyedCache(Generic[K, P, T]):
-    """The last result for every key, likewise; one that is equal to it stays the same object."""
+    """Caches the last result per key; an equal new result stays the same object."""
 
     def __init__(self, function: Callable[P, T]) -> None:
         self._function = function
@@ -45,13 +45,13 @@ class KeyedCache(Generic[K, P, T]):
         return result
 
     def retain(self, keys: Collection[K]) -> None:
-        """Forget all others."""
+        """Forget all other keys."""
         for key in self._known.keys() - keys:
             del self._known[key]
 
 
 class StableTupleCache(Generic[T]):
-    """The last tuple, as long as it holds the very same objects."""
+    """Returns the last tuple while it holds the same objects."""
 
     def __init__(self) -> None:
         self._last: tuple[T, ...] = ()

@@ -1,4 +1,4 @@
-"""What services and batches ask of the budgets of their tenants, and get."""
+"""Grants of budgets to services and batches."""
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -22,7 +22,7 @@ from tessera.domain.service.proposal import (
     scaling_of,
 )
 
-# A replica that is let go costs so long beyond its drain, until its engine has exited.
+# The time that a removed replica costs after its drain, until its engine has exited.
 EXIT_ALLOWANCE = timedelta(seconds=60)
 
 
@@ -32,7 +32,7 @@ def grant_replicas(
     budgets: Sequence[BudgetView],
     scaling_history: Mapping[Ref, ScalingHistory],
 ) -> Mapping[Ref, Grant]:
-    """What the tenants can pay, for the services and batches of those that have a budget."""
+    """Return the grants of all services and batches whose tenant has a budget."""
     grants: dict[Ref, Grant] = {}
     for view in budgets:
         if view.state is None or view.budget.spec is None:
@@ -50,8 +50,11 @@ def grant_replicas(
 
 
 def _commit_running(proposal: Proposal, meter: SpendMeter, purse: BudgetState) -> None:
-    """What has to be paid besides the claim: pods of a service that cannot be placed are left as
-    they are, and those of a former variant go on until the new one is up."""
+    """Commit what running pods cost beside the request of their service.
+
+    Pods of a service without a choice stay unchanged, and pods of a previous variant run until the
+    new one is ready.
+    """
     choice = proposal.placement.choice
     for pod in proposal.objects.pods:
         running = meter.running.get(pod.uid)
@@ -62,7 +65,7 @@ def _commit_running(proposal: Proposal, meter: SpendMeter, purse: BudgetState) -
 
 
 def _claims(proposal: Proposal, known_history: ScalingHistory | None) -> tuple[GrantRequest, ...]:
-    """A fixed number has a floor of 1: what the user set beyond it is granted or not."""
+    """Return the request of a service; of a fixed replica count, 1 is the minimum."""
     choice, spec = proposal.placement.choice, proposal.service.spec
     if choice is None or spec is None:
         return ()

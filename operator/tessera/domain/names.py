@@ -1,4 +1,4 @@
-"""Names and labels of everything that belongs to a service, in one place."""
+"""Names and labels of the objects of a service."""
 
 import hashlib
 import re
@@ -13,31 +13,31 @@ MANAGED_BY = "app.kubernetes.io/managed-by"
 COMPONENT = "app.kubernetes.io/component"
 TESSERA = "tessera"
 ENGINE = "engine"
-# Name of what the engines of a namespace share.
+# Name of the objects that the engines of a namespace share.
 ENGINE_ACCOUNT = "tessera-engine"
 # The ConfigMap with the configurations of mig-manager.
 MIG_CONFIG = "tessera-mig"
 COST_ANNOTATION = "controller.kubernetes.io/pod-deletion-cost"
-# On a service: a value that was not honoured yet asks for the newest recipe and weights.
+# On a service: a new value requests the newest pod template and weights.
 UPDATE_ANNOTATION = f"{GROUP}/update"
 SERVING_GATE = f"{GROUP}/serving"
-# Reason of a gate that was open and is closed now; one that never opened is `NotNeeded`.
+# Reason of a gate that was closed; one that never opened is `NotNeeded`.
 DRAINING = "Draining"
 FIELD_MANAGER = "tessera-operator"
 PORT = 8000
-# A Deployment adds a hash and a random part to the names of its pods: 11 characters.
+# A Deployment appends a hash and a random part to pod names: 11 characters.
 _MAX_NAME_LENGTH = 52
 
 
 @cache
 def variant_name(pool: str, instance: str, precision: str | None) -> str:
-    """Pool, hardware shape and precision in one label: `a100-3g-40gb`, `h100-2gpu-fp8`."""
+    """Return pool, hardware and precision in one label, such as `a100-3g-40gb`."""
     parts = [pool, re.sub(r"[^a-z0-9]+", "-", instance), *([precision] if precision else [])]
     return _short("-".join(parts))
 
 
 def deployment_name(service: str, variant: str) -> str:
-    """`<service>-<variant>`, shortened by a hash when pods could not carry it."""
+    """Return `<service>-<variant>`, shortened by a hash if pod names would be too long."""
     return _short(f"{service}-{variant}")
 
 
@@ -49,5 +49,5 @@ def _short(name: str) -> str:
 
 
 def selector(service: str) -> str:
-    """Label selector of a service's replicas."""
+    """Return the label selector of a service's replicas."""
     return f"{SERVICE_LABEL}={service}"

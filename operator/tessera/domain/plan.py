@@ -58,39 +58,39 @@ _NO_INSPECTION = Inspection()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What the fleet should be."""
+    """The desired state of the fleet."""
 
     pools: tuple[PoolView, ...] = ()
     budgets: tuple[BudgetView, ...] = ()
     service_plans: Mapping[Ref, ServicePlan] = field(default_factory=dict)
     batches: Mapping[Ref, BatchPlan] = field(default_factory=dict)
     repartitions: Repartitions = field(default_factory=Repartitions)
-    """What is done about layouts."""
+    """Actions on the layouts of MIG pools."""
     engine_progress: Mapping[Ref, EngineProgress] = field(default_factory=dict)
-    """What is known of the engines, for the next cycle."""
+    """Progress of the engines, for the next cycle."""
     services_to_probe: frozenset[Ref] = frozenset()
-    """Services to be asked for a token."""
+    """Services of which a completion is due."""
     suspects: tuple[Suspect, ...] = ()
-    """Replicas to be asked how many requests they hold."""
+    """Replicas to ask for their requests in flight."""
 
     @property
     def scaling_history(self) -> Mapping[Ref, ScalingHistory]:
-        """What the autoscaler of the next cycle has to know."""
+        """The history that the autoscaler needs in the next cycle."""
         return {ref: service_plan.scale.history for ref, service_plan in self.service_plans.items()}
 
     @property
     def active_batches(self) -> Mapping[Ref, BatchPlan]:
-        """The batches that still need anything: those that are not over, and last pods."""
+        """Batches that have not ended, or whose pods have not."""
         return {ref: batch for ref, batch in self.batches.items() if batch.active}
 
     @property
     def meters(self) -> Mapping[str, SpendMeter]:
-        """What was spent, likewise."""
+        """What each budget spent, for the next cycle."""
         return {view.budget.name: view.meter for view in self.budgets}
 
     @property
     def budgets_by_namespace(self) -> Mapping[str, BudgetView]:
-        """The budget that holds in each namespace."""
+        """The budget in force in each namespace."""
         return by_namespace(self.budgets)
 
 
@@ -122,7 +122,7 @@ class PlanMemory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _FleetDecisions:
-    """What is decided across services before each of them is planned."""
+    """Decisions across services, taken before each is planned."""
 
     proposals: Mapping[Ref, Proposal]
     grants: Mapping[Ref, Grant]
@@ -132,7 +132,7 @@ class _FleetDecisions:
 
 @dataclass(frozen=True, slots=True)
 class _ProbeDeferral:
-    """A service that need not be asked for a token, what that follows from, and until when."""
+    """A service without a due completion, the inputs of that, and until when."""
 
     service: ObservedService
     pods: tuple[Pod, ...]
@@ -141,10 +141,10 @@ class _ProbeDeferral:
 
 
 class PlanCache:
-    """What earlier plans found, kept by the identity of what it was made of.
+    """Results of earlier cycles by the identity of their inputs.
 
-    With it a turn costs what changed and not what there is. A plan comes out the same without it,
-    but for moments in the autoscaler's memory, which are brought up to date when they matter.
+    With it a cycle costs what changed, not the size of the fleet. The plan is the same without it,
+    but for times in the autoscaler's history, which are updated when they matter.
     """
 
     def __init__(self) -> None:
@@ -159,7 +159,7 @@ class PlanCache:
         self._day = date.min
 
     def date_of(self, at: datetime) -> date:
-        """The date of a moment, the same object for a whole day."""
+        """Return the date of a moment, the same object for a whole day."""
         if at.date() != self._day:
             self._day = at.date()
         return self._day
@@ -170,7 +170,7 @@ def plan(
 ) -> Plan:
     """Decide for every service; the order of the input does not matter.
 
-    Services that run keep their hardware before new ones choose; beyond that names decide. A
+    Running services keep their hardware before new ones choose; beyond that names decide. A
     service whose planning raises is set aside, and the rest is planned.
     """
     cache = cache or PlanCache()
@@ -225,7 +225,7 @@ def _plan_services(
     decisions: _FleetDecisions,
     cache: PlanCache,
 ) -> tuple[Mapping[Ref, ServicePlan], Sequence[Inspection]]:
-    """The same mapping as before when nothing in it changed; and what was found of the engines."""
+    """Plan every service; return the previous mapping if nothing in it changed."""
     service_plans, all_inputs, inspections = {}, {}, []
     resolutions, newest_template = snapshot.resolutions or {}, config.newest_template
     proposals, layouts, allocated = decisions.proposals, decisions.layouts, decisions.allocated
@@ -286,7 +286,7 @@ def _plan_services(
 
 
 def _is_probe_due(snapshot: Snapshot, service_plan: ServicePlan, cache: PlanCache) -> bool:
-    """Is a service that is placed to be asked for a token?"""
+    """Tell whether a completion of a placed service is due."""
     if service_plan.choice is None:
         return False
     service, probe_result = (
@@ -313,7 +313,7 @@ def _is_probe_due(snapshot: Snapshot, service_plan: ServicePlan, cache: PlanCach
 
 
 def _inspect_service(watch: EngineWatch, service_plan: ServicePlan) -> Inspection:
-    """The engines of a service that is placed; elsewhere nothing is touched."""
+    """Inspect the engines of a placed service."""
     choice, spec = service_plan.choice, service_plan.service.spec
     if choice is None or spec is None:
         return _NO_INSPECTION

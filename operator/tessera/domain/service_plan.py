@@ -1,4 +1,4 @@
-"""What one service gets, and why; and how that comes out of its draft."""
+"""The decision for one service, computed from its proposal and its grant."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -38,7 +38,7 @@ from tessera.domain.speed.service_speed import ServiceSpeed, service_speed
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServicePlan:
-    """What one service gets, and why."""
+    """The decision for one service, with its reasons."""
 
     service: ObservedService
     accepted: StatusVerdict[Accepted]
@@ -46,25 +46,25 @@ class ServicePlan:
     scale: ScaleDecision
     drain: DrainPlan
     preparation: Preparation | None = None
-    """How far its model is; None for a spec that was not accepted for another reason."""
+    """State of its model files; None for a spec that is not accepted."""
     surge: bool = False
-    """There is room for one more replica: a rollout starts the new before it stops the old."""
+    """Capacity for one more replica: a rollout starts a new one before it stops an old one."""
     pods: tuple[Pod, ...] = ()
-    """The replicas that exist."""
+    """Existing replicas."""
     workload: Workload | None = None
     """The Deployment of the chosen variant, if it exists."""
     removable_deployments: tuple[Ref, ...] = ()
-    """Deployments of former variants that may go now."""
+    """Deployments of previous variants to delete now."""
     previous_deployments: Mapping[Ref, int] = field(default_factory=dict)
-    """Deployments of former variants that should have another number of replicas for a while."""
+    """Temporary replica counts of Deployments of previous variants."""
     stall: Stall = field(default_factory=Stall)
-    """An engine that stands still, and what is done about it."""
+    """A stalled engine, and the reaction to it."""
     pinned_revision: PinnedRevision = field(default_factory=PinnedRevision)
-    """Which weights are loaded, and what to ask a hub before anything is made."""
+    """The commit of the weights, or the query for the hub that comes first."""
     template: TemplateDecision | None = None
-    """By what the replicas are made; None while there is no choice."""
+    """The pod template version of the replicas; None without a choice."""
     speed: SpeedStatus | None = None
-    """What is to be said of its speed; it changes seldom."""
+    """The speed for its status, which changes rarely."""
 
     @property
     def template_version(self) -> PodTemplateVersion:
@@ -72,7 +72,7 @@ class ServicePlan:
 
     @property
     def effective_spec(self) -> InferenceServiceSpec | None:
-        """The spec as the replicas are made from it: defaults and revision as they were kept."""
+        """The spec with the defaults and the revision of its pod template version."""
         spec = self.service.spec
         if spec is None or self.template is None:
             return spec
@@ -86,11 +86,11 @@ class ServicePlan:
 
     @property
     def measured_speed(self) -> SpeedMeasurement | None:
-        """What it told of its own speed; predictions that are told of it are corrected by that."""
+        """Its own measured speed, which corrects predictions."""
         return own_measurement(self.service, self.speed)
 
     def observed_speed(self, readings: Readings | None) -> ServiceSpeed | None:
-        """Its speed by the readings; None while nothing is placed."""
+        """Return its speed by the readings; None without a choice."""
         spec = self.service.spec
         if self.choice is None or spec is None:
             return None
@@ -99,24 +99,24 @@ class ServicePlan:
 
 
 class ServicePlanInputs(NamedTuple):
-    """All that an allotment follows from but the moment."""
+    """All inputs of a service plan except the time."""
 
     proposal: Proposal
     grant: Grant | None
     volume_claim: VolumeClaim | None
-    """That of its model's files, if it has one."""
+    """The claim of its model cache, if it has one."""
     displacement: Displacement
-    """Replicas that have to leave their slices."""
+    """Replicas whose slices are removed."""
     has_slices: bool
-    """It has slices, or a plan of slices, in the pool where it is placed."""
+    """It has slices, or slices planned, in the pool of its choice."""
     surge_replicas: int
-    """Replicas that it needs besides on its former variants."""
+    """Further replicas that it needs on its previous variants."""
 
 
 def plan_service(
     newest_template: PodTemplateVersion, snapshot: Snapshot, inputs: ServicePlanInputs
 ) -> ServicePlan:
-    """The allotment for what was granted."""
+    """Return the plan of a service within its grant."""
     proposal, grant, displacement = inputs.proposal, inputs.grant, inputs.displacement
     choice, objects, service = proposal.placement.choice, proposal.objects, proposal.service
     scale = proposal.scale
@@ -180,7 +180,7 @@ def with_surge_and_stall(
     allocated: Mapping[tuple[str, str], int],
     stall: Stall,
 ) -> ServicePlan:
-    """With what depends on the moment and on everybody else."""
+    """Add what depends on the time and on other services."""
     choice = proposal.placement.choice
     if choice is None:
         return service_plan
@@ -192,7 +192,7 @@ def with_surge_and_stall(
 
 
 def with_speed(readings: Readings | None, service_plan: ServicePlan) -> ServicePlan:
-    """With what its status should say of its speed; without a reading, what it says."""
+    """Add the speed for the status; without a reading the present one."""
     speed = service_plan.service.status.speed
     if readings is not None and readings.speeds_at is not None:
         observed = service_plan.observed_speed(readings)
@@ -205,8 +205,10 @@ def with_speed(readings: Readings | None, service_plan: ServicePlan) -> ServiceP
 def is_reusable(
     service_plan: ServicePlan, inputs: ServicePlanInputs, previous: ServicePlanInputs
 ) -> bool:
-    """Who drains, who was refused something, and whose model is not ready, is looked at in every
-    turn."""
+    """Tell whether the plan of the last cycle still holds.
+
+    A service that drains, lacks budget, or waits for its model is planned in every cycle.
+    """
     return (
         previous.proposal is inputs.proposal
         and previous.grant == inputs.grant
@@ -221,7 +223,7 @@ def is_reusable(
 
 
 def is_time_independent(service_plan: ServicePlan, stall: Stall) -> bool:
-    """The moment changes nothing in it."""
+    """Tell whether the time alone changes nothing in the plan."""
     return (
         service_plan.workload is None or service_plan.workload.rollout_complete
     ) and stall == service_plan.stall
@@ -233,7 +235,7 @@ def _has_surge_capacity(
     scale: ScaleDecision,
     allocated: Mapping[tuple[str, str], int],
 ) -> bool:
-    """Is there room beyond the wanted replicas? What comes and goes in a rollout does not count."""
+    """Tell whether there is capacity beyond the desired replicas, rollouts of its own apart."""
     hardware = choice.offer.hardware
     key = choice.offer.pool, hardware.resource
     other_devices = allocated.get(key, 0) - allocated_replicas(proposal) * hardware.devices
@@ -248,10 +250,9 @@ def _removable_deployments(
     *,
     waits_for_slices: bool,
 ) -> tuple[Ref, ...]:
-    """Former variants stay until the new one is up, unless they sit on the hardware it needs.
+    """Return previous variants to delete: once the new one is ready, or if it needs their devices.
 
-    A patient service waits for slices that are still to be cut; its former replicas leave one by
-    one.
+    A service that waits for slices to be partitioned keeps them; its replicas move one by one.
     """
     enough_ready = sum(pod.takes_requests for pod in pods) >= desired
     blocked = any(pod.unschedulable for pod in pods)

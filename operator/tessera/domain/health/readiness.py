@@ -1,15 +1,16 @@
-"""Does a service answer? Only a real completion counts."""
+"""Readiness of a service, for which only a real completion counts."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from tessera.api.meta import Condition
 from tessera.api.reasons import Progressing, Ready, StatusVerdict
+from tessera.api.text import counted
 from tessera.domain.observed.snapshot import ObservedService, Pod, ProbeResult, Snapshot
 
-# A service that finished no request for so long is asked again.
+# How long after a completion an idle service is probed again.
 IDLE_PROBE_INTERVAL = timedelta(minutes=5)
-# After a failure it is asked again this soon.
+# How long after a failure it is probed again.
 FAILED_PROBE_INTERVAL = timedelta(seconds=5)
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
@@ -21,32 +22,30 @@ def assess_readiness(
     pods: Sequence[Pod],
     failure: StatusVerdict[Progressing] | None = None,
 ) -> StatusVerdict[Ready]:
-    """Judge a placed service by its replicas and its last answer.
+    """Judge a placed service by its replicas and its last completion.
 
-    Once answered it stays ready while any replica takes requests, until a completion fails.
-    `trouble` is why replicas do not come up.
+    After one success it stays ready until a completion fails or no replica is ready. `failure` is
+    why replicas do not start.
     """
     if desired == 0:
         return StatusVerdict(Ready.SCALED_TO_ZERO, "spec.replicas is 0")
     if not any(pod.takes_requests for pod in pods):
         cause = f"; {failure.reason}: {failure.message}" if failure is not None else ""
         return StatusVerdict(
-            Ready.NO_REPLICA_READY, f"0 of {desired} replicas take requests{cause}"
+            Ready.NO_REPLICA_READY, f"0 of {counted(desired, 'replica')} ready{cause}"
         )
     probe = _current_probe(snapshot, service)
     if probe is not None and probe.problem is not None:
         return StatusVerdict(Ready.COMPLETION_FAILED, probe.problem)
     if probe is not None or was_ready(service):
         return StatusVerdict(
-            Ready.COMPLETION_SUCCEEDED, "a one-token completion through the Service was answered"
+            Ready.COMPLETION_SUCCEEDED, "a one-token completion through the Service succeeded"
         )
-    return StatusVerdict(
-        Ready.PROBE_PENDING, "a first completion through the Service was asked for"
-    )
+    return StatusVerdict(Ready.PROBE_PENDING, "a first completion through the Service is pending")
 
 
 def must_probe(snapshot: Snapshot, service: ObservedService, pods: Sequence[Pod]) -> bool:
-    """Is it time to ask the service for a token?"""
+    """Tell whether a completion is due."""
     if not any(pod.takes_requests for pod in pods):
         return False
     probe = _current_probe(snapshot, service)
@@ -60,8 +59,7 @@ def must_probe(snapshot: Snapshot, service: ObservedService, pods: Sequence[Pod]
 
 
 def next_probe_at(snapshot: Snapshot, service: ObservedService) -> datetime:
-    """Until when a service that need not be asked now need not be, as long as its replicas, its
-    status and its last answer stay the same."""
+    """Return when the next completion is due, if replicas, status and last result stay the same."""
     probe = snapshot.probe_results.get(service.ref)
     if probe is None:
         return _NEVER
@@ -69,13 +67,13 @@ def next_probe_at(snapshot: Snapshot, service: ObservedService) -> datetime:
 
 
 def was_ready(service: ObservedService) -> bool:
-    """Its status says that it is ready."""
+    """Tell whether the status says Ready."""
     condition = _ready_condition(service)
     return condition is not None and condition.status == "True"
 
 
 def _current_probe(snapshot: Snapshot, service: ObservedService) -> ProbeResult | None:
-    """The last answer, unless the service was down since."""
+    """Return the last result, unless the service was not ready since."""
     probe = snapshot.probe_results.get(service.ref)
     condition = _ready_condition(service)
     if probe is None or condition is None or condition.status == "True":

@@ -1,19 +1,17 @@
-"""Engines that hold requests and work on none of them.
+"""Engines that hold requests and make no progress.
 
-A frozen engine passes every probe: `/health` only says that its process is there, and its gauges
-stand still at whatever they showed. What cannot be explained otherwise is a request in flight, as
-the API server in front of the engine counts it, while the engine counts no step. Four things look
-alike and are none:
+A frozen engine passes every probe: `/health` only tells that its process exists, and its gauges
+keep their last values. The sign of a stall is a request in flight, as counted by vLLM's API server,
+while the engine counts no step. Four situations look like a stall and are none:
 
-- A long prompt. Steps that only read a prompt give out no token and are not counted, so an engine
-  gets the time that it may need for the longest prompt of all, and more.
-- A first request. Kernels may be compiled for it, so an engine that never took a step gets longer.
-- A slow reader. Its answer is ready and waits for the client, so the request is in flight although
-  the engine is idle. Who is suspected is therefore asked for a token: a healthy engine answers,
-  counts a step, and is suspected no more.
-- One that is asleep, starting or draining. It is not looked at.
+- A long prompt. Steps that only process a prompt emit no token and are not counted, so an engine
+  gets more than the time that the longest possible prompt needs.
+- A first request. Kernels may be compiled for it, so an engine without any step gets longer.
+- A slow client. Its response is ready, so the request is in flight although the engine is idle. A
+  suspect is therefore asked for one token: a healthy engine answers, counts a step, and is cleared.
+- An engine that is asleep, starting or draining. It is not inspected.
 
-Nothing here is lost by a restart but time: the watch begins anew, and what was replaced last stands
+A restart of the operator loses only time: observation starts again, and the last replacement stands
 in the status.
 """
 
@@ -22,6 +20,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from tessera.api.text import counted
 from tessera.domain.observed.snapshot import (
     EngineReading,
     InFlight,
@@ -32,31 +31,31 @@ from tessera.domain.observed.snapshot import (
 from tessera.domain.scaling.load import MAX_READING_AGE
 from tessera.domain.sizing.sizing import ReplicaFit
 
-# From one replacement of a service to the next: what stalls all its replicas, a prompt or a
-# driver, is not cured by new ones, and each of them loads the model again.
+# At most one replacement per service in this time: a prompt or a driver that stalls all replicas
+# stalls new ones too, and each of them loads the model again.
 REPLACEMENT_INTERVAL = timedelta(minutes=10)
-# So many times the patience for an engine that has not taken a step yet.
+# Factor on the stall timeout of an engine without any step.
 _FIRST_STEP_FACTOR = 5
-# The performance model may be so much too fast about reading a prompt.
+# Factor by which the performance model may underestimate the time of a prompt.
 _PREFILL_MARGIN = 4
-# An engine whose count stands still is asked so many times within its patience.
+# How often an engine without progress is checked within its stall timeout.
 _CHECKS_PER_TIMEOUT = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineProgress:
-    """What was seen of an engine since its count of steps last changed."""
+    """What was observed of an engine since its step count last changed."""
 
     steps: float
     since: datetime
-    """When this count was scraped first."""
+    """When this count was first scraped."""
     busy_since: datetime | None = None
-    """Since when every look has found requests in it; None when the last one found none."""
+    """Since when every check found requests in flight; None if the last one found none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replacement:
-    """A replica that is deleted, so that its Deployment makes another."""
+    """A replica that is deleted, so that its Deployment creates another."""
 
     pod: Ref
     uid: str
@@ -66,16 +65,16 @@ class Replacement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stall:
-    """What is done about an engine that stands still; empty when none does."""
+    """The reaction to a stalled engine; empty without one."""
 
     replacement: Replacement | None = None
     blocker: str | None = None
-    """A replica is stalled and may not be replaced yet: the sentence says why."""
+    """Why a stalled replica may not be replaced yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """A replica whose engine may stand still: it is asked for its requests in flight."""
+    """A replica whose engine may be stalled and is asked for its requests in flight."""
 
     service: ObservedService
     pod: Pod
@@ -83,7 +82,7 @@ class Suspect:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
-    """What a turn finds of the engines of one service."""
+    """The result of inspecting the engines of one service."""
 
     engine_progress: Mapping[Ref, EngineProgress] = field(default_factory=dict)
     suspects: tuple[Suspect, ...] = ()
@@ -92,18 +91,18 @@ class Inspection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineWatch:
-    """What is known of the engines of the fleet, and how long one of them may take no step."""
+    """Observations of all engines, and how long one may make no step."""
 
     at: datetime
     readings: Mapping[Ref, EngineReading]
     in_flight: Mapping[Ref, InFlight]
     progress: Mapping[Ref, EngineProgress]
-    """What the last cycle knew."""
+    """The progress known to the last cycle."""
     stall_timeout: timedelta
 
     @property
     def is_empty(self) -> bool:
-        """Nothing was read of any engine, now or before."""
+        """Whether nothing is known of any engine."""
         return not (self.progress or self.readings)
 
 
@@ -116,7 +115,7 @@ def inspect_engines(
     draining: Collection[Ref],
     min_replicas: int,
 ) -> Inspection:
-    """Watch the replicas of the chosen variant, and name the one to replace, if any."""
+    """Inspect the replicas of the chosen variant, and name the one to replace, if any."""
     progress_by_pod: dict[Ref, EngineProgress] = {}
     suspects: list[Suspect] = []
     stalled: list[tuple[datetime, Ref, Pod]] = []
@@ -149,7 +148,7 @@ def inspect_engines(
 def updated_progress(
     previous: EngineProgress | None, reading: EngineReading | None, load: InFlight | None
 ) -> EngineProgress | None:
-    """What is known after another look; a missing reading changes nothing."""
+    """Update the progress of an engine; a missing reading changes nothing."""
     progress = previous
     if reading is not None and (previous is None or reading.steps != previous.steps):
         progress = EngineProgress(steps=reading.steps, since=reading.scraped_at)
@@ -165,17 +164,15 @@ def updated_progress(
 
 
 def stall_timeout_for(fit: ReplicaFit, progress: EngineProgress, timeout: timedelta) -> timedelta:
-    """How long this engine may take no step although it holds requests."""
+    """Return how long this engine may make no step while it holds requests."""
     if progress.steps == 0:
         timeout *= _FIRST_STEP_FACTOR
     return max(timeout, _PREFILL_MARGIN * max_prefill_time(fit))
 
 
 def max_prefill_time(fit: ReplicaFit) -> timedelta:
-    """The time to read a prompt that fills the whole context, in steps as large as allowed.
-
-    Rather too long: each step is taken as slow as the last one, which attends to all before it.
-    """
+    """Return an upper bound of the time to prefill a prompt of the maximum length."""
+    # Every step counts as the last one, which attends to the whole prompt.
     max_tokens, chunk = fit.max_model_len, fit.limits.max_num_batched_tokens
     last_step_seconds = fit.step.seconds(
         decoding=0,
@@ -187,7 +184,7 @@ def max_prefill_time(fit: ReplicaFit) -> timedelta:
 
 
 def _idle_since(progress: EngineProgress) -> datetime:
-    """From when on the engine had something to do and took no step."""
+    """Return since when the engine had requests and made no step."""
     return max(progress.since, progress.busy_since or progress.since)
 
 
@@ -198,8 +195,7 @@ def _is_stalled(
     timeout: timedelta,
     now: datetime,
 ) -> bool:
-    """By a scrape that is so much younger than the first one, so that slow scrapes prove nothing,
-    and a look that is not much older."""
+    # Compare scrapes with each other, not with the clock, so that slow scrapes prove nothing.
     if progress.busy_since is None or load is None:
         return False
     return (
@@ -210,7 +206,7 @@ def _is_stalled(
 def _is_check_due(
     progress: EngineProgress, load: InFlight | None, timeout: timedelta, now: datetime
 ) -> bool:
-    """Engines with requests in them are asked more often."""
+    """Tell whether a check is due; engines with requests are checked more often."""
     interval = timeout / _CHECKS_PER_TIMEOUT
     if progress.busy_since is not None:
         interval = min(interval / 3, MAX_READING_AGE / 3)
@@ -225,13 +221,9 @@ def _judge_stall(
     pods: Sequence[Pod],
     min_replicas: int,
 ) -> Stall:
-    """Replace it, or say why not yet.
-
-    A false alarm that comes again and again must not empty a service, so beside the one that goes
-    all others of the floor have to take requests.
-    """
+    """Replace the replica, or say why not yet."""
     observation = (
-        f"{pod.ref.name} holds requests, and its engine took no step since "
+        f"{pod.ref.name} holds requests, and its engine made no step since "
         f"{since:%Y-%m-%dT%H:%M:%SZ}"
     )
     last_replacement = service.status.replacement
@@ -243,18 +235,21 @@ def _judge_stall(
     if last_replacement is not None and watch.at - last_replacement.at < REPLACEMENT_INTERVAL:
         return Stall(
             blocker=(
-                f"{observation}; {last_replacement.pod} was replaced before, and the next one may "
-                f"be from {last_replacement.at + REPLACEMENT_INTERVAL:%H:%M:%SZ} on"
+                f"{observation}; {last_replacement.pod} was replaced recently, the next "
+                "replacement is allowed from "
+                f"{last_replacement.at + REPLACEMENT_INTERVAL:%H:%M:%SZ}"
             ),
         )
+    # A recurring false alarm must not empty a service: minReplicas stay ready beside this one.
     ready_peers = sum(other.takes_requests for other in pods if other.uid != pod.uid)
     if ready_peers < min_replicas - 1:
         return Stall(
             blocker=(
-                f"{observation}; it is replaced once {min_replicas - 1} others take requests, now "
-                f"{ready_peers} do"
+                f"{observation}; it is replaced with at least "
+                f"{counted(min_replicas - 1, 'other replica')} "
+                f"ready, now {ready_peers}"
             )
         )
     at = watch.at.replace(microsecond=0)
-    message = f"{observation}: it is replaced ({watch.in_flight[pod.ref].requests} in flight)"
+    message = f"{observation}; replaced with {watch.in_flight[pod.ref].requests} requests in flight"
     return Stall(replacement=Replacement(pod=pod.ref, uid=pod.uid, at=at, message=message))

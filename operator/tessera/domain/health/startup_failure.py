@@ -1,9 +1,8 @@
-"""Why replicas of a service do not come up, with the words of whoever refused.
+"""Why replicas of a service do not start, in the words of the component that reports it.
 
-Kubernetes tells it in five places: a container that waits, the exit of its last run, the node that
-is missing, the object that was refused, and the Deployment whose pods are refused. The message of
-the condition is what stands there, word by word: it is what the user will search for. Where the way
-out is known, it comes first.
+Kubernetes reports it in five places: a waiting container, the exit of its last run, a missing node,
+a rejected object, and a Deployment whose pods are rejected. The condition repeats that message
+verbatim, since users search for it. A known remedy comes first.
 """
 
 import re
@@ -16,28 +15,28 @@ from tessera.domain.observed.snapshot import ContainerExit, Pod, Workload
 _IMAGE_REASONS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName")
 _CREATION_REASONS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 _OUT_OF_MEMORY = "OOMKilled"
-# vLLM's parser ends with 2, everything that it finds wrong after parsing with 1.
+# vLLM's argument parser exits with 2, errors after parsing with 1.
 _EXIT_REASONS = {1: Progressing.ENGINE_START_FAILED, 2: Progressing.INVALID_ENGINE_ARGUMENTS}
-# How the admission plugins of Kubernetes begin; they give no other sign of who they are.
+# Phrases of admission plugins, which identify themselves by no other sign.
 _REFUSALS = (
     ("exceeded quota", Progressing.QUOTA_EXCEEDED),
     ("violates PodSecurity", Progressing.POD_SECURITY_VIOLATION),
 )
-# A condition holds 2,048 characters; of a log the end counts.
+# The end of a log that fits into a condition of 2,048 characters.
 _MAX_LOG_LENGTH = 1500
-# As requests and httpx say that the hub gave no access.
+# How requests and httpx report that the hub denied access.
 _ACCESS_DENIED = re.compile(
     r"\b(40[13])\b[\s\S]{0,60}?(?:client error|unauthorized|forbidden)|client error '?(40[13])",
     re.IGNORECASE,
 )
-# As huggingface_hub says it, with or without the number.
+# How huggingface_hub reports it, with or without the status code.
 _GATED = re.compile(r"gated ?repo", re.IGNORECASE)
 
 
 def startup_failure(
     spec: InferenceServiceSpec | None, pods: Sequence[Pod], workload: Workload | None
 ) -> StatusVerdict[Progressing] | None:
-    """The first replica that does not come up; without one, why none can be created."""
+    """Return why the first replica fails to start, or why none can be created."""
     for pod in pods:
         if (
             not (pod.terminating or pod.containers_ready)
@@ -111,7 +110,7 @@ def _pod_failure(spec: InferenceServiceSpec | None, pod: Pod) -> StatusVerdict[P
 def _exit_reason(
     spec: InferenceServiceSpec | None, container_exit: ContainerExit
 ) -> tuple[Progressing, str | None]:
-    """The kernel knows best why it killed; what the hub refuses ends engines with any code."""
+    """Return the reason of an exit: the kernel's, the hub's, or by exit code."""
     if container_exit.reason == _OUT_OF_MEMORY:
         return Progressing.OOM_KILLED, None
     if (

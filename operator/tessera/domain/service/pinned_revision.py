@@ -1,8 +1,8 @@
-"""Which weights does a service load? The commit that its revision meant when it was asked.
+"""The commit of a model revision, resolved once and pinned.
 
-A hub is asked once: for a new service, after a change of the model, and when the annotation
-`tessera.dev/update` asks. Until it has answered, or could not, the Deployment is left as it is;
-what came of it then stays, also when the hub is back, since another revision would roll the pods.
+The hub is asked for a new service, after a change of the model, and on the annotation
+`tessera.dev/update`. Until it responds or fails, the Deployment stays unchanged; the result then
+stays too, also when the hub is back, since another revision would roll the pods.
 """
 
 import re
@@ -23,11 +23,11 @@ _MAX_MESSAGE_LENGTH = 1024
 
 @dataclass(frozen=True, slots=True)
 class PinnedRevision:
-    """Which weights, as the status says it; None where there is no revision, as on a claim."""
+    """The pinned commit as in the status; None for models without revisions."""
 
     status: ModelStatus | None = None
     query: RevisionQuery | None = None
-    """What has to be asked before anything is made."""
+    """The query that comes before any Deployment."""
 
 
 def pin_revision(
@@ -36,7 +36,7 @@ def pin_revision(
     workload: Workload | None,
     resolutions: Mapping[RevisionQuery, Resolution] | None,
 ) -> PinnedRevision:
-    """Keep what is pinned, or pin what the hub said."""
+    """Return the pinned revision, or pin the hub's resolution."""
     recorded, revision = service.status.model, spec.model.revision
     if not spec.model.uri.startswith(_HUB):
         return PinnedRevision()
@@ -59,7 +59,7 @@ def pin_revision(
     query = RevisionQuery(repository, revision or _DEFAULT_BRANCH, service.update)
     if (resolution := resolutions.get(query)) is not None:
         return PinnedRevision(_resolved_status(service, spec, current, resolution))
-    message = f"the hub is asked which commit {query.revision} means"
+    message = f"resolving revision {query.revision}"
     pending_status = (
         _model_status(service, spec, RevisionReason.RESOLVING_REVISION, message)
         if workload is None
@@ -71,7 +71,7 @@ def pin_revision(
 def pinned_spec(
     spec: InferenceServiceSpec, pinned_revision: PinnedRevision
 ) -> InferenceServiceSpec:
-    """The spec with the commit as its revision."""
+    """Return the spec with the commit as its revision."""
     if pinned_revision.status is None or pinned_revision.status.revision is None:
         return spec
     model = spec.model.model_copy(update={"revision": pinned_revision.status.revision})
@@ -81,7 +81,7 @@ def pinned_spec(
 def _recorded_for_spec(
     spec: InferenceServiceSpec, recorded: ModelStatus | None
 ) -> ModelStatus | None:
-    """What was found out for the model as the spec names it."""
+    """Return the recorded status if it is of the same model and revision."""
     if recorded is None or recorded.reason is None:
         return None
     same = (recorded.uri, recorded.asked) == (spec.model.uri, spec.model.revision)
@@ -91,7 +91,7 @@ def _recorded_for_spec(
 def _status_without_query(
     service: ObservedService, spec: InferenceServiceSpec, workload: Workload | None
 ) -> ModelStatus | None:
-    """What no hub need be asked for."""
+    """Return the status where no hub is needed."""
     revision = spec.model.revision
     if revision is not None and _COMMIT.fullmatch(revision):
         message = f"{spec.model.uri} at {revision}"
@@ -108,7 +108,7 @@ def _resolved_status(
     current: ModelStatus | None,
     resolution: Resolution,
 ) -> ModelStatus:
-    """A hub that could not say leaves what was pinned before for the same revision."""
+    """Return the status after a resolution; a failed one keeps the pinned commit."""
     if resolution.commit is None and current is not None and current.revision is not None:
         message = f"{resolution.message}; the commit stays {current.revision}"
         return _model_status(service, spec, resolution.reason, message, current.revision)
@@ -124,7 +124,7 @@ def _unpinned_message(spec: InferenceServiceSpec) -> str:
     return (
         f"spec.model.revision {revision} is used as given"
         if revision
-        else "the hub's default branch is used, and may change between two starts"
+        else "the default branch is used, which may change between two starts"
     )
 
 

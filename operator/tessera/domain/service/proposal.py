@@ -1,4 +1,4 @@
-"""What each service would get if money were no object: its hardware, and how many replicas."""
+"""Proposals: hardware and replica count of each service before budgets."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -26,7 +26,7 @@ from tessera.domain.scaling.autoscale import ScaleDecision, ScalingHistory, Time
 from tessera.domain.scaling.load import load_of
 from tessera.domain.service.model_files import Preparation, prepare_model
 
-# Devices that services hold, by pool and resource.
+# Devices of services, by pool and resource.
 AllocatedDevices = Counter[tuple[str, str]]
 
 
@@ -35,7 +35,7 @@ _DEFAULT_SCALING = ScalingSpec()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CurrentObjects:
-    """What a service has now."""
+    """Existing objects of a service."""
 
     pods: tuple[Pod, ...] = ()
     workloads: tuple[Workload, ...] = ()
@@ -47,7 +47,7 @@ class CurrentObjects:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proposal:
-    """What a service would get if money were no object."""
+    """Hardware and replica count of a service before budgets."""
 
     service: ObservedService
     objects: CurrentObjects
@@ -58,7 +58,7 @@ class Proposal:
 
 
 class UnsortedObjects(NamedTuple):
-    """What a service has, in the order in which it was seen."""
+    """Existing objects of a service, in the order of the snapshot."""
 
     pods: list[Pod]
     workloads: list[Workload]
@@ -80,7 +80,7 @@ def objects_by_service(
     nodes: Sequence[Node],
     model_jobs: Sequence[ObservedModelJob],
 ) -> Mapping[Ref, UnsortedObjects]:
-    """What each service has now."""
+    """Return the existing objects of each service."""
     objects_by_ref = {service.ref: UnsortedObjects([], [], []) for service in services}
     ready_nodes = {node.name for node in nodes if node.kubelet_ready}
     for pod in pods:
@@ -98,8 +98,8 @@ def objects_by_service(
 
 
 def _is_stuck(pod: Pod, ready_nodes: Collection[str]) -> bool:
-    """A pod that ends on a node that does not answer may do so for ever: it is no replica any more,
-    and what it held is not offered to others either."""
+    """Tell whether a pod terminates on a dead node, where it may stay for ever."""
+    # It is no replica any more, and its device is not offered to others either.
     return pod.terminating and pod.node is not None and pod.node not in ready_nodes
 
 
@@ -155,7 +155,7 @@ def _propose(
     )
     warning = unchecked_flags_warning(spec)
     accepted = (
-        StatusVerdict(Accepted.VALID, "the spec can be carried out")
+        StatusVerdict(Accepted.VALID, "the spec is valid")
         if warning is None
         else StatusVerdict(Accepted.FLAGS_UNCHECKED, warning)
     )
@@ -211,7 +211,7 @@ def _unchanged_proposal(
     accepted: StatusVerdict[Accepted],
     history: ScalingHistory,
 ) -> Proposal:
-    """Nothing is decided, so whatever runs goes on as it is."""
+    """Return a proposal that leaves everything unchanged."""
     return Proposal(
         service=service,
         objects=objects,
@@ -224,7 +224,7 @@ def _unchanged_proposal(
         scale=ScaleDecision(
             replicas=objects.workloads[0].replicas if objects.workloads else 0,
             reason=ScalingReason.NOT_PLACED,
-            message="what runs is left as it is",
+            message="existing replicas stay unchanged",
             history=history,
         ),
     )
@@ -256,18 +256,18 @@ def allocated_replicas(proposal: Proposal) -> int:
 
 
 def pods_of_variant(pods: Sequence[Pod], choice: HardwareChoice) -> Sequence[Pod]:
-    """The replicas on the chosen hardware."""
+    """Return the replicas on the chosen hardware."""
     variant = choice.variant  # a name put together each time it is asked for
     return [pod for pod in pods if pod.variant == variant]
 
 
 def scaling_of(spec: InferenceServiceSpec) -> ScalingSpec:
-    """The autoscaler's bounds and goals; without any in the spec the defaults."""
+    """Return the scaling policy of a spec, or the default."""
     return spec.scaling or _DEFAULT_SCALING
 
 
 def history_from_status(status: InferenceServiceStatus) -> ScalingHistory:
-    """What an earlier leader wrote down for its successor."""
+    """Return the history that an earlier leader wrote into the status."""
     if status.scaling is None:
         return ScalingHistory()
     return ScalingHistory(

@@ -1,4 +1,4 @@
-"""The drafts of all services, in the order in which they choose their hardware."""
+"""The proposals of all services, in the order in which they choose hardware."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,22 +35,22 @@ from tessera.domain.service.proposal import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _CachedProposal:
-    """A draft, and all that it was made of."""
+    """A proposal with its inputs."""
 
     service: ObservedService
     proposal: Proposal
     views: Sequence[PoolView]
     readings: tuple[PodReading | None, ...]
     valid_until: datetime | None
-    """From then on time alone may change it."""
+    """From then on the time alone may change it."""
 
 
 class ProposalCache:
-    """What earlier turns found, by the identity of what it was made of."""
+    """Proposals of earlier cycles by the identity of their inputs."""
 
     def __init__(self) -> None:
         self.planned_at: datetime | None = None
-        """When the last plan was made."""
+        """The time of the last plan."""
         self.with_known_shapes = LastCallCache(self._with_known_shapes)
         self.current_objects = LastCallCache(self._current_objects)
         self.in_choice_order = LastCallCache(_in_choice_order)
@@ -61,7 +61,7 @@ class ProposalCache:
     def _with_known_shapes(
         self, services: tuple[ObservedService, ...]
     ) -> tuple[ObservedService, ...]:
-        """With the shapes that were read; a service that did not change is the same object."""
+        """Add known shapes; an unchanged service stays the same object."""
         previous = self._services
         self._services = {
             service.ref: previous[service.ref]
@@ -102,7 +102,7 @@ def propose_all(
     allocated: AllocatedDevices,
     cache: ProposalCache,
 ) -> Mapping[Ref, Proposal]:
-    """In the order in which they choose."""
+    """Propose for all services, in the order in which they choose hardware."""
     objects_by_ref = cache.current_objects(
         snapshot.services, snapshot.pods, snapshot.workloads, snapshot.nodes, snapshot.model_jobs
     )
@@ -154,7 +154,7 @@ def _is_valid(
 
 
 def _valid_until(snapshot: Snapshot, proposal: Proposal) -> datetime | None:
-    """How long equal input makes the same draft; no time where others' devices count too."""
+    """Return until when equal inputs give an equal proposal; now if other services matter."""
     choice, workloads = proposal.placement.choice, proposal.objects.workloads
     if proposal.accepted.reason is Accepted.INTERNAL_ERROR:
         return snapshot.at
@@ -174,7 +174,7 @@ def _scaling_history(
     entry: _CachedProposal | None,
     cache: ProposalCache,
 ) -> ScalingHistory:
-    """What is remembered; while a draft was kept, its last wish was repeated until now."""
+    """Return the history; a cached proposal repeated its last recommendation until now."""
     history = known_history or history_from_status(service.status)
     if entry is None or cache.planned_at is None or history is not entry.proposal.scale.history:
         return history

@@ -1,8 +1,8 @@
-"""By what are a service's replicas made besides its spec? Upgrades leave what runs alone.
+"""The pod template version of a service, which upgrades of Tessera leave alone.
 
-The recipe is chosen anew only where the pods are made anew anyway: for a new Deployment, after a
-change of what shapes them, or when the annotation `tessera.dev/update` asks. What a newer Tessera
-would fill in differently (defaults, planned numbers) waits for the same moment.
+A newer version is taken only when pods are recreated anyway: for a new Deployment, after a change
+of the fields that shape them, or on the annotation `tessera.dev/update`. Defaults and planned
+numbers of a newer Tessera wait for the same moment.
 """
 
 import hashlib
@@ -22,22 +22,23 @@ from tessera.api.recipe import (
     PodTemplateVersion,
     PodTemplateVersionStatus,
 )
+from tessera.api.text import counted
 from tessera.domain.names import UPDATE_ANNOTATION
 from tessera.domain.observed.snapshot import ObservedService, Workload
 from tessera.domain.placement.placement import HardwareChoice
 
-# Parts of the spec that shape the pods. The others decide where and how many, and who waits; of
-# `precision` counts what was chosen.
+# Fields of the spec that shape the pods. The others decide placement and count; of `precision` the
+# chosen variant counts.
 _TEMPLATE_FIELDS = ("model", "slo", "context", "engine", "drain", "pod_template")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TemplateDecision:
-    """How the replicas of a service are made."""
+    """The pod template version of a service."""
 
     record: PodTemplateVersionStatus
     choice: HardwareChoice
-    """The choice with the numbers as they were planned when the replicas were made."""
+    """The choice with the numbers planned when the replicas were created."""
     verdict: StatusVerdict[UpdateAvailable]
 
     @property
@@ -52,7 +53,7 @@ def decide_template(
     choice: HardwareChoice,
     workload: Workload | None,
 ) -> TemplateDecision:
-    """Keep what made the pods of `workload`, or take the newest if they are made anew anyway."""
+    """Return the version of the pods of `workload`, or the newest if they are recreated anyway."""
     newest = _newest_template(available, service, spec, choice)
     record = _recorded_template(service, newest) if workload is not None else newest
     if record.shape != newest.shape or is_update_requested(service, record.update):
@@ -70,14 +71,14 @@ def decide_template(
 
 
 def is_update_requested(service: ObservedService, applied_update: str | None) -> bool:
-    """The annotation asks for an update that was not given yet; taking it away asks for nothing."""
+    """Tell whether the annotation has a new value; removing it requests nothing."""
     return service.update is not None and service.update != applied_update
 
 
 def spec_with_defaults(
     spec: InferenceServiceSpec, defaults: EffectiveValues
 ) -> InferenceServiceSpec:
-    """The spec with the defaults as they stood when the replicas were made."""
+    """Return the spec with the defaults of the time when the replicas were created."""
     engine = spec.engine.model_copy(update={"version": defaults.engine_version})
     drain = spec.drain.model_copy(update={"timeout": defaults.drain_timeout})
     return spec.model_copy(update={"engine": engine, "drain": drain})
@@ -126,8 +127,11 @@ def _newest_template(
 def _recorded_template(
     service: ObservedService, newest: PodTemplateVersionStatus
 ) -> PodTemplateVersionStatus:
-    """What the status says. One that says where the service runs, but not by what it was made, is
-    older than recipes; one that says nothing was lost right after the Deployment was made."""
+    """Return the version in the status.
+
+    A status with a variant but no version is older than versions; one without both was lost right
+    after the Deployment was created.
+    """
     if service.status.recipe is not None:
         return service.status.recipe
     if service.status.variant is None:
@@ -137,8 +141,7 @@ def _recorded_template(
 
 
 def _template_digest(spec: InferenceServiceSpec, choice: HardwareChoice) -> str:
-    """Digest of what the user wrote and where it was placed, so that a default of a newer Tessera
-    is no change."""
+    """Return a digest of set fields and placement, to which new defaults are no change."""
     hardware, offer = choice.fit.hardware, choice.offer
     template_inputs: dict[str, Any] = spec.model_dump(
         mode="json",
@@ -168,26 +171,25 @@ def _verdict(
     if changes := tuple(_changes(record, newest)):
         return StatusVerdict(
             UpdateAvailable.NEW_TEMPLATE_AVAILABLE,
-            f"new replicas would differ in {len(changes)} points ({'; '.join(changes)}); kubectl "
-            f"tessera update {service.ref.name} (the annotation {UPDATE_ANNOTATION}) or a change "
-            f"of {', '.join(f'spec.{to_camel(part)}' for part in _TEMPLATE_FIELDS)} applies it, "
-            "and rolls "
-            "the pods",
+            f"new replicas would differ in {counted(len(changes), 'point')} "
+            f"({'; '.join(changes)}); kubectl tessera update {service.ref.name} (the annotation "
+            f"{UPDATE_ANNOTATION}) or a change of "
+            f"{', '.join(f'spec.{to_camel(part)}' for part in _TEMPLATE_FIELDS)} applies it by a "
+            "rollout",
         )
     if record.instead_of is not None:
         return StatusVerdict(
             UpdateAvailable.DOWNGRADED,
-            f"the replicas were made by builder version {record.instead_of} of a newer Tessera; "
-            "this "
-            f"one knows {newest.builder} at most, and made them anew by that",
+            f"builder version {record.instead_of} of a newer Tessera is unknown to this one; the "
+            f"replicas were recreated by version {newest.builder}",
         )
     return StatusVerdict(
-        UpdateAvailable.UP_TO_DATE, f"the replicas are made by builder version {record.builder}"
+        UpdateAvailable.UP_TO_DATE, f"the replicas have builder version {record.builder}"
     )
 
 
 def _changes(record: PodTemplateVersionStatus, newest: PodTemplateVersionStatus) -> Iterator[str]:
-    """What new replicas would have. Of the platform only names: an address may hold a password."""
+    """Yield the differences of new replicas; of the platform only names, without secrets."""
     if record.builder != newest.builder:
         yield f"builder version {newest.builder} instead of {record.builder}"
     for field, _, _ in _differences(record.platform, newest.platform):

@@ -1,4 +1,4 @@
-"""Plan -> the statuses of services and pools, with the times of what did not change kept."""
+"""The status of services and pools from the plan."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -28,6 +28,7 @@ from tessera.api.reasons import (
     UpdateAvailable,
     WithinBudget,
 )
+from tessera.api.text import counted
 from tessera.domain.budget.budgets import BudgetView
 from tessera.domain.hardware.pools import PoolView, format_devices
 from tessera.domain.health.readiness import assess_readiness
@@ -44,7 +45,7 @@ from tessera.domain.speed.measurements import corrected_rate
 
 _MAX_MESSAGE_LENGTH = 2048
 _UNMANAGED = StatusVerdict(
-    LayoutReady.NOT_MANAGED, "spec.mig is not set: slices are taken as they are cut, 0 are planned"
+    LayoutReady.NOT_MANAGED, "spec.mig is not set: existing slices are used, 0 are planned"
 )
 
 
@@ -54,7 +55,7 @@ def service_status(
     budget_view: BudgetView | None,
     problem: str | None,
 ) -> InferenceServiceStatus:
-    """The status of one service; `problem` is what the API server refused in this turn."""
+    """Return the status of a service; `problem` is an error of the API server in this cycle."""
     service, previous = service_plan.service, service_plan.service.status
     verdicts: dict[str, StatusVerdict[StatusReason]] = {
         "Accepted": service_plan.accepted,
@@ -90,7 +91,7 @@ def service_status(
 
 
 def pool_status(view: PoolView, orders: PoolActions | None, at: datetime) -> AcceleratorPoolStatus:
-    """The status of one pool; the orders are those for its layouts, if Tessera cuts its GPUs."""
+    """Return the status of a pool, with the actions for its layouts if Tessera plans them."""
     pool = view.pool
     verdicts: dict[str, StatusVerdict[StatusReason]] = {
         "Accepted": view.accepted,
@@ -118,7 +119,7 @@ def conditions(
     generation: int,
     at: datetime,
 ) -> tuple[Condition, ...]:
-    """Verdicts as conditions; one whose status did not change keeps its time."""
+    """Return conditions; lastTransitionTime stays while the status does."""
     before = {condition.type: condition for condition in previous}
     updated = []
     for condition_type, verdict in verdicts.items():
@@ -160,9 +161,10 @@ def _placed(service_plan: ServicePlan) -> StatusVerdict[PlacementReason]:
     pool = service_plan.choice.offer.pool
     return StatusVerdict(
         PlacementReason.UNSCHEDULABLE,
-        f"spec.placement.pools: {len(stuck)} of {service_plan.scale.replicas} replicas find no "
-        "free "
-        f"{service_plan.choice.fit.hardware.name} in {pool}: {stuck[0].unschedulable}",
+        f"spec.placement.pools: {len(stuck)} of {counted(service_plan.scale.replicas, 'replica')} "
+        f"unschedulable, no free {service_plan.choice.fit.hardware.name} in "
+        f"AcceleratorPool/{pool}: "
+        f"{stuck[0].unschedulable}",
     )
 
 
@@ -170,7 +172,7 @@ def _progressing(service_plan: ServicePlan, problem: str | None) -> StatusVerdic
     if problem is not None:
         return StatusVerdict(Progressing.APPLY_FAILED, problem)
     if service_plan.choice is None:
-        return StatusVerdict(Progressing.NOT_PLACED, "what runs is left as it is")
+        return StatusVerdict(Progressing.NOT_PLACED, "existing replicas stay unchanged")
     spec, preparation = service_plan.service.spec, service_plan.preparation
     desired, complete = service_plan.scale.replicas, _rollout_complete(service_plan)
     failure = (
@@ -183,35 +185,38 @@ def _progressing(service_plan: ServicePlan, problem: str | None) -> StatusVerdic
     if service_plan.drain.draining:
         return StatusVerdict(
             Progressing.DRAINING,
-            f"{len(service_plan.drain.draining)} replicas finish their streams, {desired} stay",
+            f"{counted(len(service_plan.drain.draining), 'replica')} draining, {desired} desired",
         )
     if complete and service_plan.pinned_revision.query is None:
-        return StatusVerdict(Progressing.ROLLOUT_COMPLETE, f"{desired} replicas run as planned")
+        return StatusVerdict(
+            Progressing.ROLLOUT_COMPLETE,
+            f"{counted(desired, 'replica')} ready, with the newest template",
+        )
     return _in_progress(service_plan, service_plan.choice)
 
 
 def _in_progress(service_plan: ServicePlan, choice: HardwareChoice) -> StatusVerdict[Progressing]:
-    """What is awaited while the replicas are not yet as planned."""
+    """Return what a rollout or start waits for."""
     desired, pods = service_plan.scale.replicas, service_plan.pods
     if (query := service_plan.pinned_revision.query) is not None:
         return StatusVerdict(
             Progressing.RESOLVING_REVISION,
-            f"the hub is asked which commit of {query.repository} {query.revision} means",
+            f"resolving revision {query.revision} of {query.repository}",
         )
     strategy = strategy_message(choice, surge=service_plan.surge)
     if is_rolling_out(pods):
         new, old = rollout_progress(pods)
         return StatusVerdict(
             Progressing.ROLLING_OUT,
-            f"{new} of {desired} replicas are new, {old} are old; {strategy}",
+            f"{new} of {counted(desired, 'replica')} updated, {old} old; {strategy}",
         )
     ready_count = sum(pod.takes_requests for pod in pods)
-    summary = f"{desired} wanted, {ready_count} take requests"
+    summary = f"{ready_count} of {counted(desired, 'replica')} ready"
     changed = (
         service_plan.workload is not None and not service_plan.workload.rollout_complete and pods
     )
     return StatusVerdict(
-        Progressing.STARTING, f"{summary}; a change goes out: {strategy}" if changed else summary
+        Progressing.STARTING, f"{summary}; rolling out: {strategy}" if changed else summary
     )
 
 
@@ -223,7 +228,7 @@ def _rollout_complete(service_plan: ServicePlan) -> bool:
 
 
 def _stalled(service_plan: ServicePlan, *, complete: bool) -> StatusVerdict[Progressing] | None:
-    """An engine that stands still, and then, until all is well, the one that was replaced."""
+    """Return a stalled engine, or until the rollout is complete the replaced one."""
     stall, status = service_plan.stall, service_plan.service.status
     message = stall.replacement.message if stall.replacement is not None else stall.blocker
     last = status.replacement
@@ -236,7 +241,7 @@ def _stalled(service_plan: ServicePlan, *, complete: bool) -> StatusVerdict[Prog
 
 
 def _replacement(service_plan: ServicePlan) -> ReplacementStatus | None:
-    """The last one; it is written before the pod is deleted, and stays."""
+    """Return the last replacement, which is written before the pod is deleted."""
     replacement = service_plan.stall.replacement
     if replacement is None:
         return service_plan.service.status.replacement
@@ -258,7 +263,7 @@ def _ready(snapshot: Snapshot, service_plan: ServicePlan) -> StatusVerdict[Ready
 
 def _update_available(service_plan: ServicePlan) -> StatusVerdict[UpdateAvailable]:
     if service_plan.template is None:
-        return StatusVerdict(UpdateAvailable.NOT_PLACED, "what runs is left as it is")
+        return StatusVerdict(UpdateAvailable.NOT_PLACED, "existing replicas stay unchanged")
     return service_plan.template.verdict
 
 
@@ -269,8 +274,7 @@ def _blocker(service_plan: ServicePlan) -> StatusVerdict[Accepted] | StatusVerdi
 
 
 def _model(service_plan: ServicePlan, previous: ModelStatus | None) -> ModelStatus | None:
-    """Which weights, and what else was found out. Before there is a choice nothing that an earlier
-    turn said is lost, and while a hub is asked it speaks of the model that still runs."""
+    """Return weights, shape and cache of the model that runs."""
     if service_plan.preparation is None:
         return previous
     current, pinned = service_plan.preparation.status, service_plan.pinned_revision.status
@@ -315,8 +319,8 @@ def _cost(service_plan: ServicePlan, choice: HardwareChoice) -> CostStatus:
         per_million_tokens=per_million.rounded(4),
         currency=total.currency,
         assumes=(
-            f"each replica gives {throughput:.0f} output tokens a second: "
-            f"{limits.max_num_seqs} requests at a time, {_source(service_plan, choice)}"
+            f"{throughput:.0f} output tokens/s per replica with {limits.max_num_seqs} concurrent "
+            f"requests, {_source(service_plan, choice)}"
         ),
     )
 
@@ -326,7 +330,7 @@ def _source(service_plan: ServicePlan, choice: HardwareChoice) -> SpeedSource:
 
 
 def _scaling(service_plan: ServicePlan, previous: ScalingStatus | None) -> ScalingStatus:
-    """Written only with a decision: as long as number and reason stay, so does the text."""
+    """Return the last decision; its message changes only with count or reason."""
     scale = service_plan.scale
     if previous and (previous.desired_replicas, previous.reason) == (scale.replicas, scale.reason):
         return previous
