@@ -107,7 +107,7 @@ bench-batch: .venv/made ## CPU time, memory and losses of the batch runner, kill
 
 .PHONY: bench-sim
 bench-sim: .venv/made ## Memory and speed of the look-alike engine.
-	@$(RUN) -m tessera_lab.sim.bench
+	@$(RUN) -m tessera_lab.sim.self_benchmark
 
 .PHONY: bench-engine
 bench-engine: .venv/made ## The engine's state machine on a day of a million requests, and the errors of predicted speeds.

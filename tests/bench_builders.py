@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from tessera_lab.load.answers import BenchResponse
-from tessera_lab.load.counters import MetricsSnapshot
-from tessera_lab.load.figures import LoadMeasurement
-from tessera_lab.load.jobs import BenchRequest
+from tessera_lab.load.engine_metrics import MetricsSnapshot
+from tessera_lab.load.load_metrics import LoadMeasurement
+from tessera_lab.load.requests import BenchRequest
+from tessera_lab.load.responses import BenchResponse
 
 
 def a_job(number: int = 0, *, inputs: int = 100, outputs: int = 5) -> BenchRequest:

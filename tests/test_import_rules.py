@@ -36,7 +36,7 @@ PLANTED = {
     "Certificates are made in one adapter": ("controller/certificates.py", "import cryptography"),
     "The product does without the lab": ("domain/money.py", "import tessera_lab.engine"),
     "The lab's data flows one way": (
-        "../tessera_lab/load/answers.py",
+        "../tessera_lab/load/responses.py",
         "import tessera_lab.sim.text",
     ),
     "The lab stands on domain and api": (

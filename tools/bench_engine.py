@@ -23,7 +23,7 @@ from tessera.domain.hardware import device as hardware
 from tessera.domain.hardware import gpu_catalog as catalog
 from tessera_lab.engine import EngineCore, ServedRequest, Timeline
 from tessera_lab.engine.requests import EngineLimits, EngineRequest
-from tessera_lab.sim import bench
+from tessera_lab.sim import self_benchmark as bench
 
 MODEL = "meta-llama/Llama-3.1-8B-Instruct"
 PRODUCT = "NVIDIA-A100-SXM4-80GB"

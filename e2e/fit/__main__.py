@@ -23,7 +23,7 @@ from fit.model import NAME, SIZES, make
 from fit.pages import FOLDER, table
 from tessera_lab.cli.bench.html import render_html
 from tessera_lab.cli.bench.json import as_json
-from tessera_lab.sim import speeds
+from tessera_lab.sim.launch import engine_speed as speeds
 
 # Places in a line of /proc/stat.
 _IDLE, _STOLEN = 3, 7

@@ -9,15 +9,15 @@ from fit.figures import SHOWN, Compared, knee
 from fit.loads import LATE, LOADS, Load, Measured, Tally, once, sweep
 from tessera_lab.cli.bench.report import BenchReport
 from tessera_lab.engine.requests import EngineLimits
-from tessera_lab.fit.engine_fit import (
+from tessera_lab.fit.speed_fit import (
     EngineSpeedFit,
     ObservedRun,
     fit_engine_speed,
     latency_percentiles,
     replay,
 )
-from tessera_lab.sim import speeds
-from tessera_lab.sim.launch import load_config
+from tessera_lab.sim.launch import engine_speed as speeds
+from tessera_lab.sim.launch.engine_config import load_config
 
 # Runs of a load beyond those that are wanted, in place of disturbed ones.
 _EXTRA = 2

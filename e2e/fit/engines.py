@@ -16,8 +16,8 @@ from pathlib import Path
 
 from fit.model import NAME
 from tessera.domain.perf import StepTime
-from tessera_lab.sim.environment import SPEED
-from tessera_lab.sim.speeds import as_json
+from tessera_lab.sim.launch.engine_speed import as_json
+from tessera_lab.sim.launch.environment import SPEED
 
 PORT = 18311
 URL = f"http://127.0.0.1:{PORT}"

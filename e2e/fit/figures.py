@@ -6,7 +6,7 @@ from typing import Any
 
 from fit.loads import Load, Measured
 from tessera_lab.cli.bench.report import BenchReport
-from tessera_lab.fit.engine_fit import LatencyPercentiles, latency_percentiles
+from tessera_lab.fit.speed_fit import LatencyPercentiles, latency_percentiles
 
 SHOWN = (50, 95)
 NAMES = ("first token P50", "first token P95", "between tokens P50", "between tokens P95")

@@ -11,9 +11,9 @@ from tessera.cli.parser import build_parser
 from tessera_lab.cli.bench.command import run_load_test
 from tessera_lab.cli.bench.plan import parse_plan
 from tessera_lab.cli.bench.report import BenchReport
-from tessera_lab.fit.engine_fit import ObservedRequest, ObservedRun
-from tessera_lab.load.answers import BenchResponse
-from tessera_lab.load.figures import LoadMetrics
+from tessera_lab.fit.speed_fit import ObservedRequest, ObservedRun
+from tessera_lab.load.load_metrics import LoadMetrics
+from tessera_lab.load.responses import BenchResponse
 
 LENGTHS = ("--input-tokens", "lognormal:100:250", "--output-tokens", "lognormal:32:80")
 # Short prompts and long answers: most of the work moves from the one to the other.

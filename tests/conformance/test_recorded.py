@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from tessera_lab.sim.launch import VERSION
+from tessera_lab.sim.launch.engine_config import VERSION
 from tests.conformance import adapter, comparison, engines, recording, scenarios, talk
 from tests.conformance.configurations import CONFIGURATIONS, Configuration
 

@@ -8,13 +8,13 @@ import pytest
 
 from tessera.domain.money import money
 from tessera.domain.perf.utilization import HardwarePeaks
-from tessera_lab.load.answers import BenchResponse, RequestFailure
-from tessera_lab.load.cautions import reliability_warnings
-from tessera_lab.load.counters import engine_activity, parse_metrics
-from tessera_lab.load.dollars import HourlyPrice
-from tessera_lab.load.figures import Bottleneck, load_metrics, sweep_knee
-from tessera_lab.load.jobs import BenchRequest, requests_within, shared_prompt_share
-from tessera_lab.load.transcript import StreamRecorder
+from tessera_lab.load.engine_metrics import engine_activity, parse_metrics
+from tessera_lab.load.load_metrics import Bottleneck, load_metrics, sweep_knee
+from tessera_lab.load.reliability import reliability_warnings
+from tessera_lab.load.requests import BenchRequest, requests_within, shared_prompt_share
+from tessera_lab.load.responses import BenchResponse, RequestFailure
+from tessera_lab.load.stream_recorder import StreamRecorder
+from tessera_lab.load.token_cost import HourlyPrice
 from tests.bench_builders import a_failure, a_job, a_level, a_look, an_answer
 
 OPENING = {"choices": [{"delta": {"role": "assistant", "content": ""}, "finish_reason": None}]}

@@ -8,7 +8,8 @@ import pytest
 
 from tessera.domain.perf import StepTime
 from tessera_lab.engine.requests import EngineLimits
-from tessera_lab.fit.engine_fit import (
+from tessera_lab.fit.nelder_mead import Point, minimize
+from tessera_lab.fit.speed_fit import (
     ObservedRequest,
     ObservedRun,
     RepeatedLoad,
@@ -16,7 +17,6 @@ from tessera_lab.fit.engine_fit import (
     latency_percentiles,
     replay,
 )
-from tessera_lab.fit.minimum import Point, minimize
 
 LIMITS = EngineLimits(
     max_model_len=1024, max_num_seqs=8, max_num_batched_tokens=128, blocks=400, block_size=16

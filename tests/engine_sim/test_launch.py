@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from tessera_lab.sim.errors import EngineExit
-from tessera_lab.sim.launch import EngineConfig, load_config
-from tessera_lab.sim.speeds import as_json
+from tessera_lab.sim.launch.engine_config import EngineConfig, load_config
+from tessera_lab.sim.launch.engine_speed import as_json
 
 MEDIUM = "meta-llama/Llama-3.1-8B-Instruct"
 A100 = "NVIDIA-A100-SXM4-80GB"

@@ -1,6 +1,6 @@
 import pytest
 
-from tessera_lab.sim.pace import StepPacer
+from tessera_lab.sim.runner import StepPacer
 
 
 def test_a_late_step_is_made_up_for_by_the_next_waits() -> None:

@@ -4,7 +4,7 @@
 and skips equal steps. `waves` is what came before continuous batching, for comparison.
 """
 
-from tessera_lab.engine.machine import EngineCore
+from tessera_lab.engine.core import EngineCore
 from tessera_lab.engine.timeline import ServedRequest, Timeline
 
 __all__ = ["EngineCore", "ServedRequest", "Timeline"]

@@ -11,14 +11,6 @@ class SchedulingPolicy(StrEnum):
     PRIORITY = "priority"
 
 
-class Allocator(StrEnum):
-    """How a request gets its KV blocks: as it grows, or all that it could ever need at once."""
-
-    PAGED = "paged"
-    CONTIGUOUS = "contiguous"
-    """`max_model_len` tokens for everybody, as engines did before paging; for comparison."""
-
-
 class FinishReason(StrEnum):
     """Why a request ended, as the engine's API spells it."""
 
@@ -51,7 +43,6 @@ class EngineLimits:
     """Waiting and running together."""
     max_queued_tokens: int | None = None
     """Prompt tokens of requests without a first token."""
-    allocator: Allocator = Allocator.PAGED
     chunked_prefill: bool = True
     """Whether a prompt may be spread over several steps; else it waits for a step with room."""
     prefix_cache: bool = False
@@ -61,8 +52,6 @@ class EngineLimits:
     def __post_init__(self) -> None:
         if self.shared_tokens is not None and self.shared_tokens % self.block_size:
             raise ValueError("shared_tokens are not whole blocks")
-        if self.prefix_cache and self.allocator is Allocator.CONTIGUOUS:
-            raise ValueError("a prefix cache needs paged blocks")
         if not self.chunked_prefill and self.max_num_batched_tokens < self.max_model_len:
             raise ValueError("without chunks max_num_batched_tokens is below max_model_len")
         if (self.blocks - 1) * self.block_size < self.max_model_len:
@@ -72,8 +61,6 @@ class EngineLimits:
 
     def blocks_for(self, tokens: int) -> int:
         """Blocks that so many tokens of one request occupy."""
-        if self.allocator is Allocator.CONTIGUOUS and tokens:
-            tokens = self.max_model_len
         return -(-tokens // self.block_size)
 
 

@@ -22,11 +22,6 @@ class Speculation:
         """Mean tokens of a step: (1 - a^(k+1)) / (1 - a) (F08)."""
         return (1 - self.acceptance ** (self.draft_tokens + 1)) / (1 - self.acceptance)
 
-    @property
-    def speedup(self) -> float:
-        """Against plain decoding while memory binds: E / (1 + k c) (F08)."""
-        return self.expected_tokens / (1 + self.draft_tokens * self.draft_cost)
-
     def check_limits(self, limits: EngineLimits) -> None:
         """A step may compute drafted tokens beyond the end of an answer."""
         drafted = self.draft_tokens

@@ -3,9 +3,9 @@
 import math
 from dataclasses import dataclass
 
-from tessera_lab.engine.machine import EngineCore
+from tessera_lab.engine.core import EngineCore
 from tessera_lab.engine.requests import EngineRequest, FinishReason, RejectionReason
-from tessera_lab.engine.sequence import SequenceState
+from tessera_lab.engine.sequence_state import SequenceState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,9 +9,9 @@ from typing import Any
 
 import aiohttp
 
-from tessera_lab.load.answers import BenchResponse, RequestFailure
-from tessera_lab.load.jobs import BenchRequest
-from tessera_lab.load.transcript import StreamRecorder
+from tessera_lab.load.requests import BenchRequest
+from tessera_lab.load.responses import BenchResponse, RequestFailure
+from tessera_lab.load.stream_recorder import StreamRecorder
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 _REQUEST_TIMEOUT_SECONDS = 10

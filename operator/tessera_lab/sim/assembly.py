@@ -6,19 +6,18 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from tessera_lab.engine import EngineCore
-from tessera_lab.sim.condition import EngineState
-from tessera_lab.sim.desk import GenerationDispatcher
-from tessera_lab.sim.exposition import build_registry
-from tessera_lab.sim.http_meters import HttpMeters
-from tessera_lab.sim.launch import EngineConfig
+from tessera_lab.sim.collector import build_registry
+from tessera_lab.sim.dispatcher import GenerationDispatcher
+from tessera_lab.sim.engine_state import EngineState
+from tessera_lab.sim.launch.engine_config import EngineConfig
 from tessera_lab.sim.meters import EngineMeters
 from tessera_lab.sim.routes.adapters import AdapterRoutes
+from tessera_lab.sim.routes.basic import BasicRoutes
 from tessera_lab.sim.routes.development import DevelopmentRoutes, SleepMeters
 from tessera_lab.sim.routes.faults import FaultRoutes
 from tessera_lab.sim.routes.generation import GenerationRoutes
-from tessera_lab.sim.routes.plain import BasicRoutes
 from tessera_lab.sim.runner import EngineRunner
-from tessera_lab.sim.server import EngineServer
+from tessera_lab.sim.server import EngineServer, HttpMeters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from aiohttp import web
 from tessera.domain.vllm import flags as vllm_flags
 from tessera_lab.sim.assembly import AssembledEngine, assemble_engine
 from tessera_lab.sim.errors import EngineExit
-from tessera_lab.sim.launch import VERSION, EngineConfig, load_config
+from tessera_lab.sim.launch.engine_config import VERSION, EngineConfig, load_config
 
 log = logging.getLogger(__name__)
 
@@ -21,8 +21,6 @@ log = logging.getLogger(__name__)
 FIRST_INSTANCE_ADDRESS = "127.0.1.1"
 # For so long the ends of aborted answers may take to reach their clients.
 _FLUSH_SECONDS = 5.0
-# From an engine's death to the end of its process; a real one takes up to two seconds.
-_CRASH_EXIT_SECONDS = 1.5
 # From an engine's death to the end of its process; a real one takes up to two seconds.
 _CRASH_EXIT_SECONDS = 1.5
 

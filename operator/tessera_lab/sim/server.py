@@ -1,19 +1,59 @@
 """The HTTP server of one engine: manners of all routes, and which routes there are."""
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
+from prometheus_client import CollectorRegistry, Counter, Histogram, Summary
 
-from tessera_lab.sim.desk import GenerationDispatcher, request_id
+from tessera.domain.vllm.facts import Metric
+from tessera_lab.sim.dispatcher import GenerationDispatcher, request_id
+from tessera_lab.sim.encoders import dump_json
 from tessera_lab.sim.errors import EngineApiError
-from tessera_lab.sim.http_meters import UNKNOWN_ROUTE, HttpMeters
-from tessera_lab.sim.replies import UntypedResponse, json_reply
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _LARGEST_BODY = 256 * 2**20
 _INTERNAL_ERROR = 500
+# Routes that are not counted.
+UNCOUNTED = frozenset({"/metrics", "/health", "/load", "/ping", "/version"})
+# Stands for a route that there is not.
+UNKNOWN_ROUTE = "none"
+
+
+class HttpMeters:
+    """Counts requests by route, method and class of status."""
+
+    def __init__(self, metrics: Mapping[str, Metric], registry: CollectorRegistry) -> None:
+        def histogram(name: str) -> Histogram:
+            metric = metrics[name]
+            return Histogram(
+                name, "", labelnames=metric.labels, buckets=metric.buckets, registry=registry
+            )
+
+        self._requests = Counter(
+            "http_requests", "", labelnames=("method", "status", "handler"), registry=registry
+        )
+        self._request_bytes = Summary(
+            "http_request_size_bytes", "", labelnames=("handler",), registry=registry
+        )
+        self._response_bytes = Summary(
+            "http_response_size_bytes", "", labelnames=("handler",), registry=registry
+        )
+        self._duration_fine = histogram("http_request_duration_highr_seconds")
+        self._duration_coarse = histogram("http_request_duration_seconds")
+
+    def observe(
+        self, route: str, method: str, status: int, seconds: float, sizes: tuple[int, int]
+    ) -> None:
+        """One request is through; `sizes` are bytes of its body and of the answer's."""
+        if route in UNCOUNTED:
+            return
+        self._requests.labels(method, f"{status // 100}xx", route).inc()
+        self._request_bytes.labels(route).observe(sizes[0])
+        self._response_bytes.labels(route).observe(sizes[1])
+        self._duration_fine.observe(seconds)
+        self._duration_coarse.labels(handler=route, method=method).observe(seconds)
 
 
 class EngineServer:
@@ -66,6 +106,18 @@ class EngineServer:
             response.headers["X-Request-Id"] = request_id(request)
         if isinstance(response, UntypedResponse):
             del response.headers["Content-Type"]
+
+
+def json_reply(body: object, status: int = 200) -> web.Response:
+    """JSON."""
+    return web.json_response(body, status=status, dumps=dump_json)
+
+
+class UntypedResponse(web.Response):
+    """A sentence without a type, as some of the engine's routes give it."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(body=text.encode())
 
 
 def _route_name(request: web.Request) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from tessera.cli.errors import CommandError
 from tessera_lab.cli.bench.json import FORMAT_VERSION, KIND, Json, report_json
 from tessera_lab.cli.bench.report import BenchReport
-from tessera_lab.load.changes import BaselineComparison, Measures, compare_loads, new_loads
+from tessera_lab.load.comparison import BaselineComparison, Measures, compare_loads, new_loads
 
 _LATENCIES = ("firstToken", "perToken", "answer")
 _PERCENTILES = ("p50", "p95")

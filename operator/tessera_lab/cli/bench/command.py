@@ -29,11 +29,11 @@ from tessera_lab.cli.bench.server import (
     choose_model,
     probe_server,
 )
-from tessera_lab.load.answers import BenchResponse
-from tessera_lab.load.cautions import reliability_warnings
-from tessera_lab.load.figures import LoadMetrics, load_metrics, sweep_knee
-from tessera_lab.load.jobs import BenchRequest, requests_within, shared_prompt_share
+from tessera_lab.load.load_metrics import LoadMetrics, load_metrics, sweep_knee
 from tessera_lab.load.openai_client import OpenAiClient
+from tessera_lab.load.reliability import reliability_warnings
+from tessera_lab.load.requests import BenchRequest, requests_within, shared_prompt_share
+from tessera_lab.load.responses import BenchResponse
 
 _INTERRUPTED = 130
 _FEW_RESPONSES = 100

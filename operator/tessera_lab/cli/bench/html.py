@@ -13,10 +13,10 @@ from tessera_lab.cli.bench.report import (
     knee_lines,
     tables,
 )
-from tessera_lab.load.answers import BenchResponse
-from tessera_lab.load.counters import RUNNING, WAITING
-from tessera_lab.load.figures import LoadMetrics
-from tessera_lab.load.spread import Distribution
+from tessera_lab.load.distribution import Distribution
+from tessera_lab.load.engine_metrics import RUNNING, WAITING
+from tessera_lab.load.load_metrics import LoadMetrics
+from tessera_lab.load.responses import BenchResponse
 
 # Loads in one plot; more lines cannot be told apart.
 _MAX_LINES = 8

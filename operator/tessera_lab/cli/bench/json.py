@@ -7,11 +7,11 @@ from typing import Any
 
 from tessera.domain.money import Money
 from tessera_lab.cli.bench.report import PERCENTILES, BenchReport
-from tessera_lab.load.changes import BaselineComparison
-from tessera_lab.load.dollars import TokenCost
-from tessera_lab.load.figures import LoadMetrics
+from tessera_lab.load.comparison import BaselineComparison
+from tessera_lab.load.distribution import Distribution
 from tessera_lab.load.knee import KNEE_RULE
-from tessera_lab.load.spread import Distribution
+from tessera_lab.load.load_metrics import LoadMetrics
+from tessera_lab.load.token_cost import TokenCost
 
 Json = dict[str, Any]
 KIND = "TesseraBench"

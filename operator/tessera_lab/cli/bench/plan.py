@@ -18,8 +18,8 @@ from tessera_lab.cli.bench.json import Json
 from tessera_lab.cli.bench.prompts import LengthDistribution, draw_requests, parse_lengths
 from tessera_lab.cli.bench.server import base_url
 from tessera_lab.cli.bench.trace import read_trace
-from tessera_lab.load.dollars import HourlyPrice
-from tessera_lab.load.jobs import BenchRequest
+from tessera_lab.load.requests import BenchRequest
+from tessera_lab.load.token_cost import HourlyPrice
 
 _CONCURRENCY = 10
 _PROMPTS = 100

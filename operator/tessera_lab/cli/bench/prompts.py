@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tessera.cli.errors import CommandError
-from tessera_lab.load.jobs import TRACE_BLOCK_TOKENS, BenchRequest
+from tessera_lab.load.requests import TRACE_BLOCK_TOKENS, BenchRequest
 
 _COMMON = """
 about above after again air all along also always animal another answer any area around ask away

@@ -7,12 +7,12 @@ from datetime import datetime
 from tessera.cli.text import format_time, table
 from tessera.domain.money import Money
 from tessera.domain.perf.utilization import HardwarePeaks
-from tessera_lab.load.changes import BaselineComparison, MetricChange
-from tessera_lab.load.counters import EngineActivity
-from tessera_lab.load.dollars import HourlyPrice, TokenCost
-from tessera_lab.load.figures import LoadMetrics
+from tessera_lab.load.comparison import BaselineComparison, MetricChange
+from tessera_lab.load.distribution import Distribution
+from tessera_lab.load.engine_metrics import EngineActivity
 from tessera_lab.load.knee import KNEE_RULE, Knee
-from tessera_lab.load.spread import Distribution
+from tessera_lab.load.load_metrics import LoadMetrics
+from tessera_lab.load.token_cost import HourlyPrice, TokenCost
 
 NONE = "-"
 PERCENTILES = "nearest rank: the ceil(p n / 100)-th of n values in order, always a measured one"

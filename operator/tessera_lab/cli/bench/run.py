@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, TypeAlias
 
-from tessera_lab.load.answers import BenchResponse
-from tessera_lab.load.counters import MetricsSnapshot, parse_metrics
-from tessera_lab.load.figures import LoadMeasurement
-from tessera_lab.load.jobs import BenchRequest
+from tessera_lab.load.engine_metrics import MetricsSnapshot, parse_metrics
+from tessera_lab.load.load_metrics import LoadMeasurement
 from tessera_lab.load.openai_client import OpenAiClient, ServerError
+from tessera_lab.load.requests import BenchRequest
+from tessera_lab.load.responses import BenchResponse
 
 # Sends a job that is due at a moment, or now.
 SendRequest: TypeAlias = Callable[[BenchRequest, float | None], Coroutine[Any, Any, BenchResponse]]

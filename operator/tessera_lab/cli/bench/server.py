@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 
 from tessera.cli.errors import CommandError
 from tessera_lab.cli.bench.prompts import TokenRatio, random_words, token_ratio
-from tessera_lab.load.answers import BenchResponse
-from tessera_lab.load.jobs import BenchRequest
 from tessera_lab.load.openai_client import CHAT, COMPLETIONS, OpenAiClient, ServerError
+from tessera_lab.load.requests import BenchRequest
+from tessera_lab.load.responses import BenchResponse
 
 _KEY = (
     "put the API key into TESSERA_API_KEY, or into a file for --api-key-file; it is never an "

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tessera.cli.errors import CommandError
-from tessera_lab.load.jobs import TRACE_BLOCK_TOKENS, BenchRequest
+from tessera_lab.load.requests import TRACE_BLOCK_TOKENS, BenchRequest
 
 _COLUMNS = ("arrival_s", "input_tokens", "output_tokens")
 _FORMS = (

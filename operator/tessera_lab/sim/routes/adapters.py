@@ -6,9 +6,9 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from tessera_lab.sim.bodies import parse_body
-from tessera_lab.sim.desk import GenerationDispatcher
+from tessera_lab.sim.dispatcher import GenerationDispatcher
 from tessera_lab.sim.errors import EngineApiError
-from tessera_lab.sim.replies import UntypedResponse
+from tessera_lab.sim.server import UntypedResponse
 
 _ADAPTER_CONFIG = "adapter_config.json"
 

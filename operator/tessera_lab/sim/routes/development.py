@@ -9,11 +9,11 @@ from prometheus_client import CollectorRegistry, Gauge, Histogram
 
 from tessera.domain.vllm.facts import Metric
 from tessera_lab.sim.bodies import validation_error
-from tessera_lab.sim.condition import EngineState
+from tessera_lab.sim.engine_state import EngineState
 from tessera_lab.sim.errors import EngineApiError
 from tessera_lab.sim.meters import PREFIX
-from tessera_lab.sim.replies import json_reply
 from tessera_lab.sim.runner import EngineRunner
+from tessera_lab.sim.server import json_reply
 
 _MAX_SLEEP_LEVEL = 2
 _PAUSE_MODES = ("abort", "wait", "keep")

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from aiohttp import web
 
 from tessera_lab.sim.errors import EngineApiError
-from tessera_lab.sim.replies import json_reply
 from tessera_lab.sim.runner import EngineRunner
+from tessera_lab.sim.server import json_reply
 
 
 class FaultRoutes:

@@ -2,10 +2,10 @@
 
 from aiohttp import web
 
-from tessera_lab.sim.asks import GenerationSpec, generation_spec
 from tessera_lab.sim.bodies import ChatBody, CompletionBody, parse_body
-from tessera_lab.sim.desk import GenerationDispatcher
-from tessera_lab.sim.forms import ChatEncoder, CompletionEncoder
+from tessera_lab.sim.dispatcher import GenerationDispatcher
+from tessera_lab.sim.encoders import ChatEncoder, CompletionEncoder
+from tessera_lab.sim.generation_spec import GenerationSpec, generation_spec
 
 
 class GenerationRoutes:

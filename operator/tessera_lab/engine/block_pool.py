@@ -4,7 +4,7 @@ from collections import OrderedDict
 from typing import NamedTuple
 
 from tessera_lab.engine.requests import EngineLimits
-from tessera_lab.engine.sequence import SequenceState
+from tessera_lab.engine.sequence_state import SequenceState
 
 
 class PrefixHit(NamedTuple):

@@ -1,13 +1,15 @@
 """Routes that every engine has and that generate no text."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from tessera_lab.sim import catalogue
-from tessera_lab.sim.desk import GenerationDispatcher
-from tessera_lab.sim.launch import VERSION
-from tessera_lab.sim.replies import json_reply
+from tessera_lab.sim.dispatcher import GenerationDispatcher
+from tessera_lab.sim.launch.engine_config import VERSION, EngineConfig
+from tessera_lab.sim.server import json_reply
 
 
 class BasicRoutes:
@@ -45,7 +47,43 @@ class BasicRoutes:
     async def _models(self, _: web.Request) -> web.Response:
         dispatcher = self._dispatcher
         return json_reply(
-            catalogue.model_list(
-                dispatcher.config, dispatcher.state.adapter_paths, dispatcher.created
-            )
+            _model_list(dispatcher.config, dispatcher.state.adapter_paths, dispatcher.created)
         )
+
+
+def _model_list(config: EngineConfig, adapters: Mapping[str, str], created: int) -> dict[str, Any]:
+    """The page; `adapters` are paths by name."""
+    adapter_models = [
+        _model_entry(name, config, created)
+        | {"root": path, "parent": config.names[0], "max_model_len": None}
+        for name, path in adapters.items()
+    ]
+    data = [*(_model_entry(name, config, created) for name in config.names), *adapter_models]
+    return {"object": "list", "data": data}
+
+
+def _model_entry(name: str, config: EngineConfig, created: int) -> dict[str, Any]:
+    permission = {
+        "id": f"modelperm-{name}",
+        "object": "model_permission",
+        "created": created,
+        "allow_create_engine": False,
+        "allow_sampling": True,
+        "allow_logprobs": True,
+        "allow_search_indices": False,
+        "allow_view": True,
+        "allow_fine_tuning": False,
+        "organization": "*",
+        "group": None,
+        "is_blocking": False,
+    }
+    return {
+        "id": name,
+        "object": "model",
+        "created": created,
+        "owned_by": "vllm",
+        "root": config.arguments.named_model,
+        "parent": None,
+        "max_model_len": config.limits.max_model_len,
+        "permission": [permission],
+    }

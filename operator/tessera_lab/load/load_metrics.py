@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from tessera.domain.perf.utilization import HardwarePeaks
-from tessera_lab.load.answers import BenchResponse, LatencySummary, summarize_latencies
-from tessera_lab.load.counters import (
+from tessera_lab.load.distribution import distribution
+from tessera_lab.load.engine_metrics import (
     TOKEN_TOLERANCE,
     EngineActivity,
     MetricsSnapshot,
     engine_activity,
     is_same_process,
 )
-from tessera_lab.load.dollars import HourlyPrice, TokenCost, token_cost
 from tessera_lab.load.knee import Knee, LoadPoint, find_knee
-from tessera_lab.load.spread import distribution
+from tessera_lab.load.responses import BenchResponse, LatencySummary, summarize_latencies
+from tessera_lab.load.token_cost import HourlyPrice, TokenCost, token_cost
 
 # Share of a processor from which on the client may be what is measured.
 CLIENT_BUSY_SHARE = 0.8

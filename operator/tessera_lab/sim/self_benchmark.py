@@ -1,4 +1,4 @@
-"""What the look-alike costs: python -m tessera_lab.sim.bench
+"""What the look-alike costs: python -m tessera_lab.sim.self_benchmark
 
 Speed of the bare engine, time to import, and memory and CPU of ten engines in one process with one
 stream on each. The last line is `BENCH` and the figures as JSON.

@@ -63,8 +63,3 @@ def tokens_per_unit(per_hour: Money, tokens_per_second: float) -> float | None:
 def run_cost(per_hour: Money, seconds: float) -> Money:
     """What a span costs (F03)."""
     return per_hour.times(Decimal(repr(seconds)) / _HOUR)
-
-
-def break_even(per_hour: Money, per_million: Money) -> float:
-    """Tokens a second from which on a million costs no more than that (F02)."""
-    return per_hour.nanos / _HOUR * _MILLION / per_million.nanos

@@ -15,11 +15,11 @@ request, and many steps in which requests only decode can be done at once.
 import heapq
 from bisect import bisect_right
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from tessera.domain.perf import StepTime
-from tessera_lab.engine.blocks import BlockPool, PrefixHit
-from tessera_lab.engine.counts import EngineCounters
-from tessera_lab.engine.decoding import DecodeBatch
+from tessera_lab.engine.block_pool import BlockPool, PrefixHit
+from tessera_lab.engine.decode_batch import DecodeBatch, decode_steps
 from tessera_lab.engine.requests import (
     EngineLimits,
     EngineRequest,
@@ -29,9 +29,23 @@ from tessera_lab.engine.requests import (
     RejectionReason,
     SchedulingPolicy,
 )
-from tessera_lab.engine.sequence import SequenceState
+from tessera_lab.engine.sequence_state import SequenceState
 from tessera_lab.engine.speculation import Speculation
-from tessera_lab.engine.stretch import decode_steps
+
+
+@dataclass(slots=True)
+class EngineCounters:
+    """What an engine did so far."""
+
+    steps: int = 0
+    prefill_tokens: int = 0
+    generated_tokens: int = 0
+    preemptions: int = 0
+    queried_tokens: int = 0
+    """Looked for in the prefix cache, by requests admitted for the first time."""
+    hit_tokens: int = 0
+    read_kv_tokens: int = 0
+    """Cached tokens, summed over the steps that read them."""
 
 
 class EngineCore:
@@ -107,12 +121,6 @@ class EngineCore:
     def logical_blocks(self) -> int:
         """Blocks in use as if nothing were shared."""
         return self.limits.blocks - 1 - self._blocks.free + self._blocks.saved_by_sharing
-
-    @property
-    def kv_waste(self) -> float:
-        """Share of the reserved token slots that hold no token (F24)."""
-        slots = self.logical_blocks * self.limits.block_size
-        return 1 - self.kv_tokens / slots if slots else 0.0
 
     @property
     def requests(self) -> tuple[int, ...]:

@@ -11,8 +11,8 @@ from tessera.api.inference_service import ModelShape
 from tessera.domain.hardware import gpu_catalog as catalog
 from tessera.domain.model import config as model_config
 from tessera.domain.model.config import UnsupportedConfig
-from tessera_lab.sim.environment import SHAPE
 from tessera_lab.sim.errors import EngineExit
+from tessera_lab.sim.launch.environment import SHAPE
 
 log = logging.getLogger(__name__)
 

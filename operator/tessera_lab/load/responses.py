@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from tessera_lab.load.jobs import BenchRequest
-from tessera_lab.load.spread import Distribution, distribution
+from tessera_lab.load.distribution import Distribution, distribution
+from tessera_lab.load.requests import BenchRequest
 
 
 class RequestFailure(StrEnum):

@@ -4,8 +4,8 @@ import json
 from array import array
 from typing import Any
 
-from tessera_lab.load.answers import BenchResponse, RequestFailure
-from tessera_lab.load.jobs import BenchRequest
+from tessera_lab.load.requests import BenchRequest
+from tessera_lab.load.responses import BenchResponse, RequestFailure
 
 _DONE = b"[DONE]"
 _TEXT_KEYS = ("content", "reasoning", "reasoning_content", "text")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from tessera_lab.load.figures import CLIENT_BUSY_SHARE, LoadMetrics
+from tessera_lab.load.load_metrics import CLIENT_BUSY_SHARE, LoadMetrics
 
 _CACHE_HIT_TOLERANCE = 0.05
 _LENGTH_TOLERANCE = 0.1

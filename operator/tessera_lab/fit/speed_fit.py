@@ -13,8 +13,8 @@ from statistics import median
 from tessera.domain.perf import StepTime
 from tessera_lab.engine import EngineCore, ServedRequest, Timeline
 from tessera_lab.engine.requests import EngineLimits, EngineRequest
-from tessera_lab.fit.minimum import Point, minimize
-from tessera_lab.load.spread import nearest_rank
+from tessera_lab.fit.nelder_mead import Point, minimize
+from tessera_lab.load.distribution import nearest_rank
 
 # Percentiles that are held against each other.
 PERCENTILES = (5, 15, 25, 35, 50, 65, 75, 85, 95)

@@ -9,13 +9,13 @@ from collections.abc import Callable
 from aiohttp import web
 
 from tessera_lab.engine.requests import EngineRequest, RejectionReason
-from tessera_lab.sim.asks import GenerationSpec, SampleSpec
-from tessera_lab.sim.condition import EngineState
+from tessera_lab.sim.encoders import Envelope, ResponseEncoder
+from tessera_lab.sim.engine_state import EngineState
 from tessera_lab.sim.errors import engine_dead, queue_limit_error, shutting_down
-from tessera_lab.sim.forms import Envelope, ResponseEncoder
-from tessera_lab.sim.launch import VERSION, EngineConfig
+from tessera_lab.sim.generation import ActiveGeneration, whole_response, write_stream
+from tessera_lab.sim.generation_spec import GenerationSpec, SampleSpec
+from tessera_lab.sim.launch.engine_config import VERSION, EngineConfig
 from tessera_lab.sim.runner import EngineRunner, QueuedRequest, TokenStream
-from tessera_lab.sim.streams import ActiveGeneration, whole_response, write_stream
 
 EncoderFactory = Callable[[Envelope, GenerationSpec], ResponseEncoder]
 

@@ -9,8 +9,8 @@ from typing import Any
 from tessera.api.inference_service import ModelShape
 from tessera.domain import perf
 from tessera.domain.hardware.device import Hardware
-from tessera_lab.sim.environment import SPEED
 from tessera_lab.sim.errors import EngineExit
+from tessera_lab.sim.launch.environment import SPEED
 
 # Fields of a step's time, by their keys on the wire.
 _FIELDS_BY_KEY = {

@@ -9,9 +9,10 @@ from tessera.domain.hardware.device import Hardware
 from tessera.domain.vllm import flags as vllm_flags
 from tessera.domain.vllm.facts import EngineFacts
 from tessera_lab.engine.requests import EngineLimits
-from tessera_lab.sim import memory, shapes, speeds
-from tessera_lab.sim.arguments import Arguments, parse_arguments
-from tessera_lab.sim.environment import (
+from tessera_lab.sim.errors import EngineExit
+from tessera_lab.sim.launch.arguments import Arguments, parse_arguments
+from tessera_lab.sim.launch.engine_speed import engine_speed
+from tessera_lab.sim.launch.environment import (
     API_KEY,
     DEFAULT_START_SECONDS,
     DEV_MODE,
@@ -20,8 +21,13 @@ from tessera_lab.sim.environment import (
     read_flag,
     read_number,
 )
-from tessera_lab.sim.errors import EngineExit
-from tessera_lab.sim.memory import KvCacheLayout
+from tessera_lab.sim.launch.kv_cache import (
+    KvCacheLayout,
+    engine_limits,
+    kv_cache_layout,
+    simulated_hardware,
+)
+from tessera_lab.sim.launch.model_shape import model_shape
 
 # The vLLM that this looks like.
 VERSION = "0.32.0"
@@ -63,10 +69,10 @@ def load_config(argv: Sequence[str], env: Mapping[str, str]) -> EngineConfig:
     if facts is None:
         raise EngineExit(1, f"the facts of vLLM {VERSION} are missing from this installation")
     arguments = parse_arguments(argv, facts)
-    hardware = memory.simulated_hardware(env, arguments.tensor_parallel_size)
-    shape = shapes.model_shape(arguments.named_model, env)
+    hardware = simulated_hardware(env, arguments.tensor_parallel_size)
+    shape = model_shape(arguments.named_model, env)
     precision = "fp8" if arguments.quantization == "fp8" else None
-    kv_cache = memory.kv_cache_layout(shape, precision, hardware, arguments)
+    kv_cache = kv_cache_layout(shape, precision, hardware, arguments)
     return EngineConfig(
         facts=facts,
         arguments=arguments,
@@ -77,8 +83,8 @@ def load_config(argv: Sequence[str], env: Mapping[str, str]) -> EngineConfig:
         precision=precision,
         hardware=hardware,
         kv_cache=kv_cache,
-        limits=memory.engine_limits(shape, hardware, kv_cache, arguments),
-        speed=speeds.engine_speed(shape, precision, hardware, env),
+        limits=engine_limits(shape, hardware, kv_cache, arguments),
+        speed=engine_speed(shape, precision, hardware, env),
         start_seconds=read_number(env, START_SECONDS, DEFAULT_START_SECONDS),
         dev_mode=read_flag(env, DEV_MODE),
         allows_adapter_updates=arguments.enable_lora and read_flag(env, RUNTIME_ADAPTERS),

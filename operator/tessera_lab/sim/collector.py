@@ -19,8 +19,8 @@ from tessera.domain.perf import footprint
 from tessera.domain.vllm.facts import Metric
 from tessera_lab.engine import EngineCore
 from tessera_lab.engine.requests import FinishReason, RejectionReason
-from tessera_lab.sim.condition import EngineState
-from tessera_lab.sim.launch import EngineConfig
+from tessera_lab.sim.engine_state import EngineState
+from tessera_lab.sim.launch.engine_config import EngineConfig
 from tessera_lab.sim.meters import PREFIX, EngineMeters, Histogram
 
 # Instead of a label's value where a metric has only the common labels.

@@ -5,9 +5,11 @@ joined.
 """
 
 import heapq
+import math
 
-from tessera_lab.engine.requests import Allocator, EngineLimits
-from tessera_lab.engine.sequence import SequenceState
+from tessera.domain.perf import StepTime
+from tessera_lab.engine.requests import EngineLimits
+from tessera_lab.engine.sequence_state import SequenceState
 
 
 class DecodeBatch:
@@ -16,8 +18,6 @@ class DecodeBatch:
     def __init__(self, limits: EngineLimits) -> None:
         self.token_clock = 0
         self._block_size = limits.block_size
-        self._paged = limits.allocator is Allocator.PAGED
-        """Whether a request takes blocks as it grows."""
         self._phase_counts = [0] * limits.block_size
         """How many begin a block, by the beat's place in a block's turn."""
         self._by_last_token: dict[int, dict[int, SequenceState]] = {}
@@ -28,8 +28,7 @@ class DecodeBatch:
     def add(self, sequence: SequenceState) -> None:
         """Its input is complete: it gets a token in the present beat and every later one."""
         sequence.zero = self.token_clock - sequence.emitted - 1
-        if self._paged:
-            self._phase_counts[self._block_phase(sequence)] += 1
+        self._phase_counts[self._block_phase(sequence)] += 1
         last = sequence.last_token_clock
         same_end = self._by_last_token.get(last)
         if same_end is None:
@@ -39,8 +38,7 @@ class DecodeBatch:
 
     def remove(self, sequence: SequenceState) -> int:
         """It decodes no longer: the tokens that were computed for it beyond its last one."""
-        if self._paged:
-            self._phase_counts[self._block_phase(sequence)] -= 1
+        self._phase_counts[self._block_phase(sequence)] -= 1
         same_end = self._by_last_token.get(sequence.last_token_clock)
         if same_end is not None:
             same_end.pop(sequence.request.id, None)
@@ -81,3 +79,40 @@ class DecodeBatch:
         After a step it holds the prompt and what was emitted less the newest token.
         """
         return (sequence.zero - sequence.request.prompt_tokens + 2) % self._block_size
+
+
+def decode_steps(
+    speed: StepTime, decoding: int, kv_tokens: int, max_steps: int, seconds: float
+) -> tuple[int, float]:
+    """Of the next steps that only decode: how many of `most`, and their seconds together.
+
+    Each adds a token of every decoding request to the cache. All of them begin within `seconds`
+    (above 0); each takes longer than the one before by the same, as `StepTime` promises.
+    """
+    first = speed.seconds(decoding=decoding, kv_tokens=kv_tokens + decoding)
+    if max_steps > 1:
+        max_steps = min(max_steps, int(min(seconds / first, max_steps)) + 1)
+    if max_steps == 1:
+        return 1, first
+    last = speed.seconds(decoding=decoding, kv_tokens=kv_tokens + max_steps * decoding)
+    total = max_steps * (first + last) / 2
+    if total - last < seconds:
+        return max_steps, total
+    growth = (last - first) / (max_steps - 1)
+    steps = _steps_until(first, growth, seconds)
+    return steps, _total_seconds(first, growth, steps)
+
+
+def _total_seconds(first: float, growth: float, steps: int) -> float:
+    return steps * first + growth * steps * (steps - 1) / 2
+
+
+def _steps_until(first: float, growth: float, seconds: float) -> int:
+    """The smallest number of steps that together take `seconds`: the root of a square."""
+    base = first - growth / 2
+    steps = math.ceil(2 * seconds / (base + math.sqrt(base * base + 2 * growth * seconds)))
+    while steps > 1 and _total_seconds(first, growth, steps - 1) >= seconds:
+        steps -= 1
+    while _total_seconds(first, growth, steps) < seconds:
+        steps += 1
+    return steps

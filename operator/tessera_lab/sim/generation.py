@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from aiohttp import web
 
 from tessera_lab.engine.requests import FinishReason
-from tessera_lab.sim.asks import GenerationSpec, SampleSpec
+from tessera_lab.sim.encoders import DONE, ResponseEncoder, TokenSpan, dump_json, server_sent_event
 from tessera_lab.sim.errors import engine_dead
-from tessera_lab.sim.forms import DONE, ResponseEncoder, TokenSpan, dump_json, server_sent_event
+from tessera_lab.sim.generation_spec import GenerationSpec, SampleSpec
 from tessera_lab.sim.runner import TokenStream
 from tessera_lab.sim.usage import GenerationEnd, Timing, TokenUsage
 

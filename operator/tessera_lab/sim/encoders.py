@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tessera_lab.sim import logprobs, text
-from tessera_lab.sim.asks import GenerationSpec, SampleSpec
+from tessera_lab.sim.generation_spec import GenerationSpec, SampleSpec
 from tessera_lab.sim.usage import GenerationEnd, Timing, TokenUsage
 
 DONE = b"data: [DONE]\n\n"

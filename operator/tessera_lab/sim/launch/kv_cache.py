@@ -12,9 +12,9 @@ from tessera.domain.sizing import sizing
 from tessera.domain.sizing.lora import slots_mib
 from tessera.domain.vllm.flag_values import AUTO
 from tessera_lab.engine.requests import EngineLimits, SchedulingPolicy
-from tessera_lab.sim.arguments import Arguments
-from tessera_lab.sim.environment import DEFAULT_DEVICE, DEVICE, DEVICES, read_number
 from tessera_lab.sim.errors import EngineExit
+from tessera_lab.sim.launch.arguments import Arguments
+from tessera_lab.sim.launch.environment import DEFAULT_DEVICE, DEVICE, DEVICES, read_number
 
 _GIB_MIB = 1024
 

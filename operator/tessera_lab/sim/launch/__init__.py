@@ -1,0 +1,1 @@
+"""What the simulator starts with: arguments, environment, model, memory and speed."""
